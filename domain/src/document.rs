@@ -1,0 +1,428 @@
+//! Reads a TOML file so that every fault in it is found in one reading, each with its line.
+//!
+//! Jobs, sinks, rules and the configuration are all read through [`Section`]. A reader takes each key that it knows
+//! out of its section; what is left at [`Section::finish`] is unknown and is reported with the nearest known name.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use crate::fault::{Fault, Faults, nearest};
+use crate::units;
+
+/// A file being read: its name and the faults found so far. Cheap to clone; clones share the faults.
+#[derive(Clone)]
+pub struct Document {
+    file: Rc<str>,
+    faults: Rc<RefCell<Vec<Fault>>>,
+}
+
+/// One table of the file. Taking a key marks it as known.
+pub struct Section {
+    document: Document,
+    /// 1-based line of the table's head.
+    line: u32,
+    entries: Vec<Entry>,
+    known: Vec<&'static str>,
+}
+
+struct Entry {
+    key: String,
+    line: u32,
+    value: Value,
+}
+
+enum Value {
+    Text(String),
+    Integer(i64),
+    Number(f64),
+    Flag(bool),
+    List(Vec<(u32, Value)>),
+    Table(Vec<Entry>),
+}
+
+impl Document {
+    /// Parses `text`; `file` is only named in faults.
+    ///
+    /// # Errors
+    /// The syntax error, when the text is not TOML.
+    pub fn parse(file: &str, text: &str) -> Result<(Document, Section), Faults> {
+        let lines = Lines::of(text);
+        let table = DeTable::parse(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| lines.line(span.start));
+            Faults(vec![Fault::new(file, line, "", format!("not TOML: {}", error.message()))])
+        })?;
+        let document = Document { file: file.into(), faults: Rc::default() };
+        let entries = entries_of(table.into_inner(), &lines);
+        Ok((document.clone(), Section { document, line: 1, entries, known: Vec::new() }))
+    }
+
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    pub fn push(&self, fault: Fault) {
+        self.faults.borrow_mut().push(fault);
+    }
+
+    /// All faults and warnings found so far, by line.
+    pub fn faults(&self) -> Faults {
+        let mut faults = self.faults.borrow().clone();
+        faults.sort_by_key(|fault| fault.line);
+        Faults(faults)
+    }
+}
+
+impl Section {
+    /// 1-based line where this table begins.
+    pub fn line(&self) -> u32 {
+        self.line
+    }
+
+    pub fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// The line of a key that stands here, else the table's own.
+    pub fn line_of(&self, key: &str) -> u32 {
+        self.entries.iter().find(|entry| entry.key == key).map_or(self.line, |entry| entry.line)
+    }
+
+    /// Reports a fault at `line`.
+    pub fn fault(&self, line: u32, value: impl Into<String>, says: impl Into<String>) {
+        self.document.push(Fault::new(&self.document.file, line, value, says));
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<(u32, Value)> {
+        self.known.push(key);
+        let at = self.entries.iter().position(|entry| entry.key == key)?;
+        let entry = self.entries.remove(at);
+        Some((entry.line, entry.value))
+    }
+
+    fn wrong(&self, line: u32, key: &str, value: &Value, wanted: &str) {
+        self.fault(line, value.to_string(), format!("`{key}` is {}; write {wanted}", value.kind()));
+    }
+
+    pub fn text(&mut self, key: &'static str) -> Option<String> {
+        self.text_at(key).map(|(_, text)| text)
+    }
+
+    /// The text with the line where it stands.
+    pub fn text_at(&mut self, key: &'static str) -> Option<(u32, String)> {
+        match self.take(key)? {
+            (line, Value::Text(text)) => Some((line, text)),
+            (line, value) => {
+                self.wrong(line, key, &value, "a text in quotes");
+                None
+            }
+        }
+    }
+
+    /// As [`Section::text`], and reports when the key is missing.
+    pub fn required_text(&mut self, key: &'static str) -> Option<String> {
+        let missing = !self.entries.iter().any(|entry| entry.key == key);
+        if missing {
+            self.fault(self.line, "", format!("`{key}` is missing; write {key} = \"...\""));
+        }
+        self.text(key)
+    }
+
+    pub fn flag(&mut self, key: &'static str) -> Option<bool> {
+        match self.take(key)? {
+            (_, Value::Flag(flag)) => Some(flag),
+            (line, value) => {
+                self.wrong(line, key, &value, "true or false");
+                None
+            }
+        }
+    }
+
+    pub fn integer(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
+        let wanted = format!("a whole number from {} to {}", range.start(), range.end());
+        match self.take(key)? {
+            (_, Value::Integer(number)) if range.contains(&number) => Some(number),
+            (line, value) => {
+                self.wrong(line, key, &value, &wanted);
+                None
+            }
+        }
+    }
+
+    pub fn number(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
+        let wanted = format!("a number from {} to {}", range.start(), range.end());
+        match self.take(key)? {
+            (_, Value::Number(number)) if range.contains(&number) => Some(number),
+            (_, Value::Integer(number)) if range.contains(&(number as f64)) => Some(number as f64),
+            (line, value) => {
+                self.wrong(line, key, &value, &wanted);
+                None
+            }
+        }
+    }
+
+    /// `90s`, `10m`, `6h`, `2d`.
+    pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        let (line, text) = self.text_at(key)?;
+        units::parse_duration(&text).map_err(|says| self.fault(line, text, format!("`{key}` is {says}"))).ok()
+    }
+
+    /// Bytes: `65536` or `64KiB`.
+    pub fn size(&mut self, key: &'static str) -> Option<u64> {
+        match self.take(key)? {
+            (_, Value::Integer(bytes)) if bytes >= 0 => Some(bytes as u64),
+            (line, Value::Text(text)) => {
+                units::parse_size(&text).map_err(|says| self.fault(line, text, format!("`{key}` is {says}"))).ok()
+            }
+            (line, value) => {
+                self.wrong(line, key, &value, "bytes or a size like \"64KiB\"");
+                None
+            }
+        }
+    }
+
+    /// One of the words given.
+    pub fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
+        let (line, text) = self.text_at(key)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let hint = nearest(&text, all.iter().copied()).map_or(String::new(), |word| format!("; did you mean `{word}`?"));
+            self.fault(line, text, format!("not a `{key}`; write one of {}{hint}", all.join(", ")));
+        }
+        found
+    }
+
+    /// A list of texts.
+    pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
+        self.list(key, "a list of texts, like [\"a\", \"b\"]", |value| match value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        })
+    }
+
+    /// A list of whole numbers.
+    pub fn integers(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<Vec<i64>> {
+        let wanted = format!("a list of whole numbers from {} to {}", range.start(), range.end());
+        self.list(key, &wanted, |value| match value {
+            Value::Integer(number) if range.contains(number) => Some(*number),
+            _ => None,
+        })
+    }
+
+    fn list<T>(&mut self, key: &'static str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+        match self.take(key)? {
+            (_, Value::List(items)) => {
+                let mut list = Vec::with_capacity(items.len());
+                for (line, item) in &items {
+                    match read(item) {
+                        Some(read) => list.push(read),
+                        None => self.wrong(*line, key, item, wanted),
+                    }
+                }
+                Some(list)
+            }
+            (line, value) => {
+                self.wrong(line, key, &value, wanted);
+                None
+            }
+        }
+    }
+
+    /// A table of texts under free names, like `env`. Numbers and flags are taken as they are written.
+    pub fn map(&mut self, key: &'static str) -> Option<BTreeMap<String, String>> {
+        match self.take(key)? {
+            (_, Value::Table(entries)) => {
+                let mut map = BTreeMap::new();
+                for entry in entries {
+                    match entry.value {
+                        Value::List(_) | Value::Table(_) => self.wrong(entry.line, &entry.key, &entry.value, "a text in quotes"),
+                        value => drop(map.insert(entry.key, value.to_string())),
+                    }
+                }
+                Some(map)
+            }
+            (line, value) => {
+                self.wrong(line, key, &value, "a table, like { NAME = \"value\" }");
+                None
+            }
+        }
+    }
+
+    /// A table with known keys, like `tls = { ... }` or `[tls]`.
+    pub fn section(&mut self, key: &'static str) -> Option<Section> {
+        match self.take(key)? {
+            (line, Value::Table(entries)) => Some(self.child(line, entries)),
+            (line, value) => {
+                self.wrong(line, key, &value, "a table");
+                None
+            }
+        }
+    }
+
+    /// An array of tables, like `[[job]]`.
+    pub fn sections(&mut self, key: &'static str) -> Vec<Section> {
+        match self.take(key) {
+            Some((_, Value::List(items))) => {
+                let mut sections = Vec::with_capacity(items.len());
+                for (line, item) in items {
+                    match item {
+                        Value::Table(entries) => sections.push(self.child(line, entries)),
+                        value => self.wrong(line, key, &value, &format!("[[{key}]]")),
+                    }
+                }
+                sections
+            }
+            Some((line, value)) => {
+                self.wrong(line, key, &value, &format!("[[{key}]]"));
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Tables under free names, like `[sink.graylog]`, in the order of the file.
+    pub fn named_sections(&mut self, key: &'static str) -> Vec<(String, Section)> {
+        match self.take(key) {
+            Some((_, Value::Table(entries))) => {
+                let mut sections = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    match entry.value {
+                        Value::Table(inner) => sections.push((entry.key, self.child(entry.line, inner))),
+                        value => self.wrong(entry.line, &entry.key, &value, &format!("[{key}.{}]", entry.key)),
+                    }
+                }
+                sections.sort_by_key(|(_, section)| section.line);
+                sections
+            }
+            Some((line, value)) => {
+                self.wrong(line, key, &value, &format!("[{key}.NAME]"));
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn child(&self, line: u32, entries: Vec<Entry>) -> Section {
+        Section { document: self.document.clone(), line, entries, known: Vec::new() }
+    }
+
+    /// Reports every key that nobody took.
+    pub fn finish(self) {
+        for entry in &self.entries {
+            let says = match nearest(&entry.key, self.known.iter().copied()) {
+                Some(name) => format!("unknown key; did you mean `{name}`?"),
+                None => format!("unknown key; known here are {}", self.known.join(", ")),
+            };
+            self.fault(entry.line, entry.key.as_str(), says);
+        }
+    }
+}
+
+impl Value {
+    fn kind(&self) -> &'static str {
+        match self {
+            Value::Text(_) => "a text",
+            Value::Integer(_) => "a whole number",
+            Value::Number(_) => "a number",
+            Value::Flag(_) => "true or false",
+            Value::List(_) => "a list",
+            Value::Table(_) => "a table",
+        }
+    }
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::Text(text) => f.write_str(text),
+            Value::Integer(number) => number.fmt(f),
+            Value::Number(number) => number.fmt(f),
+            Value::Flag(flag) => flag.fmt(f),
+            Value::List(_) => f.write_str("[...]"),
+            Value::Table(_) => f.write_str("{...}"),
+        }
+    }
+}
+
+fn entries_of(table: DeTable<'_>, lines: &Lines) -> Vec<Entry> {
+    table
+        .into_iter()
+        .map(|(key, value)| {
+            let line = lines.line(key.span().start);
+            Entry { key: key.into_inner().into_owned(), line, value: value_of(value.into_inner(), lines) }
+        })
+        .collect()
+}
+
+fn value_of(value: DeValue<'_>, lines: &Lines) -> Value {
+    match value {
+        DeValue::String(text) => Value::Text(text.into_owned()),
+        DeValue::Integer(number) => {
+            let digits = number.to_string();
+            digits.parse().map_or(Value::Text(digits), Value::Integer)
+        }
+        DeValue::Float(number) => Value::Number(number.to_string().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(flag) => Value::Flag(flag),
+        DeValue::Datetime(instant) => Value::Text(instant.to_string()),
+        DeValue::Array(items) => Value::List(
+            items
+                .into_iter()
+                .map(|item| (lines.line(item.span().start), value_of(item.into_inner(), lines)))
+                .collect(),
+        ),
+        DeValue::Table(table) => Value::Table(entries_of(table, lines)),
+    }
+}
+
+/// Byte offsets at which the lines of a text begin.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Lines {
+        Lines(std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect())
+    }
+
+    fn line(&self, offset: usize) -> u32 {
+        self.0.partition_point(|begin| *begin <= offset) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_of_a_file_is_found_in_one_reading_with_its_line() {
+        let text = "[[job]]\nname = 5\nschedul = \"* * * * *\"\ntimeout = \"soon\"\n[[job]]\nname = \"b\"\nmode = \"forbit\"\n";
+        let (document, mut root) = Document::parse("jobs.toml", text).expect("TOML");
+        for mut job in root.sections("job") {
+            job.required_text("name");
+            job.text("schedule");
+            job.duration("timeout");
+            job.choice("mode", &[("forbid", 1), ("allow", 2)]);
+            job.finish();
+        }
+        root.finish();
+        let said: Vec<String> = document.faults().0.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "jobs.toml:2: `5`: `name` is a whole number; write a text in quotes",
+                "jobs.toml:3: `schedul`: unknown key; did you mean `schedule`?",
+                "jobs.toml:4: `soon`: `timeout` is not a duration; write a number with a unit, like 90s, 10m, 6h or 2d",
+                "jobs.toml:7: `forbit`: not a `mode`; write one of forbid, allow; did you mean `forbid`?",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line() {
+        let faults = Document::parse("x.toml", "a = 1\nb = = 2\n").err().expect("refused");
+        assert_eq!(faults.0[0].line, 2);
+    }
+}

@@ -1,0 +1,94 @@
+//! What is wrong with a file or an argument, said so that a person can mend it.
+//!
+//! Everything that reads what people wrote (crontab, jobs, sinks, rules, configuration) collects faults and hands
+//! them back all at once. Nothing here prints.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How bad it is: a fault refuses the file, a warning only says what may surprise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Fault,
+    Warning,
+}
+
+/// One fault: where it is, what stands there, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    pub level: Level,
+    /// The file as the user named it; empty for an argument.
+    pub file: String,
+    /// 1-based; 0 when no line can be named.
+    pub line: u32,
+    /// What stands there.
+    pub value: String,
+    /// One lower-case sentence: what is wrong and what to write instead.
+    pub says: String,
+}
+
+impl Fault {
+    pub fn new(file: &str, line: u32, value: impl Into<String>, says: impl Into<String>) -> Fault {
+        Fault { level: Level::Fault, file: file.to_owned(), line, value: value.into(), says: says.into() }
+    }
+
+    pub fn warning(file: &str, line: u32, value: impl Into<String>, says: impl Into<String>) -> Fault {
+        Fault { level: Level::Warning, ..Fault::new(file, line, value, says) }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.is_empty() {
+            write!(f, "{}:", self.file)?;
+            if self.line > 0 {
+                write!(f, "{}:", self.line)?;
+            }
+            f.write_str(" ")?;
+        }
+        if self.level == Level::Warning {
+            f.write_str("warning: ")?;
+        }
+        if !self.value.is_empty() {
+            write!(f, "`{}`: ", self.value)?;
+        }
+        f.write_str(&self.says)
+    }
+}
+
+/// All faults of one reading; shown one a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faults(pub Vec<Fault>);
+
+impl Faults {
+    /// Whether any of them refuses the file.
+    pub fn refuse(&self) -> bool {
+        self.0.iter().any(|fault| fault.level == Level::Fault)
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            fault.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// The known name nearest to `name`, where one is near enough to be what was meant.
+pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().max(name.len()) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
