@@ -191,7 +191,8 @@ impl Section {
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
             let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let hint = nearest(&text, all.iter().copied()).map_or(String::new(), |word| format!("; did you mean `{word}`?"));
+            let hint =
+                nearest(&text, all.iter().copied()).map_or(String::new(), |word| format!("; did you mean `{word}`?"));
             self.fault(line, text, format!("not a `{key}`; write one of {}{hint}", all.join(", ")));
         }
         found
@@ -240,7 +241,9 @@ impl Section {
                 let mut map = BTreeMap::new();
                 for entry in entries {
                     match entry.value {
-                        Value::List(_) | Value::Table(_) => self.wrong(entry.line, &entry.key, &entry.value, "a text in quotes"),
+                        Value::List(_) | Value::Table(_) => {
+                            self.wrong(entry.line, &entry.key, &entry.value, "a text in quotes")
+                        }
                         value => drop(map.insert(entry.key, value.to_string())),
                     }
                 }
@@ -370,10 +373,7 @@ fn value_of(value: DeValue<'_>, lines: &Lines) -> Value {
         DeValue::Boolean(flag) => Value::Flag(flag),
         DeValue::Datetime(instant) => Value::Text(instant.to_string()),
         DeValue::Array(items) => Value::List(
-            items
-                .into_iter()
-                .map(|item| (lines.line(item.span().start), value_of(item.into_inner(), lines)))
-                .collect(),
+            items.into_iter().map(|item| (lines.line(item.span().start), value_of(item.into_inner(), lines))).collect(),
         ),
         DeValue::Table(table) => Value::Table(entries_of(table, lines)),
     }

@@ -138,9 +138,20 @@ mod tests {
 
     #[test]
     fn durations_read_as_they_are_written() {
-        for (text, ms) in [("90s", 90_000), ("10m", 600_000), ("6h", 21_600_000), ("2d", 172_800_000), ("1h30m", 5_400_000), ("500ms", 500)] {
+        for (text, ms) in [
+            ("90s", 90_000),
+            ("10m", 600_000),
+            ("6h", 21_600_000),
+            ("2d", 172_800_000),
+            ("1h30m", 5_400_000),
+            ("500ms", 500),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
-            assert_eq!(parse_duration(&format_duration(Duration::from_millis(ms))), Ok(Duration::from_millis(ms)), "{text}");
+            assert_eq!(
+                parse_duration(&format_duration(Duration::from_millis(ms))),
+                Ok(Duration::from_millis(ms)),
+                "{text}"
+            );
         }
         for text in ["", "90", "s", "-5s", "1.5h", "9 parsecs", "99999999999999999999s", "300000000w"] {
             assert!(parse_duration(text).is_err(), "{text}");

@@ -1,0 +1,263 @@
+//! A line as the spool keeps it: the record format that Kubernetes writes for containers (CRI), so that `tail`, `grep`,
+//! Fluent Bit and Vector read a spool as it is.
+//!
+//! ```text
+//! 2026-11-23T07:50:00.123456789Z stdout F text
+//! 2026-11-23T07:50:00.123456789Z stderr P:1 first part of a line longer than LINE_BYTES_MAX
+//! 2026-11-23T07:50:00.123456789Z stderr F:2 its last part
+//! 2026-11-23T07:50:00.123456789Z stdout F:noeol the output ended without a newline
+//! 2026-11-23T07:50:00.123456789Z stderr F:gap 12 lines, 900 bytes dropped (seq 7-18): no space left on device
+//! ```
+//!
+//! A record's number (`seq`, from 1, over both streams) is not written: it is its place. The keeper writes records, every
+//! reader walks [`Block`]s of them; the bytes are never copied into lines.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A longer line becomes parts. CloudWatch Logs takes events of 1 MiB less 26 bytes and an envelope; one part fits.
+pub const LINE_BYTES_MAX: usize = 1_000_000;
+
+/// `2026-11-23T07:50:00.123456789Z`
+pub const STAMP_BYTES: usize = 30;
+
+/// Stamp, space, stream, space.
+const TAG_AT: usize = STAMP_BYTES + 1 + 6 + 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
+}
+
+/// How a record relates to the line that the job wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// 0: the record is the whole line. Else the part's number, from 1.
+    pub part: u32,
+    /// No further part follows.
+    pub last: bool,
+    /// The job ended the line with a newline. Only the last record of a stream can lack it.
+    pub newline: bool,
+    /// The record stands for lines that were dropped; its text says how many and why.
+    pub gap: bool,
+}
+
+impl Tag {
+    pub const WHOLE: Tag = Tag { part: 0, last: true, newline: true, gap: false };
+    pub const GAP: Tag = Tag { gap: true, ..Tag::WHOLE };
+
+    /// Appends the tag as the record carries it, without spaces.
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.push(if self.last { b'F' } else { b'P' });
+        if self.part > 0 {
+            out.push(b':');
+            out.extend_from_slice(self.part.to_string().as_bytes());
+        }
+        if self.gap {
+            out.extend_from_slice(b":gap");
+        }
+        if self.last && !self.newline {
+            out.extend_from_slice(b":noeol");
+        }
+    }
+
+    fn parse(text: &[u8]) -> Tag {
+        if text == b"F" {
+            return Tag::WHOLE;
+        }
+        let mut tag = Tag { part: 0, last: text.first() != Some(&b'P'), newline: true, gap: false };
+        for word in text.split(|byte| *byte == b':').skip(1) {
+            match word {
+                b"gap" => tag.gap = true,
+                b"noeol" => tag.newline = false,
+                digits => {
+                    tag.part = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+                }
+            }
+        }
+        // A `P` without a number is what other writers of this format make; it is still a part.
+        if !tag.last && tag.part == 0 {
+            tag.part = 1;
+        }
+        tag
+    }
+}
+
+/// One record, borrowed from its block.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'b> {
+    pub seq: u64,
+    /// RFC 3339, UTC, nine fraction digits: [`STAMP_BYTES`] ASCII bytes.
+    pub stamp: &'b [u8],
+    pub stream: Stream,
+    pub tag: Tag,
+    /// What the job wrote, without the newline. Any bytes.
+    pub text: &'b [u8],
+}
+
+impl Line<'_> {
+    /// The instant of capture; the epoch when the record was damaged.
+    pub fn at(&self) -> Timestamp {
+        std::str::from_utf8(self.stamp).ok().and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}
+
+/// Appends the head of a record: everything before its text.
+pub fn write_head(stamp: &[u8; STAMP_BYTES], stream: Stream, tag: Tag, out: &mut Vec<u8>) {
+    out.extend_from_slice(stamp);
+    out.push(b' ');
+    out.extend_from_slice(stream.name().as_bytes());
+    out.push(b' ');
+    tag.write(out);
+    out.push(b' ');
+}
+
+/// The stamp of an instant.
+pub fn stamp(at: Timestamp) -> [u8; STAMP_BYTES] {
+    let mut stamp = *b"0000-00-00T00:00:00.000000000Z";
+    let text = format!("{at:.9}");
+    if text.len() == STAMP_BYTES {
+        stamp.copy_from_slice(text.as_bytes());
+    }
+    stamp
+}
+
+/// Reads one record without its newline. A record that is not in the format is taken whole, as a line of stdout without
+/// a time: nothing that stands in a spool is ever left out.
+pub fn parse(record: &[u8], seq: u64) -> Line<'_> {
+    let damaged =
+        Line { seq, stamp: b"1970-01-01T00:00:00.000000000Z", stream: Stream::Stdout, tag: Tag::WHOLE, text: record };
+    if record.len() < TAG_AT + 2 || record[STAMP_BYTES] != b' ' || record[TAG_AT - 1] != b' ' {
+        return damaged;
+    }
+    let stream = match &record[STAMP_BYTES + 1..TAG_AT - 1] {
+        b"stdout" => Stream::Stdout,
+        b"stderr" => Stream::Stderr,
+        _ => return damaged,
+    };
+    let rest = &record[TAG_AT..];
+    let tag_bytes = if rest[1] == b' ' { 1 } else { memchr::memchr(b' ', rest).unwrap_or(0) };
+    if tag_bytes == 0 || tag_bytes > 24 {
+        return damaged;
+    }
+    let tag = Tag::parse(&rest[..tag_bytes]);
+    Line { seq, stamp: &record[..STAMP_BYTES], stream, tag, text: &rest[tag_bytes + 1..] }
+}
+
+/// A piece of one run's spool: whole records, each with its newline, all of one segment.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Number of the first record.
+    pub first_seq: u64,
+    pub bytes: Arc<[u8]>,
+    /// Where the block ends: what a cursor says once all of it is delivered.
+    pub end: Position,
+}
+
+impl Block {
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        let mut rest: &[u8] = &self.bytes;
+        let mut seq = self.first_seq;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            let line = parse(&rest[..end], seq);
+            rest = rest.get(end + 1..).unwrap_or_default();
+            seq += 1;
+            Some(line)
+        })
+    }
+}
+
+/// How far a reader of one run has come. Kept on disk as its cursor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    /// `seq` of the next record; 1 at the beginning.
+    pub seq: u64,
+    /// `seq` of the first record of the segment in which the next record stands, or will.
+    pub segment: u64,
+    /// Byte offset in that segment.
+    pub offset: u64,
+    pub stage: Stage,
+}
+
+/// Which records around the lines have been passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// `run.started` is still to come.
+    #[default]
+    Before,
+    /// `run.started` is through; lines follow.
+    Lines,
+    /// `run.finished` is through: nothing follows.
+    Done,
+}
+
+impl Position {
+    pub const START: Position = Position { seq: 1, segment: 1, offset: 0, stage: Stage::Before };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(tag: Tag, text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_head(&stamp("2026-11-23T07:50:00.123456789Z".parse().expect("instant")), Stream::Stderr, tag, &mut out);
+        out.extend_from_slice(text);
+        out
+    }
+
+    #[test]
+    fn a_record_reads_as_it_was_written() {
+        let tags = [
+            (Tag::WHOLE, "F"),
+            (Tag { part: 3, last: false, newline: true, gap: false }, "P:3"),
+            (Tag { part: 4, last: true, newline: true, gap: false }, "F:4"),
+            (Tag { part: 0, last: true, newline: false, gap: false }, "F:noeol"),
+            (Tag { part: 9, last: true, newline: false, gap: false }, "F:9:noeol"),
+            (Tag::GAP, "F:gap"),
+        ];
+        for (tag, text) in tags {
+            for content in [&b""[..], b" leading", b"\xff\x00 bytes", b"F F F"] {
+                let record = record(tag, content);
+                assert!(
+                    record.starts_with(format!("2026-11-23T07:50:00.123456789Z stderr {text} ").as_bytes()),
+                    "{text}"
+                );
+                let line = parse(&record, 7);
+                assert_eq!((line.seq, line.stream, line.tag, line.text), (7, Stream::Stderr, tag, content), "{text}");
+                assert_eq!(line.at().to_string(), "2026-11-23T07:50:00.123456789Z");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_is_kept_whole() {
+        for record in [
+            &b""[..],
+            b"x",
+            b"2026-11-23T07:50:00.123456789Z",
+            b"2026-11-23T07:50:00.123456789Z stdbla F x",
+            b"2026-11-23T07:50:00.123456789Z stdout Fxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        ] {
+            assert_eq!(parse(record, 1).text, record);
+        }
+    }
+}
