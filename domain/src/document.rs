@@ -92,6 +92,11 @@ impl Section {
         self.entries.iter().find(|entry| entry.key == key).map_or(self.line, |entry| entry.line)
     }
 
+    /// Whether the key stands here and nobody has taken it yet.
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key)
+    }
+
     /// Reports a fault at `line`.
     pub fn fault(&self, line: u32, value: impl Into<String>, says: impl Into<String>) {
         self.document.push(Fault::new(&self.document.file, line, value, says));

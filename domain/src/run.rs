@@ -290,7 +290,7 @@ pub struct Leaked {
 }
 
 /// What one rule found in all output of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleHit {
     pub rule: String,
     pub pack: String,
@@ -300,6 +300,9 @@ pub struct RuleHit {
     pub first_seq: u64,
     /// Bounded; not valid UTF-8 is shown as U+FFFD.
     pub first_line: String,
+    /// What the rule says a match means, one sentence; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub explain: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
