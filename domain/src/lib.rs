@@ -27,4 +27,5 @@ pub mod line;
 pub mod order;
 pub mod ports;
 pub mod run;
+pub mod schedule;
 pub mod units;

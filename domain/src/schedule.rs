@@ -127,11 +127,9 @@ impl Schedule {
                 let at = next_multiple(self.anchor, *interval, after)?;
                 Some(Firing { at, nominal: vec![self.zone.to_datetime(at)], note: None })
             }
-            Kind::Once(once) => (once.at > after).then(|| Firing {
-                at: once.at,
-                nominal: vec![once.nominal],
-                note: once.note.clone(),
-            }),
+            Kind::Once(once) => {
+                (once.at > after).then(|| Firing { at: once.at, nominal: vec![once.nominal], note: once.note.clone() })
+            }
             Kind::Reboot | Kind::Manual => None,
         }
     }
@@ -230,7 +228,8 @@ fn interval(text: &str, warnings: &mut Vec<String>) -> Result<Duration, String> 
         return Err(format!("@every `{text}` is not a whole number of seconds; write @every 1s or longer"));
     }
     if interval < Duration::from_secs(60) {
-        warnings.push("shorter than a minute: a scheduler that wakes once a minute starts several runs at once".to_owned());
+        warnings
+            .push("shorter than a minute: a scheduler that wakes once a minute starts several runs at once".to_owned());
     }
     Ok(interval)
 }

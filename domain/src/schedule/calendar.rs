@@ -144,7 +144,8 @@ impl Calendar {
         if self.months >> month & 1 == 0 || !self.has_year(year) {
             return 0;
         }
-        let month = Month { length: first.days_in_month() as u32, first: first.weekday().to_sunday_zero_offset() as u32 };
+        let month =
+            Month { length: first.days_in_month() as u32, first: first.weekday().to_sunday_zero_offset() as u32 };
         let within = ((1_u64 << (month.length + 1)) - 2) as u32;
         within
             & match &self.days {
@@ -163,9 +164,8 @@ impl Calendar {
         }
         match (&self.days, &self.years) {
             (Days::Crontab { of_month, of_week, rule }, None) => {
-                let dated = (1..=12).any(|month| {
-                    self.months >> month & 1 == 1 && of_month.trailing_zeros() <= LONGEST[month as usize]
-                });
+                let dated = (1..=12)
+                    .any(|month| self.months >> month & 1 == 1 && of_month.trailing_zeros() <= LONGEST[month as usize]);
                 match rule {
                     DayRule::Both => !dated || *of_week == 0,
                     DayRule::Either => !dated && *of_week == 0,

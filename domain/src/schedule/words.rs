@@ -1,0 +1,93 @@
+//! What a crontab expression means, in words, where the meaning surprises people.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::calendar::{Calendar, DayRule, Days, Repair, civil};
+use super::local::{next_change, time_of};
+
+/// A zone that has not changed its clocks for this many seconds after the anchor is taken to have no such changes.
+const LOOK_AHEAD: i64 = 400 * 86_400;
+
+/// Both day fields restrict: say whether that is an OR or an AND.
+pub(super) fn both_day_fields(calendar: &Calendar, expression: &str) -> Option<String> {
+    let Days::Crontab { of_month, of_week, rule } = &calendar.days else { return None };
+    let mut words = expression.split_whitespace();
+    let (day, weekday) = (words.nth(2)?, words.nth(1)?);
+    if day == "*" || weekday == "*" {
+        return None;
+    }
+    let dates = dates(*of_month, day);
+    let weekdays = weekdays(*of_week);
+    Some(match rule {
+        DayRule::Either => format!(
+            "runs {dates} OR on {weekdays}, whichever comes; for AND, leave one of them * and test the other in the command, like [ \"$(date +\\%u)\" = 5 ] && ..."
+        ),
+        DayRule::Both => format!(
+            "runs only on days that are both: {dates} AND on {weekdays}, because a day field begins with *; for OR, write the day field without *"
+        ),
+    })
+}
+
+/// Times of day that the zone's next changes of clocks skip or repeat.
+pub(super) fn clock_changes(calendar: &Calendar, zone: &TimeZone, anchor: Timestamp) -> Vec<String> {
+    const EVERY_HOUR: u32 = (1 << 24) - 1;
+    let mut warnings = Vec::new();
+    // A job of every hour loses or repeats an hour with everyone else; that surprises nobody.
+    if calendar.hours == EVERY_HOUR {
+        return warnings;
+    }
+    let name = zone.iana_name().unwrap_or("its zone");
+    let mut cursor = anchor;
+    while let Some(change) = next_change(zone, cursor) {
+        let Ok(at) = Timestamp::from_second(change.at) else { break };
+        if change.at - anchor.as_second() > LOOK_AHEAD || warnings.len() == WARNINGS_MAX {
+            break;
+        }
+        cursor = at;
+        let (before, after) = (change.at + change.before, change.at + change.after);
+        let Some(local) = calendar.time_within(before.min(after), before.max(after)).and_then(civil) else { continue };
+        let what = match (before < after, calendar.repair) {
+            (true, Repair::Fixed) => "does not exist, and the run then starts right after the gap",
+            (true, _) => "does not exist, and there is no run",
+            (false, Repair::Wild) => "comes twice, and it runs both times",
+            (false, _) => "comes twice, and it runs the first time only",
+        };
+        warnings.push(format!(
+            "on {} the clocks change in {name}: {} {what}; for an even rhythm use UTC or another hour",
+            local.date(),
+            time_of(local)
+        ));
+    }
+    warnings
+}
+
+/// One change forward and one back say all there is to say.
+const WARNINGS_MAX: usize = 2;
+
+fn dates(bits: u32, text: &str) -> String {
+    const NAMED_MAX: u32 = 4;
+    if bits.count_ones() > NAMED_MAX {
+        return format!("on the days {text} of the month");
+    }
+    let named: Vec<String> = (1..=31).filter(|day| bits >> day & 1 == 1).map(ordinal).collect();
+    format!("on the {}", named.join(", "))
+}
+
+fn ordinal(day: u32) -> String {
+    let suffix = match (day % 10, day / 10) {
+        (_, 1) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{day}{suffix}")
+}
+
+fn weekdays(bits: u8) -> String {
+    const NAMES: [&str; 7] = ["Sundays", "Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays"];
+    let named: Vec<&str> =
+        NAMES.iter().enumerate().filter(|(day, _)| bits >> day & 1 == 1).map(|(_, name)| *name).collect();
+    named.join(", ")
+}

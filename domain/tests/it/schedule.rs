@@ -1,0 +1,342 @@
+//! Schedules against tables: the vectors of cronie's behaviour, the refusals, AWS's dialect, spreads and words.
+
+use domain::schedule::{Context, Firing, Schedule, Trigger};
+use jiff::Timestamp;
+
+const VECTORS: &str = include_str!("../data/cron_vectors.tsv");
+
+fn instant(text: &str) -> Timestamp {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn context(zone: &str) -> Context<'_> {
+    Context { zone, seed: "db/nightly-dump", anchor: instant("2026-01-01T00:02:00Z") }
+}
+
+fn parse(text: &str, zone: &str) -> Schedule {
+    Schedule::parse(text, &context(zone)).unwrap_or_else(|says| panic!("{text}: {says}"))
+}
+
+fn first(text: &str, zone: &str, from: &str, count: usize) -> Vec<Firing> {
+    parse(text, zone).firings(instant(from)).take(count).collect()
+}
+
+fn check(text: &str, zone: &str, from: &str, expected: &[&str]) {
+    let found: Vec<String> =
+        first(text, zone, from, expected.len()).iter().map(|firing| firing.at.to_string()).collect();
+    assert_eq!(found, expected, "{text} in {zone} from {from}");
+}
+
+fn refused(text: &str) -> String {
+    Schedule::parse(text, &context("UTC")).err().unwrap_or_else(|| panic!("{text} is accepted"))
+}
+
+#[test]
+fn every_vector_fires_when_cronie_does() {
+    let mut rows = 0;
+    for row in VECTORS.lines().skip(1) {
+        let columns: Vec<&str> = row.split('\t').collect();
+        check(columns[0], columns[1], columns[2], &columns[3..6]);
+        rows += 1;
+    }
+    assert_eq!(rows, 41);
+}
+
+#[test]
+fn what_crontab_refuses_is_refused_with_the_remedy() {
+    for (text, says) in [
+        ("60 * * * *", "write 0 to 59"),
+        ("* 24 * * *", "write 0 to 23"),
+        ("* * 0 * *", "write 1 to 31"),
+        ("* * * 13 *", "write 1 to 12"),
+        ("* * * * 8", "write 0 to 7"),
+        ("*/0 * * * *", "write a step of 1 or more"),
+        ("5/15 * * * *", "write 5-59/15"),
+        ("0 22-2 * * *", "write 22-23,0-2"),
+        ("0 5-0 * * *", "runs backwards"),
+        ("0 0 * * fri-mon", "write fri-sat,sun-mon"),
+        ("0 0 * * monday", "write mon"),
+        ("0 0 * january *", "write jan"),
+        ("* * * *", "five fields and here are 4"),
+        ("1 * * * * *", "five fields and here are 6"),
+        ("", "five fields and here are 0"),
+        ("@fortnightly", "unknown nickname @fortnightly"),
+        ("@dayly", "did you mean @daily?"),
+        ("@Daily", "did you mean @daily?"),
+        ("@daily x", "write @daily alone"),
+        ("0 0 30 2 *", "never fires"),
+        ("0 0 31 2,4,6,9,11 *", "never fires"),
+        (",1 * * * *", "something is missing"),
+        ("1, * * * *", "something is missing"),
+        ("1--5 * * * *", "neither a number"),
+        ("-5 * * * *", "something is missing"),
+        ("? * * * *", "write *"),
+        ("0 0 L * *", "cron(0 0 L * ? *)"),
+        ("0 0 * * 5#2", "cron(0 9 ? * 6#3 *)"),
+        ("éL * * * *", "neither a number"),
+        ("******", "five fields and here are 1"),
+        ("*5 * * * *", "neither a number"),
+        ("**/5 * * * *", "neither a number"),
+        ("1.5 * * * *", "neither a number"),
+        ("99999999999999999999 * * * *", "out of range"),
+        ("*/x * * * *", "is not a number"),
+        ("H(5 * * * *", "write H, H(0-59) or H/15"),
+        ("30~10 * * * *", "write 10~30"),
+        ("@every soon", "not a duration"),
+        ("@every 500ms", "write @every 1s or longer"),
+        ("@at tomorrow", "RFC 3339"),
+        ("rate(0 minutes)", "out of range"),
+        ("rate(5 fortnights)", "rate(5 minutes)"),
+        ("rate(minutes)", "rate(5 minutes)"),
+        ("cron(0 10 * * * *)", "exactly one"),
+        ("cron(0 10 ? * ? *)", "exactly one"),
+        ("cron(0 10 * * ?)", "six fields and here are 5"),
+        ("cron(0 10 ? * 0 *)", "write 1 to 7"),
+        ("cron(0 9 ? * 6#6 *)", "from 1 to 5"),
+        ("cron(0 9 30 2 ? *)", "never fires"),
+        ("cron(0 9 29 2 ? 2027)", "never fires"),
+        ("cron(0 9 1 1 ? 2200)", "write 1970 to 2199"),
+        ("at(2026-11-20T13:00:00Z)", "without a zone"),
+        ("soon(5)", "write rate(...), cron(...) or at(...)"),
+    ] {
+        let found = refused(text);
+        assert!(found.contains(says), "{text}: {found}");
+        assert!(!found.contains('\n') && !found.ends_with('.'), "{text}: {found}");
+    }
+}
+
+#[test]
+fn an_unknown_zone_is_refused_with_the_nearest() {
+    let says = Schedule::parse("@daily", &context("Europe/Pariss")).err().expect("refused");
+    assert_eq!(says, "unknown time zone `Europe/Pariss`; did you mean `Europe/Paris`?");
+}
+
+#[test]
+fn aws_schedules_fire_as_its_pages_say() {
+    let utc = "2026-01-01T00:00:00Z";
+    for (text, zone, from, expected) in [
+        ("cron(0 10 * * ? *)", "UTC", utc, ["2026-01-01T10:00:00Z", "2026-01-02T10:00:00Z", "2026-01-03T10:00:00Z"]),
+        (
+            "cron(0 18 ? * MON-FRI *)",
+            "UTC",
+            "2026-01-02T19:00:00Z",
+            ["2026-01-05T18:00:00Z", "2026-01-06T18:00:00Z", "2026-01-07T18:00:00Z"],
+        ),
+        ("cron(15 12 ? * 1 *)", "UTC", utc, ["2026-01-04T12:15:00Z", "2026-01-11T12:15:00Z", "2026-01-18T12:15:00Z"]),
+        ("cron(0 8 L * ? *)", "UTC", utc, ["2026-01-31T08:00:00Z", "2026-02-28T08:00:00Z", "2026-03-31T08:00:00Z"]),
+        ("cron(0 9 ? * 6#3 *)", "UTC", utc, ["2026-01-16T09:00:00Z", "2026-02-20T09:00:00Z", "2026-03-20T09:00:00Z"]),
+        ("cron(0 9 ? * 6L *)", "UTC", utc, ["2026-01-30T09:00:00Z", "2026-02-27T09:00:00Z", "2026-03-27T09:00:00Z"]),
+        ("cron(0 9 ? * L *)", "UTC", utc, ["2026-01-03T09:00:00Z", "2026-01-10T09:00:00Z", "2026-01-17T09:00:00Z"]),
+        ("cron(0 9 1W * ? *)", "UTC", utc, ["2026-01-01T09:00:00Z", "2026-02-02T09:00:00Z", "2026-03-02T09:00:00Z"]),
+        ("cron(0 9 31W * ? *)", "UTC", utc, ["2026-01-30T09:00:00Z", "2026-03-31T09:00:00Z", "2026-05-29T09:00:00Z"]),
+        ("cron(0 9 LW * ? *)", "UTC", utc, ["2026-01-30T09:00:00Z", "2026-02-27T09:00:00Z", "2026-03-31T09:00:00Z"]),
+        ("cron(0/20 10 * * ? *)", "UTC", utc, ["2026-01-01T10:00:00Z", "2026-01-01T10:20:00Z", "2026-01-01T10:40:00Z"]),
+        ("cron(0 0 29 2 ? *)", "UTC", utc, ["2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z", "2036-02-29T00:00:00Z"]),
+        (
+            "cron(0 0 1 JAN ? 2030/10)",
+            "UTC",
+            utc,
+            ["2030-01-01T00:00:00Z", "2040-01-01T00:00:00Z", "2050-01-01T00:00:00Z"],
+        ),
+        (
+            "cron(30 2 * * ? *)",
+            "America/New_York",
+            "2026-03-07T12:00:00Z",
+            ["2026-03-09T06:30:00Z", "2026-03-10T06:30:00Z", "2026-03-11T06:30:00Z"],
+        ),
+        (
+            "cron(30 1 * * ? *)",
+            "America/New_York",
+            "2026-10-31T12:00:00Z",
+            ["2026-11-01T05:30:00Z", "2026-11-02T06:30:00Z", "2026-11-03T06:30:00Z"],
+        ),
+        ("rate(5 minutes)", "UTC", utc, ["2026-01-01T00:02:00Z", "2026-01-01T00:07:00Z", "2026-01-01T00:12:00Z"]),
+        (
+            "rate(1 days)",
+            "America/New_York",
+            "2026-03-07T12:00:00Z",
+            ["2026-03-08T00:02:00Z", "2026-03-09T00:02:00Z", "2026-03-10T00:02:00Z"],
+        ),
+    ] {
+        check(text, zone, from, &expected);
+    }
+}
+
+#[test]
+fn a_year_in_the_past_and_an_instant_in_the_past_have_no_firings() {
+    for text in ["cron(0 9 1 1 ? 2020)", "@at 2025-12-24T18:00:00Z", "at(2025-12-24T18:00:00)", "@manually", "@reboot"]
+    {
+        check(text, "Europe/Paris", "2026-01-01T00:00:00Z", &[]);
+        assert_eq!(parse(text, "Europe/Paris").next_after(instant("2026-01-01T00:00:00Z")), None, "{text}");
+    }
+}
+
+#[test]
+fn one_shots_fire_once() {
+    for (text, zone, at) in [
+        ("at(2026-11-20T13:00:00)", "Europe/Paris", "2026-11-20T12:00:00Z"),
+        ("@at 2026-11-20T13:00:00+01:00", "UTC", "2026-11-20T12:00:00Z"),
+        ("at(2026-03-29T02:30:00)", "Europe/Paris", "2026-03-29T01:30:00Z"),
+    ] {
+        let found = first(text, zone, "2026-01-01T00:00:00Z", 5);
+        assert_eq!(found.iter().map(|firing| firing.at).collect::<Vec<_>>(), [instant(at)], "{text}");
+    }
+}
+
+#[test]
+fn every_counts_from_its_anchor() {
+    let expected = ["2026-01-01T00:02:00Z", "2026-01-01T00:03:30Z", "2026-01-01T00:05:00Z"];
+    check("@every 90s", "UTC", "2025-06-01T00:00:00Z", &expected);
+    check("@every 90s", "UTC", "2026-01-01T00:02:00Z", &expected[1..]);
+    check("@every 90s", "UTC", "2026-01-01T00:03:29.999999999Z", &expected[1..]);
+}
+
+#[test]
+fn triggers_are_told_apart() {
+    for (text, trigger) in [
+        ("@reboot", Trigger::Reboot),
+        ("@manually", Trigger::Manual),
+        ("@hourly", Trigger::Timed),
+        ("@every 1h", Trigger::Timed),
+        ("@at 2026-11-20T13:00:00Z", Trigger::Timed),
+    ] {
+        assert_eq!(parse(text, "UTC").trigger(), trigger, "{text}");
+    }
+}
+
+#[test]
+fn times_that_fall_into_one_gap_are_one_firing_that_names_them_all() {
+    let firing = &first("0,30 2,3 * * *", "America/New_York", "2026-03-08T05:00:00Z", 1)[0];
+    let nominal: Vec<String> = firing.nominal.iter().map(ToString::to_string).collect();
+    assert_eq!(nominal, ["2026-03-08T02:00:00", "2026-03-08T02:30:00", "2026-03-08T03:00:00"]);
+    assert_eq!(firing.note.as_deref(), Some("clocks go forward: 02:00, 02:30 do not exist, runs at 03:00"));
+}
+
+#[test]
+fn repeated_times_say_which_pass_they_are() {
+    let notes = |text: &str| -> Vec<Option<String>> {
+        first(text, "America/New_York", "2026-11-01T05:15:00Z", 3).into_iter().map(|firing| firing.note).collect()
+    };
+    let says = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        notes("30 * * * *"),
+        [
+            says("clocks go back: 01:30 comes twice, this is the first"),
+            says("clocks went back: 01:30 comes twice, this is the second"),
+            None
+        ]
+    );
+    assert_eq!(notes("30 1 * * *"), [says("clocks go back: 01:30 comes twice, runs the first time only"), None, None]);
+}
+
+#[test]
+fn spreads_are_the_same_every_time_and_read_as_what_they_resolve_to() {
+    for text in [
+        "H H * * *",
+        "H/15 * * * *",
+        "H(0-29)/10 H(2-4) * * *",
+        "~ ~ ~ ~ ~",
+        "10~20 1~5 * * *",
+        "H H H H H",
+        "H H 1~31 * *",
+        "H/40 H/20 * * *",
+    ] {
+        let schedule = parse(text, "UTC");
+        let resolved = schedule.resolved();
+        assert!(!resolved.contains(['H', '~']), "{text}: {resolved}");
+        assert_eq!(resolved, parse(text, "UTC").resolved(), "{text}");
+        let from = instant("2026-01-01T00:00:00Z");
+        let meant: Vec<Firing> = schedule.firings(from).take(100).collect();
+        assert_eq!(meant, parse(&resolved, "UTC").firings(from).take(100).collect::<Vec<_>>(), "{text} is {resolved}");
+    }
+}
+
+#[test]
+fn spreads_stay_in_their_range_and_every_month_has_their_day() {
+    for job in 0..500 {
+        let seed = format!("group/job-{job}");
+        let context = Context { seed: &seed, ..context("UTC") };
+        let read = |text: &str| Schedule::parse(text, &context).expect("a schedule").resolved();
+        let number = |text: &str, field: usize| -> u32 {
+            read(text).split(' ').nth(field).and_then(|value| value.parse().ok()).expect("a number")
+        };
+        assert!((1..=28).contains(&number("0 0 H * *", 2)));
+        assert!((1..=28).contains(&number("0 0 ~ * *", 2)));
+        assert!((1..=28).contains(&number("0 0 1~31 * *", 2)));
+        assert!((29..=31).contains(&number("0 0 29~31 1 *", 2)));
+        assert!((10..=20).contains(&number("10~20 * * * *", 0)));
+        assert!((0..=6).contains(&number("0 0 * * H", 4)));
+        let starts: u32 =
+            read("H(0-29)/10 * * * *").split('-').next().and_then(|first| first.parse().ok()).expect("a start");
+        assert!(starts < 10);
+    }
+}
+
+#[test]
+fn the_fields_of_one_job_are_independent() {
+    let mut pairs = std::collections::BTreeSet::new();
+    for job in 0..500 {
+        let seed = format!("group/job-{job}");
+        pairs.insert(
+            Schedule::parse("H H * * *", &Context { seed: &seed, ..context("UTC") }).expect("a schedule").resolved(),
+        );
+    }
+    assert!(pairs.len() > 350, "500 jobs share {} times of day", pairs.len());
+}
+
+#[test]
+fn nicknames_resolve_to_their_fields() {
+    for (text, resolved) in [
+        ("@annually", "0 0 1 1 *"),
+        ("@midnight", "0 0 * * *"),
+        ("@hourly", "0 * * * *"),
+        ("@every 90s", "@every 90s"),
+        ("  5 4  * * sun\t", "5 4 * * sun"),
+        ("rate(5 minutes)", "rate(5 minutes)"),
+    ] {
+        assert_eq!(parse(text, "UTC").resolved(), resolved, "{text}");
+    }
+}
+
+#[test]
+fn what_surprises_is_warned_of() {
+    for (text, zone, says) in [
+        ("*/90 * * * *", "UTC", &["larger than its range: it stands for 0 alone"][..]),
+        ("1-5/9 * * * *", "UTC", &["it stands for 1 alone"]),
+        ("*/45 * * * *", "UTC", &["the last step is 15 minutes long and not 45"]),
+        ("0 0 13 * 5", "UTC", &["runs on the 13th OR on Fridays"]),
+        ("0 0 */2 * 0", "UTC", &["AND on Sundays"]),
+        (
+            "30 2 * * *",
+            "America/New_York",
+            &["on 2026-03-08 the clocks change in America/New_York: 02:30 does not exist"],
+        ),
+        ("*/15 2 * * *", "America/New_York", &["02:00 does not exist, and there is no run"]),
+        ("30 1 * * *", "America/New_York", &["on 2026-11-01 the clocks change in America/New_York: 01:30 comes twice"]),
+        ("@every 5s", "UTC", &["shorter than a minute"]),
+        ("0 0 * * 1-5", "UTC", &[]),
+        ("30 2 * * *", "UTC", &[]),
+        ("30 12 * * *", "America/New_York", &[]),
+        ("30 * * * *", "America/New_York", &[]),
+        ("30 2 * * *", "Asia/Kolkata", &[]),
+        ("*/15 * * * *", "UTC", &[]),
+    ] {
+        let found = parse(text, zone).warnings();
+        assert_eq!(found.len(), says.len(), "{text}: {found:?}");
+        for (found, says) in found.iter().zip(says) {
+            assert!(found.contains(says), "{text}: {found}");
+        }
+    }
+}
+
+#[test]
+fn firings_end_where_time_does() {
+    let late = instant("9999-12-30T00:00:00Z");
+    for text in ["* * * * *", "0 0 29 2 *", "@every 1d", "cron(0 10 * * ? *)"] {
+        for zone in ["UTC", "America/New_York", "Pacific/Kiritimati"] {
+            assert!(parse(text, zone).firings(late).take(10_000).count() < 10_000, "{text} in {zone}");
+            parse(text, zone).next_after(Timestamp::MIN);
+            assert_eq!(parse(text, zone).next_after(Timestamp::MAX), None, "{text} in {zone}");
+        }
+    }
+}
