@@ -1,1 +1,30 @@
-//! testbed
+//! Real servers and plain receivers for the tests of the other crates.
+//!
+//! Every server belongs to one test: own process group, own ports of 127.0.0.1, own temporary folder; it is ready when
+//! `start` returns and killed when the value is dropped or the test process dies. The programs are those that
+//! `testbed/setup/install` has put below `.testbed`. A server that is not there makes `start` return `None` after saying
+//! so (the test then returns early, and `./test` lists it as left out); with `CI=true` it panics instead.
+//!
+//! Called by tests only, as a dev-dependency. It never imitates a server: what is not a third party's program here
+//! (`Capture`, `Proxy`) knows no protocol.
+
+mod capture;
+mod gelf;
+mod installation;
+mod log_server;
+mod mail;
+mod ports;
+mod process;
+mod proxy;
+mod syslog;
+mod wait;
+
+pub use capture::{Capture, Transport};
+pub use gelf::{Graygelf, RsyslogGelf};
+pub use installation::{Certificates, certificates, python, repository};
+pub use log_server::LogServer;
+pub use mail::{Aiosmtpd, SmtpMode, SmtpSink};
+pub use ports::free_port;
+pub use proxy::Proxy;
+pub use syslog::{Framing, Rsyslog, RsyslogOptions, SyslogFormat, SyslogNg};
+pub use wait::{DEADLINE, wait_until};

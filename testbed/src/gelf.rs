@@ -1,0 +1,92 @@
+//! Receivers of GELF: graygelf (UDP, chunks, gzip, zlib) and rsyslogd (TCP and TLS, NUL-framed). Called by the tests of the
+//! GELF sink.
+//!
+//! graygelf tells chunked messages apart by 6 of the 8 bytes of their id only, so two messages in flight whose ids differ
+//! in the last bytes alone would be mixed up by it.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use crate::installation::{Certificates, certificates, installed};
+use crate::log_server::LogServer;
+use crate::ports::{Addresses, free_port};
+use crate::process::{Process, Program};
+use crate::syslog::{port, rsyslog_head, rsyslogd};
+
+/// graygelf on a UDP port. Its records are the messages as they were sent.
+#[derive(Debug)]
+pub struct Graygelf(LogServer);
+
+/// rsyslogd taking NUL-framed GELF on TCP and TLS. Its records are the messages as they were sent; a frame that is not JSON
+/// becomes `{"bad": "the frame"}`.
+#[derive(Debug)]
+pub struct RsyslogGelf(LogServer);
+
+impl Graygelf {
+    /// Starts graygelf; `None` when it is not available here.
+    #[track_caller]
+    pub fn start() -> Option<Graygelf> {
+        let path = installed("graygelf", "bin/graygelf")?;
+        let process = Process::start(|_| {
+            let address = free_port();
+            let addresses = Addresses { udp: Some(address), ..Addresses::default() };
+            Program { path: path.clone(), arguments: vec![address.port().to_string()], addresses }
+        });
+        Some(Graygelf(LogServer { process, journal: "stdout" }))
+    }
+}
+
+impl RsyslogGelf {
+    /// Starts rsyslogd; `None` when it is not available here.
+    #[track_caller]
+    pub fn start() -> Option<RsyslogGelf> {
+        let path = installed("rsyslog", "bin/rsyslogd")?;
+        let certificates = certificates()?;
+        let process = Process::start(|folder| {
+            let addresses = Addresses { tcp: Some(free_port()), tls: Some(free_port()), ..Addresses::default() };
+            let configuration = configuration(folder, &addresses, &certificates);
+            rsyslogd(&path, folder, addresses, &configuration)
+        });
+        Some(RsyslogGelf(LogServer { process, journal: "gelf.jsonl" }))
+    }
+}
+
+impl Deref for Graygelf {
+    type Target = LogServer;
+    fn deref(&self) -> &LogServer {
+        &self.0
+    }
+}
+
+impl Deref for RsyslogGelf {
+    type Target = LogServer;
+    fn deref(&self) -> &LogServer {
+        &self.0
+    }
+}
+
+fn configuration(folder: &Path, addresses: &Addresses, certificates: &Certificates) -> String {
+    format!(
+        r#"{head}
+module(load="imptcp")
+module(load="imtcp" streamDriver.name="ossl" streamDriver.mode="1" streamDriver.authMode="anon"
+  addtlFrameDelimiter="0" supportOctetCountedFraming="off" maxFrameSize="200000")
+module(load="mmjsonparse")
+template(name="good" type="string" string="%$!all-json%\n")
+template(name="bad" type="list" option.jsonf="on") {{ property(outname="bad" name="rawmsg" format="jsonf") }}
+ruleset(name="gelf" parser="rsyslog.rfc3164") {{
+  action(type="mmjsonparse" cookie="" useRawMsg="on")
+  if $parsesuccess == "OK" then {{
+    action(type="omfile" file="{folder}/gelf.jsonl" template="good" asyncWriting="off" flushOnTXEnd="on") }}
+  else {{
+    action(type="omfile" file="{folder}/gelf.jsonl" template="bad" asyncWriting="off" flushOnTXEnd="on") }} }}
+input(type="imptcp" address="127.0.0.1" port="{tcp}" ruleset="gelf" addtlFrameDelimiter="0"
+  supportOctetCountedFraming="off" maxFrameSize="1000000")
+input(type="imtcp" address="127.0.0.1" port="{tls}" ruleset="gelf")
+"#,
+        head = rsyslog_head(folder, certificates),
+        folder = folder.display(),
+        tcp = port(addresses.tcp),
+        tls = port(addresses.tls),
+    )
+}

@@ -1,0 +1,113 @@
+//! A log server whose received messages can be read back as JSON. Called by the tests of sinks; which program it is, is
+//! said in `syslog.rs` and `gelf.rs`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::process::Process;
+use crate::wait::holds_within;
+
+/// How much of what arrived a failed wait shows.
+const SHOWN_BYTES_MAX: usize = 4000;
+
+/// A running log server. Its received messages survive `stop` and `restart`.
+#[derive(Debug)]
+pub struct LogServer {
+    pub(crate) process: Process,
+    /// The file below the temporary folder that gets one JSON object a line.
+    pub(crate) journal: &'static str,
+}
+
+impl LogServer {
+    /// Where it takes datagrams.
+    #[track_caller]
+    pub fn udp(&self) -> SocketAddr {
+        self.process.addresses().udp.expect("this server offers UDP")
+    }
+
+    /// Where it takes plain TCP connections.
+    #[track_caller]
+    pub fn tcp(&self) -> SocketAddr {
+        self.process.addresses().tcp.expect("this server offers TCP")
+    }
+
+    /// Where it takes TLS connections, with `certificates().server`; clients need no certificate.
+    #[track_caller]
+    pub fn tls(&self) -> SocketAddr {
+        self.process.addresses().tls.expect("this server offers TLS")
+    }
+
+    /// The datagram socket in its folder that stands for `/dev/log`.
+    #[track_caller]
+    pub fn unix(&self) -> &Path {
+        self.process.addresses().unix.as_deref().expect("this server offers a unix socket")
+    }
+
+    /// Every message received so far, in order of arrival.
+    #[track_caller]
+    pub fn records(&self) -> Vec<Value> {
+        let bytes = fs::read(self.process.folder().join(self.journal)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let complete = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON ({error}): {line}"));
+        complete.lines().map(parse).collect()
+    }
+
+    /// The messages as soon as `condition` holds for them; panics with what did arrive when that takes longer than
+    /// `deadline`.
+    #[track_caller]
+    pub fn wait_for(&self, condition: impl Fn(&[Value]) -> bool, deadline: Duration) -> Vec<Value> {
+        let mut records = Vec::new();
+        let found = holds_within(deadline, || {
+            records = self.records();
+            condition(&records)
+        });
+        let shown = || format!("{records:?}").chars().take(SHOWN_BYTES_MAX).collect::<String>();
+        assert!(
+            found,
+            "not received within {deadline:?}; {} records: {}; the server wrote: {}",
+            records.len(),
+            shown(),
+            self.process.diagnostics()
+        );
+        records
+    }
+
+    /// Waits for at least as many messages as named, with a generous deadline.
+    #[track_caller]
+    pub fn wait_for_count(&self, count: usize) -> Vec<Value> {
+        self.wait_for(|records| records.len() >= count, crate::DEADLINE)
+    }
+
+    /// Ends the server in good order: what it has taken is written, its ports refuse connections.
+    pub fn stop(&self) {
+        self.process.stop();
+    }
+
+    /// Ends the server with SIGKILL: what it has taken but not written is lost, as in a crash.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Starts the server again on the same ports; it goes on with the same messages.
+    #[track_caller]
+    pub fn restart(&self) {
+        self.process.restart();
+    }
+
+    /// Stops the server in its tracks (SIGSTOP): connections stay open, nothing is read.
+    #[track_caller]
+    pub fn freeze(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// Lets a frozen server go on.
+    #[track_caller]
+    pub fn thaw(&self) {
+        self.process.signal("CONT");
+    }
+}

@@ -1,0 +1,180 @@
+//! One server process of one test: started, awaited, signalled, and never outliving the test. Called by the servers of
+//! this crate; it knows nothing of their protocols.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::ports::{Addresses, Owner};
+use crate::wait::{DEADLINE, holds_within};
+
+/// How long a server may take to end after SIGTERM before it gets SIGKILL.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often a server is started anew because another process took one of its ports.
+const START_ATTEMPTS_MAX: usize = 5;
+
+/// Runs the server in place of the shell, with a watcher beside it in its process group. The watcher sends the signals
+/// whose names arrive on standard input, and kills the whole group at the end of input: that is when the test lets go of
+/// the server, or when the test process dies, however it dies. No thread of the test matters, unlike with
+/// `PR_SET_PDEATHSIG`.
+const LAUNCH: &str = r#"exec 3<&0
+( while read -r signal <&3; do kill -s "$signal" "$$"; done; kill -s KILL 0 ) &
+exec "$@" 3<&- </dev/null"#;
+
+/// What to run, and how to tell that it is ready.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    pub path: PathBuf,
+    pub arguments: Vec<String>,
+    pub addresses: Addresses,
+}
+
+/// A running (or stopped) server with its temporary folder.
+#[derive(Debug)]
+pub(crate) struct Process {
+    program: Program,
+    running: Mutex<Option<Running>>,
+    folder: TempDir,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    signals: ChildStdin,
+}
+
+impl Process {
+    /// Starts what `program` describes for a new temporary folder, until it listens wherever it should. `program` is called
+    /// again, to choose other ports, when another process was quicker to take one.
+    #[track_caller]
+    pub(crate) fn start(program: impl Fn(&Path) -> Program) -> Process {
+        let mut failure = String::new();
+        for _ in 0..START_ATTEMPTS_MAX {
+            let folder = temporary_folder();
+            let program = program(folder.path());
+            match launch(&program, folder.path()) {
+                Ok(running) => return Process { program, running: Mutex::new(Some(running)), folder },
+                Err(error) => failure = format!("{} did not start: {error}", program.path.display()),
+            }
+        }
+        panic!("{failure}");
+    }
+
+    pub(crate) fn addresses(&self) -> &Addresses {
+        &self.program.addresses
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What the server has written to standard output and standard error so far.
+    pub(crate) fn diagnostics(&self) -> String {
+        diagnostics(self.folder.path())
+    }
+
+    /// Asks the server to end (SIGTERM), so that it writes out what it has received; kills it when it does not.
+    pub(crate) fn stop(&self) {
+        let Some(mut running) = self.lock().take() else { return };
+        running.signal("TERM");
+        running.signal("CONT");
+        holds_within(STOP_DEADLINE, || !matches!(running.child.try_wait(), Ok(None)));
+    }
+
+    /// Kills the server with SIGKILL, at once.
+    pub(crate) fn kill(&self) {
+        self.lock().take();
+    }
+
+    /// Stops (if need be) and starts the server again with the same ports and folder.
+    #[track_caller]
+    pub(crate) fn restart(&self) {
+        self.stop();
+        match launch(&self.program, self.folder.path()) {
+            Ok(running) => *self.lock() = Some(running),
+            Err(error) => panic!("{} did not start again: {error}", self.program.path.display()),
+        }
+    }
+
+    /// Sends a signal by its name without `SIG`.
+    #[track_caller]
+    pub(crate) fn signal(&self, name: &str) {
+        self.lock().as_mut().expect("the server is running").signal(name);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    fn signal(&mut self, name: &str) {
+        // A watcher that is gone means a server that is gone.
+        writeln!(self.signals, "{name}").ok();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        // Closing `signals`, which happens next, makes the watcher kill what is left of the group.
+    }
+}
+
+/// A folder that a server which gave up root may enter.
+fn temporary_folder() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::with_prefix("testbed-").expect("a temporary folder can be made");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("its mode can be changed");
+    folder
+}
+
+fn launch(program: &Program, folder: &Path) -> Result<Running, String> {
+    let mut running = spawn(program, folder).map_err(|error| error.to_string())?;
+    let mut failure = "it was not ready in time".to_owned();
+    let pid = running.child.id();
+    let mut ready = false;
+    holds_within(DEADLINE, || {
+        match (running.child.try_wait(), program.addresses.owners(pid)) {
+            (Ok(Some(status)), _) => failure = format!("it ended with {status}"),
+            (_, Ok(owners)) if owners.contains(&Owner::Other) => failure = "another process took its port".to_owned(),
+            (_, Ok(owners)) if owners.iter().all(|owner| *owner == Owner::Process) => ready = true,
+            _ => return false,
+        }
+        true
+    });
+    if ready { Ok(running) } else { Err(format!("{failure}; it wrote: {}", diagnostics(folder))) }
+}
+
+fn spawn(program: &Program, folder: &Path) -> io::Result<Running> {
+    if let Some(path) = program.addresses.unix.as_ref().filter(|path| path.exists()) {
+        fs::remove_file(path)?;
+    }
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", LAUNCH, "sh"])
+        .arg(&program.path)
+        .args(&program.arguments)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(File::options().append(true).create(true).open(folder.join("stdout"))?)
+        .stderr(File::options().append(true).create(true).open(folder.join("stderr"))?)
+        .process_group(0)
+        .spawn()?;
+    let signals = child.stdin.take().ok_or_else(|| io::Error::other("no pipe to the server"))?;
+    Ok(Running { child, signals })
+}
+
+fn diagnostics(folder: &Path) -> String {
+    ["stdout", "stderr"]
+        .map(|name| fs::read(folder.join(name)).unwrap_or_default())
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .join("")
+}

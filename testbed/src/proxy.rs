@@ -1,0 +1,258 @@
+//! A TCP proxy between a client under test and a real server, for outages: it refuses, hangs, cuts in the middle of a
+//! record, or slows down, and back again. It never changes a byte.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::ports::free_port;
+
+/// What is read and forwarded at once.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// Pause after each piece of a slowed connection.
+const SLOW_PIECE: Duration = Duration::from_millis(10);
+
+/// A proxy in front of one server; starts in the state `pass`.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: SocketAddr,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    mode: Mode,
+    /// Both sides of each connection that is not over, as handles to shut them down.
+    connections: Vec<[TcpStream; 2]>,
+    accepted: usize,
+    forwarded_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Pass,
+    Refuse,
+    Hang,
+    CutAfter { left_bytes: u64 },
+    Slow { bytes_per_second: u64 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToServer,
+    ToClient,
+}
+
+/// What a pump may do with a chunk.
+#[derive(Debug, PartialEq, Eq)]
+enum Permit {
+    Forward(usize),
+    ForwardSlowly(usize),
+    ForwardThenCut(usize),
+    Over,
+}
+
+impl Proxy {
+    /// Starts to pass connections on to `target`.
+    pub fn start(target: SocketAddr) -> Proxy {
+        let state = State { mode: Mode::Pass, connections: Vec::new(), accepted: 0, forwarded_bytes: 0 };
+        let shared = Arc::new(Shared { target, state: Mutex::new(state), changed: Condvar::new() });
+        let proxy = Proxy { address: free_port(), shared, acceptor: Mutex::new(None) };
+        proxy.listen();
+        proxy
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Forwards everything, both ways. Connections that hung go on.
+    pub fn pass(&self) {
+        self.change(Mode::Pass);
+    }
+
+    /// Cuts every connection and refuses new ones (connection refused), as a server that is down.
+    pub fn refuse(&self) {
+        self.shared.lock().mode = Mode::Refuse;
+        self.shared.changed.notify_all();
+        let acceptor = lock(&self.acceptor).take();
+        if let Some(acceptor) = acceptor {
+            // Wakes the thread that waits for the next connection, so that it closes the listener.
+            drop(TcpStream::connect(self.address));
+            acceptor.join().ok();
+        }
+        self.shared.lock().cut();
+    }
+
+    /// Takes connections and leaves all of them open, but forwards nothing, as a server that is stuck. At most one chunk of
+    /// each direction is read meanwhile; it goes on with `pass`, and is lost with `refuse`.
+    pub fn hang(&self) {
+        self.change(Mode::Hang);
+    }
+
+    /// Cuts every connection as soon as `bytes` more have gone to the server, in the middle of whatever that is. Afterwards
+    /// everything passes again.
+    pub fn cut_after(&self, bytes: u64) {
+        self.change(Mode::CutAfter { left_bytes: bytes });
+    }
+
+    /// Forwards to the server at about this rate, each connection for itself; answers are not slowed.
+    pub fn slow(&self, bytes_per_second: u64) {
+        self.change(Mode::Slow { bytes_per_second });
+    }
+
+    /// How many connections were taken so far.
+    pub fn connections(&self) -> usize {
+        self.shared.lock().accepted
+    }
+
+    /// How many bytes went to the server so far.
+    pub fn forwarded_bytes(&self) -> u64 {
+        self.shared.lock().forwarded_bytes
+    }
+
+    fn change(&self, mode: Mode) {
+        self.shared.lock().mode = mode;
+        self.shared.changed.notify_all();
+        self.listen();
+    }
+
+    fn listen(&self) {
+        let mut acceptor = lock(&self.acceptor);
+        if acceptor.is_none() {
+            let listener = TcpListener::bind(self.address).expect("the proxy's own port is free");
+            let shared = self.shared.clone();
+            *acceptor = Some(thread::spawn(move || shared.accept(&listener)));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.refuse();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        for client in listener.incoming().map_while(Result::ok) {
+            if self.lock().mode == Mode::Refuse {
+                return;
+            }
+            // A server that does not answer looks to the client like one that hangs up at once.
+            if let Ok(server) = TcpStream::connect(self.target) {
+                self.connect(client, server).ok();
+            }
+        }
+    }
+
+    fn connect(self: &Arc<Self>, client: TcpStream, server: TcpStream) -> io::Result<()> {
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let mut state = self.lock();
+        state.accepted += 1;
+        state.connections.push([client.try_clone()?, server.try_clone()?]);
+        drop(state);
+        for (from, to, direction) in
+            [(client.try_clone()?, server.try_clone()?, Direction::ToServer), (server, client, Direction::ToClient)]
+        {
+            let shared = self.clone();
+            thread::spawn(move || shared.pump(from, to, direction));
+        }
+        Ok(())
+    }
+
+    /// Forwards one direction until it ends, and passes the end on.
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream, direction: Direction) {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            self.wait_while_hanging();
+            let Ok(count @ 1..) = from.read(&mut buffer) else { break };
+            let mut rest = &buffer[..count];
+            while !rest.is_empty() {
+                let permit = self.permit(rest.len(), direction);
+                let (Permit::Forward(size) | Permit::ForwardSlowly(size) | Permit::ForwardThenCut(size)) = permit
+                else {
+                    return;
+                };
+                let (piece, after) = rest.split_at(size);
+                if to.write_all(piece).is_err() {
+                    from.shutdown(Shutdown::Both).ok();
+                    return;
+                }
+                rest = after;
+                match permit {
+                    Permit::ForwardThenCut(_) => return self.lock().cut(),
+                    Permit::ForwardSlowly(_) => thread::sleep(SLOW_PIECE),
+                    Permit::Forward(_) | Permit::Over => {}
+                }
+            }
+        }
+        // The other side may have gone already.
+        to.shutdown(Shutdown::Write).ok();
+    }
+
+    fn wait_while_hanging(&self) {
+        let state = self.lock();
+        drop(self.changed.wait_while(state, |state| state.mode == Mode::Hang));
+    }
+
+    /// Waits while everything hangs, then says how many of `count` bytes may go on now.
+    fn permit(&self, count: usize, direction: Direction) -> Permit {
+        let state = self.lock();
+        let mut state =
+            self.changed.wait_while(state, |state| state.mode == Mode::Hang).unwrap_or_else(PoisonError::into_inner);
+        if direction == Direction::ToClient {
+            return if state.mode == Mode::Refuse { Permit::Over } else { Permit::Forward(count) };
+        }
+        let permit = match state.mode {
+            Mode::Refuse | Mode::Hang => return Permit::Over,
+            Mode::Pass => Permit::Forward(count),
+            Mode::Slow { bytes_per_second } => {
+                let piece = u128::from(bytes_per_second) * SLOW_PIECE.as_millis() / 1000;
+                Permit::ForwardSlowly(count.min(usize::try_from(piece).unwrap_or(count).max(1)))
+            }
+            Mode::CutAfter { left_bytes } if left_bytes <= count as u64 => {
+                state.mode = Mode::Pass;
+                Permit::ForwardThenCut(left_bytes as usize)
+            }
+            Mode::CutAfter { left_bytes } => {
+                state.mode = Mode::CutAfter { left_bytes: left_bytes - count as u64 };
+                Permit::Forward(count)
+            }
+        };
+        if let Permit::Forward(size) | Permit::ForwardSlowly(size) | Permit::ForwardThenCut(size) = permit {
+            state.forwarded_bytes += size as u64;
+        }
+        permit
+    }
+}
+
+impl State {
+    fn cut(&mut self) {
+        for side in self.connections.drain(..).flatten() {
+            // A side that is closed already cannot be shut down, and need not be.
+            side.shutdown(Shutdown::Both).ok();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,30 @@
+//! Waiting for a condition. Called by every test that waits; it never waits longer than the condition needs.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A generous deadline for anything that takes milliseconds on an idle machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Pause between two looks at a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Returns as soon as `condition` holds; panics when it does not hold within `deadline`.
+#[track_caller]
+pub fn wait_until(deadline: Duration, condition: impl FnMut() -> bool) {
+    assert!(holds_within(deadline, condition), "the condition did not hold within {deadline:?}");
+}
+
+/// Whether `condition` came to hold within `deadline`.
+pub(crate) fn holds_within(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if start.elapsed() >= deadline {
+            return false;
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+}

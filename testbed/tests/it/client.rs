@@ -1,0 +1,39 @@
+//! Independent clients: Debian's logger(1), openssl(1), and Python programs. Called by the other modules.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+/// Sends one message with logger(1), which fills in the time and the host itself.
+pub fn logger(address: SocketAddr, arguments: &[&str]) {
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    run(Command::new("logger").args(["--server", &ip, "--port", &port]).args(arguments), b"");
+}
+
+/// Sends bytes through TLS with openssl(1), which verifies the server against the test CA.
+pub fn openssl(address: SocketAddr, bytes: &[u8]) {
+    let certificates = testbed::certificates().expect("the server has started with them");
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-quiet", "-no_ign_eof", "-verify_return_error", "-verify_hostname", "localhost"]);
+    command.arg("-CAfile").arg(certificates.ca).args(["-connect", &address.to_string()]);
+    run(&mut command, bytes);
+}
+
+/// Runs a Python program that finds host, port and the rest of `arguments` in `sys.argv`.
+pub fn python(program: &str, address: SocketAddr, arguments: &[&str]) {
+    let python = testbed::python().expect("the test has asked for it");
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    run(Command::new(python).args(["-c", program, &ip, &port]).args(arguments), b"");
+}
+
+fn run(command: &mut Command, input: &[u8]) {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    child.stdin.take().expect("it is piped").write_all(input).expect("the client reads its input");
+    let output = child.wait_with_output().expect("the client ends");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,8 @@
+//! Shows that the receivers are sound, with clients that are not ours, and that the repository keeps its own rules.
+
+mod client;
+mod gelf;
+mod mail;
+mod plain;
+mod syslog;
+mod tidy;
