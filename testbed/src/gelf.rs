@@ -72,14 +72,11 @@ module(load="imptcp")
 module(load="imtcp" streamDriver.name="ossl" streamDriver.mode="1" streamDriver.authMode="anon"
   addtlFrameDelimiter="0" supportOctetCountedFraming="off" maxFrameSize="200000")
 module(load="mmjsonparse")
-template(name="good" type="string" string="%$!all-json%\n")
-template(name="bad" type="list" option.jsonf="on") {{ property(outname="bad" name="rawmsg" format="jsonf") }}
+template(name="json" type="string" string="%$!all-json%\n")
 ruleset(name="gelf" parser="rsyslog.rfc3164") {{
   action(type="mmjsonparse" cookie="" useRawMsg="on")
-  if $parsesuccess == "OK" then {{
-    action(type="omfile" file="{folder}/gelf.jsonl" template="good" asyncWriting="off" flushOnTXEnd="on") }}
-  else {{
-    action(type="omfile" file="{folder}/gelf.jsonl" template="bad" asyncWriting="off" flushOnTXEnd="on") }} }}
+  if $parsesuccess != "OK" then {{ unset $!msg; set $!bad = $rawmsg; }}
+  action(type="omfile" file="{folder}/gelf.jsonl" template="json" asyncWriting="off" flushOnTXEnd="on") }}
 input(type="imptcp" address="127.0.0.1" port="{tcp}" ruleset="gelf" addtlFrameDelimiter="0"
   supportOctetCountedFraming="off" maxFrameSize="1000000")
 input(type="imtcp" address="127.0.0.1" port="{tls}" ruleset="gelf")

@@ -187,8 +187,7 @@ source s_tcp {{ syslog(ip("127.0.0.1") port({tcp}) transport("tcp")); }};
 source s_tls {{ syslog(ip("127.0.0.1") port({tls}) transport("tls")
   tls(key-file("{key}") cert-file("{certificate}") ca-file("{ca}") peer-verify(optional-untrusted))); }};
 destination d {{ file("{folder}/{JOURNAL}"
-  template("$(format-json --scope rfc5424 --pair SDATA="$SDATA" --pair ISODATE="$ISODATE" --pair PRI="$PRI")
-")
+  template("$(format-json --scope rfc5424 --pair SDATA=\"$SDATA\" --pair ISODATE=\"$ISODATE\" --pair PRI=\"$PRI\")\n")
   flush-lines(1)); }};
 log {{ source(s_udp); source(s_tcp); source(s_tls); destination(d); }};
 "#,

@@ -85,6 +85,6 @@ fn rsyslog_shows_frames_that_are_no_json() {
     let mut stream = std::net::TcpStream::connect(server.tcp()).unwrap();
     stream.write_all(b"not \"json\"\0{\"short_message\":\"two in one\\nsegment\"}\0").unwrap();
     let records = server.wait_for_count(2);
-    assert_eq!(records[0]["bad"], "not \"json\"");
+    assert_eq!(records[0]["bad"], "not \"json\"", "{records:?}");
     assert_eq!(records[1]["short_message"], "two in one\nsegment");
 }
