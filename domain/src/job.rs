@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::run::Outcome;
 use crate::units;
@@ -146,6 +147,13 @@ impl Job {
 
     pub fn key(&self) -> JobKey {
         JobKey::new(&self.group, &self.name)
+    }
+
+    /// What the firings are a function of, as a short text: the same as long as they are.
+    pub fn timing(&self) -> String {
+        let anchor = self.anchor.map_or(0, Timestamp::as_second);
+        let text = format!("{}\0{}\0{}\0{}\0{anchor}", self.group, self.name, self.schedule, self.zone);
+        Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

@@ -19,10 +19,12 @@
 //! | channel | where alerts are sent |
 //! | ledger | scheduled = the sum of outcomes + still open |
 
+pub mod alert;
 pub mod document;
 pub mod event;
 pub mod fault;
 pub mod job;
+pub mod ledger;
 pub mod line;
 pub mod order;
 pub mod ports;

@@ -1,6 +1,9 @@
 //! What the system needs from the world. One suite (`backends/contract`) tells what each port owes; an adapter is done
 //! when the suite passes.
 
+mod stores;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +12,10 @@ use jiff::Timestamp;
 use crate::event::Event;
 use crate::order::Order;
 use crate::run::RunId;
+pub use stores::{
+    AlertStep, AlertStore, Cursor, Due, DueIndex, JobStore, Notifier, Page, RunQuery, RunStore, RunWrite, SetAside, Settings,
+    StateChange, Stored, StoredJob, Which, Written,
+};
 
 /// What a port could not do. Decided where the fault is born.
 #[derive(Debug, thiserror::Error)]
@@ -85,4 +92,17 @@ pub trait Reports: Send + Sync {
     async fn receive(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<Delivery<Event>>>;
     /// Idempotent.
     async fn delete(&self, receipts: &[String]) -> PortResult<()>;
+}
+
+/// All ports of one backend. Cheap to clone.
+#[derive(Clone)]
+pub struct Ports {
+    pub jobs: Arc<dyn JobStore>,
+    pub due: Arc<dyn DueIndex>,
+    pub runs: Arc<dyn RunStore>,
+    pub alerts: Arc<dyn AlertStore>,
+    pub settings: Arc<dyn Settings>,
+    pub orders: Arc<dyn Orders>,
+    pub claims: Arc<dyn Claims>,
+    pub reports: Arc<dyn Reports>,
 }

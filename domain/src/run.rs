@@ -3,6 +3,8 @@
 //! [`Run::apply`] is the state machine. It takes events in any order and any number of times and always ends in the same
 //! state; the collector only stores what it says.
 
+mod transitions;
+
 use std::fmt;
 
 use jiff::Timestamp;
@@ -11,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::job::JobKey;
 use crate::line::Stream;
+pub use transitions::{Applied, GOOD_EXCERPT_BYTES_MAX, Verdict};
 
 /// `20261123T075000Z-3f9a1c0e7b2d`: legal as a file name and as a CloudWatch stream name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -235,34 +238,6 @@ impl Run {
 
     pub fn is_open(&self) -> bool {
         self.state != State::Finished
-    }
-
-    /// Ends the run without a report: `skipped`, `missed`, `lost`.
-    pub fn end(&mut self, outcome: Outcome, reason: impl Into<String>, at: Timestamp) {
-        self.state = State::Finished;
-        self.outcome = Some(outcome);
-        self.reason = Some(reason.into());
-        self.finished_at = Some(at);
-        self.held = false;
-    }
-
-    /// Gives the run another attempt. What the last one came to is kept in `earlier`.
-    pub fn retry(&mut self, not_before: Timestamp) {
-        let fresh = Run::new(self.run_id.clone(), &self.key(), self.nominal, Trigger::Retry, self.scheduled_at);
-        let last = std::mem::replace(self, fresh);
-        self.attempt = last.attempt + 1;
-        self.not_before = Some(not_before);
-        self.earlier = last.earlier;
-        self.earlier.push(Attempt {
-            attempt: last.attempt,
-            outcome: last.outcome.unwrap_or(Outcome::Lost),
-            reason: last.reason.unwrap_or_default(),
-            runner: last.runner,
-            started_at: last.started_at,
-            finished_at: last.finished_at,
-            exit_code: last.exit_code,
-            signal: last.signal,
-        });
     }
 }
 

@@ -1,0 +1,371 @@
+//! How a run moves. Every way in which its record changes after it was created is here, so that whoever stores it (the
+//! collector, the claim, overdue) only stores what these functions say.
+
+use jiff::Timestamp;
+
+use super::{Attempt, JudgedOn, Outcome, RuleHit, Run, State, Trigger};
+use crate::event::{Body, Event, Report};
+use crate::ports::Claim;
+
+/// Bytes of excerpt that a run keeps when it went well; the whole excerpt is kept for runs that people will look into.
+/// A record in DynamoDB is billed by the KiB.
+pub const GOOD_EXCERPT_BYTES_MAX: usize = 400;
+
+/// What a report comes to, as the judge says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub reason: String,
+    pub judged_on: Option<JudgedOn>,
+    pub rules: Vec<RuleHit>,
+}
+
+/// What an event did to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The record is another one now and is to be stored.
+    Moved,
+    /// The run has ended by this event: it is the truth about the attempt. `replaced` is what had been declared before.
+    Ended { replaced: Option<Outcome> },
+    /// Known already, or of no consequence any more.
+    Unchanged,
+    /// Of an attempt that another one followed: refused.
+    OlderAttempt,
+    /// Of an attempt that nobody ordered, or of another run: refused.
+    NotOrdered,
+}
+
+impl Run {
+    /// A run that nobody scheduled, known by what its runner says about it. The same whichever event comes first.
+    pub fn reported(event: &Event) -> Run {
+        let key = crate::job::JobKey::new(&event.group, &event.job);
+        let mut run = Run::new(event.run_id.clone(), &key, event.nominal, event.trigger, event.nominal);
+        run.attempt = event.attempt;
+        run
+    }
+
+    /// Whether a runner told how the current attempt ended, so that nothing may replace its outcome.
+    pub fn is_reported(&self) -> bool {
+        self.state == State::Finished && self.duration_ms.is_some()
+    }
+
+    /// Applies an event. Events may come in any order and any number of times: the record ends the same. `judge` is
+    /// asked only about a report that counts.
+    ///
+    /// What was only declared (`missed`, `lost`: nobody had heard of the run) gives way to a report of the same attempt.
+    pub fn apply(&mut self, event: &Event, judge: impl FnOnce(&Report) -> Verdict) -> Applied {
+        if event.run_id != self.run_id || event.attempt > self.attempt {
+            return Applied::NotOrdered;
+        }
+        if event.attempt < self.attempt {
+            return Applied::OlderAttempt;
+        }
+        match &event.body {
+            Body::Started { .. } => self.apply_started(event),
+            Body::Quiet { since } => self.apply_quiet(*since),
+            Body::Finished(report) => self.apply_finished(event, report, judge),
+        }
+    }
+
+    fn apply_started(&mut self, event: &Event) -> Applied {
+        let before = (self.state, self.started_at, self.runner.clone());
+        if self.is_open() {
+            self.state = State::Running;
+        }
+        self.started_at = self.started_at.or(Some(event.at));
+        self.seen_at(event);
+        match before == (self.state, self.started_at, self.runner.clone()) {
+            true => Applied::Unchanged,
+            false => Applied::Moved,
+        }
+    }
+
+    fn apply_quiet(&mut self, since: Timestamp) -> Applied {
+        if self.quiet_since.is_some_and(|known| known >= since) {
+            return Applied::Unchanged;
+        }
+        self.quiet_since = Some(since);
+        Applied::Moved
+    }
+
+    fn apply_finished(&mut self, event: &Event, report: &Report, judge: impl FnOnce(&Report) -> Verdict) -> Applied {
+        let declared = match (self.state, self.outcome) {
+            (State::Finished, Some(Outcome::Missed | Outcome::Lost)) if !self.is_reported() => self.outcome,
+            (State::Finished, _) => return Applied::Unchanged,
+            _ => None,
+        };
+        let verdict = judge(report);
+        self.seen_at(event);
+        self.state = State::Finished;
+        self.held = false;
+        self.outcome = Some(verdict.outcome);
+        self.reason = Some(verdict.reason);
+        self.judged_on = verdict.judged_on;
+        self.rules = verdict.rules;
+        self.exit_code = report.exit_code;
+        self.signal = report.signal;
+        self.started_at = report.started_at.or(self.started_at);
+        self.finished_at = Some(report.finished_at);
+        self.duration_ms = Some(report.duration_ms);
+        self.stdout_lines = report.stdout_lines;
+        self.stderr_lines = report.stderr_lines;
+        self.stdout_bytes = report.stdout_bytes;
+        self.stderr_bytes = report.stderr_bytes;
+        self.last_seq = report.last_seq;
+        self.dropped_lines = report.dropped_lines;
+        self.cpu_ms = report.cpu_ms;
+        self.max_rss_bytes = report.max_rss_bytes;
+        self.leaked = report.leaked.clone();
+        self.excerpt = report.excerpt.clone();
+        if verdict.outcome == Outcome::Succeeded && self.rules.is_empty() {
+            self.keep_last_lines(GOOD_EXCERPT_BYTES_MAX);
+        }
+        Applied::Ended { replaced: declared }
+    }
+
+    fn seen_at(&mut self, event: &Event) {
+        self.runner = Some(event.runner.clone());
+        self.host = Some(event.host.clone());
+    }
+
+    fn keep_last_lines(&mut self, bytes_max: usize) {
+        let mut bytes = 0;
+        let fitting = |line: &&super::ExcerptLine| {
+            bytes += line.text.len();
+            bytes <= bytes_max
+        };
+        let kept = self.excerpt.iter().rev().take_while(fitting).count();
+        self.excerpt.drain(..self.excerpt.len() - kept);
+    }
+
+    /// Takes `attempt` for a runner: only while it is scheduled, not held, and not too late. Idempotent per runner.
+    pub fn claim(&mut self, attempt: u32, runner: &str, host: &str, at: Timestamp) -> Claim {
+        if attempt != self.attempt || !self.is_open() {
+            return Claim::Refused;
+        }
+        if self.state != State::Scheduled {
+            return if self.runner.as_deref() == Some(runner) { Claim::Granted } else { Claim::Refused };
+        }
+        if self.held || self.start_by.is_some_and(|start_by| start_by < at) {
+            return Claim::Refused;
+        }
+        self.state = State::Claimed;
+        self.runner = Some(runner.to_owned());
+        self.host = Some(host.to_owned());
+        self.claimed_at = Some(at);
+        Claim::Granted
+    }
+
+    /// Ends the run without a report: `skipped`, `missed`, `lost`, or `stopped` before it began. A run that has ended
+    /// stays as it is.
+    pub fn end(&mut self, outcome: Outcome, reason: impl Into<String>, at: Timestamp) {
+        if !self.is_open() {
+            return;
+        }
+        self.state = State::Finished;
+        self.outcome = Some(outcome);
+        self.reason = Some(reason.into());
+        self.finished_at = Some(at);
+        self.held = false;
+    }
+
+    /// Gives the run another attempt. What the last one came to is kept in `earlier`.
+    pub fn retry(&mut self, not_before: Timestamp) {
+        let fresh = Run::new(self.run_id.clone(), &self.key(), self.nominal, Trigger::Retry, self.scheduled_at);
+        let last = std::mem::replace(self, fresh);
+        self.attempt = last.attempt + 1;
+        self.not_before = Some(not_before);
+        self.earlier = last.earlier;
+        self.earlier.push(Attempt {
+            attempt: last.attempt,
+            outcome: last.outcome.unwrap_or(Outcome::Lost),
+            reason: last.reason.unwrap_or_default(),
+            runner: last.runner,
+            started_at: last.started_at,
+            finished_at: last.finished_at,
+            exit_code: last.exit_code,
+            signal: last.signal,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Ended;
+    use crate::job::JobKey;
+    use crate::line::Stream;
+    use crate::run::{ExcerptLine, RunId};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_795_420_200 + second).unwrap()
+    }
+
+    fn run() -> Run {
+        let key = JobKey::new("db", "dump");
+        Run::new(RunId::scheduled(&key, at(0)), &key, at(0), Trigger::Schedule, at(0))
+    }
+
+    fn event(attempt: u32, second: i64, body: Body) -> Event {
+        Event {
+            version: 1,
+            run_id: run().run_id,
+            group: "db".to_owned(),
+            job: "dump".to_owned(),
+            attempt,
+            nominal: at(0),
+            trigger: Trigger::Schedule,
+            runner: "r1".to_owned(),
+            host: "h1".to_owned(),
+            at: at(second),
+            body,
+        }
+    }
+
+    fn started(attempt: u32) -> Event {
+        event(attempt, 2, Body::Started { pid: Some(7), command: "dump".to_owned() })
+    }
+
+    fn finished(attempt: u32, exit_code: i32) -> Event {
+        let text = "x".repeat(100);
+        let excerpt = (1..=10).map(|seq| ExcerptLine { seq, stream: Stream::Stdout, text: text.clone() }).collect();
+        let report = Report {
+            ended: Ended::Exited,
+            note: None,
+            exit_code: Some(exit_code),
+            signal: None,
+            started_at: None,
+            finished_at: at(9),
+            duration_ms: 7_000,
+            stdout_lines: 10,
+            stderr_lines: 0,
+            stdout_bytes: 1_010,
+            stderr_bytes: 0,
+            last_seq: 10,
+            dropped_lines: 0,
+            dropped_bytes: 0,
+            cpu_ms: Some(3),
+            max_rss_bytes: Some(4),
+            leaked: Vec::new(),
+            rules: Vec::new(),
+            rules_digest: String::new(),
+            excerpt,
+            outcome: Outcome::Succeeded,
+            reason: String::new(),
+        };
+        event(attempt, 9, Body::Finished(Box::new(report)))
+    }
+
+    fn judge(report: &Report) -> Verdict {
+        let outcome = if report.exit_code == Some(0) { Outcome::Succeeded } else { Outcome::Failed };
+        Verdict { outcome, reason: "judged".to_owned(), judged_on: Some(JudgedOn::All), rules: Vec::new() }
+    }
+
+    /// Calls `visit` with every order of the events.
+    fn permutations(events: &mut Vec<Event>, from: usize, visit: &mut impl FnMut(&[Event])) {
+        if from == events.len() {
+            return visit(events);
+        }
+        for other in from..events.len() {
+            events.swap(from, other);
+            permutations(events, from + 1, visit);
+            events.swap(from, other);
+        }
+    }
+
+    #[test]
+    fn every_order_and_every_repetition_of_the_events_gives_the_same_run() {
+        let quiet = |second| event(1, second + 1, Body::Quiet { since: at(second) });
+        let mut events = vec![
+            started(1),
+            quiet(3),
+            quiet(5),
+            finished(1, 0),
+            started(1),
+            finished(1, 0),
+            started(2),
+            finished(0, 1),
+        ];
+        let mut first: Option<Run> = None;
+        permutations(&mut events, 0, &mut |events| {
+            let mut run = run();
+            for event in events {
+                run.apply(event, judge);
+            }
+            assert_eq!(first.get_or_insert_with(|| run.clone()), &run);
+        });
+        let run = first.unwrap();
+        assert_eq!((run.state, run.outcome, run.started_at), (State::Finished, Some(Outcome::Succeeded), Some(at(2))));
+        assert_eq!((run.quiet_since, run.finished_at), (Some(at(5)), Some(at(9))));
+    }
+
+    #[test]
+    fn a_run_known_only_by_its_reports_is_the_same_whichever_comes_first() {
+        let (mut forth, mut back) = (Run::reported(&started(1)), Run::reported(&finished(1, 0)));
+        for event in [started(1), finished(1, 0)] {
+            forth.apply(&event, judge);
+        }
+        for event in [finished(1, 0), started(1)] {
+            back.apply(&event, judge);
+        }
+        assert_eq!(forth, back);
+    }
+
+    #[test]
+    fn the_truth_replaces_what_was_declared_and_never_the_other_way_round() {
+        for declared in [Outcome::Missed, Outcome::Lost] {
+            let mut run = run();
+            run.end(declared, "nobody heard of it", at(5));
+            assert_eq!(run.apply(&started(1), judge), Applied::Moved);
+            assert_eq!(run.outcome, Some(declared));
+            assert_eq!(run.apply(&finished(1, 3), judge), Applied::Ended { replaced: Some(declared) });
+            run.end(declared, "again", at(20));
+            assert_eq!((run.outcome, run.exit_code), (Some(Outcome::Failed), Some(3)));
+            assert_eq!(run.apply(&finished(1, 0), judge), Applied::Unchanged);
+        }
+        let mut run = run();
+        run.end(Outcome::Skipped, "paused", at(5));
+        assert_eq!(run.apply(&finished(1, 0), judge), Applied::Unchanged);
+        assert_eq!(run.outcome, Some(Outcome::Skipped));
+    }
+
+    #[test]
+    fn an_older_attempt_is_refused_and_remembered() {
+        let mut run = run();
+        run.apply(&finished(1, 1), judge);
+        run.retry(at(60));
+        let before = run.clone();
+        assert_eq!(run.apply(&finished(1, 0), judge), Applied::OlderAttempt);
+        assert_eq!(run.apply(&started(1), judge), Applied::OlderAttempt);
+        assert_eq!(run.apply(&started(3), judge), Applied::NotOrdered);
+        assert_eq!(run, before);
+        assert_eq!((run.attempt, run.state, run.outcome), (2, State::Scheduled, None));
+        assert_eq!((run.earlier[0].attempt, run.earlier[0].outcome), (1, Outcome::Failed));
+        assert_eq!(run.apply(&finished(2, 0), judge), Applied::Ended { replaced: None });
+    }
+
+    #[test]
+    fn only_one_runner_can_claim_and_only_what_may_start() {
+        let mut claimed = run();
+        assert_eq!(claimed.claim(1, "r1", "h1", at(1)), Claim::Granted);
+        let once = claimed.clone();
+        assert_eq!(claimed.claim(1, "r1", "h1", at(2)), Claim::Granted);
+        assert_eq!(claimed.claim(1, "r2", "h2", at(2)), Claim::Refused);
+        assert_eq!(claimed.claim(2, "r1", "h1", at(2)), Claim::Refused);
+        assert_eq!(claimed, once);
+        assert_eq!(Run { held: true, ..run() }.claim(1, "r1", "h1", at(1)), Claim::Refused);
+        assert_eq!(Run { start_by: Some(at(0)), ..run() }.claim(1, "r1", "h1", at(1)), Claim::Refused);
+        let mut over = run();
+        over.end(Outcome::Missed, "too late", at(5));
+        assert_eq!(over.claim(1, "r1", "h1", at(6)), Claim::Refused);
+    }
+
+    #[test]
+    fn a_good_run_keeps_its_last_lines_only() {
+        let (mut good, mut bad) = (run(), run());
+        good.apply(&finished(1, 0), judge);
+        bad.apply(&finished(1, 1), judge);
+        assert_eq!(good.excerpt.iter().map(|line| line.seq).collect::<Vec<_>>(), [7, 8, 9, 10]);
+        assert_eq!(bad.excerpt.len(), 10);
+    }
+}
