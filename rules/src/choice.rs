@@ -1,0 +1,318 @@
+//! Which packs a job uses: those it names, or with `auto` those that its command suggests.
+//!
+//! Reading a command is a guess, made to err on the side of too many packs: a pack for a program that does not run finds
+//! nothing. A command by the shell is cut where the shell would cut it, without expanding anything.
+
+use domain::job::Command;
+
+use crate::packs::Packs;
+use crate::rule_set::RulesError;
+
+/// The name in a job's `rules` that stands for [`ALWAYS`] and what the command suggests.
+pub const AUTO: &str = "auto";
+
+/// The pack that `auto` always takes.
+pub const ALWAYS: &str = "default";
+
+/// The pack that `auto` takes for every command by the shell.
+const FOR_SHELL: &str = "shell";
+
+/// Commands within commands (`sh -c "env nice ..."`) that are looked into. Ours.
+const DEPTH_MAX: usize = 8;
+
+/// Programs that run another one: the options that take the next word as their value, and how many words of their own
+/// stand before the other program.
+const WRAPPERS: [(&str, &[&str], usize); 28] = [
+    ("builtin", &[], 0),
+    ("chroot", &[], 1),
+    ("chronic", &[], 0),
+    ("chrt", &["-T", "-P", "-D"], 1),
+    ("command", &[], 0),
+    ("cpulimit", &["-l", "--limit"], 0),
+    ("doas", &["-u", "-C"], 0),
+    ("env", &["-u", "--unset", "-C", "--chdir"], 0),
+    ("exec", &["-a"], 0),
+    ("flock", &["-w", "--timeout", "-E"], 1),
+    ("ionice", &["-c", "-n", "--class", "--classdata"], 0),
+    ("linux32", &[], 0),
+    ("linux64", &[], 0),
+    ("lockrun", &["-L", "--lockfile", "-W"], 0),
+    ("nice", &["-n", "--adjustment"], 0),
+    ("nohup", &[], 0),
+    ("numactl", &["-C", "-N", "-m", "-i"], 0),
+    ("prlimit", &[], 0),
+    ("runuser", &["-u", "--user", "-g"], 0),
+    ("setarch", &[], 1),
+    ("setpriv", &["--reuid", "--regid"], 0),
+    ("setsid", &[], 0),
+    ("stdbuf", &["-i", "-o", "-e"], 0),
+    ("sudo", &["-u", "-g", "-h", "-p", "-C", "-D", "-R", "-T", "-U", "--user", "--group", "--chdir"], 0),
+    ("taskset", &["-c"], 1),
+    ("time", &["-f", "-o"], 0),
+    ("timeout", &["-k", "-s", "--kill-after", "--signal"], 1),
+    ("unshare", &[], 0),
+];
+
+/// Words after which the shell expects a command.
+const KEYWORDS: [&str; 9] = ["if", "then", "else", "elif", "while", "until", "do", "!", "{"];
+
+const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
+
+/// The names of the packs for a job whose `rules` are `wanted`, each once, in order.
+///
+/// # Errors
+/// A name that no pack has, with the nearest.
+pub fn choose(packs: &Packs, wanted: &[String], command: &Command) -> Result<Vec<String>, RulesError> {
+    let mut chosen: Vec<String> = Vec::new();
+    let mut add = |name: &str| {
+        if !chosen.iter().any(|known| known == name) {
+            chosen.push(name.to_owned());
+        }
+    };
+    for name in wanted {
+        if name == AUTO {
+            suggested(packs, command).iter().for_each(|name| add(name));
+        } else {
+            packs.named(name)?;
+            add(name);
+        }
+    }
+    Ok(chosen)
+}
+
+fn suggested<'p>(packs: &'p Packs, command: &Command) -> Vec<&'p str> {
+    let programs = programs(command);
+    let by_shell = matches!(command, Command::Shell(_));
+    let wanted = |name: &str, suggest: &[String]| {
+        name == ALWAYS
+            || (by_shell && name == FOR_SHELL)
+            || suggest.iter().any(|wild| programs.iter().any(|program| is_like(program.as_bytes(), wild.as_bytes())))
+    };
+    let mut names: Vec<&str> =
+        packs.iter().filter(|pack| wanted(&pack.name, &pack.suggest)).map(|pack| pack.name.as_str()).collect();
+    names.sort_by_key(|name| (*name != ALWAYS, *name));
+    names
+}
+
+/// The last parts of the paths of all programs that a command seems to run, and of the scripts given to them.
+pub fn programs(command: &Command) -> Vec<String> {
+    let mut programs = Vec::new();
+    match command {
+        Command::Shell(text) => of_shell(text, DEPTH_MAX, &mut programs),
+        Command::Argv(words) => of_words(words, DEPTH_MAX, &mut programs),
+    }
+    programs
+}
+
+fn of_shell(text: &str, depth: usize, programs: &mut Vec<String>) {
+    for words in simple_commands(text) {
+        of_words(&words, depth, programs);
+    }
+}
+
+fn of_words(words: &[String], depth: usize, programs: &mut Vec<String>) {
+    let Some(depth) = depth.checked_sub(1) else { return };
+    let begin = words.iter().position(|word| !is_assignment(word) && !KEYWORDS.contains(&word.as_str()));
+    let Some((program, arguments)) = begin.and_then(|begin| words[begin..].split_first()) else { return };
+    let name = last_part(program);
+    programs.push(name.to_owned());
+    if let Some((_, valued, own_words)) = WRAPPERS.iter().find(|(wrapper, _, _)| *wrapper == name) {
+        // `env -S "python3 -u"` and `flock FILE -c TEXT` give a command in one word.
+        let in_one_word = |word: &String| match name {
+            "env" => matches!(word.as_str(), "-S" | "--split-string"),
+            "flock" => word == "-c",
+            _ => false,
+        };
+        if let Some(at) = arguments.iter().position(in_one_word) {
+            return arguments.get(at + 1).into_iter().for_each(|text| of_shell(text, depth, programs));
+        }
+        of_words(after_own_words(arguments, valued, *own_words), depth, programs);
+    } else if SHELLS.contains(&name) {
+        match arguments.iter().position(|word| is_command_option(word)) {
+            Some(at) => arguments.get(at + 1).into_iter().for_each(|text| of_shell(text, depth, programs)),
+            None => programs.extend(script_of(arguments)),
+        }
+    } else {
+        programs.extend(script_of(arguments));
+    }
+}
+
+/// `-c`, also among other letters (`-ec`).
+fn is_command_option(word: &str) -> bool {
+    word.len() >= 2 && word.starts_with('-') && !word.starts_with("--") && word.ends_with('c')
+}
+
+/// The first argument that is no option, when it looks like a script (`x.py`, not `x`).
+fn script_of(arguments: &[String]) -> Option<String> {
+    let first = arguments.iter().find(|word| !word.starts_with('-'))?;
+    let name = last_part(first);
+    let (stem, ending) = name.rsplit_once('.')?;
+    (!stem.is_empty() && matches!(ending, "py" | "pyz" | "sh" | "bash" | "pl" | "rb" | "js" | "php"))
+        .then(|| name.to_owned())
+}
+
+fn after_own_words<'w>(words: &'w [String], valued: &[&str], own_words: usize) -> &'w [String] {
+    let mut at = 0;
+    let mut left = own_words;
+    while let Some(word) = words.get(at) {
+        if word == "--" {
+            at += 1 + left;
+            break;
+        } else if valued.contains(&word.as_str()) {
+            at += 2;
+        } else if (word.starts_with('-') && word.len() > 1) || is_assignment(word) {
+            at += 1;
+        } else if left > 0 {
+            left -= 1;
+            at += 1;
+        } else {
+            break;
+        }
+    }
+    words.get(at..).unwrap_or_default()
+}
+
+/// `NAME=value` before a command.
+fn is_assignment(word: &str) -> bool {
+    let Some((name, _)) = word.split_once('=') else { return false };
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+fn last_part(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Cuts a shell text into simple commands and those into words. Quotes and backslashes are taken off; redirections are
+/// left out; a command in `$( )` or backquotes counts as one of its own.
+fn simple_commands(text: &str) -> Vec<Vec<String>> {
+    let mut commands: Vec<Vec<String>> = vec![Vec::new()];
+    let mut word: Option<String> = None;
+    let mut redirected = false;
+    let mut rest = text.chars().peekable();
+    let mut quote: Option<char> = None;
+    while let Some(c) = rest.next() {
+        match (quote, c) {
+            (Some(open), _) if c == open => quote = None,
+            (Some('"') | None, '\\') => word.get_or_insert_default().extend(rest.next().filter(|c| *c != '\n')),
+            (Some(_), _) => word.get_or_insert_default().push(c),
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, '#') if word.is_none() => while rest.next_if(|c| *c != '\n').is_some() {},
+            (None, ' ' | '\t' | '\r' | '\n' | ';' | '|' | '&' | '(' | ')' | '`' | '<' | '>') => {
+                let ended = word.take();
+                match c {
+                    // The number before a redirection is no argument.
+                    '<' | '>' => {
+                        let number = |word: &String| word.chars().all(|c| c.is_ascii_digit());
+                        keep(ended.filter(|word| !number(word)), &mut redirected, &mut commands);
+                        while rest.next_if(|c| matches!(c, '<' | '>' | '&')).is_some() {}
+                        redirected = true;
+                    }
+                    ' ' | '\t' | '\r' => keep(ended, &mut redirected, &mut commands),
+                    _ => {
+                        keep(ended, &mut redirected, &mut commands);
+                        redirected = false;
+                        commands.push(Vec::new());
+                    }
+                }
+            }
+            (None, '$') if rest.peek() == Some(&'(') => (),
+            (None, _) => word.get_or_insert_default().push(c),
+        }
+    }
+    keep(word, &mut redirected, &mut commands);
+    commands.retain(|words| !words.is_empty());
+    commands
+}
+
+/// Puts a word to the last command, unless it is the file of a redirection.
+fn keep(word: Option<String>, redirected: &mut bool, commands: &mut [Vec<String>]) {
+    let Some(word) = word else { return };
+    if std::mem::take(redirected) {
+        return;
+    }
+    if let Some(command) = commands.last_mut() {
+        command.push(word);
+    }
+}
+
+/// `*` stands for any text, `?` for one byte.
+fn is_like(name: &[u8], wild: &[u8]) -> bool {
+    let (mut at, mut wild_at) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while at < name.len() {
+        match wild.get(wild_at) {
+            Some(b'*') => {
+                star = Some((wild_at, at));
+                wild_at += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == name[at] => {
+                at += 1;
+                wild_at += 1;
+            }
+            _ => match star {
+                Some((star_at, from)) => {
+                    star = Some((star_at, from + 1));
+                    wild_at = star_at + 1;
+                    at = from + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    wild[wild_at..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &[&str]) {
+        assert_eq!(programs(&Command::Shell(text.to_owned())), expected, "{text}");
+    }
+
+    #[test]
+    fn the_programs_of_a_shell_command_are_found_through_what_stands_before_them() {
+        check("python3 /srv/x.py --all", &["python3", "x.py"]);
+        check("cd /srv && ./venv/bin/python3 -m app >> /var/log/app.log 2>&1", &["cd", "python3"]);
+        check("A=1 B='x y' nice -n 10 timeout -k 5s 10m /usr/bin/python", &["nice", "timeout", "python"]);
+        check("sudo -u postgres env X=1 pg_dump db | gzip > f.gz", &["sudo", "env", "pg_dump", "gzip"]);
+        check("flock -n /run/x.lock /opt/run.sh", &["flock", "run.sh"]);
+        check("flock /run/x.lock -c 'python3 a.py'", &["flock", "python3", "a.py"]);
+        check("bash -ec 'echo \"a b\"; python3 x'", &["bash", "echo", "python3"]);
+        check("if test -f /x; then ruby y.rb; fi", &["test", "ruby", "y.rb", "fi"]);
+        check("[ -x /a ] && x=$(date +%s) # python3", &["[", "date"]);
+        check("env -S 'python3 -u' x", &["env", "python3"]);
+        check("echo 'python3; perl'", &["echo"]);
+        check("2>/dev/null cmd", &["cmd"]);
+        check("", &[]);
+        check("'unclosed", &["unclosed"]);
+    }
+
+    #[test]
+    fn a_command_without_a_shell_is_read_word_by_word() {
+        let argv = |words: &[&str]| Command::Argv(words.iter().map(|word| (*word).to_owned()).collect());
+        assert_eq!(programs(&argv(&["/usr/bin/env", "python3", "x.py"])), ["env", "python3", "x.py"]);
+        assert_eq!(programs(&argv(&["a b;python3", "c"])), ["a b;python3"]);
+        assert!(programs(&argv(&[])).is_empty());
+    }
+
+    #[test]
+    fn stars_stand_for_any_text_and_question_marks_for_one_byte() {
+        for (name, wild, like) in [
+            ("python3.11", "python*", true),
+            ("x.py", "*.py", true),
+            ("x.pyc", "*.py", false),
+            ("sh", "?sh", false),
+            ("zsh", "?sh", true),
+            ("abcabd", "*ab?", true),
+            ("", "*", true),
+            ("", "?", false),
+        ] {
+            assert_eq!(is_like(name.as_bytes(), wild.as_bytes()), like, "{name} {wild}");
+        }
+    }
+}

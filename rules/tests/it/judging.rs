@@ -1,0 +1,181 @@
+use std::time::Duration;
+
+use domain::event::{Ended, Report};
+use domain::line::Stream;
+use domain::run::{ExcerptLine, JudgedOn, Outcome, RuleHit, Severity};
+use rules::{ExitFacts, Limits, judge, judge_report};
+
+use crate::rules_of;
+
+fn hit(rule: &str, severity: Severity, first_seq: u64, explain: &str) -> RuleHit {
+    RuleHit {
+        rule: rule.to_owned(),
+        pack: "own".to_owned(),
+        severity,
+        count: u64::from(first_seq > 0),
+        first_seq,
+        first_line: "the line".to_owned(),
+        explain: explain.to_owned(),
+    }
+}
+
+fn check(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit], outcome: Outcome, reason: &str) {
+    let verdict = judge(facts, limits, hits);
+    assert_eq!((verdict.outcome, verdict.reason.as_str()), (outcome, reason));
+    assert_eq!((verdict.judged_on, verdict.hits.as_slice()), (JudgedOn::All, hits));
+}
+
+#[test]
+fn exit_limits_and_hits_make_one_outcome_with_a_reason() {
+    let second = Duration::from_secs(1);
+    let good = ExitFacts::exited(0, second);
+    let plain = Limits::DEFAULT;
+    let traceback = hit("python.traceback", Severity::Fail, 812, "An exception reached the top of the program.");
+    let warning = hit("python.logged-error", Severity::Warn, 5, "");
+    let missing =
+        RuleHit { first_line: String::new(), ..hit("backup.finished", Severity::Fail, 0, "It never said so.") };
+
+    check(&good, &plain, &[], Outcome::Succeeded, "exit code 0");
+    check(
+        &good,
+        &plain,
+        &[traceback.clone(), missing.clone(), warning.clone()],
+        Outcome::FalseSuccess,
+        "exit code 0, but line 812 matches python.traceback (and 1 more rule): An exception reached the top of the program.",
+    );
+    check(
+        &good,
+        &plain,
+        std::slice::from_ref(&warning),
+        Outcome::Succeeded,
+        "exit code 0; warning: line 5 matches python.logged-error: \"the line\"",
+    );
+    check(
+        &ExitFacts { dropped_lines: 12, ..good },
+        &plain,
+        std::slice::from_ref(&missing),
+        Outcome::FalseSuccess,
+        "exit code 0, but no line matches backup.finished: It never said so. (12 dropped lines were not looked at)",
+    );
+    check(
+        &ExitFacts::exited(0, Duration::from_millis(400)),
+        &Limits { min_duration: Some(Duration::from_secs(60)), ..plain },
+        &[],
+        Outcome::FalseSuccess,
+        "exit code 0, but it took 400ms where at least 1m is expected; it probably did nothing",
+    );
+    check(
+        &ExitFacts::exited(3, second),
+        &plain,
+        std::slice::from_ref(&traceback),
+        Outcome::Failed,
+        "exit code 3; line 812 matches python.traceback: An exception reached the top of the program.",
+    );
+    let codes = Limits { success_exit_codes: &[0, 24], ..plain };
+    check(&ExitFacts::exited(24, second), &codes, &[], Outcome::Succeeded, "exit code 24");
+    check(
+        &ExitFacts::exited(127, second),
+        &plain,
+        &[],
+        Outcome::Failed,
+        "exit code 127, a shell's word for a command that was not found",
+    );
+    let killed = ExitFacts { exit_code: None, signal: Some(9), ..good };
+    check(
+        &killed,
+        &plain,
+        &[],
+        Outcome::Failed,
+        "killed by signal 9 (SIGKILL), as the kernel does when memory runs out",
+    );
+}
+
+#[test]
+fn a_run_that_did_not_end_by_itself_is_not_judged_by_its_output() {
+    let good = ExitFacts::exited(0, Duration::from_secs(1));
+    let plain = Limits { timeout: Some(Duration::from_secs(7200)), ..Limits::DEFAULT };
+    let note = Some("KILL after 10s");
+    let ended = |ended| ExitFacts { ended, ..good };
+    check(
+        &ExitFacts { note, ..ended(Ended::TimedOut) },
+        &plain,
+        &[],
+        Outcome::TimedOut,
+        "still ran at its limit of 2h and was stopped; KILL after 10s",
+    );
+    check(&ended(Ended::Stopped), &plain, &[], Outcome::Stopped, "somebody asked to stop it");
+    check(&ended(Ended::Lost), &plain, &[], Outcome::Lost, "its keeper is gone and left no exit status");
+    let refused = ExitFacts { note: Some("no user `bob` here"), reported: Outcome::Failed, ..ended(Ended::NotStarted) };
+    check(&refused, &plain, &[], Outcome::Failed, "no user `bob` here");
+    let late = ExitFacts { note: Some("too late"), reported: Outcome::Missed, ..ended(Ended::NotStarted) };
+    check(&late, &plain, &[], Outcome::Missed, "too late");
+}
+
+fn report(digest: &str, hits: Vec<RuleHit>, excerpt: &[&str], last_seq: u64) -> Report {
+    let line = |(index, text): (usize, &&str)| ExcerptLine {
+        seq: index as u64 + 1,
+        stream: Stream::Stdout,
+        text: (*text).to_owned(),
+    };
+    Report {
+        ended: Ended::Exited,
+        note: None,
+        exit_code: Some(0),
+        signal: None,
+        started_at: None,
+        finished_at: "2026-11-23T07:50:00Z".parse().expect("instant"),
+        duration_ms: 1_000,
+        stdout_lines: last_seq,
+        stderr_lines: 0,
+        stdout_bytes: 0,
+        stderr_bytes: 0,
+        last_seq,
+        dropped_lines: 0,
+        dropped_bytes: 0,
+        cpu_ms: None,
+        max_rss_bytes: None,
+        leaked: Vec::new(),
+        rules: hits,
+        rules_digest: digest.to_owned(),
+        excerpt: excerpt.iter().enumerate().map(line).collect(),
+        outcome: Outcome::Succeeded,
+        reason: String::new(),
+    }
+}
+
+#[test]
+fn newer_rules_judge_the_excerpt_and_say_so() {
+    let rules = rules_of(
+        "[[rule]]\nid = \"a\"\npattern = 'boom'\nexplain = \"It blew up.\"\n[[rule]]\nid = \"done\"\nrequire = 'complete'\n",
+    );
+    let judged = |report: &Report| {
+        let verdict = judge_report(report, &Limits::DEFAULT, &rules);
+        let names: Vec<String> = verdict.hits.iter().map(|hit| hit.rule.clone()).collect();
+        (verdict.outcome, verdict.judged_on, names.join(" "))
+    };
+    let (bad, good) = (Outcome::FalseSuccess, Outcome::Succeeded);
+    let same = rules.digest();
+    assert_eq!(judged(&report(same, vec![], &["boom"], 1)), (good, JudgedOn::All, String::new()));
+    assert_eq!(judged(&report("old", vec![], &["boom", "complete"], 2)), (bad, JudgedOn::Excerpt, "a".to_owned()));
+    assert_eq!(judged(&report("old", vec![], &["fine", "complete"], 2)), (good, JudgedOn::Excerpt, String::new()));
+    // That a line is missing is only proved by an excerpt that is the whole output.
+    assert_eq!(judged(&report("old", vec![], &["fine"], 1)), (bad, JudgedOn::Excerpt, "done".to_owned()));
+    assert_eq!(judged(&report("old", vec![], &["fine"], 900)), (good, JudgedOn::Excerpt, String::new()));
+    // What the runner found stands unless the newer rules say otherwise.
+    let found = |rule: &str, pack: &str, line: &str| RuleHit {
+        pack: pack.to_owned(),
+        first_line: line.to_owned(),
+        ..hit(rule, Severity::Fail, 400, "")
+    };
+    let with = |hit: RuleHit| judged(&report("old", vec![hit], &["fine"], 900)).2;
+    assert_eq!(with(found("a", "own", "a boom")), "a");
+    assert_eq!(with(found("a", "own", "no longer matched")), "");
+    assert_eq!(with(found("withdrawn", "own", "x")), "");
+    assert_eq!(with(found("theirs", "only-there", "x")), "theirs");
+    let reason = judge_report(&report("old", vec![], &["boom"], 900), &Limits::DEFAULT, &rules).reason;
+    assert_eq!(
+        reason,
+        "exit code 0, but line 1 matches a: It blew up. (judged on the first and last lines only, because the runner had \
+         other rules)"
+    );
+}

@@ -1,0 +1,212 @@
+use domain::job::Command;
+use proptest::prelude::*;
+use rules::{Pack, Packs, RuleSet, choose};
+
+use crate::names;
+
+#[test]
+fn every_example_of_every_built_in_pack_holds_and_every_rule_has_some() {
+    let packs = Packs::builtin();
+    assert_eq!(packs.names().collect::<Vec<_>>(), ["default", "python", "shell"]);
+    assert_eq!(packs.check_examples().to_string(), "");
+    for (pack, rule) in packs.iter().flat_map(|pack| pack.rules.iter().map(move |rule| (pack, rule))) {
+        assert!(rule.id.starts_with(&format!("{}.", pack.name)), "{}", rule.id);
+        assert!(!rule.matches.is_empty() && !rule.ignores.is_empty(), "{} has no examples", rule.id);
+        assert!(rule.explain.ends_with('.'), "{} does not explain itself in a sentence", rule.id);
+    }
+}
+
+#[test]
+fn built_in_packs_read_without_a_warning() {
+    for text in [
+        include_str!("../../packs/default.toml"),
+        include_str!("../../packs/shell.toml"),
+        include_str!("../../packs/python.toml"),
+    ] {
+        let (_, warnings) = Pack::read("pack.toml", text).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(warnings.to_string(), "");
+    }
+}
+
+#[test]
+fn no_rule_of_the_built_in_packs_fails_an_innocent_line() {
+    let packs = Packs::builtin();
+    let innocent = include_str!("innocent.txt");
+    for line in innocent.lines() {
+        for rule in packs.iter().flat_map(|pack| &pack.rules) {
+            assert!(!rule.matches(line.as_bytes()), "{} matches {line}", rule.id);
+        }
+    }
+}
+
+#[test]
+fn all_faults_of_a_pack_are_told_at_once_each_with_its_line_and_a_remedy() {
+    let text = r#"name = "my pack"
+descripton = "x"
+suggest = ["/usr/bin/python"]
+
+[[rule]]
+id = "a"
+pattern = '(?<=x)y'
+
+[[rule]]
+id = "b"
+pattern = 'x'
+require = 'y'
+
+[[rule]]
+id = "c"
+severity = "failure"
+at_least = 0
+
+[[rule]]
+id = "a"
+pattern = '.*'
+
+[[rule]]
+id = "d"
+pattern = '(\w{1000}){1000}'
+
+[[rule]]
+patern = 'x'
+id = "e"
+"#;
+    let faults = Packs::default().add("p.toml", text).expect_err("refused").to_string();
+    let expected = [
+        "p.toml:1: `my pack`: not a name; write 1 to 100 letters, digits, dots, dashes or underscores",
+        "p.toml:2: `descripton`: unknown key; did you mean `description`?",
+        "p.toml:3: `/usr/bin/python`: not the name of a program; write its last part without a path, like \"python*\"",
+        "p.toml:7: `(?<=x)y`: `pattern` of a is not a regular expression: look-around, including look-ahead and \
+         look-behind, is not supported; put what must not stand on the line into `unless`",
+        "p.toml:9: `b`: has both `pattern` and `require`; make two rules of it",
+        "p.toml:14: `c`: has neither `pattern` nor `require`; write pattern = '...'",
+        "p.toml:16: `failure`: not a `severity`; write one of fail, warn; did you mean `fail`?",
+        "p.toml:17: `0`: `at_least` is a whole number; write a whole number from 1 to 1000000000",
+        "p.toml:21: `.*`: `pattern` of a matches every line, even one of a single byte; say what must stand there",
+        "p.toml:25: `(\\w{1000}){1000}`: `pattern` of d takes more than 1024 KiB compiled; write smaller repetitions",
+        "p.toml:27: `e`: has neither `pattern` nor `require`; write pattern = '...'",
+        "p.toml:28: `patern`: unknown key; did you mean `pattern`?",
+    ];
+    assert_eq!(faults.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn an_id_that_stands_twice_names_the_first_place() {
+    let text = "name = \"p\"\n[[rule]]\nid = \"a\"\npattern = 'x'\n[[rule]]\nid = \"a\"\npattern = 'y'\n";
+    let faults = Packs::default().add("p.toml", text).expect_err("refused").to_string();
+    assert_eq!(faults, "p.toml:5: `a`: this id stands at line 2 already; give each rule its own");
+}
+
+#[test]
+fn an_example_that_does_not_hold_is_told() {
+    let text = "name = \"p\"\n[[rule]]\nid = \"a\"\npattern = 'x'\nmatches = [\"y\"]\nignores = [\"x\"]\n";
+    let mut packs = Packs::default();
+    packs.add("p.toml", text).expect("the pack itself is good");
+    assert_eq!(
+        packs.check_examples().to_string(),
+        "p.toml:2: `y`: rule `a` does not match its own example; mend one of the two\n\
+         p.toml:2: `x`: rule `a` matches a line that its `ignores` names; mend one of the two"
+    );
+}
+
+#[test]
+fn a_pattern_that_needs_unicode_is_taken_with_a_warning() {
+    let mut packs = Packs::default();
+    packs.add("p.toml", "name = \"p\"\n[[rule]]\nid = \"a\"\npattern = '[éè]chec'\n").expect("read");
+    let warnings = packs.warnings().to_string();
+    assert!(
+        warnings.starts_with("p.toml:4: warning: `[éè]chec`: `pattern` of a is matched in Unicode mode"),
+        "{warnings}"
+    );
+    assert!(packs.get("p").expect("added").rules[0].matches("un échec".as_bytes()));
+    let faults =
+        packs.add("q.toml", "name = \"q\"\n[[rule]]\nid = \"a\"\npattern = '[é]chec\\b'\n").expect_err("refused");
+    assert!(faults.to_string().contains("write (?-u:\\b)"), "{faults}");
+}
+
+#[test]
+fn a_pack_of_the_user_takes_the_place_of_a_built_in_one_but_not_of_another_file() {
+    let own = |pattern: &str| format!("name = \"python\"\n[[rule]]\nid = \"python.x\"\npattern = '{pattern}'\n");
+    let mut packs = Packs::builtin();
+    packs.add("a.toml", &own("x")).expect("replaces ours");
+    assert_eq!(packs.get("python").expect("there").rules.len(), 1);
+    let faults = packs.add("b.toml", &own("y")).expect_err("refused").to_string();
+    assert_eq!(faults, "b.toml:1: `python`: a.toml holds a pack of this name already; rename one of the two");
+}
+
+#[test]
+fn rule_sets_are_compiled_once_and_told_apart_by_what_they_match() {
+    let mut packs = Packs::builtin();
+    let first = RuleSet::compile(&packs, &names(&["default", "shell"])).expect("compiles");
+    let again = RuleSet::compile(&packs, &names(&["default", "shell"])).expect("compiles");
+    assert!(std::sync::Arc::ptr_eq(&first, &again));
+    assert_eq!(first.digest().len(), 16);
+    assert_ne!(first.digest(), RuleSet::compile(&packs, &names(&["default"])).expect("compiles").digest());
+    packs.add("s.toml", "name = \"shell\"\n[[rule]]\nid = \"x\"\npattern = 'x'\n").expect("added");
+    let changed = RuleSet::compile(&packs, &names(&["default", "shell"])).expect("compiles");
+    assert_ne!(first.digest(), changed.digest());
+    assert!(RuleSet::compile(&packs, &[]).expect("none is fine").is_empty());
+}
+
+fn check_choice(wanted: &[&str], command: &str, expected: &[&str]) {
+    let mut packs = Packs::builtin();
+    packs
+        .add("p.toml", "name = \"postgres\"\nsuggest = [\"pg_*\"]\n[[rule]]\nid = \"x\"\npattern = 'x'\n")
+        .expect("added");
+    let chosen = choose(&packs, &names(wanted), &Command::Shell(command.to_owned())).expect("known names");
+    assert_eq!(chosen, expected, "{command}");
+}
+
+#[test]
+fn packs_are_chosen_by_name_and_by_what_the_command_runs() {
+    check_choice(&["auto"], "/usr/bin/true", &["default", "shell"]);
+    check_choice(&["auto"], "cd /srv && LEVEL=9 nice python3.11 x.py", &["default", "python", "shell"]);
+    check_choice(&["auto"], "/srv/x.py", &["default", "python", "shell"]);
+    check_choice(&["auto"], "sudo -u postgres pg_dump db", &["default", "postgres", "shell"]);
+    check_choice(&["postgres", "auto", "default"], "true", &["postgres", "default", "shell"]);
+    check_choice(&["python"], "true", &["python"]);
+    check_choice(&[], "python3 x.py", &[]);
+    let packs = Packs::builtin();
+    let argv = |words: &[&str]| choose(&packs, &names(&["auto"]), &Command::Argv(names(words))).expect("known");
+    assert_eq!(argv(&["/usr/bin/rsync", "-a"]), ["default"]);
+    assert_eq!(argv(&["/srv/run.sh"]), ["default", "shell"]);
+    assert_eq!(argv(&["env", "python3", "-m", "x"]), ["default", "python"]);
+}
+
+#[test]
+fn an_unknown_pack_is_refused_with_the_nearest_name() {
+    let says = |name: &str| {
+        let chosen = choose(&Packs::builtin(), &names(&[name]), &Command::Shell("true".to_owned()));
+        chosen.expect_err("unknown").to_string()
+    };
+    assert_eq!(says("pyhton"), "no rule pack `pyhton`; did you mean `python`?");
+    assert_eq!(says("mainframe-cobol"), "no rule pack `mainframe-cobol`; known are default, python, shell");
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_of_packs_panic(text in "(?s).{0,200}") {
+        let _ = Pack::read("x.toml", &text);
+    }
+
+    #[test]
+    fn no_pattern_makes_the_reader_of_packs_panic(
+        pattern in r"[a-zéß\\\[\](){}*+?|^$.,:\-0-9<>=!&~#bdwsPuix]{0,40}",
+        unless in r"[a-z\\\[\](){}*+?|^$.]{0,12}",
+        line in proptest::collection::vec(any::<u8>(), 0..60),
+    ) {
+        let text = format!("name = \"p\"\n[[rule]]\nid = \"a\"\npattern = '{pattern}'\nunless = '{unless}'\n");
+        if let Ok((pack, _)) = Pack::read("x.toml", &text) {
+            pack.rules[0].matches(&line);
+        }
+    }
+
+    #[test]
+    fn no_command_makes_the_choice_panic(text in "(?s).{0,120}", shellish in r#"[a-z ;|&()<>"'`$\\={}#!\n-]{0,80}"#) {
+        let packs = Packs::builtin();
+        for text in [text, shellish] {
+            choose(&packs, &names(&["auto"]), &Command::Shell(text.clone())).expect("auto always works");
+            choose(&packs, &names(&["auto"]), &Command::Argv(vec!["env".to_owned(), text])).expect("auto always works");
+        }
+    }
+}
