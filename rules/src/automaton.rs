@@ -41,8 +41,10 @@ impl Automaton {
     /// # Errors
     /// Why the patterns cannot be compiled together.
     pub fn compile(patterns: &[&Pattern]) -> Result<Automaton, String> {
-        let parsed: Result<Vec<_>, _> =
-            patterns.iter().map(|pattern| syntax::parse_with(pattern.text(), &pattern.syntax())).collect();
+        let parse = |pattern: &&Pattern| {
+            syntax::parse_with(pattern.text(), &pattern.syntax()).map_err(|error| error.to_string())
+        };
+        let parsed = patterns.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let nfa = thompson::Compiler::new()
             .configure(
                 thompson::Config::new()
@@ -50,7 +52,7 @@ impl Automaton {
                     .which_captures(thompson::WhichCaptures::None)
                     .nfa_size_limit(Some(COMPILED_BYTES_MAX)),
             )
-            .build_many_from_hir(&parsed.map_err(|error| error.to_string())?)
+            .build_many_from_hir(&parsed)
             .map_err(|error| error.to_string())?;
         let config = DFA::config()
             .match_kind(MatchKind::All)

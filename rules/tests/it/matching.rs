@@ -1,5 +1,6 @@
 use domain::line::{Stream, Tag};
 use proptest::prelude::*;
+use rules::pattern::Mode;
 use rules::{Matcher, Packs, RuleSet};
 
 use crate::{block, names, rules_of, tagged_block};
@@ -23,7 +24,7 @@ pattern = '\ba\b'
 severity = "warn"
 [[rule]]
 id = "nocase"
-pattern = '(?i)É|AB[^c]{0,3}b'
+pattern = '(?i)[É]|AB[^c]{0,3}b'
 [[rule]]
 id = "empty"
 pattern = '^$'
@@ -69,7 +70,7 @@ fn fed(rules: &std::sync::Arc<RuleSet>, lines: &[Text], cuts: &[usize], restarts
 fn naive(rules: &RuleSet, lines: &[Text]) -> Vec<(String, u64, u64)> {
     let mut all = Vec::new();
     for (_, rule) in rules.rules() {
-        let unicode = rule.id == "nocase";
+        let unicode = *rule.pattern.mode() != Mode::Ascii;
         let build = |text: &str| {
             let mut builder = regex::bytes::RegexBuilder::new(text);
             builder.unicode(unicode).multi_line(true).crlf(true).build().expect("a regex")
