@@ -1,1 +1,37 @@
-fn main() {}
+//! The one binary: subcommands, configuration, and the only place that chooses adapters.
+//!
+//! Decodes arguments, calls a library, encodes what it says. The hidden subcommand `keeper` is what the runner executes
+//! once per run: it must stay blocking and single-threaded, so no runtime is started before the subcommand is known.
+
+mod channels;
+mod cli;
+mod client;
+mod configuration;
+mod failure;
+mod jobs_source;
+mod log;
+mod output;
+mod state;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    report_panics_in_one_line();
+    let arguments = cli::Cli::parse();
+    match cli::run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => ExitCode::from(failure.tell()),
+    }
+}
+
+/// A defect of ours is told in one line with its place, without the advice meant for developers.
+fn report_panics_in_one_line() {
+    std::panic::set_hook(Box::new(|panic| {
+        let said = panic.payload_as_str().unwrap_or("no reason given").replace('\n', " ");
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
+        failure::tell_line(&format!("sexton: internal fault{place}: {said}; this is a defect of sexton, please report it"));
+    }));
+}

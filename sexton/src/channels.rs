@@ -1,0 +1,135 @@
+//! Where alerts are sent: one file a kind of channel. The wiring gives them to the alerts service as its notifier.
+//!
+//! A channel sends one alert once. Whether it is sent again is decided by the service, from the error's class.
+
+mod command;
+mod http;
+mod message;
+mod slack;
+mod smtp;
+mod webhook;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use domain::alert::Alert;
+use domain::document::Section;
+use domain::ports::PortResult;
+
+use crate::configuration::Channel;
+use crate::failure::Failure;
+
+/// `[channel.NAME]` by its `type`.
+#[derive(Debug)]
+pub enum ChannelOptions {
+    Webhook(webhook::Options),
+    Slack(slack::Options),
+    Smtp(smtp::Options),
+    Command(command::Options),
+}
+
+/// Reads one channel's section. Faults are left in its document.
+pub fn read_options(mut section: Section, folder: &Path) -> Option<ChannelOptions> {
+    #[derive(Clone, Copy)]
+    enum Kind {
+        Webhook,
+        Slack,
+        Smtp,
+        Command,
+    }
+    let kinds =
+        [("webhook", Kind::Webhook), ("slack", Kind::Slack), ("smtp", Kind::Smtp), ("command", Kind::Command)];
+    if !section.has("type") {
+        section.fault(section.line(), "", "`type` is missing; write type = \"webhook\", \"slack\", \"smtp\" or \"command\"");
+        return None;
+    }
+    let options = match section.choice("type", &kinds)? {
+        Kind::Webhook => webhook::Options::read(&mut section).map(ChannelOptions::Webhook),
+        Kind::Slack => slack::Options::read(&mut section).map(ChannelOptions::Slack),
+        Kind::Smtp => smtp::Options::read(&mut section, folder).map(ChannelOptions::Smtp),
+        Kind::Command => command::Options::read(&mut section).map(ChannelOptions::Command),
+    };
+    section.finish();
+    options
+}
+
+enum Sender {
+    Webhook(webhook::Webhook),
+    Slack(slack::Slack),
+    Smtp(smtp::Smtp),
+    Command(command::CommandChannel),
+}
+
+/// All configured channels, by name.
+pub struct Channels {
+    senders: BTreeMap<String, Sender>,
+}
+
+impl Channels {
+    /// # Errors
+    /// Exit 2: what a channel names cannot be used.
+    pub fn new(channels: Vec<Channel>) -> Result<Channels, Failure> {
+        let mut senders = BTreeMap::new();
+        let mut says = Vec::new();
+        for Channel { name, options } in channels {
+            let sender = match options {
+                ChannelOptions::Webhook(options) => webhook::Webhook::new(options).map(Sender::Webhook),
+                ChannelOptions::Slack(options) => slack::Slack::new(options).map(Sender::Slack),
+                ChannelOptions::Smtp(options) => smtp::Smtp::new(options).map(Sender::Smtp),
+                ChannelOptions::Command(options) => Ok(Sender::Command(command::CommandChannel::new(options))),
+            };
+            match sender {
+                Ok(sender) => drop(senders.insert(name, sender)),
+                Err(why) => says.push(format!("channel `{name}`: {why}")),
+            }
+        }
+        if says.is_empty() { Ok(Channels { senders }) } else { Err(Failure::Wrong(says)) }
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.senders.keys().map(String::as_str)
+    }
+
+    /// # Errors
+    /// `Retry` when the same message may get through later, `Permanent` when it never will.
+    pub async fn send(&self, channel: &str, alert: &Alert) -> PortResult<()> {
+        match self.senders.get(channel) {
+            Some(Sender::Webhook(sender)) => sender.send(alert).await,
+            Some(Sender::Slack(sender)) => sender.send(alert).await,
+            Some(Sender::Smtp(sender)) => sender.send(alert).await,
+            Some(Sender::Command(sender)) => sender.send(alert).await,
+            None => Err(domain::ports::PortError::Permanent(unknown(channel, self.names()))),
+        }
+    }
+
+    /// Reaches the channel's receiver without sending anything, where its protocol allows that.
+    ///
+    /// # Errors
+    /// As [`Channels::send`].
+    pub async fn probe(&self, channel: &str) -> PortResult<&'static str> {
+        match self.senders.get(channel) {
+            Some(Sender::Webhook(sender)) => sender.probe().await,
+            Some(Sender::Slack(sender)) => sender.probe().await,
+            Some(Sender::Smtp(sender)) => sender.probe().await,
+            Some(Sender::Command(sender)) => sender.probe(),
+            None => Err(domain::ports::PortError::Permanent(unknown(channel, self.names()))),
+        }
+    }
+}
+
+/// A job may name a channel that no configuration has.
+fn unknown<'a>(channel: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.collect();
+    match known.as_slice() {
+        [] => format!("no channel `{channel}`: none is configured"),
+        known => format!("no channel `{channel}`; configured are {}", known.join(", ")),
+    }
+}
+
+/// `url`: an address, or a reference to one, since the address of a webhook is a secret.
+fn required_url(section: &mut Section) -> Option<String> {
+    if !section.has("url") {
+        section.fault(section.line(), "", "`url` is missing; write url = \"https://...\" or \"env:NAME\"");
+    }
+    crate::configuration::secret(section, "url")
+}

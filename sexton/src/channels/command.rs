@@ -1,0 +1,251 @@
+//! Alerts to a command of the user: the alert as JSON on its standard input, the main facts in its environment.
+//!
+//! It runs in a process group of its own, which is killed when the time limit passes. Exit 0 is delivered; 126 and 127
+//! (the shell's: cannot be executed, not found) are permanent; anything else is tried again.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use domain::alert::Alert;
+use domain::document::Section;
+use domain::job::Command as JobCommand;
+use domain::ports::{PortError, PortResult};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Of what it writes to standard error, this much is quoted when it fails.
+const QUOTE_BYTES_MAX: u64 = 2000;
+
+/// After its end, what it wrote last is still in the pipe.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub struct Options {
+    command: JobCommand,
+    timeout: Duration,
+}
+
+impl Options {
+    pub fn read(section: &mut Section) -> Option<Options> {
+        let (text, argv) = (section.text("command"), section.texts("argv"));
+        let timeout = section.duration("timeout").unwrap_or(TIMEOUT_DEFAULT);
+        let command = match (text, argv) {
+            (Some(text), None) if !text.trim().is_empty() => JobCommand::Shell(text),
+            (None, Some(argv)) if !argv.is_empty() => JobCommand::Argv(argv),
+            _ => {
+                section.fault(section.line(), "", "write what to execute: either command = \"...\" for the shell, or argv = [\"...\"]");
+                return None;
+            }
+        };
+        Some(Options { command, timeout })
+    }
+}
+
+pub struct CommandChannel {
+    options: Options,
+}
+
+impl CommandChannel {
+    pub fn new(options: Options) -> CommandChannel {
+        CommandChannel { options }
+    }
+
+    pub async fn send(&self, alert: &Alert) -> PortResult<()> {
+        let input = serde_json::to_vec(alert)
+            .map_err(|error| PortError::Permanent(format!("cannot write the alert as JSON: {error}")))?;
+        let mut command = self.command();
+        command.envs(environment(alert));
+        let mut child = command.spawn().map_err(|why| match why.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
+                PortError::Permanent(format!("cannot start `{}`: {why}", self.options.command))
+            }
+            _ => PortError::Retry(format!("cannot start `{}`: {why}", self.options.command)),
+        })?;
+        let _group = child.id().map(Group);
+        let talked = tokio::time::timeout(self.options.timeout, converse(&mut child, &input)).await;
+        match talked {
+            Ok(Ok((status, quote))) => self.judged(status, &quote),
+            Ok(Err(why)) => Err(PortError::Retry(format!("`{}`: {why}", self.options.command))),
+            Err(_) => {
+                let limit = domain::units::format_duration(self.options.timeout);
+                Err(PortError::Retry(format!("`{}` ran longer than {limit} and was killed", self.options.command)))
+            }
+        }
+    }
+
+    /// Whether there is something to execute.
+    pub fn probe(&self) -> PortResult<&'static str> {
+        match &self.options.command {
+            JobCommand::Shell(_) => Ok("is for the shell (nothing was executed)"),
+            JobCommand::Argv(words) => {
+                let program = words.first().map(String::as_str).unwrap_or_default();
+                let found = if program.contains('/') {
+                    std::path::Path::new(program).is_file()
+                } else {
+                    let path = std::env::var_os("PATH").unwrap_or_default();
+                    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+                };
+                if found { Ok("is there (nothing was executed)") } else { Err(PortError::Permanent(format!("`{program}` is not found"))) }
+            }
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = match &self.options.command {
+            JobCommand::Shell(text) => {
+                let mut command = Command::new("/bin/sh");
+                command.arg("-c").arg(text);
+                command
+            }
+            JobCommand::Argv(words) => {
+                let mut words = words.iter();
+                let mut command = Command::new(words.next().map(String::as_str).unwrap_or_default());
+                command.args(words);
+                command
+            }
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        command
+    }
+
+    fn judged(&self, status: ExitStatus, quote: &[u8]) -> PortResult<()> {
+        if status.success() {
+            return Ok(());
+        }
+        let quote = String::from_utf8_lossy(quote);
+        let last = quote.lines().rev().find(|line| !line.trim().is_empty());
+        let quote = last.map_or_else(String::new, |line| format!(": {}", line.trim()));
+        let says = format!("`{}` ended with {status}{quote}", self.options.command);
+        if matches!(status.code(), Some(126 | 127)) { Err(PortError::Permanent(says)) } else { Err(PortError::Retry(says)) }
+    }
+}
+
+/// Feeds it, hears its complaints and waits for its end. A command that does not read its input is no fault.
+async fn converse(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let mut quote = Vec::new();
+    let status = {
+        let talk = async { tokio::join!(feed(stdin, input), hear(stderr, &mut quote)) };
+        tokio::pin!(talk);
+        tokio::select! {
+            status = child.wait() => {
+                // A grandchild may hold standard error for as long as it likes: the command's own end is what counts.
+                let _held = tokio::time::timeout(LAST_WORDS, &mut talk).await;
+                status?
+            }
+            _ = &mut talk => child.wait().await?,
+        }
+    };
+    Ok((status, quote))
+}
+
+async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
+    if let Some(mut stdin) = stdin
+        && let Err(why) = stdin.write_all(input).await
+    {
+        tracing::debug!(%why, "an alert command did not read all of its alert");
+    }
+}
+
+async fn hear(stderr: Option<ChildStderr>, quote: &mut Vec<u8>) {
+    let Some(stderr) = stderr else { return };
+    let mut stderr = stderr.take(QUOTE_BYTES_MAX);
+    if let Err(why) = stderr.read_to_end(quote).await {
+        tracing::debug!(%why, "an alert command's complaints could not be read");
+    }
+    // The rest is read and forgotten, so that the command never blocks on a full pipe.
+    let _rest = tokio::io::copy(&mut stderr.into_inner(), &mut tokio::io::sink()).await;
+}
+
+/// Kills what is left of the command's process group when the alert is done with it, one way or another.
+struct Group(u32);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = i32::try_from(self.0).ok().and_then(Pid::from_raw)
+            && let Err(why) = kill_process_group(group, Signal::KILL)
+            && why != rustix::io::Errno::SRCH
+        {
+            tracing::warn!(%why, "an alert command could not be killed");
+        }
+    }
+}
+
+fn environment(alert: &Alert) -> Vec<(&'static str, String)> {
+    let mut variables = vec![
+        ("SEXTON_ALERT_KIND", alert.kind.name().to_owned()),
+        ("SEXTON_ALERT_SEVERITY", alert.kind.severity().to_owned()),
+        ("SEXTON_ALERT_GROUP", alert.group.clone()),
+        ("SEXTON_ALERT_JOB", alert.job.clone()),
+        ("SEXTON_ALERT_REASON", alert.reason.replace('\0', "\u{fffd}")),
+        ("SEXTON_ALERT_SUBJECT", super::message::subject(alert)),
+    ];
+    variables.extend(alert.run_id.as_ref().map(|run_id| ("SEXTON_ALERT_RUN_ID", run_id.to_string())));
+    variables.extend(alert.outcome.map(|outcome| ("SEXTON_ALERT_OUTCOME", outcome.name().to_owned())));
+    variables.extend(alert.exit_code.map(|code| ("SEXTON_ALERT_EXIT_CODE", code.to_string())));
+    variables.extend(alert.host.clone().map(|host| ("SEXTON_ALERT_HOST", host)));
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::tests::{failed_alert, long_alert};
+    use super::*;
+
+    fn channel(command: &str, timeout: Duration) -> CommandChannel {
+        CommandChannel::new(Options { command: JobCommand::Shell(command.to_owned()), timeout })
+    }
+
+    const GENEROUS: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn the_command_gets_json_and_the_main_facts() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (json, facts) = (dir.path().join("json"), dir.path().join("facts"));
+        let command = format!(
+            "cat > {}; echo $SEXTON_ALERT_KIND $SEXTON_ALERT_GROUP/$SEXTON_ALERT_JOB $SEXTON_ALERT_EXIT_CODE > {}",
+            json.display(),
+            facts.display()
+        );
+        channel(&command, GENEROUS).send(&failed_alert()).await.expect("delivered");
+        let read: Alert = serde_json::from_slice(&std::fs::read(json).expect("written")).expect("JSON");
+        assert_eq!(read, failed_alert());
+        assert_eq!(std::fs::read_to_string(facts).expect("written"), "failed db/nightly-dump 2\n");
+    }
+
+    #[tokio::test]
+    async fn a_failing_command_is_tried_again_and_a_missing_one_is_not() {
+        let error = channel("echo line 1 >&2; echo no network >&2; exit 3", GENEROUS).send(&failed_alert()).await;
+        assert!(matches!(&error, Err(PortError::Retry(says)) if says.ends_with(": no network")), "{error:?}");
+        let error = channel("/nowhere/at-all", GENEROUS).send(&failed_alert()).await;
+        assert!(matches!(&error, Err(PortError::Permanent(_))), "{error:?}");
+        let argv = Options { command: JobCommand::Argv(vec!["/nowhere/at-all".into()]), timeout: GENEROUS };
+        let error = CommandChannel::new(argv).send(&failed_alert()).await;
+        assert!(matches!(&error, Err(PortError::Permanent(_))), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_reads_nothing_still_succeeds() {
+        channel("exit 0", GENEROUS).send(&long_alert()).await.expect("delivered");
+    }
+
+    #[tokio::test]
+    async fn a_command_beyond_its_limit_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let pids = dir.path().join("pids");
+        let command = format!("sleep 600 & echo $! > {0}.new; mv {0}.new {0}; wait", pids.display());
+        let error = channel(&command, Duration::from_secs(2)).send(&failed_alert()).await;
+        assert!(matches!(&error, Err(PortError::Retry(says)) if says.contains("was killed")), "{error:?}");
+        let pid = std::fs::read_to_string(&pids).expect("the child was started in time");
+        let stat = format!("/proc/{}/stat", pid.trim());
+        testbed::wait_until(testbed::DEADLINE, || !runs(&stat));
+    }
+
+    /// A killed orphan may stay a zombie where nobody reaps.
+    fn runs(stat: &str) -> bool {
+        std::fs::read_to_string(stat).is_ok_and(|text| !text.rsplit(')').next().unwrap_or("").trim().starts_with('Z'))
+    }
+}

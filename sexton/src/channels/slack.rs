@@ -1,0 +1,208 @@
+//! Alerts to Slack's incoming webhooks, as blocks.
+//!
+//! Limits: <https://docs.slack.dev/reference/block-kit/blocks/> (50 blocks a message; header 150 characters; text of a
+//! section 3000; 10 fields of 2000). A message beyond them is refused whole, so every text is cut, and says so.
+
+use std::fmt;
+use std::time::Duration;
+
+use domain::alert::Alert;
+use domain::document::Section;
+use domain::ports::PortResult;
+use reqwest::Url;
+use serde_json::{Value, json};
+
+use super::{http, message};
+
+const HEADER_CHARS_MAX: usize = 150;
+const TEXT_CHARS_MAX: usize = 3000;
+const FIELDS_MAX: usize = 10;
+const FIELD_CHARS_MAX: usize = 2000;
+
+pub struct Options {
+    url: String,
+    timeout: Duration,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("slack")
+    }
+}
+
+impl Options {
+    pub fn read(section: &mut Section) -> Option<Options> {
+        let url = super::required_url(section);
+        let timeout = section.duration("timeout").unwrap_or(http::TIMEOUT_DEFAULT);
+        Some(Options { url: url?, timeout })
+    }
+}
+
+pub struct Slack {
+    http: reqwest::Client,
+    url: Url,
+    timeout: Duration,
+}
+
+impl Slack {
+    pub fn new(options: Options) -> Result<Slack, String> {
+        let (http, url) = (http::client(options.timeout)?, http::address(&options.url)?);
+        Ok(Slack { http, url, timeout: options.timeout })
+    }
+
+    pub async fn send(&self, alert: &Alert) -> PortResult<()> {
+        http::deliver(self.http.post(self.url.clone()).json(&blocks(alert))).await
+    }
+
+    pub async fn probe(&self) -> PortResult<&'static str> {
+        http::probe(&self.url, self.timeout).await
+    }
+}
+
+/// Header, reason, fields, excerpt in a code block, links.
+fn blocks(alert: &Alert) -> Value {
+    let headline = message::headline(alert);
+    let title: String = format!("{} {headline}", sign(alert)).chars().take(HEADER_CHARS_MAX).collect();
+    let mut blocks = vec![json!({ "type": "header", "text": { "type": "plain_text", "text": title, "emoji": true } })];
+    if !alert.reason.is_empty() {
+        blocks.push(section(cut(&escaped(&alert.reason), TEXT_CHARS_MAX)));
+    }
+    let fields: Vec<Value> = message::facts(alert)
+        .into_iter()
+        .take(FIELDS_MAX)
+        .map(|(name, value)| markdown(cut(&format!("*{name}*\n{}", escaped(&value)), FIELD_CHARS_MAX)))
+        .collect();
+    if !fields.is_empty() {
+        blocks.push(json!({ "type": "section", "fields": fields }));
+    }
+    if !alert.excerpt.is_empty() {
+        blocks.push(section(code_block(&message::excerpt(&alert.excerpt))));
+    }
+    let more = message::see_more(alert).join("\n");
+    if !more.is_empty() {
+        blocks.push(json!({ "type": "context", "elements": [markdown(cut(&escaped(&more), TEXT_CHARS_MAX))] }));
+    }
+    // `text` is what notifications show.
+    json!({ "text": cut(&escaped(&headline), TEXT_CHARS_MAX), "blocks": blocks })
+}
+
+fn sign(alert: &Alert) -> &'static str {
+    match alert.kind.severity() {
+        "info" => ":white_check_mark:",
+        "warning" => ":warning:",
+        _ => ":x:",
+    }
+}
+
+fn section(text: String) -> Value {
+    json!({ "type": "section", "text": markdown(text) })
+}
+
+fn markdown(text: String) -> Value {
+    json!({ "type": "mrkdwn", "text": text })
+}
+
+/// The three characters that Slack's markup gives a meaning of its own.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// Cuts between characters, and not within an escape.
+fn cut(text: &str, most: usize) -> String {
+    const MARK: &str = " [cut]";
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let mut kept: String = text.chars().take(most - MARK.len()).collect();
+    if let Some(start) = kept.rfind('&')
+        && !kept[start..].contains(';')
+    {
+        kept.truncate(start);
+    }
+    kept + MARK
+}
+
+/// The last lines that fit, in a code block that nothing in them can close.
+fn code_block(lines: &[String]) -> String {
+    const FENCE: &str = "```";
+    let mut room = TEXT_CHARS_MAX - 2 * (FENCE.len() + 1) - 40;
+    let mut kept = Vec::new();
+    for line in lines.iter().rev() {
+        let line = escaped(&line.replace(FENCE, "'''"));
+        let length = line.chars().count() + 1;
+        if length > room {
+            break;
+        }
+        room -= length;
+        kept.push(line);
+    }
+    let left_out = lines.len() - kept.len();
+    if left_out > 0 {
+        kept.push(format!("... {left_out} lines before these ..."));
+    }
+    kept.reverse();
+    format!("{FENCE}\n{}\n{FENCE}", kept.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::http::tests::{next, receiver};
+    use super::super::message::tests::{failed_alert, long_alert};
+    use super::*;
+
+    #[test]
+    fn an_alert_is_shown_in_blocks() {
+        let expected = json!({
+            "text": "db/nightly-dump failed on web-3",
+            "blocks": [
+                { "type": "header", "text": { "type": "plain_text", "text": ":x: db/nightly-dump failed on web-3", "emoji": true } },
+                { "type": "section", "text": { "type": "mrkdwn", "text": "exit code 2" } },
+                { "type": "section", "fields": [
+                    { "type": "mrkdwn", "text": "*Job*\ndb/nightly-dump" },
+                    { "type": "mrkdwn", "text": "*Host*\nweb-3" },
+                    { "type": "mrkdwn", "text": "*Due at*\n2026-11-23T02:30:00Z" },
+                    { "type": "mrkdwn", "text": "*Since*\n2026-11-22T02:30:07Z, 2 bad runs in a row" },
+                    { "type": "mrkdwn", "text": "*Exit code*\n2" },
+                    { "type": "mrkdwn", "text": "*Run*\n20261123T023000Z-3f9a1c0e7b2d" },
+                ] },
+                { "type": "section", "text": { "type": "mrkdwn",
+                    "text": "```\ndumping &lt;users&gt; &amp; roles\npg_dump: error: no space left\n```" } },
+                { "type": "context", "elements": [{ "type": "mrkdwn",
+                    "text": "sexton show 20261123T023000Z-3f9a1c0e7b2d\nsexton logs 20261123T023000Z-3f9a1c0e7b2d\nconsole: https://cron.example.org/runs/1" }] },
+            ],
+        });
+        assert_eq!(blocks(&failed_alert()), expected);
+    }
+
+    #[test]
+    fn every_text_stays_within_the_limits_however_long_the_alert_is() {
+        let message = blocks(&long_alert());
+        let texts = |value: &Value| value["text"]["text"].as_str().map(|text| text.chars().count()).unwrap_or(0);
+        let blocks = message["blocks"].as_array().expect("blocks");
+        assert!(texts(&blocks[0]) <= HEADER_CHARS_MAX);
+        assert!(blocks.iter().all(|block| texts(block) <= TEXT_CHARS_MAX), "{message}");
+        let excerpt = blocks[3]["text"]["text"].as_str().expect("text");
+        assert!(excerpt.starts_with("```\n...") && excerpt.ends_with("\n```"), "{excerpt}");
+        assert_eq!(excerpt.matches("```").count(), 2, "{excerpt}");
+        assert!(blocks[1]["text"]["text"].as_str().expect("text").ends_with(" [cut]"));
+    }
+
+    #[test]
+    fn a_cut_never_leaves_half_an_escape() {
+        let text = escaped(&"&".repeat(20));
+        for most in 10..text.len() {
+            let cut = cut(&text, most);
+            assert!(cut.chars().count() <= most && cut.replace("&amp;", "") == " [cut]", "{most}: {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn slack_gets_json_at_its_address() {
+        let (address, received) = receiver(&["200 OK"]);
+        let options = Options { url: format!("http://{address}/services/T/B/x"), timeout: Duration::from_secs(30) };
+        Slack::new(options).expect("good options").send(&failed_alert()).await.expect("delivered");
+        let request = next(&received);
+        assert!(request.head.starts_with("POST /services/T/B/x HTTP/1.1\r\n"), "{}", request.head);
+        assert_eq!(serde_json::from_slice::<Value>(&request.body).expect("JSON"), blocks(&failed_alert()));
+    }
+}

@@ -1,0 +1,289 @@
+//! Alerts by mail, through an SMTP server (RFC 5321), with STARTTLS (RFC 3207), TLS from the first byte (RFC 8314) or,
+//! when that is written down, neither.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use domain::alert::Alert;
+use domain::document::Section;
+use domain::ports::{PortError, PortResult};
+use lettre::message::header::ContentType;
+use lettre::message::{Mailbox, Message};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+
+use super::message;
+use crate::configuration::{path_of, secret};
+
+/// For each command of the session. RFC 5321 4.5.3.2 allows minutes; alerts are retried instead.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// Required: a server without it gets no mail. Port 587.
+    StartTls,
+    /// From the first byte. Port 465.
+    Tls,
+    /// Port 25.
+    Plain,
+}
+
+pub struct Options {
+    host: String,
+    port: u16,
+    encryption: Encryption,
+    credentials: Option<Credentials>,
+    from: Mailbox,
+    to: Vec<Mailbox>,
+    ca_file: Option<PathBuf>,
+    timeout: Duration,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "smtp by {}:{}", self.host, self.port)
+    }
+}
+
+impl Options {
+    pub fn read(section: &mut Section, folder: &Path) -> Option<Options> {
+        let line = section.line_of("address");
+        let address = section.required_text("address");
+        let words = [("starttls", Encryption::StartTls), ("tls", Encryption::Tls), ("none", Encryption::Plain)];
+        let encryption = section.choice("tls", &words).unwrap_or(Encryption::StartTls);
+        let host_and_port = address.and_then(|text| {
+            split_address(&text, encryption)
+                .or_else(|| {
+                    section.fault(line, text.as_str(), "`address` is not one; write HOST or HOST:PORT, like smtp.example.org:587");
+                    None
+                })
+        });
+        let from = section.required_text("from");
+        let from = from.and_then(|text| mailbox(section, "from", &text));
+        let to_given = section.has("to");
+        let to: Vec<Mailbox> =
+            section.texts("to").unwrap_or_default().iter().filter_map(|text| mailbox(section, "to", text)).collect();
+        if !to_given || to.is_empty() {
+            section.fault(section.line(), "", "`to` names nobody; write to = [\"oncall@example.org\"]");
+        }
+        let (user, password) = (secret(section, "user"), secret(section, "password"));
+        if user.is_some() != password.is_some() {
+            section.fault(section.line(), "", "`user` and `password` go together; write both or neither");
+        }
+        let ca_file = path_of(section, "ca_file", folder);
+        let timeout = section.duration("timeout").unwrap_or(TIMEOUT_DEFAULT);
+        let (host, port) = host_and_port?;
+        let credentials = user.zip(password).map(|(user, password)| Credentials::new(user, password));
+        Some(Options { host, port, encryption, credentials, from: from?, to, ca_file, timeout })
+    }
+}
+
+fn split_address(text: &str, encryption: Encryption) -> Option<(String, u16)> {
+    let default = match encryption {
+        Encryption::StartTls => 587,
+        Encryption::Tls => 465,
+        Encryption::Plain => 25,
+    };
+    let (host, port) = match text.rsplit_once(':') {
+        // Without brackets, several colons are an IPv6 address.
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().ok()?),
+        _ => (text, default),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let good = !host.is_empty() && host.chars().all(|c| c.is_alphanumeric() || ".-_:".contains(c));
+    good.then(|| (host.to_owned(), port))
+}
+
+fn mailbox(section: &Section, key: &str, text: &str) -> Option<Mailbox> {
+    let says = "not a mail address; write user@example.org or Name <user@example.org>";
+    text.parse().map_err(|_| section.fault(section.line(), text, format!("`{key}` is {says}"))).ok()
+}
+
+pub struct Smtp {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+    to: Vec<Mailbox>,
+}
+
+impl Smtp {
+    pub fn new(options: Options) -> Result<Smtp, String> {
+        let tls = match options.encryption {
+            Encryption::Plain => Tls::None,
+            Encryption::StartTls => Tls::Required(tls_parameters(&options)?),
+            Encryption::Tls => Tls::Wrapper(tls_parameters(&options)?),
+        };
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&options.host)
+            .port(options.port)
+            .tls(tls)
+            .timeout(Some(options.timeout));
+        if let Some(credentials) = options.credentials {
+            builder = builder.credentials(credentials);
+        }
+        Ok(Smtp { transport: builder.build(), from: options.from, to: options.to })
+    }
+
+    pub async fn send(&self, alert: &Alert) -> PortResult<()> {
+        let message = self.message(alert).map_err(PortError::Permanent)?;
+        self.transport.send(message).await.map(drop).map_err(classed)
+    }
+
+    /// Connects, greets, encrypts and authenticates; sends nothing.
+    pub async fn probe(&self) -> PortResult<&'static str> {
+        match self.transport.test_connection().await {
+            Ok(true) => Ok("takes our session (nothing was sent)"),
+            Ok(false) => Err(PortError::Retry("the server took the connection and then did not answer".to_owned())),
+            Err(error) => Err(classed(error)),
+        }
+    }
+
+    fn message(&self, alert: &Alert) -> Result<Message, String> {
+        let mut builder = Message::builder().from(self.from.clone()).subject(message::subject(alert));
+        for to in &self.to {
+            builder = builder.to(to.clone());
+        }
+        builder
+            .header(AutoSubmitted)
+            .header(ContentType::TEXT_PLAIN)
+            .body(message::body(alert))
+            .map_err(|error| format!("cannot write the alert as a mail: {error}"))
+    }
+}
+
+/// RFC 3834: keeps out-of-office robots from answering.
+#[derive(Clone)]
+struct AutoSubmitted;
+
+impl lettre::message::header::Header for AutoSubmitted {
+    fn name() -> lettre::message::header::HeaderName {
+        lettre::message::header::HeaderName::new_from_ascii_str("Auto-Submitted")
+    }
+
+    fn parse(_text: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(AutoSubmitted)
+    }
+
+    fn display(&self) -> lettre::message::header::HeaderValue {
+        lettre::message::header::HeaderValue::new(Self::name(), "auto-generated".to_owned())
+    }
+}
+
+fn tls_parameters(options: &Options) -> Result<TlsParameters, String> {
+    let mut builder = TlsParameters::builder(options.host.clone());
+    if let Some(path) = &options.ca_file {
+        let pem = std::fs::read(path).map_err(|why| format!("{} cannot be read: {why}", path.display()))?;
+        let certificate =
+            Certificate::from_pem(&pem).map_err(|why| format!("{} holds no certificate: {why}", path.display()))?;
+        builder = builder.add_root_certificate(certificate);
+    }
+    builder.build().map_err(|why| format!("TLS to {} cannot be set up: {why}", options.host))
+}
+
+/// Final refusals (5xx) and what we cannot do ourselves are permanent; the rest may pass.
+fn classed(error: lettre::transport::smtp::Error) -> PortError {
+    let mut says = format!("the mail server: {error}");
+    let mut source = std::error::Error::source(&error);
+    while let Some(why) = source {
+        let deeper = why.to_string();
+        if !says.contains(&deeper) {
+            says.push_str(": ");
+            says.push_str(&deeper);
+        }
+        source = why.source();
+    }
+    let says = says.replace(['\r', '\n'], " ");
+    if error.is_permanent() || error.is_client() { PortError::Permanent(says) } else { PortError::Retry(says) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use testbed::{Aiosmtpd, SmtpMode, SmtpSink};
+
+    use super::super::message::tests::{failed_alert, long_alert};
+    use super::*;
+
+    fn smtp(address: SocketAddr, encryption: Encryption) -> Smtp {
+        let ca_file = testbed::certificates().map(|certificates| certificates.ca);
+        let to = vec!["Night Shift <night@example.org>".parse().expect("address"), "b@example.org".parse().expect("address")];
+        Smtp::new(Options {
+            host: "localhost".to_owned(),
+            port: address.port(),
+            encryption,
+            credentials: None,
+            from: "sexton@example.org".parse().expect("address"),
+            to,
+            ca_file,
+            timeout: Duration::from_secs(30),
+        })
+        .expect("options are good")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_mail_arrives_whole_by_every_kind_of_session() {
+        for (mode, encryption) in [
+            (SmtpMode::Plain, Encryption::Plain),
+            (SmtpMode::StartTls, Encryption::StartTls),
+            (SmtpMode::Smtps, Encryption::Tls),
+        ] {
+            let Some(server) = Aiosmtpd::start(mode) else { return };
+            let smtp = smtp(server.address(), encryption);
+            smtp.probe().await.expect("reachable");
+            smtp.send(&failed_alert()).await.expect("delivered");
+            let mail = server.wait_for_count(1).remove(0).replace("\r\n", "\n");
+            for line in [
+                "Subject: [sexton] db/nightly-dump failed on web-3: exit code 2\n",
+                "From: sexton@example.org\n",
+                "Auto-Submitted: auto-generated\n",
+                "X-RcptTo: night@example.org, b@example.org\n",
+                "  pg_dump: error: no space left\n",
+                "  sexton logs 20261123T023000Z-3f9a1c0e7b2d\n",
+            ] {
+                assert!(mail.contains(line), "{mode:?}: {line} in {mail}");
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_without_starttls_gets_no_mail() {
+        let Some(server) = Aiosmtpd::start(SmtpMode::Plain) else { return };
+        let error = smtp(server.address(), Encryption::StartTls).send(&failed_alert()).await.expect_err("refused");
+        assert!(matches!(error, PortError::Permanent(_)), "{error:?}");
+        assert!(server.messages().is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_passing_refusal_is_retried_and_a_final_one_is_not() {
+        let Some(server) = SmtpSink::start(&["-r", "rcpt"]) else { return };
+        let error = smtp(server.address(), Encryption::Plain).send(&failed_alert()).await.expect_err("450");
+        assert!(matches!(&error, PortError::Retry(says) if says.contains("450")), "{error:?}");
+        let Some(server) = SmtpSink::start(&["-f", "data"]) else { return };
+        let error = smtp(server.address(), Encryption::Plain).send(&failed_alert()).await.expect_err("500");
+        assert!(matches!(&error, PortError::Permanent(says) if says.contains("500")), "{error:?}");
+        let Some(server) = SmtpSink::start(&[]) else { return };
+        let smtp = smtp(server.address(), Encryption::Plain);
+        smtp.send(&long_alert()).await.expect("delivered");
+        assert_eq!(server.messages().len(), 1);
+        drop(server);
+        let error = smtp.send(&failed_alert()).await.expect_err("nobody listens");
+        assert!(matches!(error, PortError::Retry(_)), "{error:?}");
+    }
+
+    #[test]
+    fn an_address_has_the_port_of_its_encryption_unless_it_names_one() {
+        for (text, expected) in [
+            ("smtp.example.org", Some(("smtp.example.org", 587))),
+            ("smtp.example.org:2525", Some(("smtp.example.org", 2525))),
+            ("[::1]:25", Some(("::1", 25))),
+            ("::1", Some(("::1", 587))),
+            ("smtp.example.org:mail", None),
+            ("smtp://x", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(host, port)| (host.to_owned(), port));
+            assert_eq!(split_address(text, Encryption::StartTls), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! `jobs`, `job`, `apply` and `maintenance`: asks a server about what is to run, and changes it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use domain::job::Job;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::client::{Client, Question, ServerArguments, block_on};
+use crate::failure::{DONE, Failure, Outcome, tell_line};
+use crate::jobs_source::{JobsSource, read_source};
+use crate::output::{Output, Table, dash, instant, job_key, pairs, parse_instant};
+
+#[derive(Debug, Args)]
+pub struct JobsArguments {
+    /// Only this group
+    group: Option<String>,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct JobArguments {
+    #[command(subcommand)]
+    command: JobCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum JobCommand {
+    /// Show its definition
+    Show(OneArguments),
+    /// Store or replace it, from a jobs file that holds exactly this job
+    Set(SetArguments),
+    /// Remove it; its history stays
+    Remove(OneArguments),
+    /// Fire nothing of it for now
+    Pause(PauseArguments),
+    /// Fire it again
+    Resume(OneArguments),
+}
+
+#[derive(Debug, Args)]
+struct OneArguments {
+    /// GROUP/NAME
+    job: String,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SetArguments {
+    /// GROUP/NAME
+    job: String,
+    /// A crontab or jobs file; `-` is standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct PauseArguments {
+    #[command(flatten)]
+    one: OneArguments,
+    /// Resume by itself at this instant
+    #[arg(long, value_name = "T")]
+    until: Option<String>,
+    /// For those who wonder
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    why: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyArguments {
+    /// A crontab or a jobs file (its name ends in .toml); `-` is a crontab on standard input
+    file: PathBuf,
+    /// The group of entries that name none
+    #[arg(long, value_name = "G")]
+    group: Option<String>,
+    /// The crontab has a user column, as those under /etc have
+    #[arg(long)]
+    system: bool,
+    /// Remove the stored jobs that came from this file and stand there no more
+    #[arg(long)]
+    prune: bool,
+    /// Only print the difference
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Args)]
+pub struct MaintenanceArguments {
+    switch: Switch,
+    /// Only this group; default all
+    #[arg(long, value_name = "G")]
+    group: Option<String>,
+    /// Over by itself at this instant
+    #[arg(long, value_name = "T")]
+    until: Option<String>,
+    /// For those who wonder
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    why: String,
+    /// What is fired afterwards of what was not fired meanwhile; default each job's own `catch_up`
+    #[arg(long, value_parser = ["skip", "once", "all"])]
+    catch_up: Option<String>,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn list(arguments: JobsArguments) -> Outcome {
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let mut answer = client.ask(Question::get(&["jobs"]).with("group", arguments.group.as_ref())).await?;
+        let Some(Value::Array(jobs)) = answer.get_mut("jobs").map(Value::take) else { return Err(strange()) };
+        let mut out = Output::new();
+        let mut table = Table::new(&["job", "schedule", "zone", "state", "next", "command"]);
+        for record in &jobs {
+            if arguments.json {
+                out.json(record)?;
+                continue;
+            }
+            let job = job_of(record)?;
+            let next = record.get("next").and_then(Value::as_str).and_then(|text| text.parse().ok()).map_or_else(dash, instant);
+            table.row(vec![job.key().to_string(), job.schedule.clone(), job.zone.clone(), state_of(&job), next, job.command.to_string()]);
+        }
+        if !arguments.json {
+            out.table(&table)?;
+        }
+        out.finish()?;
+        Ok(DONE)
+    })
+}
+
+fn state_of(job: &Job) -> String {
+    match &job.paused {
+        _ if !job.enabled => "disabled".to_owned(),
+        Some(pause) => pause.until.map_or_else(|| "paused".to_owned(), |until| format!("paused until {}", instant(until))),
+        None => "on".to_owned(),
+    }
+}
+
+pub fn one(arguments: JobArguments) -> Outcome {
+    match arguments.command {
+        JobCommand::Show(one) => show(&one),
+        JobCommand::Set(set_arguments) => set(&set_arguments),
+        JobCommand::Remove(one) => remove(&one),
+        JobCommand::Resume(one) => act(&one, "resume", json!({}), "resumed"),
+        JobCommand::Pause(PauseArguments { one, until, why }) => {
+            let until = until.map(|text| later_instant(&text)).transpose()?;
+            act(&one, "pause", json!({ "until": until, "why": why }), "paused")
+        }
+    }
+}
+
+fn show(arguments: &OneArguments) -> Outcome {
+    let key = job_key(&arguments.job)?;
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let answer = client.ask(Question::get(&["jobs", &key.group, &key.name])).await?;
+        let mut out = Output::new();
+        if arguments.json { out.json(&answer)? } else { out.bytes(described(&answer).as_bytes())? }
+        out.finish()?;
+        Ok(DONE)
+    })
+}
+
+fn described(record: &Value) -> String {
+    let Value::Object(fields) = record else { return String::new() };
+    let shown = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let rows: Vec<(&str, String)> = fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.as_str(), shown(value))).collect();
+    pairs(&rows)
+}
+
+fn set(arguments: &SetArguments) -> Outcome {
+    let key = job_key(&arguments.job)?;
+    let source = JobsSource { path: arguments.file.clone(), group: Some(key.group.clone()), system: false };
+    let read = read_source(&source)?;
+    let [job] = read.jobs.as_slice() else {
+        return Err(Failure::wrong(format!("{} holds {} jobs; `job set` takes a file with one", read.name, read.jobs.len())));
+    };
+    let job = Job { group: key.group.clone(), name: key.name.clone(), source: None, ..job.clone() };
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let body = serde_json::to_value(&job).map_err(|error| Failure::bad(format!("cannot write the job as JSON: {error}")))?;
+        let answer = client.ask(Question::put(&["jobs", &key.group, &key.name], body)).await?;
+        confirm(&answer, arguments.json, &format!("{key} stored"))
+    })
+}
+
+fn act(arguments: &OneArguments, verb: &str, body: Value, done: &str) -> Outcome {
+    let key = job_key(&arguments.job)?;
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let answer = client.ask(Question::post(&["jobs", &key.group, &key.name, verb], body)).await?;
+        confirm(&answer, arguments.json, &format!("{key} {done}"))
+    })
+}
+
+fn remove(arguments: &OneArguments) -> Outcome {
+    let key = job_key(&arguments.job)?;
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let answer = client.ask(Question::delete(&["jobs", &key.group, &key.name])).await?;
+        confirm(&answer, arguments.json, &format!("{key} removed"))
+    })
+}
+
+fn confirm(answer: &Value, json: bool, says: &str) -> Outcome {
+    let mut out = Output::new();
+    if json { out.json(answer)? } else { out.line(says)? }
+    out.finish()?;
+    Ok(DONE)
+}
+
+pub fn apply(arguments: ApplyArguments) -> Outcome {
+    let source =
+        JobsSource { path: arguments.file.clone(), group: arguments.group.clone(), system: arguments.system };
+    let read = read_source(&source)?;
+    for warning in &read.warnings.0 {
+        tell_line(&warning.to_string());
+    }
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let body = json!({
+            "jobs": read.jobs, "source": read.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
+        });
+        let answer = client.ask(Question::post(&["apply"], body)).await?;
+        let mut out = Output::new();
+        if arguments.json { out.json(&answer)? } else { out.bytes(difference_text(&answer, arguments.dry_run).as_bytes())? }
+        out.finish()?;
+        Ok(DONE)
+    })
+}
+
+/// `+` added, `~` changed, `-` removed; one job a line, then a count.
+fn difference_text(answer: &Value, dry_run: bool) -> String {
+    let list = |name: &str| answer.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut text = String::new();
+    let mut counts = Vec::new();
+    for (sign, name) in [('+', "added"), ('~', "changed"), ('-', "removed")] {
+        let entries = list(name);
+        counts.push(format!("{} {name}", entries.len()));
+        for entry in entries {
+            let key = entry.as_str().or_else(|| entry.get("job").and_then(Value::as_str)).unwrap_or("?");
+            let fields = entry.get("fields").and_then(Value::as_array).map_or_else(String::new, |fields| {
+                let names: Vec<&str> = fields.iter().filter_map(Value::as_str).collect();
+                format!(": {}", names.join(", "))
+            });
+            text.push_str(&format!("{sign} {key}{fields}\n"));
+        }
+    }
+    counts.push(format!("{} unchanged", answer.get("unchanged").and_then(Value::as_u64).unwrap_or(0)));
+    let note = if dry_run { " (nothing was stored)" } else { "" };
+    text + &counts.join(", ") + note + "\n"
+}
+
+pub fn maintenance(arguments: MaintenanceArguments) -> Outcome {
+    let until = arguments.until.as_deref().map(later_instant).transpose()?;
+    let on = arguments.switch == Switch::On;
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let body = json!({
+            "on": on, "group": arguments.group, "until": until, "why": arguments.why, "catch_up": arguments.catch_up,
+        });
+        let answer = client.ask(Question::post(&["maintenance"], body)).await?;
+        let whom = arguments.group.as_deref().map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
+        let says = match (on, until) {
+            (true, Some(until)) => format!("maintenance of {whom} until {}: nothing new is fired", instant(until)),
+            (true, None) => format!("maintenance of {whom}: nothing new is fired until `sexton maintenance off`"),
+            (false, _) => format!("maintenance of {whom} is over"),
+        };
+        confirm(&answer, arguments.json, &says)
+    })
+}
+
+/// `--until 2h` means in two hours.
+fn later_instant(text: &str) -> Result<Timestamp, Failure> {
+    let now = Timestamp::now();
+    if let Ok(duration) = domain::units::parse_duration(text) {
+        let says = |_| Failure::wrong(format!("`{text}` from now is after all calendars; write a shorter duration"));
+        return now.checked_add(duration).map_err(says);
+    }
+    parse_instant(text, now).map_err(Failure::wrong)
+}
+
+fn job_of(record: &Value) -> Result<Job, Failure> {
+    serde_json::from_value(record.clone())
+        .map_err(|error| Failure::bad(format!("the server's answer is not a job ({error}); is its version the same as ours?")))
+}
+
+fn strange() -> Failure {
+    Failure::bad("the server's answer holds no jobs; is its version the same as ours?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_shown_a_job_a_line_with_a_count() {
+        let answer = json!({
+            "added": ["db/dump"], "changed": [{ "job": "db/vacuum", "fields": ["schedule", "timeout"] }],
+            "removed": ["db/old"], "unchanged": 3,
+        });
+        let lines = "+ db/dump\n~ db/vacuum: schedule, timeout\n- db/old\n";
+        assert_eq!(difference_text(&answer, false), format!("{lines}1 added, 1 changed, 1 removed, 3 unchanged\n"));
+        assert!(difference_text(&answer, true).ends_with("3 unchanged (nothing was stored)\n"));
+    }
+}

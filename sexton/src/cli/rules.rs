@@ -1,0 +1,147 @@
+//! `rules list` and `rules test`: which packs there are, and what rules make of a piece of output. Needs nothing running.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use domain::run::{Outcome as RunOutcome, Severity};
+use rules::{Packs, RuleSet, TestMatch, test_run};
+use serde_json::json;
+
+use crate::configuration::load_packs;
+use crate::failure::{BAD, DONE, Failure, Outcome};
+use crate::output::{Output, Table};
+
+/// Of a matching line, this much is shown.
+const SHOWN_CHARS_MAX: usize = 400;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the packs at hand
+    List(ListArguments),
+    /// Try rules on a file or on standard input, as if it were all output of a run that exited 0
+    Test(TestArguments),
+}
+
+#[derive(Debug, Args)]
+struct ListArguments {
+    /// A rule pack, or a directory of them; may be given again
+    #[arg(long, value_name = "PATH")]
+    rules: Vec<PathBuf>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct TestArguments {
+    /// A rule pack, or a directory of them; may be given again
+    #[arg(long, value_name = "PATH")]
+    rules: Vec<PathBuf>,
+    /// Only this pack; may be given again. Default: those of --rules, else `default`
+    #[arg(long, value_name = "NAME")]
+    pack: Vec<String>,
+    /// Default: standard input
+    file: Option<PathBuf>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: Arguments) -> Outcome {
+    match arguments.command {
+        Command::List(arguments) => list(arguments),
+        Command::Test(arguments) => test(arguments),
+    }
+}
+
+fn list(arguments: ListArguments) -> Outcome {
+    let packs = load_packs(&arguments.rules)?;
+    let mut out = Output::new();
+    let mut table = Table::new(&["pack", "rules", "for", "file", "description"]);
+    for pack in packs.iter() {
+        if arguments.json {
+            let rules: Vec<&str> = pack.rules.iter().map(|rule| rule.id.as_str()).collect();
+            out.json(&json!({
+                "pack": pack.name, "description": pack.description, "file": pack.file, "suggest": pack.suggest, "rules": rules,
+            }))?;
+        } else {
+            let suggest = pack.suggest.join(" ");
+            let rules = pack.rules.len().to_string();
+            table.row(vec![pack.name.clone(), rules, suggest, pack.file.clone(), pack.description.clone()]);
+        }
+    }
+    if !arguments.json {
+        out.table(&table)?;
+    }
+    out.finish()?;
+    Ok(DONE)
+}
+
+fn test(arguments: TestArguments) -> Outcome {
+    let packs = load_packs(&arguments.rules)?;
+    let faults = packs.check_examples();
+    if faults.refuse() {
+        return Err(faults.into());
+    }
+    let names = pack_names(&arguments, &packs);
+    let rules = RuleSet::compile(&packs, &names).map_err(|error| Failure::wrong(error.to_string()))?;
+    let (reader, source): (Box<dyn Read>, String) = match &arguments.file {
+        Some(path) if path.as_os_str() != "-" => {
+            let file = File::open(path).map_err(|why| Failure::wrong(format!("cannot read {}: {why}", path.display())))?;
+            (Box::new(file), path.display().to_string())
+        }
+        _ => (Box::new(io::stdin().lock()), "standard input".to_owned()),
+    };
+    let mut out = Output::new();
+    let mut printed: Result<(), Failure> = Ok(());
+    let summary = test_run(&rules, reader, |found| {
+        if printed.is_ok() {
+            printed = show_match(&mut out, arguments.json, &found);
+        }
+    })
+    .map_err(|why| Failure::bad(format!("cannot read {source}: {why}")))?;
+    printed?;
+    let verdict = &summary.verdict;
+    if arguments.json {
+        out.json(&json!({
+            "verdict": verdict.outcome, "reason": verdict.reason, "lines": summary.lines, "bytes": summary.bytes, "packs": names,
+        }))?;
+    } else {
+        out.line(&format!("verdict for exit 0: {}: {}", verdict.outcome.name(), verdict.reason))?;
+    }
+    out.finish()?;
+    Ok(if verdict.outcome == RunOutcome::Succeeded { DONE } else { BAD })
+}
+
+fn show_match(out: &mut Output, json: bool, found: &TestMatch<'_>) -> Result<(), Failure> {
+    let text: String = String::from_utf8_lossy(found.text).chars().take(SHOWN_CHARS_MAX).collect();
+    if json {
+        return out.json(&json!({
+            "line": found.line, "rule": found.rule, "pack": found.pack, "severity": found.severity, "text": text,
+        }));
+    }
+    let severity = match found.severity {
+        Severity::Fail => "fail",
+        Severity::Warn => "warn",
+    };
+    let shown: String = text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+    out.line(&format!("{}: {severity} {}: {shown}", found.line, found.rule))
+}
+
+/// Named ones; else those that `--rules` brought; else what a job without a word about rules gets.
+fn pack_names(arguments: &TestArguments, packs: &Packs) -> Vec<String> {
+    if !arguments.pack.is_empty() {
+        return arguments.pack.clone();
+    }
+    let given: Vec<String> =
+        packs.iter().filter(|pack| pack.file != rules::packs::BUILT_IN).map(|pack| pack.name.clone()).collect();
+    if given.is_empty() { vec!["default".to_owned()] } else { given }
+}

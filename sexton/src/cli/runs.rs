@@ -1,0 +1,361 @@
+//! `run`, `stop`, `runs`, `show` and `ledger`: asks a server about runs.
+
+use std::time::Duration;
+
+use clap::Args;
+use domain::run::{Outcome as RunOutcome, Run, RunId};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::client::{Client, Question, ServerArguments, block_on};
+use crate::failure::{BAD, DONE, Failure, Outcome};
+use crate::output::{
+    Output, Table, bytes_readable, dash, instant, instant_or_dash, job_key, pairs, parse_instant, readable,
+};
+
+/// What one question asks the server to wait for; asked again until the run is over.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Runs fetched by one question.
+const PAGE_RUNS: u64 = 500;
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// GROUP/NAME
+    job: String,
+    /// Wait until it is over; exit 1 unless it succeeded
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StopArguments {
+    run_id: String,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RunsArguments {
+    /// GROUP or GROUP/NAME; default all
+    job: Option<String>,
+    /// Only those that ended so
+    #[arg(long, value_name = "O", value_parser = parse_outcome)]
+    outcome: Option<RunOutcome>,
+    /// Nominal at or after this instant, or since that long: 2026-11-23T00:00:00Z, 24h
+    #[arg(long, value_name = "T")]
+    since: Option<String>,
+    /// Nominal before this instant
+    #[arg(long, value_name = "T")]
+    until: Option<String>,
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    run_id: String,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LedgerArguments {
+    /// Nominal at or after this instant, or since that long; default all that is kept
+    #[arg(long, value_name = "T")]
+    since: Option<String>,
+    /// Nominal before this instant
+    #[arg(long, value_name = "T")]
+    until: Option<String>,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_outcome(text: &str) -> Result<RunOutcome, String> {
+    RunOutcome::parse(text).ok_or_else(|| {
+        let names = RunOutcome::ALL.map(RunOutcome::name);
+        let near = domain::fault::nearest(text, names).map_or_else(String::new, |name| format!("; did you mean {name}?"));
+        format!("write one of {}{near}", names.join(", "))
+    })
+}
+
+pub fn start(arguments: RunArguments) -> Outcome {
+    let key = job_key(&arguments.job)?;
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let started = client.ask(Question::post(&["jobs", &key.group, &key.name, "run"], json!({}))).await?;
+        let run_id = run_of(&started)?.run_id;
+        let mut out = Output::new();
+        if !arguments.wait {
+            if arguments.json { out.json(&started)? } else { out.line(run_id.as_str())? }
+            out.finish()?;
+            return Ok(DONE);
+        }
+        if !arguments.json {
+            out.line(run_id.as_str())?;
+            out.flush()?;
+        }
+        let ended = wait_for(&client, &run_id).await?;
+        let run = run_of(&ended)?;
+        if arguments.json { out.json(&ended)? } else { out.line(&sentence(&run))? }
+        out.finish()?;
+        Ok(if run.outcome == Some(RunOutcome::Succeeded) { DONE } else { BAD })
+    })
+}
+
+async fn wait_for(client: &Client, run_id: &RunId) -> Result<Value, Failure> {
+    loop {
+        let question = Question::get(&["runs", run_id.as_str()]).with("wait", Some(WAIT.as_secs())).patient(WAIT);
+        let answer = client.ask(question).await?;
+        if !run_of(&answer)?.is_open() {
+            return Ok(answer);
+        }
+    }
+}
+
+/// How a run ended, in one line.
+pub fn sentence(run: &Run) -> String {
+    let outcome = run.outcome.map_or("open", RunOutcome::name);
+    let reason = run.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
+    let took = run.duration_ms.map_or_else(String::new, |ms| format!(" after {}", readable(Duration::from_millis(ms))));
+    format!("{} {outcome}{took}{reason}", run.key())
+}
+
+pub fn stop(arguments: StopArguments) -> Outcome {
+    let run_id = valid_run_id(&arguments.run_id)?;
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let answer = client.ask(Question::post(&["runs", run_id, "stop"], json!({}))).await?;
+        let mut out = Output::new();
+        if arguments.json {
+            out.json(&answer)?;
+        } else {
+            let run = run_of(&answer)?;
+            let says = match run.is_open() {
+                true => "its runner will stop it",
+                false => "it is over already",
+            };
+            out.line(&format!("{run_id}: {says}"))?;
+        }
+        out.finish()?;
+        Ok(DONE)
+    })
+}
+
+pub fn list(arguments: RunsArguments) -> Outcome {
+    let now = Timestamp::now();
+    let since = optional_instant(arguments.since.as_deref(), now)?;
+    let until = optional_instant(arguments.until.as_deref(), now)?;
+    let (group, job) = group_and_job(arguments.job.as_deref())?;
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let mut out = Output::new();
+        let mut table =
+            Table::new(&["run_id", "job", "trigger", "outcome", "started", "took", "exit", "lines", "reason"]);
+        let mut cursor: Option<String> = None;
+        let mut left = arguments.limit;
+        while left > 0 {
+            let question = Question::get(&["runs"])
+                .with("group", group.clone())
+                .with("job", job.clone())
+                .with("outcome", arguments.outcome.map(RunOutcome::name))
+                .with("since", since)
+                .with("until", until)
+                .with("limit", Some(left.min(PAGE_RUNS)))
+                .with("cursor", cursor.take());
+            let mut page = client.ask(question).await?;
+            let runs = page.get_mut("runs").map(Value::take);
+            let Some(Value::Array(runs)) = runs else { return Err(strange("runs")) };
+            left = left.saturating_sub(runs.len() as u64);
+            for record in &runs {
+                if arguments.json { out.json(record)? } else { table.row(row_of(&run_of(record)?)) }
+            }
+            cursor = page.get("cursor").and_then(Value::as_str).map(str::to_owned);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        if !arguments.json {
+            out.table(&table)?;
+        }
+        out.finish()?;
+        Ok(DONE)
+    })
+}
+
+fn row_of(run: &Run) -> Vec<String> {
+    let outcome = match (run.outcome, run.held) {
+        (Some(outcome), _) => outcome.name(),
+        (None, true) => "waiting",
+        (None, false) => state_name(run),
+    };
+    let exit = match (run.exit_code, run.signal) {
+        (Some(code), _) => code.to_string(),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => dash(),
+    };
+    vec![
+        run.run_id.to_string(),
+        run.key().to_string(),
+        trigger_name(run),
+        outcome.to_owned(),
+        instant_or_dash(run.started_at),
+        run.duration_ms.map_or_else(dash, |ms| readable(Duration::from_millis(ms))),
+        exit,
+        (run.stdout_lines + run.stderr_lines).to_string(),
+        run.reason.clone().unwrap_or_default(),
+    ]
+}
+
+fn state_name(run: &Run) -> &'static str {
+    match run.state {
+        domain::run::State::Scheduled => "scheduled",
+        domain::run::State::Claimed => "claimed",
+        domain::run::State::Running => "running",
+        domain::run::State::Finished => "finished",
+    }
+}
+
+fn trigger_name(run: &Run) -> String {
+    serde_json::to_value(run.trigger).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+pub fn show(arguments: ShowArguments) -> Outcome {
+    let run_id = valid_run_id(&arguments.run_id)?;
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let answer = client.ask(Question::get(&["runs", run_id])).await?;
+        let mut out = Output::new();
+        if arguments.json {
+            out.json(&answer)?;
+        } else {
+            out.bytes(described(&run_of(&answer)?).as_bytes())?;
+        }
+        out.finish()?;
+        Ok(DONE)
+    })
+}
+
+fn described(run: &Run) -> String {
+    let mut rows = vec![
+        ("run", run.run_id.to_string()),
+        ("job", run.key().to_string()),
+        ("nominal", instant(run.nominal)),
+        ("trigger", trigger_name(run)),
+        ("attempt", run.attempt.to_string()),
+        ("outcome", run.outcome.map_or_else(|| state_name(run), RunOutcome::name).to_owned()),
+    ];
+    rows.extend(run.reason.clone().map(|reason| ("reason", reason)));
+    rows.push(("started", instant_or_dash(run.started_at)));
+    rows.push(("finished", instant_or_dash(run.finished_at)));
+    rows.extend(run.duration_ms.map(|ms| ("took", readable(Duration::from_millis(ms)))));
+    rows.extend(run.exit_code.map(|code| ("exit code", code.to_string())));
+    rows.extend(run.signal.map(|signal| ("signal", signal.to_string())));
+    rows.extend(run.runner.clone().map(|name| ("runner", name)));
+    rows.extend(run.host.clone().map(|name| ("host", name)));
+    rows.push(("stdout", format!("{} lines, {}", run.stdout_lines, bytes_readable(run.stdout_bytes))));
+    rows.push(("stderr", format!("{} lines, {}", run.stderr_lines, bytes_readable(run.stderr_bytes))));
+    if run.dropped_lines > 0 {
+        rows.push(("dropped", format!("{} lines", run.dropped_lines)));
+    }
+    rows.extend(run.cpu_ms.map(|ms| ("cpu", readable(Duration::from_millis(ms)))));
+    rows.extend(run.max_rss_bytes.map(|bytes| ("memory", bytes_readable(bytes))));
+    for leaked in &run.leaked {
+        let fate = if leaked.killed { "killed" } else { "still runs" };
+        rows.push(("leaked", format!("pid {} ({}), {fate}", leaked.pid, leaked.name)));
+    }
+    for hit in &run.rules {
+        let at = if hit.count == 0 { "never seen".to_owned() } else { format!("{} times, first in line {}", hit.count, hit.first_seq) };
+        rows.push(("rule", format!("{} ({}): {at}: {}", hit.rule, hit.pack, hit.first_line)));
+    }
+    for earlier in &run.earlier {
+        rows.push(("earlier", format!("attempt {}: {}: {}", earlier.attempt, earlier.outcome.name(), earlier.reason)));
+    }
+    for line in &run.excerpt {
+        rows.push((line.stream.name(), line.text.clone()));
+    }
+    pairs(&rows)
+}
+
+pub fn ledger(arguments: LedgerArguments) -> Outcome {
+    let now = Timestamp::now();
+    let since = optional_instant(arguments.since.as_deref(), now)?;
+    let until = optional_instant(arguments.until.as_deref(), now)?;
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let answer = client.ask(Question::get(&["ledger"]).with("since", since).with("until", until)).await?;
+        let Some(adds_up) = answer.get("adds_up").and_then(Value::as_bool) else { return Err(strange("ledger")) };
+        let mut out = Output::new();
+        if arguments.json {
+            out.json(&answer)?;
+        } else {
+            out.bytes(ledger_text(&answer).as_bytes())?;
+        }
+        out.finish()?;
+        match adds_up {
+            true => Ok(DONE),
+            false => Err(Failure::bad("the ledger does not add up: scheduled is not the sum of outcomes and open runs")),
+        }
+    })
+}
+
+fn ledger_text(answer: &Value) -> String {
+    let number = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or(0).to_string();
+    let mut rows = vec![("scheduled", number(answer.get("scheduled")))];
+    for outcome in RunOutcome::ALL {
+        rows.push((outcome.name(), number(answer.get("outcomes").and_then(|all| all.get(outcome.name())))));
+    }
+    rows.push(("open", number(answer.get("open"))));
+    pairs(&rows)
+}
+
+/// # Errors
+/// Exit 2: only a text of this form may become part of a path or an address.
+pub fn valid_run_id(text: &str) -> Result<&str, Failure> {
+    match RunId::is_valid(text) {
+        true => Ok(text),
+        false => Err(Failure::wrong(format!(
+            "`{text}` is not the name of a run; write it as `sexton runs` shows it, like 20261123T075000Z-3f9a1c0e7b2d"
+        ))),
+    }
+}
+
+fn group_and_job(text: Option<&str>) -> Result<(Option<String>, Option<String>), Failure> {
+    match text {
+        None => Ok((None, None)),
+        Some(text) if text.contains('/') => job_key(text).map(|key| (Some(key.group), Some(key.name))),
+        Some(group) => Ok((Some(group.to_owned()), None)),
+    }
+}
+
+fn optional_instant(text: Option<&str>, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    text.map(|text| parse_instant(text, now)).transpose().map_err(Failure::wrong)
+}
+
+fn run_of(record: &Value) -> Result<Run, Failure> {
+    serde_json::from_value(record.clone())
+        .map_err(|error| Failure::bad(format!("the server's answer is not a run ({error}); is its version the same as ours?")))
+}
+
+fn strange(wanted: &str) -> Failure {
+    Failure::bad(format!("the server's answer holds no {wanted}; is its version the same as ours?"))
+}

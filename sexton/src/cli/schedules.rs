@@ -1,0 +1,221 @@
+//! `next`, `plan` and `lint`: what schedules and files mean. Needs nothing running.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::path::PathBuf;
+
+use clap::Args;
+use domain::fault::Level;
+use domain::job::Job;
+use domain::jobs_file::fields;
+use domain::schedule::{Context, Firing, Schedule, Trigger, zone_named};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use crate::failure::{DONE, Failure, Outcome, WRONG, tell_line};
+use crate::jobs_source::{JobsSource, read_source};
+use crate::output::{self, Form, Output, parse_instant};
+
+/// `--count` beyond this is a mistake; a plan goes further.
+const COUNT_MAX: u64 = 100_000;
+
+#[derive(Debug, Args)]
+pub struct NextArguments {
+    /// A schedule: five fields, @daily, @every 90s, rate(5 minutes), cron(0 10 * * ? *), at(2026-12-24T18:00:00)
+    #[arg(value_name = "EXPR", allow_hyphen_values = true)]
+    expression: String,
+    /// IANA time zone of the schedule
+    #[arg(long, default_value = "UTC", value_name = "TZ")]
+    zone: String,
+    /// Firings strictly after this instant; default now
+    #[arg(long, value_name = "INSTANT")]
+    from: Option<String>,
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=COUNT_MAX))]
+    count: u64,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct NextRecord<'a> {
+    at: Option<Timestamp>,
+    local: Option<String>,
+    note: Option<&'a str>,
+}
+
+pub fn next(arguments: NextArguments) -> Outcome {
+    let now = Timestamp::now();
+    let from = arguments.from.as_deref().map_or(Ok(now), |text| parse_instant(text, now)).map_err(Failure::wrong)?;
+    let zone = zone_named(&arguments.zone).map_err(Failure::wrong)?;
+    let context = Context { zone: &arguments.zone, seed: "default/next", anchor: from };
+    let schedule = Schedule::parse(&arguments.expression, &context)
+        .map_err(|says| Failure::wrong(format!("`{}`: {says}", arguments.expression)))?;
+    let mut out = Output::new();
+    let count = usize::try_from(arguments.count).unwrap_or(usize::MAX);
+    let firings: Vec<Firing> = schedule.firings(from).take(count).collect();
+    for firing in &firings {
+        let local = output::local(firing.at, &zone);
+        match Form::of(arguments.json) {
+            Form::Json => {
+                out.json(&NextRecord { at: Some(firing.at), local: Some(local), note: firing.note.as_deref() })?
+            }
+            Form::Text => out.line(&format!(
+                "{}\t{local}\t{}",
+                output::instant(firing.at),
+                firing.note.as_deref().unwrap_or_default()
+            ))?,
+        }
+    }
+    if firings.len() < count {
+        let note = match schedule.trigger() {
+            Trigger::Reboot => "when its runner boots",
+            Trigger::Manual => "only when asked",
+            Trigger::Timed => "never",
+        };
+        match Form::of(arguments.json) {
+            Form::Json => out.json(&NextRecord { at: None, local: None, note: Some(note) })?,
+            Form::Text => out.line(&format!("-\t-\t{note}"))?,
+        }
+    }
+    out.finish()?;
+    for warning in schedule.warnings() {
+        tell_line(&format!("warning: `{}`: {warning}", arguments.expression));
+    }
+    Ok(DONE)
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArguments {
+    /// A crontab or a jobs file (its name ends in .toml); `-` is a crontab on standard input
+    file: PathBuf,
+    /// Firings at or after this instant
+    #[arg(long, value_name = "INSTANT")]
+    from: String,
+    /// Firings before this instant
+    #[arg(long, value_name = "INSTANT")]
+    to: String,
+    /// The crontab has a user column, as those under /etc have
+    #[arg(long)]
+    system: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LintArguments {
+    /// A crontab or a jobs file (its name ends in .toml); `-` is a crontab on standard input
+    file: PathBuf,
+    /// The crontab has a user column, as those under /etc have
+    #[arg(long)]
+    system: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct PlanRecord<'a> {
+    at: Timestamp,
+    local: String,
+    group: &'a str,
+    job: &'a str,
+    note: Option<&'a str>,
+}
+
+pub fn plan(arguments: PlanArguments) -> Outcome {
+    let now = Timestamp::now();
+    let from = parse_instant(&arguments.from, now).map_err(Failure::wrong)?;
+    let to = parse_instant(&arguments.to, now).map_err(Failure::wrong)?;
+    if to <= from {
+        return Err(Failure::wrong(format!("--to {} is not after --from {}; swap them", arguments.to, arguments.from)));
+    }
+    let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file) };
+    let read = read_source(&source)?;
+    for warning in &read.warnings.0 {
+        tell_line(&warning.to_string());
+    }
+    let mut out = Output::new();
+    for (job, firing) in Plan::new(&read.jobs, from, to)? {
+        let zone = zone_named(&job.zone).map_err(Failure::wrong)?;
+        let (local, note) = (output::local(firing.at, &zone), firing.note.as_deref());
+        match Form::of(arguments.json) {
+            Form::Json => out.json(&PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, note })?,
+            Form::Text => out.line(&format!(
+                "{}\t{local}\t{}\t{}",
+                output::instant(firing.at),
+                job.key(),
+                note.unwrap_or_default()
+            ))?,
+        }
+    }
+    out.finish()?;
+    Ok(DONE)
+}
+
+/// The firings of all jobs, merged by instant; ties in the order of the file. One firing a job is held.
+struct Plan<'j> {
+    jobs: &'j [Job],
+    schedules: Vec<Option<Schedule>>,
+    held: Vec<Option<Firing>>,
+    upcoming: BinaryHeap<Reverse<(Timestamp, usize)>>,
+    to: Timestamp,
+}
+
+impl<'j> Plan<'j> {
+    fn new(jobs: &'j [Job], from: Timestamp, to: Timestamp) -> Result<Plan<'j>, Failure> {
+        let mut plan = Plan { jobs, schedules: Vec::new(), held: Vec::new(), upcoming: BinaryHeap::new(), to };
+        // A firing at `from` itself belongs to the window.
+        let before = from.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(from);
+        for (index, job) in jobs.iter().enumerate() {
+            let schedule = fields::schedule(job, from).map_err(|says| Failure::wrong(format!("{}: {says}", job.key())))?;
+            plan.schedules.push(job.enabled.then_some(schedule));
+            plan.held.push(None);
+            plan.hold_next(index, before);
+        }
+        Ok(plan)
+    }
+
+    fn hold_next(&mut self, index: usize, after: Timestamp) {
+        let firing = self.schedules[index].as_ref().and_then(|schedule| schedule.next_after(after));
+        if let Some(firing) = firing.filter(|firing| firing.at < self.to) {
+            self.upcoming.push(Reverse((firing.at, index)));
+            self.held[index] = Some(firing);
+        }
+    }
+}
+
+impl<'j> Iterator for Plan<'j> {
+    type Item = (&'j Job, Firing);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Reverse((at, index)) = self.upcoming.pop()?;
+        let firing = self.held[index].take()?;
+        self.hold_next(index, at);
+        Some((&self.jobs[index], firing))
+    }
+}
+
+pub fn lint(arguments: LintArguments) -> Outcome {
+    let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file) };
+    let parsed = source.parse()?;
+    let mut out = Output::new();
+    let mut counts = (0, 0);
+    for fault in &parsed.faults.0 {
+        match fault.level {
+            Level::Fault => counts.0 += 1,
+            Level::Warning => counts.1 += 1,
+        }
+        match (Form::of(arguments.json), fault.level) {
+            (Form::Json, _) => out.json(fault)?,
+            (Form::Text, Level::Fault) => tell_line(&fault.to_string()),
+            (Form::Text, Level::Warning) => out.line(&fault.to_string())?,
+        }
+    }
+    if !arguments.json {
+        out.line(&format!("{} good jobs, {} faults, {} warnings", parsed.jobs.len(), counts.0, counts.1))?;
+    }
+    out.finish()?;
+    Ok(if counts.0 > 0 { WRONG } else { DONE })
+}

@@ -1,0 +1,55 @@
+//! `sinks`: how far each sink is behind, as the server sees it.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::client::{Client, Question, ServerArguments, block_on};
+use crate::failure::{DONE, Failure, Outcome};
+use crate::output::{Output, Table, bytes_readable, dash, readable};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: Arguments) -> Outcome {
+    block_on(async {
+        let client = Client::find(&arguments.server)?;
+        let answer = client.ask(Question::get(&["sinks"])).await?;
+        let Some(sinks) = answer.get("sinks").and_then(Value::as_array) else {
+            return Err(Failure::bad("the server's answer holds no sinks; is its version the same as ours?"));
+        };
+        let mut out = Output::new();
+        let mut table = Table::new(&["sink", "type", "lines behind", "bytes", "for", "lines/s", "oldest run", "last error"]);
+        for sink in sinks {
+            if arguments.json { out.json(sink)? } else { table.row(row_of(sink)) }
+        }
+        if !arguments.json {
+            out.table(&table)?;
+        }
+        out.finish()?;
+        Ok(DONE)
+    })
+}
+
+fn row_of(sink: &Value) -> Vec<String> {
+    let text = |name: &str| sink.get(name).and_then(Value::as_str).map_or_else(dash, str::to_owned);
+    let number = |name: &str| sink.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+    let behind = number("lag_seconds");
+    vec![
+        text("name"),
+        text("type"),
+        format!("{}", number("lag_lines")),
+        bytes_readable(number("lag_bytes") as u64),
+        if behind > 0.0 { readable(Duration::from_secs_f64(behind)) } else { dash() },
+        format!("{:.1}", number("lines_per_second")),
+        text("oldest_run"),
+        text("last_error"),
+    ]
+}

@@ -1,0 +1,303 @@
+//! The configuration file: what `up`, `exec` and `check` are told beyond their flags.
+//!
+//! Read whole, with every fault at once. Paths in it are relative to the file itself. Values that are secret may be
+//! references (`env:NAME`, `file:/path`); they are resolved here and never shown.
+
+mod reference;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use domain::document::{Document, Section};
+use domain::fault::{Fault, Faults};
+use rules::Packs;
+
+pub use reference::{resolve, secret};
+
+use crate::channels::{self, ChannelOptions};
+use crate::failure::{Failure, tell_line};
+
+/// A file that people wrote is not longer; a longer one is a mistake (a log, a device).
+pub const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Everything that the file may say; what it leaves open has its default.
+#[derive(Debug, Default)]
+pub struct Configuration {
+    pub state: Option<PathBuf>,
+    pub listen: Option<SocketAddr>,
+    pub crontabs: Vec<PathBuf>,
+    pub jobs: Vec<PathBuf>,
+    pub sinks: Option<PathBuf>,
+    pub rules: Vec<PathBuf>,
+    pub runner: RunnerSection,
+    pub scheduler: SchedulerSection,
+    pub alerts: AlertsSection,
+    pub channels: Vec<Channel>,
+    pub links: LinksSection,
+}
+
+/// `[runner]`
+#[derive(Debug, Default)]
+pub struct RunnerSection {
+    pub name: Option<String>,
+    pub mode: Mode,
+    /// Empty: all groups.
+    pub groups: Vec<String>,
+    /// Names of variables of our own environment that jobs see.
+    pub pass_env: Vec<String>,
+    pub policy: Option<PathBuf>,
+    /// How long the output of finished runs is kept on disk.
+    pub retention: Option<Duration>,
+    /// Bytes of output kept on disk over all runs.
+    pub spool_max: Option<u64>,
+}
+
+/// How many runs there are at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// One at a time.
+    Serial,
+    /// As many as the machine's cores and memory hold, by what jobs declare.
+    Resources,
+    #[default]
+    Free,
+}
+
+/// `[scheduler]`
+#[derive(Debug, Default)]
+pub struct SchedulerSection {
+    /// How far back firings are looked for after a pause.
+    pub catch_up_window: Option<Duration>,
+    /// How long runs are kept.
+    pub history: Option<Duration>,
+}
+
+/// `[alerts]`
+#[derive(Debug, Default)]
+pub struct AlertsSection {
+    /// Messages a second and channel.
+    pub rate_per_second: Option<f64>,
+    /// That many alerts within `storm_window` become one digest.
+    pub storm_count: Option<u32>,
+    pub storm_window: Option<Duration>,
+    /// That many changes of state within `flap_window` are told once as flapping.
+    pub flap_count: Option<u32>,
+    pub flap_window: Option<Duration>,
+}
+
+/// `[links]`: templates with `{group}`, `{job}` and `{run_id}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinksSection {
+    pub console: Option<String>,
+    pub cloudwatch: Option<String>,
+    pub graylog: Option<String>,
+}
+
+/// `[channel.NAME]`
+#[derive(Debug)]
+pub struct Channel {
+    pub name: String,
+    pub options: ChannelOptions,
+}
+
+impl Configuration {
+    /// The file's, or all defaults without one. Warnings are told.
+    ///
+    /// # Errors
+    /// Every fault of the file.
+    pub fn load(path: Option<&Path>) -> Result<Configuration, Failure> {
+        let Some(path) = path else { return Ok(Configuration::default()) };
+        let text = read_text(path)?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let (configuration, faults) = Configuration::read(&path.display().to_string(), &text, &folder)?;
+        for warning in &faults.0 {
+            tell_line(&warning.to_string());
+        }
+        Ok(configuration)
+    }
+
+    /// With the warnings.
+    ///
+    /// # Errors
+    /// Every fault of the text.
+    pub fn read(file: &str, text: &str, folder: &Path) -> Result<(Configuration, Faults), Faults> {
+        let (document, mut root) = Document::parse(file, text)?;
+        let configuration = Configuration {
+            state: path_of(&mut root, "state", folder),
+            listen: address_of(&mut root, "listen"),
+            crontabs: paths_of(&mut root, "crontabs", folder),
+            jobs: paths_of(&mut root, "jobs", folder),
+            sinks: path_of(&mut root, "sinks", folder),
+            rules: paths_of(&mut root, "rules", folder),
+            runner: root.section("runner").map(|section| runner_of(section, folder)).unwrap_or_default(),
+            scheduler: root.section("scheduler").map(scheduler_of).unwrap_or_default(),
+            alerts: root.section("alerts").map(alerts_of).unwrap_or_default(),
+            channels: channels_of(&mut root, folder),
+            links: root.section("links").map(links_of).unwrap_or_default(),
+        };
+        root.finish();
+        let faults = document.faults();
+        if faults.refuse() { Err(faults) } else { Ok((configuration, faults)) }
+    }
+}
+
+fn runner_of(mut section: Section, folder: &Path) -> RunnerSection {
+    let modes = [("serial", Mode::Serial), ("resources", Mode::Resources), ("free", Mode::Free)];
+    let runner = RunnerSection {
+        name: section.text("name"),
+        mode: section.choice("mode", &modes).unwrap_or_default(),
+        groups: section.texts("groups").unwrap_or_default(),
+        pass_env: section.texts("pass_env").unwrap_or_default(),
+        policy: path_of(&mut section, "policy", folder),
+        retention: section.duration("retention"),
+        spool_max: section.size("spool_max"),
+    };
+    section.finish();
+    runner
+}
+
+fn scheduler_of(mut section: Section) -> SchedulerSection {
+    let scheduler =
+        SchedulerSection { catch_up_window: section.duration("catch_up_window"), history: section.duration("history") };
+    section.finish();
+    scheduler
+}
+
+fn alerts_of(mut section: Section) -> AlertsSection {
+    let count = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
+    let alerts = AlertsSection {
+        rate_per_second: section.number("rate_per_second", 0.001..=1000.0),
+        storm_count: section.integer("storm_count", 2..=1_000_000).map(count),
+        storm_window: section.duration("storm_window"),
+        flap_count: section.integer("flap_count", 2..=1_000_000).map(count),
+        flap_window: section.duration("flap_window"),
+    };
+    section.finish();
+    alerts
+}
+
+fn links_of(mut section: Section) -> LinksSection {
+    let links = LinksSection {
+        console: section.text("console"),
+        cloudwatch: section.text("cloudwatch"),
+        graylog: section.text("graylog"),
+    };
+    section.finish();
+    links
+}
+
+fn channels_of(root: &mut Section, folder: &Path) -> Vec<Channel> {
+    let sections = root.named_sections("channel");
+    sections
+        .into_iter()
+        .filter_map(|(name, section)| Some(Channel { name, options: channels::read_options(section, folder)? }))
+        .collect()
+}
+
+/// A path, taken from the folder of the file in which it stands.
+pub fn path_of(section: &mut Section, key: &'static str, folder: &Path) -> Option<PathBuf> {
+    section.text(key).map(|text| folder.join(text))
+}
+
+fn paths_of(section: &mut Section, key: &'static str, folder: &Path) -> Vec<PathBuf> {
+    section.texts(key).unwrap_or_default().into_iter().map(|text| folder.join(text)).collect()
+}
+
+fn address_of(section: &mut Section, key: &'static str) -> Option<SocketAddr> {
+    let (line, text) = section.text_at(key)?;
+    text.parse().map_err(|_| section.fault(line, text, format!("`{key}` is not an address; write IP:PORT, like 127.0.0.1:7077"))).ok()
+}
+
+/// A file that people wrote, whole.
+///
+/// # Errors
+/// Exit 2: it cannot be read, is too long, or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    let says = |why: String| Failure::wrong(Fault::new(&path.display().to_string(), 0, "", why).to_string());
+    let length = fs::metadata(path).map_err(|why| says(format!("cannot be read: {why}")))?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(says(format!("longer than {}; is it the right file?", domain::units::format_size(FILE_BYTES_MAX))));
+    }
+    let bytes = fs::read(path).map_err(|why| says(format!("cannot be read: {why}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        says(format!("line {line} is not UTF-8; save the file as UTF-8"))
+    })
+}
+
+/// The built-in rule packs, and those of these files and directories (their `*.toml`, by name).
+///
+/// # Errors
+/// Every fault of every file.
+pub fn load_packs(paths: &[PathBuf]) -> Result<Packs, Failure> {
+    let mut packs = Packs::builtin();
+    let mut faults = Vec::new();
+    for path in pack_files(paths)? {
+        let text = read_text(&path)?;
+        if let Err(found) = packs.add(&path.display().to_string(), &text) {
+            faults.extend(found.0);
+        }
+    }
+    for warning in &packs.warnings().0 {
+        tell_line(&warning.to_string());
+    }
+    if faults.is_empty() { Ok(packs) } else { Err(Faults(faults).into()) }
+}
+
+/// The files that `--rules` stands for: a directory is all packs in it.
+///
+/// # Errors
+/// Exit 2 when a directory cannot be read.
+pub fn pack_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let says = |why| Failure::wrong(format!("{}: cannot be read: {why}", path.display()));
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(says)?;
+        let mut inside: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+        inside.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+        inside.sort();
+        files.append(&mut inside);
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> Vec<String> {
+        match Configuration::read("sexton.toml", text, Path::new("/etc/sexton")) {
+            Ok(_) => Vec::new(),
+            Err(faults) => faults.0.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn paths_are_taken_from_the_folder_of_the_file() {
+        let text = "state = \"state\"\nsinks = \"/other/sinks.toml\"\ncrontabs = [\"tab\"]\n";
+        let (read, _) = Configuration::read("sexton.toml", text, Path::new("/etc/sexton")).expect("read");
+        assert_eq!(read.state, Some("/etc/sexton/state".into()));
+        assert_eq!(read.sinks, Some("/other/sinks.toml".into()));
+        assert_eq!(read.crontabs, [PathBuf::from("/etc/sexton/tab")]);
+    }
+
+    #[test]
+    fn every_fault_is_told_with_its_line_and_the_nearest_name() {
+        let text = "listen = \"here\"\ncrontab = []\n[runner]\nmode = \"serail\"\n[channel.a]\ntype = \"slak\"\n";
+        assert_eq!(
+            said(text),
+            [
+                "sexton.toml:1: `here`: `listen` is not an address; write IP:PORT, like 127.0.0.1:7077",
+                "sexton.toml:2: `crontab`: unknown key; did you mean `crontabs`?",
+                "sexton.toml:4: `serail`: not a `mode`; write one of serial, resources, free; did you mean `serial`?",
+                "sexton.toml:6: `slak`: not a `type`; write one of webhook, slack, smtp, command; did you mean `slack`?",
+            ]
+        );
+    }
+}

@@ -1,0 +1,33 @@
+//! Secrets in the configuration: as they stand, or as references that are resolved when the file is read.
+
+use std::path::Path;
+
+use domain::document::Section;
+
+/// A secret is a word, not a file.
+const SECRET_BYTES_MAX: usize = 64 * 1024;
+
+/// The text of a key, resolved when it is `env:NAME` or `file:/path`. A reference that cannot be resolved is a fault.
+pub fn secret(section: &mut Section, key: &'static str) -> Option<String> {
+    let (line, text) = section.text_at(key)?;
+    resolve(&text).map_err(|says| section.fault(line, text, format!("`{key}`: {says}"))).ok()
+}
+
+/// # Errors
+/// One lower-case sentence that does not hold the secret.
+pub fn resolve(text: &str) -> Result<String, String> {
+    if let Some(name) = text.strip_prefix("env:") {
+        return std::env::var(name).map_err(|_| format!("the variable {name} is not set; set it, or name another one"));
+    }
+    if let Some(path) = text.strip_prefix("file:") {
+        let read = std::fs::read_to_string(Path::new(path)).map_err(|why| format!("{path} cannot be read: {why}"))?;
+        if read.len() > SECRET_BYTES_MAX {
+            return Err(format!("{path} is longer than {SECRET_BYTES_MAX} bytes; is it the right file?"));
+        }
+        return Ok(read.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    if text.starts_with("ssm:") || text.starts_with("secretsmanager:") {
+        return Err("needs AWS, which this build does not know; write env:NAME or file:/path".to_owned());
+    }
+    Ok(text.to_owned())
+}

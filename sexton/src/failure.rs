@@ -1,0 +1,70 @@
+//! How a command ends when it does not end well: what is told on standard error, and the exit code.
+//!
+//! Every subcommand returns these. The codes are fixed: scripts hold on to them.
+
+use std::io::{self, Write};
+
+use domain::fault::Faults;
+
+/// It did what was asked.
+pub const DONE: u8 = 0;
+/// It ran, and the answer is bad.
+pub const BAD: u8 = 1;
+/// The arguments or a file are wrong.
+pub const WRONG: u8 = 2;
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Exit 2; one sentence a fault.
+    Wrong(Vec<String>),
+    /// Exit 1; one sentence a fault.
+    Bad(Vec<String>),
+    /// Whoever read our output has gone (`sexton runs | head`): nothing is left to do, and nothing is wrong.
+    ReaderGone,
+}
+
+pub type Outcome = Result<u8, Failure>;
+
+impl Failure {
+    pub fn wrong(says: impl Into<String>) -> Failure {
+        Failure::Wrong(vec![says.into()])
+    }
+
+    pub fn bad(says: impl Into<String>) -> Failure {
+        Failure::Bad(vec![says.into()])
+    }
+
+    /// Writes the sentences and returns the exit code.
+    pub fn tell(&self) -> u8 {
+        let (code, sentences): (u8, &[String]) = match self {
+            Failure::Wrong(sentences) => (WRONG, sentences),
+            Failure::Bad(sentences) => (BAD, sentences),
+            Failure::ReaderGone => (DONE, &[]),
+        };
+        for sentence in sentences {
+            tell_line(sentence);
+        }
+        code
+    }
+}
+
+/// One line on standard error. When that is closed, nobody is left to be told.
+pub fn tell_line(line: &str) {
+    let _closed = writeln!(io::stderr().lock(), "{line}");
+}
+
+impl From<Faults> for Failure {
+    fn from(faults: Faults) -> Failure {
+        Failure::Wrong(faults.0.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// Only for writing to standard output: other faults of I/O are given their file's name where they arise.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ReaderGone,
+            _ => Failure::bad(format!("cannot write to standard output: {error}")),
+        }
+    }
+}

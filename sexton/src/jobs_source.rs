@@ -1,0 +1,118 @@
+//! The files that jobs come from: a crontab, or a jobs file when its name ends in `.toml`.
+//!
+//! Read by `apply`, `plan`, `lint`, `job set` and `up`. Never stores anything.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use domain::crontab::{self, Format};
+use domain::fault::{Fault, Faults, Level};
+use domain::job::Job;
+use domain::jobs_file::{self, GROUP_DEFAULT};
+
+use crate::configuration::{FILE_BYTES_MAX, read_text};
+use crate::failure::Failure;
+
+/// Crontabs below it have a user column (crontab(5)).
+const SYSTEM_FOLDER: &str = "/etc";
+
+/// How a file is to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobsSource {
+    /// `-`: a crontab on standard input.
+    pub path: PathBuf,
+    /// Of entries that name no group.
+    pub group: Option<String>,
+    /// A crontab with a user column, wherever it lies.
+    pub system: bool,
+}
+
+/// What stood in it. `jobs` are the good ones, `faults` all faults and warnings.
+#[derive(Debug)]
+pub struct Parsed {
+    pub jobs: Vec<Job>,
+    pub faults: Faults,
+}
+
+/// The jobs of a file without faults.
+#[derive(Debug)]
+pub struct SoundJobs {
+    /// What the stored jobs name as their source: the absolute path.
+    pub name: String,
+    pub jobs: Vec<Job>,
+    pub warnings: Faults,
+}
+
+impl JobsSource {
+    pub fn new(path: impl Into<PathBuf>) -> JobsSource {
+        JobsSource { path: path.into(), group: None, system: false }
+    }
+
+    /// What the stored jobs name as their source.
+    pub fn name(&self) -> String {
+        if self.is_standard_input() {
+            return "standard input".to_owned();
+        }
+        self.absolute().display().to_string()
+    }
+
+    fn absolute(&self) -> PathBuf {
+        self.path.canonicalize().or_else(|_| std::path::absolute(&self.path)).unwrap_or_else(|_| self.path.clone())
+    }
+
+    fn is_standard_input(&self) -> bool {
+        self.path.as_os_str() == "-"
+    }
+
+    /// # Errors
+    /// Exit 2 when the file cannot be read at all; what is wrong inside is in the answer.
+    pub fn parse(&self) -> Result<Parsed, Failure> {
+        let text = if self.is_standard_input() { standard_input()? } else { read_text(&self.path)? };
+        let shown = if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
+        let (jobs, faults) = if self.path.extension().is_some_and(|extension| extension == "toml") {
+            jobs_file::parse(&shown, &text)
+        } else {
+            let system = self.system || self.absolute().starts_with(Path::new(SYSTEM_FOLDER));
+            crontab::parse(&shown, &text, if system { Format::System } else { Format::User })
+        };
+        Ok(self.settled(&shown, jobs, faults))
+    }
+
+    /// The group asked for, and the source that is stored.
+    fn settled(&self, shown: &str, jobs: Vec<Job>, mut faults: Faults) -> Parsed {
+        let name = self.name();
+        let mut keys = BTreeSet::new();
+        let mut settled = Vec::with_capacity(jobs.len());
+        for mut job in jobs {
+            if let Some(group) = self.group.as_ref().filter(|_| job.group == GROUP_DEFAULT) {
+                job.group.clone_from(group);
+            }
+            if !keys.insert(job.key()) {
+                let says = "there are two such jobs once --group is applied; give one of them another name or group";
+                faults.0.push(Fault::new(shown, 0, job.key().to_string(), says));
+            }
+            job.source = Some(name.clone());
+            settled.push(job);
+        }
+        Parsed { jobs: settled, faults }
+    }
+}
+
+/// # Errors
+/// Exit 2 with every fault of the file: then nothing of it is used.
+pub fn read_source(source: &JobsSource) -> Result<SoundJobs, Failure> {
+    let parsed = source.parse()?;
+    if parsed.faults.refuse() {
+        let only_faults = parsed.faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect();
+        return Err(Faults(only_faults).into());
+    }
+    Ok(SoundJobs { name: source.name(), jobs: parsed.jobs, warnings: parsed.faults })
+}
+
+fn standard_input() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(FILE_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|why| Failure::wrong(format!("standard input cannot be read: {why}")))?;
+    Ok(text)
+}

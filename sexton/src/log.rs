@@ -1,0 +1,34 @@
+//! Logs about ourselves, to standard error. Job output never goes through here.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::FormatTime;
+
+/// Starts logging with `--log`, else `RUST_LOG`, else `info` for our own crates and `warn` for the rest.
+///
+/// # Errors
+/// One lower-case sentence when the filter cannot be read.
+pub fn start(filter: Option<&str>) -> Result<(), String> {
+    let asked = filter.map(str::to_owned).or_else(|| std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()));
+    let filter = match &asked {
+        Some(text) => EnvFilter::try_new(text)
+            .map_err(|error| format!("`{text}` is not a log filter ({error}); write a level like info, or sinks=debug,info"))?,
+        None => EnvFilter::new("warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info"),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .with_timer(Clock)
+        .compact()
+        .try_init()
+        .map_err(|error| format!("cannot start logging: {error}"))
+}
+
+struct Clock;
+
+impl FormatTime for Clock {
+    fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))
+    }
+}
