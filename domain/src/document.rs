@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::fault::{Fault, Faults, nearest};
+use crate::fault::{Fault, Faults, Level, nearest};
 use crate::units;
 
 /// A file being read: its name and the faults found so far. Cheap to clone; clones share the faults.
@@ -43,6 +43,8 @@ enum Value {
     Flag(bool),
     List(Vec<(u32, Value)>),
     Table(Vec<Entry>),
+    /// Written without TOML's types; whoever reads the key decides what it is.
+    Word(String),
 }
 
 impl Document {
@@ -56,9 +58,31 @@ impl Document {
             let line = error.span().map_or(0, |span| lines.line(span.start));
             Faults(vec![Fault::new(file, line, "", format!("not TOML: {}", error.message()))])
         })?;
-        let document = Document { file: file.into(), faults: Rc::default() };
+        let document = Document::empty(file);
         let entries = entries_of(table.into_inner(), &lines);
         Ok((document.clone(), Section { document, line: 1, entries, known: Vec::new() }))
+    }
+
+    /// A document with nothing read yet; for files that are not TOML.
+    pub fn empty(file: &str) -> Document {
+        Document { file: file.into(), faults: Rc::default() }
+    }
+
+    /// A section of plain words, as a comment of a crontab has them: `timeout=2h rules=default,python alert.after=2`.
+    /// A dotted name stands for a table, commas for a list. The last of several equal names holds.
+    pub fn section_of_words(&self, line: u32, words: Vec<(String, String)>) -> Section {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut tables: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
+        for (name, word) in words {
+            let (place, key) = match name.split_once('.') {
+                Some((table, key)) => (tables.entry(table.to_owned()).or_default(), key.to_owned()),
+                None => (&mut entries, name),
+            };
+            place.retain(|entry| entry.key != key);
+            place.push(Entry { key, line, value: Value::Word(word) });
+        }
+        entries.extend(tables.into_iter().map(|(key, inner)| Entry { key, line, value: Value::Table(inner) }));
+        Section { document: self.clone(), line, entries, known: Vec::new() }
     }
 
     pub fn file(&self) -> &str {
@@ -67,6 +91,11 @@ impl Document {
 
     pub fn push(&self, fault: Fault) {
         self.faults.borrow_mut().push(fault);
+    }
+
+    /// How many faults that refuse the file were found so far.
+    pub fn fault_count(&self) -> usize {
+        self.faults.borrow().iter().filter(|fault| fault.level == Level::Fault).count()
     }
 
     /// All faults and warnings found so far, by line.
@@ -109,6 +138,16 @@ impl Section {
         Some((entry.line, entry.value))
     }
 
+    /// As [`Section::take`]; a plain word is read as what the key wants, where it can be.
+    fn take_as(&mut self, key: &'static str, read: impl Fn(&str) -> Option<Value>) -> Option<(u32, Value)> {
+        let (line, value) = self.take(key)?;
+        let read = match &value {
+            Value::Word(word) => read(word),
+            _ => None,
+        };
+        Some((line, read.unwrap_or(value)))
+    }
+
     fn wrong(&self, line: u32, key: &str, value: &Value, wanted: &str) {
         self.fault(line, value.to_string(), format!("`{key}` is {}; write {wanted}", value.kind()));
     }
@@ -119,7 +158,7 @@ impl Section {
 
     /// The text with the line where it stands.
     pub fn text_at(&mut self, key: &'static str) -> Option<(u32, String)> {
-        match self.take(key)? {
+        match self.take_as(key, |word| Some(Value::Text(word.to_owned())))? {
             (line, Value::Text(text)) => Some((line, text)),
             (line, value) => {
                 self.wrong(line, key, &value, "a text in quotes");
@@ -138,7 +177,7 @@ impl Section {
     }
 
     pub fn flag(&mut self, key: &'static str) -> Option<bool> {
-        match self.take(key)? {
+        match self.take_as(key, |word| word.parse().ok().map(Value::Flag))? {
             (_, Value::Flag(flag)) => Some(flag),
             (line, value) => {
                 self.wrong(line, key, &value, "true or false");
@@ -149,7 +188,7 @@ impl Section {
 
     pub fn integer(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
-        match self.take(key)? {
+        match self.take_as(key, |word| word.parse().ok().map(Value::Integer))? {
             (_, Value::Integer(number)) if range.contains(&number) => Some(number),
             (line, value) => {
                 self.wrong(line, key, &value, &wanted);
@@ -160,7 +199,7 @@ impl Section {
 
     pub fn number(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let wanted = format!("a number from {} to {}", range.start(), range.end());
-        match self.take(key)? {
+        match self.take_as(key, |word| word.parse().ok().map(Value::Number))? {
             (_, Value::Number(number)) if range.contains(&number) => Some(number),
             (_, Value::Integer(number)) if range.contains(&(number as f64)) => Some(number as f64),
             (line, value) => {
@@ -178,7 +217,7 @@ impl Section {
 
     /// Bytes: `65536` or `64KiB`.
     pub fn size(&mut self, key: &'static str) -> Option<u64> {
-        match self.take(key)? {
+        match self.take_as(key, |word| Some(Value::Text(word.to_owned())))? {
             (_, Value::Integer(bytes)) if bytes >= 0 => Some(bytes as u64),
             (line, Value::Text(text)) => {
                 units::parse_size(&text).map_err(|says| self.fault(line, text, format!("`{key}` is {says}"))).ok()
@@ -206,7 +245,7 @@ impl Section {
     /// A list of texts.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         self.list(key, "a list of texts, like [\"a\", \"b\"]", |value| match value {
-            Value::Text(text) => Some(text.clone()),
+            Value::Text(text) | Value::Word(text) => Some(text.clone()),
             _ => None,
         })
     }
@@ -216,12 +255,18 @@ impl Section {
         let wanted = format!("a list of whole numbers from {} to {}", range.start(), range.end());
         self.list(key, &wanted, |value| match value {
             Value::Integer(number) if range.contains(number) => Some(*number),
+            Value::Word(word) => word.parse().ok().filter(|number| range.contains(number)),
             _ => None,
         })
     }
 
     fn list<T>(&mut self, key: &'static str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
-        match self.take(key)? {
+        let line_of_words = self.line;
+        let listed = self.take_as(key, |words| {
+            let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
+            Some(Value::List(words.map(|word| (line_of_words, Value::Word(word.to_owned()))).collect()))
+        })?;
+        match listed {
             (_, Value::List(items)) => {
                 let mut list = Vec::with_capacity(items.len());
                 for (line, item) in &items {
@@ -340,6 +385,7 @@ impl Value {
             Value::Flag(_) => "true or false",
             Value::List(_) => "a list",
             Value::Table(_) => "a table",
+            Value::Word(_) => "a word",
         }
     }
 }
@@ -347,7 +393,7 @@ impl Value {
 impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Value::Text(text) => f.write_str(text),
+            Value::Text(text) | Value::Word(text) => f.write_str(text),
             Value::Integer(number) => number.fmt(f),
             Value::Number(number) => number.fmt(f),
             Value::Flag(flag) => flag.fmt(f),

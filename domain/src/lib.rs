@@ -20,13 +20,17 @@
 //! | ledger | scheduled = the sum of outcomes + still open |
 
 pub mod alert;
+pub mod crontab;
 pub mod document;
 pub mod event;
 pub mod fault;
 pub mod job;
+pub mod jobs_file;
 pub mod ledger;
 pub mod line;
+pub mod lint;
 pub mod order;
+pub mod plan;
 pub mod ports;
 pub mod run;
 pub mod schedule;

@@ -154,7 +154,7 @@ impl Schedule {
         let mut warnings = self.warnings.clone();
         if let Kind::Calendar(calendar) = &self.kind {
             warnings.extend(words::both_day_fields(calendar, &self.resolved));
-            warnings.extend(words::clock_changes(calendar, &self.zone, self.anchor));
+            warnings.extend(words::clock_changes(calendar, &self.zone));
         }
         warnings
     }

@@ -20,6 +20,9 @@ use super::calendar::{Calendar, Repair, civil};
 /// Seconds. cronie (`src/cron.c`) takes a larger change for a correction of the clock and repairs nothing.
 const REPAIR_MAX: i64 = 3 * 3_600;
 
+/// Seconds that local time can be ahead of UTC (jiff's bound on offsets is 26 hours), and a repair on top.
+const LOCAL_AHEAD_MAX: i64 = 30 * 3_600;
+
 /// A stretch of time with one offset from UTC. Instants and offsets in seconds.
 struct Segment {
     start: i64,
@@ -40,7 +43,8 @@ pub(super) fn next_firing(calendar: &Calendar, zone: &TimeZone, after: Timestamp
         if let Some(firing) = segment.repaired(calendar, first) {
             return Some(firing);
         }
-        let local = calendar.next(segment.from(calendar.repair, first))?;
+        let from = segment.from(calendar.repair, first);
+        let local = calendar.next(from)?;
         if local - segment.offset < segment.end {
             return Some(Firing {
                 at: Timestamp::from_second(local - segment.offset).ok()?,
@@ -48,8 +52,16 @@ pub(super) fn next_firing(calendar: &Calendar, zone: &TimeZone, after: Timestamp
                 note: segment.note(calendar.repair, local),
             });
         }
-        first = segment.end;
-        segment = segment.following(zone)?;
+        // Nothing matches between `from` and `local`, so a match years ahead need not be walked to change by change;
+        // unless the clocks go back behind `from`, to times that were not looked at.
+        let ahead = local - LOCAL_AHEAD_MAX;
+        if segment.end + segment.after >= from && ahead > segment.end {
+            first = ahead;
+            segment = Segment::around(zone, first)?;
+        } else {
+            first = segment.end;
+            segment = segment.following(zone)?;
+        }
     }
 }
 

@@ -6,9 +6,6 @@ use jiff::tz::TimeZone;
 use super::calendar::{Calendar, DayRule, Days, Repair, civil};
 use super::local::{next_change, time_of};
 
-/// A zone that has not changed its clocks for this many seconds after the anchor is taken to have no such changes.
-const LOOK_AHEAD: i64 = 400 * 86_400;
-
 /// Both day fields restrict: say whether that is an OR or an AND.
 pub(super) fn both_day_fields(calendar: &Calendar, expression: &str) -> Option<String> {
     let Days::Crontab { of_month, of_week, rule } = &calendar.days else { return None };
@@ -29,41 +26,44 @@ pub(super) fn both_day_fields(calendar: &Calendar, expression: &str) -> Option<S
     })
 }
 
-/// Times of day that the zone's next changes of clocks skip or repeat.
-pub(super) fn clock_changes(calendar: &Calendar, zone: &TimeZone, anchor: Timestamp) -> Vec<String> {
+/// Times of day that the zone's changes of clocks skip or repeat.
+pub(super) fn clock_changes(calendar: &Calendar, zone: &TimeZone) -> Vec<String> {
     const EVERY_HOUR: u32 = (1 << 24) - 1;
-    let mut warnings = Vec::new();
     // A job of every hour loses or repeats an hour with everyone else; that surprises nobody.
     if calendar.hours == EVERY_HOUR {
-        return warnings;
+        return Vec::new();
     }
     let name = zone.iana_name().unwrap_or("its zone");
-    let mut cursor = anchor;
-    while let Some(change) = next_change(zone, cursor) {
+    let mut warnings = Vec::new();
+    let mut cursor = RULES_SETTLED;
+    // A year of changes; zones that keep Ramadan have four.
+    for _ in 0..CHANGES_MAX {
+        let Some(change) = next_change(zone, cursor) else { break };
         let Ok(at) = Timestamp::from_second(change.at) else { break };
-        if change.at - anchor.as_second() > LOOK_AHEAD || warnings.len() == WARNINGS_MAX {
-            break;
-        }
         cursor = at;
         let (before, after) = (change.at + change.before, change.at + change.after);
         let Some(local) = calendar.time_within(before.min(after), before.max(after)).and_then(civil) else { continue };
-        let what = match (before < after, calendar.repair) {
-            (true, Repair::Fixed) => "does not exist, and the run then starts right after the gap",
-            (true, _) => "does not exist, and there is no run",
-            (false, Repair::Wild) => "comes twice, and it runs both times",
-            (false, _) => "comes twice, and it runs the first time only",
+        let (way, what) = match (before < after, calendar.repair) {
+            (true, Repair::Fixed) => ("forward", "does not exist, and the run starts right after the gap"),
+            (true, _) => ("forward", "does not exist, and there is no run"),
+            (false, Repair::Wild) => ("back", "comes twice, and it runs both times"),
+            (false, _) => ("back", "comes twice, and it runs the first time only"),
         };
-        warnings.push(format!(
-            "on {} the clocks change in {name}: {} {what}; for an even rhythm use UTC or another hour",
-            local.date(),
+        let warning = format!(
+            "when the clocks go {way} in {name}, {} {what}; for an even rhythm choose another hour or a zone like UTC",
             time_of(local)
-        ));
+        );
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
     }
     warnings
 }
 
-/// One change forward and one back say all there is to say.
-const WARNINGS_MAX: usize = 2;
+/// 2038-01-01: the tables of zones end in 2037, and from there each zone keeps the rule that it has today.
+const RULES_SETTLED: Timestamp = Timestamp::constant(2_145_916_800, 0);
+
+const CHANGES_MAX: usize = 4;
 
 fn dates(bits: u32, text: &str) -> String {
     const NAMED_MAX: u32 = 4;

@@ -66,7 +66,7 @@ fn model(expression: &Expression, zone: &TimeZone, from: Timestamp, minutes: i64
             nominal.extend(expression.matches(local).then_some(local));
         } else {
             let jump = local.since((jiff::Unit::Minute, done)).expect("a span").get_minutes();
-            if jump > 181 || jump < -180 {
+            if !(-180..=181).contains(&jump) {
                 done = local - 1.minute();
             }
             while done < local {

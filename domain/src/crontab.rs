@@ -1,0 +1,285 @@
+//! A crontab as a source of jobs, with exactly crontab's meaning (cronie `src/entry.c`, `src/env.c`, crontab(5)).
+//!
+//! Read by `apply`, `plan`, `lint` and `up --crontab`. A faulty line never stops the others: the good lines become
+//! jobs, and everything that is wrong or may surprise is told at once.
+//!
+//! What cron itself ignores carries the rest: `# sexton: key=value ...` sets fields of the next entry,
+//! `# sexton-defaults: key=value ...` of all later ones, so the same file still works with plain cron.
+
+mod directive;
+mod line;
+mod naming;
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::document::Document;
+use crate::fault::{Fault, Faults};
+use crate::job::{Command, Job, JobKey};
+use crate::jobs_file::{GROUP_DEFAULT, fields};
+use crate::schedule::zone_named;
+use directive::Directive;
+use line::{Assignment, Entry, Line};
+
+/// Whether entries have a user column: a property of the file, never guessed from a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A user's crontab: schedule, command.
+    User,
+    /// `/etc/crontab` and `/etc/cron.d`: schedule, user, command.
+    System,
+}
+
+/// Reads a whole crontab; `file` is named in faults and becomes the jobs' source.
+pub fn parse(file: &str, text: &str, format: Format) -> (Vec<Job>, Faults) {
+    let mut reader = Reader::new(file, format);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut carriage_return = None;
+    for (index, line) in text.split_terminator('\n').enumerate() {
+        let number = index as u32 + 1;
+        let line = match line.strip_suffix('\r') {
+            Some(line) => {
+                carriage_return.get_or_insert(number);
+                line
+            }
+            None => line,
+        };
+        reader.line(number, line);
+    }
+    if let Some(number) = carriage_return {
+        reader.warn(number, "", "lines end as on Windows, and cron takes the carriage return for a part of the command; convert the file, for example with dos2unix");
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        let number = text.split('\n').count() as u32;
+        reader.warn(number, "", "the last line has no newline, and cron then ignores it or the whole file; add one");
+    }
+    reader.finish()
+}
+
+struct Reader {
+    file: String,
+    format: Format,
+    document: Document,
+    jobs: Vec<Job>,
+    /// Where each job stands, to name it when another has the same name.
+    lines: HashMap<JobKey, u32>,
+    /// The assignments so far; each entry gets a copy of what stands above it.
+    environment: BTreeMap<String, String>,
+    zone: Option<String>,
+    defaults: Vec<Directive>,
+    /// What `# sexton:` said for the next entry.
+    pending: Option<Directive>,
+}
+
+impl Reader {
+    fn new(file: &str, format: Format) -> Reader {
+        Reader {
+            file: file.to_owned(),
+            format,
+            document: Document::empty(file),
+            jobs: Vec::new(),
+            lines: HashMap::new(),
+            environment: BTreeMap::new(),
+            zone: None,
+            defaults: Vec::new(),
+            pending: None,
+        }
+    }
+
+    fn fault(&self, line: u32, value: &str, says: impl Into<String>) {
+        self.document.push(Fault::new(&self.file, line, shortened(value), says));
+    }
+
+    fn warn(&self, line: u32, value: &str, says: impl Into<String>) {
+        self.document.push(Fault::warning(&self.file, line, shortened(value), says));
+    }
+
+    fn line(&mut self, number: u32, text: &str) {
+        if text.contains('\0') {
+            self.fault(number, "", "there is a NUL byte in this line; remove it");
+            return;
+        }
+        match line::read(text, self.format) {
+            Ok(Line::Blank) => {}
+            Ok(Line::Comment(text)) => self.comment(number, text),
+            Ok(Line::Assignment(assignment)) => self.assignment(number, assignment),
+            Ok(Line::Entry(entry)) => self.entry(number, &entry),
+            Err(says) => {
+                self.pending = None;
+                self.fault(number, text.trim(), says);
+            }
+        }
+    }
+
+    fn comment(&mut self, number: u32, text: &str) {
+        let read = match directive::read(number, text) {
+            Ok(None) => return,
+            Ok(Some(read)) => read,
+            Err(says) => return self.fault(number, text, says),
+        };
+        match read {
+            directive::Read::Next(directive) => match &mut self.pending {
+                Some(pending) => pending.add(directive),
+                None => self.pending = Some(directive),
+            },
+            directive::Read::Defaults(directive) => {
+                // Applied to a job of its own first, so that what is wrong in it is told once and not for every entry.
+                let document = self.document.clone();
+                let faults_before = document.fault_count();
+                if directive.names("name") {
+                    self.fault(
+                        number,
+                        "name",
+                        "a name cannot be the default of all entries; write it with # sexton: before one",
+                    );
+                }
+                let mut probe =
+                    Job::new(JobKey::new(GROUP_DEFAULT, "probe"), "@manually", Command::Shell(String::new()));
+                directive.apply(&self.document, &mut probe);
+                if let Err(says) = zone_named(&probe.zone) {
+                    self.fault(number, &probe.zone, says);
+                }
+                if let Err(says) = fields::check_name("group", &probe.group) {
+                    self.fault(number, &probe.group, says);
+                }
+                if document.fault_count() == faults_before {
+                    self.defaults.push(directive);
+                }
+            }
+        }
+    }
+
+    fn assignment(&mut self, number: u32, assignment: Assignment) {
+        let Assignment { name, value } = assignment;
+        if let Err(says) = fields::check_environment(&name, &value) {
+            return self.fault(number, &name, says);
+        }
+        match name.as_str() {
+            "LOGNAME" | "USER" => {
+                return self.warn(number, &name, "cron sets this itself and ignores the line; remove it");
+            }
+            "CRON_TZ" => {
+                self.zone = (!value.is_empty()).then(|| value.clone());
+                if let Some(Err(says)) = self.zone.as_deref().map(zone_named) {
+                    self.fault(number, &value, says);
+                }
+            }
+            "TZ" => self.warn(number, &value, "TZ is what commands see and moves no schedule; for the schedule write CRON_TZ"),
+            "RANDOM_DELAY" => self.warn(
+                number,
+                &value,
+                "RANDOM_DELAY is not honoured: the entries run without a delay; write H or a~b in the schedule for a spread that stays the same",
+            ),
+            "MAILTO" | "MAILFROM" if !value.is_empty() && !self.environment.contains_key(&name) => {
+                self.warn(number, &value, format!("no mail is sent for {name}; output goes to the sinks and alerts to the channels"));
+            }
+            _ => {}
+        }
+        self.environment.insert(name, value);
+    }
+
+    fn entry(&mut self, number: u32, entry: &Entry<'_>) {
+        let pending = self.pending.take();
+        let faults_before = self.document.fault_count();
+        let mut job = self.job(number, entry, pending);
+        if self.document.fault_count() > faults_before {
+            return;
+        }
+        if let Some(earlier) = self.lines.get(&job.key()).copied()
+            && !self.rename(number, entry, earlier, &mut job)
+        {
+            return;
+        }
+        fields::check_names(&self.document, number, &job);
+        fields::check_schedule(&self.document, number, &job);
+        self.warn_of_entry(number, entry);
+        if self.document.fault_count() == faults_before {
+            self.lines.insert(job.key(), number);
+            self.jobs.push(job);
+        }
+    }
+
+    fn job(&self, number: u32, entry: &Entry<'_>, pending: Option<Directive>) -> Job {
+        let key = JobKey::new(GROUP_DEFAULT, "");
+        let mut job = Job::new(key, entry.schedule.as_str(), Command::Shell(entry.command.clone()));
+        job.source = Some(self.file.clone());
+        job.user = entry.user.map(str::to_owned);
+        job.stdin = entry.stdin.clone();
+        job.cwd = self.environment.get("HOME").cloned();
+        job.env = self.environment.clone();
+        for directive in &self.defaults {
+            // Checked where they stand; what they say about another entry was said there.
+            directive.apply(&Document::empty(&self.file), &mut job);
+        }
+        if let Some(zone) = &self.zone {
+            job.zone = zone.clone();
+        }
+        if let Some(directive) = pending {
+            directive.apply(&self.document, &mut job);
+            if job.name.is_empty() && directive.names("name") {
+                self.fault(number, "name", "the name is empty; write one, or leave it out");
+            }
+        }
+        if job.name.is_empty() {
+            job.name = naming::name_of(entry);
+        }
+        job
+    }
+
+    /// Gives an entry without a name that equals an earlier one a number; two entries cannot be named alike on purpose.
+    fn rename(&self, number: u32, entry: &Entry<'_>, earlier: u32, job: &mut Job) -> bool {
+        let unnamed = naming::name_of(entry);
+        if job.name != unnamed {
+            let says = format!("line {earlier} has a job of this name already; give one of them another name or group");
+            self.fault(number, &job.key().to_string(), says);
+            return false;
+        }
+        let mut count = 2;
+        while self.lines.contains_key(&job.key()) {
+            job.name = format!("{unnamed}-{count}");
+            count += 1;
+        }
+        self.warn(
+            number,
+            entry.text,
+            format!("the same entry as on line {earlier}, so it runs once more as `{}`; remove one, or name it with # sexton: name=...", job.name),
+        );
+        true
+    }
+
+    fn warn_of_entry(&self, number: u32, entry: &Entry<'_>) {
+        if entry.extension {
+            self.warn(
+                number,
+                &entry.schedule,
+                "plain cron does not know this schedule and refuses the line; elsewhere write five fields",
+            );
+        }
+        if entry.stdin.is_some() {
+            self.warn(
+                number,
+                entry.text,
+                "what follows the first % goes to the command's standard input; for a percent sign write \\%",
+            );
+        }
+        if entry.mail_on_failure {
+            self.warn(number, "-n", "no mail is sent, so -n changes nothing; alerts come for failures only anyway");
+        }
+    }
+
+    fn finish(self) -> (Vec<Job>, Faults) {
+        if let Some(pending) = &self.pending {
+            self.warn(pending.line, "", "no entry follows this # sexton: line, so it says nothing; remove it");
+        }
+        (self.jobs, self.document.faults())
+    }
+}
+
+/// What of a line a message quotes: enough to find it. Characters.
+const QUOTED_MAX: usize = 80;
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,211 @@
+//! One line of a crontab: nothing, a comment, an assignment, or an entry.
+
+use super::Format;
+
+pub(super) enum Line<'a> {
+    Blank,
+    /// What follows the `#`.
+    Comment(&'a str),
+    Assignment(Assignment),
+    Entry(Entry<'a>),
+}
+
+pub(super) struct Assignment {
+    pub name: String,
+    pub value: String,
+}
+
+pub(super) struct Entry<'a> {
+    /// Fields with one blank between, or the nickname.
+    pub schedule: String,
+    pub user: Option<&'a str>,
+    /// `-n`: cronie mails on failure only.
+    pub mail_on_failure: bool,
+    /// The command as it is written, with its `%`.
+    pub text: &'a str,
+    /// What the shell gets.
+    pub command: String,
+    pub stdin: Option<String>,
+    /// The schedule is one that plain cron does not know.
+    pub extension: bool,
+}
+
+const BLANKS: [char; 2] = [' ', '\t'];
+
+/// # Errors
+/// One lower-case sentence with the remedy.
+pub(super) fn read(text: &str, format: Format) -> Result<Line<'_>, String> {
+    let text = text.trim_start_matches(BLANKS);
+    if text.trim_end_matches(BLANKS).is_empty() {
+        return Ok(Line::Blank);
+    }
+    if let Some(comment) = text.strip_prefix('#') {
+        return Ok(Line::Comment(comment));
+    }
+    if let Some(assignment) = assignment(text)? {
+        return Ok(Line::Assignment(assignment));
+    }
+    entry(text, format).map(Line::Entry)
+}
+
+/// `NAME = VALUE` as cronie's `load_env` takes it apart: either side may be quoted, nothing is expanded.
+fn assignment(text: &str) -> Result<Option<Assignment>, String> {
+    let (name, rest) = match quoted(text) {
+        Some(Some((name, rest))) => (name, rest),
+        Some(None) => return Ok(None),
+        None => match text.find(['=', ' ', '\t']) {
+            Some(end) => text.split_at(end),
+            None => return Ok(None),
+        },
+    };
+    let Some(value) = rest.trim_start_matches(BLANKS).strip_prefix('=') else { return Ok(None) };
+    let value = value.trim_start_matches(BLANKS);
+    let value = match quoted(value) {
+        Some(Some((inner, rest))) if rest.trim_matches(BLANKS).is_empty() => inner,
+        Some(Some((_, rest))) => {
+            return Err(format!(
+                "`{}` follows the closing quote of the value; put all of the value between the quotes",
+                rest.trim_matches(BLANKS)
+            ));
+        }
+        Some(None) => return Err("the quote that begins the value never ends; close it".to_owned()),
+        None => value.trim_end_matches(BLANKS),
+    };
+    Ok(Some(Assignment { name: name.to_owned(), value: value.to_owned() }))
+}
+
+/// The inside of a quoted text and what follows it; `Some(None)` when the quote never ends.
+fn quoted(text: &str) -> Option<Option<(&str, &str)>> {
+    let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    Some(text[1..].split_once(quote))
+}
+
+fn entry(text: &str, format: Format) -> Result<Entry<'_>, String> {
+    // Before the minute, `-` asks cronie not to log the entry; there is nothing of that kind to ask for here.
+    let mut rest = text.strip_prefix('-').unwrap_or(text).trim_start_matches(BLANKS);
+    let (schedule, extension) = schedule(&mut rest)?;
+    let user = match format {
+        Format::User => None,
+        Format::System => Some(user(&mut rest)?),
+    };
+    let mail_on_failure = matches!(rest.split(BLANKS).next(), Some("-n"));
+    if mail_on_failure {
+        word(&mut rest);
+    } else if rest.starts_with('-') {
+        let option = rest.split(BLANKS).next().unwrap_or(rest);
+        return Err(format!("`{option}` before the command is not an option that cron knows; write -n or the command"));
+    }
+    if rest.is_empty() {
+        return Err(match format {
+            Format::User => "the command is missing; write it after the schedule".to_owned(),
+            Format::System => {
+                "the command is missing; this file needs a user between the schedule and the command".to_owned()
+            }
+        });
+    }
+    if rest.starts_with('*') {
+        return Err(
+            "the command begins with *, so there is one * too many; write five fields and then the command".to_owned()
+        );
+    }
+    let (command, stdin) = split_percent(rest);
+    Ok(Entry { schedule, user, mail_on_failure, text: rest, command, stdin, extension })
+}
+
+/// Takes the schedule off the line.
+fn schedule(rest: &mut &str) -> Result<(String, bool), String> {
+    if !rest.starts_with('@') {
+        let mut words = Vec::with_capacity(5);
+        while words.len() < 5
+            && let Some(word) = word(rest)
+        {
+            words.push(word);
+        }
+        if words.len() < 5 {
+            return Err(format!(
+                "neither an assignment nor an entry: an entry has five fields and a command, and here are {} words; write minute, hour, day of month, month, day of week, command",
+                words.len()
+            ));
+        }
+        return Ok((words.join(" "), false));
+    }
+    let nickname = word(rest).unwrap_or_default();
+    match nickname {
+        "@every" | "@at" => {
+            let argument = word(rest).unwrap_or_default();
+            Ok((format!("{nickname} {argument}"), true))
+        }
+        _ => Ok((nickname.to_owned(), nickname == "@manually")),
+    }
+}
+
+fn user<'a>(rest: &mut &'a str) -> Result<&'a str, String> {
+    let name = word(rest).unwrap_or_default();
+    if name.is_empty() {
+        return Err("the user and the command are missing; write them after the schedule".to_owned());
+    }
+    if name == "*" {
+        return Err(
+            "the user is *, so there is one * too many; write five fields, a user and then the command".to_owned()
+        );
+    }
+    if name.contains(['/', '=', '$', '"', '\'', ';', '|', '&']) {
+        return Err(format!("`{name}` is not a user; this file needs one between the schedule and the command"));
+    }
+    Ok(name)
+}
+
+/// Takes one word and the blanks after it off the line.
+fn word<'a>(rest: &mut &'a str) -> Option<&'a str> {
+    let line = *rest;
+    let end = line.find(BLANKS).unwrap_or(line.len());
+    *rest = line[end..].trim_start_matches(BLANKS);
+    (end > 0).then(|| &line[..end])
+}
+
+/// cronie's `src/do_command.c`: the command ends at the first unescaped `%`; in what follows, each further one is a
+/// newline. `\%` is a percent sign, any other backslash stays.
+fn split_percent(text: &str) -> (String, Option<String>) {
+    let mut command = String::with_capacity(text.len());
+    let mut escaped = false;
+    let mut characters = text.chars();
+    let mut input = false;
+    for c in characters.by_ref() {
+        match (escaped, c) {
+            (true, '%') => {
+                command.pop();
+                command.push('%');
+            }
+            (false, '%') => {
+                input = true;
+                break;
+            }
+            _ => command.push(c),
+        }
+        escaped = !escaped && c == '\\';
+    }
+    let stdin = input.then(|| stdin(characters)).filter(|stdin| !stdin.is_empty());
+    (command, stdin)
+}
+
+fn stdin(text: std::str::Chars<'_>) -> String {
+    let mut stdin = String::with_capacity(text.as_str().len() + 1);
+    let mut escaped = false;
+    for c in text {
+        if escaped && c != '%' {
+            stdin.push('\\');
+        }
+        let written = if c == '%' && !escaped { '\n' } else { c };
+        escaped = written == '\\';
+        if !escaped {
+            stdin.push(written);
+        }
+    }
+    if escaped {
+        stdin.push('\\');
+    }
+    if !stdin.is_empty() && !stdin.ends_with('\n') {
+        stdin.push('\n');
+    }
+    stdin
+}

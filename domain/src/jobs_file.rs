@@ -1,0 +1,119 @@
+//! The jobs file: jobs as TOML, the form in which every field of a job can be written.
+//!
+//! Read by `apply`, `plan`, `lint` and `up --jobs`. What the two sources of jobs have in common (the fields of a job,
+//! the rules for names, the check of a schedule) is in [`fields`], which the crontab reader uses too.
+
+pub mod fields;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::document::{Document, Section};
+use crate::fault::Faults;
+use crate::job::{Command, Job, JobKey};
+
+/// The group of a job that names none.
+pub const GROUP_DEFAULT: &str = "default";
+
+/// Reads a whole jobs file: the good jobs in the order of the file, and everything that is wrong or may surprise.
+pub fn parse(file: &str, text: &str) -> (Vec<Job>, Faults) {
+    let (document, mut root) = match Document::parse(file, text) {
+        Ok(read) => read,
+        Err(faults) => return (Vec::new(), faults),
+    };
+    let mut jobs = Vec::new();
+    let mut lines: BTreeMap<JobKey, u32> = BTreeMap::new();
+    for section in root.sections("job") {
+        let line = section.line();
+        let Some(job) = job(file, section) else { continue };
+        match lines.get(&job.key()) {
+            Some(earlier) => {
+                let says =
+                    format!("there is such a job on line {earlier} already; give one of them another name or group");
+                root.fault(line, job.key().to_string(), says);
+            }
+            None => {
+                lines.insert(job.key(), line);
+                jobs.push(job);
+            }
+        }
+    }
+    root.finish();
+    (jobs, document.faults())
+}
+
+/// Reads one `[[job]]`; `None` when something in it is wrong.
+fn job(file: &str, mut section: Section) -> Option<Job> {
+    let document = section.document().clone();
+    let faults_before = document.fault_count();
+    let group = section.text("group").unwrap_or_else(|| GROUP_DEFAULT.to_owned());
+    let name_line = section.line_of("name");
+    let name = section.required_text("name");
+    let schedule_line = section.line_of("schedule");
+    let schedule = section.required_text("schedule");
+    let command = command(&mut section);
+    let mut job = Job::new(
+        JobKey::new(group, name.clone().unwrap_or_default()),
+        schedule.clone().unwrap_or_default(),
+        command.clone().unwrap_or(Command::Shell(String::new())),
+    );
+    job.source = Some(file.to_owned());
+    fields::read(&mut section, &mut job);
+    section.finish();
+    if name.is_some() {
+        fields::check_names(&document, name_line, &job);
+    }
+    if schedule.is_some() {
+        fields::check_schedule(&document, schedule_line, &job);
+    }
+    command?;
+    (document.fault_count() == faults_before).then_some(job)
+}
+
+fn command(section: &mut Section) -> Option<Command> {
+    let line = section.line();
+    let shell = section.text_at("command");
+    let words = section.texts("argv");
+    match (shell, words) {
+        (Some((line, text)), None) if text.trim().is_empty() => {
+            section.fault(line, "", "`command` is empty; write what to run");
+            None
+        }
+        (Some((line, text)), None) if text.contains('\0') => {
+            section.fault(line, "", "`command` has a NUL byte in it; remove it");
+            None
+        }
+        (Some((_, text)), None) => Some(Command::Shell(text)),
+        (None, Some(words)) if words.first().is_none_or(String::is_empty) => {
+            section.fault(line, "", "`argv` is empty; write argv = [\"program\", \"argument\"]");
+            None
+        }
+        (None, Some(words)) if words.iter().any(|word| word.contains('\0')) => {
+            section.fault(line, "", "`argv` has a NUL byte in it; remove it");
+            None
+        }
+        (None, Some(words)) => Some(Command::Argv(words)),
+        (Some((line, _)), Some(_)) => {
+            section.fault(line, "", "both `command` and `argv`; write one of them");
+            None
+        }
+        (None, None) => {
+            section.fault(line, "", "`command` is missing; write command = \"...\" or argv = [\"...\"]");
+            None
+        }
+    }
+}
+
+/// Writes jobs as [`parse`] reads them. What the system adds to a job (`anchor`, `paused`, `source`) is left out.
+///
+/// # Errors
+/// Never for jobs that were read; the writer's own message otherwise.
+pub fn write(jobs: &[Job]) -> Result<String, String> {
+    #[derive(Serialize)]
+    struct File {
+        job: Vec<Job>,
+    }
+    let job = jobs.iter().map(|job| Job { anchor: None, paused: None, source: None, ..job.clone() }).collect();
+    toml::to_string(&File { job }).map_err(|error| format!("the jobs cannot be written as TOML: {error}"))
+}

@@ -1,0 +1,73 @@
+//! Every firing of many jobs in a window, in order of time; what `sexton plan` prints and the console's calendar shows.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::fault::{Fault, Faults};
+use crate::job::Job;
+use crate::jobs_file::fields;
+use crate::schedule::{Firing, Schedule};
+
+/// The firings of a window. Holds one firing per job at a time, however long the window is.
+pub struct Plan<'j> {
+    to: Timestamp,
+    timed: Vec<Timed<'j>>,
+    /// The next firing of each job; equal instants come in the order of the jobs.
+    due: BinaryHeap<Reverse<(Timestamp, usize)>>,
+}
+
+struct Timed<'j> {
+    job: &'j Job,
+    schedule: Schedule,
+    next: Option<Firing>,
+}
+
+/// Plans from `from` (included) to `to` (not included), so that adjoining windows neither overlap nor leave a gap.
+/// Jobs that are not enabled do not fire. A `rate()` or `@every` of a job that was never stored counts from `from`.
+///
+/// # Errors
+/// The jobs whose schedule or zone cannot be read.
+pub fn plan(jobs: &[Job], from: Timestamp, to: Timestamp) -> Result<Plan<'_>, Faults> {
+    let mut faults = Vec::new();
+    let mut timed = Vec::with_capacity(jobs.len());
+    for job in jobs.iter().filter(|job| job.enabled) {
+        match fields::schedule(job, from) {
+            Ok(schedule) => timed.push(Timed { job, schedule, next: None }),
+            Err(says) => {
+                let file = job.source.as_deref().unwrap_or_default();
+                faults.push(Fault::new(file, 0, job.key().to_string(), says));
+            }
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Faults(faults));
+    }
+    // Schedules answer strictly after an instant; the window includes its beginning.
+    let before = from.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(from);
+    let mut plan = Plan { to, timed, due: BinaryHeap::new() };
+    for index in 0..plan.timed.len() {
+        plan.push(index, before);
+    }
+    Ok(plan)
+}
+
+impl Plan<'_> {
+    fn push(&mut self, index: usize, after: Timestamp) {
+        let timed = &mut self.timed[index];
+        timed.next = timed.schedule.next_after(after).filter(|firing| firing.at < self.to);
+        self.due.extend(timed.next.as_ref().map(|firing| Reverse((firing.at, index))));
+    }
+}
+
+impl<'j> Iterator for Plan<'j> {
+    type Item = (&'j Job, Firing);
+
+    fn next(&mut self) -> Option<(&'j Job, Firing)> {
+        let Reverse((at, index)) = self.due.pop()?;
+        let firing = self.timed[index].next.take()?;
+        self.push(index, at);
+        Some((self.timed[index].job, firing))
+    }
+}

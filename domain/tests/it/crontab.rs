@@ -1,0 +1,305 @@
+//! Crontabs against tables: lines and what their commands see, refusals, directives, names.
+
+use domain::crontab::{Format, parse};
+use domain::fault::{Faults, Level};
+use domain::job::{CatchUp, Command, Concurrency, Job};
+use domain::lint::parse_any;
+use domain::run::Outcome;
+use std::time::Duration;
+
+fn user(text: &str) -> (Vec<Job>, Faults) {
+    parse("crontab", text, Format::User)
+}
+
+/// The jobs of a crontab in which nothing is wrong.
+fn jobs(text: &str) -> Vec<Job> {
+    let (jobs, faults) = user(text);
+    assert!(!faults.refuse(), "{text}: {faults}");
+    jobs
+}
+
+fn job(text: &str) -> Job {
+    let mut jobs = jobs(text);
+    assert_eq!(jobs.len(), 1, "{text}");
+    jobs.remove(0)
+}
+
+fn shell(job: &Job) -> &str {
+    match &job.command {
+        Command::Shell(text) => text,
+        Command::Argv(_) => panic!("a crontab has shell commands only"),
+    }
+}
+
+/// One fault, on this line, that says this.
+fn check_fault(text: &str, format: Format, line: u32, says: &str) {
+    let (_, faults) = parse("crontab", text, format);
+    let found: Vec<String> =
+        faults.0.iter().filter(|fault| fault.level == Level::Fault).map(ToString::to_string).collect();
+    assert_eq!(found.len(), 1, "{text}: {found:?}");
+    assert!(found[0].starts_with(&format!("crontab:{line}: ")) && found[0].contains(says), "{text}: {}", found[0]);
+}
+
+fn check_warning(text: &str, line: u32, says: &str) {
+    let (_, faults) = user(text);
+    let found: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), 1, "{text}: {found:?}");
+    assert!(
+        found[0].starts_with(&format!("crontab:{line}: warning: ")) && found[0].contains(says),
+        "{text}: {}",
+        found[0]
+    );
+}
+
+#[test]
+fn the_percent_sign_splits_command_and_input_as_cron_does() {
+    for (line, command, stdin) in [
+        (
+            "0 22 * * 1-5 mail -s \"10pm\" joe%Joe,%%Where are your kids?%",
+            "mail -s \"10pm\" joe",
+            Some("Joe,\n\nWhere are your kids?\n"),
+        ),
+        ("* * * * * date +\\%F", "date +%F", None),
+        ("* * * * * a\\\\%b", "a\\\\", Some("b\n")),
+        ("* * * * * echo 50\\% done%x\\%y%z", "echo 50% done", Some("x%y\nz\n")),
+        ("* * * * * echo \"%H:%M\"", "echo \"", Some("H:\nM\"\n")),
+        ("* * * * * a\\b%c\\d\\", "a\\b", Some("c\\d\\\n")),
+        ("* * * * * a%", "a", None),
+        ("* * * * * a # b", "a # b", None),
+    ] {
+        let job = job(&format!("{line}\n"));
+        assert_eq!(shell(&job), command, "{line}");
+        assert_eq!(job.stdin.as_deref(), stdin, "{line}");
+    }
+}
+
+#[test]
+fn assignments_read_as_cron_reads_them() {
+    for (line, name, value) in [
+        ("FOO = \"a b \"", "FOO", "a b "),
+        ("FOO=a b  \t", "FOO", "a b"),
+        ("X=1 # no comment", "X", "1 # no comment"),
+        ("  X\t=\t1", "X", "1"),
+        ("\"X Y\"='it is \"so\"'", "X Y", "it is \"so\""),
+        ("X=", "X", ""),
+        ("X=$HOME/bin", "X", "$HOME/bin"),
+        ("X=a=b", "X", "a=b"),
+        ("MAILTO=\"\"", "MAILTO", ""),
+    ] {
+        let job = job(&format!("{line}\n* * * * * env\n"));
+        assert_eq!(job.env.get(name).map(String::as_str), Some(value), "{line}");
+    }
+}
+
+#[test]
+fn an_assignment_holds_for_later_entries_only() {
+    let jobs = jobs("X=1\n0 1 * * * a\nX=2\nY=3\n0 2 * * * b\n");
+    assert_eq!(jobs[0].env.get("X").map(String::as_str), Some("1"));
+    assert_eq!(jobs[0].env.get("Y"), None);
+    assert_eq!(jobs[1].env.get("X").map(String::as_str), Some("2"));
+}
+
+#[test]
+fn the_zone_of_later_entries_is_cron_tz() {
+    let jobs = jobs("0 12 * * * a\nCRON_TZ=Europe/Paris\n0 12 * * * b\nCRON_TZ=\"\"\n0 12 * * * c\n");
+    assert_eq!(jobs.iter().map(|job| job.zone.as_str()).collect::<Vec<_>>(), ["UTC", "Europe/Paris", "UTC"]);
+}
+
+#[test]
+fn home_is_the_working_directory() {
+    let jobs = jobs("HOME=/srv\n0 1 * * * a\n# sexton: cwd=/tmp\n0 1 * * * b\n");
+    assert_eq!(jobs[0].cwd.as_deref(), Some("/srv"));
+    assert_eq!(jobs[1].cwd.as_deref(), Some("/tmp"));
+}
+
+#[test]
+fn entries_read_in_both_formats() {
+    for (format, line, schedule, user, command) in [
+        (Format::User, "5  4\t* * sun  echo  a ", "5 4 * * sun", None, "echo  a "),
+        (Format::User, "@daily /opt/x", "@daily", None, "/opt/x"),
+        (Format::User, "@reboot\t/opt/x -v", "@reboot", None, "/opt/x -v"),
+        (Format::User, "-*/15 * * * * /opt/x", "*/15 * * * *", None, "/opt/x"),
+        (Format::User, "- * * * * * /opt/x", "* * * * *", None, "/opt/x"),
+        (Format::User, "* * * * * -n /opt/x", "* * * * *", None, "/opt/x"),
+        (Format::System, "0 5 * * * root /opt/x", "0 5 * * *", Some("root"), "/opt/x"),
+        (Format::System, "@hourly www-data -n /opt/x y", "@hourly", Some("www-data"), "/opt/x y"),
+        (Format::User, "0 5 * * * root /opt/x", "0 5 * * *", None, "root /opt/x"),
+        (Format::User, "@every 90s /opt/x", "@every 90s", None, "/opt/x"),
+        (Format::User, "@at 2026-12-24T18:00:00Z /opt/x", "@at 2026-12-24T18:00:00Z", None, "/opt/x"),
+        (Format::User, "@manually FOO=1 /opt/x", "@manually", None, "FOO=1 /opt/x"),
+    ] {
+        let (jobs, faults) = parse("crontab", &format!("{line}\n"), format);
+        assert!(!faults.refuse(), "{line}: {faults}");
+        assert_eq!(jobs[0].schedule, schedule, "{line}");
+        assert_eq!(jobs[0].user.as_deref(), user, "{line}");
+        assert_eq!(shell(&jobs[0]), command, "{line}");
+        assert_eq!(jobs[0].group, "default");
+    }
+}
+
+#[test]
+fn faulty_lines_are_refused_with_the_remedy() {
+    for (line, says) in [
+        ("0 9 * * 1", "the command is missing"),
+        ("0 9 * * 1 -n", "the command is missing"),
+        ("1 * * * * * /opt/x", "one * too many"),
+        ("* * * *", "here are 4 words"),
+        ("@fortnightly x", "unknown nickname @fortnightly"),
+        ("@daily", "the command is missing"),
+        ("60 * * * * x", "write 0 to 59"),
+        ("* 24 * * * x", "write 0 to 23"),
+        ("5/15 * * * * x", "write 5-59/15"),
+        ("0 22-2 * * * x", "write 22-23,0-2"),
+        ("0 0 * * monday x", "write mon"),
+        ("0 0 30 2 * x", "never fires"),
+        ("? * * * * x", "write *"),
+        ("****** x", "here are 2 words"),
+        ("* * * * * -q x", "not an option"),
+        ("X=\"a", "never ends"),
+        ("X=\"a\" b", "put all of the value between the quotes"),
+        ("=x", "not a name"),
+        ("a\0b", "NUL byte"),
+        ("# sexton: tiemout=2h", "did you mean `timeout`?"),
+        ("# sexton: timeout", "is not key=value"),
+        ("# sexton: timeout=\"2h", "never ends"),
+        ("# sexton:", "nothing follows"),
+        ("# sexton-default: timeout=2h", "did you mean `# sexton-defaults:`?"),
+        ("# sexton-defaults: timeout=soon", "not a duration"),
+        ("# sexton-defaults: name=x", "cannot be the default"),
+        ("# sexton-defaults: zone=Europe/Pari", "did you mean `Europe/Paris`?"),
+    ] {
+        let text = format!("{line}\n0 1 * * * good\n");
+        if line.starts_with("# sexton: ti") && line.contains('=') && !line.contains('"') {
+            check_fault(&text, Format::User, 1, says);
+            continue;
+        }
+        check_fault(&text, Format::User, 1, says);
+        let (jobs, _) = user(&text);
+        assert_eq!(jobs.iter().map(shell).collect::<Vec<_>>(), ["good"], "{line}");
+    }
+}
+
+#[test]
+fn a_system_crontab_needs_its_user_column() {
+    for (line, says) in [
+        ("0 5 * * * /opt/x y", "is not a user"),
+        ("0 5 * * * root", "a user between the schedule and the command"),
+        ("0 5 * * *", "the user and the command are missing"),
+        ("0 5 * * * * root /opt/x", "one * too many"),
+    ] {
+        check_fault(&format!("{line}\n"), Format::System, 1, says);
+    }
+}
+
+#[test]
+fn an_unknown_zone_is_told_where_it_is_set_and_stops_only_its_entries() {
+    let (jobs, faults) = user("CRON_TZ=Mars/Olympus\n0 1 * * * a\nCRON_TZ=UTC\n0 1 * * * b\n");
+    assert_eq!(jobs.iter().map(shell).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(faults.0.iter().map(|fault| fault.line).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn every_fault_of_a_file_is_found_in_one_reading() {
+    let (jobs, faults) = user("60 * * * * a\n0 1 * * * b\n1--5 * * * * c\nnonsense\n0 2 * * * d\n");
+    assert_eq!(jobs.len(), 2);
+    assert_eq!(faults.0.iter().map(|fault| fault.line).collect::<Vec<_>>(), [1, 3, 4]);
+}
+
+#[test]
+fn what_surprises_is_warned_of() {
+    for (text, line, says) in [
+        ("0 1 * * * a\r\n", 1, "carriage return"),
+        ("0 1 * * * a\n0 2 * * * b", 2, "no newline"),
+        ("0 1 * * * date +%F\n", 1, "write \\%"),
+        ("0 0 13 * 5 a\n", 1, "OR on Fridays"),
+        ("*/90 * * * * a\n", 1, "larger than its range"),
+        ("USER=bob\n0 1 * * * a\n", 1, "cron sets this itself"),
+        ("TZ=Europe/Paris\n0 1 * * * a\n", 1, "write CRON_TZ"),
+        ("RANDOM_DELAY=5\n0 1 * * * a\n", 1, "not honoured"),
+        ("MAILTO=bob\n0 1 * * * a\n", 1, "no mail is sent"),
+        ("@every 90s a\n", 1, "plain cron does not know"),
+        ("0 1 * * * -n a\n", 1, "-n changes nothing"),
+        ("0 1 * * * a\n# sexton: timeout=2h\n", 2, "no entry follows"),
+        ("0 1 * * * a\n\n0 1 * * * a\n", 3, "the same entry as on line 1"),
+    ] {
+        check_warning(text, line, says);
+    }
+}
+
+#[test]
+fn windows_lines_mean_the_same_as_others() {
+    let (jobs, _) = user("X=1\r\n\r\n# comment\r\n0 1 * * * a b\r\n");
+    assert_eq!(shell(&jobs[0]), "a b");
+    assert_eq!(jobs[0].env.get("X").map(String::as_str), Some("1"));
+}
+
+#[test]
+fn a_directive_sets_fields_of_the_next_entry_only() {
+    let text = "# sexton: name=nightly group=db timeout=2h concurrency=forbid catch_up=once enabled=false\n\
+                #sexton: description=\"Dump of 'main'\" owner='data team' rules=default,postgres success_exit_codes=0,3\n\
+                # a remark\n\
+                #   sexton: retries.max=2 retries.on=failed,timed_out alert.after=3 alert.channels=oncall needs.memory=2GiB env.LEVEL=9\n\
+                X=1\n\
+                30 2 * * * /opt/dump\n\
+                30 3 * * * /opt/other\n";
+    let jobs = jobs(text);
+    let first = &jobs[0];
+    assert_eq!((first.group.as_str(), first.name.as_str()), ("db", "nightly"));
+    assert_eq!(first.timeout, Some(Duration::from_secs(7200)));
+    assert_eq!((first.concurrency, first.catch_up, first.enabled), (Concurrency::Forbid, CatchUp::Once, false));
+    assert_eq!((first.description.as_str(), first.owner.as_str()), ("Dump of 'main'", "data team"));
+    assert_eq!(first.rules, ["default", "postgres"]);
+    assert_eq!(first.success_exit_codes, [0, 3]);
+    let retries = first.retries.as_ref().expect("retries");
+    assert_eq!((retries.max, &retries.on[..]), (2, &[Outcome::Failed, Outcome::TimedOut][..]));
+    assert_eq!((first.alert.after, &first.alert.channels[..]), (3, &["oncall".to_owned()][..]));
+    assert_eq!(first.needs.memory, 2 << 30);
+    assert_eq!(first.env.get("LEVEL").map(String::as_str), Some("9"));
+    let plain = job("X=1\n30 3 * * * /opt/other\n");
+    assert_eq!(jobs[1], plain);
+}
+
+#[test]
+fn defaults_hold_for_all_later_entries_and_a_directive_wins() {
+    let text = "0 1 * * * a\n# sexton-defaults: timeout=1h group=web\n0 2 * * * b\n# sexton: timeout=2h\n0 3 * * * c\n\
+                # sexton-defaults: timeout=3h\n0 4 * * * d\n";
+    let found: Vec<_> =
+        jobs(text).iter().map(|job| (job.group.clone(), job.timeout.map(|limit| limit.as_secs() / 3600))).collect();
+    let expected = [("default", None), ("web", Some(1)), ("web", Some(2)), ("web", Some(3))];
+    assert_eq!(found, expected.map(|(group, hours)| (group.to_owned(), hours)));
+}
+
+#[test]
+fn names_are_stable_and_distinct() {
+    let alone = job("0 5 * * * /opt/bin/report --all\n");
+    assert!(alone.name.starts_with("report-"), "{}", alone.name);
+    let among = jobs("0 4 * * * x\nA=1\n0 5 * * *  /opt/bin/report --all\n");
+    assert_eq!(among[1].name, alone.name);
+    for other in
+        ["0 6 * * * /opt/bin/report --all\n", "0 5 * * * /opt/bin/report\n", "0 5 * * * /opt/bin/report --all%x\n"]
+    {
+        let other = job(other);
+        assert!(other.name.starts_with("report-") && other.name != alone.name, "{}", other.name);
+    }
+    let (three, _) = user(&"0 5 * * * /opt/bin/report --all\n".repeat(3));
+    let names: Vec<&str> = three.iter().map(|job| job.name.as_str()).collect();
+    assert_eq!(names, [alone.name.clone(), format!("{}-2", alone.name), format!("{}-3", alone.name)]);
+}
+
+#[test]
+fn a_name_that_is_given_twice_is_a_fault() {
+    let text = "# sexton: name=a\n0 1 * * * x\n# sexton: name=a\n0 2 * * * y\n# sexton: name=a group=b\n0 3 * * * z\n";
+    check_fault(text, Format::User, 4, "line 2 has a job of this name already");
+    assert_eq!(user(text).0.len(), 2);
+}
+
+#[test]
+fn a_file_is_read_as_what_its_name_says() {
+    let entry = "0 5 * * * root /opt/x\n";
+    let command = |file: &str, system| shell(&parse_any(file, entry, system).0[0]).to_owned();
+    assert_eq!(command("/etc/cron.d/x", false), "/opt/x");
+    assert_eq!(command("x", true), "/opt/x");
+    assert_eq!(command("x", false), "root /opt/x");
+    let toml = "[[job]]\nname = \"x\"\nschedule = \"@daily\"\ncommand = \"y\"\n";
+    assert_eq!(parse_any("jobs.toml", toml, false).0[0].name, "x");
+}
