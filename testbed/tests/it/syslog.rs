@@ -1,12 +1,13 @@
 //! rsyslog and syslog-ng give back every field that an independent client sent.
 
 use std::io::Write;
-use std::net::{TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::{env, fs, thread};
 
 use serde_json::Value;
-use testbed::{Framing, Rsyslog, RsyslogOptions, SyslogFormat, SyslogNg, wait_until};
+use testbed::{DEADLINE, Framing, Rsyslog, RsyslogOptions, SyslogFormat, SyslogNg, wait_until};
 
 use crate::client::{logger, openssl};
 
@@ -30,7 +31,7 @@ const LOGGER_ARGUMENTS: [&str; 12] = [
 const RAW: &str =
     "<30>1 2026-11-23T07:50:00.123456Z web1 job2 77 stdout [run@32473 id=\"a\\\"b\\]c\\\\d\"] two\nlines\tof text";
 
-fn send_by_logger(address: std::net::SocketAddr, transport: &[&str]) {
+fn send_by_logger(address: SocketAddr, transport: &[&str]) {
     logger(address, &[transport, &LOGGER_ARGUMENTS, &[MESSAGE]].concat());
 }
 
@@ -118,7 +119,7 @@ fn rsyslog_does_not_take_rfc3164_for_rfc5424() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.send_to(b"<78>Nov 23 07:50:00 web1 job1[77]: old", server.udp()).unwrap();
     socket.send_to(RAW.as_bytes(), server.udp()).unwrap();
-    let records = server.wait_for(|records| records.iter().any(|record| record["app"] == "job2"), testbed::DEADLINE);
+    let records = server.wait_for(|records| records.iter().any(|record| record["app"] == "job2"), DEADLINE);
     assert!(records.iter().all(|record| record["app"] != "job1"), "{records:?}");
 }
 
@@ -207,5 +208,37 @@ fn a_dropped_server_is_gone() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let (tcp, socket) = (server.tcp(), server.unix().to_owned());
     drop(server);
-    wait_until(Duration::from_secs(10), || TcpStream::connect(tcp).is_err() && !socket.exists());
+    wait_until(DEADLINE, || TcpStream::connect(tcp).is_err() && !socket.exists());
+}
+
+/// Set for the copy of the test below that is to be killed; its value is the file that gets the server's address.
+const HELD_ADDRESS: &str = "TESTBED_HELD_ADDRESS";
+
+#[test]
+fn a_server_dies_with_its_test_process() {
+    if let Some(file) = env::var_os(HELD_ADDRESS) {
+        let server = Rsyslog::start(RsyslogOptions::default()).unwrap();
+        fs::write(file, server.tcp().to_string()).unwrap();
+        loop {
+            thread::park();
+        }
+    }
+    if Rsyslog::start(RsyslogOptions::default()).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("address");
+    let mut copy = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "syslog::a_server_dies_with_its_test_process"])
+        .env(HELD_ADDRESS, &file)
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let address = || fs::read_to_string(&file).ok()?.parse::<SocketAddr>().ok();
+    wait_until(DEADLINE, || address().is_some());
+    TcpStream::connect(address().unwrap()).unwrap();
+    copy.kill().unwrap();
+    copy.wait().unwrap();
+    wait_until(DEADLINE, || TcpStream::connect(address().unwrap()).is_err());
 }
