@@ -1,0 +1,122 @@
+//! What an alert store owes.
+
+use domain::alert::{AlertState, Fate, Status};
+use domain::ports::{AlertStep, Ports, StateChange};
+use tokio::task::JoinSet;
+
+use crate::samples::{at, key, transition};
+
+async fn raise(ports: &Ports, ids: &[(&str, i64)]) {
+    let transitions = ids.iter().map(|(id, second)| transition(id, *second)).collect();
+    assert!(ports.alerts.raise(&AlertStep { state: None, transitions }).await.unwrap());
+}
+
+async fn claimed(ports: &Ports, worker: &str, second: i64) -> Vec<String> {
+    let claimed = ports.alerts.claim(worker, at(second), at(second + 60), 100).await.unwrap();
+    claimed.into_iter().map(|transition| transition.id).collect()
+}
+
+pub async fn a_state_is_moved_only_from_the_version_that_was_read(ports: &Ports) {
+    let first = ports.alerts.state(&key("dump")).await.unwrap();
+    assert_eq!((first.record, first.version), (AlertState::default(), 0));
+    let step = |expected, streak| AlertStep {
+        state: Some(StateChange {
+            key: key("dump"),
+            expected,
+            state: AlertState { status: Status::Bad, streak, ..AlertState::default() },
+        }),
+        transitions: vec![transition(&format!("t{streak}"), 0)],
+    };
+    assert!(ports.alerts.raise(&step(0, 1)).await.unwrap());
+    assert!(!ports.alerts.raise(&step(0, 2)).await.unwrap());
+    let second = ports.alerts.state(&key("dump")).await.unwrap();
+    assert_eq!(second.record.streak, 1);
+    assert!(ports.alerts.raise(&step(second.version, 3)).await.unwrap());
+    assert_eq!(ports.alerts.state(&key("dump")).await.unwrap().record.streak, 3);
+    assert_eq!(ports.alerts.state(&key("other")).await.unwrap().version, 0);
+    assert_eq!(claimed(ports, "w", 0).await, ["t1", "t3"]);
+}
+
+pub async fn a_transition_stored_twice_is_told_once(ports: &Ports) {
+    raise(ports, &[("a", 0)]).await;
+    raise(ports, &[("a", 0)]).await;
+    assert_eq!(claimed(ports, "w", 0).await, ["a"]);
+    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records.len(), 1);
+}
+
+pub async fn of_many_workers_one_claims_a_transition(ports: &Ports) {
+    let ids: Vec<String> = (0..40).map(|number| format!("t{number:02}")).collect();
+    raise(ports, &ids.iter().map(|id| (id.as_str(), 0)).collect::<Vec<_>>()).await;
+    let mut workers = JoinSet::new();
+    for number in 0..16 {
+        let ports = ports.clone();
+        workers.spawn(async move {
+            let worker = format!("w{number}");
+            let mut mine = Vec::new();
+            loop {
+                let claimed = ports.alerts.claim(&worker, at(0), at(3600), 3).await.unwrap();
+                if claimed.is_empty() {
+                    return mine;
+                }
+                mine.extend(claimed.into_iter().map(|transition| transition.id));
+            }
+        });
+    }
+    let mut all: Vec<String> = workers.join_all().await.into_iter().flatten().collect();
+    all.sort();
+    assert_eq!(all, ids);
+}
+
+pub async fn a_claim_ends_with_its_lease(ports: &Ports) {
+    raise(ports, &[("a", 0)]).await;
+    assert_eq!(claimed(ports, "w1", 0).await, ["a"]);
+    assert!(claimed(ports, "w2", 59).await.is_empty());
+    assert_eq!(claimed(ports, "w2", 60).await, ["a"]);
+}
+
+pub async fn what_is_not_due_is_not_claimed(ports: &Ports) {
+    raise(ports, &[("late", 90), ("early", 30)]).await;
+    assert!(claimed(ports, "w", 29).await.is_empty());
+    assert_eq!(claimed(ports, "w", 30).await, ["early"]);
+    assert_eq!(claimed(ports, "w", 90).await, ["early", "late"], "the first is due again, as its lease is over");
+}
+
+pub async fn a_settled_transition_is_not_claimed_again(ports: &Ports) {
+    raise(ports, &[("told", 0), ("again", 0)]).await;
+    let mut both = ports.alerts.claim("w", at(0), at(60), 10).await.unwrap();
+    both.sort_by(|one, other| other.id.cmp(&one.id));
+    both[0].fate = Fate::Told;
+    both[1].tries = 1;
+    both[1].not_before = at(300);
+    both[1].last_error = Some("refused".to_owned());
+    ports.alerts.settle("w", &both).await.unwrap();
+    assert!(claimed(ports, "w", 299).await.is_empty());
+    let again = ports.alerts.claim("w", at(300), at(360), 10).await.unwrap();
+    assert_eq!(again, [both[1].clone()]);
+}
+
+pub async fn who_lost_a_claim_settles_nothing(ports: &Ports) {
+    raise(ports, &[("a", 0)]).await;
+    let mut mine = ports.alerts.claim("slow", at(0), at(60), 10).await.unwrap();
+    assert_eq!(claimed(ports, "fast", 60).await, ["a"]);
+    mine[0].fate = Fate::GivenUp;
+    ports.alerts.settle("slow", &mine).await.unwrap();
+    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].fate, Fate::Pending);
+    mine[0].fate = Fate::Told;
+    ports.alerts.settle("fast", &mine).await.unwrap();
+    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].fate, Fate::Told);
+}
+
+pub async fn transitions_are_listed_newest_first(ports: &Ports) {
+    raise(ports, &[("a", 0), ("c", 20), ("b", 10), ("d", 20), ("e", 30)]).await;
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = ports.alerts.list(after.as_ref(), 2).await.unwrap();
+        seen.extend(page.records.into_iter().map(|transition| transition.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["e", "d", "c", "b", "a"]);
+}

@@ -1,0 +1,167 @@
+//! What a run store owes.
+
+use domain::alert::{AlertState, Status};
+use domain::job::JobKey;
+use domain::ports::{AlertStep, Ports, RunQuery, RunWrite, StateChange, Which, Written};
+use domain::run::{Outcome, Run, RunId};
+use tokio::task::JoinSet;
+
+use crate::samples::{at, create, key, run, run_of, transition, write};
+
+pub async fn of_many_who_create_a_run_one_does_and_the_others_see_it(ports: &Ports) {
+    let mut creators = JoinSet::new();
+    for number in 0..16 {
+        let ports = ports.clone();
+        creators.spawn(async move {
+            let mut mine = run("dump", 0);
+            mine.reason = Some(format!("made by {number}"));
+            (mine.clone(), create(&ports, &mine).await)
+        });
+    }
+    let answers = creators.join_all().await;
+    let winners: Vec<&Run> =
+        answers.iter().filter(|(_, written)| *written == Written::Done).map(|(run, _)| run).collect();
+    assert_eq!(winners.len(), 1);
+    for (_, written) in &answers {
+        match written {
+            Written::Done => {}
+            Written::Conflict(Some(stored)) => assert_eq!(&stored.record, winners[0]),
+            other => panic!("{other:?}"),
+        }
+    }
+    let found = ports.runs.get(&[run("dump", 0).run_id, run("absent", 0).run_id]).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(&found[0].record, winners[0]);
+}
+
+pub async fn a_run_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) {
+    create(ports, &run("dump", 0)).await;
+    let first = ports.runs.get(&[run("dump", 0).run_id]).await.unwrap().remove(0);
+    let mut missed = first.record.clone();
+    missed.end(Outcome::Missed, "too late", at(9));
+    let mut skipped = first.record.clone();
+    skipped.end(Outcome::Skipped, "paused", at(9));
+    let expected = Some(first.version);
+    assert_eq!(write(ports, RunWrite { run: missed.clone(), expected, alert: None }).await, Written::Done);
+    match write(ports, RunWrite { run: skipped, expected, alert: None }).await {
+        Written::Conflict(Some(stored)) => {
+            assert_eq!(stored.record, missed);
+            assert!(stored.version > first.version);
+        }
+        other => panic!("{other:?}"),
+    }
+    let absent = RunWrite { run: run("absent", 0), expected: Some(1), alert: None };
+    assert_eq!(write(ports, absent).await, Written::Conflict(None));
+}
+
+pub async fn writes_of_one_call_stand_alone(ports: &Ports) {
+    create(ports, &run("b", 0)).await;
+    let writes = ["a", "b", "c"].map(|name| RunWrite { run: run(name, 0), expected: None, alert: None });
+    let written = ports.runs.write(&writes).await.unwrap();
+    assert_eq!((&written[0], &written[2]), (&Written::Done, &Written::Done));
+    assert!(matches!(&written[1], Written::Conflict(Some(stored)) if stored.record.job == "b"), "{:?}", written[1]);
+    assert_eq!(ports.runs.list(&RunQuery::default(), None, 10).await.unwrap().records.len(), 3);
+}
+
+pub async fn a_run_and_its_alert_step_change_together_or_not_at_all(ports: &Ports) {
+    let step = |expected, id: &str| {
+        let state = AlertState { status: Status::Bad, streak: 1, ..AlertState::default() };
+        let state = Some(StateChange { key: key("dump"), expected, state });
+        Some(AlertStep { state, transitions: vec![transition(id, 0)] })
+    };
+    let both = RunWrite { run: run("dump", 0), expected: None, alert: step(0, "one") };
+    assert_eq!(write(ports, both).await, Written::Done);
+    let stale_state = RunWrite { run: run("dump", 60), expected: None, alert: step(0, "two") };
+    assert_eq!(write(ports, stale_state).await, Written::AlertConflict);
+    assert!(ports.runs.get(&[run("dump", 60).run_id]).await.unwrap().is_empty());
+    let version = ports.alerts.state(&key("dump")).await.unwrap().version;
+    let stale_run = RunWrite { run: run("dump", 0), expected: None, alert: step(version, "three") };
+    assert!(matches!(write(ports, stale_run).await, Written::Conflict(Some(_))));
+    assert_eq!(ports.alerts.state(&key("dump")).await.unwrap().version, version);
+    let told: Vec<String> =
+        ports.alerts.list(None, 10).await.unwrap().records.into_iter().map(|transition| transition.id).collect();
+    assert_eq!(told, ["one"]);
+}
+
+async fn listed(ports: &Ports, query: &RunQuery, most: usize) -> Vec<RunId> {
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = ports.runs.list(query, after.as_ref(), most).await.unwrap();
+        assert!(page.records.len() <= most);
+        seen.extend(page.records.into_iter().map(|stored| stored.record.run_id));
+        after = page.next;
+        if after.is_none() {
+            return seen;
+        }
+    }
+}
+
+pub async fn listing_is_newest_first_and_complete_over_its_pages(ports: &Ports) {
+    let mut wanted = Vec::new();
+    for minute in 0..23 {
+        create(ports, &run("dump", minute * 60)).await;
+        wanted.insert(0, run("dump", minute * 60).run_id);
+    }
+    for most in [1, 5, 23, 100] {
+        assert_eq!(listed(ports, &RunQuery::default(), most).await, wanted, "pages of {most}");
+    }
+}
+
+pub async fn listing_keeps_to_every_bound_of_the_query(ports: &Ports) {
+    let other = JobKey::new("web", "dump");
+    let mut failed = run("dump", 60);
+    failed.end(Outcome::Failed, "exit code 3", at(61));
+    let mut good = run("dump", 120);
+    good.end(Outcome::Succeeded, "exit code 0", at(121));
+    let open = run("dump", 180);
+    let elsewhere = run_of(&other, 60);
+    let same_group = run("vacuum", 60);
+    for run in [&failed, &good, &open, &elsewhere, &same_group] {
+        assert_eq!(create(ports, run).await, Written::Done);
+    }
+    let of_dump = RunQuery::of_job(&key("dump"));
+    let check = async |query: RunQuery, wanted: &[&Run]| {
+        let mut seen = listed(ports, &query, 2).await;
+        let mut wanted: Vec<RunId> = wanted.iter().map(|run| run.run_id.clone()).collect();
+        seen.sort();
+        wanted.sort();
+        assert_eq!(seen, wanted, "{query:?}");
+    };
+    check(of_dump.clone(), &[&failed, &good, &open]).await;
+    check(RunQuery { job: None, ..of_dump.clone() }, &[&failed, &good, &open, &same_group]).await;
+    check(RunQuery { which: Which::Open, ..of_dump.clone() }, &[&open]).await;
+    check(RunQuery::open(), &[&open, &elsewhere, &same_group]).await;
+    check(RunQuery { which: Which::Ended(Outcome::Failed), ..RunQuery::default() }, &[&failed]).await;
+    check(RunQuery { which: Which::Ended(Outcome::Succeeded), ..RunQuery::default() }, &[&good]).await;
+    check(RunQuery { which: Which::Ended(Outcome::Lost), ..RunQuery::default() }, &[]).await;
+    check(RunQuery { since: Some(at(120)), ..RunQuery::default() }, &[&good, &open]).await;
+    check(RunQuery { since: Some(at(60)), until: Some(at(120)), ..of_dump }, &[&failed]).await;
+}
+
+pub async fn counts_add_up(ports: &Ports) {
+    for minute in 0..20 {
+        let mut run = run("dump", minute * 60);
+        match minute % 4 {
+            0 => run.end(Outcome::Succeeded, "exit code 0", at(minute * 60)),
+            1 => run.end(Outcome::Failed, "exit code 3", at(minute * 60)),
+            2 => run.end(Outcome::Skipped, "paused", at(minute * 60)),
+            _ => {}
+        }
+        create(ports, &run).await;
+    }
+    let ledger = ports.runs.count(&RunQuery::default()).await.unwrap();
+    assert!(ledger.adds_up(), "{ledger:?}");
+    assert_eq!((ledger.scheduled, ledger.open, ledger.of(Outcome::Failed)), (20, 5, 5));
+    let window = RunQuery { since: Some(at(0)), until: Some(at(4 * 60)), ..RunQuery::default() };
+    let ledger = ports.runs.count(&window).await.unwrap();
+    assert_eq!((ledger.scheduled, ledger.open, ledger.of(Outcome::Skipped)), (4, 1, 1));
+}
+
+pub async fn removing_runs_twice_is_removing_them_once(ports: &Ports) {
+    create(ports, &run("dump", 0)).await;
+    create(ports, &run("dump", 60)).await;
+    let gone = [run("dump", 0).run_id, run("absent", 0).run_id];
+    ports.runs.remove(&gone).await.unwrap();
+    ports.runs.remove(&gone).await.unwrap();
+    assert_eq!(listed(ports, &RunQuery::default(), 10).await, [run("dump", 60).run_id]);
+}

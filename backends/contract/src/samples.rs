@@ -1,0 +1,94 @@
+//! Records to try a backend with.
+
+use domain::alert::{AlertKind, Transition};
+use domain::event::{Body, Event};
+use domain::job::{Command, Job, JobKey};
+use domain::order::{FORMAT_VERSION, Order};
+use domain::ports::{Beat, Due, Ports, RunWrite, Written};
+use domain::run::{Run, RunId, Trigger};
+use jiff::Timestamp;
+
+/// Some instant on a full minute, and seconds after it.
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_795_420_200 + second).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+pub fn key(name: &str) -> JobKey {
+    JobKey::new("db", name)
+}
+
+pub fn job(key: &JobKey) -> Job {
+    let mut job = Job::new(key.clone(), "30 2 * * *", Command::Shell("dump 'a b' % é".to_owned()));
+    job.env.insert("LEVEL".to_owned(), "9".to_owned());
+    job
+}
+
+pub fn due(name: &str, second: i64) -> Due {
+    Due { at: at(second), key: key(name), timing: "t1".to_owned() }
+}
+
+pub fn run(name: &str, second: i64) -> Run {
+    run_of(&key(name), second)
+}
+
+pub fn run_of(key: &JobKey, second: i64) -> Run {
+    Run::new(RunId::scheduled(key, at(second)), key, at(second), Trigger::Schedule, at(second))
+}
+
+/// Writes one run that must not exist yet.
+pub async fn create(ports: &Ports, run: &Run) -> Written {
+    write(ports, RunWrite { run: run.clone(), expected: None, alert: None }).await
+}
+
+pub async fn write(ports: &Ports, write: RunWrite) -> Written {
+    let mut written = ports.runs.write(&[write]).await.expect("the backend writes a run");
+    assert_eq!(written.len(), 1, "one answer for one write");
+    written.remove(0)
+}
+
+pub fn order(group: &str, second: i64) -> Order {
+    let key = JobKey::new(group, "dump");
+    Order {
+        version: FORMAT_VERSION,
+        run_id: RunId::scheduled(&key, at(second)),
+        attempt: 1,
+        nominal: at(second),
+        trigger: Trigger::Schedule,
+        issued_at: at(second),
+        not_before: None,
+        start_by: None,
+        job: job(&key),
+    }
+}
+
+pub fn event(second: i64) -> Event {
+    let run = run("dump", second);
+    Event {
+        version: FORMAT_VERSION,
+        run_id: run.run_id,
+        group: run.group,
+        job: run.job,
+        attempt: 1,
+        nominal: run.nominal,
+        trigger: run.trigger,
+        runner: "r1".to_owned(),
+        host: "h1".to_owned(),
+        at: at(second + 1),
+        body: Body::Started { pid: Some(7), command: "dump".to_owned() },
+    }
+}
+
+pub fn beat(runner: &str, second: i64) -> Beat {
+    Beat {
+        runner: runner.to_owned(),
+        host: "h1".to_owned(),
+        groups: vec!["db".to_owned()],
+        at: at(second),
+        running: 1,
+        version: "0.1.0".to_owned(),
+    }
+}
+
+pub fn transition(id: &str, second: i64) -> Transition {
+    Transition::new(id.to_owned(), AlertKind::Failed, &key("dump"), "exit code 3", at(second))
+}

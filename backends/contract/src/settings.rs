@@ -1,0 +1,30 @@
+//! What the settings owe.
+
+use domain::ports::Ports;
+use serde_json::json;
+
+use crate::samples::{at, beat};
+
+pub async fn a_setting_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) {
+    assert!(ports.settings.read("clock").await.unwrap().is_none());
+    assert!(!ports.settings.write("clock", &json!(0), Some(1)).await.unwrap());
+    assert!(ports.settings.write("clock", &json!({"ticked": 1}), None).await.unwrap());
+    assert!(!ports.settings.write("clock", &json!(2), None).await.unwrap());
+    let first = ports.settings.read("clock").await.unwrap().unwrap();
+    assert_eq!(first.record, json!({"ticked": 1}));
+    assert!(ports.settings.write("clock", &json!(3), Some(first.version)).await.unwrap());
+    assert!(!ports.settings.write("clock", &json!(4), Some(first.version)).await.unwrap());
+    assert_eq!(ports.settings.read("clock").await.unwrap().unwrap().record, json!(3));
+    assert!(ports.settings.read("other").await.unwrap().is_none());
+}
+
+pub async fn a_runners_latest_beat_is_kept_until_it_is_forgotten(ports: &Ports) {
+    for (runner, second) in [("r1", 0), ("r2", 5), ("r1", 10), ("r1", 3)] {
+        ports.claims.beat(&beat(runner, second)).await.unwrap();
+    }
+    let mut beats = ports.settings.beats().await.unwrap();
+    beats.sort_by(|one, other| one.runner.cmp(&other.runner));
+    assert_eq!(beats, [beat("r1", 10), beat("r2", 5)]);
+    ports.settings.forget_beats(at(10)).await.unwrap();
+    assert_eq!(ports.settings.beats().await.unwrap(), [beat("r1", 10)]);
+}

@@ -1,0 +1,166 @@
+//! Alert states by job, and transitions on their way to people.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::alert::{AlertState, Fate, Transition};
+use domain::job::JobKey;
+use domain::ports::{AlertStep, AlertStore, Cursor, Page, PortResult, Stored};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::database::Durability;
+use crate::row::{self, stamp};
+use crate::{Embedded, Outcome};
+
+/// How long a settled transition is kept for people to look at: as long as an error budget is looked back on.
+const SETTLED_KEPT: Duration = Duration::from_secs(90 * 86_400);
+
+#[async_trait]
+impl AlertStore for Embedded {
+    async fn state(&self, key: &JobKey) -> PortResult<Stored<AlertState>> {
+        let key = key.clone();
+        self.database.read(move |connection| state_of(connection, &key)).await
+    }
+
+    async fn raise(&self, step: &AlertStep) -> PortResult<bool> {
+        let step = step.clone();
+        let write = move |connection: &Connection| {
+            if !is_current(connection, &step)? {
+                return Ok(false);
+            }
+            take(connection, &step)?;
+            Ok(true)
+        };
+        self.database.write(Durability::Normal, write).await
+    }
+
+    async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>> {
+        let worker = worker.to_owned();
+        let write = move |connection: &Connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT id, body FROM transitions WHERE pending = 1 AND ready <= ?1 ORDER BY ready, id LIMIT ?2",
+            )?;
+            let rows = select.query_map(params![stamp(at), most as i64], |columns| {
+                Ok((columns.get::<_, String>(0)?, row::text(columns, 1)?))
+            })?;
+            let rows = rows.collect::<Result<Vec<_>, _>>()?;
+            let mut claim =
+                connection.prepare_cached("UPDATE transitions SET ready = ?2, worker = ?3 WHERE id = ?1")?;
+            let mut claimed = Vec::with_capacity(rows.len());
+            for (id, body) in rows {
+                match row::parse(&body) {
+                    Ok(transition) => {
+                        claim.execute(params![id, stamp(until), worker])?;
+                        claimed.push(transition);
+                    }
+                    Err(why) => {
+                        connection.execute("UPDATE transitions SET pending = 0 WHERE id = ?1", [&id])?;
+                        row::set_aside(connection, "alert", &id, &why, at)?;
+                    }
+                }
+            }
+            Ok(claimed)
+        };
+        self.database.write(Durability::Normal, write).await
+    }
+
+    async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()> {
+        let (worker, transitions) = (worker.to_owned(), transitions.to_vec());
+        let write = move |connection: &Connection| {
+            let mut update = connection.prepare_cached(
+                "UPDATE transitions SET pending = ?3, ready = ?4, worker = NULL, body = ?5 WHERE id = ?1 AND worker = ?2",
+            )?;
+            let mut newest = Timestamp::MIN;
+            for transition in &transitions {
+                update.execute(params![
+                    transition.id,
+                    worker,
+                    transition.fate == Fate::Pending,
+                    stamp(transition.not_before),
+                    serde_json::to_string(transition)?,
+                ])?;
+                newest = newest.max(transition.at);
+            }
+            if let Ok(before) = newest.checked_sub(SETTLED_KEPT) {
+                connection
+                    .prepare_cached("DELETE FROM transitions WHERE at < ?1 AND pending = 0")?
+                    .execute([stamp(before)])?;
+            }
+            Ok(())
+        };
+        self.database.write(Durability::Normal, write).await
+    }
+
+    async fn list(&self, after: Option<&Cursor>, most: usize) -> PortResult<Page<Transition>> {
+        let after: Option<(i64, String)> = after.and_then(|cursor| serde_json::from_str(&cursor.0).ok());
+        let read = move |connection: &Connection| {
+            let (at, id) = after.unwrap_or((i64::MAX, String::new()));
+            let mut select = connection.prepare_cached(
+                "SELECT at, id, body FROM transitions WHERE (at, id) < (?1, ?2) ORDER BY at DESC, id DESC LIMIT ?3",
+            )?;
+            let mut rows = select.query(params![at, id, most as i64])?;
+            let (mut records, mut last, mut seen) = (Vec::new(), None, 0);
+            while let Some(columns) = rows.next()? {
+                let place: (i64, String) = (columns.get(0)?, columns.get(1)?);
+                // One that cannot be read was noted when it was claimed.
+                records.extend(row::parse::<Transition>(&row::text(columns, 2)?).ok());
+                last = Some(place);
+                seen += 1;
+            }
+            let next = match last {
+                Some(place) if seen == most => Some(Cursor(serde_json::to_string(&place)?)),
+                _ => None,
+            };
+            Ok(Page { records, next })
+        };
+        self.database.read(read).await
+    }
+}
+
+fn state_of(connection: &Connection, key: &JobKey) -> Outcome<Stored<AlertState>> {
+    let found = connection
+        .prepare_cached("SELECT body, version FROM alert_states WHERE grp = ?1 AND job = ?2")?
+        .query_row([&key.group, &key.name], |columns| Ok((row::text(columns, 0)?, columns.get::<_, i64>(1)?)))
+        .optional()?;
+    Ok(match found {
+        // A state that cannot be read counts as the first day's: at worst people are told once more.
+        Some((body, version)) => Stored { record: row::parse(&body).unwrap_or_default(), version: version as u64 },
+        None => Stored { record: AlertState::default(), version: 0 },
+    })
+}
+
+/// Whether the step was made from the state that is stored.
+pub fn is_current(connection: &Connection, step: &AlertStep) -> Outcome<bool> {
+    let Some(change) = &step.state else { return Ok(true) };
+    let version: Option<i64> = connection
+        .prepare_cached("SELECT version FROM alert_states WHERE grp = ?1 AND job = ?2")?
+        .query_row([&change.key.group, &change.key.name], |columns| columns.get(0))
+        .optional()?;
+    Ok(version.unwrap_or(0) as u64 == change.expected)
+}
+
+/// Stores a step that is current.
+pub fn take(connection: &Connection, step: &AlertStep) -> Outcome<()> {
+    if let Some(change) = &step.state {
+        connection
+            .prepare_cached(
+                "INSERT INTO alert_states (grp, job, version, body) VALUES (?1, ?2, 1, ?3)
+                 ON CONFLICT DO UPDATE SET version = version + 1, body = excluded.body",
+            )?
+            .execute(params![change.key.group, change.key.name, serde_json::to_string(&change.state)?])?;
+    }
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO transitions (id, at, pending, ready, body) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+    )?;
+    for transition in &step.transitions {
+        insert.execute(params![
+            transition.id,
+            stamp(transition.at),
+            transition.fate == Fate::Pending,
+            stamp(transition.not_before),
+            serde_json::to_string(transition)?,
+        ])?;
+    }
+    Ok(())
+}

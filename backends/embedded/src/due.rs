@@ -1,0 +1,62 @@
+//! The due index. One file needs one shard.
+
+use async_trait::async_trait;
+use domain::job::JobKey;
+use domain::ports::{Due, DueIndex, PortResult};
+use jiff::Timestamp;
+use rusqlite::params;
+
+use crate::Embedded;
+use crate::database::Durability;
+use crate::row::{instant, stamp};
+
+#[async_trait]
+impl DueIndex for Embedded {
+    fn shards(&self) -> u32 {
+        1
+    }
+
+    async fn put(&self, entries: &[Due]) -> PortResult<()> {
+        let entries = entries.to_vec();
+        let write = move |connection: &rusqlite::Connection| {
+            let mut insert = connection.prepare_cached(
+                "INSERT INTO due (at, grp, name, timing) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+            )?;
+            for entry in &entries {
+                insert.execute(params![stamp(entry.at), entry.key.group, entry.key.name, entry.timing])?;
+            }
+            Ok(())
+        };
+        self.database.write(Durability::Normal, write).await
+    }
+
+    async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>> {
+        if shard > 0 {
+            return Ok(Vec::new());
+        }
+        let read = move |connection: &rusqlite::Connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT at, grp, name, timing FROM due WHERE at BETWEEN ?1 AND ?2 ORDER BY at, grp, name LIMIT ?3",
+            )?;
+            let found = select.query_map(params![stamp(from), stamp(until), most as i64], |columns| {
+                let key = JobKey::new(columns.get::<_, String>(1)?, columns.get::<_, String>(2)?);
+                Ok(Due { at: instant(columns.get(0)?), key, timing: columns.get(3)? })
+            })?;
+            Ok(found.collect::<Result<_, _>>()?)
+        };
+        self.database.read(read).await
+    }
+
+    async fn remove(&self, entries: &[Due]) -> PortResult<()> {
+        let entries = entries.to_vec();
+        let write = move |connection: &rusqlite::Connection| {
+            let mut delete = connection
+                .prepare_cached("DELETE FROM due WHERE at = ?1 AND grp = ?2 AND name = ?3 AND timing = ?4")?;
+            for entry in &entries {
+                delete.execute(params![stamp(entry.at), entry.key.group, entry.key.name, entry.timing])?;
+            }
+            Ok(())
+        };
+        self.database.write(Durability::Normal, write).await
+    }
+}

@@ -1,0 +1,93 @@
+//! The jobs.
+
+use async_trait::async_trait;
+use domain::job::{Job, JobKey};
+use domain::ports::{Cursor, JobStore, Page, PortResult, StoredJob};
+use rusqlite::{OptionalExtension, Row, params};
+
+use crate::database::Durability;
+use crate::{Embedded, row};
+
+#[async_trait]
+impl JobStore for Embedded {
+    async fn get(&self, keys: &[JobKey]) -> PortResult<Vec<StoredJob>> {
+        let keys = keys.to_vec();
+        let read = move |connection: &rusqlite::Connection| {
+            let mut select =
+                connection.prepare_cached("SELECT grp, name, version, body FROM jobs WHERE grp = ?1 AND name = ?2")?;
+            let mut found = Vec::with_capacity(keys.len());
+            for key in &keys {
+                found.extend(select.query_row([&key.group, &key.name], stored).optional()?);
+            }
+            Ok(found)
+        };
+        self.database.read(read).await
+    }
+
+    async fn put(&self, job: &Job, expected: Option<u64>) -> PortResult<bool> {
+        let job = job.clone();
+        let write = move |connection: &rusqlite::Connection| {
+            let body = serde_json::to_string(&job)?;
+            let changed = match expected {
+                None => connection
+                    .prepare_cached(
+                        "INSERT INTO jobs (grp, name, version, body) VALUES (?1, ?2, 1, ?3) ON CONFLICT DO NOTHING",
+                    )?
+                    .execute(params![job.group, job.name, body])?,
+                Some(version) => connection
+                    .prepare_cached(
+                        "UPDATE jobs SET version = version + 1, body = ?3 WHERE grp = ?1 AND name = ?2 AND version = ?4",
+                    )?
+                    .execute(params![job.group, job.name, body, version as i64])?,
+            };
+            Ok(changed > 0)
+        };
+        self.database.write(Durability::Full, write).await
+    }
+
+    async fn remove(&self, key: &JobKey) -> PortResult<()> {
+        let key = key.clone();
+        let write = move |connection: &rusqlite::Connection| {
+            connection
+                .prepare_cached("DELETE FROM jobs WHERE grp = ?1 AND name = ?2")?
+                .execute([&key.group, &key.name])?;
+            Ok(())
+        };
+        self.database.write(Durability::Full, write).await
+    }
+
+    async fn list(&self, group: Option<&str>, after: Option<&Cursor>, most: usize) -> PortResult<Page<StoredJob>> {
+        let group = group.map(str::to_owned);
+        let after: Option<JobKey> = after.and_then(|cursor| serde_json::from_str(&cursor.0).ok());
+        let read = move |connection: &rusqlite::Connection| {
+            let after = after.unwrap_or_else(|| JobKey::new("", ""));
+            let mut select = connection.prepare_cached(
+                "SELECT grp, name, version, body FROM jobs
+                 WHERE (grp, name) > (?1, ?2) AND (?3 IS NULL OR grp = ?3) ORDER BY grp, name LIMIT ?4",
+            )?;
+            let found = select.query_map(params![after.group, after.name, group, most as i64], stored)?;
+            let records = found.collect::<Result<Vec<_>, _>>()?;
+            let next = match records.last() {
+                Some(last) if records.len() == most => Some(Cursor(serde_json::to_string(&last.key)?)),
+                _ => None,
+            };
+            Ok(Page { records, next })
+        };
+        self.database.read(read).await
+    }
+}
+
+fn stored(columns: &Row<'_>) -> rusqlite::Result<StoredJob> {
+    let key = JobKey::new(columns.get::<_, String>(0)?, columns.get::<_, String>(1)?);
+    let version: i64 = columns.get(2)?;
+    // Whatever stands there, by whatever hand: a blob, a number, broken JSON.
+    let body = columns.get_ref(3)?.as_str().map_err(|error| error.to_string());
+    let job = body.map_err(|error| format!("the stored record is no text: {error}")).and_then(|body| {
+        let job: Job = row::parse(body)?;
+        match job.key() == key {
+            true => Ok(job),
+            false => Err(format!("the record of {key} names {} inside; make the two agree", job.key())),
+        }
+    });
+    Ok(StoredJob { key, job, version: version as u64 })
+}

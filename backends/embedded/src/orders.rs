@@ -1,0 +1,43 @@
+//! Orders on their way to runners: a queue by group.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::order::Order;
+use domain::ports::{Delivery, Orders, PortError, PortResult};
+use jiff::Timestamp;
+
+use crate::Embedded;
+use crate::database::Durability;
+use crate::queue::Letter;
+
+#[async_trait]
+impl Orders for Embedded {
+    async fn send(&self, orders: &[Order]) -> PortResult<()> {
+        let letters = orders.iter().map(letter).collect::<PortResult<Vec<_>>>()?;
+        self.orders.send(letters, Durability::Normal).await
+    }
+
+    async fn receive(
+        &self,
+        groups: &[String],
+        most: usize,
+        lease: Duration,
+        wait: Duration,
+    ) -> PortResult<Vec<Delivery<Order>>> {
+        self.orders.receive(groups, most, lease, wait).await
+    }
+
+    async fn delete(&self, receipt: &str) -> PortResult<()> {
+        self.orders.delete(&[receipt.to_owned()]).await
+    }
+}
+
+fn letter(order: &Order) -> PortResult<Letter> {
+    Ok(Letter {
+        key: format!("{}:{}", order.run_id, order.attempt),
+        group: order.job.group.clone(),
+        ready: order.not_before.unwrap_or(Timestamp::UNIX_EPOCH),
+        body: serde_json::to_string(order).map_err(|error| PortError::Permanent(error.to_string()))?,
+    })
+}

@@ -1,0 +1,161 @@
+//! A table as a queue: at least once, leased, woken at once when something arrives in the same process.
+//!
+//! Orders and reports are such tables. A message that cannot be read is parked: it stays, is told, and is never received.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::ports::{Delivery, PortError, PortResult};
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+use crate::database::{Database, Durability};
+use crate::row::{self, instant, stamp};
+use crate::{Clock, Outcome};
+
+/// The longest nap of a waiting receiver: another process may have written, and nobody wakes us for that.
+const NAP_MAX: Duration = Duration::from_secs(1);
+
+pub struct Queue {
+    database: Arc<Database>,
+    table: &'static str,
+    clock: Clock,
+    arrived: Notify,
+}
+
+/// A message to be sent.
+pub struct Letter {
+    /// The same for every copy of the same message: a copy of one that still waits is dropped.
+    pub key: String,
+    pub group: String,
+    /// Not received before.
+    pub ready: Timestamp,
+    pub body: String,
+}
+
+impl Queue {
+    pub fn new(database: Arc<Database>, table: &'static str, clock: Clock) -> Queue {
+        Queue { database, table, clock, arrived: Notify::new() }
+    }
+
+    pub async fn send(&self, letters: Vec<Letter>, durability: Durability) -> PortResult<()> {
+        let table = self.table;
+        let write = move |connection: &Connection| {
+            let mut insert = connection.prepare_cached(&format!(
+                "INSERT INTO {table} (key, grp, ready, body) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"
+            ))?;
+            for letter in &letters {
+                insert.execute(params![letter.key, letter.group, stamp(letter.ready), letter.body])?;
+            }
+            Ok(())
+        };
+        self.database.write(durability, write).await?;
+        self.arrived.notify_waiters();
+        Ok(())
+    }
+
+    /// Up to `most` messages of the groups (empty: all), leased; waits for the first.
+    pub async fn receive<T: DeserializeOwned + Send + 'static>(
+        &self,
+        groups: &[String],
+        most: usize,
+        lease: Duration,
+        wait: Duration,
+    ) -> PortResult<Vec<Delivery<T>>> {
+        let groups = serde_json::to_string(groups).map_err(|error| PortError::Permanent(error.to_string()))?;
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            let now = (self.clock)();
+            let ready = self.earliest(&groups).await?;
+            if ready.is_some_and(|ready| ready <= now) {
+                let taken = self.take(groups.clone(), most, now, lease).await?;
+                if !taken.is_empty() {
+                    return Ok(taken);
+                }
+            }
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            if left.is_zero() {
+                return Ok(Vec::new());
+            }
+            let until_ready = ready
+                .and_then(|ready| Duration::try_from(ready.duration_since(now)).ok())
+                .filter(|until| !until.is_zero())
+                .unwrap_or(NAP_MAX);
+            // Woken or not: the table is looked at again.
+            let _ = tokio::time::timeout(left.min(until_ready).min(NAP_MAX), arrived).await;
+        }
+    }
+
+    pub async fn delete(&self, receipts: &[String]) -> PortResult<()> {
+        let ids: Vec<i64> = receipts.iter().filter_map(|receipt| receipt.parse().ok()).collect();
+        let table = self.table;
+        let write = move |connection: &Connection| {
+            let mut delete = connection.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))?;
+            for id in &ids {
+                delete.execute([id])?;
+            }
+            Ok(())
+        };
+        self.database.write(Durability::Normal, write).await
+    }
+
+    /// When the next message of these groups can be received.
+    async fn earliest(&self, groups: &str) -> PortResult<Option<Timestamp>> {
+        let (table, groups) = (self.table, groups.to_owned());
+        let read = move |connection: &Connection| {
+            let mut select = connection.prepare_cached(&format!(
+                "SELECT ready FROM {table} WHERE parked = 0 AND {IN_GROUPS} ORDER BY ready LIMIT 1"
+            ))?;
+            Ok(select.query_row([&groups], |columns| columns.get(0)).optional()?.map(instant))
+        };
+        self.database.read(read).await
+    }
+
+    async fn take<T: DeserializeOwned + Send + 'static>(
+        &self,
+        groups: String,
+        most: usize,
+        now: Timestamp,
+        lease: Duration,
+    ) -> PortResult<Vec<Delivery<T>>> {
+        let table = self.table;
+        let until = SignedDuration::try_from(lease)
+            .ok()
+            .and_then(|lease| now.checked_add(lease).ok())
+            .unwrap_or(Timestamp::MAX);
+        let write = move |connection: &Connection| -> Outcome<Vec<Delivery<T>>> {
+            let mut select = connection.prepare_cached(&format!(
+                "SELECT id, key, body FROM {table} WHERE parked = 0 AND ready <= ?2 AND {IN_GROUPS}
+                 ORDER BY ready, id LIMIT ?3"
+            ))?;
+            let rows = select.query_map(params![groups, stamp(now), most as i64], |columns| {
+                Ok((columns.get::<_, i64>(0)?, columns.get::<_, String>(1)?, row::text(columns, 2)?))
+            })?;
+            let rows = rows.collect::<Result<Vec<_>, _>>()?;
+            let mut lease = connection.prepare_cached(&format!("UPDATE {table} SET ready = ?2 WHERE id = ?1"))?;
+            let mut taken = Vec::with_capacity(rows.len());
+            for (id, key, body) in rows {
+                match row::parse(&body) {
+                    Ok(message) => {
+                        lease.execute(params![id, stamp(until)])?;
+                        taken.push(Delivery { message, receipt: id.to_string() });
+                    }
+                    Err(why) => {
+                        connection.execute(&format!("UPDATE {table} SET parked = 1 WHERE id = ?1"), [id])?;
+                        row::set_aside(connection, table, &key, &why, now)?;
+                    }
+                }
+            }
+            Ok(taken)
+        };
+        self.database.write(Durability::Normal, write).await
+    }
+}
+
+/// `?1` is a JSON list of groups; an empty one means all.
+const IN_GROUPS: &str = "(?1 = '[]' OR grp IN (SELECT value FROM json_each(?1)))";

@@ -1,0 +1,37 @@
+//! Reports on their way to the collector. Accepted only once they are on the disk.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::event::Event;
+use domain::ports::{Delivery, PortError, PortResult, Reports};
+use jiff::Timestamp;
+
+use crate::Embedded;
+use crate::database::Durability;
+use crate::queue::Letter;
+
+#[async_trait]
+impl Reports for Embedded {
+    async fn send(&self, events: &[Event]) -> PortResult<()> {
+        let letters = events.iter().map(letter).collect::<PortResult<Vec<_>>>()?;
+        self.reports.send(letters, Durability::Full).await
+    }
+
+    async fn receive(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<Delivery<Event>>> {
+        self.reports.receive(&[], most, lease, wait).await
+    }
+
+    async fn delete(&self, receipts: &[String]) -> PortResult<()> {
+        self.reports.delete(receipts).await
+    }
+}
+
+fn letter(event: &Event) -> PortResult<Letter> {
+    Ok(Letter {
+        key: event.id(),
+        group: event.group.clone(),
+        ready: Timestamp::UNIX_EPOCH,
+        body: serde_json::to_string(event).map_err(|error| PortError::Permanent(error.to_string()))?,
+    })
+}

@@ -1,0 +1,240 @@
+//! The runs. A write of one is a transaction of its own, together with its alert step.
+
+use async_trait::async_trait;
+use domain::ledger::Ledger;
+use domain::ports::{Cursor, Page, PortResult, RunQuery, RunStore, RunWrite, Stored, Which, Written};
+use domain::run::{Outcome as RunOutcome, Run, RunId, State};
+use jiff::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use crate::database::Durability;
+use crate::{Embedded, Outcome, alerts, row};
+
+#[async_trait]
+impl RunStore for Embedded {
+    async fn get(&self, run_ids: &[RunId]) -> PortResult<Vec<Stored<Run>>> {
+        let run_ids = run_ids.to_vec();
+        let read = move |connection: &Connection| {
+            let mut found = Vec::with_capacity(run_ids.len());
+            for run_id in &run_ids {
+                found.extend(one(connection, run_id)?);
+            }
+            Ok(found)
+        };
+        self.database.read(read).await
+    }
+
+    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<Written>> {
+        let writes = writes.to_vec();
+        let write = move |connection: &Connection| writes.iter().map(|write| write_one(connection, write)).collect();
+        self.database.write(Durability::Normal, write).await
+    }
+
+    async fn list(&self, query: &RunQuery, after: Option<&Cursor>, most: usize) -> PortResult<Page<Stored<Run>>> {
+        let (mut filter, after) = (Filter::of(query), after.cloned());
+        let read = move |connection: &Connection| -> Outcome<(Page<Stored<Run>>, Vec<(String, String)>)> {
+            if let Some(after) = after {
+                filter.and("run_id < ?", after.0.into());
+            }
+            let text = format!(
+                "SELECT run_id, body, version FROM runs WHERE {} ORDER BY run_id DESC LIMIT {most}",
+                filter.terms.join(" AND ")
+            );
+            let mut select = connection.prepare_cached(&text)?;
+            let mut rows = select.query(params_from_iter(&filter.values))?;
+            let (mut records, mut broken, mut last, mut seen) = (Vec::new(), Vec::new(), None, 0);
+            while let Some(columns) = rows.next()? {
+                let run_id: String = columns.get(0)?;
+                match row::parse(&row::text(columns, 1)?) {
+                    Ok(record) => records.push(Stored { record, version: columns.get::<_, i64>(2)? as u64 }),
+                    Err(why) => broken.push((run_id.clone(), why)),
+                }
+                seen += 1;
+                last = Some(run_id);
+            }
+            let next = last.filter(|_| seen == most).map(Cursor);
+            Ok((Page { records, next }, broken))
+        };
+        let (page, broken) = self.database.read(read).await?;
+        if !broken.is_empty() {
+            self.set_aside_runs(broken).await?;
+        }
+        Ok(page)
+    }
+
+    async fn count(&self, query: &RunQuery) -> PortResult<Ledger> {
+        let filter = Filter::of(query);
+        let read = move |connection: &Connection| {
+            let text = format!(
+                "SELECT outcome, open, count(*) FROM runs WHERE {} GROUP BY outcome, open",
+                filter.terms.join(" AND ")
+            );
+            let mut select = connection.prepare_cached(&text)?;
+            let mut rows = select.query(params_from_iter(&filter.values))?;
+            let mut ledger = Ledger::default();
+            while let Some(columns) = rows.next()? {
+                let (outcome, open): (Option<String>, bool) = (columns.get(0)?, columns.get(1)?);
+                let count = columns.get::<_, i64>(2)? as u64;
+                ledger.scheduled += count;
+                if open {
+                    ledger.open += count;
+                }
+                if let Some(outcome) = outcome.as_deref().and_then(RunOutcome::parse) {
+                    *ledger.outcomes.entry(outcome).or_default() += count;
+                }
+            }
+            Ok(ledger)
+        };
+        self.database.read(read).await
+    }
+
+    async fn remove(&self, run_ids: &[RunId]) -> PortResult<()> {
+        let run_ids = run_ids.to_vec();
+        let write = move |connection: &Connection| {
+            let mut delete = connection.prepare_cached("DELETE FROM runs WHERE run_id = ?1")?;
+            for run_id in &run_ids {
+                delete.execute([run_id.as_str()])?;
+            }
+            Ok(())
+        };
+        self.database.write(Durability::Normal, write).await
+    }
+}
+
+impl Embedded {
+    async fn set_aside_runs(&self, broken: Vec<(String, String)>) -> PortResult<()> {
+        let write = move |connection: &Connection| {
+            for (run_id, why) in &broken {
+                row::set_aside(connection, "run", run_id, why, Timestamp::UNIX_EPOCH)?;
+            }
+            Ok(())
+        };
+        self.database.write(Durability::Normal, write).await
+    }
+}
+
+/// Terms of a `WHERE` with their values.
+struct Filter {
+    terms: Vec<&'static str>,
+    values: Vec<Value>,
+}
+
+impl Filter {
+    fn of(query: &RunQuery) -> Filter {
+        let mut filter = Filter { terms: vec!["1"], values: Vec::new() };
+        match (&query.group, &query.job) {
+            (Some(group), Some(job)) => {
+                filter.and("grp = ?", group.clone().into());
+                filter.and("job = ?", job.clone().into());
+            }
+            // Without `+`, the index by job would be chosen and the whole group sorted for one page.
+            (Some(group), None) if query.which == Which::All => filter.and("+grp = ?", group.clone().into()),
+            (Some(group), None) => filter.and("grp = ?", group.clone().into()),
+            (None, _) => {}
+        }
+        match query.which {
+            Which::All => {}
+            Which::Open => filter.terms.push("open = 1"),
+            Which::Ended(RunOutcome::Succeeded) => filter.terms.push("outcome = 'succeeded'"),
+            Which::Ended(outcome) => {
+                // Said twice, because only then the partial index is used.
+                filter.terms.push("outcome <> 'succeeded'");
+                filter.and("outcome = ?", outcome.name().to_owned().into());
+            }
+        }
+        if let Some(since) = query.since {
+            filter.and("run_id >= ?", first_name_at(since).into());
+        }
+        if let Some(until) = query.until {
+            filter.and("run_id < ?", first_name_at(until).into());
+        }
+        filter
+    }
+
+    fn and(&mut self, term: &'static str, value: Value) {
+        self.terms.push(term);
+        self.values.push(value);
+    }
+}
+
+/// What stands before the names of all runs of this instant, rounded up to a second, and after those of earlier ones.
+fn first_name_at(at: Timestamp) -> String {
+    let second = at.as_second() + i64::from(at.subsec_nanosecond() > 0);
+    Timestamp::from_second(second).unwrap_or(Timestamp::MAX).strftime("%Y%m%dT%H%M%SZ").to_string()
+}
+
+/// Reads a run; one that cannot be read is as good as absent, and is noted when it is listed.
+pub fn one(connection: &Connection, run_id: &RunId) -> Outcome<Option<Stored<Run>>> {
+    let found = connection
+        .prepare_cached("SELECT body, version FROM runs WHERE run_id = ?1")?
+        .query_row([run_id.as_str()], |columns| Ok((row::text(columns, 0)?, columns.get::<_, i64>(1)?)))
+        .optional()?;
+    Ok(found.and_then(|(body, version)| {
+        let record = row::parse(&body).ok()?;
+        Some(Stored { record, version: version as u64 })
+    }))
+}
+
+/// Whether the run still had this version.
+pub fn update(connection: &Connection, run: &Run, version: u64) -> Outcome<bool> {
+    let open = run.is_open();
+    let changed = connection
+        .prepare_cached(
+            "UPDATE runs SET version = version + 1, open = ?3, outcome = ?4, runner = ?5, stopping = ?6, body = ?7
+             WHERE run_id = ?1 AND version = ?2",
+        )?
+        .execute(params![
+            run.run_id.as_str(),
+            version as i64,
+            open,
+            run.outcome.map(RunOutcome::name),
+            run.runner,
+            stopping(run),
+            serde_json::to_string(run)?,
+        ])?;
+    Ok(changed > 0)
+}
+
+fn insert(connection: &Connection, run: &Run) -> Outcome<bool> {
+    let changed = connection
+        .prepare_cached(
+            "INSERT INTO runs (run_id, version, grp, job, open, outcome, runner, stopping, body)
+             VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![
+            run.run_id.as_str(),
+            run.group,
+            run.job,
+            run.is_open(),
+            run.outcome.map(RunOutcome::name),
+            run.runner,
+            stopping(run),
+            serde_json::to_string(run)?,
+        ])?;
+    Ok(changed > 0)
+}
+
+/// Whether its runner is to be told to stop it.
+fn stopping(run: &Run) -> bool {
+    run.stop_requested_at.is_some() && matches!(run.state, State::Claimed | State::Running)
+}
+
+fn write_one(connection: &Connection, write: &RunWrite) -> Outcome<Written> {
+    if let Some(step) = &write.alert
+        && !alerts::is_current(connection, step)?
+    {
+        return Ok(Written::AlertConflict);
+    }
+    let written = match write.expected {
+        None => insert(connection, &write.run)?,
+        Some(version) => update(connection, &write.run, version)?,
+    };
+    if !written {
+        return Ok(Written::Conflict(one(connection, &write.run.run_id)?.map(Box::new)));
+    }
+    if let Some(step) = &write.alert {
+        alerts::take(connection, step)?;
+    }
+    Ok(Written::Done)
+}

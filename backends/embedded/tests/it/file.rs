@@ -1,0 +1,104 @@
+//! The file itself: opened again, of another version, of another program, edited by hand.
+
+use std::time::Duration;
+
+use contract::samples::{at, create, due, event, job, key, order, run};
+use domain::ports::RunQuery;
+use embedded::{Embedded, OpenError};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+fn place() -> (TempDir, std::path::PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sexton.db");
+    (directory, file)
+}
+
+#[tokio::test]
+async fn everything_is_still_there_when_the_file_is_opened_again() {
+    let (_directory, file) = place();
+    {
+        let ports = Embedded::open(&file).unwrap().ports();
+        assert!(ports.jobs.put(&job(&key("dump")), None).await.unwrap());
+        create(&ports, &run("dump", 0)).await;
+        ports.due.put(&[due("dump", 60)]).await.unwrap();
+        ports.orders.send(&[order("db", 0)]).await.unwrap();
+        ports.reports.send(&[event(0)]).await.unwrap();
+    }
+    let ports = Embedded::open(&file).unwrap().ports();
+    assert_eq!(ports.jobs.get(&[key("dump")]).await.unwrap()[0].job, Ok(job(&key("dump"))));
+    assert_eq!(ports.runs.list(&RunQuery::open(), None, 10).await.unwrap().records[0].record, run("dump", 0));
+    assert_eq!(ports.due.list(0, at(0), at(60), 10).await.unwrap(), [due("dump", 60)]);
+    let lease = Duration::from_secs(60);
+    assert_eq!(ports.orders.receive(&[], 10, lease, Duration::ZERO).await.unwrap().len(), 1);
+    assert_eq!(ports.reports.receive(10, lease, Duration::ZERO).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_removed_entry_of_the_due_index_is_gone() {
+    let (_directory, file) = place();
+    let ports = Embedded::open(&file).unwrap().ports();
+    ports.due.put(&[due("a", 0), due("b", 0)]).await.unwrap();
+    ports.due.remove(&[due("a", 0)]).await.unwrap();
+    assert_eq!(ports.due.list(0, at(0), at(0), 10).await.unwrap(), [due("b", 0)]);
+}
+
+#[test]
+fn a_file_of_a_newer_build_is_refused_and_left_alone() {
+    let (_directory, file) = place();
+    drop(Embedded::open(&file).unwrap());
+    Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    let error = Embedded::open(&file).err().expect("a newer file is refused");
+    assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
+    assert!(error.to_string().contains("use a newer build"), "{error}");
+    let version: i64 = Connection::open(&file).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 99);
+}
+
+#[test]
+fn a_file_of_another_program_is_refused() {
+    let (_directory, file) = place();
+    Connection::open(&file).unwrap().execute_batch("CREATE TABLE cats (name TEXT)").unwrap();
+    assert!(matches!(Embedded::open(&file), Err(OpenError::Foreign { .. })));
+    std::fs::write(&file, "a text of more than a hundred bytes ".repeat(10)).unwrap();
+    assert!(matches!(Embedded::open(&file), Err(OpenError::Foreign { .. })));
+    let missing = file.join("no/such/directory");
+    assert!(matches!(Embedded::open(&missing), Err(OpenError::Sqlite { .. })));
+}
+
+#[tokio::test]
+async fn what_was_broken_by_hand_is_told_and_in_nobodys_way() {
+    let (_directory, file) = place();
+    let ports = Embedded::open(&file).unwrap().ports();
+    for name in ["good", "broken", "renamed", "blob"] {
+        assert!(ports.jobs.put(&job(&key(name)), None).await.unwrap());
+        create(&ports, &run(name, 0)).await;
+    }
+    ports.reports.send(&[event(0), event(60)]).await.unwrap();
+    ports.orders.send(&[order("db", 0), order("db", 60)]).await.unwrap();
+    Connection::open(&file)
+        .unwrap()
+        .execute_batch(
+            "UPDATE jobs SET body = '{\"group\":\"db\",' WHERE name = 'broken';
+             UPDATE jobs SET body = replace(body, '\"renamed\"', '\"other\"') WHERE name = 'renamed';
+             UPDATE jobs SET body = x'ff00' WHERE name = 'blob';
+             UPDATE runs SET body = 'nothing' WHERE job = 'broken';
+             UPDATE reports SET body = '[]' WHERE id = 1;
+             UPDATE orders SET body = '{}' WHERE id = 1;",
+        )
+        .unwrap();
+    let jobs = ports.jobs.list(None, None, 10).await.unwrap().records;
+    let readable: Vec<&str> = jobs.iter().filter(|job| job.job.is_ok()).map(|job| job.key.name.as_str()).collect();
+    assert_eq!((jobs.len(), readable), (4, vec!["good"]));
+    assert_eq!(ports.runs.list(&RunQuery::open(), None, 10).await.unwrap().records.len(), 3);
+    assert!(ports.runs.count(&RunQuery::default()).await.unwrap().adds_up());
+    let lease = Duration::from_secs(60);
+    let reports = ports.reports.receive(10, lease, Duration::ZERO).await.unwrap();
+    assert_eq!(reports.iter().map(|report| report.message.id()).collect::<Vec<_>>(), [event(60).id()]);
+    let orders = ports.orders.receive(&[], 10, lease, Duration::ZERO).await.unwrap();
+    assert_eq!(orders.iter().map(|delivery| delivery.message.clone()).collect::<Vec<_>>(), [order("db", 60)]);
+    let mut kinds: Vec<String> =
+        ports.settings.set_aside().await.unwrap().into_iter().map(|aside| aside.kind).collect();
+    kinds.sort();
+    assert_eq!(kinds, ["orders", "reports", "run"]);
+}
