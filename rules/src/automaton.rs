@@ -1,10 +1,11 @@
 //! Finds, in one pass over a block, the lines on which any rule of a set matches. The only place where all output of
 //! all jobs goes through; what it does per line decides what the rules cost.
 //!
-//! One lazy DFA holds all patterns: its states are built as the input asks for them, in a cache with a limit, so setting
-//! it up costs next to nothing and its memory is bounded whatever the patterns are. The caches stay with the rule set and
-//! are lent to whoever scans: they are warm from the jobs before. [`Automaton::scan`] walks line by line today; a walk of
-//! several lanes over the block fits behind it without a change elsewhere.
+//! One lazy DFA holds all patterns; of a pattern with a gap it holds a piece (`gap.rs`), and the rule's own regex decides on
+//! the lines that have it. Its states are built as the input asks for them, in a cache with a limit, so setting it up costs
+//! next to nothing and its memory is bounded whatever the patterns are. The caches stay with the rule set and are lent to
+//! whoever scans: they are warm from the jobs before. [`Automaton::scan`] walks line by line today; a walk of several lanes
+//! over the block fits behind it without a change elsewhere.
 
 use domain::line::{Block, Line};
 use regex_automata::hybrid::dfa::{Cache, DFA};
@@ -13,6 +14,7 @@ use regex_automata::util::pool::Pool;
 use regex_automata::util::syntax;
 use regex_automata::{Input, MatchKind, PatternID, PatternSet};
 
+use crate::gap;
 use crate::pattern::Pattern;
 
 /// Bytes of one cache of states. Ours: 1000 rules on real logs need 1.2 MB; a cache that is full is emptied and goes on.
@@ -27,13 +29,23 @@ type MakeScratch = Box<dyn Fn() -> Scratch + Send + Sync + std::panic::UnwindSaf
 pub(crate) struct Automaton {
     dfa: DFA,
     /// The rules' own regexes, by number.
-    own: Vec<Pattern>,
+    own: Vec<Own>,
     scratch: Pool<Scratch, MakeScratch>,
+}
+
+/// A rule's own regex.
+struct Own {
+    pattern: Pattern,
+    /// The automaton has only a piece of the pattern, and so only says where to look.
+    decides: bool,
 }
 
 /// What one scan writes to. Lent by the set, so that its states are warm.
 struct Scratch {
     cache: Cache,
+    /// Patterns of which the automaton has found its piece on the line.
+    candidates: PatternSet,
+    /// Patterns that match the line.
     found: PatternSet,
 }
 
@@ -44,7 +56,15 @@ impl Automaton {
         let parse = |pattern: &&Pattern| {
             syntax::parse_with(pattern.text(), &pattern.syntax()).map_err(|error| error.to_string())
         };
-        let parsed = patterns.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let mut parsed = patterns.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let mut own = Vec::with_capacity(patterns.len());
+        for (hir, pattern) in parsed.iter_mut().zip(patterns) {
+            let piece = gap::longest_piece(hir);
+            own.push(Own { pattern: (*pattern).clone(), decides: piece.is_some() });
+            if let Some(piece) = piece {
+                *hir = piece;
+            }
+        }
         let nfa = thompson::Compiler::new()
             .configure(
                 thompson::Config::new()
@@ -61,9 +81,11 @@ impl Automaton {
             .skip_cache_capacity_check(true);
         let dfa = DFA::builder().configure(config).build_from_nfa(nfa).map_err(|error| error.to_string())?;
         let lent = dfa.clone();
-        let make: MakeScratch =
-            Box::new(move || Scratch { cache: lent.create_cache(), found: PatternSet::new(lent.pattern_len()) });
-        let own = patterns.iter().map(|pattern| (*pattern).clone()).collect();
+        let make: MakeScratch = Box::new(move || Scratch {
+            cache: lent.create_cache(),
+            candidates: PatternSet::new(lent.pattern_len()),
+            found: PatternSet::new(lent.pattern_len()),
+        });
         Ok(Automaton { dfa, own, scratch: Pool::new(make) })
     }
 
@@ -88,13 +110,16 @@ impl Automaton {
         if let Ok(None) = self.dfa.try_search_fwd(&mut scratch.cache, &input) {
             return false;
         }
+        scratch.candidates.clear();
+        let searched =
+            self.dfa.try_which_overlapping_matches(&mut scratch.cache, &Input::new(text), &mut scratch.candidates);
+        // The DFA is set up never to give up; if it does, all rules' own regexes decide on this line.
+        let gave_up = searched.is_err();
         scratch.found.clear();
-        let all = Input::new(text);
-        if self.dfa.try_which_overlapping_matches(&mut scratch.cache, &all, &mut scratch.found).is_err() {
-            // The DFA gave up, which it is set up never to do; the rules' own regexes decide on this line.
-            scratch.found.clear();
-            let matching = self.own.iter().enumerate().filter(|(_, pattern)| pattern.is_match(text));
-            for number in matching.filter_map(|(number, _)| PatternID::new(number).ok()) {
+        for (number, own) in self.own.iter().enumerate() {
+            let Ok(number) = PatternID::new(number) else { break };
+            let candidate = gave_up || scratch.candidates.contains(number);
+            if candidate && ((!own.decides && !gave_up) || own.pattern.is_match(text)) {
                 scratch.found.insert(number);
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! pack.rs (TOML) ▶ packs.rs (all packs) ── choice.rs: which of them a job uses ──▶ rule_set.rs (compiled, shared)
-//! spool blocks ▶ matcher.rs (automaton.rs finds the lines) ▶ hits ▶ judge.rs ▶ outcome and reason
+//! spool blocks ▶ matcher.rs (automaton.rs, gap.rs find the lines) ▶ hits ▶ judge.rs ▶ outcome and reason
 //! ```
 //!
 //! The runner matches all output; the collector judges what the runner counted; `sexton rules test` (`test_run.rs`)
@@ -11,6 +11,7 @@
 
 mod automaton;
 pub mod choice;
+mod gap;
 pub mod judge;
 pub mod matcher;
 pub mod pack;

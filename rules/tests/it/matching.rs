@@ -19,6 +19,14 @@ id = "gap"
 pattern = 'a.*b.*a'
 at_least = 2
 [[rule]]
+id = "cut"
+pattern = 'abb.*a'
+unless = 'c$'
+[[rule]]
+id = "cut.either"
+pattern = '^(?:[^\s]+bca|aab.{4,}c)'
+at_least = 3
+[[rule]]
 id = "word"
 pattern = '\ba\b'
 severity = "warn"
