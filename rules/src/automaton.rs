@@ -1,11 +1,11 @@
 //! Finds, in one pass over a block, the lines on which any rule of a set matches. The only place where all output of
 //! all jobs goes through; what it does per line decides what the rules cost.
 //!
-//! One lazy DFA holds all patterns; of a pattern with a gap it holds a piece (`gap.rs`), and the rule's own regex decides on
-//! the lines that have it. Its states are built as the input asks for them, in a cache with a limit, so setting it up costs
-//! next to nothing and its memory is bounded whatever the patterns are. The caches stay with the rule set and are lent to
-//! whoever scans: they are warm from the jobs before. [`Automaton::scan`] walks line by line today; a walk of several lanes
-//! over the block fits behind it without a change elsewhere.
+//! One lazy DFA holds all patterns; of a pattern with a gap it holds a piece (`gap.rs`), and the rule's own regex
+//! decides on the lines that have it. Its states are built as the input asks for them, in a cache with a limit, so
+//! setting it up costs next to nothing and its memory is bounded whatever the patterns are. The caches stay with the
+//! rule set and are lent to whoever scans: they are warm from the jobs before. [`Automaton::scan`] walks line by line
+//! today; a walk of several lanes over the block fits behind it without a change elsewhere.
 
 use domain::line::{Block, Line};
 use regex_automata::hybrid::dfa::{Cache, DFA};
@@ -17,7 +17,8 @@ use regex_automata::{Input, MatchKind, PatternID, PatternSet};
 use crate::gap;
 use crate::pattern::Pattern;
 
-/// Bytes of one cache of states. Ours: 1000 rules on real logs need 1.2 MB; a cache that is full is emptied and goes on.
+/// Bytes of one cache of states. Ours: 1000 rules on real logs need 1.2 MB; a cache that is full is emptied and goes
+/// on.
 const CACHE_BYTES_MAX: usize = 8 << 20;
 
 /// Bytes of the compiled patterns of one set together. Ours; 1000 realistic rules take about 2 MB.
@@ -90,8 +91,8 @@ impl Automaton {
     }
 
     /// Calls `hit` with each line from `from_seq` on that some pattern matches, and with the numbers of those patterns.
-    /// Records that stand for dropped lines are passed over: their text is ours, not the job's. Returns the number of the
-    /// record that follows the block.
+    /// Records that stand for dropped lines are passed over: their text is ours, not the job's. Returns the number of
+    /// the record that follows the block.
     pub fn scan(&self, block: &Block, from_seq: u64, mut hit: impl FnMut(&Line<'_>, &PatternSet)) -> u64 {
         let mut scratch = self.scratch.get();
         let mut next_seq = block.first_seq;

@@ -1,7 +1,7 @@
 //! Which packs a job uses: those it names, or with `auto` those that its command suggests.
 //!
-//! Reading a command is a guess, made to err on the side of too many packs: a pack for a program that does not run finds
-//! nothing. A command by the shell is cut where the shell would cut it, without expanding anything.
+//! Reading a command is a guess, made to err on the side of too many packs: a pack for a program that does not run
+//! finds nothing. A command by the shell is cut where the shell would cut it, without expanding anything.
 
 use domain::job::Command;
 

@@ -1,9 +1,9 @@
 //! Cuts a pattern at its wide gaps, so that many such patterns fit one lazy DFA.
 //!
-//! `rsync: .*failed` keeps a DFA guessing after every `rsync: ` until the line ends; with dozens of such rules the states
-//! multiply until building them is all it does (measured with 1000 rules, 57 of them with a gap: 1 MB/s, cut: hundreds).
-//! So the shared automaton gets only the longest piece between two gaps, here `rsync: `, and the rule's own regex looks at
-//! the few lines that have it.
+//! `rsync: .*failed` keeps a DFA guessing after every `rsync: ` until the line ends; with dozens of such rules the
+//! states multiply until building them is all it does (measured with 1000 rules, 57 of them with a gap: 1 MB/s, cut:
+//! hundreds). So the shared automaton gets only the longest piece between two gaps, here `rsync: `, and the rule's own
+//! regex looks at the few lines that have it.
 
 use regex_syntax::hir::{Class, Hir, HirKind};
 

@@ -1,7 +1,7 @@
 //! From how a run ended and what its rules found to an outcome and a reason that a person can act on.
 //!
-//! The runner asks for its brackets in the sinks, the collector for the record. Pure: the same facts always give the same
-//! verdict.
+//! The runner asks for its brackets in the sinks, the collector for the record. Pure: the same facts always give the
+//! same verdict.
 
 use std::time::Duration;
 
@@ -90,7 +90,8 @@ impl<'j> Limits<'j> {
     }
 }
 
-/// Judges a report by the rules at hand: on what the runner counted when it applied the same rules, else on the excerpt.
+/// Judges a report by the rules at hand: on what the runner counted when it applied the same rules, else on the
+/// excerpt.
 pub fn judge_report(report: &Report, limits: &Limits<'_>, rules: &RuleSet) -> Verdict {
     let facts = ExitFacts::of(report);
     if report.rules_digest == rules.digest() {
@@ -106,9 +107,9 @@ pub fn judge(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> Ve
     Verdict { outcome, reason, judged_on: JudgedOn::All, hits: hits.to_vec() }
 }
 
-/// Judges where the rules at hand are not those that the runner applied. They are tried on the excerpt; of what the runner
-/// reported, that is kept which the rules at hand do not contradict. `complete`: the excerpt is the whole output, so that
-/// the absence of a line proves something.
+/// Judges where the rules at hand are not those that the runner applied. They are tried on the excerpt; of what the
+/// runner reported, that is kept which the rules at hand do not contradict. `complete`: the excerpt is the whole
+/// output, so that the absence of a line proves something.
 pub fn judge_excerpt(
     facts: &ExitFacts<'_>,
     limits: &Limits<'_>,

@@ -1,5 +1,6 @@
-//! False success: a run exits 0 and lied. Rule packs say which lines of output tell a lie, a streaming matcher finds them,
-//! the judge turns exit and hits into an outcome with a reason. Pure: no I/O but a reader handed in, no clock, no runtime.
+//! False success: a run exits 0 and lied. Rule packs say which lines of output tell a lie, a streaming matcher finds
+//! them, the judge turns exit and hits into an outcome with a reason. Pure: no I/O but a reader handed in, no clock, no
+//! runtime.
 //!
 //! ```text
 //! pack.rs (TOML) ▶ packs.rs (all packs) ── choice.rs: which of them a job uses ──▶ rule_set.rs (compiled, shared)

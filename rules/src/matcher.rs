@@ -1,8 +1,8 @@
 //! Counts, over all output of one attempt, what each rule found. Fed block by block, in the order of the spool.
 //!
-//! The runner keeps one per attempt and stores its [`MatcherState`] beside its cursor, so that a restart neither forgets a
-//! match nor counts one twice. A line longer than the spool's limit arrives in parts and is matched part by part: a match
-//! that a cut goes through is not seen, and each part that matches counts.
+//! The runner keeps one per attempt and stores its [`MatcherState`] beside its cursor, so that a restart neither
+//! forgets a match nor counts one twice. A line longer than the spool's limit arrives in parts and is matched part by
+//! part: a match that a cut goes through is not seen, and each part that matches counts.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::pack::{Pack, Rule, StreamChoice, Wants};
 use crate::rule_set::RuleSet;
 
-/// Bytes of a matching line that are kept. Ours; enough to recognise it in an alert, while [`HITS_MAX`] of them still fit
-/// one SQS message (1 MiB since August 2025, 256 KiB before).
+/// Bytes of a matching line that are kept. Ours; enough to recognise it in an alert, while [`HITS_MAX`] of them still
+/// fit one SQS message (1 MiB since August 2025, 256 KiB before).
 pub const FIRST_LINE_BYTES_MAX: usize = 1_024;
 
 /// Of these, how many may stand before the match when a line is cut. Ours.

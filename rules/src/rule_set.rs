@@ -14,9 +14,7 @@ use crate::packs::Packs;
 pub enum RulesError {
     #[error("no rule pack `{name}`; {hint}")]
     UnknownPack { name: String, hint: String },
-    #[error(
-        "the rules of {packs} do not fit one automaton ({why}); give the job fewer packs or the rules smaller repetitions"
-    )]
+    #[error("the rules of {packs} do not fit one automaton ({why}); name fewer packs or write smaller repetitions")]
     TooLarge { packs: String, why: String },
 }
 

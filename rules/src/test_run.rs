@@ -1,7 +1,7 @@
 //! Tries rules on plain text, for `sexton rules test`: every match with its line, and the verdict for exit 0.
 //!
-//! The text goes through the same matcher as the output of a run, as records of one stream; rules for one stream look at
-//! every line, because the text does not tell. Memory is bounded by one block and one line of the spool's limit.
+//! The text goes through the same matcher as the output of a run, as records of one stream; rules for one stream look
+//! at every line, because the text does not tell. Memory is bounded by one block and one line of the spool's limit.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -118,7 +118,8 @@ impl Records {
         }
     }
 
-    /// A part that does not end its line stands in a block of its own: so the other records of a block are one line apart.
+    /// A part that does not end its line stands in a block of its own: so the other records of a block are one line
+    /// apart.
     fn end_record(&mut self, ends_line: bool, matched: &mut impl FnMut(TestMatch<'_>)) {
         if !ends_line || self.block.len() >= READ_BYTES {
             self.flush(matched);

@@ -41,7 +41,8 @@ fn exit_limits_and_hits_make_one_outcome_with_a_reason() {
         &plain,
         &[traceback.clone(), missing.clone(), warning.clone()],
         Outcome::FalseSuccess,
-        "exit code 0, but line 812 matches python.traceback (and 1 more rule): An exception reached the top of the program.",
+        "exit code 0, but line 812 matches python.traceback (and 1 more rule): \
+         An exception reached the top of the program.",
     );
     check(
         &good,
@@ -146,7 +147,8 @@ fn report(digest: &str, hits: Vec<RuleHit>, excerpt: &[&str], last_seq: u64) -> 
 #[test]
 fn newer_rules_judge_the_excerpt_and_say_so() {
     let rules = rules_of(
-        "[[rule]]\nid = \"a\"\npattern = 'boom'\nexplain = \"It blew up.\"\n[[rule]]\nid = \"done\"\nrequire = 'complete'\n",
+        "[[rule]]\nid = \"a\"\npattern = 'boom'\nexplain = \"It blew up.\"\n\
+         [[rule]]\nid = \"done\"\nrequire = 'complete'\n",
     );
     let judged = |report: &Report| {
         let verdict = judge_report(report, &Limits::DEFAULT, &rules);
@@ -175,7 +177,7 @@ fn newer_rules_judge_the_excerpt_and_say_so() {
     let reason = judge_report(&report("old", vec![], &["boom"], 900), &Limits::DEFAULT, &rules).reason;
     assert_eq!(
         reason,
-        "exit code 0, but line 1 matches a: It blew up. (judged on the first and last lines only, because the runner had \
-         other rules)"
+        "exit code 0, but line 1 matches a: It blew up. (judged on the first and last lines only, because \
+         the runner had other rules)"
     );
 }

@@ -110,7 +110,8 @@ proptest! {
     ) {
         let rules = rules_of(OWN);
         let whole = fed(&rules, &lines, &[], false);
-        let found: Vec<_> = whole.state().found.into_iter().map(|found| (found.rule, found.count, found.first_seq)).collect();
+        let found = whole.state().found.into_iter().map(|found| (found.rule, found.count, found.first_seq));
+        let found: Vec<_> = found.collect();
         prop_assert_eq!(found, naive(&rules, &lines));
         let cut = fed(&rules, &lines, &cuts, false);
         prop_assert_eq!(cut.state(), whole.state());
@@ -132,7 +133,8 @@ proptest! {
         let all: Vec<(Stream, &[u8])> = lines.iter().map(|line| (Stream::Stdout, line.as_slice())).collect();
         let mut matcher = Matcher::new(rules.clone());
         matcher.feed(&block(1, &all));
-        let found: Vec<(String, u64)> = matcher.state().found.into_iter().map(|found| (found.rule, found.count)).collect();
+        let found = matcher.state().found.into_iter().map(|found| (found.rule, found.count));
+        let found: Vec<(String, u64)> = found.collect();
         let own: Vec<(String, u64)> = rules
             .rules()
             .map(|(_, rule)| (rule.id.clone(), lines.iter().filter(|line| rule.matches(line)).count() as u64))
