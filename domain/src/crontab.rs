@@ -29,6 +29,12 @@ pub enum Format {
     System,
 }
 
+const CARRIAGE_RETURN_SAYS: &str = "lines end as on Windows, and cron takes the carriage return for a part of the \
+                                    command; convert the file, for example with dos2unix";
+const RANDOM_DELAY_SAYS: &str = "RANDOM_DELAY is not honoured: the entries run without a delay; write H or a~b in the \
+                                 schedule for a spread that stays the same";
+const TZ_SAYS: &str = "TZ is what commands see and moves no schedule; for the schedule write CRON_TZ";
+
 /// Reads a whole crontab; `file` is named in faults and becomes the jobs' source.
 pub fn parse(file: &str, text: &str, format: Format) -> (Vec<Job>, Faults) {
     let mut reader = Reader::new(file, format);
@@ -46,7 +52,7 @@ pub fn parse(file: &str, text: &str, format: Format) -> (Vec<Job>, Faults) {
         reader.line(number, line);
     }
     if let Some(number) = carriage_return {
-        reader.warn(number, "", "lines end as on Windows, and cron takes the carriage return for a part of the command; convert the file, for example with dos2unix");
+        reader.warn(number, "", CARRIAGE_RETURN_SAYS);
     }
     if !text.is_empty() && !text.ends_with('\n') {
         let number = text.split('\n').count() as u32;
@@ -68,6 +74,8 @@ struct Reader {
     defaults: Vec<Directive>,
     /// What `# sexton:` said for the next entry.
     pending: Option<Directive>,
+    /// A `# sexton:` that cannot be read stands before the next entry, which without it would be another job.
+    spoiled: bool,
 }
 
 impl Reader {
@@ -82,6 +90,7 @@ impl Reader {
             zone: None,
             defaults: Vec::new(),
             pending: None,
+            spoiled: false,
         }
     }
 
@@ -114,37 +123,38 @@ impl Reader {
         let read = match directive::read(number, text) {
             Ok(None) => return,
             Ok(Some(read)) => read,
-            Err(says) => return self.fault(number, text, says),
+            Err(says) => {
+                self.spoiled = true;
+                return self.fault(number, text.trim(), says);
+            }
         };
         match read {
             directive::Read::Next(directive) => match &mut self.pending {
                 Some(pending) => pending.add(directive),
                 None => self.pending = Some(directive),
             },
-            directive::Read::Defaults(directive) => {
-                // Applied to a job of its own first, so that what is wrong in it is told once and not for every entry.
-                let document = self.document.clone();
-                let faults_before = document.fault_count();
-                if directive.names("name") {
-                    self.fault(
-                        number,
-                        "name",
-                        "a name cannot be the default of all entries; write it with # sexton: before one",
-                    );
-                }
-                let mut probe =
-                    Job::new(JobKey::new(GROUP_DEFAULT, "probe"), "@manually", Command::Shell(String::new()));
-                directive.apply(&self.document, &mut probe);
-                if let Err(says) = zone_named(&probe.zone) {
-                    self.fault(number, &probe.zone, says);
-                }
-                if let Err(says) = fields::check_name("group", &probe.group) {
-                    self.fault(number, &probe.group, says);
-                }
-                if document.fault_count() == faults_before {
-                    self.defaults.push(directive);
-                }
-            }
+            directive::Read::Defaults(directive) => self.defaults(directive),
+        }
+    }
+
+    /// Applies defaults to a job of their own first, so that what is wrong is told once and not for every entry.
+    fn defaults(&mut self, directive: Directive) {
+        let number = directive.line;
+        let faults_before = self.document.fault_count();
+        if directive.names("name") {
+            let says = "a name cannot be the default of all entries; write it with # sexton: before one";
+            self.fault(number, "name", says);
+        }
+        let mut probe = Job::new(JobKey::new(GROUP_DEFAULT, "probe"), "@manually", Command::Shell(String::new()));
+        directive.apply(&self.document, &mut probe);
+        if let Err(says) = zone_named(&probe.zone) {
+            self.fault(number, &probe.zone, says);
+        }
+        if let Err(says) = fields::check_name("group", &probe.group) {
+            self.fault(number, &probe.group, says);
+        }
+        if self.document.fault_count() == faults_before {
+            self.defaults.push(directive);
         }
     }
 
@@ -163,14 +173,11 @@ impl Reader {
                     self.fault(number, &value, says);
                 }
             }
-            "TZ" => self.warn(number, &value, "TZ is what commands see and moves no schedule; for the schedule write CRON_TZ"),
-            "RANDOM_DELAY" => self.warn(
-                number,
-                &value,
-                "RANDOM_DELAY is not honoured: the entries run without a delay; write H or a~b in the schedule for a spread that stays the same",
-            ),
+            "TZ" => self.warn(number, &value, TZ_SAYS),
+            "RANDOM_DELAY" => self.warn(number, &value, RANDOM_DELAY_SAYS),
             "MAILTO" | "MAILFROM" if !value.is_empty() && !self.environment.contains_key(&name) => {
-                self.warn(number, &value, format!("no mail is sent for {name}; output goes to the sinks and alerts to the channels"));
+                let says = format!("no mail is sent for {name}; output goes to the sinks and alerts to the channels");
+                self.warn(number, &value, says);
             }
             _ => {}
         }
@@ -179,6 +186,9 @@ impl Reader {
 
     fn entry(&mut self, number: u32, entry: &Entry<'_>) {
         let pending = self.pending.take();
+        if std::mem::take(&mut self.spoiled) {
+            return;
+        }
         let faults_before = self.document.fault_count();
         let mut job = self.job(number, entry, pending);
         if self.document.fault_count() > faults_before {
@@ -238,11 +248,9 @@ impl Reader {
             job.name = format!("{unnamed}-{count}");
             count += 1;
         }
-        self.warn(
-            number,
-            entry.text,
-            format!("the same entry as on line {earlier}, so it runs once more as `{}`; remove one, or name it with # sexton: name=...", job.name),
-        );
+        let says =
+            format!("as on line {earlier}, so it also runs as `{}`; remove one, or write # sexton: name=...", job.name);
+        self.warn(number, entry.text, format!("the same entry {says}"));
         true
     }
 

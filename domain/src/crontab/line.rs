@@ -123,7 +123,8 @@ fn schedule(rest: &mut &str) -> Result<(String, bool), String> {
         }
         if words.len() < 5 {
             return Err(format!(
-                "neither an assignment nor an entry: an entry has five fields and a command, and here are {} words; write minute, hour, day of month, month, day of week, command",
+                "neither an assignment nor an entry, which has five fields and a command, and here are {} words; \
+                 write minute, hour, day of month, month, day of week, command",
                 words.len()
             ));
         }

@@ -73,7 +73,8 @@ fn cron(inner: &str) -> Result<Calendar, String> {
     };
     if (day == "?") == (weekday == "?") {
         return Err(format!(
-            "cron(...) wants `?` in exactly one of day of month `{day}` and day of week `{weekday}`; write ? in the one that does not matter"
+            "cron(...) wants `?` in exactly one of day of month `{day}` and day of week `{weekday}`; \
+             write ? in the one that does not matter"
         ));
     }
     let mut days = AwsDays::default();

@@ -1,7 +1,7 @@
 //! From local times to instants: what a change of clocks does to a schedule.
 //!
-//! A zone is a row of segments, each with one offset from UTC. Within a segment local time runs evenly, so the walk over
-//! the calendar needs no notion of a zone; only the borders do:
+//! A zone is a row of segments, each with one offset from UTC. Within a segment local time runs evenly, so the walk
+//! over the calendar needs no notion of a zone; only the borders do:
 //!
 //! | job | gap | overlap |
 //! |---|---|---|

@@ -18,10 +18,12 @@ pub(super) fn both_day_fields(calendar: &Calendar, expression: &str) -> Option<S
     let weekdays = weekdays(*of_week);
     Some(match rule {
         DayRule::Either => format!(
-            "runs {dates} OR on {weekdays}, whichever comes; for AND, leave one of them * and test the other in the command, like [ \"$(date +\\%u)\" = 5 ] && ..."
+            "runs {dates} OR on {weekdays}, whichever comes; \
+             for AND, leave one of them * and test the other in the command, like [ \"$(date +\\%u)\" = 5 ] && ..."
         ),
         DayRule::Both => format!(
-            "runs only on days that are both: {dates} AND on {weekdays}, because a day field begins with *; for OR, write the day field without *"
+            "runs only on days that are both: {dates} AND on {weekdays}, because a day field begins with *; \
+             for OR, write the day field without *"
         ),
     })
 }
