@@ -1,0 +1,186 @@
+//! `udp://host:port`, `tcp+tls://host`, `unix:///dev/log`, `https://host/gelf`: where a sink sends to.
+
+use std::fmt;
+use std::path::PathBuf;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Udp,
+    Tcp,
+    Tls,
+    Unix,
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scheme::Udp => "udp",
+            Scheme::Tcp => "tcp",
+            Scheme::Tls => "tcp+tls",
+            Scheme::Unix => "unix",
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub scheme: Scheme,
+    /// Name or IP address, without the brackets of IPv6; empty for unix.
+    pub host: String,
+    pub port: u16,
+    /// Of the socket, for unix; of the resource, for HTTP.
+    pub path: String,
+    /// `name:password` for HTTP.
+    user_info: String,
+}
+
+impl Address {
+    /// Reads an address of one of `schemes`. Without a port it is what `port_of` says.
+    ///
+    /// # Errors
+    /// One lower-case sentence that says what to write.
+    pub fn parse(text: &str, schemes: &[Scheme], port_of: impl Fn(Scheme) -> u16) -> Result<Address, String> {
+        let known = schemes.iter().map(|scheme| format!("{}://", scheme.name())).collect::<Vec<_>>().join(" ");
+        let (scheme, rest) =
+            text.split_once("://").ok_or_else(|| format!("not an address; begin it with one of {known}"))?;
+        let scheme = schemes
+            .iter()
+            .find(|known| known.name() == scheme)
+            .copied()
+            .ok_or_else(|| format!("`{scheme}://` does not go with this sink; begin with one of {known}"))?;
+        if scheme == Scheme::Unix {
+            if !rest.starts_with('/') {
+                return Err("not an absolute path; write it like unix:///dev/log".to_owned());
+            }
+            return Ok(Address {
+                scheme,
+                host: String::new(),
+                port: 0,
+                path: rest.to_owned(),
+                user_info: String::new(),
+            });
+        }
+        let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+        let web = matches!(scheme, Scheme::Http | Scheme::Https);
+        if !web && !matches!(path, "" | "/") {
+            return Err(format!("`{path}` does not belong into an address of {}; remove it", scheme.name()));
+        }
+        let (user_info, host_port) = authority.rsplit_once('@').unwrap_or(("", authority));
+        if !web && !user_info.is_empty() {
+            return Err(format!("{} knows no user; remove `{user_info}@`", scheme.name()));
+        }
+        let (host, port) = split_port(host_port)?;
+        if host.is_empty() {
+            return Err(format!("no host; write it like {}://logs.internal:{}", scheme.name(), port_of(scheme)));
+        }
+        Ok(Address {
+            scheme,
+            host: host.to_owned(),
+            port: port.unwrap_or_else(|| port_of(scheme)),
+            path: path.to_owned(),
+            user_info: user_info.to_owned(),
+        })
+    }
+
+    /// `host:port`, as a resolver takes it.
+    pub fn host_port(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+
+    pub fn socket_path(&self) -> PathBuf {
+        PathBuf::from(&self.path)
+    }
+
+    /// The URL to post to, with the user.
+    pub fn url(&self) -> String {
+        let user = if self.user_info.is_empty() { String::new() } else { format!("{}@", self.user_info) };
+        format!("{}://{user}{}{}", self.scheme.name(), self.host_port(), self.path)
+    }
+}
+
+/// Never shows a password.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.scheme {
+            Scheme::Unix => write!(f, "unix://{}", self.path),
+            _ => write!(f, "{}://{}{}", self.scheme.name(), self.host_port(), self.path),
+        }
+    }
+}
+
+fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
+    let says = |port: &str| format!("`{port}` is not a port; write a number from 1 to 65535");
+    let port_of = |port: &str| port.parse().ok().filter(|port| *port > 0).map(Some).ok_or_else(|| says(port));
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or("an open [ without ]; close it")?;
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, port_of(port)?)),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err(format!("`{rest}` behind ]; write :PORT")),
+        };
+    }
+    match text.rsplit_once(':') {
+        Some((host, _)) if host.contains(':') => {
+            Err("an IPv6 address without brackets; write [ADDRESS]:PORT".to_owned())
+        }
+        Some((host, port)) => Ok((host, port_of(port)?)),
+        None => Ok((text, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Scheme; 6] = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix, Scheme::Http, Scheme::Https];
+
+    fn parse(text: &str) -> Result<Address, String> {
+        Address::parse(text, &ALL, |scheme| if scheme == Scheme::Tls { 6514 } else { 514 })
+    }
+
+    #[test]
+    fn addresses_read_with_default_ports() {
+        for (text, host, port, shown) in [
+            ("udp://logs.internal", "logs.internal", 514, "udp://logs.internal:514"),
+            ("tcp://10.0.0.1:5140", "10.0.0.1", 5140, "tcp://10.0.0.1:5140"),
+            ("tcp+tls://logs.internal", "logs.internal", 6514, "tcp+tls://logs.internal:6514"),
+            ("tcp://[::1]:5140", "::1", 5140, "tcp://[::1]:5140"),
+            ("udp://[fe80::1]", "fe80::1", 514, "udp://[fe80::1]:514"),
+            ("http://me:secret@graylog:9000/gelf", "graylog", 9000, "http://graylog:9000/gelf"),
+        ] {
+            let address = parse(text).expect(text);
+            assert_eq!((address.host.as_str(), address.port), (host, port), "{text}");
+            assert_eq!(address.to_string(), shown);
+        }
+        assert_eq!(parse("unix:///dev/log").expect("unix").path, "/dev/log");
+        assert_eq!(
+            parse("http://me:secret@graylog:9000/gelf").expect("http").url(),
+            "http://me:secret@graylog:9000/gelf"
+        );
+    }
+
+    #[test]
+    fn wrong_addresses_say_what_to_write() {
+        for (text, says) in [
+            ("logs.internal:514", "not an address; begin it with one of"),
+            ("ftp://x", "`ftp://` does not go with this sink"),
+            ("tcp://x:0", "`0` is not a port"),
+            ("tcp://x:99999", "`99999` is not a port"),
+            ("tcp://", "no host"),
+            ("tcp://::1", "an IPv6 address without brackets"),
+            ("tcp://[::1", "an open [ without ]"),
+            ("udp://x/path", "`/path` does not belong into an address of udp"),
+            ("unix://dev/log", "not an absolute path"),
+        ] {
+            let said = parse(text).expect_err(text);
+            assert!(said.starts_with(says), "{text}: {said}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The sinks file: what the documentation shows is accepted, and every fault is told with its line and remedy.
+
+use super::*;
+use crate::address::Scheme;
+use crate::gelf::Compression;
+use crate::syslog::{Framing, SyslogFormat};
+
+fn accepted(text: &str) -> Vec<SinkConfig> {
+    let (sinks, faults) = SinksFile::parse("sinks.toml", text);
+    assert_eq!(faults.to_string(), "", "{text}");
+    sinks
+}
+
+fn check_fault(text: &str, wanted: &[&str]) {
+    let (_, faults) = SinksFile::parse("sinks.toml", text);
+    let said: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
+    assert_eq!(said, wanted, "{text}");
+    assert!(faults.refuse());
+}
+
+#[test]
+fn the_documented_file_is_accepted() {
+    let sinks = accepted(
+        r#"
+[sink.graylog]
+type = "gelf"
+address = "udp://graylog.internal:12201"
+compression = "gzip"
+
+[sink.central]
+type = "syslog"
+address = "tcp+tls://logs.internal:6514"
+format = "rfc5424"
+framing = "octet_counting"
+facility = "cron"
+tls = { ca_file = "ca.pem", crt_file = "c.pem", key_file = "k.pem", server_name = "logs" }
+when = { groups = ["db*"], jobs = ["dump"], streams = ["stderr"] }
+strip_ansi = true
+batch = { max_events = 500, max_bytes = "32KiB", timeout = "2s" }
+retry = { initial = "1s", max = "1m", max_age = "2d" }
+max_line = "4KiB"
+required = true
+alert_after = "10m"
+
+[sink.aws]
+type = "cloudwatch_logs"
+group = "/cron/{group}"
+stream = "{job}/{date}"
+create_group = true
+retention_days = 30
+format = "json"
+
+[sink.archive]
+type = "file"
+path = "/var/log/sexton/{group}/{job}.log"
+
+[sink.out]
+type = "stdout"
+format = "json"
+"#,
+    );
+    let names: Vec<(&str, &str)> = sinks.iter().map(|sink| (sink.name.as_str(), sink.kind.name())).collect();
+    let wanted = [
+        ("graylog", "gelf"),
+        ("central", "syslog"),
+        ("aws", "cloudwatch_logs"),
+        ("archive", "file"),
+        ("out", "stdout"),
+    ];
+    assert_eq!(names, wanted);
+    let SinkKind::Gelf(gelf) = &sinks[0].kind else { panic!("gelf") };
+    assert_eq!((gelf.compression, gelf.address.port), (Compression::Gzip, 12201));
+    let central = &sinks[1];
+    let SinkKind::Syslog(syslog) = &central.kind else { panic!("syslog") };
+    assert_eq!((syslog.framing, syslog.format, syslog.facility), (Framing::OctetCounting, SyslogFormat::Rfc5424, 9));
+    assert_eq!(syslog.tls.server_name.as_deref(), Some("logs"));
+    assert_eq!(central.batch, BatchConfig { max_events: 500, max_bytes: 32768, timeout: Duration::from_secs(2) });
+    assert_eq!((central.retry.max_age, central.max_line), (Duration::from_secs(172_800), Some(4096)));
+    assert!(central.required && central.strip_ansi && central.when.streams == [Stream::Stderr]);
+    assert_eq!(central.alert_after, Duration::from_secs(600));
+}
+
+#[test]
+fn what_is_left_out_is_chosen_by_the_address() {
+    for (address, port, framing, format) in [
+        ("udp://x", 514, Framing::None, SyslogFormat::Rfc5424),
+        ("tcp://x", 514, Framing::Newline, SyslogFormat::Rfc5424),
+        ("tcp+tls://x", 6514, Framing::OctetCounting, SyslogFormat::Rfc5424),
+        ("unix:///dev/log", 0, Framing::Newline, SyslogFormat::Rfc3164),
+    ] {
+        let sinks = accepted(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"{address}\"\n"));
+        let SinkKind::Syslog(syslog) = &sinks[0].kind else { panic!("syslog") };
+        assert_eq!((syslog.address.port, syslog.framing, syslog.format), (port, framing, format), "{address}");
+    }
+    let sinks = accepted("[sink.a]\ntype = \"gelf\"\naddress = \"https://graylog\"\n");
+    let SinkKind::Gelf(gelf) = &sinks[0].kind else { panic!("gelf") };
+    assert_eq!((gelf.address.scheme, gelf.address.path.as_str()), (Scheme::Https, "/gelf"));
+}
+
+#[test]
+fn every_fault_is_told_at_once() {
+    check_fault(
+        "[sink.a]\ntype = \"syslogg\"\n[sink.b]\ntype = \"syslog\"\naddress = \"tpc://x\"\nfacility = \"corn\"\nframming = \"newline\"\n[sink.c]\npath = \"/x\"\n",
+        &[
+            "sinks.toml:2: `syslogg`: not a `type`; write one of file, stdout, syslog, gelf, cloudwatch_logs; did you mean `syslog`?",
+            "sinks.toml:5: `tpc://x`: `tpc://` does not go with this sink; begin with one of udp:// tcp:// tcp+tls:// unix://",
+            "sinks.toml:6: `corn`: not a `facility`; write one of kern, user, mail, daemon, auth, syslog, lpr, news, uucp, cron, authpriv, ftp, local0, local1, local2, local3, local4, local5, local6, local7; did you mean `cron`?",
+            "sinks.toml:7: `framming`: unknown key; did you mean `framing`?",
+            "sinks.toml:8: sink `c` has no `type`; write type = \"syslog\" or another of file, stdout, syslog, gelf, cloudwatch_logs",
+        ],
+    );
+}
+
+#[test]
+fn options_that_do_not_go_together_are_told() {
+    for (text, wanted) in [
+        (
+            "type = \"syslog\"\naddress = \"udp://x\"\nframing = \"newline\"",
+            "sinks.toml:4: `framing` is for tcp and tcp+tls; udp has its own",
+        ),
+        (
+            "type = \"syslog\"\naddress = \"tcp://x\"\ntls = { ca_file = \"x\" }",
+            "sinks.toml:4: `tls` needs an address that begins with tcp+tls://",
+        ),
+        (
+            "type = \"syslog\"\naddress = \"tcp+tls://x\"\ntls = { crt_file = \"x\" }",
+            "sinks.toml:4: `key_file` is missing; crt_file and key_file go together",
+        ),
+        (
+            "type = \"gelf\"\naddress = \"tcp://x\"\ncompression = \"gzip\"",
+            "sinks.toml:4: GELF over tcp cannot be compressed; remove `compression`",
+        ),
+        (
+            "type = \"file\"\npath = \"log/{jbo}.log\"",
+            "sinks.toml:3: `log/{jbo}.log`: not an absolute path; write it like /var/log/sexton/{group}/{job}.log",
+        ),
+        ("type = \"stdout\"\nmax_line = 10", "sinks.toml:3: `10`: `max_line` is out of range; write 480 to 1000000"),
+        (
+            "type = \"stdout\"\nretry = { initial = \"2m\", max = \"1m\" }",
+            "sinks.toml:3: `2m`: `initial` must be more than 0s and not more than `max`",
+        ),
+        (
+            "type = \"cloudwatch_logs\"\ngroup = \"/cron\"\nretention_days = 31",
+            "sinks.toml:4: `31`: not a retention that CloudWatch Logs knows; the next longer one is 60",
+        ),
+        (
+            "type = \"stdout\"\nwhen = { streams = [\"stdlog\"] }",
+            "sinks.toml:3: `stdlog`: not a stream; write stdout or stderr",
+        ),
+    ] {
+        let (_, faults) = SinksFile::parse("sinks.toml", &format!("[sink.a]\n{text}\n"));
+        assert_eq!(faults.0.first().map(ToString::to_string).as_deref(), Some(wanted), "{text}");
+    }
+}

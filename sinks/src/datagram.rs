@@ -1,0 +1,208 @@
+//! UDP and local datagram sockets. Used by syslog and GELF.
+//!
+//! Nothing is ever acknowledged here: a batch counts as confirmed when the kernel has taken it and nobody has refused it
+//! for [`HOLD`]. A refusal (ICMP port unreachable) sends everything within that time again; a datagram lost on the way is
+//! lost and nobody can know.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg, sockopt};
+use tokio::io::Interest;
+use tokio::net::{UdpSocket, UnixDatagram, lookup_host};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::address::{Address, Scheme};
+use crate::error::{SinkError, SinkResult};
+use crate::frames::Frames;
+use crate::sink::Refused;
+use crate::stream::{CONNECT_TIMEOUT, HOLD, WRITE_TIMEOUT};
+
+/// Datagrams in one call to the kernel.
+const CALL_DATAGRAMS_MAX: usize = 64;
+/// After a failure one datagram goes first, and so long a refusal is waited for.
+const PROBE_WAIT: Duration = Duration::from_millis(50);
+/// The kernel is out of buffers (`ENOBUFS`): pause.
+const BUFFER_WAIT: Duration = Duration::from_millis(1);
+
+pub struct DatagramWire {
+    address: Address,
+    socket: Option<Socket>,
+    /// The last connection failed: listen for a refusal before sending everything.
+    suspicious: bool,
+    sent: u64,
+    confirmed: u64,
+    sent_at: VecDeque<Instant>,
+}
+
+enum Socket {
+    Udp(UdpSocket),
+    Unix(UnixDatagram),
+}
+
+/// What came of a call: how many datagrams the kernel took, or that the first one can never be sent.
+enum Taken {
+    Datagrams(usize),
+    TooLong,
+}
+
+impl DatagramWire {
+    pub fn new(address: Address) -> DatagramWire {
+        DatagramWire { address, socket: None, suspicious: false, sent: 0, confirmed: 0, sent_at: VecDeque::new() }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    pub fn disconnect(&mut self) {
+        self.suspicious |= self.socket.take().is_some();
+        self.sent_at.clear();
+        (self.sent, self.confirmed) = (0, 0);
+    }
+
+    pub async fn connect(&mut self) -> io::Result<()> {
+        if self.socket.is_some() {
+            return Ok(());
+        }
+        self.socket = Some(match self.address.scheme {
+            Scheme::Unix => {
+                let socket = UnixDatagram::unbound()?;
+                socket.connect(self.address.socket_path())?;
+                Socket::Unix(socket)
+            }
+            _ => Socket::Udp(connected(&self.address).await?),
+        });
+        Ok(())
+    }
+
+    /// Each frame is one datagram; `trailer` bytes at its end stay behind.
+    pub async fn send(&mut self, frames: &Frames, trailer: usize) -> SinkResult<Vec<Refused>> {
+        let Some(socket) = &self.socket else {
+            return Err(SinkError::retry(format!("not connected to {}", self.address)));
+        };
+        let datagrams: Vec<&[u8]> = frames.iter().map(|frame| &frame[..frame.len() - trailer]).collect();
+        let mut refused = Vec::new();
+        let mut at = 0;
+        while at < datagrams.len() {
+            let most = if self.suspicious { 1 } else { CALL_DATAGRAMS_MAX };
+            let end = datagrams.len().min(at + most);
+            let taken = timeout(WRITE_TIMEOUT, hand_over(socket, &datagrams[at..end]))
+                .await
+                .map_err(|_| SinkError::timed_out("sending to", &self.address.to_string(), WRITE_TIMEOUT))?
+                .map_err(|error| undeliverable(&self.address, &error))?;
+            match taken {
+                Taken::Datagrams(count) => at += count,
+                Taken::TooLong => {
+                    let bytes = datagrams[at].len();
+                    let says = format!("a datagram of {bytes} bytes is too long for {}; set max_line", self.address);
+                    refused.push(Refused { frame: at, says });
+                    at += 1;
+                }
+            }
+            if self.suspicious {
+                sleep(PROBE_WAIT).await;
+                refusal(socket).map_err(|error| undeliverable(&self.address, &error))?;
+                self.suspicious = false;
+            }
+        }
+        self.sent += 1;
+        self.sent_at.push_back(Instant::now());
+        Ok(refused)
+    }
+
+    pub fn confirmed(&mut self) -> SinkResult<u64> {
+        if let Some(socket) = &self.socket {
+            refusal(socket).map_err(|error| undeliverable(&self.address, &error))?;
+        }
+        while self.sent_at.front().is_some_and(|at| at.elapsed() >= HOLD) {
+            self.sent_at.pop_front();
+            self.confirmed += 1;
+        }
+        Ok(self.confirmed)
+    }
+
+    /// Waits for a refusal a moment longer, then believes.
+    pub async fn drain(&mut self) -> SinkResult<()> {
+        if let Some(socket) = &self.socket
+            && !self.sent_at.is_empty()
+        {
+            sleep(PROBE_WAIT).await;
+            refusal(socket).map_err(|error| undeliverable(&self.address, &error))?;
+        }
+        self.sent_at.clear();
+        self.confirmed = self.sent;
+        Ok(())
+    }
+
+    pub async fn broken(&mut self) -> SinkError {
+        let mut heard = [0; 512];
+        loop {
+            let heard = match &self.socket {
+                Some(Socket::Udp(socket)) => socket.recv(&mut heard).await,
+                Some(Socket::Unix(socket)) => socket.recv(&mut heard).await,
+                None => std::future::pending().await,
+            };
+            if let Err(error) = heard {
+                return undeliverable(&self.address, &error);
+            }
+        }
+    }
+}
+
+async fn connected(address: &Address) -> io::Result<UdpSocket> {
+    let resolved = timeout(CONNECT_TIMEOUT, lookup_host(address.host_port()));
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for target in resolved.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
+        let local = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(local).await?;
+        match socket.connect(target).await {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn undeliverable(address: &Address, error: &io::Error) -> SinkError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => SinkError::retry(format!("nobody listens at {address}")),
+        _ => SinkError::retry(format!("cannot send to {address}: {error}")),
+    }
+}
+
+/// The error that the network has reported since the last call.
+fn refusal(socket: &Socket) -> io::Result<()> {
+    match socket {
+        Socket::Udp(socket) => sockopt::socket_error(socket)??,
+        Socket::Unix(socket) => sockopt::socket_error(socket)??,
+    }
+    Ok(())
+}
+
+async fn hand_over(socket: &Socket, datagrams: &[&[u8]]) -> io::Result<Taken> {
+    loop {
+        let result = match socket {
+            Socket::Udp(socket) => socket.async_io(Interest::WRITABLE, || call(socket.as_fd(), datagrams)).await,
+            Socket::Unix(socket) => socket.async_io(Interest::WRITABLE, || call(socket.as_fd(), datagrams)).await,
+        };
+        match result {
+            Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => sleep(BUFFER_WAIT).await,
+            Err(error) if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) => return Ok(Taken::TooLong),
+            other => return other.map(Taken::Datagrams),
+        }
+    }
+}
+
+/// One `sendmmsg(2)`: the number of datagrams taken, at least one.
+fn call(descriptor: BorrowedFd<'_>, datagrams: &[&[u8]]) -> io::Result<usize> {
+    let slices: Vec<[IoSlice<'_>; 1]> = datagrams.iter().map(|datagram| [IoSlice::new(datagram)]).collect();
+    let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = Vec::with_capacity(datagrams.len());
+    controls.resize_with(datagrams.len(), SendAncillaryBuffer::default);
+    let mut messages: Vec<MMsgHdr<'_>> =
+        slices.iter().zip(&mut controls).map(|(slice, control)| MMsgHdr::new(slice, control)).collect();
+    Ok(sendmmsg(descriptor, &mut messages, SendFlags::DONTWAIT)?)
+}

@@ -1,0 +1,112 @@
+//! One item of a feed into the batch of a sink: which lines are wanted, which are too old, which must be cut.
+
+use domain::line::{Block, Line, STAMP_BYTES};
+use jiff::Timestamp;
+
+use crate::ansi;
+use crate::config::SinkConfig;
+use crate::feed::Item;
+use crate::record::{Gap, Record, pieces};
+use crate::sink::Sink;
+use crate::stamp;
+
+/// The stamp of a damaged record: its age is not known, so it is not too old.
+const UNKNOWN_STAMP: &[u8] = b"1970-01-01T00:00:00.000000000Z";
+
+/// What became of an item.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records given to the sink.
+    pub events: usize,
+    /// Lines of the job among them.
+    pub lines: u64,
+    pub dropped_lines: u64,
+    pub dropped_bytes: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Tally) {
+        self.events += other.events;
+        self.lines += other.lines;
+        self.dropped_lines += other.dropped_lines;
+        self.dropped_bytes += other.dropped_bytes;
+    }
+}
+
+pub struct Encoding<'c> {
+    config: &'c SinkConfig,
+    now: Timestamp,
+    /// Lines stamped before this are too old.
+    oldest: [u8; STAMP_BYTES],
+    wanted: bool,
+}
+
+impl<'c> Encoding<'c> {
+    pub fn new(config: &'c SinkConfig, now: Timestamp, wanted: bool) -> Encoding<'c> {
+        let oldest = now.checked_sub(config.retry.max_age).unwrap_or(Timestamp::UNIX_EPOCH);
+        Encoding { config, now, oldest: stamp::of(oldest.max(Timestamp::UNIX_EPOCH)), wanted }
+    }
+
+    /// Gives the item's records to the sink.
+    pub fn item<S: Sink>(&self, sink: &mut S, run: &S::Run, item: &Item) -> Tally {
+        let mut tally = Tally::default();
+        if !self.wanted {
+            return tally;
+        }
+        match item {
+            Item::Started => {
+                sink.encode(run, &Record::Started);
+                tally.events += 1;
+            }
+            Item::Finished(finished) => {
+                sink.encode(run, &Record::Finished(finished));
+                tally.events += 1;
+            }
+            Item::Lines(block) => self.block(sink, run, block, &mut tally),
+        }
+        tally
+    }
+
+    fn block<S: Sink>(&self, sink: &mut S, run: &S::Run, block: &Block, tally: &mut Tally) {
+        let text_bytes_max = sink.text_bytes_max(run);
+        let mut scratch = Vec::new();
+        let mut gap: Option<Gap> = None;
+        for line in block.lines() {
+            if !self.config.when.wants_stream(line.stream) {
+                continue;
+            }
+            if self.is_too_old(&line) {
+                let gap = gap.get_or_insert(Gap { first_seq: line.seq, last_seq: 0, lines: 0, bytes: 0, at: self.now });
+                gap.last_seq = line.seq;
+                gap.lines += 1;
+                gap.bytes += line.text.len() as u64;
+                continue;
+            }
+            if let Some(gap) = gap.take() {
+                drop_lines(sink, run, gap, tally);
+            }
+            let text = if self.config.strip_ansi { ansi::strip(line.text, &mut scratch) } else { line.text };
+            pieces(&line, text, text_bytes_max, |piece| {
+                sink.encode(run, &Record::Line(piece));
+                tally.events += 1;
+            });
+            tally.lines += 1;
+        }
+        if let Some(gap) = gap {
+            drop_lines(sink, run, gap, tally);
+        }
+    }
+
+    /// Stamps compare as text: all have the same form.
+    fn is_too_old(&self, line: &Line<'_>) -> bool {
+        line.stamp < &self.oldest[..] && line.stamp != UNKNOWN_STAMP
+    }
+}
+
+/// Says in the sink itself what it will never get.
+fn drop_lines<S: Sink>(sink: &mut S, run: &S::Run, gap: Gap, tally: &mut Tally) {
+    sink.encode(run, &Record::Gap(gap));
+    tally.events += 1;
+    tally.dropped_lines += gap.lines;
+    tally.dropped_bytes += gap.bytes;
+}

@@ -1,0 +1,238 @@
+//! The delivery engine of one sink, as the runner holds it. All sinks have the same; the work is in `delivery.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use domain::run::RunId;
+use jiff::Timestamp;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::address::Scheme;
+use crate::cloudwatch_logs::NOT_IN_THIS_BUILD;
+use crate::config::{SinkConfig, SinkKind};
+use crate::datagram::DatagramWire;
+use crate::delivery::Delivery;
+use crate::error::{SinkError, SinkResult};
+use crate::feed::{Feed, Lag, RunHeader};
+use crate::file::FileSink;
+use crate::gelf::{self, Gelf, GelfConfig};
+use crate::http::HttpWire;
+use crate::sink::Sink;
+use crate::status::{Health, SinkEvent, SinkStatus};
+use crate::stdout::StdoutSink;
+use crate::stream::StreamWire;
+use crate::syslog::{self, Syslog, SyslogConfig};
+use crate::wire::{Wire, WireSink};
+
+/// The clock, the dice, and where troubles are told.
+#[derive(Clone)]
+pub struct Environment {
+    pub now: fn() -> Timestamp,
+    /// For the jitter between attempts and the ids of chunked messages.
+    pub random: fn() -> u64,
+    pub events: mpsc::Sender<SinkEvent>,
+}
+
+impl Environment {
+    pub fn real(events: mpsc::Sender<SinkEvent>) -> Environment {
+        Environment { now: Timestamp::now, random: || getrandom::u64().unwrap_or_default(), events }
+    }
+}
+
+/// One attempt of one run.
+pub(crate) type Key = (RunId, u32);
+pub(crate) type FeedHandle = Arc<Mutex<Box<dyn Feed>>>;
+
+/// What the engine's callers and its task share.
+pub(crate) struct Shared {
+    pub inbox: Mutex<Inbox>,
+    pub notify: Notify,
+    /// Everything not yet delivered to its end.
+    pub feeds: Mutex<BTreeMap<Key, FeedHandle>>,
+    pub health: Mutex<Health>,
+}
+
+#[derive(Default)]
+pub(crate) struct Inbox {
+    pub added: Vec<(Key, FeedHandle)>,
+    pub removed: Vec<Key>,
+    pub woken: BTreeSet<RunId>,
+    pub flushes: Vec<oneshot::Sender<()>>,
+}
+
+/// A poisoned lock means that a reader of counters panicked; the data is plain and good.
+pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub struct Engine {
+    config: Arc<SinkConfig>,
+    environment: Environment,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Engine {
+    /// Starts the sink's task; must be called inside a tokio runtime. Connects only when there is something to deliver.
+    ///
+    /// # Errors
+    /// Misconfigured, when this build has no such sink.
+    pub fn start(config: SinkConfig, environment: Environment) -> SinkResult<Engine> {
+        let config = Arc::new(config);
+        let shared = Arc::new(Shared {
+            inbox: Mutex::default(),
+            notify: Notify::new(),
+            feeds: Mutex::default(),
+            health: Mutex::default(),
+        });
+        let stop = CancellationToken::new();
+        let start = Start { config: &config, environment: &environment, shared: &shared, stop: &stop };
+        let task = match &config.kind {
+            SinkKind::File(file) => start.task(FileSink::new(file.clone())),
+            SinkKind::Stdout(stdout) => start.task(StdoutSink::new(stdout.clone())),
+            SinkKind::Syslog(syslog) => start.task(syslog_sink(syslog, config.max_line)),
+            SinkKind::Gelf(gelf) => start.task(gelf_sink(gelf, config.max_line, environment.random)),
+            SinkKind::CloudwatchLogs(_) => return Err(SinkError::misconfigured(NOT_IN_THIS_BUILD)),
+        };
+        Ok(Engine { config, environment, shared, stop, task })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Whether the sink's `when` wants this run. A feed of an unwanted run may be added all the same: it is read to its
+    /// end and nothing of it is sent.
+    pub fn wants(&self, header: &RunHeader) -> bool {
+        self.config.when.wants_job(&header.group, &header.job)
+    }
+
+    /// Delivers the feed from its durable cursor on, until `run.finished` is through; then drops it.
+    pub fn add(&self, feed: Box<dyn Feed>) {
+        let key = (feed.header().run_id.clone(), feed.header().attempt);
+        let handle: FeedHandle = Arc::new(Mutex::new(feed));
+        locked(&self.shared.feeds).insert(key.clone(), handle.clone());
+        locked(&self.shared.inbox).added.push((key, handle));
+        self.shared.notify.notify_one();
+    }
+
+    /// There is something new in the run's spool. Cheap; may be called for every block.
+    pub fn wake(&self, run_id: &RunId) {
+        let mut inbox = locked(&self.shared.inbox);
+        if !inbox.woken.contains(run_id) {
+            inbox.woken.insert(run_id.clone());
+            drop(inbox);
+            self.shared.notify.notify_one();
+        }
+    }
+
+    /// Forgets the attempt, delivered or not.
+    pub fn remove(&self, run_id: &RunId, attempt: u32) {
+        let key = (run_id.clone(), attempt);
+        locked(&self.shared.feeds).remove(&key);
+        locked(&self.shared.inbox).removed.push(key);
+        self.shared.notify.notify_one();
+    }
+
+    pub fn status(&self) -> SinkStatus {
+        let feeds: Vec<(Key, FeedHandle)> =
+            locked(&self.shared.feeds).iter().map(|(key, feed)| (key.clone(), feed.clone())).collect();
+        let mut total = Lag::default();
+        let mut oldest_run = None;
+        for ((run_id, _), feed) in feeds {
+            let lag = locked(&feed).lag();
+            total.lines += lag.lines;
+            total.bytes += lag.bytes;
+            let older = match (lag.oldest, total.oldest) {
+                (Some(at), Some(oldest)) => at < oldest,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            if older {
+                total.oldest = lag.oldest;
+                oldest_run = Some(run_id);
+            }
+        }
+        let now = (self.environment.now)();
+        let health = locked(&self.shared.health);
+        SinkStatus {
+            name: self.config.name.clone(),
+            kind: self.config.kind.name(),
+            state: health.state(),
+            lag_lines: total.lines,
+            lag_bytes: total.bytes,
+            lag_seconds: total.oldest.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0)),
+            rate_lines_per_second: health.rate(Instant::now()),
+            last_error: health.last_error.as_ref().map(|(says, _)| says.clone()),
+            last_error_at: health.last_error.as_ref().map(|(_, at)| *at),
+            failing_since: health.failing.map(|failing| failing.since),
+            oldest_undelivered_run: oldest_run,
+            delivered_lines: health.delivered_lines,
+            dropped_lines: health.dropped_lines,
+            dropped_bytes: health.dropped_bytes,
+            refused_records: health.refused_records,
+        }
+    }
+
+    /// Sends all there is and waits until it is confirmed and the cursors say so; false when `deadline` came first. On a
+    /// connection that has no other acknowledgement this ends it, and the receiver's answer is the proof.
+    pub async fn flush(&self, deadline: Duration) -> bool {
+        let (done, flushed) = oneshot::channel();
+        locked(&self.shared.inbox).flushes.push(done);
+        self.shared.notify.notify_one();
+        matches!(tokio::time::timeout(deadline, flushed).await, Ok(Ok(())))
+    }
+
+    /// Stops at once. What is confirmed is committed; the rest stays in the feeds. Call `flush` before, to wait for it.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(sink = %self.config.name, %error, "the sink's task ended badly");
+        }
+    }
+}
+
+struct Start<'s> {
+    config: &'s Arc<SinkConfig>,
+    environment: &'s Environment,
+    shared: &'s Arc<Shared>,
+    stop: &'s CancellationToken,
+}
+
+impl Start<'_> {
+    fn task<S: Sink>(&self, sink: S) -> JoinHandle<()> {
+        let delivery = Delivery::new(sink, self.config.clone(), self.environment.clone(), self.shared.clone());
+        tokio::spawn(delivery.run(self.stop.clone()))
+    }
+}
+
+fn syslog_sink(config: &SyslogConfig, max_line: Option<usize>) -> WireSink<Syslog> {
+    let wire = match config.address.scheme {
+        Scheme::Udp | Scheme::Unix => Wire::Datagram(DatagramWire::new(config.address.clone())),
+        _ => Wire::Stream(StreamWire::new(config.address.clone(), config.tls.clone())),
+    };
+    let format = Syslog::new(config.clone(), max_line.unwrap_or_else(|| syslog::message_bytes_max(config)));
+    WireSink::new(format, wire, config.address.clone())
+}
+
+fn gelf_sink(config: &GelfConfig, max_line: Option<usize>, random: fn() -> u64) -> WireSink<Gelf> {
+    let (address, tls) = (config.address.clone(), config.tls.clone());
+    let wire = match address.scheme {
+        Scheme::Udp | Scheme::Unix => Wire::Datagram(DatagramWire::new(address.clone())),
+        Scheme::Tcp | Scheme::Tls => Wire::Stream(StreamWire::new(address.clone(), tls)),
+        Scheme::Http | Scheme::Https => {
+            Wire::Http(HttpWire::new(address.clone(), config.compression, config.bulk, tls))
+        }
+    };
+    // Chunks hold only so much; elsewhere the user may ask for more.
+    let most = gelf::text_bytes_max(config);
+    let bytes_max = match address.scheme {
+        Scheme::Udp => max_line.unwrap_or(most).min(most),
+        _ => max_line.unwrap_or(most),
+    };
+    WireSink::new(Gelf::new(config.clone(), bytes_max, random), wire, address)
+}

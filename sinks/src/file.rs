@@ -1,0 +1,257 @@
+//! Files: one a job, a run, a day, as the path's template says. Appends only; a file that was rotated away is opened anew.
+//!
+//! What is promised: a run's cursor moves past a line only after the file that holds it was synced (`fdatasync`), so a
+//! crash of the machine can double lines here and never lose one. The sync comes at most once a commit, not once a line.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use domain::document::Section;
+
+use crate::error::{SinkError, SinkResult};
+use crate::feed::RunHeader;
+use crate::lines::{LineFormat, LineRun};
+use crate::record::Record;
+use crate::sink::{Refused, Sink};
+use crate::template::Template;
+
+/// Files kept open at a time. With more, the one not used for longest is synced and closed.
+const OPEN_FILES_MAX: usize = 64;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileConfig {
+    pub path: Template,
+    pub format: LineFormat,
+}
+
+/// Takes the options of `type = "file"`.
+pub fn read(section: &mut Section) -> Option<FileConfig> {
+    let line = section.line_of("path");
+    let text = section.required_text("path");
+    let format = LineFormat::read(section);
+    let text = text?;
+    if !text.starts_with('/') {
+        section.fault(line, &*text, "not an absolute path; write it like /var/log/sexton/{group}/{job}.log");
+    }
+    let path = Template::parse(&text).map_err(|says| section.fault(line, &*text, says)).ok()?;
+    Some(FileConfig { path, format })
+}
+
+pub struct FileSink {
+    config: FileConfig,
+    filled: Vec<Filled>,
+    files: Files,
+    connected: bool,
+    sent: u64,
+}
+
+/// What one file gets of the batch.
+struct Filled {
+    path: Arc<Path>,
+    bytes: Vec<u8>,
+}
+
+pub struct FileRun {
+    path: Arc<Path>,
+    lines: LineRun,
+}
+
+/// The open files. Moves into the threads that may block, and back.
+#[derive(Default)]
+struct Files {
+    open: BTreeMap<Arc<Path>, Open>,
+    clock: u64,
+}
+
+struct Open {
+    file: File,
+    /// Device and inode.
+    identity: (u64, u64),
+    dirty: bool,
+    used: u64,
+}
+
+impl FileSink {
+    pub fn new(config: FileConfig) -> FileSink {
+        FileSink { config, filled: Vec::new(), files: Files::default(), connected: false, sent: 0 }
+    }
+
+    /// Runs `work` where blocking is allowed. Should it be cancelled, the files are opened anew next time.
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Files) -> SinkResult<T> + Send + 'static,
+    ) -> SinkResult<T> {
+        let mut files = std::mem::take(&mut self.files);
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&mut files);
+            (files, result)
+        });
+        let (files, result) = done.await.map_err(|error| SinkError::retry(format!("writing files failed: {error}")))?;
+        self.files = files;
+        result
+    }
+}
+
+impl Sink for FileSink {
+    type Run = FileRun;
+
+    fn open(&self, header: &RunHeader) -> FileRun {
+        let path = PathBuf::from(self.config.path.fill(header));
+        FileRun { path: path.into(), lines: LineRun::new(self.config.format, header) }
+    }
+
+    fn text_bytes_max(&self, _: &FileRun) -> usize {
+        domain::line::LINE_BYTES_MAX
+    }
+
+    fn encode(&mut self, run: &FileRun, record: &Record<'_>) {
+        let same = |filled: &Filled| Arc::ptr_eq(&filled.path, &run.path) || filled.path == run.path;
+        let at = match self.filled.last().is_some_and(same) {
+            true => self.filled.len() - 1,
+            false => self.filled.iter().position(same).unwrap_or_else(|| {
+                self.filled.push(Filled { path: run.path.clone(), bytes: Vec::with_capacity(64 * 1024) });
+                self.filled.len() - 1
+            }),
+        };
+        run.lines.write(record, &mut self.filled[at].bytes);
+    }
+
+    fn filled_bytes(&self) -> usize {
+        self.filled.iter().map(|filled| filled.bytes.len()).sum()
+    }
+
+    async fn connect(&mut self) -> SinkResult<()> {
+        if !self.connected {
+            self.sent = 0;
+            self.connected = true;
+        }
+        Ok(())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    fn disconnect(&mut self) {
+        self.filled.clear();
+        self.files = Files::default();
+        self.connected = false;
+        self.sent = 0;
+    }
+
+    async fn send(&mut self) -> SinkResult<Vec<Refused>> {
+        let filled = std::mem::take(&mut self.filled);
+        self.blocking(move |files| {
+            for Filled { path, bytes } in filled {
+                files.append(&path, &bytes)?;
+            }
+            Ok(())
+        })
+        .await?;
+        self.sent += 1;
+        Ok(Vec::new())
+    }
+
+    fn confirmed(&mut self) -> SinkResult<u64> {
+        Ok(self.sent)
+    }
+
+    async fn drain(&mut self) -> SinkResult<()> {
+        self.sync().await
+    }
+
+    async fn broken(&mut self) -> SinkError {
+        std::future::pending().await
+    }
+
+    async fn sync(&mut self) -> SinkResult<()> {
+        self.blocking(Files::sync).await
+    }
+}
+
+impl Files {
+    fn append(&mut self, path: &Arc<Path>, bytes: &[u8]) -> SinkResult<()> {
+        self.clock += 1;
+        let clock = self.clock;
+        let open = self.current(path)?;
+        open.used = clock;
+        open.dirty = true;
+        open.file.write_all(bytes).map_err(|error| SinkError::of_path("write to", path, &error))
+    }
+
+    /// The file that the path names now.
+    fn current(&mut self, path: &Arc<Path>) -> SinkResult<&mut Open> {
+        let identity = std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        let rotated = self.open.get(path).is_some_and(|open| Some(open.identity) != identity);
+        if rotated && let Some(old) = self.open.remove(path) {
+            close(path, old)?;
+        }
+        if self.open.len() >= OPEN_FILES_MAX
+            && !self.open.contains_key(path)
+            && let Some(oldest) = self.open.iter().min_by_key(|(_, open)| open.used).map(|(path, _)| path.clone())
+            && let Some(old) = self.open.remove(&oldest)
+        {
+            close(&oldest, old)?;
+        }
+        match self.open.entry(path.clone()) {
+            std::collections::btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
+            std::collections::btree_map::Entry::Vacant(entry) => Ok(entry.insert(open(path)?)),
+        }
+    }
+
+    fn sync(&mut self) -> SinkResult<()> {
+        for (path, open) in &mut self.open {
+            if open.dirty {
+                open.file.sync_data().map_err(|error| SinkError::of_path("sync", path, &error))?;
+                open.dirty = false;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directories, opens for appending, and ends a line that an earlier failure left torn.
+fn open(path: &Path) -> SinkResult<Open> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| SinkError::of_path("create the directory", directory, &error))?;
+    }
+    let opened = OpenOptions::new().create(true).read(true).append(true).open(path);
+    let mut file = opened.map_err(|error| SinkError::of_path("open", path, &error))?;
+    let metadata = file.metadata().map_err(|error| SinkError::of_path("look at", path, &error))?;
+    if metadata.is_file() && metadata.len() > 0 && last_byte(&file, metadata.len()).is_ok_and(|byte| byte != b'\n') {
+        file.write_all(b"\n").map_err(|error| SinkError::of_path("write to", path, &error))?;
+    }
+    Ok(Open { file, identity: (metadata.dev(), metadata.ino()), dirty: true, used: 0 })
+}
+
+fn last_byte(file: &File, bytes: u64) -> io::Result<u8> {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, bytes - 1)?;
+    Ok(byte[0])
+}
+
+fn close(path: &Path, open: Open) -> SinkResult<()> {
+    match open.dirty {
+        true => open.file.sync_data().map_err(|error| SinkError::of_path("sync", path, &error)),
+        false => Ok(()),
+    }
+}
+
+/// Whether files can be made below the first directory of the path that names no run.
+pub fn check(config: &FileConfig) -> Result<String, String> {
+    let fixed = config.path.text().split('{').next().unwrap_or_default();
+    let directory = match fixed.ends_with('/') {
+        true => Path::new(fixed),
+        false => Path::new(fixed).parent().unwrap_or(Path::new("/")),
+    };
+    std::fs::create_dir_all(directory)
+        .map_err(|error| SinkError::of_path("create the directory", directory, &error).says)?;
+    rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|error| SinkError::of_path("write into", directory, &error.into()).says)?;
+    Ok(format!("files can be made below {}", directory.display()))
+}

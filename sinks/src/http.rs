@@ -1,0 +1,163 @@
+//! GELF over HTTP(S): one POST a message, or many messages in one where the input takes that. The only GELF transport
+//! whose receiver answers: 202 says that it has the message.
+
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode};
+
+use crate::address::Address;
+use crate::error::{Class, SinkError, SinkResult};
+use crate::frames::Frames;
+use crate::gelf::{Compression, compress};
+use crate::sink::Refused;
+use crate::stream::CONNECT_TIMEOUT;
+use crate::tls::TlsConfig;
+
+/// From the first byte sent to the last one of the answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of an answer is shown when it is a refusal.
+const ANSWER_CHARS_MAX: usize = 200;
+
+pub struct HttpWire {
+    address: Address,
+    compression: Compression,
+    bulk: bool,
+    tls: TlsConfig,
+    client: Option<Client>,
+    sent: u64,
+}
+
+impl HttpWire {
+    pub fn new(address: Address, compression: Compression, bulk: bool, tls: TlsConfig) -> HttpWire {
+        HttpWire { address, compression, bulk, tls, client: None, sent: 0 }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.client.is_some()
+    }
+
+    pub fn disconnect(&mut self) {
+        self.client = None;
+        self.sent = 0;
+    }
+
+    /// Makes the client; connections are its own affair.
+    pub fn connect(&mut self) -> SinkResult<()> {
+        if self.client.is_some() {
+            return Ok(());
+        }
+        let tls = self.tls.client()?;
+        let client = Client::builder()
+            .tls_backend_preconfigured((*tls).clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
+        let unusable = |error| SinkError::misconfigured(format!("cannot make an HTTP client: {}", told(&error)));
+        self.client = Some(client.map_err(unusable)?);
+        Ok(())
+    }
+
+    pub async fn send(&mut self, frames: &Frames) -> SinkResult<Vec<Refused>> {
+        let mut refused = Vec::new();
+        if self.bulk && frames.count() > 1 {
+            match self.post(&frames.bytes).await {
+                Ok(()) => {
+                    self.sent += 1;
+                    return Ok(refused);
+                }
+                // One of them is at fault: each goes alone, and tells.
+                Err(error) if error.class == Class::Permanent => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for (index, frame) in frames.iter().enumerate() {
+            match self.post(frame).await {
+                Ok(()) => {}
+                Err(SinkError { class: Class::Permanent, says }) => refused.push(Refused { frame: index, says }),
+                Err(error) => return Err(error),
+            }
+        }
+        self.sent += 1;
+        Ok(refused)
+    }
+
+    async fn post(&self, body: &[u8]) -> SinkResult<()> {
+        let shown = &self.address;
+        let Some(client) = &self.client else {
+            return Err(SinkError::retry(format!("not connected to {shown}")));
+        };
+        let mut request = client.post(self.address.url()).header("content-type", "application/json");
+        if self.compression != Compression::None {
+            request = request.header("content-encoding", "gzip");
+        }
+        let answer = request.body(compress(body, self.compression)).send().await;
+        let answer = answer.map_err(|error| SinkError::retry(format!("cannot reach {shown}: {}", told(&error))))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let text: String = answer.text().await.unwrap_or_default().chars().take(ANSWER_CHARS_MAX).collect();
+        let says = format!("{shown} answered {status}: {}", text.trim());
+        Err(SinkError { class: class_of(status), says })
+    }
+
+    pub fn confirmed(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether anybody answers at all.
+    pub async fn reach(&mut self) -> SinkResult<StatusCode> {
+        self.connect()?;
+        let shown = self.address.to_string();
+        let Some(client) = &self.client else {
+            return Err(SinkError::retry(format!("not connected to {shown}")));
+        };
+        let answer = client.request(reqwest::Method::OPTIONS, self.address.url()).send().await;
+        let answer = answer.map_err(|error| SinkError::retry(format!("cannot reach {shown}: {}", told(&error))))?;
+        Ok(answer.status())
+    }
+}
+
+/// What the server makes of a message. Only a fault of the message itself is permanent.
+fn class_of(status: StatusCode) -> Class {
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => Class::Permanent,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT | StatusCode::TOO_EARLY => {
+            Class::Retry
+        }
+        status if status.is_server_error() => Class::Retry,
+        _ => Class::Misconfigured,
+    }
+}
+
+/// The innermost cause: the outer ones only repeat the URL, which may hold a password.
+fn told(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    if error.is_timeout() { format!("no answer within {}s", REQUEST_TIMEOUT.as_secs()) } else { cause.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_fault_of_the_message_is_permanent() {
+        for (status, class) in [
+            (400, Class::Permanent),
+            (413, Class::Permanent),
+            (401, Class::Misconfigured),
+            (404, Class::Misconfigured),
+            (301, Class::Misconfigured),
+            (408, Class::Retry),
+            (429, Class::Retry),
+            (500, Class::Retry),
+            (503, Class::Retry),
+        ] {
+            assert_eq!(class_of(StatusCode::from_u16(status).expect("status")), class, "{status}");
+        }
+    }
+}

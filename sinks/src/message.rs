@@ -1,0 +1,100 @@
+//! The two records that bracket a run, as people read them and as members of an object. Shared by all sinks so that they
+//! say the same everywhere.
+
+use domain::run::Trigger;
+
+use crate::feed::{FinishedRecord, RunHeader};
+use crate::json::{number_member, text_member};
+
+pub const STARTED: &str = "run.started";
+pub const FINISHED: &str = "run.finished";
+pub const GAP: &str = "gap";
+
+/// So much of a command goes into `run.started`: it has no parts, and must fit into any transport.
+pub const COMMAND_BYTES_MAX: usize = 4096;
+
+pub const fn trigger_name(trigger: Trigger) -> &'static str {
+    match trigger {
+        Trigger::Schedule => "schedule",
+        Trigger::Manual => "manual",
+        Trigger::Retry => "retry",
+        Trigger::CatchUp => "catch_up",
+        Trigger::Exec => "exec",
+    }
+}
+
+/// One line for people: `run started: dump.sh`.
+pub fn started_text(header: &RunHeader) -> String {
+    format!("run started: {}", one_line(&shortened(&header.command, COMMAND_BYTES_MAX)))
+}
+
+/// One line for people: `run failed after 1.5s: exit code 3 (3 lines)`.
+pub fn finished_text(finished: &FinishedRecord) -> String {
+    let FinishedRecord { outcome, duration_ms, reason, stdout_lines, stderr_lines, .. } = finished;
+    let after = domain::units::format_duration(std::time::Duration::from_millis(*duration_ms));
+    let mut text = format!("run {} after {after}", outcome.name());
+    if !reason.is_empty() {
+        text.push_str(": ");
+        text.push_str(&one_line(&shortened(reason, COMMAND_BYTES_MAX)));
+    }
+    text.push_str(&format!(" ({} lines", stdout_lines + stderr_lines));
+    if finished.dropped_lines > 0 {
+        text.push_str(&format!(", {} dropped", finished.dropped_lines));
+    }
+    text.push(')');
+    text
+}
+
+/// Receivers end a frame at a newline.
+fn one_line(text: &str) -> String {
+    text.replace('\n', "\\n").replace('\r', "\\r").replace('\0', "\\0")
+}
+
+/// Appends the members of `run.finished`, each followed by a comma; every key begins with `prefix`.
+pub fn finished_members(finished: &FinishedRecord, prefix: &str, out: &mut Vec<u8>) {
+    for (key, value) in finished_pairs(finished) {
+        let key = format!("{prefix}{key}");
+        match value {
+            Value::Text(text) => text_member(&key, &text, out),
+            Value::Number(number) => number_member(&key, number, out),
+        }
+    }
+}
+
+pub enum Value {
+    Text(String),
+    Number(i128),
+}
+
+/// What `run.finished` says, in the order in which it is written. What is not known is left out.
+pub fn finished_pairs(finished: &FinishedRecord) -> Vec<(&'static str, Value)> {
+    let number = |number: u64| Value::Number(number.into());
+    let mut pairs = vec![
+        ("outcome", Value::Text(finished.outcome.name().to_owned())),
+        ("reason", Value::Text(shortened(&finished.reason, COMMAND_BYTES_MAX))),
+    ];
+    pairs.extend(finished.exit_code.map(|code| ("exit_code", Value::Number(code.into()))));
+    pairs.extend(finished.signal.map(|signal| ("signal", Value::Number(signal.into()))));
+    pairs.extend([
+        ("duration_ms", number(finished.duration_ms)),
+        ("stdout_lines", number(finished.stdout_lines)),
+        ("stderr_lines", number(finished.stderr_lines)),
+        ("stdout_bytes", number(finished.stdout_bytes)),
+        ("stderr_bytes", number(finished.stderr_bytes)),
+        ("last_seq", number(finished.last_seq)),
+        ("dropped_lines", number(finished.dropped_lines)),
+    ]);
+    pairs
+}
+
+/// Cuts the text of a bracket, which has no parts, and says how much is missing.
+pub fn shortened(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    let mut end = bytes_max.saturating_sub(32);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}... ({} more bytes)", &text[..end], text.len() - end)
+}

@@ -1,0 +1,201 @@
+//! What a sink is given to encode, one record at a time, and how a long line is cut into pieces.
+
+use domain::line::{LINE_BYTES_MAX, Line, Stream};
+use jiff::Timestamp;
+
+use crate::feed::FinishedRecord;
+
+/// A cut never takes more than this off a piece in search of a character boundary: UTF-8 characters have at most 4 bytes.
+const BOUNDARY_BYTES_MAX: usize = 3;
+
+/// The least `max_line`: what every syslog receiver must accept (RFC 5424 section 6.1).
+pub const MAX_LINE_BYTES_MIN: usize = 480;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'r> {
+    /// `run.started`
+    Started,
+    /// A line of the job, or a piece of one.
+    Line(Piece<'r>),
+    /// Lines that this sink will never get.
+    Gap(Gap),
+    /// `run.finished`
+    Finished(&'r FinishedRecord),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'r> {
+    pub seq: u64,
+    /// RFC 3339, nanoseconds, `Z`: 30 ASCII bytes.
+    pub stamp: &'r [u8],
+    pub stream: Stream,
+    pub text: &'r [u8],
+    /// 0: the whole line. Else it rises within the line; (seq, part) names a piece. Numbers may be left out where a record
+    /// of the spool ended.
+    pub part: u64,
+    pub part_last: bool,
+    /// The spool's own notice that lines were dropped before they reached it.
+    pub gap: bool,
+}
+
+/// Lines that were older than `retry.max_age` when their turn came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub first_seq: u64,
+    pub last_seq: u64,
+    pub lines: u64,
+    pub bytes: u64,
+    pub at: Timestamp,
+}
+
+impl Gap {
+    pub fn text(&self) -> String {
+        let Gap { lines, bytes, first_seq, last_seq, .. } = self;
+        format!("{lines} lines, {bytes} bytes dropped (seq {first_seq}-{last_seq}): older than this sink's max_age")
+    }
+}
+
+/// Cuts a line into pieces of at most `max` bytes, on character boundaries where the text is UTF-8. The pieces joined are
+/// the text. A line that fits is one piece that says so.
+///
+/// `text` is the line's text after stripping; numbering is a function of the record alone, so that a reader that begins
+/// anywhere numbers alike.
+pub fn pieces<'r>(line: &Line<'r>, text: &'r [u8], max: usize, mut take: impl FnMut(Piece<'r>)) {
+    let tag = line.tag;
+    let max = max.max(MAX_LINE_BYTES_MIN / 2);
+    let piece = Piece {
+        seq: line.seq,
+        stamp: line.stamp,
+        stream: line.stream,
+        text,
+        part: u64::from(tag.part),
+        part_last: tag.last,
+        gap: tag.gap,
+    };
+    if text.len() <= max && tag.part == 0 {
+        take(piece);
+        return;
+    }
+    // Each record of the spool owns as many numbers as it can have pieces.
+    let stride = (LINE_BYTES_MAX / (max - BOUNDARY_BYTES_MAX) + 1) as u64;
+    let mut part = u64::from(tag.part.max(1) - 1) * stride + 1;
+    let mut rest = text;
+    loop {
+        let (now, later) = rest.split_at(cut(rest, max));
+        let last = later.is_empty();
+        take(Piece { text: now, part, part_last: last && tag.last, ..piece });
+        if last {
+            return;
+        }
+        part += 1;
+        rest = later;
+    }
+}
+
+/// Where to cut so that at most `max` bytes are before the cut and no character is split.
+fn cut(text: &[u8], max: usize) -> usize {
+    if text.len() <= max {
+        return text.len();
+    }
+    let continues = |at: usize| text[at] & 0xc0 == 0x80;
+    let boundary = (max - BOUNDARY_BYTES_MAX..=max).rev().find(|at| !continues(*at));
+    boundary.unwrap_or(max)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::feed::RunHeader;
+    use domain::line::Tag;
+    use domain::run::{Outcome, RunId, Trigger};
+
+    pub fn header() -> RunHeader {
+        RunHeader {
+            run_id: RunId("20261123T075000Z-3f9a1c0e7b2d".into()),
+            group: "db".into(),
+            job: "nightly-dump".into(),
+            attempt: 1,
+            host: "host1".into(),
+            runner: "runner1".into(),
+            pid: Some(4242),
+            nominal: "2026-11-23T07:50:00Z".parse().expect("instant"),
+            trigger: Trigger::Schedule,
+            command: "dump.sh \"all\"".into(),
+            started_at: "2026-11-23T07:50:00.25Z".parse().expect("instant"),
+        }
+    }
+
+    pub fn finished() -> FinishedRecord {
+        FinishedRecord {
+            outcome: Outcome::Failed,
+            reason: "exit code 3".into(),
+            exit_code: Some(3),
+            signal: None,
+            duration_ms: 1500,
+            stdout_lines: 2,
+            stderr_lines: 1,
+            stdout_bytes: 20,
+            stderr_bytes: 10,
+            last_seq: 3,
+            dropped_lines: 0,
+            finished_at: "2026-11-23T07:50:01.75Z".parse().expect("instant"),
+        }
+    }
+
+    pub fn line<'r>(seq: u64, stream: Stream, text: &'r [u8]) -> Line<'r> {
+        Line { seq, stamp: b"2026-11-23T07:50:00.123456789Z", stream, tag: Tag::WHOLE, text }
+    }
+
+    pub fn piece<'r>(seq: u64, stream: Stream, text: &'r [u8]) -> Piece<'r> {
+        let stamp = b"2026-11-23T07:50:00.123456789Z";
+        Piece { seq, stamp, stream, text, part: 0, part_last: true, gap: false }
+    }
+
+    fn cut_up(line: &Line<'_>, max: usize) -> Vec<(u64, bool, Vec<u8>)> {
+        let mut all = Vec::new();
+        pieces(line, line.text, max, |piece| all.push((piece.part, piece.part_last, piece.text.to_vec())));
+        all
+    }
+
+    #[test]
+    fn a_line_that_fits_is_whole() {
+        assert_eq!(cut_up(&line(1, Stream::Stdout, b""), 480), [(0, true, vec![])]);
+        assert_eq!(cut_up(&line(1, Stream::Stdout, &[b'x'; 480]), 480), [(0, true, vec![b'x'; 480])]);
+    }
+
+    #[test]
+    fn parts_of_the_spool_cut_again_keep_rising() {
+        let text = vec![b'x'; LINE_BYTES_MAX];
+        let mut before = 0;
+        for part in 1..=3 {
+            let tag = Tag { part, last: part == 3, newline: true, gap: false };
+            let cut = cut_up(&Line { tag, ..line(7, Stream::Stdout, &text) }, 480);
+            for (index, (number, last, _)) in cut.iter().enumerate() {
+                assert!(*number > before, "{number} after {before}");
+                before = *number;
+                assert_eq!(*last, part == 3 && index + 1 == cut.len());
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn cutting_reproduces_every_byte(text in "\\PC{0,3000}", max in 480usize..1000) {
+            let whole = line(1, Stream::Stdout, text.as_bytes());
+            let cut = cut_up(&whole, max);
+            let joined: Vec<u8> = cut.iter().flat_map(|(_, _, text)| text.clone()).collect();
+            proptest::prop_assert_eq!(&joined, text.as_bytes());
+            for (_, _, piece) in &cut {
+                proptest::prop_assert!(piece.len() <= max);
+                proptest::prop_assert!(std::str::from_utf8(piece).is_ok());
+            }
+        }
+
+        #[test]
+        fn bytes_that_are_not_text_are_cut_too(text in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..5000)) {
+            let cut = cut_up(&line(1, Stream::Stderr, &text), 480);
+            let joined: Vec<u8> = cut.iter().flat_map(|(_, _, text)| text.clone()).collect();
+            proptest::prop_assert_eq!(joined, text);
+        }
+    }
+}

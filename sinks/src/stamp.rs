@@ -1,0 +1,112 @@
+//! The time of capture in the forms that receivers want. Derived once per second, because lines come in thousands per
+//! second and only their fraction differs.
+
+use domain::line::STAMP_BYTES;
+use jiff::{Timestamp, tz::TimeZone};
+
+/// `2026-11-23T07:50:00`
+const SECOND_BYTES: usize = 19;
+/// `2026-11-23T07:50:00.123456`: RFC 5424 section 6.2.3 takes at most six digits.
+const MICROS_BYTES: usize = 26;
+
+/// The text of the last second seen.
+pub struct PerSecond {
+    second: [u8; SECOND_BYTES],
+    text: Vec<u8>,
+    form: Form,
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    /// `1795420200`
+    Epoch,
+    /// `Nov 23 07:50:00`, local time (RFC 3164 section 4.1.2).
+    Bsd,
+}
+
+impl PerSecond {
+    pub fn epoch() -> PerSecond {
+        PerSecond { second: [0; SECOND_BYTES], text: Vec::new(), form: Form::Epoch }
+    }
+
+    pub fn bsd() -> PerSecond {
+        PerSecond { second: [0; SECOND_BYTES], text: Vec::new(), form: Form::Bsd }
+    }
+
+    pub fn of(&mut self, stamp: &[u8]) -> &[u8] {
+        let second = stamp.first_chunk::<SECOND_BYTES>().unwrap_or(b"1970-01-01T00:00:00");
+        if second != &self.second {
+            let at = std::str::from_utf8(stamp).ok().and_then(|text| text.parse().ok());
+            let at: Timestamp = at.unwrap_or(Timestamp::UNIX_EPOCH);
+            self.second = *second;
+            self.text = match self.form {
+                // Floor, so that adding the fraction's digits is right before 1970 too.
+                Form::Epoch => at.as_nanosecond().div_euclid(1_000_000_000).to_string().into_bytes(),
+                Form::Bsd => at.to_zoned(TimeZone::system()).strftime("%b %e %H:%M:%S").to_string().into_bytes(),
+            };
+        }
+        &self.text
+    }
+}
+
+/// `.123456`: the fraction of a stamp, six digits, with its point.
+pub fn micros(stamp: &[u8]) -> &[u8] {
+    stamp.get(SECOND_BYTES..MICROS_BYTES).unwrap_or(b".000000")
+}
+
+/// Appends `2026-11-23T07:50:00.123456Z`.
+pub fn write_micros(stamp: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(stamp.get(..MICROS_BYTES).unwrap_or(b"1970-01-01T00:00:00.000000"));
+    out.push(b'Z');
+}
+
+/// Appends a number in decimal.
+pub fn write_number(number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; NUMBER_BYTES_MAX];
+    out.extend_from_slice(digits_of(number, &mut digits));
+}
+
+/// Digits of `u64::MAX`.
+pub const NUMBER_BYTES_MAX: usize = 20;
+
+/// The decimal digits of a number.
+pub fn digits_of(number: u64, digits: &mut [u8; NUMBER_BYTES_MAX]) -> &[u8] {
+    let mut at = NUMBER_BYTES_MAX;
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+/// The stamp of an instant as the spool would write it.
+pub fn of(at: Timestamp) -> [u8; STAMP_BYTES] {
+    domain::line::stamp(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_instants_are_written_in_full() {
+        for number in [0, 7, 10, 1234567890, u64::MAX] {
+            let mut out = Vec::new();
+            write_number(number, &mut out);
+            assert_eq!(out, number.to_string().into_bytes());
+        }
+        let stamp = b"2026-11-23T07:50:00.123456789Z";
+        let mut epoch = PerSecond::epoch();
+        assert_eq!(epoch.of(stamp), b"1795420200");
+        assert_eq!(epoch.of(b"2026-11-23T07:50:01.000000000Z"), b"1795420201");
+        assert_eq!(epoch.of(b"nonsense"), b"0");
+        assert_eq!(micros(stamp), b".123456");
+        let mut out = Vec::new();
+        write_micros(stamp, &mut out);
+        assert_eq!(out, b"2026-11-23T07:50:00.123456Z");
+    }
+}

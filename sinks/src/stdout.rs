@@ -1,0 +1,99 @@
+//! The process's own standard output, for containers and for looking on.
+
+use std::io::Write;
+
+use domain::document::Section;
+
+use crate::error::{SinkError, SinkResult};
+use crate::feed::RunHeader;
+use crate::lines::{LineFormat, LineRun};
+use crate::record::Record;
+use crate::sink::{Refused, Sink};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct StdoutConfig {
+    pub format: LineFormat,
+}
+
+/// Takes the options of `type = "stdout"`.
+pub fn read(section: &mut Section) -> Option<StdoutConfig> {
+    Some(StdoutConfig { format: LineFormat::read(section) })
+}
+
+pub struct StdoutSink {
+    config: StdoutConfig,
+    filled: Vec<u8>,
+    connected: bool,
+    sent: u64,
+}
+
+impl StdoutSink {
+    pub fn new(config: StdoutConfig) -> StdoutSink {
+        StdoutSink { config, filled: Vec::new(), connected: false, sent: 0 }
+    }
+}
+
+impl Sink for StdoutSink {
+    type Run = LineRun;
+
+    fn open(&self, header: &RunHeader) -> LineRun {
+        LineRun::new(self.config.format, header)
+    }
+
+    fn text_bytes_max(&self, _: &LineRun) -> usize {
+        domain::line::LINE_BYTES_MAX
+    }
+
+    fn encode(&mut self, run: &LineRun, record: &Record<'_>) {
+        run.write(record, &mut self.filled);
+    }
+
+    fn filled_bytes(&self) -> usize {
+        self.filled.len()
+    }
+
+    async fn connect(&mut self) -> SinkResult<()> {
+        self.connected = true;
+        Ok(())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    fn disconnect(&mut self) {
+        self.filled.clear();
+        self.connected = false;
+        self.sent = 0;
+    }
+
+    async fn send(&mut self) -> SinkResult<Vec<Refused>> {
+        let mut filled = std::mem::take(&mut self.filled);
+        let written = tokio::task::spawn_blocking(move || {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(&filled).and_then(|()| stdout.flush())?;
+            filled.clear();
+            Ok::<_, std::io::Error>(filled)
+        });
+        let written = written.await.map_err(|error| SinkError::retry(format!("writing to stdout failed: {error}")))?;
+        self.filled = written.map_err(|error| SinkError::retry(format!("cannot write to stdout: {error}")))?;
+        self.sent += 1;
+        Ok(Vec::new())
+    }
+
+    fn confirmed(&mut self) -> SinkResult<u64> {
+        Ok(self.sent)
+    }
+
+    async fn drain(&mut self) -> SinkResult<()> {
+        Ok(())
+    }
+
+    async fn broken(&mut self) -> SinkError {
+        std::future::pending().await
+    }
+
+    async fn sync(&mut self) -> SinkResult<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,343 @@
+//! A connection that carries bytes in order: TCP, TLS over TCP, or a local stream socket. Used by syslog and GELF.
+//!
+//! Neither protocol has an acknowledgement of its own, so a batch counts as confirmed when
+//! 1. the peer's kernel has acknowledged its last byte (bytes written less `SIOCOUTQ`), and
+//! 2. the connection has lived on for [`HOLD`] since: a receiver that is killed takes with it what it had not yet read,
+//!    and the end of the connection tells so within that time; or the receiver has answered our end with its own.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::address::{Address, Scheme};
+use crate::error::{SinkError, SinkResult};
+use crate::tls::TlsConfig;
+
+/// Name resolution, connection and TLS handshake, each.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Without any progress for so long the connection counts as dead; also given to the kernel as TCP_USER_TIMEOUT.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// See the head of this file.
+pub const HOLD: Duration = Duration::from_secs(1);
+/// How long the receiver is given to answer the end of a connection with its own.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+/// One write: larger ones fall out of the processor's cache and are slower.
+const WRITE_BYTES: usize = 64 * 1024;
+/// After so long without traffic the kernel asks whether the peer is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the kernel's queue is looked at while a drain waits for it.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+pub struct StreamWire {
+    address: Address,
+    tls: TlsConfig,
+    connection: Option<Socket>,
+    /// Batches sent and confirmed since the connection was made.
+    sent: u64,
+    confirmed: u64,
+    marks: VecDeque<Mark>,
+}
+
+/// The end of a batch in the bytes that went over the socket.
+struct Mark {
+    end: u64,
+    acknowledged_at: Option<Instant>,
+}
+
+impl StreamWire {
+    pub fn new(address: Address, tls: TlsConfig) -> StreamWire {
+        StreamWire { address, tls, connection: None, sent: 0, confirmed: 0, marks: VecDeque::new() }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    pub fn disconnect(&mut self) {
+        self.connection = None;
+        self.marks.clear();
+        (self.sent, self.confirmed) = (0, 0);
+    }
+
+    pub async fn connect(&mut self) -> SinkResult<()> {
+        if self.connection.is_none() {
+            self.disconnect();
+            self.connection = Some(self.open().await?);
+        }
+        Ok(())
+    }
+
+    async fn open(&self) -> SinkResult<Socket> {
+        let shown = self.address.to_string();
+        let unreachable = |error: io::Error| SinkError::retry(format!("cannot reach {shown}: {error}"));
+        let too_long = |_| SinkError::timed_out("connecting to", &shown, CONNECT_TIMEOUT);
+        if self.address.scheme == Scheme::Unix {
+            let stream = UnixStream::connect(self.address.socket_path());
+            let stream = timeout(CONNECT_TIMEOUT, stream).await.map_err(too_long)?.map_err(unreachable)?;
+            return Ok(Socket::Unix(Counted { inner: stream, written: 0 }));
+        }
+        // Before the connection: a missing file is a fault of the settings even while the server is down.
+        let tls = match self.address.scheme {
+            Scheme::Tls => Some((self.tls.client()?, self.tls.server_name(&self.address.host)?)),
+            _ => None,
+        };
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address.host_port()));
+        let stream = stream.await.map_err(too_long)?.map_err(unreachable)?;
+        tune(&stream).map_err(unreachable)?;
+        let stream = Counted { inner: stream, written: 0 };
+        let Some((config, name)) = tls else { return Ok(Socket::Plain(stream)) };
+        let handshake = TlsConnector::from(config).connect(name, stream);
+        let stream = timeout(CONNECT_TIMEOUT, handshake)
+            .await
+            .map_err(|_| SinkError::timed_out("the TLS handshake with", &shown, CONNECT_TIMEOUT))?
+            .map_err(|error| handshake_fault(&shown, &error))?;
+        Ok(Socket::Tls(Box::new(stream)))
+    }
+
+    /// Writes the batch. The peer's end or reset, where it came before, is noticed before anything is written.
+    pub async fn send(&mut self, bytes: &[u8]) -> SinkResult<()> {
+        let shown = &self.address;
+        let Some(socket) = &mut self.connection else {
+            return Err(SinkError::retry(format!("not connected to {shown}")));
+        };
+        tokio::select! {
+            biased;
+            error = ended(socket) => return Err(broken_off(shown, &error)),
+            () = std::future::ready(()) => {}
+        }
+        for chunk in bytes.chunks(WRITE_BYTES) {
+            let written = timeout(WRITE_TIMEOUT, socket.write_all(chunk)).await;
+            written
+                .map_err(|_| SinkError::timed_out("writing to", &shown.to_string(), WRITE_TIMEOUT))?
+                .map_err(|error| broken_off(shown, &error))?;
+        }
+        timeout(WRITE_TIMEOUT, socket.flush())
+            .await
+            .map_err(|_| SinkError::timed_out("writing to", &shown.to_string(), WRITE_TIMEOUT))?
+            .map_err(|error| broken_off(shown, &error))?;
+        self.sent += 1;
+        self.marks.push_back(Mark { end: socket.written(), acknowledged_at: None });
+        Ok(())
+    }
+
+    pub fn confirmed(&mut self) -> SinkResult<u64> {
+        let now = Instant::now();
+        if let Some(socket) = &self.connection
+            && !self.marks.is_empty()
+        {
+            let acknowledged = socket.acknowledged().map_err(|error| broken_off(&self.address, &error))?;
+            for mark in self.marks.iter_mut().take_while(|mark| mark.end <= acknowledged) {
+                mark.acknowledged_at.get_or_insert(now);
+            }
+        }
+        while let Some(Mark { acknowledged_at: Some(at), .. }) = self.marks.front()
+            && now.duration_since(*at) >= HOLD
+        {
+            self.marks.pop_front();
+            self.confirmed += 1;
+        }
+        Ok(self.confirmed)
+    }
+
+    /// Ends our side; a receiver that ends its own in answer has read everything. One that does not answer in time is
+    /// believed as far as its kernel goes.
+    pub async fn drain(&mut self) -> SinkResult<()> {
+        let Some(mut socket) = self.connection.take() else { return Ok(()) };
+        if !self.marks.is_empty() {
+            let end = async {
+                socket.shutdown().await?;
+                Err::<(), io::Error>(ended(&mut socket).await)
+            };
+            match timeout(CLOSE_WAIT, end).await {
+                Ok(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                    return Err(broken_off(&self.address, &error));
+                }
+                Ok(_) => {}
+                Err(_) => self.wait_for_kernel(&socket).await?,
+            }
+        }
+        self.marks.clear();
+        self.confirmed = self.sent;
+        Ok(())
+    }
+
+    async fn wait_for_kernel(&self, socket: &Socket) -> SinkResult<()> {
+        let deadline = Instant::now() + WRITE_TIMEOUT;
+        let end = self.marks.back().map_or(0, |mark| mark.end);
+        while socket.acknowledged().map_err(|error| broken_off(&self.address, &error))? < end {
+            if Instant::now() >= deadline {
+                return Err(SinkError::timed_out("the acknowledgement of", &self.address.to_string(), WRITE_TIMEOUT));
+            }
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        Ok(())
+    }
+
+    pub async fn broken(&mut self) -> SinkError {
+        match &mut self.connection {
+            Some(socket) => broken_off(&self.address, &ended(socket).await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn broken_off(address: &Address, error: &io::Error) -> SinkError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => SinkError::retry(format!("{address} ended the connection")),
+        _ => SinkError::retry(format!("the connection to {address} broke off: {error}")),
+    }
+}
+
+fn handshake_fault(address: &str, error: &io::Error) -> SinkError {
+    let says = format!("no TLS with {address}: {error}");
+    let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match of_tls {
+        // The other side's certificate, or what it thinks of ours: a person must look.
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => SinkError::misconfigured(says),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            SinkError::misconfigured(format!("{says}; does that port speak TLS?"))
+        }
+        _ => SinkError::retry(says),
+    }
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_user_timeout(stream, WRITE_TIMEOUT.as_millis() as u32)?;
+    Ok(())
+}
+
+/// Reads away what the peer says, until it ends. Syslog and GELF peers say nothing.
+async fn ended(socket: &mut Socket) -> io::Error {
+    let mut heard = [0; 512];
+    loop {
+        match socket.read(&mut heard).await {
+            Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Counts what reaches the kernel: below TLS that is not what was written above it.
+struct Counted<S> {
+    inner: S,
+    written: u64,
+}
+
+enum Socket {
+    Plain(Counted<TcpStream>),
+    Tls(Box<TlsStream<Counted<TcpStream>>>),
+    Unix(Counted<UnixStream>),
+}
+
+impl Socket {
+    fn written(&self) -> u64 {
+        match self {
+            Socket::Plain(stream) => stream.written,
+            Socket::Tls(stream) => stream.get_ref().0.written,
+            Socket::Unix(stream) => stream.written,
+        }
+    }
+
+    /// How many of the bytes written the peer's kernel has; for a local socket, the peer itself.
+    fn acknowledged(&self) -> io::Result<u64> {
+        let descriptor = match self {
+            Socket::Plain(stream) => stream.inner.as_fd(),
+            Socket::Tls(stream) => stream.get_ref().0.inner.as_fd(),
+            Socket::Unix(stream) => stream.inner.as_fd(),
+        };
+        sockopt::socket_error(descriptor)??;
+        let queued = queued_bytes(descriptor)?;
+        Ok(match self {
+            // The kernel counts memory here, not bytes: only zero means something.
+            Socket::Unix(_) if queued > 0 => 0,
+            _ => self.written().saturating_sub(queued),
+        })
+    }
+}
+
+/// Bytes in the socket's send queue: not yet sent, or not yet acknowledged (`SIOCOUTQ`, tcp(7)).
+fn queued_bytes(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
+    const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+    // SAFETY: SIOCOUTQ writes one int, for every kind of socket used here (tcp(7), unix(7)).
+    let queued = unsafe {
+        let ask = rustix::ioctl::Getter::<SIOCOUTQ, std::ffi::c_int>::new();
+        rustix::ioctl::ioctl(descriptor, ask)?
+    };
+    Ok(u64::try_from(queued).unwrap_or(0))
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.written += *bytes as u64;
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Socket::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Socket::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Syslog: RFC 5424 with microseconds of the time of capture, or RFC 3164, over UDP (RFC 5426), TCP (RFC 6587), TLS (RFC
+//! 5425) or a local socket. Only formats; the wires are shared with GELF.
+
+use domain::document::Section;
+use domain::line::Stream;
+
+use crate::address::{Address, Scheme};
+use crate::feed::RunHeader;
+use crate::frames::Frames;
+use crate::message;
+use crate::record::{Piece, Record};
+use crate::sink::Format;
+use crate::stamp::{self, NUMBER_BYTES_MAX, PerSecond};
+use crate::tls::TlsConfig;
+
+/// Customary UDP and TCP port; TLS has its own (RFC 5425 section 4.1).
+const PORT: u16 = 514;
+const TLS_PORT: u16 = 6514;
+
+/// RFC 5424 section 6: HOSTNAME and APP-NAME, printable ASCII. RFC 3164 section 4.1.3: TAG.
+const HOSTNAME_BYTES_MAX: usize = 255;
+const APP_NAME_BYTES_MAX: usize = 48;
+const TAG_BYTES_MAX: usize = 32;
+/// RFC 5424 section 6.3.2.
+const SD_ID_BYTES_MAX: usize = 32;
+
+/// Longest message: RFC 5425 section 4.3.1 (receivers should take 8192), RFC 5426 section 3.2 (2048), RFC 3164 section
+/// 4.1 (1024; only where datagrams make it matter).
+const STREAM_MESSAGE_BYTES: usize = 8192;
+const DATAGRAM_MESSAGE_BYTES: usize = 2048;
+const BSD_DATAGRAM_MESSAGE_BYTES: usize = 1024;
+
+/// `32473` is the number that RFC 5612 gives to examples; whoever has an own one sets `sd_id`.
+const SD_ID: &str = "run@32473";
+
+/// However long the header, so much text goes into a message.
+const TEXT_BYTES_MIN: usize = 256;
+
+/// ` part="18446744073709551615" part_last="false"`
+const PART_BYTES_MAX: usize = 46;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyslogConfig {
+    pub address: Address,
+    pub format: SyslogFormat,
+    pub framing: Framing,
+    /// 0 to 23.
+    pub facility: u8,
+    pub sd_id: String,
+    pub tls: TlsConfig,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyslogFormat {
+    Rfc5424,
+    Rfc3164,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// RFC 6587 section 3.4.1: `MSG-LEN SP MSG`.
+    OctetCounting,
+    /// RFC 6587 section 3.4.2.
+    Newline,
+    /// A datagram is a frame.
+    None,
+}
+
+const FACILITIES: [(&str, u8); 20] = [
+    ("kern", 0),
+    ("user", 1),
+    ("mail", 2),
+    ("daemon", 3),
+    ("auth", 4),
+    ("syslog", 5),
+    ("lpr", 6),
+    ("news", 7),
+    ("uucp", 8),
+    ("cron", 9),
+    ("authpriv", 10),
+    ("ftp", 11),
+    ("local0", 16),
+    ("local1", 17),
+    ("local2", 18),
+    ("local3", 19),
+    ("local4", 20),
+    ("local5", 21),
+    ("local6", 22),
+    ("local7", 23),
+];
+
+/// Takes the options of `type = "syslog"`. Reports every fault; `None` when something needed is missing.
+pub fn read(section: &mut Section) -> Option<SyslogConfig> {
+    let line = section.line_of("address");
+    let text = section.required_text("address");
+    let format = section.choice("format", &[("rfc5424", SyslogFormat::Rfc5424), ("rfc3164", SyslogFormat::Rfc3164)]);
+    let framing_line = section.line_of("framing");
+    let framing =
+        section.choice("framing", &[("octet_counting", Framing::OctetCounting), ("newline", Framing::Newline)]);
+    let facility = section.choice("facility", &FACILITIES).unwrap_or(9);
+    let (sd_id_line, sd_id) = (section.line_of("sd_id"), section.text("sd_id").unwrap_or_else(|| SD_ID.to_owned()));
+    let tls_line = section.line_of("tls");
+    let tls = TlsConfig::read(section);
+    if sd_id.is_empty() || sd_id.len() > SD_ID_BYTES_MAX || !sd_id.bytes().all(is_sd_name) {
+        section.fault(sd_id_line, &*sd_id, "not an SD-ID; write up to 32 printable characters without = ] \" or space");
+    }
+    let text = text?;
+    let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix];
+    let parsed = Address::parse(&text, &schemes, |scheme| if scheme == Scheme::Tls { TLS_PORT } else { PORT });
+    let address = parsed.map_err(|says| section.fault(line, &*text, says)).ok()?;
+    let default = match address.scheme {
+        Scheme::Tls => Framing::OctetCounting,
+        Scheme::Udp => Framing::None,
+        _ => Framing::Newline,
+    };
+    if framing.is_some() && !matches!(address.scheme, Scheme::Tcp | Scheme::Tls) {
+        section.fault(
+            framing_line,
+            "",
+            format!("`framing` is for tcp and tcp+tls; {} has its own", address.scheme.name()),
+        );
+    }
+    if tls != TlsConfig::default() && address.scheme != Scheme::Tls {
+        section.fault(tls_line, "", "`tls` needs an address that begins with tcp+tls://");
+    }
+    // Local daemons, journald among them, read only the old format.
+    let local = address.scheme == Scheme::Unix;
+    let format = format.unwrap_or(if local { SyslogFormat::Rfc3164 } else { SyslogFormat::Rfc5424 });
+    Some(SyslogConfig { address, format, framing: framing.unwrap_or(default), facility, sd_id, tls })
+}
+
+/// The longest message unless `max_line` says otherwise.
+pub fn message_bytes_max(config: &SyslogConfig) -> usize {
+    match (config.address.scheme, config.format) {
+        (Scheme::Udp, SyslogFormat::Rfc3164) => BSD_DATAGRAM_MESSAGE_BYTES,
+        (Scheme::Udp, SyslogFormat::Rfc5424) => DATAGRAM_MESSAGE_BYTES,
+        _ => STREAM_MESSAGE_BYTES,
+    }
+}
+
+fn is_sd_name(byte: u8) -> bool {
+    (33..=126).contains(&byte) && !matches!(byte, b'=' | b']' | b'"')
+}
+
+pub struct Syslog {
+    config: SyslogConfig,
+    message_bytes_max: usize,
+    bsd_time: PerSecond,
+}
+
+/// The parts of a message that are the same in a whole run.
+pub struct SyslogRun {
+    stdout: Head,
+    stderr: Head,
+    started: Head,
+    finished: Head,
+    finished_badly: Head,
+    gap: Head,
+    stamp_started: [u8; domain::line::STAMP_BYTES],
+    started_text: String,
+    started_params: Vec<u8>,
+}
+
+/// `before TIME middle SEQ after text`
+struct Head {
+    before: Vec<u8>,
+    middle: Vec<u8>,
+    after: Vec<u8>,
+}
+
+/// RFC 5424 section 6.2.1.
+#[derive(Clone, Copy)]
+enum Severity {
+    Error = 3,
+    Warning = 4,
+    Info = 6,
+}
+
+impl Syslog {
+    pub fn new(config: SyslogConfig, message_bytes_max: usize) -> Syslog {
+        Syslog { config, message_bytes_max, bsd_time: PerSecond::bsd() }
+    }
+
+    fn head(&self, header: &RunHeader, severity: Severity, msgid: &str, stream: Option<Stream>) -> Head {
+        let priority = u16::from(self.config.facility) * 8 + severity as u16;
+        let mut middle = Vec::with_capacity(256);
+        match self.config.format {
+            SyslogFormat::Rfc5424 => {
+                let host = printable(&header.host, HOSTNAME_BYTES_MAX);
+                let app = printable(&header.job, APP_NAME_BYTES_MAX);
+                let pid = header.pid.map_or("-".to_owned(), |pid| pid.to_string());
+                let sd_id = &self.config.sd_id;
+                middle.extend_from_slice(format!(" {host} {app} {pid} {msgid} [{sd_id}").as_bytes());
+                param("id", header.run_id.as_str(), &mut middle);
+                param("group", &header.group, &mut middle);
+                param("job", &header.job, &mut middle);
+                param("attempt", &header.attempt.to_string(), &mut middle);
+                if stream.is_some() {
+                    middle.extend_from_slice(b" seq=\"");
+                }
+                let after = stream.map_or(Vec::new(), |stream| format!("\" stream=\"{}\"", stream.name()).into_bytes());
+                Head { before: format!("<{priority}>1 ").into_bytes(), middle, after }
+            }
+            SyslogFormat::Rfc3164 => {
+                if self.config.address.scheme != Scheme::Unix {
+                    middle.extend_from_slice(format!(" {}", printable(&header.host, HOSTNAME_BYTES_MAX)).as_bytes());
+                }
+                middle.extend_from_slice(format!(" {}", printable(&header.job, TAG_BYTES_MAX)).as_bytes());
+                if let Some(pid) = header.pid {
+                    middle.extend_from_slice(format!("[{pid}]").as_bytes());
+                }
+                middle.extend_from_slice(b": ");
+                Head { before: format!("<{priority}>").into_bytes(), middle, after: Vec::new() }
+            }
+        }
+    }
+
+    fn write_piece(&mut self, head: &Head, piece: &Piece<'_>, frames: &mut Frames) {
+        if self.config.format == SyslogFormat::Rfc3164 {
+            return self.write_message(head, piece.stamp, &[], piece.text, frames);
+        }
+        let mut digits = [0; NUMBER_BYTES_MAX];
+        let seq = stamp::digits_of(piece.seq, &mut digits);
+        let mut part = [0; PART_BYTES_MAX];
+        let part = if piece.part > 0 { part_params(piece, &mut part) } else { &[] };
+        let gap: &[u8] = if piece.gap { b" event=\"gap\"" } else { &[] };
+        self.write_message(head, piece.stamp, &[seq, &head.after, part, gap, b"] "], piece.text, frames);
+    }
+
+    /// Writes one message: `middle` is followed by `rest`, then the text.
+    fn write_message(&mut self, head: &Head, stamp: &[u8], rest: &[&[u8]], text: &[u8], frames: &mut Frames) {
+        const MICROS_STAMP_BYTES: usize = 27;
+        let out = &mut frames.bytes;
+        let bsd = match self.config.format {
+            SyslogFormat::Rfc5424 => None,
+            SyslogFormat::Rfc3164 => Some(self.bsd_time.of(stamp)),
+        };
+        if self.config.framing == Framing::OctetCounting {
+            let time_bytes = bsd.map_or(MICROS_STAMP_BYTES, <[u8]>::len);
+            let rest_bytes: usize = rest.iter().map(|part| part.len()).sum();
+            let bytes = head.before.len() + time_bytes + head.middle.len() + rest_bytes + text.len();
+            stamp::write_number(bytes as u64, out);
+            out.push(b' ');
+        }
+        out.extend_from_slice(&head.before);
+        match bsd {
+            Some(time) => out.extend_from_slice(time),
+            None => stamp::write_micros(stamp, out),
+        }
+        out.extend_from_slice(&head.middle);
+        for part in rest {
+            out.extend_from_slice(part);
+        }
+        out.extend_from_slice(text);
+        if self.config.framing == Framing::Newline {
+            out.push(b'\n');
+        }
+        frames.end_frame();
+    }
+
+    /// A record that is not a line: parameters of its own instead of seq and stream.
+    fn write_event(&mut self, head: &Head, stamp: &[u8], params: &[u8], text: &str, frames: &mut Frames) {
+        let room = self.message_bytes_max.saturating_sub(head.middle.len() + params.len()).max(TEXT_BYTES_MIN);
+        let text = message::shortened(text, room);
+        let rest: &[&[u8]] = match self.config.format {
+            SyslogFormat::Rfc5424 => &[params, b"] "],
+            SyslogFormat::Rfc3164 => &[],
+        };
+        self.write_message(head, stamp, rest, text.as_bytes(), frames);
+    }
+}
+
+impl Format for Syslog {
+    type Run = SyslogRun;
+
+    fn open(&self, header: &RunHeader) -> SyslogRun {
+        let mut started_params = Vec::with_capacity(128);
+        param("event", message::STARTED, &mut started_params);
+        param("nominal", &header.nominal.to_string(), &mut started_params);
+        param("trigger", message::trigger_name(header.trigger), &mut started_params);
+        param("runner", &header.runner, &mut started_params);
+        SyslogRun {
+            stdout: self.head(header, Severity::Info, Stream::Stdout.name(), Some(Stream::Stdout)),
+            stderr: self.head(header, Severity::Error, Stream::Stderr.name(), Some(Stream::Stderr)),
+            started: self.head(header, Severity::Info, message::STARTED, None),
+            finished: self.head(header, Severity::Info, message::FINISHED, None),
+            finished_badly: self.head(header, Severity::Error, message::FINISHED, None),
+            gap: self.head(header, Severity::Warning, message::GAP, None),
+            stamp_started: stamp::of(header.started_at),
+            started_text: message::started_text(header),
+            started_params,
+        }
+    }
+
+    fn text_bytes_max(&self, run: &SyslogRun) -> usize {
+        const AROUND_BYTES: usize = 6 + 27 + NUMBER_BYTES_MAX + 2 + 12 + PART_BYTES_MAX;
+        let head = run.stderr.middle.len() + run.stderr.after.len() + AROUND_BYTES;
+        self.message_bytes_max.saturating_sub(head).max(TEXT_BYTES_MIN)
+    }
+
+    fn write(&mut self, run: &SyslogRun, record: &Record<'_>, frames: &mut Frames) {
+        match record {
+            Record::Line(piece) => {
+                let head = if piece.stream == Stream::Stdout { &run.stdout } else { &run.stderr };
+                self.write_piece(head, piece, frames);
+            }
+            Record::Started => {
+                self.write_event(&run.started, &run.stamp_started, &run.started_params, &run.started_text, frames);
+            }
+            Record::Gap(gap) => {
+                let mut params = Vec::new();
+                param("event", message::GAP, &mut params);
+                self.write_event(&run.gap, &stamp::of(gap.at), &params, &gap.text(), frames);
+            }
+            Record::Finished(finished) => {
+                let mut params = Vec::with_capacity(256);
+                param("event", message::FINISHED, &mut params);
+                for (name, value) in message::finished_pairs(finished) {
+                    match value {
+                        message::Value::Text(text) if name == "reason" => {
+                            param(name, &message::shortened(&text, TEXT_BYTES_MIN), &mut params);
+                        }
+                        message::Value::Text(text) => param(name, &text, &mut params),
+                        message::Value::Number(number) => param(name, &number.to_string(), &mut params),
+                    }
+                }
+                let text = message::finished_text(finished);
+                let head = if finished.outcome.is_bad() { &run.finished_badly } else { &run.finished };
+                self.write_event(head, &stamp::of(finished.finished_at), &params, &text, frames);
+            }
+        }
+    }
+}
+
+fn part_params<'p>(piece: &Piece<'_>, room: &'p mut [u8; PART_BYTES_MAX]) -> &'p [u8] {
+    let mut digits = [0; NUMBER_BYTES_MAX];
+    let last: &[u8] = if piece.part_last { b"\" part_last=\"true\"" } else { b"\" part_last=\"false\"" };
+    let mut end = 0;
+    for text in [b" part=\"", stamp::digits_of(piece.part, &mut digits), last] {
+        room[end..end + text.len()].copy_from_slice(text);
+        end += text.len();
+    }
+    &room[..end]
+}
+
+/// Appends ` name="value"` with `"`, `\` and `]` escaped (RFC 5424 section 6.3.3). Line ends and NUL, which end frames, are
+/// written as backslash and letter.
+fn param(name: &str, value: &str, out: &mut Vec<u8>) {
+    out.push(b' ');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"=\"");
+    for byte in value.bytes() {
+        match byte {
+            b'"' | b'\\' | b']' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\\\n"),
+            b'\r' => out.extend_from_slice(b"\\\\r"),
+            0 => out.extend_from_slice(b"\\\\0"),
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+}
+
+/// Printable ASCII without spaces (RFC 5424 section 6, PRINTUSASCII): everything else becomes `_`; nothing becomes `-`.
+fn printable(name: &str, bytes_max: usize) -> String {
+    let printable: String =
+        name.chars().take(bytes_max).map(|c| if ('\u{21}'..='\u{7e}').contains(&c) { c } else { '_' }).collect();
+    if printable.is_empty() { "-".to_owned() } else { printable }
+}
+
+#[cfg(test)]
+#[path = "syslog_tests.rs"]
+mod tests;

@@ -1,0 +1,136 @@
+//! Names with places to fill: `/var/log/sexton/{group}/{job}.log`. What fills a place can never leave its directory.
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::feed::RunHeader;
+
+pub const PLACES: [&str; 6] = ["group", "job", "run_id", "host", "date", "attempt"];
+
+/// A filled place longer than this is cut: file systems take names of 255 bytes (`NAME_MAX`), and two places may meet in
+/// one name.
+const PLACE_BYTES_MAX: usize = 120;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    pieces: Vec<Piece>,
+    text: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Literal(String),
+    Place(&'static str),
+}
+
+impl Template {
+    /// # Errors
+    /// One lower-case sentence that says what to write.
+    pub fn parse(text: &str) -> Result<Template, String> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find('{') {
+            pieces.push(Piece::Literal(rest[..open].to_owned()));
+            let close = rest[open..].find('}').ok_or("an open { without }; close it")? + open;
+            let name = &rest[open + 1..close];
+            let place = PLACES.iter().find(|place| **place == name).ok_or_else(|| {
+                let known = PLACES.map(|place| format!("{{{place}}}")).join(" ");
+                match domain::fault::nearest(name, PLACES) {
+                    Some(near) => format!("`{{{name}}}` is not known; did you mean {{{near}}}?"),
+                    None => format!("`{{{name}}}` is not known; known are {known}"),
+                }
+            })?;
+            pieces.push(Piece::Place(place));
+            rest = &rest[close + 1..];
+        }
+        if rest.contains('}') {
+            return Err("a } without {; remove it".to_owned());
+        }
+        pieces.push(Piece::Literal(rest.to_owned()));
+        Ok(Template { pieces, text: text.to_owned() })
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The directories and the file name for a run. `date` is the run's nominal day in UTC, so all lines of one run go to
+    /// one file.
+    pub fn fill(&self, header: &RunHeader) -> String {
+        let mut filled = String::with_capacity(self.text.len() + 64);
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(text) => filled.push_str(text),
+                Piece::Place("group") => filled.push_str(&safe(&header.group)),
+                Piece::Place("job") => filled.push_str(&safe(&header.job)),
+                Piece::Place("run_id") => filled.push_str(&safe(header.run_id.as_str())),
+                Piece::Place("host") => filled.push_str(&safe(&header.host)),
+                Piece::Place("date") => filled.push_str(&date(header.nominal)),
+                Piece::Place(_) => filled.push_str(&header.attempt.to_string()),
+            }
+        }
+        filled
+    }
+}
+
+fn date(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d").to_string()
+}
+
+/// A name that is one path component and nothing else: `/`, NUL and control characters become `_`, so do leading dots.
+fn safe(name: &str) -> String {
+    let mut safe: String = name.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
+    if safe.len() > PLACE_BYTES_MAX {
+        let mut end = PLACE_BYTES_MAX;
+        while !safe.is_char_boundary(end) {
+            end -= 1;
+        }
+        safe.truncate(end);
+    }
+    let dots = safe.len() - safe.trim_start_matches('.').len();
+    safe.replace_range(..dots, &"_".repeat(dots));
+    if safe.is_empty() {
+        safe.push('_');
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::header;
+
+    #[test]
+    fn places_are_filled() {
+        let template = Template::parse("/log/{group}/{job}/{date}/{run_id}.{attempt}.{host}.log").expect("template");
+        assert_eq!(
+            template.fill(&header()),
+            "/log/db/nightly-dump/2026-11-23/20261123T075000Z-3f9a1c0e7b2d.1.host1.log"
+        );
+    }
+
+    #[test]
+    fn no_name_escapes_its_directory() {
+        let template = Template::parse("/log/{group}/{job}.log").expect("template");
+        for (group, job, path) in [
+            ("..", "../../etc/passwd", "/log/__/___.._etc_passwd.log"),
+            (".", "a/b", "/log/_/a_b.log"),
+            ("", "nul\0new\nline", "/log/_/nul_new_line.log"),
+        ] {
+            let filled = template.fill(&RunHeader { group: group.into(), job: job.into(), ..header() });
+            assert_eq!(filled, path);
+        }
+        let long = template.fill(&RunHeader { job: "\u{e9}".repeat(400), ..header() });
+        assert!(long.len() < 200, "{long}");
+    }
+
+    #[test]
+    fn faults_say_what_to_write() {
+        for (text, says) in [
+            ("/log/{jobb}", "`{jobb}` is not known; did you mean {job}?"),
+            ("/log/{job", "an open { without }; close it"),
+            ("/log/job}", "a } without {; remove it"),
+        ] {
+            assert_eq!(Template::parse(text), Err(says.to_owned()));
+        }
+    }
+}

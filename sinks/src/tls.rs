@@ -1,0 +1,97 @@
+//! TLS for the sinks that speak it: which certificates are trusted, and which one is shown.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use domain::document::Section;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_platform_verifier::BuilderVerifierExt;
+
+use crate::error::{SinkError, SinkResult};
+
+/// `tls = { ca_file, crt_file, key_file, server_name }`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM. Without it, what the machine trusts.
+    pub ca_file: Option<PathBuf>,
+    /// PEM, shown to servers that ask; with its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name in the server's certificate, where it is not the address's host.
+    pub server_name: Option<String>,
+}
+
+impl TlsConfig {
+    pub fn read(section: &mut Section) -> TlsConfig {
+        let Some(mut tls) = section.section("tls") else { return TlsConfig::default() };
+        let line = tls.line();
+        let ca_file = tls.text("ca_file").map(PathBuf::from);
+        let (crt_file, key_file) = (tls.text("crt_file").map(PathBuf::from), tls.text("key_file").map(PathBuf::from));
+        let server_name = tls.text_at("server_name");
+        if crt_file.is_some() != key_file.is_some() {
+            let missing = if crt_file.is_none() { "crt_file" } else { "key_file" };
+            tls.fault(line, "", format!("`{missing}` is missing; crt_file and key_file go together"));
+        }
+        if let Some((line, name)) = &server_name
+            && ServerName::try_from(name.as_str()).is_err()
+        {
+            tls.fault(*line, name, "not a name of a server; write a DNS name or an IP address");
+        }
+        tls.finish();
+        TlsConfig { ca_file, identity: crt_file.zip(key_file), server_name: server_name.map(|(_, name)| name) }
+    }
+
+    /// Reads the files anew, so that a renewed certificate is used from the next connection on.
+    ///
+    /// # Errors
+    /// Misconfigured, with the file's name.
+    pub fn client(&self) -> SinkResult<Arc<ClientConfig>> {
+        let unusable = |error: rustls::Error| SinkError::misconfigured(format!("cannot use the tls settings: {error}"));
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?;
+        let builder = match &self.ca_file {
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(path)? {
+                    roots.add(certificate).map_err(|error| {
+                        SinkError::misconfigured(format!("cannot use ca_file {}: {error}", path.display()))
+                    })?;
+                }
+                builder.with_root_certificates(roots)
+            }
+            None => builder.with_platform_verifier().map_err(unusable)?,
+        };
+        let config = match &self.identity {
+            Some((crt_file, key_file)) => {
+                let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
+                    SinkError::misconfigured(format!("cannot read key_file {}: {error}", key_file.display()))
+                })?;
+                builder.with_client_auth_cert(certificates(crt_file)?, key).map_err(unusable)?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        Ok(Arc::new(config))
+    }
+
+    /// The name that the server's certificate must bear.
+    ///
+    /// # Errors
+    /// Misconfigured, when it is no name.
+    pub fn server_name(&self, host: &str) -> SinkResult<ServerName<'static>> {
+        let name = self.server_name.as_deref().unwrap_or(host).to_owned();
+        ServerName::try_from(name.clone())
+            .map_err(|_| SinkError::misconfigured(format!("`{name}` is no name of a server; set tls.server_name")))
+    }
+}
+
+fn certificates(path: &PathBuf) -> SinkResult<Vec<CertificateDer<'static>>> {
+    let read = |error| SinkError::misconfigured(format!("cannot read certificates from {}: {error}", path.display()));
+    let list: Vec<_> = CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<_, _>>().map_err(read)?;
+    match list.is_empty() {
+        true => Err(SinkError::misconfigured(format!("{} holds no PEM certificate", path.display()))),
+        false => Ok(list),
+    }
+}

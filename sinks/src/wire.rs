@@ -1,0 +1,145 @@
+//! A [`Format`] on a wire is a [`Sink`]: syslog and GELF are this and nothing else.
+
+use crate::address::Scheme;
+use crate::datagram::DatagramWire;
+use crate::error::{SinkError, SinkResult};
+use crate::feed::RunHeader;
+use crate::frames::Frames;
+use crate::http::HttpWire;
+use crate::record::Record;
+use crate::sink::{Format, Refused, Sink};
+use crate::stream::StreamWire;
+use crate::tls::TlsConfig;
+
+pub enum Wire {
+    Stream(StreamWire),
+    Datagram(DatagramWire),
+    Http(HttpWire),
+}
+
+pub struct WireSink<F> {
+    format: F,
+    frames: Frames,
+    wire: Wire,
+    address: crate::address::Address,
+}
+
+impl<F: Format> WireSink<F> {
+    pub fn new(format: F, wire: Wire, address: crate::address::Address) -> WireSink<F> {
+        WireSink { format, frames: Frames::default(), wire, address }
+    }
+
+    /// A local socket is a datagram socket (Linux's `/dev/log`) or a stream; only trying tells.
+    async fn connect_datagram(&mut self) -> SinkResult<()> {
+        let Wire::Datagram(wire) = &mut self.wire else { return Ok(()) };
+        let Err(error) = wire.connect().await else { return Ok(()) };
+        let wrong_type = rustix::io::Errno::PROTOTYPE.raw_os_error();
+        if self.address.scheme == Scheme::Unix && error.raw_os_error() == Some(wrong_type) {
+            let mut stream = StreamWire::new(self.address.clone(), TlsConfig::default());
+            stream.connect().await?;
+            self.wire = Wire::Stream(stream);
+            return Ok(());
+        }
+        match self.address.scheme {
+            Scheme::Unix => Err(SinkError::of_path("open", &self.address.socket_path(), &error)),
+            _ => Err(SinkError::retry(format!("cannot reach {}: {error}", self.address))),
+        }
+    }
+}
+
+impl<F: Format> Sink for WireSink<F> {
+    type Run = F::Run;
+
+    fn open(&self, header: &RunHeader) -> F::Run {
+        self.format.open(header)
+    }
+
+    fn text_bytes_max(&self, run: &F::Run) -> usize {
+        self.format.text_bytes_max(run)
+    }
+
+    fn encode(&mut self, run: &F::Run, record: &Record<'_>) {
+        self.format.write(run, record, &mut self.frames);
+    }
+
+    fn filled_bytes(&self) -> usize {
+        self.frames.bytes.len()
+    }
+
+    async fn connect(&mut self) -> SinkResult<()> {
+        match &mut self.wire {
+            Wire::Stream(wire) => {
+                let connected = wire.connect().await;
+                if connected.is_err() && self.address.scheme == Scheme::Unix {
+                    // The daemon may have come back with the other type of socket.
+                    self.wire = Wire::Datagram(DatagramWire::new(self.address.clone()));
+                }
+                connected
+            }
+            Wire::Datagram(_) => self.connect_datagram().await,
+            Wire::Http(wire) => wire.connect(),
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        match &self.wire {
+            Wire::Stream(wire) => wire.is_connected(),
+            Wire::Datagram(wire) => wire.is_connected(),
+            Wire::Http(wire) => wire.is_connected(),
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.frames.clear();
+        match &mut self.wire {
+            Wire::Stream(wire) => wire.disconnect(),
+            Wire::Datagram(wire) => wire.disconnect(),
+            Wire::Http(wire) => wire.disconnect(),
+        }
+    }
+
+    async fn send(&mut self) -> SinkResult<Vec<Refused>> {
+        let refused = match &mut self.wire {
+            Wire::Stream(wire) => {
+                wire.send(&self.frames.bytes).await?;
+                Vec::new()
+            }
+            Wire::Datagram(wire) => {
+                // On a local socket every frame ends with the newline that only a stream needs.
+                let trailer = usize::from(self.address.scheme == Scheme::Unix);
+                wire.send(&self.frames, trailer).await?
+            }
+            Wire::Http(wire) => wire.send(&self.frames).await?,
+        };
+        self.frames.clear();
+        Ok(refused)
+    }
+
+    fn confirmed(&mut self) -> SinkResult<u64> {
+        match &mut self.wire {
+            Wire::Stream(wire) => wire.confirmed(),
+            Wire::Datagram(wire) => wire.confirmed(),
+            Wire::Http(wire) => Ok(wire.confirmed()),
+        }
+    }
+
+    async fn drain(&mut self) -> SinkResult<()> {
+        match &mut self.wire {
+            Wire::Stream(wire) => wire.drain().await,
+            Wire::Datagram(wire) => wire.drain().await,
+            Wire::Http(_) => Ok(()),
+        }
+    }
+
+    async fn broken(&mut self) -> SinkError {
+        match &mut self.wire {
+            Wire::Stream(wire) => wire.broken().await,
+            Wire::Datagram(wire) => wire.broken().await,
+            Wire::Http(_) => std::future::pending().await,
+        }
+    }
+
+    async fn sync(&mut self) -> SinkResult<()> {
+        Ok(())
+    }
+}
