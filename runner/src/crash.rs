@@ -1,0 +1,34 @@
+//! Ends the process at a named step, for tests that kill it everywhere. Does nothing unless the feature `crash_points` is
+//! on. The labels, in the order of a run's life:
+//!
+//! | label | process | what is on disk by then | what a restart does |
+//! |---|---|---|---|
+//! | `received` | runner | nothing | the message comes again after its lease |
+//! | `claimed` | runner | nothing; the ledger names this runner | the message comes again, the claim is granted again |
+//! | `ordered` | runner | order.json | starts it; the message, come again, is deleted |
+//! | `deleted` | runner | order.json | starts it |
+//! | `spawned` | runner | order.json, lock held by the keeper | watches the keeper |
+//! | `locked` | keeper | as above, lock free again | starts it: nothing had begun |
+//! | `starting` | keeper | the file `starting` | lost: it may have begun |
+//! | `launched` | keeper | as above; the job runs | lost; what is left of it is ended |
+//! | `started` | keeper | started.json | lost; what is left of it is ended |
+//! | `reaped` | keeper | no exit.json | lost |
+//! | `recorded` | keeper | exit.json | reports it |
+//! | `seen` | runner | exit.json | reports it |
+//! | `judged` | runner | finished.json | the same report is sent |
+//! | `outboxed` | runner | the report in the outbox | sent, maybe twice; the second changes nothing |
+//! | `told` | runner | told.finished | sent |
+//! | `sent` | runner | the report still in the outbox | sent again |
+
+/// Passes a step.
+#[cfg(not(feature = "crash_points"))]
+pub fn point(_label: &str) {}
+
+/// Passes a step, or ends here as by kill -9 when `SEXTON_CRASH_AT` names it.
+#[cfg(feature = "crash_points")]
+pub fn point(label: &str) {
+    if std::env::var("SEXTON_CRASH_AT").is_ok_and(|wanted| wanted == label) {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        std::thread::park();
+    }
+}

@@ -1,0 +1,236 @@
+//! The directory of one attempt of one run: which file means what, and how files get there whole.
+//!
+//! ```text
+//! STATE/runs/<run_id>.<attempt>/
+//!   order.json      runner, synced before the message is deleted: what to run
+//!   lock            flock, taken by the runner, handed to the keeper, held as long as the keeper lives
+//!   keeper          the keeper's process, for signals
+//!   starting        keeper, before the job is launched: from here on it may have begun
+//!   started.json    keeper: the job's process
+//!   stop            runner: the keeper is asked to stop the job
+//!   exit.json       keeper: how it ended
+//!   reserve         keeper: room kept for exit.json on a full disk
+//!   keeper.log      keeper, only when something went wrong
+//!   spool/          keeper: segments of output, named by the seq of their first record
+//!   cursors/        runner: how far each sink is, and the rules with what they found
+//!   finished.json   runner: the report, made once
+//!   told.started    runner: the report lies in the outbox
+//!   told.finished   likewise
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use domain::run::RunId;
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Whether a file must survive a power cut, or only the death of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// In the page cache: survives kill -9.
+    Cache,
+    /// Synced, with its directory entry: survives a power cut.
+    Disk,
+}
+
+/// Private to the runner's user: output and orders may hold what others must not read.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+impl RunDirectory {
+    pub fn of(runs: &Path, run_id: &RunId, attempt: u32) -> RunDirectory {
+        RunDirectory { path: runs.join(format!("{run_id}.{attempt}")) }
+    }
+
+    pub fn at(path: impl Into<PathBuf>) -> RunDirectory {
+        RunDirectory { path: path.into() }
+    }
+
+    /// Reads a directory's name; none for names of another form.
+    pub fn parse_name(name: &str) -> Option<(RunId, u32)> {
+        let (run_id, attempt) = name.split_once('.')?;
+        if !RunId::is_valid(run_id) {
+            return None;
+        }
+        Some((RunId(run_id.to_owned()), attempt.parse().ok().filter(|attempt| *attempt > 0)?))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub fn order(&self) -> PathBuf {
+        self.file("order.json")
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.file("lock")
+    }
+
+    pub fn keeper(&self) -> PathBuf {
+        self.file("keeper")
+    }
+
+    pub fn starting(&self) -> PathBuf {
+        self.file("starting")
+    }
+
+    pub fn started(&self) -> PathBuf {
+        self.file("started.json")
+    }
+
+    pub fn stop(&self) -> PathBuf {
+        self.file("stop")
+    }
+
+    pub fn exit(&self) -> PathBuf {
+        self.file("exit.json")
+    }
+
+    pub fn finished(&self) -> PathBuf {
+        self.file("finished.json")
+    }
+
+    pub fn told_started(&self) -> PathBuf {
+        self.file("told.started")
+    }
+
+    pub fn told_finished(&self) -> PathBuf {
+        self.file("told.finished")
+    }
+
+    pub fn spool(&self) -> PathBuf {
+        self.file("spool")
+    }
+
+    pub fn cursors(&self) -> PathBuf {
+        self.file("cursors")
+    }
+
+    /// Makes the directory with its folders. Idempotent.
+    pub fn create(&self) -> io::Result<()> {
+        for path in [self.path.clone(), self.spool(), self.cursors()] {
+            fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the lock for whoever gets the descriptor; none while a keeper holds it. It is released when the last copy of
+    /// the descriptor is closed, so it can be handed on to a child without a moment in which it is free.
+    pub fn take_lock(&self) -> io::Result<Option<OwnedFd>> {
+        let file = open_private(&self.lock())?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file.into())),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Whether a keeper lives (or is being started). A directory without a lock file has none.
+    pub fn is_kept(&self) -> io::Result<bool> {
+        let file = match File::open(self.lock()) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// Opens for writing without truncating, made if absent, readable only by its user.
+pub fn open_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
+}
+
+/// Puts the whole file there or nothing: written beside, then renamed.
+pub fn write_whole(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
+    };
+    let beside = folder.join(format!(".{}.new", name.to_string_lossy()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&beside)?;
+    file.write_all(bytes)?;
+    if durability == Durability::Disk {
+        file.sync_all()?;
+    }
+    drop(file);
+    fs::rename(&beside, path)?;
+    if durability == Durability::Disk {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+pub fn write_json<T: Serialize>(path: &Path, value: &T, durability: Durability) -> io::Result<()> {
+    write_whole(path, &serde_json::to_vec(value)?, durability)
+}
+
+/// Reads a JSON file; none when it does not exist.
+///
+/// # Errors
+/// A sentence that names the file: it cannot be read, or it is not what it should be.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Makes an empty file that only says "so far". Idempotent.
+pub fn mark(path: &Path) -> io::Result<()> {
+    open_private(path).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_runs_are_read_as_such() {
+        let check = |name: &str, expected: Option<(&str, u32)>| {
+            let read = RunDirectory::parse_name(name);
+            assert_eq!(read.as_ref().map(|(id, attempt)| (id.as_str(), *attempt)), expected, "{name}");
+        };
+        check("20261123T075000Z-3f9a1c0e7b2d.1", Some(("20261123T075000Z-3f9a1c0e7b2d", 1)));
+        check("20261123T075000Z-3f9a1c0e7b2d.12", Some(("20261123T075000Z-3f9a1c0e7b2d", 12)));
+        check("20261123T075000Z-3f9a1c0e7b2d.0", None);
+        check("20261123T075000Z-3f9a1c0e7b2d", None);
+        check("../../etc.1", None);
+        check("lost+found", None);
+    }
+
+    #[test]
+    fn a_lock_is_held_until_the_last_copy_is_closed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let run = RunDirectory::at(folder.path());
+        assert!(!run.is_kept().expect("no lock file"));
+        let first = run.take_lock().expect("lock").expect("free");
+        let copy = rustix::io::dup(&first).expect("dup");
+        drop(first);
+        assert!(run.is_kept().expect("kept"));
+        assert!(run.take_lock().expect("lock").is_none());
+        drop(copy);
+        assert!(!run.is_kept().expect("free"));
+    }
+}

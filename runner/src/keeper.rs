@@ -1,0 +1,168 @@
+//! The process that owns one run: the same binary, executed again as `sexton keeper DIR`. It starts the job, reads its
+//! output into the spool, enforces its limit, stops it when asked, waits, and records how it ended.
+//!
+//! Blocking code, one thread, no runtime. It needs nobody: the runner may die, be killed, be replaced. It never talks to a
+//! network, never judges, never reads its own spool. What it knows it leaves in the run's directory
+//! ([`crate::directory`]).
+//!
+//! It is started with the lock of the directory as its standard output and a [`Launch`] as its standard input; see
+//! [`crate::spawn`]. Both are put away at once, so that the job inherits neither.
+
+mod cgroup;
+mod encoder;
+mod job;
+mod ladder;
+mod launch;
+mod reserve;
+mod signals;
+mod user;
+mod writer;
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use domain::order::Order;
+use jiff::Timestamp;
+
+pub(crate) use cgroup::{kill as kill_cgroup, members as cgroup_members, remove as remove_cgroup};
+pub use writer::SEGMENT_BYTES_MAX;
+
+use crate::crash;
+use crate::directory::{self, Durability, RunDirectory};
+use crate::processes;
+use crate::records::{Exit, Launch, Started};
+use job::Job;
+
+/// How long exit.json is tried to be written while the disk takes nothing. Ours: long enough for an alarm about the full
+/// disk to be acted on; a machine whose disk stays full for a day has lost more.
+const RECORD_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+const RECORD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The whole life of a keeper.
+pub fn main(path: &Path) -> ExitCode {
+    let run = RunDirectory::at(path);
+    match keep(&run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log(&run, &format!("the keeper gave up: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Adds a line to keeper.log. There is nowhere to complain when that fails.
+fn log(run: &RunDirectory, says: &str) {
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(run.file("keeper.log"));
+    if let Ok(mut file) = file {
+        let _ = writeln!(file, "{} {says}", Timestamp::now());
+    }
+}
+
+fn keep(run: &RunDirectory) -> io::Result<()> {
+    // Fails only for a group leader, which then has been detached by hand already.
+    let _ = rustix::process::setsid();
+    let signals = signals::take_over()?;
+    let launch = read_launch();
+    let lock = take_streams(run)?;
+    crash::point("locked");
+    if run.exit().exists() || run.starting().exists() {
+        // A second keeper for the same attempt: the first one's word stands.
+        return Ok(());
+    }
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    std::fs::write(run.keeper(), format!("{}\n", std::process::id()))?;
+    let order: Order = directory::read_json(&run.order())?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "order.json is missing"))?;
+    let reserve = reserve::Reserve::take(run);
+    // From here on the job may have begun, whatever becomes of this process.
+    directory::mark(&run.starting())?;
+    crash::point("starting");
+    let exit = match launch.and_then(|launch| start(run, &order, &launch)) {
+        Err(says) => Exit::not_started(says, Timestamp::now()),
+        Ok(job) => job.attend(run, &order, signals, &reserve)?,
+    };
+    crash::point("reaped");
+    reserve.give_back();
+    record(run, &exit)?;
+    crash::point("recorded");
+    drop(lock);
+    Ok(())
+}
+
+/// Reads the launch document before anything can go wrong with the streams.
+fn read_launch() -> Result<Launch, String> {
+    let mut text = Vec::new();
+    io::stdin().lock().read_to_end(&mut text).map_err(|error| format!("the launch document cannot be read: {error}"))?;
+    serde_json::from_slice(&text).map_err(|error| format!("the launch document cannot be understood: {error}"))
+}
+
+/// Takes the lock from where standard output was, and points all three standard streams at nothing. Descriptors that
+/// whoever started the runner left open are not handed on to the job.
+fn take_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
+    let handed = launch::out_of_the_way(1)?;
+    let same_file = |file: &OwnedFd| -> io::Result<bool> {
+        let expected = rustix::fs::stat(run.lock())?;
+        let stat = rustix::fs::fstat(file)?;
+        Ok((stat.st_dev, stat.st_ino) == (expected.st_dev, expected.st_ino))
+    };
+    let lock = match same_file(&handed).unwrap_or(false) {
+        true => handed,
+        false => run.take_lock()?.ok_or_else(|| io::Error::other("another keeper holds the lock"))?,
+    };
+    let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for stream in 0..3 {
+        // SAFETY: both descriptors are open; the standard streams are not used as Rust objects from here on.
+        if unsafe { libc::dup2(nothing.as_raw_fd(), stream) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: only marks descriptors. Kernels before 5.11 refuse, and there the runner's own are marked already.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Ok(lock)
+}
+
+/// Launches the job and says so.
+fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, String> {
+    let (user, identity) = user::resolve(order.job.user.as_deref())?;
+    let env = launch::environment(order, launch, &user);
+    let prepared = launch::prepare(&order.job, &env, &user, identity)?;
+    let name = run.path().file_name().unwrap_or_default().to_string_lossy();
+    let cgroup = if launch.cgroup { cgroup::Cgroup::create(&name) } else { None };
+    let launched = launch::launch(&prepared, order.job.stdin.is_some(), cgroup.as_ref())?;
+    crash::point("launched");
+    let started = Started {
+        pid: launched.pid,
+        start_ticks: processes::process(launched.pid).map_or(0, |process| process.start_ticks),
+        boot_id: processes::boot_id(),
+        started_at: Timestamp::now(),
+        cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_string_lossy().into_owned()),
+    };
+    if let Err(error) = directory::write_json(&run.started(), &started, Durability::Cache) {
+        log(run, &format!("started.json cannot be written: {error}"));
+    }
+    crash::point("started");
+    Ok(Job::new(launched, started.started_at, cgroup))
+}
+
+/// Writes exit.json, with patience: while this process holds the lock, nobody takes the run for lost.
+fn record(run: &RunDirectory, exit: &Exit) -> io::Result<()> {
+    let begun = std::time::Instant::now();
+    let mut told = false;
+    loop {
+        let error = match directory::write_json(&run.exit(), exit, Durability::Cache) {
+            Ok(()) => return Ok(()),
+            Err(error) if begun.elapsed() > RECORD_PATIENCE || error.kind() == io::ErrorKind::NotFound => {
+                return Err(error);
+            }
+            Err(error) => error,
+        };
+        if !told {
+            log(run, &format!("exit.json cannot be written and is tried again: {error}"));
+            told = true;
+        }
+        std::thread::sleep(RECORD_RETRY_INTERVAL);
+    }
+}

@@ -1,0 +1,270 @@
+//! Turns what comes out of the job's pipes into records of the spool. Pure but for the instant, which the caller gives.
+//!
+//! One reused buffer, no allocation a line: the head of a record is made once per read.
+
+use domain::line::{LINE_BYTES_MAX, STAMP_BYTES, Stream, Tag, stamp, write_head};
+use jiff::Timestamp;
+
+use crate::records::OutputCounts;
+
+/// What stands before the text of a whole line: `2026-11-23T07:50:00.123456789Z stdout F `.
+const HEAD_BYTES: usize = STAMP_BYTES + 10;
+
+/// A line that has begun and not ended.
+#[derive(Default)]
+struct Begun {
+    text: Vec<u8>,
+    /// Parts of it that are written already.
+    parts: u32,
+}
+
+/// The stamp of the last read, and the second for which it was formatted.
+struct Clock {
+    second: i64,
+    stamp: [u8; STAMP_BYTES],
+}
+
+pub struct Encoder {
+    clock: Clock,
+    stdout: Begun,
+    stderr: Begun,
+    /// Records ready to be written.
+    pub out: Vec<u8>,
+    /// How many those are.
+    pub out_records: u64,
+    pub counts: OutputCounts,
+}
+
+impl Default for Encoder {
+    fn default() -> Encoder {
+        Encoder {
+            clock: Clock { second: i64::MIN, stamp: stamp(Timestamp::UNIX_EPOCH) },
+            stdout: Begun::default(),
+            stderr: Begun::default(),
+            out: Vec::new(),
+            out_records: 0,
+            counts: OutputCounts::default(),
+        }
+    }
+}
+
+impl Encoder {
+    /// Sets the instant of what is pushed next: seconds and nanoseconds since the epoch.
+    pub fn set_time(&mut self, second: i64, nanosecond: u32) {
+        if second != self.clock.second {
+            self.clock = Clock { second, stamp: stamp(Timestamp::new(second, 0).unwrap_or(Timestamp::UNIX_EPOCH)) };
+        }
+        let mut rest = nanosecond;
+        for digit in self.clock.stamp[20..29].iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+    }
+
+    /// The current stamp.
+    pub fn stamp(&self) -> &[u8; STAMP_BYTES] {
+        &self.clock.stamp
+    }
+
+    /// Takes bytes as they came from the pipe.
+    pub fn push(&mut self, stream: Stream, bytes: &[u8]) {
+        match stream {
+            Stream::Stdout => self.counts.stdout_bytes += bytes.len() as u64,
+            Stream::Stderr => self.counts.stderr_bytes += bytes.len() as u64,
+        }
+        let rest = match self.is_begun(stream) {
+            true => match memchr::memchr(b'\n', bytes) {
+                Some(end) => {
+                    self.go_on(stream, &bytes[..end]);
+                    self.end_line(stream, true);
+                    &bytes[end + 1..]
+                }
+                None => return self.go_on(stream, bytes),
+            },
+            false => bytes,
+        };
+        let mut head = [b' '; HEAD_BYTES];
+        head[..STAMP_BYTES].copy_from_slice(&self.clock.stamp);
+        head[STAMP_BYTES + 1..STAMP_BYTES + 7].copy_from_slice(stream.name().as_bytes());
+        head[HEAD_BYTES - 2] = b'F';
+        let mut begin = 0;
+        let mut lines = 0;
+        for end in memchr::memchr_iter(b'\n', rest) {
+            self.out.reserve(HEAD_BYTES + end + 1 - begin);
+            self.out.extend_from_slice(&head);
+            self.out.extend_from_slice(&rest[begin..=end]);
+            begin = end + 1;
+            lines += 1;
+        }
+        self.out_records += lines;
+        self.count_lines(stream, lines);
+        if begin < rest.len() {
+            self.go_on(stream, &rest[begin..]);
+        }
+    }
+
+    /// The stream has ended: a line without its newline is a line all the same.
+    pub fn end(&mut self, stream: Stream) {
+        if self.is_begun(stream) {
+            self.end_line(stream, false);
+        }
+    }
+
+    fn is_begun(&self, stream: Stream) -> bool {
+        let begun = self.begun(stream);
+        !begun.text.is_empty() || begun.parts > 0
+    }
+
+    fn begun(&self, stream: Stream) -> &Begun {
+        match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        }
+    }
+
+    fn begun_and_out(&mut self, stream: Stream) -> (&mut Begun, &mut Vec<u8>) {
+        match stream {
+            Stream::Stdout => (&mut self.stdout, &mut self.out),
+            Stream::Stderr => (&mut self.stderr, &mut self.out),
+        }
+    }
+
+    fn count_lines(&mut self, stream: Stream, lines: u64) {
+        match stream {
+            Stream::Stdout => self.counts.stdout_lines += lines,
+            Stream::Stderr => self.counts.stderr_lines += lines,
+        }
+    }
+
+    /// Adds to the line that has begun; what is longer than a record goes out as a part.
+    fn go_on(&mut self, stream: Stream, bytes: &[u8]) {
+        let stamp = self.clock.stamp;
+        let (begun, out) = self.begun_and_out(stream);
+        begun.text.extend_from_slice(bytes);
+        let mut written = 0;
+        while begun.text.len() > LINE_BYTES_MAX {
+            let cut = character_boundary(&begun.text, LINE_BYTES_MAX);
+            begun.parts = begun.parts.saturating_add(1);
+            write_head(&stamp, stream, Tag { part: begun.parts, last: false, newline: true, gap: false }, out);
+            out.extend_from_slice(&begun.text[..cut]);
+            out.push(b'\n');
+            begun.text.drain(..cut);
+            written += 1;
+        }
+        self.out_records += written;
+    }
+
+    fn end_line(&mut self, stream: Stream, newline: bool) {
+        let stamp = self.clock.stamp;
+        let (begun, out) = self.begun_and_out(stream);
+        let part = if begun.parts > 0 { begun.parts.saturating_add(1) } else { 0 };
+        write_head(&stamp, stream, Tag { part, last: true, newline, gap: false }, out);
+        out.extend_from_slice(&begun.text);
+        out.push(b'\n');
+        begun.text.clear();
+        begun.parts = 0;
+        self.out_records += 1;
+        self.count_lines(stream, 1);
+    }
+}
+
+/// The last place at or before `at` that does not cut a UTF-8 character; `at` itself when the bytes are no UTF-8 there.
+fn character_boundary(text: &[u8], at: usize) -> usize {
+    let is_inner = |place: usize| text.get(place).is_some_and(|byte| byte & 0xC0 == 0x80);
+    if !is_inner(at) {
+        return at;
+    }
+    (at.saturating_sub(3)..at).rev().find(|place| !is_inner(*place)).filter(|place| text[*place] >= 0xC0).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::line::{Block, Position};
+
+    use super::*;
+
+    fn lines(encoder: &Encoder) -> Vec<(Stream, Tag, Vec<u8>)> {
+        let block = Block { first_seq: 1, bytes: encoder.out.clone().into(), end: Position::START };
+        assert_eq!(block.lines().count() as u64, encoder.out_records);
+        block.lines().map(|line| (line.stream, line.tag, line.text.to_vec())).collect()
+    }
+
+    #[test]
+    fn lines_are_cut_where_the_newlines_are_however_they_arrive() {
+        let text = b"one\n\ntwo\xff\x00\nlast";
+        for step in 1..=text.len() {
+            let mut encoder = Encoder::default();
+            for piece in text.chunks(step) {
+                encoder.push(Stream::Stdout, piece);
+            }
+            encoder.end(Stream::Stdout);
+            let texts: Vec<Vec<u8>> = lines(&encoder).into_iter().map(|line| line.2).collect();
+            assert_eq!(texts, [&b"one"[..], b"", b"two\xff\x00", b"last"], "step {step}");
+            assert!(!lines(&encoder)[3].1.newline);
+            assert_eq!((encoder.counts.stdout_lines, encoder.counts.stdout_bytes), (4, text.len() as u64));
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        let mut encoder = Encoder::default();
+        let text = "ä".repeat(LINE_BYTES_MAX / 2 * 2 + 1).replacen('ä', "x", 1);
+        for piece in text.as_bytes().chunks(65_536) {
+            encoder.push(Stream::Stderr, piece);
+        }
+        encoder.push(Stream::Stderr, b"\n");
+        let lines = lines(&encoder);
+        assert_eq!(lines.iter().map(|line| (line.1.part, line.1.last)).collect::<Vec<_>>(), [
+            (1, false),
+            (2, false),
+            (3, true)
+        ]);
+        assert!(lines.iter().all(|line| std::str::from_utf8(&line.2).is_ok()));
+        assert_eq!(lines.concat_texts(), text.as_bytes());
+        assert_eq!(encoder.counts.stderr_lines, 1);
+    }
+
+    trait Texts {
+        fn concat_texts(&self) -> Vec<u8>;
+    }
+
+    impl Texts for Vec<(Stream, Tag, Vec<u8>)> {
+        fn concat_texts(&self) -> Vec<u8> {
+            self.iter().flat_map(|line| line.2.iter().copied()).collect()
+        }
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_limit_is_whole() {
+        for (extra, parts) in [(0, 1), (1, 2)] {
+            let mut encoder = Encoder::default();
+            encoder.push(Stream::Stdout, &vec![b'x'; LINE_BYTES_MAX + extra]);
+            encoder.push(Stream::Stdout, b"\n");
+            assert_eq!(lines(&encoder).len(), parts, "{extra} over");
+            assert_eq!(lines(&encoder)[0].1 == Tag::WHOLE, parts == 1);
+        }
+    }
+
+    #[test]
+    fn streams_do_not_mix() {
+        let mut encoder = Encoder::default();
+        encoder.push(Stream::Stdout, b"out ");
+        encoder.push(Stream::Stderr, b"err\n");
+        encoder.push(Stream::Stdout, b"put\n");
+        let texts: Vec<_> = lines(&encoder).into_iter().map(|line| (line.0, line.2)).collect();
+        assert_eq!(texts, [(Stream::Stderr, b"err".to_vec()), (Stream::Stdout, b"out put".to_vec())]);
+    }
+
+    #[test]
+    fn the_stamp_is_the_instant_given() {
+        let mut encoder = Encoder::default();
+        for (second, nanosecond, expected) in [
+            (0, 0, "1970-01-01T00:00:00.000000000Z"),
+            (1_795_420_200, 123_456_789, "2026-11-23T07:50:00.123456789Z"),
+            (1_795_420_200, 7, "2026-11-23T07:50:00.000000007Z"),
+        ] {
+            encoder.set_time(second, nanosecond);
+            assert_eq!(std::str::from_utf8(encoder.stamp()), Ok(expected));
+        }
+    }
+}

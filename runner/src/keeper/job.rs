@@ -1,0 +1,309 @@
+//! The running job as its keeper attends it: one loop over its pipes, its end, its limit, and who asks to stop it.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use domain::event::Ended;
+use domain::line::Stream;
+use domain::order::Order;
+use domain::run::Leaked;
+use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::cgroup::Cgroup;
+use super::encoder::Encoder;
+use super::ladder::{self, Ladder, Step};
+use super::launch::Launched;
+use super::reserve::Reserve;
+use super::signals::{self, Children, Reaped};
+use super::writer::Writer;
+use crate::directory::{RunDirectory, read_json};
+use crate::processes::Process;
+use crate::records::{Exit, OutputCounts, StopRequest};
+
+/// What is read from a pipe at once: all that a pipe holds by default.
+const READ_BYTES: usize = 64 << 10;
+
+/// Records are written no later than at this size; many empty lines make much more of a block than it was.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// After the job's end, output is awaited from whoever still holds its pipes until nothing came for this long. Ours.
+const DRAIN_QUIET: Duration = Duration::from_secs(2);
+
+/// And no longer than this, however much still comes. Ours.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// The file `stop` is looked for at least this often, should its signal have been lost. Ours.
+const LOOK_FOR_STOP: Duration = Duration::from_secs(10);
+
+pub struct Job {
+    pid: u32,
+    started_at: Timestamp,
+    begun: Instant,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    stdin: Option<File>,
+    cgroup: Option<Cgroup>,
+    reaped: Option<Reaped>,
+    /// Of the job's orphans, which the keeper reaped.
+    orphans_cpu_ms: u64,
+    orphans_rss_bytes: u64,
+    encoder: Encoder,
+}
+
+enum Phase {
+    Running,
+    Stopping(Ladder),
+    /// The job's process is gone; its pipes may still be held.
+    Draining { until: Instant, end: Instant },
+    Over,
+}
+
+impl Job {
+    pub fn new(launched: Launched, started_at: Timestamp, cgroup: Option<Cgroup>) -> Job {
+        Job {
+            pid: launched.pid,
+            started_at,
+            begun: Instant::now(),
+            stdout: Some(launched.stdout),
+            stderr: Some(launched.stderr),
+            stdin: launched.stdin.map(File::from),
+            cgroup,
+            reaped: None,
+            orphans_cpu_ms: 0,
+            orphans_rss_bytes: 0,
+            encoder: Encoder::default(),
+        }
+    }
+
+    /// Attends the job to its end.
+    ///
+    /// # Errors
+    /// When the machine refuses what every process may do (poll); the run is lost then.
+    pub fn attend(mut self, run: &RunDirectory, order: &Order, signals: OwnedFd, reserve: &Reserve) -> io::Result<Exit> {
+        let mut writer = Writer::new(run.spool());
+        let mut stdin_text = order.job.stdin.as_deref().unwrap_or_default().as_bytes();
+        if let Some(stdin) = &self.stdin {
+            fcntl_setfl(stdin, OFlags::NONBLOCK)?;
+        }
+        let limit = order.job.timeout.map(|timeout| self.begun + timeout);
+        let mut buffer = vec![0; READ_BYTES];
+        let mut phase = Phase::Running;
+        let mut account = None;
+        // Whoever asked before the signal could be taken is heard now.
+        let mut look_for_stop = true;
+        loop {
+            if let Phase::Running = phase {
+                if std::mem::take(&mut look_for_stop) && let Some(asked) = asked_to_stop(run) {
+                    phase = Phase::Stopping(Ladder::begin(Ended::Stopped, asked, order.job.kill_grace));
+                } else if limit.is_some_and(|limit| limit <= Instant::now()) {
+                    phase = Phase::Stopping(Ladder::begin(Ended::TimedOut, "run limit".into(), order.job.kill_grace));
+                }
+            }
+            let children_left = self.reap();
+            let (next, wake_at) = self.advance(phase, children_left, &mut account);
+            phase = next;
+            if let Phase::Over = phase {
+                break;
+            }
+            let due = [wake_at, limit.filter(|_| matches!(phase, Phase::Running)), writer.retry_at()];
+            let wait = due.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
+            let ready = self.poll(&signals, wait.unwrap_or(LOOK_FOR_STOP).min(LOOK_FOR_STOP))?;
+            if ready.signals {
+                signals::drain(&signals);
+            }
+            look_for_stop = true;
+            if ready.stdin {
+                self.feed_stdin(&mut stdin_text);
+            }
+            let now = clock_gettime(ClockId::Realtime);
+            self.encoder.set_time(now.tv_sec, now.tv_nsec as u32);
+            let read = (ready.stdout && self.read(Stream::Stdout, &mut buffer, &mut writer))
+                | (ready.stderr && self.read(Stream::Stderr, &mut buffer, &mut writer));
+            writer.retry(self.encoder.stamp());
+            if let (Phase::Draining { until, end }, true) = (&mut phase, read) {
+                *until = (Instant::now() + DRAIN_QUIET).min(*end);
+            }
+        }
+        Ok(self.finish(writer, reserve, account))
+    }
+
+    /// Moves on to the phase that the facts demand, and says when to look again.
+    fn advance(
+        &mut self,
+        phase: Phase,
+        children_left: bool,
+        account: &mut Option<Account>,
+    ) -> (Phase, Option<Instant>) {
+        let now = Instant::now();
+        let drain = || Phase::Draining { until: now + DRAIN_QUIET, end: now + DRAIN_MAX };
+        match phase {
+            Phase::Running if self.reaped.is_some() => self.advance(drain(), children_left, account),
+            Phase::Running => (Phase::Running, None),
+            Phase::Stopping(mut ladder) => match ladder.climb(children_left, self.cgroup.as_ref()) {
+                Step::Wait(at) => (Phase::Stopping(ladder), Some(at)),
+                Step::Done => {
+                    let (cause, left) = (ladder.cause, if children_left { ladder::family() } else { Vec::new() });
+                    let (says, leaked) = ladder.account(left);
+                    *account = Some(Account { cause, says, leaked });
+                    self.advance(drain(), children_left, account)
+                }
+            },
+            Phase::Draining { until, .. } if now >= until || (self.stdout.is_none() && self.stderr.is_none()) => {
+                if account.is_none() && children_left {
+                    *account = Some(Account::of_leaked(ladder::family()));
+                }
+                (Phase::Over, None)
+            }
+            Phase::Draining { until, end } => (Phase::Draining { until, end }, Some(until)),
+            Phase::Over => (Phase::Over, None),
+        }
+    }
+
+    /// Takes in every child that has ended; says whether any is left.
+    fn reap(&mut self) -> bool {
+        loop {
+            match signals::reap() {
+                Children::None => return false,
+                Children::Living => return true,
+                Children::Reaped(child) if child.pid == self.pid => self.reaped = Some(child),
+                Children::Reaped(orphan) => {
+                    self.orphans_cpu_ms += orphan.cpu_ms;
+                    self.orphans_rss_bytes = self.orphans_rss_bytes.max(orphan.max_rss_bytes);
+                }
+            }
+        }
+    }
+
+    fn poll(&self, signals: &OwnedFd, wait: Duration) -> io::Result<Ready> {
+        let mut descriptors = vec![PollFd::new(signals, PollFlags::IN)];
+        let pipes = [&self.stdout, &self.stderr].map(Option::as_ref);
+        descriptors.extend(pipes.into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        descriptors.extend(self.stdin.as_ref().map(|stdin| PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::OUT)));
+        let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
+        match poll(&mut descriptors, Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut ready = descriptors.iter().map(|descriptor| !descriptor.revents().is_empty());
+        let mut next = |is_polled: bool| is_polled && ready.next().unwrap_or(false);
+        Ok(Ready {
+            signals: next(true),
+            stdout: next(self.stdout.is_some()),
+            stderr: next(self.stderr.is_some()),
+            stdin: next(self.stdin.is_some()),
+        })
+    }
+
+    /// Reads once from a pipe that has something; says whether it had bytes.
+    fn read(&mut self, stream: Stream, buffer: &mut [u8], writer: &mut Writer) -> bool {
+        let pipe = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        let Some(descriptor) = pipe else { return false };
+        let bytes = match rustix::io::read(&*descriptor, &mut *buffer) {
+            Ok(bytes) => bytes,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return false,
+            // No pipe fails otherwise; were it to, there is nothing more to be had from it.
+            Err(_) => 0,
+        };
+        if bytes == 0 {
+            *pipe = None;
+            self.encoder.end(stream);
+        }
+        for piece in buffer[..bytes].chunks(READ_BYTES / 16) {
+            self.encoder.push(stream, piece);
+            if self.encoder.out.len() >= WRITE_BYTES {
+                self.write(writer);
+            }
+        }
+        self.write(writer);
+        bytes > 0
+    }
+
+    fn write(&mut self, writer: &mut Writer) {
+        writer.append(&self.encoder.out, self.encoder.out_records, self.encoder.stamp());
+        self.encoder.out.clear();
+        self.encoder.out_records = 0;
+    }
+
+    /// Gives the job what it reads; closes the pipe at the end, or when the job has closed its side.
+    fn feed_stdin(&mut self, rest: &mut &[u8]) {
+        let Some(stdin) = &mut self.stdin else { return };
+        match stdin.write(rest) {
+            Ok(written) => *rest = &rest[written..],
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
+            Err(_) => *rest = &[],
+        }
+        if rest.is_empty() {
+            self.stdin = None;
+        }
+    }
+
+    fn finish(mut self, mut writer: Writer, reserve: &Reserve, account: Option<Account>) -> Exit {
+        self.encoder.end(Stream::Stdout);
+        self.encoder.end(Stream::Stderr);
+        self.write(&mut writer);
+        if writer.retry_at().is_some() {
+            reserve.give_back();
+        }
+        writer.finish(self.encoder.stamp());
+        let dropped = writer.dropped();
+        let output = OutputCounts {
+            last_seq: writer.last_seq(),
+            dropped_lines: dropped.records,
+            dropped_bytes: dropped.bytes,
+            ..self.encoder.counts
+        };
+        let account = account.unwrap_or_else(|| Account::of_leaked(Vec::new()));
+        let reaped = self.reaped.as_ref();
+        Exit {
+            ended: account.cause,
+            note: Some(account.says).filter(|says| !says.is_empty()),
+            exit_code: reaped.and_then(|reaped| reaped.exit_code),
+            signal: reaped.and_then(|reaped| reaped.signal),
+            started_at: Some(self.started_at),
+            finished_at: Timestamp::now(),
+            duration_ms: self.begun.elapsed().as_millis() as u64,
+            output,
+            cpu_ms: reaped.map(|reaped| reaped.cpu_ms + self.orphans_cpu_ms),
+            max_rss_bytes: reaped.map(|reaped| reaped.max_rss_bytes.max(self.orphans_rss_bytes)),
+            leaked: account.leaked,
+        }
+    }
+}
+
+struct Ready {
+    signals: bool,
+    stdout: bool,
+    stderr: bool,
+    stdin: bool,
+}
+
+/// How it came to an end.
+struct Account {
+    cause: Ended,
+    says: String,
+    leaked: Vec<Leaked>,
+}
+
+impl Account {
+    fn of_leaked(family: Vec<Process>) -> Account {
+        let leaked = family.into_iter().map(|process| Leaked { pid: process.pid, name: process.name, killed: false });
+        Account { cause: Ended::Exited, says: String::new(), leaked: leaked.collect() }
+    }
+}
+
+fn asked_to_stop(run: &RunDirectory) -> Option<String> {
+    if !run.stop().exists() {
+        return None;
+    }
+    // Whatever stands in the file, its being there is the request.
+    let by = read_json::<StopRequest>(&run.stop()).ok().flatten().map(|request| request.by).unwrap_or_default();
+    Some(if by.is_empty() { "stop asked for".to_owned() } else { format!("stop asked for by {by}") })
+}

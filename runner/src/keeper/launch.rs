@@ -1,0 +1,261 @@
+//! From an order to a running process: environment, arguments, identity, and the one fork.
+//!
+//! The fork is made by hand because the job must be born in its session, its control group and its user at once, and
+//! because a step that fails must be named. The keeper is single-threaded and tiny, which makes a plain fork both safe
+//! and cheap; the runner never forks.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, NulError};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use domain::job::{Command, Job};
+use domain::order::Order;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::cgroup::Cgroup;
+use super::signals;
+use super::user::{Identity, User};
+use crate::records::Launch;
+
+/// crontab(5) of Debian: what `sh` is looked up in when neither crontab nor configuration says.
+const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
+const SHELL_DEFAULT: &str = "/bin/sh";
+
+/// Everything that the child needs, made before the fork: afterwards nothing may allocate.
+pub struct Prepared {
+    /// Tried in order, as execvp(3) does along PATH.
+    programs: Vec<CString>,
+    argv: Vec<CString>,
+    envp: Vec<CString>,
+    cwd: CString,
+    /// The working directory was asked for; otherwise a missing home is not worth failing for.
+    cwd_required: bool,
+    identity: Option<Identity>,
+    /// Shown when it cannot be executed.
+    shown: String,
+    cwd_shown: String,
+}
+
+pub struct Launched {
+    pub pid: u32,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// The other end of the job's standard input, when it has any to read.
+    pub stdin: Option<OwnedFd>,
+}
+
+/// What a job sees: crontab's variables, what is passed on, its own, and the run's name. Nothing else.
+pub fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    env.insert("SHELL".to_owned(), SHELL_DEFAULT.to_owned());
+    env.insert("PATH".to_owned(), PATH_DEFAULT.to_owned());
+    env.insert("HOME".to_owned(), user.home.clone());
+    env.extend(launch.passed.clone());
+    env.extend(launch.env.clone());
+    // crontab(5): these two may not be overridden.
+    env.insert("LOGNAME".to_owned(), user.name.clone());
+    env.insert("USER".to_owned(), user.name.clone());
+    env.insert("SEXTON_RUN_ID".to_owned(), order.run_id.to_string());
+    env.insert("SEXTON_GROUP".to_owned(), order.job.group.clone());
+    env.insert("SEXTON_JOB".to_owned(), order.job.name.clone());
+    env.insert("SEXTON_ATTEMPT".to_owned(), order.attempt.to_string());
+    env.insert("SEXTON_NOMINAL".to_owned(), order.nominal.to_string());
+    env
+}
+
+/// # Errors
+/// One sentence for the run's record.
+pub fn prepare(
+    job: &Job,
+    env: &BTreeMap<String, String>,
+    user: &User,
+    identity: Option<Identity>,
+) -> Result<Prepared, String> {
+    let var = |name: &str, default: &str| env.get(name).cloned().unwrap_or_else(|| default.to_owned());
+    let words = match &job.command {
+        Command::Shell(text) => vec![var("SHELL", SHELL_DEFAULT), "-c".to_owned(), text.clone()],
+        Command::Argv(words) => words.clone(),
+    };
+    let Some(program) = words.first().filter(|program| !program.is_empty()) else {
+        return Err("the command is empty; give the job a program to run".to_owned());
+    };
+    let nul = |_: NulError| "the command or its environment holds a NUL byte; remove it".to_owned();
+    let programs = match program.contains('/') {
+        true => vec![program.clone()],
+        false => var("PATH", PATH_DEFAULT).split(':').map(|folder| format!("{folder}/{program}")).collect(),
+    };
+    let home = var("HOME", &user.home);
+    let cwd = job.cwd.clone().unwrap_or(home);
+    let c_strings = |texts: Vec<String>| texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    Ok(Prepared {
+        programs: c_strings(programs).map_err(nul)?,
+        shown: program.clone(),
+        argv: c_strings(words).map_err(nul)?,
+        envp: c_strings(env.iter().map(|(name, value)| format!("{name}={value}")).collect()).map_err(nul)?,
+        cwd: CString::new(cwd.as_str()).map_err(nul)?,
+        cwd_shown: cwd,
+        cwd_required: job.cwd.is_some(),
+        identity,
+    })
+}
+
+/// The steps of the child, as the byte by which it names the one that failed.
+const STEP_SESSION: u8 = 1;
+const STEP_USER: u8 = 2;
+const STEP_FOLDER: u8 = 3;
+const STEP_STREAMS: u8 = 4;
+const STEP_PROGRAM: u8 = 5;
+
+/// Starts the job.
+///
+/// # Errors
+/// One sentence for the run's record.
+pub fn launch(prepared: &Prepared, with_stdin: bool, cgroup: Option<&Cgroup>) -> Result<Launched, String> {
+    let says = |error: io::Error| format!("the machine could not start a process: {error}");
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| says(errno.into()));
+    let (stdout, job_stdout) = pipe()?;
+    let (stderr, job_stderr) = pipe()?;
+    let (failure, job_failure) = pipe()?;
+    let (job_stdin, stdin) = match with_stdin {
+        true => pipe().map(|(read, write)| (read, Some(write)))?,
+        false => (std::fs::File::open("/dev/null").map_err(says)?.into(), None),
+    };
+    let pointers = Pointers::of(prepared);
+    let streams = [job_stdin.as_raw_fd(), job_stdout.as_raw_fd(), job_stderr.as_raw_fd()];
+    // SAFETY: the keeper has one thread, and the child only makes system calls until exec or exit.
+    let pid = match unsafe { fork_into(cgroup) }.map_err(says)? {
+        0 => unsafe { child(prepared, &pointers, streams, job_failure.as_raw_fd()) },
+        pid => pid,
+    };
+    drop((job_stdin, job_stdout, job_stderr, job_failure));
+    let mut told = Vec::new();
+    let _ = std::fs::File::from(failure).read_to_end(&mut told);
+    if let [step, code @ ..] = told.as_slice()
+        && let Ok(code) = <[u8; 4]>::try_from(code)
+    {
+        // The child has ended; its zombie is ours.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        return Err(prepared.failure(*step, io::Error::from_raw_os_error(i32::from_ne_bytes(code))));
+    }
+    Ok(Launched { pid: pid as u32, stdout, stderr, stdin })
+}
+
+impl Prepared {
+    fn failure(&self, step: u8, error: io::Error) -> String {
+        let error = error.to_string();
+        let error = error.split(" (os error").next().unwrap_or_default().to_lowercase();
+        match step {
+            STEP_FOLDER => format!("cannot enter the working directory `{}`: {error}", self.cwd_shown),
+            STEP_USER => format!("cannot become the job's user: {error}"),
+            STEP_PROGRAM => format!("cannot execute `{}`: {error}", self.shown),
+            _ => format!("the job's process could not be set up: {error}"),
+        }
+    }
+}
+
+/// Arrays of pointers that end in null, as execve wants them. They borrow from the [`Prepared`] they were made of.
+struct Pointers {
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+}
+
+impl Pointers {
+    fn of(prepared: &Prepared) -> Pointers {
+        let ended = |texts: &[CString]| {
+            texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<*const libc::c_char>>()
+        };
+        Pointers { argv: ended(&prepared.argv), envp: ended(&prepared.envp) }
+    }
+}
+
+/// Forks, into the control group where the kernel does that (clone3, Linux 5.7), else without.
+///
+/// # Safety
+/// As fork(2): in the child only async-signal-safe calls are allowed.
+unsafe fn fork_into(cgroup: Option<&Cgroup>) -> io::Result<libc::pid_t> {
+    if let Some(cgroup) = cgroup {
+        // SAFETY: plain data, zeroes are its defaults.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        arguments.flags = libc::CLONE_INTO_CGROUP as u64;
+        arguments.exit_signal = libc::SIGCHLD as u64;
+        arguments.cgroup = cgroup.folder().as_raw_fd() as u64;
+        // SAFETY: without CLONE_VM this is a fork; the arguments are as long as said.
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+        if pid >= 0 {
+            return Ok(pid as libc::pid_t);
+        }
+    }
+    // SAFETY: as the caller says.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(pid),
+    }
+}
+
+/// The child's side.
+///
+/// # Safety
+/// Only in a freshly forked child.
+unsafe fn child(prepared: &Prepared, pointers: &Pointers, streams: [RawFd; 3], failure: RawFd) -> ! {
+    // SAFETY: only system calls on values that were made before the fork.
+    unsafe {
+        if libc::setsid() < 0 {
+            fail(failure, STEP_SESSION);
+        }
+        if let Some(identity) = &prepared.identity
+            && (libc::setgroups(identity.groups.len(), identity.groups.as_ptr()) != 0
+                || libc::setgid(identity.gid) != 0
+                || libc::setuid(identity.uid) != 0)
+        {
+            fail(failure, STEP_USER);
+        }
+        if libc::chdir(prepared.cwd.as_ptr()) != 0 && (prepared.cwd_required || libc::chdir(c"/".as_ptr()) != 0) {
+            fail(failure, STEP_FOLDER);
+        }
+        for (target, source) in streams.into_iter().enumerate() {
+            if libc::dup2(source, target as RawFd) < 0 {
+                fail(failure, STEP_STREAMS);
+            }
+        }
+        if signals::unblock_all() != 0 {
+            fail(failure, STEP_STREAMS);
+        }
+        let mut refused = false;
+        for program in &prepared.programs {
+            libc::execve(program.as_ptr(), pointers.argv.as_ptr(), pointers.envp.as_ptr());
+            match *libc::__errno_location() {
+                libc::EACCES => refused = true,
+                libc::ENOENT | libc::ENOTDIR => {}
+                _ => fail(failure, STEP_PROGRAM),
+            }
+        }
+        if refused {
+            *libc::__errno_location() = libc::EACCES;
+        }
+        fail(failure, STEP_PROGRAM)
+    }
+}
+
+/// # Safety
+/// Only in a freshly forked child; `failure` is open.
+unsafe fn fail(failure: RawFd, step: u8) -> ! {
+    // SAFETY: system calls only.
+    unsafe {
+        let code = (*libc::__errno_location()).to_ne_bytes();
+        let told = [step, code[0], code[1], code[2], code[3]];
+        libc::write(failure, told.as_ptr().cast(), told.len());
+        libc::_exit(127)
+    }
+}
+
+/// Makes a descriptor survive no exec, at a number above the standard three.
+pub fn out_of_the_way(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the new descriptor is owned by nobody else.
+    unsafe {
+        match libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) {
+            -1 => Err(io::Error::last_os_error()),
+            moved => Ok(OwnedFd::from_raw_fd(moved)),
+        }
+    }
+}

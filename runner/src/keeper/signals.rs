@@ -1,0 +1,106 @@
+//! The keeper's signals: taken from a descriptor, never by a handler. What would end it is held back for good, so that
+//! neither a terminal nor the end of its runner can; the job gets all of them as they were made.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Highest signal number of Linux (signal(7)).
+const SIGNAL_MAX: i32 = 64;
+
+/// Puts every signal to its default, blocks those that a keeper must outlive, and gives the descriptor that tells of
+/// children and of SIGUSR1.
+pub fn take_over() -> io::Result<OwnedFd> {
+    // SAFETY: the sets are initialised by sigemptyset before use; no handler is installed, so nothing runs at odd times.
+    unsafe {
+        for signal in 1..=SIGNAL_MAX {
+            // SIGKILL, SIGSTOP and glibc's own refuse; that is as it should be.
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut blocked = empty_set();
+        let survived = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGUSR2];
+        for signal in survived.into_iter().chain([libc::SIGCHLD, libc::SIGUSR1]) {
+            libc::sigaddset(&mut blocked, signal);
+        }
+        if libc::sigprocmask(libc::SIG_SETMASK, &blocked, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut wanted = empty_set();
+        libc::sigaddset(&mut wanted, libc::SIGCHLD);
+        libc::sigaddset(&mut wanted, libc::SIGUSR1);
+        match libc::signalfd(-1, &wanted, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            descriptor => Ok(OwnedFd::from_raw_fd(descriptor)),
+        }
+    }
+}
+
+/// Reads away what has arrived; the caller then looks at everything a signal may have meant.
+pub fn drain(signals: &OwnedFd) {
+    let mut buffer = [0u8; 16 * size_of::<libc::signalfd_siginfo>()];
+    // SAFETY: the buffer is as long as said.
+    while unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+}
+
+/// No signal is blocked: what the job starts with. Async-signal-safe, for the time between fork and exec.
+///
+/// # Safety
+/// Changes the mask of the calling thread.
+pub unsafe fn unblock_all() -> i32 {
+    // SAFETY: as said; the set is initialised.
+    unsafe {
+        let none = empty_set();
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut())
+    }
+}
+
+unsafe fn empty_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    }
+}
+
+/// A child that was reaped, with what it and the children it waited for used.
+pub struct Reaped {
+    pub pid: u32,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    pub cpu_ms: u64,
+    pub max_rss_bytes: u64,
+}
+
+/// What `wait4` has to tell without waiting.
+pub enum Children {
+    Reaped(Reaped),
+    /// Some live, none has ended.
+    Living,
+    None,
+}
+
+pub fn reap() -> Children {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both out parameters are valid; rusage is plain data, for which zeroes are a value.
+    let (pid, usage) = unsafe {
+        let pid = libc::wait4(-1, &mut status, libc::WNOHANG, usage.as_mut_ptr());
+        (pid, usage.assume_init())
+    };
+    match pid {
+        0 => Children::Living,
+        -1 => Children::None,
+        pid => {
+            let ms = |time: libc::timeval| time.tv_sec as u64 * 1_000 + time.tv_usec as u64 / 1_000;
+            Children::Reaped(Reaped {
+                pid: pid as u32,
+                exit_code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+                signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
+                cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime),
+                // Linux counts it in KiB (getrusage(2)).
+                max_rss_bytes: usage.ru_maxrss as u64 * 1_024,
+            })
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Who the job runs as, and what crontab's own variables are for that user.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+
+/// The longest passwd entry that is read. Ours; glibc suggests 1 KiB, directories with many fields need more.
+const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub home: String,
+}
+
+/// What the job's process must become before exec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+/// The user of the job, and the identity to take on if it is not the keeper's own already.
+///
+/// # Errors
+/// One sentence for the run's record: no such user, or not allowed to become it.
+pub fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), String> {
+    let own_uid = rustix::process::geteuid().as_raw();
+    let Some(name) = wanted else {
+        let user = by_uid(own_uid).unwrap_or_else(|| User {
+            name: own_uid.to_string(),
+            uid: own_uid,
+            gid: rustix::process::getegid().as_raw(),
+            home: "/".to_owned(),
+        });
+        return Ok((user, None));
+    };
+    let Some(user) = by_name(name) else {
+        return Err(format!("user `{name}` does not exist on this machine; create it or change the job's user"));
+    };
+    if user.uid == own_uid && own_uid != 0 {
+        return Ok((user, None));
+    }
+    if own_uid != 0 {
+        return Err(format!(
+            "the runner may not start a job as user `{name}`, because it does not run as root; run it as root or remove \
+             the job's user"
+        ));
+    }
+    let groups = groups_of(&user).map_err(|error| format!("the groups of user `{name}` cannot be read: {error}"))?;
+    let identity = Identity { uid: user.uid, gid: user.gid, groups };
+    Ok((user, Some(identity)))
+}
+
+fn by_name(name: &str) -> Option<User> {
+    let name = CString::new(name).ok()?;
+    entry(|passwd, buffer, length, found| {
+        // SAFETY: all pointers are valid for the call, the name ends in NUL.
+        unsafe { libc::getpwnam_r(name.as_ptr(), passwd, buffer, length, found) }
+    })
+}
+
+fn by_uid(uid: u32) -> Option<User> {
+    entry(|passwd, buffer, length, found| {
+        // SAFETY: all pointers are valid for the call.
+        unsafe { libc::getpwuid_r(uid, passwd, buffer, length, found) }
+    })
+}
+
+fn entry(
+    look_up: impl Fn(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
+) -> Option<User> {
+    let mut buffer: Vec<libc::c_char> = vec![0; 1_024];
+    loop {
+        let mut passwd = MaybeUninit::<libc::passwd>::zeroed();
+        let mut found = std::ptr::null_mut();
+        match look_up(passwd.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found) {
+            libc::ERANGE if buffer.len() < ENTRY_BYTES_MAX => buffer.resize(buffer.len() * 2, 0),
+            libc::EINTR => {}
+            0 if !found.is_null() => {
+                // SAFETY: the call succeeded, so the entry is filled and its strings lie in the buffer.
+                return Some(unsafe {
+                    let passwd = passwd.assume_init();
+                    User {
+                        name: text(passwd.pw_name),
+                        uid: passwd.pw_uid,
+                        gid: passwd.pw_gid,
+                        home: text(passwd.pw_dir),
+                    }
+                });
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// # Safety
+/// `pointer` is null or a string that ends in NUL.
+unsafe fn text(pointer: *const libc::c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: as the caller says.
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+}
+
+fn groups_of(user: &User) -> io::Result<Vec<u32>> {
+    let name = CString::new(user.name.as_str())?;
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut count = groups.len() as libc::c_int;
+        // SAFETY: the list is as long as `count` says.
+        if unsafe { libc::getgrouplist(name.as_ptr(), user.gid, groups.as_mut_ptr(), &mut count) } >= 0 {
+            groups.truncate(count.max(0) as usize);
+            return Ok(groups);
+        }
+        // NGROUPS_MAX of Linux is 65536.
+        if groups.len() >= 65_536 {
+            return Err(io::Error::other("it is in too many groups"));
+        }
+        groups.resize(groups.len() * 4, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_name_or_refused_in_words() {
+        let (own, identity) = resolve(None).expect("own user");
+        assert_eq!((own.uid, identity), (rustix::process::geteuid().as_raw(), None));
+        assert!(resolve(Some("no-such-user-anywhere")).is_err_and(|says| says.contains("no-such-user-anywhere")));
+        assert!(resolve(Some("nul\0byte")).is_err());
+    }
+}

@@ -1,0 +1,256 @@
+//! Appends records to the spool's segments, and what happens when the disk does not take them: the job is never held up,
+//! the middle is dropped and counted, the newest records are kept in memory until there is room again.
+//!
+//! A record of drops stands at the seq of the first dropped record and is the last of its segment; the next segment is
+//! named by the seq behind the dropped ones. So a record's place stays its number.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use domain::line::{STAMP_BYTES, Stream, Tag, parse, write_head};
+
+/// A segment is closed at the first write behind this size. Small enough that delivered output is freed early, large
+/// enough that a day of chatter is a handful of files. Ours.
+pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// Newest records that are kept in memory while the disk takes nothing. Ours; fits the reserve with room for exit.json.
+const TAIL_BYTES_MAX: usize = 64 << 10;
+
+/// How often a disk that took nothing is tried again. Ours.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between the disk's first refusal and its recovery.
+struct Trouble {
+    reason: String,
+    /// Records that are kept, whole.
+    tail: Vec<u8>,
+    tail_records: u64,
+    dropped: Dropped,
+    retry_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    pub records: u64,
+    pub bytes: u64,
+}
+
+pub struct Writer {
+    folder: PathBuf,
+    /// The segment that is written to; none before the first record and behind a record of drops.
+    segment: Option<File>,
+    segment_bytes: u64,
+    segment_bytes_max: u64,
+    /// Of the next record that is written, or of the first that is being dropped.
+    next_seq: u64,
+    dropped: Dropped,
+    trouble: Option<Trouble>,
+}
+
+impl Writer {
+    pub fn new(folder: PathBuf) -> Writer {
+        Writer::with_segments_of(folder, SEGMENT_BYTES_MAX)
+    }
+
+    pub fn with_segments_of(folder: PathBuf, segment_bytes_max: u64) -> Writer {
+        Writer {
+            folder,
+            segment: None,
+            segment_bytes: 0,
+            segment_bytes_max,
+            next_seq: 1,
+            dropped: Dropped::default(),
+            trouble: None,
+        }
+    }
+
+    /// The seq of the last record, written, kept or dropped.
+    pub fn last_seq(&self) -> u64 {
+        let waiting = self.trouble.as_ref().map_or(0, |trouble| trouble.tail_records + trouble.dropped.records);
+        self.next_seq - 1 + waiting
+    }
+
+    /// Records that no reader will ever see.
+    pub fn dropped(&self) -> Dropped {
+        let waiting = self.trouble.as_ref().map(|trouble| trouble.dropped).unwrap_or_default();
+        Dropped { records: self.dropped.records + waiting.records, bytes: self.dropped.bytes + waiting.bytes }
+    }
+
+    /// When [`Writer::retry`] is due, while the disk takes nothing.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.trouble.as_ref().map(|trouble| trouble.retry_at)
+    }
+
+    /// Appends whole records. Never fails: what the disk does not take is kept or dropped, and counted.
+    pub fn append(&mut self, records: &[u8], count: u64, stamp: &[u8; STAMP_BYTES]) {
+        if records.is_empty() {
+            return;
+        }
+        if self.trouble.is_none() {
+            match self.write(records, count) {
+                Ok(()) => return,
+                Err((error, rest, rest_count)) => {
+                    self.fall_into_trouble(&error);
+                    self.keep(&records[records.len() - rest..], rest_count);
+                }
+            }
+        } else {
+            self.keep(records, count);
+            self.retry(stamp);
+        }
+    }
+
+    /// Tries the disk again if that is due.
+    pub fn retry(&mut self, stamp: &[u8; STAMP_BYTES]) {
+        if self.retry_at().is_some_and(|at| at <= Instant::now()) {
+            self.recover(stamp);
+        }
+    }
+
+    /// Nothing follows. Called once the reserve has been given back to the disk: what still does not fit is dropped.
+    pub fn finish(&mut self, stamp: &[u8; STAMP_BYTES]) {
+        self.recover(stamp);
+        if let Some(trouble) = &mut self.trouble {
+            let (tail, count) = (std::mem::take(&mut trouble.tail), std::mem::take(&mut trouble.tail_records));
+            trouble.dropped.records += count;
+            trouble.dropped.bytes += text_bytes(&tail);
+            self.recover(stamp);
+        }
+        if let Some(trouble) = self.trouble.take() {
+            self.next_seq += trouble.dropped.records;
+            self.dropped.records += trouble.dropped.records;
+            self.dropped.bytes += trouble.dropped.bytes;
+        }
+    }
+
+    /// Writes all or says how many bytes and records at the end are missing. What was torn is taken back.
+    fn write(&mut self, records: &[u8], count: u64) -> Result<(), (io::Error, usize, u64)> {
+        let all = (records.len(), count);
+        if self.segment_bytes >= self.segment_bytes_max {
+            self.segment = None;
+        }
+        let segment = match &mut self.segment {
+            Some(segment) => segment,
+            None => match open_segment(&self.folder, self.next_seq) {
+                Ok(file) => {
+                    self.segment_bytes = 0;
+                    self.segment.insert(file)
+                }
+                Err(error) => return Err((error, all.0, all.1)),
+            },
+        };
+        let mut written = 0;
+        let error = loop {
+            match segment.write(&records[written..]) {
+                Ok(0) => break io::Error::from(io::ErrorKind::WriteZero),
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break error,
+            }
+            if written == records.len() {
+                self.segment_bytes += written as u64;
+                self.next_seq += count;
+                return Ok(());
+            }
+        };
+        let whole = memchr::memrchr(b'\n', &records[..written]).map_or(0, |newline| newline + 1);
+        let whole_count = memchr::memchr_iter(b'\n', &records[..whole]).count() as u64;
+        self.segment_bytes += whole as u64;
+        self.next_seq += whole_count;
+        if let Err(again) = segment.set_len(self.segment_bytes) {
+            // The torn piece stays and reads as one damaged record; the next segment keeps numbers right.
+            self.segment = None;
+            return Err((again, records.len() - whole, count - whole_count));
+        }
+        Err((error, records.len() - whole, count - whole_count))
+    }
+
+    fn fall_into_trouble(&mut self, error: &io::Error) {
+        self.trouble = Some(Trouble {
+            reason: reason_of(error),
+            tail: Vec::new(),
+            tail_records: 0,
+            dropped: Dropped::default(),
+            retry_at: Instant::now() + RETRY_INTERVAL,
+        });
+    }
+
+    /// Keeps the newest records in memory and drops the oldest of what is kept.
+    fn keep(&mut self, records: &[u8], count: u64) {
+        let Some(trouble) = &mut self.trouble else { return };
+        trouble.tail.extend_from_slice(records);
+        trouble.tail_records += count;
+        if trouble.tail.len() <= TAIL_BYTES_MAX {
+            return;
+        }
+        let over = trouble.tail.len() - TAIL_BYTES_MAX;
+        let cut = memchr::memchr(b'\n', &trouble.tail[over - 1..]).map_or(trouble.tail.len(), |newline| over + newline);
+        let dropped = memchr::memchr_iter(b'\n', &trouble.tail[..cut]).count() as u64;
+        trouble.dropped.records += dropped;
+        trouble.dropped.bytes += text_bytes(&trouble.tail[..cut]);
+        trouble.tail_records -= dropped;
+        trouble.tail.drain(..cut);
+        trouble.tail.shrink_to(2 * TAIL_BYTES_MAX);
+    }
+
+    /// Tells what was dropped, then writes what was kept.
+    fn recover(&mut self, stamp: &[u8; STAMP_BYTES]) {
+        let Some(mut trouble) = self.trouble.take() else { return };
+        if trouble.dropped.records > 0 {
+            let gap = gap_record(stamp, trouble.dropped, self.next_seq, &trouble.reason);
+            if let Err((error, ..)) = self.write(&gap, 1) {
+                trouble.reason = reason_of(&error);
+                trouble.retry_at = Instant::now() + RETRY_INTERVAL;
+                self.trouble = Some(trouble);
+                return;
+            }
+            self.next_seq += trouble.dropped.records - 1;
+            self.segment = None;
+            self.dropped.records += trouble.dropped.records;
+            self.dropped.bytes += trouble.dropped.bytes;
+        }
+        if trouble.tail.is_empty() {
+            return;
+        }
+        if let Err((error, rest, rest_count)) = self.write(&trouble.tail, trouble.tail_records) {
+            self.fall_into_trouble(&error);
+            self.keep(&trouble.tail[trouble.tail.len() - rest..], rest_count);
+        }
+    }
+}
+
+fn open_segment(folder: &std::path::Path, first_seq: u64) -> io::Result<File> {
+    let path = folder.join(crate::spool::segment_name(first_seq));
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+fn gap_record(stamp: &[u8; STAMP_BYTES], dropped: Dropped, first_seq: u64, reason: &str) -> Vec<u8> {
+    let Dropped { records, bytes } = dropped;
+    let last_seq = first_seq + records - 1;
+    let mut record = Vec::new();
+    write_head(stamp, Stream::Stderr, Tag::GAP, &mut record);
+    record.extend_from_slice(
+        format!("{records} lines, {bytes} bytes dropped (seq {first_seq}-{last_seq}): {reason}\n").as_bytes(),
+    );
+    record
+}
+
+/// What the job wrote of these records, newlines included.
+fn text_bytes(records: &[u8]) -> u64 {
+    let mut bytes = 0;
+    for record in records.split_inclusive(|byte| *byte == b'\n') {
+        let line = parse(record.strip_suffix(b"\n").unwrap_or(record), 0);
+        bytes += line.text.len() as u64 + u64::from(line.tag.last && line.tag.newline);
+    }
+    bytes
+}
+
+/// As the kernel names it, without Rust's number.
+fn reason_of(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.replace('\n', " ").to_lowercase()
+}

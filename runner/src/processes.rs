@@ -1,0 +1,108 @@
+//! Looks at processes through /proc and signals them without ever hitting a later process of the same number.
+//! Used by the keeper for what its job left running, and by the runner for what a lost keeper left.
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// What /proc/PID/stat says (proc_pid_stat(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    pub name: String,
+    pub state: u8,
+    pub parent: u32,
+    pub session: u32,
+    /// Since boot; with the pid it names one process for the life of the machine.
+    pub start_ticks: u64,
+}
+
+impl Process {
+    /// Dead, waiting for its parent.
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+}
+
+/// One process; none when there is none.
+pub fn process(pid: u32) -> Option<Process> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// All processes that can be seen. One that ends meanwhile is left out.
+pub fn processes() -> io::Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        found.extend(pid.and_then(process));
+    }
+    Ok(found)
+}
+
+/// The living processes below `ancestor`, itself not among them. Below a child subreaper nothing can leave this set
+/// except by ending.
+pub fn descendants(ancestor: u32) -> io::Result<Vec<Process>> {
+    let mut rest = processes()?;
+    let mut family = vec![ancestor];
+    let mut found = Vec::new();
+    while let Some(parent) = family.pop() {
+        let (children, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|process| process.parent == parent);
+        rest = others;
+        family.extend(children.iter().map(|child| child.pid));
+        found.extend(children.into_iter().filter(|child| !child.is_zombie()));
+    }
+    Ok(found)
+}
+
+/// Signals this very process; says whether it was there to be signalled.
+pub fn signal(process: &Process, signal: Signal) -> bool {
+    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return false };
+    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    let same = self::process(process.pid).is_some_and(|now| now.start_ticks == process.start_ticks);
+    same && pidfd_send_signal(handle, signal).is_ok()
+}
+
+/// Names this life of the machine; empty where the kernel does not tell.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+fn parse_stat(stat: &[u8]) -> Option<Process> {
+    // The name stands in parentheses and may itself hold any byte; the last `)` ends it.
+    let open = memchr::memchr(b'(', stat)?;
+    let close = memchr::memrchr(b')', stat)?;
+    let pid = std::str::from_utf8(&stat[..open]).ok()?.trim().parse().ok()?;
+    let name = String::from_utf8_lossy(stat.get(open + 1..close)?).into_owned();
+    let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    Some(Process {
+        pid,
+        name,
+        state: *fields.first()?.as_bytes().first()?,
+        parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        start_ticks: fields.get(19)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_look_like_fields() {
+        let stat = b"12 (a) R 9 (b) S 1 12 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 2 3";
+        let process = parse_stat(stat).expect("process");
+        assert_eq!((process.pid, process.name.as_str(), process.state), (12, "a) R 9 (b", b'S'));
+        assert_eq!((process.parent, process.session, process.start_ticks), (1, 7, 4711));
+    }
+
+    #[test]
+    fn a_process_finds_itself_below_its_parent() {
+        let own = process(std::process::id()).expect("own process");
+        assert!(descendants(own.parent).expect("descendants").iter().any(|process| process.pid == own.pid));
+        assert_eq!(parse_stat(b"nonsense"), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! What the runner and a keeper tell each other through files of a run's directory.
+
+use std::collections::BTreeMap;
+
+use domain::event::Ended;
+use domain::order::Order;
+use domain::run::Leaked;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// `order.json`: the order as it was received, and when and in which life of the machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    #[serde(flatten)]
+    pub order: Order,
+    pub accepted_at: Timestamp,
+    pub boot_id: String,
+    /// Why it must not be started: refused by policy, too late. The run ends with this as its note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refusal>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub why: RefusalKind,
+    /// One sentence.
+    pub says: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    Policy,
+    TooLate,
+    Stopped,
+    Impossible,
+}
+
+/// What a keeper reads from its standard input and never writes anywhere: values that were references in the order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The job's own environment, resolved.
+    pub env: BTreeMap<String, String>,
+    /// Names of the runner's environment that the configuration passes on, with their values.
+    pub passed: BTreeMap<String, String>,
+    /// Whether a control group of its own may be made for the job.
+    pub cgroup: bool,
+}
+
+/// `started.json`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// The job's process: leader of its session and process group.
+    pub pid: u32,
+    /// Field 22 of /proc/PID/stat; with the boot it tells the process from a later one of the same number.
+    pub start_ticks: u64,
+    pub boot_id: String,
+    pub started_at: Timestamp,
+    /// The job's own control group, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+}
+
+/// `stop`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRequest {
+    pub at: Timestamp,
+    /// Who or what asked, for people.
+    pub by: String,
+}
+
+/// `exit.json`: everything that the keeper knows about the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    pub ended: Ended,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Timestamp,
+    pub duration_ms: u64,
+    pub output: OutputCounts,
+    pub cpu_ms: Option<u64>,
+    pub max_rss_bytes: Option<u64>,
+    #[serde(default)]
+    pub leaked: Vec<Leaked>,
+}
+
+impl Exit {
+    /// The end of an attempt that never began.
+    pub fn not_started(note: impl Into<String>, at: Timestamp) -> Exit {
+        Exit {
+            ended: Ended::NotStarted,
+            note: Some(note.into()),
+            exit_code: None,
+            signal: None,
+            started_at: None,
+            finished_at: at,
+            duration_ms: 0,
+            output: OutputCounts::default(),
+            cpu_ms: None,
+            max_rss_bytes: None,
+            leaked: Vec::new(),
+        }
+    }
+}
+
+/// What the job printed, as its keeper counted it; a line longer than a record counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputCounts {
+    pub stdout_lines: u64,
+    pub stderr_lines: u64,
+    /// As read from the pipe, newlines included.
+    pub stdout_bytes: u64,
+    pub stderr_bytes: u64,
+    pub last_seq: u64,
+    /// Records that the spool lacks, and their text's bytes.
+    pub dropped_lines: u64,
+    pub dropped_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::job::{Command, Job, JobKey};
+    use domain::run::{RunId, Trigger};
+
+    use super::*;
+
+    #[test]
+    fn an_accepted_order_reads_as_it_was_written() {
+        let at: Timestamp = "2026-11-23T07:50:00Z".parse().expect("instant");
+        let mut job = Job::new(JobKey::new("db", "dump"), "@daily", Command::Argv(vec!["true".into()]));
+        job.timeout = Some(std::time::Duration::from_secs(3));
+        job.needs.cpu = 1.5;
+        let order = Order {
+            version: 1,
+            run_id: RunId::unscheduled(at, [1; 6]),
+            attempt: 2,
+            nominal: at,
+            trigger: Trigger::Manual,
+            issued_at: at,
+            not_before: None,
+            start_by: Some(at),
+            job,
+        };
+        let accepted = Accepted { order, accepted_at: at, boot_id: "b".into(), refused: None };
+        let text = serde_json::to_string(&accepted).expect("json");
+        assert_eq!(serde_json::from_str::<Accepted>(&text).expect("accepted"), accepted);
+        assert_eq!(serde_json::from_str::<Order>(&text).expect("order"), accepted.order);
+    }
+}

@@ -1,0 +1,256 @@
+//! Reads a run's spool while its keeper writes it, or long after. Every reader has its own place; none ever sees a record
+//! that is not whole.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use domain::line::{Block, Position};
+
+/// `00000000000000000001.log`: sorts by number as text and as a file listing.
+pub fn segment_name(first_seq: u64) -> String {
+    format!("{first_seq:020}.log")
+}
+
+/// The first seqs of the segments that are there, in order.
+pub fn segments(folder: &Path) -> io::Result<Vec<u64>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let digits = name.to_str().and_then(|name| name.strip_suffix(".log"));
+        found.extend(digits.filter(|digits| digits.len() == 20).and_then(|digits| digits.parse::<u64>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// One reader of one spool.
+pub struct SpoolReader {
+    folder: PathBuf,
+    place: Position,
+    segment: Option<File>,
+}
+
+impl SpoolReader {
+    /// A reader that goes on at `place`. The folder may be empty yet.
+    pub fn open(folder: impl Into<PathBuf>, place: Position) -> SpoolReader {
+        SpoolReader { folder: folder.into(), place, segment: None }
+    }
+
+    pub fn place(&self) -> Position {
+        self.place
+    }
+
+    pub fn move_to(&mut self, place: Position) {
+        if place.segment != self.place.segment {
+            self.segment = None;
+        }
+        self.place = place;
+    }
+
+    /// The next whole records, at most `bytes_max` unless one record alone is longer; none when there are no more yet.
+    ///
+    /// # Errors
+    /// When a segment cannot be read. A segment that was removed before it was read is passed over: the next block's
+    /// `first_seq` shows how many records are missing.
+    pub fn read(&mut self, bytes_max: usize) -> io::Result<Option<Block>> {
+        loop {
+            if let Some(block) = self.read_segment(bytes_max)? {
+                return Ok(Some(block));
+            }
+            let Some(next) = self.next_segment()? else { return Ok(None) };
+            // The keeper opens a segment after its last write to the one before, so now that one is final.
+            if let Some(block) = self.read_segment(bytes_max)? {
+                return Ok(Some(block));
+            }
+            self.segment = None;
+            self.place = Position { seq: next, segment: next, offset: 0, stage: self.place.stage };
+        }
+    }
+
+    /// Bytes between the place and the end of the spool.
+    pub fn bytes_behind(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for first_seq in segments(&self.folder)? {
+            if first_seq >= self.place.segment {
+                bytes += fs::metadata(self.folder.join(segment_name(first_seq))).map_or(0, |file| file.len());
+            }
+        }
+        Ok(bytes.saturating_sub(self.place.offset))
+    }
+
+    fn next_segment(&self) -> io::Result<Option<u64>> {
+        Ok(segments(&self.folder)?.into_iter().find(|first_seq| *first_seq > self.place.segment))
+    }
+
+    fn read_segment(&mut self, bytes_max: usize) -> io::Result<Option<Block>> {
+        let offset = self.place.offset;
+        let Some(file) = self.opened()? else { return Ok(None) };
+        let whole = SCRATCH.with_borrow_mut(|scratch| read_whole_records(file, offset, bytes_max.max(1), scratch))?;
+        let Some(bytes) = whole else { return Ok(None) };
+        let first_seq = self.place.seq;
+        self.place.seq += memchr::memchr_iter(b'\n', &bytes).count() as u64;
+        self.place.offset += bytes.len() as u64;
+        Ok(Some(Block { first_seq, bytes, end: self.place }))
+    }
+
+    fn opened(&mut self) -> io::Result<Option<&File>> {
+        if self.segment.is_none() {
+            match File::open(self.folder.join(segment_name(self.place.segment))) {
+                Ok(file) => self.segment = Some(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.segment.as_ref())
+    }
+}
+
+/// What a thread keeps for reading; a longer record's buffer is given back.
+const SCRATCH_BYTES_KEPT: usize = 256 << 10;
+
+thread_local! {
+    // Shared by all readers of a thread: a thousand runs with three sinks each must not own a buffer each.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn read_whole_records(
+    file: &File,
+    offset: u64,
+    bytes_max: usize,
+    scratch: &mut Vec<u8>,
+) -> io::Result<Option<Arc<[u8]>>> {
+    let mut wanted = bytes_max;
+    let whole = loop {
+        if scratch.len() < wanted {
+            scratch.resize(wanted, 0);
+        }
+        let got = read_up_to(file, &mut scratch[..wanted], offset)?;
+        if let Some(newline) = memchr::memrchr(b'\n', &scratch[..got]) {
+            break Some(Arc::from(&scratch[..=newline]));
+        }
+        if got < wanted {
+            break None;
+        }
+        wanted *= 2;
+    };
+    if scratch.len() > SCRATCH_BYTES_KEPT {
+        scratch.truncate(SCRATCH_BYTES_KEPT);
+        scratch.shrink_to_fit();
+    }
+    Ok(whole)
+}
+
+fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut got = 0;
+    while got < bytes.len() {
+        match file.read_at(&mut bytes[got..], offset + got as u64) {
+            Ok(0) => break,
+            Ok(more) => got += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
+}
+
+/// What had to be done to a spool whose keeper died in the middle of a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repair {
+    /// The seq of the last record.
+    pub last_seq: u64,
+    /// Bytes of a last record that lacked its end; they are kept as a line.
+    pub torn_bytes: u64,
+}
+
+/// Ends a torn last record, so that readers see it, and finds the last seq. Only for a spool that no keeper writes.
+/// Idempotent.
+pub fn repair(folder: &Path) -> io::Result<Repair> {
+    let Some(last) = segments(folder)?.pop() else { return Ok(Repair::default()) };
+    let path = folder.join(segment_name(last));
+    let mut reader = SpoolReader::open(folder, Position { seq: last, segment: last, offset: 0, ..Position::START });
+    while reader.read(1 << 20)?.is_some() {}
+    let place = reader.place();
+    let torn_bytes = fs::metadata(&path)?.len().saturating_sub(place.offset);
+    if torn_bytes == 0 {
+        return Ok(Repair { last_seq: place.seq - 1, torn_bytes });
+    }
+    use io::Write;
+    fs::OpenOptions::new().append(true).open(&path)?.write_all(b"\n")?;
+    Ok(Repair { last_seq: place.seq, torn_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &Path, first_seq: u64, text: &str) {
+        use io::Write;
+        let path = folder.join(segment_name(first_seq));
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(path).expect("segment");
+        file.write_all(text.as_bytes()).expect("write");
+    }
+
+    fn next(reader: &mut SpoolReader) -> Option<(u64, String)> {
+        let block = reader.read(16).expect("read")?;
+        Some((block.first_seq, String::from_utf8_lossy(&block.bytes).into_owned()))
+    }
+
+    #[test]
+    fn a_torn_tail_is_not_seen_until_it_is_whole() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut reader = SpoolReader::open(folder.path(), Position::START);
+        assert_eq!(next(&mut reader), None);
+        write(folder.path(), 1, "one\ntw");
+        assert_eq!(next(&mut reader), Some((1, "one\n".into())));
+        assert_eq!(next(&mut reader), None);
+        write(folder.path(), 1, "o\n");
+        assert_eq!(next(&mut reader), Some((2, "two\n".into())));
+        assert_eq!(next(&mut reader), None);
+    }
+
+    #[test]
+    fn a_record_longer_than_the_block_comes_whole() {
+        let folder = tempfile::tempdir().expect("folder");
+        let long = "x".repeat(1000);
+        write(folder.path(), 1, &format!("{long}\nb\n"));
+        let mut reader = SpoolReader::open(folder.path(), Position::START);
+        let (seq, text) = next(&mut reader).expect("block");
+        assert_eq!(seq, 1);
+        assert!(text.starts_with(&format!("{long}\n")));
+    }
+
+    #[test]
+    fn segments_follow_each_other_also_behind_a_gap() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut reader = SpoolReader::open(folder.path(), Position::START);
+        write(folder.path(), 1, "1\n2\n");
+        assert_eq!(next(&mut reader), Some((1, "1\n2\n".into())));
+        write(folder.path(), 1, "3 gap to 9\n");
+        write(folder.path(), 10, "10\n");
+        assert_eq!(next(&mut reader), Some((3, "3 gap to 9\n".into())));
+        assert_eq!(next(&mut reader), Some((10, "10\n".into())));
+        assert_eq!(reader.place(), Position { seq: 11, segment: 10, offset: 3, ..Position::START });
+        let mut later = SpoolReader::open(folder.path(), reader.place());
+        write(folder.path(), 10, "11\n");
+        assert_eq!(next(&mut later), Some((11, "11\n".into())));
+        assert_eq!(later.bytes_behind().expect("bytes"), 0);
+    }
+
+    #[test]
+    fn a_torn_tail_of_a_dead_keeper_is_kept_as_a_line() {
+        let folder = tempfile::tempdir().expect("folder");
+        assert_eq!(repair(folder.path()).expect("empty"), Repair::default());
+        write(folder.path(), 5, "five\nsi");
+        assert_eq!(repair(folder.path()).expect("torn"), Repair { last_seq: 6, torn_bytes: 2 });
+        assert_eq!(repair(folder.path()).expect("mended"), Repair { last_seq: 6, torn_bytes: 0 });
+    }
+}
