@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::ports::free_port;
+use crate::wait::{DEADLINE, wait_until};
 
 /// What is read and forwarded at once.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -92,6 +93,8 @@ impl Proxy {
             // Wakes the thread that waits for the next connection, so that it closes the listener.
             drop(TcpStream::connect(self.address));
             acceptor.join().ok();
+            // A child that another thread is starting holds a copy of the listener until its exec.
+            wait_until(DEADLINE, || TcpStream::connect(self.address).is_err());
         }
         self.shared.lock().cut();
     }
@@ -132,7 +135,12 @@ impl Proxy {
     fn listen(&self) {
         let mut acceptor = lock(&self.acceptor);
         if acceptor.is_none() {
-            let listener = TcpListener::bind(self.address).expect("the proxy's own port is free");
+            let mut listener = None;
+            wait_until(DEADLINE, || {
+                listener = TcpListener::bind(self.address).ok();
+                listener.is_some()
+            });
+            let listener = listener.expect("it was waited for");
             let shared = self.shared.clone();
             *acceptor = Some(thread::spawn(move || shared.accept(&listener)));
         }
