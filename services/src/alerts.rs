@@ -1,0 +1,323 @@
+//! Stored transitions become messages. Called in a loop, by any number of workers: each transition is claimed by one.
+//!
+//! More alerts than people read in a minute become one digest; nothing is ever sent faster than the limits below. A
+//! channel that fails is tried again, later and later, and given up after [`TRIES_MAX`]; the store says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use domain::alert::{Alert, AlertKind, Fate, Occurrence, Transition, decide};
+use domain::job::JobKey;
+use domain::ports::{AlertStep, Notifier, PortError, Ports, StateChange};
+use domain::run::{Run, RunId};
+use jiff::Timestamp;
+
+use crate::ending::jobs_of;
+use crate::making::later;
+use crate::message::{self, Links};
+use crate::settings::{self, ALERT_RATE, AlertRate};
+use crate::{Result, error::CONFLICTS_MAX};
+
+/// Single messages in one minute, over all channels and workers; what is beyond becomes a digest. Ours: more than that
+/// nobody reads. Amazon SNS suspends a mail subscription at ten messages a second.
+pub const MESSAGES_PER_MINUTE_MAX: u32 = 10;
+
+/// Digests in one minute; beyond, alerts wait for the next minute.
+pub const DIGESTS_PER_MINUTE_MAX: u32 = 1;
+
+/// Transitions claimed at once, hence alerts in one digest.
+const CLAIM_MAX: usize = 500;
+
+/// How long a claim lasts. A worker that dies meanwhile leaves its transitions to another.
+const LEASE: Duration = Duration::from_secs(300);
+
+/// Tries before a message is given up: over half a day with the waits below.
+pub const TRIES_MAX: u32 = 16;
+
+/// Waits between tries: doubled from the first to the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(15);
+const RETRY_LONGEST: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Messages sent, one a channel.
+    pub sent: u32,
+    /// Alerts that went into digests.
+    pub digested: u32,
+    /// Reminders that were no longer true.
+    pub overtaken: u32,
+    /// Alerts that wait: for the next minute, or for their channel.
+    pub waiting: u32,
+    pub given_up: u32,
+}
+
+/// Where alerts go.
+pub struct Sending<'s> {
+    pub notifier: &'s dyn Notifier,
+    /// All channels there are; an alert that names none goes to all.
+    pub channels: &'s [String],
+    pub links: &'s Links,
+    /// Tells workers apart.
+    pub worker: &'s str,
+}
+
+/// Sends what is to be told.
+///
+/// # Errors
+/// A port's. A channel's fault is no error here: it is stored with the alert.
+pub async fn tick(ports: &Ports, sending: &Sending<'_>, now: Timestamp) -> Result<Summary> {
+    let mut summary = Summary::default();
+    let claimed = ports.alerts.claim(sending.worker, now, later(now, LEASE), CLAIM_MAX).await?;
+    if claimed.is_empty() {
+        return Ok(summary);
+    }
+    let (mut settled, due) = check_reminders(ports, claimed, now).await?;
+    summary.overtaken = settled.len() as u32;
+    let mut due = due;
+    match allowance(ports, &due, now).await? {
+        Allowance::Single => single(ports, sending, &mut due, &mut summary, now).await?,
+        Allowance::Digest => digest(sending, &mut due, &mut summary, now).await,
+        Allowance::NextMinute(minute) => {
+            summary.waiting = due.len() as u32;
+            due.iter_mut().for_each(|transition| transition.not_before = minute);
+        }
+    }
+    raise_reminders(ports, &due, now).await?;
+    settled.append(&mut due);
+    ports.alerts.settle(sending.worker, &settled).await?;
+    Ok(summary)
+}
+
+/// A bad definition is told once a day for as long as it is the same fault.
+pub(crate) fn bad_job(key: &JobKey, says: &str, now: Timestamp) -> Transition {
+    // FNV-1a: the name of a transition must be the same in every build.
+    let fault = says
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let day = now.as_second().div_euclid(86_400);
+    let reason = format!("the job cannot fire: {says}");
+    Transition::new(format!("bad_job:{key}:{fault:016x}:{day}"), AlertKind::BadJob, key, reason, now)
+}
+
+/// Asks of each reminder whether it is still true; moves the state of those that are. Returns those overtaken, and the
+/// rest.
+async fn check_reminders(
+    ports: &Ports,
+    claimed: Vec<Transition>,
+    now: Timestamp,
+) -> Result<(Vec<Transition>, Vec<Transition>)> {
+    let (mut overtaken, mut due) = (Vec::new(), Vec::new());
+    for mut transition in claimed {
+        // One that was tried before has moved the state already.
+        if !transition.reminder || transition.tries > 0 {
+            due.push(transition);
+            continue;
+        }
+        match remind(ports, &transition, now).await? {
+            Some((kind, count)) => {
+                transition.kind = kind;
+                transition.count = count;
+                due.push(transition);
+            }
+            None => {
+                transition.fate = Fate::Overtaken;
+                overtaken.push(transition);
+            }
+        }
+    }
+    Ok((overtaken, due))
+}
+
+async fn remind(ports: &Ports, transition: &Transition, now: Timestamp) -> Result<Option<(AlertKind, u32)>> {
+    let key = transition.key();
+    let jobs = jobs_of(ports, [key.clone()]).await?;
+    let Some(job) = jobs.get(&key) else { return Ok(None) };
+    for _ in 0..CONFLICTS_MAX {
+        let stored = ports.alerts.state(&key).await?;
+        if stored.record.since != transition.since {
+            return Ok(None);
+        }
+        let (state, kind) = decide(&job.alert, &stored.record, Occurrence::Clock, now);
+        let Some(kind) = kind else { return Ok(None) };
+        let count = state.streak;
+        let change = StateChange { key: key.clone(), expected: stored.version, state };
+        if ports.alerts.raise(&AlertStep { state: Some(change), transitions: Vec::new() }).await? {
+            return Ok(Some((kind, count)));
+        }
+    }
+    Ok(None)
+}
+
+/// Puts the next reminder of each job that people were told to be bad.
+async fn raise_reminders(ports: &Ports, told: &[Transition], now: Timestamp) -> Result<()> {
+    let bad = |transition: &&Transition| {
+        let of_a_run = transition.run_id.is_some() && transition.outcome.is_some_and(|outcome| outcome.is_bad());
+        of_a_run && matches!(transition.fate, Fate::Told | Fate::Digested)
+    };
+    let told: Vec<&Transition> = told.iter().filter(bad).collect();
+    let jobs = jobs_of(ports, told.iter().map(|transition| transition.key())).await?;
+    let mut transitions = Vec::new();
+    for transition in told {
+        let Some(remind) = jobs.get(&transition.key()).and_then(|job| job.alert.remind) else { continue };
+        let due = later(now, remind);
+        let since = transition.since.map_or(0, Timestamp::as_second);
+        transitions.push(Transition {
+            id: format!("{}:remind:{since}:{}", transition.key(), due.as_second()),
+            at: due,
+            reminder: true,
+            not_before: due,
+            fate: Fate::Pending,
+            tries: 0,
+            told: Vec::new(),
+            last_error: None,
+            ..transition.clone()
+        });
+    }
+    if !transitions.is_empty() {
+        ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
+    }
+    Ok(())
+}
+
+enum Allowance {
+    Single,
+    Digest,
+    NextMinute(Timestamp),
+}
+
+/// Takes from this minute's allowance, which all workers share.
+async fn allowance(ports: &Ports, due: &[Transition], now: Timestamp) -> Result<Allowance> {
+    let minute = now.as_second().div_euclid(60);
+    let next = Timestamp::from_second((minute + 1) * 60).unwrap_or(Timestamp::MAX);
+    for _ in 0..CONFLICTS_MAX {
+        let mut rate = settings::read::<AlertRate>(ports, ALERT_RATE).await?;
+        if rate.value.minute != minute {
+            rate.value = AlertRate { minute, ..AlertRate::default() };
+        }
+        let wanted = due.len() as u32;
+        let allowance = if rate.value.messages + wanted <= MESSAGES_PER_MINUTE_MAX {
+            rate.value.messages += wanted;
+            Allowance::Single
+        } else if rate.value.digests < DIGESTS_PER_MINUTE_MAX {
+            rate.value.digests += 1;
+            Allowance::Digest
+        } else {
+            return Ok(Allowance::NextMinute(next));
+        };
+        if rate.write(ports).await? {
+            return Ok(allowance);
+        }
+    }
+    Ok(Allowance::NextMinute(next))
+}
+
+async fn single(
+    ports: &Ports,
+    sending: &Sending<'_>,
+    due: &mut [Transition],
+    summary: &mut Summary,
+    now: Timestamp,
+) -> Result<()> {
+    let run_ids: Vec<RunId> = due.iter().filter_map(|transition| transition.run_id.clone()).collect();
+    let runs: BTreeMap<RunId, Run> = match run_ids.is_empty() {
+        true => BTreeMap::new(),
+        false => {
+            let found = ports.runs.get(&run_ids).await?;
+            found.into_iter().map(|stored| (stored.record.run_id.clone(), stored.record)).collect()
+        }
+    };
+    for transition in due {
+        let run = transition.run_id.as_ref().and_then(|run_id| runs.get(run_id));
+        let alert = message::alert(transition, run, sending.links);
+        let mut errors = Vec::new();
+        for channel in channels_of(transition, sending.channels) {
+            match notify(sending, &channel, &alert).await {
+                Ok(()) => {
+                    summary.sent += 1;
+                    transition.told.push(channel);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        mark(transition, Fate::Told, errors, summary, now);
+    }
+    Ok(())
+}
+
+/// One digest a channel.
+async fn digest(sending: &Sending<'_>, due: &mut [Transition], summary: &mut Summary, now: Timestamp) {
+    let wanted: Vec<Vec<String>> = due.iter().map(|transition| channels_of(transition, sending.channels)).collect();
+    let channels: BTreeSet<String> = wanted.iter().flatten().cloned().collect();
+    let mut errors: Vec<Vec<(String, PortError)>> = due.iter().map(|_| Vec::new()).collect();
+    for channel in channels {
+        let places: Vec<usize> = (0..due.len()).filter(|place| wanted[*place].contains(&channel)).collect();
+        let alert = {
+            let members: Vec<&Transition> = places.iter().map(|place| &due[*place]).collect();
+            message::digest(&members, sending.links)
+        };
+        match notify(sending, &channel, &alert).await {
+            Ok(()) => {
+                summary.sent += 1;
+                for place in places {
+                    due[place].told.push(channel.clone());
+                }
+            }
+            Err((_, error)) => {
+                for place in places {
+                    let same = match &error {
+                        PortError::Retry(says) => PortError::Retry(says.clone()),
+                        PortError::Permanent(says) => PortError::Permanent(says.clone()),
+                    };
+                    errors[place].push((channel.clone(), same));
+                }
+            }
+        }
+    }
+    for (transition, errors) in due.iter_mut().zip(errors) {
+        summary.digested += u32::from(errors.is_empty());
+        mark(transition, Fate::Digested, errors, summary, now);
+    }
+}
+
+/// The channels that are still to be told.
+fn channels_of(transition: &Transition, all: &[String]) -> Vec<String> {
+    let wanted = if transition.channels.is_empty() { all } else { &transition.channels };
+    wanted.iter().filter(|channel| !transition.told.contains(channel)).cloned().collect()
+}
+
+async fn notify(sending: &Sending<'_>, channel: &str, alert: &Alert) -> std::result::Result<(), (String, PortError)> {
+    if !sending.channels.iter().any(|known| known == channel) {
+        let says = format!("there is no channel {channel}; configured are: {}", sending.channels.join(", "));
+        return Err((channel.to_owned(), PortError::Permanent(says)));
+    }
+    sending.notifier.notify(channel, alert).await.map_err(|error| (channel.to_owned(), error))
+}
+
+/// Marks a transition as told when all its channels have it (or never will), else for another try.
+fn mark(
+    transition: &mut Transition,
+    fate: Fate,
+    errors: Vec<(String, PortError)>,
+    summary: &mut Summary,
+    now: Timestamp,
+) {
+    let says: Vec<String> = errors.iter().map(|(channel, error)| format!("{channel}: {error}")).collect();
+    if !says.is_empty() {
+        transition.last_error = Some(says.join("; "));
+    }
+    let again = errors.iter().any(|(_, error)| matches!(error, PortError::Retry(_)));
+    if errors.is_empty() {
+        transition.fate = fate;
+        return;
+    }
+    transition.tries += 1;
+    if again && transition.tries < TRIES_MAX {
+        summary.waiting += 1;
+        let factor = 2_u32.saturating_pow(transition.tries - 1);
+        transition.not_before = later(now, RETRY_FIRST.saturating_mul(factor).min(RETRY_LONGEST));
+        return;
+    }
+    summary.given_up += 1;
+    transition.fate = if transition.told.is_empty() { Fate::GivenUp } else { fate };
+    tracing::error!(alert = transition.id, error = transition.last_error, "an alert could not be delivered");
+}

@@ -1,0 +1,83 @@
+//! `@reboot` jobs: once a boot, as cronie does it. Called once when `sexton up` starts.
+
+use domain::ports::{Ports, RunWrite, StoredJob, Written};
+use domain::run::Trigger;
+use domain::schedule;
+use jiff::Timestamp;
+
+use crate::making::{order_of, run_of_firing, schedule_of};
+use crate::scheduler::waits_for_a_runner;
+use crate::settings::{self, BOOT, BootState};
+use crate::sweep::PAGE_MAX;
+use crate::{Result, maintenance};
+
+/// Starts all `@reboot` jobs, unless that was done for this boot already. `boot_id` tells boots apart (Linux:
+/// `/proc/sys/kernel/random/boot_id`); `booted_at` is the nominal instant of the runs, and the first one given for a
+/// boot counts. A call that died halfway is finished by the next. Returns how many runs were started.
+///
+/// # Errors
+/// A port's.
+pub async fn boot(ports: &Ports, boot_id: &str, booted_at: Timestamp, now: Timestamp) -> Result<u32> {
+    let mut state = settings::read::<BootState>(ports, BOOT).await?;
+    if state.value.boot_id == boot_id && state.value.done {
+        return Ok(0);
+    }
+    if state.value.boot_id != boot_id {
+        state.value = BootState { boot_id: boot_id.to_owned(), booted_at: Some(booted_at), done: false };
+        state.write(ports).await?;
+        state = settings::read(ports, BOOT).await?;
+    }
+    let nominal = state.value.booted_at.unwrap_or(booted_at);
+    let windows = maintenance::read(ports).await?;
+    let (mut started, mut after) = (0, None);
+    loop {
+        let page = ports.jobs.list(None, after.as_ref(), PAGE_MAX).await?;
+        for stored in page.records {
+            started += u32::from(start(ports, &stored, nominal, now, &windows).await?);
+        }
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    state.value.done = true;
+    state.write(ports).await?;
+    Ok(started)
+}
+
+async fn start(
+    ports: &Ports,
+    stored: &StoredJob,
+    nominal: Timestamp,
+    now: Timestamp,
+    windows: &maintenance::Windows,
+) -> Result<bool> {
+    // Jobs that cannot be read are told by the sweep.
+    let Ok(job) = &stored.job else { return Ok(false) };
+    if schedule_of(job).ok().is_none_or(|schedule| schedule.trigger() != schedule::Trigger::Reboot) {
+        return Ok(false);
+    }
+    let mut run = run_of_firing(job, nominal, Trigger::Schedule, now);
+    run.start_by = Some(crate::making::start_by(job, now));
+    let blocked = match (job.enabled, &job.paused, windows.on(&job.group, now)) {
+        (false, _, _) => Some("the job is not enabled".to_owned()),
+        (_, Some(pause), _) if pause.until.is_none_or(|until| now < until) => {
+            Some(format!("paused since {}", pause.since))
+        }
+        (_, _, Some(window)) => Some(window.says()),
+        _ => None,
+    };
+    if let Some(reason) = blocked {
+        run.end(domain::run::Outcome::Skipped, reason, now);
+    }
+    let write = RunWrite { run: run.clone(), expected: None, alert: None };
+    let run = match crate::ending::write_one(ports, write).await? {
+        Written::Done => run,
+        Written::Conflict(Some(existing)) => existing.record,
+        Written::Conflict(None) | Written::AlertConflict => return Ok(false),
+    };
+    if waits_for_a_runner(&run) {
+        ports.orders.send(&[order_of(&run, job, now)]).await?;
+    }
+    Ok(run.is_open())
+}

@@ -1,0 +1,105 @@
+//! `apply`: makes the stored jobs equal a file's, and says what that changes.
+
+use std::collections::BTreeMap;
+
+use domain::job::{Job, JobKey};
+use domain::ports::{Ports, StoredJob};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::jobs::{anchor, change, check};
+use crate::Result;
+use crate::sweep::PAGE_MAX;
+
+/// How a file is applied.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Apply {
+    /// Removes jobs that came from this file before and are no longer in it.
+    pub prune: bool,
+    /// Only says what it would do.
+    pub dry_run: bool,
+}
+
+/// What applying a file changes, each list by group and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub added: Vec<JobKey>,
+    pub changed: Vec<JobKey>,
+    pub unchanged: Vec<JobKey>,
+    pub removed: Vec<JobKey>,
+    /// No longer in the file, and kept, as nobody asked to prune.
+    pub left: Vec<JobKey>,
+    /// Were of another file (or of none) until now. They are among `changed` too.
+    pub taken_over: Vec<JobKey>,
+}
+
+/// Stores the jobs of `source` (a file's name, the same at each call). All jobs are checked before the first is stored.
+///
+/// # Errors
+/// The first faulty job; a port's.
+pub async fn apply(ports: &Ports, source: &str, jobs: &[Job], how: Apply, now: Timestamp) -> Result<Difference> {
+    for job in jobs {
+        check(job)?;
+    }
+    let before = all(ports).await?;
+    let mut difference = Difference::default();
+    let mut wanted: BTreeMap<JobKey, Job> = BTreeMap::new();
+    for job in jobs {
+        wanted.insert(job.key(), Job { source: Some(source.to_owned()), ..job.clone() });
+    }
+    for (key, job) in &wanted {
+        let stored = before.get(key);
+        let was = stored.and_then(|stored| stored.job.as_ref().ok());
+        if was.is_some_and(|was| merged(Some(was), job, now) == *was) {
+            difference.unchanged.push(key.clone());
+            continue;
+        }
+        match stored {
+            None => difference.added.push(key.clone()),
+            Some(_) => difference.changed.push(key.clone()),
+        }
+        if was.is_some_and(|was| was.source != job.source) {
+            difference.taken_over.push(key.clone());
+        }
+        if !how.dry_run {
+            change(ports, key, now, |before| {
+                let was = before.and_then(|before| before.job.ok());
+                Ok(merged(was.as_ref(), job, now))
+            })
+            .await?;
+        }
+    }
+    for (key, stored) in &before {
+        let of_source = stored.job.as_ref().is_ok_and(|job| job.source.as_deref() == Some(source));
+        if !of_source || wanted.contains_key(key) {
+            continue;
+        }
+        match how.prune {
+            false => difference.left.push(key.clone()),
+            true => {
+                difference.removed.push(key.clone());
+                if !how.dry_run {
+                    super::remove(ports, key, now).await?;
+                }
+            }
+        }
+    }
+    Ok(difference)
+}
+
+/// The job as the file wants it, with what the system added to the stored one.
+fn merged(was: Option<&Job>, job: &Job, now: Timestamp) -> Job {
+    Job { anchor: anchor(was, job, now), paused: was.and_then(|was| was.paused.clone()), ..job.clone() }
+}
+
+async fn all(ports: &Ports) -> Result<BTreeMap<JobKey, StoredJob>> {
+    let (mut all, mut after) = (BTreeMap::new(), None);
+    loop {
+        let page = ports.jobs.list(None, after.as_ref(), PAGE_MAX).await?;
+        all.extend(page.records.into_iter().map(|stored| (stored.key.clone(), stored)));
+        after = page.next;
+        if after.is_none() {
+            return Ok(all);
+        }
+    }
+}

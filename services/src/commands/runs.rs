@@ -1,0 +1,81 @@
+//! Runs: start one now, stop one, count them.
+
+use domain::alert::Occurrence;
+use domain::job::JobKey;
+use domain::ledger::Ledger;
+use domain::ports::{Ports, RunQuery, RunWrite, Stored, Written};
+use domain::run::{Outcome, Run, RunId, State, Trigger};
+use jiff::Timestamp;
+
+use crate::ending::{Known, jobs_of, write_one, write_with_alerts};
+use crate::error::CONFLICTS_MAX;
+use crate::making::{order_of, start_by};
+use crate::scheduler::{admitted, open_runs};
+use crate::{Error, Result};
+
+/// Starts a job now, paused or not, maintenance or not: somebody wants it. The job's concurrency holds. `random` makes
+/// the run's name its own.
+///
+/// # Errors
+/// That there is no such job, or that it cannot be read; a port's.
+pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestamp) -> Result<Run> {
+    let job = super::get(ports, key).await?.job.map_err(|says| Error::BadJob { key: key.clone(), says })?;
+    let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let mut run = Run::new(RunId::unscheduled(nominal, random), key, nominal, Trigger::Manual, now);
+    run.start_by = Some(start_by(&job, now));
+    let mut open = open_runs(ports, key).await?;
+    admitted(ports, &job, &mut run, &mut open, now).await?;
+    let write = RunWrite { run: run.clone(), expected: None, alert: None };
+    if write_one(ports, write).await? != Written::Done {
+        return Err(Error::Refused(format!(
+            "there is a run {} already; try again with other random bytes",
+            run.run_id
+        )));
+    }
+    if run.is_open() && !run.held {
+        ports.orders.send(&[order_of(&run, &job, now)]).await?;
+    }
+    Ok(run)
+}
+
+/// Stops a run: one that has not begun ends at once, one that runs is stopped by its runner. Asking twice is asking once.
+///
+/// # Errors
+/// That there is no such run, or that it is over; a port's.
+pub async fn stop(ports: &Ports, run_id: &RunId, now: Timestamp) -> Result<Run> {
+    for _ in 0..CONFLICTS_MAX {
+        let found = ports.runs.get(std::slice::from_ref(run_id)).await?.into_iter().next();
+        let Some(Stored { record: mut run, version }) = found else { return Err(Error::NoSuchRun(run_id.clone())) };
+        let written = match run.state {
+            State::Finished => return Err(Error::Refused(format!("run {run_id} is over: {}", outcome_of(&run)))),
+            State::Scheduled => {
+                run.stop_requested_at = Some(now);
+                run.end(Outcome::Stopped, "stopped before it began", now);
+                let jobs = jobs_of(ports, [run.key()]).await?;
+                let occurrence = Occurrence::Ended(Outcome::Stopped);
+                write_with_alerts(ports, Known(jobs.get(&run.key())), &run, Some(version), occurrence, now).await?
+            }
+            State::Claimed | State::Running if run.stop_requested_at.is_some() => return Ok(run),
+            State::Claimed | State::Running => {
+                run.stop_requested_at = Some(now);
+                write_one(ports, RunWrite { run: run.clone(), expected: Some(version), alert: None }).await?
+            }
+        };
+        if written == Written::Done {
+            return Ok(run);
+        }
+    }
+    Err(Error::Contended(format!("run {run_id}")))
+}
+
+fn outcome_of(run: &Run) -> &'static str {
+    run.outcome.map_or("without an outcome", Outcome::name)
+}
+
+/// Counts the runs whose nominal instant lies in the window.
+///
+/// # Errors
+/// A port's.
+pub async fn ledger(ports: &Ports, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<Ledger> {
+    Ok(ports.runs.count(&RunQuery { since, until, ..RunQuery::default() }).await?)
+}

@@ -1,0 +1,67 @@
+//! Makes runs, orders and due entries of jobs. Pure.
+
+use std::time::Duration;
+
+use domain::job::Job;
+use domain::jobs_file::fields;
+use domain::order::{FORMAT_VERSION, Order};
+use domain::ports::Due;
+use domain::run::{Run, RunId, Trigger};
+use domain::schedule::Schedule;
+use jiff::{SignedDuration, Timestamp};
+
+/// When a job names no limit, a run that nobody took for a day is missed: so every run ends, whatever becomes of its
+/// group's runners.
+pub const START_WITHIN_DEFAULT: Duration = Duration::from_secs(86_400);
+
+/// A job's schedule. A job that was never given an anchor (written into the table by hand) counts from 1970.
+pub fn schedule_of(job: &Job) -> Result<Schedule, String> {
+    fields::schedule(job, Timestamp::UNIX_EPOCH)
+}
+
+/// The job's entry for its first firing after an instant; none when it never fires again by the clock.
+pub fn due_after(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<Due> {
+    let firing = schedule.next_after(after)?;
+    Some(Due { at: firing.at, key: job.key(), timing: job.timing() })
+}
+
+pub fn later(at: Timestamp, span: Duration) -> Timestamp {
+    SignedDuration::try_from(span).ok().and_then(|span| at.checked_add(span).ok()).unwrap_or(Timestamp::MAX)
+}
+
+pub fn earlier(at: Timestamp, span: Duration) -> Timestamp {
+    SignedDuration::try_from(span).ok().and_then(|span| at.checked_sub(span).ok()).unwrap_or(Timestamp::MIN)
+}
+
+/// How long after `from` it is; zero when it is before.
+pub fn since(from: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(from)).unwrap_or(Duration::ZERO)
+}
+
+/// Until when an attempt that may begin at `from` must have begun.
+pub fn start_by(job: &Job, from: Timestamp) -> Timestamp {
+    later(from, job.start_within.unwrap_or(START_WITHIN_DEFAULT))
+}
+
+/// A run of a firing, ready to start.
+pub fn run_of_firing(job: &Job, nominal: Timestamp, trigger: Trigger, now: Timestamp) -> Run {
+    let mut run = Run::new(RunId::scheduled(&job.key(), nominal), &job.key(), nominal, trigger, now);
+    let from = if trigger == Trigger::Schedule { nominal } else { now };
+    run.start_by = Some(start_by(job, from));
+    run
+}
+
+/// The order for the run's current attempt.
+pub fn order_of(run: &Run, job: &Job, now: Timestamp) -> Order {
+    Order {
+        version: FORMAT_VERSION,
+        run_id: run.run_id.clone(),
+        attempt: run.attempt,
+        nominal: run.nominal,
+        trigger: run.trigger,
+        issued_at: now,
+        not_before: run.not_before.filter(|not_before| *not_before > now),
+        start_by: run.start_by,
+        job: job.clone(),
+    }
+}

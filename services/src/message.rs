@@ -1,0 +1,161 @@
+//! What an alert says: built from its transition and its run. Pure.
+
+use std::collections::BTreeMap;
+
+use domain::alert::{Alert, AlertKind, Transition};
+use domain::run::{ExcerptLine, Run, Severity};
+
+/// Lines shown around a rule's match, on either side.
+const AROUND_LINES: usize = 5;
+
+/// Lines shown when there is no match: the last ones.
+const LAST_LINES: usize = 20;
+
+/// Bytes of all lines shown. Slack takes sections of 3,000 characters.
+const EXCERPT_BYTES_MAX: usize = 2_500;
+
+/// Jobs that a digest names before it says how many more there are.
+const DIGEST_JOBS_NAMED: usize = 10;
+
+/// Where people can look further: link name to a URL in which `{run_id}`, `{group}`, `{job}` and `{attempt}` stand for the run's.
+#[derive(Clone, Debug, Default)]
+pub struct Links(pub BTreeMap<String, String>);
+
+impl Links {
+    fn of(&self, transition: &Transition, run: Option<&Run>) -> BTreeMap<String, String> {
+        let run_id = transition.run_id.as_ref().map_or("", |run_id| run_id.as_str());
+        let attempt = run.map_or(1, |run| run.attempt).to_string();
+        let values =
+            [("{run_id}", run_id), ("{group}", &transition.group), ("{job}", &transition.job), ("{attempt}", &attempt)];
+        let filled = |template: &String| {
+            values.iter().fold(template.clone(), |text, (name, value)| text.replace(name, &escaped(value)))
+        };
+        // A link to a run is worth nothing where there is none.
+        let usable = |template: &&String| !(run_id.is_empty() && template.contains("{run_id}"));
+        self.0
+            .iter()
+            .filter(|(_, template)| usable(template))
+            .map(|(name, template)| (name.clone(), filled(template)))
+            .collect()
+    }
+}
+
+/// As a part of a URL (RFC 3986, 2.3).
+fn escaped(text: &str) -> String {
+    let mut url = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => url.push(char::from(byte)),
+            _ => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    url
+}
+
+/// The message about one transition. `run` may be gone, or be another attempt by now: then the transition speaks alone.
+pub fn alert(transition: &Transition, run: Option<&Run>, links: &Links) -> Alert {
+    let rule = run
+        .filter(|_| transition.kind == AlertKind::FalseSuccess)
+        .and_then(|run| run.rules.iter().find(|hit| hit.severity == Severity::Fail));
+    let about_output = !matches!(transition.kind, AlertKind::Recovered | AlertKind::Missed);
+    let excerpt = match (run, rule) {
+        (Some(run), Some(hit)) if hit.first_seq > 0 => around(&run.excerpt, hit.first_seq, hit.first_line.as_str()),
+        (Some(run), _) if about_output => last(&run.excerpt),
+        _ => Vec::new(),
+    };
+    Alert {
+        kind: transition.kind,
+        group: transition.group.clone(),
+        job: transition.job.clone(),
+        run_id: transition.run_id.clone(),
+        nominal: transition.nominal,
+        outcome: transition.outcome,
+        reason: transition.reason.clone(),
+        exit_code: run.and_then(|run| run.exit_code),
+        host: run.and_then(|run| run.host.clone()),
+        since: transition.since,
+        count: transition.count,
+        excerpt,
+        rule: rule.map(|hit| hit.rule.clone()),
+        links: links.of(transition, run),
+    }
+}
+
+/// The lines around a match. An excerpt is head and tail: where the match is in neither, the matching line stands alone.
+fn around(excerpt: &[ExcerptLine], seq: u64, first_line: &str) -> Vec<ExcerptLine> {
+    match excerpt.iter().position(|line| line.seq == seq) {
+        Some(place) => {
+            let from = place.saturating_sub(AROUND_LINES);
+            let until = (place + AROUND_LINES + 1).min(excerpt.len());
+            bounded(excerpt[from..until].iter())
+        }
+        None => {
+            let stream = domain::line::Stream::Stdout;
+            vec![ExcerptLine { seq, stream, text: cut(first_line, EXCERPT_BYTES_MAX).to_owned() }]
+        }
+    }
+}
+
+fn last(excerpt: &[ExcerptLine]) -> Vec<ExcerptLine> {
+    let mut bytes = 0;
+    let fitting = |line: &&ExcerptLine| {
+        bytes += line.text.len();
+        bytes <= EXCERPT_BYTES_MAX
+    };
+    let mut lines: Vec<ExcerptLine> = excerpt.iter().rev().take(LAST_LINES).take_while(fitting).cloned().collect();
+    lines.reverse();
+    match (lines.is_empty(), excerpt.last()) {
+        (true, Some(line)) => bounded(std::iter::once(line)),
+        _ => lines,
+    }
+}
+
+fn bounded<'l>(lines: impl Iterator<Item = &'l ExcerptLine>) -> Vec<ExcerptLine> {
+    let mut left = EXCERPT_BYTES_MAX;
+    let mut kept = Vec::new();
+    for line in lines {
+        let text = cut(&line.text, left);
+        left -= text.len();
+        kept.push(ExcerptLine { text: text.to_owned(), ..line.clone() });
+    }
+    kept
+}
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+/// One message for many transitions.
+pub fn digest(transitions: &[&Transition], links: &Links) -> Alert {
+    let mut kinds: BTreeMap<AlertKind, u32> = BTreeMap::new();
+    for transition in transitions {
+        *kinds.entry(transition.kind).or_default() += 1;
+    }
+    let counts: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+    let mut jobs: Vec<String> = transitions.iter().map(|transition| transition.key().to_string()).collect();
+    jobs.sort();
+    jobs.dedup();
+    let unnamed = jobs.len().saturating_sub(DIGEST_JOBS_NAMED);
+    jobs.truncate(DIGEST_JOBS_NAMED);
+    let more = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
+    let group = transitions.first().map(|transition| transition.group.clone()).unwrap_or_default();
+    let one_group = transitions.iter().all(|transition| transition.group == group);
+    let nobody =
+        Transition::new(String::new(), AlertKind::Digest, &domain::job::JobKey::new("", ""), "", jiff::Timestamp::MIN);
+    Alert {
+        kind: AlertKind::Digest,
+        group: if one_group { group } else { String::new() },
+        job: String::new(),
+        run_id: None,
+        nominal: None,
+        outcome: None,
+        reason: format!("{} alerts at once: {}; {}{more}", transitions.len(), counts.join(", "), jobs.join(", ")),
+        exit_code: None,
+        host: None,
+        since: transitions.iter().filter_map(|transition| transition.since).min(),
+        count: transitions.len() as u32,
+        excerpt: Vec::new(),
+        rule: None,
+        links: links.of(&nobody, None),
+    }
+}

@@ -1,0 +1,114 @@
+//! Old runs go: by age, and by number per job. Called now and then; each call does a bounded part and the next goes on.
+//! Never removes a run that is open.
+
+use std::time::Duration;
+
+use domain::job::JobKey;
+use domain::ports::{Cursor, Ports, RunQuery};
+use domain::run::RunId;
+use jiff::Timestamp;
+
+use crate::making::earlier;
+use crate::settings::{self, PRUNER, PrunerState};
+use crate::{Result, overdue};
+
+/// What is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    pub age_max: Duration,
+    /// The newest runs of each job.
+    pub runs_per_job_max: usize,
+}
+
+impl Default for Keep {
+    /// A quarter of a year, and a week of a job that runs every minute.
+    fn default() -> Keep {
+        Keep { age_max: Duration::from_secs(90 * 86_400), runs_per_job_max: 10_000 }
+    }
+}
+
+/// Runs removed by age, and looked at per job, in one step.
+const BATCH_MAX: usize = 500;
+
+/// Batches by age in one call.
+const BATCHES_MAX: usize = 20;
+
+/// Jobs whose number of runs is looked at in one call.
+const JOBS_MAX: usize = 100;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub removed: u32,
+    /// There may be more to remove by age.
+    pub more: bool,
+}
+
+/// Removes a bounded part of what need not be kept.
+///
+/// # Errors
+/// A port's.
+pub async fn tick(ports: &Ports, keep: &Keep, now: Timestamp) -> Result<Summary> {
+    let mut summary = Summary::default();
+    by_age(ports, keep, now, &mut summary).await?;
+    by_number(ports, keep, &mut summary).await?;
+    overdue::forget_runners(ports, now).await?;
+    Ok(summary)
+}
+
+async fn by_age(ports: &Ports, keep: &Keep, now: Timestamp, summary: &mut Summary) -> Result<()> {
+    let query = RunQuery { until: Some(earlier(now, keep.age_max)), ..RunQuery::default() };
+    let mut after: Option<Cursor> = None;
+    for _ in 0..BATCHES_MAX {
+        let page = ports.runs.list(&query, after.as_ref(), BATCH_MAX).await?;
+        remove(ports, page.records.iter().map(|stored| &stored.record), summary).await?;
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+    summary.more = true;
+    Ok(())
+}
+
+async fn by_number(ports: &Ports, keep: &Keep, summary: &mut Summary) -> Result<()> {
+    let mut state = settings::read::<PrunerState>(ports, PRUNER).await?;
+    let page = ports.jobs.list(None, state.value.after.as_ref(), JOBS_MAX).await?;
+    for stored in &page.records {
+        surplus(ports, &stored.key, keep.runs_per_job_max, summary).await?;
+    }
+    state.value.after = page.next;
+    state.write(ports).await?;
+    Ok(())
+}
+
+/// Removes the runs of a job beyond its newest ones.
+async fn surplus(ports: &Ports, key: &JobKey, most: usize, summary: &mut Summary) -> Result<()> {
+    let query = RunQuery::of_job(key);
+    if ports.runs.count(&query).await?.scheduled <= most as u64 {
+        return Ok(());
+    }
+    let (mut kept, mut after) = (0, None);
+    loop {
+        let page = ports.runs.list(&query, after.as_ref(), BATCH_MAX).await?;
+        let first = most.saturating_sub(kept).min(page.records.len());
+        remove(ports, page.records[first..].iter().map(|stored| &stored.record), summary).await?;
+        kept += first;
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+async fn remove<'r>(
+    ports: &Ports,
+    runs: impl Iterator<Item = &'r domain::run::Run>,
+    summary: &mut Summary,
+) -> Result<()> {
+    let run_ids: Vec<RunId> = runs.filter(|run| !run.is_open()).map(|run| run.run_id.clone()).collect();
+    if !run_ids.is_empty() {
+        ports.runs.remove(&run_ids).await?;
+        summary.removed += run_ids.len() as u32;
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Held runs: those of a maintenance window start (or not) when it is over, those that wait for earlier runs of their
+//! job start when these have ended. Called after each collection and every minute.
+
+use std::collections::BTreeMap;
+
+use domain::job::{CatchUp, Concurrency, Job, JobKey};
+use domain::ports::{Ports, RunQuery, RunWrite, Stored, Written};
+use domain::run::{Outcome, Run};
+use jiff::Timestamp;
+
+use crate::ending::{Known, declare, jobs_of, write_one};
+use crate::maintenance::{self, Windows};
+use crate::making::{order_of, start_by};
+use crate::scheduler::open_runs;
+use crate::{Result, overdue};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub released: u32,
+    pub skipped: u32,
+}
+
+/// Releases what may start.
+///
+/// # Errors
+/// A port's.
+pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
+    let mut summary = Summary::default();
+    let held = held_jobs(ports).await?;
+    if held.is_empty() {
+        return Ok(summary);
+    }
+    let windows = maintenance::read(ports).await?;
+    let jobs = jobs_of(ports, held.keys().cloned()).await?;
+    for key in held.keys() {
+        // Read again by job, all of its open runs: the pages above may be older.
+        let mut open = open_runs(ports, key).await?;
+        open.sort_by(|one, other| one.record.run_id.cmp(&other.record.run_id));
+        match jobs.get(key) {
+            Some(job) => release_job(ports, job, open, &windows, now, &mut summary).await?,
+            None => {
+                for run in open.iter().filter(|run| run.record.held) {
+                    let reason = "the job was removed while the run waited".to_owned();
+                    declare(ports, Known(None), run, Outcome::Skipped, reason, now).await?;
+                    summary.skipped += 1;
+                }
+            }
+        }
+    }
+    Ok(summary)
+}
+
+async fn held_jobs(ports: &Ports) -> Result<BTreeMap<JobKey, u32>> {
+    let mut held: BTreeMap<JobKey, u32> = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let page = ports.runs.list(&RunQuery::open(), after.as_ref(), overdue::PAGE_MAX).await?;
+        for run in page.records.iter().filter(|run| run.record.held) {
+            *held.entry(run.record.key()).or_default() += 1;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(held);
+        }
+    }
+}
+
+/// `open`: all open runs of the job, oldest first.
+async fn release_job(
+    ports: &Ports,
+    job: &Job,
+    open: Vec<Stored<Run>>,
+    windows: &Windows,
+    now: Timestamp,
+    summary: &mut Summary,
+) -> Result<()> {
+    if windows.on(&job.group, now).is_some() {
+        return Ok(());
+    }
+    let mut begun = open.iter().filter(|run| !run.record.held).count();
+    let mut waiting: Vec<&Stored<Run>> = open.iter().filter(|run| run.record.held).collect();
+    for overtaken in caught_up_once(&mut waiting, windows, job) {
+        let newest = waiting.last().map(|run| run.record.nominal).unwrap_or(now);
+        let reason = format!("caught up by the run of {newest} after maintenance");
+        declare(ports, Known(Some(job)), overtaken, Outcome::Skipped, reason, now).await?;
+        summary.skipped += 1;
+    }
+    if job.concurrency == Concurrency::Replace {
+        // Of several that wait to replace, the newest does.
+        while waiting.len() > 1 {
+            let reason = "replaced by a newer run before it began".to_owned();
+            declare(ports, Known(Some(job)), waiting.remove(0), Outcome::Skipped, reason, now).await?;
+            summary.skipped += 1;
+        }
+    }
+    for run in waiting {
+        if begun > 0 && job.concurrency != Concurrency::Allow {
+            return Ok(());
+        }
+        if release(ports, job, run, now).await? {
+            summary.released += 1;
+            begun += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Takes out of `waiting` (oldest first) the runs that a window with `once` held, but for the newest of them.
+fn caught_up_once<'r>(waiting: &mut Vec<&'r Stored<Run>>, windows: &Windows, job: &Job) -> Vec<&'r Stored<Run>> {
+    let of_once = |run: &Stored<Run>| {
+        let nominal = run.record.nominal;
+        windows.0.iter().any(|window| window.catch_up == CatchUp::Once && window.covers(&job.group, nominal))
+    };
+    let Some(newest) = waiting.iter().rposition(|run| of_once(run)) else { return Vec::new() };
+    let (overtaken, kept): (Vec<_>, Vec<_>) =
+        std::mem::take(waiting).into_iter().enumerate().partition(|(place, run)| *place < newest && of_once(run));
+    *waiting = kept.into_iter().map(|(_, run)| run).collect();
+    overtaken.into_iter().map(|(_, run)| run).collect()
+}
+
+/// Lets a held run start. Should the order get lost with this call, overdue sends it again.
+async fn release(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestamp) -> Result<bool> {
+    let mut run = held.record.clone();
+    run.held = false;
+    run.reason = None;
+    run.not_before = Some(now);
+    run.start_by = Some(start_by(job, now));
+    let write = RunWrite { run: run.clone(), expected: Some(held.version), alert: None };
+    if write_one(ports, write).await? != Written::Done {
+        return Ok(false);
+    }
+    ports.orders.send(&[order_of(&run, job, now)]).await?;
+    Ok(true)
+}

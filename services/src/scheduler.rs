@@ -1,0 +1,362 @@
+//! What is due becomes runs and orders. Called every minute, and earlier when [`next_wake`] says so.
+//!
+//! The due index holds one entry a job: its next firing. A tick reads the entries up to now, plans each job's firings
+//! since its entry (`firing`), creates the runs, sends the orders, puts the next entries, and only then removes the old
+//! ones. A tick that dies between any two of these steps leaves the entry; the next one does the same again, finds the
+//! runs there already, and sends their orders again, which the claim makes harmless.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use domain::job::{Concurrency, Job, JobKey};
+use domain::order::Order;
+use domain::ports::{AlertStep, Due, PortError, Ports, RunQuery, RunWrite, Stored, StoredJob, Which, Written};
+use domain::run::{Outcome, Run, State};
+use domain::schedule::Schedule;
+use jiff::Timestamp;
+
+use crate::admission::{Admission, admit};
+use crate::alerts::bad_job;
+use crate::ending::{Known, declare, write_one, write_with_alerts};
+use crate::firing::{Intended, Intent, Situation, plan};
+use crate::making::{due_after, earlier, later, order_of, run_of_firing, schedule_of};
+use crate::settings::{self, SCHEDULER, SchedulerState};
+use crate::{Error, Result, maintenance};
+
+/// How far behind its cursor a tick looks again: entries written late by another scheduler or an edit.
+pub const LOOK_BACK: Duration = Duration::from_secs(600);
+
+/// The same for the very first tick of an installation.
+pub const FIRST_LOOK_BACK: Duration = Duration::from_secs(86_400);
+
+/// Entries dealt with together.
+const CHUNK_MAX: usize = 500;
+
+/// Entries dealt with in one tick; the rest wait for the next one, which [`Summary::more`] asks for at once.
+const ENTRIES_PER_TICK_MAX: usize = 20_000;
+
+/// Open runs of one job that concurrency looks at.
+const OPEN_RUNS_MAX: usize = 1000;
+
+/// The loop ticks at least this often.
+pub const TICK_MAX: Duration = Duration::from_secs(60);
+
+/// What a tick did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Runs that were created and ordered.
+    pub started: u32,
+    pub held: u32,
+    pub skipped: u32,
+    pub missed: u32,
+    /// Orders sent again for runs that an earlier tick had created.
+    pub again: u32,
+    /// Entries of jobs that were edited or removed since.
+    pub dropped: u32,
+    pub bad_jobs: u32,
+    /// Jobs that could not be dealt with now; the next tick tries again.
+    pub failed: u32,
+    /// There is more to do: tick again at once.
+    pub more: bool,
+}
+
+/// Fires everything that is due at `now`.
+///
+/// # Errors
+/// A port's. What was not done is done by the next tick.
+pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
+    let mut state = settings::read::<SchedulerState>(ports, SCHEDULER).await?;
+    let windows = maintenance::read(ports).await?;
+    let situation = Situation { now, ticked_at: state.value.ticked_at, windows: &windows };
+    let from = match state.value.cursor {
+        Some(cursor) => earlier(cursor.min(now), LOOK_BACK),
+        None => earlier(now, FIRST_LOOK_BACK),
+    };
+    let mut tick = Tick { ports, situation, summary: Summary::default(), unfinished: None };
+    for shard in 0..ports.due.shards() {
+        tick.shard(shard, from).await?;
+    }
+    let Tick { summary, unfinished, .. } = tick;
+    let cursor = unfinished.map_or(now, |oldest| oldest.min(now));
+    state.value.ticked_at = Some(state.value.ticked_at.map_or(now, |before| before.max(now)));
+    state.value.cursor = Some(cursor);
+    // Another scheduler may have written first: then it has come as far.
+    state.write(ports).await?;
+    Ok(summary)
+}
+
+/// When the loop is to tick next: at the next full minute, or when something is due before.
+///
+/// # Errors
+/// A port's.
+pub async fn next_wake(ports: &Ports, now: Timestamp) -> Result<Timestamp> {
+    let minute = now.as_second().div_euclid(60) * 60 + TICK_MAX.as_secs() as i64;
+    let mut wake = Timestamp::from_second(minute).unwrap_or(Timestamp::MAX);
+    let from = later(now, Duration::from_nanos(1));
+    for shard in 0..ports.due.shards() {
+        let next = ports.due.list(shard, from, wake, 1).await?;
+        wake = next.first().map_or(wake, |entry| entry.at.min(wake));
+    }
+    Ok(wake)
+}
+
+struct Tick<'t> {
+    ports: &'t Ports,
+    situation: Situation<'t>,
+    summary: Summary,
+    /// The oldest instant that is not dealt with.
+    unfinished: Option<Timestamp>,
+}
+
+/// What a chunk of entries comes to before anything is written.
+#[derive(Default)]
+struct Plan {
+    /// Runs to create, and the order to send when it is theirs to start.
+    runs: Vec<(Run, bool)>,
+    next: Vec<Due>,
+    done: Vec<Due>,
+    jobs: BTreeMap<JobKey, Job>,
+}
+
+impl Tick<'_> {
+    async fn shard(&mut self, shard: u32, from: Timestamp) -> Result<()> {
+        let mut seen: HashSet<Due> = HashSet::new();
+        loop {
+            let entries = self.ports.due.list(shard, from, self.situation.now, CHUNK_MAX + seen.len()).await?;
+            let mut fresh: Vec<Due> = entries.into_iter().filter(|entry| !seen.contains(entry)).collect();
+            fresh.truncate(CHUNK_MAX);
+            let Some(first) = fresh.first() else { return Ok(()) };
+            if seen.len() >= ENTRIES_PER_TICK_MAX {
+                self.left(first.at);
+                self.summary.more = true;
+                return Ok(());
+            }
+            seen.extend(fresh.iter().cloned());
+            self.entries(fresh).await?;
+        }
+    }
+
+    fn left(&mut self, at: Timestamp) {
+        self.unfinished = Some(self.unfinished.map_or(at, |oldest| oldest.min(at)));
+    }
+
+    /// Deals with a chunk; when a port refuses it for good, with each job alone, so that one job stops no other.
+    async fn entries(&mut self, entries: Vec<Due>) -> Result<()> {
+        let by_job = by_job(entries);
+        let keys: Vec<JobKey> = by_job.keys().cloned().collect();
+        let jobs: BTreeMap<JobKey, StoredJob> =
+            self.ports.jobs.get(&keys).await?.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
+        match self.chunk(&by_job, &jobs).await {
+            Err(Error::Port(PortError::Permanent(_))) if by_job.len() > 1 => {}
+            Err(Error::Port(PortError::Permanent(says))) => return self.failed(&by_job, &says).await,
+            other => return other,
+        }
+        for (key, entries) in by_job {
+            let alone = BTreeMap::from([(key, entries)]);
+            match self.chunk(&alone, &jobs).await {
+                Err(Error::Port(PortError::Permanent(says))) => self.failed(&alone, &says).await?,
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn failed(&mut self, by_job: &BTreeMap<JobKey, Vec<Due>>, says: &str) -> Result<()> {
+        for (key, entries) in by_job {
+            tracing::error!(job = %key, error = says, "the firings of a job could not be recorded");
+            self.summary.failed += 1;
+            self.tell_bad(key, says).await?;
+            if let Some(first) = entries.iter().map(|entry| entry.at).min() {
+                self.left(first);
+            }
+        }
+        Ok(())
+    }
+
+    async fn chunk(&mut self, by_job: &BTreeMap<JobKey, Vec<Due>>, jobs: &BTreeMap<JobKey, StoredJob>) -> Result<()> {
+        let mut chunk = Plan::default();
+        for (key, entries) in by_job {
+            match jobs.get(key).map(|stored| &stored.job) {
+                None => self.summary.dropped += entries.len() as u32,
+                Some(Err(says)) => self.tell_bad(key, says).await?,
+                Some(Ok(job)) => match schedule_of(job) {
+                    Err(says) => self.tell_bad(key, &says).await?,
+                    Ok(schedule) => self.job(&mut chunk, job, &schedule, entries).await?,
+                },
+            }
+            chunk.done.extend(entries.iter().cloned());
+        }
+        self.carry_out(chunk).await
+    }
+
+    async fn tell_bad(&mut self, key: &JobKey, says: &str) -> Result<()> {
+        self.summary.bad_jobs += 1;
+        let transitions = vec![bad_job(key, says, self.situation.now)];
+        self.ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
+        Ok(())
+    }
+
+    /// Plans one job. What ends at once with an alert (missed) is written here, as each moves the job's alert state.
+    async fn job(&mut self, chunk: &mut Plan, job: &Job, schedule: &Schedule, entries: &[Due]) -> Result<()> {
+        let timing = job.timing();
+        let valid = entries.iter().filter(|entry| entry.timing == timing).map(|entry| entry.at);
+        let Some(from) = valid.min() else {
+            self.summary.dropped += entries.len() as u32;
+            return Ok(());
+        };
+        let now = self.situation.now;
+        let intended = plan(job, schedule, from, &self.situation);
+        let mut open = match job.concurrency {
+            Concurrency::Allow => Vec::new(),
+            _ => open_runs(self.ports, &job.key()).await?,
+        };
+        for one in intended {
+            self.intended(chunk, job, one, &mut open).await?;
+        }
+        chunk.next.extend(due_after(job, schedule, now));
+        chunk.jobs.insert(job.key(), job.clone());
+        Ok(())
+    }
+
+    async fn intended(
+        &mut self,
+        chunk: &mut Plan,
+        job: &Job,
+        one: Intended,
+        open: &mut Vec<Stored<Run>>,
+    ) -> Result<()> {
+        let now = self.situation.now;
+        let trigger = match &one.intent {
+            Intent::Start(trigger) => *trigger,
+            Intent::Hold(_) => domain::run::Trigger::CatchUp,
+            Intent::Skip(_) | Intent::Miss(_) => domain::run::Trigger::Schedule,
+        };
+        let mut run = run_of_firing(job, one.nominal, trigger, now);
+        match one.intent {
+            Intent::Skip(reason) => run.end(Outcome::Skipped, reason, now),
+            Intent::Hold(reason) => hold(&mut run, reason),
+            Intent::Miss(reason) => {
+                run.end(Outcome::Missed, reason, now);
+                let occurrence = domain::alert::Occurrence::Ended(Outcome::Missed);
+                let written = write_with_alerts(self.ports, Known(Some(job)), &run, None, occurrence, now).await?;
+                self.summary.missed += u32::from(written == Written::Done);
+                return Ok(());
+            }
+            Intent::Start(_) => admitted(self.ports, job, &mut run, open, now).await?,
+        }
+        if run.is_open() {
+            open.push(Stored { record: run.clone(), version: 1 });
+        }
+        let start = run.is_open() && !run.held;
+        chunk.runs.push((run, start));
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, chunk: Plan) -> Result<()> {
+        let writes: Vec<RunWrite> =
+            chunk.runs.iter().map(|(run, _)| RunWrite { run: run.clone(), expected: None, alert: None }).collect();
+        let written = if writes.is_empty() { Vec::new() } else { self.ports.runs.write(&writes).await? };
+        let mut orders: Vec<Order> = Vec::new();
+        for ((run, start), written) in chunk.runs.iter().zip(written) {
+            let Some(job) = chunk.jobs.get(&run.key()) else { continue };
+            match written {
+                Written::Done if *start => {
+                    self.summary.started += 1;
+                    orders.push(order_of(run, job, self.situation.now));
+                }
+                Written::Done if run.held => self.summary.held += 1,
+                Written::Done => self.summary.skipped += 1,
+                Written::Conflict(Some(stored)) if waits_for_a_runner(&stored.record) => {
+                    self.summary.again += 1;
+                    orders.push(order_of(&stored.record, job, self.situation.now));
+                }
+                Written::Conflict(_) | Written::AlertConflict => {}
+            }
+        }
+        if !orders.is_empty() {
+            self.ports.orders.send(&orders).await?;
+        }
+        if !chunk.next.is_empty() {
+            self.ports.due.put(&chunk.next).await?;
+        }
+        // An entry may be its own successor where somebody set the clock back; it must then stay.
+        let next: BTreeSet<&Due> = chunk.next.iter().collect();
+        let done: Vec<Due> = chunk.done.iter().filter(|entry| !next.contains(entry)).cloned().collect();
+        Ok(self.ports.due.remove(&done).await?)
+    }
+}
+
+fn by_job(entries: Vec<Due>) -> BTreeMap<JobKey, Vec<Due>> {
+    let mut by_job: BTreeMap<JobKey, Vec<Due>> = BTreeMap::new();
+    for entry in entries {
+        by_job.entry(entry.key.clone()).or_default().push(entry);
+    }
+    by_job
+}
+
+fn hold(run: &mut Run, reason: String) {
+    run.held = true;
+    run.reason = Some(reason);
+    run.start_by = None;
+}
+
+/// Whether its order may be on its way, or may never have been sent.
+pub(crate) fn waits_for_a_runner(run: &Run) -> bool {
+    run.state == State::Scheduled && !run.held
+}
+
+/// A job's open runs, newest first.
+pub(crate) async fn open_runs(ports: &Ports, key: &JobKey) -> Result<Vec<Stored<Run>>> {
+    let query = RunQuery { which: Which::Open, ..RunQuery::of_job(key) };
+    Ok(ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records)
+}
+
+/// Lets a run in, or holds or skips it, as the job's concurrency says; makes earlier runs give way to it.
+pub(crate) async fn admitted(
+    ports: &Ports,
+    job: &Job,
+    run: &mut Run,
+    open: &mut Vec<Stored<Run>>,
+    now: Timestamp,
+) -> Result<()> {
+    open.retain(|other| other.record.run_id != run.run_id);
+    let others: Vec<&Run> = open.iter().map(|stored| &stored.record).collect();
+    match admit(job, run, &others) {
+        Admission::Start => {}
+        Admission::Hold(reason) => hold(run, reason),
+        Admission::Skip(reason) => run.end(Outcome::Skipped, reason, now),
+        Admission::Replace { hold: held } => {
+            for other in std::mem::take(open) {
+                if let Some(left) = give_way(ports, job, other, run, now).await? {
+                    open.push(left);
+                }
+            }
+            if let Some(reason) = held {
+                hold(run, reason);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Skips a run that has not begun, and asks one that has to stop (then it is still there).
+async fn give_way(
+    ports: &Ports,
+    job: &Job,
+    mut other: Stored<Run>,
+    by: &Run,
+    now: Timestamp,
+) -> Result<Option<Stored<Run>>> {
+    if other.record.state == State::Scheduled {
+        let reason = format!("replaced by run {} before it began", by.run_id);
+        declare(ports, Known(Some(job)), &other, Outcome::Skipped, reason, now).await?;
+        return Ok(None);
+    }
+    if other.record.stop_requested_at.is_none() {
+        other.record.stop_requested_at = Some(now);
+        other.record.reason = Some(format!("replaced by run {}", by.run_id));
+        let write = RunWrite { run: other.record.clone(), expected: Some(other.version), alert: None };
+        write_one(ports, write).await?;
+    }
+    Ok(Some(other))
+}
