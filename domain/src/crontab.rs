@@ -68,6 +68,8 @@ struct Reader {
     jobs: Vec<Job>,
     /// Where each job stands, to name it when another has the same name.
     lines: HashMap<JobKey, u32>,
+    /// How many entries without a name share one by being equal.
+    equals: HashMap<JobKey, u32>,
     /// The assignments so far; each entry gets a copy of what stands above it.
     environment: BTreeMap<String, String>,
     zone: Option<String>,
@@ -86,6 +88,7 @@ impl Reader {
             document: Document::empty(file),
             jobs: Vec::new(),
             lines: HashMap::new(),
+            equals: HashMap::new(),
             environment: BTreeMap::new(),
             zone: None,
             defaults: Vec::new(),
@@ -113,7 +116,7 @@ impl Reader {
             Ok(Line::Assignment(assignment)) => self.assignment(number, assignment),
             Ok(Line::Entry(entry)) => self.entry(number, &entry),
             Err(says) => {
-                self.pending = None;
+                (self.pending, self.spoiled) = (None, false);
                 self.fault(number, text.trim(), says);
             }
         }
@@ -236,20 +239,21 @@ impl Reader {
     }
 
     /// Gives an entry without a name that equals an earlier one a number; two entries cannot be named alike on purpose.
-    fn rename(&self, number: u32, entry: &Entry<'_>, earlier: u32, job: &mut Job) -> bool {
+    fn rename(&mut self, number: u32, entry: &Entry<'_>, earlier: u32, job: &mut Job) -> bool {
         let unnamed = naming::name_of(entry);
         if job.name != unnamed {
             let says = format!("line {earlier} has a job of this name already; give one of them another name or group");
             self.fault(number, &job.key().to_string(), says);
             return false;
         }
-        let mut count = 2;
+        let count = self.equals.entry(job.key()).or_insert(1);
         while self.lines.contains_key(&job.key()) {
+            *count += 1;
             job.name = format!("{unnamed}-{count}");
-            count += 1;
         }
+        let also = &job.name;
         let says =
-            format!("as on line {earlier}, so it also runs as `{}`; remove one, or write # sexton: name=...", job.name);
+            format!("as on line {earlier}, so it also runs as `{also}`; remove one, or write # sexton: name=...");
         self.warn(number, entry.text, format!("the same entry {says}"));
         true
     }

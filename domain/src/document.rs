@@ -3,7 +3,7 @@
 //! Jobs, sinks, rules and the configuration are all read through [`Section`]. A reader takes each key that it knows
 //! out of its section; what is left at [`Section::finish`] is unknown and is reported with the nearest known name.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -19,6 +19,8 @@ use crate::units;
 pub struct Document {
     file: Rc<str>,
     faults: Rc<RefCell<Vec<Fault>>>,
+    /// How many of them refuse the file; asked for after every entry of large files.
+    refusals: Rc<Cell<usize>>,
 }
 
 /// One table of the file. Taking a key marks it as known.
@@ -65,7 +67,7 @@ impl Document {
 
     /// A document with nothing read yet; for files that are not TOML.
     pub fn empty(file: &str) -> Document {
-        Document { file: file.into(), faults: Rc::default() }
+        Document { file: file.into(), faults: Rc::default(), refusals: Rc::default() }
     }
 
     /// A section of plain words, as a comment of a crontab has them: `timeout=2h rules=default,python alert.after=2`.
@@ -90,12 +92,13 @@ impl Document {
     }
 
     pub fn push(&self, fault: Fault) {
+        self.refusals.set(self.refusals.get() + usize::from(fault.level == Level::Fault));
         self.faults.borrow_mut().push(fault);
     }
 
     /// How many faults that refuse the file were found so far.
     pub fn fault_count(&self) -> usize {
-        self.faults.borrow().iter().filter(|fault| fault.level == Level::Fault).count()
+        self.refusals.get()
     }
 
     /// All faults and warnings found so far, by line.
