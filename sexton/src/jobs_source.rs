@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use domain::crontab::{self, Format};
 use domain::fault::{Fault, Faults, Level};
 use domain::job::Job;
-use domain::jobs_file::{self, GROUP_DEFAULT};
+use domain::jobs_file::GROUP_DEFAULT;
+use domain::lint;
 
 use crate::configuration::{FILE_BYTES_MAX, read_text};
 use crate::failure::Failure;
@@ -70,12 +70,8 @@ impl JobsSource {
     pub fn parse(&self) -> Result<Parsed, Failure> {
         let text = if self.is_standard_input() { standard_input()? } else { read_text(&self.path)? };
         let shown = if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
-        let (jobs, faults) = if self.path.extension().is_some_and(|extension| extension == "toml") {
-            jobs_file::parse(&shown, &text)
-        } else {
-            let system = self.system || self.absolute().starts_with(Path::new(SYSTEM_FOLDER));
-            crontab::parse(&shown, &text, if system { Format::System } else { Format::User })
-        };
+        let system = self.system || self.absolute().starts_with(Path::new(SYSTEM_FOLDER));
+        let (jobs, faults) = lint::parse_any(&shown, &text, system);
         Ok(self.settled(&shown, jobs, faults))
     }
 

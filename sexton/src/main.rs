@@ -11,6 +11,7 @@ mod failure;
 mod jobs_source;
 mod log;
 mod output;
+mod setup;
 mod state;
 mod up;
 

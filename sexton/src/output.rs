@@ -239,6 +239,6 @@ mod tests {
         let mut table = Table::new(&["job", "outcome"]);
         table.row(vec!["db/dump".into(), "failed".into()]);
         table.row(vec!["db/\u{1b}[2Jx".into(), String::new()]);
-        assert_eq!(table.to_text(), "job        outcome\ndb/dump    failed\ndb/\u{fffd}[2Jx\n");
+        assert_eq!(table.to_text(), "job       outcome\ndb/dump   failed\ndb/\u{fffd}[2Jx\n");
     }
 }

@@ -1,3 +1,115 @@
-#[derive(Debug, clap::Args)]
-pub struct Arguments {}
-pub fn run(_: Arguments) -> crate::failure::Outcome { Ok(0) }
+//! `check`: validates the configuration and really reaches everything it names. One line each; sends nothing.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use embedded::Embedded;
+use serde_json::json;
+
+use crate::channels::Channels;
+use crate::client::block_on;
+use crate::failure::{BAD, DONE, Failure, Outcome};
+use crate::jobs_source::{JobsSource, read_source};
+use crate::output::Output;
+use crate::setup::{Overrides, Setup};
+use crate::state::State;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// State directory of an `up` on this machine
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    sinks: Option<PathBuf>,
+    /// A rule pack, or a directory of them; may be given again
+    #[arg(long, value_name = "PATH")]
+    rules: Vec<PathBuf>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints each finding as soon as it is known: reaching a dead server takes its time.
+struct Findings {
+    out: Output,
+    json: bool,
+    bad: bool,
+}
+
+impl Findings {
+    fn add(&mut self, what: &str, name: &str, found: Result<String, String>) -> Result<(), Failure> {
+        let good = found.is_ok();
+        self.bad |= !good;
+        let says = found.unwrap_or_else(|says| says);
+        if self.json {
+            self.out.json(&json!({ "what": what, "name": name, "ok": good, "says": says }))?;
+        } else {
+            let sign = if good { "ok  " } else { "BAD " };
+            self.out.line(&format!("{sign} {what} {name}: {says}"))?;
+        }
+        self.out.flush()
+    }
+}
+
+pub fn run(arguments: Arguments) -> Outcome {
+    let shown = arguments.config.as_ref().map(|path| path.display().to_string());
+    let overrides = Overrides {
+        config: arguments.config,
+        state: arguments.state,
+        sinks: arguments.sinks,
+        rules: arguments.rules,
+    };
+    let setup = Setup::load(overrides)?;
+    let mut findings = Findings { out: Output::new(), json: arguments.json, bad: false };
+    if let Some(shown) = shown {
+        findings.add("configuration", &shown, Ok("no faults".to_owned()))?;
+    }
+    findings.add("state", &setup.state.dir.display().to_string(), check_state(&setup.state))?;
+    findings.add("table", &setup.state.database().display().to_string(), check_database(&setup.state))?;
+    for path in setup.configuration.crontabs.iter().chain(&setup.configuration.jobs) {
+        findings.add("jobs", &path.display().to_string(), check_jobs(path))?;
+    }
+    let packs: Vec<&str> = setup.packs.names().collect();
+    let examples = setup.packs.check_examples();
+    let examples = if examples.refuse() { Err(examples.to_string()) } else { Ok("every example is judged as it says".to_owned()) };
+    findings.add("rules", &packs.join(", "), examples)?;
+    block_on(async {
+        for sink in &setup.sinks {
+            findings.add("sink", &sink.name, sinks::check::check(sink).await)?;
+        }
+        let channels = Channels::new(setup.configuration.channels)?;
+        for name in channels.names() {
+            let found = channels.probe(name).await.map(str::to_owned).map_err(|error| error.to_string());
+            findings.add("channel", name, found)?;
+        }
+        Ok(())
+    })?;
+    let bad = findings.bad;
+    findings.out.finish()?;
+    Ok(if bad { BAD } else { DONE })
+}
+
+fn check_state(state: &State) -> Result<String, String> {
+    state.create().map_err(|error| error.to_string())?;
+    let probe = state.dir.join(format!("check.{}", std::process::id()));
+    std::fs::write(&probe, b"").map_err(|why| format!("cannot be written to: {why}"))?;
+    std::fs::remove_file(&probe).map_err(|why| format!("cannot be cleaned: {why}"))?;
+    match state.server() {
+        Some(server) => Ok(format!("can be written to; pid {} serves it at {}", server.pid, server.url)),
+        None => Ok("can be written to; no `up` serves it".to_owned()),
+    }
+}
+
+fn check_database(state: &State) -> Result<String, String> {
+    Embedded::open(&state.database()).map(|_| "opens".to_owned()).map_err(|error| error.to_string())
+}
+
+fn check_jobs(path: &Path) -> Result<String, String> {
+    match read_source(&JobsSource::new(path)) {
+        Ok(read) => Ok(format!("{} jobs, {} warnings", read.jobs.len(), read.warnings.0.len())),
+        Err(Failure::Wrong(says) | Failure::Bad(says)) => Err(says.join("; ")),
+        Err(Failure::ReaderGone) => Err("cannot be read".to_owned()),
+    }
+}

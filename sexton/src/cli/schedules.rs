@@ -1,15 +1,12 @@
 //! `next`, `plan` and `lint`: what schedules and files mean. Needs nothing running.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::path::PathBuf;
 
 use clap::Args;
 use domain::fault::Level;
-use domain::job::Job;
-use domain::jobs_file::fields;
+use domain::plan;
 use domain::schedule::{Context, Firing, Schedule, Trigger, zone_named};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::failure::{DONE, Failure, Outcome, WRONG, tell_line};
@@ -137,7 +134,7 @@ pub fn plan(arguments: PlanArguments) -> Outcome {
         tell_line(&warning.to_string());
     }
     let mut out = Output::new();
-    for (job, firing) in Plan::new(&read.jobs, from, to)? {
+    for (job, firing) in plan::plan(&read.jobs, from, to)? {
         let zone = zone_named(&job.zone).map_err(Failure::wrong)?;
         let (local, note) = (output::local(firing.at, &zone), firing.note.as_deref());
         match Form::of(arguments.json) {
@@ -152,49 +149,6 @@ pub fn plan(arguments: PlanArguments) -> Outcome {
     }
     out.finish()?;
     Ok(DONE)
-}
-
-/// The firings of all jobs, merged by instant; ties in the order of the file. One firing a job is held.
-struct Plan<'j> {
-    jobs: &'j [Job],
-    schedules: Vec<Option<Schedule>>,
-    held: Vec<Option<Firing>>,
-    upcoming: BinaryHeap<Reverse<(Timestamp, usize)>>,
-    to: Timestamp,
-}
-
-impl<'j> Plan<'j> {
-    fn new(jobs: &'j [Job], from: Timestamp, to: Timestamp) -> Result<Plan<'j>, Failure> {
-        let mut plan = Plan { jobs, schedules: Vec::new(), held: Vec::new(), upcoming: BinaryHeap::new(), to };
-        // A firing at `from` itself belongs to the window.
-        let before = from.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(from);
-        for (index, job) in jobs.iter().enumerate() {
-            let schedule = fields::schedule(job, from).map_err(|says| Failure::wrong(format!("{}: {says}", job.key())))?;
-            plan.schedules.push(job.enabled.then_some(schedule));
-            plan.held.push(None);
-            plan.hold_next(index, before);
-        }
-        Ok(plan)
-    }
-
-    fn hold_next(&mut self, index: usize, after: Timestamp) {
-        let firing = self.schedules[index].as_ref().and_then(|schedule| schedule.next_after(after));
-        if let Some(firing) = firing.filter(|firing| firing.at < self.to) {
-            self.upcoming.push(Reverse((firing.at, index)));
-            self.held[index] = Some(firing);
-        }
-    }
-}
-
-impl<'j> Iterator for Plan<'j> {
-    type Item = (&'j Job, Firing);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let Reverse((at, index)) = self.upcoming.pop()?;
-        let firing = self.held[index].take()?;
-        self.hold_next(index, at);
-        Some((&self.jobs[index], firing))
-    }
 }
 
 pub fn lint(arguments: LintArguments) -> Outcome {

@@ -26,7 +26,7 @@ pub fn run(arguments: Arguments) -> Outcome {
             return Err(Failure::bad("the server's answer holds no sinks; is its version the same as ours?"));
         };
         let mut out = Output::new();
-        let mut table = Table::new(&["sink", "type", "lines behind", "bytes", "for", "lines/s", "oldest run", "last error"]);
+        let mut table = Table::new(&["sink", "type", "state", "lines behind", "bytes", "for", "lines/s", "dropped", "oldest run", "last error"]);
         for sink in sinks {
             if arguments.json { out.json(sink)? } else { table.row(row_of(sink)) }
         }
@@ -44,12 +44,14 @@ fn row_of(sink: &Value) -> Vec<String> {
     let behind = number("lag_seconds");
     vec![
         text("name"),
-        text("type"),
+        text("kind"),
+        text("state"),
         format!("{}", number("lag_lines")),
         bytes_readable(number("lag_bytes") as u64),
         if behind > 0.0 { readable(Duration::from_secs_f64(behind)) } else { dash() },
-        format!("{:.1}", number("lines_per_second")),
-        text("oldest_run"),
+        format!("{:.1}", number("rate_lines_per_second")),
+        format!("{}", number("dropped_lines")),
+        text("oldest_undelivered_run"),
         text("last_error"),
     ]
 }

@@ -1,0 +1,132 @@
+//! Faults as the API tells them: `{"error": "one lower-case sentence"}` and a status that says whose fault it is.
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use domain::ports::PortError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+#[derive(Debug)]
+pub struct ApiFault {
+    status: StatusCode,
+    says: String,
+}
+
+pub type ApiResult<T> = Result<T, ApiFault>;
+
+impl ApiFault {
+    /// The question cannot be understood.
+    pub fn question(says: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::BAD_REQUEST, says: says.into() }
+    }
+
+    /// What it is about does not exist.
+    pub fn missing(says: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::NOT_FOUND, says: says.into() }
+    }
+
+    /// It was understood and cannot be: the job is faulty.
+    pub fn unsound(says: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::UNPROCESSABLE_ENTITY, says: says.into() }
+    }
+
+    /// Not as things stand; later perhaps.
+    pub fn conflict(says: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::CONFLICT, says: says.into() }
+    }
+
+    pub fn ours(says: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::INTERNAL_SERVER_ERROR, says: says.into() }
+    }
+
+    pub fn refused() -> ApiFault {
+        let says = "the token is missing or not the right one; send `Authorization: Bearer` with the one in the state directory";
+        ApiFault { status: StatusCode::UNAUTHORIZED, says: says.to_owned() }
+    }
+}
+
+impl From<PortError> for ApiFault {
+    fn from(error: PortError) -> ApiFault {
+        let status = match &error {
+            PortError::Retry(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PortError::Permanent(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        ApiFault { status, says: error.to_string() }
+    }
+}
+
+impl From<services::Error> for ApiFault {
+    fn from(error: services::Error) -> ApiFault {
+        use services::Error::{BadJob, Contended, NoSuchJob, NoSuchRun, Port, Refused};
+        let says = error.to_string();
+        match error {
+            Port(error) => error.into(),
+            NoSuchJob(_) | NoSuchRun(_) => ApiFault::missing(says),
+            BadJob { .. } => ApiFault::unsound(says),
+            Refused(_) | Contended(_) => ApiFault::conflict(says),
+        }
+    }
+}
+
+impl From<JsonRejection> for ApiFault {
+    fn from(rejection: JsonRejection) -> ApiFault {
+        ApiFault { status: rejection.status(), says: rejection.body_text() }
+    }
+}
+
+impl From<QueryRejection> for ApiFault {
+    fn from(rejection: QueryRejection) -> ApiFault {
+        ApiFault { status: rejection.status(), says: rejection.body_text() }
+    }
+}
+
+impl IntoResponse for ApiFault {
+    fn into_response(self) -> Response {
+        if self.status.is_server_error() {
+            tracing::warn!(status = self.status.as_u16(), "a question could not be answered: {}", self.says);
+        }
+        (self.status, axum::Json(json!({ "error": self.says }))).into_response()
+    }
+}
+
+/// Bodies and parameters whose faults are told as all others are.
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = ApiFault;
+
+    async fn from_request(request: Request, state: &S) -> Result<Json<T>, ApiFault> {
+        let axum::Json(read) = axum::Json::from_request(request, state).await?;
+        Ok(Json(read))
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiFault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Query<T>, ApiFault> {
+        let axum::extract::Query(read) = axum::extract::Query::from_request_parts(parts, state).await?;
+        Ok(Query(read))
+    }
+}
+
+pub async fn no_such_page(uri: Uri) -> ApiFault {
+    ApiFault::missing(format!("there is nothing at {}", uri.path()))
+}
+
+pub async fn no_such_method(method: Method, uri: Uri) -> ApiFault {
+    let says = format!("{method} does not go with {}", uri.path());
+    ApiFault { status: StatusCode::METHOD_NOT_ALLOWED, says }
+}

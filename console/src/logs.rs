@@ -1,0 +1,68 @@
+//! `GET /api/runs/{id}/logs`: what a run printed, as it is read. Bounded memory: a slow reader slows the reading down.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::response::{IntoResponse, Response};
+use domain::line::Stream;
+use futures_core::Stream as FuturesStream;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use crate::Console;
+use crate::fault::{ApiFault, ApiResult, Query};
+use crate::runs::run_of;
+
+/// Pieces of output on their way; a few at most. An error ends the answer without its proper end, so that whoever reads
+/// it knows that it is not whole.
+pub type LogChunks = mpsc::Receiver<io::Result<Bytes>>;
+
+/// Which part of a run's output, and how it is shown.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogQuery {
+    /// Both when absent.
+    pub stream: Option<Stream>,
+    /// Before each line, when it was captured, and a space.
+    #[serde(default)]
+    pub timestamps: bool,
+    /// Goes on until the run is over.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+pub async fn read(
+    State(console): State<Console>,
+    Path(run_id): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> ApiResult<Response> {
+    let run = run_of(&console, &run_id).await?;
+    match console.logs.read(&run, query).await {
+        Ok(Some(chunks)) => Ok((
+            [
+                // Bytes of a job: never to be taken for a page.
+                (CONTENT_TYPE, "text/plain; charset=utf-8"),
+                (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+                (CACHE_CONTROL, "no-store"),
+            ],
+            Body::from_stream(Chunks(chunks)),
+        )
+            .into_response()),
+        Ok(None) => Err(ApiFault::missing(format!("no output of {run_id} is kept here (any more, or yet)"))),
+        Err(says) => Err(ApiFault::ours(says)),
+    }
+}
+
+struct Chunks(LogChunks);
+
+impl FuturesStream for Chunks {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}

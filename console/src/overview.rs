@@ -1,0 +1,95 @@
+//! `/api/health`, `/api/maintenance`, `/api/ledger`, `/api/sinks`, `/api/alerts`: the whole at a glance.
+
+use axum::extract::State;
+use domain::alert::Transition;
+use domain::job::CatchUp;
+use domain::ledger::Ledger;
+use domain::ports::Cursor;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use services::commands;
+
+use crate::Console;
+use crate::fault::{ApiResult, Json, Query};
+
+const PAGE_ALERTS_DEFAULT: usize = 100;
+const PAGE_ALERTS_MAX: usize = 1000;
+
+/// Says nothing that needs a token.
+pub async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaintenanceRequest {
+    on: bool,
+    group: Option<String>,
+    until: Option<Timestamp>,
+    #[serde(default)]
+    why: String,
+    /// What is not fired meanwhile is skipped unless this says otherwise.
+    catch_up: Option<CatchUp>,
+}
+
+pub async fn maintenance(
+    State(console): State<Console>,
+    Json(request): Json<MaintenanceRequest>,
+) -> ApiResult<Json<Value>> {
+    let (now, group) = (console.now(), request.group.as_deref());
+    let mut ended = 0;
+    if request.on {
+        let catch_up = request.catch_up.unwrap_or_default();
+        commands::maintenance_on(&console.ports, group, request.until, &request.why, catch_up, now).await?;
+    } else {
+        ended = commands::maintenance_off(&console.ports, group, now).await?;
+    }
+    (console.nudge)();
+    let windows = commands::maintenance_windows(&console.ports, now).await?;
+    Ok(Json(json!({ "on": request.on, "group": group, "ended": ended, "windows": windows })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowQuery {
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct LedgerRecord {
+    #[serde(flatten)]
+    ledger: Ledger,
+    adds_up: bool,
+}
+
+pub async fn ledger(State(console): State<Console>, Query(query): Query<WindowQuery>) -> ApiResult<Json<LedgerRecord>> {
+    let ledger = commands::ledger(&console.ports, query.since, query.until).await?;
+    Ok(Json(LedgerRecord { adds_up: ledger.adds_up(), ledger }))
+}
+
+pub async fn sinks(State(console): State<Console>) -> Json<Value> {
+    Json(json!({ "sinks": console.sinks.status().await }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlertsQuery {
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct AlertPage {
+    alerts: Vec<Transition>,
+    /// Where the next page begins; null when there is none.
+    cursor: Option<Cursor>,
+}
+
+/// What was worth telling and what became of it, newest first.
+pub async fn alerts(State(console): State<Console>, Query(query): Query<AlertsQuery>) -> ApiResult<Json<AlertPage>> {
+    let most = query.limit.unwrap_or(PAGE_ALERTS_DEFAULT).clamp(1, PAGE_ALERTS_MAX);
+    let page = console.ports.alerts.list(query.cursor.map(Cursor).as_ref(), most).await?;
+    Ok(Json(AlertPage { alerts: page.records, cursor: page.next }))
+}

@@ -1,0 +1,134 @@
+//! `/api/runs` and `/api/reports`: the history, one run, stopping one, and what `sexton exec` reports.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use domain::event::Event;
+use domain::ports::{Cursor, RunQuery, Stored, Which};
+use domain::run::{Outcome, Run, RunId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::Console;
+use crate::fault::{ApiFault, ApiResult, Json, Query};
+
+/// Runs of one page, unless fewer are asked for.
+const PAGE_RUNS_DEFAULT: usize = 100;
+/// Runs of one page at most: with excerpts, a few MiB.
+const PAGE_RUNS_MAX: usize = 1000;
+
+/// The longest that a question waits for the end of a run. Ours: shorter than the patience of proxies (60 s).
+const WAIT_MAX: Duration = Duration::from_secs(50);
+/// How often the record is looked at meanwhile.
+const WAIT_STEP: Duration = Duration::from_millis(200);
+
+/// Reports of one question.
+const REPORTS_MAX: usize = 1000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    group: Option<String>,
+    job: Option<String>,
+    outcome: Option<Outcome>,
+    /// Only those that have not ended.
+    #[serde(default)]
+    open: bool,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RunPage {
+    runs: Vec<Run>,
+    /// Where the next page begins; null when there is none.
+    cursor: Option<Cursor>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShowQuery {
+    /// Seconds to wait for the end of the run.
+    #[serde(default)]
+    wait: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reported {
+    events: Vec<Event>,
+}
+
+/// Newest first.
+pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<RunPage>> {
+    if query.job.is_some() && query.group.is_none() {
+        return Err(ApiFault::question("`job` goes with `group` only; give both"));
+    }
+    let which = match (query.outcome, query.open) {
+        (Some(_), true) => return Err(ApiFault::question("a run that is open has no outcome; give one of the two")),
+        (Some(outcome), false) => Which::Ended(outcome),
+        (None, true) => Which::Open,
+        (None, false) => Which::All,
+    };
+    let wanted = RunQuery { group: query.group, job: query.job, which, since: query.since, until: query.until };
+    let most = query.limit.unwrap_or(PAGE_RUNS_DEFAULT).clamp(1, PAGE_RUNS_MAX);
+    let cursor = query.cursor.map(Cursor);
+    let page = console.ports.runs.list(&wanted, cursor.as_ref(), most).await?;
+    Ok(Json(RunPage { runs: page.records.into_iter().map(|stored| stored.record).collect(), cursor: page.next }))
+}
+
+pub async fn show(
+    State(console): State<Console>,
+    Path(run_id): Path<String>,
+    Query(query): Query<ShowQuery>,
+) -> ApiResult<Json<Run>> {
+    let patience = Duration::from_secs(query.wait).min(WAIT_MAX);
+    let begun = tokio::time::Instant::now();
+    loop {
+        let run = run_of(&console, &run_id).await?;
+        if !run.is_open() || begun.elapsed() >= patience {
+            return Ok(Json(run));
+        }
+        tokio::time::sleep(WAIT_STEP).await;
+    }
+}
+
+pub async fn stop(State(console): State<Console>, Path(run_id): Path<String>) -> ApiResult<Json<Run>> {
+    Ok(Json(services::commands::stop(&console.ports, &valid(&run_id)?, console.now()).await?))
+}
+
+/// Takes reports of runs that somebody else's scheduler started. Sending one twice is harmless.
+pub async fn report(
+    State(console): State<Console>,
+    Json(reported): Json<Reported>,
+) -> ApiResult<Json<serde_json::Value>> {
+    let count = reported.events.len();
+    if count > REPORTS_MAX {
+        return Err(ApiFault::question(format!("{count} reports are more than {REPORTS_MAX}; send them in several calls")));
+    }
+    if let Some(event) = reported.events.iter().find(|event| !RunId::is_valid(event.run_id.as_str())) {
+        return Err(not_a_run_id(event.run_id.as_str()));
+    }
+    console.ports.reports.send(&reported.events).await?;
+    Ok(Json(serde_json::json!({ "accepted": count })))
+}
+
+/// The run of this name.
+pub(crate) async fn run_of(console: &Console, run_id: &str) -> ApiResult<Run> {
+    let run_id = valid(run_id)?;
+    let found = console.ports.runs.get(std::slice::from_ref(&run_id)).await?;
+    match found.into_iter().next() {
+        Some(Stored { record, .. }) => Ok(record),
+        None => Err(ApiFault::missing(format!("no run {run_id}; `sexton runs` lists those that are kept"))),
+    }
+}
+
+fn valid(run_id: &str) -> ApiResult<RunId> {
+    if RunId::is_valid(run_id) { Ok(RunId(run_id.to_owned())) } else { Err(not_a_run_id(run_id)) }
+}
+
+fn not_a_run_id(text: &str) -> ApiFault {
+    ApiFault::question(format!("`{text}` is not the name of a run; write it like 20261123T075000Z-3f9a1c0e7b2d"))
+}

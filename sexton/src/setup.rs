@@ -1,0 +1,67 @@
+//! What `up`, `exec` and `check` start from: configuration, state directory, rule packs, sinks. Flags win over the file.
+
+use std::path::{Path, PathBuf};
+
+use domain::fault::{Faults, Level};
+use rules::Packs;
+use sinks::config::{SinkConfig, SinksFile};
+
+use crate::configuration::{Configuration, load_packs, read_text};
+use crate::failure::{Failure, tell_line};
+use crate::state::State;
+use crate::up::sample;
+
+/// Flags that override the configuration file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub config: Option<PathBuf>,
+    pub state: Option<PathBuf>,
+    pub sinks: Option<PathBuf>,
+    /// Beside those of the configuration.
+    pub rules: Vec<PathBuf>,
+}
+
+pub struct Setup {
+    pub configuration: Configuration,
+    pub state: State,
+    /// Files and directories of rule packs.
+    pub rules: Vec<PathBuf>,
+    pub packs: Packs,
+    pub sinks: Vec<SinkConfig>,
+    /// None: the default sink.
+    pub sinks_file: Option<PathBuf>,
+}
+
+impl Setup {
+    /// # Errors
+    /// Every fault of the first file that has one.
+    pub fn load(overrides: Overrides) -> Result<Setup, Failure> {
+        let configuration = Configuration::load(overrides.config.as_deref())?;
+        let state = overrides.state.as_deref().or(configuration.state.as_deref());
+        let state = State::find(state).map_err(|error| Failure::wrong(error.to_string()))?;
+        let rules = [configuration.rules.clone(), overrides.rules].concat();
+        let packs = load_packs(&rules)?;
+        let sinks_file = overrides.sinks.or_else(|| configuration.sinks.clone());
+        let sinks = load_sinks(sinks_file.as_deref(), &state)?;
+        Ok(Setup { configuration, state, rules, packs, sinks, sinks_file })
+    }
+}
+
+/// The sinks of the file, or the default one. Warnings are told.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn load_sinks(path: Option<&Path>, state: &State) -> Result<Vec<SinkConfig>, Failure> {
+    let (name, text) = match path {
+        Some(path) => (path.display().to_string(), read_text(path)?),
+        None => ("the default sink".to_owned(), sample::sinks(state)),
+    };
+    let (sinks, faults) = SinksFile::parse(&name, &text);
+    if faults.refuse() {
+        return Err(Faults(faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect()).into());
+    }
+    for warning in &faults.0 {
+        tell_line(&warning.to_string());
+    }
+    Ok(sinks)
+}

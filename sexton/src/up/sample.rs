@@ -1,0 +1,47 @@
+//! What `sexton up` runs, and where output goes, when it is told neither.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use crate::failure::Failure;
+use crate::state::State;
+
+const SAMPLE: &str = include_str!("sample.crontab");
+
+/// The sample crontab of this state directory, written if it is not there: whoever changed it keeps the changes.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn crontab(state: &State) -> Result<PathBuf, Failure> {
+    let path = state.sample_crontab();
+    let written = OpenOptions::new().write(true).create_new(true).open(&path).and_then(|mut file| file.write_all(SAMPLE.as_bytes()));
+    match written {
+        Ok(()) => Ok(path),
+        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(path),
+        Err(why) => Err(Failure::bad(format!("cannot write {}: {why}", path.display()))),
+    }
+}
+
+/// The default sinks, as a sinks file would say it.
+pub fn sinks(state: &State) -> String {
+    let path = state.logs().join("{group}/{job}.log");
+    // The strings of JSON are strings of TOML.
+    let quoted = serde_json::Value::from(path.display().to_string());
+    format!("[sink.file]\ntype = \"file\"\npath = {quoted}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::crontab::{Format, parse};
+
+    use super::*;
+
+    #[test]
+    fn the_sample_has_no_fault_and_no_warning() {
+        let (jobs, faults) = parse("sample.crontab", SAMPLE, Format::User);
+        let names: Vec<String> = jobs.iter().map(|job| job.key().to_string()).collect();
+        assert_eq!(faults.to_string(), "");
+        assert_eq!(names, ["sample/good", "sample/failing", "sample/lying"]);
+    }
+}

@@ -1,0 +1,140 @@
+//! Subcommands that need nothing running.
+
+use crate::driver::{Folder, command, fed, sexton};
+
+#[track_caller]
+fn check_next(arguments: &[&str], expected: &str) {
+    let mut all = vec!["next"];
+    all.extend(arguments);
+    assert_eq!(sexton(&all).expect(0).text(), expected, "{arguments:?}");
+}
+
+#[test]
+fn next_prints_utc_local_and_what_a_change_of_clocks_did() {
+    check_next(
+        &["30 2 * * *", "--zone", "Europe/Paris", "--from", "2026-03-28T00:00:00Z", "--count", "2"],
+        "2026-03-28T01:30:00Z\t2026-03-28T02:30:00+01:00\t\n2026-03-29T01:00:00Z\t2026-03-29T03:00:00+02:00\t\
+         clocks go forward: 02:30 does not exist, runs at 03:00\n",
+    );
+    check_next(
+        &["@every 90s", "--from", "2026-01-01T00:00:00Z", "--count", "1"],
+        "2026-01-01T00:01:30Z\t2026-01-01T00:01:30+00:00\t\n",
+    );
+    check_next(&["at(2020-01-01T00:00:00)", "--from", "2026-01-01T00:00:00Z"], "-\t-\tnever\n");
+    check_next(&["@reboot", "--from", "2026-01-01T00:00:00Z"], "-\t-\twhen its runner boots\n");
+}
+
+#[test]
+fn next_as_json_is_one_object_a_line() {
+    let records = sexton(&["next", "0 12 * * *", "--from", "2026-01-01", "--count", "3", "--json"]).expect(0).records();
+    assert_eq!(records.len(), 3);
+    assert_eq!(records[2]["at"], "2026-01-03T12:00:00Z");
+}
+
+#[test]
+fn a_wrong_argument_is_exit_2_and_one_sentence() {
+    for (arguments, says) in [
+        (vec!["next", "61 * * * *"], "61"),
+        (vec!["next", "0 0 30 2 *"], "never fires"),
+        (vec!["next", "* * * * *", "--zone", "Europe/Pariss"], "did you mean `Europe/Paris`?"),
+        (vec!["next", "* * * * *", "--from", "yesterday"], "`yesterday` is not an instant"),
+        (vec!["plan", "/nowhere", "--from", "2026-01-01", "--to", "2026-01-02"], "/nowhere: cannot be read"),
+        (vec!["show", "../../etc/passwd"], "is not the name of a run"),
+        (vec!["job", "pause", "nameless"], "write GROUP/NAME"),
+        (vec!["runner", "--group", "db"], "no AWS adapters"),
+        (vec!["check", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
+    ] {
+        let said = sexton(&arguments).expect(2);
+        assert!(said.err.contains(says) && said.err.lines().count() == 1 && said.out.is_empty(), "{arguments:?}: {said:?}");
+    }
+}
+
+#[test]
+fn an_unknown_flag_names_the_nearest() {
+    let said = sexton(&["next", "* * * * *", "--zona", "UTC"]).expect(2);
+    assert!(said.err.contains("--zone"), "{}", said.err);
+}
+
+#[test]
+fn a_command_that_finds_no_server_says_how_to_get_one() {
+    let folder = Folder::new();
+    let said = sexton(&["jobs", "--state", &folder.text("state")]).expect(1);
+    assert!(said.err.contains("start one") && said.err.lines().count() == 1, "{}", said.err);
+    let said = sexton(&["jobs", "--server", "http://127.0.0.1:1"]).expect(1);
+    assert!(said.err.contains("cannot reach the server") && said.err.lines().count() == 1, "{}", said.err);
+    sexton(&["jobs", "--server", "nonsense"]).expect(2);
+}
+
+#[test]
+fn plan_shows_every_firing_of_a_window_in_order() {
+    let folder = Folder::new();
+    let tab = folder.write("crontab", "# sexton: name=b\n30 * * * * true\n# sexton: name=a group=x\n0 */2 * * * true\n");
+    let window = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-01T02:30:00Z"];
+    let said = sexton(&[&["plan", &tab][..], &window].concat()).expect(0);
+    let expected = "2026-01-01T00:00:00Z\t2026-01-01T00:00:00+00:00\tx/a\t\n\
+                    2026-01-01T00:30:00Z\t2026-01-01T00:30:00+00:00\tdefault/b\t\n\
+                    2026-01-01T01:30:00Z\t2026-01-01T01:30:00+00:00\tdefault/b\t\n\
+                    2026-01-01T02:00:00Z\t2026-01-01T02:00:00+00:00\tx/a\t\n";
+    assert_eq!(said.text(), expected);
+    let records = sexton(&[&["plan", &tab, "--json"][..], &window].concat()).expect(0).records();
+    assert_eq!((records.len(), &records[0]["job"]), (4, &"a".into()));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_fault() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    let mut child = command(&["next", "* * * * *", "--count", "100000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("read");
+    drop(out);
+    let output = child.wait_with_output().expect("waited for");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn lint_tells_every_fault_with_its_line_and_exits_2() {
+    let folder = Folder::new();
+    let tab = folder.write("crontab", "61 * * * * true\n0 0 * * * true\n* * * *\n");
+    let said = sexton(&["lint", &tab]).expect(2);
+    for place in [":1:", ":3:"] {
+        assert!(said.err.contains(&format!("{tab}{place}")), "{place}: {}", said.err);
+    }
+    assert!(said.text().ends_with("1 good jobs, 2 faults, 0 warnings\n"), "{}", said.text());
+    let records = sexton(&["lint", &tab, "--json"]).expect(2).records();
+    assert_eq!((records.len(), &records[0]["line"], &records[0]["level"]), (2, &1.into(), &"fault".into()));
+    let good = folder.write("jobs.toml", "[[job]]\nname = \"a\"\nschedule = \"@daily\"\ncommand = \"true\"\n");
+    sexton(&["lint", &good]).expect(0);
+    let unknown = folder.write("bad.toml", "[[job]]\nname = \"a\"\nschedul = \"@daily\"\ncommand = \"true\"\n");
+    let said = sexton(&["lint", &unknown]).expect(2);
+    assert!(said.err.contains("did you mean `schedule`?"), "{}", said.err);
+}
+
+#[test]
+fn rules_test_tells_matching_lines_and_the_verdict() {
+    let lies = b"starting\nTraceback (most recent call last):\n  File \"x\"\nValueError: x\n";
+    let said = fed(&["rules", "test", "--pack", "python"], lies).expect(1);
+    assert!(said.text().starts_with("2: fail python.traceback: Traceback"), "{}", said.text());
+    assert!(said.text().lines().last().is_some_and(|line| line.starts_with("verdict for exit 0: false_success")));
+    fed(&["rules", "test", "--pack", "python"], b"all is well\n").expect(0);
+    fed(&["rules", "test", "--pack", "pythn"], b"").expect(2);
+
+    let folder = Folder::new();
+    let pack = folder.write("mine.toml", "name = \"mine\"\n[[rule]]\nid = \"mine.done\"\nrequire = '^done$'\n");
+    let output = folder.write("output", "working\n");
+    fed(&["rules", "test", "--rules", &pack, &output], b"").expect(1);
+    fed(&["rules", "test", "--rules", &pack], b"done\n").expect(0);
+    let records = fed(&["rules", "test", "--rules", &pack, "--json"], b"done\n").expect(0).records();
+    assert_eq!(records.last().expect("a verdict")["verdict"], "succeeded");
+}
+
+#[test]
+fn rules_list_names_the_packs_that_come_along() {
+    let text = sexton(&["rules", "list"]).expect(0).text();
+    assert!(["default", "python", "shell"].iter().all(|name| text.contains(name)), "{text}");
+}

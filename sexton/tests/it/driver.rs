@@ -1,0 +1,217 @@
+//! Runs the binary. Called by every test here; whatever it started is ended when it is dropped.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use testbed::{DEADLINE, wait_until};
+
+/// What a command that ended said.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: Vec<u8>,
+    pub err: String,
+}
+
+impl Said {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+
+    /// Each line as JSON.
+    #[track_caller]
+    pub fn records(&self) -> Vec<Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    }
+
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Said {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.text(), self.err);
+        self
+    }
+}
+
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sexton"));
+    command.args(arguments);
+    for name in ["SEXTON_SERVER", "SEXTON_TOKEN", "RUST_LOG", "XDG_STATE_HOME"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub fn sexton(arguments: &[&str]) -> Said {
+    fed(arguments, b"")
+}
+
+/// With something on its standard input.
+pub fn fed(arguments: &[&str], input: &[u8]) -> Said {
+    let mut child = command(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_vec();
+    let feeder = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("waited for");
+    // A command that refuses its arguments reads nothing.
+    let _closed = feeder.join().expect("fed");
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    Said { code: output.status.code(), out: output.stdout, err }
+}
+
+/// A folder of its own, and files in it.
+pub struct Folder(TempDir);
+
+impl Folder {
+    pub fn new() -> Folder {
+        Folder(TempDir::new().expect("temporary directory"))
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// Writes a file, and returns its path.
+    pub fn write(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.path(name), text).expect("written");
+        self.text(name)
+    }
+}
+
+/// A running `sexton up`.
+pub struct Up {
+    child: Child,
+    state: PathBuf,
+    printed: Arc<Mutex<Vec<String>>>,
+}
+
+impl Up {
+    /// Starts it and waits for `ready`.
+    #[track_caller]
+    pub fn start(state: &Path, arguments: &[&str]) -> Up {
+        let mut child = command(&["up", "--listen", &testbed::free_port().to_string(), "--state"])
+            .arg(state)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("the binary starts");
+        let printed = Arc::new(Mutex::new(Vec::new()));
+        let (sender, ready) = channel();
+        collect(child.stderr.take().expect("piped"), printed.clone(), |_| {});
+        collect(child.stdout.take().expect("piped"), printed.clone(), move |line| {
+            if line == "ready" {
+                // The test may be over.
+                let _gone = sender.send(());
+            }
+        });
+        let up = Up { child, state: state.to_owned(), printed };
+        if ready.recv_timeout(DEADLINE).is_err() {
+            panic!("up is not ready; it said: {}", up.said());
+        }
+        up
+    }
+
+    pub fn said(&self) -> String {
+        self.printed.lock().expect("not poisoned").join("\n")
+    }
+
+    /// A command that asks this `up`.
+    pub fn ask(&self, arguments: &[&str]) -> Said {
+        let state = self.state.display().to_string();
+        let at = arguments.iter().position(|argument| *argument == "--").unwrap_or(arguments.len());
+        let mut all = arguments[..at].to_vec();
+        all.extend(["--state", &state]);
+        all.extend(&arguments[at..]);
+        sexton(&all)
+    }
+
+    /// The records of a `--json` command that must succeed.
+    #[track_caller]
+    pub fn records(&self, arguments: &[&str]) -> Vec<Value> {
+        let mut all = arguments.to_vec();
+        all.push("--json");
+        self.ask(&all).expect(0).records()
+    }
+
+    /// The first run of this filter that has ended.
+    #[track_caller]
+    pub fn wait_for_run(&self, job: &str, outcome: &str) -> Value {
+        let mut found = None;
+        let mut look = || {
+            found = self.records(&["runs", job, "--outcome", outcome]).into_iter().next();
+            found.is_some()
+        };
+        let begun = std::time::Instant::now();
+        while !look() {
+            assert!(begun.elapsed() < DEADLINE, "no {outcome} run of {job}: {:?}\n{}", self.records(&["runs"]), self.said());
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        found.expect("found")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end, and waits until it has.
+    #[track_caller]
+    pub fn stop(mut self) -> Option<i32> {
+        signal(self.child.id(), "TERM");
+        wait_until(DEADLINE, || self.child.try_wait().expect("waited for").is_some());
+        self.child.wait().expect("waited for").code()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        signal(self.child.id(), "KILL");
+        let _ended = self.child.wait();
+        end_keepers(&self.state);
+    }
+}
+
+/// Keepers outlive their runner by design; tests leave none behind, nor their jobs.
+fn end_keepers(state: &Path) {
+    let Ok(runs) = std::fs::read_dir(state.join("runner/runs")) else { return };
+    for run in runs.flatten() {
+        let started = std::fs::read_to_string(run.path().join("started.json")).unwrap_or_default();
+        let job = serde_json::from_str::<Value>(&started).ok().and_then(|started| started["pid"].as_u64());
+        let keeper = std::fs::read_to_string(run.path().join("keeper")).ok().and_then(|text| text.trim().parse().ok());
+        if run.path().join("exit.json").exists() {
+            continue;
+        }
+        for pid in keeper.into_iter().chain(job) {
+            signal(u32::try_from(pid).unwrap_or(0), "KILL");
+        }
+    }
+}
+
+pub fn signal(pid: u32, name: &str) {
+    // `kill` of a process that is gone complains; that is fine.
+    let _gone = Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status();
+}
+
+fn collect(stream: impl Read + Send + 'static, printed: Arc<Mutex<Vec<String>>>, mut seen: impl FnMut(&str) + Send + 'static) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            seen(&line);
+            printed.lock().expect("not poisoned").push(line);
+        }
+    });
+}

@@ -1,0 +1,5 @@
+//! The real binary: what it prints, what it exits with, what a running `up` does.
+
+mod commands;
+mod driver;
+mod running;
