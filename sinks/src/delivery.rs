@@ -20,8 +20,6 @@ use crate::feed::Next;
 use crate::sink::{Refused, Sink};
 use crate::status::{Failing, SinkEvent, SinkTrouble};
 
-/// One turn of a run: so much is read before the next run has its turn.
-const TURN_BYTES: usize = 64 * 1024;
 /// Cursors are stored at most so often: one sync each, not one a batch.
 const COMMIT_EVERY: Duration = Duration::from_millis(250);
 /// Every feed is looked at so often even when nobody woke it.
@@ -286,7 +284,7 @@ impl<S: Sink> Delivery<S> {
     /// Reads and encodes one turn of a run; how many events that made.
     fn turn(&mut self, id: u64) -> usize {
         let Some(slot) = self.slots.get_mut(&id) else { return 0 };
-        let read = locked(&slot.feed).read(TURN_BYTES);
+        let read = locked(&slot.feed).read(self.sink.turn_bytes());
         match read {
             Ok(Next::Item { item, end }) => {
                 let now = (self.environment.now)();

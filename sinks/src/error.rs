@@ -49,6 +49,7 @@ impl SinkError {
             ErrorKind::PermissionDenied
             | ErrorKind::NotFound
             | ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
             | ErrorKind::IsADirectory
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::InvalidInput

@@ -9,12 +9,17 @@ use crate::address::Address;
 use crate::error::{Class, SinkError, SinkResult};
 use crate::frames::Frames;
 use crate::gelf::{Compression, compress};
-use crate::sink::Refused;
+use crate::sink::{Refused, TURN_BYTES};
 use crate::stream::CONNECT_TIMEOUT;
 use crate::tls::TlsConfig;
 
 /// From the first byte sent to the last one of the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A busy server is asked so often for the same message before the whole batch is given back, with these waits between.
+const ATTEMPTS_MAX: u32 = 3;
+const ATTEMPT_WAIT: Duration = Duration::from_millis(100);
+/// One request a message: some forty lines are at stake when one fails.
+const SINGLE_TURN_BYTES: usize = 4096;
 /// How much of an answer is shown when it is a refusal.
 const ANSWER_CHARS_MAX: usize = 200;
 
@@ -82,7 +87,24 @@ impl HttpWire {
         Ok(refused)
     }
 
+    pub fn turn_bytes(&self) -> usize {
+        if self.bulk { TURN_BYTES } else { SINGLE_TURN_BYTES }
+    }
+
     async fn post(&self, body: &[u8]) -> SinkResult<()> {
+        let mut attempt = 1;
+        loop {
+            match self.post_once(body).await {
+                Err(error) if error.class == Class::Retry && attempt < ATTEMPTS_MAX => {
+                    tokio::time::sleep(ATTEMPT_WAIT * attempt).await;
+                    attempt += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn post_once(&self, body: &[u8]) -> SinkResult<()> {
         let shown = &self.address;
         let Some(client) = &self.client else {
             return Err(SinkError::retry(format!("not connected to {shown}")));

@@ -26,6 +26,11 @@ pub trait Sink: Send + 'static {
     /// Size of the batch being filled.
     fn filled_bytes(&self) -> usize;
 
+    /// How much of a run is read at once. After a failure, so much is sent again.
+    fn turn_bytes(&self) -> usize {
+        TURN_BYTES
+    }
+
     /// Idempotent: connects where it is not.
     fn connect(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
 
@@ -53,6 +58,9 @@ pub trait Sink: Send + 'static {
     /// Makes what is confirmed durable, before cursors move.
     fn sync(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
 }
+
+/// Enough to fill a batch of the default size, and little enough to stay in the processor's cache.
+pub const TURN_BYTES: usize = 64 * 1024;
 
 /// A record that the other side will never take.
 #[derive(Clone, Debug, PartialEq, Eq)]

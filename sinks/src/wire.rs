@@ -7,7 +7,7 @@ use crate::feed::RunHeader;
 use crate::frames::Frames;
 use crate::http::HttpWire;
 use crate::record::Record;
-use crate::sink::{Format, Refused, Sink};
+use crate::sink::{Format, Refused, Sink, TURN_BYTES};
 use crate::stream::StreamWire;
 use crate::tls::TlsConfig;
 
@@ -64,6 +64,13 @@ impl<F: Format> Sink for WireSink<F> {
 
     fn filled_bytes(&self) -> usize {
         self.frames.bytes.len()
+    }
+
+    fn turn_bytes(&self) -> usize {
+        match &self.wire {
+            Wire::Http(wire) => wire.turn_bytes(),
+            Wire::Stream(_) | Wire::Datagram(_) => TURN_BYTES,
+        }
     }
 
     async fn connect(&mut self) -> SinkResult<()> {

@@ -1,0 +1,166 @@
+//! What the engine promises to whoever gives it feeds.
+
+use std::time::Duration;
+
+use domain::line::{Position, Stream};
+use jiff::{SignedDuration, Timestamp};
+use testbed::{Capture, Transport};
+
+use crate::memory::{Run, config, start, wait_until};
+
+fn sink(capture: &Capture, options: &str) -> String {
+    format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{}\"\n{options}", capture.address())
+}
+
+fn lines_of(capture: &Capture) -> Vec<String> {
+    String::from_utf8_lossy(&capture.bytes()).lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_older_than_max_age_are_dropped_counted_and_told_in_the_sink_itself() {
+    let capture = Capture::start(Transport::Tcp);
+    let (engine, mut events) = start(&sink(&capture, "retry = { max_age = \"1h\" }\n"));
+    let run = Run::new(1);
+    run.print(Stream::Stdout, b"new");
+    run.set_time(Timestamp::now() - SignedDuration::from_hours(2));
+    run.print(Stream::Stdout, b"old 1");
+    run.print(Stream::Stderr, b"old 2");
+    run.set_time(Timestamp::now());
+    run.print(Stream::Stdout, b"new again");
+    run.finish();
+    engine.add(run.feed());
+    assert!(engine.flush(testbed::DEADLINE).await);
+    let lines = lines_of(&capture);
+    let texts: Vec<&str> = lines.iter().filter_map(|line| line.split("] ").nth(1)).collect();
+    assert_eq!(texts[1], "new");
+    assert_eq!(texts[2], "2 lines, 10 bytes dropped (seq 2-3): older than this sink's max_age");
+    assert_eq!(texts[3], "new again");
+    assert_eq!(texts.len(), 5);
+    let status = engine.status();
+    assert_eq!((status.dropped_lines, status.dropped_bytes, status.delivered_lines), (2, 10, 2));
+    assert!(format!("{:?}", events.try_recv()).contains("2 lines were dropped: older than max_age 1h"));
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_wanted_is_sent_and_all_of_it_is_passed() {
+    let capture = Capture::start(Transport::Tcp);
+    let options = "when = { jobs = [\"job1\"], streams = [\"stderr\"] }\nstrip_ansi = true\n";
+    let (engine, _events) = start(&sink(&capture, options));
+    let runs = [Run::new(1), Run::new(2)];
+    for run in &runs {
+        run.print(Stream::Stdout, b"unwanted");
+        run.print(Stream::Stderr, b"\x1b[31mred\x1b[0m");
+        run.finish();
+        engine.add(run.feed());
+    }
+    assert!(engine.wants(&runs[0].header) && !engine.wants(&runs[1].header));
+    assert!(engine.flush(testbed::DEADLINE).await);
+    assert!(runs.iter().all(Run::is_delivered));
+    let lines = lines_of(&capture);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[1].ends_with("] red") && lines[1].contains("job=\"job1\""), "{lines:?}");
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_waits_for_the_hold_and_is_not_stored_for_every_line() {
+    let capture = Capture::start(Transport::Tcp);
+    let (engine, _events) = start(&sink(&capture, ""));
+    let run = Run::new(1);
+    engine.add(run.feed());
+    for number in 0..200 {
+        run.print_numbers(number..number + 1);
+        engine.wake(&run.header.run_id);
+        wait_until(|| lines_of(&capture).len() as u64 > number + 1).await;
+        if number == 0 {
+            assert_eq!(run.durable(), Position::START, "sent, and not yet believed");
+        }
+    }
+    wait_until(|| run.durable().seq == 201).await;
+    assert!(run.commits() < 100, "{} commits", run.commits());
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_prints_without_end_does_not_starve_another() {
+    let capture = Capture::start(Transport::Tcp);
+    let (engine, _events) = start(&sink(&capture, ""));
+    let (loud, quiet) = (Run::new(1), Run::new(2));
+    loud.print_numbers(0..100_000);
+    quiet.print(Stream::Stdout, b"here I am");
+    engine.add(loud.feed());
+    engine.add(quiet.feed());
+    assert!(engine.flush(testbed::DEADLINE).await);
+    let lines = lines_of(&capture);
+    let place = lines.iter().position(|line| line.ends_with("here I am")).expect("the quiet one's line");
+    assert!(place < 5_000, "it came as line {place}");
+    assert_eq!(lines.len(), 100_003);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_may_end_without_trouble() {
+    let capture = Capture::start(Transport::Tcp);
+    let (engine, mut events) = start(&sink(&capture, ""));
+    let run = Run::new(1);
+    run.print(Stream::Stdout, b"one");
+    engine.add(run.feed());
+    wait_until(|| run.durable().seq == 2).await;
+    capture.disconnect();
+    run.print(Stream::Stdout, b"two");
+    run.finish();
+    engine.wake(&run.header.run_id);
+    wait_until(|| run.is_delivered()).await;
+    assert!(lines_of(&capture).iter().any(|line| line.ends_with("] two")));
+    assert!(events.try_recv().is_err());
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_may_wait_is_sent_as_one() {
+    let capture = Capture::start(Transport::Tcp);
+    let (engine, _events) = start(&sink(&capture, "batch = { timeout = \"10m\", max_events = 3 }\n"));
+    let run = Run::new(1);
+    engine.add(run.feed());
+    run.print(Stream::Stdout, b"one");
+    engine.wake(&run.header.run_id);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(capture.bytes().is_empty());
+    run.print(Stream::Stdout, b"two");
+    engine.wake(&run.header.run_id);
+    wait_until(|| lines_of(&capture).len() == 3).await;
+    run.print(Stream::Stdout, b"three");
+    engine.wake(&run.header.run_id);
+    assert!(engine.flush(testbed::DEADLINE).await, "a flush does not wait for the batch");
+    assert_eq!(lines_of(&capture).len(), 4);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_cannot_be_built_says_so() {
+    let aws = config("[sink.a]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron/{group}\"\n");
+    let (events, _receiver) = tokio::sync::mpsc::channel(1);
+    let environment = sinks::engine::Environment::real(events);
+    let error = sinks::engine::Engine::start(aws.clone(), environment).err().expect("refused");
+    assert!(error.says.starts_with("cloudwatch_logs is not in this build yet"), "{error}");
+    assert!(sinks::check::check(&aws).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_reaches_the_sink_or_says_why_not() {
+    let capture = Capture::start(Transport::Tcp);
+    let reached = sinks::check::check(&config(&sink(&capture, ""))).await;
+    assert_eq!(reached, Ok(format!("connected to tcp://{}", capture.address())));
+    let free = testbed::free_port();
+    let nobody = config(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{free}\"\n"));
+    let refused = sinks::check::check(&nobody).await.expect_err("nobody is there");
+    assert!(refused.starts_with(&format!("cannot reach tcp://{free}: ")), "{refused}");
+    let tls = config(&format!(
+        "[sink.a]\ntype = \"gelf\"\naddress = \"tcp+tls://{free}\"\ntls = {{ ca_file = \"/nowhere.pem\" }}\n"
+    ));
+    let refused = sinks::check::check(&tls).await.expect_err("no such file");
+    assert!(refused.starts_with("cannot read certificates from /nowhere.pem: "), "{refused}");
+    let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{free}\"\n"));
+    assert!(sinks::check::check(&udp).await.is_ok_and(|says| says.contains("udp cannot tell")));
+}

@@ -1,0 +1,131 @@
+//! GELF over HTTP. No Graylog can be had here, so the other side is a listener that answers what a test tells it and keeps
+//! what it was sent; it knows nothing of GELF.
+
+use std::sync::{Arc, Mutex};
+
+use domain::line::Stream;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::memory::{RETRY, Run, start, wait_until};
+
+/// Status for a body, decided by the test.
+type Answer = fn(body: &str, attempt: usize) -> u16;
+
+#[derive(Clone, Default)]
+struct Received(Arc<Mutex<Vec<(String, u16)>>>);
+
+impl Received {
+    fn accepted(&self) -> Vec<Value> {
+        let all = self.0.lock().expect("lock");
+        let accepted = all.iter().filter(|(_, status)| *status == 202);
+        accepted.flat_map(|(body, _)| body.lines()).map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+}
+
+async fn serve(answer: Answer) -> (std::net::SocketAddr, Received) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    let received = Received::default();
+    let kept = received.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(requests(stream, kept.clone(), answer));
+        }
+    });
+    (address, received)
+}
+
+async fn requests(mut stream: TcpStream, received: Received, answer: Answer) {
+    let mut buffer = Vec::new();
+    loop {
+        let head_end = loop {
+            if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if stream.read_buf(&mut buffer).await.is_ok_and(|count| count > 0) {
+                continue;
+            }
+            return;
+        };
+        let head = String::from_utf8_lossy(&buffer[..head_end]).to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let end = head_end + length.expect("a length").trim().parse::<usize>().expect("a number");
+        while buffer.len() < end {
+            if stream.read_buf(&mut buffer).await.is_ok_and(|count| count == 0) {
+                return;
+            }
+        }
+        let body = String::from_utf8_lossy(&buffer[head_end..end]).into_owned();
+        buffer.drain(..end);
+        let status = {
+            let mut all = received.0.lock().expect("lock");
+            let status = answer(&body, all.len());
+            all.push((body, status));
+            status
+        };
+        let reply = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
+        if stream.write_all(reply.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn run() -> Run {
+    let run = Run::new(1);
+    for text in ["one", "poison", "three"] {
+        run.print(Stream::Stdout, text.as_bytes());
+    }
+    run.finish();
+    run
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_message_is_set_aside_and_the_others_go_on() {
+    for options in ["", "bulk = true\n"] {
+        let (address, received) = serve(|body, _| if body.contains("poison") { 400 } else { 202 }).await;
+        let run = run();
+        let (engine, mut events) =
+            start(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}/gelf\"\n{options}{RETRY}"));
+        engine.add(run.feed());
+        assert!(engine.flush(testbed::DEADLINE).await);
+        let seqs: Vec<Value> = received.accepted().iter().map(|message| message["_seq"].clone()).collect();
+        assert_eq!(seqs, [Value::Null, 1.into(), 3.into(), Value::Null], "{options}");
+        assert_eq!(engine.status().refused_records, 1);
+        assert!(events.try_recv().is_ok(), "the loss is told");
+        assert!(run.is_delivered());
+        engine.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_server_is_asked_again_and_nothing_is_lost() {
+    let (address, received) =
+        serve(|_, attempt| if attempt % 3 == 1 || (4..12).contains(&attempt) { 503 } else { 202 }).await;
+    let run = run();
+    let (engine, _events) = start(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}\"\n{RETRY}"));
+    engine.add(run.feed());
+    wait_until(|| run.is_delivered()).await;
+    let seqs: Vec<u64> = received.accepted().iter().filter_map(|message| message["_seq"].as_u64()).collect();
+    for seq in 1..=3 {
+        assert!(seqs.contains(&seq), "{seqs:?}");
+    }
+    assert_eq!(engine.status().refused_records, 0);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_path_is_told_at_once_and_everything_is_kept() {
+    let (address, _) = serve(|_, _| 404).await;
+    let run = run();
+    let (engine, mut events) = start(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}\"\n{RETRY}"));
+    engine.add(run.feed());
+    let event = events.recv().await.expect("an event");
+    let sinks::status::SinkEvent::Trouble(trouble) = event else { panic!("{event:?}") };
+    assert_eq!(trouble.class, sinks::error::Class::Misconfigured);
+    assert!(trouble.error.contains("answered 404"), "{}", trouble.error);
+    assert_eq!(engine.status().lag_lines, 3);
+    assert_eq!(run.durable(), domain::line::Position::START);
+    engine.shutdown().await;
+}

@@ -1,0 +1,209 @@
+//! A run's output in memory, as a feed: what the runner does over its spool, without a disk.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::line::{Block, Position, Stage, Stream, Tag, stamp, write_head};
+use domain::run::{Outcome, RunId, Trigger};
+use jiff::Timestamp;
+use sinks::config::{SinkConfig, SinksFile};
+use sinks::engine::{Engine, Environment};
+use sinks::feed::{Feed, FinishedRecord, Item, Lag, Next, RunHeader};
+use sinks::status::SinkEvent;
+use tokio::sync::mpsc;
+
+/// One run that prints; clones share it.
+#[derive(Clone)]
+pub struct Run {
+    pub header: Arc<RunHeader>,
+    spool: Arc<Mutex<Spool>>,
+}
+
+struct Spool {
+    /// Encoded records, each with its newline.
+    records: Vec<Vec<u8>>,
+    finished: Option<FinishedRecord>,
+    durable: Position,
+    commits: usize,
+    at: Timestamp,
+}
+
+impl Run {
+    /// `number` makes the name.
+    pub fn new(number: u32) -> Run {
+        let now = Timestamp::now();
+        let header = RunHeader {
+            run_id: RunId(format!("20261123T075000Z-{number:012x}")),
+            group: "db".into(),
+            job: format!("job{number}"),
+            attempt: 1,
+            host: "host1".into(),
+            runner: "runner1".into(),
+            pid: Some(4242),
+            nominal: "2026-11-23T07:50:00Z".parse().expect("instant"),
+            trigger: Trigger::Schedule,
+            command: "dump.sh \"all\"".into(),
+            started_at: now,
+        };
+        let spool = Spool { records: Vec::new(), finished: None, durable: Position::START, commits: 0, at: now };
+        Run { header: Arc::new(header), spool: Arc::new(Mutex::new(spool)) }
+    }
+
+    fn spool(&self) -> MutexGuard<'_, Spool> {
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The capture time of the lines that follow.
+    pub fn set_time(&self, at: Timestamp) {
+        self.spool().at = at;
+    }
+
+    pub fn print(&self, stream: Stream, text: &[u8]) {
+        self.print_tagged(stream, Tag::WHOLE, text);
+    }
+
+    pub fn print_tagged(&self, stream: Stream, tag: Tag, text: &[u8]) {
+        let mut spool = self.spool();
+        let mut record = Vec::new();
+        write_head(&stamp(spool.at), stream, tag, &mut record);
+        record.extend_from_slice(text);
+        record.push(b'\n');
+        spool.records.push(record);
+    }
+
+    /// Lines `FROM..TO`, each its own number.
+    pub fn print_numbers(&self, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            self.print(Stream::Stdout, format!("line {number} {}", "x".repeat(90)).as_bytes());
+        }
+    }
+
+    pub fn finish(&self) {
+        let mut spool = self.spool();
+        let lines = spool.records.len() as u64;
+        spool.finished = Some(FinishedRecord {
+            outcome: Outcome::Succeeded,
+            reason: String::new(),
+            exit_code: Some(0),
+            signal: None,
+            duration_ms: 1500,
+            stdout_lines: lines,
+            stderr_lines: 0,
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            last_seq: lines,
+            dropped_lines: 0,
+            finished_at: Timestamp::now(),
+        });
+    }
+
+    /// How far the sink is known to have it.
+    pub fn durable(&self) -> Position {
+        self.spool().durable
+    }
+
+    pub fn commits(&self) -> usize {
+        self.spool().commits
+    }
+
+    pub fn is_delivered(&self) -> bool {
+        self.durable().stage == Stage::Done
+    }
+
+    pub fn feed(&self) -> Box<dyn Feed> {
+        Box::new(MemoryFeed { run: self.clone(), place: self.durable() })
+    }
+}
+
+struct MemoryFeed {
+    run: Run,
+    place: Position,
+}
+
+impl Feed for MemoryFeed {
+    fn header(&self) -> &Arc<RunHeader> {
+        &self.run.header
+    }
+
+    fn read(&mut self, bytes_max: usize) -> io::Result<Next> {
+        let spool = self.run.spool();
+        let (item, end) = match self.place.stage {
+            Stage::Done => return Ok(Next::Done),
+            Stage::Before => (Item::Started, Position { stage: Stage::Lines, ..self.place }),
+            Stage::Lines => {
+                let mut bytes = Vec::new();
+                let mut end = self.place;
+                for record in &spool.records[self.place.seq as usize - 1..] {
+                    if !bytes.is_empty() && bytes.len() + record.len() > bytes_max {
+                        break;
+                    }
+                    bytes.extend_from_slice(record);
+                    end.seq += 1;
+                    end.offset += record.len() as u64;
+                }
+                match (&spool.finished, bytes.is_empty()) {
+                    (_, false) => (Item::Lines(Block { first_seq: self.place.seq, bytes: bytes.into(), end }), end),
+                    (Some(finished), true) => {
+                        (Item::Finished(finished.clone()), Position { stage: Stage::Done, ..self.place })
+                    }
+                    (None, true) => return Ok(Next::Pending),
+                }
+            }
+        };
+        self.place = end;
+        Ok(Next::Item { item, end })
+    }
+
+    fn rewind(&mut self) {
+        self.place = self.run.durable();
+    }
+
+    fn commit(&mut self, position: Position) -> io::Result<()> {
+        let mut spool = self.run.spool();
+        assert!(position >= spool.durable, "a cursor never moves back");
+        assert!(position <= self.place, "nothing is committed that was not read");
+        spool.durable = position;
+        spool.commits += 1;
+        Ok(())
+    }
+
+    fn lag(&self) -> Lag {
+        let spool = self.run.spool();
+        let rest = &spool.records[spool.durable.seq as usize - 1..];
+        let bytes = rest.iter().map(|record| record.len() as u64).sum();
+        Lag { lines: rest.len() as u64, bytes, oldest: (!rest.is_empty()).then_some(spool.at) }
+    }
+}
+
+pub fn config(text: &str) -> SinkConfig {
+    let (mut sinks, faults) = SinksFile::parse("sinks.toml", text);
+    assert_eq!(faults.to_string(), "");
+    sinks.remove(0)
+}
+
+/// Quick to try again, so that tests of outages are quick.
+pub const RETRY: &str = "retry = { initial = \"20ms\", max = \"200ms\" }\n";
+
+pub fn start(text: &str) -> (Engine, mpsc::Receiver<SinkEvent>) {
+    let (events, receiver) = mpsc::channel(64);
+    (Engine::start(config(text), Environment::real(events)).expect("the sink starts"), receiver)
+}
+
+/// Delivers the run to its end.
+pub async fn deliver(text: &str, run: &Run) {
+    let (engine, _events) = start(text);
+    engine.add(run.feed());
+    assert!(engine.flush(testbed::DEADLINE).await, "delivered in time: {:?}", engine.status());
+    assert!(run.is_delivered());
+    engine.shutdown().await;
+}
+
+/// Waits without blocking the runtime.
+pub async fn wait_until(mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + testbed::DEADLINE;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "the condition did not hold in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

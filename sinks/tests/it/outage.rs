@@ -1,0 +1,208 @@
+//! Outages between the sink and a real server: every line arrives at least once, in order per run, within its brackets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use testbed::{Proxy, Rsyslog, RsyslogOptions, certificates};
+
+use crate::memory::{RETRY, Run, start, wait_until};
+
+const LINES: u64 = 20_000;
+
+/// First arrivals of each run, in order: `None` for a bracket.
+fn first_arrivals(records: &[Value]) -> BTreeMap<String, Vec<(String, Option<u64>)>> {
+    let mut runs: BTreeMap<String, Vec<(String, Option<u64>)>> = BTreeMap::new();
+    for record in records {
+        let sd = record["sd"].as_str().unwrap_or_default();
+        let value = |name: &str| sd.split(&format!(" {name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+        // A message that the outage tore apart has no structured data; its whole copy follows.
+        let (Some(id), Some(msgid)) = (value("id"), record["msgid"].as_str()) else { continue };
+        let entry = (msgid.to_owned(), value("seq").and_then(|seq| seq.parse().ok()));
+        let seen = runs.entry(id.to_owned()).or_default();
+        if !seen.contains(&entry) {
+            seen.push(entry);
+        }
+    }
+    runs
+}
+
+/// Every line once at least and in order, the brackets around them.
+fn is_complete(records: &[Value], run: &Run, lines: u64) -> Result<(), String> {
+    let id = run.header.run_id.as_str();
+    let mut next = 1;
+    let (mut started, mut finished) = (false, false);
+    for record in records {
+        let sd = record["sd"].as_str().unwrap_or_default();
+        if !sd.contains(id) {
+            continue;
+        }
+        let value = |name: &str| sd.split(&format!(" {name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+        match record["msgid"].as_str() {
+            Some("run.started") => started = true,
+            Some("run.finished") => finished |= next == lines + 1,
+            _ => {
+                let Some(seq) = value("seq").and_then(|seq| seq.parse::<u64>().ok()) else { continue };
+                let wanted = format!("line {} ", seq - 1);
+                if !record["msg"].as_str().unwrap_or_default().starts_with(&wanted) {
+                    return Err(format!("seq {seq} holds {record}"));
+                }
+                if seq > next {
+                    return Err(format!("seq {seq} came before {next}"));
+                }
+                next = next.max(seq + 1);
+            }
+        }
+    }
+    match (started, next == lines + 1, finished) {
+        (true, true, true) => Ok(()),
+        _ => Err(format!("started {started}, next {next} of {lines}, finished {finished}")),
+    }
+}
+
+fn printed(number: u32, lines: u64) -> Run {
+    let run = Run::new(number);
+    run.print_numbers(0..lines);
+    run.finish();
+    run
+}
+
+fn wait_for_complete(server: &Rsyslog, run: &Run, lines: u64) {
+    // A first look that is cheap, then the proof.
+    server.wait_for(|records| is_complete(records, run, lines).is_ok(), testbed::DEADLINE);
+}
+
+fn sink(address: impl std::fmt::Display) -> String {
+    format!("[sink.a]\ntype = \"syslog\"\nframing = \"octet_counting\"\naddress = \"tcp://{address}\"\n{RETRY}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_at_first_gets_everything_once_it_is_up() {
+    let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
+    server.stop();
+    let run = printed(1, LINES);
+    let (engine, _events) = start(&sink(server.tcp()));
+    engine.add(run.feed());
+    wait_until(|| engine.status().last_error.is_some()).await;
+    let status = engine.status();
+    assert_eq!((status.lag_lines, status.delivered_lines), (LINES, 0));
+    assert!(status.last_error.as_deref().is_some_and(|says| says.contains("cannot reach")), "{status:?}");
+    server.restart();
+    wait_until(|| run.is_delivered()).await;
+    wait_for_complete(&server, &run, LINES);
+    let status = engine.status();
+    assert_eq!((status.lag_lines, status.failing_since, status.dropped_lines), (0, None, 0));
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_in_mid_stream_gets_everything_after_its_restart() {
+    let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
+    let run = printed(1, LINES);
+    let (engine, _events) = start(&sink(server.tcp()));
+    engine.add(run.feed());
+    server.wait_for_count(1000);
+    server.kill();
+    wait_until(|| engine.status().failing_since.is_some()).await;
+    server.restart();
+    wait_until(|| run.is_delivered()).await;
+    wait_for_complete(&server, &run, LINES);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_in_mid_record_loses_nothing() {
+    let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
+    let Some(certificates) = certificates() else { return };
+    let tls = format!(
+        "[sink.a]\ntype = \"syslog\"\ntls = {{ ca_file = \"{}\", server_name = \"localhost\" }}\n{RETRY}",
+        certificates.ca.display()
+    );
+    for (number, target, config) in [(1, server.tcp(), None), (2, server.tls(), Some(&tls))] {
+        let proxy = Proxy::start(target);
+        let address = proxy.address();
+        let config = config.map_or_else(|| sink(address), |tls| format!("{tls}address = \"tcp+tls://{address}\"\n"));
+        let run = printed(number, LINES);
+        proxy.cut_after(1_234_567);
+        let (engine, _events) = start(&config);
+        engine.add(run.feed());
+        wait_until(|| proxy.connections() >= 2).await;
+        proxy.cut_after(777_777);
+        wait_until(|| run.is_delivered()).await;
+        wait_for_complete(&server, &run, LINES);
+        engine.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_runs_stay_in_order_through_refusals_and_slowness() {
+    let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
+    let proxy = Proxy::start(server.tcp());
+    let runs: Vec<Run> = (1..=8).map(Run::new).collect();
+    let (engine, _events) = start(&sink(proxy.address()));
+    for run in &runs {
+        engine.add(run.feed());
+    }
+    for round in 0..6u64 {
+        match round {
+            1 => proxy.refuse(),
+            2 => proxy.pass(),
+            3 => proxy.slow(2_000_000),
+            4 => proxy.cut_after(100_000),
+            _ => proxy.pass(),
+        }
+        for run in &runs {
+            run.print_numbers(round * 500..(round + 1) * 500);
+            engine.wake(&run.header.run_id);
+        }
+        if round == 1 {
+            wait_until(|| engine.status().failing_since.is_some()).await;
+        }
+    }
+    for run in &runs {
+        run.finish();
+        engine.wake(&run.header.run_id);
+    }
+    for run in &runs {
+        wait_until(|| run.is_delivered()).await;
+    }
+    for run in &runs {
+        wait_for_complete(&server, run, 3000);
+    }
+    assert_eq!(first_arrivals(&server.records()).len(), runs.len());
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_confirms_nothing_and_costs_no_memory() {
+    let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
+    let proxy = Proxy::start(server.tcp());
+    proxy.hang();
+    let run = printed(1, LINES * 5);
+    let (engine, _events) = start(&sink(proxy.address()));
+    engine.add(run.feed());
+    // The kernels take some megabytes; the rest stays where it is.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!run.is_delivered());
+    assert!(engine.status().lag_lines > LINES);
+    proxy.pass();
+    wait_until(|| run.is_delivered()).await;
+    wait_for_complete(&server, &run, LINES * 5);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_datagram_is_sent_again() {
+    let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
+    server.stop();
+    let run = printed(1, 200);
+    let (engine, _events) =
+        start(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"udp://{}\"\n{RETRY}", server.udp()));
+    engine.add(run.feed());
+    wait_until(|| engine.status().last_error.is_some()).await;
+    assert!(engine.status().last_error.is_some_and(|says| says.contains("nobody listens at udp://")));
+    server.restart();
+    wait_until(|| run.is_delivered()).await;
+    wait_for_complete(&server, &run, 200);
+    engine.shutdown().await;
+}
