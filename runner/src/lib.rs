@@ -6,4 +6,5 @@ pub mod directory;
 pub mod keeper;
 pub mod processes;
 pub mod records;
+pub mod spawn;
 pub mod spool;

@@ -1,7 +1,7 @@
 //! The running job as its keeper attends it: one loop over its pipes, its end, its limit, and who asks to stop it.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -216,7 +216,7 @@ impl Job {
             *pipe = None;
             self.encoder.end(stream);
         }
-        for piece in buffer[..bytes].chunks(READ_BYTES / 16) {
+        for piece in buffer[..bytes].chunks(READ_BYTES / 4) {
             self.encoder.push(stream, piece);
             if self.encoder.out.len() >= WRITE_BYTES {
                 self.write(writer);

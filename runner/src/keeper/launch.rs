@@ -22,6 +22,9 @@ use crate::records::Launch;
 const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 const SHELL_DEFAULT: &str = "/bin/sh";
 
+/// clone(2). libc's own constant is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Everything that the child needs, made before the fork: afterwards nothing may allocate.
 pub struct Prepared {
     /// Tried in order, as execvp(3) does along PATH.
@@ -177,7 +180,7 @@ unsafe fn fork_into(cgroup: Option<&Cgroup>) -> io::Result<libc::pid_t> {
     if let Some(cgroup) = cgroup {
         // SAFETY: plain data, zeroes are its defaults.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        arguments.flags = libc::CLONE_INTO_CGROUP as u64;
+        arguments.flags = CLONE_INTO_CGROUP;
         arguments.exit_signal = libc::SIGCHLD as u64;
         arguments.cgroup = cgroup.folder().as_raw_fd() as u64;
         // SAFETY: without CLONE_VM this is a fork; the arguments are as long as said.

@@ -1,0 +1,161 @@
+//! Who may start now. Pure: it counts, the runner acts.
+//!
+//! Orders are admitted in the order of their arrival and nobody overtakes: while the first does not fit, the others wait
+//! behind it, so that a big one is not starved by small ones. What waits is already claimed and on disk, so a runner takes
+//! no more than it will soon start.
+
+use std::collections::VecDeque;
+
+use domain::job::Needs;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    /// One at a time.
+    Serial,
+    /// By what jobs say they need, against what there is. A job that says nothing needs nothing.
+    Resources { cpu: f64, memory_bytes: u64 },
+    /// Whatever comes.
+    Free,
+}
+
+/// Orders that are asked for at once: SQS gives no more (ReceiveMessage, MaxNumberOfMessages).
+pub const RECEIVE_MAX: usize = 10;
+
+/// Runs of one machine at a time, whatever the mode: each is a keeper and a job, two watches, six descriptors there. Ours.
+pub const RUNNING_MAX: usize = 10_000;
+
+pub struct Admission<K> {
+    mode: Mode,
+    running: usize,
+    used_cpu: f64,
+    used_memory_bytes: u64,
+    waiting: VecDeque<(K, Needs)>,
+}
+
+impl<K: PartialEq> Admission<K> {
+    pub fn new(mode: Mode) -> Admission<K> {
+        Admission { mode, running: 0, used_cpu: 0.0, used_memory_bytes: 0, waiting: VecDeque::new() }
+    }
+
+    /// How many orders may be asked for now.
+    pub fn room(&self) -> usize {
+        if !self.waiting.is_empty() || self.running >= RUNNING_MAX {
+            return 0;
+        }
+        match self.mode {
+            Mode::Serial => 1usize.saturating_sub(self.running),
+            Mode::Resources { .. } | Mode::Free => RECEIVE_MAX,
+        }
+    }
+
+    /// Puts an order behind those that wait.
+    pub fn enter(&mut self, key: K, needs: Needs) {
+        self.waiting.push_back((key, needs));
+    }
+
+    /// Counts a run that was found running.
+    pub fn resume(&mut self, needs: Needs) {
+        self.take(needs);
+    }
+
+    /// The next that may start; it counts as running from now on.
+    pub fn admit(&mut self) -> Option<K> {
+        let (_, needs) = self.waiting.front()?;
+        if !self.fits(*needs) {
+            return None;
+        }
+        let (key, needs) = self.waiting.pop_front()?;
+        self.take(needs);
+        Some(key)
+    }
+
+    /// Forgets one that waits; says whether it did.
+    pub fn withdraw(&mut self, key: &K) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|(waiting, _)| waiting != key);
+        self.waiting.len() < before
+    }
+
+    /// A run has ended.
+    pub fn release(&mut self, needs: Needs) {
+        self.running = self.running.saturating_sub(1);
+        self.used_cpu = if self.running == 0 { 0.0 } else { (self.used_cpu - needs.cpu).max(0.0) };
+        self.used_memory_bytes = self.used_memory_bytes.saturating_sub(needs.memory);
+    }
+
+    fn take(&mut self, needs: Needs) {
+        self.running += 1;
+        self.used_cpu += needs.cpu;
+        self.used_memory_bytes = self.used_memory_bytes.saturating_add(needs.memory);
+    }
+
+    fn fits(&self, needs: Needs) -> bool {
+        match self.mode {
+            // One that needs more than there is runs when it is alone: late is better than never.
+            _ if self.running == 0 => true,
+            Mode::Serial => false,
+            Mode::Resources { cpu, memory_bytes } => {
+                self.used_cpu + needs.cpu <= cpu
+                    && self.used_memory_bytes.saturating_add(needs.memory) <= memory_bytes
+                    && self.running < RUNNING_MAX
+            }
+            Mode::Free => self.running < RUNNING_MAX,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs(cpu: f64, memory: u64) -> Needs {
+        Needs { cpu, memory }
+    }
+
+    #[test]
+    fn serial_means_one_at_a_time_in_order_of_arrival() {
+        let mut admission = Admission::new(Mode::Serial);
+        assert_eq!(admission.room(), 1);
+        admission.enter('a', needs(0.0, 0));
+        admission.enter('b', needs(0.0, 0));
+        assert_eq!((admission.admit(), admission.admit(), admission.room()), (Some('a'), None, 0));
+        admission.release(needs(0.0, 0));
+        assert_eq!((admission.admit(), admission.room()), (Some('b'), 0));
+        admission.release(needs(0.0, 0));
+        assert_eq!(admission.room(), 1);
+    }
+
+    #[test]
+    fn a_big_one_is_not_starved_by_small_ones() {
+        let mut admission = Admission::new(Mode::Resources { cpu: 4.0, memory_bytes: 100 });
+        admission.enter("small", needs(1.0, 10));
+        admission.enter("big", needs(4.0, 10));
+        admission.enter("small too", needs(1.0, 10));
+        assert_eq!(admission.admit(), Some("small"));
+        assert_eq!(admission.admit(), None);
+        assert_eq!(admission.room(), 0);
+        admission.release(needs(1.0, 10));
+        assert_eq!(admission.admit(), Some("big"));
+        assert_eq!(admission.admit(), None);
+        admission.release(needs(4.0, 10));
+        assert_eq!(admission.admit(), Some("small too"));
+    }
+
+    #[test]
+    fn more_than_there_is_runs_alone() {
+        let mut admission = Admission::new(Mode::Resources { cpu: 1.0, memory_bytes: 100 });
+        admission.resume(needs(0.0, 10));
+        admission.enter((), needs(0.0, 1_000));
+        assert_eq!(admission.admit(), None);
+        admission.release(needs(0.0, 10));
+        assert_eq!(admission.admit(), Some(()));
+    }
+
+    #[test]
+    fn who_is_withdrawn_is_not_admitted() {
+        let mut admission = Admission::new(Mode::Free);
+        admission.enter(1, needs(0.0, 0));
+        assert!(admission.withdraw(&1) && !admission.withdraw(&1));
+        assert_eq!(admission.admit(), None);
+    }
+}

@@ -1,0 +1,301 @@
+//! One task per run: sees that it has a keeper, tells that it started, lets the rules read along, and when it has ended
+//! judges and reports. It may be dropped at any point and begun again by the next runner; see [`crate::crash`].
+
+use std::io;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::event::{Body, Ended, Event};
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::crash;
+use crate::directory::{Durability, mark, read_json, write_json};
+use crate::ending::{finish, lost};
+use crate::local::{LocalRun, locked};
+use crate::records::{Exit, Refusal, RefusalKind, Started};
+use crate::report;
+use crate::scan::Scan;
+use crate::shared::Shared;
+use crate::spool;
+
+/// Everything is looked at so often even when no event tells of a change.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The rules read along so much behind; a turn for every line would cost more than the matching.
+const SCAN_DELAY: Duration = Duration::from_millis(200);
+
+/// Keepers that die before they begin anything are replaced so often. Ours: it is the machine that fails, not the job.
+const SPAWN_TRIES: u32 = 3;
+const SPAWN_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// What the directory says about the keeper.
+#[derive(Debug)]
+pub enum Standing {
+    /// It lives, or is being started.
+    Kept,
+    Ended(Box<Exit>),
+    /// There is none, and the job may have begun.
+    Orphaned,
+    /// There is none, and nothing has begun.
+    NotBegun,
+}
+
+pub fn standing(run: &LocalRun) -> io::Result<Standing> {
+    // The lock first: what its holder wrote before it let go is then all there.
+    if run.directory.is_kept()? {
+        return Ok(Standing::Kept);
+    }
+    Ok(match run.exit()? {
+        Some(exit) => Standing::Ended(Box::new(exit)),
+        None if run.directory.starting().exists() => Standing::Orphaned,
+        None => Standing::NotBegun,
+    })
+}
+
+/// Attends the run to its end and gives back its place in admission.
+pub async fn attend(shared: Arc<Shared>, run: Arc<LocalRun>) {
+    let leave = shared.leave.clone();
+    let left = leave.run_until_cancelled(attend_to_end(&shared, run.clone())).await.is_none();
+    shared.watch.remove(&run);
+    if !left {
+        locked(&shared.admission).release(run.job().needs);
+        shared.admission_changed.notify_waiters();
+        shared.admission_changed.notify_one();
+    }
+}
+
+async fn attend_to_end(shared: &Arc<Shared>, mut run: Arc<LocalRun>) {
+    if let Err(error) = shared.watch.add(&run) {
+        tracing::warn!(%error, run_id = %run.run_id(), "no inotify watch to be had; the run is looked at every 5 s");
+    }
+    let mut child = None;
+    let mut tries = 0;
+    let mut scan = None;
+    let exit = loop {
+        match look(&run).await {
+            Standing::Ended(exit) => break *exit,
+            Standing::Orphaned => break lost(shared, &run).await,
+            Standing::Kept => watch_over(shared, &run, &mut scan).await,
+            Standing::NotBegun => match begin(shared, &run, &mut tries).await {
+                Begun::Kept(keeper) => child = keeper.or(child),
+                Begun::Refused(refusal) => {
+                    run = refuse(shared, &run, refusal);
+                    break Exit::not_started(said(&run), Timestamp::now());
+                }
+                Begun::Failed(exit) => break *exit,
+            },
+        }
+    };
+    crash::point("seen");
+    if let Some(child) = child {
+        reap(child).await;
+    }
+    finish(shared, &run, exit, scan).await;
+}
+
+/// Reads the standing until it can be read.
+async fn look(run: &LocalRun) -> Standing {
+    loop {
+        match standing(run) {
+            Ok(standing) => return standing,
+            Err(error) => tracing::error!(%error, run_id = %run.run_id(), "a run's directory cannot be read"),
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+enum Begun {
+    Kept(Option<Child>),
+    Refused(Refusal),
+    Failed(Box<Exit>),
+}
+
+/// Starts a run that has not begun, if it still may.
+async fn begin(shared: &Arc<Shared>, run: &Arc<LocalRun>, tries: &mut u32) -> Begun {
+    let accepted = &run.accepted;
+    let refused = |why, says: String| Begun::Refused(Refusal { why, says });
+    if let Some(refusal) = &accepted.refused {
+        return Begun::Refused(refusal.clone());
+    }
+    if accepted.boot_id != shared.boot_id {
+        // What a keeper marked just before may not have reached the disk: starting again might be twice.
+        return Begun::Failed(Box::new(lost(shared, run).await));
+    }
+    if run.directory.stop().exists() {
+        return refused(RefusalKind::Stopped, "stopped before it began".to_owned());
+    }
+    if let Some(start_by) = accepted.order.start_by.filter(|start_by| *start_by < Timestamp::now()) {
+        return refused(RefusalKind::TooLate, format!("the runner could not start it before {start_by}"));
+    }
+    if *tries > 0 {
+        sleep(SPAWN_RETRY_DELAY * *tries).await;
+    }
+    *tries += 1;
+    match shared.spawn_keeper(run).await {
+        Ok(child) if child.is_none() || *tries <= SPAWN_TRIES => {
+            crash::point("spawned");
+            Begun::Kept(child)
+        }
+        Ok(child) => {
+            drop(child);
+            let says = format!("{SPAWN_TRIES} keepers died before they began anything; look for keeper.log");
+            refused(RefusalKind::Impossible, says)
+        }
+        Err(says) if *tries >= SPAWN_TRIES => refused(RefusalKind::Impossible, says),
+        Err(says) => {
+            tracing::warn!(says, run_id = %run.run_id(), "a run could not be started; it is tried again");
+            Begun::Kept(None)
+        }
+    }
+}
+
+/// The same run with the refusal, which is stored so that a restart does not think otherwise.
+pub fn refuse(shared: &Shared, run: &Arc<LocalRun>, refusal: Refusal) -> Arc<LocalRun> {
+    let mut accepted = run.accepted.clone();
+    accepted.refused = Some(refusal);
+    if let Err(error) = write_json(&run.directory.order(), &accepted, Durability::Cache) {
+        tracing::error!(%error, run_id = %run.run_id(), "a refusal cannot be stored; it is reported all the same");
+    }
+    let refused = Arc::new(LocalRun::new(run.directory.clone(), accepted));
+    locked(&shared.runs).insert(refused.key(), refused.clone());
+    refused
+}
+
+fn said(run: &LocalRun) -> String {
+    run.accepted.refused.as_ref().map(|refusal| refusal.says.clone()).unwrap_or_default()
+}
+
+/// Stays until the keeper is gone.
+async fn watch_over(shared: &Arc<Shared>, run: &Arc<LocalRun>, scan: &mut Option<Scan>) {
+    let mut scan_at = None;
+    let mut quiet_told = false;
+    loop {
+        if run.take_change() {
+            if run.header().is_none()
+                && let Ok(Some(started)) = run.started()
+            {
+                announce(shared, run, &started).await;
+            }
+            if !matches!(standing(run), Ok(Standing::Kept)) {
+                return;
+            }
+        }
+        if run.take_growth() {
+            quiet_told = false;
+            scan_at.get_or_insert(Instant::now() + SCAN_DELAY);
+        }
+        let quiet_at = run.job().quiet_limit.filter(|_| !quiet_told).map(|limit| quiet_at(run, limit));
+        let look_at = Instant::now() + LOOK_INTERVAL;
+        tokio::select! {
+            () = run.wake.notified() => {}
+            () = sleep_until(scan_at.unwrap_or(look_at)) => {
+                if scan_at.take().is_some() {
+                    if read_along(shared, run, scan).await {
+                        scan_at = Some(Instant::now());
+                    }
+                } else {
+                    run.note_change();
+                    run.note_growth();
+                    shared.wake_readers(run);
+                }
+            }
+            () = sleep_until(quiet_at.unwrap_or(look_at)), if quiet_at.is_some() => {
+                quiet_told = tell_if_quiet(shared, run).await;
+            }
+        }
+    }
+}
+
+/// Says that the job runs, in every sink and to the collector.
+pub async fn announce(shared: &Arc<Shared>, run: &Arc<LocalRun>, started: &Started) {
+    let header = run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
+    shared.add_feeds(run);
+    if run.directory.told_started().exists() {
+        return;
+    }
+    let body = Body::Started { pid: Some(started.pid), command: header.command.clone() };
+    tell(shared, run, report::event(&header, started.started_at, body)).await;
+    if let Err(error) = mark(&run.directory.told_started()) {
+        tracing::warn!(%error, run_id = %run.run_id(), "that the start was told cannot be noted; it may be told again");
+    }
+}
+
+pub async fn tell(shared: &Shared, run: &LocalRun, event: Event) {
+    tracing::debug!(run_id = %run.run_id(), event = event.id(), "told");
+    if let Some(outbox) = &shared.outbox {
+        outbox.put(event).await;
+    }
+}
+
+/// Lets the rules read for a turn; says whether there may be more.
+pub async fn read_along(shared: &Arc<Shared>, run: &Arc<LocalRun>, scan: &mut Option<Scan>) -> bool {
+    let mut reading = scan.take().unwrap_or_else(|| Scan::open(&run.directory, shared.rules_of(run.job())));
+    let _turn = shared.scanners.acquire().await;
+    let read = tokio::task::spawn_blocking(move || (reading.turn(), reading)).await;
+    match read {
+        Ok((more, reading)) => {
+            run.note_seen(reading.place().seq.saturating_sub(1));
+            *scan = Some(reading);
+            more.unwrap_or_else(|error| {
+                tracing::error!(%error, run_id = %run.run_id(), "the rules cannot read the spool; they try again");
+                false
+            })
+        }
+        Err(error) => {
+            tracing::error!(%error, run_id = %run.run_id(), "matching ended badly; it begins again from its cursor");
+            false
+        }
+    }
+}
+
+/// When the job's silence becomes too long.
+fn quiet_at(run: &LocalRun, limit: Duration) -> Instant {
+    let silent = Timestamp::now().duration_since(last_output_at(run));
+    let silent = Duration::try_from(silent).unwrap_or_default();
+    Instant::now() + limit.saturating_sub(silent)
+}
+
+/// When the newest segment was written to; the start before there is any.
+fn last_output_at(run: &LocalRun) -> Timestamp {
+    let folder = run.directory.spool();
+    let last = spool::segments(&folder).ok().and_then(|segments| segments.last().copied());
+    let written = last.and_then(|last| std::fs::metadata(folder.join(spool::segment_name(last))).ok()?.modified().ok());
+    let written = written.and_then(|at| Timestamp::try_from(at).ok());
+    let started = run.header().map(|header| header.started_at);
+    written.or(started).unwrap_or(run.accepted.accepted_at)
+}
+
+async fn tell_if_quiet(shared: &Arc<Shared>, run: &Arc<LocalRun>) -> bool {
+    let (Some(limit), Some(header)) = (run.job().quiet_limit, run.header()) else { return false };
+    let since = last_output_at(run);
+    let now = Timestamp::now();
+    if Duration::try_from(now.duration_since(since)).unwrap_or_default() < limit {
+        return false;
+    }
+    tell(shared, run, report::event(header, now, Body::Quiet { since })).await;
+    true
+}
+
+/// Takes in the keeper's own end, which comes right behind its last word.
+async fn reap(mut child: Child) {
+    let ended = tokio::task::spawn_blocking(move || child.wait()).await;
+    if let Ok(Err(error)) = ended {
+        tracing::warn!(%error, "a keeper's end could not be taken in");
+    }
+}
+
+/// Whether the report of this run was made before, by this runner or an earlier one.
+pub fn stored_report(run: &LocalRun) -> Option<Event> {
+    let stored = read_json::<Event>(&run.directory.finished());
+    stored.unwrap_or_else(|error| {
+        tracing::warn!(%error, run_id = %run.run_id(), "a stored report is damaged; it is made again");
+        None
+    })
+}
+
+/// An end that leaves no doubt about what was printed.
+pub fn is_begun(exit: &Exit) -> bool {
+    exit.ended != Ended::NotStarted
+}

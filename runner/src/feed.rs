@@ -1,0 +1,125 @@
+//! A run's spool as one sink reads it: `run.started`, the lines, `run.finished`, from the sink's own cursor on.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use domain::line::{Position, STAMP_BYTES, Stage, parse};
+use sinks::feed::{Feed, Item, Lag, Next, RunHeader};
+
+use crate::directory::{Durability, read_json, write_json};
+use crate::local::LocalRun;
+use crate::spool::{SpoolReader, segment_name};
+
+/// Where a sink's cursor is kept. The name of a sink is a key of a file that people write; what no file name may hold is
+/// replaced, and the length tells such names apart well enough.
+pub fn cursor_path(run: &LocalRun, sink: &str) -> PathBuf {
+    run.directory.cursors().join(cursor_name(sink))
+}
+
+pub fn cursor_name(sink: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '~' };
+    let name: String = sink.chars().take(100).map(plain).collect();
+    match name == sink {
+        true => format!("{name}.sink"),
+        false => format!("{name}~{}.sink", sink.len()),
+    }
+}
+
+pub struct SpoolFeed {
+    run: Arc<LocalRun>,
+    header: Arc<RunHeader>,
+    cursor: PathBuf,
+    durable: Position,
+    reader: SpoolReader,
+}
+
+impl SpoolFeed {
+    /// A feed of a run whose header is made. A cursor that cannot be read begins again: twice is better than never.
+    pub fn open(run: Arc<LocalRun>, header: Arc<RunHeader>, sink: &str) -> SpoolFeed {
+        let cursor = cursor_path(&run, sink);
+        let durable = read_json(&cursor)
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, sink, run_id = %run.run_id(), "a cursor is damaged; the run is sent again");
+                None
+            })
+            .unwrap_or(Position::START);
+        let reader = SpoolReader::open(run.directory.spool(), durable);
+        SpoolFeed { run, header, cursor, durable, reader }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.durable.stage == Stage::Done
+    }
+
+    fn pass(&mut self, item: Item, stage: Stage) -> Next {
+        let end = Position { stage, ..self.reader.place() };
+        self.reader.move_to(end);
+        Next::Item { item, end }
+    }
+
+    /// When the oldest undelivered record was captured.
+    fn oldest(&self) -> Option<jiff::Timestamp> {
+        use std::os::unix::fs::FileExt;
+        let path = self.run.directory.spool().join(segment_name(self.durable.segment));
+        let mut head = [0; STAMP_BYTES + 16];
+        let got = std::fs::File::open(path).ok()?.read_at(&mut head, self.durable.offset).ok()?;
+        Some(parse(head.get(..got)?, 0).at()).filter(|at| *at != jiff::Timestamp::UNIX_EPOCH)
+    }
+}
+
+impl Feed for SpoolFeed {
+    fn header(&self) -> &Arc<RunHeader> {
+        &self.header
+    }
+
+    fn read(&mut self, bytes_max: usize) -> io::Result<Next> {
+        match self.reader.place().stage {
+            Stage::Before => Ok(self.pass(Item::Started, Stage::Lines)),
+            Stage::Lines => {
+                // Asked before reading: once it is finished, nothing is appended any more.
+                let finished = self.run.finished().cloned();
+                if let Some(block) = self.reader.read(bytes_max)? {
+                    self.run.note_seen(block.end.seq.saturating_sub(1));
+                    let end = block.end;
+                    return Ok(Next::Item { item: Item::Lines(block), end });
+                }
+                Ok(match finished {
+                    Some(record) => self.pass(Item::Finished(record), Stage::Done),
+                    None => Next::Pending,
+                })
+            }
+            Stage::Done => Ok(Next::Done),
+        }
+    }
+
+    fn rewind(&mut self) {
+        self.reader.move_to(self.durable);
+    }
+
+    fn commit(&mut self, position: Position) -> io::Result<()> {
+        if position <= self.durable {
+            return Ok(());
+        }
+        // Not synced: after a power cut a sink gets some lines twice, after a kill it does not.
+        write_json(&self.cursor, &position, Durability::Cache)?;
+        self.durable = position;
+        if position.stage == Stage::Done {
+            self.run.note_change();
+        }
+        Ok(())
+    }
+
+    fn lag(&self) -> Lag {
+        if self.is_done() {
+            return Lag::default();
+        }
+        let behind = SpoolReader::open(self.run.directory.spool(), self.durable).bytes_behind().unwrap_or(0);
+        let last_seq = self.run.finished().map_or(self.run.seen_seq(), |record| record.last_seq);
+        Lag {
+            lines: (last_seq + 1).saturating_sub(self.durable.seq),
+            bytes: behind,
+            oldest: if behind > 0 { self.oldest() } else { None },
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a runner is given: where it keeps things, how it admits, and who it asks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::order::Order;
+use domain::ports::{Claims, Orders, Reports};
+use rules::Packs;
+use sinks::engine::Engine;
+
+pub use crate::admission::Mode;
+pub use crate::retention::Retention;
+pub use crate::spawn::KeeperCommand;
+
+/// The ledger takes a runner for dead after several of these. Ours.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long shutting down waits for sinks. Ours; inside systemd's 90 s until KILL.
+pub const FLUSH_LIMIT: Duration = Duration::from_secs(15);
+
+pub struct Options {
+    /// Made if absent. One runner at a time may use it.
+    pub state: PathBuf,
+    pub runner: String,
+    pub host: String,
+    /// Whose orders are taken; empty for all.
+    pub groups: Vec<String>,
+    pub keeper: KeeperCommand,
+    pub mode: Mode,
+    /// Names of the runner's own environment that jobs see.
+    pub pass_env: Vec<String>,
+    /// Whether jobs get a control group of their own where that is possible.
+    pub cgroup: bool,
+    pub retention: Retention,
+    pub beat_interval: Duration,
+    pub on_shutdown: OnShutdown,
+    pub flush_limit: Duration,
+    pub policy: Arc<dyn Policy>,
+    pub secrets: Arc<dyn Secrets>,
+    pub packs: Arc<Packs>,
+    pub sinks: Vec<Engine>,
+}
+
+impl Options {
+    /// Every default: all groups, everything at once, no policy, the built-in rules, no sinks.
+    pub fn new(state: impl Into<PathBuf>, runner: &str, host: &str, keeper: KeeperCommand) -> Options {
+        Options {
+            state: state.into(),
+            runner: runner.to_owned(),
+            host: host.to_owned(),
+            groups: Vec::new(),
+            keeper,
+            mode: Mode::Free,
+            pass_env: Vec::new(),
+            cgroup: true,
+            retention: Retention::default(),
+            beat_interval: BEAT_INTERVAL,
+            on_shutdown: OnShutdown::Leave,
+            flush_limit: FLUSH_LIMIT,
+            policy: Arc::new(Anything),
+            secrets: Arc::new(crate::secrets::LocalSecrets),
+            packs: Arc::new(Packs::builtin()),
+            sinks: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Ports {
+    pub orders: Arc<dyn Orders>,
+    pub claims: Arc<dyn Claims>,
+    pub reports: Arc<dyn Reports>,
+}
+
+/// What becomes of running jobs when the runner is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnShutdown {
+    /// Their keepers go on alone; the next runner finds them.
+    Leave,
+    /// Nothing new is taken, and the runner stays until they have ended.
+    Drain,
+}
+
+/// The machine's last word on what is run on it.
+pub trait Policy: Send + Sync {
+    /// # Errors
+    /// One sentence: why this order is not executed here.
+    fn allows(&self, order: &Order) -> Result<(), String>;
+}
+
+/// No policy.
+pub struct Anything;
+
+impl Policy for Anything {
+    fn allows(&self, _order: &Order) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Turns references (`ssm:/path`, `secretsmanager:...`, `env:NAME`, `file:/path`) into values, just before exec.
+#[async_trait]
+pub trait Secrets: Send + Sync {
+    /// The environment with every reference replaced.
+    ///
+    /// # Errors
+    /// One sentence that names the variable, never a value.
+    async fn resolve(&self, env: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String>;
+}

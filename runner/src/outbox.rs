@@ -1,0 +1,179 @@
+//! Reports on their way out: written and synced first, then sent, in order, until accepted.
+//!
+//! One file holds what was handed over together, one event a line, so that a thousand runs that end at once cost a few
+//! syncs. What the other side refuses for good is put aside and told, never deleted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::event::Event;
+use domain::ports::{PortError, Reports};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::crash;
+use crate::directory::{Durability, write_whole};
+
+/// Events that one file takes: a few hundred KiB at most.
+const EVENTS_PER_FILE_MAX: usize = 64;
+
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+struct Parcel {
+    event: Event,
+    stored: oneshot::Sender<()>,
+}
+
+/// Where reports are handed over.
+#[derive(Clone)]
+pub struct Outbox {
+    parcels: mpsc::Sender<Parcel>,
+    waiting: watch::Receiver<usize>,
+}
+
+/// The tasks behind it.
+pub struct OutboxTasks {
+    folder: PathBuf,
+    parcels: mpsc::Receiver<Parcel>,
+    waiting: watch::Sender<usize>,
+    files: BTreeSet<u64>,
+    next_file: u64,
+}
+
+impl Outbox {
+    /// Finds what an earlier runner left.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read.
+    pub fn open(folder: PathBuf) -> io::Result<(Outbox, OutboxTasks)> {
+        fs::create_dir_all(&folder)?;
+        let mut files = BTreeSet::new();
+        for entry in fs::read_dir(&folder)? {
+            let name = entry?.file_name();
+            files.extend(name.to_str().and_then(|name| name.strip_suffix(".json")?.parse::<u64>().ok()));
+        }
+        let next_file = files.last().map_or(1, |last| last + 1);
+        let (parcels, received) = mpsc::channel(EVENTS_PER_FILE_MAX);
+        let (waiting, watched) = watch::channel(files.len());
+        let tasks = OutboxTasks { folder, parcels: received, waiting, files, next_file };
+        Ok((Outbox { parcels, waiting: watched }, tasks))
+    }
+
+    /// Returns once the event is on disk; from then on it will be sent. Waits while the disk takes nothing.
+    pub async fn put(&self, event: Event) {
+        let (stored, is_stored) = oneshot::channel();
+        if self.parcels.send(Parcel { event, stored }).await.is_ok() {
+            let _ = is_stored.await;
+        }
+    }
+
+    /// Returns once everything handed over before has been accepted.
+    pub async fn flushed(&self) {
+        let mut waiting = self.waiting.clone();
+        let _ = waiting.wait_for(|files| *files == 0).await;
+    }
+}
+
+impl OutboxTasks {
+    /// Stores and sends until every [`Outbox`] is dropped or `stop` is cancelled; what is stored by then stays on disk.
+    pub async fn run(mut self, reports: Arc<dyn Reports>, stop: CancellationToken) {
+        let (file_stored, mut stored_files) = mpsc::unbounded_channel();
+        for file in &self.files {
+            let _ = file_stored.send(*file);
+        }
+        let folder = self.folder.clone();
+        let waiting = self.waiting.clone();
+        let sender = async {
+            while let Some(file) = stored_files.recv().await {
+                send_file(&folder, file, &*reports).await;
+                waiting.send_modify(|files| *files = files.saturating_sub(1));
+            }
+        };
+        let storer = async {
+            let mut parcels = Vec::new();
+            while self.parcels.recv_many(&mut parcels, EVENTS_PER_FILE_MAX).await > 0 {
+                let file = self.next_file;
+                self.next_file += 1;
+                self.waiting.send_modify(|files| *files += 1);
+                store(&self.folder, file, &parcels).await;
+                parcels.drain(..).for_each(|parcel| drop(parcel.stored.send(())));
+                let _ = file_stored.send(file);
+            }
+            std::future::pending::<()>().await;
+        };
+        stop.run_until_cancelled(async { tokio::join!(sender, storer) }).await;
+    }
+}
+
+fn path_of(folder: &Path, file: u64) -> PathBuf {
+    folder.join(format!("{file:020}.json"))
+}
+
+/// Tries until the disk takes it: the run's directory is kept meanwhile, so nothing is lost by waiting.
+async fn store(folder: &Path, file: u64, parcels: &[Parcel]) {
+    let mut bytes = Vec::new();
+    for parcel in parcels {
+        // An event is plain data with text keys; it always has a JSON form.
+        let _ = serde_json::to_writer(&mut bytes, &parcel.event);
+        bytes.push(b'\n');
+    }
+    let path = path_of(folder, file);
+    let bytes: Arc<[u8]> = bytes.into();
+    let mut wait = RETRY_FIRST;
+    loop {
+        let (path, bytes) = (path.clone(), bytes.clone());
+        let written = tokio::task::spawn_blocking(move || write_whole(&path, &bytes, Durability::Disk)).await;
+        match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(()) => return,
+            Err(error) => tracing::error!(%error, "the outbox cannot be written; it is tried again"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+}
+
+/// Sends one file until it is accepted or refused for good.
+async fn send_file(folder: &Path, file: u64, reports: &dyn Reports) {
+    let path = path_of(folder, file);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => return tracing::error!(%error, path = %path.display(), "a stored report cannot be read"),
+    };
+    let events: Result<Vec<Event>, _> = text.lines().map(serde_json::from_str).collect();
+    let events = match events {
+        Ok(events) => events,
+        Err(error) => return put_aside(&path, &error.to_string()),
+    };
+    let mut wait = RETRY_FIRST;
+    let mut told = false;
+    loop {
+        match reports.send(&events).await {
+            Ok(()) => break,
+            Err(PortError::Permanent(says)) => return put_aside(&path, &says),
+            Err(PortError::Retry(says)) if told => tracing::debug!(says, "reports still cannot be sent"),
+            Err(PortError::Retry(says)) => {
+                tracing::warn!(says, "reports cannot be sent; they are kept and sent again");
+                told = true;
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+    crash::point("sent");
+    if let Err(error) = fs::remove_file(&path) {
+        tracing::warn!(%error, path = %path.display(), "a sent report cannot be removed; it will be sent again");
+    }
+}
+
+fn put_aside(path: &Path, says: &str) {
+    let aside = path.with_extension("refused");
+    tracing::error!(says, path = %aside.display(), "reports were refused for good and are put aside");
+    if let Err(error) = fs::rename(path, &aside) {
+        tracing::error!(%error, path = %path.display(), "a refused report cannot be put aside");
+    }
+}

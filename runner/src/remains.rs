@@ -1,0 +1,82 @@
+//! What a lost keeper left running: found by control group, session and environment, ended and named.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use domain::run::Leaked;
+use rustix::process::Signal;
+
+use crate::keeper;
+use crate::local::Key;
+use crate::processes::{self, Process};
+use crate::records::Started;
+
+/// A process that KILL does not end within this time is named as living. Ours.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Ends everything that belongs to the attempt and says what it was. Blocking. Only for an attempt without a keeper.
+pub fn end_remains(key: &Key, started: Option<&Started>) -> Vec<Leaked> {
+    let begun = Instant::now();
+    let mut named: Vec<(Process, bool)> = Vec::new();
+    loop {
+        let left = remains(key, started);
+        for (known, killed) in &mut named {
+            *killed = !left.contains(known);
+        }
+        if left.is_empty() || begun.elapsed() > PATIENCE {
+            break;
+        }
+        if let Some(group) = started.and_then(|started| started.cgroup.as_deref()) {
+            let _ = keeper::kill_cgroup(Path::new(group));
+        }
+        for process in left {
+            processes::signal(&process, Signal::KILL);
+            if !named.iter().any(|(known, _)| *known == process) {
+                named.push((process, false));
+            }
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    if let Some(group) = started.and_then(|started| started.cgroup.as_deref()) {
+        keeper::remove_cgroup(Path::new(group));
+    }
+    named.into_iter().map(|(process, killed)| Leaked { pid: process.pid, name: process.name, killed }).collect()
+}
+
+fn remains(key: &Key, started: Option<&Started>) -> Vec<Process> {
+    let started = started.filter(|started| started.boot_id == processes::boot_id());
+    let in_group: Vec<u32> = started
+        .and_then(|started| started.cgroup.as_deref())
+        .map(|group| keeper::cgroup_members(Path::new(group)))
+        .unwrap_or_default();
+    let session = started.filter(|started| owns_session(started)).map(|started| started.pid);
+    let mut all = processes::processes().unwrap_or_default();
+    let own = std::process::id();
+    all.retain(|process| {
+        process.pid != own
+            && !process.is_zombie()
+            && (in_group.contains(&process.pid)
+                || session == Some(process.session)
+                || is_named_in_environment(process.pid, key))
+    });
+    // Stopped, running or waiting: it is the same process.
+    for process in &mut all {
+        process.state = 0;
+    }
+    all
+}
+
+/// Whether the session of that number is still the job's: while a member lives, the kernel gives its number to nobody
+/// else; a leader that started at another time means that it has been given away.
+fn owns_session(started: &Started) -> bool {
+    processes::process(started.pid).is_none_or(|leader| leader.start_ticks == started.start_ticks)
+}
+
+/// A job's processes carry its name, also those that left session and group.
+fn is_named_in_environment(pid: u32, (run_id, attempt): &Key) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let has = |wanted: &str| environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes());
+    has(&format!("SEXTON_RUN_ID={run_id}")) && has(&format!("SEXTON_ATTEMPT={attempt}"))
+}

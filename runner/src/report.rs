@@ -1,0 +1,92 @@
+//! From what the keeper recorded and the rules found to the report and the record that closes the log. Pure.
+
+use std::time::Duration;
+
+use domain::event::{Body, Ended, Event, Report};
+use domain::order::FORMAT_VERSION;
+use domain::run::Outcome;
+use jiff::Timestamp;
+use rules::{ExitFacts, Limits, Matcher};
+use sinks::feed::{FinishedRecord, RunHeader};
+
+use crate::excerpt::Excerpt;
+use crate::records::{Accepted, Exit, RefusalKind};
+
+/// An event about this attempt.
+pub fn event(header: &RunHeader, at: Timestamp, body: Body) -> Event {
+    Event {
+        version: FORMAT_VERSION,
+        run_id: header.run_id.clone(),
+        group: header.group.clone(),
+        job: header.job.clone(),
+        attempt: header.attempt,
+        nominal: header.nominal,
+        trigger: header.trigger,
+        runner: header.runner.clone(),
+        host: header.host.clone(),
+        at,
+        body,
+    }
+}
+
+/// The report with the runner's own verdict.
+pub fn report(accepted: &Accepted, exit: Exit, matcher: &Matcher, excerpt: &Excerpt) -> Report {
+    let mut report = Report {
+        ended: exit.ended,
+        note: exit.note,
+        exit_code: exit.exit_code,
+        signal: exit.signal,
+        started_at: exit.started_at,
+        finished_at: exit.finished_at,
+        duration_ms: exit.duration_ms,
+        stdout_lines: exit.output.stdout_lines,
+        stderr_lines: exit.output.stderr_lines,
+        stdout_bytes: exit.output.stdout_bytes,
+        stderr_bytes: exit.output.stderr_bytes,
+        last_seq: exit.output.last_seq,
+        dropped_lines: exit.output.dropped_lines,
+        dropped_bytes: exit.output.dropped_bytes,
+        cpu_ms: exit.cpu_ms,
+        max_rss_bytes: exit.max_rss_bytes,
+        leaked: exit.leaked,
+        rules: if exit.ended == Ended::NotStarted { Vec::new() } else { matcher.hits() },
+        rules_digest: matcher.rules().digest().to_owned(),
+        excerpt: excerpt.lines(),
+        outcome: never_began(accepted),
+        reason: String::new(),
+    };
+    let verdict = {
+        let facts = ExitFacts { duration: Duration::from_millis(report.duration_ms), ..ExitFacts::of(&report) };
+        rules::judge(&facts, &Limits::of(&accepted.order.job), &report.rules)
+    };
+    report.outcome = verdict.outcome;
+    report.reason = verdict.reason;
+    report
+}
+
+/// What an attempt comes to that was never begun; only looked at for those.
+fn never_began(accepted: &Accepted) -> Outcome {
+    match accepted.refused.as_ref().map(|refusal| refusal.why) {
+        Some(RefusalKind::TooLate) => Outcome::Missed,
+        Some(RefusalKind::Stopped) => Outcome::Stopped,
+        Some(RefusalKind::Policy | RefusalKind::Impossible) | None => Outcome::Failed,
+    }
+}
+
+/// What closes the run's log in every sink.
+pub fn finished_record(report: &Report) -> FinishedRecord {
+    FinishedRecord {
+        outcome: report.outcome,
+        reason: report.reason.clone(),
+        exit_code: report.exit_code,
+        signal: report.signal,
+        duration_ms: report.duration_ms,
+        stdout_lines: report.stdout_lines,
+        stderr_lines: report.stderr_lines,
+        stdout_bytes: report.stdout_bytes,
+        stderr_bytes: report.stderr_bytes,
+        last_seq: report.last_seq,
+        dropped_lines: report.dropped_lines,
+        finished_at: report.finished_at,
+    }
+}

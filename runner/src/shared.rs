@@ -1,0 +1,154 @@
+//! What the runner's tasks share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use domain::job::Job;
+use rules::{Packs, RuleSet};
+use sinks::engine::Engine;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::Admission;
+use crate::feed::SpoolFeed;
+use crate::local::{Key, LocalRun, locked};
+use crate::options::Options;
+use crate::outbox::Outbox;
+use crate::processes;
+use crate::records::Launch;
+use crate::spawn;
+use crate::watch::Watch;
+
+/// Keepers that are started at the same moment: posix_spawn holds its thread until exec, and more than a few threads gain
+/// nothing (measured: four threads start 1000 processes 2.5 times as fast as one on two cores, sixteen no faster).
+const SPAWNERS: usize = 4;
+
+/// Orders that are synced at the same moment; the file system joins their commits.
+const STORERS: usize = 16;
+
+pub struct Shared {
+    pub options: Options,
+    pub runs_folder: PathBuf,
+    pub boot_id: String,
+    /// Every attempt of which there is a directory.
+    pub runs: Mutex<BTreeMap<Key, Arc<LocalRun>>>,
+    pub admission: Mutex<Admission<Key>>,
+    /// Admission may have room, or somebody new to admit.
+    pub admission_changed: Notify,
+    pub sinks: RwLock<Vec<Engine>>,
+    packs: RwLock<Arc<Packs>>,
+    rule_sets: Mutex<HashMap<Vec<String>, Arc<RuleSet>>>,
+    pub watch: Watch,
+    /// None when nobody wants reports.
+    pub outbox: Option<Outbox>,
+    spawners: Semaphore,
+    pub storers: Semaphore,
+    pub scanners: Semaphore,
+    /// The tasks that attend runs.
+    pub attending: TaskTracker,
+    /// Attending tasks leave their runs to the keepers.
+    pub leave: CancellationToken,
+    /// Some spool has grown, or a run has ended; for those who follow output.
+    pub grown: Notify,
+}
+
+impl Shared {
+    /// # Errors
+    /// When the state directory cannot be made, or inotify cannot be had.
+    pub fn new(mut options: Options, outbox: Option<Outbox>) -> io::Result<Shared> {
+        let runs_folder = options.state.join("runs");
+        std::fs::create_dir_all(&runs_folder)?;
+        let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+        Ok(Shared {
+            runs_folder,
+            boot_id: processes::boot_id(),
+            runs: Mutex::default(),
+            admission: Mutex::new(Admission::new(options.mode)),
+            admission_changed: Notify::new(),
+            sinks: RwLock::new(std::mem::take(&mut options.sinks)),
+            packs: RwLock::new(options.packs.clone()),
+            rule_sets: Mutex::default(),
+            watch: Watch::new()?,
+            outbox,
+            spawners: Semaphore::new(SPAWNERS),
+            storers: Semaphore::new(STORERS),
+            scanners: Semaphore::new(cores),
+            attending: TaskTracker::new(),
+            leave: CancellationToken::new(),
+            grown: Notify::new(),
+            options,
+        })
+    }
+
+    pub fn run(&self, key: &Key) -> Option<Arc<LocalRun>> {
+        locked(&self.runs).get(key).cloned()
+    }
+
+    pub fn with_sinks<T>(&self, ask: impl FnOnce(&[Engine]) -> T) -> T {
+        ask(&self.sinks.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The run's spool has grown or it has ended.
+    pub fn wake_readers(&self, run: &LocalRun) {
+        self.with_sinks(|sinks| sinks.iter().for_each(|sink| sink.wake(run.run_id())));
+        self.grown.notify_waiters();
+    }
+
+    /// Gives the run to every sink that wants it and does not have it yet. The header must be made.
+    pub fn add_feeds(&self, run: &Arc<LocalRun>) {
+        let Some(header) = run.header() else { return };
+        self.with_sinks(|sinks| {
+            for sink in sinks.iter().filter(|sink| sink.wants(header)) {
+                let feed = SpoolFeed::open(run.clone(), header.clone(), sink.name());
+                if !feed.is_done() {
+                    sink.add(Box::new(feed));
+                }
+            }
+        });
+    }
+
+    /// Other rules for all runs from now on, also for the rest of those that run.
+    pub fn set_packs(&self, packs: Arc<Packs>) {
+        *self.packs.write().unwrap_or_else(PoisonError::into_inner) = packs;
+        locked(&self.rule_sets).clear();
+    }
+
+    /// The compiled rules of a job. Packs that do not exist are told and left out: a job without its rules is better
+    /// than no job, and the collector judges with its own.
+    pub fn rules_of(&self, job: &Job) -> Arc<RuleSet> {
+        let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let names = rules::choose(&packs, &job.rules, &job.command).unwrap_or_else(|error| {
+            tracing::error!(%error, job = %job.key(), "the job's rules cannot be chosen; the known ones are applied");
+            job.rules.iter().filter(|name| packs.get(name).is_some()).cloned().collect()
+        });
+        if let Some(set) = locked(&self.rule_sets).get(&names) {
+            return set.clone();
+        }
+        let set = RuleSet::compile(&packs, &names).unwrap_or_else(|error| {
+            tracing::error!(%error, job = %job.key(), "the job's rules cannot be used; its output is not matched");
+            RuleSet::compile(&packs, &[]).unwrap_or_default()
+        });
+        locked(&self.rule_sets).insert(names, set.clone());
+        set
+    }
+
+    /// Starts the keeper; none when one lives already.
+    ///
+    /// # Errors
+    /// One sentence: what stood in the way of starting, this time.
+    pub async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Child>, String> {
+        let env = self.options.secrets.resolve(&run.job().env).await?;
+        let passed = self.options.pass_env.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
+        let launch = Launch { env, passed: passed.collect(), cgroup: self.options.cgroup };
+        let (command, directory) = (self.options.keeper.clone(), run.directory.clone());
+        let _turn = self.spawners.acquire().await;
+        let spawned = tokio::task::spawn_blocking(move || spawn::spawn_keeper(&command, &directory, &launch)).await;
+        spawned
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|error| format!("its keeper could not be started: {error}"))
+    }
+}

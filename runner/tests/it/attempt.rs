@@ -1,0 +1,145 @@
+//! One attempt under a real keeper, without a runner.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use domain::job::{Command, Job, JobKey};
+use domain::line::{Position, Stream, Tag};
+use domain::order::{FORMAT_VERSION, Order};
+use domain::run::{RunId, Trigger};
+use jiff::Timestamp;
+use runner::directory::{Durability, RunDirectory, read_json, write_json};
+use runner::records::{Accepted, Exit, Launch, Started, StopRequest};
+use runner::spawn::{KeeperCommand, spawn_keeper};
+use runner::spool::SpoolReader;
+
+/// Long enough for the slowest machine; nothing waits for it unless something is wrong.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+pub fn harness() -> &'static str {
+    env!("CARGO_BIN_EXE_runner-harness")
+}
+
+/// Waits until `found` finds something.
+pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(begun.elapsed() < DEADLINE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn shell(text: &str) -> Job {
+    Job::new(JobKey::new("g", "j"), "@manually", Command::Shell(text.to_owned()))
+}
+
+pub fn argv(words: &[&str]) -> Job {
+    Job::new(JobKey::new("g", "j"), "@manually", Command::Argv(words.iter().map(|word| (*word).to_owned()).collect()))
+}
+
+pub fn order(job: Job) -> Order {
+    let now = Timestamp::now();
+    Order {
+        version: FORMAT_VERSION,
+        run_id: RunId::unscheduled(now, getrandom::u64().expect("random").to_be_bytes()[..6].try_into().expect("six")),
+        attempt: 1,
+        nominal: now,
+        trigger: Trigger::Manual,
+        issued_at: now,
+        not_before: None,
+        start_by: None,
+        job,
+    }
+}
+
+pub struct Attempt {
+    pub run: RunDirectory,
+    pub keeper: Child,
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// One record, owned.
+#[derive(Debug, PartialEq)]
+pub struct Said {
+    pub seq: u64,
+    pub stream: Stream,
+    pub tag: Tag,
+    pub text: Vec<u8>,
+}
+
+impl Attempt {
+    pub fn start(job: Job) -> Attempt {
+        Attempt::start_with(job, BTreeMap::new())
+    }
+
+    pub fn start_with(job: Job, env: BTreeMap<String, String>) -> Attempt {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut attempt = Attempt::start_in(folder.path(), job, env);
+        attempt._folder = Some(folder);
+        attempt
+    }
+
+    pub fn start_in(folder: &Path, job: Job, env: BTreeMap<String, String>) -> Attempt {
+        let order = order(job);
+        let run = RunDirectory::of(folder, &order.run_id, order.attempt);
+        run.create().expect("directory");
+        let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: String::new(), refused: None };
+        write_json(&run.order(), &accepted, Durability::Cache).expect("order");
+        let command = KeeperCommand(vec![harness().into(), "keeper".into()]);
+        let launch = Launch { env, passed: BTreeMap::new(), cgroup: true };
+        let keeper = spawn_keeper(&command, &run, &launch).expect("keeper").expect("lock");
+        Attempt { run, keeper, _folder: None }
+    }
+
+    pub fn started(&self) -> Started {
+        wait_for("started.json", || read_json(&self.run.started()).expect("started.json"))
+    }
+
+    pub fn ask_to_stop(&self) {
+        let request = StopRequest { at: Timestamp::now(), by: "a test".into() };
+        write_json(&self.run.stop(), &request, Durability::Cache).expect("stop");
+        runner::spawn::wake_keeper(&self.run);
+    }
+
+    /// Waits for the end of the keeper and gives its record.
+    pub fn end(&mut self) -> Exit {
+        wait_for("the keeper's end", || self.keeper.try_wait().expect("wait"));
+        read_json(&self.run.exit()).expect("exit.json").expect("exit.json is missing")
+    }
+
+    pub fn said(&self) -> Vec<Said> {
+        let mut reader = SpoolReader::open(self.run.spool(), Position::START);
+        let mut said = Vec::new();
+        while let Some(block) = reader.read(65_536).expect("read") {
+            said.extend(block.lines().map(|line| Said {
+                seq: line.seq,
+                stream: line.stream,
+                tag: line.tag,
+                text: line.text.to_vec(),
+            }));
+        }
+        said
+    }
+
+    pub fn texts(&self, stream: Stream) -> Vec<String> {
+        let said = self.said();
+        let texts = said.iter().filter(|said| said.stream == stream).map(|said| String::from_utf8_lossy(&said.text));
+        texts.map(|text| text.into_owned()).collect()
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+pub fn is_alive(pid: u32) -> bool {
+    runner::processes::process(pid).is_some_and(|process| !process.is_zombie())
+}

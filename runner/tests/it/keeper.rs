@@ -1,0 +1,182 @@
+//! What a job sees, how it ends, and what its keeper says of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use domain::event::Ended;
+use domain::line::Stream;
+use domain::job::Job;
+
+use crate::attempt::{Attempt, argv, is_alive, shell, wait_for};
+
+#[test]
+fn the_end_is_recorded_as_it_was() {
+    let check = |job: Job, ended: Ended, exit_code: Option<i32>, signal: Option<i32>| {
+        let what = job.command.to_string();
+        let mut attempt = Attempt::start(job);
+        let exit = attempt.end();
+        assert_eq!((exit.ended, exit.exit_code, exit.signal), (ended, exit_code, signal), "{what}: {exit:?}");
+        assert!(exit.leaked.is_empty(), "{what}: {:?}", exit.leaked);
+        assert!(!attempt.run.file("keeper.log").exists(), "{what}");
+        exit
+    };
+    check(shell("exit 0"), Ended::Exited, Some(0), None);
+    check(shell("exit 3"), Ended::Exited, Some(3), None);
+    check(shell("kill -9 $$"), Ended::Exited, None, Some(9));
+    check(shell("kill -SEGV $$"), Ended::Exited, None, Some(11));
+    check(shell("no-such-program-anywhere"), Ended::Exited, Some(127), None);
+    check(argv(&["true"]), Ended::Exited, Some(0), None);
+    check(argv(&["sh", "-c", "exit 7"]), Ended::Exited, Some(7), None);
+    let exit = check(argv(&["no-such-program-anywhere"]), Ended::NotStarted, None, None);
+    assert!(exit.note.is_some_and(|note| note.contains("cannot execute `no-such-program-anywhere`: no such file")));
+    let exit = check(argv(&["/etc/passwd"]), Ended::NotStarted, None, None);
+    assert!(exit.note.is_some_and(|note| note.contains("permission denied")));
+    let exit = check(argv(&[]), Ended::NotStarted, None, None);
+    assert!(exit.note.is_some_and(|note| note.contains("empty")));
+    let mut job = shell("true");
+    job.cwd = Some("/no/such/folder".into());
+    let exit = check(job, Ended::NotStarted, None, None);
+    assert!(exit.note.is_some_and(|note| note.contains("`/no/such/folder`")));
+    let mut job = shell("true");
+    job.user = Some("no-such-user-anywhere".into());
+    let exit = check(job, Ended::NotStarted, None, None);
+    assert!(exit.note.is_some_and(|note| note.contains("no-such-user-anywhere")));
+}
+
+#[test]
+fn a_job_sees_cron_s_environment_and_its_own_and_nothing_else() {
+    let env = BTreeMap::from([("LEVEL".to_owned(), "9".to_owned()), ("USER".to_owned(), "liar".to_owned())]);
+    let mut attempt = Attempt::start_with(shell("env; pwd; ls /proc/self/fd | wc -l"), env);
+    attempt.end();
+    let said = attempt.texts(Stream::Stdout);
+    let names: Vec<&str> = said.iter().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    let allowed = [
+        "HOME", "LEVEL", "LOGNAME", "PATH", "PWD", "OLDPWD", "SHELL", "SHLVL", "_", "USER", "SEXTON_RUN_ID",
+        "SEXTON_GROUP", "SEXTON_JOB", "SEXTON_ATTEMPT", "SEXTON_NOMINAL",
+    ];
+    assert!(names.iter().all(|name| allowed.contains(name)), "{said:?}");
+    for line in ["LEVEL=9", "SEXTON_GROUP=g", "SEXTON_JOB=j", "SEXTON_ATTEMPT=1", "SHELL=/bin/sh"] {
+        assert!(said.iter().any(|said| said == line), "{line} in {said:?}");
+    }
+    assert!(!said.iter().any(|line| line == "USER=liar"), "{said:?}");
+    // Its three streams, and the folder that `ls` itself has open.
+    assert_eq!(said.last().map(String::as_str), Some("4"));
+}
+
+#[test]
+fn a_job_has_its_own_session_and_default_signals() {
+    let mut attempt = Attempt::start(shell("cat /proc/self/stat; grep -E '^Sig(Blk|Ign)' /proc/self/status"));
+    let pid = attempt.started().pid;
+    attempt.end();
+    let said = attempt.texts(Stream::Stdout);
+    let session: u32 = said[0].split(' ').nth(5).and_then(|field| field.parse().ok()).expect("session");
+    assert_eq!(session, pid);
+    assert!(said[1..].iter().all(|line| line.ends_with("0000000000000000")), "{said:?}");
+    // A reader that goes away ends a job of pipes quietly, as in any shell.
+    let mut attempt = Attempt::start(shell("yes | head -1; echo ${PIPESTATUS:-none}"));
+    assert_eq!(attempt.end().exit_code, Some(0));
+    assert_eq!(attempt.texts(Stream::Stderr), Vec::<String>::new());
+}
+
+#[test]
+fn standard_input_is_the_job_s_text_or_empty() {
+    let mut job = shell("cat");
+    job.stdin = Some("first\nsecond\n".into());
+    let mut attempt = Attempt::start(job);
+    attempt.end();
+    assert_eq!(attempt.texts(Stream::Stdout), ["first", "second"]);
+
+    let mut attempt = Attempt::start(shell("cat; echo end"));
+    attempt.end();
+    assert_eq!(attempt.texts(Stream::Stdout), ["end"]);
+
+    // More than a pipe holds, to a job that never reads: it must not be held up.
+    let mut job = shell("echo deaf");
+    job.stdin = Some("x".repeat(1 << 20));
+    let mut attempt = Attempt::start(job);
+    assert_eq!(attempt.end().exit_code, Some(0));
+
+    let mut job = shell("wc -c");
+    job.stdin = Some("y".repeat(1 << 20));
+    let mut attempt = Attempt::start(job);
+    attempt.end();
+    assert_eq!(attempt.texts(Stream::Stdout), ["1048576"]);
+}
+
+#[test]
+fn a_job_may_run_as_another_user_only_when_root_keeps_it() {
+    let mut job = shell("id -un; id -Gn; echo $HOME $USER $LOGNAME");
+    job.user = Some("nobody".into());
+    let mut attempt = Attempt::start(job);
+    let exit = attempt.end();
+    if rustix::process::geteuid().is_root() {
+        let said = attempt.texts(Stream::Stdout);
+        assert_eq!(said[0], "nobody", "{exit:?}");
+        assert!(!said[1].split(' ').any(|group| group == "root"), "{said:?}");
+        assert!(said[2].ends_with("nobody nobody"), "{said:?}");
+    } else {
+        assert_eq!(exit.ended, Ended::NotStarted);
+        assert!(exit.note.is_some_and(|note| note.contains("does not run as root")));
+    }
+}
+
+#[test]
+fn what_was_used_is_counted() {
+    let mut attempt = Attempt::start(shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"));
+    let exit = attempt.end();
+    assert!(exit.cpu_ms.is_some_and(|ms| ms > 0), "{exit:?}");
+    assert!(exit.max_rss_bytes.is_some_and(|bytes| bytes > 100_000), "{exit:?}");
+    assert!(exit.finished_at >= exit.started_at.expect("started"));
+}
+
+#[test]
+fn a_grandchild_that_holds_the_output_is_named_and_not_waited_for() {
+    let mut attempt = Attempt::start(shell("sleep 1000 & echo $!"));
+    let exit = attempt.end();
+    let pid: u32 = attempt.texts(Stream::Stdout)[0].parse().expect("pid");
+    assert_eq!((exit.ended, exit.exit_code), (Ended::Exited, Some(0)));
+    assert_eq!(exit.leaked.iter().map(|leaked| (leaked.pid, leaked.name.as_str(), leaked.killed)).collect::<Vec<_>>(), [
+        (pid, "sleep", false)
+    ]);
+    assert!(is_alive(pid), "a run that ended by itself leaves its daemons alone, as cron does");
+    assert!(exit.duration_ms < 900_000);
+    let process = runner::processes::process(pid).expect("process");
+    runner::processes::signal(&process, rustix::process::Signal::KILL);
+}
+
+#[test]
+fn a_late_line_of_a_grandchild_is_kept() {
+    let mut attempt = Attempt::start(shell("(sleep 0.3; echo late) & echo early"));
+    let exit = attempt.end();
+    assert_eq!(attempt.texts(Stream::Stdout), ["early", "late"]);
+    assert!(exit.leaked.is_empty());
+}
+
+#[test]
+fn killing_the_keeper_leaves_what_it_wrote_and_a_free_lock() {
+    let mut attempt = Attempt::start(shell("echo before; sleep 1000"));
+    let started = attempt.started();
+    wait_for("the line", || (!attempt.said().is_empty()).then_some(()));
+    assert!(attempt.run.is_kept().expect("lock"));
+    attempt.keeper.kill().expect("kill");
+    wait_for("the free lock", || (!attempt.run.is_kept().expect("lock")).then_some(()));
+    assert!(!attempt.run.exit().exists());
+    assert_eq!(attempt.texts(Stream::Stdout), ["before"]);
+    let left = runner::processes::process(started.pid).expect("the job outlives its keeper");
+    assert_eq!(left.start_ticks, started.start_ticks);
+    runner::processes::signal(&left, rustix::process::Signal::KILL);
+    std::thread::sleep(Duration::ZERO);
+}
+
+#[test]
+fn a_keeper_survives_what_ends_terminals() {
+    let mut attempt = Attempt::start(shell("read line; echo $line"));
+    let pid = attempt.started().pid;
+    let keeper = runner::processes::process(attempt.keeper.id()).expect("keeper");
+    for signal in [rustix::process::Signal::HUP, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        assert!(runner::processes::signal(&keeper, signal));
+    }
+    // Its standard input is empty, so it ends by itself.
+    assert_eq!(attempt.end().exit_code, Some(0));
+    assert!(!is_alive(pid));
+}
