@@ -19,8 +19,10 @@ use crate::address::{Address, Scheme};
 use crate::error::{SinkError, SinkResult};
 use crate::frames::Frames;
 use crate::sink::Refused;
-use crate::stream::{CONNECT_TIMEOUT, HOLD, WRITE_TIMEOUT};
+use crate::stream::{CONNECT_TIMEOUT, WRITE_TIMEOUT};
 
+/// A refusal comes at once, or never.
+const HOLD: Duration = Duration::from_secs(1);
 /// Datagrams in one call to the kernel.
 const CALL_DATAGRAMS_MAX: usize = 64;
 /// After a failure one datagram goes first, and so long a refusal is waited for.

@@ -386,6 +386,9 @@ impl<S: Sink> Delivery<S> {
 
     /// After a failure: stores what is confirmed, and lets every other feed begin again at its durable cursor.
     async fn give_back(&mut self) {
+        if let Err(error) = self.confirm() {
+            tracing::debug!(sink = %self.config.name, %error, "what was confirmed last cannot be known");
+        }
         if let Err(error) = self.commit().await {
             tracing::warn!(sink = %self.config.name, %error, "cursors could not be stored");
         }

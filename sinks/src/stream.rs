@@ -4,6 +4,9 @@
 //! 1. the peer's kernel has acknowledged its last byte (bytes written less `SIOCOUTQ`), and
 //! 2. the connection has lived on for [`HOLD`] since: a receiver that is killed takes with it what it had not yet read,
 //!    and the end of the connection tells so within that time; or the receiver has answered our end with its own.
+//!
+//! What this cannot cover: a receiver that stands still for longer than [`HOLD`] and is then killed loses what its kernel
+//! had taken.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,10 +30,11 @@ use crate::tls::TlsConfig;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without any progress for so long the connection counts as dead; also given to the kernel as TCP_USER_TIMEOUT.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// See the head of this file.
-pub const HOLD: Duration = Duration::from_secs(1);
+/// See the head of this file. Long enough for a busy receiver to read what its kernel holds, and short enough that a crash
+/// of ours sends little twice.
+const HOLD: Duration = Duration::from_secs(3);
 /// How long the receiver is given to answer the end of a connection with its own.
-const CLOSE_WAIT: Duration = Duration::from_secs(2);
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// One write: larger ones fall out of the processor's cache and are slower.
 const WRITE_BYTES: usize = 64 * 1024;
 /// After so long without traffic the kernel asks whether the peer is there.

@@ -93,10 +93,22 @@ impl LogServer {
         self.process.kill();
     }
 
-    /// Starts the server again on the same ports; it goes on with the same messages.
+    /// Starts the server again on the same ports; it goes on with the same messages. A record that `kill` tore apart was
+    /// never received and goes.
     #[track_caller]
     pub fn restart(&self) {
+        self.drop_torn_record();
         self.process.restart();
+    }
+
+    fn drop_torn_record(&self) {
+        let path = self.process.folder().join(self.journal);
+        let Ok(bytes) = fs::read(&path) else { return };
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        if whole < bytes.len() {
+            let file = fs::OpenOptions::new().write(true).open(&path).expect("the journal can be opened");
+            file.set_len(whole as u64).expect("the journal can be cut");
+        }
     }
 
     /// Stops the server in its tracks (SIGSTOP): connections stay open, nothing is read.

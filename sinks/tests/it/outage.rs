@@ -1,31 +1,13 @@
 //! Outages between the sink and a real server: every line arrives at least once, in order per run, within its brackets.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use testbed::{Proxy, Rsyslog, RsyslogOptions, certificates};
+use testbed::{Capture, Proxy, Rsyslog, RsyslogOptions, Transport, certificates};
 
 use crate::memory::{RETRY, Run, start, wait_until};
 
-const LINES: u64 = 20_000;
-
-/// First arrivals of each run, in order: `None` for a bracket.
-fn first_arrivals(records: &[Value]) -> BTreeMap<String, Vec<(String, Option<u64>)>> {
-    let mut runs: BTreeMap<String, Vec<(String, Option<u64>)>> = BTreeMap::new();
-    for record in records {
-        let sd = record["sd"].as_str().unwrap_or_default();
-        let value = |name: &str| sd.split(&format!(" {name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
-        // A message that the outage tore apart has no structured data; its whole copy follows.
-        let (Some(id), Some(msgid)) = (value("id"), record["msgid"].as_str()) else { continue };
-        let entry = (msgid.to_owned(), value("seq").and_then(|seq| seq.parse().ok()));
-        let seen = runs.entry(id.to_owned()).or_default();
-        if !seen.contains(&entry) {
-            seen.push(entry);
-        }
-    }
-    runs
-}
+const LINES: u64 = 5_000;
 
 /// Every line once at least and in order, the brackets around them.
 fn is_complete(records: &[Value], run: &Run, lines: u64) -> Result<(), String> {
@@ -68,7 +50,6 @@ fn printed(number: u32, lines: u64) -> Run {
 }
 
 fn wait_for_complete(server: &Rsyslog, run: &Run, lines: u64) {
-    // A first look that is cheap, then the proof.
     server.wait_for(|records| is_complete(records, run, lines).is_ok(), testbed::DEADLINE);
 }
 
@@ -101,7 +82,7 @@ async fn a_server_killed_in_mid_stream_gets_everything_after_its_restart() {
     let run = printed(1, LINES);
     let (engine, _events) = start(&sink(server.tcp()));
     engine.add(run.feed());
-    server.wait_for_count(1000);
+    server.wait_for_count(50);
     server.kill();
     wait_until(|| engine.status().failing_since.is_some()).await;
     server.restart();
@@ -123,11 +104,11 @@ async fn a_connection_cut_in_mid_record_loses_nothing() {
         let address = proxy.address();
         let config = config.map_or_else(|| sink(address), |tls| format!("{tls}address = \"tcp+tls://{address}\"\n"));
         let run = printed(number, LINES);
-        proxy.cut_after(1_234_567);
+        proxy.cut_after(345_678);
         let (engine, _events) = start(&config);
         engine.add(run.feed());
         wait_until(|| proxy.connections() >= 2).await;
-        proxy.cut_after(777_777);
+        proxy.cut_after(234_567);
         wait_until(|| run.is_delivered()).await;
         wait_for_complete(&server, &run, LINES);
         engine.shutdown().await;
@@ -147,12 +128,12 @@ async fn many_runs_stay_in_order_through_refusals_and_slowness() {
         match round {
             1 => proxy.refuse(),
             2 => proxy.pass(),
-            3 => proxy.slow(2_000_000),
-            4 => proxy.cut_after(100_000),
+            3 => proxy.slow(500_000),
+            4 => proxy.cut_after(30_000),
             _ => proxy.pass(),
         }
         for run in &runs {
-            run.print_numbers(round * 500..(round + 1) * 500);
+            run.print_numbers(round * 100..(round + 1) * 100);
             engine.wake(&run.header.run_id);
         }
         if round == 1 {
@@ -167,35 +148,44 @@ async fn many_runs_stay_in_order_through_refusals_and_slowness() {
         wait_until(|| run.is_delivered()).await;
     }
     for run in &runs {
-        wait_for_complete(&server, run, 3000);
+        wait_for_complete(&server, run, 600);
     }
-    assert_eq!(first_arrivals(&server.records()).len(), runs.len());
     engine.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_hangs_confirms_nothing_and_costs_no_memory() {
-    let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
-    let proxy = Proxy::start(server.tcp());
+async fn a_server_that_hangs_is_not_believed_and_gets_everything_later() {
+    const HUNG_LINES: u64 = 100_000;
+    let capture = Capture::start(Transport::Tcp);
+    let proxy = Proxy::start(capture.address());
     proxy.hang();
-    let run = printed(1, LINES * 5);
+    let run = printed(1, HUNG_LINES);
     let (engine, _events) = start(&sink(proxy.address()));
     engine.add(run.feed());
-    // The kernels take some megabytes; the rest stays where it is.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(!run.is_delivered());
-    assert!(engine.status().lag_lines > LINES);
+    wait_until(|| proxy.connections() >= 1).await;
+    // Time in which a sink that believes too much would get far.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let status = engine.status();
+    assert!(status.lag_lines > HUNG_LINES / 10, "{status:?}");
     proxy.pass();
-    wait_until(|| run.is_delivered()).await;
-    wait_for_complete(&server, &run, LINES * 5);
+    assert!(engine.flush(testbed::DEADLINE).await, "{:?}", engine.status());
+    let received = capture.bytes();
+    let text = String::from_utf8_lossy(&received);
+    let mut seqs = text.split(" seq=\"").skip(1).map(|rest| rest.split('"').next().unwrap_or_default());
+    for seq in 1..=HUNG_LINES {
+        assert_eq!(seqs.next(), Some(seq.to_string().as_str()));
+    }
+    assert!(text.contains("event=\"run.finished\""));
     engine.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_datagram_is_sent_again() {
+    /// Fewer than a receive buffer of the default size holds: what does not fit is lost, as UDP does.
+    const DATAGRAMS: u64 = 50;
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     server.stop();
-    let run = printed(1, 200);
+    let run = printed(1, DATAGRAMS);
     let (engine, _events) =
         start(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"udp://{}\"\n{RETRY}", server.udp()));
     engine.add(run.feed());
@@ -203,6 +193,6 @@ async fn a_refused_datagram_is_sent_again() {
     assert!(engine.status().last_error.is_some_and(|says| says.contains("nobody listens at udp://")));
     server.restart();
     wait_until(|| run.is_delivered()).await;
-    wait_for_complete(&server, &run, 200);
+    wait_for_complete(&server, &run, DATAGRAMS);
     engine.shutdown().await;
 }
