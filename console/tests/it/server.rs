@@ -1,0 +1,117 @@
+//! The console on a free port, over a database of its own; the output of runs is what the test says.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use console::{Console, LogChunks, LogQuery, Logs, Sinks};
+use domain::run::Run;
+use embedded::Embedded;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const TOKEN: &str = "token-of-this-test";
+
+type Pieces = Vec<Result<Vec<u8>, String>>;
+
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Option<Pieces>>>);
+
+#[async_trait]
+impl Logs for Printed {
+    async fn read(&self, _run: &Run, _query: LogQuery) -> Result<Option<LogChunks>, String> {
+        let Some(pieces) = self.0.lock().expect("not poisoned").take() else { return Ok(None) };
+        let (sender, chunks) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for piece in pieces {
+                let piece = piece.map(Into::into).map_err(std::io::Error::other);
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Some(chunks))
+    }
+}
+
+struct NoSinks;
+
+#[async_trait]
+impl Sinks for NoSinks {
+    async fn status(&self) -> Vec<Value> {
+        Vec::new()
+    }
+}
+
+pub struct Server {
+    url: String,
+    http: reqwest::Client,
+    printed: Printed,
+    _folder: TempDir,
+}
+
+impl Server {
+    pub async fn start() -> Server {
+        let folder = TempDir::new().expect("temporary directory");
+        let store = Embedded::open(&folder.path().join("sexton.db")).expect("opened");
+        let printed = Printed::default();
+        let now = "2026-11-23T12:00:00Z".parse().expect("instant");
+        let console = Console {
+            ports: store.ports(),
+            logs: Arc::new(printed.clone()),
+            sinks: Arc::new(NoSinks),
+            token: TOKEN.into(),
+            clock: Arc::new(move || now),
+            random: Arc::new(|| [1, 2, 3, 4, 5, 6]),
+            nudge: Arc::new(|| {}),
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("address"));
+        tokio::spawn(async move { axum::serve(listener, console::router(console)).await.expect("served") });
+        Server { url, http: reqwest::Client::new(), printed, _folder: folder }
+    }
+
+    /// What the next question for output is answered with.
+    pub fn print(&self, pieces: Pieces) {
+        *self.printed.0.lock().expect("not poisoned") = Some(pieces);
+    }
+
+    pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        self.ask_as(Some(TOKEN), method, path, body).await
+    }
+
+    pub async fn ask_as(
+        &self,
+        token: Option<&str>,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.expect("answered");
+        let status = response.status();
+        let text = response.text().await.expect("whole");
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// The answer to a question that must be answered well.
+    #[track_caller]
+    pub fn good(&self, method: Method, path: &str, body: Option<Value>) -> impl Future<Output = Value> {
+        async move {
+            let (status, answer) = self.ask(method.clone(), path, body).await;
+            assert!(status.is_success(), "{method} {path}: {status} {answer}");
+            answer
+        }
+    }
+
+    pub async fn bytes(&self, path: &str) -> reqwest::Result<Vec<u8>> {
+        let response = self.http.get(format!("{}{path}", self.url)).bearer_auth(TOKEN).send().await?;
+        Ok(response.error_for_status()?.bytes().await?.to_vec())
+    }
+}
