@@ -1,0 +1,181 @@
+//! From transitions to messages: thresholds, reminders, flapping, storms, channels that fail, many workers.
+
+use std::time::Duration;
+
+use domain::alert::{AlertKind, Fate};
+use domain::job::Job;
+use services::alerts::TRIES_MAX;
+
+use crate::world::{World, job};
+
+/// Runs the job's next firing with each exit code in turn, one a minute, and returns what was told after each.
+async fn told_by(world: &World, exits: &[i32]) -> Vec<Vec<AlertKind>> {
+    let mut told = Vec::new();
+    for exit in exits {
+        world.pass(60);
+        world.schedule().await;
+        world.run_all(*exit).await;
+        world.collect().await;
+        told.push(world.kinds().await);
+    }
+    told
+}
+
+async fn with(change: impl FnOnce(&mut Job)) -> World {
+    let world = World::new("2026-11-23T08:00:00Z");
+    let mut job = job("dump", "* * * * *");
+    change(&mut job);
+    world.put(&job).await;
+    world
+}
+
+#[tokio::test]
+async fn only_changes_are_told_with_what_a_person_needs() {
+    let world = with(|_| {}).await;
+    let told = told_by(&world, &[0, 3, 3, 3]).await;
+    assert_eq!(told, [vec![], vec![AlertKind::Failed], vec![], vec![]]);
+    world.pass(60);
+    world.schedule().await;
+    world.run_all(0).await;
+    world.collect().await;
+    let alert = world.alerts().await.remove(0);
+    assert_eq!((alert.kind, alert.count), (AlertKind::Recovered, 3));
+    assert_eq!(alert.since, Some("2026-11-23T08:02:00Z".parse().unwrap()));
+    let reason = "good again after 3 bad runs since 2026-11-23T08:02:00Z: exit code 0";
+    assert!(alert.reason.starts_with(reason), "{}", alert.reason);
+}
+
+#[tokio::test]
+async fn the_first_alert_waits_for_the_threshold() {
+    let world = with(|job| job.alert.after = 3).await;
+    let told = told_by(&world, &[1, 1, 0, 1, 1, 1, 1, 0]).await;
+    let heard: Vec<usize> = told.iter().map(Vec::len).collect();
+    assert_eq!(heard, [0, 0, 0, 0, 0, 1, 0, 1]);
+}
+
+#[tokio::test]
+async fn reminders_come_by_the_clock_while_it_stays_bad() {
+    let world = World::new("2026-11-23T08:00:00Z");
+    let mut nightly = job("dump", "1 8 * * *");
+    nightly.alert.remind = Some(Duration::from_secs(4 * 3600));
+    world.put(&nightly).await;
+    world.pass(60);
+    world.schedule().await;
+    world.run_all(3).await;
+    world.collect().await;
+    assert_eq!(world.kinds().await, [AlertKind::Failed]);
+    let mut reminded = Vec::new();
+    while world.now() < "2026-11-24T07:00:00Z".parse().unwrap() {
+        world.pass(600);
+        for alert in world.alerts().await {
+            assert_eq!((alert.kind, alert.count), (AlertKind::Failed, 1));
+            reminded.push(world.now().strftime("%H:%M").to_string());
+        }
+    }
+    assert_eq!(reminded, ["12:01", "16:01", "20:01", "00:01", "04:01"]);
+    world.set("2026-11-24T08:01:00Z");
+    world.schedule().await;
+    world.run_all(0).await;
+    world.collect().await;
+    assert_eq!(world.kinds().await, [AlertKind::Recovered]);
+    world.pass(6 * 3600);
+    assert!(world.kinds().await.is_empty(), "nothing is left to remind of");
+}
+
+#[tokio::test]
+async fn a_flapping_job_is_told_once() {
+    let world = with(|_| {}).await;
+    let told = told_by(&world, &[1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+    let heard: Vec<AlertKind> = told.into_iter().flatten().collect();
+    use AlertKind::{Failed, Flapping, Recovered};
+    assert_eq!(heard, [Failed, Recovered, Failed, Recovered, Failed, Flapping, Recovered]);
+}
+
+#[tokio::test]
+async fn a_storm_becomes_one_digest() {
+    let world = World::new("2026-11-23T08:00:00Z");
+    for number in 0..40 {
+        let mut failing = job(&format!("job-{number:02}"), "* * * * *");
+        failing.alert.channels = vec!["oncall".to_owned()];
+        world.put(&failing).await;
+    }
+    world.pass(60);
+    world.schedule().await;
+    world.run_all(1).await;
+    world.collect().await;
+    let told = world.alerts().await;
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].kind, told[0].count, told[0].group.as_str()), (AlertKind::Digest, 40, "db"));
+    assert!(told[0].reason.starts_with("40 alerts at once: 40 failed; db/job-00, db/job-01,"), "{}", told[0].reason);
+    assert!(told[0].reason.ends_with("and 30 more"));
+    let transitions = world.ports.alerts.list(None, 100).await.unwrap().records;
+    assert!(transitions.iter().all(|transition| transition.fate == Fate::Digested));
+}
+
+#[tokio::test]
+async fn what_is_beyond_the_limits_of_a_minute_waits_for_the_next() {
+    let world = World::new("2026-11-23T08:00:00Z");
+    let step = |from: u32, until: u32| domain::ports::AlertStep {
+        state: None,
+        transitions: (from..until)
+            .map(|number| {
+                let key = crate::world::key(&format!("job-{number}"));
+                let id = number.to_string();
+                domain::alert::Transition::new(id, AlertKind::Failed, &key, "exit code 1", world.now())
+            })
+            .collect(),
+    };
+    world.ports.alerts.raise(&step(0, 8)).await.unwrap();
+    assert_eq!(world.alert_summary().await.sent, 8);
+    world.ports.alerts.raise(&step(8, 16)).await.unwrap();
+    let summary = world.alert_summary().await;
+    assert_eq!((summary.sent, summary.digested), (1, 8));
+    world.ports.alerts.raise(&step(16, 24)).await.unwrap();
+    let summary = world.alert_summary().await;
+    assert_eq!((summary.sent, summary.waiting), (0, 8));
+    world.pass(59);
+    assert_eq!(world.alert_summary().await.sent, 0);
+    world.pass(1);
+    assert_eq!(world.alert_summary().await.sent, 8);
+}
+
+#[tokio::test]
+async fn a_channel_that_fails_is_tried_again_and_the_others_are_told_once() {
+    let mut world = with(|_| {}).await;
+    world.channels = vec!["first".to_owned(), "second".to_owned()];
+    *world.channel.failures.lock().unwrap() = 1;
+    assert_eq!(told_by(&world, &[1]).await[0].len(), 1);
+    assert!(world.alerts().await.is_empty(), "it is not time yet");
+    world.pass(15);
+    world.alert_summary().await;
+    let sent = std::mem::take(&mut *world.channel.sent.lock().unwrap());
+    assert_eq!(sent.iter().map(|(channel, _)| channel.as_str()).collect::<Vec<_>>(), ["first"]);
+    let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
+    assert_eq!(
+        (transition.fate, transition.tries, transition.told),
+        (Fate::Told, 1, vec!["second".into(), "first".into()])
+    );
+}
+
+#[tokio::test]
+async fn a_channel_that_never_works_is_given_up_with_its_error() {
+    let world = with(|_| {}).await;
+    *world.channel.failures.lock().unwrap() = u32::MAX;
+    told_by(&world, &[1]).await;
+    for _ in 0..TRIES_MAX {
+        world.pass(3600);
+        world.alert_summary().await;
+    }
+    let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
+    assert_eq!((transition.fate, transition.tries), (Fate::GivenUp, TRIES_MAX));
+    assert_eq!(transition.last_error.as_deref(), Some("oncall: the mail server is away"));
+}
+
+#[tokio::test]
+async fn a_channel_that_does_not_exist_is_told_in_the_store_and_not_tried_again() {
+    let world = with(|job| job.alert.channels = vec!["nobody".to_owned(), "oncall".to_owned()]).await;
+    assert_eq!(told_by(&world, &[1]).await[0], [AlertKind::Failed]);
+    let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
+    assert_eq!(transition.fate, Fate::Told);
+    assert_eq!(transition.last_error.as_deref(), Some("nobody: there is no channel nobody; configured are: oncall"));
+}

@@ -1,0 +1,171 @@
+//! What the scheduler slept through, and what people asked it to sleep through: every `catch_up`, pauses, maintenance.
+
+use domain::job::{CatchUp, Concurrency};
+use domain::run::{Outcome, Trigger};
+use services::commands;
+
+use crate::world::{World, job, key};
+
+/// A job every ten minutes; the scheduler ticks at 08:00 and then not before 08:55.
+async fn slept_through(catch_up: CatchUp) -> World {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut job = job("dump", "*/10 * * * *");
+    job.catch_up = catch_up;
+    world.put(&job).await;
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    world.run_all(0).await;
+    world.collect().await;
+    world.set("2026-11-23T08:55:00Z");
+    world.schedule().await;
+    world
+}
+
+#[tokio::test]
+async fn skip_records_what_was_slept_through_as_missed() {
+    let world = slept_through(CatchUp::Skip).await;
+    let wanted = ["08:00 succeeded", "08:10 missed", "08:20 missed", "08:30 missed", "08:40 missed", "08:50 missed"];
+    assert_eq!(world.history("dump").await, wanted);
+    let reason = world.runs("dump").await[1].reason.clone().unwrap();
+    assert_eq!(reason, "the scheduler was down from 2026-11-23T08:00:00Z to 2026-11-23T08:55:00Z");
+    assert_eq!(world.alerts().await.len(), 1, "one job went bad once");
+    world.set("2026-11-23T09:00:00Z");
+    assert_eq!(world.schedule().await.started, 1);
+}
+
+#[tokio::test]
+async fn once_runs_the_newest_and_says_so_at_the_others() {
+    let world = slept_through(CatchUp::Once).await;
+    let wanted =
+        ["08:00 succeeded", "08:10 skipped", "08:20 skipped", "08:30 skipped", "08:40 skipped", "08:50 scheduled"];
+    assert_eq!(world.history("dump").await, wanted);
+    let runs = world.runs("dump").await;
+    assert!(runs[1].reason.as_ref().unwrap().starts_with("caught up by the run of 2026-11-23T08:50:00Z"));
+    assert_eq!(runs[5].trigger, Trigger::CatchUp);
+    assert!(world.alerts().await.is_empty());
+}
+
+#[tokio::test]
+async fn all_runs_every_one() {
+    let world = slept_through(CatchUp::All).await;
+    assert_eq!(world.run_all(0).await.len(), 5);
+    world.collect().await;
+    assert_eq!(world.ledger().await.of(Outcome::Succeeded), 6);
+}
+
+#[tokio::test]
+async fn all_runs_one_after_the_other_where_two_at_once_are_forbidden() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut job = job("dump", "*/10 * * * *");
+    job.catch_up = CatchUp::All;
+    job.concurrency = Concurrency::Forbid;
+    world.put(&job).await;
+    world.set("2026-11-23T08:55:00Z");
+    world.schedule().await;
+    for round in 0..6 {
+        assert_eq!(world.run_all(0).await.len(), 1, "round {round}");
+        world.collect().await;
+    }
+    assert_eq!(world.ledger().await.of(Outcome::Succeeded), 6);
+}
+
+#[tokio::test]
+async fn a_long_sleep_makes_a_bounded_number_of_records_and_counts_the_rest() {
+    let world = World::new("2026-11-23T00:00:00Z");
+    world.put(&job("probe", "* * * * *")).await;
+    world.schedule().await;
+    world.set("2026-11-26T00:00:30Z");
+    world.schedule().await;
+    let runs = world.runs("probe").await;
+    assert_eq!(runs.len(), services::firing::CATCH_UP_RECORDS_MAX);
+    assert_eq!(runs[0].outcome, Some(Outcome::Missed));
+    let reason = runs[0].reason.as_ref().unwrap();
+    let older = 3 * 24 * 60 - services::firing::CATCH_UP_RECORDS_MAX;
+    assert!(reason.ends_with(&format!("it stands for {older} earlier firings too")), "{reason}");
+    assert_eq!(world.take("r1").await.len(), 2, "the last two minutes simply run");
+}
+
+#[tokio::test]
+async fn a_year_of_seconds_is_counted_no_further_than_is_worth_it() {
+    let world = World::new("2026-01-01T00:00:00Z");
+    world.put(&job("probe", "@every 1s")).await;
+    world.schedule().await;
+    world.set("2027-01-01T00:00:00Z");
+    world.schedule().await;
+    let runs = world.runs("probe").await;
+    assert_eq!(runs.len(), services::firing::CATCH_UP_RECORDS_MAX);
+    assert_eq!(runs.last().unwrap().nominal, world.now());
+    assert!(runs[0].reason.as_ref().unwrap().contains("more than 100000 earlier firings"), "{:?}", runs[0].reason);
+}
+
+#[tokio::test]
+async fn a_paused_or_disabled_job_is_skipped_with_its_reason() {
+    let world = World::new("2026-11-23T07:59:30Z");
+    world.put(&job("dump", "* * * * *")).await;
+    let mut disabled = job("old", "* * * * *");
+    disabled.enabled = false;
+    world.put(&disabled).await;
+    let until = "2026-11-23T08:02:00Z".parse().unwrap();
+    commands::pause(&world.ports, &key("dump"), Some(until), "the disk is full", world.now()).await.unwrap();
+    for minute in 0..4 {
+        world.set(&format!("2026-11-23T08:0{minute}:00Z"));
+        world.schedule().await;
+    }
+    assert_eq!(world.history("dump").await, ["08:00 skipped", "08:01 skipped", "08:02 scheduled", "08:03 scheduled"]);
+    let reason = world.runs("dump").await[0].reason.clone().unwrap();
+    assert_eq!(reason, "paused since 2026-11-23T07:59:30Z: the disk is full");
+    assert_eq!(world.runs("old").await[0].reason.as_deref(), Some("the job is not enabled"));
+    commands::pause(&world.ports, &key("dump"), None, "", world.now()).await.unwrap();
+    commands::resume(&world.ports, &key("dump"), world.now()).await.unwrap();
+    world.set("2026-11-23T08:04:00Z");
+    assert_eq!(world.schedule().await.started, 1);
+    assert!(world.alerts().await.is_empty());
+}
+
+/// Maintenance of `db` from 08:00:30 to 08:03:30 over a job of every minute.
+async fn maintained(catch_up: CatchUp) -> World {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&job("dump", "* * * * *")).await;
+    world.put(&domain::job::Job { group: "web".to_owned(), ..job("elsewhere", "0 0 1 1 *") }).await;
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    world.set("2026-11-23T08:00:30Z");
+    commands::maintenance_on(&world.ports, Some("db"), None, "new disks", catch_up, world.now()).await.unwrap();
+    for minute in 1..4 {
+        world.set(&format!("2026-11-23T08:0{minute}:00Z"));
+        world.minute().await;
+    }
+    assert_eq!(world.run_all(0).await.len(), 1, "only the run of before is started");
+    world.set("2026-11-23T08:03:30Z");
+    assert_eq!(commands::maintenance_windows(&world.ports, world.now()).await.unwrap().len(), 1);
+    assert_eq!(commands::maintenance_off(&world.ports, Some("db"), world.now()).await.unwrap(), 1);
+    assert_eq!(commands::maintenance_off(&world.ports, Some("db"), world.now()).await.unwrap(), 0);
+    world.release().await;
+    world.set("2026-11-23T08:04:00Z");
+    world.schedule().await;
+    world.run_all(0).await;
+    world.collect().await;
+    world
+}
+
+#[tokio::test]
+async fn maintenance_skips_with_its_reason() {
+    let world = maintained(CatchUp::Skip).await;
+    let wanted = ["08:00 succeeded", "08:01 skipped", "08:02 skipped", "08:03 skipped", "08:04 succeeded"];
+    assert_eq!(world.history("dump").await, wanted);
+    let reason = world.runs("dump").await[1].reason.clone().unwrap();
+    assert_eq!(reason, "maintenance since 2026-11-23T08:00:30Z: new disks");
+}
+
+#[tokio::test]
+async fn maintenance_can_make_up_for_one_run() {
+    let world = maintained(CatchUp::Once).await;
+    let wanted = ["08:00 succeeded", "08:01 skipped", "08:02 skipped", "08:03 succeeded", "08:04 succeeded"];
+    assert_eq!(world.history("dump").await, wanted);
+}
+
+#[tokio::test]
+async fn maintenance_can_make_up_for_all_runs() {
+    let world = maintained(CatchUp::All).await;
+    assert_eq!(world.ledger().await.of(Outcome::Succeeded), 5);
+}

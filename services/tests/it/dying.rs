@@ -1,0 +1,94 @@
+//! A process that dies at any call of any port: what it leaves is made whole by the next calls of the duties.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::job::{CatchUp, Concurrency, Retries};
+use domain::ports::Ports;
+use domain::run::Outcome;
+use services::{collector, overdue, release, scheduler};
+
+use crate::faulty::{Faulty, Moment, Plan};
+use crate::world::{World, job};
+
+const JOBS: [&str; 5] = ["plain", "forbid", "queue", "retried", "asleep"];
+
+async fn installed() -> World {
+    let world = World::new("2026-11-23T07:00:00Z");
+    for name in JOBS {
+        let schedule = match name {
+            "asleep" => "30 7 * * *",
+            "queue" => "0-5 8 * * *",
+            // Apart by more than a lease, so that a run whose reports must come again does not meet the next one.
+            _ => "0-9/3 8 * * *",
+        };
+        let mut job = job(name, schedule);
+        match name {
+            "forbid" => job.concurrency = Concurrency::Forbid,
+            "queue" => job.concurrency = Concurrency::Queue,
+            "retried" => {
+                let on = vec![Outcome::Failed];
+                job.retries = Some(Retries { max: 1, delay: Duration::from_secs(30), backoff: 1.0, on });
+            }
+            "asleep" => job.catch_up = CatchUp::Skip,
+            _ => {}
+        }
+        world.put(&job).await;
+    }
+    world.schedule().await;
+    world
+}
+
+/// One minute of all duties over ports that may fail; a duty that failed is simply called again by its loop.
+async fn minute(world: &World, ports: &Ports) {
+    let now = world.now();
+    while scheduler::tick(ports, now).await.is_err() {}
+    while overdue::tick(ports, now).await.is_err() {}
+    while release::tick(ports, now).await.is_err() {}
+    while collector::tick(ports, &world.packs, Duration::ZERO, now).await.is_err() {}
+}
+
+/// A quarter of an hour: runs start, wait for each other, fail, are tried again and end. Everything that is ordered is
+/// run, in whatever minute its order arrives.
+async fn story(world: &World, plan: &Arc<Plan>) -> (Vec<String>, Vec<String>) {
+    let ports = Faulty::ports(&world.ports, plan);
+    for second in (0..=840).step_by(60) {
+        world.set("2026-11-23T08:00:00Z");
+        world.pass(second);
+        minute(world, &ports).await;
+        world.beat("r1").await;
+        for order in world.take("r1").await {
+            world.started(&order).await;
+            let fails = order.job.name == "retried" && order.attempt == 1;
+            world.finished(&order, i32::from(fails)).await;
+        }
+        // Reports whose collector died come again when their lease is over.
+        while collector::tick(&ports, &world.packs, Duration::ZERO, world.now()).await.is_err() {}
+    }
+    let mut histories = Vec::new();
+    for name in JOBS {
+        histories.extend(world.history(name).await.into_iter().map(|line| format!("{name} {line}")));
+    }
+    let told = world.ports.alerts.list(None, 100).await.unwrap().records;
+    let mut told: Vec<String> = told.into_iter().map(|transition| transition.id).collect();
+    told.sort();
+    (histories, told)
+}
+
+#[tokio::test]
+async fn whatever_call_a_process_dies_in_the_runs_and_alerts_are_the_same() {
+    let whole = Plan::new(usize::MAX, Moment::Before);
+    let wanted = story(&installed().await, &whole).await;
+    assert_eq!(wanted.0.len(), 19, "{wanted:?}");
+    assert!(wanted.0.iter().all(|line| line.ends_with("succeeded") || line == "asleep 07:30 missed"), "{wanted:?}");
+    assert_eq!(wanted.1.len(), 1, "{wanted:?}");
+    // Every call of the first minutes, in which everything happens once; then a sample of the rest.
+    let calls = (0..30).chain((30..whole.made()).step_by(23));
+    for call in calls {
+        for moment in [Moment::Before, Moment::After] {
+            let plan = Plan::new(call, moment);
+            let got = story(&installed().await, &plan).await;
+            assert_eq!(got, wanted, "after dying {moment:?} call {call}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! How runs end: retries, missed, lost, the late truth, reports out of order, runs that nobody scheduled, silence.
+
+use std::time::Duration;
+
+use domain::alert::AlertKind;
+use domain::event::Body;
+use domain::job::Retries;
+use domain::line::Stream;
+use domain::run::{ExcerptLine, JudgedOn, Outcome, Run, RunId, State, Trigger};
+use services::{commands, watch};
+
+use crate::world::{World, job, key};
+
+fn retried(on: &[Outcome]) -> domain::job::Job {
+    let mut job = job("dump", "0 8 * * *");
+    job.retries = Some(Retries { max: 2, delay: Duration::from_secs(60), backoff: 2.0, on: on.to_vec() });
+    job
+}
+
+#[tokio::test]
+async fn a_failed_run_is_tried_again_after_its_delay_and_ends_once() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&retried(&[Outcome::Failed])).await;
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    world.run_all(1).await;
+    let summary = world.collect().await;
+    assert_eq!((summary.ended, summary.retried), (0, 1));
+    assert!(world.take("r1").await.is_empty(), "the delay is not over");
+    world.pass(60);
+    assert_eq!(world.run_all(1).await[0].attempt, 2);
+    world.collect().await;
+    world.pass(119);
+    assert!(world.take("r1").await.is_empty(), "the second delay is twice as long");
+    world.pass(1);
+    assert_eq!(world.run_all(1).await[0].attempt, 3);
+    assert_eq!(world.collect().await.ended, 1);
+    let run = world.runs("dump").await.remove(0);
+    assert_eq!((run.outcome, run.attempt, run.earlier.len()), (Some(Outcome::Failed), 3, 2));
+    assert_eq!(world.kinds().await, [AlertKind::Failed], "told once, when no attempt is left");
+    assert_eq!(world.ledger().await.scheduled, 1);
+}
+
+#[tokio::test]
+async fn a_retry_whose_order_was_never_sent_is_ordered_when_its_report_comes_again() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&retried(&[Outcome::Failed])).await;
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    let first = world.run_all(1).await.remove(0);
+    world.collect().await;
+    rusqlite::Connection::open(world.file()).unwrap().execute_batch("DELETE FROM orders").unwrap();
+    world.finished(&first, 1).await;
+    world.collect().await;
+    world.pass(60);
+    assert_eq!(world.take("r1").await.iter().map(|order| order.attempt).collect::<Vec<_>>(), [2]);
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_took_is_missed_and_its_order_is_worth_nothing() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut dump = job("dump", "0 8 * * *");
+    dump.start_within = Some(Duration::from_secs(300));
+    world.put(&dump).await;
+    world.set("2026-11-23T08:00:00Z");
+    world.minute().await;
+    world.set("2026-11-23T08:05:00Z");
+    assert_eq!(world.overdue().await.missed, 0);
+    world.set("2026-11-23T08:05:01Z");
+    assert_eq!(world.overdue().await.missed, 1);
+    let told = world.alerts().await;
+    assert_eq!((told.len(), told[0].kind), (1, AlertKind::Missed));
+    let wanted = "no runner of group db took it by 2026-11-23T08:05:00Z; no runner of this group has shown life";
+    assert_eq!(told[0].reason, wanted);
+    assert!(world.take("r1").await.is_empty());
+}
+
+/// A run that runs, whose runner then dies.
+async fn dying() -> (World, domain::order::Order) {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&job("dump", "0 8 * * *")).await;
+    world.overdue().await;
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    let order = world.take("r1").await.remove(0);
+    world.started(&order).await;
+    world.collect().await;
+    for minute in 0..30 {
+        world.set(&format!("2026-11-23T08:{minute:02}:00Z"));
+        if minute < 10 {
+            world.beat("r1").await;
+        }
+        world.overdue().await;
+    }
+    (world, order)
+}
+
+#[tokio::test]
+async fn a_run_whose_runner_is_gone_is_lost_and_a_late_report_replaces_that() {
+    let (world, order) = dying().await;
+    let run = world.run(&order.run_id).await;
+    assert_eq!((run.outcome, run.state), (Some(Outcome::Lost), State::Finished));
+    assert_eq!(run.reason.as_deref(), Some("runner r1 on h1 has shown no life since 2026-11-23T08:09:00Z"));
+    assert_eq!(run.finished_at, Some("2026-11-23T08:11:00Z".parse().unwrap()));
+    assert_eq!(world.kinds().await, [AlertKind::Lost]);
+    world.finished(&order, 0).await;
+    assert_eq!(world.collect().await.replaced, 1);
+    let run = world.run(&order.run_id).await;
+    assert_eq!((run.outcome, run.exit_code), (Some(Outcome::Succeeded), Some(0)));
+    assert_eq!(world.kinds().await, [AlertKind::Recovered]);
+    world.overdue().await;
+    world.finished(&order, 1).await;
+    world.collect().await;
+    assert_eq!(world.run(&order.run_id).await.outcome, Some(Outcome::Succeeded), "the first truth stays");
+    assert_eq!(world.ledger().await.scheduled, 1);
+}
+
+#[tokio::test]
+async fn after_a_pause_of_the_watch_everyone_gets_a_full_lease() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&job("dump", "0 8 * * *")).await;
+    world.set("2026-11-23T08:00:00Z");
+    world.beat("r1").await;
+    world.minute().await;
+    let order = world.take("r1").await.remove(0);
+    world.started(&order).await;
+    world.collect().await;
+    // The machine was asleep; runner and watch wake together.
+    world.set("2026-11-23T11:00:00Z");
+    assert_eq!(world.overdue().await.lost, 0);
+    watch::tick(&world.ports, world.now()).await.unwrap();
+    world.pass(20);
+    world.beat("r1").await;
+    world.pass(70);
+    assert_eq!(world.overdue().await.lost, 0);
+    assert!(world.alerts().await.is_empty());
+    world.pass(80);
+    assert_eq!(world.overdue().await.lost, 1);
+}
+
+#[tokio::test]
+async fn a_lost_run_is_tried_again_where_the_job_wants_it_and_its_old_reports_are_refused() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&retried(&[Outcome::Lost])).await;
+    world.overdue().await;
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    let order = world.take("r1").await.remove(0);
+    for _ in 0..5 {
+        world.pass(60);
+        world.overdue().await;
+    }
+    let second = world.take("r2").await.remove(0);
+    assert_eq!(second.attempt, 2);
+    world.finished(&order, 0).await;
+    world.collect().await;
+    assert_eq!(world.run(&order.run_id).await.state, State::Claimed);
+    world.finished(&second, 0).await;
+    world.collect().await;
+    let run = world.run(&order.run_id).await;
+    assert_eq!((run.outcome, run.earlier[0].outcome), (Some(Outcome::Succeeded), Outcome::Lost));
+    assert!(world.alerts().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_scheduled_is_known_by_its_reports() {
+    let world = World::new("2026-11-23T08:00:00Z");
+    let mut order = {
+        world.put(&job("dump", "0 8 * * *")).await;
+        world.set("2026-11-24T08:00:00Z");
+        world.schedule().await;
+        world.take("r1").await.remove(0)
+    };
+    order.run_id = RunId::unscheduled(world.now(), [7; 6]);
+    order.job.name = "wrapped".to_owned();
+    order.trigger = Trigger::Exec;
+    world.finished(&order, 3).await;
+    world.started(&order).await;
+    world.collect().await;
+    let run = world.run(&order.run_id).await;
+    assert_eq!((run.outcome, run.trigger, run.job.as_str()), (Some(Outcome::Failed), Trigger::Exec, "wrapped"));
+    assert_eq!(world.kinds().await, [AlertKind::Failed]);
+    order.run_id = RunId::unscheduled(world.now(), [8; 6]);
+    order.trigger = Trigger::Schedule;
+    world.finished(&order, 0).await;
+    assert_eq!(world.collect().await.unknown, 1, "a scheduled run that is not known is told, not made up");
+}
+
+#[tokio::test]
+async fn the_collector_judges_by_its_own_rules_and_shows_where() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut dump = job("dump", "0 8 * * *");
+    dump.rules = vec!["python".to_owned()];
+    world.put(&dump).await;
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    let order = world.take("r1").await.remove(0);
+    let mut report = world.report(0);
+    report.rules_digest = "of other rules".to_owned();
+    let text = |seq: u64| if seq == 12 { "Traceback (most recent call last):" } else { "all is well" };
+    report.excerpt =
+        (1..=40).map(|seq| ExcerptLine { seq, stream: Stream::Stderr, text: text(seq).to_owned() }).collect();
+    report.last_seq = 40;
+    world.ports.reports.send(&[world.event(&order, Body::Finished(Box::new(report)))]).await.unwrap();
+    world.collect().await;
+    let run = world.run(&order.run_id).await;
+    assert_eq!((run.outcome, run.judged_on), (Some(Outcome::FalseSuccess), Some(JudgedOn::Excerpt)));
+    let alert = world.alerts().await.remove(0);
+    assert_eq!((alert.kind, alert.rule.as_deref()), (AlertKind::FalseSuccess, Some("python.traceback")));
+    assert_eq!(alert.excerpt.iter().map(|line| line.seq).collect::<Vec<_>>(), (7..=17).collect::<Vec<_>>());
+    assert_eq!(alert.links["console"], format!("http://console/runs/{}", order.run_id));
+}
+
+#[tokio::test]
+async fn a_silent_run_is_told_once_a_silence() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&job("dump", "0 8 * * *")).await;
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    let order = world.take("r1").await.remove(0);
+    world.started(&order).await;
+    for (minute, told) in [(5, 1), (5, 0), (40, 1)] {
+        let since = format!("2026-11-23T08:{minute:02}:00Z").parse().unwrap();
+        world.ports.reports.send(&[world.event(&order, Body::Quiet { since })]).await.unwrap();
+        world.collect().await;
+        let alerts = world.alerts().await;
+        assert_eq!(alerts.len(), told, "silence since {minute}");
+        assert!(alerts.iter().all(|alert| alert.kind == AlertKind::Quiet));
+    }
+}
+
+#[tokio::test]
+async fn who_watches_the_watcher() {
+    let world = World::new("2026-11-23T08:00:00Z");
+    world.put(&job("dump", "0 9 * * *")).await;
+    world.schedule().await;
+    world.beat("r1").await;
+    for _ in 0..20 {
+        world.pass(60);
+        world.overdue().await;
+        watch::tick(&world.ports, world.now()).await.unwrap();
+    }
+    let mut told = world.alerts().await;
+    told.sort_by_key(|alert| alert.kind);
+    assert_eq!(told.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::Quiet, AlertKind::SchedulerSilent]);
+    assert_eq!(told[0].group, "db");
+    assert_eq!(told[0].reason, "no runner of group db has shown life since 2026-11-23T08:00:00Z");
+    assert!(told[1].reason.starts_with("the scheduler has not ticked since 2026-11-23T08:00:00Z"));
+}
+
+#[tokio::test]
+async fn an_order_of_a_group_without_runners_is_told() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.overdue().await;
+    world.put(&job("dump", "0 8 * * *")).await;
+    for minute in 0..5 {
+        world.set(&format!("2026-11-23T08:{minute:02}:00Z"));
+        world.minute().await;
+    }
+    let told = world.alerts().await;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].reason, "no runner of group db has ever shown life; 1 run waits for one");
+}
+
+#[tokio::test]
+async fn stopping_ends_a_waiting_run_at_once_and_asks_for_a_running_one() {
+    let world = World::new("2026-11-23T08:00:00Z");
+    world.put(&job("dump", "@manually")).await;
+    let waiting = commands::run_now(&world.ports, &key("dump"), [1; 6], world.now()).await.unwrap();
+    let stopped = commands::stop(&world.ports, &waiting.run_id, world.now()).await.unwrap();
+    assert_eq!((stopped.outcome, stopped.state), (Some(Outcome::Stopped), State::Finished));
+    assert!(world.take("r1").await.is_empty());
+    let running = commands::run_now(&world.ports, &key("dump"), [2; 6], world.now()).await.unwrap();
+    assert_eq!(world.take("r1").await.len(), 1);
+    commands::stop(&world.ports, &running.run_id, world.now()).await.unwrap();
+    commands::stop(&world.ports, &running.run_id, world.now()).await.unwrap();
+    assert_eq!(world.beat("r1").await, [running.run_id.clone()]);
+    let error = commands::stop(&world.ports, &waiting.run_id, world.now()).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("run {} is over: stopped", waiting.run_id));
+    assert!(world.alerts().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_need_not_be_kept_goes_but_never_an_open_run() {
+    let world = World::new("2026-11-23T08:00:00Z");
+    world.put(&job("dump", "* * * * *")).await;
+    for _ in 0..20 {
+        world.pass(60);
+        world.schedule().await;
+        let orders = world.take("r1").await;
+        if world.now().as_second() % 300 != 0 {
+            world.finished(&orders[0], 0).await;
+        }
+        world.collect().await;
+    }
+    let keep = services::pruner::Keep { age_max: Duration::from_secs(86_400), runs_per_job_max: 10 };
+    let summary = services::pruner::tick(&world.ports, &keep, world.now()).await.unwrap();
+    assert_eq!(summary.removed, 8, "10 are kept, and the two open ones of the 10 older");
+    assert_eq!(world.ledger().await.open, 4);
+    world.pass(2 * 86_400);
+    services::pruner::tick(&world.ports, &keep, world.now()).await.unwrap();
+    let left: Vec<Run> = world.runs("dump").await;
+    assert!(left.len() == 4 && left.iter().all(Run::is_open));
+}
+
+#[tokio::test]
+async fn one_run_that_cannot_be_stored_stops_no_other() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    for name in ["a", "b"] {
+        world.put(&job(name, "0 8 * * *")).await;
+    }
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    let orders = world.run_all(0).await;
+    let file = rusqlite::Connection::open(world.file()).unwrap();
+    file.execute_batch(
+        "CREATE TRIGGER broken BEFORE UPDATE ON runs WHEN new.job = 'a' BEGIN SELECT raise(ABORT, 'no'); END",
+    )
+    .unwrap();
+    let summary = world.collect().await;
+    assert_eq!((summary.ended, summary.failed), (1, 1));
+    file.execute_batch("DROP TRIGGER broken").unwrap();
+    world.pass(61);
+    assert_eq!(world.collect().await.ended, 1, "its reports came again");
+    for order in orders {
+        assert_eq!(world.run(&order.run_id).await.outcome, Some(Outcome::Succeeded));
+    }
+}

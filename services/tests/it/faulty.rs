@@ -1,0 +1,206 @@
+//! Ports that fail one call, before or after it took effect: a process that dies there leaves the same behind.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::alert::{AlertState, Transition};
+use domain::event::Event;
+use domain::job::{Job, JobKey};
+use domain::ledger::Ledger;
+use domain::order::Order;
+use domain::ports::*;
+use domain::run::{Run, RunId};
+use jiff::Timestamp;
+use serde_json::Value;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Before,
+    /// It took effect, and nobody was told.
+    After,
+}
+
+/// Which call fails.
+pub struct Plan {
+    pub call: usize,
+    pub moment: Moment,
+    made: AtomicUsize,
+}
+
+impl Plan {
+    pub fn new(call: usize, moment: Moment) -> Arc<Plan> {
+        Arc::new(Plan { call, moment, made: AtomicUsize::new(0) })
+    }
+
+    /// Calls made so far.
+    pub fn made(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Clone)]
+pub struct Faulty {
+    real: Ports,
+    plan: Arc<Plan>,
+}
+
+impl Faulty {
+    pub fn ports(real: &Ports, plan: &Arc<Plan>) -> Ports {
+        let all = Arc::new(Faulty { real: real.clone(), plan: plan.clone() });
+        Ports {
+            jobs: all.clone(),
+            due: all.clone(),
+            runs: all.clone(),
+            alerts: all.clone(),
+            settings: all.clone(),
+            orders: all.clone(),
+            claims: all.clone(),
+            reports: all,
+        }
+    }
+
+    async fn call<T>(&self, real: impl Future<Output = PortResult<T>>) -> PortResult<T> {
+        let number = self.plan.made.fetch_add(1, Ordering::SeqCst);
+        if number != self.plan.call {
+            return real.await;
+        }
+        if self.plan.moment == Moment::After {
+            real.await?;
+        }
+        Err(PortError::Retry("broken on purpose".to_owned()))
+    }
+}
+
+#[async_trait]
+impl JobStore for Faulty {
+    async fn get(&self, keys: &[JobKey]) -> PortResult<Vec<StoredJob>> {
+        self.call(self.real.jobs.get(keys)).await
+    }
+    async fn put(&self, job: &Job, expected: Option<u64>) -> PortResult<bool> {
+        self.call(self.real.jobs.put(job, expected)).await
+    }
+    async fn remove(&self, key: &JobKey) -> PortResult<()> {
+        self.call(self.real.jobs.remove(key)).await
+    }
+    async fn list(&self, group: Option<&str>, after: Option<&Cursor>, most: usize) -> PortResult<Page<StoredJob>> {
+        self.call(self.real.jobs.list(group, after, most)).await
+    }
+}
+
+#[async_trait]
+impl DueIndex for Faulty {
+    fn shards(&self) -> u32 {
+        self.real.due.shards()
+    }
+    async fn put(&self, entries: &[Due]) -> PortResult<()> {
+        self.call(self.real.due.put(entries)).await
+    }
+    async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>> {
+        self.call(self.real.due.list(shard, from, until, most)).await
+    }
+    async fn remove(&self, entries: &[Due]) -> PortResult<()> {
+        self.call(self.real.due.remove(entries)).await
+    }
+}
+
+#[async_trait]
+impl RunStore for Faulty {
+    async fn get(&self, run_ids: &[RunId]) -> PortResult<Vec<Stored<Run>>> {
+        self.call(self.real.runs.get(run_ids)).await
+    }
+    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<Written>> {
+        self.call(self.real.runs.write(writes)).await
+    }
+    async fn list(&self, query: &RunQuery, after: Option<&Cursor>, most: usize) -> PortResult<Page<Stored<Run>>> {
+        self.call(self.real.runs.list(query, after, most)).await
+    }
+    async fn count(&self, query: &RunQuery) -> PortResult<Ledger> {
+        self.call(self.real.runs.count(query)).await
+    }
+    async fn remove(&self, run_ids: &[RunId]) -> PortResult<()> {
+        self.call(self.real.runs.remove(run_ids)).await
+    }
+}
+
+#[async_trait]
+impl AlertStore for Faulty {
+    async fn state(&self, key: &JobKey) -> PortResult<Stored<AlertState>> {
+        self.call(self.real.alerts.state(key)).await
+    }
+    async fn raise(&self, step: &AlertStep) -> PortResult<bool> {
+        self.call(self.real.alerts.raise(step)).await
+    }
+    async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>> {
+        self.call(self.real.alerts.claim(worker, at, until, most)).await
+    }
+    async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()> {
+        self.call(self.real.alerts.settle(worker, transitions)).await
+    }
+    async fn list(&self, after: Option<&Cursor>, most: usize) -> PortResult<Page<Transition>> {
+        self.call(self.real.alerts.list(after, most)).await
+    }
+}
+
+#[async_trait]
+impl Settings for Faulty {
+    async fn read(&self, name: &str) -> PortResult<Option<Stored<Value>>> {
+        self.call(self.real.settings.read(name)).await
+    }
+    async fn write(&self, name: &str, value: &Value, expected: Option<u64>) -> PortResult<bool> {
+        self.call(self.real.settings.write(name, value, expected)).await
+    }
+    async fn beats(&self) -> PortResult<Vec<Beat>> {
+        self.call(self.real.settings.beats()).await
+    }
+    async fn forget_beats(&self, before: Timestamp) -> PortResult<()> {
+        self.call(self.real.settings.forget_beats(before)).await
+    }
+    async fn set_aside(&self) -> PortResult<Vec<SetAside>> {
+        self.call(self.real.settings.set_aside()).await
+    }
+}
+
+#[async_trait]
+impl Orders for Faulty {
+    async fn send(&self, orders: &[Order]) -> PortResult<()> {
+        self.call(self.real.orders.send(orders)).await
+    }
+    async fn receive(
+        &self,
+        groups: &[String],
+        most: usize,
+        lease: Duration,
+        wait: Duration,
+    ) -> PortResult<Vec<Delivery<Order>>> {
+        self.call(self.real.orders.receive(groups, most, lease, wait)).await
+    }
+    async fn delete(&self, receipt: &str) -> PortResult<()> {
+        self.call(self.real.orders.delete(receipt)).await
+    }
+}
+
+#[async_trait]
+impl Claims for Faulty {
+    async fn claim(&self, run_id: &RunId, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
+        self.call(self.real.claims.claim(run_id, attempt, runner, host, at)).await
+    }
+    async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>> {
+        self.call(self.real.claims.beat(beat)).await
+    }
+}
+
+#[async_trait]
+impl Reports for Faulty {
+    async fn send(&self, events: &[Event]) -> PortResult<()> {
+        self.call(self.real.reports.send(events)).await
+    }
+    async fn receive(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<Delivery<Event>>> {
+        self.call(self.real.reports.receive(most, lease, wait)).await
+    }
+    async fn delete(&self, receipts: &[String]) -> PortResult<()> {
+        self.call(self.real.reports.delete(receipts)).await
+    }
+}

@@ -1,0 +1,12 @@
+//! The services together, over the real SQLite backend, through stepped time.
+
+mod alerting;
+mod commands;
+mod concurrency;
+mod day;
+mod downtime;
+mod dying;
+mod ends;
+mod faulty;
+mod firing;
+mod world;
