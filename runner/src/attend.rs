@@ -6,7 +6,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::event::{Body, Ended, Event};
+use domain::event::{Body, Event};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -62,7 +62,6 @@ pub async fn attend(shared: Arc<Shared>, run: Arc<LocalRun>) {
     if !left {
         locked(&shared.admission).release(run.job().needs);
         shared.admission_changed.notify_waiters();
-        shared.admission_changed.notify_one();
     }
 }
 
@@ -293,9 +292,4 @@ pub fn stored_report(run: &LocalRun) -> Option<Event> {
         tracing::warn!(%error, run_id = %run.run_id(), "a stored report is damaged; it is made again");
         None
     })
-}
-
-/// An end that leaves no doubt about what was printed.
-pub fn is_begun(exit: &Exit) -> bool {
-    exit.ended != Ended::NotStarted
 }

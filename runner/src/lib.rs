@@ -1,10 +1,49 @@
-//! Takes orders, keeps processes, spools their output, ships it, reports. A library: `sexton up`, `sexton runner` and
-//! `sexton exec` are thin around it.
+//! Takes orders, keeps processes, spools their output, ships it, reports. A library: `sexton up`, `sexton runner`,
+//! `sexton exec` and the hidden `sexton keeper` are thin around it.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `runner`, `exec` | the whole, as a service and for one command; `options` is what they are given |
+//! | `intake`, `admission` | orders: claimed, stored, admitted |
+//! | `attend`, `ending`, `report` | one run from its start to its report |
+//! | `spawn`, `keeper` | the process that owns a run, and how it comes to be |
+//! | `directory`, `records` | what the two tell each other through files |
+//! | `spool`, `feed`, `scan`, `excerpt`, `output` | the output, and its readers: sinks, rules, people |
+//! | `outbox` | reports on their way out |
+//! | `recover`, `remains`, `retention` | what an earlier runner, a lost keeper and old runs leave |
+//! | `watch`, `local`, `shared`, `processes`, `secrets`, `crash` | what these rest on |
+//!
+//! Absent on purpose: no schedule, no ledger, no judgement of its own (that is `rules`), no network but through ports and
+//! sinks.
 
+mod admission;
+mod attend;
 mod crash;
 pub mod directory;
+mod ending;
+mod excerpt;
+pub mod exec;
+mod feed;
+mod intake;
 pub mod keeper;
+mod local;
+pub mod options;
+mod outbox;
+pub mod output;
 pub mod processes;
 pub mod records;
+mod recover;
+mod remains;
+mod report;
+mod retention;
+mod runner;
+mod scan;
+mod secrets;
+mod shared;
 pub mod spawn;
 pub mod spool;
+mod watch;
+
+pub use options::{OnShutdown, Options, Policy, Ports, Secrets};
+pub use runner::{Handle, LocalInfo, Runner, RunnerError, run};
+pub use secrets::LocalSecrets;

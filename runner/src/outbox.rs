@@ -101,7 +101,10 @@ impl OutboxTasks {
                 self.next_file += 1;
                 self.waiting.send_modify(|files| *files += 1);
                 store(&self.folder, file, &parcels).await;
-                parcels.drain(..).for_each(|parcel| drop(parcel.stored.send(())));
+                for parcel in parcels.drain(..) {
+                    // Whoever handed it over may have gone; the event is stored all the same.
+                    let _ = parcel.stored.send(());
+                }
                 let _ = file_stored.send(file);
             }
             std::future::pending::<()>().await;

@@ -96,3 +96,8 @@ impl Scan {
         &self.excerpt
     }
 }
+
+/// How far the scan of an attempt had come when it was stored last.
+pub fn stored_place(run: &RunDirectory) -> Option<Position> {
+    read_json::<Stored>(&run.cursors().join(CURSOR)).ok().flatten().map(|stored| stored.place)
+}

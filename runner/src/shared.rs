@@ -1,6 +1,6 @@
 //! What the runner's tasks share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
@@ -41,7 +41,6 @@ pub struct Shared {
     pub admission_changed: Notify,
     pub sinks: RwLock<Vec<Engine>>,
     packs: RwLock<Arc<Packs>>,
-    rule_sets: Mutex<HashMap<Vec<String>, Arc<RuleSet>>>,
     pub watch: Watch,
     /// None when nobody wants reports.
     pub outbox: Option<Outbox>,
@@ -71,7 +70,6 @@ impl Shared {
             admission_changed: Notify::new(),
             sinks: RwLock::new(std::mem::take(&mut options.sinks)),
             packs: RwLock::new(options.packs.clone()),
-            rule_sets: Mutex::default(),
             watch: Watch::new()?,
             outbox,
             spawners: Semaphore::new(SPAWNERS),
@@ -114,7 +112,6 @@ impl Shared {
     /// Other rules for all runs from now on, also for the rest of those that run.
     pub fn set_packs(&self, packs: Arc<Packs>) {
         *self.packs.write().unwrap_or_else(PoisonError::into_inner) = packs;
-        locked(&self.rule_sets).clear();
     }
 
     /// The compiled rules of a job. Packs that do not exist are told and left out: a job without its rules is better
@@ -125,15 +122,10 @@ impl Shared {
             tracing::error!(%error, job = %job.key(), "the job's rules cannot be chosen; the known ones are applied");
             job.rules.iter().filter(|name| packs.get(name).is_some()).cloned().collect()
         });
-        if let Some(set) = locked(&self.rule_sets).get(&names) {
-            return set.clone();
-        }
-        let set = RuleSet::compile(&packs, &names).unwrap_or_else(|error| {
+        RuleSet::compile(&packs, &names).unwrap_or_else(|error| {
             tracing::error!(%error, job = %job.key(), "the job's rules cannot be used; its output is not matched");
-            RuleSet::compile(&packs, &[]).unwrap_or_default()
-        });
-        locked(&self.rule_sets).insert(names, set.clone());
-        set
+            RuleSet::none()
+        })
     }
 
     /// Starts the keeper; none when one lives already.

@@ -32,7 +32,9 @@ impl Watch {
     /// When the user has too many inotify instances (fs.inotify.max_user_instances).
     pub fn new() -> io::Result<Watch> {
         let instance = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        Ok(Watch { instance: AsyncFd::with_interest(instance, Interest::READABLE)?, watched: Mutex::default() })
+        // SAFETY: an OwnedFd keeps the same descriptor open as long as it lives.
+        let instance = unsafe { AsyncFd::register_with_interest(instance, Interest::READABLE)? };
+        Ok(Watch { instance, watched: Mutex::default() })
     }
 
     /// From now on every change wakes the run. Idempotent.

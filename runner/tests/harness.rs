@@ -1,12 +1,208 @@
-//! The keeper and a killable runner as processes of their own, for the tests.
+//! The keeper, a killable runner and `exec` as processes of their own, for the tests. The world that the runner talks to
+//! is a folder: orders, claims, stops and reports are files in it.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use domain::event::Event;
+use domain::job::{Command, Job, JobKey};
+use domain::order::{FORMAT_VERSION, Order};
+use domain::ports::{Beat, Claim, Claims, Delivery, Orders, PortError, PortResult, Reports};
+use domain::run::{RunId, Trigger};
+use jiff::Timestamp;
+use runner::options::{KeeperCommand, Mode};
+use runner::{OnShutdown, Options, Ports};
+use sinks::config::SinksFile;
+use sinks::engine::{Engine, Environment};
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["keeper", path] => runner::keeper::main(Path::new(path)),
+        ["run", state, world, mode, shutdown] => within_runtime(run(state, world, mode, shutdown)),
+        ["exec", state, world, command @ ..] => within_runtime(exec(state, world, command)),
         _ => ExitCode::from(2),
+    }
+}
+
+fn within_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            eprintln!("no runtime: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(state: &str, world: &Path) -> Options {
+    let own = std::env::current_exe().unwrap_or_default();
+    let mut options = Options::new(state, "r1", "h1", KeeperCommand(vec![own.into(), "keeper".into()]));
+    options.beat_interval = Duration::from_millis(50);
+    if let Ok(text) = fs::read_to_string(world.join("sinks.toml")) {
+        let (configs, faults) = SinksFile::parse("sinks.toml", &text);
+        assert!(!faults.refuse(), "{faults}");
+        let (events, told) = tokio::sync::mpsc::channel(16);
+        // Nobody listens; the engines must not mind.
+        drop(told);
+        let start = |config| Engine::start(config, Environment::real(events.clone())).expect("sink");
+        options.sinks = configs.into_iter().map(start).collect();
+    }
+    options
+}
+
+async fn run(state: &str, world: &str, mode: &str, shutdown: &str) -> ExitCode {
+    let mut options = options(state, Path::new(world));
+    options.mode = match mode {
+        "serial" => Mode::Serial,
+        _ => Mode::Free,
+    };
+    options.on_shutdown = if shutdown == "drain" { OnShutdown::Drain } else { OnShutdown::Leave };
+    let world = Arc::new(World { folder: world.into(), leased: Mutex::default() });
+    let ports = Ports { orders: world.clone(), claims: world.clone(), reports: world };
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signal");
+        terminated.recv().await;
+        asked.cancel();
+    });
+    match runner::run(options, ports, stop).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn exec(state: &str, world: &str, command: &[&str]) -> ExitCode {
+    let now = Timestamp::now();
+    let words = command.iter().map(|word| (*word).to_owned()).collect();
+    let order = Order {
+        version: FORMAT_VERSION,
+        run_id: RunId::unscheduled(now, [7; 6]),
+        attempt: 1,
+        nominal: now,
+        trigger: Trigger::Exec,
+        issued_at: now,
+        not_before: None,
+        start_by: None,
+        job: Job::new(JobKey::new("g", "wrapped"), "@manually", Command::Argv(words)),
+    };
+    let reports: Arc<dyn Reports> = Arc::new(World { folder: world.into(), leased: Mutex::default() });
+    match runner::exec::exec(options(state, Path::new(world)), Some(reports), order).await {
+        Ok(executed) => ExitCode::from(executed.code),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// How long a received order is not given again.
+const LEASE: Duration = Duration::from_millis(500);
+
+struct World {
+    folder: PathBuf,
+    leased: Mutex<HashMap<String, Instant>>,
+}
+
+fn retry(error: impl ToString) -> PortError {
+    PortError::Retry(error.to_string())
+}
+
+#[async_trait]
+impl Orders for World {
+    async fn send(&self, _orders: &[Order]) -> PortResult<()> {
+        Err(PortError::Permanent("the tests write orders themselves".into()))
+    }
+
+    async fn receive(
+        &self,
+        _groups: &[String],
+        most: usize,
+        _lease: Duration,
+        wait: Duration,
+    ) -> PortResult<Vec<Delivery<Order>>> {
+        let begun = Instant::now();
+        loop {
+            let mut found = Vec::new();
+            let entries = fs::read_dir(self.folder.join("orders")).map_err(retry)?;
+            let mut names: Vec<String> =
+                entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            names.retain(|name| name.ends_with(".json"));
+            names.sort();
+            for name in names {
+                let mut leased = self.leased.lock().expect("lock");
+                if found.len() >= most || leased.get(&name).is_some_and(|at| at.elapsed() < LEASE) {
+                    continue;
+                }
+                let Ok(text) = fs::read(self.folder.join("orders").join(&name)) else { continue };
+                let message = serde_json::from_slice(&text).map_err(retry)?;
+                leased.insert(name.clone(), Instant::now());
+                found.push(Delivery { message, receipt: name });
+            }
+            if !found.is_empty() || begun.elapsed() > wait {
+                return Ok(found);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn delete(&self, receipt: &str) -> PortResult<()> {
+        let _ = fs::remove_file(self.folder.join("orders").join(receipt));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Claims for World {
+    async fn claim(&self, run_id: &RunId, attempt: u32, runner: &str, _: &str, _: Timestamp) -> PortResult<Claim> {
+        let path = self.folder.join("claims").join(format!("{run_id}.{attempt}"));
+        if let Ok(mut file) = fs::OpenOptions::new().write(true).create_new(true).open(&path) {
+            file.write_all(runner.as_bytes()).map_err(retry)?;
+        }
+        let is_over = fs::read_to_string(self.folder.join("reports.jsonl"))
+            .is_ok_and(|text| text.lines().any(|line| line.contains(run_id.as_str()) && line.contains("\"finished\"")));
+        let holder = fs::read_to_string(&path).map_err(retry)?;
+        Ok(if holder == runner && !is_over { Claim::Granted } else { Claim::Refused })
+    }
+
+    async fn beat(&self, _beat: &Beat) -> PortResult<Vec<RunId>> {
+        let entries = fs::read_dir(self.folder.join("stops")).map_err(retry)?;
+        Ok(entries.flatten().map(|entry| RunId(entry.file_name().to_string_lossy().into_owned())).collect())
+    }
+}
+
+#[async_trait]
+impl Reports for World {
+    async fn send(&self, events: &[Event]) -> PortResult<()> {
+        if self.folder.join("deaf").exists() {
+            return Err(PortError::Retry("the collector is away".into()));
+        }
+        let mut lines = Vec::new();
+        for event in events {
+            serde_json::to_writer(&mut lines, event).map_err(retry)?;
+            lines.push(b'\n');
+        }
+        let path = self.folder.join("reports.jsonl");
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(path).map_err(retry)?;
+        file.write_all(&lines).map_err(retry)
+    }
+
+    async fn receive(&self, _: usize, _: Duration, _: Duration) -> PortResult<Vec<Delivery<Event>>> {
+        Err(PortError::Permanent("the tests read reports themselves".into()))
+    }
+
+    async fn delete(&self, _receipts: &[String]) -> PortResult<()> {
+        Ok(())
     }
 }

@@ -1,7 +1,12 @@
 //! Real processes, real files, real kills.
 
 mod attempt;
+#[cfg(feature = "crash_points")]
+mod crashes;
 mod disk;
+mod exec;
 mod keeper;
 mod output;
+mod service;
 mod stopping;
+mod world;

@@ -1,0 +1,88 @@
+//! What an earlier runner left: every directory of a run is taken up where it was. Nothing is started twice, because only
+//! what has a free lock and no mark of a start is started; nothing is forgotten, because nothing but a directory's name
+//! and files is needed.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use domain::event::Body;
+
+use crate::attend::{Standing, attend, standing, stored_report};
+use crate::directory::{RunDirectory, read_json};
+use crate::local::{LocalRun, locked};
+use crate::records::Accepted;
+use crate::report;
+use crate::retention::REMOVED_PREFIX;
+use crate::shared::Shared;
+
+/// Takes up everything that is there. Called once, before any order is taken.
+///
+/// # Errors
+/// When the folder of runs cannot be read. One directory that cannot be read is told and left as it is.
+pub fn recover(shared: &Arc<Shared>) -> io::Result<()> {
+    let mut waiting = Vec::new();
+    for entry in fs::read_dir(&shared.runs_folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(REMOVED_PREFIX) {
+            if let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::warn!(%error, name, "the rest of a removed run cannot be removed");
+            }
+            continue;
+        }
+        if RunDirectory::parse_name(&name).is_none() {
+            tracing::warn!(name, "there is a folder among the runs that is none; it is left alone");
+            continue;
+        }
+        match take_up(shared, RunDirectory::at(entry.path())) {
+            Ok(Some(run)) => waiting.push(run),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, name, "a run cannot be taken up; its directory is left as it is"),
+        }
+    }
+    waiting.sort_by_key(|run| run.accepted.accepted_at);
+    let mut admission = locked(&shared.admission);
+    waiting.iter().for_each(|run| admission.enter(run.key(), run.job().needs));
+    Ok(())
+}
+
+/// Takes up one; gives it back when it has not begun and waits for admission.
+fn take_up(shared: &Arc<Shared>, directory: RunDirectory) -> io::Result<Option<Arc<LocalRun>>> {
+    let Some(accepted) = read_json::<Accepted>(&directory.order())? else {
+        // Its message was not deleted, so it comes again.
+        fs::remove_dir_all(directory.path())?;
+        return Ok(None);
+    };
+    // A crash may have come between the folder and what belongs inside.
+    directory.create()?;
+    let run = Arc::new(LocalRun::new(directory, accepted));
+    let key = run.key();
+    locked(&shared.runs).insert(key, run.clone());
+    if run.directory.told_finished().exists() {
+        restore_finished(shared, &run);
+        return Ok(None);
+    }
+    match standing(&run)? {
+        Standing::NotBegun if run.accepted.refused.is_none() => return Ok(Some(run)),
+        standing => {
+            let event = "taken up";
+            tracing::info!(run_id = %run.run_id(), job = %run.job().key(), ?standing, event, "an earlier runner's run");
+        }
+    }
+    locked(&shared.admission).resume(run.job().needs);
+    shared.attending.spawn(attend(shared.clone(), run));
+    Ok(None)
+}
+
+/// A run that is reported: only its sinks may still have something to do.
+fn restore_finished(shared: &Shared, run: &Arc<LocalRun>) {
+    let started = run.started().unwrap_or_default();
+    let event = stored_report(run);
+    let at = event.as_ref().map_or(run.accepted.accepted_at, |event| event.at);
+    run.make_header(&shared.options.runner, &shared.options.host, started.as_ref(), at);
+    if let Some(Body::Finished(report)) = event.map(|event| event.body) {
+        run.set_finished(report::finished_record(&report));
+    }
+    shared.add_feeds(run);
+}

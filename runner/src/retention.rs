@@ -1,0 +1,139 @@
+//! When a run's directory goes, and when a long run's oldest segments do. Never before every sink has them and the report
+//! is on its way.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::line::{Position, Stage};
+use jiff::Timestamp;
+
+use crate::directory::read_json;
+use crate::feed::cursor_path;
+use crate::keeper;
+use crate::local::{LocalRun, locked};
+use crate::scan;
+use crate::shared::Shared;
+use crate::spool::{segment_name, segments};
+
+/// Directories that are being removed are called so first: half a directory must never look like a run.
+pub const REMOVED_PREFIX: &str = ".removed-";
+
+/// How often it is looked. Ours.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long delivered output stays for `sexton logs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// After the end of the run.
+    pub age: Duration,
+    /// Finished runs.
+    pub runs: usize,
+    /// Of all finished runs together.
+    pub bytes: u64,
+    /// Of one run while it runs: beyond it, segments that every reader has passed go.
+    pub run_bytes: u64,
+}
+
+impl Default for Retention {
+    /// Ours: a long weekend, a busy minute-job's week, and disks of small servers.
+    fn default() -> Retention {
+        Retention { age: Duration::from_secs(3 * 86_400), runs: 10_000, bytes: 4 << 30, run_bytes: 4 << 30 }
+    }
+}
+
+/// Sweeps for ever.
+pub async fn sweep_always(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        let of_sweep = shared.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || sweep(&of_sweep, Timestamp::now())).await {
+            tracing::error!(%error, "sweeping old runs ended badly; it is tried again");
+        }
+    }
+}
+
+/// Removes what retention no longer keeps. Blocking, idempotent.
+pub fn sweep(shared: &Shared, now: Timestamp) {
+    let retention = shared.options.retention;
+    let runs: Vec<Arc<LocalRun>> = locked(&shared.runs).values().cloned().collect();
+    let (mut ended, running): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| run.finished().is_some());
+    running.iter().for_each(|run| free_segments(shared, run, retention.run_bytes));
+    ended.sort_by_key(|run| std::cmp::Reverse(run.finished().map(|record| record.finished_at)));
+    let mut bytes = 0;
+    for (index, run) in ended.iter().enumerate() {
+        let finished_at = run.finished().map_or(now, |record| record.finished_at);
+        let age = Duration::try_from(now.duration_since(finished_at)).unwrap_or_default();
+        bytes += spool_bytes(run);
+        let kept = index < retention.runs && bytes <= retention.bytes && age < retention.age;
+        if !kept && is_delivered(shared, run) {
+            bytes -= spool_bytes(run);
+            remove(shared, run);
+        }
+    }
+}
+
+/// Whether nobody needs the directory any more but people.
+fn is_delivered(shared: &Shared, run: &LocalRun) -> bool {
+    let Some(header) = run.header() else { return false };
+    let wanted: Vec<String> = shared.with_sinks(|sinks| {
+        sinks.iter().filter(|sink| sink.wants(header)).map(|sink| sink.name().to_owned()).collect()
+    });
+    run.directory.told_finished().exists()
+        && wanted.iter().all(|sink| cursor(run, sink).is_some_and(|place| place.stage == Stage::Done))
+}
+
+fn cursor(run: &LocalRun, sink: &str) -> Option<Position> {
+    read_json(&cursor_path(run, sink)).ok().flatten()
+}
+
+fn spool_bytes(run: &LocalRun) -> u64 {
+    let folder = run.directory.spool();
+    let sizes = segments(&folder).unwrap_or_default().into_iter().map(|first_seq| folder.join(segment_name(first_seq)));
+    sizes.map(|path| fs::metadata(path).map_or(0, |file| file.len())).sum()
+}
+
+fn remove(shared: &Shared, run: &LocalRun) {
+    let path = run.directory.path();
+    let Some(name) = path.file_name() else { return };
+    let removed = path.with_file_name(format!("{REMOVED_PREFIX}{}", name.to_string_lossy()));
+    if let Err(error) = fs::rename(path, &removed) {
+        tracing::error!(%error, run_id = %run.run_id(), "an old run cannot be removed");
+        return;
+    }
+    locked(&shared.runs).remove(&run.key());
+    let (run_id, attempt) = run.key();
+    shared.with_sinks(|sinks| sinks.iter().for_each(|sink| sink.remove(&run_id, attempt)));
+    if let Ok(Some(started)) = crate::directory::read_json::<crate::records::Started>(&removed.join("started.json"))
+        && let Some(group) = started.cgroup
+    {
+        keeper::remove_cgroup(group.as_ref());
+    }
+    if let Err(error) = fs::remove_dir_all(&removed) {
+        tracing::error!(%error, run_id = %run.run_id(), "an old run cannot be removed whole; the next start tries again");
+    }
+}
+
+/// Frees the oldest segments of a run that still runs, when it has become too large and everybody has passed them.
+fn free_segments(shared: &Shared, run: &LocalRun, bytes_max: u64) {
+    let mut bytes = spool_bytes(run);
+    let Some(header) = run.header().filter(|_| bytes > bytes_max) else { return };
+    let readers: Vec<Option<Position>> = shared.with_sinks(|sinks| {
+        let wanting = sinks.iter().filter(|sink| sink.wants(header));
+        wanting.map(|sink| cursor(run, sink.name())).chain([scan::stored_place(&run.directory)]).collect()
+    });
+    let Some(passed) = readers.into_iter().map(|place| place.unwrap_or(Position::START).segment).min() else { return };
+    let folder = run.directory.spool();
+    for first_seq in segments(&folder).unwrap_or_default() {
+        if first_seq >= passed || bytes <= bytes_max {
+            return;
+        }
+        let path = folder.join(segment_name(first_seq));
+        bytes -= fs::metadata(&path).map_or(0, |file| file.len());
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::error!(%error, path = %path.display(), "a delivered segment cannot be removed");
+            return;
+        }
+        tracing::info!(run_id = %run.run_id(), first_seq, "a delivered segment of a long run was removed");
+    }
+}

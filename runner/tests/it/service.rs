@@ -1,0 +1,221 @@
+//! A whole runner: orders in, reports and lines out, whoever is killed meanwhile.
+
+use std::fs;
+use std::time::Duration;
+
+use domain::event::{Body, Ended};
+use domain::job::Job;
+use domain::run::Outcome;
+
+use crate::attempt::{is_alive, shell, wait_for};
+use crate::world::World;
+
+/// A job that leaves a line each time it is really started.
+fn counted(world: &World, then: &str) -> Job {
+    shell(&format!("echo started >> {}; {then}", world.path("starts").display()))
+}
+
+fn starts(world: &World) -> usize {
+    fs::read_to_string(world.path("starts")).unwrap_or_default().lines().count()
+}
+
+#[test]
+fn an_order_becomes_a_run_with_reports_and_shipped_lines() {
+    let mut world = World::new();
+    world.start();
+    let order = world.order(shell("echo one; echo two >&2; exit 4"));
+    let report = world.report(&order.run_id);
+    assert_eq!((report.ended, report.exit_code, report.outcome), (Ended::Exited, Some(4), Outcome::Failed));
+    assert_eq!((report.stdout_lines, report.stderr_lines, report.last_seq), (1, 1, 2));
+    let excerpt: Vec<&str> = report.excerpt.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(excerpt.len(), 2, "{excerpt:?}");
+    let events = world.events(&order.run_id);
+    assert!(matches!(&events[0].body, Body::Started { pid: Some(_), command } if command.starts_with("echo one")));
+    assert_eq!(events.len(), 2);
+    let shipped = world.shipped(&order.run_id);
+    assert_eq!(shipped.first().map(|record| record["event"].clone()), Some("run.started".into()));
+    assert_eq!(shipped.len(), 4, "{shipped:?}");
+    assert_eq!(shipped[3]["outcome"], "failed");
+    assert_eq!(fs::read_dir(world.path("orders")).expect("orders").count(), 0);
+    world.end();
+}
+
+#[test]
+fn a_false_success_is_told_in_the_report_and_in_the_log() {
+    let mut world = World::new();
+    world.start();
+    let mut job = shell("echo 'Traceback (most recent call last):' >&2; exit 0");
+    job.rules = vec!["default".into(), "python".into()];
+    let order = world.order(job);
+    let report = world.report(&order.run_id);
+    assert_eq!(report.outcome, Outcome::FalseSuccess, "{}", report.reason);
+    assert_eq!(world.shipped(&order.run_id).last().map(|record| record["outcome"].clone()), Some("false_success".into()));
+}
+
+#[test]
+fn a_killed_runner_s_jobs_go_on_and_the_next_runner_finishes_them() {
+    let mut world = World::new();
+    let go = world.path("go");
+    world.start();
+    let order = world.order(counted(&world, &format!("echo a; while [ ! -e {} ]; do sleep 0.02; done; echo b", go.display())));
+    let running = wait_for("the job", || runner::directory::read_json::<runner::records::Started>(
+        &world.directory(&order).started()).expect("started"));
+    world.kill();
+    assert!(is_alive(running.pid), "a job outlives its runner");
+    world.start();
+    fs::write(&go, "").expect("go");
+    let report = world.report(&order.run_id);
+    assert_eq!((report.outcome, report.exit_code, report.last_seq), (Outcome::Succeeded, Some(0), 2));
+    assert_eq!(starts(&world), 1);
+    let lines: Vec<_> = world.shipped(&order.run_id).iter().filter_map(|record| record["seq"].as_u64()).collect();
+    assert!(lines.contains(&1) && lines.contains(&2), "{lines:?}");
+}
+
+#[test]
+fn a_job_that_ends_while_no_runner_lives_is_reported_by_the_next() {
+    let mut world = World::new();
+    let go = world.path("go");
+    world.start();
+    let order = world.order(counted(&world, &format!("while [ ! -e {} ]; do sleep 0.02; done; exit 9", go.display())));
+    wait_for("the job", || world.directory(&order).started().exists().then_some(()));
+    world.kill();
+    fs::write(&go, "").expect("go");
+    wait_for("its end", || world.directory(&order).exit().exists().then_some(()));
+    world.start();
+    let report = world.report(&order.run_id);
+    assert_eq!((report.exit_code, starts(&world)), (Some(9), 1));
+}
+
+#[test]
+fn a_killed_keeper_means_lost_and_nothing_of_the_job_is_left() {
+    let mut world = World::new();
+    world.start();
+    let order = world.order(counted(&world, "echo said; setsid sleep 1000 & sleep 1000"));
+    let directory = world.directory(&order);
+    wait_for("the line", || world.events(&order.run_id).first().map(|_| ()));
+    let mut reader = runner::spool::SpoolReader::open(directory.spool(), domain::line::Position::START);
+    wait_for("the spool", || reader.read(4096).expect("read"));
+    let keeper: u32 = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
+    let keeper = runner::processes::process(keeper).expect("keeper");
+    let family = wait_for("the job's processes", || {
+        let family = runner::processes::descendants(keeper.pid).expect("descendants");
+        (family.iter().filter(|process| process.name == "sleep").count() == 2).then_some(family)
+    });
+    runner::processes::signal(&keeper, rustix::process::Signal::KILL);
+    let report = world.report(&order.run_id);
+    assert_eq!((report.ended, report.outcome, report.last_seq), (Ended::Lost, Outcome::Lost, 1));
+    assert_eq!((report.stdout_lines, report.exit_code), (1, None));
+    assert!(report.leaked.iter().all(|leaked| leaked.killed) && report.leaked.len() == 3, "{:?}", report.leaked);
+    assert!(family.iter().all(|process| !is_alive(process.pid)));
+    assert_eq!(starts(&world), 1);
+}
+
+#[test]
+fn a_stop_from_the_ledger_reaches_the_job() {
+    let mut world = World::new();
+    world.start();
+    let order = world.order(shell("sleep 1000"));
+    wait_for("the job", || world.directory(&order).started().exists().then_some(()));
+    fs::write(world.path("stops").join(order.run_id.as_str()), "").expect("stop");
+    let report = world.report(&order.run_id);
+    assert_eq!((report.ended, report.outcome, report.signal), (Ended::Stopped, Outcome::Stopped, Some(15)));
+}
+
+#[test]
+fn serial_runs_one_at_a_time_in_order() {
+    let mut world = World::new();
+    let path = world.path("order");
+    let job = |name: &str| shell(&format!("echo +{name} >> {0}; sleep 0.1; echo -{name} >> {0}", path.display()));
+    let orders: Vec<_> = ["a", "b", "c"].iter().map(|name| world.order(job(name))).collect();
+    world.start_as("serial", "leave", None);
+    orders.iter().for_each(|order| drop(world.report(&order.run_id)));
+    assert_eq!(fs::read_to_string(&path).expect("order"), "+a\n-a\n+b\n-b\n+c\n-c\n");
+}
+
+#[test]
+fn an_order_that_comes_again_starts_nothing() {
+    let mut world = World::new();
+    world.start();
+    let order = world.order(counted(&world, "true"));
+    world.report(&order.run_id);
+    world.send(&order);
+    wait_for("the message's deletion", || (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(()));
+    world.kill();
+    world.send(&order);
+    world.start();
+    wait_for("the message's deletion", || (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(()));
+    world.end();
+    assert_eq!(starts(&world), 1);
+}
+
+#[test]
+fn an_order_that_comes_too_late_is_missed() {
+    let mut world = World::new();
+    world.start();
+    let mut order = crate::attempt::order(counted(&world, "true"));
+    order.start_by = Some(order.issued_at - Duration::from_secs(1));
+    world.send(&order);
+    let report = world.report(&order.run_id);
+    assert_eq!((report.ended, report.outcome), (Ended::NotStarted, Outcome::Missed));
+    assert_eq!(starts(&world), 0);
+    assert_eq!(world.shipped(&order.run_id).len(), 2);
+}
+
+#[test]
+fn reports_wait_for_a_collector_that_is_away() {
+    let mut world = World::new();
+    fs::write(world.path("deaf"), "").expect("deaf");
+    world.start();
+    let order = world.order(shell("echo hello"));
+    world.shipped(&order.run_id);
+    wait_for("the report in the outbox", || world.directory(&order).told_finished().exists().then_some(()));
+    world.kill();
+    fs::remove_file(world.path("deaf")).expect("hearing");
+    world.start();
+    assert_eq!(world.report(&order.run_id).outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn silence_is_told_once() {
+    let mut world = World::new();
+    let go = world.path("go");
+    world.start();
+    let mut job = shell(&format!("echo a; while [ ! -e {} ]; do sleep 0.02; done", go.display()));
+    job.quiet_limit = Some(Duration::from_millis(200));
+    let order = world.order(job);
+    let quiet = || world.events(&order.run_id).into_iter().filter(|event| matches!(event.body, Body::Quiet { .. })).count();
+    wait_for("the quiet event", || (quiet() > 0).then_some(()));
+    fs::write(&go, "").expect("go");
+    world.report(&order.run_id);
+    assert_eq!(quiet(), 1);
+}
+
+#[test]
+fn leaving_is_quick_and_draining_waits() {
+    let mut world = World::new();
+    let go = world.path("go");
+    let job = || shell(&format!("while [ ! -e {} ]; do sleep 0.02; done", go.display()));
+    world.start();
+    let left = world.order(job());
+    let started = world.directory(&left).started();
+    wait_for("the job", || started.exists().then_some(()));
+    world.end();
+    assert!(world.directory(&left).is_kept().expect("lock"), "left to its keeper");
+    world.start_as("free", "drain", None);
+    wait_for("the runner", || (!world.events(&left.run_id).is_empty()).then_some(()));
+    let runner = runner::processes::process(world.runner.as_ref().expect("runner").id()).expect("runner");
+    runner::processes::signal(&runner, rustix::process::Signal::TERM);
+    fs::write(&go, "").expect("go");
+    world.end_of_runner();
+    assert_eq!(world.report(&left.run_id).outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn one_state_serves_one_runner() {
+    let mut world = World::new();
+    world.start();
+    wait_for("the lock", || world.path("state").join("runs").exists().then_some(()));
+    let second = world.command(&["run", "free", "leave"]).output().expect("second");
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another runner uses the state directory"));
+}

@@ -1,0 +1,143 @@
+//! A runner as a process that can be killed, and the world around it as a folder.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use domain::event::{Body, Event, Report};
+use domain::job::Job;
+use domain::order::Order;
+use domain::run::RunId;
+use runner::directory::RunDirectory;
+
+use crate::attempt::{harness, order, wait_for};
+
+pub struct World {
+    pub folder: tempfile::TempDir,
+    pub runner: Option<Child>,
+}
+
+impl World {
+    pub fn new() -> World {
+        let folder = tempfile::tempdir().expect("folder");
+        for name in ["orders", "claims", "stops", "state", "log"] {
+            fs::create_dir(folder.path().join(name)).expect("folder");
+        }
+        let sinks = format!(
+            "[sink.lines]\ntype = \"file\"\nformat = \"json\"\npath = \"{}/log/{{run_id}}.log\"\n",
+            folder.path().display()
+        );
+        fs::write(folder.path().join("sinks.toml"), sinks).expect("sinks.toml");
+        World { folder, runner: None }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(harness());
+        command.arg(words[0]).arg(self.path("state")).arg(self.folder.path()).args(&words[1..]);
+        command
+    }
+
+    /// A runner that takes whatever comes and leaves its jobs when it ends.
+    pub fn start(&mut self) {
+        self.start_as("free", "leave", None);
+    }
+
+    pub fn start_as(&mut self, mode: &str, shutdown: &str, crash_at: Option<&str>) {
+        let mut command = self.command(&["run", mode, shutdown]);
+        if let Some(label) = crash_at {
+            command.env("SEXTON_CRASH_AT", label);
+        }
+        self.runner = Some(command.stdin(Stdio::null()).spawn().expect("runner"));
+    }
+
+    /// kill -9
+    pub fn kill(&mut self) {
+        if let Some(mut runner) = self.runner.take() {
+            runner.kill().expect("kill");
+            runner.wait().expect("wait");
+        }
+    }
+
+    /// Asks the runner to end and waits for it.
+    pub fn end(&mut self) {
+        let Some(mut runner) = self.runner.take() else { return };
+        let process = runner::processes::process(runner.id()).expect("runner");
+        runner::processes::signal(&process, rustix::process::Signal::TERM);
+        assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
+    }
+
+    pub fn order(&self, job: Job) -> Order {
+        let order = order(job);
+        self.send(&order);
+        order
+    }
+
+    pub fn send(&self, order: &Order) {
+        let name = format!("{}-{}.json", order.issued_at.as_nanosecond(), order.run_id);
+        let beside = self.path("orders").join("new");
+        fs::write(&beside, serde_json::to_vec(order).expect("json")).expect("order");
+        fs::rename(beside, self.path("orders").join(name)).expect("order");
+    }
+
+    pub fn events(&self, run_id: &RunId) -> Vec<Event> {
+        let text = fs::read_to_string(self.path("reports.jsonl")).unwrap_or_default();
+        let whole = &text[..text.rfind('\n').map_or(0, |newline| newline + 1)];
+        let events = whole.lines().map(|line| serde_json::from_str::<Event>(line).expect("event"));
+        events.filter(|event| event.run_id == *run_id).collect()
+    }
+
+    pub fn report(&self, run_id: &RunId) -> Report {
+        wait_for("the report", || {
+            self.events(run_id).into_iter().find_map(|event| match event.body {
+                Body::Finished(report) => Some(*report),
+                _ => None,
+            })
+        })
+    }
+
+    pub fn directory(&self, order: &Order) -> RunDirectory {
+        RunDirectory::of(&self.path("state").join("runs"), &order.run_id, order.attempt)
+    }
+
+    /// What the sink has of the run, once it has its last record.
+    pub fn shipped(&self, run_id: &RunId) -> Vec<serde_json::Value> {
+        let path = self.path("log").join(format!("{run_id}.log"));
+        wait_for("run.finished in the sink", || {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let whole = &text[..text.rfind('\n').map_or(0, |newline| newline + 1)];
+            let records: Vec<serde_json::Value> =
+                whole.lines().map(|line| serde_json::from_str(line).expect("json")).collect();
+            let is_last = |record: &serde_json::Value| record["event"] == "run.finished";
+            records.last().is_some_and(is_last).then_some(records)
+        })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::write(self.path("deaf"), "");
+        let runs = fs::read_dir(self.path("state").join("runs")).into_iter().flatten().flatten();
+        for entry in runs {
+            let run = RunDirectory::at(entry.path());
+            let keeper = fs::read_to_string(run.keeper()).ok().and_then(|pid| pid.trim().parse().ok());
+            if run.is_kept().unwrap_or(false) && let Some(keeper) = keeper.and_then(runner::processes::process) {
+                for process in runner::processes::descendants(keeper.pid).unwrap_or_default() {
+                    runner::processes::signal(&process, rustix::process::Signal::KILL);
+                }
+            }
+        }
+    }
+}
+
+impl World {
+    /// Waits for a runner that was asked to end.
+    pub fn end_of_runner(&mut self) {
+        let Some(mut runner) = self.runner.take() else { return };
+        assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
+    }
+}
