@@ -18,6 +18,7 @@ use domain::ports::PortResult;
 
 use crate::configuration::Channel;
 use crate::failure::Failure;
+pub use message::headline;
 
 /// `[channel.NAME]` by its `type`.
 #[derive(Debug)]

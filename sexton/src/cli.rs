@@ -67,9 +67,6 @@ enum Command {
     Sinks(sinks::Arguments),
     /// Validate the configuration and reach everything it names
     Check(check::Arguments),
-    /// Keeps one run; started by the runner only
-    #[command(hide = true)]
-    Keeper { directory: PathBuf },
 }
 
 #[derive(Debug, clap::Args)]
@@ -86,9 +83,6 @@ struct RunnerArguments {
 /// # Errors
 /// What the subcommand says.
 pub fn run(cli: Cli) -> Outcome {
-    if let Command::Keeper { directory } = &cli.command {
-        return keep(directory);
-    }
     log::start(cli.log.as_deref()).map_err(Failure::wrong)?;
     match cli.command {
         Command::Up(arguments) => up::run(arguments),
@@ -110,7 +104,6 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Rules(arguments) => rules::run(arguments),
         Command::Sinks(arguments) => sinks::run(arguments),
         Command::Check(arguments) => check::run(arguments),
-        Command::Keeper { directory } => keep(&directory),
     }
 }
 
@@ -121,7 +114,3 @@ fn refuse_runner(arguments: &RunnerArguments) -> Failure {
     ))
 }
 
-fn keep(directory: &std::path::Path) -> Outcome {
-    let _ = directory;
-    Ok(0)
-}

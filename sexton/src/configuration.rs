@@ -5,6 +5,7 @@
 
 mod reference;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,10 +33,10 @@ pub struct Configuration {
     pub sinks: Option<PathBuf>,
     pub rules: Vec<PathBuf>,
     pub runner: RunnerSection,
-    pub scheduler: SchedulerSection,
-    pub alerts: AlertsSection,
+    pub history: HistorySection,
     pub channels: Vec<Channel>,
-    pub links: LinksSection,
+    /// `[links]`: name to a URL in which `{group}`, `{job}`, `{run_id}` and `{attempt}` stand for the run's.
+    pub links: BTreeMap<String, String>,
 }
 
 /// `[runner]`
@@ -47,7 +48,6 @@ pub struct RunnerSection {
     pub groups: Vec<String>,
     /// Names of variables of our own environment that jobs see.
     pub pass_env: Vec<String>,
-    pub policy: Option<PathBuf>,
     /// How long the output of finished runs is kept on disk.
     pub retention: Option<Duration>,
     /// Bytes of output kept on disk over all runs.
@@ -65,34 +65,11 @@ pub enum Mode {
     Free,
 }
 
-/// `[scheduler]`
+/// `[history]`: how much of it is kept.
 #[derive(Debug, Default)]
-pub struct SchedulerSection {
-    /// How far back firings are looked for after a pause.
-    pub catch_up_window: Option<Duration>,
-    /// How long runs are kept.
-    pub history: Option<Duration>,
-}
-
-/// `[alerts]`
-#[derive(Debug, Default)]
-pub struct AlertsSection {
-    /// Messages a second and channel.
-    pub rate_per_second: Option<f64>,
-    /// That many alerts within `storm_window` become one digest.
-    pub storm_count: Option<u32>,
-    pub storm_window: Option<Duration>,
-    /// That many changes of state within `flap_window` are told once as flapping.
-    pub flap_count: Option<u32>,
-    pub flap_window: Option<Duration>,
-}
-
-/// `[links]`: templates with `{group}`, `{job}` and `{run_id}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LinksSection {
-    pub console: Option<String>,
-    pub cloudwatch: Option<String>,
-    pub graylog: Option<String>,
+pub struct HistorySection {
+    pub keep: Option<Duration>,
+    pub runs_per_job: Option<usize>,
 }
 
 /// `[channel.NAME]`
@@ -131,11 +108,10 @@ impl Configuration {
             jobs: paths_of(&mut root, "jobs", folder),
             sinks: path_of(&mut root, "sinks", folder),
             rules: paths_of(&mut root, "rules", folder),
-            runner: root.section("runner").map(|section| runner_of(section, folder)).unwrap_or_default(),
-            scheduler: root.section("scheduler").map(scheduler_of).unwrap_or_default(),
-            alerts: root.section("alerts").map(alerts_of).unwrap_or_default(),
+            runner: root.section("runner").map(runner_of).unwrap_or_default(),
+            history: root.section("history").map(history_of).unwrap_or_default(),
             channels: channels_of(&mut root, folder),
-            links: root.section("links").map(links_of).unwrap_or_default(),
+            links: root.map("links").unwrap_or_default(),
         };
         root.finish();
         let faults = document.faults();
@@ -143,14 +119,13 @@ impl Configuration {
     }
 }
 
-fn runner_of(mut section: Section, folder: &Path) -> RunnerSection {
+fn runner_of(mut section: Section) -> RunnerSection {
     let modes = [("serial", Mode::Serial), ("resources", Mode::Resources), ("free", Mode::Free)];
     let runner = RunnerSection {
         name: section.text("name"),
         mode: section.choice("mode", &modes).unwrap_or_default(),
         groups: section.texts("groups").unwrap_or_default(),
         pass_env: section.texts("pass_env").unwrap_or_default(),
-        policy: path_of(&mut section, "policy", folder),
         retention: section.duration("retention"),
         spool_max: section.size("spool_max"),
     };
@@ -158,34 +133,14 @@ fn runner_of(mut section: Section, folder: &Path) -> RunnerSection {
     runner
 }
 
-fn scheduler_of(mut section: Section) -> SchedulerSection {
-    let scheduler =
-        SchedulerSection { catch_up_window: section.duration("catch_up_window"), history: section.duration("history") };
-    section.finish();
-    scheduler
-}
-
-fn alerts_of(mut section: Section) -> AlertsSection {
-    let count = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
-    let alerts = AlertsSection {
-        rate_per_second: section.number("rate_per_second", 0.001..=1000.0),
-        storm_count: section.integer("storm_count", 2..=1_000_000).map(count),
-        storm_window: section.duration("storm_window"),
-        flap_count: section.integer("flap_count", 2..=1_000_000).map(count),
-        flap_window: section.duration("flap_window"),
+fn history_of(mut section: Section) -> HistorySection {
+    let runs = section.integer("runs_per_job", 1..=100_000_000);
+    let history = HistorySection {
+        keep: section.duration("keep"),
+        runs_per_job: runs.map(|runs| usize::try_from(runs).unwrap_or(usize::MAX)),
     };
     section.finish();
-    alerts
-}
-
-fn links_of(mut section: Section) -> LinksSection {
-    let links = LinksSection {
-        console: section.text("console"),
-        cloudwatch: section.text("cloudwatch"),
-        graylog: section.text("graylog"),
-    };
-    section.finish();
-    links
+    history
 }
 
 fn channels_of(root: &mut Section, folder: &Path) -> Vec<Channel> {

@@ -10,16 +10,25 @@ mod configuration;
 mod failure;
 mod jobs_source;
 mod log;
+mod machine;
 mod output;
 mod setup;
 mod state;
 mod up;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // The keeper of a run is asked for by the runner only. It comes first: it is started for every run.
+    let mut words = std::env::args_os().skip(1);
+    if let (Some(word), Some(directory)) = (words.next(), words.next())
+        && word == "keeper"
+    {
+        return runner::keeper::main(Path::new(&directory));
+    }
     report_panics_in_one_line();
     let arguments = cli::Cli::parse();
     match cli::run(arguments) {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use domain::fault::{Faults, Level};
 use rules::Packs;
-use sinks::config::{SinkConfig, SinksFile};
+use sinks::config::{SinkConfig, SinkKind, SinksFile};
 
 use crate::configuration::{Configuration, load_packs, read_text};
 use crate::failure::{Failure, tell_line};
@@ -64,4 +64,16 @@ pub fn load_sinks(path: Option<&Path>, state: &State) -> Result<Vec<SinkConfig>,
         tell_line(&warning.to_string());
     }
     Ok(sinks)
+}
+
+/// A sink in one line, for people.
+pub fn sink_line(sink: &SinkConfig) -> String {
+    let target = match &sink.kind {
+        SinkKind::File(file) => file.path.text().to_owned(),
+        SinkKind::Stdout(_) => "standard output".to_owned(),
+        SinkKind::Syslog(syslog) => syslog.address.to_string(),
+        SinkKind::Gelf(gelf) => gelf.address.to_string(),
+        SinkKind::CloudwatchLogs(_) => "CloudWatch Logs".to_owned(),
+    };
+    format!("{target}  ({} sink `{}`)", sink.kind.name(), sink.name)
 }

@@ -1,6 +1,233 @@
-pub mod listen;
+//! `sexton up`: everything in one process on one machine. The only place that chooses adapters.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `files` | crontabs and jobs files: applied at the start and whenever they change |
+//! | `duties` | the loops around `services`: scheduler, collector, overdue, alerts, pruner |
+//! | `work` | the runner with its sinks and rules, and what they report as trouble |
+//! | `notify` | alerts to the configured channels |
+//! | `listen`, `output` | the console's address, and the output that it gives out |
+//! | `sample`, `watch` | what runs when nothing is named; files that change |
+
+mod duties;
+mod files;
+mod listen;
+mod notify;
+pub mod output;
 pub mod sample;
-pub mod watch;
+mod watch;
+mod work;
+
+pub use work::{start_sinks, tell_troubles};
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use console::Console;
+use embedded::Embedded;
+use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{DONE, Failure, Outcome, tell_line};
+use crate::output::Output;
+use crate::setup::{Overrides, Setup};
+use crate::state::Server;
+use duties::Duties;
+use files::JobFiles;
+use work::Work;
+
+/// The exit code of a process that a signal ended, as shells count it: 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
+
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
-pub fn run(_: Arguments) -> crate::failure::Outcome { Ok(0) }
+pub struct Arguments {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// State directory; default $XDG_STATE_HOME/sexton, ~/.local/state/sexton, or /var/lib/sexton for root
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Address of console and API; default the first free port from 127.0.0.1:7077 on
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    listen: Option<SocketAddr>,
+    /// A crontab; may be given again
+    #[arg(long, value_name = "FILE")]
+    crontab: Vec<PathBuf>,
+    /// A jobs file (TOML); may be given again
+    #[arg(long, value_name = "FILE")]
+    jobs: Vec<PathBuf>,
+    /// Where output goes
+    #[arg(long, value_name = "FILE")]
+    sinks: Option<PathBuf>,
+    /// A rule pack, or a directory of them; may be given again
+    #[arg(long, value_name = "PATH")]
+    rules: Vec<PathBuf>,
+}
+
+/// `7077` and `:7077` mean that port of 127.0.0.1.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse().map_err(|_| "write IP:PORT, like 127.0.0.1:7077".to_owned())
+}
+
+pub fn run(arguments: Arguments) -> Outcome {
+    let setup = Setup::load(Overrides {
+        config: arguments.config,
+        state: arguments.state,
+        sinks: arguments.sinks,
+        rules: arguments.rules,
+    })?;
+    let state_says = |error: crate::state::StateError| Failure::bad(error.to_string());
+    setup.state.create().map_err(state_says)?;
+    let _lock = setup.state.lock().map_err(state_says)?;
+    let files = JobFiles::new(
+        [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
+        [setup.configuration.jobs.clone(), arguments.jobs].concat(),
+        &setup.state,
+    )?;
+    let listen = arguments.listen.or(setup.configuration.listen);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::bad(format!("cannot start: {why}")))?;
+    let served = runtime.block_on(serve(setup, files, listen));
+    // Threads that still wait for a disk or a reader are not waited for.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(mut setup: Setup, mut files: JobFiles, listen: Option<SocketAddr>) -> Outcome {
+    let mut signals = Signals::new()?;
+    let state = setup.state.clone();
+    let store = Embedded::open(&state.database()).map_err(|error| Failure::bad(error.to_string()))?;
+    let ports = store.ports();
+    let applied = files.apply_all(&ports).await?;
+    let listener = listen::bind(listen).await?;
+    let address = listener.local_addr().map_err(|why| Failure::bad(format!("cannot tell the address: {why}")))?;
+    let url = format!("http://{}", listen::shown(address));
+    let token: Arc<str> = state.token().map_err(|error| Failure::bad(error.to_string()))?.into();
+
+    let channels = std::mem::take(&mut setup.configuration.channels);
+    let notifier = Arc::new(notify::People::new(crate::channels::Channels::new(channels)?));
+    let stop = CancellationToken::new();
+    let nudge = Arc::new(Notify::new());
+    let work = Arc::new(Work::start(&mut setup, &ports)?);
+    let console = Console {
+        ports: ports.clone(),
+        logs: Arc::new(output::RunOutput::below(&state.runner())),
+        sinks: work.clone(),
+        token,
+        clock: Arc::new(Timestamp::now),
+        random: Arc::new(random_bytes),
+        nudge: Arc::new({
+            let nudge = nudge.clone();
+            move || nudge.notify_one()
+        }),
+    };
+    let closing = stop.clone();
+    let server = axum::serve(listener, console::router(console)).with_graceful_shutdown(closing.cancelled_owned());
+    let server = tokio::spawn(server.into_future());
+    let duties = Duties {
+        ports: ports.clone(),
+        packs: work.packs(),
+        notifier,
+        links: services::Links(setup.configuration.links.clone()),
+        keep: duties::keep(&setup.configuration.history),
+        nudge: nudge.clone(),
+        stop: stop.clone(),
+    };
+    let duties = duties.start();
+    let watching = tokio::spawn(files.watch(ports.clone(), nudge.clone(), stop.clone()));
+    let reloading = tokio::spawn(work.clone().watch(setup.sinks_file.clone(), setup.rules.clone(), state.clone(), stop.clone()));
+
+    let server_says = Server { url: url.clone(), pid: std::process::id() };
+    state.announce(&server_says).map_err(|error| Failure::bad(error.to_string()))?;
+    announce(&url, &state, &applied, &work)?;
+    signals.first().await;
+    tell_line("stopping: nothing new is fired; another signal ends this at once");
+    state.withdraw();
+    let end = async {
+        stop.cancel();
+        let left = work.end().await;
+        for task in [watching, reloading] {
+            task.abort();
+        }
+        duties.finish().await;
+        // Whoever still follows output is let go.
+        server.abort();
+        left
+    };
+    tokio::select! {
+        left = end => tell_line(&farewell(left)),
+        () = signals.first() => {
+            tell_line("ended at once; running jobs go on, and the next `sexton up` finds them");
+            std::process::exit(INTERRUPTED);
+        }
+    }
+    Ok(DONE)
+}
+
+fn farewell(left: usize) -> String {
+    match left {
+        0 => "stopped; nothing is running".to_owned(),
+        1 => "stopped; 1 run goes on, and the next `sexton up` on this state directory finds it".to_owned(),
+        left => format!("stopped; {left} runs go on, and the next `sexton up` on this state directory finds them"),
+    }
+}
+
+/// What a person who just started it wants to know; `ready` last, on a line of its own.
+fn announce(url: &str, state: &crate::state::State, applied: &[String], work: &Work) -> Result<(), Failure> {
+    let mut out = Output::new();
+    out.line(&format!("sexton {} serves {url}", env!("CARGO_PKG_VERSION")))?;
+    out.line(&format!("state     {}  (the API's token: {})", state.dir.display(), state.dir.join("token").display()))?;
+    for line in applied {
+        out.line(&format!("jobs      {line}"))?;
+    }
+    for sink in work.sink_lines() {
+        out.line(&format!("output    {sink}"))?;
+    }
+    out.line("try       sexton jobs, sexton runs, sexton logs RUN_ID")?;
+    out.line("ready")?;
+    match out.finish() {
+        // Whoever started us may have closed the pipe after all.
+        Err(Failure::ReaderGone) => Ok(()),
+        other => other,
+    }
+}
+
+fn random_bytes() -> [u8; 6] {
+    let mut bytes = [0; 6];
+    if let Err(why) = getrandom::fill(&mut bytes) {
+        // The clock's nanoseconds still tell runs apart; the store refuses a name that is taken.
+        tracing::warn!(%why, "no random bytes");
+        bytes.copy_from_slice(&Timestamp::now().as_nanosecond().to_le_bytes()[..6]);
+    }
+    bytes
+}
+
+/// INT and TERM, from the first moment on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        let says = |why| Failure::bad(format!("cannot listen for signals: {why}"));
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt()).map_err(says)?,
+            terminate: signal(SignalKind::terminate()).map_err(says)?,
+        })
+    }
+
+    async fn first(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

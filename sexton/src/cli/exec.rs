@@ -1,3 +1,147 @@
-#[derive(Debug, clap::Args)]
-pub struct Arguments {}
-pub fn run(_: Arguments) -> crate::failure::Outcome { Ok(0) }
+//! `exec`: one command now, for whatever scheduler calls it. Needs no `up`; where a server is found, the run is reported
+//! to it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clap::Args;
+use domain::event::Event;
+use domain::job::{Command, Job, JobKey};
+use domain::jobs_file::fields::check_name;
+use domain::order::{FORMAT_VERSION, Order};
+use domain::ports::{Delivery, PortError, PortResult, Reports};
+use domain::run::{Outcome as RunOutcome, RunId, Trigger};
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::client::{Client, Question, ServerArguments, block_on};
+use crate::failure::{Failure, Outcome, tell_line};
+use crate::machine;
+use crate::setup::{Overrides, Setup};
+use crate::up;
+
+/// Troubles of sinks on their way to standard error.
+const EVENTS_MAX: usize = 100;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// What the run is called
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    #[arg(long, default_value = "default", value_name = "G")]
+    group: String,
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where output goes
+    #[arg(long, value_name = "FILE")]
+    sinks: Option<PathBuf>,
+    /// A rule pack, or a directory of them; may be given again
+    #[arg(long, value_name = "PATH")]
+    rules: Vec<PathBuf>,
+    /// Only this pack judges; may be given again. Default: chosen by the command
+    #[arg(long, value_name = "NAME")]
+    pack: Vec<String>,
+    /// Run limit
+    #[arg(long, value_name = "DURATION", value_parser = domain::units::parse_duration)]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// Command and arguments; no shell
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub fn run(arguments: Arguments) -> Outcome {
+    check_name("group", &arguments.group).map_err(Failure::wrong)?;
+    check_name("name", &arguments.name).map_err(Failure::wrong)?;
+    let setup = Setup::load(Overrides {
+        config: arguments.config.clone(),
+        state: arguments.server.state.clone(),
+        sinks: arguments.sinks.clone(),
+        rules: arguments.rules.clone(),
+    })?;
+    setup.state.create().map_err(|error| Failure::bad(error.to_string()))?;
+    let reports = server_of(&arguments.server, &setup)?;
+    block_on(execute(arguments, setup, reports))
+}
+
+async fn execute(arguments: Arguments, setup: Setup, reports: Option<Arc<dyn Reports>>) -> Outcome {
+    let mut options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
+    let (events, troubles) = mpsc::channel(EVENTS_MAX);
+    tokio::spawn(up::tell_troubles(troubles));
+    options.sinks = up::start_sinks(&setup.sinks, &events)?;
+    options.packs = Arc::new(setup.packs);
+    // A wrapped command sees what it would see without us; only our own token stays ours.
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    options.pass_env = names.filter(|name| !name.starts_with("SEXTON_")).collect();
+    let order = order_of(&arguments)?;
+    let key = order.key();
+    let executed = runner::exec::exec(options, reports, order).await.map_err(|error| Failure::bad(error.to_string()))?;
+    if executed.report.outcome != RunOutcome::Succeeded {
+        tell_line(&format!("sexton: {key} {}: {}", executed.report.outcome.name(), executed.report.reason));
+    }
+    Ok(executed.code)
+}
+
+fn order_of(arguments: &Arguments) -> Result<Order, Failure> {
+    let now = Timestamp::now();
+    let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let mut random = [0; 6];
+    getrandom::fill(&mut random).map_err(|why| Failure::bad(format!("no random bytes to name the run with: {why}")))?;
+    let key = JobKey::new(&arguments.group, &arguments.name);
+    let mut job = Job::new(key, "@manually", Command::Argv(arguments.command.clone()));
+    job.timeout = arguments.timeout;
+    job.cwd = std::env::current_dir().ok().map(|path| path.display().to_string());
+    if !arguments.pack.is_empty() {
+        job.rules.clone_from(&arguments.pack);
+    }
+    Ok(Order {
+        version: FORMAT_VERSION,
+        run_id: RunId::unscheduled(nominal, random),
+        attempt: 1,
+        nominal,
+        trigger: Trigger::Exec,
+        issued_at: now,
+        not_before: None,
+        start_by: None,
+        job,
+    })
+}
+
+/// The server that the run is reported to: the one that is named, or the `up` of the state directory if there is one.
+fn server_of(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
+    if arguments.server.is_none() && setup.state.server().is_none() {
+        return Ok(None);
+    }
+    let named = ServerArguments { server: arguments.server.clone(), state: Some(setup.state.dir.clone()) };
+    Ok(Some(Arc::new(ServerReports { client: Client::find(&named)? })))
+}
+
+/// Reports over the API.
+struct ServerReports {
+    client: Client,
+}
+
+#[async_trait]
+impl Reports for ServerReports {
+    async fn send(&self, events: &[Event]) -> PortResult<()> {
+        let question = Question::post(&["reports"], json!({ "events": events }));
+        match self.client.ask(question).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Wrong(says)) => Err(PortError::Permanent(says.join("; "))),
+            Err(Failure::Bad(says)) => Err(PortError::Retry(says.join("; "))),
+            Err(Failure::ReaderGone) => Err(PortError::Retry("the server is gone".to_owned())),
+        }
+    }
+
+    async fn receive(&self, _most: usize, _lease: Duration, _wait: Duration) -> PortResult<Vec<Delivery<Event>>> {
+        Err(PortError::Permanent("reports are received by the server itself".to_owned()))
+    }
+
+    async fn delete(&self, _receipts: &[String]) -> PortResult<()> {
+        Err(PortError::Permanent("reports are deleted by the server itself".to_owned()))
+    }
+}

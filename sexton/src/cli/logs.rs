@@ -1,11 +1,16 @@
 //! `logs`: what a run printed, byte for byte. Through the server; where none answers, from the state directory itself.
 
 use clap::Args;
+use console::LogQuery;
+use domain::line::Stream;
+use domain::run::RunId;
 
 use crate::cli::runs::valid_run_id;
 use crate::client::{Client, Question, ServerArguments, block_on};
-use crate::failure::{DONE, Outcome};
+use crate::failure::{DONE, Failure, Outcome};
 use crate::output::Output;
+use crate::state::State;
+use crate::up::output::{RunOutput, copy};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -16,7 +21,7 @@ pub struct Arguments {
     /// Only this stream; default both, as they came
     #[arg(long, value_parser = ["stdout", "stderr"])]
     stream: Option<String>,
-    /// Before each line, when it was captured
+    /// Before each line, when it was captured, and its stream
     #[arg(long)]
     timestamps: bool,
     #[command(flatten)]
@@ -24,22 +29,54 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Outcome {
-    let run_id = valid_run_id(&arguments.run_id)?;
+    let run_id = valid_run_id(&arguments.run_id)?.to_owned();
     block_on(async {
-        let client = Client::find(&arguments.server)?;
-        let question = Question::get(&["runs", run_id, "logs"])
-            .with("stream", arguments.stream.as_ref())
-            .with("timestamps", arguments.timestamps.then_some(true))
-            .with("follow", arguments.follow.then_some(true));
-        let mut body = client.stream(question).await?;
-        let mut out = Output::new();
-        while let Some(chunk) = body.chunk().await.map_err(|error| client.unreachable(&error))? {
-            out.bytes(&chunk)?;
-            if arguments.follow {
-                out.flush()?;
-            }
+        match ask_server(&arguments, &run_id).await {
+            Ok((client, body)) => print(&arguments, &client, body).await,
+            // Nobody answers; a server that was named is the one that was meant.
+            Err(Failure::Bad(says)) if arguments.server.server.is_none() => from_disk(&arguments, &run_id, says),
+            Err(failure) => Err(failure),
         }
-        out.finish()?;
-        Ok(DONE)
     })
+}
+
+async fn ask_server(arguments: &Arguments, run_id: &str) -> Result<(Client, reqwest::Response), Failure> {
+    let client = Client::find(&arguments.server)?;
+    let segments = ["runs", run_id, "logs"];
+    let question = Question::get(&segments)
+        .with("stream", arguments.stream.as_ref())
+        .with("timestamps", arguments.timestamps.then_some(true))
+        .with("follow", arguments.follow.then_some(true));
+    let body = client.stream(question).await?;
+    Ok((client, body))
+}
+
+async fn print(arguments: &Arguments, client: &Client, mut body: reqwest::Response) -> Outcome {
+    let mut out = Output::new();
+    while let Some(chunk) = body.chunk().await.map_err(|error| client.unreachable(&error))? {
+        out.bytes(&chunk)?;
+        if arguments.follow {
+            out.flush()?;
+        }
+    }
+    out.finish()?;
+    Ok(DONE)
+}
+
+fn from_disk(arguments: &Arguments, run_id: &str, no_server: Vec<String>) -> Outcome {
+    let state = State::find(arguments.server.state.as_deref()).map_err(|error| Failure::wrong(error.to_string()))?;
+    let says = |why| Failure::bad(format!("the output of {run_id} cannot be read: {why}"));
+    let found = RunOutput::below(&state.runner()).find(&RunId(run_id.to_owned())).map_err(says)?;
+    let Some(directory) = found else { return Err(Failure::Bad(no_server)) };
+    let stream = arguments.stream.as_deref().map(|name| if name == "stderr" { Stream::Stderr } else { Stream::Stdout });
+    let query = LogQuery { stream, timestamps: arguments.timestamps, follow: arguments.follow };
+    let mut out = Output::new();
+    let mut printed = Ok(());
+    let give = |bytes: Vec<u8>| {
+        printed = out.bytes(&bytes).and_then(|()| out.flush());
+        printed.is_ok()
+    };
+    copy(&directory, query, give, || false).map_err(says)?;
+    printed?;
+    Ok(DONE)
 }

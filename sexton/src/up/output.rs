@@ -6,14 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use console::{LogChunks, LogQuery, Logs};
-use domain::line::{Block, Line, Position};
 use domain::run::{Run, RunId};
 use runner::directory::RunDirectory;
-use runner::spool::SpoolReader;
+use runner::output::{Output, Piece, Shown};
 use tokio::sync::mpsc;
-
-/// Bytes read from the spool at a time.
-const READ_BYTES: usize = 256 << 10;
 
 /// Pieces on their way to one slow reader.
 const PIECES_MAX: usize = 4;
@@ -28,8 +24,9 @@ pub struct RunOutput {
 }
 
 impl RunOutput {
-    pub fn new(runs: PathBuf) -> RunOutput {
-        RunOutput { runs }
+    /// `folder` is the runner's own.
+    pub fn below(folder: &Path) -> RunOutput {
+        RunOutput { runs: folder.join("runs") }
     }
 
     /// The directory of a run's latest attempt here; `None`: there is none.
@@ -63,6 +60,7 @@ impl Logs for RunOutput {
         let says = |why| format!("the output of {} cannot be read: {why}", run.run_id);
         let Some(directory) = found.map_err(says)? else { return Ok(None) };
         let (sender, chunks) = mpsc::channel(PIECES_MAX);
+        // A thread of its own: a reader may take days, and must not use up those of the runtime.
         std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || {
@@ -82,70 +80,28 @@ impl Logs for RunOutput {
 /// nothing to give.
 ///
 /// # Errors
-/// When the spool cannot be read, or records of it are missing.
+/// When the spool cannot be read.
 pub fn copy(
     directory: &RunDirectory,
     query: LogQuery,
     mut give: impl FnMut(Vec<u8>) -> bool,
     gone: impl Fn() -> bool,
 ) -> io::Result<()> {
-    let mut reader = SpoolReader::open(directory.spool(), Position::START);
-    let mut next_seq = Position::START.seq;
+    let shown = if query.timestamps { Shown::WithTimes } else { Shown::Bytes };
+    let mut output = Output::open(directory.clone(), query.stream, shown);
     loop {
-        // Asked before reading: what was written before the end is then read after it.
-        let over = is_over(directory)?;
-        while let Some(block) = reader.read(READ_BYTES)? {
-            let mut piece = Vec::with_capacity(block.bytes.len());
-            if block.first_seq > next_seq {
-                let missing = block.first_seq - next_seq;
-                piece.extend_from_slice(format!("[sexton: {missing} lines are kept no longer]\n").as_bytes());
+        // Asked before reading: what a keeper that died wrote before its end is then read after it.
+        let kept = directory.is_kept()?;
+        match output.read()? {
+            Piece::Bytes(bytes) => {
+                if !give(bytes) {
+                    return Ok(());
+                }
             }
-            next_seq = block.end.seq;
-            show(&block, query, &mut piece);
-            if !piece.is_empty() && !give(piece) {
-                return Ok(());
-            }
-        }
-        if over || !query.follow || gone() {
-            return Ok(());
-        }
-        std::thread::sleep(FOLLOW_INTERVAL);
-    }
-}
-
-/// Nothing will be written any more: the exit is recorded, or the keeper is gone.
-fn is_over(directory: &RunDirectory) -> io::Result<bool> {
-    let began = directory.starting().exists();
-    Ok(directory.exit().exists() || (began && !directory.is_kept()?))
-}
-
-fn show(block: &Block, query: LogQuery, out: &mut Vec<u8>) {
-    for line in block.lines() {
-        if query.stream.is_none_or(|stream| stream == line.stream) {
-            show_line(&line, query.timestamps, out);
+            Piece::End => return Ok(()),
+            Piece::Pending if !query.follow || gone() => return Ok(()),
+            Piece::Pending if !kept && directory.starting().exists() => return Ok(()),
+            Piece::Pending => std::thread::sleep(FOLLOW_INTERVAL),
         }
     }
-}
-
-/// As the job wrote it. What was dropped stands there as a line that says so.
-fn show_line(line: &Line<'_>, timestamps: bool, out: &mut Vec<u8>) {
-    if timestamps && line.tag.part <= 1 {
-        out.extend_from_slice(line.stamp);
-        out.push(b' ');
-    }
-    if line.tag.gap {
-        out.extend_from_slice(b"[sexton: ");
-        out.extend_from_slice(line.text);
-        out.extend_from_slice(b"]\n");
-        return;
-    }
-    out.extend_from_slice(line.text);
-    if line.tag.last && line.tag.newline {
-        out.push(b'\n');
-    }
-}
-
-/// Where a state directory's runner keeps its runs.
-pub fn runs_folder(runner_state: &Path) -> PathBuf {
-    runner_state.join("runs")
 }

@@ -1,0 +1,49 @@
+//! What is particular to this machine: its name, its size, our own program, and a runner's options made of them.
+
+use std::path::PathBuf;
+
+use runner::options::{Mode as RunnerMode, Retention};
+use runner::Options;
+use runner::spawn::KeeperCommand;
+
+use crate::configuration::{Mode, RunnerSection};
+use crate::failure::Failure;
+
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The options of a runner that keeps its runs below `folder`, without rules and sinks.
+///
+/// # Errors
+/// When our own program cannot be found, which is also what keeps a run.
+pub fn runner_options(section: &RunnerSection, folder: PathBuf) -> Result<Options, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|why| Failure::bad(format!("cannot find our own program, which keeps the runs: {why}")))?;
+    let keeper = KeeperCommand(vec![program.into(), "keeper".into()]);
+    let host = host_name();
+    let mut options = Options::new(folder, section.name.as_deref().unwrap_or(&host), &host, keeper);
+    options.groups.clone_from(&section.groups);
+    options.pass_env.clone_from(&section.pass_env);
+    options.mode = match section.mode {
+        Mode::Serial => RunnerMode::Serial,
+        Mode::Free => RunnerMode::Free,
+        Mode::Resources => RunnerMode::Resources { cpu: cores(), memory_bytes: memory_bytes() },
+    };
+    let default = Retention::default();
+    options.retention = Retention {
+        age: section.retention.unwrap_or(default.age),
+        bytes: section.spool_max.unwrap_or(default.bytes),
+        ..default
+    };
+    Ok(options)
+}
+
+fn cores() -> f64 {
+    std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)
+}
+
+fn memory_bytes() -> u64 {
+    let system = rustix::system::sysinfo();
+    u64::from(system.totalram).saturating_mul(u64::from(system.mem_unit))
+}

@@ -1,0 +1,246 @@
+//! The loops around the services. Each duty is called with the time, again and again; a call that fails is told once and
+//! repeated; one that panics is a defect, is told, and stops nothing else.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::ports::Ports;
+use jiff::Timestamp;
+use services::pruner::Keep;
+use services::{Links, alerts, boot, collector, overdue, pruner, release, scheduler, sweep, watch};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::notify::People;
+use super::work::SharedPacks;
+use crate::configuration::HistorySection;
+
+/// How long the collector waits for a report: short, since the time it is given is that of the call.
+const REPORT_WAIT: Duration = Duration::from_millis(500);
+
+/// Alerts are looked for this often, and at once after something ended.
+const ALERT_INTERVAL: Duration = Duration::from_secs(5);
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Between two looks for old runs.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
+
+/// After a failed call: long enough not to fill the log, short against a minute.
+const FAILURE_WAIT: Duration = Duration::from_secs(2);
+
+pub struct Duties {
+    pub ports: Ports,
+    pub packs: SharedPacks,
+    pub notifier: Arc<People>,
+    pub links: Links,
+    pub keep: Keep,
+    /// Something may be due earlier than the scheduler's loop believes.
+    pub nudge: Arc<Notify>,
+    pub stop: CancellationToken,
+}
+
+/// The running loops.
+pub struct Running {
+    tasks: Vec<JoinHandle<()>>,
+    duties: Arc<Shared>,
+}
+
+struct Shared {
+    duties: Duties,
+    /// Something ended: there may be an alert to send.
+    to_tell: Notify,
+    /// Something ended: there may be a run that waited for it.
+    to_release: Notify,
+}
+
+impl Shared {
+    fn ended(&self) {
+        self.to_tell.notify_one();
+        self.to_release.notify_one();
+    }
+}
+
+type Next = Pin<Box<dyn Future<Output = services::Result<Wait>> + Send>>;
+
+/// When a duty is called again.
+enum Wait {
+    AtOnce,
+    For(Duration),
+    Until(Timestamp),
+}
+
+pub fn keep(history: &HistorySection) -> Keep {
+    let default = Keep::default();
+    Keep {
+        age_max: history.keep.unwrap_or(default.age_max),
+        runs_per_job_max: history.runs_per_job.unwrap_or(default.runs_per_job_max),
+    }
+}
+
+impl Duties {
+    pub fn start(self) -> Running {
+        let shared = Arc::new(Shared { duties: self, to_tell: Notify::new(), to_release: Notify::new() });
+        let calls: [(&'static str, fn(Arc<Shared>) -> Next); 6] = [
+            ("scheduler", |shared| Box::pin(async move { schedule(&shared).await })),
+            ("collector", |shared| Box::pin(async move { collect(&shared).await })),
+            ("alerts", |shared| Box::pin(async move { alert(&shared).await })),
+            ("overdue", |shared| Box::pin(async move { look_after(&shared).await })),
+            ("release", |shared| Box::pin(async move { release_held(&shared).await })),
+            ("pruner", |shared| Box::pin(async move { prune(&shared).await })),
+        ];
+        let tasks = calls.into_iter().map(|(name, call)| tokio::spawn(repeat(name, call, shared.clone()))).collect();
+        Running { tasks, duties: shared }
+    }
+}
+
+impl Running {
+    /// After `stop`: collects what the runner reported last, and tells what that came to.
+    pub async fn finish(self) {
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a duty did not end well");
+            }
+        }
+        for _ in 0..FINAL_CALLS_MAX {
+            let collected = collect_for(&self.duties, Duration::ZERO).await;
+            match collected {
+                Ok(summary) if summary.received > 0 => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "the last reports are collected by the next start");
+                    break;
+                }
+            }
+        }
+        if let Err(error) = alert(&self.duties).await {
+            tracing::warn!(%error, "the last alerts are sent by the next start");
+        }
+    }
+}
+
+/// Reports that lie ready at the end are at most a few thousand; what remains waits in the store.
+const FINAL_CALLS_MAX: usize = 50;
+
+async fn repeat(name: &'static str, call: fn(Arc<Shared>) -> Next, shared: Arc<Shared>) {
+    let mut told: Option<String> = None;
+    let stop = shared.duties.stop.clone();
+    while !stop.is_cancelled() {
+        let wait = match tokio::spawn(call(shared.clone())).await {
+            Ok(Ok(wait)) => {
+                if told.take().is_some() {
+                    tracing::info!(duty = name, "works again");
+                }
+                wait
+            }
+            Ok(Err(error)) => {
+                let says = error.to_string();
+                if told.as_ref() != Some(&says) {
+                    tracing::warn!(duty = name, "failed and is tried again: {says}");
+                    told = Some(says);
+                }
+                Wait::For(FAILURE_WAIT)
+            }
+            Err(error) => {
+                tracing::error!(duty = name, %error, "a defect of sexton; the duty goes on");
+                Wait::For(FAILURE_WAIT)
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = pause(name, wait, &shared) => {}
+        }
+    }
+}
+
+/// Waits, unless what the duty waits for happens before.
+async fn pause(name: &str, wait: Wait, shared: &Shared) {
+    let span = match wait {
+        Wait::AtOnce => return,
+        Wait::For(span) => span,
+        Wait::Until(at) => Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO),
+    };
+    let sleep = tokio::time::sleep(span);
+    match name {
+        "scheduler" => tokio::select! { () = sleep => {}, () = shared.duties.nudge.notified() => {} },
+        "alerts" => tokio::select! { () = sleep => {}, () = shared.to_tell.notified() => {} },
+        "release" => tokio::select! { () = sleep => {}, () = shared.to_release.notified() => {} },
+        _ => sleep.await,
+    }
+}
+
+async fn schedule(shared: &Shared) -> services::Result<Wait> {
+    let summary = scheduler::tick(&shared.duties.ports, Timestamp::now()).await?;
+    if summary.missed > 0 || summary.bad_jobs > 0 {
+        shared.ended();
+    }
+    if summary.more {
+        return Ok(Wait::AtOnce);
+    }
+    let now = Timestamp::now();
+    let wake = scheduler::next_wake(&shared.duties.ports, now).await?;
+    Ok(Wait::Until(wake))
+}
+
+async fn collect(shared: &Shared) -> services::Result<Wait> {
+    collect_for(shared, REPORT_WAIT).await?;
+    Ok(Wait::AtOnce)
+}
+
+async fn collect_for(shared: &Shared, wait: Duration) -> services::Result<collector::Summary> {
+    let packs = shared.duties.packs.now();
+    let summary = collector::tick(&shared.duties.ports, &packs, wait, Timestamp::now()).await?;
+    if summary.ended > 0 {
+        shared.ended();
+    }
+    Ok(summary)
+}
+
+async fn alert(shared: &Shared) -> services::Result<Wait> {
+    let Duties { ports, notifier, links, .. } = &shared.duties;
+    let channels = notifier.names();
+    let sending = alerts::Sending { notifier: notifier.as_ref(), channels: &channels, links, worker: "up" };
+    let summary = alerts::tick(ports, &sending, Timestamp::now()).await?;
+    if summary.given_up > 0 {
+        tracing::error!(alerts = summary.given_up, "alerts were given up: no channel took them");
+    }
+    Ok(Wait::For(ALERT_INTERVAL))
+}
+
+async fn look_after(shared: &Shared) -> services::Result<Wait> {
+    let (ports, now) = (&shared.duties.ports, Timestamp::now());
+    if let Some((boot_id, booted_at)) = this_boot(now) {
+        boot::boot(ports, &boot_id, booted_at, now).await?;
+    }
+    let summary = overdue::tick(ports, now).await?;
+    watch::tick(ports, now).await?;
+    sweep::tick(ports, now).await?;
+    if summary.missed > 0 || summary.lost > 0 {
+        shared.ended();
+    }
+    Ok(Wait::For(MINUTE))
+}
+
+/// What tells this boot of the machine from others, and when it began.
+fn this_boot(now: Timestamp) -> Option<(String, Timestamp)> {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let booted_at = Timestamp::from_second(now.as_second().checked_sub(uptime.tv_sec)?).ok()?;
+    Some((boot_id.trim().to_owned(), booted_at))
+}
+
+async fn release_held(shared: &Shared) -> services::Result<Wait> {
+    let summary = release::tick(&shared.duties.ports, Timestamp::now()).await?;
+    if summary.skipped > 0 {
+        shared.ended();
+    }
+    Ok(Wait::For(MINUTE))
+}
+
+async fn prune(shared: &Shared) -> services::Result<Wait> {
+    let summary = pruner::tick(&shared.duties.ports, &shared.duties.keep, Timestamp::now()).await?;
+    Ok(if summary.more { Wait::For(Duration::from_secs(1)) } else { Wait::For(PRUNE_INTERVAL) })
+}

@@ -1,0 +1,36 @@
+//! Alerts to people: through the configured channels, and where there are none, into our own log.
+
+use async_trait::async_trait;
+use domain::alert::Alert;
+use domain::ports::{Notifier, PortResult};
+
+use crate::channels::{Channels, headline};
+
+/// Stands for the log when no channel is configured, so that no alert goes nowhere.
+const LOG: &str = "log";
+
+pub struct People {
+    channels: Channels,
+}
+
+impl People {
+    pub fn new(channels: Channels) -> People {
+        People { channels }
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let names: Vec<String> = self.channels.names().map(str::to_owned).collect();
+        if names.is_empty() { vec![LOG.to_owned()] } else { names }
+    }
+}
+
+#[async_trait]
+impl Notifier for People {
+    async fn notify(&self, channel: &str, alert: &Alert) -> PortResult<()> {
+        if channel == LOG && self.channels.names().next().is_none() {
+            tracing::warn!(kind = alert.kind.name(), "alert: {}: {}", headline(alert), alert.reason);
+            return Ok(());
+        }
+        self.channels.send(channel, alert).await
+    }
+}
