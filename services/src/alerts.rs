@@ -18,8 +18,8 @@ use crate::message::{self, Links};
 use crate::settings::{self, ALERT_RATE, AlertRate};
 use crate::{Result, error::CONFLICTS_MAX};
 
-/// Single messages in one minute, over all channels and workers; what is beyond becomes a digest. Ours: more than that
-/// nobody reads. Amazon SNS suspends a mail subscription at ten messages a second.
+/// Alerts told one by one in a minute, over all workers; what is beyond becomes a digest. Ours: more than that nobody
+/// reads. Amazon SNS suspends a mail subscription at ten messages a second.
 pub const MESSAGES_PER_MINUTE_MAX: u32 = 10;
 
 /// Digests in one minute; beyond, alerts wait for the next minute.
@@ -163,7 +163,11 @@ async fn raise_reminders(ports: &Ports, told: &[Transition], now: Timestamp) -> 
         let since = transition.since.map_or(0, Timestamp::as_second);
         transitions.push(Transition {
             id: format!("{}:remind:{since}:{}", transition.key(), due.as_second()),
-            at: due,
+            reason: match transition.reminder {
+                true => transition.reason.clone(),
+                false => format!("still bad: {}", transition.reason),
+            },
+            at: now,
             reminder: true,
             not_before: due,
             fate: Fate::Pending,

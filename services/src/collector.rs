@@ -3,12 +3,12 @@
 //!
 //! Each run stands alone: one that cannot be stored leaves its reports to come again, and stops no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use domain::alert::Occurrence;
 use domain::event::{Body, Event, Report};
-use domain::job::{Job, JobKey};
+use domain::job::{Concurrency, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
 use domain::ports::{Delivery, Ports, RunWrite, Stored, Written};
 use domain::run::{Applied, JudgedOn, Run, RunId, Trigger, Verdict};
@@ -43,6 +43,8 @@ pub struct Summary {
     pub newer: u32,
     /// Runs whose reports come again, because a port could not store them.
     pub failed: u32,
+    /// Jobs of which a run ended, and a later one may have waited for that: for [`crate::release::after`].
+    pub ended_jobs: BTreeSet<JobKey>,
 }
 
 /// Deals with what has been reported; waits up to `wait` for the first report.
@@ -125,6 +127,9 @@ impl Collection<'_> {
                 Written::Done => {
                     summary.moved += u32::from(effect.moved);
                     summary.ended += u32::from(effect.ended);
+                    if effect.ended && job.is_some_and(|job| job.concurrency != Concurrency::Allow) {
+                        summary.ended_jobs.insert(run.key());
+                    }
                     summary.replaced += u32::from(effect.replaced);
                     summary.retried += u32::from(effect.retried);
                     if let Some(order) = effect.order {

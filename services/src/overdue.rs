@@ -87,8 +87,7 @@ enum Finding {
 impl Look<'_> {
     async fn page(&self, page: &[Stored<Run>], summary: &mut Summary) -> Result<()> {
         summary.open += page.len() as u32;
-        // Only runs with a limit of their own need their job to be judged; the others' jobs are read when needed.
-        let wanted = page.iter().filter(|run| !run.record.held).map(|run| run.record.key());
+        let wanted = page.iter().filter(|run| self.concerns(&run.record)).map(|run| run.record.key());
         let jobs: BTreeMap<JobKey, Job> = jobs_of(self.ports, wanted).await?;
         for stored in page {
             let job = jobs.get(&stored.record.key());
@@ -112,6 +111,12 @@ impl Look<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether anything may be found about the run; only then its job is read.
+    fn concerns(&self, run: &Run) -> bool {
+        let over_some_limit = run.started_at.is_some_and(|started_at| since(started_at, self.now) > OVERRUN_GRACE);
+        over_some_limit || self.finding(run, None).is_some()
     }
 
     fn finding(&self, run: &Run, job: Option<&Job>) -> Option<Finding> {

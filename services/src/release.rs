@@ -1,7 +1,7 @@
 //! Held runs: those of a maintenance window start (or not) when it is over, those that wait for earlier runs of their
-//! job start when these have ended. Called after each collection and every minute.
+//! job start when these have ended. Called every minute for all, and after each collection for the jobs whose runs ended.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use domain::job::{CatchUp, Concurrency, Job, JobKey};
 use domain::ports::{Ports, RunQuery, RunWrite, Stored, Written};
@@ -20,20 +20,26 @@ pub struct Summary {
     pub skipped: u32,
 }
 
-/// Releases what may start.
+/// Releases what may start, of all jobs.
 ///
 /// # Errors
 /// A port's.
 pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
+    after(ports, &held_jobs(ports).await?, now).await
+}
+
+/// Releases what may start of these jobs ([`crate::collector::Summary::ended_jobs`]).
+///
+/// # Errors
+/// A port's.
+pub async fn after(ports: &Ports, held: &BTreeSet<JobKey>, now: Timestamp) -> Result<Summary> {
     let mut summary = Summary::default();
-    let held = held_jobs(ports).await?;
     if held.is_empty() {
         return Ok(summary);
     }
     let windows = maintenance::read(ports).await?;
-    let jobs = jobs_of(ports, held.keys().cloned()).await?;
-    for key in held.keys() {
-        // Read again by job, all of its open runs: the pages above may be older.
+    let jobs = jobs_of(ports, held.iter().cloned()).await?;
+    for key in held {
         let mut open = open_runs(ports, key).await?;
         open.sort_by(|one, other| one.record.run_id.cmp(&other.record.run_id));
         match jobs.get(key) {
@@ -50,14 +56,12 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
     Ok(summary)
 }
 
-async fn held_jobs(ports: &Ports) -> Result<BTreeMap<JobKey, u32>> {
-    let mut held: BTreeMap<JobKey, u32> = BTreeMap::new();
+async fn held_jobs(ports: &Ports) -> Result<BTreeSet<JobKey>> {
+    let mut held = BTreeSet::new();
     let mut after = None;
     loop {
         let page = ports.runs.list(&RunQuery::open(), after.as_ref(), overdue::PAGE_MAX).await?;
-        for run in page.records.iter().filter(|run| run.record.held) {
-            *held.entry(run.record.key()).or_default() += 1;
-        }
+        held.extend(page.records.iter().filter(|run| run.record.held).map(|run| run.record.key()));
         after = page.next;
         if after.is_none() {
             return Ok(held);

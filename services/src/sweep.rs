@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use domain::alert::Transition;
-use domain::ports::{AlertStep, Due, Ports};
+use domain::alert::{AlertKind, Transition};
+use domain::job::JobKey;
+use domain::ports::{AlertStep, Due, Ports, SetAside};
 use jiff::Timestamp;
 
 use crate::Result;
@@ -40,11 +41,26 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Option<Summary>> {
     Ok(Some(summary))
 }
 
+/// Tells of each record that the backend could not read: orders, reports, runs. (Of jobs, the sweep tells itself.)
+async fn tell_set_aside(ports: &Ports, now: Timestamp) -> Result<()> {
+    let told = |aside: &SetAside| {
+        let id = format!("set_aside:{}:{}", aside.kind, aside.key);
+        let reason = format!("a stored record ({} {}) was set aside: {}", aside.kind, aside.key, aside.why);
+        Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), reason, now)
+    };
+    let transitions: Vec<Transition> = ports.settings.set_aside().await?.iter().map(told).collect();
+    if !transitions.is_empty() {
+        ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
+    }
+    Ok(())
+}
+
 /// Looks at all jobs now.
 ///
 /// # Errors
 /// A port's.
 pub async fn sweep(ports: &Ports, now: Timestamp) -> Result<Summary> {
+    tell_set_aside(ports, now).await?;
     let mut summary = Summary::default();
     let mut after = None;
     loop {

@@ -44,7 +44,7 @@ pub async fn what_may_not_start_is_refused(ports: &Ports) {
         create(ports, &refused).await;
         let claim = ports.claims.claim(&refused.run_id, 1, "r1", "h1", at(6)).await.unwrap();
         assert_eq!(claim, Claim::Refused, "{}", refused.job);
-        assert_eq!(ports.runs.get(&[refused.run_id.clone()]).await.unwrap()[0].record, refused);
+        assert_eq!(ports.runs.get(std::slice::from_ref(&refused.run_id)).await.unwrap()[0].record, refused);
     }
     assert_eq!(ports.claims.claim(&run("absent", 0).run_id, 1, "r1", "h1", at(6)).await.unwrap(), Claim::Refused);
 }
@@ -53,7 +53,7 @@ pub async fn a_claim_and_a_declaration_exclude_each_other(ports: &Ports) {
     for minute in 0..16 {
         let open = run("dump", minute * 60);
         create(ports, &open).await;
-        let read = ports.runs.get(&[open.run_id.clone()]).await.unwrap().remove(0);
+        let read = ports.runs.get(std::slice::from_ref(&open.run_id)).await.unwrap().remove(0);
         let claim = {
             let (claims, run_id) = (ports.claims.clone(), open.run_id.clone());
             tokio::spawn(async move { claims.claim(&run_id, 1, "r1", "h1", at(1)).await.unwrap() })

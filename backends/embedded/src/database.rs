@@ -46,10 +46,12 @@ pub enum Durability {
 /// Tells a caller what came of its write, once the transaction is known to have been committed or not.
 type Answer = Box<dyn FnOnce(Result<(), String>) + Send>;
 
+/// Given `Err`, it only answers. The flag says whether its savepoint is to be kept.
+type Work = Box<dyn FnOnce(Result<&Connection, String>) -> (bool, Answer) + Send>;
+
 struct Request {
     durability: Durability,
-    /// Given `Err`, it only answers. The flag says whether its savepoint is to be kept.
-    work: Box<dyn FnOnce(Result<&Connection, String>) -> (bool, Answer) + Send>,
+    work: Work,
 }
 
 pub struct Database {

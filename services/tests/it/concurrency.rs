@@ -62,7 +62,7 @@ async fn queue_runs_them_one_after_the_other() {
 async fn replace_stops_the_earlier_run_and_starts_the_newest() {
     let (world, first) = overlapping(Concurrency::Replace).await;
     assert_eq!(world.history("dump").await, ["08:00 running", "08:01 skipped", "08:02 held"]);
-    assert_eq!(world.beat("r1").await, [first.run_id.clone()]);
+    assert_eq!(world.beat("r1").await, std::slice::from_ref(&first.run_id));
     let mut report = world.report(0);
     report.ended = domain::event::Ended::Stopped;
     let body = domain::event::Body::Finished(Box::new(report));

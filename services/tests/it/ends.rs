@@ -274,7 +274,7 @@ async fn stopping_ends_a_waiting_run_at_once_and_asks_for_a_running_one() {
     assert_eq!(world.take("r1").await.len(), 1);
     commands::stop(&world.ports, &running.run_id, world.now()).await.unwrap();
     commands::stop(&world.ports, &running.run_id, world.now()).await.unwrap();
-    assert_eq!(world.beat("r1").await, [running.run_id.clone()]);
+    assert_eq!(world.beat("r1").await, std::slice::from_ref(&running.run_id));
     let error = commands::stop(&world.ports, &waiting.run_id, world.now()).await.unwrap_err();
     assert_eq!(error.to_string(), format!("run {} is over: stopped", waiting.run_id));
     assert!(world.alerts().await.is_empty());

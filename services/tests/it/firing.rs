@@ -131,6 +131,22 @@ async fn a_broken_job_is_told_once_a_day_and_stops_no_other() {
 }
 
 #[tokio::test]
+async fn a_report_that_cannot_be_read_is_told() {
+    let world = World::new("2026-11-23T07:49:00Z");
+    world.put(&job("dump", "* * * * *")).await;
+    world.set("2026-11-23T07:50:00Z");
+    world.schedule().await;
+    world.run_all(0).await;
+    let file = rusqlite::Connection::open(world.file()).unwrap();
+    file.execute_batch("UPDATE reports SET body = '{' WHERE key LIKE '%finished'").unwrap();
+    assert_eq!(world.collect().await.received, 1);
+    sweep::sweep(&world.ports, world.now()).await.unwrap();
+    let told = world.alerts().await;
+    assert_eq!(told.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::BadJob]);
+    assert!(told[0].reason.starts_with("a stored record (reports 20261123T075000Z-"), "{}", told[0].reason);
+}
+
+#[tokio::test]
 async fn a_job_mended_by_hand_is_found_by_the_sweep() {
     let world = World::new("2026-11-23T07:49:00Z");
     world.put(&job("dump", "@manually")).await;

@@ -100,7 +100,7 @@ impl World {
 
     pub async fn collect(&self) -> collector::Summary {
         let summary = collector::tick(&self.ports, &self.packs, Duration::ZERO, self.now()).await.unwrap();
-        release::tick(&self.ports, self.now()).await.unwrap();
+        release::after(&self.ports, &summary.ended_jobs, self.now()).await.unwrap();
         summary
     }
 
