@@ -207,8 +207,7 @@ impl<S: Sink> Delivery<S> {
         }
         for key in inbox.removed {
             if let Some(slot) = self.slot_of.remove(&key) {
-                self.slots.remove(&slot);
-                self.dirty.remove(&slot);
+                self.forget(slot);
             }
         }
         self.flushes.extend(inbox.flushes);
@@ -236,10 +235,15 @@ impl<S: Sink> Delivery<S> {
         self.next_slot += 1;
         self.slots.insert(id, slot);
         if let Some(replaced) = self.slot_of.insert(key, id) {
-            self.slots.remove(&replaced);
-            self.dirty.remove(&replaced);
+            self.forget(replaced);
         }
         self.ready.push_back(id);
+    }
+
+    fn forget(&mut self, id: u64) {
+        self.slots.remove(&id);
+        self.dirty.remove(&id);
+        self.ready.retain(|ready| *ready != id);
     }
 
     fn wake(&mut self, run_id: &RunId) {

@@ -71,7 +71,10 @@ impl<'c> Encoding<'c> {
         let text_bytes_max = sink.text_bytes_max(run);
         let mut scratch = Vec::new();
         let mut gap: Option<Gap> = None;
-        for line in block.lines() {
+        for mut line in block.lines() {
+            if !is_stamp(line.stamp) {
+                line.stamp = UNKNOWN_STAMP;
+            }
             if !self.config.when.wants_stream(line.stream) {
                 continue;
             }
@@ -103,10 +106,34 @@ impl<'c> Encoding<'c> {
     }
 }
 
+/// Whether these bytes may go where receivers expect a time: a damaged record can hold anything there.
+fn is_stamp(stamp: &[u8]) -> bool {
+    const SHAPE: &[u8; STAMP_BYTES] = b"0000-00-00T00:00:00.000000000Z";
+    stamp.first_chunk::<STAMP_BYTES>().is_some_and(|stamp| {
+        stamp.iter().zip(SHAPE).fold(true, |all, (byte, shape)| {
+            let fits = if *shape == b'0' { byte.is_ascii_digit() } else { byte == shape };
+            all & fits
+        })
+    })
+}
+
 /// Says in the sink itself what it will never get.
 fn drop_lines<S: Sink>(sink: &mut S, run: &S::Run, gap: Gap, tally: &mut Tally) {
     sink.encode(run, &Record::Gap(gap));
     tally.events += 1;
     tally.dropped_lines += gap.lines;
     tally.dropped_bytes += gap.bytes;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stamp_is_a_stamp() {
+        assert!(is_stamp(b"2026-11-23T07:50:00.123456789Z") && is_stamp(UNKNOWN_STAMP));
+        for damaged in [&b""[..], b"2026-11-23T07:50:00.12345678\"Z", b"2026-11-23 07:50:00.123456789Z", &[b'0'; 30]] {
+            assert!(!is_stamp(damaged), "{damaged:?}");
+        }
+    }
 }

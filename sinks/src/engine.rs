@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use domain::line::LINE_BYTES_MAX;
 use domain::run::RunId;
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -91,9 +92,10 @@ impl Engine {
         });
         let stop = CancellationToken::new();
         let start = Start { config: &config, environment: &environment, shared: &shared, stop: &stop };
+        let line_max = config.max_line.unwrap_or(LINE_BYTES_MAX);
         let task = match &config.kind {
-            SinkKind::File(file) => start.task(FileSink::new(file.clone())),
-            SinkKind::Stdout(stdout) => start.task(StdoutSink::new(stdout.clone())),
+            SinkKind::File(file) => start.task(FileSink::new(file.clone(), line_max)),
+            SinkKind::Stdout(stdout) => start.task(StdoutSink::new(stdout.clone(), line_max)),
             SinkKind::Syslog(syslog) => start.task(syslog_sink(syslog, config.max_line)),
             SinkKind::Gelf(gelf) => start.task(gelf_sink(gelf, config.max_line, environment.random)),
             SinkKind::CloudwatchLogs(_) => return Err(SinkError::misconfigured(NOT_IN_THIS_BUILD)),

@@ -43,8 +43,10 @@ pub fn read(section: &mut Section) -> Option<FileConfig> {
 
 pub struct FileSink {
     config: FileConfig,
+    text_bytes_max: usize,
     filled: Vec<Filled>,
-    files: Files,
+    /// Absent while they are with a thread that may block; still absent when that was cancelled.
+    files: Option<Files>,
     connected: bool,
     sent: u64,
 }
@@ -76,22 +78,25 @@ struct Open {
 }
 
 impl FileSink {
-    pub fn new(config: FileConfig) -> FileSink {
-        FileSink { config, filled: Vec::new(), files: Files::default(), connected: false, sent: 0 }
+    pub fn new(config: FileConfig, text_bytes_max: usize) -> FileSink {
+        let files = Some(Files::default());
+        FileSink { config, text_bytes_max, filled: Vec::new(), files, connected: false, sent: 0 }
     }
 
-    /// Runs `work` where blocking is allowed. Should it be cancelled, the files are opened anew next time.
+    /// Runs `work` where blocking is allowed. Once it was cancelled nothing works until `disconnect`: what was written
+    /// before can no longer be synced.
     async fn blocking<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Files) -> SinkResult<T> + Send + 'static,
     ) -> SinkResult<T> {
-        let mut files = std::mem::take(&mut self.files);
+        let taken = self.files.take();
+        let mut files = taken.ok_or_else(|| SinkError::retry("writing files was interrupted"))?;
         let done = tokio::task::spawn_blocking(move || {
             let result = work(&mut files);
             (files, result)
         });
         let (files, result) = done.await.map_err(|error| SinkError::retry(format!("writing files failed: {error}")))?;
-        self.files = files;
+        self.files = Some(files);
         result
     }
 }
@@ -105,7 +110,7 @@ impl Sink for FileSink {
     }
 
     fn text_bytes_max(&self, _: &FileRun) -> usize {
-        domain::line::LINE_BYTES_MAX
+        self.text_bytes_max
     }
 
     fn encode(&mut self, run: &FileRun, record: &Record<'_>) {
@@ -138,7 +143,7 @@ impl Sink for FileSink {
 
     fn disconnect(&mut self) {
         self.filled.clear();
-        self.files = Files::default();
+        self.files = Some(Files::default());
         self.connected = false;
         self.sent = 0;
     }

@@ -22,14 +22,15 @@ pub fn read(section: &mut Section) -> Option<StdoutConfig> {
 
 pub struct StdoutSink {
     config: StdoutConfig,
+    text_bytes_max: usize,
     filled: Vec<u8>,
     connected: bool,
     sent: u64,
 }
 
 impl StdoutSink {
-    pub fn new(config: StdoutConfig) -> StdoutSink {
-        StdoutSink { config, filled: Vec::new(), connected: false, sent: 0 }
+    pub fn new(config: StdoutConfig, text_bytes_max: usize) -> StdoutSink {
+        StdoutSink { config, text_bytes_max, filled: Vec::new(), connected: false, sent: 0 }
     }
 }
 
@@ -41,7 +42,7 @@ impl Sink for StdoutSink {
     }
 
     fn text_bytes_max(&self, _: &LineRun) -> usize {
-        domain::line::LINE_BYTES_MAX
+        self.text_bytes_max
     }
 
     fn encode(&mut self, run: &LineRun, record: &Record<'_>) {

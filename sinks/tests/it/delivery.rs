@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use domain::line::{Position, Stream};
 use jiff::{SignedDuration, Timestamp};
-use testbed::{Capture, Transport};
+use testbed::{Capture, Proxy, Transport};
 
-use crate::memory::{Run, config, start, wait_until};
+use crate::memory::{RETRY, Run, config, start, wait_until};
 
 fn sink(capture: &Capture, options: &str) -> String {
     format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{}\"\n{options}", capture.address())
@@ -85,17 +85,22 @@ async fn a_cursor_waits_for_the_hold_and_is_not_stored_for_every_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_prints_without_end_does_not_starve_another() {
     let capture = Capture::start(Transport::Tcp);
-    let (engine, _events) = start(&sink(&capture, ""));
+    let proxy = Proxy::start(capture.address());
+    proxy.refuse();
+    let address = proxy.address();
+    let (engine, _events) = start(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{address}\"\n{RETRY}"));
     let (loud, quiet) = (Run::new(1), Run::new(2));
-    loud.print_numbers(0..100_000);
+    loud.print_numbers(0..50_000);
     quiet.print(Stream::Stdout, b"here I am");
     engine.add(loud.feed());
     engine.add(quiet.feed());
+    wait_until(|| engine.status().last_error.is_some()).await;
+    proxy.pass();
     assert!(engine.flush(testbed::DEADLINE).await);
     let lines = lines_of(&capture);
     let place = lines.iter().position(|line| line.ends_with("here I am")).expect("the quiet one's line");
     assert!(place < 5_000, "it came as line {place}");
-    assert_eq!(lines.len(), 100_003);
+    assert_eq!(lines.len(), 50_003);
     engine.shutdown().await;
 }
 
@@ -163,4 +168,56 @@ async fn check_reaches_the_sink_or_says_why_not() {
     assert!(refused.starts_with("cannot read certificates from /nowhere.pem: "), "{refused}");
     let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{free}\"\n"));
     assert!(sinks::check::check(&udp).await.is_ok_and(|says| says.contains("udp cannot tell")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_and_not_confirmed_is_sent_again_by_the_next_engine() {
+    let capture = Capture::start(Transport::Tcp);
+    let run = Run::new(1);
+    run.print_numbers(0..100);
+    run.finish();
+    let (engine, _events) = start(&sink(&capture, ""));
+    engine.add(run.feed());
+    wait_until(|| lines_of(&capture).len() == 102).await;
+    engine.shutdown().await;
+    assert_eq!(run.durable(), Position::START);
+    let (engine, _events) = start(&sink(&capture, ""));
+    engine.add(run.feed());
+    assert!(engine.flush(testbed::DEADLINE).await);
+    assert!(run.is_delivered());
+    let lines = lines_of(&capture);
+    assert_eq!(lines.len(), 204);
+    assert_eq!(lines[..102], lines[102..], "the copies are alike, down to their seq");
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_nobody_trusts_is_told_at_once() {
+    let Some(server) = testbed::Rsyslog::start(testbed::RsyslogOptions::default()) else { return };
+    let (engine, mut events) =
+        start(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp+tls://{}\"\n", server.tls()));
+    let run = Run::new(1);
+    run.finish();
+    engine.add(run.feed());
+    let event = events.recv().await.expect("an event");
+    let sinks::status::SinkEvent::Trouble(trouble) = event else { panic!("{event:?}") };
+    assert_eq!(trouble.class, sinks::error::Class::Misconfigured);
+    assert!(trouble.error.contains("certificate"), "{}", trouble.error);
+    assert_eq!(run.durable(), Position::START);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_removed_is_forgotten() {
+    let free = testbed::free_port();
+    let (engine, _events) = start(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{free}\"\n{RETRY}"));
+    let run = Run::new(1);
+    run.print_numbers(0..10);
+    engine.add(run.feed());
+    wait_until(|| engine.status().last_error.is_some()).await;
+    assert_eq!(engine.status().lag_lines, 10);
+    engine.remove(&run.header.run_id, 1);
+    assert_eq!((engine.status().lag_lines, engine.status().oldest_undelivered_run), (0, None));
+    assert!(engine.flush(testbed::DEADLINE).await, "nothing is left to flush");
+    engine.shutdown().await;
 }
