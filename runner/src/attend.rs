@@ -209,7 +209,8 @@ async fn watch_over(shared: &Arc<Shared>, run: &Arc<LocalRun>, scan: &mut Option
 
 /// Says that the job runs, in every sink and to the collector.
 pub async fn announce(shared: &Arc<Shared>, run: &Arc<LocalRun>, started: &Started) {
-    let header = run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
+    let header =
+        run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
     shared.add_feeds(run);
     if run.directory.told_started().exists() {
         return;

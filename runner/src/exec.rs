@@ -2,11 +2,11 @@
 //! the output also goes where the caller expects it, and the exit code is the command's own.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use domain::event::{Body, Report};
-use domain::line::Stream;
+use domain::line::{Position, Stage, Stream};
 use domain::order::Order;
 use domain::ports::Reports;
 use domain::run::Outcome;
@@ -15,7 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::adopt::adopt_abandoned;
 use crate::attend::{attend, stored_report};
+use crate::directory::read_json;
+use crate::feed::cursor_path;
 use crate::intake::store;
 use crate::local::{LocalRun, locked};
 use crate::options::Options;
@@ -46,7 +49,8 @@ pub async fn exec(
     reports: Option<Arc<dyn Reports>>,
     order: Order,
 ) -> Result<Executed, RunnerError> {
-    let state = options.state.join("exec").join(order.run_id.as_str());
+    let exec_folder = options.state.join("exec");
+    let state = exec_folder.join(order.run_id.as_str());
     let fails = |error: io::Error| RunnerError::State(state.clone(), error);
     let in_use = occupy(&state)?;
     options.state = std::fs::canonicalize(&state).map_err(fails)?;
@@ -73,6 +77,10 @@ pub async fn exec(
     if let Err(error) = attending.await {
         tracing::error!(%error, "attending the command ended badly");
     }
+    // With what is left of this call's time, what killed calls left undone.
+    adopt_abandoned(&shared, &exec_folder).await;
+    shared.attending.close();
+    let _ = tokio::time::timeout(shared.options.flush_limit, shared.attending.wait()).await;
     flush(&shared).await;
     stop_sending.cancel();
     if let Some(sending) = sending {
@@ -83,8 +91,8 @@ pub async fn exec(
         Some(Body::Finished(report)) => *report,
         _ => return Err(fails(io::Error::other("the command's report cannot be read"))),
     };
+    remove_if_delivered(&shared, &state);
     drop(in_use);
-    remove_if_delivered(&shared, &run, state);
     Ok(Executed { code: code_of(&report), report })
 }
 
@@ -152,22 +160,24 @@ fn code_of(report: &Report) -> u8 {
     }
 }
 
-fn remove_if_delivered(shared: &Shared, run: &LocalRun, state: PathBuf) {
-    let cursors = std::fs::read_dir(run.directory.cursors()).map(|entries| entries.flatten().collect::<Vec<_>>());
-    let undelivered = cursors.unwrap_or_default().into_iter().filter(|entry| {
-        let path = entry.path();
-        path.extension().is_some_and(|kind| kind == "sink")
-            && !matches!(
-                crate::directory::read_json::<domain::line::Position>(&path),
-                Ok(Some(place)) if place.stage == domain::line::Stage::Done
-            )
-    });
+/// Removes this call's state when every run in it is with every sink and every report is sent.
+fn remove_if_delivered(shared: &Shared, state: &Path) {
     let unsent = std::fs::read_dir(shared.options.state.join("outbox")).map_or(0, |files| files.count());
-    if undelivered.count() > 0 || unsent > 0 {
-        tracing::warn!(state = %state.display(), "not everything was delivered; the run's directory is kept");
+    let runs: Vec<Arc<LocalRun>> = locked(&shared.runs).values().cloned().collect();
+    if unsent > 0 || !runs.iter().all(|run| is_delivered(run)) {
+        tracing::warn!(state = %state.display(), "not everything was delivered; it is kept, and a later call tries again");
         return;
     }
-    if let Err(error) = std::fs::remove_dir_all(&state) {
+    if let Err(error) = std::fs::remove_dir_all(state) {
         tracing::warn!(%error, state = %state.display(), "the run's directory cannot be removed");
     }
+}
+
+/// Whether every sink that was given the run has all of it. The sinks themselves have ended by now.
+fn is_delivered(run: &LocalRun) -> bool {
+    run.finished().is_some()
+        && run.given_to().iter().all(|sink| {
+            let cursor = read_json::<Position>(&cursor_path(run, sink));
+            cursor.is_ok_and(|place| place.is_some_and(|place| place.stage == Stage::Done))
+        })
 }

@@ -15,7 +15,7 @@ use crate::attend::attend;
 use crate::crash;
 use crate::directory::{Durability, RunDirectory, write_json};
 use crate::local::{LocalRun, locked};
-use crate::options::Ports;
+use crate::options::{Mode, Ports};
 use crate::records::{Accepted, Refusal, RefusalKind};
 use crate::shared::Shared;
 
@@ -52,18 +52,40 @@ pub async fn take_orders(shared: Arc<Shared>, ports: Ports, stop: CancellationTo
         };
         told = false;
         crash::point("received");
-        let mut taking = JoinSet::new();
-        for delivery in received {
-            taking.spawn(take(shared.clone(), ports.clone(), delivery));
+        match shared.options.mode {
+            Mode::Free => take_beside(&shared, &ports, received).await,
+            Mode::Serial | Mode::Resources { .. } => take_in_order(&shared, &ports, received).await,
         }
-        // In the order of arrival, whatever claim was answered first.
-        let mut taken: Vec<Arc<LocalRun>> = taking.join_all().await.into_iter().flatten().collect();
-        taken.sort_by(|a, b| (a.accepted.order.issued_at, a.run_id()).cmp(&(b.accepted.order.issued_at, b.run_id())));
-        for run in taken {
-            locked(&shared.admission).enter(run.key(), run.job().needs);
-        }
-        admit(&shared);
     }
+}
+
+/// Where everything starts at once, nobody waits for anybody's disk.
+async fn take_beside(shared: &Arc<Shared>, ports: &Ports, received: Vec<Delivery<Order>>) {
+    for delivery in received {
+        let Ok(turn) = shared.takers.clone().acquire_owned().await else { return };
+        let (shared_by_task, ports) = (shared.clone(), ports.clone());
+        shared.attending.spawn(async move {
+            if let Some(run) = take(shared_by_task.clone(), ports, delivery).await {
+                locked(&shared_by_task.admission).enter(run.key(), run.job().needs);
+                admit(&shared_by_task);
+            }
+            drop(turn);
+        });
+    }
+}
+
+/// In the order in which they were issued, whatever claim was answered first.
+async fn take_in_order(shared: &Arc<Shared>, ports: &Ports, received: Vec<Delivery<Order>>) {
+    let mut taking = JoinSet::new();
+    for delivery in received {
+        taking.spawn(take(shared.clone(), ports.clone(), delivery));
+    }
+    let mut taken: Vec<Arc<LocalRun>> = taking.join_all().await.into_iter().flatten().collect();
+    taken.sort_by(|a, b| (a.accepted.order.issued_at, a.run_id()).cmp(&(b.accepted.order.issued_at, b.run_id())));
+    for run in taken {
+        locked(&shared.admission).enter(run.key(), run.job().needs);
+    }
+    admit(shared);
 }
 
 /// Starts whatever may start now.
@@ -148,7 +170,10 @@ fn refusal(shared: &Shared, order: &Order, now: Timestamp) -> Option<Refusal> {
         return refused(RefusalKind::Impossible, says);
     }
     if let Err(says) = shared.options.policy.allows(order) {
-        return refused(RefusalKind::Policy, format!("refused by the policy of runner {}: {says}", shared.options.runner));
+        return refused(
+            RefusalKind::Policy,
+            format!("refused by the policy of runner {}: {says}", shared.options.runner),
+        );
     }
     match order.start_by {
         Some(start_by) if start_by < now => {

@@ -95,7 +95,10 @@ fn keep(run: &RunDirectory) -> io::Result<()> {
 /// Reads the launch document before anything can go wrong with the streams.
 fn read_launch() -> Result<Launch, String> {
     let mut text = Vec::new();
-    io::stdin().lock().read_to_end(&mut text).map_err(|error| format!("the launch document cannot be read: {error}"))?;
+    io::stdin()
+        .lock()
+        .read_to_end(&mut text)
+        .map_err(|error| format!("the launch document cannot be read: {error}"))?;
     serde_json::from_slice(&text).map_err(|error| format!("the launch document cannot be understood: {error}"))
 }
 

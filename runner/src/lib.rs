@@ -10,13 +10,14 @@
 //! | `directory`, `records` | what the two tell each other through files |
 //! | `spool`, `feed`, `scan`, `excerpt`, `output` | the output, and its readers: sinks, rules, people |
 //! | `outbox` | reports on their way out |
-//! | `recover`, `remains`, `retention` | what an earlier runner, a lost keeper and old runs leave |
+//! | `recover`, `adopt`, `remains`, `retention` | what an earlier runner, a killed `exec`, a lost keeper and old runs leave |
 //! | `watch`, `local`, `shared`, `processes`, `secrets`, `crash` | what these rest on |
 //!
 //! Absent on purpose: no schedule, no ledger, no judgement of its own (that is `rules`), no network but through ports and
 //! sinks.
 
 mod admission;
+mod adopt;
 mod attend;
 mod crash;
 pub mod directory;

@@ -1,5 +1,6 @@
 //! One attempt on this machine, as the runner's tasks share it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,6 +27,8 @@ pub struct LocalRun {
     pub wake: Notify,
     changed: AtomicBool,
     grown: AtomicBool,
+    /// The sinks that were given this run, of the list of that version.
+    fed: Mutex<(u64, BTreeSet<String>)>,
     /// The last seq that any reader has seen.
     seen_seq: AtomicU64,
 }
@@ -45,6 +48,7 @@ impl LocalRun {
             wake: Notify::new(),
             changed: AtomicBool::new(true),
             grown: AtomicBool::new(true),
+            fed: Mutex::default(),
             seen_seq: AtomicU64::new(0),
         }
     }
@@ -113,6 +117,20 @@ impl LocalRun {
     /// Whether it has grown since this was last asked.
     pub fn take_growth(&self) -> bool {
         self.grown.swap(false, Ordering::AcqRel)
+    }
+
+    /// The sinks of this version of the list that were given this run; to be added to under the lock.
+    pub fn fed(&self, version: u64) -> MutexGuard<'_, (u64, BTreeSet<String>)> {
+        let mut fed = locked(&self.fed);
+        if fed.0 != version {
+            *fed = (version, BTreeSet::new());
+        }
+        fed
+    }
+
+    /// The sinks that were given this run.
+    pub fn given_to(&self) -> BTreeSet<String> {
+        locked(&self.fed).1.clone()
     }
 
     pub fn note_seen(&self, last_seq: u64) {

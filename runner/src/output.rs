@@ -124,10 +124,6 @@ mod tests {
         };
         check(None, Shown::Bytes, "one\nlonger\n[sexton: 3 lines dropped]\nlast");
         check(Some(Stream::Stdout), Shown::Bytes, "one\n[sexton: 3 lines dropped]\nlast");
-        check(
-            Some(Stream::Stderr),
-            Shown::WithTimes,
-            &format!("{at} stderr longer\n[sexton: 3 lines dropped]\n"),
-        );
+        check(Some(Stream::Stderr), Shown::WithTimes, &format!("{at} stderr longer\n[sexton: 3 lines dropped]\n"));
     }
 }

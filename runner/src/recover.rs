@@ -48,7 +48,7 @@ pub fn recover(shared: &Arc<Shared>) -> io::Result<()> {
 }
 
 /// Takes up one; gives it back when it has not begun and waits for admission.
-fn take_up(shared: &Arc<Shared>, directory: RunDirectory) -> io::Result<Option<Arc<LocalRun>>> {
+pub fn take_up(shared: &Arc<Shared>, directory: RunDirectory) -> io::Result<Option<Arc<LocalRun>>> {
     let Some(accepted) = read_json::<Accepted>(&directory.order())? else {
         // Its message was not deleted, so it comes again.
         fs::remove_dir_all(directory.path())?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use domain::line::{Position, Stage};
 use jiff::Timestamp;
 
+use crate::adopt::adopt_abandoned;
 use crate::directory::read_json;
 use crate::feed::cursor_path;
 use crate::keeper;
@@ -36,15 +37,16 @@ pub struct Retention {
 }
 
 impl Default for Retention {
-    /// Ours: a long weekend, a busy minute-job's week, and disks of small servers.
+    /// Ours: a long weekend, two days of a minute-job (each run kept costs the runner some 3 KB), and small disks.
     fn default() -> Retention {
-        Retention { age: Duration::from_secs(3 * 86_400), runs: 10_000, bytes: 4 << 30, run_bytes: 4 << 30 }
+        Retention { age: Duration::from_secs(3 * 86_400), runs: 3_000, bytes: 4 << 30, run_bytes: 4 << 30 }
     }
 }
 
-/// Sweeps for ever.
+/// Sweeps for ever, and takes over what killed `exec`s left.
 pub async fn sweep_always(shared: Arc<Shared>) {
     loop {
+        adopt_abandoned(&shared, &shared.options.state.join("exec")).await;
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let of_sweep = shared.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || sweep(&of_sweep, Timestamp::now())).await {
@@ -55,6 +57,9 @@ pub async fn sweep_always(shared: Arc<Shared>) {
 
 /// Removes what retention no longer keeps. Blocking, idempotent.
 pub fn sweep(shared: &Shared, now: Timestamp) {
+    if !shared.has_its_sinks() {
+        return;
+    }
     let retention = shared.options.retention;
     let runs: Vec<Arc<LocalRun>> = locked(&shared.runs).values().cloned().collect();
     let (mut ended, running): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| run.finished().is_some());

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::ports::{Beat, Reports};
@@ -162,8 +162,7 @@ pub async fn flush(shared: &Shared) {
     {
         tracing::warn!("not all reports could be sent; they are sent at the next start");
     }
-    let sinks = std::mem::take(&mut *shared.sinks.write().unwrap_or_else(PoisonError::into_inner));
-    end_sinks(sinks, limit).await;
+    end_sinks(shared.take_sinks(), limit).await;
 }
 
 async fn end_sinks(sinks: Vec<Engine>, limit: Duration) {
@@ -171,7 +170,10 @@ async fn end_sinks(sinks: Vec<Engine>, limit: Duration) {
     for sink in sinks {
         ending.spawn(async move {
             if !sink.flush(limit).await {
-                tracing::warn!(sink = sink.name(), "not everything could be delivered; the rest follows at the next start");
+                tracing::warn!(
+                    sink = sink.name(),
+                    "not everything could be delivered; the rest follows at the next start"
+                );
             }
             sink.shutdown().await;
         });
@@ -285,9 +287,8 @@ impl Handle {
     /// Other sinks from now on. Those of the same name go on from their cursors; a new one gets everything that is still
     /// here.
     pub async fn set_sinks(&self, sinks: Vec<Engine>) {
-        let old = std::mem::take(&mut *self.shared.sinks.write().unwrap_or_else(PoisonError::into_inner));
-        end_sinks(old, self.shared.options.flush_limit).await;
-        *self.shared.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
+        end_sinks(self.shared.take_sinks(), self.shared.options.flush_limit).await;
+        self.shared.set_sinks(sinks);
         let runs: Vec<Arc<LocalRun>> = locked(&self.shared.runs).values().cloned().collect();
         runs.iter().for_each(|run| self.shared.add_feeds(run));
     }

@@ -25,11 +25,12 @@ impl Secrets for LocalSecrets {
 
 async fn resolve_one(name: &str, value: &str) -> Result<String, String> {
     match value.split_once(':') {
-        Some(("env", source)) => std::env::var(source)
-            .map_err(|_| format!("variable {name}: the runner's environment has no `{source}`; set it or change the job")),
-        Some(("file", path)) if path.starts_with('/') => read(path).await.map_err(|says| {
-            format!("variable {name}: the file `{path}` cannot be read by the runner: {says}")
+        Some(("env", source)) => std::env::var(source).map_err(|_| {
+            format!("variable {name}: the runner's environment has no `{source}`; set it or change the job")
         }),
+        Some(("file", path)) if path.starts_with('/') => read(path)
+            .await
+            .map_err(|says| format!("variable {name}: the file `{path}` cannot be read by the runner: {says}")),
         Some((kind @ ("ssm" | "secretsmanager"), _)) => {
             Err(format!("variable {name}: references of kind `{kind}:` need a runner that is connected to AWS"))
         }

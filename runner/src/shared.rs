@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use domain::job::Job;
@@ -30,6 +31,9 @@ const SPAWNERS: usize = 4;
 /// Orders that are synced at the same moment; the file system joins their commits.
 const STORERS: usize = 16;
 
+/// Orders that are being claimed and stored at the same moment, where nobody waits for anybody.
+const TAKERS: usize = 128;
+
 pub struct Shared {
     pub options: Options,
     pub runs_folder: PathBuf,
@@ -39,13 +43,16 @@ pub struct Shared {
     pub admission: Mutex<Admission<Key>>,
     /// Admission may have room, or somebody new to admit.
     pub admission_changed: Notify,
-    pub sinks: RwLock<Vec<Engine>>,
+    sinks: RwLock<Vec<Engine>>,
+    /// Counts the lists of sinks; even while there is one, odd while one is being replaced.
+    sinks_version: AtomicU64,
     packs: RwLock<Arc<Packs>>,
     pub watch: Watch,
     /// None when nobody wants reports.
     pub outbox: Option<Outbox>,
     spawners: Semaphore,
     pub storers: Semaphore,
+    pub takers: Arc<Semaphore>,
     pub scanners: Semaphore,
     /// The tasks that attend runs.
     pub attending: TaskTracker,
@@ -69,11 +76,13 @@ impl Shared {
             admission: Mutex::new(Admission::new(options.mode)),
             admission_changed: Notify::new(),
             sinks: RwLock::new(std::mem::take(&mut options.sinks)),
+            sinks_version: AtomicU64::new(0),
             packs: RwLock::new(options.packs.clone()),
             watch: Watch::new()?,
             outbox,
             spawners: Semaphore::new(SPAWNERS),
             storers: Semaphore::new(STORERS),
+            takers: Arc::new(Semaphore::new(TAKERS)),
             scanners: Semaphore::new(cores),
             attending: TaskTracker::new(),
             leave: CancellationToken::new(),
@@ -96,17 +105,37 @@ impl Shared {
         self.grown.notify_waiters();
     }
 
-    /// Gives the run to every sink that wants it and does not have it yet. The header must be made.
+    /// Gives the run to every sink that wants it and was not given it before. The header must be made.
     pub fn add_feeds(&self, run: &Arc<LocalRun>) {
         let Some(header) = run.header() else { return };
-        self.with_sinks(|sinks| {
-            for sink in sinks.iter().filter(|sink| sink.wants(header)) {
+        let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
+        let mut fed = run.fed(self.sinks_version.load(Ordering::Acquire));
+        for sink in sinks.iter().filter(|sink| sink.wants(header)) {
+            if fed.1.insert(sink.name().to_owned()) {
                 let feed = SpoolFeed::open(run.clone(), header.clone(), sink.name());
                 if !feed.is_done() {
                     sink.add(Box::new(feed));
                 }
             }
-        });
+        }
+    }
+
+    /// Takes all sinks out, to be ended. Until others are set, no run counts as delivered.
+    pub fn take_sinks(&self) -> Vec<Engine> {
+        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
+        self.sinks_version.fetch_or(1, Ordering::AcqRel);
+        std::mem::take(&mut *sinks)
+    }
+
+    pub fn set_sinks(&self, new: Vec<Engine>) {
+        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
+        *sinks = new;
+        self.sinks_version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether the list of sinks is the one that decides what is delivered.
+    pub fn has_its_sinks(&self) -> bool {
+        self.sinks_version.load(Ordering::Acquire).is_multiple_of(2)
     }
 
     /// Other rules for all runs from now on, also for the rest of those that run.

@@ -65,12 +65,14 @@ async fn run(state: &str, world: &str, mode: &str, shutdown: &str) -> ExitCode {
         _ => Mode::Free,
     };
     options.on_shutdown = if shutdown == "drain" { OnShutdown::Drain } else { OnShutdown::Leave };
+    let ready = Path::new(world).join("ready");
     let world = Arc::new(World { folder: world.into(), leased: Mutex::default() });
     let ports = Ports { orders: world.clone(), claims: world.clone(), reports: world };
     let stop = CancellationToken::new();
     let asked = stop.clone();
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signal");
+    fs::write(ready, std::process::id().to_string()).expect("ready");
     tokio::spawn(async move {
-        let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signal");
         terminated.recv().await;
         asked.cancel();
     });

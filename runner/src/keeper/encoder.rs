@@ -214,11 +214,10 @@ mod tests {
         }
         encoder.push(Stream::Stderr, b"\n");
         let lines = lines(&encoder);
-        assert_eq!(lines.iter().map(|line| (line.1.part, line.1.last)).collect::<Vec<_>>(), [
-            (1, false),
-            (2, false),
-            (3, true)
-        ]);
+        assert_eq!(
+            lines.iter().map(|line| (line.1.part, line.1.last)).collect::<Vec<_>>(),
+            [(1, false), (2, false), (3, true)]
+        );
         assert!(lines.iter().all(|line| std::str::from_utf8(&line.2).is_ok()));
         assert_eq!(lines.concat_texts(), text.as_bytes());
         assert_eq!(encoder.counts.stderr_lines, 1);

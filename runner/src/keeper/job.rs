@@ -37,6 +37,9 @@ const DRAIN_QUIET: Duration = Duration::from_secs(2);
 /// And no longer than this, however much still comes. Ours.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
+/// A process closes its pipes a moment before it can be reaped; what is left after this long lives on. Ours.
+const LINGER: Duration = Duration::from_millis(100);
+
 /// The file `stop` is looked for at least this often, should its signal have been lost. Ours.
 const LOOK_FOR_STOP: Duration = Duration::from_secs(10);
 
@@ -59,7 +62,10 @@ enum Phase {
     Running,
     Stopping(Ladder),
     /// The job's process is gone; its pipes may still be held.
-    Draining { until: Instant, end: Instant },
+    Draining {
+        until: Instant,
+        end: Instant,
+    },
     Over,
 }
 
@@ -84,7 +90,13 @@ impl Job {
     ///
     /// # Errors
     /// When the machine refuses what every process may do (poll); the run is lost then.
-    pub fn attend(mut self, run: &RunDirectory, order: &Order, signals: OwnedFd, reserve: &Reserve) -> io::Result<Exit> {
+    pub fn attend(
+        mut self,
+        run: &RunDirectory,
+        order: &Order,
+        signals: OwnedFd,
+        reserve: &Reserve,
+    ) -> io::Result<Exit> {
         let mut writer = Writer::new(run.spool());
         let mut stdin_text = order.job.stdin.as_deref().unwrap_or_default().as_bytes();
         if let Some(stdin) = &self.stdin {
@@ -98,7 +110,9 @@ impl Job {
         let mut look_for_stop = true;
         loop {
             if let Phase::Running = phase {
-                if std::mem::take(&mut look_for_stop) && let Some(asked) = asked_to_stop(run) {
+                if std::mem::take(&mut look_for_stop)
+                    && let Some(asked) = asked_to_stop(run)
+                {
                     phase = Phase::Stopping(Ladder::begin(Ended::Stopped, asked, order.job.kill_grace));
                 } else if limit.is_some_and(|limit| limit <= Instant::now()) {
                     phase = Phase::Stopping(Ladder::begin(Ended::TimedOut, "run limit".into(), order.job.kill_grace));
@@ -153,13 +167,18 @@ impl Job {
                     self.advance(drain(), children_left, account)
                 }
             },
-            Phase::Draining { until, .. } if now >= until || (self.stdout.is_none() && self.stderr.is_none()) => {
+            Phase::Draining { until, end } => {
+                let closed = self.stdout.is_none() && self.stderr.is_none();
+                let over = now >= until || (closed && (!children_left || account.is_some()));
+                if !over {
+                    let until = if closed { until.min(now + LINGER) } else { until };
+                    return (Phase::Draining { until, end }, Some(until));
+                }
                 if account.is_none() && children_left {
                     *account = Some(Account::of_leaked(ladder::family()));
                 }
                 (Phase::Over, None)
             }
-            Phase::Draining { until, end } => (Phase::Draining { until, end }, Some(until)),
             Phase::Over => (Phase::Over, None),
         }
     }

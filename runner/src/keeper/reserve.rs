@@ -19,8 +19,8 @@ impl Reserve {
     /// Takes the room; on a disk that is full already there is none, and the run goes on without.
     pub fn take(run: &RunDirectory) -> Reserve {
         let path = run.file("reserve");
-        let taken = open_private(&path)
-            .and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES)?));
+        let taken =
+            open_private(&path).and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES)?));
         if taken.is_err() {
             let _ = fs::remove_file(&path);
         }

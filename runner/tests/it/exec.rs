@@ -42,3 +42,33 @@ fn a_signal_stops_the_wrapped_command() {
     assert_eq!(output.status.code(), Some(6), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "up\nbye\n");
 }
+
+#[test]
+fn what_a_killed_exec_left_is_finished_by_the_next_one() {
+    let world = World::new();
+    let go = world.path("go");
+    let script = format!("echo up; while [ ! -e {} ]; do sleep 0.02; done; echo over", go.display());
+    let mut first = world.command(&["exec", "sh", "-c", &script]).stdout(Stdio::null()).spawn().expect("exec");
+    let run = wait_for("the job", || {
+        let exec = std::fs::read_dir(world.path("state").join("exec")).ok()?.flatten().next()?;
+        let run = std::fs::read_dir(exec.path().join("runs")).ok()?.flatten().next()?;
+        let run = runner::directory::RunDirectory::at(run.path());
+        run.started().exists().then_some(run)
+    });
+    first.kill().expect("kill");
+    first.wait().expect("wait");
+    std::fs::write(&go, "").expect("go");
+    wait_for("its end", || (run.exit().exists() && !run.is_kept().expect("lock")).then_some(()));
+    // The names of runs of one second are told apart by their caller; here it has only one.
+    wait_for("the next second", || (!is_this_second(&run)).then_some(()));
+    assert!(world.command(&["exec", "true"]).status().expect("exec").success());
+    let reports = std::fs::read_to_string(world.path("reports.jsonl")).expect("reports");
+    assert_eq!(reports.matches("\"event\":\"finished\"").count(), 2, "{reports}");
+    let left = std::fs::read_dir(world.path("state").join("exec")).expect("exec").count();
+    assert_eq!(left, 0, "everything was delivered");
+}
+
+fn is_this_second(run: &runner::directory::RunDirectory) -> bool {
+    let name = run.path().file_name().expect("name").to_string_lossy().into_owned();
+    name.starts_with(&jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string())
+}

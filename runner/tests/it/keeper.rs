@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domain::event::Ended;
-use domain::line::Stream;
 use domain::job::Job;
+use domain::line::Stream;
 
 use crate::attempt::{Attempt, argv, is_alive, shell, wait_for};
 
@@ -51,8 +51,21 @@ fn a_job_sees_cron_s_environment_and_its_own_and_nothing_else() {
     let said = attempt.texts(Stream::Stdout);
     let names: Vec<&str> = said.iter().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
     let allowed = [
-        "HOME", "LEVEL", "LOGNAME", "PATH", "PWD", "OLDPWD", "SHELL", "SHLVL", "_", "USER", "SEXTON_RUN_ID",
-        "SEXTON_GROUP", "SEXTON_JOB", "SEXTON_ATTEMPT", "SEXTON_NOMINAL",
+        "HOME",
+        "LEVEL",
+        "LOGNAME",
+        "PATH",
+        "PWD",
+        "OLDPWD",
+        "SHELL",
+        "SHLVL",
+        "_",
+        "USER",
+        "SEXTON_RUN_ID",
+        "SEXTON_GROUP",
+        "SEXTON_JOB",
+        "SEXTON_ATTEMPT",
+        "SEXTON_NOMINAL",
     ];
     assert!(names.iter().all(|name| allowed.contains(name)), "{said:?}");
     for line in ["LEVEL=9", "SEXTON_GROUP=g", "SEXTON_JOB=j", "SEXTON_ATTEMPT=1", "SHELL=/bin/sh"] {
@@ -135,9 +148,10 @@ fn a_grandchild_that_holds_the_output_is_named_and_not_waited_for() {
     let exit = attempt.end();
     let pid: u32 = attempt.texts(Stream::Stdout)[0].parse().expect("pid");
     assert_eq!((exit.ended, exit.exit_code), (Ended::Exited, Some(0)));
-    assert_eq!(exit.leaked.iter().map(|leaked| (leaked.pid, leaked.name.as_str(), leaked.killed)).collect::<Vec<_>>(), [
-        (pid, "sleep", false)
-    ]);
+    assert_eq!(
+        exit.leaked.iter().map(|leaked| (leaked.pid, leaked.name.as_str(), leaked.killed)).collect::<Vec<_>>(),
+        [(pid, "sleep", false)]
+    );
     assert!(is_alive(pid), "a run that ended by itself leaves its daemons alone, as cron does");
     assert!(exit.duration_ms < 900_000);
     let process = runner::processes::process(pid).expect("process");

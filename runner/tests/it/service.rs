@@ -49,7 +49,10 @@ fn a_false_success_is_told_in_the_report_and_in_the_log() {
     let order = world.order(job);
     let report = world.report(&order.run_id);
     assert_eq!(report.outcome, Outcome::FalseSuccess, "{}", report.reason);
-    assert_eq!(world.shipped(&order.run_id).last().map(|record| record["outcome"].clone()), Some("false_success".into()));
+    assert_eq!(
+        world.shipped(&order.run_id).last().map(|record| record["outcome"].clone()),
+        Some("false_success".into())
+    );
 }
 
 #[test]
@@ -57,9 +60,11 @@ fn a_killed_runner_s_jobs_go_on_and_the_next_runner_finishes_them() {
     let mut world = World::new();
     let go = world.path("go");
     world.start();
-    let order = world.order(counted(&world, &format!("echo a; while [ ! -e {} ]; do sleep 0.02; done; echo b", go.display())));
-    let running = wait_for("the job", || runner::directory::read_json::<runner::records::Started>(
-        &world.directory(&order).started()).expect("started"));
+    let order =
+        world.order(counted(&world, &format!("echo a; while [ ! -e {} ]; do sleep 0.02; done; echo b", go.display())));
+    let running = wait_for("the job", || {
+        runner::directory::read_json::<runner::records::Started>(&world.directory(&order).started()).expect("started")
+    });
     world.kill();
     assert!(is_alive(running.pid), "a job outlives its runner");
     world.start();
@@ -139,11 +144,15 @@ fn an_order_that_comes_again_starts_nothing() {
     let order = world.order(counted(&world, "true"));
     world.report(&order.run_id);
     world.send(&order);
-    wait_for("the message's deletion", || (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(()));
+    wait_for("the message's deletion", || {
+        (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(())
+    });
     world.kill();
     world.send(&order);
     world.start();
-    wait_for("the message's deletion", || (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(()));
+    wait_for("the message's deletion", || {
+        (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(())
+    });
     world.end();
     assert_eq!(starts(&world), 1);
 }
@@ -183,7 +192,8 @@ fn silence_is_told_once() {
     let mut job = shell(&format!("echo a; while [ ! -e {} ]; do sleep 0.02; done", go.display()));
     job.quiet_limit = Some(Duration::from_millis(200));
     let order = world.order(job);
-    let quiet = || world.events(&order.run_id).into_iter().filter(|event| matches!(event.body, Body::Quiet { .. })).count();
+    let quiet =
+        || world.events(&order.run_id).into_iter().filter(|event| matches!(event.body, Body::Quiet { .. })).count();
     wait_for("the quiet event", || (quiet() > 0).then_some(()));
     fs::write(&go, "").expect("go");
     world.report(&order.run_id);
@@ -202,9 +212,7 @@ fn leaving_is_quick_and_draining_waits() {
     world.end();
     assert!(world.directory(&left).is_kept().expect("lock"), "left to its keeper");
     world.start_as("free", "drain", None);
-    wait_for("the runner", || (!world.events(&left.run_id).is_empty()).then_some(()));
-    let runner = runner::processes::process(world.runner.as_ref().expect("runner").id()).expect("runner");
-    runner::processes::signal(&runner, rustix::process::Signal::TERM);
+    world.ask_to_end();
     fs::write(&go, "").expect("go");
     world.end_of_runner();
     assert_eq!(world.report(&left.run_id).outcome, Outcome::Succeeded);

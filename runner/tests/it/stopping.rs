@@ -50,7 +50,8 @@ fn a_job_that_ignores_term_is_killed_after_its_grace() {
 #[test]
 fn a_stop_reaches_daemons_that_left_the_session() {
     // Forks twice, each time into a session of its own, and ignores TERM down there.
-    let daemon = "setsid sh -c '(setsid sh -c \"trap : TERM; echo \\$\\$; while :; do sleep 1; done\" &) ' & wait; sleep 1000";
+    let daemon =
+        "setsid sh -c '(setsid sh -c \"trap : TERM; echo \\$\\$; while :; do sleep 1; done\" &) ' & wait; sleep 1000";
     let mut job = shell(daemon);
     job.kill_grace = Duration::from_millis(200);
     let mut attempt = Attempt::start(job);

@@ -64,9 +64,23 @@ impl World {
 
     /// Asks the runner to end and waits for it.
     pub fn end(&mut self) {
+        self.ask_to_end();
         let Some(mut runner) = self.runner.take() else { return };
+        assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
+    }
+
+    /// TERM, once the runner listens for it.
+    pub fn ask_to_end(&self) {
+        let Some(runner) = &self.runner else { return };
+        let pid = runner.id().to_string();
+        wait_for("a runner that listens", || fs::read_to_string(self.path("ready")).ok().filter(|ready| *ready == pid));
         let process = runner::processes::process(runner.id()).expect("runner");
         runner::processes::signal(&process, rustix::process::Signal::TERM);
+    }
+
+    /// Waits for a runner that was asked to end.
+    pub fn end_of_runner(&mut self) {
+        let Some(mut runner) = self.runner.take() else { return };
         assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
     }
 
@@ -125,19 +139,13 @@ impl Drop for World {
         for entry in runs {
             let run = RunDirectory::at(entry.path());
             let keeper = fs::read_to_string(run.keeper()).ok().and_then(|pid| pid.trim().parse().ok());
-            if run.is_kept().unwrap_or(false) && let Some(keeper) = keeper.and_then(runner::processes::process) {
+            if run.is_kept().unwrap_or(false)
+                && let Some(keeper) = keeper.and_then(runner::processes::process)
+            {
                 for process in runner::processes::descendants(keeper.pid).unwrap_or_default() {
                     runner::processes::signal(&process, rustix::process::Signal::KILL);
                 }
             }
         }
-    }
-}
-
-impl World {
-    /// Waits for a runner that was asked to end.
-    pub fn end_of_runner(&mut self) {
-        let Some(mut runner) = self.runner.take() else { return };
-        assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
     }
 }
