@@ -120,9 +120,14 @@ pub async fn put(
 ) -> ApiResult<Json<Job>> {
     let key = key_of(path);
     if job.key() != key {
-        return Err(ApiFault::question(format!("the job calls itself {}, and the address {key}; make them the same", job.key())));
+        return Err(ApiFault::question(format!(
+            "the job calls itself {}, and the address {key}; make them the same",
+            job.key()
+        )));
     }
-    Ok(Json(commands::put(&console.ports, &job, console.now()).await?))
+    let job = commands::put(&console.ports, &job, console.now()).await?;
+    (console.nudge)();
+    Ok(Json(job))
 }
 
 pub async fn remove(
@@ -144,7 +149,9 @@ pub async fn pause(
 }
 
 pub async fn resume(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Job>> {
-    Ok(Json(commands::resume(&console.ports, &key_of(path), console.now()).await?))
+    let job = commands::resume(&console.ports, &key_of(path), console.now()).await?;
+    (console.nudge)();
+    Ok(Json(job))
 }
 
 pub async fn run(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Run>> {

@@ -106,7 +106,9 @@ pub async fn report(
 ) -> ApiResult<Json<serde_json::Value>> {
     let count = reported.events.len();
     if count > REPORTS_MAX {
-        return Err(ApiFault::question(format!("{count} reports are more than {REPORTS_MAX}; send them in several calls")));
+        return Err(ApiFault::question(format!(
+            "{count} reports are more than {REPORTS_MAX}; send them in several calls"
+        )));
     }
     if let Some(event) = reported.events.iter().find(|event| !RunId::is_valid(event.run_id.as_str())) {
         return Err(not_a_run_id(event.run_id.as_str()));

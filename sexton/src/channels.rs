@@ -38,10 +38,13 @@ pub fn read_options(mut section: Section, folder: &Path) -> Option<ChannelOption
         Smtp,
         Command,
     }
-    let kinds =
-        [("webhook", Kind::Webhook), ("slack", Kind::Slack), ("smtp", Kind::Smtp), ("command", Kind::Command)];
+    let kinds = [("webhook", Kind::Webhook), ("slack", Kind::Slack), ("smtp", Kind::Smtp), ("command", Kind::Command)];
     if !section.has("type") {
-        section.fault(section.line(), "", "`type` is missing; write type = \"webhook\", \"slack\", \"smtp\" or \"command\"");
+        section.fault(
+            section.line(),
+            "",
+            "`type` is missing; write type = \"webhook\", \"slack\", \"smtp\" or \"command\"",
+        );
         return None;
     }
     let options = match section.choice("type", &kinds)? {
@@ -55,7 +58,7 @@ pub fn read_options(mut section: Section, folder: &Path) -> Option<ChannelOption
 }
 
 enum Sender {
-    Webhook(webhook::Webhook),
+    Webhook(Box<webhook::Webhook>),
     Slack(slack::Slack),
     Smtp(smtp::Smtp),
     Command(command::CommandChannel),
@@ -74,7 +77,9 @@ impl Channels {
         let mut says = Vec::new();
         for Channel { name, options } in channels {
             let sender = match options {
-                ChannelOptions::Webhook(options) => webhook::Webhook::new(options).map(Sender::Webhook),
+                ChannelOptions::Webhook(options) => {
+                    webhook::Webhook::new(options).map(|sender| Sender::Webhook(Box::new(sender)))
+                }
                 ChannelOptions::Slack(options) => slack::Slack::new(options).map(Sender::Slack),
                 ChannelOptions::Smtp(options) => smtp::Smtp::new(options).map(Sender::Smtp),
                 ChannelOptions::Command(options) => Ok(Sender::Command(command::CommandChannel::new(options))),

@@ -113,4 +113,3 @@ fn refuse_runner(arguments: &RunnerArguments) -> Failure {
         "cannot take orders of {groups} from SQS: this build of sexton has no AWS adapters; run `sexton up` on one machine"
     ))
 }
-

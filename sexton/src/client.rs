@@ -50,7 +50,13 @@ pub struct Question<'a> {
 
 impl<'a> Question<'a> {
     pub fn get(segments: &[&'a str]) -> Question<'a> {
-        Question { method: Method::GET, segments: segments.to_vec(), query: Vec::new(), body: None, patience: ANSWER_WAIT }
+        Question {
+            method: Method::GET,
+            segments: segments.to_vec(),
+            query: Vec::new(),
+            body: None,
+            patience: ANSWER_WAIT,
+        }
     }
 
     pub fn post(segments: &[&'a str], body: Value) -> Question<'a> {
@@ -121,8 +127,9 @@ impl Client {
         if text.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&text)
-            .map_err(|error| Failure::bad(format!("{} answered what is not JSON ({error}); is it a sexton server?", self.base)))
+        serde_json::from_slice(&text).map_err(|error| {
+            Failure::bad(format!("{} answered what is not JSON ({error}); is it a sexton server?", self.base))
+        })
     }
 
     /// The answer as a stream without end, once the server has agreed to give it.
@@ -172,7 +179,10 @@ impl Client {
         let said = parsed.as_ref().and_then(|body| body.get("error")).and_then(Value::as_str);
         let says = match (status, said) {
             (StatusCode::UNAUTHORIZED, _) => {
-                format!("the server at {} does not take this token; set SEXTON_TOKEN to the one in its state directory", self.base)
+                format!(
+                    "the server at {} does not take this token; set SEXTON_TOKEN to the one in its state directory",
+                    self.base
+                )
             }
             (_, Some(said)) => said.chars().take(FAULT_CHARS_MAX).collect(),
             (status, None) => format!("the server at {} answered {status}; is it a sexton server?", self.base),

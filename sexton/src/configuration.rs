@@ -162,7 +162,11 @@ fn paths_of(section: &mut Section, key: &'static str, folder: &Path) -> Vec<Path
 
 fn address_of(section: &mut Section, key: &'static str) -> Option<SocketAddr> {
     let (line, text) = section.text_at(key)?;
-    text.parse().map_err(|_| section.fault(line, text, format!("`{key}` is not an address; write IP:PORT, like 127.0.0.1:7077"))).ok()
+    text.parse()
+        .map_err(|_| {
+            section.fault(line, text, format!("`{key}` is not an address; write IP:PORT, like 127.0.0.1:7077"))
+        })
+        .ok()
 }
 
 /// A file that people wrote, whole.
@@ -177,7 +181,8 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
     }
     let bytes = fs::read(path).map_err(|why| says(format!("cannot be read: {why}")))?;
     String::from_utf8(bytes).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line =
+            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
         says(format!("line {line} is not UTF-8; save the file as UTF-8"))
     })
 }

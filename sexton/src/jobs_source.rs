@@ -69,7 +69,8 @@ impl JobsSource {
     /// Exit 2 when the file cannot be read at all; what is wrong inside is in the answer.
     pub fn parse(&self) -> Result<Parsed, Failure> {
         let text = if self.is_standard_input() { standard_input()? } else { read_text(&self.path)? };
-        let shown = if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
+        let shown =
+            if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
         let system = self.system || self.absolute().starts_with(Path::new(SYSTEM_FOLDER));
         let (jobs, faults) = lint::parse_any(&shown, &text, system);
         Ok(self.settled(&shown, jobs, faults))

@@ -10,8 +10,9 @@ use tracing_subscriber::fmt::time::FormatTime;
 pub fn start(filter: Option<&str>) -> Result<(), String> {
     let asked = filter.map(str::to_owned).or_else(|| std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()));
     let filter = match &asked {
-        Some(text) => EnvFilter::try_new(text)
-            .map_err(|error| format!("`{text}` is not a log filter ({error}); write a level like info, or sinks=debug,info"))?,
+        Some(text) => EnvFilter::try_new(text).map_err(|error| {
+            format!("`{text}` is not a log filter ({error}); write a level like info, or sinks=debug,info")
+        })?,
         None => EnvFilter::new("warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info"),
     };
     tracing_subscriber::fmt()

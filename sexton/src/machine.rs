@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use runner::options::{Mode as RunnerMode, Retention};
 use runner::Options;
+use runner::options::{Mode as RunnerMode, Retention};
 use runner::spawn::KeeperCommand;
 
 use crate::configuration::{Mode, RunnerSection};
@@ -45,5 +45,5 @@ fn cores() -> f64 {
 
 fn memory_bytes() -> u64 {
     let system = rustix::system::sysinfo();
-    u64::from(system.totalram).saturating_mul(u64::from(system.mem_unit))
+    system.totalram.saturating_mul(u64::from(system.mem_unit))
 }

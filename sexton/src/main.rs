@@ -42,6 +42,8 @@ fn report_panics_in_one_line() {
     std::panic::set_hook(Box::new(|panic| {
         let said = panic.payload_as_str().unwrap_or("no reason given").replace('\n', " ");
         let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
-        failure::tell_line(&format!("sexton: internal fault{place}: {said}; this is a defect of sexton, please report it"));
+        failure::tell_line(&format!(
+            "sexton: internal fault{place}: {said}; this is a defect of sexton, please report it"
+        ));
     }));
 }

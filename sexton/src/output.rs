@@ -182,7 +182,9 @@ pub fn parse_instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         return Ok(midnight.timestamp());
     }
     if let Ok(ago) = domain::units::parse_duration(text) {
-        return now.checked_sub(ago).map_err(|_| format!("`{text}` ago is before all calendars; write a shorter duration"));
+        return now
+            .checked_sub(ago)
+            .map_err(|_| format!("`{text}` ago is before all calendars; write a shorter duration"));
     }
     Err(format!(
         "`{text}` is not an instant; write RFC 3339 with a zone like 2026-11-23T07:50:00Z, a date, now, or how long ago like 2h"

@@ -104,7 +104,11 @@ impl State {
     /// # Errors
     /// When it cannot be made.
     pub fn create(&self) -> Result<(), StateError> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(|why| io_error("make", &self.dir, why))
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(|why| io_error("make", &self.dir, why))
     }
 
     /// Makes this process the only `up` of the directory.

@@ -100,12 +100,12 @@ pub fn run(arguments: Arguments) -> Outcome {
     served
 }
 
-async fn serve(mut setup: Setup, mut files: JobFiles, listen: Option<SocketAddr>) -> Outcome {
+async fn serve(mut setup: Setup, files: JobFiles, listen: Option<SocketAddr>) -> Outcome {
     let mut signals = Signals::new()?;
     let state = setup.state.clone();
     let store = Embedded::open(&state.database()).map_err(|error| Failure::bad(error.to_string()))?;
     let ports = store.ports();
-    let applied = files.apply_all(&ports).await?;
+    let applied = files.apply_all(&ports, &setup.packs).await?;
     let listener = listen::bind(listen).await?;
     let address = listener.local_addr().map_err(|why| Failure::bad(format!("cannot tell the address: {why}")))?;
     let url = format!("http://{}", listen::shown(address));
@@ -141,8 +141,9 @@ async fn serve(mut setup: Setup, mut files: JobFiles, listen: Option<SocketAddr>
         stop: stop.clone(),
     };
     let duties = duties.start();
-    let watching = tokio::spawn(files.watch(ports.clone(), nudge.clone(), stop.clone()));
-    let reloading = tokio::spawn(work.clone().watch(setup.sinks_file.clone(), setup.rules.clone(), state.clone(), stop.clone()));
+    let watching = tokio::spawn(files.watch(ports.clone(), work.packs(), nudge.clone(), stop.clone()));
+    let reloading =
+        tokio::spawn(work.clone().watch(setup.sinks_file.clone(), setup.rules.clone(), state.clone(), stop.clone()));
 
     let server_says = Server { url: url.clone(), pid: std::process::id() };
     state.announce(&server_says).map_err(|error| Failure::bad(error.to_string()))?;

@@ -89,9 +89,7 @@ async fn a_job_is_stored_paused_resumed_run_and_removed() {
 #[tokio::test]
 async fn a_file_is_applied_with_its_difference_and_a_dry_run_changes_nothing() {
     let server = Server::start().await;
-    let apply = |jobs: Vec<Value>, prune: bool, dry_run: bool| {
-        json!({ "jobs": jobs, "source": "/etc/jobs.toml", "prune": prune, "dry_run": dry_run })
-    };
+    let apply = |jobs: Vec<Value>, prune: bool, dry_run: bool| json!({ "jobs": jobs, "source": "/etc/jobs.toml", "prune": prune, "dry_run": dry_run });
     let first = apply(vec![a_job("a"), a_job("b")], false, false);
     assert_eq!(server.good(Method::POST, "/api/apply", Some(first)).await["added"], json!(["db/a", "db/b"]));
     let pruning = |dry_run| apply(vec![a_job("b"), a_job("c")], true, dry_run);

@@ -101,13 +101,10 @@ impl Server {
     }
 
     /// The answer to a question that must be answered well.
-    #[track_caller]
-    pub fn good(&self, method: Method, path: &str, body: Option<Value>) -> impl Future<Output = Value> {
-        async move {
-            let (status, answer) = self.ask(method.clone(), path, body).await;
-            assert!(status.is_success(), "{method} {path}: {status} {answer}");
-            answer
-        }
+    pub async fn good(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let (status, answer) = self.ask(method.clone(), path, body).await;
+        assert!(status.is_success(), "{method} {path}: {status} {answer}");
+        answer
     }
 
     pub async fn bytes(&self, path: &str) -> reqwest::Result<Vec<u8>> {

@@ -36,7 +36,11 @@ impl Options {
             (Some(text), None) if !text.trim().is_empty() => JobCommand::Shell(text),
             (None, Some(argv)) if !argv.is_empty() => JobCommand::Argv(argv),
             _ => {
-                section.fault(section.line(), "", "write what to execute: either command = \"...\" for the shell, or argv = [\"...\"]");
+                section.fault(
+                    section.line(),
+                    "",
+                    "write what to execute: either command = \"...\" for the shell, or argv = [\"...\"]",
+                );
                 return None;
             }
         };
@@ -88,7 +92,11 @@ impl CommandChannel {
                     let path = std::env::var_os("PATH").unwrap_or_default();
                     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
                 };
-                if found { Ok("is there (nothing was executed)") } else { Err(PortError::Permanent(format!("`{program}` is not found"))) }
+                if found {
+                    Ok("is there (nothing was executed)")
+                } else {
+                    Err(PortError::Permanent(format!("`{program}` is not found")))
+                }
             }
         }
     }
@@ -119,7 +127,11 @@ impl CommandChannel {
         let last = quote.lines().rev().find(|line| !line.trim().is_empty());
         let quote = last.map_or_else(String::new, |line| format!(": {}", line.trim()));
         let says = format!("`{}` ended with {status}{quote}", self.options.command);
-        if matches!(status.code(), Some(126 | 127)) { Err(PortError::Permanent(says)) } else { Err(PortError::Retry(says)) }
+        if matches!(status.code(), Some(126 | 127)) {
+            Err(PortError::Permanent(says))
+        } else {
+            Err(PortError::Retry(says))
+        }
     }
 }
 

@@ -99,7 +99,11 @@ pub fn facts(alert: &Alert) -> Vec<(&'static str, String)> {
     }
     facts.extend(alert.host.clone().map(|host| ("Host", host)));
     facts.extend(alert.nominal.map(|at| ("Due at", instant(at))));
-    facts.extend(alert.since.map(|since| (if alert.kind == AlertKind::Recovered { "Was bad" } else { "Since" }, since_text(alert, since))));
+    facts.extend(
+        alert.since.map(|since| {
+            (if alert.kind == AlertKind::Recovered { "Was bad" } else { "Since" }, since_text(alert, since))
+        }),
+    );
     facts.extend(alert.exit_code.map(|code| ("Exit code", code.to_string())));
     facts.extend(alert.rule.clone().map(|rule| ("Rule", rule)));
     facts.extend(alert.run_id.as_ref().map(|run_id| ("Run", run_id.to_string())));
@@ -177,7 +181,8 @@ pub mod tests {
     }
 
     pub fn long_alert() -> Alert {
-        let line = |seq| ExcerptLine { seq, stream: Stream::Stdout, text: format!("```<&> {seq} {}", "é".repeat(2_000)) };
+        let line =
+            |seq| ExcerptLine { seq, stream: Stream::Stdout, text: format!("```<&> {seq} {}", "é".repeat(2_000)) };
         Alert { reason: "é\nü".repeat(4_000), excerpt: (1..500).map(line).collect(), ..failed_alert() }
     }
 
@@ -239,9 +244,6 @@ To see more:
             reason: "no runner of the group has shown life for 10m".into(),
             ..failed_alert()
         };
-        assert_eq!(
-            body(&alert),
-            "group db is silent\nno runner of the group has shown life for 10m\n\nGroup     db\n"
-        );
+        assert_eq!(body(&alert), "group db is silent\nno runner of the group has shown life for 10m\n\nGroup     db\n");
     }
 }

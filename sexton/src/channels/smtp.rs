@@ -54,11 +54,14 @@ impl Options {
         let words = [("starttls", Encryption::StartTls), ("tls", Encryption::Tls), ("none", Encryption::Plain)];
         let encryption = section.choice("tls", &words).unwrap_or(Encryption::StartTls);
         let host_and_port = address.and_then(|text| {
-            split_address(&text, encryption)
-                .or_else(|| {
-                    section.fault(line, text.as_str(), "`address` is not one; write HOST or HOST:PORT, like smtp.example.org:587");
-                    None
-                })
+            split_address(&text, encryption).or_else(|| {
+                section.fault(
+                    line,
+                    text.as_str(),
+                    "`address` is not one; write HOST or HOST:PORT, like smtp.example.org:587",
+                );
+                None
+            })
         });
         let from = section.required_text("from");
         let from = from.and_then(|text| mailbox(section, "from", &text));
@@ -207,7 +210,10 @@ mod tests {
 
     fn smtp(address: SocketAddr, encryption: Encryption) -> Smtp {
         let ca_file = testbed::certificates().map(|certificates| certificates.ca);
-        let to = vec!["Night Shift <night@example.org>".parse().expect("address"), "b@example.org".parse().expect("address")];
+        let to = vec![
+            "Night Shift <night@example.org>".parse().expect("address"),
+            "b@example.org".parse().expect("address"),
+        ];
         Smtp::new(Options {
             host: "localhost".to_owned(),
             port: address.port(),

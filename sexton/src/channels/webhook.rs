@@ -60,7 +60,8 @@ impl Webhook {
         let mut headers = HeaderMap::new();
         for (name, value) in &options.headers {
             let parsed = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
-            let (key, value) = parsed.ok_or_else(|| format!("the header `{name}` is not one that HTTP knows; mend its name or value"))?;
+            let (key, value) = parsed
+                .ok_or_else(|| format!("the header `{name}` is not one that HTTP knows; mend its name or value"))?;
             headers.insert(key, value);
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -55,12 +55,8 @@ impl Findings {
 
 pub fn run(arguments: Arguments) -> Outcome {
     let shown = arguments.config.as_ref().map(|path| path.display().to_string());
-    let overrides = Overrides {
-        config: arguments.config,
-        state: arguments.state,
-        sinks: arguments.sinks,
-        rules: arguments.rules,
-    };
+    let overrides =
+        Overrides { config: arguments.config, state: arguments.state, sinks: arguments.sinks, rules: arguments.rules };
     let setup = Setup::load(overrides)?;
     let mut findings = Findings { out: Output::new(), json: arguments.json, bad: false };
     if let Some(shown) = shown {
@@ -73,7 +69,8 @@ pub fn run(arguments: Arguments) -> Outcome {
     }
     let packs: Vec<&str> = setup.packs.names().collect();
     let examples = setup.packs.check_examples();
-    let examples = if examples.refuse() { Err(examples.to_string()) } else { Ok("every example is judged as it says".to_owned()) };
+    let examples =
+        if examples.refuse() { Err(examples.to_string()) } else { Ok("every example is judged as it says".to_owned()) };
     findings.add("rules", &packs.join(", "), examples)?;
     block_on(async {
         for sink in &setup.sinks {

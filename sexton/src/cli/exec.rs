@@ -79,7 +79,8 @@ async fn execute(arguments: Arguments, setup: Setup, reports: Option<Arc<dyn Rep
     options.pass_env = names.filter(|name| !name.starts_with("SEXTON_")).collect();
     let order = order_of(&arguments)?;
     let key = order.key();
-    let executed = runner::exec::exec(options, reports, order).await.map_err(|error| Failure::bad(error.to_string()))?;
+    let executed =
+        runner::exec::exec(options, reports, order).await.map_err(|error| Failure::bad(error.to_string()))?;
     if executed.report.outcome != RunOutcome::Succeeded {
         tell_line(&format!("sexton: {key} {}: {}", executed.report.outcome.name(), executed.report.reason));
     }

@@ -144,8 +144,19 @@ pub fn list(arguments: JobsArguments) -> Outcome {
                 continue;
             }
             let job = job_of(record)?;
-            let next = record.get("next").and_then(Value::as_str).and_then(|text| text.parse().ok()).map_or_else(dash, instant);
-            table.row(vec![job.key().to_string(), job.schedule.clone(), job.zone.clone(), state_of(&job), next, job.command.to_string()]);
+            let next = record
+                .get("next")
+                .and_then(Value::as_str)
+                .and_then(|text| text.parse().ok())
+                .map_or_else(dash, instant);
+            table.row(vec![
+                job.key().to_string(),
+                job.schedule.clone(),
+                job.zone.clone(),
+                state_of(&job),
+                next,
+                job.command.to_string(),
+            ]);
         }
         if !arguments.json {
             out.table(&table)?;
@@ -158,7 +169,9 @@ pub fn list(arguments: JobsArguments) -> Outcome {
 fn state_of(job: &Job) -> String {
     match &job.paused {
         _ if !job.enabled => "disabled".to_owned(),
-        Some(pause) => pause.until.map_or_else(|| "paused".to_owned(), |until| format!("paused until {}", instant(until))),
+        Some(pause) => {
+            pause.until.map_or_else(|| "paused".to_owned(), |until| format!("paused until {}", instant(until)))
+        }
         None => "on".to_owned(),
     }
 }
@@ -182,7 +195,11 @@ fn show(arguments: &OneArguments) -> Outcome {
         let client = Client::find(&arguments.server)?;
         let answer = client.ask(Question::get(&["jobs", &key.group, &key.name])).await?;
         let mut out = Output::new();
-        if arguments.json { out.json(&answer)? } else { out.bytes(described(&answer).as_bytes())? }
+        if arguments.json {
+            out.json(&answer)?
+        } else {
+            out.bytes(described(&answer).as_bytes())?
+        }
         out.finish()?;
         Ok(DONE)
     })
@@ -194,7 +211,11 @@ fn described(record: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let rows: Vec<(&str, String)> = fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.as_str(), shown(value))).collect();
+    let rows: Vec<(&str, String)> = fields
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.as_str(), shown(value)))
+        .collect();
     pairs(&rows)
 }
 
@@ -203,12 +224,17 @@ fn set(arguments: &SetArguments) -> Outcome {
     let source = JobsSource { path: arguments.file.clone(), group: Some(key.group.clone()), system: false };
     let read = read_source(&source)?;
     let [job] = read.jobs.as_slice() else {
-        return Err(Failure::wrong(format!("{} holds {} jobs; `job set` takes a file with one", read.name, read.jobs.len())));
+        return Err(Failure::wrong(format!(
+            "{} holds {} jobs; `job set` takes a file with one",
+            read.name,
+            read.jobs.len()
+        )));
     };
     let job = Job { group: key.group.clone(), name: key.name.clone(), source: None, ..job.clone() };
     block_on(async {
         let client = Client::find(&arguments.server)?;
-        let body = serde_json::to_value(&job).map_err(|error| Failure::bad(format!("cannot write the job as JSON: {error}")))?;
+        let body = serde_json::to_value(&job)
+            .map_err(|error| Failure::bad(format!("cannot write the job as JSON: {error}")))?;
         let answer = client.ask(Question::put(&["jobs", &key.group, &key.name], body)).await?;
         confirm(&answer, arguments.json, &format!("{key} stored"))
     })
@@ -234,14 +260,17 @@ fn remove(arguments: &OneArguments) -> Outcome {
 
 fn confirm(answer: &Value, json: bool, says: &str) -> Outcome {
     let mut out = Output::new();
-    if json { out.json(answer)? } else { out.line(says)? }
+    if json {
+        out.json(answer)?
+    } else {
+        out.line(says)?
+    }
     out.finish()?;
     Ok(DONE)
 }
 
 pub fn apply(arguments: ApplyArguments) -> Outcome {
-    let source =
-        JobsSource { path: arguments.file.clone(), group: arguments.group.clone(), system: arguments.system };
+    let source = JobsSource { path: arguments.file.clone(), group: arguments.group.clone(), system: arguments.system };
     let read = read_source(&source)?;
     for warning in &read.warnings.0 {
         tell_line(&warning.to_string());
@@ -253,7 +282,11 @@ pub fn apply(arguments: ApplyArguments) -> Outcome {
         });
         let answer = client.ask(Question::post(&["apply"], body)).await?;
         let mut out = Output::new();
-        if arguments.json { out.json(&answer)? } else { out.bytes(difference_text(&answer, arguments.dry_run).as_bytes())? }
+        if arguments.json {
+            out.json(&answer)?
+        } else {
+            out.bytes(difference_text(&answer, arguments.dry_run).as_bytes())?
+        }
         out.finish()?;
         Ok(DONE)
     })
@@ -311,8 +344,9 @@ fn later_instant(text: &str) -> Result<Timestamp, Failure> {
 }
 
 fn job_of(record: &Value) -> Result<Job, Failure> {
-    serde_json::from_value(record.clone())
-        .map_err(|error| Failure::bad(format!("the server's answer is not a job ({error}); is its version the same as ours?")))
+    serde_json::from_value(record.clone()).map_err(|error| {
+        Failure::bad(format!("the server's answer is not a job ({error}); is its version the same as ours?"))
+    })
 }
 
 fn strange() -> Failure {

@@ -95,7 +95,8 @@ fn test(arguments: TestArguments) -> Outcome {
     let rules = RuleSet::compile(&packs, &names).map_err(|error| Failure::wrong(error.to_string()))?;
     let (reader, source): (Box<dyn Read>, String) = match &arguments.file {
         Some(path) if path.as_os_str() != "-" => {
-            let file = File::open(path).map_err(|why| Failure::wrong(format!("cannot read {}: {why}", path.display())))?;
+            let file =
+                File::open(path).map_err(|why| Failure::wrong(format!("cannot read {}: {why}", path.display())))?;
             (Box::new(file), path.display().to_string())
         }
         _ => (Box::new(io::stdin().lock()), "standard input".to_owned()),

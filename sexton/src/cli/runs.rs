@@ -93,7 +93,8 @@ pub struct LedgerArguments {
 fn parse_outcome(text: &str) -> Result<RunOutcome, String> {
     RunOutcome::parse(text).ok_or_else(|| {
         let names = RunOutcome::ALL.map(RunOutcome::name);
-        let near = domain::fault::nearest(text, names).map_or_else(String::new, |name| format!("; did you mean {name}?"));
+        let near =
+            domain::fault::nearest(text, names).map_or_else(String::new, |name| format!("; did you mean {name}?"));
         format!("write one of {}{near}", names.join(", "))
     })
 }
@@ -106,7 +107,11 @@ pub fn start(arguments: RunArguments) -> Outcome {
         let run_id = run_of(&started)?.run_id;
         let mut out = Output::new();
         if !arguments.wait {
-            if arguments.json { out.json(&started)? } else { out.line(run_id.as_str())? }
+            if arguments.json {
+                out.json(&started)?
+            } else {
+                out.line(run_id.as_str())?
+            }
             out.finish()?;
             return Ok(DONE);
         }
@@ -116,7 +121,11 @@ pub fn start(arguments: RunArguments) -> Outcome {
         }
         let ended = wait_for(&client, &run_id).await?;
         let run = run_of(&ended)?;
-        if arguments.json { out.json(&ended)? } else { out.line(&sentence(&run))? }
+        if arguments.json {
+            out.json(&ended)?
+        } else {
+            out.line(&sentence(&run))?
+        }
         out.finish()?;
         Ok(if run.outcome == Some(RunOutcome::Succeeded) { DONE } else { BAD })
     })
@@ -284,7 +293,11 @@ fn described(run: &Run) -> String {
         rows.push(("leaked", format!("pid {} ({}), {fate}", leaked.pid, leaked.name)));
     }
     for hit in &run.rules {
-        let at = if hit.count == 0 { "never seen".to_owned() } else { format!("{} times, first in line {}", hit.count, hit.first_seq) };
+        let at = if hit.count == 0 {
+            "never seen".to_owned()
+        } else {
+            format!("{} times, first in line {}", hit.count, hit.first_seq)
+        };
         rows.push(("rule", format!("{} ({}): {at}: {}", hit.rule, hit.pack, hit.first_line)));
     }
     for earlier in &run.earlier {
@@ -313,7 +326,9 @@ pub fn ledger(arguments: LedgerArguments) -> Outcome {
         out.finish()?;
         match adds_up {
             true => Ok(DONE),
-            false => Err(Failure::bad("the ledger does not add up: scheduled is not the sum of outcomes and open runs")),
+            false => {
+                Err(Failure::bad("the ledger does not add up: scheduled is not the sum of outcomes and open runs"))
+            }
         }
     })
 }
@@ -352,8 +367,9 @@ fn optional_instant(text: Option<&str>, now: Timestamp) -> Result<Option<Timesta
 }
 
 fn run_of(record: &Value) -> Result<Run, Failure> {
-    serde_json::from_value(record.clone())
-        .map_err(|error| Failure::bad(format!("the server's answer is not a run ({error}); is its version the same as ours?")))
+    serde_json::from_value(record.clone()).map_err(|error| {
+        Failure::bad(format!("the server's answer is not a run ({error}); is its version the same as ours?"))
+    })
 }
 
 fn strange(wanted: &str) -> Failure {

@@ -26,7 +26,18 @@ pub fn run(arguments: Arguments) -> Outcome {
             return Err(Failure::bad("the server's answer holds no sinks; is its version the same as ours?"));
         };
         let mut out = Output::new();
-        let mut table = Table::new(&["sink", "type", "state", "lines behind", "bytes", "for", "lines/s", "dropped", "oldest run", "last error"]);
+        let mut table = Table::new(&[
+            "sink",
+            "type",
+            "state",
+            "lines behind",
+            "bytes",
+            "for",
+            "lines/s",
+            "dropped",
+            "oldest run",
+            "last error",
+        ]);
         for sink in sinks {
             if arguments.json { out.json(sink)? } else { table.row(row_of(sink)) }
         }

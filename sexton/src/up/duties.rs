@@ -1,8 +1,6 @@
 //! The loops around the services. Each duty is called with the time, again and again; a call that fails is told once and
 //! repeated; one that panics is a defect, is told, and stops nothing else.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +62,31 @@ impl Shared {
     }
 }
 
-type Next = Pin<Box<dyn Future<Output = services::Result<Wait>> + Send>>;
+/// What is called again and again.
+#[derive(Clone, Copy, Debug)]
+enum Duty {
+    Scheduler,
+    Collector,
+    Alerts,
+    Overdue,
+    Release,
+    Pruner,
+}
+
+impl Duty {
+    const ALL: [Duty; 6] = [Duty::Scheduler, Duty::Collector, Duty::Alerts, Duty::Overdue, Duty::Release, Duty::Pruner];
+
+    async fn call(self, shared: &Shared) -> services::Result<Wait> {
+        match self {
+            Duty::Scheduler => schedule(shared).await,
+            Duty::Collector => collect(shared, REPORT_WAIT).await.map(|_| Wait::AtOnce),
+            Duty::Alerts => alert(shared).await,
+            Duty::Overdue => look_after(shared).await,
+            Duty::Release => release_held(shared).await,
+            Duty::Pruner => prune(shared).await,
+        }
+    }
+}
 
 /// When a duty is called again.
 enum Wait {
@@ -84,15 +106,7 @@ pub fn keep(history: &HistorySection) -> Keep {
 impl Duties {
     pub fn start(self) -> Running {
         let shared = Arc::new(Shared { duties: self, to_tell: Notify::new(), to_release: Notify::new() });
-        let calls: [(&'static str, fn(Arc<Shared>) -> Next); 6] = [
-            ("scheduler", |shared| Box::pin(async move { schedule(&shared).await })),
-            ("collector", |shared| Box::pin(async move { collect(&shared).await })),
-            ("alerts", |shared| Box::pin(async move { alert(&shared).await })),
-            ("overdue", |shared| Box::pin(async move { look_after(&shared).await })),
-            ("release", |shared| Box::pin(async move { release_held(&shared).await })),
-            ("pruner", |shared| Box::pin(async move { prune(&shared).await })),
-        ];
-        let tasks = calls.into_iter().map(|(name, call)| tokio::spawn(repeat(name, call, shared.clone()))).collect();
+        let tasks = Duty::ALL.into_iter().map(|duty| tokio::spawn(repeat(duty, shared.clone()))).collect();
         Running { tasks, duties: shared }
     }
 }
@@ -106,7 +120,7 @@ impl Running {
             }
         }
         for _ in 0..FINAL_CALLS_MAX {
-            let collected = collect_for(&self.duties, Duration::ZERO).await;
+            let collected = collect(&self.duties, Duration::ZERO).await;
             match collected {
                 Ok(summary) if summary.received > 0 => {}
                 Ok(_) => break,
@@ -125,50 +139,51 @@ impl Running {
 /// Reports that lie ready at the end are at most a few thousand; what remains waits in the store.
 const FINAL_CALLS_MAX: usize = 50;
 
-async fn repeat(name: &'static str, call: fn(Arc<Shared>) -> Next, shared: Arc<Shared>) {
+async fn repeat(duty: Duty, shared: Arc<Shared>) {
     let mut told: Option<String> = None;
     let stop = shared.duties.stop.clone();
     while !stop.is_cancelled() {
-        let wait = match tokio::spawn(call(shared.clone())).await {
+        let called = shared.clone();
+        let wait = match tokio::spawn(async move { duty.call(&called).await }).await {
             Ok(Ok(wait)) => {
                 if told.take().is_some() {
-                    tracing::info!(duty = name, "works again");
+                    tracing::info!(?duty, "works again");
                 }
                 wait
             }
             Ok(Err(error)) => {
                 let says = error.to_string();
                 if told.as_ref() != Some(&says) {
-                    tracing::warn!(duty = name, "failed and is tried again: {says}");
+                    tracing::warn!(?duty, "failed and is tried again: {says}");
                     told = Some(says);
                 }
                 Wait::For(FAILURE_WAIT)
             }
             Err(error) => {
-                tracing::error!(duty = name, %error, "a defect of sexton; the duty goes on");
+                tracing::error!(?duty, %error, "a defect of sexton; the duty goes on");
                 Wait::For(FAILURE_WAIT)
             }
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = pause(name, wait, &shared) => {}
+            () = pause(duty, wait, &shared) => {}
         }
     }
 }
 
 /// Waits, unless what the duty waits for happens before.
-async fn pause(name: &str, wait: Wait, shared: &Shared) {
+async fn pause(duty: Duty, wait: Wait, shared: &Shared) {
     let span = match wait {
         Wait::AtOnce => return,
         Wait::For(span) => span,
         Wait::Until(at) => Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO),
     };
     let sleep = tokio::time::sleep(span);
-    match name {
-        "scheduler" => tokio::select! { () = sleep => {}, () = shared.duties.nudge.notified() => {} },
-        "alerts" => tokio::select! { () = sleep => {}, () = shared.to_tell.notified() => {} },
-        "release" => tokio::select! { () = sleep => {}, () = shared.to_release.notified() => {} },
-        _ => sleep.await,
+    match duty {
+        Duty::Scheduler => tokio::select! { () = sleep => {}, () = shared.duties.nudge.notified() => {} },
+        Duty::Alerts => tokio::select! { () = sleep => {}, () = shared.to_tell.notified() => {} },
+        Duty::Release => tokio::select! { () = sleep => {}, () = shared.to_release.notified() => {} },
+        Duty::Collector | Duty::Overdue | Duty::Pruner => sleep.await,
     }
 }
 
@@ -185,12 +200,7 @@ async fn schedule(shared: &Shared) -> services::Result<Wait> {
     Ok(Wait::Until(wake))
 }
 
-async fn collect(shared: &Shared) -> services::Result<Wait> {
-    collect_for(shared, REPORT_WAIT).await?;
-    Ok(Wait::AtOnce)
-}
-
-async fn collect_for(shared: &Shared, wait: Duration) -> services::Result<collector::Summary> {
+async fn collect(shared: &Shared, wait: Duration) -> services::Result<collector::Summary> {
     let packs = shared.duties.packs.now();
     let summary = collector::tick(&shared.duties.ports, &packs, wait, Timestamp::now()).await?;
     if summary.ended > 0 {

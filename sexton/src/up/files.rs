@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use domain::ports::{Cursor, Ports};
 use jiff::Timestamp;
+use rules::{Packs, choose};
 use services::commands::{Apply, Difference, apply};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::sample;
 use super::watch::{LOOK_INTERVAL, Watch};
+use super::work::SharedPacks;
 use crate::failure::{Failure, tell_line};
 use crate::jobs_source::{JobsSource, read_source};
 use crate::state::State;
@@ -38,10 +40,10 @@ impl JobFiles {
     /// # Errors
     /// Exit 2 when a file is faulty and nothing of it was ever stored: somebody is trying it for the first time. One that
     /// was good before keeps its last good state.
-    pub async fn apply_all(&mut self, ports: &Ports) -> Result<Vec<String>, Failure> {
+    pub async fn apply_all(&self, ports: &Ports, packs: &Packs) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
         for source in &self.sources {
-            let line = match apply_one(source, ports).await {
+            let line = match apply_one(source, ports, packs).await {
                 Ok((count, _)) => format!("{count} of {}", source.path.display()),
                 Err(failure) if !was_stored(&source.name(), ports).await? => return Err(failure),
                 Err(failure) => {
@@ -55,7 +57,7 @@ impl JobFiles {
     }
 
     /// Applies a file whenever it changes, until `stop`.
-    pub async fn watch(mut self, ports: Ports, nudge: Arc<Notify>, stop: CancellationToken) {
+    pub async fn watch(mut self, ports: Ports, packs: SharedPacks, nudge: Arc<Notify>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -63,7 +65,7 @@ impl JobFiles {
             }
             for path in self.watch.changed() {
                 let Some(source) = self.sources.iter().find(|source| source.path == path) else { continue };
-                match apply_one(source, &ports).await {
+                match apply_one(source, &ports, &packs.now()).await {
                     Ok((_, difference)) => tell_line(&changed_line(source, &difference)),
                     Err(failure) => {
                         failure.tell();
@@ -77,10 +79,16 @@ impl JobFiles {
 }
 
 /// How many jobs the file holds, and what applying it changed.
-async fn apply_one(source: &JobsSource, ports: &Ports) -> Result<(usize, Difference), Failure> {
+async fn apply_one(source: &JobsSource, ports: &Ports, packs: &Packs) -> Result<(usize, Difference), Failure> {
     let read = read_source(source)?;
     for warning in &read.warnings.0 {
         tell_line(&warning.to_string());
+    }
+    for job in &read.jobs {
+        // Not a fault of the file: the pack may come later, and until then the job's other rules judge.
+        if let Err(error) = choose(packs, &job.rules, &job.command) {
+            tell_line(&format!("{}: warning: {}: {error}", source.path.display(), job.key()));
+        }
     }
     let how = Apply { prune: true, dry_run: false };
     let difference = apply(ports, &read.name, &read.jobs, how, Timestamp::now())

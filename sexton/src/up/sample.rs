@@ -15,7 +15,11 @@ const SAMPLE: &str = include_str!("sample.crontab");
 /// When it cannot be written.
 pub fn crontab(state: &State) -> Result<PathBuf, Failure> {
     let path = state.sample_crontab();
-    let written = OpenOptions::new().write(true).create_new(true).open(&path).and_then(|mut file| file.write_all(SAMPLE.as_bytes()));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(SAMPLE.as_bytes()));
     match written {
         Ok(()) => Ok(path),
         Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(path),

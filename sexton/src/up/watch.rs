@@ -20,11 +20,7 @@ struct Mark {
 impl Mark {
     fn of(path: &Path) -> Option<Mark> {
         let metadata = fs::metadata(path).ok()?;
-        Some(Mark {
-            inode: metadata.ino(),
-            bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })
+        Some(Mark { inode: metadata.ino(), bytes: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) })
     }
 }
 

@@ -45,7 +45,10 @@ fn a_wrong_argument_is_exit_2_and_one_sentence() {
         (vec!["check", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
     ] {
         let said = sexton(&arguments).expect(2);
-        assert!(said.err.contains(says) && said.err.lines().count() == 1 && said.out.is_empty(), "{arguments:?}: {said:?}");
+        assert!(
+            said.err.contains(says) && said.err.lines().count() == 1 && said.out.is_empty(),
+            "{arguments:?}: {said:?}"
+        );
     }
 }
 
@@ -68,7 +71,8 @@ fn a_command_that_finds_no_server_says_how_to_get_one() {
 #[test]
 fn plan_shows_every_firing_of_a_window_in_order() {
     let folder = Folder::new();
-    let tab = folder.write("crontab", "# sexton: name=b\n30 * * * * true\n# sexton: name=a group=x\n0 */2 * * * true\n");
+    let tab =
+        folder.write("crontab", "# sexton: name=b\n30 * * * * true\n# sexton: name=a group=x\n0 */2 * * * true\n");
     let window = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-01T02:30:00Z"];
     let said = sexton(&[&["plan", &tab][..], &window].concat()).expect(0);
     let expected = "2026-01-01T00:00:00Z\t2026-01-01T00:00:00+00:00\tx/a\t\n\

@@ -27,7 +27,10 @@ impl Said {
     /// Each line as JSON.
     #[track_caller]
     pub fn records(&self) -> Vec<Value> {
-        self.text().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+        self.text()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect()
     }
 
     #[track_caller]
@@ -96,6 +99,7 @@ pub struct Up {
     child: Child,
     state: PathBuf,
     printed: Arc<Mutex<Vec<String>>>,
+    keeps_jobs: bool,
 }
 
 impl Up {
@@ -120,7 +124,7 @@ impl Up {
                 let _gone = sender.send(());
             }
         });
-        let up = Up { child, state: state.to_owned(), printed };
+        let up = Up { child, state: state.to_owned(), printed, keeps_jobs: false };
         if ready.recv_timeout(DEADLINE).is_err() {
             panic!("up is not ready; it said: {}", up.said());
         }
@@ -159,7 +163,12 @@ impl Up {
         };
         let begun = std::time::Instant::now();
         while !look() {
-            assert!(begun.elapsed() < DEADLINE, "no {outcome} run of {job}: {:?}\n{}", self.records(&["runs"]), self.said());
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "no {outcome} run of {job}: {:?}\n{}",
+                self.records(&["runs"]),
+                self.said()
+            );
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         found.expect("found")
@@ -169,9 +178,21 @@ impl Up {
         self.child.id()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks it to end, waits until it has, and ends the jobs that it left running.
     #[track_caller]
     pub fn stop(mut self) -> Option<i32> {
+        self.ended()
+    }
+
+    /// The same, but for the jobs: the next `up` finds them.
+    #[track_caller]
+    pub fn stop_and_keep_jobs(mut self) -> Option<i32> {
+        self.keeps_jobs = true;
+        self.ended()
+    }
+
+    #[track_caller]
+    fn ended(&mut self) -> Option<i32> {
         signal(self.child.id(), "TERM");
         wait_until(DEADLINE, || self.child.try_wait().expect("waited for").is_some());
         self.child.wait().expect("waited for").code()
@@ -180,9 +201,13 @@ impl Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        signal(self.child.id(), "KILL");
-        let _ended = self.child.wait();
-        end_keepers(&self.state);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            signal(self.child.id(), "KILL");
+            let _ended = self.child.wait();
+        }
+        if !self.keeps_jobs {
+            end_keepers(&self.state);
+        }
     }
 }
 
@@ -207,7 +232,11 @@ pub fn signal(pid: u32, name: &str) {
     let _gone = Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status();
 }
 
-fn collect(stream: impl Read + Send + 'static, printed: Arc<Mutex<Vec<String>>>, mut seen: impl FnMut(&str) + Send + 'static) {
+fn collect(
+    stream: impl Read + Send + 'static,
+    printed: Arc<Mutex<Vec<String>>>,
+    mut seen: impl FnMut(&str) + Send + 'static,
+) {
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             seen(&line);
