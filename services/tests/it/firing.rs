@@ -194,6 +194,16 @@ async fn a_schedule_of_seconds_wakes_the_loop_in_time() {
 }
 
 #[tokio::test]
+async fn what_comes_due_while_a_tick_is_at_work_is_not_slept_through() {
+    let world = World::new("2026-11-23T07:49:57Z");
+    world.put(&job("probe", "@every 10s")).await;
+    world.schedule().await;
+    let due: Timestamp = "2026-11-23T07:50:07Z".parse().unwrap();
+    let after_it = "2026-11-23T07:50:08Z".parse().unwrap();
+    assert_eq!(scheduler::next_wake(&world.ports, after_it).await.unwrap(), due);
+}
+
+#[tokio::test]
 async fn jobs_at_boot_start_once_a_boot() {
     let world = World::new("2026-11-23T07:49:00Z");
     world.put(&job("agent", "@reboot")).await;
