@@ -1,8 +1,8 @@
 //! When people are told: the state that a job's alerts are in, the pure decision, and the message.
 //!
 //! A run that ends is an [`Occurrence`]. [`decide`] moves the job's [`AlertState`] and says whether that is worth a
-//! message. What is worth one becomes a [`Transition`], stored in the same step as the run; one worker claims it, builds
-//! the [`Alert`] and sends it. Nothing here sends, sleeps or reads a clock.
+//! message. What is worth one becomes a [`Transition`], stored in the same step as the run; one worker claims it,
+//! builds the [`Alert`] and sends it. Nothing here sends, sleeps or reads a clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -10,8 +10,8 @@ pub enum Admission {
     /// Waits; the sentence says for what.
     Hold(String),
     Skip(String),
-    /// The earlier ones give way: those that have not begun are skipped, the others are asked to stop. `hold`: some have
-    /// begun, and the new run waits for their end.
+    /// The earlier ones give way: those that have not begun are skipped, the others are asked to stop. `hold`: some
+    /// have begun, and the new run waits for their end.
     Replace {
         hold: Option<String>,
     },

@@ -169,7 +169,8 @@ impl Collection<'_> {
                 }
                 Applied::OlderAttempt => {}
                 Applied::NotOrdered => {
-                    tracing::warn!(run_id = %event.run_id, attempt = event.attempt, "a report of an attempt that nobody ordered");
+                    let (run_id, attempt) = (&event.run_id, event.attempt);
+                    tracing::warn!(%run_id, attempt, "a report of an attempt that nobody ordered");
                 }
             }
         }
@@ -190,8 +191,8 @@ impl Collection<'_> {
         }
     }
 
-    /// Judges by the job as it is now. Where there is none (removed, or a run of `sexton exec`), and where its rules cannot
-    /// be had, the runner's own hits count.
+    /// Judges by the job as it is now. Where there is none (removed, or a run of `sexton exec`), and where its rules
+    /// cannot be had, the runner's own hits count.
     fn judge(&self, trigger: Trigger, job: Option<&Job>, report: &Report) -> Verdict {
         let Some(job) = job.filter(|_| trigger != Trigger::Exec) else {
             return Verdict {

@@ -1,4 +1,5 @@
-//! Ends runs: writes a run together with what its end means for its job's alerts. Called by every duty that can end one.
+//! Ends runs: writes a run together with what its end means for its job's alerts. Called by every duty that can end
+//! one.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What the system does, one duty a file, over the ports of `domain`. Whoever runs the duties (the loops of `sexton up`,
-//! or one Lambda each) gives them the time; nothing here reads a clock, sleeps, or knows where records are kept.
+//! What the system does, one duty a file, over the ports of `domain`. Whoever runs the duties (the loops of `sexton
+//! up`, or one Lambda each) gives them the time; nothing here reads a clock, sleeps, or knows where records are kept.
 //!
 //! | duty | does |
 //! |---|---|
@@ -14,9 +14,9 @@
 //! | `pruner` | old runs go |
 //! | `commands` | what console and command line ask for |
 //!
-//! Every duty is idempotent, works in bounded batches, and leaves what it could not do to its next call. Two of each may
-//! run at once. The names of runs and transitions are functions of what they stand for, and every write is conditional:
-//! so a call that died halfway is healed by the next one.
+//! Every duty is idempotent, works in bounded batches, and leaves what it could not do to its next call. Two of each
+//! may run at once. The names of runs and transitions are functions of what they stand for, and every write is
+//! conditional: so a call that died halfway is healed by the next one.
 
 pub mod admission;
 pub mod alerts;

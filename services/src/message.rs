@@ -17,7 +17,8 @@ const EXCERPT_BYTES_MAX: usize = 2_500;
 /// Jobs that a digest names before it says how many more there are.
 const DIGEST_JOBS_NAMED: usize = 10;
 
-/// Where people can look further: link name to a URL in which `{run_id}`, `{group}`, `{job}` and `{attempt}` stand for the run's.
+/// Where people can look further: link name to a URL in which `{run_id}`, `{group}`, `{job}` and `{attempt}` stand for
+/// the run's.
 #[derive(Clone, Debug, Default)]
 pub struct Links(pub BTreeMap<String, String>);
 
@@ -81,7 +82,8 @@ pub fn alert(transition: &Transition, run: Option<&Run>, links: &Links) -> Alert
     }
 }
 
-/// The lines around a match. An excerpt is head and tail: where the match is in neither, the matching line stands alone.
+/// The lines around a match. An excerpt is head and tail: where the match is in neither, the matching line stands
+/// alone.
 fn around(excerpt: &[ExcerptLine], seq: u64, first_line: &str) -> Vec<ExcerptLine> {
     match excerpt.iter().position(|line| line.seq == seq) {
         Some(place) => {

@@ -169,7 +169,8 @@ pub fn serves(beat: &Beat, group: &str) -> bool {
     beat.groups.is_empty() || beat.groups.iter().any(|own| own == group)
 }
 
-/// Whether a run that had waited `before` and has waited `now` has passed [`RESEND_AFTER`] times a power of two meanwhile.
+/// Whether a run that had waited `before` and has waited `now` has passed [`RESEND_AFTER`] times a power of two
+/// meanwhile.
 fn doubled(before: Duration, now: Duration) -> bool {
     let passed = |waited: Duration| (waited.as_secs() / RESEND_AFTER.as_secs()).checked_ilog2();
     passed(now) > passed(before)

@@ -1,5 +1,6 @@
 //! Held runs: those of a maintenance window start (or not) when it is over, those that wait for earlier runs of their
-//! job start when these have ended. Called every minute for all, and after each collection for the jobs whose runs ended.
+//! job start when these have ended. Called every minute for all, and after each collection for the jobs whose runs
+//! ended.
 
 use std::collections::BTreeSet;
 

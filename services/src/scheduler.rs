@@ -85,8 +85,8 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
     Ok(summary)
 }
 
-/// When the loop is to tick next: at the next full minute, or when something is due before. What came due since the last
-/// tick counts, so the answer may lie before `now`.
+/// When the loop is to tick next: at the next full minute, or when something is due before. What came due since the
+/// last tick counts, so the answer may lie before `now`.
 ///
 /// # Errors
 /// A port's.

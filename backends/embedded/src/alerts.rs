@@ -69,7 +69,8 @@ impl AlertStore for Embedded {
         let (worker, transitions) = (worker.to_owned(), transitions.to_vec());
         let write = move |connection: &Connection| {
             let mut update = connection.prepare_cached(
-                "UPDATE transitions SET pending = ?3, ready = ?4, worker = NULL, body = ?5 WHERE id = ?1 AND worker = ?2",
+                "UPDATE transitions SET pending = ?3, ready = ?4, worker = NULL, body = ?5
+                 WHERE id = ?1 AND worker = ?2",
             )?;
             let mut newest = Timestamp::MIN;
             for transition in &transitions {

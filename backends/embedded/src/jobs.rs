@@ -36,7 +36,8 @@ impl JobStore for Embedded {
                     .execute(params![job.group, job.name, body])?,
                 Some(version) => connection
                     .prepare_cached(
-                        "UPDATE jobs SET version = version + 1, body = ?3 WHERE grp = ?1 AND name = ?2 AND version = ?4",
+                        "UPDATE jobs SET version = version + 1, body = ?3
+                         WHERE grp = ?1 AND name = ?2 AND version = ?4",
                     )?
                     .execute(params![job.group, job.name, body, version as i64])?,
             };

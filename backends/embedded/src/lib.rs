@@ -118,3 +118,16 @@ impl Embedded {
         }
     }
 }
+
+/// Does to a file what a person with `sqlite3` does; for tests of what comes of that.
+///
+/// # Errors
+/// What SQLite says.
+#[doc(hidden)]
+pub fn edit_by_hand(file: &Path, statements: &str) -> Result<(), OpenError> {
+    let edited = rusqlite::Connection::open(file).and_then(|connection| {
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        connection.execute_batch(statements)
+    });
+    edited.map_err(|source| OpenError::Sqlite { file: file.display().to_string(), source })
+}

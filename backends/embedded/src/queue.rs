@@ -1,6 +1,7 @@
 //! A table as a queue: at least once, leased, woken at once when something arrives in the same process.
 //!
-//! Orders and reports are such tables. A message that cannot be read is parked: it stays, is told, and is never received.
+//! Orders and reports are such tables. A message that cannot be read is parked: it stays, is told, and is never
+//! received.
 
 use std::sync::Arc;
 use std::time::Duration;

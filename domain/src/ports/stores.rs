@@ -1,6 +1,6 @@
-//! What the services keep: jobs, the due index, runs, alerts, settings. Shaped so that a key-value store with conditional
-//! writes can keep it: no port asks for more than one item to change at once, but for [`RunWrite`] with its
-//! [`AlertStep`], which is one small transaction.
+//! What the services keep: jobs, the due index, runs, alerts, settings. Shaped so that a key-value store with
+//! conditional writes can keep it: no port asks for more than one item to change at once, but for [`RunWrite`] with
+//! its [`AlertStep`], which is one small transaction.
 //!
 //! Versions count the writes of one record, from 1. A conditional write names the version it was made from.
 

@@ -52,7 +52,8 @@ impl Run {
     /// Applies an event. Events may come in any order and any number of times: the record ends the same. `judge` is
     /// asked only about a report that counts.
     ///
-    /// What was only declared (`missed`, `lost`: nobody had heard of the run) gives way to a report of the same attempt.
+    /// What was only declared (`missed`, `lost`: nobody had heard of the run) gives way to a report of the same
+    /// attempt.
     pub fn apply(&mut self, event: &Event, judge: impl FnOnce(&Report) -> Verdict) -> Applied {
         if event.run_id != self.run_id || event.attempt > self.attempt {
             return Applied::NotOrdered;

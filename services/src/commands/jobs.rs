@@ -16,8 +16,8 @@ pub async fn get(ports: &Ports, key: &JobKey) -> Result<StoredJob> {
     stored(ports, key).await?.ok_or_else(|| Error::NoSuchJob(key.clone()))
 }
 
-/// Stores a job, new or changed, and gives back what is stored. The system's own fields (`anchor`, `paused`) stay as they
-/// are.
+/// Stores a job, new or changed, and gives back what is stored. The system's own fields (`anchor`, `paused`) stay as
+/// they are.
 ///
 /// # Errors
 /// That the job is faulty; a port's.

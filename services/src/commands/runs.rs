@@ -38,7 +38,8 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
     Ok(run)
 }
 
-/// Stops a run: one that has not begun ends at once, one that runs is stopped by its runner. Asking twice is asking once.
+/// Stops a run: one that has not begun ends at once, one that runs is stopped by its runner. Asking twice is asking
+/// once.
 ///
 /// # Errors
 /// That there is no such run, or that it is over; a port's.

@@ -49,7 +49,7 @@ async fn a_retry_whose_order_was_never_sent_is_ordered_when_its_report_comes_aga
     world.schedule().await;
     let first = world.run_all(1).await.remove(0);
     world.collect().await;
-    rusqlite::Connection::open(world.file()).unwrap().execute_batch("DELETE FROM orders").unwrap();
+    world.edit_by_hand("DELETE FROM orders");
     world.finished(&first, 1).await;
     world.collect().await;
     world.pass(60);
@@ -312,14 +312,12 @@ async fn one_run_that_cannot_be_stored_stops_no_other() {
     world.set("2026-11-23T08:00:00Z");
     world.schedule().await;
     let orders = world.run_all(0).await;
-    let file = rusqlite::Connection::open(world.file()).unwrap();
-    file.execute_batch(
+    world.edit_by_hand(
         "CREATE TRIGGER broken BEFORE UPDATE ON runs WHEN new.job = 'a' BEGIN SELECT raise(ABORT, 'no'); END",
-    )
-    .unwrap();
+    );
     let summary = world.collect().await;
     assert_eq!((summary.ended, summary.failed), (1, 1));
-    file.execute_batch("DROP TRIGGER broken").unwrap();
+    world.edit_by_hand("DROP TRIGGER broken");
     world.pass(61);
     assert_eq!(world.collect().await.ended, 1, "its reports came again");
     for order in orders {

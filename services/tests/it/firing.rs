@@ -108,13 +108,10 @@ async fn a_broken_job_is_told_once_a_day_and_stops_no_other() {
     for name in ["broken", "faulty", "good"] {
         world.put(&job(name, "* * * * *")).await;
     }
-    rusqlite::Connection::open(world.file())
-        .unwrap()
-        .execute_batch(
-            "UPDATE jobs SET body = '{' WHERE name = 'broken';
+    world.edit_by_hand(
+        "UPDATE jobs SET body = '{' WHERE name = 'broken';
              UPDATE jobs SET body = replace(body, '* * * * *', '99 * * * *') WHERE name = 'faulty';",
-        )
-        .unwrap();
+    );
     world.set("2026-11-23T07:50:00Z");
     let summary = world.schedule().await;
     assert_eq!((summary.started, summary.bad_jobs), (1, 2));
@@ -137,8 +134,7 @@ async fn a_report_that_cannot_be_read_is_told() {
     world.set("2026-11-23T07:50:00Z");
     world.schedule().await;
     world.run_all(0).await;
-    let file = rusqlite::Connection::open(world.file()).unwrap();
-    file.execute_batch("UPDATE reports SET body = '{' WHERE key LIKE '%finished'").unwrap();
+    world.edit_by_hand("UPDATE reports SET body = '{' WHERE key LIKE '%finished'");
     assert_eq!(world.collect().await.received, 1);
     sweep::sweep(&world.ports, world.now()).await.unwrap();
     let told = world.alerts().await;
@@ -150,10 +146,7 @@ async fn a_report_that_cannot_be_read_is_told() {
 async fn a_job_mended_by_hand_is_found_by_the_sweep() {
     let world = World::new("2026-11-23T07:49:00Z");
     world.put(&job("dump", "@manually")).await;
-    rusqlite::Connection::open(world.file())
-        .unwrap()
-        .execute_batch("UPDATE jobs SET body = replace(body, '@manually', '* * * * *')")
-        .unwrap();
+    world.edit_by_hand("UPDATE jobs SET body = replace(body, '@manually', '* * * * *')");
     world.set("2026-11-23T07:50:00Z");
     assert_eq!(world.schedule().await.started, 0);
     assert!(sweep::tick(&world.ports, world.now()).await.unwrap().is_some());

@@ -1,6 +1,5 @@
 //! A whole installation with a clock that stands still until a test moves it, and a runner made of three calls.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -73,8 +72,9 @@ impl World {
         }
     }
 
-    pub fn file(&self) -> PathBuf {
-        self.directory.path().join("sexton.db")
+    /// What somebody does to the database with `sqlite3`.
+    pub fn edit_by_hand(&self, statements: &str) {
+        embedded::edit_by_hand(&self.directory.path().join("sexton.db"), statements).unwrap();
     }
 
     pub fn now(&self) -> Timestamp {
