@@ -78,7 +78,13 @@ async fn attend_to_end(shared: &Arc<Shared>, mut run: Arc<LocalRun>) {
             Standing::Orphaned => break lost(shared, &run).await,
             Standing::Kept => watch_over(shared, &run, &mut scan).await,
             Standing::NotBegun => match begin(shared, &run, &mut tries).await {
-                Begun::Kept(keeper) => child = keeper.or(child),
+                Begun::Kept(None) => {}
+                Begun::Kept(Some(keeper)) => {
+                    // One that died before it began leaves only its end to be taken in.
+                    if let Some(dead) = child.replace(keeper) {
+                        reap(dead).await;
+                    }
+                }
                 Begun::Refused(refusal) => {
                     run = refuse(shared, &run, refusal);
                     break Exit::not_started(said(&run), Timestamp::now());

@@ -19,6 +19,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Whether both are the same process, whatever it does and whoever its parent is by now.
+    pub fn is(&self, other: &Process) -> bool {
+        self.pid == other.pid && self.start_ticks == other.start_ticks
+    }
+
     /// Dead, waiting for its parent.
     pub fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X')

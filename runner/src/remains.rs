@@ -23,7 +23,7 @@ pub fn end_remains(key: &Key, started: Option<&Started>) -> Vec<Leaked> {
     loop {
         let left = remains(key, started);
         for (known, killed) in &mut named {
-            *killed = !left.contains(known);
+            *killed = !left.iter().any(|process| process.is(known));
         }
         if left.is_empty() || begun.elapsed() > PATIENCE {
             break;
@@ -33,7 +33,7 @@ pub fn end_remains(key: &Key, started: Option<&Started>) -> Vec<Leaked> {
         }
         for process in left {
             processes::signal(&process, Signal::KILL);
-            if !named.iter().any(|(known, _)| *known == process) {
+            if !named.iter().any(|(known, _)| known.is(&process)) {
                 named.push((process, false));
             }
         }
@@ -61,10 +61,6 @@ fn remains(key: &Key, started: Option<&Started>) -> Vec<Process> {
                 || session == Some(process.session)
                 || is_named_in_environment(process.pid, key))
     });
-    // Stopped, running or waiting: it is the same process.
-    for process in &mut all {
-        process.state = 0;
-    }
     all
 }
 

@@ -171,6 +171,7 @@ impl Claims for World {
         let path = self.folder.join("claims").join(format!("{run_id}.{attempt}"));
         if let Ok(mut file) = fs::OpenOptions::new().write(true).create_new(true).open(&path) {
             file.write_all(runner.as_bytes()).map_err(retry)?;
+            return Ok(Claim::Granted);
         }
         let is_over = fs::read_to_string(self.folder.join("reports.jsonl"))
             .is_ok_and(|text| text.lines().any(|line| line.contains(run_id.as_str()) && line.contains("\"finished\"")));

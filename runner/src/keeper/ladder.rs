@@ -79,8 +79,7 @@ impl Ladder {
         }
         for process in family {
             processes::signal(&process, Signal::KILL);
-            let known = |one: &Process| one.pid == process.pid && one.start_ticks == process.start_ticks;
-            if !self.killed.iter().any(known) {
+            if !self.killed.iter().any(|known| known.is(&process)) {
                 self.killed.push(process);
             }
         }
@@ -105,7 +104,7 @@ impl Ladder {
             0 => "; no process left".to_owned(),
             _ => format!("; {} cannot be ended", counted(left.len())),
         });
-        let is_left = |killed: &Process| left.iter().any(|process| process.pid == killed.pid);
+        let is_left = |killed: &Process| left.iter().any(|process| process.is(killed));
         let leaked = |process: &Process, killed| Leaked { pid: process.pid, name: process.name.clone(), killed };
         let mut named: Vec<Leaked> =
             self.killed.iter().filter(|process| !is_left(process)).map(|process| leaked(process, true)).collect();

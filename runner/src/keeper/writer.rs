@@ -89,17 +89,12 @@ impl Writer {
         if records.is_empty() {
             return;
         }
-        if self.trouble.is_none() {
-            match self.write(records, count) {
-                Ok(()) => return,
-                Err((error, rest, rest_count)) => {
-                    self.fall_into_trouble(&error);
-                    self.keep(&records[records.len() - rest..], rest_count);
-                }
-            }
-        } else {
+        if self.trouble.is_some() {
             self.keep(records, count);
             self.retry(stamp);
+        } else if let Err((error, rest, rest_count)) = self.write(records, count) {
+            self.fall_into_trouble(&error);
+            self.keep(&records[records.len() - rest..], rest_count);
         }
     }
 
