@@ -1,12 +1,14 @@
 //! `/api/jobs` and `/api/apply`: the jobs, one job and what can be done to it, and a whole file of them.
 
 use axum::extract::{Path, State};
+use domain::fault::nearest;
 use domain::job::{Job, JobKey};
 use domain::jobs_file::fields;
 use domain::ports::{Cursor, StoredJob};
 use domain::run::Run;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use services::commands::{self, Apply};
 
 use crate::Console;
@@ -72,7 +74,7 @@ pub struct PauseRequest {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyRequest {
-    jobs: Vec<Job>,
+    jobs: Vec<Value>,
     /// The file, by the same name at each call.
     source: String,
     #[serde(default)]
@@ -116,9 +118,10 @@ pub async fn show(State(console): State<Console>, Path(path): Path<(String, Stri
 pub async fn put(
     State(console): State<Console>,
     Path(path): Path<(String, String)>,
-    Json(job): Json<Job>,
+    Json(record): Json<Value>,
 ) -> ApiResult<Json<Job>> {
     let key = key_of(path);
+    let job = job_of(record)?;
     if job.key() != key {
         return Err(ApiFault::question(format!(
             "the job calls itself {}, and the address {key}; make them the same",
@@ -130,10 +133,7 @@ pub async fn put(
     Ok(Json(job))
 }
 
-pub async fn remove(
-    State(console): State<Console>,
-    Path(path): Path<(String, String)>,
-) -> ApiResult<Json<serde_json::Value>> {
+pub async fn remove(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Value>> {
     let key = key_of(path);
     commands::remove(&console.ports, &key, console.now()).await?;
     Ok(Json(serde_json::json!({ "removed": key.to_string() })))
@@ -172,8 +172,9 @@ pub async fn apply(
         let count = request.jobs.len();
         return Err(ApiFault::question(format!("{count} jobs are more than {APPLY_JOBS_MAX}; split the file")));
     }
+    let jobs = request.jobs.into_iter().map(job_of).collect::<ApiResult<Vec<Job>>>()?;
     let how = Apply { prune: request.prune, dry_run: request.dry_run };
-    let difference = commands::apply(&console.ports, &request.source, &request.jobs, how, console.now()).await?;
+    let difference = commands::apply(&console.ports, &request.source, &jobs, how, console.now()).await?;
     (console.nudge)();
     let names = |keys: Vec<JobKey>| keys.iter().map(ToString::to_string).collect();
     Ok(Json(DifferenceRecord {
@@ -189,4 +190,71 @@ pub async fn apply(
 
 fn key_of((group, name): (String, String)) -> JobKey {
     JobKey::new(group, name)
+}
+
+/// The fields of a job, and `next`, which is told with it and may come back.
+const FIELDS: [&str; 29] = [
+    "group",
+    "name",
+    "schedule",
+    "zone",
+    "command",
+    "argv",
+    "enabled",
+    "user",
+    "cwd",
+    "env",
+    "stdin",
+    "timeout",
+    "kill_grace",
+    "start_within",
+    "quiet_limit",
+    "min_duration",
+    "concurrency",
+    "catch_up",
+    "success_exit_codes",
+    "retries",
+    "needs",
+    "rules",
+    "alert",
+    "description",
+    "owner",
+    "anchor",
+    "paused",
+    "source",
+    "next",
+];
+
+/// Reads a job; a field that no job has is a fault, as in a file.
+fn job_of(record: Value) -> ApiResult<Job> {
+    let unknown = record.as_object().and_then(|fields| fields.keys().find(|name| !FIELDS.contains(&name.as_str())));
+    if let Some(name) = unknown {
+        let near = nearest(name, FIELDS).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        return Err(ApiFault::unsound(format!("a job has no field `{name}`{near}")));
+    }
+    serde_json::from_value(record).map_err(|error| ApiFault::unsound(format!("this is not a job: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_of_a_job_is_known_and_another_names_the_nearest() {
+        let record = serde_json::json!({
+            "group": "g", "name": "n", "schedule": "@daily", "zone": "UTC", "command": "true", "enabled": true, "user": "u",
+            "cwd": "/", "env": { "A": "b" }, "stdin": "x", "timeout": "1h", "kill_grace": "1s", "start_within": "1m",
+            "quiet_limit": "1m", "min_duration": "1s", "concurrency": "forbid", "catch_up": "all",
+            "success_exit_codes": [0], "retries": { "max": 1, "delay": "1s", "backoff": 1.0, "on": ["failed"] },
+            "needs": { "cpu": 1.0, "memory": "1KiB" }, "rules": [], "alert": { "after": 2 }, "description": "d", "owner": "o",
+            "anchor": "2026-01-01T00:00:00Z", "paused": { "since": "2026-01-01T00:00:00Z" }, "source": "s",
+        });
+        let job = job_of(record).expect("a job");
+        let written = serde_json::to_value(&job).expect("written");
+        let fields = written.as_object().expect("an object");
+        assert_eq!(fields.len() + 2, FIELDS.len(), "argv and next are not among them: {fields:?}");
+        assert!(job_of(written).is_ok());
+        let fault = job_of(serde_json::json!({ "schedul": "@daily" })).expect_err("refused");
+        assert!(format!("{fault:?}").contains("did you mean `schedule`?"), "{fault:?}");
+    }
 }

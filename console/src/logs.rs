@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
@@ -20,6 +21,9 @@ use crate::runs::run_of;
 /// Pieces of output on their way; a few at most. An error ends the answer without its proper end, so that whoever reads
 /// it knows that it is not whole.
 pub type LogChunks = mpsc::Receiver<io::Result<Bytes>>;
+
+/// How often it is looked whether a followed run has begun.
+const BEGIN_STEP: Duration = Duration::from_millis(200);
 
 /// Which part of a run's output, and how it is shown.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -40,9 +44,8 @@ pub async fn read(
     Path(run_id): Path<String>,
     Query(query): Query<LogQuery>,
 ) -> ApiResult<Response> {
-    let run = run_of(&console, &run_id).await?;
-    match console.logs.read(&run, query).await {
-        Ok(Some(chunks)) => Ok((
+    match open(&console, &run_id, query).await? {
+        Some(chunks) => Ok((
             [
                 // Bytes of a job: never to be taken for a page.
                 (CONTENT_TYPE, "text/plain; charset=utf-8"),
@@ -52,8 +55,19 @@ pub async fn read(
             Body::from_stream(Chunks(chunks)),
         )
             .into_response()),
-        Ok(None) => Err(ApiFault::missing(format!("no output of {run_id} is kept here (any more, or yet)"))),
-        Err(says) => Err(ApiFault::ours(says)),
+        None => Err(ApiFault::missing(format!("no output of {run_id} is kept here (any more, or yet)"))),
+    }
+}
+
+/// Whoever follows a run that has not begun waits for its beginning, or for an end without one.
+async fn open(console: &Console, run_id: &str, query: LogQuery) -> ApiResult<Option<LogChunks>> {
+    loop {
+        let run = run_of(console, run_id).await?;
+        let chunks = console.logs.read(&run, query).await.map_err(ApiFault::ours)?;
+        if chunks.is_some() || !query.follow || !run.is_open() {
+            return Ok(chunks);
+        }
+        tokio::time::sleep(BEGIN_STEP).await;
     }
 }
 

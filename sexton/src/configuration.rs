@@ -248,6 +248,52 @@ mod tests {
     }
 
     #[test]
+    fn every_channel_is_read_and_none_shows_its_secrets() {
+        let text = r#"
+[channel.hook]
+type = "webhook"
+url = "https://example.org/very-secret"
+headers = { X-Key = "very-secret" }
+secret = "very-secret"
+[channel.chat]
+type = "slack"
+url = "https://hooks.slack.com/services/very-secret"
+[channel.mail]
+type = "smtp"
+address = "smtp.example.org"
+user = "sexton"
+password = "very-secret"
+from = "Sexton <sexton@example.org>"
+to = ["night@example.org"]
+[channel.pager]
+type = "command"
+argv = ["/usr/local/bin/page", "--now"]
+"#;
+        let (read, faults) = Configuration::read("sexton.toml", text, Path::new("/etc/sexton")).expect("read");
+        let names: Vec<&str> = read.channels.iter().map(|channel| channel.name.as_str()).collect();
+        assert_eq!((names, faults.to_string().as_str()), (vec!["hook", "chat", "mail", "pager"], ""));
+        assert!(!format!("{read:?}").contains("very-secret"), "{read:?}");
+    }
+
+    #[test]
+    fn what_a_channel_lacks_is_told_all_at_once() {
+        let text = "[channel.a]\nurl = \"x\"\n[channel.b]\ntype = \"smtp\"\nuser = \"u\"\nfrom = \"nobody\"\n\
+                    [channel.c]\ntype = \"command\"\n[channel.d]\ntype = \"slack\"\nurl = \"env:NO_SUCH_VARIABLE\"\n";
+        let said = said(text).join("\n");
+        for part in [
+            "sexton.toml:1: `type` is missing",
+            "`address` is missing",
+            "`nobody`: `from` is not a mail address",
+            "`to` names nobody",
+            "`user` and `password` go together",
+            "either command = ",
+            "`url`: the variable NO_SUCH_VARIABLE is not set",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+
+    #[test]
     fn every_fault_is_told_with_its_line_and_the_nearest_name() {
         let text = "listen = \"here\"\ncrontab = []\n[runner]\nmode = \"serail\"\n[channel.a]\ntype = \"slak\"\n";
         assert_eq!(

@@ -29,6 +29,7 @@ use embedded::Embedded;
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{DONE, Failure, Outcome, tell_line};
@@ -56,6 +57,9 @@ pub struct Arguments {
     /// A crontab; may be given again
     #[arg(long, value_name = "FILE")]
     crontab: Vec<PathBuf>,
+    /// The crontabs have a user column, as those under /etc have
+    #[arg(long)]
+    system: bool,
     /// A jobs file (TOML); may be given again
     #[arg(long, value_name = "FILE")]
     jobs: Vec<PathBuf>,
@@ -89,6 +93,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     let files = JobFiles::new(
         [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
         [setup.configuration.jobs.clone(), arguments.jobs].concat(),
+        arguments.system,
         &setup.state,
     )?;
     let listen = arguments.listen.or(setup.configuration.listen);
@@ -140,36 +145,53 @@ async fn serve(mut setup: Setup, files: JobFiles, listen: Option<SocketAddr>) ->
         nudge: nudge.clone(),
         stop: stop.clone(),
     };
-    let duties = duties.start();
-    let watching = tokio::spawn(files.watch(ports.clone(), work.packs(), nudge.clone(), stop.clone()));
-    let reloading =
-        tokio::spawn(work.clone().watch(setup.sinks_file.clone(), setup.rules.clone(), state.clone(), stop.clone()));
-
+    let running = Running {
+        work: work.clone(),
+        duties: duties.start(),
+        watching: tokio::spawn(files.watch(ports, work.packs(), nudge, stop.clone())),
+        reloading: tokio::spawn(work.clone().watch(setup.sinks_file, setup.rules, state.clone(), stop.clone())),
+        server,
+        stop,
+    };
     let server_says = Server { url: url.clone(), pid: std::process::id() };
     state.announce(&server_says).map_err(|error| Failure::bad(error.to_string()))?;
     announce(&url, &state, &applied, &work)?;
     signals.first().await;
     tell_line("stopping: nothing new is fired; another signal ends this at once");
     state.withdraw();
-    let end = async {
-        stop.cancel();
-        let left = work.end().await;
-        for task in [watching, reloading] {
-            task.abort();
-        }
-        duties.finish().await;
-        // Whoever still follows output is let go.
-        server.abort();
-        left
-    };
     tokio::select! {
-        left = end => tell_line(&farewell(left)),
+        left = running.end() => tell_line(&farewell(left)),
         () = signals.first() => {
             tell_line("ended at once; running jobs go on, and the next `sexton up` finds them");
             std::process::exit(INTERRUPTED);
         }
     }
     Ok(DONE)
+}
+
+/// Everything that runs beside everything else.
+struct Running {
+    work: Arc<Work>,
+    duties: duties::Running,
+    watching: JoinHandle<()>,
+    reloading: JoinHandle<()>,
+    server: JoinHandle<std::io::Result<()>>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Takes nothing new, leaves what runs to its keepers, delivers and collects what there is. Says how many runs go on.
+    async fn end(self) -> usize {
+        self.stop.cancel();
+        let left = self.work.end().await;
+        for task in [self.watching, self.reloading] {
+            task.abort();
+        }
+        self.duties.finish().await;
+        // Whoever still follows output is let go.
+        self.server.abort();
+        left
+    }
 }
 
 fn farewell(left: usize) -> String {

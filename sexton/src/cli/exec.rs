@@ -64,11 +64,11 @@ pub fn run(arguments: Arguments) -> Outcome {
         rules: arguments.rules.clone(),
     })?;
     setup.state.create().map_err(|error| Failure::bad(error.to_string()))?;
-    let reports = server_of(&arguments.server, &setup)?;
-    block_on(execute(arguments, setup, reports))
+    block_on(execute(arguments, setup))
 }
 
-async fn execute(arguments: Arguments, setup: Setup, reports: Option<Arc<dyn Reports>>) -> Outcome {
+async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
+    let reports = server_of(&arguments.server, &setup).await?;
     let mut options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
     let (events, troubles) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(up::tell_troubles(troubles));
@@ -112,13 +112,24 @@ fn order_of(arguments: &Arguments) -> Result<Order, Failure> {
     })
 }
 
-/// The server that the run is reported to: the one that is named, or the `up` of the state directory if there is one.
-fn server_of(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
-    if arguments.server.is_none() && setup.state.server().is_none() {
+/// The server that the run is reported to: the one that is named, else the `up` of the state directory if it answers. One
+/// that is named and does not answer is waited for, for as long as reports are.
+async fn server_of(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
+    if arguments.server.is_some() {
+        return Ok(Some(Arc::new(ServerReports { client: Client::find(arguments)? })));
+    }
+    if setup.state.server().is_none() {
         return Ok(None);
     }
-    let named = ServerArguments { server: arguments.server.clone(), state: Some(setup.state.dir.clone()) };
-    Ok(Some(Arc::new(ServerReports { client: Client::find(&named)? })))
+    let client = Client::find(&ServerArguments { server: None, state: Some(setup.state.dir.clone()) })?;
+    match client.ask(Question::get(&["health"])).await {
+        Ok(_) => Ok(Some(Arc::new(ServerReports { client }))),
+        Err(failure) => {
+            failure.tell();
+            tell_line("sexton: the command runs all the same, and is reported to nobody");
+            Ok(None)
+        }
+    }
 }
 
 /// Reports over the API.

@@ -26,12 +26,12 @@ pub struct JobFiles {
 impl JobFiles {
     /// # Errors
     /// When no file is named and the sample cannot be written.
-    pub fn new(crontabs: Vec<PathBuf>, jobs: Vec<PathBuf>, state: &State) -> Result<JobFiles, Failure> {
+    pub fn new(crontabs: Vec<PathBuf>, jobs: Vec<PathBuf>, system: bool, state: &State) -> Result<JobFiles, Failure> {
         let mut paths = [crontabs, jobs].concat();
         if paths.is_empty() {
             paths.push(sample::crontab(state)?);
         }
-        let sources: Vec<JobsSource> = paths.iter().map(JobsSource::new).collect();
+        let sources = paths.iter().map(|path| JobsSource { system, ..JobsSource::new(path) }).collect();
         Ok(JobFiles { watch: Watch::new(paths), sources })
     }
 

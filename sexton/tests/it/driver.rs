@@ -191,6 +191,12 @@ impl Up {
         self.ended()
     }
 
+    /// Ends it without giving it a chance to say so.
+    pub fn kill(mut self) {
+        signal(self.child.id(), "KILL");
+        self.child.wait().expect("waited for");
+    }
+
     #[track_caller]
     fn ended(&mut self) -> Option<i32> {
         signal(self.child.id(), "TERM");

@@ -107,6 +107,25 @@ fn a_running_run_is_followed_and_stopped() {
 }
 
 #[test]
+fn a_run_that_waits_is_followed_from_its_beginning() {
+    let folder = Folder::new();
+    let go = folder.text("go");
+    let tab = format!(
+        "# sexton: name=one concurrency=queue\n@manually echo begun; while [ ! -e {go} ]; do sleep 0.05; done\n"
+    );
+    let up = up_with(&folder, &tab, &[]);
+    let first = up.ask(&["run", "default/one"]).expect(0).text().trim().to_owned();
+    wait_until(DEADLINE, || up.ask(&["logs", &first]).out == b"begun\n");
+    let second = up.ask(&["run", "default/one"]).expect(0).text().trim().to_owned();
+    up.ask(&["logs", &second]).expect(2);
+    std::thread::scope(|scope| {
+        let follower = scope.spawn(|| up.ask(&["logs", &second, "--follow"]));
+        folder.write("go", "");
+        assert_eq!(follower.join().expect("followed").expect(0).out, b"begun\n");
+    });
+}
+
+#[test]
 fn apply_shows_the_difference_and_prunes_only_what_came_from_the_file() {
     let folder = Folder::new();
     let up = up_with(&folder, "# sexton: name=own\n@manually true\n", &[]);
@@ -259,6 +278,9 @@ fn exec_wraps_a_command_with_and_without_a_server() {
     wrapped("reported", "exit 3").expect(3);
     let run = up.wait_for_run("wrapped/reported", "failed");
     assert_eq!((text(&run, "trigger"), &run["exit_code"]), ("exec", &json!(3)));
+    up.kill();
+    let alone = wrapped("alone", "exit 3").expect(3);
+    assert!(alone.err.contains("reported to nobody"), "{}", alone.err);
 }
 
 #[test]
