@@ -110,6 +110,6 @@ pub fn run(cli: Cli) -> Outcome {
 fn refuse_runner(arguments: &RunnerArguments) -> Failure {
     let groups = arguments.group.join(", ");
     Failure::wrong(format!(
-        "cannot take orders of {groups} from SQS: this build of sexton has no AWS adapters; run `sexton up` on one machine"
+        "cannot take orders of {groups} from SQS: this build has no AWS adapters; run `sexton up` on one machine"
     ))
 }

@@ -112,8 +112,8 @@ fn order_of(arguments: &Arguments) -> Result<Order, Failure> {
     })
 }
 
-/// The server that the run is reported to: the one that is named, else the `up` of the state directory if it answers. One
-/// that is named and does not answer is waited for, for as long as reports are.
+/// The server that the run is reported to: the one that is named, else the `up` of the state directory if it answers.
+/// One that is named and does not answer is waited for, for as long as reports are.
 async fn server_of(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
     if arguments.server.is_some() {
         return Ok(Some(Arc::new(ServerReports { client: Client::find(arguments)? })));

@@ -1,4 +1,4 @@
-//! `rules list` and `rules test`: which packs there are, and what rules make of a piece of output. Needs nothing running.
+//! `rules list` and `rules test`: which packs there are, and what rules make of some output. Needs nothing running.
 
 use std::fs::File;
 use std::io::{self, Read};
