@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attend::attend;
 use crate::crash;
 use crate::directory::{Durability, RunDirectory, write_json};
-use crate::local::{LocalRun, locked};
+use crate::local::{Key, LocalRun, locked};
 use crate::options::{Mode, Ports};
 use crate::records::{Accepted, Refusal, RefusalKind};
 use crate::shared::Shared;
@@ -112,6 +112,8 @@ pub async fn admit_always(shared: Arc<Shared>) {
 async fn take(shared: Arc<Shared>, ports: Ports, delivery: Delivery<Order>) -> Option<Arc<LocalRun>> {
     let order = delivery.message;
     let run_id = order.run_id.clone();
+    // Its copy, come at the same moment, is left to come again; by then the first one's directory tells.
+    let _taking = Taken::begin(&shared, (run_id.clone(), order.attempt))?;
     let taken = match claim(&shared, &*ports.claims, order).await {
         Taking::Later => return None,
         Taking::Drop => None,
@@ -122,6 +124,25 @@ async fn take(shared: Arc<Shared>, ports: Ports, delivery: Delivery<Order>) -> O
     }
     crash::point("deleted");
     taken
+}
+
+/// While it lives, nobody else takes the same attempt.
+struct Taken<'s> {
+    shared: &'s Shared,
+    key: Key,
+}
+
+impl Taken<'_> {
+    fn begin(shared: &Shared, key: Key) -> Option<Taken<'_>> {
+        let is_first = locked(&shared.taking).insert(key.clone());
+        is_first.then(|| Taken { shared, key })
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        locked(&self.shared.taking).remove(&self.key);
+    }
 }
 
 enum Taking {

@@ -1,6 +1,6 @@
 //! What the runner's tasks share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
@@ -40,6 +40,8 @@ pub struct Shared {
     pub boot_id: String,
     /// Every attempt of which there is a directory.
     pub runs: Mutex<BTreeMap<Key, Arc<LocalRun>>>,
+    /// Attempts whose orders are being claimed and stored.
+    pub taking: Mutex<BTreeSet<Key>>,
     pub admission: Mutex<Admission<Key>>,
     /// Admission may have room, or somebody new to admit.
     pub admission_changed: Notify,
@@ -73,6 +75,7 @@ impl Shared {
             runs_folder,
             boot_id: processes::boot_id(),
             runs: Mutex::default(),
+            taking: Mutex::default(),
             admission: Mutex::new(Admission::new(options.mode)),
             admission_changed: Notify::new(),
             sinks: RwLock::new(std::mem::take(&mut options.sinks)),

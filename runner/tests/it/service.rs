@@ -158,6 +158,23 @@ fn an_order_that_comes_again_starts_nothing() {
 }
 
 #[test]
+fn copies_of_an_order_that_come_together_are_one_run() {
+    let mut world = World::new();
+    let order = crate::attempt::order(counted(&world, "true"));
+    for copy in 1..=8 {
+        world.send_copy(&order, copy);
+    }
+    world.start();
+    world.report(&order.run_id);
+    wait_for("all copies' deletion", || {
+        (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(())
+    });
+    world.end();
+    assert_eq!((starts(&world), world.events(&order.run_id).len()), (1, 2));
+    assert_eq!(world.shipped(&order.run_id).len(), 2);
+}
+
+#[test]
 fn an_order_that_comes_too_late_is_missed() {
     let mut world = World::new();
     world.start();

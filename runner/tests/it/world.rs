@@ -91,7 +91,11 @@ impl World {
     }
 
     pub fn send(&self, order: &Order) {
-        let name = format!("{}-{}.json", order.issued_at.as_nanosecond(), order.run_id);
+        self.send_copy(order, 1);
+    }
+
+    pub fn send_copy(&self, order: &Order, copy: u32) {
+        let name = format!("{}-{}-{copy}.json", order.issued_at.as_nanosecond(), order.run_id);
         let beside = self.path("orders").join("new");
         fs::write(&beside, serde_json::to_vec(order).expect("json")).expect("order");
         fs::rename(beside, self.path("orders").join(name)).expect("order");
