@@ -17,16 +17,16 @@ const PIECES_MAX: usize = 4;
 /// How often a followed spool is looked at: faster than people notice.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The runs directory of a runner.
+/// Where runs of this machine lie: the runner's own, and those that `sexton exec` keeps while they are not delivered.
 #[derive(Clone, Debug)]
 pub struct RunOutput {
-    runs: PathBuf,
+    folder: PathBuf,
 }
 
 impl RunOutput {
     /// `folder` is the runner's own.
     pub fn below(folder: &Path) -> RunOutput {
-        RunOutput { runs: folder.join("runs") }
+        RunOutput { folder: folder.to_owned() }
     }
 
     /// The directory of a run's latest attempt here; `None`: there is none.
@@ -34,21 +34,29 @@ impl RunOutput {
     /// # Errors
     /// When the runs directory cannot be read.
     pub fn find(&self, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
-        let entries = match std::fs::read_dir(&self.runs) {
-            Ok(entries) => entries,
-            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(why) => return Err(why),
-        };
-        let mut latest: Option<u32> = None;
-        for entry in entries {
-            let name = entry?.file_name();
-            let Some((found, attempt)) = name.to_str().and_then(RunDirectory::parse_name) else { continue };
-            if found == *run_id {
-                latest = latest.max(Some(attempt));
-            }
+        let executed = self.folder.join("exec").join(run_id.as_str());
+        match latest(&self.folder.join("runs"), run_id)? {
+            None => latest(&executed.join("runs"), run_id),
+            found => Ok(found),
         }
-        Ok(latest.map(|attempt| RunDirectory::of(&self.runs, run_id, attempt)))
     }
+}
+
+fn latest(runs: &Path, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
+    let entries = match std::fs::read_dir(runs) {
+        Ok(entries) => entries,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(why),
+    };
+    let mut latest: Option<u32> = None;
+    for entry in entries {
+        let name = entry?.file_name();
+        let Some((found, attempt)) = name.to_str().and_then(RunDirectory::parse_name) else { continue };
+        if found == *run_id {
+            latest = latest.max(Some(attempt));
+        }
+    }
+    Ok(latest.map(|attempt| RunDirectory::of(runs, run_id, attempt)))
 }
 
 #[async_trait]

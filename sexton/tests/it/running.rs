@@ -278,6 +278,21 @@ fn exec_wraps_a_command_with_and_without_a_server() {
     wrapped("reported", "exit 3").expect(3);
     let run = up.wait_for_run("wrapped/reported", "failed");
     assert_eq!((text(&run, "trigger"), &run["exit_code"]), ("exec", &json!(3)));
+    let go = folder.text("go");
+    // Ends by itself when the test has failed before.
+    let script = format!("echo begun; n=0; while [ ! -e {go} ] && [ $n -lt 2000 ]; do sleep 0.05; n=$((n+1)); done");
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| wrapped("followed", &script));
+        let mut run_id = String::new();
+        wait_until(DEADLINE, || {
+            let runs = up.records(&["runs", "wrapped/followed"]);
+            run_id = runs.first().map_or_else(String::new, |run| text(run, "run_id").to_owned());
+            !run_id.is_empty()
+        });
+        wait_until(DEADLINE, || up.ask(&["logs", &run_id]).out == b"begun\n");
+        folder.write("go", "");
+        running.join().expect("ran").expect(0);
+    });
     up.kill();
     let alone = wrapped("alone", "exit 3").expect(3);
     assert!(alone.err.contains("reported to nobody"), "{}", alone.err);
