@@ -1,7 +1,6 @@
 //! What a job sees, how it ends, and what its keeper says of it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use domain::event::Ended;
 use domain::job::Job;
@@ -168,7 +167,7 @@ fn a_late_line_of_a_grandchild_is_kept() {
 
 #[test]
 fn killing_the_keeper_leaves_what_it_wrote_and_a_free_lock() {
-    let mut attempt = Attempt::start(shell("echo before; sleep 1000"));
+    let mut attempt = Attempt::start(shell("echo before; exec sleep 1000"));
     let started = attempt.started();
     wait_for("the line", || (!attempt.said().is_empty()).then_some(()));
     assert!(attempt.run.is_kept().expect("lock"));
@@ -179,7 +178,6 @@ fn killing_the_keeper_leaves_what_it_wrote_and_a_free_lock() {
     let left = runner::processes::process(started.pid).expect("the job outlives its keeper");
     assert_eq!(left.start_ticks, started.start_ticks);
     runner::processes::signal(&left, rustix::process::Signal::KILL);
-    std::thread::sleep(Duration::ZERO);
 }
 
 #[test]
