@@ -95,13 +95,15 @@ pub(crate) fn rsyslogd(path: &Path, folder: &Path, addresses: Addresses, configu
     }
 }
 
-/// The head of an rsyslog configuration: nothing is escaped, and TLS 1.2 and later with the test certificates.
+/// The head of an rsyslog configuration: nothing is escaped, TLS 1.2 and later with the test certificates, and one worker
+/// only: with a second one, which rsyslog starts when much is waiting, it would reorder what it received.
 pub(crate) fn rsyslog_head(folder: &Path, certificates: &Certificates) -> String {
     format!(
         r#"global(workDirectory="{folder}" maxMessageSize="256k" net.enableDNS="off"
   parser.escapeControlCharactersOnReceive="off" parser.escape8BitCharactersOnReceive="off"
   defaultNetstreamDriver="ossl" defaultNetstreamDriverCAFile="{ca}"
   defaultNetstreamDriverCertFile="{certificate}" defaultNetstreamDriverKeyFile="{key}")
+main_queue(queue.workerThreads="1")
 "#,
         folder = folder.display(),
         ca = certificates.ca.display(),

@@ -191,10 +191,16 @@ impl Up {
         self.ended()
     }
 
-    /// Ends it without giving it a chance to say so.
+    /// Ends it without giving it a chance to say so, and ends the jobs that it left running.
     pub fn kill(mut self) {
         signal(self.child.id(), "KILL");
         self.child.wait().expect("waited for");
+    }
+
+    /// The same, but for the jobs: the next `up` finds them.
+    pub fn kill_and_keep_jobs(mut self) {
+        self.keeps_jobs = true;
+        self.kill();
     }
 
     #[track_caller]

@@ -123,7 +123,8 @@ impl Arrived {
 #[track_caller]
 fn check_sinks(server: &LogServer, archive: &Path, run_id: &str, last_seq: u64) {
     wait_until(DEADLINE, || {
-        Arrived::of_syslog(server, run_id).is_complete(last_seq) && Arrived::of_file(archive, run_id).is_complete(last_seq)
+        Arrived::of_syslog(server, run_id).is_complete(last_seq)
+            && Arrived::of_file(archive, run_id).is_complete(last_seq)
     });
     Arrived::of_syslog(server, run_id).check(last_seq);
     Arrived::of_file(archive, run_id).check(last_seq);
@@ -160,15 +161,13 @@ fn up_killed_while_jobs_print_loses_no_line_and_no_exit_status() {
         let printed = |server: &LogServer| runs.each_ref().map(|run_id| Arrived::of_syslog(server, run_id).lines.len());
         let before = printed(&server);
         wait_until(DEADLINE, || printed(&server).iter().zip(before).all(|(now, before)| *now > before + 20));
-        up.kill();
+        up.kill_and_keep_jobs();
         up = Up::start(&state, &arguments);
     }
     // The jobs end while nobody watches.
-    up.kill();
+    up.kill_and_keep_jobs();
     std::fs::write(&go, "").expect("written");
-    wait_until(DEADLINE, || {
-        runs.iter().all(|run_id| state.join(format!("runner/runs/{run_id}.1/exit.json")).exists())
-    });
+    wait_until(DEADLINE, || runs.iter().all(|run_id| state.join(format!("runner/runs/{run_id}.1/exit.json")).exists()));
     let up = Up::start(&state, &arguments);
 
     for (run_id, (job, exit_code, outcome)) in runs.iter().zip([("a", 0, "succeeded"), ("b", 7, "failed")]) {
@@ -176,7 +175,10 @@ fn up_killed_while_jobs_print_loses_no_line_and_no_exit_status() {
         assert_eq!((&run["exit_code"], &run["outcome"]), (&exit_code.into(), &outcome.into()), "{run}");
         assert_eq!(run["attempt"], 1, "started once: {run}");
         let last_seq = run["last_seq"].as_u64().expect("a number");
-        assert_eq!(Some(last_seq), run["stdout_lines"].as_u64().zip(run["stderr_lines"].as_u64()).map(|(out, err)| out + err));
+        assert_eq!(
+            Some(last_seq),
+            run["stdout_lines"].as_u64().zip(run["stderr_lines"].as_u64()).map(|(out, err)| out + err)
+        );
         check_sinks(&server, &folder.path("archive").join(format!("{job}.json")), run_id, last_seq);
         let stdout = up.ask(&["logs", run_id, "--stream", "stdout"]).expect(0).text();
         let counted = (1..stdout.lines().count()).map(|line| format!("line {line}"));
@@ -191,21 +193,21 @@ fn a_sink_that_is_down_for_the_whole_run_gets_every_line_when_it_is_back() {
     let proxy = Proxy::start(server.tcp());
     proxy.refuse();
     let folder = Folder::new();
-    let jobs = folder.write("jobs.toml", &job("flood", "seq 1 50000", ""));
+    let jobs = folder.write("jobs.toml", &job("flood", "seq 1 20000", ""));
     let sinks = sinks(&folder, proxy.address());
     let up = Up::start(&folder.path("state"), &["--jobs", &jobs, "--sinks", &sinks]);
 
     let run_id = start_run(&up, "flood");
     // That it ends at all while nothing can be delivered is the proof that the sink does not hold it up.
     let run = wait_for_end(&up, &run_id, DEADLINE);
-    assert_eq!((&run["outcome"], &run["last_seq"]), (&"succeeded".into(), &50_000.into()), "{run}");
+    assert_eq!((&run["outcome"], &run["last_seq"]), (&"succeeded".into(), &20_000.into()), "{run}");
     let central = up.records(&["sinks"]).into_iter().find(|sink| sink["name"] == "central").expect("the sink");
-    assert_eq!(central["lag_lines"], 50_000, "{central}");
+    assert_eq!(central["lag_lines"], 20_000, "{central}");
     assert_eq!(central["oldest_undelivered_run"], run_id.as_str(), "{central}");
     assert!(central["last_error"].is_string(), "{central}");
 
     proxy.pass();
-    check_sinks(&server, &folder.path("archive/flood.json"), &run_id, 50_000);
+    check_sinks(&server, &folder.path("archive/flood.json"), &run_id, 20_000);
 }
 
 #[test]
@@ -273,7 +275,8 @@ fn misbehaving_jobs_come_to_true_outcomes_and_leave_nothing_running() {
     let jobs = folder.write("jobs.toml", &jobs.concat());
     let up = Up::start(&folder.path("state"), &["--jobs", &jobs]);
     let run_of = |job: &str| start_run(&up, job);
-    let [stubborn, stopped, parent, suicide, absent] = ["stubborn", "stopped", "parent", "suicide", "absent"].map(run_of);
+    let [stubborn, stopped, parent, suicide, absent] =
+        ["stubborn", "stopped", "parent", "suicide", "absent"].map(run_of);
 
     wait_until(DEADLINE, || up.ask(&["logs", &stopped]).text() == "begun\n");
     up.ask(&["stop", &stopped]).expect(0);
@@ -283,7 +286,11 @@ fn misbehaving_jobs_come_to_true_outcomes_and_leave_nothing_running() {
     let run = wait_for_end(&up, &stopped, DEADLINE);
     assert_eq!(run["outcome"], "stopped", "{run}");
     let run = wait_for_end(&up, &suicide, DEADLINE);
-    assert_eq!((&run["outcome"], &run["signal"], &run["exit_code"]), (&"failed".into(), &9.into(), &Value::Null), "{run}");
+    assert_eq!(
+        (&run["outcome"], &run["signal"], &run["exit_code"]),
+        (&"failed".into(), &9.into(), &Value::Null),
+        "{run}"
+    );
     let run = wait_for_end(&up, &absent, DEADLINE);
     assert_eq!((&run["outcome"], &run["exit_code"]), (&"failed".into(), &127.into()), "{run}");
 

@@ -2,4 +2,6 @@
 
 mod commands;
 mod driver;
+mod faults;
+mod readme;
 mod running;
