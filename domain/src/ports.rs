@@ -13,8 +13,8 @@ use crate::event::Event;
 use crate::order::Order;
 use crate::run::RunId;
 pub use stores::{
-    AlertStep, AlertStore, Cursor, Due, DueIndex, JobStore, Notifier, Page, RunQuery, RunStore, RunWrite, SetAside, Settings,
-    StateChange, Stored, StoredJob, Which, Written,
+    AlertStep, AlertStore, Cursor, Due, DueIndex, JobStore, Notifier, Page, RunQuery, RunStore, RunWrite, SetAside,
+    Settings, StateChange, Stored, StoredJob, Which, Written,
 };
 
 /// What a port could not do. Decided where the fault is born.
