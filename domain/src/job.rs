@@ -152,7 +152,8 @@ impl Job {
     /// What the firings are a function of, as a short text: the same as long as they are.
     pub fn timing(&self) -> String {
         let anchor = self.anchor.map_or(0, Timestamp::as_second);
-        let text = format!("{}\0{}\0{}\0{}\0{anchor}", self.group, self.name, self.schedule, self.zone);
+        let off = if self.enabled { "" } else { "\0off" };
+        let text = format!("{}\0{}\0{}\0{}\0{anchor}{off}", self.group, self.name, self.schedule, self.zone);
         Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

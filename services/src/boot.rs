@@ -54,17 +54,17 @@ async fn start(
 ) -> Result<bool> {
     // Jobs that cannot be read are told by the sweep.
     let Ok(job) = &stored.job else { return Ok(false) };
-    if schedule_of(job).ok().is_none_or(|schedule| schedule.trigger() != schedule::Trigger::Reboot) {
+    let fires = |schedule: schedule::Schedule| job.enabled && schedule.trigger() == schedule::Trigger::Reboot;
+    if !schedule_of(job).is_ok_and(fires) {
         return Ok(false);
     }
     let mut run = run_of_firing(job, nominal, Trigger::Schedule, now);
     run.start_by = Some(crate::making::start_by(job, now));
-    let blocked = match (job.enabled, &job.paused, windows.on(&job.group, now)) {
-        (false, _, _) => Some("the job is not enabled".to_owned()),
-        (_, Some(pause), _) if pause.until.is_none_or(|until| now < until) => {
+    let blocked = match (&job.paused, windows.on(&job.group, now)) {
+        (Some(pause), _) if pause.until.is_none_or(|until| now < until) => {
             Some(format!("paused since {}", pause.since))
         }
-        (_, _, Some(window)) => Some(window.says()),
+        (_, Some(window)) => Some(window.says()),
         _ => None,
     };
     if let Some(reason) = blocked {

@@ -103,9 +103,6 @@ fn newest_of(firings: impl Iterator<Item = Timestamp>) -> (VecDeque<Timestamp>, 
 
 /// Why a firing is not fired at all.
 fn blocked(job: &Job, nominal: Timestamp, situation: &Situation<'_>) -> Option<Intent> {
-    if !job.enabled {
-        return Some(Intent::Skip("the job is not enabled".to_owned()));
-    }
     if let Some(pause) = &job.paused
         && pause.until.is_none_or(|until| nominal < until)
     {

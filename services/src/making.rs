@@ -19,8 +19,11 @@ pub fn schedule_of(job: &Job) -> Result<Schedule, String> {
     fields::schedule(job, Timestamp::UNIX_EPOCH)
 }
 
-/// The job's entry for its first firing after an instant; none when it never fires again by the clock.
+/// The job's entry for its first firing after an instant; none when it is not enabled, or never fires again by the clock.
 pub fn due_after(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<Due> {
+    if !job.enabled {
+        return None;
+    }
     let firing = schedule.next_after(after)?;
     Some(Due { at: firing.at, key: job.key(), timing: job.timing() })
 }
