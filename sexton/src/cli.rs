@@ -20,7 +20,7 @@ use crate::{log, up};
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to log about ourselves, like `info` or `sinks=debug`; default RUST_LOG, else info
+    /// What to log about ourselves, like `info` or `sinks=debug`; default RUST_LOG, else info for `up`, warn for the rest
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
@@ -83,7 +83,8 @@ struct RunnerArguments {
 /// # Errors
 /// What the subcommand says.
 pub fn run(cli: Cli) -> Outcome {
-    log::start(cli.log.as_deref()).map_err(Failure::wrong)?;
+    let default = if let Command::Up(_) = cli.command { log::SERVER } else { log::COMMAND };
+    log::start(cli.log.as_deref(), default).map_err(Failure::wrong)?;
     match cli.command {
         Command::Up(arguments) => up::run(arguments),
         Command::Runner(arguments) => Err(refuse_runner(&arguments)),

@@ -3,17 +3,23 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
 
-/// Starts logging with `--log`, else `RUST_LOG`, else `info` for our own crates and `warn` for the rest.
+/// What a server says of itself: `info` of our own crates, `warn` of the rest.
+pub const SERVER: &str = "warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info";
+
+/// What a command says that somebody waits for: its answer is elsewhere.
+pub const COMMAND: &str = "warn";
+
+/// Starts logging with `--log`, else `RUST_LOG`, else `default`.
 ///
 /// # Errors
 /// One lower-case sentence when the filter cannot be read.
-pub fn start(filter: Option<&str>) -> Result<(), String> {
+pub fn start(filter: Option<&str>, default: &str) -> Result<(), String> {
     let asked = filter.map(str::to_owned).or_else(|| std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()));
     let filter = match &asked {
         Some(text) => EnvFilter::try_new(text).map_err(|error| {
             format!("`{text}` is not a log filter ({error}); write a level like info, or sinks=debug,info")
         })?,
-        None => EnvFilter::new("warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info"),
+        None => EnvFilter::new(default),
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
