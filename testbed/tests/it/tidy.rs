@@ -14,7 +14,7 @@ const LINES_MAX: usize = 600;
 const EMPTY_NAMES: [&str; 7] = ["utils", "util", "common", "helpers", "helper", "misc", "imp"];
 
 /// Which of our crates each of our crates may use, outside tests. `sexton` is where all of them come together.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("rules", &["domain"]),
     ("sinks", &["domain"]),
@@ -27,6 +27,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("lambdas", &["domain", "rules", "services", "aws", "console"]),
     ("sexton", &["domain", "rules", "sinks", "runner", "services", "embedded", "aws", "console"]),
     ("testbed", &[]),
+    ("benchmarks", &["testbed"]),
 ];
 
 /// Which folders may name a dependency, in any section of their Cargo.toml. A name ending in `*` is a prefix.

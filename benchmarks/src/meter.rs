@@ -1,0 +1,68 @@
+//! What a process has cost: CPU (user and system) and peak memory, as the kernel counts them. Reads only.
+
+use std::fs;
+use std::io;
+use std::process::Child;
+use std::time::Duration;
+
+/// Fields of `/proc/PID/stat` behind the command's name (proc_pid_stat(5)): utime is the 12th of them.
+const UTIME_AT: usize = 11;
+
+/// Clock ticks a second in `/proc`, fixed for user space on every architecture (USER_HZ).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// CPU seconds of a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu {
+    /// Its threads, those that have ended too. In steps of 10 ms.
+    pub own: f64,
+    /// Children that it has waited for, with theirs. In steps of 10 ms.
+    pub reaped: f64,
+}
+
+/// What a process has used so far; `None` when it is gone.
+pub fn cpu(pid: u32) -> Option<Cpu> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<f64> = text
+        .rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .skip(UTIME_AT)
+        .take(4)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let [utime, stime, cutime, cstime] = fields[..] else { return None };
+    Some(Cpu { own: (utime + stime) / TICKS_PER_SECOND, reaped: (cutime + cstime) / TICKS_PER_SECOND })
+}
+
+/// Peak resident memory in bytes; `None` when the process is gone.
+pub fn peak_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// Waits for a child; its CPU seconds and peak bytes, to the microsecond and the page.
+///
+/// # Errors
+/// When the child was waited for already.
+pub fn wait(child: &Child) -> io::Result<(f64, u64)> {
+    let mut status = 0;
+    // SAFETY: all zeros is a value of this plain structure.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to live variables.
+        let got = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
+        if got >= 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    let seconds =
+        |time: libc::timeval| Duration::from_secs(time.tv_sec as u64).as_secs_f64() + time.tv_usec as f64 / 1e6;
+    Ok((seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss as u64 * 1024))
+}

@@ -1,0 +1,320 @@
+//! The rows: which program does what, measured how. One call here is one measurement; the caller interleaves and repeats
+//! them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::log_events::LogEvents;
+use crate::ours::{Ran, Up};
+use crate::peers::{self, Forwarder, Peer, Source};
+use crate::receiver::{Pace, Receiver};
+use crate::table::{Goal, Metric, quantile};
+
+/// `run.started` and `run.finished` around the lines of a run.
+const BRACKETS: u64 = 2;
+
+/// Between two lines of the trickle of row 8: 20 lines a second.
+pub const TRICKLE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Bytes in the unit in which memory is shown.
+const MEGABYTE: f64 = 1e6;
+
+/// A row of the goals, by its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Row {
+    /// Pipe to spool
+    #[value(name = "1")]
+    Spool,
+    /// Pipe to spool to syslog and GELF over TCP
+    #[value(name = "2")]
+    Ship,
+    /// To CloudWatch Logs, with signing
+    #[value(name = "5")]
+    Cloudwatch,
+    /// From a line to the sink, at a low rate
+    #[value(name = "8")]
+    Delay,
+    /// Peak memory
+    #[value(name = "9")]
+    Memory,
+}
+
+/// What else the lines go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Second {
+    None,
+    /// Takes about 1 MB a second.
+    Slow,
+    /// Refuses every connection.
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Syslog,
+    Gelf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// A build of ours, by its path.
+    Sexton(PathBuf),
+    Peer(Peer),
+}
+
+/// One line of the table before it is measured: the same work for several programs.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub row: Row,
+    pub second: Second,
+    pub protocol: Protocol,
+    pub programs: Vec<Program>,
+}
+
+/// The material that every measurement uses.
+pub struct Material {
+    /// A file of so many lines, for all rows but the ninth.
+    pub lines: (PathBuf, u64),
+    /// A longer one for the ninth.
+    pub many_lines: (PathBuf, u64),
+    /// Lines of the trickle.
+    pub trickle: u64,
+    /// This very program, which prints the trickle.
+    pub bench: PathBuf,
+}
+
+/// What one measurement came to: a value for each metric of its case that applies to the program.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub values: Vec<Option<f64>>,
+    pub notes: Vec<String>,
+}
+
+/// All cases of these rows. `ours` are builds of ours, the first of which the goals are for.
+pub fn cases(rows: &[Row], ours: &[PathBuf], peers: &[Peer]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &row in rows {
+        let seconds: &[Second] = match row {
+            Row::Spool | Row::Cloudwatch => &[Second::None],
+            Row::Ship | Row::Delay | Row::Memory => &[Second::None, Second::Slow, Second::Dead],
+        };
+        for &second in seconds {
+            let rivals = rivals(row, second).iter().filter(|peer| peers.contains(peer));
+            let programs = ours.iter().cloned().map(Program::Sexton).chain(rivals.map(|peer| Program::Peer(*peer)));
+            cases.push(Case { row, second, protocol: Protocol::Syslog, programs: programs.collect() });
+        }
+        if row == Row::Ship {
+            let programs = ours.iter().cloned().map(Program::Sexton).collect();
+            cases.push(Case { row, second: Second::None, protocol: Protocol::Gelf, programs });
+        }
+    }
+    cases
+}
+
+/// Which peers do the same work. logger sends to one place only.
+fn rivals(row: Row, second: Second) -> &'static [Peer] {
+    match (row, second) {
+        (Row::Spool, _) => &[Peer::S6Log, Peer::Multilog],
+        (Row::Cloudwatch, _) => &[],
+        (Row::Ship | Row::Delay | Row::Memory, Second::None) => &[Peer::Rsyslog, Peer::SyslogNg, Peer::Logger],
+        (Row::Ship | Row::Delay | Row::Memory, _) => &[Peer::Rsyslog, Peer::SyslogNg],
+    }
+}
+
+impl Case {
+    pub fn label(&self) -> String {
+        let work = match (self.row, self.protocol) {
+            (Row::Spool, _) => "1 pipe to spool",
+            (Row::Ship, Protocol::Syslog) => "2 to syslog over TCP",
+            (Row::Ship, Protocol::Gelf) => "2 to GELF over TCP",
+            (Row::Cloudwatch, _) => "5 to CloudWatch Logs",
+            (Row::Delay, _) => "8 line to sink",
+            (Row::Memory, _) => "9 peak memory",
+        };
+        let second = match self.second {
+            Second::None => "",
+            Second::Slow => ", second sink slow",
+            Second::Dead => ", second sink dead",
+        };
+        format!("{work}{second}")
+    }
+
+    /// Bounds from the goals in ARCHITECTURE.md, section Speed.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let cpu = |goal: f64| Metric { name: "CPU-s per M lines", goal: Some(Goal::AtMost(goal)), decimals: 3 };
+        match self.row {
+            Row::Spool => vec![cpu(0.12)],
+            Row::Ship => vec![cpu(0.25)],
+            Row::Cloudwatch => {
+                vec![cpu(0.45), Metric { name: "% full", goal: Some(Goal::AtLeast(98.0)), decimals: 1 }]
+            }
+            Row::Delay => vec![
+                Metric { name: "median ms", goal: Some(Goal::AtMost(3.0)), decimals: 2 },
+                Metric { name: "p99 ms", goal: Some(Goal::AtMost(15.0)), decimals: 2 },
+            ],
+            Row::Memory => vec![
+                Metric { name: "runner MB", goal: Some(Goal::AtMost(40.0)), decimals: 1 },
+                Metric { name: "keeper MB", goal: Some(Goal::AtMost(8.0)), decimals: 1 },
+            ],
+        }
+    }
+
+    /// Measures one program once.
+    ///
+    /// # Errors
+    /// When the program does not do the work at all; lines that are missing are notes.
+    pub fn measure(&self, program: &Program, material: &Material) -> Result<Outcome> {
+        let (source, wanted) = self.source(material);
+        if let (Row::Spool, Program::Peer(peer)) = (self.row, program) {
+            let (cpu, _) = peers::write_to_file(*peer, &material.lines.0)?;
+            return Ok(Outcome { values: vec![Some(cpu * 1e6 / wanted as f64)], notes: Vec::new() });
+        }
+        if let (Row::Cloudwatch, Program::Sexton(path)) = (self.row, program) {
+            return to_cloudwatch(path, &source, wanted);
+        }
+        let first = Receiver::start(Pace::Full)?;
+        let second = match self.second {
+            Second::Slow => Some(Receiver::start(Pace::Slow)?),
+            Second::None | Second::Dead => None,
+        };
+        let dead = (self.second == Second::Dead).then(testbed::free_port);
+        let second_address = second.as_ref().map(Receiver::address).or(dead);
+        let used = match program {
+            Program::Sexton(path) => self.ours(path, &source, wanted, &first, second_address)?,
+            Program::Peer(peer) => peer_used(*peer, &source, wanted, &first, second_address)?,
+        };
+        let mut notes = used.notes;
+        if first.faults() > 0 {
+            notes.push(format!("{} bytes that begin no message", first.faults()));
+        }
+        let values = match self.row {
+            Row::Spool | Row::Ship => vec![Some(used.cpu * 1e6 / wanted as f64)],
+            Row::Delay => {
+                let delays = first.delays_ms();
+                vec![quantile(&delays, 0.5), quantile(&delays, 0.99)]
+            }
+            Row::Memory | Row::Cloudwatch => {
+                vec![Some(used.peak_bytes as f64 / MEGABYTE), used.keeper_peak_bytes.map(|b| b as f64 / MEGABYTE)]
+            }
+        };
+        Ok(Outcome { values, notes })
+    }
+
+    fn source(&self, material: &Material) -> (Source, u64) {
+        match self.row {
+            Row::Delay => {
+                let bench = material.bench.display().to_string();
+                (Source::Command(vec![bench, "trickle".into(), material.trickle.to_string()]), material.trickle)
+            }
+            Row::Memory => (Source::File(material.many_lines.0.clone()), material.many_lines.1),
+            _ => (Source::File(material.lines.0.clone()), material.lines.1),
+        }
+    }
+
+    fn ours(
+        &self,
+        sexton: &std::path::Path,
+        source: &Source,
+        wanted: u64,
+        first: &Receiver,
+        second: Option<SocketAddr>,
+    ) -> Result<Used> {
+        let mut sinks = String::new();
+        if self.row != Row::Spool {
+            sinks += &match self.protocol {
+                Protocol::Syslog => syslog_sink("first", first.address()),
+                Protocol::Gelf => format!("[sink.first]\ntype = \"gelf\"\naddress = \"tcp://{}\"\n", first.address()),
+            };
+            sinks.extend(second.map(|address| syslog_sink("second", address)));
+        }
+        let up = Up::start(sexton, &job(source), &sinks)?;
+        let ran = up.run()?;
+        let mut notes = printed_all(&ran, wanted)?;
+        if self.row != Row::Spool {
+            notes.extend(lost(wanted + BRACKETS, first.wait_for(wanted + BRACKETS)));
+        }
+        Ok(Used {
+            cpu: up.cpu_since_ready(&ran)?,
+            peak_bytes: up.peak_bytes()?,
+            keeper_peak_bytes: Some(ran.keeper_peak_bytes),
+            notes,
+        })
+    }
+}
+
+struct Used {
+    cpu: f64,
+    peak_bytes: u64,
+    keeper_peak_bytes: Option<u64>,
+    notes: Vec<String>,
+}
+
+fn peer_used(peer: Peer, source: &Source, wanted: u64, first: &Receiver, second: Option<SocketAddr>) -> Result<Used> {
+    let (cpu, peak_bytes) = if peer == Peer::Logger {
+        let used = peers::send_by_logger(source, first.address())?;
+        first.wait_for(wanted);
+        used
+    } else {
+        let to: Vec<SocketAddr> = std::iter::once(first.address()).chain(second).collect();
+        let forwarder = Forwarder::start(peer, source, &to)?;
+        first.wait_for(wanted);
+        forwarder.used()?
+    };
+    let notes = lost(wanted, first.messages()).into_iter().collect();
+    Ok(Used { cpu, peak_bytes, keeper_peak_bytes: None, notes })
+}
+
+fn to_cloudwatch(sexton: &std::path::Path, source: &Source, wanted: u64) -> Result<Outcome> {
+    let receiver = LogEvents::start()?;
+    let sinks = format!(
+        "[sink.first]\ntype = \"cloudwatch_logs\"\ngroup = \"/bench\"\nstream = \"{{run_id}}\"\nformat = \"text\"\n\
+         region = \"eu-west-1\"\nendpoint = \"http://{}\"\n",
+        receiver.address()
+    );
+    let up = Up::start(sexton, &job(source), &sinks)?;
+    let ran = up.run()?;
+    let mut notes = printed_all(&ran, wanted)?;
+    let counts = receiver.wait_for(wanted + BRACKETS);
+    let cpu = up.cpu_since_ready(&ran)?;
+    notes.extend(lost(wanted + BRACKETS, counts.events));
+    if let Some(says) = counts.first_violation.as_ref() {
+        notes.push(format!("{} violations, the first: {says}", counts.violations));
+    }
+    let full = (counts.batches > 1).then(|| counts.mean_fullness() * 100.0);
+    Ok(Outcome { values: vec![Some(cpu * 1e6 / wanted as f64), full], notes })
+}
+
+fn syslog_sink(name: &str, address: SocketAddr) -> String {
+    format!("[sink.{name}]\ntype = \"syslog\"\naddress = \"tcp://{address}\"\nframing = \"octet_counting\"\n")
+}
+
+fn job(source: &Source) -> Vec<String> {
+    match source {
+        Source::File(path) => vec!["cat".to_owned(), path.display().to_string()],
+        Source::Command(argv) => argv.clone(),
+    }
+}
+
+/// A run that printed less than it was given would make every number of it a lie.
+fn printed_all(ran: &Ran, wanted: u64) -> Result<Vec<String>> {
+    if ran.lines != wanted {
+        bail!("the run counts {} lines of {wanted}", ran.lines);
+    }
+    Ok(Vec::new())
+}
+
+fn lost(wanted: u64, came: u64) -> Option<String> {
+    (came < wanted).then(|| format!("{} of {wanted} did not arrive", wanted - came))
+}
+
+/// The program that `cargo build` puts beside this one.
+///
+/// # Errors
+/// When this program cannot be found.
+pub fn sexton_beside(bench: &std::path::Path) -> Result<PathBuf> {
+    let folder = bench.parent().context("this program has no folder")?;
+    Ok(folder.join("sexton"))
+}

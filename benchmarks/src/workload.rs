@@ -1,0 +1,56 @@
+//! What the jobs print: files of lines, and a slow trickle of lines that say when they were written.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// With the newline.
+pub const LINE_BYTES: usize = 100;
+
+/// A line in so many carries the text of a real failure.
+const FAILURE_EVERY: u64 = 1000;
+
+/// Precedes the instant in a line of the trickle: nanoseconds since the epoch.
+pub const SENT: &[u8] = b"sent=";
+
+/// Writes `lines` lines of [`LINE_BYTES`], always the same ones.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_lines(path: &Path, lines: u64) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
+    for number in 0..lines {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let what = match (number % FAILURE_EVERY, random >> 61) {
+            (0, _) => "ERROR: cannot connect to the database: connection refused",
+            (_, 0) => "batch written, errors=0 failed=0, next one in",
+            (_, 1) => "GET /api/v1/orders answered 200 in",
+            _ => "copied rows from the table customers to the archive in",
+        };
+        let begin = format!("worker-{} {number:09} {what} {} ms ", random >> 60, (random >> 40) & 0xfff);
+        writeln!(out, "{begin:.<width$}", width = LINE_BYTES - 1)?;
+    }
+    out.flush()
+}
+
+/// Prints `count` lines, one an interval, each with the instant just before it was written.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn trickle(count: u64, interval: Duration) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for number in 0..count {
+        let now = now_nanoseconds();
+        out.write_all(format!("trickle {number:06} {}{now}\n", String::from_utf8_lossy(SENT)).as_bytes())?;
+        out.flush()?;
+        sleep(interval);
+    }
+    Ok(())
+}
+
+pub fn now_nanoseconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
+}

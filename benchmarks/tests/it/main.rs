@@ -1,0 +1,51 @@
+//! Each row runs once on a tiny input, so that the program of the measurements cannot rot. No number is judged.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// `sexton` is a program of another crate: cargo puts it beside this one when it builds the workspace.
+fn sexton() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_bench")).with_file_name("sexton");
+    assert!(path.exists(), "{} is not there; run cargo build -p sexton first", path.display());
+    path
+}
+
+/// Measures a row alone and gives the table's lines: one for each (work, metric).
+#[track_caller]
+fn check(row: &str, lines_wanted: usize) {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .args([row, "--alone", "--runs", "1", "--lines", "2000", "--trickle", "3", "--sexton"])
+        .arg(sexton())
+        .output()
+        .expect("bench runs");
+    let table = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let lines: Vec<&str> = table.lines().filter(|line| line.contains("| sexton |")).collect();
+    assert_eq!(lines.len(), lines_wanted, "{table}\n{said}");
+    for line in lines {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        assert!(cells[4].parse::<f64>().is_ok(), "no number: {line}\n{said}");
+        assert_eq!(cells[8], "", "something is wrong: {line}\n{said}");
+    }
+}
+
+#[test]
+fn row_1_measures_the_spool() {
+    check("1", 1);
+}
+
+#[test]
+fn row_2_measures_two_protocols_and_two_bad_second_sinks() {
+    check("2", 4);
+}
+
+#[test]
+fn row_8_measures_delays_also_beside_bad_sinks() {
+    check("8", 6);
+}
+
+#[test]
+fn row_9_measures_memory_also_beside_bad_sinks() {
+    check("9", 6);
+}
