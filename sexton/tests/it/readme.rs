@@ -28,6 +28,11 @@ fn blocks(readme: &str) -> Vec<Block> {
     blocks
 }
 
+/// The name in the first line of a block that is a file.
+fn file_name(text: &str) -> Option<&str> {
+    text.lines().next()?.strip_prefix("# ").filter(|name| !name.contains(' '))
+}
+
 /// The words behind `sexton`, or behind what a user without an installed binary writes.
 fn sexton_arguments(line: &str) -> Option<Vec<&str>> {
     let rest = line.strip_prefix("cargo run --release -- ").or_else(|| line.strip_prefix("sexton "))?;
@@ -51,10 +56,8 @@ fn every_command_of_the_readme_works() {
                 commands += 1;
                 run(line, &folder, &mut up);
             }
-        } else if let Some(name) = text.lines().next().and_then(|line| line.strip_prefix("# ")) {
-            if !name.contains(' ') {
-                folder.write(name, &text);
-            }
+        } else if let Some(name) = file_name(&text) {
+            folder.write(name, &text);
         }
     }
     assert!(commands >= 5, "README.md has commands");
