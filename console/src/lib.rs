@@ -32,7 +32,7 @@ use domain::ports::Ports;
 use domain::run::Run;
 use jiff::Timestamp;
 
-pub use logs::{LogChunks, LogQuery};
+pub use logs::{LogChunks, LogOutput, LogQuery, REMOVED_LINES};
 
 /// Bytes of a question's body. Ours: a crontab of a hundred thousand lines fits.
 pub const BODY_BYTES_MAX: usize = 32 << 20;
@@ -44,7 +44,7 @@ pub trait Logs: Send + Sync {
     ///
     /// # Errors
     /// One lower-case sentence.
-    async fn read(&self, run: &Run, query: LogQuery) -> Result<Option<LogChunks>, String>;
+    async fn read(&self, run: &Run, query: LogQuery) -> Result<Option<LogOutput>, String>;
 }
 
 /// How far the sinks are.

@@ -22,6 +22,18 @@ use crate::runs::run_of;
 /// it knows that it is not whole.
 pub type LogChunks = mpsc::Receiver<io::Result<Bytes>>;
 
+/// The answer's header that says how many lines at the beginning of the run's output are not kept any more, when there are
+/// any. With `timestamps`, and for what is lost later, a line of its own stands in the output instead: `[sexton: ...]`.
+pub const REMOVED_LINES: &str = "x-sexton-removed-lines";
+
+/// The output of a run on its way out.
+#[derive(Debug)]
+pub struct LogOutput {
+    pub chunks: LogChunks,
+    /// Lines before the first chunk that are not kept any more and that no chunk tells of.
+    pub removed_lines: u64,
+}
+
 /// How often it is looked whether a followed run has begun.
 const BEGIN_STEP: Duration = Duration::from_millis(200);
 
@@ -45,7 +57,8 @@ pub async fn read(
     Query(query): Query<LogQuery>,
 ) -> ApiResult<Response> {
     match open(&console, &run_id, query).await? {
-        Some(chunks) => Ok((
+        Some(LogOutput { chunks, removed_lines }) => Ok((
+            (removed_lines > 0).then_some([(REMOVED_LINES, removed_lines.to_string())]),
             [
                 // Bytes of a job: never to be taken for a page.
                 (CONTENT_TYPE, "text/plain; charset=utf-8"),
@@ -60,7 +73,7 @@ pub async fn read(
 }
 
 /// Whoever follows a run that has not begun waits for its beginning, or for an end without one.
-async fn open(console: &Console, run_id: &str, query: LogQuery) -> ApiResult<Option<LogChunks>> {
+async fn open(console: &Console, run_id: &str, query: LogQuery) -> ApiResult<Option<LogOutput>> {
     loop {
         let run = run_of(console, run_id).await?;
         let chunks = console.logs.read(&run, query).await.map_err(ApiFault::ours)?;

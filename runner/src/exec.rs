@@ -144,10 +144,13 @@ fn copy_of(run: &LocalRun, stream: Stream) -> Copy {
 }
 
 fn copy_all(output: &mut Output, to: &mut Box<dyn Write + Send>) -> io::Result<()> {
-    while let Piece::Bytes(bytes) = output.read()? {
-        to.write_all(&bytes)?;
+    loop {
+        match output.read()? {
+            Piece::Bytes(bytes) => to.write_all(&bytes)?,
+            Piece::Removed(removed) => tracing::warn!("of the output, {removed}"),
+            Piece::Pending | Piece::End => return to.flush(),
+        }
     }
-    to.flush()
 }
 
 /// The command's own code; 1 when it exited well and lied; 128 and the signal, as shells say it.

@@ -1,12 +1,14 @@
 //! A run's output for people: byte for byte as the job wrote it, or with the time and the stream in front of each line.
-//! For `sexton logs` and the console; needs no runner, only the run's directory.
+//! For `sexton logs` and the console; needs no runner, only the run's directory. What retention has removed is never
+//! passed over silently: it comes as a piece of its own.
 
 use std::io;
 
-use domain::line::{Line, Position, Stream};
+use domain::line::{Block, Line, Position, Stream};
 
-use crate::directory::RunDirectory;
-use crate::spool::SpoolReader;
+use crate::directory::{RunDirectory, read_json};
+use crate::records::Exit;
+use crate::spool::{self, SpoolReader};
 
 /// What is read at once.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -22,10 +24,43 @@ pub enum Shown {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
     Bytes(Vec<u8>),
+    /// These are not there any more.
+    Removed(Removed),
     /// The job has printed no more yet.
     Pending,
-    /// The run is over and all of it was given.
+    /// The run is over and all that is there was given.
     End,
+}
+
+/// Lines of both streams that retention took away before they were read, or that a full disk did not take at the very end
+/// of a run. A line in parts counts as its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    pub first_seq: u64,
+    pub last_seq: u64,
+}
+
+impl Removed {
+    pub fn lines(&self) -> u64 {
+        self.last_seq + 1 - self.first_seq
+    }
+}
+
+impl std::fmt::Display for Removed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Removed { first_seq, last_seq } = self;
+        let lines = if self.lines() == 1 { "1 line".to_owned() } else { format!("{} lines", self.lines()) };
+        write!(
+            f,
+            "{lines} (seq {first_seq}-{last_seq}) are missing: retention removed them, or the disk never took them"
+        )
+    }
+}
+
+/// How many lines at the beginning of a run's output are gone, as [`Output`] would say first; 0 for a run without any.
+pub fn removed_at_the_beginning(run: &RunDirectory) -> u64 {
+    let first = spool::segments(&run.spool()).ok().and_then(|segments| segments.first().copied());
+    first.map_or(0, |first_seq| first_seq.saturating_sub(1))
 }
 
 pub struct Output {
@@ -35,13 +70,19 @@ pub struct Output {
     shown: Shown,
     /// Of what is shown, the last line of each stream was a part without its end.
     begun: Option<Stream>,
+    /// What comes next when nothing is missing.
+    next_seq: u64,
+    /// Read, and shown once what is missing before it was told.
+    held: Option<Block>,
+    /// Of the whole run, once its keeper has said so.
+    last_seq: Option<u64>,
 }
 
 impl Output {
     /// From the beginning; `stream` none for both.
     pub fn open(run: RunDirectory, stream: Option<Stream>, shown: Shown) -> Output {
         let reader = SpoolReader::open(run.spool(), Position::START);
-        Output { run, reader, stream, shown, begun: None }
+        Output { run, reader, stream, shown, begun: None, next_seq: 1, held: None, last_seq: None }
     }
 
     /// The next piece.
@@ -51,12 +92,24 @@ impl Output {
     pub fn read(&mut self) -> io::Result<Piece> {
         loop {
             // Asked before reading: what the keeper wrote before its end is then seen.
-            let over = self.run.exit().exists() || !self.run.path().exists();
-            let Some(block) = self.reader.read(BLOCK_BYTES)? else {
-                return Ok(if over { Piece::End } else { Piece::Pending });
+            let over = self.is_over();
+            let block = match self.held.take() {
+                Some(block) => block,
+                None => match self.reader.read(BLOCK_BYTES)? {
+                    Some(block) => block,
+                    None if !over => return Ok(Piece::Pending),
+                    None => {
+                        return Ok(self.missing_until(self.last_seq.unwrap_or(0)).map_or(Piece::End, Piece::Removed));
+                    }
+                },
             };
+            if let Some(removed) = self.missing_until(block.first_seq.saturating_sub(1)) {
+                self.held = Some(block);
+                return Ok(Piece::Removed(removed));
+            }
             let mut bytes = Vec::with_capacity(block.bytes.len());
             for line in block.lines() {
+                self.next_seq = self.next_seq.max(gap_end(&line).unwrap_or(line.seq) + 1);
                 if line.tag.gap || self.stream.is_none_or(|stream| stream == line.stream) {
                     self.show(&line, &mut bytes);
                 }
@@ -65,6 +118,22 @@ impl Output {
                 return Ok(Piece::Bytes(bytes));
             }
         }
+    }
+
+    fn is_over(&mut self) -> bool {
+        if self.last_seq.is_none()
+            && let Ok(Some(exit)) = read_json::<Exit>(&self.run.exit())
+        {
+            self.last_seq = Some(exit.output.last_seq);
+        }
+        self.last_seq.is_some() || self.run.exit().exists() || !self.run.path().exists()
+    }
+
+    /// What is missing from the next line on up to this one; said once.
+    fn missing_until(&mut self, last_seq: u64) -> Option<Removed> {
+        let removed = Removed { first_seq: self.next_seq, last_seq };
+        self.next_seq = self.next_seq.max(last_seq + 1);
+        (removed.first_seq <= last_seq).then_some(removed)
     }
 
     fn show(&mut self, line: &Line<'_>, out: &mut Vec<u8>) {
@@ -89,6 +158,13 @@ impl Output {
         }
         self.begun = (!line.tag.last).then_some(line.stream);
     }
+}
+
+/// The last of the lines that a gap stands for, as its writer put it: `... (seq 7-18): ...`.
+fn gap_end(line: &Line<'_>) -> Option<u64> {
+    let text = line.tag.gap.then(|| std::str::from_utf8(line.text).ok())??;
+    let (range, _) = text.split_once("(seq ")?.1.split_once(')')?;
+    range.split_once('-')?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -125,5 +201,37 @@ mod tests {
         check(None, Shown::Bytes, "one\nlonger\n[sexton: 3 lines dropped]\nlast");
         check(Some(Stream::Stdout), Shown::Bytes, "one\n[sexton: 3 lines dropped]\nlast");
         check(Some(Stream::Stderr), Shown::WithTimes, &format!("{at} stderr longer\n[sexton: 3 lines dropped]\n"));
+    }
+
+    #[test]
+    fn what_retention_removed_is_told_with_its_number() {
+        let at = "2026-11-23T07:50:00.123456789Z";
+        let folder = tempfile::tempdir().expect("folder");
+        let run = RunDirectory::at(folder.path());
+        run.create().expect("directory");
+        let segment = |first_seq: u64, records: String| {
+            std::fs::write(run.spool().join(segment_name(first_seq)), records).expect("segment");
+        };
+        assert_eq!(removed_at_the_beginning(&run), 0);
+        segment(5, format!("{at} stdout F five\n{at} stderr F:gap 4 lines, 9 bytes dropped (seq 6-9): full\n"));
+        segment(10, format!("{at} stdout F ten\n"));
+        segment(20, format!("{at} stderr F twenty\n"));
+        assert_eq!(removed_at_the_beginning(&run), 4);
+        let mut exit = Exit::not_started("", jiff::Timestamp::UNIX_EPOCH);
+        exit.output.last_seq = 22;
+        crate::directory::write_json(&run.exit(), &exit, crate::directory::Durability::Cache).expect("exit");
+        let removed = |first_seq, last_seq| Piece::Removed(Removed { first_seq, last_seq });
+        let bytes = |text: &str| Piece::Bytes(text.as_bytes().to_vec());
+        let check = |stream: Option<Stream>, expected: &[Piece]| {
+            let mut output = Output::open(run.clone(), stream, Shown::Bytes);
+            let pieces: Vec<Piece> = expected.iter().map(|_| output.read().expect("read")).collect();
+            assert_eq!(pieces, expected, "{stream:?}");
+            assert_eq!(output.read().expect("read"), Piece::End);
+        };
+        let gap = "[sexton: 4 lines, 9 bytes dropped (seq 6-9): full]\n";
+        let five = format!("five\n{gap}");
+        let all = [removed(1, 4), bytes(&five), bytes("ten\n"), removed(11, 19), bytes("twenty\n"), removed(21, 22)];
+        check(None, &all);
+        check(Some(Stream::Stderr), &[removed(1, 4), bytes(gap), removed(11, 19), bytes("twenty\n"), removed(21, 22)]);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use console::{Console, LogChunks, LogQuery, Logs, Sinks};
+use console::{Console, LogOutput, LogQuery, Logs, Sinks};
 use domain::run::Run;
 use embedded::Embedded;
 use reqwest::{Method, StatusCode};
@@ -19,7 +19,7 @@ struct Printed(Arc<Mutex<Option<Pieces>>>);
 
 #[async_trait]
 impl Logs for Printed {
-    async fn read(&self, _run: &Run, _query: LogQuery) -> Result<Option<LogChunks>, String> {
+    async fn read(&self, _run: &Run, _query: LogQuery) -> Result<Option<LogOutput>, String> {
         let Some(pieces) = self.0.lock().expect("not poisoned").take() else { return Ok(None) };
         let (sender, chunks) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
@@ -30,7 +30,7 @@ impl Logs for Printed {
                 }
             }
         });
-        Ok(Some(chunks))
+        Ok(Some(LogOutput { chunks, removed_lines: 0 }))
     }
 }
 

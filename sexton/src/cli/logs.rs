@@ -1,16 +1,16 @@
 //! `logs`: what a run printed, byte for byte. Through the server; where none answers, from the state directory itself.
 
 use clap::Args;
-use console::LogQuery;
+use console::{LogQuery, REMOVED_LINES};
 use domain::line::Stream;
 use domain::run::RunId;
 
 use crate::cli::runs::valid_run_id;
 use crate::client::{Client, Question, ServerArguments, block_on};
-use crate::failure::{DONE, Failure, Outcome};
+use crate::failure::{DONE, Failure, Outcome, tell_line};
 use crate::output::Output;
 use crate::state::State;
-use crate::up::output::{RunOutput, copy};
+use crate::up::output::{RunOutput, copy, marked};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -32,7 +32,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?.to_owned();
     block_on(async {
         match ask_server(&arguments, &run_id).await {
-            Ok((client, body)) => print(&arguments, &client, body).await,
+            Ok((client, body)) => print(&arguments, &run_id, &client, body).await,
             // Nobody answers; a server that was named is the one that was meant.
             Err(Failure::Bad(says)) if arguments.server.server.is_none() => from_disk(&arguments, &run_id, says),
             Err(failure) => Err(failure),
@@ -51,7 +51,11 @@ async fn ask_server(arguments: &Arguments, run_id: &str) -> Result<(Client, reqw
     Ok((client, body))
 }
 
-async fn print(arguments: &Arguments, client: &Client, mut body: reqwest::Response) -> Outcome {
+async fn print(arguments: &Arguments, run_id: &str, client: &Client, mut body: reqwest::Response) -> Outcome {
+    let removed = body.headers().get(REMOVED_LINES).and_then(|lines| lines.to_str().ok());
+    if let Some(lines) = removed.filter(|lines| *lines != "0") {
+        tell_line(&format!("sexton: the first {lines} lines of {run_id} are not kept any more"));
+    }
     let mut out = Output::new();
     while let Some(chunk) = body.chunk().await.map_err(|error| client.unreachable(&error))? {
         out.bytes(&chunk)?;
@@ -76,7 +80,14 @@ fn from_disk(arguments: &Arguments, run_id: &str, no_server: Vec<String>) -> Out
         printed = out.bytes(&bytes).and_then(|()| out.flush());
         printed.is_ok()
     };
-    copy(&directory, query, give, || false).map_err(says)?;
+    let missing = |removed| {
+        let marks = arguments.timestamps.then(|| marked(removed));
+        if marks.is_none() {
+            tell_line(&format!("sexton: of the output of {run_id}, {removed}"));
+        }
+        marks
+    };
+    copy(&directory, query, give, missing, || false).map_err(says)?;
     printed?;
     Ok(DONE)
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use console::{LogChunks, LogQuery, Logs};
+use console::{LogOutput, LogQuery, Logs};
 use domain::run::{Run, RunId};
 use runner::directory::RunDirectory;
-use runner::output::{Output, Piece, Shown};
+use runner::output::{Output, Piece, Removed, Shown, removed_at_the_beginning};
 use tokio::sync::mpsc;
 
 /// Pieces on their way to one slow reader.
@@ -61,31 +61,38 @@ fn latest(runs: &Path, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
 
 #[async_trait]
 impl Logs for RunOutput {
-    async fn read(&self, run: &Run, query: LogQuery) -> Result<Option<LogChunks>, String> {
+    async fn read(&self, run: &Run, query: LogQuery) -> Result<Option<LogOutput>, String> {
         let (output, run_id) = (self.clone(), run.run_id.clone());
         let found = tokio::task::spawn_blocking(move || output.find(&run_id)).await;
         let found = found.map_err(|error| format!("reading the output failed: {error}"))?;
         let says = |why| format!("the output of {} cannot be read: {why}", run.run_id);
         let Some(directory) = found.map_err(says)? else { return Ok(None) };
         let (sender, chunks) = mpsc::channel(PIECES_MAX);
+        // Between the timestamps there is room for a word of ours; bytes are the job's, and what is missing before them is
+        // told in the answer's head.
+        let removed_lines = if query.timestamps { 0 } else { removed_at_the_beginning(&directory) };
         // A thread of its own: a reader may take days, and must not use up those of the runtime.
         std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || {
                 let give = |bytes: Vec<u8>| sender.blocking_send(Ok(bytes.into())).is_ok();
-                if let Err(why) = copy(&directory, query, give, || sender.is_closed()) {
+                let missing = |removed: Removed| match removed.last_seq <= removed_lines {
+                    true => None,
+                    false => Some(marked(removed)),
+                };
+                if let Err(why) = copy(&directory, query, give, missing, || sender.is_closed()) {
                     tracing::warn!(%why, "the output of a run could not be read to its end");
                     // Whoever asked may be gone; then nobody is left to be told.
                     let _gone = sender.blocking_send(Err(why));
                 }
             })
             .map_err(|why| format!("no thread to read output: {why}"))?;
-        Ok(Some(chunks))
+        Ok(Some(LogOutput { chunks, removed_lines }))
     }
 }
 
 /// Gives the output piece by piece to `give`, until its end or until `give` takes no more. `gone` is asked while there is
-/// nothing to give.
+/// nothing to give. `missing` hears of lines that are not there any more, and says what is given in their place.
 ///
 /// # Errors
 /// When the spool cannot be read.
@@ -93,6 +100,7 @@ pub fn copy(
     directory: &RunDirectory,
     query: LogQuery,
     mut give: impl FnMut(Vec<u8>) -> bool,
+    mut missing: impl FnMut(Removed) -> Option<Vec<u8>>,
     gone: impl Fn() -> bool,
 ) -> io::Result<()> {
     let shown = if query.timestamps { Shown::WithTimes } else { Shown::Bytes };
@@ -106,10 +114,20 @@ pub fn copy(
                     return Ok(());
                 }
             }
+            Piece::Removed(removed) => {
+                if missing(removed).is_some_and(|mark| !give(mark)) {
+                    return Ok(());
+                }
+            }
             Piece::End => return Ok(()),
             Piece::Pending if !query.follow || gone() => return Ok(()),
             Piece::Pending if !kept && directory.starting().exists() => return Ok(()),
             Piece::Pending => std::thread::sleep(FOLLOW_INTERVAL),
         }
     }
+}
+
+/// Not the job's words, so that nobody takes the output for whole.
+pub fn marked(removed: Removed) -> Vec<u8> {
+    format!("[sexton: {removed}]\n").into_bytes()
 }

@@ -93,6 +93,31 @@ fn output_is_given_out_byte_for_byte_also_when_nobody_serves() {
 }
 
 #[test]
+fn output_that_retention_removed_is_told_and_never_passed_over() {
+    let folder = Folder::new();
+    let up = up_with(&folder, "# sexton: name=long\n@manually echo kept\n", &[]);
+    let run = up.ask(&["run", "default/long", "--wait", "--json"]).expect(0).records().remove(0);
+    let run_id = text(&run, "run_id");
+    // As retention leaves a long run: without its first segment.
+    let spool = folder.path(&format!("state/runner/runs/{run_id}.1/spool"));
+    let segment = |first_seq: u64| spool.join(format!("{first_seq:020}.log"));
+    std::fs::rename(segment(1), segment(6)).expect("renamed");
+    let check = |logs: &dyn Fn(&[&str]) -> crate::driver::Said| {
+        let plain = logs(&["logs", run_id]).expect(0);
+        assert_eq!(plain.out, b"kept\n");
+        assert!(plain.err.contains('5') && plain.err.contains(run_id), "{}", plain.err);
+        let timed = logs(&["logs", run_id, "--timestamps"]).expect(0);
+        assert!(timed.text().starts_with("[sexton: 5 lines (seq 1-5) are missing"), "{}", timed.text());
+        assert!(timed.text().ends_with("Z stdout kept\n"), "{}", timed.text());
+        assert_eq!(timed.err, "");
+    };
+    check(&|arguments| up.ask(arguments));
+    let state = folder.text("state");
+    assert_eq!(up.stop(), Some(0));
+    check(&|arguments| sexton(&[arguments, &["--state", &state]].concat()));
+}
+
+#[test]
 fn a_running_run_is_followed_and_stopped() {
     let folder = Folder::new();
     let up = up_with(&folder, "# sexton: name=long\n@manually echo begun; sleep 600\n", &[]);
