@@ -37,7 +37,7 @@ use crate::output::Output;
 use crate::setup::{Overrides, Setup};
 use crate::state::Server;
 use duties::Duties;
-use files::JobFiles;
+use files::{JobFiles, Named};
 use work::Work;
 
 /// The exit code of a process that a signal ended, as shells count it: 128 + SIGINT.
@@ -54,13 +54,14 @@ pub struct Arguments {
     /// Address of console and API; default the first free port from 127.0.0.1:7077 on
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     listen: Option<SocketAddr>,
-    /// A crontab; may be given again
+    /// A crontab; may be given again. Its jobs are what it says, whenever it changes; those of a file given before and not
+    /// now go on firing, and are told at the start
     #[arg(long, value_name = "FILE")]
     crontab: Vec<PathBuf>,
     /// The crontabs have a user column, as those under /etc have
     #[arg(long)]
     system: bool,
-    /// A jobs file (TOML); may be given again
+    /// A jobs file (TOML); may be given again. As for crontabs
     #[arg(long, value_name = "FILE")]
     jobs: Vec<PathBuf>,
     /// Where output goes
@@ -90,26 +91,26 @@ pub fn run(arguments: Arguments) -> Outcome {
     let state_says = |error: crate::state::StateError| Failure::bad(error.to_string());
     setup.state.create().map_err(state_says)?;
     let _lock = setup.state.lock().map_err(state_says)?;
-    let files = JobFiles::new(
-        [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
-        [setup.configuration.jobs.clone(), arguments.jobs].concat(),
-        arguments.system,
-        &setup.state,
-    )?;
+    let named = Named {
+        crontabs: [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
+        jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
+        system: arguments.system,
+    };
     let listen = arguments.listen.or(setup.configuration.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| Failure::bad(format!("cannot start: {why}")))?;
-    let served = runtime.block_on(serve(setup, files, listen));
+    let served = runtime.block_on(serve(setup, named, listen));
     // Threads that still wait for a disk or a reader are not waited for.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(mut setup: Setup, files: JobFiles, listen: Option<SocketAddr>) -> Outcome {
+async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Outcome {
     let mut signals = Signals::new()?;
     let state = setup.state.clone();
     let store = Embedded::open(&state.database()).map_err(|error| Failure::bad(error.to_string()))?;
     let ports = store.ports();
+    let files = JobFiles::new(named, &state, &ports).await?;
     let applied = files.apply_all(&ports, &setup.packs).await?;
     let listener = listen::bind(listen).await?;
     let address = listener.local_addr().map_err(|why| Failure::bad(format!("cannot tell the address: {why}")))?;

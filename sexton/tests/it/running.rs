@@ -43,6 +43,29 @@ fn without_arguments_there_is_something_to_look_at() {
 }
 
 #[test]
+fn the_sample_goes_when_there_are_jobs_and_those_of_a_former_file_are_told() {
+    let folder = Folder::new();
+    let names = |up: &Up| up.records(&["jobs"]).iter().map(|job| text(job, "name").to_owned()).collect::<Vec<_>>();
+    let up = Up::start(&folder.path("state"), &[]);
+    assert_eq!(names(&up).len(), 3);
+    assert_eq!(up.stop(), Some(0));
+    let up = up_with(&folder, "# sexton: name=own\n@manually true\n", &[]);
+    assert_eq!(names(&up), ["own"]);
+    assert!(up.said().contains("3 of the sample are removed"), "{}", up.said());
+    assert_eq!(up.stop(), Some(0));
+    let other = folder.write("other", "# sexton: name=other\n@manually true\n");
+    for (arguments, expected) in [(&["--crontab", &other][..], ["other", "own"].as_slice()), (&[], &["other", "own"])] {
+        let up = Up::start(&folder.path("state"), arguments);
+        assert_eq!(names(&up), expected, "{arguments:?}");
+        let said = up.said();
+        let told =
+            said.lines().any(|line| line.contains("/crontab, which is not named now") && line.contains("default/own"));
+        assert!(told && !said.contains("sample"), "{said}");
+        assert_eq!(up.stop(), Some(0));
+    }
+}
+
+#[test]
 fn a_schedule_fires_and_the_ledger_adds_up() {
     let folder = Folder::new();
     let tab = "# sexton: name=tick\n@every 1s echo tick\n# sexton: name=bad\n@every 1s exit 7\n";
