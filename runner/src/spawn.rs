@@ -1,6 +1,6 @@
 //! Starts keepers: no fork of the runner (std starts them by posix_spawn), no moment in which the lock is free.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::process::{Child, Command, Stdio};
@@ -10,8 +10,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use crate::directory::RunDirectory;
 use crate::records::Launch;
 
-/// The program that becomes a keeper when it is given a run's directory as its last argument, like
-/// `["/usr/bin/sexton", "keeper"]`.
+/// This very program, which becomes a keeper when it is given a run's directory as its last argument, like
+/// `["/usr/bin/sexton", "keeper"]`. While its file is away or half written (an upgrade), the program as it runs here is
+/// used instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperCommand(pub Vec<OsString>);
 
@@ -31,15 +32,30 @@ pub fn spawn_keeper(command: &KeeperCommand, run: &RunDirectory, launch: &Launch
         .0
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command that starts a keeper is empty"))?;
-    let child = Command::new(program)
-        .args(arguments)
-        .arg(run.path())
-        .current_dir("/")
-        .stdin(Stdio::from(document))
-        .stdout(Stdio::from(lock))
-        .stderr(Stdio::null())
-        .spawn()?;
-    Ok(Some(child))
+    let spawn = |program: &OsStr| -> io::Result<Child> {
+        Command::new(program)
+            .args(arguments)
+            .arg(run.path())
+            .current_dir("/")
+            .stdin(Stdio::from(document.try_clone()?))
+            .stdout(Stdio::from(lock.try_clone()?))
+            .stderr(Stdio::null())
+            .spawn()
+    };
+    let child = match spawn(program) {
+        Err(error) if is_being_replaced(&error) => spawn(OsStr::new(OWN_PROGRAM)),
+        spawned => spawned,
+    };
+    child.map(Some)
+}
+
+/// proc_pid_exe(5): can be executed even when its file has been removed.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+fn is_being_replaced(error: &io::Error) -> bool {
+    use io::ErrorKind::{ExecutableFileBusy, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied | ExecutableFileBusy)
+        || error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error())
 }
 
 /// Tells the keeper to look for `stop`. Nothing happens when there is none; it looks by itself from time to time.

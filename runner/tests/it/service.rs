@@ -7,7 +7,7 @@ use domain::event::{Body, Ended};
 use domain::job::Job;
 use domain::run::Outcome;
 
-use crate::attempt::{is_alive, shell, wait_for};
+use crate::attempt::{argv, is_alive, shell, wait_for};
 use crate::world::World;
 
 /// A job that leaves a line each time it is really started.
@@ -243,4 +243,16 @@ fn one_state_serves_one_runner() {
     let second = world.command(&["run", "free", "leave"]).output().expect("second");
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("another runner uses the state directory"));
+}
+
+#[test]
+fn a_runner_whose_program_was_removed_still_starts_keepers() {
+    let mut world = World::new();
+    // As an upgrade removes it: the process runs on, its file is gone.
+    let program = world.path("old-runner");
+    std::fs::copy(crate::attempt::harness(), &program).expect("copied");
+    world.start_program(&program);
+    std::fs::remove_file(&program).expect("removed");
+    let order = world.order(argv(&["true"]));
+    assert_eq!(world.report(&order.run_id).outcome, Outcome::Succeeded);
 }

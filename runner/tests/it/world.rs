@@ -54,6 +54,20 @@ impl World {
         self.runner = Some(command.stdin(Stdio::null()).spawn().expect("runner"));
     }
 
+    /// The same, of another file.
+    pub fn start_program(&mut self, program: &std::path::Path) {
+        let mut command = Command::new(program);
+        command.arg("run").arg(self.path("state")).arg(self.folder.path()).args(["free", "leave"]);
+        self.runner = Some(command.stdin(Stdio::null()).spawn().expect("runner"));
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&self) {
+        let Some(runner) = &self.runner else { return };
+        let pid = runner.id().to_string();
+        wait_for("a runner that listens", || fs::read_to_string(self.path("ready")).ok().filter(|ready| *ready == pid));
+    }
+
     /// kill -9
     pub fn kill(&mut self) {
         if let Some(mut runner) = self.runner.take() {
@@ -72,8 +86,7 @@ impl World {
     /// TERM, once the runner listens for it.
     pub fn ask_to_end(&self) {
         let Some(runner) = &self.runner else { return };
-        let pid = runner.id().to_string();
-        wait_for("a runner that listens", || fs::read_to_string(self.path("ready")).ok().filter(|ready| *ready == pid));
+        self.wait_until_ready();
         let process = runner::processes::process(runner.id()).expect("runner");
         runner::processes::signal(&process, rustix::process::Signal::TERM);
     }
