@@ -135,19 +135,20 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
     let name = run.path().file_name().unwrap_or_default().to_string_lossy();
     let cgroup = if launch.cgroup { cgroup::Cgroup::create(&name) } else { None };
     let launched = launch::launch(&prepared, order.job.stdin.is_some(), cgroup.as_ref())?;
+    let (started_at, begun) = (Timestamp::now(), std::time::Instant::now());
     crash::point("launched");
     let started = Started {
         pid: launched.pid,
         start_ticks: processes::process(launched.pid).map_or(0, |process| process.start_ticks),
         boot_id: processes::boot_id(),
-        started_at: Timestamp::now(),
+        started_at,
         cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_string_lossy().into_owned()),
     };
     if let Err(error) = directory::write_json(&run.started(), &started, Durability::Cache) {
         log(run, &format!("started.json cannot be written: {error}"));
     }
     crash::point("started");
-    Ok(Job::new(launched, started.started_at, cgroup))
+    Ok(Job::new(launched, started_at, begun, cgroup))
 }
 
 /// Writes exit.json, with patience: while this process holds the lock, nobody takes the run for lost.

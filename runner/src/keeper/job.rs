@@ -70,11 +70,12 @@ enum Phase {
 }
 
 impl Job {
-    pub fn new(launched: Launched, started_at: Timestamp, cgroup: Option<Cgroup>) -> Job {
+    /// `begun` is `started_at` on the clock that nobody sets.
+    pub fn new(launched: Launched, started_at: Timestamp, begun: Instant, cgroup: Option<Cgroup>) -> Job {
         Job {
             pid: launched.pid,
             started_at,
-            begun: Instant::now(),
+            begun,
             stdout: Some(launched.stdout),
             stderr: Some(launched.stderr),
             stdin: launched.stdin.map(File::from),
@@ -108,6 +109,7 @@ impl Job {
         let mut account = None;
         // Whoever asked before the signal could be taken is heard now.
         let mut look_for_stop = true;
+        let mut looked_at = Instant::now();
         loop {
             if let Phase::Running = phase {
                 if std::mem::take(&mut look_for_stop)
@@ -130,7 +132,10 @@ impl Job {
             if ready.signals {
                 signals::drain(&signals);
             }
-            look_for_stop = true;
+            // A stat for every block of output would be a tenth of what the block costs.
+            if ready.signals || looked_at.elapsed() >= LOOK_FOR_STOP {
+                (look_for_stop, looked_at) = (true, Instant::now());
+            }
             if ready.stdin {
                 self.feed_stdin(&mut stdin_text);
             }
@@ -280,6 +285,7 @@ impl Job {
             ..self.encoder.counts
         };
         let account = account.unwrap_or_else(|| Account::of_leaked(Vec::new()));
+        let lasted = self.begun.elapsed();
         let reaped = self.reaped.as_ref();
         Exit {
             ended: account.cause,
@@ -287,14 +293,20 @@ impl Job {
             exit_code: reaped.and_then(|reaped| reaped.exit_code),
             signal: reaped.and_then(|reaped| reaped.signal),
             started_at: Some(self.started_at),
-            finished_at: Timestamp::now(),
-            duration_ms: self.begun.elapsed().as_millis() as u64,
+            finished_at: end_of(self.started_at, lasted, Timestamp::now()),
+            duration_ms: lasted.as_millis() as u64,
             output,
             cpu_ms: reaped.map(|reaped| reaped.cpu_ms + self.orphans_cpu_ms),
             max_rss_bytes: reaped.map(|reaped| reaped.max_rss_bytes.max(self.orphans_rss_bytes)),
             leaked: account.leaked,
         }
     }
+}
+
+/// When a job ended that began at `started_at` and lasted so long: by the clock on the wall, unless that was set back
+/// meanwhile. So an end is never before its beginning, and the two are never less apart than the job lasted.
+fn end_of(started_at: Timestamp, lasted: Duration, now: Timestamp) -> Timestamp {
+    started_at.checked_add(lasted).map_or(now, |end| end.max(now))
 }
 
 struct Ready {
@@ -325,4 +337,21 @@ fn asked_to_stop(run: &RunDirectory) -> Option<String> {
     // Whatever stands in the file, its being there is the request.
     let by = read_json::<StopRequest>(&run.stop()).ok().flatten().map(|request| request.by).unwrap_or_default();
     Some(if by.is_empty() { "stop asked for".to_owned() } else { format!("stop asked for by {by}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_never_makes_a_job_end_before_it_began() {
+        let at = |second: i64| Timestamp::from_second(second).expect("instant");
+        let check = |lasted_s: u64, now: i64, expected: i64| {
+            assert_eq!(end_of(at(1_000), Duration::from_secs(lasted_s), at(now)), at(expected), "{lasted_s} {now}");
+        };
+        check(60, 1_060, 1_060);
+        // Set back by an hour; set forward by one, or asleep.
+        check(60, 1_060 - 3_600, 1_060);
+        check(60, 1_060 + 3_600, 1_060 + 3_600);
+    }
 }
