@@ -80,6 +80,9 @@ pub struct Beat {
     pub at: Timestamp,
     pub running: u32,
     pub version: String,
+    /// Why the runner starts nothing now: a required sink that it cannot reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// Reports on their way to the collector. At least once, in any order.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::crash;
 use crate::directory::{Durability, mark, read_json, write_json};
 use crate::ending::{finish, lost};
+use crate::gate::FRESH;
 use crate::local::{LocalRun, locked};
 use crate::records::{Exit, Refusal, RefusalKind, Started};
 use crate::report;
@@ -131,8 +132,14 @@ async fn begin(shared: &Arc<Shared>, run: &Arc<LocalRun>, tries: &mut u32) -> Be
     if run.directory.stop().exists() {
         return refused(RefusalKind::Stopped, "stopped before it began".to_owned());
     }
+    let held = shared.held(run.job()).await;
     if let Some(start_by) = accepted.order.start_by.filter(|start_by| *start_by < Timestamp::now()) {
-        return refused(RefusalKind::TooLate, format!("the runner could not start it before {start_by}"));
+        let why = held.map(|says| format!(": {says}")).unwrap_or_default();
+        return refused(RefusalKind::TooLate, format!("the runner could not start it before {start_by}{why}"));
+    }
+    if held.is_some() {
+        sleep(FRESH).await;
+        return Begun::Kept(None);
     }
     if *tries > 0 {
         sleep(SPAWN_RETRY_DELAY * *tries).await;

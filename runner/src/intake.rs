@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attend::attend;
 use crate::crash;
 use crate::directory::{Durability, RunDirectory, write_json};
+use crate::gate::FRESH;
 use crate::local::{Key, LocalRun, locked};
 use crate::options::{Mode, Ports};
 use crate::records::{Accepted, Refusal, RefusalKind};
@@ -24,6 +25,9 @@ const LEASE: Duration = Duration::from_secs(60);
 
 /// SQS's longest poll (ReceiveMessage, WaitTimeSeconds).
 const WAIT: Duration = Duration::from_secs(20);
+
+/// The same where a required sink may hold orders up: so soon is one that was left in the queue looked at again. Ours.
+const HELD_LEASE: Duration = Duration::from_secs(5);
 
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -37,7 +41,13 @@ pub async fn take_orders(shared: Arc<Shared>, ports: Ports, stop: CancellationTo
             tokio::select! { () = changed => {}, () = stop.cancelled() => {} }
             continue;
         }
-        let received = ports.orders.receive(&shared.options.groups, room, LEASE, WAIT);
+        if shared.all_held().await.is_some() {
+            // Left in the queue: another runner may reach what this one cannot.
+            tokio::select! { () = tokio::time::sleep(FRESH) => {}, () = stop.cancelled() => {} }
+            continue;
+        }
+        let lease = if shared.has_required_sinks() { HELD_LEASE } else { LEASE };
+        let received = ports.orders.receive(&shared.options.groups, room, lease, WAIT);
         let received = match stop.run_until_cancelled(received).await {
             None => return,
             Some(Ok(received)) => received,
@@ -161,6 +171,10 @@ async fn claim(shared: &Shared, claims: &dyn Claims, order: Order) -> Taking {
     }
     if shared.run(&(run_id.clone(), attempt)).is_some() {
         return Taking::Drop;
+    }
+    if let Some(says) = shared.held(&order.job).await {
+        tracing::debug!(says, %run_id, "an order is left in the queue");
+        return Taking::Later;
     }
     let (runner, host, now) = (&shared.options.runner, &shared.options.host, Timestamp::now());
     match claims.claim(&run_id, attempt, runner, host, now).await {

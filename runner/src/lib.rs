@@ -4,7 +4,7 @@
 //! | file | duty |
 //! |---|---|
 //! | `runner`, `exec` | the whole, as a service and for one command; `options` is what they are given |
-//! | `intake`, `admission` | orders: claimed, stored, admitted |
+//! | `intake`, `admission`, `gate` | orders: claimed, stored, admitted; held while a required sink cannot be reached |
 //! | `attend`, `ending`, `report` | one run from its start to its report |
 //! | `spawn`, `keeper` | the process that owns a run, and how it comes to be |
 //! | `directory`, `records` | what the two tell each other through files |
@@ -25,6 +25,7 @@ mod ending;
 mod excerpt;
 pub mod exec;
 mod feed;
+mod gate;
 mod intake;
 pub mod keeper;
 mod local;
@@ -46,5 +47,5 @@ pub mod spool;
 mod watch;
 
 pub use options::{OnShutdown, Options, Policy, Ports, Secrets};
-pub use runner::{Handle, LocalInfo, Runner, RunnerError, run};
+pub use runner::{Handle, LocalInfo, Runner, RunnerError, occupy, run};
 pub use secrets::LocalSecrets;

@@ -74,15 +74,26 @@ pub async fn run(options: Options, ports: Ports, shutdown: CancellationToken) ->
 }
 
 /// Makes the state directory this process's own until the file is dropped.
+///
+/// # Errors
+/// When somebody else has it, or it cannot be made.
 pub fn occupy(state: &std::path::Path) -> Result<std::fs::File, RunnerError> {
     let fails = |error: io::Error| RunnerError::State(state.to_owned(), error);
     std::fs::create_dir_all(state).map_err(fails)?;
     let lock = open_private(&state.join("runner.lock")).map_err(fails)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
+        // Whoever had it before may have removed it with its directory: then this is the lock of nothing.
+        Ok(()) if is_at(&lock, &state.join("runner.lock")) => Ok(lock),
+        Ok(()) => Err(RunnerError::InUse(state.to_owned())),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(RunnerError::InUse(state.to_owned())),
         Err(errno) => Err(fails(errno.into())),
     }
+}
+
+fn is_at(file: &std::fs::File, path: &std::path::Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let same = |one: std::fs::Metadata, other: std::fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+    file.metadata().is_ok_and(|file| std::fs::metadata(path).is_ok_and(|path| same(file, path)))
 }
 
 impl Runner {
@@ -186,6 +197,7 @@ async fn beat_always(shared: Arc<Shared>, ports: Ports) {
     let handle = Handle { shared: shared.clone() };
     let mut told = false;
     loop {
+        let held = shared.known_to_be_held().await;
         let beat = Beat {
             runner: shared.options.runner.clone(),
             host: shared.options.host.clone(),
@@ -193,6 +205,7 @@ async fn beat_always(shared: Arc<Shared>, ports: Ports) {
             at: Timestamp::now(),
             running: locked(&shared.runs).values().filter(|run| run.finished().is_none()).count() as u32,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            held,
         };
         match ports.claims.beat(&beat).await {
             Ok(stops) => {

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::feed::SpoolFeed;
+use crate::gate::Gate;
 use crate::local::{Key, LocalRun, locked};
 use crate::options::Options;
 use crate::outbox::Outbox;
@@ -49,6 +50,8 @@ pub struct Shared {
     /// Counts the lists of sinks; even while there is one, odd while one is being replaced.
     sinks_version: AtomicU64,
     packs: RwLock<Arc<Packs>>,
+    /// What is known of required sinks.
+    pub gate: Gate,
     pub watch: Watch,
     /// None when nobody wants reports.
     pub outbox: Option<Outbox>,
@@ -81,6 +84,7 @@ impl Shared {
             sinks: RwLock::new(std::mem::take(&mut options.sinks)),
             sinks_version: AtomicU64::new(0),
             packs: RwLock::new(options.packs.clone()),
+            gate: Gate::default(),
             watch: Watch::new()?,
             outbox,
             spawners: Semaphore::new(SPAWNERS),

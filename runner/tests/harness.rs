@@ -100,7 +100,12 @@ async fn exec(state: &str, world: &str, command: &[&str]) -> ExitCode {
         job: Job::new(JobKey::new("g", "wrapped"), "@manually", Command::Argv(words)),
     };
     let reports: Arc<dyn Reports> = Arc::new(World { folder: world.into(), leased: Mutex::default() });
-    match runner::exec::exec(options(state, Path::new(world)), Some(reports), order).await {
+    let reports = std::env::var_os("SEXTON_NO_SERVER").is_none().then_some(reports);
+    let mut options = options(state, Path::new(world));
+    if let Some(limit) = std::env::var("SEXTON_FLUSH_MS").ok().and_then(|limit| limit.parse().ok()) {
+        options.flush_limit = Duration::from_millis(limit);
+    }
+    match runner::exec::exec(options, reports, order).await {
         Ok(executed) => ExitCode::from(executed.code),
         Err(error) => {
             eprintln!("{error}");
@@ -179,7 +184,8 @@ impl Claims for World {
         Ok(if holder == runner && !is_over { Claim::Granted } else { Claim::Refused })
     }
 
-    async fn beat(&self, _beat: &Beat) -> PortResult<Vec<RunId>> {
+    async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>> {
+        fs::write(self.folder.join("beat"), serde_json::to_vec(beat).map_err(retry)?).map_err(retry)?;
         let entries = fs::read_dir(self.folder.join("stops")).map_err(retry)?;
         Ok(entries.flatten().map(|entry| RunId(entry.file_name().to_string_lossy().into_owned())).collect())
     }

@@ -130,9 +130,12 @@ impl Look<'_> {
 
     fn unstarted(&self, run: &Run) -> Option<Finding> {
         if let Some(start_by) = run.start_by.filter(|start_by| *start_by < self.now) {
-            let alive = self.beats.iter().filter(|beat| serves(beat, &run.group)).map(|beat| beat.at).max();
+            let alive = self.beats.iter().filter(|beat| serves(beat, &run.group)).max_by_key(|beat| beat.at);
             let runners = match alive {
-                Some(at) => format!("a runner of this group last showed life at {at}"),
+                Some(Beat { runner, at, held: Some(why), .. }) => {
+                    format!("runner {runner} lives (at {at}) and says: {why}")
+                }
+                Some(beat) => format!("a runner of this group last showed life at {}", beat.at),
                 None => "no runner of this group has shown life".to_owned(),
             };
             return Some(Finding::Missed(format!("no runner of group {} took it by {start_by}; {runners}", run.group)));

@@ -107,6 +107,10 @@ impl Engine {
         &self.config.name
     }
 
+    pub fn config(&self) -> &SinkConfig {
+        &self.config
+    }
+
     /// Whether the sink's `when` wants this run. A feed of an unwanted run may be added all the same: it is read to its
     /// end and nothing of it is sent.
     pub fn wants(&self, header: &RunHeader) -> bool {

@@ -10,6 +10,7 @@
 //! | `lines`, `json`, `message`, `stamp`, `ansi`, `frames` | how records are written |
 //! | `wire`, `stream`, `datagram`, `http` | how bytes travel |
 //! | `check` | reaches a sink without sending |
+//! | `reach` | whether a required sink would take a connection, without sending |
 
 pub mod address;
 mod ansi;
@@ -30,6 +31,7 @@ mod http;
 mod json;
 pub mod lines;
 mod message;
+pub mod reach;
 mod record;
 mod sink;
 mod stamp;

@@ -86,6 +86,7 @@ pub fn beat(runner: &str, second: i64) -> Beat {
         at: at(second),
         running: 1,
         version: "0.1.0".to_owned(),
+        held: None,
     }
 }
 

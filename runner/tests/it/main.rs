@@ -7,6 +7,7 @@ mod disk;
 mod exec;
 mod keeper;
 mod output;
+mod required;
 mod service;
 mod stopping;
 mod world;

@@ -146,6 +146,7 @@ impl World {
             at: self.now(),
             running: 0,
             version: "0.1.0".to_owned(),
+            held: None,
         };
         self.ports.claims.beat(&beat).await.unwrap()
     }
