@@ -1,9 +1,12 @@
 //! `sexton exec`: one command, wrapped, for whatever scheduler calls it. The same keeper, spool, rules, sinks and reports;
 //! the output also goes where the caller expects it, and the exit code is the command's own.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use domain::event::{Body, Report};
 use domain::line::{Position, Stage, Stream};
@@ -11,13 +14,14 @@ use domain::order::Order;
 use domain::ports::Reports;
 use domain::run::Outcome;
 use jiff::Timestamp;
+use sinks::engine::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adopt::adopt_abandoned;
+use crate::adopt::{SINKS_FILE, adopt_abandoned, keep_refused};
 use crate::attend::{attend, stored_report};
-use crate::directory::read_json;
+use crate::directory::{Durability, read_json, write_json};
 use crate::feed::cursor_path;
 use crate::intake::store;
 use crate::local::{LocalRun, locked};
@@ -31,6 +35,10 @@ use crate::shared::Shared;
 
 /// What a shell says of a command that it could not execute.
 const NOT_STARTED_CODE: u8 = 127;
+
+/// How long somebody may look at a directory that was only just made. Ours; a look takes less than a millisecond.
+const OCCUPY_PATIENCE: Duration = Duration::from_secs(5);
+const OCCUPY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How a wrapped command ended.
 pub struct Executed {
@@ -52,8 +60,10 @@ pub async fn exec(
     let exec_folder = options.state.join("exec");
     let state = exec_folder.join(order.run_id.as_str());
     let fails = |error: io::Error| RunnerError::State(state.clone(), error);
-    let in_use = occupy(&state)?;
+    let in_use = occupy_own(&state).await?;
     options.state = std::fs::canonicalize(&state).map_err(fails)?;
+    let sinks: Vec<&str> = options.sinks.iter().map(Engine::name).collect();
+    write_json(&options.state.join(SINKS_FILE), &sinks, Durability::Cache).map_err(fails)?;
     options.retention = Retention::default();
     let stop_sending = CancellationToken::new();
     let (outbox, sending) = match reports {
@@ -78,7 +88,7 @@ pub async fn exec(
         tracing::error!(%error, "attending the command ended badly");
     }
     // With what is left of this call's time, what killed calls left undone.
-    adopt_abandoned(&shared, &exec_folder).await;
+    adopt_abandoned(&shared, &exec_folder, &mut BTreeSet::new()).await;
     shared.attending.close();
     let _ = tokio::time::timeout(shared.options.flush_limit, shared.attending.wait()).await;
     flush(&shared).await;
@@ -94,6 +104,17 @@ pub async fn exec(
     remove_if_delivered(&shared, &state);
     drop(in_use);
     Ok(Executed { code: code_of(&report), report })
+}
+
+/// The run's name is nobody else's, so whoever has its directory only looks whether it is an abandoned one.
+async fn occupy_own(state: &Path) -> Result<File, RunnerError> {
+    let begun = Instant::now();
+    loop {
+        match occupy(state) {
+            Err(_) if begun.elapsed() < OCCUPY_PATIENCE => tokio::time::sleep(OCCUPY_INTERVAL).await,
+            occupied => return occupied,
+        }
+    }
 }
 
 /// SIGINT and SIGTERM stop the job by its ladder; this process stays to see the end.
@@ -117,7 +138,8 @@ async fn mirror(shared: &Arc<Shared>, run: &Arc<LocalRun>) {
     let mut copies = [Stream::Stdout, Stream::Stderr].map(|stream| Some(copy_of(run, stream)));
     loop {
         let grown = shared.grown.notified();
-        let over = run.finished().is_some();
+        // Asked anew: a run that is refused is another one from then on.
+        let over = shared.run(&run.key()).is_none_or(|run| run.finished().is_some());
         for copy in &mut copies {
             if let Some((output, to)) = copy
                 && let Err(error) = copy_all(output, to)
@@ -165,6 +187,10 @@ fn code_of(report: &Report) -> u8 {
 
 /// Removes this call's state when every run in it is with every sink and every report is sent.
 fn remove_if_delivered(shared: &Shared, state: &Path) {
+    if let Err(error) = keep_refused(state) {
+        tracing::warn!(%error, state = %state.display(), "refused reports cannot be put aside; all of it is kept");
+        return;
+    }
     let unsent = std::fs::read_dir(shared.options.state.join("outbox")).map_or(0, |files| files.count());
     let runs: Vec<Arc<LocalRun>> = locked(&shared.runs).values().cloned().collect();
     if unsent > 0 || !runs.iter().all(|run| is_delivered(run)) {

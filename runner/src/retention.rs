@@ -1,6 +1,7 @@
 //! When a run's directory goes, and when a long run's oldest segments do. Never before every sink has them and the report
 //! is on its way.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +46,9 @@ impl Default for Retention {
 
 /// Sweeps for ever, and takes over what killed `exec`s left.
 pub async fn sweep_always(shared: Arc<Shared>) {
+    let mut told = BTreeSet::new();
     loop {
-        adopt_abandoned(&shared, &shared.options.state.join("exec")).await;
+        adopt_abandoned(&shared, &shared.options.state.join("exec"), &mut told).await;
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let of_sweep = shared.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || sweep(&of_sweep, Timestamp::now())).await {

@@ -72,3 +72,110 @@ fn is_this_second(run: &runner::directory::RunDirectory) -> bool {
     let name = run.path().file_name().expect("name").to_string_lossy().into_owned();
     name.starts_with(&jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string())
 }
+
+/// How many states of `exec`s are kept.
+fn kept(world: &World) -> usize {
+    std::fs::read_dir(world.path("state").join("exec")).map_or(0, |states| states.count())
+}
+
+fn sink_at(world: &World, name: &str, folder: &str) {
+    let path = world.path(folder).join("all.log");
+    let text = format!("[sink.{name}]\ntype = \"file\"\nformat = \"json\"\npath = \"{}\"\n", path.display());
+    std::fs::write(world.path("sinks.toml"), text).expect("sinks.toml");
+}
+
+/// An `exec` at whose end neither its sink nor its server took anything.
+fn undelivered() -> World {
+    let world = World::new();
+    // A file where a folder is wanted: nothing can be written below it.
+    std::fs::write(world.path("later"), "").expect("file");
+    std::fs::write(world.path("deaf"), "").expect("deaf");
+    sink_at(&world, "archive", "later");
+    let status = world.command(&["exec", "echo", "late"]).env("SEXTON_FLUSH_MS", "300").status();
+    assert!(status.expect("exec").success());
+    assert_eq!(kept(&world), 1);
+    // The names of runs of one second are told apart by their caller; here it has only one.
+    let second = jiff::Timestamp::now().as_second();
+    wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
+    world
+}
+
+/// Both can be reached from now on.
+fn mend(world: &World) {
+    std::fs::remove_file(world.path("later")).expect("file");
+    std::fs::remove_file(world.path("deaf")).expect("deaf");
+}
+
+fn is_delivered(world: &World) -> bool {
+    let log = std::fs::read_to_string(world.path("later").join("all.log")).unwrap_or_default();
+    let reports = std::fs::read_to_string(world.path("reports.jsonl")).unwrap_or_default();
+    let late = reports.lines().filter(|line| line.contains("echo late") || line.contains("\"text\":\"late\"")).count();
+    log.contains("late") && log.contains("run.finished") && late == 2
+}
+
+#[test]
+fn what_an_exec_could_not_deliver_is_delivered_by_the_next_one() {
+    let world = undelivered();
+    mend(&world);
+    assert!(world.command(&["exec", "true"]).status().expect("exec").success());
+    assert!(is_delivered(&world) && kept(&world) == 0);
+}
+
+#[test]
+fn what_an_exec_could_not_deliver_is_delivered_by_a_runner() {
+    let mut world = undelivered();
+    mend(&world);
+    world.start();
+    wait_for("the delivery", || (is_delivered(&world) && kept(&world) == 0).then_some(()));
+}
+
+#[test]
+fn an_exec_without_a_server_delivers_output_and_leaves_reports_to_one_with_a_server() {
+    let world = undelivered();
+    mend(&world);
+    let alone = world.command(&["exec", "true"]).env("SEXTON_NO_SERVER", "1").status();
+    assert!(alone.expect("exec").success());
+    assert_eq!(kept(&world), 1, "the reports are still to be sent");
+    assert!(std::fs::read_to_string(world.path("later").join("all.log")).expect("log").contains("late"));
+    let second = jiff::Timestamp::now().as_second();
+    wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
+    assert!(world.command(&["exec", "true"]).status().expect("exec").success());
+    assert!(is_delivered(&world) && kept(&world) == 0);
+}
+
+#[test]
+fn output_owed_to_one_sink_is_not_given_to_another_instead() {
+    let world = undelivered();
+    mend(&world);
+    sink_at(&world, "other", "elsewhere");
+    assert!(world.command(&["exec", "true"]).status().expect("exec").success());
+    assert_eq!(kept(&world), 1);
+    assert!(!std::fs::read_to_string(world.path("elsewhere").join("all.log")).expect("log").contains("late"));
+}
+
+#[test]
+fn an_exec_that_is_looked_at_while_it_begins_begins_all_the_same() {
+    let world = World::new();
+    std::fs::create_dir_all(world.path("state").join("exec")).expect("folder");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Whoever adopts takes each lock for a moment, and removes what holds nothing.
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for state in std::fs::read_dir(world.path("state").join("exec")).expect("exec").flatten() {
+                    let Ok(_lock) = runner::occupy(&state.path()) else { continue };
+                    if !state.path().join("runs").exists() {
+                        let _gone = std::fs::remove_dir_all(state.path());
+                    }
+                }
+            }
+        });
+        for _ in 0..3 {
+            let second = jiff::Timestamp::now().as_second();
+            let output = world.command(&["exec", "true"]).output().expect("exec");
+            assert!(output.status.success(), "{output:?}");
+            wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
