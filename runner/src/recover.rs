@@ -59,8 +59,7 @@ pub fn take_up(shared: &Arc<Shared>, directory: RunDirectory) -> io::Result<Opti
     let run = Arc::new(LocalRun::new(directory, accepted));
     let key = run.key();
     locked(&shared.runs).insert(key, run.clone());
-    if run.directory.told_finished().exists() {
-        restore_finished(shared, &run);
+    if run.directory.told_finished().exists() && restore_finished(shared, &run) {
         return Ok(None);
     }
     match standing(&run)? {
@@ -75,14 +74,14 @@ pub fn take_up(shared: &Arc<Shared>, directory: RunDirectory) -> io::Result<Opti
     Ok(None)
 }
 
-/// A run that is reported: only its sinks may still have something to do.
-fn restore_finished(shared: &Shared, run: &Arc<LocalRun>) {
+/// A run that is reported: only its sinks may still have something to do. False when its report is not there, as a full
+/// disk leaves it: then it is attended to its end once more, which makes the report again and tells it to nobody.
+fn restore_finished(shared: &Shared, run: &Arc<LocalRun>) -> bool {
+    let Some(event) = stored_report(run) else { return false };
+    let Body::Finished(report) = event.body else { return false };
     let started = run.started().unwrap_or_default();
-    let event = stored_report(run);
-    let at = event.as_ref().map_or(run.accepted.accepted_at, |event| event.at);
-    run.make_header(&shared.options.runner, &shared.options.host, started.as_ref(), at);
-    if let Some(Body::Finished(report)) = event.map(|event| event.body) {
-        run.set_finished(report::finished_record(&report));
-    }
+    run.make_header(&shared.options.runner, &shared.options.host, started.as_ref(), event.at);
+    run.set_finished(report::finished_record(&report));
     shared.add_feeds(run);
+    true
 }

@@ -256,3 +256,24 @@ fn a_runner_whose_program_was_removed_still_starts_keepers() {
     let order = world.order(argv(&["true"]));
     assert_eq!(world.report(&order.run_id).outcome, Outcome::Succeeded);
 }
+
+#[test]
+fn a_reported_run_whose_stored_report_is_gone_is_finished_all_the_same() {
+    let check = |damage: &dyn Fn(&std::path::Path)| {
+        let mut world = World::new();
+        world.start();
+        let order = world.order(shell("echo one"));
+        world.report(&order.run_id);
+        let run = world.directory(&order);
+        wait_for("its mark", || run.told_finished().exists().then_some(()));
+        world.kill();
+        damage(&run.finished());
+        world.start_as("free", "drain", None);
+        world.end();
+        world.shipped(&order.run_id);
+        let told = world.events(&order.run_id).into_iter().filter(|event| matches!(event.body, Body::Finished(_)));
+        assert_eq!(told.count(), 1);
+    };
+    check(&|report| fs::remove_file(report).expect("removed"));
+    check(&|report| fs::write(report, "{").expect("damaged"));
+}
