@@ -58,12 +58,12 @@ impl SpoolFeed {
         Next::Item { item, end }
     }
 
-    /// When the oldest undelivered record was captured.
-    fn oldest(&self) -> Option<jiff::Timestamp> {
+    /// When the record that begins here was captured.
+    fn captured_at(&self, place: Position) -> Option<jiff::Timestamp> {
         use std::os::unix::fs::FileExt;
-        let path = self.run.directory.spool().join(segment_name(self.durable.segment));
+        let path = self.run.directory.spool().join(segment_name(place.segment));
         let mut head = [0; STAMP_BYTES + 16];
-        let got = std::fs::File::open(path).ok()?.read_at(&mut head, self.durable.offset).ok()?;
+        let got = std::fs::File::open(path).ok()?.read_at(&mut head, place.offset).ok()?;
         Some(parse(head.get(..got)?, 0).at()).filter(|at| *at != jiff::Timestamp::UNIX_EPOCH)
     }
 }
@@ -110,16 +110,17 @@ impl Feed for SpoolFeed {
         Ok(())
     }
 
-    fn lag(&self) -> Lag {
-        if self.is_done() {
+    fn lag(&self, position: Position) -> Lag {
+        let from = self.durable.max(position);
+        if from.stage == Stage::Done {
             return Lag::default();
         }
-        let behind = SpoolReader::open(self.run.directory.spool(), self.durable).bytes_behind().unwrap_or(0);
+        let behind = SpoolReader::open(self.run.directory.spool(), from).bytes_behind().unwrap_or(0);
         let last_seq = self.run.finished().map_or(self.run.seen_seq(), |record| record.last_seq);
         Lag {
-            lines: (last_seq + 1).saturating_sub(self.durable.seq),
+            lines: (last_seq + 1).saturating_sub(from.seq),
             bytes: behind,
-            oldest: if behind > 0 { self.oldest() } else { None },
+            oldest: if behind > 0 { self.captured_at(from) } else { None },
         }
     }
 }

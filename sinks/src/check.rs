@@ -1,53 +1,174 @@
-//! Really reaches a sink, for `sexton check`. Sends no record.
+//! Really reaches a sink, for `sexton check`: sends one marked line, between the brackets of a run of its own, and says
+//! what came back. Nothing is tried again, and nothing is kept.
 
-use crate::address::{Address, Scheme};
-use crate::cloudwatch_logs::NOT_IN_THIS_BUILD;
+use std::path::Path;
+use std::time::Duration;
+
+use domain::line::{STAMP_BYTES, Stream};
+use domain::run::{Outcome, RunId, Trigger};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::address::Scheme;
+use crate::cloudwatch_logs::CloudwatchLogs;
 use crate::config::{SinkConfig, SinkKind};
-use crate::datagram::DatagramWire;
-use crate::file;
-use crate::gelf::GelfConfig;
-use crate::http::HttpWire;
-use crate::stream::StreamWire;
-use crate::syslog::SyslogConfig;
-use crate::tls::TlsConfig;
+use crate::engine::{Environment, gelf_sink, syslog_sink};
+use crate::error::SinkResult;
+use crate::feed::{FinishedRecord, RunHeader};
+use crate::file::{self, FileConfig, FileSink};
+use crate::record::{MAX_LINE_BYTES_MIN, Piece, Record};
+use crate::sink::Sink;
+use crate::stamp;
 
-/// One sentence each way: what was reached, or what is wrong.
+/// What the test run is called: rules of receivers can tell it apart.
+pub const CHECK_GROUP: &str = "sexton";
+pub const CHECK_JOB: &str = "check";
+/// A sink that has not said anything by then is dead for a person who waits.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+/// The end of a file that is read back: the last lines are ours, whoever else writes there.
+const READ_BACK_BYTES: usize = 1 << 20;
+
+/// One sentence each way: what took the test line, or what is wrong. Nothing is sent to standard output, which is the
+/// caller's own.
 ///
 /// # Errors
-/// When the sink cannot be reached or is not in this build.
+/// When the sink cannot be reached, or does not take the line.
 pub async fn check(config: &SinkConfig) -> Result<String, String> {
+    let test = TestRun::new(Timestamp::now());
     match &config.kind {
-        SinkKind::File(file) => file::check(file),
         SinkKind::Stdout(_) => Ok("standard output".to_owned()),
-        SinkKind::Syslog(SyslogConfig { address, tls, .. }) => reach(address, tls).await,
-        SinkKind::Gelf(GelfConfig { address, tls, compression, bulk, .. }) => match address.scheme {
-            Scheme::Http | Scheme::Https => {
-                let mut wire = HttpWire::new(address.clone(), *compression, *bulk, tls.clone());
-                let status = wire.reach().await.map_err(|error| error.says)?;
-                Ok(format!("{address} answers ({status})"))
-            }
-            _ => reach(address, tls).await,
-        },
-        SinkKind::CloudwatchLogs(_) => Err(NOT_IN_THIS_BUILD.to_owned()),
+        SinkKind::File(file) => {
+            file::check(file)?;
+            test.send(&mut FileSink::new(file.clone(), MAX_LINE_BYTES_MIN)).await?;
+            test.read_back(file)
+        }
+        SinkKind::Syslog(syslog) => {
+            let address = &syslog.address;
+            test.send(&mut syslog_sink(syslog, config.max_line)).await?;
+            Ok(test.says_of_wire(&address.to_string(), address.scheme, None))
+        }
+        SinkKind::Gelf(gelf) => {
+            let address = &gelf.address;
+            let mut sink = gelf_sink(gelf, config.max_line, || Timestamp::now().as_nanosecond() as u64);
+            test.send(&mut sink).await?;
+            Ok(test.says_of_wire(&address.to_string(), address.scheme, sink.answer()))
+        }
+        SinkKind::CloudwatchLogs(logs) => {
+            // A line would need a group and a stream of its own: what may be done there is asked without one.
+            let environment = Environment::real(mpsc::channel(1).0);
+            let mut sink = CloudwatchLogs::new(logs, config, environment);
+            let reached = tokio::time::timeout(CHECK_TIMEOUT, sink.reach()).await;
+            let silent = |_| format!("no answer within {}s", CHECK_TIMEOUT.as_secs());
+            reached.map_err(silent)?.map_err(|error| error.says)
+        }
     }
 }
 
-async fn reach(address: &Address, tls: &TlsConfig) -> Result<String, String> {
-    match address.scheme {
-        Scheme::Udp => {
-            let reached = DatagramWire::new(address.clone()).connect().await;
-            reached.map_err(|error| format!("cannot reach {address}: {error}"))?;
-            Ok(format!("{address} can be sent to; whether anybody listens there, udp cannot tell"))
+struct TestRun {
+    header: RunHeader,
+    text: String,
+}
+
+impl TestRun {
+    fn new(now: Timestamp) -> TestRun {
+        let mut random = [0; 6];
+        if getrandom::fill(&mut random).is_err() {
+            // The instant in front still tells one check from another.
+            random = [0xff; 6];
         }
-        Scheme::Unix => {
-            if DatagramWire::new(address.clone()).connect().await.is_err() {
-                StreamWire::new(address.clone(), tls.clone()).connect().await.map_err(|error| error.says)?;
-            }
-            Ok(format!("{address} is open"))
-        }
-        _ => {
-            StreamWire::new(address.clone(), tls.clone()).connect().await.map_err(|error| error.says)?;
-            Ok(format!("connected to {address}"))
+        let run_id = RunId::unscheduled(now, random);
+        let text = format!("test line of `sexton check`, run {run_id}; nothing is wrong");
+        let header = RunHeader {
+            run_id,
+            group: CHECK_GROUP.to_owned(),
+            job: CHECK_JOB.to_owned(),
+            attempt: 1,
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            runner: "check".to_owned(),
+            pid: Some(std::process::id()),
+            nominal: now,
+            trigger: Trigger::Manual,
+            command: "sexton check".to_owned(),
+            started_at: now,
+        };
+        TestRun { header, text }
+    }
+
+    /// Sends the run and waits until the other side has it, as far as that can be known.
+    async fn send<S: Sink>(&self, sink: &mut S) -> Result<(), String> {
+        match tokio::time::timeout(CHECK_TIMEOUT, self.exchange(sink)).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(refused))) => Err(format!("the test line of run {} was refused: {refused}", self.header.run_id)),
+            Ok(Err(error)) => Err(error.says),
+            Err(_) => Err(format!("no answer within {}s", CHECK_TIMEOUT.as_secs())),
         }
     }
+
+    /// Why the other side refused it, where it did.
+    async fn exchange<S: Sink>(&self, sink: &mut S) -> SinkResult<Option<String>> {
+        let stamp: [u8; STAMP_BYTES] = stamp::of(self.header.started_at);
+        let line = Piece {
+            seq: 1,
+            stamp: &stamp,
+            stream: Stream::Stdout,
+            text: self.text.as_bytes(),
+            part: 0,
+            part_last: true,
+            gap: false,
+        };
+        let finished = FinishedRecord {
+            outcome: Outcome::Succeeded,
+            reason: String::new(),
+            exit_code: Some(0),
+            signal: None,
+            duration_ms: 0,
+            stdout_lines: 1,
+            stderr_lines: 0,
+            stdout_bytes: self.text.len() as u64,
+            stderr_bytes: 0,
+            last_seq: 1,
+            dropped_lines: 0,
+            finished_at: self.header.started_at,
+        };
+        sink.connect().await?;
+        let run = sink.open(&self.header);
+        for record in [Record::Started, Record::Line(line), Record::Finished(&finished)] {
+            sink.encode(&run, &record);
+        }
+        let refused = sink.send().await?;
+        sink.drain().await?;
+        sink.sync().await?;
+        Ok(refused.into_iter().next().map(|refused| refused.says))
+    }
+
+    fn says_of_wire(&self, address: &str, scheme: Scheme, answer: Option<String>) -> String {
+        let run_id = &self.header.run_id;
+        match (scheme, answer) {
+            (_, Some(answer)) => format!("{address} answered {answer} to the test line of run {run_id}"),
+            (Scheme::Udp, None) => {
+                format!("{address} was sent the test line of run {run_id}; whether it was taken, udp cannot tell")
+            }
+            (_, None) => format!("{address} acknowledged the test line of run {run_id}"),
+        }
+    }
+
+    fn read_back(&self, config: &FileConfig) -> Result<String, String> {
+        let path = config.path.fill(&self.header);
+        match holds(Path::new(&path), self.text.as_bytes()) {
+            Ok(true) => Ok(format!("{path} holds the test line of run {}", self.header.run_id)),
+            Ok(false) => Err(format!("{path} does not hold the test line that was written to it")),
+            // A FIFO or a device can be written to and not read back.
+            Err(error) => Ok(format!("{path} took the test line and cannot be read back: {error}")),
+        }
+    }
+}
+
+fn holds(path: &Path, text: &[u8]) -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(path)?;
+    let bytes = file.metadata()?.len();
+    let mut tail = vec![0; READ_BACK_BYTES.min(bytes as usize)];
+    let begin = bytes - tail.len() as u64;
+    file.read_exact_at(&mut tail, begin)?;
+    Ok(memchr::memmem::find(&tail, text).is_some())
 }

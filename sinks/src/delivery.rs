@@ -1,6 +1,11 @@
 //! The task of one sink: read a little of every run in turn, encode, send, learn what arrived, commit cursors. After any
 //! failure everything unconfirmed goes back to its feed; then nothing is read until the sink works again, so a dead sink
-//! costs a timer and no memory.
+//! costs a timer and no memory. What people should know of all this is told in `delivery/telling.rs`.
+
+mod telling;
+
+#[cfg(test)]
+mod model_tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,12 +18,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::SinkConfig;
-use crate::encode::{Encoding, Tally};
+use crate::encode::{Encoding, Filling, Tally};
 use crate::engine::{Environment, FeedHandle, Key, Shared, locked};
 use crate::error::{Class, SinkError, SinkResult};
 use crate::feed::Next;
-use crate::sink::{Refused, Sink};
-use crate::status::{Failing, SinkEvent, SinkTrouble};
+use crate::record::Place;
+use crate::sink::Sink;
 
 /// Cursors are stored at most so often: one sync each, not one a batch.
 const COMMIT_EVERY: Duration = Duration::from_millis(250);
@@ -26,8 +31,6 @@ const COMMIT_EVERY: Duration = Duration::from_millis(250);
 const RECHECK: Duration = Duration::from_secs(5);
 /// Turns that are sent and not confirmed. More are not read: each costs some 80 bytes here.
 const UNCONFIRMED_MAX: usize = 65_536;
-/// Losses are told at most so often; the counters are always right.
-const TELL_LOSS_EVERY: Duration = Duration::from_secs(60);
 /// The least wait between attempts, however small the jitter.
 const WAIT_MIN: Duration = Duration::from_millis(10);
 
@@ -42,6 +45,12 @@ pub(crate) struct Delivery<S: Sink> {
     /// Slots that may have something to read, in the order of their turns.
     ready: VecDeque<u64>,
     unconfirmed: VecDeque<Turn>,
+    /// How many of them, from the first, the other side has taken already.
+    arrived: usize,
+    /// What the batch being filled holds: slot and place of each record.
+    places: Vec<(u64, Place)>,
+    /// Where in `places` that batch begins.
+    filled_from: usize,
     /// Slots whose confirmed position is not yet stored.
     dirty: BTreeSet<u64>,
     /// Batches sent on this connection.
@@ -92,6 +101,9 @@ impl<S: Sink> Delivery<S> {
             next_slot: 0,
             ready: VecDeque::new(),
             unconfirmed: VecDeque::new(),
+            arrived: 0,
+            places: Vec::new(),
+            filled_from: 0,
             dirty: BTreeSet::new(),
             sent: 0,
             flushes: Vec::new(),
@@ -221,7 +233,7 @@ impl<S: Sink> Delivery<S> {
     }
 
     fn add(&mut self, key: Key, feed: FeedHandle) {
-        let header = locked(&feed).header().clone();
+        let header = locked(&feed).feed.header().clone();
         let slot = Slot {
             key: key.clone(),
             feed,
@@ -262,6 +274,13 @@ impl<S: Sink> Delivery<S> {
     async fn fill(&mut self) {
         let deadline = Instant::now() + self.config.batch.timeout;
         let first_turn = self.unconfirmed.len();
+        // A sink may hold back of the batch before, never of one before that.
+        if self.sink.filled_bytes() == 0 {
+            self.places.clear();
+        } else {
+            self.places.drain(..self.filled_from);
+        }
+        self.filled_from = self.places.len();
         let mut events = 0;
         loop {
             while let Some(id) = self.ready.pop_front() {
@@ -288,12 +307,13 @@ impl<S: Sink> Delivery<S> {
     /// Reads and encodes one turn of a run; how many events that made.
     fn turn(&mut self, id: u64) -> usize {
         let Some(slot) = self.slots.get_mut(&id) else { return 0 };
-        let read = locked(&slot.feed).read(self.sink.turn_bytes());
+        let read = locked(&slot.feed).feed.read(self.sink.turn_bytes());
         match read {
             Ok(Next::Item { item, end }) => {
                 let now = (self.environment.now)();
                 let encoding = Encoding::new(&self.config, now, slot.wanted);
-                let tally = encoding.item(&mut self.sink, &slot.run, &item);
+                let filling = Filling { sink: &mut self.sink, slot: id, places: &mut self.places };
+                let tally = encoding.item(filling, &slot.run, &item);
                 slot.outstanding += 1;
                 self.ready.push_back(id);
                 let events = tally.events;
@@ -326,10 +346,20 @@ impl<S: Sink> Delivery<S> {
             return Ok(());
         }
         let confirmed = self.sink.confirmed()?;
+        let arrived = self.sink.arrived().max(confirmed);
+        while let Some(turn) = self.unconfirmed.get(self.arrived)
+            && turn.batch <= arrived
+        {
+            if let Some(slot) = self.slots.get(&turn.slot) {
+                locked(&slot.feed).arrived = turn.end;
+            }
+            self.arrived += 1;
+        }
         let mut total = Tally::default();
         let mut any = false;
         while self.unconfirmed.front().is_some_and(|turn| turn.batch <= confirmed) {
             let Some(turn) = self.unconfirmed.pop_front() else { break };
+            self.arrived -= 1;
             any = true;
             total.add(&turn.tally);
             if let Some(slot) = self.slots.get_mut(&turn.slot) {
@@ -354,7 +384,7 @@ impl<S: Sink> Delivery<S> {
         for id in std::mem::take(&mut self.dirty) {
             let Some(slot) = self.slots.get_mut(&id) else { continue };
             let Some(position) = slot.confirmed else { continue };
-            let stored = locked(&slot.feed).commit(position);
+            let stored = locked(&slot.feed).feed.commit(position);
             match stored {
                 Ok(()) => {
                     slot.confirmed = None;
@@ -398,10 +428,14 @@ impl<S: Sink> Delivery<S> {
         }
         self.sink.disconnect();
         self.sent = 0;
+        self.arrived = 0;
         let touched: BTreeSet<u64> = self.unconfirmed.drain(..).map(|turn| turn.slot).collect();
         for id in touched.into_iter().chain(std::mem::take(&mut self.dirty)) {
             let Some(slot) = self.slots.get_mut(&id) else { continue };
-            locked(&slot.feed).rewind();
+            let mut tracked = locked(&slot.feed);
+            tracked.feed.rewind();
+            tracked.arrived = Position::START;
+            drop(tracked);
             slot.outstanding = 0;
             slot.confirmed = None;
             if slot.reading != Reading::Ready {
@@ -433,80 +467,6 @@ impl<S: Sink> Delivery<S> {
                     }
                 }
             }
-        }
-    }
-
-    fn note_failure(&mut self, error: &SinkError) {
-        let now = (self.environment.now)();
-        let mut health = locked(&self.shared.health);
-        health.note_error(error, now);
-        let since = health.failing.map_or(now, |failing| failing.since);
-        let told = health.failing.is_some_and(|failing| failing.told && failing.class == error.class);
-        if health.failing.is_none() {
-            tracing::warn!(sink = %self.config.name, class = error.class.name(), %error, "the sink fails");
-        }
-        let lasted = now.duration_since(since).unsigned_abs();
-        let tell = !told && (error.class == Class::Misconfigured || lasted >= self.config.alert_after);
-        health.failing = Some(Failing { class: error.class, since, told: told || tell });
-        drop(health);
-        if tell {
-            self.tell(SinkTrouble {
-                sink: self.config.name.clone(),
-                class: error.class,
-                since,
-                error: error.says.clone(),
-            });
-        }
-    }
-
-    fn note_delivered(&mut self, total: &Tally) {
-        self.failures = 0;
-        let mut health = locked(&self.shared.health);
-        health.delivered(total.lines, std::time::Instant::now());
-        health.dropped_lines += total.dropped_lines;
-        health.dropped_bytes += total.dropped_bytes;
-        let recovered = health.failing.take();
-        drop(health);
-        if let Some(failing) = recovered {
-            tracing::info!(sink = %self.config.name, since = %failing.since, "the sink works again");
-            if failing.told {
-                self.send_event(SinkEvent::Recovered { sink: self.config.name.clone(), since: failing.since });
-            }
-        }
-        if total.dropped_lines > 0 {
-            let age = domain::units::format_duration(self.config.retry.max_age);
-            let says = format!("{} lines were dropped: older than max_age {age}", total.dropped_lines);
-            self.tell_loss(says);
-        }
-    }
-
-    fn note_refused(&mut self, refused: &[Refused]) {
-        let Some(first) = refused.first() else { return };
-        let now = (self.environment.now)();
-        let mut health = locked(&self.shared.health);
-        health.refused_records += refused.len() as u64;
-        let says = format!("{} records were refused for good; the first: {}", refused.len(), first.says);
-        health.note_error(&SinkError { class: Class::Permanent, says: says.clone() }, now);
-        drop(health);
-        self.tell_loss(says);
-    }
-
-    fn tell_loss(&mut self, says: String) {
-        tracing::warn!(sink = %self.config.name, "{says}");
-        if self.loss_told_at.is_none_or(|at| at.elapsed() >= TELL_LOSS_EVERY) {
-            self.loss_told_at = Some(Instant::now());
-            let since = (self.environment.now)();
-            self.tell(SinkTrouble { sink: self.config.name.clone(), class: Class::Permanent, since, error: says });
-        }
-    }
-
-    fn tell(&self, trouble: SinkTrouble) {
-        self.send_event(SinkEvent::Trouble(trouble));
-    }
-
-    fn send_event(&self, event: SinkEvent) {
-        if let Err(error) = self.environment.events.try_send(event) {
-            tracing::error!(sink = %self.config.name, %error, "nobody takes the sink's events");
         }
     }
 }

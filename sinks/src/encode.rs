@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use crate::ansi;
 use crate::config::SinkConfig;
 use crate::feed::Item;
-use crate::record::{Gap, Record, pieces};
+use crate::record::{Gap, Place, Record, pieces};
 use crate::sink::Sink;
 use crate::stamp;
 
@@ -33,6 +33,22 @@ impl Tally {
     }
 }
 
+/// A sink that is being filled, and what it was filled with: refused records are named by it.
+pub struct Filling<'s, S> {
+    pub sink: &'s mut S,
+    /// The slot of the run.
+    pub slot: u64,
+    pub places: &'s mut Vec<(u64, Place)>,
+}
+
+impl<S: Sink> Filling<'_, S> {
+    fn encode(&mut self, run: &S::Run, record: &Record<'_>, tally: &mut Tally) {
+        self.sink.encode(run, record);
+        self.places.push((self.slot, record.place()));
+        tally.events += 1;
+    }
+}
+
 pub struct Encoding<'c> {
     config: &'c SinkConfig,
     now: Timestamp,
@@ -48,27 +64,21 @@ impl<'c> Encoding<'c> {
     }
 
     /// Gives the item's records to the sink.
-    pub fn item<S: Sink>(&self, sink: &mut S, run: &S::Run, item: &Item) -> Tally {
+    pub fn item<S: Sink>(&self, mut filling: Filling<'_, S>, run: &S::Run, item: &Item) -> Tally {
         let mut tally = Tally::default();
         if !self.wanted {
             return tally;
         }
         match item {
-            Item::Started => {
-                sink.encode(run, &Record::Started);
-                tally.events += 1;
-            }
-            Item::Finished(finished) => {
-                sink.encode(run, &Record::Finished(finished));
-                tally.events += 1;
-            }
-            Item::Lines(block) => self.block(sink, run, block, &mut tally),
+            Item::Started => filling.encode(run, &Record::Started, &mut tally),
+            Item::Finished(finished) => filling.encode(run, &Record::Finished(finished), &mut tally),
+            Item::Lines(block) => self.block(&mut filling, run, block, &mut tally),
         }
         tally
     }
 
-    fn block<S: Sink>(&self, sink: &mut S, run: &S::Run, block: &Block, tally: &mut Tally) {
-        let text_bytes_max = sink.text_bytes_max(run);
+    fn block<S: Sink>(&self, filling: &mut Filling<'_, S>, run: &S::Run, block: &Block, tally: &mut Tally) {
+        let text_bytes_max = filling.sink.text_bytes_max(run);
         let mut scratch = Vec::new();
         let mut gap: Option<Gap> = None;
         for mut line in block.lines() {
@@ -86,17 +96,14 @@ impl<'c> Encoding<'c> {
                 continue;
             }
             if let Some(gap) = gap.take() {
-                drop_lines(sink, run, gap, tally);
+                drop_lines(filling, run, gap, tally);
             }
             let text = if self.config.strip_ansi { ansi::strip(line.text, &mut scratch) } else { line.text };
-            pieces(&line, text, text_bytes_max, |piece| {
-                sink.encode(run, &Record::Line(piece));
-                tally.events += 1;
-            });
+            pieces(&line, text, text_bytes_max, |piece| filling.encode(run, &Record::Line(piece), tally));
             tally.lines += 1;
         }
         if let Some(gap) = gap {
-            drop_lines(sink, run, gap, tally);
+            drop_lines(filling, run, gap, tally);
         }
     }
 
@@ -118,9 +125,8 @@ fn is_stamp(stamp: &[u8]) -> bool {
 }
 
 /// Says in the sink itself what it will never get.
-fn drop_lines<S: Sink>(sink: &mut S, run: &S::Run, gap: Gap, tally: &mut Tally) {
-    sink.encode(run, &Record::Gap(gap));
-    tally.events += 1;
+fn drop_lines<S: Sink>(filling: &mut Filling<'_, S>, run: &S::Run, gap: Gap, tally: &mut Tally) {
+    filling.encode(run, &Record::Gap(gap), tally);
     tally.dropped_lines += gap.lines;
     tally.dropped_bytes += gap.bytes;
 }

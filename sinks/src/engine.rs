@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use domain::line::LINE_BYTES_MAX;
+use domain::line::{LINE_BYTES_MAX, Position};
 use domain::run::RunId;
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -12,11 +12,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Scheme;
-use crate::cloudwatch_logs::NOT_IN_THIS_BUILD;
+use crate::cloudwatch_logs::{self, CloudwatchLogs};
 use crate::config::{SinkConfig, SinkKind};
 use crate::datagram::DatagramWire;
 use crate::delivery::Delivery;
-use crate::error::{SinkError, SinkResult};
+use crate::error::SinkResult;
 use crate::feed::{Feed, Lag, RunHeader};
 use crate::file::FileSink;
 use crate::gelf::{self, Gelf, GelfConfig};
@@ -45,7 +45,13 @@ impl Environment {
 
 /// One attempt of one run.
 pub(crate) type Key = (RunId, u32);
-pub(crate) type FeedHandle = Arc<Mutex<Box<dyn Feed>>>;
+pub(crate) type FeedHandle = Arc<Mutex<Tracked>>;
+
+/// A feed, and how far the other side has taken it for what that is worth: no cursor moves for it.
+pub(crate) struct Tracked {
+    pub feed: Box<dyn Feed>,
+    pub arrived: Position,
+}
 
 /// What the engine's callers and its task share.
 pub(crate) struct Shared {
@@ -81,7 +87,7 @@ impl Engine {
     /// Starts the sink's task; must be called inside a tokio runtime. Connects only when there is something to deliver.
     ///
     /// # Errors
-    /// Misconfigured, when this build has no such sink.
+    /// None so far: what is wrong shows when the sink connects.
     pub fn start(config: SinkConfig, environment: Environment) -> SinkResult<Engine> {
         let config = Arc::new(config);
         let shared = Arc::new(Shared {
@@ -98,7 +104,12 @@ impl Engine {
             SinkKind::Stdout(stdout) => start.task(StdoutSink::new(stdout.clone(), line_max)),
             SinkKind::Syslog(syslog) => start.task(syslog_sink(syslog, config.max_line)),
             SinkKind::Gelf(gelf) => start.task(gelf_sink(gelf, config.max_line, environment.random)),
-            SinkKind::CloudwatchLogs(_) => return Err(SinkError::misconfigured(NOT_IN_THIS_BUILD)),
+            SinkKind::CloudwatchLogs(logs) => {
+                let sink = CloudwatchLogs::new(logs, &config, environment.clone());
+                let batch = cloudwatch_logs::gathering(config.batch);
+                let config = Arc::new(SinkConfig { batch, ..(*config).clone() });
+                Start { config: &config, ..start }.task(sink)
+            }
         };
         Ok(Engine { config, environment, shared, stop, task })
     }
@@ -120,7 +131,7 @@ impl Engine {
     /// Delivers the feed from its durable cursor on, until `run.finished` is through; then drops it.
     pub fn add(&self, feed: Box<dyn Feed>) {
         let key = (feed.header().run_id.clone(), feed.header().attempt);
-        let handle: FeedHandle = Arc::new(Mutex::new(feed));
+        let handle: FeedHandle = Arc::new(Mutex::new(Tracked { feed, arrived: Position::START }));
         locked(&self.shared.feeds).insert(key.clone(), handle.clone());
         locked(&self.shared.inbox).added.push((key, handle));
         self.shared.notify.notify_one();
@@ -147,10 +158,17 @@ impl Engine {
     pub fn status(&self) -> SinkStatus {
         let feeds: Vec<(Key, FeedHandle)> =
             locked(&self.shared.feeds).iter().map(|(key, feed)| (key.clone(), feed.clone())).collect();
-        let mut total = Lag::default();
+        let (mut total, mut kept) = (Lag::default(), Lag::default());
         let mut oldest_run = None;
         for ((run_id, _), feed) in feeds {
-            let lag = locked(&feed).lag();
+            let tracked = locked(&feed);
+            let lag = tracked.feed.lag(tracked.arrived);
+            if tracked.arrived > Position::START {
+                let all = tracked.feed.lag(Position::START);
+                kept.lines += all.lines.saturating_sub(lag.lines);
+                kept.bytes += all.bytes.saturating_sub(lag.bytes);
+            }
+            drop(tracked);
             total.lines += lag.lines;
             total.bytes += lag.bytes;
             let older = match (lag.oldest, total.oldest) {
@@ -172,6 +190,8 @@ impl Engine {
             lag_lines: total.lines,
             lag_bytes: total.bytes,
             lag_seconds: total.oldest.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0)),
+            unconfirmed_lines: kept.lines,
+            unconfirmed_bytes: kept.bytes,
             rate_lines_per_second: health.rate(Instant::now()),
             last_error: health.last_error.as_ref().map(|(says, _)| says.clone()),
             last_error_at: health.last_error.as_ref().map(|(_, at)| *at),
@@ -181,6 +201,8 @@ impl Engine {
             dropped_lines: health.dropped_lines,
             dropped_bytes: health.dropped_bytes,
             refused_records: health.refused_records,
+            refused: health.refused.iter().cloned().collect(),
+            alert_after_seconds: self.config.alert_after.as_secs_f64(),
         }
     }
 
@@ -216,7 +238,7 @@ impl Start<'_> {
     }
 }
 
-fn syslog_sink(config: &SyslogConfig, max_line: Option<usize>) -> WireSink<Syslog> {
+pub(crate) fn syslog_sink(config: &SyslogConfig, max_line: Option<usize>) -> WireSink<Syslog> {
     let wire = match config.address.scheme {
         Scheme::Udp | Scheme::Unix => Wire::Datagram(DatagramWire::new(config.address.clone())),
         _ => Wire::Stream(StreamWire::new(config.address.clone(), config.tls.clone())),
@@ -225,7 +247,7 @@ fn syslog_sink(config: &SyslogConfig, max_line: Option<usize>) -> WireSink<Syslo
     WireSink::new(format, wire, config.address.clone())
 }
 
-fn gelf_sink(config: &GelfConfig, max_line: Option<usize>, random: fn() -> u64) -> WireSink<Gelf> {
+pub(crate) fn gelf_sink(config: &GelfConfig, max_line: Option<usize>, random: fn() -> u64) -> WireSink<Gelf> {
     let (address, tls) = (config.address.clone(), config.tls.clone());
     let wire = match address.scheme {
         Scheme::Udp | Scheme::Unix => Wire::Datagram(DatagramWire::new(address.clone())),

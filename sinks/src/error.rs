@@ -41,6 +41,14 @@ impl SinkError {
         SinkError { class: Class::Misconfigured, says: says.into() }
     }
 
+    /// A network: only what this machine itself forbids is for a person to mend; everything else may pass.
+    pub(crate) fn of_network(says: String, error: &std::io::Error) -> SinkError {
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => SinkError::misconfigured(says),
+            _ => SinkError::retry(says),
+        }
+    }
+
     /// A file or directory: what a person must mend, and what may pass.
     pub fn of_path(doing: &str, path: &std::path::Path, error: &std::io::Error) -> SinkError {
         use std::io::ErrorKind;

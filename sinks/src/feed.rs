@@ -98,6 +98,6 @@ pub trait Feed: Send {
     /// When it cannot be stored; the cursor stays, and the engine tries again later.
     fn commit(&mut self, position: Position) -> io::Result<()>;
 
-    /// What is undelivered, counted from the durable cursor.
-    fn lag(&self) -> Lag;
+    /// What is undelivered, counted from the durable cursor or from `position`, whichever is further.
+    fn lag(&self, position: Position) -> Lag;
 }

@@ -1,6 +1,7 @@
 //! GELF over HTTP(S): one POST a message, or many messages in one where the input takes that. The only GELF transport
 //! whose receiver answers: 202 says that it has the message.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
@@ -30,11 +31,12 @@ pub struct HttpWire {
     tls: TlsConfig,
     client: Option<Client>,
     sent: u64,
+    answered: Option<StatusCode>,
 }
 
 impl HttpWire {
     pub fn new(address: Address, compression: Compression, bulk: bool, tls: TlsConfig) -> HttpWire {
-        HttpWire { address, compression, bulk, tls, client: None, sent: 0 }
+        HttpWire { address, compression, bulk, tls, client: None, sent: 0, answered: None }
     }
 
     pub fn is_connected(&self) -> bool {
@@ -65,21 +67,22 @@ impl HttpWire {
 
     pub async fn send(&mut self, frames: &Frames) -> SinkResult<Vec<Refused>> {
         let mut refused = Vec::new();
-        if self.bulk && frames.count() > 1 {
-            match self.post(&frames.bytes).await {
-                Ok(()) => {
-                    self.sent += 1;
-                    return Ok(refused);
-                }
-                // One of them is at fault: each goes alone, and tells.
-                Err(error) if error.class == Class::Permanent => {}
-                Err(error) => return Err(error),
-            }
-        }
-        for (index, frame) in frames.iter().enumerate() {
-            match self.post(frame).await {
+        // What is still to be sent, the first part on top: one request each.
+        let mut parts: Vec<Range<usize>> = match self.bulk {
+            true => std::iter::once(0..frames.count()).collect(),
+            false => (0..frames.count()).rev().map(|frame| frame..frame + 1).collect(),
+        };
+        while let Some(part) = parts.pop() {
+            match self.post(frames.of(part.clone())).await {
                 Ok(()) => {}
-                Err(SinkError { class: Class::Permanent, says }) => refused.push(Refused { frame: index, says }),
+                Err(SinkError { class: Class::Permanent, says }) if part.len() == 1 => {
+                    refused.push(Refused { frame: part.start, says });
+                }
+                // One of them is at fault; halves find it in few requests.
+                Err(error) if error.class == Class::Permanent => {
+                    let middle = part.start + part.len() / 2;
+                    parts.extend([middle..part.end, part.start..middle]);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -91,7 +94,7 @@ impl HttpWire {
         if self.bulk { TURN_BYTES } else { SINGLE_TURN_BYTES }
     }
 
-    async fn post(&self, body: &[u8]) -> SinkResult<()> {
+    async fn post(&mut self, body: &[u8]) -> SinkResult<()> {
         let mut attempt = 1;
         loop {
             match self.post_once(body).await {
@@ -104,7 +107,7 @@ impl HttpWire {
         }
     }
 
-    async fn post_once(&self, body: &[u8]) -> SinkResult<()> {
+    async fn post_once(&mut self, body: &[u8]) -> SinkResult<()> {
         let shown = &self.address;
         let Some(client) = &self.client else {
             return Err(SinkError::retry(format!("not connected to {shown}")));
@@ -116,6 +119,7 @@ impl HttpWire {
         let answer = request.body(compress(body, self.compression)).send().await;
         let answer = answer.map_err(|error| SinkError::retry(format!("cannot reach {shown}: {}", told(&error))))?;
         let status = answer.status();
+        self.answered = Some(status);
         if status.is_success() {
             return Ok(());
         }
@@ -128,16 +132,9 @@ impl HttpWire {
         self.sent
     }
 
-    /// Whether anybody answers at all.
-    pub async fn reach(&mut self) -> SinkResult<StatusCode> {
-        self.connect()?;
-        let shown = self.address.to_string();
-        let Some(client) = &self.client else {
-            return Err(SinkError::retry(format!("not connected to {shown}")));
-        };
-        let answer = client.request(reqwest::Method::OPTIONS, self.address.url()).send().await;
-        let answer = answer.map_err(|error| SinkError::retry(format!("cannot reach {shown}: {}", told(&error))))?;
-        Ok(answer.status())
+    /// The status of the latest answer.
+    pub fn answered(&self) -> Option<StatusCode> {
+        self.answered
     }
 }
 
@@ -154,7 +151,7 @@ fn class_of(status: StatusCode) -> Class {
 }
 
 /// The innermost cause: the outer ones only repeat the URL, which may hold a password.
-fn told(error: &reqwest::Error) -> String {
+pub fn told(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;

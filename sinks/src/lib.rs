@@ -4,12 +4,12 @@
 //! | file | duty |
 //! |---|---|
 //! | `config` | the sinks file; `address`, `template`, `filter`, `tls` read its parts |
-//! | `engine`, `delivery`, `encode`, `status` | from feeds to a sink, in order, at least once, and how that is going |
+//! | `engine`, `delivery` (`telling`), `encode`, `status` | from feeds to a sink, in order, at least once, and how that is going |
 //! | `feed`, `record`, `sink` | what goes in, what is encoded, what a sink must do |
 //! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | the kinds of sinks, one file each |
 //! | `lines`, `json`, `message`, `stamp`, `ansi`, `frames` | how records are written |
 //! | `wire`, `stream`, `datagram`, `http` | how bytes travel |
-//! | `check` | reaches a sink without sending |
+//! | `check` | reaches a sink with a test line |
 //! | `reach` | whether a required sink would take a connection, without sending |
 
 pub mod address;

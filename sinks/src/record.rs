@@ -23,6 +23,26 @@ pub enum Record<'r> {
     Finished(&'r FinishedRecord),
 }
 
+/// Which record of its run a record is, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Started,
+    Line { seq: u64 },
+    Gap { first_seq: u64 },
+    Finished,
+}
+
+impl Record<'_> {
+    pub fn place(&self) -> Place {
+        match self {
+            Record::Started => Place::Started,
+            Record::Line(piece) => Place::Line { seq: piece.seq },
+            Record::Gap(gap) => Place::Gap { first_seq: gap.first_seq },
+            Record::Finished(_) => Place::Finished,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Piece<'r> {
     pub seq: u64,
@@ -93,7 +113,7 @@ pub fn pieces<'r>(line: &Line<'r>, text: &'r [u8], max: usize, mut take: impl Fn
 }
 
 /// Where to cut so that at most `max` bytes are before the cut and no character is split.
-fn cut(text: &[u8], max: usize) -> usize {
+pub fn cut(text: &[u8], max: usize) -> usize {
     if text.len() <= max {
         return text.len();
     }

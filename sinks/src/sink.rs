@@ -49,6 +49,12 @@ pub trait Sink: Send + 'static {
     /// When the connection is found broken.
     fn confirmed(&mut self) -> SinkResult<u64>;
 
+    /// How many of the batches sent since `connect` have arrived, so far as the last [`Sink::confirmed`] saw, though they may
+    /// still be lost there. Never less than what is confirmed. Only shown to people: no cursor moves for it.
+    fn arrived(&self) -> u64 {
+        0
+    }
+
     /// Waits until everything sent is confirmed, by ending the connection where only that can tell.
     fn drain(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
 
@@ -65,7 +71,8 @@ pub const TURN_BYTES: usize = 64 * 1024;
 /// A record that the other side will never take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Of the frame in its batch, from 0.
+    /// Of the record in its batch, from 0, as they were encoded. A sink that held back records of the batch before counts
+    /// from that one's first.
     pub frame: usize,
     pub says: String,
 }

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::error::{Class, SinkError};
+use crate::message;
+use crate::record::Place;
 
 /// The rate is taken over so long.
 const RATE_SPAN: Duration = Duration::from_secs(10);
@@ -29,11 +31,15 @@ pub struct SinkStatus {
     pub name: String,
     pub kind: &'static str,
     pub state: SinkState,
-    /// Not yet known to be delivered.
+    /// Not yet taken by the other side.
     pub lag_lines: u64,
     pub lag_bytes: u64,
-    /// Age of the oldest undelivered line.
+    /// Age of the oldest line among them.
     pub lag_seconds: f64,
+    /// Taken by the other side, as its kernel says, and still kept here: on a connection without answers that is a matter of
+    /// seconds. Sent again when the connection breaks before.
+    pub unconfirmed_lines: u64,
+    pub unconfirmed_bytes: u64,
     pub rate_lines_per_second: f64,
     pub last_error: Option<String>,
     pub last_error_at: Option<Timestamp>,
@@ -44,8 +50,54 @@ pub struct SinkStatus {
     /// Older than `retry.max_age` when their turn came.
     pub dropped_lines: u64,
     pub dropped_bytes: u64,
-    /// Refused for good by the other side.
+    /// Refused for good by the other side; set aside, still in the spool.
     pub refused_records: u64,
+    /// The latest of them, at most [`REFUSED_KEPT_MAX`].
+    pub refused: Vec<RefusedRecord>,
+    /// A lag older than this is worth an alert.
+    pub alert_after_seconds: f64,
+}
+
+/// Refused records that a status names. Ours: enough to see what they have in common.
+pub const REFUSED_KEPT_MAX: usize = 20;
+
+/// A record that the other side will never take. The run's spool still has it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RefusedRecord {
+    pub run_id: RunId,
+    pub attempt: u32,
+    /// `line`, or the event that it is: `run.started`, `run.finished`, `gap`.
+    pub record: &'static str,
+    /// Of a line; of a gap, its first.
+    pub seq: Option<u64>,
+    /// Why, as the other side told it.
+    pub says: String,
+    pub at: Timestamp,
+}
+
+impl RefusedRecord {
+    pub fn new((run_id, attempt): &(RunId, u32), place: Place, says: String, at: Timestamp) -> RefusedRecord {
+        let (record, seq) = match place {
+            Place::Started => (message::STARTED, None),
+            Place::Line { seq } => ("line", Some(seq)),
+            Place::Gap { first_seq } => (message::GAP, Some(first_seq)),
+            Place::Finished => (message::FINISHED, None),
+        };
+        RefusedRecord { run_id: run_id.clone(), attempt: *attempt, record, seq, says, at }
+    }
+
+    /// `seq 7 of run 2026…`
+    pub fn name(&self) -> String {
+        match self.seq {
+            Some(seq) => format!("seq {seq} of run {}", self.run_id),
+            None => format!("{} of run {}", self.record, self.run_id),
+        }
+    }
+
+    fn is_same(&self, other: &RefusedRecord) -> bool {
+        let key = |refused: &RefusedRecord| (refused.run_id.clone(), refused.attempt, refused.record, refused.seq);
+        key(self) == key(other)
+    }
 }
 
 /// What people should hear of. Sent once per trouble.
@@ -77,6 +129,7 @@ pub struct Health {
     pub dropped_lines: u64,
     pub dropped_bytes: u64,
     pub refused_records: u64,
+    pub refused: VecDeque<RefusedRecord>,
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -100,6 +153,19 @@ impl Health {
 
     pub fn note_error(&mut self, error: &SinkError, at: Timestamp) {
         self.last_error = Some((error.says.clone(), at));
+    }
+
+    /// Counts and keeps it; `false` when it is known already, because its batch had to be sent again.
+    pub fn note_refused(&mut self, record: &RefusedRecord) -> bool {
+        if self.refused.iter().any(|known| known.is_same(record)) {
+            return false;
+        }
+        self.refused_records += 1;
+        self.refused.push_back(record.clone());
+        if self.refused.len() > REFUSED_KEPT_MAX {
+            self.refused.pop_front();
+        }
+        true
     }
 
     /// Counts delivered lines, and remembers when, for the rate.

@@ -84,7 +84,7 @@ impl StreamWire {
 
     async fn open(&self) -> SinkResult<Socket> {
         let shown = self.address.to_string();
-        let unreachable = |error: io::Error| SinkError::retry(format!("cannot reach {shown}: {error}"));
+        let unreachable = |error: io::Error| SinkError::of_network(format!("cannot reach {shown}: {error}"), &error);
         let too_long = |_| SinkError::timed_out("connecting to", &shown, CONNECT_TIMEOUT);
         if self.address.scheme == Scheme::Unix {
             let stream = UnixStream::connect(self.address.socket_path());
@@ -152,6 +152,12 @@ impl StreamWire {
             self.confirmed += 1;
         }
         Ok(self.confirmed)
+    }
+
+    /// Batches that the peer's kernel has acknowledged.
+    pub fn arrived(&self) -> u64 {
+        let held = self.marks.partition_point(|mark| mark.acknowledged_at.is_some());
+        self.confirmed + held as u64
     }
 
     /// Ends our side; a receiver that ends its own in answer has read everything. One that does not answer in time is

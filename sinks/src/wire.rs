@@ -20,13 +20,23 @@ pub enum Wire {
 pub struct WireSink<F> {
     format: F,
     frames: Frames,
+    /// How many frames there are after each record: a long one over UDP has several.
+    records: Vec<usize>,
     wire: Wire,
     address: crate::address::Address,
 }
 
 impl<F: Format> WireSink<F> {
     pub fn new(format: F, wire: Wire, address: crate::address::Address) -> WireSink<F> {
-        WireSink { format, frames: Frames::default(), wire, address }
+        WireSink { format, frames: Frames::default(), records: Vec::new(), wire, address }
+    }
+
+    /// What the other side answered last, where its protocol answers.
+    pub fn answer(&self) -> Option<String> {
+        match &self.wire {
+            Wire::Http(wire) => wire.answered().map(|status| status.to_string()),
+            Wire::Stream(_) | Wire::Datagram(_) => None,
+        }
     }
 
     /// A local socket is a datagram socket (Linux's `/dev/log`) or a stream; only trying tells.
@@ -60,6 +70,7 @@ impl<F: Format> Sink for WireSink<F> {
 
     fn encode(&mut self, run: &F::Run, record: &Record<'_>) {
         self.format.write(run, record, &mut self.frames);
+        self.records.push(self.frames.count());
     }
 
     fn filled_bytes(&self) -> usize {
@@ -98,6 +109,7 @@ impl<F: Format> Sink for WireSink<F> {
 
     fn disconnect(&mut self) {
         self.frames.clear();
+        self.records.clear();
         match &mut self.wire {
             Wire::Stream(wire) => wire.disconnect(),
             Wire::Datagram(wire) => wire.disconnect(),
@@ -106,7 +118,7 @@ impl<F: Format> Sink for WireSink<F> {
     }
 
     async fn send(&mut self) -> SinkResult<Vec<Refused>> {
-        let refused = match &mut self.wire {
+        let mut refused = match &mut self.wire {
             Wire::Stream(wire) => {
                 wire.send(&self.frames.bytes).await?;
                 Vec::new()
@@ -118,7 +130,13 @@ impl<F: Format> Sink for WireSink<F> {
             }
             Wire::Http(wire) => wire.send(&self.frames).await?,
         };
+        for refused in &mut refused {
+            refused.frame = self.records.partition_point(|frames| *frames <= refused.frame);
+        }
+        // A record that lost several of its datagrams is one record.
+        refused.dedup_by_key(|refused| refused.frame);
         self.frames.clear();
+        self.records.clear();
         Ok(refused)
     }
 
@@ -127,6 +145,15 @@ impl<F: Format> Sink for WireSink<F> {
             Wire::Stream(wire) => wire.confirmed(),
             Wire::Datagram(wire) => wire.confirmed(),
             Wire::Http(wire) => Ok(wire.confirmed()),
+        }
+    }
+
+    fn arrived(&self) -> u64 {
+        match &self.wire {
+            Wire::Stream(wire) => wire.arrived(),
+            // No one can know whether a datagram arrived before it counts as delivered.
+            Wire::Datagram(_) => 0,
+            Wire::Http(wire) => wire.confirmed(),
         }
     }
 

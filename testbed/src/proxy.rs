@@ -1,5 +1,5 @@
 //! A TCP proxy between a client under test and a real server, for outages: it refuses, hangs, cuts in the middle of a
-//! record, or slows down, and back again. It never changes a byte.
+//! record, slows down, or loses the server's answer, and back again. It never changes a byte.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -46,6 +46,7 @@ enum Mode {
     Refuse,
     Hang,
     CutAfter { left_bytes: u64 },
+    LoseAnswer,
     Slow { bytes_per_second: u64 },
 }
 
@@ -109,6 +110,17 @@ impl Proxy {
     /// everything passes again.
     pub fn cut_after(&self, bytes: u64) {
         self.change(Mode::CutAfter { left_bytes: bytes });
+    }
+
+    /// Forwards everything to the server; its next answer is lost and every connection cut with it, as when the
+    /// network fails after the server has accepted. Afterwards everything passes again.
+    pub fn lose_answer(&self) {
+        self.change(Mode::LoseAnswer);
+    }
+
+    /// Whether a lost answer or a cut that was asked for has happened.
+    pub fn is_passing(&self) -> bool {
+        self.shared.lock().mode == Mode::Pass
     }
 
     /// Forwards to the server at about this rate, each connection for itself; answers are not slowed.
@@ -227,11 +239,19 @@ impl Shared {
         let mut state =
             self.changed.wait_while(state, |state| state.mode == Mode::Hang).unwrap_or_else(PoisonError::into_inner);
         if direction == Direction::ToClient {
-            return if state.mode == Mode::Refuse { Permit::Over } else { Permit::Forward(count) };
+            return match state.mode {
+                Mode::Refuse => Permit::Over,
+                Mode::LoseAnswer => {
+                    state.mode = Mode::Pass;
+                    state.cut();
+                    Permit::Over
+                }
+                _ => Permit::Forward(count),
+            };
         }
         let permit = match state.mode {
             Mode::Refuse | Mode::Hang => return Permit::Over,
-            Mode::Pass => Permit::Forward(count),
+            Mode::Pass | Mode::LoseAnswer => Permit::Forward(count),
             Mode::Slow { bytes_per_second } => {
                 let piece = u128::from(bytes_per_second) * SLOW_PIECE.as_millis() / 1000;
                 Permit::ForwardSlowly(count.min(usize::try_from(piece).unwrap_or(count).max(1)))

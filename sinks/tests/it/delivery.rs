@@ -75,6 +75,10 @@ async fn a_cursor_waits_for_the_hold_and_is_not_stored_for_every_line() {
         wait_until(|| lines_of(&capture).len() as u64 > number + 1).await;
         if number == 0 {
             assert_eq!(run.durable(), Position::START, "sent, and not yet believed");
+            wait_until(|| engine.status().lag_lines == 0).await;
+            let status = engine.status();
+            assert_eq!((status.unconfirmed_lines, status.lag_seconds), (1, 0.0), "taken is no lag: {status:?}");
+            assert_eq!(run.durable(), Position::START, "and still no cursor moves for it");
         }
     }
     wait_until(|| run.durable().seq == 201).await;
@@ -143,20 +147,15 @@ async fn a_batch_that_may_wait_is_sent_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sink_that_cannot_be_built_says_so() {
-    let aws = config("[sink.a]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron/{group}\"\n");
-    let (events, _receiver) = tokio::sync::mpsc::channel(1);
-    let environment = sinks::engine::Environment::real(events);
-    let error = sinks::engine::Engine::start(aws.clone(), environment).err().expect("refused");
-    assert!(error.says.starts_with("cloudwatch_logs is not in this build yet"), "{error}");
-    assert!(sinks::check::check(&aws).await.is_err());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn check_reaches_the_sink_or_says_why_not() {
+async fn check_sends_a_test_line_or_says_why_not() {
     let capture = Capture::start(Transport::Tcp);
     let reached = sinks::check::check(&config(&sink(&capture, ""))).await;
-    assert_eq!(reached, Ok(format!("connected to tcp://{}", capture.address())));
+    let says = reached.expect("somebody listens");
+    assert!(says.starts_with(&format!("tcp://{} acknowledged the test line of run 2", capture.address())), "{says}");
+    let lines = lines_of(&capture);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[1].contains(" group=\"sexton\" job=\"check\" "), "the line is marked: {lines:?}");
+    assert!(lines[1].contains("] test line of `sexton check`, run "), "{lines:?}");
     let free = testbed::free_port();
     let nobody = config(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{free}\"\n"));
     let refused = sinks::check::check(&nobody).await.expect_err("nobody is there");
@@ -167,7 +166,11 @@ async fn check_reaches_the_sink_or_says_why_not() {
     let refused = sinks::check::check(&tls).await.expect_err("no such file");
     assert!(refused.starts_with("cannot read certificates from /nowhere.pem: "), "{refused}");
     let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{free}\"\n"));
+    assert_eq!(sinks::check::check(&udp).await, Err(format!("nobody listens at udp://{free}")));
+    let datagrams = Capture::start(Transport::Udp);
+    let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{}\"\n", datagrams.address()));
     assert!(sinks::check::check(&udp).await.is_ok_and(|says| says.contains("udp cannot tell")));
+    datagrams.wait_for(|all| all.len() == 3, testbed::DEADLINE);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,20 +11,24 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::memory::{RETRY, Run, start, wait_until};
 
 /// Status for a body, decided by the test.
-type Answer = fn(body: &str, attempt: usize) -> u16;
+pub type Answer = fn(body: &str, attempt: usize) -> u16;
 
 #[derive(Clone, Default)]
-struct Received(Arc<Mutex<Vec<(String, u16)>>>);
+pub struct Received(Arc<Mutex<Vec<(String, u16)>>>);
 
 impl Received {
-    fn accepted(&self) -> Vec<Value> {
+    pub fn requests(&self) -> usize {
+        self.0.lock().expect("lock").len()
+    }
+
+    pub fn accepted(&self) -> Vec<Value> {
         let all = self.0.lock().expect("lock");
         let accepted = all.iter().filter(|(_, status)| *status == 202);
         accepted.flat_map(|(body, _)| body.lines()).map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 }
 
-async fn serve(answer: Answer) -> (std::net::SocketAddr, Received) {
+pub async fn serve(answer: Answer) -> (std::net::SocketAddr, Received) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
     let received = Received::default();
@@ -93,7 +97,12 @@ async fn a_refused_message_is_set_aside_and_the_others_go_on() {
         let seqs: Vec<Value> = received.accepted().iter().map(|message| message["_seq"].clone()).collect();
         assert_eq!(seqs, [Value::Null, 1.into(), 3.into(), Value::Null], "{options}");
         assert_eq!(engine.status().refused_records, 1);
-        assert!(events.try_recv().is_ok(), "the loss is told");
+        let refused = engine.status().refused;
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!((&refused[0].run_id, refused[0].seq, refused[0].record), (&run.header.run_id, Some(2), "line"));
+        assert!(refused[0].says.contains("answered 400"), "{refused:?}");
+        let told = format!("{:?}", events.try_recv().expect("the loss is told"));
+        assert!(told.contains(&format!("the first is seq 2 of run {}", run.header.run_id)), "{told}");
         assert!(run.is_delivered());
         engine.shutdown().await;
     }
@@ -127,5 +136,27 @@ async fn a_wrong_path_is_told_at_once_and_everything_is_kept() {
     assert!(trouble.error.contains("answered 404"), "{}", trouble.error);
     assert_eq!(engine.status().lag_lines, 3);
     assert_eq!(run.durable(), domain::line::Position::START);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn halves_find_the_refused_among_many_in_few_requests() {
+    let (address, received) = serve(|body, _| if body.contains("poison") { 400 } else { 202 }).await;
+    let run = Run::new(1);
+    for number in 1..=100 {
+        run.print(Stream::Stdout, if number % 50 == 7 { b"poison" } else { b"good" });
+    }
+    run.finish();
+    let (engine, _events) =
+        start(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}/gelf\"\nbulk = true\n{RETRY}"));
+    engine.add(run.feed());
+    assert!(engine.flush(testbed::DEADLINE).await);
+    let seqs: Vec<u64> = received.accepted().iter().filter_map(|message| message["_seq"].as_u64()).collect();
+    let wanted: Vec<u64> = (1..=100).filter(|seq| seq % 50 != 7).collect();
+    assert_eq!(seqs, wanted, "each of the others once, and in order");
+    let refused: Vec<Option<u64>> = engine.status().refused.iter().map(|refused| refused.seq).collect();
+    assert_eq!(refused, [Some(7), Some(57)]);
+    let requests = received.requests();
+    assert!(requests < 40, "{requests} requests for 102 messages");
     engine.shutdown().await;
 }

@@ -1,10 +1,15 @@
 //! The sinks against real receivers: rsyslog, syslog-ng, graygelf, files; and through outages.
 
+mod cloudwatch;
+mod conformance;
+mod conformance_targets;
 mod delivery;
 mod files;
 mod gelf;
 mod http;
 mod memory;
 mod outage;
+mod pacing;
 mod speed;
+mod strict_logs;
 mod syslog;

@@ -27,6 +27,7 @@ struct Spool {
     durable: Position,
     commits: usize,
     at: Timestamp,
+    ahead_bytes_max: u64,
 }
 
 impl Run {
@@ -46,7 +47,14 @@ impl Run {
             command: "dump.sh \"all\"".into(),
             started_at: now,
         };
-        let spool = Spool { records: Vec::new(), finished: None, durable: Position::START, commits: 0, at: now };
+        let spool = Spool {
+            records: Vec::new(),
+            finished: None,
+            durable: Position::START,
+            commits: 0,
+            at: now,
+            ahead_bytes_max: 0,
+        };
         Run { header: Arc::new(header), spool: Arc::new(Mutex::new(spool)) }
     }
 
@@ -107,6 +115,11 @@ impl Run {
         self.spool().commits
     }
 
+    /// How many bytes were ever read beyond the cursor.
+    pub fn ahead_bytes_max(&self) -> u64 {
+        self.spool().ahead_bytes_max
+    }
+
     pub fn is_delivered(&self) -> bool {
         self.durable().stage == Stage::Done
     }
@@ -127,7 +140,7 @@ impl Feed for MemoryFeed {
     }
 
     fn read(&mut self, bytes_max: usize) -> io::Result<Next> {
-        let spool = self.run.spool();
+        let mut spool = self.run.spool();
         let (item, end) = match self.place.stage {
             Stage::Done => return Ok(Next::Done),
             Stage::Before => (Item::Started, Position { stage: Stage::Lines, ..self.place }),
@@ -151,6 +164,8 @@ impl Feed for MemoryFeed {
                 }
             }
         };
+        spool.ahead_bytes_max = spool.ahead_bytes_max.max(end.offset - spool.durable.offset);
+        drop(spool);
         self.place = end;
         Ok(Next::Item { item, end })
     }
@@ -168,9 +183,9 @@ impl Feed for MemoryFeed {
         Ok(())
     }
 
-    fn lag(&self) -> Lag {
+    fn lag(&self, position: Position) -> Lag {
         let spool = self.run.spool();
-        let rest = &spool.records[spool.durable.seq as usize - 1..];
+        let rest = &spool.records[spool.durable.max(position).seq as usize - 1..];
         let bytes = rest.iter().map(|record| record.len() as u64).sum();
         Lag { lines: rest.len() as u64, bytes, oldest: (!rest.is_empty()).then_some(spool.at) }
     }

@@ -1,0 +1,176 @@
+//! What every sink must do, against the real server where there is one: every line at least once, in order per run, with
+//! its time of capture, between its brackets; through every fault that its way can have; while it is down it reads
+//! nothing ahead and holds up nobody; and it is through soon after the server is back.
+//!
+//! A new sink needs one line here, and a target in `conformance_targets.rs`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use domain::line::Stream;
+use jiff::{SignedDuration, Timestamp};
+use sinks::engine::Engine;
+
+use crate::conformance_targets::{self as targets, Fault, Seen, Target, What};
+use crate::memory::{RETRY, Run, start, wait_until};
+
+/// From the server's return until everything is through.
+const RECOVERY: Duration = testbed::DEADLINE;
+/// What a sink may have read ahead of its cursor while nothing can be delivered: one turn, and the batch before it.
+const AHEAD_BYTES_MAX: u64 = 3 * 64 * 1024;
+/// Failed attempts that show what a dead sink does.
+const ATTEMPTS: usize = 3;
+
+macro_rules! conforms {
+    ($($name:ident: $target:expr;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let Some(target) = $target else { return };
+                conforms(target).await;
+            }
+        )*
+    };
+}
+
+conforms! {
+    syslog_over_tcp_by_lines: targets::rsyslog_newline();
+    syslog_over_tcp_by_octets: targets::rsyslog_octets();
+    syslog_over_tls: targets::rsyslog_tls();
+    syslog_over_udp: targets::rsyslog_udp();
+    syslog_to_syslog_ng: targets::syslog_ng();
+    gelf_over_tcp: targets::gelf_tcp();
+    gelf_over_tls: targets::gelf_tls();
+    gelf_over_udp: targets::gelf_udp();
+    gelf_over_http: targets::gelf_http("").await;
+    gelf_over_http_in_bulk: targets::gelf_http("bulk = true\n").await;
+    file_as_the_spool_writes: targets::file("cri");
+    file_as_json: targets::file("json");
+}
+
+async fn conforms(target: Target) {
+    let mut number = 0;
+    for fault in target.faults.iter().copied() {
+        number += 2;
+        let runs = [Run::new(number), Run::new(number + 1)];
+        println!("{}: {fault:?}", target.name);
+        (target.begin)(fault);
+        let (engine, _events) = start(&format!("{}{RETRY}", target.sink));
+        // What comes before the fault is seen, and what comes amid it.
+        runs.iter().for_each(|run| engine.add(run.feed()));
+        for run in &runs {
+            print(run, 0..target.lines);
+            run.finish();
+            engine.wake(&run.header.run_id);
+        }
+        if fault.is_total() {
+            check_while_down(&target, &engine, &runs).await;
+        }
+        (target.end)(fault);
+        let through = engine.flush(RECOVERY).await;
+        assert!(through, "{} after {fault:?}: {:?}", target.name, engine.status());
+        assert!(runs.iter().all(Run::is_delivered));
+        let status = engine.status();
+        assert_eq!((status.lag_lines, status.unconfirmed_lines, status.failing_since), (0, 0, None), "{status:?}");
+        assert_eq!((status.dropped_lines, status.refused_records), (0, 0), "{status:?}");
+        for run in &runs {
+            let complete = || check_complete(&(target.seen)(run), run, &target);
+            let mut last = Err(String::new());
+            wait_until_or(|| {
+                last = complete();
+                last.is_ok()
+            })
+            .await;
+            assert_eq!(last, Ok(()), "{} after {fault:?}", target.name);
+        }
+        engine.shutdown().await;
+    }
+}
+
+/// Waits in vain without a panic of its own: the caller's says more.
+async fn wait_until_or(mut condition: impl FnMut() -> bool) {
+    let end = tokio::time::Instant::now() + RECOVERY;
+    while !condition() && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The capture time of a line: each its own.
+fn captured_at(seq: u64) -> Timestamp {
+    // Not older than `max_age`, and not of the future.
+    let now = Timestamp::now().as_second();
+    let begun = Timestamp::from_second(now - now % 86_400).expect("today") - SignedDuration::from_hours(1);
+    begun + SignedDuration::from_micros(i64::try_from(seq).expect("small") * 1001)
+}
+
+fn print(run: &Run, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        run.set_time(captured_at(number + 1));
+        let stream = if number % 3 == 0 { Stream::Stderr } else { Stream::Stdout };
+        run.print(stream, text_of(number + 1).as_bytes());
+    }
+}
+
+fn text_of(seq: u64) -> String {
+    format!("line {seq} caf\u{e9} {}", "x".repeat((seq % 97) as usize))
+}
+
+/// Everything is printed by now: the sink held up nobody. It tries again and again, and keeps no more for that.
+async fn check_while_down(target: &Target, engine: &Engine, runs: &[Run; 2]) {
+    let mut seen = BTreeMap::new();
+    wait_until(|| {
+        let status = engine.status();
+        if let Some(at) = status.last_error_at {
+            seen.insert(at, status.last_error.clone());
+        }
+        seen.len() >= ATTEMPTS
+    })
+    .await;
+    let status = engine.status();
+    assert_eq!(status.lag_lines + status.unconfirmed_lines, 2 * target.lines, "{}: {status:?}", target.name);
+    assert_eq!((status.delivered_lines, status.dropped_lines), (0, 0), "{}: {status:?}", target.name);
+    assert!(status.lag_seconds > 0.0 && status.oldest_undelivered_run.is_some(), "{}: {status:?}", target.name);
+    for run in runs {
+        let most = if target.connects { 0 } else { AHEAD_BYTES_MAX };
+        assert!(run.ahead_bytes_max() <= most, "{}: {} bytes were read ahead", target.name, run.ahead_bytes_max());
+    }
+}
+
+fn check_complete(seen: &[Seen], run: &Run, target: &Target) -> Result<(), String> {
+    let mut next = 1;
+    let (mut started, mut finished) = (false, false);
+    for record in seen {
+        match record.what {
+            What::Started => started = true,
+            What::Finished => finished |= next == target.lines + 1,
+            What::Line { seq } => {
+                if !started {
+                    return Err(format!("seq {seq} came before run.started"));
+                }
+                if seq > next {
+                    return Err(format!("seq {seq} came before {next}"));
+                }
+                if record.text != text_of(seq) {
+                    return Err(format!("seq {seq} holds {:?}", record.text));
+                }
+                let off = record.at.duration_since(captured_at(seq)).unsigned_abs();
+                if off > target.precision {
+                    return Err(format!("seq {seq} is of {}, not of {}", record.at, captured_at(seq)));
+                }
+                next = next.max(seq + 1);
+            }
+        }
+    }
+    let id = &run.header.run_id;
+    match (started, next == target.lines + 1, finished) {
+        (true, true, true) => Ok(()),
+        _ => Err(format!("{id}: started {started}, next {next} of {}, finished {finished}", target.lines)),
+    }
+}
+
+impl Fault {
+    /// Nothing at all is delivered until it ends, and the sink notices.
+    fn is_total(self) -> bool {
+        matches!(self, Fault::Down)
+    }
+}

@@ -1,0 +1,319 @@
+//! Where the conformance suite sends to: a sink's configuration, how its way is broken and mended, and how what arrived is
+//! read back.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tempfile::TempDir;
+use testbed::{Framing, Graygelf, LogServer, Proxy, Rsyslog, RsyslogGelf, RsyslogOptions, SyslogNg, certificates};
+
+use crate::http;
+use crate::memory::Run;
+
+/// Where a connection is cut: amid a record of the first run, past its first batch's beginning.
+const CUT_AFTER_BYTES: u64 = 54_321;
+/// Slow enough that batches wait for the wire, quick enough to be over in a second or two.
+const SLOW_BYTES_PER_SECOND: u64 = 400_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// Nobody is there; for a file, it cannot be made.
+    Down,
+    /// Everything is taken and nothing goes on; then it does.
+    Hang,
+    /// The connection ends amid a record.
+    Cut,
+    Slow,
+    /// The server accepted, and its answer got lost.
+    AnswerLost,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Started,
+    Line { seq: u64 },
+    Finished,
+}
+
+/// A record as the server has it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub what: What,
+    pub text: String,
+    pub at: Timestamp,
+}
+
+type Switch = Box<dyn Fn(Fault) + Send + Sync>;
+type Reading = Box<dyn Fn(&Run) -> Vec<Seen> + Send + Sync>;
+
+pub struct Target {
+    pub name: &'static str,
+    /// Of the sinks file, without `retry`.
+    pub sink: String,
+    pub faults: &'static [Fault],
+    /// Per run and fault.
+    pub lines: u64,
+    /// A sink that is down is noticed before anything is read.
+    pub connects: bool,
+    /// Of the time as the server keeps it.
+    pub precision: Duration,
+    pub begin: Switch,
+    pub end: Switch,
+    /// What it has of the run, in order of arrival.
+    pub seen: Reading,
+}
+
+/// Enough for several batches.
+const LINES: u64 = 400;
+/// Two runs of these fit into a receiver's buffer of the default size: what does not fit is lost, as UDP does.
+const DATAGRAM_LINES: u64 = 75;
+const MICROSECONDS: Duration = Duration::from_micros(2);
+const OF_A_STREAM: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::Slow];
+/// Not slow: each of many small requests would be.
+const OF_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::AnswerLost];
+const OF_DATAGRAMS: &[Fault] = &[Fault::None, Fault::Down];
+
+pub fn rsyslog_newline() -> Option<Target> {
+    let server = Rsyslog::start(RsyslogOptions { framing: Framing::Newline, ..RsyslogOptions::default() })?;
+    let proxy = Proxy::start(server.tcp());
+    let sink = format!("type = \"syslog\"\naddress = \"tcp://{}\"\nframing = \"newline\"\n", proxy.address());
+    Some(by_proxy("rsyslog, newlines", sink, proxy, move |run| of_server(&server, run, from_rsyslog)))
+}
+
+pub fn rsyslog_octets() -> Option<Target> {
+    let server = Rsyslog::start(RsyslogOptions::default())?;
+    let proxy = Proxy::start(server.tcp());
+    let sink = format!("type = \"syslog\"\naddress = \"tcp://{}\"\nframing = \"octet_counting\"\n", proxy.address());
+    Some(by_proxy("rsyslog, octet counting", sink, proxy, move |run| of_server(&server, run, from_rsyslog)))
+}
+
+pub fn rsyslog_tls() -> Option<Target> {
+    let server = Rsyslog::start(RsyslogOptions::default())?;
+    let proxy = Proxy::start(server.tls());
+    let sink = format!("type = \"syslog\"\naddress = \"tcp+tls://{}\"\n{}", proxy.address(), tls()?);
+    Some(by_proxy("rsyslog, TLS", sink, proxy, move |run| of_server(&server, run, from_rsyslog)))
+}
+
+pub fn rsyslog_udp() -> Option<Target> {
+    let server = Arc::new(Rsyslog::start(RsyslogOptions::default())?);
+    let sink = format!("type = \"syslog\"\naddress = \"udp://{}\"\n", server.udp());
+    let reading = server.clone();
+    Some(by_server("rsyslog, UDP", sink, server, move |run| of_server(&reading, run, from_rsyslog)))
+}
+
+pub fn syslog_ng() -> Option<Target> {
+    let server = SyslogNg::start()?;
+    let proxy = Proxy::start(server.tcp());
+    let sink = format!("type = \"syslog\"\naddress = \"tcp://{}\"\nframing = \"octet_counting\"\n", proxy.address());
+    let target = by_proxy("syslog-ng", sink, proxy, move |run| of_server(&server, run, from_syslog_ng));
+    // Its ISODATE has whole seconds.
+    Some(Target { precision: Duration::from_secs(1), ..target })
+}
+
+pub fn gelf_tcp() -> Option<Target> {
+    let server = RsyslogGelf::start()?;
+    let proxy = Proxy::start(server.tcp());
+    let sink = format!("type = \"gelf\"\naddress = \"tcp://{}\"\n", proxy.address());
+    Some(by_proxy("GELF, TCP", sink, proxy, move |run| of_server(&server, run, from_gelf)))
+}
+
+pub fn gelf_tls() -> Option<Target> {
+    let server = RsyslogGelf::start()?;
+    let proxy = Proxy::start(server.tls());
+    let sink = format!("type = \"gelf\"\naddress = \"tcp+tls://{}\"\n{}", proxy.address(), tls()?);
+    Some(by_proxy("GELF, TLS", sink, proxy, move |run| of_server(&server, run, from_gelf)))
+}
+
+pub fn gelf_udp() -> Option<Target> {
+    let server = Arc::new(Graygelf::start()?);
+    let sink = format!("type = \"gelf\"\naddress = \"udp://{}\"\n", server.udp());
+    let reading = server.clone();
+    Some(by_server("graygelf, UDP", sink, server, move |run| of_server(&reading, run, from_gelf)))
+}
+
+pub async fn gelf_http(options: &str) -> Option<Target> {
+    let (address, received) = http::serve(|_, _| 202).await;
+    let proxy = Proxy::start(address);
+    let sink = format!("type = \"gelf\"\naddress = \"http://{}/gelf\"\n{options}", proxy.address());
+    let seen = move |run: &Run| of_run(&received.accepted(), run, from_gelf);
+    // Nothing is connected before there is something to post.
+    Some(Target { faults: OF_REQUESTS, connects: false, ..by_proxy("GELF, HTTP", sink, proxy, seen) })
+}
+
+pub fn file(format: &'static str) -> Option<Target> {
+    let folder = TempDir::with_prefix("sinks-").expect("a temporary folder");
+    let directory = folder.path().join("logs");
+    let path = directory.display();
+    let sink = format!("type = \"file\"\nformat = \"{format}\"\npath = \"{path}/{{run_id}}.log\"\n");
+    let (broken, mended) = (directory.clone(), directory.clone());
+    Some(Target {
+        name: "file",
+        sink: format!("[sink.a]\n{sink}"),
+        faults: &[Fault::None, Fault::Down],
+        lines: LINES,
+        connects: false,
+        precision: Duration::from_nanos(0),
+        begin: Box::new(move |fault| {
+            if fault == Fault::Down {
+                std::fs::remove_dir_all(&broken).ok();
+                std::fs::write(&broken, "no directory").expect("written");
+            }
+        }),
+        end: Box::new(move |fault| {
+            if fault == Fault::Down {
+                std::fs::remove_file(&mended).expect("removed");
+            }
+        }),
+        seen: Box::new(move |run| {
+            let _kept = &folder;
+            of_file(&directory.join(format!("{}.log", run.header.run_id)), format)
+        }),
+    })
+}
+
+fn tls() -> Option<String> {
+    let ca = certificates()?.ca;
+    Some(format!("tls = {{ ca_file = \"{}\", server_name = \"localhost\" }}\n", ca.display()))
+}
+
+fn by_proxy(
+    name: &'static str,
+    sink: String,
+    proxy: Proxy,
+    seen: impl Fn(&Run) -> Vec<Seen> + Send + Sync + 'static,
+) -> Target {
+    let proxy = Arc::new(proxy);
+    let mending = proxy.clone();
+    Target {
+        name,
+        sink: format!("[sink.a]\n{sink}"),
+        faults: OF_A_STREAM,
+        lines: LINES,
+        connects: true,
+        precision: MICROSECONDS,
+        begin: Box::new(move |fault| match fault {
+            Fault::None => proxy.pass(),
+            Fault::Down => proxy.refuse(),
+            Fault::Hang => proxy.hang(),
+            Fault::Cut => proxy.cut_after(CUT_AFTER_BYTES),
+            Fault::Slow => proxy.slow(SLOW_BYTES_PER_SECOND),
+            Fault::AnswerLost => proxy.lose_answer(),
+        }),
+        end: Box::new(move |fault| match fault {
+            // These end by themselves, and must have happened.
+            Fault::Cut | Fault::AnswerLost => testbed::wait_until(testbed::DEADLINE, || mending.is_passing()),
+            _ => mending.pass(),
+        }),
+        seen: Box::new(seen),
+    }
+}
+
+fn by_server<S: std::ops::Deref<Target = LogServer> + Send + Sync + 'static>(
+    name: &'static str,
+    sink: String,
+    server: Arc<S>,
+    seen: impl Fn(&Run) -> Vec<Seen> + Send + Sync + 'static,
+) -> Target {
+    let mending = server.clone();
+    Target {
+        name,
+        sink: format!("[sink.a]\n{sink}"),
+        faults: OF_DATAGRAMS,
+        lines: DATAGRAM_LINES,
+        connects: false,
+        precision: MICROSECONDS,
+        begin: Box::new(move |fault| {
+            if fault == Fault::Down {
+                server.stop();
+            }
+        }),
+        end: Box::new(move |fault| {
+            if fault == Fault::Down {
+                mending.restart();
+            }
+        }),
+        seen: Box::new(seen),
+    }
+}
+
+fn of_server(server: &LogServer, run: &Run, read: fn(&Value, &str) -> Option<Seen>) -> Vec<Seen> {
+    of_run(&server.records(), run, read)
+}
+
+fn of_run(records: &[Value], run: &Run, read: fn(&Value, &str) -> Option<Seen>) -> Vec<Seen> {
+    records.iter().filter_map(|record| read(record, run.header.run_id.as_str())).collect()
+}
+
+fn what(event: &str, seq: Option<u64>) -> What {
+    match (event, seq) {
+        ("run.started", _) => What::Started,
+        ("run.finished", _) => What::Finished,
+        (_, Some(seq)) => What::Line { seq },
+        (event, None) => panic!("a record that is no line and not known: {event}"),
+    }
+}
+
+fn from_rsyslog(record: &Value, run_id: &str) -> Option<Seen> {
+    let sd = record["sd"].as_str().filter(|sd| sd.contains(run_id))?;
+    let seq = sd.split(" seq=\"").nth(1).and_then(|rest| rest.split('"').next()).and_then(|seq| seq.parse().ok());
+    Some(Seen {
+        what: what(record["msgid"].as_str()?, seq),
+        text: record["msg"].as_str()?.to_owned(),
+        at: record["ts"].as_str()?.parse().expect("an instant"),
+    })
+}
+
+fn from_syslog_ng(record: &Value, run_id: &str) -> Option<Seen> {
+    let sd = &record["_SDATA"]["run@32473"];
+    sd["id"].as_str().filter(|id| *id == run_id)?;
+    Some(Seen {
+        what: what(record["MSGID"].as_str()?, sd["seq"].as_str().and_then(|seq| seq.parse().ok())),
+        text: record["MESSAGE"].as_str()?.to_owned(),
+        at: record["ISODATE"].as_str()?.parse().expect("an instant"),
+    })
+}
+
+fn from_gelf(record: &Value, run_id: &str) -> Option<Seen> {
+    record["_run_id"].as_str().filter(|id| *id == run_id)?;
+    // graygelf and rsyslog keep the number as they got it; as a float it is good to a quarter of a microsecond.
+    let seconds = record["timestamp"].as_f64().expect("a number");
+    Some(Seen {
+        what: what(record["_event"].as_str().unwrap_or_default(), record["_seq"].as_u64()),
+        text: record["short_message"].as_str()?.to_owned(),
+        at: Timestamp::from_microsecond((seconds * 1e6).round() as i64).expect("an instant"),
+    })
+}
+
+fn of_file(path: &PathBuf, format: &str) -> Vec<Seen> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let complete = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    complete.lines().map(|line| if format == "json" { from_json(line) } else { from_cri(line) }).collect()
+}
+
+fn from_json(line: &str) -> Seen {
+    let record: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let at = ["timestamp", "time", "at"].iter().find_map(|name| record[*name].as_str()).expect(line);
+    Seen {
+        what: what(record["event"].as_str().unwrap_or_default(), record["seq"].as_u64()),
+        // An event has none.
+        text: record["message"].as_str().unwrap_or_default().to_owned(),
+        at: at.parse().expect("an instant"),
+    }
+}
+
+/// `STAMP STREAM TAG TEXT`; a line has no number there: the text of the test says which it is.
+fn from_cri(line: &str) -> Seen {
+    let mut parts = line.splitn(4, ' ');
+    let mut part = || parts.next().unwrap_or_else(|| panic!("too short: {line}"));
+    let (at, _stream, tag, text) = (part(), part(), part(), part());
+    let seq = text.strip_prefix("line ").and_then(|rest| rest.split(' ').next()).and_then(|seq| seq.parse().ok());
+    Seen {
+        what: what(tag.strip_prefix("F:").unwrap_or_default(), seq),
+        text: text.to_owned(),
+        at: at.parse().expect("an instant"),
+    }
+}
