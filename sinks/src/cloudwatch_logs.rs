@@ -1,79 +1,396 @@
-//! CloudWatch Logs: its options, validated in full. The sink itself is not in this build; [`crate::engine::Engine::start`]
-//! and [`crate::check::check`] say so.
+//! CloudWatch Logs: lines as events of log streams, by PutLogEvents. Called by the engine as a [`Sink`].
+//!
+//! A call has events of one stream only, so records gather in one batch per stream; a call that is not full waits for more
+//! while more is coming. Streams are served side by side, the batches of one stream one after the other, so that what was
+//! taken of a run is always its beginning. Put comes first: nothing is ever described, and a stream is made when a put
+//! says that it is missing. A refused call is halved until the event at fault is alone.
+//!
+//! The calls are made by hand, from the bytes of the spool straight into the body: the SDK's client wants every message
+//! as a string of its own and writes it into a second one. From the SDK come credentials, region, endpoint and signature.
 
-use domain::document::Section;
+mod answer;
+mod batch;
+mod client;
+mod create;
+mod message;
+pub mod options;
+mod put;
+mod run;
 
-use crate::template::Template;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// What PutRetentionPolicy accepts (API reference of CloudWatch Logs).
-const RETENTION_DAYS: [i64; 22] =
-    [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
+use serde_json::json;
+use tokio::task::JoinSet;
 
-pub const NOT_IN_THIS_BUILD: &str = "cloudwatch_logs is not in this build yet; use file, syslog or gelf";
+use crate::cloudwatch_logs::answer::{Failure, Fault};
+use crate::cloudwatch_logs::batch::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Batch, EVENT_OVERHEAD_BYTES, Limits, Sealed, Target, close_event, open_event,
+};
+use crate::cloudwatch_logs::client::Client;
+use crate::cloudwatch_logs::create::Creator;
+use crate::cloudwatch_logs::message::Messages;
+use crate::cloudwatch_logs::options::is_group_char;
+pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig, read};
+use crate::cloudwatch_logs::put::{Outcome, Putter};
+use crate::cloudwatch_logs::run::{Mark, Place, RunState};
+use crate::config::{BatchConfig, SinkConfig};
+use crate::engine::Environment;
+use crate::error::{Class, SinkError, SinkResult};
+use crate::feed::RunHeader;
+use crate::record::Record;
+use crate::sink::{Refused, Sink};
+use crate::stamp;
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct CloudwatchLogsConfig {
-    pub group: Template,
-    pub stream: Template,
-    pub create_group: bool,
-    pub create_stream: bool,
-    pub retention_days: Option<u32>,
-    pub region: Option<String>,
-    pub endpoint: Option<String>,
-    pub role_arn: Option<String>,
-    pub format: CloudwatchFormat,
+/// So much is gathered, over all streams, before calls are made: several full ones.
+const GATHERED_BYTES: usize = 4 << 20;
+/// Calls at once, each to another stream.
+const CALLS_MAX: usize = 8;
+/// One call, where the file says nothing; one that is not full waits a second for more.
+pub const BATCH: BatchConfig =
+    BatchConfig { max_events: BATCH_EVENTS_MAX, max_bytes: BATCH_BYTES_MAX, timeout: Duration::from_secs(1) };
+/// Characters of a name (API reference, CreateLogStream, CreateLogGroup); they are all counted as bytes here.
+const NAME_BYTES_MAX: usize = 512;
+/// The stream that `check` asks for; with a random number behind it, so that nobody has it.
+const CHECK_NAME: &str = "sexton-check";
+
+pub struct CloudwatchLogs {
+    config: CloudwatchLogsConfig,
+    limits: Limits,
+    max_line: Option<usize>,
+    environment: Environment,
+    creator: Arc<Creator>,
+    /// Kept from one connection to the next, with its credentials.
+    client: Option<Arc<Client>>,
+    connected: bool,
+    /// One for each stream that has records.
+    open: Vec<Batch>,
+    /// Where the last record went.
+    current: usize,
+    full: Vec<Batch>,
+    /// As the service counts: all that is in `open` and `full`.
+    gathered: usize,
+    /// Batches of the engine since `connect`: sent, and certainly there.
+    sent: u64,
+    confirmed: u64,
+    connections: u64,
+    /// The engine's number of the next record, and of the first one of this batch: before it are those of the batch before,
+    /// while any of that waits.
+    frames: usize,
+    fill_start: usize,
+    /// Refusals not yet told to the engine.
+    refused_before: Vec<Refused>,
+    scratch: Vec<u8>,
+    /// The second of the last stamp, as text and since 1970.
+    second: ([u8; stamp::SECOND_BYTES], i64),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloudwatchFormat {
-    Json,
-    Text,
+pub struct Run {
+    state: Arc<RunState>,
+    messages: Messages,
 }
 
-/// Takes the options of `type = "cloudwatch_logs"`. Reports every fault; `None` when something needed is missing.
-pub fn read(section: &mut Section) -> Option<CloudwatchLogsConfig> {
-    let group_line = section.line_of("group");
-    let group = section.required_text("group");
-    let stream_line = section.line_of("stream");
-    let stream = section.text("stream").unwrap_or_else(|| "{job}/{date}".to_owned());
-    let create_group = section.flag("create_group").unwrap_or(false);
-    let create_stream = section.flag("create_stream").unwrap_or(true);
-    let retention_line = section.line_of("retention_days");
-    let retention_days = section.integer("retention_days", 1..=3653);
-    let (region, endpoint) = (section.text("region"), section.text("endpoint"));
-    let role_arn = section.text("role_arn");
-    let words = [("json", CloudwatchFormat::Json), ("text", CloudwatchFormat::Text)];
-    let format = section.choice("format", &words).unwrap_or(CloudwatchFormat::Json);
-    if let Some(days) = retention_days
-        && !RETENTION_DAYS.contains(&days)
-    {
-        let near = RETENTION_DAYS.iter().filter(|known| **known > days).min().unwrap_or(&3653);
-        let says = format!("not a retention that CloudWatch Logs knows; the next longer one is {near}");
-        section.fault(retention_line, days.to_string(), says);
+/// The batch as the user wrote it is one call; the engine gathers several.
+pub fn gathering(batch: BatchConfig) -> BatchConfig {
+    BatchConfig { max_events: usize::MAX, max_bytes: GATHERED_BYTES, timeout: batch.timeout }
+}
+
+impl CloudwatchLogs {
+    pub fn new(config: &CloudwatchLogsConfig, sink: &SinkConfig, environment: Environment) -> CloudwatchLogs {
+        let limits = Limits {
+            events: sink.batch.max_events.min(BATCH_EVENTS_MAX),
+            bytes: sink.batch.max_bytes.min(BATCH_BYTES_MAX),
+        };
+        CloudwatchLogs {
+            creator: Arc::new(Creator::new(config, environment.random)),
+            config: config.clone(),
+            limits,
+            max_line: sink.max_line,
+            environment,
+            client: None,
+            connected: false,
+            open: Vec::new(),
+            current: 0,
+            full: Vec::new(),
+            gathered: 0,
+            sent: 0,
+            confirmed: 0,
+            connections: 0,
+            frames: 0,
+            fill_start: 0,
+            refused_before: Vec::new(),
+            scratch: Vec::new(),
+            second: ([0; stamp::SECOND_BYTES], 0),
+        }
     }
-    if stream.contains([':', '*']) {
-        section.fault(stream_line, &*stream, "a stream's name takes no `:` and no `*`; remove them");
+
+    async fn client(&mut self) -> SinkResult<Arc<Client>> {
+        if let Some(client) = &self.client {
+            return Ok(client.clone());
+        }
+        let client = Arc::new(Client::new(&self.config.access, self.environment.now).await?);
+        self.client = Some(client.clone());
+        Ok(client)
     }
-    let group = group?;
-    let places_out = group.replace(['{', '}'], "");
-    if !places_out.chars().all(|c| c.is_ascii_alphanumeric() || "_-/.#".contains(c)) || group.starts_with("aws/") {
-        section.fault(
-            group_line,
-            &*group,
-            "a group's name is letters, digits and _ - / . #, and does not begin with aws/",
-        );
+
+    /// Really asks, and stores nothing: a put to a stream that nobody has is refused only after signature and permission
+    /// were looked at.
+    ///
+    /// # Errors
+    /// When the service cannot be reached, or does not let us.
+    pub async fn reach(&mut self) -> SinkResult<String> {
+        let client = self.client().await?;
+        let target = Target {
+            group: group_name(&self.config.group.fill_all(CHECK_NAME)),
+            stream: format!("{CHECK_NAME}-{:016x}", (self.environment.random)()),
+        };
+        let now = (self.environment.now)().as_millisecond();
+        let events = json!([{ "timestamp": now, "message": CHECK_NAME }]);
+        let body = json!({ "logGroupName": target.group, "logStreamName": target.stream, "logEvents": events });
+        match client.call("PutLogEvents", create::bytes_of(&body)).await {
+            Ok(_) | Err(Failure { fault: Fault::NotFound, .. }) => {
+                Ok(format!("{} answers, and log group {} may be written to", client.endpoint, target.group))
+            }
+            Err(failure) => Err(failure.error),
+        }
     }
-    let group = Template::parse(&group).map_err(|says| section.fault(group_line, &*group, says)).ok();
-    let stream = Template::parse(&stream).map_err(|says| section.fault(stream_line, &*stream, says)).ok();
-    Some(CloudwatchLogsConfig {
-        group: group?,
-        stream: stream?,
-        create_group,
-        create_stream,
-        retention_days: retention_days.map(|days| days as u32),
-        region,
-        endpoint,
-        role_arn,
-        format,
-    })
+
+    fn append(&mut self, run: &Run, record: &Record<'_>) {
+        let place = Place::of(record);
+        let captured_ms = self.ms_of(record);
+        let Some(ms) = run.state.admit(place, captured_ms, self.connections) else { return };
+        let index = self.batch_of(&run.state.target);
+        let Some(batch) = self.open.get_mut(index) else { return };
+        let start = batch.begin();
+        open_event(ms, &mut batch.body);
+        let bytes = run.messages.write(record, &mut self.scratch, &mut batch.body);
+        close_event(&mut batch.body);
+        if batch.fits(self.limits, ms, bytes) {
+            batch.take(start, ms, bytes, self.frames);
+        } else {
+            let event = batch.take_back(start);
+            let next = Batch::new(run.state.target.clone(), self.sent + 1);
+            self.full.push(std::mem::replace(batch, next));
+            let start = batch.begin();
+            batch.body.extend_from_slice(&event);
+            batch.take(start, ms, bytes, self.frames);
+        }
+        batch.mark(&run.state, Mark { place, ms });
+        self.gathered += bytes + EVENT_OVERHEAD_BYTES;
+    }
+
+    /// The time of capture; 0 when it is not known.
+    fn ms_of(&mut self, record: &Record<'_>) -> i64 {
+        match record {
+            Record::Started => 0,
+            Record::Line(piece) => stamp::millis(piece.stamp, &mut self.second),
+            Record::Gap(gap) => gap.at.as_millisecond(),
+            Record::Finished(finished) => finished.finished_at.as_millisecond(),
+        }
+    }
+
+    fn batch_of(&mut self, target: &Arc<Target>) -> usize {
+        let is_it = |batch: &Batch| batch.target == *target;
+        if !self.open.get(self.current).is_some_and(is_it) {
+            self.current = self.open.iter().position(is_it).unwrap_or_else(|| {
+                self.open.push(Batch::new(target.clone(), self.sent + 1));
+                self.open.len() - 1
+            });
+        }
+        self.current
+    }
+
+    /// What is to be sent now, each stream's in its order. Only what was begun in this very turn of the engine may wait
+    /// for more, and only while more is coming.
+    fn due(&mut self) -> Vec<VecDeque<Sealed>> {
+        let more_comes = self.gathered >= GATHERED_BYTES;
+        let newest = self.sent + 1;
+        let open = std::mem::take(&mut self.open);
+        let (kept, ended): (Vec<Batch>, Vec<Batch>) =
+            open.into_iter().partition(|batch| more_comes && batch.first_batch == newest);
+        self.gathered = kept.iter().map(Batch::counted).sum();
+        self.open = kept;
+        self.current = 0;
+        let mut streams: Vec<VecDeque<Sealed>> = Vec::new();
+        let mut index_of = HashMap::new();
+        for batch in std::mem::take(&mut self.full).into_iter().chain(ended).filter(|batch| !batch.is_empty()) {
+            let index = *index_of.entry(batch.target.clone()).or_insert_with(|| {
+                streams.push(VecDeque::new());
+                streams.len() - 1
+            });
+            if let Some(stream) = streams.get_mut(index) {
+                stream.push_back(batch.seal());
+            }
+        }
+        streams
+    }
+
+    /// As the engine does before it fills the next batch.
+    fn forget_frames(&mut self) {
+        if self.open.is_empty() {
+            (self.frames, self.fill_start) = (0, 0);
+            return;
+        }
+        self.open.iter_mut().for_each(|batch| batch.forget_frames(self.fill_start));
+        self.frames -= self.fill_start;
+        self.fill_start = self.frames;
+    }
+
+    /// Sends what is due, several streams at once, and waits for every answer: of what was taken nothing is sent again,
+    /// even when another stream fails.
+    async fn put_due(&mut self) -> SinkResult<Vec<Refused>> {
+        let client = self.client().await?;
+        let mut streams = self.due().into_iter();
+        let mut calls = JoinSet::new();
+        let mut refused = Vec::new();
+        let mut error: Option<SinkError> = None;
+        loop {
+            while calls.len() < CALLS_MAX
+                && let Some(stream) = streams.next()
+            {
+                let putter = Putter { client: client.clone(), creator: self.creator.clone() };
+                calls.spawn(putter.put_all(stream));
+            }
+            let Some(ended) = calls.join_next().await else { break };
+            let outcome = ended.unwrap_or_else(|ended| Outcome::failed(format!("a call to CloudWatch Logs: {ended}")));
+            refused.extend(outcome.refused);
+            // What a person must mend is told first.
+            if let Some(failed) = outcome.error
+                && (error.is_none() || failed.class == Class::Misconfigured)
+            {
+                error = Some(failed);
+            }
+        }
+        match error {
+            None => Ok(refused),
+            Some(error) => {
+                // A person may mend files that the client has already read.
+                if error.class == Class::Misconfigured {
+                    self.client = None;
+                }
+                self.refused_before.append(&mut refused);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Sink for CloudwatchLogs {
+    type Run = Run;
+
+    fn open(&self, header: &RunHeader) -> Run {
+        let target = Target {
+            group: group_name(&self.config.group.fill(header)),
+            stream: stream_name(&self.config.stream.fill(header)),
+        };
+        let messages = Messages::new(&self.config, self.max_line, header);
+        Run { state: RunState::new(Arc::new(target), header.started_at.as_millisecond()), messages }
+    }
+
+    fn text_bytes_max(&self, run: &Run) -> usize {
+        run.messages.text_bytes_max()
+    }
+
+    fn encode(&mut self, run: &Run, record: &Record<'_>) {
+        match record {
+            Record::Line(piece) => run.messages.pieces(piece, |piece| self.append(run, &Record::Line(piece))),
+            record => self.append(run, record),
+        }
+        self.frames += 1;
+    }
+
+    fn filled_bytes(&self) -> usize {
+        // Records that the service has already are a batch, too: the engine numbers records by batches.
+        self.gathered.max(usize::from(self.frames > self.fill_start))
+    }
+
+    async fn connect(&mut self) -> SinkResult<()> {
+        if !self.connected {
+            self.client().await?;
+            self.connected = true;
+        }
+        Ok(())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    fn disconnect(&mut self) {
+        self.open.clear();
+        self.full.clear();
+        self.gathered = 0;
+        self.sent = 0;
+        self.confirmed = 0;
+        self.connections += 1;
+        (self.frames, self.fill_start) = (0, 0);
+        self.connected = false;
+    }
+
+    async fn send(&mut self) -> SinkResult<Vec<Refused>> {
+        let mut refused = self.put_due().await?;
+        refused.append(&mut self.refused_before);
+        self.sent += 1;
+        self.forget_frames();
+        let first_open = self.open.iter().map(|batch| batch.first_batch).min();
+        self.confirmed = first_open.map_or(self.sent, |first| first - 1);
+        Ok(refused)
+    }
+
+    fn confirmed(&mut self) -> SinkResult<u64> {
+        Ok(self.confirmed)
+    }
+
+    async fn drain(&mut self) -> SinkResult<()> {
+        // Nothing may wait for more.
+        self.gathered = 0;
+        let mut refused = self.put_due().await?;
+        self.refused_before.append(&mut refused);
+        self.confirmed = self.sent;
+        Ok(())
+    }
+
+    async fn broken(&mut self) -> SinkError {
+        std::future::pending().await
+    }
+
+    async fn sync(&mut self) -> SinkResult<()> {
+        Ok(())
+    }
+}
+
+/// API reference, CreateLogGroup: only some characters, and not beginning with `aws/`.
+fn group_name(filled: &str) -> String {
+    let known: String = filled.chars().map(|c| if is_group_char(c) { c } else { '_' }).collect();
+    let name = if known.starts_with("aws/") { format!("_{known}") } else { known };
+    shortened(name)
+}
+
+/// API reference, CreateLogStream: no `:` and no `*`.
+fn stream_name(filled: &str) -> String {
+    shortened(filled.chars().map(|c| if c == ':' || c == '*' || c.is_control() { '_' } else { c }).collect())
+}
+
+fn shortened(mut name: String) -> String {
+    name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_the_service_takes() {
+        for (filled, group, stream) in [
+            ("/cron/db", "/cron/db", "/cron/db"),
+            ("night:ly*dump", "night_ly_dump", "night_ly_dump"),
+            ("sauvegarde é", "sauvegarde__", "sauvegarde é"),
+            ("aws/x", "_aws/x", "aws/x"),
+        ] {
+            assert_eq!((group_name(filled).as_str(), stream_name(filled).as_str()), (group, stream));
+        }
+        assert_eq!(stream_name(&"é".repeat(300)).len(), 512);
+    }
 }

@@ -130,7 +130,7 @@ fn read_sink(document: &Document, name: String, mut section: Section) -> Option<
     let kind = section.choice("type", &KINDS);
     let when = read_when(&mut section);
     let strip_ansi = section.flag("strip_ansi").unwrap_or(false);
-    let batch = read_batch(&mut section);
+    let batch = read_batch(&mut section, kind);
     let retry = read_retry(&mut section);
     let max_line_line = section.line_of("max_line");
     let max_line = section.size("max_line");
@@ -176,8 +176,11 @@ fn read_when(section: &mut Section) -> Filter {
     Filter { groups, jobs, streams }
 }
 
-fn read_batch(section: &mut Section) -> BatchConfig {
-    let default = BatchConfig { max_events: BATCH_EVENTS, max_bytes: BATCH_BYTES, timeout: Duration::ZERO };
+fn read_batch(section: &mut Section, kind: Option<Kind>) -> BatchConfig {
+    let default = match kind {
+        Some(Kind::CloudwatchLogs) => cloudwatch_logs::BATCH,
+        _ => BatchConfig { max_events: BATCH_EVENTS, max_bytes: BATCH_BYTES, timeout: Duration::ZERO },
+    };
     let Some(mut batch) = section.section("batch") else { return default };
     let max_events = batch.integer("max_events", 1..=1_000_000);
     let line = batch.line_of("max_bytes");

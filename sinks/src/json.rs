@@ -28,7 +28,8 @@ fn special(byte: u8) -> bool {
     (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
-fn escape_valid(bytes: &[u8], out: &mut Vec<u8>) {
+/// As [`escape`], for bytes that are UTF-8.
+pub fn escape_valid(bytes: &[u8], out: &mut Vec<u8>) {
     let mut rest = bytes;
     while let Some(step) = rest.first_chunk::<STEP_BYTES>() {
         if step.iter().fold(false, |any, byte| any | special(*byte)) {

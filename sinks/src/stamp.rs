@@ -5,7 +5,7 @@ use domain::line::STAMP_BYTES;
 use jiff::{Timestamp, tz::TimeZone};
 
 /// `2026-11-23T07:50:00`
-const SECOND_BYTES: usize = 19;
+pub const SECOND_BYTES: usize = 19;
 /// `2026-11-23T07:50:00.123456`: RFC 5424 section 6.2.3 takes at most six digits.
 const MICROS_BYTES: usize = 26;
 
@@ -52,6 +52,17 @@ impl PerSecond {
 /// `.123456`: the fraction of a stamp, six digits, with its point.
 pub fn micros(stamp: &[u8]) -> &[u8] {
     stamp.get(SECOND_BYTES..MICROS_BYTES).unwrap_or(b".000000")
+}
+
+/// Milliseconds since 1970; 0 when the stamp is none.
+pub fn millis(stamp: &[u8], second: &mut ([u8; SECOND_BYTES], i64)) -> i64 {
+    let Some(text) = stamp.first_chunk::<SECOND_BYTES>() else { return 0 };
+    if *text != second.0 {
+        let at = std::str::from_utf8(stamp).ok().and_then(|text| text.parse::<Timestamp>().ok());
+        *second = (*text, at.map_or(0, |at| at.as_nanosecond().div_euclid(1_000_000_000) as i64));
+    }
+    let digits = stamp.get(SECOND_BYTES + 1..SECOND_BYTES + 4).unwrap_or(b"000");
+    second.1 * 1000 + digits.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit.wrapping_sub(b'0')))
 }
 
 /// Appends `2026-11-23T07:50:00.123456Z`.

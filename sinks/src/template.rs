@@ -53,6 +53,15 @@ impl Template {
         &self.text
     }
 
+    /// With the same text in every place.
+    pub fn fill_all(&self, text: &str) -> String {
+        let pieces = self.pieces.iter().map(|piece| match piece {
+            Piece::Literal(literal) => literal,
+            Piece::Place(_) => text,
+        });
+        pieces.collect()
+    }
+
     /// The directories and the file name for a run. `date` is the run's nominal day in UTC, so all lines of one run go to
     /// one file.
     pub fn fill(&self, header: &RunHeader) -> String {

@@ -31,9 +31,12 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Which folders may name a dependency, in any section of their Cargo.toml. A name ending in `*` is a prefix.
-const ONLY_IN: [(&str, &[&str]); 4] = [
+const ONLY_IN: [(&str, &[&str]); 7] = [
     ("rusqlite", &["backends/embedded"]),
     ("aws-config", &["backends/aws", "lambdas", "sinks"]),
+    ("aws-credential-types", &["backends/aws", "lambdas", "sinks"]),
+    ("aws-sigv4", &["sinks"]),
+    ("aws-types", &["backends/aws", "lambdas", "sinks"]),
     ("aws-sdk-*", &["backends/aws", "lambdas", "sinks"]),
     ("aws-smithy-*", &["backends/aws", "lambdas", "sinks"]),
 ];
@@ -192,7 +195,7 @@ fn content_faults(source: &Source) -> Vec<String> {
     }
     if folder == "sinks" && !below.starts_with("cloudwatch") {
         forbidden.extend(
-            ["aws_sdk", "aws_config", "aws_smithy"].map(|name| (name, "only the CloudWatch sink speaks to AWS")),
+            ["aws_config", "aws_credential_types", "aws_sdk", "aws_sigv4", "aws_smithy", "aws_types"].map(|name| (name, "only the CloudWatch sink speaks to AWS")),
         );
     }
     let path = &source.path;

@@ -1,0 +1,217 @@
+//! The body of one PutLogEvents, built in place, within every limit of the call. Pure: it knows no network and no clock.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::cloudwatch_logs::run::{Mark, RunState};
+use crate::json::write_text;
+use crate::stamp;
+
+/// Of all events of a call, counting [`EVENT_OVERHEAD_BYTES`] for each (API reference, PutLogEvents).
+pub const BATCH_BYTES_MAX: usize = 1_048_576;
+pub const EVENT_OVERHEAD_BYTES: usize = 26;
+/// Events of a call (API reference, PutLogEvents).
+pub const BATCH_EVENTS_MAX: usize = 10_000;
+/// The largest message that fits into a call at all.
+pub const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX - EVENT_OVERHEAD_BYTES;
+/// First and last event of a call must be less than this apart (API reference, PutLogEvents: 24 hours).
+const SPAN_MS_MAX: i64 = 24 * 3_600_000;
+/// What a fresh body may grow to before it must move: a full batch of log lines with their JSON around them.
+const BODY_BYTES_USUAL: usize = 1_400_000;
+/// A body that begins small grows by itself.
+const BODY_BYTES_FIRST: usize = 4096;
+
+/// A log stream and the group it is in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    pub group: String,
+    pub stream: String,
+}
+
+/// What a call may hold; never more than the constants above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub events: usize,
+    pub bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    ms: i64,
+    /// Where in the body the event begins; it ends before the comma of the next.
+    start: usize,
+    end: usize,
+    /// Of the record, as the engine counts.
+    frame: usize,
+}
+
+/// Events for one stream. An event is appended in two steps: its bytes to [`Batch::body`], then [`Batch::take`].
+pub struct Batch {
+    pub target: Arc<Target>,
+    pub body: Vec<u8>,
+    entries: Vec<Entry>,
+    /// As the service counts.
+    counted: usize,
+    min_ms: i64,
+    max_ms: i64,
+    sorted: bool,
+    /// How far this brings each run that is in it.
+    pub marks: Vec<(Arc<RunState>, Mark)>,
+    /// The engine's number of the batch whose records came first.
+    pub first_batch: u64,
+}
+
+impl Batch {
+    pub fn new(target: Arc<Target>, first_batch: u64) -> Batch {
+        Batch {
+            body: head_of(&target, BODY_BYTES_FIRST),
+            target,
+            entries: Vec::new(),
+            counted: 0,
+            min_ms: i64::MAX,
+            max_ms: i64::MIN,
+            sorted: true,
+            marks: Vec::new(),
+            first_batch,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes as the service counts them.
+    pub fn counted(&self) -> usize {
+        self.counted
+    }
+
+    /// Whether one more event of this time and message size fits.
+    pub fn fits(&self, limits: Limits, ms: i64, message_bytes: usize) -> bool {
+        if self.entries.is_empty() {
+            return true;
+        }
+        self.entries.len() < limits.events
+            && self.counted + message_bytes + EVENT_OVERHEAD_BYTES <= limits.bytes
+            && self.max_ms.max(ms) - self.min_ms.min(ms) < SPAN_MS_MAX
+    }
+
+    /// The body, to append an event to with [`open_event`] and [`close_event`].
+    pub fn begin(&mut self) -> usize {
+        if !self.entries.is_empty() {
+            self.body.push(b',');
+        }
+        self.body.len()
+    }
+
+    /// Makes what was appended since `begin` said `start` an event.
+    pub fn take(&mut self, start: usize, ms: i64, message_bytes: usize, frame: usize) {
+        if self.body.capacity() > BODY_BYTES_FIRST * 4 && self.body.capacity() < BODY_BYTES_USUAL {
+            self.body.reserve_exact(BODY_BYTES_USUAL - self.body.len());
+        }
+        self.sorted &= ms >= self.max_ms || self.entries.is_empty();
+        self.entries.push(Entry { ms, start, end: self.body.len(), frame });
+        self.counted += message_bytes + EVENT_OVERHEAD_BYTES;
+        self.min_ms = self.min_ms.min(ms);
+        self.max_ms = self.max_ms.max(ms);
+    }
+
+    /// Takes back what was appended since `begin`: it goes into another batch.
+    pub fn take_back(&mut self, start: usize) -> Vec<u8> {
+        let event = self.body.split_off(start);
+        if !self.entries.is_empty() {
+            self.body.pop();
+        }
+        event
+    }
+
+    /// The engine forgets so many records from its front.
+    pub fn forget_frames(&mut self, count: usize) {
+        self.entries.iter_mut().for_each(|entry| entry.frame = entry.frame.saturating_sub(count));
+    }
+
+    pub fn mark(&mut self, run: &Arc<RunState>, mark: Mark) {
+        match self.marks.last_mut() {
+            Some((last, at)) if Arc::ptr_eq(last, run) => *at = mark,
+            _ => self.marks.push((run.clone(), mark)),
+        }
+    }
+
+    /// Completes the body, in the order of time; events of the same time stay in the order in which they came.
+    pub fn seal(self) -> Sealed {
+        let Batch { target, mut body, mut entries, sorted, marks, .. } = self;
+        if !sorted {
+            entries.sort_by_key(|entry| entry.ms);
+            (body, entries) = body_of(&target, &body, &entries);
+        }
+        body.extend_from_slice(b"]}");
+        Sealed { target, body: Bytes::from(body), entries, marks }
+    }
+}
+
+/// The body of a whole call.
+pub struct Sealed {
+    pub target: Arc<Target>,
+    pub body: Bytes,
+    entries: Vec<Entry>,
+    pub marks: Vec<(Arc<RunState>, Mark)>,
+}
+
+impl Sealed {
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The record of an event.
+    pub fn frame(&self, event: usize) -> usize {
+        self.entries.get(event).map_or(usize::MAX, |entry| entry.frame)
+    }
+
+    /// The body of a call with some of the events only.
+    pub fn part(&self, range: Range<usize>) -> Bytes {
+        let (mut body, _) = body_of(&self.target, &self.body, self.entries.get(range).unwrap_or_default());
+        body.extend_from_slice(b"]}");
+        Bytes::from(body)
+    }
+}
+
+fn body_of(target: &Target, from: &[u8], entries: &[Entry]) -> (Vec<u8>, Vec<Entry>) {
+    let bytes = entries.iter().map(|entry| entry.end - entry.start + 1).sum::<usize>();
+    let mut body = head_of(target, bytes + 2);
+    let mut moved = Vec::with_capacity(entries.len());
+    for entry in entries {
+        if !moved.is_empty() {
+            body.push(b',');
+        }
+        let start = body.len();
+        body.extend_from_slice(from.get(entry.start..entry.end).unwrap_or_default());
+        moved.push(Entry { start, end: body.len(), ..*entry });
+    }
+    (body, moved)
+}
+
+fn head_of(target: &Target, bytes: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(bytes + target.group.len() + target.stream.len() + 64);
+    body.extend_from_slice(b"{\"logGroupName\":");
+    write_text(target.group.as_bytes(), &mut body);
+    body.extend_from_slice(b",\"logStreamName\":");
+    write_text(target.stream.as_bytes(), &mut body);
+    body.extend_from_slice(b",\"logEvents\":[");
+    body
+}
+
+/// Appends an event up to where its message begins. Times before 1970 are not known to the service.
+pub fn open_event(ms: i64, body: &mut Vec<u8>) {
+    body.extend_from_slice(b"{\"timestamp\":");
+    stamp::write_number(ms.max(0) as u64, body);
+    body.extend_from_slice(b",\"message\":\"");
+}
+
+pub fn close_event(body: &mut Vec<u8>) {
+    body.extend_from_slice(b"\"}");
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

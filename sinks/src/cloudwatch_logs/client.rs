@@ -1,0 +1,198 @@
+//! Calls to CloudWatch Logs: credentials, region and endpoint as the AWS SDKs find them, signed with SigV4, sent once.
+//! Whether a call is made again is the delivery engine's affair alone.
+
+use std::time::{Duration, SystemTime};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4;
+use aws_types::service_config::ServiceConfigKey;
+use bytes::Bytes;
+use jiff::Timestamp;
+use reqwest::StatusCode;
+use tokio::sync::Mutex;
+
+use crate::cloudwatch_logs::answer::{Failure, Fault, failure_of};
+use crate::cloudwatch_logs::options::Access;
+use crate::error::{SinkError, SinkResult};
+use crate::http::told;
+use crate::stream::CONNECT_TIMEOUT;
+
+const SERVICE: &str = "logs";
+const TARGET_PREFIX: &str = "Logs_20140328.";
+const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
+/// From the first byte sent to the last one of the answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Finding credentials may ask files, a process, STS or the instance's metadata service, one after the other.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(30);
+/// Credentials are renewed so long before they expire.
+const RENEW_BEFORE: Duration = Duration::from_secs(120);
+/// How the role's session is called in CloudTrail.
+const ROLE_SESSION: &str = "sexton";
+
+pub struct Client {
+    http: reqwest::Client,
+    pub endpoint: String,
+    pub region: String,
+    provider: SharedCredentialsProvider,
+    credentials: Mutex<Option<Credentials>>,
+    now: fn() -> Timestamp,
+}
+
+impl Client {
+    /// Finds out who and where; asks nobody yet for credentials.
+    ///
+    /// # Errors
+    /// Misconfigured, when there is no region or the TLS settings cannot be used.
+    pub async fn new(access: &Access, now: fn() -> Timestamp) -> SinkResult<Client> {
+        let tls = access.tls.client()?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured((*tls).clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| SinkError::misconfigured(format!("cannot make an HTTP client: {}", told(&error))))?;
+        let sdk = load(access).await;
+        let region = sdk.region().map(ToString::to_string);
+        let region =
+            region.ok_or_else(|| SinkError::misconfigured("no AWS region is known; set region or AWS_REGION"))?;
+        let endpoint = access.endpoint.clone().or_else(|| configured_endpoint(&sdk));
+        let endpoint = endpoint.unwrap_or_else(|| regional_endpoint(&region, &sdk));
+        let no_provider = || SinkError::misconfigured("no AWS credentials are configured");
+        let provider = match &access.role_arn {
+            Some(role) => assumed(role, access, &sdk).await,
+            None => sdk.credentials_provider().ok_or_else(no_provider)?,
+        };
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Ok(Client { http, endpoint, region, provider, credentials: Mutex::new(None), now })
+    }
+
+    /// Calls an action with a body in JSON; the answer's body.
+    ///
+    /// # Errors
+    /// What the service said, or that nobody answered.
+    pub async fn call(&self, action: &str, body: Bytes) -> Result<Bytes, Failure> {
+        let credentials = self.credentials().await?;
+        let target = format!("{TARGET_PREFIX}{action}");
+        let url = format!("{}/", self.endpoint);
+        let mut request = self.http.post(&url).header("content-type", CONTENT_TYPE).header("x-amz-target", &target);
+        for (name, value) in self.signature(&url, &target, &body, credentials)? {
+            request = request.header(name, value);
+        }
+        let unreachable = |error: reqwest::Error| {
+            Failure::from(SinkError::retry(format!("cannot reach {}: {}", self.endpoint, told(&error))))
+        };
+        let answer = request.body(body).send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let kind = answer.headers().get("x-amzn-errortype").and_then(|kind| kind.to_str().ok()).map(str::to_owned);
+        let text = answer.bytes().await.map_err(unreachable)?;
+        if status == StatusCode::OK {
+            return Ok(text);
+        }
+        let failure = failure_of(action, status.as_u16(), kind.as_deref(), &text);
+        if failure.fault == Fault::Credentials {
+            // Files and roles may hold new ones by now.
+            *self.credentials.lock().await = None;
+        }
+        Err(failure)
+    }
+
+    fn signature(
+        &self,
+        url: &str,
+        target: &str,
+        body: &[u8],
+        credentials: Credentials,
+    ) -> SinkResult<Vec<(&'static str, String)>> {
+        let unsigned = |says: String| SinkError::misconfigured(format!("cannot sign for {}: {says}", self.endpoint));
+        let identity = credentials.into();
+        let parameters = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(&self.region)
+            .name(SERVICE)
+            .time(SystemTime::from((self.now)()))
+            .settings(SigningSettings::default())
+            .build()
+            .map_err(|error| unsigned(error.to_string()))?
+            .into();
+        let headers = [("content-type", CONTENT_TYPE), ("x-amz-target", target)];
+        let request = SignableRequest::new("POST", url, headers.into_iter(), SignableBody::Bytes(body));
+        let request = request.map_err(|error| unsigned(error.to_string()))?;
+        let signed = sign(request, &parameters).map_err(|error| unsigned(error.to_string()))?;
+        let (headers, _) = signed.into_parts().0.into_parts();
+        Ok(headers.into_iter().map(|header| (header.name(), header.value().to_owned())).collect())
+    }
+
+    /// Cached until shortly before they expire. Two calls at once find them once.
+    async fn credentials(&self) -> SinkResult<Credentials> {
+        let mut cached = self.credentials.lock().await;
+        let renew_at = SystemTime::from((self.now)()) + RENEW_BEFORE;
+        if let Some(credentials) = &*cached
+            && credentials.expiry().is_none_or(|expiry| expiry > renew_at)
+        {
+            return Ok(credentials.clone());
+        }
+        let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, self.provider.provide_credentials()).await;
+        let found = found.map_err(|_| SinkError::retry("finding AWS credentials took longer than 30s"))?;
+        let credentials = found.map_err(|error| not_found(&error))?;
+        *cached = Some(credentials.clone());
+        Ok(credentials)
+    }
+}
+
+async fn load(access: &Access) -> SdkConfig {
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
+    if let Some(region) = &access.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    if let Some(profile) = &access.profile {
+        loader = loader.profile_name(profile);
+    }
+    loader.load().await
+}
+
+async fn assumed(role: &str, access: &Access, sdk: &SdkConfig) -> SharedCredentialsProvider {
+    let mut role = aws_config::sts::AssumeRoleProvider::builder(role).session_name(ROLE_SESSION).configure(sdk);
+    if let Some(id) = &access.external_id {
+        role = role.external_id(id);
+    }
+    SharedCredentialsProvider::new(role.build().await)
+}
+
+/// `AWS_ENDPOINT_URL_CLOUDWATCH_LOGS` or the profile's service section, then `AWS_ENDPOINT_URL` or the profile's
+/// `endpoint_url` (AWS SDKs and tools reference, service-specific endpoints).
+fn configured_endpoint(sdk: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder().service_id("CloudWatch Logs").env("AWS_ENDPOINT_URL").profile("endpoint_url");
+    let specific = key.build().ok().and_then(|key| sdk.service_config()?.load_config(key));
+    specific.or_else(|| sdk.endpoint_url().map(str::to_owned))
+}
+
+/// AWS general reference, CloudWatch Logs endpoints. Other partitions need `endpoint`.
+fn regional_endpoint(region: &str, sdk: &SdkConfig) -> String {
+    let fips = if sdk.use_fips().unwrap_or(false) { "-fips" } else { "" };
+    let domain = match (region.starts_with("cn-"), sdk.use_dual_stack().unwrap_or(false)) {
+        (true, true) => "api.amazonwebservices.com.cn",
+        (true, false) => "amazonaws.com.cn",
+        (false, true) => "api.aws",
+        (false, false) => "amazonaws.com",
+    };
+    format!("https://{SERVICE}{fips}.{region}.{domain}")
+}
+
+fn not_found(error: &CredentialsError) -> SinkError {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let says = format!("no AWS credentials: {cause}");
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => {
+            SinkError::misconfigured(format!("{says}; set AWS_ACCESS_KEY_ID, a profile, or a role of this machine"))
+        }
+        _ => SinkError::retry(says),
+    }
+}

@@ -1,0 +1,192 @@
+//! Makes streams and groups that a put found missing, slowly enough for the account: its quotas are shared by all runners,
+//! and at the minute's boundary all of them start jobs at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
+
+use crate::cloudwatch_logs::answer::{Failure, Fault};
+use crate::cloudwatch_logs::batch::Target;
+use crate::cloudwatch_logs::client::Client;
+use crate::cloudwatch_logs::options::CloudwatchLogsConfig;
+use crate::error::{Class, SinkError, SinkResult};
+
+/// Half of what an account may do in a second (service quotas: CreateLogStream 50, CreateLogGroup 10,
+/// PutRetentionPolicy 5); the jitter is on top.
+const STREAMS_PER_SECOND: u32 = 25;
+const GROUPS_PER_SECOND: u32 = 5;
+const RETENTIONS_PER_SECOND: u32 = 2;
+/// The first of a burst waits up to so long: other runners begin one at the same instant.
+const BURST_JITTER: Duration = Duration::from_millis(500);
+/// So many groups are remembered as made here, and as still to be given their retention.
+const GROUPS_MAX: usize = 1024;
+
+pub struct Creator {
+    create_group: bool,
+    create_stream: bool,
+    new_group: crate::cloudwatch_logs::options::NewGroup,
+    random: fn() -> u64,
+    streams: Pace,
+    /// One group is made at a time, so that a hundred new streams of one make it once.
+    groups: Mutex<Groups>,
+}
+
+struct Groups {
+    creates: Pace,
+    retentions: Pace,
+    made: BTreeMap<String, Instant>,
+    /// Made, and not yet given their retention.
+    without_retention: BTreeSet<String>,
+}
+
+impl Creator {
+    pub fn new(config: &CloudwatchLogsConfig, random: fn() -> u64) -> Creator {
+        let groups = Groups {
+            creates: Pace::new(GROUPS_PER_SECOND),
+            retentions: Pace::new(RETENTIONS_PER_SECOND),
+            made: BTreeMap::new(),
+            without_retention: BTreeSet::new(),
+        };
+        Creator {
+            create_group: config.create_group,
+            create_stream: config.create_stream,
+            new_group: config.new_group.clone(),
+            random,
+            streams: Pace::new(STREAMS_PER_SECOND),
+            groups: Mutex::new(groups),
+        }
+    }
+
+    /// The stream, and the group where that is missing, too. Idempotent.
+    ///
+    /// # Errors
+    /// Misconfigured when one is missing that this sink may not make; else what the service said.
+    pub async fn make(&self, client: &Client, target: &Target) -> SinkResult<()> {
+        let Target { group, stream } = target;
+        if !self.create_stream {
+            let says =
+                format!("no stream {stream} in log group {group}, and create_stream is false; make it, or allow it");
+            return Err(SinkError::misconfigured(says));
+        }
+        let asked = Instant::now();
+        match self.make_stream(client, target).await {
+            Err(Failure { fault: Fault::NotFound, .. }) => {}
+            made => return made.map_err(|failure| failure.error),
+        }
+        self.make_group(client, group, asked).await?;
+        self.make_stream(client, target).await.map_err(|failure| match failure.fault {
+            // It was made a moment ago; the service does not show it everywhere yet.
+            Fault::NotFound => SinkError { class: Class::Retry, ..failure.error },
+            _ => failure.error,
+        })
+    }
+
+    async fn make_stream(&self, client: &Client, target: &Target) -> Result<(), Failure> {
+        self.streams.turn(self.random).await;
+        let body = json!({ "logGroupName": target.group, "logStreamName": target.stream });
+        exists_is_made(client.call("CreateLogStream", bytes_of(&body)).await)
+    }
+
+    async fn make_group(&self, client: &Client, group: &str, asked: Instant) -> SinkResult<()> {
+        if !self.create_group {
+            let says = format!("no log group {group}, and create_group is not true; make it, or allow it");
+            return Err(SinkError::misconfigured(says));
+        }
+        let mut groups = self.groups.lock().await;
+        // Whoever waited finds it made; what was made before it was missed is gone again.
+        if groups.made.get(group).is_some_and(|made| *made > asked) {
+            return self.retain(client, group, &mut groups).await;
+        }
+        groups.creates.turn(self.random).await;
+        match client.call("CreateLogGroup", self.group_body(group)).await {
+            Ok(_) if self.new_group.retention_days.is_some() => drop(groups.without_retention.insert(group.to_owned())),
+            Ok(_) | Err(Failure { fault: Fault::Exists, .. }) => {}
+            Err(failure) => return Err(failure.error),
+        }
+        while groups.made.len() >= GROUPS_MAX {
+            groups.made.pop_first();
+        }
+        groups.made.insert(group.to_owned(), Instant::now());
+        self.retain(client, group, &mut groups).await
+    }
+
+    /// Gives a group that was made here its retention.
+    async fn retain(&self, client: &Client, group: &str, groups: &mut Groups) -> SinkResult<()> {
+        let Some(days) = self.new_group.retention_days else { return Ok(()) };
+        if !groups.without_retention.contains(group) {
+            return Ok(());
+        }
+        groups.retentions.turn(self.random).await;
+        let body = json!({ "logGroupName": group, "retentionInDays": days });
+        client.call("PutRetentionPolicy", bytes_of(&body)).await.map_err(|failure| failure.error)?;
+        groups.without_retention.remove(group);
+        Ok(())
+    }
+
+    /// Retention that could not be set when its group was made is set before anything else goes there.
+    ///
+    /// # Errors
+    /// As the service said.
+    pub async fn settle(&self, client: &Client, group: &str) -> SinkResult<()> {
+        if self.new_group.retention_days.is_none() {
+            return Ok(());
+        }
+        let mut groups = self.groups.lock().await;
+        self.retain(client, group, &mut groups).await
+    }
+
+    fn group_body(&self, group: &str) -> Bytes {
+        let mut body = Map::new();
+        body.insert("logGroupName".to_owned(), group.into());
+        if let Some(class) = self.new_group.class {
+            body.insert("logGroupClass".to_owned(), class.into());
+        }
+        if let Some(key) = &self.new_group.kms_key {
+            body.insert("kmsKeyId".to_owned(), key.as_str().into());
+        }
+        if !self.new_group.tags.is_empty() {
+            body.insert("tags".to_owned(), json!(self.new_group.tags));
+        }
+        bytes_of(&Value::Object(body))
+    }
+}
+
+pub fn bytes_of(body: &Value) -> Bytes {
+    Bytes::from(body.to_string())
+}
+
+fn exists_is_made(answer: Result<Bytes, Failure>) -> Result<(), Failure> {
+    match answer {
+        Ok(_) | Err(Failure { fault: Fault::Exists, .. }) => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Turns that come at most so often.
+struct Pace {
+    every: Duration,
+    next: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    fn new(per_second: u32) -> Pace {
+        Pace { every: Duration::from_secs(1) / per_second, next: Mutex::new(None) }
+    }
+
+    async fn turn(&self, random: fn() -> u64) {
+        let share = |most: Duration| most.mul_f64((random() >> 11) as f64 / (1u64 << 53) as f64);
+        let mut next = self.next.lock().await;
+        let now = Instant::now();
+        let at = match *next {
+            Some(at) if at > now => at,
+            _ => now + share(BURST_JITTER),
+        };
+        *next = Some(at + self.every + share(self.every / 4));
+        drop(next);
+        sleep_until(at).await;
+    }
+}

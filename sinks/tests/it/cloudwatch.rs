@@ -1,0 +1,286 @@
+//! CloudWatch Logs against an endpoint that enforces every limit of the service, and answers as it does.
+
+use std::sync::Once;
+
+use domain::line::Stream;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use sinks::engine::Engine;
+use sinks::error::Class;
+use sinks::status::SinkEvent;
+
+use crate::memory::{RETRY, Run, config, start, wait_until};
+use crate::strict_logs::{Plan, StrictLogs};
+
+/// Of what the memory feed's runs are called.
+const GROUP: &str = "/cron/db";
+
+/// Credentials for all tests of this process; nobody here checks them.
+pub fn credentials() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for (name, value) in [
+            ("AWS_ACCESS_KEY_ID", "111111111111"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ] {
+            // SAFETY: tests read the environment through std only, which locks it.
+            unsafe { std::env::set_var(name, value) };
+        }
+    });
+}
+
+fn sink(address: impl std::fmt::Display, options: &str) -> String {
+    credentials();
+    format!(
+        "[sink.aws]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron/{{group}}\"\nstream = \"{{job}}\"\ncreate_group = true\n\
+         region = \"us-east-1\"\nendpoint = \"http://{address}\"\nbatch = {{ timeout = \"20ms\" }}\n{options}{RETRY}"
+    )
+}
+
+async fn serve() -> StrictLogs {
+    StrictLogs::start(|_, _, _| Plan::Serve).await
+}
+
+fn seqs(logs: &StrictLogs, stream: &str) -> Vec<u64> {
+    logs.events(GROUP, stream).iter().filter_map(|event| event.object()["seq"].as_u64()).collect()
+}
+
+async fn deliver(text: &str, runs: &[&Run]) -> Engine {
+    let (engine, _events) = start(text);
+    runs.iter().for_each(|run| engine.add(run.feed()));
+    assert!(engine.flush(testbed::DEADLINE).await, "{:?}", engine.status());
+    engine
+}
+
+fn no_violation(logs: &StrictLogs) {
+    assert_eq!(logs.state().violations, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_streams_and_groups_are_made_after_a_put_said_so() {
+    let logs = serve().await;
+    let run = Run::new(1);
+    run.print(Stream::Stdout, b"one");
+    run.print(Stream::Stderr, b"");
+    run.finish();
+    let options =
+        "retention_days = 30\nlog_group_class = \"infrequent_access\"\nkms_key = \"key\"\ntags = { team = \"data\" }\n";
+    deliver(&sink(logs.address, options), &[&run]).await.shutdown().await;
+    let calls: Vec<String> = logs.state().calls.iter().map(|(action, ..)| action.clone()).collect();
+    assert_eq!(
+        calls,
+        ["PutLogEvents", "CreateLogStream", "CreateLogGroup", "PutRetentionPolicy", "CreateLogStream", "PutLogEvents"]
+    );
+    let made = json!({
+        "logGroupName": GROUP, "logGroupClass": "INFREQUENT_ACCESS", "kmsKeyId": "key", "tags": { "team": "data" }
+    });
+    assert_eq!(logs.state().calls[2].1, made);
+    assert_eq!(logs.state().groups[GROUP].0, Some(30));
+    let events = logs.events(GROUP, "job1");
+    let seen: Vec<Value> = events.iter().map(|event| event.object()).collect();
+    assert_eq!(seen.len(), 4);
+    assert_eq!((&seen[0]["event"], &seen[3]["event"]), (&json!("run.started"), &json!("run.finished")));
+    assert_eq!(
+        (&seen[1]["message"], &seen[1]["stream"], &seen[1]["seq"]),
+        (&json!("one"), &json!("stdout"), &json!(1))
+    );
+    assert_eq!((&seen[2]["message"], &seen[2]["stream"], &seen[2]["seq"]), (&json!(""), &json!("stderr"), &json!(2)));
+    assert_eq!(seen[1]["run_id"], json!(run.header.run_id.as_str()));
+    no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_is_sent_in_full_batches_and_in_order() {
+    let logs = serve().await;
+    let run = Run::new(1);
+    run.print_numbers(0..60_000);
+    run.finish();
+    deliver(&sink(logs.address, "format = \"text\"\n"), &[&run]).await.shutdown().await;
+    assert!(run.is_delivered());
+    let lines: Vec<String> = logs.events(GROUP, "job1").iter().map(|event| event.message.clone()).collect();
+    assert_eq!(lines.len(), 60_002);
+    assert!((0..60_000).all(|number| lines[number + 1].starts_with(&format!("line {number} "))));
+    let batches = logs.state().batches.clone();
+    let (last, full) = batches.split_last().expect("batches");
+    assert!(full.len() >= 5 && last.0 > 0, "{batches:?}");
+    for (_, bytes) in full {
+        assert!(*bytes > 1_048_576 * 99 / 100, "{batches:?}");
+    }
+    no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_step_and_days_that_pass_break_no_limit() {
+    let logs = serve().await;
+    let now = Timestamp::now();
+    let first = Run::new(1);
+    for minutes in [-3000, -1400, -10, -11, -9, -2000, -1, 100_000, -1] {
+        // The last but one is ahead by more than the service takes.
+        let at = now + SignedDuration::from_mins(if minutes > 0 { 200 } else { minutes });
+        first.set_time(at);
+        first.print(Stream::Stdout, format!("{minutes}").as_bytes());
+    }
+    first.set_time(now);
+    first.finish();
+    let (engine, mut events) = start(&sink(logs.address, ""));
+    engine.add(first.feed());
+    assert!(engine.flush(testbed::DEADLINE).await);
+    let status = engine.status();
+    assert_eq!(status.refused_records, 1, "{status:?}");
+    assert!(status.refused[0].says.contains("ahead of the service's clock"), "{status:?}");
+    assert!(matches!(events.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == Class::Permanent));
+    let mut taken = seqs(&logs, "job1");
+    taken.sort_unstable();
+    assert_eq!(taken, [1, 2, 3, 4, 5, 6, 7, 9]);
+    engine.shutdown().await;
+    no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_as_long_as_an_event_may_be_go_whole_and_longer_ones_in_parts() {
+    let logs = serve().await;
+    let run = Run::new(1);
+    run.print(Stream::Stdout, &vec![b'x'; 1_000_000]);
+    run.print(Stream::Stdout, &vec![0x1b; 1_000_000]);
+    run.print(Stream::Stdout, "\u{e9}".repeat(499_999).as_bytes());
+    run.print(Stream::Stdout, &vec![0xff; 600_000]);
+    run.finish();
+    deliver(&sink(logs.address, ""), &[&run]).await.shutdown().await;
+    no_violation(&logs);
+    let seen: Vec<Value> = logs.events(GROUP, "job1").iter().map(|event| event.object()).collect();
+    let of = |seq: u64| seen.iter().filter(move |event| event["seq"] == seq).collect::<Vec<_>>();
+    let text = |seq: u64| of(seq).iter().filter_map(|event| event["message"].as_str()).collect::<String>();
+    assert_eq!((of(1).len(), of(3).len()), (1, 1));
+    assert_eq!(text(1).len(), 1_000_000);
+    assert_eq!(text(2), "\u{1b}".repeat(1_000_000));
+    assert_eq!(text(4), "\u{fffd}".repeat(600_000));
+    let parts: Vec<u64> = of(2).iter().filter_map(|event| event["part"].as_u64()).collect();
+    assert!(parts.len() > 5 && parts.is_sorted(), "{parts:?}");
+    assert_eq!(of(2).last().expect("parts")["part_last"], json!(true));
+    assert_eq!(of(2).iter().filter(|event| event["part_last"] == json!(true)).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_event_is_set_aside_and_never_poisons_its_batch() {
+    let logs = serve().await;
+    let run = Run::new(1);
+    for number in 1..=1000 {
+        run.print(Stream::Stdout, if number == 400 || number == 401 { b"poison" } else { b"good" });
+    }
+    run.finish();
+    let (engine, mut events) = start(&sink(logs.address, ""));
+    engine.add(run.feed());
+    assert!(engine.flush(testbed::DEADLINE).await);
+    let good: Vec<u64> = (1..=1000).filter(|seq| !(400..=401).contains(seq)).collect();
+    assert_eq!(seqs(&logs, "job1"), good);
+    let status = engine.status();
+    assert_eq!(status.refused_records, 2, "{status:?}");
+    assert_eq!(status.refused.iter().map(|refused| refused.seq).collect::<Vec<_>>(), [Some(400), Some(401)]);
+    assert!(matches!(events.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == Class::Permanent));
+    assert!(run.is_delivered());
+    engine.shutdown().await;
+    no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttled_stream_is_tried_again_and_the_others_are_not_sent_twice() {
+    for plan in [Plan::Throttle, Plan::Fail, Plan::ExpiredToken] {
+        let logs = StrictLogs::start(move |action, body, calls| {
+            if action == "PutLogEvents" && body["logStreamName"] == "job2" && calls < 20 { plan } else { Plan::Serve }
+        })
+        .await;
+        let runs = [Run::new(1), Run::new(2), Run::new(3)];
+        for run in &runs {
+            run.print_numbers(0..500);
+            run.finish();
+        }
+        let engine = deliver(&sink(logs.address, ""), &[]).await;
+        runs.iter().for_each(|run| engine.add(run.feed()));
+        wait_until(|| runs.iter().all(Run::is_delivered)).await;
+        for stream in ["job1", "job2", "job3"] {
+            assert_eq!(seqs(&logs, stream), (1..=500).collect::<Vec<u64>>(), "{stream} with {plan:?}");
+        }
+        engine.shutdown().await;
+        no_violation(&logs);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_costs_duplicates_and_no_line() {
+    let logs = StrictLogs::start(
+        |action, _, calls| if action == "PutLogEvents" && calls == 4 { Plan::LoseAnswer } else { Plan::Serve },
+    )
+    .await;
+    let run = Run::new(1);
+    run.print_numbers(0..300);
+    run.finish();
+    let (engine, _events) = start(&sink(logs.address, ""));
+    engine.add(run.feed());
+    wait_until(|| run.is_delivered()).await;
+    let mut seen = seqs(&logs, "job1");
+    assert_eq!(seen.len(), 600, "the first answer was lost");
+    seen.dedup();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, (1..=300).collect::<Vec<u64>>());
+    engine.shutdown().await;
+    no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_must_allow_is_told_at_once_and_everything_is_kept() {
+    for (plan, options, says) in [
+        (Plan::Deny, "", "allow logs:PutLogEvents to these credentials"),
+        (Plan::Serve, "create_stream = false\n", "create_stream is false"),
+    ] {
+        let logs = StrictLogs::start(move |_, _, _| plan).await;
+        let run = Run::new(1);
+        run.print_numbers(0..10);
+        run.finish();
+        let (engine, mut events) = start(&sink(logs.address, options));
+        engine.add(run.feed());
+        let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("a trouble") };
+        assert_eq!(trouble.class, Class::Misconfigured);
+        assert!(trouble.error.contains(says), "{}", trouble.error);
+        assert_eq!(engine.status().lag_lines, 10);
+        engine.shutdown().await;
+    }
+    let logs = serve().await;
+    let run = Run::new(1);
+    run.finish();
+    let text = sink(logs.address, "").replace("create_group = true\n", "");
+    let (engine, mut events) = start(&text);
+    engine.add(run.feed());
+    let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("a trouble") };
+    assert_eq!(trouble.error, "no log group /cron/db, and create_group is not true; make it, or allow it");
+    assert_eq!(logs.count("CreateLogGroup"), 0);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_new_streams_at_once_stay_below_the_quotas() {
+    let logs = serve().await;
+    let runs: Vec<Run> = (1..=100).map(Run::new).collect();
+    runs.iter().for_each(Run::finish);
+    let all: Vec<&Run> = runs.iter().collect();
+    deliver(&sink(logs.address, "retention_days = 1\n"), &all).await.shutdown().await;
+    assert!(runs.iter().all(Run::is_delivered));
+    assert_eq!(logs.state().groups[GROUP].1.len(), 100);
+    assert_eq!((logs.count("CreateLogGroup"), logs.count("PutRetentionPolicy")), (1, 1));
+    no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_asks_and_stores_nothing() {
+    let logs = serve().await;
+    let says = sinks::check::check(&config(&sink(logs.address, ""))).await.expect("reached");
+    assert!(says.contains("/cron/sexton-check may be written to"), "{says}");
+    assert!(logs.state().groups.is_empty());
+    no_violation(&logs);
+    let denied = StrictLogs::start(|_, _, _| Plan::Deny).await;
+    let says = sinks::check::check(&config(&sink(denied.address, ""))).await.expect_err("denied");
+    assert!(says.contains("allow logs:PutLogEvents"), "{says}");
+    let nobody = sink(testbed::free_port(), "");
+    assert!(sinks::check::check(&config(&nobody)).await.expect_err("nobody").contains("cannot reach"));
+}
