@@ -43,13 +43,19 @@ impl Excerpt {
             rest = rest.get(end + 1..).unwrap_or_default();
             seq += 1;
         }
-        self.feed_tail(rest, seq);
+        self.feed_tail(rest, seq, block.end.seq);
     }
 
-    fn feed_tail(&mut self, records: &[u8], first_seq: u64) {
+    /// Whether this block has so many lines that, once it is taken, nothing stays of the blocks before it that is not in
+    /// the head already.
+    pub fn is_passed_by(&self, block: &Block) -> bool {
+        self.head_full && block.end.seq - block.first_seq > (HALF_BYTES / LINE_COST_BYTES) as u64
+    }
+
+    fn feed_tail(&mut self, records: &[u8], first_seq: u64, end_seq: u64) {
         let mut newest = Vec::new();
         let mut bytes = 0;
-        let mut seq = first_seq + memchr::memchr_iter(b'\n', records).count() as u64;
+        let mut seq = end_seq;
         let mut rest = records.strip_suffix(b"\n").unwrap_or(records);
         while seq > first_seq && bytes <= HALF_BYTES {
             seq -= 1;
@@ -97,7 +103,8 @@ mod tests {
     fn block(first_seq: u64, texts: &[String]) -> Block {
         let bytes: String =
             texts.iter().map(|text| format!("2026-11-23T07:50:00.123456789Z stdout F {text}\n")).collect();
-        Block { first_seq, bytes: bytes.into_bytes().into(), end: Position::START }
+        let end = Position { seq: first_seq + texts.len() as u64, ..Position::START };
+        Block { first_seq, bytes: bytes.into_bytes().into(), end }
     }
 
     #[test]
@@ -111,6 +118,17 @@ mod tests {
                 pieces.feed(&block((index * size) as u64 + 1, piece));
             }
             assert_eq!(pieces.lines(), whole.lines(), "{size}");
+        }
+        for size in [1, 171, 172, 1_000] {
+            let mut skipping = Excerpt::default();
+            let mut earlier = None;
+            for (index, piece) in texts.chunks(size).enumerate() {
+                let block = block((index * size) as u64 + 1, piece);
+                let is_passed = skipping.is_passed_by(&block);
+                earlier.replace(block).iter().filter(|_| !is_passed).for_each(|earlier| skipping.feed(earlier));
+            }
+            earlier.iter().for_each(|last| skipping.feed(last));
+            assert_eq!(skipping.lines(), whole.lines(), "{size}, without blocks that are passed");
         }
         let lines = whole.lines();
         assert!(lines.iter().map(cost).sum::<usize>() <= EXCERPT_BYTES_MAX);

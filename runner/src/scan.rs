@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::line::{Position, Stage};
+use domain::line::{Block, Position, Stage};
 use rules::{Matcher, MatcherState, RuleSet};
 use serde::{Deserialize, Serialize};
 
@@ -61,15 +61,32 @@ impl Scan {
     /// # Errors
     /// When the spool cannot be read; the next turn tries again.
     pub fn turn(&mut self) -> io::Result<bool> {
+        let mut last = None;
+        let more = self.read_on(&mut last);
+        if let Some(last) = last {
+            self.excerpt.feed(&last);
+        }
+        let more = more?;
+        if more && self.stored_at.elapsed() >= STORE_INTERVAL {
+            self.store()?;
+        }
+        Ok(more)
+    }
+
+    /// Matches block after block. `last` is the one that the excerpt has not got yet: when the next one shows that none of
+    /// its lines can stay, it never does.
+    fn read_on(&mut self, last: &mut Option<Block>) -> io::Result<bool> {
         let mut bytes = 0;
         while bytes < TURN_BYTES {
             let Some(block) = self.reader.read(BLOCK_BYTES)? else { return Ok(false) };
             self.matcher.feed(&block);
-            self.excerpt.feed(&block);
             bytes += block.bytes.len();
-        }
-        if self.stored_at.elapsed() >= STORE_INTERVAL {
-            self.store()?;
+            let is_passed = self.excerpt.is_passed_by(&block);
+            if let Some(earlier) = last.replace(block)
+                && !is_passed
+            {
+                self.excerpt.feed(&earlier);
+            }
         }
         Ok(true)
     }

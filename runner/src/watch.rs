@@ -6,10 +6,12 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
 
 use crate::local::{LocalRun, locked};
 
@@ -23,6 +25,10 @@ pub struct Watch {
     instance: AsyncFd<OwnedFd>,
     watched: Mutex<HashMap<i32, (Arc<LocalRun>, Place)>>,
 }
+
+/// After it was woken, everybody is left alone for so long: a job that prints without a pause wakes nobody for every
+/// block, and a line after a silence waits for nothing. Ours; the timer makes one to two milliseconds of it.
+const REST: Duration = Duration::from_millis(1);
 
 /// Room for a few hundred events without names.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -78,6 +84,7 @@ impl Watch {
                 }
             }
             ready.clear_ready();
+            sleep(REST).await;
         }
     }
 
