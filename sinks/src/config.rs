@@ -48,7 +48,7 @@ pub enum SinkKind {
     Stdout(StdoutConfig),
     Syslog(SyslogConfig),
     Gelf(GelfConfig),
-    CloudwatchLogs(CloudwatchLogsConfig),
+    CloudwatchLogs(Box<CloudwatchLogsConfig>),
 }
 
 impl SinkKind {
@@ -148,7 +148,7 @@ fn read_sink(document: &Document, name: String, mut section: Section) -> Option<
         Kind::Stdout => stdout::read(&mut section).map(SinkKind::Stdout),
         Kind::Syslog => syslog::read(&mut section).map(SinkKind::Syslog),
         Kind::Gelf => gelf::read(&mut section).map(SinkKind::Gelf),
-        Kind::CloudwatchLogs => cloudwatch_logs::read(&mut section).map(SinkKind::CloudwatchLogs),
+        Kind::CloudwatchLogs => cloudwatch_logs::read(&mut section).map(Box::new).map(SinkKind::CloudwatchLogs),
     };
     section.finish();
     let max_line = max_line.map(|bytes| bytes as usize);

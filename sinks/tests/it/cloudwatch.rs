@@ -16,7 +16,8 @@ use crate::strict_logs::{Plan, StrictLogs};
 const GROUP: &str = "/cron/db";
 
 /// Credentials for all tests of this process; nobody here checks them.
-pub fn credentials() {
+#[expect(clippy::disallowed_methods, reason = "where credentials are found in the environment is under test")]
+fn credentials() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for (name, value) in [

@@ -44,10 +44,12 @@ impl Event {
     }
 }
 
+type Streams = BTreeMap<String, Vec<Event>>;
+
 #[derive(Default)]
 pub struct State {
     /// Retention and streams of each group.
-    pub groups: BTreeMap<String, (Option<i64>, BTreeMap<String, Vec<Event>>)>,
+    pub groups: BTreeMap<String, (Option<i64>, Streams)>,
     /// Every call, with when it came.
     pub calls: Vec<(String, Value, Instant)>,
     /// Events and counted bytes of each accepted put.
