@@ -13,11 +13,13 @@
 //! | `GET /api/runs/{id}/logs?stream=&timestamps=&follow=` | `logs.rs` |
 //! | `POST /api/reports` | `runs.rs` |
 //! | `POST /api/maintenance`, `GET /api/ledger`, `/api/sinks`, `/api/alerts` | `overview.rs` |
+//! | `GET /metrics` | `metrics.rs`: Prometheus text, with the same token |
 
 mod access;
 mod fault;
 mod jobs;
 mod logs;
+mod metrics;
 mod overview;
 mod runs;
 
@@ -97,8 +99,12 @@ pub fn router(console: Console) -> Router {
         .route("/alerts", get(overview::alerts))
         .layer(middleware::from_fn_with_state(console.clone(), access::check))
         .route("/health", get(overview::health));
+    let measured = Router::new()
+        .route("/metrics", get(metrics::metrics))
+        .layer(middleware::from_fn_with_state(console.clone(), access::check));
     Router::new()
         .nest("/api", guarded)
+        .merge(measured)
         .fallback(fault::no_such_page)
         .method_not_allowed_fallback(fault::no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -85,6 +85,14 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
     Ok(summary)
 }
 
+/// When it last ticked to the end; none on the first day.
+///
+/// # Errors
+/// A port's.
+pub async fn ticked_at(ports: &Ports) -> Result<Option<Timestamp>> {
+    Ok(settings::read::<SchedulerState>(ports, SCHEDULER).await?.value.ticked_at)
+}
+
 /// When the loop is to tick next: at the next full minute, or when something is due before. What came due since the
 /// last tick counts, so the answer may lie before `now`.
 ///
@@ -93,7 +101,7 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
 pub async fn next_wake(ports: &Ports, now: Timestamp) -> Result<Timestamp> {
     let minute = now.as_second().div_euclid(60) * 60 + TICK_MAX.as_secs() as i64;
     let mut wake = Timestamp::from_second(minute).unwrap_or(Timestamp::MAX);
-    let ticked_at = settings::read::<SchedulerState>(ports, SCHEDULER).await?.value.ticked_at;
+    let ticked_at = ticked_at(ports).await?;
     let from = later(ticked_at.unwrap_or(now).min(now), Duration::from_nanos(1));
     for shard in 0..ports.due.shards() {
         let next = ports.due.list(shard, from, wake, 1).await?;

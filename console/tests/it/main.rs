@@ -14,7 +14,7 @@ fn a_job(name: &str) -> Value {
 async fn only_health_is_told_without_the_token() {
     let server = Server::start().await;
     for token in [None, Some("wrong"), Some("")] {
-        for path in ["/api/jobs", "/api/runs", "/api/ledger", "/api/sinks", "/api/alerts"] {
+        for path in ["/api/jobs", "/api/runs", "/api/ledger", "/api/sinks", "/api/alerts", "/metrics"] {
             let (status, body) = server.ask_as(token, Method::GET, path, None).await;
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
             assert!(body["error"].as_str().is_some_and(|says| says.contains("token")), "{body}");
@@ -151,4 +151,28 @@ async fn a_report_from_elsewhere_is_accepted_once_however_often_it_is_sent() {
         server.ask(Method::POST, "/api/reports", Some(json!({ "events": [evil] }))).await.0,
         StatusCode::BAD_REQUEST
     );
+}
+
+#[tokio::test]
+async fn the_numbers_are_there_for_prometheus() {
+    let server = Server::start().await;
+    server.good(Method::PUT, "/api/jobs/db/a", Some(a_job("a"))).await;
+    server.good(Method::POST, "/api/jobs/db/a/run", None).await;
+    let page = String::from_utf8(server.bytes("/metrics").await.expect("answered")).expect("text");
+    for line in [
+        "# TYPE sexton_runs gauge",
+        "sexton_runs{outcome=\"failed\"} 0",
+        "sexton_runs_open 1",
+        "sexton_sink_working{sink=\"central\",type=\"syslog\"} 0",
+        "sexton_sink_lag_lines{sink=\"central\",type=\"syslog\"} 7",
+        "sexton_sink_lag_seconds{sink=\"central\",type=\"syslog\"} 1.5",
+        "sexton_sink_dropped_lines_total{sink=\"central\",type=\"syslog\"} 3",
+        "sexton_sink_refused_records_total{sink=\"central\",type=\"syslog\"} 2",
+        "sexton_alerts_pending 0",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+    }
+    let shape =
+        |line: &str| line.starts_with("# ") || line.split(' ').next_back().is_some_and(|n| n.parse::<f64>().is_ok());
+    assert!(page.lines().all(shape), "{page}");
 }

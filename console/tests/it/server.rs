@@ -34,12 +34,16 @@ impl Logs for Printed {
     }
 }
 
-struct NoSinks;
+struct OneSink;
 
 #[async_trait]
-impl Sinks for NoSinks {
+impl Sinks for OneSink {
     async fn status(&self) -> Vec<Value> {
-        Vec::new()
+        let status = serde_json::json!({
+            "name": "central", "kind": "syslog", "state": "retrying", "lag_lines": 7, "lag_seconds": 1.5,
+            "dropped_lines": 3, "refused_records": 2,
+        });
+        vec![status]
     }
 }
 
@@ -59,7 +63,7 @@ impl Server {
         let console = Console {
             ports: store.ports(),
             logs: Arc::new(printed.clone()),
-            sinks: Arc::new(NoSinks),
+            sinks: Arc::new(OneSink),
             token: TOKEN.into(),
             clock: Arc::new(move || now),
             random: Arc::new(|| [1, 2, 3, 4, 5, 6]),

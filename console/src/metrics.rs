@@ -1,0 +1,156 @@
+//! `GET /metrics`: the same numbers for Prometheus, in its text format 0.0.4. Needs the token as every question does
+//! (`authorization: { credentials_file: ... }` in a scrape configuration).
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use domain::alert::Fate;
+use domain::ports::Ports;
+use domain::run::Outcome;
+use jiff::Timestamp;
+use serde_json::Value;
+use services::{commands, scheduler};
+
+use crate::Console;
+use crate::fault::ApiResult;
+
+const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Pending alerts are looked for among so many of the latest.
+const ALERTS_LOOKED_AT_MAX: usize = 5000;
+const PAGE_ALERTS: usize = 1000;
+
+/// Name in a sink's status, name of the metric, type, help.
+const OF_SINKS: [(&str, &str, &str, &str); 9] = [
+    ("lag_lines", "sexton_sink_lag_lines", "gauge", "Lines not yet taken by the other side."),
+    ("lag_bytes", "sexton_sink_lag_bytes", "gauge", "Bytes not yet taken by the other side."),
+    ("lag_seconds", "sexton_sink_lag_seconds", "gauge", "Age of the oldest line not yet taken."),
+    ("unconfirmed_lines", "sexton_sink_unconfirmed_lines", "gauge", "Lines taken and still kept here for a while."),
+    ("rate_lines_per_second", "sexton_sink_lines_per_second", "gauge", "Lines delivered a second, of late."),
+    ("delivered_lines", "sexton_sink_delivered_lines_total", "counter", "Lines delivered since the start."),
+    ("dropped_lines", "sexton_sink_dropped_lines_total", "counter", "Lines older than max_age, not sent."),
+    ("dropped_bytes", "sexton_sink_dropped_bytes_total", "counter", "Bytes of lines older than max_age, not sent."),
+    (
+        "refused_records",
+        "sexton_sink_refused_records_total",
+        "counter",
+        "Records that the other side refused for good.",
+    ),
+];
+
+pub async fn metrics(State(console): State<Console>) -> ApiResult<impl IntoResponse> {
+    let mut page = Page::default();
+    runs(&mut page, &console.ports).await?;
+    sinks(&mut page, &console.sinks.status().await);
+    alerts(&mut page, &console.ports).await?;
+    runners(&mut page, &console.ports, console.now()).await?;
+    ticks(&mut page, &console.ports, console.now()).await?;
+    Ok(([(CONTENT_TYPE, CONTENT)], page.text))
+}
+
+async fn runs(page: &mut Page, ports: &Ports) -> ApiResult<()> {
+    let ledger = commands::ledger(ports, None, None).await?;
+    page.family("sexton_runs", "gauge", "Ended runs in the history, by outcome.");
+    for outcome in Outcome::ALL {
+        page.sample("sexton_runs", &[("outcome", outcome.name())], ledger.of(outcome) as f64);
+    }
+    page.family("sexton_runs_open", "gauge", "Runs that have not ended.");
+    page.sample("sexton_runs_open", &[], ledger.open as f64);
+    Ok(())
+}
+
+fn sinks(page: &mut Page, statuses: &[Value]) {
+    let text = |status: &Value, name: &str| status[name].as_str().unwrap_or_default().to_owned();
+    page.family("sexton_sink_working", "gauge", "1 when nothing fails, else 0.");
+    for status in statuses {
+        let (name, kind) = (text(status, "name"), text(status, "kind"));
+        let working = status["state"] == "working";
+        page.sample("sexton_sink_working", &[("sink", &name), ("type", &kind)], f64::from(u8::from(working)));
+    }
+    for (field, metric, kind, help) in OF_SINKS {
+        page.family(metric, kind, help);
+        for status in statuses {
+            let labels = [("sink", &*text(status, "name")), ("type", &*text(status, "kind"))];
+            page.sample(metric, &labels, status[field].as_f64().unwrap_or_default());
+        }
+    }
+}
+
+async fn alerts(page: &mut Page, ports: &Ports) -> ApiResult<()> {
+    let (mut pending, mut looked_at, mut after) = (0, 0, None);
+    while looked_at < ALERTS_LOOKED_AT_MAX {
+        let found = ports.alerts.list(after.as_ref(), PAGE_ALERTS).await?;
+        looked_at += found.records.len();
+        pending += found.records.iter().filter(|alert| alert.fate == Fate::Pending).count();
+        after = found.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    page.family("sexton_alerts_pending", "gauge", "Alerts among the latest 5000 that nobody was told of yet.");
+    page.sample("sexton_alerts_pending", &[], pending as f64);
+    Ok(())
+}
+
+async fn runners(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()> {
+    let beats = ports.settings.beats().await?;
+    page.family("sexton_runner_running", "gauge", "Runs that a runner has running.");
+    for beat in &beats {
+        page.sample("sexton_runner_running", &[("runner", &beat.runner)], f64::from(beat.running));
+    }
+    page.family("sexton_runner_beat_age_seconds", "gauge", "Since a runner last showed life.");
+    for beat in &beats {
+        page.sample("sexton_runner_beat_age_seconds", &[("runner", &beat.runner)], age(beat.at, now));
+    }
+    Ok(())
+}
+
+/// Absent until the scheduler has ticked once.
+async fn ticks(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()> {
+    if let Some(ticked_at) = scheduler::ticked_at(ports).await? {
+        page.family("sexton_scheduler_tick_age_seconds", "gauge", "Since the scheduler last ticked to the end.");
+        page.sample("sexton_scheduler_tick_age_seconds", &[], age(ticked_at, now));
+    }
+    Ok(())
+}
+
+fn age(at: Timestamp, now: Timestamp) -> f64 {
+    now.duration_since(at).as_secs_f64().max(0.0)
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> = labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escaped(text))).collect();
+        match labels.is_empty() {
+            true => self.text.push_str(&format!("{name} {value}\n")),
+            false => self.text.push_str(&format!("{name}{{{}}} {value}\n", labels.join(","))),
+        }
+    }
+}
+
+/// As the text format wants a label's value: backslash, quote and line feed.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_quotes_stays_one_label() {
+        let mut page = Page::default();
+        page.family("a", "gauge", "b");
+        page.sample("a", &[("sink", "x\"y\\z\n")], 1.5);
+        assert_eq!(page.text, "# HELP a b\n# TYPE a gauge\na{sink=\"x\\\"y\\\\z\\n\"} 1.5\n");
+    }
+}
