@@ -5,7 +5,7 @@
 //! | `files` | crontabs and jobs files: applied at the start and whenever they change |
 //! | `duties` | the loops around `services`: scheduler, collector, overdue, alerts, pruner |
 //! | `work` | the runner with its sinks and rules, and what they report as trouble |
-//! | `notify` | alerts to the configured channels |
+//! | `notify`, `sink_alerts` | alerts to the configured channels; sinks in trouble become alerts |
 //! | `listen`, `output` | the console's address, and the output that it gives out |
 //! | `sample`, `watch` | what runs when nothing is named; files that change |
 
@@ -15,6 +15,7 @@ mod listen;
 mod notify;
 pub mod output;
 pub mod sample;
+mod sink_alerts;
 mod watch;
 mod work;
 
@@ -149,6 +150,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
     let running = Running {
         work: work.clone(),
         duties: duties.start(),
+        looking: tokio::spawn(work.clone().watch_sinks(ports.clone(), stop.clone())),
         watching: tokio::spawn(files.watch(ports, work.packs(), nudge, stop.clone())),
         reloading: tokio::spawn(work.clone().watch(setup.sinks_file, setup.rules, state.clone(), stop.clone())),
         server,
@@ -174,6 +176,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
 struct Running {
     work: Arc<Work>,
     duties: duties::Running,
+    looking: JoinHandle<()>,
     watching: JoinHandle<()>,
     reloading: JoinHandle<()>,
     server: JoinHandle<std::io::Result<()>>,
@@ -185,7 +188,7 @@ impl Running {
     async fn end(self) -> usize {
         self.stop.cancel();
         let left = self.work.end().await;
-        for task in [self.watching, self.reloading] {
+        for task in [self.looking, self.watching, self.reloading] {
             task.abort();
         }
         self.duties.finish().await;

@@ -1,4 +1,5 @@
-//! `check`: validates the configuration and really reaches everything it names. One line each; sends nothing.
+//! `check`: validates the configuration and really reaches everything it names. One line each. A sink is sent a marked test
+//! line; everything else is sent nothing.
 
 use std::path::{Path, PathBuf};
 

@@ -33,8 +33,10 @@ pub fn run(arguments: Arguments) -> Outcome {
             "lines behind",
             "bytes",
             "for",
+            "unconfirmed",
             "lines/s",
             "dropped",
+            "refused",
             "oldest run",
             "last error",
         ]);
@@ -60,8 +62,10 @@ fn row_of(sink: &Value) -> Vec<String> {
         format!("{}", number("lag_lines")),
         bytes_readable(number("lag_bytes") as u64),
         if behind > 0.0 { readable(Duration::from_secs_f64(behind)) } else { dash() },
+        format!("{}", number("unconfirmed_lines")),
         format!("{:.1}", number("rate_lines_per_second")),
         format!("{}", number("dropped_lines")),
+        format!("{}", number("refused_records")),
         text("oldest_undelivered_run"),
         text("last_error"),
     ]

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::ports::Ports;
+use jiff::Timestamp;
 use rules::Packs;
 use runner::{Handle, Runner};
 use sinks::config::SinkConfig;
@@ -14,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::sink_alerts;
 use super::watch::{LOOK_INTERVAL, Watch};
 use crate::configuration::{load_packs, pack_files};
 use crate::failure::{Failure, tell_line};
@@ -23,6 +26,9 @@ use crate::state::State;
 
 /// Troubles on their way into the log; a sink sends one per trouble.
 const EVENTS_MAX: usize = 1000;
+
+/// Sinks are looked at this often, for alerts: small against any `alert_after` that people choose.
+const SINKS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The rules that are in force now.
 #[derive(Clone)]
@@ -51,10 +57,10 @@ impl Work {
     /// Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When a sink is not in this build, or the runner's directory cannot be used.
+    /// When a sink cannot be started, or the runner's directory cannot be used.
     pub fn start(setup: &mut Setup, ports: &Ports) -> Result<Work, Failure> {
         let (events, troubles) = mpsc::channel(EVENTS_MAX);
-        tokio::spawn(tell_troubles(troubles));
+        tokio::spawn(raise_troubles(troubles, ports.clone()));
         let packs = Arc::new(std::mem::take(&mut setup.packs));
         let mut options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
         options.packs = packs.clone();
@@ -144,6 +150,19 @@ impl Work {
         }
     }
 
+    /// Makes alerts of sinks that lag or cannot work, until `stop`.
+    pub async fn watch_sinks(self: Arc<Self>, ports: Ports, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(SINKS_INTERVAL) => {}
+            }
+            if let Err(error) = sink_alerts::look(&ports, &self.handle.sinks(), Timestamp::now()).await {
+                tracing::warn!(%error, "troubles of sinks could not be stored as alerts; tried again");
+            }
+        }
+    }
+
     fn start_sinks(&self, configs: &[SinkConfig]) -> Result<Vec<Engine>, Failure> {
         start_sinks(configs, &self.events)
     }
@@ -169,16 +188,32 @@ pub fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> 
 /// Says what people should hear of a sink; `sexton sinks` shows the numbers.
 pub async fn tell_troubles(mut troubles: mpsc::Receiver<SinkEvent>) {
     while let Some(event) = troubles.recv().await {
-        match event {
-            SinkEvent::Trouble(trouble) => tracing::warn!(
-                sink = trouble.sink,
-                since = %trouble.since,
-                "a sink is in trouble ({}); its lines are kept: {}",
-                trouble.class.name(),
-                trouble.error
-            ),
-            SinkEvent::Recovered { sink, since } => tracing::info!(sink, %since, "a sink takes lines again"),
+        tell(&event);
+    }
+}
+
+/// The same, and what is lost for good is an alert.
+async fn raise_troubles(mut troubles: mpsc::Receiver<SinkEvent>, ports: Ports) {
+    while let Some(event) = troubles.recv().await {
+        tell(&event);
+        if let SinkEvent::Trouble(trouble) = &event
+            && let Err(error) = sink_alerts::tell_loss(&ports, trouble, Timestamp::now()).await
+        {
+            tracing::warn!(sink = trouble.sink, %error, "a loss could not be stored as an alert; it is only in this log");
         }
+    }
+}
+
+fn tell(event: &SinkEvent) {
+    match event {
+        SinkEvent::Trouble(trouble) => tracing::warn!(
+            sink = trouble.sink,
+            since = %trouble.since,
+            "a sink is in trouble ({}); its lines are kept: {}",
+            trouble.class.name(),
+            trouble.error
+        ),
+        SinkEvent::Recovered { sink, since } => tracing::info!(sink, %since, "a sink takes lines again"),
     }
 }
 

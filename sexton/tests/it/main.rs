@@ -5,3 +5,4 @@ mod driver;
 mod faults;
 mod readme;
 mod running;
+mod sinks;

@@ -1,0 +1,192 @@
+//! People hear of a sink in trouble through the channels for alerts: as the pseudo job `sexton/sink.NAME` that failed, and
+//! recovered. What is in trouble is read from the sinks' own numbers; what was told is stored, so a restart tells nothing
+//! twice, and a sink that comes and goes is damped as a job is. Called by `work`; never touches a sink.
+
+use std::time::Duration;
+
+use domain::alert::{AlertKind, Occurrence, Status, Transition, decide};
+use domain::job::{AlertPolicy, JobKey};
+use domain::ports::{AlertStep, PortResult, Ports, StateChange};
+use domain::run::Outcome;
+use jiff::Timestamp;
+use sinks::error::Class;
+use sinks::status::{SinkState, SinkStatus, SinkTrouble};
+
+use crate::output::{bytes_readable, readable};
+
+/// The group of what sexton tells about itself.
+const GROUP: &str = "sexton";
+
+/// Losses of one sink are told once in so long; `sexton sinks` and the log have all of them.
+const LOSS_SPAN: Duration = Duration::from_secs(3600);
+
+fn key(sink: &str) -> JobKey {
+    JobKey::new(GROUP, format!("sink.{sink}"))
+}
+
+/// Tells what has changed since it was told last.
+///
+/// # Errors
+/// A port's; the next look is the retry.
+pub async fn look(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> PortResult<()> {
+    for status in statuses {
+        let key = key(&status.name);
+        let stored = ports.alerts.state(&key).await?;
+        let told = stored.record.status == Status::Bad;
+        let (outcome, reason) = match trouble(status) {
+            Some(reason) if !told => (Outcome::Failed, reason),
+            None if told && is_well(status) => {
+                (Outcome::Succeeded, format!("sink `{}` takes lines again", status.name))
+            }
+            _ => continue,
+        };
+        let policy = AlertPolicy { after: 1, remind: None, channels: Vec::new() };
+        let (state, kind) = decide(&policy, &stored.record, Occurrence::Ended(outcome), now);
+        let since = state.since.or(stored.record.since);
+        let transition = |kind: AlertKind| {
+            let id = format!("sink:{}:{}:{}", status.name, kind.name(), now.as_millisecond());
+            Transition { since, ..Transition::new(id, kind, &key, reason, now) }
+        };
+        let transitions = kind.map(transition).into_iter().collect();
+        let change = StateChange { key: key.clone(), expected: stored.version, state };
+        // `false`: another `up` on this store told it.
+        ports.alerts.raise(&AlertStep { state: Some(change), transitions }).await?;
+    }
+    Ok(())
+}
+
+/// Tells that a sink lost lines for good, at most once in [`LOSS_SPAN`]. Other troubles show in the numbers.
+///
+/// # Errors
+/// A port's.
+pub async fn tell_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> PortResult<()> {
+    if trouble.class != Class::Permanent {
+        return Ok(());
+    }
+    let span = now.as_second().div_euclid(LOSS_SPAN.as_secs() as i64);
+    let id = format!("sink_loss:{}:{span}", trouble.sink);
+    let reason = format!("sink `{}` will never have some lines: {}", trouble.sink, trouble.error);
+    let transition = Transition::new(id, AlertKind::Failed, &key(&trouble.sink), reason, now);
+    ports.alerts.raise(&AlertStep { state: None, transitions: vec![transition] }).await?;
+    Ok(())
+}
+
+/// What people should do something about; none while it is only a short while.
+fn trouble(status: &SinkStatus) -> Option<String> {
+    let name = &status.name;
+    let error = status.last_error.as_deref().filter(|_| status.failing_since.is_some());
+    let says = error.map_or_else(String::new, |error| format!(": {error}"));
+    if status.state == SinkState::Misconfigured {
+        let waiting = lines_readable(status.lag_lines);
+        return Some(format!("sink `{name}` cannot work until somebody mends it; {waiting} kept for it{says}"));
+    }
+    let behind = status.lag_lines > 0 && status.lag_seconds >= status.alert_after_seconds;
+    behind.then(|| {
+        let (lines, bytes) = (lines_readable(status.lag_lines), bytes_readable(status.lag_bytes));
+        let span = readable(Duration::from_secs_f64(status.lag_seconds));
+        format!("sink `{name}` is {span} behind; {lines} ({bytes}) kept for it{says}")
+    })
+}
+
+fn lines_readable(lines: u64) -> String {
+    if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") }
+}
+
+/// Known to work again: nothing fails, and nothing old waits to be tried for the first time.
+fn is_well(status: &SinkStatus) -> bool {
+    status.state == SinkState::Working && (status.lag_lines == 0 || status.delivered_lines > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use embedded::Embedded;
+
+    fn status() -> SinkStatus {
+        SinkStatus {
+            name: "central".to_owned(),
+            kind: "syslog",
+            state: SinkState::Working,
+            lag_lines: 0,
+            lag_bytes: 0,
+            lag_seconds: 0.0,
+            unconfirmed_lines: 0,
+            unconfirmed_bytes: 0,
+            rate_lines_per_second: 0.0,
+            last_error: None,
+            last_error_at: None,
+            failing_since: None,
+            oldest_undelivered_run: None,
+            delivered_lines: 0,
+            dropped_lines: 0,
+            dropped_bytes: 0,
+            refused_records: 0,
+            refused: Vec::new(),
+            alert_after_seconds: 300.0,
+        }
+    }
+
+    fn behind(seconds: f64) -> SinkStatus {
+        let failing_since = Some(Timestamp::UNIX_EPOCH);
+        let last_error = Some("nobody is there".to_owned());
+        let state = SinkState::Retrying;
+        SinkStatus { lag_lines: 7, lag_bytes: 700, lag_seconds: seconds, state, failing_since, last_error, ..status() }
+    }
+
+    async fn told(ports: &Ports) -> Vec<(String, String, String)> {
+        let page = ports.alerts.list(None, 100).await.expect("listed");
+        let mut told: Vec<_> =
+            page.records.into_iter().map(|one| (one.kind.name().to_owned(), one.job, one.reason)).collect();
+        told.reverse();
+        told
+    }
+
+    #[tokio::test]
+    async fn a_lag_is_told_once_and_its_end_once() {
+        let folder = tempfile::tempdir().expect("folder");
+        let ports = Embedded::open(&folder.path().join("db")).expect("opened").ports();
+        let misconfigured = SinkStatus { state: SinkState::Misconfigured, ..behind(1.0) };
+        let catching_up = SinkStatus { lag_lines: 3, delivered_lines: 4, ..status() };
+        let never_tried = SinkStatus { lag_lines: 7, ..status() };
+        let history = [
+            (status(), 0),
+            (behind(299.0), 0),
+            (behind(301.0), 1),
+            (behind(400.0), 1),
+            (behind(1.0), 1),
+            (never_tried, 1),
+            (catching_up, 2),
+            (status(), 2),
+            (misconfigured, 3),
+        ];
+        for (step, (status, wanted)) in history.into_iter().enumerate() {
+            let now = Timestamp::from_second(1_000_000 + step as i64).expect("instant");
+            look(&ports, &[status], now).await.expect("looked");
+            assert_eq!(told(&ports).await.len(), wanted, "step {step}");
+        }
+        let told = told(&ports).await;
+        let kinds: Vec<&str> = told.iter().map(|(kind, _, _)| kind.as_str()).collect();
+        assert_eq!(kinds, ["failed", "recovered", "failed"]);
+        assert!(told.iter().all(|(_, job, _)| job == "sink.central"));
+        let first = "sink `central` is 5m01s behind; 7 lines (700 B) kept for it: nobody is there";
+        assert_eq!(told[0].2, first);
+        assert!(told[2].2.contains("until somebody mends it"), "{}", told[2].2);
+    }
+
+    #[tokio::test]
+    async fn lost_lines_are_told_once_an_hour() {
+        let folder = tempfile::tempdir().expect("folder");
+        let ports = Embedded::open(&folder.path().join("db")).expect("opened").ports();
+        let since = Timestamp::UNIX_EPOCH;
+        let trouble =
+            |class| SinkTrouble { sink: "central".to_owned(), class, since, error: "seq 7 is bad".to_owned() };
+        for (second, class, wanted) in
+            [(0, Class::Retry, 0), (0, Class::Permanent, 1), (3599, Class::Permanent, 1), (3600, Class::Permanent, 2)]
+        {
+            let now = Timestamp::from_second(second).expect("instant");
+            tell_loss(&ports, &trouble(class), now).await.expect("told");
+            assert_eq!(told(&ports).await.len(), wanted, "second {second}");
+        }
+        assert_eq!(told(&ports).await[0].2, "sink `central` will never have some lines: seq 7 is bad");
+    }
+}
