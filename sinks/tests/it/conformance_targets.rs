@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -188,6 +190,8 @@ fn by_proxy(
 ) -> Target {
     let proxy = Arc::new(proxy);
     let mending = proxy.clone();
+    let before = Arc::new(AtomicUsize::new(0));
+    let ended = before.clone();
     Target {
         name,
         sink: format!("[sink.a]\n{sink}"),
@@ -199,13 +203,17 @@ fn by_proxy(
             Fault::None => proxy.pass(),
             Fault::Down => proxy.refuse(),
             Fault::Hang => proxy.hang(),
-            Fault::Cut => proxy.cut_after(CUT_AFTER_BYTES),
+            Fault::Cut => {
+                before.store(proxy.connections(), SeqCst);
+                proxy.cut_after(CUT_AFTER_BYTES);
+            }
             Fault::Slow => proxy.slow(SLOW_BYTES_PER_SECOND),
             Fault::AnswerLost => proxy.lose_answer(),
         }),
         end: Box::new(move |fault| match fault {
-            // These end by themselves, and must have happened.
-            Fault::Cut | Fault::AnswerLost => testbed::wait_until(testbed::DEADLINE, || mending.is_passing()),
+            // These end by themselves, and must have happened and been noticed.
+            Fault::Cut => testbed::wait_until(testbed::DEADLINE, || mending.connections() >= ended.load(SeqCst) + 2),
+            Fault::AnswerLost => testbed::wait_until(testbed::DEADLINE, || mending.is_passing()),
             _ => mending.pass(),
         }),
         seen: Box::new(seen),
