@@ -1,7 +1,7 @@
 //! Every command of README.md, run in its order as a new user would.
 //!
 //! A fenced block `sh` holds commands, one a line. A block of another kind that begins with `# NAME` is a file of that
-//! name. `RUN_ID` stands for the newest run. `cargo run --release --` is the binary under test; `./test` is what runs this
+//! name; what it writes below `/var/log/sexton` goes to the test's own folder. `RUN_ID` stands for the newest run. `cargo run --release --` is the binary under test; `./test` is what runs this
 //! very test. `up` goes on until the next `up` or the end.
 
 use std::process::{Command, Stdio};
@@ -57,7 +57,7 @@ fn every_command_of_the_readme_works() {
                 run(line, &folder, &mut up);
             }
         } else if let Some(name) = file_name(&text) {
-            folder.write(name, &text);
+            folder.write(name, &text.replace("/var/log/sexton", &folder.text("log")));
         }
     }
     assert!(commands >= 5, "README.md has commands");
