@@ -1,8 +1,9 @@
 //! Every command of README.md, run in its order as a new user would.
 //!
 //! A fenced block `sh` holds commands, one a line. A block of another kind that begins with `# NAME` is a file of that
-//! name; what it writes below `/var/log/sexton` goes to the test's own folder. `RUN_ID` stands for the newest run. `cargo run --release --` is the binary under test; `./test` is what runs this
-//! very test. `up` goes on until the next `up` or the end.
+//! name; what it writes below `/var/log/sexton` goes to the test's own folder. `RUN_ID` stands for the newest run.
+//! `cargo run --release --` is the binary under test; `./test` is what runs this very test. `up` goes on until the next
+//! `up` or the end.
 
 use std::process::{Command, Stdio};
 
