@@ -195,7 +195,8 @@ fn content_faults(source: &Source) -> Vec<String> {
     }
     if folder == "sinks" && !below.starts_with("cloudwatch") {
         forbidden.extend(
-            ["aws_config", "aws_credential_types", "aws_sdk", "aws_sigv4", "aws_smithy", "aws_types"].map(|name| (name, "only the CloudWatch sink speaks to AWS")),
+            ["aws_config", "aws_credential_types", "aws_sdk", "aws_sigv4", "aws_smithy", "aws_types"]
+                .map(|name| (name, "only the CloudWatch sink speaks to AWS")),
         );
     }
     let path = &source.path;
