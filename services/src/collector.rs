@@ -47,12 +47,25 @@ pub struct Summary {
     pub ended_jobs: BTreeSet<JobKey>,
 }
 
-/// Deals with what has been reported; waits up to `wait` for the first report.
+/// What has been reported; waits up to `wait` for the first report.
 ///
 /// # Errors
-/// A port's, when nothing could be received.
-pub async fn tick(ports: &Ports, packs: &Packs, wait: Duration, now: Timestamp) -> Result<Summary> {
-    let deliveries = ports.reports.receive(REPORTS_MAX, LEASE, wait).await?;
+/// A port's.
+pub async fn receive(ports: &Ports, wait: Duration) -> Result<Vec<Delivery<Event>>> {
+    Ok(ports.reports.receive(REPORTS_MAX, LEASE, wait).await?)
+}
+
+/// Deals with received reports. Apart from [`receive`], so that rules and time are those of after the wait: reports that
+/// were judged by newer rules than they are collected with would be judged on their excerpt.
+///
+/// # Errors
+/// A port's, when no report could be dealt with; they come again.
+pub async fn collect(
+    ports: &Ports,
+    packs: &Packs,
+    deliveries: Vec<Delivery<Event>>,
+    now: Timestamp,
+) -> Result<Summary> {
     let mut summary = Summary { received: deliveries.len() as u32, ..Summary::default() };
     let mut by_run: BTreeMap<RunId, Vec<Delivery<Event>>> = BTreeMap::new();
     for delivery in deliveries {

@@ -45,7 +45,12 @@ async fn minute(world: &World, ports: &Ports) {
     while scheduler::tick(ports, now).await.is_err() {}
     while overdue::tick(ports, now).await.is_err() {}
     while release::tick(ports, now).await.is_err() {}
-    while collector::tick(ports, &world.packs, Duration::ZERO, now).await.is_err() {}
+    while collected(world, ports).await.is_err() {}
+}
+
+async fn collected(world: &World, ports: &Ports) -> services::Result<collector::Summary> {
+    let reports = collector::receive(ports, Duration::ZERO).await?;
+    collector::collect(ports, &world.packs, reports, world.now()).await
 }
 
 /// A quarter of an hour: runs start, wait for each other, fail, are tried again and end. Everything that is ordered is
@@ -63,7 +68,7 @@ async fn story(world: &World, plan: &Arc<Plan>) -> (Vec<String>, Vec<String>) {
             world.finished(&order, i32::from(fails)).await;
         }
         // Reports whose collector died come again when their lease is over.
-        while collector::tick(&ports, &world.packs, Duration::ZERO, world.now()).await.is_err() {}
+        while collected(world, &ports).await.is_err() {}
     }
     let mut histories = Vec::new();
     for name in JOBS {

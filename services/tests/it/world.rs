@@ -99,7 +99,8 @@ impl World {
     }
 
     pub async fn collect(&self) -> collector::Summary {
-        let summary = collector::tick(&self.ports, &self.packs, Duration::ZERO, self.now()).await.unwrap();
+        let reports = collector::receive(&self.ports, Duration::ZERO).await.unwrap();
+        let summary = collector::collect(&self.ports, &self.packs, reports, self.now()).await.unwrap();
         release::after(&self.ports, &summary.ended_jobs, self.now()).await.unwrap();
         summary
     }

@@ -16,7 +16,7 @@ use super::notify::People;
 use super::work::SharedPacks;
 use crate::configuration::HistorySection;
 
-/// How long the collector waits for a report: short, since the time it is given is that of the call.
+/// How long the collector waits for a report: short, so that a stop is soon noticed.
 const REPORT_WAIT: Duration = Duration::from_millis(500);
 
 /// Alerts are looked for this often, and at once after something ended.
@@ -201,8 +201,9 @@ async fn schedule(shared: &Shared) -> services::Result<Wait> {
 }
 
 async fn collect(shared: &Shared, wait: Duration) -> services::Result<collector::Summary> {
+    let reports = collector::receive(&shared.duties.ports, wait).await?;
     let packs = shared.duties.packs.now();
-    let summary = collector::tick(&shared.duties.ports, &packs, wait, Timestamp::now()).await?;
+    let summary = collector::collect(&shared.duties.ports, &packs, reports, Timestamp::now()).await?;
     if summary.ended > 0 {
         shared.ended();
     }
