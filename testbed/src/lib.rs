@@ -8,6 +8,7 @@
 //! Called by tests only, as a dev-dependency. It never imitates a server: what is not a third party's program here
 //! (`Capture`, `Proxy`) knows no protocol.
 
+mod aws;
 mod capture;
 mod gelf;
 mod installation;
@@ -19,6 +20,7 @@ mod proxy;
 mod syslog;
 mod wait;
 
+pub use aws::{AwsServer, Ministack, Moto};
 pub use capture::{Capture, Transport};
 pub use gelf::{Graygelf, RsyslogGelf};
 pub use installation::{Certificates, certificates, python, repository};

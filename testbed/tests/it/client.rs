@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Sends one message with logger(1), which fills in the time and the host itself.
@@ -21,7 +22,15 @@ pub fn openssl(address: SocketAddr, bytes: &[u8]) {
 
 /// Runs a Python program that finds host, port and the rest of `arguments` in `sys.argv`.
 pub fn python(program: &str, address: SocketAddr, arguments: &[&str]) {
-    let python = testbed::python().expect("the test has asked for it");
+    run_python(&testbed::python().expect("the test has asked for it"), program, address, arguments);
+}
+
+/// The same with the Python that has boto3, AWS's own client.
+pub fn aws_python(program: &str, address: SocketAddr, arguments: &[&str]) {
+    run_python(&testbed::repository().join(".testbed/aws/bin/python"), program, address, arguments);
+}
+
+fn run_python(python: &Path, program: &str, address: SocketAddr, arguments: &[&str]) {
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     run(Command::new(python).args(["-c", program, &ip, &port]).args(arguments), b"");
 }

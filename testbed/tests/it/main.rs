@@ -1,5 +1,6 @@
 //! Shows that the receivers are sound, with clients that are not ours, and that the repository keeps its own rules.
 
+mod aws;
 mod client;
 mod gelf;
 mod mail;

@@ -1,0 +1,157 @@
+//! AWS on this machine: ministack, which keeps accounts apart, and moto, which enforces the order and the age of log events.
+//! Called by the tests of the CloudWatch sink. Neither looks at a signature, nor at most limits of the service.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::installation::installed;
+use crate::ports::{Addresses, free_port};
+use crate::process::{Process, Program};
+use crate::wait::DEADLINE;
+
+/// An emulator of AWS's services, empty at first.
+#[derive(Debug)]
+pub struct AwsServer {
+    process: Process,
+    address: SocketAddr,
+}
+
+/// ministack. An access key id of 12 digits is an account of its own.
+#[derive(Debug)]
+pub struct Ministack(AwsServer);
+
+/// moto's server. Everybody has the same account.
+#[derive(Debug)]
+pub struct Moto(AwsServer);
+
+impl Ministack {
+    /// Starts ministack; `None` when it is not available here.
+    #[track_caller]
+    pub fn start() -> Option<Ministack> {
+        let path = installed("ministack", "aws/bin/ministack")?;
+        // It listens on every address unless told otherwise.
+        let arguments = |address: SocketAddr| {
+            vec![
+                "BIND_HOST=127.0.0.1".to_owned(),
+                "MINISTACK_HOST=127.0.0.1".to_owned(),
+                format!("GATEWAY_PORT={}", address.port()),
+                "LOG_LEVEL=WARNING".to_owned(),
+                path.display().to_string(),
+            ]
+        };
+        AwsServer::start(arguments).map(Ministack)
+    }
+}
+
+impl Moto {
+    /// Starts moto's server; `None` when it is not available here.
+    #[track_caller]
+    pub fn start() -> Option<Moto> {
+        let path = installed("moto", "aws/bin/moto_server")?;
+        let arguments = |address: SocketAddr| {
+            let port = address.port().to_string();
+            [&*path.display().to_string(), "-H", "127.0.0.1", "-p", &port].map(str::to_owned).to_vec()
+        };
+        AwsServer::start(arguments).map(Moto)
+    }
+}
+
+impl Deref for Ministack {
+    type Target = AwsServer;
+
+    fn deref(&self) -> &AwsServer {
+        &self.0
+    }
+}
+
+impl Deref for Moto {
+    type Target = AwsServer;
+
+    fn deref(&self) -> &AwsServer {
+        &self.0
+    }
+}
+
+impl AwsServer {
+    /// `arguments` are those of `env`: variables, then the program with its own arguments.
+    #[track_caller]
+    fn start(arguments: impl Fn(SocketAddr) -> Vec<String>) -> Option<AwsServer> {
+        let process = Process::start(|folder: &Path| {
+            let address = free_port();
+            // ministack leaves a file in its folder for temporary ones.
+            let mut all = ["HOME", "TMPDIR"].map(|name| format!("{name}={}", folder.display())).to_vec();
+            all.extend(arguments(address));
+            let addresses = Addresses { tcp: Some(address), ..Addresses::default() };
+            Program { path: PathBuf::from("/usr/bin/env"), arguments: all, addresses }
+        });
+        let address = process.addresses().tcp?;
+        Some(AwsServer { process, address })
+    }
+
+    /// Where it takes requests, of every service.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same as a URL, without a slash at its end.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Calls an action of CloudWatch Logs as `account` (12 digits). The answer's status and body.
+    #[track_caller]
+    pub fn call_logs(&self, account: &str, action: &str, body: &Value) -> (u16, Value) {
+        let text = body.to_string();
+        // HTTP/1.0, so that the answer's end is the connection's. Which service is meant, is read from the credential.
+        let request = format!(
+            "POST / HTTP/1.0\r\nHost: {}\r\nContent-Type: application/x-amz-json-1.1\r\nX-Amz-Target: Logs_20140328.{action}\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential={account}/20260101/us-east-1/logs/aws4_request, \
+             SignedHeaders=host, Signature=00\r\nContent-Length: {}\r\n\r\n{text}",
+            self.address,
+            text.len()
+        );
+        let mut answer = Vec::new();
+        let asked = TcpStream::connect(self.address).and_then(|mut stream| {
+            stream.set_read_timeout(Some(DEADLINE))?;
+            stream.write_all(request.as_bytes())?;
+            stream.read_to_end(&mut answer)
+        });
+        let answer = String::from_utf8_lossy(&answer);
+        let told = || format!("{action}: {asked:?}; it answered {answer}; it wrote {}", self.process.diagnostics());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{}", told()));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.unwrap_or_else(|| panic!("{}", told())), serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// What DescribeLogGroups says: each group of the account.
+    #[track_caller]
+    pub fn log_groups(&self, account: &str) -> Vec<Value> {
+        let (status, answer) = self.call_logs(account, "DescribeLogGroups", &json!({}));
+        assert_eq!(status, 200, "{answer}");
+        answer["logGroups"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Every event of a stream by its time, as GetLogEvents gives them; nothing when there is no such stream.
+    #[track_caller]
+    pub fn log_events(&self, account: &str, group: &str, stream: &str) -> Vec<Value> {
+        let mut ask = json!({ "logGroupName": group, "logStreamName": stream, "startFromHead": true });
+        let mut events = Vec::new();
+        loop {
+            let (status, answer) = self.call_logs(account, "GetLogEvents", &ask);
+            if status == 400 && answer["__type"].as_str().is_some_and(|kind| kind.contains("ResourceNotFound")) {
+                return events;
+            }
+            assert_eq!(status, 200, "{answer}");
+            events.extend(answer["events"].as_array().into_iter().flatten().cloned());
+            // At the end of a stream the token stays as it is.
+            if ask["nextToken"] == answer["nextForwardToken"] {
+                return events;
+            }
+            ask["nextToken"] = answer["nextForwardToken"].clone();
+        }
+    }
+}
