@@ -13,30 +13,35 @@ use crate::memory::{RETRY, Run, config, start, wait_until};
 use crate::strict_logs::{Plan, StrictLogs};
 
 /// Of what the memory feed's runs are called.
-const GROUP: &str = "/cron/db";
+pub const GROUP: &str = "/cron/db";
+/// To an emulator, an access key id is an account.
+pub const ACCOUNT: &str = "111111111111";
 
 /// Credentials for all tests of this process; nobody here checks them.
 #[expect(clippy::disallowed_methods, reason = "where credentials are found in the environment is under test")]
 fn credentials() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        for (name, value) in [
-            ("AWS_ACCESS_KEY_ID", "111111111111"),
-            ("AWS_SECRET_ACCESS_KEY", "secret"),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
-        ] {
+        for (name, value) in
+            [("AWS_ACCESS_KEY_ID", ACCOUNT), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_EC2_METADATA_DISABLED", "true")]
+        {
             // SAFETY: tests read the environment through std only, which locks it.
             unsafe { std::env::set_var(name, value) };
         }
     });
 }
 
-fn sink(address: impl std::fmt::Display, options: &str) -> String {
+/// Without its head and `retry`.
+pub fn options(address: impl std::fmt::Display) -> String {
     credentials();
     format!(
-        "[sink.aws]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron/{{group}}\"\nstream = \"{{job}}\"\ncreate_group = true\n\
-         region = \"us-east-1\"\nendpoint = \"http://{address}\"\nbatch = {{ timeout = \"20ms\" }}\n{options}{RETRY}"
+        "type = \"cloudwatch_logs\"\ngroup = \"/cron/{{group}}\"\nstream = \"{{job}}\"\ncreate_group = true\n\
+         region = \"us-east-1\"\nendpoint = \"http://{address}\"\nbatch = {{ timeout = \"20ms\" }}\n"
     )
+}
+
+pub fn sink(address: impl std::fmt::Display, more: &str) -> String {
+    format!("[sink.aws]\n{}{more}{RETRY}", options(address))
 }
 
 async fn serve() -> StrictLogs {
@@ -47,7 +52,7 @@ fn seqs(logs: &StrictLogs, stream: &str) -> Vec<u64> {
     logs.events(GROUP, stream).iter().filter_map(|event| event.object()["seq"].as_u64()).collect()
 }
 
-async fn deliver(text: &str, runs: &[&Run]) -> Engine {
+pub async fn deliver(text: &str, runs: &[&Run]) -> Engine {
     let (engine, _events) = start(text);
     runs.iter().for_each(|run| engine.add(run.feed()));
     assert!(engine.flush(testbed::DEADLINE).await, "{:?}", engine.status());

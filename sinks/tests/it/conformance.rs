@@ -44,6 +44,7 @@ conforms! {
     gelf_over_udp: targets::gelf_udp();
     gelf_over_http: targets::gelf_http("").await;
     gelf_over_http_in_bulk: targets::gelf_http("bulk = true\n").await;
+    cloudwatch_logs: targets::cloudwatch_logs();
     file_as_the_spool_writes: targets::file("cri");
     file_as_json: targets::file("json");
 }

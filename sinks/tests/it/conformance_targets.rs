@@ -10,8 +10,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
-use testbed::{Framing, Graygelf, LogServer, Proxy, Rsyslog, RsyslogGelf, RsyslogOptions, SyslogNg, certificates};
+use testbed::{
+    AwsServer, Framing, Graygelf, LogServer, Ministack, Proxy, Rsyslog, RsyslogGelf, RsyslogOptions, SyslogNg,
+    certificates,
+};
 
+use crate::cloudwatch;
 use crate::http;
 use crate::memory::Run;
 
@@ -34,7 +38,8 @@ pub enum Fault {
     AnswerLost,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// In the order that they have in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
     Started,
     Line { seq: u64 },
@@ -77,6 +82,7 @@ const MICROSECONDS: Duration = Duration::from_micros(2);
 const OF_A_STREAM: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::Slow];
 /// Not slow: each of many small requests would be.
 const OF_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::AnswerLost];
+const OF_FULL_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::Slow, Fault::AnswerLost];
 const OF_DATAGRAMS: &[Fault] = &[Fault::None, Fault::Down];
 
 pub fn rsyslog_newline() -> Option<Target> {
@@ -144,6 +150,16 @@ pub async fn gelf_http(options: &str) -> Option<Target> {
     let seen = move |run: &Run| of_run(&received.accepted(), run, from_gelf);
     // Nothing is connected before there is something to post.
     Some(Target { faults: OF_REQUESTS, connects: false, ..by_proxy("GELF, HTTP", sink, proxy, seen) })
+}
+
+pub fn cloudwatch_logs() -> Option<Target> {
+    let server = Ministack::start()?;
+    let proxy = Proxy::start(server.address());
+    let sink = cloudwatch::options(proxy.address());
+    let seen = move |run: &Run| of_stream(&server, run);
+    let target = by_proxy("CloudWatch Logs", sink, proxy, seen);
+    let precision = Duration::from_millis(1);
+    Some(Target { faults: OF_FULL_REQUESTS, connects: false, precision, ..target })
 }
 
 pub fn file(format: &'static str) -> Option<Target> {
@@ -294,6 +310,24 @@ fn from_gelf(record: &Value, run_id: &str) -> Option<Seen> {
         text: record["short_message"].as_str()?.to_owned(),
         at: Timestamp::from_microsecond((seconds * 1e6).round() as i64).expect("an instant"),
     })
+}
+
+/// In order of arrival, where the service gives events by their own time.
+fn of_stream(server: &AwsServer, run: &Run) -> Vec<Seen> {
+    let mut events = server.log_events(cloudwatch::ACCOUNT, cloudwatch::GROUP, &run.header.job);
+    // Two calls may arrive within one millisecond, and the lines of this suite are older than their run.
+    events.sort_by_cached_key(|event| (event["ingestionTime"].as_i64(), from_log_event(event).what));
+    events.iter().map(from_log_event).collect()
+}
+
+fn from_log_event(event: &Value) -> Seen {
+    let record: Value = event["message"].as_str().and_then(|text| serde_json::from_str(text).ok()).expect("an object");
+    let at = event["timestamp"].as_i64().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    Seen {
+        what: what(record["event"].as_str().unwrap_or_default(), record["seq"].as_u64()),
+        text: record["message"].as_str().unwrap_or_default().to_owned(),
+        at: at.expect("an instant"),
+    }
 }
 
 fn of_file(path: &PathBuf, format: &str) -> Vec<Seen> {

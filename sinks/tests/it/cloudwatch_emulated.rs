@@ -1,0 +1,162 @@
+//! CloudWatch Logs against programs that others wrote: ministack, which makes groups and keeps accounts apart, and moto,
+//! which minds the order and the age of events. No limit of the service is enforced by either: see `cloudwatch.rs`.
+
+use std::time::Duration;
+
+use domain::line::Stream;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use sinks::error::Class;
+use sinks::status::SinkEvent;
+use testbed::{AwsServer, Ministack, Moto, Proxy};
+
+use crate::cloudwatch::{ACCOUNT, GROUP, deliver, sink};
+use crate::memory::{Run, start, wait_until};
+
+const OTHER_ACCOUNT: &str = "222222222222";
+
+/// Each event's time and the object that it is.
+fn events(server: &AwsServer, stream: &str) -> Vec<(i64, Value)> {
+    let events = server.log_events(ACCOUNT, GROUP, stream);
+    let read = |event: &Value| {
+        let text = event["message"].as_str().expect("a message");
+        (event["timestamp"].as_i64().expect("a time"), serde_json::from_str(text).expect("an object"))
+    };
+    events.iter().map(read).collect()
+}
+
+fn seqs(server: &AwsServer, stream: &str) -> Vec<u64> {
+    events(server, stream).iter().filter_map(|(_, event)| event["seq"].as_u64()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ministack_holds_every_line_of_every_run_in_order_with_its_time_and_fields() {
+    let Some(server) = Ministack::start() else { return };
+    // More than one call takes, one call, and nothing but the brackets.
+    let counts = [12_000, 300, 0];
+    let runs = [Run::new(1), Run::new(2), Run::new(3)];
+    for (run, count) in runs.iter().zip(counts) {
+        for number in 1..=count {
+            run.set_time(run.header.started_at + SignedDuration::from_millis(number));
+            let stream = if number % 2 == 0 { Stream::Stderr } else { Stream::Stdout };
+            run.print(stream, format!("caf\u{e9} \"{number}\"\t\\").as_bytes());
+        }
+        run.finish();
+    }
+    deliver(&sink(server.address(), "retention_days = 30\n"), &[&runs[0], &runs[1], &runs[2]]).await.shutdown().await;
+    let groups = server.log_groups(ACCOUNT);
+    assert_eq!(groups.len(), 1, "{groups:?}");
+    assert_eq!((&groups[0]["logGroupName"], &groups[0]["retentionInDays"]), (&json!(GROUP), &json!(30)));
+    for (run, count) in runs.iter().zip(counts) {
+        assert!(run.is_delivered());
+        let events = events(&server, &run.header.job);
+        assert_eq!(events.len() as i64, count + 2, "{}", run.header.job);
+        assert!(events.iter().all(|(_, event)| event["run_id"] == run.header.run_id.as_str()));
+        assert!(events.iter().all(|(_, event)| event["job"] == *run.header.job));
+        assert_eq!(events[0].1["event"], "run.started");
+        assert_eq!(events[events.len() - 1].1["event"], "run.finished");
+        for (number, (at, event)) in (1..=count).zip(&events[1..]) {
+            assert_eq!(*at, run.header.started_at.as_millisecond() + number, "{event}");
+            let stream = if number % 2 == 0 { "stderr" } else { "stdout" };
+            assert_eq!((&event["seq"], &event["stream"]), (&json!(number), &json!(stream)));
+            assert_eq!(event["message"], format!("caf\u{e9} \"{number}\"\t\\"));
+        }
+    }
+    // The signature names the account: another one has none of it.
+    assert_eq!(server.log_groups(OTHER_ACCOUNT), Vec::<Value>::new());
+    assert_eq!(server.log_events(OTHER_ACCOUNT, GROUP, "job1"), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_exists_keeps_its_retention_and_its_events() {
+    let Some(server) = Ministack::start() else { return };
+    for (action, body) in [
+        ("CreateLogGroup", json!({ "logGroupName": GROUP })),
+        ("PutRetentionPolicy", json!({ "logGroupName": GROUP, "retentionInDays": 7 })),
+    ] {
+        assert_eq!(server.call_logs(ACCOUNT, action, &body).0, 200);
+    }
+    for count in [20, 40] {
+        let run = Run::new(1);
+        run.print_numbers(0..20);
+        run.finish();
+        deliver(&sink(server.address(), "retention_days = 30\n"), &[&run]).await.shutdown().await;
+        assert_eq!(seqs(&server, "job1").len(), count);
+    }
+    assert_eq!(server.log_groups(ACCOUNT)[0]["retentionInDays"], 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moto_takes_every_call_in_order_however_the_clock_steps() {
+    let Some(server) = Moto::start() else { return };
+    let now = Timestamp::now();
+    let run = Run::new(1);
+    for minutes in [-3000, -1400, -10, -11, -9, -2000, -1, 100, -1, -30, 0] {
+        run.set_time(now + SignedDuration::from_mins(minutes));
+        run.print_numbers(0..50);
+    }
+    run.finish();
+    let engine = deliver(&sink(server.address(), ""), &[&run]).await;
+    assert_eq!((engine.status().refused_records, engine.status().last_error), (0, None));
+    let mut seqs = seqs(&server, "job1");
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=550).collect::<Vec<u64>>());
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_moto_finds_too_old_or_too_new_are_counted_and_told_and_the_rest_arrives() {
+    let Some(server) = Moto::start() else { return };
+    let now = Timestamp::now();
+    let run = Run::new(1);
+    for (hours, count) in [(-15 * 24, 3), (-1, 200), (3, 1), (0, 100)] {
+        run.set_time(now + SignedDuration::from_hours(hours));
+        for _ in 0..count {
+            run.print(Stream::Stdout, b"line");
+        }
+    }
+    run.finish();
+    // So that the old ones are sent at all.
+    let text = sink(server.address(), "").replace("retry = {", "retry = { max_age = \"30d\",");
+    let (engine, mut told) = start(&text);
+    engine.add(run.feed());
+    assert!(engine.flush(testbed::DEADLINE).await, "{:?}", engine.status());
+    let status = engine.status();
+    // Moto names the last event that is too old, where the service names the one after it: the third is its own fault.
+    let refused: Vec<Option<u64>> = status.refused.iter().map(|refused| refused.seq).collect();
+    assert_eq!((status.refused_records, &*refused), (3, &[Some(1), Some(2), Some(204)][..]), "{status:?}");
+    let says: Vec<&str> = status.refused.iter().map(|refused| &*refused.says).collect();
+    assert!(says[0].contains("too old") && says[2].contains("ahead of the service's clock"), "{says:?}");
+    assert!(matches!(told.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == Class::Permanent));
+    let mut seqs = seqs(&server, "job1");
+    seqs.sort_unstable();
+    assert_eq!(seqs, (4..=203).chain(205..=304).collect::<Vec<u64>>());
+    assert!(run.is_delivered());
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_hangs_holds_up_no_end_and_loses_nothing() {
+    let Some(server) = Ministack::start() else { return };
+    let proxy = Proxy::start(server.address());
+    proxy.hang();
+    let run = Run::new(1);
+    run.print_numbers(0..500);
+    run.finish();
+    let text = sink(proxy.address(), "");
+    let (engine, _events) = start(&text);
+    engine.add(run.feed());
+    wait_until(|| proxy.connections() > 0).await;
+    assert!(!engine.flush(Duration::from_millis(100)).await);
+    let status = engine.status();
+    assert_eq!((status.delivered_lines, status.lag_lines + status.unconfirmed_lines), (0, 500), "{status:?}");
+    engine.shutdown().await;
+    assert!(!run.is_delivered());
+    proxy.pass();
+    deliver(&text, &[&run]).await.shutdown().await;
+    let mut seqs = seqs(&server, "job1");
+    seqs.dedup();
+    seqs.sort_unstable();
+    seqs.dedup();
+    assert_eq!(seqs, (1..=500).collect::<Vec<u64>>());
+}
