@@ -15,9 +15,9 @@ use crate::directory::{Durability, mark, read_json, write_json};
 use crate::ending::{finish, lost};
 use crate::gate::FRESH;
 use crate::local::{LocalRun, locked};
-use crate::records::{Exit, Refusal, RefusalKind, Started};
+use crate::records::{Exit, OutputCounts, Refusal, RefusalKind, Started};
 use crate::report;
-use crate::scan::Scan;
+use crate::scan::{Output, Scan};
 use crate::shared::Shared;
 use crate::spool;
 
@@ -204,7 +204,7 @@ async fn watch_over(shared: &Arc<Shared>, run: &Arc<LocalRun>, scan: &mut Option
             () = run.wake.notified() => {}
             () = sleep_until(scan_at.unwrap_or(look_at)) => {
                 if scan_at.take().is_some() {
-                    if read_along(shared, run, scan).await {
+                    if read_along(shared, run, scan, None).await {
                         scan_at = Some(Instant::now());
                     }
                 } else {
@@ -242,14 +242,23 @@ pub async fn tell(shared: &Shared, run: &LocalRun, event: Event) {
     }
 }
 
-/// Lets the rules read for a turn; says whether there may be more.
-pub async fn read_along(shared: &Arc<Shared>, run: &Arc<LocalRun>, scan: &mut Option<Scan>) -> bool {
+/// Lets the rules read for a turn; says whether there may be more. `ended` is what a run that has ended printed.
+pub async fn read_along(
+    shared: &Arc<Shared>,
+    run: &Arc<LocalRun>,
+    scan: &mut Option<Scan>,
+    ended: Option<OutputCounts>,
+) -> bool {
     let mut reading = scan.take().unwrap_or_else(|| Scan::open(&run.directory, shared.rules_of(run.job())));
     let _turn = shared.scanners.acquire().await;
-    let read = tokio::task::spawn_blocking(move || (reading.turn(), reading)).await;
+    let output = match ended {
+        Some(counts) => Output::Whole(counts),
+        None => Output::Growing { seen: run.seen(), is_sent: !run.given_to().is_empty() },
+    };
+    let read = tokio::task::spawn_blocking(move || (reading.turn(output), reading)).await;
     match read {
         Ok((more, reading)) => {
-            run.note_seen(reading.place().seq.saturating_sub(1));
+            run.note_seen(reading.known());
             *scan = Some(reading);
             more.unwrap_or_else(|error| {
                 tracing::error!(%error, run_id = %run.run_id(), "the rules cannot read the spool; they try again");

@@ -62,7 +62,7 @@ pub async fn finish(shared: &Arc<Shared>, run: &Arc<LocalRun>, exit: Exit, scan:
 /// Matches what is left, judges, and stores the report.
 async fn make_report(shared: &Arc<Shared>, run: &Arc<LocalRun>, exit: Exit, mut scan: Option<Scan>) -> Event {
     loop {
-        while read_along(shared, run, &mut scan).await {}
+        while read_along(shared, run, &mut scan, Some(exit.output)).await {}
         match &scan {
             Some(scan) if scan.place().seq > exit.output.last_seq => break,
             // Records that the disk did not take, and so told nobody of, are at the end: nothing more will come.

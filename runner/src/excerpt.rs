@@ -46,6 +46,11 @@ impl Excerpt {
         self.feed_tail(rest, seq, block.end.seq);
     }
 
+    /// Whether the first lines are all there: what follows can only become part of the tail.
+    pub fn has_head(&self) -> bool {
+        self.head_full
+    }
+
     /// Whether this block has so many lines that, once it is taken, nothing stays of the blocks before it that is not in
     /// the head already.
     pub fn is_passed_by(&self, block: &Block) -> bool {

@@ -80,7 +80,7 @@ impl Feed for SpoolFeed {
                 // Asked before reading: once it is finished, nothing is appended any more.
                 let finished = self.run.finished().cloned();
                 if let Some(block) = self.reader.read(bytes_max)? {
-                    self.run.note_seen(block.end.seq.saturating_sub(1));
+                    self.run.note_seen(block.end);
                     let end = block.end;
                     return Ok(Next::Item { item: Item::Lines(block), end });
                 }
@@ -116,7 +116,8 @@ impl Feed for SpoolFeed {
             return Lag::default();
         }
         let behind = SpoolReader::open(self.run.directory.spool(), from).bytes_behind().unwrap_or(0);
-        let last_seq = self.run.finished().map_or(self.run.seen_seq(), |record| record.last_seq);
+        let last_seq =
+            self.run.finished().map_or_else(|| self.run.seen().seq.saturating_sub(1), |record| record.last_seq);
         Lag {
             lines: (last_seq + 1).saturating_sub(from.seq),
             bytes: behind,

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use domain::line::Position;
 use domain::run::RunId;
 use jiff::Timestamp;
 use sinks::feed::{FinishedRecord, RunHeader};
@@ -29,8 +30,8 @@ pub struct LocalRun {
     grown: AtomicBool,
     /// The sinks that were given this run, of the list of that version.
     fed: Mutex<(u64, BTreeSet<String>)>,
-    /// The last seq that any reader has seen.
-    seen_seq: AtomicU64,
+    /// How far the furthest reader is.
+    seen: Mutex<Position>,
 }
 
 /// Plain data behind a lock that a panic left: still good.
@@ -49,7 +50,7 @@ impl LocalRun {
             changed: AtomicBool::new(true),
             grown: AtomicBool::new(true),
             fed: Mutex::default(),
-            seen_seq: AtomicU64::new(0),
+            seen: Mutex::new(Position::START),
         }
     }
 
@@ -133,12 +134,14 @@ impl LocalRun {
         locked(&self.fed).1.clone()
     }
 
-    pub fn note_seen(&self, last_seq: u64) {
-        self.seen_seq.fetch_max(last_seq, Ordering::Relaxed);
+    pub fn note_seen(&self, place: Position) {
+        let mut seen = locked(&self.seen);
+        *seen = place.max(*seen);
     }
 
-    pub fn seen_seq(&self) -> u64 {
-        self.seen_seq.load(Ordering::Relaxed)
+    /// How far the furthest reader is.
+    pub fn seen(&self) -> Position {
+        *locked(&self.seen)
     }
 
     pub fn started(&self) -> io::Result<Option<Started>> {

@@ -1,6 +1,7 @@
 //! The rules' reader of a spool: counts what matches and keeps the excerpt, at its own pace, and remembers on disk how far
-//! it is, with what it found.
+//! it is, with what it found. Where a run has no rules, only what the excerpt shows is read.
 
+use std::fs::metadata;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::{Durability, RunDirectory, read_json, write_json};
 use crate::excerpt::Excerpt;
-use crate::spool::SpoolReader;
+use crate::keeper::SEGMENT_BYTES_MAX;
+use crate::records::OutputCounts;
+use crate::spool::{SpoolReader, last_records, segment_name, segments};
 
 /// What is read at once.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -19,22 +22,42 @@ const BLOCK_BYTES: usize = 64 << 10;
 /// One turn of a scan, so that a thousand runs share a few threads fairly.
 const TURN_BYTES: usize = 4 << 20;
 
+/// The end of an output that is looked at for the excerpt's tail; where the lines are so long that more is needed, all
+/// is read.
+const TAIL_BYTES_MAX: usize = 1 << 20;
+
 /// The state is stored at most so often; what lies behind is scanned again after a crash.
 const STORE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The name of the rules' cursor.
 pub const CURSOR: &str = "rules.scan";
 
+/// What is known of a run's output at a turn.
+#[derive(Clone, Copy, Debug)]
+pub enum Output {
+    /// `seen`: how far any reader is. `is_sent`: a sink has the run, and how far behind it is will be asked for.
+    Growing { seen: Position, is_sent: bool },
+    /// Nothing follows; this is all, as the keeper counted it.
+    Whole(OutputCounts),
+}
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Stored {
     place: Position,
     matcher: MatcherState,
     excerpt: Excerpt,
+    /// Without rules: what stands before this is not needed any more, although it was not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    needed_from: Option<Position>,
 }
 
 pub struct Scan {
     run: RunDirectory,
+    /// Everything before its place is in the matcher and in the excerpt.
     reader: SpoolReader,
+    /// Without rules: how far the output is known, by other readers or by counting.
+    ahead: SpoolReader,
+    needed_from: Option<Position>,
     matcher: Matcher,
     excerpt: Excerpt,
     stored_at: Instant,
@@ -48,19 +71,29 @@ impl Scan {
             tracing::warn!(%error, "the rules' cursor is damaged; the output is matched from its beginning again");
             None
         });
-        let (place, matcher, excerpt) = match stored {
-            Some(stored) => (stored.place, Matcher::resume(rules, stored.matcher), stored.excerpt),
-            None => (Position { stage: Stage::Lines, ..Position::START }, Matcher::new(rules), Excerpt::default()),
+        let (place, matcher, excerpt, needed_from) = match stored {
+            Some(stored) => (stored.place, Matcher::resume(rules, stored.matcher), stored.excerpt, stored.needed_from),
+            None => {
+                (Position { stage: Stage::Lines, ..Position::START }, Matcher::new(rules), Excerpt::default(), None)
+            }
         };
         let reader = SpoolReader::open(run.spool(), place);
-        Scan { run: run.clone(), reader, matcher, excerpt, stored_at: Instant::now() }
+        let ahead = SpoolReader::open(run.spool(), needed_from.unwrap_or(place).max(place));
+        Scan { run: run.clone(), reader, ahead, needed_from, matcher, excerpt, stored_at: Instant::now() }
     }
 
     /// Reads on for one turn; says whether there may be more.
     ///
     /// # Errors
     /// When the spool cannot be read; the next turn tries again.
-    pub fn turn(&mut self) -> io::Result<bool> {
+    pub fn turn(&mut self, output: Output) -> io::Result<bool> {
+        if self.matcher.rules().is_empty() && self.excerpt.has_head() {
+            match output {
+                Output::Growing { seen, is_sent } => return self.go_along(seen, is_sent),
+                Output::Whole(counts) if self.leap(&counts)? => return Ok(false),
+                Output::Whole(_) => {}
+            }
+        }
         let mut last = None;
         let more = self.read_on(&mut last);
         if let Some(last) = last {
@@ -87,22 +120,82 @@ impl Scan {
             {
                 self.excerpt.feed(&earlier);
             }
+            if self.matcher.rules().is_empty() && self.excerpt.has_head() {
+                return Ok(true);
+            }
         }
         Ok(true)
+    }
+
+    /// Nothing but the tail is wanted of an output that still grows, and that only at its end. How far it is must be known
+    /// where it is sent, though: when no sink's reader tells, lines are counted here.
+    fn go_along(&mut self, seen: Position, is_sent: bool) -> io::Result<bool> {
+        let folder = self.run.spool();
+        let size = |segment: &u64| metadata(folder.join(segment_name(*segment))).map_or(0, |file| file.len());
+        // A full segment that is closed has more lines than a tail.
+        let full = segments(&folder)?.into_iter().rev().skip(1).find(|segment| size(segment) >= SEGMENT_BYTES_MAX);
+        let needed_from = full.map(start_of);
+        let is_told = seen > self.ahead.place();
+        if is_told {
+            self.ahead.move_to(Position { stage: Stage::Lines, ..seen });
+        }
+        let more = is_sent && !is_told && self.count_on()?;
+        if needed_from > self.needed_from && self.stored_at.elapsed() >= STORE_INTERVAL {
+            self.needed_from = needed_from;
+            self.store()?;
+        }
+        Ok(more)
+    }
+
+    fn count_on(&mut self) -> io::Result<bool> {
+        let mut bytes = 0;
+        while bytes < TURN_BYTES {
+            let Some(block) = self.ahead.read(BLOCK_BYTES)? else { return Ok(false) };
+            bytes += block.bytes.len();
+        }
+        Ok(true)
+    }
+
+    /// Goes to the end of a whole output and takes the tail from there, if the spool is to the byte what was counted and
+    /// its last lines fill the tail; else says no, and everything is to be read.
+    fn leap(&mut self, counts: &OutputCounts) -> io::Result<bool> {
+        let mut bytes = BLOCK_BYTES;
+        while bytes <= TAIL_BYTES_MAX {
+            let Some(block) = last_records(&self.run.spool(), counts, bytes)? else { return Ok(false) };
+            if block.first_seq < self.reader.place().seq {
+                return Ok(false);
+            }
+            if self.excerpt.is_passed_by(&block) {
+                self.reader.move_to(block.end);
+                self.excerpt.feed(&block);
+                return Ok(true);
+            }
+            bytes *= 2;
+        }
+        Ok(false)
     }
 
     /// # Errors
     /// When the cursor cannot be written; the scan itself goes on.
     pub fn store(&mut self) -> io::Result<()> {
         self.stored_at = Instant::now();
-        let stored =
-            Stored { place: self.reader.place(), matcher: self.matcher.state(), excerpt: self.excerpt.clone() };
+        let stored = Stored {
+            place: self.reader.place(),
+            matcher: self.matcher.state(),
+            excerpt: self.excerpt.clone(),
+            needed_from: self.needed_from,
+        };
         write_json(&self.run.cursors().join(CURSOR), &stored, Durability::Cache)
     }
 
-    /// How far it is; everything before has been seen.
+    /// How far it is; everything before has been seen, or passed without need.
     pub fn place(&self) -> Position {
         self.reader.place()
+    }
+
+    /// How far the output is known: at least as far as it is read.
+    pub fn known(&self) -> Position {
+        self.reader.place().max(self.ahead.place())
     }
 
     pub fn matcher(&self) -> &Matcher {
@@ -114,7 +207,15 @@ impl Scan {
     }
 }
 
-/// How far the scan of an attempt had come when it was stored last.
-pub fn stored_place(run: &RunDirectory) -> Option<Position> {
-    read_json::<Stored>(&run.cursors().join(CURSOR)).ok().flatten().map(|stored| stored.place)
+fn start_of(segment: u64) -> Position {
+    Position { seq: segment, segment, offset: 0, stage: Stage::Lines }
 }
+
+/// Before what the scan of an attempt needs nothing any more, as it was stored last.
+pub fn stored_place(run: &RunDirectory) -> Option<Position> {
+    let stored = read_json::<Stored>(&run.cursors().join(CURSOR)).ok().flatten()?;
+    Some(stored.needed_from.map_or(stored.place, |needed_from| needed_from.max(stored.place)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use domain::line::{Block, Position};
+use domain::line::{Block, Position, STAMP_BYTES, Stage};
+
+use crate::records::OutputCounts;
 
 /// `00000000000000000001.log`: sorts by number as text and as a file listing.
 pub fn segment_name(first_seq: u64) -> String {
@@ -160,6 +162,39 @@ fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         }
     }
     Ok(got)
+}
+
+/// The last whole records of a spool that is done, at most `bytes_max`, all of one segment; numbered from its end. None
+/// when it is not to the byte what was counted as its records would be written, or when some of them are not whole lines
+/// and so cannot be told from the counts.
+///
+/// # Errors
+/// When the spool cannot be read.
+pub fn last_records(folder: &Path, counts: &OutputCounts, bytes_max: usize) -> io::Result<Option<Block>> {
+    const HEAD_BYTES: u64 = STAMP_BYTES as u64 + " stdout F ".len() as u64;
+    let lines = counts.stdout_lines + counts.stderr_lines;
+    let counted = counts.stdout_bytes + counts.stderr_bytes + HEAD_BYTES * lines;
+    let segments = segments(folder)?;
+    let Some(segment) = segments.last().copied() else { return Ok(None) };
+    let mut bytes = 0;
+    let mut segment_bytes = 0;
+    for first_seq in segments {
+        segment_bytes = fs::metadata(folder.join(segment_name(first_seq)))?.len();
+        bytes += segment_bytes;
+    }
+    if lines != counts.last_seq || counts.dropped_lines > 0 || bytes != counted {
+        return Ok(None);
+    }
+    let offset = segment_bytes.saturating_sub(bytes_max as u64);
+    let mut records = vec![0; (segment_bytes - offset) as usize];
+    File::open(folder.join(segment_name(segment)))?.read_exact_at(&mut records, offset)?;
+    if offset > 0 {
+        let Some(newline) = memchr::memchr(b'\n', &records) else { return Ok(None) };
+        records.drain(..=newline);
+    }
+    let first_seq = (lines + 1).saturating_sub(memchr::memchr_iter(b'\n', &records).count() as u64);
+    let end = Position { seq: lines + 1, segment, offset: segment_bytes, stage: Stage::Lines };
+    Ok((first_seq >= segment).then(|| Block { first_seq, bytes: records.into(), end }))
 }
 
 /// What had to be done to a spool whose keeper died in the middle of a write.
