@@ -1,4 +1,4 @@
-//! CloudWatch Logs: lines as events of log streams, by PutLogEvents. Called by the engine as a [`Sink`].
+//! CloudWatch Logs: lines as events of log streams, by PutLogEvents. Called by the engine as a sink.
 //!
 //! A call has events of one stream only, so records gather in one batch per stream; a call that is not full waits for more
 //! while more is coming. Streams are served side by side, the batches of one stream one after the other, so that what was
