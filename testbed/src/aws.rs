@@ -102,6 +102,11 @@ impl AwsServer {
         format!("http://{}", self.address)
     }
 
+    /// What the server has written so far; moto writes a line for each request, with the status of its answer.
+    pub fn diagnostics(&self) -> String {
+        self.process.diagnostics()
+    }
+
     /// Calls an action of CloudWatch Logs as `account` (12 digits). The answer's status and body.
     #[track_caller]
     pub fn call_logs(&self, account: &str, action: &str, body: &Value) -> (u16, Value) {

@@ -91,6 +91,12 @@ async fn a_group_that_exists_keeps_its_retention_and_its_events() {
 #[tokio::test(flavor = "multi_thread")]
 async fn moto_takes_every_call_in_order_however_the_clock_steps() {
     let Some(server) = Moto::start() else { return };
+    for (action, body) in [
+        ("CreateLogGroup", json!({ "logGroupName": GROUP })),
+        ("CreateLogStream", json!({ "logGroupName": GROUP, "logStreamName": "job1" })),
+    ] {
+        assert_eq!(server.call_logs(ACCOUNT, action, &body).0, 200);
+    }
     let now = Timestamp::now();
     let run = Run::new(1);
     for minutes in [-3000, -1400, -10, -11, -9, -2000, -1, 100, -1, -30, 0] {
@@ -100,6 +106,9 @@ async fn moto_takes_every_call_in_order_however_the_clock_steps() {
     run.finish();
     let engine = deliver(&sink(server.address(), ""), &[&run]).await;
     assert_eq!((engine.status().refused_records, engine.status().last_error), (0, None));
+    // A call that was refused for its order would have been taken in halves.
+    let requests = server.diagnostics();
+    assert!(requests.contains("\" 200 ") && !requests.contains("\" 400 "), "{requests}");
     let mut seqs = seqs(&server, "job1");
     seqs.sort_unstable();
     assert_eq!(seqs, (1..=550).collect::<Vec<u64>>());
