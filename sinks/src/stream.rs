@@ -51,6 +51,8 @@ pub struct StreamWire {
     sent: u64,
     confirmed: u64,
     marks: VecDeque<Mark>,
+    /// How many of `marks`, from the front, the peer's kernel has acknowledged.
+    held: usize,
 }
 
 /// The end of a batch in the bytes that went over the socket.
@@ -61,7 +63,7 @@ struct Mark {
 
 impl StreamWire {
     pub fn new(address: Address, tls: TlsConfig) -> StreamWire {
-        StreamWire { address, tls, connection: None, sent: 0, confirmed: 0, marks: VecDeque::new() }
+        StreamWire { address, tls, connection: None, sent: 0, confirmed: 0, marks: VecDeque::new(), held: 0 }
     }
 
     pub fn is_connected(&self) -> bool {
@@ -71,7 +73,7 @@ impl StreamWire {
     pub fn disconnect(&mut self) {
         self.connection = None;
         self.marks.clear();
-        (self.sent, self.confirmed) = (0, 0);
+        (self.sent, self.confirmed, self.held) = (0, 0, 0);
     }
 
     pub async fn connect(&mut self) -> SinkResult<()> {
@@ -141,14 +143,18 @@ impl StreamWire {
             && !self.marks.is_empty()
         {
             let acknowledged = socket.acknowledged().map_err(|error| broken_off(&self.address, &error))?;
-            for mark in self.marks.iter_mut().take_while(|mark| mark.end <= acknowledged) {
-                mark.acknowledged_at.get_or_insert(now);
+            while let Some(mark) = self.marks.get_mut(self.held)
+                && mark.end <= acknowledged
+            {
+                mark.acknowledged_at = Some(now);
+                self.held += 1;
             }
         }
         while let Some(Mark { acknowledged_at: Some(at), .. }) = self.marks.front()
             && now.duration_since(*at) >= HOLD
         {
             self.marks.pop_front();
+            self.held -= 1;
             self.confirmed += 1;
         }
         Ok(self.confirmed)
@@ -156,8 +162,7 @@ impl StreamWire {
 
     /// Batches that the peer's kernel has acknowledged.
     pub fn arrived(&self) -> u64 {
-        let held = self.marks.partition_point(|mark| mark.acknowledged_at.is_some());
-        self.confirmed + held as u64
+        self.confirmed + self.held as u64
     }
 
     /// Ends our side; a receiver that ends its own in answer has read everything. One that does not answer in time is
@@ -178,6 +183,7 @@ impl StreamWire {
             }
         }
         self.marks.clear();
+        self.held = 0;
         self.confirmed = self.sent;
         Ok(())
     }
