@@ -121,8 +121,10 @@ fn path_of(folder: &Path, file: u64) -> PathBuf {
 async fn store(folder: &Path, file: u64, parcels: &[Parcel]) {
     let mut bytes = Vec::new();
     for parcel in parcels {
-        // An event is plain data with text keys; it always has a JSON form.
-        let _ = serde_json::to_writer(&mut bytes, &parcel.event);
+        // An event is plain data with text keys and always has a JSON form; were it not so, it would have to be known.
+        if let Err(error) = serde_json::to_writer(&mut bytes, &parcel.event) {
+            tracing::error!(%error, run_id = %parcel.event.run_id, "a report cannot be written as JSON");
+        }
         bytes.push(b'\n');
     }
     let path = path_of(folder, file);
