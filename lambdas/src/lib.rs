@@ -1,0 +1,1 @@
+//! What the Lambdas share: reading their environment and opening the ports.
