@@ -47,3 +47,16 @@ fn memory_bytes() -> u64 {
     let system = rustix::system::sysinfo();
     system.totalram.saturating_mul(u64::from(system.mem_unit))
 }
+
+/// Allocations from this size on are given back to the system when they are freed. Blocks of a spool are 64 KiB; only what
+/// holds a line of up to 1 MB is larger, and without this such pieces stay behind in every thread's heap.
+const GIVEN_BACK_FROM_BYTES: libc::c_int = 256 << 10;
+
+/// Keeps the memory of what serves flat, whatever jobs print (mallopt(3); glibc only, as other allocators give back by themselves).
+pub fn give_large_pieces_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets one number of the allocator, before any other thread is there.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, GIVEN_BACK_FROM_BYTES);
+    }
+}

@@ -9,12 +9,16 @@ mod client;
 mod configuration;
 mod failure;
 mod jobs_source;
+mod listen;
 mod log;
 mod machine;
 mod output;
 mod setup;
+mod signals;
 mod state;
 mod up;
+mod watch;
+mod work;
 
 use std::path::Path;
 use std::process::ExitCode;

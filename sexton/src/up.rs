@@ -4,31 +4,27 @@
 //! |---|---|
 //! | `files` | crontabs and jobs files: applied at the start and whenever they change |
 //! | `duties` | the loops around `services`: scheduler, collector, overdue, alerts, pruner |
-//! | `work` | the runner with its sinks and rules, and what they report as trouble |
 //! | `notify`, `sink_alerts` | alerts to the configured channels; sinks in trouble become alerts |
-//! | `listen`, `output` | the console's address, and the output that it gives out |
-//! | `sample`, `watch` | what runs when nothing is named; files that change |
+//! | `output` | the output that the console gives out |
+//! | `sample` | what runs when nothing is named |
+//!
+//! The runner with its sinks and rules is `work`, which `sexton runner` has too.
 
 mod duties;
 mod files;
-mod listen;
 mod notify;
 pub mod output;
 pub mod sample;
 mod sink_alerts;
-mod watch;
-mod work;
-
-pub use work::{start_sinks, tell_troubles};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use console::Console;
+use domain::ports::Ports;
 use embedded::Embedded;
 use jiff::Timestamp;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,13 +32,12 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::{DONE, Failure, Outcome, tell_line};
 use crate::output::Output;
 use crate::setup::{Overrides, Setup};
+use crate::signals::{INTERRUPTED, Signals};
 use crate::state::Server;
+use crate::work::Work;
+use crate::{listen, machine};
 use duties::Duties;
 use files::{JobFiles, Named};
-use work::Work;
-
-/// The exit code of a process that a signal ended, as shells count it: 128 + SIGINT.
-const INTERRUPTED: i32 = 130;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -53,7 +48,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Address of console and API; default the first free port from 127.0.0.1:7077 on
-    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDR", value_parser = listen::parse_address)]
     listen: Option<SocketAddr>,
     /// A crontab; may be given again. Its jobs are what it says, whenever it changes; those of a file given before and not
     /// now go on firing, and are told at the start
@@ -73,30 +68,8 @@ pub struct Arguments {
     rules: Vec<PathBuf>,
 }
 
-/// `7077` and `:7077` mean that port of 127.0.0.1.
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    let port = text.strip_prefix(':').unwrap_or(text);
-    if let Ok(port) = port.parse::<u16>() {
-        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
-    }
-    text.parse().map_err(|_| "write IP:PORT, like 127.0.0.1:7077".to_owned())
-}
-
-/// Allocations from this size on are given back to the system when they are freed. Blocks of a spool are 64 KiB; only what
-/// holds a line of up to 1 MB is larger, and without this such pieces stay behind in every thread's heap.
-const GIVEN_BACK_FROM_BYTES: libc::c_int = 256 << 10;
-
-/// Keeps the memory of `up` flat, whatever jobs print (mallopt(3); glibc only, as other allocators give back by themselves).
-fn give_large_pieces_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: sets one number of the allocator, before any other thread is there.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, GIVEN_BACK_FROM_BYTES);
-    }
-}
-
 pub fn run(arguments: Arguments) -> Outcome {
-    give_large_pieces_back();
+    machine::give_large_pieces_back();
     let setup = Setup::load(Overrides {
         config: arguments.config,
         state: arguments.state,
@@ -136,7 +109,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
     let notifier = Arc::new(notify::People::new(crate::channels::Channels::new(channels)?));
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
-    let work = Arc::new(Work::start(&mut setup, &ports)?);
+    let work = start_work(&mut setup, &ports)?;
     let console = Console {
         ports: ports.clone(),
         logs: Arc::new(output::RunOutput::below(&state.runner())),
@@ -164,7 +137,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
     let running = Running {
         work: work.clone(),
         duties: duties.start(),
-        looking: tokio::spawn(work.clone().watch_sinks(ports.clone(), stop.clone())),
+        looking: tokio::spawn(sink_alerts::watch(work.clone(), ports.clone(), stop.clone())),
         watching: tokio::spawn(files.watch(ports, work.packs(), nudge, stop.clone())),
         reloading: tokio::spawn(work.clone().watch(setup.sinks_file, setup.rules, state.clone(), stop.clone())),
         server,
@@ -184,6 +157,15 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
         }
     }
     Ok(DONE)
+}
+
+fn start_work(setup: &mut Setup, ports: &Ports) -> Result<Arc<Work>, Failure> {
+    let options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
+    let runner_ports =
+        runner::Ports { orders: ports.orders.clone(), claims: ports.claims.clone(), reports: ports.reports.clone() };
+    let (work, troubles) = Work::start(setup, options, runner_ports)?;
+    tokio::spawn(sink_alerts::tell_troubles(troubles, ports.clone()));
+    Ok(Arc::new(work))
 }
 
 /// Everything that runs beside everything else.
@@ -248,27 +230,4 @@ fn random_bytes() -> [u8; 6] {
         bytes.copy_from_slice(&Timestamp::now().as_nanosecond().to_le_bytes()[..6]);
     }
     bytes
-}
-
-/// INT and TERM, from the first moment on.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Signals, Failure> {
-        let says = |why| Failure::bad(format!("cannot listen for signals: {why}"));
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt()).map_err(says)?,
-            terminate: signal(SignalKind::terminate()).map_err(says)?,
-        })
-    }
-
-    async fn first(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -21,7 +21,7 @@ use crate::client::{Client, Question, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, tell_line};
 use crate::machine;
 use crate::setup::{Overrides, Setup};
-use crate::up;
+use crate::work;
 
 /// Troubles of sinks on their way to standard error.
 const EVENTS_MAX: usize = 100;
@@ -71,8 +71,8 @@ async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     let reports = server_of(&arguments.server, &setup).await?;
     let mut options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
     let (events, troubles) = mpsc::channel(EVENTS_MAX);
-    tokio::spawn(up::tell_troubles(troubles));
-    options.sinks = up::start_sinks(&setup.sinks, &events)?;
+    tokio::spawn(work::tell_troubles(troubles));
+    options.sinks = work::start_sinks(&setup.sinks, &events)?;
     options.packs = Arc::new(setup.packs);
     // A wrapped command sees what it would see without us; only our own token stays ours.
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());

@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::notify::People;
-use super::work::SharedPacks;
 use crate::configuration::HistorySection;
+use crate::work::SharedPacks;
 
 /// How long the collector waits for a report: short, so that a stop is soon noticed.
 const REPORT_WAIT: Duration = Duration::from_millis(500);

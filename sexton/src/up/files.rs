@@ -17,11 +17,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::sample;
-use super::watch::{LOOK_INTERVAL, Watch};
-use super::work::SharedPacks;
 use crate::failure::{Failure, tell_line};
 use crate::jobs_source::{JobsSource, read_source};
 use crate::state::State;
+use crate::watch::{LOOK_INTERVAL, Watch};
+use crate::work::SharedPacks;
 
 /// Jobs read together.
 const PAGE_MAX: usize = 1000;

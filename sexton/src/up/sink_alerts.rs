@@ -1,7 +1,8 @@
 //! People hear of a sink in trouble through the channels for alerts: as the pseudo job `sexton/sink.NAME` that failed, and
 //! recovered. What is in trouble is read from the sinks' own numbers; what was told is stored, so a restart tells nothing
-//! twice, and a sink that comes and goes is damped as a job is. Called by `work`; never touches a sink.
+//! twice, and a sink that comes and goes is damped as a job is. Never touches a sink.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::alert::{AlertKind, Occurrence, Status, Transition, decide};
@@ -10,9 +11,15 @@ use domain::ports::{AlertStep, PortResult, Ports, StateChange};
 use domain::run::Outcome;
 use jiff::Timestamp;
 use sinks::error::Class;
-use sinks::status::{SinkState, SinkStatus, SinkTrouble};
+use sinks::status::{SinkEvent, SinkState, SinkStatus, SinkTrouble};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::output::{bytes_readable, readable};
+use crate::work::{Work, tell};
+
+/// Sinks are looked at this often: small against any `alert_after` that people choose.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The group of what sexton tells about itself.
 const GROUP: &str = "sexton";
@@ -24,11 +31,36 @@ fn key(sink: &str) -> JobKey {
     JobKey::new(GROUP, format!("sink.{sink}"))
 }
 
+/// Makes alerts of sinks that lag or cannot work, until `stop`.
+pub async fn watch(work: Arc<Work>, ports: Ports, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+        if let Err(error) = look(&ports, &work.sinks(), Timestamp::now()).await {
+            tracing::warn!(%error, "troubles of sinks could not be stored as alerts; tried again");
+        }
+    }
+}
+
+/// Says in the log what people should hear of a sink, and makes an alert of what is lost for good.
+pub async fn tell_troubles(mut troubles: mpsc::Receiver<SinkEvent>, ports: Ports) {
+    while let Some(event) = troubles.recv().await {
+        tell(&event);
+        if let SinkEvent::Trouble(trouble) = &event
+            && let Err(error) = tell_loss(&ports, trouble, Timestamp::now()).await
+        {
+            tracing::warn!(sink = trouble.sink, %error, "a loss could not be stored as an alert; it is only in this log");
+        }
+    }
+}
+
 /// Tells what has changed since it was told last.
 ///
 /// # Errors
 /// A port's; the next look is the retry.
-pub async fn look(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> PortResult<()> {
+async fn look(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> PortResult<()> {
     for status in statuses {
         let key = key(&status.name);
         let stored = ports.alerts.state(&key).await?;
@@ -59,7 +91,7 @@ pub async fn look(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> Por
 ///
 /// # Errors
 /// A port's.
-pub async fn tell_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> PortResult<()> {
+async fn tell_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> PortResult<()> {
     if trouble.class != Class::Permanent {
         return Ok(());
     }

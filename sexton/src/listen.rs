@@ -1,4 +1,4 @@
-//! Where the console listens: exactly where it was told, else on the first free port from 7077 on.
+//! Where `up` and `runner` listen: exactly where they were told, else on the first free port from 7077 on.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -37,4 +37,16 @@ pub fn shown(address: SocketAddr) -> SocketAddr {
         IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), address.port()),
         _ => address,
     }
+}
+
+/// `7077` and `:7077` mean that port of 127.0.0.1.
+///
+/// # Errors
+/// One sentence that says what to write.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse().map_err(|_| "write IP:PORT, like 127.0.0.1:7077".to_owned())
 }

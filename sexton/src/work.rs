@@ -1,34 +1,27 @@
-//! The runner of an `up`, with its sinks and rules: started, given other sinks and rules when their files change, ended.
+//! A runner with its sinks and rules: started, given other sinks and rules when their files change, ended. Called by `up` and
+//! by `sexton runner`; never asks where orders come from.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::ports::Ports;
-use jiff::Timestamp;
 use rules::Packs;
-use runner::{Handle, Runner};
+use runner::{Handle, Options, Runner};
 use sinks::config::SinkConfig;
 use sinks::engine::{Engine, Environment};
-use sinks::status::SinkEvent;
+use sinks::status::{SinkEvent, SinkStatus};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::sink_alerts;
-use super::watch::{LOOK_INTERVAL, Watch};
 use crate::configuration::{load_packs, pack_files};
 use crate::failure::{Failure, tell_line};
-use crate::machine;
 use crate::setup::{Setup, load_sinks, sink_line};
 use crate::state::State;
+use crate::watch::{LOOK_INTERVAL, Watch};
 
 /// Troubles on their way into the log; a sink sends one per trouble.
 const EVENTS_MAX: usize = 1000;
-
-/// Sinks are looked at this often, for alerts: small against any `alert_after` that people choose.
-const SINKS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The rules that are in force now.
 #[derive(Clone)]
@@ -54,33 +47,32 @@ pub struct Work {
 }
 
 impl Work {
-    /// Must be called inside a tokio runtime.
+    /// Must be called inside a tokio runtime. `options` are given the set-up's rules and sinks; what the sinks have to say
+    /// is received by the caller.
     ///
     /// # Errors
     /// When a sink cannot be started, or the runner's directory cannot be used.
-    pub fn start(setup: &mut Setup, ports: &Ports) -> Result<Work, Failure> {
+    pub fn start(
+        setup: &mut Setup,
+        mut options: Options,
+        ports: runner::Ports,
+    ) -> Result<(Work, mpsc::Receiver<SinkEvent>), Failure> {
         let (events, troubles) = mpsc::channel(EVENTS_MAX);
-        tokio::spawn(raise_troubles(troubles, ports.clone()));
         let packs = Arc::new(std::mem::take(&mut setup.packs));
-        let mut options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
         options.packs = packs.clone();
         options.sinks = start_sinks(&setup.sinks, &events)?;
-        let ports = runner::Ports {
-            orders: ports.orders.clone(),
-            claims: ports.claims.clone(),
-            reports: ports.reports.clone(),
-        };
         let runner = Runner::new(options, ports).map_err(|error| Failure::bad(error.to_string()))?;
         let (handle, stop) = (runner.handle(), CancellationToken::new());
         let task = tokio::spawn(runner.run(stop.clone()));
-        Ok(Work {
+        let work = Work {
             handle,
             packs: SharedPacks(Arc::new(RwLock::new(packs))),
             sink_lines: setup.sinks.iter().map(sink_line).collect(),
             events,
             stop,
             task: Mutex::new(Some(task)),
-        })
+        };
+        Ok((work, troubles))
     }
 
     pub fn packs(&self) -> SharedPacks {
@@ -101,7 +93,7 @@ impl Work {
         {
             tracing::error!(%error, "the runner did not end well; running jobs go on all the same");
         }
-        self.handle.runs().iter().filter(|run| run.outcome.is_none() && run.started_at.is_some()).count()
+        self.running()
     }
 
     /// Applies the sinks file and the rule packs whenever they change, until `stop`. A faulty file changes nothing.
@@ -150,17 +142,13 @@ impl Work {
         }
     }
 
-    /// Makes alerts of sinks that lag or cannot work, until `stop`.
-    pub async fn watch_sinks(self: Arc<Self>, ports: Ports, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(SINKS_INTERVAL) => {}
-            }
-            if let Err(error) = sink_alerts::look(&ports, &self.handle.sinks(), Timestamp::now()).await {
-                tracing::warn!(%error, "troubles of sinks could not be stored as alerts; tried again");
-            }
-        }
+    pub fn sinks(&self) -> Vec<SinkStatus> {
+        self.handle.sinks()
+    }
+
+    /// Runs that have begun and not ended.
+    pub fn running(&self) -> usize {
+        self.handle.runs().iter().filter(|run| run.outcome.is_none() && run.started_at.is_some()).count()
     }
 
     fn start_sinks(&self, configs: &[SinkConfig]) -> Result<Vec<Engine>, Failure> {
@@ -192,19 +180,7 @@ pub async fn tell_troubles(mut troubles: mpsc::Receiver<SinkEvent>) {
     }
 }
 
-/// The same, and what is lost for good is an alert.
-async fn raise_troubles(mut troubles: mpsc::Receiver<SinkEvent>, ports: Ports) {
-    while let Some(event) = troubles.recv().await {
-        tell(&event);
-        if let SinkEvent::Trouble(trouble) = &event
-            && let Err(error) = sink_alerts::tell_loss(&ports, trouble, Timestamp::now()).await
-        {
-            tracing::warn!(sink = trouble.sink, %error, "a loss could not be stored as an alert; it is only in this log");
-        }
-    }
-}
-
-fn tell(event: &SinkEvent) {
+pub fn tell(event: &SinkEvent) {
     match event {
         SinkEvent::Trouble(trouble) => tracing::warn!(
             sink = trouble.sink,
@@ -220,7 +196,7 @@ fn tell(event: &SinkEvent) {
 #[async_trait]
 impl console::Sinks for Work {
     async fn status(&self) -> Vec<serde_json::Value> {
-        let statuses = self.handle.sinks();
+        let statuses = self.sinks();
         // A status is plain data: it always has a form in JSON.
         statuses.into_iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
     }
