@@ -72,7 +72,8 @@ pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>
         (None, true) => Which::Open,
         (None, false) => Which::All,
     };
-    let wanted = RunQuery { group: query.group, job: query.job, which, since: query.since, until: query.until };
+    let (group, job) = (query.group, query.job);
+    let wanted = RunQuery { group, job, which, since: query.since, until: query.until, run_id: None };
     let most = query.limit.unwrap_or(PAGE_RUNS_DEFAULT).clamp(1, PAGE_RUNS_MAX);
     let cursor = query.cursor.map(Cursor);
     let page = console.ports.runs.list(&wanted, cursor.as_ref(), most).await?;
@@ -120,8 +121,8 @@ pub async fn report(
 /// The run of this name.
 pub(crate) async fn run_of(console: &Console, run_id: &str) -> ApiResult<Run> {
     let run_id = valid(run_id)?;
-    let found = console.ports.runs.get(std::slice::from_ref(&run_id)).await?;
-    match found.into_iter().next() {
+    let found = console.ports.runs.list(&RunQuery::named(&run_id), None, 1).await?;
+    match found.records.into_iter().next() {
         Some(Stored { record, .. }) => Ok(record),
         None => Err(ApiFault::missing(format!("no run {run_id}; `sexton runs` lists those that are kept"))),
     }

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::run::{ExcerptLine, Leaked, Outcome, RuleHit, RunId, Trigger};
+use crate::run::{ExcerptLine, Leaked, Outcome, RuleHit, RunId, RunKey, Trigger};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -23,6 +23,10 @@ pub struct Event {
 }
 
 impl Event {
+    pub fn run_key(&self) -> RunKey {
+        RunKey::new(&self.group, self.run_id.clone())
+    }
+
     /// The same for every copy of the same report.
     pub fn id(&self) -> String {
         let kind = match &self.body {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Job, JobKey};
-use crate::run::{RunId, Trigger};
+use crate::run::{RunId, RunKey, Trigger};
 
 /// The version of orders, reports and spools that this build writes. A newer one is refused, an older one is read.
 pub const FORMAT_VERSION: u32 = 1;
@@ -30,5 +30,9 @@ pub struct Order {
 impl Order {
     pub fn key(&self) -> JobKey {
         self.job.key()
+    }
+
+    pub fn run_key(&self) -> RunKey {
+        RunKey::new(&self.job.group, self.run_id.clone())
     }
 }

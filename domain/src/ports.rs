@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::event::Event;
 use crate::order::Order;
-use crate::run::RunId;
+use crate::run::{RunId, RunKey};
 pub use stores::{
     AlertStep, AlertStore, Cursor, Due, DueIndex, JobStore, Notifier, Page, RunQuery, RunStore, RunWrite, SetAside,
     Settings, StateChange, Stored, StoredJob, Which, Written,
@@ -66,8 +66,8 @@ pub enum Claim {
 /// Who runs what, and who is alive.
 #[async_trait]
 pub trait Claims: Send + Sync {
-    /// Takes `run_id`'s `attempt` for `runner` if the run is still scheduled with that attempt. Idempotent per runner.
-    async fn claim(&self, run_id: &RunId, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim>;
+    /// Takes a run's `attempt` for `runner` if the run is still scheduled with that attempt. Idempotent per runner.
+    async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim>;
     /// Says that `beat.runner` lives, and returns the runs of this runner that somebody asked to stop.
     async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>>;
 }

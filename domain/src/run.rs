@@ -59,6 +59,25 @@ impl fmt::Display for RunId {
     }
 }
 
+/// Where a run is kept: stores keep runs by group, so that a runner can be let at those of its own group alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunKey {
+    pub group: String,
+    pub run_id: RunId,
+}
+
+impl RunKey {
+    pub fn new(group: impl Into<String>, run_id: RunId) -> RunKey {
+        RunKey { group: group.into(), run_id }
+    }
+}
+
+impl fmt::Display for RunKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of group {}", self.run_id, self.group)
+    }
+}
+
 /// Why there is a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -234,6 +253,10 @@ impl Run {
 
     pub fn key(&self) -> JobKey {
         JobKey::new(&self.group, &self.job)
+    }
+
+    pub fn run_key(&self) -> RunKey {
+        RunKey::new(&self.group, self.run_id.clone())
     }
 
     pub fn is_open(&self) -> bool {

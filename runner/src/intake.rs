@@ -177,7 +177,7 @@ async fn claim(shared: &Shared, claims: &dyn Claims, order: Order) -> Taking {
         return Taking::Later;
     }
     let (runner, host, now) = (&shared.options.runner, &shared.options.host, Timestamp::now());
-    match claims.claim(&run_id, attempt, runner, host, now).await {
+    match claims.claim(&order.run_key(), attempt, runner, host, now).await {
         Ok(Claim::Granted) => {}
         Ok(Claim::Refused) => return Taking::Drop,
         Err(PortError::Retry(says)) => {

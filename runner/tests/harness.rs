@@ -14,7 +14,7 @@ use domain::event::Event;
 use domain::job::{Command, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
 use domain::ports::{Beat, Claim, Claims, Delivery, Orders, PortError, PortResult, Reports};
-use domain::run::{RunId, Trigger};
+use domain::run::{RunId, RunKey, Trigger};
 use jiff::Timestamp;
 use runner::options::{KeeperCommand, Mode};
 use runner::{OnShutdown, Options, Ports};
@@ -172,7 +172,8 @@ impl Orders for World {
 
 #[async_trait]
 impl Claims for World {
-    async fn claim(&self, run_id: &RunId, attempt: u32, runner: &str, _: &str, _: Timestamp) -> PortResult<Claim> {
+    async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, _: &str, _: Timestamp) -> PortResult<Claim> {
+        let run_id = &run.run_id;
         let path = self.folder.join("claims").join(format!("{run_id}.{attempt}"));
         if let Ok(mut file) = fs::OpenOptions::new().write(true).create_new(true).open(&path) {
             file.write_all(runner.as_bytes()).map_err(retry)?;

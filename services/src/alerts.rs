@@ -9,7 +9,7 @@ use std::time::Duration;
 use domain::alert::{Alert, AlertKind, Fate, Occurrence, Transition, decide};
 use domain::job::JobKey;
 use domain::ports::{AlertStep, Notifier, PortError, Ports, StateChange};
-use domain::run::{Run, RunId};
+use domain::run::{Run, RunKey};
 use jiff::Timestamp;
 
 use crate::ending::jobs_of;
@@ -222,16 +222,17 @@ async fn single(
     summary: &mut Summary,
     now: Timestamp,
 ) -> Result<()> {
-    let run_ids: Vec<RunId> = due.iter().filter_map(|transition| transition.run_id.clone()).collect();
-    let runs: BTreeMap<RunId, Run> = match run_ids.is_empty() {
+    let run_of = |transition: &Transition| Some(RunKey::new(&transition.group, transition.run_id.clone()?));
+    let run_keys: Vec<RunKey> = due.iter().filter_map(run_of).collect();
+    let runs: BTreeMap<RunKey, Run> = match run_keys.is_empty() {
         true => BTreeMap::new(),
         false => {
-            let found = ports.runs.get(&run_ids).await?;
-            found.into_iter().map(|stored| (stored.record.run_id.clone(), stored.record)).collect()
+            let found = ports.runs.get(&run_keys).await?;
+            found.into_iter().map(|stored| (stored.record.run_key(), stored.record)).collect()
         }
     };
     for transition in due {
-        let run = transition.run_id.as_ref().and_then(|run_id| runs.get(run_id));
+        let run = run_of(transition).and_then(|run_key| runs.get(&run_key));
         let alert = message::alert(transition, run, sending.links);
         let mut errors = Vec::new();
         for channel in channels_of(transition, sending.channels) {

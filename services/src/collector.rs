@@ -11,7 +11,7 @@ use domain::event::{Body, Event, Report};
 use domain::job::{Concurrency, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
 use domain::ports::{Delivery, Ports, RunWrite, Stored, Written};
-use domain::run::{Applied, JudgedOn, Run, RunId, Trigger, Verdict};
+use domain::run::{Applied, JudgedOn, Run, RunKey, Trigger, Verdict};
 use jiff::Timestamp;
 use rules::{ExitFacts, Limits, Packs, RuleSet};
 
@@ -67,7 +67,7 @@ pub async fn collect(
     now: Timestamp,
 ) -> Result<Summary> {
     let mut summary = Summary { received: deliveries.len() as u32, ..Summary::default() };
-    let mut by_run: BTreeMap<RunId, Vec<Delivery<Event>>> = BTreeMap::new();
+    let mut by_run: BTreeMap<RunKey, Vec<Delivery<Event>>> = BTreeMap::new();
     for delivery in deliveries {
         if delivery.message.version > FORMAT_VERSION {
             summary.newer += 1;
@@ -75,26 +75,26 @@ pub async fn collect(
                 "a report of a newer build is left until this one is upgraded");
             continue;
         }
-        by_run.entry(delivery.message.run_id.clone()).or_default().push(delivery);
+        by_run.entry(delivery.message.run_key()).or_default().push(delivery);
     }
     if by_run.is_empty() {
         return Ok(summary);
     }
     let keys = by_run.values().flatten().map(|delivery| JobKey::new(&delivery.message.group, &delivery.message.job));
     let jobs = jobs_of(ports, keys).await?;
-    let run_ids: Vec<RunId> = by_run.keys().cloned().collect();
-    let mut runs: BTreeMap<RunId, Stored<Run>> =
-        ports.runs.get(&run_ids).await?.into_iter().map(|stored| (stored.record.run_id.clone(), stored)).collect();
+    let run_keys: Vec<RunKey> = by_run.keys().cloned().collect();
+    let mut runs: BTreeMap<RunKey, Stored<Run>> =
+        ports.runs.get(&run_keys).await?.into_iter().map(|stored| (stored.record.run_key(), stored)).collect();
     let mut receipts = Vec::new();
-    for (run_id, mut deliveries) in by_run {
+    for (run_key, mut deliveries) in by_run {
         deliveries.sort_by_key(|delivery| delivery.message.attempt);
         let events: Vec<&Event> = deliveries.iter().map(|delivery| &delivery.message).collect();
         let collection = Collection { ports, packs, jobs: &jobs, now };
-        match collection.run(&events, runs.remove(&run_id), &mut summary).await {
+        match collection.run(&events, runs.remove(&run_key), &mut summary).await {
             Ok(()) => receipts.extend(deliveries.into_iter().map(|delivery| delivery.receipt)),
             Err(error) => {
                 summary.failed += 1;
-                tracing::warn!(%run_id, %error, "reports of a run could not be stored and come again");
+                tracing::warn!(run_id = %run_key.run_id, %error, "reports of a run could not be stored and come again");
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::job::JobKey;
 use domain::ports::{Cursor, Ports, RunQuery};
-use domain::run::RunId;
+use domain::run::RunKey;
 use jiff::Timestamp;
 
 use crate::making::earlier;
@@ -105,10 +105,10 @@ async fn remove<'r>(
     runs: impl Iterator<Item = &'r domain::run::Run>,
     summary: &mut Summary,
 ) -> Result<()> {
-    let run_ids: Vec<RunId> = runs.filter(|run| !run.is_open()).map(|run| run.run_id.clone()).collect();
-    if !run_ids.is_empty() {
-        ports.runs.remove(&run_ids).await?;
-        summary.removed += run_ids.len() as u32;
+    let ended: Vec<RunKey> = runs.filter(|run| !run.is_open()).map(domain::run::Run::run_key).collect();
+    if !ended.is_empty() {
+        ports.runs.remove(&ended).await?;
+        summary.removed += ended.len() as u32;
     }
     Ok(())
 }

@@ -26,6 +26,10 @@ use crate::{Error, Result, maintenance};
 /// How far behind its cursor a tick looks again: entries written late by another scheduler or an edit.
 pub const LOOK_BACK: Duration = Duration::from_secs(600);
 
+/// How far the clocks of two machines that write entries may be apart, for the look back to see what was written late.
+/// Ours: with NTP they differ by milliseconds. What a worse clock hides, the sweep finds.
+pub const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(20);
+
 /// The same for the very first tick of an installation.
 pub const FIRST_LOOK_BACK: Duration = Duration::from_secs(86_400);
 
@@ -68,13 +72,12 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
     let mut state = settings::read::<SchedulerState>(ports, SCHEDULER).await?;
     let windows = maintenance::read(ports).await?;
     let situation = Situation { now, ticked_at: state.value.ticked_at, windows: &windows };
-    let from = match state.value.cursor {
-        Some(cursor) => earlier(cursor.min(now), LOOK_BACK),
-        None => earlier(now, FIRST_LOOK_BACK),
-    };
+    let windows_due = windows_due(&state.value, now);
     let mut tick = Tick { ports, situation, summary: Summary::default(), unfinished: None };
     for shard in 0..ports.due.shards() {
-        tick.shard(shard, from).await?;
+        for window in &windows_due {
+            tick.window(shard, window).await?;
+        }
     }
     let Tick { summary, unfinished, .. } = tick;
     let cursor = unfinished.map_or(now, |oldest| oldest.min(now));
@@ -110,6 +113,32 @@ pub async fn next_wake(ports: &Ports, now: Timestamp) -> Result<Timestamp> {
     Ok(wake)
 }
 
+/// Instants whose entries a tick looks at, both ends included.
+struct Window {
+    from: Timestamp,
+    until: Timestamp,
+    /// All entries that were written earlier are dealt with.
+    written_since: Option<Timestamp>,
+}
+
+/// What came due since the last tick, after what was written late for instants before it.
+fn windows_due(state: &SchedulerState, now: Timestamp) -> Vec<Window> {
+    let Some(cursor) = state.cursor else {
+        return vec![Window { from: earlier(now, FIRST_LOOK_BACK), until: now, written_since: None }];
+    };
+    let (cursor, from) = (cursor.min(now), earlier(cursor.min(now), LOOK_BACK));
+    let Some(ticked_at) = state.ticked_at.filter(|ticked_at| *ticked_at <= now) else {
+        return vec![Window { from, until: now, written_since: None }];
+    };
+    // A tick that came to its end has dealt with its own instant too.
+    let done_until = if ticked_at == cursor { cursor } else { earlier(cursor, Duration::from_nanos(1)) };
+    let written_since = Some(earlier(ticked_at, CLOCKS_DIFFER_MAX));
+    vec![
+        Window { from, until: done_until, written_since },
+        Window { from: later(done_until, Duration::from_nanos(1)), until: now, written_since: None },
+    ]
+}
+
 struct Tick<'t> {
     ports: &'t Ports,
     situation: Situation<'t>,
@@ -129,13 +158,21 @@ struct Plan {
 }
 
 impl Tick<'_> {
-    async fn shard(&mut self, shard: u32, from: Timestamp) -> Result<()> {
+    async fn window(&mut self, shard: u32, window: &Window) -> Result<()> {
         let mut seen: HashSet<Due> = HashSet::new();
-        loop {
-            let entries = self.ports.due.list(shard, from, self.situation.now, CHUNK_MAX + seen.len()).await?;
+        let mut from = window.from;
+        while from <= window.until {
+            let most = CHUNK_MAX + seen.iter().filter(|entry| entry.at >= from).count();
+            let due = &self.ports.due;
+            let entries = match window.written_since {
+                Some(written_since) => due.list_late(shard, from, window.until, written_since, most).await?,
+                None => due.list(shard, from, window.until, most).await?,
+            };
             let mut fresh: Vec<Due> = entries.into_iter().filter(|entry| !seen.contains(entry)).collect();
             fresh.truncate(CHUNK_MAX);
-            let Some(first) = fresh.first() else { return Ok(()) };
+            let (Some(first), Some(last)) = (fresh.first(), fresh.last()) else { return Ok(()) };
+            // What lies before is dealt with, whether the adapter forgets it or not.
+            from = last.at;
             if seen.len() >= ENTRIES_PER_TICK_MAX {
                 self.left(first.at);
                 self.summary.more = true;
@@ -144,6 +181,7 @@ impl Tick<'_> {
             seen.extend(fresh.iter().cloned());
             self.entries(fresh).await?;
         }
+        Ok(())
     }
 
     fn left(&mut self, at: Timestamp) {

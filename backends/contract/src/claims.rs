@@ -13,13 +13,13 @@ pub async fn of_many_runners_one_gets_the_run(ports: &Ports) {
         let claims = ports.claims.clone();
         runners.spawn(async move {
             let runner = format!("r{number}");
-            let claim = claims.claim(&run("dump", 0).run_id, 1, &runner, "h1", at(1)).await.unwrap();
+            let claim = claims.claim(&run("dump", 0).run_key(), 1, &runner, "h1", at(1)).await.unwrap();
             (claim == Claim::Granted).then_some(runner)
         });
     }
     let winners: Vec<String> = runners.join_all().await.into_iter().flatten().collect();
     assert_eq!(winners.len(), 1, "{winners:?}");
-    let stored = ports.runs.get(&[run("dump", 0).run_id]).await.unwrap().remove(0).record;
+    let stored = ports.runs.get(&[run("dump", 0).run_key()]).await.unwrap().remove(0).record;
     assert_eq!(
         (stored.state, stored.runner.as_ref(), stored.claimed_at),
         (State::Claimed, Some(&winners[0]), Some(at(1)))
@@ -29,7 +29,7 @@ pub async fn of_many_runners_one_gets_the_run(ports: &Ports) {
 pub async fn a_claim_repeated_by_the_same_runner_is_granted(ports: &Ports) {
     create(ports, &run("dump", 0)).await;
     for second in [1, 5] {
-        let claim = ports.claims.claim(&run("dump", 0).run_id, 1, "r1", "h1", at(second)).await.unwrap();
+        let claim = ports.claims.claim(&run("dump", 0).run_key(), 1, "r1", "h1", at(second)).await.unwrap();
         assert_eq!(claim, Claim::Granted);
     }
 }
@@ -42,28 +42,28 @@ pub async fn what_may_not_start_is_refused(ports: &Ports) {
     let retried = Run { attempt: 2, ..run("retried", 0) };
     for refused in [over, held, late, retried] {
         create(ports, &refused).await;
-        let claim = ports.claims.claim(&refused.run_id, 1, "r1", "h1", at(6)).await.unwrap();
+        let claim = ports.claims.claim(&refused.run_key(), 1, "r1", "h1", at(6)).await.unwrap();
         assert_eq!(claim, Claim::Refused, "{}", refused.job);
-        assert_eq!(ports.runs.get(std::slice::from_ref(&refused.run_id)).await.unwrap()[0].record, refused);
+        assert_eq!(ports.runs.get(&[refused.run_key()]).await.unwrap()[0].record, refused);
     }
-    assert_eq!(ports.claims.claim(&run("absent", 0).run_id, 1, "r1", "h1", at(6)).await.unwrap(), Claim::Refused);
+    assert_eq!(ports.claims.claim(&run("absent", 0).run_key(), 1, "r1", "h1", at(6)).await.unwrap(), Claim::Refused);
 }
 
 pub async fn a_claim_and_a_declaration_exclude_each_other(ports: &Ports) {
     for minute in 0..16 {
         let open = run("dump", minute * 60);
         create(ports, &open).await;
-        let read = ports.runs.get(std::slice::from_ref(&open.run_id)).await.unwrap().remove(0);
+        let read = ports.runs.get(&[open.run_key()]).await.unwrap().remove(0);
         let claim = {
-            let (claims, run_id) = (ports.claims.clone(), open.run_id.clone());
-            tokio::spawn(async move { claims.claim(&run_id, 1, "r1", "h1", at(1)).await.unwrap() })
+            let (claims, run_key) = (ports.claims.clone(), open.run_key());
+            tokio::spawn(async move { claims.claim(&run_key, 1, "r1", "h1", at(1)).await.unwrap() })
         };
         let mut missed = read.record;
         missed.end(Outcome::Missed, "too late", at(1));
         let declared = write(ports, RunWrite { run: missed, expected: Some(read.version), alert: None }).await;
         let granted = claim.await.unwrap() == Claim::Granted;
         assert_ne!(granted, declared == Written::Done, "minute {minute}");
-        let stored = ports.runs.get(&[open.run_id]).await.unwrap().remove(0).record;
+        let stored = ports.runs.get(&[open.run_key()]).await.unwrap().remove(0).record;
         assert_eq!(stored.is_open(), granted);
     }
 }
@@ -71,16 +71,16 @@ pub async fn a_claim_and_a_declaration_exclude_each_other(ports: &Ports) {
 pub async fn a_beat_brings_the_stop_requests_of_its_own_runs_only(ports: &Ports) {
     for (minute, runner) in [(0, "r1"), (1, "r1"), (2, "r2")] {
         create(ports, &run("dump", minute * 60)).await;
-        ports.claims.claim(&run("dump", minute * 60).run_id, 1, runner, "h1", at(0)).await.unwrap();
+        ports.claims.claim(&run("dump", minute * 60).run_key(), 1, runner, "h1", at(0)).await.unwrap();
     }
     assert!(ports.claims.beat(&beat("r1", 0)).await.unwrap().is_empty());
     for minute in [1, 2] {
-        let mut stored = ports.runs.get(&[run("dump", minute * 60).run_id]).await.unwrap().remove(0);
+        let mut stored = ports.runs.get(&[run("dump", minute * 60).run_key()]).await.unwrap().remove(0);
         stored.record.stop_requested_at = Some(at(300));
         write(ports, RunWrite { run: stored.record, expected: Some(stored.version), alert: None }).await;
     }
     assert_eq!(ports.claims.beat(&beat("r1", 10)).await.unwrap(), [run("dump", 60).run_id]);
-    let mut stored = ports.runs.get(&[run("dump", 60).run_id]).await.unwrap().remove(0);
+    let mut stored = ports.runs.get(&[run("dump", 60).run_key()]).await.unwrap().remove(0);
     stored.record.end(Outcome::Stopped, "somebody asked to stop it", at(301));
     write(ports, RunWrite { run: stored.record, expected: Some(stored.version), alert: None }).await;
     assert!(ports.claims.beat(&beat("r1", 20)).await.unwrap().is_empty());

@@ -29,14 +29,14 @@ pub async fn of_many_who_create_a_run_one_does_and_the_others_see_it(ports: &Por
             other => panic!("{other:?}"),
         }
     }
-    let found = ports.runs.get(&[run("dump", 0).run_id, run("absent", 0).run_id]).await.unwrap();
+    let found = ports.runs.get(&[run("dump", 0).run_key(), run("absent", 0).run_key()]).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(&found[0].record, winners[0]);
 }
 
 pub async fn a_run_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) {
     create(ports, &run("dump", 0)).await;
-    let first = ports.runs.get(&[run("dump", 0).run_id]).await.unwrap().remove(0);
+    let first = ports.runs.get(&[run("dump", 0).run_key()]).await.unwrap().remove(0);
     let mut missed = first.record.clone();
     missed.end(Outcome::Missed, "too late", at(9));
     let mut skipped = first.record.clone();
@@ -73,7 +73,7 @@ pub async fn a_run_and_its_alert_step_change_together_or_not_at_all(ports: &Port
     assert_eq!(write(ports, both).await, Written::Done);
     let stale_state = RunWrite { run: run("dump", 60), expected: None, alert: step(0, "two") };
     assert_eq!(write(ports, stale_state).await, Written::AlertConflict);
-    assert!(ports.runs.get(&[run("dump", 60).run_id]).await.unwrap().is_empty());
+    assert!(ports.runs.get(&[run("dump", 60).run_key()]).await.unwrap().is_empty());
     let version = ports.alerts.state(&key("dump")).await.unwrap().version;
     let stale_run = RunWrite { run: run("dump", 0), expected: None, alert: step(version, "three") };
     assert!(matches!(write(ports, stale_run).await, Written::Conflict(Some(_))));
@@ -134,6 +134,8 @@ pub async fn listing_keeps_to_every_bound_of_the_query(ports: &Ports) {
     check(RunQuery { which: Which::Ended(Outcome::Failed), ..RunQuery::default() }, &[&failed]).await;
     check(RunQuery { which: Which::Ended(Outcome::Succeeded), ..RunQuery::default() }, &[&good]).await;
     check(RunQuery { which: Which::Ended(Outcome::Lost), ..RunQuery::default() }, &[]).await;
+    check(RunQuery::named(&failed.run_id), &[&failed]).await;
+    check(RunQuery::named(&run("absent", 60).run_id), &[]).await;
     check(RunQuery { since: Some(at(120)), ..RunQuery::default() }, &[&good, &open]).await;
     check(RunQuery { since: Some(at(60)), until: Some(at(120)), ..of_dump }, &[&failed]).await;
 }
@@ -160,7 +162,7 @@ pub async fn counts_add_up(ports: &Ports) {
 pub async fn removing_runs_twice_is_removing_them_once(ports: &Ports) {
     create(ports, &run("dump", 0)).await;
     create(ports, &run("dump", 60)).await;
-    let gone = [run("dump", 0).run_id, run("absent", 0).run_id];
+    let gone = [run("dump", 0).run_key(), run("absent", 0).run_key()];
     ports.runs.remove(&gone).await.unwrap();
     ports.runs.remove(&gone).await.unwrap();
     assert_eq!(listed(ports, &RunQuery::default(), 10).await, [run("dump", 60).run_id]);

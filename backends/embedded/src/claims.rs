@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use domain::ports::{Beat, Claim, Claims, PortResult};
-use domain::run::RunId;
+use domain::run::{RunId, RunKey};
 use jiff::Timestamp;
 use rusqlite::params;
 
@@ -12,8 +12,8 @@ use crate::{Embedded, runs};
 
 #[async_trait]
 impl Claims for Embedded {
-    async fn claim(&self, run_id: &RunId, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
-        let (run_id, runner, host) = (run_id.clone(), runner.to_owned(), host.to_owned());
+    async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
+        let (run_id, runner, host) = (run.run_id.clone(), runner.to_owned(), host.to_owned());
         let write = move |connection: &rusqlite::Connection| {
             let Some(mut stored) = runs::one(connection, &run_id)? else { return Ok(Claim::Refused) };
             let before = stored.record.state;

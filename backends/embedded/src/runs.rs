@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::ledger::Ledger;
 use domain::ports::{Cursor, Page, PortResult, RunQuery, RunStore, RunWrite, Stored, Which, Written};
-use domain::run::{Outcome as RunOutcome, Run, RunId, State};
+use domain::run::{Outcome as RunOutcome, Run, RunId, RunKey, State};
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
@@ -13,12 +13,12 @@ use crate::{Embedded, Outcome, alerts, row};
 
 #[async_trait]
 impl RunStore for Embedded {
-    async fn get(&self, run_ids: &[RunId]) -> PortResult<Vec<Stored<Run>>> {
-        let run_ids = run_ids.to_vec();
+    async fn get(&self, runs: &[RunKey]) -> PortResult<Vec<Stored<Run>>> {
+        let runs = runs.to_vec();
         let read = move |connection: &Connection| {
-            let mut found = Vec::with_capacity(run_ids.len());
-            for run_id in &run_ids {
-                found.extend(one(connection, run_id)?);
+            let mut found = Vec::with_capacity(runs.len());
+            for run in &runs {
+                found.extend(one(connection, &run.run_id)?.filter(|stored| stored.record.group == run.group));
             }
             Ok(found)
         };
@@ -91,12 +91,12 @@ impl RunStore for Embedded {
         self.database.read(read).await
     }
 
-    async fn remove(&self, run_ids: &[RunId]) -> PortResult<()> {
-        let run_ids = run_ids.to_vec();
+    async fn remove(&self, runs: &[RunKey]) -> PortResult<()> {
+        let runs = runs.to_vec();
         let write = move |connection: &Connection| {
-            let mut delete = connection.prepare_cached("DELETE FROM runs WHERE run_id = ?1")?;
-            for run_id in &run_ids {
-                delete.execute([run_id.as_str()])?;
+            let mut delete = connection.prepare_cached("DELETE FROM runs WHERE run_id = ?1 AND grp = ?2")?;
+            for run in &runs {
+                delete.execute([run.run_id.as_str(), &run.group])?;
             }
             Ok(())
         };
@@ -149,6 +149,9 @@ impl Filter {
                 filter.terms.push("outcome <> 'succeeded'");
                 filter.and("outcome = ?", outcome.name().to_owned().into());
             }
+        }
+        if let Some(run_id) = &query.run_id {
+            filter.and("run_id = ?", run_id.0.clone().into());
         }
         if let Some(since) = query.since {
             filter.and("run_id >= ?", first_name_at(since).into());

@@ -12,7 +12,7 @@ use super::{Beat, PortResult};
 use crate::alert::{Alert, AlertState, Transition};
 use crate::job::{Job, JobKey};
 use crate::ledger::Ledger;
-use crate::run::{Outcome, Run, RunId};
+use crate::run::{Outcome, Run, RunId, RunKey};
 
 /// A record and how often it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,8 +73,20 @@ pub trait DueIndex: Send + Sync {
     async fn put(&self, entries: &[Due]) -> PortResult<()>;
     /// Up to `most` entries of a shard with `from <= at <= until`, earliest first.
     async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>>;
+    /// The same where all that was written before `written_since` is dealt with: an adapter that keeps removed entries
+    /// leaves those out that were written earlier (by its own clock); one that forgets them need not look.
+    async fn list_late(
+        &self,
+        shard: u32,
+        from: Timestamp,
+        until: Timestamp,
+        _written_since: Timestamp,
+        most: usize,
+    ) -> PortResult<Vec<Due>> {
+        self.list(shard, from, until, most).await
+    }
     /// Idempotent. Where a delete costs as much as a write, an adapter may keep the entry until it expires: the
-    /// scheduler reads an entry twice without harm.
+    /// scheduler reads an entry twice without harm, and looks back with [`DueIndex::list_late`].
     async fn remove(&self, entries: &[Due]) -> PortResult<()>;
 }
 
@@ -114,6 +126,8 @@ pub struct RunQuery {
     pub group: Option<String>,
     /// Only together with `group`.
     pub job: Option<String>,
+    /// Only the run of this name.
+    pub run_id: Option<RunId>,
     pub which: Which,
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
@@ -122,6 +136,11 @@ pub struct RunQuery {
 impl RunQuery {
     pub fn open() -> RunQuery {
         RunQuery { which: Which::Open, ..RunQuery::default() }
+    }
+
+    /// The run of a name, when nobody knows its group.
+    pub fn named(run_id: &RunId) -> RunQuery {
+        RunQuery { run_id: Some(run_id.clone()), ..RunQuery::default() }
     }
 
     pub fn of_job(key: &JobKey) -> RunQuery {
@@ -133,7 +152,7 @@ impl RunQuery {
 #[async_trait]
 pub trait RunStore: Send + Sync {
     /// The runs of these names that exist, in no promised order. Reads what was written before.
-    async fn get(&self, run_ids: &[RunId]) -> PortResult<Vec<Stored<Run>>>;
+    async fn get(&self, runs: &[RunKey]) -> PortResult<Vec<Stored<Run>>>;
     /// Each write is atomic and stands alone; what came of each is told in the order given. An error says nothing about
     /// the writes before it: writing the same again is harmless, as it conflicts.
     async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<Written>>;
@@ -142,7 +161,7 @@ pub trait RunStore: Send + Sync {
     /// Counts what the query matches.
     async fn count(&self, query: &RunQuery) -> PortResult<Ledger>;
     /// Idempotent.
-    async fn remove(&self, run_ids: &[RunId]) -> PortResult<()>;
+    async fn remove(&self, runs: &[RunKey]) -> PortResult<()>;
 }
 
 /// A job's alert state moves, and what is worth telling is stored.

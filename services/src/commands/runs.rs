@@ -45,7 +45,7 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
 /// That there is no such run, or that it is over; a port's.
 pub async fn stop(ports: &Ports, run_id: &RunId, now: Timestamp) -> Result<Run> {
     for _ in 0..CONFLICTS_MAX {
-        let found = ports.runs.get(std::slice::from_ref(run_id)).await?.into_iter().next();
+        let found = ports.runs.list(&RunQuery::named(run_id), None, 1).await?.records.into_iter().next();
         let Some(Stored { record: mut run, version }) = found else { return Err(Error::NoSuchRun(run_id.clone())) };
         let written = match run.state {
             State::Finished => return Err(Error::Refused(format!("run {run_id} is over: {}", outcome_of(&run)))),

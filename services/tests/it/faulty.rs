@@ -12,7 +12,7 @@ use domain::job::{Job, JobKey};
 use domain::ledger::Ledger;
 use domain::order::Order;
 use domain::ports::*;
-use domain::run::{Run, RunId};
+use domain::run::{Run, RunId, RunKey};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -101,6 +101,16 @@ impl DueIndex for Faulty {
     async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>> {
         self.call(self.real.due.list(shard, from, until, most)).await
     }
+    async fn list_late(
+        &self,
+        shard: u32,
+        from: Timestamp,
+        until: Timestamp,
+        written_since: Timestamp,
+        most: usize,
+    ) -> PortResult<Vec<Due>> {
+        self.call(self.real.due.list_late(shard, from, until, written_since, most)).await
+    }
     async fn remove(&self, entries: &[Due]) -> PortResult<()> {
         self.call(self.real.due.remove(entries)).await
     }
@@ -108,8 +118,8 @@ impl DueIndex for Faulty {
 
 #[async_trait]
 impl RunStore for Faulty {
-    async fn get(&self, run_ids: &[RunId]) -> PortResult<Vec<Stored<Run>>> {
-        self.call(self.real.runs.get(run_ids)).await
+    async fn get(&self, runs: &[RunKey]) -> PortResult<Vec<Stored<Run>>> {
+        self.call(self.real.runs.get(runs)).await
     }
     async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<Written>> {
         self.call(self.real.runs.write(writes)).await
@@ -120,8 +130,8 @@ impl RunStore for Faulty {
     async fn count(&self, query: &RunQuery) -> PortResult<Ledger> {
         self.call(self.real.runs.count(query)).await
     }
-    async fn remove(&self, run_ids: &[RunId]) -> PortResult<()> {
-        self.call(self.real.runs.remove(run_ids)).await
+    async fn remove(&self, runs: &[RunKey]) -> PortResult<()> {
+        self.call(self.real.runs.remove(runs)).await
     }
 }
 
@@ -184,8 +194,8 @@ impl Orders for Faulty {
 
 #[async_trait]
 impl Claims for Faulty {
-    async fn claim(&self, run_id: &RunId, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
-        self.call(self.real.claims.claim(run_id, attempt, runner, host, at)).await
+    async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
+        self.call(self.real.claims.claim(run, attempt, runner, host, at)).await
     }
     async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>> {
         self.call(self.real.claims.beat(beat)).await

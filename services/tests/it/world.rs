@@ -164,7 +164,7 @@ impl World {
             for delivery in deliveries {
                 let order = delivery.message;
                 let claim =
-                    self.ports.claims.claim(&order.run_id, order.attempt, runner, "h1", self.now()).await.unwrap();
+                    self.ports.claims.claim(&order.run_key(), order.attempt, runner, "h1", self.now()).await.unwrap();
                 self.ports.orders.delete(&delivery.receipt).await.unwrap();
                 if claim == Claim::Granted {
                     taken.push(order);
@@ -266,7 +266,7 @@ impl World {
     }
 
     pub async fn run(&self, run_id: &RunId) -> Run {
-        self.ports.runs.get(std::slice::from_ref(run_id)).await.unwrap().remove(0).record
+        self.ports.runs.list(&RunQuery::named(run_id), None, 1).await.unwrap().records.remove(0).record
     }
 
     pub async fn ledger(&self) -> Ledger {

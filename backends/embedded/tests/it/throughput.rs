@@ -25,7 +25,7 @@ async fn many_callers_at_once_finish_all_their_runs() {
                 let mut mine = run(&format!("job-{caller}"), number * 60);
                 let create = RunWrite { run: mine.clone(), expected: None, alert: None };
                 assert_eq!(ports.runs.write(&[create]).await.unwrap(), [Written::Done]);
-                let claim = ports.claims.claim(&mine.run_id, 1, "r1", "h1", mine.nominal).await.unwrap();
+                let claim = ports.claims.claim(&mine.run_key(), 1, "r1", "h1", mine.nominal).await.unwrap();
                 assert_eq!(claim, Claim::Granted);
                 mine.claim(1, "r1", "h1", mine.nominal);
                 mine.end(Outcome::Succeeded, "exit code 0", at(number * 60 + 1));
