@@ -17,6 +17,7 @@
 //! | rule, pack, hit | a pattern that tells a false success, a file of rules, what a rule found |
 //! | transition, alert | a job went bad or recovered; the message about it |
 //! | channel | where alerts are sent |
+//! | reference | where a secret is to be found; its value exists only on the runner |
 //! | ledger | scheduled = the sum of outcomes + still open |
 
 pub mod alert;
@@ -34,4 +35,5 @@ pub mod plan;
 pub mod ports;
 pub mod run;
 pub mod schedule;
+pub mod secret;
 pub mod units;

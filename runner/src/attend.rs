@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::event::{Body, Event};
+use domain::ports::PortError;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -18,7 +19,7 @@ use crate::local::{LocalRun, locked};
 use crate::records::{Exit, OutputCounts, Refusal, RefusalKind, Started};
 use crate::report;
 use crate::scan::{Output, Scan};
-use crate::shared::Shared;
+use crate::shared::{NotSpawned, Shared};
 use crate::spool;
 
 /// Everything is looked at so often even when no event tells of a change.
@@ -30,6 +31,12 @@ const SCAN_DELAY: Duration = Duration::from_millis(200);
 /// Keepers that die before they begin anything are replaced so often. Ours: it is the machine that fails, not the job.
 const SPAWN_TRIES: u32 = 3;
 const SPAWN_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// A secret that cannot be had now (throttled, unreachable) is asked for again, more and more seldom, for so long. Ours:
+/// an outage of minutes costs no run; what lasts longer is worth an alert. A time limit for the start ends it as well.
+const SECRET_PATIENCE: Duration = Duration::from_secs(600);
+const SECRET_RETRY_DELAY: Duration = Duration::from_secs(1);
+const SECRET_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
 /// What the directory says about the keeper.
 #[derive(Debug)]
@@ -71,7 +78,7 @@ async fn attend_to_end(shared: &Arc<Shared>, mut run: Arc<LocalRun>) {
         tracing::warn!(%error, run_id = %run.run_id(), "no inotify watch to be had; the run is looked at every 5 s");
     }
     let mut child = None;
-    let mut tries = 0;
+    let mut tries = Tries::default();
     let mut scan = None;
     let exit = loop {
         match look(&run).await {
@@ -112,6 +119,15 @@ async fn look(run: &LocalRun) -> Standing {
     }
 }
 
+/// What was tried to begin a run.
+#[derive(Default)]
+struct Tries {
+    keepers: u32,
+    secrets: u32,
+    /// Since when a secret is asked for in vain, and what was said last.
+    secret: Option<(Instant, String)>,
+}
+
 enum Begun {
     Kept(Option<Child>),
     Refused(Refusal),
@@ -119,7 +135,7 @@ enum Begun {
 }
 
 /// Starts a run that has not begun, if it still may.
-async fn begin(shared: &Arc<Shared>, run: &Arc<LocalRun>, tries: &mut u32) -> Begun {
+async fn begin(shared: &Arc<Shared>, run: &Arc<LocalRun>, tries: &mut Tries) -> Begun {
     let accepted = &run.accepted;
     let refused = |why, says: String| Begun::Refused(Refusal { why, says });
     if let Some(refusal) = &accepted.refused {
@@ -134,19 +150,22 @@ async fn begin(shared: &Arc<Shared>, run: &Arc<LocalRun>, tries: &mut u32) -> Be
     }
     let held = shared.held(run.job()).await;
     if let Some(start_by) = accepted.order.start_by.filter(|start_by| *start_by < Timestamp::now()) {
-        let why = held.map(|says| format!(": {says}")).unwrap_or_default();
+        let why = held
+            .or_else(|| tries.secret.take().map(|(_, says)| says))
+            .map(|says| format!(": {says}"))
+            .unwrap_or_default();
         return refused(RefusalKind::TooLate, format!("the runner could not start it before {start_by}{why}"));
     }
     if held.is_some() {
         sleep(FRESH).await;
         return Begun::Kept(None);
     }
-    if *tries > 0 {
-        sleep(SPAWN_RETRY_DELAY * *tries).await;
+    if tries.keepers > 0 {
+        sleep(SPAWN_RETRY_DELAY * tries.keepers).await;
     }
-    *tries += 1;
     match shared.spawn_keeper(run).await {
-        Ok(child) if child.is_none() || *tries <= SPAWN_TRIES => {
+        Ok(child) if child.is_none() || tries.keepers < SPAWN_TRIES => {
+            tries.keepers += 1;
             crash::point("spawned");
             Begun::Kept(child)
         }
@@ -155,12 +174,41 @@ async fn begin(shared: &Arc<Shared>, run: &Arc<LocalRun>, tries: &mut u32) -> Be
             let says = format!("{SPAWN_TRIES} keepers died before they began anything; look for keeper.log");
             refused(RefusalKind::Impossible, says)
         }
-        Err(says) if *tries >= SPAWN_TRIES => refused(RefusalKind::Impossible, says),
-        Err(says) => {
+        Err(NotSpawned::Secret(PortError::Permanent(says))) => {
+            refused(RefusalKind::Impossible, format!("a secret of the job cannot be had: {says}"))
+        }
+        Err(NotSpawned::Secret(PortError::Retry(says))) => await_secret(run, tries, says).await,
+        Err(NotSpawned::Keeper(says)) if tries.keepers + 1 >= SPAWN_TRIES => refused(RefusalKind::Impossible, says),
+        Err(NotSpawned::Keeper(says)) => {
+            tries.keepers += 1;
             tracing::warn!(says, run_id = %run.run_id(), "a run could not be started; it is tried again");
             Begun::Kept(None)
         }
     }
+}
+
+/// Waits for the next turn to ask for a secret that could not be had, or gives up.
+async fn await_secret(run: &LocalRun, tries: &mut Tries, says: String) -> Begun {
+    let since = tries.secret.take().map_or_else(Instant::now, |(since, _)| since);
+    if since.elapsed() >= SECRET_PATIENCE {
+        let waited = domain::units::format_duration(SECRET_PATIENCE);
+        let says = format!("a secret of the job could not be had for {waited}: {says}");
+        return Begun::Refused(Refusal { why: RefusalKind::Impossible, says });
+    }
+    if tries.secrets == 0 {
+        tracing::warn!(says, run_id = %run.run_id(), "a secret cannot be had now; the run waits for it");
+    }
+    let delay = SECRET_RETRY_DELAY.saturating_mul(1 << tries.secrets.min(8)).min(SECRET_RETRY_DELAY_MAX);
+    tries.secrets += 1;
+    tries.secret = Some((since, says));
+    // A stop, or the latest time to start, is not to wait for it.
+    let until_start_by = run.accepted.order.start_by.map(|by| Duration::try_from(by.duration_since(Timestamp::now())));
+    let until_start_by = until_start_by.map_or(delay, |left| left.unwrap_or_default() + Duration::from_millis(1));
+    tokio::select! {
+        () = run.wake.notified() => {}
+        () = sleep(delay.min(until_start_by)) => {}
+    }
+    Begun::Kept(None)
 }
 
 /// The same run with the refusal, which is stored so that a restart does not think otherwise.

@@ -10,9 +10,11 @@
 
 mod cgroup;
 mod encoder;
+mod forms;
 mod job;
 mod ladder;
 mod launch;
+mod mask;
 mod reserve;
 mod signals;
 mod user;
@@ -28,6 +30,7 @@ use domain::order::Order;
 use jiff::Timestamp;
 
 pub(crate) use cgroup::{kill as kill_cgroup, members as cgroup_members, remove as remove_cgroup};
+pub(crate) use forms::{SECRET_BYTES_MIN, is_hidden};
 pub use writer::SEGMENT_BYTES_MAX;
 
 use crate::crash;
@@ -35,6 +38,7 @@ use crate::directory::{self, Durability, RunDirectory};
 use crate::processes;
 use crate::records::{Exit, Launch, Started};
 use job::Job;
+use mask::Masker;
 
 /// How long exit.json is tried to be written while the disk takes nothing. Ours: long enough for an alarm about the full
 /// disk to be acted on; a machine whose disk stays full for a day has lost more.
@@ -131,10 +135,13 @@ fn take_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
 fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, String> {
     let (user, identity) = user::resolve(order.job.user.as_deref())?;
     let env = launch::environment(order, launch, &user);
-    let prepared = launch::prepare(&order.job, &env, &user, identity)?;
+    let masker = Masker::new(launch.secret_values())?;
+    // A secret may have been put where it is named when it does not work, like SHELL.
+    let hide = |says: String| masker.as_ref().map_or(says.clone(), |masker| masker.hide(&says));
+    let prepared = launch::prepare(&order.job, &env, &user, identity).map_err(hide)?;
     let name = run.path().file_name().unwrap_or_default().to_string_lossy();
     let cgroup = if launch.cgroup { cgroup::Cgroup::create(&name) } else { None };
-    let launched = launch::launch(&prepared, order.job.stdin.is_some(), cgroup.as_ref())?;
+    let launched = launch::launch(&prepared, order.job.stdin.is_some(), cgroup.as_ref()).map_err(hide)?;
     let (started_at, begun) = (Timestamp::now(), std::time::Instant::now());
     crash::point("launched");
     let started = Started {
@@ -148,7 +155,7 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
         log(run, &format!("started.json cannot be written: {error}"));
     }
     crash::point("started");
-    Ok(Job::new(launched, started_at, begun, cgroup))
+    Ok(Job::new(launched, started_at, begun, cgroup, masker))
 }
 
 /// Writes exit.json, with patience: while this process holds the lock, nobody takes the run for lost.

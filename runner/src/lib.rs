@@ -46,6 +46,6 @@ pub mod spawn;
 pub mod spool;
 mod watch;
 
-pub use options::{OnShutdown, Options, Policy, Ports, Secrets};
+pub use options::{OnShutdown, Options, Policy, Ports};
 pub use runner::{Handle, LocalInfo, Runner, RunnerError, occupy, run};
 pub use secrets::LocalSecrets;

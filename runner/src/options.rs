@@ -1,13 +1,12 @@
 //! What a runner is given: where it keeps things, how it admits, and who it asks.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use domain::order::Order;
 use domain::ports::{Claims, Orders, Reports};
+use domain::secret::Secrets;
 use rules::Packs;
 use sinks::engine::Engine;
 
@@ -61,7 +60,7 @@ impl Options {
             on_shutdown: OnShutdown::Leave,
             flush_limit: FLUSH_LIMIT,
             policy: Arc::new(Anything),
-            secrets: Arc::new(crate::secrets::LocalSecrets),
+            secrets: Arc::new(crate::secrets::LocalSecrets::default()),
             packs: Arc::new(Packs::builtin()),
             sinks: Vec::new(),
         }
@@ -98,14 +97,4 @@ impl Policy for Anything {
     fn allows(&self, _order: &Order) -> Result<(), String> {
         Ok(())
     }
-}
-
-/// Turns references (`ssm:/path`, `secretsmanager:...`, `env:NAME`, `file:/path`) into values, just before exec.
-#[async_trait]
-pub trait Secrets: Send + Sync {
-    /// The environment with every reference replaced.
-    ///
-    /// # Errors
-    /// One sentence that names the variable, never a value.
-    async fn resolve(&self, env: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String>;
 }

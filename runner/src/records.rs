@@ -37,14 +37,24 @@ pub enum RefusalKind {
 }
 
 /// What a keeper reads from its standard input and never writes anywhere: values that were references in the order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Without `Debug`, so that none of them gets into a log.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// The job's own environment, resolved.
     pub env: BTreeMap<String, String>,
+    /// Of these, the variables whose values are hidden where the job prints them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_names: Vec<String>,
     /// Names of the runner's environment that the configuration passes on, with their values.
     pub passed: BTreeMap<String, String>,
     /// Whether a control group of its own may be made for the job.
     pub cgroup: bool,
+}
+
+impl Launch {
+    pub fn secret_values(&self) -> impl Iterator<Item = &str> {
+        self.secret_names.iter().filter_map(|name| self.env.get(name)).map(String::as_str)
+    }
 }
 
 /// `started.json`
@@ -111,7 +121,7 @@ impl Exit {
 pub struct OutputCounts {
     pub stdout_lines: u64,
     pub stderr_lines: u64,
-    /// As read from the pipe, newlines included.
+    /// As read from the pipe, newlines included; of a job with secrets, after they were hidden.
     pub stdout_bytes: u64,
     pub stderr_bytes: u64,
     pub last_seq: u64,

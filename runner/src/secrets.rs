@@ -1,50 +1,85 @@
-//! References that this machine can resolve by itself: `env:NAME` and `file:/path`. Those of AWS are resolved by whoever
-//! wires the runner to AWS; here they are refused by name.
+//! From a job's environment to what the command sees: references become values, and it is remembered which they were.
+//! What this machine can resolve by itself is resolved here; the rest is asked of whoever wired the runner to AWS.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-
-use crate::options::Secrets;
+use domain::ports::{PortError, PortResult};
+use domain::secret::{Reference, Secrets};
+use tokio::io::AsyncReadExt;
 
 /// A secret is a line or a key, not a data set. Ours; the kernel takes no more than 128 KiB for one variable.
 const FILE_BYTES_MAX: u64 = 128 << 10;
 
-pub struct LocalSecrets;
+/// A job's environment with values in place of references.
+#[derive(Default)]
+pub struct Resolved {
+    pub env: BTreeMap<String, String>,
+    /// The variables whose values must not be shown.
+    pub secret_names: Vec<String>,
+}
 
-#[async_trait]
-impl Secrets for LocalSecrets {
-    async fn resolve(&self, env: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
-        let mut resolved = BTreeMap::new();
-        for (name, value) in env {
-            resolved.insert(name.clone(), resolve_one(name, value).await?);
-        }
-        Ok(resolved)
+/// # Errors
+/// One sentence that names the variable and the reference, never a value.
+pub async fn resolve(secrets: &dyn Secrets, env: &BTreeMap<String, String>) -> PortResult<Resolved> {
+    let mut resolved = Resolved::default();
+    for (name, text) in env {
+        let value = match Reference::parse(text) {
+            None => text.clone(),
+            Some(reference) => {
+                resolved.secret_names.push(name.clone());
+                secrets.value(&reference).await.map_err(|error| named(name, error))?
+            }
+        };
+        resolved.env.insert(name.clone(), value);
+    }
+    Ok(resolved)
+}
+
+fn named(name: &str, error: PortError) -> PortError {
+    match error {
+        PortError::Retry(says) => PortError::Retry(format!("variable {name}: {says}")),
+        PortError::Permanent(says) => PortError::Permanent(format!("variable {name}: {says}")),
     }
 }
 
-async fn resolve_one(name: &str, value: &str) -> Result<String, String> {
-    match value.split_once(':') {
-        Some(("env", source)) => std::env::var(source).map_err(|_| {
-            format!("variable {name}: the runner's environment has no `{source}`; set it or change the job")
-        }),
-        Some(("file", path)) if path.starts_with('/') => read(path)
-            .await
-            .map_err(|says| format!("variable {name}: the file `{path}` cannot be read by the runner: {says}")),
-        Some((kind @ ("ssm" | "secretsmanager"), _)) => {
-            Err(format!("variable {name}: references of kind `{kind}:` need a runner that is connected to AWS"))
+/// `env:NAME` and `file:/path`; everything else is handed on.
+#[derive(Default)]
+pub struct LocalSecrets {
+    pub beyond: Option<Arc<dyn Secrets>>,
+}
+
+#[async_trait]
+impl Secrets for LocalSecrets {
+    async fn value(&self, reference: &Reference) -> PortResult<String> {
+        match (reference, &self.beyond) {
+            (Reference::Variable(name), _) => std::env::var(name).map_err(|_| {
+                PortError::Permanent(format!(
+                    "the runner's environment has no `{name}`; set it there, or change the job"
+                ))
+            }),
+            (Reference::File(path), _) => read(path).await.map_err(|says| {
+                PortError::Permanent(format!("the file `{path}` cannot be read by the runner: {says}"))
+            }),
+            (_, Some(beyond)) => beyond.value(reference).await,
+            (_, None) => Err(PortError::Permanent(format!("`{reference}` needs a runner that is connected to AWS"))),
         }
-        _ => Ok(value.to_owned()),
     }
 }
 
 async fn read(path: &str) -> Result<String, String> {
-    let size = tokio::fs::metadata(path).await.map_err(|error| error.to_string())?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(format!("it has {size} bytes, more than {FILE_BYTES_MAX}"));
+    let says = |error: std::io::Error| error.to_string();
+    if !tokio::fs::metadata(path).await.map_err(says)?.is_file() {
+        return Err("it is not a file".to_owned());
     }
-    let text = tokio::fs::read_to_string(path).await.map_err(|error| error.to_string())?;
-    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    let mut text = String::new();
+    let file = tokio::fs::File::open(path).await.map_err(says)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).await.map_err(says)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("it has more than {FILE_BYTES_MAX} bytes; is it the right one?"));
+    }
+    Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
 }
 
 #[cfg(test)]
@@ -56,21 +91,26 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), "s3cret\n").expect("write");
         let by_file = format!("file:{}", file.path().display());
-        let check = async |value: &str, expected: Result<&str, &str>| {
-            let env = BTreeMap::from([("V".to_owned(), value.to_owned())]);
-            let resolved = LocalSecrets.resolve(&env).await;
-            match (resolved, expected) {
-                (Ok(env), Ok(expected)) => assert_eq!(env["V"], expected, "{value}"),
-                (Err(says), Err(part)) => assert!(says.contains(part) && says.contains("variable V"), "{says}"),
-                (resolved, _) => panic!("{value}: {resolved:?}"),
+        let check = async |text: &str, expected: Result<(&str, bool), &str>| {
+            let env = BTreeMap::from([("V".to_owned(), text.to_owned())]);
+            match (resolve(&LocalSecrets::default(), &env).await, expected) {
+                (Ok(resolved), Ok((value, is_secret))) => {
+                    assert_eq!(resolved.env["V"], value, "{text}");
+                    assert_eq!(resolved.secret_names.len(), usize::from(is_secret), "{text}");
+                }
+                (Err(PortError::Permanent(says)), Err(part)) => {
+                    assert!(says.contains(part) && says.contains("variable V"), "{says}");
+                }
+                (resolved, _) => panic!("{text}: {:?}", resolved.map(|resolved| resolved.env)),
             }
         };
-        check("plain", Ok("plain")).await;
-        check("http://x:1", Ok("http://x:1")).await;
-        check(&by_file, Ok("s3cret")).await;
-        check("env:PATH", Ok(&std::env::var("PATH").expect("PATH"))).await;
+        check("plain", Ok(("plain", false))).await;
+        check("http://x:1", Ok(("http://x:1", false))).await;
+        check(&by_file, Ok(("s3cret", true))).await;
+        check("env:PATH", Ok((&std::env::var("PATH").expect("PATH"), true))).await;
         check("env:NO_SUCH_VARIABLE", Err("NO_SUCH_VARIABLE")).await;
         check("file:/no/such/file", Err("/no/such/file")).await;
+        check("file:/dev/zero", Err("not a file")).await;
         check("ssm:/db/password", Err("AWS")).await;
     }
 }

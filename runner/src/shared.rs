@@ -7,7 +7,8 @@ use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use domain::job::Job;
+use domain::job::{Job, JobKey};
+use domain::ports::PortError;
 use rules::{Packs, RuleSet};
 use sinks::engine::Engine;
 use tokio::sync::{Notify, Semaphore};
@@ -17,11 +18,13 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Admission;
 use crate::feed::SpoolFeed;
 use crate::gate::Gate;
+use crate::keeper::{SECRET_BYTES_MIN, is_hidden};
 use crate::local::{Key, LocalRun, locked};
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::processes;
 use crate::records::Launch;
+use crate::secrets::{Resolved, resolve};
 use crate::spawn;
 use crate::watch::Watch;
 
@@ -34,6 +37,14 @@ const STORERS: usize = 16;
 
 /// Orders that are being claimed and stored at the same moment, where nobody waits for anybody.
 const TAKERS: usize = 128;
+
+/// Why there is no keeper.
+pub enum NotSpawned {
+    /// A reference has no value, now or at all.
+    Secret(PortError),
+    /// One sentence.
+    Keeper(String),
+}
 
 pub struct Shared {
     pub options: Options,
@@ -55,6 +66,8 @@ pub struct Shared {
     pub watch: Watch,
     /// None when nobody wants reports.
     pub outbox: Option<Outbox>,
+    /// Variables of which it was told that their values are not hidden.
+    told_as_shown: Mutex<BTreeSet<(JobKey, String)>>,
     spawners: Semaphore,
     pub storers: Semaphore,
     pub takers: Arc<Semaphore>,
@@ -87,6 +100,7 @@ impl Shared {
             gate: Gate::default(),
             watch: Watch::new()?,
             outbox,
+            told_as_shown: Mutex::default(),
             spawners: Semaphore::new(SPAWNERS),
             storers: Semaphore::new(STORERS),
             takers: Arc::new(Semaphore::new(TAKERS)),
@@ -167,16 +181,30 @@ impl Shared {
     /// Starts the keeper; none when one lives already.
     ///
     /// # Errors
-    /// One sentence: what stood in the way of starting, this time.
-    pub async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Child>, String> {
-        let env = self.options.secrets.resolve(&run.job().env).await?;
+    /// What stood in the way of starting, this time.
+    pub async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Child>, NotSpawned> {
+        let Resolved { env, secret_names } =
+            resolve(&*self.options.secrets, &run.job().env).await.map_err(NotSpawned::Secret)?;
+        self.tell_what_is_shown(run.job(), &env, &secret_names);
         let passed = self.options.pass_env.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
-        let launch = Launch { env, passed: passed.collect(), cgroup: self.options.cgroup };
+        let launch = Launch { env, secret_names, passed: passed.collect(), cgroup: self.options.cgroup };
         let (command, directory) = (self.options.keeper.clone(), run.directory.clone());
         let _turn = self.spawners.acquire().await;
         let spawned = tokio::task::spawn_blocking(move || spawn::spawn_keeper(&command, &directory, &launch)).await;
         spawned
             .unwrap_or_else(|error| Err(io::Error::other(error)))
-            .map_err(|error| format!("its keeper could not be started: {error}"))
+            .map_err(|error| NotSpawned::Keeper(format!("its keeper could not be started: {error}")))
+    }
+
+    /// Says once for each variable that its value is too short to be hidden.
+    fn tell_what_is_shown(&self, job: &Job, env: &BTreeMap<String, String>, secret_names: &[String]) {
+        for name in secret_names.iter().filter(|name| env.get(*name).is_some_and(|value| !is_hidden(value))) {
+            if locked(&self.told_as_shown).insert((job.key(), name.clone())) {
+                tracing::warn!(
+                    job = %job.key(),
+                    "the secret {name} is shorter than {SECRET_BYTES_MIN} bytes and is not hidden in the job's output"
+                );
+            }
+        }
     }
 }

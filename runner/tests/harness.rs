@@ -15,9 +15,10 @@ use domain::job::{Command, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
 use domain::ports::{Beat, Claim, Claims, Delivery, Orders, PortError, PortResult, Reports};
 use domain::run::{RunId, RunKey, Trigger};
+use domain::secret::{Reference, Secrets};
 use jiff::Timestamp;
 use runner::options::{KeeperCommand, Mode};
-use runner::{OnShutdown, Options, Ports};
+use runner::{LocalSecrets, OnShutdown, Options, Ports};
 use sinks::config::SinksFile;
 use sinks::engine::{Engine, Environment};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,8 @@ fn options(state: &str, world: &Path) -> Options {
     let own = std::env::current_exe().unwrap_or_default();
     let mut options = Options::new(state, "r1", "h1", KeeperCommand(vec![own.into(), "keeper".into()]));
     options.beat_interval = Duration::from_millis(50);
+    let folder = world.to_owned();
+    options.secrets = Arc::new(LocalSecrets { beyond: Some(Arc::new(WorldSecrets { folder })) });
     if let Ok(text) = fs::read_to_string(world.join("sinks.toml")) {
         let (configs, faults) = SinksFile::parse("sinks.toml", &text);
         assert!(!faults.refuse(), "{faults}");
@@ -124,6 +127,24 @@ struct World {
 
 fn retry(error: impl ToString) -> PortError {
     PortError::Retry(error.to_string())
+}
+
+/// `ssm:NAME` is the file NAME of the folder of secrets; until there is one, the question is to be asked again.
+struct WorldSecrets {
+    folder: PathBuf,
+}
+
+#[async_trait]
+impl Secrets for WorldSecrets {
+    async fn value(&self, reference: &Reference) -> PortResult<String> {
+        let Reference::Parameter(name) = reference else {
+            return Err(PortError::Permanent(format!("the tests know no {reference}")));
+        };
+        let mut asked =
+            fs::OpenOptions::new().append(true).create(true).open(self.folder.join("asked")).map_err(retry)?;
+        writeln!(asked, "{reference}").map_err(retry)?;
+        fs::read_to_string(self.folder.join("secrets").join(name)).map_err(|_| retry("throttled"))
+    }
 }
 
 #[async_trait]

@@ -18,6 +18,7 @@ use super::cgroup::Cgroup;
 use super::encoder::Encoder;
 use super::ladder::{self, Ladder, Step};
 use super::launch::Launched;
+use super::mask::Masker;
 use super::reserve::Reserve;
 use super::signals::{self, Children, Reaped};
 use super::writer::Writer;
@@ -40,6 +41,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// A process closes its pipes a moment before it can be reaped; what is left after this long lives on. Ours.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// Lines of a job with secrets, held because a secret of several lines may be going on, are shown after this long. Ours.
+const HOLD_MAX: Duration = Duration::from_millis(500);
+
 /// The file `stop` is looked for at least this often, should its signal have been lost. Ours.
 const LOOK_FOR_STOP: Duration = Duration::from_secs(10);
 
@@ -55,6 +59,8 @@ pub struct Job {
     /// Of the job's orphans, which the keeper reaped.
     orphans_cpu_ms: u64,
     orphans_rss_bytes: u64,
+    /// None for jobs without secrets.
+    masker: Option<Masker>,
     encoder: Encoder,
 }
 
@@ -71,7 +77,13 @@ enum Phase {
 
 impl Job {
     /// `begun` is `started_at` on the clock that nobody sets.
-    pub fn new(launched: Launched, started_at: Timestamp, begun: Instant, cgroup: Option<Cgroup>) -> Job {
+    pub fn new(
+        launched: Launched,
+        started_at: Timestamp,
+        begun: Instant,
+        cgroup: Option<Cgroup>,
+        masker: Option<Masker>,
+    ) -> Job {
         Job {
             pid: launched.pid,
             started_at,
@@ -83,6 +95,7 @@ impl Job {
             reaped: None,
             orphans_cpu_ms: 0,
             orphans_rss_bytes: 0,
+            masker,
             encoder: Encoder::default(),
         }
     }
@@ -110,6 +123,7 @@ impl Job {
         // Whoever asked before the signal could be taken is heard now.
         let mut look_for_stop = true;
         let mut looked_at = Instant::now();
+        let mut held_since = None;
         loop {
             if let Phase::Running = phase {
                 if std::mem::take(&mut look_for_stop)
@@ -126,7 +140,10 @@ impl Job {
             if let Phase::Over = phase {
                 break;
             }
-            let due = [wake_at, limit.filter(|_| matches!(phase, Phase::Running)), writer.retry_at()];
+            let holds_lines = self.masker.as_ref().is_some_and(Masker::holds_lines);
+            held_since = holds_lines.then(|| held_since.unwrap_or_else(Instant::now));
+            let hold_until = held_since.map(|since| since + HOLD_MAX);
+            let due = [wake_at, limit.filter(|_| matches!(phase, Phase::Running)), writer.retry_at(), hold_until];
             let wait = due.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
             let ready = self.poll(&signals, wait.unwrap_or(LOOK_FOR_STOP).min(LOOK_FOR_STOP))?;
             if ready.signals {
@@ -143,6 +160,9 @@ impl Job {
             self.encoder.set_time(now.tv_sec, now.tv_nsec as u32);
             let read = (ready.stdout && self.read(Stream::Stdout, &mut buffer, &mut writer))
                 | (ready.stderr && self.read(Stream::Stderr, &mut buffer, &mut writer));
+            if hold_until.is_some_and(|until| until <= Instant::now()) {
+                self.show_held_lines(&mut writer);
+            }
             writer.retry(self.encoder.stamp());
             if let (Phase::Draining { until, end }, true) = (&mut phase, read) {
                 *until = (Instant::now() + DRAIN_QUIET).min(*end);
@@ -238,16 +258,35 @@ impl Job {
         };
         if bytes == 0 {
             *pipe = None;
-            self.encoder.end(stream);
+            self.end(stream);
         }
         for piece in buffer[..bytes].chunks(READ_BYTES / 4) {
-            self.encoder.push(stream, piece);
+            match &mut self.masker {
+                None => self.encoder.push(stream, piece),
+                Some(masker) => self.encoder.push(stream, masker.push(stream, piece)),
+            }
             if self.encoder.out.len() >= WRITE_BYTES {
                 self.write(writer);
             }
         }
         self.write(writer);
         bytes > 0
+    }
+
+    fn end(&mut self, stream: Stream) {
+        if let Some(masker) = &mut self.masker {
+            self.encoder.push(stream, masker.end(stream));
+        }
+        self.encoder.end(stream);
+    }
+
+    fn show_held_lines(&mut self, writer: &mut Writer) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if let Some(masker) = &mut self.masker {
+                self.encoder.push(stream, masker.give_lines(stream));
+            }
+        }
+        self.write(writer);
     }
 
     fn write(&mut self, writer: &mut Writer) {
@@ -270,8 +309,8 @@ impl Job {
     }
 
     fn finish(mut self, mut writer: Writer, reserve: &Reserve, account: Option<Account>) -> Exit {
-        self.encoder.end(Stream::Stdout);
-        self.encoder.end(Stream::Stderr);
+        self.end(Stream::Stdout);
+        self.end(Stream::Stderr);
         self.write(&mut writer);
         if writer.retry_at().is_some() {
             reserve.give_back();

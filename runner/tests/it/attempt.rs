@@ -85,13 +85,26 @@ impl Attempt {
     }
 
     pub fn start_in(folder: &Path, job: Job, env: BTreeMap<String, String>) -> Attempt {
+        Attempt::launch(folder, job, Launch { env, cgroup: true, ..Launch::default() })
+    }
+
+    /// Every variable's value is a secret.
+    pub fn start_with_secrets(job: Job, env: BTreeMap<String, String>) -> Attempt {
+        let folder = tempfile::tempdir().expect("folder");
+        let secret_names = env.keys().cloned().collect();
+        let launch = Launch { env, secret_names, cgroup: true, ..Launch::default() };
+        let mut attempt = Attempt::launch(folder.path(), job, launch);
+        attempt._folder = Some(folder);
+        attempt
+    }
+
+    fn launch(folder: &Path, job: Job, launch: Launch) -> Attempt {
         let order = order(job);
         let run = RunDirectory::of(folder, &order.run_id, order.attempt);
         run.create().expect("directory");
         let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: String::new(), refused: None };
         write_json(&run.order(), &accepted, Durability::Cache).expect("order");
         let command = KeeperCommand(vec![harness().into(), "keeper".into()]);
-        let launch = Launch { env, passed: BTreeMap::new(), cgroup: true };
         let keeper = spawn_keeper(&command, &run, &launch).expect("keeper").expect("lock");
         Attempt { run, keeper, _folder: None }
     }

@@ -8,6 +8,7 @@ mod exec;
 mod keeper;
 mod output;
 mod required;
+mod secrets;
 mod service;
 mod stopping;
 mod world;

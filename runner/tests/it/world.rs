@@ -20,7 +20,7 @@ pub struct World {
 impl World {
     pub fn new() -> World {
         let folder = tempfile::tempdir().expect("folder");
-        for name in ["orders", "claims", "stops", "state", "log"] {
+        for name in ["orders", "claims", "stops", "state", "log", "secrets"] {
             fs::create_dir(folder.path().join(name)).expect("folder");
         }
         let sinks = format!(
@@ -97,8 +97,13 @@ impl World {
         assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
     }
 
+    /// An order that is not sent yet.
+    pub fn prepared(&self, job: Job) -> Order {
+        order(job)
+    }
+
     pub fn order(&self, job: Job) -> Order {
-        let order = order(job);
+        let order = self.prepared(job);
         self.send(&order);
         order
     }

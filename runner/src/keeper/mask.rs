@@ -1,0 +1,368 @@
+//! Hides secrets in the job's output, in front of the spool and so of all who read it: sinks, rules, excerpt, people.
+//! A seat belt, not a boundary: a job that wants to tell a secret can always write it in a way nobody foresaw.
+//!
+//! Every byte that belongs to an occurrence of a text to hide is hidden, also where occurrences overlap; what is hidden
+//! without a break within a line becomes one [`MARK`]. Line ends stay, so that lines are counted as the job wrote them.
+//! What comes out is the same however the output was cut into reads: a byte leaves only once no text that may still be
+//! going on can hold it. Jobs without secrets have no masker.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use aho_corasick::Anchored;
+use aho_corasick::automaton::{Automaton, StateID};
+use aho_corasick::nfa::noncontiguous::NFA;
+use domain::line::Stream;
+
+use super::forms::texts_to_hide;
+
+/// What stands for a secret.
+pub const MARK: &[u8] = b"***";
+
+pub struct Masker {
+    texts: Texts,
+    stdout: Masked,
+    stderr: Masked,
+}
+
+impl Masker {
+    /// None when nothing of these values is to be hidden.
+    ///
+    /// # Errors
+    /// One sentence, when there is more to hide than can be looked for.
+    pub fn new<'v>(values: impl Iterator<Item = &'v str>) -> Result<Option<Masker>, String> {
+        let texts = texts_to_hide(values);
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        let texts = Texts::new(texts.into_iter().collect())?;
+        Ok(Some(Masker { stdout: Masked::new(&texts), stderr: Masked::new(&texts), texts }))
+    }
+
+    /// Takes bytes as they came from the pipe; gives what can be shown by now.
+    pub fn push(&mut self, stream: Stream, bytes: &[u8]) -> &[u8] {
+        let (texts, masked) = self.parts(stream);
+        masked.push(texts, bytes);
+        &masked.out
+    }
+
+    /// The stream has ended: gives the rest.
+    pub fn end(&mut self, stream: Stream) -> &[u8] {
+        let (_, masked) = self.parts(stream);
+        masked.out.clear();
+        masked.give_up_to(masked.place());
+        &masked.out
+    }
+
+    /// A sentence about the job, with what is secret in it hidden.
+    pub fn hide(&self, says: &str) -> String {
+        let mut masked = Masked::new(&self.texts);
+        masked.push(&self.texts, says.as_bytes());
+        let begin = masked.out.clone();
+        masked.out.clear();
+        masked.give_up_to(masked.place());
+        String::from_utf8_lossy(&[begin, masked.out].concat()).into_owned()
+    }
+
+    /// Whether lines that have ended wait for what follows, because a text of several lines may be going on.
+    pub fn holds_lines(&self) -> bool {
+        [&self.stdout, &self.stderr].iter().any(|masked| memchr::memchr(b'\n', &masked.held).is_some())
+    }
+
+    /// Nothing came for a while: gives the lines that have ended. Were the text to go on after all, the rest of it is
+    /// hidden.
+    pub fn give_lines(&mut self, stream: Stream) -> &[u8] {
+        let (_, masked) = self.parts(stream);
+        masked.out.clear();
+        if let Some(newline) = memchr::memrchr(b'\n', &masked.held) {
+            masked.give_up_to(masked.begin + newline as u64 + 1);
+        }
+        &masked.out
+    }
+
+    fn parts(&mut self, stream: Stream) -> (&Texts, &mut Masked) {
+        match stream {
+            Stream::Stdout => (&self.texts, &mut self.stdout),
+            Stream::Stderr => (&self.texts, &mut self.stderr),
+        }
+    }
+}
+
+/// What is looked for.
+struct Texts {
+    automaton: NFA,
+    start: StateID,
+    /// By state: how many of the last bytes may be the beginning of a text, the length of the longest such beginning.
+    depths: Vec<u32>,
+    /// The bytes with which a text begins.
+    begins: [bool; 256],
+}
+
+impl Texts {
+    fn new(texts: Vec<Vec<u8>>) -> Result<Texts, String> {
+        let says = |error: &dyn std::fmt::Display| format!("the job's secrets cannot be hidden in its output: {error}");
+        let automaton = NFA::builder().prefilter(false).build(&texts).map_err(|error| says(&error))?;
+        let start = automaton.start_state(Anchored::No).map_err(|error| says(&error))?;
+        let mut depths = vec![0; 1];
+        let mut begins = [false; 256];
+        for text in &texts {
+            begins[usize::from(text[0])] = true;
+            let mut state = start;
+            for (index, byte) in text.iter().enumerate() {
+                // What begins like a text leads to the state of just this beginning.
+                state = automaton.next_state(Anchored::No, state, *byte);
+                if depths.len() <= state.as_usize() {
+                    depths.resize(state.as_usize() + 1, 0);
+                }
+                depths[state.as_usize()] = index as u32 + 1;
+            }
+        }
+        Ok(Texts { automaton, start, depths, begins })
+    }
+
+    /// The length of the longest text that ends here; none ends when it is 0.
+    fn found(&self, state: StateID) -> u64 {
+        if !self.automaton.is_match(state) {
+            return 0;
+        }
+        let lengths = (0..self.automaton.match_len(state))
+            .map(|index| self.automaton.pattern_len(self.automaton.match_pattern(state, index)));
+        lengths.max().unwrap_or(0) as u64
+    }
+
+    fn depth(&self, state: StateID) -> u64 {
+        self.depths.get(state.as_usize()).copied().map_or(0, u64::from)
+    }
+}
+
+/// One stream on its way. Places are counted in bytes from its beginning.
+struct Masked {
+    state: StateID,
+    /// What is not decided yet.
+    held: Vec<u8>,
+    /// The place of the first byte of `held`.
+    begin: u64,
+    /// What is to be hidden of `held`: apart from each other, in order.
+    found: VecDeque<Range<u64>>,
+    /// The last byte that was given was hidden: its mark stands for what follows as well.
+    is_hiding: bool,
+    out: Vec<u8>,
+}
+
+impl Masked {
+    fn new(texts: &Texts) -> Masked {
+        Masked {
+            state: texts.start,
+            held: Vec::new(),
+            begin: 0,
+            found: VecDeque::new(),
+            is_hiding: false,
+            out: Vec::new(),
+        }
+    }
+
+    /// The place behind the last byte that came.
+    fn place(&self) -> u64 {
+        self.begin + self.held.len() as u64
+    }
+
+    fn push(&mut self, texts: &Texts, bytes: &[u8]) {
+        self.out.clear();
+        let before = self.place();
+        self.held.extend_from_slice(bytes);
+        let mut index = 0;
+        while index < bytes.len() {
+            if self.state == texts.start {
+                // Most bytes are of no text at all.
+                let skipped = bytes[index..].iter().position(|byte| texts.begins[usize::from(*byte)]);
+                let Some(skipped) = skipped else { break };
+                index += skipped;
+            }
+            self.state = texts.automaton.next_state(Anchored::No, self.state, bytes[index]);
+            index += 1;
+            let length = texts.found(self.state);
+            if length > 0 {
+                self.hide_last(before + index as u64, length);
+            }
+        }
+        self.give_up_to(self.place() - texts.depth(self.state).min(self.place()));
+    }
+
+    fn hide_last(&mut self, end: u64, length: u64) {
+        let mut start = end - length;
+        while let Some(last) = self.found.back()
+            && last.end >= start
+        {
+            start = start.min(last.start);
+            self.found.pop_back();
+        }
+        self.found.push_back(start..end);
+    }
+
+    /// Gives what is held before this place; places that were given before are nothing new.
+    fn give_up_to(&mut self, end: u64) {
+        let held = std::mem::take(&mut self.held);
+        let first = self.begin;
+        let of = |range: Range<u64>| &held[(range.start - first) as usize..(range.end - first) as usize];
+        while self.begin < end {
+            let next = self.found.front().cloned().filter(|found| found.start < end);
+            match next {
+                Some(found) if found.start <= self.begin => {
+                    let upto = found.end.min(end);
+                    self.hide(of(self.begin..upto.max(self.begin)));
+                    self.begin = upto.max(self.begin);
+                    if found.end <= end {
+                        self.found.pop_front();
+                    }
+                }
+                next => {
+                    let upto = next.map_or(end, |found| found.start);
+                    self.out.extend_from_slice(of(self.begin..upto));
+                    self.is_hiding = false;
+                    self.begin = upto;
+                }
+            }
+        }
+        self.held = held;
+        self.held.drain(..(self.begin - first) as usize);
+    }
+
+    fn hide(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match (byte, self.is_hiding) {
+                (b'\n', _) => {
+                    self.out.push(b'\n');
+                    self.is_hiding = false;
+                }
+                (_, false) => {
+                    self.out.extend_from_slice(MARK);
+                    self.is_hiding = true;
+                }
+                (_, true) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The rule itself, without any cleverness.
+    fn naive(texts: &[Vec<u8>], output: &[u8]) -> Vec<u8> {
+        let mut hidden = vec![false; output.len()];
+        for text in texts {
+            for start in 0..output.len() {
+                if output[start..].starts_with(text) {
+                    hidden[start..start + text.len()].fill(true);
+                }
+            }
+        }
+        let mut shown = Vec::new();
+        for (index, byte) in output.iter().enumerate() {
+            let goes_on = index > 0 && hidden[index - 1] && output[index - 1] != b'\n';
+            match hidden[index] && *byte != b'\n' {
+                false => shown.push(*byte),
+                true if goes_on => {}
+                true => shown.extend_from_slice(MARK),
+            }
+        }
+        shown
+    }
+
+    fn masker(texts: &[Vec<u8>]) -> Masker {
+        let texts = Texts::new(texts.to_vec()).expect("texts");
+        Masker { stdout: Masked::new(&texts), stderr: Masked::new(&texts), texts }
+    }
+
+    fn masked(masker: &mut Masker, pieces: &[&[u8]], pause: impl Fn(usize) -> bool) -> Vec<u8> {
+        let mut shown = Vec::new();
+        for (index, piece) in pieces.iter().enumerate() {
+            shown.extend_from_slice(masker.push(Stream::Stdout, piece));
+            if pause(index) {
+                shown.extend_from_slice(masker.give_lines(Stream::Stdout));
+                assert!(!masker.holds_lines());
+            }
+        }
+        shown.extend_from_slice(masker.end(Stream::Stdout));
+        shown
+    }
+
+    fn pieces<'o>(output: &'o [u8], cuts: &[usize]) -> Vec<&'o [u8]> {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (output.len() + 1)).collect();
+        cuts.extend([0, output.len()]);
+        cuts.sort_unstable();
+        cuts.windows(2).map(|pair| &output[pair[0]..pair[1]]).collect()
+    }
+
+    fn words(length_max: usize, letters: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop::sample::select(letters), 1..=length_max)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn what_is_shown_is_the_same_however_the_output_is_cut(
+            texts in prop::collection::vec(words(6, b"ab\n"), 1..6),
+            output in words(200, b"aabb\nc"),
+            cuts in prop::collection::vec(any::<usize>(), 0..40),
+        ) {
+            let shown = masked(&mut masker(&texts), &pieces(&output, &cuts), |_| false);
+            prop_assert_eq!(shown.escape_ascii().to_string(), naive(&texts, &output).escape_ascii().to_string());
+        }
+
+        /// Where no text spans lines, pauses change nothing either.
+        #[test]
+        fn a_pause_gives_what_would_have_been_given_later(
+            texts in prop::collection::vec(words(6, b"ab"), 1..6),
+            output in words(200, b"aabb\nc"),
+            cuts in prop::collection::vec(any::<usize>(), 0..40),
+            pauses in any::<u64>(),
+        ) {
+            let shown = masked(&mut masker(&texts), &pieces(&output, &cuts), |index| pauses >> (index % 64) & 1 == 1);
+            prop_assert_eq!(shown, naive(&texts, &output));
+        }
+
+        /// With a pause inside a text of several lines, nothing is lost and no line less is shown.
+        #[test]
+        fn a_pause_within_a_text_loses_no_line(
+            texts in prop::collection::vec(words(6, b"ab\n"), 1..6),
+            output in words(200, b"aabb\nc"),
+            cuts in prop::collection::vec(any::<usize>(), 0..40),
+            pauses in any::<u64>(),
+        ) {
+            let shown = masked(&mut masker(&texts), &pieces(&output, &cuts), |index| pauses >> (index % 64) & 1 == 1);
+            let rare = |bytes: &[u8]| bytes.iter().filter(|byte| b"\nc".contains(byte)).copied().collect::<Vec<u8>>();
+            prop_assert_eq!(rare(&shown), rare(&output));
+        }
+
+        #[test]
+        fn a_secret_is_shown_neither_plain_nor_in_json(value in "[!-~]{6,12}", before in "[ -~]{0,7}", after in "[ -~]{0,7}", step in 1..9usize) {
+            let output = format!("{before}{value}{after}\n{}\n", serde_json::Value::from(value.as_str()));
+            let mut masker = Masker::new(std::iter::once(value.as_str())).expect("texts").expect("a masker");
+            let pieces: Vec<&[u8]> = output.as_bytes().chunks(step).collect();
+            let shown = masked(&mut masker, &pieces, |_| false);
+            prop_assert!(memchr::memmem::find(&shown, value.as_bytes()).is_none(), "{}", shown.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn lines_wait_only_while_a_text_of_several_may_go_on() {
+        let mut masker = Masker::new(["first line\n{\nlast line"].into_iter()).expect("texts").expect("a masker");
+        assert_eq!(masker.push(Stream::Stdout, b"before\nfirst line\n{\nla"), b"before\n");
+        assert!(masker.holds_lines());
+        assert_eq!(masker.push(Stream::Stderr, b"prompt: \n"), b"prompt: \n");
+        assert_eq!(masker.push(Stream::Stdout, b"st line\nafter"), b"***\n***\n***\nafter");
+        assert_eq!(masker.push(Stream::Stdout, b"\nfirst line\n{\n"), b"\n");
+        assert_eq!(masker.give_lines(Stream::Stdout), b"***\n{\n");
+        assert_eq!(masker.push(Stream::Stdout, b"last line!"), b"***!");
+    }
+
+    #[test]
+    fn values_that_are_too_short_need_no_masker() {
+        assert!(Masker::new(["12345", ""].into_iter()).expect("texts").is_none());
+    }
+}
