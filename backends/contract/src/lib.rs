@@ -12,6 +12,7 @@ pub mod orders;
 pub mod reports;
 pub mod runs;
 pub mod samples;
+pub mod scenarios;
 pub mod settings;
 
 use std::any::Any;
@@ -99,14 +100,16 @@ mod tests {
             ("orders", include_str!("orders.rs")),
             ("reports", include_str!("reports.rs")),
             ("runs", include_str!("runs.rs")),
+            ("scenarios", include_str!("scenarios.rs")),
             ("settings", include_str!("settings.rs")),
         ];
         for (area, text) in areas {
             for line in text.lines() {
                 let Some(rest) = line.strip_prefix("pub async fn ") else { continue };
                 let name = rest.split('(').next().unwrap_or_default();
+                let lists = [include_str!("lib.rs"), include_str!("scenarios.rs")];
                 assert!(
-                    include_str!("lib.rs").contains(&format!(" {area}::{name},")),
+                    lists.iter().any(|list| list.contains(&format!(" {area}::{name},"))),
                     "{area}::{name} is not in the suite"
                 );
             }

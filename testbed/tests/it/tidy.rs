@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("services", &["domain", "rules"]),
     ("backends/embedded", &["domain"]),
     ("backends/aws", &["domain"]),
-    ("backends/contract", &["domain"]),
+    ("backends/contract", &["domain", "rules", "services"]),
     ("console", &["domain", "rules", "services"]),
     ("lambdas", &["domain", "rules", "services", "aws", "console"]),
     ("sexton", &["domain", "rules", "sinks", "runner", "services", "embedded", "aws", "console"]),

@@ -1,4 +1,4 @@
-//! Every promise of the ports.
+//! Every promise of the ports, and the stories of the services over them.
 
 use contract::Backend;
 use embedded::Embedded;
@@ -10,3 +10,4 @@ async fn embedded() -> Backend {
 }
 
 contract::suite!(embedded);
+contract::scenarios!(embedded);

@@ -1,0 +1,231 @@
+//! The services over a backend: what happens to runs, told as stories. The same ones for every backend, from here; a backend's
+//! test calls [`scenarios!`](crate::scenarios!) in one line, beside the suite of its ports.
+
+mod world;
+
+use std::time::Duration;
+
+use domain::alert::AlertKind;
+use domain::event::{Body, Ended};
+use domain::job::{Concurrency, Retries};
+use domain::ports::Ports;
+use domain::run::{Outcome, State};
+use services::commands;
+
+use world::{World, job, key};
+
+/// Makes one test of each scenario. `$make` is an `async fn() -> contract::Backend`, which has the group `db`.
+#[macro_export]
+macro_rules! scenarios {
+    ($make:path) => {
+        $crate::suite! { $make;
+            scenarios::after_a_day_every_firing_has_exactly_one_outcome,
+            scenarios::a_failed_run_is_tried_again_and_ends_once,
+            scenarios::forbid_skips_what_overlaps,
+            scenarios::a_report_that_comes_twice_counts_once,
+            scenarios::an_order_that_comes_three_times_starts_once,
+            scenarios::reports_out_of_order_come_to_the_same_end,
+            scenarios::a_stop_reaches_the_runner_and_ends_the_run,
+            scenarios::a_run_that_nobody_took_is_missed,
+            scenarios::a_run_whose_runner_is_gone_is_lost_until_the_truth_comes,
+            scenarios::a_paused_job_is_skipped_with_its_reason,
+            scenarios::two_ticks_at_once_make_one_run,
+        }
+    };
+}
+
+async fn at_eight(ports: &Ports, job: domain::job::Job) -> World {
+    let world = World::new(ports);
+    world.put(&job).await;
+    world.overdue().await;
+    world.set("08:00");
+    world.schedule().await;
+    world
+}
+
+/// Three jobs from 08:00 to 14:00; one of them fails at 10:00 and 11:00.
+pub async fn after_a_day_every_firing_has_exactly_one_outcome(ports: &Ports) {
+    let world = World::new(ports);
+    for (name, schedule) in [("dump", "0 * * * *"), ("report", "30 */2 * * *"), ("rotate", "@every 90m")] {
+        world.put(&job(name, schedule)).await;
+    }
+    let mut told = Vec::new();
+    for half_hour in 0..12 {
+        world.set(&format!("{:02}:{:02}", 8 + half_hour / 2, half_hour % 2 * 30));
+        world.beat().await;
+        world.schedule().await;
+        world.overdue().await;
+        for order in world.take().await {
+            world.started(&order).await;
+            let fails = order.job.name == "dump" && (4..7).contains(&half_hour);
+            world.finished(&order, i32::from(fails)).await;
+        }
+        world.collect().await;
+        told.extend(world.told().await);
+    }
+    let dumps = ["08 succeeded", "09 succeeded", "10 failed", "11 failed", "12 succeeded", "13 succeeded"];
+    assert_eq!(world.history("dump").await, dumps.map(|hour| hour.replacen(' ', ":00 ", 1)));
+    assert_eq!(world.runs("report").await.len(), 3);
+    assert_eq!(told, [AlertKind::Failed, AlertKind::Recovered], "told when it went bad, and when it was well again");
+    let ledger = world.ledger().await;
+    assert_eq!((ledger.open, ledger.of(Outcome::Failed)), (0, 2));
+    assert_eq!(ledger.scheduled, ledger.of(Outcome::Succeeded) + 2);
+}
+
+pub async fn a_failed_run_is_tried_again_and_ends_once(ports: &Ports) {
+    let mut dump = job("dump", "0 8 * * *");
+    let delay = Duration::from_secs(60);
+    dump.retries = Some(Retries { max: 1, delay, backoff: 1.0, on: vec![Outcome::Failed] });
+    let world = at_eight(ports, dump).await;
+    let first = world.run_all(1).await.remove(0);
+    let summary = world.collect().await;
+    assert_eq!((summary.ended, summary.retried), (0, 1));
+    world.pass(60);
+    let second = world.run_all(0).await.remove(0);
+    assert_eq!((&second.run_id, second.attempt), (&first.run_id, 2));
+    // The fencing token: what the first attempt still says changes nothing.
+    world.finished(&first, 1).await;
+    world.collect().await;
+    let run = world.runs("dump").await.remove(0);
+    assert_eq!((run.outcome, run.attempt, run.earlier.len()), (Some(Outcome::Succeeded), 2, 1));
+    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+}
+
+pub async fn forbid_skips_what_overlaps(ports: &Ports) {
+    let mut dump = job("dump", "* * * * *");
+    dump.concurrency = Concurrency::Forbid;
+    let world = at_eight(ports, dump).await;
+    let first = world.take().await.remove(0);
+    world.started(&first).await;
+    world.collect().await;
+    world.set("08:01");
+    world.schedule().await;
+    assert_eq!(world.history("dump").await, ["08:00 running", "08:01 skipped"]);
+    world.finished(&first, 0).await;
+    world.collect().await;
+    world.set("08:02");
+    assert_eq!(world.schedule().await.started, 1);
+}
+
+pub async fn a_report_that_comes_twice_counts_once(ports: &Ports) {
+    let world = at_eight(ports, job("dump", "0 8 * * *")).await;
+    let order = world.take().await.remove(0);
+    for _ in 0..2 {
+        world.started(&order).await;
+        world.finished(&order, 1).await;
+        world.collect().await;
+    }
+    assert_eq!(world.history("dump").await, ["08:00 failed"]);
+    assert_eq!(world.told().await, [AlertKind::Failed]);
+    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+}
+
+pub async fn an_order_that_comes_three_times_starts_once(ports: &Ports) {
+    let world = at_eight(ports, job("dump", "0 8 * * *")).await;
+    let order = world.take().await.remove(0);
+    world.ports.orders.send(&[order.clone(), order.clone()]).await.unwrap();
+    assert!(world.take_as("r2").await.is_empty(), "it is another runner's");
+    world.finished(&order, 0).await;
+    world.collect().await;
+    world.ports.orders.send(&[order]).await.unwrap();
+    assert!(world.take().await.is_empty(), "it is over");
+    assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
+}
+
+pub async fn reports_out_of_order_come_to_the_same_end(ports: &Ports) {
+    let world = at_eight(ports, job("dump", "0 8 * * *")).await;
+    let order = world.take().await.remove(0);
+    world.finished(&order, 0).await;
+    world.collect().await;
+    let ended = world.runs("dump").await.remove(0);
+    world.started(&order).await;
+    world.ports.reports.send(&[world.event(&order, Body::Quiet { since: world.now() })]).await.unwrap();
+    world.collect().await;
+    let run = world.runs("dump").await.remove(0);
+    assert_eq!((run.outcome, run.state), (Some(Outcome::Succeeded), State::Finished));
+    assert_eq!((run.finished_at, run.exit_code), (ended.finished_at, Some(0)));
+    assert!(world.told().await.is_empty());
+}
+
+pub async fn a_stop_reaches_the_runner_and_ends_the_run(ports: &Ports) {
+    let world = at_eight(ports, job("dump", "0 8 * * *")).await;
+    let order = world.take().await.remove(0);
+    world.started(&order).await;
+    world.collect().await;
+    assert!(world.beat().await.is_empty());
+    commands::stop(&world.ports, &order.run_id, world.now()).await.unwrap();
+    assert_eq!(world.beat().await, std::slice::from_ref(&order.run_id));
+    let report = domain::event::Report { ended: Ended::Stopped, ..world.report(143) };
+    world.reported(&order, report).await;
+    world.collect().await;
+    assert_eq!(world.history("dump").await, ["08:00 stopped"]);
+    assert!(world.beat().await.is_empty(), "there is nothing to stop any more");
+    assert!(world.told().await.is_empty(), "somebody asked for it");
+}
+
+pub async fn a_run_that_nobody_took_is_missed(ports: &Ports) {
+    let mut dump = job("dump", "0 8 * * *");
+    dump.start_within = Some(Duration::from_secs(300));
+    let world = at_eight(ports, dump).await;
+    world.set("08:05");
+    assert_eq!(world.overdue().await.missed, 0);
+    world.set("08:06");
+    assert_eq!(world.overdue().await.missed, 1);
+    assert_eq!(world.told().await, [AlertKind::Missed]);
+    assert!(world.take().await.is_empty(), "its order is worth nothing any more");
+    assert_eq!(world.history("dump").await, ["08:00 missed"]);
+}
+
+pub async fn a_run_whose_runner_is_gone_is_lost_until_the_truth_comes(ports: &Ports) {
+    let world = at_eight(ports, job("dump", "0 8 * * *")).await;
+    let order = world.take().await.remove(0);
+    world.started(&order).await;
+    world.collect().await;
+    for minute in 0..20 {
+        world.set(&format!("08:{minute:02}"));
+        if minute < 5 {
+            world.beat().await;
+        }
+        world.overdue().await;
+    }
+    assert_eq!(
+        (world.history("dump").await, world.told().await),
+        (vec!["08:00 lost".to_owned()], vec![AlertKind::Lost])
+    );
+    world.finished(&order, 0).await;
+    assert_eq!(world.collect().await.replaced, 1);
+    assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
+    assert_eq!((world.told().await, world.ledger().await.scheduled), (vec![AlertKind::Recovered], 1));
+}
+
+pub async fn a_paused_job_is_skipped_with_its_reason(ports: &Ports) {
+    let world = World::new(ports);
+    world.put(&job("dump", "* * * * *")).await;
+    commands::pause(&world.ports, &key("dump"), None, "the disk is full", world.now()).await.unwrap();
+    for (minute, resume) in [("08:00", false), ("08:01", true), ("08:02", false)] {
+        world.set(minute);
+        world.schedule().await;
+        if resume {
+            commands::resume(&world.ports, &key("dump"), world.now()).await.unwrap();
+        }
+    }
+    assert_eq!(world.history("dump").await, ["08:00 skipped", "08:01 skipped", "08:02 scheduled"]);
+    let reason = world.runs("dump").await.remove(0).reason.unwrap_or_default();
+    assert!(reason.starts_with("paused since ") && reason.ends_with(": the disk is full"), "{reason}");
+}
+
+pub async fn two_ticks_at_once_make_one_run(ports: &Ports) {
+    let world = World::new(ports);
+    for number in 0..20 {
+        world.put(&job(&format!("job-{number}"), "0 8 * * *")).await;
+    }
+    world.set("08:00");
+    tokio::join!(world.schedule(), world.schedule());
+    world.schedule().await;
+    let orders = world.run_all(0).await;
+    assert_eq!(orders.len(), 20, "each run is claimed once, however often it was ordered");
+    world.collect().await;
+    let ledger = world.ledger().await;
+    assert_eq!((ledger.scheduled, ledger.of(Outcome::Succeeded)), (20, 20));
+    assert_eq!(world.schedule().await.started, 0);
+}
