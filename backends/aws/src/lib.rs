@@ -1,1 +1,148 @@
-//! The ports over DynamoDB, SQS and SNS.
+//! The ports over DynamoDB, SQS and SNS. Chosen by `sexton` and by the Lambdas; knows no service.
+//!
+//! Everything is called by its name as a function of the installation's prefix (`names`). The tables are data (`tables`).
+//! What an item costs is counted (`meter`); what a call that failed means is decided in one place (`fault`).
+
+mod alerts;
+mod buckets;
+mod claims;
+mod due;
+mod dynamo;
+mod fault;
+mod item;
+mod job_item;
+mod jobs;
+mod meter;
+mod names;
+mod options;
+mod orders;
+mod reports;
+mod runs;
+mod settings;
+mod sqs;
+mod tables;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use domain::ports::{PortError, Ports};
+use jiff::Timestamp;
+
+use dynamo::Dynamo;
+use sqs::Sqs;
+
+pub use due::{SHARDS_DEFAULT, SHARDS_MAX};
+pub use meter::{Meter, Spent};
+pub use names::{Names, PREFIX_DEFAULT, check_group};
+pub use options::{AccessKey, ConnectError, KEPT_DEFAULT, Options};
+pub use orders::{Refused, Seal, Sign, Signature, Verify};
+pub use reports::{SentReport, report_of};
+pub use tables::{Index, Projection, Table, tables};
+
+/// An installation on AWS. Cheap to clone.
+#[derive(Clone)]
+pub struct Aws {
+    pub ports: Ports,
+    pub names: Names,
+    /// What the calls so far cost.
+    pub meter: Arc<Meter>,
+    /// Orders that were not executed as they could not be read or did not verify.
+    pub refused_orders: Arc<Refused>,
+    /// What other clients of AWS's services are made from: region, credentials, endpoint, timeouts.
+    pub sdk_config: aws_config::SdkConfig,
+    backend: Backend,
+}
+
+impl Aws {
+    /// Reports with their senders, which the port does not tell.
+    ///
+    /// # Errors
+    /// As of [`domain::ports::Reports::receive`].
+    pub async fn receive_sent(
+        &self,
+        most: usize,
+        lease: Duration,
+        wait: Duration,
+    ) -> Result<Vec<SentReport>, PortError> {
+        self.backend.receive_sent(most, lease, wait).await
+    }
+
+    /// Sets the number of shards of the due index for everybody, from `at` on.
+    ///
+    /// # Errors
+    /// A port's.
+    pub async fn change_shards(&self, wanted: u32, at: Timestamp) -> Result<(), PortError> {
+        self.backend.change_shards(wanted, at).await
+    }
+}
+
+impl std::fmt::Debug for Aws {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Aws").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// Every port.
+#[derive(Clone, Debug)]
+pub(crate) struct Backend {
+    dynamo: Dynamo,
+    sqs: Sqs,
+    names: Names,
+    /// How long runs and settled alerts are kept.
+    kept: Duration,
+    shards: Arc<due::KnownShards>,
+    remembered: Arc<buckets::Remembered>,
+    seal: Seal,
+    refused_orders: Arc<Refused>,
+    /// Which of several queues is asked first.
+    turn: Arc<AtomicUsize>,
+}
+
+/// Makes an installation's clients. Nothing is asked yet, unless credentials or shards demand it.
+///
+/// # Errors
+/// One sentence: a prefix or a number that cannot be, or no region.
+pub async fn connect(options: &Options) -> Result<Aws, ConnectError> {
+    connect_sealed(options, Seal::default()).await
+}
+
+/// As [`connect`], for who signs or verifies orders.
+///
+/// # Errors
+/// As of [`connect`].
+pub async fn connect_sealed(options: &Options, seal: Seal) -> Result<Aws, ConnectError> {
+    let names = options.names()?;
+    if let Some(shards) = options.shards.filter(|shards| !(1..=SHARDS_MAX).contains(shards)) {
+        return Err(ConnectError::Shards(shards));
+    }
+    let sdk_config = options.sdk_config().await?;
+    let meter = Arc::new(Meter::default());
+    let backend = Backend {
+        dynamo: Dynamo::new(aws_sdk_dynamodb::Client::new(&sdk_config), names.prefix(), meter.clone()),
+        sqs: Sqs::new(aws_sdk_sqs::Client::new(&sdk_config), meter.clone()),
+        names: names.clone(),
+        kept: options.kept,
+        shards: Arc::new(due::KnownShards::new()),
+        remembered: Arc::default(),
+        seal,
+        refused_orders: Arc::default(),
+        turn: Arc::default(),
+    };
+    if let Some(shards) = options.shards {
+        backend.change_shards(shards, Timestamp::now()).await?;
+    }
+    let all = Arc::new(backend.clone());
+    let ports = Ports {
+        jobs: all.clone(),
+        due: all.clone(),
+        runs: all.clone(),
+        alerts: all.clone(),
+        settings: all.clone(),
+        orders: all.clone(),
+        claims: all.clone(),
+        reports: all,
+    };
+    let refused_orders = backend.refused_orders.clone();
+    Ok(Aws { ports, names, meter, refused_orders, sdk_config, backend })
+}

@@ -1,0 +1,248 @@
+//! Alert states by job, and transitions on their way to people. Written only where there is something to tell.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::types::AttributeValue;
+use domain::alert::{AlertState, Fate, Transition};
+use domain::job::JobKey;
+use domain::ports::{AlertStep, AlertStore, Cursor, Page, PortResult, Stored};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::Backend;
+use crate::dynamo::{Change, Changed, Part, Query, Transacted};
+use crate::item::{Item, instant, item_of, n, record_of, s, text, whole};
+use crate::tables::{ALERTS_BY_TIME, ALERTS_PENDING, CAME, EXPIRES, LISTED, PENDING, READY};
+
+const ALERTS: &str = "alerts";
+
+/// The one partition of each index: alerts are few, as only changes are told.
+const YES: &str = "yes";
+
+/// An alert step as parts of a transaction: the state first, if it moves, then the transitions.
+#[derive(Debug, Default)]
+pub struct StepParts {
+    state: Option<Part>,
+    transitions: Vec<Part>,
+}
+
+impl StepParts {
+    /// `kept`: how long transitions are kept.
+    pub fn of(step: Option<&AlertStep>, kept: Duration) -> PortResult<StepParts> {
+        let Some(step) = step else { return Ok(StepParts::default()) };
+        let mut parts = StepParts::default();
+        if let Some(change) = &step.state {
+            let mut item = state_key(&change.key);
+            item.insert("state".to_owned(), AttributeValue::M(item_of(&change.state)?));
+            item.insert("version".to_owned(), n(change.expected + 1));
+            let (condition, values) = match change.expected {
+                0 => ("attribute_not_exists(#id)", vec![]),
+                version => ("#version = :version", vec![(":version", n(version))]),
+            };
+            parts.state = Some(Part::Put { table: ALERTS, item, condition: condition.to_owned(), values });
+        }
+        for transition in &step.transitions {
+            let item = item_of_transition(transition, kept)?;
+            let condition = "attribute_not_exists(#id)".to_owned();
+            parts.transitions.push(Part::Put { table: ALERTS, item, condition, values: vec![] });
+        }
+        Ok(parts)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.state.is_none() && self.transitions.is_empty()
+    }
+
+    pub fn parts(&self) -> Vec<Part> {
+        self.state.iter().chain(&self.transitions).cloned().collect()
+    }
+
+    /// Whether the state is another one by now; `refused` is what the transaction said of these parts.
+    pub fn state_is_refused(&self, refused: &[Option<Option<Item>>]) -> bool {
+        self.state.is_some() && refused.first().is_some_and(Option::is_some)
+    }
+}
+
+/// The step without the transitions that are stored already.
+pub fn without_known(step: StepParts, refused: &[Option<Option<Item>>]) -> PortResult<StepParts> {
+    let before = usize::from(step.state.is_some());
+    let is_known = |place: usize| refused.get(before + place).is_some_and(Option::is_some);
+    let all = step.transitions.len();
+    let transitions: Vec<Part> =
+        step.transitions.into_iter().enumerate().filter(|(place, _)| !is_known(*place)).map(|(_, part)| part).collect();
+    if transitions.len() == all {
+        let says = "DynamoDB refused a transaction and did not say which part of it";
+        return Err(domain::ports::PortError::Retry(says.to_owned()));
+    }
+    Ok(StepParts { state: step.state, transitions })
+}
+
+#[async_trait]
+impl AlertStore for Backend {
+    async fn state(&self, key: &JobKey) -> PortResult<Stored<AlertState>> {
+        let Some(item) = self.dynamo.get(ALERTS, state_key(key)).await? else {
+            return Ok(Stored { record: AlertState::default(), version: 0 });
+        };
+        // A state that cannot be read counts as the first day's: at worst people are told once more.
+        let state = item.get("state").and_then(|state| record_of(state.as_m().ok()?).ok());
+        Ok(Stored { record: state.unwrap_or_default(), version: whole(&item, "version").unwrap_or(0) })
+    }
+
+    async fn raise(&self, step: &AlertStep) -> PortResult<bool> {
+        let mut step = StepParts::of(Some(step), self.kept)?;
+        if step.state.is_none() {
+            for part in step.transitions {
+                if let Part::Put { table, item, condition, values } = part {
+                    self.dynamo.put(table, item, &condition, values).await?;
+                }
+            }
+            return Ok(true);
+        }
+        loop {
+            match self.dynamo.transact(step.parts()).await? {
+                Transacted::Done => return Ok(true),
+                Transacted::Refused(refused) if step.state_is_refused(&refused) => return Ok(false),
+                Transacted::Refused(refused) => step = without_known(step, &refused)?,
+            }
+        }
+    }
+
+    async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>> {
+        let mut due = Query {
+            index: Some(ALERTS_PENDING),
+            condition: format!("#{PENDING} = :yes AND #{READY} <= :at"),
+            values: vec![(":yes", s(YES)), (":at", s(format!("{}$", instant(at))))],
+            limit: Some(most),
+            ..Query::default()
+        };
+        let mut claimed = Vec::new();
+        loop {
+            let found = self.dynamo.query(ALERTS, due.clone()).await?;
+            for item in &found.items {
+                claimed.extend(self.claim_one(item, worker, until).await?);
+                if claimed.len() == most {
+                    return Ok(claimed);
+                }
+            }
+            if found.next.is_none() {
+                return Ok(claimed);
+            }
+            due.start = found.next;
+        }
+    }
+
+    async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()> {
+        for transition in transitions {
+            let pending = transition.fate == Fate::Pending;
+            let mut values = vec![
+                (":transition", AttributeValue::M(item_of(transition)?)),
+                (":ready", s(ready_of(transition.not_before, &transition.id))),
+                (":worker", s(worker)),
+            ];
+            let set = if pending {
+                values.push((":yes", s(YES)));
+                format!("SET #transition = :transition, #{READY} = :ready, #{PENDING} = :yes REMOVE #worker")
+            } else {
+                format!("SET #transition = :transition, #{READY} = :ready REMOVE #worker, #{PENDING}")
+            };
+            let change = Change { set, condition: "#worker = :worker".to_owned(), values, all_new: false };
+            // Refused: another worker claimed it since.
+            self.dynamo.update(ALERTS, transition_key(&transition.id), change).await?;
+        }
+        Ok(())
+    }
+
+    async fn list(&self, after: Option<&Cursor>, most: usize) -> PortResult<Page<Transition>> {
+        let before = after.map_or("~", |after| after.0.as_str());
+        let mut query = Query {
+            index: Some(ALERTS_BY_TIME),
+            condition: format!("#{LISTED} = :yes AND #{CAME} < :before"),
+            values: vec![(":yes", s(YES)), (":before", s(before))],
+            backward: true,
+            limit: Some(most),
+            ..Query::default()
+        };
+        let (mut records, mut last, mut seen) = (Vec::new(), None, 0);
+        loop {
+            let found = self.dynamo.query(ALERTS, query.clone()).await?;
+            for item in &found.items {
+                // One that cannot be read was noted when it was claimed.
+                records.extend(transition_of(item).ok());
+                last = text(item, CAME).map(str::to_owned);
+                seen += 1;
+            }
+            if seen >= most || found.next.is_none() {
+                let next = last.filter(|_| seen >= most).map(Cursor);
+                return Ok(Page { records, next });
+            }
+            query.start = found.next;
+            query.limit = Some(most - seen);
+        }
+    }
+}
+
+impl Backend {
+    /// Claims what the index told of; nothing when somebody else was first.
+    async fn claim_one(&self, item: &Item, worker: &str, until: Timestamp) -> PortResult<Option<Transition>> {
+        let (Some(id), Some(ready)) = (text(item, "id"), text(item, READY)) else { return Ok(None) };
+        let bare = id.strip_prefix(TOLD).unwrap_or(id);
+        let key = Item::from([("id".to_owned(), s(id))]);
+        let transition = match transition_of(item) {
+            Ok(transition) => transition,
+            Err(why) => {
+                let change = Change { set: format!("REMOVE #{PENDING}"), ..Change::default() };
+                self.dynamo.update(ALERTS, key, change).await?;
+                self.note("alert", bare, &why).await;
+                return Ok(None);
+            }
+        };
+        let change = Change {
+            set: format!("SET #{READY} = :until, #worker = :worker"),
+            condition: format!("#{PENDING} = :yes AND #{READY} = :ready"),
+            values: vec![
+                (":until", s(ready_of(until, bare))),
+                (":worker", s(worker)),
+                (":yes", s(YES)),
+                (":ready", s(ready)),
+            ],
+            all_new: false,
+        };
+        let claimed = matches!(self.dynamo.update(ALERTS, key, change).await?, Changed::Done(_));
+        Ok(claimed.then_some(transition))
+    }
+}
+
+const TOLD: &str = "told:";
+
+fn state_key(key: &JobKey) -> Item {
+    Item::from([("id".to_owned(), s(format!("state:{key}")))])
+}
+
+fn transition_key(id: &str) -> Item {
+    Item::from([("id".to_owned(), s(format!("{TOLD}{id}")))])
+}
+
+/// Texts in the order of the instants, and of the ids where these are the same.
+fn ready_of(at: Timestamp, id: &str) -> String {
+    format!("{}#{id}", instant(at))
+}
+
+fn item_of_transition(transition: &Transition, kept: Duration) -> PortResult<Item> {
+    let mut item = transition_key(&transition.id);
+    let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
+    let expires = transition.at.checked_add(kept).unwrap_or(Timestamp::MAX);
+    item.insert("transition".to_owned(), AttributeValue::M(item_of(transition)?));
+    item.insert(READY.to_owned(), s(ready_of(transition.not_before, &transition.id)));
+    item.insert(LISTED.to_owned(), s(YES));
+    item.insert(CAME.to_owned(), s(ready_of(transition.at, &transition.id)));
+    item.insert(EXPIRES.to_owned(), n(expires.as_second()));
+    if transition.fate == Fate::Pending {
+        item.insert(PENDING.to_owned(), s(YES));
+    }
+    Ok(item)
+}
+
+fn transition_of(item: &Item) -> Result<Transition, String> {
+    let transition = item.get("transition").and_then(|transition| transition.as_m().ok());
+    record_of(transition.ok_or("it has no attribute `transition` that is a map")?)
+}

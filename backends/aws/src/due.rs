@@ -1,0 +1,313 @@
+//! The due index: a partition for each minute and shard. An entry stands until it expires, because a delete costs as much
+//! as a write; what was dealt with is left out by when it was written.
+//!
+//! The number of shards may change while everything runs: entries are put by the new number from then on, and all shards
+//! that either number has are read until every job has an entry by the new one (the sweep sees to that).
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::job::JobKey;
+use domain::ports::{Due, DueIndex, PortResult};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::Backend;
+use crate::dynamo::{Query, in_parallel};
+use crate::item::{Item, instant, n, s, text};
+use crate::tables::EXPIRES;
+
+const DUE: &str = "due";
+
+/// Shards of a new installation: two thousand firings at once, for the price of two reads a minute looked at.
+pub const SHARDS_DEFAULT: u32 = 2;
+
+/// Ours: a hundred thousand firings at once.
+pub const SHARDS_MAX: u32 = 128;
+
+/// How long both numbers are read. Ours: the sweep puts all entries anew every quarter of an hour, and may be down for a
+/// day.
+const BOTH_READ_FOR: SignedDuration = SignedDuration::from_hours(48);
+
+/// How old what this process knows of the number may be.
+const KNOWN_FOR: Duration = Duration::from_secs(30);
+
+/// An entry is kept for so long after its instant. The scheduler's first look back is a day.
+const KEPT_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+const SHARDS_SETTING: &str = "due_shards";
+
+/// `due_shards`: the number of shards.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Shards {
+    /// By which entries are put.
+    pub now: u32,
+    /// The largest number by which entries may have been put.
+    pub before: u32,
+    /// Until when those of `before` are read too.
+    pub before_until: Option<Timestamp>,
+}
+
+impl Shards {
+    /// How many shards are to be read.
+    fn read(&self, at: Timestamp) -> u32 {
+        match self.before_until {
+            Some(until) if at < until => self.now.max(self.before),
+            _ => self.now,
+        }
+    }
+
+    /// The same with another number from `at` on.
+    fn changed(&self, wanted: u32, at: Timestamp) -> Shards {
+        let until = at.checked_add(BOTH_READ_FOR).unwrap_or(Timestamp::MAX);
+        Shards { now: wanted, before: self.read(at), before_until: Some(until) }
+    }
+}
+
+/// What this process knows of the number.
+#[derive(Debug)]
+pub struct KnownShards {
+    known: Mutex<(Shards, Option<std::time::Instant>)>,
+}
+
+impl KnownShards {
+    pub fn new() -> KnownShards {
+        let first = Shards { now: SHARDS_DEFAULT, before: SHARDS_DEFAULT, before_until: None };
+        KnownShards { known: Mutex::new((first, None)) }
+    }
+
+    fn get(&self) -> Shards {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.clone()
+    }
+
+    fn set(&self, shards: Shards) {
+        *self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            (shards, Some(std::time::Instant::now()));
+    }
+
+    fn is_fresh(&self) -> bool {
+        let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.1.is_some_and(|at| at.elapsed() < KNOWN_FOR)
+    }
+}
+
+#[async_trait]
+impl DueIndex for Backend {
+    fn shards(&self) -> u32 {
+        self.shards.get().read(Timestamp::now())
+    }
+
+    async fn put(&self, entries: &[Due]) -> PortResult<()> {
+        self.learn_shards().await?;
+        let shards = self.shards.get().now;
+        let written = instant(Timestamp::now());
+        let mut items: Vec<(String, Item)> =
+            entries.iter().map(|entry| (name_of(entry), item_of_entry(entry, shards, &written))).collect();
+        // A batch must not name an item twice.
+        items.sort_by(|one, other| one.0.cmp(&other.0));
+        items.dedup_by(|one, other| one.0 == other.0);
+        self.dynamo.batch_put(DUE, items.into_iter().map(|(_, item)| item).collect()).await
+    }
+
+    async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>> {
+        self.entries(shard, from, until, None, most).await
+    }
+
+    async fn list_late(
+        &self,
+        shard: u32,
+        from: Timestamp,
+        until: Timestamp,
+        written_since: Timestamp,
+        most: usize,
+    ) -> PortResult<Vec<Due>> {
+        self.entries(shard, from, until, Some(written_since), most).await
+    }
+
+    /// Entries expire by themselves.
+    async fn remove(&self, _entries: &[Due]) -> PortResult<()> {
+        Ok(())
+    }
+}
+
+impl Backend {
+    /// Reads the number of shards when what is known of it is old.
+    pub(crate) async fn learn_shards(&self) -> PortResult<()> {
+        if !self.shards.is_fresh() {
+            let (shards, _) = self.read_shards().await?;
+            self.shards.set(shards);
+        }
+        Ok(())
+    }
+
+    async fn read_shards(&self) -> PortResult<(Shards, Option<u64>)> {
+        let stored = domain::ports::Settings::read(self, SHARDS_SETTING).await?;
+        let version = stored.as_ref().map(|stored| stored.version);
+        let shards = stored.and_then(|stored| serde_json::from_value(stored.record).ok());
+        Ok((shards.filter(|shards: &Shards| shards.now > 0).unwrap_or_else(|| KnownShards::new().get()), version))
+    }
+
+    /// Sets the number of shards for everybody, from `at` on.
+    ///
+    /// # Errors
+    /// A port's.
+    pub async fn change_shards(&self, wanted: u32, at: Timestamp) -> PortResult<()> {
+        loop {
+            let (shards, version) = self.read_shards().await?;
+            if version.is_some() && shards.now == wanted {
+                self.shards.set(shards);
+                return Ok(());
+            }
+            let changed = shards.changed(wanted, at);
+            let value = serde_json::to_value(&changed).unwrap_or_default();
+            if domain::ports::Settings::write(self, SHARDS_SETTING, &value, version).await? {
+                self.shards.set(changed);
+                return Ok(());
+            }
+        }
+    }
+
+    async fn entries(
+        &self,
+        shard: u32,
+        from: Timestamp,
+        until: Timestamp,
+        written_since: Option<Timestamp>,
+        most: usize,
+    ) -> PortResult<Vec<Due>> {
+        if shard == 0 {
+            self.learn_shards().await?;
+        }
+        let mut found: Vec<Due> = Vec::new();
+        let minutes: Vec<i64> = (minute_of(from)..=minute_of(until)).collect();
+        for together in minutes.chunks(crate::dynamo::PARALLEL_MAX) {
+            let backend = self.clone();
+            let read = move |minute: i64| {
+                let backend = backend.clone();
+                async move { backend.minute(shard, minute, from, until, written_since, most).await }
+            };
+            found.extend(in_parallel(together.to_vec(), read).await?.into_iter().flatten());
+            if found.len() >= most {
+                break;
+            }
+        }
+        found.sort();
+        found.truncate(most);
+        Ok(found)
+    }
+
+    /// What one partition has, earliest first.
+    async fn minute(
+        &self,
+        shard: u32,
+        minute: i64,
+        from: Timestamp,
+        until: Timestamp,
+        written_since: Option<Timestamp>,
+        most: usize,
+    ) -> PortResult<Vec<Due>> {
+        let mut query = Query {
+            condition: "#slot = :slot AND #entry BETWEEN :from AND :until".to_owned(),
+            values: vec![
+                (":slot", s(slot_of(minute, shard))),
+                (":from", s(instant(from))),
+                // What comes after everything that begins with the instant.
+                (":until", s(format!("{}$", instant(until)))),
+            ],
+            consistent: true,
+            limit: Some(most),
+            ..Query::default()
+        };
+        if let Some(written_since) = written_since {
+            query.filter = "#written >= :written".to_owned();
+            query.values.push((":written", s(instant(written_since))));
+        }
+        let mut found = Vec::new();
+        loop {
+            let page = self.dynamo.query(DUE, query.clone()).await?;
+            found.extend(page.items.iter().filter_map(entry_of_item));
+            if page.next.is_none() || found.len() >= most {
+                return Ok(found);
+            }
+            query.start = page.next;
+        }
+    }
+}
+
+fn minute_of(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(60)
+}
+
+fn slot_of(minute: i64, shard: u32) -> String {
+    let at = Timestamp::from_second(minute * 60).unwrap_or(Timestamp::MAX);
+    format!("{}#{shard}", at.strftime("%Y-%m-%dT%H:%MZ"))
+}
+
+/// Which of `shards` a job is in.
+fn shard_of(key: &JobKey, shards: u32) -> u32 {
+    let digest = Sha256::digest(key.to_string());
+    u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % shards.max(1)
+}
+
+/// `#` comes before, `$` after everything that may stand in a name.
+fn name_of(entry: &Due) -> String {
+    format!("{}#{}#{}", instant(entry.at), entry.key, entry.timing)
+}
+
+fn item_of_entry(entry: &Due, shards: u32, written: &str) -> Item {
+    let expires = entry.at.checked_add(KEPT_AFTER).unwrap_or(entry.at).as_second();
+    [
+        ("slot", s(slot_of(minute_of(entry.at), shard_of(&entry.key, shards)))),
+        ("entry", s(name_of(entry))),
+        ("written", s(written)),
+        (EXPIRES, n(expires)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// What is not ours is nobody's entry.
+fn entry_of_item(item: &Item) -> Option<Due> {
+    let mut parts = text(item, "entry")?.splitn(3, '#');
+    let at = parts.next()?.parse().ok()?;
+    let key = JobKey::parse(parts.next()?).ok()?;
+    Some(Due { at, key, timing: parts.next()?.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(hour: i64) -> Timestamp {
+        Timestamp::from_second(1_795_420_200 + hour * 3600).unwrap()
+    }
+
+    #[test]
+    fn while_the_number_of_shards_changes_both_are_read() {
+        let first = Shards { now: 2, before: 2, before_until: None };
+        let more = first.changed(8, at(0));
+        assert_eq!((more.now, more.read(at(0)), more.read(at(100))), (8, 8, 8));
+        let fewer = more.changed(3, at(1));
+        assert_eq!((fewer.now, fewer.read(at(1)), fewer.read(at(48)), fewer.read(at(50))), (3, 8, 8, 3));
+        let again = fewer.changed(4, at(2));
+        assert_eq!((again.now, again.read(at(3)), again.read(at(51))), (4, 8, 4));
+    }
+
+    #[test]
+    fn an_entry_comes_back_from_its_item() {
+        let entry = Due { at: at(0), key: JobKey::new("db", "a.b-c_D"), timing: "0a1b".to_owned() };
+        assert_eq!(entry_of_item(&item_of_entry(&entry, 4, "w")), Some(entry));
+    }
+
+    #[test]
+    fn jobs_spread_over_the_shards() {
+        let mut counts = [0; 4];
+        for number in 0..1000 {
+            counts[shard_of(&JobKey::new("db", format!("job-{number}")), 4) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| *count > 200), "{counts:?}");
+    }
+}

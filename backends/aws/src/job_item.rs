@@ -1,0 +1,310 @@
+//! A job as an item of the table `jobs`: the fields of the jobs file as plain attributes. What the AWS console or a hand
+//! makes of types is read kindly (a number as a text, a text as a flag or a list); what cannot be meant is one sentence.
+
+use domain::fault::nearest;
+use domain::job::Job;
+use domain::jobs_file::fields::check_name;
+use domain::ports::PortError;
+use serde_json::{Map, Value};
+
+use crate::item::{Item, item_of, object_of};
+
+/// Counts our own writes; an item made by hand has none.
+pub const VERSION: &str = "version";
+
+/// What a field is, for reading it kindly.
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    Flag,
+    Number,
+    Texts,
+    Numbers,
+    /// Names with texts.
+    Map,
+    Fields(&'static [(&'static str, Kind)]),
+}
+
+/// Every field of a job, by the names of the jobs file.
+const FIELDS: [(&str, Kind); 27] = [
+    ("group", Kind::Text),
+    ("name", Kind::Text),
+    ("schedule", Kind::Text),
+    ("zone", Kind::Text),
+    ("command", Kind::Text),
+    ("argv", Kind::Texts),
+    ("enabled", Kind::Flag),
+    ("user", Kind::Text),
+    ("cwd", Kind::Text),
+    ("env", Kind::Map),
+    ("stdin", Kind::Text),
+    ("timeout", Kind::Text),
+    ("kill_grace", Kind::Text),
+    ("start_within", Kind::Text),
+    ("quiet_limit", Kind::Text),
+    ("min_duration", Kind::Text),
+    ("concurrency", Kind::Text),
+    ("catch_up", Kind::Text),
+    ("success_exit_codes", Kind::Numbers),
+    (
+        "retries",
+        Kind::Fields(&[("max", Kind::Number), ("delay", Kind::Text), ("backoff", Kind::Number), ("on", Kind::Texts)]),
+    ),
+    ("needs", Kind::Fields(&[("cpu", Kind::Number), ("memory", Kind::Text)])),
+    ("rules", Kind::Texts),
+    ("alert", Kind::Fields(&[("after", Kind::Number), ("remind", Kind::Text), ("channels", Kind::Texts)])),
+    ("description", Kind::Text),
+    ("owner", Kind::Text),
+    ("anchor", Kind::Text),
+    ("source", Kind::Text),
+];
+
+/// Set by commands only, and read as it is.
+const PAUSED: &str = "paused";
+
+/// The item of a job.
+///
+/// # Errors
+/// Never for a job that was read.
+pub fn item_of_job(job: &Job) -> Result<Item, PortError> {
+    item_of(job)
+}
+
+/// Reads an item that a person may have made.
+///
+/// # Errors
+/// One sentence that says what to write instead.
+pub fn job_of_item(item: &Item) -> Result<Job, String> {
+    let Value::Object(mut written) = object_of(item)? else { return Err("the item is no job".to_owned()) };
+    written.remove(VERSION);
+    let paused = written.remove(PAUSED);
+    let mut fields = kindly("", &FIELDS, written)?;
+    fields.extend(paused.map(|paused| (PAUSED.to_owned(), paused)));
+    for required in ["group", "name", "schedule"] {
+        if !fields.contains_key(required) {
+            return Err(format!("`{required}` is missing; a job needs group, name, schedule and command"));
+        }
+    }
+    match (fields.get("command"), fields.contains_key("argv")) {
+        (None, false) => return Err("`command` is missing; write what to run".to_owned()),
+        (Some(_), true) => return Err("both `command` and `argv`; write one of them".to_owned()),
+        (Some(Value::String(command)), false) if command.trim().is_empty() => {
+            return Err("`command` is empty; write what to run".to_owned());
+        }
+        _ => {}
+    }
+    let job: Job = serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?;
+    check_name("group", &job.group)?;
+    check_name("name", &job.name)?;
+    domain::jobs_file::fields::schedule(&job, jiff::Timestamp::UNIX_EPOCH)?;
+    Ok(job)
+}
+
+fn kindly(
+    within: &str,
+    known: &[(&'static str, Kind)],
+    written: Map<String, Value>,
+) -> Result<Map<String, Value>, String> {
+    let mut fields = Map::new();
+    for (name, value) in written {
+        // Attributes of AWS's own, of global tables.
+        if name.starts_with("aws:") || is_empty(&value) {
+            continue;
+        }
+        let Some((_, kind)) = known.iter().find(|(known, _)| *known == name) else {
+            let hint = nearest(&name, known.iter().map(|(known, _)| *known));
+            let hint = hint.map_or_else(|| "remove it".to_owned(), |known| format!("did you mean `{within}{known}`?"));
+            return Err(format!("`{within}{name}` is no field of a job; {hint}"));
+        };
+        let path = format!("{within}{name}");
+        fields.insert(name, read(&path, *kind, value)?);
+    }
+    Ok(fields)
+}
+
+/// What the console leaves when a value is cleared.
+fn is_empty(value: &Value) -> bool {
+    matches!(value, Value::Null) || value.as_str().is_some_and(str::is_empty)
+}
+
+fn read(path: &str, kind: Kind, value: Value) -> Result<Value, String> {
+    let wrong = |value: &Value, wanted: &str| Err(format!("`{path}` is {value}; write {wanted}"));
+    match (kind, value) {
+        (Kind::Text, Value::String(text)) => Ok(Value::String(text)),
+        (Kind::Text, Value::Number(number)) => Ok(Value::String(number.to_string())),
+        (Kind::Text, value) => wrong(&value, "a text"),
+        (Kind::Flag, Value::Bool(yes)) => Ok(Value::Bool(yes)),
+        (Kind::Flag, value) => match bare(&value).as_str() {
+            "true" | "yes" | "on" | "1" => Ok(Value::Bool(true)),
+            "false" | "no" | "off" | "0" => Ok(Value::Bool(false)),
+            _ => wrong(&value, "true or false"),
+        },
+        (Kind::Number, Value::Number(number)) => Ok(Value::Number(number)),
+        (Kind::Number, value) => match serde_json::from_str(&bare(&value)) {
+            Ok(Value::Number(number)) => Ok(Value::Number(number)),
+            _ => wrong(&value, "a number"),
+        },
+        (Kind::Texts, value) => parts(path, Kind::Text, value),
+        (Kind::Numbers, value) => parts(path, Kind::Number, value),
+        (Kind::Map, Value::Object(fields)) => {
+            // An empty text is a value here: an empty variable.
+            let each = |(name, value): (String, Value)| {
+                let value = match value {
+                    Value::Bool(yes) => Value::String(yes.to_string()),
+                    value => read(&format!("{path}.{name}"), Kind::Text, value)?,
+                };
+                Ok((name, value))
+            };
+            Ok(Value::Object(fields.into_iter().map(each).collect::<Result<_, String>>()?))
+        }
+        (Kind::Map, value) => wrong(&value, "a map of names and texts"),
+        (Kind::Fields(known), Value::Object(fields)) => Ok(Value::Object(kindly(&format!("{path}."), known, fields)?)),
+        (Kind::Fields(_), value) => wrong(&value, "a map of its fields"),
+    }
+}
+
+/// A list, a set, or one value; a text with commas is a list too.
+fn parts(path: &str, kind: Kind, value: Value) -> Result<Value, String> {
+    let parts = match value {
+        Value::Array(parts) => parts,
+        Value::String(text) if path != "argv" => {
+            text.split(',').map(|part| Value::String(part.trim().to_owned())).filter(|part| !is_empty(part)).collect()
+        }
+        Value::String(text) => vec![Value::String(text)],
+        value => vec![value],
+    };
+    parts.into_iter().map(|part| read(path, kind, part)).collect()
+}
+
+fn bare(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.trim().to_ascii_lowercase(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use domain::job::{Command, JobKey};
+
+    use super::*;
+    use crate::item::{attribute, n, s};
+
+    fn five() -> Item {
+        [("group", s("db")), ("name", s("dump")), ("command", s("dump.sh")), ("schedule", s("30 2 * * *"))]
+            .into_iter()
+            .chain([("enabled", AttributeValue::Bool(true))])
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    fn with(name: &str, value: AttributeValue) -> Item {
+        let mut item = five();
+        item.insert(name.to_owned(), value);
+        item
+    }
+
+    #[test]
+    fn the_five_attributes_make_a_job_with_every_default() {
+        let job = job_of_item(&five()).unwrap();
+        let wanted = Job::new(JobKey::new("db", "dump"), "30 2 * * *", Command::Shell("dump.sh".to_owned()));
+        assert_eq!(job, wanted);
+    }
+
+    #[test]
+    fn a_job_with_every_field_comes_back_as_it_was() {
+        let file = r#"
+            [[job]]
+            group = "db"
+            name = "dump"
+            schedule = "30 2 * * *"
+            zone = "Europe/Paris"
+            argv = ["dump", ""]
+            user = "postgres"
+            cwd = "/var/lib"
+            env = { LEVEL = "9", EMPTY = "", FLAG = "true" }
+            timeout = "2h"
+            kill_grace = "3s"
+            start_within = "5m"
+            quiet_limit = "20m"
+            min_duration = "1m"
+            concurrency = "forbid"
+            catch_up = "once"
+            success_exit_codes = [0, 3]
+            retries = { max = 2, delay = "1m", backoff = 2.5, on = ["failed", "lost"] }
+            needs = { cpu = 1.5, memory = "2GiB" }
+            rules = ["default", "postgres"]
+            alert = { after = 2, remind = "4h", channels = ["oncall"] }
+            description = "Dump"
+            owner = "data"
+        "#;
+        let (mut jobs, faults) = domain::jobs_file::parse("jobs.toml", file);
+        assert!(jobs.len() == 1, "{faults:?}");
+        let mut job = jobs.remove(0);
+        job.anchor = Some(jiff::Timestamp::UNIX_EPOCH);
+        job.stdin = Some("in".to_owned());
+        job.paused =
+            Some(domain::job::Pause { since: jiff::Timestamp::UNIX_EPOCH, until: None, why: "upgrade".to_owned() });
+        assert_eq!(job_of_item(&item_of_job(&job).unwrap()).unwrap(), job);
+        let nothing_watched = Job { rules: Vec::new(), ..job };
+        assert_eq!(job_of_item(&item_of_job(&nothing_watched).unwrap()).unwrap(), nothing_watched);
+    }
+
+    #[test]
+    fn what_a_hand_makes_of_types_is_read_kindly() {
+        for (enabled, wanted) in [(s("true"), true), (s("No"), false), (n(1), true), (n(0), false)] {
+            assert_eq!(job_of_item(&with("enabled", enabled)).unwrap().enabled, wanted);
+        }
+        let rules = |value| job_of_item(&with("rules", value)).unwrap().rules;
+        assert_eq!(rules(s("default, python")), ["default", "python"]);
+        assert_eq!(rules(AttributeValue::Ss(vec!["python".to_owned(), "default".to_owned()])), ["default", "python"]);
+        assert_eq!(rules(AttributeValue::L(vec![])), [] as [&str; 0]);
+        let codes = |value| job_of_item(&with("success_exit_codes", value)).unwrap().success_exit_codes;
+        assert_eq!(codes(s("0, 3")), [0, 3]);
+        assert_eq!(codes(n(3)), [3]);
+        assert_eq!(codes(AttributeValue::Ns(vec!["3".to_owned(), "0".to_owned()])), [0, 3]);
+        let alert = attribute(serde_json::json!({ "after": "3", "channels": "oncall" }));
+        let alert = job_of_item(&with("alert", alert)).unwrap().alert;
+        assert_eq!((alert.after, alert.channels), (3, vec!["oncall".to_owned()]));
+        let env = attribute(serde_json::json!({ "LEVEL": 9, "ON": true, "EMPTY": "" }));
+        let env = job_of_item(&with("env", env)).unwrap().env;
+        assert_eq!(env.into_iter().map(|(_, value)| value).collect::<Vec<_>>(), ["", "9", "true"]);
+        assert_eq!(job_of_item(&with("user", n(1000))).unwrap().user.as_deref(), Some("1000"));
+        assert_eq!(job_of_item(&with("zone", s(""))).unwrap().zone, "UTC");
+        assert_eq!(job_of_item(&with("timeout", AttributeValue::Null(true))).unwrap().timeout, None);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_one_sentence_that_names_the_field() {
+        let mut nameless = five();
+        nameless.remove("schedule");
+        let mut commandless = five();
+        commandless.remove("command");
+        for (item, wanted) in [
+            (nameless, "`schedule` is missing"),
+            (commandless, "`command` is missing"),
+            (with("enabled", s("perhaps")), "`enabled` is \"perhaps\"; write true or false"),
+            (with("schedul", s("x")), "did you mean `schedule`?"),
+            (with("schedule", s("every day")), "every day"),
+            (with("timeout", s("soon")), "soon"),
+            (with("command", s(" ")), "`command` is empty"),
+            (with("argv", s("x")), "both `command` and `argv`"),
+            (with("env", s("A=1")), "`env` is \"A=1\"; write a map"),
+            (with("retries", attribute(serde_json::json!({ "mex": 1 }))), "did you mean `retries.max`?"),
+            (with("cwd", AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new([1]))), "`cwd` is binary"),
+        ] {
+            let says = job_of_item(&item).unwrap_err();
+            assert!(says.contains(wanted), "{says}");
+        }
+    }
+
+    #[test]
+    fn every_field_that_a_job_has_is_known() {
+        let mut job = Job::new(JobKey::new("g", "n"), "@daily", Command::Shell("x".to_owned()));
+        job.stdin = Some(String::new());
+        for name in item_of_job(&job).unwrap().keys() {
+            assert!(FIELDS.iter().any(|(known, _)| known == name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The jobs, one item each, as people read and edit them in the AWS console.
+
+use async_trait::async_trait;
+use domain::job::{Job, JobKey};
+use domain::ports::{Cursor, JobStore, Page, PortResult, StoredJob};
+
+use crate::Backend;
+use crate::dynamo::{Changed, Dynamo, Found, Query};
+use crate::item::{Item, n, s, text, whole};
+use crate::job_item::{VERSION, item_of_job, job_of_item};
+use crate::names::group_of_port;
+
+const JOBS: &str = "jobs";
+
+/// What no name comes after: names are ASCII.
+const AFTER_ALL: &str = "\u{7f}";
+
+#[async_trait]
+impl JobStore for Backend {
+    async fn get(&self, keys: &[JobKey]) -> PortResult<Vec<StoredJob>> {
+        let mut wanted: Vec<&JobKey> =
+            keys.iter().filter(|key| !key.group.is_empty() && !key.name.is_empty()).collect();
+        wanted.sort();
+        wanted.dedup();
+        let items = self.dynamo.batch_get(JOBS, wanted.into_iter().map(key_of).collect()).await?;
+        Ok(items.iter().map(|item| self.stored_job(item)).collect())
+    }
+
+    async fn put(&self, job: &Job, expected: Option<u64>) -> PortResult<bool> {
+        group_of_port(&self.names, &job.group)?;
+        let mut item = item_of_job(job)?;
+        item.insert(VERSION.to_owned(), n(expected.unwrap_or(0) + 1));
+        let put = match expected {
+            None => self.dynamo.put(JOBS, item, "attribute_not_exists(#name)", vec![]).await?,
+            // Made by hand: it has none.
+            Some(0) => {
+                let condition = "attribute_exists(#name) AND attribute_not_exists(#version)";
+                self.dynamo.put(JOBS, item, condition, vec![]).await?
+            }
+            Some(version) => self.dynamo.put(JOBS, item, "#version = :version", vec![(":version", n(version))]).await?,
+        };
+        Ok(matches!(put, Changed::Done(_)))
+    }
+
+    async fn remove(&self, key: &JobKey) -> PortResult<()> {
+        self.dynamo.delete(JOBS, key_of(key), "", vec![]).await
+    }
+
+    async fn list(&self, group: Option<&str>, after: Option<&Cursor>, most: usize) -> PortResult<Page<StoredJob>> {
+        let after: Option<JobKey> = after.and_then(|cursor| serde_json::from_str(&cursor.0).ok());
+        let groups = match group {
+            Some(group) => vec![group.to_owned()],
+            None => groups_of(&self.dynamo).await?,
+        };
+        let mut records: Vec<StoredJob> = Vec::new();
+        for group in groups {
+            if after.as_ref().is_some_and(|after| group < after.group) {
+                continue;
+            }
+            let mut start = after.as_ref().filter(|after| after.group == group).map(key_of);
+            loop {
+                let left = most - records.len();
+                let Found { items, next } = self.dynamo.query(JOBS, of_group(&group, left, start)).await?;
+                records.extend(items.iter().map(|item| self.stored_job(item)));
+                if records.len() >= most {
+                    let last = records.last().and_then(|last| serde_json::to_string(&last.key).ok());
+                    return Ok(Page { records, next: last.map(Cursor) });
+                }
+                if next.is_none() {
+                    break;
+                }
+                start = next;
+            }
+        }
+        Ok(Page { records, next: None })
+    }
+}
+
+impl Backend {
+    fn stored_job(&self, item: &Item) -> StoredJob {
+        let key = JobKey::new(text(item, "group").unwrap_or_default(), text(item, "name").unwrap_or_default());
+        let job = crate::names::check_group(&self.names, &key.group).and_then(|()| job_of_item(item));
+        StoredJob { key, job, version: whole(item, VERSION).unwrap_or(0) }
+    }
+}
+
+fn key_of(key: &JobKey) -> Item {
+    Item::from([("group".to_owned(), s(&key.group)), ("name".to_owned(), s(&key.name))])
+}
+
+fn of_group(group: &str, limit: usize, start: Option<Item>) -> Query {
+    Query {
+        condition: "#group = :group".to_owned(),
+        values: vec![(":group", s(group))],
+        consistent: true,
+        limit: Some(limit),
+        start,
+        ..Query::default()
+    }
+}
+
+/// The groups that have jobs, sorted: each scan begins behind the last job of the group before it, so it takes one read a
+/// group, whatever the number of jobs.
+async fn groups_of(dynamo: &Dynamo) -> PortResult<Vec<String>> {
+    let mut groups: Vec<String> = Vec::new();
+    let mut start = None;
+    loop {
+        let found = dynamo.scan(JOBS, start, Some(1)).await?;
+        let group = found.items.first().and_then(|item| text(item, "group"));
+        match (group, found.next) {
+            (Some(group), _) => {
+                start = Some(key_of(&JobKey::new(group, AFTER_ALL)));
+                groups.push(group.to_owned());
+            }
+            (None, Some(next)) => start = Some(next),
+            (None, None) => break,
+        }
+    }
+    groups.sort();
+    groups.dedup();
+    Ok(groups)
+}

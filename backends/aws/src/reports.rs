@@ -1,0 +1,88 @@
+//! Reports on their way to the collector, with who sent them.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
+use domain::event::Event;
+use domain::ports::{Delivery, PortError, PortResult, Reports};
+
+use crate::Backend;
+use crate::sqs::{Letter, sqs_text};
+
+const KIND: &str = "reports";
+
+/// A report and the principal that sent it, as SQS knows it: `AROA...:session` of a role. The collector checks that it may
+/// speak for the run's group.
+#[derive(Clone, Debug)]
+pub struct SentReport {
+    pub delivery: Delivery<Event>,
+    pub sender_id: Option<String>,
+}
+
+#[async_trait]
+impl Reports for Backend {
+    async fn send(&self, events: &[Event]) -> PortResult<()> {
+        let letters = events.iter().map(letter).collect::<PortResult<Vec<_>>>()?;
+        self.sqs.send(&self.names.reports(), KIND, letters).await
+    }
+
+    async fn receive(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<Delivery<Event>>> {
+        Ok(self.receive_sent(most, lease, wait).await?.into_iter().map(|sent| sent.delivery).collect())
+    }
+
+    async fn delete(&self, receipts: &[String]) -> PortResult<()> {
+        let mut receipts = receipts.to_vec();
+        receipts.sort();
+        receipts.dedup();
+        if receipts.is_empty() {
+            return Ok(());
+        }
+        self.sqs.delete(&self.names.reports(), KIND, receipts).await
+    }
+}
+
+impl Backend {
+    /// As [`Reports::receive`], with the sender of each.
+    ///
+    /// # Errors
+    /// As of the port.
+    pub async fn receive_sent(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<SentReport>> {
+        let messages = self.sqs.receive(&self.names.reports(), KIND, most, lease, wait).await?;
+        let mut reports = Vec::with_capacity(messages.len());
+        for message in messages {
+            reports.extend(self.sent_report(message).await);
+        }
+        Ok(reports)
+    }
+
+    /// One that cannot be read is noted and left to the dead-letter queue.
+    async fn sent_report(&self, mut message: Message) -> Option<SentReport> {
+        let sender_id = message.attributes.as_mut().and_then(|all| all.remove(&MessageSystemAttributeName::SenderId));
+        match report_of(message.body.as_deref().unwrap_or_default()) {
+            Ok(event) => {
+                let receipt = message.receipt_handle.unwrap_or_default();
+                Some(SentReport { delivery: Delivery { message: event, receipt }, sender_id })
+            }
+            Err(why) => {
+                self.note("report", message.message_id.as_deref().unwrap_or("without an id"), &why).await;
+                None
+            }
+        }
+    }
+}
+
+/// Reads the body of a message of the reports queue; the collector's Lambda gets it in its event.
+///
+/// # Errors
+/// One sentence why it cannot be read.
+pub fn report_of(body: &str) -> Result<Event, String> {
+    serde_json::from_str(body).map_err(|error| format!("the message is no report: {error}"))
+}
+
+fn letter(event: &Event) -> PortResult<Letter> {
+    let body = serde_json::to_string(event)
+        .map_err(|error| PortError::Permanent(format!("a report cannot be written as json: {error}")))?;
+    let what = format!("a report of run {}", event.run_id);
+    Ok(Letter { body: sqs_text(&body), delay: Duration::ZERO, what })
+}
