@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::installation::installed;
+use crate::installation::{certificates, installed};
 use crate::ports::{Addresses, free_port};
 use crate::process::{Process, Program};
 use crate::wait::DEADLINE;
+
+/// Where moto writes the requests that it gets, in its folder.
+const RECORDING: &str = "requests";
 
 /// An emulator of AWS's services, empty at first.
 #[derive(Debug)]
@@ -51,12 +54,35 @@ impl Moto {
     /// Starts moto's server; `None` when it is not available here.
     #[track_caller]
     pub fn start() -> Option<Moto> {
+        Moto::start_with(&[])
+    }
+
+    /// The same behind TLS, with the test CA's server certificate (for `localhost` and `127.0.0.1`).
+    #[track_caller]
+    pub fn start_tls() -> Option<Moto> {
+        let certificates = certificates()?;
+        let path = |path: PathBuf| path.display().to_string();
+        Moto::start_with(&["-c".to_owned(), path(certificates.server), "-k".to_owned(), path(certificates.server_key)])
+    }
+
+    #[track_caller]
+    fn start_with(options: &[String]) -> Option<Moto> {
         let path = installed("moto", "aws/bin/moto_server")?;
         let arguments = |address: SocketAddr| {
             let port = address.port().to_string();
-            [&*path.display().to_string(), "-H", "127.0.0.1", "-p", &port].map(str::to_owned).to_vec()
+            let recorder = format!("MOTO_RECORDER_FILEPATH={RECORDING}");
+            let program = ["MOTO_ENABLE_RECORDING=1", &recorder, &*path.display().to_string()].map(str::to_owned);
+            let listen = ["-H", "127.0.0.1", "-p", &port].map(str::to_owned);
+            [&program[..], &listen, options].concat()
         };
         AwsServer::start(arguments).map(Moto)
+    }
+
+    /// Every request so far, as moto records it: `method`, `url`, `headers`, and `body` in base64.
+    pub fn requests(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.process.folder().join(RECORDING)).unwrap_or_default();
+        let complete = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        complete.filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
