@@ -3,6 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use domain::document::Section;
+
+use crate::tls::TlsConfig;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     Udp,
@@ -24,6 +28,10 @@ impl Scheme {
             Scheme::Https => "https",
         }
     }
+
+    const fn has_tls(self) -> bool {
+        matches!(self, Scheme::Tls | Scheme::Https)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +44,25 @@ pub struct Address {
     pub path: String,
     /// `name:password` for HTTP.
     user_info: String,
+}
+
+/// Takes the options `address` and `tls`, which go together. Reports every fault; `None` without an address to be used.
+pub fn read(section: &mut Section, schemes: &[Scheme], port_of: fn(Scheme) -> u16) -> Option<(Address, TlsConfig)> {
+    let line = section.line_of("address");
+    let text = section.required_text("address");
+    let tls_line = section.line_of("tls");
+    let tls = TlsConfig::read(section);
+    let text = text?;
+    let address = Address::parse(&text, schemes, port_of).map_err(|says| section.fault(line, &*text, says)).ok()?;
+    if tls != TlsConfig::default() && !address.scheme.has_tls() {
+        let known = schemes.iter().filter(|scheme| scheme.has_tls()).map(|scheme| format!("{}://", scheme.name()));
+        let known = known.collect::<Vec<_>>().join(" or ");
+        section.fault(tls_line, "", format!("`tls` needs an address that begins with {known}"));
+    }
+    if address.scheme == Scheme::Https {
+        tls.forbid_server_name(section, tls_line);
+    }
+    Some((address, tls))
 }
 
 impl Address {

@@ -54,12 +54,9 @@ pub async fn check(config: &SinkConfig) -> Result<String, String> {
             Ok(test.says_of_wire(&address.to_string(), address.scheme, sink.answer()))
         }
         SinkKind::CloudwatchLogs(logs) => {
-            // A line would need a group and a stream of its own: what may be done there is asked without one.
-            let environment = Environment::real(mpsc::channel(1).0);
-            let mut sink = CloudwatchLogs::new(logs, config, environment);
-            let reached = tokio::time::timeout(CHECK_TIMEOUT, sink.reach()).await;
-            let silent = |_| format!("no answer within {}s", CHECK_TIMEOUT.as_secs());
-            reached.map_err(silent)?.map_err(|error| error.says)
+            let mut sink = CloudwatchLogs::new(logs, config, Environment::real(mpsc::channel(1).0));
+            let sent = test.send(&mut sink).await;
+            sink.says_of_check(&test.header, sent)
         }
     }
 }

@@ -21,10 +21,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::cloudwatch_logs::answer::{Failure, Fault};
 use crate::cloudwatch_logs::batch::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Batch, EVENT_OVERHEAD_BYTES, Limits, Sealed, Target, close_event, open_event,
 };
@@ -52,8 +50,6 @@ pub const BATCH: BatchConfig =
     BatchConfig { max_events: BATCH_EVENTS_MAX, max_bytes: BATCH_BYTES_MAX, timeout: Duration::from_secs(1) };
 /// Characters of a name (API reference, CreateLogStream, CreateLogGroup); they are all counted as bytes here.
 const NAME_BYTES_MAX: usize = 512;
-/// The stream that `check` asks for; with a random number behind it, so that nobody has it.
-const CHECK_NAME: &str = "sexton-check";
 
 pub struct CloudwatchLogs {
     config: CloudwatchLogsConfig,
@@ -79,8 +75,8 @@ pub struct CloudwatchLogs {
     /// while any of that waits.
     frames: usize,
     fill_start: usize,
-    /// Refusals not yet told to the engine.
-    refused_before: Vec<Refused>,
+    /// Refusals not yet told to the engine: their call was taken, and another one failed.
+    untold: Vec<Refused>,
     scratch: Vec<u8>,
     /// The second of the last stamp, as text and since 1970.
     second: ([u8; stamp::SECOND_BYTES], i64),
@@ -119,7 +115,7 @@ impl CloudwatchLogs {
             connections: 0,
             frames: 0,
             fill_start: 0,
-            refused_before: Vec::new(),
+            untold: Vec::new(),
             scratch: Vec::new(),
             second: ([0; stamp::SECOND_BYTES], 0),
         }
@@ -134,25 +130,29 @@ impl CloudwatchLogs {
         Ok(client)
     }
 
-    /// Really asks, and stores nothing: a put to a stream that nobody has is refused only after signature and permission
-    /// were looked at.
+    /// What `check` says of its test line. The group of a run that is nobody's need not be there where its name depends on
+    /// the run and somebody else makes the groups: signature and permission have been looked at all the same.
     ///
     /// # Errors
-    /// When the service cannot be reached, or does not let us.
-    pub async fn reach(&mut self) -> SinkResult<String> {
-        let client = self.client().await?;
-        let target = Target {
-            group: group_name(&self.config.group.fill_all(CHECK_NAME)),
-            stream: format!("{CHECK_NAME}-{:016x}", (self.environment.random)()),
-        };
-        let now = (self.environment.now)().as_millisecond();
-        let events = json!([{ "timestamp": now, "message": CHECK_NAME }]);
-        let body = json!({ "logGroupName": target.group, "logStreamName": target.stream, "logEvents": events });
-        match client.call("PutLogEvents", create::bytes_of(&body)).await {
-            Ok(_) | Err(Failure { fault: Fault::NotFound, .. }) => {
-                Ok(format!("{} answers, and log group {} may be written to", client.endpoint, target.group))
-            }
-            Err(failure) => Err(failure.error),
+    /// What sending it failed with.
+    pub fn says_of_check(&self, header: &RunHeader, sent: Result<(), String>) -> Result<String, String> {
+        let Target { group, stream } = self.target(header);
+        let endpoint = self.client.as_ref().map_or("CloudWatch Logs", |client| &client.endpoint);
+        let run_id = &header.run_id;
+        match sent {
+            Ok(()) => Ok(format!("{endpoint} took the test line of run {run_id} into stream {stream} of {group}")),
+            Err(says) if self.config.group.has_places() && says == create::no_group(&group).says => Ok(format!(
+                "{endpoint} answers, and log group {group} may be written to; no test line was sent, because it does not exist \
+                 and create_group is not true"
+            )),
+            Err(says) => Err(says),
+        }
+    }
+
+    fn target(&self, header: &RunHeader) -> Target {
+        Target {
+            group: group_name(&self.config.group.fill(header)),
+            stream: stream_name(&self.config.stream.fill(header)),
         }
     }
 
@@ -269,7 +269,7 @@ impl CloudwatchLogs {
                 if error.class == Class::Misconfigured {
                     self.client = None;
                 }
-                self.refused_before.append(&mut refused);
+                self.untold = refused;
                 Err(error)
             }
         }
@@ -280,10 +280,7 @@ impl Sink for CloudwatchLogs {
     type Run = Run;
 
     fn open(&self, header: &RunHeader) -> Run {
-        let target = Target {
-            group: group_name(&self.config.group.fill(header)),
-            stream: stream_name(&self.config.stream.fill(header)),
-        };
+        let target = self.target(header);
         let messages = Messages::new(&self.config, self.max_line, header);
         Run { state: RunState::new(Arc::new(target), header.started_at.as_millisecond()), messages }
     }
@@ -324,13 +321,13 @@ impl Sink for CloudwatchLogs {
         self.sent = 0;
         self.confirmed = 0;
         self.connections += 1;
+        self.untold.clear();
         (self.frames, self.fill_start) = (0, 0);
         self.connected = false;
     }
 
     async fn send(&mut self) -> SinkResult<Vec<Refused>> {
-        let mut refused = self.put_due().await?;
-        refused.append(&mut self.refused_before);
+        let refused = self.put_due().await?;
         self.sent += 1;
         self.forget_frames();
         let first_open = self.open.iter().map(|batch| batch.first_batch).min();
@@ -342,11 +339,18 @@ impl Sink for CloudwatchLogs {
         Ok(self.confirmed)
     }
 
+    fn refused(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.untold)
+    }
+
+    fn has_all(&self, run: &Run) -> bool {
+        run.state.has_all()
+    }
+
     async fn drain(&mut self) -> SinkResult<()> {
         // Nothing may wait for more.
         self.gathered = 0;
-        let mut refused = self.put_due().await?;
-        self.refused_before.append(&mut refused);
+        self.untold = self.put_due().await?;
         self.confirmed = self.sent;
         Ok(())
     }

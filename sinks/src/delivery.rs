@@ -155,6 +155,7 @@ impl<S: Sink> Delivery<S> {
                 self.sent += 1;
                 self.note_refused(&refused);
             }
+            self.forget_places();
         }
         self.confirm()?;
         if self.committed_at.elapsed() >= COMMIT_EVERY {
@@ -174,8 +175,11 @@ impl<S: Sink> Delivery<S> {
     async fn finish_flush(&mut self) -> SinkResult<()> {
         if !self.unconfirmed.is_empty() {
             self.sink.drain().await?;
+            let refused = self.sink.refused();
+            self.note_refused(&refused);
             self.confirm()?;
             self.sink.disconnect();
+            self.forget_places();
             self.sent = 0;
         }
         self.commit().await?;
@@ -274,13 +278,6 @@ impl<S: Sink> Delivery<S> {
     async fn fill(&mut self) {
         let deadline = Instant::now() + self.config.batch.timeout;
         let first_turn = self.unconfirmed.len();
-        // A sink may hold back of the batch before, never of one before that.
-        if self.sink.filled_bytes() == 0 {
-            self.places.clear();
-        } else {
-            self.places.drain(..self.filled_from);
-        }
-        self.filled_from = self.places.len();
         let mut events = 0;
         loop {
             while let Some(id) = self.ready.pop_front() {
@@ -302,6 +299,16 @@ impl<S: Sink> Delivery<S> {
             // Nothing of these turns is to be sent: they are through when what was sent before is.
             self.unconfirmed.range_mut(first_turn..).for_each(|turn| turn.batch = self.sent);
         }
+    }
+
+    /// After a batch: a sink may hold back of that one, never of one before.
+    fn forget_places(&mut self) {
+        if self.sink.filled_bytes() == 0 {
+            self.places.clear();
+        } else {
+            self.places.drain(..self.filled_from);
+        }
+        self.filled_from = self.places.len();
     }
 
     /// Reads and encodes one turn of a run; how many events that made.
@@ -374,6 +381,24 @@ impl<S: Sink> Delivery<S> {
         Ok(())
     }
 
+    /// Takes out of `unconfirmed` the runs that the sink has all of, though another one's records stand before them.
+    fn confirm_runs(&mut self) {
+        let mut total = Tally::default();
+        for turn in std::mem::take(&mut self.unconfirmed) {
+            match self.slots.get_mut(&turn.slot) {
+                Some(slot) if self.sink.has_all(&slot.run) => {
+                    total.add(&turn.tally);
+                    slot.outstanding -= 1;
+                    slot.confirmed = Some(turn.end);
+                    self.dirty.insert(turn.slot);
+                }
+                _ => self.unconfirmed.push_back(turn),
+            }
+        }
+        self.arrived = 0;
+        self.count_delivered(&total);
+    }
+
     /// Stores the confirmed positions.
     async fn commit(&mut self) -> SinkResult<()> {
         self.committed_at = Instant::now();
@@ -423,10 +448,14 @@ impl<S: Sink> Delivery<S> {
         if let Err(error) = self.confirm() {
             tracing::debug!(sink = %self.config.name, %error, "what was confirmed last cannot be known");
         }
+        let refused = self.sink.refused();
+        self.note_refused(&refused);
+        self.confirm_runs();
         if let Err(error) = self.commit().await {
             tracing::warn!(sink = %self.config.name, %error, "cursors could not be stored");
         }
         self.sink.disconnect();
+        self.forget_places();
         self.sent = 0;
         self.arrived = 0;
         let touched: BTreeSet<u64> = self.unconfirmed.drain(..).map(|turn| turn.slot).collect();

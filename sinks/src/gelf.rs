@@ -8,7 +8,7 @@ use domain::line::Stream;
 use flate2::Compression as Level;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
-use crate::address::{Address, Scheme};
+use crate::address::{self, Address, Scheme};
 use crate::feed::RunHeader;
 use crate::frames::Frames;
 use crate::json::{self, number_member, text_member};
@@ -62,8 +62,8 @@ pub enum Compression {
 
 /// Takes the options of `type = "gelf"`. Reports every fault; `None` when something needed is missing.
 pub fn read(section: &mut Section) -> Option<GelfConfig> {
-    let line = section.line_of("address");
-    let text = section.required_text("address");
+    let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Http, Scheme::Https];
+    let reached = address::read(section, &schemes, |_| PORT);
     let compression_line = section.line_of("compression");
     let words = [("none", Compression::None), ("gzip", Compression::Gzip), ("zlib", Compression::Zlib)];
     let compression = section.choice("compression", &words).unwrap_or(Compression::None);
@@ -71,12 +71,7 @@ pub fn read(section: &mut Section) -> Option<GelfConfig> {
     let chunk = section.integer("max_chunk_size", 512..=CHUNK_BYTES_MAX);
     let bulk_line = section.line_of("bulk");
     let bulk = section.flag("bulk");
-    let tls_line = section.line_of("tls");
-    let tls = TlsConfig::read(section);
-    let text = text?;
-    let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Http, Scheme::Https];
-    let parsed = Address::parse(&text, &schemes, |_| PORT);
-    let mut address = parsed.map_err(|says| section.fault(line, &*text, says)).ok()?;
+    let (mut address, tls) = reached?;
     let web = matches!(address.scheme, Scheme::Http | Scheme::Https);
     if web && matches!(address.path.as_str(), "" | "/") {
         address.path = HTTP_PATH.to_owned();
@@ -93,9 +88,6 @@ pub fn read(section: &mut Section) -> Option<GelfConfig> {
     }
     if bulk.is_some() && !web {
         section.fault(bulk_line, "", "`bulk` is for http and https; remove it");
-    }
-    if tls != TlsConfig::default() && !matches!(address.scheme, Scheme::Tls | Scheme::Https) {
-        section.fault(tls_line, "", "`tls` needs an address that begins with tcp+tls:// or https://");
     }
     let max_chunk_size = chunk.unwrap_or(CHUNK_BYTES) as usize;
     Some(GelfConfig { address, compression, max_chunk_size, bulk: bulk.unwrap_or(false), tls })

@@ -1,6 +1,7 @@
 //! GELF over HTTP(S): one POST a message, or many messages in one where the input takes that. The only GELF transport
 //! whose receiver answers: 202 says that it has the message.
 
+use std::fmt::Display;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::frames::Frames;
 use crate::gelf::{Compression, compress};
 use crate::sink::{Refused, TURN_BYTES};
 use crate::stream::CONNECT_TIMEOUT;
-use crate::tls::TlsConfig;
+use crate::tls::{TlsConfig, handshake_fault};
 
 /// From the first byte sent to the last one of the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,7 +118,7 @@ impl HttpWire {
             request = request.header("content-encoding", "gzip");
         }
         let answer = request.body(compress(body, self.compression)).send().await;
-        let answer = answer.map_err(|error| SinkError::retry(format!("cannot reach {shown}: {}", told(&error))))?;
+        let answer = answer.map_err(|error| unreachable(shown, &error))?;
         let status = answer.status();
         self.answered = Some(status);
         if status.is_success() {
@@ -148,6 +149,11 @@ fn class_of(status: StatusCode) -> Class {
         status if status.is_server_error() => Class::Retry,
         _ => Class::Misconfigured,
     }
+}
+
+/// Nobody answered, or nobody who may be trusted.
+pub fn unreachable(shown: impl Display, error: &reqwest::Error) -> SinkError {
+    handshake_fault(format!("cannot reach {shown}: {}", told(error)), error)
 }
 
 /// The innermost cause: the outer ones only repeat the URL, which may hold a password.

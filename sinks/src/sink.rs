@@ -55,6 +55,18 @@ pub trait Sink: Send + 'static {
         0
     }
 
+    /// After a failure or a drain, before `disconnect`: records that the other side refused for good and that `send` did not
+    /// tell of.
+    fn refused(&mut self) -> Vec<Refused> {
+        Vec::new()
+    }
+
+    /// After a failure, before `disconnect`: whether the other side has all of the run that was encoded, though something
+    /// else failed.
+    fn has_all(&self, _run: &Self::Run) -> bool {
+        false
+    }
+
     /// Waits until everything sent is confirmed, by ending the connection where only that can tell.
     fn drain(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
 

@@ -24,7 +24,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::address::{Address, Scheme};
 use crate::error::{SinkError, SinkResult};
-use crate::tls::TlsConfig;
+use crate::tls::{TlsConfig, handshake_fault};
 
 /// Name resolution, connection and TLS handshake, each.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,7 +107,7 @@ impl StreamWire {
         let stream = timeout(CONNECT_TIMEOUT, handshake)
             .await
             .map_err(|_| SinkError::timed_out("the TLS handshake with", &shown, CONNECT_TIMEOUT))?
-            .map_err(|error| handshake_fault(&shown, &error))?;
+            .map_err(|error| handshake_fault(format!("no TLS with {shown}: {error}"), &error))?;
         Ok(Socket::Tls(Box::new(stream)))
     }
 
@@ -212,19 +212,6 @@ fn broken_off(address: &Address, error: &io::Error) -> SinkError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => SinkError::retry(format!("{address} ended the connection")),
         _ => SinkError::retry(format!("the connection to {address} broke off: {error}")),
-    }
-}
-
-fn handshake_fault(address: &str, error: &io::Error) -> SinkError {
-    let says = format!("no TLS with {address}: {error}");
-    let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match of_tls {
-        // The other side's certificate, or what it thinks of ours: a person must look.
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => SinkError::misconfigured(says),
-        Some(rustls::Error::InvalidMessage(_)) => {
-            SinkError::misconfigured(format!("{says}; does that port speak TLS?"))
-        }
-        _ => SinkError::retry(says),
     }
 }
 

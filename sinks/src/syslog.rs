@@ -4,7 +4,7 @@
 use domain::document::Section;
 use domain::line::Stream;
 
-use crate::address::{Address, Scheme};
+use crate::address::{self, Address, Scheme};
 use crate::feed::RunHeader;
 use crate::frames::Frames;
 use crate::message;
@@ -91,23 +91,18 @@ const FACILITIES: [(&str, u8); 20] = [
 
 /// Takes the options of `type = "syslog"`. Reports every fault; `None` when something needed is missing.
 pub fn read(section: &mut Section) -> Option<SyslogConfig> {
-    let line = section.line_of("address");
-    let text = section.required_text("address");
+    let port = |scheme| if scheme == Scheme::Tls { TLS_PORT } else { PORT };
+    let reached = address::read(section, &[Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix], port);
     let format = section.choice("format", &[("rfc5424", SyslogFormat::Rfc5424), ("rfc3164", SyslogFormat::Rfc3164)]);
     let framing_line = section.line_of("framing");
     let framing =
         section.choice("framing", &[("octet_counting", Framing::OctetCounting), ("newline", Framing::Newline)]);
     let facility = section.choice("facility", &FACILITIES).unwrap_or(9);
     let (sd_id_line, sd_id) = (section.line_of("sd_id"), section.text("sd_id").unwrap_or_else(|| SD_ID.to_owned()));
-    let tls_line = section.line_of("tls");
-    let tls = TlsConfig::read(section);
     if sd_id.is_empty() || sd_id.len() > SD_ID_BYTES_MAX || !sd_id.bytes().all(is_sd_name) {
         section.fault(sd_id_line, &*sd_id, "not an SD-ID; write up to 32 printable characters without = ] \" or space");
     }
-    let text = text?;
-    let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix];
-    let parsed = Address::parse(&text, &schemes, |scheme| if scheme == Scheme::Tls { TLS_PORT } else { PORT });
-    let address = parsed.map_err(|says| section.fault(line, &*text, says)).ok()?;
+    let (address, tls) = reached?;
     let default = match address.scheme {
         Scheme::Tls => Framing::OctetCounting,
         Scheme::Udp => Framing::None,
@@ -119,9 +114,6 @@ pub fn read(section: &mut Section) -> Option<SyslogConfig> {
             "",
             format!("`framing` is for tcp and tcp+tls; {} has its own", address.scheme.name()),
         );
-    }
-    if tls != TlsConfig::default() && address.scheme != Scheme::Tls {
-        section.fault(tls_line, "", "`tls` needs an address that begins with tcp+tls://");
     }
     // Local daemons, journald among them, read only the old format.
     let local = address.scheme == Scheme::Unix;

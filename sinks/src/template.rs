@@ -53,13 +53,9 @@ impl Template {
         &self.text
     }
 
-    /// With the same text in every place.
-    pub fn fill_all(&self, text: &str) -> String {
-        let pieces = self.pieces.iter().map(|piece| match piece {
-            Piece::Literal(literal) => literal,
-            Piece::Place(_) => text,
-        });
-        pieces.collect()
+    /// Whether it is not the same for all runs.
+    pub fn has_places(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Place(_)))
     }
 
     /// The directories and the file name for a run. `date` is the run's nominal day in UTC, so all lines of one run go to

@@ -1,5 +1,6 @@
 //! TLS for the sinks that speak it: which certificates are trusted, and which one is shown.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub struct TlsConfig {
     pub ca_file: Option<PathBuf>,
     /// PEM, shown to servers that ask; with its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The name in the server's certificate, where it is not the address's host.
+    /// The name in the server's certificate, where it is not the address's host. Not for HTTP.
     pub server_name: Option<String>,
 }
 
@@ -41,6 +42,13 @@ impl TlsConfig {
         }
         tls.finish();
         TlsConfig { ca_file, identity: crt_file.zip(key_file), server_name: server_name.map(|(_, name)| name) }
+    }
+
+    /// HTTP asks for the name that stands in the URL.
+    pub fn forbid_server_name(&self, section: &mut Section, line: u32) {
+        if let Some(name) = &self.server_name {
+            section.fault(line, name, "`server_name` does not go with https; write that name into the address");
+        }
     }
 
     /// Reads the files anew, so that a renewed certificate is used from the next connection on.
@@ -85,6 +93,34 @@ impl TlsConfig {
         ServerName::try_from(name.clone())
             .map_err(|_| SinkError::misconfigured(format!("`{name}` is no name of a server; set tls.server_name")))
     }
+}
+
+/// What failed while a connection was made; `says` is told. A fault of TLS is for a person to look at where it is the other
+/// side's certificate, or what that side thinks of ours.
+pub fn handshake_fault(says: String, error: &(dyn std::error::Error + 'static)) -> SinkError {
+    match of_tls(error) {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => SinkError::misconfigured(says),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            SinkError::misconfigured(format!("{says}; does that port speak TLS?"))
+        }
+        _ => SinkError::retry(says),
+    }
+}
+
+/// The fault of TLS among the causes. What an I/O error wraps is not its source, but what it is.
+fn of_tls<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(found) = cause.downcast_ref() {
+            return Some(found);
+        }
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match wrapped {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    None
 }
 
 fn certificates(path: &PathBuf) -> SinkResult<Vec<CertificateDer<'static>>> {

@@ -3,6 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -18,7 +23,7 @@ use tokio::sync::Mutex;
 use crate::cloudwatch_logs::answer::{Failure, Fault, failure_of};
 use crate::cloudwatch_logs::options::Access;
 use crate::error::{SinkError, SinkResult};
-use crate::http::told;
+use crate::http::{told, unreachable};
 use crate::stream::CONNECT_TIMEOUT;
 
 const SERVICE: &str = "logs";
@@ -37,9 +42,16 @@ pub struct Client {
     http: reqwest::Client,
     pub endpoint: String,
     pub region: String,
-    provider: SharedCredentialsProvider,
-    credentials: Mutex<Option<Credentials>>,
+    access: Access,
+    /// `None`: to be looked for anew.
+    identity: Mutex<Option<Identity>>,
     now: fn() -> Timestamp,
+}
+
+/// Who we are, and where that was found. A provider reads its files once.
+struct Identity {
+    provider: SharedCredentialsProvider,
+    credentials: Option<Credentials>,
 }
 
 impl Client {
@@ -62,13 +74,9 @@ impl Client {
             region.ok_or_else(|| SinkError::misconfigured("no AWS region is known; set region or AWS_REGION"))?;
         let endpoint = access.endpoint.clone().or_else(|| configured_endpoint(&sdk));
         let endpoint = endpoint.unwrap_or_else(|| regional_endpoint(&region, &sdk));
-        let no_provider = || SinkError::misconfigured("no AWS credentials are configured");
-        let provider = match &access.role_arn {
-            Some(role) => assumed(role, access, &sdk).await,
-            None => sdk.credentials_provider().ok_or_else(no_provider)?,
-        };
+        let identity = Mutex::new(Some(Identity::find(access, &sdk).await?));
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        Ok(Client { http, endpoint, region, provider, credentials: Mutex::new(None), now })
+        Ok(Client { http, endpoint, region, access: access.clone(), identity, now })
     }
 
     /// Calls an action with a body in JSON; the answer's body.
@@ -80,12 +88,10 @@ impl Client {
         let target = format!("{TARGET_PREFIX}{action}");
         let url = format!("{}/", self.endpoint);
         let mut request = self.http.post(&url).header("content-type", CONTENT_TYPE).header("x-amz-target", &target);
-        for (name, value) in self.signature(&url, &target, &body, credentials)? {
+        for (name, value) in self.signature(&url, &target, &body, credentials.clone())? {
             request = request.header(name, value);
         }
-        let unreachable = |error: reqwest::Error| {
-            Failure::from(SinkError::retry(format!("cannot reach {}: {}", self.endpoint, told(&error))))
-        };
+        let unreachable = |error: reqwest::Error| Failure::from(unreachable(&self.endpoint, &error));
         let answer = request.body(body).send().await.map_err(unreachable)?;
         let status = answer.status();
         let kind = answer.headers().get("x-amzn-errortype").and_then(|kind| kind.to_str().ok()).map(str::to_owned);
@@ -95,8 +101,7 @@ impl Client {
         }
         let failure = failure_of(action, status.as_u16(), kind.as_deref(), &text);
         if failure.fault == Fault::Credentials {
-            // Files and roles may hold new ones by now.
-            *self.credentials.lock().await = None;
+            self.forget(&credentials).await;
         }
         Err(failure)
     }
@@ -129,18 +134,42 @@ impl Client {
 
     /// Cached until shortly before they expire. Two calls at once find them once.
     async fn credentials(&self) -> SinkResult<Credentials> {
-        let mut cached = self.credentials.lock().await;
+        let mut identity = self.identity.lock().await;
+        let identity = match &mut *identity {
+            Some(identity) => identity,
+            none => none.insert(Identity::find(&self.access, &load(&self.access).await).await?),
+        };
         let renew_at = SystemTime::from((self.now)()) + RENEW_BEFORE;
-        if let Some(credentials) = &*cached
+        if let Some(credentials) = &identity.credentials
             && credentials.expiry().is_none_or(|expiry| expiry > renew_at)
         {
             return Ok(credentials.clone());
         }
-        let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, self.provider.provide_credentials()).await;
+        let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, identity.provider.provide_credentials()).await;
         let found = found.map_err(|_| SinkError::retry("finding AWS credentials took longer than 30s"))?;
-        let credentials = found.map_err(|error| not_found(&error))?;
-        *cached = Some(credentials.clone());
+        let credentials = found.map_err(|error| not_found(&error, &self.access))?;
+        identity.credentials = Some(credentials.clone());
         Ok(credentials)
+    }
+
+    /// After the service refused them: files and roles may hold new ones by now. Those that another call has found
+    /// meanwhile stay.
+    async fn forget(&self, refused: &Credentials) {
+        let mut identity = self.identity.lock().await;
+        if identity.as_ref().is_some_and(|identity| identity.credentials.as_ref() == Some(refused)) {
+            *identity = None;
+        }
+    }
+}
+
+impl Identity {
+    async fn find(access: &Access, sdk: &SdkConfig) -> SinkResult<Identity> {
+        let no_provider = || SinkError::misconfigured("no AWS credentials are configured");
+        let provider = match &access.role_arn {
+            Some(role) => assumed(role, access, sdk).await,
+            None => sdk.credentials_provider().ok_or_else(no_provider)?,
+        };
+        Ok(Identity { provider, credentials: None })
     }
 }
 
@@ -152,7 +181,31 @@ async fn load(access: &Access) -> SdkConfig {
     if let Some(profile) = &access.profile {
         loader = loader.profile_name(profile);
     }
-    loader.load().await
+    let sdk = loader.load().await;
+    match &access.profile {
+        Some(profile) => {
+            let provider = SharedCredentialsProvider::new(of_profile(profile, &sdk));
+            sdk.into_builder().credentials_provider(provider).build()
+        }
+        None => sdk,
+    }
+}
+
+/// The credentials of a profile that the sinks file names, also where the environment holds others: as `--profile` of the
+/// AWS CLI. The SDK's own chain asks the environment first.
+fn of_profile(profile: &str, sdk: &SdkConfig) -> ProfileFileCredentialsProvider {
+    let config = ProviderConfig::without_region()
+        .with_region(sdk.region().cloned())
+        .with_use_fips(sdk.use_fips())
+        .with_use_dual_stack(sdk.use_dual_stack());
+    // What `credential_source` may name (AWS SDKs and tools reference, assume role credential provider).
+    ProfileFileCredentialsProvider::builder()
+        .with_custom_provider("Environment", EnvironmentVariableCredentialsProvider::new())
+        .with_custom_provider("Ec2InstanceMetadata", ImdsCredentialsProvider::builder().configure(&config).build())
+        .with_custom_provider("EcsContainer", EcsCredentialsProvider::builder().configure(&config).build())
+        .configure(&config)
+        .profile_name(profile)
+        .build()
 }
 
 async fn assumed(role: &str, access: &Access, sdk: &SdkConfig) -> SharedCredentialsProvider {
@@ -163,10 +216,11 @@ async fn assumed(role: &str, access: &Access, sdk: &SdkConfig) -> SharedCredenti
     SharedCredentialsProvider::new(role.build().await)
 }
 
-/// `AWS_ENDPOINT_URL_CLOUDWATCH_LOGS` or the profile's service section, then `AWS_ENDPOINT_URL` or the profile's
-/// `endpoint_url` (AWS SDKs and tools reference, service-specific endpoints).
+/// `AWS_ENDPOINT_URL_CLOUDWATCH_LOGS` or `cloudwatch_logs` in the profile's services, then `AWS_ENDPOINT_URL` or the
+/// profile's `endpoint_url` (AWS SDKs and tools reference, service-specific endpoints). Given as `CloudWatch Logs`, the SDK
+/// would look for `cloudwatch-logs`, which no other SDK knows.
 fn configured_endpoint(sdk: &SdkConfig) -> Option<String> {
-    let key = ServiceConfigKey::builder().service_id("CloudWatch Logs").env("AWS_ENDPOINT_URL").profile("endpoint_url");
+    let key = ServiceConfigKey::builder().service_id("cloudwatch_logs").env("AWS_ENDPOINT_URL").profile("endpoint_url");
     let specific = key.build().ok().and_then(|key| sdk.service_config()?.load_config(key));
     specific.or_else(|| sdk.endpoint_url().map(str::to_owned))
 }
@@ -183,15 +237,19 @@ fn regional_endpoint(region: &str, sdk: &SdkConfig) -> String {
     format!("https://{SERVICE}{fips}.{region}.{domain}")
 }
 
-fn not_found(error: &CredentialsError) -> SinkError {
+fn not_found(error: &CredentialsError, access: &Access) -> SinkError {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    let says = format!("no AWS credentials: {cause}");
+    let (of, remedy) = match &access.profile {
+        Some(profile) => (format!(" of profile {profile}"), "give them to it in ~/.aws/config or ~/.aws/credentials"),
+        None => (String::new(), "set AWS_ACCESS_KEY_ID, a profile, or a role of this machine"),
+    };
+    let says = format!("no AWS credentials{of}: {cause}");
     match error {
         CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => {
-            SinkError::misconfigured(format!("{says}; set AWS_ACCESS_KEY_ID, a profile, or a role of this machine"))
+            SinkError::misconfigured(format!("{says}; {remedy}"))
         }
         _ => SinkError::retry(says),
     }

@@ -43,6 +43,19 @@ struct Groups {
     without_retention: BTreeSet<String>,
 }
 
+impl Groups {
+    /// Forgets another one where there are many: it costs a call when that is found missing.
+    fn note_made(&mut self, group: &str, wants_retention: bool) {
+        while self.made.len() >= GROUPS_MAX {
+            self.made.pop_first();
+        }
+        self.made.insert(group.to_owned(), Instant::now());
+        if wants_retention {
+            self.without_retention.insert(group.to_owned());
+        }
+    }
+}
+
 impl Creator {
     pub fn new(config: &CloudwatchLogsConfig, random: fn() -> u64) -> Creator {
         let groups = Groups {
@@ -93,24 +106,23 @@ impl Creator {
 
     async fn make_group(&self, client: &Client, group: &str, asked: Instant) -> SinkResult<()> {
         if !self.create_group {
-            let says = format!("no log group {group}, and create_group is not true; make it, or allow it");
-            return Err(SinkError::misconfigured(says));
+            return Err(no_group(group));
         }
         let mut groups = self.groups.lock().await;
         // Whoever waited finds it made; what was made before it was missed is gone again.
         if groups.made.get(group).is_some_and(|made| *made > asked) {
             return self.retain(client, group, &mut groups).await;
         }
+        if groups.without_retention.len() >= GROUPS_MAX {
+            let says = format!("{GROUPS_MAX} log groups still wait for their retention; {group} is made after them");
+            return Err(SinkError::retry(says));
+        }
         groups.creates.turn(self.random).await;
-        match client.call("CreateLogGroup", self.group_body(group)).await {
-            Ok(_) if self.new_group.retention_days.is_some() => drop(groups.without_retention.insert(group.to_owned())),
-            Ok(_) | Err(Failure { fault: Fault::Exists, .. }) => {}
-            Err(failure) => return Err(failure.error),
-        }
-        while groups.made.len() >= GROUPS_MAX {
-            groups.made.pop_first();
-        }
-        groups.made.insert(group.to_owned(), Instant::now());
+        let made = client.call("CreateLogGroup", self.group_body(group)).await;
+        // A group that was missing a moment ago was made by another runner, which may have died before it set the
+        // retention: that is set twice rather than never.
+        exists_is_made(made).map_err(|failure| failure.error)?;
+        groups.note_made(group, self.new_group.retention_days.is_some());
         self.retain(client, group, &mut groups).await
     }
 
@@ -155,6 +167,11 @@ impl Creator {
     }
 }
 
+/// The group is missing, and not to be made here.
+pub fn no_group(group: &str) -> SinkError {
+    SinkError::misconfigured(format!("no log group {group}, and create_group is not true; make it, or allow it"))
+}
+
 pub fn bytes_of(body: &Value) -> Bytes {
     Bytes::from(body.to_string())
 }
@@ -188,5 +205,82 @@ impl Pace {
         *next = Some(at + self.every + share(self.every / 4));
         drop(next);
         sleep_until(at).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// SplitMix64 (Steele, Lea, Flood 2014), seeded alike in every test process.
+    fn random() -> u64 {
+        static STATE: AtomicU64 = AtomicU64::new(20_261_123);
+        let state = STATE.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// The most turns within any second.
+    fn busiest(turns: &[Instant]) -> usize {
+        let within = |from: Instant| turns.iter().filter(|at| **at >= from && at.duration_since(from) < SECOND).count();
+        turns.iter().map(|from| within(*from)).max().unwrap_or_default()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_second_has_more_turns_than_its_share_also_across_the_boundary_of_a_minute() {
+        for per_second in [STREAMS_PER_SECOND, GROUPS_PER_SECOND, RETENTIONS_PER_SECOND] {
+            let pace = Pace::new(per_second);
+            let mut turns = Vec::new();
+            // A burst that ends in one minute, then one at the beginning of the next, and one amid that.
+            for wait in [0, 40, 60_000, 1] {
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+                for _ in 0..3 * per_second {
+                    pace.turn(random).await;
+                    turns.push(Instant::now());
+                }
+            }
+            assert!(busiest(&turns) <= per_second as usize, "{} of {per_second}", busiest(&turns));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn runners_that_begin_at_the_same_instant_do_not_call_at_the_same_instant() {
+        const RUNNERS: u32 = 200;
+        let mut first_turns = tokio::task::JoinSet::new();
+        let minute = Instant::now();
+        for _ in 0..RUNNERS {
+            first_turns.spawn(async move {
+                Pace::new(STREAMS_PER_SECOND).turn(random).await;
+                minute.elapsed()
+            });
+        }
+        let waits = first_turns.join_all().await;
+        assert!(waits.iter().all(|wait| *wait <= BURST_JITTER + Duration::from_millis(1)), "{waits:?}");
+        // Evenly spread, each fifth of the jitter has its share of the runners.
+        for fifth in 0..5 {
+            let from = BURST_JITTER / 5 * fifth;
+            let within = waits.iter().filter(|wait| **wait >= from && **wait < from + BURST_JITTER / 5).count();
+            assert!(within > RUNNERS as usize / 10, "{within} runners from {from:?} on");
+        }
+    }
+
+    #[test]
+    fn groups_are_remembered_up_to_a_bound() {
+        let mut groups = Groups {
+            creates: Pace::new(1),
+            retentions: Pace::new(1),
+            made: BTreeMap::new(),
+            without_retention: BTreeSet::new(),
+        };
+        for number in 0..3 * GROUPS_MAX {
+            groups.note_made(&format!("/cron/{number}"), false);
+        }
+        assert_eq!((groups.made.len(), groups.without_retention.len()), (GROUPS_MAX, 0));
+        assert!(groups.made.contains_key(&format!("/cron/{}", 3 * GROUPS_MAX - 1)), "the last is remembered");
     }
 }

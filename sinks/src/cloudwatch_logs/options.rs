@@ -156,12 +156,15 @@ fn read_access(section: &mut Section) -> Access {
     if let (None, Some((line, id))) = (&role_arn, &external_id) {
         section.fault(*line, id, "`external_id` goes with role_arn; add it");
     }
+    let tls_line = section.line_of("tls");
+    let tls = TlsConfig::read(section);
+    tls.forbid_server_name(section, tls_line);
     Access {
         region,
         endpoint: endpoint.map(|(_, endpoint)| endpoint),
         profile,
         role_arn,
         external_id: external_id.map(|(_, id)| id),
-        tls: TlsConfig::read(section),
+        tls,
     }
 }

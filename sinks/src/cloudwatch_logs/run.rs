@@ -46,6 +46,8 @@ pub struct RunState {
 #[derive(Clone, Copy, Debug)]
 struct Progress {
     accepted: Mark,
+    /// The last record that was encoded on this connection.
+    encoded: Place,
     /// On this connection.
     connection: u64,
     last_ms: i64,
@@ -55,19 +57,23 @@ impl RunState {
     /// `started_ms`: the time of records whose own is not known.
     pub fn new(target: Arc<Target>, started_ms: i64) -> Arc<RunState> {
         let accepted = Mark { place: Place::default(), ms: started_ms };
-        Arc::new(RunState { target, progress: Mutex::new(Progress { accepted, connection: 0, last_ms: started_ms }) })
+        Arc::new(RunState {
+            target,
+            progress: Mutex::new(Progress { accepted, encoded: Place::default(), connection: 0, last_ms: started_ms }),
+        })
     }
 
     /// The event time of a record: its time of capture, never a little before that of an earlier record of the run. `None`
     /// when the service has the record.
     pub fn admit(&self, place: Place, ms: i64, connection: u64) -> Option<i64> {
         let mut progress = locked(&self.progress);
-        if place <= progress.accepted.place {
-            return None;
-        }
         if progress.connection != connection {
             progress.connection = connection;
             progress.last_ms = progress.accepted.ms;
+        }
+        progress.encoded = place;
+        if place <= progress.accepted.place {
+            return None;
         }
         if ms > progress.last_ms || (ms > 0 && progress.last_ms - ms > CLOCK_STEP_MS_MAX) {
             progress.last_ms = ms;
@@ -81,5 +87,11 @@ impl RunState {
         if mark.place > progress.accepted.place {
             progress.accepted = mark;
         }
+    }
+
+    /// Whether the service has everything that was encoded.
+    pub fn has_all(&self) -> bool {
+        let progress = locked(&self.progress);
+        progress.encoded <= progress.accepted.place
     }
 }

@@ -40,18 +40,23 @@ impl<S: Sink> Delivery<S> {
 
     pub(super) fn note_delivered(&mut self, total: &Tally) {
         self.failures = 0;
-        let mut health = locked(&self.shared.health);
-        health.delivered(total.lines, std::time::Instant::now());
-        health.dropped_lines += total.dropped_lines;
-        health.dropped_bytes += total.dropped_bytes;
-        let recovered = health.failing.take();
-        drop(health);
+        let recovered = locked(&self.shared.health).failing.take();
         if let Some(failing) = recovered {
             tracing::info!(sink = %self.config.name, since = %failing.since, "the sink works again");
             if failing.told {
                 self.send_event(SinkEvent::Recovered { sink: self.config.name.clone(), since: failing.since });
             }
         }
+        self.count_delivered(total);
+    }
+
+    /// What is through while something else still fails.
+    pub(super) fn count_delivered(&mut self, total: &Tally) {
+        let mut health = locked(&self.shared.health);
+        health.delivered(total.lines, std::time::Instant::now());
+        health.dropped_lines += total.dropped_lines;
+        health.dropped_bytes += total.dropped_bytes;
+        drop(health);
         if total.dropped_lines > 0 {
             let age = domain::units::format_duration(self.config.retry.max_age);
             let says = format!("{} lines were dropped: older than max_age {age}", total.dropped_lines);

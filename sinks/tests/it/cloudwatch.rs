@@ -2,7 +2,7 @@
 
 use std::sync::Once;
 
-use domain::line::Stream;
+use domain::line::{Position, Stream};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sinks::engine::Engine;
@@ -278,15 +278,88 @@ async fn a_hundred_new_streams_at_once_stay_below_the_quotas() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_asks_and_stores_nothing() {
-    let logs = serve().await;
-    let says = sinks::check::check(&config(&sink(logs.address, ""))).await.expect("reached");
-    assert!(says.contains("/cron/sexton-check may be written to"), "{says}");
-    assert!(logs.state().groups.is_empty());
+async fn a_group_that_another_runner_made_a_moment_before_gets_its_retention_all_the_same() {
+    let logs =
+        StrictLogs::start(|action, _, _| if action == "CreateLogGroup" { Plan::BeforeUs } else { Plan::Serve }).await;
+    let runs = [Run::new(1), Run::new(2)];
+    runs.iter().for_each(Run::finish);
+    deliver(&sink(logs.address, "retention_days = 7\n"), &[&runs[0], &runs[1]]).await.shutdown().await;
+    assert_eq!(logs.state().groups[GROUP].0, Some(7));
+    assert_eq!(logs.count("PutRetentionPolicy"), 1);
     no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_missing_holds_up_no_cursor_of_another_group() {
+    let logs = serve().await;
+    let text = sink(logs.address, "").replace("create_group = true\n", "").replace("/cron/{group}", "/{job}");
+    logs.state().groups.insert("/job2".to_owned(), Default::default());
+    let (missing, there) = (Run::new(1), Run::new(2));
+    for run in [&missing, &there] {
+        run.print_numbers(0..500);
+    }
+    there.print(Stream::Stdout, b"poison");
+    let (engine, mut events) = start(&text);
+    engine.add(missing.feed());
+    engine.add(there.feed());
+    wait_until(|| there.durable().seq == 502).await;
+    // Amid the failures of the other one, what this one printed later comes through, too.
+    there.print_numbers(501..600);
+    there.finish();
+    engine.wake(&there.header.run_id);
+    wait_until(|| there.is_delivered()).await;
+    let good: Vec<u64> = (1..=600).filter(|seq| *seq != 501).collect();
+    let seen: Vec<u64> =
+        logs.events("/job2", "job2").iter().filter_map(|event| event.object()["seq"].as_u64()).collect();
+    assert_eq!(seen, good, "and nothing twice");
+    assert_eq!(missing.durable(), Position::START);
+    let status = engine.status();
+    assert_eq!((status.lag_lines, status.delivered_lines), (500, 600), "{status:?}");
+    assert!(status.failing_since.is_some(), "{status:?}");
+    let refused: Vec<_> = status.refused.iter().map(|refused| (&refused.run_id, refused.seq)).collect();
+    assert_eq!(refused, [(&there.header.run_id, Some(501))], "{status:?}");
+    // The permanent loss and the missing group are told once each, and nobody is told that it works again.
+    for _ in 0..2 {
+        assert!(matches!(events.recv().await, Some(SinkEvent::Trouble(_))));
+    }
+    assert!(events.try_recv().is_err(), "no more is told");
+    logs.state().groups.insert("/job1".to_owned(), Default::default());
+    wait_until(|| missing.durable().seq == 501).await;
+    engine.shutdown().await;
+    no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_sends_its_test_line_by_the_way_of_all_lines_and_says_what_came_back() {
+    let check = async |text: &str| sinks::check::check(&config(text)).await;
+    let logs = serve().await;
+    let says = check(&sink(logs.address, "retention_days = 7\n")).await.expect("taken");
+    let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
+    assert!(says.starts_with(&format!("http://{} took the test line of run {}", logs.address, &date[..2])), "{says}");
+    assert!(says.ends_with(" into stream check of /cron/sexton"), "{says}");
+    let seen: Vec<Value> = logs.events("/cron/sexton", "check").iter().map(|event| event.object()).collect();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert!(
+        seen[1]["message"].as_str().is_some_and(|text| text.starts_with("test line of `sexton check`")),
+        "{seen:?}"
+    );
+    assert_eq!((&seen[1]["group"], &seen[1]["job"]), (&json!("sexton"), &json!("check")));
+    assert_eq!(logs.state().groups["/cron/sexton"].0, Some(7));
+    no_violation(&logs);
+
+    let logs = serve().await;
+    let not_made = sink(logs.address, "").replace("create_group = true\n", "");
+    let says = check(&not_made).await.expect("others make the groups");
+    assert!(says.contains("log group /cron/sexton may be written to; no test line was sent, because"), "{says}");
+    let fixed = not_made.replace("/cron/{group}", "/cron/all");
+    let says = check(&fixed).await.expect_err("a group of this name must be there");
+    assert!(says.starts_with("no log group /cron/all, and create_group is not true"), "{says}");
+    logs.state().groups.insert("/cron/all".to_owned(), Default::default());
+    assert!(check(&fixed).await.is_ok_and(|says| says.ends_with(" into stream check of /cron/all")));
+
     let denied = StrictLogs::start(|_, _, _| Plan::Deny).await;
-    let says = sinks::check::check(&config(&sink(denied.address, ""))).await.expect_err("denied");
+    let says = check(&sink(denied.address, "")).await.expect_err("denied");
     assert!(says.contains("allow logs:PutLogEvents"), "{says}");
     let nobody = sink(testbed::free_port(), "");
-    assert!(sinks::check::check(&config(&nobody)).await.expect_err("nobody").contains("cannot reach"));
+    assert!(check(&nobody).await.expect_err("nobody").contains("cannot reach"));
 }

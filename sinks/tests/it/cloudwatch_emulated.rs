@@ -70,6 +70,38 @@ async fn ministack_holds_every_line_of_every_run_in_order_with_its_time_and_fiel
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_of_a_single_event_are_taken_by_both() {
+    fn check(server: &AwsServer) {
+        let mut seqs = seqs(server, "job1");
+        seqs.sort_unstable();
+        assert_eq!(seqs, [1, 2, 3]);
+        let events = events(server, "job1");
+        assert_eq!(events.len(), 5);
+        assert!(events.iter().all(|(_, event)| event["run_id"].is_string()), "{events:?}");
+    }
+    let run = || {
+        let run = Run::new(1);
+        run.print_numbers(0..3);
+        run.finish();
+        run
+    };
+    let options = "batch = { timeout = \"20ms\", max_events = 1 }\n";
+    let text = |server: &AwsServer| sink(server.address(), "").replace("batch = { timeout = \"20ms\" }\n", options);
+    if let Some(server) = Ministack::start() {
+        deliver(&text(&server), &[&run()]).await.shutdown().await;
+        check(&server);
+    }
+    if let Some(server) = Moto::start() {
+        deliver(&text(&server), &[&run()]).await.shutdown().await;
+        check(&server);
+        // Five events, five calls that were taken; and one before, that found no stream.
+        let requests = server.requests();
+        let puts = |request: &&Value| request["headers"]["X-Amz-Target"] == "Logs_20140328.PutLogEvents";
+        assert_eq!(requests.iter().filter(puts).count(), 6, "{requests:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_exists_keeps_its_retention_and_its_events() {
     let Some(server) = Ministack::start() else { return };
     for (action, body) in [

@@ -5,6 +5,7 @@
 //! A new sink needs one line here, and a target in `conformance_targets.rs`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::line::Stream;
@@ -45,6 +46,7 @@ conforms! {
     gelf_over_http: targets::gelf_http("").await;
     gelf_over_http_in_bulk: targets::gelf_http("bulk = true\n").await;
     cloudwatch_logs: targets::cloudwatch_logs();
+    cloudwatch_logs_by_arrival: targets::strict_logs().await;
     file_as_the_spool_writes: targets::file("cri");
     file_as_json: targets::file("json");
 }
@@ -53,7 +55,7 @@ async fn conforms(target: Target) {
     let mut number = 0;
     for fault in target.faults.iter().copied() {
         number += 2;
-        let runs = [Run::new(number), Run::new(number + 1)];
+        let runs = [begun(number), begun(number + 1)];
         println!("{}: {fault:?}", target.name);
         (target.begin)(fault);
         let (engine, _events) = start(&format!("{}{RETRY}", target.sink));
@@ -96,17 +98,22 @@ async fn wait_until_or(mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Begun a while ago, so that its lines are not of the future.
+fn begun(number: u32) -> Run {
+    let mut run = Run::new(number);
+    let header = Arc::get_mut(&mut run.header).expect("nobody else has it yet");
+    header.started_at -= SignedDuration::from_mins(1);
+    run
+}
+
 /// The capture time of a line: each its own.
-fn captured_at(seq: u64) -> Timestamp {
-    // Not older than `max_age`, and not of the future.
-    let now = Timestamp::now().as_second();
-    let begun = Timestamp::from_second(now - now % 86_400).expect("today") - SignedDuration::from_hours(1);
-    begun + SignedDuration::from_micros(i64::try_from(seq).expect("small") * 1001)
+fn captured_at(run: &Run, seq: u64) -> Timestamp {
+    run.header.started_at + SignedDuration::from_micros(i64::try_from(seq).expect("small") * 1001)
 }
 
 fn print(run: &Run, numbers: std::ops::Range<u64>) {
     for number in numbers {
-        run.set_time(captured_at(number + 1));
+        run.set_time(captured_at(run, number + 1));
         let stream = if number % 3 == 0 { Stream::Stderr } else { Stream::Stdout };
         run.print(stream, text_of(number + 1).as_bytes());
     }
@@ -154,9 +161,9 @@ fn check_complete(seen: &[Seen], run: &Run, target: &Target) -> Result<(), Strin
                 if record.text != text_of(seq) {
                     return Err(format!("seq {seq} holds {:?}", record.text));
                 }
-                let off = record.at.duration_since(captured_at(seq)).unsigned_abs();
+                let off = record.at.duration_since(captured_at(run, seq)).unsigned_abs();
                 if off > target.precision {
-                    return Err(format!("seq {seq} is of {}, not of {}", record.at, captured_at(seq)));
+                    return Err(format!("seq {seq} is of {}, not of {}", record.at, captured_at(run, seq)));
                 }
                 next = next.max(seq + 1);
             }

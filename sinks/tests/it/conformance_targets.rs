@@ -18,6 +18,7 @@ use testbed::{
 use crate::cloudwatch;
 use crate::http;
 use crate::memory::Run;
+use crate::strict_logs::{Plan, StrictLogs};
 
 /// Where a connection is cut: amid a record of the first run, past its first batch's beginning.
 const CUT_AFTER_BYTES: u64 = 54_321;
@@ -158,6 +159,22 @@ pub fn cloudwatch_logs() -> Option<Target> {
     let sink = cloudwatch::options(proxy.address());
     let seen = move |run: &Run| of_stream(&server, run);
     let target = by_proxy("CloudWatch Logs", sink, proxy, seen);
+    let precision = Duration::from_millis(1);
+    Some(Target { faults: OF_FULL_REQUESTS, connects: false, precision, ..target })
+}
+
+/// The endpoint that enforces every limit; unlike the service it gives events back in order of arrival, so that it shows
+/// what was sent first.
+pub async fn strict_logs() -> Option<Target> {
+    let logs = StrictLogs::start(|_, _, _| Plan::Serve).await;
+    let proxy = Proxy::start(logs.address);
+    let sink = cloudwatch::options(proxy.address());
+    let seen = move |run: &Run| {
+        assert_eq!(logs.state().violations, Vec::<String>::new());
+        let events = logs.events(cloudwatch::GROUP, &run.header.job);
+        events.iter().map(|event| from_log_record(event.timestamp, &event.object())).collect()
+    };
+    let target = by_proxy("the strict endpoint", sink, proxy, seen);
     let precision = Duration::from_millis(1);
     Some(Target { faults: OF_FULL_REQUESTS, connects: false, precision, ..target })
 }
@@ -312,21 +329,22 @@ fn from_gelf(record: &Value, run_id: &str) -> Option<Seen> {
     })
 }
 
-/// In order of arrival, where the service gives events by their own time.
+/// In the order of their time, as the service gives events.
 fn of_stream(server: &AwsServer, run: &Run) -> Vec<Seen> {
-    let mut events = server.log_events(cloudwatch::ACCOUNT, cloudwatch::GROUP, &run.header.job);
-    // Two calls may arrive within one millisecond, and the lines of this suite are older than their run.
-    events.sort_by_cached_key(|event| (event["ingestionTime"].as_i64(), from_log_event(event).what));
+    let events = server.log_events(cloudwatch::ACCOUNT, cloudwatch::GROUP, &run.header.job);
     events.iter().map(from_log_event).collect()
 }
 
 fn from_log_event(event: &Value) -> Seen {
     let record: Value = event["message"].as_str().and_then(|text| serde_json::from_str(text).ok()).expect("an object");
-    let at = event["timestamp"].as_i64().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    from_log_record(event["timestamp"].as_i64().expect("a time"), &record)
+}
+
+fn from_log_record(ms: i64, record: &Value) -> Seen {
     Seen {
         what: what(record["event"].as_str().unwrap_or_default(), record["seq"].as_u64()),
         text: record["message"].as_str().unwrap_or_default().to_owned(),
-        at: at.expect("an instant"),
+        at: Timestamp::from_millisecond(ms).expect("an instant"),
     }
 }
 

@@ -1,11 +1,10 @@
 //! What the engine promises to whoever gives it feeds.
 
-use std::time::Duration;
-
 use domain::line::{Position, Stream};
 use jiff::{SignedDuration, Timestamp};
 use testbed::{Capture, Proxy, Transport};
 
+use crate::http;
 use crate::memory::{RETRY, Run, config, start, wait_until};
 
 fn sink(capture: &Capture, options: &str) -> String {
@@ -128,21 +127,21 @@ async fn an_idle_connection_may_end_without_trouble() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_may_wait_is_sent_as_one() {
-    let capture = Capture::start(Transport::Tcp);
-    let (engine, _events) = start(&sink(&capture, "batch = { timeout = \"10m\", max_events = 3 }\n"));
+    let (address, received) = http::serve(|_, _| 202).await;
+    let text = format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}\"\nbulk = true\n");
+    let (engine, _events) = start(&format!("{text}batch = {{ timeout = \"10m\", max_events = 3 }}\n"));
     let run = Run::new(1);
-    engine.add(run.feed());
     run.print(Stream::Stdout, b"one");
-    engine.wake(&run.header.run_id);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(capture.bytes().is_empty());
+    engine.add(run.feed());
+    wait_until(|| run.ahead_bytes_max() > 0).await;
     run.print(Stream::Stdout, b"two");
     engine.wake(&run.header.run_id);
-    wait_until(|| lines_of(&capture).len() == 3).await;
+    wait_until(|| received.accepted().len() == 3).await;
+    assert_eq!(received.requests(), 1, "run.started and the first line have waited");
     run.print(Stream::Stdout, b"three");
     engine.wake(&run.header.run_id);
     assert!(engine.flush(testbed::DEADLINE).await, "a flush does not wait for the batch");
-    assert_eq!(lines_of(&capture).len(), 4);
+    assert_eq!((received.requests(), received.accepted().len()), (2, 4));
     engine.shutdown().await;
 }
 

@@ -1,6 +1,7 @@
 //! The sinks against real receivers: rsyslog, syslog-ng, graygelf, files; and through outages.
 
 mod cloudwatch;
+mod cloudwatch_access;
 mod cloudwatch_emulated;
 mod conformance;
 mod conformance_targets;

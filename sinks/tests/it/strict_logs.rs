@@ -30,6 +30,8 @@ pub enum Plan {
     LoseAnswer,
     Deny,
     ExpiredToken,
+    /// Somebody else does the same a moment before.
+    BeforeUs,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,10 @@ pub struct State {
     pub calls: Vec<(String, Value, Instant)>,
     /// Events and counted bytes of each accepted put.
     pub batches: Vec<(usize, usize)>,
+    /// The access key id of each call.
+    pub signers: Vec<String>,
+    /// Keys whose token has expired.
+    pub expired: Vec<String>,
     /// Limits that were broken.
     pub violations: Vec<String>,
 }
@@ -104,13 +110,21 @@ impl StrictLogs {
             let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
             let plan = (self.planner)(&action, &body, self.state().calls.len());
             self.state().calls.push((action.clone(), body.clone(), Instant::now()));
-            let signed = header(&head, "authorization").is_some_and(|value| value.starts_with("AWS4-HMAC-SHA256 "));
+            let signer = header(&head, "authorization").and_then(signer).unwrap_or_default().to_owned();
+            self.state().signers.push(signer.clone());
+            let expired = self.state().expired.contains(&signer);
             let (status, answer) = match plan {
-                _ if !signed => (400, error("MissingAuthenticationTokenException", "not signed")),
+                _ if expired => (400, error("ExpiredTokenException", "The security token included is expired")),
+                _ if signer.is_empty() => (400, error("MissingAuthenticationTokenException", "not signed")),
                 Plan::Throttle => (400, error("ThrottlingException", "Rate exceeded")),
                 Plan::Fail => (500, error("InternalFailure", "")),
                 Plan::Deny => (400, error("AccessDeniedException", "not authorized")),
                 Plan::ExpiredToken => (400, error("ExpiredTokenException", "expired")),
+                Plan::BeforeUs => {
+                    let mut state = self.state();
+                    state.serve(&action, &body);
+                    state.serve(&action, &body)
+                }
                 Plan::Serve | Plan::LoseAnswer => self.state().serve(&action, &body),
             };
             if plan == Plan::LoseAnswer {
@@ -126,6 +140,11 @@ impl StrictLogs {
             }
         }
     }
+}
+
+/// `AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/logs/aws4_request, ...`
+fn signer(authorization: &str) -> Option<&str> {
+    authorization.strip_prefix("AWS4-HMAC-SHA256 Credential=")?.split('/').next()
 }
 
 fn error(kind: &str, message: &str) -> Value {
