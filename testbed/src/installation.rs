@@ -49,14 +49,20 @@ pub(crate) fn installed(server: &str, path_below: &str) -> Option<PathBuf> {
     let folder = repository().join(".testbed");
     let path = folder.join(path_below);
     let Some(reason) = reason_left_out(&folder, server, &path) else { return Some(path) };
-    let note = format!("{} needs {server}: {reason}", test_name());
+    leave_out(server, &reason);
+    None
+}
+
+/// Says that the test cannot run here, and notes it as left out; panics with `CI=true`.
+pub(crate) fn leave_out(needed: &str, reason: &str) {
+    let note = format!("{} needs {needed}: {reason}", test_name());
     println!("left out: {note}");
-    if let Ok(mut list) = OpenOptions::new().append(true).create(true).open(folder.join("left-out-tests")) {
+    let list = repository().join(".testbed/left-out-tests");
+    if let Ok(mut list) = OpenOptions::new().append(true).create(true).open(list) {
         // One write, since other test processes append too.
         list.write_all(format!("{note}\n").as_bytes()).ok();
     }
     assert!(env::var_os("CI").is_none_or(|value| value != "true"), "CI=true, nothing may be left out: {note}");
-    None
 }
 
 /// Why the setup could not provide the server, if it could not.

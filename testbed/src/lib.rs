@@ -10,6 +10,7 @@
 
 mod aws;
 mod capture;
+mod disk;
 mod gelf;
 mod installation;
 mod log_server;
@@ -22,6 +23,7 @@ mod wait;
 
 pub use aws::{AwsServer, Ministack, Moto};
 pub use capture::{Capture, Transport};
+pub use disk::SmallDisk;
 pub use gelf::{Graygelf, RsyslogGelf};
 pub use installation::{Certificates, certificates, python, repository};
 pub use log_server::LogServer;
