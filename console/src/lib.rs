@@ -31,8 +31,9 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::{get, post};
 use domain::ports::Ports;
-use domain::run::Run;
+use domain::run::{Run, RunId};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 pub use logs::{LogChunks, LogOutput, LogQuery, REMOVED_LINES};
 
@@ -49,11 +50,25 @@ pub trait Logs: Send + Sync {
     async fn read(&self, run: &Run, query: LogQuery) -> Result<Option<LogOutput>, String>;
 }
 
+/// A sink that has not taken all of a run yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undelivered {
+    pub sink: String,
+    pub lines: u64,
+    /// In the spool, where each line has a head of some 40 bytes.
+    pub bytes: u64,
+}
+
 /// How far the sinks are.
 #[async_trait]
 pub trait Sinks: Send + Sync {
     /// One JSON object a sink, as its engine tells it.
     async fn status(&self) -> Vec<serde_json::Value>;
+
+    /// The sinks that lack lines of this run. None where the runners are elsewhere, and nothing is known of theirs.
+    async fn undelivered(&self, _run_id: &RunId) -> Vec<Undelivered> {
+        Vec::new()
+    }
 }
 
 /// What tells the time; tests step it.

@@ -9,8 +9,8 @@ use domain::run::{Outcome, Run, RunId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::Console;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
+use crate::{Console, Undelivered};
 
 /// Runs of one page, unless fewer are asked for.
 const PAGE_RUNS_DEFAULT: usize = 100;
@@ -40,9 +40,18 @@ pub struct ListQuery {
     cursor: Option<String>,
 }
 
+/// A run, and the sinks that lack lines of it.
+#[derive(Debug, Serialize)]
+pub struct RunAnswer {
+    #[serde(flatten)]
+    run: Run,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    undelivered: Vec<Undelivered>,
+}
+
 #[derive(Debug, Serialize)]
 pub struct RunPage {
-    runs: Vec<Run>,
+    runs: Vec<RunAnswer>,
     /// Where the next page begins; null when there is none.
     cursor: Option<Cursor>,
 }
@@ -77,20 +86,29 @@ pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>
     let most = query.limit.unwrap_or(PAGE_RUNS_DEFAULT).clamp(1, PAGE_RUNS_MAX);
     let cursor = query.cursor.map(Cursor);
     let page = console.ports.runs.list(&wanted, cursor.as_ref(), most).await?;
-    Ok(Json(RunPage { runs: page.records.into_iter().map(|stored| stored.record).collect(), cursor: page.next }))
+    let mut runs = Vec::with_capacity(page.records.len());
+    for stored in page.records {
+        runs.push(answer(&console, stored.record).await);
+    }
+    Ok(Json(RunPage { runs, cursor: page.next }))
+}
+
+async fn answer(console: &Console, run: Run) -> RunAnswer {
+    let undelivered = console.sinks.undelivered(&run.run_id).await;
+    RunAnswer { run, undelivered }
 }
 
 pub async fn show(
     State(console): State<Console>,
     Path(run_id): Path<String>,
     Query(query): Query<ShowQuery>,
-) -> ApiResult<Json<Run>> {
+) -> ApiResult<Json<RunAnswer>> {
     let patience = Duration::from_secs(query.wait).min(WAIT_MAX);
     let begun = tokio::time::Instant::now();
     loop {
         let run = run_of(&console, &run_id).await?;
         if !run.is_open() || begun.elapsed() >= patience {
-            return Ok(Json(run));
+            return Ok(Json(answer(&console, run).await));
         }
         tokio::time::sleep(WAIT_STEP).await;
     }

@@ -230,10 +230,14 @@ fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (O
         let reason = format!("{exit}, but it took {took} where at least {least} is expected; it probably did nothing");
         return (Outcome::FalseSuccess, reason);
     }
-    match accusation(hits, Severity::Warn) {
-        Some(warning) => (Outcome::Succeeded, format!("{exit}; warning: {warning}")),
-        None => (Outcome::Succeeded, exit),
+    let mut reason = exit;
+    if let Some(warning) = accusation(hits, Severity::Warn) {
+        reason.push_str(&format!("; warning: {warning}"));
     }
+    if facts.dropped_lines > 0 {
+        reason.push_str(&format!("; {} dropped lines were not looked at", facts.dropped_lines));
+    }
+    (Outcome::Succeeded, reason)
 }
 
 fn bad_exit(facts: &ExitFacts<'_>) -> String {

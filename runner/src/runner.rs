@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use rules::Packs;
 use rustix::fs::{FlockOperation, flock};
 use sinks::engine::Engine;
+use sinks::feed::Lag;
 use sinks::status::SinkStatus;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -290,6 +291,12 @@ impl Handle {
 
     pub fn sinks(&self) -> Vec<SinkStatus> {
         self.shared.with_sinks(|sinks| sinks.iter().map(Engine::status).collect())
+    }
+
+    /// The sinks that lack lines of this run, with what they lack.
+    pub fn undelivered(&self, run_id: &RunId) -> Vec<(String, Lag)> {
+        let lags = |sink: &Engine| Some((sink.name().to_owned(), sink.lag_of(run_id))).filter(|(_, lag)| lag.lines > 0);
+        self.shared.with_sinks(|sinks| sinks.iter().filter_map(lags).collect())
     }
 
     /// Other rules from now on.

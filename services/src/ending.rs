@@ -37,8 +37,8 @@ pub async fn write_with_alerts(
     for _ in 0..CONFLICTS_MAX {
         let before = ports.alerts.state(&run.key()).await?;
         let (state, kind) = decide(&policy, &before.record, occurrence, at);
-        let transitions: Vec<Transition> =
-            kind.map(|kind| transition(kind, run, &before.record, &state, &policy, at)).into_iter().collect();
+        let change_of_job = kind.map(|kind| transition(kind, run, &before.record, &state, &policy, at));
+        let transitions: Vec<Transition> = change_of_job.into_iter().chain(loss(run, at)).collect();
         let change = (state != before.record).then(|| StateChange { key: run.key(), expected: before.version, state });
         let alert = (change.is_some() || !transitions.is_empty()).then_some(AlertStep { state: change, transitions });
         let write = RunWrite { run: run.clone(), expected, alert };
@@ -134,6 +134,31 @@ fn transition(
     told.count = if kind == AlertKind::Recovered { before.streak } else { after.streak.max(1) };
     told.channels = policy.channels.clone();
     told
+}
+
+/// Losses of one runner's disk are told once in so long; each run says for itself what it lacks.
+const LOSS_SPAN_S: i64 = 3600;
+
+/// Lines that the disk under the runner's spools did not take, as the pseudo job `sexton/spool.RUNNER` that failed: the
+/// job itself may be as good as ever.
+fn loss(run: &Run, at: Timestamp) -> Option<Transition> {
+    if run.is_open() || run.dropped_lines == 0 {
+        return None;
+    }
+    let runner = run.runner.as_deref().unwrap_or("unknown");
+    let span = at.as_second().div_euclid(LOSS_SPAN_S);
+    let lines = if run.dropped_lines == 1 { "1 line".to_owned() } else { format!("{} lines", run.dropped_lines) };
+    let reason = format!(
+        "{lines} of run {} of {} are lost, because the disk under the spools of runner {runner} was full; free some room \
+         there",
+        run.run_id,
+        run.key()
+    );
+    let key = JobKey::new("sexton", format!("spool.{runner}"));
+    let mut told = Transition::new(format!("spool_loss:{runner}:{span}"), AlertKind::Failed, &key, reason, at);
+    told.run_id = Some(run.run_id.clone());
+    told.nominal = Some(run.nominal);
+    Some(told)
 }
 
 fn bad_runs(count: u32) -> String {

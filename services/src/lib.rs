@@ -28,7 +28,7 @@ pub mod error;
 pub mod firing;
 pub mod maintenance;
 mod making;
-mod message;
+pub mod message;
 pub mod overdue;
 pub mod pruner;
 pub mod release;

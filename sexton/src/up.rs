@@ -4,12 +4,13 @@
 //! |---|---|
 //! | `files` | crontabs and jobs files: applied at the start and whenever they change |
 //! | `duties` | the loops around `services`: scheduler, collector, overdue, alerts, pruner |
-//! | `notify`, `sink_alerts` | alerts to the configured channels; sinks in trouble become alerts |
+//! | `notify`, `sink_alerts`, `disk_alerts` | alerts to the configured channels; sinks and disks in trouble become alerts |
 //! | `output` | the output that the console gives out |
 //! | `sample` | what runs when nothing is named |
 //!
 //! The runner with its sinks and rules is `work`, which `sexton runner` has too.
 
+mod disk_alerts;
 mod duties;
 mod files;
 mod notify;
@@ -128,7 +129,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
     let duties = Duties {
         ports: ports.clone(),
         packs: work.packs(),
-        notifier,
+        notifier: notifier.clone(),
         links: services::Links(setup.configuration.links.clone()),
         keep: duties::keep(&setup.configuration.history),
         nudge: nudge.clone(),
@@ -137,7 +138,10 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
     let running = Running {
         work: work.clone(),
         duties: duties.start(),
-        looking: tokio::spawn(sink_alerts::watch(work.clone(), ports.clone(), stop.clone())),
+        looking: [
+            tokio::spawn(sink_alerts::watch(work.clone(), ports.clone(), stop.clone())),
+            tokio::spawn(disk_alerts::watch(ports.clone(), notifier, state.dir.clone(), stop.clone())),
+        ],
         watching: tokio::spawn(files.watch(ports, work.packs(), nudge, stop.clone())),
         reloading: tokio::spawn(work.clone().watch(setup.sinks_file, setup.rules, state.clone(), stop.clone())),
         server,
@@ -172,7 +176,7 @@ fn start_work(setup: &mut Setup, ports: &Ports) -> Result<Arc<Work>, Failure> {
 struct Running {
     work: Arc<Work>,
     duties: duties::Running,
-    looking: JoinHandle<()>,
+    looking: [JoinHandle<()>; 2],
     watching: JoinHandle<()>,
     reloading: JoinHandle<()>,
     server: JoinHandle<std::io::Result<()>>,
@@ -184,7 +188,7 @@ impl Running {
     async fn end(self) -> usize {
         self.stop.cancel();
         let left = self.work.end().await;
-        for task in [self.looking, self.watching, self.reloading] {
+        for task in self.looking.into_iter().chain([self.watching, self.reloading]) {
             task.abort();
         }
         self.duties.finish().await;

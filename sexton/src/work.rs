@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
+use console::Undelivered;
+use domain::run::RunId;
 use rules::Packs;
 use runner::{Handle, Options, Runner};
 use sinks::config::SinkConfig;
@@ -199,5 +201,10 @@ impl console::Sinks for Work {
         let statuses = self.sinks();
         // A status is plain data: it always has a form in JSON.
         statuses.into_iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
+    }
+
+    async fn undelivered(&self, run_id: &RunId) -> Vec<Undelivered> {
+        let lags = self.handle.undelivered(run_id).into_iter();
+        lags.map(|(sink, lag)| Undelivered { sink, lines: lag.lines, bytes: lag.bytes }).collect()
     }
 }

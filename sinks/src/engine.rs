@@ -206,6 +206,21 @@ impl Engine {
         }
     }
 
+    /// What of one run is not yet taken by the other side, over all its attempts here.
+    pub fn lag_of(&self, run_id: &RunId) -> Lag {
+        let range = (run_id.clone(), 0)..=(run_id.clone(), u32::MAX);
+        let feeds: Vec<FeedHandle> = locked(&self.shared.feeds).range(range).map(|(_, feed)| feed.clone()).collect();
+        let mut total = Lag::default();
+        for feed in feeds {
+            let tracked = locked(&feed);
+            let lag = tracked.feed.lag(tracked.arrived);
+            total.lines += lag.lines;
+            total.bytes += lag.bytes;
+            total.oldest = total.oldest.into_iter().chain(lag.oldest).min();
+        }
+        total
+    }
+
     /// Sends all there is and waits until it is confirmed and the cursors say so; false when `deadline` came first. On a
     /// connection that has no other acknowledgement this ends it, and the receiver's answer is the proof.
     pub async fn flush(&self, deadline: Duration) -> bool {

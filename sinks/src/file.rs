@@ -2,6 +2,7 @@
 //!
 //! What is promised: a run's cursor moves past a line only after the file that holds it was synced (`fdatasync`), so a
 //! crash of the machine can double lines here and never lose one. The sync comes at most once a commit, not once a line.
+//! The last room on a disk is not taken ([`crate::room`]): lines wait in their spools instead.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -16,6 +17,7 @@ use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::lines::{LineFormat, LineRun};
 use crate::record::Record;
+use crate::room::{Allowance, Room};
 use crate::sink::{Refused, Sink};
 use crate::template::Template;
 
@@ -75,6 +77,7 @@ struct Open {
     identity: (u64, u64),
     dirty: bool,
     used: u64,
+    allowance: Allowance,
 }
 
 impl FileSink {
@@ -185,7 +188,8 @@ impl Files {
         let open = self.current(path)?;
         open.used = clock;
         open.dirty = true;
-        open.file.write_all(bytes).map_err(|error| SinkError::of_path("write to", path, &error))
+        let room = open.allowance.take(bytes.len() as u64, || Room::of_file(&open.file));
+        room.and_then(|()| open.file.write_all(bytes)).map_err(|error| SinkError::of_path("write to", path, &error))
     }
 
     /// The file that the path names now.
@@ -231,7 +235,8 @@ fn open(path: &Path) -> SinkResult<Open> {
     if metadata.is_file() && metadata.len() > 0 && last_byte(&file, metadata.len()).is_ok_and(|byte| byte != b'\n') {
         file.write_all(b"\n").map_err(|error| SinkError::of_path("write to", path, &error))?;
     }
-    Ok(Open { file, identity: (metadata.dev(), metadata.ino()), dirty: true, used: 0 })
+    let identity = (metadata.dev(), metadata.ino());
+    Ok(Open { file, identity, dirty: true, used: 0, allowance: Allowance::default() })
 }
 
 fn last_byte(file: &File, bytes: u64) -> io::Result<u8> {

@@ -10,6 +10,7 @@
 //! | `lines`, `json`, `message`, `stamp`, `ansi`, `frames` | how records are written |
 //! | `wire`, `stream`, `datagram`, `http` | how bytes travel |
 //! | `check` | reaches a sink with a test line |
+//! | `room` | how much of a disk output leaves alone |
 //! | `reach` | whether a required sink would take a connection, without sending |
 
 pub mod address;
@@ -33,6 +34,7 @@ pub mod lines;
 mod message;
 pub mod reach;
 mod record;
+pub mod room;
 mod sink;
 mod stamp;
 pub mod status;

@@ -1,5 +1,6 @@
-//! Appends records to the spool's segments, and what happens when the disk does not take them: the job is never held up,
-//! the middle is dropped and counted, the newest records are kept in memory until there is room again.
+//! Appends records to the spool's segments, and what happens when the disk does not take them, or has no more room than
+//! what output leaves alone ([`sinks::room`]): the job is never held up, the middle is dropped and counted, the newest
+//! records are kept in memory until there is room again.
 //!
 //! A record of drops stands at the seq of the first dropped record and is the last of its segment; the next segment is
 //! named by the seq behind the dropped ones. So a record's place stays its number.
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use domain::line::{STAMP_BYTES, Stream, Tag, parse, write_head};
+use sinks::room::{Allowance, Room};
 
 /// A segment is closed at the first write behind this size. Small enough that delivered output is freed early, large
 /// enough that a day of chatter is a handful of files. Ours.
@@ -48,6 +50,9 @@ pub struct Writer {
     next_seq: u64,
     dropped: Dropped,
     trouble: Option<Trouble>,
+    allowance: Allowance,
+    /// The last records may take the room that output leaves alone.
+    is_last: bool,
 }
 
 impl Writer {
@@ -64,6 +69,8 @@ impl Writer {
             next_seq: 1,
             dropped: Dropped::default(),
             trouble: None,
+            allowance: Allowance::default(),
+            is_last: false,
         }
     }
 
@@ -107,6 +114,7 @@ impl Writer {
 
     /// Nothing follows. Called once the reserve has been given back to the disk: what still does not fit is dropped.
     pub fn finish(&mut self, stamp: &[u8; STAMP_BYTES]) {
+        self.is_last = true;
         self.recover(stamp);
         if let Some(trouble) = &mut self.trouble {
             let (tail, count) = (std::mem::take(&mut trouble.tail), std::mem::take(&mut trouble.tail_records));
@@ -124,6 +132,12 @@ impl Writer {
     /// Writes all or says how many bytes and records at the end are missing. What was torn is taken back.
     fn write(&mut self, records: &[u8], count: u64) -> Result<(), (io::Error, usize, u64)> {
         let all = (records.len(), count);
+        let room = |allowance: &mut Allowance| allowance.take(records.len() as u64, || Room::of(&self.folder));
+        if !self.is_last
+            && let Err(error) = room(&mut self.allowance)
+        {
+            return Err((error, all.0, all.1));
+        }
         if self.segment_bytes >= self.segment_bytes_max {
             self.segment = None;
         }
@@ -246,6 +260,7 @@ fn text_bytes(records: &[u8]) -> u64 {
 /// As the kernel names it, without Rust's number.
 fn reason_of(error: &io::Error) -> String {
     let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    text.replace('\n', " ").to_lowercase()
+    let text = text.split(" (os error").next().unwrap_or_default().replace('\n', " ");
+    let mut rest = text.chars();
+    rest.next().map(|first| first.to_lowercase().chain(rest).collect()).unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use console::Undelivered;
 use domain::run::{Outcome as RunOutcome, Run, RunId};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -196,7 +197,11 @@ pub fn list(arguments: RunsArguments) -> Outcome {
             let Some(Value::Array(runs)) = runs else { return Err(strange("runs")) };
             left = left.saturating_sub(runs.len() as u64);
             for record in &runs {
-                if arguments.json { out.json(record)? } else { table.row(row_of(&run_of(record)?)) }
+                if arguments.json {
+                    out.json(record)?
+                } else {
+                    table.row(row_of(&run_of(record)?, &undelivered_of(record)))
+                }
             }
             cursor = page.get("cursor").and_then(Value::as_str).map(str::to_owned);
             if cursor.is_none() {
@@ -211,7 +216,7 @@ pub fn list(arguments: RunsArguments) -> Outcome {
     })
 }
 
-fn row_of(run: &Run) -> Vec<String> {
+fn row_of(run: &Run, undelivered: &[Undelivered]) -> Vec<String> {
     let outcome = match (run.outcome, run.held) {
         (Some(outcome), _) => outcome.name(),
         (None, true) => "waiting",
@@ -222,6 +227,7 @@ fn row_of(run: &Run) -> Vec<String> {
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => dash(),
     };
+    let lacking: String = undelivered.iter().map(|lag| format!(" ({})", lacks(lag))).collect();
     vec![
         run.run_id.to_string(),
         run.key().to_string(),
@@ -230,9 +236,19 @@ fn row_of(run: &Run) -> Vec<String> {
         instant_or_dash(run.started_at),
         run.duration_ms.map_or_else(dash, |ms| readable(Duration::from_millis(ms))),
         exit,
-        (run.stdout_lines + run.stderr_lines).to_string(),
+        format!("{}{lacking}", run.stdout_lines + run.stderr_lines),
         run.reason.clone().unwrap_or_default(),
     ]
+}
+
+/// The sinks that lack lines of a run; a server that knows of none says nothing.
+fn undelivered_of(record: &Value) -> Vec<Undelivered> {
+    record.get("undelivered").and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
+}
+
+fn lacks(lag: &Undelivered) -> String {
+    let lines = if lag.lines == 1 { "line" } else { "lines" };
+    format!("{} lacks {} {lines}", lag.sink, lag.lines)
 }
 
 fn state_name(run: &Run) -> &'static str {
@@ -257,14 +273,14 @@ pub fn show(arguments: ShowArguments) -> Outcome {
         if arguments.json {
             out.json(&answer)?;
         } else {
-            out.bytes(described(&run_of(&answer)?).as_bytes())?;
+            out.bytes(described(&run_of(&answer)?, &undelivered_of(&answer)).as_bytes())?;
         }
         out.finish()?;
         Ok(DONE)
     })
 }
 
-fn described(run: &Run) -> String {
+fn described(run: &Run, undelivered: &[Undelivered]) -> String {
     let mut rows = vec![
         ("run", run.run_id.to_string()),
         ("job", run.key().to_string()),
@@ -286,6 +302,9 @@ fn described(run: &Run) -> String {
     if run.dropped_lines > 0 {
         rows.push(("dropped", format!("{} lines", run.dropped_lines)));
     }
+    rows.extend(
+        undelivered.iter().map(|lag| ("undelivered", format!("{}, {}", lacks(lag), bytes_readable(lag.bytes)))),
+    );
     rows.extend(run.cpu_ms.map(|ms| ("cpu", readable(Duration::from_millis(ms)))));
     rows.extend(run.max_rss_bytes.map(|bytes| ("memory", bytes_readable(bytes))));
     for leaked in &run.leaked {

@@ -239,6 +239,14 @@ fn end_keepers(state: &Path) {
     }
 }
 
+/// What a line of shell prints.
+#[track_caller]
+pub fn shell_output(line: &str) -> String {
+    let output = Command::new("sh").args(["-c", line]).output().expect("a shell");
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 pub fn signal(pid: u32, name: &str) {
     // `kill` of a process that is gone complains; that is fine.
     let _gone = Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status();

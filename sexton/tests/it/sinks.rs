@@ -1,14 +1,14 @@
 //! What people see of a sink: in trouble and out of it.
 
-use serde_json::Value;
 use testbed::{Capture, DEADLINE, Proxy, Transport, wait_until};
 
 use crate::driver::{Folder, Up};
+use crate::evidence::{alerts, check_ledger, job, pager, start_run, wait_for_end};
 
 #[test]
 fn people_are_told_of_a_sink_that_lags_and_of_its_recovery() {
     let folder = Folder::new();
-    let (capture, told) = (Capture::start(Transport::Tcp), folder.text("told"));
+    let capture = Capture::start(Transport::Tcp);
     let server = Proxy::start(capture.address());
     server.refuse();
     let address = server.address();
@@ -19,24 +19,17 @@ fn people_are_told_of_a_sink_that_lags_and_of_its_recovery() {
              retry = {{ initial = \"50ms\", max = \"500ms\" }}\n"
         ),
     );
-    let configuration = folder.write(
-        "sexton.toml",
-        &format!("[channel.pager]\ntype = \"command\"\ncommand = '''\ncat >> {told}; echo >> {told}'''\n"),
-    );
+    let (configuration, told) = pager(&folder);
     let tab = folder.write("crontab", "# sexton: name=a group=db\n@manually echo kept for later\n");
     let arguments = ["--crontab", &tab, "--config", &configuration, "--sinks", &sinks];
     let up = Up::start(&folder.path("state"), &arguments);
     up.ask(&["run", "db/a", "--wait"]).expect(0);
-    let alerts = || -> Vec<Value> {
-        let text = std::fs::read_to_string(&told).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    };
-    wait_until(DEADLINE, || alerts().len() == 1);
+    wait_until(DEADLINE, || alerts(&told).len() == 1);
     let sink = up.records(&["sinks"]).remove(0);
     assert_eq!((&sink["lag_lines"], &sink["state"]), (&1.into(), &"retrying".into()), "{sink}");
     server.pass();
-    wait_until(DEADLINE, || alerts().len() == 2);
-    let alerts = alerts();
+    wait_until(DEADLINE, || alerts(&told).len() == 2);
+    let alerts = alerts(&told);
     for (alert, kind) in alerts.iter().zip(["failed", "recovered"]) {
         assert_eq!(
             (&alert["kind"], &alert["group"], &alert["job"]),
@@ -50,4 +43,38 @@ fn people_are_told_of_a_sink_that_lags_and_of_its_recovery() {
     );
     assert!(String::from_utf8_lossy(&capture.bytes()).contains("] kept for later"));
     assert_eq!(up.records(&["sinks"]).remove(0)["state"], "working");
+}
+
+#[test]
+fn a_sink_that_was_never_there_holds_nothing_up_and_its_lag_is_seen_wherever_one_looks() {
+    let folder = Folder::new();
+    let nobody = testbed::free_port();
+    let sinks = format!(
+        "[sink.absent]\ntype = \"syslog\"\naddress = \"tcp://{nobody}\"\n\
+         retry = {{ initial = \"50ms\", max = \"200ms\" }}\n\
+         [sink.archive]\ntype = \"file\"\npath = \"{}/{{job}}.log\"\n",
+        folder.text("archive")
+    );
+    let sinks = folder.write("sinks.toml", &sinks);
+    let jobs = folder.write("jobs.toml", &job("a", "seq 1 1000; exit 3", ""));
+    let state = folder.path("state");
+    let up = Up::start(&state, &["--jobs", &jobs, "--sinks", &sinks]);
+    let run_id = start_run(&up, "a");
+    let run = wait_for_end(&up, &run_id, DEADLINE);
+    assert_eq!((&run["outcome"], &run["exit_code"], &run["last_seq"]), (&"failed".into(), &3.into(), &1000.into()));
+    check_ledger(&up);
+
+    // In the history, of the run itself, and in what `up` says of itself. What the other sink has is not held against it.
+    let lags = |text: &str| text.contains("absent lacks 1000 lines") && !text.contains("archive lacks");
+    wait_until(DEADLINE, || lags(&up.ask(&["show", &run_id]).expect(0).text()));
+    let listed = up.ask(&["runs"]).expect(0).text();
+    assert!(lags(&listed), "{listed}");
+    let undelivered = &up.records(&["show", &run_id])[0]["undelivered"];
+    assert_eq!((&undelivered[0]["sink"], &undelivered[0]["lines"]), (&"absent".into(), &1000.into()), "{undelivered}");
+    wait_until(DEADLINE, || up.said().lines().any(|line| line.contains("sink=absent") && line.contains("refused")));
+
+    // Also after a restart, which knows no more than what is on disk.
+    up.kill();
+    let up = Up::start(&state, &["--jobs", &jobs, "--sinks", &sinks]);
+    wait_until(DEADLINE, || lags(&up.ask(&["show", &run_id]).expect(0).text()));
 }

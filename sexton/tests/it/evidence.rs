@@ -1,0 +1,204 @@
+//! What a run left behind, looked at from outside: its record, its lines at each sink, its processes. Called by the tests
+//! of what must hold when things break.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use testbed::{DEADLINE, LogServer, wait_until};
+
+use crate::driver::{Folder, Up};
+
+/// No process of ours may need more, whatever a job prints.
+pub const MEMORY_BYTES_MAX: u64 = 64 << 20;
+
+/// For what moves gigabytes through an unoptimised build.
+pub const LONG_DEADLINE: Duration = Duration::from_secs(600);
+
+/// A jobs file with one job that only `run` starts.
+pub fn job(name: &str, command: &str, more: &str) -> String {
+    format!("[[job]]\ngroup = \"t\"\nname = \"{name}\"\nschedule = \"@manually\"\ncommand = '''{command}'''\n{more}\n")
+}
+
+pub fn sinks(folder: &Folder, server: std::net::SocketAddr) -> String {
+    let text = format!(
+        "[sink.central]\ntype = \"syslog\"\naddress = \"tcp://{server}\"\nframing = \"octet_counting\"\n\
+         retry = {{ initial = \"50ms\", max = \"500ms\" }}\n\
+         [sink.archive]\ntype = \"file\"\nformat = \"json\"\npath = \"{}/{{job}}.json\"\n",
+        folder.text("archive")
+    );
+    folder.write("sinks.toml", &text)
+}
+
+/// A configuration whose one channel adds each alert to a file, as JSON, one a line; and the file.
+pub fn pager(folder: &Folder) -> (String, PathBuf) {
+    let told = folder.path("told");
+    let text = format!("[channel.pager]\ntype = \"command\"\ncommand = '''\n(cat; echo) >> {0}'''\n", told.display());
+    (folder.write("sexton.toml", &text), told)
+}
+
+/// What people were told so far.
+pub fn alerts(told: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(told).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The folder of a run's first attempt.
+pub fn directory(state: &Path, run_id: &str) -> PathBuf {
+    state.join(format!("runner/runs/{run_id}.1"))
+}
+
+/// The keeper of a run's first attempt, once it has said who it is.
+#[track_caller]
+pub fn keeper(state: &Path, run_id: &str) -> u32 {
+    let mut pid = None;
+    wait_until(DEADLINE, || {
+        let text = std::fs::read_to_string(directory(state, run_id).join("keeper")).unwrap_or_default();
+        pid = text.trim().parse().ok();
+        pid.is_some()
+    });
+    pid.expect("it was waited for")
+}
+
+#[track_caller]
+pub fn start_run(up: &Up, job: &str) -> String {
+    let said = up.ask(&["run", &format!("t/{job}"), "--json"]).expect(0);
+    said.records()[0]["run_id"].as_str().expect("a run id").to_owned()
+}
+
+pub fn show(up: &Up, run_id: &str) -> Value {
+    up.records(&["show", run_id]).remove(0)
+}
+
+#[track_caller]
+pub fn wait_for_end(up: &Up, run_id: &str, deadline: Duration) -> Value {
+    let begun = Instant::now();
+    loop {
+        let run = show(up, run_id);
+        if run["state"] == "finished" {
+            return run;
+        }
+        assert!(begun.elapsed() < deadline, "{run_id} has not ended: {run}\n{}", up.said());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What one sink got of a run: the numbers of its lines in the order of arrival, the lines by number, the brackets.
+#[derive(Default)]
+pub struct Arrived {
+    pub order: Vec<u64>,
+    pub lines: BTreeMap<u64, String>,
+    pub brackets: Vec<String>,
+}
+
+impl Arrived {
+    fn take(&mut self, seq: Option<u64>, kind: &str, text: &str) {
+        match seq {
+            Some(seq) => {
+                self.order.push(seq);
+                if let Some(before) = self.lines.insert(seq, text.to_owned()) {
+                    assert_eq!(before, text, "line {seq} came twice and differs");
+                }
+            }
+            None => self.brackets.push(kind.to_owned()),
+        }
+    }
+
+    pub fn of_syslog(server: &LogServer, run_id: &str) -> Arrived {
+        let mut arrived = Arrived::default();
+        for record in server.records() {
+            let sd = record["sd"].as_str().expect("structured data");
+            if sd.contains(&format!("id=\"{run_id}\"")) {
+                let kind = record["msgid"].as_str().expect("msgid");
+                let seq = sd.split(" seq=\"").nth(1).and_then(|rest| rest.split('"').next());
+                let seq = seq.filter(|_| kind.starts_with("std")).map(|digits| digits.parse().expect("a number"));
+                arrived.take(seq, kind, record["msg"].as_str().expect("msg"));
+            }
+        }
+        arrived
+    }
+
+    pub fn of_file(path: &Path, run_id: &str) -> Arrived {
+        let mut arrived = Arrived::default();
+        for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
+            let record: Value = serde_json::from_str(line).expect("one object a line");
+            if record["run_id"] == run_id {
+                let kind = record["event"].as_str().unwrap_or_default();
+                let seq = if kind.is_empty() { record["seq"].as_u64() } else { None };
+                arrived.take(seq, kind, record["message"].as_str().unwrap_or_default());
+            }
+        }
+        arrived
+    }
+
+    pub fn is_complete(&self, last_seq: u64) -> bool {
+        self.lines.len() as u64 == last_seq && self.brackets.iter().any(|kind| kind == "run.finished")
+    }
+
+    /// Every line at least once, none missing, and first seen in order; a resend goes back, but never skips ahead.
+    #[track_caller]
+    pub fn check(&self, last_seq: u64) {
+        assert_eq!(self.lines.keys().copied().collect::<Vec<_>>(), (1..=last_seq).collect::<Vec<_>>());
+        let mut highest = 0;
+        for seq in &self.order {
+            assert!(*seq <= highest + 1, "line {seq} came before line {}", highest + 1);
+            highest = highest.max(*seq);
+        }
+        assert_eq!(self.brackets.first().map(String::as_str), Some("run.started"));
+        assert_eq!(self.brackets.last().map(String::as_str), Some("run.finished"));
+    }
+}
+
+#[track_caller]
+pub fn check_sinks(server: &LogServer, archive: &Path, run_id: &str, last_seq: u64) {
+    wait_until(DEADLINE, || {
+        Arrived::of_syslog(server, run_id).is_complete(last_seq)
+            && Arrived::of_file(archive, run_id).is_complete(last_seq)
+    });
+    Arrived::of_syslog(server, run_id).check(last_seq);
+    Arrived::of_file(archive, run_id).check(last_seq);
+}
+
+#[track_caller]
+pub fn check_ledger(up: &Up) {
+    let ledger = up.ask(&["ledger", "--json"]).expect(0).records().remove(0);
+    assert_eq!(ledger["open"], 0, "{ledger}");
+}
+
+/// VmHWM of proc_pid_status(5); 0 when the process is gone.
+pub fn peak_memory_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |kib| kib << 10)
+}
+
+pub fn shell(text: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", text]);
+    command
+}
+
+/// SHA-256 of what a command prints, by coreutils.
+#[track_caller]
+pub fn checksum(mut command: Command) -> String {
+    let mut printing = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    let output = printing.stdout.take().expect("piped");
+    let sum = Command::new("sha256sum").stdin(output).output().expect("sha256sum runs");
+    assert!(printing.wait().expect("waited for").success());
+    String::from_utf8_lossy(&sum.stdout).into_owned()
+}
+
+/// Who carries the run's name in its environment: the job and all that it started.
+pub fn processes_of(run_id: &str) -> Vec<u32> {
+    let wanted = format!("SEXTON_RUN_ID={run_id}").into_bytes();
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &u32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == wanted)
+        })
+        .collect()
+}

@@ -1,0 +1,87 @@
+//! What a job prints, or does not print, and what is made of it.
+
+use testbed::{DEADLINE, wait_until};
+
+use crate::driver::{Folder, Up, shell_output};
+use crate::evidence::{
+    LONG_DEADLINE, MEMORY_BYTES_MAX, alerts, check_ledger, directory, job, keeper, pager, peak_memory_bytes, show,
+    start_run, wait_for_end,
+};
+
+/// Each line of the flood, with its newline.
+const LINE_BYTES: u64 = 100;
+
+/// 50 MB, unless `SEXTON_FLOOD_BYTES` says more; the whole promise is about 5 GB.
+fn flood_bytes() -> u64 {
+    std::env::var("SEXTON_FLOOD_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(50_000_000)
+}
+
+#[test]
+fn a_traceback_in_the_middle_of_a_flood_that_exits_0_is_a_false_success_with_its_line_and_place() {
+    let half = flood_bytes() / 2 / LINE_BYTES;
+    let folder = Folder::new();
+    let flood = format!("yes {} | head -n {half}", "x".repeat(LINE_BYTES as usize - 1));
+    let script = format!("{flood}; echo 'Traceback (most recent call last):' >&2; sleep 0.2; {flood}; exit 0");
+    let (configuration, told) = pager(&folder);
+    let jobs = folder.write("jobs.toml", &job("liar", &script, "rules = [\"default\", \"python\"]"));
+    let state = folder.path("state");
+    let up = Up::start(&state, &["--jobs", &jobs, "--config", &configuration]);
+    let run_id = start_run(&up, "liar");
+    let keeper = keeper(&state, &run_id);
+    let (mut keeper_bytes, mut up_bytes) = (0, 0);
+    wait_until(LONG_DEADLINE, || {
+        keeper_bytes = keeper_bytes.max(peak_memory_bytes(keeper));
+        up_bytes = up_bytes.max(peak_memory_bytes(up.pid()));
+        show(&up, &run_id)["state"] == "finished"
+    });
+    let run = show(&up, &run_id);
+    assert_eq!((&run["outcome"], &run["exit_code"]), (&"false_success".into(), &0.into()), "{run}");
+    assert_eq!((&run["last_seq"], &run["judged_on"]), (&(2 * half + 1).into(), &"all".into()), "{run}");
+    let rule = &run["rules"][0];
+    // The two streams are two pipes: which of them is read first is the machine's choice, within what a pipe holds.
+    let seq = rule["first_seq"].as_u64().expect("a number");
+    assert!(seq.abs_diff(half + 1) <= (128 << 10) / LINE_BYTES, "line {seq} instead of {}: {run}", half + 1);
+    assert_eq!(rule["first_line"], "Traceback (most recent call last):", "{run}");
+    let at = shell_output(&format!("grep -hbn Traceback {}/spool/*.log | wc -l", directory(&state, &run_id).display()));
+    assert_eq!(at.trim(), "1");
+    let reason = run["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains(&format!("line {seq} matches python.traceback")), "{reason}");
+    wait_until(DEADLINE, || alerts(&told).iter().any(|alert| alert["kind"] == "false_success"));
+    assert!((1..MEMORY_BYTES_MAX).contains(&keeper_bytes), "the keeper took {keeper_bytes} bytes");
+    assert!((1..MEMORY_BYTES_MAX).contains(&up_bytes), "up took {up_bytes} bytes");
+    println!("{} bytes: keeper {keeper_bytes}, up {up_bytes} bytes of memory", 2 * half * LINE_BYTES);
+}
+
+#[test]
+fn a_job_that_says_nothing_for_an_hour_is_told_once_and_goes_on_to_its_true_end() {
+    let folder = Folder::new();
+    let go = folder.path("go");
+    let (configuration, told) = pager(&folder);
+    let script = format!("echo one; while [ ! -e {} ]; do sleep 0.05; done; echo two", go.display());
+    let jobs = folder.write("jobs.toml", &job("silent", &script, "quiet_limit = \"1h\""));
+    let state = folder.path("state");
+    let arguments = ["--jobs", &*jobs, "--config", &*configuration];
+    let up = Up::start(&state, &arguments);
+    let run_id = start_run(&up, "silent");
+    wait_until(DEADLINE, || up.ask(&["logs", &run_id]).text() == "one\n");
+    assert_eq!(alerts(&told).len(), 0);
+
+    // An hour passes: by the only thing that it is measured by, the time of the last write to the spool.
+    let segment = directory(&state, &run_id).join("spool/00000000000000000001.log");
+    shell_output(&format!("touch -d '61 minutes ago' {}", segment.display()));
+    wait_until(DEADLINE, || !alerts(&told).is_empty());
+    assert_eq!((&alerts(&told)[0]["kind"], &alerts(&told)[0]["run_id"]), (&"quiet".into(), &(&*run_id).into()));
+
+    // Whoever watches meanwhile may be killed; nobody takes the silence for a death, and nobody is told again.
+    up.kill_and_keep_jobs();
+    let up = Up::start(&state, &arguments);
+    let run = show(&up, &run_id);
+    assert_eq!((&run["state"], &run["outcome"]), (&"running".into(), &serde_json::Value::Null), "{run}");
+    assert!(peak_memory_bytes(keeper(&state, &run_id)) < MEMORY_BYTES_MAX);
+    assert!(peak_memory_bytes(up.pid()) < MEMORY_BYTES_MAX);
+    std::fs::write(&go, "").expect("written");
+    let run = wait_for_end(&up, &run_id, DEADLINE);
+    assert_eq!((&run["outcome"], &run["last_seq"]), (&"succeeded".into(), &2.into()), "{run}");
+    check_ledger(&up);
+    assert_eq!(alerts(&told).iter().filter(|alert| alert["kind"] == "quiet").count(), 1, "{:?}", alerts(&told));
+}
