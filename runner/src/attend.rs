@@ -55,11 +55,19 @@ pub fn standing(run: &LocalRun) -> io::Result<Standing> {
     if run.directory.is_kept()? {
         return Ok(Standing::Kept);
     }
-    Ok(match run.exit()? {
-        Some(exit) => Standing::Ended(Box::new(exit)),
-        None if run.directory.starting().exists() => Standing::Orphaned,
-        None => Standing::NotBegun,
-    })
+    match run.exit() {
+        Ok(Some(exit)) => return Ok(Standing::Ended(Box::new(exit))),
+        Ok(None) => {}
+        // No keeper writes half a file: the disk has lost it, and nobody will ever know more.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::error!(%error, run_id = %run.run_id(), "the record of an end is damaged; the run counts as lost");
+            return Ok(Standing::Orphaned);
+        }
+        Err(error) => return Err(error),
+    }
+    // Where somebody removed the directory there is no mark either, and the job may run.
+    let may_have_begun = run.directory.starting().exists() || !run.directory.order().try_exists()?;
+    Ok(if may_have_begun { Standing::Orphaned } else { Standing::NotBegun })
 }
 
 /// Attends the run to its end and gives back its place in admission.

@@ -117,6 +117,10 @@ fn record_loss(run: &LocalRun) -> io::Result<Exit> {
     let leaked = end_remains(&run.key(), started.as_ref());
     let repair = spool::repair(&run.directory.spool())?;
     let mut note = note_of_loss(&leaked, started.is_some());
+    let is_removed = !run.directory.path().try_exists()?;
+    if is_removed {
+        note.push_str("; its directory was removed by somebody else, with what it printed");
+    }
     if repair.torn_bytes > 0 {
         note.push_str(&format!("; its last line was cut after {} bytes", repair.torn_bytes));
     }
@@ -136,6 +140,9 @@ fn record_loss(run: &LocalRun) -> io::Result<Exit> {
         max_rss_bytes: None,
         leaked,
     };
+    if is_removed {
+        return Ok(exit);
+    }
     write_json(&run.directory.exit(), &exit, Durability::Cache)?;
     let _ = std::fs::remove_file(run.directory.file("reserve"));
     Ok(exit)

@@ -102,7 +102,11 @@ impl Feed for SpoolFeed {
             return Ok(());
         }
         // Not synced: after a power cut a sink gets some lines twice, after a kill it does not.
-        write_json(&self.cursor, &position, Durability::Cache)?;
+        match write_json(&self.cursor, &position, Durability::Cache) {
+            // Somebody removed the run; what is left of it in memory must not stop the sink.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.run.directory.path().exists() => {}
+            written => written?,
+        }
         self.durable = position;
         if position.stage == Stage::Done {
             self.run.note_change();

@@ -150,6 +150,7 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
         boot_id: processes::boot_id(),
         started_at,
         cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_string_lossy().into_owned()),
+        pipes: [&launched.stdout, &launched.stderr].map(inode_of).into_iter().flatten().collect(),
     };
     if let Err(error) = directory::write_json(&run.started(), &started, Durability::Cache) {
         log(run, &format!("started.json cannot be written: {error}"));
@@ -158,12 +159,16 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
     Ok(Job::new(launched, started_at, begun, cgroup, masker))
 }
 
+fn inode_of(file: &OwnedFd) -> Option<u64> {
+    rustix::fs::fstat(file).ok().map(|stat| stat.st_ino)
+}
+
 /// Writes exit.json, with patience: while this process holds the lock, nobody takes the run for lost.
 fn record(run: &RunDirectory, exit: &Exit) -> io::Result<()> {
     let begun = std::time::Instant::now();
     let mut told = false;
     loop {
-        let error = match directory::write_json(&run.exit(), exit, Durability::Cache) {
+        let error = match directory::write_json(&run.exit(), exit, Durability::Disk) {
             Ok(()) => return Ok(()),
             Err(error) if begun.elapsed() > RECORD_PATIENCE || error.kind() == io::ErrorKind::NotFound => {
                 return Err(error);

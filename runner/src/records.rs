@@ -69,6 +69,9 @@ pub struct Started {
     /// The job's own control group, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
+    /// Inodes of the pipes that the job prints into: whoever holds one belongs to it.
+    #[serde(default)]
+    pub pipes: Vec<u64>,
 }
 
 /// `stop`

@@ -1,4 +1,5 @@
-//! What a lost keeper left running: found by control group, session and environment, ended and named.
+//! What a lost keeper left running: found by control group, session, environment and the pipes of its output, ended and
+//! named. Where there is no control group, only what left all three others is not found.
 
 use std::fs;
 use std::path::Path;
@@ -59,6 +60,7 @@ fn remains(key: &Key, started: Option<&Started>) -> Vec<Process> {
             && !process.is_zombie()
             && (in_group.contains(&process.pid)
                 || session == Some(process.session)
+                || started.is_some_and(|started| holds_one(process.pid, &started.pipes))
                 || is_named_in_environment(process.pid, key))
     });
     all
@@ -68,6 +70,14 @@ fn remains(key: &Key, started: Option<&Started>) -> Vec<Process> {
 /// else; a leader that started at another time means that it has been given away.
 fn owns_session(started: &Started) -> bool {
     processes::process(started.pid).is_none_or(|leader| leader.start_ticks == started.start_ticks)
+}
+
+/// Whether one of the process's open files is one of these pipes.
+fn holds_one(pid: u32, pipes: &[u64]) -> bool {
+    let names: Vec<String> = pipes.iter().map(|inode| format!("pipe:[{inode}]")).collect();
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+    targets.into_iter().any(|target| names.iter().any(|name| Path::new(name) == target))
 }
 
 /// A job's processes carry its name, also those that left session and group.

@@ -49,6 +49,7 @@ fn options(state: &str, world: &Path) -> Options {
     options.beat_interval = Duration::from_millis(50);
     let folder = world.to_owned();
     options.secrets = Arc::new(LocalSecrets { beyond: Some(Arc::new(WorldSecrets { folder })) });
+    options.cgroup = !world.join("no-cgroup").exists();
     if let Ok(text) = fs::read_to_string(world.join("sinks.toml")) {
         let (configs, faults) = SinksFile::parse("sinks.toml", &text);
         assert!(!faults.refuse(), "{faults}");

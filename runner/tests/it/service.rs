@@ -116,6 +116,29 @@ fn a_killed_keeper_means_lost_and_nothing_of_the_job_is_left() {
 }
 
 #[test]
+fn without_a_control_group_a_daemon_without_session_and_environment_is_found_by_its_output() {
+    let mut world = World::new();
+    fs::write(world.path("no-cgroup"), "").expect("no-cgroup");
+    world.start();
+    let order = world.order(shell("env -i setsid sleep 1000 & echo $!; sleep 1000"));
+    let directory = world.directory(&order);
+    wait_for("the start", || world.events(&order.run_id).first().map(|_| ()));
+    let mut reader = runner::spool::SpoolReader::open(directory.spool(), domain::line::Position::START);
+    let block = wait_for("the spool", || reader.read(4096).expect("read"));
+    let line = block.lines().next().expect("a line").text.to_vec();
+    let daemon: u32 = String::from_utf8_lossy(&line).parse().expect("pid");
+    wait_for("its exec", || {
+        runner::processes::process(daemon).is_some_and(|process| process.name == "sleep").then_some(())
+    });
+    let keeper: u32 = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
+    let keeper = runner::processes::process(keeper).expect("keeper");
+    runner::processes::signal(&keeper, rustix::process::Signal::KILL);
+    let report = world.report(&order.run_id);
+    assert!(report.leaked.iter().any(|leaked| leaked.pid == daemon && leaked.killed), "{report:?}");
+    assert!(!is_alive(daemon));
+}
+
+#[test]
 fn a_stop_from_the_ledger_reaches_the_job() {
     let mut world = World::new();
     world.start();
@@ -276,4 +299,51 @@ fn a_reported_run_whose_stored_report_is_gone_is_finished_all_the_same() {
     };
     check(&|report| fs::remove_file(report).expect("removed"));
     check(&|report| fs::write(report, "{").expect("damaged"));
+}
+
+#[test]
+fn a_run_whose_directory_somebody_removes_is_lost_at_once_and_stops_no_sink() {
+    let mut world = World::new();
+    let go = world.path("go");
+    world.start();
+    let order =
+        world.order(counted(&world, &format!("echo one; while [ ! -e {} ]; do sleep 0.02; done", go.display())));
+    let directory = world.directory(&order);
+    let started = wait_for("the job", || {
+        runner::directory::read_json::<runner::records::Started>(&directory.started()).expect("started")
+    });
+    wait_for("the line", || world.events(&order.run_id).first().map(|_| ()));
+    // The keeper and the sink may be putting files there meanwhile.
+    wait_for("its removal", || fs::remove_dir_all(directory.path()).ok());
+    let report = world.report(&order.run_id);
+    assert_eq!((report.ended, report.outcome), (Ended::Lost, Outcome::Lost), "{report:?}");
+    assert!(report.note.as_deref().is_some_and(|note| note.contains("directory was removed")), "{report:?}");
+    assert!(!is_alive(started.pid));
+    let next = world.order(shell("echo next"));
+    assert_eq!(world.report(&next.run_id).outcome, Outcome::Succeeded);
+    assert_eq!(world.shipped(&next.run_id).len(), 3);
+    assert_eq!(starts(&world), 1);
+}
+
+#[test]
+fn a_damaged_record_of_an_end_makes_the_run_lost() {
+    let mut world = World::new();
+    fs::write(world.path("deaf"), "").expect("deaf");
+    world.start();
+    let order = world.order(counted(&world, "echo one"));
+    let directory = world.directory(&order);
+    wait_for("its end", || directory.told_finished().exists().then_some(()));
+    world.kill();
+    // As a power cut leaves it: the report is not there yet, the record is there without its bytes.
+    for file in fs::read_dir(world.path("state").join("outbox")).expect("outbox") {
+        fs::remove_file(file.expect("file").path()).expect("removed");
+    }
+    fs::remove_file(directory.told_finished()).expect("removed");
+    fs::remove_file(directory.finished()).expect("removed");
+    fs::write(directory.exit(), "").expect("damaged");
+    fs::remove_file(world.path("deaf")).expect("hearing");
+    world.start();
+    let report = world.report(&order.run_id);
+    assert_eq!((report.ended, report.outcome, report.last_seq), (Ended::Lost, Outcome::Lost, 1));
+    assert_eq!(starts(&world), 1);
 }
