@@ -35,16 +35,30 @@ impl Ministack {
     /// Starts ministack; `None` when it is not available here.
     #[track_caller]
     pub fn start() -> Option<Ministack> {
+        Ministack::start_with(&[])
+    }
+
+    /// The same, which lets everybody do only what IAM permits: policies of roles with resources and conditions, trust,
+    /// signatures, and its Lambdas as their own roles. An account's id as access key is its root, who may do everything.
+    #[track_caller]
+    pub fn start_enforcing() -> Option<Ministack> {
+        Ministack::start_with(&["AUTH=true"])
+    }
+
+    #[track_caller]
+    fn start_with(variables: &[&str]) -> Option<Ministack> {
         let path = installed("ministack", "aws/bin/ministack")?;
         // It listens on every address unless told otherwise.
         let arguments = |address: SocketAddr| {
-            vec![
+            let mut all = vec![
                 "BIND_HOST=127.0.0.1".to_owned(),
                 "MINISTACK_HOST=127.0.0.1".to_owned(),
                 format!("GATEWAY_PORT={}", address.port()),
                 "LOG_LEVEL=WARNING".to_owned(),
-                path.display().to_string(),
-            ]
+            ];
+            all.extend(variables.iter().map(|variable| (*variable).to_owned()));
+            all.push(path.display().to_string());
+            all
         };
         AwsServer::start(arguments).map(Ministack)
     }

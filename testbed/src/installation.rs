@@ -38,6 +38,11 @@ pub fn python() -> Option<PathBuf> {
     installed("aiosmtpd", "python/bin/python")
 }
 
+/// The linter of CloudFormation templates.
+pub fn cfn_lint() -> Option<PathBuf> {
+    installed("cfn-lint", "lint/bin/cfn-lint")
+}
+
 /// The root of the repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))

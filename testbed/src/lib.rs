@@ -9,6 +9,7 @@
 //! (`Capture`, `Proxy`) knows no protocol.
 
 mod aws;
+mod boto;
 mod capture;
 mod disk;
 mod gelf;
@@ -22,10 +23,11 @@ mod syslog;
 mod wait;
 
 pub use aws::{AwsServer, Ministack, Moto};
+pub use boto::{Boto, Caller, Refusal};
 pub use capture::{Capture, Transport};
 pub use disk::SmallDisk;
 pub use gelf::{Graygelf, RsyslogGelf};
-pub use installation::{Certificates, certificates, python, repository};
+pub use installation::{Certificates, certificates, cfn_lint, python, repository};
 pub use log_server::LogServer;
 pub use mail::{Aiosmtpd, SmtpMode, SmtpSink};
 pub use ports::free_port;
