@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::alert::{AlertKind, Transition};
 use domain::job::JobKey;
-use domain::ports::{AlertStep, Due, Ports, SetAside};
+use domain::ports::{AlertStep, Due, Ports, SetAside, StoredJob};
 use jiff::Timestamp;
 
 use crate::Result;
@@ -65,31 +65,47 @@ pub async fn sweep(ports: &Ports, now: Timestamp) -> Result<Summary> {
     let mut after = None;
     loop {
         let page = ports.jobs.list(None, after.as_ref(), PAGE_MAX).await?;
-        let mut entries: Vec<Due> = Vec::new();
-        let mut transitions: Vec<Transition> = Vec::new();
-        for stored in &page.records {
-            summary.jobs += 1;
-            let planned = stored.job.as_ref().map_err(Clone::clone).and_then(|job| {
-                let schedule = schedule_of(job)?;
-                Ok(due_after(job, &schedule, now))
-            });
-            match planned {
-                Ok(entry) => entries.extend(entry),
-                Err(says) => {
-                    summary.bad_jobs += 1;
-                    transitions.push(bad_job(&stored.key, &says, now));
-                }
-            }
-        }
-        if !entries.is_empty() {
-            ports.due.put(&entries).await?;
-        }
-        if !transitions.is_empty() {
-            ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
-        }
+        look(ports, &page.records, now, &mut summary).await?;
         after = page.next;
         if after.is_none() {
             return Ok(summary);
         }
     }
+}
+
+/// Looks at these jobs, which somebody edited; those that are gone need nothing.
+///
+/// # Errors
+/// A port's.
+pub async fn changed(ports: &Ports, keys: &[JobKey], now: Timestamp) -> Result<Summary> {
+    let mut summary = Summary::default();
+    let jobs = ports.jobs.get(keys).await?;
+    look(ports, &jobs, now, &mut summary).await?;
+    Ok(summary)
+}
+
+async fn look(ports: &Ports, jobs: &[StoredJob], now: Timestamp, summary: &mut Summary) -> Result<()> {
+    let mut entries: Vec<Due> = Vec::new();
+    let mut transitions: Vec<Transition> = Vec::new();
+    for stored in jobs {
+        summary.jobs += 1;
+        let planned = stored.job.as_ref().map_err(Clone::clone).and_then(|job| {
+            let schedule = schedule_of(job)?;
+            Ok(due_after(job, &schedule, now))
+        });
+        match planned {
+            Ok(entry) => entries.extend(entry),
+            Err(says) => {
+                summary.bad_jobs += 1;
+                transitions.push(bad_job(&stored.key, &says, now));
+            }
+        }
+    }
+    if !entries.is_empty() {
+        ports.due.put(&entries).await?;
+    }
+    if !transitions.is_empty() {
+        ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
+    }
+    Ok(())
 }
