@@ -1,0 +1,12 @@
+//! The Lambda `api`.
+
+use lambda_http::Error;
+use lambdas::api;
+use lambdas::environment::{self, Environment};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    environment::log();
+    let aws = Environment::of_process()?.connect().await?;
+    lambda_http::run(api::router(aws.ports)?).await
+}

@@ -1,0 +1,183 @@
+//! The collector's batches. Each record stands alone: one that cannot be read, or whose sender may not speak for its
+//! group, is parked in the dead-letter queue and told, and keeps no other from being stored. What could not be stored
+//! now is named in the answer and comes again; everything else, Lambda deletes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws::Names;
+use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::DisplayErrorContext;
+use domain::alert::{AlertKind, Transition};
+use domain::event::Event;
+use domain::job::JobKey;
+use domain::ports::{AlertStep, Delivery, Notifier, PortResult, Ports, Reports};
+use jiff::Timestamp;
+use rules::Packs;
+use services::{collector, release};
+
+use crate::scheduler::tell;
+use crate::senders::{Senders, Verdict};
+
+pub struct Collector<'c> {
+    pub ports: &'c Ports,
+    pub packs: &'c Packs,
+    pub senders: &'c Senders,
+    pub parking: &'c Parking,
+    pub notifier: &'c dyn Notifier,
+    pub channels: &'c [String],
+    pub worker: &'c str,
+}
+
+/// Why a record is not collected.
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    /// Nobody will ever collect it. For people, and for the alert's name: one alert a day for the same cause.
+    Parked { says: String, cause: String },
+    /// It comes again.
+    Later(String),
+}
+
+impl Collector<'_> {
+    /// Deals with a batch; the answer names the records that are to come again.
+    pub async fn collect(&self, batch: SqsEvent, now: Timestamp) -> SqsBatchResponse {
+        let mut answer = SqsBatchResponse::default();
+        let mut deliveries = Vec::new();
+        let received = batch.records.len();
+        let mut parked = 0;
+        for record in &batch.records {
+            match self.read(record).await {
+                Ok(delivery) => deliveries.push(delivery),
+                Err(Fault::Parked { says, cause }) => match self.park(record, &says, &cause, now).await {
+                    Ok(()) => parked += 1,
+                    Err(error) => {
+                        tracing::error!(message = id_of(record), error, "a record could not be parked and comes again");
+                        answer.add_failure(id_of(record));
+                    }
+                },
+                Err(Fault::Later(says)) => {
+                    tracing::warn!(message = id_of(record), "a report comes again: {says}");
+                    answer.add_failure(id_of(record));
+                }
+            }
+        }
+        let again = self.store(deliveries, now).await;
+        tracing::info!(received, parked, again = again.len() + answer.batch_item_failures.len(), "reports");
+        again.into_iter().for_each(|id| answer.add_failure(id));
+        answer
+    }
+
+    async fn read(&self, record: &SqsMessage) -> Result<Delivery<Event>, Fault> {
+        let body = record.body.as_deref().unwrap_or_default();
+        let message = aws::report_of(body).map_err(|says| Fault::Parked { says, cause: "unreadable".to_owned() })?;
+        let sender = record.attributes.get("SenderId").map(String::as_str).unwrap_or_default();
+        match self.senders.check(&message.group, sender).await {
+            Verdict::Taken => Ok(Delivery { message, receipt: id_of(record).to_owned() }),
+            Verdict::Refused(says) => Err(Fault::Parked {
+                says: format!("it speaks for run {} and is refused: {says}", message.run_id),
+                cause: format!("refused:{}:{sender}", message.group),
+            }),
+            Verdict::Unknown(says) => Err(Fault::Later(says)),
+        }
+    }
+
+    /// Tells first: a record that is parked and not told would be forgotten.
+    async fn park(&self, record: &SqsMessage, says: &str, cause: &str, now: Timestamp) -> Result<(), String> {
+        let sender = record.attributes.get("SenderId").map(String::as_str).unwrap_or("an unknown sender");
+        let reason = format!("a report of {sender} was parked in {}: {says}", self.parking.queue());
+        tracing::error!(message = id_of(record), sender, "{reason}");
+        let day = now.as_second().div_euclid(86_400);
+        let id = format!("report:{cause}:{day}");
+        let told = Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), reason, now);
+        let step = AlertStep { state: None, transitions: vec![told] };
+        self.ports.alerts.raise(&step).await.map_err(|error| error.to_string())?;
+        self.parking.park(record.body.as_deref().unwrap_or_default(), says).await
+    }
+
+    /// Stores, and returns the ids of what could not be stored.
+    async fn store(&self, deliveries: Vec<Delivery<Event>>, now: Timestamp) -> Vec<String> {
+        let all: Vec<String> = deliveries.iter().map(|delivery| delivery.receipt.clone()).collect();
+        if all.is_empty() {
+            return Vec::new();
+        }
+        let taken = Arc::new(Taken::default());
+        let ports = Ports { reports: taken.clone(), ..self.ports.clone() };
+        match collector::collect(&ports, self.packs, deliveries, now).await {
+            Ok(summary) if summary.ended > 0 => self.afterwards(&summary, now).await,
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "reports could not be stored and come again"),
+        }
+        let taken = taken.receipts.lock().unwrap_or_else(PoisonError::into_inner);
+        all.into_iter().filter(|id| !taken.contains(id)).collect()
+    }
+
+    /// What an end brings with it at once. The scheduler's tick repeats what fails here.
+    async fn afterwards(&self, summary: &collector::Summary, now: Timestamp) {
+        if let Err(error) = release::after(self.ports, &summary.ended_jobs, now).await {
+            tracing::warn!(%error, "runs that waited are released by the next tick");
+        }
+        if let Err(error) = tell(self.ports, self.notifier, self.channels, self.worker, now).await {
+            tracing::warn!(%error, "alerts are sent by the next tick");
+        }
+    }
+}
+
+fn id_of(record: &SqsMessage) -> &str {
+    record.message_id.as_deref().unwrap_or_default()
+}
+
+/// The queue as Lambda sees it: the records are given, and those that were dealt with are remembered, as Lambda deletes
+/// them itself.
+#[derive(Default)]
+struct Taken {
+    receipts: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Reports for Taken {
+    async fn send(&self, _: &[Event]) -> PortResult<()> {
+        Ok(())
+    }
+
+    async fn receive(&self, _: usize, _: Duration, _: Duration) -> PortResult<Vec<Delivery<Event>>> {
+        Ok(Vec::new())
+    }
+
+    async fn delete(&self, receipts: &[String]) -> PortResult<()> {
+        self.receipts.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(receipts);
+        Ok(())
+    }
+}
+
+/// The dead-letter queue of reports, as a place to put what nobody will ever collect.
+pub struct Parking {
+    client: Client,
+    queue: String,
+}
+
+/// SQS SendMessage: an attribute's value counts towards the message's size; ours is for people.
+const WHY_BYTES_MAX: usize = 1000;
+
+impl Parking {
+    pub fn new(client: Client, names: &Names) -> Parking {
+        Parking { client, queue: names.reports_dead() }
+    }
+
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// Parks a body as it is, with the reason as the attribute `why`.
+    async fn park(&self, body: &str, why: &str) -> Result<(), String> {
+        let told = |error: String| format!("the queue {} does not take it: {error}", self.queue);
+        let url = self.client.get_queue_url().queue_name(&self.queue).send().await;
+        let url = url.map_err(|error| told(DisplayErrorContext(error).to_string()))?.queue_url.unwrap_or_default();
+        let why: String = why.chars().take(WHY_BYTES_MAX / 4).collect();
+        let attribute = aws_sdk_sqs::types::MessageAttributeValue::builder().data_type("String").string_value(why);
+        let attribute = attribute.build().map_err(|error| told(error.to_string()))?;
+        let sent = self.client.send_message().queue_url(url).message_body(body).message_attributes("why", attribute);
+        sent.send().await.map(drop).map_err(|error| told(DisplayErrorContext(error).to_string()))
+    }
+}

@@ -1,0 +1,95 @@
+//! What the template says to a Lambda, and where it says what it does: on standard error, one JSON object a line, which
+//! CloudWatch Logs Insights takes apart.
+
+use std::time::Duration;
+
+use aws::{Aws, Options};
+use services::pruner::Keep;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The variables that `template.yaml` sets. All may be absent.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    pub options: Options,
+    pub keep: Keep,
+}
+
+impl Environment {
+    /// Of this process.
+    ///
+    /// # Errors
+    /// One sentence that names the variable.
+    pub fn of_process() -> Result<Environment, String> {
+        Environment::read(|name| std::env::var(name).ok())
+    }
+
+    /// # Errors
+    /// One sentence that names the variable.
+    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Environment, String> {
+        let mut options = Options::default();
+        let mut keep = Keep::default();
+        if let Some(prefix) = variable("SEXTON_PREFIX") {
+            options.prefix = prefix;
+        }
+        if let Some(days) = number(&variable, "SEXTON_HISTORY_DAYS")? {
+            options.kept = DAY * days;
+            keep.age_max = DAY * days;
+        }
+        options.shards = number(&variable, "SEXTON_DUE_SHARDS")?;
+        if let Some(runs) = number(&variable, "SEXTON_RUNS_PER_JOB")? {
+            keep.runs_per_job_max = runs as usize;
+        }
+        Ok(Environment { options, keep })
+    }
+
+    /// Opens the ports.
+    ///
+    /// # Errors
+    /// As [`aws::connect`].
+    pub async fn connect(&self) -> Result<Aws, aws::ConnectError> {
+        aws::connect(&self.options).await
+    }
+}
+
+fn number(variable: impl Fn(&str) -> Option<String>, name: &str) -> Result<Option<u32>, String> {
+    let Some(text) = variable(name) else { return Ok(None) };
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("the variable {name} is `{text}`; write a whole number of at least 1")),
+        Ok(number) => Ok(Some(number)),
+    }
+}
+
+/// Tells this worker from the others of its kind: the log stream is one of each.
+pub fn worker() -> String {
+    std::env::var("AWS_LAMBDA_LOG_STREAM_NAME").unwrap_or_else(|_| format!("process {}", std::process::id()))
+}
+
+/// Says what happens as JSON lines. `SEXTON_LOG` chooses what (default `info`).
+pub fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SEXTON_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,aws_config=warn"));
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Environment, String> {
+        Environment::read(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_template_s_variables_are_read_and_a_bad_one_is_named() {
+        let read_all =
+            read(&[("SEXTON_PREFIX", "x"), ("SEXTON_HISTORY_DAYS", "7"), ("SEXTON_DUE_SHARDS", "4")]).unwrap();
+        assert_eq!(read_all.options.prefix, "x");
+        assert_eq!((read_all.options.kept, read_all.options.shards), (DAY * 7, Some(4)));
+        assert_eq!(read(&[]).unwrap().options.prefix, "sexton");
+        for bad in ["", "0", "-1", "many"] {
+            let says = read(&[("SEXTON_RUNS_PER_JOB", bad)]).unwrap_err();
+            assert!(says.contains("SEXTON_RUNS_PER_JOB"), "{says}");
+        }
+    }
+}

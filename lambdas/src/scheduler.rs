@@ -1,0 +1,184 @@
+//! The scheduler's calls: a minute has passed, or jobs were edited.
+//!
+//! A tick is all duties that a minute asks for, each by itself: one that fails is told and repeated by the next tick, and
+//! keeps no other from its work. Two ticks at once do what one does.
+
+use std::collections::BTreeSet;
+
+use domain::job::JobKey;
+use domain::ports::{Notifier, Ports};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+use services::{Links, alerts, overdue, release, scheduler, sweep, watch};
+
+/// Calls of the scheduler service in one tick, when there is more due than it takes at once. Ours: two hundred thousand
+/// firings; what is beyond is the next tick's.
+const ROUNDS_MAX: usize = 10;
+
+/// What the scheduler is called with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Tick,
+    /// Items of the jobs table that were put, changed or removed.
+    Changed(BTreeSet<JobKey>),
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "duty", rename_all = "snake_case", deny_unknown_fields)]
+enum Schedule {
+    Tick,
+}
+
+/// As the stream of a table is delivered (`aws:dynamodb`, keys only).
+#[derive(Deserialize)]
+struct Changes {
+    #[serde(rename = "Records")]
+    records: Vec<Change>,
+}
+
+#[derive(Deserialize)]
+struct Change {
+    dynamodb: Changed,
+}
+
+#[derive(Deserialize)]
+struct Changed {
+    #[serde(rename = "Keys")]
+    keys: Keys,
+}
+
+#[derive(Deserialize)]
+struct Keys {
+    group: Text,
+    name: Text,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    #[serde(rename = "S")]
+    text: String,
+}
+
+impl Call {
+    /// # Errors
+    /// One sentence: it is neither the template's tick nor records of the jobs table.
+    pub fn decode(payload: Value) -> Result<Call, String> {
+        if payload.get("Records").is_some() {
+            let changes: Changes = serde_json::from_value(payload)
+                .map_err(|error| format!("the records are not those of a stream of the jobs table: {error}"))?;
+            let key = |change: Change| JobKey::new(change.dynamodb.keys.group.text, change.dynamodb.keys.name.text);
+            return Ok(Call::Changed(changes.records.into_iter().map(key).collect()));
+        }
+        match serde_json::from_value(payload) {
+            Ok(Schedule::Tick) => Ok(Call::Tick),
+            Err(error) => Err(format!("the scheduler is called with {{\"duty\":\"tick\"}} or stream records: {error}")),
+        }
+    }
+}
+
+pub struct Scheduler<'s> {
+    pub ports: &'s Ports,
+    pub notifier: &'s dyn Notifier,
+    pub channels: &'s [String],
+    pub worker: &'s str,
+}
+
+impl Scheduler<'_> {
+    /// # Errors
+    /// The first fault; what could be done is done.
+    pub async fn call(&self, call: Call, now: Timestamp) -> services::Result<()> {
+        match call {
+            Call::Tick => self.tick(now).await,
+            Call::Changed(keys) => {
+                let keys: Vec<JobKey> = keys.into_iter().collect();
+                let summary = sweep::changed(self.ports, &keys, now).await?;
+                tracing::info!(
+                    changed = keys.len(),
+                    jobs = summary.jobs,
+                    bad_jobs = summary.bad_jobs,
+                    "jobs were edited"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    async fn tick(&self, now: Timestamp) -> services::Result<()> {
+        let ports = self.ports;
+        // In this order: what fires waits for nothing, and people are told of what the others found.
+        let duties = [
+            ("scheduler", self.fire(now).await),
+            ("release", release::tick(ports, now).await.map(drop)),
+            ("overdue", overdue::tick(ports, now).await.map(drop)),
+            ("watch", watch::tick(ports, now).await.map(drop)),
+            ("sweep", sweep::tick(ports, now).await.map(drop)),
+            ("alerts", tell(ports, self.notifier, self.channels, self.worker, now).await),
+        ];
+        let mut first = Ok(());
+        for (duty, outcome) in duties {
+            if let Err(error) = outcome {
+                tracing::error!(duty, %error, "a duty failed and is repeated by the next tick");
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
+    async fn fire(&self, now: Timestamp) -> services::Result<()> {
+        for _ in 0..ROUNDS_MAX {
+            let summary = scheduler::tick(self.ports, now).await?;
+            tracing::info!(
+                started = summary.started,
+                held = summary.held,
+                skipped = summary.skipped,
+                missed = summary.missed,
+                again = summary.again,
+                bad_jobs = summary.bad_jobs,
+                failed = summary.failed,
+                "tick"
+            );
+            if !summary.more {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends the alerts that wait.
+///
+/// # Errors
+/// A port's.
+pub async fn tell(
+    ports: &Ports,
+    notifier: &dyn Notifier,
+    channels: &[String],
+    worker: &str,
+    now: Timestamp,
+) -> services::Result<()> {
+    let links = Links::default();
+    let sending = alerts::Sending { notifier, channels, links: &links, worker };
+    let summary = alerts::tick(ports, &sending, now).await?;
+    if summary.given_up > 0 {
+        tracing::error!(alerts = summary.given_up, "alerts were given up: the topic did not take them");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(text: &str) -> Result<Call, String> {
+        Call::decode(serde_json::from_str(text).expect("JSON"))
+    }
+
+    #[test]
+    fn a_tick_is_the_template_s_input() {
+        assert_eq!(decode(r#"{"duty":"tick"}"#), Ok(Call::Tick));
+        for other in ["{}", "null", r#"{"duty":"prune"}"#, r#"{"Records":[{"eventSource":"aws:sqs","body":"x"}]}"#] {
+            assert!(decode(other).is_err(), "{other}");
+        }
+    }
+}

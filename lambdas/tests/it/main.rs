@@ -1,0 +1,3 @@
+mod installation;
+mod roles;
+mod template;
