@@ -5,6 +5,7 @@ use domain::fault::nearest;
 use domain::job::Job;
 use domain::jobs_file::fields::check_name;
 use domain::ports::PortError;
+use domain::units::{format_size, parse_duration, parse_size};
 use serde_json::{Map, Value};
 
 use crate::item::{Item, item_of, object_of};
@@ -16,6 +17,8 @@ pub const VERSION: &str = "version";
 #[derive(Clone, Copy)]
 enum Kind {
     Text,
+    Duration,
+    Size,
     Flag,
     Number,
     Texts,
@@ -38,21 +41,26 @@ const FIELDS: [(&str, Kind); 27] = [
     ("cwd", Kind::Text),
     ("env", Kind::Map),
     ("stdin", Kind::Text),
-    ("timeout", Kind::Text),
-    ("kill_grace", Kind::Text),
-    ("start_within", Kind::Text),
-    ("quiet_limit", Kind::Text),
-    ("min_duration", Kind::Text),
+    ("timeout", Kind::Duration),
+    ("kill_grace", Kind::Duration),
+    ("start_within", Kind::Duration),
+    ("quiet_limit", Kind::Duration),
+    ("min_duration", Kind::Duration),
     ("concurrency", Kind::Text),
     ("catch_up", Kind::Text),
     ("success_exit_codes", Kind::Numbers),
     (
         "retries",
-        Kind::Fields(&[("max", Kind::Number), ("delay", Kind::Text), ("backoff", Kind::Number), ("on", Kind::Texts)]),
+        Kind::Fields(&[
+            ("max", Kind::Number),
+            ("delay", Kind::Duration),
+            ("backoff", Kind::Number),
+            ("on", Kind::Texts),
+        ]),
     ),
-    ("needs", Kind::Fields(&[("cpu", Kind::Number), ("memory", Kind::Text)])),
+    ("needs", Kind::Fields(&[("cpu", Kind::Number), ("memory", Kind::Size)])),
     ("rules", Kind::Texts),
-    ("alert", Kind::Fields(&[("after", Kind::Number), ("remind", Kind::Text), ("channels", Kind::Texts)])),
+    ("alert", Kind::Fields(&[("after", Kind::Number), ("remind", Kind::Duration), ("channels", Kind::Texts)])),
     ("description", Kind::Text),
     ("owner", Kind::Text),
     ("anchor", Kind::Text),
@@ -96,7 +104,8 @@ pub fn job_of_item(item: &Item) -> Result<Job, String> {
     let job: Job = serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?;
     check_name("group", &job.group)?;
     check_name("name", &job.name)?;
-    domain::jobs_file::fields::schedule(&job, jiff::Timestamp::UNIX_EPOCH)?;
+    domain::jobs_file::fields::schedule(&job, jiff::Timestamp::UNIX_EPOCH)
+        .map_err(|says| format!("`schedule` is `{}`: {says}", job.schedule))?;
     Ok(job)
 }
 
@@ -133,6 +142,15 @@ fn read(path: &str, kind: Kind, value: Value) -> Result<Value, String> {
         (Kind::Text, Value::String(text)) => Ok(Value::String(text)),
         (Kind::Text, Value::Number(number)) => Ok(Value::String(number.to_string())),
         (Kind::Text, value) => wrong(&value, "a text"),
+        (Kind::Duration, value) => {
+            let text = bare(&value);
+            parse_duration(&text).map(|_| Value::String(text)).map_err(|says| format!("`{path}`: {says}"))
+        }
+        // Bytes without a unit.
+        (Kind::Size, value) => {
+            let text = bare(&value);
+            parse_size(&text).map(format_size).map(Value::String).map_err(|says| format!("`{path}`: {says}"))
+        }
         (Kind::Flag, Value::Bool(yes)) => Ok(Value::Bool(yes)),
         (Kind::Flag, value) => match bare(&value).as_str() {
             "true" | "yes" | "on" | "1" => Ok(Value::Bool(true)),
@@ -269,7 +287,7 @@ mod tests {
         assert_eq!((alert.after, alert.channels), (3, vec!["oncall".to_owned()]));
         let env = attribute(serde_json::json!({ "LEVEL": 9, "ON": true, "EMPTY": "" }));
         let env = job_of_item(&with("env", env)).unwrap().env;
-        assert_eq!(env.into_iter().map(|(_, value)| value).collect::<Vec<_>>(), ["", "9", "true"]);
+        assert_eq!(env.into_values().collect::<Vec<_>>(), ["", "9", "true"]);
         assert_eq!(job_of_item(&with("user", n(1000))).unwrap().user.as_deref(), Some("1000"));
         assert_eq!(job_of_item(&with("zone", s(""))).unwrap().zone, "UTC");
         assert_eq!(job_of_item(&with("timeout", AttributeValue::Null(true))).unwrap().timeout, None);
@@ -286,8 +304,8 @@ mod tests {
             (commandless, "`command` is missing"),
             (with("enabled", s("perhaps")), "`enabled` is \"perhaps\"; write true or false"),
             (with("schedul", s("x")), "did you mean `schedule`?"),
-            (with("schedule", s("every day")), "every day"),
-            (with("timeout", s("soon")), "soon"),
+            (with("schedule", s("every day")), "`schedule` is `every day`"),
+            (with("timeout", s("soon")), "`timeout`: "),
             (with("command", s(" ")), "`command` is empty"),
             (with("argv", s("x")), "both `command` and `argv`"),
             (with("env", s("A=1")), "`env` is \"A=1\"; write a map"),

@@ -8,6 +8,7 @@ mod buckets;
 mod claims;
 mod due;
 mod dynamo;
+mod emulated;
 mod fault;
 mod item;
 mod job_item;
@@ -33,6 +34,7 @@ use dynamo::Dynamo;
 use sqs::Sqs;
 
 pub use due::{SHARDS_DEFAULT, SHARDS_MAX};
+pub use emulated::install;
 pub use meter::{Meter, Spent};
 pub use names::{Names, PREFIX_DEFAULT, check_group};
 pub use options::{AccessKey, ConnectError, KEPT_DEFAULT, Options};

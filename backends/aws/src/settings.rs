@@ -74,7 +74,7 @@ impl Settings for Backend {
         let items = self.dynamo.query_all(SETTINGS, query).await?;
         let note = |item: &Item| item.get("note").and_then(|note| record_of(note.as_m().ok()?).ok());
         let mut notes: Vec<SetAside> = items.iter().filter_map(note).collect();
-        notes.sort_by(|one, other| other.at.cmp(&one.at));
+        notes.sort_by_key(|note| std::cmp::Reverse(note.at));
         notes.truncate(SET_ASIDE_SHOWN_MAX);
         Ok(notes)
     }
