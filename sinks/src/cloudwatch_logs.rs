@@ -15,6 +15,7 @@ mod create;
 mod message;
 pub mod options;
 mod put;
+pub mod read_back;
 mod run;
 
 use std::collections::{HashMap, VecDeque};
