@@ -1,17 +1,18 @@
 //! Who may ask: whoever has the token. One token, all or nothing.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::Console;
 use crate::fault::ApiFault;
 
-pub async fn check(State(console): State<Console>, request: Request, next: Next) -> Result<Response, ApiFault> {
+pub async fn check(State(token): State<Arc<str>>, request: Request, next: Next) -> Result<Response, ApiFault> {
     let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
     let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
-    if !equal(given, console.token.as_bytes()) {
+    if !equal(given, token.as_bytes()) {
         return Err(ApiFault::refused());
     }
     Ok(next.run(request).await)

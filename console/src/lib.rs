@@ -14,6 +14,8 @@
 //! | `POST /api/reports` | `runs.rs` |
 //! | `POST /api/maintenance`, `GET /api/ledger`, `/api/sinks`, `/api/alerts` | `overview.rs` |
 //! | `GET /metrics` | `metrics.rs`: Prometheus text, with the same token |
+//!
+//! A runner that stands alone serves what it knows itself: `runner.rs`.
 
 mod access;
 mod fault;
@@ -21,6 +23,7 @@ mod jobs;
 mod logs;
 mod metrics;
 mod overview;
+mod runner;
 mod runs;
 
 use std::sync::Arc;
@@ -36,6 +39,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use logs::{LogChunks, LogOutput, LogQuery, REMOVED_LINES};
+pub use runner::{RunnerConsole, runner_router};
 
 /// Bytes of a question's body. Ours: a crontab of a hundred thousand lines fits.
 pub const BODY_BYTES_MAX: usize = 32 << 20;
@@ -112,11 +116,11 @@ pub fn router(console: Console) -> Router {
         .route("/ledger", get(overview::ledger))
         .route("/sinks", get(overview::sinks))
         .route("/alerts", get(overview::alerts))
-        .layer(middleware::from_fn_with_state(console.clone(), access::check))
+        .layer(middleware::from_fn_with_state(console.token.clone(), access::check))
         .route("/health", get(overview::health));
     let measured = Router::new()
         .route("/metrics", get(metrics::metrics))
-        .layer(middleware::from_fn_with_state(console.clone(), access::check));
+        .layer(middleware::from_fn_with_state(console.token.clone(), access::check));
     Router::new()
         .nest("/api", guarded)
         .merge(measured)

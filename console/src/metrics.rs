@@ -14,7 +14,7 @@ use services::{commands, scheduler};
 use crate::Console;
 use crate::fault::ApiResult;
 
-const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Pending alerts are looked for among so many of the latest.
 const ALERTS_LOOKED_AT_MAX: usize = 5000;
@@ -59,7 +59,7 @@ async fn runs(page: &mut Page, ports: &Ports) -> ApiResult<()> {
     Ok(())
 }
 
-fn sinks(page: &mut Page, statuses: &[Value]) {
+pub fn sinks(page: &mut Page, statuses: &[Value]) {
     let text = |status: &Value, name: &str| status[name].as_str().unwrap_or_default().to_owned();
     page.family("sexton_sink_working", "gauge", "1 when nothing fails, else 0.");
     for status in statuses {
@@ -119,16 +119,16 @@ fn age(at: Timestamp, now: Timestamp) -> f64 {
 }
 
 #[derive(Default)]
-struct Page {
-    text: String,
+pub struct Page {
+    pub text: String,
 }
 
 impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
         let labels: Vec<String> = labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escaped(text))).collect();
         match labels.is_empty() {
             true => self.text.push_str(&format!("{name} {value}\n")),
