@@ -9,18 +9,17 @@ mod runs;
 mod schedules;
 mod sinks;
 
-use std::path::PathBuf;
-
 use clap::{Parser, Subcommand};
 
 use crate::failure::{Failure, Outcome};
-use crate::{log, up};
+use crate::{group_runner, log, up};
 
 /// Runs commands on a schedule, ships every line they print, and tells people when a run failed, lied, or never happened.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to log about ourselves, like `info` or `sinks=debug`; default RUST_LOG, else info for `up`, warn for the rest
+    /// What to log about ourselves, like `info` or `sinks=debug`; default RUST_LOG, else info for `up` and `runner`, warn for
+    /// the rest
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
@@ -32,7 +31,7 @@ enum Command {
     /// Run everything on this machine; with no arguments it starts with a sample
     Up(up::Arguments),
     /// Take orders of groups from SQS and run them here
-    Runner(RunnerArguments),
+    Runner(group_runner::Arguments),
     /// Run one command now, from any other scheduler, with our spool, sinks and rules
     Exec(exec::Arguments),
     /// Show when a schedule fires next
@@ -69,25 +68,21 @@ enum Command {
     Check(check::Arguments),
 }
 
-#[derive(Debug, clap::Args)]
-struct RunnerArguments {
-    /// Groups whose orders are taken
-    #[arg(long, required = true, num_args = 1.., value_name = "NAME")]
-    group: Vec<String>,
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+impl Command {
+    /// Whether it stays and serves, and its log is what it says.
+    fn serves(&self) -> bool {
+        matches!(self, Command::Up(_) | Command::Runner(_))
+    }
 }
 
 /// # Errors
 /// What the subcommand says.
 pub fn run(cli: Cli) -> Outcome {
-    let default = if let Command::Up(_) = cli.command { log::SERVER } else { log::COMMAND };
+    let default = if cli.command.serves() { log::SERVER } else { log::COMMAND };
     log::start(cli.log.as_deref(), default).map_err(Failure::wrong)?;
     match cli.command {
         Command::Up(arguments) => up::run(arguments),
-        Command::Runner(arguments) => Err(refuse_runner(&arguments)),
+        Command::Runner(arguments) => group_runner::run(arguments),
         Command::Exec(arguments) => exec::run(arguments),
         Command::Next(arguments) => schedules::next(arguments),
         Command::Plan(arguments) => schedules::plan(arguments),
@@ -106,11 +101,4 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Sinks(arguments) => sinks::run(arguments),
         Command::Check(arguments) => check::run(arguments),
     }
-}
-
-fn refuse_runner(arguments: &RunnerArguments) -> Failure {
-    let groups = arguments.group.join(", ");
-    Failure::wrong(format!(
-        "cannot take orders of {groups} from SQS: this build has no AWS adapters; run `sexton up` on one machine"
-    ))
 }

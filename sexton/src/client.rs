@@ -1,15 +1,24 @@
-//! Asks a running server, over its JSON API, on behalf of the subcommands.
+//! Asks an installation, over its JSON API, on behalf of the subcommands.
 //!
-//! Which one: `--server` or `SEXTON_SERVER` with `SEXTON_TOKEN`; else the `up` that a state directory of this machine
-//! names. Never starts anything.
+//! Which one: `--aws` or `[aws]` of the configuration, where the API is in this very process, over the tables of AWS; `--server`
+//! or `SEXTON_SERVER` with `SEXTON_TOKEN`; else the `up` that a state directory of this machine names. Never starts anything.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::{Body, BodyDataStream, Bytes};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::response::Response;
+use futures_core::Stream;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
+use tower_service::Service;
 
+use crate::configuration::Configuration;
 use crate::failure::Failure;
+use crate::on_aws;
 use crate::state::State;
 
 /// A server that does not even take the connection for this long is not there.
@@ -21,21 +30,96 @@ const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// A sentence of the server is shown; a page of some other server is not.
 const FAULT_CHARS_MAX: usize = 2000;
 
-/// Where to find the server.
+/// Stands where an address would, for an API in this process.
+const HERE: &str = "http://in.this.process/";
+
+/// Where to find the installation.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServerArguments {
+    #[command(flatten)]
+    pub aws: AwsArguments,
     /// Address of the server; the token is taken from SEXTON_TOKEN
     #[arg(long, value_name = "URL", env = "SEXTON_SERVER")]
     pub server: Option<String>,
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "SEXTON_CONFIG")]
+    pub config: Option<PathBuf>,
     /// State directory of an `up` on this machine
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 }
 
+/// `--aws`
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct AwsArguments {
+    /// The installation on AWS, by the prefix of its tables; default that of [aws] in the configuration, else sexton
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        env = "SEXTON_AWS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
+    pub aws: Option<String>,
+}
+
+impl ServerArguments {
+    /// The configuration, when one is named.
+    ///
+    /// # Errors
+    /// Every fault of the file.
+    pub fn configuration(&self) -> Result<Configuration, Failure> {
+        Configuration::load(self.config.as_deref())
+    }
+
+    /// The installation on AWS, when that is what is asked: `--aws`, or `[aws]` where neither a server nor a state
+    /// directory is named.
+    pub fn on_aws(&self, configuration: &Configuration) -> Option<aws::Options> {
+        let named = self.server.is_some() || self.state.is_some();
+        self.aws.options(configuration).filter(|_| self.aws.aws.is_some() || !named)
+    }
+
+    /// # Errors
+    /// When none is named and there is no home to speak of.
+    pub fn state(&self, configuration: &Configuration) -> Result<State, Failure> {
+        let named = self.state.as_deref().or(configuration.state.as_deref());
+        State::find(named).map_err(|error| Failure::wrong(error.to_string()))
+    }
+}
+
+impl AwsArguments {
+    /// `--aws` over `[aws]`.
+    pub fn options(&self, configuration: &Configuration) -> Option<aws::Options> {
+        let Some(prefix) = &self.aws else { return configuration.aws.clone() };
+        let mut options = configuration.aws.clone().unwrap_or_default();
+        if !prefix.is_empty() {
+            options.prefix.clone_from(prefix);
+        }
+        Some(options)
+    }
+}
+
 pub struct Client {
-    http: reqwest::Client,
+    way: Way,
     base: Url,
     token: Option<String>,
+}
+
+/// How questions travel.
+enum Way {
+    Http(reqwest::Client),
+    /// Nowhere: the API is here.
+    Here(Router),
+}
+
+/// An answer piece by piece.
+pub struct Pieces(BodyDataStream);
+
+impl Pieces {
+    pub async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
+        std::future::poll_fn(|context| Pin::new(&mut self.0).poll_next(context)).await
+    }
 }
 
 /// One request.
@@ -86,21 +170,40 @@ impl<'a> Question<'a> {
 
 impl Client {
     /// # Errors
-    /// When no server is named and no `up` serves on this machine, or the address cannot be one.
-    pub fn find(arguments: &ServerArguments) -> Result<Client, Failure> {
+    /// When no server is named and no `up` serves on this machine, the address cannot be one, or AWS cannot be asked.
+    pub async fn find(arguments: &ServerArguments) -> Result<Client, Failure> {
+        let configuration = arguments.configuration()?;
+        match arguments.on_aws(&configuration) {
+            Some(options) => Client::on_aws(&options, &configuration).await,
+            None => Client::of_server(arguments, &configuration),
+        }
+    }
+
+    /// The server that is named, else the one of this machine.
+    ///
+    /// # Errors
+    /// When there is none, or its address cannot be one.
+    pub fn of_server(arguments: &ServerArguments, configuration: &Configuration) -> Result<Client, Failure> {
         if let Some(server) = &arguments.server {
             let token = std::env::var("SEXTON_TOKEN").ok().filter(|token| !token.is_empty());
             return Client::new(server, token);
         }
-        let state = State::find(arguments.state.as_deref()).map_err(|error| Failure::wrong(error.to_string()))?;
+        let state = arguments.state(configuration)?;
         let Some(server) = state.server() else {
             return Err(Failure::bad(format!(
-                "no `sexton up` serves from {}; start one, or name a server with --server URL or SEXTON_SERVER",
+                "no `sexton up` serves from {}; start one, name a server with --server URL or SEXTON_SERVER, or ask an \
+                 installation on AWS with --aws",
                 state.dir.display()
             )));
         };
         let token = state.known_token().map_err(|error| Failure::bad(error.to_string()))?;
         Client::new(&server.url, token)
+    }
+
+    async fn on_aws(options: &aws::Options, configuration: &Configuration) -> Result<Client, Failure> {
+        let api = on_aws::api(options, configuration).await?;
+        let base = Url::parse(HERE).map_err(|error| Failure::bad(error.to_string()))?;
+        Ok(Client { way: Way::Here(api.router), base, token: Some(api.token) })
     }
 
     pub fn new(server: &str, token: Option<String>) -> Result<Client, Failure> {
@@ -113,7 +216,7 @@ impl Client {
             .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Failure::bad(format!("cannot make an HTTP client: {error}")))?;
-        Ok(Client { http, base, token })
+        Ok(Client { way: Way::Http(http), base, token })
     }
 
     /// The answer as JSON.
@@ -122,8 +225,9 @@ impl Client {
     /// Exit 2 when the server finds the question wrong, exit 1 when it cannot answer or is not there.
     pub async fn ask(&self, question: Question<'_>) -> Result<Value, Failure> {
         let patience = question.patience;
-        let response = self.send(question, Some(patience)).await?;
-        let text = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        let answer = self.send(question, Some(patience)).await?;
+        let text = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
+        let text = text.map_err(|error| self.unreachable(&error))?;
         if text.is_empty() {
             return Ok(Value::Null);
         }
@@ -132,15 +236,16 @@ impl Client {
         })
     }
 
-    /// The answer as a stream without end, once the server has agreed to give it.
+    /// The answer's head, and the answer as a stream without end, once the server has agreed to give it.
     ///
     /// # Errors
     /// As [`Client::ask`].
-    pub async fn stream(&self, question: Question<'_>) -> Result<reqwest::Response, Failure> {
-        self.send(question, None).await
+    pub async fn stream(&self, question: Question<'_>) -> Result<(axum::http::HeaderMap, Pieces), Failure> {
+        let (head, body) = self.send(question, None).await?.into_parts();
+        Ok((head.headers, Pieces(body.into_data_stream())))
     }
 
-    async fn send(&self, question: Question<'_>, limit: Option<Duration>) -> Result<reqwest::Response, Failure> {
+    async fn send(&self, question: Question<'_>, limit: Option<Duration>) -> Result<Response, Failure> {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push("api").extend(question.segments);
@@ -148,30 +253,61 @@ impl Client {
         if !question.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&question.query);
         }
-        let mut request = self.http.request(question.method, url);
-        if let Some(limit) = limit {
-            request = request.timeout(limit);
-        }
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        if let Some(body) = &question.body {
-            request = request.json(body);
-        }
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        match response.status() {
-            status if status.is_success() => Ok(response),
-            status => Err(self.refusal(status, &response.bytes().await.unwrap_or_default())),
+        let answer = match &self.way {
+            Way::Http(http) => {
+                let mut request = http.request(question.method, url);
+                if let Some(limit) = limit {
+                    request = request.timeout(limit);
+                }
+                if let Some(token) = &self.token {
+                    request = request.bearer_auth(token);
+                }
+                if let Some(body) = &question.body {
+                    request = request.json(body);
+                }
+                let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+                axum::http::Response::from(answer).map(Body::new)
+            }
+            Way::Here(router) => {
+                let token = self.token.as_deref().unwrap_or_default();
+                let request = axum::http::Request::builder()
+                    .method(question.method)
+                    .uri(url.as_str())
+                    .header(AUTHORIZATION, format!("Bearer {token}"))
+                    .header(CONTENT_TYPE, "application/json")
+                    .body(question.body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
+                let request = request.map_err(|error| Failure::bad(format!("cannot ask for {url}: {error}")))?;
+                let Ok(answer) = router.clone().call(request).await;
+                answer
+            }
+        };
+        match answer.status() {
+            status if status.is_success() => Ok(answer),
+            status => {
+                let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap_or_default();
+                Err(self.refusal(status, &body))
+            }
         }
     }
 
-    pub fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        let mut why: &dyn std::error::Error = error;
-        while let Some(deeper) = why.source() {
-            why = deeper;
+    /// An answer that did not come, or broke off.
+    pub fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
+        let mut why = error;
+        let mut is_timeout = false;
+        loop {
+            is_timeout |= why.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout);
+            match why.source() {
+                Some(deeper) => why = deeper,
+                None => break,
+            }
         }
-        let why = if error.is_timeout() { "it did not answer in time".to_owned() } else { why.to_string() };
-        Failure::bad(format!("cannot reach the server at {}: {why}; is `sexton up` running?", self.base))
+        match &self.way {
+            Way::Here(_) => Failure::bad(format!("the answer broke off: {why}")),
+            Way::Http(_) => {
+                let why = if is_timeout { "it did not answer in time".to_owned() } else { why.to_string() };
+                Failure::bad(format!("cannot reach the server at {}: {why}; is `sexton up` running?", self.base))
+            }
+        }
     }
 
     fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {

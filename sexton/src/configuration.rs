@@ -37,6 +37,8 @@ pub struct Configuration {
     pub channels: Vec<Channel>,
     /// `[links]`: name to a URL in which `{group}`, `{job}`, `{run_id}` and `{attempt}` stand for the run's.
     pub links: BTreeMap<String, String>,
+    /// `[aws]`: the installation that `sexton runner` and the client commands belong to.
+    pub aws: Option<aws::Options>,
 }
 
 /// `[runner]`
@@ -112,6 +114,7 @@ impl Configuration {
             history: root.section("history").map(history_of).unwrap_or_default(),
             channels: channels_of(&mut root, folder),
             links: root.map("links").unwrap_or_default(),
+            aws: root.section("aws").map(aws_of),
         };
         root.finish();
         let faults = document.faults();
@@ -131,6 +134,34 @@ fn runner_of(mut section: Section) -> RunnerSection {
     };
     section.finish();
     runner
+}
+
+/// What is absent is found as the AWS SDKs find it: environment, profile, role of the machine.
+fn aws_of(mut section: Section) -> aws::Options {
+    let mut options = aws::Options::default();
+    if let Some((line, prefix)) = section.text_at("prefix") {
+        options.prefix.clone_from(&prefix);
+        if let Err(error) = options.names() {
+            section.fault(line, prefix, error.to_string());
+        }
+    }
+    options.region = section.text("region");
+    options.profile = section.text("profile");
+    if let Some((line, endpoint)) = section.text_at("endpoint") {
+        if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+            section.fault(line, &*endpoint, "not an endpoint; write it as https://host");
+        }
+        options.endpoint = Some(endpoint);
+    }
+    options.role_arn = section.text("role_arn");
+    if let Some((line, id)) = section.text_at("external_id") {
+        if options.role_arn.is_none() {
+            section.fault(line, &*id, "`external_id` goes with role_arn; add it");
+        }
+        options.external_id = Some(id);
+    }
+    section.finish();
+    options
 }
 
 fn history_of(mut section: Section) -> HistorySection {

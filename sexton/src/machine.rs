@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use runner::Options;
 use runner::options::{Mode as RunnerMode, Retention};
 use runner::spawn::KeeperCommand;
@@ -59,4 +60,15 @@ pub fn give_large_pieces_back() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, GIVEN_BACK_FROM_BYTES);
     }
+}
+
+/// Six bytes that name a run which nobody scheduled.
+pub fn random_bytes() -> [u8; 6] {
+    let mut bytes = [0; 6];
+    if let Err(why) = getrandom::fill(&mut bytes) {
+        // The clock's nanoseconds still tell runs apart; the store refuses a name that is taken.
+        tracing::warn!(%why, "no random bytes");
+        bytes.copy_from_slice(&Timestamp::now().as_nanosecond().to_le_bytes()[..6]);
+    }
+    bytes
 }

@@ -1,4 +1,4 @@
-//! What `up`, `exec` and `check` start from: configuration, state directory, rule packs, sinks. Flags win over the file.
+//! What `up`, `runner`, `exec` and `check` start from: configuration, state directory, rule packs, sinks. Flags win over the file.
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ impl Setup {
         let rules = [configuration.rules.clone(), overrides.rules].concat();
         let packs = load_packs(&rules)?;
         let sinks_file = overrides.sinks.or_else(|| configuration.sinks.clone());
-        let sinks = load_sinks(sinks_file.as_deref(), &state)?;
+        let sinks = sinks_of(sinks_file.as_deref(), &state)?;
         Ok(Setup { configuration, state, rules, packs, sinks, sinks_file })
     }
 }
@@ -51,12 +51,23 @@ impl Setup {
 ///
 /// # Errors
 /// Every fault of the file.
-pub fn load_sinks(path: Option<&Path>, state: &State) -> Result<Vec<SinkConfig>, Failure> {
-    let (name, text) = match path {
-        Some(path) => (path.display().to_string(), read_text(path)?),
-        None => ("the default sink".to_owned(), sample::sinks(state)),
-    };
-    let (sinks, faults) = SinksFile::parse(&name, &text);
+pub fn sinks_of(path: Option<&Path>, state: &State) -> Result<Vec<SinkConfig>, Failure> {
+    match path {
+        Some(path) => load_sinks(path),
+        None => parse_sinks("the default sink", &sample::sinks(state)),
+    }
+}
+
+/// The sinks of the file. Warnings are told.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn load_sinks(path: &Path) -> Result<Vec<SinkConfig>, Failure> {
+    parse_sinks(&path.display().to_string(), &read_text(path)?)
+}
+
+fn parse_sinks(name: &str, text: &str) -> Result<Vec<SinkConfig>, Failure> {
+    let (sinks, faults) = SinksFile::parse(name, text);
     if faults.refuse() {
         return Err(Faults(faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect()).into());
     }

@@ -2,9 +2,10 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `lock` | held for as long as an `up` runs here |
+//! | `lock` | held for as long as an `up` or a `runner` runs here |
 //! | `token` | what the API asks for; 0600 |
-//! | `server.json` | `url` and `pid` of the `up` that serves; absent when none does |
+//! | `server.json` | `url` and `pid` of the `up` or `runner` that serves; absent when none does |
+//! | `runner-id` | what tells this runner from others of the same host name |
 //! | `sexton.db` | jobs, runs, orders, reports, alerts |
 //! | `runner/` | run directories, spools, outbox |
 //! | `logs/` | the default sink |
@@ -21,6 +22,9 @@ use serde::{Deserialize, Serialize};
 /// 32 random bytes as hexadecimal digits: beyond guessing.
 const TOKEN_BYTES: usize = 32;
 
+/// Runners of one host name are few.
+const RUNNER_ID_BYTES: usize = 3;
+
 /// A token file longer than this is not one of ours.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
@@ -28,7 +32,7 @@ const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 pub enum StateError {
     #[error("cannot {doing} {}: {why}; name another directory with --state, or mend its rights", path.display())]
     Io { doing: &'static str, path: PathBuf, why: io::Error },
-    #[error("another `sexton up` runs on the state directory {}{by}; stop it first, or name another directory with --state", path.display())]
+    #[error("another `sexton up` or `sexton runner` has the state directory {}{by}; stop it first, or name another directory with --state", path.display())]
     Taken { path: PathBuf, by: String },
     #[error("neither XDG_STATE_HOME nor HOME is set; name a state directory with --state")]
     NoHome,
@@ -95,6 +99,26 @@ impl State {
         self.dir.join("token")
     }
 
+    /// The runner's name where the configuration has none: the host's, and what tells it from other runners of such a name
+    /// (cloned machines, two runners on one). The same after every restart.
+    ///
+    /// # Errors
+    /// When the file that remembers it can neither be read nor made.
+    pub fn runner_name(&self, host: &str) -> Result<String, StateError> {
+        let path = self.dir.join("runner-id");
+        let known = match fs::read_to_string(&path) {
+            Ok(known) => known.trim().to_owned(),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(why) => return Err(io_error("read", &path, why)),
+        };
+        if !known.is_empty() {
+            return Ok(format!("{host}-{known}"));
+        }
+        let id = random_hex(RUNNER_ID_BYTES).map_err(|why| io_error("draw random bytes for", &path, why))?;
+        write_private(&path, id.as_bytes()).map_err(|why| io_error("write", &path, why))?;
+        Ok(format!("{host}-{id}"))
+    }
+
     fn server_file(&self) -> PathBuf {
         self.dir.join("server.json")
     }
@@ -139,9 +163,7 @@ impl State {
         if let Some(token) = self.known_token()? {
             return Ok(token);
         }
-        let mut random = [0; TOKEN_BYTES];
-        getrandom::fill(&mut random).map_err(|why| io_error("draw random bytes for", &path, io::Error::other(why)))?;
-        let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = random_hex(TOKEN_BYTES).map_err(|why| io_error("draw random bytes for", &path, why))?;
         write_private(&path, token.as_bytes()).map_err(|why| io_error("write", &path, why))?;
         Ok(token)
     }
@@ -182,6 +204,12 @@ impl State {
     }
 }
 
+fn random_hex(bytes: usize) -> io::Result<String> {
+    let mut random = vec![0; bytes];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// Whole or not at all: written beside, then renamed.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
@@ -216,6 +244,15 @@ mod tests {
         assert_eq!(state.token().expect("read"), token);
         let mode = fs::metadata(state.dir.join("token")).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_runner_is_called_the_same_after_a_restart_and_differently_elsewhere() {
+        let ((_one, state), (_other, elsewhere)) = (scratch(), scratch());
+        let name = state.runner_name("web1").expect("made");
+        assert!(name.starts_with("web1-") && name.len() == "web1-".len() + 2 * RUNNER_ID_BYTES, "{name}");
+        assert_eq!(state.runner_name("web1").expect("read"), name);
+        assert_ne!(elsewhere.runner_name("web1").expect("made"), name);
     }
 
     #[test]

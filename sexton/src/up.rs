@@ -35,7 +35,7 @@ use crate::output::Output;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{INTERRUPTED, Signals};
 use crate::state::Server;
-use crate::work::Work;
+use crate::work::{Work, farewell};
 use crate::{listen, machine};
 use duties::Duties;
 use files::{JobFiles, Named};
@@ -117,7 +117,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
         sinks: work.clone(),
         token,
         clock: Arc::new(Timestamp::now),
-        random: Arc::new(random_bytes),
+        random: Arc::new(machine::random_bytes),
         nudge: Arc::new({
             let nudge = nudge.clone();
             move || nudge.notify_one()
@@ -154,7 +154,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
     tell_line("stopping: nothing new is fired; another signal ends this at once");
     state.withdraw();
     tokio::select! {
-        left = running.end() => tell_line(&farewell(left)),
+        left = running.end() => tell_line(&farewell(left, "sexton up")),
         () = signals.first() => {
             tell_line("ended at once; running jobs go on, and the next `sexton up` finds them");
             std::process::exit(INTERRUPTED);
@@ -198,14 +198,6 @@ impl Running {
     }
 }
 
-fn farewell(left: usize) -> String {
-    match left {
-        0 => "stopped; nothing is running".to_owned(),
-        1 => "stopped; 1 run goes on, and the next `sexton up` on this state directory finds it".to_owned(),
-        left => format!("stopped; {left} runs go on, and the next `sexton up` on this state directory finds them"),
-    }
-}
-
 /// What a person who just started it wants to know; `ready` last, on a line of its own.
 fn announce(url: &str, state: &crate::state::State, applied: &[String], work: &Work) -> Result<(), Failure> {
     let mut out = Output::new();
@@ -224,14 +216,4 @@ fn announce(url: &str, state: &crate::state::State, applied: &[String], work: &W
         Err(Failure::ReaderGone) => Ok(()),
         other => other,
     }
-}
-
-fn random_bytes() -> [u8; 6] {
-    let mut bytes = [0; 6];
-    if let Err(why) = getrandom::fill(&mut bytes) {
-        // The clock's nanoseconds still tell runs apart; the store refuses a name that is taken.
-        tracing::warn!(%why, "no random bytes");
-        bytes.copy_from_slice(&Timestamp::now().as_nanosecond().to_le_bytes()[..6]);
-    }
-    bytes
 }

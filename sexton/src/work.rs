@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::configuration::{load_packs, pack_files};
 use crate::failure::{Failure, tell_line};
-use crate::setup::{Setup, load_sinks, sink_line};
+use crate::setup::{Setup, sink_line, sinks_of};
 use crate::state::State;
 use crate::watch::{LOOK_INTERVAL, Watch};
 
@@ -115,7 +115,7 @@ impl Work {
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
             if !sinks_watch.changed().is_empty() {
-                match load_sinks(sinks_file.as_deref(), &state).and_then(|configs| self.start_sinks(&configs)) {
+                match sinks_of(sinks_file.as_deref(), &state).and_then(|configs| self.start_sinks(&configs)) {
                     Ok(engines) => {
                         self.handle.set_sinks(engines).await;
                         tell_line("the sinks file changed: its sinks are in use");
@@ -161,6 +161,15 @@ impl Work {
 fn unchanged(failure: &Failure, says: &str) {
     failure.tell();
     tell_line(says);
+}
+
+/// What a person reads when the command that had a runner has ended.
+pub fn farewell(left: usize, command: &str) -> String {
+    match left {
+        0 => "stopped; nothing is running".to_owned(),
+        1 => format!("stopped; 1 run goes on, and the next `{command}` on this state directory finds it"),
+        left => format!("stopped; {left} runs go on, and the next `{command}` on this state directory finds them"),
+    }
 }
 
 /// The engines of these sinks, in their order. They connect only when there is something to deliver.

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod buckets;
+mod check;
 mod claims;
 mod due;
 mod dynamo;
@@ -33,6 +34,7 @@ use jiff::Timestamp;
 use dynamo::Dynamo;
 use sqs::Sqs;
 
+pub use check::{Finding, Who};
 pub use due::{SHARDS_DEFAULT, SHARDS_MAX};
 pub use emulated::install;
 pub use meter::{Meter, Spent};

@@ -1,24 +1,35 @@
 //! `check`: validates the configuration and really reaches everything it names. One line each. A sink is sent a marked test
-//! line; everything else is sent nothing.
+//! line; everything else is sent nothing. On AWS: every table, queue and topic, or what the runner of `--group` needs.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use domain::ports::PortResult;
 use embedded::Embedded;
 use serde_json::json;
 
 use crate::channels::Channels;
-use crate::client::block_on;
+use crate::client::{AwsArguments, block_on};
 use crate::failure::{BAD, DONE, Failure, Outcome};
 use crate::jobs_source::{JobsSource, read_source};
 use crate::output::Output;
 use crate::setup::{Overrides, Setup};
 use crate::state::State;
 
+/// Jobs read together.
+const PAGE_JOBS: usize = 1000;
+
 #[derive(Debug, Args)]
 pub struct Arguments {
-    #[arg(long, value_name = "FILE")]
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "SEXTON_CONFIG")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    aws: AwsArguments,
+    /// On AWS, look as a runner of this group does, with its rights; may be given again
+    #[arg(long, value_name = "NAME")]
+    group: Vec<String>,
     /// State directory of an `up` on this machine
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -63,8 +74,11 @@ pub fn run(arguments: Arguments) -> Outcome {
     if let Some(shown) = shown {
         findings.add("configuration", &shown, Ok("no faults".to_owned()))?;
     }
+    let installation = arguments.aws.options(&setup.configuration);
     findings.add("state", &setup.state.dir.display().to_string(), check_state(&setup.state))?;
-    findings.add("table", &setup.state.database().display().to_string(), check_database(&setup.state))?;
+    if installation.is_none() {
+        findings.add("table", &setup.state.database().display().to_string(), check_database(&setup.state))?;
+    }
     for path in setup.configuration.crontabs.iter().chain(&setup.configuration.jobs) {
         findings.add("jobs", &path.display().to_string(), check_jobs(path))?;
     }
@@ -74,6 +88,9 @@ pub fn run(arguments: Arguments) -> Outcome {
         if examples.refuse() { Err(examples.to_string()) } else { Ok("every example is judged as it says".to_owned()) };
     findings.add("rules", &packs.join(", "), examples)?;
     block_on(async {
+        if let Some(options) = &installation {
+            check_aws(options, &arguments.group, &setup.configuration.runner.groups, &mut findings).await?;
+        }
         for sink in &setup.sinks {
             findings.add("sink", &sink.name, sinks::check::check(sink).await)?;
         }
@@ -87,6 +104,50 @@ pub fn run(arguments: Arguments) -> Outcome {
     let bad = findings.bad;
     findings.out.finish()?;
     Ok(if bad { BAD } else { DONE })
+}
+
+/// `asked`: groups as whose runner to look. `configured`: groups whose queues ought to be there, besides those that have jobs.
+async fn check_aws(
+    options: &aws::Options,
+    asked: &[String],
+    configured: &[String],
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    let aws = match aws::connect(options).await {
+        Ok(aws) => aws,
+        Err(error) => return findings.add("installation", &options.prefix, Err(error.to_string())),
+    };
+    let (who, groups) = match asked {
+        [] => {
+            let mut groups: BTreeSet<String> = configured.iter().cloned().collect();
+            match groups_with_jobs(&aws).await {
+                Ok(with_jobs) => groups.extend(with_jobs),
+                Err(error) => findings.add("jobs", &aws.names.jobs(), Err(error.to_string()))?,
+            }
+            (aws::Who::Operator, groups.into_iter().collect())
+        }
+        asked => (aws::Who::Runner, asked.to_vec()),
+    };
+    let mut told = Ok(());
+    let mut tell = |finding: aws::Finding| {
+        if told.is_ok() {
+            told = findings.add(finding.what, &finding.name, finding.found);
+        }
+    };
+    aws.check(who, &groups, &mut tell).await;
+    told
+}
+
+async fn groups_with_jobs(aws: &aws::Aws) -> PortResult<BTreeSet<String>> {
+    let (mut groups, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = aws.ports.jobs.list(None, after.as_ref(), PAGE_JOBS).await?;
+        groups.extend(page.records.into_iter().map(|stored| stored.key.group));
+        after = page.next;
+        if after.is_none() {
+            return Ok(groups);
+        }
+    }
 }
 
 fn check_state(state: &State) -> Result<String, String> {

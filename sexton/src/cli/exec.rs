@@ -33,8 +33,6 @@ pub struct Arguments {
     name: String,
     #[arg(long, default_value = "default", value_name = "G")]
     group: String,
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Where output goes
     #[arg(long, value_name = "FILE")]
     sinks: Option<PathBuf>,
@@ -58,7 +56,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     check_name("group", &arguments.group).map_err(Failure::wrong)?;
     check_name("name", &arguments.name).map_err(Failure::wrong)?;
     let setup = Setup::load(Overrides {
-        config: arguments.config.clone(),
+        config: arguments.server.config.clone(),
         state: arguments.server.state.clone(),
         sinks: arguments.sinks.clone(),
         rules: arguments.rules.clone(),
@@ -112,16 +110,19 @@ fn order_of(arguments: &Arguments) -> Result<Order, Failure> {
     })
 }
 
-/// The server that the run is reported to: the one that is named, else the `up` of the state directory if it answers.
+/// Where the run is reported to: AWS or the server that is named, else the `up` of the state directory if it answers.
 /// One that is named and does not answer is waited for, for as long as reports are.
 async fn server_of(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
-    if arguments.server.is_some() {
-        return Ok(Some(Arc::new(ServerReports { client: Client::find(arguments)? })));
+    // `--state` says where the spool is; it takes nothing back from [aws].
+    let named = ServerArguments { state: None, ..arguments.clone() };
+    if arguments.server.is_some() || named.on_aws(&setup.configuration).is_some() {
+        return Ok(Some(Arc::new(ServerReports { client: Client::find(&named).await? })));
     }
     if setup.state.server().is_none() {
         return Ok(None);
     }
-    let client = Client::find(&ServerArguments { server: None, state: Some(setup.state.dir.clone()) })?;
+    let state = Some(setup.state.dir.clone());
+    let client = Client::of_server(&ServerArguments { state, ..ServerArguments::default() }, &setup.configuration)?;
     match client.ask(Question::get(&["health"])).await {
         Ok(_) => Ok(Some(Arc::new(ServerReports { client }))),
         Err(failure) => {

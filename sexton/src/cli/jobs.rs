@@ -133,7 +133,7 @@ pub struct MaintenanceArguments {
 
 pub fn list(arguments: JobsArguments) -> Outcome {
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let mut answer = client.ask(Question::get(&["jobs"]).with("group", arguments.group.as_ref())).await?;
         let Some(Value::Array(jobs)) = answer.get_mut("jobs").map(Value::take) else { return Err(strange()) };
         let mut out = Output::new();
@@ -192,7 +192,7 @@ pub fn one(arguments: JobArguments) -> Outcome {
 fn show(arguments: &OneArguments) -> Outcome {
     let key = job_key(&arguments.job)?;
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let answer = client.ask(Question::get(&["jobs", &key.group, &key.name])).await?;
         let mut out = Output::new();
         if arguments.json {
@@ -232,7 +232,7 @@ fn set(arguments: &SetArguments) -> Outcome {
     };
     let job = Job { group: key.group.clone(), name: key.name.clone(), source: None, ..job.clone() };
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let body = serde_json::to_value(&job)
             .map_err(|error| Failure::bad(format!("cannot write the job as JSON: {error}")))?;
         let answer = client.ask(Question::put(&["jobs", &key.group, &key.name], body)).await?;
@@ -243,7 +243,7 @@ fn set(arguments: &SetArguments) -> Outcome {
 fn act(arguments: &OneArguments, verb: &str, body: Value, done: &str) -> Outcome {
     let key = job_key(&arguments.job)?;
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let answer = client.ask(Question::post(&["jobs", &key.group, &key.name, verb], body)).await?;
         confirm(&answer, arguments.json, &format!("{key} {done}"))
     })
@@ -252,7 +252,7 @@ fn act(arguments: &OneArguments, verb: &str, body: Value, done: &str) -> Outcome
 fn remove(arguments: &OneArguments) -> Outcome {
     let key = job_key(&arguments.job)?;
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let answer = client.ask(Question::delete(&["jobs", &key.group, &key.name])).await?;
         confirm(&answer, arguments.json, &format!("{key} removed"))
     })
@@ -276,7 +276,7 @@ pub fn apply(arguments: ApplyArguments) -> Outcome {
         tell_line(&warning.to_string());
     }
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let body = json!({
             "jobs": read.jobs, "source": read.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
         });
@@ -318,7 +318,7 @@ pub fn maintenance(arguments: MaintenanceArguments) -> Outcome {
     let until = arguments.until.as_deref().map(later_instant).transpose()?;
     let on = arguments.switch == Switch::On;
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let body = json!({
             "on": on, "group": arguments.group, "until": until, "why": arguments.why, "catch_up": arguments.catch_up,
         });

@@ -1,15 +1,15 @@
-//! `logs`: what a run printed, byte for byte. Through the server; where none answers, from the state directory itself.
+//! `logs`: what a run printed, byte for byte. Through the server; where none has it, from the state directory itself.
 
+use axum::http::HeaderMap;
 use clap::Args;
 use console::{LogQuery, REMOVED_LINES};
 use domain::line::Stream;
 use domain::run::RunId;
 
 use crate::cli::runs::valid_run_id;
-use crate::client::{Client, Question, ServerArguments, block_on};
+use crate::client::{Client, Pieces, Question, ServerArguments, block_on};
 use crate::failure::{DONE, Failure, Outcome, tell_line};
 use crate::output::Output;
-use crate::state::State;
 use crate::up::output::{RunOutput, copy, marked};
 
 #[derive(Debug, Args)]
@@ -32,33 +32,35 @@ pub fn run(arguments: Arguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?.to_owned();
     block_on(async {
         match ask_server(&arguments, &run_id).await {
-            Ok((client, body)) => print(&arguments, &run_id, &client, body).await,
-            // Nobody answers; a server that was named is the one that was meant.
-            Err(Failure::Bad(says)) if arguments.server.server.is_none() => from_disk(&arguments, &run_id, says),
+            Ok((client, answer)) => print(&arguments, &run_id, &client, answer).await,
+            // Nobody answers, or a runner that gives out no output; a server that was named is the one that was meant.
+            Err(failure) if arguments.server.server.is_none() => from_disk(&arguments, &run_id, failure),
             Err(failure) => Err(failure),
         }
     })
 }
 
-async fn ask_server(arguments: &Arguments, run_id: &str) -> Result<(Client, reqwest::Response), Failure> {
-    let client = Client::find(&arguments.server)?;
+type Answer = (HeaderMap, Pieces);
+
+async fn ask_server(arguments: &Arguments, run_id: &str) -> Result<(Client, Answer), Failure> {
+    let client = Client::find(&arguments.server).await?;
     let segments = ["runs", run_id, "logs"];
     let question = Question::get(&segments)
         .with("stream", arguments.stream.as_ref())
         .with("timestamps", arguments.timestamps.then_some(true))
         .with("follow", arguments.follow.then_some(true));
-    let body = client.stream(question).await?;
-    Ok((client, body))
+    let answer = client.stream(question).await?;
+    Ok((client, answer))
 }
 
-async fn print(arguments: &Arguments, run_id: &str, client: &Client, mut body: reqwest::Response) -> Outcome {
-    let removed = body.headers().get(REMOVED_LINES).and_then(|lines| lines.to_str().ok());
+async fn print(arguments: &Arguments, run_id: &str, client: &Client, (head, mut body): Answer) -> Outcome {
+    let removed = head.get(REMOVED_LINES).and_then(|lines| lines.to_str().ok());
     if let Some(lines) = removed.filter(|lines| *lines != "0") {
         tell_line(&format!("sexton: the first {lines} lines of {run_id} are not kept any more"));
     }
     let mut out = Output::new();
-    while let Some(chunk) = body.chunk().await.map_err(|error| client.unreachable(&error))? {
-        out.bytes(&chunk)?;
+    while let Some(piece) = body.next().await {
+        out.bytes(&piece.map_err(|error| client.unreachable(&error))?)?;
         if arguments.follow {
             out.flush()?;
         }
@@ -67,11 +69,11 @@ async fn print(arguments: &Arguments, run_id: &str, client: &Client, mut body: r
     Ok(DONE)
 }
 
-fn from_disk(arguments: &Arguments, run_id: &str, no_server: Vec<String>) -> Outcome {
-    let state = State::find(arguments.server.state.as_deref()).map_err(|error| Failure::wrong(error.to_string()))?;
+fn from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> Outcome {
+    let state = arguments.server.state(&arguments.server.configuration()?)?;
     let says = |why| Failure::bad(format!("the output of {run_id} cannot be read: {why}"));
     let found = RunOutput::below(&state.runner()).find(&RunId(run_id.to_owned())).map_err(says)?;
-    let Some(directory) = found else { return Err(Failure::Bad(no_server)) };
+    let Some(directory) = found else { return Err(no_server) };
     let stream = arguments.stream.as_deref().map(|name| if name == "stderr" { Stream::Stderr } else { Stream::Stdout });
     let query = LogQuery { stream, timestamps: arguments.timestamps, follow: arguments.follow };
     let mut out = Output::new();

@@ -103,7 +103,7 @@ fn parse_outcome(text: &str) -> Result<RunOutcome, String> {
 pub fn start(arguments: RunArguments) -> Outcome {
     let key = job_key(&arguments.job)?;
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let started = client.ask(Question::post(&["jobs", &key.group, &key.name, "run"], json!({}))).await?;
         let run_id = run_of(&started)?.run_id;
         let mut out = Output::new();
@@ -153,7 +153,7 @@ pub fn sentence(run: &Run) -> String {
 pub fn stop(arguments: StopArguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?;
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let answer = client.ask(Question::post(&["runs", run_id, "stop"], json!({}))).await?;
         let mut out = Output::new();
         if arguments.json {
@@ -177,7 +177,7 @@ pub fn list(arguments: RunsArguments) -> Outcome {
     let until = optional_instant(arguments.until.as_deref(), now)?;
     let (group, job) = group_and_job(arguments.job.as_deref())?;
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let mut out = Output::new();
         let mut table =
             Table::new(&["run_id", "job", "trigger", "outcome", "started", "took", "exit", "lines", "reason"]);
@@ -267,7 +267,7 @@ fn trigger_name(run: &Run) -> String {
 pub fn show(arguments: ShowArguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?;
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let answer = client.ask(Question::get(&["runs", run_id])).await?;
         let mut out = Output::new();
         if arguments.json {
@@ -333,7 +333,7 @@ pub fn ledger(arguments: LedgerArguments) -> Outcome {
     let since = optional_instant(arguments.since.as_deref(), now)?;
     let until = optional_instant(arguments.until.as_deref(), now)?;
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let client = Client::find(&arguments.server).await?;
         let answer = client.ask(Question::get(&["ledger"]).with("since", since).with("until", until)).await?;
         let Some(adds_up) = answer.get("adds_up").and_then(Value::as_bool) else { return Err(strange("ledger")) };
         let mut out = Output::new();

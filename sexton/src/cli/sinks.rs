@@ -1,4 +1,4 @@
-//! `sinks`: how far each sink is behind, as the server sees it.
+//! `sinks`: how far each sink is behind, as whoever ships the lines sees it: the `up` or the runner of this machine.
 
 use std::time::Duration;
 
@@ -20,7 +20,14 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> Outcome {
     block_on(async {
-        let client = Client::find(&arguments.server)?;
+        let configuration = arguments.server.configuration()?;
+        let on_aws = arguments.server.on_aws(&configuration).is_some();
+        let client = Client::of_server(&arguments.server, &configuration).map_err(|failure| match failure {
+            Failure::Bad(_) if on_aws => Failure::wrong(
+                "on AWS each runner ships its own lines; ask on its machine (`sexton sinks --state DIR`), or read its /metrics",
+            ),
+            failure => failure,
+        })?;
         let answer = client.ask(Question::get(&["sinks"])).await?;
         let Some(sinks) = answer.get("sinks").and_then(Value::as_array) else {
             return Err(Failure::bad("the server's answer holds no sinks; is its version the same as ours?"));

@@ -41,7 +41,6 @@ fn a_wrong_argument_is_exit_2_and_one_sentence() {
         (vec!["plan", "/nowhere", "--from", "2026-01-01", "--to", "2026-01-02"], "/nowhere: cannot be read"),
         (vec!["show", "../../etc/passwd"], "is not the name of a run"),
         (vec!["job", "pause", "nameless"], "write GROUP/NAME"),
-        (vec!["runner", "--group", "db"], "no AWS adapters"),
         (vec!["check", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
     ] {
         let said = sexton(&arguments).expect(2);

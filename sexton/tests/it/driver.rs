@@ -43,7 +43,7 @@ impl Said {
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sexton"));
     command.args(arguments);
-    for name in ["SEXTON_SERVER", "SEXTON_TOKEN", "RUST_LOG", "XDG_STATE_HOME"] {
+    for name in ["SEXTON_SERVER", "SEXTON_TOKEN", "SEXTON_AWS", "SEXTON_CONFIG", "RUST_LOG", "XDG_STATE_HOME"] {
         command.env_remove(name);
     }
     command
@@ -94,7 +94,7 @@ impl Folder {
     }
 }
 
-/// A running `sexton up`.
+/// A running `sexton up` or `sexton runner`.
 pub struct Up {
     child: Child,
     state: PathBuf,
@@ -106,9 +106,17 @@ impl Up {
     /// Starts it and waits for `ready`.
     #[track_caller]
     pub fn start(state: &Path, arguments: &[&str]) -> Up {
-        let mut child = command(&["up", "--listen", &testbed::free_port().to_string(), "--state"])
+        let mut command = command(&["up"]);
+        command.args(arguments);
+        Up::serve(state, command)
+    }
+
+    /// The same for another command that serves.
+    #[track_caller]
+    pub fn serve(state: &Path, mut command: Command) -> Up {
+        let mut child = command
+            .args(["--listen", &testbed::free_port().to_string(), "--state"])
             .arg(state)
-            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -126,7 +134,7 @@ impl Up {
         });
         let up = Up { child, state: state.to_owned(), printed, keeps_jobs: false };
         if ready.recv_timeout(DEADLINE).is_err() {
-            panic!("up is not ready; it said: {}", up.said());
+            panic!("it is not ready; it said: {}", up.said());
         }
         up
     }

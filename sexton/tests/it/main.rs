@@ -1,5 +1,6 @@
 //! The real binary: what it prints, what it exits with, what a running `up` does.
 
+mod aws;
 mod commands;
 mod disk;
 mod driver;

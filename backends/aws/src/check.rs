@@ -1,0 +1,191 @@
+//! Really reaches every table, queue and topic, for `sexton check`. Nothing is written: a runner's rights are tried with a
+//! conditional write whose condition never holds.
+
+use aws_sdk_sqs::types::QueueAttributeName;
+use domain::ports::PortResult;
+
+use crate::dynamo::{Change, Changed};
+use crate::fault::{Deed, fault};
+use crate::item::{Item, s};
+use crate::runs::RUNS;
+use crate::settings::RUNNERS;
+use crate::tables::{Table, tables};
+use crate::{Aws, Names};
+
+/// Who wants to know: each has other rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Whoever asks about jobs and runs: everything must be there.
+    Operator,
+    /// A runner: only what it needs for its groups.
+    Runner,
+}
+
+/// One thing that was reached, or why not, with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// `table`, `queue`, `topic`.
+    pub what: &'static str,
+    pub name: String,
+    pub found: Result<String, String>,
+}
+
+impl Aws {
+    /// Looks at everything, and at the queues of these groups. `tell` hears of each as soon as it is known.
+    pub async fn check(&self, who: Who, groups: &[String], tell: &mut dyn FnMut(Finding)) {
+        let dynamo = aws_sdk_dynamodb::Client::new(&self.sdk_config);
+        let sqs = aws_sdk_sqs::Client::new(&self.sdk_config);
+        let mut told = |what, name: &str, found| tell(Finding { what, name: name.to_owned(), found });
+        match who {
+            Who::Runner => {
+                for group in groups {
+                    let (runs, runners) = self.check_rights(group).await;
+                    told("table", &self.names.runs(), runs);
+                    told("table", &self.names.runners(), runners);
+                    let queue = self.names.orders(group);
+                    told("queue", &queue, depth(&sqs, &queue).await);
+                }
+                let queue = self.names.reports();
+                told("queue", &queue, exists(&sqs, &queue).await);
+            }
+            Who::Operator => {
+                let mut arn = None;
+                for table in tables(&self.names) {
+                    let found = describe(&dynamo, &table).await;
+                    arn = found.as_ref().ok().map(|found| found.arn.clone()).or(arn);
+                    told("table", &table.name, found.map(|found| found.says));
+                }
+                for queue in queues(&self.names, groups) {
+                    told("queue", &queue, depth(&sqs, &queue).await);
+                }
+                let sns = aws_sdk_sns::Client::new(&self.sdk_config);
+                for topic in [self.names.alerts_topic(), self.names.operations_topic()] {
+                    told("topic", &topic, subscribers(&sns, arn.as_deref(), &topic).await);
+                }
+            }
+        }
+    }
+
+    /// Claims and beats, without making any.
+    async fn check_rights(&self, group: &str) -> (Result<String, String>, Result<String, String>) {
+        let key = |one: (&str, String), other: (&str, &str)| {
+            Item::from([(one.0.to_owned(), s(one.1)), (other.0.to_owned(), s(other.1))])
+        };
+        let run = key(("bucket", format!("{group}#check")), ("run_id", "check"));
+        let runner = key(("group", group.to_owned()), ("runner", "check"));
+        let claim = self.backend.dynamo.update(RUNS, run, never()).await;
+        let beat = self.backend.dynamo.update(RUNNERS, runner, never()).await;
+        let says = |tried: PortResult<Changed>, right: &str| match tried {
+            Ok(_) => Ok(format!("a runner of group {group} may {right} here")),
+            Err(error) => Err(error.to_string()),
+        };
+        (says(claim, "claim runs"), says(beat, "show that it lives"))
+    }
+}
+
+/// A change that is always refused, by whoever may make it.
+fn never() -> Change {
+    Change {
+        set: "SET #checked = :checked".to_owned(),
+        condition: "attribute_exists(#checked) AND attribute_not_exists(#checked)".to_owned(),
+        values: vec![(":checked", s("check"))],
+        all_new: false,
+    }
+}
+
+fn queues(names: &Names, groups: &[String]) -> Vec<String> {
+    let of_groups = groups.iter().flat_map(|group| [names.orders(group), names.orders_dead(group)]);
+    of_groups.chain([names.reports(), names.reports_dead()]).collect()
+}
+
+struct Described {
+    arn: String,
+    says: String,
+}
+
+async fn describe(client: &aws_sdk_dynamodb::Client, table: &Table) -> Result<Described, String> {
+    let place = format!("the table {}", table.name);
+    let deed = Deed { service: "DynamoDB", action: "DescribeTable", place: &place };
+    let described = client.describe_table().table_name(&table.name).send().await;
+    let described = described.map_err(|error| fault(deed, &error).to_string())?.table;
+    let described = described.ok_or_else(|| format!("{place}: the answer describes none"))?;
+    let status = described.table_status().map_or("without a status", |status| status.as_str());
+    if !matches!(status, "ACTIVE" | "UPDATING") {
+        return Err(format!("is {status}; wait until it is ACTIVE"));
+    }
+    let keys: Vec<&str> = described.key_schema().iter().map(|key| key.attribute_name()).collect();
+    let wanted: Vec<&str> = [table.partition].into_iter().chain(table.sort).collect();
+    if keys != wanted {
+        return Err(format!(
+            "its key is {}, and not {}: it is of another program; choose another `prefix`, or deploy the template anew",
+            keys.join(", "),
+            wanted.join(", ")
+        ));
+    }
+    let indexes: Vec<&str> =
+        described.global_secondary_indexes().iter().filter_map(|index| index.index_name()).collect();
+    if let Some(missing) = table.indexes.iter().find(|index| !indexes.contains(&index.name)) {
+        return Err(format!("has no index {}; deploy the template anew", missing.name));
+    }
+    let items = described.item_count().unwrap_or(0);
+    let arn = described.table_arn().unwrap_or_default().to_owned();
+    Ok(Described { arn, says: format!("answers; about {items} items") })
+}
+
+async fn url(client: &aws_sdk_sqs::Client, queue: &str, place: &str) -> Result<String, String> {
+    let deed = Deed { service: "SQS", action: "GetQueueUrl", place };
+    let found = client.get_queue_url().queue_name(queue).send().await;
+    let found = found.map_err(|error| fault(deed, &error).to_string())?;
+    found.queue_url.ok_or_else(|| format!("{place}: the answer has no URL"))
+}
+
+/// All that a sender may ask.
+async fn exists(client: &aws_sdk_sqs::Client, queue: &str) -> Result<String, String> {
+    url(client, queue, &format!("the queue {queue}")).await.map(|_| "is there".to_owned())
+}
+
+async fn depth(client: &aws_sdk_sqs::Client, queue: &str) -> Result<String, String> {
+    let place = format!("the queue {queue}");
+    let url = url(client, queue, &place).await?;
+    let deed = Deed { service: "SQS", action: "GetQueueAttributes", place: &place };
+    let name = QueueAttributeName::ApproximateNumberOfMessages;
+    let asked = client.get_queue_attributes().queue_url(url).attribute_names(name.clone()).send().await;
+    let asked = asked.map_err(|error| fault(deed, &error).to_string())?;
+    let waiting = asked.attributes().and_then(|all| all.get(&name)).map_or("an unknown number of", String::as_str);
+    Ok(format!("answers; {waiting} messages wait"))
+}
+
+/// `table_arn`: of any table of this installation, as a topic's ARN differs in service and name only.
+async fn subscribers(client: &aws_sdk_sns::Client, table_arn: Option<&str>, topic: &str) -> Result<String, String> {
+    let arn = table_arn.and_then(|arn| topic_arn(arn, topic));
+    let arn = arn.ok_or("cannot be asked for, as no table was found to tell the account".to_owned())?;
+    let place = format!("the topic {topic}");
+    let deed = Deed { service: "SNS", action: "GetTopicAttributes", place: &place };
+    let asked = client.get_topic_attributes().topic_arn(arn).send().await;
+    let asked = asked.map_err(|error| fault(deed, &error).to_string())?;
+    let count = asked.attributes().and_then(|all| all.get("SubscriptionsConfirmed")).map_or("0", String::as_str);
+    match count {
+        "0" => Ok("answers; nobody has subscribed, so nobody is told".to_owned()),
+        count => Ok(format!("answers; {count} subscriptions")),
+    }
+}
+
+/// `arn:PARTITION:dynamodb:REGION:ACCOUNT:table/NAME`
+fn topic_arn(table_arn: &str, topic: &str) -> Option<String> {
+    let mut parts = table_arn.split(':');
+    let (_, partition, _) = (parts.next()?, parts.next()?, parts.next()?);
+    let (region, account) = (parts.next()?, parts.next()?);
+    Some(format!("arn:{partition}:sns:{region}:{account}:{topic}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_in_the_account_of_its_tables() {
+        let arn = topic_arn("arn:aws-cn:dynamodb:cn-north-1:123456789012:table/sexton-runs", "sexton-alerts");
+        assert_eq!(arn.as_deref(), Some("arn:aws-cn:sns:cn-north-1:123456789012:sexton-alerts"));
+        assert_eq!(topic_arn("", "sexton-alerts"), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! `sexton runner`: takes the orders of its groups from SQS, claims them in DynamoDB, runs them here, and reports. What runs is
+//! the same as in `up`: runner, keepers, sinks, rules; only where orders come from and reports go to is another place.
+//!
+//! It serves its own numbers (`sexton sinks`, /metrics) and nothing else. Sinks in trouble are told in its log and there.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use console::RunnerConsole;
+use runner::Options;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::AwsArguments;
+use crate::failure::{DONE, Failure, Outcome, tell_line};
+use crate::output::Output;
+use crate::setup::{Overrides, Setup};
+use crate::signals::{INTERRUPTED, Signals};
+use crate::state::{Server, State};
+use crate::work::{self, Work, farewell};
+use crate::{listen, machine, on_aws};
+
+/// A beat is a write, whatever runs: at this interval one runner's cost $0.055 a month (`facts` of DynamoDB's price list:
+/// $0.625 a million). The lease that tells a dead runner is several of these.
+const BEAT_INTERVAL: Duration = Duration::from_secs(30);
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Groups whose orders are taken; default those of [runner] in the configuration
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    group: Vec<String>,
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "SEXTON_CONFIG")]
+    config: Option<PathBuf>,
+    /// State directory; default $XDG_STATE_HOME/sexton, ~/.local/state/sexton, or /var/lib/sexton for root
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Address of /metrics and of what `sexton sinks` asks; default the first free port from 127.0.0.1:7077 on
+    #[arg(long, value_name = "ADDR", value_parser = listen::parse_address)]
+    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    aws: AwsArguments,
+}
+
+pub fn run(arguments: Arguments) -> Outcome {
+    machine::give_large_pieces_back();
+    let overrides = Overrides { config: arguments.config, state: arguments.state, ..Overrides::default() };
+    let mut setup = Setup::load(overrides)?;
+    if !arguments.group.is_empty() {
+        setup.configuration.runner.groups = arguments.group;
+    }
+    let aws = arguments.aws.options(&setup.configuration).unwrap_or_default();
+    check_groups(&setup.configuration.runner.groups, &aws)?;
+    let state_says = |error: crate::state::StateError| Failure::bad(error.to_string());
+    setup.state.create().map_err(state_says)?;
+    let _lock = setup.state.lock().map_err(state_says)?;
+    let listen = arguments.listen.or(setup.configuration.listen);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::bad(format!("cannot start: {why}")))?;
+    let served = runtime.block_on(serve(setup, &aws, listen));
+    // Threads that still wait for a disk are not waited for.
+    runtime.shutdown_background();
+    served
+}
+
+/// Every group is a queue; to take the orders of all of them, name all.
+fn check_groups(groups: &[String], aws: &aws::Options) -> Result<(), Failure> {
+    if groups.is_empty() {
+        return Err(Failure::wrong("no group is named; write --group NAME, or groups = [\"NAME\"] in [runner]"));
+    }
+    let names = aws.names().map_err(|error| Failure::wrong(error.to_string()))?;
+    let faults: Vec<String> = groups.iter().filter_map(|group| aws::check_group(&names, group).err()).collect();
+    if faults.is_empty() { Ok(()) } else { Err(Failure::Wrong(faults)) }
+}
+
+async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>) -> Outcome {
+    let mut signals = Signals::new()?;
+    let state = setup.state.clone();
+    let options = options(&setup)?;
+    let (name, groups): (Arc<str>, _) = (options.runner.as_str().into(), options.groups.join(", "));
+    let ports = on_aws::connect(aws).await?.ports;
+    let ports = runner::Ports { orders: ports.orders, claims: ports.claims, reports: ports.reports };
+    let listener = listen::bind(listen).await?;
+    let address = listener.local_addr().map_err(|why| Failure::bad(format!("cannot tell the address: {why}")))?;
+    let url = format!("http://{}", listen::shown(address));
+    let token: Arc<str> = state.token().map_err(|error| Failure::bad(error.to_string()))?.into();
+
+    let (work, troubles) = Work::start(&mut setup, options, ports)?;
+    let work = Arc::new(work);
+    tokio::spawn(work::tell_troubles(troubles));
+    let counted = work.clone();
+    let running = Arc::new(move || counted.running());
+    let console = RunnerConsole { runner: name.clone(), sinks: work.clone(), running, token };
+    let server = tokio::spawn(axum::serve(listener, console::runner_router(console)).into_future());
+    let stop = CancellationToken::new();
+    let reloading = tokio::spawn(work.clone().watch(setup.sinks_file, setup.rules, state.clone(), stop.clone()));
+    let server_says = Server { url: url.clone(), pid: std::process::id() };
+    state.announce(&server_says).map_err(|error| Failure::bad(error.to_string()))?;
+    announce(&[
+        format!("sexton {} takes orders of {groups} as runner {name}", env!("CARGO_PKG_VERSION")),
+        format!("installation {} on AWS; numbers at {url}/metrics", aws.prefix),
+        format!("state     {}", state.dir.display()),
+        work.sink_lines().iter().map(|sink| format!("output    {sink}")).collect::<Vec<_>>().join("\n"),
+        "ready".to_owned(),
+    ])?;
+
+    signals.first().await;
+    tell_line("stopping: no more orders are taken; another signal ends this at once");
+    state.withdraw();
+    stop.cancel();
+    tokio::select! {
+        left = work.end() => tell_line(&farewell(left, "sexton runner")),
+        () = signals.first() => {
+            tell_line("ended at once; running jobs go on, and the next `sexton runner` finds them");
+            std::process::exit(INTERRUPTED);
+        }
+    }
+    reloading.abort();
+    server.abort();
+    Ok(DONE)
+}
+
+fn options(setup: &Setup) -> Result<Options, Failure> {
+    let mut options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
+    if setup.configuration.runner.name.is_none() {
+        options.runner = runner_name(&setup.state, &options.host)?;
+    }
+    options.beat_interval = BEAT_INTERVAL;
+    Ok(options)
+}
+
+fn runner_name(state: &State, host: &str) -> Result<String, Failure> {
+    state.runner_name(host).map_err(|error| Failure::bad(error.to_string()))
+}
+
+fn announce(lines: &[String]) -> Result<(), Failure> {
+    let mut out = Output::new();
+    for line in lines.iter().filter(|line| !line.is_empty()) {
+        out.line(line)?;
+    }
+    match out.finish() {
+        // Whoever started us may have closed the pipe after all.
+        Err(Failure::ReaderGone) => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,76 @@
+//! The installation on AWS as the client commands see it: the console's API in this process, over the tables and queues.
+//!
+//! So every command is one code for one machine and for many. Nothing is listened on; the rights are those of the AWS
+//! credentials that are found.
+
+mod output;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::Router;
+use console::{Console, Sinks};
+use domain::ports::Ports;
+use jiff::Timestamp;
+use sinks::config::SinkKind;
+
+use crate::configuration::Configuration;
+use crate::failure::Failure;
+use crate::machine::random_bytes;
+use crate::setup::load_sinks;
+use output::CloudwatchOutput;
+
+/// Nobody else can ask an API that listens nowhere.
+const TOKEN: &str = "asked in this process";
+
+pub struct Api {
+    pub router: Router,
+    pub token: String,
+}
+
+/// # Errors
+/// When AWS cannot be asked with what is configured, or the sinks file has faults.
+pub async fn api(options: &aws::Options, configuration: &Configuration) -> Result<Api, Failure> {
+    let ports = connect(options).await?.ports;
+    let output = output(configuration, &ports)?;
+    let console = Console {
+        ports,
+        logs: Arc::new(output),
+        sinks: Arc::new(NoSinks),
+        token: TOKEN.into(),
+        clock: Arc::new(Timestamp::now),
+        random: Arc::new(random_bytes),
+        // The scheduler there wakes every minute, and looks back.
+        nudge: Arc::new(|| {}),
+    };
+    Ok(Api { router: console::router(console), token: TOKEN.to_owned() })
+}
+
+/// # Errors
+/// When there is no region, or no credentials.
+pub async fn connect(options: &aws::Options) -> Result<aws::Aws, Failure> {
+    aws::connect(options).await.map_err(|error| Failure::bad(error.to_string()))
+}
+
+/// Where runs' lines are read: what the first CloudWatch sink of the sinks file says, if there is one.
+fn output(configuration: &Configuration, ports: &Ports) -> Result<CloudwatchOutput, Failure> {
+    let sinks = match &configuration.sinks {
+        Some(path) => load_sinks(path)?,
+        None => Vec::new(),
+    };
+    let logs = sinks.into_iter().find_map(|sink| match sink.kind {
+        SinkKind::CloudwatchLogs(logs) => Some(*logs),
+        _ => None,
+    });
+    Ok(CloudwatchOutput::new(logs, ports.runs.clone()))
+}
+
+/// Sinks are the runners' own.
+struct NoSinks;
+
+#[async_trait]
+impl Sinks for NoSinks {
+    async fn status(&self) -> Vec<serde_json::Value> {
+        Vec::new()
+    }
+}

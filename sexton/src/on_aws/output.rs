@@ -1,0 +1,171 @@
+//! The output of runs on AWS: read back from CloudWatch Logs, where the runners' sink put it. Where there is no such sink, or its
+//! lines do not say which run they are of, people are told where to look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use console::{LogOutput, LogQuery, Logs};
+use domain::ports::RunStore;
+use domain::run::Run;
+use jiff::Timestamp;
+use sinks::cloudwatch_logs::read_back::{Event, Reader, Wanted};
+use sinks::cloudwatch_logs::{CloudwatchFormat, CloudwatchLogsConfig};
+use sinks::feed::RunHeader;
+use tokio::sync::mpsc;
+
+/// Pieces on their way to one slow reader.
+const PIECES_MAX: usize = 4;
+
+/// Between two looks for more lines. FilterLogEvents takes 5 calls a second of a whole account, the AWS console's among them.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
+
+/// After a run has ended in the ledger, its last lines are waited for so many looks.
+const LAST_LOOKS: u32 = 5;
+
+pub struct CloudwatchOutput {
+    logs: Option<CloudwatchLogsConfig>,
+    runs: Arc<dyn RunStore>,
+}
+
+impl CloudwatchOutput {
+    pub fn new(logs: Option<CloudwatchLogsConfig>, runs: Arc<dyn RunStore>) -> CloudwatchOutput {
+        CloudwatchOutput { logs, runs }
+    }
+}
+
+#[async_trait]
+impl Logs for CloudwatchOutput {
+    async fn read(&self, run: &Run, query: LogQuery) -> Result<Option<LogOutput>, String> {
+        let Some(header) = header_of(run) else { return Ok(None) };
+        let host = &header.host;
+        let Some(logs) = &self.logs else {
+            return Err(format!(
+                "the configuration names no sinks file with a cloudwatch_logs sink, so where {host} ships its lines is not known here; \
+                 name one (sinks = \"FILE\", with --config), or run `sexton logs {}` on {host}",
+                run.run_id
+            ));
+        };
+        if logs.format == CloudwatchFormat::Text {
+            let (group, stream) = sinks::cloudwatch_logs::read_back::place_of(logs, &header);
+            return Err(format!(
+                "with format = \"text\" lines do not say which run they are of; look in log group {group}, stream {stream}, from {} on",
+                header.started_at
+            ));
+        }
+        let reader = Reader::new(logs, Wanted::of(logs, &header)).await?;
+        let (sender, chunks) = mpsc::channel(PIECES_MAX);
+        let copy = Copy { reader, query, run: run.clone(), runs: self.runs.clone(), sender };
+        tokio::spawn(copy.all());
+        Ok(Some(LogOutput { chunks, removed_lines: 0 }))
+    }
+}
+
+/// None while no runner has it.
+fn header_of(run: &Run) -> Option<RunHeader> {
+    Some(RunHeader {
+        run_id: run.run_id.clone(),
+        group: run.group.clone(),
+        job: run.job.clone(),
+        attempt: run.attempt,
+        host: run.host.clone()?,
+        runner: run.runner.clone().unwrap_or_default(),
+        pid: None,
+        nominal: run.nominal,
+        trigger: run.trigger,
+        command: String::new(),
+        started_at: run.started_at.or(run.claimed_at).unwrap_or(run.scheduled_at),
+    })
+}
+
+struct Copy {
+    reader: Reader,
+    query: LogQuery,
+    run: Run,
+    runs: Arc<dyn RunStore>,
+    sender: mpsc::Sender<std::io::Result<axum::body::Bytes>>,
+}
+
+impl Copy {
+    /// Gives what there is; with `follow`, until the run's end has come, or the ledger knows it for a while.
+    async fn all(mut self) {
+        let mut looks_left = LAST_LOOKS;
+        loop {
+            match self.reader.next().await {
+                Err(says) => {
+                    // Whoever asked may be gone; then nobody is left to be told.
+                    let _gone = self.sender.send(Err(std::io::Error::other(says))).await;
+                    return;
+                }
+                Ok(events) => {
+                    let bytes = shown(&events, self.query);
+                    if !bytes.is_empty() && self.sender.send(Ok(bytes.into())).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            if self.reader.has_ended() {
+                return;
+            }
+            if self.reader.has_more() {
+                continue;
+            }
+            if !self.query.follow || looks_left == 0 || self.sender.is_closed() {
+                return;
+            }
+            tokio::time::sleep(FOLLOW_INTERVAL).await;
+            if !self.is_open().await {
+                looks_left -= 1;
+            }
+        }
+    }
+
+    async fn is_open(&self) -> bool {
+        let found = self.runs.get(&[self.run.run_key()]).await;
+        // What cannot be asked now is asked again at the next look.
+        found.map_or(true, |found| found.first().is_some_and(|stored| stored.record.is_open()))
+    }
+}
+
+fn shown(events: &[Event], query: LogQuery) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for event in events.iter().filter(|event| query.stream.is_none_or(|stream| stream == event.stream)) {
+        if query.timestamps && event.begins_line {
+            let at = Timestamp::from_millisecond(event.at_ms).unwrap_or_default();
+            bytes.extend_from_slice(format!("{at:.3} {} ", event.stream.name()).as_bytes());
+        }
+        bytes.extend_from_slice(event.text.as_bytes());
+        if event.ends_line {
+            bytes.push(b'\n');
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::line::Stream;
+
+    use super::*;
+
+    #[test]
+    fn parts_are_one_line_again_and_a_stream_can_be_chosen() {
+        let event = |stream, begins_line, ends_line, text: &str| Event {
+            at_ms: 1_795_420_200_123,
+            stream,
+            begins_line,
+            ends_line,
+            text: text.to_owned(),
+        };
+        let events = [
+            event(Stream::Stdout, true, false, "long "),
+            event(Stream::Stdout, false, true, "line"),
+            event(Stream::Stderr, true, true, "oops"),
+        ];
+        let query = LogQuery::default();
+        assert_eq!(shown(&events, query), b"long line\noops\n");
+        assert_eq!(shown(&events, LogQuery { stream: Some(Stream::Stderr), ..query }), b"oops\n");
+        let timed = String::from_utf8(shown(&events, LogQuery { timestamps: true, ..query })).expect("text");
+        assert_eq!(timed, "2026-11-23T07:50:00.123Z stdout long line\n2026-11-23T07:50:00.123Z stderr oops\n");
+    }
+}

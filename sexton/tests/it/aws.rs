@@ -1,0 +1,193 @@
+//! `sexton runner` and the client commands against an installation in ministack. What the Lambdas do is done by this process.
+
+use std::process::Command;
+
+use jiff::Timestamp;
+use rules::Packs;
+use serde_json::Value;
+use services::{collector, overdue};
+use testbed::{DEADLINE, Ministack, wait_until};
+
+use crate::driver::{Folder, Said, Up, command};
+
+const ACCOUNT: &str = "123456789012";
+const REGION: &str = "eu-west-1";
+
+struct Installation {
+    aws: aws::Aws,
+    server: Ministack,
+    folder: Folder,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Installation {
+    /// With the group `db`; none where there is no ministack.
+    fn new() -> Option<Installation> {
+        let server = Ministack::start()?;
+        let options = aws::Options {
+            region: Some(REGION.to_owned()),
+            endpoint: Some(server.endpoint()),
+            access_key: Some(aws::AccessKey { id: ACCOUNT.to_owned(), secret: "secret".to_owned() }),
+            ..aws::Options::default()
+        };
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let aws = runtime.block_on(async {
+            let aws = aws::connect(&options).await.expect("connected");
+            aws::install(&aws, &["db"]).await.expect("installed");
+            aws
+        });
+        Some(Installation { aws, server, folder: Folder::new(), runtime })
+    }
+
+    /// A command that finds the installation as users of AWS tell it: by the environment.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = command(arguments);
+        for (name, value) in [
+            ("AWS_ACCESS_KEY_ID", ACCOUNT),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            ("AWS_REGION", REGION),
+            ("AWS_ENDPOINT_URL", &self.server.endpoint()),
+        ] {
+            command.env(name, value);
+        }
+        command.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+        command
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Said {
+        let mut command = self.command(arguments);
+        let output = command.arg("--aws").output().expect("the binary starts");
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        Said { code: output.status.code(), out: output.stdout, err }
+    }
+
+    #[track_caller]
+    fn records(&self, arguments: &[&str]) -> Vec<Value> {
+        let mut all = arguments.to_vec();
+        all.push("--json");
+        self.ask(&all).expect(0).records()
+    }
+
+    /// A runner of `db` with a CloudWatch sink.
+    fn runner(&self) -> Up {
+        let mut command = self.command(&["runner", "--group", "db", "--config", &self.configuration()]);
+        command.arg("--aws");
+        Up::serve(&self.folder.path("state"), command)
+    }
+
+    fn configuration(&self) -> String {
+        let sinks = "[sink.cloud]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron/{group}\"\ncreate_group = true\n";
+        self.folder.write("sinks.toml", sinks);
+        self.folder.write("sexton.toml", "sinks = \"sinks.toml\"\n[aws]\nprefix = \"sexton\"\n")
+    }
+
+    /// What the collector's Lambda does with all reports that are there.
+    fn collect(&self) {
+        let (ports, packs) = (&self.aws.ports, Packs::builtin());
+        self.runtime.block_on(async {
+            let reports = collector::receive(ports, std::time::Duration::ZERO).await.expect("received");
+            collector::collect(ports, &packs, reports, Timestamp::now()).await.expect("collected");
+        });
+    }
+
+    #[track_caller]
+    fn wait_for(&self, run_id: &str, what: impl Fn(&Value) -> bool) -> Value {
+        let mut run = Value::Null;
+        wait_until(DEADLINE, || {
+            self.collect();
+            run = self.records(&["show", run_id]).remove(0);
+            what(&run)
+        });
+        run
+    }
+}
+
+#[test]
+fn a_job_is_stored_run_and_read_about_on_aws_as_on_one_machine() {
+    let Some(installation) = Installation::new() else { return };
+    let jobs = installation.folder.write(
+        "jobs.toml",
+        "[[job]]\ngroup = \"db\"\nname = \"hello\"\nschedule = \"@manually\"\ncommand = \"echo one; echo two >&2; printf three\"\n",
+    );
+    installation.ask(&["apply", &jobs]).expect(0);
+    assert_eq!(installation.records(&["jobs"])[0]["name"], "hello");
+    let runner = installation.runner();
+    let run_id = installation.ask(&["run", "db/hello"]).expect(0).text().trim().to_owned();
+    let run = installation.wait_for(&run_id, |run| run["state"] == "finished");
+    assert_eq!((&run["outcome"], &run["stdout_lines"]), (&"succeeded".into(), &2.into()), "{run}\n{}", runner.said());
+    assert!(run["runner"].as_str().is_some_and(|name| name.contains('-')), "{run}");
+    assert_eq!(installation.records(&["runs", "db/hello"]).len(), 1);
+    assert!(installation.ask(&["ledger"]).expect(0).text().contains("succeeded"));
+    // Its lines are read back from CloudWatch Logs, from anywhere.
+    let configuration = installation.configuration();
+    let mut logs = Vec::new();
+    wait_until(DEADLINE, || {
+        let elsewhere = installation.folder.text("elsewhere");
+        logs = installation.ask(&["logs", &run_id, "--config", &configuration, "--state", &elsewhere]).out;
+        logs.len() >= "one\ntwo\nthree\n".len()
+    });
+    let mut lines: Vec<&str> = std::str::from_utf8(&logs).expect("text").lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["one", "three", "two"]);
+    // The runner tells of its own sinks, and where the rest is.
+    assert_eq!(runner.records(&["sinks"])[0]["name"], "cloud");
+    let said = runner.ask(&["jobs"]).expect(2).err;
+    assert!(said.contains("--aws"), "{said}");
+    assert_eq!(runner.stop(), Some(0));
+}
+
+#[test]
+fn a_runner_that_ends_leaves_its_jobs_to_the_next_one() {
+    let Some(installation) = Installation::new() else { return };
+    let go_on = installation.folder.text("go-on");
+    let command = format!("until test -e {go_on}; do sleep 0.1; done; echo done");
+    let jobs = format!("[[job]]\ngroup = \"db\"\nname = \"long\"\nschedule = \"@manually\"\ncommand = \"{command}\"\n");
+    let jobs = installation.folder.write("jobs.toml", &jobs);
+    installation.ask(&["apply", &jobs]).expect(0);
+    let runner = installation.runner();
+    let run_id = installation.ask(&["run", "db/long"]).expect(0).text().trim().to_owned();
+    let running = installation.wait_for(&run_id, |run| run["state"] == "running");
+    assert_eq!(runner.stop_and_keep_jobs(), Some(0));
+    installation.folder.write("go-on", "");
+    let runner = installation.runner();
+    let run = installation.wait_for(&run_id, |run| run["state"] == "finished");
+    assert_eq!((&run["outcome"], &run["runner"]), (&"succeeded".into(), &running["runner"]), "{run}");
+    installation.runtime.block_on(overdue::tick(&installation.aws.ports, Timestamp::now())).expect("nobody is overdue");
+    assert_eq!(runner.stop(), Some(0));
+}
+
+#[test]
+fn check_reaches_every_table_queue_and_topic_and_says_what_to_do() {
+    let Some(installation) = Installation::new() else { return };
+    let state = installation.folder.text("state");
+    let text = "[[job]]\ngroup = \"web\"\nname = \"a\"\nschedule = \"@daily\"\ncommand = \"true\"\n";
+    let jobs = installation.folder.write("jobs.toml", text);
+    installation.ask(&["apply", &jobs]).expect(0);
+    let configuration = installation.folder.write("sexton.toml", "[runner]\ngroups = [\"db\"]\n");
+    let said = installation.ask(&["check", "--config", &configuration, "--state", &state]).expect(1).text();
+    for line in [
+        "ok   table sexton-jobs: ",
+        "ok   table sexton-settings: ",
+        "ok   queue sexton-orders-db: ",
+        "ok   queue sexton-reports-dead: ",
+        "ok   topic sexton-operations: answers; nobody has subscribed",
+        "BAD  queue sexton-orders-web: ",
+    ] {
+        assert!(said.lines().any(|found| found.starts_with(line)), "no `{line}`:\n{said}");
+    }
+    assert!(said.contains("deploy the template, add the group, or correct `prefix` and `region`"), "{said}");
+    let said = installation.ask(&["check", "--group", "db", "--state", &state]).expect(0).text();
+    assert!(said.contains("ok   table sexton-runs: a runner of group db may claim runs here"), "{said}");
+}
+
+#[test]
+fn a_runner_without_a_group_or_with_one_that_no_queue_can_have_is_refused() {
+    for (arguments, says) in [
+        (&["runner"][..], "no group is named"),
+        (&["runner", "--group", "a b"], "group `a b` cannot be part of the name of an SQS queue"),
+        (&["runner", "--group", "a", "--aws=no prefix"], "the prefix `no prefix` cannot begin"),
+    ] {
+        let said = crate::driver::sexton(arguments).expect(2);
+        assert!(said.err.contains(says), "{}", said.err);
+    }
+}
