@@ -68,9 +68,13 @@ pub enum Claim {
 pub trait Claims: Send + Sync {
     /// Takes a run's `attempt` for `runner` if the run is still scheduled with that attempt. Idempotent per runner.
     async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim>;
-    /// Says that `beat.runner` lives, and returns the runs of this runner that somebody asked to stop.
+    /// Says that `beat.runner` lives, unless it was overtaken on its way ([`BEAT_OVERTAKEN_MAX`]), and returns the runs of this runner that somebody asked to stop.
     async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>>;
 }
+
+/// A beat that is older than the stored one by no more than this was overtaken on its way and is dropped. By more, the
+/// runner's clock was set back, and it is the latest. Ours: two beats.
+pub const BEAT_OVERTAKEN_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Beat {

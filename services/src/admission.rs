@@ -31,6 +31,10 @@ pub fn admit(job: &Job, run: &Run, open: &[&Run]) -> Admission {
         (Concurrency::Forbid, _) => {
             Admission::Skip(format!("run {} is still open and concurrency is forbid", first.run_id))
         }
+        // Two schedulers may come to a job's firings in different order; the newest firing stands.
+        (Concurrency::Replace, _) if open.iter().any(|other| other.nominal > run.nominal) => {
+            Admission::Skip("replaced by a newer run before it began".to_owned())
+        }
         (Concurrency::Replace, _) => {
             let begun = first.state >= State::Claimed;
             Admission::Replace {
@@ -83,5 +87,14 @@ mod tests {
         check(Queue, Trigger::Schedule, &[State::Scheduled], "hold");
         check(Replace, Trigger::Schedule, &[State::Scheduled], "replace and start");
         check(Replace, Trigger::Schedule, &[State::Scheduled, State::Running], "replace and hold");
+    }
+
+    #[test]
+    fn an_older_firing_does_not_replace_a_newer_one() {
+        let mut job = Job::new(JobKey::new("db", "dump"), "* * * * *", Command::Shell("true".to_owned()));
+        job.concurrency = Concurrency::Replace;
+        let (older, newer) =
+            (run(60, Trigger::CatchUp, State::Scheduled), run(120, Trigger::Schedule, State::Scheduled));
+        assert!(matches!(admit(&job, &older, &[&newer]), Admission::Skip(_)));
     }
 }

@@ -156,8 +156,12 @@ impl Look<'_> {
             return silent.then(|| format!("nothing was heard of it on {place} since {heard}"));
         }
         let alive = beat.map_or(heard, |beat| beat.at.max(heard));
-        if since(alive.max(self.watching_since), self.now) > RUNNER_LEASE {
-            return Some(format!("runner {runner} on {place} has shown no life since {alive}"));
+        // What lies ahead was written by a clock that has been set back since: no sign of life.
+        let shown = Some(alive).filter(|alive| *alive <= later(self.now, RUNNER_LEASE));
+        let watched = self.watching_since;
+        if since(shown.map_or(watched, |shown| shown.max(watched)), self.now) > RUNNER_LEASE {
+            let shown = shown.unwrap_or(watched);
+            return Some(format!("runner {runner} on {place} has shown no life since {shown}"));
         }
         let limit = job?.timeout? + job?.kill_grace + OVERRUN_GRACE;
         let ought_to_end = later(run.started_at?, limit);

@@ -104,8 +104,9 @@ async fn release_job(
         }
         if release(ports, job, run, now).await? {
             summary.released += 1;
-            begun += 1;
         }
+        // Where somebody else was first, that one has begun.
+        begun += 1;
     }
     Ok(())
 }

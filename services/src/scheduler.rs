@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use crate::admission::{Admission, admit};
 use crate::alerts::bad_job;
 use crate::ending::{Known, declare, write_one, write_with_alerts};
-use crate::firing::{Intended, Intent, Situation, plan};
+use crate::firing::{Intended, Intent, LATE_MAX, Situation, plan};
 use crate::making::{due_after, earlier, later, order_of, run_of_firing, schedule_of};
 use crate::settings::{self, SCHEDULER, SchedulerState};
 use crate::{Error, Result, maintenance};
@@ -81,7 +81,9 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
     }
     let Tick { summary, unfinished, .. } = tick;
     let cursor = unfinished.map_or(now, |oldest| oldest.min(now));
-    state.value.ticked_at = Some(state.value.ticked_at.map_or(now, |before| before.max(now)));
+    // A clock that was far ahead counts no more once it is right again.
+    let before = state.value.ticked_at.filter(|before| *before <= later(now, LATE_MAX));
+    state.value.ticked_at = Some(before.map_or(now, |before| before.max(now)));
     state.value.cursor = Some(cursor);
     // Another scheduler may have written first: then it has come as far.
     state.write(ports).await?;
@@ -147,6 +149,9 @@ struct Tick<'t> {
     unfinished: Option<Timestamp>,
 }
 
+/// The version of a run that is planned and not written yet.
+const UNWRITTEN: u64 = 0;
+
 /// What a chunk of entries comes to before anything is written.
 #[derive(Default)]
 struct Plan {
@@ -155,6 +160,20 @@ struct Plan {
     next: Vec<Due>,
     done: Vec<Due>,
     jobs: BTreeMap<JobKey, Job>,
+}
+
+impl Plan {
+    /// Skips those planned runs of the job that `by` replaces.
+    fn replaced(&mut self, open: &mut Vec<Stored<Run>>, by: &Run, now: Timestamp) {
+        for (run, start) in &mut self.runs {
+            let unwritten = |other: &Stored<Run>| other.version == UNWRITTEN && other.record.run_id == run.run_id;
+            if let Some(place) = open.iter().position(unwritten) {
+                open.remove(place);
+                run.end(Outcome::Skipped, replaced_by(by), now);
+                *start = false;
+            }
+        }
+    }
 }
 
 impl Tick<'_> {
@@ -290,10 +309,16 @@ impl Tick<'_> {
                 self.summary.missed += u32::from(written == Written::Done);
                 return Ok(());
             }
-            Intent::Start(_) => admitted(self.ports, job, &mut run, open, now).await?,
+            Intent::Start(_) => {
+                if job.concurrency == Concurrency::Replace {
+                    chunk.replaced(open, &run, now);
+                }
+                admitted(self.ports, job, &mut run, open, now).await?;
+            }
         }
-        if run.is_open() {
-            open.push(Stored { record: run.clone(), version: 1 });
+        // An earlier tick may have created it, and a runner may have it by now.
+        if run.is_open() && !open.iter().any(|other| other.record.run_id == run.run_id) {
+            open.push(Stored { record: run.clone(), version: UNWRITTEN });
         }
         let start = run.is_open() && !run.held;
         chunk.runs.push((run, start));
@@ -305,6 +330,7 @@ impl Tick<'_> {
             chunk.runs.iter().map(|(run, _)| RunWrite { run: run.clone(), expected: None, alert: None }).collect();
         let written = if writes.is_empty() { Vec::new() } else { self.ports.runs.write(&writes).await? };
         let mut orders: Vec<Order> = Vec::new();
+        let mut undone: Vec<RunWrite> = Vec::new();
         for ((run, start), written) in chunk.runs.iter().zip(written) {
             let Some(job) = chunk.jobs.get(&run.key()) else { continue };
             match written {
@@ -314,6 +340,11 @@ impl Tick<'_> {
                 }
                 Written::Done if run.held => self.summary.held += 1,
                 Written::Done => self.summary.skipped += 1,
+                Written::Conflict(Some(stored))
+                    if run.is_open() && declared_ahead(&stored.record, self.situation.now) =>
+                {
+                    undone.push(RunWrite { run: run.clone(), expected: Some(stored.version), alert: None });
+                }
                 Written::Conflict(Some(stored)) if waits_for_a_runner(&stored.record) => {
                     self.summary.again += 1;
                     orders.push(order_of(&stored.record, job, self.situation.now));
@@ -321,6 +352,7 @@ impl Tick<'_> {
                 Written::Conflict(_) | Written::AlertConflict => {}
             }
         }
+        orders.extend(self.undo(undone, &chunk.jobs).await?);
         if !orders.is_empty() {
             self.ports.orders.send(&orders).await?;
         }
@@ -332,6 +364,31 @@ impl Tick<'_> {
         let done: Vec<Due> = chunk.done.iter().filter(|entry| !next.contains(entry)).cloned().collect();
         Ok(self.ports.due.remove(&done).await?)
     }
+    /// Starts, in their time, runs that a wrong clock had declared over; gives their orders.
+    async fn undo(&mut self, writes: Vec<RunWrite>, jobs: &BTreeMap<JobKey, Job>) -> Result<Vec<Order>> {
+        let mut orders = Vec::new();
+        if writes.is_empty() {
+            return Ok(orders);
+        }
+        let written = self.ports.runs.write(&writes).await?;
+        for (write, _) in writes.iter().zip(written).filter(|(_, written)| *written == Written::Done) {
+            match jobs.get(&write.run.key()) {
+                Some(job) if !write.run.held => {
+                    self.summary.started += 1;
+                    orders.push(order_of(&write.run, job, self.situation.now));
+                }
+                _ => self.summary.held += 1,
+            }
+        }
+        Ok(orders)
+    }
+}
+
+/// Whether the run was declared over by a clock that showed another time, and no runner ever had it.
+fn declared_ahead(run: &Run, now: Timestamp) -> bool {
+    let declared = matches!(run.outcome, Some(Outcome::Missed | Outcome::Skipped));
+    let untouched = run.attempt == 1 && run.claimed_at.is_none() && !run.is_reported();
+    declared && untouched && run.finished_at.is_some_and(|at| at > later(now, LATE_MAX))
 }
 
 fn by_job(entries: Vec<Due>) -> BTreeMap<JobKey, Vec<Due>> {
@@ -367,9 +424,10 @@ pub(crate) async fn admitted(
     open: &mut Vec<Stored<Run>>,
     now: Timestamp,
 ) -> Result<()> {
-    open.retain(|other| other.record.run_id != run.run_id);
+    let itself = open.iter().position(|other| other.record.run_id == run.run_id).map(|place| open.remove(place));
     let others: Vec<&Run> = open.iter().map(|stored| &stored.record).collect();
-    match admit(job, run, &others) {
+    let admission = admit(job, run, &others);
+    match admission {
         Admission::Start => {}
         Admission::Hold(reason) => hold(run, reason),
         Admission::Skip(reason) => run.end(Outcome::Skipped, reason, now),
@@ -384,7 +442,12 @@ pub(crate) async fn admitted(
             }
         }
     }
+    open.extend(itself);
     Ok(())
+}
+
+fn replaced_by(by: &Run) -> String {
+    format!("replaced by run {} before it began", by.run_id)
 }
 
 /// Skips a run that has not begun, and asks one that has to stop (then it is still there).
@@ -396,8 +459,7 @@ async fn give_way(
     now: Timestamp,
 ) -> Result<Option<Stored<Run>>> {
     if other.record.state == State::Scheduled {
-        let reason = format!("replaced by run {} before it began", by.run_id);
-        declare(ports, Known(Some(job)), &other, Outcome::Skipped, reason, now).await?;
+        declare(ports, Known(Some(job)), &other, Outcome::Skipped, replaced_by(by), now).await?;
         return Ok(None);
     }
     if other.record.stop_requested_at.is_none() {

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
-use domain::ports::{Beat, Claim, Claims, PortError, PortResult};
+use domain::ports::{BEAT_OVERTAKEN_MAX, Beat, Claim, Claims, PortError, PortResult};
 use domain::run::{Run, RunId, RunKey};
 use jiff::Timestamp;
 
@@ -50,10 +50,15 @@ impl Claims for Backend {
     }
 
     async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>> {
+        let ahead = beat.at.checked_add(BEAT_OVERTAKEN_MAX).unwrap_or(Timestamp::MAX);
         let change = Change {
             set: "SET #beat = :beat, #at = :at".to_owned(),
-            condition: "attribute_not_exists(#at) OR #at <= :at".to_owned(),
-            values: vec![(":beat", AttributeValue::M(item_of(beat)?)), (":at", s(instant(beat.at)))],
+            condition: "attribute_not_exists(#at) OR #at <= :at OR #at > :ahead".to_owned(),
+            values: vec![
+                (":beat", AttributeValue::M(item_of(beat)?)),
+                (":at", s(instant(beat.at))),
+                (":ahead", s(instant(ahead))),
+            ],
             all_new: true,
         };
         let item = match self.dynamo.update(RUNNERS, item_key(home_of(beat), &beat.runner), change).await? {

@@ -58,6 +58,7 @@ macro_rules! suite {
             alerts::transitions_are_listed_newest_first,
             settings::a_setting_is_changed_only_by_who_saw_its_latest_version,
             settings::a_runners_latest_beat_is_kept_until_it_is_forgotten,
+            settings::a_beat_of_a_clock_that_was_set_back_is_the_latest,
             orders::an_order_comes_back_as_it_was_sent,
             orders::an_order_is_received_by_its_group_only,
             orders::a_leased_order_is_not_received_again,

@@ -28,3 +28,10 @@ pub async fn a_runners_latest_beat_is_kept_until_it_is_forgotten(ports: &Ports) 
     ports.settings.forget_beats(at(10)).await.unwrap();
     assert_eq!(ports.settings.beats().await.unwrap(), [beat("r1", 10)]);
 }
+
+pub async fn a_beat_of_a_clock_that_was_set_back_is_the_latest(ports: &Ports) {
+    for second in [3600, 0, 60, 30] {
+        ports.claims.beat(&beat("r1", second)).await.unwrap();
+    }
+    assert_eq!(ports.settings.beats().await.unwrap(), [beat("r1", 60)]);
+}

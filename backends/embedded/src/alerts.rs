@@ -38,6 +38,7 @@ impl AlertStore for Embedded {
     async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>> {
         let worker = worker.to_owned();
         let write = move |connection: &Connection| {
+            row::end_void_leases(connection, "transitions", at)?;
             let mut select = connection.prepare_cached(
                 "SELECT id, body FROM transitions WHERE pending = 1 AND ready <= ?1 ORDER BY ready, id LIMIT ?2",
             )?;
@@ -45,13 +46,13 @@ impl AlertStore for Embedded {
                 Ok((columns.get::<_, String>(0)?, row::text(columns, 1)?))
             })?;
             let rows = rows.collect::<Result<Vec<_>, _>>()?;
-            let mut claim =
-                connection.prepare_cached("UPDATE transitions SET ready = ?2, worker = ?3 WHERE id = ?1")?;
+            let mut claim = connection
+                .prepare_cached("UPDATE transitions SET ready = ?2, worker = ?3, leased_at = ?4 WHERE id = ?1")?;
             let mut claimed = Vec::with_capacity(rows.len());
             for (id, body) in rows {
                 match row::parse(&body) {
                     Ok(transition) => {
-                        claim.execute(params![id, stamp(until), worker])?;
+                        claim.execute(params![id, stamp(until), worker, stamp(at)])?;
                         claimed.push(transition);
                     }
                     Err(why) => {
@@ -69,7 +70,7 @@ impl AlertStore for Embedded {
         let (worker, transitions) = (worker.to_owned(), transitions.to_vec());
         let write = move |connection: &Connection| {
             let mut update = connection.prepare_cached(
-                "UPDATE transitions SET pending = ?3, ready = ?4, worker = NULL, body = ?5
+                "UPDATE transitions SET pending = ?3, ready = ?4, worker = NULL, leased_at = NULL, body = ?5
                  WHERE id = ?1 AND worker = ?2",
             )?;
             let mut newest = Timestamp::MIN;

@@ -1,7 +1,7 @@
 //! Who runs what, and who is alive.
 
 use async_trait::async_trait;
-use domain::ports::{Beat, Claim, Claims, PortResult};
+use domain::ports::{BEAT_OVERTAKEN_MAX, Beat, Claim, Claims, PortResult};
 use domain::run::{RunId, RunKey};
 use jiff::Timestamp;
 use rusqlite::params;
@@ -28,13 +28,15 @@ impl Claims for Embedded {
 
     async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>> {
         let beat = beat.clone();
+        let overtaken_max_ns = BEAT_OVERTAKEN_MAX.as_nanos() as i64;
         let write = move |connection: &rusqlite::Connection| {
             connection
                 .prepare_cached(
                     "INSERT INTO beats (runner, at, body) VALUES (?1, ?2, ?3)
-                     ON CONFLICT DO UPDATE SET at = excluded.at, body = excluded.body WHERE excluded.at >= at",
+                     ON CONFLICT DO UPDATE SET at = excluded.at, body = excluded.body WHERE excluded.at >= at
+                     OR excluded.at + ?4 < at",
                 )?
-                .execute(params![beat.runner, stamp(beat.at), serde_json::to_string(&beat)?])?;
+                .execute(params![beat.runner, stamp(beat.at), serde_json::to_string(&beat)?, overtaken_max_ns])?;
             let mut select = connection.prepare_cached("SELECT run_id FROM runs WHERE stopping = 1 AND runner = ?1")?;
             let found = select.query_map([&beat.runner], |columns| Ok(RunId(columns.get(0)?)))?;
             Ok(found.collect::<Result<_, _>>()?)

@@ -72,7 +72,7 @@ impl Queue {
             tokio::pin!(arrived);
             arrived.as_mut().enable();
             let now = (self.clock)();
-            let ready = self.earliest(&groups).await?;
+            let ready = self.earliest(&groups, now).await?;
             if ready.is_some_and(|ready| ready <= now) {
                 let taken = self.take(groups.clone(), most, now, lease).await?;
                 if !taken.is_empty() {
@@ -105,14 +105,19 @@ impl Queue {
         self.database.write(Durability::Normal, write).await
     }
 
-    /// When the next message of these groups can be received.
-    async fn earliest(&self, groups: &str) -> PortResult<Option<Timestamp>> {
+    /// When the next message of these groups can be received; at once, when any lease is void.
+    async fn earliest(&self, groups: &str, now: Timestamp) -> PortResult<Option<Timestamp>> {
         let (table, groups) = (self.table, groups.to_owned());
         let read = move |connection: &Connection| {
             let mut select = connection.prepare_cached(&format!(
-                "SELECT ready FROM {table} WHERE parked = 0 AND {IN_GROUPS} ORDER BY ready LIMIT 1"
+                "SELECT ready, EXISTS (SELECT 1 FROM {table} WHERE leased_at > ?2) FROM {table}
+                 WHERE parked = 0 AND {IN_GROUPS} ORDER BY ready LIMIT 1"
             ))?;
-            Ok(select.query_row([&groups], |columns| columns.get(0)).optional()?.map(instant))
+            let found = select.query_row(params![groups, row::void_after(now)], |columns| {
+                let (ready, void): (i64, bool) = (columns.get(0)?, columns.get(1)?);
+                Ok(if void { now } else { instant(ready) })
+            });
+            Ok(found.optional()?)
         };
         self.database.read(read).await
     }
@@ -130,6 +135,7 @@ impl Queue {
             .and_then(|lease| now.checked_add(lease).ok())
             .unwrap_or(Timestamp::MAX);
         let write = move |connection: &Connection| -> Outcome<Vec<Delivery<T>>> {
+            row::end_void_leases(connection, table, now)?;
             let mut select = connection.prepare_cached(&format!(
                 "SELECT id, key, body FROM {table} WHERE parked = 0 AND ready <= ?2 AND {IN_GROUPS}
                  ORDER BY ready, id LIMIT ?3"
@@ -138,16 +144,18 @@ impl Queue {
                 Ok((columns.get::<_, i64>(0)?, columns.get::<_, String>(1)?, row::text(columns, 2)?))
             })?;
             let rows = rows.collect::<Result<Vec<_>, _>>()?;
-            let mut lease = connection.prepare_cached(&format!("UPDATE {table} SET ready = ?2 WHERE id = ?1"))?;
+            let mut lease =
+                connection.prepare_cached(&format!("UPDATE {table} SET ready = ?2, leased_at = ?3 WHERE id = ?1"))?;
             let mut taken = Vec::with_capacity(rows.len());
             for (id, key, body) in rows {
                 match row::parse(&body) {
                     Ok(message) => {
-                        lease.execute(params![id, stamp(until)])?;
+                        lease.execute(params![id, stamp(until), stamp(now)])?;
                         taken.push(Delivery { message, receipt: id.to_string() });
                     }
                     Err(why) => {
-                        connection.execute(&format!("UPDATE {table} SET parked = 1 WHERE id = ?1"), [id])?;
+                        let park = format!("UPDATE {table} SET parked = 1, leased_at = NULL WHERE id = ?1");
+                        connection.execute(&park, [id])?;
                         row::set_aside(connection, table, &key, &why, now)?;
                     }
                 }

@@ -1,5 +1,7 @@
 //! Columns: instants as numbers, records as JSON, and what becomes of a record that cannot be read.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 use serde::de::DeserializeOwned;
@@ -33,5 +35,22 @@ pub fn set_aside(connection: &Connection, kind: &str, key: &str, why: &str, at: 
     if noted > 0 {
         tracing::error!(kind, key, why, "a stored record cannot be read and was set aside");
     }
+    Ok(())
+}
+
+/// A lease that began no further ahead than this was given meanwhile: whoever asks may have waited for the writer. Ours:
+/// far more than [`crate::database`] lets anybody wait.
+const LEASE_AHEAD_MAX: Duration = Duration::from_secs(60);
+
+/// A lease that began after this was given by a clock that has been set back since, and is void.
+pub fn void_after(now: Timestamp) -> i64 {
+    stamp(now).saturating_add(LEASE_AHEAD_MAX.as_nanos() as i64)
+}
+
+/// Gives back what a void lease hides. Whoever holds it may be at work on it still: that a message comes twice harms
+/// nobody.
+pub fn end_void_leases(connection: &Connection, table: &str, now: Timestamp) -> Outcome<()> {
+    let end = format!("UPDATE {table} SET ready = ?1, leased_at = NULL WHERE leased_at > ?2");
+    connection.prepare_cached(&end)?.execute([stamp(now), void_after(now)])?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 const APPLICATION_ID: i64 = 0x5378_746e;
 
 /// Each entry makes version n + 1 of version n. Entries are never changed, only added.
-const MIGRATIONS: [&str; 1] = [FIRST];
+const MIGRATIONS: [&str; 2] = [FIRST, LEASES];
 
 /// Every record is JSON in `body`; the other columns are what is looked for. Instants are nanoseconds since 1970.
 ///
@@ -54,6 +54,17 @@ CREATE TABLE set_aside (
     kind TEXT NOT NULL, key TEXT NOT NULL, why TEXT NOT NULL, at INTEGER NOT NULL,
     PRIMARY KEY (kind, key)
 );
+";
+
+/// When a lease began: one that began later than it is now was given by a clock that has been set back since, and is
+/// void.
+const LEASES: &str = "
+ALTER TABLE orders ADD COLUMN leased_at INTEGER;
+CREATE INDEX orders_leased ON orders (leased_at) WHERE leased_at IS NOT NULL;
+ALTER TABLE reports ADD COLUMN leased_at INTEGER;
+CREATE INDEX reports_leased ON reports (leased_at) WHERE leased_at IS NOT NULL;
+ALTER TABLE transitions ADD COLUMN leased_at INTEGER;
+CREATE INDEX transitions_leased ON transitions (leased_at) WHERE leased_at IS NOT NULL;
 ";
 
 pub enum Mismatch {

@@ -70,6 +70,22 @@ async fn all_runs_one_after_the_other_where_two_at_once_are_forbidden() {
 }
 
 #[tokio::test]
+async fn all_runs_the_newest_where_a_run_replaces_the_one_before() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut job = job("dump", "*/10 * * * *");
+    job.catch_up = CatchUp::All;
+    job.concurrency = Concurrency::Replace;
+    world.put(&job).await;
+    world.set("2026-11-23T08:25:00Z");
+    // The second tick finds what the first one made.
+    for _ in 0..2 {
+        world.schedule().await;
+        assert_eq!(world.history("dump").await, ["08:00 skipped", "08:10 skipped", "08:20 scheduled"]);
+    }
+    assert_eq!(world.run_all(0).await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_long_sleep_makes_a_bounded_number_of_records_and_counts_the_rest() {
     let world = World::new("2026-11-23T00:00:00Z");
     world.put(&job("probe", "* * * * *")).await;

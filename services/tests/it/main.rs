@@ -1,6 +1,7 @@
 //! The services together, over the real SQLite backend, through stepped time.
 
 mod alerting;
+mod clock;
 mod commands;
 mod concurrency;
 mod day;

@@ -57,7 +57,10 @@ pub fn job(name: &str, schedule: &str) -> Job {
 
 impl World {
     pub fn new(now: &str) -> World {
-        let directory = tempfile::tempdir().unwrap();
+        World::in_directory(tempfile::tempdir().unwrap(), now)
+    }
+
+    pub fn in_directory(directory: TempDir, now: &str) -> World {
         let clock = Arc::new(Mutex::new(now.parse::<Timestamp>().unwrap()));
         let told = clock.clone();
         let embedded =
@@ -70,6 +73,13 @@ impl World {
             clock,
             directory,
         }
+    }
+
+    /// The same file, opened once more, as by another process: with writer and readers of its own.
+    pub fn opened_again(&self) -> Ports {
+        let told = self.clock.clone();
+        let file = self.directory.path().join("sexton.db");
+        Embedded::open_at(&file, Arc::new(move || *told.lock().unwrap())).unwrap().ports()
     }
 
     /// What somebody does to the database with `sqlite3`.

@@ -1,0 +1,293 @@
+//! The clock jumps, forward, back and over changes of clocks; two schedulers and orders that come twice. Never is one
+//! nominal instant started twice, and nothing waits for a time that a wrong clock showed.
+
+use std::time::Duration;
+
+use domain::job::CatchUp;
+use domain::run::Outcome;
+use services::{overdue, scheduler, sweep};
+
+use crate::world::{World, job, key};
+
+/// One minute as the loops of one process live it, with a runner that does at once what it is told.
+async fn live(world: &World) {
+    world.minute().await;
+    world.beat("r1").await;
+    world.run_all(0).await;
+    while world.collect().await.received > 0 {}
+}
+
+#[tokio::test]
+async fn an_hour_that_is_lived_through_twice_fires_each_minute_once() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&job("dump", "* * * * *")).await;
+    for _ in 0..90 {
+        world.pass(60);
+        live(&world).await;
+    }
+    world.pass(-3600);
+    for _ in 0..120 {
+        world.pass(60);
+        live(&world).await;
+    }
+    let runs = world.runs("dump").await;
+    assert_eq!(runs.len(), 150, "from 08:00 to 10:29");
+    assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded) && run.attempt == 1), "{runs:?}");
+}
+
+/// What a job of every ten minutes comes to when the clock jumps from 08:00 to 09:05.
+async fn jumped(catch_up: CatchUp) -> Vec<String> {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut dump = job("dump", "*/10 * * * *");
+    dump.catch_up = catch_up;
+    world.put(&dump).await;
+    for now in ["08:00", "09:05", "09:06", "09:10"] {
+        world.set(&format!("2026-11-23T{now}:00Z"));
+        live(&world).await;
+    }
+    world.history("dump").await
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_forward_is_worth_what_the_job_says() {
+    let wanted = |outcomes: [&str; 8]| -> Vec<String> {
+        let minutes = ["08:00", "08:10", "08:20", "08:30", "08:40", "08:50", "09:00", "09:10"];
+        minutes.iter().zip(outcomes).map(|(minute, outcome)| format!("{minute} {outcome}")).collect()
+    };
+    let (good, missed, skipped) = ("succeeded", "missed", "skipped");
+    let skip = jumped(CatchUp::Skip).await;
+    assert_eq!(skip, wanted([good, missed, missed, missed, missed, missed, missed, good]));
+    let once = jumped(CatchUp::Once).await;
+    assert_eq!(once, wanted([good, skipped, skipped, skipped, skipped, skipped, good, good]));
+    assert_eq!(jumped(CatchUp::All).await, wanted([good; 8]));
+}
+
+/// For ten minutes the machine believes that it is a year later: its clock had no battery, or a guest was resumed.
+async fn believed_a_year_later(catch_up: CatchUp) -> World {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut dump = job("dump", "0 * * * *");
+    dump.catch_up = catch_up;
+    world.put(&dump).await;
+    for now in ["2026-11-23T08:00", "2027-11-23T08:00", "2027-11-23T08:10", "2026-11-23T08:10"] {
+        world.set(&format!("{now}:00Z"));
+        live(&world).await;
+    }
+    for minute in 1..=120 {
+        world.set("2026-11-23T08:10:00Z");
+        world.pass(minute * 60);
+        live(&world).await;
+    }
+    world
+}
+
+#[tokio::test]
+async fn a_clock_that_was_wrong_by_a_year_does_not_stop_the_jobs_when_it_is_right_again() {
+    for catch_up in [CatchUp::Skip, CatchUp::Once] {
+        let world = believed_a_year_later(catch_up).await;
+        let history: Vec<(String, Option<Outcome>)> = world
+            .runs("dump")
+            .await
+            .iter()
+            .filter(|run| run.nominal < "2026-12-01T00:00:00Z".parse().unwrap())
+            .map(|run| (run.nominal.strftime("%H:%M").to_string(), run.outcome))
+            .collect();
+        let good = |minute: &str| (minute.to_owned(), Some(Outcome::Succeeded));
+        assert_eq!(history, [good("08:00"), good("09:00"), good("10:00")], "{catch_up:?}");
+    }
+}
+
+#[tokio::test]
+async fn firings_that_a_wrong_clock_declared_missed_are_started_in_their_time() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&job("dump", "*/10 * * * *")).await;
+    for now in ["08:00", "10:35", "08:01", "08:10", "08:20"] {
+        world.set(&format!("2026-11-23T{now}:00Z"));
+        live(&world).await;
+    }
+    let history = world.history("dump").await;
+    assert_eq!(history[..4], ["08:00 succeeded", "08:10 succeeded", "08:20 succeeded", "08:30 missed"]);
+    for now in ["10:20", "10:30", "10:40"] {
+        world.set(&format!("2026-11-23T{now}:00Z"));
+        live(&world).await;
+    }
+    let runs = world.runs("dump").await;
+    let missed: Vec<&str> =
+        runs.iter().filter(|run| run.outcome == Some(Outcome::Missed)).map(|run| run.job.as_str()).collect();
+    assert_eq!((runs.len(), missed.len()), (17, 11), "those from 08:30 to 10:10 are missed now in truth");
+}
+
+#[tokio::test]
+async fn what_was_started_by_a_wrong_clock_is_not_started_again_in_its_time() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut dump = job("dump", "*/10 * * * *");
+    dump.catch_up = CatchUp::All;
+    world.put(&dump).await;
+    let mut started = 0;
+    for now in ["08:00", "09:00", "08:01", "08:10", "08:20", "08:30", "08:40", "08:50", "09:00", "09:10"] {
+        world.set(&format!("2026-11-23T{now}:00Z"));
+        world.minute().await;
+        world.beat("r1").await;
+        started += world.run_all(0).await.len();
+        while world.collect().await.received > 0 {}
+    }
+    assert_eq!((started, world.runs("dump").await.len()), (8, 8));
+}
+
+#[tokio::test]
+async fn a_dead_runner_is_found_also_when_its_last_beat_lies_in_the_future() {
+    let world = World::new("2027-11-23T08:00:00Z");
+    world.put(&job("dump", "* * * * *")).await;
+    world.overdue().await;
+    world.beat("r1").await;
+    world.set("2026-11-23T08:00:00Z");
+    world.beat("r1").await;
+    sweep::sweep(&world.ports, world.now()).await.unwrap();
+    world.overdue().await;
+    world.set("2026-11-23T08:01:00Z");
+    world.schedule().await;
+    world.beat("r1").await;
+    let order = world.take("r1").await.remove(0);
+    world.started(&order).await;
+    world.collect().await;
+    let mut lost = 0;
+    for _ in 0..5 {
+        world.pass(60);
+        lost += world.overdue().await.lost;
+    }
+    assert_eq!(lost, 1, "the runner died; {:?}", world.history("dump").await);
+}
+
+#[tokio::test]
+async fn a_clock_set_back_hides_no_report_and_no_order() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&job("dump", "* * * * *")).await;
+    world.pass(60);
+    world.schedule().await;
+    // A runner takes the order, and dies; the clock is set back by an hour meanwhile.
+    let lease = Duration::from_secs(60);
+    assert_eq!(world.ports.orders.receive(&[], 10, lease, Duration::ZERO).await.unwrap().len(), 1);
+    world.pass(-3600);
+    let orders = world.run_all(0).await;
+    assert_eq!(orders.len(), 1);
+    // A collector takes the reports, and dies in the same way.
+    assert_eq!(world.ports.reports.receive(10, lease, Duration::ZERO).await.unwrap().len(), 2);
+    assert_eq!(world.collect().await.received, 0, "a lease holds");
+    world.pass(-3600);
+    assert_eq!(world.collect().await.ended, 1);
+    assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
+}
+
+#[tokio::test]
+async fn a_clock_set_back_hides_no_alert() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&job("dump", "0 8 * * *")).await;
+    world.pass(60);
+    world.schedule().await;
+    world.run_all(1).await;
+    world.collect().await;
+    // A worker claims the alert, and dies; the clock is set back meanwhile.
+    let until = world.now() + jiff::SignedDuration::from_secs(300);
+    assert_eq!(world.ports.alerts.claim("dead", world.now(), until, 10).await.unwrap().len(), 1);
+    assert!(world.alerts().await.is_empty(), "a claim holds");
+    world.pass(-3600);
+    world.pass(60);
+    assert_eq!(world.alerts().await.len(), 1);
+}
+
+/// Local clocks: cronie's repairs, in the job's own zone, one run each.
+#[tokio::test]
+async fn a_change_of_clocks_fires_daily_jobs_once_and_hourly_ones_each_hour() {
+    // Paris: 2027-03-28 02:00 to 03:00, 2027-10-31 03:00 to 02:00.
+    for (begin, daily_at, hourly) in
+        [("2027-03-28T00:00:00Z", "2027-03-28T01:00:00Z", 4), ("2027-10-31T00:00:00Z", "2027-10-31T00:30:00Z", 4)]
+    {
+        let world = World::new(begin);
+        for (name, schedule) in [("daily", "30 2 * * *"), ("hourly", "15 * * * *")] {
+            let mut job = job(name, schedule);
+            job.zone = "Europe/Paris".to_owned();
+            world.put(&job).await;
+        }
+        for _ in 0..240 {
+            world.pass(60);
+            live(&world).await;
+        }
+        let nominal: Vec<String> = world.runs("daily").await.iter().map(|run| run.nominal.to_string()).collect();
+        assert_eq!(nominal, [daily_at]);
+        assert_eq!(world.runs("hourly").await.len(), hourly, "{begin}");
+        assert_eq!(world.ledger().await.of(Outcome::Succeeded), 1 + hourly as u64);
+    }
+}
+
+/// The nearest there is to two machines: one file, two writers, threads of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_schedulers_over_one_file_with_clocks_that_differ_start_each_run_once() {
+    const JOBS: usize = 40;
+    let world = World::new("2026-11-23T07:49:00Z");
+    for number in 0..JOBS {
+        let mut job = job(&format!("job-{number:02}"), "* * * * *");
+        job.catch_up = [CatchUp::Skip, CatchUp::Once, CatchUp::All][number % 3];
+        world.put(&job).await;
+    }
+    let other = world.opened_again();
+    for minute in 0..10 {
+        world.set("2026-11-23T07:50:00Z");
+        world.pass(minute * 60);
+        let now = world.now();
+        let ahead = now + jiff::SignedDuration::from_secs([0, 20, -20][minute as usize % 3]);
+        let barrier = std::sync::Arc::new(tokio::sync::Barrier::new(2));
+        let ticks = [(world.ports.clone(), now), (other.clone(), ahead)].map(|(ports, now)| {
+            let barrier = barrier.clone();
+            tokio::spawn(async move {
+                barrier.wait().await;
+                scheduler::tick(&ports, now).await.unwrap();
+                overdue::tick(&ports, now).await.unwrap()
+            })
+        });
+        for tick in ticks {
+            tick.await.unwrap();
+        }
+        // Two runners at once, one on each side; an order that one receives the other may have received too.
+        let (one, two) = tokio::join!(claim_all(&world.ports, &world, "r1"), claim_all(&other, &world, "r2"));
+        assert_eq!(one + two, JOBS, "in minute {minute}");
+    }
+    assert_eq!(world.ledger().await.scheduled, 10 * JOBS as u64);
+}
+
+/// Receives and claims without deleting, so that every order comes to both.
+async fn claim_all(ports: &domain::ports::Ports, world: &World, runner: &str) -> usize {
+    let mut granted = 0;
+    for order in ports.orders.receive(&[], 1000, Duration::ZERO, Duration::ZERO).await.unwrap() {
+        let order = order.message;
+        let claim = ports.claims.claim(&order.run_key(), order.attempt, runner, "h1", world.now()).await.unwrap();
+        let run = world.run(&order.run_id).await;
+        granted += usize::from(
+            claim == domain::ports::Claim::Granted
+                && run.claimed_at == Some(world.now())
+                && run.runner.as_deref() == Some(runner),
+        );
+    }
+    granted
+}
+
+#[tokio::test]
+async fn an_order_that_arrives_three_times_is_one_run() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    world.put(&job("dump", "0 8 * * *")).await;
+    world.pass(60);
+    world.schedule().await;
+    let order = world.run_all(0).await.remove(0);
+    for runner in ["r1", "r2"] {
+        world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
+        let again = world.take(runner).await;
+        assert_eq!(
+            again.len(),
+            usize::from(runner == "r1"),
+            "its own runner is told that it has it, another is refused"
+        );
+    }
+    world.collect().await;
+    world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
+    assert!(world.take("r1").await.is_empty(), "it is over");
+    assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
+    assert_eq!(world.ports.jobs.get(&[key("dump")]).await.unwrap().len(), 1);
+}
