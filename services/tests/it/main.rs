@@ -11,3 +11,4 @@ mod ends;
 mod faulty;
 mod firing;
 mod world;
+mod year;

@@ -1,0 +1,193 @@
+//! A year, run through without waiting: jobs with all kinds of schedules, two schedulers, runners and people, and all
+//! that goes wrong in a year. At every midnight the ledger must add up; a few days later, each day's runs must be exactly
+//! the firings of its schedules, each ended once and as its runner told.
+//!
+//! `cargo test --release -p services -- --ignored a_year` runs the whole one (`.ci/run` does); `SEXTON_SEED` chooses
+//! another year.
+
+mod book;
+mod crew;
+mod dice;
+mod fleet;
+mod weather;
+
+use std::time::{Duration, Instant};
+
+use domain::job::Job;
+use domain::run::Outcome;
+use jiff::{SignedDuration, Timestamp};
+use services::{pruner, watch};
+
+use crate::world::World;
+use book::Book;
+use crew::Crew;
+use dice::Dice;
+use weather::Weather;
+
+struct Scale {
+    begin: &'static str,
+    days: i64,
+    jobs: usize,
+    /// How seldom something goes wrong; 1 is often.
+    luck: u64,
+    seed: u64,
+}
+
+/// Days after which a day's runs have all ended: a day for its start, a day and a half for its report, some for luck.
+const SETTLED_DAYS: i64 = 5;
+
+/// Days that runs are kept.
+const KEPT_DAYS: i64 = 12;
+
+/// Minutes in which nothing is due, runs or is on its way are stepped over, but for every thirtieth.
+const IDLE_STEP_MINUTES: i64 = 30;
+
+/// Minutes after the last event that are not stepped over: long enough for a dead runner's lease to end.
+const BUSY_MINUTES: i64 = 3;
+
+/// Ten days with the end of summer time in Europe.
+#[tokio::test]
+async fn ten_days_of_500_jobs_add_up_at_every_midnight() {
+    let scale = Scale { begin: "2027-10-25T00:00:00Z", days: 10, jobs: 500, luck: 1, seed: seed() };
+    live_through(&scale).await;
+}
+
+/// With the 29th of February 2028 and every change of clocks.
+#[tokio::test]
+#[ignore = "minutes, even in release mode; .ci/run runs it"]
+async fn a_year_of_10_000_jobs_adds_up_at_every_midnight() {
+    let scale = Scale { begin: "2027-07-01T00:00:00Z", days: 366, jobs: 10_000, luck: 10, seed: seed() };
+    live_through(&scale).await;
+}
+
+fn seed() -> u64 {
+    std::env::var("SEXTON_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_271_025)
+}
+
+async fn live_through(scale: &Scale) {
+    println!("SEXTON_SEED={}", scale.seed);
+    let begun = Instant::now();
+    let mut year = Year::new(scale).await;
+    let end = year.begin + SignedDuration::from_hours(24 * scale.days);
+    while year.midnight < end {
+        year.minute().await;
+        year.step().await;
+        while year.world.now() >= year.midnight {
+            year.midnight().await;
+        }
+    }
+    let book = &year.book;
+    println!(
+        "{} ticks, {} attempts, {} alerts in {:?}: {:?}",
+        year.ticks,
+        book.attempts_started,
+        year.alerts,
+        begun.elapsed(),
+        book.total
+    );
+    assert!(book.total.adds_up());
+    for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::FalseSuccess) {
+        assert!(book.total.of(outcome) > 0, "no run of all was {}", outcome.name());
+    }
+    assert!(book.total.of(Outcome::Succeeded) > book.total.scheduled / 2, "{:?}", book.total);
+}
+
+struct Year {
+    world: World,
+    dice: Dice,
+    jobs: Vec<Job>,
+    crew: Crew,
+    weather: Weather,
+    book: Book,
+    begin: Timestamp,
+    /// The next one.
+    midnight: Timestamp,
+    last_event: Timestamp,
+    ticks: u64,
+    alerts: usize,
+}
+
+impl Year {
+    async fn new(scale: &Scale) -> Year {
+        let world = World::in_directory(memory(), scale.begin);
+        let begin = world.now();
+        let mut dice = Dice::new(scale.seed);
+        let mut book = Book::new(begin);
+        let mut jobs = Vec::with_capacity(scale.jobs);
+        world.schedule().await;
+        for number in 0..scale.jobs {
+            let job = fleet::job(number, begin, scale.days, &mut dice);
+            let stored = services::commands::put(&world.ports, &job, begin).await.unwrap();
+            book.put(&stored, begin);
+            jobs.push(stored);
+        }
+        let (weather, midnight) = (Weather::new(&world, scale.luck), begin + SignedDuration::from_hours(24));
+        let (crew, last_event) = (Crew::new(scale.luck), begin);
+        Year { world, dice, jobs, crew, weather, book, begin, midnight, last_event, ticks: 0, alerts: 0 }
+    }
+
+    /// All that happens in one minute.
+    async fn minute(&mut self) {
+        let Year { world, dice, jobs, crew, weather, book, .. } = self;
+        self.ticks += 1;
+        let moved = weather.clock(world, book, dice);
+        if weather.tick(world, book, dice).await {
+            weather.people(world, book, crew, jobs, dice).await;
+        }
+        if !dice.one_in(50) {
+            world.overdue().await;
+            watch::tick(&world.ports, world.now()).await.unwrap();
+            world.release().await;
+        }
+        // It looks at every job, and finds nothing but what a clock that was set back leaves behind.
+        if moved || dice.one_in(400) {
+            services::sweep::tick(&world.ports, world.now()).await.unwrap();
+        }
+        crew.minute(world, book, dice).await;
+        if !dice.one_in(50) {
+            while world.collect().await.received > 0 {}
+        }
+        if self.ticks.is_multiple_of(5) {
+            self.alerts += world.alerts().await.len();
+        }
+    }
+
+    /// To the next minute in which something may happen.
+    async fn step(&mut self) {
+        let now = self.world.now();
+        let minute = Timestamp::from_second(now.as_second().div_euclid(60) * 60).unwrap();
+        let minutes_on = |minutes| minute + SignedDuration::from_mins(minutes);
+        let after = now + SignedDuration::from_nanos(1);
+        let due = self.world.ports.due.list(0, after, minutes_on(IDLE_STEP_MINUTES), 1).await.unwrap();
+        let event = due.first().map(|entry| entry.at).into_iter().chain(self.crew.next()).min();
+        let busy = self.last_event + SignedDuration::from_mins(BUSY_MINUTES) > now;
+        let next = match event {
+            _ if busy => minutes_on(1),
+            Some(at) => Timestamp::from_second((at.as_second() + 59).div_euclid(60) * 60).unwrap(),
+            None => minutes_on(IDLE_STEP_MINUTES),
+        };
+        let next = next.clamp(minutes_on(1), minutes_on(IDLE_STEP_MINUTES));
+        self.last_event = if event.is_some_and(|at| at <= next) { next } else { self.last_event.min(next) };
+        self.world.set(&next.to_string());
+    }
+
+    async fn midnight(&mut self) {
+        self.world.ledger().await;
+        let now = self.midnight;
+        self.midnight = now + SignedDuration::from_hours(24);
+        let settled = now - SignedDuration::from_hours(24 * (SETTLED_DAYS + 1));
+        if settled >= self.begin {
+            self.book.check_day(&self.world.ports, settled).await;
+            self.book.forget_troubles(settled);
+        }
+        let age_max = Duration::from_secs(KEPT_DAYS as u64 * 86_400);
+        let keep = pruner::Keep { age_max, ..pruner::Keep::default() };
+        while pruner::tick(&self.world.ports, &keep, self.world.now()).await.unwrap().more {}
+        self.crew.forget(now - SignedDuration::from_hours(24 * KEPT_DAYS));
+    }
+}
+
+/// On a disk that is memory where there is one: a year of syncs would be waited for.
+fn memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}

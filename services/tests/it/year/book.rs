@@ -1,0 +1,171 @@
+//! What must be, computed apart from the scheduler: from the schedules alone which firings there are, and from what the
+//! runners did how their runs ended. Panics, with the seed's words in the caller's message, where the store differs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use domain::job::{Job, JobKey};
+use domain::ledger::Ledger;
+use domain::ports::{Ports, RunQuery};
+use domain::run::{Outcome, Run, RunId, State, Trigger};
+use domain::schedule::{Context, Schedule};
+use jiff::{SignedDuration, Timestamp};
+use services::commands;
+
+/// A scheduler that is well comes to a firing in this time, even when a minute's tick does not come.
+const LATE: SignedDuration = SignedDuration::from_secs(120);
+
+/// A time in which a job had one schedule.
+struct Span {
+    schedule: Schedule,
+    /// Its firings are those after this instant.
+    after: Timestamp,
+    /// The first firing that no day has asked for yet.
+    next: Option<Timestamp>,
+    /// It was edited or removed when the scheduler had come this far.
+    until: Option<Timestamp>,
+}
+
+/// What runners did with one attempt.
+#[derive(Clone, Debug, Default)]
+struct Attempted {
+    started: u32,
+    /// What the report that was sent said.
+    told: Option<Outcome>,
+}
+
+#[derive(Default)]
+pub struct Book {
+    spans: BTreeMap<JobKey, Vec<Span>>,
+    attempts: HashMap<RunId, BTreeMap<u32, Attempted>>,
+    manual: BTreeSet<RunId>,
+    /// The latest instant that a tick of the scheduler came to its end at.
+    pub horizon: Timestamp,
+    /// When the scheduler was down or the clock was moved; only then it may come late to a firing.
+    pub troubles: Vec<(Timestamp, Timestamp)>,
+    pub total: Ledger,
+    pub attempts_started: u64,
+}
+
+impl Book {
+    pub fn new(begin: Timestamp) -> Book {
+        Book { horizon: begin, ..Book::default() }
+    }
+
+    /// A job is stored or edited at `now`; the scheduler has ticked at that very instant.
+    pub fn put(&mut self, job: &Job, now: Timestamp) {
+        self.close(&job.key());
+        if !job.enabled {
+            return;
+        }
+        let seed = job.key().to_string();
+        let context = Context { zone: &job.zone, seed: &seed, anchor: job.anchor.unwrap() };
+        let schedule = Schedule::parse(&job.schedule, &context).unwrap();
+        let next = schedule.next_after(now).map(|firing| firing.at);
+        self.spans.entry(job.key()).or_default().push(Span { schedule, after: now, next, until: None });
+    }
+
+    pub fn close(&mut self, key: &JobKey) {
+        for span in self.spans.entry(key.clone()).or_default() {
+            span.until = span.until.or(Some(self.horizon));
+        }
+    }
+
+    /// The clock is set back: what was edited later by the clock fires in the time that is lived through again.
+    pub fn set_back(&mut self, now: Timestamp) {
+        for span in self.spans.values_mut().flatten().filter(|span| span.until.is_none() && span.after > now) {
+            span.after = now;
+            span.next = span.schedule.next_after(now).map(|firing| firing.at);
+        }
+    }
+
+    pub fn asked_for(&mut self, run: &Run) {
+        self.manual.insert(run.run_id.clone());
+    }
+
+    pub fn started(&mut self, run_id: &RunId, attempt: u32) {
+        let known = self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default();
+        known.started += 1;
+        self.attempts_started += 1;
+        assert_eq!(known.started, 1, "attempt {attempt} of run {run_id} was started again");
+    }
+
+    pub fn told(&mut self, run_id: &RunId, attempt: u32, outcome: Outcome) {
+        self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default().told = Some(outcome);
+    }
+
+    /// All firings of a day, each asked for once.
+    fn firings(&mut self, end: Timestamp) -> BTreeSet<RunId> {
+        let mut expected = BTreeSet::new();
+        for (key, spans) in &mut self.spans {
+            for span in spans.iter_mut() {
+                while let Some(at) = span.next.filter(|at| *at < end) {
+                    if span.until.is_none_or(|until| at <= until) {
+                        expected.insert(RunId::scheduled(key, at));
+                    }
+                    span.next = span.schedule.next_after(at).map(|firing| firing.at);
+                }
+            }
+            spans.retain(|span| span.next.is_some() || span.after >= end);
+        }
+        expected
+    }
+
+    /// A day that is long over: its runs are the firings of its schedules, and all of them have ended, as their
+    /// runners told.
+    pub async fn check_day(&mut self, ports: &Ports, begin: Timestamp) {
+        let end = begin + SignedDuration::from_hours(24);
+        let mut expected = self.firings(end);
+        let query = RunQuery { since: Some(begin), until: Some(end), ..RunQuery::default() };
+        let (mut after, mut runs) = (None, 0);
+        loop {
+            let page = ports.runs.list(&query, after.as_ref(), 500).await.unwrap();
+            for stored in page.records {
+                let run = stored.record;
+                let wanted = match self.manual.remove(&run.run_id) {
+                    true => true,
+                    false => expected.remove(&run.run_id),
+                };
+                assert!(wanted, "a run of no firing: {run:?}");
+                self.check_run(&run);
+                runs += 1;
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert!(expected.is_empty(), "{} firings of {begin} have no run: {expected:?}", expected.len());
+        let ledger = commands::ledger(ports, Some(begin), Some(end)).await.unwrap();
+        assert!(ledger.adds_up() && ledger.scheduled == runs && ledger.open == 0, "{ledger:?}, {runs} runs");
+        self.total.scheduled += ledger.scheduled;
+        for (outcome, count) in ledger.outcomes {
+            *self.total.outcomes.entry(outcome).or_default() += count;
+        }
+    }
+
+    fn check_run(&mut self, run: &Run) {
+        let attempts = self.attempts.remove(&run.run_id).unwrap_or_default();
+        let last = attempts.get(&run.attempt).cloned().unwrap_or_default();
+        let outcome = run.outcome.unwrap_or_else(|| panic!("a run is open for days: {run:?}"));
+        assert!(run.state == State::Finished && run.reason.is_some(), "{run:?}");
+        assert!(attempts.keys().all(|attempt| *attempt <= run.attempt), "{run:?}: {attempts:?}");
+        match (last.told, run.is_reported()) {
+            (Some(told), true) => assert_eq!(outcome, told, "{run:?}"),
+            (None, false) => match outcome {
+                Outcome::Skipped | Outcome::Missed | Outcome::Stopped => assert_eq!(last.started, 0, "{run:?}"),
+                Outcome::Lost => assert_eq!(last.started, 1, "{run:?}"),
+                _ => panic!("nobody told this outcome: {run:?}"),
+            },
+            (told, _) => panic!("told {told:?}, and recorded {run:?}"),
+        }
+        if run.trigger != Trigger::Manual && run.scheduled_at.duration_since(run.nominal) > LATE {
+            let excused = self.troubles.iter().any(|(from, to)| (*from..=*to).contains(&run.nominal));
+            assert!(excused, "the scheduler was well, and late: {run:?}");
+        }
+    }
+
+    /// What is older is checked and will not be asked for.
+    pub fn forget_troubles(&mut self, before: Timestamp) {
+        self.troubles.retain(|(_, to)| *to >= before);
+    }
+}

@@ -1,0 +1,121 @@
+//! The jobs: every dialect of schedules, zones with every kind of clock change, every policy.
+//!
+//! Most fire in the first minutes of a few hours, as people write them; so the driver can step over minutes in which
+//! nothing happens. How often they fire is chosen so that 10,000 jobs make about two thousand runs a day.
+
+use std::time::Duration;
+
+use domain::job::{CatchUp, Command, Concurrency, Job, JobKey, Retries};
+use domain::run::Outcome;
+use jiff::{SignedDuration, Timestamp};
+
+use super::dice::Dice;
+
+pub const GROUPS: [&str; 4] = ["db", "web", "mail", "batch"];
+
+/// Whole hours, half hours, both hemispheres, a change of half an hour, changes at midnight, none at all.
+const ZONES: [&str; 10] = [
+    "UTC",
+    "Europe/Paris",
+    "Europe/London",
+    "America/New_York",
+    "America/Havana",
+    "America/St_Johns",
+    "Australia/Lord_Howe",
+    "Asia/Kolkata",
+    "Africa/Casablanca",
+    "Pacific/Auckland",
+];
+
+const MINUTES: [u32; 4] = [0, 0, 1, 2];
+
+/// Local hours; with the zones' changes of clocks among them.
+const HOURS: [u32; 6] = [0, 1, 2, 3, 9, 18];
+
+/// Job `number` of the fleet, as it is written before `begin`.
+pub fn job(number: usize, begin: Timestamp, days: i64, dice: &mut Dice) -> Job {
+    let key = JobKey::new(GROUPS[number % GROUPS.len()], format!("job-{number:05}"));
+    let mut job = Job::new(key, schedule(number, begin, days, dice), Command::Argv(vec!["dump".to_owned()]));
+    job.zone = (*dice.one_of(&ZONES)).to_owned();
+    job.concurrency = *dice.one_of(&[
+        Concurrency::Allow,
+        Concurrency::Allow,
+        Concurrency::Forbid,
+        Concurrency::Queue,
+        Concurrency::Replace,
+    ]);
+    job.catch_up = *dice.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
+    job.start_within = dice.one_of(&[None, Some(120), Some(1800), Some(6 * 3600)]).map(Duration::from_secs);
+    job.timeout = dice.one_of(&[None, Some(Duration::from_secs(1800))]).to_owned();
+    job.alert.after = dice.between(1, 3) as u32;
+    job.alert.remind = dice.one_of(&[None, None, Some(Duration::from_secs(86_400))]).to_owned();
+    if dice.one_in(4) {
+        let on = vec![Outcome::Failed, Outcome::Lost, Outcome::TimedOut];
+        let (max, delay) = (dice.between(1, 2) as u32, Duration::from_secs(dice.between(30, 600) as u64));
+        job.retries = Some(Retries { max, delay, backoff: 2.0, on });
+    }
+    // The judge compiles rules for every report; a few jobs with rules show what many would.
+    if !number.is_multiple_of(50) {
+        job.rules = Vec::new();
+    }
+    job
+}
+
+/// Of a hundred jobs: 7 daily or more, 54 weekly, 30 rarer, 8 once. One of a hundred is hourly or more.
+fn schedule(number: usize, begin: Timestamp, days: i64, dice: &mut Dice) -> String {
+    let (minute, hour) = (*dice.one_of(&MINUTES), *dice.one_of(&HOURS));
+    let (weekday, day, month) = (dice.below(7), dice.between(1, 31), dice.between(1, 12));
+    match number % 100 {
+        0..=3 => format!("{minute} {hour} * * *"),
+        4 => often(number / 100, minute),
+        5 => format!("cron({minute} {hour} * * ? *)"),
+        6 => "@daily".to_owned(),
+        7 => format!("@every {}h", dice.between(8, 30)),
+        8..=50 => format!("{minute} {hour} * * {weekday}"),
+        51..=55 => {
+            format!("{minute} {hour} * jan-dec {}", ["sun", "mon", "tue", "wed", "thu", "fri", "sat"][weekday as usize])
+        }
+        56..=58 => format!("cron({minute} {hour} ? * {} *)", weekday + 1),
+        59..=60 => "rate(7 days)".to_owned(),
+        61 => "@weekly".to_owned(),
+        62..=70 => format!("{minute} {hour} {} * *", day.min(28)),
+        71..=74 => format!("{minute} {hour} {day} */2 *"),
+        75..=78 => format!("{minute} {hour} 1,15 {month} {weekday}"),
+        79..=81 => format!("cron({minute} {hour} L * ? *)"),
+        82..=84 => format!("cron({minute} {hour} ? * {}#3 *)", weekday + 1),
+        85..=86 => format!("cron({minute} {hour} 15W * ? *)"),
+        87 => "@monthly".to_owned(),
+        88 => format!("{minute} {hour} 29 2 *"),
+        89..=91 => format!("@every {}d", dice.between(2, 40)),
+        _ => {
+            let at = begin + SignedDuration::from_mins(dice.between(1, days * 1440));
+            match number % 2 {
+                0 => at.strftime("at(%Y-%m-%dT%H:%M:%S)").to_string(),
+                _ => at.strftime("@at %Y-%m-%dT%H:%M:00Z").to_string(),
+            }
+        }
+    }
+}
+
+fn often(which: usize, minute: u32) -> String {
+    match which % 12 {
+        0 => format!("{minute} * * * *"),
+        1 => "*/10 9-10 * * 1".to_owned(),
+        2 => "rate(6 hours)".to_owned(),
+        3 => "@hourly".to_owned(),
+        4 => "0~2 1-23/4 * * *".to_owned(),
+        5 => "@every 470m".to_owned(),
+        6 => "H H * * *".to_owned(),
+        _ => format!("{minute} 9-18 * * mon-fri"),
+    }
+}
+
+/// Another schedule for a job, when somebody edits it.
+pub fn edited(dice: &mut Dice) -> String {
+    let (minute, hour) = (*dice.one_of(&MINUTES), *dice.one_of(&HOURS));
+    match dice.below(3) {
+        0 => format!("{minute} {hour} * * {}", dice.below(7)),
+        1 => format!("@every {}h", dice.between(24, 200)),
+        _ => format!("cron({minute} {hour} ? * MON-FRI *)"),
+    }
+}

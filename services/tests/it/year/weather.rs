@@ -1,0 +1,182 @@
+//! What goes wrong, and what people do: the scheduler is down, dies halfway, ticks late, twice or ahead; the clock is set
+//! back and forth; jobs are edited, paused, removed and put back; groups are maintained; runs are stopped and asked for.
+
+use domain::job::{CatchUp, Job, JobKey};
+use domain::ports::Ports;
+use jiff::{SignedDuration, Timestamp};
+use services::{commands, scheduler};
+
+use super::book::Book;
+use super::crew::Crew;
+use super::dice::Dice;
+use super::fleet::{self, GROUPS};
+use crate::faulty::{Faulty, Moment, Plan};
+use crate::world::World;
+
+/// Around a clock that is moved or a scheduler that is down, firings may be late for this long: what came due while
+/// nobody looked is up to three hours old.
+const AFTERMATH: SignedDuration = SignedDuration::from_mins(5);
+
+pub struct Weather {
+    /// The second scheduler: the same file through a writer of its own.
+    other: Ports,
+    down_until: Timestamp,
+    /// Whether the last tick came to its end; two in a row never fail.
+    ticked: bool,
+    /// By how many minutes the clock goes wrong, and when it is put right.
+    wrong: Option<(i64, Timestamp)>,
+    removed: Vec<Job>,
+    /// How seldom something goes wrong; 1 is often.
+    luck: u64,
+}
+
+impl Weather {
+    pub fn new(world: &World, luck: u64) -> Weather {
+        Weather {
+            other: world.opened_again(),
+            down_until: Timestamp::MIN,
+            ticked: true,
+            wrong: None,
+            removed: Vec::new(),
+            luck,
+        }
+    }
+
+    /// Moves the clock, now and then; says whether it did.
+    pub fn clock(&mut self, world: &World, book: &mut Book, dice: &mut Dice) -> bool {
+        let now = world.now();
+        let minutes = match self.wrong {
+            Some((minutes, until)) if until <= now => {
+                self.wrong = None;
+                -minutes
+            }
+            Some(_) => return false,
+            None if dice.one_in(300 * self.luck) => -dice.between(1, 180),
+            None if dice.one_in(300 * self.luck) => dice.between(1, 180),
+            // For ten minutes the clock shows another hour.
+            None if dice.one_in(300 * self.luck) => {
+                let minutes = *dice.one_of(&[-120, -60, 60, 120, 180]);
+                self.wrong = Some((minutes, now + SignedDuration::from_mins(minutes + 10)));
+                minutes
+            }
+            None => return false,
+        };
+        world.pass(minutes * 60);
+        self.down_until = self.down_until.min(world.now() + SignedDuration::from_hours(8));
+        book.set_back(world.now());
+        let (from, to) = (now.min(world.now()), now.max(world.now()));
+        book.troubles.push((from - AFTERMATH, to + AFTERMATH));
+        true
+    }
+
+    /// Ticks; whether the scheduler has come to `now`.
+    pub async fn tick(&mut self, world: &World, book: &mut Book, dice: &mut Dice) -> bool {
+        let now = world.now();
+        if self.down_until > now {
+            return false;
+        }
+        if dice.one_in(250 * self.luck) {
+            self.down_until = now + SignedDuration::from_mins(dice.between(2, 480));
+            book.troubles.push((now - AFTERMATH, self.down_until + AFTERMATH));
+            return false;
+        }
+        match dice.below(40) {
+            // Not at all; the next minute's comes in time for both.
+            0 if self.ticked => self.ticked = false,
+            1 if self.ticked => {
+                let moment = *dice.one_of(&[Moment::Before, Moment::After]);
+                let faulty = Faulty::ports(&world.ports, &Plan::new(dice.below(14) as usize, moment));
+                // It died; nobody comes in its place before the next minute.
+                self.ticked = scheduler::tick(&faulty, now).await.is_ok();
+            }
+            2 | 3 => {
+                self.ticked = true;
+                world.schedule().await;
+                world.schedule().await;
+            }
+            // Both at once, and their clocks differ.
+            4..=9 => {
+                self.ticked = true;
+                let skewed = now + SignedDuration::from_secs(dice.between(-30, 30));
+                let (one, other) =
+                    tokio::join!(scheduler::tick(&world.ports, now), scheduler::tick(&self.other, skewed));
+                one.and(other).unwrap();
+                book.horizon = book.horizon.max(skewed);
+            }
+            _ => {
+                self.ticked = true;
+                world.schedule().await;
+            }
+        }
+        if self.ticked {
+            book.horizon = book.horizon.max(now);
+        }
+        self.ticked
+    }
+
+    /// What people do. Only right after a tick, so that the book knows what the scheduler had fired by then.
+    pub async fn people(&mut self, world: &World, book: &mut Book, crew: &Crew, jobs: &mut [Job], dice: &mut Dice) {
+        let now = world.now();
+        if dice.one_in(6 * self.luck) {
+            let place = dice.below(jobs.len() as u64) as usize;
+            self.edit(world, book, crew, &mut jobs[place], dice).await;
+        }
+        if dice.one_in(150 * self.luck) {
+            let group = if dice.one_in(4) { None } else { Some(*dice.one_of(&GROUPS)) };
+            let until = Some(now + SignedDuration::from_mins(dice.between(5, 240)));
+            let worth = *dice.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
+            commands::maintenance_on(&world.ports, group, until, "new disks", worth, now).await.unwrap();
+        }
+        if dice.one_in(20 * self.luck)
+            && let Some(run_id) = crew.runs().next().map(|order| order.run_id.clone())
+        {
+            // It may be over by now.
+            let _ = commands::stop(&world.ports, &run_id, now).await;
+        }
+    }
+
+    async fn edit(&mut self, world: &World, book: &mut Book, crew: &Crew, job: &mut Job, dice: &mut Dice) {
+        let (now, key) = (world.now(), job.key());
+        if let Some(place) = self.removed.iter().position(|removed| removed.key() == key) {
+            if dice.one_in(2) {
+                let back = self.removed.swap_remove(place);
+                store(world, book, job, back).await;
+            }
+            return;
+        }
+        match dice.below(6) {
+            0 => {
+                let until = dice.one_in(2).then(|| now + SignedDuration::from_hours(dice.between(1, 300)));
+                *job = commands::pause(&world.ports, &key, until, "holidays", now).await.unwrap();
+            }
+            1 => *job = commands::resume(&world.ports, &key, now).await.unwrap(),
+            2 => {
+                let wanted = Job { schedule: fleet::edited(dice), anchor: None, ..job.clone() };
+                store(world, book, job, wanted).await;
+            }
+            3 => {
+                let wanted = Job { enabled: !job.enabled, ..job.clone() };
+                store(world, book, job, wanted).await;
+            }
+            // A run that nobody reports ends by its job's limit, which a removed job has not.
+            4 if !crew.works_for(&key) => {
+                commands::remove(&world.ports, &key, now).await.unwrap();
+                book.close(&key);
+                self.removed.push(job.clone());
+            }
+            _ => self.ask_for(world, book, &key, dice).await,
+        }
+    }
+
+    async fn ask_for(&self, world: &World, book: &mut Book, key: &JobKey, dice: &mut Dice) {
+        let random = dice.next().to_be_bytes();
+        let run = commands::run_now(&world.ports, key, random[..6].try_into().unwrap(), world.now()).await.unwrap();
+        book.asked_for(&run);
+    }
+}
+
+async fn store(world: &World, book: &mut Book, job: &mut Job, wanted: Job) {
+    let now = world.now();
+    *job = commands::put(&world.ports, &wanted, now).await.unwrap();
+    book.put(job, now);
+}
