@@ -35,6 +35,8 @@ pub struct Options {
     pub cgroup: bool,
     pub retention: Retention,
     pub beat_interval: Duration,
+    /// The same while nothing runs here: nobody can be lost, and nothing can be stopped.
+    pub idle_beat_interval: Duration,
     pub on_shutdown: OnShutdown,
     pub flush_limit: Duration,
     pub policy: Arc<dyn Policy>,
@@ -57,6 +59,7 @@ impl Options {
             cgroup: true,
             retention: Retention::default(),
             beat_interval: BEAT_INTERVAL,
+            idle_beat_interval: BEAT_INTERVAL,
             on_shutdown: OnShutdown::Leave,
             flush_limit: FLUSH_LIMIT,
             policy: Arc::new(Anything),

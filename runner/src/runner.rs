@@ -221,7 +221,9 @@ async fn beat_always(shared: Arc<Shared>, ports: Ports) {
                 told = true;
             }
         }
-        tokio::time::sleep(shared.options.beat_interval).await;
+        let options = &shared.options;
+        let interval = if beat.running > 0 { options.beat_interval } else { options.idle_beat_interval };
+        tokio::time::sleep(interval).await;
     }
 }
 

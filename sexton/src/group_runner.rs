@@ -21,9 +21,12 @@ use crate::state::{Server, State};
 use crate::work::{self, Work, farewell};
 use crate::{listen, machine, on_aws};
 
-/// A beat is a write, whatever runs: at this interval one runner's cost $0.055 a month (`facts` of DynamoDB's price list:
-/// $0.625 a million). The lease that tells a dead runner is several of these.
+/// A beat is a write, and on AWS each is paid for: a runner's, at this interval, $0.055 a month. The lease of a run whose
+/// runner shows no life is three of these.
 const BEAT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// While nothing runs: a run that starts now has its lease from then on, so one such interval fits into it.
+const IDLE_BEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -127,6 +130,7 @@ fn options(setup: &Setup) -> Result<Options, Failure> {
         options.runner = runner_name(&setup.state, &options.host)?;
     }
     options.beat_interval = BEAT_INTERVAL;
+    options.idle_beat_interval = IDLE_BEAT_INTERVAL;
     Ok(options)
 }
 
