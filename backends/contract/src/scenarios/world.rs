@@ -1,6 +1,7 @@
 //! A whole installation over any backend: its services, a clock that stands still until a scenario moves it, and a runner made
 //! of three calls. The backend's own clocks (leases, delays) run on.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct World {
     pub packs: Packs,
     channel: Channel,
     now: Mutex<Timestamp>,
+    /// A runner drops orders that it has already.
+    taken: Mutex<BTreeSet<(String, RunId, u32)>>,
 }
 
 /// Remembers what it is sent.
@@ -58,7 +61,13 @@ impl World {
     pub fn new(ports: &Ports) -> World {
         let midnight = Timestamp::now().as_second().div_euclid(86_400) * 86_400 - 86_400;
         let now = Timestamp::from_second(midnight + 8 * 3600 - 60).unwrap();
-        World { ports: ports.clone(), packs: Packs::builtin(), channel: Channel::default(), now: Mutex::new(now) }
+        World {
+            ports: ports.clone(),
+            packs: Packs::builtin(),
+            channel: Channel::default(),
+            now: Mutex::new(now),
+            taken: Mutex::default(),
+        }
     }
 
     pub fn now(&self) -> Timestamp {
@@ -143,7 +152,8 @@ impl World {
                 let run = domain::run::RunKey::new(GROUP, order.run_id.clone());
                 let claim = self.ports.claims.claim(&run, order.attempt, runner, HOST, self.now()).await.unwrap();
                 self.ports.orders.delete(&delivery.receipt).await.unwrap();
-                if claim == Claim::Granted {
+                let place = (runner.to_owned(), order.run_id.clone(), order.attempt);
+                if claim == Claim::Granted && self.taken.lock().unwrap().insert(place) {
                     taken.push(order);
                 }
             }
