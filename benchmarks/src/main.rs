@@ -1,7 +1,8 @@
 //! `./bench`: measures the rows of ARCHITECTURE.md's section Speed, for this project and for other programs in the same
 //! run, interleaved, and prints medians. It carries its own workloads and receivers. It judges nothing by itself: a
-//! missed goal is said, and the exit code stays 0.
+//! missed goal is said, and the exit code stays 0. `./bench cost` counts what a run costs on AWS.
 
+mod cost;
 mod log_events;
 mod meter;
 mod ours;
@@ -54,6 +55,7 @@ struct Options {
 fn main() -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {
         Some("trickle") => trickle(),
+        Some("cost") => cost(),
         _ => measure(&Options::parse()),
     };
     match result {
@@ -69,6 +71,12 @@ fn main() -> ExitCode {
 fn trickle() -> Result<()> {
     let count = std::env::args().nth(2).and_then(|text| text.parse().ok()).context("write bench trickle COUNT")?;
     Ok(workload::trickle(count, rows::TRICKLE_INTERVAL)?)
+}
+
+/// `bench cost [JOBS]`: what a run costs on AWS.
+fn cost() -> Result<()> {
+    let jobs = std::env::args().nth(2).map_or(Ok(100), |text| text.parse());
+    cost::measure(jobs.context("write bench cost JOBS")?)
 }
 
 fn measure(options: &Options) -> Result<()> {

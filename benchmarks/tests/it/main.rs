@@ -1,4 +1,4 @@
-//! Each row runs once on a tiny input, so that the program of the measurements cannot rot. No number is judged.
+//! Each row runs once on a tiny input, so that the program of the measurements cannot rot. No time is judged.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,4 +48,19 @@ fn row_8_measures_delays_also_beside_bad_sinks() {
 #[test]
 fn row_9_measures_memory_also_beside_bad_sinks() {
     check("9", 6);
+}
+
+/// Units are counted, not timed: the same on every machine.
+#[test]
+fn a_run_on_aws_takes_six_write_units_at_most() {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(["cost", "4"]).output().expect("bench runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    if said.contains("left out: ministack") {
+        return;
+    }
+    let line = said.lines().find(|line| line.starts_with("| write units |")).unwrap_or_else(|| panic!("{said}"));
+    let units: Vec<f64> = line.split('|').filter_map(|cell| cell.trim().parse().ok()).collect();
+    let [goal, quick, long] = units[..] else { panic!("{line}") };
+    assert!(quick < long && long <= goal, "{said}");
 }

@@ -27,7 +27,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("lambdas", &["domain", "rules", "services", "aws", "console"]),
     ("sexton", &["domain", "rules", "sinks", "runner", "services", "embedded", "aws", "console"]),
     ("testbed", &[]),
-    ("benchmarks", &["testbed"]),
+    ("benchmarks", &["testbed", "domain", "rules", "services", "aws"]),
 ];
 
 /// Which folders may name a dependency, in any section of their Cargo.toml. A name ending in `*` is a prefix.

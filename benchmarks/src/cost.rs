@@ -1,0 +1,394 @@
+//! `./bench cost`: what a run costs on AWS. The services' own calls go to ministack and are counted where they are made
+//! (`aws::Meter`): requests, read and write units. Prices and what cannot be counted are data (`prices`).
+//!
+//! Minutes are stepped. Every other one is idle: what a tick costs without anything due is taken off, and is what an idle
+//! installation costs. The runner is its own calls: receive, claim, delete, reports, and a beat.
+
+mod prices;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use async_trait::async_trait;
+use aws::{Aws, Spent};
+use domain::alert::Alert;
+use domain::event::{Body, Ended, Event, Report};
+use domain::job::{Command, Job, JobKey};
+use domain::order::{FORMAT_VERSION, Order};
+use domain::ports::{Beat, Claim, Notifier, PortResult, Ports};
+use domain::run::{Outcome, RunKey};
+use jiff::{SignedDuration, Timestamp};
+use rules::Packs;
+use services::{Links, alerts, collector, commands, overdue, release, scheduler, sweep, watch};
+use testbed::Ministack;
+
+use prices::ASSUMED;
+
+const GROUP: &str = "db";
+const RUNNER: &str = "r1";
+const LEASE: Duration = Duration::from_secs(60);
+
+/// The goals.
+const DOLLARS_PER_MILLION_MAX: f64 = 6.0;
+const WRITE_UNITS_PER_RUN_MAX: f64 = 6.0;
+const IDLE_DOLLARS_MAX: f64 = 2.0;
+const IDLE_GROUPS: usize = 5;
+const IDLE_RUNNERS: f64 = 10.0;
+
+/// Of an idle runner on AWS (sexton/src/group_runner.rs), and of a long poll (SQS, WaitTimeSeconds).
+const BEAT_SECONDS: f64 = 60.0;
+const POLL_SECONDS: f64 = 20.0;
+const MONTH_SECONDS: f64 = 730.0 * 3600.0;
+
+/// Minutes in which something is due.
+const BUSY_MINUTES: usize = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reports {
+    /// Both reports of a run are collected together: it was quick.
+    Together,
+    /// The start was collected long before the end.
+    Apart,
+}
+
+/// Measures with so many jobs that are due at once, and prints; none where ministack is missing.
+///
+/// # Errors
+/// What the emulator or a port says.
+pub fn measure(jobs: usize) -> Result<()> {
+    let Some(server) = Ministack::start() else {
+        println!("left out: ministack is not on this machine");
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    println!("{jobs} jobs due at once, {BUSY_MINUTES} times; list prices of us-east-1, no free tier:");
+    for price in prices::ALL {
+        println!("  ${:<12} {} ({})", price.dollars, price.unit, price.source);
+    }
+    println!("\n| per run | goal | quick | long |\n|---|---|---|---|");
+    let quick = runtime.block_on(run(&server, "100000000001", jobs, Reports::Together))?;
+    let long = runtime.block_on(run(&server, "100000000002", jobs, Reports::Apart))?;
+    let row = |name: &str, goal: &str, value: &dyn Fn(&Measured) -> f64, decimals: usize| {
+        println!("| {name} | {goal} | {:.decimals$} | {:.decimals$} |", value(&quick), value(&long));
+    };
+    row("write units", "6", &|measured| measured.per_run.write_units, 2);
+    row("read units", "", &|measured| measured.per_run.read_units, 2);
+    row("SQS requests", "", &|measured| measured.per_run.sqs, 2);
+    row("collector calls", "", &|measured| measured.per_run.collects, 2);
+    row("dollars per million runs", "6", &|measured| measured.per_run.dollars() * 1e6, 2);
+    let idle = idle(&long.idle_tick, &long.beat)?;
+    println!("\n| idle month, {IDLE_GROUPS} groups, {IDLE_RUNNERS} runners | dollars |\n|---|---|");
+    for (name, dollars) in &idle {
+        println!("| {name} | {dollars:.2} |");
+    }
+    let all: f64 = idle.iter().map(|(_, dollars)| dollars).sum();
+    println!(
+        "| all | {all:.2} |\n\n| by kind of call, of {} long runs and the ticks beside them | requests | write units | read units |",
+        long.runs
+    );
+    println!("|---|---|---|---|");
+    for (kind, spent) in &long.kinds {
+        println!("| {kind} | {} | {} | {} |", spent.requests, spent.write_units, spent.read_units);
+    }
+    let dollars = long.per_run.dollars().max(quick.per_run.dollars()) * 1e6;
+    for (what, is, most) in [
+        ("write units per run", long.per_run.write_units, WRITE_UNITS_PER_RUN_MAX),
+        ("dollars per million runs", dollars, DOLLARS_PER_MILLION_MAX),
+        ("dollars for an idle month", all, IDLE_DOLLARS_MAX),
+    ] {
+        println!("{what}: {is:.2}, goal {most}: {}", if is <= most { "met" } else { "missed" });
+    }
+    Ok(())
+}
+
+/// What is paid for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    write_units: f64,
+    read_units: f64,
+    sqs: f64,
+    collects: f64,
+}
+
+impl Usage {
+    fn of(aws: &Aws) -> Usage {
+        let (dynamodb, sqs) = (aws.meter.total("dynamodb "), aws.meter.total("sqs "));
+        // ministack tells no units for BatchGetItem: each item is one, as it is read consistently and has at most 4 KiB.
+        let batched = aws.meter.total("dynamodb BatchGetItem");
+        let untold = if batched.read_units > 0.0 { 0.0 } else { batched.items_read as f64 };
+        Usage {
+            write_units: dynamodb.write_units,
+            read_units: dynamodb.read_units + untold,
+            sqs: sqs.billed_requests as f64,
+            collects: 0.0,
+        }
+    }
+
+    fn minus(self, other: Usage) -> Usage {
+        Usage {
+            write_units: self.write_units - other.write_units,
+            read_units: self.read_units - other.read_units,
+            sqs: self.sqs - other.sqs,
+            collects: self.collects - other.collects,
+        }
+    }
+
+    fn plus(self, other: Usage) -> Usage {
+        self.minus(Usage::default().minus(other))
+    }
+
+    fn divided(self, by: f64) -> Usage {
+        Usage {
+            write_units: self.write_units / by,
+            read_units: self.read_units / by,
+            sqs: self.sqs / by,
+            collects: self.collects / by,
+        }
+    }
+
+    /// With the collector's time, and a month of the run's record. The scheduler's time is the idle installation's.
+    fn dollars(self) -> f64 {
+        let collect =
+            prices::LAMBDA_CALL.dollars + ASSUMED.collect_seconds * ASSUMED.lambda_gb * prices::LAMBDA_TIME.dollars;
+        self.write_units * prices::WRITE_UNIT.dollars
+            + self.read_units * prices::READ_UNIT.dollars
+            + self.sqs * prices::SQS_REQUEST.dollars
+            + self.collects * collect
+            + ASSUMED.run_bytes / 1e9 * prices::STORED.dollars
+    }
+}
+
+struct Measured {
+    runs: usize,
+    per_run: Usage,
+    idle_tick: Usage,
+    beat: Usage,
+    kinds: Vec<(String, Spent)>,
+}
+
+struct Nobody;
+
+#[async_trait]
+impl Notifier for Nobody {
+    async fn notify(&self, _channel: &str, _alert: &Alert) -> PortResult<()> {
+        Ok(())
+    }
+}
+
+async fn run(server: &Ministack, account: &str, jobs: usize, reports: Reports) -> Result<Measured> {
+    let options = aws::Options {
+        region: Some("us-east-1".to_owned()),
+        endpoint: Some(server.endpoint()),
+        access_key: Some(aws::AccessKey { id: account.to_owned(), secret: "secret".to_owned() }),
+        ..aws::Options::default()
+    };
+    let aws = aws::connect(&options).await?;
+    aws::install(&aws, &[GROUP]).await.map_err(|error| anyhow!("{error}"))?;
+    // After now, as entries of the due index carry when they were really written; and all within ten minutes, as what is
+    // written once for each ten minutes (backends/aws/src/buckets.rs) is not a run's.
+    let begin = Timestamp::from_second((Timestamp::now().as_second().div_euclid(600) + 1) * 600)?;
+    let mut pipeline = Pipeline { ports: aws.ports.clone(), packs: Packs::builtin(), now: begin };
+    for number in 0..jobs {
+        let job =
+            Job::new(JobKey::new(GROUP, format!("job-{number}")), "*/2 * * * *", Command::Shell("true".to_owned()));
+        commands::put(&pipeline.ports, &job, pipeline.now).await?;
+    }
+    // What an installation pays once: its first tick, its first beat, its queues' addresses.
+    pipeline.minute(reports).await?;
+    pipeline.minute(reports).await?;
+    pipeline.minute(reports).await?;
+    let before_all = aws.meter.spent();
+    let (mut busy, mut idle, mut runs) = (Usage::default(), Usage::default(), 0);
+    for _ in 0..BUSY_MINUTES {
+        let before = Usage::of(&aws);
+        let worked = pipeline.minute(reports).await?;
+        busy = busy.plus(Usage::of(&aws).minus(before));
+        busy.collects += worked.collects as f64;
+        runs += worked.runs;
+        let before = Usage::of(&aws);
+        pipeline.minute(reports).await?;
+        idle = idle.plus(Usage::of(&aws).minus(before));
+    }
+    anyhow::ensure!(runs == jobs * BUSY_MINUTES, "{runs} of {} runs were made", jobs * BUSY_MINUTES);
+    let before = Usage::of(&aws);
+    pipeline.beat().await?;
+    let beat = Usage::of(&aws).minus(before);
+    let kinds = aws.meter.spent().into_iter().filter_map(|(kind, spent)| {
+        let before = before_all.get(&kind).copied().unwrap_or_default();
+        let spent = Spent {
+            requests: spent.requests - before.requests,
+            write_units: spent.write_units - before.write_units,
+            read_units: spent.read_units - before.read_units,
+            ..spent
+        };
+        (spent.requests > 0).then_some((kind, spent))
+    });
+    let idle_tick = idle.divided(BUSY_MINUTES as f64);
+    Ok(Measured { runs, per_run: busy.minus(idle).divided(runs as f64), idle_tick, beat, kinds: kinds.collect() })
+}
+
+struct Pipeline {
+    ports: Ports,
+    packs: Packs,
+    now: Timestamp,
+}
+
+#[derive(Default)]
+struct Worked {
+    runs: usize,
+    collects: usize,
+}
+
+impl Pipeline {
+    /// A tick as the scheduler's Lambda makes it, and whatever it leads to.
+    async fn minute(&mut self, reports: Reports) -> Result<Worked> {
+        self.now = self.now.checked_add(SignedDuration::from_mins(1))?;
+        let (ports, now) = (&self.ports, self.now);
+        scheduler::tick(ports, now).await?;
+        release::tick(ports, now).await?;
+        overdue::tick(ports, now).await?;
+        watch::tick(ports, now).await?;
+        sweep::tick(ports, now).await?;
+        self.alerts().await?;
+        let mut worked = Worked::default();
+        loop {
+            let orders = self.take().await?;
+            if orders.is_empty() {
+                return Ok(worked);
+            }
+            worked.runs += orders.len();
+            let started = |order| self.event(order, Body::Started { pid: Some(7), command: "true".to_owned() });
+            let mut events: Vec<Event> = orders.iter().map(started).collect();
+            if reports == Reports::Apart {
+                self.ports.reports.send(&std::mem::take(&mut events)).await?;
+                worked.collects += self.collect().await?;
+            }
+            let finished = |order| self.event(order, Body::Finished(Box::new(self.report())));
+            let pairs: Vec<Event> = match events.is_empty() {
+                true => orders.iter().map(finished).collect(),
+                // As an outbox hands them over: a run's end follows its start.
+                false => events.into_iter().zip(&orders).flat_map(|(start, order)| [start, finished(order)]).collect(),
+            };
+            self.ports.reports.send(&pairs).await?;
+            worked.collects += self.collect().await?;
+        }
+    }
+
+    async fn alerts(&self) -> Result<()> {
+        let (links, channels) = (Links::default(), ["topic".to_owned()]);
+        let sending = alerts::Sending { notifier: &Nobody, channels: &channels, links: &links, worker: "bench" };
+        alerts::tick(&self.ports, &sending, self.now).await?;
+        Ok(())
+    }
+
+    /// What one receive brings, claimed and deleted.
+    async fn take(&self) -> Result<Vec<Order>> {
+        let received = self.ports.orders.receive(&[GROUP.to_owned()], 10, LEASE, Duration::ZERO).await?;
+        let mut orders = Vec::with_capacity(received.len());
+        for delivery in received {
+            let order = delivery.message;
+            let run = RunKey::new(GROUP, order.run_id.clone());
+            let claim = self.ports.claims.claim(&run, order.attempt, RUNNER, "h1", self.now).await?;
+            self.ports.orders.delete(&delivery.receipt).await?;
+            anyhow::ensure!(claim == Claim::Granted, "an order could not be claimed");
+            orders.push(order);
+        }
+        Ok(orders)
+    }
+
+    /// Collects what is there, as the collector's Lambda does with each batch. Says how many batches there were.
+    async fn collect(&self) -> Result<usize> {
+        let mut batches = 0;
+        loop {
+            let reports =
+                self.ports.reports.receive(ASSUMED.reports_per_collect as usize, LEASE, Duration::ZERO).await?;
+            if reports.is_empty() {
+                return Ok(batches);
+            }
+            batches += 1;
+            let summary = collector::collect(&self.ports, &self.packs, reports, self.now).await?;
+            if summary.ended > 0 {
+                release::after(&self.ports, &summary.ended_jobs, self.now).await?;
+                self.alerts().await?;
+            }
+        }
+    }
+
+    async fn beat(&self) -> Result<()> {
+        let beat = Beat {
+            runner: RUNNER.to_owned(),
+            host: "h1".to_owned(),
+            groups: vec![GROUP.to_owned()],
+            at: self.now,
+            running: 0,
+            version: "0.1.0".to_owned(),
+            held: None,
+        };
+        self.ports.claims.beat(&beat).await?;
+        Ok(())
+    }
+
+    fn event(&self, order: &Order, body: Body) -> Event {
+        Event {
+            version: FORMAT_VERSION,
+            run_id: order.run_id.clone(),
+            group: order.job.group.clone(),
+            job: order.job.name.clone(),
+            attempt: order.attempt,
+            nominal: order.nominal,
+            trigger: order.trigger,
+            runner: RUNNER.to_owned(),
+            host: "h1".to_owned(),
+            at: self.now,
+            body,
+        }
+    }
+
+    /// A run that went well and printed a few lines.
+    fn report(&self) -> Report {
+        Report {
+            ended: Ended::Exited,
+            note: None,
+            exit_code: Some(0),
+            signal: None,
+            started_at: Some(self.now),
+            finished_at: self.now,
+            duration_ms: 1_000,
+            stdout_lines: 20,
+            stderr_lines: 0,
+            stdout_bytes: 2_000,
+            stderr_bytes: 0,
+            last_seq: 20,
+            dropped_lines: 0,
+            dropped_bytes: 0,
+            cpu_ms: Some(500),
+            max_rss_bytes: Some(8 << 20),
+            leaked: Vec::new(),
+            rules: Vec::new(),
+            rules_digest: String::new(),
+            excerpt: Vec::new(),
+            outcome: Outcome::Succeeded,
+            reason: "exit code 0".to_owned(),
+        }
+    }
+}
+
+/// A month of an installation that runs nothing, by what is paid.
+fn idle(tick: &Usage, beat: &Usage) -> Result<Vec<(&'static str, f64)>> {
+    let template = testbed::repository().join("lambdas/template.yaml");
+    let template = std::fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
+    let alarms = template.matches("Type: AWS::CloudWatch::Alarm").count() as f64;
+    let table =
+        |usage: &Usage| usage.write_units * prices::WRITE_UNIT.dollars + usage.read_units * prices::READ_UNIT.dollars;
+    let calls = ASSUMED.ticks_per_month + ASSUMED.prunes_per_month;
+    let lambda = prices::LAMBDA_CALL.dollars + ASSUMED.tick_seconds * ASSUMED.lambda_gb * prices::LAMBDA_TIME.dollars;
+    let receives = MONTH_SECONDS / 60.0 * ASSUMED.idle_receives_per_minute;
+    Ok(vec![
+        ("runners ask for orders", IDLE_RUNNERS * MONTH_SECONDS / POLL_SECONDS * prices::SQS_REQUEST.dollars),
+        ("runners show that they live", IDLE_RUNNERS * MONTH_SECONDS / BEAT_SECONDS * table(beat)),
+        ("ticks: tables", ASSUMED.ticks_per_month * table(tick)),
+        ("ticks: EventBridge Scheduler and Lambda", calls * (prices::SCHEDULER_CALL.dollars + lambda)),
+        ("the collector's event source asks for reports", receives * prices::SQS_REQUEST.dollars),
+        ("alarms", alarms * prices::ALARM.dollars),
+    ])
+}

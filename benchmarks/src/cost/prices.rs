@@ -1,0 +1,56 @@
+//! What AWS asks for: list prices in us-east-1, without the free tier. Data; each with where it was read.
+
+/// Dollars for one unit.
+#[derive(Clone, Copy, Debug)]
+pub struct Price {
+    pub dollars: f64,
+    pub unit: &'static str,
+    /// AWS's own page for it, to be compared when a price has changed.
+    pub source: &'static str,
+}
+
+const fn price(dollars: f64, unit: &'static str, source: &'static str) -> Price {
+    Price { dollars, unit, source }
+}
+
+const DYNAMODB: &str = "aws.amazon.com/dynamodb/pricing/on-demand";
+const LAMBDA: &str = "aws.amazon.com/lambda/pricing";
+
+pub const WRITE_UNIT: Price = price(0.625e-6, "write request unit", DYNAMODB);
+pub const READ_UNIT: Price = price(0.125e-6, "read request unit", DYNAMODB);
+pub const STORED: Price = price(0.25, "GB and month", DYNAMODB);
+pub const SQS_REQUEST: Price = price(0.40e-6, "request of 64 KiB, standard queue", "aws.amazon.com/sqs/pricing");
+pub const LAMBDA_CALL: Price = price(0.20e-6, "call", LAMBDA);
+pub const LAMBDA_TIME: Price = price(13.3334e-6, "GB-second, arm64", LAMBDA);
+pub const SCHEDULER_CALL: Price = price(1.0e-6, "call", "aws.amazon.com/eventbridge/pricing");
+pub const ALARM: Price = price(0.10, "alarm on one metric and month", "aws.amazon.com/cloudwatch/pricing");
+
+pub const ALL: [Price; 8] =
+    [WRITE_UNIT, READ_UNIT, STORED, SQS_REQUEST, LAMBDA_CALL, LAMBDA_TIME, SCHEDULER_CALL, ALARM];
+
+/// What cannot be counted from our own calls: how long Lambdas take, and what AWS does by itself.
+pub struct Assumed {
+    /// Of scheduler and collector (lambdas/template.yaml).
+    pub lambda_gb: f64,
+    pub tick_seconds: f64,
+    pub collect_seconds: f64,
+    /// Messages in one call of the collector: the batch of the template's event source, full under load.
+    pub reports_per_collect: f64,
+    /// An event source that waits asks its queue so often: five pollers with waits of 20 s.
+    pub idle_receives_per_minute: f64,
+    /// One record of a run.
+    pub run_bytes: f64,
+    pub ticks_per_month: f64,
+    pub prunes_per_month: f64,
+}
+
+pub const ASSUMED: Assumed = Assumed {
+    lambda_gb: 0.25,
+    tick_seconds: 0.3,
+    collect_seconds: 0.06,
+    reports_per_collect: 10.0,
+    idle_receives_per_minute: 15.0,
+    run_bytes: 1024.0,
+    ticks_per_month: 43_800.0,
+    prunes_per_month: 730.0,
+};
