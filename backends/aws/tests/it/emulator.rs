@@ -1,0 +1,54 @@
+//! An installation of its own for each test.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use aws::{AccessKey, Aws, Options, Seal};
+use testbed::Ministack;
+
+/// A fresh, empty installation in an account of its own.
+pub struct Installation {
+    pub aws: Aws,
+    pub options: Options,
+    pub server: Arc<Ministack>,
+}
+
+impl Installation {
+    /// `None` when there is no ministack here.
+    pub async fn start(groups: &[&str]) -> Option<Installation> {
+        let server = server()?;
+        let options = options(&server.endpoint());
+        let aws = aws::connect(&options).await.unwrap();
+        aws::install(&aws, groups).await.unwrap();
+        Some(Installation { aws, options, server })
+    }
+
+    /// Another process of the same installation.
+    pub async fn again(&self) -> Aws {
+        aws::connect_sealed(&self.options, Seal::default()).await.unwrap()
+    }
+}
+
+/// Options for an account that nobody else has.
+pub fn options(endpoint: &str) -> Options {
+    static ACCOUNTS: AtomicU64 = AtomicU64::new(1);
+    let account = 100_000_000_000 + ACCOUNTS.fetch_add(1, Ordering::Relaxed);
+    Options {
+        region: Some("eu-west-1".to_owned()),
+        endpoint: Some(endpoint.to_owned()),
+        access_key: Some(AccessKey { id: account.to_string(), secret: "secret".to_owned() }),
+        ..Options::default()
+    }
+}
+
+/// One server for the tests of a process that run at the same time.
+fn server() -> Option<Arc<Ministack>> {
+    static SERVER: Mutex<Weak<Ministack>> = Mutex::new(Weak::new());
+    let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(running) = server.upgrade() {
+        return Some(running);
+    }
+    let started = Arc::new(Ministack::start()?);
+    *server = Arc::downgrade(&started);
+    Some(started)
+}

@@ -1,0 +1,4 @@
+//! The ports against ministack.
+
+mod emulator;
+mod suite;
