@@ -4,6 +4,8 @@
 //! message. What is worth one becomes a [`Transition`], stored in the same step as the run; one worker claims it,
 //! builds the [`Alert`] and sends it. Nothing here sends, sleeps or reads a clock.
 
+pub mod wording;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

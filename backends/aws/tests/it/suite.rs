@@ -10,3 +10,4 @@ async fn on_aws() -> Option<Backend> {
 }
 
 contract::suite!(on_aws);
+contract::scenarios!(on_aws);

@@ -1,0 +1,250 @@
+//! What is published: pure.
+
+use domain::alert::{Alert, AlertKind, wording};
+use domain::ports::{PortError, PortResult};
+use domain::run::ExcerptLine;
+use serde_json::{Value, json};
+
+/// SNS API reference, Publish: all of a message together, its attributes too.
+pub const MESSAGE_BYTES_MAX: usize = 262_144;
+
+/// What the attributes take at most: four names, types and values of a few hundred bytes.
+const ATTRIBUTES_BYTES_MAX: usize = 2048;
+
+/// Of the output, in a chat. Ours: what fits on a screen.
+const CHAT_EXCERPT_BYTES_MAX: usize = 1500;
+
+/// Of a reason that makes a message too long.
+const REASON_BYTES_MAX: usize = 4000;
+
+/// For filter policies. SNS takes no empty value.
+pub fn attributes(alert: &Alert) -> Vec<(&'static str, String)> {
+    let all = [
+        ("kind", alert.kind.name()),
+        ("group", &alert.group),
+        ("job", &alert.job),
+        ("severity", alert.kind.severity()),
+    ];
+    all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.to_owned())).collect()
+}
+
+/// The message for `MessageStructure=json`, and the alert as it was cut to fit into it.
+///
+/// # Errors
+/// That it does not fit even so.
+pub fn message(prefix: &str, alert: &Alert) -> PortResult<(Alert, String)> {
+    let mut alert = alert.clone();
+    let whole = alert.excerpt.len();
+    loop {
+        let text = structured(prefix, &alert)?;
+        if text.len() + ATTRIBUTES_BYTES_MAX <= MESSAGE_BYTES_MAX {
+            return Ok((alert, text));
+        }
+        if !alert.excerpt.is_empty() {
+            // The last lines say most.
+            let kept = alert.excerpt.len() / 2;
+            alert.excerpt.drain(..alert.excerpt.len() - kept);
+            if let Some(first) = alert.excerpt.first_mut() {
+                let ExcerptLine { seq, stream, .. } = *first;
+                let text = format!("... {} lines before these do not fit into the message ...", whole - kept + 1);
+                *first = ExcerptLine { seq, stream, text };
+            }
+        } else if alert.reason.len() > REASON_BYTES_MAX {
+            let end = alert.reason.floor_char_boundary(REASON_BYTES_MAX);
+            alert.reason = format!("{}... (cut)", &alert.reason[..end]);
+        } else {
+            return Err(PortError::Permanent(format!(
+                "an alert of {} bytes does not fit into a message of SNS, which takes {MESSAGE_BYTES_MAX}",
+                text.len()
+            )));
+        }
+    }
+}
+
+fn structured(prefix: &str, alert: &Alert) -> PortResult<String> {
+    let text = wording::body(alert);
+    let program = serde_json::to_string(alert)
+        .map_err(|error| PortError::Permanent(format!("an alert cannot be written as json: {error}")))?;
+    let structured = json!({
+        "default": text,
+        "email": text,
+        "https": chat(prefix, alert).to_string(),
+        "sqs": program,
+        "lambda": program,
+    });
+    Ok(structured.to_string())
+}
+
+/// The schema of Amazon Q Developer in chat applications, without which nothing appears
+/// (<https://docs.aws.amazon.com/chatbot/latest/adminguide/custom-notifs.html>).
+fn chat(prefix: &str, alert: &Alert) -> Value {
+    let thread: Vec<&str> = [prefix, &alert.group, &alert.job].into_iter().filter(|part| !part.is_empty()).collect();
+    let keywords: Vec<&str> =
+        [alert.group.as_str(), alert.kind.severity()].into_iter().filter(|word| !word.is_empty()).collect();
+    let context: serde_json::Map<String, Value> =
+        wording::facts(alert).into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect();
+    json!({
+        "version": "1.0",
+        "source": "custom",
+        "content": {
+            "textType": "client-markdown",
+            "title": format!("{} {}", sign(alert.kind), escaped(&wording::headline(alert))),
+            "description": description(alert),
+            "nextSteps": wording::see_more(alert),
+            "keywords": keywords,
+        },
+        "metadata": {
+            "threadId": thread.join("/"),
+            "summary": wording::subject(alert),
+            "eventType": alert.kind.name(),
+            "additionalContext": context,
+        },
+    })
+}
+
+fn sign(kind: AlertKind) -> &'static str {
+    match kind.severity() {
+        "critical" => ":rotating_light:",
+        "error" => ":x:",
+        "warning" => ":warning:",
+        _ => ":white_check_mark:",
+    }
+}
+
+fn description(alert: &Alert) -> String {
+    let mut text = format!("*{}*", escaped(&alert.reason));
+    if alert.excerpt.is_empty() {
+        return text;
+    }
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    let all = wording::excerpt(&alert.excerpt);
+    for line in all.iter().rev() {
+        let line = escaped(&line.replace("```", "'''"));
+        bytes += line.len() + 1;
+        if bytes > CHAT_EXCERPT_BYTES_MAX {
+            lines.push(format!("... {} lines before these ...", all.len() - lines.len()));
+            break;
+        }
+        lines.push(line);
+    }
+    lines.reverse();
+    text.push_str(&format!("\n```\n{}\n```", lines.join("\n")));
+    text
+}
+
+/// What Slack's markdown takes for its own (<https://docs.slack.dev/messaging/formatting-message-text>).
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::line::Stream;
+    use domain::run::{Outcome, RunId};
+
+    use super::*;
+
+    fn line(seq: u64, text: &str) -> ExcerptLine {
+        ExcerptLine { seq, stream: Stream::Stderr, text: text.to_owned() }
+    }
+
+    fn failed() -> Alert {
+        Alert {
+            kind: AlertKind::Failed,
+            group: "db".into(),
+            job: "dump".into(),
+            run_id: Some(RunId("20261123T023000Z-3f9a1c0e7b2d".into())),
+            nominal: Some("2026-11-23T02:30:00Z".parse().unwrap()),
+            outcome: Some(Outcome::Failed),
+            reason: "exit code 2".into(),
+            exit_code: Some(2),
+            host: Some("web-3".into()),
+            since: None,
+            count: 1,
+            excerpt: vec![line(8, "dumping <users> & ```roles```"), line(9, "no space left")],
+            rule: None,
+            links: [("console".to_owned(), "https://cron.example.org/runs/1".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn mail_gets_text_chat_its_schema_and_programs_json() {
+        let (_, text) = message("sexton", &failed()).unwrap();
+        let all: Value = serde_json::from_str(&text).unwrap();
+        let names: Vec<&String> = all.as_object().unwrap().keys().collect();
+        assert_eq!(names, ["default", "email", "https", "sqs", "lambda"]);
+        assert!(all.as_object().unwrap().values().all(Value::is_string), "SNS ignores what is no string");
+        assert_eq!(all["email"], all["default"]);
+        assert_eq!(
+            all["email"],
+            "db/dump failed on web-3\nexit code 2\n\nJob       db/dump\nHost      web-3\nDue at    2026-11-23T02:30:00Z\nExit code 2\nRun       20261123T023000Z-3f9a1c0e7b2d\n\nThe last lines:\n  dumping <users> & ```roles```\n  no space left\n\nTo see more:\n  sexton show 20261123T023000Z-3f9a1c0e7b2d\n  sexton logs 20261123T023000Z-3f9a1c0e7b2d\n  console: https://cron.example.org/runs/1\n"
+        );
+        for program in ["sqs", "lambda"] {
+            assert_eq!(serde_json::from_str::<Alert>(all[program].as_str().unwrap()).unwrap(), failed());
+        }
+        let chat: Value = serde_json::from_str(all["https"].as_str().unwrap()).unwrap();
+        assert_eq!(
+            chat,
+            json!({
+                "version": "1.0",
+                "source": "custom",
+                "content": {
+                    "textType": "client-markdown",
+                    "title": ":x: db/dump failed on web-3",
+                    "description": "*exit code 2*\n```\ndumping &lt;users&gt; &amp; '''roles'''\nno space left\n```",
+                    "nextSteps": [
+                        "sexton show 20261123T023000Z-3f9a1c0e7b2d",
+                        "sexton logs 20261123T023000Z-3f9a1c0e7b2d",
+                        "console: https://cron.example.org/runs/1"
+                    ],
+                    "keywords": ["db", "error"],
+                },
+                "metadata": {
+                    "threadId": "sexton/db/dump",
+                    "summary": "[sexton] db/dump failed on web-3: exit code 2",
+                    "eventType": "failed",
+                    "additionalContext": {
+                        "Job": "db/dump",
+                        "Host": "web-3",
+                        "Due at": "2026-11-23T02:30:00Z",
+                        "Exit code": "2",
+                        "Run": "20261123T023000Z-3f9a1c0e7b2d"
+                    },
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn attributes_are_there_for_filter_policies_and_never_empty() {
+        let named = |alert: &Alert| {
+            attributes(alert).into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&failed()), ["kind=failed", "group=db", "job=dump", "severity=error"]);
+        let silent = Alert { kind: AlertKind::SchedulerSilent, group: String::new(), job: String::new(), ..failed() };
+        assert_eq!(named(&silent), ["kind=scheduler_silent", "severity=critical"]);
+    }
+
+    #[test]
+    fn what_is_too_long_for_sns_is_cut_and_says_so() {
+        let excerpt: Vec<ExcerptLine> = (1..=2000).map(|seq| line(seq, &"é<".repeat(100))).collect();
+        let (cut, text) = message("sexton", &Alert { excerpt, ..failed() }).unwrap();
+        assert!(text.len() + ATTRIBUTES_BYTES_MAX <= MESSAGE_BYTES_MAX, "{}", text.len());
+        assert!(cut.excerpt[0].text.contains("lines before these do not fit"), "{}", cut.excerpt[0].text);
+        assert_eq!(cut.excerpt.last().unwrap().seq, 2000);
+        let (cut, _) = message("sexton", &Alert { reason: "é".repeat(200_000), ..failed() }).unwrap();
+        assert!(cut.reason.ends_with("... (cut)") && cut.reason.len() < 5000);
+        let links = [("console".to_owned(), "x".repeat(300_000))].into();
+        assert!(message("sexton", &Alert { links, ..failed() }).is_err());
+    }
+
+    #[test]
+    fn a_chat_shows_the_last_lines_within_its_bounds() {
+        let excerpt: Vec<ExcerptLine> = (1..=40).map(|seq| line(seq, &format!("{seq} {}", "x".repeat(100)))).collect();
+        let chat = chat("sexton", &Alert { excerpt, ..failed() });
+        let description = chat["content"]["description"].as_str().unwrap();
+        assert!(description.len() < CHAT_EXCERPT_BYTES_MAX + 100, "{}", description.len());
+        assert!(description.contains("\n... 26 lines before these ...\n27 x"), "{description}");
+        assert!(description.contains("\n40 x"), "{description}");
+    }
+}
