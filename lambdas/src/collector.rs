@@ -27,7 +27,6 @@ pub struct Collector<'c> {
     pub senders: &'c Senders,
     pub parking: &'c Parking,
     pub notifier: &'c dyn Notifier,
-    pub channels: &'c [String],
     pub worker: &'c str,
 }
 
@@ -118,7 +117,7 @@ impl Collector<'_> {
         if let Err(error) = release::after(self.ports, &summary.ended_jobs, now).await {
             tracing::warn!(%error, "runs that waited are released by the next tick");
         }
-        if let Err(error) = tell(self.ports, self.notifier, self.channels, self.worker, now).await {
+        if let Err(error) = tell(self.ports, self.notifier, self.worker, now).await {
             tracing::warn!(%error, "alerts are sent by the next tick");
         }
     }

@@ -1,6 +1,7 @@
 //! What the template says to a Lambda, and where it says what it does: on standard error, one JSON object a line, which
 //! CloudWatch Logs Insights takes apart.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws::{Aws, Options};
@@ -8,11 +9,16 @@ use services::pruner::Keep;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// The channel that people subscribe to; an installation on AWS has this one.
+pub const ALERTS: &str = "alerts";
+
 /// The variables that `template.yaml` sets. All may be absent.
 #[derive(Clone, Debug)]
 pub struct Environment {
     pub options: Options,
     pub keep: Keep,
+    /// The ARN of the topic for alerts.
+    pub alerts_topic: Option<String>,
 }
 
 impl Environment {
@@ -40,7 +46,12 @@ impl Environment {
         if let Some(runs) = number(&variable, "SEXTON_RUNS_PER_JOB")? {
             keep.runs_per_job_max = runs as usize;
         }
-        Ok(Environment { options, keep })
+        Ok(Environment { options, keep, alerts_topic: variable("SEXTON_ALERTS_TOPIC") })
+    }
+
+    /// The channels for alerts, each with its topic.
+    pub fn topics(&self) -> BTreeMap<String, String> {
+        self.alerts_topic.iter().map(|topic| (ALERTS.to_owned(), topic.clone())).collect()
     }
 
     /// Opens the ports.

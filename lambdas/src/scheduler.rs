@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use services::{Links, alerts, overdue, release, scheduler, sweep, watch};
 
+use crate::environment::ALERTS;
+
 /// Calls of the scheduler service in one tick, when there is more due than it takes at once. Ours: two hundred thousand
 /// firings; what is beyond is the next tick's.
 const ROUNDS_MAX: usize = 10;
@@ -80,7 +82,6 @@ impl Call {
 pub struct Scheduler<'s> {
     pub ports: &'s Ports,
     pub notifier: &'s dyn Notifier,
-    pub channels: &'s [String],
     pub worker: &'s str,
 }
 
@@ -113,7 +114,7 @@ impl Scheduler<'_> {
             ("overdue", overdue::tick(ports, now).await.map(drop)),
             ("watch", watch::tick(ports, now).await.map(drop)),
             ("sweep", sweep::tick(ports, now).await.map(drop)),
-            ("alerts", tell(ports, self.notifier, self.channels, self.worker, now).await),
+            ("alerts", tell(ports, self.notifier, self.worker, now).await),
         ];
         let mut first = Ok(());
         for (duty, outcome) in duties {
@@ -150,15 +151,9 @@ impl Scheduler<'_> {
 ///
 /// # Errors
 /// A port's.
-pub async fn tell(
-    ports: &Ports,
-    notifier: &dyn Notifier,
-    channels: &[String],
-    worker: &str,
-    now: Timestamp,
-) -> services::Result<()> {
-    let links = Links::default();
-    let sending = alerts::Sending { notifier, channels, links: &links, worker };
+pub async fn tell(ports: &Ports, notifier: &dyn Notifier, worker: &str, now: Timestamp) -> services::Result<()> {
+    let (channels, links) = ([ALERTS.to_owned()], Links::default());
+    let sending = alerts::Sending { notifier, channels: &channels, links: &links, worker };
     let summary = alerts::tick(ports, &sending, now).await?;
     if summary.given_up > 0 {
         tracing::error!(alerts = summary.given_up, "alerts were given up: the topic did not take them");

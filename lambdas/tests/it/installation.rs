@@ -1,5 +1,6 @@
-//! An installation in ministack, deployed by its CloudFormation from the templates as they are, with two changes: what
-//! `aws cloudformation package` does with the code, and the types of resources that ministack does not know are left out.
+//! An installation in ministack, deployed by its CloudFormation from the templates as they are, with three changes: what
+//! `aws cloudformation package` does with the code; types of resources that ministack does not know are left out; and a
+//! permission that AWS grants for a call and for its batch stands under both names, as ministack asks for either.
 
 use std::time::Instant;
 
@@ -81,6 +82,103 @@ impl Installation {
         Caller { key: text("AccessKeyId"), secret: text("SecretAccessKey"), token: Some(text("SessionToken")) }
     }
 
+    /// An item of the jobs table with the five attributes that a person has to write.
+    #[track_caller]
+    pub fn put_job(&self, group: &str, name: &str, command: &str, schedule: &str) {
+        let item = json!({
+            "group": { "S": group }, "name": { "S": name }, "command": { "S": command }, "schedule": { "S": schedule },
+            "enabled": { "BOOL": true }
+        });
+        self.call("dynamodb", "put_item", json!({ "TableName": format!("{STACK}-jobs"), "Item": item }));
+    }
+
+    /// Everything in a table.
+    #[track_caller]
+    pub fn items(&self, table: &str) -> Vec<Value> {
+        let found = self.call("dynamodb", "scan", json!({ "TableName": format!("{STACK}-{table}") }));
+        found["Items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Calls a Lambda and waits for what it answers; an error is its message.
+    #[track_caller]
+    pub fn invoke(&self, name: &str, payload: &str) -> Result<Value, String> {
+        let ask = json!({ "FunctionName": format!("{STACK}-{name}"), "Payload": payload });
+        let answer = self.call("lambda", "invoke", ask);
+        let text = answer["Payload"].as_str().unwrap_or_default();
+        match answer.get("FunctionError") {
+            None => Ok(serde_json::from_str(text).unwrap_or(Value::Null)),
+            Some(_) => Err(text.to_owned()),
+        }
+    }
+
+    /// Waits until `condition` holds; tells what it was and what happened, when it does not.
+    #[track_caller]
+    pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !condition() {
+            assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}; {}", self.story());
+        }
+    }
+
+    /// What there is to see of an installation where something went wrong.
+    pub fn story(&self) -> String {
+        let tables = ["jobs", "due", "runs", "alerts"].map(|table| format!("{table}: {:#?}", self.items(table)));
+        let logs = ["scheduler", "collector"].map(|name| self.lambda_log(name).concat());
+        format!("{}\n{}\n{}", tables.join("\n"), logs.concat(), self.server.diagnostics())
+    }
+
+    /// Waits for so many messages of a queue, and deletes them.
+    #[track_caller]
+    pub fn receive(&self, queue: &str, count: usize) -> Vec<Value> {
+        let mut messages = Vec::new();
+        self.wait(&format!("{count} messages are in {queue}"), || {
+            messages.extend(self.received_now(queue));
+            messages.len() >= count
+        });
+        messages
+    }
+
+    /// The messages of a queue that are there now; deletes them.
+    #[track_caller]
+    pub fn received_now(&self, queue: &str) -> Vec<Value> {
+        let url = format!("{}/{ACCOUNT}/{queue}", self.server.endpoint());
+        let ask = json!({
+            "QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 0, "MessageAttributeNames": ["All"]
+        });
+        let messages = self.call("sqs", "receive_message", ask)["Messages"].as_array().cloned().unwrap_or_default();
+        for message in &messages {
+            self.call("sqs", "delete_message", json!({ "QueueUrl": url, "ReceiptHandle": message["ReceiptHandle"] }));
+        }
+        messages
+    }
+
+    /// The id of the role of a group's runners, as its stack put it on the group's queue.
+    #[track_caller]
+    pub fn role_id(&self, group: &str) -> String {
+        let tags = self.call("sqs", "list_queue_tags", json!({ "QueueUrl": self.orders_url(group) }));
+        tags["Tags"]["sexton-runner-role"].as_str().expect("the tag").to_owned()
+    }
+
+    /// Lets a sender report for a group.
+    #[track_caller]
+    pub fn trust_sender(&self, group: &str, sender: &str) {
+        let tags = json!({ "sexton-runner-role": sender });
+        self.call("sqs", "tag_queue", json!({ "QueueUrl": self.orders_url(group), "Tags": tags }));
+    }
+
+    fn orders_url(&self, group: &str) -> String {
+        format!("{}/{ACCOUNT}/{STACK}-orders-{group}", self.server.endpoint())
+    }
+
+    /// What a Lambda wrote.
+    #[track_caller]
+    pub fn lambda_log(&self, name: &str) -> Vec<String> {
+        let group = format!("/aws/lambda/{STACK}-{name}");
+        let found = self.call("logs", "filter_log_events", json!({ "logGroupName": group }));
+        let events = found["events"].as_array().cloned().unwrap_or_default();
+        events.iter().filter_map(|event| event["message"].as_str().map(str::to_owned)).collect()
+    }
+
     /// The function's real binary, by a launcher: what is uploaded stays small.
     fn upload_code(&self) {
         self.call("s3", "create_bucket", json!({ "Bucket": "code" }));
@@ -96,6 +194,7 @@ impl Installation {
     fn create(&self, stack: &str, mut template: Value, parameters: Value) {
         let resources = template["Resources"].as_object_mut().expect("resources");
         resources.retain(|_, resource| !UNKNOWN_TYPES.iter().any(|unknown| resource["Type"] == *unknown));
+        name_batches(&mut template);
         let ask = json!({
             "StackName": stack, "TemplateBody": template.to_string(), "Parameters": parameters,
             "Capabilities": ["CAPABILITY_IAM"]
@@ -123,6 +222,23 @@ pub fn template(boto: &Boto, file: &str) -> Value {
     boto.template(&std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
 }
 
+/// SQS's permissions by call; there is no `sqs:SendMessageBatch` in AWS's IAM.
+const WITH_BATCHES: [&str; 3] = ["sqs:SendMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"];
+
+fn name_batches(value: &mut Value) {
+    match value {
+        Value::Array(values) => {
+            let named =
+                |value: &Value| WITH_BATCHES.iter().find(|name| value == **name).map(|name| format!("{name}Batch"));
+            let batches: Vec<Value> = values.iter().filter_map(named).map(Value::from).collect();
+            values.extend(batches);
+            values.iter_mut().for_each(name_batches);
+        }
+        Value::Object(members) => members.values_mut().for_each(name_batches),
+        _ => {}
+    }
+}
+
 /// As `aws cloudformation package` leaves it: each folder of code is an object in a bucket.
 fn packaged(mut template: Value) -> Value {
     for resource in template["Resources"].as_object_mut().expect("resources").values_mut() {
@@ -137,8 +253,8 @@ fn packaged(mut template: Value) -> Value {
 
 fn binary(name: &str) -> &'static str {
     match name {
-        "scheduler" => env!("CARGO_BIN_EXE_pruner"),
-        "collector" => env!("CARGO_BIN_EXE_pruner"),
+        "scheduler" => env!("CARGO_BIN_EXE_scheduler"),
+        "collector" => env!("CARGO_BIN_EXE_collector"),
         "pruner" => env!("CARGO_BIN_EXE_pruner"),
         _ => env!("CARGO_BIN_EXE_api"),
     }

@@ -1,3 +1,5 @@
+mod calls;
 mod installation;
 mod roles;
 mod template;
+mod whole;

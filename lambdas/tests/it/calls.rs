@@ -1,0 +1,100 @@
+//! What AWS calls the Lambdas with, recorded, put to the Lambdas as they are built.
+
+use serde_json::{Value, json};
+
+use crate::installation::Installation;
+
+fn recorded(file: &str) -> String {
+    let path = testbed::repository().join("lambdas/tests/events").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn an_edited_job_is_indexed_and_one_that_is_gone_is_nothing() {
+    let Some(installation) = Installation::deploy() else { return };
+    installation.put_job("db", "dump", "true", "0 3 * * *");
+    assert_eq!(installation.invoke("scheduler", &recorded("changes.json")), Ok(Value::Null));
+    let due = installation.items("due");
+    assert_eq!(due.len(), 1, "{due:?}");
+}
+
+#[test]
+fn what_nobody_calls_the_scheduler_with_is_an_error_that_says_what_is_expected() {
+    let Some(installation) = Installation::deploy() else { return };
+    for payload in ["{}", r#"{"Records":[{"eventSource":"aws:sqs","body":"x"}]}"#] {
+        let says = installation.invoke("scheduler", payload).expect_err(payload);
+        assert!(says.contains("jobs table") || says.contains("tick"), "{says}");
+    }
+}
+
+#[test]
+fn an_unreadable_report_and_a_forged_one_are_parked_and_told_and_keep_no_other_from_its_run() {
+    let Some(installation) = Installation::deploy() else { return };
+    let batch = recorded("reports.json")
+        .replace("ROLE_DB", &installation.role_id("db"))
+        .replace("ROLE_WEB", &installation.role_id("web"));
+    assert_eq!(installation.invoke("collector", &batch), Ok(json!({ "batchItemFailures": [] })));
+    let runs = installation.items("runs");
+    assert_eq!(runs.len(), 1, "only the third report counts: {runs:?}");
+    let parked = installation.receive("sexton-reports-dead", 2);
+    assert!(parked.iter().any(|one| one["Body"] == "no json at all"), "{parked:?}");
+    let why = |one: &Value| one["MessageAttributes"]["why"]["StringValue"].as_str().unwrap_or_default().to_owned();
+    assert!(parked.iter().any(|one| why(one).contains("is not the role of the runners of group db")), "{parked:?}");
+    // The same again, as at least once means: parked again, and no more is told.
+    installation.invoke("collector", &batch).expect("it is taken again");
+    let told = installation.items("alerts").iter().filter(|item| item.to_string().contains("was parked in")).count();
+    assert_eq!(told, 2, "{:?}", installation.items("alerts"));
+}
+
+#[test]
+fn a_group_without_its_stack_has_no_reports() {
+    let Some(installation) = Installation::deploy() else { return };
+    let batch = recorded("reports.json").replace(r#"\"group\":\"db\""#, r#"\"group\":\"other\""#);
+    assert_eq!(installation.invoke("collector", &batch), Ok(json!({ "batchItemFailures": [] })));
+    assert_eq!(installation.items("runs").len(), 0);
+    assert_eq!(installation.receive("sexton-reports-dead", 3).len(), 3);
+}
+
+#[test]
+fn a_report_comes_again_when_it_cannot_be_stored() {
+    let Some(installation) = Installation::deploy() else { return };
+    let batch = recorded("reports.json").replace("ROLE_DB", &installation.role_id("db"));
+    installation.call("dynamodb", "delete_table", json!({ "TableName": "sexton-runs" }));
+    let answer = installation.invoke("collector", &batch).expect("an answer");
+    let failures: Vec<&Value> =
+        answer["batchItemFailures"].as_array().expect("failures").iter().map(|one| &one["itemIdentifier"]).collect();
+    assert_eq!(failures, ["79406a00-bf15-46ca-978f-7c1eb3bd6b2f"]);
+}
+
+#[test]
+fn the_api_answers_whom_aws_vouches_for_and_nobody_else() {
+    let Some(installation) = Installation::deploy() else { return };
+    installation.put_job("db", "dump", "true", "0 3 * * *");
+    let signed: Value = serde_json::from_str(&recorded("url.json")).expect("JSON");
+    let answer = installation.invoke("api", &signed.to_string()).expect("an answer");
+    assert_eq!(answer["statusCode"], 200, "{answer}");
+    assert!(answer["body"].as_str().is_some_and(|body| body.contains("dump")), "{answer}");
+    let mut unsigned = signed;
+    unsigned["requestContext"]["authorizer"] = Value::Null;
+    let answer = installation.invoke("api", &unsigned.to_string()).expect("an answer");
+    assert_eq!(answer["statusCode"], 401, "{answer}");
+}
+
+#[test]
+fn the_pruner_s_hour_passes() {
+    let Some(installation) = Installation::deploy() else { return };
+    assert_eq!(installation.invoke("pruner", r#"{"duty":"prune"}"#), Ok(json!(0)));
+}
+
+#[test]
+fn a_role_that_was_replaced_is_found_by_its_new_tag() {
+    let Some(installation) = Installation::deploy() else { return };
+    let batch = |role: &str| recorded("reports.json").replace("ROLE_DB", role);
+    let known = installation.role_id("db");
+    installation.invoke("collector", &batch(&known)).expect("the first role is known");
+    installation.trust_sender("db", "AROANEW AROANEWER");
+    let before = installation.receive("sexton-reports-dead", 2).len();
+    installation.invoke("collector", &batch("AROANEWER")).expect("the new role is found");
+    let parked = installation.receive("sexton-reports-dead", 2);
+    assert_eq!(parked.len(), before, "the third report is taken both times: {parked:?}");
+}
