@@ -31,7 +31,7 @@ pub struct World {
     pub packs: Packs,
     channel: Channel,
     now: Mutex<Timestamp>,
-    /// A runner drops orders that it has already.
+    /// Attempts that each runner has: an order for one of them is a copy.
     taken: Mutex<BTreeSet<(String, RunId, u32)>>,
 }
 
@@ -152,8 +152,8 @@ impl World {
                 let run = domain::run::RunKey::new(GROUP, order.run_id.clone());
                 let claim = self.ports.claims.claim(&run, order.attempt, runner, HOST, self.now()).await.unwrap();
                 self.ports.orders.delete(&delivery.receipt).await.unwrap();
-                let place = (runner.to_owned(), order.run_id.clone(), order.attempt);
-                if claim == Claim::Granted && self.taken.lock().unwrap().insert(place) {
+                let attempt = (runner.to_owned(), order.run_id.clone(), order.attempt);
+                if claim == Claim::Granted && self.taken.lock().unwrap().insert(attempt) {
                     taken.push(order);
                 }
             }
