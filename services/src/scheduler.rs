@@ -11,7 +11,7 @@ use std::time::Duration;
 use domain::job::{Concurrency, Job, JobKey};
 use domain::order::Order;
 use domain::ports::{AlertStep, Due, PortError, Ports, RunQuery, RunWrite, Stored, StoredJob, Which, Written};
-use domain::run::{Outcome, Run, State};
+use domain::run::{Outcome, Run, RunId, RunKey, State};
 use domain::schedule::Schedule;
 use jiff::Timestamp;
 
@@ -273,16 +273,27 @@ impl Tick<'_> {
         };
         let now = self.situation.now;
         let intended = plan(job, schedule, from, &self.situation);
-        let mut open = match job.concurrency {
-            Concurrency::Allow => Vec::new(),
-            _ => open_runs(self.ports, &job.key()).await?,
+        let (mut open, known) = match job.concurrency {
+            Concurrency::Allow => (Vec::new(), BTreeSet::new()),
+            _ => (open_runs(self.ports, &job.key()).await?, self.dealt_with(job, &intended).await?),
         };
         for one in intended {
-            self.intended(chunk, job, one, &mut open).await?;
+            if !known.contains(&one.nominal) {
+                self.intended(chunk, job, one, &mut open).await?;
+            }
         }
         chunk.next.extend(due_after(job, schedule, now));
         chunk.jobs.insert(job.key(), job.clone());
         Ok(())
+    }
+
+    /// Firings whose runs an earlier tick made and that wait for nothing: an entry may be read twice, and what is over
+    /// must keep no other run of its job from starting.
+    async fn dealt_with(&self, job: &Job, intended: &[Intended]) -> Result<BTreeSet<Timestamp>> {
+        let name = |one: &Intended| RunKey::new(&job.group, RunId::scheduled(&job.key(), one.nominal));
+        let names: Vec<RunKey> = intended.iter().map(name).collect();
+        let stored = self.ports.runs.get(&names).await?.into_iter().map(|stored| stored.record);
+        Ok(stored.filter(|run| !waits_for_a_runner(run)).map(|run| run.nominal).collect())
     }
 
     async fn intended(

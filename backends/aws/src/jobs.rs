@@ -77,6 +77,17 @@ impl JobStore for Backend {
 }
 
 impl Backend {
+    pub(crate) async fn put_jobs(&self, jobs: &[Job]) -> PortResult<()> {
+        let mut items = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            group_of_port(&self.names, &job.group)?;
+            let mut item = item_of_job(job)?;
+            item.insert(VERSION.to_owned(), n(1));
+            items.push(item);
+        }
+        self.dynamo.batch_put(JOBS, items).await
+    }
+
     fn stored_job(&self, item: &Item) -> StoredJob {
         let key = JobKey::new(text(item, "group").unwrap_or_default(), text(item, "name").unwrap_or_default());
         let job = crate::names::check_group(&self.names, &key.group).and_then(|()| job_of_item(item));

@@ -41,7 +41,7 @@ pub use emulated::install;
 pub use meter::{Meter, Spent};
 pub use names::{Names, PREFIX_DEFAULT, check_group};
 pub use notifier::{MESSAGE_BYTES_MAX, PER_SECOND_MAX, Topics};
-pub use options::{AccessKey, ConnectError, KEPT_DEFAULT, Options};
+pub use options::{AccessKey, CALL_TIMEOUT_DEFAULT, ConnectError, KEPT_DEFAULT, Options};
 pub use orders::{Refused, Seal, Sign, Signature, Verify};
 pub use reports::{SentReport, report_of};
 pub use tables::{Index, Projection, Table, tables};
@@ -72,6 +72,14 @@ impl Aws {
         wait: Duration,
     ) -> Result<Vec<SentReport>, PortError> {
         self.backend.receive_sent(most, lease, wait).await
+    }
+
+    /// Puts many jobs without asking what is there: for a migration into empty tables.
+    ///
+    /// # Errors
+    /// A port's. Some may be stored by then; doing it again is harmless.
+    pub async fn put_jobs(&self, jobs: &[domain::job::Job]) -> Result<(), PortError> {
+        self.backend.put_jobs(jobs).await
     }
 
     /// Sets the number of shards of the due index for everybody, from `at` on.
@@ -126,7 +134,7 @@ pub async fn connect_sealed(options: &Options, seal: Seal) -> Result<Aws, Connec
     let meter = Arc::new(Meter::default());
     let backend = Backend {
         dynamo: Dynamo::new(aws_sdk_dynamodb::Client::new(&sdk_config), names.prefix(), meter.clone()),
-        sqs: Sqs::new(aws_sdk_sqs::Client::new(&sdk_config), meter.clone()),
+        sqs: Sqs::new(aws_sdk_sqs::Client::new(&sdk_config), meter.clone(), options.call_timeout),
         names: names.clone(),
         kept: options.kept,
         shards: Arc::new(due::KnownShards::new()),

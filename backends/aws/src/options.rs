@@ -11,10 +11,10 @@ use crate::names::{Names, PREFIX_DEFAULT};
 
 /// One call, from the first byte sent to the last one of its answer. Ours: DynamoDB, SNS and SQS answer within
 /// milliseconds; three seconds are an outage.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+pub const CALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 
-/// The same with finding credentials.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// What finding credentials may take beyond it.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// What an assumed role's session is called in CloudTrail.
 const ROLE_SESSION: &str = "sexton";
@@ -41,6 +41,8 @@ pub struct Options {
     pub shards: Option<u32>,
     /// How long runs and settled alerts are kept.
     pub kept: Duration,
+    /// A call that has no answer by then is given up, and may have worked. Waiting for messages comes on top.
+    pub call_timeout: Duration,
 }
 
 /// A key of an emulator. Its secret is no secret.
@@ -62,6 +64,7 @@ impl Default for Options {
             access_key: None,
             shards: None,
             kept: KEPT_DEFAULT,
+            call_timeout: CALL_TIMEOUT_DEFAULT,
         }
     }
 }
@@ -102,8 +105,9 @@ impl Options {
     /// # Errors
     /// That no region is chosen.
     pub async fn sdk_config(&self) -> Result<SdkConfig, ConnectError> {
-        let timeouts =
-            TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT);
+        let timeouts = TimeoutConfig::builder()
+            .operation_attempt_timeout(self.call_timeout)
+            .operation_timeout(self.call_timeout + CREDENTIALS_TIMEOUT);
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts.build());

@@ -34,15 +34,14 @@ pub const DELAY_MAX: Duration = Duration::from_secs(900);
 /// be refused.
 pub const LEASE_MAX: Duration = Duration::from_secs(43_195);
 
-/// A waiting call is answered after its wait at the latest; this much more is an outage.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-
 /// SQS with the queues of one installation.
 #[derive(Clone, Debug)]
 pub struct Sqs {
     client: Client,
     meter: Arc<Meter>,
     urls: Arc<Mutex<HashMap<String, String>>>,
+    /// A waiting call is answered so long after its wait.
+    call_timeout: Duration,
 }
 
 /// A message to be sent.
@@ -56,8 +55,8 @@ pub struct Letter {
 }
 
 impl Sqs {
-    pub fn new(client: Client, meter: Arc<Meter>) -> Sqs {
-        Sqs { client, meter, urls: Arc::default() }
+    pub fn new(client: Client, meter: Arc<Meter>, call_timeout: Duration) -> Sqs {
+        Sqs { client, meter, urls: Arc::default(), call_timeout }
     }
 
     fn request(&self, action: &str, kind: &str, payload_bytes: usize) {
@@ -146,9 +145,10 @@ impl Sqs {
         let place = place(queue);
         let deed = Deed { service: SERVICE, action: "ReceiveMessage", place: &place };
         let wait = wait.min(WAIT_MAX);
-        let patience = wait + ANSWER_MAX;
-        let timeouts =
-            TimeoutConfig::builder().operation_attempt_timeout(patience).operation_timeout(patience + ANSWER_MAX);
+        let patience = wait + self.call_timeout;
+        let timeouts = TimeoutConfig::builder()
+            .operation_attempt_timeout(patience)
+            .operation_timeout(patience + self.call_timeout);
         let call = self
             .client
             .receive_message()

@@ -1,7 +1,9 @@
 //! An installation of its own for each test.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use aws::{AccessKey, Aws, Options, Seal};
 use testbed::Ministack;
@@ -10,7 +12,7 @@ use testbed::Ministack;
 pub struct Installation {
     pub aws: Aws,
     pub options: Options,
-    pub server: Arc<Ministack>,
+    server: Arc<Ministack>,
 }
 
 impl Installation {
@@ -21,6 +23,11 @@ impl Installation {
         let aws = aws::connect(&options).await.unwrap();
         aws::install(&aws, groups).await.unwrap();
         Some(Installation { aws, options, server })
+    }
+
+    /// Where the emulator is.
+    pub fn endpoint(&self) -> SocketAddr {
+        self.server.address()
     }
 
     /// Another process of the same installation.
@@ -37,6 +44,8 @@ pub fn options(endpoint: &str) -> Options {
         region: Some("eu-west-1".to_owned()),
         endpoint: Some(endpoint.to_owned()),
         access_key: Some(AccessKey { id: account.to_string(), secret: "secret".to_owned() }),
+        // An emulator on a busy machine.
+        call_timeout: Duration::from_secs(60),
         ..Options::default()
     }
 }

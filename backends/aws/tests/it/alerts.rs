@@ -1,0 +1,89 @@
+//! Alerts through SNS, to a queue that is subscribed.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws::PER_SECOND_MAX;
+use aws_sdk_sqs::types::QueueAttributeName;
+use domain::alert::{Alert, AlertKind};
+use domain::ports::{Notifier, PortError};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::emulator::Installation;
+
+fn alert() -> Alert {
+    Alert {
+        kind: AlertKind::Failed,
+        group: "db".into(),
+        job: "dump".into(),
+        run_id: None,
+        nominal: None,
+        outcome: None,
+        reason: "exit code 3".into(),
+        exit_code: Some(3),
+        host: None,
+        since: None,
+        count: 1,
+        excerpt: Vec::new(),
+        rule: None,
+        links: [].into(),
+    }
+}
+
+/// The ARN of the alerts topic, and a queue subscribed to it.
+async fn subscribed(installation: &Installation) -> (String, String) {
+    let config = &installation.aws.sdk_config;
+    let (sns, sqs) = (aws_sdk_sns::Client::new(config), aws_sdk_sqs::Client::new(config));
+    let topic = sns.create_topic().name(installation.aws.names.alerts_topic()).send().await.unwrap().topic_arn.unwrap();
+    let queue = sqs.create_queue().queue_name("subscriber").send().await.unwrap().queue_url.unwrap();
+    let arn = sqs.get_queue_attributes().queue_url(&queue).attribute_names(QueueAttributeName::QueueArn);
+    let arn = arn.send().await.unwrap().attributes.unwrap().remove(&QueueAttributeName::QueueArn).unwrap();
+    sns.subscribe().topic_arn(&topic).protocol("sqs").endpoint(arn).send().await.unwrap();
+    (topic, queue)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_subscribes_gets_the_alert_as_json_with_attributes() {
+    let Some(installation) = Installation::start(&[]).await else { return };
+    let (topic, queue) = subscribed(&installation).await;
+    let topics = installation.aws.topics([("alerts".to_owned(), topic)].into());
+    topics.notify("alerts", &alert()).await.unwrap();
+    let sqs = aws_sdk_sqs::Client::new(&installation.aws.sdk_config);
+    let wait = Duration::from_secs(20);
+    let received =
+        sqs.receive_message().queue_url(queue).wait_time_seconds(wait.as_secs() as i32).send().await.unwrap();
+    let body: Value = serde_json::from_str(received.messages()[0].body().unwrap()).unwrap();
+    assert_eq!(serde_json::from_str::<Alert>(body["Message"].as_str().unwrap()).unwrap(), alert());
+    assert_eq!(body["Subject"], "[sexton] db/dump failed: exit code 3");
+    assert_eq!(body["MessageAttributes"]["severity"]["Value"], "error");
+    let unknown = topics.notify("oncall", &alert()).await;
+    assert!(matches!(&unknown, Err(PortError::Permanent(says)) if says.contains("`oncall`")), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_a_mail_address_bears_is_told_to_come_again_whoever_sends_it() {
+    let Some(installation) = Installation::start(&[]).await else { return };
+    let (topic, _) = subscribed(&installation).await;
+    let now = Arc::new(Mutex::new("2026-11-23T08:00:00Z".parse::<Timestamp>().unwrap()));
+    let clock = {
+        let now = now.clone();
+        Arc::new(move || *now.lock().unwrap())
+    };
+    let channels = [("alerts".to_owned(), topic)];
+    let other = installation.again().await;
+    let both =
+        [installation.aws.topics_at(channels.clone().into(), clock.clone()), other.topics_at(channels.into(), clock)];
+    for _ in 0..2 {
+        for number in 0..PER_SECOND_MAX as usize {
+            both[number % 2].notify("alerts", &alert()).await.unwrap();
+        }
+        for topics in &both {
+            let refused = topics.notify("alerts", &alert()).await;
+            assert!(matches!(refused, Err(PortError::Retry(_))), "{refused:?}");
+        }
+        *now.lock().unwrap() += SignedDuration::from_secs(1);
+    }
+    let published = installation.aws.meter.total("sns Publish").requests + other.meter.total("sns Publish").requests;
+    assert_eq!(published, 2 * PER_SECOND_MAX);
+}

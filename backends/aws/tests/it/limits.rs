@@ -1,0 +1,72 @@
+//! What AWS would refuse and an emulator may take: refused here, with a sentence.
+
+use contract::samples::{key, order, run};
+use domain::job::{Command, Job, JobKey};
+use domain::ports::{PortError, RunWrite};
+
+use crate::emulator::Installation;
+
+/// The sentence of a permanent error.
+#[track_caller]
+fn permanent<T: std::fmt::Debug>(answer: Result<T, PortError>) -> String {
+    match answer {
+        Err(PortError::Permanent(says)) => says,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_is_one_sentence_and_nothing_of_its_call_is_done() {
+    let Some(installation) = Installation::start(&["db"]).await else { return };
+    let ports = &installation.aws.ports;
+    let mut long = order("db", 0);
+    long.job.command = Command::Shell("x".repeat(1024 * 1024));
+    let says = permanent(ports.orders.send(&[order("db", 60), long]).await);
+    assert!(says.starts_with("the order for db/dump has 10") && says.contains("sexton-orders-db"), "{says}");
+    let (groups, lease) = (["db".to_owned()], std::time::Duration::from_secs(60));
+    let received = ports.orders.receive(&groups, 10, lease, std::time::Duration::ZERO).await.unwrap();
+    assert!(received.is_empty());
+
+    let large = Job::new(key("dump"), "@daily", Command::Shell("x".repeat(400 * 1024)));
+    let says = permanent(ports.jobs.put(&large, None).await);
+    assert!(says.contains("does not fit into the table sexton-jobs"), "{says}");
+    let mut large = run("dump", 0);
+    large.reason = Some("x".repeat(400 * 1024));
+    let says = permanent(ports.runs.write(&[RunWrite { run: large, expected: None, alert: None }]).await);
+    assert!(says.contains("does not fit into the table sexton-runs"), "{says}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_cannot_have_a_queue_is_refused_where_it_would_be_used() {
+    let Some(installation) = Installation::start(&["db"]).await else { return };
+    let ports = &installation.aws.ports;
+    let job = Job::new(JobKey::new("a.b", "dump"), "@daily", Command::Shell("x".to_owned()));
+    assert!(permanent(ports.jobs.put(&job, None).await).contains("group `a.b` cannot be part"));
+    assert!(permanent(ports.orders.send(&[order("a.b", 0)]).await).contains("group `a.b`"));
+    let says = permanent(ports.orders.send(&[order("absent", 0)]).await);
+    assert!(says.contains("the queue sexton-orders-absent") && says.contains("add the group"), "{says}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installation_that_is_not_there_is_named_with_what_to_do() {
+    let Some(installation) = Installation::start(&[]).await else { return };
+    let options = aws::Options { prefix: "other".to_owned(), ..installation.options.clone() };
+    let other = aws::connect(&options).await.unwrap();
+    let says = permanent(other.ports.jobs.get(&[key("dump")]).await);
+    assert!(says.contains("the table other-jobs") && says.contains("deploy the template"), "{says}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_text_of_an_order_and_who_sent_a_report_come_through() {
+    let Some(installation) = Installation::start(&["db"]).await else { return };
+    let (aws, wait) = (&installation.aws, std::time::Duration::from_secs(20));
+    let mut odd = order("db", 0);
+    odd.job.command = Command::Shell("\u{1}\u{fffe}\u{ffff}\"é\u{10ffff}".to_owned());
+    aws.ports.orders.send(std::slice::from_ref(&odd)).await.unwrap();
+    let received = aws.ports.orders.receive(&["db".to_owned()], 10, wait, wait).await.unwrap();
+    assert_eq!(received[0].message, odd);
+    aws.ports.reports.send(&[contract::samples::event(0)]).await.unwrap();
+    let sent = aws.receive_sent(10, wait, wait).await.unwrap();
+    assert_eq!(sent[0].delivery.message, contract::samples::event(0));
+    assert!(sent[0].sender_id.as_ref().is_some_and(|sender| !sender.is_empty()), "{:?}", sent[0].sender_id);
+}
