@@ -1,6 +1,5 @@
 //! An installation of its own for each test.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -12,7 +11,8 @@ use testbed::Ministack;
 pub struct Installation {
     pub aws: Aws,
     pub options: Options,
-    server: Arc<Ministack>,
+    /// Lives as long as this.
+    _server: Arc<Ministack>,
 }
 
 impl Installation {
@@ -22,12 +22,7 @@ impl Installation {
         let options = options(&server.endpoint());
         let aws = aws::connect(&options).await.unwrap();
         aws::install(&aws, groups).await.unwrap();
-        Some(Installation { aws, options, server })
-    }
-
-    /// Where the emulator is.
-    pub fn endpoint(&self) -> SocketAddr {
-        self.server.address()
+        Some(Installation { aws, options, _server: server })
     }
 
     /// Another process of the same installation.

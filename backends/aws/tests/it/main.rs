@@ -4,6 +4,5 @@ mod alerts;
 mod by_hand;
 mod costs;
 mod emulator;
-mod faults;
 mod limits;
 mod suite;
