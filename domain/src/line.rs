@@ -82,7 +82,8 @@ impl Tag {
         for word in text.split(|byte| *byte == b':').skip(1) {
             match word {
                 b"gap" => tag.gap = true,
-                b"noeol" => tag.newline = false,
+                // Of a part that others follow it says nothing.
+                b"noeol" => tag.newline = !tag.last,
                 digits => {
                     tag.part = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
                 }
