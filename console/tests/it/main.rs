@@ -1,5 +1,6 @@
 //! The API over a real socket and a real store.
 
+mod any_text;
 mod server;
 
 use reqwest::{Method, StatusCode};

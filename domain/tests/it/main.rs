@@ -4,5 +4,6 @@ mod any_text;
 mod crontab;
 mod jobs_file;
 mod plan;
+mod readers;
 mod schedule;
 mod schedule_model;

@@ -1,9 +1,11 @@
 //! Tests of the rules from outside: packs, real interpreters, random input, verdicts.
 
+mod any_text;
 mod interpreters;
 mod judging;
 mod loading;
 mod matching;
+mod readers;
 mod trying;
 
 use std::sync::Arc;

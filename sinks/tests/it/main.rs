@@ -1,5 +1,6 @@
 //! The sinks against real receivers: rsyslog, syslog-ng, graygelf, files; and through outages.
 
+mod any_text;
 mod cloudwatch;
 mod cloudwatch_access;
 mod cloudwatch_emulated;
