@@ -97,6 +97,29 @@ fn every_path_of_the_architecture_exists() {
 }
 
 #[test]
+fn every_test_that_the_guarantees_name_exists() {
+    let named = tests_named(&read("docs/guarantees.md"));
+    assert!(named.len() >= 50, "hardly a test was found in docs/guarantees.md: {named:?}");
+    let exists = |path: &str, name: &str| {
+        let text = fs::read_to_string(repository().join(path)).unwrap_or_default();
+        text.contains(&format!("fn {name}("))
+    };
+    none(
+        named
+            .into_iter()
+            .filter(|(path, name)| !exists(path, name))
+            .map(|(path, name)| format!("docs/guarantees.md names {path}::{name}, which is not there")),
+    );
+}
+
+#[test]
+fn tests_are_found_in_backticks() {
+    let text = "see `a/b.rs::c_d` `e.rs::f`, and `g.rs` or `h::i`";
+    let named = [("a/b.rs", "c_d"), ("e.rs", "f")].map(|(path, name)| (path.to_owned(), name.to_owned()));
+    assert_eq!(tests_named(text), named);
+}
+
+#[test]
 fn paths_are_found_in_trees_and_in_backticks() {
     let text = "see `runner/src/keeper.rs`, `a/b c`, `/etc/x`, `x`, `https://y/z`\n```\nsinks/    where lines go\n  src/x.rs  in it\ndomain ◀ rules/x\n```\n";
     assert_eq!(paths_named(text), ["runner/src/keeper.rs", "sinks/"]);
@@ -136,6 +159,13 @@ fn the_rules_of_content_find_faults() {
     assert_eq!(faults("sinks/src/gelf.rs", "use aws_sdk_sns::Client;"), 1);
     assert_eq!(faults("sinks/src/tls.rs", "use rustls::crypto::aws_lc_rs;"), 0);
     assert_eq!(faults("sinks/src/cloudwatch.rs", "use aws_sdk_cloudwatchlogs::Client;"), 0);
+}
+
+/// Each `FILE::FUNCTION` in backticks.
+fn tests_named(text: &str) -> Vec<(String, String)> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let parts = quoted.filter_map(|quoted| quoted.split_once("::"));
+    parts.filter(|(path, _)| path.ends_with(".rs")).map(|(path, name)| (path.to_owned(), name.to_owned())).collect()
 }
 
 fn dependency_faults(manifest: &Manifest) -> Vec<String> {
