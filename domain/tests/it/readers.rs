@@ -12,8 +12,11 @@ use domain::plan::plan;
 use domain::schedule::{Context, Schedule};
 use jiff::Timestamp;
 
+/// Panics where an input is not dealt with.
+type Check = fn(&[u8]);
+
 /// Each with the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub const TARGETS: [(&str, Check); 5] = [
     ("schedule", |input| schedule(&String::from_utf8_lossy(input))),
     ("crontab", |input| crontab(&String::from_utf8_lossy(input))),
     ("jobs_file", |input| jobs_file(&String::from_utf8_lossy(input))),

@@ -6,8 +6,11 @@ use domain::line::{Block, Position};
 use domain::order::Order;
 use rules::{Limits, Matcher, Packs, RuleSet, judge_report};
 
+/// Panics where an input is not dealt with.
+type Check = fn(&[u8]);
+
 /// Each with the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 2] =
+pub const TARGETS: [(&str, Check); 2] =
     [("rules", |input| pack(&String::from_utf8_lossy(input))), ("messages", report)];
 
 /// The pack reads its own text as a job's output, too.
