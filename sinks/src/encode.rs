@@ -81,19 +81,25 @@ impl<'c> Encoding<'c> {
         let text_bytes_max = filling.sink.text_bytes_max(run);
         let mut scratch = Vec::new();
         let mut gap: Option<Gap> = None;
+        // Hundreds of lines in a row were captured at once: what holds for one stamp need not be found out again.
+        let mut good = *b"none, and so equal to no stamp";
         for mut line in block.lines() {
-            if !is_stamp(line.stamp) {
+            let is_good = line.stamp.first_chunk() == Some(&good);
+            if !is_good && !is_stamp(line.stamp) {
                 line.stamp = UNKNOWN_STAMP;
             }
             if !self.config.when.wants_stream(line.stream) {
                 continue;
             }
-            if self.is_too_old(&line) {
+            if !is_good && self.is_too_old(&line) {
                 let gap = gap.get_or_insert(Gap { first_seq: line.seq, last_seq: 0, lines: 0, bytes: 0, at: self.now });
                 gap.last_seq = line.seq;
                 gap.lines += 1;
                 gap.bytes += line.text.len() as u64;
                 continue;
+            }
+            if !is_good && let Some(stamp) = line.stamp.first_chunk::<STAMP_BYTES>() {
+                good = *stamp;
             }
             if let Some(gap) = gap.take() {
                 drop_lines(filling, run, gap, tally);

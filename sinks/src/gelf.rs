@@ -15,7 +15,7 @@ use crate::json::{self, number_member, text_member};
 use crate::message;
 use crate::record::{Piece, Record};
 use crate::sink::Format;
-use crate::stamp::{self, PerSecond};
+use crate::stamp::{self, Digits, PerSecond};
 use crate::tls::TlsConfig;
 
 /// Customary for every transport but HTTP, where Graylog's own input has it too.
@@ -107,6 +107,7 @@ pub struct Gelf {
     config: GelfConfig,
     text_bytes_max: usize,
     epoch: PerSecond,
+    seq: Digits,
     scratch: Vec<u8>,
     random: fn() -> u64,
 }
@@ -125,14 +126,14 @@ pub struct GelfRun {
 impl Gelf {
     /// `random` makes the ids of chunked messages.
     pub fn new(config: GelfConfig, text_bytes_max: usize, random: fn() -> u64) -> Gelf {
-        Gelf { config, text_bytes_max, epoch: PerSecond::epoch(), scratch: Vec::new(), random }
+        Gelf { config, text_bytes_max, epoch: PerSecond::epoch(), seq: Digits::default(), scratch: Vec::new(), random }
     }
 
     fn write_piece(&mut self, run: &GelfRun, piece: &Piece<'_>, out: &mut Vec<u8>) {
         let head = if piece.stream == Stream::Stdout { &run.stdout } else { &run.stderr };
         self.write_head(head, piece.stamp, out);
         out.extend_from_slice(b",\"_seq\":");
-        stamp::write_number(piece.seq, out);
+        out.extend_from_slice(self.seq.of(piece.seq));
         if piece.part > 0 {
             out.extend_from_slice(b",\"_part\":");
             stamp::write_number(piece.part, out);

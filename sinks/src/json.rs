@@ -11,17 +11,33 @@ const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 /// Bytes looked at in one step; the compiler makes vector instructions of it.
 const STEP_BYTES: usize = 32;
 
-/// Appends the bytes as the inside of a JSON string, without the quotes.
-pub fn escape(bytes: &[u8], out: &mut Vec<u8>) {
-    if std::str::from_utf8(bytes).is_ok() {
-        return escape_valid(bytes, out);
+/// Appends the bytes as the inside of a JSON string, without the quotes; of how many bytes the string is that it means.
+pub fn escape(bytes: &[u8], out: &mut Vec<u8>) -> usize {
+    if is_plain(bytes) {
+        out.extend_from_slice(bytes);
+        return bytes.len();
     }
+    if std::str::from_utf8(bytes).is_ok() {
+        escape_valid(bytes, out);
+        return bytes.len();
+    }
+    let mut meant = 0;
     for chunk in bytes.utf8_chunks() {
         escape_valid(chunk.valid().as_bytes(), out);
+        meant += chunk.valid().len();
         if !chunk.invalid().is_empty() {
             out.extend_from_slice(REPLACEMENT);
+            meant += REPLACEMENT.len();
         }
     }
+    meant
+}
+
+/// Whether all of it is ASCII that stands for itself, as nearly every line is: then one look does for UTF-8 and escapes.
+fn is_plain(bytes: &[u8]) -> bool {
+    let is_plain = |step: &[u8]| !step.iter().fold(false, |any, byte| any | special(*byte) | (*byte >= 0x80));
+    let mut steps = bytes.chunks_exact(STEP_BYTES);
+    steps.all(is_plain) && is_plain(bytes.rchunks(STEP_BYTES).next().unwrap_or_default())
 }
 
 fn special(byte: u8) -> bool {

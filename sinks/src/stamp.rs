@@ -65,10 +65,13 @@ pub fn millis(stamp: &[u8], second: &mut ([u8; SECOND_BYTES], i64)) -> i64 {
     second.1 * 1000 + digits.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit.wrapping_sub(b'0')))
 }
 
-/// Appends `2026-11-23T07:50:00.123456Z`.
-pub fn write_micros(stamp: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(stamp.get(..MICROS_BYTES).unwrap_or(b"1970-01-01T00:00:00.000000"));
-    out.push(b'Z');
+/// `2026-11-23T07:50:00.123456Z`
+pub fn to_micros(stamp: &[u8]) -> [u8; MICROS_BYTES + 1] {
+    let mut micros = *b"1970-01-01T00:00:00.000000Z";
+    if let Some(stamp) = stamp.first_chunk::<MICROS_BYTES>() {
+        micros[..MICROS_BYTES].copy_from_slice(stamp);
+    }
+    micros
 }
 
 /// Appends a number in decimal.
@@ -94,6 +97,43 @@ pub fn digits_of(number: u64, digits: &mut [u8; NUMBER_BYTES_MAX]) -> &[u8] {
     }
 }
 
+/// The digits of numbers that mostly stay or rise by one, as those of lines do: then nothing is divided.
+pub struct Digits {
+    number: u64,
+    digits: [u8; NUMBER_BYTES_MAX],
+    at: usize,
+}
+
+impl Default for Digits {
+    fn default() -> Digits {
+        Digits { number: 0, digits: [b'0'; NUMBER_BYTES_MAX], at: NUMBER_BYTES_MAX - 1 }
+    }
+}
+
+impl Digits {
+    pub fn of(&mut self, number: u64) -> &[u8] {
+        if number != self.number {
+            if self.number.checked_add(1) != Some(number) || !self.count_up() {
+                self.at = NUMBER_BYTES_MAX - digits_of(number, &mut self.digits).len();
+            }
+            self.number = number;
+        }
+        &self.digits[self.at..]
+    }
+
+    /// False when there must be one more digit.
+    fn count_up(&mut self) -> bool {
+        for digit in self.digits[self.at..].iter_mut().rev() {
+            if *digit < b'9' {
+                *digit += 1;
+                return true;
+            }
+            *digit = b'0';
+        }
+        false
+    }
+}
+
 /// The stamp of an instant as the spool would write it.
 pub fn of(at: Timestamp) -> [u8; STAMP_BYTES] {
     domain::line::stamp(at)
@@ -110,14 +150,16 @@ mod tests {
             write_number(number, &mut out);
             assert_eq!(out, number.to_string().into_bytes());
         }
+        let mut digits = Digits::default();
+        for number in [0, 1, 1, 8, 9, 10, 99, 100, 7, 199, 200, u64::MAX - 1, u64::MAX, 0] {
+            assert_eq!(digits.of(number), number.to_string().as_bytes());
+        }
         let stamp = b"2026-11-23T07:50:00.123456789Z";
         let mut epoch = PerSecond::epoch();
         assert_eq!(epoch.of(stamp), b"1795420200");
         assert_eq!(epoch.of(b"2026-11-23T07:50:01.000000000Z"), b"1795420201");
         assert_eq!(epoch.of(b"nonsense"), b"0");
         assert_eq!(micros(stamp), b".123456");
-        let mut out = Vec::new();
-        write_micros(stamp, &mut out);
-        assert_eq!(out, b"2026-11-23T07:50:00.123456Z");
+        assert_eq!(&to_micros(stamp), b"2026-11-23T07:50:00.123456Z");
     }
 }

@@ -10,7 +10,7 @@ use crate::frames::Frames;
 use crate::message;
 use crate::record::{Piece, Record};
 use crate::sink::Format;
-use crate::stamp::{self, NUMBER_BYTES_MAX, PerSecond};
+use crate::stamp::{self, Digits, NUMBER_BYTES_MAX, PerSecond};
 use crate::tls::TlsConfig;
 
 /// Customary UDP and TCP port; TLS has its own (RFC 5425 section 4.1).
@@ -138,6 +138,7 @@ pub struct Syslog {
     config: SyslogConfig,
     message_bytes_max: usize,
     bsd_time: PerSecond,
+    seq: Digits,
 }
 
 /// The parts of a message that are the same in a whole run.
@@ -153,12 +154,17 @@ pub struct SyslogRun {
     started_params: Vec<u8>,
 }
 
-/// `before TIME middle SEQ after text`
+/// `before TIME middle SEQ after parameters close text`
 struct Head {
     before: Vec<u8>,
     middle: Vec<u8>,
     after: Vec<u8>,
+    /// `after` and the end of the structured data: most lines have nothing between.
+    closed: Vec<u8>,
 }
+
+/// The end of the structured data.
+const CLOSE: &[u8] = b"] ";
 
 /// RFC 5424 section 6.2.1.
 #[derive(Clone, Copy)]
@@ -170,7 +176,7 @@ enum Severity {
 
 impl Syslog {
     pub fn new(config: SyslogConfig, message_bytes_max: usize) -> Syslog {
-        Syslog { config, message_bytes_max, bsd_time: PerSecond::bsd() }
+        Syslog { config, message_bytes_max, bsd_time: PerSecond::bsd(), seq: Digits::default() }
     }
 
     fn head(&self, header: &RunHeader, severity: Severity, msgid: &str, stream: Option<Stream>) -> Head {
@@ -191,7 +197,8 @@ impl Syslog {
                     middle.extend_from_slice(b" seq=\"");
                 }
                 let after = stream.map_or(Vec::new(), |stream| format!("\" stream=\"{}\"", stream.name()).into_bytes());
-                Head { before: format!("<{priority}>1 ").into_bytes(), middle, after }
+                let closed = [&after, CLOSE].concat();
+                Head { before: format!("<{priority}>1 ").into_bytes(), middle, after, closed }
             }
             SyslogFormat::Rfc3164 => {
                 if self.config.address.scheme != Scheme::Unix {
@@ -202,7 +209,7 @@ impl Syslog {
                     middle.extend_from_slice(format!("[{pid}]").as_bytes());
                 }
                 middle.extend_from_slice(b": ");
-                Head { before: format!("<{priority}>").into_bytes(), middle, after: Vec::new() }
+                Head { before: format!("<{priority}>").into_bytes(), middle, after: Vec::new(), closed: Vec::new() }
             }
         }
     }
@@ -211,43 +218,27 @@ impl Syslog {
         if self.config.format == SyslogFormat::Rfc3164 {
             return self.write_message(head, piece.stamp, &[], piece.text, frames);
         }
-        let mut digits = [0; NUMBER_BYTES_MAX];
-        let seq = stamp::digits_of(piece.seq, &mut digits);
+        let (time, seq) = (stamp::to_micros(piece.stamp), self.seq.of(piece.seq));
+        let framing = self.config.framing;
+        if piece.part == 0 && !piece.gap {
+            return write_frame(framing, head, &time, &[seq, &head.closed], piece.text, frames);
+        }
         let mut part = [0; PART_BYTES_MAX];
         let part = if piece.part > 0 { part_params(piece, &mut part) } else { &[] };
         let gap: &[u8] = if piece.gap { b" event=\"gap\"" } else { &[] };
-        self.write_message(head, piece.stamp, &[seq, &head.after, part, gap, b"] "], piece.text, frames);
+        write_frame(framing, head, &time, &[seq, &head.after, part, gap, CLOSE], piece.text, frames);
     }
 
     /// Writes one message: `middle` is followed by `rest`, then the text.
     fn write_message(&mut self, head: &Head, stamp: &[u8], rest: &[&[u8]], text: &[u8], frames: &mut Frames) {
-        const MICROS_STAMP_BYTES: usize = 27;
-        let out = &mut frames.bytes;
-        let bsd = match self.config.format {
-            SyslogFormat::Rfc5424 => None,
-            SyslogFormat::Rfc3164 => Some(self.bsd_time.of(stamp)),
-        };
-        if self.config.framing == Framing::OctetCounting {
-            let time_bytes = bsd.map_or(MICROS_STAMP_BYTES, <[u8]>::len);
-            let rest_bytes: usize = rest.iter().map(|part| part.len()).sum();
-            let bytes = head.before.len() + time_bytes + head.middle.len() + rest_bytes + text.len();
-            stamp::write_number(bytes as u64, out);
-            out.push(b' ');
+        match self.config.format {
+            SyslogFormat::Rfc5424 => {
+                write_frame(self.config.framing, head, &stamp::to_micros(stamp), rest, text, frames);
+            }
+            SyslogFormat::Rfc3164 => {
+                write_frame(self.config.framing, head, self.bsd_time.of(stamp), rest, text, frames);
+            }
         }
-        out.extend_from_slice(&head.before);
-        match bsd {
-            Some(time) => out.extend_from_slice(time),
-            None => stamp::write_micros(stamp, out),
-        }
-        out.extend_from_slice(&head.middle);
-        for part in rest {
-            out.extend_from_slice(part);
-        }
-        out.extend_from_slice(text);
-        if self.config.framing == Framing::Newline {
-            out.push(b'\n');
-        }
-        frames.end_frame();
     }
 
     /// A record that is not a line: parameters of its own instead of seq and stream.
@@ -255,7 +246,7 @@ impl Syslog {
         let room = self.message_bytes_max.saturating_sub(head.middle.len() + params.len()).max(TEXT_BYTES_MIN);
         let text = message::shortened(text, room);
         let rest: &[&[u8]] = match self.config.format {
-            SyslogFormat::Rfc5424 => &[params, b"] "],
+            SyslogFormat::Rfc5424 => &[params, CLOSE],
             SyslogFormat::Rfc3164 => &[],
         };
         self.write_message(head, stamp, rest, text.as_bytes(), frames);
@@ -322,6 +313,25 @@ impl Format for Syslog {
             }
         }
     }
+}
+
+fn write_frame(framing: Framing, head: &Head, time: &[u8], rest: &[&[u8]], text: &[u8], frames: &mut Frames) {
+    let rest_bytes: usize = rest.iter().map(|part| part.len()).sum();
+    let bytes = head.before.len() + time.len() + head.middle.len() + rest_bytes + text.len();
+    let out = &mut frames.bytes;
+    out.reserve(bytes + NUMBER_BYTES_MAX + 1);
+    if framing == Framing::OctetCounting {
+        stamp::write_number(bytes as u64, out);
+        out.push(b' ');
+    }
+    for part in [&head.before, time, &head.middle].into_iter().chain(rest.iter().copied()) {
+        out.extend_from_slice(part);
+    }
+    out.extend_from_slice(text);
+    if framing == Framing::Newline {
+        out.push(b'\n');
+    }
+    frames.end_frame();
 }
 
 fn part_params<'p>(piece: &Piece<'_>, room: &'p mut [u8; PART_BYTES_MAX]) -> &'p [u8] {

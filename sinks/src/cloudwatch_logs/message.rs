@@ -121,8 +121,7 @@ impl Messages {
             (Record::Line(piece), CloudwatchFormat::Json) => self.write_object(piece, scratch, body),
             (Record::Line(piece), CloudwatchFormat::Text) => {
                 let text = if piece.text.is_empty() { EMPTY_TEXT } else { piece.text };
-                escape(text, body);
-                readable_bytes(text)
+                escape(text, body)
             }
             (record, _) => {
                 scratch.clear();
