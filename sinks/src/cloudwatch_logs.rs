@@ -25,7 +25,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::cloudwatch_logs::batch::{
-    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Batch, EVENT_OVERHEAD_BYTES, Limits, Sealed, Target, close_event, open_event,
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Batch, EVENT_OVERHEAD_BYTES, Limits, Room, Sealed, Target, close_event,
+    open_event,
 };
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
@@ -40,7 +41,7 @@ use crate::error::{Class, SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::record::Record;
 use crate::sink::{Refused, Sink};
-use crate::stamp;
+use crate::stamp::{self, Digits};
 
 /// So much is gathered, over all streams, before calls are made: several full ones.
 const GATHERED_BYTES: usize = 4 << 20;
@@ -66,6 +67,8 @@ pub struct CloudwatchLogs {
     /// Where the last record went.
     current: usize,
     full: Vec<Batch>,
+    /// What was sent last time was so large; what it does not need this time is given back.
+    spare: Vec<Room>,
     /// As the service counts: all that is in `open` and `full`.
     gathered: usize,
     /// Batches of the engine since `connect`: sent, and certainly there.
@@ -79,6 +82,7 @@ pub struct CloudwatchLogs {
     /// Refusals not yet told to the engine: their call was taken, and another one failed.
     untold: Vec<Refused>,
     scratch: Vec<u8>,
+    millis: Digits,
     /// The second of the last stamp, as text and since 1970.
     second: ([u8; stamp::SECOND_BYTES], i64),
 }
@@ -110,6 +114,7 @@ impl CloudwatchLogs {
             open: Vec::new(),
             current: 0,
             full: Vec::new(),
+            spare: Vec::new(),
             gathered: 0,
             sent: 0,
             confirmed: 0,
@@ -118,6 +123,7 @@ impl CloudwatchLogs {
             fill_start: 0,
             untold: Vec::new(),
             scratch: Vec::new(),
+            millis: Digits::default(),
             second: ([0; stamp::SECOND_BYTES], 0),
         }
     }
@@ -163,8 +169,8 @@ impl CloudwatchLogs {
         let Some(ms) = run.state.admit(place, captured_ms, self.connections) else { return };
         let index = self.batch_of(&run.state.target);
         let Some(batch) = self.open.get_mut(index) else { return };
-        let start = batch.begin();
-        open_event(ms, &mut batch.body);
+        let start = batch.begin(&mut self.spare);
+        open_event(ms, &mut self.millis, &mut batch.body);
         let bytes = run.messages.write(record, &mut self.scratch, &mut batch.body);
         close_event(&mut batch.body);
         if batch.fits(self.limits, ms, bytes) {
@@ -173,7 +179,7 @@ impl CloudwatchLogs {
             let event = batch.take_back(start);
             let next = Batch::new(run.state.target.clone(), self.sent + 1);
             self.full.push(std::mem::replace(batch, next));
-            let start = batch.begin();
+            let start = batch.begin(&mut self.spare);
             batch.body.extend_from_slice(&event);
             batch.take(start, ms, bytes, self.frames);
         }
@@ -246,6 +252,7 @@ impl CloudwatchLogs {
         let mut calls = JoinSet::new();
         let mut refused = Vec::new();
         let mut error: Option<SinkError> = None;
+        self.spare.clear();
         loop {
             while calls.len() < CALLS_MAX
                 && let Some(stream) = streams.next()
@@ -256,6 +263,7 @@ impl CloudwatchLogs {
             let Some(ended) = calls.join_next().await else { break };
             let outcome = ended.unwrap_or_else(|ended| Outcome::failed(format!("a call to CloudWatch Logs: {ended}")));
             refused.extend(outcome.refused);
+            self.spare.extend(outcome.spare);
             // What a person must mend is told first.
             if let Some(failed) = outcome.error
                 && (error.is_none() || failed.class == Class::Misconfigured)
@@ -318,6 +326,7 @@ impl Sink for CloudwatchLogs {
     fn disconnect(&mut self) {
         self.open.clear();
         self.full.clear();
+        self.spare.clear();
         self.gathered = 0;
         self.sent = 0;
         self.confirmed = 0;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::cloudwatch_logs::run::{Mark, RunState};
 use crate::json::write_text;
-use crate::stamp;
+use crate::stamp::Digits;
 
 /// Of all events of a call, counting [`EVENT_OVERHEAD_BYTES`] for each (API reference, PutLogEvents).
 pub const BATCH_BYTES_MAX: usize = 1_048_576;
@@ -97,8 +97,15 @@ impl Batch {
             && self.max_ms.max(ms) - self.min_ms.min(ms) < SPAN_MS_MAX
     }
 
-    /// The body, to append an event to with [`open_event`] and [`close_event`].
-    pub fn begin(&mut self) -> usize {
+    /// The body, to append an event to with [`open_event`] and [`close_event`]. Once it has outgrown its small beginning it
+    /// gets all the room that it can need, where there is such of batches before.
+    pub fn begin(&mut self, spare: &mut Vec<Room>) -> usize {
+        if (BODY_BYTES_FIRST * 4..BODY_BYTES_USUAL).contains(&self.body.capacity()) {
+            let mut room = spare.pop().unwrap_or_else(Room::new);
+            room.body.extend_from_slice(&self.body);
+            room.entries.extend_from_slice(&self.entries);
+            (self.body, self.entries) = (room.body, room.entries);
+        }
         if !self.entries.is_empty() {
             self.body.push(b',');
         }
@@ -107,9 +114,6 @@ impl Batch {
 
     /// Makes what was appended since `begin` said `start` an event.
     pub fn take(&mut self, start: usize, ms: i64, message_bytes: usize, frame: usize) {
-        if self.body.capacity() > BODY_BYTES_FIRST * 4 && self.body.capacity() < BODY_BYTES_USUAL {
-            self.body.reserve_exact(BODY_BYTES_USUAL - self.body.len());
-        }
         self.sorted &= ms >= self.max_ms || self.entries.is_empty();
         self.entries.push(Entry { ms, start, end: self.body.len(), frame });
         self.counted += message_bytes + EVENT_OVERHEAD_BYTES;
@@ -150,6 +154,18 @@ impl Batch {
     }
 }
 
+/// The memory of a full batch. A megabyte that is fresh from the kernel for every call costs a third of what the call does.
+pub struct Room {
+    body: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Room {
+    fn new() -> Room {
+        Room { body: Vec::with_capacity(BODY_BYTES_USUAL), entries: Vec::with_capacity(BATCH_EVENTS_MAX) }
+    }
+}
+
 /// The body of a whole call.
 pub struct Sealed {
     pub target: Arc<Target>,
@@ -166,6 +182,15 @@ impl Sealed {
     /// The record of an event.
     pub fn frame(&self, event: usize) -> usize {
         self.entries.get(event).map_or(usize::MAX, |entry| entry.frame)
+    }
+
+    /// Its memory, when it is that of a full batch and nobody else reads it any more.
+    pub fn into_room(self) -> Option<Room> {
+        let mut body = Vec::from(self.body.try_into_mut().ok()?);
+        let mut entries = self.entries;
+        body.clear();
+        entries.clear();
+        (body.capacity() >= BODY_BYTES_USUAL).then_some(Room { body, entries })
     }
 
     /// The body of a call with some of the events only.
@@ -202,9 +227,9 @@ fn head_of(target: &Target, bytes: usize) -> Vec<u8> {
 }
 
 /// Appends an event up to where its message begins. Times before 1970 are not known to the service.
-pub fn open_event(ms: i64, body: &mut Vec<u8>) {
+pub fn open_event(ms: i64, digits: &mut Digits, body: &mut Vec<u8>) {
     body.extend_from_slice(b"{\"timestamp\":");
-    stamp::write_number(ms.max(0) as u64, body);
+    body.extend_from_slice(digits.of(ms.max(0) as u64));
     body.extend_from_slice(b",\"message\":\"");
 }
 

@@ -8,8 +8,8 @@ fn target() -> Arc<Target> {
 }
 
 fn add(batch: &mut Batch, ms: i64, message: &str, frame: usize) {
-    let start = batch.begin();
-    open_event(ms, &mut batch.body);
+    let start = batch.begin(&mut Vec::new());
+    open_event(ms, &mut crate::stamp::Digits::default(), &mut batch.body);
     crate::json::escape(message.as_bytes(), &mut batch.body);
     close_event(&mut batch.body);
     batch.take(start, ms, message.len(), frame);

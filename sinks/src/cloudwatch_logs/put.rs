@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::cloudwatch_logs::answer::{Failure, Fault, Rejected};
-use crate::cloudwatch_logs::batch::{Sealed, Target};
+use crate::cloudwatch_logs::batch::{Room, Sealed, Target};
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
 use crate::error::{Class, SinkError, SinkResult};
@@ -22,22 +22,23 @@ pub struct Putter {
 }
 
 /// What became of the batches of one stream: those before the error were taken.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Outcome {
     pub refused: Vec<Refused>,
+    /// For the next batches.
+    pub spare: Vec<Room>,
     pub error: Option<SinkError>,
 }
 
 impl Outcome {
     pub fn failed(says: String) -> Outcome {
-        Outcome { refused: Vec::new(), error: Some(SinkError::retry(says)) }
+        Outcome { error: Some(SinkError::retry(says)), ..Outcome::default() }
     }
 }
 
 impl Putter {
     pub async fn put_all(self, mut batches: VecDeque<Sealed>) -> Outcome {
         let mut outcome = Outcome::default();
-        // One is let go before the next is sent.
         while let Some(batch) = batches.pop_front() {
             match self.put(&batch).await {
                 Ok(refused) => outcome.refused.extend(refused),
@@ -49,6 +50,7 @@ impl Putter {
             for (run, mark) in &batch.marks {
                 run.accepted(*mark);
             }
+            outcome.spare.extend(batch.into_room());
         }
         outcome
     }
