@@ -14,7 +14,7 @@ fn sexton() -> PathBuf {
 #[track_caller]
 fn check(row: &str, lines_wanted: usize) {
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
-        .args([row, "--alone", "--runs", "1", "--lines", "2000", "--trickle", "3", "--sexton"])
+        .args([row, "--alone", "--runs", "1", "--lines", "20000", "--trickle", "3", "--sexton"])
         .arg(sexton())
         .output()
         .expect("bench runs");
@@ -38,6 +38,12 @@ fn row_1_measures_the_spool() {
 #[test]
 fn row_2_measures_two_protocols_and_two_bad_second_sinks() {
     check("2", 4);
+}
+
+/// So many lines are more than one batch, or there would be no fullness to tell.
+#[test]
+fn row_5_measures_the_calls_and_how_full_they_are() {
+    check("5", 2);
 }
 
 #[test]
