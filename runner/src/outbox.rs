@@ -154,12 +154,36 @@ async fn send_file(folder: &Path, file: u64, reports: &dyn Reports) {
         Ok(events) => events,
         Err(error) => return put_aside(&path, &error.to_string()),
     };
+    if deliver(&events, reports).await.is_err() {
+        // One that is refused for good takes no other with it.
+        let mut refused = Vec::new();
+        for event in &events {
+            if let Err(says) = deliver(std::slice::from_ref(event), reports).await {
+                refused.push((event, says));
+            }
+        }
+        if let Err(error) = keep_refused(&path, &refused) {
+            tracing::error!(%error, path = %path.display(), "refused reports cannot be put aside; all of their file are");
+            return put_aside(&path, "one of them was refused");
+        }
+    }
+    crash::point("sent");
+    if let Err(error) = fs::remove_file(&path) {
+        tracing::warn!(%error, path = %path.display(), "a sent report cannot be removed; it will be sent again");
+    }
+}
+
+/// Sends until accepted.
+///
+/// # Errors
+/// Why it was refused for good.
+async fn deliver(events: &[Event], reports: &dyn Reports) -> Result<(), String> {
     let mut wait = RETRY_FIRST;
     let mut told = false;
     loop {
-        match reports.send(&events).await {
-            Ok(()) => break,
-            Err(PortError::Permanent(says)) => return put_aside(&path, &says),
+        match reports.send(events).await {
+            Ok(()) => return Ok(()),
+            Err(PortError::Permanent(says)) => return Err(says),
             Err(PortError::Retry(says)) if told => tracing::debug!(says, "reports still cannot be sent"),
             Err(PortError::Retry(says)) => {
                 tracing::warn!(says, "reports cannot be sent; they are kept and sent again");
@@ -169,9 +193,19 @@ async fn send_file(folder: &Path, file: u64, reports: &dyn Reports) {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY_MAX);
     }
-    crash::point("sent");
-    if let Err(error) = fs::remove_file(&path) {
-        tracing::warn!(%error, path = %path.display(), "a sent report cannot be removed; it will be sent again");
+}
+
+/// Puts the refused ones of a file beside it.
+fn keep_refused(path: &Path, refused: &[(&Event, String)]) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for (event, says) in refused {
+        tracing::error!(says, run_id = %event.run_id, event = event.id(), "a report was refused for good and is put aside");
+        serde_json::to_writer(&mut bytes, event)?;
+        bytes.push(b'\n');
+    }
+    match refused.is_empty() {
+        true => Ok(()),
+        false => write_whole(&path.with_extension("refused"), &bytes, Durability::Disk),
     }
 }
 

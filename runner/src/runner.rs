@@ -125,12 +125,15 @@ impl Runner {
         let sending = tokio::spawn(self.outbox_tasks.run(self.ports.reports.clone(), stop_sending.clone()));
         let mut beside = JoinSet::new();
         serve_watch(&shared, &mut beside);
-        if let Err(error) = recover(&shared) {
+        beside.spawn(beat_always(shared.clone(), self.ports.clone()));
+        // Seconds, where there are tens of thousands: not on a thread that others need.
+        let of_recovery = shared.clone();
+        let recovered = tokio::task::spawn_blocking(move || recover(&of_recovery)).await;
+        if let Err(error) = recovered.unwrap_or_else(|error| Err(io::Error::other(error))) {
             tracing::error!(%error, "earlier runs cannot be taken up; none is forgotten, the next start tries again");
         }
         beside.spawn(admit_always(shared.clone()));
         beside.spawn(sweep_always(shared.clone()));
-        beside.spawn(beat_always(shared.clone(), self.ports.clone()));
         take_orders(shared.clone(), self.ports.clone(), shutdown).await;
         match shared.options.on_shutdown {
             OnShutdown::Leave => shared.leave.cancel(),

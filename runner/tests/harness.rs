@@ -221,6 +221,10 @@ impl Reports for World {
         if self.folder.join("deaf").exists() {
             return Err(PortError::Retry("the collector is away".into()));
         }
+        let refused = fs::read_to_string(self.folder.join("refused")).unwrap_or_default();
+        if events.iter().any(|event| event.run_id.as_str() == refused) {
+            return Err(PortError::Permanent("this run is not wanted".into()));
+        }
         let mut lines = Vec::new();
         for event in events {
             serde_json::to_writer(&mut lines, event).map_err(retry)?;

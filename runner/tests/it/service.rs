@@ -225,6 +225,35 @@ fn reports_wait_for_a_collector_that_is_away() {
 }
 
 #[test]
+fn a_report_that_is_refused_for_good_takes_no_other_with_it() {
+    let mut world = World::new();
+    fs::write(world.path("deaf"), "").expect("deaf");
+    world.start();
+    let orders = [world.order(shell("true")), world.order(shell("true")), world.order(shell("true"))];
+    for order in &orders {
+        let told = world.directory(order).told_finished();
+        wait_for("the report in the outbox", || told.exists().then_some(()));
+    }
+    world.kill();
+    // All that wait become one file, as reports do that are handed over together.
+    let outbox = world.path("state").join("outbox");
+    let files: Vec<_> = fs::read_dir(&outbox).expect("outbox").map(|file| file.expect("file").path()).collect();
+    let all: String = files.iter().map(|file| fs::read_to_string(file).expect("read")).collect();
+    files.iter().for_each(|file| fs::remove_file(file).expect("removed"));
+    fs::write(outbox.join(format!("{:020}.json", 1)), all).expect("written");
+    fs::write(world.path("refused"), orders[1].run_id.as_str()).expect("refused");
+    fs::remove_file(world.path("deaf")).expect("hearing");
+    world.start();
+    for order in [&orders[0], &orders[2]] {
+        assert_eq!(world.report(&order.run_id).outcome, Outcome::Succeeded);
+    }
+    let aside = outbox.join(format!("{:020}.refused", 1));
+    let kept = wait_for("the refused ones", || fs::read_to_string(&aside).ok());
+    assert!(kept.lines().count() > 0 && kept.lines().all(|line| line.contains(orders[1].run_id.as_str())), "{kept}");
+    wait_for("an empty outbox", || (!outbox.join(format!("{:020}.json", 1)).exists()).then_some(()));
+}
+
+#[test]
 fn silence_is_told_once() {
     let mut world = World::new();
     let go = world.path("go");
