@@ -1,5 +1,6 @@
 //! Alert states by job, and transitions on their way to people.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,12 +38,15 @@ impl AlertStore for Embedded {
 
     async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>> {
         let worker = worker.to_owned();
+        // What a worker of this name had claimed before the file was opened, it had as a process that is gone.
+        let is_first = !self.has_claimed.swap(true, Ordering::Relaxed);
         let write = move |connection: &Connection| {
             row::end_void_leases(connection, "transitions", at)?;
             let mut select = connection.prepare_cached(
-                "SELECT id, body FROM transitions WHERE pending = 1 AND ready <= ?1 ORDER BY ready, id LIMIT ?2",
+                "SELECT id, body FROM transitions WHERE pending = 1 AND (ready <= ?1 OR (?3 AND worker = ?4))
+                 ORDER BY ready, id LIMIT ?2",
             )?;
-            let rows = select.query_map(params![stamp(at), most as i64], |columns| {
+            let rows = select.query_map(params![stamp(at), most as i64, is_first, worker], |columns| {
                 Ok((columns.get::<_, String>(0)?, row::text(columns, 1)?))
             })?;
             let rows = rows.collect::<Result<Vec<_>, _>>()?;

@@ -21,6 +21,7 @@ mod settings;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use domain::ports::{PortError, Ports};
 use jiff::Timestamp;
@@ -82,6 +83,8 @@ pub struct Embedded {
     database: Arc<Database>,
     orders: Arc<Queue>,
     reports: Arc<Queue>,
+    /// Whether transitions were claimed since the file was opened.
+    has_claimed: Arc<AtomicBool>,
 }
 
 impl Embedded {
@@ -101,7 +104,7 @@ impl Embedded {
         let database = Arc::new(Database::open(file)?);
         let orders = Arc::new(Queue::new(database.clone(), "orders", clock.clone()));
         let reports = Arc::new(Queue::new(database.clone(), "reports", clock));
-        Ok(Embedded { database, orders, reports })
+        Ok(Embedded { database, orders, reports, has_claimed: Arc::default() })
     }
 
     pub fn ports(&self) -> Ports {

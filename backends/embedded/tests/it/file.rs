@@ -102,3 +102,24 @@ async fn what_was_broken_by_hand_is_told_and_in_nobodys_way() {
     kinds.sort();
     assert_eq!(kinds, ["orders", "reports", "run"]);
 }
+
+#[tokio::test]
+async fn what_a_dead_worker_had_claimed_is_given_to_the_next_of_its_name_at_once() {
+    let (_directory, file) = place();
+    let transition = contract::samples::transition("one", 0);
+    let claim = async |ports: &domain::ports::Ports, worker: &str| {
+        ports.alerts.claim(worker, at(60), at(360), 10).await.unwrap().len()
+    };
+    {
+        let ports = Embedded::open(&file).unwrap().ports();
+        let step = domain::ports::AlertStep { state: None, transitions: vec![transition] };
+        assert!(ports.alerts.raise(&step).await.unwrap());
+        assert_eq!(claim(&ports, "up").await, 1);
+        assert_eq!(claim(&ports, "up").await, 0, "it lives, and has it");
+    }
+    let ports = Embedded::open(&file).unwrap().ports();
+    assert_eq!(claim(&ports, "another").await, 0);
+    let ports = Embedded::open(&file).unwrap().ports();
+    assert_eq!(claim(&ports, "up").await, 1);
+    assert_eq!(claim(&ports, "up").await, 0);
+}
