@@ -19,7 +19,7 @@
 mod admission;
 mod adopt;
 mod attend;
-mod crash;
+pub mod crash;
 pub mod directory;
 mod ending;
 mod excerpt;

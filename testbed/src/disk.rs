@@ -42,8 +42,9 @@ impl SmallDisk {
     pub fn fill(&self) -> PathBuf {
         let ballast = self.path().join("ballast");
         let mut file = std::fs::File::create(&ballast).expect("ballast");
-        let piece = [0; 4096];
-        while std::io::Write::write_all(&mut file, &piece).is_ok() {}
+        let piece = vec![0; 1 << 20];
+        // What does not fit whole fits in part, to the last byte.
+        while std::io::Write::write(&mut file, &piece).is_ok_and(|bytes| bytes > 0) {}
         ballast
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use domain::ports::Ports;
 use jiff::Timestamp;
+use runner::crash;
 use services::pruner::Keep;
 use services::{Links, alerts, boot, collector, overdue, pruner, release, scheduler, sweep, watch};
 use tokio::sync::Notify;
@@ -202,8 +203,14 @@ async fn schedule(shared: &Shared) -> services::Result<Wait> {
 
 async fn collect(shared: &Shared, wait: Duration) -> services::Result<collector::Summary> {
     let reports = collector::receive(&shared.duties.ports, wait).await?;
+    if !reports.is_empty() {
+        crash::point("received_reports");
+    }
     let packs = shared.duties.packs.now();
     let summary = collector::collect(&shared.duties.ports, &packs, reports, Timestamp::now()).await?;
+    if summary.ended > 0 {
+        crash::point("judged_reports");
+    }
     if summary.ended > 0 {
         shared.ended();
     }

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use domain::alert::Alert;
 use domain::ports::{Notifier, PortResult};
+use runner::crash;
 
 use crate::channels::{Channels, headline};
 
@@ -31,6 +32,9 @@ impl Notifier for People {
             tracing::warn!(kind = alert.kind.name(), "alert: {}: {}", headline(alert), alert.reason);
             return Ok(());
         }
-        self.channels.send(channel, alert).await
+        crash::point("telling");
+        let sent = self.channels.send(channel, alert).await;
+        crash::point("alerted");
+        sent
     }
 }
