@@ -1,10 +1,68 @@
 //! What is read and written, as DynamoDB counts it.
 
-use contract::samples::{at, key, run};
+use aws::Aws;
+use contract::samples::{at, job, key, run};
+use domain::job::{Job, JobKey};
 use domain::ports::{Due, RunWrite};
 use domain::run::{Outcome, RunKey};
+use jiff::{SignedDuration, Timestamp};
+use tokio::task::JoinSet;
 
 use crate::emulator::Installation;
+
+/// Jobs that fire in a week, with their entries, in the cheapest way.
+async fn store(aws: &Aws, numbers: std::ops::Range<usize>, now: Timestamp) {
+    let mut writers = JoinSet::new();
+    let numbers: Vec<usize> = numbers.collect();
+    for numbers in numbers.chunks(numbers.len().div_ceil(4)) {
+        let (aws, numbers) = (aws.clone(), numbers.to_vec());
+        writers.spawn(async move {
+            for numbers in numbers.chunks(500) {
+                let jobs: Vec<Job> =
+                    numbers.iter().map(|number| job(&JobKey::new("db", format!("idle-{number}")))).collect();
+                let at = now + SignedDuration::from_hours(7 * 24);
+                let entry = |job: &Job| Due { at, key: job.key(), timing: job.timing() };
+                aws.ports.due.put(&jobs.iter().map(entry).collect::<Vec<_>>()).await.unwrap();
+                aws.put_jobs(&jobs).await.unwrap();
+            }
+        });
+    }
+    writers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tick_reads_does_not_depend_on_the_number_of_stored_jobs() {
+    let Some(installation) = Installation::start(&["db"]).await else { return };
+    let aws = &installation.aws;
+    // Later than this machine's clock, by which entries are written: then all of an earlier tick were written before it.
+    let tomorrow = (Timestamp::now().as_second() / 86_400 + 1) * 86_400;
+    let mut now = Timestamp::from_second(tomorrow).unwrap();
+    for number in 0..50 {
+        let due = Job { schedule: "* * * * *".to_owned(), ..job(&key(&format!("due-{number:02}"))) };
+        services::commands::put(&aws.ports, &due, now - SignedDuration::from_secs(30)).await.unwrap();
+    }
+    let tick = async |now| {
+        let before = aws.meter.total("dynamodb ");
+        assert_eq!(services::scheduler::tick(&aws.ports, now).await.unwrap().started, 50);
+        let after = aws.meter.total("dynamodb ");
+        (after.read_units - before.read_units, after.items_read - before.items_read)
+    };
+    // Until every minute that a tick looks back over has its fifty entries.
+    for _ in 0..12 {
+        tick(now).await;
+        now += SignedDuration::from_secs(60);
+    }
+    let (mut stored, mut read) = (0, Vec::new());
+    for wanted in [100, 1_000, 10_000] {
+        store(aws, stored..wanted, now).await;
+        stored = wanted;
+        read.push(tick(now).await);
+        now += SignedDuration::from_secs(60);
+    }
+    println!("read units and items of a tick with 100, 1,000 and 10,000 jobs: {read:?}");
+    assert!(read[0].0 > 0.0, "the emulator reports no capacity");
+    assert!(read.iter().all(|units| *units == read[0]), "{read:?}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_healthy_run_costs_six_write_units() {
