@@ -50,7 +50,7 @@ async fn adopt(shared: &Arc<Shared>, state: &Path) -> io::Result<()> {
             return Ok(());
         }
         // Were it to be moved first, nobody would look at it again.
-        let _readable: Option<Accepted> = read_json(&run.order())?;
+        let _readable: Option<Accepted> = Accepted::read(run)?;
         if reports_wanted && shared.outbox.is_none() && !run.told_finished().exists() {
             return Err(io::Error::other("its end is to be reported, and no server is known here"));
         }

@@ -1,12 +1,15 @@
 //! What the runner and a keeper tell each other through files of a run's directory.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use domain::event::Ended;
-use domain::order::Order;
+use domain::order::{FORMAT_VERSION, Order};
 use domain::run::Leaked;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::directory::{RunDirectory, read_json};
 
 /// `order.json`: the order as it was received, and when and in which life of the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +21,30 @@ pub struct Accepted {
     /// Why it must not be started: refused by policy, too late. The run ends with this as its note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refusal>,
+}
+
+impl Accepted {
+    /// The order of a run's directory; none when there is none yet.
+    ///
+    /// # Errors
+    /// A sentence that names the file: it cannot be read, or a newer build wrote it, which alone can finish the run.
+    pub fn read(directory: &RunDirectory) -> io::Result<Option<Accepted>> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let file = directory.order();
+        let Some(Versioned { version }) = read_json(&file)? else { return Ok(None) };
+        if version > FORMAT_VERSION {
+            let says = format!(
+                "{} has version {version}, and this build reads up to {FORMAT_VERSION}; start a newer build, which \
+                 finishes the run",
+                file.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, says));
+        }
+        read_json(&file)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

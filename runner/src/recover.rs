@@ -9,7 +9,7 @@ use std::sync::Arc;
 use domain::event::Body;
 
 use crate::attend::{Standing, attend, standing, stored_report};
-use crate::directory::{RunDirectory, read_json};
+use crate::directory::RunDirectory;
 use crate::local::{LocalRun, locked};
 use crate::records::Accepted;
 use crate::report;
@@ -49,7 +49,7 @@ pub fn recover(shared: &Arc<Shared>) -> io::Result<()> {
 
 /// Takes up one; gives it back when it has not begun and waits for admission.
 pub fn take_up(shared: &Arc<Shared>, directory: RunDirectory) -> io::Result<Option<Arc<LocalRun>>> {
-    let Some(accepted) = read_json::<Accepted>(&directory.order())? else {
+    let Some(accepted) = Accepted::read(&directory)? else {
         // Its message was not deleted, so it comes again.
         fs::remove_dir_all(directory.path())?;
         return Ok(None);

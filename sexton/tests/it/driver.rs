@@ -41,7 +41,11 @@ impl Said {
 }
 
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sexton"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_sexton")), arguments)
+}
+
+fn command_of(binary: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary);
     command.args(arguments);
     for name in ["SEXTON_SERVER", "SEXTON_TOKEN", "SEXTON_AWS", "SEXTON_CONFIG", "RUST_LOG", "XDG_STATE_HOME"] {
         command.env_remove(name);

@@ -10,3 +10,4 @@ mod output;
 mod readme;
 mod running;
 mod sinks;
+mod upgrade;
