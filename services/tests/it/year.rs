@@ -2,7 +2,7 @@
 //! that goes wrong in a year. At every midnight the ledger must add up; a few days later, each day's runs must be exactly
 //! the firings of its schedules, each ended once and as its runner told.
 //!
-//! `cargo test --release -p services -- --ignored a_year` runs the whole one (`.ci/run` does); `SEXTON_SEED` chooses
+//! `cargo test --release -p services --test it -- --ignored a_year` runs the whole one; `SEXTON_SEED` chooses
 //! another year.
 
 mod book;
@@ -54,7 +54,7 @@ async fn ten_days_of_500_jobs_add_up_at_every_midnight() {
 
 /// With the 29th of February 2028 and every change of clocks.
 #[tokio::test]
-#[ignore = "minutes, even in release mode; .ci/run runs it"]
+#[ignore = "many minutes, even in release mode"]
 async fn a_year_of_10_000_jobs_adds_up_at_every_midnight() {
     let scale = Scale { begin: "2027-07-01T00:00:00Z", days: 366, jobs: 10_000, luck: 10, seed: seed() };
     live_through(&scale).await;

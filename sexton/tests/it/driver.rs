@@ -110,7 +110,13 @@ impl Up {
     /// Starts it and waits for `ready`.
     #[track_caller]
     pub fn start(state: &Path, arguments: &[&str]) -> Up {
-        let mut command = command(&["up"]);
+        Up::start_as(Path::new(env!("CARGO_BIN_EXE_sexton")), state, arguments)
+    }
+
+    /// The same, from another copy of the binary.
+    #[track_caller]
+    pub fn start_as(binary: &Path, state: &Path, arguments: &[&str]) -> Up {
+        let mut command = command_of(binary, &["up"]);
         command.args(arguments);
         Up::serve(state, command)
     }
