@@ -1,6 +1,8 @@
 //! What the scheduler asks of runners. An order carries the whole job as it was when it fired, so that a runner needs no
 //! table to run it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +11,15 @@ use crate::run::{RunId, RunKey, Trigger};
 
 /// The version of orders, reports and spools that this build writes. A newer one is refused, an older one is read.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// How long an order holds after it was issued, or after the instant before which it must not begin. As long as SQS keeps a
+/// message that nobody takes (MessageRetentionPeriod, 4 days unless told otherwise). The scheduler issues it anew while
+/// its run waits.
+pub const ORDER_LIFE: Duration = Duration::from_secs(4 * 86_400);
+
+/// Whose signature under an order is accepted: an Ed25519 key (RFC 8032).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicKey(pub [u8; 32]);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
@@ -30,6 +41,12 @@ pub struct Order {
 impl Order {
     pub fn key(&self) -> JobKey {
         self.job.key()
+    }
+
+    /// From here on nobody executes it, whoever sends it.
+    pub fn expires_at(&self) -> Timestamp {
+        let from = self.not_before.map_or(self.issued_at, |not_before| not_before.max(self.issued_at));
+        from.checked_add(ORDER_LIFE).unwrap_or(Timestamp::MAX)
     }
 
     pub fn run_key(&self) -> RunKey {

@@ -22,6 +22,7 @@ mod orders;
 mod reports;
 mod runs;
 mod settings;
+mod signature;
 mod sqs;
 mod tables;
 
@@ -42,8 +43,9 @@ pub use meter::{Meter, Spent};
 pub use names::{Names, PREFIX_DEFAULT, check_group};
 pub use notifier::{MESSAGE_BYTES_MAX, PER_SECOND_MAX, Topics};
 pub use options::{AccessKey, CALL_TIMEOUT_DEFAULT, ConnectError, KEPT_DEFAULT, Options};
-pub use orders::{Refused, Seal, Sign, Signature, Verify};
+pub use orders::{Refused, Seal};
 pub use reports::{SentReport, report_of};
+pub use signature::{Signer, Verifier};
 pub use tables::{Index, Projection, Table, tables};
 
 /// An installation on AWS. Cheap to clone.

@@ -1,7 +1,6 @@
-//! Orders on their way to runners: a queue by group. The message carries the order as a text, exactly as it was signed.
+//! Orders on their way to runners: a queue by group. What a message looks like is told in [`crate::signature`].
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,50 +10,19 @@ use aws_sdk_sqs::types::Message;
 use domain::order::Order;
 use domain::ports::{Delivery, Orders, PortError, PortResult};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::Backend;
 use crate::names::group_of_port;
+use crate::signature::{self, NotOpened, Signer, Verifier};
 use crate::sqs::{DELAY_MAX, Letter, sqs_text};
 
 const KIND: &str = "orders";
 
-/// Signs the text of an order.
-pub trait Sign: Send + Sync + fmt::Debug {
-    /// # Errors
-    /// One sentence: there is no key.
-    fn sign(&self, order: &str) -> Result<Signature, String>;
-}
-
-/// Checks the signature of the text of an order.
-pub trait Verify: Send + Sync + fmt::Debug {
-    /// `None`: the message has no signature.
-    ///
-    /// # Errors
-    /// One sentence why it is not to be executed.
-    fn verify(&self, order: &str, signature: Option<&Signature>) -> Result<(), String>;
-}
-
-/// Who signed, and the signature in base64.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signature {
-    pub key: String,
-    pub signature: String,
-}
-
 /// What signs orders that are sent and verifies those that are received, where that is wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Seal {
-    pub sign: Option<Arc<dyn Sign>>,
-    pub verify: Option<Arc<dyn Verify>>,
-}
-
-/// A message: the order's own JSON as a text, so that its bytes are what was signed.
-#[derive(Debug, Serialize, Deserialize)]
-struct Envelope {
-    order: String,
-    #[serde(flatten)]
-    signature: Option<Signature>,
+    pub signer: Option<Arc<Signer>>,
+    pub verifier: Option<Arc<Verifier>>,
 }
 
 /// Messages that were received and not returned, since the start.
@@ -127,12 +95,7 @@ impl Backend {
     fn letter(&self, order: &Order, now: Timestamp) -> PortResult<Letter> {
         let what = format!("the order for {}", order.key());
         let permanent = |says: String| PortError::Permanent(format!("{what} cannot be sent: {says}"));
-        let text = serde_json::to_string(order).map_err(|error| permanent(error.to_string()))?;
-        let signature = match &self.seal.sign {
-            Some(sign) => Some(sign.sign(&text).map_err(permanent)?),
-            None => None,
-        };
-        let body = serde_json::to_string(&Envelope { order: text, signature });
+        let body = signature::seal(order, self.seal.signer.as_deref());
         let body = sqs_text(&body.map_err(|error| permanent(error.to_string()))?);
         let delay = order.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok());
         Ok(Letter { body, delay: delay.unwrap_or_default().min(DELAY_MAX), what })
@@ -175,9 +138,9 @@ impl Backend {
     /// to the dead-letter queue, counted and told.
     async fn delivery(&self, queue: &str, message: Message) -> PortResult<Option<Delivery<Order>>> {
         let (Some(body), Some(receipt)) = (message.body, message.receipt_handle) else { return Ok(None) };
-        let order = match self.opened(&body) {
+        let order = match signature::open(&body, self.seal.verifier.as_deref(), Timestamp::now()) {
             Ok(order) => order,
-            Err(why) => {
+            Err(NotOpened(why)) => {
                 self.refused_orders.count.fetch_add(1, Ordering::Relaxed);
                 let id = message.message_id.unwrap_or_default();
                 tracing::error!(queue, message = id, why, "an order is not executed; it goes to the dead-letter queue");
@@ -190,14 +153,5 @@ impl Backend {
             return Ok(None);
         }
         Ok(Some(Delivery { message: order, receipt: format!("{queue} {receipt}") }))
-    }
-
-    fn opened(&self, body: &str) -> Result<Order, String> {
-        let envelope: Envelope =
-            serde_json::from_str(body).map_err(|error| format!("the message is no order: {error}"))?;
-        if let Some(verify) = &self.seal.verify {
-            verify.verify(&envelope.order, envelope.signature.as_ref())?;
-        }
-        serde_json::from_str(&envelope.order).map_err(|error| format!("the order cannot be read: {error}"))
     }
 }

@@ -1,0 +1,253 @@
+//! What an order travels in: its exact text, and the signature of a scheduler under it. Whoever may write to a queue could
+//! otherwise run commands on servers.
+//!
+//! ```json
+//! {"order":"<the order as JSON>","key":"21fe31dfa154a261","signature":"<base64>"}
+//! ```
+//!
+//! The signature is Ed25519 (RFC 8032) over the bytes of the order's text as it is carried, so that nothing depends on how
+//! JSON is written. `key` only says which key to try. To change the key, runners are given both public keys, then the
+//! scheduler the new one, then the old one is taken from the runners.
+
+use std::fmt;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use domain::order::{Order, PublicKey};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    order: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signature: Option<String>,
+}
+
+/// Signs orders: scheduler and API.
+pub struct Signer {
+    pair: Ed25519KeyPair,
+    id: String,
+}
+
+impl Signer {
+    /// Reads a private key as `openssl genpkey -algorithm ed25519` writes it (PKCS #8, PEM).
+    ///
+    /// # Errors
+    /// One sentence that does not hold the key.
+    pub fn from_pem(text: &str) -> Result<Signer, String> {
+        let unreadable = || {
+            "the key that signs orders is not a PEM file of an Ed25519 private key; make one with `openssl genpkey \
+             -algorithm ed25519`"
+                .to_owned()
+        };
+        let inner: String = text.lines().map(str::trim).filter(|line| !line.starts_with("-----")).collect();
+        let der = STANDARD.decode(inner).map_err(|_| unreadable())?;
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| unreadable())?;
+        let id = key_id(pair.public_key().as_ref());
+        Ok(Signer { pair, id })
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Knows whose orders are executed: runners.
+#[derive(Debug)]
+pub struct Verifier {
+    /// By id.
+    keys: Vec<(String, PublicKey)>,
+}
+
+impl Verifier {
+    /// Accepts orders signed by any of these.
+    pub fn new(keys: &[PublicKey]) -> Verifier {
+        Verifier { keys: keys.iter().map(|key| (key_id(&key.0), *key)).collect() }
+    }
+
+    fn check(&self, envelope: &Envelope) -> Result<(), NotOpened> {
+        let (Some(id), Some(signature)) = (&envelope.key, &envelope.signature) else {
+            return Err(NotOpened("it is not signed, and this runner takes signed orders only".to_owned()));
+        };
+        let known = self.keys.iter().find(|(known, _)| known == id);
+        let (_, key) = known.ok_or_else(|| {
+            let known: Vec<&str> = self.keys.iter().map(|(id, _)| id.as_str()).collect();
+            NotOpened(format!(
+                "it is signed with the key {id:?}, which is none of this runner's ({})",
+                known.join(", ")
+            ))
+        })?;
+        let wrong = || NotOpened(format!("its signature is not one of key {id} under this text"));
+        let signature = STANDARD.decode(signature).map_err(|_| wrong())?;
+        UnparsedPublicKey::new(&ED25519, key.0).verify(envelope.order.as_bytes(), &signature).map_err(|_| wrong())
+    }
+}
+
+/// Why a message is not executed, as one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotOpened(pub String);
+
+/// The message for an order; not signed where nobody signs.
+///
+/// # Errors
+/// That the order has no form in JSON.
+pub fn seal(order: &Order, signer: Option<&Signer>) -> Result<String, serde_json::Error> {
+    let text = serde_json::to_string(order)?;
+    let sign = |signer: &Signer| STANDARD.encode(signer.pair.sign(text.as_bytes()));
+    let (key, signature) = (signer.map(|signer| signer.id.clone()), signer.map(sign));
+    serde_json::to_string(&Envelope { order: text, key, signature })
+}
+
+/// The order of a message, if it holds. Without a verifier its signature is not looked at.
+///
+/// # Errors
+/// Why it is not executed: the message is left where it is, for the dead-letter queue and whoever is alarmed by that.
+pub fn open(message: &str, verifier: Option<&Verifier>, now: Timestamp) -> Result<Order, NotOpened> {
+    let envelope: Envelope = serde_json::from_str(message)
+        .map_err(|error| NotOpened(format!("it is not a message with an order: {error}")))?;
+    if let Some(verifier) = verifier {
+        verifier.check(&envelope)?;
+    }
+    let order: Order = serde_json::from_str(&envelope.order)
+        .map_err(|error| NotOpened(format!("its order cannot be read: {error}")))?;
+    match order.expires_at() {
+        expired if expired <= now => Err(NotOpened(format!("its order for run {} expired at {expired}", order.run_id))),
+        _ => Ok(order),
+    }
+}
+
+/// The first 8 bytes of the SHA-256 of the public key's 32, as hex.
+fn key_id(public: &[u8]) -> String {
+    digest(&SHA256, public).as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::job::{Command, Job, JobKey};
+    use domain::run::{RunId, Trigger};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 8032, 7.1, test 1, as OpenSSL writes it.
+    const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\n\
+                           MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+                           -----END PRIVATE KEY-----\n";
+    const OTHER_PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\n\
+                                 MC4CAQAwBQYDK2VwBCIEIEzNCJso/5banm2zRqx+ELpQO4zXSgWcA4zXCnzXCnz3\n\
+                                 -----END PRIVATE KEY-----\n";
+
+    fn order() -> Order {
+        let at: Timestamp = "2026-11-23T07:50:00Z".parse().expect("instant");
+        let mut job = Job::new(JobKey::new("db", "dump \"all\""), "@daily", Command::Shell("dump > /dev/null".into()));
+        job.env.insert("PASSWORD".into(), "ssm:/db/password".into());
+        Order {
+            version: 1,
+            run_id: RunId("20261123T075000Z-3f9a1c0e7b2d".into()),
+            attempt: 2,
+            nominal: at,
+            trigger: Trigger::Schedule,
+            issued_at: at,
+            not_before: None,
+            start_by: None,
+            job,
+        }
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("instant")
+    }
+
+    fn signer(pem: &str) -> Signer {
+        Signer::from_pem(pem).expect("key")
+    }
+
+    fn public(signer: &Signer) -> PublicKey {
+        PublicKey(signer.pair.public_key().as_ref().try_into().expect("32 bytes"))
+    }
+
+    #[test]
+    fn a_message_is_what_every_version_writes_and_reads() {
+        let signer = signer(PRIVATE);
+        let message = seal(&order(), Some(&signer)).expect("message");
+        // Its signature was made by `openssl pkeyutl -sign -rawin` of the order's text.
+        let golden = include_str!("../tests/golden/order_message.json").trim_end();
+        assert_eq!(message, golden);
+        let verifier = Verifier::new(&[public(&signer)]);
+        assert_eq!(open(golden, Some(&verifier), at("2026-11-23T08:00:00Z")), Ok(order()));
+    }
+
+    #[test]
+    fn keys_change_while_both_are_known() {
+        let (old, new) = (signer(PRIVATE), signer(OTHER_PRIVATE));
+        let check = |verifier: &Verifier, signer: &Signer, expected: Result<(), &str>| {
+            let message = seal(&order(), Some(signer)).expect("message");
+            let opened = open(&message, Some(verifier), order().issued_at).map(drop);
+            match (opened, expected) {
+                (Err(NotOpened(says)), Err(part)) => assert!(says.contains(part), "{says}"),
+                (opened, expected) => assert_eq!(opened.is_ok(), expected.is_ok(), "{opened:?}"),
+            }
+        };
+        let both = Verifier::new(&[public(&old), public(&new)]);
+        check(&both, &old, Ok(()));
+        check(&both, &new, Ok(()));
+        let only_new = Verifier::new(&[public(&new)]);
+        check(&only_new, &new, Ok(()));
+        check(&only_new, &old, Err("the key \"21fe31dfa154a261\", which is none of this runner's"));
+    }
+
+    #[test]
+    fn what_is_not_signed_or_expired_is_refused() {
+        let signer = signer(PRIVATE);
+        let verifier = Verifier::new(&[public(&signer)]);
+        let message = seal(&order(), Some(&signer)).expect("message");
+        let unsigned = seal(&order(), None).expect("message");
+        let refused = |message: &str, now: &str| match open(message, Some(&verifier), at(now)) {
+            Err(NotOpened(says)) => says,
+            Ok(order) => format!("accepted: {order:?}"),
+        };
+        assert!(refused(&unsigned, "2026-11-23T08:00:00Z").contains("not signed"));
+        assert!(open(&unsigned, None, order().issued_at).is_ok());
+        assert!(open(&message, Some(&verifier), at("2026-11-27T07:49:59Z")).is_ok());
+        assert!(refused(&message, "2026-11-27T07:50:00Z").contains("expired at 2026-11-27T07:50:00Z"));
+        assert!(refused("{}", "2026-11-23T08:00:00Z").contains("not a message with an order"));
+        let none = Verifier::new(&[]);
+        assert!(open(&message, Some(&none), order().issued_at).is_err());
+        let mut later = order();
+        later.not_before = Some(at("2026-12-01T00:00:00Z"));
+        assert_eq!(later.expires_at(), at("2026-12-05T00:00:00Z"));
+    }
+
+    #[test]
+    fn a_key_of_another_kind_is_refused_without_being_shown() {
+        for text in ["", "MC4CAQAw", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"] {
+            let says = Signer::from_pem(text).expect_err("refused");
+            assert!(says.contains("openssl genpkey -algorithm ed25519") && !says.contains("MC4C"), "{says}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Not one bit of a message can be changed, wherever it stands.
+        #[test]
+        fn a_message_of_which_any_byte_was_changed_is_refused(place in any::<prop::sample::Index>(), mask in 1..=255u8) {
+            let signer = signer(PRIVATE);
+            let mut bytes = seal(&order(), Some(&signer)).expect("message").into_bytes();
+            let place = place.index(bytes.len());
+            bytes[place] ^= mask;
+            let Ok(message) = String::from_utf8(bytes) else { return Ok(()) };
+            let opened = open(&message, Some(&Verifier::new(&[public(&signer)])), order().issued_at);
+            prop_assert!(opened.is_err(), "{message}");
+        }
+    }
+}
