@@ -23,7 +23,7 @@ use crate::adopt::{SINKS_FILE, adopt_abandoned, keep_refused};
 use crate::attend::{attend, stored_report};
 use crate::directory::{Durability, read_json, write_json};
 use crate::feed::cursor_path;
-use crate::intake::store;
+use crate::intake::{refused_by_policy, store};
 use crate::local::{LocalRun, locked};
 use crate::options::Options;
 use crate::outbox::Outbox;
@@ -74,7 +74,8 @@ pub async fn exec(
         }
     };
     let shared = Arc::new(Shared::new(options, outbox).map_err(fails)?);
-    let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: shared.boot_id.clone(), refused: None };
+    let refused = refused_by_policy(&shared, &order);
+    let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: shared.boot_id.clone(), refused };
     let run = store(&shared, accepted)
         .await
         .ok_or_else(|| fails(io::Error::other("the order cannot be stored; see the log above")))?;

@@ -204,11 +204,8 @@ fn refusal(shared: &Shared, order: &Order, now: Timestamp) -> Option<Refusal> {
         );
         return refused(RefusalKind::Impossible, says);
     }
-    if let Err(says) = shared.options.policy.allows(order) {
-        return refused(
-            RefusalKind::Policy,
-            format!("refused by the policy of runner {}: {says}", shared.options.runner),
-        );
+    if let Some(refusal) = refused_by_policy(shared, order) {
+        return Some(refusal);
     }
     match order.start_by {
         Some(start_by) if start_by < now => {
@@ -216,6 +213,13 @@ fn refusal(shared: &Shared, order: &Order, now: Timestamp) -> Option<Refusal> {
         }
         _ => None,
     }
+}
+
+/// What this machine's policy has against the order.
+pub fn refused_by_policy(shared: &Shared, order: &Order) -> Option<Refusal> {
+    let says = shared.options.policy.allows(order).err()?;
+    let says = format!("refused by the policy of runner {}: {says}", shared.options.runner);
+    Some(Refusal { why: RefusalKind::Policy, says })
 }
 
 /// Puts the order on disk. None when the disk does not take it: the message comes again.

@@ -31,6 +31,7 @@ use jiff::Timestamp;
 
 pub(crate) use cgroup::{kill as kill_cgroup, members as cgroup_members, remove as remove_cgroup};
 pub(crate) use forms::{SECRET_BYTES_MIN, is_hidden};
+pub(crate) use user::own_user;
 pub use writer::SEGMENT_BYTES_MAX;
 
 use crate::crash;

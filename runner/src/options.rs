@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::order::Order;
+use domain::order::{Order, PublicKey};
 use domain::ports::{Claims, Orders, Reports};
 use domain::secret::Secrets;
 use rules::Packs;
@@ -91,6 +91,11 @@ pub trait Policy: Send + Sync {
     /// # Errors
     /// One sentence: why this order is not executed here.
     fn allows(&self, order: &Order) -> Result<(), String>;
+
+    /// Whose signature an order from a queue must bear; none where orders need not be signed.
+    fn order_keys(&self) -> &[PublicKey] {
+        &[]
+    }
 }
 
 /// No policy.

@@ -18,7 +18,7 @@ use domain::run::{RunId, RunKey, Trigger};
 use domain::secret::{Reference, Secrets};
 use jiff::Timestamp;
 use runner::options::{KeeperCommand, Mode};
-use runner::{LocalSecrets, OnShutdown, Options, Ports};
+use runner::{LocalSecrets, OnShutdown, Options, PolicyFile, Ports};
 use sinks::config::SinksFile;
 use sinks::engine::{Engine, Environment};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,10 @@ fn options(state: &str, world: &Path) -> Options {
     let folder = world.to_owned();
     options.secrets = Arc::new(LocalSecrets { beyond: Some(Arc::new(WorldSecrets { folder })) });
     options.cgroup = !world.join("no-cgroup").exists();
+    let policy = world.join("policy.toml");
+    if let Ok(text) = fs::read_to_string(&policy) {
+        options.policy = Arc::new(PolicyFile::parse(&policy.display().to_string(), &text).expect("policy").0);
+    }
     if let Ok(text) = fs::read_to_string(world.join("sinks.toml")) {
         let (configs, faults) = SinksFile::parse("sinks.toml", &text);
         assert!(!faults.refuse(), "{faults}");

@@ -14,6 +14,7 @@ use std::time::Duration;
 use domain::document::{Document, Section};
 use domain::fault::{Fault, Faults};
 use rules::Packs;
+use runner::PolicyFile;
 
 pub use reference::{resolve, secret};
 
@@ -50,6 +51,8 @@ pub struct RunnerSection {
     pub groups: Vec<String>,
     /// Names of variables of our own environment that jobs see.
     pub pass_env: Vec<String>,
+    /// What may be run on this machine.
+    pub policy: Option<PathBuf>,
     /// How long the output of finished runs is kept on disk.
     pub retention: Option<Duration>,
     /// Bytes of output kept on disk over all runs.
@@ -110,7 +113,7 @@ impl Configuration {
             jobs: paths_of(&mut root, "jobs", folder),
             sinks: path_of(&mut root, "sinks", folder),
             rules: paths_of(&mut root, "rules", folder),
-            runner: root.section("runner").map(runner_of).unwrap_or_default(),
+            runner: root.section("runner").map(|section| runner_of(section, folder)).unwrap_or_default(),
             history: root.section("history").map(history_of).unwrap_or_default(),
             channels: channels_of(&mut root, folder),
             links: root.map("links").unwrap_or_default(),
@@ -122,13 +125,14 @@ impl Configuration {
     }
 }
 
-fn runner_of(mut section: Section) -> RunnerSection {
+fn runner_of(mut section: Section, folder: &Path) -> RunnerSection {
     let modes = [("serial", Mode::Serial), ("resources", Mode::Resources), ("free", Mode::Free)];
     let runner = RunnerSection {
         name: section.text("name"),
         mode: section.choice("mode", &modes).unwrap_or_default(),
         groups: section.texts("groups").unwrap_or_default(),
         pass_env: section.texts("pass_env").unwrap_or_default(),
+        policy: path_of(&mut section, "policy", folder),
         retention: section.duration("retention"),
         spool_max: section.size("spool_max"),
     };
@@ -216,6 +220,18 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
             1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
         says(format!("line {line} is not UTF-8; save the file as UTF-8"))
     })
+}
+
+/// The policy of this machine. Warnings are told.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn load_policy(path: &Path) -> Result<PolicyFile, Failure> {
+    let (policy, faults) = PolicyFile::parse(&path.display().to_string(), &read_text(path)?)?;
+    for warning in &faults.0 {
+        tell_line(&warning.to_string());
+    }
+    Ok(policy)
 }
 
 /// The built-in rule packs, and those of these files and directories (their `*.toml`, by name).

@@ -1,13 +1,14 @@
 //! What is particular to this machine: its name, its size, our own program, and a runner's options made of them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use runner::Options;
 use runner::options::{Mode as RunnerMode, Retention};
 use runner::spawn::KeeperCommand;
 
-use crate::configuration::{Mode, RunnerSection};
+use crate::configuration::{Mode, RunnerSection, load_policy};
 use crate::failure::Failure;
 
 pub fn host_name() -> String {
@@ -17,7 +18,7 @@ pub fn host_name() -> String {
 /// The options of a runner that keeps its runs below `folder`, without rules and sinks.
 ///
 /// # Errors
-/// When our own program cannot be found, which is also what keeps a run.
+/// When our own program cannot be found, which is also what keeps a run, or the policy has faults.
 pub fn runner_options(section: &RunnerSection, folder: PathBuf) -> Result<Options, Failure> {
     let program = std::env::current_exe()
         .map_err(|why| Failure::bad(format!("cannot find our own program, which keeps the runs: {why}")))?;
@@ -26,6 +27,9 @@ pub fn runner_options(section: &RunnerSection, folder: PathBuf) -> Result<Option
     let mut options = Options::new(folder, section.name.as_deref().unwrap_or(&host), &host, keeper);
     options.groups.clone_from(&section.groups);
     options.pass_env.clone_from(&section.pass_env);
+    if let Some(path) = &section.policy {
+        options.policy = Arc::new(load_policy(path)?);
+    }
     options.mode = match section.mode {
         Mode::Serial => RunnerMode::Serial,
         Mode::Free => RunnerMode::Free,

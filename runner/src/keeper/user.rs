@@ -55,6 +55,11 @@ pub fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), String>
     Ok((user, Some(identity)))
 }
 
+/// Who a job runs as that names nobody.
+pub fn own_user() -> String {
+    resolve(None).map_or_else(|says| says, |(user, _)| user.name)
+}
+
 fn by_name(name: &str) -> Option<User> {
     let name = CString::new(name).ok()?;
     entry(|passwd, buffer, length, found| {

@@ -8,6 +8,7 @@ mod disk;
 mod exec;
 mod keeper;
 mod output;
+mod policy;
 mod required;
 mod secrets;
 mod service;

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::channels::Channels;
 use crate::client::{AwsArguments, block_on};
+use crate::configuration::load_policy;
 use crate::failure::{BAD, DONE, Failure, Outcome};
 use crate::jobs_source::{JobsSource, read_source};
 use crate::output::Output;
@@ -81,6 +82,10 @@ pub fn run(arguments: Arguments) -> Outcome {
     }
     for path in setup.configuration.crontabs.iter().chain(&setup.configuration.jobs) {
         findings.add("jobs", &path.display().to_string(), check_jobs(path))?;
+    }
+    if let Some(path) = &setup.configuration.runner.policy {
+        load_policy(path)?;
+        findings.add("policy", &path.display().to_string(), Ok("no faults".to_owned()))?;
     }
     let packs: Vec<&str> = setup.packs.names().collect();
     let examples = setup.packs.check_examples();

@@ -1,0 +1,454 @@
+//! The machine's last word: `policy.toml` says what may be run here, whoever orders it. A genuine order that it does not
+//! allow ends its run `failed`, with the file, the line and what is allowed there.
+//!
+//! ```toml
+//! groups = ["db", "web-*"]                  # `*` and `?` as in a shell
+//! users = ["postgres"]                      # a job without `user` runs as the runner's own user, by its name
+//! directories = ["/var/lib/dumps"]          # `cwd`, or what is below
+//! env = ["LEVEL", "PG*"]                    # variables that a job may set; with [commands] none unless said here
+//! references = ["ssm:/db/*"]                # default: ssm:* and secretsmanager:*, so neither env: nor file:
+//! timeout_max = "6h"                        # a job needs a `timeout`, and none above
+//! order_keys = ["MCowBQYDK2VwAyEA..."]      # public keys; orders from a queue must be signed with one of them
+//!
+//! [commands]                                # regular expressions of the whole command, linear in time
+//! argv = ['/usr/local/bin/dump( --all)?']   # words joined by spaces, quoted as for a shell where that is needed
+//! shell = []                                # what is not listed is not allowed
+//! ```
+//!
+//! What is absent is not restricted, but for what is said above. Read once, when the runner starts.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use domain::document::{Document, Section};
+use domain::fault::Faults;
+use domain::job::{Command, Job};
+use domain::order::{Order, PublicKey};
+use domain::secret::Reference;
+use domain::units::format_duration;
+use regex::Regex;
+
+use crate::keeper::own_user;
+use crate::options::Policy;
+
+/// What may be read from elsewhere where nothing is said: what roles guard, but not this machine's own.
+const REFERENCES_DEFAULT: [&str; 2] = ["ssm:*", "secretsmanager:*"];
+
+/// In front of the 32 bytes of an Ed25519 key as `openssl pkey -pubout -outform DER` writes it (RFC 8410).
+const KEY_HEAD: [u8; 12] = [0x30, 0x2A, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+pub struct PolicyFile {
+    file: String,
+    groups: Option<List>,
+    users: Option<List>,
+    directories: Option<Directories>,
+    env: Option<List>,
+    references: List,
+    timeout_max: Option<(u32, Duration)>,
+    commands: Option<Commands>,
+    order_keys: Vec<PublicKey>,
+    /// Who a job without a user runs as.
+    own_user: String,
+}
+
+/// Texts of which one must match as a whole.
+struct List {
+    /// 1-based line of the file.
+    line: u32,
+    patterns: Vec<Regex>,
+    /// As they were written.
+    written: Vec<String>,
+}
+
+struct Directories {
+    line: u32,
+    paths: Vec<PathBuf>,
+}
+
+struct Commands {
+    argv: List,
+    shell: List,
+}
+
+impl PolicyFile {
+    /// With the warnings; `file` is named in faults and reasons.
+    ///
+    /// # Errors
+    /// Every fault of the text.
+    pub fn parse(file: &str, text: &str) -> Result<(PolicyFile, Faults), Faults> {
+        let (document, mut root) = Document::parse(file, text)?;
+        let commands = root.section("commands").map(commands_of);
+        let policy = PolicyFile {
+            file: file.to_owned(),
+            groups: globs(&mut root, "groups"),
+            users: globs(&mut root, "users"),
+            directories: directories_of(&mut root),
+            env: globs(&mut root, "env").or_else(|| commands.as_ref().map(|commands| List::none(commands.argv.line))),
+            references: globs(&mut root, "references").unwrap_or_else(|| List {
+                line: 0,
+                patterns: REFERENCES_DEFAULT.iter().filter_map(|glob| whole(&of_glob(glob)).ok()).collect(),
+                written: REFERENCES_DEFAULT.map(str::to_owned).to_vec(),
+            }),
+            timeout_max: duration_of(&mut root, "timeout_max"),
+            commands,
+            order_keys: keys_of(&mut root),
+            own_user: own_user(),
+        };
+        root.finish();
+        let faults = document.faults();
+        if faults.refuse() { Err(faults) } else { Ok((policy, faults)) }
+    }
+
+    /// The sentence for what the line does not allow.
+    fn refusal(&self, line: u32, what: &str, remedy: &str) -> String {
+        match line {
+            0 => format!("{} does not allow {what}; {remedy}", self.file),
+            _ => format!("{}:{line} does not allow {what}; {remedy}", self.file),
+        }
+    }
+
+    fn check(&self, list: &List, key: &str, text: &str, what: &str) -> Result<(), String> {
+        if list.allows(text) {
+            return Ok(());
+        }
+        let allowed = match list.written.is_empty() {
+            true => format!("`{key}` lists none"),
+            false => format!("`{key}` lists {}", list.written.join(", ")),
+        };
+        Err(self.refusal(list.line, what, &allowed))
+    }
+
+    fn check_directory(&self, job: &Job) -> Result<(), String> {
+        // Without `cwd` a job starts in its user's home, which is the machine's affair, unless the job says another one.
+        let (Some(rule), Some(cwd)) = (&self.directories, job.cwd.as_ref().or_else(|| job.env.get("HOME"))) else {
+            return Ok(());
+        };
+        let path = Path::new(cwd);
+        let is_plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
+        if is_plain && rule.paths.iter().any(|allowed| path.starts_with(allowed)) {
+            return Ok(());
+        }
+        let allowed: Vec<String> = rule.paths.iter().map(|path| path.display().to_string()).collect();
+        let says = format!("`directories` lists {}, and `..` is not allowed in a path", allowed.join(", "));
+        Err(self.refusal(rule.line, &format!("the directory `{cwd}`"), &says))
+    }
+
+    fn check_command(&self, command: &Command) -> Result<(), String> {
+        let Some(commands) = &self.commands else { return Ok(()) };
+        match command {
+            Command::Argv(words) => {
+                let text = words_as_text(words);
+                self.check(&commands.argv, "argv", &text, &format!("the command `{text}`"))
+            }
+            Command::Shell(text) => {
+                self.check(&commands.shell, "shell", text, &format!("the command `{text}` by a shell"))
+            }
+        }
+    }
+
+    fn check_timeout(&self, job: &Job) -> Result<(), String> {
+        let Some((line, most)) = self.timeout_max else { return Ok(()) };
+        let remedy = format!("give the job a timeout of at most {}", format_duration(most));
+        match job.timeout {
+            Some(timeout) if timeout <= most => Ok(()),
+            Some(timeout) => Err(self.refusal(line, &format!("a timeout of {}", format_duration(timeout)), &remedy)),
+            None => Err(self.refusal(line, "a job without a timeout", &remedy)),
+        }
+    }
+}
+
+impl Policy for PolicyFile {
+    fn allows(&self, order: &Order) -> Result<(), String> {
+        let job = &order.job;
+        if let Some(groups) = &self.groups {
+            self.check(groups, "groups", &job.group, &format!("the group `{}`", job.group))?;
+        }
+        if let Some(users) = &self.users {
+            let user = job.user.as_ref().unwrap_or(&self.own_user);
+            self.check(users, "users", user, &format!("jobs of user `{user}`"))?;
+        }
+        self.check_directory(job)?;
+        self.check_command(&job.command)?;
+        for (name, value) in &job.env {
+            if let Some(env) = &self.env {
+                self.check(env, "env", name, &format!("the variable `{name}`"))?;
+            }
+            if Reference::parse(value).is_some() {
+                self.check(&self.references, "references", value, &format!("the reference `{value}`"))?;
+            }
+        }
+        self.check_timeout(job)
+    }
+
+    fn order_keys(&self) -> &[PublicKey] {
+        &self.order_keys
+    }
+}
+
+impl List {
+    fn none(line: u32) -> List {
+        List { line, patterns: Vec::new(), written: Vec::new() }
+    }
+
+    fn allows(&self, text: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern.is_match(text))
+    }
+}
+
+/// A command without a shell as one text that cannot be mistaken for another one.
+fn words_as_text(words: &[String]) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&byte);
+    let quoted = |word: &String| match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.clone(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+fn of_glob(glob: &str) -> String {
+    format!("(?s:{})", regex::escape(glob).replace("\\*", ".*").replace("\\?", "."))
+}
+
+/// Matches the whole text or nothing.
+fn whole(pattern: &str) -> Result<Regex, regex::Error> {
+    // By itself first: brackets must not close the ones around it.
+    Regex::new(pattern)?;
+    Regex::new(&format!(r"\A(?:{pattern})\z"))
+}
+
+fn globs(section: &mut Section, key: &'static str) -> Option<List> {
+    let line = section.line_of(key);
+    let written = section.texts(key)?;
+    let patterns = written.iter().filter_map(|glob| whole(&of_glob(glob)).ok()).collect();
+    Some(List { line, patterns, written })
+}
+
+fn commands_of(mut section: Section) -> Commands {
+    let commands = Commands { argv: regexes(&mut section, "argv"), shell: regexes(&mut section, "shell") };
+    section.finish();
+    commands
+}
+
+fn regexes(section: &mut Section, key: &'static str) -> List {
+    let line = section.line_of(key);
+    let written = section.texts(key).unwrap_or_default();
+    let mut patterns = Vec::new();
+    for text in &written {
+        match whole(text) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => {
+                let error = error.to_string();
+                let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                let says = format!("not a regular expression ({why}); escape what stands for itself with a backslash");
+                section.fault(line, text.as_str(), says);
+            }
+        }
+    }
+    List { line, patterns, written }
+}
+
+fn directories_of(section: &mut Section) -> Option<Directories> {
+    let line = section.line_of("directories");
+    let paths: Vec<PathBuf> = section.texts("directories")?.into_iter().map(PathBuf::from).collect();
+    for path in paths.iter().filter(|path| !path.is_absolute()) {
+        section.fault(
+            line,
+            path.display().to_string(),
+            "not a whole path; write it from the root, like /var/lib/dumps",
+        );
+    }
+    Some(Directories { line, paths })
+}
+
+fn duration_of(section: &mut Section, key: &'static str) -> Option<(u32, Duration)> {
+    let line = section.line_of(key);
+    section.duration(key).map(|duration| (line, duration))
+}
+
+fn keys_of(section: &mut Section) -> Vec<PublicKey> {
+    let line = section.line_of("order_keys");
+    let texts = section.texts("order_keys").unwrap_or_default();
+    let mut keys = Vec::new();
+    for text in texts {
+        match key_of(&text) {
+            Some(key) => keys.push(key),
+            None => section.fault(
+                line,
+                text,
+                "not a public key for orders; write what `openssl pkey -in KEY -pubout` prints between its first and last line",
+            ),
+        }
+    }
+    keys
+}
+
+/// Base64 of an Ed25519 key, with or without what X.509 puts in front of it; also as a whole PEM file.
+fn key_of(text: &str) -> Option<PublicKey> {
+    let inner: String = text.lines().map(str::trim).filter(|line| !line.starts_with("-----")).collect();
+    let bytes = STANDARD.decode(inner).ok()?;
+    let key = bytes.strip_prefix(&KEY_HEAD).unwrap_or(&bytes);
+    key.try_into().ok().map(PublicKey)
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::job::JobKey;
+    use domain::order::FORMAT_VERSION;
+    use domain::run::{RunId, Trigger};
+    use jiff::Timestamp;
+
+    use super::*;
+
+    const POLICY: &str = r#"groups = ["db", "web-*"]
+users = ["postgres", "www-*"]
+directories = ["/var/lib/dumps"]
+env = ["LEVEL", "PG*", "HOME"]
+references = ["ssm:/db/*", "file:/etc/secrets/*"]
+timeout_max = "6h"
+
+[commands]
+argv = ['/usr/local/bin/dump( --all)?', "echo '[a-z ]+'"]
+shell = ['backup\.sh > /dev/null']
+"#;
+
+    fn order(change: impl FnOnce(&mut Job)) -> Order {
+        let mut job = Job::new(JobKey::new("db", "dump"), "@daily", Command::Argv(vec!["/usr/local/bin/dump".into()]));
+        job.user = Some("postgres".into());
+        job.timeout = Some(Duration::from_secs(3_600));
+        change(&mut job);
+        let at = Timestamp::UNIX_EPOCH;
+        Order {
+            version: FORMAT_VERSION,
+            run_id: RunId::unscheduled(at, [1; 6]),
+            attempt: 1,
+            nominal: at,
+            trigger: Trigger::Manual,
+            issued_at: at,
+            not_before: None,
+            start_by: None,
+            job,
+        }
+    }
+
+    fn policy(text: &str) -> PolicyFile {
+        PolicyFile::parse("policy.toml", text).expect("policy").0
+    }
+
+    fn argv(words: &[&str]) -> Command {
+        Command::Argv(words.iter().map(|word| (*word).to_owned()).collect())
+    }
+
+    #[test]
+    fn what_is_listed_is_allowed_and_a_refusal_names_its_line() {
+        let policy = policy(POLICY);
+        let check = |expected: &str, change: &dyn Fn(&mut Job)| {
+            let allowed = policy.allows(&order(change));
+            match expected {
+                "" => assert_eq!(allowed, Ok(())),
+                part => {
+                    let says = allowed.expect_err(part);
+                    assert!(says.starts_with(part), "{says}, but {part}");
+                }
+            }
+        };
+        check("", &|_| {});
+        check("", &|job| job.group = "web-1".into());
+        check("policy.toml:1 does not allow the group `dbx`; `groups` lists db, web-*", &|job| {
+            job.group = "dbx".into()
+        });
+        check("policy.toml:2 does not allow jobs of user `root`", &|job| job.user = Some("root".into()));
+        check("", &|job| job.cwd = Some("/var/lib/dumps/one".into()));
+        for cwd in ["/var/lib/dumpster", "/var/lib/dumps/../../etc", "var/lib/dumps", "/"] {
+            check("policy.toml:3 does not allow the directory", &|job| job.cwd = Some(cwd.into()));
+            check("policy.toml:3 does not allow the directory", &|job| drop(job.env.insert("HOME".into(), cwd.into())));
+        }
+        check("", &|job| drop(job.env.insert("PGHOST".into(), "localhost".into())));
+        check("policy.toml:4 does not allow the variable `LD_PRELOAD`", &|job| {
+            job.env.insert("LD_PRELOAD".into(), "/tmp/x.so".into());
+        });
+        check("", &|job| drop(job.env.insert("PGPASSWORD".into(), "ssm:/db/password".into())));
+        check("policy.toml:5 does not allow the reference `file:/etc/shadow`", &|job| {
+            job.env.insert("LEVEL".into(), "file:/etc/shadow".into());
+        });
+        check("policy.toml:6 does not allow a job without a timeout; give the job a timeout of at most 6h", &|job| {
+            job.timeout = None;
+        });
+        check("policy.toml:6 does not allow a timeout of 7h", &|job| {
+            job.timeout = Some(Duration::from_secs(7 * 3_600))
+        });
+    }
+
+    #[test]
+    fn commands_match_as_a_whole_and_word_by_word() {
+        let policy = policy(POLICY);
+        let check = |command: Command, is_allowed: bool| {
+            let allowed = policy.allows(&order(|job| job.command = command.clone()));
+            assert_eq!(allowed.is_ok(), is_allowed, "{command}: {allowed:?}");
+        };
+        check(argv(&["/usr/local/bin/dump", "--all"]), true);
+        check(argv(&["/usr/local/bin/dump", "--all", "--force"]), false);
+        check(argv(&["/usr/local/bin/dump --all"]), false);
+        check(argv(&["sh", "-c", "/usr/local/bin/dump"]), false);
+        check(argv(&["echo", "a b"]), true);
+        check(argv(&["echo", "a", "b"]), false);
+        check(argv(&["echo", "a' 'b"]), false);
+        check(argv(&[]), false);
+        check(Command::Shell("backup.sh > /dev/null".into()), true);
+        check(Command::Shell("backup.sh > /dev/null; rm -rf /".into()), false);
+        check(Command::Shell("backup.sh > /dev/null\nrm -rf /".into()), false);
+        check(Command::Shell("/usr/local/bin/dump".into()), false);
+    }
+
+    #[test]
+    fn what_is_absent_is_not_restricted_but_for_what_would_undo_the_rest() {
+        let free = policy("");
+        assert_eq!(free.allows(&order(|job| job.command = Command::Shell("anything".into()))), Ok(()));
+        let with = |name: &str, value: &str| order(|job| drop(job.env.insert(name.into(), value.into())));
+        assert_eq!(free.allows(&with("A", "ssm:/x")), Ok(()));
+        let says = free.allows(&with("A", "file:/etc/shadow")).expect_err("refused");
+        assert_eq!(
+            says,
+            "policy.toml does not allow the reference `file:/etc/shadow`; `references` lists ssm:*, secretsmanager:*"
+        );
+        // A job that sets PATH, SHELL or LD_PRELOAD chooses its program itself.
+        let commands = policy("[commands]\nargv = ['.*']\n");
+        assert!(commands.allows(&with("PATH", "/tmp")).expect_err("refused").contains("`env` lists none"));
+        let own = policy(&format!("users = [\"{}\"]", own_user()));
+        assert_eq!(own.allows(&order(|job| job.user = None)), Ok(()));
+        let other = policy("users = [\"nobody-here\"]");
+        assert!(other.allows(&order(|job| job.user = None)).is_err());
+    }
+
+    #[test]
+    fn every_fault_is_told_with_its_line() {
+        let text = "group = [\"db\"]\ndirectories = [\"dumps\"]\ntimeout_max = \"soon\"\norder_keys = [\"AAAA\"]\n\
+                    [commands]\nargv = ['dump(', 'a)|(b']\nshel = []\n";
+        let faults = PolicyFile::parse("policy.toml", text).err().expect("refused");
+        let said: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
+        let starts = [
+            "policy.toml:1: `group`: unknown key; did you mean `groups`?",
+            "policy.toml:2: `dumps`: not a whole path",
+            "policy.toml:3: `soon`: `timeout_max` is not a duration",
+            "policy.toml:4: `AAAA`: not a public key for orders; write what `openssl pkey -in KEY -pubout` prints",
+            "policy.toml:6: `dump(`: not a regular expression (unclosed group)",
+            "policy.toml:6: `a)|(b`: not a regular expression (unopened group)",
+            "policy.toml:7: `shel`: unknown key; did you mean `shell`?",
+        ];
+        assert_eq!(said.len(), starts.len(), "{said:#?}");
+        said.iter().zip(starts).for_each(|(said, start)| assert!(said.starts_with(start), "{said}"));
+    }
+
+    #[test]
+    fn keys_are_read_as_openssl_writes_them() {
+        // RFC 8032, 7.1, test 1.
+        let der = "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n");
+        let raw = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+        let keys = policy(&format!("order_keys = [\"{der}\", '''{pem}''', \"{raw}\"]"));
+        let keys = keys.order_keys();
+        assert_eq!(keys.len(), 3);
+        assert!(keys.iter().all(|key| key.0[..4] == [0xD7, 0x5A, 0x98, 0x01]), "{keys:?}");
+    }
+}
