@@ -80,9 +80,9 @@ fn check_groups(groups: &[String], aws: &aws::Options) -> Result<(), Failure> {
 async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>) -> Outcome {
     let mut signals = Signals::new()?;
     let state = setup.state.clone();
-    let options = options(&setup)?;
+    let options = options(&setup, aws)?;
     let (name, groups): (Arc<str>, _) = (options.runner.as_str().into(), options.groups.join(", "));
-    let ports = on_aws::connect(aws).await?.ports;
+    let ports = on_aws::connect_runner(aws, options.policy.order_keys()).await?.ports;
     let ports = runner::Ports { orders: ports.orders, claims: ports.claims, reports: ports.reports };
     let listener = listen::bind(listen).await?;
     let address = listener.local_addr().map_err(|why| Failure::bad(format!("cannot tell the address: {why}")))?;
@@ -124,11 +124,12 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     Ok(DONE)
 }
 
-fn options(setup: &Setup) -> Result<Options, Failure> {
-    let mut options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
+fn options(setup: &Setup, aws: &aws::Options) -> Result<Options, Failure> {
+    let mut options = machine::runner_options(&setup.configuration, setup.state.runner())?;
     if setup.configuration.runner.name.is_none() {
         options.runner = runner_name(&setup.state, &options.host)?;
     }
+    options.secrets = machine::secrets(aws.clone());
     options.beat_interval = BEAT_INTERVAL;
     options.idle_beat_interval = IDLE_BEAT_INTERVAL;
     Ok(options)

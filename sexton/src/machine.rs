@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use aws::AwsSecrets;
+use domain::secret::Secrets;
 use jiff::Timestamp;
-use runner::Options;
 use runner::options::{Mode as RunnerMode, Retention};
 use runner::spawn::KeeperCommand;
+use runner::{LocalSecrets, Options};
 
-use crate::configuration::{Mode, RunnerSection, load_policy};
+use crate::configuration::{Configuration, Mode, load_policy};
 use crate::failure::Failure;
 
 pub fn host_name() -> String {
@@ -19,7 +21,8 @@ pub fn host_name() -> String {
 ///
 /// # Errors
 /// When our own program cannot be found, which is also what keeps a run, or the policy has faults.
-pub fn runner_options(section: &RunnerSection, folder: PathBuf) -> Result<Options, Failure> {
+pub fn runner_options(configuration: &Configuration, folder: PathBuf) -> Result<Options, Failure> {
+    let section = &configuration.runner;
     let program = std::env::current_exe()
         .map_err(|why| Failure::bad(format!("cannot find our own program, which keeps the runs: {why}")))?;
     let keeper = KeeperCommand(vec![program.into(), "keeper".into()]);
@@ -27,6 +30,7 @@ pub fn runner_options(section: &RunnerSection, folder: PathBuf) -> Result<Option
     let mut options = Options::new(folder, section.name.as_deref().unwrap_or(&host), &host, keeper);
     options.groups.clone_from(&section.groups);
     options.pass_env.clone_from(&section.pass_env);
+    options.secrets = secrets(configuration.aws.clone().unwrap_or_default());
     if let Some(path) = &section.policy {
         options.policy = Arc::new(load_policy(path)?);
     }
@@ -42,6 +46,11 @@ pub fn runner_options(section: &RunnerSection, folder: PathBuf) -> Result<Option
         ..default
     };
     Ok(options)
+}
+
+/// What resolves references of jobs: this machine, and AWS, which is asked only when a job refers to it.
+pub fn secrets(aws: aws::Options) -> Arc<dyn Secrets> {
+    Arc::new(LocalSecrets { beyond: Some(Arc::new(AwsSecrets::new(aws))) })
 }
 
 fn cores() -> f64 {

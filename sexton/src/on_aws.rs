@@ -10,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::Router;
 use console::{Console, Sinks};
+use domain::order::PublicKey;
 use domain::ports::Ports;
 use jiff::Timestamp;
 use sinks::config::SinkKind;
@@ -50,6 +51,19 @@ pub async fn api(options: &aws::Options, configuration: &Configuration) -> Resul
 /// When there is no region, or no credentials.
 pub async fn connect(options: &aws::Options) -> Result<aws::Aws, Failure> {
     aws::connect(options).await.map_err(|error| Failure::bad(error.to_string()))
+}
+
+/// For a runner: orders must be signed with one of these keys, where there are any.
+///
+/// # Errors
+/// When there is no region, or no credentials.
+pub async fn connect_runner(options: &aws::Options, order_keys: &[PublicKey]) -> Result<aws::Aws, Failure> {
+    if order_keys.is_empty() {
+        tracing::warn!("orders are executed without a look at their signature; name `order_keys` in the policy file");
+    }
+    let verifier = (!order_keys.is_empty()).then(|| Arc::new(aws::Verifier::new(order_keys)));
+    let seal = aws::Seal { verifier, ..aws::Seal::default() };
+    aws::connect_sealed(options, seal).await.map_err(|error| Failure::bad(error.to_string()))
 }
 
 /// Where runs' lines are read: what the first CloudWatch sink of the sinks file says, if there is one.

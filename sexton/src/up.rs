@@ -164,7 +164,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
 }
 
 fn start_work(setup: &mut Setup, ports: &Ports) -> Result<Arc<Work>, Failure> {
-    let options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
+    let options = machine::runner_options(&setup.configuration, setup.state.runner())?;
     let runner_ports =
         runner::Ports { orders: ports.orders.clone(), claims: ports.claims.clone(), reports: ports.reports.clone() };
     let (work, troubles) = Work::start(setup, options, runner_ports)?;

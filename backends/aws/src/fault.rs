@@ -91,7 +91,7 @@ pub fn told(deed: Deed<'_>, status: u16, code: &str, message: &str) -> PortError
 }
 
 /// An error with what caused it, as one line.
-fn chain(error: &dyn Error) -> String {
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

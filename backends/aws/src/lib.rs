@@ -21,8 +21,10 @@ mod options;
 mod orders;
 mod reports;
 mod runs;
+mod secrets;
 mod settings;
 mod signature;
+mod signing_key;
 mod sqs;
 mod tables;
 
@@ -45,7 +47,9 @@ pub use notifier::{MESSAGE_BYTES_MAX, PER_SECOND_MAX, Topics};
 pub use options::{AccessKey, CALL_TIMEOUT_DEFAULT, ConnectError, KEPT_DEFAULT, Options};
 pub use orders::{Refused, Seal};
 pub use reports::{SentReport, report_of};
+pub use secrets::AwsSecrets;
 pub use signature::{Signer, Verifier};
+pub use signing_key::SigningKey;
 pub use tables::{Index, Projection, Table, tables};
 
 /// An installation on AWS. Cheap to clone.
@@ -115,15 +119,17 @@ pub(crate) struct Backend {
     turn: Arc<AtomicUsize>,
 }
 
-/// Makes an installation's clients. Nothing is asked yet, unless credentials or shards demand it.
+/// Makes an installation's clients. Nothing is asked yet, unless credentials or shards demand it. Orders that are sent are
+/// signed with the installation's key.
 ///
 /// # Errors
 /// One sentence: a prefix or a number that cannot be, or no region.
 pub async fn connect(options: &Options) -> Result<Aws, ConnectError> {
-    connect_sealed(options, Seal::default()).await
+    let signing_key = SigningKey::new(options, options.names()?.signing_key_parameter());
+    connect_sealed(options, Seal { signing_key: Some(Arc::new(signing_key)), verifier: None }).await
 }
 
-/// As [`connect`], for who signs or verifies orders.
+/// As [`connect`], for who verifies orders, or has them signed otherwise.
 ///
 /// # Errors
 /// As of [`connect`].

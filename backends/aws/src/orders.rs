@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use crate::Backend;
 use crate::names::group_of_port;
 use crate::signature::{self, NotOpened, Signer, Verifier};
+use crate::signing_key::SigningKey;
 use crate::sqs::{DELAY_MAX, Letter, sqs_text};
 
 const KIND: &str = "orders";
@@ -21,7 +22,7 @@ const KIND: &str = "orders";
 /// What signs orders that are sent and verifies those that are received, where that is wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Seal {
-    pub signer: Option<Arc<Signer>>,
+    pub signing_key: Option<Arc<SigningKey>>,
     pub verifier: Option<Arc<Verifier>>,
 }
 
@@ -42,10 +43,14 @@ impl Refused {
 impl Orders for Backend {
     async fn send(&self, orders: &[Order]) -> PortResult<()> {
         let now = Timestamp::now();
+        let signer = match &self.seal.signing_key {
+            Some(key) => key.signer().await?,
+            None => None,
+        };
         let mut by_group: BTreeMap<&str, Vec<Letter>> = BTreeMap::new();
         for order in orders {
             group_of_port(&self.names, &order.job.group)?;
-            by_group.entry(&order.job.group).or_default().push(self.letter(order, now)?);
+            by_group.entry(&order.job.group).or_default().push(letter(order, signer, now)?);
         }
         for (group, letters) in by_group {
             self.sqs.send(&self.names.orders(group), KIND, letters).await?;
@@ -92,15 +97,6 @@ impl Orders for Backend {
 }
 
 impl Backend {
-    fn letter(&self, order: &Order, now: Timestamp) -> PortResult<Letter> {
-        let what = format!("the order for {}", order.key());
-        let permanent = |says: String| PortError::Permanent(format!("{what} cannot be sent: {says}"));
-        let body = signature::seal(order, self.seal.signer.as_deref());
-        let body = sqs_text(&body.map_err(|error| permanent(error.to_string()))?);
-        let delay = order.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok());
-        Ok(Letter { body, delay: delay.unwrap_or_default().min(DELAY_MAX), what })
-    }
-
     async fn queues_of_all(&self) -> PortResult<Vec<String>> {
         let queues = self.sqs.queues(&self.names.orders_of_all(), KIND).await?;
         Ok(queues.into_iter().filter(|queue| self.names.group_of_queue(queue).is_some()).collect())
@@ -154,4 +150,13 @@ impl Backend {
         }
         Ok(Some(Delivery { message: order, receipt: format!("{queue} {receipt}") }))
     }
+}
+
+fn letter(order: &Order, signer: Option<&Signer>, now: Timestamp) -> PortResult<Letter> {
+    let what = format!("the order for {}", order.key());
+    let permanent = |says: String| PortError::Permanent(format!("{what} cannot be sent: {says}"));
+    let body = signature::seal(order, signer);
+    let body = sqs_text(&body.map_err(|error| permanent(error.to_string()))?);
+    let delay = order.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok());
+    Ok(Letter { body, delay: delay.unwrap_or_default().min(DELAY_MAX), what })
 }

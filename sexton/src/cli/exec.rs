@@ -67,7 +67,7 @@ pub fn run(arguments: Arguments) -> Outcome {
 
 async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     let reports = server_of(&arguments.server, &setup).await?;
-    let mut options = machine::runner_options(&setup.configuration.runner, setup.state.runner())?;
+    let mut options = machine::runner_options(&setup.configuration, setup.state.runner())?;
     let (events, troubles) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(work::tell_troubles(troubles));
     options.sinks = work::start_sinks(&setup.sinks, &events)?;

@@ -9,5 +9,6 @@ mod faults;
 mod output;
 mod readme;
 mod running;
+mod secrets;
 mod sinks;
 mod upgrade;

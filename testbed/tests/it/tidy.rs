@@ -35,7 +35,7 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
     ("rusqlite", &["backends/embedded"]),
     ("aws-config", &["backends/aws", "lambdas", "sinks"]),
     ("aws-credential-types", &["backends/aws", "lambdas", "sinks"]),
-    ("aws-sigv4", &["sinks"]),
+    ("aws-sigv4", &["backends/aws", "sinks"]),
     ("aws-types", &["backends/aws", "lambdas", "sinks"]),
     ("aws-sdk-*", &["backends/aws", "lambdas", "sinks"]),
     ("aws-smithy-*", &["backends/aws", "lambdas", "sinks"]),

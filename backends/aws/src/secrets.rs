@@ -1,0 +1,293 @@
+//! Values of secrets, from the Parameter Store of Systems Manager and from Secrets Manager, with the rights of whoever asks:
+//! a runner, just before it executes a job, and the scheduler for the key that signs orders.
+//!
+//! Two calls, written and signed by hand: the two SDK crates would cost more to build than all the others together use.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_credential_types::provider::ProvideCredentials;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4;
+use aws_types::service_config::ServiceConfigKey;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use domain::ports::{PortError, PortResult};
+use domain::secret::{Reference, Secrets};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::fault::{Deed, chain, told};
+use crate::options::Options;
+
+const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
+
+/// From the first byte sent to the last one of the answer. Ours: both services answer within 100 ms, KMS included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Finding credentials may ask files, a process, STS or the instance's metadata service, one after the other.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Finds region and credentials at the first question, so that who has no secrets on AWS needs none of them.
+pub struct AwsSecrets {
+    options: Options,
+    connection: OnceCell<Connection>,
+}
+
+struct Connection {
+    http: reqwest::Client,
+    sdk: SdkConfig,
+}
+
+/// One of the two services.
+struct Service {
+    /// In signatures, endpoints and permissions.
+    name: &'static str,
+    /// As the SDKs call it where endpoints are configured.
+    id: &'static str,
+    target: &'static str,
+}
+
+const PARAMETERS: Service = Service { name: "ssm", id: "SSM", target: "AmazonSSM" };
+const SECRETS: Service = Service { name: "secretsmanager", id: "Secrets Manager", target: "secretsmanager" };
+
+impl AwsSecrets {
+    pub fn new(options: Options) -> AwsSecrets {
+        AwsSecrets { options, connection: OnceCell::new() }
+    }
+
+    async fn parameter(&self, name: &str) -> PortResult<String> {
+        self.find_parameter(name).await?.ok_or_else(|| absent(&format!("the parameter `{name}`")))
+    }
+
+    /// None when there is no parameter of this name.
+    ///
+    /// # Errors
+    /// As of [`Secrets::value`].
+    pub async fn find_parameter(&self, name: &str) -> PortResult<Option<String>> {
+        let place = format!("the parameter `{name}`");
+        let asked = json!({ "Name": name, "WithDecryption": true });
+        let Some(answer) = self.call(&PARAMETERS, "GetParameter", &place, &asked).await? else { return Ok(None) };
+        text_at(&answer, "/Parameter/Value")
+            .map(Some)
+            .ok_or_else(|| PortError::Permanent(format!("SSM told no value of {place}; look at it in the AWS console")))
+    }
+
+    async fn secret(&self, id: &str, key: Option<&str>) -> PortResult<String> {
+        let place = format!("the secret `{id}`");
+        let answer = self.call(&SECRETS, "GetSecretValue", &place, &json!({ "SecretId": id })).await?;
+        let answer = answer.ok_or_else(|| absent(&place))?;
+        let text = text_at(&answer, "/SecretString").or_else(|| {
+            let bytes = STANDARD.decode(text_at(&answer, "/SecretBinary")?).ok()?;
+            String::from_utf8(bytes).ok()
+        });
+        let text = text.ok_or_else(|| PortError::Permanent(format!("{place} is not a text; store it as one")))?;
+        match key {
+            None => Ok(text),
+            Some(key) => value_of_key(&text, key).map_err(|says| PortError::Permanent(format!("{place} {says}"))),
+        }
+    }
+
+    /// Calls an action; `place` is named in faults. None when the service has no such thing.
+    async fn call(&self, service: &Service, action: &str, place: &str, body: &Value) -> PortResult<Option<Value>> {
+        let connection = self.connection.get_or_try_init(|| connect(&self.options)).await?;
+        let deed = Deed { service: service.name, action, place };
+        let silent =
+            |says: String| PortError::Retry(format!("{} {action} on {place} got no answer: {says}", service.name));
+        let target = format!("{}.{action}", service.target);
+        let (url, body) = (format!("{}/", connection.endpoint(service)), body.to_string());
+        let mut request =
+            connection.http.post(&url).header("content-type", CONTENT_TYPE).header("x-amz-target", &target);
+        for (name, value) in connection.signature(service, &url, &target, body.as_bytes()).await? {
+            request = request.header(name, value);
+        }
+        let answer = request.body(body).send().await.map_err(|error| silent(chain(&error)))?;
+        let status = answer.status().as_u16();
+        let kind = answer.headers().get("x-amzn-errortype").and_then(|kind| kind.to_str().ok()).map(str::to_owned);
+        let text = answer.bytes().await.map_err(|error| silent(chain(&error)))?;
+        let answer: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
+        if status == 200 {
+            return Ok(Some(answer));
+        }
+        let (code, message) = fault_of(kind, &answer);
+        match code.as_str() {
+            "ParameterNotFound" | "ResourceNotFoundException" => Ok(None),
+            code => Err(told(deed, status, code, &message)),
+        }
+    }
+}
+
+#[async_trait]
+impl Secrets for AwsSecrets {
+    async fn value(&self, reference: &Reference) -> PortResult<String> {
+        match reference {
+            Reference::Parameter(name) => self.parameter(name).await,
+            Reference::Secret { id, key } => self.secret(id, key.as_deref()).await,
+            Reference::Variable(_) | Reference::File(_) => {
+                Err(PortError::Permanent(format!("`{reference}` is of the runner's machine, not of AWS")))
+            }
+        }
+    }
+}
+
+async fn connect(options: &Options) -> PortResult<Connection> {
+    let permanent = |says: String| PortError::Permanent(says);
+    let sdk = options.sdk_config().await.map_err(|error| permanent(error.to_string()))?;
+    let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
+    let http = http.map_err(|error| permanent(format!("no HTTP client can be made: {}", chain(&error))))?;
+    Ok(Connection { http, sdk })
+}
+
+impl Connection {
+    fn region(&self) -> &str {
+        self.sdk.region().map_or("", |region| region.as_ref())
+    }
+
+    /// The service's own endpoint where one is configured, that of all services, or AWS's (AWS general reference).
+    fn endpoint(&self, service: &Service) -> String {
+        let key = ServiceConfigKey::builder().service_id(service.id).env("AWS_ENDPOINT_URL").profile("endpoint_url");
+        let specific = key.build().ok().and_then(|key| self.sdk.service_config()?.load_config(key));
+        let configured = specific.or_else(|| self.sdk.endpoint_url().map(str::to_owned));
+        let domain = if self.region().starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+        let endpoint = configured.unwrap_or_else(|| format!("https://{}.{}.{domain}", service.name, self.region()));
+        endpoint.trim_end_matches('/').to_owned()
+    }
+
+    async fn signature(
+        &self,
+        service: &Service,
+        url: &str,
+        target: &str,
+        body: &[u8],
+    ) -> PortResult<Vec<(&'static str, String)>> {
+        let none = || PortError::Permanent("no AWS credentials are configured; give the machine a role".to_owned());
+        let provider = self.sdk.credentials_provider().ok_or_else(none)?;
+        let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, provider.provide_credentials()).await;
+        let found = found.map_err(|_| PortError::Retry("finding AWS credentials took longer than 30s".to_owned()))?;
+        let found = found.map_err(|error| PortError::Retry(format!("no AWS credentials: {}", chain(&error))))?;
+        let unsigned =
+            |says: String| PortError::Permanent(format!("a call of {} cannot be signed: {says}", service.name));
+        let identity = found.into();
+        let parameters = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(self.region())
+            .name(service.name)
+            .time(SystemTime::now())
+            .settings(SigningSettings::default())
+            .build()
+            .map_err(|error| unsigned(error.to_string()))?
+            .into();
+        let headers = [("content-type", CONTENT_TYPE), ("x-amz-target", target)];
+        let request = SignableRequest::new("POST", url, headers.into_iter(), SignableBody::Bytes(body));
+        let request = request.map_err(|error| unsigned(error.to_string()))?;
+        let signed = sign(request, &parameters).map_err(|error| unsigned(error.to_string()))?;
+        let (headers, _) = signed.into_parts().0.into_parts();
+        Ok(headers.into_iter().map(|header| (header.name(), header.value().to_owned())).collect())
+    }
+}
+
+fn text_at(answer: &Value, place: &str) -> Option<String> {
+    answer.pointer(place).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// What one key of a secret holds. The sentence goes on after the secret's name, and never holds a value.
+fn value_of_key(text: &str, key: &str) -> Result<String, String> {
+    let members: HashMap<String, Value> = serde_json::from_str(text)
+        .map_err(|_| format!("is not a JSON object, so it has no `{key}`; leave `#{key}` away, or store it as one"))?;
+    match members.get(key) {
+        Some(Value::String(value)) => Ok(value.clone()),
+        Some(value) => Ok(value.to_string()),
+        None => {
+            let mut known: Vec<&str> = members.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            Err(format!("has no key `{key}`; write one of {}", known.join(", ")))
+        }
+    }
+}
+
+/// Code and text of a fault: the code is in `__type` or a header, the text in `message` or `Message`.
+fn fault_of(kind: Option<String>, answer: &Value) -> (String, String) {
+    let code = text_at(answer, "/__type").or(kind).unwrap_or_default();
+    let code = code.rsplit('#').next().unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
+    let message = text_at(answer, "/message").or_else(|| text_at(answer, "/Message")).unwrap_or_default();
+    (code, message)
+}
+
+fn absent(place: &str) -> PortError {
+    PortError::Permanent(format!("{place} does not exist in this account and region; create it, or correct the job"))
+}
+
+#[cfg(test)]
+mod tests {
+    use testbed::Ministack;
+
+    use super::*;
+    use crate::options::AccessKey;
+
+    impl AwsSecrets {
+        pub async fn put_parameter(&self, name: &str, value: &str) {
+            let parameter = json!({ "Name": name, "Value": value, "Type": "SecureString" });
+            self.call(&PARAMETERS, "PutParameter", "a test", &parameter).await.expect("a parameter");
+        }
+    }
+
+    fn secrets(endpoint: &str) -> AwsSecrets {
+        AwsSecrets::new(Options {
+            region: Some("eu-west-1".to_owned()),
+            endpoint: Some(endpoint.to_owned()),
+            access_key: Some(AccessKey { id: "200000000001".to_owned(), secret: "secret".to_owned() }),
+            ..Options::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn values_are_read_and_what_is_missing_is_told() {
+        let Some(server) = Ministack::start() else { return };
+        let secrets = secrets(&server.endpoint());
+        secrets.put_parameter("/db/password", "by ssm").await;
+        let whole = r#"{"user":"app","password":"by manager","port":5432}"#;
+        let secret = json!({ "Name": "db", "SecretString": whole });
+        let made = secrets.call(&SECRETS, "CreateSecret", "a test", &secret).await.expect("secret").expect("secret");
+        let arn = made["ARN"].as_str().expect("ARN");
+        let check = async |text: &str, expected: Result<&str, &str>| {
+            let reference = Reference::parse(text).expect("a reference");
+            match (secrets.value(&reference).await, expected) {
+                (Ok(value), Ok(expected)) => assert_eq!(value, expected, "{text}"),
+                (Err(PortError::Permanent(says)), Err(part)) => {
+                    assert!(says.contains(part) && !says.contains("by manager"), "{says}");
+                }
+                (read, expected) => panic!("{text}: {read:?}, not {expected:?}"),
+            }
+        };
+        check("ssm:/db/password", Ok("by ssm")).await;
+        check("secretsmanager:db", Ok(whole)).await;
+        check("secretsmanager:db#password", Ok("by manager")).await;
+        check(&format!("secretsmanager:{arn}#port"), Ok("5432")).await;
+        check("ssm:/db/other", Err("the parameter `/db/other` does not exist")).await;
+        check("secretsmanager:other", Err("the secret `other` does not exist")).await;
+        check("secretsmanager:db#pasword", Err("has no key `pasword`; write one of password, port, user")).await;
+        check("env:HOME", Err("not of AWS")).await;
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_asked_again() {
+        let nobody = format!("http://{}", testbed::free_port());
+        let asked = secrets(&nobody).value(&Reference::Parameter("/db/password".to_owned())).await;
+        assert!(
+            matches!(&asked, Err(PortError::Retry(says)) if says.contains("the parameter `/db/password`")),
+            "{asked:?}"
+        );
+    }
+
+    #[test]
+    fn codes_are_read_wherever_they_stand() {
+        let check = |kind: Option<&str>, answer: Value, code: &str| {
+            assert_eq!(fault_of(kind.map(str::to_owned), &answer), (code.to_owned(), "m".to_owned()));
+        };
+        check(None, json!({ "__type": "ThrottlingException", "message": "m" }), "ThrottlingException");
+        check(None, json!({ "__type": "com.amazon#AccessDeniedException", "Message": "m" }), "AccessDeniedException");
+        check(Some("ParameterNotFound:http://x"), json!({ "message": "m" }), "ParameterNotFound");
+    }
+}
