@@ -2,6 +2,8 @@
 //! of what must hold when things break.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,6 +45,23 @@ pub fn pager(folder: &Folder) -> (String, PathBuf) {
 pub fn alerts(told: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(told).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Waits until everybody who was told is marked as told: an `up` that is killed before may tell them once more.
+#[track_caller]
+pub fn wait_for_marked_alerts(state: &Path) {
+    let token = std::fs::read_to_string(state.join("token")).expect("a token");
+    let server = std::fs::read_to_string(state.join("server.json")).expect("a server");
+    let server: Value = serde_json::from_str(&server).expect("JSON");
+    let address = server["url"].as_str().and_then(|url| url.strip_prefix("http://")).expect("an address");
+    wait_until(DEADLINE, || {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        write!(stream, "GET /metrics HTTP/1.0\r\nAuthorization: Bearer {}\r\n\r\n", token.trim()).expect("sent");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("a page");
+        assert!(page.contains("sexton_alerts_pending "), "{page}");
+        page.lines().any(|line| line == "sexton_alerts_pending 0")
+    });
 }
 
 /// The folder of a run's first attempt.

@@ -5,7 +5,7 @@ use testbed::{DEADLINE, wait_until};
 use crate::driver::{Folder, Up, shell_output};
 use crate::evidence::{
     LONG_DEADLINE, MEMORY_BYTES_MAX, alerts, check_ledger, directory, job, keeper, pager, peak_memory_bytes, show,
-    start_run, wait_for_end,
+    start_run, wait_for_end, wait_for_marked_alerts,
 };
 
 /// Each line of the flood, with its newline.
@@ -71,6 +71,7 @@ fn a_job_that_says_nothing_for_an_hour_is_told_once_and_goes_on_to_its_true_end(
     shell_output(&format!("touch -d '61 minutes ago' {}", segment.display()));
     wait_until(DEADLINE, || !alerts(&told).is_empty());
     assert_eq!((&alerts(&told)[0]["kind"], &alerts(&told)[0]["run_id"]), (&"quiet".into(), &(&*run_id).into()));
+    wait_for_marked_alerts(&state);
 
     // Whoever watches meanwhile may be killed; nobody takes the silence for a death, and nobody is told again.
     up.kill_and_keep_jobs();
