@@ -140,8 +140,11 @@ fn a_gigabyte_in_one_line_and_ten_million_lines_come_back_byte_for_byte_in_littl
     let line = "head -c 1000000000 /dev/zero | tr '\\0' x; echo";
     let lines = "seq 1 10000000";
     let jobs = folder.write("jobs.toml", &[job("line", line, ""), job("lines", lines, "")].concat());
+    // A sink that is dead all the while falls behind by many segments, and that costs no memory either.
+    let dead = format!("[sink.dead]\ntype = \"syslog\"\naddress = \"tcp://{}\"\n", testbed::free_port());
+    let dead = folder.write("sinks.toml", &dead);
     let state = folder.path("state");
-    let up = Up::start(&state, &["--jobs", &jobs]);
+    let up = Up::start(&state, &["--jobs", &jobs, "--sinks", &dead]);
     for (job, command_line, records) in [("line", line, 1_000), ("lines", lines, 10_000_000)] {
         let run_id = start_run(&up, job);
         let mut keeper_bytes = 0;
@@ -159,6 +162,8 @@ fn a_gigabyte_in_one_line_and_ten_million_lines_come_back_byte_for_byte_in_littl
         let up_bytes = peak_memory_bytes(up.pid());
         assert!((1..MEMORY_BYTES_MAX).contains(&up_bytes), "up took {up_bytes} bytes after {job}");
     }
+    let sinks = up.records(&["sinks"]);
+    assert!(sinks[0]["lag_lines"].as_u64() >= Some(10_001_000), "{sinks:?}");
 }
 
 #[test]
