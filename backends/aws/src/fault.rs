@@ -81,13 +81,20 @@ pub fn told(deed: Deed<'_>, status: u16, code: &str, message: &str) -> PortError
         return PortError::Retry(says);
     }
     let remedy = if DENIED.contains(&code) {
-        format!("; the role of this process must be allowed {}:{action} there", service.to_ascii_lowercase())
+        let permission = permission(action);
+        format!("; the role of this process must be allowed {}:{permission} there", service.to_ascii_lowercase())
     } else if ABSENT.contains(&code) {
         "; deploy the template, add the group, or correct `prefix` and `region`".to_owned()
     } else {
         String::new()
     };
     PortError::Permanent(format!("{says}{remedy}"))
+}
+
+/// What a role is allowed when it is allowed an action: batches of SQS and SNS have no permission of their own.
+/// Source: Service Authorization Reference, actions of Amazon SQS and Amazon SNS.
+fn permission(action: &str) -> &str {
+    action.strip_suffix("Batch").unwrap_or(action)
 }
 
 /// An error with what caused it, as one line.
@@ -127,6 +134,8 @@ mod tests {
             assert!(told.to_string().contains("the table sexton-runs"), "{told}");
         }
         assert!(told(deed, 400, "AccessDeniedException", "m").to_string().contains("dynamodb:PutItem"));
+        let batch = Deed { service: "SQS", action: "SendMessageBatch", place: "the queue sexton-reports" };
+        assert!(told(batch, 403, "AccessDenied", "m").to_string().contains("sqs:SendMessage there"));
         assert!(told(deed, 400, "ResourceNotFoundException", "m").to_string().contains("template"));
     }
 }
