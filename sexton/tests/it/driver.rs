@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -103,6 +104,7 @@ pub struct Up {
     child: Child,
     state: PathBuf,
     printed: Arc<Mutex<Vec<String>>>,
+    ready: Mutex<Receiver<()>>,
     keeps_jobs: bool,
 }
 
@@ -123,7 +125,20 @@ impl Up {
 
     /// The same for another command that serves.
     #[track_caller]
-    pub fn serve(state: &Path, mut command: Command) -> Up {
+    pub fn serve(state: &Path, command: Command) -> Up {
+        let mut up = Up::spawn(state, command);
+        assert!(up.is_ready_within(DEADLINE), "it is not ready; it said: {}", up.said());
+        up
+    }
+
+    /// Starts `up` that dies at a labelled step of a run's life, if it comes there, and waits for nothing.
+    pub fn start_to_crash(state: &Path, arguments: &[&str], label: &str) -> Up {
+        let mut command = command(&["up"]);
+        command.args(arguments).env("SEXTON_CRASH_AT", label);
+        Up::spawn(state, command)
+    }
+
+    fn spawn(state: &Path, mut command: Command) -> Up {
         let mut child = command
             .args(["--listen", &testbed::free_port().to_string(), "--state"])
             .arg(state)
@@ -142,11 +157,16 @@ impl Up {
                 let _gone = sender.send(());
             }
         });
-        let up = Up { child, state: state.to_owned(), printed, keeps_jobs: false };
-        if ready.recv_timeout(DEADLINE).is_err() {
-            panic!("it is not ready; it said: {}", up.said());
-        }
-        up
+        Up { child, state: state.to_owned(), printed, ready: Mutex::new(ready), keeps_jobs: false }
+    }
+
+    /// Whether it comes to say `ready`; no longer waited for once it has ended.
+    fn is_ready_within(&mut self, patience: Duration) -> bool {
+        self.ready.lock().expect("not poisoned").recv_timeout(patience).is_ok()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("waited for").is_some()
     }
 
     pub fn said(&self) -> String {

@@ -1,6 +1,7 @@
 //! The real binary: what it prints, what it exits with, what a running `up` does.
 
 mod aws;
+mod campaign;
 mod commands;
 mod disk;
 mod driver;

@@ -1,0 +1,226 @@
+//! What must be true once everything has come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use domain::alert::{Fate, Transition};
+use domain::event::Ended;
+use domain::line::Stream;
+use domain::run::{Outcome, Run};
+use runner::directory::{RunDirectory, read_json};
+use runner::output::{Output, Piece, Shown};
+use runner::records::Exit;
+use serde_json::Value;
+
+use crate::driver::Up;
+use crate::evidence::alerts;
+
+/// Orders and reports that a dead `up` had leased come again after a minute; more alerts than a minute takes wait for the
+/// next.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+pub struct Verdict<'v> {
+    pub state: &'v Path,
+    /// A file an attempt, with a line for each time it was really started.
+    pub starts: &'v Path,
+    /// A file an attempt, with what it printed.
+    pub written: &'v Path,
+    /// What the file sink has.
+    pub archive: &'v Path,
+    pub told: &'v Path,
+    pub kills_of_up: usize,
+    pub log: &'v [String],
+}
+
+/// Of one attempt, in the file.
+#[derive(Default)]
+struct Shipped {
+    seqs: BTreeSet<u64>,
+    brackets: BTreeSet<String>,
+}
+
+impl Verdict<'_> {
+    #[track_caller]
+    pub fn check(&self, up: Up) {
+        self.wait("every run to end", || up.records(&["ledger"])[0]["open"] == 0, &up);
+        self.wait("every alert to be told", || pending(&self.transitions()) == 0, &up);
+        let lag = || up.records(&["sinks"]).iter().map(|sink| sink["lag_lines"].as_u64().unwrap_or(1)).sum::<u64>();
+        self.wait("every line to be delivered", || lag() == 0, &up);
+        let ledger = up.ask(&["ledger", "--json"]).expect(0).records().remove(0);
+        let runs: Vec<Run> = up
+            .records(&["runs", "--limit", "1000000"])
+            .into_iter()
+            .map(|record| serde_json::from_value(record).expect("a run"))
+            .collect();
+        assert!(!up.said().contains("panicked at"), "{}", up.said());
+        // Ends its sinks too, and only then is all confirmed.
+        up.stop();
+        self.check_runs(&runs);
+        let attempts = self.check_attempts();
+        self.check_alerts(&runs);
+        println!("{ledger}; {attempts} attempts, {} faults, {} alerts", self.log.len(), alerts(self.told).len());
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, mut holds: impl FnMut() -> bool, up: &Up) {
+        let begun = Instant::now();
+        while !holds() {
+            if begun.elapsed() > PATIENCE {
+                let open: Vec<Value> =
+                    up.records(&["runs"]).into_iter().filter(|run| run["outcome"].is_null()).collect();
+                panic!("waited for {what}; open: {open:#?}\n{}\n{}", up.said(), self.log.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Every run has one outcome, and nothing was started twice.
+    #[track_caller]
+    fn check_runs(&self, runs: &[Run]) {
+        assert!(runs.iter().all(|run| run.outcome.is_some()));
+        let mut by_nominal = BTreeMap::new();
+        for run in runs {
+            let started_by = by_nominal.insert((run.key(), run.nominal), &run.run_id);
+            assert_eq!(started_by, None, "two runs of {} at {}", run.key(), run.nominal);
+        }
+        let by_id: BTreeMap<&str, &Run> = runs.iter().map(|run| (run.run_id.as_str(), run)).collect();
+        for file in files(self.starts) {
+            let (name, starts) = (name_of(&file), std::fs::read_to_string(&file).expect("read"));
+            assert_eq!(starts.lines().count(), 1, "{name} was started more than once:\n{}", self.log.join("\n"));
+            let run = by_id[name.split('.').next().expect("a run id")];
+            let never_began = matches!(run.outcome, Some(Outcome::Missed | Outcome::Skipped));
+            assert!(!never_began, "{name} was started and counts as {:?}", run.outcome);
+        }
+    }
+
+    /// What each attempt printed is in its spool and in the file; says how many attempts there were.
+    #[track_caller]
+    fn check_attempts(&self) -> usize {
+        let ended: Vec<(String, Exit)> = files(&self.state.join("runner/runs"))
+            .iter()
+            .filter_map(|path| Some((name_of(path), read_json(&RunDirectory::at(path).exit()).expect("read")?)))
+            .collect();
+        assert!(!ended.is_empty(), "nothing has run");
+        let shipped = by_attempt(self.archive);
+        let faults: Vec<String> =
+            ended.iter().filter_map(|(name, exit)| unshipped(shipped.get(name), name, exit)).collect();
+        assert!(faults.is_empty(), "{}\n{}", faults.join("\n"), self.log.join("\n"));
+        for (name, exit) in &ended {
+            let printed = printed(RunDirectory::at(self.state.join("runner/runs").join(name)));
+            let written = std::fs::read(self.written.join(name)).unwrap_or_default();
+            // A line is written down after it was printed; what a killed keeper had not read is gone with it.
+            let is_excused = exit.output.dropped_lines > 0 || exit.ended == Ended::Lost;
+            let (lines, log) = (exit.output.last_seq, self.log.join("\n"));
+            assert!(
+                is_excused || printed.starts_with(&written),
+                "{name} wrote {} bytes, of which its spool of {lines} lines lacks some:\n{log}",
+                written.len()
+            );
+        }
+        ended.len()
+    }
+
+    /// What was due was told, and nothing twice but where a kill may have fallen between sending and marking.
+    #[track_caller]
+    fn check_alerts(&self, runs: &[Run]) {
+        let transitions = self.transitions();
+        let told = alerts(self.told);
+        let count = |transition: &Transition| {
+            let same = |alert: &&Value| {
+                alert["kind"] == transition.kind.name()
+                    && alert["run_id"] == transition.run_id.as_ref().map_or(Value::Null, |id| id.as_str().into())
+                    && alert["reason"] == transition.reason.as_str()
+            };
+            told.iter().filter(same).count()
+        };
+        let mut twice = 0;
+        for transition in transitions.iter().filter(|transition| transition.fate == Fate::Told) {
+            let times = count(transition);
+            assert!(times > 0, "never told: {transition:?}\n{}", self.log.join("\n"));
+            twice += times - 1;
+        }
+        assert!(twice <= self.kills_of_up, "{twice} alerts came twice, and up was killed {} times", self.kills_of_up);
+        let given_up: Vec<&Transition> = transitions.iter().filter(|one| one.fate == Fate::GivenUp).collect();
+        assert!(given_up.is_empty(), "{given_up:?}");
+        for (job, outcome) in [("failing", Outcome::Failed), ("lying", Outcome::FalseSuccess)] {
+            let was_bad = runs.iter().any(|run| run.job == job && run.outcome == Some(outcome));
+            let is_due =
+                transitions.iter().any(|transition| transition.job == job && transition.outcome == Some(outcome));
+            let other = transitions.iter().any(|transition| transition.job == job);
+            assert!(!was_bad || is_due || other, "nobody heard of {job}");
+        }
+    }
+
+    fn transitions(&self) -> Vec<Transition> {
+        let store = embedded::Embedded::open(&self.state.join("sexton.db")).expect("opened");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let (alerts, mut all, mut after) = (store.ports().alerts, Vec::new(), None);
+            loop {
+                let page = alerts.list(after.as_ref(), 500).await.expect("listed");
+                all.extend(page.records);
+                after = page.next;
+                if after.is_none() {
+                    return all;
+                }
+            }
+        })
+    }
+}
+
+fn pending(transitions: &[Transition]) -> usize {
+    transitions.iter().filter(|transition| transition.fate == Fate::Pending).count()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    entries.map(|entry| entry.path()).filter(|path| !name_of(path).starts_with('.')).collect()
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// What a sink lacks of an attempt, or has too much; none when all is well.
+fn unshipped(got: Option<&Shipped>, name: &str, exit: &Exit) -> Option<String> {
+    let Some(got) = got else { return Some(format!("nothing of {name}: {exit:?}")) };
+    let (last_seq, dropped) = (exit.output.last_seq, exit.output.dropped_lines);
+    let missing: Vec<u64> = (1..=last_seq).filter(|seq| !got.seqs.contains(seq)).collect();
+    if missing.len() as u64 > dropped {
+        return Some(format!("lines {missing:?} of {name}, {dropped} were dropped: {exit:?}"));
+    }
+    if let Some(seq) = got.seqs.range(last_seq + 1..).next() {
+        return Some(format!("line {seq} of {name} is there and never was: {exit:?}"));
+    }
+    let lacking = ["run.started", "run.finished"].into_iter().find(|bracket| !got.brackets.contains(*bracket));
+    lacking.map(|bracket| format!("{bracket} of {name}"))
+}
+
+/// What the file has, by `RUN_ID.ATTEMPT`. A line that a kill tore is there again, whole.
+fn by_attempt(file: &Path) -> BTreeMap<String, Shipped> {
+    let mut all: BTreeMap<String, Shipped> = BTreeMap::new();
+    let bytes = std::fs::read(file).expect("read");
+    for record in bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok()) {
+        let (Some(run_id), Some(attempt)) = (record["run_id"].as_str(), record["attempt"].as_u64()) else { continue };
+        let shipped = all.entry(format!("{run_id}.{attempt}")).or_default();
+        match (record["event"].as_str(), record["seq"].as_u64()) {
+            (Some(event), _) => drop(shipped.brackets.insert(event.to_owned())),
+            (None, Some(seq)) => drop(shipped.seqs.insert(seq)),
+            (None, None) => {}
+        }
+    }
+    all
+}
+
+fn printed(run: RunDirectory) -> Vec<u8> {
+    let mut output = Output::open(run, Some(Stream::Stdout), Shown::Bytes);
+    let mut bytes = Vec::new();
+    loop {
+        match output.read().expect("read") {
+            Piece::Bytes(more) => bytes.extend(more),
+            Piece::Removed(_) => {}
+            Piece::Pending | Piece::End => return bytes,
+        }
+    }
+}
