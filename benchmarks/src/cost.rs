@@ -14,7 +14,7 @@ use aws::{Aws, Spent};
 use domain::alert::Alert;
 use domain::event::{Body, Ended, Event, Report};
 use domain::job::{Command, Job, JobKey};
-use domain::order::{FORMAT_VERSION, Order};
+use domain::order::Order;
 use domain::ports::{Beat, Claim, Notifier, PortResult, Ports};
 use domain::run::{Outcome, RunKey};
 use jiff::{SignedDuration, Timestamp};
@@ -329,19 +329,7 @@ impl Pipeline {
     }
 
     fn event(&self, order: &Order, body: Body) -> Event {
-        Event {
-            version: FORMAT_VERSION,
-            run_id: order.run_id.clone(),
-            group: order.job.group.clone(),
-            job: order.job.name.clone(),
-            attempt: order.attempt,
-            nominal: order.nominal,
-            trigger: order.trigger,
-            runner: RUNNER.to_owned(),
-            host: "h1".to_owned(),
-            at: self.now,
-            body,
-        }
+        Event::of(order, RUNNER, "h1", self.now, body)
     }
 
     /// A run that went well and printed a few lines.

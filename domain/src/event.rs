@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::order::{FORMAT_VERSION, Order};
 use crate::run::{ExcerptLine, Leaked, Outcome, RuleHit, RunId, RunKey, Trigger};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,23 @@ pub struct Event {
 }
 
 impl Event {
+    /// What `runner` has to say at `at` of the attempt that the order asks for.
+    pub fn of(order: &Order, runner: &str, host: &str, at: Timestamp, body: Body) -> Event {
+        Event {
+            version: FORMAT_VERSION,
+            run_id: order.run_id.clone(),
+            group: order.job.group.clone(),
+            job: order.job.name.clone(),
+            attempt: order.attempt,
+            nominal: order.nominal,
+            trigger: order.trigger,
+            runner: runner.to_owned(),
+            host: host.to_owned(),
+            at,
+            body,
+        }
+    }
+
     pub fn run_key(&self) -> RunKey {
         RunKey::new(&self.group, self.run_id.clone())
     }

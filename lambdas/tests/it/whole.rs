@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws::{AccessKey, Options};
 use domain::event::{Body, Ended, Event, Report};
-use domain::order::{FORMAT_VERSION, Order};
+use domain::order::Order;
 use domain::ports::{Claim, Ports};
 use domain::run::Outcome;
 use jiff::{SignedDuration, Timestamp, ToSpan};
@@ -32,19 +32,7 @@ async fn as_runner(installation: &Installation) -> Ports {
 }
 
 fn event(order: &Order, body: Body) -> Event {
-    Event {
-        version: FORMAT_VERSION,
-        run_id: order.run_id.clone(),
-        group: order.job.group.clone(),
-        job: order.job.name.clone(),
-        attempt: order.attempt,
-        nominal: order.nominal,
-        trigger: order.trigger,
-        runner: "r1".to_owned(),
-        host: "h1".to_owned(),
-        at: Timestamp::now(),
-        body,
-    }
+    Event::of(order, "r1", "h1", Timestamp::now(), body)
 }
 
 fn failed_with(exit_code: i32) -> Body {

@@ -9,7 +9,7 @@ use domain::event::{Body, Ended, Event, Report};
 use domain::job::{Command, Job, JobKey};
 use domain::ledger::Ledger;
 use domain::line::Stream;
-use domain::order::{FORMAT_VERSION, Order};
+use domain::order::Order;
 use domain::ports::{Beat, Claim, Notifier, PortError, PortResult, Ports, RunQuery};
 use domain::run::{ExcerptLine, Outcome, Run, RunId};
 use embedded::Embedded;
@@ -204,19 +204,7 @@ impl World {
     }
 
     pub fn event(&self, order: &Order, body: Body) -> Event {
-        Event {
-            version: FORMAT_VERSION,
-            run_id: order.run_id.clone(),
-            group: order.job.group.clone(),
-            job: order.job.name.clone(),
-            attempt: order.attempt,
-            nominal: order.nominal,
-            trigger: order.trigger,
-            runner: "r1".to_owned(),
-            host: "h1".to_owned(),
-            at: self.now(),
-            body,
-        }
+        Event::of(order, "r1", "h1", self.now(), body)
     }
 
     pub fn report(&self, exit_code: i32) -> Report {

@@ -11,7 +11,7 @@ use domain::event::{Body, Ended, Event, Report};
 use domain::job::{Command, Job, JobKey};
 use domain::ledger::Ledger;
 use domain::line::Stream;
-use domain::order::{FORMAT_VERSION, Order};
+use domain::order::Order;
 use domain::ports::{Beat, Claim, Notifier, PortResult, Ports, RunQuery};
 use domain::run::{ExcerptLine, Outcome, Run, RunId};
 use jiff::{SignedDuration, Timestamp};
@@ -184,19 +184,7 @@ impl World {
     }
 
     pub fn event(&self, order: &Order, body: Body) -> Event {
-        Event {
-            version: FORMAT_VERSION,
-            run_id: order.run_id.clone(),
-            group: order.job.group.clone(),
-            job: order.job.name.clone(),
-            attempt: order.attempt,
-            nominal: order.nominal,
-            trigger: order.trigger,
-            runner: RUNNER.to_owned(),
-            host: HOST.to_owned(),
-            at: self.now(),
-            body,
-        }
+        Event::of(order, RUNNER, HOST, self.now(), body)
     }
 
     pub fn report(&self, exit_code: i32) -> Report {

@@ -161,8 +161,13 @@ impl Crew {
             _ => (Ended::Exited, 0),
         };
         let forgotten = order.job.timeout.is_some() && dice.one_in(30 * self.luck);
-        let started =
-            event(&order, RUNNERS[runner].0, world.now(), Body::Started { pid: Some(7), command: "dump".to_owned() });
+        let started = Event::of(
+            &order,
+            RUNNERS[runner].0,
+            "h1",
+            world.now(),
+            Body::Started { pid: Some(7), command: "dump".to_owned() },
+        );
         // Without it nobody would know that a forgotten run ever began.
         let wait = if dice.one_in(10) && !forgotten { 60 * dice.between(0, 1) } else { 0 };
         self.post(world.now(), wait, started, dice);
@@ -191,7 +196,7 @@ impl Crew {
             report.ended = work.ended;
             report.outcome = outcome(&work);
             let wait = if dice.one_in(20 * self.luck) { 60 * dice.between(1, 30) } else { 0 };
-            let finished = event(&work.order, RUNNERS[work.runner].0, now, Body::Finished(Box::new(report)));
+            let finished = Event::of(&work.order, RUNNERS[work.runner].0, "h1", now, Body::Finished(Box::new(report)));
             self.post(now, wait, finished, dice);
         }
     }
@@ -229,21 +234,5 @@ fn outcome(work: &Work) -> Outcome {
         (Ended::Stopped, _) => Outcome::Stopped,
         (_, 0) => Outcome::Succeeded,
         _ => Outcome::Failed,
-    }
-}
-
-fn event(order: &Order, runner: &str, at: Timestamp, body: Body) -> Event {
-    Event {
-        version: domain::order::FORMAT_VERSION,
-        run_id: order.run_id.clone(),
-        group: order.job.group.clone(),
-        job: order.job.name.clone(),
-        attempt: order.attempt,
-        nominal: order.nominal,
-        trigger: order.trigger,
-        runner: runner.to_owned(),
-        host: "h1".to_owned(),
-        at,
-        body,
     }
 }
