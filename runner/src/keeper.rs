@@ -31,6 +31,7 @@ use jiff::Timestamp;
 
 pub(crate) use cgroup::{kill as kill_cgroup, members as cgroup_members, remove as remove_cgroup};
 pub(crate) use forms::{SECRET_BYTES_MIN, is_hidden};
+pub(crate) use launch::KEEPER_VARIABLE;
 pub(crate) use user::own_user;
 pub use writer::SEGMENT_BYTES_MAX;
 
@@ -140,7 +141,9 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
     // A secret may have been put where it is named when it does not work, like SHELL.
     let hide = |says: String| masker.as_ref().map_or(says.clone(), |masker| masker.hide(&says));
     let prepared = launch::prepare(&order.job, &env, &user, identity).map_err(hide)?;
+    // Two installations on one machine may have runs of one name.
     let name = run.path().file_name().unwrap_or_default().to_string_lossy();
+    let name = format!("{name}.{}", std::process::id());
     let cgroup = if launch.cgroup { cgroup::Cgroup::create(&name) } else { None };
     let launched = launch::launch(&prepared, order.job.stdin.is_some(), cgroup.as_ref()).map_err(hide)?;
     let (started_at, begun) = (Timestamp::now(), std::time::Instant::now());
@@ -152,6 +155,7 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
         started_at,
         cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_string_lossy().into_owned()),
         pipes: [&launched.stdout, &launched.stderr].map(inode_of).into_iter().flatten().collect(),
+        keeper: Some(std::process::id()),
     };
     if let Err(error) = directory::write_json(&run.started(), &started, Durability::Cache) {
         log(run, &format!("started.json cannot be written: {error}"));

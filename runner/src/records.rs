@@ -99,6 +99,9 @@ pub struct Started {
     /// Inodes of the pipes that the job prints into: whoever holds one belongs to it.
     #[serde(default)]
     pub pipes: Vec<u64>,
+    /// The keeper that the job's environment names; of a keeper that named none, as older builds', it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<u32>,
 }
 
 /// `stop`

@@ -47,6 +47,7 @@ pub fn end_remains(key: &Key, started: Option<&Started>) -> Vec<Leaked> {
 }
 
 fn remains(key: &Key, started: Option<&Started>) -> Vec<Process> {
+    let marks = marks(key, started);
     let started = started.filter(|started| started.boot_id == processes::boot_id());
     let in_group: Vec<u32> = started
         .and_then(|started| started.cgroup.as_deref())
@@ -61,7 +62,7 @@ fn remains(key: &Key, started: Option<&Started>) -> Vec<Process> {
             && (in_group.contains(&process.pid)
                 || session == Some(process.session)
                 || started.is_some_and(|started| holds_one(process.pid, &started.pipes))
-                || is_named_in_environment(process.pid, key))
+                || has_in_environment(process.pid, &marks))
     });
     all
 }
@@ -80,9 +81,15 @@ fn holds_one(pid: u32, pipes: &[u64]) -> bool {
     targets.into_iter().any(|target| names.iter().any(|name| Path::new(name) == target))
 }
 
-/// A job's processes carry its name, also those that left session and group.
-fn is_named_in_environment(pid: u32, (run_id, attempt): &Key) -> bool {
+/// What a job's processes carry in their environment, also those that left session and group. Another installation on this
+/// machine may have a run of the same name; its keeper is another one.
+fn marks((run_id, attempt): &Key, started: Option<&Started>) -> Vec<String> {
+    let keeper = started.and_then(|started| started.keeper);
+    let keeper = keeper.map(|keeper| format!("{}={keeper}", keeper::KEEPER_VARIABLE));
+    [format!("SEXTON_RUN_ID={run_id}"), format!("SEXTON_ATTEMPT={attempt}")].into_iter().chain(keeper).collect()
+}
+
+fn has_in_environment(pid: u32, wanted: &[String]) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-    let has = |wanted: &str| environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes());
-    has(&format!("SEXTON_RUN_ID={run_id}")) && has(&format!("SEXTON_ATTEMPT={attempt}"))
+    wanted.iter().all(|wanted| environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
 }

@@ -48,6 +48,9 @@ pub struct Launched {
     pub stdin: Option<OwnedFd>,
 }
 
+/// Names the keeper to whoever looks for what a job left: an equal run of another installation has another one.
+pub const KEEPER_VARIABLE: &str = "SEXTON_KEEPER";
+
 /// What a job sees: crontab's variables, what is passed on, its own, and the run's name. Nothing else.
 pub fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
@@ -64,6 +67,7 @@ pub fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeMap<Stri
     env.insert("SEXTON_JOB".to_owned(), order.job.name.clone());
     env.insert("SEXTON_ATTEMPT".to_owned(), order.attempt.to_string());
     env.insert("SEXTON_NOMINAL".to_owned(), order.nominal.to_string());
+    env.insert(KEEPER_VARIABLE.to_owned(), std::process::id().to_string());
     env
 }
 

@@ -65,6 +65,7 @@ fn a_job_sees_cron_s_environment_and_its_own_and_nothing_else() {
         "SEXTON_JOB",
         "SEXTON_ATTEMPT",
         "SEXTON_NOMINAL",
+        "SEXTON_KEEPER",
     ];
     assert!(names.iter().all(|name| allowed.contains(name)), "{said:?}");
     for line in ["LEVEL=9", "SEXTON_GROUP=g", "SEXTON_JOB=j", "SEXTON_ATTEMPT=1", "SHELL=/bin/sh"] {

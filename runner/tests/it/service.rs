@@ -139,6 +139,28 @@ fn without_a_control_group_a_daemon_without_session_and_environment_is_found_by_
 }
 
 #[test]
+fn what_a_killed_keeper_left_is_ended_and_an_equal_run_of_another_installation_goes_on() {
+    let (mut ours, mut theirs) = (World::new(), World::new());
+    let order = ours.order(shell("setsid sleep 1000 & sleep 1000"));
+    theirs.send(&order);
+    let keepers = [&mut ours, &mut theirs].map(|world| {
+        world.start();
+        let directory = world.directory(&order);
+        wait_for("the start", || world.events(&order.run_id).first().map(|_| ()));
+        let keeper = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
+        runner::processes::process(keeper).expect("keeper")
+    });
+    let family = wait_for("their job's processes", || {
+        let family = runner::processes::descendants(keepers[1].pid).expect("descendants");
+        (family.iter().filter(|process| process.name == "sleep").count() == 2).then_some(family)
+    });
+    runner::processes::signal(&keepers[0], rustix::process::Signal::KILL);
+    assert_eq!(ours.report(&order.run_id).outcome, Outcome::Lost);
+    assert!(family.iter().all(|process| is_alive(process.pid)), "{family:?}");
+    assert!(theirs.events(&order.run_id).len() == 1, "still running");
+}
+
+#[test]
 fn a_stop_from_the_ledger_reaches_the_job() {
     let mut world = World::new();
     world.start();
