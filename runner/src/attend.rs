@@ -9,6 +9,7 @@ use std::time::Duration;
 use domain::event::{Body, Event};
 use domain::ports::PortError;
 use jiff::Timestamp;
+use sinks::room::Room;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::crash;
@@ -31,6 +32,9 @@ const SCAN_DELAY: Duration = Duration::from_millis(200);
 /// Keepers that die before they begin anything are replaced so often. Ours: it is the machine that fails, not the job.
 const SPAWN_TRIES: u32 = 3;
 const SPAWN_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// What the disk does not take is tried again after this.
+const STORE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A secret that cannot be had now (throttled, unreachable) is asked for again, more and more seldom, for so long. Ours:
 /// an outage of minutes costs no run; what lasts longer is worth an alert. A time limit for the start ends it as well.
@@ -103,6 +107,7 @@ async fn attend_to_end(shared: &Arc<Shared>, mut run: Arc<LocalRun>) {
                 }
                 Begun::Refused(refusal) => {
                     run = refuse(shared, &run, refusal);
+                    store_refusal(&run).await;
                     break Exit::not_started(said(&run), Timestamp::now());
                 }
                 Begun::Failed(exit) => break *exit,
@@ -168,19 +173,18 @@ async fn begin(shared: &Arc<Shared>, run: &Arc<LocalRun>, tries: &mut Tries) -> 
         sleep(FRESH).await;
         return Begun::Kept(None);
     }
+    // Before the next one is born: whoever has a keeper may have begun.
+    if tries.keepers >= SPAWN_TRIES {
+        return refused(RefusalKind::Impossible, why_keepers_die(shared));
+    }
     if tries.keepers > 0 {
         sleep(SPAWN_RETRY_DELAY * tries.keepers).await;
     }
     match shared.spawn_keeper(run).await {
-        Ok(child) if child.is_none() || tries.keepers < SPAWN_TRIES => {
-            tries.keepers += 1;
+        Ok(child) => {
+            tries.keepers += u32::from(child.is_some());
             crash::point("spawned");
             Begun::Kept(child)
-        }
-        Ok(child) => {
-            drop(child);
-            let says = format!("{SPAWN_TRIES} keepers died before they began anything; look for keeper.log");
-            refused(RefusalKind::Impossible, says)
         }
         Err(NotSpawned::Secret(PortError::Permanent(says))) => {
             refused(RefusalKind::Impossible, format!("a secret of the job cannot be had: {says}"))
@@ -193,6 +197,12 @@ async fn begin(shared: &Arc<Shared>, run: &Arc<LocalRun>, tries: &mut Tries) -> 
             Begun::Kept(None)
         }
     }
+}
+
+fn why_keepers_die(shared: &Shared) -> String {
+    let is_full = Room::of(&shared.runs_folder).is_ok_and(|room| room.for_output_bytes() == 0);
+    let why = if is_full { "the runner's disk is full; make room on it" } else { "look for keeper.log" };
+    format!("{SPAWN_TRIES} keepers died before they began anything; {why}")
 }
 
 /// Waits for the next turn to ask for a secret that could not be had, or gives up.
@@ -219,16 +229,28 @@ async fn await_secret(run: &LocalRun, tries: &mut Tries, says: String) -> Begun 
     Begun::Kept(None)
 }
 
-/// The same run with the refusal, which is stored so that a restart does not think otherwise.
+/// The same run with the refusal. Whoever attends it stores that before anybody is told.
 pub fn refuse(shared: &Shared, run: &Arc<LocalRun>, refusal: Refusal) -> Arc<LocalRun> {
     let mut accepted = run.accepted.clone();
     accepted.refused = Some(refusal);
-    if let Err(error) = write_json(&run.directory.order(), &accepted, Durability::Cache) {
-        tracing::error!(%error, run_id = %run.run_id(), "a refusal cannot be stored; it is reported all the same");
-    }
     let refused = Arc::new(LocalRun::new(run.directory.clone(), accepted));
     locked(&shared.runs).insert(refused.key(), refused.clone());
     refused
+}
+
+/// Stores the refusal, with patience: told and then forgotten, it would let the next runner start the run after its end.
+async fn store_refusal(run: &LocalRun) {
+    let mut told = false;
+    while let Err(error) = write_json(&run.directory.order(), &run.accepted, Durability::Cache) {
+        // Where somebody removed the directory nothing is left that could be started.
+        if error.kind() == io::ErrorKind::NotFound && !run.directory.path().exists() {
+            return;
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!(%error, run_id = %run.run_id(), "a refusal cannot be stored; it is told when it is");
+        }
+        sleep(STORE_RETRY_DELAY).await;
+    }
 }
 
 fn said(run: &LocalRun) -> String {

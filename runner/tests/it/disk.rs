@@ -1,9 +1,11 @@
 //! A disk that is full.
 
 use domain::line::Stream;
+use domain::run::Outcome;
 use testbed::SmallDisk;
 
-use crate::attempt::{Attempt, shell};
+use crate::attempt::{Attempt, shell, wait_for};
+use crate::world::World;
 
 #[test]
 fn a_full_disk_holds_up_nobody_and_the_gap_is_told() {
@@ -47,4 +49,25 @@ fn a_disk_that_gets_room_again_is_used_again() {
     let numbers = attempt.texts(Stream::Stdout);
     assert_eq!(numbers.last().map(String::as_str), Some("100010"));
     assert_eq!(attempt.said().last().map(|said| said.seq), Some(100_010));
+}
+
+#[test]
+fn a_run_that_cannot_begin_is_told_only_when_that_is_stored_so_that_no_later_runner_starts_it() {
+    let Some(disk) = SmallDisk::mount(4 << 20) else { return };
+    let mut world = World::on(disk.path());
+    std::fs::write(world.path("doomed"), "3").expect("doomed");
+    std::fs::write(world.path("wait"), "").expect("wait");
+    world.start();
+    let order = world.order(shell("true"));
+    let directory = world.directory(&order);
+    wait_for("a keeper", || directory.lock().exists().then_some(()));
+    let ballast = disk.fill();
+    std::fs::remove_file(world.path("wait")).expect("wait");
+    let beside = directory.file(".order.json.new");
+    wait_for("the disk's refusal", || std::fs::metadata(&beside).is_ok_and(|file| file.len() == 0).then_some(()));
+    std::fs::remove_file(ballast).expect("room");
+    let report = world.report(&order.run_id);
+    assert_eq!(report.outcome, Outcome::Failed, "{}", report.reason);
+    let stored = std::fs::read_to_string(directory.order()).expect("order.json");
+    assert!(stored.contains("3 keepers died"), "{stored}");
 }

@@ -161,6 +161,21 @@ fn what_a_killed_keeper_left_is_ended_and_an_equal_run_of_another_installation_g
 }
 
 #[test]
+fn keepers_that_die_before_they_begin_are_replaced_twice_and_then_nothing_begins_any_more() {
+    for (doomed, outcome) in [(2, Outcome::Succeeded), (3, Outcome::Failed)] {
+        let mut world = World::new();
+        fs::write(world.path("doomed"), doomed.to_string()).expect("doomed");
+        world.start();
+        let order = world.order(counted(&world, "true"));
+        let report = world.report(&order.run_id);
+        assert_eq!(report.outcome, outcome, "{}", report.reason);
+        assert_eq!(starts(&world), usize::from(outcome == Outcome::Succeeded));
+        assert_eq!(fs::read_to_string(world.path("doomed")).expect("doomed"), "0");
+        assert!(outcome == Outcome::Succeeded || report.reason.starts_with("3 keepers died"), "{}", report.reason);
+    }
+}
+
+#[test]
 fn a_stop_from_the_ledger_reaches_the_job() {
     let mut world = World::new();
     world.start();

@@ -31,6 +31,16 @@ impl World {
         World { folder, runner: None }
     }
 
+    /// The same, where the runner's state is on this disk.
+    pub fn on(disk: &std::path::Path) -> World {
+        let world = World::new();
+        let (there, here) = (disk.join("state"), world.path("state"));
+        fs::create_dir(&there).expect("folder");
+        fs::remove_dir(&here).expect("folder");
+        std::os::unix::fs::symlink(there, here).expect("link");
+        world
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -38,6 +48,7 @@ impl World {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(harness());
         command.arg(words[0]).arg(self.path("state")).arg(self.folder.path()).args(&words[1..]);
+        command.env("SEXTON_WORLD", self.folder.path());
         command
     }
 
