@@ -286,6 +286,17 @@ mod tests {
     }
 
     #[test]
+    fn any_text_is_a_configuration_with_faults_or_without() {
+        testbed::try_inputs("configuration", |input| {
+            let text = String::from_utf8_lossy(input);
+            match Configuration::read("sexton.toml", &text, Path::new("/etc/sexton")) {
+                Ok((_, faults)) => drop(faults.to_string()),
+                Err(faults) => assert!(!faults.to_string().is_empty()),
+            }
+        });
+    }
+
+    #[test]
     fn paths_are_taken_from_the_folder_of_the_file() {
         let text = "state = \"state\"\nsinks = \"/other/sinks.toml\"\ncrontabs = [\"tab\"]\n";
         let (read, _) = Configuration::read("sexton.toml", text, Path::new("/etc/sexton")).expect("read");

@@ -162,7 +162,7 @@ template(name="json" type="list" option.jsonf="on") {{
   property(outname="msg" name="msg" format="jsonf")
   property(outname="raw" name="rawmsg" format="jsonf") }}
 ruleset(name="out" parser="{parser}") {{
-  action(type="omfile" file="{folder}/{JOURNAL}" template="json" asyncWriting="off" ioBufferSize="1" flushOnTXEnd="on") }}
+  action(type="omfile" file="{folder}/{JOURNAL}" template="json" asyncWriting="off" ioBufferSize="64k" flushOnTXEnd="on") }}
 input(type="imudp" address="127.0.0.1" port="{udp}" ruleset="out")
 input(type="imptcp" address="127.0.0.1" port="{tcp}" ruleset="out" supportOctetCountedFraming="{octets}"
   maxFrameSize="200000")

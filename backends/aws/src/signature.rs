@@ -235,6 +235,20 @@ mod tests {
         }
     }
 
+    /// Whatever stands in a queue is an order that was signed, or a sentence.
+    #[test]
+    fn any_text_in_a_queue_is_an_order_or_not_and_with_keys_only_what_was_signed() {
+        let verifier = Verifier::new(&[public(&signer(PRIVATE))]);
+        testbed::try_inputs("sealed_orders", |input| {
+            let message = String::from_utf8_lossy(input);
+            let opened = open(&message, None, order().issued_at);
+            assert_ne!(opened, Err(NotOpened(String::new())));
+            if let Ok(signed) = open(&message, Some(&verifier), order().issued_at) {
+                assert_eq!(signed, order());
+            }
+        });
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 

@@ -1,5 +1,6 @@
 //! Real processes, real files, real kills.
 
+mod any_policy;
 mod any_spool;
 mod attempt;
 #[cfg(feature = "crash_points")]

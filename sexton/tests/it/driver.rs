@@ -231,7 +231,7 @@ impl Up {
 
     /// Ends it without giving it a chance to say so, and ends the jobs that it left running.
     pub fn kill(mut self) {
-        signal(self.child.id(), "KILL");
+        self.child.kill().expect("killed, or ended already");
         self.child.wait().expect("waited for");
     }
 

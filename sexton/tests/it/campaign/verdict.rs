@@ -1,6 +1,6 @@
 //! What must be true once everything has come to rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,9 @@ use runner::directory::{RunDirectory, read_json};
 use runner::output::{Output, Piece, Shown};
 use runner::records::Exit;
 use serde_json::Value;
+use testbed::{DEADLINE, Rsyslog};
 
+use super::shipped::{ByAttempt, of_file, of_syslog, unshipped};
 use crate::driver::Up;
 use crate::evidence::alerts;
 
@@ -28,16 +30,11 @@ pub struct Verdict<'v> {
     pub written: &'v Path,
     /// What the file sink has.
     pub archive: &'v Path,
+    /// What the other sinks write to.
+    pub servers: [&'v Rsyslog; 2],
     pub told: &'v Path,
     pub kills_of_up: usize,
     pub log: &'v [String],
-}
-
-/// Of one attempt, in the file.
-#[derive(Default)]
-struct Shipped {
-    seqs: BTreeSet<u64>,
-    brackets: BTreeSet<String>,
 }
 
 impl Verdict<'_> {
@@ -102,10 +99,10 @@ impl Verdict<'_> {
             .filter_map(|path| Some((name_of(path), read_json(&RunDirectory::at(path).exit()).expect("read")?)))
             .collect();
         assert!(!ended.is_empty(), "nothing has run");
-        let shipped = by_attempt(self.archive);
-        let faults: Vec<String> =
-            ended.iter().filter_map(|(name, exit)| unshipped(shipped.get(name), name, exit)).collect();
-        assert!(faults.is_empty(), "{}\n{}", faults.join("\n"), self.log.join("\n"));
+        self.check_sink("the file", &ended, &mut || of_file(self.archive));
+        for (server, name) in self.servers.into_iter().zip(["s0", "s1"]) {
+            self.check_sink(name, &ended, &mut || of_syslog(server));
+        }
         for (name, exit) in &ended {
             let printed = printed(RunDirectory::at(self.state.join("runner/runs").join(name)));
             let written = std::fs::read(self.written.join(name)).unwrap_or_default();
@@ -119,6 +116,23 @@ impl Verdict<'_> {
             );
         }
         ended.len()
+    }
+
+    /// Every line of every attempt is there, once the receiver has written what it took.
+    #[track_caller]
+    fn check_sink(&self, sink: &str, ended: &[(String, Exit)], read: &mut dyn FnMut() -> ByAttempt) {
+        let begun = Instant::now();
+        loop {
+            let shipped = read();
+            let faults: Vec<String> =
+                ended.iter().filter_map(|(name, exit)| unshipped(shipped.get(name), name, exit)).collect();
+            if faults.is_empty() {
+                return;
+            }
+            let log = self.log.join("\n");
+            assert!(begun.elapsed() < DEADLINE, "{sink}: {}\n{log}", faults.join("\n"));
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 
     /// What was due was told, and nothing twice but where a kill may have fallen between sending and marking.
@@ -180,37 +194,6 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// What a sink lacks of an attempt, or has too much; none when all is well.
-fn unshipped(got: Option<&Shipped>, name: &str, exit: &Exit) -> Option<String> {
-    let Some(got) = got else { return Some(format!("nothing of {name}: {exit:?}")) };
-    let (last_seq, dropped) = (exit.output.last_seq, exit.output.dropped_lines);
-    let missing: Vec<u64> = (1..=last_seq).filter(|seq| !got.seqs.contains(seq)).collect();
-    if missing.len() as u64 > dropped {
-        return Some(format!("lines {missing:?} of {name}, {dropped} were dropped: {exit:?}"));
-    }
-    if let Some(seq) = got.seqs.range(last_seq + 1..).next() {
-        return Some(format!("line {seq} of {name} is there and never was: {exit:?}"));
-    }
-    let lacking = ["run.started", "run.finished"].into_iter().find(|bracket| !got.brackets.contains(*bracket));
-    lacking.map(|bracket| format!("{bracket} of {name}"))
-}
-
-/// What the file has, by `RUN_ID.ATTEMPT`. A line that a kill tore is there again, whole.
-fn by_attempt(file: &Path) -> BTreeMap<String, Shipped> {
-    let mut all: BTreeMap<String, Shipped> = BTreeMap::new();
-    let bytes = std::fs::read(file).expect("read");
-    for record in bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok()) {
-        let (Some(run_id), Some(attempt)) = (record["run_id"].as_str(), record["attempt"].as_u64()) else { continue };
-        let shipped = all.entry(format!("{run_id}.{attempt}")).or_default();
-        match (record["event"].as_str(), record["seq"].as_u64()) {
-            (Some(event), _) => drop(shipped.brackets.insert(event.to_owned())),
-            (None, Some(seq)) => drop(shipped.seqs.insert(seq)),
-            (None, None) => {}
-        }
-    }
-    all
 }
 
 fn printed(run: RunDirectory) -> Vec<u8> {
