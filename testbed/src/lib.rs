@@ -6,9 +6,10 @@
 //! so (the test then returns early, and `./test` lists it as left out); with `CI=true` it panics instead.
 //!
 //! Called by tests only, as a dev-dependency. It never imitates a server: what is not a third party's program here
-//! (`Capture`, `Proxy`) knows no protocol.
+//! (`Capture`, `Proxy`) knows no protocol; `AwsFaults` knows how AWS refuses, and passes on everything else.
 
 mod aws;
+mod aws_faults;
 mod boto;
 mod capture;
 mod disk;
@@ -24,6 +25,7 @@ mod syslog;
 mod wait;
 
 pub use aws::{AwsServer, Ministack, Moto};
+pub use aws_faults::{AwsCall, AwsFault, AwsFaults};
 pub use boto::{Boto, Caller, Refusal};
 pub use capture::{Capture, Transport};
 pub use disk::SmallDisk;

@@ -1,7 +1,8 @@
-//! ministack and moto hold what AWS's own client gives them, and moto minds the order of events.
+//! ministack and moto hold what AWS's own client gives them, moto minds the order of events, and a call that fails on purpose
+//! fails as that client knows it.
 
 use serde_json::{Value, json};
-use testbed::{AwsServer, Ministack, Moto};
+use testbed::{AwsFault, AwsFaults, AwsServer, Ministack, Moto};
 
 use crate::client;
 
@@ -46,4 +47,75 @@ fn moto_holds_what_boto3_puts_and_refuses_events_out_of_order() {
     let put = json!({ "logGroupName": "/cron/db", "logStreamName": "nightly", "logEvents": events });
     let (status, answer) = server.call_logs(ACCOUNT, "PutLogEvents", &put);
     assert_eq!((status, &answer["__type"]), (400, &json!("InvalidParameterException")), "{answer}");
+}
+
+/// Makes what the calls need; or makes one call, tells how it ended, and whether its first and its last entry are there.
+const BOTO3_CALLS: &str = r#"
+import boto3, botocore, sys
+config = botocore.config.Config(retries={"total_max_attempts": 1}, read_timeout=3)
+def client(service):
+    return boto3.client(service, endpoint_url=f"http://{sys.argv[1]}:{sys.argv[2]}", region_name="us-east-1", config=config,
+                        aws_access_key_id="111111111111", aws_secret_access_key="secret")
+dynamodb, sqs, sns = client("dynamodb"), client("sqs"), client("sns")
+table, names = "things", ["first", "last"]
+if sys.argv[3] == "make":
+    dynamodb.create_table(TableName=table, BillingMode="PAY_PER_REQUEST", KeySchema=[{"AttributeName": "name", "KeyType": "HASH"}],
+                          AttributeDefinitions=[{"AttributeName": "name", "AttributeType": "S"}])
+    sqs.create_queue(QueueName=table)
+    sns.create_topic(Name=table)
+    sys.exit()
+def put(name): return {"PutRequest": {"Item": {"name": {"S": name}}}}
+queue = f"http://{sys.argv[1]}:{sys.argv[2]}/111111111111/{table}"
+calls = {
+    "PutItem": lambda: dynamodb.put_item(TableName=table, Item={"name": {"S": "last"}}),
+    "BatchWriteItem": lambda: dynamodb.batch_write_item(RequestItems={table: [put(name) for name in names]}),
+    "TransactWriteItems": lambda: dynamodb.transact_write_items(TransactItems=[{"Put": {"TableName": table, "Item": {"name": {"S": "last"}}}}]),
+    "SendMessageBatch": lambda: sqs.send_message_batch(QueueUrl=queue, Entries=[{"Id": name, "MessageBody": name} for name in names]),
+    "Publish": lambda: sns.publish(TopicArn=f"arn:aws:sns:us-east-1:111111111111:{table}", Message="x"),
+}
+try:
+    answer = calls[sys.argv[3]]()
+    left = answer.get("UnprocessedItems", {}).get(table, []) + answer.get("Failed", [])
+    says = f"done but {len(left)}"
+except botocore.exceptions.ClientError as error:
+    says = f'{error.response["ResponseMetadata"]["HTTPStatusCode"]} {error.response["Error"]["Code"]}'
+except (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError) as error:
+    says = type(error).__name__
+there = {item["name"]["S"] for item in dynamodb.scan(TableName=table)["Items"]}
+there |= {message["Body"] for message in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])}
+for name in there:
+    dynamodb.delete_item(TableName=table, Key={"name": {"S": name}})
+sqs.purge_queue(QueueUrl=queue)
+wanted = (sys.argv[4], sys.argv[5])
+assert (says, " ".join(sorted(there))) == wanted, ((says, there), wanted)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_fail_as_the_client_of_aws_knows_it() {
+    let Some(server) = Ministack::start() else { return };
+    let proxy = AwsFaults::start(server.address()).await;
+    let address = proxy.address();
+    let python = async |arguments: Vec<&'static str>| {
+        tokio::task::spawn_blocking(move || client::aws_python(BOTO3_CALLS, address, &arguments))
+            .await
+            .expect("it ends")
+    };
+    python(vec!["make"]).await;
+    for (action, fault, says, there) in [
+        ("PutItem", AwsFault::Refused, "500 InternalServerError", ""),
+        ("PutItem", AwsFault::Throttled, "400 ProvisionedThroughputExceededException", ""),
+        ("TransactWriteItems", AwsFault::Throttled, "400 TransactionCanceledException", ""),
+        ("PutItem", AwsFault::Cut, "ConnectionClosedError", ""),
+        ("PutItem", AwsFault::AnswerLost, "ConnectionClosedError", "last"),
+        ("PutItem", AwsFault::AnswerLate, "ReadTimeoutError", "last"),
+        ("BatchWriteItem", AwsFault::Partial, "done but 1", "first"),
+        ("SendMessageBatch", AwsFault::Throttled, "403 RequestThrottled", ""),
+        ("SendMessageBatch", AwsFault::Partial, "done but 1", "first"),
+        ("Publish", AwsFault::Refused, "500 InternalFailure", ""),
+        ("Publish", AwsFault::Throttled, "429 Throttled", ""),
+    ] {
+        proxy.strike(proxy.calls().len(), 1, fault);
+        python(vec![action, says, there]).await;
+        assert_eq!(proxy.struck().len(), 1, "{action} {fault:?}");
+    }
 }

@@ -1,0 +1,231 @@
+//! Stands before an emulator of AWS, counts the calls, and lets single ones fail as AWS's do: refused, throttled, cut off,
+//! done and never answered, done in part. Emulators never fail; everything that does not fail is the emulator's own answer.
+
+mod answers;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, client, server};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+
+pub type Answer = Response<Full<Bytes>>;
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AwsFault {
+    /// Nothing was done, and the service says that it is broken.
+    Refused,
+    /// Nothing was done, as it was too much at once.
+    Throttled,
+    /// Nothing was done, and the connection ends without an answer.
+    Cut,
+    /// It was done, and the connection ends without an answer.
+    AnswerLost,
+    /// It was done, and the caller waits for the answer until it gives up.
+    AnswerLate,
+    /// Of a batch, all was done but the last entry, and the answer says so.
+    Partial,
+}
+
+/// A call as it was seen.
+#[derive(Clone, Debug)]
+pub struct AwsCall {
+    /// `DynamoDB`, `SQS`, `SNS`, `SSM`.
+    pub service: String,
+    /// `PutItem`.
+    pub action: String,
+    /// What was asked for, where it is JSON.
+    pub body: Value,
+}
+
+impl AwsCall {
+    /// The table of DynamoDB that is meant, where it is one.
+    pub fn table(&self) -> Option<&str> {
+        self.body["TableName"].as_str().or_else(|| Some(answers::asked_of_table(self)?.0))
+    }
+
+    /// Entries of a batch, of which a part may fail; 0 for every other call.
+    pub fn entries(&self) -> usize {
+        answers::entries(self)
+    }
+}
+
+/// The proxy. It ends when it is dropped.
+#[derive(Debug)]
+pub struct AwsFaults {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: SocketAddr,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: Vec<AwsCall>,
+    plan: Option<Plan>,
+    struck: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    first: usize,
+    times: usize,
+    fault: AwsFault,
+}
+
+impl AwsFaults {
+    /// Starts to pass calls on to `target`.
+    ///
+    /// # Panics
+    /// When there is no port to listen at.
+    pub async fn start(target: SocketAddr) -> AwsFaults {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port of 127.0.0.1");
+        let address = listener.local_addr().expect("a bound address");
+        let shared = Arc::new(Shared { target, state: Mutex::default() });
+        let acceptor = tokio::spawn(accept(listener, shared.clone())).abort_handle();
+        AwsFaults { address, shared, acceptor }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same as a URL, without a slash at its end.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Lets call `first` (from 0) fail, and the calls of the same action that follow it, until `times` have failed.
+    pub fn strike(&self, first: usize, times: usize, fault: AwsFault) {
+        let mut state = self.shared.state();
+        state.plan = Some(Plan { first, times, fault });
+        state.struck.clear();
+    }
+
+    /// All calls so far, in the order in which they came.
+    pub fn calls(&self) -> Vec<AwsCall> {
+        self.shared.state().calls.clone()
+    }
+
+    /// The calls that failed as the last plan wants it.
+    pub fn struck(&self) -> Vec<usize> {
+        self.shared.state().struck.clone()
+    }
+}
+
+impl Drop for AwsFaults {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+    }
+}
+
+/// Aborted with all its connections.
+async fn accept(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
+    let mut connections = JoinSet::new();
+    loop {
+        // A client that has gone before it was taken is nobody's concern.
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        stream.set_nodelay(true).ok();
+        let shared = shared.clone();
+        connections.spawn(async move {
+            let service = service_fn(move |request| {
+                let shared = shared.clone();
+                async move { shared.answer(request).await }
+            });
+            // An error is a connection that was cut, by us or by the client.
+            server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An error ends the connection.
+    async fn answer(&self, request: Request<Incoming>) -> io::Result<Answer> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let call = answers::call_of(&head, &body);
+        let fault = self.note(&call);
+        let request = Request::from_parts(head, body);
+        let cut = || io::Error::new(io::ErrorKind::ConnectionAborted, "cut on purpose");
+        match fault {
+            None => self.forward(request).await,
+            Some(AwsFault::Refused) => Ok(answers::refused(&call)),
+            Some(AwsFault::Throttled) => Ok(answers::throttled(&call)),
+            Some(AwsFault::Cut) => Err(cut()),
+            Some(AwsFault::AnswerLost) => {
+                self.forward(request).await?;
+                Err(cut())
+            }
+            Some(AwsFault::AnswerLate) => {
+                self.forward(request).await?;
+                // Until the client closes the connection.
+                std::future::pending().await
+            }
+            Some(AwsFault::Partial) => self.forward_in_part(&call, request).await,
+        }
+    }
+
+    /// Counts the call; how it is to fail.
+    fn note(&self, call: &AwsCall) -> Option<AwsFault> {
+        let mut state = self.state();
+        let number = state.calls.len();
+        state.calls.push(call.clone());
+        let plan = state.plan?;
+        let same = |first: &AwsCall| (&first.service, &first.action) == (&call.service, &call.action);
+        let is_meant = number >= plan.first && state.struck.len() < plan.times && same(state.calls.get(plan.first)?);
+        let fails = is_meant && (plan.fault != AwsFault::Partial || call.entries() > 0);
+        if fails {
+            state.struck.push(number);
+        }
+        fails.then_some(plan.fault)
+    }
+
+    async fn forward(&self, request: Request<Bytes>) -> io::Result<Answer> {
+        let stream = TcpStream::connect(self.target).await?;
+        stream.set_nodelay(true)?;
+        let (mut sender, connection) =
+            client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let connection = tokio::spawn(connection);
+        let answer = sender.send_request(request.map(Full::new)).await.map_err(io::Error::other)?;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        drop(sender);
+        connection.abort();
+        Ok(Response::from_parts(head, Full::new(body)))
+    }
+
+    async fn forward_in_part(&self, call: &AwsCall, request: Request<Bytes>) -> io::Result<Answer> {
+        let Some((asked, left)) = answers::without_last(call) else { return Ok(answers::none_done(call)) };
+        let (mut head, _) = request.into_parts();
+        head.headers.remove(hyper::header::CONTENT_LENGTH);
+        let answer = self.forward(Request::from_parts(head, Bytes::from(asked.to_string()))).await?;
+        let (mut head, body) = answer.into_parts();
+        let answered = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        for of_the_body in ["content-length", "x-amz-crc32"] {
+            head.headers.remove(of_the_body);
+        }
+        let body = answers::with_left(call, serde_json::from_slice(&answered)?, &left);
+        Ok(Response::from_parts(head, Full::new(Bytes::from(body.to_string()))))
+    }
+}

@@ -1,0 +1,160 @@
+//! What AWS says when it does not do what it was asked: the forms of JSON 1.0 and 1.1 (DynamoDB, SQS, SSM) and of the query
+//! protocol (SNS). Called by the proxy.
+//!
+//! Codes and statuses: DynamoDB developer guide, error handling; SQS API reference, error response in JSON; SNS API
+//! reference, common errors; for batches, BatchWriteItem, BatchGetItem, SendMessageBatch and DeleteMessageBatch.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Response;
+use hyper::http::request::Parts;
+use serde_json::{Value, json};
+
+use super::{Answer, AwsCall};
+
+/// Targets name a service in a way of their own.
+const SERVICES: [(&str, &str); 3] = [("DynamoDB_", "DynamoDB"), ("AmazonSQS", "SQS"), ("AmazonSSM", "SSM")];
+
+/// What the request asks for. A call of the query protocol names its action in its form.
+pub fn call_of(head: &Parts, body: &[u8]) -> AwsCall {
+    if let Some((service, action)) = head
+        .headers
+        .get("x-amz-target")
+        .and_then(|target| target.to_str().ok())
+        .and_then(|target| target.split_once('.'))
+    {
+        let known = SERVICES.iter().find(|(begin, _)| service.starts_with(begin));
+        let service = known.map_or(service, |(_, name)| *name).to_owned();
+        return AwsCall { service, action: action.to_owned(), body: serde_json::from_slice(body).unwrap_or_default() };
+    }
+    let form = String::from_utf8_lossy(body);
+    let action = form.split('&').find_map(|field| field.strip_prefix("Action=")).unwrap_or("unknown");
+    AwsCall { service: "SNS".to_owned(), action: action.to_owned(), body: Value::Null }
+}
+
+pub fn refused(call: &AwsCall) -> Answer {
+    let (code, says) = match call.service.as_str() {
+        "SQS" | "SNS" => ("InternalFailure", "The request processing has failed because of an unknown error."),
+        _ => ("InternalServerError", "Internal server error"),
+    };
+    failed(call, 500, code, says)
+}
+
+pub fn throttled(call: &AwsCall) -> Answer {
+    match (call.service.as_str(), call.action.as_str()) {
+        ("DynamoDB", "TransactWriteItems") => cancelled(call),
+        ("DynamoDB", _) => failed(
+            call,
+            400,
+            "ProvisionedThroughputExceededException",
+            "The level of configured provisioned throughput for the table was exceeded.",
+        ),
+        ("SQS", _) => failed(call, 403, "RequestThrottled", "The request was denied due to request throttling."),
+        ("SNS", _) => failed(call, 429, "Throttled", "Rate exceeded"),
+        _ => failed(call, 400, "ThrottlingException", "Rate exceeded"),
+    }
+}
+
+/// A transaction that another one of the same items, or a limit of their partitions, did not let through.
+fn cancelled(call: &AwsCall) -> Answer {
+    let parts = call.body["TransactItems"].as_array().map_or(0, Vec::len);
+    let throttled = |part| match part {
+        0 => json!({ "Code": "ThrottlingError", "Message": "Throughput exceeds the current capacity of your table." }),
+        _ => json!({ "Code": "None" }),
+    };
+    let body = json!({
+        "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+        "Message": "Transaction cancelled, please refer cancellation reasons for specific reasons",
+        "CancellationReasons": (0..parts).map(throttled).collect::<Vec<_>>(),
+    });
+    answer(call, 400, None, body.to_string())
+}
+
+fn failed(call: &AwsCall, status: u16, code: &str, says: &str) -> Answer {
+    let whose = if status < 500 { "Sender" } else { "Receiver" };
+    match call.service.as_str() {
+        "SNS" => {
+            let body = format!(
+                "<ErrorResponse xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\"><Error><Type>{whose}</Type>\
+                 <Code>{code}</Code><Message>{says}</Message></Error><RequestId>1</RequestId></ErrorResponse>"
+            );
+            answer(call, status, None, body)
+        }
+        "SQS" => {
+            let body = json!({ "__type": format!("com.amazonaws.sqs#{code}"), "message": says });
+            answer(call, status, Some(format!("{code};{whose}")), body.to_string())
+        }
+        _ => {
+            let body = json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": says });
+            answer(call, status, None, body.to_string())
+        }
+    }
+}
+
+/// `query_error` is what SQS says beside its JSON, for clients of its older protocol.
+fn answer(call: &AwsCall, status: u16, query_error: Option<String>, body: String) -> Answer {
+    let kind = match call.service.as_str() {
+        "SNS" => "text/xml",
+        "SSM" => "application/x-amz-json-1.1",
+        _ => "application/x-amz-json-1.0",
+    };
+    let mut builder = Response::builder().status(status).header("content-type", kind);
+    if let Some(query_error) = query_error {
+        builder = builder.header("x-amzn-query-error", query_error);
+    }
+    builder.body(Full::new(Bytes::from(body))).expect("an answer of plain texts")
+}
+
+/// How many entries of a batch there are, where a part of them may fail. SQS may fail every entry; DynamoDB throttles where it
+/// can do nothing.
+pub fn entries(call: &AwsCall) -> usize {
+    match asked_of_table(call) {
+        Some((_, [_])) => 0,
+        Some((_, items)) => items.len(),
+        None => call.body["Entries"].as_array().map_or(0, Vec::len),
+    }
+}
+
+/// The table of a batch, and the items or keys that are asked of it. Ours always ask one table.
+pub fn asked_of_table(call: &AwsCall) -> Option<(&str, &[Value])> {
+    let (table, asked) = call.body["RequestItems"].as_object()?.iter().next()?;
+    Some((table, asked.as_array().or_else(|| asked["Keys"].as_array())?))
+}
+
+/// The batch without its last entry, and that entry. None when nothing is left of it.
+pub fn without_last(call: &AwsCall) -> Option<(Value, Value)> {
+    let mut body = call.body.clone();
+    let table = asked_of_table(call).map(|(table, _)| table.to_owned());
+    let entries = match table {
+        None => &mut body["Entries"],
+        Some(table) if body["RequestItems"][&table].is_array() => &mut body["RequestItems"][&table],
+        Some(table) => &mut body["RequestItems"][&table]["Keys"],
+    };
+    let last = entries.as_array_mut()?.pop()?;
+    let some_are_left = entries.as_array().is_some_and(|entries| !entries.is_empty());
+    some_are_left.then_some((body, last))
+}
+
+/// The answer to such a part, with what was left out as what was not done.
+pub fn with_left(call: &AwsCall, mut answered: Value, left: &Value) -> Value {
+    match (call.action.as_str(), asked_of_table(call)) {
+        ("BatchWriteItem", Some((table, _))) => answered["UnprocessedItems"] = json!({ table: [left] }),
+        ("BatchGetItem", Some((table, _))) => {
+            let mut asked = call.body["RequestItems"][table].clone();
+            asked["Keys"] = json!([left]);
+            answered["UnprocessedKeys"] = json!({ table: asked });
+        }
+        _ => answered["Failed"] = json!([entry_failed(left)]),
+    }
+    answered
+}
+
+/// The answer to a batch of messages of which none was taken.
+pub fn none_done(call: &AwsCall) -> Answer {
+    let failed: Vec<Value> = call.body["Entries"].as_array().into_iter().flatten().map(entry_failed).collect();
+    answer(call, 200, None, json!({ "Successful": [], "Failed": failed }).to_string())
+}
+
+fn entry_failed(entry: &Value) -> Value {
+    json!({ "Id": entry["Id"], "SenderFault": false, "Code": "InternalError", "Message": "try again" })
+}
