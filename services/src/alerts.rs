@@ -16,7 +16,7 @@ use crate::ending::jobs_of;
 use crate::making::later;
 use crate::message::{self, Links};
 use crate::settings::{self, ALERT_RATE, AlertRate};
-use crate::{Result, error::CONFLICTS_MAX};
+use crate::{Error, Result, error::CONFLICTS_MAX};
 
 /// Alerts told one by one in a minute, over all workers; what is beyond becomes a digest. Ours: more than that nobody
 /// reads. Amazon SNS suspends a mail subscription at ten messages a second.
@@ -33,6 +33,10 @@ const LEASE: Duration = Duration::from_secs(300);
 
 /// Tries before a message is given up: over half a day with the waits below.
 pub const TRIES_MAX: u32 = 16;
+
+/// Tries to note what was sent. Ours: enough for a call that fails now and then; a store that is away will be away for
+/// minutes, and people are then told again.
+const NOTE_TRIES_MAX: usize = 3;
 
 /// Waits between tries: doubled from the first to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(15);
@@ -71,9 +75,8 @@ pub async fn tick(ports: &Ports, sending: &Sending<'_>, now: Timestamp) -> Resul
     if claimed.is_empty() {
         return Ok(summary);
     }
-    let (mut settled, due) = check_reminders(ports, claimed, now).await?;
+    let (settled, mut due) = check_reminders(ports, claimed, now).await?;
     summary.overtaken = settled.len() as u32;
-    let mut due = due;
     match allowance(ports, &due, now).await? {
         Allowance::Single => single(ports, sending, &mut due, &mut summary, now).await?,
         Allowance::Digest => digest(sending, &mut due, &mut summary, now).await,
@@ -82,10 +85,27 @@ pub async fn tick(ports: &Ports, sending: &Sending<'_>, now: Timestamp) -> Resul
             due.iter_mut().for_each(|transition| transition.not_before = minute);
         }
     }
-    raise_reminders(ports, &due, now).await?;
-    settled.append(&mut due);
-    ports.alerts.settle(sending.worker, &settled).await?;
-    Ok(summary)
+    let mut tries = 1;
+    loop {
+        match note(ports, sending, &settled, &due, now).await {
+            Err(Error::Port(PortError::Retry(_))) if tries < NOTE_TRIES_MAX => tries += 1,
+            noted => return noted.map(|()| summary),
+        }
+    }
+}
+
+/// Stores what became of the claimed transitions: `settled` ones, and those that were `due` with their next reminders. Doing
+/// it again is harmless; what is not stored is sent again.
+async fn note(
+    ports: &Ports,
+    sending: &Sending<'_>,
+    settled: &[Transition],
+    due: &[Transition],
+    now: Timestamp,
+) -> Result<()> {
+    raise_reminders(ports, due, now).await?;
+    ports.alerts.settle(sending.worker, &[settled, due].concat()).await?;
+    Ok(())
 }
 
 /// A bad definition is told once a day for as long as it is the same fault.

@@ -6,6 +6,7 @@ use domain::alert::{AlertKind, Fate};
 use domain::job::Job;
 use services::alerts::TRIES_MAX;
 
+use crate::faulty::{Faulty, Moment, Plan};
 use crate::world::{World, job};
 
 /// Runs the job's next firing with each exit code in turn, one a minute, and returns what was told after each.
@@ -43,6 +44,32 @@ async fn only_changes_are_told_with_what_a_person_needs() {
     assert_eq!(alert.since, Some("2026-11-23T08:02:00Z".parse().unwrap()));
     let reason = "good again after 3 bad runs since 2026-11-23T08:02:00Z: exit code 0";
     assert!(alert.reason.starts_with(reason), "{}", alert.reason);
+}
+
+/// The worker lives and calls again: only a channel's own lost answer may make people hear something twice.
+#[tokio::test]
+async fn whatever_call_of_a_tick_fails_people_are_told_once() {
+    for moment in [Moment::Before, Moment::After] {
+        for call in 0.. {
+            let world = with(|job| job.alert.remind = Some(Duration::from_secs(4 * 3600))).await;
+            world.pass(60);
+            world.schedule().await;
+            world.run_all(3).await;
+            world.collect().await;
+            let plan = Plan::new(call, moment);
+            let faulty = Faulty::ports(&world.ports, &plan);
+            let _ = world.alert_tick(&faulty).await;
+            // When the lease of a worker that failed is over.
+            world.pass(301);
+            assert_eq!(world.kinds().await, [AlertKind::Failed], "{moment:?} call {call}");
+            world.pass(4 * 3600);
+            assert_eq!(world.kinds().await, [AlertKind::Failed], "the reminder, {moment:?} call {call}");
+            if plan.made() <= call {
+                assert!(call > 5, "a tick makes more calls than that");
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]
