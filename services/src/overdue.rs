@@ -24,7 +24,8 @@ pub const RUNNER_LEASE: Duration = Duration::from_secs(90);
 /// backup that anybody waits for.
 pub const EXEC_SILENT_MAX: Duration = Duration::from_secs(7 * 86_400);
 
-/// What a run gets beyond its own limit and its kill grace, before its runner is believed to have forgotten it.
+/// What a run gets beyond its own limit and its kill grace, or beyond the instant by which it must have begun, before its
+/// runner is believed to have forgotten it.
 pub const OVERRUN_GRACE: Duration = Duration::from_secs(3600);
 
 /// An order is sent again when its run has waited this long, then twice, four times ... as long: a lost one is made
@@ -163,11 +164,15 @@ impl Look<'_> {
             let shown = shown.unwrap_or(watched);
             return Some(format!("runner {runner} on {place} has shown no life since {shown}"));
         }
-        let limit = job?.timeout? + job?.kill_grace + OVERRUN_GRACE;
-        let ought_to_end = later(run.started_at?, limit);
-        (ought_to_end < self.now).then(|| {
-            format!("runner {runner} on {place} lives, and never told how it ended; its limit was over long ago")
-        })
+        let (ought_to_be_told, says) = match run.started_at {
+            // A runner begins what it has taken, or refuses it as too late; one that lost its disk does neither.
+            None => (run.start_by?, "whether it began; it was to begin long ago"),
+            Some(started_at) => {
+                (later(started_at, job?.timeout? + job?.kill_grace), "how it ended; its limit was over long ago")
+            }
+        };
+        let forgotten = later(ought_to_be_told, OVERRUN_GRACE) < self.now;
+        forgotten.then(|| format!("runner {runner} on {place} lives, and never told {says}"))
     }
 }
 

@@ -1,18 +1,18 @@
 //! The services over a backend: what happens to runs, told as stories. The same ones for every backend, from here; a backend's
 //! test calls [`scenarios!`](crate::scenarios!) in one line, beside the suite of its ports.
 
-mod world;
+pub mod world;
 
 use std::time::Duration;
 
 use domain::alert::AlertKind;
 use domain::event::{Body, Ended};
 use domain::job::{Concurrency, Retries};
-use domain::ports::Ports;
+use domain::ports::{Claim, Ports};
 use domain::run::{Outcome, State};
 use services::commands;
 
-use world::{World, job, key};
+use world::{RUNNER, World, job, key};
 
 /// Makes one test of each scenario. `$make` is an `async fn() -> contract::Backend`, which has the group `db`.
 #[macro_export]
@@ -28,6 +28,10 @@ macro_rules! scenarios {
             scenarios::a_stop_reaches_the_runner_and_ends_the_run,
             scenarios::a_run_that_nobody_took_is_missed,
             scenarios::a_run_whose_runner_is_gone_is_lost_until_the_truth_comes,
+            scenarios::a_runner_that_died_after_its_claim_gets_the_order_again,
+            scenarios::a_runner_that_died_after_it_deleted_its_order_starts_it_once,
+            scenarios::a_run_that_was_lost_before_it_began_is_started_again_once,
+            scenarios::a_run_that_its_living_runner_forgot_is_lost_once,
             scenarios::a_paused_job_is_skipped_with_its_reason,
             scenarios::two_ticks_at_once_make_one_run,
         }
@@ -195,6 +199,84 @@ pub async fn a_run_whose_runner_is_gone_is_lost_until_the_truth_comes(ports: &Po
     world.finished(&order, 0).await;
     assert_eq!(world.collect().await.replaced, 1);
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
+    assert_eq!((world.told().await, world.ledger().await.scheduled), (vec![AlertKind::Recovered], 1));
+}
+
+pub async fn a_runner_that_died_after_its_claim_gets_the_order_again(ports: &Ports) {
+    let world = at_eight(ports, job("dump", "0 8 * * *")).await;
+    let first = world.receive(Duration::from_millis(100)).await;
+    assert_eq!(world.claim(&first.message, RUNNER).await, Claim::Granted);
+    let again = world.receive(Duration::from_secs(3600)).await;
+    assert_eq!(again.message, first.message);
+    assert_eq!(world.claim(&again.message, "r2").await, Claim::Refused, "it is another runner's");
+    assert_eq!(world.claim(&again.message, RUNNER).await, Claim::Granted, "it is its own");
+    world.ports.orders.delete(&again.receipt).await.unwrap();
+    world.started(&again.message).await;
+    world.finished(&again.message, 0).await;
+    world.collect().await;
+    assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
+    assert!(world.take().await.is_empty());
+    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+}
+
+/// It has the order on its disk, and starts it when it is back; copies that come meanwhile are nobody's.
+pub async fn a_runner_that_died_after_it_deleted_its_order_starts_it_once(ports: &Ports) {
+    let world = at_eight(ports, job("dump", "0 8 * * *")).await;
+    let order = world.take().await.remove(0);
+    world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
+    assert!(world.take_as("r2").await.is_empty(), "it is another runner's");
+    world.set("08:01");
+    assert_eq!(world.schedule().await.again, 0, "it waits for no runner");
+    assert_eq!(world.overdue().await.lost, 0);
+    world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
+    assert!(world.take().await.is_empty(), "it has it");
+    world.started(&order).await;
+    world.finished(&order, 0).await;
+    world.collect().await;
+    assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
+    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+}
+
+/// Its runner died with the order and never came back; when it does come back, what it says is of no consequence.
+pub async fn a_run_that_was_lost_before_it_began_is_started_again_once(ports: &Ports) {
+    let mut dump = job("dump", "0 8 * * *");
+    dump.retries = Some(Retries { max: 1, delay: Duration::ZERO, backoff: 1.0, on: vec![Outcome::Lost] });
+    let world = at_eight(ports, dump).await;
+    world.beat().await;
+    let first = world.take().await.remove(0);
+    for minute in 1..5 {
+        world.set(&format!("08:{minute:02}"));
+        world.overdue().await;
+    }
+    let second = world.take_as("r2").await.remove(0);
+    assert_eq!((&second.run_id, second.attempt), (&first.run_id, 2));
+    assert!(world.take_as("r3").await.is_empty(), "it was ordered once");
+    for order in [&first, &second] {
+        world.started(order).await;
+    }
+    world.finished(&first, 1).await;
+    world.finished(&second, 0).await;
+    world.collect().await;
+    let run = world.runs("dump").await.remove(0);
+    assert_eq!((run.outcome, run.attempt, run.earlier.len()), (Some(Outcome::Succeeded), 2, 1));
+    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+}
+
+/// It claimed the run, lost its disk, and beats on.
+pub async fn a_run_that_its_living_runner_forgot_is_lost_once(ports: &Ports) {
+    let mut dump = job("dump", "0 8 * * *");
+    dump.start_within = Some(Duration::from_secs(300));
+    let world = at_eight(ports, dump).await;
+    let order = world.take().await.remove(0);
+    for (time, lost) in [("08:01", 0), ("08:06", 0), ("09:05", 0), ("09:06", 1), ("09:07", 0)] {
+        world.set(time);
+        world.beat().await;
+        assert_eq!(world.overdue().await.lost, lost, "{time}");
+    }
+    assert_eq!(world.history("dump").await, ["08:00 lost"]);
+    assert_eq!(world.told().await, [AlertKind::Lost]);
+    world.finished(&order, 0).await;
+    assert_eq!(world.collect().await.replaced, 1, "it had only been slow to tell");
     assert_eq!((world.told().await, world.ledger().await.scheduled), (vec![AlertKind::Recovered], 1));
 }
 

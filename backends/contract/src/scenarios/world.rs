@@ -12,7 +12,7 @@ use domain::job::{Command, Job, JobKey};
 use domain::ledger::Ledger;
 use domain::line::Stream;
 use domain::order::Order;
-use domain::ports::{Beat, Claim, Notifier, PortResult, Ports, RunQuery};
+use domain::ports::{Beat, Claim, Delivery, Notifier, PortResult, Ports, RunQuery};
 use domain::run::{ExcerptLine, Outcome, Run, RunId};
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
@@ -149,8 +149,7 @@ impl World {
             }
             for delivery in deliveries {
                 let order = delivery.message;
-                let run = domain::run::RunKey::new(GROUP, order.run_id.clone());
-                let claim = self.ports.claims.claim(&run, order.attempt, runner, HOST, self.now()).await.unwrap();
+                let claim = self.claim(&order, runner).await;
                 self.ports.orders.delete(&delivery.receipt).await.unwrap();
                 let attempt = (runner.to_owned(), order.run_id.clone(), order.attempt);
                 if claim == Claim::Granted && self.taken.lock().unwrap().insert(attempt) {
@@ -158,6 +157,16 @@ impl World {
                 }
             }
         }
+    }
+
+    /// One order, when it comes, leased for so long.
+    pub async fn receive(&self, lease: Duration) -> Delivery<Order> {
+        let wait = Duration::from_secs(30);
+        self.ports.orders.receive(&[GROUP.to_owned()], 1, lease, wait).await.unwrap().remove(0)
+    }
+
+    pub async fn claim(&self, order: &Order, runner: &str) -> Claim {
+        self.ports.claims.claim(&order.run_key(), order.attempt, runner, HOST, self.now()).await.unwrap()
     }
 
     pub async fn started(&self, order: &Order) {
