@@ -9,6 +9,7 @@ use domain::ports::{Claim, Claims, Delivery, Orders, PortError};
 use domain::run::RunId;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attend::attend;
@@ -31,6 +32,10 @@ const HELD_LEASE: Duration = Duration::from_secs(5);
 
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
+fn lease(shared: &Shared) -> Duration {
+    if shared.has_required_sinks() { HELD_LEASE } else { LEASE }
+}
+
 /// Takes orders until `stop`.
 pub async fn take_orders(shared: Arc<Shared>, ports: Ports, stop: CancellationToken) {
     let mut told = false;
@@ -46,8 +51,7 @@ pub async fn take_orders(shared: Arc<Shared>, ports: Ports, stop: CancellationTo
             tokio::select! { () = tokio::time::sleep(FRESH) => {}, () = stop.cancelled() => {} }
             continue;
         }
-        let lease = if shared.has_required_sinks() { HELD_LEASE } else { LEASE };
-        let received = ports.orders.receive(&shared.options.groups, room, lease, WAIT);
+        let received = ports.orders.receive(&shared.options.groups, room, lease(&shared), WAIT);
         let received = match stop.run_until_cancelled(received).await {
             None => return,
             Some(Ok(received)) => received,
@@ -176,8 +180,8 @@ async fn claim(shared: &Shared, claims: &dyn Claims, order: Order) -> Taking {
         tracing::debug!(says, %run_id, "an order is left in the queue");
         return Taking::Later;
     }
-    let (runner, host, now) = (&shared.options.runner, &shared.options.host, Timestamp::now());
-    match claims.claim(&order.run_key(), attempt, runner, host, now).await {
+    let now = Timestamp::now();
+    match answer_to_claim(shared, claims, &order).await {
         Ok(Claim::Granted) => {}
         Ok(Claim::Refused) => return Taking::Drop,
         Err(PortError::Retry(says)) => {
@@ -192,6 +196,23 @@ async fn claim(shared: &Shared, claims: &dyn Claims, order: Order) -> Taking {
     crash::point("claimed");
     let refused = refusal(shared, &order, now);
     Taking::Ours(Box::new(Accepted { order, accepted_at: now, boot_id: shared.boot_id.clone(), refused }))
+}
+
+/// Claims again until there is an answer, for as long as nobody else gets the message. A claim that worked and was not
+/// answered makes the run this runner's, and another one would drop its order.
+async fn answer_to_claim(shared: &Shared, claims: &dyn Claims, order: &Order) -> Result<Claim, PortError> {
+    let (runner, host) = (&shared.options.runner, &shared.options.host);
+    let until = Instant::now() + lease(shared);
+    loop {
+        let claimed = claims.claim(&order.run_key(), order.attempt, runner, host, Timestamp::now()).await;
+        match claimed {
+            Err(PortError::Retry(says)) if Instant::now() + RETRY_DELAY < until && !shared.leave.is_cancelled() => {
+                tracing::debug!(says, run_id = %order.run_id, "a claim was not answered and is made again");
+            }
+            answer => return answer,
+        }
+        shared.leave.run_until_cancelled(tokio::time::sleep(RETRY_DELAY)).await;
+    }
 }
 
 /// Why the order, once claimed, is not executed here; it ends with that reason instead.

@@ -235,6 +235,18 @@ fn copies_of_an_order_that_come_together_are_one_run() {
 }
 
 #[test]
+fn a_claim_whose_answer_was_lost_starts_its_run_though_another_runner_dropped_the_order() {
+    let mut world = World::new();
+    fs::write(world.path("unanswered"), "").expect("unanswered");
+    let order = world.order(counted(&world, "true"));
+    world.start();
+    assert_eq!(world.report(&order.run_id).ended, Ended::Exited);
+    assert_eq!(starts(&world), 1);
+    assert!(!world.path("unanswered").exists(), "the answer was not lost");
+    world.end();
+}
+
+#[test]
 fn an_order_that_comes_too_late_is_missed() {
     let mut world = World::new();
     world.start();
