@@ -8,7 +8,7 @@ use domain::ports::PortError;
 
 /// Codes of DynamoDB, SQS, SNS and STS that pass by themselves: too much at once, somebody else's transaction,
 /// credentials that are renewed by the next call, a service behind the service.
-const PASSING: [&str; 22] = [
+const PASSING: [&str; 23] = [
     "ThrottlingException",
     "Throttling",
     "ThrottledException",
@@ -30,7 +30,8 @@ const PASSING: [&str; 22] = [
     "ExpiredToken",
     "ExpiredTokenException",
     "RequestExpired",
-    "KmsThrottled",
+    "KMS.ThrottlingException",
+    "KMSThrottling",
 ];
 
 const DENIED: [&str; 5] =
@@ -125,6 +126,9 @@ mod tests {
             (500, "InternalServerError", true),
             (503, "anything", true),
             (400, "ExpiredTokenException", true),
+            // Of SQS and of SNS, where a queue or topic is encrypted with a key of KMS.
+            (400, "KMS.ThrottlingException", true),
+            (400, "KMSThrottling", true),
             (400, "ValidationException", false),
             (400, "AccessDeniedException", false),
             (400, "ResourceNotFoundException", false),
