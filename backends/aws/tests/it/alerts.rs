@@ -4,13 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws::PER_SECOND_MAX;
-use aws_sdk_sqs::types::QueueAttributeName;
 use domain::alert::{Alert, AlertKind};
 use domain::ports::{Notifier, PortError};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::emulator::Installation;
+use crate::emulator::{Installation, subscribed};
 
 fn alert() -> Alert {
     Alert {
@@ -31,22 +30,10 @@ fn alert() -> Alert {
     }
 }
 
-/// The ARN of the alerts topic, and a queue subscribed to it.
-async fn subscribed(installation: &Installation) -> (String, String) {
-    let config = &installation.aws.sdk_config;
-    let (sns, sqs) = (aws_sdk_sns::Client::new(config), aws_sdk_sqs::Client::new(config));
-    let topic = sns.create_topic().name(installation.aws.names.alerts_topic()).send().await.unwrap().topic_arn.unwrap();
-    let queue = sqs.create_queue().queue_name("subscriber").send().await.unwrap().queue_url.unwrap();
-    let arn = sqs.get_queue_attributes().queue_url(&queue).attribute_names(QueueAttributeName::QueueArn);
-    let arn = arn.send().await.unwrap().attributes.unwrap().remove(&QueueAttributeName::QueueArn).unwrap();
-    sns.subscribe().topic_arn(&topic).protocol("sqs").endpoint(arn).send().await.unwrap();
-    (topic, queue)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_subscribes_gets_the_alert_as_json_with_attributes() {
     let Some(installation) = Installation::start(&[]).await else { return };
-    let (topic, queue) = subscribed(&installation).await;
+    let (topic, queue) = subscribed(&installation.aws).await;
     let topics = installation.aws.topics([("alerts".to_owned(), topic)].into());
     topics.notify("alerts", &alert()).await.unwrap();
     let sqs = aws_sdk_sqs::Client::new(&installation.aws.sdk_config);
@@ -64,7 +51,7 @@ async fn a_program_that_subscribes_gets_the_alert_as_json_with_attributes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_a_mail_address_bears_is_told_to_come_again_whoever_sends_it() {
     let Some(installation) = Installation::start(&[]).await else { return };
-    let (topic, _) = subscribed(&installation).await;
+    let (topic, _) = subscribed(&installation.aws).await;
     let now = Arc::new(Mutex::new("2026-11-23T08:00:00Z".parse::<Timestamp>().unwrap()));
     let clock = {
         let now = now.clone();

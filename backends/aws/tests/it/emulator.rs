@@ -1,10 +1,12 @@
 //! An installation of its own for each test.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use aws::{AccessKey, Aws, Options, Seal};
+use aws_sdk_sqs::types::QueueAttributeName;
 use testbed::Ministack;
 
 /// A fresh, empty installation in an account of its own.
@@ -12,7 +14,7 @@ pub struct Installation {
     pub aws: Aws,
     pub options: Options,
     /// Lives as long as this.
-    _server: Arc<Ministack>,
+    server: Arc<Ministack>,
 }
 
 impl Installation {
@@ -22,13 +24,29 @@ impl Installation {
         let options = options(&server.endpoint());
         let aws = aws::connect(&options).await.unwrap();
         aws::install(&aws, groups).await.unwrap();
-        Some(Installation { aws, options, _server: server })
+        Some(Installation { aws, options, server })
+    }
+
+    /// Where its server takes requests.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
     }
 
     /// Another process of the same installation.
     pub async fn again(&self) -> Aws {
         aws::connect_sealed(&self.options, Seal::default()).await.unwrap()
     }
+}
+
+/// The ARN of the alerts topic, and the URL of a queue that is subscribed to it.
+pub async fn subscribed(aws: &Aws) -> (String, String) {
+    let (sns, sqs) = (aws_sdk_sns::Client::new(&aws.sdk_config), aws_sdk_sqs::Client::new(&aws.sdk_config));
+    let topic = sns.create_topic().name(aws.names.alerts_topic()).send().await.unwrap().topic_arn.unwrap();
+    let queue = sqs.create_queue().queue_name("subscriber").send().await.unwrap().queue_url.unwrap();
+    let arn = sqs.get_queue_attributes().queue_url(&queue).attribute_names(QueueAttributeName::QueueArn);
+    let arn = arn.send().await.unwrap().attributes.unwrap().remove(&QueueAttributeName::QueueArn).unwrap();
+    sns.subscribe().topic_arn(&topic).protocol("sqs").endpoint(arn).send().await.unwrap();
+    (topic, queue)
 }
 
 /// Options for an account that nobody else has.

@@ -4,5 +4,6 @@ mod alerts;
 mod by_hand;
 mod costs;
 mod emulator;
+mod faults;
 mod limits;
 mod suite;

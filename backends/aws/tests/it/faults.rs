@@ -1,0 +1,113 @@
+//! Every call to AWS fails once, in every way, at every step of a run, through the real clients: the run still starts once
+//! and ends once, people are told, and nothing stays in a queue.
+//!
+//! The story is told once without faults, which numbers its calls; then once for each call that is to fail, each in an
+//! account of its own.
+
+mod story;
+
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws::Options;
+use testbed::{AwsCall, AwsFault, AwsFaults};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::emulator::Installation;
+use story::Story;
+
+/// Stories told at the same time: most of them wait for the lease of a message.
+const TOGETHER: usize = 16;
+
+/// A call whose answer is late is given up after so long. Far more than the emulator needs.
+const LATE: Duration = Duration::from_secs(10);
+
+/// Calls that change nothing: whether they worked, nobody can tell.
+const READS: [&str; 7] = ["GetItem", "BatchGetItem", "Query", "Scan", "GetQueueUrl", "ListQueues", "GetParameter"];
+
+fn changes(call: &AwsCall) -> bool {
+    !READS.contains(&call.action.as_str())
+}
+
+/// One story in an account of its own, in which the given call fails so many times. What it called.
+async fn tell(fails: Option<(usize, usize, AwsFault)>) -> Option<Vec<AwsCall>> {
+    let installation = Installation::start(&["db"]).await?;
+    let proxy = AwsFaults::start(installation.address()).await;
+    let mut options = Options { endpoint: Some(proxy.endpoint()), ..installation.options.clone() };
+    if matches!(fails, Some((_, _, AwsFault::AnswerLate))) {
+        options.call_timeout = LATE;
+    }
+    let mut story = Story::begin(&installation.aws, &aws::connect(&options).await.unwrap()).await;
+    let before = proxy.calls().len();
+    if let Some((call, times, fault)) = fails {
+        proxy.strike(before + call, times, fault);
+    }
+    story.tell().await;
+    let (calls, struck) = (proxy.calls(), proxy.struck());
+    let answers_lost = matches!(fails, Some((_, _, AwsFault::AnswerLost | AwsFault::AnswerLate)));
+    let may_double = answers_lost && struck.iter().any(|call| calls[*call].action == "Publish");
+    story.came_to_one_end(may_double).await;
+    assert_eq!(struck.len(), fails.map_or(0, |(_, times, _)| times), "calls that failed: {struck:?}");
+    Some(calls[before..].to_vec())
+}
+
+/// The first call of each step: a read that follows the same read is another page, or another part, of one question.
+fn steps(calls: &[AwsCall]) -> Vec<usize> {
+    let same = |one: &AwsCall, other: &AwsCall| (&one.action, one.table()) == (&other.action, other.table());
+    let goes_on = |place: usize| place > 0 && !changes(&calls[place]) && same(&calls[place], &calls[place - 1]);
+    (0..calls.len()).filter(|place| !goes_on(*place)).collect()
+}
+
+/// Tells the story for each step's call that `concerns`, which fails `times` times.
+async fn every_call_fails(fault: AwsFault, times: usize, concerns: impl Fn(&AwsCall) -> bool) {
+    let Some(calls) = tell(None).await else { return };
+    let numbers: Vec<usize> = steps(&calls).into_iter().filter(|number| concerns(&calls[*number])).collect();
+    assert!(!numbers.is_empty(), "{calls:?}");
+    println!("{} calls, {} fail: {fault:?}", calls.len(), numbers.len());
+    let turns = Arc::new(Semaphore::new(TOGETHER));
+    let (mut stories, runtime) = (JoinSet::new(), Handle::current());
+    for number in numbers {
+        let (turn, runtime) = (turns.clone().acquire_owned().await.unwrap(), runtime.clone());
+        let what = format!("call {number}, {} {}, {fault:?}", calls[number].service, calls[number].action);
+        stories.spawn_blocking(move || {
+            let _turn = turn;
+            let told = catch_unwind(|| runtime.block_on(tell(Some((number, times, fault)))));
+            told.map_err(|_| what).err()
+        });
+    }
+    let wrong: Vec<String> = stories.join_all().await.into_iter().flatten().collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_refused_are_made_again() {
+    every_call_fails(AwsFault::Refused, 1, |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_throttled_twice_are_made_again() {
+    every_call_fails(AwsFault::Throttled, 2, |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_are_made_again() {
+    every_call_fails(AwsFault::Cut, 1, changes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_worked_and_was_not_answered_is_known_again() {
+    every_call_fails(AwsFault::AnswerLost, 1, changes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_worked_and_is_answered_too_late_is_known_again() {
+    every_call_fails(AwsFault::AnswerLate, 1, changes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_batch_leaves_undone_is_done_by_another() {
+    every_call_fails(AwsFault::Partial, 1, |call| call.entries() > 0).await;
+}

@@ -1,0 +1,259 @@
+//! One morning of an installation: two jobs fire at once, one of them fails and people are told. All duties are called as
+//! their loops call them: again when they return an error. Two runners of one group take orders as `runner` does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use aws::{Aws, Topics};
+use aws_sdk_sqs::types::QueueAttributeName;
+use contract::scenarios::world::{GROUP, World, job, key};
+use domain::alert::{Alert, AlertKind, Fate};
+use domain::event::{Body, Event};
+use domain::order::Order;
+use domain::ports::{Beat, Claim, Delivery, PortError, Ports};
+use domain::run::RunId;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use services::{Links, alerts, collector, overdue, release, scheduler};
+
+use crate::emulator::subscribed;
+
+/// Of messages: what was received and not heard of comes again so soon.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// How long somebody waits who knows that there is something to come: longer than a lease.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Minutes after which everything is over: more than the lease of an alert, and than the wait of a channel.
+const MINUTES_MAX: usize = 12;
+
+const DAY_S: i64 = 86_400;
+
+/// A duty that fails more often than calls were meant to fail will never end.
+const TRIES_MAX: usize = 10;
+
+pub struct Story {
+    aws: Aws,
+    /// Sees what is there, with calls that never fail.
+    world: World,
+    ports: Ports,
+    topics: Topics,
+    subscriber: String,
+    runners: [Runner; 2],
+    collected: BTreeSet<RunId>,
+}
+
+/// A runner made of its calls, in the order in which `runner` makes them.
+struct Runner {
+    name: &'static str,
+    /// What it has taken: an order for one of these is a copy.
+    disk: BTreeSet<(RunId, u32)>,
+    outbox: Vec<Event>,
+}
+
+/// Calls a duty again for as long as it says that it may work later.
+async fn again<T, E: Into<services::Error>>(what: &str, mut duty: impl AsyncFnMut() -> Result<T, E>) -> T {
+    for _ in 0..TRIES_MAX {
+        match duty().await.map_err(Into::into) {
+            Ok(done) => return done,
+            Err(services::Error::Port(PortError::Permanent(says))) => panic!("{what} will never work: {says}"),
+            Err(_) => {}
+        }
+    }
+    panic!("{what} failed {TRIES_MAX} times");
+}
+
+impl Story {
+    /// At 07:59, with two jobs for 08:00. `aws` never fails; `faulty` is what the duties call.
+    pub async fn begin(aws: &Aws, faulty: &Aws) -> Story {
+        let world = World::new(&aws.ports);
+        // Later than this machine's clock, by which entries are written: what a tick overlooks, no later one finds.
+        world.pass(2 * DAY_S);
+        // Half as many calls, and none of another kind.
+        faulty.change_shards(1, Timestamp::now() - SignedDuration::from_hours(72)).await.unwrap();
+        let mut dump = job("dump", "0 8 * * *");
+        dump.alert.remind = Some(Duration::from_secs(4 * 3600));
+        world.put(&dump).await;
+        world.put(&job("rotate", "0 8 * * *")).await;
+        // A first tick would look back over a whole day.
+        let ticked = serde_json::json!({ "ticked_at": world.now(), "cursor": world.now() });
+        assert!(aws.ports.settings.write("scheduler", &ticked, None).await.unwrap());
+        let (topic, subscriber) = subscribed(aws).await;
+        let topics = faulty.topics([("alerts".to_owned(), topic)].into());
+        let runner = |name| Runner { name, disk: BTreeSet::new(), outbox: Vec::new() };
+        let (ports, runners) = (faulty.ports.clone(), [runner("r1"), runner("r2")]);
+        Story { aws: aws.clone(), world, ports, topics, subscriber, runners, collected: BTreeSet::new() }
+    }
+
+    /// Until everything is over, and one minute longer.
+    pub async fn tell(&mut self) {
+        for minute in 0..MINUTES_MAX {
+            self.world.pass(60);
+            let was_over = minute > 0 && self.is_over().await;
+            self.minute().await;
+            if was_over {
+                return;
+            }
+            // Whoever let a message go is not the one to whom it comes again.
+            self.runners.reverse();
+        }
+    }
+
+    async fn minute(&mut self) {
+        let (ports, now) = (self.ports.clone(), self.world.now());
+        again("scheduler", async || scheduler::tick(&ports, now).await).await;
+        again("overdue", async || overdue::tick(&ports, now).await).await;
+        again("release", async || release::tick(&ports, now).await).await;
+        for place in 0..self.runners.len() {
+            let begun: usize = self.runners.iter().map(|runner| runner.disk.len()).sum();
+            let wait = if begun < 2 { PATIENCE } else { Duration::ZERO };
+            self.runners[place].turn(&ports, &self.world, wait).await;
+        }
+        self.collect(&ports).await;
+        let (channels, links) = (["alerts".to_owned()], Links([].into()));
+        let sending =
+            alerts::Sending { notifier: &self.topics, channels: &channels, links: &links, worker: "scheduler" };
+        again("alerts", async || alerts::tick(&ports, &sending, now).await).await;
+    }
+
+    /// Until every run that has begun is known to have ended.
+    async fn collect(&mut self, ports: &Ports) {
+        let (packs, now) = (&self.world.packs, self.world.now());
+        let begun: BTreeSet<RunId> =
+            self.runners.iter().flat_map(|runner| runner.disk.iter().map(|(run_id, _)| run_id.clone())).collect();
+        loop {
+            let wait = if begun.is_subset(&self.collected) { Duration::ZERO } else { PATIENCE };
+            let collect = again("collector", async || {
+                let reports = ports.reports.receive(10, LEASE, wait).await?;
+                let ended: Vec<RunId> = reports.iter().filter_map(ended).collect();
+                collector::collect(ports, packs, reports, now).await.map(|summary| (summary, ended))
+            });
+            let (summary, ended) = collect.await;
+            if summary.received == 0 {
+                return;
+            }
+            if summary.failed == 0 {
+                self.collected.extend(ended);
+            }
+        }
+    }
+
+    /// Nobody has anything to do any more.
+    async fn is_over(&self) -> bool {
+        let told = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
+        let is_told = told.iter().any(|transition| !transition.reminder && transition.fate == Fate::Told);
+        let pending = told.iter().any(|transition| !transition.reminder && transition.fate == Fate::Pending);
+        is_told && !pending && self.world.ledger().await.open == 0 && self.left_in_queues().await.is_empty()
+    }
+
+    /// Messages that wait or are leased, by queue.
+    async fn left_in_queues(&self) -> Vec<(String, String)> {
+        let (sqs, names) = (aws_sdk_sqs::Client::new(&self.aws.sdk_config), &self.aws.names);
+        let mut left = Vec::new();
+        for queue in [names.orders(GROUP), names.orders_dead(GROUP), names.reports(), names.reports_dead()] {
+            let url = sqs.get_queue_url().queue_name(&queue).send().await.unwrap().queue_url.unwrap();
+            let waiting = QueueAttributeName::ApproximateNumberOfMessages;
+            let leased = QueueAttributeName::ApproximateNumberOfMessagesNotVisible;
+            let ask = sqs.get_queue_attributes().queue_url(url).attribute_names(waiting).attribute_names(leased);
+            let counts = ask.send().await.unwrap().attributes.unwrap();
+            left.extend(counts.into_values().filter(|count| count != "0").map(|count| (queue.clone(), count)));
+        }
+        left
+    }
+
+    /// Whatever failed: each run was begun by one runner and ended once, and people were told of the one that failed.
+    pub async fn came_to_one_end(&self, told_twice: bool) {
+        assert_eq!(self.left_in_queues().await, [], "left in queues");
+        assert_eq!(self.world.history("dump").await, ["08:00 failed"]);
+        assert_eq!(self.world.history("rotate").await, ["08:00 succeeded"]);
+        for name in ["dump", "rotate"] {
+            let run = self.world.runs(name).await.remove(0);
+            let begun = self.runners.iter().filter(|runner| runner.disk.contains(&(run.run_id.clone(), run.attempt)));
+            assert_eq!((begun.count(), run.attempt), (1, 1), "runners that began {name}");
+        }
+        let tomorrow = self.world.runs("dump").await[0].nominal + SignedDuration::from_secs(DAY_S);
+        let next = self.aws.ports.due.list(0, tomorrow, tomorrow, 10).await.unwrap();
+        assert_eq!(next.len(), 2, "both jobs fire again: {next:?}");
+        let ledger = self.world.ledger().await;
+        assert_eq!((ledger.scheduled, ledger.open), (2, 0));
+        let transitions = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
+        let fates: Vec<(bool, Fate)> = transitions.iter().map(|one| (one.reminder, one.fate)).collect();
+        assert!(fates.contains(&(false, Fate::Told)) && fates.contains(&(true, Fate::Pending)), "{fates:?}");
+        let told = self.told().await;
+        assert!(told.iter().all(|alert| (alert.kind, &*alert.job) == (AlertKind::Failed, "dump")), "{told:?}");
+        let (least, most) = (1, if told_twice { 2 } else { 1 });
+        assert!((least..=most).contains(&told.len()), "people were told {} times", told.len());
+        if !told_twice {
+            assert_eq!(fates.len(), 2, "one alert and its reminder: {transitions:?}");
+        }
+    }
+
+    /// What the subscriber of the topic got.
+    async fn told(&self) -> Vec<Alert> {
+        let sqs = aws_sdk_sqs::Client::new(&self.aws.sdk_config);
+        let mut told = Vec::new();
+        loop {
+            let ask = sqs.receive_message().queue_url(&self.subscriber).max_number_of_messages(10);
+            let received = ask.visibility_timeout(3600).send().await.unwrap().messages.unwrap_or_default();
+            if received.is_empty() {
+                return told;
+            }
+            for message in received {
+                let body: Value = serde_json::from_str(message.body().unwrap()).unwrap();
+                told.push(serde_json::from_str(body["Message"].as_str().unwrap()).unwrap());
+            }
+        }
+    }
+}
+
+/// The run that a report says to have ended.
+fn ended(delivery: &Delivery<Event>) -> Option<RunId> {
+    matches!(delivery.message.body, Body::Finished(_)).then(|| delivery.message.run_id.clone())
+}
+
+impl Runner {
+    async fn turn(&mut self, ports: &Ports, world: &World, wait: Duration) {
+        let beat = Beat {
+            runner: self.name.to_owned(),
+            host: self.name.to_owned(),
+            groups: vec![GROUP.to_owned()],
+            at: world.now(),
+            running: 0,
+            version: "0.1.0".to_owned(),
+            held: None,
+        };
+        again("beat", async || ports.claims.beat(&beat).await).await;
+        let groups = [GROUP.to_owned()];
+        for delivery in again("receive", async || ports.orders.receive(&groups, 10, LEASE, wait).await).await {
+            self.take(ports, world, delivery).await;
+        }
+        if !self.outbox.is_empty() {
+            again("outbox", async || ports.reports.send(&self.outbox).await).await;
+            self.outbox.clear();
+        }
+    }
+
+    /// Claims the order, has it on disk, and only then deletes its message.
+    async fn take(&mut self, ports: &Ports, world: &World, delivery: Delivery<Order>) {
+        let order = delivery.message;
+        if !self.disk.contains(&(order.run_id.clone(), order.attempt)) {
+            let run = order.run_key();
+            let claim = async || ports.claims.claim(&run, order.attempt, self.name, self.name, world.now()).await;
+            if again("claim", claim).await == Claim::Granted {
+                self.begin(world, &order);
+            }
+        }
+        again("delete", async || ports.orders.delete(&delivery.receipt).await).await;
+    }
+
+    fn begin(&mut self, world: &World, order: &Order) {
+        self.disk.insert((order.run_id.clone(), order.attempt));
+        let exit_code = if order.key() == key("dump") { 3 } else { 0 };
+        for body in [
+            Body::Started { pid: Some(7), command: "dump".to_owned() },
+            Body::Finished(Box::new(world.report(exit_code))),
+        ] {
+            self.outbox.push(Event::of(order, self.name, self.name, world.now(), body));
+        }
+    }
+}
