@@ -20,7 +20,7 @@ use crate::record::{MAX_LINE_BYTES_MIN, Piece, Record};
 use crate::sink::Sink;
 use crate::stamp;
 
-/// What the test run is called: rules of receivers can tell it apart.
+/// What the test run is called: rules of receivers can tell it apart. The group is this one where nobody asks for another's rights.
 pub const CHECK_GROUP: &str = "sexton";
 pub const CHECK_JOB: &str = "check";
 /// A sink that has not said anything by then is dead for a person who waits.
@@ -28,13 +28,13 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The end of a file that is read back: the last lines are ours, whoever else writes there.
 const READ_BACK_BYTES: usize = 1 << 20;
 
-/// One sentence each way: what took the test line, or what is wrong. Nothing is sent to standard output, which is the
-/// caller's own.
+/// One sentence each way: what took the test line, a line of `group`, or what is wrong. Nothing is sent to standard output,
+/// which is the caller's own.
 ///
 /// # Errors
 /// When the sink cannot be reached, or does not take the line.
-pub async fn check(config: &SinkConfig) -> Result<String, String> {
-    let test = TestRun::new(Timestamp::now());
+pub async fn check(config: &SinkConfig, group: &str) -> Result<String, String> {
+    let test = TestRun::new(group, Timestamp::now());
     match &config.kind {
         SinkKind::Stdout(_) => Ok("standard output".to_owned()),
         SinkKind::File(file) => {
@@ -67,7 +67,7 @@ struct TestRun {
 }
 
 impl TestRun {
-    fn new(now: Timestamp) -> TestRun {
+    fn new(group: &str, now: Timestamp) -> TestRun {
         let mut random = [0; 6];
         if getrandom::fill(&mut random).is_err() {
             // The instant in front still tells one check from another.
@@ -77,7 +77,7 @@ impl TestRun {
         let text = format!("test line of `sexton check`, run {run_id}; nothing is wrong");
         let header = RunHeader {
             run_id,
-            group: CHECK_GROUP.to_owned(),
+            group: group.to_owned(),
             job: CHECK_JOB.to_owned(),
             attempt: 1,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),

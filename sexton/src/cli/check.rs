@@ -8,6 +8,7 @@ use clap::Args;
 use domain::ports::PortResult;
 use embedded::Embedded;
 use serde_json::json;
+use sinks::check::CHECK_GROUP;
 
 use crate::channels::Channels;
 use crate::client::{AwsArguments, block_on};
@@ -96,8 +97,11 @@ pub fn run(arguments: Arguments) -> Outcome {
         if let Some(options) = &installation {
             check_aws(options, &arguments.group, &setup.configuration.runner.groups, &mut findings).await?;
         }
-        for sink in &setup.sinks {
-            findings.add("sink", &sink.name, sinks::check::check(sink).await)?;
+        // Rights to write may be those of a group's own logs.
+        let nobodys = [CHECK_GROUP.to_owned()];
+        let groups = if arguments.group.is_empty() { &nobodys[..] } else { &arguments.group };
+        for (sink, group) in setup.sinks.iter().flat_map(|sink| groups.iter().map(move |group| (sink, group))) {
+            findings.add("sink", &sink.name, sinks::check::check(sink, group).await)?;
         }
         let channels = Channels::new(setup.configuration.channels)?;
         for name in channels.names() {

@@ -5,6 +5,7 @@ use std::sync::Once;
 use domain::line::{Position, Stream};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use sinks::check::CHECK_GROUP;
 use sinks::engine::Engine;
 use sinks::error::Class;
 use sinks::status::SinkEvent;
@@ -331,7 +332,7 @@ async fn a_group_that_is_missing_holds_up_no_cursor_of_another_group() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_sends_its_test_line_by_the_way_of_all_lines_and_says_what_came_back() {
-    let check = async |text: &str| sinks::check::check(&config(text)).await;
+    let check = async |text: &str| sinks::check::check(&config(text), CHECK_GROUP).await;
     let logs = serve().await;
     let says = check(&sink(logs.address, "retention_days = 7\n")).await.expect("taken");
     let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
@@ -345,6 +346,8 @@ async fn check_sends_its_test_line_by_the_way_of_all_lines_and_says_what_came_ba
     );
     assert_eq!((&seen[1]["group"], &seen[1]["job"]), (&json!("sexton"), &json!("check")));
     assert_eq!(logs.state().groups["/cron/sexton"].0, Some(7));
+    let says = sinks::check::check(&config(&sink(logs.address, "")), "db").await.expect("taken");
+    assert!(says.ends_with(" into stream check of /cron/db"), "{says}");
     no_violation(&logs);
 
     let logs = serve().await;

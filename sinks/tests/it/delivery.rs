@@ -2,6 +2,7 @@
 
 use domain::line::{Position, Stream};
 use jiff::{SignedDuration, Timestamp};
+use sinks::check::CHECK_GROUP;
 use testbed::{Capture, Proxy, Transport};
 
 use crate::http;
@@ -148,7 +149,7 @@ async fn a_batch_that_may_wait_is_sent_as_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_sends_a_test_line_or_says_why_not() {
     let capture = Capture::start(Transport::Tcp);
-    let reached = sinks::check::check(&config(&sink(&capture, ""))).await;
+    let reached = sinks::check::check(&config(&sink(&capture, "")), CHECK_GROUP).await;
     let says = reached.expect("somebody listens");
     assert!(says.starts_with(&format!("tcp://{} acknowledged the test line of run 2", capture.address())), "{says}");
     let lines = lines_of(&capture);
@@ -157,18 +158,18 @@ async fn check_sends_a_test_line_or_says_why_not() {
     assert!(lines[1].contains("] test line of `sexton check`, run "), "{lines:?}");
     let free = testbed::free_port();
     let nobody = config(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{free}\"\n"));
-    let refused = sinks::check::check(&nobody).await.expect_err("nobody is there");
+    let refused = sinks::check::check(&nobody, CHECK_GROUP).await.expect_err("nobody is there");
     assert!(refused.starts_with(&format!("cannot reach tcp://{free}: ")), "{refused}");
     let tls = config(&format!(
         "[sink.a]\ntype = \"gelf\"\naddress = \"tcp+tls://{free}\"\ntls = {{ ca_file = \"/nowhere.pem\" }}\n"
     ));
-    let refused = sinks::check::check(&tls).await.expect_err("no such file");
+    let refused = sinks::check::check(&tls, CHECK_GROUP).await.expect_err("no such file");
     assert!(refused.starts_with("cannot read certificates from /nowhere.pem: "), "{refused}");
     let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{free}\"\n"));
-    assert_eq!(sinks::check::check(&udp).await, Err(format!("nobody listens at udp://{free}")));
+    assert_eq!(sinks::check::check(&udp, CHECK_GROUP).await, Err(format!("nobody listens at udp://{free}")));
     let datagrams = Capture::start(Transport::Udp);
     let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{}\"\n", datagrams.address()));
-    assert!(sinks::check::check(&udp).await.is_ok_and(|says| says.contains("udp cannot tell")));
+    assert!(sinks::check::check(&udp, CHECK_GROUP).await.is_ok_and(|says| says.contains("udp cannot tell")));
     datagrams.wait_for(|all| all.len() == 3, testbed::DEADLINE);
 }
 
