@@ -111,6 +111,12 @@ impl Installation {
         }
     }
 
+    /// The scheduler's minute.
+    #[track_caller]
+    pub fn tick(&self) {
+        self.invoke("scheduler", r#"{"duty":"tick"}"#).expect("a tick");
+    }
+
     /// Waits until `condition` holds; tells what it was and what happened, when it does not.
     #[track_caller]
     pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
@@ -141,7 +147,7 @@ impl Installation {
     /// The messages of a queue that are there now; deletes them.
     #[track_caller]
     pub fn received_now(&self, queue: &str) -> Vec<Value> {
-        let url = format!("{}/{ACCOUNT}/{queue}", self.server.endpoint());
+        let url = self.queue_url(queue);
         let ask = json!({
             "QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 0, "MessageAttributeNames": ["All"]
         });
@@ -167,13 +173,30 @@ impl Installation {
     }
 
     fn orders_url(&self, group: &str) -> String {
-        format!("{}/{ACCOUNT}/{STACK}-orders-{group}", self.server.endpoint())
+        self.queue_url(&format!("{STACK}-orders-{group}"))
+    }
+
+    pub fn queue_url(&self, queue: &str) -> String {
+        format!("{}/{ACCOUNT}/{queue}", self.server.endpoint())
     }
 
     /// What a Lambda wrote.
     #[track_caller]
     pub fn lambda_log(&self, name: &str) -> Vec<String> {
-        let group = format!("/aws/lambda/{STACK}-{name}");
+        self.logged(&format!("/aws/lambda/{STACK}-{name}"))
+    }
+
+    /// What the runners of a group shipped of a run: its lines and what brackets them.
+    #[track_caller]
+    pub fn output_of(&self, group: &str, run_id: &str) -> Vec<Value> {
+        let records = self.logged(&format!("/cron/{group}"));
+        let records = records.iter().map(|text| serde_json::from_str(text).expect("JSON"));
+        records.filter(|record: &Value| record["run_id"] == run_id).collect()
+    }
+
+    /// The messages of a log group.
+    #[track_caller]
+    fn logged(&self, group: &str) -> Vec<String> {
         let found = self.call("logs", "filter_log_events", json!({ "logGroupName": group }));
         let events = found["events"].as_array().cloned().unwrap_or_default();
         events.iter().filter_map(|event| event["message"].as_str().map(str::to_owned)).collect()

@@ -1,0 +1,204 @@
+//! The real `sexton`, as the runner of group `db` has it, and as people have it who ask from elsewhere.
+//!
+//! Cargo builds for tests only the binaries of their own package. `./test` builds that of `sexton` as well; where it is missing or old, these
+//! tests fail and say so, since what Cargo builds amid other tests would take the binary away from them.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testbed::{Caller, DEADLINE, repository, wait_until};
+
+use crate::installation::{ACCOUNT, Installation, STACK};
+
+/// What `sexton` is made of.
+const SOURCES: [&str; 9] = [
+    "sexton/src",
+    "domain/src",
+    "rules/src",
+    "sinks/src",
+    "runner/src",
+    "services/src",
+    "backends/aws/src",
+    "backends/embedded/src",
+    "console/src",
+];
+
+/// The sink of docs/aws.md; the group's stack makes the log group.
+const SINKS: &str = "[sink.aws]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron/{group}\"\nstream = \"{job}/{date}\"\n";
+
+/// A configuration, and who uses it.
+pub struct Sexton<'a> {
+    installation: &'a Installation,
+    caller: Caller,
+    folder: TempDir,
+}
+
+impl<'a> Sexton<'a> {
+    /// On a server with the role of group `db`.
+    #[track_caller]
+    pub fn of_group(installation: &'a Installation) -> Sexton<'a> {
+        Sexton::of(installation, installation.role("db", "RunnerRole"))
+    }
+
+    /// On the machine of a person who has what docs/aws.md asks for: the stack's `ClientPolicy`, and `logs:FilterLogEvents`.
+    #[track_caller]
+    pub fn of_person(installation: &'a Installation) -> Sexton<'a> {
+        let user = json!({ "UserName": "person" });
+        let with = |more: Value| {
+            let mut all = user.clone();
+            all.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+            all
+        };
+        installation.call("iam", "create_user", user.clone());
+        let policy = installation.resource(STACK, "ClientPolicy");
+        installation.call("iam", "attach_user_policy", with(json!({ "PolicyArn": policy })));
+        let reading = json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Action": "logs:FilterLogEvents",
+            "Resource": format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/cron/*")
+        }] });
+        let policy = json!({ "PolicyName": "reading", "PolicyDocument": reading.to_string() });
+        installation.call("iam", "put_user_policy", with(policy));
+        let made = installation.call("iam", "create_access_key", user.clone());
+        let text = |name: &str| made["AccessKey"][name].as_str().expect(name).to_owned();
+        Sexton::of(installation, Caller { key: text("AccessKeyId"), secret: text("SecretAccessKey"), token: None })
+    }
+
+    fn of(installation: &'a Installation, caller: Caller) -> Sexton<'a> {
+        let folder = TempDir::new().expect("a temporary folder");
+        let sexton = Sexton { installation, caller, folder };
+        sexton.write("sinks.toml", SINKS);
+        sexton.write("sexton.toml", "sinks = \"sinks.toml\"\n[aws]\nprefix = \"sexton\"\n");
+        sexton
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file, and returns its path.
+    pub fn write(&self, name: &str, text: &str) -> String {
+        fs::write(self.path(name), text).expect("written");
+        self.path(name).display().to_string()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(arguments).args(["--config", &self.path("sexton.toml").display().to_string()]);
+        for name in [
+            "SEXTON_SERVER",
+            "SEXTON_TOKEN",
+            "SEXTON_AWS",
+            "SEXTON_CONFIG",
+            "RUST_LOG",
+            "AWS_PROFILE",
+            "AWS_SESSION_TOKEN",
+        ] {
+            command.env_remove(name);
+        }
+        let Caller { key, secret, token } = &self.caller;
+        command
+            .env("XDG_STATE_HOME", self.folder.path())
+            .env("AWS_ACCESS_KEY_ID", key)
+            .env("AWS_SECRET_ACCESS_KEY", secret)
+            .envs(token.iter().map(|token| ("AWS_SESSION_TOKEN", token)))
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ENDPOINT_URL", self.installation.server.endpoint())
+            .env("AWS_CONFIG_FILE", "/dev/null")
+            .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// What a command prints that must succeed.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().expect("the binary starts");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "sexton {arguments:?}: {}\n{out}\n{err}", output.status);
+        out.into_owned()
+    }
+
+    /// The same, each line as JSON.
+    #[track_caller]
+    pub fn records(&self, arguments: &[&str]) -> Vec<Value> {
+        let text = self.ask(&[arguments, &["--json"]].concat());
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// Starts `sexton runner`, and waits until it takes orders.
+    #[track_caller]
+    pub fn runner(&self) -> Runner {
+        let printed = self.path("printed");
+        let file = File::create(&printed).expect("made");
+        let listen = testbed::free_port().to_string();
+        let mut command = self.command(&["runner", "--group", "db", "--listen", &listen]);
+        let child = command.stdout(file.try_clone().expect("cloned")).stderr(file).spawn().expect("the binary starts");
+        let mut runner = Runner { child, printed };
+        wait_until(DEADLINE, || runner.printed().lines().any(|line| line == "ready") || runner.has_ended());
+        assert!(!runner.has_ended(), "it ended: {}", runner.printed());
+        runner
+    }
+}
+
+/// A running `sexton runner`. Jobs of these tests end by themselves, and with them their keepers.
+pub struct Runner {
+    child: Child,
+    printed: PathBuf,
+}
+
+impl Runner {
+    /// Everything so far, its own log included.
+    pub fn printed(&self) -> String {
+        fs::read_to_string(&self.printed).unwrap_or_default()
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("waited for").is_some()
+    }
+
+    /// Asks it to end, and waits until it has.
+    #[track_caller]
+    pub fn stop(mut self) {
+        let asked = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill can be started");
+        assert!(asked.success(), "it had ended: {}", self.printed());
+        wait_until(DEADLINE, || self.has_ended());
+        let status = self.child.wait().expect("waited for");
+        assert!(status.success(), "{status}: {}", self.printed());
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The binary beside the Lambdas', unless it is not what the sources say now.
+#[track_caller]
+fn binary() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_scheduler")).with_file_name("sexton");
+    let changed = |path: &Path| path.metadata().and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let built = changed(&path);
+    let newer = SOURCES
+        .iter()
+        .find_map(|folder| files_below(&repository().join(folder)).into_iter().find(|source| changed(source) > built));
+    if let Some(newer) = newer {
+        panic!("{} is newer than {}; `./test -p lambdas` builds that, too", newer.display(), path.display());
+    }
+    path
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).flatten() {
+        let path = entry.path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files
+}

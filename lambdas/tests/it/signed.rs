@@ -1,0 +1,126 @@
+//! Orders signed by the scheduler's Lambda with the installation's key, and a runner that executes no others.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use testbed::{certificates, repository};
+
+use crate::installation::{ACCOUNT, Installation};
+use crate::sexton::Sexton;
+use crate::whole::soon;
+
+const SECRET: &str = "correct horse battery staple";
+
+const ORDERS: &str = "sexton-orders-db";
+
+/// A key pair by the commands of docs/aws.md: the private key's PEM, and what runners put into their policy. None where
+/// there is no openssl.
+#[track_caller]
+fn key_pair(folder: &Sexton) -> Option<(String, String)> {
+    certificates()?;
+    let docs = std::fs::read_to_string(repository().join("docs/aws.md")).expect("docs/aws.md");
+    for line in docs.lines().filter(|line| line.starts_with("openssl ")) {
+        let said = Command::new("sh").args(["-c", line]).current_dir(folder.path("")).output().expect("a shell");
+        assert!(said.status.success(), "{line}: {said:?}");
+    }
+    let text = |name: &str| std::fs::read_to_string(folder.path(name)).expect(name);
+    let public = text("order-signing-key.pub.pem");
+    let public = public.lines().filter(|line| !line.starts_with("-----")).collect();
+    Some((text("order-signing-key.pem"), public))
+}
+
+fn put_parameter(installation: &Installation, name: &str, value: &str) {
+    installation.call("ssm", "put_parameter", json!({ "Name": name, "Type": "SecureString", "Value": value }));
+}
+
+/// What somebody makes of a genuine message who may write to the queue and has not the key: the same run, another command.
+fn forged(genuine: &str, command: &str) -> [String; 2] {
+    let mut message: Value = serde_json::from_str(genuine).expect("JSON");
+    let mut order: Value = serde_json::from_str(message["order"].as_str().expect("an order")).expect("JSON");
+    order["job"]["command"] = json!(command);
+    message["order"] = json!(order.to_string());
+    let unsigned = json!({ "order": message["order"] });
+    [message.to_string(), unsigned.to_string()]
+}
+
+#[test]
+fn an_order_without_the_installation_s_signature_is_not_executed_and_a_secret_is_in_no_log() {
+    let Some(installation) = Installation::deploy() else { return };
+    installation.trust_sender("db", ACCOUNT);
+    let server = Sexton::of_group(&installation);
+    let Some((private, public)) = key_pair(&server) else { return };
+    put_parameter(&installation, "/sexton/order-signing-key", &private);
+    put_parameter(&installation, "/db/password", SECRET);
+    server.write("policy.toml", &format!("order_keys = [\"{public}\"]\nreferences = [\"ssm:/db/*\"]\n"));
+    let text = std::fs::read_to_string(server.path("sexton.toml")).expect("written");
+    server.write("sexton.toml", &format!("{text}[runner]\npolicy = \"policy.toml\"\n"));
+
+    // Nobody takes orders yet: what the scheduler sent is held back.
+    let person = Sexton::of_person(&installation);
+    let jobs = format!(
+        "[[job]]\ngroup = \"db\"\nname = \"teller\"\nschedule = \"{}\"\ncommand = 'echo \"it is $PASSWORD\"'\n\
+         env = {{ PASSWORD = \"ssm:/db/password\" }}\n",
+        soon()
+    );
+    person.ask(&["apply", &person.write("jobs.toml", &jobs), "--aws"]);
+    let mut held = Vec::new();
+    installation.wait("the order is sent", || {
+        installation.tick();
+        held = installation.received_now(ORDERS);
+        !held.is_empty()
+    });
+    let genuine = held[0]["Body"].as_str().expect("a body");
+    assert!(genuine.contains("ssm:/db/password") && !genuine.contains(SECRET), "{genuine}");
+
+    let trace = server.path("forged");
+    let send = |body: &str| {
+        installation.call(
+            "sqs",
+            "send_message",
+            json!({ "QueueUrl": installation.queue_url(ORDERS), "MessageBody": body }),
+        );
+    };
+    forged(genuine, &format!("touch {}", trace.display())).iter().for_each(|body| send(body));
+    let runner = server.runner();
+    let none_was_executed = || assert!(!trace.exists(), "a forged order was executed: {}", runner.printed());
+    installation.wait("both are refused", || {
+        none_was_executed();
+        runner.printed().matches("an order is not executed").count() == 2
+    });
+    assert!(runner.printed().contains("it is not signed"), "{}", runner.printed());
+    send(genuine);
+    let mut runs = Vec::new();
+    installation.wait("the genuine one is executed", || {
+        runs = person.records(&["runs", "db/teller", "--outcome", "succeeded", "--aws"]);
+        !runs.is_empty()
+    });
+    none_was_executed();
+    left_to_the_dead_letter_queue(&installation);
+
+    let run_id = runs[0]["run_id"].as_str().expect("its name");
+    let mut output = Vec::new();
+    installation.wait("the end of the run is in CloudWatch Logs", || {
+        output = installation.output_of("db", run_id);
+        output.iter().any(|record| record["event"] == "run.finished")
+    });
+    assert!(output.iter().any(|record| record["message"] == "it is ***"), "{output:#?}");
+    let everything = format!("{output:?}{:?}{}", installation.items("runs"), runner.printed());
+    assert!(!everything.contains(SECRET), "{everything}");
+    runner.stop();
+}
+
+/// The two that were refused are still the queue's, which moves them when it has given them out often enough.
+#[track_caller]
+fn left_to_the_dead_letter_queue(installation: &Installation) {
+    let ask = json!({ "QueueUrl": installation.queue_url(ORDERS), "AttributeNames": ["All"] });
+    let attributes = installation.call("sqs", "get_queue_attributes", ask)["Attributes"].clone();
+    let count = |name: &str| attributes[name].as_str().and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();
+    let there = count("ApproximateNumberOfMessages") + count("ApproximateNumberOfMessagesNotVisible");
+    let dead = installation.received_now("sexton-orders-db-dead").len() as u32;
+    assert_eq!(there + dead, 2, "{attributes}");
+    let redrive: Value = serde_json::from_str(attributes["RedrivePolicy"].as_str().expect("a policy")).expect("JSON");
+    assert!(
+        redrive["deadLetterTargetArn"].as_str().is_some_and(|arn| arn.ends_with(":sexton-orders-db-dead")),
+        "{redrive}"
+    );
+}
