@@ -97,7 +97,7 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let console = RunnerConsole { runner: name.clone(), sinks: work.clone(), running, token };
     let server = tokio::spawn(axum::serve(listener, console::runner_router(console)).into_future());
     let stop = CancellationToken::new();
-    let reloading = tokio::spawn(work.clone().watch(setup.sinks_file, setup.rules, state.clone(), stop.clone()));
+    let reloading = tokio::spawn(work.clone().watch(setup.sinks_source, setup.rules, state.clone(), stop.clone()));
     let server_says = Server { url: url.clone(), pid: std::process::id() };
     state.announce(&server_says).map_err(|error| Failure::bad(error.to_string()))?;
     announce(&[

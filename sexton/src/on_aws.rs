@@ -18,7 +18,7 @@ use sinks::config::SinkKind;
 use crate::configuration::Configuration;
 use crate::failure::Failure;
 use crate::machine::random_bytes;
-use crate::setup::load_sinks;
+use crate::setup::SinksSource;
 use output::CloudwatchOutput;
 
 /// Nobody else can ask an API that listens nowhere.
@@ -68,10 +68,7 @@ pub async fn connect_runner(options: &aws::Options, order_keys: &[PublicKey]) ->
 
 /// Where runs' lines are read: what the first CloudWatch sink of the sinks file says, if there is one.
 fn output(configuration: &Configuration, ports: &Ports) -> Result<CloudwatchOutput, Failure> {
-    let sinks = match &configuration.sinks {
-        Some(path) => load_sinks(path)?,
-        None => Vec::new(),
-    };
+    let sinks = SinksSource::of(configuration).load_named()?;
     let logs = sinks.into_iter().find_map(|sink| match sink.kind {
         SinkKind::CloudwatchLogs(logs) => Some(*logs),
         _ => None,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use domain::fault::{Faults, Level};
 use rules::Packs;
+use sinks::cloudwatch_logs::options::Access;
 use sinks::config::{SinkConfig, SinkKind, SinksFile};
 
 use crate::configuration::{Configuration, load_packs, read_text};
@@ -28,8 +29,16 @@ pub struct Setup {
     pub rules: Vec<PathBuf>,
     pub packs: Packs,
     pub sinks: Vec<SinkConfig>,
+    pub sinks_source: SinksSource,
+}
+
+/// Where sinks are described.
+#[derive(Clone, Debug)]
+pub struct SinksSource {
     /// None: the default sink.
-    pub sinks_file: Option<PathBuf>,
+    pub file: Option<PathBuf>,
+    /// `[aws]`, which sinks need not repeat.
+    aws: Option<aws::Options>,
 }
 
 impl Setup {
@@ -41,29 +50,59 @@ impl Setup {
         let state = State::find(state).map_err(|error| Failure::wrong(error.to_string()))?;
         let rules = [configuration.rules.clone(), overrides.rules].concat();
         let packs = load_packs(&rules)?;
-        let sinks_file = overrides.sinks.or_else(|| configuration.sinks.clone());
-        let sinks = sinks_of(sinks_file.as_deref(), &state)?;
-        Ok(Setup { configuration, state, rules, packs, sinks, sinks_file })
+        let file = overrides.sinks.or_else(|| configuration.sinks.clone());
+        let sinks_source = SinksSource { file, aws: configuration.aws.clone() };
+        let sinks = sinks_source.load(&state)?;
+        Ok(Setup { configuration, state, rules, packs, sinks, sinks_source })
     }
 }
 
-/// The sinks of the file, or the default one. Warnings are told.
-///
-/// # Errors
-/// Every fault of the file.
-pub fn sinks_of(path: Option<&Path>, state: &State) -> Result<Vec<SinkConfig>, Failure> {
-    match path {
-        Some(path) => load_sinks(path),
-        None => parse_sinks("the default sink", &sample::sinks(state)),
+impl SinksSource {
+    /// As the configuration says.
+    pub fn of(configuration: &Configuration) -> SinksSource {
+        SinksSource { file: configuration.sinks.clone(), aws: configuration.aws.clone() }
+    }
+
+    /// The sinks of the file, or the default one. Warnings are told.
+    ///
+    /// # Errors
+    /// Every fault of the file.
+    pub fn load(&self, state: &State) -> Result<Vec<SinkConfig>, Failure> {
+        match &self.file {
+            Some(path) => self.load_file(path),
+            None => parse_sinks("the default sink", &sample::sinks(state)),
+        }
+    }
+
+    /// The sinks of the file, none without one. Warnings are told.
+    ///
+    /// # Errors
+    /// Every fault of the file.
+    pub fn load_named(&self) -> Result<Vec<SinkConfig>, Failure> {
+        self.file.as_deref().map_or_else(|| Ok(Vec::new()), |path| self.load_file(path))
+    }
+
+    fn load_file(&self, path: &Path) -> Result<Vec<SinkConfig>, Failure> {
+        let mut sinks = parse_sinks(&path.display().to_string(), &read_text(path)?)?;
+        for sink in &mut sinks {
+            if let (SinkKind::CloudwatchLogs(logs), Some(aws)) = (&mut sink.kind, &self.aws) {
+                complete(&mut logs.access, aws);
+            }
+        }
+        Ok(sinks)
     }
 }
 
-/// The sinks of the file. Warnings are told.
-///
-/// # Errors
-/// Every fault of the file.
-pub fn load_sinks(path: &Path) -> Result<Vec<SinkConfig>, Failure> {
-    parse_sinks(&path.display().to_string(), &read_text(path)?)
+/// What a sink does not say itself, it takes from `[aws]`, unless it is somebody else there.
+fn complete(access: &mut Access, aws: &aws::Options) {
+    if access.profile.is_some() || access.role_arn.is_some() {
+        return;
+    }
+    access.profile.clone_from(&aws.profile);
+    access.role_arn.clone_from(&aws.role_arn);
+    access.external_id.clone_from(&aws.external_id);
+    access.region = access.region.take().or_else(|| aws.region.clone());
+    access.endpoint = access.endpoint.take().or_else(|| aws.endpoint.clone());
 }
 
 fn parse_sinks(name: &str, text: &str) -> Result<Vec<SinkConfig>, Failure> {

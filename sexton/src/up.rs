@@ -143,7 +143,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
             tokio::spawn(disk_alerts::watch(ports.clone(), notifier, state.dir.clone(), stop.clone())),
         ],
         watching: tokio::spawn(files.watch(ports, work.packs(), nudge, stop.clone())),
-        reloading: tokio::spawn(work.clone().watch(setup.sinks_file, setup.rules, state.clone(), stop.clone())),
+        reloading: tokio::spawn(work.clone().watch(setup.sinks_source, setup.rules, state.clone(), stop.clone())),
         server,
         stop,
     };

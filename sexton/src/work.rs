@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::configuration::{load_packs, pack_files};
 use crate::failure::{Failure, tell_line};
-use crate::setup::{Setup, sink_line, sinks_of};
+use crate::setup::{Setup, SinksSource, sink_line};
 use crate::state::State;
 use crate::watch::{LOOK_INTERVAL, Watch};
 
@@ -101,12 +101,12 @@ impl Work {
     /// Applies the sinks file and the rule packs whenever they change, until `stop`. A faulty file changes nothing.
     pub async fn watch(
         self: Arc<Self>,
-        sinks_file: Option<PathBuf>,
+        sinks: SinksSource,
         rules: Vec<PathBuf>,
         state: State,
         stop: CancellationToken,
     ) {
-        let mut sinks_watch = Watch::new(sinks_file.clone());
+        let mut sinks_watch = Watch::new(sinks.file.clone());
         let mut pack_paths = pack_files(&rules).unwrap_or_default();
         let mut packs_watch = Watch::new(pack_paths.clone());
         loop {
@@ -115,7 +115,7 @@ impl Work {
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
             if !sinks_watch.changed().is_empty() {
-                match sinks_of(sinks_file.as_deref(), &state).and_then(|configs| self.start_sinks(&configs)) {
+                match sinks.load(&state).and_then(|configs| self.start_sinks(&configs)) {
                     Ok(engines) => {
                         self.handle.set_sinks(engines).await;
                         tell_line("the sinks file changed: its sinks are in use");

@@ -38,40 +38,30 @@ pub struct Sexton<'a> {
 }
 
 impl<'a> Sexton<'a> {
-    /// On a server with the role of group `db`.
+    /// On a server of group `db` that is not in EC2: its user may become the group's role, and nothing else.
     #[track_caller]
     pub fn of_group(installation: &'a Installation) -> Sexton<'a> {
-        Sexton::of(installation, installation.role("db", "RunnerRole"))
+        let arn = format!("arn:aws:iam::{ACCOUNT}:role/{}", installation.resource("db", "RunnerRole"));
+        let caller = user(installation, "server", "sts:AssumeRole", &arn);
+        Sexton::of(installation, caller, &format!("role_arn = \"{arn}\"\n"))
     }
 
     /// On the machine of a person who has what docs/aws.md asks for: the stack's `ClientPolicy`, and `logs:FilterLogEvents`.
     #[track_caller]
     pub fn of_person(installation: &'a Installation) -> Sexton<'a> {
-        let user = json!({ "UserName": "person" });
-        let with = |more: Value| {
-            let mut all = user.clone();
-            all.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
-            all
-        };
-        installation.call("iam", "create_user", user.clone());
+        let logs = format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/cron/*");
+        let caller = user(installation, "person", "logs:FilterLogEvents", &logs);
         let policy = installation.resource(STACK, "ClientPolicy");
-        installation.call("iam", "attach_user_policy", with(json!({ "PolicyArn": policy })));
-        let reading = json!({ "Version": "2012-10-17", "Statement": [{
-            "Effect": "Allow", "Action": "logs:FilterLogEvents",
-            "Resource": format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/cron/*")
-        }] });
-        let policy = json!({ "PolicyName": "reading", "PolicyDocument": reading.to_string() });
-        installation.call("iam", "put_user_policy", with(policy));
-        let made = installation.call("iam", "create_access_key", user.clone());
-        let text = |name: &str| made["AccessKey"][name].as_str().expect(name).to_owned();
-        Sexton::of(installation, Caller { key: text("AccessKeyId"), secret: text("SecretAccessKey"), token: None })
+        installation.call("iam", "attach_user_policy", json!({ "UserName": "person", "PolicyArn": policy }));
+        Sexton::of(installation, caller, "")
     }
 
-    fn of(installation: &'a Installation, caller: Caller) -> Sexton<'a> {
+    fn of(installation: &'a Installation, caller: Caller, aws: &str) -> Sexton<'a> {
         let folder = TempDir::new().expect("a temporary folder");
         let sexton = Sexton { installation, caller, folder };
         sexton.write("sinks.toml", SINKS);
-        sexton.write("sexton.toml", "sinks = \"sinks.toml\"\n[aws]\nprefix = \"sexton\"\n");
+        let text = format!("sinks = \"sinks.toml\"\n[aws]\nprefix = \"{STACK}\"\nregion = \"us-east-1\"\n{aws}");
+        sexton.write("sexton.toml", &text);
         sexton
     }
 
@@ -99,13 +89,12 @@ impl<'a> Sexton<'a> {
         ] {
             command.env_remove(name);
         }
-        let Caller { key, secret, token } = &self.caller;
+        let Caller { key, secret, .. } = &self.caller;
         command
             .env("XDG_STATE_HOME", self.folder.path())
             .env("AWS_ACCESS_KEY_ID", key)
             .env("AWS_SECRET_ACCESS_KEY", secret)
-            .envs(token.iter().map(|token| ("AWS_SESSION_TOKEN", token)))
-            .env("AWS_REGION", "us-east-1")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("AWS_ENDPOINT_URL", self.installation.server.endpoint())
             .env("AWS_CONFIG_FILE", "/dev/null")
             .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
@@ -142,6 +131,19 @@ impl<'a> Sexton<'a> {
         assert!(!runner.has_ended(), "it ended: {}", runner.printed());
         runner
     }
+}
+
+/// A new user who may call one action.
+#[track_caller]
+fn user(installation: &Installation, name: &str, action: &str, resource: &str) -> Caller {
+    installation.call("iam", "create_user", json!({ "UserName": name }));
+    let allowed = json!({ "Effect": "Allow", "Action": action, "Resource": resource });
+    let policy = json!({ "Version": "2012-10-17", "Statement": [allowed] }).to_string();
+    let ask = json!({ "UserName": name, "PolicyName": name, "PolicyDocument": policy });
+    installation.call("iam", "put_user_policy", ask);
+    let made = installation.call("iam", "create_access_key", json!({ "UserName": name }));
+    let text = |name: &str| made["AccessKey"][name].as_str().expect(name).to_owned();
+    Caller { key: text("AccessKeyId"), secret: text("SecretAccessKey"), token: None }
 }
 
 /// A running `sexton runner`. Jobs of these tests end by themselves, and with them their keepers.
