@@ -6,8 +6,8 @@ use tracing_subscriber::fmt::time::FormatTime;
 /// What a server says of itself: `info` of our own crates, `warn` of the rest.
 pub const SERVER: &str = "warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info";
 
-/// What a command says that somebody waits for: its answer is elsewhere.
-pub const COMMAND: &str = "warn";
+/// What a command says that somebody waits for: its answer is elsewhere, also that of an API in its own process.
+pub const COMMAND: &str = "warn,console=off";
 
 /// Starts logging with `--log`, else `RUST_LOG`, else `default`.
 ///

@@ -9,6 +9,7 @@ use services::{collector, overdue};
 use testbed::{DEADLINE, Ministack, wait_until};
 
 use crate::driver::{Folder, Said, Up, command};
+use crate::readme::{Block, blocks, file_name};
 
 const ACCOUNT: &str = "123456789012";
 const REGION: &str = "eu-west-1";
@@ -79,6 +80,32 @@ impl Installation {
         let sinks = "[sink.cloud]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron/{group}\"\ncreate_group = true\n";
         self.folder.write("sinks.toml", sinks);
         self.folder.write("sexton.toml", "sinks = \"sinks.toml\"\n[aws]\nprefix = \"sexton\"\n")
+    }
+
+    /// As the unit in packaging/ starts it.
+    fn runner_of_the_unit(&self) -> Up {
+        let unit = testbed::repository().join("packaging/sexton-runner.service");
+        let unit = std::fs::read_to_string(unit).expect("the unit");
+        let start =
+            unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/sexton ")).expect("a command");
+        let start = start.strip_suffix(" --state /var/lib/sexton").expect("its state directory");
+        let start = start.replace("/etc/sexton/", &self.folder.text("etc/"));
+        Up::serve(&self.folder.path("state"), self.command(&start.split(' ').collect::<Vec<_>>()))
+    }
+
+    /// Runs a command of a document, where its files are.
+    #[track_caller]
+    fn obey(&self, arguments: &str) {
+        let mut arguments = arguments.replace("/etc/sexton/", "etc/");
+        if arguments.contains("RUN_ID") {
+            let run_id = self.records(&["runs"])[0]["run_id"].as_str().expect("its name").to_owned();
+            self.wait_for(&run_id, |run| run["host"].is_string());
+            arguments = arguments.replace("RUN_ID", &run_id);
+        }
+        let mut command = self.command(&arguments.split_whitespace().collect::<Vec<_>>());
+        let folder = self.folder.path("");
+        let output = command.current_dir(&folder).env("XDG_STATE_HOME", &folder).output().expect("the binary starts");
+        assert!(output.status.success(), "sexton {arguments}: {output:?}");
     }
 
     /// What the collector's Lambda does with all reports that are there.
@@ -178,6 +205,53 @@ fn check_reaches_every_table_queue_and_topic_and_says_what_to_do() {
     assert!(said.contains("deploy the template, add the group, or correct `prefix` and `region`"), "{said}");
     let said = installation.ask(&["check", "--group", "db", "--state", &state]).expect(0).text();
     assert!(said.contains("ok   table sexton-runs: a runner of group db may claim runs here"), "{said}");
+}
+
+/// A document of the repository.
+fn document(name: &str) -> Vec<Block> {
+    blocks(&std::fs::read_to_string(testbed::repository().join(name)).expect("it is there"))
+}
+
+/// The files and the commands `sexton` of docs/aws.md, in their order, with the README's jobs. What it says to AWS, the tests
+/// of the Lambdas deploy.
+#[test]
+fn every_sexton_command_of_the_document_on_aws_works() {
+    let Some(installation) = Installation::new() else { return };
+    let folder = &installation.folder;
+    let jobs = document("README.md").into_iter().find(|block| file_name(&block.text) == Some("jobs.toml"));
+    folder.write("jobs.toml", &jobs.expect("a jobs file").text);
+    std::fs::create_dir(folder.path("etc")).expect("made");
+    let (mut runner, mut commands) = (None, 0);
+    for Block { kind, text } in document("docs/aws.md") {
+        match file_name(&text) {
+            Some("/etc/sexton/sinks.toml") => {
+                // The log group is the stack's, which is not here.
+                let text = format!("{text}create_group = true\n");
+                folder.write("etc/sinks.toml", &text);
+                folder.write("sinks.toml", &text);
+            }
+            Some(name) => drop(folder.write(&name.replace("/etc/sexton/", "etc/"), &text)),
+            None => {}
+        }
+        for line in text.lines().filter(|_| kind == "console") {
+            if line.starts_with("systemctl enable") {
+                runner = Some(installation.runner_of_the_unit());
+            } else if let Some(arguments) = line.strip_prefix("sexton ") {
+                commands += 1;
+                installation.obey(arguments);
+            }
+        }
+    }
+    assert!(commands >= 5, "docs/aws.md has commands");
+    assert_eq!(runner.map(Up::stop), Some(Some(0)));
+}
+
+#[test]
+fn a_command_that_aws_refuses_says_why_once() {
+    let Some(installation) = Installation::new() else { return };
+    let said = installation.command(&["jobs", "--aws=other"]).output().expect("the binary starts");
+    let told = String::from_utf8_lossy(&said.stderr);
+    assert_eq!((said.status.code(), told.lines().count()), (Some(1), 1), "{told}");
 }
 
 #[test]

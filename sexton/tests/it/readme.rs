@@ -9,12 +9,12 @@ use std::process::{Command, Stdio};
 
 use crate::driver::{Folder, Up, command};
 
-struct Block {
-    kind: String,
-    text: String,
+pub struct Block {
+    pub kind: String,
+    pub text: String,
 }
 
-fn blocks(readme: &str) -> Vec<Block> {
+pub fn blocks(readme: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
     for line in readme.lines() {
@@ -25,12 +25,12 @@ fn blocks(readme: &str) -> Vec<Block> {
             (None, None) => {}
         }
     }
-    assert!(open.is_none(), "a block of README.md is not closed");
+    assert!(open.is_none(), "a block is not closed");
     blocks
 }
 
 /// The name in the first line of a block that is a file.
-fn file_name(text: &str) -> Option<&str> {
+pub fn file_name(text: &str) -> Option<&str> {
     text.lines().next()?.strip_prefix("# ").filter(|name| !name.contains(' '))
 }
 
