@@ -1,21 +1,22 @@
 //! Reports become outcomes: judged, applied to their runs, stored with what they mean for alerts; a failed attempt gets
 //! its next one when the job wants that. Called in a loop; a report is deleted only when its run is stored.
 //!
-//! Each run stands alone: one that cannot be stored leaves its reports to come again, and stops no other.
+//! Runs are written together, and each stands alone: one that cannot be stored leaves its reports to come again, and
+//! stops no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use domain::alert::Occurrence;
+use domain::alert::{AlertState, Occurrence};
 use domain::event::{Body, Event, Report};
 use domain::job::{Concurrency, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
-use domain::ports::{Delivery, Ports, RunWrite, Stored, Written};
+use domain::ports::{Delivery, PortError, Ports, RunWrite, Stored, Written};
 use domain::run::{Applied, JudgedOn, Run, RunKey, Trigger, Verdict};
 use jiff::Timestamp;
 use rules::{ExitFacts, Limits, Packs, RuleSet};
 
-use crate::ending::{Known, jobs_of, retry, write_one, write_with_alerts};
+use crate::ending::{Known, alert_step, jobs_of, retry};
 use crate::error::CONFLICTS_MAX;
 use crate::making::order_of;
 use crate::scheduler::waits_for_a_runner;
@@ -85,21 +86,42 @@ pub async fn collect(
     let run_keys: Vec<RunKey> = by_run.keys().cloned().collect();
     let mut runs: BTreeMap<RunKey, Stored<Run>> =
         ports.runs.get(&run_keys).await?.into_iter().map(|stored| (stored.record.run_key(), stored)).collect();
-    let mut receipts = Vec::new();
+    let mut waiting = Vec::with_capacity(by_run.len());
     for (run_key, mut deliveries) in by_run {
         deliveries.sort_by_key(|delivery| delivery.message.attempt);
-        let events: Vec<&Event> = deliveries.iter().map(|delivery| &delivery.message).collect();
-        let collection = Collection { ports, packs, jobs: &jobs, now };
-        match collection.run(&events, runs.remove(&run_key), &mut summary).await {
-            Ok(()) => receipts.extend(deliveries.into_iter().map(|delivery| delivery.receipt)),
-            Err(error) => {
-                summary.failed += 1;
-                tracing::warn!(run_id = %run_key.run_id, %error, "reports of a run could not be stored and come again");
-            }
-        }
+        waiting.push(Reported { stored: runs.remove(&run_key), run_key, deliveries, conflicts: 0 });
     }
-    ports.reports.delete(&receipts).await?;
-    Ok(summary)
+    let mut collection = Collection { ports, packs, jobs: &jobs, now, summary, receipts: Vec::new() };
+    while !waiting.is_empty() {
+        let (round, later) = one_of_each_job(waiting);
+        waiting = collection.round(round).await;
+        waiting.extend(later);
+    }
+    ports.reports.delete(&collection.receipts).await?;
+    Ok(collection.summary)
+}
+
+/// The reports of one run, and the run as it was last read.
+struct Reported {
+    run_key: RunKey,
+    deliveries: Vec<Delivery<Event>>,
+    stored: Option<Stored<Run>>,
+    /// How often somebody else was first.
+    conflicts: u32,
+}
+
+impl Reported {
+    fn events(&self) -> impl Iterator<Item = &Event> {
+        self.deliveries.iter().map(|delivery| &delivery.message)
+    }
+}
+
+/// The oldest run of each job, and the rest: an end is judged by what the end before it left of the job's alert state.
+fn one_of_each_job(waiting: Vec<Reported>) -> (Vec<Reported>, Vec<Reported>) {
+    let mut jobs = BTreeSet::new();
+    waiting.into_iter().partition(|reported| {
+        reported.events().next().is_none_or(|event| jobs.insert(JobKey::new(&event.group, &event.job)))
+    })
 }
 
 struct Collection<'c> {
@@ -107,6 +129,9 @@ struct Collection<'c> {
     packs: &'c Packs,
     jobs: &'c BTreeMap<JobKey, Job>,
     now: Timestamp,
+    summary: Summary,
+    /// Of reports that are dealt with.
+    receipts: Vec<String>,
 }
 
 /// What the events of one run came to.
@@ -121,45 +146,73 @@ struct Effect {
     order: Option<Order>,
 }
 
+/// A run as its reports have moved it, to be written.
+struct Moved {
+    reported: Reported,
+    run: Run,
+    expected: Option<u64>,
+    effect: Effect,
+}
+
+impl Moved {
+    /// What it means for its job's alerts.
+    fn occurrence(&self) -> Option<Occurrence> {
+        match (self.effect.ended, self.run.outcome) {
+            (true, Some(outcome)) => Some(Occurrence::Ended(outcome)),
+            _ if self.effect.quiet => Some(Occurrence::Quiet),
+            _ => None,
+        }
+    }
+}
+
 impl Collection<'_> {
-    async fn run(&self, events: &[&Event], mut stored: Option<Stored<Run>>, summary: &mut Summary) -> Result<()> {
-        let Some(first) = events.first() else { return Ok(()) };
-        for _ in 0..CONFLICTS_MAX {
-            let (mut run, expected) = match stored {
-                Some(stored) => (stored.record, Some(stored.version)),
-                None if first.trigger == Trigger::Exec => (Run::reported(first), None),
-                None => {
-                    summary.unknown += events.len() as u32;
-                    tracing::warn!(run_id = %first.run_id, job = %first.job, "a report of a run that is not known");
-                    return Ok(());
+    /// Deals with runs of different jobs together; gives back those that somebody else moved meanwhile.
+    async fn round(&mut self, round: Vec<Reported>) -> Vec<Reported> {
+        let all: Vec<Moved> = round.into_iter().filter_map(|reported| self.moved(reported)).collect();
+        let (moved, mut stored): (Vec<Moved>, Vec<Moved>) = all.into_iter().partition(|moved| moved.effect.moved);
+        let mut again = Vec::new();
+        let written = self.store(&moved).await;
+        for (moved, written) in moved.into_iter().zip(written) {
+            match written {
+                Ok(Written::Done) => stored.push(moved),
+                Ok(Written::Conflict(now_stored)) => {
+                    again.push(Reported { stored: now_stored.map(|stored| *stored), ..moved.reported });
                 }
-            };
-            let job = self.jobs.get(&run.key());
-            let effect = self.apply(&mut run, events, job);
-            match self.store(&run, expected, job, &effect).await? {
-                Written::Done => {
-                    summary.moved += u32::from(effect.moved);
-                    summary.ended += u32::from(effect.ended);
-                    if effect.ended && job.is_some_and(|job| job.concurrency != Concurrency::Allow) {
-                        summary.ended_jobs.insert(run.key());
-                    }
-                    summary.replaced += u32::from(effect.replaced);
-                    summary.retried += u32::from(effect.retried);
-                    if let Some(order) = effect.order {
-                        self.ports.orders.send(&[order]).await?;
-                    }
-                    return Ok(());
-                }
-                Written::Conflict(now_stored) => stored = now_stored.map(|stored| *stored),
-                Written::AlertConflict => {
-                    return Err(Error::Contended(format!("the alert state of job {}", run.key())));
-                }
+                Ok(Written::AlertConflict) => again.push(moved.reported),
+                Err(says) => self.failed(&moved.reported, &says),
             }
         }
-        Err(Error::Contended(format!("run {}", first.run_id)))
+        for moved in stored {
+            match &moved.effect.order {
+                Some(order) => match self.ports.orders.send(std::slice::from_ref(order)).await {
+                    Ok(()) => self.done(moved),
+                    Err(error) => self.failed(&moved.reported, &error.to_string()),
+                },
+                None => self.done(moved),
+            }
+        }
+        again.into_iter().filter_map(|reported| self.once_more(reported)).collect()
     }
 
-    fn apply(&self, run: &mut Run, events: &[&Event], job: Option<&Job>) -> Effect {
+    /// Applies a run's reports to it; `None`: nobody knows the run.
+    fn moved(&mut self, reported: Reported) -> Option<Moved> {
+        let first = reported.events().next()?;
+        let (mut run, expected) = match &reported.stored {
+            Some(stored) => (stored.record.clone(), Some(stored.version)),
+            None if first.trigger == Trigger::Exec => (Run::reported(first), None),
+            None => {
+                self.summary.unknown += reported.deliveries.len() as u32;
+                tracing::warn!(run_id = %first.run_id, job = %first.job, "a report of a run that is not known");
+                self.receipts.extend(reported.deliveries.into_iter().map(|delivery| delivery.receipt));
+                return None;
+            }
+        };
+        let job = self.jobs.get(&run.key());
+        let effect = self.apply(&mut run, reported.events(), job);
+        Some(Moved { reported, run, expected, effect })
+    }
+
+    fn apply<'e>(&self, run: &mut Run, events: impl Iterator<Item = &'e Event>, job: Option<&Job>) -> Effect {
         let mut effect = Effect::default();
         for event in events {
             match run.apply(event, |report| self.judge(event.trigger, job, report)) {
@@ -191,17 +244,67 @@ impl Collection<'_> {
         effect
     }
 
-    async fn store(&self, run: &Run, expected: Option<u64>, job: Option<&Job>, effect: &Effect) -> Result<Written> {
-        let occurrence = match (effect.ended, run.outcome) {
-            (true, Some(outcome)) => Some(Occurrence::Ended(outcome)),
-            _ if effect.quiet => Some(Occurrence::Quiet),
-            _ => None,
-        };
-        match occurrence {
-            Some(occurrence) => write_with_alerts(self.ports, Known(job), run, expected, occurrence, self.now).await,
-            None if effect.moved => write_one(self.ports, RunWrite { run: run.clone(), expected, alert: None }).await,
-            None => Ok(Written::Done),
+    /// What came of each write, in order. What a port refuses for good is written again, each run alone.
+    async fn store(&self, moved: &[Moved]) -> Vec<std::result::Result<Written, String>> {
+        match self.write(moved).await {
+            Ok(written) => written.into_iter().map(Ok).collect(),
+            Err(Error::Port(PortError::Permanent(_))) if moved.len() > 1 => {
+                let mut written = Vec::with_capacity(moved.len());
+                for alone in moved.chunks(1) {
+                    match self.write(alone).await {
+                        Ok(one) => written.extend(one.into_iter().map(Ok)),
+                        Err(error) => written.push(Err(error.to_string())),
+                    }
+                }
+                written
+            }
+            Err(error) => vec![Err(error.to_string()); moved.len()],
         }
+    }
+
+    async fn write(&self, moved: &[Moved]) -> Result<Vec<Written>> {
+        if moved.is_empty() {
+            return Ok(Vec::new());
+        }
+        let told = moved.iter().filter(|moved| moved.occurrence().is_some());
+        let keys: Vec<JobKey> = told.map(|moved| moved.run.key()).collect();
+        let states = if keys.is_empty() { Vec::new() } else { self.ports.alerts.states(&keys).await? };
+        let states: BTreeMap<JobKey, Stored<AlertState>> = keys.into_iter().zip(states).collect();
+        let writes = moved.iter().map(|moved| {
+            let key = moved.run.key();
+            let known = Known(self.jobs.get(&key));
+            let step = |occurrence| alert_step(known, &moved.run, states.get(&key)?, occurrence, self.now);
+            RunWrite { run: moved.run.clone(), expected: moved.expected, alert: moved.occurrence().and_then(step) }
+        });
+        Ok(self.ports.runs.write(&writes.collect::<Vec<_>>()).await?)
+    }
+
+    fn done(&mut self, moved: Moved) {
+        let Moved { reported, run, effect, .. } = moved;
+        self.summary.moved += u32::from(effect.moved);
+        self.summary.ended += u32::from(effect.ended);
+        self.summary.replaced += u32::from(effect.replaced);
+        self.summary.retried += u32::from(effect.retried);
+        let waited_for = self.jobs.get(&run.key()).is_some_and(|job| job.concurrency != Concurrency::Allow);
+        if effect.ended && waited_for {
+            self.summary.ended_jobs.insert(run.key());
+        }
+        self.receipts.extend(reported.deliveries.into_iter().map(|delivery| delivery.receipt));
+    }
+
+    fn once_more(&mut self, reported: Reported) -> Option<Reported> {
+        let conflicts = reported.conflicts + 1;
+        if conflicts < CONFLICTS_MAX {
+            return Some(Reported { conflicts, ..reported });
+        }
+        self.failed(&reported, &Error::Contended(format!("run {}", reported.run_key)).to_string());
+        None
+    }
+
+    fn failed(&mut self, reported: &Reported, error: &str) {
+        self.summary.failed += 1;
+        let run_id = &reported.run_key.run_id;
+        tracing::warn!(%run_id, error, "reports of a run could not be stored and come again");
     }
 
     /// Judges by the job as it is now. Where there is none (removed, or a run of `sexton exec`), and where its rules

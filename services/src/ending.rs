@@ -33,14 +33,9 @@ pub async fn write_with_alerts(
     occurrence: Occurrence,
     at: Timestamp,
 ) -> Result<Written> {
-    let policy = known.policy();
     for _ in 0..CONFLICTS_MAX {
         let before = ports.alerts.state(&run.key()).await?;
-        let (state, kind) = decide(&policy, &before.record, occurrence, at);
-        let change_of_job = kind.map(|kind| transition(kind, run, &before.record, &state, &policy, at));
-        let transitions: Vec<Transition> = change_of_job.into_iter().chain(loss(run, at)).collect();
-        let change = (state != before.record).then(|| StateChange { key: run.key(), expected: before.version, state });
-        let alert = (change.is_some() || !transitions.is_empty()).then_some(AlertStep { state: change, transitions });
+        let alert = alert_step(known, run, &before, occurrence, at);
         let write = RunWrite { run: run.clone(), expected, alert };
         match write_one(ports, write).await? {
             Written::AlertConflict => {}
@@ -48,6 +43,22 @@ pub async fn write_with_alerts(
         }
     }
     Err(Error::Contended(format!("the alert state of job {}", run.key())))
+}
+
+/// What a run's end (or silence) means for its job's alerts, whose state is `before`; `None`: nothing.
+pub fn alert_step(
+    known: Known<'_>,
+    run: &Run,
+    before: &Stored<AlertState>,
+    occurrence: Occurrence,
+    at: Timestamp,
+) -> Option<AlertStep> {
+    let policy = known.policy();
+    let (state, kind) = decide(&policy, &before.record, occurrence, at);
+    let change_of_job = kind.map(|kind| transition(kind, run, &before.record, &state, &policy, at));
+    let transitions: Vec<Transition> = change_of_job.into_iter().chain(loss(run, at)).collect();
+    let change = (state != before.record).then(|| StateChange { key: run.key(), expected: before.version, state });
+    (change.is_some() || !transitions.is_empty()).then_some(AlertStep { state: change, transitions })
 }
 
 pub async fn write_one(ports: &Ports, write: RunWrite) -> Result<Written> {

@@ -1,5 +1,6 @@
 //! Alert states by job, and transitions on their way to people. Written only where there is something to tell.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -79,13 +80,11 @@ pub fn without_known(step: StepParts, refused: &[Option<Option<Item>>]) -> PortR
 
 #[async_trait]
 impl AlertStore for Backend {
-    async fn state(&self, key: &JobKey) -> PortResult<Stored<AlertState>> {
-        let Some(item) = self.dynamo.get(ALERTS, state_key(key)).await? else {
-            return Ok(Stored { record: AlertState::default(), version: 0 });
-        };
-        // A state that cannot be read counts as the first day's: at worst people are told once more.
-        let state = item.get("state").and_then(|state| record_of(state.as_m().ok()?).ok());
-        Ok(Stored { record: state.unwrap_or_default(), version: whole(&item, "version").unwrap_or(0) })
+    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>> {
+        let wanted: BTreeSet<&JobKey> = keys.iter().collect();
+        let items = self.dynamo.batch_get(ALERTS, wanted.into_iter().map(state_key).collect()).await?;
+        let found: BTreeMap<&str, &Item> = items.iter().filter_map(|item| Some((text(item, "id")?, item))).collect();
+        Ok(keys.iter().map(|key| state_of(found.get(state_id(key).as_str()).copied())).collect())
     }
 
     async fn raise(&self, step: &AlertStep) -> PortResult<bool> {
@@ -214,8 +213,19 @@ impl Backend {
 
 const TOLD: &str = "told:";
 
+fn state_id(key: &JobKey) -> String {
+    format!("state:{key}")
+}
+
 fn state_key(key: &JobKey) -> Item {
-    Item::from([("id".to_owned(), s(format!("state:{key}")))])
+    Item::from([("id".to_owned(), s(state_id(key)))])
+}
+
+/// A state that cannot be read counts as the first day's: at worst people are told once more.
+fn state_of(item: Option<&Item>) -> Stored<AlertState> {
+    let state = item.and_then(|item| record_of(item.get("state")?.as_m().ok()?).ok());
+    let version = item.and_then(|item| whole(item, "version"));
+    Stored { record: state.unwrap_or_default(), version: version.unwrap_or(0) }
 }
 
 fn transition_key(id: &str) -> Item {

@@ -19,9 +19,9 @@ const SETTLED_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 #[async_trait]
 impl AlertStore for Embedded {
-    async fn state(&self, key: &JobKey) -> PortResult<Stored<AlertState>> {
-        let key = key.clone();
-        self.database.read(move |connection| state_of(connection, &key)).await
+    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>> {
+        let keys = keys.to_vec();
+        self.database.read(move |connection| keys.iter().map(|key| state_of(connection, key)).collect()).await
     }
 
     async fn raise(&self, step: &AlertStep) -> PortResult<bool> {

@@ -183,8 +183,13 @@ pub struct StateChange {
 /// The alerts on their way to people.
 #[async_trait]
 pub trait AlertStore: Send + Sync {
-    /// A job's alert state; the default with version 0 when there is none.
-    async fn state(&self, key: &JobKey) -> PortResult<Stored<AlertState>>;
+    /// The alert states of these jobs, in the order asked for; the default with version 0 where there is none.
+    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>>;
+    /// One of them.
+    async fn state(&self, key: &JobKey) -> PortResult<Stored<AlertState>> {
+        let found = self.states(std::slice::from_ref(key)).await?.pop();
+        Ok(found.unwrap_or(Stored { record: AlertState::default(), version: 0 }))
+    }
     /// Takes a step that goes with no run. `false`: the state is another one by now; nothing changed.
     async fn raise(&self, step: &AlertStep) -> PortResult<bool>;
     /// Up to `most` pending transitions that are due at `at`, earliest first, kept from other workers until `until`.

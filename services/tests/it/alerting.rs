@@ -73,6 +73,19 @@ async fn whatever_call_of_a_tick_fails_people_are_told_once() {
 }
 
 #[tokio::test]
+async fn runs_of_a_job_that_are_reported_together_tell_what_they_would_have_told_one_by_one() {
+    let world = with(|_| {}).await;
+    for exit in [0, 3, 3, 3, 0] {
+        world.pass(60);
+        world.schedule().await;
+        world.run_all(exit).await;
+    }
+    assert_eq!(world.collect().await.ended, 5);
+    let told: Vec<_> = world.alerts().await.into_iter().map(|alert| (alert.kind, alert.count)).collect();
+    assert_eq!(told, [(AlertKind::Failed, 1), (AlertKind::Recovered, 3)]);
+}
+
+#[tokio::test]
 async fn the_first_alert_waits_for_the_threshold() {
     let world = with(|job| job.alert.after = 3).await;
     let told = told_by(&world, &[1, 1, 0, 1, 1, 1, 1, 0]).await;

@@ -137,8 +137,8 @@ impl RunStore for Faulty {
 
 #[async_trait]
 impl AlertStore for Faulty {
-    async fn state(&self, key: &JobKey) -> PortResult<Stored<AlertState>> {
-        self.call(self.real.alerts.state(key)).await
+    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>> {
+        self.call(self.real.alerts.states(keys)).await
     }
     async fn raise(&self, step: &AlertStep) -> PortResult<bool> {
         self.call(self.real.alerts.raise(step)).await
