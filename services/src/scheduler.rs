@@ -162,6 +162,20 @@ struct Plan {
     jobs: BTreeMap<JobKey, Job>,
 }
 
+/// A job that is due, and the runs that its firings are worth.
+struct Firing<'j> {
+    job: &'j Job,
+    schedule: Schedule,
+    intended: Vec<Intended>,
+}
+
+impl Firing<'_> {
+    fn names(&self) -> impl Iterator<Item = RunKey> {
+        let key = self.job.key();
+        self.intended.iter().map(move |one| RunKey::new(&key.group, RunId::scheduled(&key, one.nominal)))
+    }
+}
+
 impl Plan {
     /// Skips those planned runs of the job that `by` replaces.
     fn replaced(&mut self, open: &mut Vec<Stored<Run>>, by: &Run, now: Timestamp) {
@@ -242,18 +256,35 @@ impl Tick<'_> {
 
     async fn chunk(&mut self, by_job: &BTreeMap<JobKey, Vec<Due>>, jobs: &BTreeMap<JobKey, StoredJob>) -> Result<()> {
         let mut chunk = Plan::default();
+        let mut firing = Vec::with_capacity(by_job.len());
         for (key, entries) in by_job {
             match jobs.get(key).map(|stored| &stored.job) {
                 None => self.summary.dropped += entries.len() as u32,
                 Some(Err(says)) => self.tell_bad(key, says).await?,
                 Some(Ok(job)) => match schedule_of(job) {
                     Err(says) => self.tell_bad(key, &says).await?,
-                    Ok(schedule) => self.job(&mut chunk, job, &schedule, entries).await?,
+                    Ok(schedule) => firing.extend(self.firing(job, schedule, entries)),
                 },
             }
             chunk.done.extend(entries.iter().cloned());
         }
+        let dealt_with = self.dealt_with(&firing).await?;
+        for firing in firing {
+            self.job(&mut chunk, firing, &dealt_with).await?;
+        }
         self.carry_out(chunk).await
+    }
+
+    /// What a job's entries come to; `None`: it was edited since they were written.
+    fn firing<'j>(&mut self, job: &'j Job, schedule: Schedule, entries: &[Due]) -> Option<Firing<'j>> {
+        let timing = job.timing();
+        let valid = entries.iter().filter(|entry| entry.timing == timing).map(|entry| entry.at);
+        let Some(from) = valid.min() else {
+            self.summary.dropped += entries.len() as u32;
+            return None;
+        };
+        let intended = plan(job, &schedule, from, &self.situation);
+        Some(Firing { job, schedule, intended })
     }
 
     async fn tell_bad(&mut self, key: &JobKey, says: &str) -> Result<()> {
@@ -264,36 +295,32 @@ impl Tick<'_> {
     }
 
     /// Plans one job. What ends at once with an alert (missed) is written here, as each moves the job's alert state.
-    async fn job(&mut self, chunk: &mut Plan, job: &Job, schedule: &Schedule, entries: &[Due]) -> Result<()> {
-        let timing = job.timing();
-        let valid = entries.iter().filter(|entry| entry.timing == timing).map(|entry| entry.at);
-        let Some(from) = valid.min() else {
-            self.summary.dropped += entries.len() as u32;
-            return Ok(());
-        };
-        let now = self.situation.now;
-        let intended = plan(job, schedule, from, &self.situation);
-        let (mut open, known) = match job.concurrency {
-            Concurrency::Allow => (Vec::new(), BTreeSet::new()),
-            _ => (open_runs(self.ports, &job.key()).await?, self.dealt_with(job, &intended).await?),
+    async fn job(&mut self, chunk: &mut Plan, firing: Firing<'_>, dealt_with: &BTreeSet<RunId>) -> Result<()> {
+        let Firing { job, schedule, intended } = firing;
+        let mut open = match job.concurrency {
+            Concurrency::Allow => Vec::new(),
+            _ => open_runs(self.ports, &job.key()).await?,
         };
         for one in intended {
-            if !known.contains(&one.nominal) {
+            if !dealt_with.contains(&RunId::scheduled(&job.key(), one.nominal)) {
                 self.intended(chunk, job, one, &mut open).await?;
             }
         }
-        chunk.next.extend(due_after(job, schedule, now));
+        chunk.next.extend(due_after(job, &schedule, self.situation.now));
         chunk.jobs.insert(job.key(), job.clone());
         Ok(())
     }
 
     /// Firings whose runs an earlier tick made and that wait for nothing: an entry may be read twice, and what is over
     /// must keep no other run of its job from starting.
-    async fn dealt_with(&self, job: &Job, intended: &[Intended]) -> Result<BTreeSet<Timestamp>> {
-        let name = |one: &Intended| RunKey::new(&job.group, RunId::scheduled(&job.key(), one.nominal));
-        let names: Vec<RunKey> = intended.iter().map(name).collect();
+    async fn dealt_with(&self, firing: &[Firing<'_>]) -> Result<BTreeSet<RunId>> {
+        let alone = firing.iter().filter(|firing| firing.job.concurrency != Concurrency::Allow);
+        let names: Vec<RunKey> = alone.flat_map(Firing::names).collect();
+        if names.is_empty() {
+            return Ok(BTreeSet::new());
+        }
         let stored = self.ports.runs.get(&names).await?.into_iter().map(|stored| stored.record);
-        Ok(stored.filter(|run| !waits_for_a_runner(run)).map(|run| run.nominal).collect())
+        Ok(stored.filter(|run| !waits_for_a_runner(run)).map(|run| run.run_id).collect())
     }
 
     async fn intended(
