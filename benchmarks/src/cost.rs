@@ -245,9 +245,10 @@ impl Pipeline {
         self.now = self.now.checked_add(SignedDuration::from_mins(1))?;
         let (ports, now) = (&self.ports, self.now);
         scheduler::tick(ports, now).await?;
-        release::tick(ports, now).await?;
-        overdue::tick(ports, now).await?;
-        watch::tick(ports, now).await?;
+        let open = overdue::open(ports).await?;
+        release::tick(ports, &open, now).await?;
+        overdue::tick(ports, &open, now).await?;
+        watch::tick(ports, &open, now).await?;
         sweep::tick(ports, now).await?;
         self.alerts().await?;
         let mut worked = Worked::default();

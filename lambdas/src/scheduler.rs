@@ -108,11 +108,15 @@ impl Scheduler<'_> {
     async fn tick(&self, now: Timestamp) -> services::Result<()> {
         let ports = self.ports;
         // In this order: what fires waits for nothing, and people are told of what the others found.
+        let fired = self.fire(now).await;
+        let open = overdue::open(ports).await;
+        let known = open.as_deref().unwrap_or_default();
         let duties = [
-            ("scheduler", self.fire(now).await),
-            ("release", release::tick(ports, now).await.map(drop)),
-            ("overdue", overdue::tick(ports, now).await.map(drop)),
-            ("watch", watch::tick(ports, now).await.map(drop)),
+            ("scheduler", fired),
+            ("release", release::tick(ports, known, now).await.map(drop)),
+            ("overdue", overdue::tick(ports, known, now).await.map(drop)),
+            ("watch", watch::tick(ports, known, now).await.map(drop)),
+            ("open", open.map(drop)),
             ("sweep", sweep::tick(ports, now).await.map(drop)),
             ("alerts", tell(ports, self.notifier, self.worker, now).await),
         ];

@@ -43,11 +43,27 @@ pub struct Summary {
     pub sent_again: u32,
 }
 
+/// All open runs: what `overdue`, `release` and `watch` look at every minute, read once for all of them.
+///
+/// # Errors
+/// A port's.
+pub async fn open(ports: &Ports) -> Result<Vec<Stored<Run>>> {
+    let (mut open, mut after) = (Vec::new(), None);
+    loop {
+        let page = ports.runs.list(&RunQuery::open(), after.as_ref(), PAGE_MAX).await?;
+        open.extend(page.records);
+        after = page.next;
+        if after.is_none() {
+            return Ok(open);
+        }
+    }
+}
+
 /// Looks at all open runs.
 ///
 /// # Errors
 /// A port's.
-pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
+pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<Summary> {
     let mut state = settings::read::<OverdueState>(ports, OVERDUE).await?;
     let ticked_at = state.value.ticked_at;
     let watching = ticked_at.is_some_and(|ticked_at| ticked_at <= now && since(ticked_at, now) <= RUNNER_LEASE);
@@ -56,14 +72,8 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
     let look =
         Look { ports, now, before: ticked_at.unwrap_or(now), watching_since, beats: ports.settings.beats().await? };
     let mut summary = Summary::default();
-    let mut after = None;
-    loop {
-        let page = ports.runs.list(&RunQuery::open(), after.as_ref(), PAGE_MAX).await?;
-        look.page(&page.records, &mut summary).await?;
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
+    for page in open.chunks(PAGE_MAX) {
+        look.page(page, &mut summary).await?;
     }
     state.value = OverdueState { ticked_at: Some(now), watching_since: Some(watching_since) };
     state.write(ports).await?;

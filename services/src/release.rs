@@ -2,18 +2,18 @@
 //! job start when these have ended. Called every minute for all, and after each collection for the jobs whose runs
 //! ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::job::{CatchUp, Concurrency, Job, JobKey};
-use domain::ports::{Ports, RunQuery, RunWrite, Stored, Written};
+use domain::ports::{Ports, RunWrite, Stored, Written};
 use domain::run::{Outcome, Run};
 use jiff::Timestamp;
 
+use crate::Result;
 use crate::ending::{Known, declare, jobs_of, write_one};
 use crate::maintenance::{self, Windows};
 use crate::making::{order_of, start_by};
 use crate::scheduler::open_runs;
-use crate::{Result, overdue};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -21,29 +21,53 @@ pub struct Summary {
     pub skipped: u32,
 }
 
-/// Releases what may start, of all jobs.
+/// Releases what may start; `open`: all open runs.
 ///
 /// # Errors
 /// A port's.
-pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
-    after(ports, &held_jobs(ports).await?, now).await
+pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<Summary> {
+    let held: BTreeSet<JobKey> = open.iter().filter(|run| run.record.held).map(|run| run.record.key()).collect();
+    let mut by_job: BTreeMap<JobKey, Vec<Stored<Run>>> = BTreeMap::new();
+    for run in open {
+        let key = run.record.key();
+        if held.contains(&key) {
+            by_job.entry(key).or_default().push(run.clone());
+        }
+    }
+    release_jobs(ports, by_job, now).await
 }
 
 /// Releases what may start of these jobs ([`crate::collector::Summary::ended_jobs`]).
 ///
 /// # Errors
 /// A port's.
-pub async fn after(ports: &Ports, held: &BTreeSet<JobKey>, now: Timestamp) -> Result<Summary> {
+pub async fn after(ports: &Ports, jobs: &BTreeSet<JobKey>, now: Timestamp) -> Result<Summary> {
+    let mut by_job = BTreeMap::new();
+    for key in jobs {
+        let open = open_runs(ports, key).await?;
+        if open.iter().any(|run| run.record.held) {
+            by_job.insert(key.clone(), open);
+        }
+    }
+    release_jobs(ports, by_job, now).await
+}
+
+/// `by_job`: all open runs of each job. Of a job that is maintained not even the record is read.
+async fn release_jobs(
+    ports: &Ports,
+    mut by_job: BTreeMap<JobKey, Vec<Stored<Run>>>,
+    now: Timestamp,
+) -> Result<Summary> {
     let mut summary = Summary::default();
-    if held.is_empty() {
+    if by_job.is_empty() {
         return Ok(summary);
     }
     let windows = maintenance::read(ports).await?;
-    let jobs = jobs_of(ports, held.iter().cloned()).await?;
-    for key in held {
-        let mut open = open_runs(ports, key).await?;
+    by_job.retain(|key, _| windows.on(&key.group, now).is_none());
+    let jobs = jobs_of(ports, by_job.keys().cloned()).await?;
+    for (key, mut open) in by_job {
         open.sort_by(|one, other| one.record.run_id.cmp(&other.record.run_id));
-        match jobs.get(key) {
+        match jobs.get(&key) {
             Some(job) => release_job(ports, job, open, &windows, now, &mut summary).await?,
             None => {
                 for run in open.iter().filter(|run| run.record.held) {
@@ -57,19 +81,6 @@ pub async fn after(ports: &Ports, held: &BTreeSet<JobKey>, now: Timestamp) -> Re
     Ok(summary)
 }
 
-async fn held_jobs(ports: &Ports) -> Result<BTreeSet<JobKey>> {
-    let mut held = BTreeSet::new();
-    let mut after = None;
-    loop {
-        let page = ports.runs.list(&RunQuery::open(), after.as_ref(), overdue::PAGE_MAX).await?;
-        held.extend(page.records.iter().filter(|run| run.record.held).map(|run| run.record.key()));
-        after = page.next;
-        if after.is_none() {
-            return Ok(held);
-        }
-    }
-}
-
 /// `open`: all open runs of the job, oldest first.
 async fn release_job(
     ports: &Ports,
@@ -79,9 +90,6 @@ async fn release_job(
     now: Timestamp,
     summary: &mut Summary,
 ) -> Result<()> {
-    if windows.on(&job.group, now).is_some() {
-        return Ok(());
-    }
     let mut begun = open.iter().filter(|run| !run.record.held).count();
     let mut waiting: Vec<&Stored<Run>> = open.iter().filter(|run| run.record.held).collect();
     for overtaken in caught_up_once(&mut waiting, windows, job) {

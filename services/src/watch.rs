@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use domain::alert::{AlertKind, Transition};
 use domain::job::JobKey;
-use domain::ports::{AlertStep, Ports, RunQuery};
-use domain::run::State;
+use domain::ports::{AlertStep, Ports, Stored};
+use domain::run::{Run, State};
 use jiff::Timestamp;
 
 use crate::Result;
 use crate::making::since;
-use crate::overdue::{PAGE_MAX, RUNNER_LEASE, serves};
+use crate::overdue::{RUNNER_LEASE, serves};
 use crate::settings::{self, OVERDUE, OverdueState, SCHEDULER, SchedulerState};
 
 /// A scheduler that has not ticked for so long is told: five ticks.
@@ -25,11 +25,12 @@ pub struct Summary {
     pub groups_without_runner: Vec<String>,
 }
 
-/// Looks whether everybody is there. Each silence is told once: its transition is named after its beginning.
+/// Looks whether everybody is there; `open`: all open runs. Each silence is told once: its transition is named after its
+/// beginning.
 ///
 /// # Errors
 /// A port's.
-pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
+pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<Summary> {
     let overdue = settings::read::<OverdueState>(ports, OVERDUE).await?.value;
     let watching = overdue.watching_since.map_or(Duration::ZERO, |begun| since(begun, now));
     let mut summary = Summary::default();
@@ -45,7 +46,7 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Summary> {
         transitions.push(Transition::new(id, AlertKind::SchedulerSilent, &JobKey::new("", ""), reason, now));
     }
     if watching > RUNNER_LEASE {
-        for (group, gone) in groups_without_runner(ports, now).await? {
+        for (group, gone) in groups_without_runner(ports, open, now).await? {
             let key = JobKey::new(&group, "");
             transitions.push(Transition::new(gone.id(&group), AlertKind::Quiet, &key, gone.says(&group), now));
             summary.groups_without_runner.push(group);
@@ -85,7 +86,7 @@ impl Gone {
     }
 }
 
-async fn groups_without_runner(ports: &Ports, now: Timestamp) -> Result<BTreeMap<String, Gone>> {
+async fn groups_without_runner(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<BTreeMap<String, Gone>> {
     let beats = ports.settings.beats().await?;
     let mut gone: BTreeMap<String, Gone> = BTreeMap::new();
     for beat in &beats {
@@ -93,20 +94,12 @@ async fn groups_without_runner(ports: &Ports, now: Timestamp) -> Result<BTreeMap
             gone.entry(group.clone()).or_default();
         }
     }
-    let mut after = None;
-    loop {
-        let page = ports.runs.list(&RunQuery::open(), after.as_ref(), PAGE_MAX).await?;
-        for run in page.records.iter().map(|stored| &stored.record) {
-            let begins = run.not_before.map_or(run.scheduled_at, |not_before| not_before.max(run.scheduled_at));
-            if run.state == State::Scheduled && !run.held && since(begins, now) > RUNNER_LEASE {
-                let group = gone.entry(run.group.clone()).or_default();
-                group.waiting += 1;
-                group.waiting_since = Some(group.waiting_since.map_or(begins, |oldest| oldest.min(begins)));
-            }
-        }
-        after = page.next;
-        if after.is_none() {
-            break;
+    for run in open.iter().map(|stored| &stored.record) {
+        let begins = run.not_before.map_or(run.scheduled_at, |not_before| not_before.max(run.scheduled_at));
+        if run.state == State::Scheduled && !run.held && since(begins, now) > RUNNER_LEASE {
+            let group = gone.entry(run.group.clone()).or_default();
+            group.waiting += 1;
+            group.waiting_since = Some(group.waiting_since.map_or(begins, |oldest| oldest.min(begins)));
         }
     }
     for (name, group) in &mut gone {

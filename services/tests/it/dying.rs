@@ -6,6 +6,7 @@ use std::time::Duration;
 use domain::job::{CatchUp, Concurrency, Retries};
 use domain::ports::Ports;
 use domain::run::Outcome;
+use jiff::Timestamp;
 use services::{collector, overdue, release, scheduler};
 
 use crate::faulty::{Faulty, Moment, Plan};
@@ -43,9 +44,15 @@ async fn installed() -> World {
 async fn minute(world: &World, ports: &Ports) {
     let now = world.now();
     while scheduler::tick(ports, now).await.is_err() {}
-    while overdue::tick(ports, now).await.is_err() {}
-    while release::tick(ports, now).await.is_err() {}
+    while looked_after(ports, now).await.is_err() {}
     while collected(world, ports).await.is_err() {}
+}
+
+async fn looked_after(ports: &Ports, now: Timestamp) -> services::Result<()> {
+    let open = overdue::open(ports).await?;
+    release::tick(ports, &open, now).await?;
+    overdue::tick(ports, &open, now).await?;
+    Ok(())
 }
 
 async fn collected(world: &World, ports: &Ports) -> services::Result<collector::Summary> {

@@ -7,7 +7,7 @@ use domain::event::Body;
 use domain::job::Retries;
 use domain::line::Stream;
 use domain::run::{ExcerptLine, JudgedOn, Outcome, Run, RunId, State, Trigger};
-use services::{commands, watch};
+use services::commands;
 
 use crate::world::{World, job, key};
 
@@ -128,7 +128,7 @@ async fn after_a_pause_of_the_watch_everyone_gets_a_full_lease() {
     // The machine was asleep; runner and watch wake together.
     world.set("2026-11-23T11:00:00Z");
     assert_eq!(world.overdue().await.lost, 0);
-    watch::tick(&world.ports, world.now()).await.unwrap();
+    world.watch().await;
     world.pass(20);
     world.beat("r1").await;
     world.pass(70);
@@ -238,7 +238,7 @@ async fn who_watches_the_watcher() {
     for _ in 0..20 {
         world.pass(60);
         world.overdue().await;
-        watch::tick(&world.ports, world.now()).await.unwrap();
+        world.watch().await;
     }
     let mut told = world.alerts().await;
     told.sort_by_key(|alert| alert.kind);

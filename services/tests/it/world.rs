@@ -116,11 +116,13 @@ impl World {
     }
 
     pub async fn release(&self) -> release::Summary {
-        release::tick(&self.ports, self.now()).await.unwrap()
+        let open = overdue::open(&self.ports).await.unwrap();
+        release::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
     pub async fn overdue(&self) -> overdue::Summary {
-        overdue::tick(&self.ports, self.now()).await.unwrap()
+        let open = overdue::open(&self.ports).await.unwrap();
+        overdue::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
     /// Sends what is to be told, and gives back what was.
@@ -145,12 +147,23 @@ impl World {
         alerts::tick(ports, &sending, self.now()).await
     }
 
-    /// All duties once, in the order in which the loops of one process would come to them.
+    pub async fn watch(&self) -> watch::Summary {
+        let open = overdue::open(&self.ports).await.unwrap();
+        watch::tick(&self.ports, &open, self.now()).await.unwrap()
+    }
+
+    /// What all open runs are looked at for.
+    pub async fn look_after(&self) {
+        let (open, now) = (overdue::open(&self.ports).await.unwrap(), self.now());
+        release::tick(&self.ports, &open, now).await.unwrap();
+        overdue::tick(&self.ports, &open, now).await.unwrap();
+        watch::tick(&self.ports, &open, now).await.unwrap();
+    }
+
+    /// All duties once, in the order in which the scheduler's Lambda comes to them.
     pub async fn minute(&self) {
         self.schedule().await;
-        self.overdue().await;
-        watch::tick(&self.ports, self.now()).await.unwrap();
-        self.release().await;
+        self.look_after().await;
         sweep::tick(&self.ports, self.now()).await.unwrap();
     }
 

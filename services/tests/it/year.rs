@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use domain::job::Job;
 use domain::run::Outcome;
 use jiff::{SignedDuration, Timestamp};
-use services::{pruner, watch};
+use services::pruner;
 
 use crate::world::World;
 use book::Book;
@@ -135,9 +135,7 @@ impl Year {
             weather.people(world, book, crew, jobs, dice).await;
         }
         if !dice.one_in(50) {
-            world.overdue().await;
-            watch::tick(&world.ports, world.now()).await.unwrap();
-            world.release().await;
+            world.look_after().await;
         }
         // It looks at every job, and finds nothing but what a clock that was set back leaves behind.
         if moved || dice.one_in(400) {

@@ -233,8 +233,9 @@ async fn look_after(shared: &Shared) -> services::Result<Wait> {
     if let Some((boot_id, booted_at)) = this_boot(now) {
         boot::boot(ports, &boot_id, booted_at, now).await?;
     }
-    let summary = overdue::tick(ports, now).await?;
-    watch::tick(ports, now).await?;
+    let open = overdue::open(ports).await?;
+    let summary = overdue::tick(ports, &open, now).await?;
+    watch::tick(ports, &open, now).await?;
     sweep::tick(ports, now).await?;
     if summary.missed > 0 || summary.lost > 0 {
         shared.ended();
@@ -251,7 +252,9 @@ fn this_boot(now: Timestamp) -> Option<(String, Timestamp)> {
 }
 
 async fn release_held(shared: &Shared) -> services::Result<Wait> {
-    let summary = release::tick(&shared.duties.ports, Timestamp::now()).await?;
+    let ports = &shared.duties.ports;
+    let open = overdue::open(ports).await?;
+    let summary = release::tick(ports, &open, Timestamp::now()).await?;
     if summary.skipped > 0 {
         shared.ended();
     }

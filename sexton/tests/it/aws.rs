@@ -179,7 +179,9 @@ fn a_runner_that_ends_leaves_its_jobs_to_the_next_one() {
     let runner = installation.runner();
     let run = installation.wait_for(&run_id, |run| run["state"] == "finished");
     assert_eq!((&run["outcome"], &run["runner"]), (&"succeeded".into(), &running["runner"]), "{run}");
-    installation.runtime.block_on(overdue::tick(&installation.aws.ports, Timestamp::now())).expect("nobody is overdue");
+    let ports = &installation.aws.ports;
+    let open = installation.runtime.block_on(overdue::open(ports)).expect("the open runs");
+    installation.runtime.block_on(overdue::tick(ports, &open, Timestamp::now())).expect("nobody is overdue");
     assert_eq!(runner.stop(), Some(0));
 }
 

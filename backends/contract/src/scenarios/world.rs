@@ -110,7 +110,8 @@ impl World {
     }
 
     pub async fn overdue(&self) -> overdue::Summary {
-        overdue::tick(&self.ports, self.now()).await.unwrap()
+        let open = overdue::open(&self.ports).await.unwrap();
+        overdue::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
     /// Sends what is to be told, and says of what kind it was.
