@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use domain::ports::{PortError, PortResult};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
@@ -74,7 +75,7 @@ impl Database {
         })?;
         let set_up = format!("PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = {LOG_BYTES_KEPT}");
         connection.execute_batch(&set_up).map_err(sqlite)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+        keep_statements(&connection).map_err(sqlite)?;
         let (requests, waiting) = sync_channel(WAITING_MAX);
         let writer = std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
@@ -159,8 +160,16 @@ fn reader(file: &Path) -> Outcome<Connection> {
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI,
     )?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    keep_statements(&connection)?;
     Ok(connection)
+}
+
+/// A statement is compiled once. Left to itself, SQLite compiles one anew for each call whose plan might depend on a
+/// parameter's value, such as a `LIMIT`.
+fn keep_statements(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    Ok(())
 }
 
 fn write_until_closed(connection: Connection, waiting: &Receiver<Request>) {
@@ -224,4 +233,24 @@ fn begin(connection: &Connection, now: &mut Option<Durability>, wanted: Durabili
 
 fn run(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(statement)?.execute([]).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_statement_is_compiled_once_whatever_its_parameters_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("sexton.db");
+        let _database = Database::open(&file).unwrap();
+        let connection = reader(&file).unwrap();
+        let mut select = connection.prepare_cached("SELECT at FROM due WHERE at <= ?1 ORDER BY at LIMIT ?2").unwrap();
+        for most in 1..=5 {
+            assert!(select.query_map([i64::MAX, most], |_| Ok(())).unwrap().next().is_none());
+        }
+        assert_eq!(select.get_status(StatementStatus::RePrepare), 0);
+    }
 }
