@@ -2,6 +2,7 @@
 //! in the wrong order or never; they go away for hours, with what they ran or without.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::time::Duration;
 
 use domain::event::{Body, Ended, Event};
@@ -10,6 +11,7 @@ use domain::order::Order;
 use domain::ports::{Beat, Claim, RunQuery};
 use domain::run::{Outcome, RunId};
 use jiff::{SignedDuration, Timestamp};
+use tokio::task::JoinHandle;
 
 use super::book::Book;
 use super::dice::Dice;
@@ -130,18 +132,13 @@ impl Crew {
             if orders.is_empty() {
                 return;
             }
-            for delivery in orders {
-                // It dies with the order in its hands; the lease brings it again.
-                if dice.one_in(50 * self.luck) {
-                    continue;
-                }
-                let order = delivery.message;
-                let claims = &world.ports.claims;
-                let claim = claims.claim(&order.run_key(), order.attempt, name, "h1", world.now()).await.unwrap();
-                // Again: it dies before it deletes the message. What it began stands on its disk.
-                if !dice.one_in(50 * self.luck) {
-                    world.ports.orders.delete(&delivery.receipt).await.unwrap();
-                }
+            // It dies with some of the orders in its hands; the lease brings them again.
+            let held: Vec<_> = orders.into_iter().filter(|_| !dice.one_in(50 * self.luck)).collect();
+            let claimed = together(held.iter().map(|delivery| claim(world, &delivery.message, name))).await;
+            // Again: it dies before it deletes the message. What it began stands on its disk.
+            let known: Vec<_> = held.iter().filter(|_| !dice.one_in(50 * self.luck)).collect();
+            together(known.into_iter().map(|delivery| delete(world, &delivery.receipt))).await;
+            for (order, claim) in held.into_iter().map(|delivery| delivery.message).zip(claimed) {
                 if claim == Claim::Granted && self.begun.insert((runner, order.run_id.clone(), order.attempt)) {
                     self.begin(runner, order, world, book, dice).await;
                 }
@@ -154,7 +151,13 @@ impl Crew {
             self.is_alone(&order, world).await;
         }
         book.started(&order.run_id, order.attempt);
-        let minutes = *dice.one_of(&[0, 0, 0, 0, 1, 2, 60, 90]);
+        // Most jobs are over in seconds, some run for an hour or more.
+        let minutes = match dice.below(16) {
+            0..=9 => 0,
+            10..=13 => dice.between(1, 3),
+            14 => 60,
+            _ => 90,
+        };
         let (ended, exit_code) = match dice.below(40) {
             0 => (Ended::TimedOut, 0),
             1 | 2 => (Ended::Exited, 1),
@@ -226,6 +229,26 @@ impl Crew {
         }
         world.ports.reports.send(&events).await.unwrap();
     }
+}
+
+/// What many calls come to, in order. All are made at once, as by many runners; so one commit does for them.
+async fn together<T: Send + 'static>(calls: impl Iterator<Item = impl Future<Output = T> + Send + 'static>) -> Vec<T> {
+    let begun: Vec<JoinHandle<T>> = calls.map(tokio::spawn).collect();
+    let mut all = Vec::with_capacity(begun.len());
+    for call in begun {
+        all.push(call.await.unwrap());
+    }
+    all
+}
+
+fn claim(world: &World, order: &Order, runner: &'static str) -> impl Future<Output = Claim> + use<> {
+    let (claims, run, attempt, now) = (world.ports.claims.clone(), order.run_key(), order.attempt, world.now());
+    async move { claims.claim(&run, attempt, runner, "h1", now).await.unwrap() }
+}
+
+fn delete(world: &World, receipt: &str) -> impl Future<Output = ()> + use<> {
+    let (orders, receipt) = (world.ports.orders.clone(), receipt.to_owned());
+    async move { orders.delete(&receipt).await.unwrap() }
 }
 
 fn outcome(work: &Work) -> Outcome {

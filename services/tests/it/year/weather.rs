@@ -42,6 +42,11 @@ impl Weather {
         }
     }
 
+    /// When the scheduler is well again: it ticks every minute from then on, whatever is due.
+    pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        Some(self.down_until).filter(|until| *until > now)
+    }
+
     /// Moves the clock, now and then; says whether it did.
     pub fn clock(&mut self, world: &World, book: &mut Book, dice: &mut Dice) -> bool {
         let now = world.now();
