@@ -109,17 +109,17 @@ impl Scheduler<'_> {
         let ports = self.ports;
         // In this order: what fires waits for nothing, and people are told of what the others found.
         let fired = self.fire(now).await;
-        let open = overdue::open(ports).await;
-        let known = open.as_deref().unwrap_or_default();
-        let duties = [
-            ("scheduler", fired),
-            ("release", release::tick(ports, known, now).await.map(drop)),
-            ("overdue", overdue::tick(ports, known, now).await.map(drop)),
-            ("watch", watch::tick(ports, known, now).await.map(drop)),
-            ("open", open.map(drop)),
-            ("sweep", sweep::tick(ports, now).await.map(drop)),
-            ("alerts", tell(ports, self.notifier, self.worker, now).await),
-        ];
+        let mut duties = vec![("scheduler", fired)];
+        match overdue::open(ports).await {
+            Ok(open) => duties.extend([
+                ("release", release::tick(ports, &open, now).await.map(drop)),
+                ("overdue", overdue::tick(ports, &open, now).await.map(drop)),
+                ("watch", watch::tick(ports, &open, now).await.map(drop)),
+            ]),
+            Err(error) => duties.push(("release, overdue and watch", Err(error))),
+        }
+        duties.push(("sweep", sweep::tick(ports, now).await.map(drop)));
+        duties.push(("alerts", tell(ports, self.notifier, self.worker, now).await));
         let mut first = Ok(());
         for (duty, outcome) in duties {
             if let Err(error) = outcome {

@@ -26,6 +26,7 @@ pub mod commands;
 mod ending;
 pub mod error;
 pub mod firing;
+mod gate;
 pub mod maintenance;
 mod making;
 pub mod message;

@@ -10,18 +10,19 @@ use std::time::Duration;
 
 use domain::job::{Concurrency, Job, JobKey};
 use domain::order::Order;
-use domain::ports::{AlertStep, Due, PortError, Ports, RunQuery, RunWrite, Stored, StoredJob, Which, Written};
+use domain::ports::{AlertStep, Due, PortError, Ports, RunWrite, Stored, StoredJob, Written};
 use domain::run::{Outcome, Run, RunId, RunKey, State};
 use domain::schedule::Schedule;
 use jiff::Timestamp;
 
-use crate::admission::{Admission, admit};
 use crate::alerts::bad_job;
-use crate::ending::{Known, declare, write_one, write_with_alerts};
+use crate::ending::{Known, write_with_alerts};
+use crate::error::CONFLICTS_MAX;
 use crate::firing::{Intended, Intent, LATE_MAX, Situation, plan};
+use crate::gate::{admitted, hold, open_runs, replaced_by};
 use crate::making::{due_after, earlier, later, order_of, run_of_firing, schedule_of};
 use crate::settings::{self, SCHEDULER, SchedulerState};
-use crate::{Error, Result, maintenance};
+use crate::{Error, Result, gate, maintenance};
 
 /// How far behind its cursor a tick looks again: entries written late by another scheduler or an edit.
 pub const LOOK_BACK: Duration = Duration::from_secs(600);
@@ -38,9 +39,6 @@ const CHUNK_MAX: usize = 500;
 
 /// Entries dealt with in one tick; the rest wait for the next one, which [`Summary::more`] asks for at once.
 const ENTRIES_PER_TICK_MAX: usize = 20_000;
-
-/// Open runs of one job that concurrency looks at.
-const OPEN_RUNS_MAX: usize = 1000;
 
 /// The loop ticks at least this often.
 pub const TICK_MAX: Duration = Duration::from_secs(60);
@@ -160,6 +158,7 @@ struct Plan {
     next: Vec<Due>,
     done: Vec<Due>,
     jobs: BTreeMap<JobKey, Job>,
+    gates: BTreeMap<JobKey, AlertStep>,
 }
 
 /// A job that is due, and the runs that its firings are worth.
@@ -227,14 +226,14 @@ impl Tick<'_> {
         let keys: Vec<JobKey> = by_job.keys().cloned().collect();
         let jobs: BTreeMap<JobKey, StoredJob> =
             self.ports.jobs.get(&keys).await?.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
-        match self.chunk(&by_job, &jobs).await {
+        match self.deal_with(&by_job, &jobs).await {
             Err(Error::Port(PortError::Permanent(_))) if by_job.len() > 1 => {}
             Err(Error::Port(PortError::Permanent(says))) => return self.failed(&by_job, &says).await,
             other => return other,
         }
         for (key, entries) in by_job {
             let alone = BTreeMap::from([(key, entries)]);
-            match self.chunk(&alone, &jobs).await {
+            match self.deal_with(&alone, &jobs).await {
                 Err(Error::Port(PortError::Permanent(says))) => self.failed(&alone, &says).await?,
                 other => other?,
             }
@@ -254,7 +253,33 @@ impl Tick<'_> {
         Ok(())
     }
 
-    async fn chunk(&mut self, by_job: &BTreeMap<JobKey, Vec<Due>>, jobs: &BTreeMap<JobKey, StoredJob>) -> Result<()> {
+    /// Deals with a chunk; again with those jobs of which somebody else let a run in meanwhile.
+    async fn deal_with(
+        &mut self,
+        by_job: &BTreeMap<JobKey, Vec<Due>>,
+        jobs: &BTreeMap<JobKey, StoredJob>,
+    ) -> Result<()> {
+        let mut overtaken = self.chunk(by_job, jobs).await?;
+        for _ in 1..CONFLICTS_MAX {
+            let mut again = by_job.clone();
+            again.retain(|key, _| overtaken.contains(key));
+            if again.is_empty() {
+                return Ok(());
+            }
+            overtaken = self.chunk(&again, jobs).await?;
+        }
+        for (_, entries) in by_job.iter().filter(|(key, _)| overtaken.contains(key)) {
+            entries.iter().for_each(|entry| self.left(entry.at));
+        }
+        Ok(())
+    }
+
+    /// The jobs that somebody else was faster with: nothing of them is done.
+    async fn chunk(
+        &mut self,
+        by_job: &BTreeMap<JobKey, Vec<Due>>,
+        jobs: &BTreeMap<JobKey, StoredJob>,
+    ) -> Result<BTreeSet<JobKey>> {
         let mut chunk = Plan::default();
         let mut firing = Vec::with_capacity(by_job.len());
         for (key, entries) in by_job {
@@ -268,6 +293,7 @@ impl Tick<'_> {
             }
             chunk.done.extend(entries.iter().cloned());
         }
+        chunk.gates = gate::read(self.ports, firing.iter().map(|firing| firing.job)).await?;
         let dealt_with = self.dealt_with(&firing).await?;
         for firing in firing {
             self.job(&mut chunk, firing, &dealt_with).await?;
@@ -363,9 +389,14 @@ impl Tick<'_> {
         Ok(())
     }
 
-    async fn carry_out(&mut self, chunk: Plan) -> Result<()> {
-        let writes: Vec<RunWrite> =
-            chunk.runs.iter().map(|(run, _)| RunWrite { run: run.clone(), expected: None, alert: None }).collect();
+    /// The jobs that somebody else was faster with.
+    async fn carry_out(&mut self, chunk: Plan) -> Result<BTreeSet<JobKey>> {
+        let mut overtaken = BTreeSet::new();
+        let write = |(run, start): &(Run, bool)| {
+            let alert = chunk.gates.get(&run.key()).filter(|_| *start).cloned();
+            RunWrite { run: run.clone(), expected: None, alert }
+        };
+        let writes: Vec<RunWrite> = chunk.runs.iter().map(write).collect();
         let written = if writes.is_empty() { Vec::new() } else { self.ports.runs.write(&writes).await? };
         let mut orders: Vec<Order> = Vec::new();
         let mut undone: Vec<RunWrite> = Vec::new();
@@ -387,21 +418,25 @@ impl Tick<'_> {
                     self.summary.again += 1;
                     orders.push(order_of(&stored.record, job, self.situation.now));
                 }
-                Written::Conflict(_) | Written::AlertConflict => {}
+                Written::Conflict(_) => {}
+                Written::AlertConflict => drop(overtaken.insert(run.key())),
             }
         }
         orders.extend(self.undo(undone, &chunk.jobs).await?);
         if !orders.is_empty() {
             self.ports.orders.send(&orders).await?;
         }
-        if !chunk.next.is_empty() {
-            self.ports.due.put(&chunk.next).await?;
+        let is_ours = |entry: &&Due| !overtaken.contains(&entry.key);
+        let next: BTreeSet<Due> = chunk.next.iter().filter(is_ours).cloned().collect();
+        if !next.is_empty() {
+            self.ports.due.put(&next.iter().cloned().collect::<Vec<_>>()).await?;
         }
         // An entry may be its own successor where somebody set the clock back; it must then stay.
-        let next: BTreeSet<&Due> = chunk.next.iter().collect();
-        let done: Vec<Due> = chunk.done.iter().filter(|entry| !next.contains(entry)).cloned().collect();
-        Ok(self.ports.due.remove(&done).await?)
+        let done = chunk.done.iter().filter(is_ours).filter(|entry| !next.contains(entry));
+        self.ports.due.remove(&done.cloned().collect::<Vec<_>>()).await?;
+        Ok(overtaken)
     }
+
     /// Starts, in their time, runs that a wrong clock had declared over; gives their orders.
     async fn undo(&mut self, writes: Vec<RunWrite>, jobs: &BTreeMap<JobKey, Job>) -> Result<Vec<Order>> {
         let mut orders = Vec::new();
@@ -437,74 +472,7 @@ fn by_job(entries: Vec<Due>) -> BTreeMap<JobKey, Vec<Due>> {
     by_job
 }
 
-fn hold(run: &mut Run, reason: String) {
-    run.held = true;
-    run.reason = Some(reason);
-    run.start_by = None;
-}
-
 /// Whether its order may be on its way, or may never have been sent.
 pub(crate) fn waits_for_a_runner(run: &Run) -> bool {
     run.state == State::Scheduled && !run.held
-}
-
-/// A job's open runs, newest first.
-pub(crate) async fn open_runs(ports: &Ports, key: &JobKey) -> Result<Vec<Stored<Run>>> {
-    let query = RunQuery { which: Which::Open, ..RunQuery::of_job(key) };
-    Ok(ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records)
-}
-
-/// Lets a run in, or holds or skips it, as the job's concurrency says; makes earlier runs give way to it.
-pub(crate) async fn admitted(
-    ports: &Ports,
-    job: &Job,
-    run: &mut Run,
-    open: &mut Vec<Stored<Run>>,
-    now: Timestamp,
-) -> Result<()> {
-    let itself = open.iter().position(|other| other.record.run_id == run.run_id).map(|place| open.remove(place));
-    let others: Vec<&Run> = open.iter().map(|stored| &stored.record).collect();
-    let admission = admit(job, run, &others);
-    match admission {
-        Admission::Start => {}
-        Admission::Hold(reason) => hold(run, reason),
-        Admission::Skip(reason) => run.end(Outcome::Skipped, reason, now),
-        Admission::Replace { hold: held } => {
-            for other in std::mem::take(open) {
-                if let Some(left) = give_way(ports, job, other, run, now).await? {
-                    open.push(left);
-                }
-            }
-            if let Some(reason) = held {
-                hold(run, reason);
-            }
-        }
-    }
-    open.extend(itself);
-    Ok(())
-}
-
-fn replaced_by(by: &Run) -> String {
-    format!("replaced by run {} before it began", by.run_id)
-}
-
-/// Skips a run that has not begun, and asks one that has to stop (then it is still there).
-async fn give_way(
-    ports: &Ports,
-    job: &Job,
-    mut other: Stored<Run>,
-    by: &Run,
-    now: Timestamp,
-) -> Result<Option<Stored<Run>>> {
-    if other.record.state == State::Scheduled {
-        declare(ports, Known(Some(job)), &other, Outcome::Skipped, replaced_by(by), now).await?;
-        return Ok(None);
-    }
-    if other.record.stop_requested_at.is_none() {
-        other.record.stop_requested_at = Some(now);
-        other.record.reason = Some(format!("replaced by run {}", by.run_id));
-        let write = RunWrite { run: other.record.clone(), expected: Some(other.version), alert: None };
-        write_one(ports, write).await?;
-    }
-    Ok(Some(other))
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use domain::alert::AlertKind;
 use domain::event::{Body, Ended};
-use domain::job::{Concurrency, Retries};
+use domain::job::{CatchUp, Concurrency, Retries};
 use domain::ports::{Claim, Ports};
-use domain::run::{Outcome, State};
-use services::commands;
+use domain::run::{Outcome, Run, State};
+use jiff::SignedDuration;
+use services::{commands, scheduler};
 
 use world::{RUNNER, World, job, key};
 
@@ -34,6 +35,8 @@ macro_rules! scenarios {
             scenarios::a_run_that_its_living_runner_forgot_is_lost_once,
             scenarios::a_paused_job_is_skipped_with_its_reason,
             scenarios::two_ticks_at_once_make_one_run,
+            scenarios::of_all_who_start_a_job_at_once_that_forbids_it_one_does,
+            scenarios::schedulers_whose_clocks_differ_start_one_run_after_a_downtime,
         }
     };
 }
@@ -310,4 +313,57 @@ pub async fn two_ticks_at_once_make_one_run(ports: &Ports) {
     let ledger = world.ledger().await;
     assert_eq!((ledger.scheduled, ledger.of(Outcome::Succeeded)), (20, 20));
     assert_eq!(world.schedule().await.started, 0);
+}
+
+pub async fn of_all_who_start_a_job_at_once_that_forbids_it_one_does(ports: &Ports) {
+    let world = World::new(ports);
+    for (name, concurrency) in [("alone", Concurrency::Forbid), ("in-turn", Concurrency::Queue)] {
+        let mut job = job(name, "0 8 * * *");
+        job.concurrency = concurrency;
+        world.put(&job).await;
+    }
+    world.set("08:00");
+    let now = world.now();
+    let by_hand = async |name: &str, who: u8| commands::run_now(ports, &key(name), [who; 6], now).await.expect("a run");
+    tokio::join!(
+        world.schedule(),
+        by_hand("alone", 1),
+        by_hand("alone", 2),
+        by_hand("in-turn", 3),
+        by_hand("in-turn", 4),
+    );
+    for (name, waiting) in [("alone", 0), ("in-turn", 2)] {
+        let (open, over): (Vec<_>, Vec<_>) = world.runs(name).await.into_iter().partition(Run::is_open);
+        let begun = open.iter().filter(|run| !run.held).count();
+        assert_eq!((begun, open.len() - begun, over.len()), (1, waiting, 2 - waiting), "{open:#?} {over:#?}");
+    }
+    let mut in_turn = 0;
+    loop {
+        let orders = world.run_all(0).await;
+        in_turn += orders.iter().filter(|order| order.job.name == "in-turn").count();
+        if orders.is_empty() {
+            break;
+        }
+        world.collect().await;
+    }
+    assert_eq!(in_turn, 3, "one after the other");
+}
+
+/// What each takes for the newest firing that it missed is another one.
+pub async fn schedulers_whose_clocks_differ_start_one_run_after_a_downtime(ports: &Ports) {
+    let world = World::new(ports);
+    let mut dump = job("dump", "0 * * * *");
+    (dump.concurrency, dump.catch_up) = (Concurrency::Forbid, CatchUp::Once);
+    world.put(&dump).await;
+    world.set("08:00");
+    world.schedule().await;
+    world.run_all(0).await;
+    world.collect().await;
+    world.set("12:00");
+    let slow = world.now() - SignedDuration::from_secs(5);
+    let (one, other) = tokio::join!(scheduler::tick(ports, slow), scheduler::tick(ports, world.now()));
+    one.and(other).expect("both tick");
+    world.schedule().await;
+    let begun = world.runs("dump").await.into_iter().filter(|run| run.is_open() && !run.held).count();
+    assert_eq!(begun, 1, "{:?}", world.history("dump").await);
 }

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 
 use crate::ending::{Known, jobs_of, write_one, write_with_alerts};
 use crate::error::CONFLICTS_MAX;
+use crate::gate::{admitted, open_runs};
 use crate::making::{order_of, start_by};
-use crate::scheduler::{admitted, open_runs};
-use crate::{Error, Result};
+use crate::{Error, Result, gate};
 
 /// Starts a job now, paused or not, maintenance or not: somebody wants it. The job's concurrency holds. `random` makes
 /// the run's name its own.
@@ -21,21 +21,31 @@ use crate::{Error, Result};
 pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestamp) -> Result<Run> {
     let job = super::get(ports, key).await?.job.map_err(|says| Error::BadJob { key: key.clone(), says })?;
     let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let mut run = Run::new(RunId::unscheduled(nominal, random), key, nominal, Trigger::Manual, now);
-    run.start_by = Some(start_by(&job, now));
-    let mut open = open_runs(ports, key).await?;
-    admitted(ports, &job, &mut run, &mut open, now).await?;
-    let write = RunWrite { run: run.clone(), expected: None, alert: None };
-    if write_one(ports, write).await? != Written::Done {
-        return Err(Error::Refused(format!(
-            "there is a run {} already; try again with other random bytes",
-            run.run_id
-        )));
+    let mut new = Run::new(RunId::unscheduled(nominal, random), key, nominal, Trigger::Manual, now);
+    new.start_by = Some(start_by(&job, now));
+    for _ in 0..CONFLICTS_MAX {
+        let mut run = new.clone();
+        let mut gate = gate::read(ports, [&job].into_iter()).await?;
+        let mut open = open_runs(ports, key).await?;
+        admitted(ports, &job, &mut run, &mut open, now).await?;
+        let start = run.is_open() && !run.held;
+        let alert = gate.remove(key).filter(|_| start);
+        match write_one(ports, RunWrite { run: run.clone(), expected: None, alert }).await? {
+            Written::Done => {}
+            Written::AlertConflict => continue,
+            Written::Conflict(_) => {
+                return Err(Error::Refused(format!(
+                    "there is a run {} already; try again with other random bytes",
+                    run.run_id
+                )));
+            }
+        }
+        if start {
+            ports.orders.send(&[order_of(&run, &job, now)]).await?;
+        }
+        return Ok(run);
     }
-    if run.is_open() && !run.held {
-        ports.orders.send(&[order_of(&run, &job, now)]).await?;
-    }
-    Ok(run)
+    Err(Error::Contended(format!("job {key}")))
 }
 
 /// Stops a run: one that has not begun ends at once, one that runs is stopped by its runner. Asking twice is asking

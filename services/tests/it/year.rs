@@ -154,9 +154,10 @@ impl Year {
         if !dice.one_in(50) {
             world.look_after().await;
         }
-        // It looks at every job, and finds nothing but what a clock that was set back leaves behind.
+        // It looks at every job, and finds nothing but what a clock that was set back leaves behind: within a quarter of an
+        // hour, which is here at once.
         if moved || dice.one_in(400) {
-            services::sweep::tick(&world.ports, world.now()).await.unwrap();
+            services::sweep::sweep(&world.ports, world.now()).await.unwrap();
         }
         crew.minute(world, book, dice).await;
         if !dice.one_in(50) {

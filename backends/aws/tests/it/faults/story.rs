@@ -102,8 +102,12 @@ impl Story {
     async fn minute(&mut self) {
         let (ports, now) = (self.ports.clone(), self.world.now());
         again("scheduler", async || scheduler::tick(&ports, now).await).await;
-        again("overdue", async || overdue::tick(&ports, now).await).await;
-        again("release", async || release::tick(&ports, now).await).await;
+        let look_after = async || {
+            let open = overdue::open(&ports).await?;
+            overdue::tick(&ports, &open, now).await?;
+            release::tick(&ports, &open, now).await
+        };
+        again("overdue and release", look_after).await;
         for place in 0..self.runners.len() {
             let begun: usize = self.runners.iter().map(|runner| runner.disk.len()).sum();
             let wait = if begun < 2 { PATIENCE } else { Duration::ZERO };

@@ -1,0 +1,103 @@
+//! Who lets a run of a job in that admits one at a time: two schedulers whose clocks differ, one that was slow, somebody who
+//! starts a job by hand. Each looks for open runs first, and none sees what another is about to write. So each writes the
+//! job's alert state with the run, unchanged, at the version that it had before they looked; who comes second is refused,
+//! and looks again.
+
+use std::collections::BTreeMap;
+
+use domain::job::{Concurrency, Job, JobKey};
+use domain::ports::{AlertStep, Ports, RunQuery, RunWrite, StateChange, Stored, Which};
+use domain::run::{Outcome, Run, State};
+use jiff::Timestamp;
+
+use crate::Result;
+use crate::admission::{Admission, admit};
+use crate::ending::{Known, declare, write_one};
+
+/// Open runs of one job that concurrency looks at.
+const OPEN_RUNS_MAX: usize = 1000;
+
+/// What is to be written with a run that starts, by job; nothing for jobs whose runs may overlap. To be read before the
+/// job's open runs.
+///
+/// # Errors
+/// A port's.
+pub async fn read(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTreeMap<JobKey, AlertStep>> {
+    let keys: Vec<JobKey> = jobs.filter(|job| job.concurrency != Concurrency::Allow).map(Job::key).collect();
+    if keys.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let states = ports.alerts.states(&keys).await?;
+    let step = |(key, stored): (JobKey, Stored<_>)| {
+        let state = StateChange { key: key.clone(), expected: stored.version, state: stored.record };
+        (key, AlertStep { state: Some(state), transitions: Vec::new() })
+    };
+    Ok(keys.into_iter().zip(states).map(step).collect())
+}
+
+/// A job's open runs, newest first.
+pub async fn open_runs(ports: &Ports, key: &JobKey) -> Result<Vec<Stored<Run>>> {
+    let query = RunQuery { which: Which::Open, ..RunQuery::of_job(key) };
+    Ok(ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records)
+}
+
+/// Lets a run in, or holds or skips it, as the job's concurrency says; makes earlier runs give way to it.
+pub async fn admitted(
+    ports: &Ports,
+    job: &Job,
+    run: &mut Run,
+    open: &mut Vec<Stored<Run>>,
+    now: Timestamp,
+) -> Result<()> {
+    let itself = open.iter().position(|other| other.record.run_id == run.run_id).map(|place| open.remove(place));
+    let others: Vec<&Run> = open.iter().map(|stored| &stored.record).collect();
+    let admission = admit(job, run, &others);
+    match admission {
+        Admission::Start => {}
+        Admission::Hold(reason) => hold(run, reason),
+        Admission::Skip(reason) => run.end(Outcome::Skipped, reason, now),
+        Admission::Replace { hold: held } => {
+            for other in std::mem::take(open) {
+                if let Some(left) = give_way(ports, job, other, run, now).await? {
+                    open.push(left);
+                }
+            }
+            if let Some(reason) = held {
+                hold(run, reason);
+            }
+        }
+    }
+    open.extend(itself);
+    Ok(())
+}
+
+pub fn replaced_by(by: &Run) -> String {
+    format!("replaced by run {} before it began", by.run_id)
+}
+
+/// Skips a run that has not begun, and asks one that has to stop (then it is still there).
+async fn give_way(
+    ports: &Ports,
+    job: &Job,
+    mut other: Stored<Run>,
+    by: &Run,
+    now: Timestamp,
+) -> Result<Option<Stored<Run>>> {
+    if other.record.state == State::Scheduled {
+        declare(ports, Known(Some(job)), &other, Outcome::Skipped, replaced_by(by), now).await?;
+        return Ok(None);
+    }
+    if other.record.stop_requested_at.is_none() {
+        other.record.stop_requested_at = Some(now);
+        other.record.reason = Some(format!("replaced by run {}", by.run_id));
+        let write = RunWrite { run: other.record.clone(), expected: Some(other.version), alert: None };
+        write_one(ports, write).await?;
+    }
+    Ok(Some(other))
+}
+
+pub fn hold(run: &mut Run, reason: String) {
+    run.held = true;
+    run.reason = Some(reason);
+    run.start_by = None;
+}
