@@ -144,6 +144,9 @@ pub struct AlertState {
     pub flapping: bool,
     /// While flapping: runs in a row that agreed with `status`.
     pub steady: u32,
+    /// The run that was let in last, of a job whose runs may not overlap: whoever lets one in writes this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub let_in: Option<RunId>,
 }
 
 /// What may be worth a message.

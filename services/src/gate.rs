@@ -1,13 +1,14 @@
 //! Who lets a run of a job in that admits one at a time: two schedulers whose clocks differ, one that was slow, somebody who
 //! starts a job by hand. Each looks for open runs first, and none sees what another is about to write. So each writes the
-//! job's alert state with the run, unchanged, at the version that it had before they looked; who comes second is refused,
-//! and looks again.
+//! job's alert state with the run, with the run's name in it, at the version that it had before they looked; who comes
+//! second is refused, and looks again.
 
 use std::collections::BTreeMap;
 
+use domain::alert::AlertState;
 use domain::job::{Concurrency, Job, JobKey};
 use domain::ports::{AlertStep, Ports, RunQuery, RunWrite, StateChange, Stored, Which};
-use domain::run::{Outcome, Run, State};
+use domain::run::{Outcome, Run, RunKey, State};
 use jiff::Timestamp;
 
 use crate::Result;
@@ -17,28 +18,42 @@ use crate::ending::{Known, declare, write_one};
 /// Open runs of one job that concurrency looks at.
 const OPEN_RUNS_MAX: usize = 1000;
 
-/// What is to be written with a run that starts, by job; nothing for jobs whose runs may overlap. To be read before the
-/// job's open runs.
+/// A job's alert state as it was before its open runs were looked for.
+pub struct Gate(Stored<AlertState>);
+
+impl Gate {
+    /// What is to be written with a run of the job that starts.
+    pub fn step(&self, run: &Run) -> AlertStep {
+        let Stored { record, version } = self.0.clone();
+        let state = AlertState { let_in: Some(run.run_id.clone()), ..record };
+        AlertStep { state: Some(StateChange { key: run.key(), expected: version, state }), transitions: Vec::new() }
+    }
+}
+
+/// The gates of those jobs whose runs may not overlap.
 ///
 /// # Errors
 /// A port's.
-pub async fn read(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTreeMap<JobKey, AlertStep>> {
+pub async fn read(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTreeMap<JobKey, Gate>> {
     let keys: Vec<JobKey> = jobs.filter(|job| job.concurrency != Concurrency::Allow).map(Job::key).collect();
     if keys.is_empty() {
         return Ok(BTreeMap::new());
     }
     let states = ports.alerts.states(&keys).await?;
-    let step = |(key, stored): (JobKey, Stored<_>)| {
-        let state = StateChange { key: key.clone(), expected: stored.version, state: stored.record };
-        (key, AlertStep { state: Some(state), transitions: Vec::new() })
-    };
-    Ok(keys.into_iter().zip(states).map(step).collect())
+    Ok(keys.into_iter().zip(states.into_iter().map(Gate)).collect())
 }
 
-/// A job's open runs, newest first.
-pub async fn open_runs(ports: &Ports, key: &JobKey) -> Result<Vec<Stored<Run>>> {
+/// A job's open runs, newest first. The gate names the one that was let in last: an index may not know it yet.
+pub async fn open_runs(ports: &Ports, key: &JobKey, gate: Option<&Gate>) -> Result<Vec<Stored<Run>>> {
     let query = RunQuery { which: Which::Open, ..RunQuery::of_job(key) };
-    Ok(ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records)
+    let mut open = ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records;
+    let let_in = gate.and_then(|gate| gate.0.record.let_in.clone());
+    if let Some(run_id) = let_in.filter(|run_id| !open.iter().any(|run| run.record.run_id == *run_id)) {
+        let found = ports.runs.get(&[RunKey::new(&key.group, run_id)]).await?;
+        open.extend(found.into_iter().filter(|run| run.record.is_open()));
+        open.sort_by(|one, other| other.record.run_id.cmp(&one.record.run_id));
+    }
+    Ok(open)
 }
 
 /// Lets a run in, or holds or skips it, as the job's concurrency says; makes earlier runs give way to it.

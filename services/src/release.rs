@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::job::{CatchUp, Concurrency, Job, JobKey};
-use domain::ports::{AlertStep, Ports, RunWrite, Stored, Written};
+use domain::ports::{Ports, RunWrite, Stored, Written};
 use domain::run::{Outcome, Run};
 use jiff::Timestamp;
 
@@ -43,7 +43,7 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
 pub async fn after(ports: &Ports, jobs: &BTreeSet<JobKey>, now: Timestamp) -> Result<Summary> {
     let mut by_job = BTreeMap::new();
     for key in jobs {
-        let open = gate::open_runs(ports, key).await?;
+        let open = gate::open_runs(ports, key, None).await?;
         if open.iter().any(|run| run.record.held) {
             by_job.insert(key.clone(), open);
         }
@@ -118,16 +118,6 @@ async fn release_job(
     Ok(())
 }
 
-/// What is to be written with a run of the job that is let start; `None`: another one has begun since its runs were read.
-async fn let_in(ports: &Ports, job: &Job) -> Result<Option<Option<AlertStep>>> {
-    if job.concurrency == Concurrency::Allow {
-        return Ok(Some(None));
-    }
-    let gate = gate::read(ports, [job].into_iter()).await?.remove(&job.key());
-    let none_has_begun = gate::open_runs(ports, &job.key()).await?.iter().all(|run| run.record.held);
-    Ok(none_has_begun.then_some(gate))
-}
-
 /// Takes out of `waiting` (oldest first) the runs that a window with `once` held, but for the newest of them.
 fn caught_up_once<'r>(waiting: &mut Vec<&'r Stored<Run>>, windows: &Windows, job: &Job) -> Vec<&'r Stored<Run>> {
     let of_once = |run: &Stored<Run>| {
@@ -143,12 +133,17 @@ fn caught_up_once<'r>(waiting: &mut Vec<&'r Stored<Run>>, windows: &Windows, job
 
 /// Lets a held run start. Should the order get lost with this call, overdue sends it again.
 async fn release(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestamp) -> Result<bool> {
-    let Some(alert) = let_in(ports, job).await? else { return Ok(false) };
+    let gate = gate::read(ports, [job].into_iter()).await?.remove(&job.key());
+    if gate.is_some() && gate::open_runs(ports, &job.key(), gate.as_ref()).await?.iter().any(|run| !run.record.held) {
+        // Another one has begun since the job's runs were read.
+        return Ok(false);
+    }
     let mut run = held.record.clone();
     run.held = false;
     run.reason = None;
     run.not_before = Some(now);
     run.start_by = Some(start_by(job, now));
+    let alert = gate.map(|gate| gate.step(&run));
     let write = RunWrite { run: run.clone(), expected: Some(held.version), alert };
     if write_one(ports, write).await? != Written::Done {
         return Ok(false);

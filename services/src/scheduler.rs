@@ -19,7 +19,7 @@ use crate::alerts::bad_job;
 use crate::ending::{Known, write_with_alerts};
 use crate::error::CONFLICTS_MAX;
 use crate::firing::{Intended, Intent, LATE_MAX, Situation, plan};
-use crate::gate::{admitted, hold, open_runs, replaced_by};
+use crate::gate::{Gate, admitted, hold, open_runs, replaced_by};
 use crate::making::{due_after, earlier, later, order_of, run_of_firing, schedule_of};
 use crate::settings::{self, SCHEDULER, SchedulerState};
 use crate::{Error, Result, gate, maintenance};
@@ -158,7 +158,7 @@ struct Plan {
     next: Vec<Due>,
     done: Vec<Due>,
     jobs: BTreeMap<JobKey, Job>,
-    gates: BTreeMap<JobKey, AlertStep>,
+    gates: BTreeMap<JobKey, Gate>,
 }
 
 /// A job that is due, and the runs that its firings are worth.
@@ -325,7 +325,7 @@ impl Tick<'_> {
         let Firing { job, schedule, intended } = firing;
         let mut open = match job.concurrency {
             Concurrency::Allow => Vec::new(),
-            _ => open_runs(self.ports, &job.key()).await?,
+            _ => open_runs(self.ports, &job.key(), chunk.gates.get(&job.key())).await?,
         };
         for one in intended {
             if !dealt_with.contains(&RunId::scheduled(&job.key(), one.nominal)) {
@@ -393,7 +393,7 @@ impl Tick<'_> {
     async fn carry_out(&mut self, chunk: Plan) -> Result<BTreeSet<JobKey>> {
         let mut overtaken = BTreeSet::new();
         let write = |(run, start): &(Run, bool)| {
-            let alert = chunk.gates.get(&run.key()).filter(|_| *start).cloned();
+            let alert = chunk.gates.get(&run.key()).filter(|_| *start).map(|gate| gate.step(run));
             RunWrite { run: run.clone(), expected: None, alert }
         };
         let writes: Vec<RunWrite> = chunk.runs.iter().map(write).collect();

@@ -25,11 +25,11 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
     new.start_by = Some(start_by(&job, now));
     for _ in 0..CONFLICTS_MAX {
         let mut run = new.clone();
-        let mut gate = gate::read(ports, [&job].into_iter()).await?;
-        let mut open = open_runs(ports, key).await?;
+        let gate = gate::read(ports, [&job].into_iter()).await?.remove(key);
+        let mut open = open_runs(ports, key, gate.as_ref()).await?;
         admitted(ports, &job, &mut run, &mut open, now).await?;
         let start = run.is_open() && !run.held;
-        let alert = gate.remove(key).filter(|_| start);
+        let alert = gate.filter(|_| start).map(|gate| gate.step(&run));
         match write_one(ports, RunWrite { run: run.clone(), expected: None, alert }).await? {
             Written::Done => {}
             Written::AlertConflict => continue,
