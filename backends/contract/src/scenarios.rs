@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use domain::alert::AlertKind;
 use domain::event::{Body, Ended};
-use domain::job::{CatchUp, Concurrency, Retries};
+use domain::job::{Concurrency, Retries};
 use domain::ports::{Claim, Ports};
 use domain::run::{Outcome, Run, State};
-use jiff::SignedDuration;
-use services::{commands, scheduler};
+use services::commands;
 
 use world::{RUNNER, World, job, key};
 
@@ -36,7 +35,6 @@ macro_rules! scenarios {
             scenarios::a_paused_job_is_skipped_with_its_reason,
             scenarios::two_ticks_at_once_make_one_run,
             scenarios::of_all_who_start_a_job_at_once_that_forbids_it_one_does,
-            scenarios::schedulers_whose_clocks_differ_start_one_run_after_a_downtime,
         }
     };
 }
@@ -347,23 +345,4 @@ pub async fn of_all_who_start_a_job_at_once_that_forbids_it_one_does(ports: &Por
         world.collect().await;
     }
     assert_eq!(in_turn, 3, "one after the other");
-}
-
-/// What each takes for the newest firing that it missed is another one.
-pub async fn schedulers_whose_clocks_differ_start_one_run_after_a_downtime(ports: &Ports) {
-    let world = World::new(ports);
-    let mut dump = job("dump", "0 * * * *");
-    (dump.concurrency, dump.catch_up) = (Concurrency::Forbid, CatchUp::Once);
-    world.put(&dump).await;
-    world.set("08:00");
-    world.schedule().await;
-    world.run_all(0).await;
-    world.collect().await;
-    world.set("12:00");
-    let slow = world.now() - SignedDuration::from_secs(5);
-    let (one, other) = tokio::join!(scheduler::tick(ports, slow), scheduler::tick(ports, world.now()));
-    one.and(other).expect("both tick");
-    world.schedule().await;
-    let begun = world.runs("dump").await.into_iter().filter(|run| run.is_open() && !run.held).count();
-    assert_eq!(begun, 1, "{:?}", world.history("dump").await);
 }
