@@ -142,7 +142,7 @@ impl Case {
         format!("{work}{second}")
     }
 
-    /// Bounds from the goals in ARCHITECTURE.md, section Speed.
+    /// The goals of docs/speed.md.
     pub fn metrics(&self) -> Vec<Metric> {
         let cpu = |goal: f64| Metric { name: "CPU-s per M lines", goal: Some(Goal::AtMost(goal)), decimals: 3 };
         match self.row {
