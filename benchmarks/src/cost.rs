@@ -19,7 +19,7 @@ use domain::ports::{Beat, Claim, Notifier, PortResult, Ports};
 use domain::run::{Outcome, RunKey};
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
-use services::{Links, alerts, collector, commands, overdue, release, scheduler, sweep, watch};
+use services::{Links, alerts, collector, commands, liveness, overdue, release, scheduler, sweep};
 use testbed::Ministack;
 
 use prices::ASSUMED;
@@ -248,7 +248,7 @@ impl Pipeline {
         let open = overdue::open(ports).await?;
         release::tick(ports, &open, now).await?;
         overdue::tick(ports, &open, now).await?;
-        watch::tick(ports, &open, now).await?;
+        liveness::tick(ports, &open, now).await?;
         sweep::tick(ports, now).await?;
         self.alerts().await?;
         let mut worked = Worked::default();

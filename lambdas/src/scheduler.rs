@@ -10,7 +10,7 @@ use domain::ports::{Notifier, Ports};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
-use services::{Links, alerts, overdue, release, scheduler, sweep, watch};
+use services::{Links, alerts, liveness, overdue, release, scheduler, sweep};
 
 use crate::environment::ALERTS;
 
@@ -114,7 +114,7 @@ impl Scheduler<'_> {
             Ok(open) => duties.extend([
                 ("release", release::tick(ports, &open, now).await.map(drop)),
                 ("overdue", overdue::tick(ports, &open, now).await.map(drop)),
-                ("watch", watch::tick(ports, &open, now).await.map(drop)),
+                ("watch", liveness::tick(ports, &open, now).await.map(drop)),
             ]),
             Err(error) => duties.push(("release, overdue and watch", Err(error))),
         }

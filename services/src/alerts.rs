@@ -12,9 +12,9 @@ use domain::ports::{AlertStep, Notifier, PortError, Ports, StateChange};
 use domain::run::{Run, RunKey};
 use jiff::Timestamp;
 
-use crate::ending::jobs_of;
-use crate::making::later;
-use crate::message::{self, Links};
+use crate::alert_message::{self, Links};
+use crate::new_runs::later;
+use crate::run_end::jobs_of;
 use crate::settings::{self, ALERT_RATE, AlertRate};
 use crate::{Error, Result, error::CONFLICTS_MAX};
 
@@ -253,7 +253,7 @@ async fn single(
     };
     for transition in due {
         let run = run_of(transition).and_then(|run_key| runs.get(&run_key));
-        let alert = message::alert(transition, run, sending.links);
+        let alert = alert_message::alert(transition, run, sending.links);
         let mut errors = Vec::new();
         for channel in channels_of(transition, sending.channels) {
             match notify(sending, &channel, &alert).await {
@@ -278,7 +278,7 @@ async fn digest(sending: &Sending<'_>, due: &mut [Transition], summary: &mut Sum
         let places: Vec<usize> = (0..due.len()).filter(|place| wanted[*place].contains(&channel)).collect();
         let alert = {
             let members: Vec<&Transition> = places.iter().map(|place| &due[*place]).collect();
-            message::digest(&members, sending.links)
+            alert_message::digest(&members, sending.links)
         };
         match notify(sending, &channel, &alert).await {
             Ok(()) => {

@@ -5,7 +5,7 @@ use domain::run::Trigger;
 use domain::schedule;
 use jiff::Timestamp;
 
-use crate::making::{order_of, run_of_firing, schedule_of};
+use crate::new_runs::{order_of, run_of_firing, schedule_of};
 use crate::scheduler::waits_for_a_runner;
 use crate::settings::{self, BOOT, BootState};
 use crate::sweep::PAGE_MAX;
@@ -59,7 +59,7 @@ async fn start(
         return Ok(false);
     }
     let mut run = run_of_firing(job, nominal, Trigger::Schedule, now);
-    run.start_by = Some(crate::making::start_by(job, now));
+    run.start_by = Some(crate::new_runs::start_by(job, now));
     let blocked = match (&job.paused, windows.on(&job.group, now)) {
         (Some(pause), _) if pause.until.is_none_or(|until| now < until) => {
             Some(format!("paused since {}", pause.since))
@@ -71,7 +71,7 @@ async fn start(
         run.end(domain::run::Outcome::Skipped, reason, now);
     }
     let write = RunWrite { run: run.clone(), expected: None, alert: None };
-    let run = match crate::ending::write_one(ports, write).await? {
+    let run = match crate::run_end::write_one(ports, write).await? {
         Written::Done => run,
         Written::Conflict(Some(existing)) => existing.record,
         Written::Conflict(None) | Written::AlertConflict => return Ok(false),

@@ -16,9 +16,9 @@ use domain::run::{Applied, JudgedOn, Run, RunKey, Trigger, Verdict};
 use jiff::Timestamp;
 use rules::{ExitFacts, Limits, Packs, RuleSet};
 
-use crate::ending::{Known, alert_step, jobs_of, retry};
 use crate::error::CONFLICTS_MAX;
-use crate::making::order_of;
+use crate::new_runs::order_of;
+use crate::run_end::{Known, alert_step, jobs_of, retry};
 use crate::scheduler::waits_for_a_runner;
 use crate::{Error, Result};
 

@@ -3,13 +3,13 @@
 //!
 //! | duty | does |
 //! |---|---|
-//! | `scheduler` | what is due becomes runs and orders; `firing` decides (pure), `admission` minds concurrency (pure) |
+//! | `scheduler` | what is due becomes runs and orders; `firing_plan` decides (pure), `concurrency` minds concurrency (pure) |
 //! | `boot` | `@reboot` jobs, once a boot |
 //! | `sweep` | finds jobs whose due entry is missing, and broken jobs |
 //! | `release` | held runs start when what they wait for is over |
 //! | `collector` | reports are judged and applied; retries |
 //! | `overdue` | who should have started or shown life, and did not |
-//! | `watch` | is the scheduler alive, is there a runner in each group |
+//! | `liveness` | is the scheduler alive, is there a runner in each group |
 //! | `alerts` | stored transitions become messages |
 //! | `pruner` | old runs go |
 //! | `commands` | what console and command line ask for |
@@ -18,25 +18,25 @@
 //! may run at once. The names of runs and transitions are functions of what they stand for, and every write is
 //! conditional: so a call that died halfway is healed by the next one.
 
-pub mod admission;
+pub mod alert_message;
 pub mod alerts;
 pub mod boot;
 pub mod collector;
 pub mod commands;
-mod ending;
+pub mod concurrency;
 pub mod error;
-pub mod firing;
-mod gate;
+pub mod firing_plan;
+pub mod liveness;
 pub mod maintenance;
-mod making;
-pub mod message;
+mod new_runs;
 pub mod overdue;
+mod overlap;
 pub mod pruner;
 pub mod release;
+mod run_end;
 pub mod scheduler;
 mod settings;
 pub mod sweep;
-pub mod watch;
 
+pub use alert_message::Links;
 pub use error::{Error, Result};
-pub use message::Links;

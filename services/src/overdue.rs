@@ -12,8 +12,8 @@ use domain::run::{Outcome, Run, State, Trigger};
 use jiff::Timestamp;
 
 use crate::Result;
-use crate::ending::{Known, declare, jobs_of};
-use crate::making::{earlier, later, order_of, since};
+use crate::new_runs::{earlier, later, order_of, since};
+use crate::run_end::{Known, declare, jobs_of};
 use crate::scheduler::waits_for_a_runner;
 use crate::settings::{self, OVERDUE, OverdueState};
 
@@ -43,7 +43,7 @@ pub struct Summary {
     pub sent_again: u32,
 }
 
-/// All open runs: what `overdue`, `release` and `watch` look at every minute, read once for all of them.
+/// All open runs: what `overdue`, `release` and `liveness` look at every minute, read once for all of them.
 ///
 /// # Errors
 /// A port's.

@@ -8,7 +8,7 @@ use domain::ports::{Cursor, Ports, RunQuery};
 use domain::run::RunKey;
 use jiff::Timestamp;
 
-use crate::making::earlier;
+use crate::new_runs::earlier;
 use crate::settings::{self, PRUNER, PrunerState};
 use crate::{Result, overdue};
 

@@ -9,10 +9,10 @@ use domain::ports::{Ports, RunWrite, Stored, Written};
 use domain::run::{Outcome, Run};
 use jiff::Timestamp;
 
-use crate::ending::{Known, declare, jobs_of, write_one};
 use crate::maintenance::{self, Windows};
-use crate::making::{order_of, start_by};
-use crate::{Result, gate};
+use crate::new_runs::{order_of, start_by};
+use crate::run_end::{Known, declare, jobs_of, write_one};
+use crate::{Result, overlap};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -43,7 +43,7 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
 pub async fn after(ports: &Ports, jobs: &BTreeSet<JobKey>, now: Timestamp) -> Result<Summary> {
     let mut by_job = BTreeMap::new();
     for key in jobs {
-        let open = gate::open_runs(ports, key, None).await?;
+        let open = overlap::open_runs(ports, key, None).await?;
         if open.iter().any(|run| run.record.held) {
             by_job.insert(key.clone(), open);
         }
@@ -133,8 +133,9 @@ fn caught_up_once<'r>(waiting: &mut Vec<&'r Stored<Run>>, windows: &Windows, job
 
 /// Lets a held run start. Should the order get lost with this call, overdue sends it again.
 async fn release(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestamp) -> Result<bool> {
-    let gate = gate::read(ports, [job].into_iter()).await?.remove(&job.key());
-    if gate.is_some() && gate::open_runs(ports, &job.key(), gate.as_ref()).await?.iter().any(|run| !run.record.held) {
+    let gate = overlap::read(ports, [job].into_iter()).await?.remove(&job.key());
+    if gate.is_some() && overlap::open_runs(ports, &job.key(), gate.as_ref()).await?.iter().any(|run| !run.record.held)
+    {
         // Another one has begun since the job's runs were read.
         return Ok(false);
     }

@@ -1,7 +1,7 @@
 //! What is due becomes runs and orders. Called every minute, and earlier when [`next_wake`] says so.
 //!
 //! The due index holds one entry a job: its next firing. A tick reads the entries up to now, plans each job's firings
-//! since its entry (`firing`), creates the runs, sends the orders, puts the next entries, and only then removes the old
+//! since its entry (`firing_plan`), creates the runs, sends the orders, puts the next entries, and only then removes the old
 //! ones. A tick that dies between any two of these steps leaves the entry; the next one does the same again, finds the
 //! runs there already, and sends their orders again, which the claim makes harmless.
 
@@ -16,13 +16,13 @@ use domain::schedule::Schedule;
 use jiff::Timestamp;
 
 use crate::alerts::bad_job;
-use crate::ending::{Known, write_with_alerts};
 use crate::error::CONFLICTS_MAX;
-use crate::firing::{Intended, Intent, LATE_MAX, Situation, plan};
-use crate::gate::{Gate, admitted, hold, open_runs, replaced_by};
-use crate::making::{due_after, earlier, later, order_of, run_of_firing, schedule_of};
+use crate::firing_plan::{Intended, Intent, LATE_MAX, Situation, plan};
+use crate::new_runs::{due_after, earlier, later, order_of, run_of_firing, schedule_of};
+use crate::overlap::{Gate, admitted, hold, open_runs, replaced_by};
+use crate::run_end::{Known, write_with_alerts};
 use crate::settings::{self, SCHEDULER, SchedulerState};
-use crate::{Error, Result, gate, maintenance};
+use crate::{Error, Result, maintenance, overlap};
 
 /// How far behind its cursor a tick looks again: entries written late by another scheduler or an edit.
 pub const LOOK_BACK: Duration = Duration::from_secs(600);
@@ -293,7 +293,7 @@ impl Tick<'_> {
             }
             chunk.done.extend(entries.iter().cloned());
         }
-        chunk.gates = gate::read(self.ports, firing.iter().map(|firing| firing.job)).await?;
+        chunk.gates = overlap::read(self.ports, firing.iter().map(|firing| firing.job)).await?;
         let dealt_with = self.dealt_with(&firing).await?;
         for firing in firing {
             self.job(&mut chunk, firing, &dealt_with).await?;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::Result;
 use crate::alerts::bad_job;
-use crate::making::{due_after, schedule_of, since};
+use crate::new_runs::{due_after, schedule_of, since};
 use crate::settings::{self, SWEEP, SweepState};
 
 /// How often. Ours: what is edited by hand fires within a quarter of an hour.

@@ -5,7 +5,7 @@ use domain::jobs_file::fields::check_name;
 use domain::ports::{Ports, StoredJob};
 use jiff::Timestamp;
 
-use crate::making::{due_after, schedule_of};
+use crate::new_runs::{due_after, schedule_of};
 use crate::{Error, Result, error::CONFLICTS_MAX};
 
 /// The stored job, as it can be read or as one sentence why not.

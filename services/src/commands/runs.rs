@@ -7,11 +7,11 @@ use domain::ports::{Ports, RunQuery, RunWrite, Stored, Written};
 use domain::run::{Outcome, Run, RunId, State, Trigger};
 use jiff::Timestamp;
 
-use crate::ending::{Known, jobs_of, write_one, write_with_alerts};
 use crate::error::CONFLICTS_MAX;
-use crate::gate::{admitted, open_runs};
-use crate::making::{order_of, start_by};
-use crate::{Error, Result, gate};
+use crate::new_runs::{order_of, start_by};
+use crate::overlap::{admitted, open_runs};
+use crate::run_end::{Known, jobs_of, write_one, write_with_alerts};
+use crate::{Error, Result, overlap};
 
 /// Starts a job now, paused or not, maintenance or not: somebody wants it. The job's concurrency holds. `random` makes
 /// the run's name its own.
@@ -25,7 +25,7 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
     new.start_by = Some(start_by(&job, now));
     for _ in 0..CONFLICTS_MAX {
         let mut run = new.clone();
-        let gate = gate::read(ports, [&job].into_iter()).await?.remove(key);
+        let gate = overlap::read(ports, [&job].into_iter()).await?.remove(key);
         let mut open = open_runs(ports, key, gate.as_ref()).await?;
         admitted(ports, &job, &mut run, &mut open, now).await?;
         let start = run.is_open() && !run.held;

@@ -93,10 +93,10 @@ async fn a_long_sleep_makes_a_bounded_number_of_records_and_counts_the_rest() {
     world.set("2026-11-26T00:00:30Z");
     world.schedule().await;
     let runs = world.runs("probe").await;
-    assert_eq!(runs.len(), services::firing::CATCH_UP_RECORDS_MAX);
+    assert_eq!(runs.len(), services::firing_plan::CATCH_UP_RECORDS_MAX);
     assert_eq!(runs[0].outcome, Some(Outcome::Missed));
     let reason = runs[0].reason.as_ref().unwrap();
-    let older = 3 * 24 * 60 - services::firing::CATCH_UP_RECORDS_MAX;
+    let older = 3 * 24 * 60 - services::firing_plan::CATCH_UP_RECORDS_MAX;
     assert!(reason.ends_with(&format!("it stands for {older} earlier firings too")), "{reason}");
     assert_eq!(world.take("r1").await.len(), 2, "the last two minutes simply run");
 }
@@ -109,7 +109,7 @@ async fn a_year_of_seconds_is_counted_no_further_than_is_worth_it() {
     world.set("2027-01-01T00:00:00Z");
     world.schedule().await;
     let runs = world.runs("probe").await;
-    assert_eq!(runs.len(), services::firing::CATCH_UP_RECORDS_MAX);
+    assert_eq!(runs.len(), services::firing_plan::CATCH_UP_RECORDS_MAX);
     assert_eq!(runs.last().unwrap().nominal, world.now());
     assert!(runs[0].reason.as_ref().unwrap().contains("more than 100000 earlier firings"), "{:?}", runs[0].reason);
 }

@@ -15,7 +15,7 @@ use domain::run::{ExcerptLine, Outcome, Run, RunId};
 use embedded::Embedded;
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
-use services::{Links, alerts, collector, commands, overdue, release, scheduler, sweep, watch};
+use services::{Links, alerts, collector, commands, liveness, overdue, release, scheduler, sweep};
 use tempfile::TempDir;
 
 pub struct World {
@@ -147,9 +147,9 @@ impl World {
         alerts::tick(ports, &sending, self.now()).await
     }
 
-    pub async fn watch(&self) -> watch::Summary {
+    pub async fn watch(&self) -> liveness::Summary {
         let open = overdue::open(&self.ports).await.unwrap();
-        watch::tick(&self.ports, &open, self.now()).await.unwrap()
+        liveness::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
     /// What all open runs are looked at for.
@@ -157,7 +157,7 @@ impl World {
         let (open, now) = (overdue::open(&self.ports).await.unwrap(), self.now());
         release::tick(&self.ports, &open, now).await.unwrap();
         overdue::tick(&self.ports, &open, now).await.unwrap();
-        watch::tick(&self.ports, &open, now).await.unwrap();
+        liveness::tick(&self.ports, &open, now).await.unwrap();
     }
 
     /// All duties once, in the order in which the scheduler's Lambda comes to them.

@@ -133,7 +133,7 @@ fn reason(outcome: Outcome, folder: &Path, room: Room) -> String {
 /// Whether anybody was told.
 async fn tell(people: &People, reason: &str, now: Timestamp) -> bool {
     let transition = Transition::new("disk:unstored".to_owned(), AlertKind::Failed, &key(), reason, now);
-    let alert = services::message::alert(&transition, None, &Links::default());
+    let alert = services::alert_message::alert(&transition, None, &Links::default());
     let mut told = false;
     for channel in people.names() {
         match people.notify(&channel, &alert).await {

@@ -8,7 +8,7 @@ use domain::ports::Ports;
 use jiff::Timestamp;
 use runner::crash;
 use services::pruner::Keep;
-use services::{Links, alerts, boot, collector, overdue, pruner, release, scheduler, sweep, watch};
+use services::{Links, alerts, boot, collector, liveness, overdue, pruner, release, scheduler, sweep};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -235,7 +235,7 @@ async fn look_after(shared: &Shared) -> services::Result<Wait> {
     }
     let open = overdue::open(ports).await?;
     let summary = overdue::tick(ports, &open, now).await?;
-    watch::tick(ports, &open, now).await?;
+    liveness::tick(ports, &open, now).await?;
     sweep::tick(ports, now).await?;
     if summary.missed > 0 || summary.lost > 0 {
         shared.ended();

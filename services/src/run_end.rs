@@ -11,7 +11,7 @@ use domain::run::{Outcome, Run};
 use jiff::Timestamp;
 
 use crate::error::CONFLICTS_MAX;
-use crate::making::{later, order_of, start_by};
+use crate::new_runs::{later, order_of, start_by};
 use crate::{Error, Result};
 
 /// What a run's end needs to know of its job. A job that was removed meanwhile has no policy any more.

@@ -11,7 +11,7 @@ use domain::run::{Run, State};
 use jiff::Timestamp;
 
 use crate::Result;
-use crate::making::since;
+use crate::new_runs::since;
 use crate::overdue::{RUNNER_LEASE, serves};
 use crate::settings::{self, OVERDUE, OverdueState, SCHEDULER, SchedulerState};
 

@@ -9,7 +9,7 @@ use domain::schedule::Schedule;
 use jiff::Timestamp;
 
 use crate::maintenance::Windows;
-use crate::making::{earlier, since};
+use crate::new_runs::{earlier, since};
 
 /// A firing that is dealt with this much late simply runs: a tick was slow, or a machine rebooted quickly.
 pub const LATE_MAX: Duration = Duration::from_secs(120);

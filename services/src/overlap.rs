@@ -12,8 +12,8 @@ use domain::run::{Outcome, Run, RunKey, State};
 use jiff::Timestamp;
 
 use crate::Result;
-use crate::admission::{Admission, admit};
-use crate::ending::{Known, declare, write_one};
+use crate::concurrency::{Admission, admit};
+use crate::run_end::{Known, declare, write_one};
 
 /// Open runs of one job that concurrency looks at.
 const OPEN_RUNS_MAX: usize = 1000;
