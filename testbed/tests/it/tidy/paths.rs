@@ -1,0 +1,93 @@
+//! The paths and tests that documents name exist.
+
+use std::fs;
+
+use testbed::repository;
+
+use super::{none, read};
+
+#[test]
+fn every_path_of_the_architecture_exists() {
+    let paths = paths_named(&read("ARCHITECTURE.md"));
+    assert!(paths.len() >= 10, "fewer than 10 paths were found in ARCHITECTURE.md: {paths:?}");
+    none(missing_paths("ARCHITECTURE.md", paths));
+}
+
+#[test]
+fn every_path_of_the_contributors_guide_exists() {
+    let guide = "CONTRIBUTING.md";
+    if repository().join(guide).exists() {
+        none(missing_paths(guide, paths_named(&read(guide))));
+    }
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_exists() {
+    let named = tests_named(&read("docs/guarantees.md"));
+    assert!(named.len() >= 50, "fewer than 50 tests were found in docs/guarantees.md: {named:?}");
+    let exists = |path: &str, name: &str| {
+        let text = fs::read_to_string(repository().join(path)).unwrap_or_default();
+        text.contains(&format!("fn {name}("))
+    };
+    none(
+        named
+            .into_iter()
+            .filter(|(path, name)| !exists(path, name))
+            .map(|(path, name)| format!("docs/guarantees.md names {path}::{name}, which does not exist")),
+    );
+}
+
+#[test]
+fn a_path_that_does_not_exist_is_a_fault() {
+    let paths = ["testbed/src/wait.rs", "testbed/src/wai*", "testbed/src/no_such_file.rs"].map(str::to_owned);
+    assert_eq!(missing_paths("X.md", paths.into()).count(), 2);
+}
+
+#[test]
+fn tests_are_found_in_backticks() {
+    let text = "see `a/b.rs::c_d` `e.rs::f`, and `g.rs` or `h::i`";
+    let named = [("a/b.rs", "c_d"), ("e.rs", "f")].map(|(path, name)| (path.to_owned(), name.to_owned()));
+    assert_eq!(tests_named(text), named);
+}
+
+#[test]
+fn paths_are_found_in_trees_and_in_backticks() {
+    let text = "see `runner/src/keeper.rs`, `a/b c`, `/etc/x`, `x`, `https://y/z`\n```\nsinks/    where lines go\n  src/x.rs  in it\ndomain ◀ rules/x\n```\n";
+    assert_eq!(paths_named(text), ["runner/src/keeper.rs", "sinks/"]);
+}
+
+fn missing_paths(document: &str, paths: Vec<String>) -> impl Iterator<Item = String> {
+    let exists = |path: &str| repository().join(path.trim_end_matches('*')).exists();
+    paths
+        .into_iter()
+        .filter(move |path| !exists(path))
+        .map(move |path| format!("{document} names {path}, which does not exist"))
+}
+
+/// Each `FILE::FUNCTION` in backticks.
+fn tests_named(text: &str) -> Vec<(String, String)> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let parts = quoted.filter_map(|quoted| quoted.split_once("::"));
+    parts.filter(|(path, _)| path.ends_with(".rs")).map(|(path, name)| (path.to_owned(), name.to_owned())).collect()
+}
+
+/// The relative paths of a Markdown text: in backticks with a slash, and at the start of a line of a tree.
+fn paths_named(text: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    let mut in_block = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            in_block = !in_block;
+        } else if in_block {
+            paths.extend(line.split_whitespace().next().filter(|word| line.starts_with(word) && word.ends_with('/')));
+        } else {
+            paths.extend(line.split('`').skip(1).step_by(2).filter(|code| is_relative_path(code)));
+        }
+    }
+    paths.into_iter().map(str::to_owned).collect()
+}
+
+fn is_relative_path(code: &str) -> bool {
+    let path_bytes = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-*".contains(&byte);
+    code.contains('/') && !code.starts_with('/') && code.bytes().all(path_bytes)
+}
