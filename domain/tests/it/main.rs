@@ -7,3 +7,4 @@ mod plan;
 mod readers;
 mod schedule;
 mod schedule_model;
+mod stored;
