@@ -22,6 +22,7 @@
 
 pub mod alert;
 pub mod crontab;
+pub mod disk_space;
 pub mod document;
 pub mod event;
 pub mod fault;

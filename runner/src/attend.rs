@@ -9,12 +9,12 @@ use std::time::Duration;
 use domain::event::{Body, Event};
 use domain::ports::PortError;
 use jiff::Timestamp;
-use sinks::room::Room;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::crash;
 use crate::directory::{Durability, mark, read_json, write_json};
 use crate::ending::{finish, lost};
+use crate::free_space;
 use crate::gate::FRESH;
 use crate::local::{LocalRun, locked};
 use crate::records::{Exit, OutputCounts, Refusal, RefusalKind, Started};
@@ -200,7 +200,7 @@ async fn begin(shared: &Arc<Shared>, run: &Arc<LocalRun>, tries: &mut Tries) -> 
 }
 
 fn why_keepers_die(shared: &Shared) -> String {
-    let is_full = Room::of(&shared.runs_folder).is_ok_and(|room| room.for_output_bytes() == 0);
+    let is_full = free_space::read(&shared.runs_folder).is_ok_and(|space| space.available_for_output_bytes() == 0);
     let why = if is_full { "the runner's disk is full; make room on it" } else { "look for keeper.log" };
     format!("{SPAWN_TRIES} keepers died before they began anything; {why}")
 }

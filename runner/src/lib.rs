@@ -26,6 +26,7 @@ mod ending;
 mod excerpt;
 pub mod exec;
 mod feed;
+pub mod free_space;
 mod gate;
 mod intake;
 pub mod keeper;

@@ -2,7 +2,7 @@
 //!
 //! What is promised: a run's cursor moves past a line only after the file that holds it was synced (`fdatasync`), so a
 //! crash of the machine can double lines here and never lose one. The sync comes at most once a commit, not once a line.
-//! The last room on a disk is not taken ([`crate::room`]): lines wait in their spools instead.
+//! The last room on a disk is not taken ([`domain::disk_space`]): lines wait in their spools instead.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -11,13 +11,13 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use domain::disk_space::{DiskSpace, WriteAllowance};
 use domain::document::Section;
 
 use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::lines::{LineFormat, LineRun};
 use crate::record::Record;
-use crate::room::{Allowance, Room};
 use crate::sink::{Refused, Sink};
 use crate::template::Template;
 
@@ -77,7 +77,7 @@ struct Open {
     identity: (u64, u64),
     dirty: bool,
     used: u64,
-    allowance: Allowance,
+    allowance: WriteAllowance,
 }
 
 impl FileSink {
@@ -188,8 +188,8 @@ impl Files {
         let open = self.current(path)?;
         open.used = clock;
         open.dirty = true;
-        let room = open.allowance.take(bytes.len() as u64, || Room::of_file(&open.file));
-        room.and_then(|()| open.file.write_all(bytes)).map_err(|error| SinkError::of_path("write to", path, &error))
+        let allowed = open.allowance.consume(bytes.len() as u64, || free_space(&open.file));
+        allowed.and_then(|()| open.file.write_all(bytes)).map_err(|error| SinkError::of_path("write to", path, &error))
     }
 
     /// The file that the path names now.
@@ -236,13 +236,20 @@ fn open(path: &Path) -> SinkResult<Open> {
         file.write_all(b"\n").map_err(|error| SinkError::of_path("write to", path, &error))?;
     }
     let identity = (metadata.dev(), metadata.ino());
-    Ok(Open { file, identity, dirty: true, used: 0, allowance: Allowance::default() })
+    Ok(Open { file, identity, dirty: true, used: 0, allowance: WriteAllowance::default() })
 }
 
 fn last_byte(file: &File, bytes: u64) -> io::Result<u8> {
     let mut byte = [0];
     file.read_exact_at(&mut byte, bytes - 1)?;
     Ok(byte[0])
+}
+
+/// The space of the disk that holds an open file.
+fn free_space(file: &File) -> io::Result<DiskSpace> {
+    let stat = rustix::fs::fstatvfs(file)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(DiskSpace { free_bytes: bytes(stat.f_bavail), total_bytes: bytes(stat.f_blocks) })
 }
 
 fn close(path: &Path, open: Open) -> SinkResult<()> {

@@ -34,7 +34,6 @@ pub mod lines;
 mod message;
 pub mod reach;
 mod record;
-pub mod room;
 mod sink;
 mod stamp;
 pub mod status;

@@ -1,5 +1,5 @@
 //! Appends records to the spool's segments, and what happens when the disk does not take them, or has no more room than
-//! what output leaves alone ([`sinks::room`]): the job is never held up, the middle is dropped and counted, the newest
+//! what output leaves alone ([`domain::disk_space`]): the job is never held up, the middle is dropped and counted, the newest
 //! records are kept in memory until there is room again.
 //!
 //! A record of drops stands at the seq of the first dropped record and is the last of its segment; the next segment is
@@ -11,8 +11,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use domain::disk_space::WriteAllowance;
 use domain::line::{STAMP_BYTES, Stream, Tag, parse, write_head};
-use sinks::room::{Allowance, Room};
+
+use crate::free_space;
 
 /// A segment is closed at the first write behind this size. Small enough that delivered output is freed early, large
 /// enough that a day of chatter is a handful of files. Ours.
@@ -50,7 +52,7 @@ pub struct Writer {
     next_seq: u64,
     dropped: Dropped,
     trouble: Option<Trouble>,
-    allowance: Allowance,
+    allowance: WriteAllowance,
     /// The last records may take the room that output leaves alone.
     is_last: bool,
 }
@@ -69,7 +71,7 @@ impl Writer {
             next_seq: 1,
             dropped: Dropped::default(),
             trouble: None,
-            allowance: Allowance::default(),
+            allowance: WriteAllowance::default(),
             is_last: false,
         }
     }
@@ -132,9 +134,8 @@ impl Writer {
     /// Writes all or says how many bytes and records at the end are missing. What was torn is taken back.
     fn write(&mut self, records: &[u8], count: u64) -> Result<(), (io::Error, usize, u64)> {
         let all = (records.len(), count);
-        let room = |allowance: &mut Allowance| allowance.take(records.len() as u64, || Room::of(&self.folder));
         if !self.is_last
-            && let Err(error) = room(&mut self.allowance)
+            && let Err(error) = self.allowance.consume(records.len() as u64, || free_space::read(&self.folder))
         {
             return Err((error, all.0, all.1));
         }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::alert::{AlertKind, Occurrence, Status, Transition, decide};
+use domain::disk_space::DiskSpace;
 use domain::job::{AlertPolicy, JobKey};
 use domain::ports::{AlertStep, Notifier, PortResult, Ports, StateChange};
 use domain::run::Outcome;
 use jiff::Timestamp;
+use runner::free_space;
 use services::Links;
-use sinks::room::Room;
 use tokio_util::sync::CancellationToken;
 
 use super::notify::People;
@@ -50,11 +51,11 @@ enum Standing {
     Between,
 }
 
-fn standing(room: Room) -> Standing {
-    match room.for_output_bytes() {
+fn standing(space: DiskSpace) -> Standing {
+    match space.available_for_output_bytes() {
         // A keeper that was refused leaves a little: what it would have written at once.
-        most if most < room.spare_bytes() / 8 => Standing::Full,
-        most if most >= room.spare_bytes() => Standing::Roomy,
+        most if most < space.reserve_bytes() / 8 => Standing::Full,
+        most if most >= space.reserve_bytes() => Standing::Roomy,
         _ => Standing::Between,
     }
 }
@@ -66,13 +67,13 @@ impl DiskAlerts {
     /// A port's, once people know all the same; the next look is the retry.
     async fn look(&mut self, ports: &Ports, people: &People, folder: &Path, now: Timestamp) -> PortResult<()> {
         // A folder that is gone has other troubles, and others tell them.
-        let Ok(room) = Room::of(folder) else { return Ok(()) };
-        let outcome = match standing(room) {
+        let Ok(space) = free_space::read(folder) else { return Ok(()) };
+        let outcome = match standing(space) {
             Standing::Full => Outcome::Failed,
             Standing::Roomy => Outcome::Succeeded,
             Standing::Between => return Ok(()),
         };
-        let reason = reason(outcome, folder, room);
+        let reason = reason(outcome, folder, space);
         let told = self.store(ports, outcome, &reason, now).await;
         if told.is_err() && outcome == Outcome::Failed && !self.told_unstored {
             self.told_unstored = tell(people, &reason, now).await;
@@ -118,8 +119,8 @@ fn key() -> JobKey {
     JobKey::new("sexton", "disk")
 }
 
-fn reason(outcome: Outcome, folder: &Path, room: Room) -> String {
-    let (free, all) = (bytes_readable(room.free_bytes), bytes_readable(room.all_bytes));
+fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {
+    let (free, all) = (bytes_readable(space.free_bytes), bytes_readable(space.total_bytes));
     match outcome {
         Outcome::Failed => format!(
             "the disk under {} is full, {free} of {all} are left: of what running jobs print, head and tail are kept and \
@@ -151,8 +152,8 @@ mod tests {
     #[test]
     fn a_disk_is_full_before_its_last_byte_and_has_room_only_when_there_is_some_to_spare() {
         let check = |free_mib: u64, expected: Standing| {
-            let room = Room { free_bytes: free_mib << 20, all_bytes: 10 << 30 };
-            assert_eq!(standing(room), expected, "{free_mib} MiB");
+            let space = DiskSpace { free_bytes: free_mib << 20, total_bytes: 10 << 30 };
+            assert_eq!(standing(space), expected, "{free_mib} MiB");
         };
         check(0, Standing::Full);
         check(64, Standing::Full);
