@@ -78,6 +78,9 @@ impl fmt::Display for RunKey {
     }
 }
 
+/// One attempt of one run: run id and attempt number, from 1.
+pub type AttemptKey = (RunId, u32);
+
 /// Why there is a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

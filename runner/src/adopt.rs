@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use domain::event::Event;
+use keeper::directory::{RunDirectory, read_json};
+use keeper::records::{Accepted, Refusal, RefusalKind};
 
 use crate::attend::{attend, refuse};
-use crate::directory::{RunDirectory, read_json};
 use crate::local::locked;
-use crate::records::{Accepted, Refusal, RefusalKind};
 use crate::recover::take_up;
 use crate::runner::occupy;
 use crate::shared::Shared;

@@ -1,5 +1,5 @@
 //! One task per run: sees that it has a keeper, tells that it started, lets the rules read along, and when it has ended
-//! judges and reports. It may be dropped at any point and begun again by the next runner; see [`crate::crash`].
+//! judges and reports. It may be dropped at any point and begun again by the next runner; see [`keeper::crash`].
 
 use std::io;
 use std::process::Child;
@@ -9,19 +9,19 @@ use std::time::Duration;
 use domain::event::{Body, Event};
 use domain::ports::PortError;
 use jiff::Timestamp;
+use keeper::crash;
+use keeper::directory::{Durability, mark, read_json, write_json};
+use keeper::free_space;
+use keeper::records::{Exit, OutputCounts, Refusal, RefusalKind, Started};
+use keeper::spool;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::crash;
-use crate::directory::{Durability, mark, read_json, write_json};
 use crate::ending::{finish, lost};
-use crate::free_space;
 use crate::gate::FRESH;
 use crate::local::{LocalRun, locked};
-use crate::records::{Exit, OutputCounts, Refusal, RefusalKind, Started};
 use crate::report;
 use crate::scan::{Output, Scan};
 use crate::shared::{NotSpawned, Shared};
-use crate::spool;
 
 /// Everything is looked at so often even when no event tells of a change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);

@@ -8,17 +8,17 @@ use domain::event::{Body, Ended, Event};
 use domain::line::{Position, Stream};
 use domain::run::Leaked;
 use jiff::Timestamp;
+use keeper::crash;
+use keeper::directory::{Durability, mark, write_json};
+use keeper::records::{Exit, OutputCounts};
+use keeper::remains::end_remains;
+use keeper::spool::{self, SpoolReader};
 
 use crate::attend::{announce, read_along, stored_report, tell};
-use crate::crash;
-use crate::directory::{Durability, mark, write_json};
 use crate::local::LocalRun;
-use crate::records::{Exit, OutputCounts};
-use crate::remains::end_remains;
 use crate::report;
 use crate::scan::Scan;
 use crate::shared::Shared;
-use crate::spool::{self, SpoolReader};
 
 /// What the disk refuses is tried again after this.
 const RETRY_DELAY: Duration = Duration::from_secs(1);

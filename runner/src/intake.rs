@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use domain::order::{FORMAT_VERSION, Order};
 use domain::ports::{Claim, Claims, Delivery, Orders, PortError};
-use domain::run::RunId;
+use domain::run::{AttemptKey, RunId};
 use jiff::Timestamp;
+use keeper::crash;
+use keeper::directory::{Durability, RunDirectory, write_json};
+use keeper::records::{Accepted, Refusal, RefusalKind};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attend::attend;
-use crate::crash;
-use crate::directory::{Durability, RunDirectory, write_json};
 use crate::gate::FRESH;
-use crate::local::{Key, LocalRun, locked};
+use crate::local::{LocalRun, locked};
 use crate::options::{Mode, Ports};
-use crate::records::{Accepted, Refusal, RefusalKind};
 use crate::shared::Shared;
 
 /// Time to claim and store an order before its message comes again. Ours; SQS's own default is 30 s.
@@ -143,11 +143,11 @@ async fn take(shared: Arc<Shared>, ports: Ports, delivery: Delivery<Order>) -> O
 /// While it lives, nobody else takes the same attempt.
 struct Taken<'s> {
     shared: &'s Shared,
-    key: Key,
+    key: AttemptKey,
 }
 
 impl Taken<'_> {
-    fn begin(shared: &Shared, key: Key) -> Option<Taken<'_>> {
+    fn begin(shared: &Shared, key: AttemptKey) -> Option<Taken<'_>> {
         let is_first = locked(&shared.taking).insert(key.clone());
         is_first.then(|| Taken { shared, key })
     }

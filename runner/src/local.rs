@@ -6,16 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use domain::line::Position;
-use domain::run::RunId;
+use domain::run::{AttemptKey, RunId};
 use jiff::Timestamp;
+use keeper::directory::{RunDirectory, read_json};
+use keeper::records::{Accepted, Exit, Started};
 use sinks::feed::{FinishedRecord, RunHeader};
 use tokio::sync::Notify;
-
-use crate::directory::{RunDirectory, read_json};
-use crate::records::{Accepted, Exit, Started};
-
-/// One attempt of one run.
-pub type Key = (RunId, u32);
 
 pub struct LocalRun {
     pub directory: RunDirectory,
@@ -54,7 +50,7 @@ impl LocalRun {
         }
     }
 
-    pub fn key(&self) -> Key {
+    pub fn key(&self) -> AttemptKey {
         (self.accepted.order.run_id.clone(), self.accepted.order.attempt)
     }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 use domain::order::{Order, PublicKey};
 use domain::ports::{Claims, Orders, Reports};
 use domain::secret::Secrets;
+use keeper::spawn::KeeperCommand;
 use rules::Packs;
 use sinks::engine::Engine;
 
 pub use crate::admission::Mode;
 pub use crate::retention::Retention;
-pub use crate::spawn::KeeperCommand;
 
 /// The ledger takes a runner for dead after several of these. Ours.
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);

@@ -12,11 +12,10 @@ use std::time::Duration;
 
 use domain::event::Event;
 use domain::ports::{PortError, Reports};
+use keeper::crash;
+use keeper::directory::{Durability, write_whole};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-
-use crate::crash;
-use crate::directory::{Durability, write_whole};
 
 /// Events that one file takes: a few hundred KiB at most.
 const EVENTS_PER_FILE_MAX: usize = 64;

@@ -28,9 +28,9 @@ use domain::job::{Command, Job};
 use domain::order::{Order, PublicKey};
 use domain::secret::Reference;
 use domain::units::format_duration;
+use keeper::own_user;
 use regex::Regex;
 
-use crate::keeper::own_user;
 use crate::options::Policy;
 
 /// What may be read from elsewhere where nothing is said: what roles guard, but not this machine's own.

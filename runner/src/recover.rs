@@ -7,11 +7,11 @@ use std::io;
 use std::sync::Arc;
 
 use domain::event::Body;
+use keeper::directory::RunDirectory;
+use keeper::records::Accepted;
 
 use crate::attend::{Standing, attend, standing, stored_report};
-use crate::directory::RunDirectory;
 use crate::local::{LocalRun, locked};
-use crate::records::Accepted;
 use crate::report;
 use crate::retention::REMOVED_PREFIX;
 use crate::shared::Shared;

@@ -6,11 +6,11 @@ use domain::event::{Body, Ended, Event, Report};
 use domain::order::FORMAT_VERSION;
 use domain::run::Outcome;
 use jiff::Timestamp;
+use keeper::records::{Accepted, Exit, RefusalKind};
 use rules::{ExitFacts, Limits, Matcher};
 use sinks::feed::{FinishedRecord, RunHeader};
 
 use crate::excerpt::Excerpt;
-use crate::records::{Accepted, Exit, RefusalKind};
 
 /// An event about this attempt.
 pub fn event(header: &RunHeader, at: Timestamp, body: Body) -> Event {

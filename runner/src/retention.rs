@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use domain::line::{Position, Stage};
 use jiff::Timestamp;
+use keeper::directory::read_json;
+use keeper::spool::{segment_name, segments};
 
 use crate::adopt::adopt_abandoned;
-use crate::directory::read_json;
 use crate::feed::cursor_path;
-use crate::keeper;
 use crate::local::{LocalRun, locked};
 use crate::scan;
 use crate::shared::Shared;
-use crate::spool::{segment_name, segments};
 
 /// Directories that are being removed are called so first: half a directory must never look like a run.
 pub const REMOVED_PREFIX: &str = ".removed-";
@@ -111,7 +110,7 @@ fn remove(shared: &Shared, run: &LocalRun) {
     locked(&shared.runs).remove(&run.key());
     let (run_id, attempt) = run.key();
     shared.with_sinks(|sinks| sinks.iter().for_each(|sink| sink.remove(&run_id, attempt)));
-    if let Ok(Some(started)) = crate::directory::read_json::<crate::records::Started>(&removed.join("started.json"))
+    if let Ok(Some(started)) = keeper::directory::read_json::<keeper::records::Started>(&removed.join("started.json"))
         && let Some(group) = started.cgroup
     {
         keeper::remove_cgroup(group.as_ref());

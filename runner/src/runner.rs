@@ -6,8 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::ports::{Beat, Reports};
-use domain::run::{Outcome, RunId};
+use domain::run::{AttemptKey, Outcome, RunId};
 use jiff::Timestamp;
+use keeper::directory::{Durability, RunDirectory, open_private, write_json};
+use keeper::output::{Output, Shown};
+use keeper::records::{Refusal, RefusalKind, StopRequest};
+use keeper::spawn::wake_keeper;
 use rules::Packs;
 use rustix::fs::{FlockOperation, flock};
 use sinks::engine::Engine;
@@ -17,17 +21,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::attend::{attend, refuse};
-use crate::directory::{Durability, RunDirectory, open_private, write_json};
 use crate::intake::{admit_always, take_orders};
-use crate::local::{Key, LocalRun, locked};
+use crate::local::{LocalRun, locked};
 use crate::options::{OnShutdown, Options, Ports};
 use crate::outbox::{Outbox, OutboxTasks};
-use crate::output::{Output, Shown};
-use crate::records::{Refusal, RefusalKind, StopRequest};
 use crate::recover::recover;
 use crate::retention::sweep_always;
 use crate::shared::Shared;
-use crate::spawn::wake_keeper;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
@@ -243,7 +243,7 @@ impl Handle {
     /// Asks the keeper to stop the job, or withdraws it when it has not begun; says whether there was anything to stop.
     /// Idempotent.
     pub fn stop(&self, run_id: &RunId, by: &str) -> bool {
-        let runs: Vec<(Key, Arc<LocalRun>)> = locked(&self.shared.runs)
+        let runs: Vec<(AttemptKey, Arc<LocalRun>)> = locked(&self.shared.runs)
             .iter()
             .filter(|((id, _), run)| id == run_id && run.finished().is_none())
             .map(|(key, run)| (key.clone(), run.clone()))

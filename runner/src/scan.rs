@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::line::{Block, Position, Stage};
+use keeper::SEGMENT_BYTES_MAX;
+use keeper::directory::{Durability, RunDirectory, read_json, write_json};
+use keeper::records::OutputCounts;
+use keeper::spool::{SpoolReader, last_records, segment_name, segments};
 use rules::{Matcher, MatcherState, RuleSet};
 use serde::{Deserialize, Serialize};
 
-use crate::directory::{Durability, RunDirectory, read_json, write_json};
 use crate::excerpt::Excerpt;
-use crate::keeper::SEGMENT_BYTES_MAX;
-use crate::records::OutputCounts;
-use crate::spool::{SpoolReader, last_records, segment_name, segments};
 
 /// What is read at once.
 const BLOCK_BYTES: usize = 64 << 10;

@@ -9,6 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use domain::job::{Job, JobKey};
 use domain::ports::PortError;
+use domain::run::AttemptKey;
+use keeper::processes;
+use keeper::records::Launch;
+use keeper::spawn;
+use keeper::{SECRET_BYTES_MIN, is_hidden};
 use rules::{Packs, RuleSet};
 use sinks::engine::Engine;
 use tokio::sync::{Notify, Semaphore};
@@ -18,14 +23,10 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Admission;
 use crate::feed::SpoolFeed;
 use crate::gate::Gate;
-use crate::keeper::{SECRET_BYTES_MIN, is_hidden};
-use crate::local::{Key, LocalRun, locked};
+use crate::local::{LocalRun, locked};
 use crate::options::Options;
 use crate::outbox::Outbox;
-use crate::processes;
-use crate::records::Launch;
 use crate::secrets::{Resolved, resolve};
-use crate::spawn;
 use crate::watch::Watch;
 
 /// Keepers that are started at the same moment: posix_spawn holds its thread until exec, and more than a few threads gain
@@ -51,10 +52,10 @@ pub struct Shared {
     pub runs_folder: PathBuf,
     pub boot_id: String,
     /// Every attempt of which there is a directory.
-    pub runs: Mutex<BTreeMap<Key, Arc<LocalRun>>>,
+    pub runs: Mutex<BTreeMap<AttemptKey, Arc<LocalRun>>>,
     /// Attempts whose orders are being claimed and stored.
-    pub taking: Mutex<BTreeSet<Key>>,
-    pub admission: Mutex<Admission<Key>>,
+    pub taking: Mutex<BTreeSet<AttemptKey>>,
+    pub admission: Mutex<Admission<AttemptKey>>,
     /// Admission may have room, or somebody new to admit.
     pub admission_changed: Notify,
     sinks: RwLock<Vec<Engine>>,
@@ -112,7 +113,7 @@ impl Shared {
         })
     }
 
-    pub fn run(&self, key: &Key) -> Option<Arc<LocalRun>> {
+    pub fn run(&self, key: &AttemptKey) -> Option<Arc<LocalRun>> {
         locked(&self.runs).get(key).cloned()
     }
 

@@ -17,7 +17,8 @@ use domain::ports::{Beat, Claim, Claims, Delivery, Orders, PortError, PortResult
 use domain::run::{RunId, RunKey, Trigger};
 use domain::secret::{Reference, Secrets};
 use jiff::Timestamp;
-use runner::options::{KeeperCommand, Mode};
+use keeper::spawn::KeeperCommand;
+use runner::options::Mode;
 use runner::{LocalSecrets, OnShutdown, Options, PolicyFile, Ports};
 use sinks::config::SinksFile;
 use sinks::engine::{Engine, Environment};
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["keeper", _] if is_doomed() => ExitCode::FAILURE,
-        ["keeper", path] => runner::keeper::main(Path::new(path)),
+        ["keeper", path] => keeper::main(Path::new(path)),
         ["run", state, world, mode, shutdown] => within_runtime(run(state, world, mode, shutdown)),
         ["exec", state, world, command @ ..] => within_runtime(exec(state, world, command)),
         _ => ExitCode::from(2),

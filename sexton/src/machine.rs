@@ -6,8 +6,8 @@ use std::sync::Arc;
 use aws::AwsSecrets;
 use domain::secret::Secrets;
 use jiff::Timestamp;
+use keeper::spawn::KeeperCommand;
 use runner::options::{Mode as RunnerMode, Retention};
-use runner::spawn::KeeperCommand;
 use runner::{LocalSecrets, Options};
 
 use crate::configuration::{Configuration, Mode, load_policy};

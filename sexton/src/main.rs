@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     if let (Some(word), Some(directory)) = (words.next(), words.next())
         && word == "keeper"
     {
-        return runner::keeper::main(Path::new(&directory));
+        return keeper::main(Path::new(&directory));
     }
     report_panics_in_one_line();
     let arguments = cli::Cli::parse();

@@ -39,4 +39,4 @@ pub use mutations::try_inputs;
 pub use ports::free_port;
 pub use proxy::Proxy;
 pub use syslog::{Framing, Rsyslog, RsyslogOptions, SyslogFormat, SyslogNg};
-pub use wait::{DEADLINE, wait_until};
+pub use wait::{DEADLINE, wait_for, wait_until};

@@ -15,6 +15,20 @@ pub fn wait_until(deadline: Duration, condition: impl FnMut() -> bool) {
     assert!(holds_within(deadline, condition), "the condition did not hold within {deadline:?}");
 }
 
+/// Returns what `found` finds, once it finds something; panics with `what` after [`DEADLINE`]. Polls every 2 ms, because
+/// some callers wait for a process that lives only a few milliseconds.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(start.elapsed() < DEADLINE, "{what} did not come within {DEADLINE:?}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Whether `condition` came to hold within `deadline`.
 pub(crate) fn holds_within(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();

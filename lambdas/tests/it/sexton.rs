@@ -15,11 +15,12 @@ use testbed::{Caller, DEADLINE, repository, wait_until};
 use crate::installation::{ACCOUNT, Installation, STACK};
 
 /// What `sexton` is made of.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "sexton/src",
     "domain/src",
     "rules/src",
     "sinks/src",
+    "keeper/src",
     "runner/src",
     "services/src",
     "backends/aws/src",

@@ -3,7 +3,7 @@
 use runner::{Policy, PolicyFile};
 use testbed::try_inputs;
 
-use crate::attempt::{argv, order, shell};
+use crate::world::{argv, order, shell};
 
 #[test]
 fn any_text_is_a_policy_with_faults_or_without_and_what_is_none_allows_nothing() {

@@ -5,8 +5,9 @@ use std::fs;
 
 use domain::event::Ended;
 
-use crate::attempt::{shell, wait_for};
 use crate::world::World;
+use crate::world::shell;
+use testbed::wait_for;
 
 /// The steps of [`runner`]'s table, and whether the job can only be lost there.
 const STEPS: [(&str, Ended); 16] = [

@@ -2,8 +2,8 @@
 
 use std::process::Stdio;
 
-use crate::attempt::wait_for;
 use crate::world::World;
+use testbed::wait_for;
 
 #[test]
 fn exec_gives_the_command_s_code_and_output() {
@@ -36,8 +36,8 @@ fn a_signal_stops_the_wrapped_command() {
         let run = std::fs::read_dir(exec.path().join("runs")).ok()?.flatten().next()?;
         std::fs::read_dir(run.path().join("spool")).ok()?.next().map(drop)
     });
-    let process = runner::processes::process(child.id()).expect("exec");
-    runner::processes::signal(&process, rustix::process::Signal::INT);
+    let process = keeper::processes::process(child.id()).expect("exec");
+    keeper::processes::signal(&process, rustix::process::Signal::INT);
     let output = child.wait_with_output().expect("exec");
     assert_eq!(output.status.code(), Some(6), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "up\nbye\n");
@@ -52,7 +52,7 @@ fn what_a_killed_exec_left_is_finished_by_the_next_one() {
     let run = wait_for("the job", || {
         let exec = std::fs::read_dir(world.path("state").join("exec")).ok()?.flatten().next()?;
         let run = std::fs::read_dir(exec.path().join("runs")).ok()?.flatten().next()?;
-        let run = runner::directory::RunDirectory::at(run.path());
+        let run = keeper::directory::RunDirectory::at(run.path());
         run.started().exists().then_some(run)
     });
     first.kill().expect("kill");
@@ -68,7 +68,7 @@ fn what_a_killed_exec_left_is_finished_by_the_next_one() {
     assert_eq!(left, 0, "everything was delivered");
 }
 
-fn is_this_second(run: &runner::directory::RunDirectory) -> bool {
+fn is_this_second(run: &keeper::directory::RunDirectory) -> bool {
     let name = run.path().file_name().expect("name").to_string_lossy().into_owned();
     name.starts_with(&jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string())
 }

@@ -5,8 +5,8 @@ use std::fs;
 use domain::event::Ended;
 use domain::run::Outcome;
 
-use crate::attempt::argv;
 use crate::world::World;
+use crate::world::argv;
 
 #[test]
 fn a_genuine_order_that_is_not_allowed_ends_failed_with_file_and_line() {

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use domain::run::Outcome;
 
-use crate::attempt::{DEADLINE, argv, wait_for};
 use crate::world::World;
+use crate::world::argv;
+use testbed::{DEADLINE, wait_for};
 
 /// A world whose one sink is a syslog server at an address where nobody listens yet.
 fn world(required: bool) -> (World, SocketAddr) {
@@ -73,10 +74,10 @@ fn exec_waits_for_a_required_sink_and_can_be_stopped_meanwhile() {
         let run = std::fs::read_dir(exec.path().join("runs")).ok()?.flatten().next()?;
         run.path().join("order.json").exists().then_some(())
     });
-    let process = runner::processes::process(child.id()).expect("exec");
+    let process = keeper::processes::process(child.id()).expect("exec");
     let begun = Instant::now();
     let status = loop {
-        runner::processes::signal(&process, rustix::process::Signal::INT);
+        keeper::processes::signal(&process, rustix::process::Signal::INT);
         match child.try_wait().expect("exec") {
             Some(status) => break status,
             None if begun.elapsed() > DEADLINE => {

@@ -1,17 +1,16 @@
 //! A job's secrets: had in time or not, and nowhere to be found afterwards, whatever the job prints.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use domain::event::Ended;
 use domain::job::Job;
-use domain::line::Stream;
 use domain::run::Outcome;
 
-use crate::attempt::{Attempt, argv, shell, wait_for};
 use crate::world::World;
+use crate::world::{argv, shell};
+use testbed::wait_for;
 
 const SECRET: &str = "hunter2 & more/than \"that\"";
 
@@ -100,33 +99,6 @@ fn a_secret_is_in_no_file_no_argument_and_no_report_in_whatever_form_it_is_print
     assert_nowhere(world.folder.path(), SECRET);
     // The test can fail: the value was really there.
     assert!(fs::read_to_string(&file).is_ok_and(|text| text.contains(SECRET)));
-}
-
-#[test]
-fn lines_and_leaves_are_hidden_and_short_values_are_not() {
-    let check = |value: &str, script: &str, expected: &[&str]| {
-        let env = BTreeMap::from([("SECRET".to_owned(), value.to_owned())]);
-        let mut attempt = Attempt::start_with_secrets(shell(script), env);
-        let exit = attempt.end();
-        assert_eq!(attempt.texts(Stream::Stdout), expected, "{script}");
-        assert_eq!(exit.output.stdout_lines, expected.len() as u64, "{script}");
-    };
-    let key = "-----BEGIN KEY-----\nabc\nMIIEvQIBADAN\n-----END KEY-----";
-    check(key, "echo \"$SECRET\"; echo MIIEvQIBADAN; echo abc", &["***", "***", "***", "***", "***", "abc"]);
-    let json = r#"{"user":"admin1","password":"correct horse","port":5}"#;
-    check(json, "echo admin1 has 'correct horse' on 5; echo \"$SECRET\"", &["*** has *** on 5", "***"]);
-    check("12345", "echo 12345", &["12345"]);
-    check("s3cr3t!", "printf 'no end: s3cr3t!'", &["no end: ***"]);
-    check("s3cr3t!", "printf 'a beginning: s3cr3'", &["a beginning: s3cr3"]);
-}
-
-#[test]
-fn lines_that_wait_for_the_rest_of_a_secret_are_shown_while_the_job_is_idle() {
-    let env = BTreeMap::from([("SECRET".to_owned(), "{\n  \"key\": \"value-of-it\"\n}".to_owned())]);
-    let mut attempt = Attempt::start_with_secrets(shell("echo {; exec sleep 600"), env);
-    wait_for("the line", || (attempt.texts(Stream::Stdout) == ["{"]).then_some(()));
-    attempt.ask_to_stop();
-    assert_eq!(attempt.end().ended, Ended::Stopped);
 }
 
 #[test]

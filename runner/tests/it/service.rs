@@ -7,8 +7,9 @@ use domain::event::{Body, Ended};
 use domain::job::Job;
 use domain::run::Outcome;
 
-use crate::attempt::{argv, is_alive, shell, wait_for};
 use crate::world::World;
+use crate::world::{argv, is_alive, shell};
+use testbed::wait_for;
 
 /// A job that leaves a line each time it is really started.
 fn counted(world: &World, then: &str) -> Job {
@@ -63,7 +64,7 @@ fn a_killed_runner_s_jobs_go_on_and_the_next_runner_finishes_them() {
     let order =
         world.order(counted(&world, &format!("echo a; while [ ! -e {} ]; do sleep 0.02; done; echo b", go.display())));
     let running = wait_for("the job", || {
-        runner::directory::read_json::<runner::records::Started>(&world.directory(&order).started()).expect("started")
+        keeper::directory::read_json::<keeper::records::Started>(&world.directory(&order).started()).expect("started")
     });
     world.kill();
     assert!(is_alive(running.pid), "a job outlives its runner");
@@ -98,15 +99,15 @@ fn a_killed_keeper_means_lost_and_nothing_of_the_job_is_left() {
     let order = world.order(counted(&world, "echo said; setsid sleep 1000 & sleep 1000"));
     let directory = world.directory(&order);
     wait_for("the line", || world.events(&order.run_id).first().map(|_| ()));
-    let mut reader = runner::spool::SpoolReader::open(directory.spool(), domain::line::Position::START);
+    let mut reader = keeper::spool::SpoolReader::open(directory.spool(), domain::line::Position::START);
     wait_for("the spool", || reader.read(4096).expect("read"));
     let keeper: u32 = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
-    let keeper = runner::processes::process(keeper).expect("keeper");
+    let keeper = keeper::processes::process(keeper).expect("keeper");
     let family = wait_for("the job's processes", || {
-        let family = runner::processes::descendants(keeper.pid).expect("descendants");
+        let family = keeper::processes::descendants(keeper.pid).expect("descendants");
         (family.iter().filter(|process| process.name == "sleep").count() == 2).then_some(family)
     });
-    runner::processes::signal(&keeper, rustix::process::Signal::KILL);
+    keeper::processes::signal(&keeper, rustix::process::Signal::KILL);
     let report = world.report(&order.run_id);
     assert_eq!((report.ended, report.outcome, report.last_seq), (Ended::Lost, Outcome::Lost, 1));
     assert_eq!((report.stdout_lines, report.exit_code), (1, None));
@@ -123,16 +124,16 @@ fn without_a_control_group_a_daemon_without_session_and_environment_is_found_by_
     let order = world.order(shell("env -i setsid sleep 1000 & echo $!; sleep 1000"));
     let directory = world.directory(&order);
     wait_for("the start", || world.events(&order.run_id).first().map(|_| ()));
-    let mut reader = runner::spool::SpoolReader::open(directory.spool(), domain::line::Position::START);
+    let mut reader = keeper::spool::SpoolReader::open(directory.spool(), domain::line::Position::START);
     let block = wait_for("the spool", || reader.read(4096).expect("read"));
     let line = block.lines().next().expect("a line").text.to_vec();
     let daemon: u32 = String::from_utf8_lossy(&line).parse().expect("pid");
     wait_for("its exec", || {
-        runner::processes::process(daemon).is_some_and(|process| process.name == "sleep").then_some(())
+        keeper::processes::process(daemon).is_some_and(|process| process.name == "sleep").then_some(())
     });
     let keeper: u32 = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
-    let keeper = runner::processes::process(keeper).expect("keeper");
-    runner::processes::signal(&keeper, rustix::process::Signal::KILL);
+    let keeper = keeper::processes::process(keeper).expect("keeper");
+    keeper::processes::signal(&keeper, rustix::process::Signal::KILL);
     let report = world.report(&order.run_id);
     assert!(report.leaked.iter().any(|leaked| leaked.pid == daemon && leaked.killed), "{report:?}");
     assert!(!is_alive(daemon));
@@ -148,13 +149,13 @@ fn what_a_killed_keeper_left_is_ended_and_an_equal_run_of_another_installation_g
         let directory = world.directory(&order);
         wait_for("the start", || world.events(&order.run_id).first().map(|_| ()));
         let keeper = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
-        runner::processes::process(keeper).expect("keeper")
+        keeper::processes::process(keeper).expect("keeper")
     });
     let family = wait_for("their job's processes", || {
-        let family = runner::processes::descendants(keepers[1].pid).expect("descendants");
+        let family = keeper::processes::descendants(keepers[1].pid).expect("descendants");
         (family.iter().filter(|process| process.name == "sleep").count() == 2).then_some(family)
     });
-    runner::processes::signal(&keepers[0], rustix::process::Signal::KILL);
+    keeper::processes::signal(&keepers[0], rustix::process::Signal::KILL);
     assert_eq!(ours.report(&order.run_id).outcome, Outcome::Lost);
     assert!(family.iter().all(|process| is_alive(process.pid)), "{family:?}");
     assert!(theirs.events(&order.run_id).len() == 1, "still running");
@@ -220,7 +221,7 @@ fn an_order_that_comes_again_starts_nothing() {
 #[test]
 fn copies_of_an_order_that_come_together_are_one_run() {
     let mut world = World::new();
-    let order = crate::attempt::order(counted(&world, "true"));
+    let order = crate::world::order(counted(&world, "true"));
     for copy in 1..=8 {
         world.send_copy(&order, copy);
     }
@@ -250,7 +251,7 @@ fn a_claim_whose_answer_was_lost_starts_its_run_though_another_runner_dropped_th
 fn an_order_that_comes_too_late_is_missed() {
     let mut world = World::new();
     world.start();
-    let mut order = crate::attempt::order(counted(&world, "true"));
+    let mut order = crate::world::order(counted(&world, "true"));
     order.start_by = Some(order.issued_at - Duration::from_secs(1));
     world.send(&order);
     let report = world.report(&order.run_id);
@@ -351,7 +352,7 @@ fn a_runner_whose_program_was_removed_still_starts_keepers() {
     let mut world = World::new();
     // As an upgrade removes it: the process runs on, its file is gone.
     let program = world.path("old-runner");
-    std::fs::copy(crate::attempt::harness(), &program).expect("copied");
+    std::fs::copy(crate::world::harness(), &program).expect("copied");
     world.start_program(&program);
     std::fs::remove_file(&program).expect("removed");
     let order = world.order(argv(&["true"]));
@@ -388,7 +389,7 @@ fn a_run_whose_directory_somebody_removes_is_lost_at_once_and_stops_no_sink() {
         world.order(counted(&world, &format!("echo one; while [ ! -e {} ]; do sleep 0.02; done", go.display())));
     let directory = world.directory(&order);
     let started = wait_for("the job", || {
-        runner::directory::read_json::<runner::records::Started>(&directory.started()).expect("started")
+        keeper::directory::read_json::<keeper::records::Started>(&directory.started()).expect("started")
     });
     wait_for("the line", || world.events(&order.run_id).first().map(|_| ()));
     // The keeper and the sink may be putting files there meanwhile.

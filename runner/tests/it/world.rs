@@ -5,12 +5,47 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use domain::event::{Body, Event, Report};
-use domain::job::Job;
-use domain::order::Order;
-use domain::run::RunId;
-use runner::directory::RunDirectory;
+use domain::job::{self, Job, JobKey};
+use domain::order::{FORMAT_VERSION, Order};
+use domain::run::{RunId, Trigger};
+use jiff::Timestamp;
+use keeper::directory::RunDirectory;
+use testbed::wait_for;
 
-use crate::attempt::{harness, order, wait_for};
+pub fn harness() -> &'static str {
+    env!("CARGO_BIN_EXE_runner-harness")
+}
+
+pub fn shell(text: &str) -> Job {
+    Job::new(JobKey::new("g", "j"), "@manually", job::Command::Shell(text.to_owned()))
+}
+
+pub fn argv(words: &[&str]) -> Job {
+    Job::new(
+        JobKey::new("g", "j"),
+        "@manually",
+        job::Command::Argv(words.iter().map(|word| (*word).to_owned()).collect()),
+    )
+}
+
+pub fn order(job: Job) -> Order {
+    let now = Timestamp::now();
+    Order {
+        version: FORMAT_VERSION,
+        run_id: RunId::unscheduled(now, getrandom::u64().expect("random").to_be_bytes()[..6].try_into().expect("six")),
+        attempt: 1,
+        nominal: now,
+        trigger: Trigger::Manual,
+        issued_at: now,
+        not_before: None,
+        start_by: None,
+        job,
+    }
+}
+
+pub fn is_alive(pid: u32) -> bool {
+    keeper::processes::process(pid).is_some_and(|process| !process.is_zombie())
+}
 
 pub struct World {
     pub folder: tempfile::TempDir,
@@ -98,8 +133,8 @@ impl World {
     pub fn ask_to_end(&self) {
         let Some(runner) = &self.runner else { return };
         self.wait_until_ready();
-        let process = runner::processes::process(runner.id()).expect("runner");
-        runner::processes::signal(&process, rustix::process::Signal::TERM);
+        let process = keeper::processes::process(runner.id()).expect("runner");
+        keeper::processes::signal(&process, rustix::process::Signal::TERM);
     }
 
     /// Waits for a runner that was asked to end.
@@ -173,10 +208,10 @@ impl Drop for World {
             let run = RunDirectory::at(entry.path());
             let keeper = fs::read_to_string(run.keeper()).ok().and_then(|pid| pid.trim().parse().ok());
             if run.is_kept().unwrap_or(false)
-                && let Some(keeper) = keeper.and_then(runner::processes::process)
+                && let Some(keeper) = keeper.and_then(keeper::processes::process)
             {
-                for process in runner::processes::descendants(keeper.pid).unwrap_or_default() {
-                    runner::processes::signal(&process, rustix::process::Signal::KILL);
+                for process in keeper::processes::descendants(keeper.pid).unwrap_or_default() {
+                    keeper::processes::signal(&process, rustix::process::Signal::KILL);
                 }
             }
         }

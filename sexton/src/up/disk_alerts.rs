@@ -12,7 +12,7 @@ use domain::job::{AlertPolicy, JobKey};
 use domain::ports::{AlertStep, Notifier, PortResult, Ports, StateChange};
 use domain::run::Outcome;
 use jiff::Timestamp;
-use runner::free_space;
+use keeper::free_space;
 use services::Links;
 use tokio_util::sync::CancellationToken;
 

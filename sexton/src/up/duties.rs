@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::ports::Ports;
 use jiff::Timestamp;
-use runner::crash;
+use keeper::crash;
 use services::pruner::Keep;
 use services::{Links, alerts, boot, collector, liveness, overdue, pruner, release, scheduler, sweep};
 use tokio::sync::Notify;

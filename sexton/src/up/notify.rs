@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::alert::Alert;
 use domain::ports::{Notifier, PortResult};
-use runner::crash;
+use keeper::crash;
 
 use crate::channels::{Channels, headline};
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use console::{LogOutput, LogQuery, Logs};
 use domain::run::{Run, RunId};
-use runner::directory::RunDirectory;
-use runner::output::{Output, Piece, Removed, Shown, removed_at_the_beginning};
+use keeper::directory::RunDirectory;
+use keeper::output::{Output, Piece, Removed, Shown, removed_at_the_beginning};
 use tokio::sync::mpsc;
 
 /// Pieces on their way to one slow reader.

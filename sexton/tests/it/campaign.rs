@@ -19,7 +19,7 @@ const SECONDS_DEFAULT: u64 = 60;
 /// Enough for all output of ten minutes; little against the machine's memory.
 const DISK_BYTES: u64 = 256 << 20;
 
-/// The steps of `runner/src/crash.rs`.
+/// The steps of `keeper/src/crash.rs`.
 const LABELS: [&str; 20] = [
     "received",
     "claimed",

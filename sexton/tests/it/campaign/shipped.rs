@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use runner::records::Exit;
+use keeper::records::Exit;
 use serde_json::Value;
 use testbed::Rsyslog;
 

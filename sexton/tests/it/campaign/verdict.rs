@@ -8,9 +8,9 @@ use domain::alert::{Fate, Transition};
 use domain::event::Ended;
 use domain::line::Stream;
 use domain::run::{Outcome, Run};
-use runner::directory::{RunDirectory, read_json};
-use runner::output::{Output, Piece, Shown};
-use runner::records::Exit;
+use keeper::directory::{RunDirectory, read_json};
+use keeper::output::{Output, Piece, Shown};
+use keeper::records::Exit;
 use serde_json::Value;
 use testbed::{DEADLINE, Rsyslog};
 

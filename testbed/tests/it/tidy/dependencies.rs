@@ -3,18 +3,19 @@
 use super::{members, none, read};
 
 /// Which of our crates each of our crates may use, outside tests. `sexton` is where all of them come together.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("rules", &["domain"]),
     ("sinks", &["domain"]),
-    ("runner", &["domain", "rules", "sinks"]),
+    ("keeper", &["domain"]),
+    ("runner", &["domain", "keeper", "rules", "sinks"]),
     ("services", &["domain", "rules"]),
     ("backends/embedded", &["domain"]),
     ("backends/aws", &["domain"]),
     ("backends/contract", &["domain", "rules", "services"]),
     ("console", &["domain", "rules", "services"]),
     ("lambdas", &["domain", "rules", "services", "aws", "console"]),
-    ("sexton", &["domain", "rules", "sinks", "runner", "services", "embedded", "aws", "console"]),
+    ("sexton", &["domain", "rules", "sinks", "keeper", "runner", "services", "embedded", "aws", "console"]),
     ("testbed", &[]),
     ("benchmarks", &["testbed", "domain", "rules", "services", "aws"]),
 ];
@@ -36,6 +37,9 @@ const NEVER: [(&str, &str); 2] = [("runner", "services"), ("services", "runner")
 /// Crates whose time and input are arguments, so they use no runtime.
 pub const PURE: [&str; 3] = ["domain", "rules", "services"];
 const RUNTIMES: [&str; 4] = ["tokio", "rustix", "reqwest", "axum"];
+
+/// The keeper is one small blocking process per run, without a network.
+const NEVER_IN_KEEPER: [&str; 3] = ["tokio", "tracing", "reqwest"];
 
 /// A Cargo.toml: the names in each section of dependencies.
 struct Manifest {
@@ -65,6 +69,7 @@ fn the_rule_of_dependencies_finds_faults() {
     assert_eq!(faults("sexton", "[dependencies]\nrusqlite.workspace = true").len(), 1);
     assert_eq!(faults("sexton", "[dependencies]\naws-config = \"1\"").len(), 1);
     assert_eq!(faults("backends/embedded", "[dependencies]\nrusqlite.workspace = true").len(), 0);
+    assert_eq!(faults("keeper", "[dependencies]\ntokio = \"1\"\nsinks.workspace = true").len(), 2);
     assert_eq!(faults("cellar", "").len(), 1);
 }
 
@@ -81,6 +86,10 @@ fn dependency_faults(manifest: &Manifest) -> Vec<String> {
         }
         if PURE.contains(&folder.as_str()) && RUNTIMES.contains(&name.as_str()) {
             faults.push(format!("{folder}/Cargo.toml: {folder} is pure and may not depend on {name}"));
+        }
+        if folder == "keeper" && NEVER_IN_KEEPER.contains(&name.as_str()) {
+            faults
+                .push(format!("{folder}/Cargo.toml: a keeper blocks and uses no network; it may not depend on {name}"));
         }
     }
     for name in &manifest.uses_in_tests {

@@ -9,7 +9,7 @@ use domain::event::Ended;
 use domain::run::Leaked;
 use rustix::process::Signal;
 
-use super::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Cgroup};
 use crate::processes::{self, Process};
 
 /// How often what is left is looked at while stopping. Ours.

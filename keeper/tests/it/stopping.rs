@@ -5,13 +5,15 @@ use std::time::Duration;
 use domain::event::Ended;
 use domain::line::Stream;
 
-use crate::attempt::{Attempt, is_alive, shell, wait_for};
+use testbed::wait_for;
+
+use crate::attempt::{Attempt, is_alive, shell};
 
 /// Every process that the job ever was, by a word in its environment.
 fn left_of(attempt: &Attempt) -> Vec<u32> {
     let name = attempt.run.path().file_name().expect("name").to_string_lossy().into_owned();
     let needle = format!("SEXTON_RUN_ID={}", name.split('.').next().expect("id"));
-    let all = runner::processes::processes().expect("processes");
+    let all = keeper::processes::processes().expect("processes");
     let has = |pid: &u32| {
         let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environ.split(|byte| *byte == 0).any(|entry| entry == needle.as_bytes())

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use domain::run::Leaked;
+use domain::run::{AttemptKey, Leaked};
 use rustix::process::Signal;
 
-use crate::keeper;
-use crate::local::Key;
+use crate::cgroup;
+use crate::launch::KEEPER_VARIABLE;
 use crate::processes::{self, Process};
 use crate::records::Started;
 
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Ends everything that belongs to the attempt and says what it was. Blocking. Only for an attempt without a keeper.
-pub fn end_remains(key: &Key, started: Option<&Started>) -> Vec<Leaked> {
+pub fn end_remains(key: &AttemptKey, started: Option<&Started>) -> Vec<Leaked> {
     let begun = Instant::now();
     let mut named: Vec<(Process, bool)> = Vec::new();
     loop {
@@ -30,7 +30,7 @@ pub fn end_remains(key: &Key, started: Option<&Started>) -> Vec<Leaked> {
             break;
         }
         if let Some(group) = started.and_then(|started| started.cgroup.as_deref()) {
-            let _ = keeper::kill_cgroup(Path::new(group));
+            let _ = cgroup::kill(Path::new(group));
         }
         for process in left {
             processes::signal(&process, Signal::KILL);
@@ -41,17 +41,17 @@ pub fn end_remains(key: &Key, started: Option<&Started>) -> Vec<Leaked> {
         std::thread::sleep(LOOK_INTERVAL);
     }
     if let Some(group) = started.and_then(|started| started.cgroup.as_deref()) {
-        keeper::remove_cgroup(Path::new(group));
+        cgroup::remove(Path::new(group));
     }
     named.into_iter().map(|(process, killed)| Leaked { pid: process.pid, name: process.name, killed }).collect()
 }
 
-fn remains(key: &Key, started: Option<&Started>) -> Vec<Process> {
+fn remains(key: &AttemptKey, started: Option<&Started>) -> Vec<Process> {
     let marks = marks(key, started);
     let started = started.filter(|started| started.boot_id == processes::boot_id());
     let in_group: Vec<u32> = started
         .and_then(|started| started.cgroup.as_deref())
-        .map(|group| keeper::cgroup_members(Path::new(group)))
+        .map(|group| cgroup::members(Path::new(group)))
         .unwrap_or_default();
     let session = started.filter(|started| owns_session(started)).map(|started| started.pid);
     let mut all = processes::processes().unwrap_or_default();
@@ -83,9 +83,9 @@ fn holds_one(pid: u32, pipes: &[u64]) -> bool {
 
 /// What a job's processes carry in their environment, also those that left session and group. Another installation on this
 /// machine may have a run of the same name; its keeper is another one.
-fn marks((run_id, attempt): &Key, started: Option<&Started>) -> Vec<String> {
+fn marks((run_id, attempt): &AttemptKey, started: Option<&Started>) -> Vec<String> {
     let keeper = started.and_then(|started| started.keeper);
-    let keeper = keeper.map(|keeper| format!("{}={keeper}", keeper::KEEPER_VARIABLE));
+    let keeper = keeper.map(|keeper| format!("{}={keeper}", KEEPER_VARIABLE));
     [format!("SEXTON_RUN_ID={run_id}"), format!("SEXTON_ATTEMPT={attempt}")].into_iter().chain(keeper).collect()
 }
 

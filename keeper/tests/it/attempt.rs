@@ -3,36 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Child;
-use std::time::{Duration, Instant};
 
 use domain::job::{Command, Job, JobKey};
 use domain::line::{Position, Stream, Tag};
 use domain::order::{FORMAT_VERSION, Order};
 use domain::run::{RunId, Trigger};
 use jiff::Timestamp;
-use runner::directory::{Durability, RunDirectory, read_json, write_json};
-use runner::records::{Accepted, Exit, Launch, Started, StopRequest};
-use runner::spawn::{KeeperCommand, spawn_keeper};
-use runner::spool::SpoolReader;
-
-/// Long enough for the slowest machine; nothing waits for it unless something is wrong.
-pub const DEADLINE: Duration = Duration::from_secs(60);
-
-pub fn harness() -> &'static str {
-    env!("CARGO_BIN_EXE_runner-harness")
-}
-
-/// Waits until `found` finds something.
-pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(value) = found() {
-            return value;
-        }
-        assert!(begun.elapsed() < DEADLINE, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
+use keeper::directory::{Durability, RunDirectory, read_json, write_json};
+use keeper::records::{Accepted, Exit, Launch, Started, StopRequest};
+use keeper::spawn::{KeeperCommand, spawn_keeper};
+use keeper::spool::SpoolReader;
+use testbed::wait_for;
 
 pub fn shell(text: &str) -> Job {
     Job::new(JobKey::new("g", "j"), "@manually", Command::Shell(text.to_owned()))
@@ -104,7 +85,7 @@ impl Attempt {
         run.create().expect("directory");
         let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: String::new(), refused: None };
         write_json(&run.order(), &accepted, Durability::Cache).expect("order");
-        let command = KeeperCommand(vec![harness().into(), "keeper".into()]);
+        let command = KeeperCommand(vec![env!("CARGO_BIN_EXE_keeper-harness").into()]);
         let keeper = spawn_keeper(&command, &run, &launch).expect("keeper").expect("lock");
         Attempt { run, keeper, _folder: None }
     }
@@ -116,7 +97,7 @@ impl Attempt {
     pub fn ask_to_stop(&self) {
         let request = StopRequest { at: Timestamp::now(), by: "a test".into() };
         write_json(&self.run.stop(), &request, Durability::Cache).expect("stop");
-        runner::spawn::wake_keeper(&self.run);
+        keeper::spawn::wake_keeper(&self.run);
     }
 
     /// Waits for the end of the keeper and gives its record.
@@ -154,5 +135,5 @@ impl Drop for Attempt {
 }
 
 pub fn is_alive(pid: u32) -> bool {
-    runner::processes::process(pid).is_some_and(|process| !process.is_zombie())
+    keeper::processes::process(pid).is_some_and(|process| !process.is_zombie())
 }

@@ -2,7 +2,9 @@
 
 use domain::line::{LINE_BYTES_MAX, Stream};
 
-use crate::attempt::{Attempt, argv, shell, wait_for};
+use testbed::wait_for;
+
+use crate::attempt::{Attempt, argv, shell};
 
 /// The keeper's promise is 8 MiB; a debug build and the system's own pages are allowed for.
 const KEEPER_BYTES_MAX: u64 = 16 << 20;
@@ -64,7 +66,7 @@ fn a_gigabyte_in_one_line_is_all_there_and_costs_no_memory() {
     });
     let exit = attempt.end();
     assert_eq!((exit.output.stdout_lines, exit.output.stdout_bytes), (1, BYTES));
-    let mut reader = runner::spool::SpoolReader::open(attempt.run.spool(), domain::line::Position::START);
+    let mut reader = keeper::spool::SpoolReader::open(attempt.run.spool(), domain::line::Position::START);
     let (mut bytes, mut parts, mut last) = (0, 0, None);
     while let Some(block) = reader.read(65_536).expect("read") {
         for line in block.lines() {
@@ -92,8 +94,8 @@ fn ten_million_short_lines_are_all_there_and_numbered_without_a_gap() {
     });
     let exit = attempt.end();
     assert_eq!((exit.output.stdout_lines, exit.output.last_seq), (LINES, LINES));
-    assert!(runner::spool::segments(&attempt.run.spool()).expect("segments").len() > 1);
-    let mut reader = runner::spool::SpoolReader::open(attempt.run.spool(), domain::line::Position::START);
+    assert!(keeper::spool::segments(&attempt.run.spool()).expect("segments").len() > 1);
+    let mut reader = keeper::spool::SpoolReader::open(attempt.run.spool(), domain::line::Position::START);
     let mut next = 1;
     while let Some(block) = reader.read(1 << 20).expect("read") {
         assert_eq!(block.first_seq, next);

@@ -14,17 +14,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::cgroup::Cgroup;
-use super::encoder::Encoder;
-use super::ladder::{self, Ladder, Step};
-use super::launch::Launched;
-use super::mask::Masker;
-use super::reserve::Reserve;
-use super::signals::{self, Children, Reaped};
-use super::writer::Writer;
+use crate::cgroup::Cgroup;
 use crate::directory::{RunDirectory, read_json};
+use crate::encoder::Encoder;
+use crate::ladder::{self, Ladder, Step};
+use crate::launch::Launched;
+use crate::mask::Masker;
 use crate::processes::Process;
 use crate::records::{Exit, OutputCounts, StopRequest};
+use crate::reserve::Reserve;
+use crate::signals::{self, Children, Reaped};
+use crate::writer::Writer;
 
 /// What is read from a pipe at once: all that a pipe holds by default.
 const READ_BYTES: usize = 64 << 10;

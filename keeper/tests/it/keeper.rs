@@ -6,7 +6,9 @@ use domain::event::Ended;
 use domain::job::Job;
 use domain::line::Stream;
 
-use crate::attempt::{Attempt, argv, is_alive, shell, wait_for};
+use testbed::wait_for;
+
+use crate::attempt::{Attempt, argv, is_alive, shell};
 
 #[test]
 fn the_end_is_recorded_as_it_was() {
@@ -154,8 +156,8 @@ fn a_grandchild_that_holds_the_output_is_named_and_not_waited_for() {
     );
     assert!(is_alive(pid), "a run that ended by itself leaves its daemons alone, as cron does");
     assert!(exit.duration_ms < 900_000);
-    let process = runner::processes::process(pid).expect("process");
-    runner::processes::signal(&process, rustix::process::Signal::KILL);
+    let process = keeper::processes::process(pid).expect("process");
+    keeper::processes::signal(&process, rustix::process::Signal::KILL);
 }
 
 #[test]
@@ -176,18 +178,18 @@ fn killing_the_keeper_leaves_what_it_wrote_and_a_free_lock() {
     wait_for("the free lock", || (!attempt.run.is_kept().expect("lock")).then_some(()));
     assert!(!attempt.run.exit().exists());
     assert_eq!(attempt.texts(Stream::Stdout), ["before"]);
-    let left = runner::processes::process(started.pid).expect("the job outlives its keeper");
+    let left = keeper::processes::process(started.pid).expect("the job outlives its keeper");
     assert_eq!(left.start_ticks, started.start_ticks);
-    runner::processes::signal(&left, rustix::process::Signal::KILL);
+    keeper::processes::signal(&left, rustix::process::Signal::KILL);
 }
 
 #[test]
 fn a_keeper_survives_what_ends_terminals() {
     let mut attempt = Attempt::start(shell("read line; echo $line"));
     let pid = attempt.started().pid;
-    let keeper = runner::processes::process(attempt.keeper.id()).expect("keeper");
+    let keeper = keeper::processes::process(attempt.keeper.id()).expect("keeper");
     for signal in [rustix::process::Signal::HUP, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
-        assert!(runner::processes::signal(&keeper, signal));
+        assert!(keeper::processes::signal(&keeper, signal));
     }
     // Its standard input is empty, so it ends by itself.
     assert_eq!(attempt.end().exit_code, Some(0));

@@ -3,7 +3,7 @@
 use std::fs;
 
 use domain::line::Position;
-use runner::spool::{SpoolReader, segment_name};
+use keeper::spool::{SpoolReader, segment_name};
 use tempfile::TempDir;
 use testbed::try_inputs;
 

@@ -13,10 +13,10 @@ use domain::job::{Command, Job};
 use domain::order::Order;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::cgroup::Cgroup;
-use super::signals;
-use super::user::{Identity, User};
+use crate::cgroup::Cgroup;
 use crate::records::Launch;
+use crate::signals;
+use crate::user::{Identity, User};
 
 /// crontab(5) of Debian: what `sh` is looked up in when neither crontab nor configuration says.
 const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";

@@ -8,18 +8,6 @@
 //! It is started with the lock of the directory as its standard output and a [`Launch`] as its standard input; see
 //! [`crate::spawn`]. Both are put away at once, so that the job inherits neither.
 
-mod cgroup;
-mod encoder;
-mod forms;
-mod job;
-mod ladder;
-mod launch;
-mod mask;
-mod reserve;
-mod signals;
-mod user;
-mod writer;
-
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -29,18 +17,17 @@ use std::time::Duration;
 use domain::order::Order;
 use jiff::Timestamp;
 
-pub(crate) use cgroup::{kill as kill_cgroup, members as cgroup_members, remove as remove_cgroup};
-pub(crate) use forms::{SECRET_BYTES_MIN, is_hidden};
-pub(crate) use launch::KEEPER_VARIABLE;
-pub(crate) use user::own_user;
-pub use writer::SEGMENT_BYTES_MAX;
-
+use crate::cgroup;
 use crate::crash;
 use crate::directory::{self, Durability, RunDirectory};
+use crate::job::Job;
+use crate::launch;
+use crate::mask::Masker;
 use crate::processes;
 use crate::records::{Exit, Launch, Started};
-use job::Job;
-use mask::Masker;
+use crate::reserve;
+use crate::signals;
+use crate::user;
 
 /// How long exit.json is tried to be written while the disk takes nothing. Ours: long enough for an alarm about the full
 /// disk to be acted on; a machine whose disk stays full for a day has lost more.

@@ -1,0 +1,45 @@
+//! The process that owns one attempt of a run, and the files through which runner and keeper communicate. `sexton keeper
+//! DIR` calls [`main`]; the runner starts it with [`spawn::spawn_keeper`] and reads what it leaves in the run directory.
+//!
+//! | type or function | purpose |
+//! |---|---|
+//! | [`main`] | the keeper: starts the job, writes its output to the spool, stops it, records the exit |
+//! | [`spawn::KeeperCommand`] | the program that becomes a keeper |
+//! | [`directory::RunDirectory`] | paths and lock of one run directory |
+//! | [`records::Accepted`], [`records::Launch`], [`records::Started`], [`records::Exit`] | its JSON files |
+//! | [`spool::SpoolReader`] | reads whole records while the keeper writes, or afterwards |
+//! | [`output::Output`] | a run's output as the job wrote it, for `sexton logs` |
+//! | [`remains::end_remains`] | ends the processes that a dead keeper left |
+//! | [`processes::Process`] | one process of /proc, safe against a reused process id |
+//! | [`crash::point`] | the steps at which a test can end a process |
+//!
+//! What this crate never does: use a network, judge a run, know a sink, run asynchronous code. Its dependencies do not
+//! allow it. The keeper never reads its own spool.
+
+mod cgroup;
+pub mod crash;
+pub mod directory;
+mod encoder;
+mod forms;
+pub mod free_space;
+mod job;
+mod keeper;
+mod ladder;
+mod launch;
+mod mask;
+pub mod output;
+pub mod processes;
+pub mod records;
+pub mod remains;
+mod reserve;
+mod signals;
+pub mod spawn;
+pub mod spool;
+mod user;
+mod writer;
+
+pub use cgroup::remove as remove_cgroup;
+pub use forms::{SECRET_BYTES_MIN, is_hidden};
+pub use keeper::main;
+pub use user::own_user;
+pub use writer::SEGMENT_BYTES_MAX;

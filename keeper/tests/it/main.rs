@@ -1,0 +1,9 @@
+//! The keeper as a real process, without a runner.
+
+mod any_spool;
+mod attempt;
+mod disk;
+mod keeper;
+mod output;
+mod secrets;
+mod stopping;

@@ -1,0 +1,36 @@
+//! Secrets in a job's output are masked before they reach the spool.
+
+use std::collections::BTreeMap;
+
+use domain::event::Ended;
+use domain::line::Stream;
+use testbed::wait_for;
+
+use crate::attempt::{Attempt, shell};
+
+#[test]
+fn lines_and_leaves_are_hidden_and_short_values_are_not() {
+    let check = |value: &str, script: &str, expected: &[&str]| {
+        let env = BTreeMap::from([("SECRET".to_owned(), value.to_owned())]);
+        let mut attempt = Attempt::start_with_secrets(shell(script), env);
+        let exit = attempt.end();
+        assert_eq!(attempt.texts(Stream::Stdout), expected, "{script}");
+        assert_eq!(exit.output.stdout_lines, expected.len() as u64, "{script}");
+    };
+    let key = "-----BEGIN KEY-----\nabc\nMIIEvQIBADAN\n-----END KEY-----";
+    check(key, "echo \"$SECRET\"; echo MIIEvQIBADAN; echo abc", &["***", "***", "***", "***", "***", "abc"]);
+    let json = r#"{"user":"admin1","password":"correct horse","port":5}"#;
+    check(json, "echo admin1 has 'correct horse' on 5; echo \"$SECRET\"", &["*** has *** on 5", "***"]);
+    check("12345", "echo 12345", &["12345"]);
+    check("s3cr3t!", "printf 'no end: s3cr3t!'", &["no end: ***"]);
+    check("s3cr3t!", "printf 'a beginning: s3cr3'", &["a beginning: s3cr3"]);
+}
+
+#[test]
+fn lines_that_wait_for_the_rest_of_a_secret_are_shown_while_the_job_is_idle() {
+    let env = BTreeMap::from([("SECRET".to_owned(), "{\n  \"key\": \"value-of-it\"\n}".to_owned())]);
+    let mut attempt = Attempt::start_with_secrets(shell("echo {; exec sleep 600"), env);
+    wait_for("the line", || (attempt.texts(Stream::Stdout) == ["{"]).then_some(()));
+    attempt.ask_to_stop();
+    assert_eq!(attempt.end().ended, Ended::Stopped);
+}
