@@ -265,3 +265,19 @@ fn reason_of(error: &io::Error) -> String {
     let mut rest = text.chars();
     rest.next().map(|first| first.to_lowercase().chain(rest).collect()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::line::stamp;
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_gap_keeps_its_form_on_disk() {
+        let record = gap_record(&stamp(Timestamp::UNIX_EPOCH), Dropped { records: 12, bytes: 345 }, 7, "no space left");
+        let golden =
+            "1970-01-01T00:00:00.000000000Z stderr F:gap 12 lines, 345 bytes dropped (seq 7-18): no space left\n";
+        assert_eq!(String::from_utf8(record).expect("text"), golden);
+    }
+}

@@ -7,3 +7,4 @@ mod keeper;
 mod output;
 mod secrets;
 mod stopping;
+mod stored;
