@@ -3,6 +3,7 @@
 mod aws;
 mod client;
 mod gelf;
+mod language;
 mod mail;
 mod plain;
 mod syslog;

@@ -1,10 +1,10 @@
-//! The paths and tests that documents name exist.
+//! The paths and tests that documents name exist, and each crate and each page is named by a document.
 
 use std::fs;
 
 use testbed::repository;
 
-use super::{none, read};
+use super::{documents, is_due, members, none, read};
 
 #[test]
 fn every_path_of_the_architecture_exists() {
@@ -38,6 +38,29 @@ fn every_test_that_the_guarantees_name_exists() {
 }
 
 #[test]
+fn every_crate_and_every_page_has_a_row() {
+    let crates = members().into_iter();
+    let pages = documents().into_iter().map(|page| page.path).filter(|path| is_page(path));
+    let contents = fs::read_to_string(repository().join("docs/README.md")).unwrap_or_default();
+    let due = crates.chain(pages).filter(|path| is_due("rows", path)).collect();
+    none(missing_rows(&read("ARCHITECTURE.md"), &contents, due));
+}
+
+#[test]
+fn a_crate_or_page_without_a_row_is_a_fault() {
+    let missing = |path: &str| {
+        let architecture = "see `docs/b.md`\n```\nsinks/    lines\nbackends/aws/    ports\n```\n";
+        missing_rows(architecture, "- [Alerts](alerts.md): channels", vec![path.to_owned()]).count()
+    };
+    for path in ["sinks", "backends/aws", "docs/alerts.md", "docs/b.md"] {
+        assert_eq!(missing(path), 0, "{path}");
+    }
+    for path in ["rules", "backends", "docs/a.md", "docs/lerts.md"] {
+        assert_eq!(missing(path), 1, "{path}");
+    }
+}
+
+#[test]
 fn a_path_that_does_not_exist_is_a_fault() {
     let paths = ["testbed/src/wait.rs", "testbed/src/wai*", "testbed/src/no_such_file.rs"].map(str::to_owned);
     assert_eq!(missing_paths("X.md", paths.into()).count(), 2);
@@ -62,6 +85,21 @@ fn missing_paths(document: &str, paths: Vec<String>) -> impl Iterator<Item = Str
         .into_iter()
         .filter(move |path| !exists(path))
         .map(move |path| format!("{document} names {path}, which does not exist"))
+}
+
+fn is_page(path: &str) -> bool {
+    path.starts_with("docs/") && path.ends_with(".md") && path != "docs/README.md"
+}
+
+/// Crates have a line in a tree of ARCHITECTURE.md; pages are named there or linked from docs/README.md.
+fn missing_rows(architecture: &str, contents: &str, paths: Vec<String>) -> impl Iterator<Item = String> {
+    let named = paths_named(architecture);
+    let has_row = |path: &String| match path.strip_prefix("docs/") {
+        Some(page) => named.contains(path) || contents.contains(&format!("]({page}")),
+        None => named.contains(&format!("{path}/")),
+    };
+    let missing: Vec<String> = paths.into_iter().filter(|path| !has_row(path)).collect();
+    missing.into_iter().map(|path| format!("{path} has no row in ARCHITECTURE.md or docs/README.md"))
 }
 
 /// Each `FILE::FUNCTION` in backticks.

@@ -1,12 +1,45 @@
 //! How long a file may be, and which names it may have.
 
-use super::{Source, none, sources};
+use std::collections::BTreeMap;
+
+use super::{Source, is_due, none, sources};
 
 /// A file longer than this does two things.
-const LINES_MAX: usize = 600;
+const LINES_MAX: usize = 500;
 
 /// Names that do not describe the content.
 const EMPTY_NAMES: [&str; 7] = ["utils", "util", "common", "helpers", "helper", "misc", "imp"];
+
+/// Names that several files have, each time for the same thing.
+const SHARED_NAMES: [(&[&str], &str); 8] = [
+    (&["main", "lib"], "the names that Cargo gives"),
+    (
+        &["alerts", "claims", "due", "jobs", "orders", "reports", "runs", "settings"],
+        "a port, its adapter in each backend, its contract tests, and what serves it to users",
+    ),
+    (&["api", "collector", "pruner", "scheduler"], "a service, its Lambda, and the main of that"),
+    (&["check", "exec", "logs"], "a subcommand, and the part of a crate that it calls"),
+    (&["gelf", "syslog"], "a sink, and the receiver of its tests"),
+    (&["error", "fault", "options"], "the errors, faults or options of what the folder is"),
+    (&["client", "feed", "http", "run", "runner", "secrets", "signals"], "one thing, seen from two crates"),
+    (&["aws", "line", "meter", "world"], "of what the folder is: its AWS, a line of it, its costs, its tests' world"),
+];
+
+#[test]
+fn a_file_name_has_one_meaning() {
+    let sources = sources();
+    let paths = sources.iter().map(|source| source.path.as_str());
+    none(name_faults(paths).filter(|(name, _)| is_due("stems", name)).map(|(_, fault)| fault));
+}
+
+#[test]
+fn the_rule_of_names_finds_faults() {
+    let faults = |paths: &[&str]| name_faults(paths.iter().copied()).count();
+    assert_eq!(faults(&["runner/src/gate.rs", "services/src/gate.rs"]), 1);
+    assert_eq!(faults(&["runner/src/gate.rs", "services/src/overlap.rs"]), 0);
+    assert_eq!(faults(&["runner/src/gate.rs", "runner/tests/it/gate.rs"]), 0);
+    assert_eq!(faults(&["backends/aws/src/runs.rs", "backends/embedded/src/runs.rs"]), 0);
+}
 
 #[test]
 fn sources_are_short_and_named_for_their_content() {
@@ -28,7 +61,7 @@ fn shape_faults(source: &Source) -> Vec<String> {
     let mut faults = Vec::new();
     let path = &source.path;
     let lines = source.text.lines().count();
-    if lines > LINES_MAX {
+    if lines > LINES_MAX && is_due("lines", path) {
         faults.push(format!("{path} has {lines} lines, at most {LINES_MAX} are allowed: split it by duty"));
     }
     let name = |part: &str| part.strip_suffix(".rs").unwrap_or(part).to_owned();
@@ -39,4 +72,16 @@ fn shape_faults(source: &Source) -> Vec<String> {
         faults.push(format!("{path} contains a function: mod.rs only declares modules"));
     }
     faults
+}
+
+/// Names with several files, but for tests, which are named for what they test.
+fn name_faults<'p>(paths: impl Iterator<Item = &'p str>) -> impl Iterator<Item = (&'p str, String)> {
+    let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for path in paths.filter(|path| !path.contains("/tests/")) {
+        let name = path.rsplit('/').next().and_then(|name| name.strip_suffix(".rs")).unwrap_or(path);
+        files.entry(name).or_default().push(path);
+    }
+    let is_shared = |name: &str| SHARED_NAMES.iter().any(|(names, _)| names.contains(&name));
+    let several = files.into_iter().filter(move |(name, paths)| paths.len() > 1 && !is_shared(name));
+    several.map(|(name, paths)| (name, format!("{} have one name: call each for its meaning", paths.join(", "))))
 }
