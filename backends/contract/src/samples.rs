@@ -1,5 +1,7 @@
 //! Records to try a backend with.
 
+use std::sync::LazyLock;
+
 use domain::alert::{AlertKind, Transition};
 use domain::event::{Body, Event};
 use domain::job::{Command, Job, JobKey};
@@ -8,9 +10,14 @@ use domain::ports::{Beat, Due, Ports, RunWrite, Written};
 use domain::run::{Run, RunId, Trigger};
 use jiff::Timestamp;
 
-/// Some instant on a full minute, and seconds after it.
+/// Yesterday at 07:50 UTC plus this many seconds. Relative to today, because backends refuse orders older than 4 days by
+/// their own clock; fixed within a process, so that a test may run across midnight.
 pub fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(1_795_420_200 + second).unwrap_or(Timestamp::UNIX_EPOCH)
+    static BASE: LazyLock<i64> = LazyLock::new(|| {
+        let today = Timestamp::now().as_second().div_euclid(86_400);
+        (today - 1) * 86_400 + (7 * 60 + 50) * 60
+    });
+    Timestamp::from_second(*BASE + second).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 pub fn key(name: &str) -> JobKey {

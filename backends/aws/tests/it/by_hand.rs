@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use domain::job::{Command, JobKey};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::emulator::Installation;
 
@@ -23,10 +23,10 @@ async fn a_job_made_by_hand_fires_and_a_broken_one_is_set_aside_and_in_nobodys_w
         item.insert("enabled".to_owned(), AttributeValue::S(enabled.to_owned()));
         client.put_item().table_name(&table).set_item(Some(item)).send().await.unwrap();
     }
-    let now: Timestamp = "2026-11-23T08:00:30Z".parse().unwrap();
-    let swept = services::sweep::sweep(ports, now).await.unwrap();
+    let minute = Timestamp::from_second(Timestamp::now().as_second().div_euclid(60) * 60).unwrap();
+    let swept = services::sweep::sweep(ports, minute + SignedDuration::from_secs(30)).await.unwrap();
     assert_eq!((swept.jobs, swept.bad_jobs), (2, 1));
-    let ticked = services::scheduler::tick(ports, "2026-11-23T08:01:00Z".parse().unwrap()).await.unwrap();
+    let ticked = services::scheduler::tick(ports, minute + SignedDuration::from_secs(60)).await.unwrap();
     assert_eq!(ticked.started, 1);
     let told = ports.alerts.list(None, 10).await.unwrap().records;
     assert_eq!(told.len(), 1);
