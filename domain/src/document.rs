@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -177,6 +178,11 @@ impl Section {
             self.fault(self.line, "", format!("`{key}` is missing; write {key} = \"...\""));
         }
         self.text(key)
+    }
+
+    /// A path; relative ones are relative to `folder`, the folder of the file that is read.
+    pub fn path(&mut self, key: &'static str, folder: &Path) -> Option<PathBuf> {
+        self.text(key).map(|text| folder.join(text))
     }
 
     pub fn flag(&mut self, key: &'static str) -> Option<bool> {

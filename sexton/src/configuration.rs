@@ -3,22 +3,18 @@
 //! Read whole, with every fault at once. Paths in it are relative to the file itself. Values that are secret may be
 //! references (`env:NAME`, `file:/path`); they are resolved here and never shown.
 
-mod reference;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use channels::Channel;
 use domain::document::{Document, Section};
 use domain::fault::{Fault, Faults};
 use rules::Packs;
 use runner::PolicyFile;
 
-pub use reference::{resolve, secret};
-
-use crate::channels::{self, ChannelOptions};
 use crate::failure::{Failure, tell_line};
 
 /// A file that people wrote is not longer; a longer one is a mistake (a log, a device).
@@ -77,13 +73,6 @@ pub struct HistorySection {
     pub runs_per_job: Option<usize>,
 }
 
-/// `[channel.NAME]`
-#[derive(Debug)]
-pub struct Channel {
-    pub name: String,
-    pub options: ChannelOptions,
-}
-
 impl Configuration {
     /// The file's, or all defaults without one. Warnings are told.
     ///
@@ -107,11 +96,11 @@ impl Configuration {
     pub fn read(file: &str, text: &str, folder: &Path) -> Result<(Configuration, Faults), Faults> {
         let (document, mut root) = Document::parse(file, text)?;
         let configuration = Configuration {
-            state: path_of(&mut root, "state", folder),
+            state: root.path("state", folder),
             listen: address_of(&mut root, "listen"),
             crontabs: paths_of(&mut root, "crontabs", folder),
             jobs: paths_of(&mut root, "jobs", folder),
-            sinks: path_of(&mut root, "sinks", folder),
+            sinks: root.path("sinks", folder),
             rules: paths_of(&mut root, "rules", folder),
             runner: root.section("runner").map(|section| runner_of(section, folder)).unwrap_or_default(),
             history: root.section("history").map(history_of).unwrap_or_default(),
@@ -132,7 +121,7 @@ fn runner_of(mut section: Section, folder: &Path) -> RunnerSection {
         mode: section.choice("mode", &modes).unwrap_or_default(),
         groups: section.texts("groups").unwrap_or_default(),
         pass_env: section.texts("pass_env").unwrap_or_default(),
-        policy: path_of(&mut section, "policy", folder),
+        policy: section.path("policy", folder),
         retention: section.duration("retention"),
         spool_max: section.size("spool_max"),
     };
@@ -184,11 +173,6 @@ fn channels_of(root: &mut Section, folder: &Path) -> Vec<Channel> {
         .into_iter()
         .filter_map(|(name, section)| Some(Channel { name, options: channels::read_options(section, folder)? }))
         .collect()
-}
-
-/// A path, taken from the folder of the file in which it stands.
-pub fn path_of(section: &mut Section, key: &'static str, folder: &Path) -> Option<PathBuf> {
-    section.text(key).map(|text| folder.join(text))
 }
 
 fn paths_of(section: &mut Section, key: &'static str, folder: &Path) -> Vec<PathBuf> {

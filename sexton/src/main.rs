@@ -3,7 +3,6 @@
 //! Decodes arguments, calls a library, encodes what it says. The hidden subcommand `keeper` is what the runner executes
 //! once per run: it must stay blocking and single-threaded, so no runtime is started before the subcommand is known.
 
-mod channels;
 mod cli;
 mod client;
 mod configuration;

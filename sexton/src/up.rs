@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use channels::Channels;
 use console::Console;
 use domain::ports::Ports;
 use embedded::Embedded;
@@ -107,7 +108,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
     let token: Arc<str> = state.token().map_err(|error| Failure::bad(error.to_string()))?.into();
 
     let channels = std::mem::take(&mut setup.configuration.channels);
-    let notifier = Arc::new(notify::People::new(crate::channels::Channels::new(channels)?));
+    let notifier = Arc::new(notify::People::new(Channels::new(channels).map_err(Failure::Wrong)?));
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
     let work = start_work(&mut setup, &ports)?;

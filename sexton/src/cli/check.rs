@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use channels::Channels;
 use clap::Args;
 use domain::ports::PortResult;
 use embedded::Embedded;
 use serde_json::json;
 use sinks::check::CHECK_GROUP;
 
-use crate::channels::Channels;
 use crate::client::{AwsArguments, block_on};
 use crate::configuration::load_policy;
 use crate::failure::{BAD, DONE, Failure, Outcome};
@@ -103,7 +103,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         for (sink, group) in setup.sinks.iter().flat_map(|sink| groups.iter().map(move |group| (sink, group))) {
             findings.add("sink", &sink.name, sinks::check::check(sink, group).await)?;
         }
-        let channels = Channels::new(setup.configuration.channels)?;
+        let channels = Channels::new(setup.configuration.channels).map_err(Failure::Wrong)?;
         for name in channels.names() {
             let found = channels.probe(name).await.map(str::to_owned).map_err(|error| error.to_string());
             findings.add("channel", name, found)?;

@@ -1,11 +1,10 @@
 //! Alerts to people: through the configured channels, and where there are none, into our own log.
 
 use async_trait::async_trait;
+use channels::{Channels, headline};
 use domain::alert::Alert;
 use domain::ports::{Notifier, PortResult};
 use keeper::crash;
-
-use crate::channels::{Channels, headline};
 
 /// Stands for the log when no channel is configured, so that no alert goes nowhere.
 const LOG: &str = "log";

@@ -3,7 +3,7 @@
 use super::{members, none, read};
 
 /// Which of our crates each of our crates may use, outside tests. `sexton` is where all of them come together.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("domain", &[]),
     ("rules", &["domain"]),
     ("sinks", &["domain"]),
@@ -15,13 +15,15 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("backends/contract", &["domain", "rules", "services"]),
     ("console", &["domain", "rules", "services"]),
     ("lambdas", &["domain", "rules", "services", "aws", "console"]),
-    ("sexton", &["domain", "rules", "sinks", "keeper", "runner", "services", "embedded", "aws", "console"]),
+    ("channels", &["domain"]),
+    ("sexton", &["domain", "rules", "sinks", "keeper", "runner", "services", "embedded", "aws", "channels", "console"]),
     ("testbed", &[]),
     ("benchmarks", &["testbed", "domain", "rules", "services", "aws"]),
 ];
 
 /// Which folders may name a dependency, in any section of their Cargo.toml. A name ending in `*` is a prefix.
-const ONLY_IN: [(&str, &[&str]); 7] = [
+const ONLY_IN: [(&str, &[&str]); 8] = [
+    ("lettre", &["channels"]),
     ("rusqlite", &["backends/embedded"]),
     ("aws-config", &["backends/aws", "lambdas", "sinks"]),
     ("aws-credential-types", &["backends/aws", "lambdas", "sinks"]),
@@ -68,6 +70,7 @@ fn the_rule_of_dependencies_finds_faults() {
     assert_eq!(faults("runner", "[target.'cfg(unix)'.dependencies]\nservices.workspace = true").len(), 1);
     assert_eq!(faults("sexton", "[dependencies]\nrusqlite.workspace = true").len(), 1);
     assert_eq!(faults("sexton", "[dependencies]\naws-config = \"1\"").len(), 1);
+    assert_eq!(faults("sexton", "[dependencies]\nlettre = \"1\"").len(), 1);
     assert_eq!(faults("backends/embedded", "[dependencies]\nrusqlite.workspace = true").len(), 0);
     assert_eq!(faults("keeper", "[dependencies]\ntokio = \"1\"\nsinks.workspace = true").len(), 2);
     assert_eq!(faults("cellar", "").len(), 1);

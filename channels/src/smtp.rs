@@ -14,8 +14,8 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
-use super::message;
-use crate::configuration::{path_of, secret};
+use crate::alert_text;
+use crate::reference::secret;
 
 /// For each command of the session. RFC 5321 4.5.3.2 allows minutes; alerts are retried instead.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -75,7 +75,7 @@ impl Options {
         if user.is_some() != password.is_some() {
             section.fault(section.line(), "", "`user` and `password` go together; write both or neither");
         }
-        let ca_file = path_of(section, "ca_file", folder);
+        let ca_file = section.path("ca_file", folder);
         let timeout = section.duration("timeout").unwrap_or(TIMEOUT_DEFAULT);
         let (host, port) = host_and_port?;
         let credentials = user.zip(password).map(|(user, password)| Credentials::new(user, password));
@@ -142,14 +142,14 @@ impl Smtp {
     }
 
     fn message(&self, alert: &Alert) -> Result<Message, String> {
-        let mut builder = Message::builder().from(self.from.clone()).subject(message::subject(alert));
+        let mut builder = Message::builder().from(self.from.clone()).subject(alert_text::subject(alert));
         for to in &self.to {
             builder = builder.to(to.clone());
         }
         builder
             .header(AutoSubmitted)
             .header(ContentType::TEXT_PLAIN)
-            .body(message::body(alert))
+            .body(alert_text::body(alert))
             .map_err(|error| format!("cannot write the alert as a mail: {error}"))
     }
 }
@@ -205,8 +205,8 @@ mod tests {
 
     use testbed::{Aiosmtpd, SmtpMode, SmtpSink};
 
-    use super::super::message::tests::{failed_alert, long_alert};
     use super::*;
+    use crate::alert_text::tests::{failed_alert, long_alert};
 
     fn smtp(address: SocketAddr, encryption: Encryption) -> Smtp {
         let ca_file = testbed::certificates().map(|certificates| certificates.ca);

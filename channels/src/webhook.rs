@@ -14,8 +14,8 @@ use domain::ports::{PortError, PortResult};
 use reqwest::Url;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-use super::http;
-use crate::configuration::{resolve, secret};
+use crate::http;
+use crate::reference::{resolve, secret};
 
 pub struct Options {
     url: String,
@@ -32,7 +32,7 @@ impl fmt::Debug for Options {
 
 impl Options {
     pub fn read(section: &mut Section) -> Option<Options> {
-        let url = super::required_url(section);
+        let url = crate::required_url(section);
         let line = section.line_of("headers");
         let mut headers = section.map("headers").unwrap_or_default();
         for (name, value) in &mut headers {
@@ -97,9 +97,9 @@ fn signature(key: &hmac::Key, body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::http::tests::{next, receiver};
-    use super::super::message::tests::failed_alert;
     use super::*;
+    use crate::alert_text::tests::failed_alert;
+    use crate::http::tests::{next, receiver};
 
     fn webhook(address: std::net::SocketAddr) -> Webhook {
         let options = Options {

@@ -12,7 +12,7 @@ use domain::ports::PortResult;
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use super::{http, message};
+use crate::{alert_text, http};
 
 const HEADER_CHARS_MAX: usize = 150;
 const TEXT_CHARS_MAX: usize = 3000;
@@ -32,7 +32,7 @@ impl fmt::Debug for Options {
 
 impl Options {
     pub fn read(section: &mut Section) -> Option<Options> {
-        let url = super::required_url(section);
+        let url = crate::required_url(section);
         let timeout = section.duration("timeout").unwrap_or(http::TIMEOUT_DEFAULT);
         Some(Options { url: url?, timeout })
     }
@@ -61,13 +61,13 @@ impl Slack {
 
 /// Header, reason, fields, excerpt in a code block, links.
 fn blocks(alert: &Alert) -> Value {
-    let headline = message::headline(alert);
+    let headline = alert_text::headline(alert);
     let title: String = format!("{} {headline}", sign(alert)).chars().take(HEADER_CHARS_MAX).collect();
     let mut blocks = vec![json!({ "type": "header", "text": { "type": "plain_text", "text": title, "emoji": true } })];
     if !alert.reason.is_empty() {
         blocks.push(section(cut(&escaped(&alert.reason), TEXT_CHARS_MAX)));
     }
-    let fields: Vec<Value> = message::facts(alert)
+    let fields: Vec<Value> = alert_text::facts(alert)
         .into_iter()
         .take(FIELDS_MAX)
         .map(|(name, value)| markdown(cut(&format!("*{name}*\n{}", escaped(&value)), FIELD_CHARS_MAX)))
@@ -76,9 +76,9 @@ fn blocks(alert: &Alert) -> Value {
         blocks.push(json!({ "type": "section", "fields": fields }));
     }
     if !alert.excerpt.is_empty() {
-        blocks.push(section(code_block(&message::excerpt(&alert.excerpt))));
+        blocks.push(section(code_block(&alert_text::excerpt(&alert.excerpt))));
     }
-    let more = message::see_more(alert).join("\n");
+    let more = alert_text::see_more(alert).join("\n");
     if !more.is_empty() {
         blocks.push(json!({ "type": "context", "elements": [markdown(cut(&escaped(&more), TEXT_CHARS_MAX))] }));
     }
@@ -146,9 +146,9 @@ fn code_block(lines: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::http::tests::{next, receiver};
-    use super::super::message::tests::{failed_alert, long_alert};
     use super::*;
+    use crate::alert_text::tests::{failed_alert, long_alert};
+    use crate::http::tests::{next, receiver};
 
     #[test]
     fn an_alert_is_shown_in_blocks() {

@@ -193,7 +193,7 @@ fn environment(alert: &Alert) -> Vec<(&'static str, String)> {
         ("SEXTON_ALERT_GROUP", alert.group.clone()),
         ("SEXTON_ALERT_JOB", alert.job.clone()),
         ("SEXTON_ALERT_REASON", alert.reason.replace('\0', "\u{fffd}")),
-        ("SEXTON_ALERT_SUBJECT", super::message::subject(alert)),
+        ("SEXTON_ALERT_SUBJECT", crate::alert_text::subject(alert)),
     ];
     variables.extend(alert.run_id.as_ref().map(|run_id| ("SEXTON_ALERT_RUN_ID", run_id.to_string())));
     variables.extend(alert.outcome.map(|outcome| ("SEXTON_ALERT_OUTCOME", outcome.name().to_owned())));
@@ -204,8 +204,8 @@ fn environment(alert: &Alert) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::tests::{failed_alert, long_alert};
     use super::*;
+    use crate::alert_text::tests::{failed_alert, long_alert};
 
     fn channel(command: &str, timeout: Duration) -> CommandChannel {
         CommandChannel::new(Options { command: JobCommand::Shell(command.to_owned()), timeout })

@@ -2,9 +2,10 @@
 //!
 //! A channel sends one alert once. Whether it is sent again is decided by the service, from the error's class.
 
+mod alert_text;
 mod command;
 mod http;
-mod message;
+mod reference;
 mod slack;
 mod smtp;
 mod webhook;
@@ -16,9 +17,14 @@ use domain::alert::Alert;
 use domain::document::Section;
 use domain::ports::PortResult;
 
-use crate::configuration::Channel;
-use crate::failure::Failure;
-pub use message::headline;
+pub use alert_text::headline;
+
+/// `[channel.NAME]`
+#[derive(Debug)]
+pub struct Channel {
+    pub name: String,
+    pub options: ChannelOptions,
+}
 
 /// `[channel.NAME]` by its `type`.
 #[derive(Debug)]
@@ -71,10 +77,10 @@ pub struct Channels {
 
 impl Channels {
     /// # Errors
-    /// Exit 2: what a channel names cannot be used.
-    pub fn new(channels: Vec<Channel>) -> Result<Channels, Failure> {
+    /// One sentence for each channel that cannot be used.
+    pub fn new(channels: Vec<Channel>) -> Result<Channels, Vec<String>> {
         let mut senders = BTreeMap::new();
-        let mut says = Vec::new();
+        let mut faults = Vec::new();
         for Channel { name, options } in channels {
             let sender = match options {
                 ChannelOptions::Webhook(options) => {
@@ -86,10 +92,10 @@ impl Channels {
             };
             match sender {
                 Ok(sender) => drop(senders.insert(name, sender)),
-                Err(why) => says.push(format!("channel `{name}`: {why}")),
+                Err(why) => faults.push(format!("channel `{name}`: {why}")),
             }
         }
-        if says.is_empty() { Ok(Channels { senders }) } else { Err(Failure::Wrong(says)) }
+        if faults.is_empty() { Ok(Channels { senders }) } else { Err(faults) }
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -137,5 +143,5 @@ fn required_url(section: &mut Section) -> Option<String> {
     if !section.has("url") {
         section.fault(section.line(), "", "`url` is missing; write url = \"https://...\" or \"env:NAME\"");
     }
-    crate::configuration::secret(section, "url")
+    reference::secret(section, "url")
 }
