@@ -11,6 +11,7 @@
 //! | `overdue` | who should have started or shown life, and did not |
 //! | `liveness` | is the scheduler alive, is there a runner in each group |
 //! | `alerts` | stored transitions become messages |
+//! | `system_alerts` | alerts about Sexton itself: a full disk, a lagging sink, lost lines |
 //! | `pruner` | old runs go |
 //! | `commands` | what console and command line ask for |
 //!
@@ -37,6 +38,7 @@ mod run_end;
 pub mod scheduler;
 mod settings;
 pub mod sweep;
+pub mod system_alerts;
 
 pub use alert_message::Links;
 pub use error::{Error, Result};

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::error::CONFLICTS_MAX;
 use crate::new_runs::{later, order_of, start_by};
-use crate::{Error, Result};
+use crate::{Error, Result, system_alerts};
 
 /// What a run's end needs to know of its job. A job that was removed meanwhile has no policy any more.
 #[derive(Clone, Copy)]
@@ -147,9 +147,6 @@ fn transition(
     told
 }
 
-/// Losses of one runner's disk are told once in so long; each run says for itself what it lacks.
-const LOSS_SPAN_S: i64 = 3600;
-
 /// Lines that the disk under the runner's spools did not take, as the pseudo job `sexton/spool.RUNNER` that failed: the
 /// job itself may be as good as ever.
 fn loss(run: &Run, at: Timestamp) -> Option<Transition> {
@@ -157,7 +154,6 @@ fn loss(run: &Run, at: Timestamp) -> Option<Transition> {
         return None;
     }
     let runner = run.runner.as_deref().unwrap_or("unknown");
-    let span = at.as_second().div_euclid(LOSS_SPAN_S);
     let lines = if run.dropped_lines == 1 { "1 line".to_owned() } else { format!("{} lines", run.dropped_lines) };
     let reason = format!(
         "{lines} of run {} of {} are lost, because the disk under the spools of runner {runner} was full; free some room \
@@ -165,8 +161,8 @@ fn loss(run: &Run, at: Timestamp) -> Option<Transition> {
         run.run_id,
         run.key()
     );
-    let key = JobKey::new("sexton", format!("spool.{runner}"));
-    let mut told = Transition::new(format!("spool_loss:{runner}:{span}"), AlertKind::Failed, &key, reason, at);
+    let key = system_alerts::key(format!("spool.{runner}"));
+    let mut told = system_alerts::loss_transition(&key, &format!("spool_loss:{runner}"), reason, at);
     told.run_id = Some(run.run_id.clone());
     told.nominal = Some(run.nominal);
     Some(told)

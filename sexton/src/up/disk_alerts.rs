@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::alert::{AlertKind, Occurrence, Status, Transition, decide};
+use domain::alert::{AlertKind, Transition};
 use domain::disk_space::DiskSpace;
-use domain::job::{AlertPolicy, JobKey};
-use domain::ports::{AlertStep, Notifier, PortResult, Ports, StateChange};
+use domain::job::JobKey;
+use domain::ports::{Notifier, PortResult, Ports};
 use domain::run::Outcome;
 use jiff::Timestamp;
 use keeper::free_space;
 use services::Links;
+use services::system_alerts::{self, Condition};
 use tokio_util::sync::CancellationToken;
 
 use super::notify::People;
@@ -82,33 +83,9 @@ impl DiskAlerts {
     }
 
     async fn store(&mut self, ports: &Ports, outcome: Outcome, reason: &str, now: Timestamp) -> PortResult<()> {
-        let key = key();
-        let stored = ports.alerts.state(&key).await?;
-        let known_full = stored.record.status == Status::Bad;
-        let is_news = match outcome {
-            Outcome::Failed => !known_full,
-            _ => known_full || self.told_unstored,
-        };
-        if !is_news {
-            return Ok(());
-        }
-        let policy = AlertPolicy { after: 1, remind: None, channels: Vec::new() };
-        let (state, kind) = decide(&policy, &stored.record, Occurrence::Ended(outcome), now);
-        let kind = match outcome {
-            // They know.
-            Outcome::Failed if self.told_unstored => None,
-            Outcome::Failed => kind,
-            _ if known_full => kind,
-            _ => Some(AlertKind::Recovered),
-        };
-        let since = state.since.or(stored.record.since);
-        let transition = |kind: AlertKind| {
-            let id = format!("disk:{}:{}", kind.name(), now.as_millisecond());
-            Transition { since, ..Transition::new(id, kind, &key, reason, now) }
-        };
-        let transitions = kind.map(transition).into_iter().collect();
-        let change = StateChange { key: key.clone(), expected: stored.version, state };
-        if ports.alerts.raise(&AlertStep { state: Some(change), transitions }).await? {
+        let sent_unrecorded = self.told_unstored;
+        let condition = Condition { key: &key(), id_prefix: "disk", outcome, reason, sent_unrecorded };
+        if system_alerts::change(ports, condition, now).await? {
             self.told_unstored = false;
         }
         Ok(())
@@ -116,7 +93,7 @@ impl DiskAlerts {
 }
 
 fn key() -> JobKey {
-    JobKey::new("sexton", "disk")
+    system_alerts::key("disk")
 }
 
 fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {

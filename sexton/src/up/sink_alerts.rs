@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::alert::{AlertKind, Occurrence, Status, Transition, decide};
-use domain::job::{AlertPolicy, JobKey};
-use domain::ports::{AlertStep, PortResult, Ports, StateChange};
+use domain::job::JobKey;
+use domain::ports::{PortResult, Ports};
 use domain::run::Outcome;
 use jiff::Timestamp;
+use services::system_alerts::{self, Condition};
 use sinks::error::Class;
 use sinks::status::{SinkEvent, SinkState, SinkStatus, SinkTrouble};
 use tokio::sync::mpsc;
@@ -21,14 +21,8 @@ use crate::work::{Work, tell};
 /// Sinks are looked at this often: small against any `alert_after` that people choose.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The group of what sexton tells about itself.
-const GROUP: &str = "sexton";
-
-/// Losses of one sink are told once in so long; `sexton sinks` and the log have all of them.
-const LOSS_SPAN: Duration = Duration::from_secs(3600);
-
 fn key(sink: &str) -> JobKey {
-    JobKey::new(GROUP, format!("sink.{sink}"))
+    system_alerts::key(format!("sink.{sink}"))
 }
 
 /// Makes alerts of sinks that lag or cannot work, until `stop`.
@@ -62,32 +56,20 @@ pub async fn tell_troubles(mut troubles: mpsc::Receiver<SinkEvent>, ports: Ports
 /// A port's; the next look is the retry.
 async fn look(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> PortResult<()> {
     for status in statuses {
-        let key = key(&status.name);
-        let stored = ports.alerts.state(&key).await?;
-        let told = stored.record.status == Status::Bad;
         let (outcome, reason) = match trouble(status) {
-            Some(reason) if !told => (Outcome::Failed, reason),
-            None if told && is_well(status) => {
-                (Outcome::Succeeded, format!("sink `{}` takes lines again", status.name))
-            }
-            _ => continue,
+            Some(reason) => (Outcome::Failed, reason),
+            None if is_well(status) => (Outcome::Succeeded, format!("sink `{}` takes lines again", status.name)),
+            None => continue,
         };
-        let policy = AlertPolicy { after: 1, remind: None, channels: Vec::new() };
-        let (state, kind) = decide(&policy, &stored.record, Occurrence::Ended(outcome), now);
-        let since = state.since.or(stored.record.since);
-        let transition = |kind: AlertKind| {
-            let id = format!("sink:{}:{}:{}", status.name, kind.name(), now.as_millisecond());
-            Transition { since, ..Transition::new(id, kind, &key, reason, now) }
-        };
-        let transitions = kind.map(transition).into_iter().collect();
-        let change = StateChange { key: key.clone(), expected: stored.version, state };
-        // `false`: another `up` on this store told it.
-        ports.alerts.raise(&AlertStep { state: Some(change), transitions }).await?;
+        let (key, id_prefix) = (key(&status.name), format!("sink:{}", status.name));
+        let condition =
+            Condition { key: &key, id_prefix: &id_prefix, outcome, reason: &reason, sent_unrecorded: false };
+        system_alerts::change(ports, condition, now).await?;
     }
     Ok(())
 }
 
-/// Tells that a sink lost lines for good, at most once in [`LOSS_SPAN`]. Other troubles show in the numbers.
+/// Tells that a sink lost lines for good, at most once an hour. Other troubles show in the numbers.
 ///
 /// # Errors
 /// A port's.
@@ -95,12 +77,8 @@ async fn tell_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> Port
     if trouble.class != Class::Permanent {
         return Ok(());
     }
-    let span = now.as_second().div_euclid(LOSS_SPAN.as_secs() as i64);
-    let id = format!("sink_loss:{}:{span}", trouble.sink);
     let reason = format!("sink `{}` will never have some lines: {}", trouble.sink, trouble.error);
-    let transition = Transition::new(id, AlertKind::Failed, &key(&trouble.sink), reason, now);
-    ports.alerts.raise(&AlertStep { state: None, transitions: vec![transition] }).await?;
-    Ok(())
+    system_alerts::loss(ports, &key(&trouble.sink), &format!("sink_loss:{}", trouble.sink), reason, now).await
 }
 
 /// What people should do something about; none while it is only a short while.

@@ -1,0 +1,118 @@
+//! Alerts about Sexton itself, as alerts of system jobs: `sexton/disk`, `sexton/sink.NAME`, `sexton/spool.RUNNER`.
+//! Called by the watchers of disks and sinks, and where a run ends. Thresholds are the callers'. Never sends anything.
+
+use domain::alert::{AlertKind, AlertState, Occurrence, Status, Transition, decide};
+use domain::job::{AlertPolicy, JobKey};
+use domain::ports::{AlertStep, PortResult, Ports, StateChange, Stored};
+use domain::run::Outcome;
+use jiff::Timestamp;
+
+/// At most one loss of each sink, and of each runner's disk, becomes an alert in this time. Chosen: one message an hour
+/// says what to do; every loss is in Sexton's log and in the numbers of the sink or run.
+const LOSS_SPAN_S: i64 = 3600;
+
+/// The key of a system job. System jobs have no schedule and no runs.
+pub fn key(name: impl Into<String>) -> JobKey {
+    JobKey::new("sexton", name)
+}
+
+/// The condition that a system job was found in.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition<'a> {
+    pub key: &'a JobKey,
+    /// Start of the ids of its transitions; kind and milliseconds follow.
+    pub id_prefix: &'a str,
+    /// [`Outcome::Failed`] or [`Outcome::Succeeded`].
+    pub outcome: Outcome,
+    pub reason: &'a str,
+    /// An alert of its failure was sent while the store was unable to record it. The failure is then recorded without
+    /// a second alert, and the recovery is sent even if the failure was never recorded.
+    pub sent_unrecorded: bool,
+}
+
+/// Records a change of a system job between good and bad, with the alert about it. Returns whether it was recorded:
+/// not when nothing changed, and not when another process recorded it first. Repeating it is harmless.
+///
+/// # Errors
+/// Returns the port's error; nothing was recorded then.
+pub async fn change(ports: &Ports, condition: Condition<'_>, now: Timestamp) -> PortResult<bool> {
+    let before = ports.alerts.state(condition.key).await?;
+    match change_step(&before, condition, now) {
+        Some(step) => ports.alerts.raise(&step).await,
+        None => Ok(false),
+    }
+}
+
+fn change_step(before: &Stored<AlertState>, condition: Condition<'_>, now: Timestamp) -> Option<AlertStep> {
+    let Condition { key, id_prefix, outcome, reason, sent_unrecorded } = condition;
+    let was_bad = before.record.status == Status::Bad;
+    let is_change = match outcome {
+        Outcome::Failed => !was_bad,
+        _ => was_bad || sent_unrecorded,
+    };
+    if !is_change {
+        return None;
+    }
+    let policy = AlertPolicy { after: 1, remind: None, channels: Vec::new() };
+    let (state, kind) = decide(&policy, &before.record, Occurrence::Ended(outcome), now);
+    let kind = match (outcome, sent_unrecorded) {
+        (Outcome::Failed, true) => None,
+        (Outcome::Succeeded, true) if !was_bad => Some(AlertKind::Recovered),
+        _ => kind,
+    };
+    let since = state.since.or(before.record.since);
+    let transition = |kind: AlertKind| {
+        let id = format!("{id_prefix}:{}:{}", kind.name(), now.as_millisecond());
+        Transition { since, ..Transition::new(id, kind, key, reason, now) }
+    };
+    let transitions = kind.map(transition).into_iter().collect();
+    Some(AlertStep { state: Some(StateChange { key: key.clone(), expected: before.version, state }), transitions })
+}
+
+/// Records an alert that lines are lost permanently, at most one an hour for each `id_prefix`.
+///
+/// # Errors
+/// Returns the port's error; nothing was recorded then.
+pub async fn loss(ports: &Ports, key: &JobKey, id_prefix: &str, reason: String, now: Timestamp) -> PortResult<()> {
+    let transitions = vec![loss_transition(key, id_prefix, reason, now)];
+    ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
+    Ok(())
+}
+
+/// The transition of a loss. All losses of one `id_prefix` within an hour have the same id, and the first is kept.
+pub(crate) fn loss_transition(key: &JobKey, id_prefix: &str, reason: String, now: Timestamp) -> Transition {
+    let span = now.as_second().div_euclid(LOSS_SPAN_S);
+    Transition::new(format!("{id_prefix}:{span}"), AlertKind::Failed, key, reason, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_changes_are_alerted_and_an_unrecorded_alert_is_not_repeated() {
+        use Outcome::{Failed, Succeeded};
+        let key = key("disk");
+        let now = Timestamp::from_second(7).expect("instant");
+        // Was it bad, what is it now, was an alert sent without a record; then the recorded alert, if one is recorded.
+        let cases = [
+            (false, Failed, false, Some(Some("disk:failed:7000"))),
+            (false, Failed, true, Some(None)),
+            (true, Failed, false, None),
+            (true, Failed, true, None),
+            (false, Succeeded, false, None),
+            (false, Succeeded, true, Some(Some("disk:recovered:7000"))),
+            (true, Succeeded, false, Some(Some("disk:recovered:7000"))),
+            (true, Succeeded, true, Some(Some("disk:recovered:7000"))),
+        ];
+        for (was_bad, outcome, sent_unrecorded, expected) in cases {
+            let status = if was_bad { Status::Bad } else { Status::Good };
+            let before = Stored { record: AlertState { status, ..AlertState::default() }, version: 3 };
+            let condition = Condition { key: &key, id_prefix: "disk", outcome, reason: "why", sent_unrecorded };
+            let step = change_step(&before, condition, now);
+            let ids = step.map(|step| step.transitions.into_iter().map(|one| one.id).next());
+            let expected = expected.map(|id| id.map(str::to_owned));
+            assert_eq!(ids, expected, "{was_bad} {outcome:?} {sent_unrecorded}");
+        }
+    }
+}
