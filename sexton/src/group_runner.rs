@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::AwsArguments;
 use crate::failure::{DONE, Failure, Outcome, tell_line};
-use crate::output::Output;
+use crate::local_runner::{self, Work, farewell};
+use crate::print::Output;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{INTERRUPTED, Signals};
 use crate::state::{Server, State};
-use crate::work::{self, Work, farewell};
 use crate::{listen, machine, on_aws};
 
 /// A beat is a write, and on AWS each is paid for: a runner's, at this interval, $0.055 a month. The lease of a run whose
@@ -91,7 +91,7 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
 
     let (work, troubles) = Work::start(&mut setup, options, ports)?;
     let work = Arc::new(work);
-    tokio::spawn(work::tell_troubles(troubles));
+    tokio::spawn(local_runner::tell_troubles(troubles));
     let counted = work.clone();
     let running = Arc::new(move || counted.running());
     let console = RunnerConsole { runner: name.clone(), sinks: work.clone(), running, token };

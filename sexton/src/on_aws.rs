@@ -3,7 +3,7 @@
 //! So every command is one code for one machine and for many. Nothing is listened on; the rights are those of the AWS
 //! credentials that are found.
 
-mod output;
+mod cloudwatch_output;
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::configuration::Configuration;
 use crate::failure::Failure;
 use crate::machine::random_bytes;
 use crate::setup::SinksSource;
-use output::CloudwatchOutput;
+use cloudwatch_output::CloudwatchOutput;
 
 /// Nobody else can ask an API that listens nowhere.
 const TOKEN: &str = "asked in this process";

@@ -2,19 +2,19 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `files` | crontabs and jobs files: applied at the start and whenever they change |
+//! | `job_files` | crontabs and jobs files: applied at the start and whenever they change |
 //! | `duties` | the loops around `services`: scheduler, collector, overdue, alerts, pruner |
-//! | `notify`, `sink_alerts`, `disk_alerts` | alerts to the configured channels; sinks and disks in trouble become alerts |
-//! | `output` | the output that the console gives out |
+//! | `notifier`, `sink_alerts`, `disk_alerts` | alerts to the configured channels; sinks and disks in trouble become alerts |
+//! | `run_output` | the output that the console gives out |
 //! | `sample` | what runs when nothing is named |
 //!
-//! The runner with its sinks and rules is `work`, which `sexton runner` has too.
+//! The runner with its sinks and rules is `local_runner`, which `sexton runner` has too.
 
 mod disk_alerts;
 mod duties;
-mod files;
-mod notify;
-pub mod output;
+mod job_files;
+mod notifier;
+pub mod run_output;
 pub mod sample;
 mod sink_alerts;
 
@@ -32,14 +32,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{DONE, Failure, Outcome, tell_line};
-use crate::output::Output;
+use crate::local_runner::{Work, farewell};
+use crate::print::Output;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{INTERRUPTED, Signals};
 use crate::state::Server;
-use crate::work::{Work, farewell};
 use crate::{listen, machine};
 use duties::Duties;
-use files::{JobFiles, Named};
+use job_files::{JobFiles, Named};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -108,13 +108,13 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
     let token: Arc<str> = state.token().map_err(|error| Failure::bad(error.to_string()))?.into();
 
     let channels = std::mem::take(&mut setup.configuration.channels);
-    let notifier = Arc::new(notify::People::new(Channels::new(channels).map_err(Failure::Wrong)?));
+    let notifier = Arc::new(notifier::People::new(Channels::new(channels).map_err(Failure::Wrong)?));
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
     let work = start_work(&mut setup, &ports)?;
     let console = Console {
         ports: ports.clone(),
-        logs: Arc::new(output::RunOutput::below(&state.runner())),
+        logs: Arc::new(run_output::RunOutput::below(&state.runner())),
         sinks: work.clone(),
         token,
         clock: Arc::new(Timestamp::now),

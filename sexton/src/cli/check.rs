@@ -15,7 +15,7 @@ use crate::client::{AwsArguments, block_on};
 use crate::configuration::load_policy;
 use crate::failure::{BAD, DONE, Failure, Outcome};
 use crate::jobs_source::{JobsSource, read_source};
-use crate::output::Output;
+use crate::print::Output;
 use crate::setup::{Overrides, Setup};
 use crate::state::State;
 

@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 
 use crate::client::{Client, Question, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, tell_line};
+use crate::local_runner;
 use crate::machine;
 use crate::setup::{Overrides, Setup};
-use crate::work;
 
 /// Troubles of sinks on their way to standard error.
 const EVENTS_MAX: usize = 100;
@@ -69,8 +69,8 @@ async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     let reports = server_of(&arguments.server, &setup).await?;
     let mut options = machine::runner_options(&setup.configuration, setup.state.runner())?;
     let (events, troubles) = mpsc::channel(EVENTS_MAX);
-    tokio::spawn(work::tell_troubles(troubles));
-    options.sinks = work::start_sinks(&setup.sinks, &events)?;
+    tokio::spawn(local_runner::tell_troubles(troubles));
+    options.sinks = local_runner::start_sinks(&setup.sinks, &events)?;
     options.packs = Arc::new(setup.packs);
     // A wrapped command sees what it would see without us; only our own token stays ours.
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, Question, ServerArguments, block_on};
 use crate::failure::{DONE, Failure, Outcome, tell_line};
 use crate::jobs_source::{JobsSource, read_source};
-use crate::output::{Output, Table, dash, instant, job_key, pairs, parse_instant};
+use crate::print::{Output, Table, dash, instant, job_key, pairs, parse_instant};
 
 #[derive(Debug, Args)]
 pub struct JobsArguments {

@@ -9,8 +9,8 @@ use domain::run::RunId;
 use crate::cli::runs::valid_run_id;
 use crate::client::{Client, Pieces, Question, ServerArguments, block_on};
 use crate::failure::{DONE, Failure, Outcome, tell_line};
-use crate::output::Output;
-use crate::up::output::{RunOutput, copy, marked};
+use crate::print::Output;
+use crate::up::run_output::{RunOutput, copy, marked};
 
 #[derive(Debug, Args)]
 pub struct Arguments {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::configuration::load_packs;
 use crate::failure::{BAD, DONE, Failure, Outcome};
-use crate::output::{Output, Table};
+use crate::print::{Output, Table};
 
 /// Of a matching line, this much is shown.
 const SHOWN_CHARS_MAX: usize = 400;

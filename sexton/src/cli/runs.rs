@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Question, ServerArguments, block_on};
 use crate::failure::{BAD, DONE, Failure, Outcome};
-use crate::output::{
+use crate::print::{
     Output, Table, bytes_readable, dash, instant, instant_or_dash, job_key, pairs, parse_instant, readable,
 };
 

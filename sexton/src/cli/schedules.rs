@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::failure::{DONE, Failure, Outcome, WRONG, tell_line};
 use crate::jobs_source::{JobsSource, read_source};
-use crate::output::{self, Form, Output, parse_instant};
+use crate::print::{self, Form, Output, parse_instant};
 
 /// `--count` beyond this is a mistake; a plan goes further.
 const COUNT_MAX: u64 = 100_000;
@@ -52,14 +52,14 @@ pub fn next(arguments: NextArguments) -> Outcome {
     let count = usize::try_from(arguments.count).unwrap_or(usize::MAX);
     let firings: Vec<Firing> = schedule.firings(from).take(count).collect();
     for firing in &firings {
-        let local = output::local(firing.at, &zone);
+        let local = print::local(firing.at, &zone);
         match Form::of(arguments.json) {
             Form::Json => {
                 out.json(&NextRecord { at: Some(firing.at), local: Some(local), note: firing.note.as_deref() })?
             }
             Form::Text => out.line(&format!(
                 "{}\t{local}\t{}",
-                output::instant(firing.at),
+                print::instant(firing.at),
                 firing.note.as_deref().unwrap_or_default()
             ))?,
         }
@@ -136,12 +136,12 @@ pub fn plan(arguments: PlanArguments) -> Outcome {
     let mut out = Output::new();
     for (job, firing) in plan::plan(&read.jobs, from, to)? {
         let zone = zone_named(&job.zone).map_err(Failure::wrong)?;
-        let (local, note) = (output::local(firing.at, &zone), firing.note.as_deref());
+        let (local, note) = (print::local(firing.at, &zone), firing.note.as_deref());
         match Form::of(arguments.json) {
             Form::Json => out.json(&PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, note })?,
             Form::Text => out.line(&format!(
                 "{}\t{local}\t{}\t{}",
-                output::instant(firing.at),
+                print::instant(firing.at),
                 job.key(),
                 note.unwrap_or_default()
             ))?,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::client::{Client, Question, ServerArguments, block_on};
 use crate::failure::{DONE, Failure, Outcome};
-use crate::output::{Output, Table, bytes_readable, dash, readable};
+use crate::print::{Output, Table, bytes_readable, dash, readable};
 
 #[derive(Debug, Args)]
 pub struct Arguments {

@@ -17,8 +17,8 @@ use services::Links;
 use services::system_alerts::{self, Condition};
 use tokio_util::sync::CancellationToken;
 
-use super::notify::People;
-use crate::output::bytes_readable;
+use super::notifier::People;
+use crate::print::bytes_readable;
 
 /// The disk is looked at this often: a job that floods it takes longer to matter.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);

@@ -13,9 +13,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::notify::People;
+use super::notifier::People;
 use crate::configuration::HistorySection;
-use crate::work::SharedPacks;
+use crate::local_runner::SharedPacks;
 
 /// How long the collector waits for a report: short, so that a stop is soon noticed.
 const REPORT_WAIT: Duration = Duration::from_millis(500);

@@ -15,8 +15,8 @@ use sinks::status::{SinkEvent, SinkState, SinkStatus, SinkTrouble};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::output::{bytes_readable, readable};
-use crate::work::{Work, tell};
+use crate::local_runner::{Work, tell};
+use crate::print::{bytes_readable, readable};
 
 /// Sinks are looked at this often: small against any `alert_after` that people choose.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);

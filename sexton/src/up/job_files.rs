@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::sample;
 use crate::failure::{Failure, tell_line};
+use crate::file_watch::{LOOK_INTERVAL, Watch};
 use crate::jobs_source::{JobsSource, read_source};
+use crate::local_runner::SharedPacks;
 use crate::state::State;
-use crate::watch::{LOOK_INTERVAL, Watch};
-use crate::work::SharedPacks;
 
 /// Jobs read together.
 const PAGE_MAX: usize = 1000;

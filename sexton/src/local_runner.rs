@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::configuration::{load_packs, pack_files};
 use crate::failure::{Failure, tell_line};
+use crate::file_watch::{LOOK_INTERVAL, Watch};
 use crate::setup::{Setup, SinksSource, sink_line};
 use crate::state::State;
-use crate::watch::{LOOK_INTERVAL, Watch};
 
 /// Troubles on their way into the log; a sink sends one per trouble.
 const EVENTS_MAX: usize = 1000;
