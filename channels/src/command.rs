@@ -68,7 +68,7 @@ impl CommandChannel {
             }
             _ => PortError::Retry(format!("cannot start `{}`: {why}", self.options.command)),
         })?;
-        let _group = child.id().map(Group);
+        let _group = child.id().map(ProcessGroup);
         let talked = tokio::time::timeout(self.options.timeout, converse(&mut child, &input)).await;
         match talked {
             Ok(Ok((status, quote))) => self.judged(status, &quote),
@@ -173,9 +173,9 @@ async fn hear(stderr: Option<ChildStderr>, quote: &mut Vec<u8>) {
 }
 
 /// Kills what is left of the command's process group when the alert is done with it, one way or another.
-struct Group(u32);
+struct ProcessGroup(u32);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if let Some(group) = i32::try_from(self.0).ok().and_then(Pid::from_raw)
             && let Err(why) = kill_process_group(group, Signal::KILL)

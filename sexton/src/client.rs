@@ -19,12 +19,12 @@ use tower_service::Service;
 use crate::configuration::Configuration;
 use crate::failure::Failure;
 use crate::on_aws;
-use crate::state::State;
+use crate::state::StateDirectory;
 
 /// A server that does not even take the connection for this long is not there.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
-/// An answer takes a query of the store; what waits longer says so in `Question::patience`.
+/// An answer takes a query of the store; what waits longer says so in `ApiRequest::patience`.
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
 
 /// A sentence of the server is shown; a page of some other server is not.
@@ -82,9 +82,9 @@ impl ServerArguments {
 
     /// # Errors
     /// When none is named and there is no home to speak of.
-    pub fn state(&self, configuration: &Configuration) -> Result<State, Failure> {
+    pub fn state(&self, configuration: &Configuration) -> Result<StateDirectory, Failure> {
         let named = self.state.as_deref().or(configuration.state.as_deref());
-        State::find(named).map_err(|error| Failure::wrong(error.to_string()))
+        StateDirectory::find(named).map_err(|error| Failure::wrong(error.to_string()))
     }
 }
 
@@ -101,29 +101,29 @@ impl AwsArguments {
 }
 
 pub struct Client {
-    way: Way,
+    way: Transport,
     base: Url,
     token: Option<String>,
 }
 
 /// How questions travel.
-enum Way {
+enum Transport {
     Http(reqwest::Client),
     /// Nowhere: the API is here.
-    Here(Router),
+    InProcess(Router),
 }
 
 /// An answer piece by piece.
-pub struct Pieces(BodyDataStream);
+pub struct BodyChunks(BodyDataStream);
 
-impl Pieces {
+impl BodyChunks {
     pub async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
         std::future::poll_fn(|context| Pin::new(&mut self.0).poll_next(context)).await
     }
 }
 
 /// One request.
-pub struct Question<'a> {
+pub struct ApiRequest<'a> {
     method: Method,
     /// Behind `/api/`; each is escaped on its own.
     segments: Vec<&'a str>,
@@ -132,9 +132,9 @@ pub struct Question<'a> {
     patience: Duration,
 }
 
-impl<'a> Question<'a> {
-    pub fn get(segments: &[&'a str]) -> Question<'a> {
-        Question {
+impl<'a> ApiRequest<'a> {
+    pub fn get(segments: &[&'a str]) -> ApiRequest<'a> {
+        ApiRequest {
             method: Method::GET,
             segments: segments.to_vec(),
             query: Vec::new(),
@@ -143,26 +143,26 @@ impl<'a> Question<'a> {
         }
     }
 
-    pub fn post(segments: &[&'a str], body: Value) -> Question<'a> {
-        Question { method: Method::POST, body: Some(body), ..Question::get(segments) }
+    pub fn post(segments: &[&'a str], body: Value) -> ApiRequest<'a> {
+        ApiRequest { method: Method::POST, body: Some(body), ..ApiRequest::get(segments) }
     }
 
-    pub fn put(segments: &[&'a str], body: Value) -> Question<'a> {
-        Question { method: Method::PUT, body: Some(body), ..Question::get(segments) }
+    pub fn put(segments: &[&'a str], body: Value) -> ApiRequest<'a> {
+        ApiRequest { method: Method::PUT, body: Some(body), ..ApiRequest::get(segments) }
     }
 
-    pub fn delete(segments: &[&'a str]) -> Question<'a> {
-        Question { method: Method::DELETE, ..Question::get(segments) }
+    pub fn delete(segments: &[&'a str]) -> ApiRequest<'a> {
+        ApiRequest { method: Method::DELETE, ..ApiRequest::get(segments) }
     }
 
     /// Adds the parameter when there is a value.
-    pub fn with(mut self, name: &'a str, value: Option<impl ToString>) -> Question<'a> {
+    pub fn with(mut self, name: &'a str, value: Option<impl ToString>) -> ApiRequest<'a> {
         self.query.extend(value.map(|value| (name, value.to_string())));
         self
     }
 
     /// Lets the server take this much longer.
-    pub fn patient(mut self, longer: Duration) -> Question<'a> {
+    pub fn patient(mut self, longer: Duration) -> ApiRequest<'a> {
         self.patience += longer;
         self
     }
@@ -203,7 +203,7 @@ impl Client {
     async fn on_aws(options: &aws::Options, configuration: &Configuration) -> Result<Client, Failure> {
         let api = on_aws::api(options, configuration).await?;
         let base = Url::parse(HERE).map_err(|error| Failure::bad(error.to_string()))?;
-        Ok(Client { way: Way::Here(api.router), base, token: Some(api.token) })
+        Ok(Client { way: Transport::InProcess(api.router), base, token: Some(api.token) })
     }
 
     pub fn new(server: &str, token: Option<String>) -> Result<Client, Failure> {
@@ -216,14 +216,14 @@ impl Client {
             .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Failure::bad(format!("cannot make an HTTP client: {error}")))?;
-        Ok(Client { way: Way::Http(http), base, token })
+        Ok(Client { way: Transport::Http(http), base, token })
     }
 
     /// The answer as JSON.
     ///
     /// # Errors
     /// Exit 2 when the server finds the question wrong, exit 1 when it cannot answer or is not there.
-    pub async fn ask(&self, question: Question<'_>) -> Result<Value, Failure> {
+    pub async fn ask(&self, question: ApiRequest<'_>) -> Result<Value, Failure> {
         let patience = question.patience;
         let answer = self.send(question, Some(patience)).await?;
         let text = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
@@ -240,12 +240,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::ask`].
-    pub async fn stream(&self, question: Question<'_>) -> Result<(axum::http::HeaderMap, Pieces), Failure> {
+    pub async fn stream(&self, question: ApiRequest<'_>) -> Result<(axum::http::HeaderMap, BodyChunks), Failure> {
         let (head, body) = self.send(question, None).await?.into_parts();
-        Ok((head.headers, Pieces(body.into_data_stream())))
+        Ok((head.headers, BodyChunks(body.into_data_stream())))
     }
 
-    async fn send(&self, question: Question<'_>, limit: Option<Duration>) -> Result<Response, Failure> {
+    async fn send(&self, question: ApiRequest<'_>, limit: Option<Duration>) -> Result<Response, Failure> {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push("api").extend(question.segments);
@@ -254,7 +254,7 @@ impl Client {
             url.query_pairs_mut().extend_pairs(&question.query);
         }
         let answer = match &self.way {
-            Way::Http(http) => {
+            Transport::Http(http) => {
                 let mut request = http.request(question.method, url);
                 if let Some(limit) = limit {
                     request = request.timeout(limit);
@@ -268,7 +268,7 @@ impl Client {
                 let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
                 axum::http::Response::from(answer).map(Body::new)
             }
-            Way::Here(router) => {
+            Transport::InProcess(router) => {
                 let token = self.token.as_deref().unwrap_or_default();
                 let request = axum::http::Request::builder()
                     .method(question.method)
@@ -302,8 +302,8 @@ impl Client {
             }
         }
         match &self.way {
-            Way::Here(_) => Failure::bad(format!("the answer broke off: {why}")),
-            Way::Http(_) => {
+            Transport::InProcess(_) => Failure::bad(format!("the answer broke off: {why}")),
+            Transport::Http(_) => {
                 let why = if is_timeout { "it did not answer in time".to_owned() } else { why.to_string() };
                 Failure::bad(format!("cannot reach the server at {}: {why}; is `sexton up` running?", self.base))
             }
@@ -328,8 +328,8 @@ impl Client {
             StatusCode::BAD_REQUEST
             | StatusCode::NOT_FOUND
             | StatusCode::UNPROCESSABLE_ENTITY
-            | StatusCode::PAYLOAD_TOO_LARGE => Failure::Wrong(sentences),
-            _ => Failure::Bad(sentences),
+            | StatusCode::PAYLOAD_TOO_LARGE => Failure::Usage(sentences),
+            _ => Failure::Failed(sentences),
         }
     }
 }

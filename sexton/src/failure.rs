@@ -7,18 +7,18 @@ use std::io::{self, Write};
 use domain::fault::Faults;
 
 /// It did what was asked.
-pub const DONE: u8 = 0;
+pub const SUCCESS: u8 = 0;
 /// It ran, and the answer is bad.
-pub const BAD: u8 = 1;
+pub const FAILED: u8 = 1;
 /// The arguments or a file are wrong.
-pub const WRONG: u8 = 2;
+pub const USAGE: u8 = 2;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
     /// Exit 2; one sentence a fault.
-    Wrong(Vec<String>),
+    Usage(Vec<String>),
     /// Exit 1; one sentence a fault.
-    Bad(Vec<String>),
+    Failed(Vec<String>),
     /// Whoever read our output has gone (`sexton runs | head`): nothing is left to do, and nothing is wrong.
     ReaderGone,
 }
@@ -27,19 +27,19 @@ pub type Outcome = Result<u8, Failure>;
 
 impl Failure {
     pub fn wrong(says: impl Into<String>) -> Failure {
-        Failure::Wrong(vec![says.into()])
+        Failure::Usage(vec![says.into()])
     }
 
     pub fn bad(says: impl Into<String>) -> Failure {
-        Failure::Bad(vec![says.into()])
+        Failure::Failed(vec![says.into()])
     }
 
     /// Writes the sentences and returns the exit code.
     pub fn tell(&self) -> u8 {
         let (code, sentences): (u8, &[String]) = match self {
-            Failure::Wrong(sentences) => (WRONG, sentences),
-            Failure::Bad(sentences) => (BAD, sentences),
-            Failure::ReaderGone => (DONE, &[]),
+            Failure::Usage(sentences) => (USAGE, sentences),
+            Failure::Failed(sentences) => (FAILED, sentences),
+            Failure::ReaderGone => (SUCCESS, &[]),
         };
         for sentence in sentences {
             tell_line(sentence);
@@ -55,7 +55,7 @@ pub fn tell_line(line: &str) {
 
 impl From<Faults> for Failure {
     fn from(faults: Faults) -> Failure {
-        Failure::Wrong(faults.0.iter().map(ToString::to_string).collect())
+        Failure::Usage(faults.0.iter().map(ToString::to_string).collect())
     }
 }
 

@@ -11,39 +11,43 @@ pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What tells one state of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
+struct FileStamp {
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
 }
 
-impl Mark {
-    fn of(path: &Path) -> Option<Mark> {
+impl FileStamp {
+    fn of(path: &Path) -> Option<FileStamp> {
         let metadata = fs::metadata(path).ok()?;
-        Some(Mark { inode: metadata.ino(), bytes: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) })
+        Some(FileStamp {
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
     }
 }
 
 /// A set of files, watched together.
-pub struct Watch {
-    files: Vec<(PathBuf, Option<Mark>)>,
+pub struct FileWatch {
+    files: Vec<(PathBuf, Option<FileStamp>)>,
 }
 
-impl Watch {
+impl FileWatch {
     /// Watches from now on: a change after this call is seen.
-    pub fn new(files: impl IntoIterator<Item = PathBuf>) -> Watch {
+    pub fn new(files: impl IntoIterator<Item = PathBuf>) -> FileWatch {
         let marked = |path: PathBuf| {
-            let mark = Mark::of(&path);
+            let mark = FileStamp::of(&path);
             (path, mark)
         };
-        Watch { files: files.into_iter().map(marked).collect() }
+        FileWatch { files: files.into_iter().map(marked).collect() }
     }
 
     /// The files that changed, came or went since the last call.
     pub fn changed(&mut self) -> Vec<PathBuf> {
         let mut changed = Vec::new();
         for (path, last) in &mut self.files {
-            let mark = Mark::of(path);
+            let mark = FileStamp::of(path);
             if mark != *last {
                 *last = mark;
                 changed.push(path.clone());
@@ -62,7 +66,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (path, beside) = (dir.path().join("crontab"), dir.path().join("new"));
         fs::write(&path, "a").expect("written");
-        let mut watch = Watch::new([path.clone()]);
+        let mut watch = FileWatch::new([path.clone()]);
         assert!(watch.changed().is_empty());
         fs::write(&path, "ab").expect("written");
         assert_eq!(watch.changed(), std::slice::from_ref(&path));

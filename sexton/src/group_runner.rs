@@ -13,12 +13,12 @@ use runner::Options;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::AwsArguments;
-use crate::failure::{DONE, Failure, Outcome, tell_line};
-use crate::local_runner::{self, Work, farewell};
-use crate::print::Output;
+use crate::failure::{Failure, Outcome, SUCCESS, tell_line};
+use crate::local_runner::{self, LocalRunner, farewell};
+use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{INTERRUPTED, Signals};
-use crate::state::{Server, State};
+use crate::state::{ServerInfo, StateDirectory};
 use crate::{listen, machine, on_aws};
 
 /// A beat is a write, and on AWS each is paid for: a runner's, at this interval, $0.055 a month. The lease of a run whose
@@ -74,7 +74,7 @@ fn check_groups(groups: &[String], aws: &aws::Options) -> Result<(), Failure> {
     }
     let names = aws.names().map_err(|error| Failure::wrong(error.to_string()))?;
     let faults: Vec<String> = groups.iter().filter_map(|group| aws::check_group(&names, group).err()).collect();
-    if faults.is_empty() { Ok(()) } else { Err(Failure::Wrong(faults)) }
+    if faults.is_empty() { Ok(()) } else { Err(Failure::Usage(faults)) }
 }
 
 async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>) -> Outcome {
@@ -89,7 +89,7 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let url = format!("http://{}", listen::shown(address));
     let token: Arc<str> = state.token().map_err(|error| Failure::bad(error.to_string()))?.into();
 
-    let (work, troubles) = Work::start(&mut setup, options, ports)?;
+    let (work, troubles) = LocalRunner::start(&mut setup, options, ports)?;
     let work = Arc::new(work);
     tokio::spawn(local_runner::tell_troubles(troubles));
     let counted = work.clone();
@@ -98,7 +98,7 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let server = tokio::spawn(axum::serve(listener, console::runner_router(console)).into_future());
     let stop = CancellationToken::new();
     let reloading = tokio::spawn(work.clone().watch(setup.sinks_source, setup.rules, state.clone(), stop.clone()));
-    let server_says = Server { url: url.clone(), pid: std::process::id() };
+    let server_says = ServerInfo { url: url.clone(), pid: std::process::id() };
     state.announce(&server_says).map_err(|error| Failure::bad(error.to_string()))?;
     announce(&[
         format!("sexton {} takes orders of {groups} as runner {name}", env!("CARGO_PKG_VERSION")),
@@ -121,7 +121,7 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     }
     reloading.abort();
     server.abort();
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
 fn options(setup: &Setup, aws: &aws::Options) -> Result<Options, Failure> {
@@ -135,12 +135,12 @@ fn options(setup: &Setup, aws: &aws::Options) -> Result<Options, Failure> {
     Ok(options)
 }
 
-fn runner_name(state: &State, host: &str) -> Result<String, Failure> {
+fn runner_name(state: &StateDirectory, host: &str) -> Result<String, Failure> {
     state.runner_name(host).map_err(|error| Failure::bad(error.to_string()))
 }
 
 fn announce(lines: &[String]) -> Result<(), Failure> {
-    let mut out = Output::new();
+    let mut out = Printer::new();
     for line in lines.iter().filter(|line| !line.is_empty()) {
         out.line(line)?;
     }

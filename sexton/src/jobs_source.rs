@@ -30,14 +30,14 @@ pub struct JobsSource {
 
 /// What stood in it. `jobs` are the good ones, `faults` all faults and warnings.
 #[derive(Debug)]
-pub struct Parsed {
+pub struct ParsedJobs {
     pub jobs: Vec<Job>,
     pub faults: Faults,
 }
 
 /// The jobs of a file without faults.
 #[derive(Debug)]
-pub struct SoundJobs {
+pub struct ValidJobs {
     /// What the stored jobs name as their source: the absolute path.
     pub name: String,
     pub jobs: Vec<Job>,
@@ -67,7 +67,7 @@ impl JobsSource {
 
     /// # Errors
     /// Exit 2 when the file cannot be read at all; what is wrong inside is in the answer.
-    pub fn parse(&self) -> Result<Parsed, Failure> {
+    pub fn parse(&self) -> Result<ParsedJobs, Failure> {
         let text = if self.is_standard_input() { standard_input()? } else { read_text(&self.path)? };
         let shown =
             if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
@@ -77,7 +77,7 @@ impl JobsSource {
     }
 
     /// The group asked for, and the source that is stored.
-    fn settled(&self, shown: &str, jobs: Vec<Job>, mut faults: Faults) -> Parsed {
+    fn settled(&self, shown: &str, jobs: Vec<Job>, mut faults: Faults) -> ParsedJobs {
         let name = self.name();
         let mut keys = BTreeSet::new();
         let mut settled = Vec::with_capacity(jobs.len());
@@ -92,19 +92,19 @@ impl JobsSource {
             job.source = Some(name.clone());
             settled.push(job);
         }
-        Parsed { jobs: settled, faults }
+        ParsedJobs { jobs: settled, faults }
     }
 }
 
 /// # Errors
 /// Exit 2 with every fault of the file: then nothing of it is used.
-pub fn read_source(source: &JobsSource) -> Result<SoundJobs, Failure> {
+pub fn read_source(source: &JobsSource) -> Result<ValidJobs, Failure> {
     let parsed = source.parse()?;
     if parsed.faults.refuse() {
         let only_faults = parsed.faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect();
         return Err(Faults(only_faults).into());
     }
-    Ok(SoundJobs { name: source.name(), jobs: parsed.jobs, warnings: parsed.faults })
+    Ok(ValidJobs { name: source.name(), jobs: parsed.jobs, warnings: parsed.faults })
 }
 
 fn standard_input() -> Result<String, Failure> {

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::configuration::{load_packs, pack_files};
 use crate::failure::{Failure, tell_line};
-use crate::file_watch::{LOOK_INTERVAL, Watch};
+use crate::file_watch::{FileWatch, LOOK_INTERVAL};
 use crate::setup::{Setup, SinksSource, sink_line};
-use crate::state::State;
+use crate::state::StateDirectory;
 
 /// Troubles on their way into the log; a sink sends one per trouble.
 const EVENTS_MAX: usize = 1000;
@@ -39,7 +39,7 @@ impl SharedPacks {
     }
 }
 
-pub struct Work {
+pub struct LocalRunner {
     handle: Handle,
     packs: SharedPacks,
     sink_lines: Vec<String>,
@@ -48,7 +48,7 @@ pub struct Work {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Work {
+impl LocalRunner {
     /// Must be called inside a tokio runtime. `options` are given the set-up's rules and sinks; what the sinks have to say
     /// is received by the caller.
     ///
@@ -58,7 +58,7 @@ impl Work {
         setup: &mut Setup,
         mut options: Options,
         ports: runner::Ports,
-    ) -> Result<(Work, mpsc::Receiver<SinkEvent>), Failure> {
+    ) -> Result<(LocalRunner, mpsc::Receiver<SinkEvent>), Failure> {
         let (events, troubles) = mpsc::channel(EVENTS_MAX);
         let packs = Arc::new(std::mem::take(&mut setup.packs));
         options.packs = packs.clone();
@@ -66,7 +66,7 @@ impl Work {
         let runner = Runner::new(options, ports).map_err(|error| Failure::bad(error.to_string()))?;
         let (handle, stop) = (runner.handle(), CancellationToken::new());
         let task = tokio::spawn(runner.run(stop.clone()));
-        let work = Work {
+        let work = LocalRunner {
             handle,
             packs: SharedPacks(Arc::new(RwLock::new(packs))),
             sink_lines: setup.sinks.iter().map(sink_line).collect(),
@@ -103,12 +103,12 @@ impl Work {
         self: Arc<Self>,
         sinks: SinksSource,
         rules: Vec<PathBuf>,
-        state: State,
+        state: StateDirectory,
         stop: CancellationToken,
     ) {
-        let mut sinks_watch = Watch::new(sinks.file.clone());
+        let mut sinks_watch = FileWatch::new(sinks.file.clone());
         let mut pack_paths = pack_files(&rules).unwrap_or_default();
-        let mut packs_watch = Watch::new(pack_paths.clone());
+        let mut packs_watch = FileWatch::new(pack_paths.clone());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -128,7 +128,7 @@ impl Work {
             let other_files = paths != pack_paths;
             if !packs_watch.changed().is_empty() || other_files {
                 if other_files {
-                    packs_watch = Watch::new(paths.clone());
+                    packs_watch = FileWatch::new(paths.clone());
                     pack_paths = paths;
                 }
                 match load_packs(&rules) {
@@ -205,7 +205,7 @@ pub fn tell(event: &SinkEvent) {
 }
 
 #[async_trait]
-impl console::Sinks for Work {
+impl console::Sinks for LocalRunner {
     async fn status(&self) -> Vec<serde_json::Value> {
         let statuses = self.sinks();
         // A status is plain data: it always has a form in JSON.

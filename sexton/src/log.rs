@@ -26,15 +26,15 @@ pub fn start(filter: Option<&str>, default: &str) -> Result<(), String> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
-        .with_timer(Clock)
+        .with_timer(UtcTime)
         .compact()
         .try_init()
         .map_err(|error| format!("cannot start logging: {error}"))
 }
 
-struct Clock;
+struct UtcTime;
 
-impl FormatTime for Clock {
+impl FormatTime for UtcTime {
     fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
         write!(writer, "{}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))
     }

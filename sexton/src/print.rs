@@ -16,22 +16,22 @@ use crate::failure::Failure;
 
 /// Text or JSON lines, whichever the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputFormat {
     Text,
     Json,
 }
 
-impl Form {
-    pub fn of(json: bool) -> Form {
-        if json { Form::Json } else { Form::Text }
+impl OutputFormat {
+    pub fn of(json: bool) -> OutputFormat {
+        if json { OutputFormat::Json } else { OutputFormat::Text }
     }
 }
 
-pub struct Output(BufWriter<StdoutLock<'static>>);
+pub struct Printer(BufWriter<StdoutLock<'static>>);
 
-impl Output {
-    pub fn new() -> Output {
-        Output(BufWriter::new(io::stdout().lock()))
+impl Printer {
+    pub fn new() -> Printer {
+        Printer(BufWriter::new(io::stdout().lock()))
     }
 
     pub fn line(&mut self, line: &str) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use sinks::config::{SinkConfig, SinkKind, SinksFile};
 
 use crate::configuration::{Configuration, load_packs, read_text};
 use crate::failure::{Failure, tell_line};
-use crate::state::State;
+use crate::state::StateDirectory;
 use crate::up::sample;
 
 /// Flags that override the configuration file.
@@ -24,7 +24,7 @@ pub struct Overrides {
 
 pub struct Setup {
     pub configuration: Configuration,
-    pub state: State,
+    pub state: StateDirectory,
     /// Files and directories of rule packs.
     pub rules: Vec<PathBuf>,
     pub packs: Packs,
@@ -47,7 +47,7 @@ impl Setup {
     pub fn load(overrides: Overrides) -> Result<Setup, Failure> {
         let configuration = Configuration::load(overrides.config.as_deref())?;
         let state = overrides.state.as_deref().or(configuration.state.as_deref());
-        let state = State::find(state).map_err(|error| Failure::wrong(error.to_string()))?;
+        let state = StateDirectory::find(state).map_err(|error| Failure::wrong(error.to_string()))?;
         let rules = [configuration.rules.clone(), overrides.rules].concat();
         let packs = load_packs(&rules)?;
         let file = overrides.sinks.or_else(|| configuration.sinks.clone());
@@ -67,7 +67,7 @@ impl SinksSource {
     ///
     /// # Errors
     /// Every fault of the file.
-    pub fn load(&self, state: &State) -> Result<Vec<SinkConfig>, Failure> {
+    pub fn load(&self, state: &StateDirectory) -> Result<Vec<SinkConfig>, Failure> {
         match &self.file {
             Some(path) => self.load_file(path),
             None => parse_sinks("the default sink", &sample::sinks(state)),

@@ -33,30 +33,30 @@ pub enum StateError {
     #[error("cannot {doing} {}: {why}; name another directory with --state, or mend its rights", path.display())]
     Io { doing: &'static str, path: PathBuf, why: io::Error },
     #[error("another `sexton up` or `sexton runner` has the state directory {}{by}; stop it first, or name another directory with --state", path.display())]
-    Taken { path: PathBuf, by: String },
+    InUse { path: PathBuf, by: String },
     #[error("neither XDG_STATE_HOME nor HOME is set; name a state directory with --state")]
     NoHome,
 }
 
 /// How commands find an `up`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Server {
+pub struct ServerInfo {
     pub url: String,
     pub pid: u32,
 }
 
 /// The paths of a state directory; making one touches nothing.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct StateDirectory {
     pub dir: PathBuf,
 }
 
 /// Gone when dropped, also by kill -9: the kernel lets go of it.
 pub struct Lock(#[expect(dead_code, reason = "holds the lock")] File);
 
-impl State {
-    pub fn new(dir: impl Into<PathBuf>) -> State {
-        State { dir: dir.into() }
+impl StateDirectory {
+    pub fn new(dir: impl Into<PathBuf>) -> StateDirectory {
+        StateDirectory { dir: dir.into() }
     }
 
     /// `dir` when given, else `$XDG_STATE_HOME/sexton`, else `/var/lib/sexton` for root and `~/.local/state/sexton`
@@ -64,19 +64,19 @@ impl State {
     ///
     /// # Errors
     /// When there is no home to speak of.
-    pub fn find(dir: Option<&Path>) -> Result<State, StateError> {
+    pub fn find(dir: Option<&Path>) -> Result<StateDirectory, StateError> {
         if let Some(dir) = dir {
             // Processes that are told this path run elsewhere.
-            return Ok(State::new(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())));
+            return Ok(StateDirectory::new(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())));
         }
         let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         if let Some(home) = absolute("XDG_STATE_HOME") {
-            return Ok(State::new(home.join("sexton")));
+            return Ok(StateDirectory::new(home.join("sexton")));
         }
         if rustix::process::geteuid().is_root() {
-            return Ok(State::new("/var/lib/sexton"));
+            return Ok(StateDirectory::new("/var/lib/sexton"));
         }
-        absolute("HOME").map(|home| State::new(home.join(".local/state/sexton"))).ok_or(StateError::NoHome)
+        absolute("HOME").map(|home| StateDirectory::new(home.join(".local/state/sexton"))).ok_or(StateError::NoHome)
     }
 
     pub fn database(&self) -> PathBuf {
@@ -148,7 +148,7 @@ impl State {
             Ok(()) => Ok(Lock(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let by = self.server().map_or_else(String::new, |up| format!(" (pid {}, at {})", up.pid, up.url));
-                Err(StateError::Taken { path: self.dir.clone(), by })
+                Err(StateError::InUse { path: self.dir.clone(), by })
             }
             Err(why) => Err(io_error("lock", &path, why.into())),
         }
@@ -190,7 +190,7 @@ impl State {
 
     /// # Errors
     /// When the file cannot be written.
-    pub fn announce(&self, server: &Server) -> Result<(), StateError> {
+    pub fn announce(&self, server: &ServerInfo) -> Result<(), StateError> {
         let path = self.server_file();
         let text = serde_json::to_vec(server).map_err(|why| io_error("write", &path, why.into()))?;
         write_private(&path, &text).map_err(|why| io_error("write", &path, why))
@@ -228,9 +228,9 @@ fn io_error(doing: &'static str, path: &Path, why: io::Error) -> StateError {
 mod tests {
     use super::*;
 
-    fn scratch() -> (tempfile::TempDir, State) {
+    fn scratch() -> (tempfile::TempDir, StateDirectory) {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let state = State::new(dir.path().join("state"));
+        let state = StateDirectory::new(dir.path().join("state"));
         state.create().expect("made");
         (dir, state)
     }
@@ -259,7 +259,7 @@ mod tests {
     fn a_second_up_is_refused_and_told_who_has_the_directory() {
         let (_dir, state) = scratch();
         let first = state.lock().expect("free");
-        state.announce(&Server { url: "http://127.0.0.1:7077".into(), pid: 42 }).expect("announced");
+        state.announce(&ServerInfo { url: "http://127.0.0.1:7077".into(), pid: 42 }).expect("announced");
         let refused = state.lock().err().expect("taken").to_string();
         assert!(refused.contains("pid 42") && refused.contains("127.0.0.1:7077"), "{refused}");
         drop(first);

@@ -31,15 +31,15 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{DONE, Failure, Outcome, tell_line};
-use crate::local_runner::{Work, farewell};
-use crate::print::Output;
+use crate::failure::{Failure, Outcome, SUCCESS, tell_line};
+use crate::local_runner::{LocalRunner, farewell};
+use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{INTERRUPTED, Signals};
-use crate::state::Server;
+use crate::state::ServerInfo;
 use crate::{listen, machine};
 use duties::Duties;
-use job_files::{JobFiles, Named};
+use job_files::{JobFileArgs, JobFiles};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -81,7 +81,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     let state_says = |error: crate::state::StateError| Failure::bad(error.to_string());
     setup.state.create().map_err(state_says)?;
     let _lock = setup.state.lock().map_err(state_says)?;
-    let named = Named {
+    let named = JobFileArgs {
         crontabs: [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
         jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
         system: arguments.system,
@@ -95,7 +95,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     served
 }
 
-async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Outcome {
+async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>) -> Outcome {
     let mut signals = Signals::new()?;
     let state = setup.state.clone();
     let store = Embedded::open(&state.database()).map_err(|error| Failure::bad(error.to_string()))?;
@@ -108,7 +108,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
     let token: Arc<str> = state.token().map_err(|error| Failure::bad(error.to_string()))?.into();
 
     let channels = std::mem::take(&mut setup.configuration.channels);
-    let notifier = Arc::new(notifier::People::new(Channels::new(channels).map_err(Failure::Wrong)?));
+    let notifier = Arc::new(notifier::ChannelNotifier::new(Channels::new(channels).map_err(Failure::Usage)?));
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
     let work = start_work(&mut setup, &ports)?;
@@ -136,7 +136,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
         nudge: nudge.clone(),
         stop: stop.clone(),
     };
-    let running = Running {
+    let running = RunningUp {
         work: work.clone(),
         duties: duties.start(),
         looking: [
@@ -148,7 +148,7 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
         server,
         stop,
     };
-    let server_says = Server { url: url.clone(), pid: std::process::id() };
+    let server_says = ServerInfo { url: url.clone(), pid: std::process::id() };
     state.announce(&server_says).map_err(|error| Failure::bad(error.to_string()))?;
     announce(&url, &state, &applied, &work)?;
     signals.first().await;
@@ -161,22 +161,22 @@ async fn serve(mut setup: Setup, named: Named, listen: Option<SocketAddr>) -> Ou
             std::process::exit(INTERRUPTED);
         }
     }
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
-fn start_work(setup: &mut Setup, ports: &Ports) -> Result<Arc<Work>, Failure> {
+fn start_work(setup: &mut Setup, ports: &Ports) -> Result<Arc<LocalRunner>, Failure> {
     let options = machine::runner_options(&setup.configuration, setup.state.runner())?;
     let runner_ports =
         runner::Ports { orders: ports.orders.clone(), claims: ports.claims.clone(), reports: ports.reports.clone() };
-    let (work, troubles) = Work::start(setup, options, runner_ports)?;
+    let (work, troubles) = LocalRunner::start(setup, options, runner_ports)?;
     tokio::spawn(sink_alerts::tell_troubles(troubles, ports.clone()));
     Ok(Arc::new(work))
 }
 
 /// Everything that runs beside everything else.
-struct Running {
-    work: Arc<Work>,
-    duties: duties::Running,
+struct RunningUp {
+    work: Arc<LocalRunner>,
+    duties: duties::RunningDuties,
     looking: [JoinHandle<()>; 2],
     watching: JoinHandle<()>,
     reloading: JoinHandle<()>,
@@ -184,7 +184,7 @@ struct Running {
     stop: CancellationToken,
 }
 
-impl Running {
+impl RunningUp {
     /// Takes nothing new, leaves what runs to its keepers, delivers and collects what there is. Says how many runs go on.
     async fn end(self) -> usize {
         self.stop.cancel();
@@ -200,8 +200,13 @@ impl Running {
 }
 
 /// What a person who just started it wants to know; `ready` last, on a line of its own.
-fn announce(url: &str, state: &crate::state::State, applied: &[String], work: &Work) -> Result<(), Failure> {
-    let mut out = Output::new();
+fn announce(
+    url: &str,
+    state: &crate::state::StateDirectory,
+    applied: &[String],
+    work: &LocalRunner,
+) -> Result<(), Failure> {
+    let mut out = Printer::new();
     out.line(&format!("sexton {} serves {url}", env!("CARGO_PKG_VERSION")))?;
     out.line(&format!("state     {}  (the API's token: {})", state.dir.display(), state.dir.join("token").display()))?;
     for line in applied {

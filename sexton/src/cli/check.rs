@@ -13,11 +13,11 @@ use sinks::check::CHECK_GROUP;
 
 use crate::client::{AwsArguments, block_on};
 use crate::configuration::load_policy;
-use crate::failure::{BAD, DONE, Failure, Outcome};
+use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
 use crate::jobs_source::{JobsSource, read_source};
-use crate::print::Output;
+use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
-use crate::state::State;
+use crate::state::StateDirectory;
 
 /// Jobs read together.
 const PAGE_JOBS: usize = 1000;
@@ -47,7 +47,7 @@ pub struct Arguments {
 
 /// Prints each finding as soon as it is known: reaching a dead server takes its time.
 struct Findings {
-    out: Output,
+    out: Printer,
     json: bool,
     bad: bool,
 }
@@ -72,7 +72,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     let overrides =
         Overrides { config: arguments.config, state: arguments.state, sinks: arguments.sinks, rules: arguments.rules };
     let setup = Setup::load(overrides)?;
-    let mut findings = Findings { out: Output::new(), json: arguments.json, bad: false };
+    let mut findings = Findings { out: Printer::new(), json: arguments.json, bad: false };
     if let Some(shown) = shown {
         findings.add("configuration", &shown, Ok("no faults".to_owned()))?;
     }
@@ -103,7 +103,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         for (sink, group) in setup.sinks.iter().flat_map(|sink| groups.iter().map(move |group| (sink, group))) {
             findings.add("sink", &sink.name, sinks::check::check(sink, group).await)?;
         }
-        let channels = Channels::new(setup.configuration.channels).map_err(Failure::Wrong)?;
+        let channels = Channels::new(setup.configuration.channels).map_err(Failure::Usage)?;
         for name in channels.names() {
             let found = channels.probe(name).await.map(str::to_owned).map_err(|error| error.to_string());
             findings.add("channel", name, found)?;
@@ -112,7 +112,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     })?;
     let bad = findings.bad;
     findings.out.finish()?;
-    Ok(if bad { BAD } else { DONE })
+    Ok(if bad { FAILED } else { SUCCESS })
 }
 
 /// `asked`: groups as whose runner to look. `configured`: groups whose queues ought to be there, besides those that have jobs.
@@ -159,7 +159,7 @@ async fn groups_with_jobs(aws: &aws::Aws) -> PortResult<BTreeSet<String>> {
     }
 }
 
-fn check_state(state: &State) -> Result<String, String> {
+fn check_state(state: &StateDirectory) -> Result<String, String> {
     state.create().map_err(|error| error.to_string())?;
     let probe = state.dir.join(format!("check.{}", std::process::id()));
     std::fs::write(&probe, b"").map_err(|why| format!("cannot be written to: {why}"))?;
@@ -170,14 +170,14 @@ fn check_state(state: &State) -> Result<String, String> {
     }
 }
 
-fn check_database(state: &State) -> Result<String, String> {
+fn check_database(state: &StateDirectory) -> Result<String, String> {
     Embedded::open(&state.database()).map(|_| "opens".to_owned()).map_err(|error| error.to_string())
 }
 
 fn check_jobs(path: &Path) -> Result<String, String> {
     match read_source(&JobsSource::new(path)) {
         Ok(read) => Ok(format!("{} jobs, {} warnings", read.jobs.len(), read.warnings.0.len())),
-        Err(Failure::Wrong(says) | Failure::Bad(says)) => Err(says.join("; ")),
+        Err(Failure::Usage(says) | Failure::Failed(says)) => Err(says.join("; ")),
         Err(Failure::ReaderGone) => Err("cannot be read".to_owned()),
     }
 }

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::client::{Client, Question, ServerArguments, block_on};
+use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, tell_line};
 use crate::local_runner;
 use crate::machine;
@@ -123,7 +123,7 @@ async fn server_of(arguments: &ServerArguments, setup: &Setup) -> Result<Option<
     }
     let state = Some(setup.state.dir.clone());
     let client = Client::of_server(&ServerArguments { state, ..ServerArguments::default() }, &setup.configuration)?;
-    match client.ask(Question::get(&["health"])).await {
+    match client.ask(ApiRequest::get(&["health"])).await {
         Ok(_) => Ok(Some(Arc::new(ServerReports { client }))),
         Err(failure) => {
             failure.tell();
@@ -141,11 +141,11 @@ struct ServerReports {
 #[async_trait]
 impl Reports for ServerReports {
     async fn send(&self, events: &[Event]) -> PortResult<()> {
-        let question = Question::post(&["reports"], json!({ "events": events }));
+        let question = ApiRequest::post(&["reports"], json!({ "events": events }));
         match self.client.ask(question).await {
             Ok(_) => Ok(()),
-            Err(Failure::Wrong(says)) => Err(PortError::Permanent(says.join("; "))),
-            Err(Failure::Bad(says)) => Err(PortError::Retry(says.join("; "))),
+            Err(Failure::Usage(says)) => Err(PortError::Permanent(says.join("; "))),
+            Err(Failure::Failed(says)) => Err(PortError::Retry(says.join("; "))),
             Err(Failure::ReaderGone) => Err(PortError::Retry("the server is gone".to_owned())),
         }
     }

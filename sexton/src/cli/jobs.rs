@@ -7,10 +7,10 @@ use domain::job::Job;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::client::{Client, Question, ServerArguments, block_on};
-use crate::failure::{DONE, Failure, Outcome, tell_line};
+use crate::client::{ApiRequest, Client, ServerArguments, block_on};
+use crate::failure::{Failure, Outcome, SUCCESS, tell_line};
 use crate::jobs_source::{JobsSource, read_source};
-use crate::print::{Output, Table, dash, instant, job_key, pairs, parse_instant};
+use crate::print::{Printer, Table, dash, instant, job_key, pairs, parse_instant};
 
 #[derive(Debug, Args)]
 pub struct JobsArguments {
@@ -134,9 +134,9 @@ pub struct MaintenanceArguments {
 pub fn list(arguments: JobsArguments) -> Outcome {
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let mut answer = client.ask(Question::get(&["jobs"]).with("group", arguments.group.as_ref())).await?;
+        let mut answer = client.ask(ApiRequest::get(&["jobs"]).with("group", arguments.group.as_ref())).await?;
         let Some(Value::Array(jobs)) = answer.get_mut("jobs").map(Value::take) else { return Err(strange()) };
-        let mut out = Output::new();
+        let mut out = Printer::new();
         let mut table = Table::new(&["job", "schedule", "zone", "state", "next", "command"]);
         for record in &jobs {
             if arguments.json {
@@ -162,7 +162,7 @@ pub fn list(arguments: JobsArguments) -> Outcome {
             out.table(&table)?;
         }
         out.finish()?;
-        Ok(DONE)
+        Ok(SUCCESS)
     })
 }
 
@@ -193,15 +193,15 @@ fn show(arguments: &OneArguments) -> Outcome {
     let key = job_key(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(Question::get(&["jobs", &key.group, &key.name])).await?;
-        let mut out = Output::new();
+        let answer = client.ask(ApiRequest::get(&["jobs", &key.group, &key.name])).await?;
+        let mut out = Printer::new();
         if arguments.json {
             out.json(&answer)?
         } else {
             out.bytes(described(&answer).as_bytes())?
         }
         out.finish()?;
-        Ok(DONE)
+        Ok(SUCCESS)
     })
 }
 
@@ -235,7 +235,7 @@ fn set(arguments: &SetArguments) -> Outcome {
         let client = Client::find(&arguments.server).await?;
         let body = serde_json::to_value(&job)
             .map_err(|error| Failure::bad(format!("cannot write the job as JSON: {error}")))?;
-        let answer = client.ask(Question::put(&["jobs", &key.group, &key.name], body)).await?;
+        let answer = client.ask(ApiRequest::put(&["jobs", &key.group, &key.name], body)).await?;
         confirm(&answer, arguments.json, &format!("{key} stored"))
     })
 }
@@ -244,7 +244,7 @@ fn act(arguments: &OneArguments, verb: &str, body: Value, done: &str) -> Outcome
     let key = job_key(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(Question::post(&["jobs", &key.group, &key.name, verb], body)).await?;
+        let answer = client.ask(ApiRequest::post(&["jobs", &key.group, &key.name, verb], body)).await?;
         confirm(&answer, arguments.json, &format!("{key} {done}"))
     })
 }
@@ -253,20 +253,20 @@ fn remove(arguments: &OneArguments) -> Outcome {
     let key = job_key(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(Question::delete(&["jobs", &key.group, &key.name])).await?;
+        let answer = client.ask(ApiRequest::delete(&["jobs", &key.group, &key.name])).await?;
         confirm(&answer, arguments.json, &format!("{key} removed"))
     })
 }
 
 fn confirm(answer: &Value, json: bool, says: &str) -> Outcome {
-    let mut out = Output::new();
+    let mut out = Printer::new();
     if json {
         out.json(answer)?
     } else {
         out.line(says)?
     }
     out.finish()?;
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
 pub fn apply(arguments: ApplyArguments) -> Outcome {
@@ -280,15 +280,15 @@ pub fn apply(arguments: ApplyArguments) -> Outcome {
         let body = json!({
             "jobs": read.jobs, "source": read.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
         });
-        let answer = client.ask(Question::post(&["apply"], body)).await?;
-        let mut out = Output::new();
+        let answer = client.ask(ApiRequest::post(&["apply"], body)).await?;
+        let mut out = Printer::new();
         if arguments.json {
             out.json(&answer)?
         } else {
             out.bytes(difference_text(&answer, arguments.dry_run).as_bytes())?
         }
         out.finish()?;
-        Ok(DONE)
+        Ok(SUCCESS)
     })
 }
 
@@ -322,7 +322,7 @@ pub fn maintenance(arguments: MaintenanceArguments) -> Outcome {
         let body = json!({
             "on": on, "group": arguments.group, "until": until, "why": arguments.why, "catch_up": arguments.catch_up,
         });
-        let answer = client.ask(Question::post(&["maintenance"], body)).await?;
+        let answer = client.ask(ApiRequest::post(&["maintenance"], body)).await?;
         let whom = arguments.group.as_deref().map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
         let says = match (on, until) {
             (true, Some(until)) => format!("maintenance of {whom} until {}: nothing new is fired", instant(until)),

@@ -7,9 +7,9 @@ use domain::line::Stream;
 use domain::run::RunId;
 
 use crate::cli::runs::valid_run_id;
-use crate::client::{Client, Pieces, Question, ServerArguments, block_on};
-use crate::failure::{DONE, Failure, Outcome, tell_line};
-use crate::print::Output;
+use crate::client::{ApiRequest, BodyChunks, Client, ServerArguments, block_on};
+use crate::failure::{Failure, Outcome, SUCCESS, tell_line};
+use crate::print::Printer;
 use crate::up::run_output::{RunOutput, copy, marked};
 
 #[derive(Debug, Args)]
@@ -40,12 +40,12 @@ pub fn run(arguments: Arguments) -> Outcome {
     })
 }
 
-type Answer = (HeaderMap, Pieces);
+type OutputStream = (HeaderMap, BodyChunks);
 
-async fn ask_server(arguments: &Arguments, run_id: &str) -> Result<(Client, Answer), Failure> {
+async fn ask_server(arguments: &Arguments, run_id: &str) -> Result<(Client, OutputStream), Failure> {
     let client = Client::find(&arguments.server).await?;
     let segments = ["runs", run_id, "logs"];
-    let question = Question::get(&segments)
+    let question = ApiRequest::get(&segments)
         .with("stream", arguments.stream.as_ref())
         .with("timestamps", arguments.timestamps.then_some(true))
         .with("follow", arguments.follow.then_some(true));
@@ -53,12 +53,12 @@ async fn ask_server(arguments: &Arguments, run_id: &str) -> Result<(Client, Answ
     Ok((client, answer))
 }
 
-async fn print(arguments: &Arguments, run_id: &str, client: &Client, (head, mut body): Answer) -> Outcome {
+async fn print(arguments: &Arguments, run_id: &str, client: &Client, (head, mut body): OutputStream) -> Outcome {
     let removed = head.get(REMOVED_LINES).and_then(|lines| lines.to_str().ok());
     if let Some(lines) = removed.filter(|lines| *lines != "0") {
         tell_line(&format!("sexton: the first {lines} lines of {run_id} are not kept any more"));
     }
-    let mut out = Output::new();
+    let mut out = Printer::new();
     while let Some(piece) = body.next().await {
         out.bytes(&piece.map_err(|error| client.unreachable(&error))?)?;
         if arguments.follow {
@@ -66,7 +66,7 @@ async fn print(arguments: &Arguments, run_id: &str, client: &Client, (head, mut 
         }
     }
     out.finish()?;
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
 fn from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> Outcome {
@@ -76,7 +76,7 @@ fn from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> Outcome
     let Some(directory) = found else { return Err(no_server) };
     let stream = arguments.stream.as_deref().map(|name| if name == "stderr" { Stream::Stderr } else { Stream::Stdout });
     let query = LogQuery { stream, timestamps: arguments.timestamps, follow: arguments.follow };
-    let mut out = Output::new();
+    let mut out = Printer::new();
     let mut printed = Ok(());
     let give = |bytes: Vec<u8>| {
         printed = out.bytes(&bytes).and_then(|()| out.flush());
@@ -91,5 +91,5 @@ fn from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> Outcome
     };
     copy(&directory, query, give, missing, || false).map_err(says)?;
     printed?;
-    Ok(DONE)
+    Ok(SUCCESS)
 }

@@ -10,8 +10,8 @@ use rules::{Packs, RuleSet, TestMatch, test_run};
 use serde_json::json;
 
 use crate::configuration::load_packs;
-use crate::failure::{BAD, DONE, Failure, Outcome};
-use crate::print::{Output, Table};
+use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
+use crate::print::{Printer, Table};
 
 /// Of a matching line, this much is shown.
 const SHOWN_CHARS_MAX: usize = 400;
@@ -64,7 +64,7 @@ pub fn run(arguments: Arguments) -> Outcome {
 
 fn list(arguments: ListArguments) -> Outcome {
     let packs = load_packs(&arguments.rules)?;
-    let mut out = Output::new();
+    let mut out = Printer::new();
     let mut table = Table::new(&["pack", "rules", "for", "file", "description"]);
     for pack in packs.iter() {
         if arguments.json {
@@ -82,7 +82,7 @@ fn list(arguments: ListArguments) -> Outcome {
         out.table(&table)?;
     }
     out.finish()?;
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
 fn test(arguments: TestArguments) -> Outcome {
@@ -101,7 +101,7 @@ fn test(arguments: TestArguments) -> Outcome {
         }
         _ => (Box::new(io::stdin().lock()), "standard input".to_owned()),
     };
-    let mut out = Output::new();
+    let mut out = Printer::new();
     let mut printed: Result<(), Failure> = Ok(());
     let summary = test_run(&rules, reader, |found| {
         if printed.is_ok() {
@@ -119,10 +119,10 @@ fn test(arguments: TestArguments) -> Outcome {
         out.line(&format!("verdict for exit 0: {}: {}", verdict.outcome.name(), verdict.reason))?;
     }
     out.finish()?;
-    Ok(if verdict.outcome == RunOutcome::Succeeded { DONE } else { BAD })
+    Ok(if verdict.outcome == RunOutcome::Succeeded { SUCCESS } else { FAILED })
 }
 
-fn show_match(out: &mut Output, json: bool, found: &TestMatch<'_>) -> Result<(), Failure> {
+fn show_match(out: &mut Printer, json: bool, found: &TestMatch<'_>) -> Result<(), Failure> {
     let text: String = String::from_utf8_lossy(found.text).chars().take(SHOWN_CHARS_MAX).collect();
     if json {
         return out.json(&json!({

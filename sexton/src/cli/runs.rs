@@ -8,10 +8,10 @@ use domain::run::{Outcome as RunOutcome, Run, RunId};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::client::{Client, Question, ServerArguments, block_on};
-use crate::failure::{BAD, DONE, Failure, Outcome};
+use crate::client::{ApiRequest, Client, ServerArguments, block_on};
+use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
 use crate::print::{
-    Output, Table, bytes_readable, dash, instant, instant_or_dash, job_key, pairs, parse_instant, readable,
+    Printer, Table, bytes_readable, dash, instant, instant_or_dash, job_key, pairs, parse_instant, readable,
 };
 
 /// What one question asks the server to wait for; asked again until the run is over.
@@ -104,9 +104,9 @@ pub fn start(arguments: RunArguments) -> Outcome {
     let key = job_key(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let started = client.ask(Question::post(&["jobs", &key.group, &key.name, "run"], json!({}))).await?;
+        let started = client.ask(ApiRequest::post(&["jobs", &key.group, &key.name, "run"], json!({}))).await?;
         let run_id = run_of(&started)?.run_id;
-        let mut out = Output::new();
+        let mut out = Printer::new();
         if !arguments.wait {
             if arguments.json {
                 out.json(&started)?
@@ -114,7 +114,7 @@ pub fn start(arguments: RunArguments) -> Outcome {
                 out.line(run_id.as_str())?
             }
             out.finish()?;
-            return Ok(DONE);
+            return Ok(SUCCESS);
         }
         if !arguments.json {
             out.line(run_id.as_str())?;
@@ -128,13 +128,13 @@ pub fn start(arguments: RunArguments) -> Outcome {
             out.line(&sentence(&run))?
         }
         out.finish()?;
-        Ok(if run.outcome == Some(RunOutcome::Succeeded) { DONE } else { BAD })
+        Ok(if run.outcome == Some(RunOutcome::Succeeded) { SUCCESS } else { FAILED })
     })
 }
 
 async fn wait_for(client: &Client, run_id: &RunId) -> Result<Value, Failure> {
     loop {
-        let question = Question::get(&["runs", run_id.as_str()]).with("wait", Some(WAIT.as_secs())).patient(WAIT);
+        let question = ApiRequest::get(&["runs", run_id.as_str()]).with("wait", Some(WAIT.as_secs())).patient(WAIT);
         let answer = client.ask(question).await?;
         if !run_of(&answer)?.is_open() {
             return Ok(answer);
@@ -154,8 +154,8 @@ pub fn stop(arguments: StopArguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(Question::post(&["runs", run_id, "stop"], json!({}))).await?;
-        let mut out = Output::new();
+        let answer = client.ask(ApiRequest::post(&["runs", run_id, "stop"], json!({}))).await?;
+        let mut out = Printer::new();
         if arguments.json {
             out.json(&answer)?;
         } else {
@@ -167,7 +167,7 @@ pub fn stop(arguments: StopArguments) -> Outcome {
             out.line(&format!("{run_id}: {says}"))?;
         }
         out.finish()?;
-        Ok(DONE)
+        Ok(SUCCESS)
     })
 }
 
@@ -178,13 +178,13 @@ pub fn list(arguments: RunsArguments) -> Outcome {
     let (group, job) = group_and_job(arguments.job.as_deref())?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let mut out = Output::new();
+        let mut out = Printer::new();
         let mut table =
             Table::new(&["run_id", "job", "trigger", "outcome", "started", "took", "exit", "lines", "reason"]);
         let mut cursor: Option<String> = None;
         let mut left = arguments.limit;
         while left > 0 {
-            let question = Question::get(&["runs"])
+            let question = ApiRequest::get(&["runs"])
                 .with("group", group.clone())
                 .with("job", job.clone())
                 .with("outcome", arguments.outcome.map(RunOutcome::name))
@@ -212,7 +212,7 @@ pub fn list(arguments: RunsArguments) -> Outcome {
             out.table(&table)?;
         }
         out.finish()?;
-        Ok(DONE)
+        Ok(SUCCESS)
     })
 }
 
@@ -268,15 +268,15 @@ pub fn show(arguments: ShowArguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(Question::get(&["runs", run_id])).await?;
-        let mut out = Output::new();
+        let answer = client.ask(ApiRequest::get(&["runs", run_id])).await?;
+        let mut out = Printer::new();
         if arguments.json {
             out.json(&answer)?;
         } else {
             out.bytes(described(&run_of(&answer)?, &undelivered_of(&answer)).as_bytes())?;
         }
         out.finish()?;
-        Ok(DONE)
+        Ok(SUCCESS)
     })
 }
 
@@ -334,9 +334,9 @@ pub fn ledger(arguments: LedgerArguments) -> Outcome {
     let until = optional_instant(arguments.until.as_deref(), now)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(Question::get(&["ledger"]).with("since", since).with("until", until)).await?;
+        let answer = client.ask(ApiRequest::get(&["ledger"]).with("since", since).with("until", until)).await?;
         let Some(adds_up) = answer.get("adds_up").and_then(Value::as_bool) else { return Err(strange("ledger")) };
-        let mut out = Output::new();
+        let mut out = Printer::new();
         if arguments.json {
             out.json(&answer)?;
         } else {
@@ -344,7 +344,7 @@ pub fn ledger(arguments: LedgerArguments) -> Outcome {
         }
         out.finish()?;
         match adds_up {
-            true => Ok(DONE),
+            true => Ok(SUCCESS),
             false => {
                 Err(Failure::bad("the ledger does not add up: scheduled is not the sum of outcomes and open runs"))
             }

@@ -9,9 +9,9 @@ use domain::schedule::{Context, Firing, Schedule, Trigger, zone_named};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::failure::{DONE, Failure, Outcome, WRONG, tell_line};
+use crate::failure::{Failure, Outcome, SUCCESS, USAGE, tell_line};
 use crate::jobs_source::{JobsSource, read_source};
-use crate::print::{self, Form, Output, parse_instant};
+use crate::print::{self, OutputFormat, Printer, parse_instant};
 
 /// `--count` beyond this is a mistake; a plan goes further.
 const COUNT_MAX: u64 = 100_000;
@@ -48,16 +48,16 @@ pub fn next(arguments: NextArguments) -> Outcome {
     let context = Context { zone: &arguments.zone, seed: "default/next", anchor: from };
     let schedule = Schedule::parse(&arguments.expression, &context)
         .map_err(|says| Failure::wrong(format!("`{}`: {says}", arguments.expression)))?;
-    let mut out = Output::new();
+    let mut out = Printer::new();
     let count = usize::try_from(arguments.count).unwrap_or(usize::MAX);
     let firings: Vec<Firing> = schedule.firings(from).take(count).collect();
     for firing in &firings {
         let local = print::local(firing.at, &zone);
-        match Form::of(arguments.json) {
-            Form::Json => {
+        match OutputFormat::of(arguments.json) {
+            OutputFormat::Json => {
                 out.json(&NextRecord { at: Some(firing.at), local: Some(local), note: firing.note.as_deref() })?
             }
-            Form::Text => out.line(&format!(
+            OutputFormat::Text => out.line(&format!(
                 "{}\t{local}\t{}",
                 print::instant(firing.at),
                 firing.note.as_deref().unwrap_or_default()
@@ -70,16 +70,16 @@ pub fn next(arguments: NextArguments) -> Outcome {
             Trigger::Manual => "only when asked",
             Trigger::Timed => "never",
         };
-        match Form::of(arguments.json) {
-            Form::Json => out.json(&NextRecord { at: None, local: None, note: Some(note) })?,
-            Form::Text => out.line(&format!("-\t-\t{note}"))?,
+        match OutputFormat::of(arguments.json) {
+            OutputFormat::Json => out.json(&NextRecord { at: None, local: None, note: Some(note) })?,
+            OutputFormat::Text => out.line(&format!("-\t-\t{note}"))?,
         }
     }
     out.finish()?;
     for warning in schedule.warnings() {
         tell_line(&format!("warning: `{}`: {warning}", arguments.expression));
     }
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
 #[derive(Debug, Args)]
@@ -133,13 +133,15 @@ pub fn plan(arguments: PlanArguments) -> Outcome {
     for warning in &read.warnings.0 {
         tell_line(&warning.to_string());
     }
-    let mut out = Output::new();
+    let mut out = Printer::new();
     for (job, firing) in plan::plan(&read.jobs, from, to)? {
         let zone = zone_named(&job.zone).map_err(Failure::wrong)?;
         let (local, note) = (print::local(firing.at, &zone), firing.note.as_deref());
-        match Form::of(arguments.json) {
-            Form::Json => out.json(&PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, note })?,
-            Form::Text => out.line(&format!(
+        match OutputFormat::of(arguments.json) {
+            OutputFormat::Json => {
+                out.json(&PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, note })?
+            }
+            OutputFormat::Text => out.line(&format!(
                 "{}\t{local}\t{}\t{}",
                 print::instant(firing.at),
                 job.key(),
@@ -148,28 +150,28 @@ pub fn plan(arguments: PlanArguments) -> Outcome {
         }
     }
     out.finish()?;
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
 pub fn lint(arguments: LintArguments) -> Outcome {
     let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file) };
     let parsed = source.parse()?;
-    let mut out = Output::new();
+    let mut out = Printer::new();
     let mut counts = (0, 0);
     for fault in &parsed.faults.0 {
         match fault.level {
             Level::Fault => counts.0 += 1,
             Level::Warning => counts.1 += 1,
         }
-        match (Form::of(arguments.json), fault.level) {
-            (Form::Json, _) => out.json(fault)?,
-            (Form::Text, Level::Fault) => tell_line(&fault.to_string()),
-            (Form::Text, Level::Warning) => out.line(&fault.to_string())?,
+        match (OutputFormat::of(arguments.json), fault.level) {
+            (OutputFormat::Json, _) => out.json(fault)?,
+            (OutputFormat::Text, Level::Fault) => tell_line(&fault.to_string()),
+            (OutputFormat::Text, Level::Warning) => out.line(&fault.to_string())?,
         }
     }
     if !arguments.json {
         out.line(&format!("{} good jobs, {} faults, {} warnings", parsed.jobs.len(), counts.0, counts.1))?;
     }
     out.finish()?;
-    Ok(if counts.0 > 0 { WRONG } else { DONE })
+    Ok(if counts.0 > 0 { USAGE } else { SUCCESS })
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use crate::client::{Client, Question, ServerArguments, block_on};
-use crate::failure::{DONE, Failure, Outcome};
-use crate::print::{Output, Table, bytes_readable, dash, readable};
+use crate::client::{ApiRequest, Client, ServerArguments, block_on};
+use crate::failure::{Failure, Outcome, SUCCESS};
+use crate::print::{Printer, Table, bytes_readable, dash, readable};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -23,16 +23,16 @@ pub fn run(arguments: Arguments) -> Outcome {
         let configuration = arguments.server.configuration()?;
         let on_aws = arguments.server.on_aws(&configuration).is_some();
         let client = Client::of_server(&arguments.server, &configuration).map_err(|failure| match failure {
-            Failure::Bad(_) if on_aws => Failure::wrong(
+            Failure::Failed(_) if on_aws => Failure::wrong(
                 "on AWS each runner ships its own lines; ask on its machine (`sexton sinks --state DIR`), or read its /metrics",
             ),
             failure => failure,
         })?;
-        let answer = client.ask(Question::get(&["sinks"])).await?;
+        let answer = client.ask(ApiRequest::get(&["sinks"])).await?;
         let Some(sinks) = answer.get("sinks").and_then(Value::as_array) else {
             return Err(Failure::bad("the server's answer holds no sinks; is its version the same as ours?"));
         };
-        let mut out = Output::new();
+        let mut out = Printer::new();
         let mut table = Table::new(&[
             "sink",
             "type",
@@ -54,7 +54,7 @@ pub fn run(arguments: Arguments) -> Outcome {
             out.table(&table)?;
         }
         out.finish()?;
-        Ok(DONE)
+        Ok(SUCCESS)
     })
 }
 

@@ -55,7 +55,7 @@ impl Logs for CloudwatchOutput {
         }
         let reader = Reader::new(logs, Wanted::of(logs, &header)).await?;
         let (sender, chunks) = mpsc::channel(PIECES_MAX);
-        let copy = Copy { reader, query, run: run.clone(), runs: self.runs.clone(), sender };
+        let copy = OutputCopy { reader, query, run: run.clone(), runs: self.runs.clone(), sender };
         tokio::spawn(copy.all());
         Ok(Some(LogOutput { chunks, removed_lines: 0 }))
     }
@@ -78,7 +78,7 @@ fn header_of(run: &Run) -> Option<RunHeader> {
     })
 }
 
-struct Copy {
+struct OutputCopy {
     reader: Reader,
     query: LogQuery,
     run: Run,
@@ -86,7 +86,7 @@ struct Copy {
     sender: mpsc::Sender<std::io::Result<axum::body::Bytes>>,
 }
 
-impl Copy {
+impl OutputCopy {
     /// Gives what there is; with `follow`, until the run's end has come, or the ledger knows it for a while.
     async fn all(mut self) {
         let mut looks_left = LAST_LOOKS;

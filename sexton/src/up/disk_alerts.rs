@@ -17,14 +17,14 @@ use services::Links;
 use services::system_alerts::{self, Condition};
 use tokio_util::sync::CancellationToken;
 
-use super::notifier::People;
+use super::notifier::ChannelNotifier;
 use crate::print::bytes_readable;
 
 /// The disk is looked at this often: a job that floods it takes longer to matter.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Makes alerts of a full disk under `folder`, until `stop`.
-pub async fn watch(ports: Ports, people: Arc<People>, folder: PathBuf, stop: CancellationToken) {
+pub async fn watch(ports: Ports, people: Arc<ChannelNotifier>, folder: PathBuf, stop: CancellationToken) {
     let mut alerts = DiskAlerts::default();
     loop {
         tokio::select! {
@@ -46,18 +46,18 @@ struct DiskAlerts {
 
 /// How the disk stands; in between, nothing changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum DiskState {
     Full,
-    Roomy,
+    Free,
     Between,
 }
 
-fn standing(space: DiskSpace) -> Standing {
+fn standing(space: DiskSpace) -> DiskState {
     match space.available_for_output_bytes() {
         // A keeper that was refused leaves a little: what it would have written at once.
-        most if most < space.reserve_bytes() / 8 => Standing::Full,
-        most if most >= space.reserve_bytes() => Standing::Roomy,
-        _ => Standing::Between,
+        most if most < space.reserve_bytes() / 8 => DiskState::Full,
+        most if most >= space.reserve_bytes() => DiskState::Free,
+        _ => DiskState::Between,
     }
 }
 
@@ -66,13 +66,13 @@ impl DiskAlerts {
     ///
     /// # Errors
     /// A port's, once people know all the same; the next look is the retry.
-    async fn look(&mut self, ports: &Ports, people: &People, folder: &Path, now: Timestamp) -> PortResult<()> {
+    async fn look(&mut self, ports: &Ports, people: &ChannelNotifier, folder: &Path, now: Timestamp) -> PortResult<()> {
         // A folder that is gone has other troubles, and others tell them.
         let Ok(space) = free_space::read(folder) else { return Ok(()) };
         let outcome = match standing(space) {
-            Standing::Full => Outcome::Failed,
-            Standing::Roomy => Outcome::Succeeded,
-            Standing::Between => return Ok(()),
+            DiskState::Full => Outcome::Failed,
+            DiskState::Free => Outcome::Succeeded,
+            DiskState::Between => return Ok(()),
         };
         let reason = reason(outcome, folder, space);
         let told = self.store(ports, outcome, &reason, now).await;
@@ -109,7 +109,7 @@ fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {
 }
 
 /// Whether anybody was told.
-async fn tell(people: &People, reason: &str, now: Timestamp) -> bool {
+async fn tell(people: &ChannelNotifier, reason: &str, now: Timestamp) -> bool {
     let transition = Transition::new("disk:unstored".to_owned(), AlertKind::Failed, &key(), reason, now);
     let alert = services::alert_message::alert(&transition, None, &Links::default());
     let mut told = false;
@@ -128,15 +128,15 @@ mod tests {
 
     #[test]
     fn a_disk_is_full_before_its_last_byte_and_has_room_only_when_there_is_some_to_spare() {
-        let check = |free_mib: u64, expected: Standing| {
+        let check = |free_mib: u64, expected: DiskState| {
             let space = DiskSpace { free_bytes: free_mib << 20, total_bytes: 10 << 30 };
             assert_eq!(standing(space), expected, "{free_mib} MiB");
         };
-        check(0, Standing::Full);
-        check(64, Standing::Full);
-        check(71, Standing::Full);
-        check(72, Standing::Between);
-        check(127, Standing::Between);
-        check(128, Standing::Roomy);
+        check(0, DiskState::Full);
+        check(64, DiskState::Full);
+        check(71, DiskState::Full);
+        check(72, DiskState::Between);
+        check(127, DiskState::Between);
+        check(128, DiskState::Free);
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::notifier::People;
+use super::notifier::ChannelNotifier;
 use crate::configuration::HistorySection;
 use crate::local_runner::SharedPacks;
 
@@ -34,7 +34,7 @@ const FAILURE_WAIT: Duration = Duration::from_secs(2);
 pub struct Duties {
     pub ports: Ports,
     pub packs: SharedPacks,
-    pub notifier: Arc<People>,
+    pub notifier: Arc<ChannelNotifier>,
     pub links: Links,
     pub keep: Keep,
     /// Something may be due earlier than the scheduler's loop believes.
@@ -43,12 +43,12 @@ pub struct Duties {
 }
 
 /// The running loops.
-pub struct Running {
+pub struct RunningDuties {
     tasks: Vec<JoinHandle<()>>,
-    duties: Arc<Shared>,
+    duties: Arc<DutyContext>,
 }
 
-struct Shared {
+struct DutyContext {
     duties: Duties,
     /// Something ended: there may be an alert to send.
     to_tell: Notify,
@@ -56,7 +56,7 @@ struct Shared {
     to_release: Notify,
 }
 
-impl Shared {
+impl DutyContext {
     fn ended(&self) {
         self.to_tell.notify_one();
         self.to_release.notify_one();
@@ -77,10 +77,10 @@ enum Duty {
 impl Duty {
     const ALL: [Duty; 6] = [Duty::Scheduler, Duty::Collector, Duty::Alerts, Duty::Overdue, Duty::Release, Duty::Pruner];
 
-    async fn call(self, shared: &Shared) -> services::Result<Wait> {
+    async fn call(self, shared: &DutyContext) -> services::Result<NextCall> {
         match self {
             Duty::Scheduler => schedule(shared).await,
-            Duty::Collector => collect(shared, REPORT_WAIT).await.map(|_| Wait::AtOnce),
+            Duty::Collector => collect(shared, REPORT_WAIT).await.map(|_| NextCall::AtOnce),
             Duty::Alerts => alert(shared).await,
             Duty::Overdue => look_after(shared).await,
             Duty::Release => release_held(shared).await,
@@ -90,10 +90,10 @@ impl Duty {
 }
 
 /// When a duty is called again.
-enum Wait {
+enum NextCall {
     AtOnce,
-    For(Duration),
-    Until(Timestamp),
+    After(Duration),
+    At(Timestamp),
 }
 
 pub fn keep(history: &HistorySection) -> Keep {
@@ -105,14 +105,14 @@ pub fn keep(history: &HistorySection) -> Keep {
 }
 
 impl Duties {
-    pub fn start(self) -> Running {
-        let shared = Arc::new(Shared { duties: self, to_tell: Notify::new(), to_release: Notify::new() });
+    pub fn start(self) -> RunningDuties {
+        let shared = Arc::new(DutyContext { duties: self, to_tell: Notify::new(), to_release: Notify::new() });
         let tasks = Duty::ALL.into_iter().map(|duty| tokio::spawn(repeat(duty, shared.clone()))).collect();
-        Running { tasks, duties: shared }
+        RunningDuties { tasks, duties: shared }
     }
 }
 
-impl Running {
+impl RunningDuties {
     /// After `stop`: collects what the runner reported last, and tells what that came to.
     pub async fn finish(self) {
         for task in self.tasks {
@@ -140,7 +140,7 @@ impl Running {
 /// Reports that lie ready at the end are at most a few thousand; what remains waits in the store.
 const FINAL_CALLS_MAX: usize = 50;
 
-async fn repeat(duty: Duty, shared: Arc<Shared>) {
+async fn repeat(duty: Duty, shared: Arc<DutyContext>) {
     let mut told: Option<String> = None;
     let stop = shared.duties.stop.clone();
     while !stop.is_cancelled() {
@@ -158,11 +158,11 @@ async fn repeat(duty: Duty, shared: Arc<Shared>) {
                     tracing::warn!(?duty, "failed and is tried again: {says}");
                     told = Some(says);
                 }
-                Wait::For(FAILURE_WAIT)
+                NextCall::After(FAILURE_WAIT)
             }
             Err(error) => {
                 tracing::error!(?duty, %error, "a defect of sexton; the duty goes on");
-                Wait::For(FAILURE_WAIT)
+                NextCall::After(FAILURE_WAIT)
             }
         };
         tokio::select! {
@@ -173,11 +173,11 @@ async fn repeat(duty: Duty, shared: Arc<Shared>) {
 }
 
 /// Waits, unless what the duty waits for happens before.
-async fn pause(duty: Duty, wait: Wait, shared: &Shared) {
+async fn pause(duty: Duty, wait: NextCall, shared: &DutyContext) {
     let span = match wait {
-        Wait::AtOnce => return,
-        Wait::For(span) => span,
-        Wait::Until(at) => Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO),
+        NextCall::AtOnce => return,
+        NextCall::After(span) => span,
+        NextCall::At(at) => Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO),
     };
     let sleep = tokio::time::sleep(span);
     match duty {
@@ -188,20 +188,20 @@ async fn pause(duty: Duty, wait: Wait, shared: &Shared) {
     }
 }
 
-async fn schedule(shared: &Shared) -> services::Result<Wait> {
+async fn schedule(shared: &DutyContext) -> services::Result<NextCall> {
     let summary = scheduler::tick(&shared.duties.ports, Timestamp::now()).await?;
     if summary.missed > 0 || summary.bad_jobs > 0 {
         shared.ended();
     }
     if summary.more {
-        return Ok(Wait::AtOnce);
+        return Ok(NextCall::AtOnce);
     }
     let now = Timestamp::now();
     let wake = scheduler::next_wake(&shared.duties.ports, now).await?;
-    Ok(Wait::Until(wake))
+    Ok(NextCall::At(wake))
 }
 
-async fn collect(shared: &Shared, wait: Duration) -> services::Result<collector::Summary> {
+async fn collect(shared: &DutyContext, wait: Duration) -> services::Result<collector::Summary> {
     let reports = collector::receive(&shared.duties.ports, wait).await?;
     if !reports.is_empty() {
         crash::point("received_reports");
@@ -217,7 +217,7 @@ async fn collect(shared: &Shared, wait: Duration) -> services::Result<collector:
     Ok(summary)
 }
 
-async fn alert(shared: &Shared) -> services::Result<Wait> {
+async fn alert(shared: &DutyContext) -> services::Result<NextCall> {
     let Duties { ports, notifier, links, .. } = &shared.duties;
     let channels = notifier.names();
     let sending = alerts::Sending { notifier: notifier.as_ref(), channels: &channels, links, worker: "up" };
@@ -225,10 +225,10 @@ async fn alert(shared: &Shared) -> services::Result<Wait> {
     if summary.given_up > 0 {
         tracing::error!(alerts = summary.given_up, "alerts were given up: no channel took them");
     }
-    Ok(Wait::For(ALERT_INTERVAL))
+    Ok(NextCall::After(ALERT_INTERVAL))
 }
 
-async fn look_after(shared: &Shared) -> services::Result<Wait> {
+async fn look_after(shared: &DutyContext) -> services::Result<NextCall> {
     let (ports, now) = (&shared.duties.ports, Timestamp::now());
     if let Some((boot_id, booted_at)) = this_boot(now) {
         boot::boot(ports, &boot_id, booted_at, now).await?;
@@ -240,7 +240,7 @@ async fn look_after(shared: &Shared) -> services::Result<Wait> {
     if summary.missed > 0 || summary.lost > 0 {
         shared.ended();
     }
-    Ok(Wait::For(MINUTE))
+    Ok(NextCall::After(MINUTE))
 }
 
 /// What tells this boot of the machine from others, and when it began.
@@ -251,17 +251,17 @@ fn this_boot(now: Timestamp) -> Option<(String, Timestamp)> {
     Some((boot_id.trim().to_owned(), booted_at))
 }
 
-async fn release_held(shared: &Shared) -> services::Result<Wait> {
+async fn release_held(shared: &DutyContext) -> services::Result<NextCall> {
     let ports = &shared.duties.ports;
     let open = overdue::open(ports).await?;
     let summary = release::tick(ports, &open, Timestamp::now()).await?;
     if summary.skipped > 0 {
         shared.ended();
     }
-    Ok(Wait::For(MINUTE))
+    Ok(NextCall::After(MINUTE))
 }
 
-async fn prune(shared: &Shared) -> services::Result<Wait> {
+async fn prune(shared: &DutyContext) -> services::Result<NextCall> {
     let summary = pruner::tick(&shared.duties.ports, &shared.duties.keep, Timestamp::now()).await?;
-    Ok(if summary.more { Wait::For(Duration::from_secs(1)) } else { Wait::For(PRUNE_INTERVAL) })
+    Ok(if summary.more { NextCall::After(Duration::from_secs(1)) } else { NextCall::After(PRUNE_INTERVAL) })
 }

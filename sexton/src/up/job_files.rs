@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::sample;
 use crate::failure::{Failure, tell_line};
-use crate::file_watch::{LOOK_INTERVAL, Watch};
+use crate::file_watch::{FileWatch, LOOK_INTERVAL};
 use crate::jobs_source::{JobsSource, read_source};
 use crate::local_runner::SharedPacks;
-use crate::state::State;
+use crate::state::StateDirectory;
 
 /// Jobs read together.
 const PAGE_MAX: usize = 1000;
@@ -30,7 +30,7 @@ const PAGE_MAX: usize = 1000;
 const NAMED_MAX: usize = 5;
 
 /// The files that were named.
-pub struct Named {
+pub struct JobFileArgs {
     pub crontabs: Vec<PathBuf>,
     pub jobs: Vec<PathBuf>,
     /// The crontabs have a user column.
@@ -41,7 +41,7 @@ pub struct JobFiles {
     sources: Vec<JobsSource>,
     /// What the sample's jobs name as their source.
     sample: String,
-    watch: Watch,
+    watch: FileWatch,
 }
 
 impl JobFiles {
@@ -49,14 +49,14 @@ impl JobFiles {
     ///
     /// # Errors
     /// When the stored jobs cannot be read, or the sample cannot be written.
-    pub async fn new(named: Named, state: &State, ports: &Ports) -> Result<JobFiles, Failure> {
+    pub async fn new(named: JobFileArgs, state: &StateDirectory, ports: &Ports) -> Result<JobFiles, Failure> {
         let sample = JobsSource::new(state.sample_crontab()).name();
         let mut paths = [named.crontabs, named.jobs].concat();
         if paths.is_empty() && stored_by_source(ports).await?.keys().all(|source| source.as_ref() == Some(&sample)) {
             paths.push(sample::crontab(state)?);
         }
         let sources = paths.iter().map(|path| JobsSource { system: named.system, ..JobsSource::new(path) }).collect();
-        Ok(JobFiles { watch: Watch::new(paths), sample, sources })
+        Ok(JobFiles { watch: FileWatch::new(paths), sample, sources })
     }
 
     /// Applies all files; says one line about each, and about the jobs of others.

@@ -9,13 +9,13 @@ use keeper::crash;
 /// Stands for the log when no channel is configured, so that no alert goes nowhere.
 const LOG: &str = "log";
 
-pub struct People {
+pub struct ChannelNotifier {
     channels: Channels,
 }
 
-impl People {
-    pub fn new(channels: Channels) -> People {
-        People { channels }
+impl ChannelNotifier {
+    pub fn new(channels: Channels) -> ChannelNotifier {
+        ChannelNotifier { channels }
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -25,7 +25,7 @@ impl People {
 }
 
 #[async_trait]
-impl Notifier for People {
+impl Notifier for ChannelNotifier {
     async fn notify(&self, channel: &str, alert: &Alert) -> PortResult<()> {
         if channel == LOG && self.channels.names().next().is_none() {
             tracing::warn!(kind = alert.kind.name(), "alert: {}: {}", headline(alert), alert.reason);

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use crate::failure::Failure;
-use crate::state::State;
+use crate::state::StateDirectory;
 
 const SAMPLE: &str = include_str!("sample.crontab");
 
@@ -13,7 +13,7 @@ const SAMPLE: &str = include_str!("sample.crontab");
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn crontab(state: &State) -> Result<PathBuf, Failure> {
+pub fn crontab(state: &StateDirectory) -> Result<PathBuf, Failure> {
     let path = state.sample_crontab();
     let written = OpenOptions::new()
         .write(true)
@@ -28,7 +28,7 @@ pub fn crontab(state: &State) -> Result<PathBuf, Failure> {
 }
 
 /// The default sinks, as a sinks file would say it.
-pub fn sinks(state: &State) -> String {
+pub fn sinks(state: &StateDirectory) -> String {
     let path = state.logs().join("{group}/{job}.log");
     // The strings of JSON are strings of TOML.
     let quoted = serde_json::Value::from(path.display().to_string());

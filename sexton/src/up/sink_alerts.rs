@@ -15,7 +15,7 @@ use sinks::status::{SinkEvent, SinkState, SinkStatus, SinkTrouble};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::local_runner::{Work, tell};
+use crate::local_runner::{LocalRunner, tell};
 use crate::print::{bytes_readable, readable};
 
 /// Sinks are looked at this often: small against any `alert_after` that people choose.
@@ -26,7 +26,7 @@ fn key(sink: &str) -> JobKey {
 }
 
 /// Makes alerts of sinks that lag or cannot work, until `stop`.
-pub async fn watch(work: Arc<Work>, ports: Ports, stop: CancellationToken) {
+pub async fn watch(work: Arc<LocalRunner>, ports: Ports, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
