@@ -20,7 +20,7 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const QUOTE_BYTES_MAX: u64 = 2000;
 
 /// After its end, what it wrote last is still in the pipe.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const STDERR_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub struct Options {
@@ -69,9 +69,9 @@ impl CommandChannel {
             _ => PortError::Retry(format!("cannot start `{}`: {why}", self.options.command)),
         })?;
         let _group = child.id().map(ProcessGroup);
-        let talked = tokio::time::timeout(self.options.timeout, converse(&mut child, &input)).await;
+        let talked = tokio::time::timeout(self.options.timeout, feed_and_wait(&mut child, &input)).await;
         match talked {
-            Ok(Ok((status, quote))) => self.judged(status, &quote),
+            Ok(Ok((status, quote))) => self.check_status(status, &quote),
             Ok(Err(why)) => Err(PortError::Retry(format!("`{}`: {why}", self.options.command))),
             Err(_) => {
                 let limit = domain::units::format_duration(self.options.timeout);
@@ -119,7 +119,7 @@ impl CommandChannel {
         command
     }
 
-    fn judged(&self, status: ExitStatus, quote: &[u8]) -> PortResult<()> {
+    fn check_status(&self, status: ExitStatus, quote: &[u8]) -> PortResult<()> {
         if status.success() {
             return Ok(());
         }
@@ -136,16 +136,16 @@ impl CommandChannel {
 }
 
 /// Feeds it, hears its complaints and waits for its end. A command that does not read its input is no fault.
-async fn converse(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+async fn feed_and_wait(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
     let mut quote = Vec::new();
     let status = {
-        let talk = async { tokio::join!(feed(stdin, input), hear(stderr, &mut quote)) };
+        let talk = async { tokio::join!(write_input(stdin, input), read_stderr(stderr, &mut quote)) };
         tokio::pin!(talk);
         tokio::select! {
             status = child.wait() => {
                 // A grandchild may hold standard error for as long as it likes: the command's own end is what counts.
-                let _held = tokio::time::timeout(LAST_WORDS, &mut talk).await;
+                let _held = tokio::time::timeout(STDERR_DRAIN_TIMEOUT, &mut talk).await;
                 status?
             }
             _ = &mut talk => child.wait().await?,
@@ -154,7 +154,7 @@ async fn converse(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatu
     Ok((status, quote))
 }
 
-async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
+async fn write_input(stdin: Option<ChildStdin>, input: &[u8]) {
     if let Some(mut stdin) = stdin
         && let Err(why) = stdin.write_all(input).await
     {
@@ -162,7 +162,7 @@ async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
     }
 }
 
-async fn hear(stderr: Option<ChildStderr>, quote: &mut Vec<u8>) {
+async fn read_stderr(stderr: Option<ChildStderr>, quote: &mut Vec<u8>) {
     let Some(stderr) = stderr else { return };
     let mut stderr = stderr.take(QUOTE_BYTES_MAX);
     if let Err(why) = stderr.read_to_end(quote).await {

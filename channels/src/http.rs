@@ -24,7 +24,7 @@ pub fn client(timeout: Duration) -> Result<Client, String> {
 
 /// # Errors
 /// One lower-case sentence that does not hold the address: an address of a webhook is a secret.
-pub fn address(text: &str) -> Result<Url, String> {
+pub fn parse_url(text: &str) -> Result<Url, String> {
     Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
@@ -32,8 +32,8 @@ pub fn address(text: &str) -> Result<Url, String> {
 }
 
 /// Sends, and takes any 2xx for delivered.
-pub async fn deliver(request: RequestBuilder) -> PortResult<()> {
-    let mut response = request.send().await.map_err(|error| PortError::Retry(cause(error)))?;
+pub async fn send_request(request: RequestBuilder) -> PortResult<()> {
+    let mut response = request.send().await.map_err(|error| PortError::Retry(error_text(error)))?;
     let status = response.status();
     if status.is_success() {
         return Ok(());
@@ -68,7 +68,7 @@ pub async fn probe(url: &Url, timeout: Duration) -> PortResult<&'static str> {
 }
 
 /// The deepest cause, without the address.
-fn cause(error: reqwest::Error) -> String {
+fn error_text(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return "the receiver did not answer in time".to_owned();
     }

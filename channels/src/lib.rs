@@ -110,7 +110,7 @@ impl Channels {
             Some(Sender::Slack(sender)) => sender.send(alert).await,
             Some(Sender::Smtp(sender)) => sender.send(alert).await,
             Some(Sender::Command(sender)) => sender.send(alert).await,
-            None => Err(domain::ports::PortError::Permanent(unknown(channel, self.names()))),
+            None => Err(domain::ports::PortError::Permanent(unknown_channel(channel, self.names()))),
         }
     }
 
@@ -124,13 +124,13 @@ impl Channels {
             Some(Sender::Slack(sender)) => sender.probe().await,
             Some(Sender::Smtp(sender)) => sender.probe().await,
             Some(Sender::Command(sender)) => sender.probe(),
-            None => Err(domain::ports::PortError::Permanent(unknown(channel, self.names()))),
+            None => Err(domain::ports::PortError::Permanent(unknown_channel(channel, self.names()))),
         }
     }
 }
 
 /// A job may name a channel that no configuration has.
-fn unknown<'a>(channel: &str, known: impl Iterator<Item = &'a str>) -> String {
+fn unknown_channel<'a>(channel: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     match known.as_slice() {
         [] => format!("no channel `{channel}`: none is configured"),
@@ -139,9 +139,9 @@ fn unknown<'a>(channel: &str, known: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// `url`: an address, or a reference to one, since the address of a webhook is a secret.
-fn required_url(section: &mut Section) -> Option<String> {
+fn read_url(section: &mut Section) -> Option<String> {
     if !section.has("url") {
         section.fault(section.line(), "", "`url` is missing; write url = \"https://...\" or \"env:NAME\"");
     }
-    reference::secret(section, "url")
+    reference::read_secret(section, "url")
 }

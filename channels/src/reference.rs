@@ -8,14 +8,14 @@ use domain::document::Section;
 const SECRET_BYTES_MAX: usize = 64 * 1024;
 
 /// The text of a key, resolved when it is `env:NAME` or `file:/path`. A reference that cannot be resolved is a fault.
-pub fn secret(section: &mut Section, key: &'static str) -> Option<String> {
+pub fn read_secret(section: &mut Section, key: &'static str) -> Option<String> {
     let (line, text) = section.text_at(key)?;
-    resolve(&text).map_err(|says| section.fault(line, text, format!("`{key}`: {says}"))).ok()
+    resolve_reference(&text).map_err(|says| section.fault(line, text, format!("`{key}`: {says}"))).ok()
 }
 
 /// # Errors
 /// One lower-case sentence that does not hold the secret.
-pub fn resolve(text: &str) -> Result<String, String> {
+pub fn resolve_reference(text: &str) -> Result<String, String> {
     if let Some(name) = text.strip_prefix("env:") {
         return std::env::var(name).map_err(|_| format!("the variable {name} is not set; set it, or name another one"));
     }

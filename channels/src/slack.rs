@@ -32,7 +32,7 @@ impl fmt::Debug for Options {
 
 impl Options {
     pub fn read(section: &mut Section) -> Option<Options> {
-        let url = crate::required_url(section);
+        let url = crate::read_url(section);
         let timeout = section.duration("timeout").unwrap_or(http::TIMEOUT_DEFAULT);
         Some(Options { url: url?, timeout })
     }
@@ -46,12 +46,12 @@ pub struct Slack {
 
 impl Slack {
     pub fn new(options: Options) -> Result<Slack, String> {
-        let (http, url) = (http::client(options.timeout)?, http::address(&options.url)?);
+        let (http, url) = (http::client(options.timeout)?, http::parse_url(&options.url)?);
         Ok(Slack { http, url, timeout: options.timeout })
     }
 
     pub async fn send(&self, alert: &Alert) -> PortResult<()> {
-        http::deliver(self.http.post(self.url.clone()).json(&blocks(alert))).await
+        http::send_request(self.http.post(self.url.clone()).json(&blocks(alert))).await
     }
 
     pub async fn probe(&self) -> PortResult<&'static str> {
@@ -62,15 +62,15 @@ impl Slack {
 /// Header, reason, fields, excerpt in a code block, links.
 fn blocks(alert: &Alert) -> Value {
     let headline = alert_text::headline(alert);
-    let title: String = format!("{} {headline}", sign(alert)).chars().take(HEADER_CHARS_MAX).collect();
+    let title: String = format!("{} {headline}", severity_emoji(alert)).chars().take(HEADER_CHARS_MAX).collect();
     let mut blocks = vec![json!({ "type": "header", "text": { "type": "plain_text", "text": title, "emoji": true } })];
     if !alert.reason.is_empty() {
-        blocks.push(section(cut(&escaped(&alert.reason), TEXT_CHARS_MAX)));
+        blocks.push(section(truncate(&escape(&alert.reason), TEXT_CHARS_MAX)));
     }
     let fields: Vec<Value> = alert_text::facts(alert)
         .into_iter()
         .take(FIELDS_MAX)
-        .map(|(name, value)| markdown(cut(&format!("*{name}*\n{}", escaped(&value)), FIELD_CHARS_MAX)))
+        .map(|(name, value)| markdown(truncate(&format!("*{name}*\n{}", escape(&value)), FIELD_CHARS_MAX)))
         .collect();
     if !fields.is_empty() {
         blocks.push(json!({ "type": "section", "fields": fields }));
@@ -80,13 +80,13 @@ fn blocks(alert: &Alert) -> Value {
     }
     let more = alert_text::see_more(alert).join("\n");
     if !more.is_empty() {
-        blocks.push(json!({ "type": "context", "elements": [markdown(cut(&escaped(&more), TEXT_CHARS_MAX))] }));
+        blocks.push(json!({ "type": "context", "elements": [markdown(truncate(&escape(&more), TEXT_CHARS_MAX))] }));
     }
     // `text` is what notifications show.
-    json!({ "text": cut(&escaped(&headline), TEXT_CHARS_MAX), "blocks": blocks })
+    json!({ "text": truncate(&escape(&headline), TEXT_CHARS_MAX), "blocks": blocks })
 }
 
-fn sign(alert: &Alert) -> &'static str {
+fn severity_emoji(alert: &Alert) -> &'static str {
     match alert.kind.severity() {
         "info" => ":white_check_mark:",
         "warning" => ":warning:",
@@ -103,12 +103,12 @@ fn markdown(text: String) -> Value {
 }
 
 /// The three characters that Slack's markup gives a meaning of its own.
-fn escaped(text: &str) -> String {
+fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// Cuts between characters, and not within an escape.
-fn cut(text: &str, most: usize) -> String {
+fn truncate(text: &str, most: usize) -> String {
     const MARK: &str = " [cut]";
     if text.chars().count() <= most {
         return text.to_owned();
@@ -128,7 +128,7 @@ fn code_block(lines: &[String]) -> String {
     let mut room = TEXT_CHARS_MAX - 2 * (FENCE.len() + 1) - 40;
     let mut kept = Vec::new();
     for line in lines.iter().rev() {
-        let line = escaped(&line.replace(FENCE, "'''"));
+        let line = escape(&line.replace(FENCE, "'''"));
         let length = line.chars().count() + 1;
         if length > room {
             break;
@@ -189,9 +189,9 @@ mod tests {
 
     #[test]
     fn a_cut_never_leaves_half_an_escape() {
-        let text = escaped(&"&".repeat(20));
+        let text = escape(&"&".repeat(20));
         for most in 10..text.len() {
-            let cut = cut(&text, most);
+            let cut = truncate(&text, most);
             assert!(cut.chars().count() <= most && cut.replace("&amp;", "") == " [cut]", "{most}: {cut}");
         }
     }

@@ -15,7 +15,7 @@ use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
 use crate::alert_text;
-use crate::reference::secret;
+use crate::reference::read_secret;
 
 /// For each command of the session. RFC 5321 4.5.3.2 allows minutes; alerts are retried instead.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -71,7 +71,7 @@ impl Options {
         if !to_given || to.is_empty() {
             section.fault(section.line(), "", "`to` names nobody; write to = [\"oncall@example.org\"]");
         }
-        let (user, password) = (secret(section, "user"), secret(section, "password"));
+        let (user, password) = (read_secret(section, "user"), read_secret(section, "password"));
         if user.is_some() != password.is_some() {
             section.fault(section.line(), "", "`user` and `password` go together; write both or neither");
         }
@@ -129,7 +129,7 @@ impl Smtp {
 
     pub async fn send(&self, alert: &Alert) -> PortResult<()> {
         let message = self.message(alert).map_err(PortError::Permanent)?;
-        self.transport.send(message).await.map(drop).map_err(classed)
+        self.transport.send(message).await.map(drop).map_err(classify)
     }
 
     /// Connects, greets, encrypts and authenticates; sends nothing.
@@ -137,7 +137,7 @@ impl Smtp {
         match self.transport.test_connection().await {
             Ok(true) => Ok("takes our session (nothing was sent)"),
             Ok(false) => Err(PortError::Retry("the server took the connection and then did not answer".to_owned())),
-            Err(error) => Err(classed(error)),
+            Err(error) => Err(classify(error)),
         }
     }
 
@@ -184,7 +184,7 @@ fn tls_parameters(options: &Options) -> Result<TlsParameters, String> {
 }
 
 /// Final refusals (5xx) and what we cannot do ourselves are permanent; the rest may pass.
-fn classed(error: lettre::transport::smtp::Error) -> PortError {
+fn classify(error: lettre::transport::smtp::Error) -> PortError {
     let mut says = format!("the mail server: {error}");
     let mut source = std::error::Error::source(&error);
     while let Some(why) = source {

@@ -15,7 +15,7 @@ use reqwest::Url;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use crate::http;
-use crate::reference::{resolve, secret};
+use crate::reference::{read_secret, resolve_reference};
 
 pub struct Options {
     url: String,
@@ -32,16 +32,16 @@ impl fmt::Debug for Options {
 
 impl Options {
     pub fn read(section: &mut Section) -> Option<Options> {
-        let url = crate::required_url(section);
+        let url = crate::read_url(section);
         let line = section.line_of("headers");
         let mut headers = section.map("headers").unwrap_or_default();
         for (name, value) in &mut headers {
-            match resolve(value) {
+            match resolve_reference(value) {
                 Ok(resolved) => *value = resolved,
                 Err(says) => section.fault(line, name.as_str(), says),
             }
         }
-        let secret = secret(section, "secret");
+        let secret = read_secret(section, "secret");
         let timeout = section.duration("timeout").unwrap_or(http::TIMEOUT_DEFAULT);
         Some(Options { url: url?, headers, secret, timeout })
     }
@@ -67,7 +67,7 @@ impl Webhook {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Webhook {
             http: http::client(options.timeout)?,
-            url: http::address(&options.url)?,
+            url: http::parse_url(&options.url)?,
             headers,
             key: options.secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())),
             timeout: options.timeout,
@@ -81,7 +81,7 @@ impl Webhook {
         if let Some(key) = &self.key {
             request = request.header("x-sexton-signature", signature(key, &body));
         }
-        http::deliver(request.body(body)).await
+        http::send_request(request.body(body)).await
     }
 
     pub async fn probe(&self) -> PortResult<&'static str> {

@@ -70,7 +70,7 @@ enum Command {
 
 impl Command {
     /// Whether it stays and serves, and its log is what it says.
-    fn serves(&self) -> bool {
+    fn is_server(&self) -> bool {
         matches!(self, Command::Up(_) | Command::Runner(_))
     }
 }
@@ -78,8 +78,8 @@ impl Command {
 /// # Errors
 /// What the subcommand says.
 pub fn run(cli: Cli) -> Outcome {
-    let default = if cli.command.serves() { log::SERVER } else { log::COMMAND };
-    log::start(cli.log.as_deref(), default).map_err(Failure::wrong)?;
+    let default = if cli.command.is_server() { log::SERVER_FILTER } else { log::COMMAND_FILTER };
+    log::start_logging(cli.log.as_deref(), default).map_err(Failure::usage)?;
     match cli.command {
         Command::Up(arguments) => up::run(arguments),
         Command::Runner(arguments) => group_runner::run(arguments),

@@ -22,16 +22,16 @@ use crate::on_aws;
 use crate::state::StateDirectory;
 
 /// A server that does not even take the connection for this long is not there.
-const CONNECT_WAIT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An answer takes a query of the store; what waits longer says so in `ApiRequest::patience`.
-const ANSWER_WAIT: Duration = Duration::from_secs(60);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A sentence of the server is shown; a page of some other server is not.
-const FAULT_CHARS_MAX: usize = 2000;
+const ERROR_CHARS_MAX: usize = 2000;
 
 /// Stands where an address would, for an API in this process.
-const HERE: &str = "http://in.this.process/";
+const IN_PROCESS_URL: &str = "http://in.this.process/";
 
 /// Where to find the installation.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -84,7 +84,7 @@ impl ServerArguments {
     /// When none is named and there is no home to speak of.
     pub fn state(&self, configuration: &Configuration) -> Result<StateDirectory, Failure> {
         let named = self.state.as_deref().or(configuration.state.as_deref());
-        StateDirectory::find(named).map_err(|error| Failure::wrong(error.to_string()))
+        StateDirectory::find(named).map_err(|error| Failure::usage(error.to_string()))
     }
 }
 
@@ -139,7 +139,7 @@ impl<'a> ApiRequest<'a> {
             segments: segments.to_vec(),
             query: Vec::new(),
             body: None,
-            patience: ANSWER_WAIT,
+            patience: ANSWER_TIMEOUT,
         }
     }
 
@@ -162,7 +162,7 @@ impl<'a> ApiRequest<'a> {
     }
 
     /// Lets the server take this much longer.
-    pub fn patient(mut self, longer: Duration) -> ApiRequest<'a> {
+    pub fn with_timeout(mut self, longer: Duration) -> ApiRequest<'a> {
         self.patience += longer;
         self
     }
@@ -175,7 +175,7 @@ impl Client {
         let configuration = arguments.configuration()?;
         match arguments.on_aws(&configuration) {
             Some(options) => Client::on_aws(&options, &configuration).await,
-            None => Client::of_server(arguments, &configuration),
+            None => Client::for_server(arguments, &configuration),
         }
     }
 
@@ -183,39 +183,39 @@ impl Client {
     ///
     /// # Errors
     /// When there is none, or its address cannot be one.
-    pub fn of_server(arguments: &ServerArguments, configuration: &Configuration) -> Result<Client, Failure> {
+    pub fn for_server(arguments: &ServerArguments, configuration: &Configuration) -> Result<Client, Failure> {
         if let Some(server) = &arguments.server {
             let token = std::env::var("SEXTON_TOKEN").ok().filter(|token| !token.is_empty());
             return Client::new(server, token);
         }
         let state = arguments.state(configuration)?;
-        let Some(server) = state.server() else {
-            return Err(Failure::bad(format!(
+        let Some(server) = state.read_server_file() else {
+            return Err(Failure::failed(format!(
                 "no `sexton up` serves from {}; start one, name a server with --server URL or SEXTON_SERVER, or ask an \
                  installation on AWS with --aws",
                 state.dir.display()
             )));
         };
-        let token = state.known_token().map_err(|error| Failure::bad(error.to_string()))?;
+        let token = state.existing_token().map_err(|error| Failure::failed(error.to_string()))?;
         Client::new(&server.url, token)
     }
 
     async fn on_aws(options: &aws::Options, configuration: &Configuration) -> Result<Client, Failure> {
         let api = on_aws::api(options, configuration).await?;
-        let base = Url::parse(HERE).map_err(|error| Failure::bad(error.to_string()))?;
+        let base = Url::parse(IN_PROCESS_URL).map_err(|error| Failure::failed(error.to_string()))?;
         Ok(Client { way: Transport::InProcess(api.router), base, token: Some(api.token) })
     }
 
     pub fn new(server: &str, token: Option<String>) -> Result<Client, Failure> {
         let says = || format!("`{server}` is not the address of a server; write http://HOST:PORT or https://HOST");
         let base = Url::parse(server).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        let base = base.ok_or_else(|| Failure::wrong(says()))?;
+        let base = base.ok_or_else(|| Failure::usage(says()))?;
         let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_WAIT)
+            .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(Duration::from_secs(30))
             .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| Failure::bad(format!("cannot make an HTTP client: {error}")))?;
+            .map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
         Ok(Client { way: Transport::Http(http), base, token })
     }
 
@@ -223,29 +223,29 @@ impl Client {
     ///
     /// # Errors
     /// Exit 2 when the server finds the question wrong, exit 1 when it cannot answer or is not there.
-    pub async fn ask(&self, question: ApiRequest<'_>) -> Result<Value, Failure> {
+    pub async fn send(&self, question: ApiRequest<'_>) -> Result<Value, Failure> {
         let patience = question.patience;
-        let answer = self.send(question, Some(patience)).await?;
+        let answer = self.request(question, Some(patience)).await?;
         let text = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
         let text = text.map_err(|error| self.unreachable(&error))?;
         if text.is_empty() {
             return Ok(Value::Null);
         }
         serde_json::from_slice(&text).map_err(|error| {
-            Failure::bad(format!("{} answered what is not JSON ({error}); is it a sexton server?", self.base))
+            Failure::failed(format!("{} answered what is not JSON ({error}); is it a sexton server?", self.base))
         })
     }
 
     /// The answer's head, and the answer as a stream without end, once the server has agreed to give it.
     ///
     /// # Errors
-    /// As [`Client::ask`].
+    /// As [`Client::send`].
     pub async fn stream(&self, question: ApiRequest<'_>) -> Result<(axum::http::HeaderMap, BodyChunks), Failure> {
-        let (head, body) = self.send(question, None).await?.into_parts();
+        let (head, body) = self.request(question, None).await?.into_parts();
         Ok((head.headers, BodyChunks(body.into_data_stream())))
     }
 
-    async fn send(&self, question: ApiRequest<'_>, limit: Option<Duration>) -> Result<Response, Failure> {
+    async fn request(&self, question: ApiRequest<'_>, limit: Option<Duration>) -> Result<Response, Failure> {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push("api").extend(question.segments);
@@ -276,7 +276,7 @@ impl Client {
                     .header(AUTHORIZATION, format!("Bearer {token}"))
                     .header(CONTENT_TYPE, "application/json")
                     .body(question.body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
-                let request = request.map_err(|error| Failure::bad(format!("cannot ask for {url}: {error}")))?;
+                let request = request.map_err(|error| Failure::failed(format!("cannot ask for {url}: {error}")))?;
                 let Ok(answer) = router.clone().call(request).await;
                 answer
             }
@@ -302,10 +302,10 @@ impl Client {
             }
         }
         match &self.way {
-            Transport::InProcess(_) => Failure::bad(format!("the answer broke off: {why}")),
+            Transport::InProcess(_) => Failure::failed(format!("the answer broke off: {why}")),
             Transport::Http(_) => {
                 let why = if is_timeout { "it did not answer in time".to_owned() } else { why.to_string() };
-                Failure::bad(format!("cannot reach the server at {}: {why}; is `sexton up` running?", self.base))
+                Failure::failed(format!("cannot reach the server at {}: {why}; is `sexton up` running?", self.base))
             }
         }
     }
@@ -320,7 +320,7 @@ impl Client {
                     self.base
                 )
             }
-            (_, Some(said)) => said.chars().take(FAULT_CHARS_MAX).collect(),
+            (_, Some(said)) => said.chars().take(ERROR_CHARS_MAX).collect(),
             (status, None) => format!("the server at {} answered {status}; is it a sexton server?", self.base),
         };
         let sentences = says.lines().map(str::to_owned).collect();
@@ -340,5 +340,5 @@ impl Client {
 /// What the work says, or that no runtime could be made.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::bad(format!("cannot start: {error}")))?.block_on(work)
+    runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?.block_on(work)
 }

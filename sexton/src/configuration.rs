@@ -15,7 +15,7 @@ use domain::fault::{Fault, Faults};
 use rules::Packs;
 use runner::PolicyFile;
 
-use crate::failure::{Failure, tell_line};
+use crate::failure::{Failure, print_error_line};
 
 /// A file that people wrote is not longer; a longer one is a mistake (a log, a device).
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -84,7 +84,7 @@ impl Configuration {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let (configuration, faults) = Configuration::read(&path.display().to_string(), &text, &folder)?;
         for warning in &faults.0 {
-            tell_line(&warning.to_string());
+            print_error_line(&warning.to_string());
         }
         Ok(configuration)
     }
@@ -97,16 +97,16 @@ impl Configuration {
         let (document, mut root) = Document::parse(file, text)?;
         let configuration = Configuration {
             state: root.path("state", folder),
-            listen: address_of(&mut root, "listen"),
-            crontabs: paths_of(&mut root, "crontabs", folder),
-            jobs: paths_of(&mut root, "jobs", folder),
+            listen: read_address(&mut root, "listen"),
+            crontabs: read_paths(&mut root, "crontabs", folder),
+            jobs: read_paths(&mut root, "jobs", folder),
             sinks: root.path("sinks", folder),
-            rules: paths_of(&mut root, "rules", folder),
-            runner: root.section("runner").map(|section| runner_of(section, folder)).unwrap_or_default(),
-            history: root.section("history").map(history_of).unwrap_or_default(),
-            channels: channels_of(&mut root, folder),
+            rules: read_paths(&mut root, "rules", folder),
+            runner: root.section("runner").map(|section| read_runner(section, folder)).unwrap_or_default(),
+            history: root.section("history").map(read_history).unwrap_or_default(),
+            channels: read_channels(&mut root, folder),
             links: root.map("links").unwrap_or_default(),
-            aws: root.section("aws").map(aws_of),
+            aws: root.section("aws").map(read_aws),
         };
         root.finish();
         let faults = document.faults();
@@ -114,7 +114,7 @@ impl Configuration {
     }
 }
 
-fn runner_of(mut section: Section, folder: &Path) -> RunnerSection {
+fn read_runner(mut section: Section, folder: &Path) -> RunnerSection {
     let modes = [("serial", Mode::Serial), ("resources", Mode::Resources), ("free", Mode::Free)];
     let runner = RunnerSection {
         name: section.text("name"),
@@ -130,7 +130,7 @@ fn runner_of(mut section: Section, folder: &Path) -> RunnerSection {
 }
 
 /// What is absent is found as the AWS SDKs find it: environment, profile, role of the machine.
-fn aws_of(mut section: Section) -> aws::Options {
+fn read_aws(mut section: Section) -> aws::Options {
     let mut options = aws::Options::default();
     if let Some((line, prefix)) = section.text_at("prefix") {
         options.prefix.clone_from(&prefix);
@@ -157,7 +157,7 @@ fn aws_of(mut section: Section) -> aws::Options {
     options
 }
 
-fn history_of(mut section: Section) -> HistorySection {
+fn read_history(mut section: Section) -> HistorySection {
     let runs = section.integer("runs_per_job", 1..=100_000_000);
     let history = HistorySection {
         keep: section.duration("keep"),
@@ -167,7 +167,7 @@ fn history_of(mut section: Section) -> HistorySection {
     history
 }
 
-fn channels_of(root: &mut Section, folder: &Path) -> Vec<Channel> {
+fn read_channels(root: &mut Section, folder: &Path) -> Vec<Channel> {
     let sections = root.named_sections("channel");
     sections
         .into_iter()
@@ -175,11 +175,11 @@ fn channels_of(root: &mut Section, folder: &Path) -> Vec<Channel> {
         .collect()
 }
 
-fn paths_of(section: &mut Section, key: &'static str, folder: &Path) -> Vec<PathBuf> {
+fn read_paths(section: &mut Section, key: &'static str, folder: &Path) -> Vec<PathBuf> {
     section.texts(key).unwrap_or_default().into_iter().map(|text| folder.join(text)).collect()
 }
 
-fn address_of(section: &mut Section, key: &'static str) -> Option<SocketAddr> {
+fn read_address(section: &mut Section, key: &'static str) -> Option<SocketAddr> {
     let (line, text) = section.text_at(key)?;
     text.parse()
         .map_err(|_| {
@@ -193,7 +193,7 @@ fn address_of(section: &mut Section, key: &'static str) -> Option<SocketAddr> {
 /// # Errors
 /// Exit 2: it cannot be read, is too long, or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
-    let says = |why: String| Failure::wrong(Fault::new(&path.display().to_string(), 0, "", why).to_string());
+    let says = |why: String| Failure::usage(Fault::new(&path.display().to_string(), 0, "", why).to_string());
     let length = fs::metadata(path).map_err(|why| says(format!("cannot be read: {why}")))?.len();
     if length > FILE_BYTES_MAX {
         return Err(says(format!("longer than {}; is it the right file?", domain::units::format_size(FILE_BYTES_MAX))));
@@ -213,7 +213,7 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
 pub fn load_policy(path: &Path) -> Result<PolicyFile, Failure> {
     let (policy, faults) = PolicyFile::parse(&path.display().to_string(), &read_text(path)?)?;
     for warning in &faults.0 {
-        tell_line(&warning.to_string());
+        print_error_line(&warning.to_string());
     }
     Ok(policy)
 }
@@ -232,7 +232,7 @@ pub fn load_packs(paths: &[PathBuf]) -> Result<Packs, Failure> {
         }
     }
     for warning in &packs.warnings().0 {
-        tell_line(&warning.to_string());
+        print_error_line(&warning.to_string());
     }
     if faults.is_empty() { Ok(packs) } else { Err(Faults(faults).into()) }
 }
@@ -248,7 +248,7 @@ pub fn pack_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             files.push(path.clone());
             continue;
         }
-        let says = |why| Failure::wrong(format!("{}: cannot be read: {why}", path.display()));
+        let says = |why| Failure::usage(format!("{}: cannot be read: {why}", path.display()));
         let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(says)?;
         let mut inside: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
         inside.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
@@ -262,7 +262,7 @@ pub fn pack_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 mod tests {
     use super::*;
 
-    fn said(text: &str) -> Vec<String> {
+    fn fault_texts(text: &str) -> Vec<String> {
         match Configuration::read("sexton.toml", text, Path::new("/etc/sexton")) {
             Ok(_) => Vec::new(),
             Err(faults) => faults.0.iter().map(ToString::to_string).collect(),
@@ -321,7 +321,7 @@ argv = ["/usr/local/bin/page", "--now"]
     fn what_a_channel_lacks_is_told_all_at_once() {
         let text = "[channel.a]\nurl = \"x\"\n[channel.b]\ntype = \"smtp\"\nuser = \"u\"\nfrom = \"nobody\"\n\
                     [channel.c]\ntype = \"command\"\n[channel.d]\ntype = \"slack\"\nurl = \"env:NO_SUCH_VARIABLE\"\n";
-        let said = said(text).join("\n");
+        let said = fault_texts(text).join("\n");
         for part in [
             "sexton.toml:1: `type` is missing",
             "`address` is missing",
@@ -339,7 +339,7 @@ argv = ["/usr/local/bin/page", "--now"]
     fn every_fault_is_told_with_its_line_and_the_nearest_name() {
         let text = "listen = \"here\"\ncrontab = []\n[runner]\nmode = \"serail\"\n[channel.a]\ntype = \"slak\"\n";
         assert_eq!(
-            said(text),
+            fault_texts(text),
             [
                 "sexton.toml:1: `here`: `listen` is not an address; write IP:PORT, like 127.0.0.1:7077",
                 "sexton.toml:2: `crontab`: unknown key; did you mean `crontabs`?",

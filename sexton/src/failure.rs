@@ -26,30 +26,30 @@ pub enum Failure {
 pub type Outcome = Result<u8, Failure>;
 
 impl Failure {
-    pub fn wrong(says: impl Into<String>) -> Failure {
+    pub fn usage(says: impl Into<String>) -> Failure {
         Failure::Usage(vec![says.into()])
     }
 
-    pub fn bad(says: impl Into<String>) -> Failure {
+    pub fn failed(says: impl Into<String>) -> Failure {
         Failure::Failed(vec![says.into()])
     }
 
     /// Writes the sentences and returns the exit code.
-    pub fn tell(&self) -> u8 {
+    pub fn print(&self) -> u8 {
         let (code, sentences): (u8, &[String]) = match self {
             Failure::Usage(sentences) => (USAGE, sentences),
             Failure::Failed(sentences) => (FAILED, sentences),
             Failure::ReaderGone => (SUCCESS, &[]),
         };
         for sentence in sentences {
-            tell_line(sentence);
+            print_error_line(sentence);
         }
         code
     }
 }
 
 /// One line on standard error. When that is closed, nobody is left to be told.
-pub fn tell_line(line: &str) {
+pub fn print_error_line(line: &str) {
     let _closed = writeln!(io::stderr().lock(), "{line}");
 }
 
@@ -64,7 +64,7 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::ReaderGone,
-            _ => Failure::bad(format!("cannot write to standard output: {error}")),
+            _ => Failure::failed(format!("cannot write to standard output: {error}")),
         }
     }
 }

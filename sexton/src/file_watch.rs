@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// People wait for the effect of a save; a stat a second costs nothing.
-pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What tells one state of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ struct FileStamp {
 }
 
 impl FileStamp {
-    fn of(path: &Path) -> Option<FileStamp> {
+    fn read(path: &Path) -> Option<FileStamp> {
         let metadata = fs::metadata(path).ok()?;
         Some(FileStamp {
             inode: metadata.ino(),
@@ -37,17 +37,17 @@ impl FileWatch {
     /// Watches from now on: a change after this call is seen.
     pub fn new(files: impl IntoIterator<Item = PathBuf>) -> FileWatch {
         let marked = |path: PathBuf| {
-            let mark = FileStamp::of(&path);
+            let mark = FileStamp::read(&path);
             (path, mark)
         };
         FileWatch { files: files.into_iter().map(marked).collect() }
     }
 
     /// The files that changed, came or went since the last call.
-    pub fn changed(&mut self) -> Vec<PathBuf> {
+    pub fn take_changed(&mut self) -> Vec<PathBuf> {
         let mut changed = Vec::new();
         for (path, last) in &mut self.files {
-            let mark = FileStamp::of(path);
+            let mark = FileStamp::read(path);
             if mark != *last {
                 *last = mark;
                 changed.push(path.clone());
@@ -67,15 +67,15 @@ mod tests {
         let (path, beside) = (dir.path().join("crontab"), dir.path().join("new"));
         fs::write(&path, "a").expect("written");
         let mut watch = FileWatch::new([path.clone()]);
-        assert!(watch.changed().is_empty());
+        assert!(watch.take_changed().is_empty());
         fs::write(&path, "ab").expect("written");
-        assert_eq!(watch.changed(), std::slice::from_ref(&path));
-        assert!(watch.changed().is_empty());
+        assert_eq!(watch.take_changed(), std::slice::from_ref(&path));
+        assert!(watch.take_changed().is_empty());
         fs::write(&beside, "cd").expect("written");
         fs::rename(&beside, &path).expect("renamed");
-        assert_eq!(watch.changed(), std::slice::from_ref(&path));
+        assert_eq!(watch.take_changed(), std::slice::from_ref(&path));
         fs::remove_file(&path).expect("removed");
-        assert_eq!(watch.changed(), std::slice::from_ref(&path));
-        assert!(watch.changed().is_empty());
+        assert_eq!(watch.take_changed(), std::slice::from_ref(&path));
+        assert!(watch.take_changed().is_empty());
     }
 }

@@ -13,20 +13,20 @@ use runner::Options;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::AwsArguments;
-use crate::failure::{Failure, Outcome, SUCCESS, tell_line};
-use crate::local_runner::{self, LocalRunner, farewell};
+use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
+use crate::local_runner::{self, LocalRunner, stopped_message};
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
-use crate::signals::{INTERRUPTED, Signals};
+use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::{ServerInfo, StateDirectory};
 use crate::{listen, machine, on_aws};
 
 /// A beat is a write, and on AWS each is paid for: a runner's, at this interval, $0.055 a month. The lease of a run whose
 /// runner shows no life is three of these.
-const BEAT_INTERVAL: Duration = Duration::from_secs(30);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// While nothing runs: a run that starts now has its lease from then on, so one such interval fits into it.
-const IDLE_BEAT_INTERVAL: Duration = Duration::from_secs(60);
+const IDLE_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -47,7 +47,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Outcome {
-    machine::give_large_pieces_back();
+    machine::set_mmap_threshold();
     let overrides = Overrides { config: arguments.config, state: arguments.state, ..Overrides::default() };
     let mut setup = Setup::load(overrides)?;
     if !arguments.group.is_empty() {
@@ -55,12 +55,12 @@ pub fn run(arguments: Arguments) -> Outcome {
     }
     let aws = arguments.aws.options(&setup.configuration).unwrap_or_default();
     check_groups(&setup.configuration.runner.groups, &aws)?;
-    let state_says = |error: crate::state::StateError| Failure::bad(error.to_string());
+    let state_says = |error: crate::state::StateError| Failure::failed(error.to_string());
     setup.state.create().map_err(state_says)?;
     let _lock = setup.state.lock().map_err(state_says)?;
     let listen = arguments.listen.or(setup.configuration.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|why| Failure::bad(format!("cannot start: {why}")))?;
+    let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
     let served = runtime.block_on(serve(setup, &aws, listen));
     // Threads that still wait for a disk are not waited for.
     runtime.shutdown_background();
@@ -70,9 +70,9 @@ pub fn run(arguments: Arguments) -> Outcome {
 /// Every group is a queue; to take the orders of all of them, name all.
 fn check_groups(groups: &[String], aws: &aws::Options) -> Result<(), Failure> {
     if groups.is_empty() {
-        return Err(Failure::wrong("no group is named; write --group NAME, or groups = [\"NAME\"] in [runner]"));
+        return Err(Failure::usage("no group is named; write --group NAME, or groups = [\"NAME\"] in [runner]"));
     }
-    let names = aws.names().map_err(|error| Failure::wrong(error.to_string()))?;
+    let names = aws.names().map_err(|error| Failure::usage(error.to_string()))?;
     let faults: Vec<String> = groups.iter().filter_map(|group| aws::check_group(&names, group).err()).collect();
     if faults.is_empty() { Ok(()) } else { Err(Failure::Usage(faults)) }
 }
@@ -80,27 +80,28 @@ fn check_groups(groups: &[String], aws: &aws::Options) -> Result<(), Failure> {
 async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>) -> Outcome {
     let mut signals = Signals::new()?;
     let state = setup.state.clone();
-    let options = options(&setup, aws)?;
+    let options = runner_options(&setup, aws)?;
     let (name, groups): (Arc<str>, _) = (options.runner.as_str().into(), options.groups.join(", "));
     let ports = on_aws::connect_runner(aws, options.policy.order_keys()).await?.ports;
     let ports = runner::Ports { orders: ports.orders, claims: ports.claims, reports: ports.reports };
     let listener = listen::bind(listen).await?;
-    let address = listener.local_addr().map_err(|why| Failure::bad(format!("cannot tell the address: {why}")))?;
-    let url = format!("http://{}", listen::shown(address));
-    let token: Arc<str> = state.token().map_err(|error| Failure::bad(error.to_string()))?.into();
+    let address = listener.local_addr().map_err(|why| Failure::failed(format!("cannot tell the address: {why}")))?;
+    let url = format!("http://{}", listen::reachable_address(address));
+    let token: Arc<str> = state.token().map_err(|error| Failure::failed(error.to_string()))?.into();
 
     let (work, troubles) = LocalRunner::start(&mut setup, options, ports)?;
     let work = Arc::new(work);
-    tokio::spawn(local_runner::tell_troubles(troubles));
+    tokio::spawn(local_runner::log_sink_events(troubles));
     let counted = work.clone();
-    let running = Arc::new(move || counted.running());
+    let running = Arc::new(move || counted.running_count());
     let console = RunnerConsole { runner: name.clone(), sinks: work.clone(), running, token };
     let server = tokio::spawn(axum::serve(listener, console::runner_router(console)).into_future());
     let stop = CancellationToken::new();
-    let reloading = tokio::spawn(work.clone().watch(setup.sinks_source, setup.rules, state.clone(), stop.clone()));
+    let reloading =
+        tokio::spawn(work.clone().reload_on_change(setup.sinks_source, setup.rules, state.clone(), stop.clone()));
     let server_says = ServerInfo { url: url.clone(), pid: std::process::id() };
-    state.announce(&server_says).map_err(|error| Failure::bad(error.to_string()))?;
-    announce(&[
+    state.write_server_file(&server_says).map_err(|error| Failure::failed(error.to_string()))?;
+    print_startup(&[
         format!("sexton {} takes orders of {groups} as runner {name}", env!("CARGO_PKG_VERSION")),
         format!("installation {} on AWS; numbers at {url}/metrics", aws.prefix),
         format!("state     {}", state.dir.display()),
@@ -108,15 +109,15 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
         "ready".to_owned(),
     ])?;
 
-    signals.first().await;
-    tell_line("stopping: no more orders are taken; another signal ends this at once");
-    state.withdraw();
+    signals.wait().await;
+    print_error_line("stopping: no more orders are taken; another signal ends this at once");
+    state.remove_server_file();
     stop.cancel();
     tokio::select! {
-        left = work.end() => tell_line(&farewell(left, "sexton runner")),
-        () = signals.first() => {
-            tell_line("ended at once; running jobs go on, and the next `sexton runner` finds them");
-            std::process::exit(INTERRUPTED);
+        left = work.shut_down() => print_error_line(&stopped_message(left, "sexton runner")),
+        () = signals.wait() => {
+            print_error_line("ended at once; running jobs go on, and the next `sexton runner` finds them");
+            std::process::exit(EXIT_INTERRUPTED);
         }
     }
     reloading.abort();
@@ -124,25 +125,25 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     Ok(SUCCESS)
 }
 
-fn options(setup: &Setup, aws: &aws::Options) -> Result<Options, Failure> {
-    let mut options = machine::runner_options(&setup.configuration, setup.state.runner())?;
+fn runner_options(setup: &Setup, aws: &aws::Options) -> Result<Options, Failure> {
+    let mut options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
     if setup.configuration.runner.name.is_none() {
         options.runner = runner_name(&setup.state, &options.host)?;
     }
     options.secrets = machine::secrets(aws.clone());
-    options.beat_interval = BEAT_INTERVAL;
-    options.idle_beat_interval = IDLE_BEAT_INTERVAL;
+    options.beat_interval = HEARTBEAT_INTERVAL;
+    options.idle_beat_interval = IDLE_HEARTBEAT_INTERVAL;
     Ok(options)
 }
 
 fn runner_name(state: &StateDirectory, host: &str) -> Result<String, Failure> {
-    state.runner_name(host).map_err(|error| Failure::bad(error.to_string()))
+    state.runner_name(host).map_err(|error| Failure::failed(error.to_string()))
 }
 
-fn announce(lines: &[String]) -> Result<(), Failure> {
+fn print_startup(lines: &[String]) -> Result<(), Failure> {
     let mut out = Printer::new();
     for line in lines.iter().filter(|line| !line.is_empty()) {
-        out.line(line)?;
+        out.print_line(line)?;
     }
     match out.finish() {
         // Whoever started us may have closed the pipe after all.

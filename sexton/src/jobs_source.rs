@@ -73,11 +73,11 @@ impl JobsSource {
             if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
         let system = self.system || self.absolute().starts_with(Path::new(SYSTEM_FOLDER));
         let (jobs, faults) = lint::parse_any(&shown, &text, system);
-        Ok(self.settled(&shown, jobs, faults))
+        Ok(self.assign_group_and_source(&shown, jobs, faults))
     }
 
     /// The group asked for, and the source that is stored.
-    fn settled(&self, shown: &str, jobs: Vec<Job>, mut faults: Faults) -> ParsedJobs {
+    fn assign_group_and_source(&self, shown: &str, jobs: Vec<Job>, mut faults: Faults) -> ParsedJobs {
         let name = self.name();
         let mut keys = BTreeSet::new();
         let mut settled = Vec::with_capacity(jobs.len());
@@ -98,7 +98,7 @@ impl JobsSource {
 
 /// # Errors
 /// Exit 2 with every fault of the file: then nothing of it is used.
-pub fn read_source(source: &JobsSource) -> Result<ValidJobs, Failure> {
+pub fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure> {
     let parsed = source.parse()?;
     if parsed.faults.refuse() {
         let only_faults = parsed.faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect();
@@ -110,6 +110,6 @@ pub fn read_source(source: &JobsSource) -> Result<ValidJobs, Failure> {
 fn standard_input() -> Result<String, Failure> {
     let mut text = String::new();
     let read = std::io::stdin().lock().take(FILE_BYTES_MAX).read_to_string(&mut text);
-    read.map_err(|why| Failure::wrong(format!("standard input cannot be read: {why}")))?;
+    read.map_err(|why| Failure::usage(format!("standard input cannot be read: {why}")))?;
     Ok(text)
 }

@@ -9,29 +9,30 @@ use crate::failure::Failure;
 
 const PORT_FIRST: u16 = 7077;
 /// So many machines' worth of `up`s on one machine; beyond it somebody else has the ports.
-const PORTS_TRIED: u16 = 100;
+const PORTS_TRIED_MAX: u16 = 100;
 
 /// # Errors
 /// When the address asked for is taken or not ours, or no port is free.
 pub async fn bind(asked: Option<SocketAddr>) -> Result<TcpListener, Failure> {
     if let Some(address) = asked {
-        let says = |why| Failure::bad(format!("cannot listen on {address}: {why}; name another address with --listen"));
+        let says =
+            |why| Failure::failed(format!("cannot listen on {address}: {why}; name another address with --listen"));
         return TcpListener::bind(address).await.map_err(says);
     }
-    for port in PORT_FIRST..PORT_FIRST + PORTS_TRIED {
+    for port in PORT_FIRST..PORT_FIRST + PORTS_TRIED_MAX {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         match TcpListener::bind(address).await {
             Ok(listener) => return Ok(listener),
             Err(why) if why.kind() == io::ErrorKind::AddrInUse => {}
-            Err(why) => return Err(Failure::bad(format!("cannot listen on {address}: {why}"))),
+            Err(why) => return Err(Failure::failed(format!("cannot listen on {address}: {why}"))),
         }
     }
-    let last = PORT_FIRST + PORTS_TRIED - 1;
-    Err(Failure::bad(format!("no port from {PORT_FIRST} to {last} is free on 127.0.0.1; name one with --listen")))
+    let last = PORT_FIRST + PORTS_TRIED_MAX - 1;
+    Err(Failure::failed(format!("no port from {PORT_FIRST} to {last} is free on 127.0.0.1; name one with --listen")))
 }
 
 /// The address as others reach it: one that means every interface is shown as this machine.
-pub fn shown(address: SocketAddr) -> SocketAddr {
+pub fn reachable_address(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
         IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), address.port()),

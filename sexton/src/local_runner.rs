@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::configuration::{load_packs, pack_files};
-use crate::failure::{Failure, tell_line};
-use crate::file_watch::{FileWatch, LOOK_INTERVAL};
+use crate::failure::{Failure, print_error_line};
+use crate::file_watch::{FileWatch, POLL_INTERVAL};
 use crate::setup::{Setup, SinksSource, sink_line};
 use crate::state::StateDirectory;
 
@@ -30,7 +30,7 @@ const EVENTS_MAX: usize = 1000;
 pub struct SharedPacks(Arc<RwLock<Arc<Packs>>>);
 
 impl SharedPacks {
-    pub fn now(&self) -> Arc<Packs> {
+    pub fn current(&self) -> Arc<Packs> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -63,7 +63,7 @@ impl LocalRunner {
         let packs = Arc::new(std::mem::take(&mut setup.packs));
         options.packs = packs.clone();
         options.sinks = start_sinks(&setup.sinks, &events)?;
-        let runner = Runner::new(options, ports).map_err(|error| Failure::bad(error.to_string()))?;
+        let runner = Runner::new(options, ports).map_err(|error| Failure::failed(error.to_string()))?;
         let (handle, stop) = (runner.handle(), CancellationToken::new());
         let task = tokio::spawn(runner.run(stop.clone()));
         let work = LocalRunner {
@@ -87,7 +87,7 @@ impl LocalRunner {
     }
 
     /// Takes no more orders, leaves what runs to its keepers, gives sinks their last while. Says how many runs go on.
-    pub async fn end(&self) -> usize {
+    pub async fn shut_down(&self) -> usize {
         self.stop.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task
@@ -95,11 +95,11 @@ impl LocalRunner {
         {
             tracing::error!(%error, "the runner did not end well; running jobs go on all the same");
         }
-        self.running()
+        self.running_count()
     }
 
     /// Applies the sinks file and the rule packs whenever they change, until `stop`. A faulty file changes nothing.
-    pub async fn watch(
+    pub async fn reload_on_change(
         self: Arc<Self>,
         sinks: SinksSource,
         rules: Vec<PathBuf>,
@@ -112,21 +112,21 @@ impl LocalRunner {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
-            if !sinks_watch.changed().is_empty() {
+            if !sinks_watch.take_changed().is_empty() {
                 match sinks.load(&state).and_then(|configs| self.start_sinks(&configs)) {
                     Ok(engines) => {
                         self.handle.set_sinks(engines).await;
-                        tell_line("the sinks file changed: its sinks are in use");
+                        print_error_line("the sinks file changed: its sinks are in use");
                     }
-                    Err(failure) => unchanged(&failure, "the sinks stay as they were"),
+                    Err(failure) => print_reload_failure(&failure, "the sinks stay as they were"),
                 }
             }
             // A directory of packs may have got another file, or lost one.
             let paths = pack_files(&rules).unwrap_or_else(|_| pack_paths.clone());
             let other_files = paths != pack_paths;
-            if !packs_watch.changed().is_empty() || other_files {
+            if !packs_watch.take_changed().is_empty() || other_files {
                 if other_files {
                     packs_watch = FileWatch::new(paths.clone());
                     pack_paths = paths;
@@ -136,20 +136,20 @@ impl LocalRunner {
                         let packs = Arc::new(packs);
                         self.handle.set_packs(packs.clone());
                         self.packs.set(packs);
-                        tell_line("the rules changed: they are in use");
+                        print_error_line("the rules changed: they are in use");
                     }
-                    Err(failure) => unchanged(&failure, "the rules stay as they were"),
+                    Err(failure) => print_reload_failure(&failure, "the rules stay as they were"),
                 }
             }
         }
     }
 
-    pub fn sinks(&self) -> Vec<SinkStatus> {
+    pub fn sink_statuses(&self) -> Vec<SinkStatus> {
         self.handle.sinks()
     }
 
     /// Runs that have begun and not ended.
-    pub fn running(&self) -> usize {
+    pub fn running_count(&self) -> usize {
         self.handle.runs().iter().filter(|run| run.outcome.is_none() && run.started_at.is_some()).count()
     }
 
@@ -158,13 +158,13 @@ impl LocalRunner {
     }
 }
 
-fn unchanged(failure: &Failure, says: &str) {
-    failure.tell();
-    tell_line(says);
+fn print_reload_failure(failure: &Failure, says: &str) {
+    failure.print();
+    print_error_line(says);
 }
 
 /// What a person reads when the command that had a runner has ended.
-pub fn farewell(left: usize, command: &str) -> String {
+pub fn stopped_message(left: usize, command: &str) -> String {
     match left {
         0 => "stopped; nothing is running".to_owned(),
         1 => format!("stopped; 1 run goes on, and the next `{command}` on this state directory finds it"),
@@ -179,19 +179,19 @@ pub fn farewell(left: usize, command: &str) -> String {
 pub fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> Result<Vec<Engine>, Failure> {
     let start = |config: &SinkConfig| {
         Engine::start(config.clone(), Environment::real(events.clone()))
-            .map_err(|error| Failure::wrong(format!("sink `{}`: {}", config.name, error.says)))
+            .map_err(|error| Failure::usage(format!("sink `{}`: {}", config.name, error.says)))
     };
     configs.iter().map(start).collect()
 }
 
 /// Says what people should hear of a sink; `sexton sinks` shows the numbers.
-pub async fn tell_troubles(mut troubles: mpsc::Receiver<SinkEvent>) {
+pub async fn log_sink_events(mut troubles: mpsc::Receiver<SinkEvent>) {
     while let Some(event) = troubles.recv().await {
-        tell(&event);
+        log_sink_event(&event);
     }
 }
 
-pub fn tell(event: &SinkEvent) {
+pub fn log_sink_event(event: &SinkEvent) {
     match event {
         SinkEvent::Trouble(trouble) => tracing::warn!(
             sink = trouble.sink,
@@ -207,7 +207,7 @@ pub fn tell(event: &SinkEvent) {
 #[async_trait]
 impl console::Sinks for LocalRunner {
     async fn status(&self) -> Vec<serde_json::Value> {
-        let statuses = self.sinks();
+        let statuses = self.sink_statuses();
         // A status is plain data: it always has a form in JSON.
         statuses.into_iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
     }

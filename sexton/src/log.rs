@@ -4,16 +4,16 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
 
 /// What a server says of itself: `info` of our own crates, `warn` of the rest.
-pub const SERVER: &str = "warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info";
+pub const SERVER_FILTER: &str = "warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info";
 
 /// What a command says that somebody waits for: its answer is elsewhere, also that of an API in its own process.
-pub const COMMAND: &str = "warn,console=off";
+pub const COMMAND_FILTER: &str = "warn,console=off";
 
 /// Starts logging with `--log`, else `RUST_LOG`, else `default`.
 ///
 /// # Errors
 /// One lower-case sentence when the filter cannot be read.
-pub fn start(filter: Option<&str>, default: &str) -> Result<(), String> {
+pub fn start_logging(filter: Option<&str>, default: &str) -> Result<(), String> {
     let asked = filter.map(str::to_owned).or_else(|| std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()));
     let filter = match &asked {
         Some(text) => EnvFilter::try_new(text).map_err(|error| {

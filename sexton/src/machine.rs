@@ -24,7 +24,7 @@ pub fn host_name() -> String {
 pub fn runner_options(configuration: &Configuration, folder: PathBuf) -> Result<Options, Failure> {
     let section = &configuration.runner;
     let program = std::env::current_exe()
-        .map_err(|why| Failure::bad(format!("cannot find our own program, which keeps the runs: {why}")))?;
+        .map_err(|why| Failure::failed(format!("cannot find our own program, which keeps the runs: {why}")))?;
     let keeper = KeeperCommand(vec![program.into(), "keeper".into()]);
     let host = host_name();
     let mut options = Options::new(folder, section.name.as_deref().unwrap_or(&host), &host, keeper);
@@ -64,14 +64,14 @@ fn memory_bytes() -> u64 {
 
 /// Allocations from this size on are given back to the system when they are freed. Blocks of a spool are 64 KiB; only what
 /// holds a line of up to 1 MB is larger, and without this such pieces stay behind in every thread's heap.
-const GIVEN_BACK_FROM_BYTES: libc::c_int = 256 << 10;
+const MMAP_THRESHOLD_BYTES: libc::c_int = 256 << 10;
 
 /// Keeps the memory of what serves flat, whatever jobs print (mallopt(3); glibc only, as other allocators give back by themselves).
-pub fn give_large_pieces_back() {
+pub fn set_mmap_threshold() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets one number of the allocator, before any other thread is there.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, GIVEN_BACK_FROM_BYTES);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
     }
 }
 

@@ -34,20 +34,20 @@ fn main() -> ExitCode {
     {
         return keeper::main(Path::new(&directory));
     }
-    report_panics_in_one_line();
+    print_panics_in_one_line();
     let arguments = cli::Cli::parse();
     match cli::run(arguments) {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => ExitCode::from(failure.tell()),
+        Err(failure) => ExitCode::from(failure.print()),
     }
 }
 
 /// A defect of ours is told in one line with its place, without the advice meant for developers.
-fn report_panics_in_one_line() {
+fn print_panics_in_one_line() {
     std::panic::set_hook(Box::new(|panic| {
         let said = panic.payload_as_str().unwrap_or("no reason given").replace('\n', " ");
         let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
-        failure::tell_line(&format!(
+        failure::print_error_line(&format!(
             "sexton: internal fault{place}: {said}; this is a defect of sexton, please report it"
         ));
     }));

@@ -22,7 +22,7 @@ use crate::setup::SinksSource;
 use cloudwatch_output::CloudwatchOutput;
 
 /// Nobody else can ask an API that listens nowhere.
-const TOKEN: &str = "asked in this process";
+const IN_PROCESS_TOKEN: &str = "asked in this process";
 
 pub struct Api {
     pub router: Router,
@@ -33,24 +33,24 @@ pub struct Api {
 /// When AWS cannot be asked with what is configured, or the sinks file has faults.
 pub async fn api(options: &aws::Options, configuration: &Configuration) -> Result<Api, Failure> {
     let ports = connect(options).await?.ports;
-    let output = output(configuration, &ports)?;
+    let output = cloudwatch_output(configuration, &ports)?;
     let console = Console {
         ports,
         logs: Arc::new(output),
         sinks: Arc::new(NoSinks),
-        token: TOKEN.into(),
+        token: IN_PROCESS_TOKEN.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_bytes),
         // The scheduler there wakes every minute, and looks back.
         nudge: Arc::new(|| {}),
     };
-    Ok(Api { router: console::router(console), token: TOKEN.to_owned() })
+    Ok(Api { router: console::router(console), token: IN_PROCESS_TOKEN.to_owned() })
 }
 
 /// # Errors
 /// When there is no region, or no credentials.
 pub async fn connect(options: &aws::Options) -> Result<aws::Aws, Failure> {
-    aws::connect(options).await.map_err(|error| Failure::bad(error.to_string()))
+    aws::connect(options).await.map_err(|error| Failure::failed(error.to_string()))
 }
 
 /// For a runner: orders must be signed with one of these keys, where there are any.
@@ -63,12 +63,12 @@ pub async fn connect_runner(options: &aws::Options, order_keys: &[PublicKey]) ->
     }
     let verifier = (!order_keys.is_empty()).then(|| Arc::new(aws::Verifier::new(order_keys)));
     let seal = aws::Seal { verifier, ..aws::Seal::default() };
-    aws::connect_sealed(options, seal).await.map_err(|error| Failure::bad(error.to_string()))
+    aws::connect_sealed(options, seal).await.map_err(|error| Failure::failed(error.to_string()))
 }
 
 /// Where runs' lines are read: what the first CloudWatch sink of the sinks file says, if there is one.
-fn output(configuration: &Configuration, ports: &Ports) -> Result<CloudwatchOutput, Failure> {
-    let sinks = SinksSource::of(configuration).load_named()?;
+fn cloudwatch_output(configuration: &Configuration, ports: &Ports) -> Result<CloudwatchOutput, Failure> {
+    let sinks = SinksSource::from_configuration(configuration).load_configured()?;
     let logs = sinks.into_iter().find_map(|sink| match sink.kind {
         SinkKind::CloudwatchLogs(logs) => Some(*logs),
         _ => None,

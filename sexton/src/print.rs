@@ -22,7 +22,7 @@ pub enum OutputFormat {
 }
 
 impl OutputFormat {
-    pub fn of(json: bool) -> OutputFormat {
+    pub fn new(json: bool) -> OutputFormat {
         if json { OutputFormat::Json } else { OutputFormat::Text }
     }
 }
@@ -34,23 +34,23 @@ impl Printer {
         Printer(BufWriter::new(io::stdout().lock()))
     }
 
-    pub fn line(&mut self, line: &str) -> Result<(), Failure> {
+    pub fn print_line(&mut self, line: &str) -> Result<(), Failure> {
         self.0.write_all(line.as_bytes())?;
         Ok(self.0.write_all(b"\n")?)
     }
 
     /// One record as one line of JSON.
-    pub fn json(&mut self, record: &impl Serialize) -> Result<(), Failure> {
+    pub fn print_json(&mut self, record: &impl Serialize) -> Result<(), Failure> {
         serde_json::to_writer(&mut self.0, record).map_err(io::Error::from)?;
         Ok(self.0.write_all(b"\n")?)
     }
 
-    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    pub fn print_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         Ok(self.0.write_all(bytes)?)
     }
 
-    pub fn table(&mut self, table: &Table) -> Result<(), Failure> {
-        self.bytes(table.to_text().as_bytes())
+    pub fn print_table(&mut self, table: &Table) -> Result<(), Failure> {
+        self.print_bytes(table.to_text().as_bytes())
     }
 
     /// Must be called last: what is buffered may still meet a closed pipe.
@@ -74,8 +74,8 @@ impl Table {
         Table { head, rows: Vec::new() }
     }
 
-    pub fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells.into_iter().map(one_line).collect());
+    pub fn add_row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells.into_iter().map(replace_controls).collect());
     }
 
     pub fn to_text(&self) -> String {
@@ -100,17 +100,17 @@ impl Table {
 }
 
 /// Names, values and sentences in pairs, for one record shown whole.
-pub fn pairs(rows: &[(&str, String)]) -> String {
+pub fn format_pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in rows {
-        let _infallible = writeln!(text, "{name:<width$}  {}", one_line(value.clone()));
+        let _infallible = writeln!(text, "{name:<width$}  {}", replace_controls(value.clone()));
     }
     text
 }
 
 /// Control characters (a job's name or a line of output may hold any) would break the table, or drive the terminal.
-fn one_line(cell: String) -> String {
+fn replace_controls(cell: String) -> String {
     if !cell.chars().any(char::is_control) {
         return cell;
     }
@@ -118,21 +118,21 @@ fn one_line(cell: String) -> String {
 }
 
 /// `2026-11-23T07:50:00Z`: to the second; records keep the rest.
-pub fn instant(at: Timestamp) -> String {
+pub fn format_instant(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-pub fn instant_or_dash(at: Option<Timestamp>) -> String {
-    at.map_or_else(dash, instant)
+pub fn format_optional_instant(at: Option<Timestamp>) -> String {
+    at.map_or_else(dash, format_instant)
 }
 
 /// `2026-11-23T08:50:00+01:00`
-pub fn local(at: Timestamp, zone: &TimeZone) -> String {
+pub fn format_local(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
 /// At most two units, as people say it: `850ms`, `12s`, `3m04s`, `2h10m`, `3d4h`.
-pub fn readable(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0 => format!("{}ms", duration.as_millis()),
@@ -145,7 +145,7 @@ pub fn readable(duration: Duration) -> String {
 }
 
 /// `512 B`, `1.5 MiB`
-pub fn bytes_readable(bytes: u64) -> String {
+pub fn format_bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -195,8 +195,8 @@ pub fn parse_instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
 ///
 /// # Errors
 /// Exit 2.
-pub fn job_key(text: &str) -> Result<JobKey, Failure> {
-    JobKey::parse(text).map_err(Failure::wrong)
+pub fn parse_job_key(text: &str) -> Result<JobKey, Failure> {
+    JobKey::parse(text).map_err(Failure::usage)
 }
 
 #[cfg(test)]
@@ -215,7 +215,7 @@ mod tests {
             (7_800_000, "2h10m"),
             (273_600_000, "3d4h"),
         ] {
-            assert_eq!(readable(Duration::from_millis(ms)), text, "{ms}");
+            assert_eq!(format_duration(Duration::from_millis(ms)), text, "{ms}");
         }
     }
 
@@ -229,7 +229,7 @@ mod tests {
             ("now", "2026-11-23T12:00:00Z"),
             ("2h", "2026-11-23T10:00:00Z"),
         ] {
-            assert_eq!(parse_instant(text, now).map(instant), Ok(at.to_owned()), "{text}");
+            assert_eq!(parse_instant(text, now).map(format_instant), Ok(at.to_owned()), "{text}");
         }
         for text in ["", "yesterday", "2026-11-23T07:50:00", "2026-13-01", "99"] {
             assert!(parse_instant(text, now).is_err(), "{text}");
@@ -239,8 +239,8 @@ mod tests {
     #[test]
     fn a_table_is_aligned_and_holds_no_control_characters() {
         let mut table = Table::new(&["job", "outcome"]);
-        table.row(vec!["db/dump".into(), "failed".into()]);
-        table.row(vec!["db/\u{1b}[2Jx".into(), String::new()]);
+        table.add_row(vec!["db/dump".into(), "failed".into()]);
+        table.add_row(vec!["db/\u{1b}[2Jx".into(), String::new()]);
         assert_eq!(table.to_text(), "job       outcome\ndb/dump   failed\ndb/\u{fffd}[2Jx\n");
     }
 }

@@ -8,7 +8,7 @@ use sinks::cloudwatch_logs::options::Access;
 use sinks::config::{SinkConfig, SinkKind, SinksFile};
 
 use crate::configuration::{Configuration, load_packs, read_text};
-use crate::failure::{Failure, tell_line};
+use crate::failure::{Failure, print_error_line};
 use crate::state::StateDirectory;
 use crate::up::sample;
 
@@ -47,7 +47,7 @@ impl Setup {
     pub fn load(overrides: Overrides) -> Result<Setup, Failure> {
         let configuration = Configuration::load(overrides.config.as_deref())?;
         let state = overrides.state.as_deref().or(configuration.state.as_deref());
-        let state = StateDirectory::find(state).map_err(|error| Failure::wrong(error.to_string()))?;
+        let state = StateDirectory::find(state).map_err(|error| Failure::usage(error.to_string()))?;
         let rules = [configuration.rules.clone(), overrides.rules].concat();
         let packs = load_packs(&rules)?;
         let file = overrides.sinks.or_else(|| configuration.sinks.clone());
@@ -59,7 +59,7 @@ impl Setup {
 
 impl SinksSource {
     /// As the configuration says.
-    pub fn of(configuration: &Configuration) -> SinksSource {
+    pub fn from_configuration(configuration: &Configuration) -> SinksSource {
         SinksSource { file: configuration.sinks.clone(), aws: configuration.aws.clone() }
     }
 
@@ -70,7 +70,7 @@ impl SinksSource {
     pub fn load(&self, state: &StateDirectory) -> Result<Vec<SinkConfig>, Failure> {
         match &self.file {
             Some(path) => self.load_file(path),
-            None => parse_sinks("the default sink", &sample::sinks(state)),
+            None => parse_sinks("the default sink", &sample::default_sinks(state)),
         }
     }
 
@@ -78,7 +78,7 @@ impl SinksSource {
     ///
     /// # Errors
     /// Every fault of the file.
-    pub fn load_named(&self) -> Result<Vec<SinkConfig>, Failure> {
+    pub fn load_configured(&self) -> Result<Vec<SinkConfig>, Failure> {
         self.file.as_deref().map_or_else(|| Ok(Vec::new()), |path| self.load_file(path))
     }
 
@@ -86,7 +86,7 @@ impl SinksSource {
         let mut sinks = parse_sinks(&path.display().to_string(), &read_text(path)?)?;
         for sink in &mut sinks {
             if let (SinkKind::CloudwatchLogs(logs), Some(aws)) = (&mut sink.kind, &self.aws) {
-                complete(&mut logs.access, aws);
+                fill_from_aws(&mut logs.access, aws);
             }
         }
         Ok(sinks)
@@ -94,7 +94,7 @@ impl SinksSource {
 }
 
 /// What a sink does not say itself, it takes from `[aws]`, unless it is somebody else there.
-fn complete(access: &mut Access, aws: &aws::Options) {
+fn fill_from_aws(access: &mut Access, aws: &aws::Options) {
     if access.profile.is_some() || access.role_arn.is_some() {
         return;
     }
@@ -111,7 +111,7 @@ fn parse_sinks(name: &str, text: &str) -> Result<Vec<SinkConfig>, Failure> {
         return Err(Faults(faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect()).into());
     }
     for warning in &faults.0 {
-        tell_line(&warning.to_string());
+        print_error_line(&warning.to_string());
     }
     Ok(sinks)
 }

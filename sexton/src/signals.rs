@@ -5,7 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::failure::Failure;
 
 /// The exit code of a process that a signal ended, as shells count it: 128 + SIGINT.
-pub const INTERRUPTED: i32 = 130;
+pub const EXIT_INTERRUPTED: i32 = 130;
 
 /// INT and TERM, from the first moment on.
 pub struct Signals {
@@ -17,7 +17,7 @@ impl Signals {
     /// # Errors
     /// When the system does not let us listen.
     pub fn new() -> Result<Signals, Failure> {
-        let says = |why| Failure::bad(format!("cannot listen for signals: {why}"));
+        let says = |why| Failure::failed(format!("cannot listen for signals: {why}"));
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt()).map_err(says)?,
             terminate: signal(SignalKind::terminate()).map_err(says)?,
@@ -25,7 +25,7 @@ impl Signals {
     }
 
     /// Returns at the next one.
-    pub async fn first(&mut self) {
+    pub async fn wait(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -83,11 +83,11 @@ impl StateDirectory {
         self.dir.join("sexton.db")
     }
 
-    pub fn runner(&self) -> PathBuf {
+    pub fn runner_folder(&self) -> PathBuf {
         self.dir.join("runner")
     }
 
-    pub fn logs(&self) -> PathBuf {
+    pub fn logs_folder(&self) -> PathBuf {
         self.dir.join("logs")
     }
 
@@ -147,7 +147,8 @@ impl StateDirectory {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Lock(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let by = self.server().map_or_else(String::new, |up| format!(" (pid {}, at {})", up.pid, up.url));
+                let by =
+                    self.read_server_file().map_or_else(String::new, |up| format!(" (pid {}, at {})", up.pid, up.url));
                 Err(StateError::InUse { path: self.dir.clone(), by })
             }
             Err(why) => Err(io_error("lock", &path, why.into())),
@@ -160,7 +161,7 @@ impl StateDirectory {
     /// When it can neither be read nor made.
     pub fn token(&self) -> Result<String, StateError> {
         let path = self.token_file();
-        if let Some(token) = self.known_token()? {
+        if let Some(token) = self.existing_token()? {
             return Ok(token);
         }
         let token = random_hex(TOKEN_BYTES).map_err(|why| io_error("draw random bytes for", &path, why))?;
@@ -172,7 +173,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// When there is one and it cannot be read.
-    pub fn known_token(&self) -> Result<Option<String>, StateError> {
+    pub fn existing_token(&self) -> Result<Option<String>, StateError> {
         let path = self.token_file();
         let mut text = String::new();
         match File::open(&path).and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text)) {
@@ -184,20 +185,20 @@ impl StateDirectory {
     }
 
     /// The `up` that serves, as far as its file says; it may be gone without having said so.
-    pub fn server(&self) -> Option<Server> {
+    pub fn read_server_file(&self) -> Option<ServerInfo> {
         serde_json::from_slice(&fs::read(self.server_file()).ok()?).ok()
     }
 
     /// # Errors
     /// When the file cannot be written.
-    pub fn announce(&self, server: &ServerInfo) -> Result<(), StateError> {
+    pub fn write_server_file(&self, server: &ServerInfo) -> Result<(), StateError> {
         let path = self.server_file();
         let text = serde_json::to_vec(server).map_err(|why| io_error("write", &path, why.into()))?;
         write_private(&path, &text).map_err(|why| io_error("write", &path, why))
     }
 
     /// Takes the announcement back. A file left behind is harmless: commands say that nobody answers there.
-    pub fn withdraw(&self) {
+    pub fn remove_server_file(&self) {
         if let Err(why) = fs::remove_file(self.server_file()) {
             tracing::debug!(%why, "the announcement was not there to be withdrawn");
         }
@@ -238,7 +239,7 @@ mod tests {
     #[test]
     fn the_token_is_made_once_and_only_its_owner_reads_it() {
         let (_dir, state) = scratch();
-        assert_eq!(state.known_token().expect("read"), None);
+        assert_eq!(state.existing_token().expect("read"), None);
         let token = state.token().expect("made");
         assert_eq!(token.len(), 64);
         assert_eq!(state.token().expect("read"), token);
@@ -259,7 +260,7 @@ mod tests {
     fn a_second_up_is_refused_and_told_who_has_the_directory() {
         let (_dir, state) = scratch();
         let first = state.lock().expect("free");
-        state.announce(&ServerInfo { url: "http://127.0.0.1:7077".into(), pid: 42 }).expect("announced");
+        state.write_server_file(&ServerInfo { url: "http://127.0.0.1:7077".into(), pid: 42 }).expect("announced");
         let refused = state.lock().err().expect("taken").to_string();
         assert!(refused.contains("pid 42") && refused.contains("127.0.0.1:7077"), "{refused}");
         drop(first);

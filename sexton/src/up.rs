@@ -31,11 +31,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{Failure, Outcome, SUCCESS, tell_line};
-use crate::local_runner::{LocalRunner, farewell};
+use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
+use crate::local_runner::{LocalRunner, stopped_message};
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
-use crate::signals::{INTERRUPTED, Signals};
+use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::ServerInfo;
 use crate::{listen, machine};
 use duties::Duties;
@@ -71,14 +71,14 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Outcome {
-    machine::give_large_pieces_back();
+    machine::set_mmap_threshold();
     let setup = Setup::load(Overrides {
         config: arguments.config,
         state: arguments.state,
         sinks: arguments.sinks,
         rules: arguments.rules,
     })?;
-    let state_says = |error: crate::state::StateError| Failure::bad(error.to_string());
+    let state_says = |error: crate::state::StateError| Failure::failed(error.to_string());
     setup.state.create().map_err(state_says)?;
     let _lock = setup.state.lock().map_err(state_says)?;
     let named = JobFileArgs {
@@ -88,7 +88,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     };
     let listen = arguments.listen.or(setup.configuration.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|why| Failure::bad(format!("cannot start: {why}")))?;
+    let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
     let served = runtime.block_on(serve(setup, named, listen));
     // Threads that still wait for a disk or a reader are not waited for.
     runtime.shutdown_background();
@@ -98,23 +98,23 @@ pub fn run(arguments: Arguments) -> Outcome {
 async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>) -> Outcome {
     let mut signals = Signals::new()?;
     let state = setup.state.clone();
-    let store = Embedded::open(&state.database()).map_err(|error| Failure::bad(error.to_string()))?;
+    let store = Embedded::open(&state.database()).map_err(|error| Failure::failed(error.to_string()))?;
     let ports = store.ports();
     let files = JobFiles::new(named, &state, &ports).await?;
     let applied = files.apply_all(&ports, &setup.packs).await?;
     let listener = listen::bind(listen).await?;
-    let address = listener.local_addr().map_err(|why| Failure::bad(format!("cannot tell the address: {why}")))?;
-    let url = format!("http://{}", listen::shown(address));
-    let token: Arc<str> = state.token().map_err(|error| Failure::bad(error.to_string()))?.into();
+    let address = listener.local_addr().map_err(|why| Failure::failed(format!("cannot tell the address: {why}")))?;
+    let url = format!("http://{}", listen::reachable_address(address));
+    let token: Arc<str> = state.token().map_err(|error| Failure::failed(error.to_string()))?.into();
 
     let channels = std::mem::take(&mut setup.configuration.channels);
     let notifier = Arc::new(notifier::ChannelNotifier::new(Channels::new(channels).map_err(Failure::Usage)?));
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
-    let work = start_work(&mut setup, &ports)?;
+    let work = start_runner(&mut setup, &ports)?;
     let console = Console {
         ports: ports.clone(),
-        logs: Arc::new(run_output::RunOutput::below(&state.runner())),
+        logs: Arc::new(run_output::RunOutput::new(&state.runner_folder())),
         sinks: work.clone(),
         token,
         clock: Arc::new(Timestamp::now),
@@ -132,7 +132,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
         packs: work.packs(),
         notifier: notifier.clone(),
         links: services::Links(setup.configuration.links.clone()),
-        keep: duties::keep(&setup.configuration.history),
+        keep: duties::retention_policy(&setup.configuration.history),
         nudge: nudge.clone(),
         stop: stop.clone(),
     };
@@ -140,36 +140,41 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
         work: work.clone(),
         duties: duties.start(),
         looking: [
-            tokio::spawn(sink_alerts::watch(work.clone(), ports.clone(), stop.clone())),
-            tokio::spawn(disk_alerts::watch(ports.clone(), notifier, state.dir.clone(), stop.clone())),
+            tokio::spawn(sink_alerts::watch_sinks(work.clone(), ports.clone(), stop.clone())),
+            tokio::spawn(disk_alerts::watch_disk(ports.clone(), notifier, state.dir.clone(), stop.clone())),
         ],
-        watching: tokio::spawn(files.watch(ports, work.packs(), nudge, stop.clone())),
-        reloading: tokio::spawn(work.clone().watch(setup.sinks_source, setup.rules, state.clone(), stop.clone())),
+        watching: tokio::spawn(files.apply_on_change(ports, work.packs(), nudge, stop.clone())),
+        reloading: tokio::spawn(work.clone().reload_on_change(
+            setup.sinks_source,
+            setup.rules,
+            state.clone(),
+            stop.clone(),
+        )),
         server,
         stop,
     };
     let server_says = ServerInfo { url: url.clone(), pid: std::process::id() };
-    state.announce(&server_says).map_err(|error| Failure::bad(error.to_string()))?;
-    announce(&url, &state, &applied, &work)?;
-    signals.first().await;
-    tell_line("stopping: nothing new is fired; another signal ends this at once");
-    state.withdraw();
+    state.write_server_file(&server_says).map_err(|error| Failure::failed(error.to_string()))?;
+    print_startup(&url, &state, &applied, &work)?;
+    signals.wait().await;
+    print_error_line("stopping: nothing new is fired; another signal ends this at once");
+    state.remove_server_file();
     tokio::select! {
-        left = running.end() => tell_line(&farewell(left, "sexton up")),
-        () = signals.first() => {
-            tell_line("ended at once; running jobs go on, and the next `sexton up` finds them");
-            std::process::exit(INTERRUPTED);
+        left = running.shut_down() => print_error_line(&stopped_message(left, "sexton up")),
+        () = signals.wait() => {
+            print_error_line("ended at once; running jobs go on, and the next `sexton up` finds them");
+            std::process::exit(EXIT_INTERRUPTED);
         }
     }
     Ok(SUCCESS)
 }
 
-fn start_work(setup: &mut Setup, ports: &Ports) -> Result<Arc<LocalRunner>, Failure> {
-    let options = machine::runner_options(&setup.configuration, setup.state.runner())?;
+fn start_runner(setup: &mut Setup, ports: &Ports) -> Result<Arc<LocalRunner>, Failure> {
+    let options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
     let runner_ports =
         runner::Ports { orders: ports.orders.clone(), claims: ports.claims.clone(), reports: ports.reports.clone() };
     let (work, troubles) = LocalRunner::start(setup, options, runner_ports)?;
-    tokio::spawn(sink_alerts::tell_troubles(troubles, ports.clone()));
+    tokio::spawn(sink_alerts::log_and_alert(troubles, ports.clone()));
     Ok(Arc::new(work))
 }
 
@@ -186,9 +191,9 @@ struct RunningUp {
 
 impl RunningUp {
     /// Takes nothing new, leaves what runs to its keepers, delivers and collects what there is. Says how many runs go on.
-    async fn end(self) -> usize {
+    async fn shut_down(self) -> usize {
         self.stop.cancel();
-        let left = self.work.end().await;
+        let left = self.work.shut_down().await;
         for task in self.looking.into_iter().chain([self.watching, self.reloading]) {
             task.abort();
         }
@@ -200,23 +205,27 @@ impl RunningUp {
 }
 
 /// What a person who just started it wants to know; `ready` last, on a line of its own.
-fn announce(
+fn print_startup(
     url: &str,
     state: &crate::state::StateDirectory,
     applied: &[String],
     work: &LocalRunner,
 ) -> Result<(), Failure> {
     let mut out = Printer::new();
-    out.line(&format!("sexton {} serves {url}", env!("CARGO_PKG_VERSION")))?;
-    out.line(&format!("state     {}  (the API's token: {})", state.dir.display(), state.dir.join("token").display()))?;
+    out.print_line(&format!("sexton {} serves {url}", env!("CARGO_PKG_VERSION")))?;
+    out.print_line(&format!(
+        "state     {}  (the API's token: {})",
+        state.dir.display(),
+        state.dir.join("token").display()
+    ))?;
     for line in applied {
-        out.line(&format!("jobs      {line}"))?;
+        out.print_line(&format!("jobs      {line}"))?;
     }
     for sink in work.sink_lines() {
-        out.line(&format!("output    {sink}"))?;
+        out.print_line(&format!("output    {sink}"))?;
     }
-    out.line("try       sexton jobs, sexton runs, sexton logs RUN_ID")?;
-    out.line("ready")?;
+    out.print_line("try       sexton jobs, sexton runs, sexton logs RUN_ID")?;
+    out.print_line("ready")?;
     match out.finish() {
         // Whoever started us may have closed the pipe after all.
         Err(Failure::ReaderGone) => Ok(()),

@@ -14,13 +14,13 @@ use sinks::check::CHECK_GROUP;
 use crate::client::{AwsArguments, block_on};
 use crate::configuration::load_policy;
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
-use crate::jobs_source::{JobsSource, read_source};
+use crate::jobs_source::{JobsSource, read_valid_jobs};
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::state::StateDirectory;
 
 /// Jobs read together.
-const PAGE_JOBS: usize = 1000;
+const PAGE_JOBS_MAX: usize = 1000;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -53,15 +53,15 @@ struct Findings {
 }
 
 impl Findings {
-    fn add(&mut self, what: &str, name: &str, found: Result<String, String>) -> Result<(), Failure> {
+    fn print(&mut self, what: &str, name: &str, found: Result<String, String>) -> Result<(), Failure> {
         let good = found.is_ok();
         self.bad |= !good;
         let says = found.unwrap_or_else(|says| says);
         if self.json {
-            self.out.json(&json!({ "what": what, "name": name, "ok": good, "says": says }))?;
+            self.out.print_json(&json!({ "what": what, "name": name, "ok": good, "says": says }))?;
         } else {
             let sign = if good { "ok  " } else { "BAD " };
-            self.out.line(&format!("{sign} {what} {name}: {says}"))?;
+            self.out.print_line(&format!("{sign} {what} {name}: {says}"))?;
         }
         self.out.flush()
     }
@@ -74,25 +74,25 @@ pub fn run(arguments: Arguments) -> Outcome {
     let setup = Setup::load(overrides)?;
     let mut findings = Findings { out: Printer::new(), json: arguments.json, bad: false };
     if let Some(shown) = shown {
-        findings.add("configuration", &shown, Ok("no faults".to_owned()))?;
+        findings.print("configuration", &shown, Ok("no faults".to_owned()))?;
     }
     let installation = arguments.aws.options(&setup.configuration);
-    findings.add("state", &setup.state.dir.display().to_string(), check_state(&setup.state))?;
+    findings.print("state", &setup.state.dir.display().to_string(), check_state(&setup.state))?;
     if installation.is_none() {
-        findings.add("table", &setup.state.database().display().to_string(), check_database(&setup.state))?;
+        findings.print("table", &setup.state.database().display().to_string(), check_database(&setup.state))?;
     }
     for path in setup.configuration.crontabs.iter().chain(&setup.configuration.jobs) {
-        findings.add("jobs", &path.display().to_string(), check_jobs(path))?;
+        findings.print("jobs", &path.display().to_string(), check_jobs(path))?;
     }
     if let Some(path) = &setup.configuration.runner.policy {
         load_policy(path)?;
-        findings.add("policy", &path.display().to_string(), Ok("no faults".to_owned()))?;
+        findings.print("policy", &path.display().to_string(), Ok("no faults".to_owned()))?;
     }
     let packs: Vec<&str> = setup.packs.names().collect();
     let examples = setup.packs.check_examples();
     let examples =
         if examples.refuse() { Err(examples.to_string()) } else { Ok("every example is judged as it says".to_owned()) };
-    findings.add("rules", &packs.join(", "), examples)?;
+    findings.print("rules", &packs.join(", "), examples)?;
     block_on(async {
         if let Some(options) = &installation {
             check_aws(options, &arguments.group, &setup.configuration.runner.groups, &mut findings).await?;
@@ -101,12 +101,12 @@ pub fn run(arguments: Arguments) -> Outcome {
         let nobodys = [CHECK_GROUP.to_owned()];
         let groups = if arguments.group.is_empty() { &nobodys[..] } else { &arguments.group };
         for (sink, group) in setup.sinks.iter().flat_map(|sink| groups.iter().map(move |group| (sink, group))) {
-            findings.add("sink", &sink.name, sinks::check::check(sink, group).await)?;
+            findings.print("sink", &sink.name, sinks::check::check(sink, group).await)?;
         }
         let channels = Channels::new(setup.configuration.channels).map_err(Failure::Usage)?;
         for name in channels.names() {
             let found = channels.probe(name).await.map(str::to_owned).map_err(|error| error.to_string());
-            findings.add("channel", name, found)?;
+            findings.print("channel", name, found)?;
         }
         Ok(())
     })?;
@@ -124,14 +124,14 @@ async fn check_aws(
 ) -> Result<(), Failure> {
     let aws = match aws::connect(options).await {
         Ok(aws) => aws,
-        Err(error) => return findings.add("installation", &options.prefix, Err(error.to_string())),
+        Err(error) => return findings.print("installation", &options.prefix, Err(error.to_string())),
     };
     let (who, groups) = match asked {
         [] => {
             let mut groups: BTreeSet<String> = configured.iter().cloned().collect();
             match groups_with_jobs(&aws).await {
                 Ok(with_jobs) => groups.extend(with_jobs),
-                Err(error) => findings.add("jobs", &aws.names.jobs(), Err(error.to_string()))?,
+                Err(error) => findings.print("jobs", &aws.names.jobs(), Err(error.to_string()))?,
             }
             (aws::Who::Operator, groups.into_iter().collect())
         }
@@ -140,7 +140,7 @@ async fn check_aws(
     let mut told = Ok(());
     let mut tell = |finding: aws::Finding| {
         if told.is_ok() {
-            told = findings.add(finding.what, &finding.name, finding.found);
+            told = findings.print(finding.what, &finding.name, finding.found);
         }
     };
     aws.check(who, &groups, &mut tell).await;
@@ -150,7 +150,7 @@ async fn check_aws(
 async fn groups_with_jobs(aws: &aws::Aws) -> PortResult<BTreeSet<String>> {
     let (mut groups, mut after) = (BTreeSet::new(), None);
     loop {
-        let page = aws.ports.jobs.list(None, after.as_ref(), PAGE_JOBS).await?;
+        let page = aws.ports.jobs.list(None, after.as_ref(), PAGE_JOBS_MAX).await?;
         groups.extend(page.records.into_iter().map(|stored| stored.key.group));
         after = page.next;
         if after.is_none() {
@@ -164,7 +164,7 @@ fn check_state(state: &StateDirectory) -> Result<String, String> {
     let probe = state.dir.join(format!("check.{}", std::process::id()));
     std::fs::write(&probe, b"").map_err(|why| format!("cannot be written to: {why}"))?;
     std::fs::remove_file(&probe).map_err(|why| format!("cannot be cleaned: {why}"))?;
-    match state.server() {
+    match state.read_server_file() {
         Some(server) => Ok(format!("can be written to; pid {} serves it at {}", server.pid, server.url)),
         None => Ok("can be written to; no `up` serves it".to_owned()),
     }
@@ -175,7 +175,7 @@ fn check_database(state: &StateDirectory) -> Result<String, String> {
 }
 
 fn check_jobs(path: &Path) -> Result<String, String> {
-    match read_source(&JobsSource::new(path)) {
+    match read_valid_jobs(&JobsSource::new(path)) {
         Ok(read) => Ok(format!("{} jobs, {} warnings", read.jobs.len(), read.warnings.0.len())),
         Err(Failure::Usage(says) | Failure::Failed(says)) => Err(says.join("; ")),
         Err(Failure::ReaderGone) => Err("cannot be read".to_owned()),

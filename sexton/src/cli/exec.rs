@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
-use crate::failure::{Failure, Outcome, tell_line};
+use crate::failure::{Failure, Outcome, print_error_line};
 use crate::local_runner;
 use crate::machine;
 use crate::setup::{Overrides, Setup};
@@ -53,43 +53,44 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Outcome {
-    check_name("group", &arguments.group).map_err(Failure::wrong)?;
-    check_name("name", &arguments.name).map_err(Failure::wrong)?;
+    check_name("group", &arguments.group).map_err(Failure::usage)?;
+    check_name("name", &arguments.name).map_err(Failure::usage)?;
     let setup = Setup::load(Overrides {
         config: arguments.server.config.clone(),
         state: arguments.server.state.clone(),
         sinks: arguments.sinks.clone(),
         rules: arguments.rules.clone(),
     })?;
-    setup.state.create().map_err(|error| Failure::bad(error.to_string()))?;
+    setup.state.create().map_err(|error| Failure::failed(error.to_string()))?;
     block_on(execute(arguments, setup))
 }
 
 async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
-    let reports = server_of(&arguments.server, &setup).await?;
-    let mut options = machine::runner_options(&setup.configuration, setup.state.runner())?;
+    let reports = find_report_server(&arguments.server, &setup).await?;
+    let mut options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
     let (events, troubles) = mpsc::channel(EVENTS_MAX);
-    tokio::spawn(local_runner::tell_troubles(troubles));
+    tokio::spawn(local_runner::log_sink_events(troubles));
     options.sinks = local_runner::start_sinks(&setup.sinks, &events)?;
     options.packs = Arc::new(setup.packs);
     // A wrapped command sees what it would see without us; only our own token stays ours.
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     options.pass_env = names.filter(|name| !name.starts_with("SEXTON_")).collect();
-    let order = order_of(&arguments)?;
+    let order = new_order(&arguments)?;
     let key = order.key();
     let executed =
-        runner::exec::exec(options, reports, order).await.map_err(|error| Failure::bad(error.to_string()))?;
+        runner::exec::exec(options, reports, order).await.map_err(|error| Failure::failed(error.to_string()))?;
     if executed.report.outcome != RunOutcome::Succeeded {
-        tell_line(&format!("sexton: {key} {}: {}", executed.report.outcome.name(), executed.report.reason));
+        print_error_line(&format!("sexton: {key} {}: {}", executed.report.outcome.name(), executed.report.reason));
     }
     Ok(executed.code)
 }
 
-fn order_of(arguments: &Arguments) -> Result<Order, Failure> {
+fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
     let now = Timestamp::now();
     let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let mut random = [0; 6];
-    getrandom::fill(&mut random).map_err(|why| Failure::bad(format!("no random bytes to name the run with: {why}")))?;
+    getrandom::fill(&mut random)
+        .map_err(|why| Failure::failed(format!("no random bytes to name the run with: {why}")))?;
     let key = JobKey::new(&arguments.group, &arguments.name);
     let mut job = Job::new(key, "@manually", Command::Argv(arguments.command.clone()));
     job.timeout = arguments.timeout;
@@ -112,22 +113,22 @@ fn order_of(arguments: &Arguments) -> Result<Order, Failure> {
 
 /// Where the run is reported to: AWS or the server that is named, else the `up` of the state directory if it answers.
 /// One that is named and does not answer is waited for, for as long as reports are.
-async fn server_of(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
+async fn find_report_server(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
     // `--state` says where the spool is; it takes nothing back from [aws].
     let named = ServerArguments { state: None, ..arguments.clone() };
     if arguments.server.is_some() || named.on_aws(&setup.configuration).is_some() {
         return Ok(Some(Arc::new(ServerReports { client: Client::find(&named).await? })));
     }
-    if setup.state.server().is_none() {
+    if setup.state.read_server_file().is_none() {
         return Ok(None);
     }
     let state = Some(setup.state.dir.clone());
-    let client = Client::of_server(&ServerArguments { state, ..ServerArguments::default() }, &setup.configuration)?;
-    match client.ask(ApiRequest::get(&["health"])).await {
+    let client = Client::for_server(&ServerArguments { state, ..ServerArguments::default() }, &setup.configuration)?;
+    match client.send(ApiRequest::get(&["health"])).await {
         Ok(_) => Ok(Some(Arc::new(ServerReports { client }))),
         Err(failure) => {
-            failure.tell();
-            tell_line("sexton: the command runs all the same, and is reported to nobody");
+            failure.print();
+            print_error_line("sexton: the command runs all the same, and is reported to nobody");
             Ok(None)
         }
     }
@@ -142,7 +143,7 @@ struct ServerReports {
 impl Reports for ServerReports {
     async fn send(&self, events: &[Event]) -> PortResult<()> {
         let question = ApiRequest::post(&["reports"], json!({ "events": events }));
-        match self.client.ask(question).await {
+        match self.client.send(question).await {
             Ok(_) => Ok(()),
             Err(Failure::Usage(says)) => Err(PortError::Permanent(says.join("; "))),
             Err(Failure::Failed(says)) => Err(PortError::Retry(says.join("; "))),

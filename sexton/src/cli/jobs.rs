@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
-use crate::failure::{Failure, Outcome, SUCCESS, tell_line};
-use crate::jobs_source::{JobsSource, read_source};
-use crate::print::{Printer, Table, dash, instant, job_key, pairs, parse_instant};
+use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
+use crate::jobs_source::{JobsSource, read_valid_jobs};
+use crate::print::{Printer, Table, dash, format_instant, format_pairs, parse_instant, parse_job_key};
 
 #[derive(Debug, Args)]
 pub struct JobsArguments {
@@ -134,43 +134,43 @@ pub struct MaintenanceArguments {
 pub fn list(arguments: JobsArguments) -> Outcome {
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let mut answer = client.ask(ApiRequest::get(&["jobs"]).with("group", arguments.group.as_ref())).await?;
-        let Some(Value::Array(jobs)) = answer.get_mut("jobs").map(Value::take) else { return Err(strange()) };
+        let mut answer = client.send(ApiRequest::get(&["jobs"]).with("group", arguments.group.as_ref())).await?;
+        let Some(Value::Array(jobs)) = answer.get_mut("jobs").map(Value::take) else { return Err(unexpected_answer()) };
         let mut out = Printer::new();
         let mut table = Table::new(&["job", "schedule", "zone", "state", "next", "command"]);
         for record in &jobs {
             if arguments.json {
-                out.json(record)?;
+                out.print_json(record)?;
                 continue;
             }
-            let job = job_of(record)?;
+            let job = parse_job(record)?;
             let next = record
                 .get("next")
                 .and_then(Value::as_str)
                 .and_then(|text| text.parse().ok())
-                .map_or_else(dash, instant);
-            table.row(vec![
+                .map_or_else(dash, format_instant);
+            table.add_row(vec![
                 job.key().to_string(),
                 job.schedule.clone(),
                 job.zone.clone(),
-                state_of(&job),
+                job_state(&job),
                 next,
                 job.command.to_string(),
             ]);
         }
         if !arguments.json {
-            out.table(&table)?;
+            out.print_table(&table)?;
         }
         out.finish()?;
         Ok(SUCCESS)
     })
 }
 
-fn state_of(job: &Job) -> String {
+fn job_state(job: &Job) -> String {
     match &job.paused {
         _ if !job.enabled => "disabled".to_owned(),
         Some(pause) => {
-            pause.until.map_or_else(|| "paused".to_owned(), |until| format!("paused until {}", instant(until)))
+            pause.until.map_or_else(|| "paused".to_owned(), |until| format!("paused until {}", format_instant(until)))
         }
         None => "on".to_owned(),
     }
@@ -181,31 +181,31 @@ pub fn one(arguments: JobArguments) -> Outcome {
         JobCommand::Show(one) => show(&one),
         JobCommand::Set(set_arguments) => set(&set_arguments),
         JobCommand::Remove(one) => remove(&one),
-        JobCommand::Resume(one) => act(&one, "resume", json!({}), "resumed"),
+        JobCommand::Resume(one) => post_action(&one, "resume", json!({}), "resumed"),
         JobCommand::Pause(PauseArguments { one, until, why }) => {
-            let until = until.map(|text| later_instant(&text)).transpose()?;
-            act(&one, "pause", json!({ "until": until, "why": why }), "paused")
+            let until = until.map(|text| parse_future_instant(&text)).transpose()?;
+            post_action(&one, "pause", json!({ "until": until, "why": why }), "paused")
         }
     }
 }
 
 fn show(arguments: &OneArguments) -> Outcome {
-    let key = job_key(&arguments.job)?;
+    let key = parse_job_key(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(ApiRequest::get(&["jobs", &key.group, &key.name])).await?;
+        let answer = client.send(ApiRequest::get(&["jobs", &key.group, &key.name])).await?;
         let mut out = Printer::new();
         if arguments.json {
-            out.json(&answer)?
+            out.print_json(&answer)?
         } else {
-            out.bytes(described(&answer).as_bytes())?
+            out.print_bytes(describe(&answer).as_bytes())?
         }
         out.finish()?;
         Ok(SUCCESS)
     })
 }
 
-fn described(record: &Value) -> String {
+fn describe(record: &Value) -> String {
     let Value::Object(fields) = record else { return String::new() };
     let shown = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -216,15 +216,15 @@ fn described(record: &Value) -> String {
         .filter(|(_, value)| !value.is_null())
         .map(|(name, value)| (name.as_str(), shown(value)))
         .collect();
-    pairs(&rows)
+    format_pairs(&rows)
 }
 
 fn set(arguments: &SetArguments) -> Outcome {
-    let key = job_key(&arguments.job)?;
+    let key = parse_job_key(&arguments.job)?;
     let source = JobsSource { path: arguments.file.clone(), group: Some(key.group.clone()), system: false };
-    let read = read_source(&source)?;
+    let read = read_valid_jobs(&source)?;
     let [job] = read.jobs.as_slice() else {
-        return Err(Failure::wrong(format!(
+        return Err(Failure::usage(format!(
             "{} holds {} jobs; `job set` takes a file with one",
             read.name,
             read.jobs.len()
@@ -234,36 +234,36 @@ fn set(arguments: &SetArguments) -> Outcome {
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let body = serde_json::to_value(&job)
-            .map_err(|error| Failure::bad(format!("cannot write the job as JSON: {error}")))?;
-        let answer = client.ask(ApiRequest::put(&["jobs", &key.group, &key.name], body)).await?;
-        confirm(&answer, arguments.json, &format!("{key} stored"))
+            .map_err(|error| Failure::failed(format!("cannot write the job as JSON: {error}")))?;
+        let answer = client.send(ApiRequest::put(&["jobs", &key.group, &key.name], body)).await?;
+        print_confirmation(&answer, arguments.json, &format!("{key} stored"))
     })
 }
 
-fn act(arguments: &OneArguments, verb: &str, body: Value, done: &str) -> Outcome {
-    let key = job_key(&arguments.job)?;
+fn post_action(arguments: &OneArguments, verb: &str, body: Value, done: &str) -> Outcome {
+    let key = parse_job_key(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(ApiRequest::post(&["jobs", &key.group, &key.name, verb], body)).await?;
-        confirm(&answer, arguments.json, &format!("{key} {done}"))
+        let answer = client.send(ApiRequest::post(&["jobs", &key.group, &key.name, verb], body)).await?;
+        print_confirmation(&answer, arguments.json, &format!("{key} {done}"))
     })
 }
 
 fn remove(arguments: &OneArguments) -> Outcome {
-    let key = job_key(&arguments.job)?;
+    let key = parse_job_key(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(ApiRequest::delete(&["jobs", &key.group, &key.name])).await?;
-        confirm(&answer, arguments.json, &format!("{key} removed"))
+        let answer = client.send(ApiRequest::delete(&["jobs", &key.group, &key.name])).await?;
+        print_confirmation(&answer, arguments.json, &format!("{key} removed"))
     })
 }
 
-fn confirm(answer: &Value, json: bool, says: &str) -> Outcome {
+fn print_confirmation(answer: &Value, json: bool, says: &str) -> Outcome {
     let mut out = Printer::new();
     if json {
-        out.json(answer)?
+        out.print_json(answer)?
     } else {
-        out.line(says)?
+        out.print_line(says)?
     }
     out.finish()?;
     Ok(SUCCESS)
@@ -271,21 +271,21 @@ fn confirm(answer: &Value, json: bool, says: &str) -> Outcome {
 
 pub fn apply(arguments: ApplyArguments) -> Outcome {
     let source = JobsSource { path: arguments.file.clone(), group: arguments.group.clone(), system: arguments.system };
-    let read = read_source(&source)?;
+    let read = read_valid_jobs(&source)?;
     for warning in &read.warnings.0 {
-        tell_line(&warning.to_string());
+        print_error_line(&warning.to_string());
     }
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let body = json!({
             "jobs": read.jobs, "source": read.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
         });
-        let answer = client.ask(ApiRequest::post(&["apply"], body)).await?;
+        let answer = client.send(ApiRequest::post(&["apply"], body)).await?;
         let mut out = Printer::new();
         if arguments.json {
-            out.json(&answer)?
+            out.print_json(&answer)?
         } else {
-            out.bytes(difference_text(&answer, arguments.dry_run).as_bytes())?
+            out.print_bytes(difference_text(&answer, arguments.dry_run).as_bytes())?
         }
         out.finish()?;
         Ok(SUCCESS)
@@ -315,42 +315,44 @@ fn difference_text(answer: &Value, dry_run: bool) -> String {
 }
 
 pub fn maintenance(arguments: MaintenanceArguments) -> Outcome {
-    let until = arguments.until.as_deref().map(later_instant).transpose()?;
+    let until = arguments.until.as_deref().map(parse_future_instant).transpose()?;
     let on = arguments.switch == Switch::On;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let body = json!({
             "on": on, "group": arguments.group, "until": until, "why": arguments.why, "catch_up": arguments.catch_up,
         });
-        let answer = client.ask(ApiRequest::post(&["maintenance"], body)).await?;
+        let answer = client.send(ApiRequest::post(&["maintenance"], body)).await?;
         let whom = arguments.group.as_deref().map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
         let says = match (on, until) {
-            (true, Some(until)) => format!("maintenance of {whom} until {}: nothing new is fired", instant(until)),
+            (true, Some(until)) => {
+                format!("maintenance of {whom} until {}: nothing new is fired", format_instant(until))
+            }
             (true, None) => format!("maintenance of {whom}: nothing new is fired until `sexton maintenance off`"),
             (false, _) => format!("maintenance of {whom} is over"),
         };
-        confirm(&answer, arguments.json, &says)
+        print_confirmation(&answer, arguments.json, &says)
     })
 }
 
 /// `--until 2h` means in two hours.
-fn later_instant(text: &str) -> Result<Timestamp, Failure> {
+fn parse_future_instant(text: &str) -> Result<Timestamp, Failure> {
     let now = Timestamp::now();
     if let Ok(duration) = domain::units::parse_duration(text) {
-        let says = |_| Failure::wrong(format!("`{text}` from now is after all calendars; write a shorter duration"));
+        let says = |_| Failure::usage(format!("`{text}` from now is after all calendars; write a shorter duration"));
         return now.checked_add(duration).map_err(says);
     }
-    parse_instant(text, now).map_err(Failure::wrong)
+    parse_instant(text, now).map_err(Failure::usage)
 }
 
-fn job_of(record: &Value) -> Result<Job, Failure> {
+fn parse_job(record: &Value) -> Result<Job, Failure> {
     serde_json::from_value(record.clone()).map_err(|error| {
-        Failure::bad(format!("the server's answer is not a job ({error}); is its version the same as ours?"))
+        Failure::failed(format!("the server's answer is not a job ({error}); is its version the same as ours?"))
     })
 }
 
-fn strange() -> Failure {
-    Failure::bad("the server's answer holds no jobs; is its version the same as ours?")
+fn unexpected_answer() -> Failure {
+    Failure::failed("the server's answer holds no jobs; is its version the same as ours?")
 }
 
 #[cfg(test)]

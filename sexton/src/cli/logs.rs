@@ -8,9 +8,9 @@ use domain::run::RunId;
 
 use crate::cli::runs::valid_run_id;
 use crate::client::{ApiRequest, BodyChunks, Client, ServerArguments, block_on};
-use crate::failure::{Failure, Outcome, SUCCESS, tell_line};
+use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::print::Printer;
-use crate::up::run_output::{RunOutput, copy, marked};
+use crate::up::run_output::{RunOutput, copy_output, missing_lines_text};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -31,10 +31,10 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?.to_owned();
     block_on(async {
-        match ask_server(&arguments, &run_id).await {
-            Ok((client, answer)) => print(&arguments, &run_id, &client, answer).await,
+        match open_stream(&arguments, &run_id).await {
+            Ok((client, answer)) => print_stream(&arguments, &run_id, &client, answer).await,
             // Nobody answers, or a runner that gives out no output; a server that was named is the one that was meant.
-            Err(failure) if arguments.server.server.is_none() => from_disk(&arguments, &run_id, failure),
+            Err(failure) if arguments.server.server.is_none() => print_from_disk(&arguments, &run_id, failure),
             Err(failure) => Err(failure),
         }
     })
@@ -42,7 +42,7 @@ pub fn run(arguments: Arguments) -> Outcome {
 
 type OutputStream = (HeaderMap, BodyChunks);
 
-async fn ask_server(arguments: &Arguments, run_id: &str) -> Result<(Client, OutputStream), Failure> {
+async fn open_stream(arguments: &Arguments, run_id: &str) -> Result<(Client, OutputStream), Failure> {
     let client = Client::find(&arguments.server).await?;
     let segments = ["runs", run_id, "logs"];
     let question = ApiRequest::get(&segments)
@@ -53,14 +53,14 @@ async fn ask_server(arguments: &Arguments, run_id: &str) -> Result<(Client, Outp
     Ok((client, answer))
 }
 
-async fn print(arguments: &Arguments, run_id: &str, client: &Client, (head, mut body): OutputStream) -> Outcome {
+async fn print_stream(arguments: &Arguments, run_id: &str, client: &Client, (head, mut body): OutputStream) -> Outcome {
     let removed = head.get(REMOVED_LINES).and_then(|lines| lines.to_str().ok());
     if let Some(lines) = removed.filter(|lines| *lines != "0") {
-        tell_line(&format!("sexton: the first {lines} lines of {run_id} are not kept any more"));
+        print_error_line(&format!("sexton: the first {lines} lines of {run_id} are not kept any more"));
     }
     let mut out = Printer::new();
     while let Some(piece) = body.next().await {
-        out.bytes(&piece.map_err(|error| client.unreachable(&error))?)?;
+        out.print_bytes(&piece.map_err(|error| client.unreachable(&error))?)?;
         if arguments.follow {
             out.flush()?;
         }
@@ -69,27 +69,27 @@ async fn print(arguments: &Arguments, run_id: &str, client: &Client, (head, mut 
     Ok(SUCCESS)
 }
 
-fn from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> Outcome {
+fn print_from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> Outcome {
     let state = arguments.server.state(&arguments.server.configuration()?)?;
-    let says = |why| Failure::bad(format!("the output of {run_id} cannot be read: {why}"));
-    let found = RunOutput::below(&state.runner()).find(&RunId(run_id.to_owned())).map_err(says)?;
+    let says = |why| Failure::failed(format!("the output of {run_id} cannot be read: {why}"));
+    let found = RunOutput::new(&state.runner_folder()).find(&RunId(run_id.to_owned())).map_err(says)?;
     let Some(directory) = found else { return Err(no_server) };
     let stream = arguments.stream.as_deref().map(|name| if name == "stderr" { Stream::Stderr } else { Stream::Stdout });
     let query = LogQuery { stream, timestamps: arguments.timestamps, follow: arguments.follow };
     let mut out = Printer::new();
     let mut printed = Ok(());
     let give = |bytes: Vec<u8>| {
-        printed = out.bytes(&bytes).and_then(|()| out.flush());
+        printed = out.print_bytes(&bytes).and_then(|()| out.flush());
         printed.is_ok()
     };
     let missing = |removed| {
-        let marks = arguments.timestamps.then(|| marked(removed));
+        let marks = arguments.timestamps.then(|| missing_lines_text(removed));
         if marks.is_none() {
-            tell_line(&format!("sexton: of the output of {run_id}, {removed}"));
+            print_error_line(&format!("sexton: of the output of {run_id}, {removed}"));
         }
         marks
     };
-    copy(&directory, query, give, missing, || false).map_err(says)?;
+    copy_output(&directory, query, give, missing, || false).map_err(says)?;
     printed?;
     Ok(SUCCESS)
 }

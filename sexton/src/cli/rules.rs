@@ -14,7 +14,7 @@ use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
 use crate::print::{Printer, Table};
 
 /// Of a matching line, this much is shown.
-const SHOWN_CHARS_MAX: usize = 400;
+const MATCH_CHARS_MAX: usize = 400;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -69,17 +69,17 @@ fn list(arguments: ListArguments) -> Outcome {
     for pack in packs.iter() {
         if arguments.json {
             let rules: Vec<&str> = pack.rules.iter().map(|rule| rule.id.as_str()).collect();
-            out.json(&json!({
+            out.print_json(&json!({
                 "pack": pack.name, "description": pack.description, "file": pack.file, "suggest": pack.suggest, "rules": rules,
             }))?;
         } else {
             let suggest = pack.suggest.join(" ");
             let rules = pack.rules.len().to_string();
-            table.row(vec![pack.name.clone(), rules, suggest, pack.file.clone(), pack.description.clone()]);
+            table.add_row(vec![pack.name.clone(), rules, suggest, pack.file.clone(), pack.description.clone()]);
         }
     }
     if !arguments.json {
-        out.table(&table)?;
+        out.print_table(&table)?;
     }
     out.finish()?;
     Ok(SUCCESS)
@@ -91,12 +91,12 @@ fn test(arguments: TestArguments) -> Outcome {
     if faults.refuse() {
         return Err(faults.into());
     }
-    let names = pack_names(&arguments, &packs);
-    let rules = RuleSet::compile(&packs, &names).map_err(|error| Failure::wrong(error.to_string()))?;
+    let names = select_packs(&arguments, &packs);
+    let rules = RuleSet::compile(&packs, &names).map_err(|error| Failure::usage(error.to_string()))?;
     let (reader, source): (Box<dyn Read>, String) = match &arguments.file {
         Some(path) if path.as_os_str() != "-" => {
             let file =
-                File::open(path).map_err(|why| Failure::wrong(format!("cannot read {}: {why}", path.display())))?;
+                File::open(path).map_err(|why| Failure::usage(format!("cannot read {}: {why}", path.display())))?;
             (Box::new(file), path.display().to_string())
         }
         _ => (Box::new(io::stdin().lock()), "standard input".to_owned()),
@@ -108,24 +108,24 @@ fn test(arguments: TestArguments) -> Outcome {
             printed = show_match(&mut out, arguments.json, &found);
         }
     })
-    .map_err(|why| Failure::bad(format!("cannot read {source}: {why}")))?;
+    .map_err(|why| Failure::failed(format!("cannot read {source}: {why}")))?;
     printed?;
     let verdict = &summary.verdict;
     if arguments.json {
-        out.json(&json!({
+        out.print_json(&json!({
             "verdict": verdict.outcome, "reason": verdict.reason, "lines": summary.lines, "bytes": summary.bytes, "packs": names,
         }))?;
     } else {
-        out.line(&format!("verdict for exit 0: {}: {}", verdict.outcome.name(), verdict.reason))?;
+        out.print_line(&format!("verdict for exit 0: {}: {}", verdict.outcome.name(), verdict.reason))?;
     }
     out.finish()?;
     Ok(if verdict.outcome == RunOutcome::Succeeded { SUCCESS } else { FAILED })
 }
 
 fn show_match(out: &mut Printer, json: bool, found: &TestMatch<'_>) -> Result<(), Failure> {
-    let text: String = String::from_utf8_lossy(found.text).chars().take(SHOWN_CHARS_MAX).collect();
+    let text: String = String::from_utf8_lossy(found.text).chars().take(MATCH_CHARS_MAX).collect();
     if json {
-        return out.json(&json!({
+        return out.print_json(&json!({
             "line": found.line, "rule": found.rule, "pack": found.pack, "severity": found.severity, "text": text,
         }));
     }
@@ -134,11 +134,11 @@ fn show_match(out: &mut Printer, json: bool, found: &TestMatch<'_>) -> Result<()
         Severity::Warn => "warn",
     };
     let shown: String = text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-    out.line(&format!("{}: {severity} {}: {shown}", found.line, found.rule))
+    out.print_line(&format!("{}: {severity} {}: {shown}", found.line, found.rule))
 }
 
 /// Named ones; else those that `--rules` brought; else what a job without a word about rules gets.
-fn pack_names(arguments: &TestArguments, packs: &Packs) -> Vec<String> {
+fn select_packs(arguments: &TestArguments, packs: &Packs) -> Vec<String> {
     if !arguments.pack.is_empty() {
         return arguments.pack.clone();
     }

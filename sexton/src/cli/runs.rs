@@ -8,17 +8,18 @@ use domain::run::{Outcome as RunOutcome, Run, RunId};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::client::{ApiRequest, Client, ServerArguments, block_on};
+use crate::client::{ANSWER_TIMEOUT, ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
 use crate::print::{
-    Printer, Table, bytes_readable, dash, instant, instant_or_dash, job_key, pairs, parse_instant, readable,
+    Printer, Table, dash, format_bytes, format_duration, format_instant, format_optional_instant, format_pairs,
+    parse_instant, parse_job_key,
 };
 
 /// What one question asks the server to wait for; asked again until the run is over.
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT_PER_REQUEST: Duration = Duration::from_secs(30);
 
 /// Runs fetched by one question.
-const PAGE_RUNS: u64 = 500;
+const PAGE_RUNS_MAX: u64 = 500;
 
 #[derive(Debug, Args)]
 pub struct RunArguments {
@@ -101,52 +102,55 @@ fn parse_outcome(text: &str) -> Result<RunOutcome, String> {
 }
 
 pub fn start(arguments: RunArguments) -> Outcome {
-    let key = job_key(&arguments.job)?;
+    let key = parse_job_key(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let started = client.ask(ApiRequest::post(&["jobs", &key.group, &key.name, "run"], json!({}))).await?;
-        let run_id = run_of(&started)?.run_id;
+        let started = client.send(ApiRequest::post(&["jobs", &key.group, &key.name, "run"], json!({}))).await?;
+        let run_id = parse_run(&started)?.run_id;
         let mut out = Printer::new();
         if !arguments.wait {
             if arguments.json {
-                out.json(&started)?
+                out.print_json(&started)?
             } else {
-                out.line(run_id.as_str())?
+                out.print_line(run_id.as_str())?
             }
             out.finish()?;
             return Ok(SUCCESS);
         }
         if !arguments.json {
-            out.line(run_id.as_str())?;
+            out.print_line(run_id.as_str())?;
             out.flush()?;
         }
-        let ended = wait_for(&client, &run_id).await?;
-        let run = run_of(&ended)?;
+        let ended = wait_until_ended(&client, &run_id).await?;
+        let run = parse_run(&ended)?;
         if arguments.json {
-            out.json(&ended)?
+            out.print_json(&ended)?
         } else {
-            out.line(&sentence(&run))?
+            out.print_line(&end_summary(&run))?
         }
         out.finish()?;
         Ok(if run.outcome == Some(RunOutcome::Succeeded) { SUCCESS } else { FAILED })
     })
 }
 
-async fn wait_for(client: &Client, run_id: &RunId) -> Result<Value, Failure> {
+async fn wait_until_ended(client: &Client, run_id: &RunId) -> Result<Value, Failure> {
     loop {
-        let question = ApiRequest::get(&["runs", run_id.as_str()]).with("wait", Some(WAIT.as_secs())).patient(WAIT);
-        let answer = client.ask(question).await?;
-        if !run_of(&answer)?.is_open() {
+        let question = ApiRequest::get(&["runs", run_id.as_str()])
+            .with("wait", Some(WAIT_PER_REQUEST.as_secs()))
+            .with_timeout(ANSWER_TIMEOUT + WAIT_PER_REQUEST);
+        let answer = client.send(question).await?;
+        if !parse_run(&answer)?.is_open() {
             return Ok(answer);
         }
     }
 }
 
 /// How a run ended, in one line.
-pub fn sentence(run: &Run) -> String {
+pub fn end_summary(run: &Run) -> String {
     let outcome = run.outcome.map_or("open", RunOutcome::name);
     let reason = run.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
-    let took = run.duration_ms.map_or_else(String::new, |ms| format!(" after {}", readable(Duration::from_millis(ms))));
+    let took =
+        run.duration_ms.map_or_else(String::new, |ms| format!(" after {}", format_duration(Duration::from_millis(ms))));
     format!("{} {outcome}{took}{reason}", run.key())
 }
 
@@ -154,17 +158,17 @@ pub fn stop(arguments: StopArguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(ApiRequest::post(&["runs", run_id, "stop"], json!({}))).await?;
+        let answer = client.send(ApiRequest::post(&["runs", run_id, "stop"], json!({}))).await?;
         let mut out = Printer::new();
         if arguments.json {
-            out.json(&answer)?;
+            out.print_json(&answer)?;
         } else {
-            let run = run_of(&answer)?;
+            let run = parse_run(&answer)?;
             let says = match run.is_open() {
                 true => "its runner will stop it",
                 false => "it is over already",
             };
-            out.line(&format!("{run_id}: {says}"))?;
+            out.print_line(&format!("{run_id}: {says}"))?;
         }
         out.finish()?;
         Ok(SUCCESS)
@@ -173,8 +177,8 @@ pub fn stop(arguments: StopArguments) -> Outcome {
 
 pub fn list(arguments: RunsArguments) -> Outcome {
     let now = Timestamp::now();
-    let since = optional_instant(arguments.since.as_deref(), now)?;
-    let until = optional_instant(arguments.until.as_deref(), now)?;
+    let since = parse_optional_instant(arguments.since.as_deref(), now)?;
+    let until = parse_optional_instant(arguments.until.as_deref(), now)?;
     let (group, job) = group_and_job(arguments.job.as_deref())?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
@@ -190,17 +194,17 @@ pub fn list(arguments: RunsArguments) -> Outcome {
                 .with("outcome", arguments.outcome.map(RunOutcome::name))
                 .with("since", since)
                 .with("until", until)
-                .with("limit", Some(left.min(PAGE_RUNS)))
+                .with("limit", Some(left.min(PAGE_RUNS_MAX)))
                 .with("cursor", cursor.take());
-            let mut page = client.ask(question).await?;
+            let mut page = client.send(question).await?;
             let runs = page.get_mut("runs").map(Value::take);
-            let Some(Value::Array(runs)) = runs else { return Err(strange("runs")) };
+            let Some(Value::Array(runs)) = runs else { return Err(unexpected_answer("runs")) };
             left = left.saturating_sub(runs.len() as u64);
             for record in &runs {
                 if arguments.json {
-                    out.json(record)?
+                    out.print_json(record)?
                 } else {
-                    table.row(row_of(&run_of(record)?, &undelivered_of(record)))
+                    table.add_row(run_row(&parse_run(record)?, &parse_undelivered(record)))
                 }
             }
             cursor = page.get("cursor").and_then(Value::as_str).map(str::to_owned);
@@ -209,14 +213,14 @@ pub fn list(arguments: RunsArguments) -> Outcome {
             }
         }
         if !arguments.json {
-            out.table(&table)?;
+            out.print_table(&table)?;
         }
         out.finish()?;
         Ok(SUCCESS)
     })
 }
 
-fn row_of(run: &Run, undelivered: &[Undelivered]) -> Vec<String> {
+fn run_row(run: &Run, undelivered: &[Undelivered]) -> Vec<String> {
     let outcome = match (run.outcome, run.held) {
         (Some(outcome), _) => outcome.name(),
         (None, true) => "waiting",
@@ -227,14 +231,14 @@ fn row_of(run: &Run, undelivered: &[Undelivered]) -> Vec<String> {
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => dash(),
     };
-    let lacking: String = undelivered.iter().map(|lag| format!(" ({})", lacks(lag))).collect();
+    let lacking: String = undelivered.iter().map(|lag| format!(" ({})", missing_lines(lag))).collect();
     vec![
         run.run_id.to_string(),
         run.key().to_string(),
         trigger_name(run),
         outcome.to_owned(),
-        instant_or_dash(run.started_at),
-        run.duration_ms.map_or_else(dash, |ms| readable(Duration::from_millis(ms))),
+        format_optional_instant(run.started_at),
+        run.duration_ms.map_or_else(dash, |ms| format_duration(Duration::from_millis(ms))),
         exit,
         format!("{}{lacking}", run.stdout_lines + run.stderr_lines),
         run.reason.clone().unwrap_or_default(),
@@ -242,11 +246,11 @@ fn row_of(run: &Run, undelivered: &[Undelivered]) -> Vec<String> {
 }
 
 /// The sinks that lack lines of a run; a server that knows of none says nothing.
-fn undelivered_of(record: &Value) -> Vec<Undelivered> {
+fn parse_undelivered(record: &Value) -> Vec<Undelivered> {
     record.get("undelivered").and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
 }
 
-fn lacks(lag: &Undelivered) -> String {
+fn missing_lines(lag: &Undelivered) -> String {
     let lines = if lag.lines == 1 { "line" } else { "lines" };
     format!("{} lacks {} {lines}", lag.sink, lag.lines)
 }
@@ -268,45 +272,45 @@ pub fn show(arguments: ShowArguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(ApiRequest::get(&["runs", run_id])).await?;
+        let answer = client.send(ApiRequest::get(&["runs", run_id])).await?;
         let mut out = Printer::new();
         if arguments.json {
-            out.json(&answer)?;
+            out.print_json(&answer)?;
         } else {
-            out.bytes(described(&run_of(&answer)?, &undelivered_of(&answer)).as_bytes())?;
+            out.print_bytes(describe(&parse_run(&answer)?, &parse_undelivered(&answer)).as_bytes())?;
         }
         out.finish()?;
         Ok(SUCCESS)
     })
 }
 
-fn described(run: &Run, undelivered: &[Undelivered]) -> String {
+fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
     let mut rows = vec![
         ("run", run.run_id.to_string()),
         ("job", run.key().to_string()),
-        ("nominal", instant(run.nominal)),
+        ("nominal", format_instant(run.nominal)),
         ("trigger", trigger_name(run)),
         ("attempt", run.attempt.to_string()),
         ("outcome", run.outcome.map_or_else(|| state_name(run), RunOutcome::name).to_owned()),
     ];
     rows.extend(run.reason.clone().map(|reason| ("reason", reason)));
-    rows.push(("started", instant_or_dash(run.started_at)));
-    rows.push(("finished", instant_or_dash(run.finished_at)));
-    rows.extend(run.duration_ms.map(|ms| ("took", readable(Duration::from_millis(ms)))));
+    rows.push(("started", format_optional_instant(run.started_at)));
+    rows.push(("finished", format_optional_instant(run.finished_at)));
+    rows.extend(run.duration_ms.map(|ms| ("took", format_duration(Duration::from_millis(ms)))));
     rows.extend(run.exit_code.map(|code| ("exit code", code.to_string())));
     rows.extend(run.signal.map(|signal| ("signal", signal.to_string())));
     rows.extend(run.runner.clone().map(|name| ("runner", name)));
     rows.extend(run.host.clone().map(|name| ("host", name)));
-    rows.push(("stdout", format!("{} lines, {}", run.stdout_lines, bytes_readable(run.stdout_bytes))));
-    rows.push(("stderr", format!("{} lines, {}", run.stderr_lines, bytes_readable(run.stderr_bytes))));
+    rows.push(("stdout", format!("{} lines, {}", run.stdout_lines, format_bytes(run.stdout_bytes))));
+    rows.push(("stderr", format!("{} lines, {}", run.stderr_lines, format_bytes(run.stderr_bytes))));
     if run.dropped_lines > 0 {
         rows.push(("dropped", format!("{} lines", run.dropped_lines)));
     }
     rows.extend(
-        undelivered.iter().map(|lag| ("undelivered", format!("{}, {}", lacks(lag), bytes_readable(lag.bytes)))),
+        undelivered.iter().map(|lag| ("undelivered", format!("{}, {}", missing_lines(lag), format_bytes(lag.bytes)))),
     );
-    rows.extend(run.cpu_ms.map(|ms| ("cpu", readable(Duration::from_millis(ms)))));
-    rows.extend(run.max_rss_bytes.map(|bytes| ("memory", bytes_readable(bytes))));
+    rows.extend(run.cpu_ms.map(|ms| ("cpu", format_duration(Duration::from_millis(ms)))));
+    rows.extend(run.max_rss_bytes.map(|bytes| ("memory", format_bytes(bytes))));
     for leaked in &run.leaked {
         let fate = if leaked.killed { "killed" } else { "still runs" };
         rows.push(("leaked", format!("pid {} ({}), {fate}", leaked.pid, leaked.name)));
@@ -325,28 +329,30 @@ fn described(run: &Run, undelivered: &[Undelivered]) -> String {
     for line in &run.excerpt {
         rows.push((line.stream.name(), line.text.clone()));
     }
-    pairs(&rows)
+    format_pairs(&rows)
 }
 
 pub fn ledger(arguments: LedgerArguments) -> Outcome {
     let now = Timestamp::now();
-    let since = optional_instant(arguments.since.as_deref(), now)?;
-    let until = optional_instant(arguments.until.as_deref(), now)?;
+    let since = parse_optional_instant(arguments.since.as_deref(), now)?;
+    let until = parse_optional_instant(arguments.until.as_deref(), now)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let answer = client.ask(ApiRequest::get(&["ledger"]).with("since", since).with("until", until)).await?;
-        let Some(adds_up) = answer.get("adds_up").and_then(Value::as_bool) else { return Err(strange("ledger")) };
+        let answer = client.send(ApiRequest::get(&["ledger"]).with("since", since).with("until", until)).await?;
+        let Some(adds_up) = answer.get("adds_up").and_then(Value::as_bool) else {
+            return Err(unexpected_answer("ledger"));
+        };
         let mut out = Printer::new();
         if arguments.json {
-            out.json(&answer)?;
+            out.print_json(&answer)?;
         } else {
-            out.bytes(ledger_text(&answer).as_bytes())?;
+            out.print_bytes(ledger_text(&answer).as_bytes())?;
         }
         out.finish()?;
         match adds_up {
             true => Ok(SUCCESS),
             false => {
-                Err(Failure::bad("the ledger does not add up: scheduled is not the sum of outcomes and open runs"))
+                Err(Failure::failed("the ledger does not add up: scheduled is not the sum of outcomes and open runs"))
             }
         }
     })
@@ -359,7 +365,7 @@ fn ledger_text(answer: &Value) -> String {
         rows.push((outcome.name(), number(answer.get("outcomes").and_then(|all| all.get(outcome.name())))));
     }
     rows.push(("open", number(answer.get("open"))));
-    pairs(&rows)
+    format_pairs(&rows)
 }
 
 /// # Errors
@@ -367,7 +373,7 @@ fn ledger_text(answer: &Value) -> String {
 pub fn valid_run_id(text: &str) -> Result<&str, Failure> {
     match RunId::is_valid(text) {
         true => Ok(text),
-        false => Err(Failure::wrong(format!(
+        false => Err(Failure::usage(format!(
             "`{text}` is not the name of a run; write it as `sexton runs` shows it, like 20261123T075000Z-3f9a1c0e7b2d"
         ))),
     }
@@ -376,21 +382,21 @@ pub fn valid_run_id(text: &str) -> Result<&str, Failure> {
 fn group_and_job(text: Option<&str>) -> Result<(Option<String>, Option<String>), Failure> {
     match text {
         None => Ok((None, None)),
-        Some(text) if text.contains('/') => job_key(text).map(|key| (Some(key.group), Some(key.name))),
+        Some(text) if text.contains('/') => parse_job_key(text).map(|key| (Some(key.group), Some(key.name))),
         Some(group) => Ok((Some(group.to_owned()), None)),
     }
 }
 
-fn optional_instant(text: Option<&str>, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
-    text.map(|text| parse_instant(text, now)).transpose().map_err(Failure::wrong)
+fn parse_optional_instant(text: Option<&str>, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    text.map(|text| parse_instant(text, now)).transpose().map_err(Failure::usage)
 }
 
-fn run_of(record: &Value) -> Result<Run, Failure> {
+fn parse_run(record: &Value) -> Result<Run, Failure> {
     serde_json::from_value(record.clone()).map_err(|error| {
-        Failure::bad(format!("the server's answer is not a run ({error}); is its version the same as ours?"))
+        Failure::failed(format!("the server's answer is not a run ({error}); is its version the same as ours?"))
     })
 }
 
-fn strange(wanted: &str) -> Failure {
-    Failure::bad(format!("the server's answer holds no {wanted}; is its version the same as ours?"))
+fn unexpected_answer(wanted: &str) -> Failure {
+    Failure::failed(format!("the server's answer holds no {wanted}; is its version the same as ours?"))
 }

@@ -9,8 +9,8 @@ use domain::schedule::{Context, Firing, Schedule, Trigger, zone_named};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::failure::{Failure, Outcome, SUCCESS, USAGE, tell_line};
-use crate::jobs_source::{JobsSource, read_source};
+use crate::failure::{Failure, Outcome, SUCCESS, USAGE, print_error_line};
+use crate::jobs_source::{JobsSource, read_valid_jobs};
 use crate::print::{self, OutputFormat, Printer, parse_instant};
 
 /// `--count` beyond this is a mistake; a plan goes further.
@@ -43,23 +43,23 @@ struct NextRecord<'a> {
 
 pub fn next(arguments: NextArguments) -> Outcome {
     let now = Timestamp::now();
-    let from = arguments.from.as_deref().map_or(Ok(now), |text| parse_instant(text, now)).map_err(Failure::wrong)?;
-    let zone = zone_named(&arguments.zone).map_err(Failure::wrong)?;
+    let from = arguments.from.as_deref().map_or(Ok(now), |text| parse_instant(text, now)).map_err(Failure::usage)?;
+    let zone = zone_named(&arguments.zone).map_err(Failure::usage)?;
     let context = Context { zone: &arguments.zone, seed: "default/next", anchor: from };
     let schedule = Schedule::parse(&arguments.expression, &context)
-        .map_err(|says| Failure::wrong(format!("`{}`: {says}", arguments.expression)))?;
+        .map_err(|says| Failure::usage(format!("`{}`: {says}", arguments.expression)))?;
     let mut out = Printer::new();
     let count = usize::try_from(arguments.count).unwrap_or(usize::MAX);
     let firings: Vec<Firing> = schedule.firings(from).take(count).collect();
     for firing in &firings {
-        let local = print::local(firing.at, &zone);
-        match OutputFormat::of(arguments.json) {
+        let local = print::format_local(firing.at, &zone);
+        match OutputFormat::new(arguments.json) {
             OutputFormat::Json => {
-                out.json(&NextRecord { at: Some(firing.at), local: Some(local), note: firing.note.as_deref() })?
+                out.print_json(&NextRecord { at: Some(firing.at), local: Some(local), note: firing.note.as_deref() })?
             }
-            OutputFormat::Text => out.line(&format!(
+            OutputFormat::Text => out.print_line(&format!(
                 "{}\t{local}\t{}",
-                print::instant(firing.at),
+                print::format_instant(firing.at),
                 firing.note.as_deref().unwrap_or_default()
             ))?,
         }
@@ -70,14 +70,14 @@ pub fn next(arguments: NextArguments) -> Outcome {
             Trigger::Manual => "only when asked",
             Trigger::Timed => "never",
         };
-        match OutputFormat::of(arguments.json) {
-            OutputFormat::Json => out.json(&NextRecord { at: None, local: None, note: Some(note) })?,
-            OutputFormat::Text => out.line(&format!("-\t-\t{note}"))?,
+        match OutputFormat::new(arguments.json) {
+            OutputFormat::Json => out.print_json(&NextRecord { at: None, local: None, note: Some(note) })?,
+            OutputFormat::Text => out.print_line(&format!("-\t-\t{note}"))?,
         }
     }
     out.finish()?;
     for warning in schedule.warnings() {
-        tell_line(&format!("warning: `{}`: {warning}", arguments.expression));
+        print_error_line(&format!("warning: `{}`: {warning}", arguments.expression));
     }
     Ok(SUCCESS)
 }
@@ -123,27 +123,27 @@ struct PlanRecord<'a> {
 
 pub fn plan(arguments: PlanArguments) -> Outcome {
     let now = Timestamp::now();
-    let from = parse_instant(&arguments.from, now).map_err(Failure::wrong)?;
-    let to = parse_instant(&arguments.to, now).map_err(Failure::wrong)?;
+    let from = parse_instant(&arguments.from, now).map_err(Failure::usage)?;
+    let to = parse_instant(&arguments.to, now).map_err(Failure::usage)?;
     if to <= from {
-        return Err(Failure::wrong(format!("--to {} is not after --from {}; swap them", arguments.to, arguments.from)));
+        return Err(Failure::usage(format!("--to {} is not after --from {}; swap them", arguments.to, arguments.from)));
     }
     let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file) };
-    let read = read_source(&source)?;
+    let read = read_valid_jobs(&source)?;
     for warning in &read.warnings.0 {
-        tell_line(&warning.to_string());
+        print_error_line(&warning.to_string());
     }
     let mut out = Printer::new();
     for (job, firing) in plan::plan(&read.jobs, from, to)? {
-        let zone = zone_named(&job.zone).map_err(Failure::wrong)?;
-        let (local, note) = (print::local(firing.at, &zone), firing.note.as_deref());
-        match OutputFormat::of(arguments.json) {
+        let zone = zone_named(&job.zone).map_err(Failure::usage)?;
+        let (local, note) = (print::format_local(firing.at, &zone), firing.note.as_deref());
+        match OutputFormat::new(arguments.json) {
             OutputFormat::Json => {
-                out.json(&PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, note })?
+                out.print_json(&PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, note })?
             }
-            OutputFormat::Text => out.line(&format!(
+            OutputFormat::Text => out.print_line(&format!(
                 "{}\t{local}\t{}\t{}",
-                print::instant(firing.at),
+                print::format_instant(firing.at),
                 job.key(),
                 note.unwrap_or_default()
             ))?,
@@ -163,14 +163,14 @@ pub fn lint(arguments: LintArguments) -> Outcome {
             Level::Fault => counts.0 += 1,
             Level::Warning => counts.1 += 1,
         }
-        match (OutputFormat::of(arguments.json), fault.level) {
-            (OutputFormat::Json, _) => out.json(fault)?,
-            (OutputFormat::Text, Level::Fault) => tell_line(&fault.to_string()),
-            (OutputFormat::Text, Level::Warning) => out.line(&fault.to_string())?,
+        match (OutputFormat::new(arguments.json), fault.level) {
+            (OutputFormat::Json, _) => out.print_json(fault)?,
+            (OutputFormat::Text, Level::Fault) => print_error_line(&fault.to_string()),
+            (OutputFormat::Text, Level::Warning) => out.print_line(&fault.to_string())?,
         }
     }
     if !arguments.json {
-        out.line(&format!("{} good jobs, {} faults, {} warnings", parsed.jobs.len(), counts.0, counts.1))?;
+        out.print_line(&format!("{} good jobs, {} faults, {} warnings", parsed.jobs.len(), counts.0, counts.1))?;
     }
     out.finish()?;
     Ok(if counts.0 > 0 { USAGE } else { SUCCESS })

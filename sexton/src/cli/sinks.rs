@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS};
-use crate::print::{Printer, Table, bytes_readable, dash, readable};
+use crate::print::{Printer, Table, dash, format_bytes, format_duration};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -22,15 +22,15 @@ pub fn run(arguments: Arguments) -> Outcome {
     block_on(async {
         let configuration = arguments.server.configuration()?;
         let on_aws = arguments.server.on_aws(&configuration).is_some();
-        let client = Client::of_server(&arguments.server, &configuration).map_err(|failure| match failure {
-            Failure::Failed(_) if on_aws => Failure::wrong(
+        let client = Client::for_server(&arguments.server, &configuration).map_err(|failure| match failure {
+            Failure::Failed(_) if on_aws => Failure::usage(
                 "on AWS each runner ships its own lines; ask on its machine (`sexton sinks --state DIR`), or read its /metrics",
             ),
             failure => failure,
         })?;
-        let answer = client.ask(ApiRequest::get(&["sinks"])).await?;
+        let answer = client.send(ApiRequest::get(&["sinks"])).await?;
         let Some(sinks) = answer.get("sinks").and_then(Value::as_array) else {
-            return Err(Failure::bad("the server's answer holds no sinks; is its version the same as ours?"));
+            return Err(Failure::failed("the server's answer holds no sinks; is its version the same as ours?"));
         };
         let mut out = Printer::new();
         let mut table = Table::new(&[
@@ -48,17 +48,17 @@ pub fn run(arguments: Arguments) -> Outcome {
             "last error",
         ]);
         for sink in sinks {
-            if arguments.json { out.json(sink)? } else { table.row(row_of(sink)) }
+            if arguments.json { out.print_json(sink)? } else { table.add_row(sink_row(sink)) }
         }
         if !arguments.json {
-            out.table(&table)?;
+            out.print_table(&table)?;
         }
         out.finish()?;
         Ok(SUCCESS)
     })
 }
 
-fn row_of(sink: &Value) -> Vec<String> {
+fn sink_row(sink: &Value) -> Vec<String> {
     let text = |name: &str| sink.get(name).and_then(Value::as_str).map_or_else(dash, str::to_owned);
     let number = |name: &str| sink.get(name).and_then(Value::as_f64).unwrap_or(0.0);
     let behind = number("lag_seconds");
@@ -67,8 +67,8 @@ fn row_of(sink: &Value) -> Vec<String> {
         text("kind"),
         text("state"),
         format!("{}", number("lag_lines")),
-        bytes_readable(number("lag_bytes") as u64),
-        if behind > 0.0 { readable(Duration::from_secs_f64(behind)) } else { dash() },
+        format_bytes(number("lag_bytes") as u64),
+        if behind > 0.0 { format_duration(Duration::from_secs_f64(behind)) } else { dash() },
         format!("{}", number("unconfirmed_lines")),
         format!("{:.1}", number("rate_lines_per_second")),
         format!("{}", number("dropped_lines")),

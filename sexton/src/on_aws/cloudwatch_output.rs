@@ -15,13 +15,13 @@ use sinks::feed::RunHeader;
 use tokio::sync::mpsc;
 
 /// Pieces on their way to one slow reader.
-const PIECES_MAX: usize = 4;
+const CHUNKS_MAX: usize = 4;
 
 /// Between two looks for more lines. FilterLogEvents takes 5 calls a second of a whole account, the AWS console's among them.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
 
 /// After a run has ended in the ledger, its last lines are waited for so many looks.
-const LAST_LOOKS: u32 = 5;
+const POLLS_AFTER_END: u32 = 5;
 
 pub struct CloudwatchOutput {
     logs: Option<CloudwatchLogsConfig>,
@@ -37,7 +37,7 @@ impl CloudwatchOutput {
 #[async_trait]
 impl Logs for CloudwatchOutput {
     async fn read(&self, run: &Run, query: LogQuery) -> Result<Option<LogOutput>, String> {
-        let Some(header) = header_of(run) else { return Ok(None) };
+        let Some(header) = run_header(run) else { return Ok(None) };
         let host = &header.host;
         let Some(logs) = &self.logs else {
             return Err(format!(
@@ -54,15 +54,15 @@ impl Logs for CloudwatchOutput {
             ));
         }
         let reader = Reader::new(logs, Wanted::of(logs, &header)).await?;
-        let (sender, chunks) = mpsc::channel(PIECES_MAX);
+        let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         let copy = OutputCopy { reader, query, run: run.clone(), runs: self.runs.clone(), sender };
-        tokio::spawn(copy.all());
+        tokio::spawn(copy.copy_all());
         Ok(Some(LogOutput { chunks, removed_lines: 0 }))
     }
 }
 
 /// None while no runner has it.
-fn header_of(run: &Run) -> Option<RunHeader> {
+fn run_header(run: &Run) -> Option<RunHeader> {
     Some(RunHeader {
         run_id: run.run_id.clone(),
         group: run.group.clone(),
@@ -88,8 +88,8 @@ struct OutputCopy {
 
 impl OutputCopy {
     /// Gives what there is; with `follow`, until the run's end has come, or the ledger knows it for a while.
-    async fn all(mut self) {
-        let mut looks_left = LAST_LOOKS;
+    async fn copy_all(mut self) {
+        let mut polls_left = POLLS_AFTER_END;
         loop {
             match self.reader.next().await {
                 Err(says) => {
@@ -98,7 +98,7 @@ impl OutputCopy {
                     return;
                 }
                 Ok(events) => {
-                    let bytes = shown(&events, self.query);
+                    let bytes = format_events(&events, self.query);
                     if !bytes.is_empty() && self.sender.send(Ok(bytes.into())).await.is_err() {
                         return;
                     }
@@ -110,12 +110,12 @@ impl OutputCopy {
             if self.reader.has_more() {
                 continue;
             }
-            if !self.query.follow || looks_left == 0 || self.sender.is_closed() {
+            if !self.query.follow || polls_left == 0 || self.sender.is_closed() {
                 return;
             }
             tokio::time::sleep(FOLLOW_INTERVAL).await;
             if !self.is_open().await {
-                looks_left -= 1;
+                polls_left -= 1;
             }
         }
     }
@@ -127,7 +127,7 @@ impl OutputCopy {
     }
 }
 
-fn shown(events: &[Event], query: LogQuery) -> Vec<u8> {
+fn format_events(events: &[Event], query: LogQuery) -> Vec<u8> {
     let mut bytes = Vec::new();
     for event in events.iter().filter(|event| query.stream.is_none_or(|stream| stream == event.stream)) {
         if query.timestamps && event.begins_line {
@@ -163,9 +163,9 @@ mod tests {
             event(Stream::Stderr, true, true, "oops"),
         ];
         let query = LogQuery::default();
-        assert_eq!(shown(&events, query), b"long line\noops\n");
-        assert_eq!(shown(&events, LogQuery { stream: Some(Stream::Stderr), ..query }), b"oops\n");
-        let timed = String::from_utf8(shown(&events, LogQuery { timestamps: true, ..query })).expect("text");
+        assert_eq!(format_events(&events, query), b"long line\noops\n");
+        assert_eq!(format_events(&events, LogQuery { stream: Some(Stream::Stderr), ..query }), b"oops\n");
+        let timed = String::from_utf8(format_events(&events, LogQuery { timestamps: true, ..query })).expect("text");
         assert_eq!(timed, "2026-11-23T07:50:00.123Z stdout long line\n2026-11-23T07:50:00.123Z stderr oops\n");
     }
 }

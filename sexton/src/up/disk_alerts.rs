@@ -18,20 +18,20 @@ use services::system_alerts::{self, Condition};
 use tokio_util::sync::CancellationToken;
 
 use super::notifier::ChannelNotifier;
-use crate::print::bytes_readable;
+use crate::print::format_bytes;
 
 /// The disk is looked at this often: a job that floods it takes longer to matter.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Makes alerts of a full disk under `folder`, until `stop`.
-pub async fn watch(ports: Ports, people: Arc<ChannelNotifier>, folder: PathBuf, stop: CancellationToken) {
+pub async fn watch_disk(ports: Ports, people: Arc<ChannelNotifier>, folder: PathBuf, stop: CancellationToken) {
     let mut alerts = DiskAlerts::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
-        if let Err(error) = alerts.look(&ports, &people, &folder, Timestamp::now()).await {
+        if let Err(error) = alerts.check_disk(&ports, &people, &folder, Timestamp::now()).await {
             tracing::warn!(%error, "how the disk stands could not be stored as an alert; tried again");
         }
     }
@@ -52,7 +52,7 @@ enum DiskState {
     Between,
 }
 
-fn standing(space: DiskSpace) -> DiskState {
+fn disk_state(space: DiskSpace) -> DiskState {
     match space.available_for_output_bytes() {
         // A keeper that was refused leaves a little: what it would have written at once.
         most if most < space.reserve_bytes() / 8 => DiskState::Full,
@@ -66,23 +66,29 @@ impl DiskAlerts {
     ///
     /// # Errors
     /// A port's, once people know all the same; the next look is the retry.
-    async fn look(&mut self, ports: &Ports, people: &ChannelNotifier, folder: &Path, now: Timestamp) -> PortResult<()> {
+    async fn check_disk(
+        &mut self,
+        ports: &Ports,
+        people: &ChannelNotifier,
+        folder: &Path,
+        now: Timestamp,
+    ) -> PortResult<()> {
         // A folder that is gone has other troubles, and others tell them.
         let Ok(space) = free_space::read(folder) else { return Ok(()) };
-        let outcome = match standing(space) {
+        let outcome = match disk_state(space) {
             DiskState::Full => Outcome::Failed,
             DiskState::Free => Outcome::Succeeded,
             DiskState::Between => return Ok(()),
         };
         let reason = reason(outcome, folder, space);
-        let told = self.store(ports, outcome, &reason, now).await;
+        let told = self.record_change(ports, outcome, &reason, now).await;
         if told.is_err() && outcome == Outcome::Failed && !self.told_unstored {
-            self.told_unstored = tell(people, &reason, now).await;
+            self.told_unstored = send_unrecorded(people, &reason, now).await;
         }
         told
     }
 
-    async fn store(&mut self, ports: &Ports, outcome: Outcome, reason: &str, now: Timestamp) -> PortResult<()> {
+    async fn record_change(&mut self, ports: &Ports, outcome: Outcome, reason: &str, now: Timestamp) -> PortResult<()> {
         let sent_unrecorded = self.told_unstored;
         let condition = Condition { key: &key(), id_prefix: "disk", outcome, reason, sent_unrecorded };
         if system_alerts::change(ports, condition, now).await? {
@@ -97,7 +103,7 @@ fn key() -> JobKey {
 }
 
 fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {
-    let (free, all) = (bytes_readable(space.free_bytes), bytes_readable(space.total_bytes));
+    let (free, all) = (format_bytes(space.free_bytes), format_bytes(space.total_bytes));
     match outcome {
         Outcome::Failed => format!(
             "the disk under {} is full, {free} of {all} are left: of what running jobs print, head and tail are kept and \
@@ -109,11 +115,11 @@ fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {
 }
 
 /// Whether anybody was told.
-async fn tell(people: &ChannelNotifier, reason: &str, now: Timestamp) -> bool {
+async fn send_unrecorded(people: &ChannelNotifier, reason: &str, now: Timestamp) -> bool {
     let transition = Transition::new("disk:unstored".to_owned(), AlertKind::Failed, &key(), reason, now);
     let alert = services::alert_message::alert(&transition, None, &Links::default());
     let mut told = false;
-    for channel in people.names() {
+    for channel in people.channel_names() {
         match people.notify(&channel, &alert).await {
             Ok(()) => told = true,
             Err(error) => tracing::error!(%error, channel, "people cannot be told that the disk is full"),
@@ -130,7 +136,7 @@ mod tests {
     fn a_disk_is_full_before_its_last_byte_and_has_room_only_when_there_is_some_to_spare() {
         let check = |free_mib: u64, expected: DiskState| {
             let space = DiskSpace { free_bytes: free_mib << 20, total_bytes: 10 << 30 };
-            assert_eq!(standing(space), expected, "{free_mib} MiB");
+            assert_eq!(disk_state(space), expected, "{free_mib} MiB");
         };
         check(0, DiskState::Full);
         check(64, DiskState::Full);

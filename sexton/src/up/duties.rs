@@ -18,7 +18,7 @@ use crate::configuration::HistorySection;
 use crate::local_runner::SharedPacks;
 
 /// How long the collector waits for a report: short, so that a stop is soon noticed.
-const REPORT_WAIT: Duration = Duration::from_millis(500);
+const REPORT_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Alerts are looked for this often, and at once after something ended.
 const ALERT_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// After a failed call: long enough not to fill the log, short against a minute.
-const FAILURE_WAIT: Duration = Duration::from_secs(2);
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 pub struct Duties {
     pub ports: Ports,
@@ -57,7 +57,7 @@ struct DutyContext {
 }
 
 impl DutyContext {
-    fn ended(&self) {
+    fn notify_run_ended(&self) {
         self.to_tell.notify_one();
         self.to_release.notify_one();
     }
@@ -79,12 +79,12 @@ impl Duty {
 
     async fn call(self, shared: &DutyContext) -> services::Result<NextCall> {
         match self {
-            Duty::Scheduler => schedule(shared).await,
-            Duty::Collector => collect(shared, REPORT_WAIT).await.map(|_| NextCall::AtOnce),
-            Duty::Alerts => alert(shared).await,
-            Duty::Overdue => look_after(shared).await,
-            Duty::Release => release_held(shared).await,
-            Duty::Pruner => prune(shared).await,
+            Duty::Scheduler => run_scheduler(shared).await,
+            Duty::Collector => run_collector(shared, REPORT_WAIT_MAX).await.map(|_| NextCall::AtOnce),
+            Duty::Alerts => send_alerts(shared).await,
+            Duty::Overdue => run_overdue(shared).await,
+            Duty::Release => run_release(shared).await,
+            Duty::Pruner => run_pruner(shared).await,
         }
     }
 }
@@ -96,7 +96,7 @@ enum NextCall {
     At(Timestamp),
 }
 
-pub fn keep(history: &HistorySection) -> Keep {
+pub fn retention_policy(history: &HistorySection) -> Keep {
     let default = Keep::default();
     Keep {
         age_max: history.keep.unwrap_or(default.age_max),
@@ -107,7 +107,7 @@ pub fn keep(history: &HistorySection) -> Keep {
 impl Duties {
     pub fn start(self) -> RunningDuties {
         let shared = Arc::new(DutyContext { duties: self, to_tell: Notify::new(), to_release: Notify::new() });
-        let tasks = Duty::ALL.into_iter().map(|duty| tokio::spawn(repeat(duty, shared.clone()))).collect();
+        let tasks = Duty::ALL.into_iter().map(|duty| tokio::spawn(run_duty(duty, shared.clone()))).collect();
         RunningDuties { tasks, duties: shared }
     }
 }
@@ -121,7 +121,7 @@ impl RunningDuties {
             }
         }
         for _ in 0..FINAL_CALLS_MAX {
-            let collected = collect(&self.duties, Duration::ZERO).await;
+            let collected = run_collector(&self.duties, Duration::ZERO).await;
             match collected {
                 Ok(summary) if summary.received > 0 => {}
                 Ok(_) => break,
@@ -131,7 +131,7 @@ impl RunningDuties {
                 }
             }
         }
-        if let Err(error) = alert(&self.duties).await {
+        if let Err(error) = send_alerts(&self.duties).await {
             tracing::warn!(%error, "the last alerts are sent by the next start");
         }
     }
@@ -140,7 +140,7 @@ impl RunningDuties {
 /// Reports that lie ready at the end are at most a few thousand; what remains waits in the store.
 const FINAL_CALLS_MAX: usize = 50;
 
-async fn repeat(duty: Duty, shared: Arc<DutyContext>) {
+async fn run_duty(duty: Duty, shared: Arc<DutyContext>) {
     let mut told: Option<String> = None;
     let stop = shared.duties.stop.clone();
     while !stop.is_cancelled() {
@@ -158,22 +158,22 @@ async fn repeat(duty: Duty, shared: Arc<DutyContext>) {
                     tracing::warn!(?duty, "failed and is tried again: {says}");
                     told = Some(says);
                 }
-                NextCall::After(FAILURE_WAIT)
+                NextCall::After(RETRY_DELAY)
             }
             Err(error) => {
                 tracing::error!(?duty, %error, "a defect of sexton; the duty goes on");
-                NextCall::After(FAILURE_WAIT)
+                NextCall::After(RETRY_DELAY)
             }
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = pause(duty, wait, &shared) => {}
+            () = wait_for_next_call(duty, wait, &shared) => {}
         }
     }
 }
 
 /// Waits, unless what the duty waits for happens before.
-async fn pause(duty: Duty, wait: NextCall, shared: &DutyContext) {
+async fn wait_for_next_call(duty: Duty, wait: NextCall, shared: &DutyContext) {
     let span = match wait {
         NextCall::AtOnce => return,
         NextCall::After(span) => span,
@@ -188,10 +188,10 @@ async fn pause(duty: Duty, wait: NextCall, shared: &DutyContext) {
     }
 }
 
-async fn schedule(shared: &DutyContext) -> services::Result<NextCall> {
+async fn run_scheduler(shared: &DutyContext) -> services::Result<NextCall> {
     let summary = scheduler::tick(&shared.duties.ports, Timestamp::now()).await?;
     if summary.missed > 0 || summary.bad_jobs > 0 {
-        shared.ended();
+        shared.notify_run_ended();
     }
     if summary.more {
         return Ok(NextCall::AtOnce);
@@ -201,25 +201,25 @@ async fn schedule(shared: &DutyContext) -> services::Result<NextCall> {
     Ok(NextCall::At(wake))
 }
 
-async fn collect(shared: &DutyContext, wait: Duration) -> services::Result<collector::Summary> {
+async fn run_collector(shared: &DutyContext, wait: Duration) -> services::Result<collector::Summary> {
     let reports = collector::receive(&shared.duties.ports, wait).await?;
     if !reports.is_empty() {
         crash::point("received_reports");
     }
-    let packs = shared.duties.packs.now();
+    let packs = shared.duties.packs.current();
     let summary = collector::collect(&shared.duties.ports, &packs, reports, Timestamp::now()).await?;
     if summary.ended > 0 {
         crash::point("judged_reports");
     }
     if summary.ended > 0 {
-        shared.ended();
+        shared.notify_run_ended();
     }
     Ok(summary)
 }
 
-async fn alert(shared: &DutyContext) -> services::Result<NextCall> {
+async fn send_alerts(shared: &DutyContext) -> services::Result<NextCall> {
     let Duties { ports, notifier, links, .. } = &shared.duties;
-    let channels = notifier.names();
+    let channels = notifier.channel_names();
     let sending = alerts::Sending { notifier: notifier.as_ref(), channels: &channels, links, worker: "up" };
     let summary = alerts::tick(ports, &sending, Timestamp::now()).await?;
     if summary.given_up > 0 {
@@ -228,7 +228,7 @@ async fn alert(shared: &DutyContext) -> services::Result<NextCall> {
     Ok(NextCall::After(ALERT_INTERVAL))
 }
 
-async fn look_after(shared: &DutyContext) -> services::Result<NextCall> {
+async fn run_overdue(shared: &DutyContext) -> services::Result<NextCall> {
     let (ports, now) = (&shared.duties.ports, Timestamp::now());
     if let Some((boot_id, booted_at)) = this_boot(now) {
         boot::boot(ports, &boot_id, booted_at, now).await?;
@@ -238,7 +238,7 @@ async fn look_after(shared: &DutyContext) -> services::Result<NextCall> {
     liveness::tick(ports, &open, now).await?;
     sweep::tick(ports, now).await?;
     if summary.missed > 0 || summary.lost > 0 {
-        shared.ended();
+        shared.notify_run_ended();
     }
     Ok(NextCall::After(MINUTE))
 }
@@ -251,17 +251,17 @@ fn this_boot(now: Timestamp) -> Option<(String, Timestamp)> {
     Some((boot_id.trim().to_owned(), booted_at))
 }
 
-async fn release_held(shared: &DutyContext) -> services::Result<NextCall> {
+async fn run_release(shared: &DutyContext) -> services::Result<NextCall> {
     let ports = &shared.duties.ports;
     let open = overdue::open(ports).await?;
     let summary = release::tick(ports, &open, Timestamp::now()).await?;
     if summary.skipped > 0 {
-        shared.ended();
+        shared.notify_run_ended();
     }
     Ok(NextCall::After(MINUTE))
 }
 
-async fn prune(shared: &DutyContext) -> services::Result<NextCall> {
+async fn run_pruner(shared: &DutyContext) -> services::Result<NextCall> {
     let summary = pruner::tick(&shared.duties.ports, &shared.duties.keep, Timestamp::now()).await?;
     Ok(if summary.more { NextCall::After(Duration::from_secs(1)) } else { NextCall::After(PRUNE_INTERVAL) })
 }

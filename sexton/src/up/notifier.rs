@@ -7,7 +7,7 @@ use domain::ports::{Notifier, PortResult};
 use keeper::crash;
 
 /// Stands for the log when no channel is configured, so that no alert goes nowhere.
-const LOG: &str = "log";
+const LOG_CHANNEL: &str = "log";
 
 pub struct ChannelNotifier {
     channels: Channels,
@@ -18,16 +18,16 @@ impl ChannelNotifier {
         ChannelNotifier { channels }
     }
 
-    pub fn names(&self) -> Vec<String> {
+    pub fn channel_names(&self) -> Vec<String> {
         let names: Vec<String> = self.channels.names().map(str::to_owned).collect();
-        if names.is_empty() { vec![LOG.to_owned()] } else { names }
+        if names.is_empty() { vec![LOG_CHANNEL.to_owned()] } else { names }
     }
 }
 
 #[async_trait]
 impl Notifier for ChannelNotifier {
     async fn notify(&self, channel: &str, alert: &Alert) -> PortResult<()> {
-        if channel == LOG && self.channels.names().next().is_none() {
+        if channel == LOG_CHANNEL && self.channels.names().next().is_none() {
             tracing::warn!(kind = alert.kind.name(), "alert: {}: {}", headline(alert), alert.reason);
             return Ok(());
         }

@@ -12,7 +12,7 @@ use keeper::output::{Output, Piece, Removed, Shown, removed_at_the_beginning};
 use tokio::sync::mpsc;
 
 /// Pieces on their way to one slow reader.
-const PIECES_MAX: usize = 4;
+const CHUNKS_MAX: usize = 4;
 
 /// How often a followed spool is looked at: faster than people notice.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
@@ -25,7 +25,7 @@ pub struct RunOutput {
 
 impl RunOutput {
     /// `folder` is the runner's own.
-    pub fn below(folder: &Path) -> RunOutput {
+    pub fn new(folder: &Path) -> RunOutput {
         RunOutput { folder: folder.to_owned() }
     }
 
@@ -35,14 +35,14 @@ impl RunOutput {
     /// When the runs directory cannot be read.
     pub fn find(&self, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
         let executed = self.folder.join("exec").join(run_id.as_str());
-        match latest(&self.folder.join("runs"), run_id)? {
-            None => latest(&executed.join("runs"), run_id),
+        match latest_attempt(&self.folder.join("runs"), run_id)? {
+            None => latest_attempt(&executed.join("runs"), run_id),
             found => Ok(found),
         }
     }
 }
 
-fn latest(runs: &Path, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
+fn latest_attempt(runs: &Path, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
     let entries = match std::fs::read_dir(runs) {
         Ok(entries) => entries,
         Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -67,7 +67,7 @@ impl Logs for RunOutput {
         let found = found.map_err(|error| format!("reading the output failed: {error}"))?;
         let says = |why| format!("the output of {} cannot be read: {why}", run.run_id);
         let Some(directory) = found.map_err(says)? else { return Ok(None) };
-        let (sender, chunks) = mpsc::channel(PIECES_MAX);
+        let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         // Between the timestamps there is room for a word of ours; bytes are the job's, and what is missing before them is
         // told in the answer's head.
         let removed_lines = if query.timestamps { 0 } else { removed_at_the_beginning(&directory) };
@@ -78,9 +78,9 @@ impl Logs for RunOutput {
                 let give = |bytes: Vec<u8>| sender.blocking_send(Ok(bytes.into())).is_ok();
                 let missing = |removed: Removed| match removed.last_seq <= removed_lines {
                     true => None,
-                    false => Some(marked(removed)),
+                    false => Some(missing_lines_text(removed)),
                 };
-                if let Err(why) = copy(&directory, query, give, missing, || sender.is_closed()) {
+                if let Err(why) = copy_output(&directory, query, give, missing, || sender.is_closed()) {
                     tracing::warn!(%why, "the output of a run could not be read to its end");
                     // Whoever asked may be gone; then nobody is left to be told.
                     let _gone = sender.blocking_send(Err(why));
@@ -96,7 +96,7 @@ impl Logs for RunOutput {
 ///
 /// # Errors
 /// When the spool cannot be read.
-pub fn copy(
+pub fn copy_output(
     directory: &RunDirectory,
     query: LogQuery,
     mut give: impl FnMut(Vec<u8>) -> bool,
@@ -128,6 +128,6 @@ pub fn copy(
 }
 
 /// Not the job's words, so that nobody takes the output for whole.
-pub fn marked(removed: Removed) -> Vec<u8> {
+pub fn missing_lines_text(removed: Removed) -> Vec<u8> {
     format!("[sexton: {removed}]\n").into_bytes()
 }

@@ -13,7 +13,7 @@ const SAMPLE: &str = include_str!("sample.crontab");
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn crontab(state: &StateDirectory) -> Result<PathBuf, Failure> {
+pub fn write_crontab(state: &StateDirectory) -> Result<PathBuf, Failure> {
     let path = state.sample_crontab();
     let written = OpenOptions::new()
         .write(true)
@@ -23,13 +23,13 @@ pub fn crontab(state: &StateDirectory) -> Result<PathBuf, Failure> {
     match written {
         Ok(()) => Ok(path),
         Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(path),
-        Err(why) => Err(Failure::bad(format!("cannot write {}: {why}", path.display()))),
+        Err(why) => Err(Failure::failed(format!("cannot write {}: {why}", path.display()))),
     }
 }
 
 /// The default sinks, as a sinks file would say it.
-pub fn sinks(state: &StateDirectory) -> String {
-    let path = state.logs().join("{group}/{job}.log");
+pub fn default_sinks(state: &StateDirectory) -> String {
+    let path = state.logs_folder().join("{group}/{job}.log");
     // The strings of JSON are strings of TOML.
     let quoted = serde_json::Value::from(path.display().to_string());
     format!("[sink.file]\ntype = \"file\"\npath = {quoted}\n")

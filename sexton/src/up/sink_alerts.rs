@@ -15,35 +15,35 @@ use sinks::status::{SinkEvent, SinkState, SinkStatus, SinkTrouble};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::local_runner::{LocalRunner, tell};
-use crate::print::{bytes_readable, readable};
+use crate::local_runner::{LocalRunner, log_sink_event};
+use crate::print::{format_bytes, format_duration};
 
 /// Sinks are looked at this often: small against any `alert_after` that people choose.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-fn key(sink: &str) -> JobKey {
+fn sink_key(sink: &str) -> JobKey {
     system_alerts::key(format!("sink.{sink}"))
 }
 
 /// Makes alerts of sinks that lag or cannot work, until `stop`.
-pub async fn watch(work: Arc<LocalRunner>, ports: Ports, stop: CancellationToken) {
+pub async fn watch_sinks(work: Arc<LocalRunner>, ports: Ports, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
-        if let Err(error) = look(&ports, &work.sinks(), Timestamp::now()).await {
+        if let Err(error) = check_sinks(&ports, &work.sink_statuses(), Timestamp::now()).await {
             tracing::warn!(%error, "troubles of sinks could not be stored as alerts; tried again");
         }
     }
 }
 
 /// Says in the log what people should hear of a sink, and makes an alert of what is lost for good.
-pub async fn tell_troubles(mut troubles: mpsc::Receiver<SinkEvent>, ports: Ports) {
+pub async fn log_and_alert(mut troubles: mpsc::Receiver<SinkEvent>, ports: Ports) {
     while let Some(event) = troubles.recv().await {
-        tell(&event);
+        log_sink_event(&event);
         if let SinkEvent::Trouble(trouble) = &event
-            && let Err(error) = tell_loss(&ports, trouble, Timestamp::now()).await
+            && let Err(error) = alert_loss(&ports, trouble, Timestamp::now()).await
         {
             tracing::warn!(sink = trouble.sink, %error, "a loss could not be stored as an alert; it is only in this log");
         }
@@ -54,14 +54,14 @@ pub async fn tell_troubles(mut troubles: mpsc::Receiver<SinkEvent>, ports: Ports
 ///
 /// # Errors
 /// A port's; the next look is the retry.
-async fn look(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> PortResult<()> {
+async fn check_sinks(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> PortResult<()> {
     for status in statuses {
-        let (outcome, reason) = match trouble(status) {
+        let (outcome, reason) = match failure_reason(status) {
             Some(reason) => (Outcome::Failed, reason),
-            None if is_well(status) => (Outcome::Succeeded, format!("sink `{}` takes lines again", status.name)),
+            None if is_healthy(status) => (Outcome::Succeeded, format!("sink `{}` takes lines again", status.name)),
             None => continue,
         };
-        let (key, id_prefix) = (key(&status.name), format!("sink:{}", status.name));
+        let (key, id_prefix) = (sink_key(&status.name), format!("sink:{}", status.name));
         let condition =
             Condition { key: &key, id_prefix: &id_prefix, outcome, reason: &reason, sent_unrecorded: false };
         system_alerts::change(ports, condition, now).await?;
@@ -73,16 +73,16 @@ async fn look(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> PortRes
 ///
 /// # Errors
 /// A port's.
-async fn tell_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> PortResult<()> {
+async fn alert_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> PortResult<()> {
     if trouble.class != Class::Permanent {
         return Ok(());
     }
     let reason = format!("sink `{}` will never have some lines: {}", trouble.sink, trouble.error);
-    system_alerts::loss(ports, &key(&trouble.sink), &format!("sink_loss:{}", trouble.sink), reason, now).await
+    system_alerts::loss(ports, &sink_key(&trouble.sink), &format!("sink_loss:{}", trouble.sink), reason, now).await
 }
 
 /// What people should do something about; none while it is only a short while.
-fn trouble(status: &SinkStatus) -> Option<String> {
+fn failure_reason(status: &SinkStatus) -> Option<String> {
     let name = &status.name;
     let error = status.last_error.as_deref().filter(|_| status.failing_since.is_some());
     let says = error.map_or_else(String::new, |error| format!(": {error}"));
@@ -92,8 +92,8 @@ fn trouble(status: &SinkStatus) -> Option<String> {
     }
     let behind = status.lag_lines > 0 && status.lag_seconds >= status.alert_after_seconds;
     behind.then(|| {
-        let (lines, bytes) = (lines_readable(status.lag_lines), bytes_readable(status.lag_bytes));
-        let span = readable(Duration::from_secs_f64(status.lag_seconds));
+        let (lines, bytes) = (lines_readable(status.lag_lines), format_bytes(status.lag_bytes));
+        let span = format_duration(Duration::from_secs_f64(status.lag_seconds));
         format!("sink `{name}` is {span} behind; {lines} ({bytes}) kept for it{says}")
     })
 }
@@ -103,7 +103,7 @@ fn lines_readable(lines: u64) -> String {
 }
 
 /// Known to work again: nothing fails, and nothing old waits to be tried for the first time.
-fn is_well(status: &SinkStatus) -> bool {
+fn is_healthy(status: &SinkStatus) -> bool {
     status.state == SinkState::Working && (status.lag_lines == 0 || status.delivered_lines > 0)
 }
 
@@ -171,7 +171,7 @@ mod tests {
         ];
         for (step, (status, wanted)) in history.into_iter().enumerate() {
             let now = Timestamp::from_second(1_000_000 + step as i64).expect("instant");
-            look(&ports, &[status], now).await.expect("looked");
+            check_sinks(&ports, &[status], now).await.expect("looked");
             assert_eq!(told(&ports).await.len(), wanted, "step {step}");
         }
         let told = told(&ports).await;
@@ -194,7 +194,7 @@ mod tests {
             [(0, Class::Retry, 0), (0, Class::Permanent, 1), (3599, Class::Permanent, 1), (3600, Class::Permanent, 2)]
         {
             let now = Timestamp::from_second(second).expect("instant");
-            tell_loss(&ports, &trouble(class), now).await.expect("told");
+            alert_loss(&ports, &trouble(class), now).await.expect("told");
             assert_eq!(told(&ports).await.len(), wanted, "second {second}");
         }
         assert_eq!(told(&ports).await[0].2, "sink `central` will never have some lines: seq 7 is bad");
