@@ -69,8 +69,8 @@ impl CommandChannel {
             _ => PortError::Retry(format!("cannot start `{}`: {why}", self.options.command)),
         })?;
         let _group = child.id().map(ProcessGroup);
-        let talked = tokio::time::timeout(self.options.timeout, feed_and_wait(&mut child, &input)).await;
-        match talked {
+        let result = tokio::time::timeout(self.options.timeout, feed_and_wait(&mut child, &input)).await;
+        match result {
             Ok(Ok((status, quote))) => self.check_status(status, &quote),
             Ok(Err(why)) => Err(PortError::Retry(format!("`{}`: {why}", self.options.command))),
             Err(_) => {
@@ -126,11 +126,11 @@ impl CommandChannel {
         let quote = String::from_utf8_lossy(quote);
         let last = quote.lines().rev().find(|line| !line.trim().is_empty());
         let quote = last.map_or_else(String::new, |line| format!(": {}", line.trim()));
-        let says = format!("`{}` ended with {status}{quote}", self.options.command);
+        let message = format!("`{}` ended with {status}{quote}", self.options.command);
         if matches!(status.code(), Some(126 | 127)) {
-            Err(PortError::Permanent(says))
+            Err(PortError::Permanent(message))
         } else {
-            Err(PortError::Retry(says))
+            Err(PortError::Retry(message))
         }
     }
 }
@@ -231,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn a_failing_command_is_tried_again_and_a_missing_one_is_not() {
         let error = channel("echo line 1 >&2; echo no network >&2; exit 3", GENEROUS).send(&failed_alert()).await;
-        assert!(matches!(&error, Err(PortError::Retry(says)) if says.ends_with(": no network")), "{error:?}");
+        assert!(matches!(&error, Err(PortError::Retry(message)) if message.ends_with(": no network")), "{error:?}");
         let error = channel("/nowhere/at-all", GENEROUS).send(&failed_alert()).await;
         assert!(matches!(&error, Err(PortError::Permanent(_))), "{error:?}");
         let argv = Options { command: JobCommand::Argv(vec!["/nowhere/at-all".into()]), timeout: GENEROUS };
@@ -250,7 +250,7 @@ mod tests {
         let pids = dir.path().join("pids");
         let command = format!("sleep 600 & echo $! > {0}.new; mv {0}.new {0}; wait", pids.display());
         let error = channel(&command, Duration::from_secs(2)).send(&failed_alert()).await;
-        assert!(matches!(&error, Err(PortError::Retry(says)) if says.contains("was killed")), "{error:?}");
+        assert!(matches!(&error, Err(PortError::Retry(message)) if message.contains("was killed")), "{error:?}");
         let pid = std::fs::read_to_string(&pids).expect("the child was started in time");
         let stat = format!("/proc/{}/stat", pid.trim());
         testbed::wait_until(testbed::DEADLINE, || !runs(&stat));

@@ -41,17 +41,17 @@ pub async fn send_request(request: RequestBuilder) -> PortResult<()> {
     let body = response.chunk().await.ok().flatten().unwrap_or_default();
     let quote: String =
         String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).take(QUOTE_CHARS_MAX).collect();
-    let says = if quote.is_empty() {
+    let message = if quote.is_empty() {
         format!("the receiver answered {status}")
     } else {
         format!("the receiver answered {status}: {quote}")
     };
     match status {
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-            Err(PortError::Retry(says))
+            Err(PortError::Retry(message))
         }
-        status if status.is_server_error() => Err(PortError::Retry(says)),
-        _ => Err(PortError::Permanent(says)),
+        status if status.is_server_error() => Err(PortError::Retry(message)),
+        _ => Err(PortError::Permanent(message)),
     }
 }
 

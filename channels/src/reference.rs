@@ -10,7 +10,7 @@ const SECRET_BYTES_MAX: usize = 64 * 1024;
 /// The text of a key, resolved when it is `env:NAME` or `file:/path`. A reference that cannot be resolved is a fault.
 pub fn read_secret(section: &mut Section, key: &'static str) -> Option<String> {
     let (line, text) = section.text_at(key)?;
-    resolve_reference(&text).map_err(|says| section.fault(line, text, format!("`{key}`: {says}"))).ok()
+    resolve_reference(&text).map_err(|message| section.fault(line, text, format!("`{key}`: {message}"))).ok()
 }
 
 /// # Errors

@@ -108,12 +108,12 @@ fn escape(text: &str) -> String {
 }
 
 /// Cuts between characters, and not within an escape.
-fn truncate(text: &str, most: usize) -> String {
+fn truncate(text: &str, chars_max: usize) -> String {
     const MARK: &str = " [cut]";
-    if text.chars().count() <= most {
+    if text.chars().count() <= chars_max {
         return text.to_owned();
     }
-    let mut kept: String = text.chars().take(most - MARK.len()).collect();
+    let mut kept: String = text.chars().take(chars_max - MARK.len()).collect();
     if let Some(start) = kept.rfind('&')
         && !kept[start..].contains(';')
     {
@@ -190,9 +190,9 @@ mod tests {
     #[test]
     fn a_cut_never_leaves_half_an_escape() {
         let text = escape(&"&".repeat(20));
-        for most in 10..text.len() {
-            let cut = truncate(&text, most);
-            assert!(cut.chars().count() <= most && cut.replace("&amp;", "") == " [cut]", "{most}: {cut}");
+        for chars_max in 10..text.len() {
+            let cut = truncate(&text, chars_max);
+            assert!(cut.chars().count() <= chars_max && cut.replace("&amp;", "") == " [cut]", "{chars_max}: {cut}");
         }
     }
 

@@ -100,8 +100,8 @@ fn split_address(text: &str, encryption: Encryption) -> Option<(String, u16)> {
 }
 
 fn mailbox(section: &Section, key: &str, text: &str) -> Option<Mailbox> {
-    let says = "not a mail address; write user@example.org or Name <user@example.org>";
-    text.parse().map_err(|_| section.fault(section.line(), text, format!("`{key}` is {says}"))).ok()
+    let message = "not a mail address; write user@example.org or Name <user@example.org>";
+    text.parse().map_err(|_| section.fault(section.line(), text, format!("`{key}` is {message}"))).ok()
 }
 
 pub struct Smtp {
@@ -185,18 +185,18 @@ fn tls_parameters(options: &Options) -> Result<TlsParameters, String> {
 
 /// Final refusals (5xx) and what we cannot do ourselves are permanent; the rest may pass.
 fn classify(error: lettre::transport::smtp::Error) -> PortError {
-    let mut says = format!("the mail server: {error}");
+    let mut message = format!("the mail server: {error}");
     let mut source = std::error::Error::source(&error);
     while let Some(why) = source {
         let deeper = why.to_string();
-        if !says.contains(&deeper) {
-            says.push_str(": ");
-            says.push_str(&deeper);
+        if !message.contains(&deeper) {
+            message.push_str(": ");
+            message.push_str(&deeper);
         }
         source = why.source();
     }
-    let says = says.replace(['\r', '\n'], " ");
-    if error.is_permanent() || error.is_client() { PortError::Permanent(says) } else { PortError::Retry(says) }
+    let message = message.replace(['\r', '\n'], " ");
+    if error.is_permanent() || error.is_client() { PortError::Permanent(message) } else { PortError::Retry(message) }
 }
 
 #[cfg(test)]
@@ -264,10 +264,10 @@ mod tests {
     async fn a_passing_refusal_is_retried_and_a_final_one_is_not() {
         let Some(server) = SmtpSink::start(&["-r", "rcpt"]) else { return };
         let error = smtp(server.address(), Encryption::Plain).send(&failed_alert()).await.expect_err("450");
-        assert!(matches!(&error, PortError::Retry(says) if says.contains("450")), "{error:?}");
+        assert!(matches!(&error, PortError::Retry(message) if message.contains("450")), "{error:?}");
         let Some(server) = SmtpSink::start(&["-f", "data"]) else { return };
         let error = smtp(server.address(), Encryption::Plain).send(&failed_alert()).await.expect_err("500");
-        assert!(matches!(&error, PortError::Permanent(says) if says.contains("500")), "{error:?}");
+        assert!(matches!(&error, PortError::Permanent(message) if message.contains("500")), "{error:?}");
         let Some(server) = SmtpSink::start(&[]) else { return };
         let smtp = smtp(server.address(), Encryption::Plain);
         smtp.send(&long_alert()).await.expect("delivered");

@@ -38,7 +38,7 @@ impl Options {
         for (name, value) in &mut headers {
             match resolve_reference(value) {
                 Ok(resolved) => *value = resolved,
-                Err(says) => section.fault(line, name.as_str(), says),
+                Err(message) => section.fault(line, name.as_str(), message),
             }
         }
         let secret = read_secret(section, "secret");
@@ -147,7 +147,7 @@ mod tests {
         for status in ["400 Bad Request", "404 Not Found", "301 Moved Permanently"] {
             let (address, _received) = receiver(&[status]);
             let error = webhook(address).send(&failed_alert()).await.expect_err(status);
-            assert!(matches!(&error, PortError::Permanent(says) if says.contains("busy")), "{status}: {error:?}");
+            assert!(matches!(&error, PortError::Permanent(message) if message.contains("busy")), "{status}: {error:?}");
         }
         let (address, received) = receiver(&[]);
         drop(received);

@@ -24,7 +24,7 @@ use crate::state::StateDirectory;
 /// A server that does not even take the connection for this long is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An answer takes a query of the store; what waits longer says so in `ApiRequest::patience`.
+/// An answer takes a query of the store; what waits longer says so in `ApiRequest::timeout`.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A sentence of the server is shown; a page of some other server is not.
@@ -101,7 +101,7 @@ impl AwsArguments {
 }
 
 pub struct Client {
-    way: Transport,
+    transport: Transport,
     base: Url,
     token: Option<String>,
 }
@@ -129,7 +129,7 @@ pub struct ApiRequest<'a> {
     segments: Vec<&'a str>,
     query: Vec<(&'a str, String)>,
     body: Option<Value>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl<'a> ApiRequest<'a> {
@@ -139,7 +139,7 @@ impl<'a> ApiRequest<'a> {
             segments: segments.to_vec(),
             query: Vec::new(),
             body: None,
-            patience: ANSWER_TIMEOUT,
+            timeout: ANSWER_TIMEOUT,
         }
     }
 
@@ -162,8 +162,8 @@ impl<'a> ApiRequest<'a> {
     }
 
     /// Lets the server take this much longer.
-    pub fn with_timeout(mut self, longer: Duration) -> ApiRequest<'a> {
-        self.patience += longer;
+    pub fn with_timeout(mut self, timeout: Duration) -> ApiRequest<'a> {
+        self.timeout = timeout;
         self
     }
 }
@@ -203,29 +203,29 @@ impl Client {
     async fn on_aws(options: &aws::Options, configuration: &Configuration) -> Result<Client, Failure> {
         let api = on_aws::api(options, configuration).await?;
         let base = Url::parse(IN_PROCESS_URL).map_err(|error| Failure::failed(error.to_string()))?;
-        Ok(Client { way: Transport::InProcess(api.router), base, token: Some(api.token) })
+        Ok(Client { transport: Transport::InProcess(api.router), base, token: Some(api.token) })
     }
 
     pub fn new(server: &str, token: Option<String>) -> Result<Client, Failure> {
-        let says = || format!("`{server}` is not the address of a server; write http://HOST:PORT or https://HOST");
+        let invalid = || format!("`{server}` is not the address of a server; write http://HOST:PORT or https://HOST");
         let base = Url::parse(server).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        let base = base.ok_or_else(|| Failure::usage(says()))?;
+        let base = base.ok_or_else(|| Failure::usage(invalid()))?;
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(Duration::from_secs(30))
             .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
-        Ok(Client { way: Transport::Http(http), base, token })
+        Ok(Client { transport: Transport::Http(http), base, token })
     }
 
     /// The answer as JSON.
     ///
     /// # Errors
     /// Exit 2 when the server finds the question wrong, exit 1 when it cannot answer or is not there.
-    pub async fn send(&self, question: ApiRequest<'_>) -> Result<Value, Failure> {
-        let patience = question.patience;
-        let answer = self.request(question, Some(patience)).await?;
+    pub async fn send(&self, request: ApiRequest<'_>) -> Result<Value, Failure> {
+        let timeout = request.timeout;
+        let answer = self.request(request, Some(timeout)).await?;
         let text = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
         let text = text.map_err(|error| self.unreachable(&error))?;
         if text.is_empty() {
@@ -240,42 +240,42 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn stream(&self, question: ApiRequest<'_>) -> Result<(axum::http::HeaderMap, BodyChunks), Failure> {
-        let (head, body) = self.request(question, None).await?.into_parts();
+    pub async fn stream(&self, request: ApiRequest<'_>) -> Result<(axum::http::HeaderMap, BodyChunks), Failure> {
+        let (head, body) = self.request(request, None).await?.into_parts();
         Ok((head.headers, BodyChunks(body.into_data_stream())))
     }
 
-    async fn request(&self, question: ApiRequest<'_>, limit: Option<Duration>) -> Result<Response, Failure> {
+    async fn request(&self, request: ApiRequest<'_>, limit: Option<Duration>) -> Result<Response, Failure> {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().push("api").extend(question.segments);
+            path.pop_if_empty().push("api").extend(request.segments);
         }
-        if !question.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(&question.query);
+        if !request.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&request.query);
         }
-        let answer = match &self.way {
+        let answer = match &self.transport {
             Transport::Http(http) => {
-                let mut request = http.request(question.method, url);
+                let mut http_request = http.request(request.method, url);
                 if let Some(limit) = limit {
-                    request = request.timeout(limit);
+                    http_request = http_request.timeout(limit);
                 }
                 if let Some(token) = &self.token {
-                    request = request.bearer_auth(token);
+                    http_request = http_request.bearer_auth(token);
                 }
-                if let Some(body) = &question.body {
-                    request = request.json(body);
+                if let Some(body) = &request.body {
+                    http_request = http_request.json(body);
                 }
-                let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+                let answer = http_request.send().await.map_err(|error| self.unreachable(&error))?;
                 axum::http::Response::from(answer).map(Body::new)
             }
             Transport::InProcess(router) => {
                 let token = self.token.as_deref().unwrap_or_default();
                 let request = axum::http::Request::builder()
-                    .method(question.method)
+                    .method(request.method)
                     .uri(url.as_str())
                     .header(AUTHORIZATION, format!("Bearer {token}"))
                     .header(CONTENT_TYPE, "application/json")
-                    .body(question.body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
+                    .body(request.body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
                 let request = request.map_err(|error| Failure::failed(format!("cannot ask for {url}: {error}")))?;
                 let Ok(answer) = router.clone().call(request).await;
                 answer
@@ -301,7 +301,7 @@ impl Client {
                 None => break,
             }
         }
-        match &self.way {
+        match &self.transport {
             Transport::InProcess(_) => Failure::failed(format!("the answer broke off: {why}")),
             Transport::Http(_) => {
                 let why = if is_timeout { "it did not answer in time".to_owned() } else { why.to_string() };
@@ -312,18 +312,18 @@ impl Client {
 
     fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
         let parsed: Option<Value> = serde_json::from_slice(body).ok();
-        let said = parsed.as_ref().and_then(|body| body.get("error")).and_then(Value::as_str);
-        let says = match (status, said) {
+        let server_message = parsed.as_ref().and_then(|body| body.get("error")).and_then(Value::as_str);
+        let message = match (status, server_message) {
             (StatusCode::UNAUTHORIZED, _) => {
                 format!(
                     "the server at {} does not take this token; set SEXTON_TOKEN to the one in its state directory",
                     self.base
                 )
             }
-            (_, Some(said)) => said.chars().take(ERROR_CHARS_MAX).collect(),
+            (_, Some(server_message)) => server_message.chars().take(ERROR_CHARS_MAX).collect(),
             (status, None) => format!("the server at {} answered {status}; is it a sexton server?", self.base),
         };
-        let sentences = says.lines().map(str::to_owned).collect();
+        let sentences = message.lines().map(str::to_owned).collect();
         match status {
             StatusCode::BAD_REQUEST
             | StatusCode::NOT_FOUND

@@ -193,16 +193,19 @@ fn read_address(section: &mut Section, key: &'static str) -> Option<SocketAddr> 
 /// # Errors
 /// Exit 2: it cannot be read, is too long, or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
-    let says = |why: String| Failure::usage(Fault::new(&path.display().to_string(), 0, "", why).to_string());
-    let length = fs::metadata(path).map_err(|why| says(format!("cannot be read: {why}")))?.len();
+    let fault = |why: String| Failure::usage(Fault::new(&path.display().to_string(), 0, "", why).to_string());
+    let length = fs::metadata(path).map_err(|why| fault(format!("cannot be read: {why}")))?.len();
     if length > FILE_BYTES_MAX {
-        return Err(says(format!("longer than {}; is it the right file?", domain::units::format_size(FILE_BYTES_MAX))));
+        return Err(fault(format!(
+            "longer than {}; is it the right file?",
+            domain::units::format_size(FILE_BYTES_MAX)
+        )));
     }
-    let bytes = fs::read(path).map_err(|why| says(format!("cannot be read: {why}")))?;
+    let bytes = fs::read(path).map_err(|why| fault(format!("cannot be read: {why}")))?;
     String::from_utf8(bytes).map_err(|error| {
         let line =
             1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-        says(format!("line {line} is not UTF-8; save the file as UTF-8"))
+        fault(format!("line {line} is not UTF-8; save the file as UTF-8"))
     })
 }
 
@@ -248,8 +251,8 @@ pub fn pack_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             files.push(path.clone());
             continue;
         }
-        let says = |why| Failure::usage(format!("{}: cannot be read: {why}", path.display()));
-        let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(says)?;
+        let unreadable = |why| Failure::usage(format!("{}: cannot be read: {why}", path.display()));
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(unreadable)?;
         let mut inside: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
         inside.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
         inside.sort();
@@ -321,7 +324,7 @@ argv = ["/usr/local/bin/page", "--now"]
     fn what_a_channel_lacks_is_told_all_at_once() {
         let text = "[channel.a]\nurl = \"x\"\n[channel.b]\ntype = \"smtp\"\nuser = \"u\"\nfrom = \"nobody\"\n\
                     [channel.c]\ntype = \"command\"\n[channel.d]\ntype = \"slack\"\nurl = \"env:NO_SUCH_VARIABLE\"\n";
-        let said = fault_texts(text).join("\n");
+        let faults = fault_texts(text).join("\n");
         for part in [
             "sexton.toml:1: `type` is missing",
             "`address` is missing",
@@ -331,7 +334,7 @@ argv = ["/usr/local/bin/page", "--now"]
             "either command = ",
             "`url`: the variable NO_SUCH_VARIABLE is not set",
         ] {
-            assert!(said.contains(part), "{part}: {said}");
+            assert!(faults.contains(part), "{part}: {faults}");
         }
     }
 

@@ -26,23 +26,23 @@ pub enum Failure {
 pub type Outcome = Result<u8, Failure>;
 
 impl Failure {
-    pub fn usage(says: impl Into<String>) -> Failure {
-        Failure::Usage(vec![says.into()])
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure::Usage(vec![message.into()])
     }
 
-    pub fn failed(says: impl Into<String>) -> Failure {
-        Failure::Failed(vec![says.into()])
+    pub fn failed(message: impl Into<String>) -> Failure {
+        Failure::Failed(vec![message.into()])
     }
 
     /// Writes the sentences and returns the exit code.
     pub fn print(&self) -> u8 {
-        let (code, sentences): (u8, &[String]) = match self {
-            Failure::Usage(sentences) => (USAGE, sentences),
-            Failure::Failed(sentences) => (FAILED, sentences),
+        let (code, messages): (u8, &[String]) = match self {
+            Failure::Usage(messages) => (USAGE, messages),
+            Failure::Failed(messages) => (FAILED, messages),
             Failure::ReaderGone => (SUCCESS, &[]),
         };
-        for sentence in sentences {
-            print_error_line(sentence);
+        for message in messages {
+            print_error_line(message);
         }
         code
     }

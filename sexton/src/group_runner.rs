@@ -55,9 +55,9 @@ pub fn run(arguments: Arguments) -> Outcome {
     }
     let aws = arguments.aws.options(&setup.configuration).unwrap_or_default();
     check_groups(&setup.configuration.runner.groups, &aws)?;
-    let state_says = |error: crate::state::StateError| Failure::failed(error.to_string());
-    setup.state.create().map_err(state_says)?;
-    let _lock = setup.state.lock().map_err(state_says)?;
+    let state_failure = |error: crate::state::StateError| Failure::failed(error.to_string());
+    setup.state.create().map_err(state_failure)?;
+    let _lock = setup.state.lock().map_err(state_failure)?;
     let listen = arguments.listen.or(setup.configuration.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
@@ -89,23 +89,23 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let url = format!("http://{}", listen::reachable_address(address));
     let token: Arc<str> = state.token().map_err(|error| Failure::failed(error.to_string()))?.into();
 
-    let (work, troubles) = LocalRunner::start(&mut setup, options, ports)?;
-    let work = Arc::new(work);
-    tokio::spawn(local_runner::log_sink_events(troubles));
-    let counted = work.clone();
-    let running = Arc::new(move || counted.running_count());
-    let console = RunnerConsole { runner: name.clone(), sinks: work.clone(), running, token };
+    let (runner, sink_events) = LocalRunner::start(&mut setup, options, ports)?;
+    let runner = Arc::new(runner);
+    tokio::spawn(local_runner::log_sink_events(sink_events));
+    let counting = runner.clone();
+    let running = Arc::new(move || counting.running_count());
+    let console = RunnerConsole { runner: name.clone(), sinks: runner.clone(), running, token };
     let server = tokio::spawn(axum::serve(listener, console::runner_router(console)).into_future());
     let stop = CancellationToken::new();
     let reloading =
-        tokio::spawn(work.clone().reload_on_change(setup.sinks_source, setup.rules, state.clone(), stop.clone()));
-    let server_says = ServerInfo { url: url.clone(), pid: std::process::id() };
-    state.write_server_file(&server_says).map_err(|error| Failure::failed(error.to_string()))?;
+        tokio::spawn(runner.clone().reload_on_change(setup.sinks_source, setup.rules, state.clone(), stop.clone()));
+    let server_info = ServerInfo { url: url.clone(), pid: std::process::id() };
+    state.write_server_file(&server_info).map_err(|error| Failure::failed(error.to_string()))?;
     print_startup(&[
         format!("sexton {} takes orders of {groups} as runner {name}", env!("CARGO_PKG_VERSION")),
         format!("installation {} on AWS; numbers at {url}/metrics", aws.prefix),
         format!("state     {}", state.dir.display()),
-        work.sink_lines().iter().map(|sink| format!("output    {sink}")).collect::<Vec<_>>().join("\n"),
+        runner.sink_lines().iter().map(|sink| format!("output    {sink}")).collect::<Vec<_>>().join("\n"),
         "ready".to_owned(),
     ])?;
 
@@ -114,7 +114,7 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     state.remove_server_file();
     stop.cancel();
     tokio::select! {
-        left = work.shut_down() => print_error_line(&stopped_message(left, "sexton runner")),
+        left = runner.shut_down() => print_error_line(&stopped_message(left, "sexton runner")),
         () = signals.wait() => {
             print_error_line("ended at once; running jobs go on, and the next `sexton runner` finds them");
             std::process::exit(EXIT_INTERRUPTED);

@@ -86,8 +86,8 @@ impl JobsSource {
                 job.group.clone_from(group);
             }
             if !keys.insert(job.key()) {
-                let says = "there are two such jobs once --group is applied; give one of them another name or group";
-                faults.0.push(Fault::new(shown, 0, job.key().to_string(), says));
+                let message = "there are two such jobs once --group is applied; give one of them another name or group";
+                faults.0.push(Fault::new(shown, 0, job.key().to_string(), message));
             }
             job.source = Some(name.clone());
             settled.push(job);

@@ -13,11 +13,11 @@ const PORTS_TRIED_MAX: u16 = 100;
 
 /// # Errors
 /// When the address asked for is taken or not ours, or no port is free.
-pub async fn bind(asked: Option<SocketAddr>) -> Result<TcpListener, Failure> {
-    if let Some(address) = asked {
-        let says =
+pub async fn bind(requested: Option<SocketAddr>) -> Result<TcpListener, Failure> {
+    if let Some(address) = requested {
+        let in_use =
             |why| Failure::failed(format!("cannot listen on {address}: {why}; name another address with --listen"));
-        return TcpListener::bind(address).await.map_err(says);
+        return TcpListener::bind(address).await.map_err(in_use);
     }
     for port in PORT_FIRST..PORT_FIRST + PORTS_TRIED_MAX {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);

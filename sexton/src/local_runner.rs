@@ -59,14 +59,14 @@ impl LocalRunner {
         mut options: Options,
         ports: runner::Ports,
     ) -> Result<(LocalRunner, mpsc::Receiver<SinkEvent>), Failure> {
-        let (events, troubles) = mpsc::channel(EVENTS_MAX);
+        let (events, sink_events) = mpsc::channel(EVENTS_MAX);
         let packs = Arc::new(std::mem::take(&mut setup.packs));
         options.packs = packs.clone();
         options.sinks = start_sinks(&setup.sinks, &events)?;
         let runner = Runner::new(options, ports).map_err(|error| Failure::failed(error.to_string()))?;
         let (handle, stop) = (runner.handle(), CancellationToken::new());
         let task = tokio::spawn(runner.run(stop.clone()));
-        let work = LocalRunner {
+        let local_runner = LocalRunner {
             handle,
             packs: SharedPacks(Arc::new(RwLock::new(packs))),
             sink_lines: setup.sinks.iter().map(sink_line).collect(),
@@ -74,7 +74,7 @@ impl LocalRunner {
             stop,
             task: Mutex::new(Some(task)),
         };
-        Ok((work, troubles))
+        Ok((local_runner, sink_events))
     }
 
     pub fn packs(&self) -> SharedPacks {
@@ -158,17 +158,19 @@ impl LocalRunner {
     }
 }
 
-fn print_reload_failure(failure: &Failure, says: &str) {
+fn print_reload_failure(failure: &Failure, message: &str) {
     failure.print();
-    print_error_line(says);
+    print_error_line(message);
 }
 
 /// What a person reads when the command that had a runner has ended.
-pub fn stopped_message(left: usize, command: &str) -> String {
-    match left {
+pub fn stopped_message(remaining: usize, command: &str) -> String {
+    match remaining {
         0 => "stopped; nothing is running".to_owned(),
         1 => format!("stopped; 1 run goes on, and the next `{command}` on this state directory finds it"),
-        left => format!("stopped; {left} runs go on, and the next `{command}` on this state directory finds them"),
+        remaining => {
+            format!("stopped; {remaining} runs go on, and the next `{command}` on this state directory finds them")
+        }
     }
 }
 
@@ -185,8 +187,8 @@ pub fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> 
 }
 
 /// Says what people should hear of a sink; `sexton sinks` shows the numbers.
-pub async fn log_sink_events(mut troubles: mpsc::Receiver<SinkEvent>) {
-    while let Some(event) = troubles.recv().await {
+pub async fn log_sink_events(mut sink_events: mpsc::Receiver<SinkEvent>) {
+    while let Some(event) = sink_events.recv().await {
         log_sink_event(&event);
     }
 }

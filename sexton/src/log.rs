@@ -14,8 +14,9 @@ pub const COMMAND_FILTER: &str = "warn,console=off";
 /// # Errors
 /// One lower-case sentence when the filter cannot be read.
 pub fn start_logging(filter: Option<&str>, default: &str) -> Result<(), String> {
-    let asked = filter.map(str::to_owned).or_else(|| std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()));
-    let filter = match &asked {
+    let requested =
+        filter.map(str::to_owned).or_else(|| std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()));
+    let filter = match &requested {
         Some(text) => EnvFilter::try_new(text).map_err(|error| {
             format!("`{text}` is not a log filter ({error}); write a level like info, or sinks=debug,info")
         })?,

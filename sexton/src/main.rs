@@ -45,10 +45,10 @@ fn main() -> ExitCode {
 /// A defect of ours is told in one line with its place, without the advice meant for developers.
 fn print_panics_in_one_line() {
     std::panic::set_hook(Box::new(|panic| {
-        let said = panic.payload_as_str().unwrap_or("no reason given").replace('\n', " ");
+        let message = panic.payload_as_str().unwrap_or("no reason given").replace('\n', " ");
         let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
         failure::print_error_line(&format!(
-            "sexton: internal fault{place}: {said}; this is a defect of sexton, please report it"
+            "sexton: internal fault{place}: {message}; this is a defect of sexton, please report it"
         ));
     }));
 }

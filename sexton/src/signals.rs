@@ -17,10 +17,10 @@ impl Signals {
     /// # Errors
     /// When the system does not let us listen.
     pub fn new() -> Result<Signals, Failure> {
-        let says = |why| Failure::failed(format!("cannot listen for signals: {why}"));
+        let failure = |why| Failure::failed(format!("cannot listen for signals: {why}"));
         Ok(Signals {
-            interrupt: signal(SignalKind::interrupt()).map_err(says)?,
-            terminate: signal(SignalKind::terminate()).map_err(says)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failure)?,
+            terminate: signal(SignalKind::terminate()).map_err(failure)?,
         })
     }
 

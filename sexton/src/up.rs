@@ -78,9 +78,9 @@ pub fn run(arguments: Arguments) -> Outcome {
         sinks: arguments.sinks,
         rules: arguments.rules,
     })?;
-    let state_says = |error: crate::state::StateError| Failure::failed(error.to_string());
-    setup.state.create().map_err(state_says)?;
-    let _lock = setup.state.lock().map_err(state_says)?;
+    let state_failure = |error: crate::state::StateError| Failure::failed(error.to_string());
+    setup.state.create().map_err(state_failure)?;
+    let _lock = setup.state.lock().map_err(state_failure)?;
     let named = JobFileArgs {
         crontabs: [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
         jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
@@ -111,11 +111,11 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
     let notifier = Arc::new(notifier::ChannelNotifier::new(Channels::new(channels).map_err(Failure::Usage)?));
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
-    let work = start_runner(&mut setup, &ports)?;
+    let runner = start_runner(&mut setup, &ports)?;
     let console = Console {
         ports: ports.clone(),
         logs: Arc::new(run_output::RunOutput::new(&state.runner_folder())),
-        sinks: work.clone(),
+        sinks: runner.clone(),
         token,
         clock: Arc::new(Timestamp::now),
         random: Arc::new(machine::random_bytes),
@@ -129,7 +129,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
     let server = tokio::spawn(server.into_future());
     let duties = Duties {
         ports: ports.clone(),
-        packs: work.packs(),
+        packs: runner.packs(),
         notifier: notifier.clone(),
         links: services::Links(setup.configuration.links.clone()),
         keep: duties::retention_policy(&setup.configuration.history),
@@ -137,14 +137,14 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
         stop: stop.clone(),
     };
     let running = RunningUp {
-        work: work.clone(),
+        runner: runner.clone(),
         duties: duties.start(),
-        looking: [
-            tokio::spawn(sink_alerts::watch_sinks(work.clone(), ports.clone(), stop.clone())),
+        alert_watchers: [
+            tokio::spawn(sink_alerts::watch_sinks(runner.clone(), ports.clone(), stop.clone())),
             tokio::spawn(disk_alerts::watch_disk(ports.clone(), notifier, state.dir.clone(), stop.clone())),
         ],
-        watching: tokio::spawn(files.apply_on_change(ports, work.packs(), nudge, stop.clone())),
-        reloading: tokio::spawn(work.clone().reload_on_change(
+        job_files: tokio::spawn(files.apply_on_change(ports, runner.packs(), nudge, stop.clone())),
+        reloader: tokio::spawn(runner.clone().reload_on_change(
             setup.sinks_source,
             setup.rules,
             state.clone(),
@@ -153,9 +153,9 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
         server,
         stop,
     };
-    let server_says = ServerInfo { url: url.clone(), pid: std::process::id() };
-    state.write_server_file(&server_says).map_err(|error| Failure::failed(error.to_string()))?;
-    print_startup(&url, &state, &applied, &work)?;
+    let server_info = ServerInfo { url: url.clone(), pid: std::process::id() };
+    state.write_server_file(&server_info).map_err(|error| Failure::failed(error.to_string()))?;
+    print_startup(&url, &state, &applied, &runner)?;
     signals.wait().await;
     print_error_line("stopping: nothing new is fired; another signal ends this at once");
     state.remove_server_file();
@@ -173,18 +173,18 @@ fn start_runner(setup: &mut Setup, ports: &Ports) -> Result<Arc<LocalRunner>, Fa
     let options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
     let runner_ports =
         runner::Ports { orders: ports.orders.clone(), claims: ports.claims.clone(), reports: ports.reports.clone() };
-    let (work, troubles) = LocalRunner::start(setup, options, runner_ports)?;
-    tokio::spawn(sink_alerts::log_and_alert(troubles, ports.clone()));
-    Ok(Arc::new(work))
+    let (runner, sink_events) = LocalRunner::start(setup, options, runner_ports)?;
+    tokio::spawn(sink_alerts::log_and_alert(sink_events, ports.clone()));
+    Ok(Arc::new(runner))
 }
 
 /// Everything that runs beside everything else.
 struct RunningUp {
-    work: Arc<LocalRunner>,
+    runner: Arc<LocalRunner>,
     duties: duties::RunningDuties,
-    looking: [JoinHandle<()>; 2],
-    watching: JoinHandle<()>,
-    reloading: JoinHandle<()>,
+    alert_watchers: [JoinHandle<()>; 2],
+    job_files: JoinHandle<()>,
+    reloader: JoinHandle<()>,
     server: JoinHandle<std::io::Result<()>>,
     stop: CancellationToken,
 }
@@ -193,8 +193,8 @@ impl RunningUp {
     /// Takes nothing new, leaves what runs to its keepers, delivers and collects what there is. Says how many runs go on.
     async fn shut_down(self) -> usize {
         self.stop.cancel();
-        let left = self.work.shut_down().await;
-        for task in self.looking.into_iter().chain([self.watching, self.reloading]) {
+        let left = self.runner.shut_down().await;
+        for task in self.alert_watchers.into_iter().chain([self.job_files, self.reloader]) {
             task.abort();
         }
         self.duties.finish().await;
@@ -209,7 +209,7 @@ fn print_startup(
     url: &str,
     state: &crate::state::StateDirectory,
     applied: &[String],
-    work: &LocalRunner,
+    runner: &LocalRunner,
 ) -> Result<(), Failure> {
     let mut out = Printer::new();
     out.print_line(&format!("sexton {} serves {url}", env!("CARGO_PKG_VERSION")))?;
@@ -221,7 +221,7 @@ fn print_startup(
     for line in applied {
         out.print_line(&format!("jobs      {line}"))?;
     }
-    for sink in work.sink_lines() {
+    for sink in runner.sink_lines() {
         out.print_line(&format!("output    {sink}"))?;
     }
     out.print_line("try       sexton jobs, sexton runs, sexton logs RUN_ID")?;

@@ -56,12 +56,12 @@ impl Findings {
     fn print(&mut self, what: &str, name: &str, found: Result<String, String>) -> Result<(), Failure> {
         let good = found.is_ok();
         self.bad |= !good;
-        let says = found.unwrap_or_else(|says| says);
+        let message = found.unwrap_or_else(|message| message);
         if self.json {
-            self.out.print_json(&json!({ "what": what, "name": name, "ok": good, "says": says }))?;
+            self.out.print_json(&json!({ "what": what, "name": name, "ok": good, "says": message }))?;
         } else {
             let sign = if good { "ok  " } else { "BAD " };
-            self.out.print_line(&format!("{sign} {what} {name}: {says}"))?;
+            self.out.print_line(&format!("{sign} {what} {name}: {message}"))?;
         }
         self.out.flush()
     }
@@ -98,8 +98,8 @@ pub fn run(arguments: Arguments) -> Outcome {
             check_aws(options, &arguments.group, &setup.configuration.runner.groups, &mut findings).await?;
         }
         // Rights to write may be those of a group's own logs.
-        let nobodys = [CHECK_GROUP.to_owned()];
-        let groups = if arguments.group.is_empty() { &nobodys[..] } else { &arguments.group };
+        let default_groups = [CHECK_GROUP.to_owned()];
+        let groups = if arguments.group.is_empty() { &default_groups[..] } else { &arguments.group };
         for (sink, group) in setup.sinks.iter().flat_map(|sink| groups.iter().map(move |group| (sink, group))) {
             findings.print("sink", &sink.name, sinks::check::check(sink, group).await)?;
         }
@@ -137,14 +137,14 @@ async fn check_aws(
         }
         asked => (aws::Who::Runner, asked.to_vec()),
     };
-    let mut told = Ok(());
-    let mut tell = |finding: aws::Finding| {
-        if told.is_ok() {
-            told = findings.print(finding.what, &finding.name, finding.found);
+    let mut printed = Ok(());
+    let mut print = |finding: aws::Finding| {
+        if printed.is_ok() {
+            printed = findings.print(finding.what, &finding.name, finding.found);
         }
     };
-    aws.check(who, &groups, &mut tell).await;
-    told
+    aws.check(who, &groups, &mut print).await;
+    printed
 }
 
 async fn groups_with_jobs(aws: &aws::Aws) -> PortResult<BTreeSet<String>> {
@@ -177,7 +177,7 @@ fn check_database(state: &StateDirectory) -> Result<String, String> {
 fn check_jobs(path: &Path) -> Result<String, String> {
     match read_valid_jobs(&JobsSource::new(path)) {
         Ok(read) => Ok(format!("{} jobs, {} warnings", read.jobs.len(), read.warnings.0.len())),
-        Err(Failure::Usage(says) | Failure::Failed(says)) => Err(says.join("; ")),
+        Err(Failure::Usage(messages) | Failure::Failed(messages)) => Err(messages.join("; ")),
         Err(Failure::ReaderGone) => Err("cannot be read".to_owned()),
     }
 }

@@ -68,8 +68,8 @@ pub fn run(arguments: Arguments) -> Outcome {
 async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     let reports = find_report_server(&arguments.server, &setup).await?;
     let mut options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
-    let (events, troubles) = mpsc::channel(EVENTS_MAX);
-    tokio::spawn(local_runner::log_sink_events(troubles));
+    let (events, sink_events) = mpsc::channel(EVENTS_MAX);
+    tokio::spawn(local_runner::log_sink_events(sink_events));
     options.sinks = local_runner::start_sinks(&setup.sinks, &events)?;
     options.packs = Arc::new(setup.packs);
     // A wrapped command sees what it would see without us; only our own token stays ours.
@@ -142,11 +142,11 @@ struct ServerReports {
 #[async_trait]
 impl Reports for ServerReports {
     async fn send(&self, events: &[Event]) -> PortResult<()> {
-        let question = ApiRequest::post(&["reports"], json!({ "events": events }));
-        match self.client.send(question).await {
+        let request = ApiRequest::post(&["reports"], json!({ "events": events }));
+        match self.client.send(request).await {
             Ok(_) => Ok(()),
-            Err(Failure::Usage(says)) => Err(PortError::Permanent(says.join("; "))),
-            Err(Failure::Failed(says)) => Err(PortError::Retry(says.join("; "))),
+            Err(Failure::Usage(messages)) => Err(PortError::Permanent(messages.join("; "))),
+            Err(Failure::Failed(messages)) => Err(PortError::Retry(messages.join("; "))),
             Err(Failure::ReaderGone) => Err(PortError::Retry("the server is gone".to_owned())),
         }
     }

@@ -258,12 +258,12 @@ fn remove(arguments: &OneArguments) -> Outcome {
     })
 }
 
-fn print_confirmation(answer: &Value, json: bool, says: &str) -> Outcome {
+fn print_confirmation(answer: &Value, json: bool, message: &str) -> Outcome {
     let mut out = Printer::new();
     if json {
         out.print_json(answer)?
     } else {
-        out.print_line(says)?
+        out.print_line(message)?
     }
     out.finish()?;
     Ok(SUCCESS)
@@ -323,15 +323,16 @@ pub fn maintenance(arguments: MaintenanceArguments) -> Outcome {
             "on": on, "group": arguments.group, "until": until, "why": arguments.why, "catch_up": arguments.catch_up,
         });
         let answer = client.send(ApiRequest::post(&["maintenance"], body)).await?;
-        let whom = arguments.group.as_deref().map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
-        let says = match (on, until) {
+        let scope =
+            arguments.group.as_deref().map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
+        let message = match (on, until) {
             (true, Some(until)) => {
-                format!("maintenance of {whom} until {}: nothing new is fired", format_instant(until))
+                format!("maintenance of {scope} until {}: nothing new is fired", format_instant(until))
             }
-            (true, None) => format!("maintenance of {whom}: nothing new is fired until `sexton maintenance off`"),
-            (false, _) => format!("maintenance of {whom} is over"),
+            (true, None) => format!("maintenance of {scope}: nothing new is fired until `sexton maintenance off`"),
+            (false, _) => format!("maintenance of {scope} is over"),
         };
-        print_confirmation(&answer, arguments.json, &says)
+        print_confirmation(&answer, arguments.json, &message)
     })
 }
 
@@ -339,8 +340,9 @@ pub fn maintenance(arguments: MaintenanceArguments) -> Outcome {
 fn parse_future_instant(text: &str) -> Result<Timestamp, Failure> {
     let now = Timestamp::now();
     if let Ok(duration) = domain::units::parse_duration(text) {
-        let says = |_| Failure::usage(format!("`{text}` from now is after all calendars; write a shorter duration"));
-        return now.checked_add(duration).map_err(says);
+        let too_late =
+            |_| Failure::usage(format!("`{text}` from now is after all calendars; write a shorter duration"));
+        return now.checked_add(duration).map_err(too_late);
     }
     parse_instant(text, now).map_err(Failure::usage)
 }

@@ -45,11 +45,11 @@ type OutputStream = (HeaderMap, BodyChunks);
 async fn open_stream(arguments: &Arguments, run_id: &str) -> Result<(Client, OutputStream), Failure> {
     let client = Client::find(&arguments.server).await?;
     let segments = ["runs", run_id, "logs"];
-    let question = ApiRequest::get(&segments)
+    let request = ApiRequest::get(&segments)
         .with("stream", arguments.stream.as_ref())
         .with("timestamps", arguments.timestamps.then_some(true))
         .with("follow", arguments.follow.then_some(true));
-    let answer = client.stream(question).await?;
+    let answer = client.stream(request).await?;
     Ok((client, answer))
 }
 
@@ -71,8 +71,8 @@ async fn print_stream(arguments: &Arguments, run_id: &str, client: &Client, (hea
 
 fn print_from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> Outcome {
     let state = arguments.server.state(&arguments.server.configuration()?)?;
-    let says = |why| Failure::failed(format!("the output of {run_id} cannot be read: {why}"));
-    let found = RunOutput::new(&state.runner_folder()).find(&RunId(run_id.to_owned())).map_err(says)?;
+    let read_error = |why| Failure::failed(format!("the output of {run_id} cannot be read: {why}"));
+    let found = RunOutput::new(&state.runner_folder()).find(&RunId(run_id.to_owned())).map_err(read_error)?;
     let Some(directory) = found else { return Err(no_server) };
     let stream = arguments.stream.as_deref().map(|name| if name == "stderr" { Stream::Stderr } else { Stream::Stdout });
     let query = LogQuery { stream, timestamps: arguments.timestamps, follow: arguments.follow };
@@ -83,13 +83,13 @@ fn print_from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> O
         printed.is_ok()
     };
     let missing = |removed| {
-        let marks = arguments.timestamps.then(|| missing_lines_text(removed));
-        if marks.is_none() {
+        let text = arguments.timestamps.then(|| missing_lines_text(removed));
+        if text.is_none() {
             print_error_line(&format!("sexton: of the output of {run_id}, {removed}"));
         }
-        marks
+        text
     };
-    copy_output(&directory, query, give, missing, || false).map_err(says)?;
+    copy_output(&directory, query, give, missing, || false).map_err(read_error)?;
     printed?;
     Ok(SUCCESS)
 }

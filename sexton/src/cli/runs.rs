@@ -135,10 +135,10 @@ pub fn start(arguments: RunArguments) -> Outcome {
 
 async fn wait_until_ended(client: &Client, run_id: &RunId) -> Result<Value, Failure> {
     loop {
-        let question = ApiRequest::get(&["runs", run_id.as_str()])
+        let request = ApiRequest::get(&["runs", run_id.as_str()])
             .with("wait", Some(WAIT_PER_REQUEST.as_secs()))
             .with_timeout(ANSWER_TIMEOUT + WAIT_PER_REQUEST);
-        let answer = client.send(question).await?;
+        let answer = client.send(request).await?;
         if !parse_run(&answer)?.is_open() {
             return Ok(answer);
         }
@@ -164,11 +164,11 @@ pub fn stop(arguments: StopArguments) -> Outcome {
             out.print_json(&answer)?;
         } else {
             let run = parse_run(&answer)?;
-            let says = match run.is_open() {
+            let message = match run.is_open() {
                 true => "its runner will stop it",
                 false => "it is over already",
             };
-            out.print_line(&format!("{run_id}: {says}"))?;
+            out.print_line(&format!("{run_id}: {message}"))?;
         }
         out.finish()?;
         Ok(SUCCESS)
@@ -186,20 +186,20 @@ pub fn list(arguments: RunsArguments) -> Outcome {
         let mut table =
             Table::new(&["run_id", "job", "trigger", "outcome", "started", "took", "exit", "lines", "reason"]);
         let mut cursor: Option<String> = None;
-        let mut left = arguments.limit;
-        while left > 0 {
-            let question = ApiRequest::get(&["runs"])
+        let mut remaining = arguments.limit;
+        while remaining > 0 {
+            let request = ApiRequest::get(&["runs"])
                 .with("group", group.clone())
                 .with("job", job.clone())
                 .with("outcome", arguments.outcome.map(RunOutcome::name))
                 .with("since", since)
                 .with("until", until)
-                .with("limit", Some(left.min(PAGE_RUNS_MAX)))
+                .with("limit", Some(remaining.min(PAGE_RUNS_MAX)))
                 .with("cursor", cursor.take());
-            let mut page = client.send(question).await?;
+            let mut page = client.send(request).await?;
             let runs = page.get_mut("runs").map(Value::take);
             let Some(Value::Array(runs)) = runs else { return Err(unexpected_answer("runs")) };
-            left = left.saturating_sub(runs.len() as u64);
+            remaining = remaining.saturating_sub(runs.len() as u64);
             for record in &runs {
                 if arguments.json {
                     out.print_json(record)?

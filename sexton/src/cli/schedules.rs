@@ -47,7 +47,7 @@ pub fn next(arguments: NextArguments) -> Outcome {
     let zone = zone_named(&arguments.zone).map_err(Failure::usage)?;
     let context = Context { zone: &arguments.zone, seed: "default/next", anchor: from };
     let schedule = Schedule::parse(&arguments.expression, &context)
-        .map_err(|says| Failure::usage(format!("`{}`: {says}", arguments.expression)))?;
+        .map_err(|message| Failure::usage(format!("`{}`: {message}", arguments.expression)))?;
     let mut out = Printer::new();
     let count = usize::try_from(arguments.count).unwrap_or(usize::MAX);
     let firings: Vec<Firing> = schedule.firings(from).take(count).collect();

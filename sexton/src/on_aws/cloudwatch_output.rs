@@ -92,9 +92,9 @@ impl OutputCopy {
         let mut polls_left = POLLS_AFTER_END;
         loop {
             match self.reader.next().await {
-                Err(says) => {
+                Err(message) => {
                     // Whoever asked may be gone; then nobody is left to be told.
-                    let _gone = self.sender.send(Err(std::io::Error::other(says))).await;
+                    let _gone = self.sender.send(Err(std::io::Error::other(message))).await;
                     return;
                 }
                 Ok(events) => {

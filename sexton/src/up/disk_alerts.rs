@@ -24,14 +24,14 @@ use crate::print::format_bytes;
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Makes alerts of a full disk under `folder`, until `stop`.
-pub async fn watch_disk(ports: Ports, people: Arc<ChannelNotifier>, folder: PathBuf, stop: CancellationToken) {
+pub async fn watch_disk(ports: Ports, notifier: Arc<ChannelNotifier>, folder: PathBuf, stop: CancellationToken) {
     let mut alerts = DiskAlerts::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
-        if let Err(error) = alerts.check_disk(&ports, &people, &folder, Timestamp::now()).await {
+        if let Err(error) = alerts.check_disk(&ports, &notifier, &folder, Timestamp::now()).await {
             tracing::warn!(%error, "how the disk stands could not be stored as an alert; tried again");
         }
     }
@@ -41,7 +41,7 @@ pub async fn watch_disk(ports: Ports, people: Arc<ChannelNotifier>, folder: Path
 #[derive(Debug, Default)]
 struct DiskAlerts {
     /// People were told that it is full, and the store does not know it.
-    told_unstored: bool,
+    sent_unrecorded: bool,
 }
 
 /// How the disk stands; in between, nothing changes.
@@ -55,8 +55,8 @@ enum DiskState {
 fn disk_state(space: DiskSpace) -> DiskState {
     match space.available_for_output_bytes() {
         // A keeper that was refused leaves a little: what it would have written at once.
-        most if most < space.reserve_bytes() / 8 => DiskState::Full,
-        most if most >= space.reserve_bytes() => DiskState::Free,
+        available_bytes if available_bytes < space.reserve_bytes() / 8 => DiskState::Full,
+        available_bytes if available_bytes >= space.reserve_bytes() => DiskState::Free,
         _ => DiskState::Between,
     }
 }
@@ -69,7 +69,7 @@ impl DiskAlerts {
     async fn check_disk(
         &mut self,
         ports: &Ports,
-        people: &ChannelNotifier,
+        notifier: &ChannelNotifier,
         folder: &Path,
         now: Timestamp,
     ) -> PortResult<()> {
@@ -81,18 +81,18 @@ impl DiskAlerts {
             DiskState::Between => return Ok(()),
         };
         let reason = reason(outcome, folder, space);
-        let told = self.record_change(ports, outcome, &reason, now).await;
-        if told.is_err() && outcome == Outcome::Failed && !self.told_unstored {
-            self.told_unstored = send_unrecorded(people, &reason, now).await;
+        let recorded = self.record_change(ports, outcome, &reason, now).await;
+        if recorded.is_err() && outcome == Outcome::Failed && !self.sent_unrecorded {
+            self.sent_unrecorded = send_unrecorded(notifier, &reason, now).await;
         }
-        told
+        recorded
     }
 
     async fn record_change(&mut self, ports: &Ports, outcome: Outcome, reason: &str, now: Timestamp) -> PortResult<()> {
-        let sent_unrecorded = self.told_unstored;
-        let condition = Condition { key: &key(), id_prefix: "disk", outcome, reason, sent_unrecorded };
+        let condition =
+            Condition { key: &key(), id_prefix: "disk", outcome, reason, sent_unrecorded: self.sent_unrecorded };
         if system_alerts::change(ports, condition, now).await? {
-            self.told_unstored = false;
+            self.sent_unrecorded = false;
         }
         Ok(())
     }
@@ -115,17 +115,17 @@ fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {
 }
 
 /// Whether anybody was told.
-async fn send_unrecorded(people: &ChannelNotifier, reason: &str, now: Timestamp) -> bool {
+async fn send_unrecorded(notifier: &ChannelNotifier, reason: &str, now: Timestamp) -> bool {
     let transition = Transition::new("disk:unstored".to_owned(), AlertKind::Failed, &key(), reason, now);
     let alert = services::alert_message::alert(&transition, None, &Links::default());
-    let mut told = false;
-    for channel in people.channel_names() {
-        match people.notify(&channel, &alert).await {
-            Ok(()) => told = true,
+    let mut sent = false;
+    for channel in notifier.channel_names() {
+        match notifier.notify(&channel, &alert).await {
+            Ok(()) => sent = true,
             Err(error) => tracing::error!(%error, channel, "people cannot be told that the disk is full"),
         }
     }
-    told
+    sent
 }
 
 #[cfg(test)]

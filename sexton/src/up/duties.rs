@@ -51,15 +51,15 @@ pub struct RunningDuties {
 struct DutyContext {
     duties: Duties,
     /// Something ended: there may be an alert to send.
-    to_tell: Notify,
+    alert_due: Notify,
     /// Something ended: there may be a run that waited for it.
-    to_release: Notify,
+    release_due: Notify,
 }
 
 impl DutyContext {
     fn notify_run_ended(&self) {
-        self.to_tell.notify_one();
-        self.to_release.notify_one();
+        self.alert_due.notify_one();
+        self.release_due.notify_one();
     }
 }
 
@@ -77,14 +77,14 @@ enum Duty {
 impl Duty {
     const ALL: [Duty; 6] = [Duty::Scheduler, Duty::Collector, Duty::Alerts, Duty::Overdue, Duty::Release, Duty::Pruner];
 
-    async fn call(self, shared: &DutyContext) -> services::Result<NextCall> {
+    async fn call(self, context: &DutyContext) -> services::Result<NextCall> {
         match self {
-            Duty::Scheduler => run_scheduler(shared).await,
-            Duty::Collector => run_collector(shared, REPORT_WAIT_MAX).await.map(|_| NextCall::AtOnce),
-            Duty::Alerts => send_alerts(shared).await,
-            Duty::Overdue => run_overdue(shared).await,
-            Duty::Release => run_release(shared).await,
-            Duty::Pruner => run_pruner(shared).await,
+            Duty::Scheduler => run_scheduler(context).await,
+            Duty::Collector => run_collector(context, REPORT_WAIT_MAX).await.map(|_| NextCall::AtOnce),
+            Duty::Alerts => send_alerts(context).await,
+            Duty::Overdue => run_overdue(context).await,
+            Duty::Release => run_release(context).await,
+            Duty::Pruner => run_pruner(context).await,
         }
     }
 }
@@ -106,9 +106,9 @@ pub fn retention_policy(history: &HistorySection) -> Keep {
 
 impl Duties {
     pub fn start(self) -> RunningDuties {
-        let shared = Arc::new(DutyContext { duties: self, to_tell: Notify::new(), to_release: Notify::new() });
-        let tasks = Duty::ALL.into_iter().map(|duty| tokio::spawn(run_duty(duty, shared.clone()))).collect();
-        RunningDuties { tasks, duties: shared }
+        let context = Arc::new(DutyContext { duties: self, alert_due: Notify::new(), release_due: Notify::new() });
+        let tasks = Duty::ALL.into_iter().map(|duty| tokio::spawn(run_duty(duty, context.clone()))).collect();
+        RunningDuties { tasks, duties: context }
     }
 }
 
@@ -140,23 +140,23 @@ impl RunningDuties {
 /// Reports that lie ready at the end are at most a few thousand; what remains waits in the store.
 const FINAL_CALLS_MAX: usize = 50;
 
-async fn run_duty(duty: Duty, shared: Arc<DutyContext>) {
-    let mut told: Option<String> = None;
-    let stop = shared.duties.stop.clone();
+async fn run_duty(duty: Duty, context: Arc<DutyContext>) {
+    let mut last_error: Option<String> = None;
+    let stop = context.duties.stop.clone();
     while !stop.is_cancelled() {
-        let called = shared.clone();
+        let called = context.clone();
         let wait = match tokio::spawn(async move { duty.call(&called).await }).await {
             Ok(Ok(wait)) => {
-                if told.take().is_some() {
+                if last_error.take().is_some() {
                     tracing::info!(?duty, "works again");
                 }
                 wait
             }
             Ok(Err(error)) => {
-                let says = error.to_string();
-                if told.as_ref() != Some(&says) {
-                    tracing::warn!(?duty, "failed and is tried again: {says}");
-                    told = Some(says);
+                let message = error.to_string();
+                if last_error.as_ref() != Some(&message) {
+                    tracing::warn!(?duty, "failed and is tried again: {message}");
+                    last_error = Some(message);
                 }
                 NextCall::After(RETRY_DELAY)
             }
@@ -167,13 +167,13 @@ async fn run_duty(duty: Duty, shared: Arc<DutyContext>) {
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = wait_for_next_call(duty, wait, &shared) => {}
+            () = wait_for_next_call(duty, wait, &context) => {}
         }
     }
 }
 
 /// Waits, unless what the duty waits for happens before.
-async fn wait_for_next_call(duty: Duty, wait: NextCall, shared: &DutyContext) {
+async fn wait_for_next_call(duty: Duty, wait: NextCall, context: &DutyContext) {
     let span = match wait {
         NextCall::AtOnce => return,
         NextCall::After(span) => span,
@@ -181,44 +181,44 @@ async fn wait_for_next_call(duty: Duty, wait: NextCall, shared: &DutyContext) {
     };
     let sleep = tokio::time::sleep(span);
     match duty {
-        Duty::Scheduler => tokio::select! { () = sleep => {}, () = shared.duties.nudge.notified() => {} },
-        Duty::Alerts => tokio::select! { () = sleep => {}, () = shared.to_tell.notified() => {} },
-        Duty::Release => tokio::select! { () = sleep => {}, () = shared.to_release.notified() => {} },
+        Duty::Scheduler => tokio::select! { () = sleep => {}, () = context.duties.nudge.notified() => {} },
+        Duty::Alerts => tokio::select! { () = sleep => {}, () = context.alert_due.notified() => {} },
+        Duty::Release => tokio::select! { () = sleep => {}, () = context.release_due.notified() => {} },
         Duty::Collector | Duty::Overdue | Duty::Pruner => sleep.await,
     }
 }
 
-async fn run_scheduler(shared: &DutyContext) -> services::Result<NextCall> {
-    let summary = scheduler::tick(&shared.duties.ports, Timestamp::now()).await?;
+async fn run_scheduler(context: &DutyContext) -> services::Result<NextCall> {
+    let summary = scheduler::tick(&context.duties.ports, Timestamp::now()).await?;
     if summary.missed > 0 || summary.bad_jobs > 0 {
-        shared.notify_run_ended();
+        context.notify_run_ended();
     }
     if summary.more {
         return Ok(NextCall::AtOnce);
     }
     let now = Timestamp::now();
-    let wake = scheduler::next_wake(&shared.duties.ports, now).await?;
+    let wake = scheduler::next_wake(&context.duties.ports, now).await?;
     Ok(NextCall::At(wake))
 }
 
-async fn run_collector(shared: &DutyContext, wait: Duration) -> services::Result<collector::Summary> {
-    let reports = collector::receive(&shared.duties.ports, wait).await?;
+async fn run_collector(context: &DutyContext, wait: Duration) -> services::Result<collector::Summary> {
+    let reports = collector::receive(&context.duties.ports, wait).await?;
     if !reports.is_empty() {
         crash::point("received_reports");
     }
-    let packs = shared.duties.packs.current();
-    let summary = collector::collect(&shared.duties.ports, &packs, reports, Timestamp::now()).await?;
+    let packs = context.duties.packs.current();
+    let summary = collector::collect(&context.duties.ports, &packs, reports, Timestamp::now()).await?;
     if summary.ended > 0 {
         crash::point("judged_reports");
     }
     if summary.ended > 0 {
-        shared.notify_run_ended();
+        context.notify_run_ended();
     }
     Ok(summary)
 }
 
-async fn send_alerts(shared: &DutyContext) -> services::Result<NextCall> {
-    let Duties { ports, notifier, links, .. } = &shared.duties;
+async fn send_alerts(context: &DutyContext) -> services::Result<NextCall> {
+    let Duties { ports, notifier, links, .. } = &context.duties;
     let channels = notifier.channel_names();
     let sending = alerts::Sending { notifier: notifier.as_ref(), channels: &channels, links, worker: "up" };
     let summary = alerts::tick(ports, &sending, Timestamp::now()).await?;
@@ -228,8 +228,8 @@ async fn send_alerts(shared: &DutyContext) -> services::Result<NextCall> {
     Ok(NextCall::After(ALERT_INTERVAL))
 }
 
-async fn run_overdue(shared: &DutyContext) -> services::Result<NextCall> {
-    let (ports, now) = (&shared.duties.ports, Timestamp::now());
+async fn run_overdue(context: &DutyContext) -> services::Result<NextCall> {
+    let (ports, now) = (&context.duties.ports, Timestamp::now());
     if let Some((boot_id, booted_at)) = this_boot(now) {
         boot::boot(ports, &boot_id, booted_at, now).await?;
     }
@@ -238,7 +238,7 @@ async fn run_overdue(shared: &DutyContext) -> services::Result<NextCall> {
     liveness::tick(ports, &open, now).await?;
     sweep::tick(ports, now).await?;
     if summary.missed > 0 || summary.lost > 0 {
-        shared.notify_run_ended();
+        context.notify_run_ended();
     }
     Ok(NextCall::After(MINUTE))
 }
@@ -251,17 +251,17 @@ fn this_boot(now: Timestamp) -> Option<(String, Timestamp)> {
     Some((boot_id.trim().to_owned(), booted_at))
 }
 
-async fn run_release(shared: &DutyContext) -> services::Result<NextCall> {
-    let ports = &shared.duties.ports;
+async fn run_release(context: &DutyContext) -> services::Result<NextCall> {
+    let ports = &context.duties.ports;
     let open = overdue::open(ports).await?;
     let summary = release::tick(ports, &open, Timestamp::now()).await?;
     if summary.skipped > 0 {
-        shared.notify_run_ended();
+        context.notify_run_ended();
     }
     Ok(NextCall::After(MINUTE))
 }
 
-async fn run_pruner(shared: &DutyContext) -> services::Result<NextCall> {
-    let summary = pruner::tick(&shared.duties.ports, &shared.duties.keep, Timestamp::now()).await?;
+async fn run_pruner(context: &DutyContext) -> services::Result<NextCall> {
+    let summary = pruner::tick(&context.duties.ports, &context.duties.keep, Timestamp::now()).await?;
     Ok(if summary.more { NextCall::After(Duration::from_secs(1)) } else { NextCall::After(PRUNE_INTERVAL) })
 }

@@ -49,14 +49,14 @@ impl JobFiles {
     ///
     /// # Errors
     /// When the stored jobs cannot be read, or the sample cannot be written.
-    pub async fn new(named: JobFileArgs, state: &StateDirectory, ports: &Ports) -> Result<JobFiles, Failure> {
+    pub async fn new(args: JobFileArgs, state: &StateDirectory, ports: &Ports) -> Result<JobFiles, Failure> {
         let sample = JobsSource::new(state.sample_crontab()).name();
-        let mut paths = [named.crontabs, named.jobs].concat();
+        let mut paths = [args.crontabs, args.jobs].concat();
         if paths.is_empty() && stored_jobs_by_source(ports).await?.keys().all(|source| source.as_ref() == Some(&sample))
         {
             paths.push(sample::write_crontab(state)?);
         }
-        let sources = paths.iter().map(|path| JobsSource { system: named.system, ..JobsSource::new(path) }).collect();
+        let sources = paths.iter().map(|path| JobsSource { system: args.system, ..JobsSource::new(path) }).collect();
         Ok(JobFiles { watch: FileWatch::new(paths), sample, sources })
     }
 

@@ -65,8 +65,8 @@ impl Logs for RunOutput {
         let (output, run_id) = (self.clone(), run.run_id.clone());
         let found = tokio::task::spawn_blocking(move || output.find(&run_id)).await;
         let found = found.map_err(|error| format!("reading the output failed: {error}"))?;
-        let says = |why| format!("the output of {} cannot be read: {why}", run.run_id);
-        let Some(directory) = found.map_err(says)? else { return Ok(None) };
+        let read_error = |why| format!("the output of {} cannot be read: {why}", run.run_id);
+        let Some(directory) = found.map_err(read_error)? else { return Ok(None) };
         let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         // Between the timestamps there is room for a word of ours; bytes are the job's, and what is missing before them is
         // told in the answer's head.
@@ -75,12 +75,12 @@ impl Logs for RunOutput {
         std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || {
-                let give = |bytes: Vec<u8>| sender.blocking_send(Ok(bytes.into())).is_ok();
-                let missing = |removed: Removed| match removed.last_seq <= removed_lines {
+                let send = |bytes: Vec<u8>| sender.blocking_send(Ok(bytes.into())).is_ok();
+                let missing_text = |removed: Removed| match removed.last_seq <= removed_lines {
                     true => None,
                     false => Some(missing_lines_text(removed)),
                 };
-                if let Err(why) = copy_output(&directory, query, give, missing, || sender.is_closed()) {
+                if let Err(why) = copy_output(&directory, query, send, missing_text, || sender.is_closed()) {
                     tracing::warn!(%why, "the output of a run could not be read to its end");
                     // Whoever asked may be gone; then nobody is left to be told.
                     let _gone = sender.blocking_send(Err(why));
@@ -99,29 +99,29 @@ impl Logs for RunOutput {
 pub fn copy_output(
     directory: &RunDirectory,
     query: LogQuery,
-    mut give: impl FnMut(Vec<u8>) -> bool,
-    mut missing: impl FnMut(Removed) -> Option<Vec<u8>>,
-    gone: impl Fn() -> bool,
+    mut send: impl FnMut(Vec<u8>) -> bool,
+    mut missing_text: impl FnMut(Removed) -> Option<Vec<u8>>,
+    is_closed: impl Fn() -> bool,
 ) -> io::Result<()> {
     let shown = if query.timestamps { Shown::WithTimes } else { Shown::Bytes };
     let mut output = Output::open(directory.clone(), query.stream, shown);
     loop {
         // Asked before reading: what a keeper that died wrote before its end is then read after it.
-        let kept = directory.is_kept()?;
+        let has_keeper = directory.is_kept()?;
         match output.read()? {
             Piece::Bytes(bytes) => {
-                if !give(bytes) {
+                if !send(bytes) {
                     return Ok(());
                 }
             }
             Piece::Removed(removed) => {
-                if missing(removed).is_some_and(|mark| !give(mark)) {
+                if missing_text(removed).is_some_and(|mark| !send(mark)) {
                     return Ok(());
                 }
             }
             Piece::End => return Ok(()),
-            Piece::Pending if !query.follow || gone() => return Ok(()),
-            Piece::Pending if !kept && directory.starting().exists() => return Ok(()),
+            Piece::Pending if !query.follow || is_closed() => return Ok(()),
+            Piece::Pending if !has_keeper && directory.starting().exists() => return Ok(()),
             Piece::Pending => std::thread::sleep(FOLLOW_INTERVAL),
         }
     }

@@ -26,21 +26,21 @@ fn sink_key(sink: &str) -> JobKey {
 }
 
 /// Makes alerts of sinks that lag or cannot work, until `stop`.
-pub async fn watch_sinks(work: Arc<LocalRunner>, ports: Ports, stop: CancellationToken) {
+pub async fn watch_sinks(runner: Arc<LocalRunner>, ports: Ports, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
-        if let Err(error) = check_sinks(&ports, &work.sink_statuses(), Timestamp::now()).await {
+        if let Err(error) = check_sinks(&ports, &runner.sink_statuses(), Timestamp::now()).await {
             tracing::warn!(%error, "troubles of sinks could not be stored as alerts; tried again");
         }
     }
 }
 
 /// Says in the log what people should hear of a sink, and makes an alert of what is lost for good.
-pub async fn log_and_alert(mut troubles: mpsc::Receiver<SinkEvent>, ports: Ports) {
-    while let Some(event) = troubles.recv().await {
+pub async fn log_and_alert(mut events: mpsc::Receiver<SinkEvent>, ports: Ports) {
+    while let Some(event) = events.recv().await {
         log_sink_event(&event);
         if let SinkEvent::Trouble(trouble) = &event
             && let Err(error) = alert_loss(&ports, trouble, Timestamp::now()).await
@@ -85,16 +85,16 @@ async fn alert_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> Por
 fn failure_reason(status: &SinkStatus) -> Option<String> {
     let name = &status.name;
     let error = status.last_error.as_deref().filter(|_| status.failing_since.is_some());
-    let says = error.map_or_else(String::new, |error| format!(": {error}"));
+    let cause = error.map_or_else(String::new, |error| format!(": {error}"));
     if status.state == SinkState::Misconfigured {
         let waiting = lines_readable(status.lag_lines);
-        return Some(format!("sink `{name}` cannot work until somebody mends it; {waiting} kept for it{says}"));
+        return Some(format!("sink `{name}` cannot work until somebody mends it; {waiting} kept for it{cause}"));
     }
     let behind = status.lag_lines > 0 && status.lag_seconds >= status.alert_after_seconds;
     behind.then(|| {
         let (lines, bytes) = (lines_readable(status.lag_lines), format_bytes(status.lag_bytes));
         let span = format_duration(Duration::from_secs_f64(status.lag_seconds));
-        format!("sink `{name}` is {span} behind; {lines} ({bytes}) kept for it{says}")
+        format!("sink `{name}` is {span} behind; {lines} ({bytes}) kept for it{cause}")
     })
 }
 
@@ -143,12 +143,12 @@ mod tests {
         SinkStatus { lag_lines: 7, lag_bytes: 700, lag_seconds: seconds, state, failing_since, last_error, ..status() }
     }
 
-    async fn told(ports: &Ports) -> Vec<(String, String, String)> {
+    async fn alerts(ports: &Ports) -> Vec<(String, String, String)> {
         let page = ports.alerts.list(None, 100).await.expect("listed");
-        let mut told: Vec<_> =
+        let mut alerts: Vec<_> =
             page.records.into_iter().map(|one| (one.kind.name().to_owned(), one.job, one.reason)).collect();
-        told.reverse();
-        told
+        alerts.reverse();
+        alerts
     }
 
     #[tokio::test]
@@ -172,15 +172,15 @@ mod tests {
         for (step, (status, wanted)) in history.into_iter().enumerate() {
             let now = Timestamp::from_second(1_000_000 + step as i64).expect("instant");
             check_sinks(&ports, &[status], now).await.expect("looked");
-            assert_eq!(told(&ports).await.len(), wanted, "step {step}");
+            assert_eq!(alerts(&ports).await.len(), wanted, "step {step}");
         }
-        let told = told(&ports).await;
-        let kinds: Vec<&str> = told.iter().map(|(kind, _, _)| kind.as_str()).collect();
+        let alerts = alerts(&ports).await;
+        let kinds: Vec<&str> = alerts.iter().map(|(kind, _, _)| kind.as_str()).collect();
         assert_eq!(kinds, ["failed", "recovered", "failed"]);
-        assert!(told.iter().all(|(_, job, _)| job == "sink.central"));
+        assert!(alerts.iter().all(|(_, job, _)| job == "sink.central"));
         let first = "sink `central` is 5m01s behind; 7 lines (700 B) kept for it: nobody is there";
-        assert_eq!(told[0].2, first);
-        assert!(told[2].2.contains("until somebody mends it"), "{}", told[2].2);
+        assert_eq!(alerts[0].2, first);
+        assert!(alerts[2].2.contains("until somebody mends it"), "{}", alerts[2].2);
     }
 
     #[tokio::test]
@@ -195,8 +195,8 @@ mod tests {
         {
             let now = Timestamp::from_second(second).expect("instant");
             alert_loss(&ports, &trouble(class), now).await.expect("told");
-            assert_eq!(told(&ports).await.len(), wanted, "second {second}");
+            assert_eq!(alerts(&ports).await.len(), wanted, "second {second}");
         }
-        assert_eq!(told(&ports).await[0].2, "sink `central` will never have some lines: seq 7 is bad");
+        assert_eq!(alerts(&ports).await[0].2, "sink `central` will never have some lines: seq 7 is bad");
     }
 }
