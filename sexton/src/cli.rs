@@ -14,12 +14,13 @@ use clap::{Parser, Subcommand};
 use crate::failure::{Failure, Outcome};
 use crate::{group_runner, log, up};
 
-/// Runs commands on a schedule, ships every line they print, and tells people when a run failed, lied, or never happened.
+/// Runs commands on a schedule, ships their output to log systems, and alerts when a run fails, falsely reports
+/// success, or does not start.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to log about ourselves, like `info` or `sinks=debug`; default RUST_LOG, else info for `up` and `runner`, warn for
-    /// the rest
+    /// Log filter for Sexton's own log, like `info` or `sinks=debug` [default: RUST_LOG, else `info` for `up` and
+    /// `runner`, `warn` for other commands]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
@@ -28,11 +29,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine; with no arguments it starts with a sample
+    /// Run scheduler, runner and API on this machine; without arguments with a sample crontab
     Up(up::Arguments),
-    /// Take orders of groups from SQS and run them here
+    /// Run the jobs of these groups, received from SQS
     Runner(group_runner::Arguments),
-    /// Run one command now, from any other scheduler, with our spool, sinks and rules
+    /// Run one command with log shipping and rules, for use inside another scheduler
     Exec(exec::Arguments),
     /// Show when a schedule fires next
     Next(schedules::NextArguments),
@@ -40,31 +41,31 @@ enum Command {
     Plan(schedules::PlanArguments),
     /// Show every fault and warning of a crontab or jobs file
     Lint(schedules::LintArguments),
-    /// Make the stored jobs equal a crontab or jobs file
+    /// Apply a crontab or jobs file: create, update and (with --prune) remove jobs
     Apply(jobs::ApplyArguments),
-    /// List the jobs
+    /// List jobs
     Jobs(jobs::JobsArguments),
     /// Show, change, pause or remove one job
     Job(jobs::JobArguments),
     /// Start a job now
     Run(runs::RunArguments),
-    /// Stop a running run
+    /// Stop a run
     Stop(runs::StopArguments),
-    /// Show the history
+    /// List past and running runs
     Runs(runs::RunsArguments),
-    /// Show all that is known of one run
+    /// Show one run in detail
     Show(runs::ShowArguments),
-    /// Print what a run printed, byte for byte
+    /// Print the output of a run, byte for byte
     Logs(logs::Arguments),
-    /// Fire nothing new meanwhile
+    /// Start or end a maintenance window: no new runs are started
     Maintenance(jobs::MaintenanceArguments),
-    /// Prove that every scheduled run has ended in one outcome or is still open
+    /// Check that every scheduled run has ended in one outcome or is still open
     Ledger(runs::LedgerArguments),
-    /// List rule packs, or try rules on output
+    /// List rule packs, or test rules on output
     Rules(rules::Arguments),
-    /// Show how far each sink is behind
+    /// Show the delivery lag of each sink
     Sinks(sinks::Arguments),
-    /// Validate the configuration and reach everything it names
+    /// Validate the configuration and connect to every sink, channel, table, queue and topic
     Check(check::Arguments),
 }
 

@@ -38,7 +38,7 @@ const IN_PROCESS_URL: &str = "http://in.this.process/";
 pub struct ServerArguments {
     #[command(flatten)]
     pub aws: AwsArguments,
-    /// Address of the server; the token is taken from SEXTON_TOKEN
+    /// URL of the server; its token is read from SEXTON_TOKEN
     #[arg(long, value_name = "URL", env = "SEXTON_SERVER")]
     pub server: Option<String>,
     /// Configuration file
@@ -52,7 +52,7 @@ pub struct ServerArguments {
 /// `--aws`
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct AwsArguments {
-    /// The installation on AWS, by the prefix of its tables; default that of [aws] in the configuration, else sexton
+    /// Use the installation on AWS with this prefix [default: `prefix` of [aws] in the configuration, else `sexton`]
     #[arg(
         long,
         value_name = "PREFIX",

@@ -30,16 +30,16 @@ const IDLE_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Groups whose orders are taken; default those of [runner] in the configuration
+    /// Groups whose jobs are run; can be repeated [default: `groups` of [runner] in the configuration]
     #[arg(long, num_args = 1.., value_name = "NAME")]
     group: Vec<String>,
     /// Configuration file
     #[arg(long, value_name = "FILE", env = "SEXTON_CONFIG")]
     config: Option<PathBuf>,
-    /// State directory; default $XDG_STATE_HOME/sexton, ~/.local/state/sexton, or /var/lib/sexton for root
+    /// State directory [default: $XDG_STATE_HOME/sexton or ~/.local/state/sexton; for root /var/lib/sexton]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Address of /metrics and of what `sexton sinks` asks; default the first free port from 127.0.0.1:7077 on
+    /// Listen address of /metrics and `sexton sinks` [default: 127.0.0.1, first free port from 7077]
     #[arg(long, value_name = "ADDR", value_parser = listen::parse_address)]
     listen: Option<SocketAddr>,
     #[command(flatten)]

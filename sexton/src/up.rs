@@ -46,26 +46,26 @@ pub struct Arguments {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// State directory; default $XDG_STATE_HOME/sexton, ~/.local/state/sexton, or /var/lib/sexton for root
+    /// State directory [default: $XDG_STATE_HOME/sexton or ~/.local/state/sexton; for root /var/lib/sexton]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Address of console and API; default the first free port from 127.0.0.1:7077 on
+    /// Listen address of the API [default: 127.0.0.1, first free port from 7077]
     #[arg(long, value_name = "ADDR", value_parser = listen::parse_address)]
     listen: Option<SocketAddr>,
-    /// A crontab; may be given again. Its jobs are what it says, whenever it changes; those of a file given before and not
-    /// now go on firing, and are told at the start
+    /// Crontab to run; can be repeated. Reloaded when it changes. Jobs of files given earlier keep running and are
+    /// listed at the start
     #[arg(long, value_name = "FILE")]
     crontab: Vec<PathBuf>,
-    /// The crontabs have a user column, as those under /etc have
+    /// The crontabs have a user column, like those under /etc
     #[arg(long)]
     system: bool,
-    /// A jobs file (TOML); may be given again. As for crontabs
+    /// Jobs file (TOML) to run; can be repeated. Reloaded when it changes, like a crontab
     #[arg(long, value_name = "FILE")]
     jobs: Vec<PathBuf>,
-    /// Where output goes
+    /// Sinks file: where output is sent [default: files in `logs` of the state directory]
     #[arg(long, value_name = "FILE")]
     sinks: Option<PathBuf>,
-    /// A rule pack, or a directory of them; may be given again
+    /// Rule pack or directory of rule packs; can be repeated
     #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
 }

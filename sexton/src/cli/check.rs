@@ -29,18 +29,19 @@ pub struct Arguments {
     config: Option<PathBuf>,
     #[command(flatten)]
     aws: AwsArguments,
-    /// On AWS, look as a runner of this group does, with its rights; may be given again
+    /// On AWS, check with the permissions of this group's runner; can be repeated
     #[arg(long, value_name = "NAME")]
     group: Vec<String>,
     /// State directory of an `up` on this machine
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Sinks file
     #[arg(long, value_name = "FILE")]
     sinks: Option<PathBuf>,
-    /// A rule pack, or a directory of them; may be given again
+    /// Rule pack or directory of rule packs; can be repeated
     #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }

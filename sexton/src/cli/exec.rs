@@ -28,26 +28,27 @@ const EVENTS_MAX: usize = 100;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// What the run is called
+    /// Name of the job
     #[arg(long, value_name = "NAME")]
     name: String,
+    /// Group of the job
     #[arg(long, default_value = "default", value_name = "G")]
     group: String,
-    /// Where output goes
+    /// Sinks file: where output is sent [default: files in `logs` of the state directory]
     #[arg(long, value_name = "FILE")]
     sinks: Option<PathBuf>,
-    /// A rule pack, or a directory of them; may be given again
+    /// Rule pack or directory of rule packs; can be repeated
     #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
-    /// Only this pack judges; may be given again. Default: chosen by the command
+    /// Use only this rule pack; can be repeated [default: chosen by the command]
     #[arg(long, value_name = "NAME")]
     pack: Vec<String>,
-    /// Run limit
+    /// Timeout of the run
     #[arg(long, value_name = "DURATION", value_parser = domain::units::parse_duration)]
     timeout: Option<Duration>,
     #[command(flatten)]
     server: ServerArguments,
-    /// Command and arguments; no shell
+    /// Command with its arguments; executed without a shell
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }

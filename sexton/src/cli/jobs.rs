@@ -14,11 +14,11 @@ use crate::print::{Printer, Table, dash, format_instant, format_pairs, parse_ins
 
 #[derive(Debug, Args)]
 pub struct JobsArguments {
-    /// Only this group
+    /// Only jobs of this group
     group: Option<String>,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -31,39 +31,39 @@ pub struct JobArguments {
 
 #[derive(Debug, Subcommand)]
 enum JobCommand {
-    /// Show its definition
+    /// Show the definition of a job
     Show(OneArguments),
-    /// Store or replace it, from a jobs file that holds exactly this job
+    /// Create or replace a job from a file with exactly one job
     Set(SetArguments),
-    /// Remove it; its history stays
+    /// Delete the job; its history is kept
     Remove(OneArguments),
-    /// Fire nothing of it for now
+    /// Pause the job: no new runs are started
     Pause(PauseArguments),
-    /// Fire it again
+    /// Resume a paused job
     Resume(OneArguments),
 }
 
 #[derive(Debug, Args)]
 struct OneArguments {
-    /// GROUP/NAME
+    /// Job, as GROUP/NAME
     job: String,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 struct SetArguments {
-    /// GROUP/NAME
+    /// Job, as GROUP/NAME
     job: String,
-    /// A crontab or jobs file; `-` is standard input
+    /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -72,33 +72,33 @@ struct SetArguments {
 struct PauseArguments {
     #[command(flatten)]
     one: OneArguments,
-    /// Resume by itself at this instant
+    /// Resume automatically at this instant
     #[arg(long, value_name = "T")]
     until: Option<String>,
-    /// For those who wonder
+    /// Reason shown to other users
     #[arg(long, value_name = "TEXT", default_value = "")]
     why: String,
 }
 
 #[derive(Debug, Args)]
 pub struct ApplyArguments {
-    /// A crontab or a jobs file (its name ends in .toml); `-` is a crontab on standard input
+    /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
     file: PathBuf,
-    /// The group of entries that name none
+    /// Group of the entries that name none
     #[arg(long, value_name = "G")]
     group: Option<String>,
-    /// The crontab has a user column, as those under /etc have
+    /// The crontab has a user column, like those under /etc
     #[arg(long)]
     system: bool,
-    /// Remove the stored jobs that came from this file and stand there no more
+    /// Also delete jobs that this file no longer contains
     #[arg(long)]
     prune: bool,
-    /// Only print the difference
+    /// Print the difference without storing it
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -111,22 +111,23 @@ enum Switch {
 
 #[derive(Debug, Args)]
 pub struct MaintenanceArguments {
+    /// Start (`on`) or end (`off`) the window
     switch: Switch,
-    /// Only this group; default all
+    /// Only jobs of this group [default: all groups]
     #[arg(long, value_name = "G")]
     group: Option<String>,
-    /// Over by itself at this instant
+    /// End automatically at this instant
     #[arg(long, value_name = "T")]
     until: Option<String>,
-    /// For those who wonder
+    /// Reason shown to other users
     #[arg(long, value_name = "TEXT", default_value = "")]
     why: String,
-    /// What is fired afterwards of what was not fired meanwhile; default each job's own `catch_up`
+    /// Which firings of the window are made up afterwards [default: `catch_up` of each job]
     #[arg(long, value_parser = ["skip", "once", "all"])]
     catch_up: Option<String>,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

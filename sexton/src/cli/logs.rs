@@ -14,14 +14,15 @@ use crate::up::run_output::{RunOutput, copy_output, missing_lines_text};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
+    /// Run id, as printed by `sexton runs`
     run_id: String,
-    /// Go on until the run is over
+    /// Print new lines until the run ends
     #[arg(long)]
     follow: bool,
-    /// Only this stream; default both, as they came
+    /// Only this stream [default: both, in the order of capture]
     #[arg(long, value_parser = ["stdout", "stderr"])]
     stream: Option<String>,
-    /// Before each line, when it was captured, and its stream
+    /// Prefix each line with capture time and stream
     #[arg(long)]
     timestamps: bool,
     #[command(flatten)]

@@ -24,33 +24,33 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the packs at hand
+    /// List the available rule packs
     List(ListArguments),
-    /// Try rules on a file or on standard input, as if it were all output of a run that exited 0
+    /// Test rules on a file or standard input, taken as the whole output of a run with exit code 0
     Test(TestArguments),
 }
 
 #[derive(Debug, Args)]
 struct ListArguments {
-    /// A rule pack, or a directory of them; may be given again
+    /// Rule pack or directory of rule packs; can be repeated
     #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 struct TestArguments {
-    /// A rule pack, or a directory of them; may be given again
+    /// Rule pack or directory of rule packs; can be repeated
     #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
-    /// Only this pack; may be given again. Default: those of --rules, else `default`
+    /// Use only this rule pack; can be repeated [default: the packs of --rules, else `default`]
     #[arg(long, value_name = "NAME")]
     pack: Vec<String>,
-    /// Default: standard input
+    /// File with the output [default: standard input]
     file: Option<PathBuf>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }

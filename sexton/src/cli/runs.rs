@@ -23,71 +23,74 @@ const PAGE_RUNS_MAX: u64 = 500;
 
 #[derive(Debug, Args)]
 pub struct RunArguments {
-    /// GROUP/NAME
+    /// Job, as GROUP/NAME
     job: String,
-    /// Wait until it is over; exit 1 unless it succeeded
+    /// Wait until the run ends; exit 1 unless it succeeded
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct StopArguments {
+    /// Run id, as printed by `sexton runs`
     run_id: String,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct RunsArguments {
-    /// GROUP or GROUP/NAME; default all
+    /// Only runs of this group or job, as GROUP or GROUP/NAME [default: all]
     job: Option<String>,
-    /// Only those that ended so
+    /// Only runs with this outcome
     #[arg(long, value_name = "O", value_parser = parse_outcome)]
     outcome: Option<RunOutcome>,
-    /// Nominal at or after this instant, or since that long: 2026-11-23T00:00:00Z, 24h
+    /// Only runs with a nominal time at or after this instant: 2026-11-23T00:00:00Z, or 24h for 24 hours ago
     #[arg(long, value_name = "T")]
     since: Option<String>,
-    /// Nominal before this instant
+    /// Only runs with a nominal time before this instant
     #[arg(long, value_name = "T")]
     until: Option<String>,
+    /// Maximum number of runs, newest first
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct ShowArguments {
+    /// Run id, as printed by `sexton runs`
     run_id: String,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct LedgerArguments {
-    /// Nominal at or after this instant, or since that long; default all that is kept
+    /// Only runs with a nominal time at or after this instant or duration ago [default: all stored runs]
     #[arg(long, value_name = "T")]
     since: Option<String>,
-    /// Nominal before this instant
+    /// Only runs with a nominal time before this instant
     #[arg(long, value_name = "T")]
     until: Option<String>,
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

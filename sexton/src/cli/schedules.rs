@@ -18,18 +18,19 @@ const COUNT_MAX: u64 = 100_000;
 
 #[derive(Debug, Args)]
 pub struct NextArguments {
-    /// A schedule: five fields, @daily, @every 90s, rate(5 minutes), cron(0 10 * * ? *), at(2026-12-24T18:00:00)
+    /// Schedule: five fields, @daily, @every 90s, rate(5 minutes), cron(0 10 * * ? *), at(2026-12-24T18:00:00)
     #[arg(value_name = "EXPR", allow_hyphen_values = true)]
     expression: String,
     /// IANA time zone of the schedule
     #[arg(long, default_value = "UTC", value_name = "TZ")]
     zone: String,
-    /// Firings strictly after this instant; default now
+    /// Only firings after this instant [default: now]
     #[arg(long, value_name = "INSTANT")]
     from: Option<String>,
+    /// Number of firings
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=COUNT_MAX))]
     count: u64,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -84,30 +85,30 @@ pub fn next(arguments: NextArguments) -> Outcome {
 
 #[derive(Debug, Args)]
 pub struct PlanArguments {
-    /// A crontab or a jobs file (its name ends in .toml); `-` is a crontab on standard input
+    /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
     file: PathBuf,
-    /// Firings at or after this instant
+    /// Only firings at or after this instant
     #[arg(long, value_name = "INSTANT")]
     from: String,
-    /// Firings before this instant
+    /// Only firings before this instant
     #[arg(long, value_name = "INSTANT")]
     to: String,
-    /// The crontab has a user column, as those under /etc have
+    /// The crontab has a user column, like those under /etc
     #[arg(long)]
     system: bool,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct LintArguments {
-    /// A crontab or a jobs file (its name ends in .toml); `-` is a crontab on standard input
+    /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
     file: PathBuf,
-    /// The crontab has a user column, as those under /etc have
+    /// The crontab has a user column, like those under /etc
     #[arg(long)]
     system: bool,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }

@@ -13,7 +13,7 @@ use crate::print::{Printer, Table, dash, format_bytes, format_duration};
 pub struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
