@@ -1,4 +1,4 @@
-//! What an alert says, as the channels here use it; and alerts to try them with.
+//! The texts of an alert (subject, body, facts, excerpt), and sample alerts for tests.
 
 pub use domain::alert::wording::*;
 
@@ -41,7 +41,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_mail_says_what_where_since_why_and_how_to_see_more() {
+    fn a_mail_has_headline_reason_facts_excerpt_and_commands() {
         assert_eq!(subject(&failed_alert()), "[sexton] db/nightly-dump failed on web-3: exit code 2");
         assert_eq!(
             body(&failed_alert()),
@@ -75,7 +75,7 @@ To see more:
     }
 
     #[test]
-    fn an_excerpt_says_what_it_leaves_out() {
+    fn an_excerpt_marks_omitted_lines_and_cut_text() {
         let lines = excerpt(&long_alert().excerpt);
         assert_eq!(lines.len(), 41);
         assert_eq!(lines[0], "... 459 lines before these ...");
@@ -83,7 +83,7 @@ To see more:
     }
 
     #[test]
-    fn an_alert_without_a_run_still_reads_well() {
+    fn an_alert_without_a_run_has_only_its_group() {
         let alert = Alert {
             kind: AlertKind::Quiet,
             job: String::new(),

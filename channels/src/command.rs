@@ -1,7 +1,7 @@
-//! Alerts to a command of the user: the alert as JSON on its standard input, the main facts in its environment.
+//! Sends alerts to a command of the user: the alert as JSON on standard input, the main facts in the environment.
 //!
-//! It runs in a process group of its own, which is killed when the time limit passes. Exit 0 is delivered; 126 and 127
-//! (the shell's: cannot be executed, not found) are permanent; anything else is tried again.
+//! The command runs in its own process group, which is killed at the timeout. Exit code 0 means delivered. 126 and 127
+//! (of the shell: cannot be executed, not found) are permanent errors; any other exit code is retried.
 
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -14,14 +14,17 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 
+/// Default timeout of the command. Chosen, not measured.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
-/// Of what it writes to standard error, this much is quoted when it fails.
+/// At most this much of standard error is read; its last line is quoted when the command fails.
 const QUOTE_BYTES_MAX: u64 = 2000;
 
-/// After its end, what it wrote last is still in the pipe.
+/// How long standard error is read after the command has exited: its last output is still in the pipe, but a
+/// grandchild can keep the pipe open for any time.
 const STDERR_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// The keys `command` or `argv`, and `timeout`.
 #[derive(Debug)]
 pub struct Options {
     command: JobCommand,
@@ -39,7 +42,7 @@ impl Options {
                 section.fault(
                     section.line(),
                     "",
-                    "write what to execute: either command = \"...\" for the shell, or argv = [\"...\"]",
+                    "no command; write either command = \"...\" for the shell, or argv = [\"...\"]",
                 );
                 return None;
             }
@@ -80,10 +83,10 @@ impl CommandChannel {
         }
     }
 
-    /// Whether there is something to execute.
+    /// Checks that the program exists; executes nothing.
     pub fn probe(&self) -> PortResult<&'static str> {
         match &self.options.command {
-            JobCommand::Shell(_) => Ok("is for the shell (nothing was executed)"),
+            JobCommand::Shell(_) => Ok("is a shell command (not executed)"),
             JobCommand::Argv(words) => {
                 let program = words.first().map(String::as_str).unwrap_or_default();
                 let found = if program.contains('/') {
@@ -93,9 +96,9 @@ impl CommandChannel {
                     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
                 };
                 if found {
-                    Ok("is there (nothing was executed)")
+                    Ok("found (not executed)")
                 } else {
-                    Err(PortError::Permanent(format!("`{program}` is not found")))
+                    Err(PortError::Permanent(format!("`{program}` not found")))
                 }
             }
         }
@@ -135,7 +138,7 @@ impl CommandChannel {
     }
 }
 
-/// Feeds it, hears its complaints and waits for its end. A command that does not read its input is no fault.
+/// Writes the input, reads standard error and waits for the exit. A command may ignore its input.
 async fn feed_and_wait(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
     let mut quote = Vec::new();
@@ -144,7 +147,7 @@ async fn feed_and_wait(child: &mut Child, input: &[u8]) -> std::io::Result<(Exit
         tokio::pin!(talk);
         tokio::select! {
             status = child.wait() => {
-                // A grandchild may hold standard error for as long as it likes: the command's own end is what counts.
+                // A grandchild can hold standard error open; only the exit of the command itself counts.
                 let _held = tokio::time::timeout(STDERR_DRAIN_TIMEOUT, &mut talk).await;
                 status?
             }
@@ -158,7 +161,7 @@ async fn write_input(stdin: Option<ChildStdin>, input: &[u8]) {
     if let Some(mut stdin) = stdin
         && let Err(why) = stdin.write_all(input).await
     {
-        tracing::debug!(%why, "an alert command did not read all of its alert");
+        tracing::debug!(%why, "alert command did not read all of its input");
     }
 }
 
@@ -166,13 +169,13 @@ async fn read_stderr(stderr: Option<ChildStderr>, quote: &mut Vec<u8>) {
     let Some(stderr) = stderr else { return };
     let mut stderr = stderr.take(QUOTE_BYTES_MAX);
     if let Err(why) = stderr.read_to_end(quote).await {
-        tracing::debug!(%why, "an alert command's complaints could not be read");
+        tracing::debug!(%why, "cannot read standard error of an alert command");
     }
-    // The rest is read and forgotten, so that the command never blocks on a full pipe.
+    // The rest is discarded, so that the command never blocks on a full pipe.
     let _rest = tokio::io::copy(&mut stderr.into_inner(), &mut tokio::io::sink()).await;
 }
 
-/// Kills what is left of the command's process group when the alert is done with it, one way or another.
+/// Kills what remains of the command's process group when dropped: after delivery, failure or timeout.
 struct ProcessGroup(u32);
 
 impl Drop for ProcessGroup {
@@ -181,7 +184,7 @@ impl Drop for ProcessGroup {
             && let Err(why) = kill_process_group(group, Signal::KILL)
             && why != rustix::io::Errno::SRCH
         {
-            tracing::warn!(%why, "an alert command could not be killed");
+            tracing::warn!(%why, "cannot kill an alert command");
         }
     }
 }
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failing_command_is_tried_again_and_a_missing_one_is_not() {
+    async fn a_failing_command_is_retried_and_a_missing_one_is_not() {
         let error = channel("echo line 1 >&2; echo no network >&2; exit 3", GENEROUS).send(&failed_alert()).await;
         assert!(matches!(&error, Err(PortError::Retry(message)) if message.ends_with(": no network")), "{error:?}");
         let error = channel("/nowhere/at-all", GENEROUS).send(&failed_alert()).await;
@@ -256,7 +259,7 @@ mod tests {
         testbed::wait_until(testbed::DEADLINE, || !runs(&stat));
     }
 
-    /// A killed orphan may stay a zombie where nobody reaps.
+    /// A killed orphan stays a zombie where no process reaps it.
     fn runs(stat: &str) -> bool {
         std::fs::read_to_string(stat).is_ok_and(|text| !text.rsplit(')').next().unwrap_or("").trim().starts_with('Z'))
     }

@@ -1,17 +1,17 @@
-//! What the channels over HTTP share: one client, one way to tell errors apart.
+//! HTTP client of the webhook and Slack channels, and the classification of their errors.
 
 use std::time::Duration;
 
 use domain::ports::{PortError, PortResult};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 
-/// Alert receivers answer within a second or two; one that does not is asked again later.
+/// Default timeout. Chosen, not measured: receivers usually answer within 2 s, and a late answer is only a retry.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
-/// Of a refusal, this much is quoted.
+/// At most this much of an error response is quoted.
 const QUOTE_CHARS_MAX: usize = 200;
 
-/// A redirected POST would become a GET without its body (RFC 9110, 15.4): redirects are refused and told.
+/// Follows no redirects: a redirected POST would become a GET without its body (RFC 9110, 15.4).
 pub fn client(timeout: Duration) -> Result<Client, String> {
     Client::builder()
         .timeout(timeout)
@@ -19,19 +19,19 @@ pub fn client(timeout: Duration) -> Result<Client, String> {
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|error| format!("cannot make an HTTP client: {error}"))
+        .map_err(|error| format!("cannot create an HTTP client: {error}"))
 }
 
 /// # Errors
-/// One lower-case sentence that does not hold the address: an address of a webhook is a secret.
+/// Returns one message, without the address: the address of a webhook is a secret.
 pub fn parse_url(text: &str) -> Result<Url, String> {
     Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        .ok_or_else(|| "`url` is not an address; write https://HOST/PATH".to_owned())
+        .ok_or_else(|| "`url` is not an HTTP address; write https://HOST/PATH".to_owned())
 }
 
-/// Sends, and takes any 2xx for delivered.
+/// Sends the request. Any 2xx means delivered; 408, 425, 429 and 5xx are retried; the rest is permanent.
 pub async fn send_request(request: RequestBuilder) -> PortResult<()> {
     let mut response = request.send().await.map_err(|error| PortError::Retry(error_text(error)))?;
     let status = response.status();
@@ -55,19 +55,19 @@ pub async fn send_request(request: RequestBuilder) -> PortResult<()> {
     }
 }
 
-/// Whether something takes connections there. Says nothing to it: a webhook would take any request for an alert.
+/// Opens a TCP connection and closes it. Sends no request, because a webhook would treat any request as an alert.
 pub async fn probe(url: &Url, timeout: Duration) -> PortResult<&'static str> {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(443);
     let connect = tokio::net::TcpStream::connect((host.as_str(), port));
     match tokio::time::timeout(timeout, connect).await {
-        Ok(Ok(_)) => Ok("takes connections (nothing was sent)"),
+        Ok(Ok(_)) => Ok("accepts connections (nothing was sent)"),
         Ok(Err(why)) => Err(PortError::Retry(format!("{host}:{port}: {why}"))),
         Err(_) => Err(PortError::Retry(format!("{host}:{port}: no connection within {}s", timeout.as_secs()))),
     }
 }
 
-/// The deepest cause, without the address.
+/// The innermost cause, without the address.
 fn error_text(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return "the receiver did not answer in time".to_owned();
@@ -93,7 +93,7 @@ pub mod tests {
         pub body: Vec<u8>,
     }
 
-    /// A receiver on a real socket that answers each request with the next of these statuses.
+    /// A receiver on a real socket that answers each request with the next status.
     pub fn receiver(statuses: &[&'static str]) -> (SocketAddr, Receiver<Received>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
         let address = listener.local_addr().expect("address");
@@ -121,7 +121,7 @@ pub mod tests {
         (address, received)
     }
 
-    /// The receiver has it by now: sending waits for the answer.
+    /// The next request that arrived.
     pub fn next(received: &Receiver<Received>) -> Received {
         received.recv_timeout(Duration::from_secs(30)).expect("a request arrived")
     }

@@ -1,6 +1,12 @@
-//! Where alerts are sent: one file a kind of channel. The wiring gives them to the alerts service as its notifier.
+//! Sends alerts to the channels of the configuration: webhook, Slack, mail (SMTP) and a command, one file each.
 //!
-//! A channel sends one alert once. Whether it is sent again is decided by the service, from the error's class.
+//! | type | purpose |
+//! |---|---|
+//! | [`read_options`] | reads `[channel.NAME]` of `sexton.toml`; every fault carries its line |
+//! | [`Channels`] | all channels by name: [`Channels::send`] sends, [`Channels::probe`] only connects |
+//!
+//! `sexton` gives them to the alerts service as its notifier. A channel sends an alert once and never retries: the
+//! service decides that from the class of the error.
 
 mod alert_text;
 mod command;
@@ -19,23 +25,30 @@ use domain::ports::PortResult;
 
 pub use alert_text::headline;
 
-/// `[channel.NAME]`
+/// A channel as configured by `[channel.NAME]`.
 #[derive(Debug)]
 pub struct Channel {
+    /// `NAME`
     pub name: String,
+    /// Its other keys.
     pub options: ChannelOptions,
 }
 
-/// `[channel.NAME]` by its `type`.
+/// The options of a channel, by its `type`.
 #[derive(Debug)]
 pub enum ChannelOptions {
+    /// `webhook`
     Webhook(webhook::Options),
+    /// `slack`
     Slack(slack::Options),
+    /// `smtp`
     Smtp(smtp::Options),
+    /// `command`
     Command(command::Options),
 }
 
-/// Reads one channel's section. Faults are left in its document.
+/// Reads one channel's section. `folder` is the folder of the file, for relative paths. Faults are collected in the
+/// section's document.
 pub fn read_options(mut section: Section, folder: &Path) -> Option<ChannelOptions> {
     #[derive(Clone, Copy)]
     enum Kind {
@@ -77,7 +90,10 @@ pub struct Channels {
 
 impl Channels {
     /// # Errors
-    /// One sentence for each channel that cannot be used.
+    /// Creates the senders. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Returns one message per channel that cannot be used.
     pub fn new(channels: Vec<Channel>) -> Result<Channels, Vec<String>> {
         let mut senders = BTreeMap::new();
         let mut faults = Vec::new();
@@ -98,12 +114,15 @@ impl Channels {
         if faults.is_empty() { Ok(Channels { senders }) } else { Err(faults) }
     }
 
+    /// The names, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.senders.keys().map(String::as_str)
     }
 
+    /// Sends one alert through one channel.
+    ///
     /// # Errors
-    /// `Retry` when the same message may get through later, `Permanent` when it never will.
+    /// Returns `Retry` when the same alert can succeed later, `Permanent` when it never will.
     pub async fn send(&self, channel: &str, alert: &Alert) -> PortResult<()> {
         match self.senders.get(channel) {
             Some(Sender::Webhook(sender)) => sender.send(alert).await,
@@ -114,10 +133,10 @@ impl Channels {
         }
     }
 
-    /// Reaches the channel's receiver without sending anything, where its protocol allows that.
+    /// Connects to the channel's receiver without sending an alert, and describes what was found.
     ///
     /// # Errors
-    /// As [`Channels::send`].
+    /// Returns errors like [`Channels::send`].
     pub async fn probe(&self, channel: &str) -> PortResult<&'static str> {
         match self.senders.get(channel) {
             Some(Sender::Webhook(sender)) => sender.probe().await,
@@ -129,16 +148,16 @@ impl Channels {
     }
 }
 
-/// A job may name a channel that no configuration has.
+/// The error for a channel that is not configured; jobs name channels freely.
 fn unknown_channel<'a>(channel: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     match known.as_slice() {
-        [] => format!("no channel `{channel}`: none is configured"),
-        known => format!("no channel `{channel}`; configured are {}", known.join(", ")),
+        [] => format!("no channel `{channel}`: no channel is configured"),
+        known => format!("no channel `{channel}`; configured: {}", known.join(", ")),
     }
 }
 
-/// `url`: an address, or a reference to one, since the address of a webhook is a secret.
+/// Reads `url`: an address or a reference to one, because the address of a webhook is a secret.
 fn read_url(section: &mut Section) -> Option<String> {
     if !section.has("url") {
         section.fault(section.line(), "", "`url` is missing; write url = \"https://...\" or \"env:NAME\"");

@@ -1,23 +1,27 @@
-//! Secrets in the configuration: as they stand, or as references that are resolved when the file is read.
+//! Secrets in the configuration: the value itself, or a reference (`env:NAME`, `file:/path`) that is resolved when the
+//! file is read.
 
 use std::path::Path;
 
 use domain::document::Section;
 
-/// A secret is a word, not a file.
+/// Longest secret file. Chosen: keys and passwords are below 10 KiB, so a longer file is the wrong one.
 const SECRET_BYTES_MAX: usize = 64 * 1024;
 
-/// The text of a key, resolved when it is `env:NAME` or `file:/path`. A reference that cannot be resolved is a fault.
+/// Reads a key and resolves its reference. A reference that cannot be resolved is a fault.
 pub fn read_secret(section: &mut Section, key: &'static str) -> Option<String> {
     let (line, text) = section.text_at(key)?;
     resolve_reference(&text).map_err(|message| section.fault(line, text, format!("`{key}`: {message}"))).ok()
 }
 
+/// Returns the value of a reference, or the text itself.
+///
 /// # Errors
-/// One lower-case sentence that does not hold the secret.
+/// Returns one message, without the secret.
 pub fn resolve_reference(text: &str) -> Result<String, String> {
     if let Some(name) = text.strip_prefix("env:") {
-        return std::env::var(name).map_err(|_| format!("the variable {name} is not set; set it, or name another one"));
+        return std::env::var(name)
+            .map_err(|_| format!("the variable {name} is not set; set it or use another reference"));
     }
     if let Some(path) = text.strip_prefix("file:") {
         let read = std::fs::read_to_string(Path::new(path)).map_err(|why| format!("{path} cannot be read: {why}"))?;
@@ -27,7 +31,7 @@ pub fn resolve_reference(text: &str) -> Result<String, String> {
         return Ok(read.trim_end_matches(['\r', '\n']).to_owned());
     }
     if text.starts_with("ssm:") || text.starts_with("secretsmanager:") {
-        return Err("needs AWS, which this build does not know; write env:NAME or file:/path".to_owned());
+        return Err("channels do not read secrets from AWS; write env:NAME or file:/path".to_owned());
     }
     Ok(text.to_owned())
 }

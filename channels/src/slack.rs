@@ -1,7 +1,7 @@
-//! Alerts to Slack's incoming webhooks, as blocks.
+//! Sends alerts to Slack's incoming webhooks, as blocks.
 //!
-//! Limits: <https://docs.slack.dev/reference/block-kit/blocks/> (50 blocks a message; header 150 characters; text of a
-//! section 3000; 10 fields of 2000). A message beyond them is refused whole, so every text is cut, and says so.
+//! Limits: <https://docs.slack.dev/reference/block-kit/blocks/> (50 blocks per message; header 150 characters; text of a
+//! section 3000; 10 fields of 2000). Slack refuses a message beyond them, so longer texts are cut and marked.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,6 +19,7 @@ const TEXT_CHARS_MAX: usize = 3000;
 const FIELDS_MAX: usize = 10;
 const FIELD_CHARS_MAX: usize = 2000;
 
+/// The keys `url` and `timeout`.
 pub struct Options {
     url: String,
     timeout: Duration,
@@ -102,12 +103,12 @@ fn markdown(text: String) -> Value {
     json!({ "type": "mrkdwn", "text": text })
 }
 
-/// The three characters that Slack's markup gives a meaning of its own.
+/// Escapes the three control characters of Slack's markup.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Cuts between characters, and not within an escape.
+/// Cuts a text to `chars_max` characters, never inside an escape.
 fn truncate(text: &str, chars_max: usize) -> String {
     const MARK: &str = " [cut]";
     if text.chars().count() <= chars_max {
@@ -122,7 +123,7 @@ fn truncate(text: &str, chars_max: usize) -> String {
     kept + MARK
 }
 
-/// The last lines that fit, in a code block that nothing in them can close.
+/// The last lines that fit, in a code block that no line can close.
 fn code_block(lines: &[String]) -> String {
     const FENCE: &str = "```";
     let mut room = TEXT_CHARS_MAX - 2 * (FENCE.len() + 1) - 40;

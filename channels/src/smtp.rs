@@ -1,5 +1,5 @@
-//! Alerts by mail, through an SMTP server (RFC 5321), with STARTTLS (RFC 3207), TLS from the first byte (RFC 8314) or,
-//! when that is written down, neither.
+//! Sends alerts by mail through an SMTP server (RFC 5321), with STARTTLS (RFC 3207, the default), TLS from the first
+//! byte (RFC 8314), or without encryption if `tls = "none"`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,19 +17,20 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 use crate::alert_text;
 use crate::reference::read_secret;
 
-/// For each command of the session. RFC 5321 4.5.3.2 allows minutes; alerts are retried instead.
+/// Default timeout of each SMTP command. Chosen: RFC 5321, 4.5.3.2 allows minutes, but a failed alert is retried anyway.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encryption {
-    /// Required: a server without it gets no mail. Port 587.
+    /// Required: no mail is sent to a server without it. Port 587.
     StartTls,
-    /// From the first byte. Port 465.
+    /// TLS from the first byte. Port 465.
     Tls,
-    /// Port 25.
+    /// No encryption. Port 25.
     Plain,
 }
 
+/// The keys of an SMTP channel.
 pub struct Options {
     host: String,
     port: u16,
@@ -58,7 +59,7 @@ impl Options {
                 section.fault(
                     line,
                     text.as_str(),
-                    "`address` is not one; write HOST or HOST:PORT, like smtp.example.org:587",
+                    "not a mail server; write HOST or HOST:PORT, like smtp.example.org:587",
                 );
                 None
             })
@@ -69,11 +70,11 @@ impl Options {
         let to: Vec<Mailbox> =
             section.texts("to").unwrap_or_default().iter().filter_map(|text| mailbox(section, "to", text)).collect();
         if !to_given || to.is_empty() {
-            section.fault(section.line(), "", "`to` names nobody; write to = [\"oncall@example.org\"]");
+            section.fault(section.line(), "", "`to` names no recipient; write to = [\"oncall@example.org\"]");
         }
         let (user, password) = (read_secret(section, "user"), read_secret(section, "password"));
         if user.is_some() != password.is_some() {
-            section.fault(section.line(), "", "`user` and `password` go together; write both or neither");
+            section.fault(section.line(), "", "`user` and `password` belong together; write both or neither");
         }
         let ca_file = section.path("ca_file", folder);
         let timeout = section.duration("timeout").unwrap_or(TIMEOUT_DEFAULT);
@@ -132,11 +133,11 @@ impl Smtp {
         self.transport.send(message).await.map(drop).map_err(classify)
     }
 
-    /// Connects, greets, encrypts and authenticates; sends nothing.
+    /// Connects, encrypts and authenticates; sends no mail.
     pub async fn probe(&self) -> PortResult<&'static str> {
         match self.transport.test_connection().await {
-            Ok(true) => Ok("takes our session (nothing was sent)"),
-            Ok(false) => Err(PortError::Retry("the server took the connection and then did not answer".to_owned())),
+            Ok(true) => Ok("accepts the session (nothing was sent)"),
+            Ok(false) => Err(PortError::Retry("the server accepted the connection but did not answer".to_owned())),
             Err(error) => Err(classify(error)),
         }
     }
@@ -154,7 +155,7 @@ impl Smtp {
     }
 }
 
-/// RFC 3834: keeps out-of-office robots from answering.
+/// RFC 3834: keeps automatic responders from answering.
 #[derive(Clone)]
 struct AutoSubmitted;
 
@@ -177,13 +178,13 @@ fn tls_parameters(options: &Options) -> Result<TlsParameters, String> {
     if let Some(path) = &options.ca_file {
         let pem = std::fs::read(path).map_err(|why| format!("{} cannot be read: {why}", path.display()))?;
         let certificate =
-            Certificate::from_pem(&pem).map_err(|why| format!("{} holds no certificate: {why}", path.display()))?;
+            Certificate::from_pem(&pem).map_err(|why| format!("{} contains no certificate: {why}", path.display()))?;
         builder = builder.add_root_certificate(certificate);
     }
-    builder.build().map_err(|why| format!("TLS to {} cannot be set up: {why}", options.host))
+    builder.build().map_err(|why| format!("cannot set up TLS for {}: {why}", options.host))
 }
 
-/// Final refusals (5xx) and what we cannot do ourselves are permanent; the rest may pass.
+/// Replies 5xx and faults of this client are permanent; all other errors are retried.
 fn classify(error: lettre::transport::smtp::Error) -> PortError {
     let mut message = format!("the mail server: {error}");
     let mut source = std::error::Error::source(&error);
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_mail_arrives_whole_by_every_kind_of_session() {
+    async fn a_mail_arrives_complete_with_every_encryption() {
         for (mode, encryption) in [
             (SmtpMode::Plain, Encryption::Plain),
             (SmtpMode::StartTls, Encryption::StartTls),
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_passing_refusal_is_retried_and_a_final_one_is_not() {
+    async fn a_transient_refusal_is_retried_and_a_permanent_one_is_not() {
         let Some(server) = SmtpSink::start(&["-r", "rcpt"]) else { return };
         let error = smtp(server.address(), Encryption::Plain).send(&failed_alert()).await.expect_err("450");
         assert!(matches!(&error, PortError::Retry(message) if message.contains("450")), "{error:?}");
@@ -273,12 +274,12 @@ mod tests {
         smtp.send(&long_alert()).await.expect("delivered");
         assert_eq!(server.messages().len(), 1);
         drop(server);
-        let error = smtp.send(&failed_alert()).await.expect_err("nobody listens");
+        let error = smtp.send(&failed_alert()).await.expect_err("no server");
         assert!(matches!(error, PortError::Retry(_)), "{error:?}");
     }
 
     #[test]
-    fn an_address_has_the_port_of_its_encryption_unless_it_names_one() {
+    fn the_default_port_depends_on_the_encryption() {
         for (text, expected) in [
             ("smtp.example.org", Some(("smtp.example.org", 587))),
             ("smtp.example.org:2525", Some(("smtp.example.org", 2525))),

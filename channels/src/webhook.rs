@@ -1,7 +1,7 @@
-//! Alerts as JSON to any HTTP address, signed when a secret is set.
+//! Sends alerts as JSON to an HTTP address, signed if `secret` is set.
 //!
-//! The signature is `X-Sexton-Signature: sha256=HEX`: HMAC-SHA256 (RFC 2104) of the body under the secret, as GitHub
-//! signs its webhooks.
+//! The signature is `X-Sexton-Signature: sha256=HEX`: HMAC-SHA256 (RFC 2104) of the body with the secret as key, like
+//! GitHub's webhooks.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +17,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use crate::http;
 use crate::reference::{read_secret, resolve_reference};
 
+/// The keys `url`, `headers`, `secret` and `timeout`.
 pub struct Options {
     url: String,
     headers: BTreeMap<String, String>,
@@ -60,8 +61,8 @@ impl Webhook {
         let mut headers = HeaderMap::new();
         for (name, value) in &options.headers {
             let parsed = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
-            let (key, value) = parsed
-                .ok_or_else(|| format!("the header `{name}` is not one that HTTP knows; mend its name or value"))?;
+            let (key, value) =
+                parsed.ok_or_else(|| format!("the header `{name}` has an invalid name or value; correct it"))?;
             headers.insert(key, value);
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_busy_receiver_is_asked_again_and_a_refusing_one_is_not() {
+    async fn a_busy_receiver_is_retried_and_a_refusal_is_not() {
         let retry = ["503 Service Unavailable", "429 Too Many Requests", "408 Request Timeout"];
         for status in retry {
             let (address, _received) = receiver(&[status]);
@@ -151,7 +152,7 @@ mod tests {
         }
         let (address, received) = receiver(&[]);
         drop(received);
-        let error = webhook(address).send(&failed_alert()).await.expect_err("nobody listens");
+        let error = webhook(address).send(&failed_alert()).await.expect_err("no server");
         assert!(matches!(error, PortError::Retry(_)), "{error:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The subcommands: what users type. One file a family; each decodes its arguments, calls a library, prints.
+//! The subcommands, one file per family. Each decodes its arguments, calls a library and prints the result.
 
 mod check;
 mod exec;
@@ -70,14 +70,14 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it stays and serves, and its log is what it says.
+    /// Whether the command serves until it is stopped, so that its log is its output.
     fn is_server(&self) -> bool {
         matches!(self, Command::Up(_) | Command::Runner(_))
     }
 }
 
 /// # Errors
-/// What the subcommand says.
+/// Returns the failure of the subcommand.
 pub fn run(cli: Cli) -> Outcome {
     let default = if cli.command.is_server() { log::SERVER_FILTER } else { log::COMMAND_FILTER };
     log::start_logging(cli.log.as_deref(), default).map_err(Failure::usage)?;

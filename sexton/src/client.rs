@@ -1,7 +1,7 @@
-//! Asks an installation, over its JSON API, on behalf of the subcommands.
+//! HTTP client of the JSON API, used by all subcommands. Never starts a server.
 //!
-//! Which one: `--aws` or `[aws]` of the configuration, where the API is in this very process, over the tables of AWS; `--server`
-//! or `SEXTON_SERVER` with `SEXTON_TOKEN`; else the `up` that a state directory of this machine names. Never starts anything.
+//! Which installation: `--server` or `SEXTON_SERVER` (with `SEXTON_TOKEN`); `--aws` or `[aws]` of the configuration,
+//! where the API runs in this process over the tables on AWS; otherwise the `up` of a state directory of this machine.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -21,19 +21,20 @@ use crate::failure::Failure;
 use crate::on_aws;
 use crate::state::StateDirectory;
 
-/// A server that does not even take the connection for this long is not there.
+/// Timeout of a connection. Chosen: far above any round trip, short for a person who waits.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An answer takes a query of the store; what waits longer says so in `ApiRequest::timeout`.
+/// Default timeout of an answer. Chosen: a query of the store takes far less. Requests that make the server wait set
+/// [`ApiRequest::with_timeout`].
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A sentence of the server is shown; a page of some other server is not.
+/// At most this much of a server's error message is printed. A page of another server is longer.
 const ERROR_CHARS_MAX: usize = 2000;
 
-/// Stands where an address would, for an API in this process.
+/// Base address of requests to an API in this process; never resolved.
 const IN_PROCESS_URL: &str = "http://in.this.process/";
 
-/// Where to find the installation.
+/// Options that select the installation.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServerArguments {
     #[command(flatten)]
@@ -65,23 +66,24 @@ pub struct AwsArguments {
 }
 
 impl ServerArguments {
-    /// The configuration, when one is named.
+    /// Reads the configuration; the default without `--config`.
     ///
     /// # Errors
-    /// Every fault of the file.
+    /// Returns every fault of the file.
     pub fn configuration(&self) -> Result<Configuration, Failure> {
         Configuration::load(self.config.as_deref())
     }
 
-    /// The installation on AWS, when that is what is asked: `--aws`, or `[aws]` where neither a server nor a state
-    /// directory is named.
+    /// The installation on AWS, if selected: by `--aws`, or by `[aws]` without `--server` and `--state`.
     pub fn on_aws(&self, configuration: &Configuration) -> Option<aws::Options> {
         let named = self.server.is_some() || self.state.is_some();
         self.aws.options(configuration).filter(|_| self.aws.aws.is_some() || !named)
     }
 
+    /// The state directory of `--state` or the configuration, otherwise the default.
+    ///
     /// # Errors
-    /// When none is named and there is no home to speak of.
+    /// Fails if none is named and no home directory is known.
     pub fn state(&self, configuration: &Configuration) -> Result<StateDirectory, Failure> {
         let named = self.state.as_deref().or(configuration.state.as_deref());
         StateDirectory::find(named).map_err(|error| Failure::usage(error.to_string()))
@@ -89,7 +91,7 @@ impl ServerArguments {
 }
 
 impl AwsArguments {
-    /// `--aws` over `[aws]`.
+    /// The options of `[aws]`, with the prefix of `--aws`; none without both.
     pub fn options(&self, configuration: &Configuration) -> Option<aws::Options> {
         let Some(prefix) = &self.aws else { return configuration.aws.clone() };
         let mut options = configuration.aws.clone().unwrap_or_default();
@@ -106,14 +108,14 @@ pub struct Client {
     token: Option<String>,
 }
 
-/// How questions travel.
+/// How requests are sent.
 enum Transport {
     Http(reqwest::Client),
-    /// Nowhere: the API is here.
+    /// To a router in this process.
     InProcess(Router),
 }
 
-/// An answer piece by piece.
+/// The body of an answer, chunk by chunk.
 pub struct BodyChunks(BodyDataStream);
 
 impl BodyChunks {
@@ -122,10 +124,10 @@ impl BodyChunks {
     }
 }
 
-/// One request.
+/// One request to the API.
 pub struct ApiRequest<'a> {
     method: Method,
-    /// Behind `/api/`; each is escaped on its own.
+    /// Path below `/api/`; each segment is escaped.
     segments: Vec<&'a str>,
     query: Vec<(&'a str, String)>,
     body: Option<Value>,
@@ -155,13 +157,13 @@ impl<'a> ApiRequest<'a> {
         ApiRequest { method: Method::DELETE, ..ApiRequest::get(segments) }
     }
 
-    /// Adds the parameter when there is a value.
+    /// Adds a query parameter if there is a value.
     pub fn with(mut self, name: &'a str, value: Option<impl ToString>) -> ApiRequest<'a> {
         self.query.extend(value.map(|value| (name, value.to_string())));
         self
     }
 
-    /// Lets the server take this much longer.
+    /// Sets the timeout of the answer [default: [`ANSWER_TIMEOUT`]].
     pub fn with_timeout(mut self, timeout: Duration) -> ApiRequest<'a> {
         self.timeout = timeout;
         self
@@ -169,8 +171,11 @@ impl<'a> ApiRequest<'a> {
 }
 
 impl Client {
+    /// The client of the selected installation.
+    ///
     /// # Errors
-    /// When no server is named and no `up` serves on this machine, the address cannot be one, or AWS cannot be asked.
+    /// Fails if no server is named and no `up` serves on this machine, if the address is invalid, or if AWS cannot be
+    /// used.
     pub async fn find(arguments: &ServerArguments) -> Result<Client, Failure> {
         let configuration = arguments.configuration()?;
         match arguments.on_aws(&configuration) {
@@ -179,10 +184,10 @@ impl Client {
         }
     }
 
-    /// The server that is named, else the one of this machine.
+    /// The client of the named server, otherwise of the `up` of this machine.
     ///
     /// # Errors
-    /// When there is none, or its address cannot be one.
+    /// Fails if there is no server, or if its address is invalid.
     pub fn for_server(arguments: &ServerArguments, configuration: &Configuration) -> Result<Client, Failure> {
         if let Some(server) = &arguments.server {
             let token = std::env::var("SEXTON_TOKEN").ok().filter(|token| !token.is_empty());
@@ -191,7 +196,7 @@ impl Client {
         let state = arguments.state(configuration)?;
         let Some(server) = state.read_server_file() else {
             return Err(Failure::failed(format!(
-                "no `sexton up` serves from {}; start one, name a server with --server URL or SEXTON_SERVER, or ask an \
+                "no `sexton up` serves from {}; start one, name a server with --server URL or SEXTON_SERVER, or use an \
                  installation on AWS with --aws",
                 state.dir.display()
             )));
@@ -207,7 +212,7 @@ impl Client {
     }
 
     pub fn new(server: &str, token: Option<String>) -> Result<Client, Failure> {
-        let invalid = || format!("`{server}` is not the address of a server; write http://HOST:PORT or https://HOST");
+        let invalid = || format!("`{server}` is not a server address; write http://HOST:PORT or https://HOST");
         let base = Url::parse(server).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let base = base.ok_or_else(|| Failure::usage(invalid()))?;
         let http = reqwest::Client::builder()
@@ -215,14 +220,14 @@ impl Client {
             .tcp_keepalive(Duration::from_secs(30))
             .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
+            .map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
         Ok(Client { transport: Transport::Http(http), base, token })
     }
 
-    /// The answer as JSON.
+    /// Sends a request and returns the answer as JSON.
     ///
     /// # Errors
-    /// Exit 2 when the server finds the question wrong, exit 1 when it cannot answer or is not there.
+    /// Exit 2 if the server rejects the request as wrong, exit 1 if it is unreachable or fails.
     pub async fn send(&self, request: ApiRequest<'_>) -> Result<Value, Failure> {
         let timeout = request.timeout;
         let answer = self.request(request, Some(timeout)).await?;
@@ -232,14 +237,14 @@ impl Client {
             return Ok(Value::Null);
         }
         serde_json::from_slice(&text).map_err(|error| {
-            Failure::failed(format!("{} answered what is not JSON ({error}); is it a sexton server?", self.base))
+            Failure::failed(format!("the answer of {} is not JSON ({error}); is it a sexton server?", self.base))
         })
     }
 
-    /// The answer's head, and the answer as a stream without end, once the server has agreed to give it.
+    /// Sends a request and returns the headers and the body as a stream, without a timeout.
     ///
     /// # Errors
-    /// As [`Client::send`].
+    /// Like [`Client::send`].
     pub async fn stream(&self, request: ApiRequest<'_>) -> Result<(axum::http::HeaderMap, BodyChunks), Failure> {
         let (head, body) = self.request(request, None).await?.into_parts();
         Ok((head.headers, BodyChunks(body.into_data_stream())))
@@ -276,7 +281,7 @@ impl Client {
                     .header(AUTHORIZATION, format!("Bearer {token}"))
                     .header(CONTENT_TYPE, "application/json")
                     .body(request.body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
-                let request = request.map_err(|error| Failure::failed(format!("cannot ask for {url}: {error}")))?;
+                let request = request.map_err(|error| Failure::failed(format!("cannot request {url}: {error}")))?;
                 let Ok(answer) = router.clone().call(request).await;
                 answer
             }
@@ -290,7 +295,7 @@ impl Client {
         }
     }
 
-    /// An answer that did not come, or broke off.
+    /// The failure for an answer that did not arrive or ended early.
     pub fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
         let mut why = error;
         let mut is_timeout = false;
@@ -302,9 +307,9 @@ impl Client {
             }
         }
         match &self.transport {
-            Transport::InProcess(_) => Failure::failed(format!("the answer broke off: {why}")),
+            Transport::InProcess(_) => Failure::failed(format!("the answer ended early: {why}")),
             Transport::Http(_) => {
-                let why = if is_timeout { "it did not answer in time".to_owned() } else { why.to_string() };
+                let why = if is_timeout { "no answer within the timeout".to_owned() } else { why.to_string() };
                 Failure::failed(format!("cannot reach the server at {}: {why}; is `sexton up` running?", self.base))
             }
         }
@@ -316,7 +321,7 @@ impl Client {
         let message = match (status, server_message) {
             (StatusCode::UNAUTHORIZED, _) => {
                 format!(
-                    "the server at {} does not take this token; set SEXTON_TOKEN to the one in its state directory",
+                    "the server at {} refused the token; set SEXTON_TOKEN to the token in its state directory",
                     self.base
                 )
             }
@@ -334,10 +339,10 @@ impl Client {
     }
 }
 
-/// Runs a client's work to its end on this thread.
+/// Runs a future to its end on this thread.
 ///
 /// # Errors
-/// What the work says, or that no runtime could be made.
+/// Returns the failure of `work`, or of starting the runtime.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?.block_on(work)

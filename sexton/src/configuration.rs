@@ -1,7 +1,7 @@
-//! The configuration file: what `up`, `exec` and `check` are told beyond their flags.
+//! Reads the configuration file `sexton.toml` of `up`, `runner`, `exec`, `check` and the client commands.
 //!
-//! Read whole, with every fault at once. Paths in it are relative to the file itself. Values that are secret may be
-//! references (`env:NAME`, `file:/path`); they are resolved here and never shown.
+//! All faults are reported together. Paths are relative to the file. Secrets may be references (`env:NAME`,
+//! `file:/path`); they are resolved when the file is read and never printed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,10 +17,10 @@ use runner::PolicyFile;
 
 use crate::failure::{Failure, print_error_line};
 
-/// A file that people wrote is not longer; a longer one is a mistake (a log, a device).
+/// Longest file that is read. Chosen: far above any handwritten file, so a longer one is a mistake (a log, a device).
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// Everything that the file may say; what it leaves open has its default.
+/// The content of the file; keys that are absent have their defaults.
 #[derive(Debug, Default)]
 pub struct Configuration {
     pub state: Option<PathBuf>,
@@ -32,9 +32,9 @@ pub struct Configuration {
     pub runner: RunnerSection,
     pub history: HistorySection,
     pub channels: Vec<Channel>,
-    /// `[links]`: name to a URL in which `{group}`, `{job}`, `{run_id}` and `{attempt}` stand for the run's.
+    /// `[links]`: names with URLs, in which `{group}`, `{job}`, `{run_id}` and `{attempt}` are replaced by the run's.
     pub links: BTreeMap<String, String>,
-    /// `[aws]`: the installation that `sexton runner` and the client commands belong to.
+    /// `[aws]`: the installation that `sexton runner` and the client commands use.
     pub aws: Option<aws::Options>,
 }
 
@@ -45,9 +45,9 @@ pub struct RunnerSection {
     pub mode: Mode,
     /// Empty: all groups.
     pub groups: Vec<String>,
-    /// Names of variables of our own environment that jobs see.
+    /// Names of environment variables of Sexton that are passed on to jobs.
     pub pass_env: Vec<String>,
-    /// What may be run on this machine.
+    /// The policy file: which jobs this machine may run.
     pub policy: Option<PathBuf>,
     /// How long the output of finished runs is kept on disk.
     pub retention: Option<Duration>,
@@ -55,18 +55,19 @@ pub struct RunnerSection {
     pub spool_max: Option<u64>,
 }
 
-/// How many runs there are at once.
+/// How many runs are executed at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// One at a time.
     Serial,
-    /// As many as the machine's cores and memory hold, by what jobs declare.
+    /// As many as fit into the machine's cores and memory, by the `resources` of the jobs.
     Resources,
+    /// No limit.
     #[default]
     Free,
 }
 
-/// `[history]`: how much of it is kept.
+/// `[history]`: how many finished runs are kept.
 #[derive(Debug, Default)]
 pub struct HistorySection {
     pub keep: Option<Duration>,
@@ -74,10 +75,10 @@ pub struct HistorySection {
 }
 
 impl Configuration {
-    /// The file's, or all defaults without one. Warnings are told.
+    /// Reads the file; all defaults without one. Prints its warnings.
     ///
     /// # Errors
-    /// Every fault of the file.
+    /// Returns every fault of the file.
     pub fn load(path: Option<&Path>) -> Result<Configuration, Failure> {
         let Some(path) = path else { return Ok(Configuration::default()) };
         let text = read_text(path)?;
@@ -89,10 +90,10 @@ impl Configuration {
         Ok(configuration)
     }
 
-    /// With the warnings.
+    /// Reads a text; returns its warnings, too.
     ///
     /// # Errors
-    /// Every fault of the text.
+    /// Returns every fault of the text.
     pub fn read(file: &str, text: &str, folder: &Path) -> Result<(Configuration, Faults), Faults> {
         let (document, mut root) = Document::parse(file, text)?;
         let configuration = Configuration {
@@ -129,7 +130,7 @@ fn read_runner(mut section: Section, folder: &Path) -> RunnerSection {
     runner
 }
 
-/// What is absent is found as the AWS SDKs find it: environment, profile, role of the machine.
+/// Absent keys are resolved like in the AWS SDKs: environment, profile, role of the machine.
 fn read_aws(mut section: Section) -> aws::Options {
     let mut options = aws::Options::default();
     if let Some((line, prefix)) = section.text_at("prefix") {
@@ -142,14 +143,14 @@ fn read_aws(mut section: Section) -> aws::Options {
     options.profile = section.text("profile");
     if let Some((line, endpoint)) = section.text_at("endpoint") {
         if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-            section.fault(line, &*endpoint, "not an endpoint; write it as https://host");
+            section.fault(line, &*endpoint, "not an endpoint; write https://HOST");
         }
         options.endpoint = Some(endpoint);
     }
     options.role_arn = section.text("role_arn");
     if let Some((line, id)) = section.text_at("external_id") {
         if options.role_arn.is_none() {
-            section.fault(line, &*id, "`external_id` goes with role_arn; add it");
+            section.fault(line, &*id, "`external_id` requires `role_arn`; add it");
         }
         options.external_id = Some(id);
     }
@@ -188,10 +189,10 @@ fn read_address(section: &mut Section, key: &'static str) -> Option<SocketAddr> 
         .ok()
 }
 
-/// A file that people wrote, whole.
+/// Reads a text file of the user.
 ///
 /// # Errors
-/// Exit 2: it cannot be read, is too long, or is not UTF-8.
+/// Exit 2 if it cannot be read, is longer than [`FILE_BYTES_MAX`], or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     let fault = |why: String| Failure::usage(Fault::new(&path.display().to_string(), 0, "", why).to_string());
     let length = fs::metadata(path).map_err(|why| fault(format!("cannot be read: {why}")))?.len();
@@ -209,10 +210,10 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
     })
 }
 
-/// The policy of this machine. Warnings are told.
+/// Reads the policy of this machine. Prints its warnings.
 ///
 /// # Errors
-/// Every fault of the file.
+/// Returns every fault of the file.
 pub fn load_policy(path: &Path) -> Result<PolicyFile, Failure> {
     let (policy, faults) = PolicyFile::parse(&path.display().to_string(), &read_text(path)?)?;
     for warning in &faults.0 {
@@ -221,10 +222,10 @@ pub fn load_policy(path: &Path) -> Result<PolicyFile, Failure> {
     Ok(policy)
 }
 
-/// The built-in rule packs, and those of these files and directories (their `*.toml`, by name).
+/// Reads the rule packs of these files and directories (their `*.toml`, by name), in addition to the built-in packs.
 ///
 /// # Errors
-/// Every fault of every file.
+/// Returns every fault of every file.
 pub fn load_packs(paths: &[PathBuf]) -> Result<Packs, Failure> {
     let mut packs = Packs::builtin();
     let mut faults = Vec::new();
@@ -240,10 +241,10 @@ pub fn load_packs(paths: &[PathBuf]) -> Result<Packs, Failure> {
     if faults.is_empty() { Ok(packs) } else { Err(Faults(faults).into()) }
 }
 
-/// The files that `--rules` stands for: a directory is all packs in it.
+/// The files of `--rules`: a directory is replaced by all packs in it.
 ///
 /// # Errors
-/// Exit 2 when a directory cannot be read.
+/// Exit 2 if a directory cannot be read.
 pub fn pack_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for path in paths {
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn any_text_is_a_configuration_with_faults_or_without() {
+    fn no_text_makes_the_reader_panic() {
         testbed::try_inputs("configuration", |input| {
             let text = String::from_utf8_lossy(input);
             match Configuration::read("sexton.toml", &text, Path::new("/etc/sexton")) {
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_taken_from_the_folder_of_the_file() {
+    fn paths_are_relative_to_the_file() {
         let text = "state = \"state\"\nsinks = \"/other/sinks.toml\"\ncrontabs = [\"tab\"]\n";
         let (read, _) = Configuration::read("sexton.toml", text, Path::new("/etc/sexton")).expect("read");
         assert_eq!(read.state, Some("/etc/sexton/state".into()));
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn every_channel_is_read_and_none_shows_its_secrets() {
+    fn every_channel_is_read_and_its_secrets_are_not_printed() {
         let text = r#"
 [channel.hook]
 type = "webhook"
@@ -321,16 +322,16 @@ argv = ["/usr/local/bin/page", "--now"]
     }
 
     #[test]
-    fn what_a_channel_lacks_is_told_all_at_once() {
-        let text = "[channel.a]\nurl = \"x\"\n[channel.b]\ntype = \"smtp\"\nuser = \"u\"\nfrom = \"nobody\"\n\
+    fn all_faults_of_all_channels_are_reported_together() {
+        let text = "[channel.a]\nurl = \"x\"\n[channel.b]\ntype = \"smtp\"\nuser = \"u\"\nfrom = \"night\"\n\
                     [channel.c]\ntype = \"command\"\n[channel.d]\ntype = \"slack\"\nurl = \"env:NO_SUCH_VARIABLE\"\n";
         let faults = fault_texts(text).join("\n");
         for part in [
             "sexton.toml:1: `type` is missing",
             "`address` is missing",
-            "`nobody`: `from` is not a mail address",
-            "`to` names nobody",
-            "`user` and `password` go together",
+            "`night`: `from` is not a mail address",
+            "`to` names no recipient",
+            "`user` and `password` belong together",
             "either command = ",
             "`url`: the variable NO_SUCH_VARIABLE is not set",
         ] {
@@ -339,7 +340,7 @@ argv = ["/usr/local/bin/page", "--now"]
     }
 
     #[test]
-    fn every_fault_is_told_with_its_line_and_the_nearest_name() {
+    fn every_fault_has_its_line_and_the_nearest_name() {
         let text = "listen = \"here\"\ncrontab = []\n[runner]\nmode = \"serail\"\n[channel.a]\ntype = \"slak\"\n";
         assert_eq!(
             fault_texts(text),

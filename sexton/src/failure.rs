@@ -1,25 +1,25 @@
-//! How a command ends when it does not end well: what is told on standard error, and the exit code.
+//! Failures of subcommands: the messages on standard error, and the exit code.
 //!
-//! Every subcommand returns these. The codes are fixed: scripts hold on to them.
+//! Every subcommand returns them. The exit codes are fixed, because scripts depend on them.
 
 use std::io::{self, Write};
 
 use domain::fault::Faults;
 
-/// It did what was asked.
+/// Exit code of success.
 pub const SUCCESS: u8 = 0;
-/// It ran, and the answer is bad.
+/// Exit code of a command that ran and failed, or whose result is negative.
 pub const FAILED: u8 = 1;
-/// The arguments or a file are wrong.
+/// Exit code of wrong arguments or a faulty file.
 pub const USAGE: u8 = 2;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Exit 2; one sentence a fault.
+    /// Exit 2; one message per fault.
     Usage(Vec<String>),
-    /// Exit 1; one sentence a fault.
+    /// Exit 1; one message per fault.
     Failed(Vec<String>),
-    /// Whoever read our output has gone (`sexton runs | head`): nothing is left to do, and nothing is wrong.
+    /// The reader of standard output closed it (`sexton runs | head`). Exit 0: this is not an error.
     ReaderGone,
 }
 
@@ -34,7 +34,7 @@ impl Failure {
         Failure::Failed(vec![message.into()])
     }
 
-    /// Writes the sentences and returns the exit code.
+    /// Prints the messages and returns the exit code.
     pub fn print(&self) -> u8 {
         let (code, messages): (u8, &[String]) = match self {
             Failure::Usage(messages) => (USAGE, messages),
@@ -48,7 +48,7 @@ impl Failure {
     }
 }
 
-/// One line on standard error. When that is closed, nobody is left to be told.
+/// Prints one line on standard error. A closed standard error is ignored.
 pub fn print_error_line(line: &str) {
     let _closed = writeln!(io::stderr().lock(), "{line}");
 }
@@ -59,7 +59,7 @@ impl From<Faults> for Failure {
     }
 }
 
-/// Only for writing to standard output: other faults of I/O are given their file's name where they arise.
+/// Only for writes to standard output. Other I/O errors get the name of their file where they arise.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {

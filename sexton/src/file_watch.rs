@@ -1,15 +1,15 @@
-//! Files that are applied again when they change. A change is seen by looking, once a second: that works on every file
-//! system, and for editors that replace the file.
+//! Detects changes of files that are reloaded. Polls once a second, which works on every file system and with editors
+//! that replace the file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// People wait for the effect of a save; a stat a second costs nothing.
+/// Chosen: short for a person who waits for the effect of a save; one `stat` per second costs nothing.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What tells one state of a file from another without reading it.
+/// Metadata that changes with the content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileStamp {
     inode: u64,
@@ -34,7 +34,7 @@ pub struct FileWatch {
 }
 
 impl FileWatch {
-    /// Watches from now on: a change after this call is seen.
+    /// Starts watching: every change after this call is detected.
     pub fn new(files: impl IntoIterator<Item = PathBuf>) -> FileWatch {
         let marked = |path: PathBuf| {
             let mark = FileStamp::read(&path);
@@ -43,7 +43,7 @@ impl FileWatch {
         FileWatch { files: files.into_iter().map(marked).collect() }
     }
 
-    /// The files that changed, came or went since the last call.
+    /// Returns the files that were changed, created or deleted since the last call.
     pub fn take_changed(&mut self) -> Vec<PathBuf> {
         let mut changed = Vec::new();
         for (path, last) in &mut self.files {
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_seen_once_however_it_was_made() {
+    fn every_kind_of_change_is_detected_once() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (path, beside) = (dir.path().join("crontab"), dir.path().join("new"));
         fs::write(&path, "a").expect("written");

@@ -1,7 +1,7 @@
-//! `sexton runner`: takes the orders of its groups from SQS, claims them in DynamoDB, runs them here, and reports. What runs is
-//! the same as in `up`: runner, keepers, sinks, rules; only where orders come from and reports go to is another place.
+//! `sexton runner`: receives the orders of its groups from SQS, claims them in DynamoDB, runs them here, and reports to
+//! SQS. Runner, keepers, sinks and rules are the same as in `up`.
 //!
-//! It serves its own numbers (`sexton sinks`, /metrics) and nothing else. Sinks in trouble are told in its log and there.
+//! Serves only the status of its sinks (`sexton sinks`) and /metrics. Failing sinks are logged and shown there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,11 +21,11 @@ use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::{ServerInfo, StateDirectory};
 use crate::{listen, machine, on_aws};
 
-/// A beat is a write, and on AWS each is paid for: a runner's, at this interval, $0.055 a month. The lease of a run whose
-/// runner shows no life is three of these.
+/// Interval of heartbeats while runs are active. Each is a paid write on AWS: $0.055 per runner and month at 30 s. A run is
+/// `lost` after three missing heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// While nothing runs: a run that starts now has its lease from then on, so one such interval fits into it.
+/// Interval of heartbeats while no run is active. A run that starts gets its full lease, which is longer than this.
 const IDLE_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
@@ -62,12 +62,12 @@ pub fn run(arguments: Arguments) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
     let served = runtime.block_on(serve(setup, &aws, listen));
-    // Threads that still wait for a disk are not waited for.
+    // Does not wait for threads that wait for a disk.
     runtime.shutdown_background();
     served
 }
 
-/// Every group is a queue; to take the orders of all of them, name all.
+/// Checks the groups: each is one queue, so a runner has to name all of its groups.
 fn check_groups(groups: &[String], aws: &aws::Options) -> Result<(), Failure> {
     if groups.is_empty() {
         return Err(Failure::usage("no group is named; write --group NAME, or groups = [\"NAME\"] in [runner]"));
@@ -85,7 +85,8 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let ports = on_aws::connect_runner(aws, options.policy.order_keys()).await?.ports;
     let ports = runner::Ports { orders: ports.orders, claims: ports.claims, reports: ports.reports };
     let listener = listen::bind(listen).await?;
-    let address = listener.local_addr().map_err(|why| Failure::failed(format!("cannot tell the address: {why}")))?;
+    let address =
+        listener.local_addr().map_err(|why| Failure::failed(format!("cannot read the listen address: {why}")))?;
     let url = format!("http://{}", listen::reachable_address(address));
     let token: Arc<str> = state.token().map_err(|error| Failure::failed(error.to_string()))?.into();
 
@@ -102,21 +103,21 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let server_info = ServerInfo { url: url.clone(), pid: std::process::id() };
     state.write_server_file(&server_info).map_err(|error| Failure::failed(error.to_string()))?;
     print_startup(&[
-        format!("sexton {} takes orders of {groups} as runner {name}", env!("CARGO_PKG_VERSION")),
-        format!("installation {} on AWS; numbers at {url}/metrics", aws.prefix),
+        format!("sexton {} runs jobs of {groups} as runner {name}", env!("CARGO_PKG_VERSION")),
+        format!("installation {} on AWS; metrics at {url}/metrics", aws.prefix),
         format!("state     {}", state.dir.display()),
         runner.sink_lines().iter().map(|sink| format!("output    {sink}")).collect::<Vec<_>>().join("\n"),
         "ready".to_owned(),
     ])?;
 
     signals.wait().await;
-    print_error_line("stopping: no more orders are taken; another signal ends this at once");
+    print_error_line("stopping: no more orders are taken; send the signal again to exit immediately");
     state.remove_server_file();
     stop.cancel();
     tokio::select! {
         left = runner.shut_down() => print_error_line(&stopped_message(left, "sexton runner")),
         () = signals.wait() => {
-            print_error_line("ended at once; running jobs go on, and the next `sexton runner` finds them");
+            print_error_line("exited immediately; running jobs continue and the next `sexton runner` resumes them");
             std::process::exit(EXIT_INTERRUPTED);
         }
     }
@@ -146,7 +147,7 @@ fn print_startup(lines: &[String]) -> Result<(), Failure> {
         out.print_line(line)?;
     }
     match out.finish() {
-        // Whoever started us may have closed the pipe after all.
+        // The parent process may have closed the pipe.
         Err(Failure::ReaderGone) => Ok(()),
         other => other,
     }

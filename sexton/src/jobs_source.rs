@@ -1,6 +1,6 @@
-//! The files that jobs come from: a crontab, or a jobs file when its name ends in `.toml`.
+//! Reads files with jobs: a crontab, or a jobs file if the name ends in `.toml`.
 //!
-//! Read by `apply`, `plan`, `lint`, `job set` and `up`. Never stores anything.
+//! Used by `apply`, `plan`, `lint`, `job set` and `up`. Never stores anything.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -14,21 +14,21 @@ use domain::lint;
 use crate::configuration::{FILE_BYTES_MAX, read_text};
 use crate::failure::Failure;
 
-/// Crontabs below it have a user column (crontab(5)).
+/// Crontabs below this folder have a user column (crontab(5)).
 const SYSTEM_FOLDER: &str = "/etc";
 
-/// How a file is to be read.
+/// A file with jobs, and how to read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobsSource {
-    /// `-`: a crontab on standard input.
+    /// `-` is a crontab on standard input.
     pub path: PathBuf,
-    /// Of entries that name no group.
+    /// The group of entries that name none.
     pub group: Option<String>,
-    /// A crontab with a user column, wherever it lies.
+    /// The crontab has a user column, in any folder.
     pub system: bool,
 }
 
-/// What stood in it. `jobs` are the good ones, `faults` all faults and warnings.
+/// The content of a file: its valid jobs, and all faults and warnings.
 #[derive(Debug)]
 pub struct ParsedJobs {
     pub jobs: Vec<Job>,
@@ -38,7 +38,7 @@ pub struct ParsedJobs {
 /// The jobs of a file without faults.
 #[derive(Debug)]
 pub struct ValidJobs {
-    /// What the stored jobs name as their source: the absolute path.
+    /// The stored `source` of the jobs: the absolute path.
     pub name: String,
     pub jobs: Vec<Job>,
     pub warnings: Faults,
@@ -49,7 +49,7 @@ impl JobsSource {
         JobsSource { path: path.into(), group: None, system: false }
     }
 
-    /// What the stored jobs name as their source.
+    /// The stored `source` of the jobs.
     pub fn name(&self) -> String {
         if self.is_standard_input() {
             return "standard input".to_owned();
@@ -66,7 +66,7 @@ impl JobsSource {
     }
 
     /// # Errors
-    /// Exit 2 when the file cannot be read at all; what is wrong inside is in the answer.
+    /// Exit 2 if the file cannot be read. Faults of its content are part of the result.
     pub fn parse(&self) -> Result<ParsedJobs, Failure> {
         let text = if self.is_standard_input() { standard_input()? } else { read_text(&self.path)? };
         let shown =
@@ -76,7 +76,7 @@ impl JobsSource {
         Ok(self.assign_group_and_source(&shown, jobs, faults))
     }
 
-    /// The group asked for, and the source that is stored.
+    /// Sets the requested group and the source of each job.
     fn assign_group_and_source(&self, shown: &str, jobs: Vec<Job>, mut faults: Faults) -> ParsedJobs {
         let name = self.name();
         let mut keys = BTreeSet::new();
@@ -86,7 +86,7 @@ impl JobsSource {
                 job.group.clone_from(group);
             }
             if !keys.insert(job.key()) {
-                let message = "there are two such jobs once --group is applied; give one of them another name or group";
+                let message = "two jobs have this name after --group is applied; rename one or change its group";
                 faults.0.push(Fault::new(shown, 0, job.key().to_string(), message));
             }
             job.source = Some(name.clone());
@@ -96,8 +96,10 @@ impl JobsSource {
     }
 }
 
+/// Reads a file whose jobs are all valid.
+///
 /// # Errors
-/// Exit 2 with every fault of the file: then nothing of it is used.
+/// Exit 2 with every fault of the file.
 pub fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure> {
     let parsed = source.parse()?;
     if parsed.faults.refuse() {

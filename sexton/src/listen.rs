@@ -1,4 +1,4 @@
-//! Where `up` and `runner` listen: exactly where they were told, else on the first free port from 7077 on.
+//! The listen address of `up` and `runner`: the requested one, otherwise the first free port from 7077.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,12 +7,15 @@ use tokio::net::TcpListener;
 
 use crate::failure::Failure;
 
+/// First port that is tried. Chosen: not registered for another service.
 const PORT_FIRST: u16 = 7077;
-/// So many machines' worth of `up`s on one machine; beyond it somebody else has the ports.
+/// Ports that are tried. Chosen: more servers than anyone starts on one machine.
 const PORTS_TRIED_MAX: u16 = 100;
 
+/// Binds the requested address, otherwise the first free port of 127.0.0.1.
+///
 /// # Errors
-/// When the address asked for is taken or not ours, or no port is free.
+/// Fails if the requested address is in use or not of this machine, or if no port is free.
 pub async fn bind(requested: Option<SocketAddr>) -> Result<TcpListener, Failure> {
     if let Some(address) = requested {
         let in_use =
@@ -31,7 +34,7 @@ pub async fn bind(requested: Option<SocketAddr>) -> Result<TcpListener, Failure>
     Err(Failure::failed(format!("no port from {PORT_FIRST} to {last} is free on 127.0.0.1; name one with --listen")))
 }
 
-/// The address as others reach it: one that means every interface is shown as this machine.
+/// The address that clients connect to: the loopback address for a listener on all interfaces.
 pub fn reachable_address(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
@@ -40,10 +43,10 @@ pub fn reachable_address(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// `7077` and `:7077` mean that port of 127.0.0.1.
+/// Parses IP:PORT; `7077` and `:7077` are ports of 127.0.0.1.
 ///
 /// # Errors
-/// One sentence that says what to write.
+/// Returns what to write.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix(':').unwrap_or(text);
     if let Ok(port) = port.parse::<u16>() {

@@ -1,5 +1,5 @@
-//! A runner with its sinks and rules: started, given other sinks and rules when their files change, ended. Called by `up` and
-//! by `sexton runner`; never asks where orders come from.
+//! A runner with its sinks and rules: starts it, reloads sinks and rules when their files change, and stops it. Used by
+//! `up` and by `sexton runner`; the caller chooses the ports.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -22,10 +22,10 @@ use crate::file_watch::{FileWatch, POLL_INTERVAL};
 use crate::setup::{Setup, SinksSource, sink_line};
 use crate::state::StateDirectory;
 
-/// Troubles on their way into the log; a sink sends one per trouble.
+/// Sink events that wait to be logged. Chosen: a sink sends one per failure and one per recovery.
 const EVENTS_MAX: usize = 1000;
 
-/// The rules that are in force now.
+/// The current rules, replaced when they are reloaded.
 #[derive(Clone)]
 pub struct SharedPacks(Arc<RwLock<Arc<Packs>>>);
 
@@ -49,11 +49,11 @@ pub struct LocalRunner {
 }
 
 impl LocalRunner {
-    /// Must be called inside a tokio runtime. `options` are given the set-up's rules and sinks; what the sinks have to say
-    /// is received by the caller.
+    /// Starts a runner with the rules and sinks of `setup`; the caller receives the events of the sinks. Must be called
+    /// inside a tokio runtime.
     ///
     /// # Errors
-    /// When a sink cannot be started, or the runner's directory cannot be used.
+    /// Fails if a sink cannot be started, or if the runner's directory cannot be used.
     pub fn start(
         setup: &mut Setup,
         mut options: Options,
@@ -81,24 +81,25 @@ impl LocalRunner {
         self.packs.clone()
     }
 
-    /// Where output goes, for people.
+    /// One line about each sink, printed at the start.
     pub fn sink_lines(&self) -> &[String] {
         &self.sink_lines
     }
 
-    /// Takes no more orders, leaves what runs to its keepers, gives sinks their last while. Says how many runs go on.
+    /// Takes no more orders, leaves running jobs to their keepers, and gives the sinks time to deliver. Returns the number
+    /// of runs that continue.
     pub async fn shut_down(&self) -> usize {
         self.stop.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task
             && let Err(error) = task.await
         {
-            tracing::error!(%error, "the runner did not end well; running jobs go on all the same");
+            tracing::error!(%error, "runner task failed; running jobs continue");
         }
         self.running_count()
     }
 
-    /// Applies the sinks file and the rule packs whenever they change, until `stop`. A faulty file changes nothing.
+    /// Reloads the sinks file and the rule packs when they change, until `stop`. A faulty file changes nothing.
     pub async fn reload_on_change(
         self: Arc<Self>,
         sinks: SinksSource,
@@ -118,12 +119,12 @@ impl LocalRunner {
                 match sinks.load(&state).and_then(|configs| self.start_sinks(&configs)) {
                     Ok(engines) => {
                         self.handle.set_sinks(engines).await;
-                        print_error_line("the sinks file changed: its sinks are in use");
+                        print_error_line("sinks file reloaded");
                     }
-                    Err(failure) => print_reload_failure(&failure, "the sinks stay as they were"),
+                    Err(failure) => print_reload_failure(&failure, "reload failed; keeping the previous sinks"),
                 }
             }
-            // A directory of packs may have got another file, or lost one.
+            // Files may have been added to or removed from a directory of packs.
             let paths = pack_files(&rules).unwrap_or_else(|_| pack_paths.clone());
             let other_files = paths != pack_paths;
             if !packs_watch.take_changed().is_empty() || other_files {
@@ -136,9 +137,9 @@ impl LocalRunner {
                         let packs = Arc::new(packs);
                         self.handle.set_packs(packs.clone());
                         self.packs.set(packs);
-                        print_error_line("the rules changed: they are in use");
+                        print_error_line("rules reloaded");
                     }
-                    Err(failure) => print_reload_failure(&failure, "the rules stay as they were"),
+                    Err(failure) => print_reload_failure(&failure, "reload failed; keeping the previous rules"),
                 }
             }
         }
@@ -148,7 +149,7 @@ impl LocalRunner {
         self.handle.sinks()
     }
 
-    /// Runs that have begun and not ended.
+    /// The number of runs that have started and not ended.
     pub fn running_count(&self) -> usize {
         self.handle.runs().iter().filter(|run| run.outcome.is_none() && run.started_at.is_some()).count()
     }
@@ -163,21 +164,21 @@ fn print_reload_failure(failure: &Failure, message: &str) {
     print_error_line(message);
 }
 
-/// What a person reads when the command that had a runner has ended.
+/// The last message of `up` and `sexton runner`.
 pub fn stopped_message(remaining: usize, command: &str) -> String {
     match remaining {
         0 => "stopped; nothing is running".to_owned(),
-        1 => format!("stopped; 1 run goes on, and the next `{command}` on this state directory finds it"),
+        1 => format!("stopped; 1 run continues, and the next `{command}` on this state directory resumes it"),
         remaining => {
-            format!("stopped; {remaining} runs go on, and the next `{command}` on this state directory finds them")
+            format!("stopped; {remaining} runs continue, and the next `{command}` on this state directory resumes them")
         }
     }
 }
 
-/// The engines of these sinks, in their order. They connect only when there is something to deliver.
+/// Starts the engines of these sinks, in this order. They connect when there is something to deliver.
 ///
 /// # Errors
-/// Exit 2 when this build has no such sink.
+/// Exit 2 if a sink cannot be started.
 pub fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> Result<Vec<Engine>, Failure> {
     let start = |config: &SinkConfig| {
         Engine::start(config.clone(), Environment::real(events.clone()))
@@ -186,7 +187,7 @@ pub fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> 
     configs.iter().map(start).collect()
 }
 
-/// Says what people should hear of a sink; `sexton sinks` shows the numbers.
+/// Logs failures and recoveries of sinks; `sexton sinks` shows the numbers.
 pub async fn log_sink_events(mut sink_events: mpsc::Receiver<SinkEvent>) {
     while let Some(event) = sink_events.recv().await {
         log_sink_event(&event);
@@ -198,11 +199,11 @@ pub fn log_sink_event(event: &SinkEvent) {
         SinkEvent::Trouble(trouble) => tracing::warn!(
             sink = trouble.sink,
             since = %trouble.since,
-            "a sink is in trouble ({}); its lines are kept: {}",
+            "sink failed ({}); its lines are kept: {}",
             trouble.class.name(),
             trouble.error
         ),
-        SinkEvent::Recovered { sink, since } => tracing::info!(sink, %since, "a sink takes lines again"),
+        SinkEvent::Recovered { sink, since } => tracing::info!(sink, %since, "sink recovered"),
     }
 }
 
@@ -210,7 +211,7 @@ pub fn log_sink_event(event: &SinkEvent) {
 impl console::Sinks for LocalRunner {
     async fn status(&self) -> Vec<serde_json::Value> {
         let statuses = self.sink_statuses();
-        // A status is plain data: it always has a form in JSON.
+        // A status is plain data, so the conversion to JSON cannot fail.
         statuses.into_iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
     }
 

@@ -1,18 +1,19 @@
-//! Logs about ourselves, to standard error. Job output never goes through here.
+//! Sexton's own log, on standard error. Job output never passes through it.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
 
-/// What a server says of itself: `info` of our own crates, `warn` of the rest.
+/// Default filter of `up` and `runner`: `info` of Sexton's crates, `warn` of all others.
 pub const SERVER_FILTER: &str = "warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info";
 
-/// What a command says that somebody waits for: its answer is elsewhere, also that of an API in its own process.
+/// Default filter of other commands, whose result is on standard output. `console=off`: errors of an API in the same
+/// process are printed as the command's failure.
 pub const COMMAND_FILTER: &str = "warn,console=off";
 
 /// Starts logging with `--log`, else `RUST_LOG`, else `default`.
 ///
 /// # Errors
-/// One lower-case sentence when the filter cannot be read.
+/// Returns one message if the filter is invalid.
 pub fn start_logging(filter: Option<&str>, default: &str) -> Result<(), String> {
     let requested =
         filter.map(str::to_owned).or_else(|| std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()));

@@ -1,4 +1,4 @@
-//! What is particular to this machine: its name, its size, our own program, and a runner's options made of them.
+//! Facts about this machine: its name, cores, memory and the program of the keeper; and a runner's options built from them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,14 +17,15 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The options of a runner that keeps its runs below `folder`, without rules and sinks.
+/// The options of a runner with its run directories below `folder`, without rules and sinks.
 ///
 /// # Errors
-/// When our own program cannot be found, which is also what keeps a run, or the policy has faults.
+/// Fails if the path of this program is unknown (the keeper is the same program), or if the policy has faults.
 pub fn runner_options(configuration: &Configuration, folder: PathBuf) -> Result<Options, Failure> {
     let section = &configuration.runner;
-    let program = std::env::current_exe()
-        .map_err(|why| Failure::failed(format!("cannot find our own program, which keeps the runs: {why}")))?;
+    let program = std::env::current_exe().map_err(|why| {
+        Failure::failed(format!("cannot find the program of this process, which is also the keeper: {why}"))
+    })?;
     let keeper = KeeperCommand(vec![program.into(), "keeper".into()]);
     let host = host_name();
     let mut options = Options::new(folder, section.name.as_deref().unwrap_or(&host), &host, keeper);
@@ -48,7 +49,7 @@ pub fn runner_options(configuration: &Configuration, folder: PathBuf) -> Result<
     Ok(options)
 }
 
-/// What resolves references of jobs: this machine, and AWS, which is asked only when a job refers to it.
+/// Resolves the secret references of jobs: on this machine, and on AWS if a job refers to it.
 pub fn secrets(aws: aws::Options) -> Arc<dyn Secrets> {
     Arc::new(LocalSecrets { beyond: Some(Arc::new(AwsSecrets::new(aws))) })
 }
@@ -62,25 +63,25 @@ fn memory_bytes() -> u64 {
     system.totalram.saturating_mul(u64::from(system.mem_unit))
 }
 
-/// Allocations from this size on are given back to the system when they are freed. Blocks of a spool are 64 KiB; only what
-/// holds a line of up to 1 MB is larger, and without this such pieces stay behind in every thread's heap.
+/// Allocations of at least this size are returned to the system when freed. Spool blocks have 64 KiB; only buffers for
+/// lines of up to 1 MB are larger, and would otherwise remain in the heap of every thread.
 const MMAP_THRESHOLD_BYTES: libc::c_int = 256 << 10;
 
-/// Keeps the memory of what serves flat, whatever jobs print (mallopt(3); glibc only, as other allocators give back by themselves).
+/// Keeps the memory of a server constant for any output of jobs (mallopt(3); only glibc needs it).
 pub fn set_mmap_threshold() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: sets one number of the allocator, before any other thread is there.
+    // SAFETY: sets one number of the allocator, before any other thread is started.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
     }
 }
 
-/// Six bytes that name a run which nobody scheduled.
+/// Six random bytes for the id of a run that no schedule started.
 pub fn random_bytes() -> [u8; 6] {
     let mut bytes = [0; 6];
     if let Err(why) = getrandom::fill(&mut bytes) {
-        // The clock's nanoseconds still tell runs apart; the store refuses a name that is taken.
-        tracing::warn!(%why, "no random bytes");
+        // The clock's nanoseconds still distinguish runs, and the store refuses an id that exists.
+        tracing::warn!(%why, "random bytes unavailable; using the clock");
         bytes.copy_from_slice(&Timestamp::now().as_nanosecond().to_le_bytes()[..6]);
     }
     bytes

@@ -1,7 +1,7 @@
-//! The one binary: subcommands, configuration, and the only place that chooses adapters.
+//! The binary: subcommands, configuration, and the only place that chooses adapters.
 //!
-//! Decodes arguments, calls a library, encodes what it says. The hidden subcommand `keeper` is what the runner executes
-//! once per run: it must stay blocking and single-threaded, so no runtime is started before the subcommand is known.
+//! Decodes arguments, calls a library, prints the result. The runner executes the hidden subcommand `keeper` once per
+//! attempt. A keeper is blocking and single-threaded, so no runtime is started before the subcommand is known.
 
 mod cli;
 mod client;
@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // The keeper of a run is asked for by the runner only. It comes first: it is started for every run.
+    // Only the runner starts a keeper. It is checked first, because it is started for every attempt.
     let mut words = std::env::args_os().skip(1);
     if let (Some(word), Some(directory)) = (words.next(), words.next())
         && word == "keeper"
@@ -42,13 +42,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// A defect of ours is told in one line with its place, without the advice meant for developers.
+/// Prints a panic on one line with its location, without the advice meant for developers.
 fn print_panics_in_one_line() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no reason given").replace('\n', " ");
         let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
         failure::print_error_line(&format!(
-            "sexton: internal fault{place}: {message}; this is a defect of sexton, please report it"
+            "sexton: internal error{place}: {message}; this is a defect of sexton, please report it"
         ));
     }));
 }

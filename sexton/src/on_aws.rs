@@ -1,7 +1,7 @@
-//! The installation on AWS as the client commands see it: the console's API in this process, over the tables and queues.
+//! The API of an installation on AWS, in the process of a client command, over its tables and queues.
 //!
-//! So every command is one code for one machine and for many. Nothing is listened on; the rights are those of the AWS
-//! credentials that are found.
+//! So every command has the same code for one machine and for AWS. It does not listen on a port, and has the
+//! permissions of the AWS credentials of the user.
 
 mod cloudwatch_output;
 
@@ -21,16 +21,18 @@ use crate::machine::random_bytes;
 use crate::setup::SinksSource;
 use cloudwatch_output::CloudwatchOutput;
 
-/// Nobody else can ask an API that listens nowhere.
-const IN_PROCESS_TOKEN: &str = "asked in this process";
+/// A constant is safe: no other process can reach an API without a listener.
+const IN_PROCESS_TOKEN: &str = "in this process";
 
 pub struct Api {
     pub router: Router,
     pub token: String,
 }
 
+/// The API of the installation.
+///
 /// # Errors
-/// When AWS cannot be asked with what is configured, or the sinks file has faults.
+/// Fails if AWS cannot be used with this configuration, or if the sinks file has faults.
 pub async fn api(options: &aws::Options, configuration: &Configuration) -> Result<Api, Failure> {
     let ports = connect(options).await?.ports;
     let output = cloudwatch_output(configuration, &ports)?;
@@ -41,32 +43,34 @@ pub async fn api(options: &aws::Options, configuration: &Configuration) -> Resul
         token: IN_PROCESS_TOKEN.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_bytes),
-        // The scheduler there wakes every minute, and looks back.
+        // The scheduler on AWS ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
     };
     Ok(Api { router: console::router(console), token: IN_PROCESS_TOKEN.to_owned() })
 }
 
+/// The ports of the installation.
+///
 /// # Errors
-/// When there is no region, or no credentials.
+/// Fails if there is no region, or if there are no credentials.
 pub async fn connect(options: &aws::Options) -> Result<aws::Aws, Failure> {
     aws::connect(options).await.map_err(|error| Failure::failed(error.to_string()))
 }
 
-/// For a runner: orders must be signed with one of these keys, where there are any.
+/// The ports for a runner, which accepts only orders signed with one of these keys. Without keys it accepts all orders.
 ///
 /// # Errors
-/// When there is no region, or no credentials.
+/// Fails if there is no region, or if there are no credentials.
 pub async fn connect_runner(options: &aws::Options, order_keys: &[PublicKey]) -> Result<aws::Aws, Failure> {
     if order_keys.is_empty() {
-        tracing::warn!("orders are executed without a look at their signature; name `order_keys` in the policy file");
+        tracing::warn!("orders are not verified: no `order_keys` in the policy file");
     }
     let verifier = (!order_keys.is_empty()).then(|| Arc::new(aws::Verifier::new(order_keys)));
     let seal = aws::Seal { verifier, ..aws::Seal::default() };
     aws::connect_sealed(options, seal).await.map_err(|error| Failure::failed(error.to_string()))
 }
 
-/// Where runs' lines are read: what the first CloudWatch sink of the sinks file says, if there is one.
+/// Reads the output of runs from the first CloudWatch sink of the sinks file, if there is one.
 fn cloudwatch_output(configuration: &Configuration, ports: &Ports) -> Result<CloudwatchOutput, Failure> {
     let sinks = SinksSource::from_configuration(configuration).load_configured()?;
     let logs = sinks.into_iter().find_map(|sink| match sink.kind {
@@ -76,7 +80,7 @@ fn cloudwatch_output(configuration: &Configuration, ports: &Ports) -> Result<Clo
     Ok(CloudwatchOutput::new(logs, ports.runs.clone()))
 }
 
-/// Sinks are the runners' own.
+/// There are no sinks in this process: each runner ships its own lines.
 struct NoSinks;
 
 #[async_trait]

@@ -1,7 +1,6 @@
-//! What people and scripts read on standard output: aligned tables, or one JSON object a line.
+//! Prints on standard output: aligned tables, or one JSON object per line.
 //!
-//! Every subcommand that prints records goes through here. Never prints colours; never fails on a closed pipe other
-//! than by [`crate::failure::Failure::ReaderGone`].
+//! Used by every subcommand. Never prints colours. A closed pipe is [`crate::failure::Failure::ReaderGone`].
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, StdoutLock, Write};
@@ -14,7 +13,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// Text or JSON lines, whichever the user asked for.
+/// Text or JSON lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputFormat {
     Text,
@@ -39,7 +38,7 @@ impl Printer {
         Ok(self.0.write_all(b"\n")?)
     }
 
-    /// One record as one line of JSON.
+    /// Prints one record as one line of JSON.
     pub fn print_json(&mut self, record: &impl Serialize) -> Result<(), Failure> {
         serde_json::to_writer(&mut self.0, record).map_err(io::Error::from)?;
         Ok(self.0.write_all(b"\n")?)
@@ -53,7 +52,7 @@ impl Printer {
         self.print_bytes(table.to_text().as_bytes())
     }
 
-    /// Must be called last: what is buffered may still meet a closed pipe.
+    /// Writes the rest of the buffer. Must be called last.
     pub fn finish(mut self) -> Result<(), Failure> {
         self.flush()
     }
@@ -63,7 +62,7 @@ impl Printer {
     }
 }
 
-/// Columns padded to their widest cell, two spaces apart.
+/// A table whose columns are padded to their widest cell, two spaces apart.
 pub struct Table {
     head: &'static [&'static str],
     rows: Vec<Vec<String>>,
@@ -99,7 +98,7 @@ impl Table {
     }
 }
 
-/// Names, values and sentences in pairs, for one record shown whole.
+/// Formats one record, a name and a value per line.
 pub fn format_pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -109,7 +108,7 @@ pub fn format_pairs(rows: &[(&str, String)]) -> String {
     text
 }
 
-/// Control characters (a job's name or a line of output may hold any) would break the table, or drive the terminal.
+/// Control characters, which names of jobs and lines of output may contain, would break the table or control the terminal.
 fn replace_controls(cell: String) -> String {
     if !cell.chars().any(char::is_control) {
         return cell;
@@ -117,7 +116,7 @@ fn replace_controls(cell: String) -> String {
     cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// `2026-11-23T07:50:00Z`: to the second; records keep the rest.
+/// `2026-11-23T07:50:00Z`: to the second.
 pub fn format_instant(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
@@ -131,7 +130,7 @@ pub fn format_local(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
-/// At most two units, as people say it: `850ms`, `12s`, `3m04s`, `2h10m`, `3d4h`.
+/// At most two units: `850ms`, `12s`, `3m04s`, `2h10m`, `3d4h`.
 pub fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
@@ -163,11 +162,10 @@ pub fn dash() -> String {
     "-".to_owned()
 }
 
-/// An instant as users may write it: RFC 3339, a date (its midnight in UTC), `now`, or a duration, which means that
-/// long before `now`.
+/// Parses an instant: RFC 3339, a date (midnight in UTC), `now`, or a duration before `now`.
 ///
 /// # Errors
-/// One lower-case sentence that says what to write.
+/// Returns what to write.
 pub fn parse_instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if text == "now" {
         return Ok(now);
@@ -184,17 +182,17 @@ pub fn parse_instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(ago) = domain::units::parse_duration(text) {
         return now
             .checked_sub(ago)
-            .map_err(|_| format!("`{text}` ago is before all calendars; write a shorter duration"));
+            .map_err(|_| format!("`{text}` ago is before the earliest date; write a shorter duration"));
     }
     Err(format!(
-        "`{text}` is not an instant; write RFC 3339 with a zone like 2026-11-23T07:50:00Z, a date, now, or how long ago like 2h"
+        "`{text}` is not an instant; write RFC 3339 with a zone like 2026-11-23T07:50:00Z, a date, now, or a duration ago like 2h"
     ))
 }
 
-/// As an argument of the command line that names a job.
+/// Parses an argument GROUP/NAME.
 ///
 /// # Errors
-/// Exit 2.
+/// Exit 2 for any other form.
 pub fn parse_job_key(text: &str) -> Result<JobKey, Failure> {
     JobKey::parse(text).map_err(Failure::usage)
 }
@@ -220,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_is_read_in_all_its_forms() {
+    fn an_instant_is_parsed_in_all_its_forms() {
         let now: Timestamp = "2026-11-23T12:00:00Z".parse().expect("instant");
         for (text, at) in [
             ("2026-11-23T07:50:00Z", "2026-11-23T07:50:00Z"),
@@ -237,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_aligned_and_holds_no_control_characters() {
+    fn a_table_is_aligned_and_contains_no_control_characters() {
         let mut table = Table::new(&["job", "outcome"]);
         table.add_row(vec!["db/dump".into(), "failed".into()]);
         table.add_row(vec!["db/\u{1b}[2Jx".into(), String::new()]);

@@ -1,4 +1,5 @@
-//! What `up`, `runner`, `exec` and `check` start from: configuration, state directory, rule packs, sinks. Flags win over the file.
+//! Loads what `up`, `runner`, `exec` and `check` need: configuration, state directory, rule packs, sinks. Flags override the
+//! file.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ pub struct Overrides {
     pub config: Option<PathBuf>,
     pub state: Option<PathBuf>,
     pub sinks: Option<PathBuf>,
-    /// Beside those of the configuration.
+    /// In addition to those of the configuration.
     pub rules: Vec<PathBuf>,
 }
 
@@ -32,18 +33,18 @@ pub struct Setup {
     pub sinks_source: SinksSource,
 }
 
-/// Where sinks are described.
+/// The source of the sinks.
 #[derive(Clone, Debug)]
 pub struct SinksSource {
-    /// None: the default sink.
+    /// The sinks file; without one, the default sink is used.
     pub file: Option<PathBuf>,
-    /// `[aws]`, which sinks need not repeat.
+    /// `[aws]`: the defaults of sinks on AWS.
     aws: Option<aws::Options>,
 }
 
 impl Setup {
     /// # Errors
-    /// Every fault of the first file that has one.
+    /// Returns every fault of the first faulty file.
     pub fn load(overrides: Overrides) -> Result<Setup, Failure> {
         let configuration = Configuration::load(overrides.config.as_deref())?;
         let state = overrides.state.as_deref().or(configuration.state.as_deref());
@@ -58,15 +59,15 @@ impl Setup {
 }
 
 impl SinksSource {
-    /// As the configuration says.
+    /// The source that the configuration names.
     pub fn from_configuration(configuration: &Configuration) -> SinksSource {
         SinksSource { file: configuration.sinks.clone(), aws: configuration.aws.clone() }
     }
 
-    /// The sinks of the file, or the default one. Warnings are told.
+    /// Reads the sinks of the file; without a file, the default sink. Prints warnings.
     ///
     /// # Errors
-    /// Every fault of the file.
+    /// Returns every fault of the file.
     pub fn load(&self, state: &StateDirectory) -> Result<Vec<SinkConfig>, Failure> {
         match &self.file {
             Some(path) => self.load_file(path),
@@ -74,10 +75,10 @@ impl SinksSource {
         }
     }
 
-    /// The sinks of the file, none without one. Warnings are told.
+    /// Reads the sinks of the file; without a file, none. Prints warnings.
     ///
     /// # Errors
-    /// Every fault of the file.
+    /// Returns every fault of the file.
     pub fn load_configured(&self) -> Result<Vec<SinkConfig>, Failure> {
         self.file.as_deref().map_or_else(|| Ok(Vec::new()), |path| self.load_file(path))
     }
@@ -93,7 +94,7 @@ impl SinksSource {
     }
 }
 
-/// What a sink does not say itself, it takes from `[aws]`, unless it is somebody else there.
+/// Fills absent keys of a sink from `[aws]`, unless the sink names its own profile or role.
 fn fill_from_aws(access: &mut Access, aws: &aws::Options) {
     if access.profile.is_some() || access.role_arn.is_some() {
         return;
@@ -116,7 +117,7 @@ fn parse_sinks(name: &str, text: &str) -> Result<Vec<SinkConfig>, Failure> {
     Ok(sinks)
 }
 
-/// A sink in one line, for people.
+/// One line about a sink, printed at the start.
 pub fn sink_line(sink: &SinkConfig) -> String {
     let target = match &sink.kind {
         SinkKind::File(file) => file.path.text().to_owned(),

@@ -1,13 +1,13 @@
-//! INT and TERM, as `up` and `runner` take them: the first one ends in good order, another one at once.
+//! INT and TERM for `up` and `runner`: the first signal stops them in order, a second one immediately.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Failure;
 
-/// The exit code of a process that a signal ended, as shells count it: 128 + SIGINT.
+/// Exit code after a second signal: 128 + SIGINT, like shells report it.
 pub const EXIT_INTERRUPTED: i32 = 130;
 
-/// INT and TERM, from the first moment on.
+/// INT and TERM since the creation of this value.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -15,7 +15,7 @@ pub struct Signals {
 
 impl Signals {
     /// # Errors
-    /// When the system does not let us listen.
+    /// Fails if a signal handler cannot be installed.
     pub fn new() -> Result<Signals, Failure> {
         let failure = |why| Failure::failed(format!("cannot listen for signals: {why}"));
         Ok(Signals {
@@ -24,7 +24,7 @@ impl Signals {
         })
     }
 
-    /// Returns at the next one.
+    /// Returns at the next signal.
     pub async fn wait(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

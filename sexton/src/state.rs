@@ -1,15 +1,15 @@
-//! The state directory: where an `up` keeps what must outlive it, and where commands of the same machine find it.
+//! The state directory: what an `up` or `runner` stores, and where commands on the same machine find it.
 //!
-//! | path | what |
+//! | path | content |
 //! |---|---|
-//! | `lock` | held for as long as an `up` or a `runner` runs here |
-//! | `token` | what the API asks for; 0600 |
-//! | `server.json` | `url` and `pid` of the `up` or `runner` that serves; absent when none does |
-//! | `runner-id` | what tells this runner from others of the same host name |
+//! | `lock` | locked while an `up` or `runner` uses the directory |
+//! | `token` | token of the API; mode 0600 |
+//! | `server.json` | `url` and `pid` of the serving `up` or `runner`; absent when none serves |
+//! | `runner-id` | distinguishes this runner from others with the same host name |
 //! | `sexton.db` | jobs, runs, orders, reports, alerts |
 //! | `runner/` | run directories, spools, outbox |
-//! | `logs/` | the default sink |
-//! | `sample.crontab` | what runs when no file is given |
+//! | `logs/` | files of the default sink |
+//! | `sample.crontab` | the crontab that runs when no file is given |
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -19,39 +19,39 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-/// 32 random bytes as hexadecimal digits: beyond guessing.
+/// Random bytes of the token: 256 bits cannot be guessed.
 const TOKEN_BYTES: usize = 32;
 
-/// Runners of one host name are few.
+/// Random bytes of a runner id. Chosen: 24 bits distinguish the few runners with one host name.
 const RUNNER_ID_BYTES: usize = 3;
 
-/// A token file longer than this is not one of ours.
+/// Longest token file that is read. Chosen: a token has 64 bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    #[error("cannot {doing} {}: {why}; name another directory with --state, or mend its rights", path.display())]
+    #[error("cannot {doing} {}: {why}; name another directory with --state, or correct its permissions", path.display())]
     Io { doing: &'static str, path: PathBuf, why: io::Error },
-    #[error("another `sexton up` or `sexton runner` has the state directory {}{by}; stop it first, or name another directory with --state", path.display())]
+    #[error("the state directory {} is in use by another `sexton up` or `sexton runner`{by}; stop it first, or name another directory with --state", path.display())]
     InUse { path: PathBuf, by: String },
     #[error("neither XDG_STATE_HOME nor HOME is set; name a state directory with --state")]
     NoHome,
 }
 
-/// How commands find an `up`.
+/// The content of `server.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerInfo {
     pub url: String,
     pub pid: u32,
 }
 
-/// The paths of a state directory; making one touches nothing.
+/// The paths of a state directory. Creating this value accesses no file.
 #[derive(Clone, Debug)]
 pub struct StateDirectory {
     pub dir: PathBuf,
 }
 
-/// Gone when dropped, also by kill -9: the kernel lets go of it.
+/// The lock of a state directory; the kernel releases it when the process exits, also after kill -9.
 pub struct Lock(#[expect(dead_code, reason = "holds the lock")] File);
 
 impl StateDirectory {
@@ -59,14 +59,14 @@ impl StateDirectory {
         StateDirectory { dir: dir.into() }
     }
 
-    /// `dir` when given, else `$XDG_STATE_HOME/sexton`, else `/var/lib/sexton` for root and `~/.local/state/sexton`
-    /// for everyone else (XDG Base Directory Specification 0.8).
+    /// `dir` if given, otherwise `$XDG_STATE_HOME/sexton`, otherwise `/var/lib/sexton` for root and
+    /// `~/.local/state/sexton` for other users (XDG Base Directory Specification 0.8).
     ///
     /// # Errors
-    /// When there is no home to speak of.
+    /// Fails if no home directory is known.
     pub fn find(dir: Option<&Path>) -> Result<StateDirectory, StateError> {
         if let Some(dir) = dir {
-            // Processes that are told this path run elsewhere.
+            // Absolute, because the path is passed to processes with other working directories.
             return Ok(StateDirectory::new(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())));
         }
         let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -99,11 +99,11 @@ impl StateDirectory {
         self.dir.join("token")
     }
 
-    /// The runner's name where the configuration has none: the host's, and what tells it from other runners of such a name
-    /// (cloned machines, two runners on one). The same after every restart.
+    /// The default name of the runner: the host name and a stored random id, which distinguishes cloned machines and
+    /// several runners on one host.
     ///
     /// # Errors
-    /// When the file that remembers it can neither be read nor made.
+    /// Fails if the file `runner-id` can be neither read nor created.
     pub fn runner_name(&self, host: &str) -> Result<String, StateError> {
         let path = self.dir.join("runner-id");
         let known = match fs::read_to_string(&path) {
@@ -114,7 +114,7 @@ impl StateDirectory {
         if !known.is_empty() {
             return Ok(format!("{host}-{known}"));
         }
-        let id = random_hex(RUNNER_ID_BYTES).map_err(|why| io_error("draw random bytes for", &path, why))?;
+        let id = random_hex(RUNNER_ID_BYTES).map_err(|why| io_error("get random bytes for", &path, why))?;
         write_private(&path, id.as_bytes()).map_err(|why| io_error("write", &path, why))?;
         Ok(format!("{host}-{id}"))
     }
@@ -123,22 +123,22 @@ impl StateDirectory {
         self.dir.join("server.json")
     }
 
-    /// Makes the directory, readable for its owner only: output of jobs and the token lie in it.
+    /// Creates the directory, readable only by its owner, because it contains the token and output of jobs.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// Fails if it cannot be created.
     pub fn create(&self) -> Result<(), StateError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.dir)
-            .map_err(|why| io_error("make", &self.dir, why))
+            .map_err(|why| io_error("create", &self.dir, why))
     }
 
-    /// Makes this process the only `up` of the directory.
+    /// Locks the directory for this process.
     ///
     /// # Errors
-    /// When there is one already, named by its pid and address where they are known.
+    /// Fails if another process holds the lock; the error names its pid and address if known.
     pub fn lock(&self) -> Result<Lock, StateError> {
         let path = self.dir.join("lock");
         let mut options = OpenOptions::new();
@@ -155,24 +155,24 @@ impl StateDirectory {
         }
     }
 
-    /// The token of the API, made at first use.
+    /// The token of the API, created at first use.
     ///
     /// # Errors
-    /// When it can neither be read nor made.
+    /// Fails if it can be neither read nor created.
     pub fn token(&self) -> Result<String, StateError> {
         let path = self.token_file();
         if let Some(token) = self.existing_token()? {
             return Ok(token);
         }
-        let token = random_hex(TOKEN_BYTES).map_err(|why| io_error("draw random bytes for", &path, why))?;
+        let token = random_hex(TOKEN_BYTES).map_err(|why| io_error("get random bytes for", &path, why))?;
         write_private(&path, token.as_bytes()).map_err(|why| io_error("write", &path, why))?;
         Ok(token)
     }
 
-    /// The token, if an `up` has made one here.
+    /// The token of the API, if one exists.
     ///
     /// # Errors
-    /// When there is one and it cannot be read.
+    /// Fails if the file exists and cannot be read.
     pub fn existing_token(&self) -> Result<Option<String>, StateError> {
         let path = self.token_file();
         let mut text = String::new();
@@ -184,23 +184,23 @@ impl StateDirectory {
         }
     }
 
-    /// The `up` that serves, as far as its file says; it may be gone without having said so.
+    /// The server that `server.json` names. After a crash the file names a process that has exited.
     pub fn read_server_file(&self) -> Option<ServerInfo> {
         serde_json::from_slice(&fs::read(self.server_file()).ok()?).ok()
     }
 
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn write_server_file(&self, server: &ServerInfo) -> Result<(), StateError> {
         let path = self.server_file();
         let text = serde_json::to_vec(server).map_err(|why| io_error("write", &path, why.into()))?;
         write_private(&path, &text).map_err(|why| io_error("write", &path, why))
     }
 
-    /// Takes the announcement back. A file left behind is harmless: commands say that nobody answers there.
+    /// Deletes `server.json`. A file that remains is harmless: commands report that the server is unreachable.
     pub fn remove_server_file(&self) {
         if let Err(why) = fs::remove_file(self.server_file()) {
-            tracing::debug!(%why, "the announcement was not there to be withdrawn");
+            tracing::debug!(%why, "cannot delete server.json");
         }
     }
 }
@@ -211,7 +211,7 @@ fn random_hex(bytes: usize) -> io::Result<String> {
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Whole or not at all: written beside, then renamed.
+/// Writes a file atomically: a temporary file is renamed.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_made_once_and_only_its_owner_reads_it() {
+    fn the_token_is_created_once_and_readable_only_by_its_owner() {
         let (_dir, state) = scratch();
         assert_eq!(state.existing_token().expect("read"), None);
         let token = state.token().expect("made");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_is_called_the_same_after_a_restart_and_differently_elsewhere() {
+    fn a_runner_name_survives_a_restart_and_differs_between_state_directories() {
         let ((_one, state), (_other, elsewhere)) = (scratch(), scratch());
         let name = state.runner_name("web1").expect("made");
         assert!(name.starts_with("web1-") && name.len() == "web1-".len() + 2 * RUNNER_ID_BYTES, "{name}");
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_up_is_refused_and_told_who_has_the_directory() {
+    fn a_second_up_is_refused_with_pid_and_address_of_the_first() {
         let (_dir, state) = scratch();
         let first = state.lock().expect("free");
         state.write_server_file(&ServerInfo { url: "http://127.0.0.1:7077".into(), pid: 42 }).expect("announced");

@@ -1,14 +1,15 @@
-//! `sexton up`: everything in one process on one machine. The only place that chooses adapters.
+//! `sexton up`: scheduler, runner and API in one process on one machine.
 //!
 //! | file | duty |
 //! |---|---|
-//! | `job_files` | crontabs and jobs files: applied at the start and whenever they change |
+//! | `job_files` | applies crontabs and jobs files, at the start and when they change |
 //! | `duties` | the loops around `services`: scheduler, collector, overdue, alerts, pruner |
-//! | `notifier`, `sink_alerts`, `disk_alerts` | alerts to the configured channels; sinks and disks in trouble become alerts |
-//! | `run_output` | the output that the console gives out |
-//! | `sample` | what runs when nothing is named |
+//! | `notifier` | sends alerts to the configured channels |
+//! | `sink_alerts`, `disk_alerts` | alerts about failing sinks and a full disk |
+//! | `run_output` | reads the output of runs for the API |
+//! | `sample` | the crontab and the sinks without any configuration |
 //!
-//! The runner with its sinks and rules is `local_runner`, which `sexton runner` has too.
+//! The runner with its sinks and rules is `local_runner`, which `sexton runner` uses, too.
 
 mod disk_alerts;
 mod duties;
@@ -90,7 +91,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
     let served = runtime.block_on(serve(setup, named, listen));
-    // Threads that still wait for a disk or a reader are not waited for.
+    // Does not wait for threads that wait for a disk or a reader.
     runtime.shutdown_background();
     served
 }
@@ -103,7 +104,8 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
     let files = JobFiles::new(named, &state, &ports).await?;
     let applied = files.apply_all(&ports, &setup.packs).await?;
     let listener = listen::bind(listen).await?;
-    let address = listener.local_addr().map_err(|why| Failure::failed(format!("cannot tell the address: {why}")))?;
+    let address =
+        listener.local_addr().map_err(|why| Failure::failed(format!("cannot read the listen address: {why}")))?;
     let url = format!("http://{}", listen::reachable_address(address));
     let token: Arc<str> = state.token().map_err(|error| Failure::failed(error.to_string()))?.into();
 
@@ -157,12 +159,12 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
     state.write_server_file(&server_info).map_err(|error| Failure::failed(error.to_string()))?;
     print_startup(&url, &state, &applied, &runner)?;
     signals.wait().await;
-    print_error_line("stopping: nothing new is fired; another signal ends this at once");
+    print_error_line("stopping: no new runs are started; send the signal again to exit immediately");
     state.remove_server_file();
     tokio::select! {
         left = running.shut_down() => print_error_line(&stopped_message(left, "sexton up")),
         () = signals.wait() => {
-            print_error_line("ended at once; running jobs go on, and the next `sexton up` finds them");
+            print_error_line("exited immediately; running jobs continue and the next `sexton up` resumes them");
             std::process::exit(EXIT_INTERRUPTED);
         }
     }
@@ -178,7 +180,7 @@ fn start_runner(setup: &mut Setup, ports: &Ports) -> Result<Arc<LocalRunner>, Fa
     Ok(Arc::new(runner))
 }
 
-/// Everything that runs beside everything else.
+/// The concurrent tasks of `up`.
 struct RunningUp {
     runner: Arc<LocalRunner>,
     duties: duties::RunningDuties,
@@ -190,7 +192,7 @@ struct RunningUp {
 }
 
 impl RunningUp {
-    /// Takes nothing new, leaves what runs to its keepers, delivers and collects what there is. Says how many runs go on.
+    /// Stops the runner and the duties; running jobs continue with their keepers. Returns the number of runs that continue.
     async fn shut_down(self) -> usize {
         self.stop.cancel();
         let left = self.runner.shut_down().await;
@@ -198,13 +200,13 @@ impl RunningUp {
             task.abort();
         }
         self.duties.finish().await;
-        // Whoever still follows output is let go.
+        // Disconnects clients that still follow output.
         self.server.abort();
         left
     }
 }
 
-/// What a person who just started it wants to know; `ready` last, on a line of its own.
+/// Prints address, token file, jobs and sinks; `ready` last, on a line of its own.
 fn print_startup(
     url: &str,
     state: &crate::state::StateDirectory,
@@ -227,7 +229,7 @@ fn print_startup(
     out.print_line("try       sexton jobs, sexton runs, sexton logs RUN_ID")?;
     out.print_line("ready")?;
     match out.finish() {
-        // Whoever started us may have closed the pipe after all.
+        // The parent process may have closed the pipe.
         Err(Failure::ReaderGone) => Ok(()),
         other => other,
     }

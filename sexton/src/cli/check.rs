@@ -1,5 +1,5 @@
-//! `check`: validates the configuration and really reaches everything it names. One line each. A sink is sent a marked test
-//! line; everything else is sent nothing. On AWS: every table, queue and topic, or what the runner of `--group` needs.
+//! `check`: validates the configuration and connects to everything it names. Prints one line each. Sends a marked test line
+//! to each sink and nothing to anything else. On AWS: every table, queue and topic, or what the runner of `--group` needs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::state::StateDirectory;
 
-/// Jobs read together.
+/// Jobs read by one call of the store. Chosen, not measured.
 const PAGE_JOBS_MAX: usize = 1000;
 
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Prints each finding as soon as it is known: reaching a dead server takes its time.
+/// Prints each finding immediately, because connecting to a dead server takes until its timeout.
 struct Findings {
     out: Printer,
     json: bool,
@@ -91,14 +91,13 @@ pub fn run(arguments: Arguments) -> Outcome {
     }
     let packs: Vec<&str> = setup.packs.names().collect();
     let examples = setup.packs.check_examples();
-    let examples =
-        if examples.refuse() { Err(examples.to_string()) } else { Ok("every example is judged as it says".to_owned()) };
+    let examples = if examples.refuse() { Err(examples.to_string()) } else { Ok("all examples pass".to_owned()) };
     findings.print("rules", &packs.join(", "), examples)?;
     block_on(async {
         if let Some(options) = &installation {
             check_aws(options, &arguments.group, &setup.configuration.runner.groups, &mut findings).await?;
         }
-        // Rights to write may be those of a group's own logs.
+        // Permissions can differ by group, so each sink is checked for each group.
         let default_groups = [CHECK_GROUP.to_owned()];
         let groups = if arguments.group.is_empty() { &default_groups[..] } else { &arguments.group };
         for (sink, group) in setup.sinks.iter().flat_map(|sink| groups.iter().map(move |group| (sink, group))) {
@@ -116,7 +115,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     Ok(if bad { FAILED } else { SUCCESS })
 }
 
-/// `asked`: groups as whose runner to look. `configured`: groups whose queues ought to be there, besides those that have jobs.
+/// `asked`: groups whose runner is checked. `configured`: groups whose queues must exist, in addition to those with jobs.
 async fn check_aws(
     options: &aws::Options,
     asked: &[String],
@@ -163,11 +162,11 @@ async fn groups_with_jobs(aws: &aws::Aws) -> PortResult<BTreeSet<String>> {
 fn check_state(state: &StateDirectory) -> Result<String, String> {
     state.create().map_err(|error| error.to_string())?;
     let probe = state.dir.join(format!("check.{}", std::process::id()));
-    std::fs::write(&probe, b"").map_err(|why| format!("cannot be written to: {why}"))?;
-    std::fs::remove_file(&probe).map_err(|why| format!("cannot be cleaned: {why}"))?;
+    std::fs::write(&probe, b"").map_err(|why| format!("cannot write: {why}"))?;
+    std::fs::remove_file(&probe).map_err(|why| format!("cannot delete the test file: {why}"))?;
     match state.read_server_file() {
-        Some(server) => Ok(format!("can be written to; pid {} serves it at {}", server.pid, server.url)),
-        None => Ok("can be written to; no `up` serves it".to_owned()),
+        Some(server) => Ok(format!("writable; pid {} serves it at {}", server.pid, server.url)),
+        None => Ok("writable; no `up` serves it".to_owned()),
     }
 }
 

@@ -1,5 +1,4 @@
-//! `exec`: one command now, for whatever scheduler calls it. Needs no `up`; where a server is found, the run is reported
-//! to it.
+//! `exec`: runs one command now, called by another scheduler. Needs no `up`; reports the run if it finds a server.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use crate::local_runner;
 use crate::machine;
 use crate::setup::{Overrides, Setup};
 
-/// Troubles of sinks on their way to standard error.
+/// Sink events that wait to be logged. Chosen, not measured.
 const EVENTS_MAX: usize = 100;
 
 #[derive(Debug, Args)]
@@ -73,7 +72,7 @@ async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     tokio::spawn(local_runner::log_sink_events(sink_events));
     options.sinks = local_runner::start_sinks(&setup.sinks, &events)?;
     options.packs = Arc::new(setup.packs);
-    // A wrapped command sees what it would see without us; only our own token stays ours.
+    // The command gets its caller's environment, without the variables of Sexton (the token).
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     options.pass_env = names.filter(|name| !name.starts_with("SEXTON_")).collect();
     let order = new_order(&arguments)?;
@@ -91,7 +90,7 @@ fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
     let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let mut random = [0; 6];
     getrandom::fill(&mut random)
-        .map_err(|why| Failure::failed(format!("no random bytes to name the run with: {why}")))?;
+        .map_err(|why| Failure::failed(format!("cannot create a run id: no random bytes: {why}")))?;
     let key = JobKey::new(&arguments.group, &arguments.name);
     let mut job = Job::new(key, "@manually", Command::Argv(arguments.command.clone()));
     job.timeout = arguments.timeout;
@@ -112,10 +111,10 @@ fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
     })
 }
 
-/// Where the run is reported to: AWS or the server that is named, else the `up` of the state directory if it answers.
-/// One that is named and does not answer is waited for, for as long as reports are.
+/// The receiver of the run's reports: the selected installation, otherwise the `up` of the state directory if it answers.
+/// Reports to a selected installation are retried; whether it answers is not checked first.
 async fn find_report_server(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
-    // `--state` says where the spool is; it takes nothing back from [aws].
+    // `--state` selects the spool here; unlike for other commands, it does not override [aws].
     let named = ServerArguments { state: None, ..arguments.clone() };
     if arguments.server.is_some() || named.on_aws(&setup.configuration).is_some() {
         return Ok(Some(Arc::new(ServerReports { client: Client::find(&named).await? })));
@@ -129,13 +128,13 @@ async fn find_report_server(arguments: &ServerArguments, setup: &Setup) -> Resul
         Ok(_) => Ok(Some(Arc::new(ServerReports { client }))),
         Err(failure) => {
             failure.print();
-            print_error_line("sexton: the command runs all the same, and is reported to nobody");
+            print_error_line("sexton: the command runs, but its run is not reported: no server found");
             Ok(None)
         }
     }
 }
 
-/// Reports over the API.
+/// Sends reports to the API.
 struct ServerReports {
     client: Client,
 }
@@ -148,7 +147,7 @@ impl Reports for ServerReports {
             Ok(_) => Ok(()),
             Err(Failure::Usage(messages)) => Err(PortError::Permanent(messages.join("; "))),
             Err(Failure::Failed(messages)) => Err(PortError::Retry(messages.join("; "))),
-            Err(Failure::ReaderGone) => Err(PortError::Retry("the server is gone".to_owned())),
+            Err(Failure::ReaderGone) => Err(PortError::Retry("the server closed the connection".to_owned())),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `jobs`, `job`, `apply` and `maintenance`: asks a server about what is to run, and changes it.
+//! `jobs`, `job`, `apply` and `maintenance`: shows and changes jobs through the API.
 
 use std::path::PathBuf;
 
@@ -226,7 +226,7 @@ fn set(arguments: &SetArguments) -> Outcome {
     let read = read_valid_jobs(&source)?;
     let [job] = read.jobs.as_slice() else {
         return Err(Failure::usage(format!(
-            "{} holds {} jobs; `job set` takes a file with one",
+            "{} contains {} jobs; `job set` needs a file with exactly one",
             read.name,
             read.jobs.len()
         )));
@@ -293,7 +293,7 @@ pub fn apply(arguments: ApplyArguments) -> Outcome {
     })
 }
 
-/// `+` added, `~` changed, `-` removed; one job a line, then a count.
+/// `+` added, `~` changed, `-` removed; one job per line, then the counts.
 fn difference_text(answer: &Value, dry_run: bool) -> String {
     let list = |name: &str| answer.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut text = String::new();
@@ -328,21 +328,21 @@ pub fn maintenance(arguments: MaintenanceArguments) -> Outcome {
             arguments.group.as_deref().map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
         let message = match (on, until) {
             (true, Some(until)) => {
-                format!("maintenance of {scope} until {}: nothing new is fired", format_instant(until))
+                format!("maintenance of {scope} until {}: no new runs are started", format_instant(until))
             }
-            (true, None) => format!("maintenance of {scope}: nothing new is fired until `sexton maintenance off`"),
-            (false, _) => format!("maintenance of {scope} is over"),
+            (true, None) => format!("maintenance of {scope}: no new runs are started until `sexton maintenance off`"),
+            (false, _) => format!("maintenance of {scope} ended"),
         };
         print_confirmation(&answer, arguments.json, &message)
     })
 }
 
-/// `--until 2h` means in two hours.
+/// Parses the value of `--until`: an instant, or a duration from now (`2h`).
 fn parse_future_instant(text: &str) -> Result<Timestamp, Failure> {
     let now = Timestamp::now();
     if let Ok(duration) = domain::units::parse_duration(text) {
         let too_late =
-            |_| Failure::usage(format!("`{text}` from now is after all calendars; write a shorter duration"));
+            |_| Failure::usage(format!("`{text}` from now is after the latest date; write a shorter duration"));
         return now.checked_add(duration).map_err(too_late);
     }
     parse_instant(text, now).map_err(Failure::usage)
@@ -350,12 +350,14 @@ fn parse_future_instant(text: &str) -> Result<Timestamp, Failure> {
 
 fn parse_job(record: &Value) -> Result<Job, Failure> {
     serde_json::from_value(record.clone()).map_err(|error| {
-        Failure::failed(format!("the server's answer is not a job ({error}); is its version the same as ours?"))
+        Failure::failed(format!(
+            "unexpected answer from the server: not a job ({error}); does it run the same version?"
+        ))
     })
 }
 
 fn unexpected_answer() -> Failure {
-    Failure::failed("the server's answer holds no jobs; is its version the same as ours?")
+    Failure::failed("unexpected answer from the server: no jobs; does it run the same version?")
 }
 
 #[cfg(test)]
@@ -363,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_is_shown_a_job_a_line_with_a_count() {
+    fn a_difference_has_one_job_per_line_and_counts() {
         let answer = json!({
             "added": ["db/dump"], "changed": [{ "job": "db/vacuum", "fields": ["schedule", "timeout"] }],
             "removed": ["db/old"], "unchanged": 3,

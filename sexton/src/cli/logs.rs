@@ -1,4 +1,4 @@
-//! `logs`: what a run printed, byte for byte. Through the server; where none has it, from the state directory itself.
+//! `logs`: prints the output of a run, byte for byte. Reads it through the API, otherwise from the state directory.
 
 use axum::http::HeaderMap;
 use clap::Args;
@@ -34,7 +34,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     block_on(async {
         match open_stream(&arguments, &run_id).await {
             Ok((client, answer)) => print_stream(&arguments, &run_id, &client, answer).await,
-            // Nobody answers, or a runner that gives out no output; a server that was named is the one that was meant.
+            // No server answers, or it is a runner, which serves no output. With --server, the disk is not read.
             Err(failure) if arguments.server.server.is_none() => print_from_disk(&arguments, &run_id, failure),
             Err(failure) => Err(failure),
         }
@@ -57,7 +57,7 @@ async fn open_stream(arguments: &Arguments, run_id: &str) -> Result<(Client, Out
 async fn print_stream(arguments: &Arguments, run_id: &str, client: &Client, (head, mut body): OutputStream) -> Outcome {
     let removed = head.get(REMOVED_LINES).and_then(|lines| lines.to_str().ok());
     if let Some(lines) = removed.filter(|lines| *lines != "0") {
-        print_error_line(&format!("sexton: the first {lines} lines of {run_id} are not kept any more"));
+        print_error_line(&format!("sexton: the first {lines} lines of {run_id} were deleted by retention"));
     }
     let mut out = Printer::new();
     while let Some(piece) = body.next().await {
@@ -72,7 +72,7 @@ async fn print_stream(arguments: &Arguments, run_id: &str, client: &Client, (hea
 
 fn print_from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> Outcome {
     let state = arguments.server.state(&arguments.server.configuration()?)?;
-    let read_error = |why| Failure::failed(format!("the output of {run_id} cannot be read: {why}"));
+    let read_error = |why| Failure::failed(format!("cannot read the output of {run_id}: {why}"));
     let found = RunOutput::new(&state.runner_folder()).find(&RunId(run_id.to_owned())).map_err(read_error)?;
     let Some(directory) = found else { return Err(no_server) };
     let stream = arguments.stream.as_deref().map(|name| if name == "stderr" { Stream::Stderr } else { Stream::Stdout });
@@ -86,7 +86,7 @@ fn print_from_disk(arguments: &Arguments, run_id: &str, no_server: Failure) -> O
     let missing = |removed| {
         let text = arguments.timestamps.then(|| missing_lines_text(removed));
         if text.is_none() {
-            print_error_line(&format!("sexton: of the output of {run_id}, {removed}"));
+            print_error_line(&format!("sexton: output of {run_id}: {removed}"));
         }
         text
     };

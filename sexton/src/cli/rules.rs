@@ -1,4 +1,4 @@
-//! `rules list` and `rules test`: which packs there are, and what rules make of some output. Needs nothing running.
+//! `rules list` and `rules test`: lists rule packs, and judges some output with rules. Needs no server.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +13,7 @@ use crate::configuration::load_packs;
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
 use crate::print::{Printer, Table};
 
-/// Of a matching line, this much is shown.
+/// At most this much of a matching line is printed.
 const MATCH_CHARS_MAX: usize = 400;
 
 #[derive(Debug, Args)]
@@ -137,7 +137,7 @@ fn show_match(out: &mut Printer, json: bool, found: &TestMatch<'_>) -> Result<()
     out.print_line(&format!("{}: {severity} {}: {shown}", found.line, found.rule))
 }
 
-/// Named ones; else those that `--rules` brought; else what a job without a word about rules gets.
+/// The named packs; otherwise those of `--rules`; otherwise the default of jobs.
 fn select_packs(arguments: &TestArguments, packs: &Packs) -> Vec<String> {
     if !arguments.pack.is_empty() {
         return arguments.pack.clone();

@@ -1,4 +1,4 @@
-//! `run`, `stop`, `runs`, `show` and `ledger`: asks a server about runs.
+//! `run`, `stop`, `runs`, `show` and `ledger`: shows, starts and stops runs through the API.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::print::{
     parse_instant, parse_job_key,
 };
 
-/// What one question asks the server to wait for; asked again until the run is over.
+/// How long one request lets the server wait for the end of a run; repeated until the run has ended.
 const WAIT_PER_REQUEST: Duration = Duration::from_secs(30);
 
-/// Runs fetched by one question.
+/// Runs fetched by one request. Chosen, not measured.
 const PAGE_RUNS_MAX: u64 = 500;
 
 #[derive(Debug, Args)]
@@ -148,7 +148,7 @@ async fn wait_until_ended(client: &Client, run_id: &RunId) -> Result<Value, Fail
     }
 }
 
-/// How a run ended, in one line.
+/// The end of a run on one line.
 pub fn end_summary(run: &Run) -> String {
     let outcome = run.outcome.map_or("open", RunOutcome::name);
     let reason = run.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
@@ -168,8 +168,8 @@ pub fn stop(arguments: StopArguments) -> Outcome {
         } else {
             let run = parse_run(&answer)?;
             let message = match run.is_open() {
-                true => "its runner will stop it",
-                false => "it is over already",
+                true => "stop requested",
+                false => "already finished",
             };
             out.print_line(&format!("{run_id}: {message}"))?;
         }
@@ -226,7 +226,7 @@ pub fn list(arguments: RunsArguments) -> Outcome {
 fn run_row(run: &Run, undelivered: &[Undelivered]) -> Vec<String> {
     let outcome = match (run.outcome, run.held) {
         (Some(outcome), _) => outcome.name(),
-        (None, true) => "waiting",
+        (None, true) => "held",
         (None, false) => state_name(run),
     };
     let exit = match (run.exit_code, run.signal) {
@@ -248,7 +248,7 @@ fn run_row(run: &Run, undelivered: &[Undelivered]) -> Vec<String> {
     ]
 }
 
-/// The sinks that lack lines of a run; a server that knows of none says nothing.
+/// The sinks that lack lines of a run. A server without sinks omits them.
 fn parse_undelivered(record: &Value) -> Vec<Undelivered> {
     record.get("undelivered").and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
 }
@@ -371,13 +371,15 @@ fn ledger_text(answer: &Value) -> String {
     format_pairs(&rows)
 }
 
+/// Checks a run id before it becomes part of a path or an address.
+///
 /// # Errors
-/// Exit 2: only a text of this form may become part of a path or an address.
+/// Exit 2 for any other text.
 pub fn valid_run_id(text: &str) -> Result<&str, Failure> {
     match RunId::is_valid(text) {
         true => Ok(text),
         false => Err(Failure::usage(format!(
-            "`{text}` is not the name of a run; write it as `sexton runs` shows it, like 20261123T075000Z-3f9a1c0e7b2d"
+            "`{text}` is not a run id; write it as printed by `sexton runs`, like 20261123T075000Z-3f9a1c0e7b2d"
         ))),
     }
 }
@@ -396,10 +398,12 @@ fn parse_optional_instant(text: Option<&str>, now: Timestamp) -> Result<Option<T
 
 fn parse_run(record: &Value) -> Result<Run, Failure> {
     serde_json::from_value(record.clone()).map_err(|error| {
-        Failure::failed(format!("the server's answer is not a run ({error}); is its version the same as ours?"))
+        Failure::failed(format!(
+            "unexpected answer from the server: not a run ({error}); does it run the same version?"
+        ))
     })
 }
 
 fn unexpected_answer(wanted: &str) -> Failure {
-    Failure::failed(format!("the server's answer holds no {wanted}; is its version the same as ours?"))
+    Failure::failed(format!("unexpected answer from the server: no {wanted}; does it run the same version?"))
 }

@@ -1,4 +1,4 @@
-//! `next`, `plan` and `lint`: what schedules and files mean. Needs nothing running.
+//! `next`, `plan` and `lint`: shows firings of schedules and faults of files. Needs no server.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::failure::{Failure, Outcome, SUCCESS, USAGE, print_error_line};
 use crate::jobs_source::{JobsSource, read_valid_jobs};
 use crate::print::{self, OutputFormat, Printer, parse_instant};
 
-/// `--count` beyond this is a mistake; a plan goes further.
+/// Largest `--count`. Chosen: for more firings there is `plan`.
 const COUNT_MAX: u64 = 100_000;
 
 #[derive(Debug, Args)]
@@ -68,7 +68,7 @@ pub fn next(arguments: NextArguments) -> Outcome {
     if firings.len() < count {
         let note = match schedule.trigger() {
             Trigger::Reboot => "when its runner boots",
-            Trigger::Manual => "only when asked",
+            Trigger::Manual => "only by `sexton run`",
             Trigger::Timed => "never",
         };
         match OutputFormat::new(arguments.json) {
@@ -171,7 +171,7 @@ pub fn lint(arguments: LintArguments) -> Outcome {
         }
     }
     if !arguments.json {
-        out.print_line(&format!("{} good jobs, {} faults, {} warnings", parsed.jobs.len(), counts.0, counts.1))?;
+        out.print_line(&format!("{} valid jobs, {} faults, {} warnings", parsed.jobs.len(), counts.0, counts.1))?;
     }
     out.finish()?;
     Ok(if counts.0 > 0 { USAGE } else { SUCCESS })

@@ -1,4 +1,4 @@
-//! `sinks`: how far each sink is behind, as whoever ships the lines sees it: the `up` or the runner of this machine.
+//! `sinks`: prints the delivery lag of each sink, as seen by the `up` or the runner of this machine.
 
 use std::time::Duration;
 
@@ -24,22 +24,22 @@ pub fn run(arguments: Arguments) -> Outcome {
         let on_aws = arguments.server.on_aws(&configuration).is_some();
         let client = Client::for_server(&arguments.server, &configuration).map_err(|failure| match failure {
             Failure::Failed(_) if on_aws => Failure::usage(
-                "on AWS each runner ships its own lines; ask on its machine (`sexton sinks --state DIR`), or read its /metrics",
+                "on AWS each runner ships its own lines; run `sexton sinks --state DIR` on its machine, or read its /metrics",
             ),
             failure => failure,
         })?;
         let answer = client.send(ApiRequest::get(&["sinks"])).await?;
         let Some(sinks) = answer.get("sinks").and_then(Value::as_array) else {
-            return Err(Failure::failed("the server's answer holds no sinks; is its version the same as ours?"));
+            return Err(Failure::failed("unexpected answer from the server: no sinks; does it run the same version?"));
         };
         let mut out = Printer::new();
         let mut table = Table::new(&[
             "sink",
             "type",
             "state",
-            "lines behind",
-            "bytes",
-            "for",
+            "lag lines",
+            "lag bytes",
+            "lag",
             "unconfirmed",
             "lines/s",
             "dropped",

@@ -1,5 +1,5 @@
-//! The output of runs on AWS: read back from CloudWatch Logs, where the runners' sink put it. Where there is no such sink, or its
-//! lines do not say which run they are of, people are told where to look.
+//! Reads the output of runs on AWS from CloudWatch Logs, where the runners' sink sent it. Without such a sink, or with a
+//! format whose lines do not name their run, returns an error that says where the output is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use sinks::cloudwatch_logs::{CloudwatchFormat, CloudwatchLogsConfig};
 use sinks::feed::RunHeader;
 use tokio::sync::mpsc;
 
-/// Pieces on their way to one slow reader.
+/// Chunks that wait for one slow reader.
 const CHUNKS_MAX: usize = 4;
 
-/// Between two looks for more lines. FilterLogEvents takes 5 calls a second of a whole account, the AWS console's among them.
+/// Poll interval with `follow`. FilterLogEvents allows 5 calls per second and account, shared with the AWS console.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
 
-/// After a run has ended in the ledger, its last lines are waited for so many looks.
+/// Polls for the last lines after the run has ended in the ledger (10 s). Chosen, not measured.
 const POLLS_AFTER_END: u32 = 5;
 
 pub struct CloudwatchOutput {
@@ -41,15 +41,15 @@ impl Logs for CloudwatchOutput {
         let host = &header.host;
         let Some(logs) = &self.logs else {
             return Err(format!(
-                "the configuration names no sinks file with a cloudwatch_logs sink, so where {host} ships its lines is not known here; \
-                 name one (sinks = \"FILE\", with --config), or run `sexton logs {}` on {host}",
+                "no sinks file with a cloudwatch_logs sink is configured, so the log group of {host} is unknown; name one \
+                 (sinks = \"FILE\", with --config), or run `sexton logs {}` on {host}",
                 run.run_id
             ));
         };
         if logs.format == CloudwatchFormat::Text {
             let (group, stream) = sinks::cloudwatch_logs::read_back::place_of(logs, &header);
             return Err(format!(
-                "with format = \"text\" lines do not say which run they are of; look in log group {group}, stream {stream}, from {} on",
+                "with format = \"text\" lines do not name their run; search log group {group}, stream {stream}, from {}",
                 header.started_at
             ));
         }
@@ -61,7 +61,7 @@ impl Logs for CloudwatchOutput {
     }
 }
 
-/// None while no runner has it.
+/// The header of the run's latest attempt; none before a runner has claimed it.
 fn run_header(run: &Run) -> Option<RunHeader> {
     Some(RunHeader {
         run_id: run.run_id.clone(),
@@ -87,13 +87,13 @@ struct OutputCopy {
 }
 
 impl OutputCopy {
-    /// Gives what there is; with `follow`, until the run's end has come, or the ledger knows it for a while.
+    /// Sends all stored lines; with `follow`, until `run.finished` arrives or [`POLLS_AFTER_END`] polls after the end.
     async fn copy_all(mut self) {
         let mut polls_left = POLLS_AFTER_END;
         loop {
             match self.reader.next().await {
                 Err(message) => {
-                    // Whoever asked may be gone; then nobody is left to be told.
+                    // Fails only if the reader has disconnected.
                     let _gone = self.sender.send(Err(std::io::Error::other(message))).await;
                     return;
                 }
@@ -122,7 +122,7 @@ impl OutputCopy {
 
     async fn is_open(&self) -> bool {
         let found = self.runs.get(&[self.run.run_key()]).await;
-        // What cannot be asked now is asked again at the next look.
+        // After an error, the next poll asks again.
         found.map_or(true, |found| found.first().is_some_and(|stored| stored.record.is_open()))
     }
 }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_one_line_again_and_a_stream_can_be_chosen() {
+    fn parts_are_joined_to_lines_and_a_stream_can_be_selected() {
         let event = |stream, begins_line, ends_line, text: &str| Event {
             at_ms: 1_795_420_200_123,
             stream,

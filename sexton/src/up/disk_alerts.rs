@@ -1,6 +1,5 @@
-//! People hear of a disk that is full, while it is: as the pseudo job `sexton/disk` that failed, and recovered. Where that
-//! cannot even be stored, because the ledger lies on the same disk, they are told without a record. Never writes to
-//! the disk itself.
+//! Alerts about a full disk, as alerts of the system job `sexton/disk`. If the alert cannot be stored, because the
+//! database is on the same disk, it is sent without a record. Never writes files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::notifier::ChannelNotifier;
 use crate::print::format_bytes;
 
-/// The disk is looked at this often: a job that floods it takes longer to matter.
+/// Interval of checking the disk. Chosen: shorter than a job needs to fill the reserve.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Makes alerts of a full disk under `folder`, until `stop`.
+/// Alerts when the disk of `folder` is full, until `stop`.
 pub async fn watch_disk(ports: Ports, notifier: Arc<ChannelNotifier>, folder: PathBuf, stop: CancellationToken) {
     let mut alerts = DiskAlerts::default();
     loop {
@@ -32,19 +31,19 @@ pub async fn watch_disk(ports: Ports, notifier: Arc<ChannelNotifier>, folder: Pa
             () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
         if let Err(error) = alerts.check_disk(&ports, &notifier, &folder, Timestamp::now()).await {
-            tracing::warn!(%error, "how the disk stands could not be stored as an alert; tried again");
+            tracing::warn!(%error, "cannot store the disk alert; retrying");
         }
     }
 }
 
-/// What is known between two looks.
+/// State between two checks.
 #[derive(Debug, Default)]
 struct DiskAlerts {
-    /// People were told that it is full, and the store does not know it.
+    /// An alert about the full disk was sent but could not be stored.
     sent_unrecorded: bool,
 }
 
-/// How the disk stands; in between, nothing changes.
+/// The state of the disk. `Between` keeps the previous state, so that alerts do not flap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DiskState {
     Full,
@@ -54,7 +53,7 @@ enum DiskState {
 
 fn disk_state(space: DiskSpace) -> DiskState {
     match space.available_for_output_bytes() {
-        // A keeper that was refused leaves a little: what it would have written at once.
+        // Keepers stop writing a little before the limit, so full is less than an eighth of the reserve.
         available_bytes if available_bytes < space.reserve_bytes() / 8 => DiskState::Full,
         available_bytes if available_bytes >= space.reserve_bytes() => DiskState::Free,
         _ => DiskState::Between,
@@ -62,10 +61,10 @@ fn disk_state(space: DiskSpace) -> DiskState {
 }
 
 impl DiskAlerts {
-    /// Tells what has changed since it was told last.
+    /// Records a change between full and free, with its alert.
     ///
     /// # Errors
-    /// A port's, once people know all the same; the next look is the retry.
+    /// Returns the port's error; the alert was then sent without a record. The next check retries.
     async fn check_disk(
         &mut self,
         ports: &Ports,
@@ -73,7 +72,7 @@ impl DiskAlerts {
         folder: &Path,
         now: Timestamp,
     ) -> PortResult<()> {
-        // A folder that is gone has other troubles, and others tell them.
+        // A deleted folder is reported by the runner.
         let Ok(space) = free_space::read(folder) else { return Ok(()) };
         let outcome = match disk_state(space) {
             DiskState::Full => Outcome::Failed,
@@ -106,15 +105,15 @@ fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {
     let (free, all) = (format_bytes(space.free_bytes), format_bytes(space.total_bytes));
     match outcome {
         Outcome::Failed => format!(
-            "the disk under {} is full, {free} of {all} are left: of what running jobs print, head and tail are kept and \
-             the middle is dropped until there is room; free some",
+            "the disk of {} is full ({free} of {all} free): jobs keep running, but the middle of their output is dropped; \
+             free some space",
             folder.display()
         ),
-        _ => format!("the disk under {} has room again: {free} of {all}", folder.display()),
+        _ => format!("the disk of {} has space again ({free} of {all} free)", folder.display()),
     }
 }
 
-/// Whether anybody was told.
+/// Sends the alert through every channel. Returns whether one of them accepted it.
 async fn send_unrecorded(notifier: &ChannelNotifier, reason: &str, now: Timestamp) -> bool {
     let transition = Transition::new("disk:unstored".to_owned(), AlertKind::Failed, &key(), reason, now);
     let alert = services::alert_message::alert(&transition, None, &Links::default());
@@ -122,7 +121,7 @@ async fn send_unrecorded(notifier: &ChannelNotifier, reason: &str, now: Timestam
     for channel in notifier.channel_names() {
         match notifier.notify(&channel, &alert).await {
             Ok(()) => sent = true,
-            Err(error) => tracing::error!(%error, channel, "people cannot be told that the disk is full"),
+            Err(error) => tracing::error!(%error, channel, "cannot send the alert about the full disk"),
         }
     }
     sent
@@ -133,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_full_before_its_last_byte_and_has_room_only_when_there_is_some_to_spare() {
+    fn a_disk_is_full_before_its_last_byte_and_free_only_with_the_whole_reserve() {
         let check = |free_mib: u64, expected: DiskState| {
             let space = DiskSpace { free_bytes: free_mib << 20, total_bytes: 10 << 30 };
             assert_eq!(disk_state(space), expected, "{free_mib} MiB");

@@ -1,5 +1,5 @@
-//! The loops around the services. Each duty is called with the time, again and again; a call that fails is told once and
-//! repeated; one that panics is a defect, is told, and stops nothing else.
+//! The loops around the services. Each duty is called periodically with the time. A failed call is logged once and
+//! retried. A panic is logged and stops no other duty.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use super::notifier::ChannelNotifier;
 use crate::configuration::HistorySection;
 use crate::local_runner::SharedPacks;
 
-/// How long the collector waits for a report: short, so that a stop is soon noticed.
+/// Longest wait of the collector for a report. Chosen: short, so that a stop takes effect soon.
 const REPORT_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Alerts are looked for this often, and at once after something ended.
+/// Interval of sending alerts; a run that ends triggers it immediately. Chosen, not measured.
 const ALERT_INTERVAL: Duration = Duration::from_secs(5);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Between two looks for old runs.
+/// Interval of deleting old runs. Chosen, not measured.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// After a failed call: long enough not to fill the log, short against a minute.
+/// Delay after a failed call. Chosen: keeps the log short, and is short against the one-minute tick.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 pub struct Duties {
@@ -37,7 +37,7 @@ pub struct Duties {
     pub notifier: Arc<ChannelNotifier>,
     pub links: Links,
     pub keep: Keep,
-    /// Something may be due earlier than the scheduler's loop believes.
+    /// Wakes the scheduler when something may be due earlier than planned.
     pub nudge: Arc<Notify>,
     pub stop: CancellationToken,
 }
@@ -50,9 +50,9 @@ pub struct RunningDuties {
 
 struct DutyContext {
     duties: Duties,
-    /// Something ended: there may be an alert to send.
+    /// A run ended: an alert may be due.
     alert_due: Notify,
-    /// Something ended: there may be a run that waited for it.
+    /// A run ended: a held run may be due.
     release_due: Notify,
 }
 
@@ -63,7 +63,7 @@ impl DutyContext {
     }
 }
 
-/// What is called again and again.
+/// A service that is called periodically.
 #[derive(Clone, Copy, Debug)]
 enum Duty {
     Scheduler,
@@ -89,7 +89,7 @@ impl Duty {
     }
 }
 
-/// When a duty is called again.
+/// The time of a duty's next call.
 enum NextCall {
     AtOnce,
     After(Duration),
@@ -113,11 +113,11 @@ impl Duties {
 }
 
 impl RunningDuties {
-    /// After `stop`: collects what the runner reported last, and tells what that came to.
+    /// Waits for the tasks after `stop`; then collects the last reports and sends the alerts that they cause.
     pub async fn finish(self) {
         for task in self.tasks {
             if let Err(error) = task.await {
-                tracing::error!(%error, "a duty did not end well");
+                tracing::error!(%error, "duty task failed");
             }
         }
         for _ in 0..FINAL_CALLS_MAX {
@@ -126,18 +126,18 @@ impl RunningDuties {
                 Ok(summary) if summary.received > 0 => {}
                 Ok(_) => break,
                 Err(error) => {
-                    tracing::warn!(%error, "the last reports are collected by the next start");
+                    tracing::warn!(%error, "collecting the last reports failed; the next start collects them");
                     break;
                 }
             }
         }
         if let Err(error) = send_alerts(&self.duties).await {
-            tracing::warn!(%error, "the last alerts are sent by the next start");
+            tracing::warn!(%error, "sending the last alerts failed; the next start sends them");
         }
     }
 }
 
-/// Reports that lie ready at the end are at most a few thousand; what remains waits in the store.
+/// Calls of the collector at the end. Chosen: enough for a few thousand reports; the rest stays stored.
 const FINAL_CALLS_MAX: usize = 50;
 
 async fn run_duty(duty: Duty, context: Arc<DutyContext>) {
@@ -148,20 +148,20 @@ async fn run_duty(duty: Duty, context: Arc<DutyContext>) {
         let wait = match tokio::spawn(async move { duty.call(&called).await }).await {
             Ok(Ok(wait)) => {
                 if last_error.take().is_some() {
-                    tracing::info!(?duty, "works again");
+                    tracing::info!(?duty, "recovered");
                 }
                 wait
             }
             Ok(Err(error)) => {
                 let message = error.to_string();
                 if last_error.as_ref() != Some(&message) {
-                    tracing::warn!(?duty, "failed and is tried again: {message}");
+                    tracing::warn!(?duty, "failed, retrying: {message}");
                     last_error = Some(message);
                 }
                 NextCall::After(RETRY_DELAY)
             }
             Err(error) => {
-                tracing::error!(?duty, %error, "a defect of sexton; the duty goes on");
+                tracing::error!(?duty, %error, "internal error in a periodic duty; it continues");
                 NextCall::After(RETRY_DELAY)
             }
         };
@@ -172,7 +172,7 @@ async fn run_duty(duty: Duty, context: Arc<DutyContext>) {
     }
 }
 
-/// Waits, unless what the duty waits for happens before.
+/// Waits for the next call; an event that concerns the duty ends the wait.
 async fn wait_for_next_call(duty: Duty, wait: NextCall, context: &DutyContext) {
     let span = match wait {
         NextCall::AtOnce => return,
@@ -223,7 +223,7 @@ async fn send_alerts(context: &DutyContext) -> services::Result<NextCall> {
     let sending = alerts::Sending { notifier: notifier.as_ref(), channels: &channels, links, worker: "up" };
     let summary = alerts::tick(ports, &sending, Timestamp::now()).await?;
     if summary.given_up > 0 {
-        tracing::error!(alerts = summary.given_up, "alerts were given up: no channel took them");
+        tracing::error!(alerts = summary.given_up, "alerts were given up: no channel accepted them");
     }
     Ok(NextCall::After(ALERT_INTERVAL))
 }
@@ -243,7 +243,7 @@ async fn run_overdue(context: &DutyContext) -> services::Result<NextCall> {
     Ok(NextCall::After(MINUTE))
 }
 
-/// What tells this boot of the machine from others, and when it began.
+/// The id and the time of this boot of the machine.
 fn this_boot(now: Timestamp) -> Option<(String, Timestamp)> {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

@@ -1,8 +1,8 @@
-//! The crontabs and jobs files of an `up`: applied at the start, and again whenever they change. The stored jobs of a
-//! file are what the file says; a file with a fault changes nothing, and is told once.
+//! Applies the crontabs and jobs files of an `up`, at the start and when they change. The stored jobs of a file equal
+//! its content. A faulty file changes nothing and is reported once.
 //!
-//! Jobs of a file that is not named any more may have come by `sexton apply` just as well, so they stay and are told.
-//! Those of the sample go as soon as there are others.
+//! Jobs of a file that is no longer named stay and are listed, because `sexton apply` may have stored them. Jobs of the
+//! sample are deleted as soon as there are others.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,13 +23,13 @@ use crate::jobs_source::{JobsSource, read_valid_jobs};
 use crate::local_runner::SharedPacks;
 use crate::state::StateDirectory;
 
-/// Jobs read together.
+/// Jobs read by one call of the store. Chosen, not measured.
 const PAGE_JOBS_MAX: usize = 1000;
 
-/// Jobs that are named in one line.
+/// Jobs listed by name on one line; the rest is only counted.
 const LISTED_JOBS_MAX: usize = 5;
 
-/// The files that were named.
+/// The files of flags and configuration.
 pub struct JobFileArgs {
     pub crontabs: Vec<PathBuf>,
     pub jobs: Vec<PathBuf>,
@@ -39,16 +39,16 @@ pub struct JobFileArgs {
 
 pub struct JobFiles {
     sources: Vec<JobsSource>,
-    /// What the sample's jobs name as their source.
+    /// The `source` of the sample's jobs.
     sample: String,
     watch: FileWatch,
 }
 
 impl JobFiles {
-    /// With no file named, and no job stored but the sample's, there is the sample.
+    /// The files to apply; the sample if no file is named and only jobs of the sample are stored.
     ///
     /// # Errors
-    /// When the stored jobs cannot be read, or the sample cannot be written.
+    /// Fails if the stored jobs cannot be read, or if the sample cannot be written.
     pub async fn new(args: JobFileArgs, state: &StateDirectory, ports: &Ports) -> Result<JobFiles, Failure> {
         let sample = JobsSource::new(state.sample_crontab()).name();
         let mut paths = [args.crontabs, args.jobs].concat();
@@ -60,11 +60,11 @@ impl JobFiles {
         Ok(JobFiles { watch: FileWatch::new(paths), sample, sources })
     }
 
-    /// Applies all files; says one line about each, and about the jobs of others.
+    /// Applies all files. Returns one line per file, and one per other source of stored jobs.
     ///
     /// # Errors
-    /// Exit 2 when a file is faulty and nothing of it was ever stored: somebody is trying it for the first time. One that
-    /// was good before keeps its last good state.
+    /// Exit 2 if a file is faulty and none of its jobs is stored: an operator tries it for the first time. A file that was
+    /// valid before keeps its stored jobs.
     pub async fn apply_all(&self, ports: &Ports, packs: &Packs) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
         for source in &self.sources {
@@ -73,7 +73,7 @@ impl JobFiles {
                 Err(failure) if !has_stored_jobs(&source.name(), ports).await? => return Err(failure),
                 Err(failure) => {
                     failure.print();
-                    format!("those of {} as they were: the file is faulty", source.path.display())
+                    format!("{} has faults; its stored jobs are unchanged", source.path.display())
                 }
             };
             lines.push(line);
@@ -82,7 +82,7 @@ impl JobFiles {
         Ok(lines)
     }
 
-    /// The stored jobs of files that are not named now.
+    /// Lists the stored jobs of files that are not named, and deletes those of the sample.
     async fn handle_other_sources(&self, ports: &Ports) -> Result<Vec<String>, Failure> {
         let own: Vec<String> = self.sources.iter().map(JobsSource::name).collect();
         let mut lines = Vec::new();
@@ -92,15 +92,15 @@ impl JobFiles {
                 let how = Apply { prune: true, dry_run: false };
                 apply(ports, &source, &[], how, Timestamp::now())
                     .await
-                    .map_err(|error| Failure::failed(format!("the sample's jobs cannot be removed: {error}")))?;
-                lines.push(format!("{} of the sample are removed, now that there are others", keys.len()));
+                    .map_err(|error| Failure::failed(format!("cannot delete the jobs of the sample: {error}")))?;
+                lines.push(format!("{} of the sample deleted, because other jobs are stored", keys.len()));
                 continue;
             }
             let named: Vec<String> = keys.iter().take(LISTED_JOBS_MAX).map(ToString::to_string).collect();
             let more = if keys.len() > named.len() { ", ..." } else { "" };
             lines.push(format!(
-                "{} of {source}, which is not named now, stay and fire: {}{more}; \
-                 `sexton job remove GROUP/NAME` removes one",
+                "{} of {source}, which is not named now, keep running: {}{more}; \
+                 `sexton job remove GROUP/NAME` deletes one",
                 keys.len(),
                 named.join(", ")
             ));
@@ -108,7 +108,7 @@ impl JobFiles {
         Ok(lines)
     }
 
-    /// Applies a file whenever it changes, until `stop`.
+    /// Applies each file when it changes, until `stop`.
     pub async fn apply_on_change(
         mut self,
         ports: Ports,
@@ -127,7 +127,10 @@ impl JobFiles {
                     Ok((_, difference)) => print_error_line(&change_summary(source, &difference)),
                     Err(failure) => {
                         failure.print();
-                        print_error_line(&format!("{}: nothing of this change was applied", path.display()));
+                        print_error_line(&format!(
+                            "{}: change not applied because of the faults above",
+                            path.display()
+                        ));
                     }
                 }
                 nudge.notify_one();
@@ -136,14 +139,14 @@ impl JobFiles {
     }
 }
 
-/// How many jobs the file holds, and what applying it changed.
+/// Applies a file. Returns its number of jobs, and the difference to the stored ones.
 async fn apply_file(source: &JobsSource, ports: &Ports, packs: &Packs) -> Result<(usize, Difference), Failure> {
     let read = read_valid_jobs(source)?;
     for warning in &read.warnings.0 {
         print_error_line(&warning.to_string());
     }
     for job in &read.jobs {
-        // Not a fault of the file: the pack may come later, and until then the job's other rules judge.
+        // Only a warning: the pack can be added later, and the job's other rules are used until then.
         if let Err(error) = choose(packs, &job.rules, &job.command) {
             print_error_line(&format!("{}: warning: {}: {error}", source.path.display(), job.key()));
         }
@@ -153,7 +156,7 @@ async fn apply_file(source: &JobsSource, ports: &Ports, packs: &Packs) -> Result
         .await
         .map_err(|error| Failure::failed(format!("{}: {error}", source.path.display())))?;
     for key in &difference.taken_over {
-        print_error_line(&format!("{}: {key} was not of this file until now", source.path.display()));
+        print_error_line(&format!("{}: takes over job {key}, which came from another source", source.path.display()));
     }
     Ok((read.jobs.len(), difference))
 }
@@ -168,18 +171,18 @@ fn change_summary(source: &JobsSource, difference: &Difference) -> String {
     )
 }
 
-/// Whether a job of this file is stored.
+/// Whether a job with this source is stored.
 async fn has_stored_jobs(source: &str, ports: &Ports) -> Result<bool, Failure> {
     Ok(stored_jobs_by_source(ports).await?.keys().flatten().any(|stored| stored == source))
 }
 
-/// The stored jobs by the file they came from; one that cannot be read came from none.
+/// The stored jobs by source. An unreadable job has no source.
 async fn stored_jobs_by_source(ports: &Ports) -> Result<BTreeMap<Option<String>, Vec<JobKey>>, Failure> {
     let mut by_source: BTreeMap<Option<String>, Vec<JobKey>> = BTreeMap::new();
     let mut after: Option<Cursor> = None;
     loop {
         let page = ports.jobs.list(None, after.as_ref(), PAGE_JOBS_MAX).await;
-        let page = page.map_err(|error| Failure::failed(format!("the stored jobs cannot be read: {error}")))?;
+        let page = page.map_err(|error| Failure::failed(format!("cannot read the stored jobs: {error}")))?;
         for stored in page.records {
             by_source.entry(stored.job.ok().and_then(|job| job.source)).or_default().push(stored.key);
         }

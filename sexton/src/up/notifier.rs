@@ -1,4 +1,4 @@
-//! Alerts to people: through the configured channels, and where there are none, into our own log.
+//! Sends alerts through the configured channels; without channels, writes them to Sexton's own log.
 
 use async_trait::async_trait;
 use channels::{Channels, headline};
@@ -6,7 +6,7 @@ use domain::alert::Alert;
 use domain::ports::{Notifier, PortResult};
 use keeper::crash;
 
-/// Stands for the log when no channel is configured, so that no alert goes nowhere.
+/// Name of the channel that is used when none is configured: alerts are logged.
 const LOG_CHANNEL: &str = "log";
 
 pub struct ChannelNotifier {

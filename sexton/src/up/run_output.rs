@@ -1,4 +1,4 @@
-//! The output of runs, read from the runner's directory: for the console, and for `sexton logs` where no server answers.
+//! Reads the output of runs from the runner's directory: for the API, and for `sexton logs` without a server.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,28 +11,28 @@ use keeper::directory::RunDirectory;
 use keeper::output::{Output, Piece, Removed, Shown, removed_at_the_beginning};
 use tokio::sync::mpsc;
 
-/// Pieces on their way to one slow reader.
+/// Chunks that wait for one slow reader.
 const CHUNKS_MAX: usize = 4;
 
-/// How often a followed spool is looked at: faster than people notice.
+/// Poll interval of a followed spool. Chosen: shorter than a person notices.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where runs of this machine lie: the runner's own, and those that `sexton exec` keeps while they are not delivered.
+/// The run directories of this machine: those of the runner, and undelivered ones of `sexton exec`.
 #[derive(Clone, Debug)]
 pub struct RunOutput {
     folder: PathBuf,
 }
 
 impl RunOutput {
-    /// `folder` is the runner's own.
+    /// `folder` is the runner's directory.
     pub fn new(folder: &Path) -> RunOutput {
         RunOutput { folder: folder.to_owned() }
     }
 
-    /// The directory of a run's latest attempt here; `None`: there is none.
+    /// Returns the directory of a run's latest attempt on this machine, if there is one.
     ///
     /// # Errors
-    /// When the runs directory cannot be read.
+    /// Fails if the directory of runs cannot be read.
     pub fn find(&self, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
         let executed = self.folder.join("exec").join(run_id.as_str());
         match latest_attempt(&self.folder.join("runs"), run_id)? {
@@ -65,13 +65,13 @@ impl Logs for RunOutput {
         let (output, run_id) = (self.clone(), run.run_id.clone());
         let found = tokio::task::spawn_blocking(move || output.find(&run_id)).await;
         let found = found.map_err(|error| format!("reading the output failed: {error}"))?;
-        let read_error = |why| format!("the output of {} cannot be read: {why}", run.run_id);
+        let read_error = |why| format!("cannot read the output of {}: {why}", run.run_id);
         let Some(directory) = found.map_err(read_error)? else { return Ok(None) };
         let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
-        // Between the timestamps there is room for a word of ours; bytes are the job's, and what is missing before them is
-        // told in the answer's head.
+        // With timestamps, a line of Sexton can be inserted. Without, the bytes are exactly the job's, so lines that are
+        // missing at the beginning are counted in a header of the answer.
         let removed_lines = if query.timestamps { 0 } else { removed_at_the_beginning(&directory) };
-        // A thread of its own: a reader may take days, and must not use up those of the runtime.
+        // A thread of its own: a reader can take days and must not occupy a thread of the runtime.
         std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || {
@@ -81,8 +81,8 @@ impl Logs for RunOutput {
                     false => Some(missing_lines_text(removed)),
                 };
                 if let Err(why) = copy_output(&directory, query, send, missing_text, || sender.is_closed()) {
-                    tracing::warn!(%why, "the output of a run could not be read to its end");
-                    // Whoever asked may be gone; then nobody is left to be told.
+                    tracing::warn!(%why, "cannot read the output of a run to its end");
+                    // Fails only if the reader has disconnected.
                     let _gone = sender.blocking_send(Err(why));
                 }
             })
@@ -91,11 +91,11 @@ impl Logs for RunOutput {
     }
 }
 
-/// Gives the output piece by piece to `give`, until its end or until `give` takes no more. `gone` is asked while there is
-/// nothing to give. `missing` hears of lines that are not there any more, and says what is given in their place.
+/// Passes the output to `send`, chunk by chunk, until its end or until `send` returns false. While there is no new output,
+/// `is_closed` ends the copy. `missing_text` returns what is sent in place of lines that retention deleted.
 ///
 /// # Errors
-/// When the spool cannot be read.
+/// Fails if the spool cannot be read.
 pub fn copy_output(
     directory: &RunDirectory,
     query: LogQuery,
@@ -106,7 +106,7 @@ pub fn copy_output(
     let shown = if query.timestamps { Shown::WithTimes } else { Shown::Bytes };
     let mut output = Output::open(directory.clone(), query.stream, shown);
     loop {
-        // Asked before reading: what a keeper that died wrote before its end is then read after it.
+        // Checked before reading: the last output of a keeper that dies in between is then still read.
         let has_keeper = directory.is_kept()?;
         match output.read()? {
             Piece::Bytes(bytes) => {
@@ -127,7 +127,7 @@ pub fn copy_output(
     }
 }
 
-/// Not the job's words, so that nobody takes the output for whole.
+/// A line that marks missing lines as not part of the job's output.
 pub fn missing_lines_text(removed: Removed) -> Vec<u8> {
     format!("[sexton: {removed}]\n").into_bytes()
 }

@@ -1,4 +1,4 @@
-//! What `sexton up` runs, and where output goes, when it is told neither.
+//! The sample crontab and the default sinks of an `up` without configuration.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -9,10 +9,10 @@ use crate::state::StateDirectory;
 
 const SAMPLE: &str = include_str!("sample.crontab");
 
-/// The sample crontab of this state directory, written if it is not there: whoever changed it keeps the changes.
+/// Writes the sample crontab of this state directory, unless it exists: a changed one is kept.
 ///
 /// # Errors
-/// When it cannot be written.
+/// Fails if it cannot be written.
 pub fn write_crontab(state: &StateDirectory) -> Result<PathBuf, Failure> {
     let path = state.sample_crontab();
     let written = OpenOptions::new()
@@ -27,10 +27,10 @@ pub fn write_crontab(state: &StateDirectory) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The default sinks, as a sinks file would say it.
+/// The default sinks file.
 pub fn default_sinks(state: &StateDirectory) -> String {
     let path = state.logs_folder().join("{group}/{job}.log");
-    // The strings of JSON are strings of TOML.
+    // JSON strings are valid TOML strings.
     let quoted = serde_json::Value::from(path.display().to_string());
     format!("[sink.file]\ntype = \"file\"\npath = {quoted}\n")
 }

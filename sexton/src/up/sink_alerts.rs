@@ -1,6 +1,5 @@
-//! People hear of a sink in trouble through the channels for alerts: as the pseudo job `sexton/sink.NAME` that failed, and
-//! recovered. What is in trouble is read from the sinks' own numbers; what was told is stored, so a restart tells nothing
-//! twice, and a sink that comes and goes is damped as a job is. Never touches a sink.
+//! Alerts about failing sinks, as alerts of the system jobs `sexton/sink.NAME`. Reads the status of the sinks and never
+//! changes them. The state of each job is stored, so a restart repeats no alert and a flapping sink is damped like a job.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use crate::local_runner::{LocalRunner, log_sink_event};
 use crate::print::{format_bytes, format_duration};
 
-/// Sinks are looked at this often: small against any `alert_after` that people choose.
+/// Interval of checking the sinks. Chosen: short against `alert_after` (default 5 min).
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 fn sink_key(sink: &str) -> JobKey {
     system_alerts::key(format!("sink.{sink}"))
 }
 
-/// Makes alerts of sinks that lag or cannot work, until `stop`.
+/// Alerts about sinks that lag or are misconfigured, until `stop`.
 pub async fn watch_sinks(runner: Arc<LocalRunner>, ports: Ports, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -33,32 +32,32 @@ pub async fn watch_sinks(runner: Arc<LocalRunner>, ports: Ports, stop: Cancellat
             () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
         if let Err(error) = check_sinks(&ports, &runner.sink_statuses(), Timestamp::now()).await {
-            tracing::warn!(%error, "troubles of sinks could not be stored as alerts; tried again");
+            tracing::warn!(%error, "cannot store sink alerts; retrying");
         }
     }
 }
 
-/// Says in the log what people should hear of a sink, and makes an alert of what is lost for good.
+/// Logs the events of sinks, and alerts when a sink lost lines permanently.
 pub async fn log_and_alert(mut events: mpsc::Receiver<SinkEvent>, ports: Ports) {
     while let Some(event) = events.recv().await {
         log_sink_event(&event);
         if let SinkEvent::Trouble(trouble) = &event
             && let Err(error) = alert_loss(&ports, trouble, Timestamp::now()).await
         {
-            tracing::warn!(sink = trouble.sink, %error, "a loss could not be stored as an alert; it is only in this log");
+            tracing::warn!(sink = trouble.sink, %error, "cannot store the alert about lost lines; they are only in this log");
         }
     }
 }
 
-/// Tells what has changed since it was told last.
+/// Records every change between failing and healthy, with its alert.
 ///
 /// # Errors
-/// A port's; the next look is the retry.
+/// Returns the port's error; the next check retries.
 async fn check_sinks(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> PortResult<()> {
     for status in statuses {
         let (outcome, reason) = match failure_reason(status) {
             Some(reason) => (Outcome::Failed, reason),
-            None if is_healthy(status) => (Outcome::Succeeded, format!("sink `{}` takes lines again", status.name)),
+            None if is_healthy(status) => (Outcome::Succeeded, format!("sink `{}` recovered", status.name)),
             None => continue,
         };
         let (key, id_prefix) = (sink_key(&status.name), format!("sink:{}", status.name));
@@ -69,32 +68,32 @@ async fn check_sinks(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> 
     Ok(())
 }
 
-/// Tells that a sink lost lines for good, at most once an hour. Other troubles show in the numbers.
+/// Alerts that a sink lost lines permanently, at most once an hour. Other failures are part of the status.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error.
 async fn alert_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> PortResult<()> {
     if trouble.class != Class::Permanent {
         return Ok(());
     }
-    let reason = format!("sink `{}` will never have some lines: {}", trouble.sink, trouble.error);
+    let reason = format!("sink `{}` permanently lacks lines: {}", trouble.sink, trouble.error);
     system_alerts::loss(ports, &sink_key(&trouble.sink), &format!("sink_loss:{}", trouble.sink), reason, now).await
 }
 
-/// What people should do something about; none while it is only a short while.
+/// Why the sink needs attention; none if it is healthy or lags for less than `alert_after`.
 fn failure_reason(status: &SinkStatus) -> Option<String> {
     let name = &status.name;
     let error = status.last_error.as_deref().filter(|_| status.failing_since.is_some());
     let cause = error.map_or_else(String::new, |error| format!(": {error}"));
     if status.state == SinkState::Misconfigured {
         let waiting = lines_readable(status.lag_lines);
-        return Some(format!("sink `{name}` cannot work until somebody mends it; {waiting} kept for it{cause}"));
+        return Some(format!("sink `{name}` is misconfigured and needs a change; {waiting} waiting{cause}"));
     }
     let behind = status.lag_lines > 0 && status.lag_seconds >= status.alert_after_seconds;
     behind.then(|| {
         let (lines, bytes) = (lines_readable(status.lag_lines), format_bytes(status.lag_bytes));
         let span = format_duration(Duration::from_secs_f64(status.lag_seconds));
-        format!("sink `{name}` is {span} behind; {lines} ({bytes}) kept for it{cause}")
+        format!("sink `{name}` lags {span}; {lines} ({bytes}) waiting{cause}")
     })
 }
 
@@ -102,7 +101,7 @@ fn lines_readable(lines: u64) -> String {
     if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") }
 }
 
-/// Known to work again: nothing fails, and nothing old waits to be tried for the first time.
+/// Whether the sink is known to work: no failure, and no old line waits for its first attempt.
 fn is_healthy(status: &SinkStatus) -> bool {
     status.state == SinkState::Working && (status.lag_lines == 0 || status.delivered_lines > 0)
 }
@@ -138,7 +137,7 @@ mod tests {
 
     fn behind(seconds: f64) -> SinkStatus {
         let failing_since = Some(Timestamp::UNIX_EPOCH);
-        let last_error = Some("nobody is there".to_owned());
+        let last_error = Some("connection refused".to_owned());
         let state = SinkState::Retrying;
         SinkStatus { lag_lines: 7, lag_bytes: 700, lag_seconds: seconds, state, failing_since, last_error, ..status() }
     }
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lag_is_told_once_and_its_end_once() {
+    async fn a_lag_is_alerted_once_and_its_recovery_once() {
         let folder = tempfile::tempdir().expect("folder");
         let ports = Embedded::open(&folder.path().join("db")).expect("opened").ports();
         let misconfigured = SinkStatus { state: SinkState::Misconfigured, ..behind(1.0) };
@@ -171,20 +170,20 @@ mod tests {
         ];
         for (step, (status, wanted)) in history.into_iter().enumerate() {
             let now = Timestamp::from_second(1_000_000 + step as i64).expect("instant");
-            check_sinks(&ports, &[status], now).await.expect("looked");
+            check_sinks(&ports, &[status], now).await.expect("checked");
             assert_eq!(alerts(&ports).await.len(), wanted, "step {step}");
         }
         let alerts = alerts(&ports).await;
         let kinds: Vec<&str> = alerts.iter().map(|(kind, _, _)| kind.as_str()).collect();
         assert_eq!(kinds, ["failed", "recovered", "failed"]);
         assert!(alerts.iter().all(|(_, job, _)| job == "sink.central"));
-        let first = "sink `central` is 5m01s behind; 7 lines (700 B) kept for it: nobody is there";
+        let first = "sink `central` lags 5m01s; 7 lines (700 B) waiting: connection refused";
         assert_eq!(alerts[0].2, first);
-        assert!(alerts[2].2.contains("until somebody mends it"), "{}", alerts[2].2);
+        assert!(alerts[2].2.contains("is misconfigured"), "{}", alerts[2].2);
     }
 
     #[tokio::test]
-    async fn lost_lines_are_told_once_an_hour() {
+    async fn lost_lines_are_alerted_once_an_hour() {
         let folder = tempfile::tempdir().expect("folder");
         let ports = Embedded::open(&folder.path().join("db")).expect("opened").ports();
         let since = Timestamp::UNIX_EPOCH;
@@ -194,9 +193,9 @@ mod tests {
             [(0, Class::Retry, 0), (0, Class::Permanent, 1), (3599, Class::Permanent, 1), (3600, Class::Permanent, 2)]
         {
             let now = Timestamp::from_second(second).expect("instant");
-            alert_loss(&ports, &trouble(class), now).await.expect("told");
+            alert_loss(&ports, &trouble(class), now).await.expect("alerted");
             assert_eq!(alerts(&ports).await.len(), wanted, "second {second}");
         }
-        assert_eq!(alerts(&ports).await[0].2, "sink `central` will never have some lines: seq 7 is bad");
+        assert_eq!(alerts(&ports).await[0].2, "sink `central` permanently lacks lines: seq 7 is bad");
     }
 }
