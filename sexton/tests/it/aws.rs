@@ -8,7 +8,7 @@ use serde_json::Value;
 use services::{collector, overdue};
 use testbed::{DEADLINE, Ministack, wait_until};
 
-use crate::driver::{Folder, Said, Up, command};
+use crate::driver::{CommandOutput, Folder, Up, command};
 use crate::readme::{Block, blocks, file_name};
 
 const ACCOUNT: &str = "123456789012";
@@ -55,18 +55,18 @@ impl Installation {
         command
     }
 
-    fn ask(&self, arguments: &[&str]) -> Said {
+    fn run(&self, arguments: &[&str]) -> CommandOutput {
         let mut command = self.command(arguments);
         let output = command.arg("--aws").output().expect("the binary starts");
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
-        Said { code: output.status.code(), out: output.stdout, err }
+        CommandOutput { code: output.status.code(), out: output.stdout, err }
     }
 
     #[track_caller]
     fn records(&self, arguments: &[&str]) -> Vec<Value> {
         let mut all = arguments.to_vec();
         all.push("--json");
-        self.ask(&all).expect(0).records()
+        self.run(&all).expect(0).records()
     }
 
     /// A runner of `db` with a CloudWatch sink.
@@ -95,7 +95,7 @@ impl Installation {
 
     /// Runs a command of a document, where its files are.
     #[track_caller]
-    fn obey(&self, arguments: &str) {
+    fn run_line(&self, arguments: &str) {
         let mut arguments = arguments.replace("/etc/sexton/", "etc/");
         if arguments.contains("RUN_ID") {
             let run_id = self.records(&["runs"])[0]["run_id"].as_str().expect("its name").to_owned();
@@ -130,27 +130,32 @@ impl Installation {
 }
 
 #[test]
-fn a_job_is_stored_run_and_read_about_on_aws_as_on_one_machine() {
+fn jobs_runs_and_logs_work_on_aws_as_on_one_machine() {
     let Some(installation) = Installation::new() else { return };
     let jobs = installation.folder.write(
         "jobs.toml",
         "[[job]]\ngroup = \"db\"\nname = \"hello\"\nschedule = \"@manually\"\ncommand = \"echo one; echo two >&2; printf three\"\n",
     );
-    installation.ask(&["apply", &jobs]).expect(0);
+    installation.run(&["apply", &jobs]).expect(0);
     assert_eq!(installation.records(&["jobs"])[0]["name"], "hello");
     let runner = installation.runner();
-    let run_id = installation.ask(&["run", "db/hello"]).expect(0).text().trim().to_owned();
+    let run_id = installation.run(&["run", "db/hello"]).expect(0).text().trim().to_owned();
     let run = installation.wait_for(&run_id, |run| run["state"] == "finished");
-    assert_eq!((&run["outcome"], &run["stdout_lines"]), (&"succeeded".into(), &2.into()), "{run}\n{}", runner.said());
+    assert_eq!(
+        (&run["outcome"], &run["stdout_lines"]),
+        (&"succeeded".into(), &2.into()),
+        "{run}\n{}",
+        runner.printed()
+    );
     assert!(run["runner"].as_str().is_some_and(|name| name.contains('-')), "{run}");
     assert_eq!(installation.records(&["runs", "db/hello"]).len(), 1);
-    assert!(installation.ask(&["ledger"]).expect(0).text().contains("succeeded"));
+    assert!(installation.run(&["ledger"]).expect(0).text().contains("succeeded"));
     // Its lines are read back from CloudWatch Logs, from anywhere.
     let configuration = installation.configuration();
     let mut logs = Vec::new();
     wait_until(DEADLINE, || {
         let elsewhere = installation.folder.text("elsewhere");
-        logs = installation.ask(&["logs", &run_id, "--config", &configuration, "--state", &elsewhere]).out;
+        logs = installation.run(&["logs", &run_id, "--config", &configuration, "--state", &elsewhere]).out;
         logs.len() >= "one\ntwo\nthree\n".len()
     });
     let mut lines: Vec<&str> = std::str::from_utf8(&logs).expect("text").lines().collect();
@@ -158,21 +163,21 @@ fn a_job_is_stored_run_and_read_about_on_aws_as_on_one_machine() {
     assert_eq!(lines, ["one", "three", "two"]);
     // The runner tells of its own sinks, and where the rest is.
     assert_eq!(runner.records(&["sinks"])[0]["name"], "cloud");
-    let said = runner.ask(&["jobs"]).expect(2).err;
-    assert!(said.contains("--aws"), "{said}");
+    let output = runner.run(&["jobs"]).expect(2).err;
+    assert!(output.contains("--aws"), "{output}");
     assert_eq!(runner.stop(), Some(0));
 }
 
 #[test]
-fn a_runner_that_ends_leaves_its_jobs_to_the_next_one() {
+fn a_stopped_runner_leaves_its_jobs_to_the_next_one() {
     let Some(installation) = Installation::new() else { return };
     let go_on = installation.folder.text("go-on");
     let command = format!("until test -e {go_on}; do sleep 0.1; done; echo done");
     let jobs = format!("[[job]]\ngroup = \"db\"\nname = \"long\"\nschedule = \"@manually\"\ncommand = \"{command}\"\n");
     let jobs = installation.folder.write("jobs.toml", &jobs);
-    installation.ask(&["apply", &jobs]).expect(0);
+    installation.run(&["apply", &jobs]).expect(0);
     let runner = installation.runner();
-    let run_id = installation.ask(&["run", "db/long"]).expect(0).text().trim().to_owned();
+    let run_id = installation.run(&["run", "db/long"]).expect(0).text().trim().to_owned();
     let running = installation.wait_for(&run_id, |run| run["state"] == "running");
     assert_eq!(runner.stop_and_keep_jobs(), Some(0));
     installation.folder.write("go-on", "");
@@ -186,14 +191,14 @@ fn a_runner_that_ends_leaves_its_jobs_to_the_next_one() {
 }
 
 #[test]
-fn check_reaches_every_table_queue_and_topic_and_says_what_to_do() {
+fn check_connects_to_every_table_queue_and_topic_and_prints_remedies() {
     let Some(installation) = Installation::new() else { return };
     let state = installation.folder.text("state");
     let text = "[[job]]\ngroup = \"web\"\nname = \"a\"\nschedule = \"@daily\"\ncommand = \"true\"\n";
     let jobs = installation.folder.write("jobs.toml", text);
-    installation.ask(&["apply", &jobs]).expect(0);
+    installation.run(&["apply", &jobs]).expect(0);
     let configuration = installation.folder.write("sexton.toml", "[runner]\ngroups = [\"db\"]\n");
-    let said = installation.ask(&["check", "--config", &configuration, "--state", &state]).expect(1).text();
+    let output = installation.run(&["check", "--config", &configuration, "--state", &state]).expect(1).text();
     for line in [
         "ok   table sexton-jobs: ",
         "ok   table sexton-settings: ",
@@ -202,11 +207,11 @@ fn check_reaches_every_table_queue_and_topic_and_says_what_to_do() {
         "ok   topic sexton-operations: answers; nobody has subscribed",
         "BAD  queue sexton-orders-web: ",
     ] {
-        assert!(said.lines().any(|found| found.starts_with(line)), "no `{line}`:\n{said}");
+        assert!(output.lines().any(|found| found.starts_with(line)), "no `{line}`:\n{output}");
     }
-    assert!(said.contains("deploy the template, add the group, or correct `prefix` and `region`"), "{said}");
-    let said = installation.ask(&["check", "--group", "db", "--state", &state]).expect(0).text();
-    assert!(said.contains("ok   table sexton-runs: a runner of group db may claim runs here"), "{said}");
+    assert!(output.contains("deploy the template, add the group, or correct `prefix` and `region`"), "{output}");
+    let output = installation.run(&["check", "--group", "db", "--state", &state]).expect(0).text();
+    assert!(output.contains("ok   table sexton-runs: a runner of group db may claim runs here"), "{output}");
 }
 
 /// The files and the commands `sexton` of docs/aws.md, in their order. What it says to AWS, the tests of the Lambdas deploy.
@@ -236,7 +241,7 @@ fn every_sexton_command_of_the_document_on_aws_works() {
                 runner = Some(installation.runner_of_the_unit());
             } else if let Some(arguments) = line.strip_prefix("sexton ") {
                 commands += 1;
-                installation.obey(arguments);
+                installation.run_line(arguments);
             }
         }
     }
@@ -245,21 +250,21 @@ fn every_sexton_command_of_the_document_on_aws_works() {
 }
 
 #[test]
-fn a_command_that_aws_refuses_says_why_once() {
+fn a_command_refused_by_aws_prints_one_reason() {
     let Some(installation) = Installation::new() else { return };
-    let said = installation.command(&["jobs", "--aws=other"]).output().expect("the binary starts");
-    let told = String::from_utf8_lossy(&said.stderr);
-    assert_eq!((said.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    let output = installation.command(&["jobs", "--aws=other"]).output().expect("the binary starts");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
 }
 
 #[test]
 fn a_runner_without_a_group_or_with_one_that_no_queue_can_have_is_refused() {
-    for (arguments, says) in [
+    for (arguments, message) in [
         (&["runner"][..], "no group is named"),
         (&["runner", "--group", "a b"], "group `a b` cannot be part of the name of an SQS queue"),
         (&["runner", "--group", "a", "--aws=no prefix"], "the prefix `no prefix` cannot begin"),
     ] {
-        let said = crate::driver::sexton(arguments).expect(2);
-        assert!(said.err.contains(says), "{}", said.err);
+        let output = crate::driver::sexton(arguments).expect(2);
+        assert!(output.err.contains(message), "{}", output.err);
     }
 }

@@ -118,7 +118,7 @@ struct Scene {
 }
 
 #[test]
-fn whatever_breaks_and_whenever_every_run_line_and_alert_is_accounted_for() {
+fn under_random_failures_every_run_line_and_alert_is_accounted_for() {
     let (Some(first), Some(second)) =
         (Rsyslog::start(RsyslogOptions::default()), Rsyslog::start(RsyslogOptions::default()))
     else {
@@ -129,7 +129,7 @@ fn whatever_breaks_and_whenever_every_run_line_and_alert_is_accounted_for() {
     println!("SEXTON_CAMPAIGN_SEED={}", seed.0);
     let folder = Folder::new();
     let proxies = [Proxy::start(first.tcp()), Proxy::start(second.tcp())];
-    let (configuration, told) = pager(&folder);
+    let (configuration, alert_file) = pager(&folder);
     let jobs = folder.write("jobs.toml", &fleet(&folder, true));
     let sinks = folder.write("sinks.toml", &sinks(&folder, &proxies));
     let arguments = ["--jobs", &jobs, "--sinks", &sinks, "--config", &configuration].map(str::to_owned).to_vec();
@@ -158,7 +158,7 @@ fn whatever_breaks_and_whenever_every_run_line_and_alert_is_accounted_for() {
         written: &scene.folder.path("written"),
         archive: &scene.folder.path("archive"),
         servers: [&first, &second],
-        told: &told,
+        alert_file: &alert_file,
         kills_of_up: scene.history.kills_of_up,
         log: &scene.history.log,
     };
@@ -201,8 +201,8 @@ impl Scene {
         Up::start(&self.state, &self.arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn start_to_crash(&self, label: &str) -> Up {
-        Up::start_to_crash(&self.state, &self.arguments.iter().map(String::as_str).collect::<Vec<_>>(), label)
+    fn start_crashing_at(&self, label: &str) -> Up {
+        Up::start_crashing_at(&self.state, &self.arguments.iter().map(String::as_str).collect::<Vec<_>>(), label)
     }
 
     fn note(&mut self, what: impl Into<String>) {
@@ -211,7 +211,7 @@ impl Scene {
 
     fn kill_up(&mut self) {
         if let Some(up) = self.up.take() {
-            assert!(!up.said().contains("panicked at"), "{}", up.said());
+            assert!(!up.printed().contains("panicked at"), "{}", up.printed());
             up.kill_and_keep_jobs();
             self.history.kills_of_up += 1;
         }
@@ -250,7 +250,7 @@ impl Scene {
         let step = if is_of_keepers { label.to_owned() } else { step };
         self.note(format!("up is started to crash at {step}"));
         self.kill_up();
-        let mut up = self.start_to_crash(&step);
+        let mut up = self.start_crashing_at(&step);
         let until = Instant::now() + Duration::from_secs(if is_of_keepers { 3 } else { 6 });
         while Instant::now() < until && !up.has_ended() {
             std::thread::sleep(Duration::from_millis(20));

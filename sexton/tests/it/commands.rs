@@ -1,6 +1,6 @@
 //! Subcommands that need nothing running.
 
-use crate::driver::{Folder, command, fed, sexton};
+use crate::driver::{Folder, command, sexton, sexton_with_input};
 
 #[track_caller]
 fn check_next(arguments: &[&str], expected: &str) {
@@ -10,7 +10,7 @@ fn check_next(arguments: &[&str], expected: &str) {
 }
 
 #[test]
-fn next_prints_utc_local_and_what_a_change_of_clocks_did() {
+fn next_prints_utc_local_time_and_clock_changes() {
     check_next(
         &["30 2 * * *", "--zone", "Europe/Paris", "--from", "2026-03-28T00:00:00Z", "--count", "2"],
         "2026-03-28T01:30:00Z\t2026-03-28T02:30:00+01:00\t\n2026-03-29T01:00:00Z\t2026-03-29T03:00:00+02:00\t\
@@ -33,7 +33,7 @@ fn next_as_json_is_one_object_a_line() {
 
 #[test]
 fn a_wrong_argument_is_exit_2_and_one_sentence() {
-    for (arguments, says) in [
+    for (arguments, message) in [
         (vec!["next", "61 * * * *"], "61"),
         (vec!["next", "0 0 30 2 *"], "never fires"),
         (vec!["next", "* * * * *", "--zone", "Europe/Pariss"], "did you mean `Europe/Paris`?"),
@@ -43,27 +43,27 @@ fn a_wrong_argument_is_exit_2_and_one_sentence() {
         (vec!["job", "pause", "nameless"], "write GROUP/NAME"),
         (vec!["check", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
     ] {
-        let said = sexton(&arguments).expect(2);
+        let output = sexton(&arguments).expect(2);
         assert!(
-            said.err.contains(says) && said.err.lines().count() == 1 && said.out.is_empty(),
-            "{arguments:?}: {said:?}"
+            output.err.contains(message) && output.err.lines().count() == 1 && output.out.is_empty(),
+            "{arguments:?}: {output:?}"
         );
     }
 }
 
 #[test]
 fn an_unknown_flag_names_the_nearest() {
-    let said = sexton(&["next", "* * * * *", "--zona", "UTC"]).expect(2);
-    assert!(said.err.contains("--zone"), "{}", said.err);
+    let output = sexton(&["next", "* * * * *", "--zona", "UTC"]).expect(2);
+    assert!(output.err.contains("--zone"), "{}", output.err);
 }
 
 #[test]
-fn a_command_that_finds_no_server_says_how_to_get_one() {
+fn a_command_without_a_server_prints_the_remedy() {
     let folder = Folder::new();
-    let said = sexton(&["jobs", "--state", &folder.text("state")]).expect(1);
-    assert!(said.err.contains("start one") && said.err.lines().count() == 1, "{}", said.err);
-    let said = sexton(&["jobs", "--server", "http://127.0.0.1:1"]).expect(1);
-    assert!(said.err.contains("cannot reach the server") && said.err.lines().count() == 1, "{}", said.err);
+    let output = sexton(&["jobs", "--state", &folder.text("state")]).expect(1);
+    assert!(output.err.contains("start one") && output.err.lines().count() == 1, "{}", output.err);
+    let output = sexton(&["jobs", "--server", "http://127.0.0.1:1"]).expect(1);
+    assert!(output.err.contains("cannot reach the server") && output.err.lines().count() == 1, "{}", output.err);
     sexton(&["jobs", "--server", "nonsense"]).expect(2);
 }
 
@@ -73,12 +73,12 @@ fn plan_shows_every_firing_of_a_window_in_order() {
     let tab =
         folder.write("crontab", "# sexton: name=b\n30 * * * * true\n# sexton: name=a group=x\n0 */2 * * * true\n");
     let window = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-01T02:30:00Z"];
-    let said = sexton(&[&["plan", &tab][..], &window].concat()).expect(0);
+    let output = sexton(&[&["plan", &tab][..], &window].concat()).expect(0);
     let expected = "2026-01-01T00:00:00Z\t2026-01-01T00:00:00+00:00\tx/a\t\n\
                     2026-01-01T00:30:00Z\t2026-01-01T00:30:00+00:00\tdefault/b\t\n\
                     2026-01-01T01:30:00Z\t2026-01-01T01:30:00+00:00\tdefault/b\t\n\
                     2026-01-01T02:00:00Z\t2026-01-01T02:00:00+00:00\tx/a\t\n";
-    assert_eq!(said.text(), expected);
+    assert_eq!(output.text(), expected);
     let records = sexton(&[&["plan", &tab, "--json"][..], &window].concat()).expect(0).records();
     assert_eq!((records.len(), &records[0]["job"]), (4, &"a".into()));
 }
@@ -101,43 +101,43 @@ fn a_reader_that_leaves_early_is_no_fault() {
 }
 
 #[test]
-fn lint_tells_every_fault_with_its_line_and_exits_2() {
+fn lint_prints_every_fault_with_its_line_and_exits_2() {
     let folder = Folder::new();
     let tab = folder.write("crontab", "61 * * * * true\n0 0 * * * true\n* * * *\n");
-    let said = sexton(&["lint", &tab]).expect(2);
+    let output = sexton(&["lint", &tab]).expect(2);
     for place in [":1:", ":3:"] {
-        assert!(said.err.contains(&format!("{tab}{place}")), "{place}: {}", said.err);
+        assert!(output.err.contains(&format!("{tab}{place}")), "{place}: {}", output.err);
     }
-    assert!(said.text().ends_with("1 good jobs, 2 faults, 0 warnings\n"), "{}", said.text());
+    assert!(output.text().ends_with("1 good jobs, 2 faults, 0 warnings\n"), "{}", output.text());
     let records = sexton(&["lint", &tab, "--json"]).expect(2).records();
     assert_eq!((records.len(), &records[0]["line"], &records[0]["level"]), (2, &1.into(), &"fault".into()));
     let good = folder.write("jobs.toml", "[[job]]\nname = \"a\"\nschedule = \"@daily\"\ncommand = \"true\"\n");
     sexton(&["lint", &good]).expect(0);
     let unknown = folder.write("bad.toml", "[[job]]\nname = \"a\"\nschedul = \"@daily\"\ncommand = \"true\"\n");
-    let said = sexton(&["lint", &unknown]).expect(2);
-    assert!(said.err.contains("did you mean `schedule`?"), "{}", said.err);
+    let output = sexton(&["lint", &unknown]).expect(2);
+    assert!(output.err.contains("did you mean `schedule`?"), "{}", output.err);
 }
 
 #[test]
-fn rules_test_tells_matching_lines_and_the_verdict() {
+fn rules_test_prints_matching_lines_and_the_verdict() {
     let lies = b"starting\nTraceback (most recent call last):\n  File \"x\"\nValueError: x\n";
-    let said = fed(&["rules", "test", "--pack", "python"], lies).expect(1);
-    assert!(said.text().starts_with("2: fail python.traceback: Traceback"), "{}", said.text());
-    assert!(said.text().lines().last().is_some_and(|line| line.starts_with("verdict for exit 0: false_success")));
-    fed(&["rules", "test", "--pack", "python"], b"all is well\n").expect(0);
-    fed(&["rules", "test", "--pack", "pythn"], b"").expect(2);
+    let output = sexton_with_input(&["rules", "test", "--pack", "python"], lies).expect(1);
+    assert!(output.text().starts_with("2: fail python.traceback: Traceback"), "{}", output.text());
+    assert!(output.text().lines().last().is_some_and(|line| line.starts_with("verdict for exit 0: false_success")));
+    sexton_with_input(&["rules", "test", "--pack", "python"], b"all is well\n").expect(0);
+    sexton_with_input(&["rules", "test", "--pack", "pythn"], b"").expect(2);
 
     let folder = Folder::new();
     let pack = folder.write("mine.toml", "name = \"mine\"\n[[rule]]\nid = \"mine.done\"\nrequire = '^done$'\n");
     let output = folder.write("output", "working\n");
-    fed(&["rules", "test", "--rules", &pack, &output], b"").expect(1);
-    fed(&["rules", "test", "--rules", &pack], b"done\n").expect(0);
-    let records = fed(&["rules", "test", "--rules", &pack, "--json"], b"done\n").expect(0).records();
+    sexton_with_input(&["rules", "test", "--rules", &pack, &output], b"").expect(1);
+    sexton_with_input(&["rules", "test", "--rules", &pack], b"done\n").expect(0);
+    let records = sexton_with_input(&["rules", "test", "--rules", &pack, "--json"], b"done\n").expect(0).records();
     assert_eq!(records.last().expect("a verdict")["verdict"], "succeeded");
 }
 
 #[test]
-fn rules_list_names_the_packs_that_come_along() {
+fn rules_list_prints_the_built_in_packs() {
     let text = sexton(&["rules", "list"]).expect(0).text();
     assert!(["default", "python", "shell"].iter().all(|name| text.contains(name)), "{text}");
 }

@@ -7,10 +7,10 @@ use crate::driver::{Folder, Up};
 use crate::evidence::{alerts, check_ledger, directory, job, pager, start_run, wait_for_end};
 
 #[test]
-fn a_job_that_fills_the_disk_is_not_held_up_and_people_are_told_while_it_is_full() {
+fn a_job_that_fills_the_disk_is_not_blocked_and_the_full_disk_is_alerted() {
     let Some(disk) = SmallDisk::mount(32 << 20) else { return };
     let folder = Folder::new();
-    let (configuration, told) = pager(&folder);
+    let (configuration, alert_file) = pager(&folder);
     let jobs = [job("flood", "seq 1 3000000; echo done >&2; exit 3", ""), job("other", "echo fine", "")].concat();
     let jobs = folder.write("jobs.toml", &jobs);
     let state = disk.path().join("state");
@@ -21,20 +21,20 @@ fn a_job_that_fills_the_disk_is_not_held_up_and_people_are_told_while_it_is_full
     let run = wait_for_end(&up, &run_id, DEADLINE);
     assert_eq!((&run["exit_code"], &run["outcome"]), (&3.into(), &"failed".into()), "{run}");
     check_gap(&up, &run, &run_id, 3_000_001);
-    wait_until(DEADLINE, || told_of_the_disk(&told));
+    wait_until(DEADLINE, || is_disk_alerted(&alert_file));
     let other = start_run(&up, "other");
     let run = wait_for_end(&up, &other, DEADLINE);
     assert_eq!((&run["outcome"], &run["dropped_lines"]), (&"succeeded".into(), &0.into()), "{run}");
-    assert_eq!(up.ask(&["logs", &other]).expect(0).text(), "fine\n");
+    assert_eq!(up.run(&["logs", &other]).expect(0).text(), "fine\n");
     check_ledger(&up);
-    assert!(!up.said().contains("panicked"), "{}", up.said());
+    assert!(!up.printed().contains("panicked"), "{}", up.printed());
 }
 
 #[test]
-fn a_disk_that_others_fill_to_the_last_byte_loses_no_end_and_no_outcome() {
+fn a_disk_filled_by_other_processes_loses_no_end_and_no_outcome() {
     let Some(disk) = SmallDisk::mount(32 << 20) else { return };
     let folder = Folder::new();
-    let (configuration, told) = pager(&folder);
+    let (configuration, alert_file) = pager(&folder);
     let go = folder.path("go");
     let script = format!("while [ ! -e {} ]; do sleep 0.05; done; seq 1 300000; exit 0", go.display());
     let jobs = folder.write("jobs.toml", &job("flood", &script, ""));
@@ -47,13 +47,13 @@ fn a_disk_that_others_fill_to_the_last_byte_loses_no_end_and_no_outcome() {
 
     // The job ends, and people are told, although nothing can be written anywhere.
     wait_until(DEADLINE, || crate::evidence::processes_of(&run_id).is_empty());
-    wait_until(DEADLINE, || told_of_the_disk(&told));
+    wait_until(DEADLINE, || is_disk_alerted(&alert_file));
     std::fs::remove_file(ballast).expect("removed");
     let run = wait_for_end(&up, &run_id, DEADLINE);
     assert_eq!((&run["exit_code"], &run["outcome"]), (&0.into(), &"succeeded".into()), "{run}");
     assert!(run["dropped_lines"].as_u64().is_some_and(|lines| lines > 0), "{run}");
     check_ledger(&up);
-    assert!(!up.said().contains("panicked"), "{}", up.said());
+    assert!(!up.printed().contains("panicked"), "{}", up.printed());
 }
 
 /// Head and tail are there, with one gap between them that says how many lines it stands for.
@@ -61,7 +61,7 @@ fn check_gap(up: &Up, run: &Value, run_id: &str, lines: u64) {
     let dropped = run["dropped_lines"].as_u64().expect("a number");
     assert!(dropped > 0, "{run}");
     assert_eq!(run["stdout_lines"].as_u64().zip(run["stderr_lines"].as_u64()), Some((lines - 1, 1)), "{run}");
-    let text = up.ask(&["logs", run_id]).expect(0).text();
+    let text = up.run(&["logs", run_id]).expect(0).text();
     let shown: Vec<&str> = text.lines().collect();
     assert_eq!((shown.first(), shown.last()), (Some(&"1"), Some(&"done")));
     let gaps: Vec<&&str> = shown.iter().filter(|line| line.starts_with("[sexton: ")).collect();
@@ -70,9 +70,9 @@ fn check_gap(up: &Up, run: &Value, run_id: &str, lines: u64) {
     assert_eq!(shown.len() as u64 - 1 + dropped, lines);
 }
 
-fn told_of_the_disk(told: &std::path::Path) -> bool {
+fn is_disk_alerted(alert_file: &std::path::Path) -> bool {
     let about = |alert: &Value| {
         alert["group"] == "sexton" && alert["reason"].as_str().is_some_and(|reason| reason.contains("disk"))
     };
-    alerts(told).iter().any(about)
+    alerts(alert_file).iter().any(about)
 }

@@ -14,13 +14,13 @@ use testbed::{DEADLINE, wait_until};
 
 /// What a command that ended said.
 #[derive(Debug)]
-pub struct Said {
+pub struct CommandOutput {
     pub code: Option<i32>,
     pub out: Vec<u8>,
     pub err: String,
 }
 
-impl Said {
+impl CommandOutput {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.out).into_owned()
     }
@@ -35,17 +35,17 @@ impl Said {
     }
 
     #[track_caller]
-    pub fn expect(self, code: i32) -> Said {
+    pub fn expect(self, code: i32) -> CommandOutput {
         assert_eq!(self.code, Some(code), "{}\n{}", self.text(), self.err);
         self
     }
 }
 
 pub fn command(arguments: &[&str]) -> Command {
-    command_of(Path::new(env!("CARGO_BIN_EXE_sexton")), arguments)
+    command_with_binary(Path::new(env!("CARGO_BIN_EXE_sexton")), arguments)
 }
 
-fn command_of(binary: &Path, arguments: &[&str]) -> Command {
+fn command_with_binary(binary: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary);
     command.args(arguments);
     for name in ["SEXTON_SERVER", "SEXTON_TOKEN", "SEXTON_AWS", "SEXTON_CONFIG", "RUST_LOG", "XDG_STATE_HOME"] {
@@ -54,12 +54,12 @@ fn command_of(binary: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-pub fn sexton(arguments: &[&str]) -> Said {
-    fed(arguments, b"")
+pub fn sexton(arguments: &[&str]) -> CommandOutput {
+    sexton_with_input(arguments, b"")
 }
 
 /// With something on its standard input.
-pub fn fed(arguments: &[&str], input: &[u8]) -> Said {
+pub fn sexton_with_input(arguments: &[&str], input: &[u8]) -> CommandOutput {
     let mut child = command(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -73,7 +73,7 @@ pub fn fed(arguments: &[&str], input: &[u8]) -> Said {
     // A command that refuses its arguments reads nothing.
     let _closed = feeder.join().expect("fed");
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    Said { code: output.status.code(), out: output.stdout, err }
+    CommandOutput { code: output.status.code(), out: output.stdout, err }
 }
 
 /// A folder of its own, and files in it.
@@ -118,7 +118,7 @@ impl Up {
     /// The same, from another copy of the binary.
     #[track_caller]
     pub fn start_as(binary: &Path, state: &Path, arguments: &[&str]) -> Up {
-        let mut command = command_of(binary, &["up"]);
+        let mut command = command_with_binary(binary, &["up"]);
         command.args(arguments);
         Up::serve(state, command)
     }
@@ -127,12 +127,12 @@ impl Up {
     #[track_caller]
     pub fn serve(state: &Path, command: Command) -> Up {
         let mut up = Up::spawn(state, command);
-        assert!(up.is_ready_within(DEADLINE), "it is not ready; it said: {}", up.said());
+        assert!(up.is_ready_within(DEADLINE), "it is not ready; it said: {}", up.printed());
         up
     }
 
     /// Starts `up` that dies at a labelled step of a run's life, if it comes there, and waits for nothing.
-    pub fn start_to_crash(state: &Path, arguments: &[&str], label: &str) -> Up {
+    pub fn start_crashing_at(state: &Path, arguments: &[&str], label: &str) -> Up {
         let mut command = command(&["up"]);
         command.args(arguments).env("SEXTON_CRASH_AT", label);
         Up::spawn(state, command)
@@ -161,20 +161,20 @@ impl Up {
     }
 
     /// Whether it comes to say `ready`; no longer waited for once it has ended.
-    fn is_ready_within(&mut self, patience: Duration) -> bool {
-        self.ready.lock().expect("not poisoned").recv_timeout(patience).is_ok()
+    fn is_ready_within(&mut self, timeout: Duration) -> bool {
+        self.ready.lock().expect("not poisoned").recv_timeout(timeout).is_ok()
     }
 
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("waited for").is_some()
     }
 
-    pub fn said(&self) -> String {
+    pub fn printed(&self) -> String {
         self.printed.lock().expect("not poisoned").join("\n")
     }
 
     /// A command that asks this `up`.
-    pub fn ask(&self, arguments: &[&str]) -> Said {
+    pub fn run(&self, arguments: &[&str]) -> CommandOutput {
         let state = self.state.display().to_string();
         let at = arguments.iter().position(|argument| *argument == "--").unwrap_or(arguments.len());
         let mut all = arguments[..at].to_vec();
@@ -188,7 +188,7 @@ impl Up {
     pub fn records(&self, arguments: &[&str]) -> Vec<Value> {
         let mut all = arguments.to_vec();
         all.push("--json");
-        self.ask(&all).expect(0).records()
+        self.run(&all).expect(0).records()
     }
 
     /// The first run of this filter that has ended.
@@ -205,7 +205,7 @@ impl Up {
                 begun.elapsed() < DEADLINE,
                 "no {outcome} run of {job}: {:?}\n{}",
                 self.records(&["runs"]),
-                self.said()
+                self.printed()
             );
             std::thread::sleep(std::time::Duration::from_millis(100));
         }

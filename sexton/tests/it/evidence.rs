@@ -36,20 +36,21 @@ pub fn sinks(folder: &Folder, server: std::net::SocketAddr) -> String {
 
 /// A configuration whose one channel adds each alert to a file, as JSON, one a line; and the file.
 pub fn pager(folder: &Folder) -> (String, PathBuf) {
-    let told = folder.path("told");
-    let text = format!("[channel.pager]\ntype = \"command\"\ncommand = '''\n(cat; echo) >> {0}'''\n", told.display());
-    (folder.write("sexton.toml", &text), told)
+    let alert_file = folder.path("told");
+    let text =
+        format!("[channel.pager]\ntype = \"command\"\ncommand = '''\n(cat; echo) >> {0}'''\n", alert_file.display());
+    (folder.write("sexton.toml", &text), alert_file)
 }
 
 /// What people were told so far.
-pub fn alerts(told: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(told).unwrap_or_default();
+pub fn alerts(alert_file: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(alert_file).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Waits until everybody who was told is marked as told: an `up` that is killed before may tell them once more.
 #[track_caller]
-pub fn wait_for_marked_alerts(state: &Path) {
+pub fn wait_for_recorded_alerts(state: &Path) {
     let token = std::fs::read_to_string(state.join("token")).expect("a token");
     let server = std::fs::read_to_string(state.join("server.json")).expect("a server");
     let server: Value = serde_json::from_str(&server).expect("JSON");
@@ -83,8 +84,8 @@ pub fn keeper(state: &Path, run_id: &str) -> u32 {
 
 #[track_caller]
 pub fn start_run(up: &Up, job: &str) -> String {
-    let said = up.ask(&["run", &format!("t/{job}"), "--json"]).expect(0);
-    said.records()[0]["run_id"].as_str().expect("a run id").to_owned()
+    let output = up.run(&["run", &format!("t/{job}"), "--json"]).expect(0);
+    output.records()[0]["run_id"].as_str().expect("a run id").to_owned()
 }
 
 pub fn show(up: &Up, run_id: &str) -> Value {
@@ -99,7 +100,7 @@ pub fn wait_for_end(up: &Up, run_id: &str, deadline: Duration) -> Value {
         if run["state"] == "finished" {
             return run;
         }
-        assert!(begun.elapsed() < deadline, "{run_id} has not ended: {run}\n{}", up.said());
+        assert!(begun.elapsed() < deadline, "{run_id} has not ended: {run}\n{}", up.printed());
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -182,7 +183,7 @@ pub fn check_sinks(server: &LogServer, archive: &Path, run_id: &str, last_seq: u
 
 #[track_caller]
 pub fn check_ledger(up: &Up) {
-    let ledger = up.ask(&["ledger", "--json"]).expect(0).records().remove(0);
+    let ledger = up.run(&["ledger", "--json"]).expect(0).records().remove(0);
     assert_eq!(ledger["open"], 0, "{ledger}");
 }
 

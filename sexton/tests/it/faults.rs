@@ -12,7 +12,7 @@ use crate::evidence::{
 };
 
 /// A job that prints numbered lines until the file `go` is there, and a last line then: it runs as long as the test wants.
-fn chatter(go: &Path) -> String {
+fn print_until(go: &Path) -> String {
     format!(
         "i=0; while [ ! -e {} ]; do i=$((i+1)); echo \"line $i\"; [ $((i % 7)) -ne 0 ] || echo \"error line $i\" >&2; sleep 0.01; done; echo last",
         go.display()
@@ -24,7 +24,7 @@ fn up_killed_while_jobs_print_loses_no_line_and_no_exit_status() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let folder = Folder::new();
     let go = folder.path("go");
-    let jobs = [job("a", &chatter(&go), ""), job("b", &format!("{}; exit 7", chatter(&go)), "")].concat();
+    let jobs = [job("a", &print_until(&go), ""), job("b", &format!("{}; exit 7", print_until(&go)), "")].concat();
     let jobs = folder.write("jobs.toml", &jobs);
     let sinks = sinks(&folder, server.tcp());
     let state = folder.path("state");
@@ -55,7 +55,7 @@ fn up_killed_while_jobs_print_loses_no_line_and_no_exit_status() {
             run["stdout_lines"].as_u64().zip(run["stderr_lines"].as_u64()).map(|(out, err)| out + err)
         );
         check_sinks(&server, &folder.path("archive").join(format!("{job}.json")), run_id, last_seq);
-        let stdout = up.ask(&["logs", run_id, "--stream", "stdout"]).expect(0).text();
+        let stdout = up.run(&["logs", run_id, "--stream", "stdout"]).expect(0).text();
         let counted = (1..stdout.lines().count()).map(|line| format!("line {line}"));
         assert!(stdout.lines().eq(counted.chain(["last".to_owned()])), "{stdout}");
     }
@@ -69,7 +69,7 @@ fn is_alive(pid: u32) -> bool {
 }
 
 #[test]
-fn a_killed_keeper_s_run_is_lost_what_it_spooled_is_shipped_and_nothing_of_the_job_goes_on() {
+fn the_run_of_a_killed_keeper_is_lost_its_spool_is_shipped_and_its_processes_are_killed() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let folder = Folder::new();
     let pids = folder.text("pids");
@@ -167,7 +167,7 @@ fn a_gigabyte_in_one_line_and_ten_million_lines_come_back_byte_for_byte_in_littl
 }
 
 #[test]
-fn misbehaving_jobs_come_to_true_outcomes_and_leave_nothing_running() {
+fn misbehaving_jobs_get_true_outcomes_and_leave_no_process() {
     let folder = Folder::new();
     let mark = folder.text("mark");
     let stubborn = "trap '' TERM; echo begun; while :; do sleep 0.2; done";
@@ -184,8 +184,8 @@ fn misbehaving_jobs_come_to_true_outcomes_and_leave_nothing_running() {
     let [stubborn, stopped, parent, suicide, absent] =
         ["stubborn", "stopped", "parent", "suicide", "absent"].map(run_of);
 
-    wait_until(DEADLINE, || up.ask(&["logs", &stopped]).text() == "begun\n");
-    up.ask(&["stop", &stopped]).expect(0);
+    wait_until(DEADLINE, || up.run(&["logs", &stopped]).text() == "begun\n");
+    up.run(&["stop", &stopped]).expect(0);
 
     let run = wait_for_end(&up, &stubborn, DEADLINE);
     assert_eq!((&run["outcome"], &run["signal"]), (&"timed_out".into(), &9.into()), "{run}");

@@ -5,7 +5,7 @@ use testbed::{DEADLINE, wait_until};
 use crate::driver::{Folder, Up, shell_output};
 use crate::evidence::{
     LONG_DEADLINE, MEMORY_BYTES_MAX, alerts, check_ledger, directory, job, keeper, pager, peak_memory_bytes, show,
-    start_run, wait_for_end, wait_for_marked_alerts,
+    start_run, wait_for_end, wait_for_recorded_alerts,
 };
 
 /// Each line of the flood, with its newline.
@@ -17,12 +17,12 @@ fn flood_bytes() -> u64 {
 }
 
 #[test]
-fn a_traceback_in_the_middle_of_a_flood_that_exits_0_is_a_false_success_with_its_line_and_place() {
+fn a_traceback_in_the_middle_of_a_flood_that_exits_0_is_a_false_success_with_its_line_and_seq() {
     let half = flood_bytes() / 2 / LINE_BYTES;
     let folder = Folder::new();
     let flood = format!("yes {} | head -n {half}", "x".repeat(LINE_BYTES as usize - 1));
     let script = format!("{flood}; echo 'Traceback (most recent call last):' >&2; sleep 0.2; {flood}; exit 0");
-    let (configuration, told) = pager(&folder);
+    let (configuration, alert_file) = pager(&folder);
     let jobs = folder.write("jobs.toml", &job("liar", &script, "rules = [\"default\", \"python\"]"));
     let state = folder.path("state");
     let up = Up::start(&state, &["--jobs", &jobs, "--config", &configuration]);
@@ -46,32 +46,35 @@ fn a_traceback_in_the_middle_of_a_flood_that_exits_0_is_a_false_success_with_its
     assert_eq!(at.trim(), "1");
     let reason = run["reason"].as_str().unwrap_or_default();
     assert!(reason.contains(&format!("line {seq} matches python.traceback")), "{reason}");
-    wait_until(DEADLINE, || alerts(&told).iter().any(|alert| alert["kind"] == "false_success"));
+    wait_until(DEADLINE, || alerts(&alert_file).iter().any(|alert| alert["kind"] == "false_success"));
     assert!((1..MEMORY_BYTES_MAX).contains(&keeper_bytes), "the keeper took {keeper_bytes} bytes");
     assert!((1..MEMORY_BYTES_MAX).contains(&up_bytes), "up took {up_bytes} bytes");
     println!("{} bytes: keeper {keeper_bytes}, up {up_bytes} bytes of memory", 2 * half * LINE_BYTES);
 }
 
 #[test]
-fn a_job_that_says_nothing_for_an_hour_is_told_once_and_goes_on_to_its_true_end() {
+fn a_job_without_output_for_an_hour_is_alerted_once_and_runs_to_its_end() {
     let folder = Folder::new();
     let go = folder.path("go");
-    let (configuration, told) = pager(&folder);
+    let (configuration, alert_file) = pager(&folder);
     let script = format!("echo one; while [ ! -e {} ]; do sleep 0.05; done; echo two", go.display());
     let jobs = folder.write("jobs.toml", &job("silent", &script, "quiet_limit = \"1h\""));
     let state = folder.path("state");
     let arguments = ["--jobs", &*jobs, "--config", &*configuration];
     let up = Up::start(&state, &arguments);
     let run_id = start_run(&up, "silent");
-    wait_until(DEADLINE, || up.ask(&["logs", &run_id]).text() == "one\n");
-    assert_eq!(alerts(&told).len(), 0);
+    wait_until(DEADLINE, || up.run(&["logs", &run_id]).text() == "one\n");
+    assert_eq!(alerts(&alert_file).len(), 0);
 
     // An hour passes: by the only thing that it is measured by, the time of the last write to the spool.
     let segment = directory(&state, &run_id).join("spool/00000000000000000001.log");
     shell_output(&format!("touch -d '61 minutes ago' {}", segment.display()));
-    wait_until(DEADLINE, || !alerts(&told).is_empty());
-    assert_eq!((&alerts(&told)[0]["kind"], &alerts(&told)[0]["run_id"]), (&"quiet".into(), &(&*run_id).into()));
-    wait_for_marked_alerts(&state);
+    wait_until(DEADLINE, || !alerts(&alert_file).is_empty());
+    assert_eq!(
+        (&alerts(&alert_file)[0]["kind"], &alerts(&alert_file)[0]["run_id"]),
+        (&"quiet".into(), &(&*run_id).into())
+    );
+    wait_for_recorded_alerts(&state);
 
     // Whoever watches meanwhile may be killed; nobody takes the silence for a death, and nobody is told again.
     up.kill_and_keep_jobs();
@@ -84,5 +87,10 @@ fn a_job_that_says_nothing_for_an_hour_is_told_once_and_goes_on_to_its_true_end(
     let run = wait_for_end(&up, &run_id, DEADLINE);
     assert_eq!((&run["outcome"], &run["last_seq"]), (&"succeeded".into(), &2.into()), "{run}");
     check_ledger(&up);
-    assert_eq!(alerts(&told).iter().filter(|alert| alert["kind"] == "quiet").count(), 1, "{:?}", alerts(&told));
+    assert_eq!(
+        alerts(&alert_file).iter().filter(|alert| alert["kind"] == "quiet").count(),
+        1,
+        "{:?}",
+        alerts(&alert_file)
+    );
 }

@@ -78,7 +78,7 @@ fn run(line: &str, folder: &Folder, up: &mut Option<Up>) {
     let line = if line.contains("RUN_ID") { line.replace("RUN_ID", &newest_run(up.as_ref())) } else { line.to_owned() };
     let binary = command(&[]).get_program().to_owned();
     let binaries = std::path::Path::new(&binary).parent().expect("a folder").display().to_string();
-    let said = Command::new("sh")
+    let output = Command::new("sh")
         .args(["-c", &line.replace("cargo run --release --", "sexton")])
         .current_dir(folder.path(""))
         .env("PATH", format!("{binaries}:{}", std::env::var("PATH").unwrap_or_default()))
@@ -87,6 +87,7 @@ fn run(line: &str, folder: &Folder, up: &mut Option<Up>) {
         .output()
         .expect("sh starts");
     // 1: it ran and the answer is bad, as when a run is shown that lied.
-    let answered = matches!(said.status.code(), Some(0 | 1)) && (said.status.success() || !said.stdout.is_empty());
-    assert!(answered, "`{line}`: {said:?}");
+    let answered =
+        matches!(output.status.code(), Some(0 | 1)) && (output.status.success() || !output.stdout.is_empty());
+    assert!(answered, "`{line}`: {output:?}");
 }

@@ -18,22 +18,22 @@ fn text<'v>(record: &'v Value, name: &str) -> &'v str {
 }
 
 #[test]
-fn without_arguments_there_is_something_to_look_at() {
+fn up_without_arguments_runs_the_sample() {
     let folder = Folder::new();
     let up = Up::start(&folder.path("state"), &[]);
-    let said = up.said();
+    let output = up.printed();
     for part in ["serves http://127.0.0.1:", "sample.crontab", "logs/{group}/{job}.log"] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(output.contains(part), "{part}: {output}");
     }
     assert_eq!(up.records(&["jobs"]).len(), 3);
-    let good = up.ask(&["run", "sample/good", "--wait"]).expect(0);
+    let good = up.run(&["run", "sample/good", "--wait"]).expect(0);
     assert!(good.text().contains("sample/good succeeded"), "{}", good.text());
-    let failing = up.ask(&["run", "sample/failing", "--wait", "--json"]).expect(1).records().remove(0);
+    let failing = up.run(&["run", "sample/failing", "--wait", "--json"]).expect(1).records().remove(0);
     assert_eq!((text(&failing, "outcome"), &failing["exit_code"]), ("failed", &json!(3)));
-    let lying = up.ask(&["run", "sample/lying", "--wait", "--json"]).expect(1).records().remove(0);
+    let lying = up.run(&["run", "sample/lying", "--wait", "--json"]).expect(1).records().remove(0);
     assert_eq!((text(&lying, "outcome"), &lying["exit_code"]), ("false_success", &json!(0)));
     assert!(text(&lying, "reason").contains("python.traceback"), "{lying}");
-    let shown = up.ask(&["show", text(&lying, "run_id")]).expect(0).text();
+    let shown = up.run(&["show", text(&lying, "run_id")]).expect(0).text();
     assert!(shown.contains("false_success") && shown.contains("python.traceback"), "{shown}");
     let log = folder.path("state/logs/sample/good.log");
     wait_until(DEADLINE, || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("run.finished")));
@@ -43,7 +43,7 @@ fn without_arguments_there_is_something_to_look_at() {
 }
 
 #[test]
-fn the_sample_goes_when_there_are_jobs_and_those_of_a_former_file_are_told() {
+fn the_sample_is_deleted_when_there_are_other_jobs_and_jobs_of_former_files_are_listed() {
     let folder = Folder::new();
     let names = |up: &Up| up.records(&["jobs"]).iter().map(|job| text(job, "name").to_owned()).collect::<Vec<_>>();
     let up = Up::start(&folder.path("state"), &[]);
@@ -51,16 +51,17 @@ fn the_sample_goes_when_there_are_jobs_and_those_of_a_former_file_are_told() {
     assert_eq!(up.stop(), Some(0));
     let up = up_with(&folder, "# sexton: name=own\n@manually true\n", &[]);
     assert_eq!(names(&up), ["own"]);
-    assert!(up.said().contains("3 of the sample are removed"), "{}", up.said());
+    assert!(up.printed().contains("3 of the sample are removed"), "{}", up.printed());
     assert_eq!(up.stop(), Some(0));
     let other = folder.write("other", "# sexton: name=other\n@manually true\n");
     for (arguments, expected) in [(&["--crontab", &other][..], ["other", "own"].as_slice()), (&[], &["other", "own"])] {
         let up = Up::start(&folder.path("state"), arguments);
         assert_eq!(names(&up), expected, "{arguments:?}");
-        let said = up.said();
-        let told =
-            said.lines().any(|line| line.contains("/crontab, which is not named now") && line.contains("default/own"));
-        assert!(told && !said.contains("sample"), "{said}");
+        let output = up.printed();
+        let is_listed = output
+            .lines()
+            .any(|line| line.contains("/crontab, which is not named now") && line.contains("default/own"));
+        assert!(is_listed && !output.contains("sample"), "{output}");
         assert_eq!(up.stop(), Some(0));
     }
 }
@@ -75,40 +76,40 @@ fn a_schedule_fires_and_the_ledger_adds_up() {
     let bad = up.wait_for_run("default", "failed");
     assert_eq!((text(&bad, "job"), &bad["exit_code"]), ("bad", &json!(7)));
 
-    up.ask(&["maintenance", "on", "--why", "the ledger is counted"]).expect(0);
+    up.run(&["maintenance", "on", "--why", "the ledger is counted"]).expect(0);
     up.wait_for_run("default/tick", "skipped");
-    let ledger = up.ask(&["ledger", "--json"]).expect(0).records().remove(0);
+    let ledger = up.run(&["ledger", "--json"]).expect(0).records().remove(0);
     assert_eq!(ledger["adds_up"], json!(true), "{ledger}");
     assert!(ledger["outcomes"]["failed"].as_u64() >= Some(1), "{ledger}");
-    up.ask(&["maintenance", "off"]).expect(0);
+    up.run(&["maintenance", "off"]).expect(0);
 
-    up.ask(&["job", "pause", "default/tick", "--why", "noise"]).expect(0);
+    up.run(&["job", "pause", "default/tick", "--why", "noise"]).expect(0);
     wait_until(DEADLINE, || {
         up.records(&["runs", "default/tick", "--outcome", "skipped"])
             .iter()
             .any(|run| text(run, "reason").contains("noise"))
     });
-    up.ask(&["job", "resume", "default/tick"]).expect(0);
+    up.run(&["job", "resume", "default/tick"]).expect(0);
     let limited = up.records(&["runs", "--limit", "2"]);
     assert_eq!(limited.len(), 2);
 }
 
 #[test]
-fn output_is_given_out_byte_for_byte_also_when_nobody_serves() {
+fn output_is_printed_byte_for_byte_with_and_without_a_server() {
     let folder = Folder::new();
     let tab = r#"# sexton: name=bytes
 @manually printf '\377\000\r\033[1mone\nno newline'; printf 'err\n' >&2
 "#;
     let up = up_with(&folder, tab, &[]);
-    let run = up.ask(&["run", "default/bytes", "--wait", "--json"]).expect(0).records().remove(0);
+    let run = up.run(&["run", "default/bytes", "--wait", "--json"]).expect(0).records().remove(0);
     let run_id = text(&run, "run_id");
     let stdout = b"\xff\x00\r\x1b[1mone\nno newline".to_vec();
-    let logs = |up: &Up, more: &[&str]| up.ask(&[&["logs", run_id][..], more].concat()).expect(0).out;
+    let logs = |up: &Up, more: &[&str]| up.run(&[&["logs", run_id][..], more].concat()).expect(0).out;
     assert_eq!(logs(&up, &["--stream", "stdout"]), stdout);
     assert_eq!(logs(&up, &["--stream", "stderr", "--follow"]), b"err\n");
     let timed = String::from_utf8_lossy(&logs(&up, &["--stream", "stderr", "--timestamps"])).into_owned();
     assert!(timed.ends_with("Z stderr err\n"), "{timed}");
-    up.ask(&["logs", "20200101T000000Z-000000000000"]).expect(2);
+    up.run(&["logs", "20200101T000000Z-000000000000"]).expect(2);
     let state = folder.text("state");
     assert_eq!(up.stop(), Some(0));
     assert_eq!(sexton(&["logs", run_id, "--stream", "stdout", "--state", &state]).expect(0).out, stdout);
@@ -116,16 +117,16 @@ fn output_is_given_out_byte_for_byte_also_when_nobody_serves() {
 }
 
 #[test]
-fn output_that_retention_removed_is_told_and_never_passed_over() {
+fn output_that_retention_deleted_is_marked() {
     let folder = Folder::new();
     let up = up_with(&folder, "# sexton: name=long\n@manually echo kept\n", &[]);
-    let run = up.ask(&["run", "default/long", "--wait", "--json"]).expect(0).records().remove(0);
+    let run = up.run(&["run", "default/long", "--wait", "--json"]).expect(0).records().remove(0);
     let run_id = text(&run, "run_id");
     // As retention leaves a long run: without its first segment.
     let spool = folder.path(&format!("state/runner/runs/{run_id}.1/spool"));
     let segment = |first_seq: u64| spool.join(format!("{first_seq:020}.log"));
     std::fs::rename(segment(1), segment(6)).expect("renamed");
-    let check = |logs: &dyn Fn(&[&str]) -> crate::driver::Said| {
+    let check = |logs: &dyn Fn(&[&str]) -> crate::driver::CommandOutput| {
         let plain = logs(&["logs", run_id]).expect(0);
         assert_eq!(plain.out, b"kept\n");
         assert!(plain.err.contains('5') && plain.err.contains(run_id), "{}", plain.err);
@@ -134,7 +135,7 @@ fn output_that_retention_removed_is_told_and_never_passed_over() {
         assert!(timed.text().ends_with("Z stdout kept\n"), "{}", timed.text());
         assert_eq!(timed.err, "");
     };
-    check(&|arguments| up.ask(arguments));
+    check(&|arguments| up.run(arguments));
     let state = folder.text("state");
     assert_eq!(up.stop(), Some(0));
     check(&|arguments| sexton(&[arguments, &["--state", &state]].concat()));
@@ -144,30 +145,30 @@ fn output_that_retention_removed_is_told_and_never_passed_over() {
 fn a_running_run_is_followed_and_stopped() {
     let folder = Folder::new();
     let up = up_with(&folder, "# sexton: name=long\n@manually echo begun; sleep 600\n", &[]);
-    let run_id = up.ask(&["run", "default/long"]).expect(0).text().trim().to_owned();
-    wait_until(DEADLINE, || up.ask(&["logs", &run_id]).out == b"begun\n");
-    up.ask(&["stop", &run_id]).expect(0);
+    let run_id = up.run(&["run", "default/long"]).expect(0).text().trim().to_owned();
+    wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"begun\n");
+    up.run(&["stop", &run_id]).expect(0);
     // Follows to the end, which the stop brings.
-    assert_eq!(up.ask(&["logs", &run_id, "--follow"]).expect(0).out, b"begun\n");
+    assert_eq!(up.run(&["logs", &run_id, "--follow"]).expect(0).out, b"begun\n");
     let run = up.wait_for_run("default/long", "stopped");
     assert_eq!(text(&run, "run_id"), run_id);
-    up.ask(&["stop", &run_id]).expect(1);
+    up.run(&["stop", &run_id]).expect(1);
 }
 
 #[test]
-fn a_run_that_waits_is_followed_from_its_beginning() {
+fn a_held_run_is_followed_from_its_beginning() {
     let folder = Folder::new();
     let go = folder.text("go");
     let tab = format!(
         "# sexton: name=one concurrency=queue\n@manually echo begun; while [ ! -e {go} ]; do sleep 0.05; done\n"
     );
     let up = up_with(&folder, &tab, &[]);
-    let first = up.ask(&["run", "default/one"]).expect(0).text().trim().to_owned();
-    wait_until(DEADLINE, || up.ask(&["logs", &first]).out == b"begun\n");
-    let second = up.ask(&["run", "default/one"]).expect(0).text().trim().to_owned();
-    up.ask(&["logs", &second]).expect(2);
+    let first = up.run(&["run", "default/one"]).expect(0).text().trim().to_owned();
+    wait_until(DEADLINE, || up.run(&["logs", &first]).out == b"begun\n");
+    let second = up.run(&["run", "default/one"]).expect(0).text().trim().to_owned();
+    up.run(&["logs", &second]).expect(2);
     std::thread::scope(|scope| {
-        let follower = scope.spawn(|| up.ask(&["logs", &second, "--follow"]));
+        let follower = scope.spawn(|| up.run(&["logs", &second, "--follow"]));
         folder.write("go", "");
         assert_eq!(follower.join().expect("followed").expect(0).out, b"begun\n");
     });
@@ -178,23 +179,23 @@ fn apply_shows_the_difference_and_prunes_only_what_came_from_the_file() {
     let folder = Folder::new();
     let up = up_with(&folder, "# sexton: name=own\n@manually true\n", &[]);
     let jobs = folder.write("jobs.toml", "[[job]]\nname = \"a\"\nschedule = \"@daily\"\ncommand = \"true\"\n");
-    let first = up.ask(&["apply", &jobs, "--group", "db"]).expect(0).text();
+    let first = up.run(&["apply", &jobs, "--group", "db"]).expect(0).text();
     assert_eq!(first, "+ db/a\n1 added, 0 changed, 0 removed, 0 unchanged\n");
     folder.write("jobs.toml", "[[job]]\nname = \"b\"\nschedule = \"@daily\"\ncommand = \"true\"\n");
     let arguments = ["apply", &jobs, "--group", "db", "--prune", "--dry-run"];
-    let dry = up.ask(&arguments).expect(0).text();
+    let dry = up.run(&arguments).expect(0).text();
     assert_eq!(dry, "+ db/b\n- db/a\n1 added, 0 changed, 1 removed, 0 unchanged (nothing was stored)\n");
     assert_eq!(up.records(&["jobs", "db"])[0]["name"], "a");
-    up.ask(&arguments[..5]).expect(0);
+    up.run(&arguments[..5]).expect(0);
     let names: Vec<Value> = up.records(&["jobs"]).iter().map(|job| job["name"].clone()).collect();
     assert_eq!(names, ["b", "own"]);
 
-    up.ask(&["job", "set", "db/c", &jobs]).expect(0);
-    assert!(up.ask(&["job", "show", "db/c"]).expect(0).text().contains("@daily"));
-    up.ask(&["job", "remove", "db/c"]).expect(0);
-    up.ask(&["job", "show", "db/c"]).expect(2);
+    up.run(&["job", "set", "db/c", &jobs]).expect(0);
+    assert!(up.run(&["job", "show", "db/c"]).expect(0).text().contains("@daily"));
+    up.run(&["job", "remove", "db/c"]).expect(0);
+    up.run(&["job", "show", "db/c"]).expect(2);
     folder.write("jobs.toml", "[[job]]\nname = \"b\"\nschedule = \"61 * * * *\"\ncommand = \"true\"\n");
-    up.ask(&arguments[..5]).expect(2);
+    up.run(&arguments[..5]).expect(2);
 }
 
 #[test]
@@ -206,8 +207,8 @@ fn a_changed_file_is_applied_and_a_faulty_one_changes_nothing() {
     folder.write("crontab", "# sexton: name=second\n@manually true\n");
     wait_until(DEADLINE, || names() == ["second"]);
     folder.write("crontab", "# sexton: name=third\n@manually true\n61 * * * * true\n");
-    wait_until(DEADLINE, || up.said().contains("nothing of this change was applied"));
-    assert!(up.said().contains("crontab:3:"), "{}", up.said());
+    wait_until(DEADLINE, || up.printed().contains("nothing of this change was applied"));
+    assert!(up.printed().contains("crontab:3:"), "{}", up.printed());
     assert_eq!(names(), ["second"]);
 }
 
@@ -224,25 +225,25 @@ fn changed_sinks_and_rules_are_used_without_a_restart() {
     let (sinks_file, rules_file) = (sinks("one"), rules("never printed"));
     let tab = "# sexton: name=a rules=mine\n@manually echo a word\n";
     let up = up_with(&folder, tab, &["--sinks", &sinks_file, "--rules", &rules_file]);
-    up.ask(&["run", "default/a", "--wait"]).expect(0);
+    up.run(&["run", "default/a", "--wait"]).expect(0);
     sinks("two");
     // While they are replaced there are none.
     wait_until(DEADLINE, || up.records(&["sinks"]).first().is_some_and(|sink| sink["name"] == "two"));
     rules("a word");
-    wait_until(DEADLINE, || up.said().contains("the rules changed"));
-    up.ask(&["run", "default/a", "--wait"]).expect(1);
+    wait_until(DEADLINE, || up.printed().contains("the rules changed"));
+    up.run(&["run", "default/a", "--wait"]).expect(1);
     let log = folder.path("two/a.log");
     wait_until(DEADLINE, || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("false_success")));
     folder.write("sinks.toml", "[sink.x]\ntype = \"fil\"\n");
-    wait_until(DEADLINE, || up.said().contains("the sinks stay as they were"));
+    wait_until(DEADLINE, || up.printed().contains("the sinks stay as they were"));
     assert_eq!(up.records(&["sinks"])[0]["name"], "two");
 }
 
 #[test]
-fn a_job_whose_rules_do_not_exist_is_told_when_its_file_is_applied() {
+fn a_job_with_an_unknown_rule_pack_causes_a_warning() {
     let folder = Folder::new();
     let up = up_with(&folder, "# sexton: name=a rules=pythn\n@manually true\n", &[]);
-    wait_until(DEADLINE, || up.said().contains("default/a: no rule pack `pythn`; did you mean `python`?"));
+    wait_until(DEADLINE, || up.printed().contains("default/a: no rule pack `pythn`; did you mean `python`?"));
 }
 
 #[test]
@@ -257,7 +258,7 @@ fn a_second_up_on_the_same_state_directory_is_refused() {
 }
 
 #[test]
-fn a_first_crontab_with_a_fault_is_refused_and_said_once() {
+fn a_new_crontab_with_a_fault_is_refused_with_one_line() {
     let folder = Folder::new();
     let tab = folder.write("crontab", "61 * * * * true\n");
     let output = command(&["up", "--state", &folder.text("state"), "--crontab", &tab]).output().expect("ran");
@@ -267,41 +268,42 @@ fn a_first_crontab_with_a_fault_is_refused_and_said_once() {
 }
 
 #[test]
-fn a_running_job_outlives_its_up_and_is_taken_up_by_the_next() {
+fn a_running_job_outlives_its_up_and_is_resumed_by_the_next() {
     let folder = Folder::new();
     let go = folder.text("go");
     let tab =
         format!("# sexton: name=long\n@manually echo begun; while [ ! -e {go} ]; do sleep 0.05; done; echo done\n");
     let up = up_with(&folder, &tab, &[]);
-    let run_id = up.ask(&["run", "default/long"]).expect(0).text().trim().to_owned();
-    wait_until(DEADLINE, || up.ask(&["logs", &run_id]).out == b"begun\n");
+    let run_id = up.run(&["run", "default/long"]).expect(0).text().trim().to_owned();
+    wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"begun\n");
     assert_eq!(up.stop_and_keep_jobs(), Some(0));
     let up = up_with(&folder, &tab, &[]);
-    let running = up.ask(&["show", &run_id, "--json"]).expect(0).records().remove(0);
+    let running = up.run(&["show", &run_id, "--json"]).expect(0).records().remove(0);
     assert_eq!(running["outcome"], Value::Null, "{running}");
     folder.write("go", "");
     let run = up.wait_for_run("default/long", "succeeded");
     assert_eq!((text(&run, "run_id"), &run["attempt"]), (run_id.as_str(), &json!(1)));
-    assert_eq!(up.ask(&["logs", &run_id]).expect(0).out, b"begun\ndone\n");
-    up.ask(&["ledger"]).expect(0);
+    assert_eq!(up.run(&["logs", &run_id]).expect(0).out, b"begun\ndone\n");
+    up.run(&["ledger"]).expect(0);
 }
 
 #[test]
-fn people_are_told_through_the_configured_channel() {
+fn alerts_are_sent_through_the_configured_channel() {
     let folder = Folder::new();
-    let told = folder.text("told");
+    let alert_file = folder.text("told");
     let configuration = folder.write(
         "sexton.toml",
         &format!(
-            "[channel.pager]\ntype = \"command\"\ncommand = '''\ncat >> {told}; echo >> {told}'''\n\
+            "[channel.pager]\ntype = \"command\"\ncommand = '''\ncat >> {alert_file}; echo >> {alert_file}'''\n\
              [links]\nconsole = \"https://cron.example.org/{{run_id}}\"\n"
         ),
     );
     let tab = "# sexton: name=bad group=db\n@manually echo the disk is full >&2; exit 4\n";
     let up = up_with(&folder, tab, &["--config", &configuration]);
-    let run = up.ask(&["run", "db/bad", "--wait", "--json"]).expect(1).records().remove(0);
-    wait_until(DEADLINE, || std::fs::read_to_string(&told).is_ok_and(|text| text.ends_with('\n')));
-    let alert: Value = serde_json::from_str(&std::fs::read_to_string(&told).expect("written")).expect("one alert");
+    let run = up.run(&["run", "db/bad", "--wait", "--json"]).expect(1).records().remove(0);
+    wait_until(DEADLINE, || std::fs::read_to_string(&alert_file).is_ok_and(|text| text.ends_with('\n')));
+    let alert: Value =
+        serde_json::from_str(&std::fs::read_to_string(&alert_file).expect("written")).expect("one alert");
     assert_eq!((text(&alert, "kind"), text(&alert, "job"), &alert["exit_code"]), ("failed", "bad", &json!(4)));
     assert_eq!(alert["excerpt"][0]["text"], "the disk is full");
     assert_eq!(text(&alert["links"], "console"), format!("https://cron.example.org/{}", text(&run, "run_id")));
@@ -314,8 +316,8 @@ fn exec_wraps_a_command_with_and_without_a_server() {
     let wrapped = |name: &str, script: &str| {
         sexton(&["exec", "--name", name, "--group", "wrapped", "--state", &state, "--", "sh", "-c", script])
     };
-    let said = wrapped("a", "echo out; echo err >&2; exit 5").expect(5);
-    assert_eq!((said.text().as_str(), said.err.lines().next()), ("out\n", Some("err")));
+    let output = wrapped("a", "echo out; echo err >&2; exit 5").expect(5);
+    assert_eq!((output.text().as_str(), output.err.lines().next()), ("out\n", Some("err")));
     wrapped("a", "exit 0").expect(0);
     let lied = wrapped("lying", "echo 'Segmentation fault (core dumped)'; exit 0").expect(1);
     assert!(lied.err.contains("false_success"), "{}", lied.err);
@@ -338,7 +340,7 @@ fn exec_wraps_a_command_with_and_without_a_server() {
             run_id = runs.first().map_or_else(String::new, |run| text(run, "run_id").to_owned());
             !run_id.is_empty()
         });
-        wait_until(DEADLINE, || up.ask(&["logs", &run_id]).out == b"begun\n");
+        wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"begun\n");
         folder.write("go", "");
         running.join().expect("ran").expect(0);
     });
@@ -348,7 +350,7 @@ fn exec_wraps_a_command_with_and_without_a_server() {
 }
 
 #[test]
-fn check_reaches_everything_and_says_one_line_each() {
+fn check_connects_to_everything_and_prints_one_line_each() {
     let folder = Folder::new();
     let sinks = folder.write(
         "sinks.toml",

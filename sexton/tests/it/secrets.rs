@@ -82,18 +82,18 @@ fn a_secret_that_a_job_prints_in_every_form_is_in_no_file_no_table_no_sink_and_n
     let policy = folder.write("policy.toml", &policy);
     let config = folder.write("sexton.toml", &format!("[runner]\npolicy = \"{policy}\"\n"));
     let up = Up::start(&folder.path("state"), &["--config", &config, "--jobs", &jobs, "--sinks", &sinks]);
-    up.ask(&["run", "default/teller"]).expect(0);
+    up.run(&["run", "default/teller"]).expect(0);
     testbed::wait_until(testbed::DEADLINE, || folder.path("go.there").exists());
     assert_eq!(traces_in_arguments(), Vec::<String>::new());
     folder.write("go", "");
     let run = up.wait_for_run("default/teller", "succeeded");
     let run_id = run["run_id"].as_str().expect("run_id");
-    let logs = up.ask(&["logs", run_id]).expect(0);
+    let logs = up.run(&["logs", run_id]).expect(0);
     for line in ["plain ***", "json {\"password\": \"***\"}", "*** and ***"] {
-        assert!(logs.text().lines().any(|said| said == line), "{line}: {}", logs.text());
+        assert!(logs.text().lines().any(|output| output == line), "{line}: {}", logs.text());
     }
     let shown = up.records(&["show", run_id]);
-    assert_eq!(trace_in(format!("{shown:?}{}", up.said()).as_bytes()), None);
+    assert_eq!(trace_in(format!("{shown:?}{}", up.printed()).as_bytes()), None);
     assert!(up.stop().is_some());
     assert_eq!(traces_below(&folder.path("")), Vec::<String>::new());
     let lines = fs::read_to_string(folder.path("lines.log")).expect("lines");
@@ -103,14 +103,14 @@ fn a_secret_that_a_job_prints_in_every_form_is_in_no_file_no_table_no_sink_and_n
 }
 
 #[test]
-fn what_the_policy_does_not_allow_fails_with_its_line() {
+fn a_job_outside_the_policy_fails_with_the_line_of_the_policy() {
     let folder = Folder::new();
     let jobs =
         folder.write("jobs.toml", "[[job]]\nname = \"shell\"\nschedule = \"@manually\"\ncommand = \"echo never\"\n");
     folder.write("policy.toml", "# no shells\n[commands]\nargv = ['true']\n");
     let config = folder.write("sexton.toml", "[runner]\npolicy = \"policy.toml\"\n");
     let up = Up::start(&folder.path("state"), &["--config", &config, "--jobs", &jobs]);
-    up.ask(&["run", "default/shell"]).expect(0);
+    up.run(&["run", "default/shell"]).expect(0);
     let run = up.wait_for_run("default/shell", "failed");
     let reason = run["reason"].as_str().unwrap_or_default();
     assert!(reason.contains(&format!("{}:2 does not allow", folder.text("policy.toml"))), "{reason}");

@@ -6,7 +6,7 @@ use crate::driver::{Folder, Up};
 use crate::evidence::{alerts, check_ledger, job, pager, start_run, wait_for_end};
 
 #[test]
-fn people_are_told_of_a_sink_that_lags_and_of_its_recovery() {
+fn a_lagging_sink_and_its_recovery_are_alerted() {
     let folder = Folder::new();
     let capture = Capture::start(Transport::Tcp);
     let server = Proxy::start(capture.address());
@@ -19,17 +19,17 @@ fn people_are_told_of_a_sink_that_lags_and_of_its_recovery() {
              retry = {{ initial = \"50ms\", max = \"500ms\" }}\n"
         ),
     );
-    let (configuration, told) = pager(&folder);
+    let (configuration, alert_file) = pager(&folder);
     let tab = folder.write("crontab", "# sexton: name=a group=db\n@manually echo kept for later\n");
     let arguments = ["--crontab", &tab, "--config", &configuration, "--sinks", &sinks];
     let up = Up::start(&folder.path("state"), &arguments);
-    up.ask(&["run", "db/a", "--wait"]).expect(0);
-    wait_until(DEADLINE, || alerts(&told).len() == 1);
+    up.run(&["run", "db/a", "--wait"]).expect(0);
+    wait_until(DEADLINE, || alerts(&alert_file).len() == 1);
     let sink = up.records(&["sinks"]).remove(0);
     assert_eq!((&sink["lag_lines"], &sink["state"]), (&1.into(), &"retrying".into()), "{sink}");
     server.pass();
-    wait_until(DEADLINE, || alerts(&told).len() == 2);
-    let alerts = alerts(&told);
+    wait_until(DEADLINE, || alerts(&alert_file).len() == 2);
+    let alerts = alerts(&alert_file);
     for (alert, kind) in alerts.iter().zip(["failed", "recovered"]) {
         assert_eq!(
             (&alert["kind"], &alert["group"], &alert["job"]),
@@ -46,11 +46,11 @@ fn people_are_told_of_a_sink_that_lags_and_of_its_recovery() {
 }
 
 #[test]
-fn a_sink_that_was_never_there_holds_nothing_up_and_its_lag_is_seen_wherever_one_looks() {
+fn an_absent_sink_blocks_no_job_and_its_lag_is_shown_everywhere() {
     let folder = Folder::new();
-    let nobody = testbed::free_port();
+    let port = testbed::free_port();
     let sinks = format!(
-        "[sink.absent]\ntype = \"syslog\"\naddress = \"tcp://{nobody}\"\n\
+        "[sink.absent]\ntype = \"syslog\"\naddress = \"tcp://{port}\"\n\
          retry = {{ initial = \"50ms\", max = \"200ms\" }}\n\
          [sink.archive]\ntype = \"file\"\npath = \"{}/{{job}}.log\"\n",
         folder.text("archive")
@@ -66,15 +66,15 @@ fn a_sink_that_was_never_there_holds_nothing_up_and_its_lag_is_seen_wherever_one
 
     // In the history, of the run itself, and in what `up` says of itself. What the other sink has is not held against it.
     let lags = |text: &str| text.contains("absent lacks 1000 lines") && !text.contains("archive lacks");
-    wait_until(DEADLINE, || lags(&up.ask(&["show", &run_id]).expect(0).text()));
-    let listed = up.ask(&["runs"]).expect(0).text();
+    wait_until(DEADLINE, || lags(&up.run(&["show", &run_id]).expect(0).text()));
+    let listed = up.run(&["runs"]).expect(0).text();
     assert!(lags(&listed), "{listed}");
     let undelivered = &up.records(&["show", &run_id])[0]["undelivered"];
     assert_eq!((&undelivered[0]["sink"], &undelivered[0]["lines"]), (&"absent".into(), &1000.into()), "{undelivered}");
-    wait_until(DEADLINE, || up.said().lines().any(|line| line.contains("sink=absent") && line.contains("refused")));
+    wait_until(DEADLINE, || up.printed().lines().any(|line| line.contains("sink=absent") && line.contains("refused")));
 
     // Also after a restart, which knows no more than what is on disk.
     up.kill();
     let up = Up::start(&state, &["--jobs", &jobs, "--sinks", &sinks]);
-    wait_until(DEADLINE, || lags(&up.ask(&["show", &run_id]).expect(0).text()));
+    wait_until(DEADLINE, || lags(&up.run(&["show", &run_id]).expect(0).text()));
 }

@@ -19,7 +19,7 @@ fn install(place: &Path) {
 }
 
 #[test]
-fn jobs_run_on_under_their_old_keepers_when_the_binary_is_replaced() {
+fn jobs_continue_under_their_old_keepers_when_the_binary_is_replaced() {
     let folder = Folder::new();
     let (binary, state, go) = (folder.path("sexton"), folder.path("state"), folder.path("go"));
     let wait = format!("echo begun; while [ ! -e {} ]; do sleep 0.05; done; echo done; exit 7", go.display());
@@ -27,7 +27,7 @@ fn jobs_run_on_under_their_old_keepers_when_the_binary_is_replaced() {
     install(&binary);
     let up = Up::start_as(&binary, &state, &["--jobs", &jobs]);
     let long = start_run(&up, "long");
-    wait_until(DEADLINE, || up.ask(&["logs", &long]).out == b"begun\n");
+    wait_until(DEADLINE, || up.run(&["logs", &long]).out == b"begun\n");
     let old = keeper(&state, &long);
 
     let inode = std::fs::metadata(&binary).expect("there").ino();
@@ -54,8 +54,8 @@ fn jobs_run_on_under_their_old_keepers_when_the_binary_is_replaced() {
         (&json!("failed"), &json!(7), &json!(1)),
         "{run}"
     );
-    assert_eq!(up.ask(&["logs", &long]).expect(0).out, b"begun\ndone\n");
-    up.ask(&["ledger"]).expect(0);
+    assert_eq!(up.run(&["logs", &long]).expect(0).out, b"begun\ndone\n");
+    up.run(&["ledger"]).expect(0);
 }
 
 /// The state directory that the first release left when it was killed: a run that had ended, and one that had not.
@@ -79,23 +79,23 @@ fn first_release(folder: &Folder) -> PathBuf {
 const KEEP_ALL: &str = "[runner]\nname = \"vm\"\nretention = \"36500d\"\n[history]\nkeep = \"36500d\"\n";
 
 #[test]
-fn what_the_first_release_left_is_taken_up() {
+fn a_state_directory_of_the_first_release_is_resumed() {
     let folder = Folder::new();
     let state = first_release(&folder);
     let config = folder.write("sexton.toml", KEEP_ALL);
     let up = Up::start(&state, &["--config", &config]);
     let ended = show(&up, ENDED);
     assert_eq!((&ended["outcome"], &ended["stdout_lines"]), (&json!("succeeded"), &json!(2)), "{ended}");
-    assert_eq!(up.ask(&["logs", ENDED, "--stream", "stdout"]).expect(0).out, b"begins\nends\n");
+    assert_eq!(up.run(&["logs", ENDED, "--stream", "stdout"]).expect(0).out, b"begins\nends\n");
     let cut_off = wait_for_end(&up, CUT_OFF, DEADLINE);
     assert_eq!((&cut_off["outcome"], &cut_off["last_seq"]), (&json!("lost"), &json!(1)), "{cut_off}");
-    assert_eq!(up.ask(&["logs", CUT_OFF]).expect(0).out, b"waits\n");
+    assert_eq!(up.run(&["logs", CUT_OFF]).expect(0).out, b"waits\n");
     assert_eq!(up.records(&["jobs"]).len(), 3);
-    up.ask(&["ledger"]).expect(0);
+    up.run(&["ledger"]).expect(0);
 }
 
 #[test]
-fn what_a_newer_build_left_is_told_and_left_to_it() {
+fn a_run_of_a_newer_build_is_reported_and_left_unchanged() {
     let folder = Folder::new();
     let state = first_release(&folder);
     let config = folder.write("sexton.toml", KEEP_ALL);
@@ -103,11 +103,11 @@ fn what_a_newer_build_left_is_told_and_left_to_it() {
     let before = std::fs::read_to_string(&order).expect("there").replacen("\"version\":1,", "\"version\":99,", 1);
     std::fs::write(&order, &before).expect("written");
     let up = Up::start(&state, &["--config", &config]);
-    wait_until(DEADLINE, || up.said().contains("order.json has version 99, and this build reads up to"));
-    assert!(up.said().contains("start a newer build, which finishes the run"), "{}", up.said());
+    wait_until(DEADLINE, || up.printed().contains("order.json has version 99, and this build reads up to"));
+    assert!(up.printed().contains("start a newer build, which finishes the run"), "{}", up.printed());
     assert_eq!(show(&up, CUT_OFF)["outcome"], Value::Null);
     // Others are taken up.
-    assert_eq!(up.ask(&["logs", ENDED, "--stream", "stdout"]).expect(0).out, b"begins\nends\n");
+    assert_eq!(up.run(&["logs", ENDED, "--stream", "stdout"]).expect(0).out, b"begins\nends\n");
     assert_eq!(std::fs::read_to_string(&order).expect("there"), before);
     assert!(!directory(&state, CUT_OFF).join("finished.json").exists());
 }

@@ -20,7 +20,7 @@ use crate::evidence::alerts;
 
 /// Orders and reports that a dead `up` had leased come again after a minute; more alerts than a minute takes wait for the
 /// next.
-const PATIENCE: Duration = Duration::from_secs(240);
+const WAIT_MAX: Duration = Duration::from_secs(240);
 
 pub struct Verdict<'v> {
     pub state: &'v Path,
@@ -32,7 +32,7 @@ pub struct Verdict<'v> {
     pub archive: &'v Path,
     /// What the other sinks write to.
     pub servers: [&'v Rsyslog; 2],
-    pub told: &'v Path,
+    pub alert_file: &'v Path,
     pub kills_of_up: usize,
     pub log: &'v [String],
 }
@@ -44,29 +44,29 @@ impl Verdict<'_> {
         self.wait("every alert to be told", || pending(&self.transitions()) == 0, &up);
         let lag = || up.records(&["sinks"]).iter().map(|sink| sink["lag_lines"].as_u64().unwrap_or(1)).sum::<u64>();
         self.wait("every line to be delivered", || lag() == 0, &up);
-        let ledger = up.ask(&["ledger", "--json"]).expect(0).records().remove(0);
+        let ledger = up.run(&["ledger", "--json"]).expect(0).records().remove(0);
         let runs: Vec<Run> = up
             .records(&["runs", "--limit", "1000000"])
             .into_iter()
             .map(|record| serde_json::from_value(record).expect("a run"))
             .collect();
-        assert!(!up.said().contains("panicked at"), "{}", up.said());
+        assert!(!up.printed().contains("panicked at"), "{}", up.printed());
         // Ends its sinks too, and only then is all confirmed.
         up.stop();
         self.check_runs(&runs);
         let attempts = self.check_attempts();
         self.check_alerts(&runs);
-        println!("{ledger}; {attempts} attempts, {} faults, {} alerts", self.log.len(), alerts(self.told).len());
+        println!("{ledger}; {attempts} attempts, {} faults, {} alerts", self.log.len(), alerts(self.alert_file).len());
     }
 
     #[track_caller]
     fn wait(&self, what: &str, mut holds: impl FnMut() -> bool, up: &Up) {
         let begun = Instant::now();
         while !holds() {
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > WAIT_MAX {
                 let open: Vec<Value> =
                     up.records(&["runs"]).into_iter().filter(|run| run["outcome"].is_null()).collect();
-                panic!("waited for {what}; open: {open:#?}\n{}\n{}", up.said(), self.log.join("\n"));
+                panic!("waited for {what}; open: {open:#?}\n{}\n{}", up.printed(), self.log.join("\n"));
             }
             std::thread::sleep(Duration::from_millis(500));
         }
@@ -107,10 +107,10 @@ impl Verdict<'_> {
             let printed = printed(RunDirectory::at(self.state.join("runner/runs").join(name)));
             let written = std::fs::read(self.written.join(name)).unwrap_or_default();
             // A line is written down after it was printed; what a killed keeper had not read is gone with it.
-            let is_excused = exit.output.dropped_lines > 0 || exit.ended == Ended::Lost;
+            let may_lack_lines = exit.output.dropped_lines > 0 || exit.ended == Ended::Lost;
             let (lines, log) = (exit.output.last_seq, self.log.join("\n"));
             assert!(
-                is_excused || printed.starts_with(&written),
+                may_lack_lines || printed.starts_with(&written),
                 "{name} wrote {} bytes, of which its spool of {lines} lines lacks some:\n{log}",
                 written.len()
             );
@@ -139,14 +139,14 @@ impl Verdict<'_> {
     #[track_caller]
     fn check_alerts(&self, runs: &[Run]) {
         let transitions = self.transitions();
-        let told = alerts(self.told);
+        let sent = alerts(self.alert_file);
         let count = |transition: &Transition| {
             let same = |alert: &&Value| {
                 alert["kind"] == transition.kind.name()
                     && alert["run_id"] == transition.run_id.as_ref().map_or(Value::Null, |id| id.as_str().into())
                     && alert["reason"] == transition.reason.as_str()
             };
-            told.iter().filter(same).count()
+            sent.iter().filter(same).count()
         };
         let mut twice = 0;
         for transition in transitions.iter().filter(|transition| transition.fate == Fate::Told) {
