@@ -1,6 +1,6 @@
-//! A fleet of misbehaving jobs while everything around them breaks at random; afterwards everything must add up. The seed is
-//! printed when it does not: `SEXTON_CAMPAIGN_SEED=N` makes the same choices again, `SEXTON_CAMPAIGN_SECONDS=N` breaks
-//! things for longer. Labelled steps are killed at only with the feature `runner/crash_points`.
+//! Runs misbehaving jobs while their environment fails at random; afterwards every run, line and alert must be accounted
+//! for. `SEXTON_CAMPAIGN_SEED=N` repeats the choices of a failed test, which prints its seed. `SEXTON_CAMPAIGN_SECONDS=N`
+//! sets the duration. Kills at labelled steps need the feature `runner/crash_points`.
 
 mod shipped;
 mod verdict;
@@ -13,10 +13,10 @@ use testbed::{Proxy, Rsyslog, RsyslogOptions, SmallDisk};
 use crate::driver::{Folder, Up, signal};
 use crate::evidence::pager;
 
-/// As long as things break unless told otherwise; what follows takes about as long again.
+/// Default duration of the failures; the checks that follow take about as long.
 const SECONDS_DEFAULT: u64 = 60;
 
-/// Enough for all output of ten minutes; little against the machine's memory.
+/// Size of the disk. Chosen: holds the output of ten minutes and is small against the machine's memory.
 const DISK_BYTES: u64 = 256 << 20;
 
 /// The steps of `keeper/src/crash.rs`.
@@ -43,8 +43,7 @@ const LABELS: [&str; 20] = [
     "alerted",
 ];
 
-/// What a job does between its mark and its end: name, schedule, script, more fields. `say` prints a line, then writes it
-/// down; `$P` is where it is written down.
+/// The jobs: name, schedule, script, further fields. `say` prints a line and then appends it to the file `$P`.
 const FLEET: [(&str, &str, &str, &str); 10] = [
     ("noisy", "@every 3s", "seq 1 800 | tee -a $P", ""),
     ("silent", "@every 2s", "sleep 0.2", ""),
@@ -63,7 +62,7 @@ const FLEET: [(&str, &str, &str, &str); 10] = [
     ),
 ];
 
-/// What happened to whom, as far as the verdict must know it.
+/// The failures that were caused, as far as the verdict needs them.
 #[derive(Debug, Default)]
 struct History {
     log: Vec<String>,
@@ -95,7 +94,7 @@ fn number_of(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Prints how to come here again, when the test fails.
+/// Prints the seed when the test fails.
 struct Seed(u64);
 
 impl Drop for Seed {
@@ -165,7 +164,7 @@ fn under_random_failures_every_run_line_and_alert_is_accounted_for() {
     verdict.check(up);
 }
 
-/// The fleet as a jobs file; without schedules at the end, so that everything comes to rest.
+/// The jobs as a jobs file; at the end without schedules, so that no new runs start.
 fn fleet(folder: &Folder, fires: bool) -> String {
     let head = format!(
         "N=$SEXTON_RUN_ID.$SEXTON_ATTEMPT; echo $SEXTON_JOB $SEXTON_NOMINAL >> {}/$N; P={}/$N; \
@@ -182,7 +181,7 @@ fn fleet(folder: &Folder, fires: bool) -> String {
     FLEET.iter().map(job).collect()
 }
 
-/// Two that come and go, and one whose content can be judged to the last line: a file.
+/// Two sinks whose receivers fail, and a file sink whose content can be checked to the last line.
 fn sinks(folder: &Folder, proxies: &[Proxy; 2]) -> String {
     let sink = |(index, proxy): (usize, &Proxy)| {
         format!(
@@ -241,7 +240,7 @@ impl Scene {
         }
     }
 
-    /// `up` or the keepers of a while die whenever they pass a step.
+    /// Kills `up` or keepers at a labelled step for a few seconds.
     fn crash_at_a_step(&mut self) {
         let label = LABELS[self.dice.below(LABELS.len())];
         let step = format!("{label}/{}", 1 + self.dice.below(3));
@@ -275,8 +274,8 @@ impl Scene {
         }
     }
 
-    /// A receiver without answers that stands still for longer than a few seconds and is then cut off loses what it had
-    /// taken; that is not promised, so what hangs here hangs shortly.
+    /// A receiver without acknowledgements that hangs for several seconds and is then cut loses accepted lines, which is
+    /// documented. So it hangs only shortly here.
     fn change_a_sink(&mut self) {
         let index = self.dice.below(2);
         let mode = ["refuse", "hang for a while", "cut", "pass"][self.dice.below(4)];

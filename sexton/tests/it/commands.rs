@@ -1,4 +1,4 @@
-//! Subcommands that need nothing running.
+//! Subcommands that need no server.
 
 use crate::driver::{Folder, command, sexton, sexton_with_input};
 
@@ -39,7 +39,7 @@ fn a_wrong_argument_is_exit_2_and_one_sentence() {
         (vec!["next", "* * * * *", "--zone", "Europe/Pariss"], "did you mean `Europe/Paris`?"),
         (vec!["next", "* * * * *", "--from", "yesterday"], "`yesterday` is not an instant"),
         (vec!["plan", "/nowhere", "--from", "2026-01-01", "--to", "2026-01-02"], "/nowhere: cannot be read"),
-        (vec!["show", "../../etc/passwd"], "is not the name of a run"),
+        (vec!["show", "../../etc/passwd"], "is not a run id"),
         (vec!["job", "pause", "nameless"], "write GROUP/NAME"),
         (vec!["check", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
     ] {
@@ -108,7 +108,7 @@ fn lint_prints_every_fault_with_its_line_and_exits_2() {
     for place in [":1:", ":3:"] {
         assert!(output.err.contains(&format!("{tab}{place}")), "{place}: {}", output.err);
     }
-    assert!(output.text().ends_with("1 good jobs, 2 faults, 0 warnings\n"), "{}", output.text());
+    assert!(output.text().ends_with("1 valid jobs, 2 faults, 0 warnings\n"), "{}", output.text());
     let records = sexton(&["lint", &tab, "--json"]).expect(2).records();
     assert_eq!((records.len(), &records[0]["line"], &records[0]["level"]), (2, &1.into(), &"fault".into()));
     let good = folder.write("jobs.toml", "[[job]]\nname = \"a\"\nschedule = \"@daily\"\ncommand = \"true\"\n");

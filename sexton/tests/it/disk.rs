@@ -1,4 +1,4 @@
-//! The disk of the state directory is full, and gets room again.
+//! The disk of the state directory fills up, and gets free space again.
 
 use serde_json::Value;
 use testbed::{DEADLINE, SmallDisk, wait_until};
@@ -17,7 +17,7 @@ fn a_job_that_fills_the_disk_is_not_blocked_and_the_full_disk_is_alerted() {
     let up = Up::start(&state, &["--jobs", &jobs, "--config", &configuration]);
     let run_id = start_run(&up, "flood");
 
-    // Spools leave room for everything else: the end is recorded and told, and other jobs run, on the full disk.
+    // Spools leave a reserve, so on the full disk the end is recorded and reported, and other jobs run.
     let run = wait_for_end(&up, &run_id, DEADLINE);
     assert_eq!((&run["exit_code"], &run["outcome"]), (&3.into(), &"failed".into()), "{run}");
     check_gap(&up, &run, &run_id, 3_000_001);
@@ -45,7 +45,7 @@ fn a_disk_filled_by_other_processes_loses_no_end_and_no_outcome() {
     let ballast = disk.fill();
     std::fs::write(&go, "").expect("written");
 
-    // The job ends, and people are told, although nothing can be written anywhere.
+    // The job ends and the alert is sent, although no file can be written.
     wait_until(DEADLINE, || crate::evidence::processes_of(&run_id).is_empty());
     wait_until(DEADLINE, || is_disk_alerted(&alert_file));
     std::fs::remove_file(ballast).expect("removed");
@@ -56,7 +56,7 @@ fn a_disk_filled_by_other_processes_loses_no_end_and_no_outcome() {
     assert!(!up.printed().contains("panicked"), "{}", up.printed());
 }
 
-/// Head and tail are there, with one gap between them that says how many lines it stands for.
+/// Checks head, tail, and one gap between them with the number of dropped lines.
 fn check_gap(up: &Up, run: &Value, run_id: &str, lines: u64) {
     let dropped = run["dropped_lines"].as_u64().expect("a number");
     assert!(dropped > 0, "{run}");

@@ -1,4 +1,4 @@
-//! Runs the binary. Called by every test here; whatever it started is ended when it is dropped.
+//! Runs the binary for all tests. Processes are killed when their value is dropped.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use testbed::{DEADLINE, wait_until};
 
-/// What a command that ended said.
+/// Exit code and output of a command.
 #[derive(Debug)]
 pub struct CommandOutput {
     pub code: Option<i32>,
@@ -58,7 +58,7 @@ pub fn sexton(arguments: &[&str]) -> CommandOutput {
     sexton_with_input(arguments, b"")
 }
 
-/// With something on its standard input.
+/// Runs the binary with this standard input.
 pub fn sexton_with_input(arguments: &[&str], input: &[u8]) -> CommandOutput {
     let mut child = command(arguments)
         .stdin(Stdio::piped())
@@ -70,13 +70,13 @@ pub fn sexton_with_input(arguments: &[&str], input: &[u8]) -> CommandOutput {
     let input = input.to_vec();
     let feeder = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().expect("waited for");
-    // A command that refuses its arguments reads nothing.
+    // Fails if the command exits without reading its input.
     let _closed = feeder.join().expect("fed");
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
     CommandOutput { code: output.status.code(), out: output.stdout, err }
 }
 
-/// A folder of its own, and files in it.
+/// A temporary folder with files.
 pub struct Folder(TempDir);
 
 impl Folder {
@@ -115,7 +115,7 @@ impl Up {
         Up::start_as(Path::new(env!("CARGO_BIN_EXE_sexton")), state, arguments)
     }
 
-    /// The same, from another copy of the binary.
+    /// Like [`Up::start`], with another copy of the binary.
     #[track_caller]
     pub fn start_as(binary: &Path, state: &Path, arguments: &[&str]) -> Up {
         let mut command = command_with_binary(binary, &["up"]);
@@ -123,15 +123,15 @@ impl Up {
         Up::serve(state, command)
     }
 
-    /// The same for another command that serves.
+    /// Starts another command that serves.
     #[track_caller]
     pub fn serve(state: &Path, command: Command) -> Up {
         let mut up = Up::spawn(state, command);
-        assert!(up.is_ready_within(DEADLINE), "it is not ready; it said: {}", up.printed());
+        assert!(up.is_ready_within(DEADLINE), "not ready; it printed: {}", up.printed());
         up
     }
 
-    /// Starts `up` that dies at a labelled step of a run's life, if it comes there, and waits for nothing.
+    /// Starts an `up` that kills itself at a labelled step, without waiting for `ready`.
     pub fn start_crashing_at(state: &Path, arguments: &[&str], label: &str) -> Up {
         let mut command = command(&["up"]);
         command.args(arguments).env("SEXTON_CRASH_AT", label);
@@ -153,14 +153,14 @@ impl Up {
         collect(child.stderr.take().expect("piped"), printed.clone(), |_| {});
         collect(child.stdout.take().expect("piped"), printed.clone(), move |line| {
             if line == "ready" {
-                // The test may be over.
+                // Fails only after the test has ended.
                 let _gone = sender.send(());
             }
         });
         Up { child, state: state.to_owned(), printed, ready: Mutex::new(ready), keeps_jobs: false }
     }
 
-    /// Whether it comes to say `ready`; no longer waited for once it has ended.
+    /// Waits for `ready`; false at the timeout or when the process exits.
     fn is_ready_within(&mut self, timeout: Duration) -> bool {
         self.ready.lock().expect("not poisoned").recv_timeout(timeout).is_ok()
     }
@@ -173,7 +173,7 @@ impl Up {
         self.printed.lock().expect("not poisoned").join("\n")
     }
 
-    /// A command that asks this `up`.
+    /// Runs a command against this `up`.
     pub fn run(&self, arguments: &[&str]) -> CommandOutput {
         let state = self.state.display().to_string();
         let at = arguments.iter().position(|argument| *argument == "--").unwrap_or(arguments.len());
@@ -183,7 +183,7 @@ impl Up {
         sexton(&all)
     }
 
-    /// The records of a `--json` command that must succeed.
+    /// The records of a `--json` command, which must succeed.
     #[track_caller]
     pub fn records(&self, arguments: &[&str]) -> Vec<Value> {
         let mut all = arguments.to_vec();
@@ -191,7 +191,7 @@ impl Up {
         self.run(&all).expect(0).records()
     }
 
-    /// The first run of this filter that has ended.
+    /// Waits for a run of this job with this outcome.
     #[track_caller]
     pub fn wait_for_run(&self, job: &str, outcome: &str) -> Value {
         let mut found = None;
@@ -216,26 +216,26 @@ impl Up {
         self.child.id()
     }
 
-    /// Asks it to end, waits until it has, and ends the jobs that it left running.
+    /// Stops it in order and kills the jobs that still run.
     #[track_caller]
     pub fn stop(mut self) -> Option<i32> {
         self.ended()
     }
 
-    /// The same, but for the jobs: the next `up` finds them.
+    /// Stops it in order; jobs continue and the next `up` resumes them.
     #[track_caller]
     pub fn stop_and_keep_jobs(mut self) -> Option<i32> {
         self.keeps_jobs = true;
         self.ended()
     }
 
-    /// Ends it without giving it a chance to say so, and ends the jobs that it left running.
+    /// Kills it and its jobs.
     pub fn kill(mut self) {
         self.child.kill().expect("killed, or ended already");
         self.child.wait().expect("waited for");
     }
 
-    /// The same, but for the jobs: the next `up` finds them.
+    /// Kills it; jobs continue and the next `up` resumes them.
     pub fn kill_and_keep_jobs(mut self) {
         self.keeps_jobs = true;
         self.kill();
@@ -261,7 +261,7 @@ impl Drop for Up {
     }
 }
 
-/// Keepers outlive their runner by design; tests leave none behind, nor their jobs.
+/// Kills keepers and jobs, which outlive their runner by design.
 fn end_keepers(state: &Path) {
     let Ok(runs) = std::fs::read_dir(state.join("runner/runs")) else { return };
     for run in runs.flatten() {
@@ -277,7 +277,7 @@ fn end_keepers(state: &Path) {
     }
 }
 
-/// What a line of shell prints.
+/// The standard output of a shell command.
 #[track_caller]
 pub fn shell_output(line: &str) -> String {
     let output = Command::new("sh").args(["-c", line]).output().expect("a shell");
@@ -286,7 +286,7 @@ pub fn shell_output(line: &str) -> String {
 }
 
 pub fn signal(pid: u32, name: &str) {
-    // `kill` of a process that is gone complains; that is fine.
+    // Fails if the process has exited.
     let _gone = Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status();
 }
 

@@ -1,5 +1,4 @@
-//! What a run left behind, looked at from outside: its record, its lines at each sink, its processes. Called by the tests
-//! of what must hold when things break.
+//! Reads a run's record, its lines at each sink, and its processes from outside. Used by the tests with failures.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -13,10 +12,10 @@ use testbed::{DEADLINE, LogServer, wait_until};
 
 use crate::driver::{Folder, Up};
 
-/// No process of ours may need more, whatever a job prints.
+/// Memory limit of keeper and `up` in tests, for any output of a job.
 pub const MEMORY_BYTES_MAX: u64 = 64 << 20;
 
-/// For what moves gigabytes through an unoptimised build.
+/// Deadline of tests that move gigabytes through an unoptimised build.
 pub const LONG_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A jobs file with one job that only `run` starts.
@@ -34,7 +33,7 @@ pub fn sinks(folder: &Folder, server: std::net::SocketAddr) -> String {
     folder.write("sinks.toml", &text)
 }
 
-/// A configuration whose one channel adds each alert to a file, as JSON, one a line; and the file.
+/// A configuration with one channel, which appends each alert to a file as one line of JSON; and the file.
 pub fn pager(folder: &Folder) -> (String, PathBuf) {
     let alert_file = folder.path("told");
     let text =
@@ -42,13 +41,13 @@ pub fn pager(folder: &Folder) -> (String, PathBuf) {
     (folder.write("sexton.toml", &text), alert_file)
 }
 
-/// What people were told so far.
+/// The alerts sent so far.
 pub fn alerts(alert_file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(alert_file).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Waits until everybody who was told is marked as told: an `up` that is killed before may tell them once more.
+/// Waits until every sent alert is recorded as sent: an `up` that is killed before may send it again.
 #[track_caller]
 pub fn wait_for_recorded_alerts(state: &Path) {
     let token = std::fs::read_to_string(state.join("token")).expect("a token");
@@ -70,7 +69,7 @@ pub fn directory(state: &Path, run_id: &str) -> PathBuf {
     state.join(format!("runner/runs/{run_id}.1"))
 }
 
-/// The keeper of a run's first attempt, once it has said who it is.
+/// Waits for the pid of the keeper of a run's first attempt.
 #[track_caller]
 pub fn keeper(state: &Path, run_id: &str) -> u32 {
     let mut pid = None;
@@ -105,7 +104,7 @@ pub fn wait_for_end(up: &Up, run_id: &str, deadline: Duration) -> Value {
     }
 }
 
-/// What one sink got of a run: the numbers of its lines in the order of arrival, the lines by number, the brackets.
+/// What one sink received of a run: `seq`s in order of arrival, lines by `seq`, and bracket records.
 #[derive(Default)]
 pub struct Arrived {
     pub order: Vec<u64>,
@@ -119,7 +118,7 @@ impl Arrived {
             Some(seq) => {
                 self.order.push(seq);
                 if let Some(before) = self.lines.insert(seq, text.to_owned()) {
-                    assert_eq!(before, text, "line {seq} came twice and differs");
+                    assert_eq!(before, text, "line {seq} arrived twice and differs");
                 }
             }
             None => self.brackets.push(kind.to_owned()),
@@ -157,7 +156,7 @@ impl Arrived {
         self.lines.len() as u64 == last_seq && self.brackets.iter().any(|kind| kind == "run.finished")
     }
 
-    /// Every line at least once, none missing, and first seen in order; a resend goes back, but never skips ahead.
+    /// Checks that no line is missing and that first arrivals are in order; a resend goes back but never skips ahead.
     #[track_caller]
     pub fn check(&self, last_seq: u64) {
         assert_eq!(self.lines.keys().copied().collect::<Vec<_>>(), (1..=last_seq).collect::<Vec<_>>());
@@ -187,7 +186,7 @@ pub fn check_ledger(up: &Up) {
     assert_eq!(ledger["open"], 0, "{ledger}");
 }
 
-/// VmHWM of proc_pid_status(5); 0 when the process is gone.
+/// VmHWM of proc_pid_status(5); 0 after the process has exited.
 pub fn peak_memory_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -210,7 +209,7 @@ pub fn checksum(mut command: Command) -> String {
     String::from_utf8_lossy(&sum.stdout).into_owned()
 }
 
-/// Who carries the run's name in its environment: the job and all that it started.
+/// Processes with the run's id in their environment: the job and its descendants.
 pub fn processes_of(run_id: &str) -> Vec<u32> {
     let wanted = format!("SEXTON_RUN_ID={run_id}").into_bytes();
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();

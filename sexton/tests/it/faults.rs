@@ -1,4 +1,4 @@
-//! What must hold when things break: `up` is killed, a log server is down, a job floods, hangs, or leaves something behind.
+//! Failures: `up` is killed, a log server is down, a job floods, hangs, or leaves processes.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::evidence::{
     peak_memory_bytes, processes_of, shell, sinks, start_run, wait_for_end,
 };
 
-/// A job that prints numbered lines until the file `go` is there, and a last line then: it runs as long as the test wants.
+/// A script that prints numbered lines until the file `go` exists, and then a last line.
 fn print_until(go: &Path) -> String {
     format!(
         "i=0; while [ ! -e {} ]; do i=$((i+1)); echo \"line $i\"; [ $((i % 7)) -ne 0 ] || echo \"error line $i\" >&2; sleep 0.01; done; echo last",
@@ -39,7 +39,7 @@ fn up_killed_while_jobs_print_loses_no_line_and_no_exit_status() {
         up.kill_and_keep_jobs();
         up = Up::start(&state, &arguments);
     }
-    // The jobs end while nobody watches.
+    // The jobs end while no `up` runs.
     up.kill_and_keep_jobs();
     std::fs::write(&go, "").expect("written");
     wait_until(DEADLINE, || runs.iter().all(|run_id| state.join(format!("runner/runs/{run_id}.1/exit.json")).exists()));
@@ -62,7 +62,7 @@ fn up_killed_while_jobs_print_loses_no_line_and_no_exit_status() {
     check_ledger(&up);
 }
 
-/// Whether a process is there and not only waits to be taken in by its parent.
+/// Whether a process exists and is not a zombie.
 fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
@@ -73,7 +73,7 @@ fn the_run_of_a_killed_keeper_is_lost_its_spool_is_shipped_and_its_processes_are
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let folder = Folder::new();
     let pids = folder.text("pids");
-    // In the session, out of it, and without the name that the environment carries.
+    // In the session, outside of it, and without the run id in the environment.
     let script = format!(
         "seq 1 1000; (echo begun; exec sleep 600) & echo $! >> {pids}; setsid sleep 600 & echo $! >> {pids}; \
          env -i sleep 600 & echo $! >> {pids}; env -i setsid sleep 600 & echo $! >> {pids}; echo $$ >> {pids}; \
@@ -101,7 +101,7 @@ fn the_run_of_a_killed_keeper_is_lost_its_spool_is_shipped_and_its_processes_are
     check_sinks(&server, &folder.path("archive/orphaned.json"), &run_id, 1001);
     let named = run["leaked"].as_array().expect("a list");
     for pid in left() {
-        assert!(!is_alive(pid), "process {pid} goes on: {run}");
+        assert!(!is_alive(pid), "process {pid} is alive: {run}");
         assert!(named.iter().any(|leaked| leaked["pid"] == pid), "process {pid} is not named: {run}");
     }
     assert_eq!(processes_of(&run_id), Vec::<u32>::new());
@@ -122,7 +122,7 @@ fn a_sink_that_is_down_for_the_whole_run_gets_every_line_when_it_is_back() {
     let up = Up::start(&folder.path("state"), &["--jobs", &jobs, "--sinks", &sinks]);
 
     let run_id = start_run(&up, "flood");
-    // That it ends at all while nothing can be delivered is the proof that the sink does not hold it up.
+    // The run ends although nothing can be delivered: the sink does not block it.
     let run = wait_for_end(&up, &run_id, DEADLINE);
     assert_eq!((&run["outcome"], &run["last_seq"]), (&"succeeded".into(), &LINES.into()), "{run}");
     let central = up.records(&["sinks"]).into_iter().find(|sink| sink["name"] == "central").expect("the sink");
@@ -140,7 +140,7 @@ fn a_gigabyte_in_one_line_and_ten_million_lines_come_back_byte_for_byte_in_littl
     let line = "head -c 1000000000 /dev/zero | tr '\\0' x; echo";
     let lines = "seq 1 10000000";
     let jobs = folder.write("jobs.toml", &[job("line", line, ""), job("lines", lines, "")].concat());
-    // A sink that is dead all the while falls behind by many segments, and that costs no memory either.
+    // An unreachable sink lags by many segments, which must cost no memory either.
     let dead = format!("[sink.dead]\ntype = \"syslog\"\naddress = \"tcp://{}\"\n", testbed::free_port());
     let dead = folder.write("sinks.toml", &dead);
     let state = folder.path("state");

@@ -1,4 +1,4 @@
-//! The real binary: what it prints, what it exits with, what a running `up` does.
+//! Tests of the binary: output, exit codes, and the behaviour of a running `up`.
 
 mod aws;
 mod campaign;

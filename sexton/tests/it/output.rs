@@ -1,4 +1,4 @@
-//! What a job prints, or does not print, and what is made of it.
+//! Judging the output of a job, or its absence.
 
 use testbed::{DEADLINE, wait_until};
 
@@ -8,10 +8,10 @@ use crate::evidence::{
     start_run, wait_for_end, wait_for_recorded_alerts,
 };
 
-/// Each line of the flood, with its newline.
+/// Bytes of each line, with its newline.
 const LINE_BYTES: u64 = 100;
 
-/// 50 MB, unless `SEXTON_FLOOD_BYTES` says more; the whole promise is about 5 GB.
+/// 50 MB by default; the guarantee is about 5 GB, which `SEXTON_FLOOD_BYTES` can set.
 fn flood_bytes() -> u64 {
     std::env::var("SEXTON_FLOOD_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(50_000_000)
 }
@@ -38,7 +38,7 @@ fn a_traceback_in_the_middle_of_a_flood_that_exits_0_is_a_false_success_with_its
     assert_eq!((&run["outcome"], &run["exit_code"]), (&"false_success".into(), &0.into()), "{run}");
     assert_eq!((&run["last_seq"], &run["judged_on"]), (&(2 * half + 1).into(), &"all".into()), "{run}");
     let rule = &run["rules"][0];
-    // The two streams are two pipes: which of them is read first is the machine's choice, within what a pipe holds.
+    // The two streams are two pipes, so the order of reads can differ by the content of a pipe.
     let seq = rule["first_seq"].as_u64().expect("a number");
     assert!(seq.abs_diff(half + 1) <= (128 << 10) / LINE_BYTES, "line {seq} instead of {}: {run}", half + 1);
     assert_eq!(rule["first_line"], "Traceback (most recent call last):", "{run}");
@@ -66,7 +66,7 @@ fn a_job_without_output_for_an_hour_is_alerted_once_and_runs_to_its_end() {
     wait_until(DEADLINE, || up.run(&["logs", &run_id]).text() == "one\n");
     assert_eq!(alerts(&alert_file).len(), 0);
 
-    // An hour passes: by the only thing that it is measured by, the time of the last write to the spool.
+    // An hour of silence is measured by the time of the last write to the spool, so that time is changed.
     let segment = directory(&state, &run_id).join("spool/00000000000000000001.log");
     shell_output(&format!("touch -d '61 minutes ago' {}", segment.display()));
     wait_until(DEADLINE, || !alerts(&alert_file).is_empty());
@@ -76,7 +76,7 @@ fn a_job_without_output_for_an_hour_is_alerted_once_and_runs_to_its_end() {
     );
     wait_for_recorded_alerts(&state);
 
-    // Whoever watches meanwhile may be killed; nobody takes the silence for a death, and nobody is told again.
+    // A restart of `up` neither ends the silent run nor repeats the alert.
     up.kill_and_keep_jobs();
     let up = Up::start(&state, &arguments);
     let run = show(&up, &run_id);

@@ -1,9 +1,8 @@
-//! Every command of README.md, run in its order as a new user would.
+//! Runs every command of README.md in order, like a new user.
 //!
-//! A fenced block `sh` holds commands, one a line. A block of another kind that begins with `# NAME` is a file of that
-//! name; what it writes below `/var/log/sexton` goes to the test's own folder. `RUN_ID` stands for the newest run.
-//! `cargo run --release --` is the binary under test; `./test` is what runs this very test. `up` goes on until the next
-//! `up` or the end.
+//! A fenced block `sh` contains commands, one per line. A block of another kind that begins with `# NAME` is a file of that
+//! name; `/var/log/sexton` in it is replaced by the test's folder. `RUN_ID` is replaced by the newest run. `cargo run
+//! --release --` is the binary under test; `./test` is skipped. `up` runs until the next `up` or the end.
 
 use std::process::{Command, Stdio};
 
@@ -34,7 +33,7 @@ pub fn file_name(text: &str) -> Option<&str> {
     text.lines().next()?.strip_prefix("# ").filter(|name| !name.contains(' '))
 }
 
-/// The words behind `sexton`, or behind what a user without an installed binary writes.
+/// The arguments of a `sexton` command, installed or through cargo.
 fn sexton_arguments(line: &str) -> Option<Vec<&str>> {
     let rest = line.strip_prefix("cargo run --release -- ").or_else(|| line.strip_prefix("sexton "))?;
     Some(rest.split_whitespace().collect())
@@ -86,7 +85,7 @@ fn run(line: &str, folder: &Folder, up: &mut Option<Up>) {
         .stdin(Stdio::null())
         .output()
         .expect("sh starts");
-    // 1: it ran and the answer is bad, as when a run is shown that lied.
+    // Exit 1 is a negative result, like that of a false success.
     let answered =
         matches!(output.status.code(), Some(0 | 1)) && (output.status.success() || !output.stdout.is_empty());
     assert!(answered, "`{line}`: {output:?}");

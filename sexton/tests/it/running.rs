@@ -1,11 +1,11 @@
-//! What a running `up` does.
+//! The behaviour of a running `up`.
 
 use serde_json::{Value, json};
 use testbed::{DEADLINE, wait_until};
 
 use crate::driver::{Folder, Up, command, sexton};
 
-/// A state directory, and a crontab of jobs that fire only when asked.
+/// Starts an `up` with a crontab.
 fn up_with(folder: &Folder, crontab: &str, more: &[&str]) -> Up {
     let crontab = folder.write("crontab", crontab);
     let mut arguments = vec!["--crontab", crontab.as_str()];
@@ -51,7 +51,7 @@ fn the_sample_is_deleted_when_there_are_other_jobs_and_jobs_of_former_files_are_
     assert_eq!(up.stop(), Some(0));
     let up = up_with(&folder, "# sexton: name=own\n@manually true\n", &[]);
     assert_eq!(names(&up), ["own"]);
-    assert!(up.printed().contains("3 of the sample are removed"), "{}", up.printed());
+    assert!(up.printed().contains("3 of the sample deleted"), "{}", up.printed());
     assert_eq!(up.stop(), Some(0));
     let other = folder.write("other", "# sexton: name=other\n@manually true\n");
     for (arguments, expected) in [(&["--crontab", &other][..], ["other", "own"].as_slice()), (&[], &["other", "own"])] {
@@ -122,7 +122,7 @@ fn output_that_retention_deleted_is_marked() {
     let up = up_with(&folder, "# sexton: name=long\n@manually echo kept\n", &[]);
     let run = up.run(&["run", "default/long", "--wait", "--json"]).expect(0).records().remove(0);
     let run_id = text(&run, "run_id");
-    // As retention leaves a long run: without its first segment.
+    // Like after retention: without the first segment.
     let spool = folder.path(&format!("state/runner/runs/{run_id}.1/spool"));
     let segment = |first_seq: u64| spool.join(format!("{first_seq:020}.log"));
     std::fs::rename(segment(1), segment(6)).expect("renamed");
@@ -148,7 +148,7 @@ fn a_running_run_is_followed_and_stopped() {
     let run_id = up.run(&["run", "default/long"]).expect(0).text().trim().to_owned();
     wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"begun\n");
     up.run(&["stop", &run_id]).expect(0);
-    // Follows to the end, which the stop brings.
+    // Follows until the end, which the stop causes.
     assert_eq!(up.run(&["logs", &run_id, "--follow"]).expect(0).out, b"begun\n");
     let run = up.wait_for_run("default/long", "stopped");
     assert_eq!(text(&run, "run_id"), run_id);
@@ -207,7 +207,7 @@ fn a_changed_file_is_applied_and_a_faulty_one_changes_nothing() {
     folder.write("crontab", "# sexton: name=second\n@manually true\n");
     wait_until(DEADLINE, || names() == ["second"]);
     folder.write("crontab", "# sexton: name=third\n@manually true\n61 * * * * true\n");
-    wait_until(DEADLINE, || up.printed().contains("nothing of this change was applied"));
+    wait_until(DEADLINE, || up.printed().contains("change not applied"));
     assert!(up.printed().contains("crontab:3:"), "{}", up.printed());
     assert_eq!(names(), ["second"]);
 }
@@ -227,15 +227,15 @@ fn changed_sinks_and_rules_are_used_without_a_restart() {
     let up = up_with(&folder, tab, &["--sinks", &sinks_file, "--rules", &rules_file]);
     up.run(&["run", "default/a", "--wait"]).expect(0);
     sinks("two");
-    // While they are replaced there are none.
+    // While sinks are replaced, the list is empty.
     wait_until(DEADLINE, || up.records(&["sinks"]).first().is_some_and(|sink| sink["name"] == "two"));
     rules("a word");
-    wait_until(DEADLINE, || up.printed().contains("the rules changed"));
+    wait_until(DEADLINE, || up.printed().contains("rules reloaded"));
     up.run(&["run", "default/a", "--wait"]).expect(1);
     let log = folder.path("two/a.log");
     wait_until(DEADLINE, || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("false_success")));
     folder.write("sinks.toml", "[sink.x]\ntype = \"fil\"\n");
-    wait_until(DEADLINE, || up.printed().contains("the sinks stay as they were"));
+    wait_until(DEADLINE, || up.printed().contains("keeping the previous sinks"));
     assert_eq!(up.records(&["sinks"])[0]["name"], "two");
 }
 
@@ -330,7 +330,7 @@ fn exec_wraps_a_command_with_and_without_a_server() {
     let run = up.wait_for_run("wrapped/reported", "failed");
     assert_eq!((text(&run, "trigger"), &run["exit_code"]), ("exec", &json!(3)));
     let go = folder.text("go");
-    // Ends by itself when the test has failed before.
+    // Ends without the file, too, if the test has failed before.
     let script = format!("echo begun; n=0; while [ ! -e {go} ] && [ $n -lt 2000 ]; do sleep 0.05; n=$((n+1)); done");
     std::thread::scope(|scope| {
         let running = scope.spawn(|| wrapped("followed", &script));
@@ -346,7 +346,7 @@ fn exec_wraps_a_command_with_and_without_a_server() {
     });
     up.kill();
     let alone = wrapped("alone", "exit 3").expect(3);
-    assert!(alone.err.contains("reported to nobody"), "{}", alone.err);
+    assert!(alone.err.contains("is not reported"), "{}", alone.err);
 }
 
 #[test]

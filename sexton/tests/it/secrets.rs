@@ -1,4 +1,4 @@
-//! A whole `up` and a job that prints its secret in every form: afterwards it is nowhere but where the test put it.
+//! A job prints its secret in every form: no file, table, sink or argument contains it afterwards.
 
 use std::fs;
 use std::path::Path;
@@ -7,12 +7,12 @@ use crate::driver::{Folder, Up};
 
 const SECRET: &str = "correct horse/battery \"staple\"";
 
-/// What of the secret would be seen, whichever form it was printed in.
+/// Parts of the secret in the forms in which it is printed.
 const TRACES: [&str; 6] = [
     "correct horse",
     "correct%20horse",
     "correct+horse",
-    // `correct horse` in base64, in each of the three places that it can take.
+    // `correct horse` in base64, at each of the three offsets.
     "Y29ycmVjdCBob3JzZ",
     "NvcnJlY3QgaG9yc2",
     "jb3JyZWN0IGhvcnNl",
@@ -37,7 +37,7 @@ while not os.path.exists(os.environ["WAIT"]):
 print(" and", secret)
 "#;
 
-/// The files below `folder` in which a trace of the secret stands.
+/// The files below `folder` that contain a trace of the secret.
 fn traces_below(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -56,7 +56,7 @@ fn trace_in(bytes: &[u8]) -> Option<&'static str> {
     TRACES.into_iter().find(|trace| text.contains(trace))
 }
 
-/// The arguments of every process of this machine in which a trace stands.
+/// The processes of this machine whose arguments contain a trace.
 fn traces_in_arguments() -> Vec<String> {
     let processes = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path().join("cmdline"));
     let seen = processes.filter(|path| trace_in(&fs::read(path).unwrap_or_default()).is_some());
@@ -98,7 +98,7 @@ fn a_secret_that_a_job_prints_in_every_form_is_in_no_file_no_table_no_sink_and_n
     assert_eq!(traces_below(&folder.path("")), Vec::<String>::new());
     let lines = fs::read_to_string(folder.path("lines.log")).expect("lines");
     assert!(lines.contains("plain ***") && lines.contains("run.finished"), "{lines}");
-    // The test can fail: the value was really there, and would have been found.
+    // The test can fail: the search finds the secret where the test stored it.
     assert_eq!(traces_below(&beside.path("")).len(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! What people see of a sink: in trouble and out of it.
+//! Alerts and numbers of a failing sink.
 
 use testbed::{Capture, DEADLINE, Proxy, Transport, wait_until};
 
@@ -38,7 +38,7 @@ fn a_lagging_sink_and_its_recovery_are_alerted() {
     }
     let reason = alerts[0]["reason"].as_str().unwrap_or_default();
     assert!(
-        reason.starts_with("sink `central` is ") && reason.contains("; 1 line (") && reason.contains("refused"),
+        reason.starts_with("sink `central` lags ") && reason.contains("; 1 line (") && reason.contains("refused"),
         "{reason}"
     );
     assert!(String::from_utf8_lossy(&capture.bytes()).contains("] kept for later"));
@@ -64,7 +64,7 @@ fn an_absent_sink_blocks_no_job_and_its_lag_is_shown_everywhere() {
     assert_eq!((&run["outcome"], &run["exit_code"], &run["last_seq"]), (&"failed".into(), &3.into(), &1000.into()));
     check_ledger(&up);
 
-    // In the history, of the run itself, and in what `up` says of itself. What the other sink has is not held against it.
+    // Shown by `runs`, by `show`, and in the log of `up`. The other sink does not lag.
     let lags = |text: &str| text.contains("absent lacks 1000 lines") && !text.contains("archive lacks");
     wait_until(DEADLINE, || lags(&up.run(&["show", &run_id]).expect(0).text()));
     let listed = up.run(&["runs"]).expect(0).text();
@@ -73,7 +73,7 @@ fn an_absent_sink_blocks_no_job_and_its_lag_is_shown_everywhere() {
     assert_eq!((&undelivered[0]["sink"], &undelivered[0]["lines"]), (&"absent".into(), &1000.into()), "{undelivered}");
     wait_until(DEADLINE, || up.printed().lines().any(|line| line.contains("sink=absent") && line.contains("refused")));
 
-    // Also after a restart, which knows no more than what is on disk.
+    // Also after a restart, from the state on disk.
     up.kill();
     let up = Up::start(&state, &["--jobs", &jobs, "--sinks", &sinks]);
     wait_until(DEADLINE, || lags(&up.run(&["show", &run_id]).expect(0).text()));

@@ -1,4 +1,4 @@
-//! The binary is replaced while jobs run, and what an older or a newer build left behind is found.
+//! The binary is replaced while jobs run, and state directories of an older or a newer build are used.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::evidence::{directory, job, keeper, show, start_run, wait_for_end};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sexton");
 
-/// As a package manager does it: the new file takes the old one's name in one step.
+/// Replaces the binary atomically, like a package manager.
 fn install(place: &Path) {
     let fresh = place.with_extension("new");
     std::fs::copy(BINARY, &fresh).expect("copied");
@@ -37,12 +37,12 @@ fn jobs_continue_under_their_old_keepers_when_the_binary_is_replaced() {
     assert_eq!(
         wait_for_end(&up, &short, DEADLINE)["outcome"],
         "succeeded",
-        "the old `up` goes on until it is restarted"
+        "the old `up` continues until it is restarted"
     );
 
     assert_eq!(up.stop_and_keep_jobs(), Some(0));
     let up = Up::start_as(&binary, &state, &["--jobs", &jobs]);
-    let exe = std::fs::read_link(format!("/proc/{old}/exe")).expect("the old keeper lives");
+    let exe = std::fs::read_link(format!("/proc/{old}/exe")).expect("the old keeper is alive");
     assert!(exe.to_string_lossy().ends_with("(deleted)"), "{exe:?}");
     assert_eq!(show(&up, &long)["outcome"], Value::Null);
     let short = start_run(&up, "short");
@@ -58,7 +58,7 @@ fn jobs_continue_under_their_old_keepers_when_the_binary_is_replaced() {
     up.run(&["ledger"]).expect(0);
 }
 
-/// The state directory that the first release left when it was killed: a run that had ended, and one that had not.
+/// A state directory of the first release, which was killed: one run had ended, one had not.
 const FIRST_RELEASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/first_release");
 const FIRST_DATABASE: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../backends/embedded/tests/version_1.sql"));
@@ -69,13 +69,13 @@ fn first_release(folder: &Folder) -> PathBuf {
     let state = folder.path("state");
     let copied = std::process::Command::new("cp").arg("-a").arg(FIRST_RELEASE).arg(&state).status().expect("cp");
     assert!(copied.success());
-    // Its queues were empty by then.
+    // Its queues were empty.
     let statements = format!("{FIRST_DATABASE}; DELETE FROM orders; DELETE FROM reports");
     embedded::edit_by_hand(&state.join("sexton.db"), &statements).expect("made");
     state
 }
 
-/// The runner of that time; what is old must not be too old to be kept.
+/// The runner's name in that directory, and retention that keeps its old runs.
 const KEEP_ALL: &str = "[runner]\nname = \"vm\"\nretention = \"36500d\"\n[history]\nkeep = \"36500d\"\n";
 
 #[test]
@@ -106,7 +106,7 @@ fn a_run_of_a_newer_build_is_reported_and_left_unchanged() {
     wait_until(DEADLINE, || up.printed().contains("order.json has version 99, and this build reads up to"));
     assert!(up.printed().contains("start a newer build, which finishes the run"), "{}", up.printed());
     assert_eq!(show(&up, CUT_OFF)["outcome"], Value::Null);
-    // Others are taken up.
+    // Other runs are resumed.
     assert_eq!(up.run(&["logs", ENDED, "--stream", "stdout"]).expect(0).out, b"begins\nends\n");
     assert_eq!(std::fs::read_to_string(&order).expect("there"), before);
     assert!(!directory(&state, CUT_OFF).join("finished.json").exists());

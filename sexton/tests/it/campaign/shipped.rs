@@ -1,4 +1,4 @@
-//! What each sink got, by attempt, and what it lacks.
+//! What each sink received of each attempt, and what it lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,12 +7,12 @@ use keeper::records::Exit;
 use serde_json::Value;
 use testbed::Rsyslog;
 
-/// Of one attempt.
+/// What one sink received of one attempt.
 #[derive(Default)]
 pub struct Shipped {
     seqs: BTreeSet<u64>,
     brackets: BTreeSet<String>,
-    /// A line that came before one that stands before it.
+    /// A line that arrived before its predecessor.
     early: Option<u64>,
 }
 
@@ -29,7 +29,7 @@ impl Shipped {
     }
 }
 
-/// What the file has. A line that a kill tore is there again, whole.
+/// What the file contains. A line that a kill cut off is repeated in full.
 pub fn of_file(file: &Path) -> ByAttempt {
     let mut all = ByAttempt::new();
     let bytes = std::fs::read(file).expect("read");
@@ -45,7 +45,7 @@ pub fn of_file(file: &Path) -> ByAttempt {
     all
 }
 
-/// What rsyslog has written so far. Its order is that of its connections: what one that was cut still held may come late.
+/// What rsyslog has written. Its order is not checked: lines of a closed connection can be written late.
 pub fn of_syslog(server: &Rsyslog) -> ByAttempt {
     let mut all = ByAttempt::new();
     for record in server.records() {
@@ -64,7 +64,7 @@ pub fn of_syslog(server: &Rsyslog) -> ByAttempt {
     all
 }
 
-/// What a sink lacks of an attempt, or has too much; none when all is well.
+/// The first difference between an attempt and what a sink received; none if all is well.
 pub fn unshipped(got: Option<&Shipped>, name: &str, exit: &Exit) -> Option<String> {
     let Some(got) = got else { return Some(format!("nothing of {name}: {exit:?}")) };
     let (last_seq, dropped) = (exit.output.last_seq, exit.output.dropped_lines);

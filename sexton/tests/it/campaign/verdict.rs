@@ -1,4 +1,4 @@
-//! What must be true once everything has come to rest.
+//! Checks runs, attempts, sinks and alerts after all runs have ended.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,19 +18,19 @@ use super::shipped::{ByAttempt, of_file, of_syslog, unshipped};
 use crate::driver::Up;
 use crate::evidence::alerts;
 
-/// Orders and reports that a dead `up` had leased come again after a minute; more alerts than a minute takes wait for the
-/// next.
+/// Longest wait. Orders and reports leased by a killed `up` are redelivered after a minute, and alerts are limited per
+/// minute.
 const WAIT_MAX: Duration = Duration::from_secs(240);
 
 pub struct Verdict<'v> {
     pub state: &'v Path,
-    /// A file an attempt, with a line for each time it was really started.
+    /// One file per attempt, with one line per real start.
     pub starts: &'v Path,
-    /// A file an attempt, with what it printed.
+    /// One file per attempt, with its output.
     pub written: &'v Path,
-    /// What the file sink has.
+    /// The file of the file sink.
     pub archive: &'v Path,
-    /// What the other sinks write to.
+    /// The receivers of the other sinks.
     pub servers: [&'v Rsyslog; 2],
     pub alert_file: &'v Path,
     pub kills_of_up: usize,
@@ -41,7 +41,7 @@ impl Verdict<'_> {
     #[track_caller]
     pub fn check(&self, up: Up) {
         self.wait("every run to end", || up.records(&["ledger"])[0]["open"] == 0, &up);
-        self.wait("every alert to be told", || pending(&self.transitions()) == 0, &up);
+        self.wait("every alert to be sent", || pending(&self.transitions()) == 0, &up);
         let lag = || up.records(&["sinks"]).iter().map(|sink| sink["lag_lines"].as_u64().unwrap_or(1)).sum::<u64>();
         self.wait("every line to be delivered", || lag() == 0, &up);
         let ledger = up.run(&["ledger", "--json"]).expect(0).records().remove(0);
@@ -51,7 +51,7 @@ impl Verdict<'_> {
             .map(|record| serde_json::from_value(record).expect("a run"))
             .collect();
         assert!(!up.printed().contains("panicked at"), "{}", up.printed());
-        // Ends its sinks too, and only then is all confirmed.
+        // Also stops its sinks; only then is everything confirmed.
         up.stop();
         self.check_runs(&runs);
         let attempts = self.check_attempts();
@@ -91,7 +91,7 @@ impl Verdict<'_> {
         }
     }
 
-    /// What each attempt printed is in its spool and in the file; says how many attempts there were.
+    /// Checks that the output of each attempt is in its spool and at each sink. Returns the number of attempts.
     #[track_caller]
     fn check_attempts(&self) -> usize {
         let ended: Vec<(String, Exit)> = files(&self.state.join("runner/runs"))
@@ -106,7 +106,7 @@ impl Verdict<'_> {
         for (name, exit) in &ended {
             let printed = printed(RunDirectory::at(self.state.join("runner/runs").join(name)));
             let written = std::fs::read(self.written.join(name)).unwrap_or_default();
-            // A line is written down after it was printed; what a killed keeper had not read is gone with it.
+            // Jobs print a line before they append it to the file; what a killed keeper had not read is lost.
             let may_lack_lines = exit.output.dropped_lines > 0 || exit.ended == Ended::Lost;
             let (lines, log) = (exit.output.last_seq, self.log.join("\n"));
             assert!(
@@ -118,7 +118,7 @@ impl Verdict<'_> {
         ended.len()
     }
 
-    /// Every line of every attempt is there, once the receiver has written what it took.
+    /// Checks every line of every attempt, waiting until the receiver has written it.
     #[track_caller]
     fn check_sink(&self, sink: &str, ended: &[(String, Exit)], read: &mut dyn FnMut() -> ByAttempt) {
         let begun = Instant::now();
@@ -135,7 +135,7 @@ impl Verdict<'_> {
         }
     }
 
-    /// What was due was told, and nothing twice but where a kill may have fallen between sending and marking.
+    /// Checks that every due alert was sent, and twice only where a kill may have hit between sending and recording.
     #[track_caller]
     fn check_alerts(&self, runs: &[Run]) {
         let transitions = self.transitions();
@@ -151,10 +151,14 @@ impl Verdict<'_> {
         let mut twice = 0;
         for transition in transitions.iter().filter(|transition| transition.fate == Fate::Told) {
             let times = count(transition);
-            assert!(times > 0, "never told: {transition:?}\n{}", self.log.join("\n"));
+            assert!(times > 0, "never sent: {transition:?}\n{}", self.log.join("\n"));
             twice += times - 1;
         }
-        assert!(twice <= self.kills_of_up, "{twice} alerts came twice, and up was killed {} times", self.kills_of_up);
+        assert!(
+            twice <= self.kills_of_up,
+            "{twice} alerts were sent twice, and up was killed {} times",
+            self.kills_of_up
+        );
         let given_up: Vec<&Transition> = transitions.iter().filter(|one| one.fate == Fate::GivenUp).collect();
         assert!(given_up.is_empty(), "{given_up:?}");
         for (job, outcome) in [("failing", Outcome::Failed), ("lying", Outcome::FalseSuccess)] {
@@ -162,7 +166,7 @@ impl Verdict<'_> {
             let is_due =
                 transitions.iter().any(|transition| transition.job == job && transition.outcome == Some(outcome));
             let other = transitions.iter().any(|transition| transition.job == job);
-            assert!(!was_bad || is_due || other, "nobody heard of {job}");
+            assert!(!was_bad || is_due || other, "no alert of {job}");
         }
     }
 
