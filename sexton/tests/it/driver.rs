@@ -199,10 +199,10 @@ impl Up {
             found = self.records(&["runs", job, "--outcome", outcome]).into_iter().next();
             found.is_some()
         };
-        let begun = std::time::Instant::now();
+        let start = std::time::Instant::now();
         while !look() {
             assert!(
-                begun.elapsed() < DEADLINE,
+                start.elapsed() < DEADLINE,
                 "no {outcome} run of {job}: {:?}\n{}",
                 self.records(&["runs"]),
                 self.printed()

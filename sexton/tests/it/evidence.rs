@@ -35,7 +35,7 @@ pub fn sinks(folder: &Folder, server: std::net::SocketAddr) -> String {
 
 /// A configuration with one channel, which appends each alert to a file as one line of JSON; and the file.
 pub fn pager(folder: &Folder) -> (String, PathBuf) {
-    let alert_file = folder.path("told");
+    let alert_file = folder.path("alerts");
     let text =
         format!("[channel.pager]\ntype = \"command\"\ncommand = '''\n(cat; echo) >> {0}'''\n", alert_file.display());
     (folder.write("sexton.toml", &text), alert_file)
@@ -93,13 +93,13 @@ pub fn show(up: &Up, run_id: &str) -> Value {
 
 #[track_caller]
 pub fn wait_for_end(up: &Up, run_id: &str, deadline: Duration) -> Value {
-    let begun = Instant::now();
+    let start = Instant::now();
     loop {
         let run = show(up, run_id);
         if run["state"] == "finished" {
             return run;
         }
-        assert!(begun.elapsed() < deadline, "{run_id} has not ended: {run}\n{}", up.printed());
+        assert!(start.elapsed() < deadline, "{run_id} has not ended: {run}\n{}", up.printed());
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -75,7 +75,7 @@ fn the_run_of_a_killed_keeper_is_lost_its_spool_is_shipped_and_its_processes_are
     let pids = folder.text("pids");
     // In the session, outside of it, and without the run id in the environment.
     let script = format!(
-        "seq 1 1000; (echo begun; exec sleep 600) & echo $! >> {pids}; setsid sleep 600 & echo $! >> {pids}; \
+        "seq 1 1000; (echo started; exec sleep 600) & echo $! >> {pids}; setsid sleep 600 & echo $! >> {pids}; \
          env -i sleep 600 & echo $! >> {pids}; env -i setsid sleep 600 & echo $! >> {pids}; echo $$ >> {pids}; \
          printf 'no end'; sleep 600"
     );
@@ -170,7 +170,7 @@ fn a_gigabyte_in_one_line_and_ten_million_lines_come_back_byte_for_byte_in_littl
 fn misbehaving_jobs_get_true_outcomes_and_leave_no_process() {
     let folder = Folder::new();
     let mark = folder.text("mark");
-    let stubborn = "trap '' TERM; echo begun; while :; do sleep 0.2; done";
+    let stubborn = "trap '' TERM; echo started; while :; do sleep 0.2; done";
     let jobs = [
         job("stubborn", stubborn, "timeout = \"1s\"\nkill_grace = \"500ms\""),
         job("stopped", stubborn, "kill_grace = \"500ms\""),
@@ -184,7 +184,7 @@ fn misbehaving_jobs_get_true_outcomes_and_leave_no_process() {
     let [stubborn, stopped, parent, suicide, absent] =
         ["stubborn", "stopped", "parent", "suicide", "absent"].map(run_of);
 
-    wait_until(DEADLINE, || up.run(&["logs", &stopped]).text() == "begun\n");
+    wait_until(DEADLINE, || up.run(&["logs", &stopped]).text() == "started\n");
     up.run(&["stop", &stopped]).expect(0);
 
     let run = wait_for_end(&up, &stubborn, DEADLINE);

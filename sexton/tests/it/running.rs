@@ -144,12 +144,12 @@ fn output_that_retention_deleted_is_marked() {
 #[test]
 fn a_running_run_is_followed_and_stopped() {
     let folder = Folder::new();
-    let up = up_with(&folder, "# sexton: name=long\n@manually echo begun; sleep 600\n", &[]);
+    let up = up_with(&folder, "# sexton: name=long\n@manually echo started; sleep 600\n", &[]);
     let run_id = up.run(&["run", "default/long"]).expect(0).text().trim().to_owned();
-    wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"begun\n");
+    wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"started\n");
     up.run(&["stop", &run_id]).expect(0);
     // Follows until the end, which the stop causes.
-    assert_eq!(up.run(&["logs", &run_id, "--follow"]).expect(0).out, b"begun\n");
+    assert_eq!(up.run(&["logs", &run_id, "--follow"]).expect(0).out, b"started\n");
     let run = up.wait_for_run("default/long", "stopped");
     assert_eq!(text(&run, "run_id"), run_id);
     up.run(&["stop", &run_id]).expect(1);
@@ -160,17 +160,17 @@ fn a_held_run_is_followed_from_its_beginning() {
     let folder = Folder::new();
     let go = folder.text("go");
     let tab = format!(
-        "# sexton: name=one concurrency=queue\n@manually echo begun; while [ ! -e {go} ]; do sleep 0.05; done\n"
+        "# sexton: name=one concurrency=queue\n@manually echo started; while [ ! -e {go} ]; do sleep 0.05; done\n"
     );
     let up = up_with(&folder, &tab, &[]);
     let first = up.run(&["run", "default/one"]).expect(0).text().trim().to_owned();
-    wait_until(DEADLINE, || up.run(&["logs", &first]).out == b"begun\n");
+    wait_until(DEADLINE, || up.run(&["logs", &first]).out == b"started\n");
     let second = up.run(&["run", "default/one"]).expect(0).text().trim().to_owned();
     up.run(&["logs", &second]).expect(2);
     std::thread::scope(|scope| {
         let follower = scope.spawn(|| up.run(&["logs", &second, "--follow"]));
         folder.write("go", "");
-        assert_eq!(follower.join().expect("followed").expect(0).out, b"begun\n");
+        assert_eq!(follower.join().expect("followed").expect(0).out, b"started\n");
     });
 }
 
@@ -272,10 +272,10 @@ fn a_running_job_outlives_its_up_and_is_resumed_by_the_next() {
     let folder = Folder::new();
     let go = folder.text("go");
     let tab =
-        format!("# sexton: name=long\n@manually echo begun; while [ ! -e {go} ]; do sleep 0.05; done; echo done\n");
+        format!("# sexton: name=long\n@manually echo started; while [ ! -e {go} ]; do sleep 0.05; done; echo done\n");
     let up = up_with(&folder, &tab, &[]);
     let run_id = up.run(&["run", "default/long"]).expect(0).text().trim().to_owned();
-    wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"begun\n");
+    wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"started\n");
     assert_eq!(up.stop_and_keep_jobs(), Some(0));
     let up = up_with(&folder, &tab, &[]);
     let running = up.run(&["show", &run_id, "--json"]).expect(0).records().remove(0);
@@ -283,14 +283,14 @@ fn a_running_job_outlives_its_up_and_is_resumed_by_the_next() {
     folder.write("go", "");
     let run = up.wait_for_run("default/long", "succeeded");
     assert_eq!((text(&run, "run_id"), &run["attempt"]), (run_id.as_str(), &json!(1)));
-    assert_eq!(up.run(&["logs", &run_id]).expect(0).out, b"begun\ndone\n");
+    assert_eq!(up.run(&["logs", &run_id]).expect(0).out, b"started\ndone\n");
     up.run(&["ledger"]).expect(0);
 }
 
 #[test]
 fn alerts_are_sent_through_the_configured_channel() {
     let folder = Folder::new();
-    let alert_file = folder.text("told");
+    let alert_file = folder.text("alerts");
     let configuration = folder.write(
         "sexton.toml",
         &format!(
@@ -331,7 +331,7 @@ fn exec_wraps_a_command_with_and_without_a_server() {
     assert_eq!((text(&run, "trigger"), &run["exit_code"]), ("exec", &json!(3)));
     let go = folder.text("go");
     // Ends without the file, too, if the test has failed before.
-    let script = format!("echo begun; n=0; while [ ! -e {go} ] && [ $n -lt 2000 ]; do sleep 0.05; n=$((n+1)); done");
+    let script = format!("echo started; n=0; while [ ! -e {go} ] && [ $n -lt 2000 ]; do sleep 0.05; n=$((n+1)); done");
     std::thread::scope(|scope| {
         let running = scope.spawn(|| wrapped("followed", &script));
         let mut run_id = String::new();
@@ -340,7 +340,7 @@ fn exec_wraps_a_command_with_and_without_a_server() {
             run_id = runs.first().map_or_else(String::new, |run| text(run, "run_id").to_owned());
             !run_id.is_empty()
         });
-        wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"begun\n");
+        wait_until(DEADLINE, || up.run(&["logs", &run_id]).out == b"started\n");
         folder.write("go", "");
         running.join().expect("ran").expect(0);
     });

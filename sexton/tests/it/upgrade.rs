@@ -22,12 +22,12 @@ fn install(place: &Path) {
 fn jobs_continue_under_their_old_keepers_when_the_binary_is_replaced() {
     let folder = Folder::new();
     let (binary, state, go) = (folder.path("sexton"), folder.path("state"), folder.path("go"));
-    let wait = format!("echo begun; while [ ! -e {} ]; do sleep 0.05; done; echo done; exit 7", go.display());
+    let wait = format!("echo started; while [ ! -e {} ]; do sleep 0.05; done; echo done; exit 7", go.display());
     let jobs = folder.write("jobs.toml", &[job("long", &wait, ""), job("short", "echo short", "")].concat());
     install(&binary);
     let up = Up::start_as(&binary, &state, &["--jobs", &jobs]);
     let long = start_run(&up, "long");
-    wait_until(DEADLINE, || up.run(&["logs", &long]).out == b"begun\n");
+    wait_until(DEADLINE, || up.run(&["logs", &long]).out == b"started\n");
     let old = keeper(&state, &long);
 
     let inode = std::fs::metadata(&binary).expect("there").ino();
@@ -54,7 +54,7 @@ fn jobs_continue_under_their_old_keepers_when_the_binary_is_replaced() {
         (&json!("failed"), &json!(7), &json!(1)),
         "{run}"
     );
-    assert_eq!(up.run(&["logs", &long]).expect(0).out, b"begun\ndone\n");
+    assert_eq!(up.run(&["logs", &long]).expect(0).out, b"started\ndone\n");
     up.run(&["ledger"]).expect(0);
 }
 

@@ -61,9 +61,9 @@ impl Verdict<'_> {
 
     #[track_caller]
     fn wait(&self, what: &str, mut holds: impl FnMut() -> bool, up: &Up) {
-        let begun = Instant::now();
+        let start = Instant::now();
         while !holds() {
-            if begun.elapsed() > WAIT_MAX {
+            if start.elapsed() > WAIT_MAX {
                 let open: Vec<Value> =
                     up.records(&["runs"]).into_iter().filter(|run| run["outcome"].is_null()).collect();
                 panic!("waited for {what}; open: {open:#?}\n{}\n{}", up.printed(), self.log.join("\n"));
@@ -121,7 +121,7 @@ impl Verdict<'_> {
     /// Checks every line of every attempt, waiting until the receiver has written it.
     #[track_caller]
     fn check_sink(&self, sink: &str, ended: &[(String, Exit)], read: &mut dyn FnMut() -> ByAttempt) {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             let shipped = read();
             let faults: Vec<String> =
@@ -130,7 +130,7 @@ impl Verdict<'_> {
                 return;
             }
             let log = self.log.join("\n");
-            assert!(begun.elapsed() < DEADLINE, "{sink}: {}\n{log}", faults.join("\n"));
+            assert!(start.elapsed() < DEADLINE, "{sink}: {}\n{log}", faults.join("\n"));
             std::thread::sleep(Duration::from_millis(500));
         }
     }
