@@ -12,11 +12,11 @@ use domain::event::Event;
 use keeper::directory::{RunDirectory, read_json};
 use keeper::records::{Accepted, Refusal, RefusalKind};
 
-use crate::attend::{attend, refuse};
 use crate::local::locked;
 use crate::recover::take_up;
-use crate::runner::occupy;
 use crate::shared::Shared;
+use crate::state_lock::occupy;
+use crate::supervise::{attend, refuse};
 
 /// The names of the sinks that an `exec` delivers to.
 pub const SINKS_FILE: &str = "sinks.json";

@@ -14,10 +14,11 @@ use keeper::records::{Exit, OutputCounts};
 use keeper::remains::end_remains;
 use keeper::spool::{self, SpoolReader};
 
-use crate::attend::{announce, read_along, stored_report, tell};
+use crate::keeper_state::stored_report;
 use crate::local::LocalRun;
 use crate::report;
-use crate::scan::Scan;
+use crate::reporting::{announce, tell};
+use crate::scan::{Scan, read_along};
 use crate::shared::Shared;
 
 /// What the disk refuses is tried again after this.

@@ -23,15 +23,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::adopt::{SINKS_FILE, adopt_abandoned, keep_refused};
-use crate::attend::{attend, stored_report};
 use crate::feed::cursor_path;
+use crate::handle::Handle;
 use crate::intake::{refused_by_policy, store};
+use crate::keeper_state::stored_report;
 use crate::local::{LocalRun, locked};
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::retention::Retention;
-use crate::runner::{Handle, RunnerError, flush, occupy, send_reports, serve_watch};
+use crate::runner::{flush, send_reports, serve_watch};
 use crate::shared::Shared;
+use crate::state_lock::{RunnerError, occupy};
+use crate::supervise::attend;
 
 /// What a shell says of a command that it could not execute.
 const NOT_STARTED_CODE: u8 = 127;

@@ -15,11 +15,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::attend::attend;
 use crate::gate::FRESH;
 use crate::local::{LocalRun, locked};
 use crate::options::{Mode, Ports};
 use crate::shared::Shared;
+use crate::supervise::attend;
 
 /// Time to claim and store an order before its message comes again. Ours; SQS's own default is 30 s.
 const LEASE: Duration = Duration::from_secs(60);

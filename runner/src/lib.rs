@@ -3,41 +3,48 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `runner`, `exec` | the whole, as a service and for one command; `options` is what they are given |
+//! | `runner`, `handle`, `heartbeat`, `exec` | the whole, as a service and for one command; `options` is what they are given |
 //! | `intake`, `admission`, `gate` | orders: claimed, stored, admitted; held while a required sink cannot be reached |
-//! | `attend`, `ending`, `report` | one run from its start to its report |
+//! | `supervise`, `keeper_state`, `reporting`, `ending`, `report` | one run from its start to its report |
 //! | `policy`, `secrets` | what may be run on this machine; what takes the place of references |
 //! | `feed`, `scan`, `excerpt` | the readers of the output: sinks and rules |
 //! | `outbox` | reports on their way out |
 //! | `recover`, `adopt`, `retention` | what an earlier runner, a killed `exec` and old runs leave |
-//! | `watch`, `local`, `shared` | what these rest on |
+//! | `watch`, `local`, `shared`, `state_lock` | what these rest on |
 //!
 //! Absent on purpose: no schedule, no ledger, no judgement of its own (that is `rules`), no network but through ports and
 //! sinks.
 
 mod admission;
 mod adopt;
-mod attend;
 mod ending;
 mod excerpt;
 pub mod exec;
 mod feed;
 mod gate;
+mod handle;
+mod heartbeat;
 mod intake;
+mod keeper_state;
 mod local;
 pub mod options;
 mod outbox;
 mod policy;
 mod recover;
 mod report;
+mod reporting;
 mod retention;
 mod runner;
 mod scan;
 mod secrets;
 mod shared;
+mod state_lock;
+mod supervise;
 mod watch;
 
+pub use handle::{Handle, LocalInfo};
 pub use options::{OnShutdown, Options, Policy, Ports};
 pub use policy::PolicyFile;
-pub use runner::{Handle, LocalInfo, Runner, RunnerError, occupy, run};
+pub use runner::{Runner, run};
 pub use secrets::LocalSecrets;
+pub use state_lock::{RunnerError, occupy};

@@ -10,11 +10,12 @@ use domain::event::Body;
 use keeper::directory::RunDirectory;
 use keeper::records::Accepted;
 
-use crate::attend::{Standing, attend, standing, stored_report};
+use crate::keeper_state::{Standing, standing, stored_report};
 use crate::local::{LocalRun, locked};
 use crate::report;
 use crate::retention::REMOVED_PREFIX;
 use crate::shared::Shared;
+use crate::supervise::attend;
 
 /// Takes up everything that is there. Called once, before any order is taken.
 ///

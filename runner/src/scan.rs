@@ -15,6 +15,8 @@ use rules::{Matcher, MatcherState, RuleSet};
 use serde::{Deserialize, Serialize};
 
 use crate::excerpt::Excerpt;
+use crate::local::LocalRun;
+use crate::shared::Shared;
 
 /// What is read at once.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -215,6 +217,36 @@ fn start_of(segment: u64) -> Position {
 pub fn stored_place(run: &RunDirectory) -> Option<Position> {
     let stored = read_json::<Stored>(&run.cursors().join(CURSOR)).ok().flatten()?;
     Some(stored.needed_from.map_or(stored.place, |needed_from| needed_from.max(stored.place)))
+}
+
+/// Lets the rules read for a turn; says whether there may be more. `ended` is what a run that has ended printed.
+pub async fn read_along(
+    shared: &Arc<Shared>,
+    run: &Arc<LocalRun>,
+    scan: &mut Option<Scan>,
+    ended: Option<OutputCounts>,
+) -> bool {
+    let mut reading = scan.take().unwrap_or_else(|| Scan::open(&run.directory, shared.rules_of(run.job())));
+    let _turn = shared.scanners.acquire().await;
+    let output = match ended {
+        Some(counts) => Output::Whole(counts),
+        None => Output::Growing { seen: run.seen(), is_sent: !run.given_to().is_empty() },
+    };
+    let read = tokio::task::spawn_blocking(move || (reading.turn(output), reading)).await;
+    match read {
+        Ok((more, reading)) => {
+            run.note_seen(reading.known());
+            *scan = Some(reading);
+            more.unwrap_or_else(|error| {
+                tracing::error!(%error, run_id = %run.run_id(), "the rules cannot read the spool; they try again");
+                false
+            })
+        }
+        Err(error) => {
+            tracing::error!(%error, run_id = %run.run_id(), "matching ended badly; it begins again from its cursor");
+            false
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use keeper::{SECRET_BYTES_MIN, is_hidden};
 use rules::{Packs, RuleSet};
 use sinks::engine::Engine;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -143,10 +144,29 @@ impl Shared {
     }
 
     /// Takes all sinks out, to be ended. Until others are set, no run counts as delivered.
-    pub fn take_sinks(&self) -> Vec<Engine> {
+    fn take_sinks(&self) -> Vec<Engine> {
         let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
         self.sinks_version.fetch_or(1, Ordering::AcqRel);
         std::mem::take(&mut *sinks)
+    }
+
+    /// Takes all sinks out, gives them the flush limit to deliver what they have, and ends them.
+    pub async fn end_sinks(&self) {
+        let limit = self.options.flush_limit;
+        let sinks = self.take_sinks();
+        let mut ending = JoinSet::new();
+        for sink in sinks {
+            ending.spawn(async move {
+                if !sink.flush(limit).await {
+                    tracing::warn!(
+                        sink = sink.name(),
+                        "not everything could be delivered; the rest follows at the next start"
+                    );
+                }
+                sink.shutdown().await;
+            });
+        }
+        while ending.join_next().await.is_some() {}
     }
 
     pub fn set_sinks(&self, new: Vec<Engine>) {

@@ -6,25 +6,21 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::event::{Body, Event};
 use domain::ports::PortError;
 use jiff::Timestamp;
 use keeper::crash;
-use keeper::directory::{Durability, mark, read_json, write_json};
+use keeper::directory::{Durability, write_json};
 use keeper::free_space;
-use keeper::records::{Exit, OutputCounts, Refusal, RefusalKind, Started};
-use keeper::spool;
+use keeper::records::{Exit, Refusal, RefusalKind};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::ending::{finish, lost};
 use crate::gate::FRESH;
+use crate::keeper_state::{LOOK_INTERVAL, Standing, look, standing};
 use crate::local::{LocalRun, locked};
-use crate::report;
-use crate::scan::{Output, Scan};
+use crate::reporting::{announce, quiet_at, tell_if_quiet};
+use crate::scan::{Scan, read_along};
 use crate::shared::{NotSpawned, Shared};
-
-/// Everything is looked at so often even when no event tells of a change.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The rules read along so much behind; a turn for every line would cost more than the matching.
 const SCAN_DELAY: Duration = Duration::from_millis(200);
@@ -41,38 +37,6 @@ const STORE_RETRY_DELAY: Duration = Duration::from_secs(1);
 const SECRET_PATIENCE: Duration = Duration::from_secs(600);
 const SECRET_RETRY_DELAY: Duration = Duration::from_secs(1);
 const SECRET_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
-
-/// What the directory says about the keeper.
-#[derive(Debug)]
-pub enum Standing {
-    /// It lives, or is being started.
-    Kept,
-    Ended(Box<Exit>),
-    /// There is none, and the job may have begun.
-    Orphaned,
-    /// There is none, and nothing has begun.
-    NotBegun,
-}
-
-pub fn standing(run: &LocalRun) -> io::Result<Standing> {
-    // The lock first: what its holder wrote before it let go is then all there.
-    if run.directory.is_kept()? {
-        return Ok(Standing::Kept);
-    }
-    match run.exit() {
-        Ok(Some(exit)) => return Ok(Standing::Ended(Box::new(exit))),
-        Ok(None) => {}
-        // No keeper writes half a file: the disk has lost it, and nobody will ever know more.
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            tracing::error!(%error, run_id = %run.run_id(), "the record of an end is damaged; the run counts as lost");
-            return Ok(Standing::Orphaned);
-        }
-        Err(error) => return Err(error),
-    }
-    // Where somebody removed the directory there is no mark either, and the job may run.
-    let may_have_begun = run.directory.starting().exists() || !run.directory.order().try_exists()?;
-    Ok(if may_have_begun { Standing::Orphaned } else { Standing::NotBegun })
-}
 
 /// Attends the run to its end and gives back its place in admission.
 pub async fn attend(shared: Arc<Shared>, run: Arc<LocalRun>) {
@@ -119,17 +83,6 @@ async fn attend_to_end(shared: &Arc<Shared>, mut run: Arc<LocalRun>) {
         reap(child).await;
     }
     finish(shared, &run, exit, scan).await;
-}
-
-/// Reads the standing until it can be read.
-async fn look(run: &LocalRun) -> Standing {
-    loop {
-        match standing(run) {
-            Ok(standing) => return standing,
-            Err(error) => tracing::error!(%error, run_id = %run.run_id(), "a run's directory cannot be read"),
-        }
-        sleep(LOOK_INTERVAL).await;
-    }
 }
 
 /// What was tried to begin a run.
@@ -298,99 +251,10 @@ async fn watch_over(shared: &Arc<Shared>, run: &Arc<LocalRun>, scan: &mut Option
     }
 }
 
-/// Says that the job runs, in every sink and to the collector.
-pub async fn announce(shared: &Arc<Shared>, run: &Arc<LocalRun>, started: &Started) {
-    let header =
-        run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
-    shared.add_feeds(run);
-    if run.directory.told_started().exists() {
-        return;
-    }
-    let body = Body::Started { pid: Some(started.pid), command: header.command.clone() };
-    tell(shared, run, report::event(&header, started.started_at, body)).await;
-    if let Err(error) = mark(&run.directory.told_started()) {
-        tracing::warn!(%error, run_id = %run.run_id(), "that the start was told cannot be noted; it may be told again");
-    }
-}
-
-pub async fn tell(shared: &Shared, run: &LocalRun, event: Event) {
-    tracing::debug!(run_id = %run.run_id(), event = event.id(), "told");
-    if let Some(outbox) = &shared.outbox {
-        outbox.put(event).await;
-    }
-}
-
-/// Lets the rules read for a turn; says whether there may be more. `ended` is what a run that has ended printed.
-pub async fn read_along(
-    shared: &Arc<Shared>,
-    run: &Arc<LocalRun>,
-    scan: &mut Option<Scan>,
-    ended: Option<OutputCounts>,
-) -> bool {
-    let mut reading = scan.take().unwrap_or_else(|| Scan::open(&run.directory, shared.rules_of(run.job())));
-    let _turn = shared.scanners.acquire().await;
-    let output = match ended {
-        Some(counts) => Output::Whole(counts),
-        None => Output::Growing { seen: run.seen(), is_sent: !run.given_to().is_empty() },
-    };
-    let read = tokio::task::spawn_blocking(move || (reading.turn(output), reading)).await;
-    match read {
-        Ok((more, reading)) => {
-            run.note_seen(reading.known());
-            *scan = Some(reading);
-            more.unwrap_or_else(|error| {
-                tracing::error!(%error, run_id = %run.run_id(), "the rules cannot read the spool; they try again");
-                false
-            })
-        }
-        Err(error) => {
-            tracing::error!(%error, run_id = %run.run_id(), "matching ended badly; it begins again from its cursor");
-            false
-        }
-    }
-}
-
-/// When the job's silence becomes too long.
-fn quiet_at(run: &LocalRun, limit: Duration) -> Instant {
-    let silent = Timestamp::now().duration_since(last_output_at(run));
-    let silent = Duration::try_from(silent).unwrap_or_default();
-    Instant::now() + limit.saturating_sub(silent)
-}
-
-/// When the newest segment was written to; the start before there is any.
-fn last_output_at(run: &LocalRun) -> Timestamp {
-    let folder = run.directory.spool();
-    let last = spool::segments(&folder).ok().and_then(|segments| segments.last().copied());
-    let written = last.and_then(|last| std::fs::metadata(folder.join(spool::segment_name(last))).ok()?.modified().ok());
-    let written = written.and_then(|at| Timestamp::try_from(at).ok());
-    let started = run.header().map(|header| header.started_at);
-    written.or(started).unwrap_or(run.accepted.accepted_at)
-}
-
-async fn tell_if_quiet(shared: &Arc<Shared>, run: &Arc<LocalRun>) -> bool {
-    let (Some(limit), Some(header)) = (run.job().quiet_limit, run.header()) else { return false };
-    let since = last_output_at(run);
-    let now = Timestamp::now();
-    if Duration::try_from(now.duration_since(since)).unwrap_or_default() < limit {
-        return false;
-    }
-    tell(shared, run, report::event(header, now, Body::Quiet { since })).await;
-    true
-}
-
 /// Takes in the keeper's own end, which comes right behind its last word.
 async fn reap(mut child: Child) {
     let ended = tokio::task::spawn_blocking(move || child.wait()).await;
     if let Ok(Err(error)) = ended {
         tracing::warn!(%error, "a keeper's end could not be taken in");
     }
-}
-
-/// Whether the report of this run was made before, by this runner or an earlier one.
-pub fn stored_report(run: &LocalRun) -> Option<Event> {
-    let stored = read_json::<Event>(&run.directory.finished());
-    stored.unwrap_or_else(|error| {
-        tracing::warn!(%error, run_id = %run.run_id(), "a stored report is damaged; it is made again");
-        None
-    })
 }

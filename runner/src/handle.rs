@@ -1,0 +1,141 @@
+//! Queries and commands to a runner from other tasks of its process: runs, output, sinks, stop, reload.
+
+use std::sync::Arc;
+
+use domain::run::{AttemptKey, Outcome, RunId};
+use jiff::Timestamp;
+use keeper::directory::{Durability, RunDirectory, write_json};
+use keeper::output::{Output, Shown};
+use keeper::records::{Refusal, RefusalKind, StopRequest};
+use keeper::spawn::wake_keeper;
+use rules::Packs;
+use sinks::engine::Engine;
+use sinks::feed::Lag;
+use sinks::status::SinkStatus;
+
+use crate::local::{LocalRun, locked};
+use crate::shared::Shared;
+use crate::supervise::{attend, refuse};
+
+/// Asks a runner, from anywhere in its process.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// A run as this machine knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalInfo {
+    pub run_id: RunId,
+    pub attempt: u32,
+    pub group: String,
+    pub job: String,
+    pub accepted_at: Timestamp,
+    pub pid: Option<u32>,
+    pub started_at: Option<Timestamp>,
+    /// None while it waits or runs.
+    pub outcome: Option<Outcome>,
+}
+
+impl Handle {
+    pub(crate) fn of(shared: Arc<Shared>) -> Handle {
+        Handle { shared }
+    }
+
+    /// Every attempt of which this machine has a directory.
+    pub fn runs(&self) -> Vec<LocalInfo> {
+        locked(&self.shared.runs).values().map(|run| info(run)).collect()
+    }
+
+    /// Asks the keeper to stop the job, or withdraws it when it has not begun; says whether there was anything to stop.
+    /// Idempotent.
+    pub fn stop(&self, run_id: &RunId, by: &str) -> bool {
+        let runs: Vec<(AttemptKey, Arc<LocalRun>)> = locked(&self.shared.runs)
+            .iter()
+            .filter(|((id, _), run)| id == run_id && run.finished().is_none())
+            .map(|(key, run)| (key.clone(), run.clone()))
+            .collect();
+        for (key, run) in &runs {
+            if locked(&self.shared.admission).withdraw(key) {
+                let says = format!("stopped by {by} before it began");
+                let refused = refuse(&self.shared, run, Refusal { why: RefusalKind::Stopped, says });
+                locked(&self.shared.admission).resume(run.job().needs);
+                self.shared.attending.spawn(attend(self.shared.clone(), refused));
+                continue;
+            }
+            if !run.directory.stop().exists() {
+                let request = StopRequest { at: Timestamp::now(), by: by.to_owned() };
+                if let Err(error) = write_json(&run.directory.stop(), &request, Durability::Cache) {
+                    tracing::error!(%error, %run_id, "a stop cannot be handed to the keeper");
+                }
+            }
+            wake_keeper(&run.directory);
+        }
+        !runs.is_empty()
+    }
+
+    /// The output of the newest attempt, or of one.
+    pub fn output(
+        &self,
+        run_id: &RunId,
+        attempt: Option<u32>,
+        stream: Option<domain::line::Stream>,
+        shown: Shown,
+    ) -> Option<Output> {
+        let directory = self.directory(run_id, attempt)?;
+        Some(Output::open(directory, stream, shown))
+    }
+
+    pub fn directory(&self, run_id: &RunId, attempt: Option<u32>) -> Option<RunDirectory> {
+        let runs = locked(&self.shared.runs);
+        let mut attempts = runs.range((run_id.clone(), 0)..=(run_id.clone(), u32::MAX)).map(|(_, run)| run);
+        let run = match attempt {
+            Some(attempt) => attempts.find(|run| run.accepted.order.attempt == attempt),
+            None => attempts.next_back(),
+        };
+        run.map(|run| run.directory.clone())
+    }
+
+    /// Returns when some spool has grown or some run has ended after this call.
+    pub async fn changed(&self) {
+        self.shared.grown.notified().await;
+    }
+
+    pub fn sinks(&self) -> Vec<SinkStatus> {
+        self.shared.with_sinks(|sinks| sinks.iter().map(Engine::status).collect())
+    }
+
+    /// The sinks that lack lines of this run, with what they lack.
+    pub fn undelivered(&self, run_id: &RunId) -> Vec<(String, Lag)> {
+        let lags = |sink: &Engine| Some((sink.name().to_owned(), sink.lag_of(run_id))).filter(|(_, lag)| lag.lines > 0);
+        self.shared.with_sinks(|sinks| sinks.iter().filter_map(lags).collect())
+    }
+
+    /// Other rules from now on.
+    pub fn set_packs(&self, packs: Arc<Packs>) {
+        self.shared.set_packs(packs);
+    }
+
+    /// Other sinks from now on. Those of the same name go on from their cursors; a new one gets everything that is still
+    /// here.
+    pub async fn set_sinks(&self, sinks: Vec<Engine>) {
+        self.shared.end_sinks().await;
+        self.shared.set_sinks(sinks);
+        let runs: Vec<Arc<LocalRun>> = locked(&self.shared.runs).values().cloned().collect();
+        runs.iter().for_each(|run| self.shared.add_feeds(run));
+    }
+}
+
+fn info(run: &LocalRun) -> LocalInfo {
+    let header = run.header();
+    LocalInfo {
+        run_id: run.run_id().clone(),
+        attempt: run.accepted.order.attempt,
+        group: run.job().group.clone(),
+        job: run.job().name.clone(),
+        accepted_at: run.accepted.accepted_at,
+        pid: header.and_then(|header| header.pid),
+        started_at: header.filter(|header| header.pid.is_some()).map(|header| header.started_at),
+        outcome: run.finished().map(|record| record.outcome),
+    }
+}

@@ -1,0 +1,45 @@
+//! The periodic "alive" record of this runner, whose answer carries the stop requests.
+
+use std::sync::Arc;
+
+use domain::ports::Beat;
+use jiff::Timestamp;
+
+use crate::handle::Handle;
+use crate::local::locked;
+use crate::options::Ports;
+use crate::shared::Shared;
+
+/// Says that this runner lives, and stops what somebody asked to stop.
+pub async fn beat_always(shared: Arc<Shared>, ports: Ports) {
+    let handle = Handle::of(shared.clone());
+    let mut told = false;
+    loop {
+        let held = shared.known_to_be_held().await;
+        let beat = Beat {
+            runner: shared.options.runner.clone(),
+            host: shared.options.host.clone(),
+            groups: shared.options.groups.clone(),
+            at: Timestamp::now(),
+            running: locked(&shared.runs).values().filter(|run| run.finished().is_none()).count() as u32,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            held,
+        };
+        match ports.claims.beat(&beat).await {
+            Ok(stops) => {
+                told = false;
+                for run_id in &stops {
+                    handle.stop(run_id, "the scheduler");
+                }
+            }
+            Err(error) if told => tracing::debug!(%error, "still no beat"),
+            Err(error) => {
+                tracing::warn!(%error, "the ledger cannot be told that this runner lives; it is tried again");
+                told = true;
+            }
+        }
+        let options = &shared.options;
+        let interval = if beat.running > 0 { options.beat_interval } else { options.idle_beat_interval };
+        tokio::time::sleep(interval).await;
+    }
+}

@@ -1,0 +1,67 @@
+//! What a run directory tells about its keeper: alive, ended, or gone. Called by the supervision of a run, at its end and
+//! when a runner starts. Never changes anything on disk.
+
+use std::io;
+use std::time::Duration;
+
+use domain::event::Event;
+use keeper::directory::read_json;
+use keeper::records::Exit;
+use tokio::time::sleep;
+
+use crate::local::LocalRun;
+
+/// Everything is looked at so often even when no event tells of a change.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the directory says about the keeper.
+#[derive(Debug)]
+pub enum Standing {
+    /// It lives, or is being started.
+    Kept,
+    Ended(Box<Exit>),
+    /// There is none, and the job may have begun.
+    Orphaned,
+    /// There is none, and nothing has begun.
+    NotBegun,
+}
+
+pub fn standing(run: &LocalRun) -> io::Result<Standing> {
+    // The lock first: what its holder wrote before it let go is then all there.
+    if run.directory.is_kept()? {
+        return Ok(Standing::Kept);
+    }
+    match run.exit() {
+        Ok(Some(exit)) => return Ok(Standing::Ended(Box::new(exit))),
+        Ok(None) => {}
+        // No keeper writes half a file: the disk has lost it, and nobody will ever know more.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::error!(%error, run_id = %run.run_id(), "the record of an end is damaged; the run counts as lost");
+            return Ok(Standing::Orphaned);
+        }
+        Err(error) => return Err(error),
+    }
+    // Where somebody removed the directory there is no mark either, and the job may run.
+    let may_have_begun = run.directory.starting().exists() || !run.directory.order().try_exists()?;
+    Ok(if may_have_begun { Standing::Orphaned } else { Standing::NotBegun })
+}
+
+/// Reads the standing until it can be read.
+pub async fn look(run: &LocalRun) -> Standing {
+    loop {
+        match standing(run) {
+            Ok(standing) => return standing,
+            Err(error) => tracing::error!(%error, run_id = %run.run_id(), "a run's directory cannot be read"),
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Whether the report of this run was made before, by this runner or an earlier one.
+pub fn stored_report(run: &LocalRun) -> Option<Event> {
+    let stored = read_json::<Event>(&run.directory.finished());
+    stored.unwrap_or_else(|error| {
+        tracing::warn!(%error, run_id = %run.run_id(), "a stored report is damaged; it is made again");
+        None
+    })
+}

@@ -1,0 +1,66 @@
+//! Events of a run while it lasts: the job started, it prints nothing. They go to the outbox, whose task sends them; this
+//! module never waits for the network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::event::{Body, Event};
+use jiff::Timestamp;
+use keeper::directory::mark;
+use keeper::records::Started;
+use keeper::spool;
+use tokio::time::Instant;
+
+use crate::local::LocalRun;
+use crate::report;
+use crate::shared::Shared;
+
+/// Says that the job runs, in every sink and to the collector.
+pub async fn announce(shared: &Arc<Shared>, run: &Arc<LocalRun>, started: &Started) {
+    let header =
+        run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
+    shared.add_feeds(run);
+    if run.directory.told_started().exists() {
+        return;
+    }
+    let body = Body::Started { pid: Some(started.pid), command: header.command.clone() };
+    tell(shared, run, report::event(&header, started.started_at, body)).await;
+    if let Err(error) = mark(&run.directory.told_started()) {
+        tracing::warn!(%error, run_id = %run.run_id(), "that the start was told cannot be noted; it may be told again");
+    }
+}
+
+pub async fn tell(shared: &Shared, run: &LocalRun, event: Event) {
+    tracing::debug!(run_id = %run.run_id(), event = event.id(), "told");
+    if let Some(outbox) = &shared.outbox {
+        outbox.put(event).await;
+    }
+}
+
+/// When the job's silence becomes too long.
+pub fn quiet_at(run: &LocalRun, limit: Duration) -> Instant {
+    let silent = Timestamp::now().duration_since(last_output_at(run));
+    let silent = Duration::try_from(silent).unwrap_or_default();
+    Instant::now() + limit.saturating_sub(silent)
+}
+
+/// When the newest segment was written to; the start before there is any.
+fn last_output_at(run: &LocalRun) -> Timestamp {
+    let folder = run.directory.spool();
+    let last = spool::segments(&folder).ok().and_then(|segments| segments.last().copied());
+    let written = last.and_then(|last| std::fs::metadata(folder.join(spool::segment_name(last))).ok()?.modified().ok());
+    let written = written.and_then(|at| Timestamp::try_from(at).ok());
+    let started = run.header().map(|header| header.started_at);
+    written.or(started).unwrap_or(run.accepted.accepted_at)
+}
+
+pub async fn tell_if_quiet(shared: &Arc<Shared>, run: &Arc<LocalRun>) -> bool {
+    let (Some(limit), Some(header)) = (run.job().quiet_limit, run.header()) else { return false };
+    let since = last_output_at(run);
+    let now = Timestamp::now();
+    if Duration::try_from(now.duration_since(since)).unwrap_or_default() < limit {
+        return false;
+    }
+    tell(shared, run, report::event(header, now, Body::Quiet { since })).await;
+    true
+}

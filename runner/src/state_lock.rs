@@ -1,0 +1,39 @@
+//! The lock on a state directory: one runner or one `exec` uses it at a time.
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use keeper::directory::open_private;
+use rustix::fs::{FlockOperation, flock};
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    #[error("another runner uses the state directory {0}; stop it, or give this one its own with --state")]
+    InUse(PathBuf),
+    #[error("the state directory {0} cannot be used: {1}")]
+    State(PathBuf, io::Error),
+}
+
+/// Makes the state directory this process's own until the file is dropped.
+///
+/// # Errors
+/// When somebody else has it, or it cannot be made.
+pub fn occupy(state: &Path) -> Result<File, RunnerError> {
+    let fails = |error: io::Error| RunnerError::State(state.to_owned(), error);
+    fs::create_dir_all(state).map_err(fails)?;
+    let lock = open_private(&state.join("runner.lock")).map_err(fails)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        // Whoever had it before may have removed it with its directory: then this is the lock of nothing.
+        Ok(()) if is_at(&lock, &state.join("runner.lock")) => Ok(lock),
+        Ok(()) => Err(RunnerError::InUse(state.to_owned())),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunnerError::InUse(state.to_owned())),
+        Err(errno) => Err(fails(errno.into())),
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |one: Metadata, other: Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+    file.metadata().is_ok_and(|file| fs::metadata(path).is_ok_and(|path| same(file, path)))
+}
