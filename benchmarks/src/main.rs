@@ -1,6 +1,6 @@
 //! `./bench`: measures the rows of docs/speed.md for this project and for other programs, in turns, and prints medians.
-//! Workloads and receivers are part of it. A missed goal is printed; the exit code stays 0. `./bench cost` counts what a
-//! run costs on AWS.
+//! Workloads and receivers are part of it. A missed goal is printed; the exit code stays 0. `./bench cost` counts what
+//! a run costs on AWS.
 
 mod cost;
 mod log_events;
