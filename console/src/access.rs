@@ -12,14 +12,14 @@ use crate::fault::ApiFault;
 pub async fn check(State(token): State<Arc<str>>, request: Request, next: Next) -> Result<Response, ApiFault> {
     let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
     let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
-    if !equal(given, token.as_bytes()) {
-        return Err(ApiFault::refused());
+    if !is_equal(given, token.as_bytes()) {
+        return Err(ApiFault::unauthorized());
     }
     Ok(next.run(request).await)
 }
 
 /// Takes as long for a token that is right in its first bytes as for one that is wrong from the start.
-fn equal(given: &[u8], token: &[u8]) -> bool {
+fn is_equal(given: &[u8], token: &[u8]) -> bool {
     let differences = given.iter().zip(token).fold(0, |seen, (one, other)| std::hint::black_box(seen | (one ^ other)));
     !token.is_empty() && given.len() == token.len() && differences == 0
 }
@@ -31,8 +31,8 @@ mod tests {
     #[test]
     fn only_the_whole_token_is_right() {
         for (given, right) in [("abc", true), ("abd", false), ("ab", false), ("abcd", false), ("", false)] {
-            assert_eq!(equal(given.as_bytes(), b"abc"), right, "{given}");
+            assert_eq!(is_equal(given.as_bytes(), b"abc"), right, "{given}");
         }
-        assert!(!equal(b"", b""));
+        assert!(!is_equal(b"", b""));
     }
 }

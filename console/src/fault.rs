@@ -13,39 +13,39 @@ use serde_json::json;
 #[derive(Debug)]
 pub struct ApiFault {
     status: StatusCode,
-    says: String,
+    message: String,
 }
 
 pub type ApiResult<T> = Result<T, ApiFault>;
 
 impl ApiFault {
     /// The question cannot be understood.
-    pub fn question(says: impl Into<String>) -> ApiFault {
-        ApiFault { status: StatusCode::BAD_REQUEST, says: says.into() }
+    pub fn bad_request(message: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
     /// What it is about does not exist.
-    pub fn missing(says: impl Into<String>) -> ApiFault {
-        ApiFault { status: StatusCode::NOT_FOUND, says: says.into() }
+    pub fn not_found(message: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::NOT_FOUND, message: message.into() }
     }
 
     /// It was understood and cannot be: the job is faulty.
-    pub fn unsound(says: impl Into<String>) -> ApiFault {
-        ApiFault { status: StatusCode::UNPROCESSABLE_ENTITY, says: says.into() }
+    pub fn unprocessable(message: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::UNPROCESSABLE_ENTITY, message: message.into() }
     }
 
     /// Not as things stand; later perhaps.
-    pub fn conflict(says: impl Into<String>) -> ApiFault {
-        ApiFault { status: StatusCode::CONFLICT, says: says.into() }
+    pub fn conflict(message: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::CONFLICT, message: message.into() }
     }
 
-    pub fn ours(says: impl Into<String>) -> ApiFault {
-        ApiFault { status: StatusCode::INTERNAL_SERVER_ERROR, says: says.into() }
+    pub fn internal(message: impl Into<String>) -> ApiFault {
+        ApiFault { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() }
     }
 
-    pub fn refused() -> ApiFault {
-        let says = "the token is missing or not the right one; send `Authorization: Bearer` with the one in the state directory";
-        ApiFault { status: StatusCode::UNAUTHORIZED, says: says.to_owned() }
+    pub fn unauthorized() -> ApiFault {
+        let message = "the token is missing or not the right one; send `Authorization: Bearer` with the one in the state directory";
+        ApiFault { status: StatusCode::UNAUTHORIZED, message: message.to_owned() }
     }
 }
 
@@ -55,41 +55,41 @@ impl From<PortError> for ApiFault {
             PortError::Retry(_) => StatusCode::SERVICE_UNAVAILABLE,
             PortError::Permanent(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        ApiFault { status, says: error.to_string() }
+        ApiFault { status, message: error.to_string() }
     }
 }
 
 impl From<services::Error> for ApiFault {
     fn from(error: services::Error) -> ApiFault {
         use services::Error::{BadJob, Contended, NoSuchJob, NoSuchRun, Port, Refused};
-        let says = error.to_string();
+        let message = error.to_string();
         match error {
             Port(error) => error.into(),
-            NoSuchJob(_) | NoSuchRun(_) => ApiFault::missing(says),
-            BadJob { .. } => ApiFault::unsound(says),
-            Refused(_) | Contended(_) => ApiFault::conflict(says),
+            NoSuchJob(_) | NoSuchRun(_) => ApiFault::not_found(message),
+            BadJob { .. } => ApiFault::unprocessable(message),
+            Refused(_) | Contended(_) => ApiFault::conflict(message),
         }
     }
 }
 
 impl From<JsonRejection> for ApiFault {
     fn from(rejection: JsonRejection) -> ApiFault {
-        ApiFault { status: rejection.status(), says: rejection.body_text() }
+        ApiFault { status: rejection.status(), message: rejection.body_text() }
     }
 }
 
 impl From<QueryRejection> for ApiFault {
     fn from(rejection: QueryRejection) -> ApiFault {
-        ApiFault { status: rejection.status(), says: rejection.body_text() }
+        ApiFault { status: rejection.status(), message: rejection.body_text() }
     }
 }
 
 impl IntoResponse for ApiFault {
     fn into_response(self) -> Response {
         if self.status.is_server_error() {
-            tracing::warn!(status = self.status.as_u16(), "a question could not be answered: {}", self.says);
+            tracing::warn!(status = self.status.as_u16(), "a question could not be answered: {}", self.message);
         }
-        (self.status, axum::Json(json!({ "error": self.says }))).into_response()
+        (self.status, axum::Json(json!({ "error": self.message }))).into_response()
     }
 }
 
@@ -122,11 +122,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-pub async fn no_such_page(uri: Uri) -> ApiFault {
-    ApiFault::missing(format!("there is nothing at {}", uri.path()))
+pub async fn no_such_path(uri: Uri) -> ApiFault {
+    ApiFault::not_found(format!("there is nothing at {}", uri.path()))
 }
 
 pub async fn no_such_method(method: Method, uri: Uri) -> ApiFault {
-    let says = format!("{method} does not go with {}", uri.path());
-    ApiFault { status: StatusCode::METHOD_NOT_ALLOWED, says }
+    let message = format!("{method} does not go with {}", uri.path());
+    ApiFault { status: StatusCode::METHOD_NOT_ALLOWED, message }
 }

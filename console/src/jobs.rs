@@ -46,10 +46,10 @@ pub struct JobRecord {
 }
 
 impl JobRecord {
-    fn of(stored: StoredJob, now: Timestamp) -> JobRecord {
+    fn new(stored: StoredJob, now: Timestamp) -> JobRecord {
         match stored.job {
             Ok(job) => JobRecord { next: next_firing(&job, now), job: Some(job), key: None, fault: None },
-            Err(says) => JobRecord { job: None, key: Some(stored.key), fault: Some(says), next: None },
+            Err(message) => JobRecord { job: None, key: Some(stored.key), fault: Some(message), next: None },
         }
     }
 }
@@ -102,7 +102,7 @@ pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>
     let mut after: Option<Cursor> = None;
     loop {
         let page = console.ports.jobs.list(query.group.as_deref(), after.as_ref(), PAGE_JOBS).await?;
-        jobs.extend(page.records.into_iter().map(|stored| JobRecord::of(stored, now)));
+        jobs.extend(page.records.into_iter().map(|stored| JobRecord::new(stored, now)));
         after = page.next;
         if after.is_none() {
             return Ok(Json(JobList { jobs }));
@@ -111,8 +111,8 @@ pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>
 }
 
 pub async fn show(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<JobRecord>> {
-    let stored = commands::get(&console.ports, &key_of(path)).await?;
-    Ok(Json(JobRecord::of(stored, console.now())))
+    let stored = commands::get(&console.ports, &job_key(path)).await?;
+    Ok(Json(JobRecord::new(stored, console.now())))
 }
 
 pub async fn put(
@@ -120,10 +120,10 @@ pub async fn put(
     Path(path): Path<(String, String)>,
     Json(record): Json<Value>,
 ) -> ApiResult<Json<Job>> {
-    let key = key_of(path);
-    let job = job_of(record)?;
+    let key = job_key(path);
+    let job = parse_job(record)?;
     if job.key() != key {
-        return Err(ApiFault::question(format!(
+        return Err(ApiFault::bad_request(format!(
             "the job calls itself {}, and the address {key}; make them the same",
             job.key()
         )));
@@ -134,7 +134,7 @@ pub async fn put(
 }
 
 pub async fn remove(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Value>> {
-    let key = key_of(path);
+    let key = job_key(path);
     commands::remove(&console.ports, &key, console.now()).await?;
     Ok(Json(serde_json::json!({ "removed": key.to_string() })))
 }
@@ -145,17 +145,17 @@ pub async fn pause(
     Json(request): Json<PauseRequest>,
 ) -> ApiResult<Json<Job>> {
     let now = console.now();
-    Ok(Json(commands::pause(&console.ports, &key_of(path), request.until, &request.why, now).await?))
+    Ok(Json(commands::pause(&console.ports, &job_key(path), request.until, &request.why, now).await?))
 }
 
 pub async fn resume(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Job>> {
-    let job = commands::resume(&console.ports, &key_of(path), console.now()).await?;
+    let job = commands::resume(&console.ports, &job_key(path), console.now()).await?;
     (console.nudge)();
     Ok(Json(job))
 }
 
 pub async fn run(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Run>> {
-    let run = commands::run_now(&console.ports, &key_of(path), (console.random)(), console.now()).await?;
+    let run = commands::run_now(&console.ports, &job_key(path), (console.random)(), console.now()).await?;
     (console.nudge)();
     Ok(Json(run))
 }
@@ -166,13 +166,13 @@ pub async fn apply(
     Json(request): Json<ApplyRequest>,
 ) -> ApiResult<Json<DifferenceRecord>> {
     if request.source.is_empty() {
-        return Err(ApiFault::question("`source` is empty; name the file that the jobs come from"));
+        return Err(ApiFault::bad_request("`source` is empty; name the file that the jobs come from"));
     }
     if request.jobs.len() > APPLY_JOBS_MAX {
         let count = request.jobs.len();
-        return Err(ApiFault::question(format!("{count} jobs are more than {APPLY_JOBS_MAX}; split the file")));
+        return Err(ApiFault::bad_request(format!("{count} jobs are more than {APPLY_JOBS_MAX}; split the file")));
     }
-    let jobs = request.jobs.into_iter().map(job_of).collect::<ApiResult<Vec<Job>>>()?;
+    let jobs = request.jobs.into_iter().map(parse_job).collect::<ApiResult<Vec<Job>>>()?;
     let how = Apply { prune: request.prune, dry_run: request.dry_run };
     let difference = commands::apply(&console.ports, &request.source, &jobs, how, console.now()).await?;
     (console.nudge)();
@@ -188,7 +188,7 @@ pub async fn apply(
     }))
 }
 
-fn key_of((group, name): (String, String)) -> JobKey {
+fn job_key((group, name): (String, String)) -> JobKey {
     JobKey::new(group, name)
 }
 
@@ -226,13 +226,13 @@ const FIELDS: [&str; 29] = [
 ];
 
 /// Reads a job; a field that no job has is a fault, as in a file.
-fn job_of(record: Value) -> ApiResult<Job> {
+fn parse_job(record: Value) -> ApiResult<Job> {
     let unknown = record.as_object().and_then(|fields| fields.keys().find(|name| !FIELDS.contains(&name.as_str())));
     if let Some(name) = unknown {
         let near = nearest(name, FIELDS).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-        return Err(ApiFault::unsound(format!("a job has no field `{name}`{near}")));
+        return Err(ApiFault::unprocessable(format!("a job has no field `{name}`{near}")));
     }
-    serde_json::from_value(record).map_err(|error| ApiFault::unsound(format!("this is not a job: {error}")))
+    serde_json::from_value(record).map_err(|error| ApiFault::unprocessable(format!("this is not a job: {error}")))
 }
 
 #[cfg(test)]
@@ -249,12 +249,12 @@ mod tests {
             "needs": { "cpu": 1.0, "memory": "1KiB" }, "rules": [], "alert": { "after": 2 }, "description": "d", "owner": "o",
             "anchor": "2026-01-01T00:00:00Z", "paused": { "since": "2026-01-01T00:00:00Z" }, "source": "s",
         });
-        let job = job_of(record).expect("a job");
+        let job = parse_job(record).expect("a job");
         let written = serde_json::to_value(&job).expect("written");
         let fields = written.as_object().expect("an object");
         assert_eq!(fields.len() + 2, FIELDS.len(), "argv and next are not among them: {fields:?}");
-        assert!(job_of(written).is_ok());
-        let fault = job_of(serde_json::json!({ "schedul": "@daily" })).expect_err("refused");
+        assert!(parse_job(written).is_ok());
+        let fault = parse_job(serde_json::json!({ "schedul": "@daily" })).expect_err("refused");
         assert!(format!("{fault:?}").contains("did you mean `schedule`?"), "{fault:?}");
     }
 }

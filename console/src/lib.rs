@@ -124,7 +124,7 @@ pub fn router(console: Console) -> Router {
     Router::new()
         .nest("/api", guarded)
         .merge(measured)
-        .fallback(fault::no_such_page)
+        .fallback(fault::no_such_path)
         .method_not_allowed_fallback(fault::no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(console)

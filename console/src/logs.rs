@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::Console;
 use crate::fault::{ApiFault, ApiResult, Query};
-use crate::runs::run_of;
+use crate::runs::find_run;
 
 /// Pieces of output on their way; a few at most. An error ends the answer without its proper end, so that whoever reads
 /// it knows that it is not whole.
@@ -34,8 +34,8 @@ pub struct LogOutput {
     pub removed_lines: u64,
 }
 
-/// How often it is looked whether a followed run has begun.
-const BEGIN_STEP: Duration = Duration::from_millis(200);
+/// How often it is looked whether a followed run has started.
+const START_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Which part of a run's output, and how it is shown.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -68,19 +68,19 @@ pub async fn read(
             Body::from_stream(Chunks(chunks)),
         )
             .into_response()),
-        None => Err(ApiFault::missing(format!("no output of {run_id} is kept here (any more, or yet)"))),
+        None => Err(ApiFault::not_found(format!("no output of {run_id} is kept here (any more, or yet)"))),
     }
 }
 
-/// Whoever follows a run that has not begun waits for its beginning, or for an end without one.
+/// Whoever follows a run that has not started waits for its beginning, or for an end without one.
 async fn open(console: &Console, run_id: &str, query: LogQuery) -> ApiResult<Option<LogOutput>> {
     loop {
-        let run = run_of(console, run_id).await?;
-        let chunks = console.logs.read(&run, query).await.map_err(ApiFault::ours)?;
+        let run = find_run(console, run_id).await?;
+        let chunks = console.logs.read(&run, query).await.map_err(ApiFault::internal)?;
         if chunks.is_some() || !query.follow || !run.is_open() {
             return Ok(chunks);
         }
-        tokio::time::sleep(BEGIN_STEP).await;
+        tokio::time::sleep(START_POLL_INTERVAL).await;
     }
 }
 

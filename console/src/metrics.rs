@@ -14,14 +14,14 @@ use services::{commands, scheduler};
 use crate::Console;
 use crate::fault::ApiResult;
 
-pub const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Pending alerts are looked for among so many of the latest.
-const ALERTS_LOOKED_AT_MAX: usize = 5000;
+const ALERTS_CHECKED_MAX: usize = 5000;
 const PAGE_ALERTS: usize = 1000;
 
 /// Name in a sink's status, name of the metric, type, help.
-const OF_SINKS: [(&str, &str, &str, &str); 9] = [
+const SINK_METRICS: [(&str, &str, &str, &str); 9] = [
     ("lag_lines", "sexton_sink_lag_lines", "gauge", "Lines not yet taken by the other side."),
     ("lag_bytes", "sexton_sink_lag_bytes", "gauge", "Bytes not yet taken by the other side."),
     ("lag_seconds", "sexton_sink_lag_seconds", "gauge", "Age of the oldest line not yet taken."),
@@ -40,15 +40,15 @@ const OF_SINKS: [(&str, &str, &str, &str); 9] = [
 
 pub async fn metrics(State(console): State<Console>) -> ApiResult<impl IntoResponse> {
     let mut page = Page::default();
-    runs(&mut page, &console.ports).await?;
-    sinks(&mut page, &console.sinks.status().await);
-    alerts(&mut page, &console.ports).await?;
-    runners(&mut page, &console.ports, console.now()).await?;
-    ticks(&mut page, &console.ports, console.now()).await?;
-    Ok(([(CONTENT_TYPE, CONTENT)], page.text))
+    write_runs(&mut page, &console.ports).await?;
+    write_sinks(&mut page, &console.sinks.status().await);
+    write_alerts(&mut page, &console.ports).await?;
+    write_runners(&mut page, &console.ports, console.now()).await?;
+    write_ticks(&mut page, &console.ports, console.now()).await?;
+    Ok(([(CONTENT_TYPE, TEXT_FORMAT)], page.text))
 }
 
-async fn runs(page: &mut Page, ports: &Ports) -> ApiResult<()> {
+async fn write_runs(page: &mut Page, ports: &Ports) -> ApiResult<()> {
     let ledger = commands::ledger(ports, None, None).await?;
     page.family("sexton_runs", "gauge", "Ended runs in the history, by outcome.");
     for outcome in Outcome::ALL {
@@ -59,7 +59,7 @@ async fn runs(page: &mut Page, ports: &Ports) -> ApiResult<()> {
     Ok(())
 }
 
-pub fn sinks(page: &mut Page, statuses: &[Value]) {
+pub fn write_sinks(page: &mut Page, statuses: &[Value]) {
     let text = |status: &Value, name: &str| status[name].as_str().unwrap_or_default().to_owned();
     page.family("sexton_sink_working", "gauge", "1 when nothing fails, else 0.");
     for status in statuses {
@@ -67,7 +67,7 @@ pub fn sinks(page: &mut Page, statuses: &[Value]) {
         let working = status["state"] == "working";
         page.sample("sexton_sink_working", &[("sink", &name), ("type", &kind)], f64::from(u8::from(working)));
     }
-    for (field, metric, kind, help) in OF_SINKS {
+    for (field, metric, kind, help) in SINK_METRICS {
         page.family(metric, kind, help);
         for status in statuses {
             let labels = [("sink", &*text(status, "name")), ("type", &*text(status, "kind"))];
@@ -76,11 +76,11 @@ pub fn sinks(page: &mut Page, statuses: &[Value]) {
     }
 }
 
-async fn alerts(page: &mut Page, ports: &Ports) -> ApiResult<()> {
-    let (mut pending, mut looked_at, mut after) = (0, 0, None);
-    while looked_at < ALERTS_LOOKED_AT_MAX {
+async fn write_alerts(page: &mut Page, ports: &Ports) -> ApiResult<()> {
+    let (mut pending, mut checked, mut after) = (0, 0, None);
+    while checked < ALERTS_CHECKED_MAX {
         let found = ports.alerts.list(after.as_ref(), PAGE_ALERTS).await?;
-        looked_at += found.records.len();
+        checked += found.records.len();
         pending += found.records.iter().filter(|alert| alert.fate == Fate::Pending).count();
         after = found.next;
         if after.is_none() {
@@ -92,7 +92,7 @@ async fn alerts(page: &mut Page, ports: &Ports) -> ApiResult<()> {
     Ok(())
 }
 
-async fn runners(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()> {
+async fn write_runners(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()> {
     let beats = ports.settings.beats().await?;
     page.family("sexton_runner_running", "gauge", "Runs that a runner has running.");
     for beat in &beats {
@@ -100,21 +100,21 @@ async fn runners(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()
     }
     page.family("sexton_runner_beat_age_seconds", "gauge", "Since a runner last showed life.");
     for beat in &beats {
-        page.sample("sexton_runner_beat_age_seconds", &[("runner", &beat.runner)], age(beat.at, now));
+        page.sample("sexton_runner_beat_age_seconds", &[("runner", &beat.runner)], age_seconds(beat.at, now));
     }
     Ok(())
 }
 
 /// Absent until the scheduler has ticked once.
-async fn ticks(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()> {
+async fn write_ticks(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()> {
     if let Some(ticked_at) = scheduler::ticked_at(ports).await? {
         page.family("sexton_scheduler_tick_age_seconds", "gauge", "Since the scheduler last ticked to the end.");
-        page.sample("sexton_scheduler_tick_age_seconds", &[], age(ticked_at, now));
+        page.sample("sexton_scheduler_tick_age_seconds", &[], age_seconds(ticked_at, now));
     }
     Ok(())
 }
 
-fn age(at: Timestamp, now: Timestamp) -> f64 {
+fn age_seconds(at: Timestamp, now: Timestamp) -> f64 {
     now.duration_since(at).as_secs_f64().max(0.0)
 }
 
@@ -129,7 +129,8 @@ impl Page {
     }
 
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let labels: Vec<String> = labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escaped(text))).collect();
+        let labels: Vec<String> =
+            labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escape_label(text))).collect();
         match labels.is_empty() {
             true => self.text.push_str(&format!("{name} {value}\n")),
             false => self.text.push_str(&format!("{name}{{{}}} {value}\n", labels.join(","))),
@@ -138,7 +139,7 @@ impl Page {
 }
 
 /// As the text format wants a label's value: backslash, quote and line feed.
-fn escaped(text: &str) -> String {
+fn escape_label(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

@@ -12,7 +12,7 @@ use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
 
 use crate::fault::ApiFault;
-use crate::metrics::{CONTENT, Page, sinks as sink_samples};
+use crate::metrics::{Page, TEXT_FORMAT, write_sinks};
 use crate::{Sinks, access, overview};
 
 /// What the handlers work with. Cheap to clone.
@@ -33,7 +33,7 @@ pub fn runner_router(console: RunnerConsole) -> Router {
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(console.token.clone(), access::check))
         .route("/api/health", get(overview::health))
-        .fallback(elsewhere)
+        .fallback(not_found)
         .with_state(console)
 }
 
@@ -45,13 +45,13 @@ async fn metrics(State(console): State<RunnerConsole>) -> impl IntoResponse {
     let mut page = Page::default();
     page.family("sexton_runner_running", "gauge", "Runs that a runner has running.");
     page.sample("sexton_runner_running", &[("runner", &console.runner)], (console.running)() as f64);
-    sink_samples(&mut page, &console.sinks.status().await);
-    ([(CONTENT_TYPE, CONTENT)], page.text)
+    write_sinks(&mut page, &console.sinks.status().await);
+    ([(CONTENT_TYPE, TEXT_FORMAT)], page.text)
 }
 
-async fn elsewhere(uri: Uri) -> ApiFault {
+async fn not_found(uri: Uri) -> ApiFault {
     let path = uri.path();
-    ApiFault::missing(format!(
+    ApiFault::not_found(format!(
         "there is nothing at {path}: this is a runner, which knows its own sinks only; ask the installation, with --aws"
     ))
 }

@@ -17,10 +17,10 @@ const PAGE_RUNS_DEFAULT: usize = 100;
 /// Runs of one page at most: with excerpts, a few MiB.
 const PAGE_RUNS_MAX: usize = 1000;
 
-/// The longest that a question waits for the end of a run. Ours: shorter than the patience of proxies (60 s).
+/// The longest that a question waits for the end of a run. Ours: shorter than the wait of proxies (60 s).
 const WAIT_MAX: Duration = Duration::from_secs(50);
 /// How often the record is looked at meanwhile.
-const WAIT_STEP: Duration = Duration::from_millis(200);
+const WAIT_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Reports of one question.
 const REPORTS_MAX: usize = 1000;
@@ -66,17 +66,17 @@ pub struct ShowQuery {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reported {
+pub struct ReportsRequest {
     events: Vec<Event>,
 }
 
 /// Newest first.
 pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<RunPage>> {
     if query.job.is_some() && query.group.is_none() {
-        return Err(ApiFault::question("`job` goes with `group` only; give both"));
+        return Err(ApiFault::bad_request("`job` goes with `group` only; give both"));
     }
     let which = match (query.outcome, query.open) {
-        (Some(_), true) => return Err(ApiFault::question("a run that is open has no outcome; give one of the two")),
+        (Some(_), true) => return Err(ApiFault::bad_request("a run that is open has no outcome; give one of the two")),
         (Some(outcome), false) => Which::Ended(outcome),
         (None, true) => Which::Open,
         (None, false) => Which::All,
@@ -88,12 +88,12 @@ pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>
     let page = console.ports.runs.list(&wanted, cursor.as_ref(), most).await?;
     let mut runs = Vec::with_capacity(page.records.len());
     for stored in page.records {
-        runs.push(answer(&console, stored.record).await);
+        runs.push(run_answer(&console, stored.record).await);
     }
     Ok(Json(RunPage { runs, cursor: page.next }))
 }
 
-async fn answer(console: &Console, run: Run) -> RunAnswer {
+async fn run_answer(console: &Console, run: Run) -> RunAnswer {
     let undelivered = console.sinks.undelivered(&run.run_id).await;
     RunAnswer { run, undelivered }
 }
@@ -103,53 +103,53 @@ pub async fn show(
     Path(run_id): Path<String>,
     Query(query): Query<ShowQuery>,
 ) -> ApiResult<Json<RunAnswer>> {
-    let patience = Duration::from_secs(query.wait).min(WAIT_MAX);
-    let begun = tokio::time::Instant::now();
+    let wait = Duration::from_secs(query.wait).min(WAIT_MAX);
+    let started = tokio::time::Instant::now();
     loop {
-        let run = run_of(&console, &run_id).await?;
-        if !run.is_open() || begun.elapsed() >= patience {
-            return Ok(Json(answer(&console, run).await));
+        let run = find_run(&console, &run_id).await?;
+        if !run.is_open() || started.elapsed() >= wait {
+            return Ok(Json(run_answer(&console, run).await));
         }
-        tokio::time::sleep(WAIT_STEP).await;
+        tokio::time::sleep(WAIT_POLL_INTERVAL).await;
     }
 }
 
 pub async fn stop(State(console): State<Console>, Path(run_id): Path<String>) -> ApiResult<Json<Run>> {
-    Ok(Json(services::commands::stop(&console.ports, &valid(&run_id)?, console.now()).await?))
+    Ok(Json(services::commands::stop(&console.ports, &parse_run_id(&run_id)?, console.now()).await?))
 }
 
 /// Takes reports of runs that somebody else's scheduler started. Sending one twice is harmless.
 pub async fn report(
     State(console): State<Console>,
-    Json(reported): Json<Reported>,
+    Json(reported): Json<ReportsRequest>,
 ) -> ApiResult<Json<serde_json::Value>> {
     let count = reported.events.len();
     if count > REPORTS_MAX {
-        return Err(ApiFault::question(format!(
+        return Err(ApiFault::bad_request(format!(
             "{count} reports are more than {REPORTS_MAX}; send them in several calls"
         )));
     }
     if let Some(event) = reported.events.iter().find(|event| !RunId::is_valid(event.run_id.as_str())) {
-        return Err(not_a_run_id(event.run_id.as_str()));
+        return Err(invalid_run_id(event.run_id.as_str()));
     }
     console.ports.reports.send(&reported.events).await?;
     Ok(Json(serde_json::json!({ "accepted": count })))
 }
 
 /// The run of this name.
-pub(crate) async fn run_of(console: &Console, run_id: &str) -> ApiResult<Run> {
-    let run_id = valid(run_id)?;
+pub(crate) async fn find_run(console: &Console, run_id: &str) -> ApiResult<Run> {
+    let run_id = parse_run_id(run_id)?;
     let found = console.ports.runs.list(&RunQuery::named(&run_id), None, 1).await?;
     match found.records.into_iter().next() {
         Some(Stored { record, .. }) => Ok(record),
-        None => Err(ApiFault::missing(format!("no run {run_id}; `sexton runs` lists those that are kept"))),
+        None => Err(ApiFault::not_found(format!("no run {run_id}; `sexton runs` lists those that are kept"))),
     }
 }
 
-fn valid(run_id: &str) -> ApiResult<RunId> {
-    if RunId::is_valid(run_id) { Ok(RunId(run_id.to_owned())) } else { Err(not_a_run_id(run_id)) }
+fn parse_run_id(run_id: &str) -> ApiResult<RunId> {
+    if RunId::is_valid(run_id) { Ok(RunId(run_id.to_owned())) } else { Err(invalid_run_id(run_id)) }
 }
 
-fn not_a_run_id(text: &str) -> ApiFault {
-    ApiFault::question(format!("`{text}` is not the name of a run; write it like 20261123T075000Z-3f9a1c0e7b2d"))
+fn invalid_run_id(text: &str) -> ApiFault {
+    ApiFault::bad_request(format!("`{text}` is not the name of a run; write it like 20261123T075000Z-3f9a1c0e7b2d"))
 }

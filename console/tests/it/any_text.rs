@@ -7,7 +7,7 @@ use crate::server::Server;
 
 /// An input is `METHOD PATH`, and after the first newline the body.
 #[test]
-fn any_request_is_answered_and_none_is_the_servers_fault() {
+fn any_request_is_answered_without_a_server_error() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let server = runtime.block_on(Server::start());
     try_inputs("api", |input| {

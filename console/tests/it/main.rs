@@ -12,20 +12,20 @@ fn a_job(name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn only_health_is_told_without_the_token() {
+async fn only_health_needs_no_token() {
     let server = Server::start().await;
     for token in [None, Some("wrong"), Some("")] {
         for path in ["/api/jobs", "/api/runs", "/api/ledger", "/api/sinks", "/api/alerts", "/metrics"] {
-            let (status, body) = server.ask_as(token, Method::GET, path, None).await;
+            let (status, body) = server.send_as(token, Method::GET, path, None).await;
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
-            assert!(body["error"].as_str().is_some_and(|says| says.contains("token")), "{body}");
+            assert!(body["error"].as_str().is_some_and(|message| message.contains("token")), "{body}");
         }
-        assert_eq!(server.ask_as(token, Method::GET, "/api/health", None).await.0, StatusCode::OK);
+        assert_eq!(server.send_as(token, Method::GET, "/api/health", None).await.0, StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn every_fault_is_json_with_a_status_that_says_whose_it_is() {
+async fn every_fault_is_json_with_a_status_of_its_class() {
     let server = Server::start().await;
     let cases = [
         (Method::GET, "/api/nothing", None, StatusCode::NOT_FOUND),
@@ -49,42 +49,42 @@ async fn every_fault_is_json_with_a_status_that_says_whose_it_is() {
         ),
     ];
     for (method, path, body, expected) in cases {
-        let (status, answer) = server.ask(method.clone(), path, body).await;
+        let (status, answer) = server.send(method.clone(), path, body).await;
         assert_eq!(status, expected, "{method} {path}: {answer}");
-        assert!(answer["error"].as_str().is_some_and(|says| !says.is_empty()), "{method} {path}: {answer}");
+        assert!(answer["error"].as_str().is_some_and(|message| !message.is_empty()), "{method} {path}: {answer}");
     }
 }
 
 #[tokio::test]
 async fn a_job_is_stored_paused_resumed_run_and_removed() {
     let server = Server::start().await;
-    server.good(Method::PUT, "/api/jobs/db/dump", Some(a_job("dump"))).await;
-    let shown = server.good(Method::GET, "/api/jobs/db/dump", None).await;
+    server.send_ok(Method::PUT, "/api/jobs/db/dump", Some(a_job("dump"))).await;
+    let shown = server.send_ok(Method::GET, "/api/jobs/db/dump", None).await;
     // The clock of the server stands at 2026-11-23T12:00:00Z.
     assert_eq!((&shown["zone"], &shown["next"]), (&json!("Europe/Paris"), &json!("2026-11-24T01:00:00Z")));
 
-    let paused = server.good(Method::POST, "/api/jobs/db/dump/pause", Some(json!({ "why": "disk" }))).await;
+    let paused = server.send_ok(Method::POST, "/api/jobs/db/dump/pause", Some(json!({ "why": "disk" }))).await;
     assert_eq!(paused["paused"]["why"], "disk");
-    let jobs = server.good(Method::GET, "/api/jobs?group=db", None).await;
+    let jobs = server.send_ok(Method::GET, "/api/jobs?group=db", None).await;
     assert_eq!((jobs["jobs"].as_array().map(Vec::len), &jobs["jobs"][0]["next"]), (Some(1), &Value::Null));
-    server.good(Method::POST, "/api/jobs/db/dump/resume", None).await;
+    server.send_ok(Method::POST, "/api/jobs/db/dump/resume", None).await;
 
-    let run = server.good(Method::POST, "/api/jobs/db/dump/run", None).await;
+    let run = server.send_ok(Method::POST, "/api/jobs/db/dump/run", None).await;
     assert_eq!((&run["trigger"], &run["state"]), (&json!("manual"), &json!("scheduled")));
     let run_id = run["run_id"].as_str().expect("a name").to_owned();
-    let runs = server.good(Method::GET, "/api/runs?group=db&job=dump&open=true", None).await;
+    let runs = server.send_ok(Method::GET, "/api/runs?group=db&job=dump&open=true", None).await;
     assert_eq!(runs["runs"][0]["run_id"], run["run_id"]);
-    let (status, _) = server.ask(Method::GET, &format!("/api/runs/{run_id}/logs"), None).await;
+    let (status, _) = server.send(Method::GET, &format!("/api/runs/{run_id}/logs"), None).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
-    let stopped = server.good(Method::POST, &format!("/api/runs/{run_id}/stop"), None).await;
+    let stopped = server.send_ok(Method::POST, &format!("/api/runs/{run_id}/stop"), None).await;
     assert_eq!(stopped["outcome"], "stopped");
-    let (status, _) = server.ask(Method::POST, &format!("/api/runs/{run_id}/stop"), None).await;
+    let (status, _) = server.send(Method::POST, &format!("/api/runs/{run_id}/stop"), None).await;
     assert_eq!(status, StatusCode::CONFLICT);
-    let ledger = server.good(Method::GET, "/api/ledger", None).await;
+    let ledger = server.send_ok(Method::GET, "/api/ledger", None).await;
     assert_eq!(ledger, json!({ "scheduled": 1, "outcomes": { "stopped": 1 }, "open": 0, "adds_up": true }));
 
-    server.good(Method::DELETE, "/api/jobs/db/dump", None).await;
-    assert_eq!(server.ask(Method::GET, "/api/jobs/db/dump", None).await.0, StatusCode::NOT_FOUND);
+    server.send_ok(Method::DELETE, "/api/jobs/db/dump", None).await;
+    assert_eq!(server.send(Method::GET, "/api/jobs/db/dump", None).await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -92,50 +92,50 @@ async fn a_file_is_applied_with_its_difference_and_a_dry_run_changes_nothing() {
     let server = Server::start().await;
     let apply = |jobs: Vec<Value>, prune: bool, dry_run: bool| json!({ "jobs": jobs, "source": "/etc/jobs.toml", "prune": prune, "dry_run": dry_run });
     let first = apply(vec![a_job("a"), a_job("b")], false, false);
-    assert_eq!(server.good(Method::POST, "/api/apply", Some(first)).await["added"], json!(["db/a", "db/b"]));
+    assert_eq!(server.send_ok(Method::POST, "/api/apply", Some(first)).await["added"], json!(["db/a", "db/b"]));
     let pruning = |dry_run| apply(vec![a_job("b"), a_job("c")], true, dry_run);
     let expected = json!({
         "added": ["db/c"], "changed": [], "removed": ["db/a"], "left": [], "taken_over": [], "unchanged": 1, "dry_run": true,
     });
-    assert_eq!(server.good(Method::POST, "/api/apply", Some(pruning(true))).await, expected);
+    assert_eq!(server.send_ok(Method::POST, "/api/apply", Some(pruning(true))).await, expected);
     let names = |jobs: Value| -> Vec<Value> {
         jobs["jobs"].as_array().expect("jobs").iter().map(|job| job["name"].clone()).collect()
     };
-    assert_eq!(names(server.good(Method::GET, "/api/jobs", None).await), ["a", "b"]);
-    server.good(Method::POST, "/api/apply", Some(pruning(false))).await;
-    assert_eq!(names(server.good(Method::GET, "/api/jobs", None).await), ["b", "c"]);
+    assert_eq!(names(server.send_ok(Method::GET, "/api/jobs", None).await), ["a", "b"]);
+    server.send_ok(Method::POST, "/api/apply", Some(pruning(false))).await;
+    assert_eq!(names(server.send_ok(Method::GET, "/api/jobs", None).await), ["b", "c"]);
 }
 
 #[tokio::test]
-async fn maintenance_is_begun_and_ended() {
+async fn maintenance_starts_and_ends() {
     let server = Server::start().await;
     let on = json!({ "on": true, "group": "db", "why": "upgrade", "catch_up": "once" });
-    let answer = server.good(Method::POST, "/api/maintenance", Some(on)).await;
+    let answer = server.send_ok(Method::POST, "/api/maintenance", Some(on)).await;
     assert_eq!((&answer["windows"][0]["why"], &answer["windows"][0]["catch_up"]), (&json!("upgrade"), &json!("once")));
     let off = json!({ "on": false, "group": "db" });
-    let answer = server.good(Method::POST, "/api/maintenance", Some(off)).await;
+    let answer = server.send_ok(Method::POST, "/api/maintenance", Some(off)).await;
     assert_eq!((&answer["ended"], &answer["windows"]), (&json!(1), &json!([])));
 }
 
 #[tokio::test]
-async fn logs_come_byte_for_byte_and_a_fault_in_the_middle_is_seen() {
+async fn logs_are_exact_bytes_and_a_fault_midway_breaks_the_answer() {
     let server = Server::start().await;
-    server.good(Method::PUT, "/api/jobs/db/dump", Some(a_job("dump"))).await;
-    let run = server.good(Method::POST, "/api/jobs/db/dump/run", None).await;
+    server.send_ok(Method::PUT, "/api/jobs/db/dump", Some(a_job("dump"))).await;
+    let run = server.send_ok(Method::POST, "/api/jobs/db/dump/run", None).await;
     let path = format!("/api/runs/{}/logs", run["run_id"].as_str().expect("a name"));
     server.print(vec![Ok(b"\x00\xffone\n".to_vec()), Ok(b"two".to_vec())]);
-    assert_eq!(server.bytes(&path).await.expect("whole"), b"\x00\xffone\ntwo");
+    assert_eq!(server.read_bytes(&path).await.expect("whole"), b"\x00\xffone\ntwo");
     server.print(vec![Ok(b"one\n".to_vec()), Err("the disk is gone".to_owned())]);
-    assert!(server.bytes(&path).await.is_err(), "a reader must see that the answer is not whole");
+    assert!(server.read_bytes(&path).await.is_err(), "a reader must see that the answer is not whole");
     for query in ["?stream=stdout&timestamps=true&follow=true", "?stream=stderr"] {
         server.print(vec![Ok(query.as_bytes().to_vec())]);
-        assert_eq!(server.bytes(&format!("{path}{query}")).await.expect("whole"), query.as_bytes());
+        assert_eq!(server.read_bytes(&format!("{path}{query}")).await.expect("whole"), query.as_bytes());
     }
-    assert_eq!(server.ask(Method::GET, &format!("{path}?stream=stdin"), None).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(server.send(Method::GET, &format!("{path}?stream=stdin"), None).await.0, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
-async fn a_report_from_elsewhere_is_accepted_once_however_often_it_is_sent() {
+async fn a_report_of_another_scheduler_is_accepted_each_time_it_is_sent() {
     let server = Server::start().await;
     let event = json!({
         "version": 1, "run_id": "20261123T075000Z-3f9a1c0e7b2d", "group": "x", "job": "y", "attempt": 1,
@@ -143,23 +143,23 @@ async fn a_report_from_elsewhere_is_accepted_once_however_often_it_is_sent() {
         "event": "started", "pid": 1, "command": "true",
     });
     for _ in 0..2 {
-        let answer = server.good(Method::POST, "/api/reports", Some(json!({ "events": [event] }))).await;
+        let answer = server.send_ok(Method::POST, "/api/reports", Some(json!({ "events": [event] }))).await;
         assert_eq!(answer, json!({ "accepted": 1 }));
     }
     let mut evil = event;
     evil["run_id"] = json!("../../etc/passwd");
     assert_eq!(
-        server.ask(Method::POST, "/api/reports", Some(json!({ "events": [evil] }))).await.0,
+        server.send(Method::POST, "/api/reports", Some(json!({ "events": [evil] }))).await.0,
         StatusCode::BAD_REQUEST
     );
 }
 
 #[tokio::test]
-async fn the_numbers_are_there_for_prometheus() {
+async fn metrics_are_in_the_text_format_of_prometheus() {
     let server = Server::start().await;
-    server.good(Method::PUT, "/api/jobs/db/a", Some(a_job("a"))).await;
-    server.good(Method::POST, "/api/jobs/db/a/run", None).await;
-    let page = String::from_utf8(server.bytes("/metrics").await.expect("answered")).expect("text");
+    server.send_ok(Method::PUT, "/api/jobs/db/a", Some(a_job("a"))).await;
+    server.send_ok(Method::POST, "/api/jobs/db/a/run", None).await;
+    let page = String::from_utf8(server.read_bytes("/metrics").await.expect("answered")).expect("text");
     for line in [
         "# TYPE sexton_runs gauge",
         "sexton_runs{outcome=\"failed\"} 0",

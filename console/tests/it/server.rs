@@ -1,4 +1,4 @@
-//! The console on a free port, over a database of its own; the output of runs is what the test says.
+//! The console on a free port, over a database of its own; the output of runs is what the test message.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 const TOKEN: &str = "token-of-this-test";
 
-type Pieces = Vec<Result<Vec<u8>, String>>;
+type BodyChunks = Vec<Result<Vec<u8>, String>>;
 
 #[derive(Clone, Default)]
-struct Printed(Arc<Mutex<Option<Pieces>>>);
+struct Printed(Arc<Mutex<Option<BodyChunks>>>);
 
 #[async_trait]
 impl Logs for Printed {
@@ -76,12 +76,12 @@ impl Server {
     }
 
     /// What the next question for output is answered with.
-    pub fn print(&self, pieces: Pieces) {
+    pub fn print(&self, pieces: BodyChunks) {
         *self.printed.0.lock().expect("not poisoned") = Some(pieces);
     }
 
-    pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        self.ask_as(Some(TOKEN), method, path, body).await
+    pub async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        self.send_as(Some(TOKEN), method, path, body).await
     }
 
     /// The status of the answer to a request with any body in the name of JSON; `None` when the path makes no URL.
@@ -94,7 +94,7 @@ impl Server {
         Some(status)
     }
 
-    pub async fn ask_as(
+    pub async fn send_as(
         &self,
         token: Option<&str>,
         method: Method,
@@ -115,13 +115,13 @@ impl Server {
     }
 
     /// The answer to a question that must be answered well.
-    pub async fn good(&self, method: Method, path: &str, body: Option<Value>) -> Value {
-        let (status, answer) = self.ask(method.clone(), path, body).await;
+    pub async fn send_ok(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let (status, answer) = self.send(method.clone(), path, body).await;
         assert!(status.is_success(), "{method} {path}: {status} {answer}");
         answer
     }
 
-    pub async fn bytes(&self, path: &str) -> reqwest::Result<Vec<u8>> {
+    pub async fn read_bytes(&self, path: &str) -> reqwest::Result<Vec<u8>> {
         let response = self.http.get(format!("{}{path}", self.url)).bearer_auth(TOKEN).send().await?;
         Ok(response.error_for_status()?.bytes().await?.to_vec())
     }
