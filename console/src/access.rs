@@ -1,4 +1,4 @@
-//! Who may ask: whoever has the token. One token, all or nothing.
+//! Checks the bearer token of every request. There is one token, and it permits everything.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub async fn check(State(token): State<Arc<str>>, request: Request, next: Next) 
     Ok(next.run(request).await)
 }
 
-/// Takes as long for a token that is right in its first bytes as for one that is wrong from the start.
+/// Compares in constant time, so that the time of an answer does not show how many leading bytes are correct.
 fn is_equal(given: &[u8], token: &[u8]) -> bool {
     let differences = given.iter().zip(token).fold(0, |seen, (one, other)| std::hint::black_box(seen | (one ^ other)));
     !token.is_empty() && given.len() == token.len() && differences == 0

@@ -1,4 +1,4 @@
-//! Faults as the API tells them: `{"error": "one lower-case sentence"}` and a status that says whose fault it is.
+//! Faults of the API: a status and `{"error": "one lower-case sentence"}`. 4xx: the request; 5xx: the server.
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -19,32 +19,34 @@ pub struct ApiFault {
 pub type ApiResult<T> = Result<T, ApiFault>;
 
 impl ApiFault {
-    /// The question cannot be understood.
+    /// 400: the request cannot be parsed.
     pub fn bad_request(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
-    /// What it is about does not exist.
+    /// 404: the path, job or run does not exist.
     pub fn not_found(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::NOT_FOUND, message: message.into() }
     }
 
-    /// It was understood and cannot be: the job is faulty.
+    /// 422: the request was parsed, but its job has faults.
     pub fn unprocessable(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::UNPROCESSABLE_ENTITY, message: message.into() }
     }
 
-    /// Not as things stand; later perhaps.
+    /// 409: refused in the current state; the same request may succeed later.
     pub fn conflict(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::CONFLICT, message: message.into() }
     }
 
+    /// 500: a failure of the server.
     pub fn internal(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() }
     }
 
+    /// 401: no token, or a wrong one.
     pub fn unauthorized() -> ApiFault {
-        let message = "the token is missing or not the right one; send `Authorization: Bearer` with the one in the state directory";
+        let message = "token missing or invalid; send `Authorization: Bearer` with the token in the state directory";
         ApiFault { status: StatusCode::UNAUTHORIZED, message: message.to_owned() }
     }
 }
@@ -87,13 +89,13 @@ impl From<QueryRejection> for ApiFault {
 impl IntoResponse for ApiFault {
     fn into_response(self) -> Response {
         if self.status.is_server_error() {
-            tracing::warn!(status = self.status.as_u16(), "a question could not be answered: {}", self.message);
+            tracing::warn!(status = self.status.as_u16(), "request failed: {}", self.message);
         }
         (self.status, axum::Json(json!({ "error": self.message }))).into_response()
     }
 }
 
-/// Bodies and parameters whose faults are told as all others are.
+/// A JSON body; its faults have the form of all other faults.
 pub struct Json<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
@@ -111,6 +113,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
+/// Query parameters; their faults have the form of all other faults.
 pub struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
@@ -123,10 +126,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 }
 
 pub async fn no_such_path(uri: Uri) -> ApiFault {
-    ApiFault::not_found(format!("there is nothing at {}", uri.path()))
+    ApiFault::not_found(format!("no such path {}", uri.path()))
 }
 
 pub async fn no_such_method(method: Method, uri: Uri) -> ApiFault {
-    let message = format!("{method} does not go with {}", uri.path());
+    let message = format!("method {method} is not allowed for {}", uri.path());
     ApiFault { status: StatusCode::METHOD_NOT_ALLOWED, message }
 }

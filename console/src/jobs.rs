@@ -1,4 +1,4 @@
-//! `/api/jobs` and `/api/apply`: the jobs, one job and what can be done to it, and a whole file of them.
+//! `/api/jobs` and `/api/apply`: lists and changes jobs, one at a time or as a whole file.
 
 use axum::extract::{Path, State};
 use domain::fault::nearest;
@@ -14,9 +14,9 @@ use services::commands::{self, Apply};
 use crate::Console;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
 
-/// Jobs read from the store at a time.
+/// Jobs per read of the store.
 const PAGE_JOBS: usize = 1000;
-/// Jobs of one file.
+/// Jobs of one request. Chosen, not measured; the body limit of 32 MiB is usually reached first.
 const APPLY_JOBS_MAX: usize = 200_000;
 
 #[derive(Debug, Deserialize)]
@@ -30,7 +30,7 @@ pub struct JobList {
     jobs: Vec<JobRecord>,
 }
 
-/// A job as it is stored, with what follows from it.
+/// A stored job and its next firing.
 #[derive(Debug, Serialize)]
 pub struct JobRecord {
     #[serde(flatten)]
@@ -41,7 +41,7 @@ pub struct JobRecord {
     /// Why the record cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
-    /// When it fires next; null when it does not.
+    /// The next nominal time; null when there is none.
     next: Option<Timestamp>,
 }
 
@@ -75,7 +75,7 @@ pub struct PauseRequest {
 #[serde(deny_unknown_fields)]
 pub struct ApplyRequest {
     jobs: Vec<Value>,
-    /// The file, by the same name at each call.
+    /// Name of the file, equal in each call for the same file.
     source: String,
     #[serde(default)]
     prune: bool,
@@ -89,9 +89,9 @@ pub struct DifferenceRecord {
     added: Vec<String>,
     changed: Vec<String>,
     removed: Vec<String>,
-    /// No longer in the file, and kept, as nobody asked to prune.
+    /// No longer in the file, and kept because `prune` is false.
     left: Vec<String>,
-    /// Of another file, or of none, until now.
+    /// Came from another file or from none until now.
     taken_over: Vec<String>,
     unchanged: usize,
     dry_run: bool,
@@ -124,7 +124,7 @@ pub async fn put(
     let job = parse_job(record)?;
     if job.key() != key {
         return Err(ApiFault::bad_request(format!(
-            "the job calls itself {}, and the address {key}; make them the same",
+            "the body names the job {}, but the path names {key}; make them equal",
             job.key()
         )));
     }
@@ -160,7 +160,7 @@ pub async fn run(State(console): State<Console>, Path(path): Path<(String, Strin
     Ok(Json(run))
 }
 
-/// All or nothing where the file is faulty: every job is checked before the first is stored.
+/// Applies all jobs or, when one has a fault, none: every job is checked before the first is stored.
 pub async fn apply(
     State(console): State<Console>,
     Json(request): Json<ApplyRequest>,
@@ -192,7 +192,7 @@ fn job_key((group, name): (String, String)) -> JobKey {
     JobKey::new(group, name)
 }
 
-/// The fields of a job, and `next`, which is told with it and may come back.
+/// The fields of a job, and `next`: clients may send back what they have read.
 const FIELDS: [&str; 29] = [
     "group",
     "name",
@@ -225,7 +225,7 @@ const FIELDS: [&str; 29] = [
     "next",
 ];
 
-/// Reads a job; a field that no job has is a fault, as in a file.
+/// Parses a job. An unknown field is a fault, as in a file.
 fn parse_job(record: Value) -> ApiResult<Job> {
     let unknown = record.as_object().and_then(|fields| fields.keys().find(|name| !FIELDS.contains(&name.as_str())));
     if let Some(name) = unknown {

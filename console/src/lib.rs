@@ -1,21 +1,33 @@
-//! The API: JSON over HTTP for `sexton`'s subcommands, scripts and pages. Served by `sexton up`.
+//! The JSON API over HTTP, for the subcommands of `sexton`, scripts and web pages. `sexton up` serves it, and so does a
+//! Lambda on AWS; `--aws` calls the same router inside the command's process.
 //!
-//! Every question but `/api/health` needs the token as `Authorization: Bearer`. Every fault is `{"error": "..."}` with a
-//! status that says whose it is. Handlers decode, call a service or a port, encode; nothing is decided here, and nothing
-//! is read from a runner's disk but through [`Logs`] and [`Sinks`].
+//! Every request except `/api/health` needs the token as `Authorization: Bearer`. Every fault is `{"error": "..."}`.
+//! Handlers decode, call a service or a port, and encode.
+//!
+//! | type | purpose |
+//! |---|---|
+//! | [`Console`] | the dependencies of the handlers: ports, logs, sinks, token, clock |
+//! | [`router`] | all routes of an installation |
+//! | [`RunnerConsole`], [`runner_router`] | the routes of a single runner: its sinks and metrics |
+//! | [`Logs`], [`Sinks`] | what the process that serves the API knows of output and sinks |
+//!
+//! This crate decides nothing: rules and state changes are in `services`. It never reads a runner's disk itself.
+//!
+//! # Routes
 //!
 //! | path | |
 //! |---|---|
-//! | `GET /api/health` | alive, and of which version |
-//! | `GET /api/jobs`, `GET PUT DELETE /api/jobs/{group}/{name}`, `POST .../pause`, `.../resume`, `.../run` | `jobs.rs` |
+//! | `GET /api/health` | status and version |
+//! | `GET /api/jobs`, `GET PUT DELETE /api/jobs/{group}/{name}` | `jobs.rs` |
+//! | `POST /api/jobs/{group}/{name}/pause`, `.../resume`, `.../run` | `jobs.rs` |
 //! | `POST /api/apply` | `jobs.rs` |
 //! | `GET /api/runs`, `GET /api/runs/{id}?wait=`, `POST .../stop` | `runs.rs` |
 //! | `GET /api/runs/{id}/logs?stream=&timestamps=&follow=` | `logs.rs` |
 //! | `POST /api/reports` | `runs.rs` |
 //! | `POST /api/maintenance`, `GET /api/ledger`, `/api/sinks`, `/api/alerts` | `overview.rs` |
 //! | `GET /metrics` | `metrics.rs`: Prometheus text, with the same token |
-//!
-//! A runner that stands alone serves what it knows itself: `runner.rs`.
+
+#![warn(missing_docs)]
 
 mod access;
 mod fault;
@@ -41,54 +53,63 @@ use serde::{Deserialize, Serialize};
 pub use logs::{LogChunks, LogOutput, LogQuery, REMOVED_LINES};
 pub use runner::{RunnerConsole, runner_router};
 
-/// Bytes of a question's body. Ours: a crontab of a hundred thousand lines fits.
+/// Largest request body. Chosen: a crontab of 100,000 lines fits.
 pub const BODY_BYTES_MAX: usize = 32 << 20;
 
-/// The output of runs, as whoever keeps it gives it out.
+/// Reads the output of runs from the place where it is kept.
 #[async_trait]
 pub trait Logs: Send + Sync {
-    /// The output of a run, byte for byte; with `follow` until the run is over. `None`: no output of it is kept here.
+    /// Returns the output of a run, byte for byte; with `follow` until the run ends. `None`: no output of it is kept
+    /// here.
     ///
     /// # Errors
     /// One lower-case sentence.
     async fn read(&self, run: &Run, query: LogQuery) -> Result<Option<LogOutput>, String>;
 }
 
-/// A sink that has not taken all of a run yet.
+/// A sink that has not yet accepted all lines of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Undelivered {
+    /// Name of the sink.
     pub sink: String,
+    /// Lines that the sink has not accepted.
     pub lines: u64,
-    /// In the spool, where each line has a head of some 40 bytes.
+    /// Their bytes in the spool, where each line has a head of about 40 bytes.
     pub bytes: u64,
 }
 
-/// How far the sinks are.
+/// Reports the delivery state of the sinks.
 #[async_trait]
 pub trait Sinks: Send + Sync {
-    /// One JSON object a sink, as its engine tells it.
+    /// Returns one JSON object per sink, as its delivery engine reports it.
     async fn status(&self) -> Vec<serde_json::Value>;
 
-    /// The sinks that lack lines of this run. None where the runners are elsewhere, and nothing is known of theirs.
+    /// Returns the sinks that lack lines of this run; none when the runners are other processes, whose sinks are
+    /// unknown here.
     async fn undelivered(&self, _run_id: &RunId) -> Vec<Undelivered> {
         Vec::new()
     }
 }
 
-/// What tells the time; tests step it.
+/// Returns the current time. Tests pass one that they step.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// What the handlers work with. Cheap to clone.
+/// The dependencies of the handlers. Cheap to clone.
 #[derive(Clone)]
 pub struct Console {
+    /// The store and the queues.
     pub ports: Ports,
+    /// The output of runs.
     pub logs: Arc<dyn Logs>,
+    /// The sinks of this process.
     pub sinks: Arc<dyn Sinks>,
+    /// The bearer token; an empty one refuses every request.
     pub token: Arc<str>,
+    /// The current time.
     pub clock: Clock,
-    /// Six bytes that name a run which nobody scheduled.
+    /// Six random bytes, for the name of a manual run.
     pub random: Arc<dyn Fn() -> [u8; 6] + Send + Sync>,
-    /// Called when something may be due earlier than the scheduler's loop believes.
+    /// Called when an entry may be due before the scheduler's next tick.
     pub nudge: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -98,7 +119,7 @@ impl Console {
     }
 }
 
-/// All routes.
+/// All routes of an installation.
 pub fn router(console: Console) -> Router {
     let guarded = Router::new()
         .route("/jobs", get(jobs::list))

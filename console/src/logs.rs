@@ -1,4 +1,4 @@
-//! `GET /api/runs/{id}/logs`: what a run printed, as it is read. Bounded memory: a slow reader slows the reading down.
+//! `GET /api/runs/{id}/logs`: streams the output of a run. Memory is bounded: a slow client slows the reading down.
 
 use std::io;
 use std::pin::Pin;
@@ -18,35 +18,36 @@ use crate::Console;
 use crate::fault::{ApiFault, ApiResult, Query};
 use crate::runs::find_run;
 
-/// Pieces of output on their way; a few at most. An error ends the answer without its proper end, so that whoever reads
-/// it knows that it is not whole.
+/// Chunks of output between reader and client. An error breaks the answer off without its final chunk, so the client
+/// knows that it is incomplete.
 pub type LogChunks = mpsc::Receiver<io::Result<Bytes>>;
 
-/// The answer's header that says how many lines at the beginning of the run's output are not kept any more, when there are
-/// any. With `timestamps`, and for what is lost later, a line of its own stands in the output instead: `[sexton: ...]`.
+/// Response header with the number of lines at the start of the output that retention deleted; absent when there are
+/// none. With `timestamps`, and for lines dropped later, a line `[sexton: ...]` is in the output instead.
 pub const REMOVED_LINES: &str = "x-sexton-removed-lines";
 
-/// The output of a run on its way out.
+/// The output of a run, for one client.
 #[derive(Debug)]
 pub struct LogOutput {
+    /// The bytes to send.
     pub chunks: LogChunks,
-    /// Lines before the first chunk that are not kept any more and that no chunk tells of.
+    /// Lines before the first chunk that retention deleted and that no chunk mentions.
     pub removed_lines: u64,
 }
 
-/// How often it is looked whether a followed run has started.
+/// Poll interval while a followed run has not started. Chosen, not measured.
 const START_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Which part of a run's output, and how it is shown.
+/// Selects a part of a run's output and its format.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogQuery {
-    /// Both when absent.
+    /// Only this stream; both when absent.
     pub stream: Option<Stream>,
-    /// Before each line, when it was captured, and a space.
+    /// Prefix each line with its capture time and stream.
     #[serde(default)]
     pub timestamps: bool,
-    /// Goes on until the run is over.
+    /// Continue until the run ends.
     #[serde(default)]
     pub follow: bool,
 }
@@ -60,7 +61,7 @@ pub async fn read(
         Some(LogOutput { chunks, removed_lines }) => Ok((
             (removed_lines > 0).then_some([(REMOVED_LINES, removed_lines.to_string())]),
             [
-                // Bytes of a job: never to be taken for a page.
+                // A browser must never interpret a job's output as a page.
                 (CONTENT_TYPE, "text/plain; charset=utf-8"),
                 (X_CONTENT_TYPE_OPTIONS, "nosniff"),
                 (CACHE_CONTROL, "no-store"),
@@ -68,11 +69,13 @@ pub async fn read(
             Body::from_stream(Chunks(chunks)),
         )
             .into_response()),
-        None => Err(ApiFault::not_found(format!("no output of {run_id} is kept here (any more, or yet)"))),
+        None => Err(ApiFault::not_found(format!(
+            "no output of {run_id} is kept here: it has not started, or retention deleted it"
+        ))),
     }
 }
 
-/// Whoever follows a run that has not started waits for its beginning, or for an end without one.
+/// With `follow`, waits until the run starts, or ends without a start.
 async fn open(console: &Console, run_id: &str, query: LogQuery) -> ApiResult<Option<LogOutput>> {
     loop {
         let run = find_run(console, run_id).await?;

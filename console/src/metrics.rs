@@ -1,4 +1,4 @@
-//! `GET /metrics`: the same numbers for Prometheus, in its text format 0.0.4. Needs the token as every question does
+//! `GET /metrics`: numbers for Prometheus, in its text format 0.0.4. Needs the token like every request
 //! (`authorization: { credentials_file: ... }` in a scrape configuration).
 
 use axum::extract::State;
@@ -16,17 +16,17 @@ use crate::fault::ApiResult;
 
 pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Pending alerts are looked for among so many of the latest.
+/// Pending alerts are counted among this many of the latest alerts, so that a scrape has a bounded cost.
 const ALERTS_CHECKED_MAX: usize = 5000;
 const PAGE_ALERTS: usize = 1000;
 
 /// Name in a sink's status, name of the metric, type, help.
 const SINK_METRICS: [(&str, &str, &str, &str); 9] = [
-    ("lag_lines", "sexton_sink_lag_lines", "gauge", "Lines not yet taken by the other side."),
-    ("lag_bytes", "sexton_sink_lag_bytes", "gauge", "Bytes not yet taken by the other side."),
-    ("lag_seconds", "sexton_sink_lag_seconds", "gauge", "Age of the oldest line not yet taken."),
-    ("unconfirmed_lines", "sexton_sink_unconfirmed_lines", "gauge", "Lines taken and still kept here for a while."),
-    ("rate_lines_per_second", "sexton_sink_lines_per_second", "gauge", "Lines delivered a second, of late."),
+    ("lag_lines", "sexton_sink_lag_lines", "gauge", "Lines that the receiver has not yet accepted."),
+    ("lag_bytes", "sexton_sink_lag_bytes", "gauge", "Bytes that the receiver has not yet accepted."),
+    ("lag_seconds", "sexton_sink_lag_seconds", "gauge", "Age of the oldest line not yet accepted."),
+    ("unconfirmed_lines", "sexton_sink_unconfirmed_lines", "gauge", "Lines accepted but not yet confirmed."),
+    ("rate_lines_per_second", "sexton_sink_lines_per_second", "gauge", "Recent delivery rate."),
     ("delivered_lines", "sexton_sink_delivered_lines_total", "counter", "Lines delivered since the start."),
     ("dropped_lines", "sexton_sink_dropped_lines_total", "counter", "Lines older than max_age, not sent."),
     ("dropped_bytes", "sexton_sink_dropped_bytes_total", "counter", "Bytes of lines older than max_age, not sent."),
@@ -34,7 +34,7 @@ const SINK_METRICS: [(&str, &str, &str, &str); 9] = [
         "refused_records",
         "sexton_sink_refused_records_total",
         "counter",
-        "Records that the other side refused for good.",
+        "Records that the receiver refused permanently.",
     ),
 ];
 
@@ -87,28 +87,28 @@ async fn write_alerts(page: &mut Page, ports: &Ports) -> ApiResult<()> {
             break;
         }
     }
-    page.family("sexton_alerts_pending", "gauge", "Alerts among the latest 5000 that nobody was told of yet.");
+    page.family("sexton_alerts_pending", "gauge", "Alerts not yet sent (latest 5000).");
     page.sample("sexton_alerts_pending", &[], pending as f64);
     Ok(())
 }
 
 async fn write_runners(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()> {
     let beats = ports.settings.beats().await?;
-    page.family("sexton_runner_running", "gauge", "Runs that a runner has running.");
+    page.family("sexton_runner_running", "gauge", "Running runs of a runner.");
     for beat in &beats {
         page.sample("sexton_runner_running", &[("runner", &beat.runner)], f64::from(beat.running));
     }
-    page.family("sexton_runner_beat_age_seconds", "gauge", "Since a runner last showed life.");
+    page.family("sexton_runner_beat_age_seconds", "gauge", "Age of the runner's last heartbeat.");
     for beat in &beats {
         page.sample("sexton_runner_beat_age_seconds", &[("runner", &beat.runner)], age_seconds(beat.at, now));
     }
     Ok(())
 }
 
-/// Absent until the scheduler has ticked once.
+/// Absent until the first complete tick of the scheduler.
 async fn write_ticks(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()> {
     if let Some(ticked_at) = scheduler::ticked_at(ports).await? {
-        page.family("sexton_scheduler_tick_age_seconds", "gauge", "Since the scheduler last ticked to the end.");
+        page.family("sexton_scheduler_tick_age_seconds", "gauge", "Time since the scheduler's last complete tick.");
         page.sample("sexton_scheduler_tick_age_seconds", &[], age_seconds(ticked_at, now));
     }
     Ok(())
@@ -138,7 +138,7 @@ impl Page {
     }
 }
 
-/// As the text format wants a label's value: backslash, quote and line feed.
+/// Escapes a label's value as the text format requires: backslash, quote and line feed.
 fn escape_label(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

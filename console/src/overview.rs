@@ -1,4 +1,4 @@
-//! `/api/health`, `/api/maintenance`, `/api/ledger`, `/api/sinks`, `/api/alerts`: the whole at a glance.
+//! `/api/health`, `/api/maintenance`, `/api/ledger`, `/api/sinks`, `/api/alerts`: the state of the whole installation.
 
 use axum::extract::State;
 use domain::alert::Transition;
@@ -16,7 +16,7 @@ use crate::fault::{ApiResult, Json, Query};
 const PAGE_ALERTS_DEFAULT: usize = 100;
 const PAGE_ALERTS_MAX: usize = 1000;
 
-/// Says nothing that needs a token.
+/// Needs no token, so it returns only status and version.
 pub async fn health() -> Json<Value> {
     Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
 }
@@ -29,7 +29,7 @@ pub struct MaintenanceRequest {
     until: Option<Timestamp>,
     #[serde(default)]
     why: String,
-    /// What is not fired meanwhile is skipped unless this says otherwise.
+    /// Policy for firings during the window; default `skip`.
     catch_up: Option<CatchUp>,
 }
 
@@ -83,11 +83,11 @@ pub struct AlertsQuery {
 #[derive(Debug, Serialize)]
 pub struct AlertPage {
     alerts: Vec<Transition>,
-    /// Where the next page begins; null when there is none.
+    /// Start of the next page; null on the last page.
     cursor: Option<Cursor>,
 }
 
-/// What was worth telling and what became of it, newest first.
+/// Lists alerts with the state of their delivery, newest first.
 pub async fn alerts(State(console): State<Console>, Query(query): Query<AlertsQuery>) -> ApiResult<Json<AlertPage>> {
     let most = query.limit.unwrap_or(PAGE_ALERTS_DEFAULT).clamp(1, PAGE_ALERTS_MAX);
     let page = console.ports.alerts.list(query.cursor.map(Cursor).as_ref(), most).await?;

@@ -1,5 +1,5 @@
-//! What a runner that stands alone serves: how far its sinks are, for `sexton sinks`, and its numbers for Prometheus. Jobs and
-//! runs are the installation's; whoever asks here for them is told where they are.
+//! The API of a single runner: the delivery lag of its sinks, for `sexton sinks`, and its metrics. Jobs and runs belong
+//! to the installation; a request for them gets a 404 that names `--aws`.
 
 use std::sync::Arc;
 
@@ -15,18 +15,20 @@ use crate::fault::ApiFault;
 use crate::metrics::{Page, TEXT_FORMAT, write_sinks};
 use crate::{Sinks, access, overview};
 
-/// What the handlers work with. Cheap to clone.
+/// The dependencies of the handlers. Cheap to clone.
 #[derive(Clone)]
 pub struct RunnerConsole {
     /// The runner's name.
     pub runner: Arc<str>,
+    /// Its sinks.
     pub sinks: Arc<dyn Sinks>,
-    /// How many runs it has running.
+    /// Number of its running runs.
     pub running: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// The bearer token.
     pub token: Arc<str>,
 }
 
-/// All routes.
+/// All routes of a single runner.
 pub fn runner_router(console: RunnerConsole) -> Router {
     Router::new()
         .route("/api/sinks", get(sinks))
@@ -43,7 +45,7 @@ async fn sinks(State(console): State<RunnerConsole>) -> Json<Value> {
 
 async fn metrics(State(console): State<RunnerConsole>) -> impl IntoResponse {
     let mut page = Page::default();
-    page.family("sexton_runner_running", "gauge", "Runs that a runner has running.");
+    page.family("sexton_runner_running", "gauge", "Running runs of a runner.");
     page.sample("sexton_runner_running", &[("runner", &console.runner)], (console.running)() as f64);
     write_sinks(&mut page, &console.sinks.status().await);
     ([(CONTENT_TYPE, TEXT_FORMAT)], page.text)
@@ -52,6 +54,6 @@ async fn metrics(State(console): State<RunnerConsole>) -> impl IntoResponse {
 async fn not_found(uri: Uri) -> ApiFault {
     let path = uri.path();
     ApiFault::not_found(format!(
-        "there is nothing at {path}: this is a runner, which knows its own sinks only; ask the installation, with --aws"
+        "no such path {path}: this server is a runner and knows only its own sinks; use --aws to query the installation"
     ))
 }

@@ -1,4 +1,4 @@
-//! `/api/runs` and `/api/reports`: the history, one run, stopping one, and what `sexton exec` reports.
+//! `/api/runs` and `/api/reports`: lists, shows and stops runs, and accepts the reports of `sexton exec`.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{ApiFault, ApiResult, Json, Query};
 use crate::{Console, Undelivered};
 
-/// Runs of one page, unless fewer are asked for.
+/// Runs per page by default.
 const PAGE_RUNS_DEFAULT: usize = 100;
-/// Runs of one page at most: with excerpts, a few MiB.
+/// Most runs per page: with excerpts, a few MiB.
 const PAGE_RUNS_MAX: usize = 1000;
 
-/// The longest that a question waits for the end of a run. Ours: shorter than the wait of proxies (60 s).
+/// Longest wait of one request for the end of a run. Chosen: below the usual timeout of proxies (60 s).
 const WAIT_MAX: Duration = Duration::from_secs(50);
-/// How often the record is looked at meanwhile.
+/// Poll interval of the run's record during that wait. Chosen, not measured.
 const WAIT_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Reports of one question.
+/// Most reports per request. Chosen, not measured.
 const REPORTS_MAX: usize = 1000;
 
 #[derive(Debug, Deserialize)]
@@ -31,7 +31,7 @@ pub struct ListQuery {
     group: Option<String>,
     job: Option<String>,
     outcome: Option<Outcome>,
-    /// Only those that have not ended.
+    /// Only runs that have not ended.
     #[serde(default)]
     open: bool,
     since: Option<Timestamp>,
@@ -52,7 +52,7 @@ pub struct RunAnswer {
 #[derive(Debug, Serialize)]
 pub struct RunPage {
     runs: Vec<RunAnswer>,
-    /// Where the next page begins; null when there is none.
+    /// Start of the next page; null on the last page.
     cursor: Option<Cursor>,
 }
 
@@ -73,10 +73,10 @@ pub struct ReportsRequest {
 /// Newest first.
 pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<RunPage>> {
     if query.job.is_some() && query.group.is_none() {
-        return Err(ApiFault::bad_request("`job` goes with `group` only; give both"));
+        return Err(ApiFault::bad_request("`job` needs `group`; give both"));
     }
     let which = match (query.outcome, query.open) {
-        (Some(_), true) => return Err(ApiFault::bad_request("a run that is open has no outcome; give one of the two")),
+        (Some(_), true) => return Err(ApiFault::bad_request("an open run has no outcome; give `outcome` or `open`")),
         (Some(outcome), false) => Which::Ended(outcome),
         (None, true) => Which::Open,
         (None, false) => Which::All,
@@ -118,7 +118,7 @@ pub async fn stop(State(console): State<Console>, Path(run_id): Path<String>) ->
     Ok(Json(services::commands::stop(&console.ports, &parse_run_id(&run_id)?, console.now()).await?))
 }
 
-/// Takes reports of runs that somebody else's scheduler started. Sending one twice is harmless.
+/// Accepts reports of runs that another scheduler started (`sexton exec`). Sending a report twice is harmless.
 pub async fn report(
     State(console): State<Console>,
     Json(reported): Json<ReportsRequest>,
@@ -136,13 +136,14 @@ pub async fn report(
     Ok(Json(serde_json::json!({ "accepted": count })))
 }
 
-/// The run of this name.
+/// # Errors
+/// 400 when the text is not a run id, 404 when there is no such run.
 pub(crate) async fn find_run(console: &Console, run_id: &str) -> ApiResult<Run> {
     let run_id = parse_run_id(run_id)?;
     let found = console.ports.runs.list(&RunQuery::named(&run_id), None, 1).await?;
     match found.records.into_iter().next() {
         Some(Stored { record, .. }) => Ok(record),
-        None => Err(ApiFault::not_found(format!("no run {run_id}; `sexton runs` lists those that are kept"))),
+        None => Err(ApiFault::not_found(format!("no run {run_id}; `sexton runs` lists the kept runs"))),
     }
 }
 
@@ -151,5 +152,5 @@ fn parse_run_id(run_id: &str) -> ApiResult<RunId> {
 }
 
 fn invalid_run_id(text: &str) -> ApiFault {
-    ApiFault::bad_request(format!("`{text}` is not the name of a run; write it like 20261123T075000Z-3f9a1c0e7b2d"))
+    ApiFault::bad_request(format!("`{text}` is not a run id; write it like 20261123T075000Z-3f9a1c0e7b2d"))
 }

@@ -1,11 +1,11 @@
-//! Requests that nobody thought of: each is answered, and never with a fault of the server.
+//! Arbitrary requests: each gets an answer, and never a server error.
 
 use reqwest::Method;
 use testbed::try_inputs;
 
 use crate::server::Server;
 
-/// An input is `METHOD PATH`, and after the first newline the body.
+/// An input is `METHOD PATH`; the body follows the first newline.
 #[test]
 fn any_request_is_answered_without_a_server_error() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");

@@ -60,7 +60,7 @@ async fn a_job_is_stored_paused_resumed_run_and_removed() {
     let server = Server::start().await;
     server.send_ok(Method::PUT, "/api/jobs/db/dump", Some(a_job("dump"))).await;
     let shown = server.send_ok(Method::GET, "/api/jobs/db/dump", None).await;
-    // The clock of the server stands at 2026-11-23T12:00:00Z.
+    // The server's clock is fixed at 2026-11-23T12:00:00Z.
     assert_eq!((&shown["zone"], &shown["next"]), (&json!("Europe/Paris"), &json!("2026-11-24T01:00:00Z")));
 
     let paused = server.send_ok(Method::POST, "/api/jobs/db/dump/pause", Some(json!({ "why": "disk" }))).await;

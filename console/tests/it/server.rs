@@ -1,4 +1,4 @@
-//! The console on a free port, over a database of its own; the output of runs is what the test message.
+//! The console on a free port, over its own database; tests choose the output of runs.
 
 use std::sync::{Arc, Mutex};
 
@@ -75,7 +75,7 @@ impl Server {
         Server { url, http: reqwest::Client::new(), printed, _folder: folder }
     }
 
-    /// What the next question for output is answered with.
+    /// Sets the output that the next request for logs returns.
     pub fn print(&self, pieces: BodyChunks) {
         *self.printed.0.lock().expect("not poisoned") = Some(pieces);
     }
@@ -84,7 +84,7 @@ impl Server {
         self.send_as(Some(TOKEN), method, path, body).await
     }
 
-    /// The status of the answer to a request with any body in the name of JSON; `None` when the path makes no URL.
+    /// Sends any body as JSON and returns the status; `None` when the path is not part of a valid URL.
     pub async fn status_of(&self, method: Method, path: &str, body: Vec<u8>) -> Option<StatusCode> {
         let url = format!("{}/{}", self.url, path.trim_start_matches('/')).parse::<reqwest::Url>().ok()?;
         let request = self.http.request(method, url).bearer_auth(TOKEN).header("content-type", "application/json");
@@ -114,7 +114,7 @@ impl Server {
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
-    /// The answer to a question that must be answered well.
+    /// Sends a request that must succeed, and returns the answer.
     pub async fn send_ok(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let (status, answer) = self.send(method.clone(), path, body).await;
         assert!(status.is_success(), "{method} {path}: {status} {answer}");
