@@ -1,5 +1,7 @@
 //! What a process has cost: CPU (user and system) and peak memory, as the kernel counts them. Reads only.
 
+#![expect(unsafe_code, reason = "wait4 has no safe form")]
+
 use std::fs;
 use std::io;
 use std::process::Child;

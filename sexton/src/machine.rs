@@ -70,6 +70,7 @@ const MMAP_THRESHOLD_BYTES: libc::c_int = 256 << 10;
 /// Keeps the memory of a server constant for any output of jobs (mallopt(3); only glibc needs it).
 pub fn set_mmap_threshold() {
     #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "mallopt has no safe form")]
     // SAFETY: sets one number of the allocator, before any other thread is started.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);

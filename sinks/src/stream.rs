@@ -8,6 +8,8 @@
 //! What this cannot cover: a receiver that stands still for longer than [`HOLD`] and is then killed loses what its kernel
 //! had taken.
 
+#![expect(unsafe_code, reason = "the kernel counts unacknowledged bytes behind an ioctl")]
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,5 +1,7 @@
 //! CloudWatch Logs against an endpoint that enforces every limit of the service, and answers as it does.
 
+#![expect(unsafe_code, reason = "credentials come from the environment, which a test must set")]
+
 use std::sync::Once;
 
 use domain::line::{Position, Stream};

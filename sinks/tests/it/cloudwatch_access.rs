@@ -1,6 +1,8 @@
 //! Who the CloudWatch sink is to the service: profiles in files, roles with an external id, credentials that expire, TLS.
 //! Against moto, whose STS and logs are one server, and which keeps every request that it gets.
 
+#![expect(unsafe_code, reason = "profiles come from the environment, which a test must set")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
