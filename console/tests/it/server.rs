@@ -57,9 +57,9 @@ pub struct Server {
 impl Server {
     pub async fn start() -> Server {
         let folder = TempDir::new().expect("temporary directory");
-        let store = Embedded::open(&folder.path().join("sexton.db")).expect("opened");
-        let printed = Printed::default();
         let now = "2026-11-23T12:00:00Z".parse().expect("instant");
+        let store = Embedded::open_at(&folder.path().join("sexton.db"), Arc::new(move || now)).expect("opened");
+        let printed = Printed::default();
         let console = Console {
             ports: store.ports(),
             logs: Arc::new(printed.clone()),

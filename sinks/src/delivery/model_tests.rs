@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use domain::line::{Position, Stage};
 use domain::run::RunId;
-use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +49,7 @@ impl Life {
             health: Mutex::default(),
         });
         let (events, _) = mpsc::channel(1);
-        let environment = Environment { now: Timestamp::now, random: || 0x1234_5678_9abc_def0, events };
+        let environment = Environment { now: world::now, random: || 0x1234_5678_9abc_def0, events };
         locked_world(world).connected = false;
         let sink = ModelSink {
             world: world.clone(),

@@ -4,13 +4,13 @@ use std::fs;
 
 use domain::line::Stream;
 
-use crate::memory::{RETRY, Run, deliver, start, wait_until};
+use crate::memory::{RETRY, Run, capture_time, deliver, start, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_reach_the_file_that_the_template_names() {
     let folder = tempfile::tempdir().expect("folder");
     let run = Run::new(1);
-    run.set_time("2026-11-23T07:50:00.123456789Z".parse().expect("instant"));
+    run.set_time(capture_time());
     run.print(Stream::Stdout, b"one \xff");
     run.print(Stream::Stderr, b"");
     run.finish();
@@ -19,12 +19,14 @@ async fn lines_reach_the_file_that_the_template_names() {
         &run,
     )
     .await;
-    let written = fs::read(folder.path().join("db/job1-2026-11-23.log")).expect("the file");
+    let written = fs::read(folder.path().join(run.header.nominal.strftime("db/job1-%Y-%m-%d.log").to_string()))
+        .expect("the file");
+    let at = format!("{:.9}", run.time());
     let lines: Vec<&[u8]> = written.split(|byte| *byte == b'\n').collect();
     assert_eq!(lines.len(), 5);
     assert!(String::from_utf8_lossy(lines[0]).contains(" F:run.started run started: dump.sh"));
-    assert_eq!(lines[1], b"2026-11-23T07:50:00.123456789Z stdout F one \xff");
-    assert_eq!(lines[2], b"2026-11-23T07:50:00.123456789Z stderr F ");
+    assert_eq!(lines[1], [at.as_bytes(), b" stdout F one \xff"].concat());
+    assert_eq!(lines[2], [at.as_bytes(), b" stderr F "].concat());
     assert!(String::from_utf8_lossy(lines[3]).contains(" F:run.finished run succeeded after 1s500ms"));
 }
 

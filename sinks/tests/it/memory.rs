@@ -6,12 +6,18 @@ use std::time::Duration;
 
 use domain::line::{Block, Position, Stage, Stream, Tag, stamp, write_head};
 use domain::run::{Outcome, RunId, Trigger};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sinks::config::{SinkConfig, SinksFile};
 use sinks::engine::{Engine, Environment};
 use sinks::feed::{Feed, FinishedRecord, Item, Lag, Next, RunHeader};
 use sinks::status::SinkEvent;
 use tokio::sync::mpsc;
+
+/// This second, with a fraction of nine different digits, of which receivers keep six or nine.
+pub fn capture_time() -> Timestamp {
+    let second = Timestamp::from_second(Timestamp::now().as_second()).expect("an instant of today");
+    second + SignedDuration::from_nanos(123_456_789)
+}
 
 /// One run that prints; clones share it.
 #[derive(Clone)]
@@ -35,14 +41,14 @@ impl Run {
     pub fn new(number: u32) -> Run {
         let now = Timestamp::now();
         let header = RunHeader {
-            run_id: RunId(format!("20261123T075000Z-{number:012x}")),
+            run_id: RunId(format!("{}-{number:012x}", now.strftime("%Y%m%dT%H%M%SZ"))),
             group: "db".into(),
             job: format!("job{number}"),
             attempt: 1,
             host: "host1".into(),
             runner: "runner1".into(),
             pid: Some(4242),
-            nominal: "2026-11-23T07:50:00Z".parse().expect("instant"),
+            nominal: now,
             trigger: Trigger::Schedule,
             command: "dump.sh \"all\"".into(),
             started_at: now,
@@ -65,6 +71,11 @@ impl Run {
     /// The capture time of the lines that follow.
     pub fn set_time(&self, at: Timestamp) {
         self.spool().at = at;
+    }
+
+    /// The capture time of the lines that follow.
+    pub fn time(&self) -> Timestamp {
+        self.spool().at
     }
 
     pub fn print(&self, stream: Stream, text: &[u8]) {

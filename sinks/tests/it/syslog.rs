@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use testbed::{Capture, Framing, Rsyslog, RsyslogOptions, SyslogFormat, SyslogNg, Transport, certificates};
 
-use crate::memory::{Run, deliver};
+use crate::memory::{Run, capture_time, deliver};
 
 const TEXTS: [&str; 6] =
     ["plain", "caf\u{e9} \u{1f514}", "\"quotes\" and \\backslashes\\", "[brackets] and ]", "  leading", "tab\tin it"];
@@ -15,7 +15,7 @@ const LOCAL: u32 = 5;
 
 fn talkative(number: u32) -> Run {
     let run = Run::new(number);
-    run.set_time("2026-11-23T07:50:00.123456789Z".parse().expect("instant"));
+    run.set_time(capture_time());
     for (index, text) in TEXTS.iter().enumerate() {
         let stream = if index % 2 == 0 { Stream::Stdout } else { Stream::Stderr };
         run.print(stream, text.as_bytes());
@@ -44,8 +44,8 @@ fn check_rsyslog(records: &[Value], run: &Run) {
         assert_eq!((text(record, "facility"), text(record, "severity")), ("cron", severity));
         let at: Timestamp = text(record, "ts").parse().expect("instant");
         // rsyslog stamps what comes over its local socket itself.
-        if run.header.run_id != Run::new(LOCAL).header.run_id {
-            assert_eq!(at.to_string(), "2026-11-23T07:50:00.123456Z");
+        if run.header.job != Run::new(LOCAL).header.job {
+            assert_eq!(at.to_string(), format!("{:.6}", run.time()));
         }
         assert_eq!(
             (text(record, "host"), text(record, "app"), text(record, "procid")),

@@ -117,6 +117,11 @@ impl World {
     }
 }
 
+/// The clock of the engine and of the producers.
+pub fn now() -> Timestamp {
+    header().started_at
+}
+
 pub fn locked_world(world: &SharedWorld) -> std::sync::MutexGuard<'_, World> {
     world.lock().expect("a failure elsewhere in this history")
 }
@@ -156,7 +161,7 @@ impl Feed for ModelFeed {
                     if !bytes.is_empty() && bytes.len() + text.len() > bytes_max {
                         break;
                     }
-                    write_head(&stamp(Timestamp::now()), Stream::Stdout, Tag::WHOLE, &mut bytes);
+                    write_head(&stamp(now()), Stream::Stdout, Tag::WHOLE, &mut bytes);
                     bytes.extend_from_slice(text);
                     bytes.push(b'\n');
                     end.seq += 1;
