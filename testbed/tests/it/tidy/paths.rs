@@ -83,7 +83,7 @@ fn missing_paths(document: &str, paths: Vec<String>) -> impl Iterator<Item = Str
     let exists = |path: &str| repository().join(path.trim_end_matches('*')).exists();
     paths
         .into_iter()
-        .filter(move |path| !exists(path))
+        .filter(move |path| !exists(path) && is_due("paths", path))
         .map(move |path| format!("{document} names {path}, which does not exist"))
 }
 

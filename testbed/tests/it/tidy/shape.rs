@@ -14,7 +14,7 @@ const EMPTY_NAMES: [&str; 7] = ["utils", "util", "common", "helpers", "helper", 
 const SHARED_NAMES: [(&[&str], &str); 8] = [
     (&["main", "lib"], "the names that Cargo gives"),
     (
-        &["alerts", "claims", "due", "jobs", "orders", "reports", "runs", "settings"],
+        &["alerts", "claims", "due", "jobs", "notifier", "orders", "reports", "runs", "settings"],
         "a port, its adapter in each backend, its contract tests, and what serves it to users",
     ),
     (&["api", "collector", "pruner", "scheduler"], "a service, its Lambda, and the main of that"),
