@@ -1,7 +1,7 @@
 //! Sends alerts to Slack's incoming webhooks, as blocks.
 //!
-//! Limits: <https://docs.slack.dev/reference/block-kit/blocks/> (50 blocks per message; header 150 characters; text of a
-//! section 3000; 10 fields of 2000). Slack refuses a message beyond them, so longer texts are cut and marked.
+//! Limits: <https://docs.slack.dev/reference/block-kit/blocks/> (50 blocks per message; header 150 characters; text of
+//! a section 3000; 10 fields of 2000). Slack refuses a message beyond them, so longer texts are cut and marked.
 
 use std::fmt;
 use std::time::Duration;
@@ -156,7 +156,8 @@ mod tests {
         let expected = json!({
             "text": "db/nightly-dump failed on web-3",
             "blocks": [
-                { "type": "header", "text": { "type": "plain_text", "text": ":x: db/nightly-dump failed on web-3", "emoji": true } },
+                { "type": "header", "text": { "type": "plain_text", "emoji": true,
+                    "text": ":x: db/nightly-dump failed on web-3" } },
                 { "type": "section", "text": { "type": "mrkdwn", "text": "exit code 2" } },
                 { "type": "section", "fields": [
                     { "type": "mrkdwn", "text": "*Job*\ndb/nightly-dump" },
@@ -169,7 +170,8 @@ mod tests {
                 { "type": "section", "text": { "type": "mrkdwn",
                     "text": "```\ndumping &lt;users&gt; &amp; roles\npg_dump: error: no space left\n```" } },
                 { "type": "context", "elements": [{ "type": "mrkdwn",
-                    "text": "sexton show 20261123T023000Z-3f9a1c0e7b2d\nsexton logs 20261123T023000Z-3f9a1c0e7b2d\nconsole: https://cron.example.org/runs/1" }] },
+                    "text": "sexton show 20261123T023000Z-3f9a1c0e7b2d\nsexton logs 20261123T023000Z-3f9a1c0e7b2d\n\
+                             console: https://cron.example.org/runs/1" }] },
             ],
         });
         assert_eq!(blocks(&failed_alert()), expected);

@@ -17,7 +17,8 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 use crate::alert_text;
 use crate::reference::read_secret;
 
-/// Default timeout of each SMTP command. Chosen: RFC 5321, 4.5.3.2 allows minutes, but a failed alert is retried anyway.
+/// Default timeout of each SMTP command. Chosen: RFC 5321, 4.5.3.2 allows minutes, but a failed alert is retried
+/// anyway.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

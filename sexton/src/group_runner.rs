@@ -21,8 +21,8 @@ use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::{ServerInfo, StateDirectory};
 use crate::{listen, machine, on_aws};
 
-/// Interval of heartbeats while runs are active. Each is a paid write on AWS: $0.055 per runner and month at 30 s. A run is
-/// `lost` after three missing heartbeats.
+/// Interval of heartbeats while runs are active. Each is a paid write on AWS: $0.055 per runner and month at 30 s. A
+/// run is `lost` after three missing heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Interval of heartbeats while no run is active. A run that starts gets its full lease, which is longer than this.

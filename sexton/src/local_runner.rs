@@ -86,8 +86,8 @@ impl LocalRunner {
         &self.sink_lines
     }
 
-    /// Takes no more orders, leaves running jobs to their keepers, and gives the sinks time to deliver. Returns the number
-    /// of runs that continue.
+    /// Takes no more orders, leaves running jobs to their keepers, and gives the sinks time to deliver. Returns the
+    /// number of runs that continue.
     pub async fn shut_down(&self) -> usize {
         self.stop.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,4 +1,5 @@
-//! Facts about this machine: its name, cores, memory and the program of the keeper; and a runner's options built from them.
+//! Facts about this machine: its name, cores, memory and the program of the keeper; and a runner's options built from
+//! them.
 
 use std::path::PathBuf;
 use std::sync::Arc;

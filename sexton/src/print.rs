@@ -108,7 +108,8 @@ pub fn format_pairs(rows: &[(&str, String)]) -> String {
     text
 }
 
-/// Control characters, which names of jobs and lines of output may contain, would break the table or control the terminal.
+/// Control characters, which names of jobs and lines of output may contain, would break the table or control the
+/// terminal.
 fn replace_controls(cell: String) -> String {
     if !cell.chars().any(char::is_control) {
         return cell;
@@ -185,7 +186,8 @@ pub fn parse_instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
             .map_err(|_| format!("`{text}` ago is before the earliest date; write a shorter duration"));
     }
     Err(format!(
-        "`{text}` is not an instant; write RFC 3339 with a zone like 2026-11-23T07:50:00Z, a date, now, or a duration ago like 2h"
+        "`{text}` is not an instant; write RFC 3339 with a zone like 2026-11-23T07:50:00Z, a date, now, or a \
+         duration ago like 2h"
     ))
 }
 

@@ -1,5 +1,5 @@
-//! Loads what `up`, `runner`, `exec` and `check` need: configuration, state directory, rule packs, sinks. Flags override the
-//! file.
+//! Loads what `up`, `runner`, `exec` and `check` need: configuration, state directory, rule packs, sinks. Flags
+//! override the file.
 
 use std::path::{Path, PathBuf};
 

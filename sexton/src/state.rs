@@ -30,9 +30,16 @@ const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    #[error("cannot {doing} {}: {why}; name another directory with --state, or correct its permissions", path.display())]
+    #[error(
+        "cannot {doing} {}: {why}; name another directory with --state, or correct its permissions",
+        path.display()
+    )]
     Io { doing: &'static str, path: PathBuf, why: io::Error },
-    #[error("the state directory {} is in use by another `sexton up` or `sexton runner`{by}; stop it first, or name another directory with --state", path.display())]
+    #[error(
+        "the state directory {} is in use by another `sexton up` or `sexton runner`{by}; stop it first, or name \
+         another directory with --state",
+        path.display()
+    )]
     InUse { path: PathBuf, by: String },
     #[error("neither XDG_STATE_HOME nor HOME is set; name a state directory with --state")]
     NoHome,

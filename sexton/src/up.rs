@@ -192,7 +192,8 @@ struct RunningUp {
 }
 
 impl RunningUp {
-    /// Stops the runner and the duties; running jobs continue with their keepers. Returns the number of runs that continue.
+    /// Stops the runner and the duties; running jobs continue with their keepers. Returns the number of runs that
+    /// continue.
     async fn shut_down(self) -> usize {
         self.stop.cancel();
         let left = self.runner.shut_down().await;

@@ -1,5 +1,6 @@
-//! `check`: validates the configuration and connects to everything it names. Prints one line each. Sends a marked test line
-//! to each sink and nothing to anything else. On AWS: every table, queue and topic, or what the runner of `--group` needs.
+//! `check`: validates the configuration and connects to everything it names. Prints one line each. Sends a marked test
+//! line to each sink and nothing to anything else. On AWS: every table, queue and topic, or what the runner of
+//! `--group` needs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -115,7 +116,8 @@ pub fn run(arguments: Arguments) -> Outcome {
     Ok(if bad { FAILED } else { SUCCESS })
 }
 
-/// `asked`: groups whose runner is checked. `configured`: groups whose queues must exist, in addition to those with jobs.
+/// `asked`: groups whose runner is checked. `configured`: groups whose queues must exist, in addition to those with
+/// jobs.
 async fn check_aws(
     options: &aws::Options,
     asked: &[String],

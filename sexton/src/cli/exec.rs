@@ -111,8 +111,8 @@ fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
     })
 }
 
-/// The receiver of the run's reports: the selected installation, otherwise the `up` of the state directory if it answers.
-/// Reports to a selected installation are retried; whether it answers is not checked first.
+/// The receiver of the run's reports: the selected installation, otherwise the `up` of the state directory if it
+/// answers. Reports to a selected installation are retried; whether it answers is not checked first.
 async fn find_report_server(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
     // `--state` selects the spool here; unlike for other commands, it does not override [aws].
     let named = ServerArguments { state: None, ..arguments.clone() };

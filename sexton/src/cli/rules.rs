@@ -70,7 +70,8 @@ fn list(arguments: ListArguments) -> Outcome {
         if arguments.json {
             let rules: Vec<&str> = pack.rules.iter().map(|rule| rule.id.as_str()).collect();
             out.print_json(&json!({
-                "pack": pack.name, "description": pack.description, "file": pack.file, "suggest": pack.suggest, "rules": rules,
+                "pack": pack.name, "description": pack.description, "file": pack.file, "suggest": pack.suggest,
+                "rules": rules,
             }))?;
         } else {
             let suggest = pack.suggest.join(" ");
@@ -113,7 +114,8 @@ fn test(arguments: TestArguments) -> Outcome {
     let verdict = &summary.verdict;
     if arguments.json {
         out.print_json(&json!({
-            "verdict": verdict.outcome, "reason": verdict.reason, "lines": summary.lines, "bytes": summary.bytes, "packs": names,
+            "verdict": verdict.outcome, "reason": verdict.reason, "lines": summary.lines, "bytes": summary.bytes,
+            "packs": names,
         }))?;
     } else {
         out.print_line(&format!("verdict for exit 0: {}: {}", verdict.outcome.name(), verdict.reason))?;

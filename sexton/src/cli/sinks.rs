@@ -24,7 +24,8 @@ pub fn run(arguments: Arguments) -> Outcome {
         let on_aws = arguments.server.on_aws(&configuration).is_some();
         let client = Client::for_server(&arguments.server, &configuration).map_err(|failure| match failure {
             Failure::Failed(_) if on_aws => Failure::usage(
-                "on AWS each runner ships its own lines; run `sexton sinks --state DIR` on its machine, or read its /metrics",
+                "on AWS each runner ships its own lines; run `sexton sinks --state DIR` on its machine, or read \
+                 its /metrics",
             ),
             failure => failure,
         })?;

@@ -1,5 +1,5 @@
-//! Reads the output of runs on AWS from CloudWatch Logs, where the runners' sink sent it. Without such a sink, or with a
-//! format whose lines do not name their run, returns an error that says where the output is.
+//! Reads the output of runs on AWS from CloudWatch Logs, where the runners' sink sent it. Without such a sink, or with
+//! a format whose lines do not name their run, returns an error that says where the output is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,15 +41,16 @@ impl Logs for CloudwatchOutput {
         let host = &header.host;
         let Some(logs) = &self.logs else {
             return Err(format!(
-                "no sinks file with a cloudwatch_logs sink is configured, so the log group of {host} is unknown; name one \
-                 (sinks = \"FILE\", with --config), or run `sexton logs {}` on {host}",
+                "no sinks file with a cloudwatch_logs sink is configured, so the log group of {host} is unknown; \
+                 name one (sinks = \"FILE\", with --config), or run `sexton logs {}` on {host}",
                 run.run_id
             ));
         };
         if logs.format == CloudwatchFormat::Text {
             let (group, stream) = sinks::cloudwatch_logs::read_back::place_of(logs, &header);
             return Err(format!(
-                "with format = \"text\" lines do not name their run; search log group {group}, stream {stream}, from {}",
+                "with format = \"text\" lines do not name their run; search log group {group}, stream \
+                 {stream}, from {}",
                 header.started_at
             ));
         }

@@ -105,8 +105,8 @@ fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {
     let (free, all) = (format_bytes(space.free_bytes), format_bytes(space.total_bytes));
     match outcome {
         Outcome::Failed => format!(
-            "the disk of {} is full ({free} of {all} free): jobs keep running, but the middle of their output is dropped; \
-             free some space",
+            "the disk of {} is full ({free} of {all} free): jobs keep running, but the middle of their output is \
+             dropped; free some space",
             folder.display()
         ),
         _ => format!("the disk of {} has space again ({free} of {all} free)", folder.display()),

@@ -63,8 +63,8 @@ impl JobFiles {
     /// Applies all files. Returns one line per file, and one per other source of stored jobs.
     ///
     /// # Errors
-    /// Exit 2 if a file is faulty and none of its jobs is stored: an operator tries it for the first time. A file that was
-    /// valid before keeps its stored jobs.
+    /// Exit 2 if a file is faulty and none of its jobs is stored: an operator tries it for the first time. A file that
+    /// was valid before keeps its stored jobs.
     pub async fn apply_all(&self, ports: &Ports, packs: &Packs) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
         for source in &self.sources {

@@ -68,8 +68,8 @@ impl Logs for RunOutput {
         let read_error = |why| format!("cannot read the output of {}: {why}", run.run_id);
         let Some(directory) = found.map_err(read_error)? else { return Ok(None) };
         let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
-        // With timestamps, a line of Sexton can be inserted. Without, the bytes are exactly the job's, so lines that are
-        // missing at the beginning are counted in a header of the answer.
+        // With timestamps, a line of Sexton can be inserted. Without, the bytes are exactly the job's, so lines that
+        // are missing at the beginning are counted in a header of the answer.
         let removed_lines = if query.timestamps { 0 } else { removed_at_the_beginning(&directory) };
         // A thread of its own: a reader can take days and must not occupy a thread of the runtime.
         std::thread::Builder::new()
@@ -91,8 +91,8 @@ impl Logs for RunOutput {
     }
 }
 
-/// Passes the output to `send`, chunk by chunk, until its end or until `send` returns false. While there is no new output,
-/// `is_closed` ends the copy. `missing_text` returns what is sent in place of lines that retention deleted.
+/// Passes the output to `send`, chunk by chunk, until its end or until `send` returns false. While there is no new
+/// output, `is_closed` ends the copy. `missing_text` returns what is sent in place of lines that retention deleted.
 ///
 /// # Errors
 /// Fails if the spool cannot be read.

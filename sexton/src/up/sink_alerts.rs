@@ -1,5 +1,6 @@
 //! Alerts about failing sinks, as alerts of the system jobs `sexton/sink.NAME`. Reads the status of the sinks and never
-//! changes them. The state of each job is stored, so a restart repeats no alert and a flapping sink is damped like a job.
+//! changes them. The state of each job is stored, so a restart repeats no alert and a flapping sink is damped like a
+//! job.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,8 @@ pub async fn log_and_alert(mut events: mpsc::Receiver<SinkEvent>, ports: Ports) 
         if let SinkEvent::Trouble(trouble) = &event
             && let Err(error) = alert_loss(&ports, trouble, Timestamp::now()).await
         {
-            tracing::warn!(sink = trouble.sink, %error, "cannot store the alert about lost lines; they are only in this log");
+            let sink = &trouble.sink;
+            tracing::warn!(sink, %error, "cannot store the alert about lost lines; only this log has it");
         }
     }
 }

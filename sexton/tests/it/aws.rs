@@ -1,4 +1,5 @@
-//! `sexton runner` and the client commands against an installation in ministack. This process does the work of the Lambdas.
+//! `sexton runner` and the client commands against an installation in ministack. This process does the work of the
+//! Lambdas.
 
 use std::process::Command;
 
@@ -134,7 +135,8 @@ fn jobs_runs_and_logs_work_on_aws_as_on_one_machine() {
     let Some(installation) = Installation::new() else { return };
     let jobs = installation.folder.write(
         "jobs.toml",
-        "[[job]]\ngroup = \"db\"\nname = \"hello\"\nschedule = \"@manually\"\ncommand = \"echo one; echo two >&2; printf three\"\n",
+        "[[job]]\ngroup = \"db\"\nname = \"hello\"\nschedule = \"@manually\"\n\
+         command = \"echo one; echo two >&2; printf three\"\n",
     );
     installation.run(&["apply", &jobs]).expect(0);
     assert_eq!(installation.records(&["jobs"])[0]["name"], "hello");

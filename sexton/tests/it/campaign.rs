@@ -1,6 +1,6 @@
-//! Runs misbehaving jobs while their environment fails at random; afterwards every run, line and alert must be accounted
-//! for. `SEXTON_CAMPAIGN_SEED=N` repeats the choices of a failed test, which prints its seed. `SEXTON_CAMPAIGN_SECONDS=N`
-//! sets the duration. Kills at labelled steps need the feature `runner/crash_points`.
+//! Runs misbehaving jobs while their environment fails at random; afterwards every run, line and alert must be
+//! accounted for. `SEXTON_CAMPAIGN_SEED=N` repeats the choices of a failed test, which prints its seed.
+//! `SEXTON_CAMPAIGN_SECONDS=N` sets the duration. Kills at labelled steps need the feature `runner/crash_points`.
 
 mod shipped;
 mod verdict;
@@ -175,7 +175,8 @@ fn fleet(folder: &Folder, fires: bool) -> String {
     let job = |(name, schedule, script, more): &(&str, &str, &str, &str)| {
         let schedule = if fires { schedule } else { "@manually" };
         format!(
-            "[[job]]\ngroup = \"c\"\nname = \"{name}\"\nschedule = \"{schedule}\"\ncommand = '''{head}{script}'''\n{more}\n"
+            "[[job]]\ngroup = \"c\"\nname = \"{name}\"\nschedule = \"{schedule}\"\n\
+             command = '''{head}{script}'''\n{more}\n"
         )
     };
     FLEET.iter().map(job).collect()
@@ -274,8 +275,8 @@ impl Scene {
         }
     }
 
-    /// A receiver without acknowledgements that hangs for several seconds and is then cut loses accepted lines, which is
-    /// documented. So it hangs only shortly here.
+    /// A receiver without acknowledgements that hangs for several seconds and is then cut loses accepted lines, which
+    /// is documented. So it hangs only shortly here.
     fn change_a_sink(&mut self) {
         let index = self.dice.below(2);
         let mode = ["refuse", "hang for a while", "cut", "pass"][self.dice.below(4)];

@@ -14,7 +14,8 @@ use crate::evidence::{
 /// A script that prints numbered lines until the file `go` exists, and then a last line.
 fn print_until(go: &Path) -> String {
     format!(
-        "i=0; while [ ! -e {} ]; do i=$((i+1)); echo \"line $i\"; [ $((i % 7)) -ne 0 ] || echo \"error line $i\" >&2; sleep 0.01; done; echo last",
+        "i=0; while [ ! -e {} ]; do i=$((i+1)); echo \"line $i\"; \
+         [ $((i % 7)) -ne 0 ] || echo \"error line $i\" >&2; sleep 0.01; done; echo last",
         go.display()
     )
 }

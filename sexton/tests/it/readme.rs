@@ -1,8 +1,8 @@
 //! Runs every command of README.md in order, like a new user.
 //!
-//! A fenced block `sh` contains commands, one per line. A block of another kind that begins with `# NAME` is a file of that
-//! name; `/var/log/sexton` in it is replaced by the test's folder. `RUN_ID` is replaced by the newest run. `cargo run
-//! --release --` is the binary under test; `./test` is skipped. `up` runs until the next `up` or the end.
+//! A fenced block `sh` contains commands, one per line. A block of another kind that begins with `# NAME` is a file of
+//! that name; `/var/log/sexton` in it is replaced by the test's folder. `RUN_ID` is replaced by the newest run.
+//! `cargo run --release --` is the binary under test; `./test` is skipped. `up` runs until the next `up` or the end.
 
 use std::process::{Command, Stdio};
 

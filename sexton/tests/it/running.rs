@@ -355,7 +355,8 @@ fn check_connects_to_everything_and_prints_one_line_each() {
     let sinks = folder.write(
         "sinks.toml",
         &format!(
-            "[sink.file]\ntype = \"file\"\npath = \"{}/{{job}}.log\"\n[sink.dead]\ntype = \"syslog\"\naddress = \"tcp://127.0.0.1:1\"\n",
+            "[sink.file]\ntype = \"file\"\npath = \"{}/{{job}}.log\"\n\
+             [sink.dead]\ntype = \"syslog\"\naddress = \"tcp://127.0.0.1:1\"\n",
             folder.text("logs")
         ),
     );
