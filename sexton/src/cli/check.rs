@@ -60,7 +60,7 @@ impl Findings {
         self.bad |= !good;
         let message = found.unwrap_or_else(|message| message);
         if self.json {
-            self.out.print_json(&json!({ "what": what, "name": name, "ok": good, "says": message }))?;
+            self.out.print_json(&json!({ "what": what, "name": name, "ok": good, "message": message }))?;
         } else {
             let sign = if good { "ok  " } else { "BAD " };
             self.out.print_line(&format!("{sign} {what} {name}: {message}"))?;

@@ -370,6 +370,7 @@ fn check_connects_to_everything_and_prints_one_line_each() {
     let bad: Vec<&str> =
         records.iter().filter(|record| record["ok"] == json!(false)).map(|record| text(record, "name")).collect();
     assert_eq!(bad, ["dead", "x"], "{records:?}");
+    assert!(records.iter().all(|record| !text(record, "message").is_empty()), "{records:?}");
     let good = folder.write("good.toml", "state = \"state\"\n");
     sexton(&["check", "--config", &good]).expect(0);
 }
