@@ -84,6 +84,11 @@ pub fn format_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
+/// Writes a number of lines for a message: `1 line`, `7 lines`.
+pub fn format_lines(count: u64) -> String {
+    if count == 1 { "1 line".to_owned() } else { format!("{count} lines") }
+}
+
 /// `#[serde(with = "domain::units::duration")]`: a `Duration` as `90s`.
 pub mod duration {
     use std::time::Duration;

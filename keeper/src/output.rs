@@ -5,6 +5,7 @@
 use std::io;
 
 use domain::line::{Block, Line, Position, Stream};
+use domain::units::format_lines;
 
 use crate::directory::{RunDirectory, read_json};
 use crate::records::Exit;
@@ -49,7 +50,7 @@ impl Removed {
 impl std::fmt::Display for Removed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Removed { first_seq, last_seq } = self;
-        let lines = if self.lines() == 1 { "1 line".to_owned() } else { format!("{} lines", self.lines()) };
+        let lines = format_lines(self.lines());
         write!(
             f,
             "{lines} (seq {first_seq}-{last_seq}) are missing: retention removed them, or the disk never took them"

@@ -8,6 +8,7 @@ use domain::job::{AlertPolicy, Job, JobKey};
 use domain::order::Order;
 use domain::ports::{AlertStep, Ports, RunWrite, StateChange, Stored, Written};
 use domain::run::{Outcome, Run};
+use domain::units::format_lines;
 use jiff::Timestamp;
 
 use crate::error::CONFLICTS_MAX;
@@ -154,7 +155,7 @@ fn loss(run: &Run, at: Timestamp) -> Option<Transition> {
         return None;
     }
     let runner = run.runner.as_deref().unwrap_or("unknown");
-    let lines = if run.dropped_lines == 1 { "1 line".to_owned() } else { format!("{} lines", run.dropped_lines) };
+    let lines = format_lines(run.dropped_lines);
     let reason = format!(
         "{lines} of run {} of {} are lost, because the disk under the spools of runner {runner} was full; free some room \
          there",

@@ -75,7 +75,7 @@ async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     // The command gets its caller's environment, without the variables of Sexton (the token).
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     options.pass_env = names.filter(|name| !name.starts_with("SEXTON_")).collect();
-    let order = new_order(&arguments)?;
+    let order = new_order(&arguments);
     let key = order.key();
     let executed =
         runner::exec::exec(options, reports, order).await.map_err(|error| Failure::failed(error.to_string()))?;
@@ -85,12 +85,9 @@ async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     Ok(executed.code)
 }
 
-fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
+fn new_order(arguments: &Arguments) -> Order {
     let now = Timestamp::now();
     let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let mut random = [0; 6];
-    getrandom::fill(&mut random)
-        .map_err(|why| Failure::failed(format!("cannot create a run id: no random bytes: {why}")))?;
     let key = JobKey::new(&arguments.group, &arguments.name);
     let mut job = Job::new(key, "@manually", Command::Argv(arguments.command.clone()));
     job.timeout = arguments.timeout;
@@ -98,9 +95,9 @@ fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
     if !arguments.pack.is_empty() {
         job.rules.clone_from(&arguments.pack);
     }
-    Ok(Order {
+    Order {
         version: FORMAT_VERSION,
-        run_id: RunId::unscheduled(nominal, random),
+        run_id: RunId::unscheduled(nominal, machine::random_bytes()),
         attempt: 1,
         nominal,
         trigger: Trigger::Exec,
@@ -108,7 +105,7 @@ fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
         not_before: None,
         start_by: None,
         job,
-    })
+    }
 }
 
 /// The receiver of the run's reports: the selected installation, otherwise the `up` of the state directory if it

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use console::Undelivered;
 use domain::run::{Outcome as RunOutcome, Run, RunId};
+use domain::units::format_lines;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -254,8 +255,7 @@ fn parse_undelivered(record: &Value) -> Vec<Undelivered> {
 }
 
 fn missing_lines(lag: &Undelivered) -> String {
-    let lines = if lag.lines == 1 { "line" } else { "lines" };
-    format!("{} lacks {} {lines}", lag.sink, lag.lines)
+    format!("{} lacks {}", lag.sink, format_lines(lag.lines))
 }
 
 fn state_name(run: &Run) -> &'static str {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use domain::job::JobKey;
 use domain::ports::{PortResult, Ports};
 use domain::run::Outcome;
+use domain::units::format_lines;
 use jiff::Timestamp;
 use services::system_alerts::{self, Condition};
 use sinks::error::Class;
@@ -88,19 +89,15 @@ fn failure_reason(status: &SinkStatus) -> Option<String> {
     let error = status.last_error.as_deref().filter(|_| status.failing_since.is_some());
     let cause = error.map_or_else(String::new, |error| format!(": {error}"));
     if status.state == SinkState::Misconfigured {
-        let waiting = lines_readable(status.lag_lines);
+        let waiting = format_lines(status.lag_lines);
         return Some(format!("sink `{name}` is misconfigured and needs a change; {waiting} waiting{cause}"));
     }
     let behind = status.lag_lines > 0 && status.lag_seconds >= status.alert_after_seconds;
     behind.then(|| {
-        let (lines, bytes) = (lines_readable(status.lag_lines), format_bytes(status.lag_bytes));
+        let (lines, bytes) = (format_lines(status.lag_lines), format_bytes(status.lag_bytes));
         let span = format_duration(Duration::from_secs_f64(status.lag_seconds));
         format!("sink `{name}` lags {span}; {lines} ({bytes}) waiting{cause}")
     })
-}
-
-fn lines_readable(lines: u64) -> String {
-    if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") }
 }
 
 /// Whether the sink is known to work: no failure, and no old line waits for its first attempt.
