@@ -12,7 +12,7 @@ mod answer;
 mod batch;
 mod client;
 mod create;
-mod message;
+mod log_event;
 pub mod options;
 mod put;
 pub mod read_back;
@@ -30,7 +30,7 @@ use crate::cloudwatch_logs::batch::{
 };
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
-use crate::cloudwatch_logs::message::Messages;
+use crate::cloudwatch_logs::log_event::Messages;
 use crate::cloudwatch_logs::options::is_group_char;
 pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig, read};
 use crate::cloudwatch_logs::put::{Outcome, Putter};

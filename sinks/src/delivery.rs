@@ -1,8 +1,8 @@
 //! The task of one sink: read a little of every run in turn, encode, send, learn what arrived, commit cursors. After any
 //! failure everything unconfirmed goes back to its feed; then nothing is read until the sink works again, so a dead sink
-//! costs a timer and no memory. What people should know of all this is told in `delivery/telling.rs`.
+//! costs a timer and no memory. What people should know of all this is told in `delivery/health_events.rs`.
 
-mod telling;
+mod health_events;
 
 #[cfg(test)]
 mod model_tests;

@@ -9,10 +9,10 @@ use flate2::Compression as Level;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
 use crate::address::{self, Address, Scheme};
+use crate::bracket_records;
 use crate::feed::RunHeader;
 use crate::frames::Frames;
 use crate::json::{self, number_member, text_member};
-use crate::message;
 use crate::record::{Piece, Record};
 use crate::sink::Format;
 use crate::stamp::{self, Digits, PerSecond};
@@ -177,15 +177,15 @@ impl Gelf {
             Record::Line(piece) => self.write_piece(run, piece, out),
             Record::Started => out.extend_from_slice(&run.started),
             Record::Gap(gap) => {
-                self.write_event(&run.warning, &stamp::of(gap.at), message::GAP, &gap.text(), &[], out);
+                self.write_event(&run.warning, &stamp::of(gap.at), bracket_records::GAP, &gap.text(), &[], out);
             }
             Record::Finished(finished) => {
                 let mut rest = Vec::with_capacity(256);
-                message::finished_members(finished, "_", &mut rest);
-                let text = message::finished_text(finished);
+                bracket_records::finished_members(finished, "_", &mut rest);
+                let text = bracket_records::finished_text(finished);
                 let head = if finished.outcome.is_bad() { &run.error } else { &run.info };
                 let stamp = stamp::of(finished.finished_at);
-                self.write_event(head, &stamp, message::FINISHED, &text, &rest, out);
+                self.write_event(head, &stamp, bracket_records::FINISHED, &text, &rest, out);
             }
         }
     }
@@ -231,18 +231,22 @@ impl Format for Gelf {
         };
         let mut rest = Vec::with_capacity(256);
         text_member("_nominal", &header.nominal.to_string(), &mut rest);
-        text_member("_trigger", message::trigger_name(header.trigger), &mut rest);
+        text_member("_trigger", bracket_records::trigger_name(header.trigger), &mut rest);
         text_member("_runner", &header.runner, &mut rest);
         if let Some(pid) = header.pid {
             number_member("_pid", pid, &mut rest);
         }
-        text_member("_command", &message::shortened(&header.command, message::COMMAND_BYTES_MAX), &mut rest);
+        text_member(
+            "_command",
+            &bracket_records::shortened(&header.command, bracket_records::COMMAND_BYTES_MAX),
+            &mut rest,
+        );
         let stamp_started = stamp::of(header.started_at);
         let info = head(6, None);
         let mut started = Vec::with_capacity(512);
         let mut this = Gelf::new(self.config.clone(), self.text_bytes_max, self.random);
-        let text = message::started_text(header);
-        this.write_event(&info, &stamp_started, message::STARTED, &text, &rest, &mut started);
+        let text = bracket_records::started_text(header);
+        this.write_event(&info, &stamp_started, bracket_records::STARTED, &text, &rest, &mut started);
         GelfRun {
             stdout: head(6, Some(Stream::Stdout)),
             stderr: head(3, Some(Stream::Stderr)),

@@ -124,7 +124,7 @@ impl JsonRun {
         text_member("host", &header.host, &mut shared);
         let mut started = Vec::with_capacity(256);
         text_member("nominal", &header.nominal.to_string(), &mut started);
-        text_member("trigger", crate::message::trigger_name(header.trigger), &mut started);
+        text_member("trigger", crate::bracket_records::trigger_name(header.trigger), &mut started);
         text_member("runner", &header.runner, &mut started);
         if let Some(pid) = header.pid {
             number_member("pid", pid, &mut started);
@@ -149,7 +149,7 @@ impl JsonRun {
             }
             Record::Finished(finished) => {
                 self.open(&stamp::of(finished.finished_at), "run.finished", out);
-                crate::message::finished_members(finished, "", out);
+                crate::bracket_records::finished_members(finished, "", out);
                 close(out);
             }
         }

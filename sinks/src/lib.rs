@@ -4,17 +4,18 @@
 //! | file | duty |
 //! |---|---|
 //! | `config` | the sinks file; `address`, `template`, `filter`, `tls` read its parts |
-//! | `engine`, `delivery` (`telling`), `encode`, `status` | from feeds to a sink, in order, at least once, and how that is going |
+//! | `engine`, `delivery` (`health_events`), `encode`, `status` | from feeds to a sink, in order, at least once, and how that is going |
 //! | `feed`, `record`, `sink` | what goes in, what is encoded, what a sink must do |
 //! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | the kinds of sinks, one file each |
-//! | `lines`, `json`, `message`, `stamp`, `ansi`, `frames` | how records are written |
+//! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | how records are written |
 //! | `wire`, `stream`, `datagram`, `http` | how bytes travel |
 //! | `check` | reaches a sink with a test line |
 //! | `room` | how much of a disk output leaves alone |
-//! | `reach` | whether a required sink would take a connection, without sending |
+//! | `probe` | whether a required sink would take a connection, without sending |
 
 pub mod address;
 mod ansi;
+mod bracket_records;
 pub mod check;
 pub mod cloudwatch_logs;
 pub mod config;
@@ -31,8 +32,7 @@ pub mod gelf;
 mod http;
 mod json;
 pub mod lines;
-mod message;
-pub mod reach;
+pub mod probe;
 mod record;
 mod sink;
 mod stamp;

@@ -5,9 +5,9 @@ use domain::document::Section;
 use domain::line::{STAMP_BYTES, Stream, Tag};
 use jiff::Timestamp;
 
+use crate::bracket_records;
 use crate::feed::RunHeader;
 use crate::json::JsonRun;
-use crate::message;
 use crate::record::{Piece, Record};
 use crate::stamp;
 
@@ -37,7 +37,7 @@ impl LineRun {
             LineFormat::Cri => LineRun::Cri {
                 names: format!("run_id={} attempt={}", header.run_id, header.attempt),
                 started_at: header.started_at,
-                started: message::started_text(header),
+                started: bracket_records::started_text(header),
             },
         }
     }
@@ -48,12 +48,14 @@ impl LineRun {
             LineRun::Json(run) => run.write(record, out),
             LineRun::Cri { names, started_at, started } => match record {
                 Record::Line(piece) => write_piece(piece, out),
-                Record::Started => write_event(*started_at, message::STARTED, &format!("{started} {names}"), out),
-                Record::Gap(gap) => write_event(gap.at, message::GAP, &gap.text(), out),
+                Record::Started => {
+                    write_event(*started_at, bracket_records::STARTED, &format!("{started} {names}"), out)
+                }
+                Record::Gap(gap) => write_event(gap.at, bracket_records::GAP, &gap.text(), out),
                 Record::Finished(finished) => {
-                    let text = message::finished_text(finished);
+                    let text = bracket_records::finished_text(finished);
                     let text = format!("{text} {names} last_seq={}", finished.last_seq);
-                    write_event(finished.finished_at, message::FINISHED, &text, out);
+                    write_event(finished.finished_at, bracket_records::FINISHED, &text, out);
                 }
             },
         }

@@ -7,8 +7,8 @@ use domain::run::RunId;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::bracket_records;
 use crate::error::{Class, SinkError};
-use crate::message;
 use crate::record::Place;
 
 /// The rate is taken over so long.
@@ -78,10 +78,10 @@ pub struct RefusedRecord {
 impl RefusedRecord {
     pub fn new((run_id, attempt): &(RunId, u32), place: Place, says: String, at: Timestamp) -> RefusedRecord {
         let (record, seq) = match place {
-            Place::Started => (message::STARTED, None),
+            Place::Started => (bracket_records::STARTED, None),
             Place::Line { seq } => ("line", Some(seq)),
-            Place::Gap { first_seq } => (message::GAP, Some(first_seq)),
-            Place::Finished => (message::FINISHED, None),
+            Place::Gap { first_seq } => (bracket_records::GAP, Some(first_seq)),
+            Place::Finished => (bracket_records::FINISHED, None),
         };
         RefusedRecord { run_id: run_id.clone(), attempt: *attempt, record, seq, says, at }
     }

@@ -5,9 +5,9 @@ use domain::document::Section;
 use domain::line::Stream;
 
 use crate::address::{self, Address, Scheme};
+use crate::bracket_records;
 use crate::feed::RunHeader;
 use crate::frames::Frames;
-use crate::message;
 use crate::record::{Piece, Record};
 use crate::sink::Format;
 use crate::stamp::{self, Digits, NUMBER_BYTES_MAX, PerSecond};
@@ -244,7 +244,7 @@ impl Syslog {
     /// A record that is not a line: parameters of its own instead of seq and stream.
     fn write_event(&mut self, head: &Head, stamp: &[u8], params: &[u8], text: &str, frames: &mut Frames) {
         let room = self.message_bytes_max.saturating_sub(head.middle.len() + params.len()).max(TEXT_BYTES_MIN);
-        let text = message::shortened(text, room);
+        let text = bracket_records::shortened(text, room);
         let rest: &[&[u8]] = match self.config.format {
             SyslogFormat::Rfc5424 => &[params, CLOSE],
             SyslogFormat::Rfc3164 => &[],
@@ -258,19 +258,19 @@ impl Format for Syslog {
 
     fn open(&self, header: &RunHeader) -> SyslogRun {
         let mut started_params = Vec::with_capacity(128);
-        param("event", message::STARTED, &mut started_params);
+        param("event", bracket_records::STARTED, &mut started_params);
         param("nominal", &header.nominal.to_string(), &mut started_params);
-        param("trigger", message::trigger_name(header.trigger), &mut started_params);
+        param("trigger", bracket_records::trigger_name(header.trigger), &mut started_params);
         param("runner", &header.runner, &mut started_params);
         SyslogRun {
             stdout: self.head(header, Severity::Info, Stream::Stdout.name(), Some(Stream::Stdout)),
             stderr: self.head(header, Severity::Error, Stream::Stderr.name(), Some(Stream::Stderr)),
-            started: self.head(header, Severity::Info, message::STARTED, None),
-            finished: self.head(header, Severity::Info, message::FINISHED, None),
-            finished_badly: self.head(header, Severity::Error, message::FINISHED, None),
-            gap: self.head(header, Severity::Warning, message::GAP, None),
+            started: self.head(header, Severity::Info, bracket_records::STARTED, None),
+            finished: self.head(header, Severity::Info, bracket_records::FINISHED, None),
+            finished_badly: self.head(header, Severity::Error, bracket_records::FINISHED, None),
+            gap: self.head(header, Severity::Warning, bracket_records::GAP, None),
             stamp_started: stamp::of(header.started_at),
-            started_text: message::started_text(header),
+            started_text: bracket_records::started_text(header),
             started_params,
         }
     }
@@ -292,22 +292,22 @@ impl Format for Syslog {
             }
             Record::Gap(gap) => {
                 let mut params = Vec::new();
-                param("event", message::GAP, &mut params);
+                param("event", bracket_records::GAP, &mut params);
                 self.write_event(&run.gap, &stamp::of(gap.at), &params, &gap.text(), frames);
             }
             Record::Finished(finished) => {
                 let mut params = Vec::with_capacity(256);
-                param("event", message::FINISHED, &mut params);
-                for (name, value) in message::finished_pairs(finished) {
+                param("event", bracket_records::FINISHED, &mut params);
+                for (name, value) in bracket_records::finished_pairs(finished) {
                     match value {
-                        message::Value::Text(text) if name == "reason" => {
-                            param(name, &message::shortened(&text, TEXT_BYTES_MIN), &mut params);
+                        bracket_records::Value::Text(text) if name == "reason" => {
+                            param(name, &bracket_records::shortened(&text, TEXT_BYTES_MIN), &mut params);
                         }
-                        message::Value::Text(text) => param(name, &text, &mut params),
-                        message::Value::Number(number) => param(name, &number.to_string(), &mut params),
+                        bracket_records::Value::Text(text) => param(name, &text, &mut params),
+                        bracket_records::Value::Number(number) => param(name, &number.to_string(), &mut params),
                     }
                 }
-                let text = message::finished_text(finished);
+                let text = bracket_records::finished_text(finished);
                 let head = if finished.outcome.is_bad() { &run.finished_badly } else { &run.finished };
                 self.write_event(head, &stamp::of(finished.finished_at), &params, &text, frames);
             }

@@ -12,8 +12,8 @@ use super::client::Client;
 use super::create::bytes_of;
 use super::options::CloudwatchLogsConfig;
 use super::{group_name, stream_name};
+use crate::bracket_records::{FINISHED, GAP, STARTED};
 use crate::feed::RunHeader;
-use crate::message::{FINISHED, GAP, STARTED};
 
 /// Lines are stamped by the host's clock, the ledger's instants by others'.
 const EARLIER: SignedDuration = SignedDuration::from_mins(10);

@@ -58,7 +58,7 @@ fn a_text_is_never_empty() {
 #[test]
 fn the_end_of_a_run_is_metrics_when_asked() {
     let end = r#""event":"run.finished","outcome":"failed","reason":"exit code 3","exit_code":3,"duration_ms":1500,"stdout_lines":2,"stderr_lines":1,"stdout_bytes":20,"stderr_bytes":10,"last_seq":3,"dropped_lines":0,"#;
-    let message = format!("\"message\":\"{}\"}}", message::finished_text(&finished()));
+    let message = format!("\"message\":\"{}\"}}", bracket_records::finished_text(&finished()));
     check("", Record::Finished(&finished()), &format!("{HEAD}{end}{message}"));
     let metrics = r#""succeeded":0,"failed":1,"_aws":{"Timestamp":1795420201750,"CloudWatchMetrics":[{"Namespace":"Jobs","Dimensions":[["group","job"]],"Metrics":[{"Name":"duration_ms","Unit":"Milliseconds"},{"Name":"succeeded","Unit":"Count"},{"Name":"failed","Unit":"Count"},{"Name":"stdout_lines","Unit":"Count"},{"Name":"stderr_lines","Unit":"Count"},{"Name":"dropped_lines","Unit":"Count"},{"Name":"exit_code","Unit":"None"}]}]},"#;
     check(

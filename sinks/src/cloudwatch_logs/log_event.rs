@@ -3,11 +3,11 @@
 
 use domain::run::Outcome;
 
+use crate::bracket_records::{self, COMMAND_BYTES_MAX};
 use crate::cloudwatch_logs::batch::MESSAGE_BYTES_MAX;
 use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig};
 use crate::feed::{FinishedRecord, RunHeader};
 use crate::json::{close, escape, escape_valid, number_member, text_member};
-use crate::message::{self, COMMAND_BYTES_MAX};
 use crate::record::{MAX_LINE_BYTES_MIN, Piece, Record};
 use crate::stamp;
 
@@ -48,20 +48,20 @@ impl Messages {
         let mut head_escaped = Vec::with_capacity(head.len() * 2);
         escape_valid(&head, &mut head_escaped);
         let mut started = Vec::with_capacity(256);
-        text_member("event", message::STARTED, &mut started);
+        text_member("event", bracket_records::STARTED, &mut started);
         text_member("nominal", &header.nominal.to_string(), &mut started);
-        text_member("trigger", message::trigger_name(header.trigger), &mut started);
+        text_member("trigger", bracket_records::trigger_name(header.trigger), &mut started);
         text_member("runner", &header.runner, &mut started);
         if let Some(pid) = header.pid {
             number_member("pid", pid, &mut started);
         }
-        text_member("command", &message::shortened(&header.command, COMMAND_BYTES_MAX), &mut started);
+        text_member("command", &bracket_records::shortened(&header.command, COMMAND_BYTES_MAX), &mut started);
         Messages {
             format: config.format,
             head,
             head_escaped,
             started,
-            started_text: message::started_text(header),
+            started_text: bracket_records::started_text(header),
             run_text: format!(" (run {}, attempt {})", header.run_id, header.attempt),
             emf_namespace: config.emf_namespace.clone(),
             message_bytes_max: max_line.unwrap_or(MESSAGE_BYTES_MAX).min(MESSAGE_BYTES_MAX),
@@ -150,7 +150,7 @@ impl Messages {
                 number_member("part_last", piece.part_last, scratch);
             }
             if piece.gap {
-                text_member("event", message::GAP, scratch);
+                text_member("event", bracket_records::GAP, scratch);
             }
             bytes += scratch.len();
             escape_valid(scratch, body);
@@ -174,7 +174,7 @@ impl Messages {
             }
             Record::Gap(gap) if json => {
                 out.extend_from_slice(&self.head);
-                text_member("event", message::GAP, out);
+                text_member("event", bracket_records::GAP, out);
                 text_member("message", &gap.text(), out);
                 close(out);
             }
@@ -183,7 +183,7 @@ impl Messages {
             Record::Started => out.extend_from_slice(format!("{}{}", self.started_text, self.run_text).as_bytes()),
             Record::Gap(gap) => out.extend_from_slice(gap.text().as_bytes()),
             Record::Finished(finished) => {
-                let text = message::finished_text(finished);
+                let text = bracket_records::finished_text(finished);
                 out.extend_from_slice(format!("{text}{}", self.run_text).as_bytes());
             }
             Record::Line(piece) => out.extend_from_slice(piece.text),
@@ -192,14 +192,14 @@ impl Messages {
 
     fn write_finished(&self, finished: &FinishedRecord, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
-        text_member("event", message::FINISHED, out);
-        message::finished_members(finished, "", out);
+        text_member("event", bracket_records::FINISHED, out);
+        bracket_records::finished_members(finished, "", out);
         if let Some(namespace) = &self.emf_namespace {
             number_member("succeeded", u8::from(finished.outcome == Outcome::Succeeded), out);
             number_member("failed", u8::from(finished.outcome != Outcome::Succeeded), out);
             write_metrics(namespace, finished, out);
         }
-        text_member("message", &message::finished_text(finished), out);
+        text_member("message", &bracket_records::finished_text(finished), out);
         close(out);
     }
 }
@@ -241,5 +241,5 @@ fn readable_bytes(text: &[u8]) -> usize {
 }
 
 #[cfg(test)]
-#[path = "message_tests.rs"]
+#[path = "log_event_tests.rs"]
 mod tests;
