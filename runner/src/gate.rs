@@ -85,7 +85,7 @@ impl Shared {
         }
         let result = match failing {
             Some(says) => Err(says),
-            None => sinks::probe::reach(&config).await,
+            None => sinks::probe::probe(&config).await,
         };
         match (&result, before.is_some_and(|before| before.result.is_err())) {
             (Err(says), false) => {

@@ -182,7 +182,7 @@ pub fn stopped_message(remaining: usize, command: &str) -> String {
 pub fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> Result<Vec<Engine>, Failure> {
     let start = |config: &SinkConfig| {
         Engine::start(config.clone(), Environment::real(events.clone()))
-            .map_err(|error| Failure::usage(format!("sink `{}`: {}", config.name, error.says)))
+            .map_err(|error| Failure::usage(format!("sink `{}`: {}", config.name, error.message)))
     };
     configs.iter().map(start).collect()
 }

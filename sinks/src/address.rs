@@ -53,7 +53,8 @@ pub fn read(section: &mut Section, schemes: &[Scheme], port_of: fn(Scheme) -> u1
     let tls_line = section.line_of("tls");
     let tls = TlsConfig::read(section);
     let text = text?;
-    let address = Address::parse(&text, schemes, port_of).map_err(|says| section.fault(line, &*text, says)).ok()?;
+    let address =
+        Address::parse(&text, schemes, port_of).map_err(|message| section.fault(line, &*text, message)).ok()?;
     if tls != TlsConfig::default() && !address.scheme.has_tls() {
         let known = schemes.iter().filter(|scheme| scheme.has_tls()).map(|scheme| format!("{}://", scheme.name()));
         let known = known.collect::<Vec<_>>().join(" or ");
@@ -143,8 +144,8 @@ impl fmt::Display for Address {
 }
 
 fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
-    let says = |port: &str| format!("`{port}` is not a port; write a number from 1 to 65535");
-    let port_of = |port: &str| port.parse().ok().filter(|port| *port > 0).map(Some).ok_or_else(|| says(port));
+    let message = |port: &str| format!("`{port}` is not a port; write a number from 1 to 65535");
+    let port_of = |port: &str| port.parse().ok().filter(|port| *port > 0).map(Some).ok_or_else(|| message(port));
     if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("an open [ without ]; close it")?;
         return match rest.strip_prefix(':') {
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn wrong_addresses_say_what_to_write() {
-        for (text, says) in [
+        for (text, message) in [
             ("logs.internal:514", "not an address; begin it with one of"),
             ("ftp://x", "`ftp://` does not go with this sink"),
             ("tcp://x:0", "`0` is not a port"),
@@ -207,7 +208,7 @@ mod tests {
             ("unix://dev/log", "not an absolute path"),
         ] {
             let said = parse(text).expect_err(text);
-            assert!(said.starts_with(says), "{text}: {said}");
+            assert!(said.starts_with(message), "{text}: {said}");
         }
     }
 }

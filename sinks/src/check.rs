@@ -45,18 +45,18 @@ pub async fn check(config: &SinkConfig, group: &str) -> Result<String, String> {
         SinkKind::Syslog(syslog) => {
             let address = &syslog.address;
             test.send(&mut syslog_sink(syslog, config.max_line)).await?;
-            Ok(test.says_of_wire(&address.to_string(), address.scheme, None))
+            Ok(test.check_result(&address.to_string(), address.scheme, None))
         }
         SinkKind::Gelf(gelf) => {
             let address = &gelf.address;
             let mut sink = gelf_sink(gelf, config.max_line, || Timestamp::now().as_nanosecond() as u64);
             test.send(&mut sink).await?;
-            Ok(test.says_of_wire(&address.to_string(), address.scheme, sink.answer()))
+            Ok(test.check_result(&address.to_string(), address.scheme, sink.answer()))
         }
         SinkKind::CloudwatchLogs(logs) => {
             let mut sink = CloudwatchLogs::new(logs, config, Environment::real(mpsc::channel(1).0));
             let sent = test.send(&mut sink).await;
-            sink.says_of_check(&test.header, sent)
+            sink.check_result(&test.header, sent)
         }
     }
 }
@@ -93,17 +93,17 @@ impl TestRun {
 
     /// Sends the run and waits until the other side has it, as far as that can be known.
     async fn send<S: Sink>(&self, sink: &mut S) -> Result<(), String> {
-        match tokio::time::timeout(CHECK_TIMEOUT, self.exchange(sink)).await {
+        match tokio::time::timeout(CHECK_TIMEOUT, self.send_records(sink)).await {
             Ok(Ok(None)) => Ok(()),
             Ok(Ok(Some(refused))) => Err(format!("the test line of run {} was refused: {refused}", self.header.run_id)),
-            Ok(Err(error)) => Err(error.says),
+            Ok(Err(error)) => Err(error.message),
             Err(_) => Err(format!("no answer within {}s", CHECK_TIMEOUT.as_secs())),
         }
     }
 
     /// Why the other side refused it, where it did.
-    async fn exchange<S: Sink>(&self, sink: &mut S) -> SinkResult<Option<String>> {
-        let stamp: [u8; STAMP_BYTES] = stamp::of(self.header.started_at);
+    async fn send_records<S: Sink>(&self, sink: &mut S) -> SinkResult<Option<String>> {
+        let stamp: [u8; STAMP_BYTES] = stamp::format(self.header.started_at);
         let line = Piece {
             seq: 1,
             stamp: &stamp,
@@ -135,10 +135,10 @@ impl TestRun {
         let refused = sink.send().await?;
         sink.drain().await?;
         sink.sync().await?;
-        Ok(refused.into_iter().next().map(|refused| refused.says))
+        Ok(refused.into_iter().next().map(|refused| refused.message))
     }
 
-    fn says_of_wire(&self, address: &str, scheme: Scheme, answer: Option<String>) -> String {
+    fn check_result(&self, address: &str, scheme: Scheme, answer: Option<String>) -> String {
         let run_id = &self.header.run_id;
         match (scheme, answer) {
             (_, Some(answer)) => format!("{address} answered {answer} to the test line of run {run_id}"),
@@ -151,7 +151,7 @@ impl TestRun {
 
     fn read_back(&self, config: &FileConfig) -> Result<String, String> {
         let path = config.path.fill(&self.header);
-        match holds(Path::new(&path), self.text.as_bytes()) {
+        match file_contains(Path::new(&path), self.text.as_bytes()) {
             Ok(true) => Ok(format!("{path} holds the test line of run {}", self.header.run_id)),
             Ok(false) => Err(format!("{path} does not hold the test line that was written to it")),
             // A FIFO or a device can be written to and not read back.
@@ -160,7 +160,7 @@ impl TestRun {
     }
 }
 
-fn holds(path: &Path, text: &[u8]) -> std::io::Result<bool> {
+fn file_contains(path: &Path, text: &[u8]) -> std::io::Result<bool> {
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::open(path)?;
     let bytes = file.metadata()?.len();

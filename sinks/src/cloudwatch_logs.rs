@@ -25,19 +25,19 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::cloudwatch_logs::batch::{
-    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Batch, EVENT_OVERHEAD_BYTES, Limits, Room, Sealed, Target, close_event,
-    open_event,
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Batch, BodyBuffer, EVENT_OVERHEAD_BYTES, Limits, LogStream, SealedBatch,
+    close_event, open_event,
 };
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
-use crate::cloudwatch_logs::log_event::Messages;
+use crate::cloudwatch_logs::log_event::EventEncoder;
 use crate::cloudwatch_logs::options::is_group_char;
 pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig, read};
-use crate::cloudwatch_logs::put::{Outcome, Putter};
-use crate::cloudwatch_logs::run::{Mark, Place, RunState};
+use crate::cloudwatch_logs::put::{PutResult, Putter};
+use crate::cloudwatch_logs::run::{EventMark, EventPlace, RunState};
 use crate::config::{BatchConfig, SinkConfig};
 use crate::engine::Environment;
-use crate::error::{Class, SinkError, SinkResult};
+use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::record::Record;
 use crate::sink::{Refused, Sink};
@@ -68,7 +68,7 @@ pub struct CloudwatchLogs {
     current: usize,
     full: Vec<Batch>,
     /// What was sent last time was so large; what it does not need this time is given back.
-    spare: Vec<Room>,
+    spare: Vec<BodyBuffer>,
     /// As the service counts: all that is in `open` and `full`.
     gathered: usize,
     /// Batches of the engine since `connect`: sent, and certainly there.
@@ -80,7 +80,7 @@ pub struct CloudwatchLogs {
     frames: usize,
     fill_start: usize,
     /// Refusals not yet told to the engine: their call was taken, and another one failed.
-    untold: Vec<Refused>,
+    unreported: Vec<Refused>,
     scratch: Vec<u8>,
     millis: Digits,
     /// The second of the last stamp, as text and since 1970.
@@ -89,11 +89,11 @@ pub struct CloudwatchLogs {
 
 pub struct Run {
     state: Arc<RunState>,
-    messages: Messages,
+    encoder: EventEncoder,
 }
 
 /// The batch as the user wrote it is one call; the engine gathers several.
-pub fn gathering(batch: BatchConfig) -> BatchConfig {
+pub fn engine_batch(batch: BatchConfig) -> BatchConfig {
     BatchConfig { max_events: usize::MAX, max_bytes: GATHERED_BYTES, timeout: batch.timeout }
 }
 
@@ -121,14 +121,14 @@ impl CloudwatchLogs {
             connections: 0,
             frames: 0,
             fill_start: 0,
-            untold: Vec::new(),
+            unreported: Vec::new(),
             scratch: Vec::new(),
             millis: Digits::default(),
             second: ([0; stamp::SECOND_BYTES], 0),
         }
     }
 
-    async fn client(&mut self) -> SinkResult<Arc<Client>> {
+    async fn open_client(&mut self) -> SinkResult<Arc<Client>> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
@@ -142,53 +142,57 @@ impl CloudwatchLogs {
     ///
     /// # Errors
     /// What sending it failed with.
-    pub fn says_of_check(&self, header: &RunHeader, sent: Result<(), String>) -> Result<String, String> {
-        let Target { group, stream } = self.target(header);
+    pub fn check_result(&self, header: &RunHeader, sent: Result<(), String>) -> Result<String, String> {
+        let LogStream { group, stream } = self.log_stream(header);
         let endpoint = self.client.as_ref().map_or("CloudWatch Logs", |client| &client.endpoint);
         let run_id = &header.run_id;
         match sent {
             Ok(()) => Ok(format!("{endpoint} took the test line of run {run_id} into stream {stream} of {group}")),
-            Err(says) if self.config.group.has_places() && says == create::no_group(&group).says => Ok(format!(
-                "{endpoint} answers, and log group {group} may be written to; no test line was sent, because it does not exist \
+            Err(message)
+                if self.config.group.has_placeholders() && message == create::missing_group(&group).message =>
+            {
+                Ok(format!(
+                    "{endpoint} answers, and log group {group} may be written to; no test line was sent, because it does not exist \
                  and create_group is not true"
-            )),
-            Err(says) => Err(says),
+                ))
+            }
+            Err(message) => Err(message),
         }
     }
 
-    fn target(&self, header: &RunHeader) -> Target {
-        Target {
+    fn log_stream(&self, header: &RunHeader) -> LogStream {
+        LogStream {
             group: group_name(&self.config.group.fill(header)),
             stream: stream_name(&self.config.stream.fill(header)),
         }
     }
 
-    fn append(&mut self, run: &Run, record: &Record<'_>) {
-        let place = Place::of(record);
-        let captured_ms = self.ms_of(record);
-        let Some(ms) = run.state.admit(place, captured_ms, self.connections) else { return };
-        let index = self.batch_of(&run.state.target);
+    fn append_event(&mut self, run: &Run, record: &Record<'_>) {
+        let place = EventPlace::of(record);
+        let captured_ms = self.capture_ms(record);
+        let Some(ms) = run.state.next_event_ms(place, captured_ms, self.connections) else { return };
+        let index = self.open_batch(&run.state.log_stream);
         let Some(batch) = self.open.get_mut(index) else { return };
-        let start = batch.begin(&mut self.spare);
+        let start = batch.begin_event(&mut self.spare);
         open_event(ms, &mut self.millis, &mut batch.body);
-        let bytes = run.messages.write(record, &mut self.scratch, &mut batch.body);
+        let bytes = run.encoder.write(record, &mut self.scratch, &mut batch.body);
         close_event(&mut batch.body);
         if batch.fits(self.limits, ms, bytes) {
-            batch.take(start, ms, bytes, self.frames);
+            batch.finish_event(start, ms, bytes, self.frames);
         } else {
-            let event = batch.take_back(start);
-            let next = Batch::new(run.state.target.clone(), self.sent + 1);
+            let event = batch.remove_event(start);
+            let next = Batch::new(run.state.log_stream.clone(), self.sent + 1);
             self.full.push(std::mem::replace(batch, next));
-            let start = batch.begin(&mut self.spare);
+            let start = batch.begin_event(&mut self.spare);
             batch.body.extend_from_slice(&event);
-            batch.take(start, ms, bytes, self.frames);
+            batch.finish_event(start, ms, bytes, self.frames);
         }
-        batch.mark(&run.state, Mark { place, ms });
+        batch.mark(&run.state, EventMark { place, ms });
         self.gathered += bytes + EVENT_OVERHEAD_BYTES;
     }
 
     /// The time of capture; 0 when it is not known.
-    fn ms_of(&mut self, record: &Record<'_>) -> i64 {
+    fn capture_ms(&mut self, record: &Record<'_>) -> i64 {
         match record {
             Record::Started => 0,
             Record::Line(piece) => stamp::millis(piece.stamp, &mut self.second),
@@ -197,11 +201,11 @@ impl CloudwatchLogs {
         }
     }
 
-    fn batch_of(&mut self, target: &Arc<Target>) -> usize {
-        let is_it = |batch: &Batch| batch.target == *target;
+    fn open_batch(&mut self, log_stream: &Arc<LogStream>) -> usize {
+        let is_it = |batch: &Batch| batch.log_stream == *log_stream;
         if !self.open.get(self.current).is_some_and(is_it) {
             self.current = self.open.iter().position(is_it).unwrap_or_else(|| {
-                self.open.push(Batch::new(target.clone(), self.sent + 1));
+                self.open.push(Batch::new(log_stream.clone(), self.sent + 1));
                 self.open.len() - 1
             });
         }
@@ -210,19 +214,19 @@ impl CloudwatchLogs {
 
     /// What is to be sent now, each stream's in its order. Only what was begun in this very turn of the engine may wait
     /// for more, and only while more is coming.
-    fn due(&mut self) -> Vec<VecDeque<Sealed>> {
+    fn take_due(&mut self) -> Vec<VecDeque<SealedBatch>> {
         let more_comes = self.gathered >= GATHERED_BYTES;
         let newest = self.sent + 1;
         let open = std::mem::take(&mut self.open);
         let (kept, ended): (Vec<Batch>, Vec<Batch>) =
             open.into_iter().partition(|batch| more_comes && batch.first_batch == newest);
-        self.gathered = kept.iter().map(Batch::counted).sum();
+        self.gathered = kept.iter().map(Batch::counted_bytes).sum();
         self.open = kept;
         self.current = 0;
-        let mut streams: Vec<VecDeque<Sealed>> = Vec::new();
+        let mut streams: Vec<VecDeque<SealedBatch>> = Vec::new();
         let mut index_of = HashMap::new();
         for batch in std::mem::take(&mut self.full).into_iter().chain(ended).filter(|batch| !batch.is_empty()) {
-            let index = *index_of.entry(batch.target.clone()).or_insert_with(|| {
+            let index = *index_of.entry(batch.log_stream.clone()).or_insert_with(|| {
                 streams.push(VecDeque::new());
                 streams.len() - 1
             });
@@ -247,8 +251,8 @@ impl CloudwatchLogs {
     /// Sends what is due, several streams at once, and waits for every answer: of what was taken nothing is sent again,
     /// even when another stream fails.
     async fn put_due(&mut self) -> SinkResult<Vec<Refused>> {
-        let client = self.client().await?;
-        let mut streams = self.due().into_iter();
+        let client = self.open_client().await?;
+        let mut streams = self.take_due().into_iter();
         let mut calls = JoinSet::new();
         let mut refused = Vec::new();
         let mut error: Option<SinkError> = None;
@@ -261,12 +265,12 @@ impl CloudwatchLogs {
                 calls.spawn(putter.put_all(stream));
             }
             let Some(ended) = calls.join_next().await else { break };
-            let outcome = ended.unwrap_or_else(|ended| Outcome::failed(format!("a call to CloudWatch Logs: {ended}")));
-            refused.extend(outcome.refused);
-            self.spare.extend(outcome.spare);
+            let result = ended.unwrap_or_else(|ended| PutResult::failed(format!("a call to CloudWatch Logs: {ended}")));
+            refused.extend(result.refused);
+            self.spare.extend(result.spare);
             // What a person must mend is told first.
-            if let Some(failed) = outcome.error
-                && (error.is_none() || failed.class == Class::Misconfigured)
+            if let Some(failed) = result.error
+                && (error.is_none() || failed.class == ErrorClass::Misconfigured)
             {
                 error = Some(failed);
             }
@@ -275,10 +279,10 @@ impl CloudwatchLogs {
             None => Ok(refused),
             Some(error) => {
                 // A person may mend files that the client has already read.
-                if error.class == Class::Misconfigured {
+                if error.class == ErrorClass::Misconfigured {
                     self.client = None;
                 }
-                self.untold = refused;
+                self.unreported = refused;
                 Err(error)
             }
         }
@@ -289,19 +293,19 @@ impl Sink for CloudwatchLogs {
     type Run = Run;
 
     fn open(&self, header: &RunHeader) -> Run {
-        let target = self.target(header);
-        let messages = Messages::new(&self.config, self.max_line, header);
-        Run { state: RunState::new(Arc::new(target), header.started_at.as_millisecond()), messages }
+        let log_stream = self.log_stream(header);
+        let encoder = EventEncoder::new(&self.config, self.max_line, header);
+        Run { state: RunState::new(Arc::new(log_stream), header.started_at.as_millisecond()), encoder }
     }
 
     fn text_bytes_max(&self, run: &Run) -> usize {
-        run.messages.text_bytes_max()
+        run.encoder.text_bytes_max()
     }
 
     fn encode(&mut self, run: &Run, record: &Record<'_>) {
         match record {
-            Record::Line(piece) => run.messages.pieces(piece, |piece| self.append(run, &Record::Line(piece))),
-            record => self.append(run, record),
+            Record::Line(piece) => run.encoder.pieces(piece, |piece| self.append_event(run, &Record::Line(piece))),
+            record => self.append_event(run, record),
         }
         self.frames += 1;
     }
@@ -313,7 +317,7 @@ impl Sink for CloudwatchLogs {
 
     async fn connect(&mut self) -> SinkResult<()> {
         if !self.connected {
-            self.client().await?;
+            self.open_client().await?;
             self.connected = true;
         }
         Ok(())
@@ -331,7 +335,7 @@ impl Sink for CloudwatchLogs {
         self.sent = 0;
         self.confirmed = 0;
         self.connections += 1;
-        self.untold.clear();
+        self.unreported.clear();
         (self.frames, self.fill_start) = (0, 0);
         self.connected = false;
     }
@@ -345,27 +349,27 @@ impl Sink for CloudwatchLogs {
         Ok(refused)
     }
 
-    fn confirmed(&mut self) -> SinkResult<u64> {
+    fn confirmed_batches(&mut self) -> SinkResult<u64> {
         Ok(self.confirmed)
     }
 
     fn refused(&mut self) -> Vec<Refused> {
-        std::mem::take(&mut self.untold)
+        std::mem::take(&mut self.unreported)
     }
 
-    fn has_all(&self, run: &Run) -> bool {
-        run.state.has_all()
+    fn is_complete(&self, run: &Run) -> bool {
+        run.state.is_complete()
     }
 
     async fn drain(&mut self) -> SinkResult<()> {
         // Nothing may wait for more.
         self.gathered = 0;
-        self.untold = self.put_due().await?;
+        self.unreported = self.put_due().await?;
         self.confirmed = self.sent;
         Ok(())
     }
 
-    async fn broken(&mut self) -> SinkError {
+    async fn wait_closed(&mut self) -> SinkError {
         std::future::pending().await
     }
 

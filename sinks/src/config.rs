@@ -119,13 +119,13 @@ impl SinksFile {
 
 fn read_sink(document: &Document, name: String, mut section: Section) -> Option<SinkConfig> {
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') || name.is_empty() {
-        let says = "not a name for a sink; write letters, digits, _ and -";
-        document.push(Fault::new(document.file(), section.line(), &*name, says));
+        let message = "not a name for a sink; write letters, digits, _ and -";
+        document.push(Fault::new(document.file(), section.line(), &*name, message));
     }
     let type_known = section.line_of("type") != section.line();
     if !type_known {
-        let says = format!("sink `{name}` has no `type`; write type = \"syslog\" or another of {}", kind_names());
-        section.fault(section.line(), "", says);
+        let message = format!("sink `{name}` has no `type`; write type = \"syslog\" or another of {}", kind_names());
+        section.fault(section.line(), "", message);
     }
     let kind = section.choice("type", &KINDS);
     let when = read_when(&mut section);
@@ -137,9 +137,9 @@ fn read_sink(document: &Document, name: String, mut section: Section) -> Option<
     if let Some(bytes) = max_line
         && !(MAX_LINE_BYTES_MIN as u64..=domain::line::LINE_BYTES_MAX as u64).contains(&bytes)
     {
-        let says =
+        let message =
             format!("`max_line` is out of range; write {MAX_LINE_BYTES_MIN} to {}", domain::line::LINE_BYTES_MAX);
-        section.fault(max_line_line, bytes.to_string(), says);
+        section.fault(max_line_line, bytes.to_string(), message);
     }
     let required = section.flag("required").unwrap_or(false);
     let alert_after = section.duration("alert_after").unwrap_or(ALERT_AFTER);

@@ -1,7 +1,7 @@
 //! UDP and local datagram sockets. Used by syslog and GELF.
 //!
 //! Nothing is ever acknowledged here: a batch counts as confirmed when the kernel has taken it and nobody has refused it
-//! for [`HOLD`]. A refusal (ICMP port unreachable) sends everything within that time again; a datagram lost on the way is
+//! for [`CONFIRM_DELAY`]. A refusal (ICMP port unreachable) sends everything within that time again; a datagram lost on the way is
 //! lost and nobody can know.
 
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ use crate::sink::Refused;
 use crate::stream::{CONNECT_TIMEOUT, WRITE_TIMEOUT};
 
 /// A refusal comes at once, or never.
-const HOLD: Duration = Duration::from_secs(1);
+const CONFIRM_DELAY: Duration = Duration::from_secs(1);
 /// Datagrams in one call to the kernel.
 const CALL_DATAGRAMS_MAX: usize = 64;
 /// A burst over UDP: then a pause, in which the receiver may read. Linux's default receive buffer (`net.core.rmem_default`,
@@ -40,7 +40,7 @@ pub struct DatagramWire {
     address: Address,
     socket: Option<Socket>,
     /// The last connection failed: listen for a refusal before sending everything.
-    suspicious: bool,
+    probe_first: bool,
     sent: u64,
     confirmed: u64,
     sent_at: VecDeque<Instant>,
@@ -55,7 +55,7 @@ enum Socket {
 }
 
 /// What came of a call: how many datagrams the kernel took, or that the first one can never be sent.
-enum Taken {
+enum SendResult {
     Datagrams(usize),
     TooLong,
 }
@@ -65,7 +65,7 @@ impl DatagramWire {
         DatagramWire {
             address,
             socket: None,
-            suspicious: false,
+            probe_first: false,
             sent: 0,
             confirmed: 0,
             sent_at: VecDeque::new(),
@@ -79,7 +79,7 @@ impl DatagramWire {
     }
 
     pub fn disconnect(&mut self) {
-        self.suspicious |= self.socket.take().is_some();
+        self.probe_first |= self.socket.take().is_some();
         self.sent_at.clear();
         (self.sent, self.confirmed) = (0, 0);
     }
@@ -94,7 +94,7 @@ impl DatagramWire {
                 socket.connect(self.address.socket_path())?;
                 Socket::Unix(socket)
             }
-            _ => Socket::Udp(connected(&self.address).await?),
+            _ => Socket::Udp(connect_udp(&self.address).await?),
         });
         Ok(())
     }
@@ -114,33 +114,33 @@ impl DatagramWire {
                 sleep(BURST_PAUSE).await;
                 (self.burst_datagrams, self.burst_bytes) = (0, 0);
             }
-            let most = match (self.suspicious, paced) {
+            let most = match (self.probe_first, paced) {
                 (true, _) => 1,
-                (false, true) => burst(&datagrams[at..], self.burst_datagrams, self.burst_bytes),
+                (false, true) => burst_len(&datagrams[at..], self.burst_datagrams, self.burst_bytes),
                 (false, false) => CALL_DATAGRAMS_MAX,
             };
             let end = datagrams.len().min(at + most);
-            let taken = timeout(WRITE_TIMEOUT, hand_over(socket, &datagrams[at..end]))
+            let taken = timeout(WRITE_TIMEOUT, send_some(socket, &datagrams[at..end]))
                 .await
                 .map_err(|_| SinkError::timed_out("sending to", &self.address.to_string(), WRITE_TIMEOUT))?
-                .map_err(|error| undeliverable(&self.address, &error))?;
+                .map_err(|error| send_error(&self.address, &error))?;
             match taken {
-                Taken::Datagrams(count) => {
+                SendResult::Datagrams(count) => {
                     self.burst_datagrams += count;
                     self.burst_bytes += datagrams[at..at + count].iter().map(|datagram| datagram.len()).sum::<usize>();
                     at += count;
                 }
-                Taken::TooLong => {
+                SendResult::TooLong => {
                     let bytes = datagrams[at].len();
-                    let says = format!("a datagram of {bytes} bytes is too long for {}; set max_line", self.address);
-                    refused.push(Refused { frame: at, says });
+                    let message = format!("a datagram of {bytes} bytes is too long for {}; set max_line", self.address);
+                    refused.push(Refused { frame: at, message });
                     at += 1;
                 }
             }
-            if self.suspicious {
+            if self.probe_first {
                 sleep(PROBE_WAIT).await;
-                refusal(socket).map_err(|error| undeliverable(&self.address, &error))?;
-                self.suspicious = false;
+                pending_error(socket).map_err(|error| send_error(&self.address, &error))?;
+                self.probe_first = false;
             }
         }
         self.sent += 1;
@@ -148,11 +148,11 @@ impl DatagramWire {
         Ok(refused)
     }
 
-    pub fn confirmed(&mut self) -> SinkResult<u64> {
+    pub fn confirmed_batches(&mut self) -> SinkResult<u64> {
         if let Some(socket) = &self.socket {
-            refusal(socket).map_err(|error| undeliverable(&self.address, &error))?;
+            pending_error(socket).map_err(|error| send_error(&self.address, &error))?;
         }
-        while self.sent_at.front().is_some_and(|at| at.elapsed() >= HOLD) {
+        while self.sent_at.front().is_some_and(|at| at.elapsed() >= CONFIRM_DELAY) {
             self.sent_at.pop_front();
             self.confirmed += 1;
         }
@@ -165,29 +165,29 @@ impl DatagramWire {
             && !self.sent_at.is_empty()
         {
             sleep(PROBE_WAIT).await;
-            refusal(socket).map_err(|error| undeliverable(&self.address, &error))?;
+            pending_error(socket).map_err(|error| send_error(&self.address, &error))?;
         }
         self.sent_at.clear();
         self.confirmed = self.sent;
         Ok(())
     }
 
-    pub async fn broken(&mut self) -> SinkError {
-        let mut heard = [0; 512];
+    pub async fn wait_closed(&mut self) -> SinkError {
+        let mut buffer = [0; 512];
         loop {
-            let heard = match &self.socket {
-                Some(Socket::Udp(socket)) => socket.recv(&mut heard).await,
-                Some(Socket::Unix(socket)) => socket.recv(&mut heard).await,
+            let buffer = match &self.socket {
+                Some(Socket::Udp(socket)) => socket.recv(&mut buffer).await,
+                Some(Socket::Unix(socket)) => socket.recv(&mut buffer).await,
                 None => std::future::pending().await,
             };
-            if let Err(error) = heard {
-                return undeliverable(&self.address, &error);
+            if let Err(error) = buffer {
+                return send_error(&self.address, &error);
             }
         }
     }
 }
 
-async fn connected(address: &Address) -> io::Result<UdpSocket> {
+async fn connect_udp(address: &Address) -> io::Result<UdpSocket> {
     let resolved = timeout(CONNECT_TIMEOUT, lookup_host(address.host_port()));
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for target in resolved.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
@@ -201,15 +201,15 @@ async fn connected(address: &Address) -> io::Result<UdpSocket> {
     Err(last)
 }
 
-fn undeliverable(address: &Address, error: &io::Error) -> SinkError {
+fn send_error(address: &Address, error: &io::Error) -> SinkError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => SinkError::retry(format!("nobody listens at {address}")),
-        _ => SinkError::of_network(format!("cannot send to {address}: {error}"), error),
+        _ => SinkError::from_network_error(format!("cannot send to {address}: {error}"), error),
     }
 }
 
 /// How many of these the burst still takes; at least one.
-fn burst(datagrams: &[&[u8]], sent: usize, sent_bytes: usize) -> usize {
+fn burst_len(datagrams: &[&[u8]], sent: usize, sent_bytes: usize) -> usize {
     let mut bytes = sent_bytes;
     let room = datagrams.iter().take(BURST_DATAGRAMS_MAX.saturating_sub(sent)).take_while(|datagram| {
         bytes += datagram.len();
@@ -219,7 +219,7 @@ fn burst(datagrams: &[&[u8]], sent: usize, sent_bytes: usize) -> usize {
 }
 
 /// The error that the network has reported since the last call.
-fn refusal(socket: &Socket) -> io::Result<()> {
+fn pending_error(socket: &Socket) -> io::Result<()> {
     match socket {
         Socket::Udp(socket) => sockopt::socket_error(socket)??,
         Socket::Unix(socket) => sockopt::socket_error(socket)??,
@@ -227,22 +227,28 @@ fn refusal(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-async fn hand_over(socket: &Socket, datagrams: &[&[u8]]) -> io::Result<Taken> {
+async fn send_some(socket: &Socket, datagrams: &[&[u8]]) -> io::Result<SendResult> {
     loop {
         let result = match socket {
-            Socket::Udp(socket) => socket.async_io(Interest::WRITABLE, || call(socket.as_fd(), datagrams)).await,
-            Socket::Unix(socket) => socket.async_io(Interest::WRITABLE, || call(socket.as_fd(), datagrams)).await,
+            Socket::Udp(socket) => {
+                socket.async_io(Interest::WRITABLE, || send_datagrams(socket.as_fd(), datagrams)).await
+            }
+            Socket::Unix(socket) => {
+                socket.async_io(Interest::WRITABLE, || send_datagrams(socket.as_fd(), datagrams)).await
+            }
         };
         match result {
             Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => sleep(BUFFER_WAIT).await,
-            Err(error) if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) => return Ok(Taken::TooLong),
-            other => return other.map(Taken::Datagrams),
+            Err(error) if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) => {
+                return Ok(SendResult::TooLong);
+            }
+            other => return other.map(SendResult::Datagrams),
         }
     }
 }
 
 /// One `sendmmsg(2)`: the number of datagrams taken, at least one.
-fn call(descriptor: BorrowedFd<'_>, datagrams: &[&[u8]]) -> io::Result<usize> {
+fn send_datagrams(descriptor: BorrowedFd<'_>, datagrams: &[&[u8]]) -> io::Result<usize> {
     let slices: Vec<[IoSlice<'_>; 1]> = datagrams.iter().map(|datagram| [IoSlice::new(datagram)]).collect();
     let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = Vec::with_capacity(datagrams.len());
     controls.resize_with(datagrams.len(), SendAncillaryBuffer::default);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use crate::ansi;
 use crate::config::SinkConfig;
 use crate::feed::Item;
-use crate::record::{Gap, Place, Record, pieces};
+use crate::record::{Gap, Record, RecordId, pieces};
 use crate::sink::Sink;
 use crate::stamp;
 
@@ -15,7 +15,7 @@ const UNKNOWN_STAMP: &[u8] = b"1970-01-01T00:00:00.000000000Z";
 
 /// What became of an item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct BatchCounts {
     /// Records given to the sink.
     pub events: usize,
     /// Lines of the job among them.
@@ -24,8 +24,8 @@ pub struct Tally {
     pub dropped_bytes: u64,
 }
 
-impl Tally {
-    pub fn add(&mut self, other: &Tally) {
+impl BatchCounts {
+    pub fn add(&mut self, other: &BatchCounts) {
         self.events += other.events;
         self.lines += other.lines;
         self.dropped_lines += other.dropped_lines;
@@ -34,18 +34,18 @@ impl Tally {
 }
 
 /// A sink that is being filled, and what it was filled with: refused records are named by it.
-pub struct Filling<'s, S> {
+pub struct BatchWriter<'s, S> {
     pub sink: &'s mut S,
     /// The slot of the run.
-    pub slot: u64,
-    pub places: &'s mut Vec<(u64, Place)>,
+    pub feed_id: u64,
+    pub sent_records: &'s mut Vec<(u64, RecordId)>,
 }
 
-impl<S: Sink> Filling<'_, S> {
-    fn encode(&mut self, run: &S::Run, record: &Record<'_>, tally: &mut Tally) {
+impl<S: Sink> BatchWriter<'_, S> {
+    fn encode(&mut self, run: &S::Run, record: &Record<'_>, counts: &mut BatchCounts) {
         self.sink.encode(run, record);
-        self.places.push((self.slot, record.place()));
-        tally.events += 1;
+        self.sent_records.push((self.feed_id, record.id()));
+        counts.events += 1;
     }
 }
 
@@ -60,25 +60,31 @@ pub struct Encoding<'c> {
 impl<'c> Encoding<'c> {
     pub fn new(config: &'c SinkConfig, now: Timestamp, wanted: bool) -> Encoding<'c> {
         let oldest = now.checked_sub(config.retry.max_age).unwrap_or(Timestamp::UNIX_EPOCH);
-        Encoding { config, now, oldest: stamp::of(oldest.max(Timestamp::UNIX_EPOCH)), wanted }
+        Encoding { config, now, oldest: stamp::format(oldest.max(Timestamp::UNIX_EPOCH)), wanted }
     }
 
     /// Gives the item's records to the sink.
-    pub fn item<S: Sink>(&self, mut filling: Filling<'_, S>, run: &S::Run, item: &Item) -> Tally {
-        let mut tally = Tally::default();
+    pub fn encode_item<S: Sink>(&self, mut writer: BatchWriter<'_, S>, run: &S::Run, item: &Item) -> BatchCounts {
+        let mut counts = BatchCounts::default();
         if !self.wanted {
-            return tally;
+            return counts;
         }
         match item {
-            Item::Started => filling.encode(run, &Record::Started, &mut tally),
-            Item::Finished(finished) => filling.encode(run, &Record::Finished(finished), &mut tally),
-            Item::Lines(block) => self.block(&mut filling, run, block, &mut tally),
+            Item::Started => writer.encode(run, &Record::Started, &mut counts),
+            Item::Finished(finished) => writer.encode(run, &Record::Finished(finished), &mut counts),
+            Item::Lines(block) => self.encode_block(&mut writer, run, block, &mut counts),
         }
-        tally
+        counts
     }
 
-    fn block<S: Sink>(&self, filling: &mut Filling<'_, S>, run: &S::Run, block: &Block, tally: &mut Tally) {
-        let text_bytes_max = filling.sink.text_bytes_max(run);
+    fn encode_block<S: Sink>(
+        &self,
+        writer: &mut BatchWriter<'_, S>,
+        run: &S::Run,
+        block: &Block,
+        counts: &mut BatchCounts,
+    ) {
+        let text_bytes_max = writer.sink.text_bytes_max(run);
         let mut scratch = Vec::new();
         let mut gap: Option<Gap> = None;
         // Hundreds of lines in a row were captured at once: what holds for one stamp need not be found out again.
@@ -102,14 +108,14 @@ impl<'c> Encoding<'c> {
                 good = *stamp;
             }
             if let Some(gap) = gap.take() {
-                drop_lines(filling, run, gap, tally);
+                encode_gap(writer, run, gap, counts);
             }
             let text = if self.config.strip_ansi { ansi::strip(line.text, &mut scratch) } else { line.text };
-            pieces(&line, text, text_bytes_max, |piece| filling.encode(run, &Record::Line(piece), tally));
-            tally.lines += 1;
+            pieces(&line, text, text_bytes_max, |piece| writer.encode(run, &Record::Line(piece), counts));
+            counts.lines += 1;
         }
         if let Some(gap) = gap {
-            drop_lines(filling, run, gap, tally);
+            encode_gap(writer, run, gap, counts);
         }
     }
 
@@ -131,10 +137,10 @@ fn is_stamp(stamp: &[u8]) -> bool {
 }
 
 /// Says in the sink itself what it will never get.
-fn drop_lines<S: Sink>(filling: &mut Filling<'_, S>, run: &S::Run, gap: Gap, tally: &mut Tally) {
-    filling.encode(run, &Record::Gap(gap), tally);
-    tally.dropped_lines += gap.lines;
-    tally.dropped_bytes += gap.bytes;
+fn encode_gap<S: Sink>(writer: &mut BatchWriter<'_, S>, run: &S::Run, gap: Gap, counts: &mut BatchCounts) {
+    writer.encode(run, &Record::Gap(gap), counts);
+    counts.dropped_lines += gap.lines;
+    counts.dropped_bytes += gap.bytes;
 }
 
 #[cfg(test)]

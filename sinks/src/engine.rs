@@ -44,28 +44,28 @@ impl Environment {
 }
 
 /// One attempt of one run.
-pub(crate) type Key = (RunId, u32);
-pub(crate) type FeedHandle = Arc<Mutex<Tracked>>;
+pub(crate) type AttemptKey = (RunId, u32);
+pub(crate) type FeedHandle = Arc<Mutex<TrackedFeed>>;
 
 /// A feed, and how far the other side has taken it for what that is worth: no cursor moves for it.
-pub(crate) struct Tracked {
+pub(crate) struct TrackedFeed {
     pub feed: Box<dyn Feed>,
     pub arrived: Position,
 }
 
 /// What the engine's callers and its task share.
-pub(crate) struct Shared {
+pub(crate) struct EngineShared {
     pub inbox: Mutex<Inbox>,
     pub notify: Notify,
     /// Everything not yet delivered to its end.
-    pub feeds: Mutex<BTreeMap<Key, FeedHandle>>,
+    pub feeds: Mutex<BTreeMap<AttemptKey, FeedHandle>>,
     pub health: Mutex<Health>,
 }
 
 #[derive(Default)]
 pub(crate) struct Inbox {
-    pub added: Vec<(Key, FeedHandle)>,
-    pub removed: Vec<Key>,
+    pub added: Vec<(AttemptKey, FeedHandle)>,
+    pub removed: Vec<AttemptKey>,
     pub woken: BTreeSet<RunId>,
     pub flushes: Vec<oneshot::Sender<()>>,
 }
@@ -78,7 +78,7 @@ pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Engine {
     config: Arc<SinkConfig>,
     environment: Environment,
-    shared: Arc<Shared>,
+    shared: Arc<EngineShared>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -90,7 +90,7 @@ impl Engine {
     /// None so far: what is wrong shows when the sink connects.
     pub fn start(config: SinkConfig, environment: Environment) -> SinkResult<Engine> {
         let config = Arc::new(config);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(EngineShared {
             inbox: Mutex::default(),
             notify: Notify::new(),
             feeds: Mutex::default(),
@@ -106,7 +106,7 @@ impl Engine {
             SinkKind::Gelf(gelf) => start.task(gelf_sink(gelf, config.max_line, environment.random)),
             SinkKind::CloudwatchLogs(logs) => {
                 let sink = CloudwatchLogs::new(logs, &config, environment.clone());
-                let batch = cloudwatch_logs::gathering(config.batch);
+                let batch = cloudwatch_logs::engine_batch(config.batch);
                 let config = Arc::new(SinkConfig { batch, ..(*config).clone() });
                 Start { config: &config, ..start }.task(sink)
             }
@@ -131,7 +131,7 @@ impl Engine {
     /// Delivers the feed from its durable cursor on, until `run.finished` is through; then drops it.
     pub fn add(&self, feed: Box<dyn Feed>) {
         let key = (feed.header().run_id.clone(), feed.header().attempt);
-        let handle: FeedHandle = Arc::new(Mutex::new(Tracked { feed, arrived: Position::START }));
+        let handle: FeedHandle = Arc::new(Mutex::new(TrackedFeed { feed, arrived: Position::START }));
         locked(&self.shared.feeds).insert(key.clone(), handle.clone());
         locked(&self.shared.inbox).added.push((key, handle));
         self.shared.notify.notify_one();
@@ -156,7 +156,7 @@ impl Engine {
     }
 
     pub fn status(&self) -> SinkStatus {
-        let feeds: Vec<(Key, FeedHandle)> =
+        let feeds: Vec<(AttemptKey, FeedHandle)> =
             locked(&self.shared.feeds).iter().map(|(key, feed)| (key.clone(), feed.clone())).collect();
         let (mut total, mut kept) = (Lag::default(), Lag::default());
         let mut oldest_run = None;
@@ -193,7 +193,7 @@ impl Engine {
             unconfirmed_lines: kept.lines,
             unconfirmed_bytes: kept.bytes,
             rate_lines_per_second: health.rate(Instant::now()),
-            last_error: health.last_error.as_ref().map(|(says, _)| says.clone()),
+            last_error: health.last_error.as_ref().map(|(message, _)| message.clone()),
             last_error_at: health.last_error.as_ref().map(|(_, at)| *at),
             failing_since: health.failing.map(|failing| failing.since),
             oldest_undelivered_run: oldest_run,
@@ -242,7 +242,7 @@ impl Engine {
 struct Start<'s> {
     config: &'s Arc<SinkConfig>,
     environment: &'s Environment,
-    shared: &'s Arc<Shared>,
+    shared: &'s Arc<EngineShared>,
     stop: &'s CancellationToken,
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// What is to be made of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum ErrorClass {
     /// It may work later by itself: unreachable, busy, broken off. Everything is kept and sent again.
     Retry,
     /// It works once a person has mended something: a certificate, a permission, an address. Everything is kept, and the
@@ -14,45 +14,45 @@ pub enum Class {
     Permanent,
 }
 
-impl Class {
+impl ErrorClass {
     pub const fn name(self) -> &'static str {
         match self {
-            Class::Retry => "retry",
-            Class::Misconfigured => "misconfigured",
-            Class::Permanent => "permanent",
+            ErrorClass::Retry => "retry",
+            ErrorClass::Misconfigured => "misconfigured",
+            ErrorClass::Permanent => "permanent",
         }
     }
 }
 
 /// One lower-case sentence for people and a class for the engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{says}")]
+#[error("{message}")]
 pub struct SinkError {
-    pub class: Class,
-    pub says: String,
+    pub class: ErrorClass,
+    pub message: String,
 }
 
 impl SinkError {
-    pub fn retry(says: impl Into<String>) -> SinkError {
-        SinkError { class: Class::Retry, says: says.into() }
+    pub fn retry(message: impl Into<String>) -> SinkError {
+        SinkError { class: ErrorClass::Retry, message: message.into() }
     }
 
-    pub fn misconfigured(says: impl Into<String>) -> SinkError {
-        SinkError { class: Class::Misconfigured, says: says.into() }
+    pub fn misconfigured(message: impl Into<String>) -> SinkError {
+        SinkError { class: ErrorClass::Misconfigured, message: message.into() }
     }
 
     /// A network: only what this machine itself forbids is for a person to mend; everything else may pass.
-    pub(crate) fn of_network(says: String, error: &std::io::Error) -> SinkError {
+    pub(crate) fn from_network_error(message: String, error: &std::io::Error) -> SinkError {
         match error.kind() {
-            std::io::ErrorKind::PermissionDenied => SinkError::misconfigured(says),
-            _ => SinkError::retry(says),
+            std::io::ErrorKind::PermissionDenied => SinkError::misconfigured(message),
+            _ => SinkError::retry(message),
         }
     }
 
     /// A file or directory: what a person must mend, and what may pass.
-    pub fn of_path(doing: &str, path: &std::path::Path, error: &std::io::Error) -> SinkError {
+    pub fn from_path_error(doing: &str, path: &std::path::Path, error: &std::io::Error) -> SinkError {
         use std::io::ErrorKind;
-        let says = format!("cannot {doing} {}: {error}", path.display());
+        let message = format!("cannot {doing} {}: {error}", path.display());
         match error.kind() {
             ErrorKind::PermissionDenied
             | ErrorKind::NotFound
@@ -61,8 +61,8 @@ impl SinkError {
             | ErrorKind::IsADirectory
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::InvalidInput
-            | ErrorKind::InvalidFilename => SinkError::misconfigured(says),
-            _ => SinkError::retry(says),
+            | ErrorKind::InvalidFilename => SinkError::misconfigured(message),
+            _ => SinkError::retry(message),
         }
     }
 

@@ -39,14 +39,14 @@ pub fn read(section: &mut Section) -> Option<FileConfig> {
     if !text.starts_with('/') {
         section.fault(line, &*text, "not an absolute path; write it like /var/log/sexton/{group}/{job}.log");
     }
-    let path = Template::parse(&text).map_err(|says| section.fault(line, &*text, says)).ok()?;
+    let path = Template::parse(&text).map_err(|message| section.fault(line, &*text, message)).ok()?;
     Some(FileConfig { path, format })
 }
 
 pub struct FileSink {
     config: FileConfig,
     text_bytes_max: usize,
-    filled: Vec<Filled>,
+    filled: Vec<FileBatch>,
     /// Absent while they are with a thread that may block; still absent when that was cancelled.
     files: Option<Files>,
     connected: bool,
@@ -54,7 +54,7 @@ pub struct FileSink {
 }
 
 /// What one file gets of the batch.
-struct Filled {
+struct FileBatch {
     path: Arc<Path>,
     bytes: Vec<u8>,
 }
@@ -67,11 +67,11 @@ pub struct FileRun {
 /// The open files. Moves into the threads that may block, and back.
 #[derive(Default)]
 struct Files {
-    open: BTreeMap<Arc<Path>, Open>,
+    open: BTreeMap<Arc<Path>, OpenFile>,
     clock: u64,
 }
 
-struct Open {
+struct OpenFile {
     file: File,
     /// Device and inode.
     identity: (u64, u64),
@@ -88,7 +88,7 @@ impl FileSink {
 
     /// Runs `work` where blocking is allowed. Once it was cancelled nothing works until `disconnect`: what was written
     /// before can no longer be synced.
-    async fn blocking<T: Send + 'static>(
+    async fn run_blocking<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Files) -> SinkResult<T> + Send + 'static,
     ) -> SinkResult<T> {
@@ -117,11 +117,11 @@ impl Sink for FileSink {
     }
 
     fn encode(&mut self, run: &FileRun, record: &Record<'_>) {
-        let same = |filled: &Filled| Arc::ptr_eq(&filled.path, &run.path) || filled.path == run.path;
+        let same = |filled: &FileBatch| Arc::ptr_eq(&filled.path, &run.path) || filled.path == run.path;
         let at = match self.filled.last().is_some_and(same) {
             true => self.filled.len() - 1,
             false => self.filled.iter().position(same).unwrap_or_else(|| {
-                self.filled.push(Filled { path: run.path.clone(), bytes: Vec::with_capacity(64 * 1024) });
+                self.filled.push(FileBatch { path: run.path.clone(), bytes: Vec::with_capacity(64 * 1024) });
                 self.filled.len() - 1
             }),
         };
@@ -153,8 +153,8 @@ impl Sink for FileSink {
 
     async fn send(&mut self) -> SinkResult<Vec<Refused>> {
         let filled = std::mem::take(&mut self.filled);
-        self.blocking(move |files| {
-            for Filled { path, bytes } in filled {
+        self.run_blocking(move |files| {
+            for FileBatch { path, bytes } in filled {
                 files.append(&path, &bytes)?;
             }
             Ok(())
@@ -164,7 +164,7 @@ impl Sink for FileSink {
         Ok(Vec::new())
     }
 
-    fn confirmed(&mut self) -> SinkResult<u64> {
+    fn confirmed_batches(&mut self) -> SinkResult<u64> {
         Ok(self.sent)
     }
 
@@ -172,12 +172,12 @@ impl Sink for FileSink {
         self.sync().await
     }
 
-    async fn broken(&mut self) -> SinkError {
+    async fn wait_closed(&mut self) -> SinkError {
         std::future::pending().await
     }
 
     async fn sync(&mut self) -> SinkResult<()> {
-        self.blocking(Files::sync).await
+        self.run_blocking(Files::sync).await
     }
 }
 
@@ -185,15 +185,17 @@ impl Files {
     fn append(&mut self, path: &Arc<Path>, bytes: &[u8]) -> SinkResult<()> {
         self.clock += 1;
         let clock = self.clock;
-        let open = self.current(path)?;
+        let open = self.open_current(path)?;
         open.used = clock;
         open.dirty = true;
         let allowed = open.allowance.consume(bytes.len() as u64, || free_space(&open.file));
-        allowed.and_then(|()| open.file.write_all(bytes)).map_err(|error| SinkError::of_path("write to", path, &error))
+        allowed
+            .and_then(|()| open.file.write_all(bytes))
+            .map_err(|error| SinkError::from_path_error("write to", path, &error))
     }
 
     /// The file that the path names now.
-    fn current(&mut self, path: &Arc<Path>) -> SinkResult<&mut Open> {
+    fn open_current(&mut self, path: &Arc<Path>) -> SinkResult<&mut OpenFile> {
         let identity = std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
         let rotated = self.open.get(path).is_some_and(|open| Some(open.identity) != identity);
         if rotated && let Some(old) = self.open.remove(path) {
@@ -215,7 +217,7 @@ impl Files {
     fn sync(&mut self) -> SinkResult<()> {
         for (path, open) in &mut self.open {
             if open.dirty {
-                open.file.sync_data().map_err(|error| SinkError::of_path("sync", path, &error))?;
+                open.file.sync_data().map_err(|error| SinkError::from_path_error("sync", path, &error))?;
                 open.dirty = false;
             }
         }
@@ -224,19 +226,19 @@ impl Files {
 }
 
 /// Makes the directories, opens for appending, and ends a line that an earlier failure left torn.
-fn open(path: &Path) -> SinkResult<Open> {
+fn open(path: &Path) -> SinkResult<OpenFile> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)
-            .map_err(|error| SinkError::of_path("create the directory", directory, &error))?;
+            .map_err(|error| SinkError::from_path_error("create the directory", directory, &error))?;
     }
     let opened = OpenOptions::new().create(true).read(true).append(true).open(path);
-    let mut file = opened.map_err(|error| SinkError::of_path("open", path, &error))?;
-    let metadata = file.metadata().map_err(|error| SinkError::of_path("look at", path, &error))?;
+    let mut file = opened.map_err(|error| SinkError::from_path_error("open", path, &error))?;
+    let metadata = file.metadata().map_err(|error| SinkError::from_path_error("look at", path, &error))?;
     if metadata.is_file() && metadata.len() > 0 && last_byte(&file, metadata.len()).is_ok_and(|byte| byte != b'\n') {
-        file.write_all(b"\n").map_err(|error| SinkError::of_path("write to", path, &error))?;
+        file.write_all(b"\n").map_err(|error| SinkError::from_path_error("write to", path, &error))?;
     }
     let identity = (metadata.dev(), metadata.ino());
-    Ok(Open { file, identity, dirty: true, used: 0, allowance: WriteAllowance::default() })
+    Ok(OpenFile { file, identity, dirty: true, used: 0, allowance: WriteAllowance::default() })
 }
 
 fn last_byte(file: &File, bytes: u64) -> io::Result<u8> {
@@ -252,9 +254,9 @@ fn free_space(file: &File) -> io::Result<DiskSpace> {
     Ok(DiskSpace { free_bytes: bytes(stat.f_bavail), total_bytes: bytes(stat.f_blocks) })
 }
 
-fn close(path: &Path, open: Open) -> SinkResult<()> {
+fn close(path: &Path, open: OpenFile) -> SinkResult<()> {
     match open.dirty {
-        true => open.file.sync_data().map_err(|error| SinkError::of_path("sync", path, &error)),
+        true => open.file.sync_data().map_err(|error| SinkError::from_path_error("sync", path, &error)),
         false => Ok(()),
     }
 }
@@ -267,8 +269,8 @@ pub fn check(config: &FileConfig) -> Result<String, String> {
         false => Path::new(fixed).parent().unwrap_or(Path::new("/")),
     };
     std::fs::create_dir_all(directory)
-        .map_err(|error| SinkError::of_path("create the directory", directory, &error).says)?;
+        .map_err(|error| SinkError::from_path_error("create the directory", directory, &error).message)?;
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-        .map_err(|error| SinkError::of_path("write into", directory, &error.into()).says)?;
+        .map_err(|error| SinkError::from_path_error("write into", directory, &error.into()).message)?;
     Ok(format!("files can be made below {}", directory.display()))
 }

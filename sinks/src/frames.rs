@@ -18,7 +18,7 @@ impl Frames {
     }
 
     /// The bytes of these frames, one after the other.
-    pub fn of(&self, frames: std::ops::Range<usize>) -> &[u8] {
+    pub fn slice(&self, frames: std::ops::Range<usize>) -> &[u8] {
         let end_before = |frame: usize| frame.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[end_before(frames.start)..end_before(frames.end)]
     }

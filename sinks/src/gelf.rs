@@ -63,7 +63,7 @@ pub enum Compression {
 /// Takes the options of `type = "gelf"`. Reports every fault; `None` when something needed is missing.
 pub fn read(section: &mut Section) -> Option<GelfConfig> {
     let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Http, Scheme::Https];
-    let reached = address::read(section, &schemes, |_| PORT);
+    let address_and_tls = address::read(section, &schemes, |_| PORT);
     let compression_line = section.line_of("compression");
     let words = [("none", Compression::None), ("gzip", Compression::Gzip), ("zlib", Compression::Zlib)];
     let compression = section.choice("compression", &words).unwrap_or(Compression::None);
@@ -71,7 +71,7 @@ pub fn read(section: &mut Section) -> Option<GelfConfig> {
     let chunk = section.integer("max_chunk_size", 512..=CHUNK_BYTES_MAX);
     let bulk_line = section.line_of("bulk");
     let bulk = section.flag("bulk");
-    let (mut address, tls) = reached?;
+    let (mut address, tls) = address_and_tls?;
     let web = matches!(address.scheme, Scheme::Http | Scheme::Https);
     if web && matches!(address.path.as_str(), "" | "/") {
         address.path = HTTP_PATH.to_owned();
@@ -133,7 +133,7 @@ impl Gelf {
         let head = if piece.stream == Stream::Stdout { &run.stdout } else { &run.stderr };
         self.write_head(head, piece.stamp, out);
         out.extend_from_slice(b",\"_seq\":");
-        out.extend_from_slice(self.seq.of(piece.seq));
+        out.extend_from_slice(self.seq.text(piece.seq));
         if piece.part > 0 {
             out.extend_from_slice(b",\"_part\":");
             stamp::write_number(piece.part, out);
@@ -159,7 +159,7 @@ impl Gelf {
 
     fn write_head(&mut self, head: &[u8], stamp: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(head);
-        out.extend_from_slice(self.epoch.of(stamp));
+        out.extend_from_slice(self.epoch.text(stamp));
         out.extend_from_slice(stamp::micros(stamp));
     }
 
@@ -177,14 +177,14 @@ impl Gelf {
             Record::Line(piece) => self.write_piece(run, piece, out),
             Record::Started => out.extend_from_slice(&run.started),
             Record::Gap(gap) => {
-                self.write_event(&run.warning, &stamp::of(gap.at), bracket_records::GAP, &gap.text(), &[], out);
+                self.write_event(&run.warning, &stamp::format(gap.at), bracket_records::GAP, &gap.text(), &[], out);
             }
             Record::Finished(finished) => {
                 let mut rest = Vec::with_capacity(256);
                 bracket_records::finished_members(finished, "_", &mut rest);
                 let text = bracket_records::finished_text(finished);
                 let head = if finished.outcome.is_bad() { &run.error } else { &run.info };
-                let stamp = stamp::of(finished.finished_at);
+                let stamp = stamp::format(finished.finished_at);
                 self.write_event(head, &stamp, bracket_records::FINISHED, &text, &rest, out);
             }
         }
@@ -241,7 +241,7 @@ impl Format for Gelf {
             &bracket_records::shortened(&header.command, bracket_records::COMMAND_BYTES_MAX),
             &mut rest,
         );
-        let stamp_started = stamp::of(header.started_at);
+        let stamp_started = stamp::format(header.started_at);
         let info = head(6, None);
         let mut started = Vec::with_capacity(512);
         let mut this = Gelf::new(self.config.clone(), self.text_bytes_max, self.random);

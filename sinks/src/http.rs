@@ -8,10 +8,10 @@ use std::time::Duration;
 use reqwest::{Client, StatusCode};
 
 use crate::address::Address;
-use crate::error::{Class, SinkError, SinkResult};
+use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::frames::Frames;
 use crate::gelf::{Compression, compress};
-use crate::sink::{Refused, TURN_BYTES};
+use crate::sink::{READ_BYTES_MAX, Refused};
 use crate::stream::CONNECT_TIMEOUT;
 use crate::tls::{TlsConfig, handshake_fault};
 
@@ -21,7 +21,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTEMPTS_MAX: u32 = 3;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(100);
 /// One request a message: some forty lines are at stake when one fails.
-const SINGLE_TURN_BYTES: usize = 4096;
+const SINGLE_READ_BYTES_MAX: usize = 4096;
 /// How much of an answer is shown when it is a refusal.
 const ANSWER_CHARS_MAX: usize = 200;
 
@@ -32,12 +32,12 @@ pub struct HttpWire {
     tls: TlsConfig,
     client: Option<Client>,
     sent: u64,
-    answered: Option<StatusCode>,
+    last_status: Option<StatusCode>,
 }
 
 impl HttpWire {
     pub fn new(address: Address, compression: Compression, bulk: bool, tls: TlsConfig) -> HttpWire {
-        HttpWire { address, compression, bulk, tls, client: None, sent: 0, answered: None }
+        HttpWire { address, compression, bulk, tls, client: None, sent: 0, last_status: None }
     }
 
     pub fn is_connected(&self) -> bool {
@@ -61,7 +61,7 @@ impl HttpWire {
             .timeout(REQUEST_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build();
-        let unusable = |error| SinkError::misconfigured(format!("cannot make an HTTP client: {}", told(&error)));
+        let unusable = |error| SinkError::misconfigured(format!("cannot make an HTTP client: {}", root_cause(&error)));
         self.client = Some(client.map_err(unusable)?);
         Ok(())
     }
@@ -74,13 +74,13 @@ impl HttpWire {
             false => (0..frames.count()).rev().map(|frame| frame..frame + 1).collect(),
         };
         while let Some(part) = parts.pop() {
-            match self.post(frames.of(part.clone())).await {
+            match self.post_with_retry(frames.slice(part.clone())).await {
                 Ok(()) => {}
-                Err(SinkError { class: Class::Permanent, says }) if part.len() == 1 => {
-                    refused.push(Refused { frame: part.start, says });
+                Err(SinkError { class: ErrorClass::Permanent, message }) if part.len() == 1 => {
+                    refused.push(Refused { frame: part.start, message });
                 }
                 // One of them is at fault; halves find it in few requests.
-                Err(error) if error.class == Class::Permanent => {
+                Err(error) if error.class == ErrorClass::Permanent => {
                     let middle = part.start + part.len() / 2;
                     parts.extend([middle..part.end, part.start..middle]);
                 }
@@ -91,15 +91,15 @@ impl HttpWire {
         Ok(refused)
     }
 
-    pub fn turn_bytes(&self) -> usize {
-        if self.bulk { TURN_BYTES } else { SINGLE_TURN_BYTES }
+    pub fn read_bytes_max(&self) -> usize {
+        if self.bulk { READ_BYTES_MAX } else { SINGLE_READ_BYTES_MAX }
     }
 
-    async fn post(&mut self, body: &[u8]) -> SinkResult<()> {
+    async fn post_with_retry(&mut self, body: &[u8]) -> SinkResult<()> {
         let mut attempt = 1;
         loop {
             match self.post_once(body).await {
-                Err(error) if error.class == Class::Retry && attempt < ATTEMPTS_MAX => {
+                Err(error) if error.class == ErrorClass::Retry && attempt < ATTEMPTS_MAX => {
                     tokio::time::sleep(ATTEMPT_WAIT * attempt).await;
                     attempt += 1;
                 }
@@ -120,44 +120,46 @@ impl HttpWire {
         let answer = request.body(compress(body, self.compression)).send().await;
         let answer = answer.map_err(|error| unreachable(shown, &error))?;
         let status = answer.status();
-        self.answered = Some(status);
+        self.last_status = Some(status);
         if status.is_success() {
             return Ok(());
         }
         let text: String = answer.text().await.unwrap_or_default().chars().take(ANSWER_CHARS_MAX).collect();
-        let says = format!("{shown} answered {status}: {}", text.trim());
-        Err(SinkError { class: class_of(status), says })
+        let message = format!("{shown} answered {status}: {}", text.trim());
+        Err(SinkError { class: classify_status(status), message })
     }
 
-    pub fn confirmed(&self) -> u64 {
+    pub fn confirmed_batches(&self) -> u64 {
         self.sent
     }
 
     /// The status of the latest answer.
-    pub fn answered(&self) -> Option<StatusCode> {
-        self.answered
+    pub fn last_status(&self) -> Option<StatusCode> {
+        self.last_status
     }
 }
 
 /// What the server makes of a message. Only a fault of the message itself is permanent.
-fn class_of(status: StatusCode) -> Class {
+fn classify_status(status: StatusCode) -> ErrorClass {
     match status {
-        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => Class::Permanent,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT | StatusCode::TOO_EARLY => {
-            Class::Retry
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+            ErrorClass::Permanent
         }
-        status if status.is_server_error() => Class::Retry,
-        _ => Class::Misconfigured,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT | StatusCode::TOO_EARLY => {
+            ErrorClass::Retry
+        }
+        status if status.is_server_error() => ErrorClass::Retry,
+        _ => ErrorClass::Misconfigured,
     }
 }
 
 /// Nobody answered, or nobody who may be trusted.
 pub fn unreachable(shown: impl Display, error: &reqwest::Error) -> SinkError {
-    handshake_fault(format!("cannot reach {shown}: {}", told(error)), error)
+    handshake_fault(format!("cannot reach {shown}: {}", root_cause(error)), error)
 }
 
 /// The innermost cause: the outer ones only repeat the URL, which may hold a password.
-pub fn told(error: &reqwest::Error) -> String {
+pub fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -172,17 +174,17 @@ mod tests {
     #[test]
     fn only_a_fault_of_the_message_is_permanent() {
         for (status, class) in [
-            (400, Class::Permanent),
-            (413, Class::Permanent),
-            (401, Class::Misconfigured),
-            (404, Class::Misconfigured),
-            (301, Class::Misconfigured),
-            (408, Class::Retry),
-            (429, Class::Retry),
-            (500, Class::Retry),
-            (503, Class::Retry),
+            (400, ErrorClass::Permanent),
+            (413, ErrorClass::Permanent),
+            (401, ErrorClass::Misconfigured),
+            (404, ErrorClass::Misconfigured),
+            (301, ErrorClass::Misconfigured),
+            (408, ErrorClass::Retry),
+            (429, ErrorClass::Retry),
+            (500, ErrorClass::Retry),
+            (503, ErrorClass::Retry),
         ] {
-            assert_eq!(class_of(StatusCode::from_u16(status).expect("status")), class, "{status}");
+            assert_eq!(classify_status(StatusCode::from_u16(status).expect("status")), class, "{status}");
         }
     }
 }

@@ -130,7 +130,7 @@ impl JsonRun {
             number_member("pid", pid, &mut started);
         }
         text_member("command", &header.command, &mut started);
-        JsonRun { shared, started, started_at: stamp::of(header.started_at).to_vec() }
+        JsonRun { shared, started, started_at: stamp::format(header.started_at).to_vec() }
     }
 
     /// Appends the record as one object, without a newline.
@@ -143,12 +143,12 @@ impl JsonRun {
                 close(out);
             }
             Record::Gap(gap) => {
-                self.open(&stamp::of(gap.at), "gap", out);
+                self.open(&stamp::format(gap.at), "gap", out);
                 text_member("message", &gap.text(), out);
                 close(out);
             }
             Record::Finished(finished) => {
-                self.open(&stamp::of(finished.finished_at), "run.finished", out);
+                self.open(&stamp::format(finished.finished_at), "run.finished", out);
                 crate::bracket_records::finished_members(finished, "", out);
                 close(out);
             }

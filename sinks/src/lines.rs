@@ -81,7 +81,7 @@ fn write_piece(piece: &Piece<'_>, out: &mut Vec<u8>) {
 
 /// A record of ours bears its name behind the tag: `F:run.started`.
 fn write_event(at: Timestamp, event: &str, text: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(&stamp::of(at));
+    out.extend_from_slice(&stamp::format(at));
     out.extend_from_slice(format!(" {} F:{event} {text}", Stream::Stderr.name()).as_bytes());
 }
 

@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// One sentence: why nothing can be delivered now.
-pub async fn reach(config: &SinkConfig) -> Result<(), String> {
+pub async fn probe(config: &SinkConfig) -> Result<(), String> {
     match &config.kind {
         SinkKind::File(file) => file::check(file).map(drop),
         SinkKind::Stdout(_) | SinkKind::CloudwatchLogs(_) => Ok(()),

@@ -25,7 +25,7 @@ pub enum Record<'r> {
 
 /// Which record of its run a record is, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum RecordId {
     Started,
     Line { seq: u64 },
     Gap { first_seq: u64 },
@@ -33,12 +33,12 @@ pub enum Place {
 }
 
 impl Record<'_> {
-    pub fn place(&self) -> Place {
+    pub fn id(&self) -> RecordId {
         match self {
-            Record::Started => Place::Started,
-            Record::Line(piece) => Place::Line { seq: piece.seq },
-            Record::Gap(gap) => Place::Gap { first_seq: gap.first_seq },
-            Record::Finished(_) => Place::Finished,
+            Record::Started => RecordId::Started,
+            Record::Line(piece) => RecordId::Line { seq: piece.seq },
+            Record::Gap(gap) => RecordId::Gap { first_seq: gap.first_seq },
+            Record::Finished(_) => RecordId::Finished,
         }
     }
 }

@@ -27,8 +27,8 @@ pub trait Sink: Send + 'static {
     fn filled_bytes(&self) -> usize;
 
     /// How much of a run is read at once. After a failure, so much is sent again.
-    fn turn_bytes(&self) -> usize {
-        TURN_BYTES
+    fn read_bytes_max(&self) -> usize {
+        READ_BYTES_MAX
     }
 
     /// Idempotent: connects where it is not.
@@ -47,11 +47,11 @@ pub trait Sink: Send + 'static {
     ///
     /// # Errors
     /// When the connection is found broken.
-    fn confirmed(&mut self) -> SinkResult<u64>;
+    fn confirmed_batches(&mut self) -> SinkResult<u64>;
 
     /// How many of the batches sent since `connect` have arrived, so far as the last [`Sink::confirmed`] saw, though they may
     /// still be lost there. Never less than what is confirmed. Only shown to people: no cursor moves for it.
-    fn arrived(&self) -> u64 {
+    fn accepted_batches(&self) -> u64 {
         0
     }
 
@@ -63,7 +63,7 @@ pub trait Sink: Send + 'static {
 
     /// After a failure, before `disconnect`: whether the other side has all of the run that was encoded, though something
     /// else failed.
-    fn has_all(&self, _run: &Self::Run) -> bool {
+    fn is_complete(&self, _run: &Self::Run) -> bool {
         false
     }
 
@@ -71,14 +71,14 @@ pub trait Sink: Send + 'static {
     fn drain(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
 
     /// Returns when an idle connection ends, with why; else never. Cancelling it loses nothing.
-    fn broken(&mut self) -> impl Future<Output = crate::error::SinkError> + Send;
+    fn wait_closed(&mut self) -> impl Future<Output = crate::error::SinkError> + Send;
 
     /// Makes what is confirmed durable, before cursors move.
     fn sync(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
 }
 
 /// Enough to fill a batch of the default size, and little enough to stay in the processor's cache.
-pub const TURN_BYTES: usize = 64 * 1024;
+pub const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// A record that the other side will never take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub struct Refused {
     /// Of the record in its batch, from 0, as they were encoded. A sink that held back records of the batch before counts
     /// from that one's first.
     pub frame: usize,
-    pub says: String,
+    pub message: String,
 }
 
 /// How records look on a wire.

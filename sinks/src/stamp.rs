@@ -33,7 +33,7 @@ impl PerSecond {
         PerSecond { second: [0; SECOND_BYTES], text: Vec::new(), form: Form::Bsd }
     }
 
-    pub fn of(&mut self, stamp: &[u8]) -> &[u8] {
+    pub fn text(&mut self, stamp: &[u8]) -> &[u8] {
         let second = stamp.first_chunk::<SECOND_BYTES>().unwrap_or(b"1970-01-01T00:00:00");
         if second != &self.second {
             let at = std::str::from_utf8(stamp).ok().and_then(|text| text.parse().ok());
@@ -111,7 +111,7 @@ impl Default for Digits {
 }
 
 impl Digits {
-    pub fn of(&mut self, number: u64) -> &[u8] {
+    pub fn text(&mut self, number: u64) -> &[u8] {
         if number != self.number {
             if self.number.checked_add(1) != Some(number) || !self.count_up() {
                 self.at = NUMBER_BYTES_MAX - digits_of(number, &mut self.digits).len();
@@ -135,7 +135,7 @@ impl Digits {
 }
 
 /// The stamp of an instant as the spool would write it.
-pub fn of(at: Timestamp) -> [u8; STAMP_BYTES] {
+pub fn format(at: Timestamp) -> [u8; STAMP_BYTES] {
     domain::line::stamp(at)
 }
 
@@ -152,13 +152,13 @@ mod tests {
         }
         let mut digits = Digits::default();
         for number in [0, 1, 1, 8, 9, 10, 99, 100, 7, 199, 200, u64::MAX - 1, u64::MAX, 0] {
-            assert_eq!(digits.of(number), number.to_string().as_bytes());
+            assert_eq!(digits.text(number), number.to_string().as_bytes());
         }
         let stamp = b"2026-11-23T07:50:00.123456789Z";
         let mut epoch = PerSecond::epoch();
-        assert_eq!(epoch.of(stamp), b"1795420200");
-        assert_eq!(epoch.of(b"2026-11-23T07:50:01.000000000Z"), b"1795420201");
-        assert_eq!(epoch.of(b"nonsense"), b"0");
+        assert_eq!(epoch.text(stamp), b"1795420200");
+        assert_eq!(epoch.text(b"2026-11-23T07:50:01.000000000Z"), b"1795420201");
+        assert_eq!(epoch.text(b"nonsense"), b"0");
         assert_eq!(micros(stamp), b".123456");
         assert_eq!(&to_micros(stamp), b"2026-11-23T07:50:00.123456Z");
     }

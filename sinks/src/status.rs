@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::bracket_records;
-use crate::error::{Class, SinkError};
-use crate::record::Place;
+use crate::error::{ErrorClass, SinkError};
+use crate::record::RecordId;
 
 /// The rate is taken over so long.
 const RATE_SPAN: Duration = Duration::from_secs(10);
@@ -71,19 +71,20 @@ pub struct RefusedRecord {
     /// Of a line; of a gap, its first.
     pub seq: Option<u64>,
     /// Why, as the other side told it.
-    pub says: String,
+    #[serde(rename = "says")]
+    pub message: String,
     pub at: Timestamp,
 }
 
 impl RefusedRecord {
-    pub fn new((run_id, attempt): &(RunId, u32), place: Place, says: String, at: Timestamp) -> RefusedRecord {
+    pub fn new((run_id, attempt): &(RunId, u32), place: RecordId, message: String, at: Timestamp) -> RefusedRecord {
         let (record, seq) = match place {
-            Place::Started => (bracket_records::STARTED, None),
-            Place::Line { seq } => ("line", Some(seq)),
-            Place::Gap { first_seq } => (bracket_records::GAP, Some(first_seq)),
-            Place::Finished => (bracket_records::FINISHED, None),
+            RecordId::Started => (bracket_records::STARTED, None),
+            RecordId::Line { seq } => ("line", Some(seq)),
+            RecordId::Gap { first_seq } => (bracket_records::GAP, Some(first_seq)),
+            RecordId::Finished => (bracket_records::FINISHED, None),
         };
-        RefusedRecord { run_id: run_id.clone(), attempt: *attempt, record, seq, says, at }
+        RefusedRecord { run_id: run_id.clone(), attempt: *attempt, record, seq, message, at }
     }
 
     /// `seq 7 of run 2026…`
@@ -114,7 +115,7 @@ pub enum SinkEvent {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SinkTrouble {
     pub sink: String,
-    pub class: Class,
+    pub class: ErrorClass,
     pub since: Timestamp,
     pub error: String,
 }
@@ -123,7 +124,7 @@ pub struct SinkTrouble {
 #[derive(Debug, Default)]
 pub struct Health {
     pub stopped: bool,
-    pub failing: Option<Failing>,
+    pub failing: Option<FailureSpan>,
     pub last_error: Option<(String, Timestamp)>,
     pub delivered_lines: u64,
     pub dropped_lines: u64,
@@ -134,11 +135,11 @@ pub struct Health {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Failing {
-    pub class: Class,
+pub struct FailureSpan {
+    pub class: ErrorClass,
     pub since: Timestamp,
     /// An event said so.
-    pub told: bool,
+    pub event_sent: bool,
 }
 
 impl Health {
@@ -146,13 +147,13 @@ impl Health {
         match self.failing {
             _ if self.stopped => SinkState::Stopped,
             None => SinkState::Working,
-            Some(Failing { class: Class::Misconfigured, .. }) => SinkState::Misconfigured,
+            Some(FailureSpan { class: ErrorClass::Misconfigured, .. }) => SinkState::Misconfigured,
             Some(_) => SinkState::Retrying,
         }
     }
 
     pub fn note_error(&mut self, error: &SinkError, at: Timestamp) {
-        self.last_error = Some((error.says.clone(), at));
+        self.last_error = Some((error.message.clone(), at));
     }
 
     /// Counts and keeps it; `false` when it is known already, because its batch had to be sent again.

@@ -82,7 +82,7 @@ impl Sink for StdoutSink {
         Ok(Vec::new())
     }
 
-    fn confirmed(&mut self) -> SinkResult<u64> {
+    fn confirmed_batches(&mut self) -> SinkResult<u64> {
         Ok(self.sent)
     }
 
@@ -90,7 +90,7 @@ impl Sink for StdoutSink {
         Ok(())
     }
 
-    async fn broken(&mut self) -> SinkError {
+    async fn wait_closed(&mut self) -> SinkError {
         std::future::pending().await
     }
 

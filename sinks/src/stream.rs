@@ -2,10 +2,10 @@
 //!
 //! Neither protocol has an acknowledgement of its own, so a batch counts as confirmed when
 //! 1. the peer's kernel has acknowledged its last byte (bytes written less `SIOCOUTQ`), and
-//! 2. the connection has lived on for [`HOLD`] since: a receiver that is killed takes with it what it had not yet read,
+//! 2. the connection has lived on for [`CONFIRM_DELAY`] since: a receiver that is killed takes with it what it had not yet read,
 //!    and the end of the connection tells so within that time; or the receiver has answered our end with its own.
 //!
-//! What this cannot cover: a receiver that stands still for longer than [`HOLD`] and is then killed loses what its kernel
+//! What this cannot cover: a receiver that stands still for longer than [`CONFIRM_DELAY`] and is then killed loses what its kernel
 //! had taken.
 
 #![expect(unsafe_code, reason = "the kernel counts unacknowledged bytes behind an ioctl")]
@@ -34,7 +34,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// See the head of this file. Long enough for a busy receiver to read what its kernel holds, and short enough that a crash
 /// of ours sends little twice.
-const HOLD: Duration = Duration::from_secs(3);
+const CONFIRM_DELAY: Duration = Duration::from_secs(3);
 /// How long the receiver is given to answer the end of a connection with its own.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// One write: larger ones fall out of the processor's cache and are slower.
@@ -52,20 +52,28 @@ pub struct StreamWire {
     /// Batches sent and confirmed since the connection was made.
     sent: u64,
     confirmed: u64,
-    marks: VecDeque<Mark>,
-    /// How many of `marks`, from the front, the peer's kernel has acknowledged.
-    held: usize,
+    unconfirmed: VecDeque<SentBatch>,
+    /// How many of `unconfirmed`, from the front, the peer's kernel has acknowledged.
+    acknowledged_batches: usize,
 }
 
 /// The end of a batch in the bytes that went over the socket.
-struct Mark {
+struct SentBatch {
     end: u64,
     acknowledged_at: Option<Instant>,
 }
 
 impl StreamWire {
     pub fn new(address: Address, tls: TlsConfig) -> StreamWire {
-        StreamWire { address, tls, connection: None, sent: 0, confirmed: 0, marks: VecDeque::new(), held: 0 }
+        StreamWire {
+            address,
+            tls,
+            connection: None,
+            sent: 0,
+            confirmed: 0,
+            unconfirmed: VecDeque::new(),
+            acknowledged_batches: 0,
+        }
     }
 
     pub fn is_connected(&self) -> bool {
@@ -74,8 +82,8 @@ impl StreamWire {
 
     pub fn disconnect(&mut self) {
         self.connection = None;
-        self.marks.clear();
-        (self.sent, self.confirmed, self.held) = (0, 0, 0);
+        self.unconfirmed.clear();
+        (self.sent, self.confirmed, self.acknowledged_batches) = (0, 0, 0);
     }
 
     pub async fn connect(&mut self) -> SinkResult<()> {
@@ -88,12 +96,13 @@ impl StreamWire {
 
     async fn open(&self) -> SinkResult<Socket> {
         let shown = self.address.to_string();
-        let unreachable = |error: io::Error| SinkError::of_network(format!("cannot reach {shown}: {error}"), &error);
+        let unreachable =
+            |error: io::Error| SinkError::from_network_error(format!("cannot reach {shown}: {error}"), &error);
         let too_long = |_| SinkError::timed_out("connecting to", &shown, CONNECT_TIMEOUT);
         if self.address.scheme == Scheme::Unix {
             let stream = UnixStream::connect(self.address.socket_path());
             let stream = timeout(CONNECT_TIMEOUT, stream).await.map_err(too_long)?.map_err(unreachable)?;
-            return Ok(Socket::Unix(Counted { inner: stream, written: 0 }));
+            return Ok(Socket::Unix(CountedStream { inner: stream, written: 0 }));
         }
         // Before the connection: a missing file is a fault of the settings even while the server is down.
         let tls = match self.address.scheme {
@@ -102,8 +111,8 @@ impl StreamWire {
         };
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address.host_port()));
         let stream = stream.await.map_err(too_long)?.map_err(unreachable)?;
-        tune(&stream).map_err(unreachable)?;
-        let stream = Counted { inner: stream, written: 0 };
+        set_socket_options(&stream).map_err(unreachable)?;
+        let stream = CountedStream { inner: stream, written: 0 };
         let Some((config, name)) = tls else { return Ok(Socket::Plain(stream)) };
         let handshake = TlsConnector::from(config).connect(name, stream);
         let stream = timeout(CONNECT_TIMEOUT, handshake)
@@ -121,79 +130,79 @@ impl StreamWire {
         };
         tokio::select! {
             biased;
-            error = ended(socket) => return Err(broken_off(shown, &error)),
+            error = read_until_closed(socket) => return Err(connection_error(shown, &error)),
             () = std::future::ready(()) => {}
         }
         for chunk in bytes.chunks(WRITE_BYTES) {
             let written = timeout(WRITE_TIMEOUT, socket.write_all(chunk)).await;
             written
                 .map_err(|_| SinkError::timed_out("writing to", &shown.to_string(), WRITE_TIMEOUT))?
-                .map_err(|error| broken_off(shown, &error))?;
+                .map_err(|error| connection_error(shown, &error))?;
         }
         timeout(WRITE_TIMEOUT, socket.flush())
             .await
             .map_err(|_| SinkError::timed_out("writing to", &shown.to_string(), WRITE_TIMEOUT))?
-            .map_err(|error| broken_off(shown, &error))?;
+            .map_err(|error| connection_error(shown, &error))?;
         self.sent += 1;
-        self.marks.push_back(Mark { end: socket.written(), acknowledged_at: None });
+        self.unconfirmed.push_back(SentBatch { end: socket.written(), acknowledged_at: None });
         Ok(())
     }
 
-    pub fn confirmed(&mut self) -> SinkResult<u64> {
+    pub fn confirmed_batches(&mut self) -> SinkResult<u64> {
         let now = Instant::now();
         if let Some(socket) = &self.connection
-            && !self.marks.is_empty()
+            && !self.unconfirmed.is_empty()
         {
-            let acknowledged = socket.acknowledged().map_err(|error| broken_off(&self.address, &error))?;
-            while let Some(mark) = self.marks.get_mut(self.held)
+            let acknowledged = socket.acknowledged().map_err(|error| connection_error(&self.address, &error))?;
+            while let Some(mark) = self.unconfirmed.get_mut(self.acknowledged_batches)
                 && mark.end <= acknowledged
             {
                 mark.acknowledged_at = Some(now);
-                self.held += 1;
+                self.acknowledged_batches += 1;
             }
         }
-        while let Some(Mark { acknowledged_at: Some(at), .. }) = self.marks.front()
-            && now.duration_since(*at) >= HOLD
+        while let Some(SentBatch { acknowledged_at: Some(at), .. }) = self.unconfirmed.front()
+            && now.duration_since(*at) >= CONFIRM_DELAY
         {
-            self.marks.pop_front();
-            self.held -= 1;
+            self.unconfirmed.pop_front();
+            self.acknowledged_batches -= 1;
             self.confirmed += 1;
         }
         Ok(self.confirmed)
     }
 
     /// Batches that the peer's kernel has acknowledged.
-    pub fn arrived(&self) -> u64 {
-        self.confirmed + self.held as u64
+    pub fn accepted_batches(&self) -> u64 {
+        self.confirmed + self.acknowledged_batches as u64
     }
 
     /// Ends our side; a receiver that ends its own in answer has read everything. One that does not answer in time is
     /// believed as far as its kernel goes.
     pub async fn drain(&mut self) -> SinkResult<()> {
         let Some(mut socket) = self.connection.take() else { return Ok(()) };
-        if !self.marks.is_empty() {
+        if !self.unconfirmed.is_empty() {
             let end = async {
                 socket.shutdown().await?;
-                Err::<(), io::Error>(ended(&mut socket).await)
+                Err::<(), io::Error>(read_until_closed(&mut socket).await)
             };
             match timeout(CLOSE_WAIT, end).await {
                 Ok(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                    return Err(broken_off(&self.address, &error));
+                    return Err(connection_error(&self.address, &error));
                 }
                 Ok(_) => {}
                 Err(_) => self.wait_for_kernel(&socket).await?,
             }
         }
-        self.marks.clear();
-        self.held = 0;
+        self.unconfirmed.clear();
+        self.acknowledged_batches = 0;
         self.confirmed = self.sent;
         Ok(())
     }
 
     async fn wait_for_kernel(&self, socket: &Socket) -> SinkResult<()> {
         let deadline = Instant::now() + WRITE_TIMEOUT;
-        let end = self.marks.back().map_or(0, |mark| mark.end);
-        while socket.acknowledged().map_err(|error| broken_off(&self.address, &error))? < end {
+        let end = self.unconfirmed.back().map_or(0, |mark| mark.end);
+        while socket.acknowledged().map_err(|error| connection_error(&self.address, &error))? < end {
             if Instant::now() >= deadline {
                 return Err(SinkError::timed_out("the acknowledgement of", &self.address.to_string(), WRITE_TIMEOUT));
             }
@@ -202,22 +211,22 @@ impl StreamWire {
         Ok(())
     }
 
-    pub async fn broken(&mut self) -> SinkError {
+    pub async fn wait_closed(&mut self) -> SinkError {
         match &mut self.connection {
-            Some(socket) => broken_off(&self.address, &ended(socket).await),
+            Some(socket) => connection_error(&self.address, &read_until_closed(socket).await),
             None => std::future::pending().await,
         }
     }
 }
 
-fn broken_off(address: &Address, error: &io::Error) -> SinkError {
+fn connection_error(address: &Address, error: &io::Error) -> SinkError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => SinkError::retry(format!("{address} ended the connection")),
         _ => SinkError::retry(format!("the connection to {address} broke off: {error}")),
     }
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
+fn set_socket_options(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
@@ -227,10 +236,10 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Reads away what the peer says, until it ends. Syslog and GELF peers say nothing.
-async fn ended(socket: &mut Socket) -> io::Error {
-    let mut heard = [0; 512];
+async fn read_until_closed(socket: &mut Socket) -> io::Error {
+    let mut buffer = [0; 512];
     loop {
-        match socket.read(&mut heard).await {
+        match socket.read(&mut buffer).await {
             Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
             Ok(_) => {}
             Err(error) => return error,
@@ -239,15 +248,15 @@ async fn ended(socket: &mut Socket) -> io::Error {
 }
 
 /// Counts what reaches the kernel: below TLS that is not what was written above it.
-struct Counted<S> {
+struct CountedStream<S> {
     inner: S,
     written: u64,
 }
 
 enum Socket {
-    Plain(Counted<TcpStream>),
-    Tls(Box<TlsStream<Counted<TcpStream>>>),
-    Unix(Counted<UnixStream>),
+    Plain(CountedStream<TcpStream>),
+    Tls(Box<TlsStream<CountedStream<TcpStream>>>),
+    Unix(CountedStream<UnixStream>),
 }
 
 impl Socket {
@@ -287,13 +296,13 @@ fn queued_bytes(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::try_from(queued).unwrap_or(0))
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CountedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
         if let Poll::Ready(Ok(bytes)) = &written {

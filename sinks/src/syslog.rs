@@ -92,7 +92,7 @@ const FACILITIES: [(&str, u8); 20] = [
 /// Takes the options of `type = "syslog"`. Reports every fault; `None` when something needed is missing.
 pub fn read(section: &mut Section) -> Option<SyslogConfig> {
     let port = |scheme| if scheme == Scheme::Tls { TLS_PORT } else { PORT };
-    let reached = address::read(section, &[Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix], port);
+    let address_and_tls = address::read(section, &[Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix], port);
     let format = section.choice("format", &[("rfc5424", SyslogFormat::Rfc5424), ("rfc3164", SyslogFormat::Rfc3164)]);
     let framing_line = section.line_of("framing");
     let framing =
@@ -102,7 +102,7 @@ pub fn read(section: &mut Section) -> Option<SyslogConfig> {
     if sd_id.is_empty() || sd_id.len() > SD_ID_BYTES_MAX || !sd_id.bytes().all(is_sd_name) {
         section.fault(sd_id_line, &*sd_id, "not an SD-ID; write up to 32 printable characters without = ] \" or space");
     }
-    let (address, tls) = reached?;
+    let (address, tls) = address_and_tls?;
     let default = match address.scheme {
         Scheme::Tls => Framing::OctetCounting,
         Scheme::Udp => Framing::None,
@@ -147,7 +147,7 @@ pub struct SyslogRun {
     stderr: Head,
     started: Head,
     finished: Head,
-    finished_badly: Head,
+    finished_failed: Head,
     gap: Head,
     stamp_started: [u8; domain::line::STAMP_BYTES],
     started_text: String,
@@ -218,7 +218,7 @@ impl Syslog {
         if self.config.format == SyslogFormat::Rfc3164 {
             return self.write_message(head, piece.stamp, &[], piece.text, frames);
         }
-        let (time, seq) = (stamp::to_micros(piece.stamp), self.seq.of(piece.seq));
+        let (time, seq) = (stamp::to_micros(piece.stamp), self.seq.text(piece.seq));
         let framing = self.config.framing;
         if piece.part == 0 && !piece.gap {
             return write_frame(framing, head, &time, &[seq, &head.closed], piece.text, frames);
@@ -236,7 +236,7 @@ impl Syslog {
                 write_frame(self.config.framing, head, &stamp::to_micros(stamp), rest, text, frames);
             }
             SyslogFormat::Rfc3164 => {
-                write_frame(self.config.framing, head, self.bsd_time.of(stamp), rest, text, frames);
+                write_frame(self.config.framing, head, self.bsd_time.text(stamp), rest, text, frames);
             }
         }
     }
@@ -267,9 +267,9 @@ impl Format for Syslog {
             stderr: self.head(header, Severity::Error, Stream::Stderr.name(), Some(Stream::Stderr)),
             started: self.head(header, Severity::Info, bracket_records::STARTED, None),
             finished: self.head(header, Severity::Info, bracket_records::FINISHED, None),
-            finished_badly: self.head(header, Severity::Error, bracket_records::FINISHED, None),
+            finished_failed: self.head(header, Severity::Error, bracket_records::FINISHED, None),
             gap: self.head(header, Severity::Warning, bracket_records::GAP, None),
-            stamp_started: stamp::of(header.started_at),
+            stamp_started: stamp::format(header.started_at),
             started_text: bracket_records::started_text(header),
             started_params,
         }
@@ -293,7 +293,7 @@ impl Format for Syslog {
             Record::Gap(gap) => {
                 let mut params = Vec::new();
                 param("event", bracket_records::GAP, &mut params);
-                self.write_event(&run.gap, &stamp::of(gap.at), &params, &gap.text(), frames);
+                self.write_event(&run.gap, &stamp::format(gap.at), &params, &gap.text(), frames);
             }
             Record::Finished(finished) => {
                 let mut params = Vec::with_capacity(256);
@@ -308,8 +308,8 @@ impl Format for Syslog {
                     }
                 }
                 let text = bracket_records::finished_text(finished);
-                let head = if finished.outcome.is_bad() { &run.finished_badly } else { &run.finished };
-                self.write_event(head, &stamp::of(finished.finished_at), &params, &text, frames);
+                let head = if finished.outcome.is_bad() { &run.finished_failed } else { &run.finished };
+                self.write_event(head, &stamp::format(finished.finished_at), &params, &text, frames);
             }
         }
     }

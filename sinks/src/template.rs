@@ -4,11 +4,11 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use crate::feed::RunHeader;
 
-pub const PLACES: [&str; 6] = ["group", "job", "run_id", "host", "date", "attempt"];
+pub const PLACEHOLDERS: [&str; 6] = ["group", "job", "run_id", "host", "date", "attempt"];
 
 /// A filled place longer than this is cut: file systems take names of 255 bytes (`NAME_MAX`), and two places may meet in
 /// one name.
-const PLACE_BYTES_MAX: usize = 120;
+const PLACEHOLDER_BYTES_MAX: usize = 120;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
@@ -19,7 +19,7 @@ pub struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
     Literal(String),
-    Place(&'static str),
+    Placeholder(&'static str),
 }
 
 impl Template {
@@ -32,14 +32,14 @@ impl Template {
             pieces.push(Piece::Literal(rest[..open].to_owned()));
             let close = rest[open..].find('}').ok_or("an open { without }; close it")? + open;
             let name = &rest[open + 1..close];
-            let place = PLACES.iter().find(|place| **place == name).ok_or_else(|| {
-                let known = PLACES.map(|place| format!("{{{place}}}")).join(" ");
-                match domain::fault::nearest(name, PLACES) {
+            let placeholder = PLACEHOLDERS.iter().find(|placeholder| **placeholder == name).ok_or_else(|| {
+                let known = PLACEHOLDERS.map(|placeholder| format!("{{{placeholder}}}")).join(" ");
+                match domain::fault::nearest(name, PLACEHOLDERS) {
                     Some(near) => format!("`{{{name}}}` is not known; did you mean {{{near}}}?"),
                     None => format!("`{{{name}}}` is not known; known are {known}"),
                 }
             })?;
-            pieces.push(Piece::Place(place));
+            pieces.push(Piece::Placeholder(placeholder));
             rest = &rest[close + 1..];
         }
         if rest.contains('}') {
@@ -54,8 +54,8 @@ impl Template {
     }
 
     /// Whether it is not the same for all runs.
-    pub fn has_places(&self) -> bool {
-        self.pieces.iter().any(|piece| matches!(piece, Piece::Place(_)))
+    pub fn has_placeholders(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Placeholder(_)))
     }
 
     /// The directories and the file name for a run. `date` is the run's nominal day in UTC, so all lines of one run go to
@@ -65,12 +65,12 @@ impl Template {
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(text) => filled.push_str(text),
-                Piece::Place("group") => filled.push_str(&safe(&header.group)),
-                Piece::Place("job") => filled.push_str(&safe(&header.job)),
-                Piece::Place("run_id") => filled.push_str(&safe(header.run_id.as_str())),
-                Piece::Place("host") => filled.push_str(&safe(&header.host)),
-                Piece::Place("date") => filled.push_str(&date(header.nominal)),
-                Piece::Place(_) => filled.push_str(&header.attempt.to_string()),
+                Piece::Placeholder("group") => filled.push_str(&path_component(&header.group)),
+                Piece::Placeholder("job") => filled.push_str(&path_component(&header.job)),
+                Piece::Placeholder("run_id") => filled.push_str(&path_component(header.run_id.as_str())),
+                Piece::Placeholder("host") => filled.push_str(&path_component(&header.host)),
+                Piece::Placeholder("date") => filled.push_str(&date(header.nominal)),
+                Piece::Placeholder(_) => filled.push_str(&header.attempt.to_string()),
             }
         }
         filled
@@ -82,10 +82,10 @@ fn date(at: Timestamp) -> String {
 }
 
 /// A name that is one path component and nothing else: `/`, NUL and control characters become `_`, so do leading dots.
-fn safe(name: &str) -> String {
+fn path_component(name: &str) -> String {
     let mut safe: String = name.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
-    if safe.len() > PLACE_BYTES_MAX {
-        let mut end = PLACE_BYTES_MAX;
+    if safe.len() > PLACEHOLDER_BYTES_MAX {
+        let mut end = PLACEHOLDER_BYTES_MAX;
         while !safe.is_char_boundary(end) {
             end -= 1;
         }
@@ -130,12 +130,12 @@ mod tests {
 
     #[test]
     fn faults_say_what_to_write() {
-        for (text, says) in [
+        for (text, message) in [
             ("/log/{jobb}", "`{jobb}` is not known; did you mean {job}?"),
             ("/log/{job", "an open { without }; close it"),
             ("/log/job}", "a } without {; remove it"),
         ] {
-            assert_eq!(Template::parse(text), Err(says.to_owned()));
+            assert_eq!(Template::parse(text), Err(message.to_owned()));
         }
     }
 }

@@ -95,20 +95,22 @@ impl TlsConfig {
     }
 }
 
-/// What failed while a connection was made; `says` is told. A fault of TLS is for a person to look at where it is the other
+/// What failed while a connection was made; `message` is told. A fault of TLS is for a person to look at where it is the other
 /// side's certificate, or what that side thinks of ours.
-pub fn handshake_fault(says: String, error: &(dyn std::error::Error + 'static)) -> SinkError {
-    match of_tls(error) {
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => SinkError::misconfigured(says),
-        Some(rustls::Error::InvalidMessage(_)) => {
-            SinkError::misconfigured(format!("{says}; does that port speak TLS?"))
+pub fn handshake_fault(message: String, error: &(dyn std::error::Error + 'static)) -> SinkError {
+    match find_tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {
+            SinkError::misconfigured(message)
         }
-        _ => SinkError::retry(says),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            SinkError::misconfigured(format!("{message}; does that port speak TLS?"))
+        }
+        _ => SinkError::retry(message),
     }
 }
 
 /// The fault of TLS among the causes. What an I/O error wraps is not its source, but what it is.
-fn of_tls<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+fn find_tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(found) = cause.downcast_ref() {

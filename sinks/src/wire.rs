@@ -7,7 +7,7 @@ use crate::feed::RunHeader;
 use crate::frames::Frames;
 use crate::http::HttpWire;
 use crate::record::Record;
-use crate::sink::{Format, Refused, Sink, TURN_BYTES};
+use crate::sink::{Format, READ_BYTES_MAX, Refused, Sink};
 use crate::stream::StreamWire;
 use crate::tls::TlsConfig;
 
@@ -34,7 +34,7 @@ impl<F: Format> WireSink<F> {
     /// What the other side answered last, where its protocol answers.
     pub fn answer(&self) -> Option<String> {
         match &self.wire {
-            Wire::Http(wire) => wire.answered().map(|status| status.to_string()),
+            Wire::Http(wire) => wire.last_status().map(|status| status.to_string()),
             Wire::Stream(_) | Wire::Datagram(_) => None,
         }
     }
@@ -51,7 +51,7 @@ impl<F: Format> WireSink<F> {
             return Ok(());
         }
         match self.address.scheme {
-            Scheme::Unix => Err(SinkError::of_path("open", &self.address.socket_path(), &error)),
+            Scheme::Unix => Err(SinkError::from_path_error("open", &self.address.socket_path(), &error)),
             _ => Err(SinkError::retry(format!("cannot reach {}: {error}", self.address))),
         }
     }
@@ -77,10 +77,10 @@ impl<F: Format> Sink for WireSink<F> {
         self.frames.bytes.len()
     }
 
-    fn turn_bytes(&self) -> usize {
+    fn read_bytes_max(&self) -> usize {
         match &self.wire {
-            Wire::Http(wire) => wire.turn_bytes(),
-            Wire::Stream(_) | Wire::Datagram(_) => TURN_BYTES,
+            Wire::Http(wire) => wire.read_bytes_max(),
+            Wire::Stream(_) | Wire::Datagram(_) => READ_BYTES_MAX,
         }
     }
 
@@ -140,20 +140,20 @@ impl<F: Format> Sink for WireSink<F> {
         Ok(refused)
     }
 
-    fn confirmed(&mut self) -> SinkResult<u64> {
+    fn confirmed_batches(&mut self) -> SinkResult<u64> {
         match &mut self.wire {
-            Wire::Stream(wire) => wire.confirmed(),
-            Wire::Datagram(wire) => wire.confirmed(),
-            Wire::Http(wire) => Ok(wire.confirmed()),
+            Wire::Stream(wire) => wire.confirmed_batches(),
+            Wire::Datagram(wire) => wire.confirmed_batches(),
+            Wire::Http(wire) => Ok(wire.confirmed_batches()),
         }
     }
 
-    fn arrived(&self) -> u64 {
+    fn accepted_batches(&self) -> u64 {
         match &self.wire {
-            Wire::Stream(wire) => wire.arrived(),
+            Wire::Stream(wire) => wire.accepted_batches(),
             // No one can know whether a datagram arrived before it counts as delivered.
             Wire::Datagram(_) => 0,
-            Wire::Http(wire) => wire.confirmed(),
+            Wire::Http(wire) => wire.confirmed_batches(),
         }
     }
 
@@ -165,10 +165,10 @@ impl<F: Format> Sink for WireSink<F> {
         }
     }
 
-    async fn broken(&mut self) -> SinkError {
+    async fn wait_closed(&mut self) -> SinkError {
         match &mut self.wire {
-            Wire::Stream(wire) => wire.broken().await,
-            Wire::Datagram(wire) => wire.broken().await,
+            Wire::Stream(wire) => wire.wait_closed().await,
+            Wire::Datagram(wire) => wire.wait_closed().await,
             Wire::Http(_) => std::future::pending().await,
         }
     }

@@ -9,7 +9,7 @@ use console::{LogOutput, LogQuery, Logs};
 use domain::ports::RunStore;
 use domain::run::Run;
 use jiff::Timestamp;
-use sinks::cloudwatch_logs::read_back::{Event, Reader, Wanted};
+use sinks::cloudwatch_logs::read_back::{AttemptFilter, Event, Reader};
 use sinks::cloudwatch_logs::{CloudwatchFormat, CloudwatchLogsConfig};
 use sinks::feed::RunHeader;
 use tokio::sync::mpsc;
@@ -47,14 +47,14 @@ impl Logs for CloudwatchOutput {
             ));
         };
         if logs.format == CloudwatchFormat::Text {
-            let (group, stream) = sinks::cloudwatch_logs::read_back::place_of(logs, &header);
+            let (group, stream) = sinks::cloudwatch_logs::read_back::log_stream_of(logs, &header);
             return Err(format!(
                 "with format = \"text\" lines do not name their run; search log group {group}, stream \
                  {stream}, from {}",
                 header.started_at
             ));
         }
-        let reader = Reader::new(logs, Wanted::of(logs, &header)).await?;
+        let reader = Reader::new(logs, AttemptFilter::new(logs, &header)).await?;
         let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         let copy = OutputCopy { reader, query, run: run.clone(), runs: self.runs.clone(), sender };
         tokio::spawn(copy.copy_all());

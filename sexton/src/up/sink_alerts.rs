@@ -11,7 +11,7 @@ use domain::run::Outcome;
 use domain::units::format_lines;
 use jiff::Timestamp;
 use services::system_alerts::{self, Condition};
-use sinks::error::Class;
+use sinks::error::ErrorClass;
 use sinks::status::{SinkEvent, SinkState, SinkStatus, SinkTrouble};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -76,7 +76,7 @@ async fn check_sinks(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> 
 /// # Errors
 /// Returns the port's error.
 async fn alert_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> PortResult<()> {
-    if trouble.class != Class::Permanent {
+    if trouble.class != ErrorClass::Permanent {
         return Ok(());
     }
     let reason = format!("sink `{}` permanently lacks lines: {}", trouble.sink, trouble.error);
@@ -188,9 +188,12 @@ mod tests {
         let since = Timestamp::UNIX_EPOCH;
         let trouble =
             |class| SinkTrouble { sink: "central".to_owned(), class, since, error: "seq 7 is bad".to_owned() };
-        for (second, class, wanted) in
-            [(0, Class::Retry, 0), (0, Class::Permanent, 1), (3599, Class::Permanent, 1), (3600, Class::Permanent, 2)]
-        {
+        for (second, class, wanted) in [
+            (0, ErrorClass::Retry, 0),
+            (0, ErrorClass::Permanent, 1),
+            (3599, ErrorClass::Permanent, 1),
+            (3600, ErrorClass::Permanent, 2),
+        ] {
             let now = Timestamp::from_second(second).expect("instant");
             alert_loss(&ports, &trouble(class), now).await.expect("alerted");
             assert_eq!(alerts(&ports).await.len(), wanted, "second {second}");

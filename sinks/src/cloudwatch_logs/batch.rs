@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::cloudwatch_logs::run::{Mark, RunState};
+use crate::cloudwatch_logs::run::{EventMark, RunState};
 use crate::json::write_text;
 use crate::stamp::Digits;
 
@@ -25,7 +25,7 @@ const BODY_BYTES_FIRST: usize = 4096;
 
 /// A log stream and the group it is in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Target {
+pub struct LogStream {
     pub group: String,
     pub stream: String,
 }
@@ -49,27 +49,27 @@ struct Entry {
 
 /// Events for one stream. An event is appended in two steps: its bytes to [`Batch::body`], then [`Batch::take`].
 pub struct Batch {
-    pub target: Arc<Target>,
+    pub log_stream: Arc<LogStream>,
     pub body: Vec<u8>,
     entries: Vec<Entry>,
     /// As the service counts.
-    counted: usize,
+    counted_bytes: usize,
     min_ms: i64,
     max_ms: i64,
     sorted: bool,
     /// How far this brings each run that is in it.
-    pub marks: Vec<(Arc<RunState>, Mark)>,
+    pub marks: Vec<(Arc<RunState>, EventMark)>,
     /// The engine's number of the batch whose records came first.
     pub first_batch: u64,
 }
 
 impl Batch {
-    pub fn new(target: Arc<Target>, first_batch: u64) -> Batch {
+    pub fn new(log_stream: Arc<LogStream>, first_batch: u64) -> Batch {
         Batch {
-            body: head_of(&target, BODY_BYTES_FIRST),
-            target,
+            body: body_head(&log_stream, BODY_BYTES_FIRST),
+            log_stream,
             entries: Vec::new(),
-            counted: 0,
+            counted_bytes: 0,
             min_ms: i64::MAX,
             max_ms: i64::MIN,
             sorted: true,
@@ -83,8 +83,8 @@ impl Batch {
     }
 
     /// Bytes as the service counts them.
-    pub fn counted(&self) -> usize {
-        self.counted
+    pub fn counted_bytes(&self) -> usize {
+        self.counted_bytes
     }
 
     /// Whether one more event of this time and message size fits.
@@ -93,18 +93,18 @@ impl Batch {
             return true;
         }
         self.entries.len() < limits.events
-            && self.counted + message_bytes + EVENT_OVERHEAD_BYTES <= limits.bytes
+            && self.counted_bytes + message_bytes + EVENT_OVERHEAD_BYTES <= limits.bytes
             && self.max_ms.max(ms) - self.min_ms.min(ms) < SPAN_MS_MAX
     }
 
     /// The body, to append an event to with [`open_event`] and [`close_event`]. Once it has outgrown its small beginning it
     /// gets all the room that it can need, where there is such of batches before.
-    pub fn begin(&mut self, spare: &mut Vec<Room>) -> usize {
+    pub fn begin_event(&mut self, spare: &mut Vec<BodyBuffer>) -> usize {
         if (BODY_BYTES_FIRST * 4..BODY_BYTES_USUAL).contains(&self.body.capacity()) {
-            let mut room = spare.pop().unwrap_or_else(Room::new);
-            room.body.extend_from_slice(&self.body);
-            room.entries.extend_from_slice(&self.entries);
-            (self.body, self.entries) = (room.body, room.entries);
+            let mut buffer = spare.pop().unwrap_or_else(BodyBuffer::new);
+            buffer.body.extend_from_slice(&self.body);
+            buffer.entries.extend_from_slice(&self.entries);
+            (self.body, self.entries) = (buffer.body, buffer.entries);
         }
         if !self.entries.is_empty() {
             self.body.push(b',');
@@ -113,16 +113,16 @@ impl Batch {
     }
 
     /// Makes what was appended since `begin` said `start` an event.
-    pub fn take(&mut self, start: usize, ms: i64, message_bytes: usize, frame: usize) {
+    pub fn finish_event(&mut self, start: usize, ms: i64, message_bytes: usize, frame: usize) {
         self.sorted &= ms >= self.max_ms || self.entries.is_empty();
         self.entries.push(Entry { ms, start, end: self.body.len(), frame });
-        self.counted += message_bytes + EVENT_OVERHEAD_BYTES;
+        self.counted_bytes += message_bytes + EVENT_OVERHEAD_BYTES;
         self.min_ms = self.min_ms.min(ms);
         self.max_ms = self.max_ms.max(ms);
     }
 
     /// Takes back what was appended since `begin`: it goes into another batch.
-    pub fn take_back(&mut self, start: usize) -> Vec<u8> {
+    pub fn remove_event(&mut self, start: usize) -> Vec<u8> {
         let event = self.body.split_off(start);
         if !self.entries.is_empty() {
             self.body.pop();
@@ -135,7 +135,7 @@ impl Batch {
         self.entries.iter_mut().for_each(|entry| entry.frame = entry.frame.saturating_sub(count));
     }
 
-    pub fn mark(&mut self, run: &Arc<RunState>, mark: Mark) {
+    pub fn mark(&mut self, run: &Arc<RunState>, mark: EventMark) {
         match self.marks.last_mut() {
             Some((last, at)) if Arc::ptr_eq(last, run) => *at = mark,
             _ => self.marks.push((run.clone(), mark)),
@@ -143,38 +143,38 @@ impl Batch {
     }
 
     /// Completes the body, in the order of time; events of the same time stay in the order in which they came.
-    pub fn seal(self) -> Sealed {
-        let Batch { target, mut body, mut entries, sorted, marks, .. } = self;
+    pub fn seal(self) -> SealedBatch {
+        let Batch { log_stream, mut body, mut entries, sorted, marks, .. } = self;
         if !sorted {
             entries.sort_by_key(|entry| entry.ms);
-            (body, entries) = body_of(&target, &body, &entries);
+            (body, entries) = rebuild_body(&log_stream, &body, &entries);
         }
         body.extend_from_slice(b"]}");
-        Sealed { target, body: Bytes::from(body), entries, marks }
+        SealedBatch { log_stream, body: Bytes::from(body), entries, marks }
     }
 }
 
 /// The memory of a full batch. A megabyte that is fresh from the kernel for every call costs a third of what the call does.
-pub struct Room {
+pub struct BodyBuffer {
     body: Vec<u8>,
     entries: Vec<Entry>,
 }
 
-impl Room {
-    fn new() -> Room {
-        Room { body: Vec::with_capacity(BODY_BYTES_USUAL), entries: Vec::with_capacity(BATCH_EVENTS_MAX) }
+impl BodyBuffer {
+    fn new() -> BodyBuffer {
+        BodyBuffer { body: Vec::with_capacity(BODY_BYTES_USUAL), entries: Vec::with_capacity(BATCH_EVENTS_MAX) }
     }
 }
 
 /// The body of a whole call.
-pub struct Sealed {
-    pub target: Arc<Target>,
+pub struct SealedBatch {
+    pub log_stream: Arc<LogStream>,
     pub body: Bytes,
     entries: Vec<Entry>,
-    pub marks: Vec<(Arc<RunState>, Mark)>,
+    pub marks: Vec<(Arc<RunState>, EventMark)>,
 }
 
-impl Sealed {
+impl SealedBatch {
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -185,25 +185,25 @@ impl Sealed {
     }
 
     /// Its memory, when it is that of a full batch and nobody else reads it any more.
-    pub fn into_room(self) -> Option<Room> {
+    pub fn into_buffer(self) -> Option<BodyBuffer> {
         let mut body = Vec::from(self.body.try_into_mut().ok()?);
         let mut entries = self.entries;
         body.clear();
         entries.clear();
-        (body.capacity() >= BODY_BYTES_USUAL).then_some(Room { body, entries })
+        (body.capacity() >= BODY_BYTES_USUAL).then_some(BodyBuffer { body, entries })
     }
 
     /// The body of a call with some of the events only.
     pub fn part(&self, range: Range<usize>) -> Bytes {
-        let (mut body, _) = body_of(&self.target, &self.body, self.entries.get(range).unwrap_or_default());
+        let (mut body, _) = rebuild_body(&self.log_stream, &self.body, self.entries.get(range).unwrap_or_default());
         body.extend_from_slice(b"]}");
         Bytes::from(body)
     }
 }
 
-fn body_of(target: &Target, from: &[u8], entries: &[Entry]) -> (Vec<u8>, Vec<Entry>) {
+fn rebuild_body(log_stream: &LogStream, from: &[u8], entries: &[Entry]) -> (Vec<u8>, Vec<Entry>) {
     let bytes = entries.iter().map(|entry| entry.end - entry.start + 1).sum::<usize>();
-    let mut body = head_of(target, bytes + 2);
+    let mut body = body_head(log_stream, bytes + 2);
     let mut moved = Vec::with_capacity(entries.len());
     for entry in entries {
         if !moved.is_empty() {
@@ -216,12 +216,12 @@ fn body_of(target: &Target, from: &[u8], entries: &[Entry]) -> (Vec<u8>, Vec<Ent
     (body, moved)
 }
 
-fn head_of(target: &Target, bytes: usize) -> Vec<u8> {
-    let mut body = Vec::with_capacity(bytes + target.group.len() + target.stream.len() + 64);
+fn body_head(log_stream: &LogStream, bytes: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(bytes + log_stream.group.len() + log_stream.stream.len() + 64);
     body.extend_from_slice(b"{\"logGroupName\":");
-    write_text(target.group.as_bytes(), &mut body);
+    write_text(log_stream.group.as_bytes(), &mut body);
     body.extend_from_slice(b",\"logStreamName\":");
-    write_text(target.stream.as_bytes(), &mut body);
+    write_text(log_stream.stream.as_bytes(), &mut body);
     body.extend_from_slice(b",\"logEvents\":[");
     body
 }
@@ -229,7 +229,7 @@ fn head_of(target: &Target, bytes: usize) -> Vec<u8> {
 /// Appends an event up to where its message begins. Times before 1970 are not known to the service.
 pub fn open_event(ms: i64, digits: &mut Digits, body: &mut Vec<u8>) {
     body.extend_from_slice(b"{\"timestamp\":");
-    body.extend_from_slice(digits.of(ms.max(0) as u64));
+    body.extend_from_slice(digits.text(ms.max(0) as u64));
     body.extend_from_slice(b",\"message\":\"");
 }
 

@@ -3,25 +3,25 @@ use serde_json::Value;
 
 use super::*;
 
-fn target() -> Arc<Target> {
-    Arc::new(Target { group: "/cron/db".into(), stream: "dump/\"1\"".into() })
+fn log_stream() -> Arc<LogStream> {
+    Arc::new(LogStream { group: "/cron/db".into(), stream: "dump/\"1\"".into() })
 }
 
 fn add(batch: &mut Batch, ms: i64, message: &str, frame: usize) {
-    let start = batch.begin(&mut Vec::new());
+    let start = batch.begin_event(&mut Vec::new());
     open_event(ms, &mut crate::stamp::Digits::default(), &mut batch.body);
     crate::json::escape(message.as_bytes(), &mut batch.body);
     close_event(&mut batch.body);
-    batch.take(start, ms, message.len(), frame);
+    batch.finish_event(start, ms, message.len(), frame);
 }
 
 #[test]
 fn a_call_is_written_as_the_service_reads_it() {
-    let mut batch = Batch::new(target(), 1);
+    let mut batch = Batch::new(log_stream(), 1);
     add(&mut batch, 1_795_420_200_124, "two", 0);
     add(&mut batch, 1_795_420_200_123, "one \"quoted\"", 1);
     add(&mut batch, 1_795_420_200_124, "three", 2);
-    assert_eq!(batch.counted(), 3 + 12 + 5 + 3 * 26);
+    assert_eq!(batch.counted_bytes(), 3 + 12 + 5 + 3 * 26);
     let sealed = batch.seal();
     assert_eq!(
         String::from_utf8_lossy(&sealed.body),
@@ -45,7 +45,7 @@ fn a_call_is_written_as_the_service_reads_it() {
 #[test]
 fn the_largest_message_is_a_call_of_its_own() {
     let limits = Limits { events: BATCH_EVENTS_MAX, bytes: BATCH_BYTES_MAX };
-    let mut batch = Batch::new(target(), 1);
+    let mut batch = Batch::new(log_stream(), 1);
     assert!(batch.fits(limits, 0, MESSAGE_BYTES_MAX));
     add(&mut batch, 0, &"x".repeat(MESSAGE_BYTES_MAX - 27), 0);
     assert!(batch.fits(limits, 0, 1) && !batch.fits(limits, 0, 2));
@@ -55,11 +55,11 @@ proptest! {
     #[test]
     fn no_call_breaks_a_limit(events in proptest::collection::vec((0i64..200_000_000, 1usize..400), 1..400)) {
         let limits = Limits { events: 50, bytes: 4000 };
-        let mut batch = Batch::new(target(), 1);
+        let mut batch = Batch::new(log_stream(), 1);
         let mut sealed = Vec::new();
         for (frame, (ms, length)) in events.iter().enumerate() {
             if !batch.fits(limits, *ms, *length) {
-                sealed.push(std::mem::replace(&mut batch, Batch::new(target(), 1)).seal());
+                sealed.push(std::mem::replace(&mut batch, Batch::new(log_stream(), 1)).seal());
             }
             add(&mut batch, *ms, &"x".repeat(*length), frame);
         }

@@ -20,10 +20,10 @@ use jiff::Timestamp;
 use reqwest::StatusCode;
 use tokio::sync::Mutex;
 
-use crate::cloudwatch_logs::answer::{Failure, Fault, failure_of};
+use crate::cloudwatch_logs::answer::{CallFailure, FailureCause, parse_failure};
 use crate::cloudwatch_logs::options::Access;
 use crate::error::{SinkError, SinkResult};
-use crate::http::{told, unreachable};
+use crate::http::{root_cause, unreachable};
 use crate::stream::CONNECT_TIMEOUT;
 
 const SERVICE: &str = "logs";
@@ -67,8 +67,8 @@ impl Client {
             .timeout(REQUEST_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| SinkError::misconfigured(format!("cannot make an HTTP client: {}", told(&error))))?;
-        let sdk = load(access).await;
+            .map_err(|error| SinkError::misconfigured(format!("cannot make an HTTP client: {}", root_cause(&error))))?;
+        let sdk = load_sdk_config(access).await;
         let region = sdk.region().map(ToString::to_string);
         let region =
             region.ok_or_else(|| SinkError::misconfigured("no AWS region is known; set region or AWS_REGION"))?;
@@ -83,7 +83,7 @@ impl Client {
     ///
     /// # Errors
     /// What the service said, or that nobody answered.
-    pub async fn call(&self, action: &str, body: Bytes) -> Result<Bytes, Failure> {
+    pub async fn call(&self, action: &str, body: Bytes) -> Result<Bytes, CallFailure> {
         let credentials = self.credentials().await?;
         let target = format!("{TARGET_PREFIX}{action}");
         let url = format!("{}/", self.endpoint);
@@ -91,7 +91,7 @@ impl Client {
         for (name, value) in self.signature(&url, &target, &body, credentials.clone())? {
             request = request.header(name, value);
         }
-        let unreachable = |error: reqwest::Error| Failure::from(unreachable(&self.endpoint, &error));
+        let unreachable = |error: reqwest::Error| CallFailure::from(unreachable(&self.endpoint, &error));
         let answer = request.body(body).send().await.map_err(unreachable)?;
         let status = answer.status();
         let kind = answer.headers().get("x-amzn-errortype").and_then(|kind| kind.to_str().ok()).map(str::to_owned);
@@ -99,9 +99,9 @@ impl Client {
         if status == StatusCode::OK {
             return Ok(text);
         }
-        let failure = failure_of(action, status.as_u16(), kind.as_deref(), &text);
-        if failure.fault == Fault::Credentials {
-            self.forget(&credentials).await;
+        let failure = parse_failure(action, status.as_u16(), kind.as_deref(), &text);
+        if failure.cause == FailureCause::Credentials {
+            self.discard(&credentials).await;
         }
         Err(failure)
     }
@@ -113,7 +113,8 @@ impl Client {
         body: &[u8],
         credentials: Credentials,
     ) -> SinkResult<Vec<(&'static str, String)>> {
-        let unsigned = |says: String| SinkError::misconfigured(format!("cannot sign for {}: {says}", self.endpoint));
+        let unsigned =
+            |message: String| SinkError::misconfigured(format!("cannot sign for {}: {message}", self.endpoint));
         let identity = credentials.into();
         let parameters = v4::SigningParams::builder()
             .identity(&identity)
@@ -137,7 +138,7 @@ impl Client {
         let mut identity = self.identity.lock().await;
         let identity = match &mut *identity {
             Some(identity) => identity,
-            none => none.insert(Identity::find(&self.access, &load(&self.access).await).await?),
+            none => none.insert(Identity::find(&self.access, &load_sdk_config(&self.access).await).await?),
         };
         let renew_at = SystemTime::from((self.now)()) + RENEW_BEFORE;
         if let Some(credentials) = &identity.credentials
@@ -147,14 +148,14 @@ impl Client {
         }
         let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, identity.provider.provide_credentials()).await;
         let found = found.map_err(|_| SinkError::retry("finding AWS credentials took longer than 30s"))?;
-        let credentials = found.map_err(|error| not_found(&error, &self.access))?;
+        let credentials = found.map_err(|error| credentials_error(&error, &self.access))?;
         identity.credentials = Some(credentials.clone());
         Ok(credentials)
     }
 
     /// After the service refused them: files and roles may hold new ones by now. Those that another call has found
     /// meanwhile stay.
-    async fn forget(&self, refused: &Credentials) {
+    async fn discard(&self, refused: &Credentials) {
         let mut identity = self.identity.lock().await;
         if identity.as_ref().is_some_and(|identity| identity.credentials.as_ref() == Some(refused)) {
             *identity = None;
@@ -166,14 +167,14 @@ impl Identity {
     async fn find(access: &Access, sdk: &SdkConfig) -> SinkResult<Identity> {
         let no_provider = || SinkError::misconfigured("no AWS credentials are configured");
         let provider = match &access.role_arn {
-            Some(role) => assumed(role, access, sdk).await,
+            Some(role) => assume_role(role, access, sdk).await,
             None => sdk.credentials_provider().ok_or_else(no_provider)?,
         };
         Ok(Identity { provider, credentials: None })
     }
 }
 
-async fn load(access: &Access) -> SdkConfig {
+async fn load_sdk_config(access: &Access) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
     if let Some(region) = &access.region {
         loader = loader.region(Region::new(region.clone()));
@@ -184,7 +185,7 @@ async fn load(access: &Access) -> SdkConfig {
     let sdk = loader.load().await;
     match &access.profile {
         Some(profile) => {
-            let provider = SharedCredentialsProvider::new(of_profile(profile, &sdk));
+            let provider = SharedCredentialsProvider::new(profile_provider(profile, &sdk));
             sdk.into_builder().credentials_provider(provider).build()
         }
         None => sdk,
@@ -193,7 +194,7 @@ async fn load(access: &Access) -> SdkConfig {
 
 /// The credentials of a profile that the sinks file names, also where the environment holds others: as `--profile` of the
 /// AWS CLI. The SDK's own chain asks the environment first.
-fn of_profile(profile: &str, sdk: &SdkConfig) -> ProfileFileCredentialsProvider {
+fn profile_provider(profile: &str, sdk: &SdkConfig) -> ProfileFileCredentialsProvider {
     let config = ProviderConfig::without_region()
         .with_region(sdk.region().cloned())
         .with_use_fips(sdk.use_fips())
@@ -208,7 +209,7 @@ fn of_profile(profile: &str, sdk: &SdkConfig) -> ProfileFileCredentialsProvider 
         .build()
 }
 
-async fn assumed(role: &str, access: &Access, sdk: &SdkConfig) -> SharedCredentialsProvider {
+async fn assume_role(role: &str, access: &Access, sdk: &SdkConfig) -> SharedCredentialsProvider {
     let mut role = aws_config::sts::AssumeRoleProvider::builder(role).session_name(ROLE_SESSION).configure(sdk);
     if let Some(id) = &access.external_id {
         role = role.external_id(id);
@@ -237,7 +238,7 @@ fn regional_endpoint(region: &str, sdk: &SdkConfig) -> String {
     format!("https://{SERVICE}{fips}.{region}.{domain}")
 }
 
-fn not_found(error: &CredentialsError, access: &Access) -> SinkError {
+fn credentials_error(error: &CredentialsError, access: &Access) -> SinkError {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -246,11 +247,11 @@ fn not_found(error: &CredentialsError, access: &Access) -> SinkError {
         Some(profile) => (format!(" of profile {profile}"), "give them to it in ~/.aws/config or ~/.aws/credentials"),
         None => (String::new(), "set AWS_ACCESS_KEY_ID, a profile, or a role of this machine"),
     };
-    let says = format!("no AWS credentials{of}: {cause}");
+    let message = format!("no AWS credentials{of}: {cause}");
     match error {
         CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => {
-            SinkError::misconfigured(format!("{says}; {remedy}"))
+            SinkError::misconfigured(format!("{message}; {remedy}"))
         }
-        _ => SinkError::retry(says),
+        _ => SinkError::retry(message),
     }
 }

@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use crate::cloudwatch_logs::answer::{Failure, Fault};
-use crate::cloudwatch_logs::batch::Target;
+use crate::cloudwatch_logs::answer::{CallFailure, FailureCause};
+use crate::cloudwatch_logs::batch::LogStream;
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::options::CloudwatchLogsConfig;
-use crate::error::{Class, SinkError, SinkResult};
+use crate::error::{ErrorClass, SinkError, SinkResult};
 
 /// Half of what an account may do in a second (service quotas: CreateLogStream 50, CreateLogGroup 10,
 /// PutRetentionPolicy 5); the jitter is on top.
@@ -30,26 +30,26 @@ pub struct Creator {
     create_stream: bool,
     new_group: crate::cloudwatch_logs::options::NewGroup,
     random: fn() -> u64,
-    streams: Pace,
+    streams: RateLimiter,
     /// One group is made at a time, so that a hundred new streams of one make it once.
     groups: Mutex<Groups>,
 }
 
 struct Groups {
-    creates: Pace,
-    retentions: Pace,
-    made: BTreeMap<String, Instant>,
+    creates: RateLimiter,
+    retentions: RateLimiter,
+    created: BTreeMap<String, Instant>,
     /// Made, and not yet given their retention.
     without_retention: BTreeSet<String>,
 }
 
 impl Groups {
     /// Forgets another one where there are many: it costs a call when that is found missing.
-    fn note_made(&mut self, group: &str, wants_retention: bool) {
-        while self.made.len() >= GROUPS_MAX {
-            self.made.pop_first();
+    fn note_created(&mut self, group: &str, wants_retention: bool) {
+        while self.created.len() >= GROUPS_MAX {
+            self.created.pop_first();
         }
-        self.made.insert(group.to_owned(), Instant::now());
+        self.created.insert(group.to_owned(), Instant::now());
         if wants_retention {
             self.without_retention.insert(group.to_owned());
         }
@@ -59,9 +59,9 @@ impl Groups {
 impl Creator {
     pub fn new(config: &CloudwatchLogsConfig, random: fn() -> u64) -> Creator {
         let groups = Groups {
-            creates: Pace::new(GROUPS_PER_SECOND),
-            retentions: Pace::new(RETENTIONS_PER_SECOND),
-            made: BTreeMap::new(),
+            creates: RateLimiter::new(GROUPS_PER_SECOND),
+            retentions: RateLimiter::new(RETENTIONS_PER_SECOND),
+            created: BTreeMap::new(),
             without_retention: BTreeSet::new(),
         };
         Creator {
@@ -69,7 +69,7 @@ impl Creator {
             create_stream: config.create_stream,
             new_group: config.new_group.clone(),
             random,
-            streams: Pace::new(STREAMS_PER_SECOND),
+            streams: RateLimiter::new(STREAMS_PER_SECOND),
             groups: Mutex::new(groups),
         }
     }
@@ -78,63 +78,63 @@ impl Creator {
     ///
     /// # Errors
     /// Misconfigured when one is missing that this sink may not make; else what the service said.
-    pub async fn make(&self, client: &Client, target: &Target) -> SinkResult<()> {
-        let Target { group, stream } = target;
+    pub async fn create(&self, client: &Client, log_stream: &LogStream) -> SinkResult<()> {
+        let LogStream { group, stream } = log_stream;
         if !self.create_stream {
-            let says =
+            let message =
                 format!("no stream {stream} in log group {group}, and create_stream is false; make it, or allow it");
-            return Err(SinkError::misconfigured(says));
+            return Err(SinkError::misconfigured(message));
         }
-        let asked = Instant::now();
-        match self.make_stream(client, target).await {
-            Err(Failure { fault: Fault::NotFound, .. }) => {}
-            made => return made.map_err(|failure| failure.error),
+        let requested_at = Instant::now();
+        match self.create_stream(client, log_stream).await {
+            Err(CallFailure { cause: FailureCause::NotFound, .. }) => {}
+            created => return created.map_err(|failure| failure.error),
         }
-        self.make_group(client, group, asked).await?;
-        self.make_stream(client, target).await.map_err(|failure| match failure.fault {
+        self.create_group(client, group, requested_at).await?;
+        self.create_stream(client, log_stream).await.map_err(|failure| match failure.cause {
             // It was made a moment ago; the service does not show it everywhere yet.
-            Fault::NotFound => SinkError { class: Class::Retry, ..failure.error },
+            FailureCause::NotFound => SinkError { class: ErrorClass::Retry, ..failure.error },
             _ => failure.error,
         })
     }
 
-    async fn make_stream(&self, client: &Client, target: &Target) -> Result<(), Failure> {
-        self.streams.turn(self.random).await;
-        let body = json!({ "logGroupName": target.group, "logStreamName": target.stream });
-        exists_is_made(client.call("CreateLogStream", bytes_of(&body)).await)
+    async fn create_stream(&self, client: &Client, log_stream: &LogStream) -> Result<(), CallFailure> {
+        self.streams.wait(self.random).await;
+        let body = json!({ "logGroupName": log_stream.group, "logStreamName": log_stream.stream });
+        accept_existing(client.call("CreateLogStream", to_bytes(&body)).await)
     }
 
-    async fn make_group(&self, client: &Client, group: &str, asked: Instant) -> SinkResult<()> {
+    async fn create_group(&self, client: &Client, group: &str, requested_at: Instant) -> SinkResult<()> {
         if !self.create_group {
-            return Err(no_group(group));
+            return Err(missing_group(group));
         }
         let mut groups = self.groups.lock().await;
         // Whoever waited finds it made; what was made before it was missed is gone again.
-        if groups.made.get(group).is_some_and(|made| *made > asked) {
-            return self.retain(client, group, &mut groups).await;
+        if groups.created.get(group).is_some_and(|created| *created > requested_at) {
+            return self.put_retention(client, group, &mut groups).await;
         }
         if groups.without_retention.len() >= GROUPS_MAX {
-            let says = format!("{GROUPS_MAX} log groups still wait for their retention; {group} is made after them");
-            return Err(SinkError::retry(says));
+            let message = format!("{GROUPS_MAX} log groups still wait for their retention; {group} is made after them");
+            return Err(SinkError::retry(message));
         }
-        groups.creates.turn(self.random).await;
-        let made = client.call("CreateLogGroup", self.group_body(group)).await;
+        groups.creates.wait(self.random).await;
+        let created = client.call("CreateLogGroup", self.group_body(group)).await;
         // A group that was missing a moment ago was made by another runner, which may have died before it set the
         // retention: that is set twice rather than never.
-        exists_is_made(made).map_err(|failure| failure.error)?;
-        groups.note_made(group, self.new_group.retention_days.is_some());
-        self.retain(client, group, &mut groups).await
+        accept_existing(created).map_err(|failure| failure.error)?;
+        groups.note_created(group, self.new_group.retention_days.is_some());
+        self.put_retention(client, group, &mut groups).await
     }
 
     /// Gives a group that was made here its retention.
-    async fn retain(&self, client: &Client, group: &str, groups: &mut Groups) -> SinkResult<()> {
+    async fn put_retention(&self, client: &Client, group: &str, groups: &mut Groups) -> SinkResult<()> {
         let Some(days) = self.new_group.retention_days else { return Ok(()) };
         if !groups.without_retention.contains(group) {
             return Ok(());
         }
-        groups.retentions.turn(self.random).await;
+        groups.retentions.wait(self.random).await;
         let body = json!({ "logGroupName": group, "retentionInDays": days });
-        client.call("PutRetentionPolicy", bytes_of(&body)).await.map_err(|failure| failure.error)?;
+        client.call("PutRetentionPolicy", to_bytes(&body)).await.map_err(|failure| failure.error)?;
         groups.without_retention.remove(group);
         Ok(())
     }
@@ -143,12 +143,12 @@ impl Creator {
     ///
     /// # Errors
     /// As the service said.
-    pub async fn settle(&self, client: &Client, group: &str) -> SinkResult<()> {
+    pub async fn apply_retention(&self, client: &Client, group: &str) -> SinkResult<()> {
         if self.new_group.retention_days.is_none() {
             return Ok(());
         }
         let mut groups = self.groups.lock().await;
-        self.retain(client, group, &mut groups).await
+        self.put_retention(client, group, &mut groups).await
     }
 
     fn group_body(&self, group: &str) -> Bytes {
@@ -163,38 +163,38 @@ impl Creator {
         if !self.new_group.tags.is_empty() {
             body.insert("tags".to_owned(), json!(self.new_group.tags));
         }
-        bytes_of(&Value::Object(body))
+        to_bytes(&Value::Object(body))
     }
 }
 
 /// The group is missing, and not to be made here.
-pub fn no_group(group: &str) -> SinkError {
+pub fn missing_group(group: &str) -> SinkError {
     SinkError::misconfigured(format!("no log group {group}, and create_group is not true; make it, or allow it"))
 }
 
-pub fn bytes_of(body: &Value) -> Bytes {
+pub fn to_bytes(body: &Value) -> Bytes {
     Bytes::from(body.to_string())
 }
 
-fn exists_is_made(answer: Result<Bytes, Failure>) -> Result<(), Failure> {
+fn accept_existing(answer: Result<Bytes, CallFailure>) -> Result<(), CallFailure> {
     match answer {
-        Ok(_) | Err(Failure { fault: Fault::Exists, .. }) => Ok(()),
+        Ok(_) | Err(CallFailure { cause: FailureCause::Exists, .. }) => Ok(()),
         Err(failure) => Err(failure),
     }
 }
 
 /// Turns that come at most so often.
-struct Pace {
+struct RateLimiter {
     every: Duration,
     next: Mutex<Option<Instant>>,
 }
 
-impl Pace {
-    fn new(per_second: u32) -> Pace {
-        Pace { every: Duration::from_secs(1) / per_second, next: Mutex::new(None) }
+impl RateLimiter {
+    fn new(per_second: u32) -> RateLimiter {
+        RateLimiter { every: Duration::from_secs(1) / per_second, next: Mutex::new(None) }
     }
 
-    async fn turn(&self, random: fn() -> u64) {
+    async fn wait(&self, random: fn() -> u64) {
         let share = |most: Duration| most.mul_f64((random() >> 11) as f64 / (1u64 << 53) as f64);
         let mut next = self.next.lock().await;
         let now = Instant::now();
@@ -234,13 +234,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_second_has_more_turns_than_its_share_also_across_the_boundary_of_a_minute() {
         for per_second in [STREAMS_PER_SECOND, GROUPS_PER_SECOND, RETENTIONS_PER_SECOND] {
-            let pace = Pace::new(per_second);
+            let limiter = RateLimiter::new(per_second);
             let mut turns = Vec::new();
             // A burst that ends in one minute, then one at the beginning of the next, and one amid that.
             for wait in [0, 40, 60_000, 1] {
                 tokio::time::sleep(Duration::from_millis(wait)).await;
                 for _ in 0..3 * per_second {
-                    pace.turn(random).await;
+                    limiter.wait(random).await;
                     turns.push(Instant::now());
                 }
             }
@@ -255,7 +255,7 @@ mod tests {
         let minute = Instant::now();
         for _ in 0..RUNNERS {
             first_turns.spawn(async move {
-                Pace::new(STREAMS_PER_SECOND).turn(random).await;
+                RateLimiter::new(STREAMS_PER_SECOND).wait(random).await;
                 minute.elapsed()
             });
         }
@@ -272,15 +272,15 @@ mod tests {
     #[test]
     fn groups_are_remembered_up_to_a_bound() {
         let mut groups = Groups {
-            creates: Pace::new(1),
-            retentions: Pace::new(1),
-            made: BTreeMap::new(),
+            creates: RateLimiter::new(1),
+            retentions: RateLimiter::new(1),
+            created: BTreeMap::new(),
             without_retention: BTreeSet::new(),
         };
         for number in 0..3 * GROUPS_MAX {
-            groups.note_made(&format!("/cron/{number}"), false);
+            groups.note_created(&format!("/cron/{number}"), false);
         }
-        assert_eq!((groups.made.len(), groups.without_retention.len()), (GROUPS_MAX, 0));
-        assert!(groups.made.contains_key(&format!("/cron/{}", 3 * GROUPS_MAX - 1)), "the last is remembered");
+        assert_eq!((groups.created.len(), groups.without_retention.len()), (GROUPS_MAX, 0));
+        assert!(groups.created.contains_key(&format!("/cron/{}", 3 * GROUPS_MAX - 1)), "the last is remembered");
     }
 }

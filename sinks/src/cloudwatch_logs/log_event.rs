@@ -21,7 +21,7 @@ const ESCAPED_BYTES_MAX: usize = 6;
 const PIECES_MAX: u64 = 8;
 
 /// What is the same in all messages of a run.
-pub struct Messages {
+pub struct EventEncoder {
     format: CloudwatchFormat,
     /// `{"run_id":"..","group":"..","job":"..","attempt":1,"host":"..",`
     head: Vec<u8>,
@@ -36,9 +36,9 @@ pub struct Messages {
     message_bytes_max: usize,
 }
 
-impl Messages {
+impl EventEncoder {
     /// `max_line`: bytes of the longest message.
-    pub fn new(config: &CloudwatchLogsConfig, max_line: Option<usize>, header: &RunHeader) -> Messages {
+    pub fn new(config: &CloudwatchLogsConfig, max_line: Option<usize>, header: &RunHeader) -> EventEncoder {
         let mut head = b"{".to_vec();
         text_member("run_id", header.run_id.as_str(), &mut head);
         text_member("group", &header.group, &mut head);
@@ -56,7 +56,7 @@ impl Messages {
             number_member("pid", pid, &mut started);
         }
         text_member("command", &bracket_records::shortened(&header.command, COMMAND_BYTES_MAX), &mut started);
-        Messages {
+        EventEncoder {
             format: config.format,
             head,
             head_escaped,

@@ -7,12 +7,12 @@ use crate::record::tests::{finished, header, piece};
 const HEAD: &str =
     r#"{"run_id":"20261123T075000Z-3f9a1c0e7b2d","group":"db","job":"nightly-dump","attempt":1,"host":"host1","#;
 
-fn messages(options: &str) -> Messages {
+fn messages(options: &str) -> EventEncoder {
     let text = format!("[sink.a]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron\"\n{options}");
     let (mut sinks, faults) = SinksFile::parse("sinks.toml", &text);
     assert_eq!(faults.to_string(), "");
     let SinkKind::CloudwatchLogs(config) = sinks.remove(0).kind else { panic!("another kind") };
-    Messages::new(&config, None, &header())
+    EventEncoder::new(&config, None, &header())
 }
 
 fn check(options: &str, record: Record<'_>, wanted: &str) {

@@ -84,10 +84,10 @@ fn read_group(section: &mut Section) -> Option<Template> {
     let group = section.required_text("group")?;
     let places_out = group.replace(['{', '}'], "");
     if !places_out.chars().all(is_group_char) || group.starts_with("aws/") {
-        let says = "a group's name is letters, digits and _ - / . #, and does not begin with aws/";
-        section.fault(line, &*group, says);
+        let message = "a group's name is letters, digits and _ - / . #, and does not begin with aws/";
+        section.fault(line, &*group, message);
     }
-    Template::parse(&group).map_err(|says| section.fault(line, &*group, says)).ok()
+    Template::parse(&group).map_err(|message| section.fault(line, &*group, message)).ok()
 }
 
 /// API reference, CreateLogGroup: `[\.\-_/#A-Za-z0-9]+`.
@@ -101,7 +101,7 @@ fn read_stream(section: &mut Section) -> Option<Template> {
     if stream.contains([':', '*']) {
         section.fault(line, &*stream, "a stream's name takes no `:` and no `*`; remove them");
     }
-    Template::parse(&stream).map_err(|says| section.fault(line, &*stream, says)).ok()
+    Template::parse(&stream).map_err(|message| section.fault(line, &*stream, message)).ok()
 }
 
 fn read_emf(section: &mut Section) -> Option<String> {
@@ -111,8 +111,8 @@ fn read_emf(section: &mut Section) -> Option<String> {
         let chars = |c: char| c.is_ascii_alphanumeric() || "._-/#: ".contains(c);
         let fits = (1..=EMF_NAMESPACE_CHARS_MAX).contains(&namespace.len()) && !namespace.starts_with("AWS/");
         if !fits || !namespace.chars().all(chars) {
-            let says = "not a metric namespace; write letters, digits and . - _ / # :, and do not begin with AWS/";
-            section.fault(*line, namespace, says);
+            let message = "not a metric namespace; write letters, digits and . - _ / # :, and do not begin with AWS/";
+            section.fault(*line, namespace, message);
         }
         if !emf {
             section.fault(*line, namespace, "`emf_namespace` says nothing without emf = true; add it");
@@ -128,8 +128,8 @@ fn read_new_group(section: &mut Section) -> NewGroup {
         && !RETENTION_DAYS.contains(&days)
     {
         let near = RETENTION_DAYS.iter().filter(|known| **known > days).min().unwrap_or(&3653);
-        let says = format!("not a retention that CloudWatch Logs knows; the next longer one is {near}");
-        section.fault(retention_line, days.to_string(), says);
+        let message = format!("not a retention that CloudWatch Logs knows; the next longer one is {near}");
+        section.fault(retention_line, days.to_string(), message);
     }
     let classes = [("standard", "STANDARD"), ("infrequent_access", "INFREQUENT_ACCESS"), ("delivery", "DELIVERY")];
     let class = section.choice("log_group_class", &classes);

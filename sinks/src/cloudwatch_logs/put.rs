@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::cloudwatch_logs::answer::{Failure, Fault, Rejected};
-use crate::cloudwatch_logs::batch::{Room, Sealed, Target};
+use crate::cloudwatch_logs::answer::{CallFailure, FailureCause, RejectedEvents};
+use crate::cloudwatch_logs::batch::{BodyBuffer, LogStream, SealedBatch};
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
-use crate::error::{Class, SinkError, SinkResult};
+use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::sink::Refused;
 
 /// When so many events of a call are refused alone and none is taken, the fault is not in the events.
@@ -23,86 +23,86 @@ pub struct Putter {
 
 /// What became of the batches of one stream: those before the error were taken.
 #[derive(Default)]
-pub struct Outcome {
+pub struct PutResult {
     pub refused: Vec<Refused>,
     /// For the next batches.
-    pub spare: Vec<Room>,
+    pub spare: Vec<BodyBuffer>,
     pub error: Option<SinkError>,
 }
 
-impl Outcome {
-    pub fn failed(says: String) -> Outcome {
-        Outcome { error: Some(SinkError::retry(says)), ..Outcome::default() }
+impl PutResult {
+    pub fn failed(message: String) -> PutResult {
+        PutResult { error: Some(SinkError::retry(message)), ..PutResult::default() }
     }
 }
 
 impl Putter {
-    pub async fn put_all(self, mut batches: VecDeque<Sealed>) -> Outcome {
-        let mut outcome = Outcome::default();
+    pub async fn put_all(self, mut batches: VecDeque<SealedBatch>) -> PutResult {
+        let mut result = PutResult::default();
         while let Some(batch) = batches.pop_front() {
             match self.put(&batch).await {
-                Ok(refused) => outcome.refused.extend(refused),
+                Ok(refused) => result.refused.extend(refused),
                 Err(error) => {
-                    outcome.error = Some(error);
-                    return outcome;
+                    result.error = Some(error);
+                    return result;
                 }
             }
             for (run, mark) in &batch.marks {
-                run.accepted(*mark);
+                run.mark_accepted(*mark);
             }
-            outcome.spare.extend(batch.into_room());
+            result.spare.extend(batch.into_buffer());
         }
-        outcome
+        result
     }
 
-    async fn put(&self, batch: &Sealed) -> SinkResult<Vec<Refused>> {
-        match self.put_or_make(&batch.target, batch.body.clone()).await {
-            Ok(answer) => Ok(rejected(&answer, batch, 0..batch.len())),
-            Err(error) if error.class == Class::Permanent => self.halve(batch, error).await,
+    async fn put(&self, batch: &SealedBatch) -> SinkResult<Vec<Refused>> {
+        match self.put_or_create(&batch.log_stream, batch.body.clone()).await {
+            Ok(answer) => Ok(rejected_records(&answer, batch, 0..batch.len())),
+            Err(error) if error.class == ErrorClass::Permanent => self.put_halves(batch, error).await,
             Err(error) => Err(error),
         }
     }
 
     /// Puts a refused batch in halves, until every event at fault is alone and set aside. The order stays.
-    async fn halve(&self, batch: &Sealed, error: SinkError) -> SinkResult<Vec<Refused>> {
+    async fn put_halves(&self, batch: &SealedBatch, error: SinkError) -> SinkResult<Vec<Refused>> {
         let mut refused = Vec::new();
         let mut alone = 0;
         let mut any_taken = false;
         // The whole is known to be refused.
         let mut ranges = halves(0..batch.len());
         if ranges.is_empty() {
-            return Ok(vec![Refused { frame: batch.frame(0), says: error.says }]);
+            return Ok(vec![Refused { frame: batch.frame(0), message: error.message }]);
         }
         while let Some(range) = ranges.pop() {
-            match self.put_or_make(&batch.target, batch.part(range.clone())).await {
+            match self.put_or_create(&batch.log_stream, batch.part(range.clone())).await {
                 Ok(answer) => {
                     any_taken = true;
-                    refused.extend(rejected(&answer, batch, range));
+                    refused.extend(rejected_records(&answer, batch, range));
                 }
-                Err(error) if error.class == Class::Permanent && range.len() == 1 => {
+                Err(error) if error.class == ErrorClass::Permanent && range.len() == 1 => {
                     alone += 1;
                     if alone >= REFUSED_ALONE_MAX && !any_taken {
-                        return Err(SinkError::misconfigured(format!("{} (for every event)", error.says)));
+                        return Err(SinkError::misconfigured(format!("{} (for every event)", error.message)));
                     }
-                    refused.push(Refused { frame: batch.frame(range.start), says: error.says });
+                    refused.push(Refused { frame: batch.frame(range.start), message: error.message });
                 }
-                Err(error) if error.class == Class::Permanent => ranges.extend(halves(range)),
+                Err(error) if error.class == ErrorClass::Permanent => ranges.extend(halves(range)),
                 Err(error) => return Err(error),
             }
         }
         Ok(refused)
     }
 
-    async fn put_or_make(&self, target: &Target, body: Bytes) -> SinkResult<Bytes> {
-        self.creator.settle(&self.client, &target.group).await?;
+    async fn put_or_create(&self, log_stream: &LogStream, body: Bytes) -> SinkResult<Bytes> {
+        self.creator.apply_retention(&self.client, &log_stream.group).await?;
         match self.client.call("PutLogEvents", body.clone()).await {
-            Err(Failure { fault: Fault::NotFound, .. }) => {}
+            Err(CallFailure { cause: FailureCause::NotFound, .. }) => {}
             answer => return answer.map_err(|failure| failure.error),
         }
-        self.creator.make(&self.client, target).await?;
-        self.client.call("PutLogEvents", body).await.map_err(|failure| match failure.fault {
+        self.creator.create(&self.client, log_stream).await?;
+        self.client.call("PutLogEvents", body).await.map_err(|failure| match failure.cause {
             // It was made a moment ago; the service does not show it everywhere yet.
-            Fault::NotFound => SinkError { class: Class::Retry, ..failure.error },
+            FailureCause::NotFound => SinkError { class: ErrorClass::Retry, ..failure.error },
             _ => failure.error,
         })
     }
@@ -117,11 +117,11 @@ fn halves(range: Range<usize>) -> Vec<Range<usize>> {
     }
 }
 
-fn rejected(answer: &[u8], batch: &Sealed, range: Range<usize>) -> Vec<Refused> {
-    let Target { group, stream } = &*batch.target;
-    let told = Rejected::of(answer);
-    let says =
+fn rejected_records(answer: &[u8], batch: &SealedBatch, range: Range<usize>) -> Vec<Refused> {
+    let LogStream { group, stream } = &*batch.log_stream;
+    let rejected_events = RejectedEvents::parse(answer);
+    let message =
         |why| format!("CloudWatch Logs took the call, but not events that are {why} (stream {stream} of {group})");
-    let refused = told.indices(range.len());
-    refused.map(|(index, why)| Refused { frame: batch.frame(range.start + index), says: says(why) }).collect()
+    let refused = rejected_events.indices(range.len());
+    refused.map(|(index, why)| Refused { frame: batch.frame(range.start + index), message: message(why) }).collect()
 }

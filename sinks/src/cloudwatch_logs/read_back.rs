@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::create::bytes_of;
+use super::create::to_bytes;
 use super::options::CloudwatchLogsConfig;
 use super::{group_name, stream_name};
 use crate::bracket_records::{FINISHED, GAP, STARTED};
@@ -19,13 +19,13 @@ use crate::feed::RunHeader;
 const EARLIER: SignedDuration = SignedDuration::from_mins(10);
 
 /// Group and stream of a run's lines.
-pub fn place_of(config: &CloudwatchLogsConfig, header: &RunHeader) -> (String, String) {
+pub fn log_stream_of(config: &CloudwatchLogsConfig, header: &RunHeader) -> (String, String) {
     (group_name(&config.group.fill(header)), stream_name(&config.stream.fill(header)))
 }
 
 /// Which lines.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct AttemptFilter {
     group: String,
     stream: String,
     run_id: String,
@@ -33,12 +33,12 @@ pub struct Wanted {
     since: Timestamp,
 }
 
-impl Wanted {
+impl AttemptFilter {
     /// One attempt of a run.
-    pub fn of(config: &CloudwatchLogsConfig, header: &RunHeader) -> Wanted {
-        let (group, stream) = place_of(config, header);
+    pub fn new(config: &CloudwatchLogsConfig, header: &RunHeader) -> AttemptFilter {
+        let (group, stream) = log_stream_of(config, header);
         let since = header.started_at.checked_sub(EARLIER).unwrap_or(header.started_at);
-        Wanted { group, stream, run_id: header.run_id.to_string(), attempt: header.attempt, since }
+        AttemptFilter { group, stream, run_id: header.run_id.to_string(), attempt: header.attempt, since }
     }
 }
 
@@ -71,10 +71,10 @@ struct Message {
 /// Gives the events page by page; asked again at the end, it looks for new ones.
 pub struct Reader {
     client: Client,
-    wanted: Wanted,
+    wanted: AttemptFilter,
     next_token: Option<String>,
     /// Number and part of the last event that was given.
-    given: (u64, u64),
+    returned: (u64, u64),
     since_ms: i64,
     has_ended: bool,
 }
@@ -82,10 +82,10 @@ pub struct Reader {
 impl Reader {
     /// # Errors
     /// One sentence: there is no region, or the TLS settings cannot be used.
-    pub async fn new(config: &CloudwatchLogsConfig, wanted: Wanted) -> Result<Reader, String> {
-        let client = Client::new(&config.access, Timestamp::now).await.map_err(|error| error.says)?;
+    pub async fn new(config: &CloudwatchLogsConfig, wanted: AttemptFilter) -> Result<Reader, String> {
+        let client = Client::new(&config.access, Timestamp::now).await.map_err(|error| error.message)?;
         let since_ms = wanted.since.as_millisecond();
-        Ok(Reader { client, wanted, next_token: None, given: (0, 0), since_ms, has_ended: false })
+        Ok(Reader { client, wanted, next_token: None, returned: (0, 0), since_ms, has_ended: false })
     }
 
     /// Whether the record `run.finished` was seen: nothing comes after it.
@@ -103,16 +103,17 @@ impl Reader {
     /// # Errors
     /// One sentence: what the service said.
     pub async fn next(&mut self) -> Result<Vec<Event>, String> {
-        let mut ask = json!({
+        let mut request = json!({
             "logGroupName": self.wanted.group,
             "logStreamNames": [self.wanted.stream],
             "startTime": self.since_ms,
             "filterPattern": format!("\"{}\"", self.wanted.run_id),
         });
         if let Some(token) = &self.next_token {
-            ask["nextToken"] = json!(token);
+            request["nextToken"] = json!(token);
         }
-        let answer = self.client.call("FilterLogEvents", bytes_of(&ask)).await.map_err(|failure| failure.error.says)?;
+        let answer =
+            self.client.call("FilterLogEvents", to_bytes(&request)).await.map_err(|failure| failure.error.message)?;
         let answer: Value = serde_json::from_slice(&answer)
             .map_err(|error| format!("CloudWatch Logs answered FilterLogEvents with what is not JSON: {error}"))?;
         let mut found = Vec::new();
@@ -145,10 +146,10 @@ impl Reader {
             _ => {}
         }
         let place = (message.seq, message.part);
-        if place <= self.given {
+        if place <= self.returned {
             return None;
         }
-        self.given = place;
+        self.returned = place;
         if !self.has_more() {
             // New lines are looked for from here on; those of this very millisecond were given.
             self.since_ms = self.since_ms.max(at_ms);

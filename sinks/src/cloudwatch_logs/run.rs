@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::cloudwatch_logs::batch::Target;
+use crate::cloudwatch_logs::batch::LogStream;
 use crate::engine::locked;
 use crate::record::Record;
 
@@ -12,26 +12,26 @@ const CLOCK_STEP_MS_MAX: i64 = 10 * 60 * 1000;
 
 /// The place of a record in its run. Rises from `run.started` to `run.finished`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct EventPlace {
     seq: u64,
     part: u64,
 }
 
-impl Place {
-    pub fn of(record: &Record<'_>) -> Place {
+impl EventPlace {
+    pub fn of(record: &Record<'_>) -> EventPlace {
         match record {
-            Record::Started => Place { seq: 0, part: 1 },
-            Record::Line(piece) => Place { seq: piece.seq, part: piece.part.saturating_add(1) },
-            Record::Gap(gap) => Place { seq: gap.last_seq, part: u64::MAX },
-            Record::Finished(_) => Place { seq: u64::MAX, part: u64::MAX },
+            Record::Started => EventPlace { seq: 0, part: 1 },
+            Record::Line(piece) => EventPlace { seq: piece.seq, part: piece.part.saturating_add(1) },
+            Record::Gap(gap) => EventPlace { seq: gap.last_seq, part: u64::MAX },
+            Record::Finished(_) => EventPlace { seq: u64::MAX, part: u64::MAX },
         }
     }
 }
 
 /// A place and the event time there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
-    pub place: Place,
+pub struct EventMark {
+    pub place: EventPlace,
     pub ms: i64,
 }
 
@@ -39,15 +39,15 @@ pub struct Mark {
 /// de-duplication since sequence tokens went.
 #[derive(Debug)]
 pub struct RunState {
-    pub target: Arc<Target>,
+    pub log_stream: Arc<LogStream>,
     progress: Mutex<Progress>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Progress {
-    accepted: Mark,
+    accepted: EventMark,
     /// The last record that was encoded on this connection.
-    encoded: Place,
+    encoded: EventPlace,
     /// On this connection.
     connection: u64,
     last_ms: i64,
@@ -55,17 +55,22 @@ struct Progress {
 
 impl RunState {
     /// `started_ms`: the time of records whose own is not known.
-    pub fn new(target: Arc<Target>, started_ms: i64) -> Arc<RunState> {
-        let accepted = Mark { place: Place::default(), ms: started_ms };
+    pub fn new(log_stream: Arc<LogStream>, started_ms: i64) -> Arc<RunState> {
+        let accepted = EventMark { place: EventPlace::default(), ms: started_ms };
         Arc::new(RunState {
-            target,
-            progress: Mutex::new(Progress { accepted, encoded: Place::default(), connection: 0, last_ms: started_ms }),
+            log_stream,
+            progress: Mutex::new(Progress {
+                accepted,
+                encoded: EventPlace::default(),
+                connection: 0,
+                last_ms: started_ms,
+            }),
         })
     }
 
     /// The event time of a record: its time of capture, never a little before that of an earlier record of the run. `None`
     /// when the service has the record.
-    pub fn admit(&self, place: Place, ms: i64, connection: u64) -> Option<i64> {
+    pub fn next_event_ms(&self, place: EventPlace, ms: i64, connection: u64) -> Option<i64> {
         let mut progress = locked(&self.progress);
         if progress.connection != connection {
             progress.connection = connection;
@@ -82,7 +87,7 @@ impl RunState {
     }
 
     /// The service has everything up to here.
-    pub fn accepted(&self, mark: Mark) {
+    pub fn mark_accepted(&self, mark: EventMark) {
         let mut progress = locked(&self.progress);
         if mark.place > progress.accepted.place {
             progress.accepted = mark;
@@ -90,7 +95,7 @@ impl RunState {
     }
 
     /// Whether the service has everything that was encoded.
-    pub fn has_all(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         let progress = locked(&self.progress);
         progress.encoded <= progress.accepted.place
     }

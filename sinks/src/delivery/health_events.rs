@@ -5,14 +5,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Delivery;
-use crate::encode::Tally;
+use crate::encode::BatchCounts;
 use crate::engine::locked;
-use crate::error::{Class, SinkError};
+use crate::error::{ErrorClass, SinkError};
 use crate::sink::{Refused, Sink};
-use crate::status::{Failing, RefusedRecord, SinkEvent, SinkTrouble};
+use crate::status::{FailureSpan, RefusedRecord, SinkEvent, SinkTrouble};
 
 /// Losses are told at most so often; the counters are always right.
-const TELL_LOSS_EVERY: Duration = Duration::from_secs(60);
+const LOSS_EVENT_INTERVAL: Duration = Duration::from_secs(60);
 
 impl<S: Sink> Delivery<S> {
     pub(super) fn note_failure(&mut self, error: &SinkError) {
@@ -20,30 +20,30 @@ impl<S: Sink> Delivery<S> {
         let mut health = locked(&self.shared.health);
         health.note_error(error, now);
         let since = health.failing.map_or(now, |failing| failing.since);
-        let told = health.failing.is_some_and(|failing| failing.told && failing.class == error.class);
+        let event_sent = health.failing.is_some_and(|failing| failing.event_sent && failing.class == error.class);
         if health.failing.is_none() {
             tracing::warn!(sink = %self.config.name, class = error.class.name(), %error, "the sink fails");
         }
         let lasted = now.duration_since(since).unsigned_abs();
-        let tell = !told && (error.class == Class::Misconfigured || lasted >= self.config.alert_after);
-        health.failing = Some(Failing { class: error.class, since, told: told || tell });
+        let send_now = !event_sent && (error.class == ErrorClass::Misconfigured || lasted >= self.config.alert_after);
+        health.failing = Some(FailureSpan { class: error.class, since, event_sent: event_sent || send_now });
         drop(health);
-        if tell {
-            self.tell(SinkTrouble {
+        if send_now {
+            self.send_trouble(SinkTrouble {
                 sink: self.config.name.clone(),
                 class: error.class,
                 since,
-                error: error.says.clone(),
+                error: error.message.clone(),
             });
         }
     }
 
-    pub(super) fn note_delivered(&mut self, total: &Tally) {
+    pub(super) fn note_delivered(&mut self, total: &BatchCounts) {
         self.failures = 0;
         let recovered = locked(&self.shared.health).failing.take();
         if let Some(failing) = recovered {
             tracing::info!(sink = %self.config.name, since = %failing.since, "the sink works again");
-            if failing.told {
+            if failing.event_sent {
                 self.send_event(SinkEvent::Recovered { sink: self.config.name.clone(), since: failing.since });
             }
         }
@@ -51,7 +51,7 @@ impl<S: Sink> Delivery<S> {
     }
 
     /// What is through while something else still fails.
-    pub(super) fn count_delivered(&mut self, total: &Tally) {
+    pub(super) fn count_delivered(&mut self, total: &BatchCounts) {
         let mut health = locked(&self.shared.health);
         health.delivered(total.lines, std::time::Instant::now());
         health.dropped_lines += total.dropped_lines;
@@ -59,8 +59,8 @@ impl<S: Sink> Delivery<S> {
         drop(health);
         if total.dropped_lines > 0 {
             let age = domain::units::format_duration(self.config.retry.max_age);
-            let says = format!("{} lines were dropped: older than max_age {age}", total.dropped_lines);
-            self.tell_loss(says);
+            let message = format!("{} lines were dropped: older than max_age {age}", total.dropped_lines);
+            self.report_loss(message);
         }
     }
 
@@ -69,39 +69,45 @@ impl<S: Sink> Delivery<S> {
         let mut health = locked(&self.shared.health);
         let mut first = None;
         let mut count = 0;
-        for Refused { frame, says } in refused {
+        for Refused { frame, message } in refused {
             // A run that was removed meanwhile has nothing left to name.
-            let Some((slot, place)) = self.places.get(*frame) else { continue };
-            let Some(slot) = self.slots.get(slot) else { continue };
-            let record = RefusedRecord::new(&slot.key, *place, says.clone(), now);
+            let Some((feed_id, record_id)) = self.sent_records.get(*frame) else { continue };
+            let Some(state) = self.feeds.get(feed_id) else { continue };
+            let record = RefusedRecord::new(&state.key, *record_id, message.clone(), now);
             if !health.note_refused(&record) {
                 continue;
             }
             tracing::warn!(
                 sink = %self.config.name, run_id = %record.run_id, attempt = record.attempt, record = record.record,
-                seq = record.seq, "a record was refused for good and is set aside: {says}"
+                seq = record.seq, "a record was refused for good and is set aside: {message}"
             );
             count += 1;
             first.get_or_insert(record);
         }
         let Some(first) = first else { return };
         let what = if count == 1 { "1 record was".to_owned() } else { format!("{count} records were") };
-        let says = format!("{what} refused for good and set aside; the first is {}: {}", first.name(), first.says);
-        health.note_error(&SinkError { class: Class::Permanent, says: says.clone() }, now);
+        let message =
+            format!("{what} refused for good and set aside; the first is {}: {}", first.name(), first.message);
+        health.note_error(&SinkError { class: ErrorClass::Permanent, message: message.clone() }, now);
         drop(health);
-        self.tell_loss(says);
+        self.report_loss(message);
     }
 
-    fn tell_loss(&mut self, says: String) {
-        tracing::warn!(sink = %self.config.name, "{says}");
-        if self.loss_told_at.is_none_or(|at| at.elapsed() >= TELL_LOSS_EVERY) {
-            self.loss_told_at = Some(Instant::now());
+    fn report_loss(&mut self, message: String) {
+        tracing::warn!(sink = %self.config.name, "{message}");
+        if self.loss_sent_at.is_none_or(|at| at.elapsed() >= LOSS_EVENT_INTERVAL) {
+            self.loss_sent_at = Some(Instant::now());
             let since = (self.environment.now)();
-            self.tell(SinkTrouble { sink: self.config.name.clone(), class: Class::Permanent, since, error: says });
+            self.send_trouble(SinkTrouble {
+                sink: self.config.name.clone(),
+                class: ErrorClass::Permanent,
+                since,
+                error: message,
+            });
         }
     }
 
-    fn tell(&self, trouble: SinkTrouble) {
+    fn send_trouble(&self, trouble: SinkTrouble) {
         self.send_event(SinkEvent::Trouble(trouble));
     }
 

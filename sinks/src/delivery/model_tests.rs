@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Delivery;
 use crate::config::{SinkConfig, SinksFile};
-use crate::engine::{Environment, Key, Shared, Tracked, locked};
+use crate::engine::{AttemptKey, EngineShared, Environment, TrackedFeed, locked};
 use other_side::ModelSink;
 use world::{Dice, ModelFeed, Produced, SharedWorld, World, locked_world};
 
@@ -35,14 +35,14 @@ const END: Duration = Duration::from_secs(3600);
 
 /// One life of the runner.
 struct Life {
-    shared: Arc<Shared>,
+    shared: Arc<EngineShared>,
     task: tokio::task::JoinHandle<()>,
     stop: CancellationToken,
 }
 
 impl Life {
     fn begin(world: &SharedWorld, config: &Arc<SinkConfig>) -> Life {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(EngineShared {
             inbox: Mutex::default(),
             notify: Notify::new(),
             feeds: Mutex::default(),
@@ -57,7 +57,7 @@ impl Life {
             connected: false,
             in_kernel: Vec::new(),
             sent: 0,
-            untold: Vec::new(),
+            unreported: Vec::new(),
         };
         let stop = CancellationToken::new();
         let delivery = Delivery::new(sink, config.clone(), environment, shared.clone());
@@ -73,8 +73,8 @@ impl Life {
     }
 
     fn add(&self, world: &SharedWorld, id: &RunId) {
-        let key: Key = (id.clone(), 1);
-        let tracked = Tracked { feed: ModelFeed::open(world, id), arrived: Position::START };
+        let key: AttemptKey = (id.clone(), 1);
+        let tracked = TrackedFeed { feed: ModelFeed::open(world, id), arrived: Position::START };
         let handle = Arc::new(Mutex::new(tracked));
         locked(&self.shared.feeds).insert(key.clone(), handle.clone());
         locked(&self.shared.inbox).added.push((key, handle));

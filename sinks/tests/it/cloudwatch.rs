@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sinks::check::CHECK_GROUP;
 use sinks::engine::Engine;
-use sinks::error::Class;
+use sinks::error::ErrorClass;
 use sinks::status::SinkEvent;
 
 use crate::memory::{RETRY, Run, config, start, wait_until};
@@ -137,8 +137,8 @@ async fn clocks_that_step_and_days_that_pass_break_no_limit() {
     assert!(engine.flush(testbed::DEADLINE).await);
     let status = engine.status();
     assert_eq!(status.refused_records, 1, "{status:?}");
-    assert!(status.refused[0].says.contains("ahead of the service's clock"), "{status:?}");
-    assert!(matches!(events.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == Class::Permanent));
+    assert!(status.refused[0].message.contains("ahead of the service's clock"), "{status:?}");
+    assert!(matches!(events.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == ErrorClass::Permanent));
     let mut taken = seqs(&logs, "job1");
     taken.sort_unstable();
     assert_eq!(taken, [1, 2, 3, 4, 5, 6, 7, 9]);
@@ -186,7 +186,7 @@ async fn one_bad_event_is_set_aside_and_never_poisons_its_batch() {
     let status = engine.status();
     assert_eq!(status.refused_records, 2, "{status:?}");
     assert_eq!(status.refused.iter().map(|refused| refused.seq).collect::<Vec<_>>(), [Some(400), Some(401)]);
-    assert!(matches!(events.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == Class::Permanent));
+    assert!(matches!(events.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == ErrorClass::Permanent));
     assert!(run.is_delivered());
     engine.shutdown().await;
     no_violation(&logs);
@@ -239,7 +239,7 @@ async fn a_lost_answer_costs_duplicates_and_no_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_person_must_allow_is_told_at_once_and_everything_is_kept() {
-    for (plan, options, says) in [
+    for (plan, options, message) in [
         (Plan::Deny, "", "allow logs:PutLogEvents to these credentials"),
         (Plan::Serve, "create_stream = false\n", "create_stream is false"),
     ] {
@@ -250,8 +250,8 @@ async fn what_a_person_must_allow_is_told_at_once_and_everything_is_kept() {
         let (engine, mut events) = start(&sink(logs.address, options));
         engine.add(run.feed());
         let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("a trouble") };
-        assert_eq!(trouble.class, Class::Misconfigured);
-        assert!(trouble.error.contains(says), "{}", trouble.error);
+        assert_eq!(trouble.class, ErrorClass::Misconfigured);
+        assert!(trouble.error.contains(message), "{}", trouble.error);
         assert_eq!(engine.status().lag_lines, 10);
         engine.shutdown().await;
     }
@@ -336,10 +336,13 @@ async fn a_group_that_is_missing_holds_up_no_cursor_of_another_group() {
 async fn check_sends_its_test_line_by_the_way_of_all_lines_and_says_what_came_back() {
     let check = async |text: &str| sinks::check::check(&config(text), CHECK_GROUP).await;
     let logs = serve().await;
-    let says = check(&sink(logs.address, "retention_days = 7\n")).await.expect("taken");
+    let message = check(&sink(logs.address, "retention_days = 7\n")).await.expect("taken");
     let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
-    assert!(says.starts_with(&format!("http://{} took the test line of run {}", logs.address, &date[..2])), "{says}");
-    assert!(says.ends_with(" into stream check of /cron/sexton"), "{says}");
+    assert!(
+        message.starts_with(&format!("http://{} took the test line of run {}", logs.address, &date[..2])),
+        "{message}"
+    );
+    assert!(message.ends_with(" into stream check of /cron/sexton"), "{message}");
     let seen: Vec<Value> = logs.events("/cron/sexton", "check").iter().map(|event| event.object()).collect();
     assert_eq!(seen.len(), 3, "{seen:?}");
     assert!(
@@ -348,23 +351,23 @@ async fn check_sends_its_test_line_by_the_way_of_all_lines_and_says_what_came_ba
     );
     assert_eq!((&seen[1]["group"], &seen[1]["job"]), (&json!("sexton"), &json!("check")));
     assert_eq!(logs.state().groups["/cron/sexton"].0, Some(7));
-    let says = sinks::check::check(&config(&sink(logs.address, "")), "db").await.expect("taken");
-    assert!(says.ends_with(" into stream check of /cron/db"), "{says}");
+    let message = sinks::check::check(&config(&sink(logs.address, "")), "db").await.expect("taken");
+    assert!(message.ends_with(" into stream check of /cron/db"), "{message}");
     no_violation(&logs);
 
     let logs = serve().await;
     let not_made = sink(logs.address, "").replace("create_group = true\n", "");
-    let says = check(&not_made).await.expect("others make the groups");
-    assert!(says.contains("log group /cron/sexton may be written to; no test line was sent, because"), "{says}");
+    let message = check(&not_made).await.expect("others make the groups");
+    assert!(message.contains("log group /cron/sexton may be written to; no test line was sent, because"), "{message}");
     let fixed = not_made.replace("/cron/{group}", "/cron/all");
-    let says = check(&fixed).await.expect_err("a group of this name must be there");
-    assert!(says.starts_with("no log group /cron/all, and create_group is not true"), "{says}");
+    let message = check(&fixed).await.expect_err("a group of this name must be there");
+    assert!(message.starts_with("no log group /cron/all, and create_group is not true"), "{message}");
     logs.state().groups.insert("/cron/all".to_owned(), Default::default());
-    assert!(check(&fixed).await.is_ok_and(|says| says.ends_with(" into stream check of /cron/all")));
+    assert!(check(&fixed).await.is_ok_and(|message| message.ends_with(" into stream check of /cron/all")));
 
     let denied = StrictLogs::start(|_, _, _| Plan::Deny).await;
-    let says = check(&sink(denied.address, "")).await.expect_err("denied");
-    assert!(says.contains("allow logs:PutLogEvents"), "{says}");
+    let message = check(&sink(denied.address, "")).await.expect_err("denied");
+    assert!(message.contains("allow logs:PutLogEvents"), "{message}");
     let nobody = sink(testbed::free_port(), "");
     assert!(check(&nobody).await.expect_err("nobody").contains("cannot reach"));
 }

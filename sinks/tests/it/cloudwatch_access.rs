@@ -11,7 +11,7 @@ use std::sync::{LazyLock, Mutex};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use sinks::engine::{Engine, Environment};
-use sinks::error::Class;
+use sinks::error::ErrorClass;
 use sinks::status::SinkEvent;
 use tempfile::TempDir;
 use testbed::{Moto, certificates};
@@ -141,7 +141,7 @@ async fn a_profile_that_is_not_there_is_told_at_once() {
     let (engine, mut events) = start(&sink("region = \"us-east-1\"\nprofile = \"nobody\"\n"));
     engine.add(run_of(1).feed());
     let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("a trouble") };
-    assert_eq!(trouble.class, Class::Misconfigured, "{}", trouble.error);
+    assert_eq!(trouble.class, ErrorClass::Misconfigured, "{}", trouble.error);
     assert!(trouble.error.contains("nobody"), "{}", trouble.error);
     engine.shutdown().await;
 }
@@ -231,7 +231,7 @@ async fn an_endpoint_behind_tls_is_trusted_by_the_ca_file_and_by_nothing_else() 
     let (engine, mut events) = start(&sink(&endpoint));
     engine.add(run_of(1).feed());
     let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("a trouble") };
-    assert_eq!(trouble.class, Class::Misconfigured, "{}", trouble.error);
+    assert_eq!(trouble.class, ErrorClass::Misconfigured, "{}", trouble.error);
     assert!(trouble.error.contains("certificate"), "{}", trouble.error);
     engine.shutdown().await;
     let run = run_of(50);

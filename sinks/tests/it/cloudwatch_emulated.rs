@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::line::Stream;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use sinks::error::Class;
+use sinks::error::ErrorClass;
 use sinks::status::SinkEvent;
 use testbed::{AwsServer, Ministack, Moto, Proxy};
 
@@ -168,9 +168,9 @@ async fn events_that_moto_finds_too_old_or_too_new_are_counted_and_told_and_the_
     // Moto names the last event that is too old, where the service names the one after it: the third is its own fault.
     let refused: Vec<Option<u64>> = status.refused.iter().map(|refused| refused.seq).collect();
     assert_eq!((status.refused_records, &*refused), (3, &[Some(1), Some(2), Some(204)][..]), "{status:?}");
-    let says: Vec<&str> = status.refused.iter().map(|refused| &*refused.says).collect();
-    assert!(says[0].contains("too old") && says[2].contains("ahead of the service's clock"), "{says:?}");
-    assert!(matches!(told.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == Class::Permanent));
+    let message: Vec<&str> = status.refused.iter().map(|refused| &*refused.message).collect();
+    assert!(message[0].contains("too old") && message[2].contains("ahead of the service's clock"), "{message:?}");
+    assert!(matches!(told.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == ErrorClass::Permanent));
     let mut seqs = seqs(&server, "job1");
     seqs.sort_unstable();
     assert_eq!(seqs, (4..=203).chain(205..=304).collect::<Vec<u64>>());

@@ -150,8 +150,11 @@ async fn a_batch_that_may_wait_is_sent_as_one() {
 async fn check_sends_a_test_line_or_says_why_not() {
     let capture = Capture::start(Transport::Tcp);
     let reached = sinks::check::check(&config(&sink(&capture, "")), CHECK_GROUP).await;
-    let says = reached.expect("somebody listens");
-    assert!(says.starts_with(&format!("tcp://{} acknowledged the test line of run 2", capture.address())), "{says}");
+    let message = reached.expect("somebody listens");
+    assert!(
+        message.starts_with(&format!("tcp://{} acknowledged the test line of run 2", capture.address())),
+        "{message}"
+    );
     let lines = lines_of(&capture);
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines[1].contains(" group=\"sexton\" job=\"check\" "), "the line is marked: {lines:?}");
@@ -169,7 +172,7 @@ async fn check_sends_a_test_line_or_says_why_not() {
     assert_eq!(sinks::check::check(&udp, CHECK_GROUP).await, Err(format!("nobody listens at udp://{free}")));
     let datagrams = Capture::start(Transport::Udp);
     let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{}\"\n", datagrams.address()));
-    assert!(sinks::check::check(&udp, CHECK_GROUP).await.is_ok_and(|says| says.contains("udp cannot tell")));
+    assert!(sinks::check::check(&udp, CHECK_GROUP).await.is_ok_and(|message| message.contains("udp cannot tell")));
     datagrams.wait_for(|all| all.len() == 3, testbed::DEADLINE);
 }
 
@@ -204,7 +207,7 @@ async fn a_certificate_that_nobody_trusts_is_told_at_once() {
     engine.add(run.feed());
     let event = events.recv().await.expect("an event");
     let sinks::status::SinkEvent::Trouble(trouble) = event else { panic!("{event:?}") };
-    assert_eq!(trouble.class, sinks::error::Class::Misconfigured);
+    assert_eq!(trouble.class, sinks::error::ErrorClass::Misconfigured);
     assert!(trouble.error.contains("certificate"), "{}", trouble.error);
     assert_eq!(run.durable(), Position::START);
     engine.shutdown().await;

@@ -100,7 +100,7 @@ async fn a_refused_message_is_set_aside_and_the_others_go_on() {
         let refused = engine.status().refused;
         assert_eq!(refused.len(), 1, "{refused:?}");
         assert_eq!((&refused[0].run_id, refused[0].seq, refused[0].record), (&run.header.run_id, Some(2), "line"));
-        assert!(refused[0].says.contains("answered 400"), "{refused:?}");
+        assert!(refused[0].message.contains("answered 400"), "{refused:?}");
         let told = format!("{:?}", events.try_recv().expect("the loss is told"));
         assert!(told.contains(&format!("the first is seq 2 of run {}", run.header.run_id)), "{told}");
         assert!(run.is_delivered());
@@ -132,7 +132,7 @@ async fn a_wrong_path_is_told_at_once_and_everything_is_kept() {
     engine.add(run.feed());
     let event = events.recv().await.expect("an event");
     let sinks::status::SinkEvent::Trouble(trouble) = event else { panic!("{event:?}") };
-    assert_eq!(trouble.class, sinks::error::Class::Misconfigured);
+    assert_eq!(trouble.class, sinks::error::ErrorClass::Misconfigured);
     assert!(trouble.error.contains("answered 404"), "{}", trouble.error);
     assert_eq!(engine.status().lag_lines, 3);
     assert_eq!(run.durable(), domain::line::Position::START);

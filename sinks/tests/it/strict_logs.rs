@@ -204,9 +204,9 @@ impl State {
         };
         let events: Vec<Event> = body["logEvents"].as_array().map_or(Vec::new(), |all| all.iter().map(read).collect());
         let bytes: usize = events.iter().map(|event| event.message.len() + EVENT_BYTES).sum();
-        if let Some(says) = broken_limit(&events, bytes) {
-            self.violations.push(says.clone());
-            return (400, error("InvalidParameterException", &says));
+        if let Some(fault) = broken_limit(&events, bytes) {
+            self.violations.push(fault.clone());
+            return (400, error("InvalidParameterException", &fault));
         }
         // A poisoned event, as the tests write it: the service finds fault with it.
         if events.iter().any(|event| event.message.contains("poison")) {

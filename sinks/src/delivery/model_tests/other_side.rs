@@ -7,7 +7,7 @@ use domain::run::RunId;
 use super::world::{Got, SharedWorld, locked_world};
 use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
-use crate::record::{Place, Record};
+use crate::record::{Record, RecordId};
 use crate::sink::{Refused, Sink};
 
 /// The other side: what was sent lies in its kernel until it reads it; when a connection breaks, what it has not read is
@@ -19,7 +19,7 @@ pub struct ModelSink {
     pub in_kernel: Vec<(u64, Got)>,
     pub sent: u64,
     /// Refused in a call that failed otherwise.
-    pub untold: Vec<Refused>,
+    pub unreported: Vec<Refused>,
 }
 
 impl ModelSink {
@@ -60,14 +60,14 @@ impl Sink for ModelSink {
 
     fn encode(&mut self, run: &RunId, record: &Record<'_>) {
         let text = if let Record::Line(piece) = record { piece.text.to_vec() } else { Vec::new() };
-        self.filled.push(Got { run: run.clone(), place: record.place(), text });
+        self.filled.push(Got { run: run.clone(), place: record.id(), text });
     }
 
     fn filled_bytes(&self) -> usize {
         self.filled.iter().map(|got| got.text.len() + 1).sum()
     }
 
-    fn turn_bytes(&self) -> usize {
+    fn read_bytes_max(&self) -> usize {
         200
     }
 
@@ -84,7 +84,7 @@ impl Sink for ModelSink {
     fn disconnect(&mut self) {
         self.filled.clear();
         self.in_kernel.clear();
-        self.untold.clear();
+        self.unreported.clear();
         self.sent = 0;
         self.set_connected(false);
     }
@@ -94,10 +94,10 @@ impl Sink for ModelSink {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         let mut refused = Vec::new();
         for (frame, got) in std::mem::take(&mut self.filled).into_iter().enumerate() {
-            let poison = matches!(got.place, Place::Line { seq }
+            let poison = matches!(got.place, RecordId::Line { seq }
                 if locked_world(&self.world).runs[&got.run].poison.contains(&seq));
             match poison {
-                true => refused.push(Refused { frame, says: "poison".to_owned() }),
+                true => refused.push(Refused { frame, message: "poison".to_owned() }),
                 false => self.in_kernel.push((self.sent + 1, got)),
             }
         }
@@ -105,28 +105,28 @@ impl Sink for ModelSink {
         if let Err(error) = self.fails("sending") {
             let all = locked_world(&self.world).dice.one_in(3);
             self.read_some(all);
-            self.untold = refused;
+            self.unreported = refused;
             return Err(error);
         }
         self.sent += 1;
         Ok(refused)
     }
 
-    fn confirmed(&mut self) -> SinkResult<u64> {
+    fn confirmed_batches(&mut self) -> SinkResult<u64> {
         self.fails("confirming")?;
         self.read_some(false);
         Ok(self.in_kernel.first().map_or(self.sent, |(batch, _)| batch - 1))
     }
 
     fn refused(&mut self) -> Vec<Refused> {
-        std::mem::take(&mut self.untold)
+        std::mem::take(&mut self.unreported)
     }
 
-    fn has_all(&self, run: &RunId) -> bool {
+    fn is_complete(&self, run: &RunId) -> bool {
         self.in_kernel.iter().map(|(_, got)| got).chain(&self.filled).all(|got| got.run != *run)
     }
 
-    fn arrived(&self) -> u64 {
+    fn accepted_batches(&self) -> u64 {
         self.sent
     }
 
@@ -137,7 +137,7 @@ impl Sink for ModelSink {
         Ok(())
     }
 
-    async fn broken(&mut self) -> SinkError {
+    async fn wait_closed(&mut self) -> SinkError {
         let breaks = locked_world(&self.world).dice.one_in(20);
         match breaks && self.connected {
             true => SinkError::retry("the other side hung up"),

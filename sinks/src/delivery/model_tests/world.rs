@@ -9,7 +9,7 @@ use domain::run::RunId;
 use jiff::Timestamp;
 
 use crate::feed::{Feed, FinishedRecord, Item, Lag, Next, RunHeader};
-use crate::record::Place;
+use crate::record::RecordId;
 use crate::record::tests::{finished, header};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -36,7 +36,7 @@ impl Dice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Got {
     pub run: RunId,
-    pub place: Place,
+    pub place: RecordId,
     pub text: Vec<u8>,
 }
 
@@ -80,8 +80,8 @@ impl World {
             }
         };
         match got.place {
-            Place::Started => run.started_arrived = true,
-            Place::Line { seq } => {
+            RecordId::Started => run.started_arrived = true,
+            RecordId::Line { seq } => {
                 assert!(run.started_arrived, "a line before run.started: {got:?}");
                 assert_eq!(run.texts.get(seq as usize - 1), Some(&got.text), "what arrives was produced: {got:?}");
                 assert!(!run.poison.contains(&seq), "a refused record arrived: {got:?}");
@@ -90,13 +90,13 @@ impl World {
                 run.next = run.next.max(seq + 1);
                 skip_poison(run);
             }
-            Place::Finished => {
+            RecordId::Finished => {
                 assert!(run.finished, "run.finished before the end: {got:?}");
                 skip_poison(run);
                 assert_eq!(run.next, run.texts.len() as u64 + 1, "run.finished before the last line");
                 run.finished_arrived = true;
             }
-            Place::Gap { .. } => panic!("nothing was dropped: {got:?}"),
+            RecordId::Gap { .. } => panic!("nothing was dropped: {got:?}"),
         }
         self.arrived.push(got);
     }
