@@ -2,6 +2,8 @@
 //! failure everything unconfirmed goes back to its feed; then nothing is read until the sink works again, so a dead sink
 //! costs a timer and no memory. What people should know of all this is told in `delivery/health_events.rs`.
 
+mod cursors;
+mod fill;
 mod health_events;
 
 #[cfg(test)]
@@ -18,10 +20,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::SinkConfig;
-use crate::encode::{BatchCounts, BatchWriter, Encoding};
+use crate::encode::BatchCounts;
 use crate::engine::{AttemptKey, EngineShared, Environment, FeedHandle, locked};
 use crate::error::{ErrorClass, SinkError, SinkResult};
-use crate::feed::Next;
 use crate::record::RecordId;
 use crate::sink::Sink;
 
@@ -271,207 +272,6 @@ impl<S: Sink> Delivery<S> {
         for id in ids {
             if let Some(state) = self.feeds.get_mut(&id) {
                 mark_ready(id, state, &mut self.ready);
-            }
-        }
-    }
-
-    /// Fills the batch: a turn for each run that has something, until the batch is full or nothing is left, and waits for
-    /// more when `batch.timeout` says so.
-    async fn fill_batch(&mut self) {
-        let deadline = Instant::now() + self.config.batch.timeout;
-        let first_turn = self.unconfirmed.len();
-        let mut events = 0;
-        loop {
-            while let Some(id) = self.ready.pop_front() {
-                events += self.read_turn(id);
-                if self.sink.filled_bytes() >= self.config.batch.max_bytes || events >= self.config.batch.max_events {
-                    return;
-                }
-            }
-            let wait = self.sink.filled_bytes() > 0 && self.flushes.is_empty() && Instant::now() < deadline;
-            if !wait {
-                break;
-            }
-            tokio::select! {
-                () = self.shared.notify.notified() => self.apply_inbox(),
-                () = sleep_until(deadline) => {}
-            }
-        }
-        if self.sink.filled_bytes() == 0 {
-            // Nothing of these turns is to be sent: they are through when what was sent before is.
-            self.unconfirmed.range_mut(first_turn..).for_each(|turn| turn.batch = self.sent);
-        }
-    }
-
-    /// After a batch: a sink may hold back of that one, never of one before.
-    fn clear_sent(&mut self) {
-        if self.sink.filled_bytes() == 0 {
-            self.sent_records.clear();
-        } else {
-            self.sent_records.drain(..self.filled_from);
-        }
-        self.filled_from = self.sent_records.len();
-    }
-
-    /// Reads and encodes one turn of a run; how many events that made.
-    fn read_turn(&mut self, id: u64) -> usize {
-        let Some(state) = self.feeds.get_mut(&id) else { return 0 };
-        let read = locked(&state.feed).feed.read(self.sink.read_bytes_max());
-        match read {
-            Ok(Next::Item { item, end }) => {
-                let now = (self.environment.now)();
-                let encoding = Encoding::new(&self.config, now, state.wanted);
-                let writer = BatchWriter { sink: &mut self.sink, feed_id: id, sent_records: &mut self.sent_records };
-                let counts = encoding.encode_item(writer, &state.run, &item);
-                state.outstanding += 1;
-                self.ready.push_back(id);
-                let events = counts.events;
-                self.unconfirmed.push_back(Turn { feed_id: id, batch: self.sent + 1, end, counts });
-                events
-            }
-            Ok(Next::Pending) => {
-                state.reading = Reading::Pending;
-                0
-            }
-            Ok(Next::Done) => {
-                state.reading = Reading::Done;
-                self.close_if_done(id);
-                0
-            }
-            Err(error) => {
-                state.reading = Reading::Pending;
-                let message = format!("cannot read the spool of run {}: {error}", state.key.0);
-                tracing::error!(sink = %self.config.name, run_id = %state.key.0, %error, "cannot read a spool");
-                let now = (self.environment.now)();
-                locked(&self.shared.health).note_error(&SinkError::retry(message), now);
-                0
-            }
-        }
-    }
-
-    /// Takes out of `unconfirmed` what the sink has.
-    fn take_confirmed(&mut self) -> SinkResult<()> {
-        if self.unconfirmed.is_empty() {
-            return Ok(());
-        }
-        let confirmed = self.sink.confirmed_batches()?;
-        let arrived = self.sink.accepted_batches().max(confirmed);
-        while let Some(turn) = self.unconfirmed.get(self.accepted_turns)
-            && turn.batch <= arrived
-        {
-            if let Some(state) = self.feeds.get(&turn.feed_id) {
-                locked(&state.feed).arrived = turn.end;
-            }
-            self.accepted_turns += 1;
-        }
-        let mut total = BatchCounts::default();
-        let mut any = false;
-        while self.unconfirmed.front().is_some_and(|turn| turn.batch <= confirmed) {
-            let Some(turn) = self.unconfirmed.pop_front() else { break };
-            self.accepted_turns -= 1;
-            any = true;
-            total.add(&turn.counts);
-            if let Some(state) = self.feeds.get_mut(&turn.feed_id) {
-                state.outstanding -= 1;
-                state.confirmed = Some(turn.end);
-                self.dirty.insert(turn.feed_id);
-            }
-        }
-        if any {
-            self.note_delivered(&total);
-        }
-        Ok(())
-    }
-
-    /// Takes out of `unconfirmed` the runs that the sink has all of, though another one's records stand before them.
-    fn confirm_complete_runs(&mut self) {
-        let mut total = BatchCounts::default();
-        for turn in std::mem::take(&mut self.unconfirmed) {
-            match self.feeds.get_mut(&turn.feed_id) {
-                Some(state) if self.sink.is_complete(&state.run) => {
-                    total.add(&turn.counts);
-                    state.outstanding -= 1;
-                    state.confirmed = Some(turn.end);
-                    self.dirty.insert(turn.feed_id);
-                }
-                _ => self.unconfirmed.push_back(turn),
-            }
-        }
-        self.accepted_turns = 0;
-        self.count_delivered(&total);
-    }
-
-    /// Stores the confirmed positions.
-    async fn commit_cursors(&mut self) -> SinkResult<()> {
-        self.committed_at = Instant::now();
-        if self.dirty.is_empty() {
-            return Ok(());
-        }
-        self.sink.sync().await?;
-        for id in std::mem::take(&mut self.dirty) {
-            let Some(state) = self.feeds.get_mut(&id) else { continue };
-            let Some(position) = state.confirmed else { continue };
-            let stored = locked(&state.feed).feed.commit(position);
-            match stored {
-                Ok(()) => {
-                    state.confirmed = None;
-                    self.close_if_done(id);
-                }
-                Err(error) => {
-                    self.dirty.insert(id);
-                    let message = format!("cannot store the cursor of run {}: {error}", state.key.0);
-                    tracing::error!(sink = %self.config.name, run_id = %state.key.0, %error, "cannot store a cursor");
-                    let now = (self.environment.now)();
-                    locked(&self.shared.health).note_error(&SinkError::retry(message), now);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets a run that is delivered to its end.
-    fn close_if_done(&mut self, id: u64) {
-        let through = self
-            .feeds
-            .get(&id)
-            .is_some_and(|state| state.reading == Reading::Done && state.outstanding == 0 && state.confirmed.is_none());
-        if through && let Some(state) = self.feeds.remove(&id) {
-            self.id_of_attempt.remove(&state.key);
-            let mut feeds = locked(&self.shared.feeds);
-            // A feed added anew under the same name is another one.
-            if feeds.get(&state.key).is_some_and(|feed| Arc::ptr_eq(feed, &state.feed)) {
-                feeds.remove(&state.key);
-            }
-        }
-    }
-
-    /// After a failure: stores what is confirmed, and lets every other feed begin again at its durable cursor.
-    async fn rewind_unconfirmed(&mut self) {
-        if let Err(error) = self.take_confirmed() {
-            tracing::debug!(sink = %self.config.name, %error, "what was confirmed last cannot be known");
-        }
-        let refused = self.sink.refused();
-        self.note_refused(&refused);
-        self.confirm_complete_runs();
-        if let Err(error) = self.commit_cursors().await {
-            tracing::warn!(sink = %self.config.name, %error, "cursors could not be stored");
-        }
-        self.sink.disconnect();
-        self.clear_sent();
-        self.sent = 0;
-        self.accepted_turns = 0;
-        let touched: BTreeSet<u64> = self.unconfirmed.drain(..).map(|turn| turn.feed_id).collect();
-        for id in touched.into_iter().chain(std::mem::take(&mut self.dirty)) {
-            let Some(state) = self.feeds.get_mut(&id) else { continue };
-            let mut tracked = locked(&state.feed);
-            tracked.feed.rewind();
-            tracked.arrived = Position::START;
-            drop(tracked);
-            state.outstanding = 0;
-            state.confirmed = None;
-            if state.reading != Reading::Ready {
-                state.reading = Reading::Ready;
-                self.ready.push_back(id);
             }
         }
     }

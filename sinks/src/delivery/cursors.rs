@@ -1,0 +1,142 @@
+//! Moves cursors behind what the sink has, and every other feed back to its cursor after a failure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use domain::line::Position;
+use tokio::time::Instant;
+
+use super::{Delivery, Reading};
+use crate::encode::BatchCounts;
+use crate::engine::locked;
+use crate::error::{SinkError, SinkResult};
+use crate::sink::Sink;
+
+impl<S: Sink> Delivery<S> {
+    /// Takes out of `unconfirmed` what the sink has.
+    pub(super) fn take_confirmed(&mut self) -> SinkResult<()> {
+        if self.unconfirmed.is_empty() {
+            return Ok(());
+        }
+        let confirmed = self.sink.confirmed_batches()?;
+        let arrived = self.sink.accepted_batches().max(confirmed);
+        while let Some(turn) = self.unconfirmed.get(self.accepted_turns)
+            && turn.batch <= arrived
+        {
+            if let Some(state) = self.feeds.get(&turn.feed_id) {
+                locked(&state.feed).arrived = turn.end;
+            }
+            self.accepted_turns += 1;
+        }
+        let mut total = BatchCounts::default();
+        let mut any = false;
+        while self.unconfirmed.front().is_some_and(|turn| turn.batch <= confirmed) {
+            let Some(turn) = self.unconfirmed.pop_front() else { break };
+            self.accepted_turns -= 1;
+            any = true;
+            total.add(&turn.counts);
+            if let Some(state) = self.feeds.get_mut(&turn.feed_id) {
+                state.outstanding -= 1;
+                state.confirmed = Some(turn.end);
+                self.dirty.insert(turn.feed_id);
+            }
+        }
+        if any {
+            self.note_delivered(&total);
+        }
+        Ok(())
+    }
+
+    /// Takes out of `unconfirmed` the runs that the sink has all of, though another one's records stand before them.
+    fn confirm_complete_runs(&mut self) {
+        let mut total = BatchCounts::default();
+        for turn in std::mem::take(&mut self.unconfirmed) {
+            match self.feeds.get_mut(&turn.feed_id) {
+                Some(state) if self.sink.is_complete(&state.run) => {
+                    total.add(&turn.counts);
+                    state.outstanding -= 1;
+                    state.confirmed = Some(turn.end);
+                    self.dirty.insert(turn.feed_id);
+                }
+                _ => self.unconfirmed.push_back(turn),
+            }
+        }
+        self.accepted_turns = 0;
+        self.count_delivered(&total);
+    }
+
+    /// Stores the confirmed positions.
+    pub(super) async fn commit_cursors(&mut self) -> SinkResult<()> {
+        self.committed_at = Instant::now();
+        if self.dirty.is_empty() {
+            return Ok(());
+        }
+        self.sink.sync().await?;
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(state) = self.feeds.get_mut(&id) else { continue };
+            let Some(position) = state.confirmed else { continue };
+            let stored = locked(&state.feed).feed.commit(position);
+            match stored {
+                Ok(()) => {
+                    state.confirmed = None;
+                    self.close_if_done(id);
+                }
+                Err(error) => {
+                    self.dirty.insert(id);
+                    let message = format!("cannot store the cursor of run {}: {error}", state.key.0);
+                    tracing::error!(sink = %self.config.name, run_id = %state.key.0, %error, "cannot store a cursor");
+                    let now = (self.environment.now)();
+                    locked(&self.shared.health).note_error(&SinkError::retry(message), now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a run that is delivered to its end.
+    pub(super) fn close_if_done(&mut self, id: u64) {
+        let through = self
+            .feeds
+            .get(&id)
+            .is_some_and(|state| state.reading == Reading::Done && state.outstanding == 0 && state.confirmed.is_none());
+        if through && let Some(state) = self.feeds.remove(&id) {
+            self.id_of_attempt.remove(&state.key);
+            let mut feeds = locked(&self.shared.feeds);
+            // A feed added anew under the same name is another one.
+            if feeds.get(&state.key).is_some_and(|feed| Arc::ptr_eq(feed, &state.feed)) {
+                feeds.remove(&state.key);
+            }
+        }
+    }
+
+    /// After a failure: stores what is confirmed, and lets every other feed begin again at its durable cursor.
+    pub(super) async fn rewind_unconfirmed(&mut self) {
+        if let Err(error) = self.take_confirmed() {
+            tracing::debug!(sink = %self.config.name, %error, "what was confirmed last cannot be known");
+        }
+        let refused = self.sink.refused();
+        self.note_refused(&refused);
+        self.confirm_complete_runs();
+        if let Err(error) = self.commit_cursors().await {
+            tracing::warn!(sink = %self.config.name, %error, "cursors could not be stored");
+        }
+        self.sink.disconnect();
+        self.clear_sent();
+        self.sent = 0;
+        self.accepted_turns = 0;
+        let touched: BTreeSet<u64> = self.unconfirmed.drain(..).map(|turn| turn.feed_id).collect();
+        for id in touched.into_iter().chain(std::mem::take(&mut self.dirty)) {
+            let Some(state) = self.feeds.get_mut(&id) else { continue };
+            let mut tracked = locked(&state.feed);
+            tracked.feed.rewind();
+            tracked.arrived = Position::START;
+            drop(tracked);
+            state.outstanding = 0;
+            state.confirmed = None;
+            if state.reading != Reading::Ready {
+                state.reading = Reading::Ready;
+                self.ready.push_back(id);
+            }
+        }
+    }
+}
