@@ -40,7 +40,7 @@ use crate::engine::Environment;
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::record::Record;
-use crate::sink::{Refused, Sink};
+use crate::sink::{Acknowledge, Connection, Encode, Refused};
 use crate::stamp::{self, Digits};
 
 /// So much is gathered, over all streams, before calls are made: several full ones.
@@ -289,7 +289,7 @@ impl CloudwatchLogs {
     }
 }
 
-impl Sink for CloudwatchLogs {
+impl Encode for CloudwatchLogs {
     type Run = Run;
 
     fn open(&self, header: &RunHeader) -> Run {
@@ -314,7 +314,9 @@ impl Sink for CloudwatchLogs {
         // Records that the service has already are a batch, too: the engine numbers records by batches.
         self.gathered.max(usize::from(self.frames > self.fill_start))
     }
+}
 
+impl Connection for CloudwatchLogs {
     async fn connect(&mut self) -> SinkResult<()> {
         if !self.connected {
             self.open_client().await?;
@@ -348,8 +350,10 @@ impl Sink for CloudwatchLogs {
         self.confirmed = first_open.map_or(self.sent, |first| first - 1);
         Ok(refused)
     }
+}
 
-    fn confirmed_batches(&mut self) -> SinkResult<u64> {
+impl Acknowledge for CloudwatchLogs {
+    fn confirmed_batches(&mut self, _sent: u64) -> SinkResult<u64> {
         Ok(self.confirmed)
     }
 
@@ -366,14 +370,6 @@ impl Sink for CloudwatchLogs {
         self.gathered = 0;
         self.unreported = self.put_due().await?;
         self.confirmed = self.sent;
-        Ok(())
-    }
-
-    async fn wait_closed(&mut self) -> SinkError {
-        std::future::pending().await
-    }
-
-    async fn sync(&mut self) -> SinkResult<()> {
         Ok(())
     }
 }

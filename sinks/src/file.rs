@@ -18,7 +18,7 @@ use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::lines::{LineFormat, LineRun};
 use crate::record::Record;
-use crate::sink::{Refused, Sink};
+use crate::sink::{Acknowledge, Connection, Encode, Refused};
 use crate::template::Template;
 
 /// Files kept open at a time. With more, the one not used for longest is synced and closed.
@@ -50,7 +50,6 @@ pub struct FileSink {
     /// Absent while they are with a thread that may block; still absent when that was cancelled.
     files: Option<Files>,
     connected: bool,
-    sent: u64,
 }
 
 /// What one file gets of the batch.
@@ -83,7 +82,7 @@ struct OpenFile {
 impl FileSink {
     pub fn new(config: FileConfig, text_bytes_max: usize) -> FileSink {
         let files = Some(Files::default());
-        FileSink { config, text_bytes_max, filled: Vec::new(), files, connected: false, sent: 0 }
+        FileSink { config, text_bytes_max, filled: Vec::new(), files, connected: false }
     }
 
     /// Runs `work` where blocking is allowed. Once it was cancelled nothing works until `disconnect`: what was written
@@ -104,7 +103,7 @@ impl FileSink {
     }
 }
 
-impl Sink for FileSink {
+impl Encode for FileSink {
     type Run = FileRun;
 
     fn open(&self, header: &RunHeader) -> FileRun {
@@ -131,12 +130,11 @@ impl Sink for FileSink {
     fn filled_bytes(&self) -> usize {
         self.filled.iter().map(|filled| filled.bytes.len()).sum()
     }
+}
 
+impl Connection for FileSink {
     async fn connect(&mut self) -> SinkResult<()> {
-        if !self.connected {
-            self.sent = 0;
-            self.connected = true;
-        }
+        self.connected = true;
         Ok(())
     }
 
@@ -148,7 +146,6 @@ impl Sink for FileSink {
         self.filled.clear();
         self.files = Some(Files::default());
         self.connected = false;
-        self.sent = 0;
     }
 
     async fn send(&mut self) -> SinkResult<Vec<Refused>> {
@@ -160,20 +157,13 @@ impl Sink for FileSink {
             Ok(())
         })
         .await?;
-        self.sent += 1;
         Ok(Vec::new())
     }
+}
 
-    fn confirmed_batches(&mut self) -> SinkResult<u64> {
-        Ok(self.sent)
-    }
-
+impl Acknowledge for FileSink {
     async fn drain(&mut self) -> SinkResult<()> {
         self.sync().await
-    }
-
-    async fn wait_closed(&mut self) -> SinkError {
-        std::future::pending().await
     }
 
     async fn sync(&mut self) -> SinkResult<()> {

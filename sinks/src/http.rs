@@ -31,13 +31,12 @@ pub struct HttpWire {
     bulk: bool,
     tls: TlsConfig,
     client: Option<Client>,
-    sent: u64,
     last_status: Option<StatusCode>,
 }
 
 impl HttpWire {
     pub fn new(address: Address, compression: Compression, bulk: bool, tls: TlsConfig) -> HttpWire {
-        HttpWire { address, compression, bulk, tls, client: None, sent: 0, last_status: None }
+        HttpWire { address, compression, bulk, tls, client: None, last_status: None }
     }
 
     pub fn is_connected(&self) -> bool {
@@ -46,7 +45,6 @@ impl HttpWire {
 
     pub fn disconnect(&mut self) {
         self.client = None;
-        self.sent = 0;
     }
 
     /// Makes the client; connections are its own affair.
@@ -87,7 +85,6 @@ impl HttpWire {
                 Err(error) => return Err(error),
             }
         }
-        self.sent += 1;
         Ok(refused)
     }
 
@@ -127,10 +124,6 @@ impl HttpWire {
         let text: String = answer.text().await.unwrap_or_default().chars().take(ANSWER_CHARS_MAX).collect();
         let message = format!("{shown} answered {status}: {}", text.trim());
         Err(SinkError { class: classify_status(status), message })
-    }
-
-    pub fn confirmed_batches(&self) -> u64 {
-        self.sent
     }
 
     /// The status of the latest answer.

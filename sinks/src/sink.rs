@@ -2,22 +2,19 @@
 
 use std::future::Future;
 
-use crate::error::SinkResult;
+use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::frames::Frames;
 use crate::record::Record;
 
-/// A place that takes batches of records. Owned and driven by one task; it may block on nothing but awaits.
-///
-/// Batches are numbered from 1 since the last [`Sink::connect`]. After any error the engine calls `disconnect`, gives
-/// every unconfirmed record back to its feed, waits, connects, and sends all of them again.
-pub trait Sink: Send + 'static {
+/// Turns records into the batch that is sent next.
+pub trait Encode {
     /// What is formatted once per run.
     type Run: Send;
 
     fn open(&self, header: &RunHeader) -> Self::Run;
 
-    /// Longest text of one record for this run; a longer line is cut.
+    /// Longest text of one record for this run, in bytes; the caller cuts a longer line.
     fn text_bytes_max(&self, run: &Self::Run) -> usize;
 
     /// Appends the record to the batch being filled.
@@ -26,56 +23,79 @@ pub trait Sink: Send + 'static {
     /// Size of the batch being filled.
     fn filled_bytes(&self) -> usize;
 
-    /// How much of a run is read at once. After a failure, so much is sent again.
+    /// How many bytes of one run are read at once. After a failure at most these are sent twice.
     fn read_bytes_max(&self) -> usize {
         READ_BYTES_MAX
     }
+}
 
-    /// Idempotent: connects where it is not.
+/// The way to the receiver. Driven by one task; it may block on nothing but awaits.
+///
+/// Batches are numbered from 1 since the last [`Connection::connect`]. After any error the engine calls `disconnect`,
+/// rewinds every unconfirmed record, waits, connects, and sends all of them again.
+pub trait Connection {
+    /// Connects unless it is connected.
     fn connect(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
 
     fn is_connected(&self) -> bool;
 
-    /// Forgets the connection, the batch being filled and what is unconfirmed.
+    /// Drops the connection, the batch being filled, and the state of unconfirmed batches.
     fn disconnect(&mut self);
 
-    /// Hands the batch over. Returning says only that it is on its way; records that the other side refused for good are
-    /// in the answer and are not sent again.
+    /// Sends the batch. Returns the records that the receiver will never accept; the engine does not send them again.
     fn send(&mut self) -> impl Future<Output = SinkResult<Vec<Refused>>> + Send;
 
-    /// How many of the batches sent since `connect` the other side has, as far as that can be known.
+    /// Returns the reason when an idle connection ends. Cancelling it loses nothing. By default it never returns: there is
+    /// no connection that could end.
+    fn wait_closed(&mut self) -> impl Future<Output = SinkError> + Send {
+        std::future::pending()
+    }
+}
+
+/// What the receiver has. The defaults are for sinks whose [`Connection::send`] returns when the receiver has the batch.
+/// Six methods, where style.md allows five: the engine needs each answer at its own moment.
+pub trait Acknowledge: Encode {
+    /// How many of the `sent` batches since `connect` are confirmed: their records may be dropped here.
     ///
     /// # Errors
     /// When the connection is found broken.
-    fn confirmed_batches(&mut self) -> SinkResult<u64>;
+    fn confirmed_batches(&mut self, sent: u64) -> SinkResult<u64> {
+        Ok(sent)
+    }
 
-    /// How many of the batches sent since `connect` have arrived, so far as the last [`Sink::confirmed`] saw, though they may
-    /// still be lost there. Never less than what is confirmed. Only shown to people: no cursor moves for it.
+    /// How many batches since `connect` the receiver has accepted, as the last [`Acknowledge::confirmed_batches`] saw,
+    /// though it may still lose them. Only for the numbers of `sexton sinks`: no cursor moves for it, and a number below
+    /// the confirmed batches counts as that one.
     fn accepted_batches(&self) -> u64 {
         0
     }
 
-    /// After a failure or a drain, before `disconnect`: records that the other side refused for good and that `send` did not
-    /// tell of.
+    /// After a failure or a drain, before `disconnect`: the refused records that `send` did not return.
     fn refused(&mut self) -> Vec<Refused> {
         Vec::new()
     }
 
-    /// After a failure, before `disconnect`: whether the other side has all of the run that was encoded, though something
-    /// else failed.
+    /// After a failure, before `disconnect`: whether the receiver has every record of the run that was encoded, although
+    /// another run's records failed.
     fn is_complete(&self, _run: &Self::Run) -> bool {
         false
     }
 
-    /// Waits until everything sent is confirmed, by ending the connection where only that can tell.
-    fn drain(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
+    /// Waits until every sent batch is confirmed; ends the connection where only its end confirms.
+    fn drain(&mut self) -> impl Future<Output = SinkResult<()>> + Send {
+        std::future::ready(Ok(()))
+    }
 
-    /// Returns when an idle connection ends, with why; else never. Cancelling it loses nothing.
-    fn wait_closed(&mut self) -> impl Future<Output = crate::error::SinkError> + Send;
-
-    /// Makes what is confirmed durable, before cursors move.
-    fn sync(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
+    /// Makes confirmed records durable, before cursors move.
+    fn sync(&mut self) -> impl Future<Output = SinkResult<()>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
+
+/// A configured destination as the engine drives it: one task owns it.
+pub trait Sink: Connection + Acknowledge + Send + 'static {}
+
+impl<S: Connection + Acknowledge + Send + 'static> Sink for S {}
 
 /// Enough to fill a batch of the default size, and little enough to stay in the processor's cache.
 pub const READ_BYTES_MAX: usize = 64 * 1024;

@@ -8,7 +8,7 @@ use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::lines::{LineFormat, LineRun};
 use crate::record::Record;
-use crate::sink::{Refused, Sink};
+use crate::sink::{Acknowledge, Connection, Encode, Refused};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct StdoutConfig {
@@ -25,16 +25,15 @@ pub struct StdoutSink {
     text_bytes_max: usize,
     filled: Vec<u8>,
     connected: bool,
-    sent: u64,
 }
 
 impl StdoutSink {
     pub fn new(config: StdoutConfig, text_bytes_max: usize) -> StdoutSink {
-        StdoutSink { config, text_bytes_max, filled: Vec::new(), connected: false, sent: 0 }
+        StdoutSink { config, text_bytes_max, filled: Vec::new(), connected: false }
     }
 }
 
-impl Sink for StdoutSink {
+impl Encode for StdoutSink {
     type Run = LineRun;
 
     fn open(&self, header: &RunHeader) -> LineRun {
@@ -52,7 +51,9 @@ impl Sink for StdoutSink {
     fn filled_bytes(&self) -> usize {
         self.filled.len()
     }
+}
 
+impl Connection for StdoutSink {
     async fn connect(&mut self) -> SinkResult<()> {
         self.connected = true;
         Ok(())
@@ -65,7 +66,6 @@ impl Sink for StdoutSink {
     fn disconnect(&mut self) {
         self.filled.clear();
         self.connected = false;
-        self.sent = 0;
     }
 
     async fn send(&mut self) -> SinkResult<Vec<Refused>> {
@@ -78,23 +78,8 @@ impl Sink for StdoutSink {
         });
         let written = written.await.map_err(|error| SinkError::retry(format!("writing to stdout failed: {error}")))?;
         self.filled = written.map_err(|error| SinkError::retry(format!("cannot write to stdout: {error}")))?;
-        self.sent += 1;
         Ok(Vec::new())
     }
-
-    fn confirmed_batches(&mut self) -> SinkResult<u64> {
-        Ok(self.sent)
-    }
-
-    async fn drain(&mut self) -> SinkResult<()> {
-        Ok(())
-    }
-
-    async fn wait_closed(&mut self) -> SinkError {
-        std::future::pending().await
-    }
-
-    async fn sync(&mut self) -> SinkResult<()> {
-        Ok(())
-    }
 }
+
+impl Acknowledge for StdoutSink {}

@@ -7,7 +7,7 @@ use crate::feed::RunHeader;
 use crate::frames::Frames;
 use crate::http::HttpWire;
 use crate::record::Record;
-use crate::sink::{Format, READ_BYTES_MAX, Refused, Sink};
+use crate::sink::{Acknowledge, Connection, Encode, Format, READ_BYTES_MAX, Refused};
 use crate::stream::StreamWire;
 use crate::tls::TlsConfig;
 
@@ -57,7 +57,7 @@ impl<F: Format> WireSink<F> {
     }
 }
 
-impl<F: Format> Sink for WireSink<F> {
+impl<F: Format> Encode for WireSink<F> {
     type Run = F::Run;
 
     fn open(&self, header: &RunHeader) -> F::Run {
@@ -83,7 +83,9 @@ impl<F: Format> Sink for WireSink<F> {
             Wire::Stream(_) | Wire::Datagram(_) => READ_BYTES_MAX,
         }
     }
+}
 
+impl<F: Format> Connection for WireSink<F> {
     async fn connect(&mut self) -> SinkResult<()> {
         match &mut self.wire {
             Wire::Stream(wire) => {
@@ -140,20 +142,29 @@ impl<F: Format> Sink for WireSink<F> {
         Ok(refused)
     }
 
-    fn confirmed_batches(&mut self) -> SinkResult<u64> {
+    async fn wait_closed(&mut self) -> SinkError {
+        match &mut self.wire {
+            Wire::Stream(wire) => wire.wait_closed().await,
+            Wire::Datagram(wire) => wire.wait_closed().await,
+            Wire::Http(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl<F: Format> Acknowledge for WireSink<F> {
+    fn confirmed_batches(&mut self, sent: u64) -> SinkResult<u64> {
         match &mut self.wire {
             Wire::Stream(wire) => wire.confirmed_batches(),
             Wire::Datagram(wire) => wire.confirmed_batches(),
-            Wire::Http(wire) => Ok(wire.confirmed_batches()),
+            Wire::Http(_) => Ok(sent),
         }
     }
 
     fn accepted_batches(&self) -> u64 {
         match &self.wire {
             Wire::Stream(wire) => wire.accepted_batches(),
-            // No one can know whether a datagram arrived before it counts as delivered.
-            Wire::Datagram(_) => 0,
-            Wire::Http(wire) => wire.confirmed_batches(),
+            // No one can know whether a datagram arrived before it counts as delivered; HTTP confirms what it accepts.
+            Wire::Datagram(_) | Wire::Http(_) => 0,
         }
     }
 
@@ -163,17 +174,5 @@ impl<F: Format> Sink for WireSink<F> {
             Wire::Datagram(wire) => wire.drain().await,
             Wire::Http(_) => Ok(()),
         }
-    }
-
-    async fn wait_closed(&mut self) -> SinkError {
-        match &mut self.wire {
-            Wire::Stream(wire) => wire.wait_closed().await,
-            Wire::Datagram(wire) => wire.wait_closed().await,
-            Wire::Http(_) => std::future::pending().await,
-        }
-    }
-
-    async fn sync(&mut self) -> SinkResult<()> {
-        Ok(())
     }
 }

@@ -18,7 +18,7 @@ impl<S: Sink> Delivery<S> {
         if self.unconfirmed.is_empty() {
             return Ok(());
         }
-        let confirmed = self.sink.confirmed_batches()?;
+        let confirmed = self.sink.confirmed_batches(self.sent)?;
         let arrived = self.sink.accepted_batches().max(confirmed);
         while let Some(turn) = self.unconfirmed.get(self.accepted_turns)
             && turn.batch <= arrived

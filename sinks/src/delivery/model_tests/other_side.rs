@@ -8,7 +8,7 @@ use super::world::{Got, SharedWorld, locked_world};
 use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::record::{Record, RecordId};
-use crate::sink::{Refused, Sink};
+use crate::sink::{Acknowledge, Connection, Encode, Refused};
 
 /// The other side: what was sent lies in its kernel until it reads it; when a connection breaks, what it has not read is
 /// lost, and what it has read stays, whether an answer came back or not.
@@ -47,7 +47,7 @@ impl ModelSink {
     }
 }
 
-impl Sink for ModelSink {
+impl Encode for ModelSink {
     type Run = RunId;
 
     fn open(&self, header: &RunHeader) -> RunId {
@@ -70,7 +70,9 @@ impl Sink for ModelSink {
     fn read_bytes_max(&self) -> usize {
         200
     }
+}
 
+impl Connection for ModelSink {
     async fn connect(&mut self) -> SinkResult<()> {
         self.fails("connecting")?;
         self.set_connected(true);
@@ -112,10 +114,24 @@ impl Sink for ModelSink {
         Ok(refused)
     }
 
-    fn confirmed_batches(&mut self) -> SinkResult<u64> {
+    async fn wait_closed(&mut self) -> SinkError {
+        let breaks = locked_world(&self.world).dice.one_in(20);
+        match breaks && self.connected {
+            true => SinkError::retry("the other side hung up"),
+            false => std::future::pending().await,
+        }
+    }
+}
+
+impl Acknowledge for ModelSink {
+    fn confirmed_batches(&mut self, _sent: u64) -> SinkResult<u64> {
         self.fails("confirming")?;
         self.read_some(false);
         Ok(self.in_kernel.first().map_or(self.sent, |(batch, _)| batch - 1))
+    }
+
+    fn accepted_batches(&self) -> u64 {
+        self.sent
     }
 
     fn refused(&mut self) -> Vec<Refused> {
@@ -126,23 +142,11 @@ impl Sink for ModelSink {
         self.in_kernel.iter().map(|(_, got)| got).chain(&self.filled).all(|got| got.run != *run)
     }
 
-    fn accepted_batches(&self) -> u64 {
-        self.sent
-    }
-
     async fn drain(&mut self) -> SinkResult<()> {
         self.fails("draining")?;
         self.read_some(true);
         // What was in the kernel is read; `confirmed` says so.
         Ok(())
-    }
-
-    async fn wait_closed(&mut self) -> SinkError {
-        let breaks = locked_world(&self.world).dice.one_in(20);
-        match breaks && self.connected {
-            true => SinkError::retry("the other side hung up"),
-            false => std::future::pending().await,
-        }
     }
 
     async fn sync(&mut self) -> SinkResult<()> {
