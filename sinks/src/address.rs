@@ -1,4 +1,5 @@
-//! `udp://host:port`, `tcp+tls://host`, `unix:///dev/log`, `https://host/gelf`: where a sink sends to.
+//! The address of a sink: `udp://host:port`, `tcp+tls://host`, `unix:///dev/log`, `https://host/gelf`. Read from the
+//! sinks file; never resolved here.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -37,16 +38,17 @@ impl Scheme {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     pub scheme: Scheme,
-    /// Name or IP address, without the brackets of IPv6; empty for unix.
+    /// Name or IP address, without the brackets of IPv6; empty for `unix`.
     pub host: String,
     pub port: u16,
-    /// Of the socket, for unix; of the resource, for HTTP.
+    /// Path of the socket for `unix`, of the resource for HTTP.
     pub path: String,
-    /// `name:password` for HTTP.
+    /// `name:password`, for HTTP only.
     user_info: String,
 }
 
-/// Takes the options `address` and `tls`, which go together. Reports every fault; `None` without an address to be used.
+/// Reads the options `address` and `tls`, which depend on each other. Reports every fault; returns `None` without a
+/// usable address.
 pub fn read(section: &mut Section, schemes: &[Scheme], port_of: fn(Scheme) -> u16) -> Option<(Address, TlsConfig)> {
     let line = section.line_of("address");
     let text = section.required_text("address");
@@ -67,7 +69,7 @@ pub fn read(section: &mut Section, schemes: &[Scheme], port_of: fn(Scheme) -> u1
 }
 
 impl Address {
-    /// Reads an address of one of `schemes`. Without a port it is what `port_of` says.
+    /// Parses an address of one of `schemes`. `port_of` gives the port when the text has none.
     ///
     /// # Errors
     /// One lower-case sentence that says what to write.
@@ -79,10 +81,10 @@ impl Address {
             .iter()
             .find(|known| known.name() == scheme)
             .copied()
-            .ok_or_else(|| format!("`{scheme}://` does not go with this sink; begin with one of {known}"))?;
+            .ok_or_else(|| format!("`{scheme}://` is not possible with this sink; begin with one of {known}"))?;
         if scheme == Scheme::Unix {
             if !rest.starts_with('/') {
-                return Err("not an absolute path; write it like unix:///dev/log".to_owned());
+                return Err("not an absolute path; write for example unix:///dev/log".to_owned());
             }
             return Ok(Address {
                 scheme,
@@ -95,15 +97,15 @@ impl Address {
         let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
         let web = matches!(scheme, Scheme::Http | Scheme::Https);
         if !web && !matches!(path, "" | "/") {
-            return Err(format!("`{path}` does not belong into an address of {}; remove it", scheme.name()));
+            return Err(format!("`{path}` is not part of an address of {}; remove it", scheme.name()));
         }
         let (user_info, host_port) = authority.rsplit_once('@').unwrap_or(("", authority));
         if !web && !user_info.is_empty() {
-            return Err(format!("{} knows no user; remove `{user_info}@`", scheme.name()));
+            return Err(format!("an address of {} has no user; remove `{user_info}@`", scheme.name()));
         }
         let (host, port) = split_port(host_port)?;
         if host.is_empty() {
-            return Err(format!("no host; write it like {}://logs.internal:{}", scheme.name(), port_of(scheme)));
+            return Err(format!("no host; write for example {}://logs.internal:{}", scheme.name(), port_of(scheme)));
         }
         Ok(Address {
             scheme,
@@ -114,7 +116,7 @@ impl Address {
         })
     }
 
-    /// `host:port`, as a resolver takes it.
+    /// `host:port`, the form that a resolver accepts.
     pub fn host_port(&self) -> String {
         match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, self.port),
@@ -126,14 +128,14 @@ impl Address {
         PathBuf::from(&self.path)
     }
 
-    /// The URL to post to, with the user.
+    /// The URL to post to, with the user and password.
     pub fn url(&self) -> String {
         let user = if self.user_info.is_empty() { String::new() } else { format!("{}@", self.user_info) };
         format!("{}://{user}{}{}", self.scheme.name(), self.host_port(), self.path)
     }
 }
 
-/// Never shows a password.
+/// Without the user and password.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.scheme {
@@ -147,11 +149,11 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
     let message = |port: &str| format!("`{port}` is not a port; write a number from 1 to 65535");
     let port_of = |port: &str| port.parse().ok().filter(|port| *port > 0).map(Some).ok_or_else(|| message(port));
     if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or("an open [ without ]; close it")?;
+        let (host, rest) = rest.split_once(']').ok_or("a [ without ]; close it")?;
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, port_of(port)?)),
             None if rest.is_empty() => Ok((host, None)),
-            None => Err(format!("`{rest}` behind ]; write :PORT")),
+            None => Err(format!("`{rest}` after ]; write :PORT")),
         };
     }
     match text.rsplit_once(':') {
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_read_with_default_ports() {
+    fn an_address_without_a_port_gets_the_default_port() {
         for (text, host, port, shown) in [
             ("udp://logs.internal", "logs.internal", 514, "udp://logs.internal:514"),
             ("tcp://10.0.0.1:5140", "10.0.0.1", 5140, "tcp://10.0.0.1:5140"),
@@ -195,20 +197,20 @@ mod tests {
     }
 
     #[test]
-    fn wrong_addresses_say_what_to_write() {
+    fn the_fault_of_an_address_names_the_remedy() {
         for (text, message) in [
             ("logs.internal:514", "not an address; begin it with one of"),
-            ("ftp://x", "`ftp://` does not go with this sink"),
+            ("ftp://x", "`ftp://` is not possible with this sink"),
             ("tcp://x:0", "`0` is not a port"),
             ("tcp://x:99999", "`99999` is not a port"),
             ("tcp://", "no host"),
             ("tcp://::1", "an IPv6 address without brackets"),
-            ("tcp://[::1", "an open [ without ]"),
-            ("udp://x/path", "`/path` does not belong into an address of udp"),
+            ("tcp://[::1", "a [ without ]"),
+            ("udp://x/path", "`/path` is not part of an address of udp"),
             ("unix://dev/log", "not an absolute path"),
         ] {
-            let said = parse(text).expect_err(text);
-            assert!(said.starts_with(message), "{text}: {said}");
+            let fault = parse(text).expect_err(text);
+            assert!(fault.starts_with(message), "{text}: {fault}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Takes terminal control sequences out of a line (`strip_ansi`): ECMA-48 CSI, OSC and the other string controls, and
-//! two-byte escapes. Text without an escape character is borrowed as it is.
+//! Removes terminal control sequences from a line (`strip_ansi`): ECMA-48 CSI, OSC and the other string controls, and
+//! two-byte escapes. A text without an escape character is returned unchanged, without a copy.
 
 const ESCAPE: u8 = 0x1b;
 const BELL: u8 = 0x07;
 
-/// The text without its control sequences; `scratch` is used only when there are some.
+/// The text without its control sequences; `scratch` is used only when there are any.
 pub fn strip<'t>(text: &'t [u8], scratch: &'t mut Vec<u8>) -> &'t [u8] {
     let Some(first) = memchr::memchr(ESCAPE, text) else { return text };
     scratch.clear();
@@ -19,16 +19,17 @@ pub fn strip<'t>(text: &'t [u8], scratch: &'t mut Vec<u8>) -> &'t [u8] {
     scratch
 }
 
-/// Length of the sequence that begins with the escape at the front.
+/// Length of the sequence at the start of `text`, whose first byte is the escape character.
 fn sequence_bytes(text: &[u8]) -> usize {
     match text.get(1) {
-        // CSI: parameters and intermediates, then one final byte. A byte that fits neither ends it.
+        // CSI: parameters and intermediates, then one final byte. A byte that is neither ends the sequence.
         Some(b'[') => {
             let body = text[2..].iter().take_while(|byte| (0x20..=0x3f).contains(*byte)).count();
             let closed = text.get(2 + body).is_some_and(|byte| (0x40..=0x7e).contains(byte));
             2 + body + usize::from(closed)
         }
-        // OSC, DCS, SOS, PM, APC: up to BEL or ESC \. Unclosed, only the introducer goes: the text is worth more.
+        // OSC, DCS, SOS, PM, APC: up to BEL or ESC \. Without an end only the introducer is removed: losing text would
+        // be worse.
         Some(b']' | b'P' | b'X' | b'^' | b'_') => {
             let end = text[2..].iter().position(|byte| *byte == BELL || *byte == ESCAPE);
             match end {
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_sequences_go_and_the_text_stays() {
+    fn control_sequences_are_removed_and_the_text_is_kept() {
         for (text, wanted) in [
             ("plain", "plain"),
             ("\x1b[31mred\x1b[0m and \x1b[1;4;38;5;200mmore\x1b[m", "red and more"),
@@ -71,7 +72,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_escapes_and_plain_text_is_untouched(text: Vec<u8>) {
+        fn no_escape_character_is_left_and_plain_text_is_unchanged(text: Vec<u8>) {
             let mut scratch = Vec::new();
             let stripped = strip(&text, &mut scratch).to_vec();
             proptest::prop_assert!(!stripped.contains(&ESCAPE));

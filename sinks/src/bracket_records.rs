@@ -1,5 +1,5 @@
-//! The two records that bracket a run, as people read them and as members of an object. Shared by all sinks so that they
-//! say the same everywhere.
+//! The texts and members of the records `run.started` and `run.finished`. Shared by all sinks, so every receiver gets
+//! the same.
 
 use domain::run::Trigger;
 
@@ -10,7 +10,8 @@ pub const STARTED: &str = "run.started";
 pub const FINISHED: &str = "run.finished";
 pub const GAP: &str = "gap";
 
-/// So much of a command goes into `run.started`: it has no parts, and must fit into any transport.
+/// Bytes of a command in `run.started`, which has no parts and must fit into any transport. Chosen: half of a syslog
+/// message (8192 bytes).
 pub const COMMAND_BYTES_MAX: usize = 4096;
 
 pub const fn trigger_name(trigger: Trigger) -> &'static str {
@@ -45,7 +46,7 @@ pub fn finished_text(finished: &FinishedRecord) -> String {
     text
 }
 
-/// Receivers end a frame at a newline.
+/// A receiver would end the frame at a newline.
 fn one_line(text: &str) -> String {
     text.replace('\n', "\\n").replace('\r', "\\r").replace('\0', "\\0")
 }
@@ -66,7 +67,7 @@ pub enum Value {
     Number(i128),
 }
 
-/// What `run.finished` says, in the order in which it is written. What is not known is left out.
+/// The members of `run.finished` in the order of writing, without those that are unknown.
 pub fn finished_pairs(finished: &FinishedRecord) -> Vec<(&'static str, Value)> {
     let number = |number: u64| Value::Number(number.into());
     let mut pairs = vec![
@@ -87,7 +88,7 @@ pub fn finished_pairs(finished: &FinishedRecord) -> Vec<(&'static str, Value)> {
     pairs
 }
 
-/// Cuts the text of a bracket, which has no parts, and says how much is missing.
+/// Cuts the text of a bracket, which has no parts, and appends the number of missing bytes.
 pub fn shortened(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text.to_owned();

@@ -1,5 +1,5 @@
-//! Really reaches a sink, for `sexton check`: sends one marked line, between the brackets of a run of its own, and says
-//! what came back. Nothing is tried again, and nothing is kept.
+//! Sends a marked test line to a sink, between the brackets of a run of its own, and reports the result. Called by
+//! `sexton check`; never retries, and stores nothing.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,19 +20,20 @@ use crate::record::{MAX_LINE_BYTES_MIN, Piece, Record};
 use crate::sink::Sink;
 use crate::stamp;
 
-/// What the test run is called: rules of receivers can tell it apart. The group is this one where nobody asks for another's rights.
+/// Group of the test run, unless the operator checks another group's permissions. Rules of receivers can match it.
 pub const CHECK_GROUP: &str = "sexton";
+/// Job of the test run.
 pub const CHECK_JOB: &str = "check";
-/// A sink that has not said anything by then is dead for a person who waits.
+/// A receiver without an answer in this time fails the check. Chosen: longer than any connection timeout of a sink.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
-/// The end of a file that is read back: the last lines are ours, whoever else writes there.
+/// Bytes read from the end of a file to find the test line. Chosen: other writers may have appended after it.
 const READ_BACK_BYTES: usize = 1 << 20;
 
-/// One sentence each way: what took the test line, a line of `group`, or what is wrong. Nothing is sent to standard output,
-/// which is the caller's own.
+/// Sends a test line of a run in `group`. Returns one sentence: which receiver accepted it. Sends nothing to standard
+/// output, which belongs to the caller.
 ///
 /// # Errors
-/// When the sink cannot be reached, or does not take the line.
+/// One sentence: the sink is unreachable, or refuses the line.
 pub async fn check(config: &SinkConfig, group: &str) -> Result<String, String> {
     let test = TestRun::new(group, Timestamp::now());
     match &config.kind {
@@ -70,7 +71,7 @@ impl TestRun {
     fn new(group: &str, now: Timestamp) -> TestRun {
         let mut random = [0; 6];
         if getrandom::fill(&mut random).is_err() {
-            // The instant in front still tells one check from another.
+            // The instant in the run id still separates this check from others.
             random = [0xff; 6];
         }
         let run_id = RunId::unscheduled(now, random);
@@ -91,17 +92,17 @@ impl TestRun {
         TestRun { header, text }
     }
 
-    /// Sends the run and waits until the other side has it, as far as that can be known.
+    /// Sends the run and waits until the receiver has it, as far as its protocol shows that.
     async fn send<S: Sink>(&self, sink: &mut S) -> Result<(), String> {
         match tokio::time::timeout(CHECK_TIMEOUT, self.send_records(sink)).await {
             Ok(Ok(None)) => Ok(()),
             Ok(Ok(Some(refused))) => Err(format!("the test line of run {} was refused: {refused}", self.header.run_id)),
             Ok(Err(error)) => Err(error.message),
-            Err(_) => Err(format!("no answer within {}s", CHECK_TIMEOUT.as_secs())),
+            Err(_) => Err(format!("no answer within {} s", CHECK_TIMEOUT.as_secs())),
         }
     }
 
-    /// Why the other side refused it, where it did.
+    /// Returns the receiver's reason when it refused a record.
     async fn send_records<S: Sink>(&self, sink: &mut S) -> SinkResult<Option<String>> {
         let stamp: [u8; STAMP_BYTES] = stamp::format(self.header.started_at);
         let line = Piece {
@@ -143,7 +144,7 @@ impl TestRun {
         match (scheme, answer) {
             (_, Some(answer)) => format!("{address} answered {answer} to the test line of run {run_id}"),
             (Scheme::Udp, None) => {
-                format!("{address} was sent the test line of run {run_id}; whether it was taken, udp cannot tell")
+                format!("the test line of run {run_id} was sent to {address}; udp does not confirm its arrival")
             }
             (_, None) => format!("{address} acknowledged the test line of run {run_id}"),
         }
@@ -152,10 +153,10 @@ impl TestRun {
     fn read_back(&self, config: &FileConfig) -> Result<String, String> {
         let path = config.path.fill(&self.header);
         match file_contains(Path::new(&path), self.text.as_bytes()) {
-            Ok(true) => Ok(format!("{path} holds the test line of run {}", self.header.run_id)),
-            Ok(false) => Err(format!("{path} does not hold the test line that was written to it")),
-            // A FIFO or a device can be written to and not read back.
-            Err(error) => Ok(format!("{path} took the test line and cannot be read back: {error}")),
+            Ok(true) => Ok(format!("{path} contains the test line of run {}", self.header.run_id)),
+            Ok(false) => Err(format!("{path} does not contain the test line that was written to it")),
+            // A FIFO or a device accepts writes and cannot be read back.
+            Err(error) => Ok(format!("the test line was written to {path}, which cannot be read back: {error}")),
         }
     }
 }

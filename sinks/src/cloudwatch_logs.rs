@@ -1,12 +1,12 @@
-//! CloudWatch Logs: lines as events of log streams, by PutLogEvents. Called by the engine as a sink.
+//! CloudWatch Logs: lines as events of log streams, sent with PutLogEvents. Called by the engine as a sink.
 //!
-//! A call has events of one stream only, so records gather in one batch per stream; a call that is not full waits for more
-//! while more is coming. Streams are served side by side, the batches of one stream one after the other, so that what was
-//! taken of a run is always its beginning. Put comes first: nothing is ever described, and a stream is made when a put
-//! says that it is missing. A refused call is halved until the event at fault is alone.
+//! A call has events of one stream only, so records collect in one batch per stream. Streams are sent in parallel, the
+//! batches of one stream in order, so the accepted records of a run are always its first ones. Put comes first: nothing
+//! is described, and a stream is created when a put reports it missing. A refused call is halved until each bad event
+//! is alone.
 //!
-//! The calls are made by hand, from the bytes of the spool straight into the body: the SDK's client wants every message
-//! as a string of its own and writes it into a second one. From the SDK come credentials, region, endpoint and signature.
+//! The body is written by hand from the bytes of the spool: the SDK's client would copy every message twice. From the
+//! SDK come credentials, region, endpoint and signature.
 
 mod answer;
 mod batch;
@@ -43,14 +43,15 @@ use crate::record::Record;
 use crate::sink::{Acknowledge, Connection, Encode, Refused};
 use crate::stamp::{self, Digits};
 
-/// So much is gathered, over all streams, before calls are made: several full ones.
+/// Bytes over all streams after which calls are made. Chosen: four full calls.
 const GATHERED_BYTES: usize = 4 << 20;
-/// Calls at once, each to another stream.
+/// Calls at once, each to another stream. Chosen: enough to hide the latency of one call.
 const CALLS_MAX: usize = 8;
-/// One call, where the file says nothing; one that is not full waits a second for more.
+/// Default batch: one full call. A call that is not full waits up to 1 s for more.
 pub const BATCH: BatchConfig =
     BatchConfig { max_events: BATCH_EVENTS_MAX, max_bytes: BATCH_BYTES_MAX, timeout: Duration::from_secs(1) };
-/// Characters of a name (API reference, CreateLogStream, CreateLogGroup); they are all counted as bytes here.
+/// Longest name of a group or stream, in characters (API reference, CreateLogGroup, CreateLogStream); counted in bytes
+/// here.
 const NAME_BYTES_MAX: usize = 512;
 
 pub struct CloudwatchLogs {
@@ -59,31 +60,31 @@ pub struct CloudwatchLogs {
     max_line: Option<usize>,
     environment: Environment,
     creator: Arc<Creator>,
-    /// Kept from one connection to the next, with its credentials.
+    /// Kept across connections, with its credentials.
     client: Option<Arc<Client>>,
     connected: bool,
-    /// One for each stream that has records.
+    /// One batch for each stream that has records.
     open: Vec<Batch>,
-    /// Where the last record went.
+    /// Index in `open` of the batch that got the last record.
     current: usize,
     full: Vec<Batch>,
-    /// What was sent last time was so large; what it does not need this time is given back.
+    /// Buffers of the batches of the last send; those that the next send does not need are freed.
     spare: Vec<BodyBuffer>,
-    /// As the service counts: all that is in `open` and `full`.
+    /// Bytes in `open` and `full`, as the service counts them.
     gathered: usize,
-    /// Batches of the engine since `connect`: sent, and certainly there.
+    /// Engine batches since `connect`: sent, and completely accepted by the service.
     sent: u64,
     confirmed: u64,
     connections: u64,
-    /// The engine's number of the next record, and of the first one of this batch: before it are those of the batch before,
-    /// while any of that waits.
+    /// Number of the next record, and of the first record of this engine batch. Lower numbers belong to the batch
+    /// before while any of its records wait.
     frames: usize,
     fill_start: usize,
-    /// Refusals not yet told to the engine: their call was taken, and another one failed.
+    /// Refused records not yet returned to the engine: their call was accepted while another call failed.
     unreported: Vec<Refused>,
     scratch: Vec<u8>,
     millis: Digits,
-    /// The second of the last stamp, as text and since 1970.
+    /// The second of the last stamp, as text and as seconds since 1970.
     second: ([u8; stamp::SECOND_BYTES], i64),
 }
 
@@ -92,7 +93,7 @@ pub struct Run {
     encoder: EventEncoder,
 }
 
-/// The batch as the user wrote it is one call; the engine gathers several.
+/// The engine's batch: several calls, each with the configured limits.
 pub fn engine_batch(batch: BatchConfig) -> BatchConfig {
     BatchConfig { max_events: usize::MAX, max_bytes: GATHERED_BYTES, timeout: batch.timeout }
 }
@@ -137,22 +138,22 @@ impl CloudwatchLogs {
         Ok(client)
     }
 
-    /// What `check` says of its test line. The group of a run that is nobody's need not be there where its name depends on
-    /// the run and somebody else makes the groups: signature and permission have been looked at all the same.
+    /// The result of `sexton check` for its test line. When the group's name depends on the run and this sink may not
+    /// create groups, the group of the test run may be missing: signature and permission are checked anyway.
     ///
     /// # Errors
-    /// What sending it failed with.
+    /// The error of sending the line.
     pub fn check_result(&self, header: &RunHeader, sent: Result<(), String>) -> Result<String, String> {
         let LogStream { group, stream } = self.log_stream(header);
         let endpoint = self.client.as_ref().map_or("CloudWatch Logs", |client| &client.endpoint);
         let run_id = &header.run_id;
         match sent {
-            Ok(()) => Ok(format!("{endpoint} took the test line of run {run_id} into stream {stream} of {group}")),
+            Ok(()) => Ok(format!("{endpoint} accepted the test line of run {run_id} in stream {stream} of {group}")),
             Err(message)
                 if self.config.group.has_placeholders() && message == create::missing_group(&group).message =>
             {
                 Ok(format!(
-                    "{endpoint} answers, and log group {group} may be written to; no test line was sent, because it does not exist \
+                    "{endpoint} answers and permits writing to log group {group}; no test line was sent, because the group does not exist \
                  and create_group is not true"
                 ))
             }
@@ -191,7 +192,7 @@ impl CloudwatchLogs {
         self.gathered += bytes + EVENT_OVERHEAD_BYTES;
     }
 
-    /// The time of capture; 0 when it is not known.
+    /// The capture time in ms since 1970; 0 when it is unknown.
     fn capture_ms(&mut self, record: &Record<'_>) -> i64 {
         match record {
             Record::Started => 0,
@@ -212,8 +213,8 @@ impl CloudwatchLogs {
         self.current
     }
 
-    /// What is to be sent now, each stream's in its order. Only what was begun in this very turn of the engine may wait
-    /// for more, and only while more is coming.
+    /// Removes the batches to send now, in order for each stream. Only a batch begun in the present engine batch may
+    /// wait, and only while more lines are available.
     fn take_due(&mut self) -> Vec<VecDeque<SealedBatch>> {
         let more_comes = self.gathered >= GATHERED_BYTES;
         let newest = self.sent + 1;
@@ -237,7 +238,7 @@ impl CloudwatchLogs {
         streams
     }
 
-    /// As the engine does before it fills the next batch.
+    /// Follows the engine, which renumbers records before it fills the next batch.
     fn forget_frames(&mut self) {
         if self.open.is_empty() {
             (self.frames, self.fill_start) = (0, 0);
@@ -248,8 +249,8 @@ impl CloudwatchLogs {
         self.fill_start = self.frames;
     }
 
-    /// Sends what is due, several streams at once, and waits for every answer: of what was taken nothing is sent again,
-    /// even when another stream fails.
+    /// Sends the due batches, several streams at once, and waits for every answer: an accepted call is not repeated
+    /// when another stream fails.
     async fn put_due(&mut self) -> SinkResult<Vec<Refused>> {
         let client = self.open_client().await?;
         let mut streams = self.take_due().into_iter();
@@ -265,10 +266,11 @@ impl CloudwatchLogs {
                 calls.spawn(putter.put_all(stream));
             }
             let Some(ended) = calls.join_next().await else { break };
-            let result = ended.unwrap_or_else(|ended| PutResult::failed(format!("a call to CloudWatch Logs: {ended}")));
+            let result =
+                ended.unwrap_or_else(|ended| PutResult::failed(format!("a call to CloudWatch Logs failed: {ended}")));
             refused.extend(result.refused);
             self.spare.extend(result.spare);
-            // What a person must mend is told first.
+            // An error for the operator comes before one that may pass.
             if let Some(failed) = result.error
                 && (error.is_none() || failed.class == ErrorClass::Misconfigured)
             {
@@ -278,7 +280,7 @@ impl CloudwatchLogs {
         match error {
             None => Ok(refused),
             Some(error) => {
-                // A person may mend files that the client has already read.
+                // The operator may change files that the client has already read.
                 if error.class == ErrorClass::Misconfigured {
                     self.client = None;
                 }
@@ -311,7 +313,7 @@ impl Encode for CloudwatchLogs {
     }
 
     fn filled_bytes(&self) -> usize {
-        // Records that the service has already are a batch, too: the engine numbers records by batches.
+        // Records that the service already has also form a batch: the engine numbers records by batches.
         self.gathered.max(usize::from(self.frames > self.fill_start))
     }
 }
@@ -366,7 +368,7 @@ impl Acknowledge for CloudwatchLogs {
     }
 
     async fn drain(&mut self) -> SinkResult<()> {
-        // Nothing may wait for more.
+        // During a drain no batch may wait for more.
         self.gathered = 0;
         self.unreported = self.put_due().await?;
         self.confirmed = self.sent;
@@ -374,14 +376,14 @@ impl Acknowledge for CloudwatchLogs {
     }
 }
 
-/// API reference, CreateLogGroup: only some characters, and not beginning with `aws/`.
+/// A valid name (API reference, CreateLogGroup): a limited set of characters, and no `aws/` at the start.
 fn group_name(filled: &str) -> String {
     let known: String = filled.chars().map(|c| if is_group_char(c) { c } else { '_' }).collect();
     let name = if known.starts_with("aws/") { format!("_{known}") } else { known };
     shortened(name)
 }
 
-/// API reference, CreateLogStream: no `:` and no `*`.
+/// A valid name (API reference, CreateLogStream): no `:` and no `*`.
 fn stream_name(filled: &str) -> String {
     shortened(filled.chars().map(|c| if c == ':' || c == '*' || c.is_control() { '_' } else { c }).collect())
 }
@@ -396,7 +398,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_what_the_service_takes() {
+    fn names_are_valid_for_the_service() {
         for (filled, group, stream) in [
             ("/cron/db", "/cron/db", "/cron/db"),
             ("night:ly*dump", "night_ly_dump", "night_ly_dump"),

@@ -1,4 +1,4 @@
-//! The sinks file. Every fault in it is found in one reading.
+//! Reads the sinks file: every fault of it in one pass. Opens no connection.
 
 use std::time::Duration;
 
@@ -14,45 +14,62 @@ use crate::record::MAX_LINE_BYTES_MIN;
 use crate::stdout::{self, StdoutConfig};
 use crate::syslog::{self, SyslogConfig};
 
-/// Waits between attempts, where the file says nothing.
+/// Waits before a retry, by default: doubled from the first to the last. Chosen: an outage of seconds costs seconds; a
+/// long one costs two attempts a minute.
 const RETRY_INITIAL: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// As long as CloudWatch Logs takes old events: older ones would be refused there too.
+/// Default of `retry.max_age`: CloudWatch Logs rejects events older than 14 days (API reference, PutLogEvents).
 const RETRY_MAX_AGE: Duration = Duration::from_secs(14 * 86_400);
-/// A sink that fails for so long is worth an alert.
+/// Default of `alert_after`. Chosen: a restart of a receiver takes less.
 const ALERT_AFTER: Duration = Duration::from_secs(300);
-/// Bytes that are encoded before they are sent: one write of the size that is cheapest for the kernel.
+/// Default bytes of a batch: the write of this size cost the kernel least per byte when measured.
+/// Default records of a batch. Chosen: the default bytes are reached first.
 const BATCH_BYTES: usize = 64 * 1024;
 const BATCH_EVENTS: usize = 10_000;
-/// A larger batch would only be memory.
+/// Largest `batch.max_bytes`. Chosen: above it a batch costs memory and no fewer calls.
 const BATCH_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq)]
+/// One sink of the sinks file.
 pub struct SinkConfig {
+    /// Name of its section.
     pub name: String,
+    /// Its `type` and the options of that type.
     pub kind: SinkKind,
+    /// The runs and streams that it gets.
     pub when: Filter,
+    /// Whether terminal control sequences are removed.
     pub strip_ansi: bool,
+    /// Limits of a batch.
     pub batch: BatchConfig,
+    /// Retries and the age limit.
     pub retry: RetryConfig,
-    /// Bytes of the longest record; absent: what suits the kind. For syslog the whole message, else the text.
+    /// Bytes of the longest record: for syslog the whole message, for the others the text. Absent: the default of the
+    /// kind.
     pub max_line: Option<usize>,
-    /// A run may only start while this sink is reachable.
+    /// A run starts only while this sink is reachable.
     pub required: bool,
+    /// A sink that lags or fails for longer raises an alert.
     pub alert_after: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
+/// The type of a sink, with its options.
 pub enum SinkKind {
+    /// Files on this machine.
     File(FileConfig),
+    /// Standard output of this process.
     Stdout(StdoutConfig),
+    /// Syslog over UDP, TCP, TLS or a local socket.
     Syslog(SyslogConfig),
+    /// GELF over UDP, TCP, TLS or HTTP.
     Gelf(GelfConfig),
+    /// Amazon CloudWatch Logs.
     CloudwatchLogs(Box<CloudwatchLogsConfig>),
 }
 
 impl SinkKind {
-    /// As the file writes it.
+    /// The value of `type` in the sinks file.
     pub const fn name(&self) -> &'static str {
         match self {
             SinkKind::File(_) => "file",
@@ -65,18 +82,24 @@ impl SinkKind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A batch is sent when it reaches any of these.
 pub struct BatchConfig {
+    /// Records.
     pub max_events: usize,
+    /// Encoded bytes.
     pub max_bytes: usize,
-    /// How long a batch that is not full waits for more.
+    /// How long a batch that is not full waits for more lines.
     pub timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Exponential backoff with full jitter, and the age limit.
 pub struct RetryConfig {
+    /// Longest wait before the first retry; doubled for each further one.
     pub initial: Duration,
+    /// Longest wait before any retry.
     pub max: Duration,
-    /// Lines captured longer ago are dropped, counted and told. Nothing else ever drops a line.
+    /// Lines captured longer ago are dropped, counted and marked by a gap. No other setting drops a line.
     pub max_age: Duration,
 }
 
@@ -97,11 +120,11 @@ const KINDS: [(&str, Kind); 5] = [
     ("cloudwatch_logs", Kind::CloudwatchLogs),
 ];
 
-/// The sinks file; see [`SinksFile::parse`].
+/// The sinks file (TOML).
 pub struct SinksFile;
 
 impl SinksFile {
-    /// Reads the text; `file` is only named in faults. The sinks are to be used only when no fault refuses the file.
+    /// Reads the text; `file` is only named in faults. The sinks are valid only when no fault refuses the file.
     pub fn parse(file: &str, text: &str) -> (Vec<SinkConfig>, Faults) {
         let (document, mut root) = match Document::parse(file, text) {
             Ok(parsed) => parsed,
@@ -119,7 +142,7 @@ impl SinksFile {
 
 fn read_sink(document: &Document, name: String, mut section: Section) -> Option<SinkConfig> {
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') || name.is_empty() {
-        let message = "not a name for a sink; write letters, digits, _ and -";
+        let message = "not a name of a sink; write letters, digits, _ and -";
         document.push(Fault::new(document.file(), section.line(), &*name, message));
     }
     let type_known = section.line_of("type") != section.line();
@@ -211,7 +234,7 @@ fn read_retry(section: &mut Section) -> RetryConfig {
     };
     if read.initial.is_zero() || read.initial > read.max {
         let shown = domain::units::format_duration(read.initial);
-        retry.fault(line, shown, "`initial` must be more than 0s and not more than `max`");
+        retry.fault(line, shown, "`initial` must be more than 0s and at most `max`");
     }
     retry.finish();
     read

@@ -1,4 +1,4 @@
-//! The sinks file: what the documentation shows is accepted, and every fault is told with its line and remedy.
+//! Tests of the sinks file: the documented example is accepted, and every fault names its line and remedy.
 
 use super::*;
 use crate::address::Scheme;
@@ -13,8 +13,8 @@ fn accepted(text: &str) -> Vec<SinkConfig> {
 
 fn check_fault(text: &str, wanted: &[&str]) {
     let (_, faults) = SinksFile::parse("sinks.toml", text);
-    let said: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
-    assert_eq!(said, wanted, "{text}");
+    let faults_found: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
+    assert_eq!(faults_found, wanted, "{text}");
     assert!(faults.refuse());
 }
 
@@ -81,7 +81,7 @@ format = "json"
 }
 
 #[test]
-fn what_is_left_out_is_chosen_by_the_address() {
+fn options_left_out_follow_from_the_address() {
     for (address, port, framing, format) in [
         ("udp://x", 514, Framing::None, SyslogFormat::Rfc5424),
         ("tcp://x", 514, Framing::Newline, SyslogFormat::Rfc5424),
@@ -98,12 +98,12 @@ fn what_is_left_out_is_chosen_by_the_address() {
 }
 
 #[test]
-fn every_fault_is_told_at_once() {
+fn all_faults_are_reported_at_once() {
     check_fault(
         "[sink.a]\ntype = \"syslogg\"\n[sink.b]\ntype = \"syslog\"\naddress = \"tpc://x\"\nfacility = \"corn\"\nframming = \"newline\"\n[sink.c]\npath = \"/x\"\n",
         &[
             "sinks.toml:2: `syslogg`: not a `type`; write one of file, stdout, syslog, gelf, cloudwatch_logs; did you mean `syslog`?",
-            "sinks.toml:5: `tpc://x`: `tpc://` does not go with this sink; begin with one of udp:// tcp:// tcp+tls:// unix://",
+            "sinks.toml:5: `tpc://x`: `tpc://` is not possible with this sink; begin with one of udp:// tcp:// tcp+tls:// unix://",
             "sinks.toml:6: `corn`: not a `facility`; write one of kern, user, mail, daemon, auth, syslog, lpr, news, uucp, cron, authpriv, ftp, local0, local1, local2, local3, local4, local5, local6, local7; did you mean `cron`?",
             "sinks.toml:7: `framming`: unknown key; did you mean `framing`?",
             "sinks.toml:8: sink `c` has no `type`; write type = \"syslog\" or another of file, stdout, syslog, gelf, cloudwatch_logs",
@@ -112,11 +112,11 @@ fn every_fault_is_told_at_once() {
 }
 
 #[test]
-fn options_that_do_not_go_together_are_told() {
+fn conflicting_options_are_faults() {
     for (text, wanted) in [
         (
             "type = \"syslog\"\naddress = \"udp://x\"\nframing = \"newline\"",
-            "sinks.toml:4: `framing` is for tcp and tcp+tls; udp has its own",
+            "sinks.toml:4: `framing` is for tcp and tcp+tls; remove it for udp",
         ),
         (
             "type = \"syslog\"\naddress = \"tcp://x\"\ntls = { ca_file = \"x\" }",
@@ -132,16 +132,16 @@ fn options_that_do_not_go_together_are_told() {
         ),
         (
             "type = \"file\"\npath = \"log/{jbo}.log\"",
-            "sinks.toml:3: `log/{jbo}.log`: not an absolute path; write it like /var/log/sexton/{group}/{job}.log",
+            "sinks.toml:3: `log/{jbo}.log`: not an absolute path; write for example /var/log/sexton/{group}/{job}.log",
         ),
         ("type = \"stdout\"\nmax_line = 10", "sinks.toml:3: `10`: `max_line` is out of range; write 480 to 1000000"),
         (
             "type = \"stdout\"\nretry = { initial = \"2m\", max = \"1m\" }",
-            "sinks.toml:3: `2m`: `initial` must be more than 0s and not more than `max`",
+            "sinks.toml:3: `2m`: `initial` must be more than 0s and at most `max`",
         ),
         (
             "type = \"cloudwatch_logs\"\ngroup = \"/cron\"\nretention_days = 31",
-            "sinks.toml:4: `31`: not a retention that CloudWatch Logs knows; the next longer one is 60",
+            "sinks.toml:4: `31`: not a retention of CloudWatch Logs; the next longer one is 60",
         ),
         (
             "type = \"stdout\"\nwhen = { streams = [\"stdlog\"] }",

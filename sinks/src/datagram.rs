@@ -1,8 +1,8 @@
 //! UDP and local datagram sockets. Used by syslog and GELF.
 //!
-//! Nothing is ever acknowledged here: a batch counts as confirmed when the kernel has taken it and nobody has refused it
-//! for [`CONFIRM_DELAY`]. A refusal (ICMP port unreachable) sends everything within that time again; a datagram lost on the way is
-//! lost and nobody can know.
+//! UDP is UDP: no receiver acknowledges a datagram. A batch counts as confirmed when the kernel has accepted it and no
+//! ICMP refusal (port unreachable) arrives for [`CONFIRM_DELAY`]. A refusal sends every batch of that time again. A
+//! datagram lost on the network is lost without a trace.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -21,30 +21,31 @@ use crate::frames::Frames;
 use crate::sink::Refused;
 use crate::stream::{CONNECT_TIMEOUT, WRITE_TIMEOUT};
 
-/// A refusal comes at once, or never.
+/// Time without a refusal after which a batch counts as confirmed. Chosen: an ICMP refusal takes one round trip.
 const CONFIRM_DELAY: Duration = Duration::from_secs(1);
-/// Datagrams in one call to the kernel.
+/// Datagrams in one call of `sendmmsg(2)`. Chosen, not measured.
 const CALL_DATAGRAMS_MAX: usize = 64;
-/// A burst over UDP: then a pause, in which the receiver may read. Linux's default receive buffer (`net.core.rmem_default`,
-/// 212,992 bytes, each datagram counted with some 700 bytes of its own) holds four such bursts and more, so a receiver may
-/// stand still for as many pauses. Ours: at most 32,000 datagrams or 32 MB a second.
+/// Size of a burst over UDP, and the pause after it, in which the receiver can read. Linux's default receive buffer
+/// (`net.core.rmem_default`, 212,992 bytes, each datagram counted with about 700 bytes more) holds four bursts, so a
+/// receiver may stall for four pauses. Chosen: at most 32,000 datagrams or 32 MB a second.
 const BURST_DATAGRAMS_MAX: usize = 32;
 const BURST_BYTES_MAX: usize = 32 * 1024;
 const BURST_PAUSE: Duration = Duration::from_millis(1);
-/// After a failure one datagram goes first, and so long a refusal is waited for.
+/// After a failure one datagram is sent first; a refusal of it is awaited for this time. Chosen: far above the round
+/// trip of a local network.
 const PROBE_WAIT: Duration = Duration::from_millis(50);
-/// The kernel is out of buffers (`ENOBUFS`): pause.
+/// Pause when the kernel has no buffer (`ENOBUFS`). Chosen, not measured.
 const BUFFER_WAIT: Duration = Duration::from_millis(1);
 
 pub struct DatagramWire {
     address: Address,
     socket: Option<Socket>,
-    /// The last connection failed: listen for a refusal before sending everything.
+    /// The last connection failed: wait for a refusal of the first datagram before sending the rest.
     probe_first: bool,
     sent: u64,
     confirmed: u64,
     sent_at: VecDeque<Instant>,
-    /// Since the last pause.
+    /// Datagrams and bytes since the last pause.
     burst_datagrams: usize,
     burst_bytes: usize,
 }
@@ -54,7 +55,7 @@ enum Socket {
     Unix(UnixDatagram),
 }
 
-/// What came of a call: how many datagrams the kernel took, or that the first one can never be sent.
+/// The result of a call: the number of datagrams that the kernel accepted, or that the first one is too long.
 enum SendResult {
     Datagrams(usize),
     TooLong,
@@ -99,14 +100,14 @@ impl DatagramWire {
         Ok(())
     }
 
-    /// Each frame is one datagram; `trailer` bytes at its end stay behind.
+    /// Sends each frame as one datagram, without the last `trailer` bytes of the frame.
     pub async fn send(&mut self, frames: &Frames, trailer: usize) -> SinkResult<Vec<Refused>> {
         let Some(socket) = &self.socket else {
             return Err(SinkError::retry(format!("not connected to {}", self.address)));
         };
         let datagrams: Vec<&[u8]> = frames.iter().map(|frame| &frame[..frame.len() - trailer]).collect();
         let mut refused = Vec::new();
-        // A local socket says itself when it is full.
+        // A local socket blocks the sender when it is full.
         let paced = self.address.scheme != Scheme::Unix;
         let mut at = 0;
         while at < datagrams.len() {
@@ -159,7 +160,7 @@ impl DatagramWire {
         Ok(self.confirmed)
     }
 
-    /// Waits for a refusal a moment longer, then believes.
+    /// Waits [`PROBE_WAIT`] for a refusal; then every batch counts as confirmed.
     pub async fn drain(&mut self) -> SinkResult<()> {
         if let Some(socket) = &self.socket
             && !self.sent_at.is_empty()
@@ -189,7 +190,7 @@ impl DatagramWire {
 
 async fn connect_udp(address: &Address) -> io::Result<UdpSocket> {
     let resolved = timeout(CONNECT_TIMEOUT, lookup_host(address.host_port()));
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name does not resolve to an address");
     for target in resolved.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
         let local = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(local).await?;
@@ -203,12 +204,12 @@ async fn connect_udp(address: &Address) -> io::Result<UdpSocket> {
 
 fn send_error(address: &Address, error: &io::Error) -> SinkError {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => SinkError::retry(format!("nobody listens at {address}")),
+        io::ErrorKind::ConnectionRefused => SinkError::retry(format!("connection refused by {address}")),
         _ => SinkError::from_network_error(format!("cannot send to {address}: {error}"), error),
     }
 }
 
-/// How many of these the burst still takes; at least one.
+/// How many of these datagrams fit into the burst; at least one.
 fn burst_len(datagrams: &[&[u8]], sent: usize, sent_bytes: usize) -> usize {
     let mut bytes = sent_bytes;
     let room = datagrams.iter().take(BURST_DATAGRAMS_MAX.saturating_sub(sent)).take_while(|datagram| {
@@ -247,7 +248,7 @@ async fn send_some(socket: &Socket, datagrams: &[&[u8]]) -> io::Result<SendResul
     }
 }
 
-/// One `sendmmsg(2)`: the number of datagrams taken, at least one.
+/// One `sendmmsg(2)`; returns the number of accepted datagrams, at least one.
 fn send_datagrams(descriptor: BorrowedFd<'_>, datagrams: &[&[u8]]) -> io::Result<usize> {
     let slices: Vec<[IoSlice<'_>; 1]> = datagrams.iter().map(|datagram| [IoSlice::new(datagram)]).collect();
     let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = Vec::with_capacity(datagrams.len());

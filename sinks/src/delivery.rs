@@ -1,6 +1,6 @@
-//! The task of one sink: read a little of every run in turn, encode, send, learn what arrived, commit cursors. After any
-//! failure everything unconfirmed goes back to its feed; then nothing is read until the sink works again, so a dead sink
-//! costs a timer and no memory. What people should know of all this is told in `delivery/health_events.rs`.
+//! The task of one sink. It reads a little of every run in turn, encodes, sends, asks what the receiver has, and
+//! commits cursors. After a failure it rewinds every unconfirmed feed to its cursor and reads nothing until the sink
+//! works again, so a failing sink costs a timer and no memory. Started by `engine`; never starts or judges a run.
 
 mod cursors;
 mod fill;
@@ -26,13 +26,15 @@ use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::record::RecordId;
 use crate::sink::Sink;
 
-/// Cursors are stored at most so often: one sync each, not one a batch.
+/// Cursors are stored at most once in this time. Chosen: one sync for many batches, and a crash of the runner sends at
+/// most 250 ms of confirmed lines twice.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
-/// Every feed is looked at so often even when nobody woke it.
+/// Every feed is read at least this often, also without a call of `wake`. Chosen, not measured: a lost wake-up delays a
+/// line by 5 s.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Turns that are sent and not confirmed. More are not read: each costs some 80 bytes here.
+/// Turns that are sent and not confirmed; no feed is read beyond them. Chosen: each takes about 80 bytes here, so 5 MB.
 const UNCONFIRMED_MAX: usize = 65_536;
-/// The least wait between attempts, however small the jitter.
+/// The shortest wait before a retry. Chosen: with full jitter the drawn wait may be 0, which would be a busy loop.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 
 pub(crate) struct Delivery<S: Sink> {
@@ -43,18 +45,18 @@ pub(crate) struct Delivery<S: Sink> {
     feeds: HashMap<u64, FeedState<S::Run>>,
     id_of_attempt: HashMap<AttemptKey, u64>,
     next_id: u64,
-    /// Slots that may have something to read, in the order of their turns.
+    /// Ids of the feeds that may have something to read, in the order of their turns.
     ready: VecDeque<u64>,
     unconfirmed: VecDeque<Turn>,
-    /// How many of them, from the first, the other side has taken already.
+    /// How many turns of `unconfirmed`, from the first, the receiver has accepted.
     accepted_turns: usize,
-    /// What the batch being filled holds: slot and place of each record.
+    /// The records of the batch being filled, and of a batch before that the sink still holds: feed id and record.
     sent_records: Vec<(u64, RecordId)>,
-    /// Where in `sent_records` that batch begins.
+    /// Index in `sent_records` of the first record of the batch being filled.
     filled_from: usize,
-    /// Slots whose confirmed position is not yet stored.
+    /// Ids of the feeds whose confirmed position is not stored yet.
     dirty: BTreeSet<u64>,
-    /// Batches sent on this connection.
+    /// Batches sent since the last connect.
     sent: u64,
     flushes: Vec<oneshot::Sender<()>>,
     committed_at: Instant,
@@ -69,20 +71,20 @@ struct FeedState<R> {
     run: R,
     wanted: bool,
     reading: Reading,
-    /// Turns not yet confirmed.
+    /// Turns that are read and not confirmed.
     outstanding: usize,
     confirmed: Option<Position>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// Stands in `ready`.
+    /// Its id is in `ready`.
     Ready,
     Pending,
     Done,
 }
 
-/// What was read in one turn: confirmed when its batch is.
+/// What one read of a feed gave. Confirmed when its batch is.
 struct Turn {
     feed_id: u64,
     batch: u64,
@@ -125,16 +127,16 @@ impl<S: Sink> Delivery<S> {
             }
         })
         .await;
-        // What the other side is known to have need not be sent again.
+        // Confirmed records need not be sent twice by the next engine.
         if self.take_confirmed().is_ok()
             && let Err(error) = self.commit_cursors().await
         {
-            tracing::warn!(sink = %self.config.name, %error, "cursors could not be stored at the end");
+            tracing::warn!(sink = %self.config.name, %error, "cannot store cursors at shutdown; the next start sends their records again");
         }
         locked(&self.shared.health).stopped = true;
     }
 
-    /// Delivers until something fails.
+    /// Delivers until a step fails.
     async fn deliver(&mut self) -> SinkError {
         loop {
             if let Err(error) = self.step().await {
@@ -163,7 +165,7 @@ impl<S: Sink> Delivery<S> {
             self.commit_cursors().await?;
         }
         if !self.ready.is_empty() && self.unconfirmed.len() < UNCONFIRMED_MAX {
-            // Others on this thread have their turn, too: reading and sending may never have to wait.
+            // Reading and sending may never have to wait: let other tasks of this thread run.
             tokio::task::yield_now().await;
             return Ok(());
         }
@@ -184,10 +186,10 @@ impl<S: Sink> Delivery<S> {
             self.sent = 0;
         }
         self.commit_cursors().await?;
-        // A cursor that could not be stored is not flushed; it is tried again.
+        // A flush is done only when every cursor is stored; the next wake-up retries.
         if self.dirty.is_empty() {
             for done in self.flushes.drain(..) {
-                // Whoever asked may have stopped waiting.
+                // The caller may have stopped waiting.
                 let _ = done.send(());
             }
             return Ok(());
@@ -195,7 +197,7 @@ impl<S: Sink> Delivery<S> {
         self.wait_for_work().await
     }
 
-    /// Waits for something to do.
+    /// Waits for new lines, a flush, the next commit, or the end of the connection.
     async fn wait_for_work(&mut self) -> SinkResult<()> {
         let waiting = !self.unconfirmed.is_empty() || !self.dirty.is_empty();
         let tick = if waiting { COMMIT_INTERVAL } else { RECHECK_INTERVAL };
@@ -204,7 +206,7 @@ impl<S: Sink> Delivery<S> {
             () = sleep(tick) => Ok(()),
             error = self.sink.wait_closed() => {
                 if self.unconfirmed.is_empty() {
-                    // An idle connection may end: nothing is at stake, the next line makes another.
+                    // The receiver may end an idle connection: no line is at risk, and the next line reconnects.
                     self.sink.disconnect();
                     self.sent = 0;
                     return Ok(());
@@ -276,8 +278,8 @@ impl<S: Sink> Delivery<S> {
         }
     }
 
-    /// Waits before the next attempt: exponential, full jitter; longest at once where a person must act. A flush may try
-    /// once without waiting.
+    /// Waits before the next attempt: exponential backoff with full jitter; the longest wait at once when the operator
+    /// must act. A flush that arrives during the wait may try once without waiting.
     async fn back_off(&mut self, class: ErrorClass) {
         let retry = self.config.retry;
         let most = match class {

@@ -1,4 +1,5 @@
-//! One item of a feed into the batch of a sink: which lines are wanted, which are too old, which must be cut.
+//! Encodes one item of a feed into a sink's batch: leaves out unwanted streams, replaces lines that are too old by a
+//! gap, and cuts long lines. Called for every turn; knows no connection.
 
 use domain::line::{Block, Line, STAMP_BYTES};
 use jiff::Timestamp;
@@ -10,15 +11,15 @@ use crate::record::{Gap, Record, RecordId, pieces};
 use crate::sink::Sink;
 use crate::stamp;
 
-/// The stamp of a damaged record: its age is not known, so it is not too old.
+/// Replaces the stamp of a damaged record: its age is unknown, so it is never too old.
 const UNKNOWN_STAMP: &[u8] = b"1970-01-01T00:00:00.000000000Z";
 
-/// What became of an item.
+/// The result of encoding items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchCounts {
-    /// Records given to the sink.
+    /// Records encoded into the batch.
     pub events: usize,
-    /// Lines of the job among them.
+    /// Lines of the job among them; a line cut into parts counts once.
     pub lines: u64,
     pub dropped_lines: u64,
     pub dropped_bytes: u64,
@@ -33,10 +34,10 @@ impl BatchCounts {
     }
 }
 
-/// A sink that is being filled, and what it was filled with: refused records are named by it.
+/// A sink and the list of the records encoded into its batch: refused records are named from this list.
 pub struct BatchWriter<'s, S> {
     pub sink: &'s mut S,
-    /// The slot of the run.
+    /// The feed of the run.
     pub feed_id: u64,
     pub sent_records: &'s mut Vec<(u64, RecordId)>,
 }
@@ -63,7 +64,7 @@ impl<'c> Encoding<'c> {
         Encoding { config, now, oldest: stamp::format(oldest.max(Timestamp::UNIX_EPOCH)), wanted }
     }
 
-    /// Gives the item's records to the sink.
+    /// Encodes the item's records.
     pub fn encode_item<S: Sink>(&self, mut writer: BatchWriter<'_, S>, run: &S::Run, item: &Item) -> BatchCounts {
         let mut counts = BatchCounts::default();
         if !self.wanted {
@@ -87,7 +88,7 @@ impl<'c> Encoding<'c> {
         let text_bytes_max = writer.sink.text_bytes_max(run);
         let mut scratch = Vec::new();
         let mut gap: Option<Gap> = None;
-        // Hundreds of lines in a row were captured at once: what holds for one stamp need not be found out again.
+        // Hundreds of consecutive lines share one stamp: its checks are done once.
         let mut good = *b"none, and so equal to no stamp";
         for mut line in block.lines() {
             let is_good = line.stamp.first_chunk() == Some(&good);
@@ -119,13 +120,13 @@ impl<'c> Encoding<'c> {
         }
     }
 
-    /// Stamps compare as text: all have the same form.
+    /// Stamps have one fixed form, so they compare as text.
     fn is_too_old(&self, line: &Line<'_>) -> bool {
         line.stamp < &self.oldest[..] && line.stamp != UNKNOWN_STAMP
     }
 }
 
-/// Whether these bytes may go where receivers expect a time: a damaged record can hold anything there.
+/// Whether receivers can read these bytes as a time: a damaged record may hold anything.
 fn is_stamp(stamp: &[u8]) -> bool {
     const SHAPE: &[u8; STAMP_BYTES] = b"0000-00-00T00:00:00.000000000Z";
     stamp.first_chunk::<STAMP_BYTES>().is_some_and(|stamp| {
@@ -136,7 +137,7 @@ fn is_stamp(stamp: &[u8]) -> bool {
     })
 }
 
-/// Says in the sink itself what it will never get.
+/// Writes the gap into the sink itself, in place of the lines that it will never get.
 fn encode_gap<S: Sink>(writer: &mut BatchWriter<'_, S>, run: &S::Run, gap: Gap, counts: &mut BatchCounts) {
     writer.encode(run, &Record::Gap(gap), counts);
     counts.dropped_lines += gap.lines;
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_stamp_is_a_stamp() {
+    fn damaged_stamps_are_detected() {
         assert!(is_stamp(b"2026-11-23T07:50:00.123456789Z") && is_stamp(UNKNOWN_STAMP));
         for damaged in [&b""[..], b"2026-11-23T07:50:00.12345678\"Z", b"2026-11-23 07:50:00.123456789Z", &[b'0'; 30]] {
             assert!(!is_stamp(damaged), "{damaged:?}");

@@ -1,4 +1,5 @@
-//! The delivery engine of one sink, as the runner holds it. All sinks have the same; the work is in `delivery.rs`.
+//! The delivery engine of one sink, as the runner holds it: adds feeds, wakes, flushes, reports status. The same for
+//! every kind of sink; its task is in `delivery.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,36 +29,40 @@ use crate::stream::StreamWire;
 use crate::syslog::{self, Syslog, SyslogConfig};
 use crate::wire::{Wire, WireSink};
 
-/// The clock, the dice, and where troubles are told.
+/// The clock, the source of random numbers, and the receiver of events. Tests replace them.
 #[derive(Clone)]
 pub struct Environment {
+    /// Present time.
     pub now: fn() -> Timestamp,
-    /// For the jitter between attempts and the ids of chunked messages.
+    /// For the jitter of retries and the ids of chunked GELF messages.
     pub random: fn() -> u64,
+    /// Receives trouble and recovery; a full channel loses the event, which is logged.
     pub events: mpsc::Sender<SinkEvent>,
 }
 
 impl Environment {
+    /// The real clock and random numbers.
     pub fn real(events: mpsc::Sender<SinkEvent>) -> Environment {
         Environment { now: Timestamp::now, random: || getrandom::u64().unwrap_or_default(), events }
     }
 }
 
-/// One attempt of one run.
+/// Run and attempt.
 pub(crate) type AttemptKey = (RunId, u32);
 pub(crate) type FeedHandle = Arc<Mutex<TrackedFeed>>;
 
-/// A feed, and how far the other side has taken it for what that is worth: no cursor moves for it.
+/// A feed, and the position up to which the receiver has accepted it. That position is only shown; no cursor moves for
+/// it.
 pub(crate) struct TrackedFeed {
     pub feed: Box<dyn Feed>,
-    pub arrived: Position,
+    pub accepted: Position,
 }
 
-/// What the engine's callers and its task share.
+/// The state that the engine's callers share with its task.
 pub(crate) struct EngineShared {
     pub inbox: Mutex<Inbox>,
     pub notify: Notify,
-    /// Everything not yet delivered to its end.
+    /// Every feed that is not delivered completely.
     pub feeds: Mutex<BTreeMap<AttemptKey, FeedHandle>>,
     pub health: Mutex<Health>,
 }
@@ -70,11 +75,12 @@ pub(crate) struct Inbox {
     pub flushes: Vec<oneshot::Sender<()>>,
 }
 
-/// A poisoned lock means that a reader of counters panicked; the data is plain and good.
+/// A lock is poisoned only by a panic of a reader of these counters; the data itself is valid.
 pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Delivers the feeds of one sink in a task of its own.
 pub struct Engine {
     config: Arc<SinkConfig>,
     environment: Environment,
@@ -87,7 +93,7 @@ impl Engine {
     /// Starts the sink's task; must be called inside a tokio runtime. Connects only when there is something to deliver.
     ///
     /// # Errors
-    /// None so far: what is wrong shows when the sink connects.
+    /// None at present: a wrong configuration shows when the sink connects.
     pub fn start(config: SinkConfig, environment: Environment) -> SinkResult<Engine> {
         let config = Arc::new(config);
         let shared = Arc::new(EngineShared {
@@ -114,30 +120,32 @@ impl Engine {
         Ok(Engine { config, environment, shared, stop, task })
     }
 
+    /// Name of the sink.
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
+    /// The sink's configuration.
     pub fn config(&self) -> &SinkConfig {
         &self.config
     }
 
-    /// Whether the sink's `when` wants this run. A feed of an unwanted run may be added all the same: it is read to its
-    /// end and nothing of it is sent.
+    /// Whether the sink's `when` wants this run. A feed of an unwanted run may be added anyway: it is read to its end
+    /// and no record of it is sent.
     pub fn wants(&self, header: &RunHeader) -> bool {
         self.config.when.wants_job(&header.group, &header.job)
     }
 
-    /// Delivers the feed from its durable cursor on, until `run.finished` is through; then drops it.
+    /// Delivers the feed from its durable cursor on, until `run.finished` is confirmed; then drops it.
     pub fn add(&self, feed: Box<dyn Feed>) {
         let key = (feed.header().run_id.clone(), feed.header().attempt);
-        let handle: FeedHandle = Arc::new(Mutex::new(TrackedFeed { feed, arrived: Position::START }));
+        let handle: FeedHandle = Arc::new(Mutex::new(TrackedFeed { feed, accepted: Position::START }));
         locked(&self.shared.feeds).insert(key.clone(), handle.clone());
         locked(&self.shared.inbox).added.push((key, handle));
         self.shared.notify.notify_one();
     }
 
-    /// There is something new in the run's spool. Cheap; may be called for every block.
+    /// The run's spool has new records. Cheap: may be called for every block.
     pub fn wake(&self, run_id: &RunId) {
         let mut inbox = locked(&self.shared.inbox);
         if !inbox.woken.contains(run_id) {
@@ -155,18 +163,19 @@ impl Engine {
         self.shared.notify.notify_one();
     }
 
+    /// The sink's numbers, counted now over all its feeds.
     pub fn status(&self) -> SinkStatus {
         let feeds: Vec<(AttemptKey, FeedHandle)> =
             locked(&self.shared.feeds).iter().map(|(key, feed)| (key.clone(), feed.clone())).collect();
-        let (mut total, mut kept) = (Lag::default(), Lag::default());
+        let (mut total, mut unconfirmed) = (Lag::default(), Lag::default());
         let mut oldest_run = None;
         for ((run_id, _), feed) in feeds {
             let tracked = locked(&feed);
-            let lag = tracked.feed.lag(tracked.arrived);
-            if tracked.arrived > Position::START {
+            let lag = tracked.feed.lag(tracked.accepted);
+            if tracked.accepted > Position::START {
                 let all = tracked.feed.lag(Position::START);
-                kept.lines += all.lines.saturating_sub(lag.lines);
-                kept.bytes += all.bytes.saturating_sub(lag.bytes);
+                unconfirmed.lines += all.lines.saturating_sub(lag.lines);
+                unconfirmed.bytes += all.bytes.saturating_sub(lag.bytes);
             }
             drop(tracked);
             total.lines += lag.lines;
@@ -190,8 +199,8 @@ impl Engine {
             lag_lines: total.lines,
             lag_bytes: total.bytes,
             lag_seconds: total.oldest.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0)),
-            unconfirmed_lines: kept.lines,
-            unconfirmed_bytes: kept.bytes,
+            unconfirmed_lines: unconfirmed.lines,
+            unconfirmed_bytes: unconfirmed.bytes,
             rate_lines_per_second: health.rate(Instant::now()),
             last_error: health.last_error.as_ref().map(|(message, _)| message.clone()),
             last_error_at: health.last_error.as_ref().map(|(_, at)| *at),
@@ -206,14 +215,14 @@ impl Engine {
         }
     }
 
-    /// What of one run is not yet taken by the other side, over all its attempts here.
+    /// What the receiver has not accepted of one run, summed over all its attempts here.
     pub fn lag_of(&self, run_id: &RunId) -> Lag {
         let range = (run_id.clone(), 0)..=(run_id.clone(), u32::MAX);
         let feeds: Vec<FeedHandle> = locked(&self.shared.feeds).range(range).map(|(_, feed)| feed.clone()).collect();
         let mut total = Lag::default();
         for feed in feeds {
             let tracked = locked(&feed);
-            let lag = tracked.feed.lag(tracked.arrived);
+            let lag = tracked.feed.lag(tracked.accepted);
             total.lines += lag.lines;
             total.bytes += lag.bytes;
             total.oldest = total.oldest.into_iter().chain(lag.oldest).min();
@@ -221,8 +230,9 @@ impl Engine {
         total
     }
 
-    /// Sends all there is and waits until it is confirmed and the cursors say so; false when `deadline` came first. On a
-    /// connection that has no other acknowledgement this ends it, and the receiver's answer is the proof.
+    /// Sends all available records and waits until they are confirmed and the cursors are stored. Returns false when
+    /// `deadline` comes first. A connection without acknowledgements is ended for this: the receiver's own end
+    /// confirms.
     pub async fn flush(&self, deadline: Duration) -> bool {
         let (done, flushed) = oneshot::channel();
         locked(&self.shared.inbox).flushes.push(done);
@@ -230,11 +240,12 @@ impl Engine {
         matches!(tokio::time::timeout(deadline, flushed).await, Ok(Ok(())))
     }
 
-    /// Stops at once. What is confirmed is committed; the rest stays in the feeds. Call `flush` before, to wait for it.
+    /// Stops immediately. Confirmed records are committed; the rest stays in the feeds. Call `flush` before, to wait
+    /// for it.
     pub async fn shutdown(self) {
         self.stop.cancel();
         if let Err(error) = self.task.await {
-            tracing::error!(sink = %self.config.name, %error, "the sink's task ended badly");
+            tracing::error!(sink = %self.config.name, %error, "sink task failed");
         }
     }
 }
@@ -271,7 +282,7 @@ pub(crate) fn gelf_sink(config: &GelfConfig, max_line: Option<usize>, random: fn
             Wire::Http(HttpWire::new(address.clone(), config.compression, config.bulk, tls))
         }
     };
-    // Chunks hold only so much; elsewhere the user may ask for more.
+    // 128 chunks limit a datagram's message; on other transports the operator may allow more.
     let most = gelf::text_bytes_max(config);
     let bytes_max = match address.scheme {
         Scheme::Udp => max_line.unwrap_or(most).min(most),

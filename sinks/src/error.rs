@@ -1,20 +1,22 @@
-//! What a sink could not do, classed where the fault is born: the class decides what the engine does next.
+//! Errors of sinks. The class is decided where the error arises; it decides what the engine does next.
 
 use std::time::Duration;
 
-/// What is to be made of a failure.
+/// What the engine does after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
-    /// It may work later by itself: unreachable, busy, broken off. Everything is kept and sent again.
+    /// It may pass without a change: unreachable, busy, connection lost. Every record is kept and sent again with
+    /// backoff.
     Retry,
-    /// It works once a person has mended something: a certificate, a permission, an address. Everything is kept, and the
-    /// engine looks again from time to time.
+    /// It passes after the operator changes something: a certificate, a permission, an address. Every record is kept;
+    /// the engine retries every `retry.max`.
     Misconfigured,
-    /// This very record will never be taken. It is set aside, counted and told; the others go on.
+    /// The receiver will never accept this record. It is skipped, counted and listed; the others are sent.
     Permanent,
 }
 
 impl ErrorClass {
+    /// The name in log lines.
     pub const fn name(self) -> &'static str {
         match self {
             ErrorClass::Retry => "retry",
@@ -24,24 +26,28 @@ impl ErrorClass {
     }
 }
 
-/// One lower-case sentence for people and a class for the engine.
+/// One lower-case sentence for the operator, and a class for the engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SinkError {
+    /// What the engine does next.
     pub class: ErrorClass,
+    /// Place, value and what is wrong; then the remedy after a semicolon.
     pub message: String,
 }
 
 impl SinkError {
+    /// An error that may pass without a change.
     pub fn retry(message: impl Into<String>) -> SinkError {
         SinkError { class: ErrorClass::Retry, message: message.into() }
     }
 
+    /// An error that needs the operator.
     pub fn misconfigured(message: impl Into<String>) -> SinkError {
         SinkError { class: ErrorClass::Misconfigured, message: message.into() }
     }
 
-    /// A network: only what this machine itself forbids is for a person to mend; everything else may pass.
+    /// An error of a network call. Only what this machine forbids needs the operator.
     pub(crate) fn from_network_error(message: String, error: &std::io::Error) -> SinkError {
         match error.kind() {
             std::io::ErrorKind::PermissionDenied => SinkError::misconfigured(message),
@@ -49,8 +55,8 @@ impl SinkError {
         }
     }
 
-    /// A file or directory: what a person must mend, and what may pass.
-    pub fn from_path_error(doing: &str, path: &std::path::Path, error: &std::io::Error) -> SinkError {
+    /// An error of a file or directory: missing paths and permissions need the operator; other errors are retried.
+    pub(crate) fn from_path_error(doing: &str, path: &std::path::Path, error: &std::io::Error) -> SinkError {
         use std::io::ErrorKind;
         let message = format!("cannot {doing} {}: {error}", path.display());
         match error.kind() {
@@ -66,9 +72,11 @@ impl SinkError {
         }
     }
 
+    /// `doing` names the step, for example `writing to`.
     pub(crate) fn timed_out(doing: &str, address: &str, after: Duration) -> SinkError {
         SinkError::retry(format!("{doing} {address} took longer than {}", domain::units::format_duration(after)))
     }
 }
 
+/// Result of a sink's step.
 pub type SinkResult<T> = Result<T, SinkError>;

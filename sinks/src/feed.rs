@@ -1,5 +1,5 @@
-//! Where a sink's lines come from: one [`Feed`] per run and sink. The runner implements it over a run's spool; tests
-//! implement it over blocks in memory. The engine pulls, and tells how far the sink has them.
+//! The source of a sink's lines: one [`Feed`] per run and sink. The runner implements it over a run's spool, tests over
+//! blocks in memory. The engine reads at its own pace and commits what the receiver has.
 
 use std::io;
 use std::sync::Arc;
@@ -8,96 +8,119 @@ use domain::line::{Block, Position};
 use domain::run::{Outcome, RunId, Trigger};
 use jiff::Timestamp;
 
-/// What every line of a run carries. Made once per run and attempt, shared by all sinks.
+/// The fields that every line of an attempt carries. Built once per attempt, shared by all sinks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunHeader {
+    /// The run.
     pub run_id: RunId,
+    /// Group of the job.
     pub group: String,
+    /// Name of the job.
     pub job: String,
     /// From 1.
     pub attempt: u32,
+    /// Host name of the runner.
     pub host: String,
-    /// The runner's name.
+    /// Name of the runner.
     pub runner: String,
-    /// The job's process; absent when it could not be started.
+    /// Process id of the job; absent when the job could not be started.
     pub pid: Option<u32>,
-    /// The instant the schedule named.
+    /// The instant that the schedule names.
     pub nominal: Timestamp,
+    /// Why the run was started.
     pub trigger: Trigger,
-    /// As executed, for people.
+    /// The executed command, as text.
     pub command: String,
+    /// Start of the attempt.
     pub started_at: Timestamp,
 }
 
-/// How the run ended, as its runner saw it: the record `run.finished`.
+/// The end of a run as its runner saw it: the content of the record `run.finished`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FinishedRecord {
+    /// As the runner judged it.
     pub outcome: Outcome,
-    /// One sentence.
+    /// One sentence: why the run ended so.
     pub reason: String,
+    /// Absent when a signal ended the command, or it was never started.
     pub exit_code: Option<i32>,
+    /// Number of the signal that ended the command.
     pub signal: Option<i32>,
+    /// From start to end, in milliseconds.
     pub duration_ms: u64,
+    /// Lines that the command printed to standard output.
     pub stdout_lines: u64,
+    /// Lines that the command printed to standard error.
     pub stderr_lines: u64,
+    /// Text bytes of standard output.
     pub stdout_bytes: u64,
+    /// Text bytes of standard error.
     pub stderr_bytes: u64,
     /// `seq` of the last record of the spool; 0 when the run printed nothing.
     pub last_seq: u64,
+    /// Lines that never reached the spool.
     pub dropped_lines: u64,
+    /// End of the attempt.
     pub finished_at: Timestamp,
 }
 
-/// One step of a run's story, always in this order: `Started`, any number of `Lines`, `Finished`.
+/// One part of an attempt, always in this order: `Started`, any number of `Lines`, `Finished`.
 #[derive(Clone, Debug)]
 pub enum Item {
+    /// The record `run.started`.
     Started,
+    /// Whole records of the spool.
     Lines(Block),
+    /// The record `run.finished`.
     Finished(FinishedRecord),
 }
 
+/// The result of [`Feed::read`].
 #[derive(Clone, Debug)]
 pub enum Next {
-    /// `end` is the position just behind the item: what [`Feed::commit`] is given once it is delivered.
+    /// The next item. `end` is the position after it: the argument of [`Feed::commit`] once the item is confirmed.
     Item { item: Item, end: Position },
-    /// Nothing new for now; the runner calls `wake` when that changes.
+    /// Nothing new at present; the runner calls `wake` when that changes.
     Pending,
-    /// `run.finished` has been read: nothing will ever follow.
+    /// `run.finished` was read: nothing follows.
     Done,
 }
 
-/// What of a run is still undelivered.
+/// The part of a run that is not delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
+    /// Lines without `run.started` and `run.finished`.
     pub lines: u64,
+    /// Text bytes of these lines.
     pub bytes: u64,
-    /// Capture time of the oldest undelivered line, where there is one.
+    /// Capture time of the oldest undelivered line.
     pub oldest: Option<Timestamp>,
 }
 
-/// One run's spool as one sink reads it. Reads are short and local: the engine calls them from its own task.
+/// One run's spool, read by one sink. Reads are short and local: the engine calls them from its own task.
 ///
-/// A feed has two places: where it reads, in memory, and its durable cursor, which only `commit` moves.
+/// A feed has two positions: the one that it reads at, in memory, and the durable cursor, which only `commit` moves.
 pub trait Feed: Send {
+    /// The header of the attempt.
     fn header(&self) -> &Arc<RunHeader>;
 
-    /// The next item after the place of reading, which moves behind it. A block is whole records, at most `bytes_max`
-    /// unless one record alone is longer.
+    /// Returns the next item and moves the reading position past it. A block is whole records, at most `bytes_max`
+    /// bytes unless a single record is longer.
     ///
     /// # Errors
-    /// When the spool cannot be read; the place stays, and the engine tries again later.
+    /// The spool cannot be read. The position stays, and the engine retries.
     fn read(&mut self, bytes_max: usize) -> io::Result<Next>;
 
     /// The next read begins at the durable cursor.
     fn rewind(&mut self);
 
-    /// Moves the durable cursor to `position`, the `end` of an item read since the last rewind (or the end of a record
-    /// inside a block). Never moves it back. Idempotent.
+    /// Moves the durable cursor to `position`: the `end` of an item read since the last rewind, or the end of a record
+    /// inside a block. Never moves it back. Idempotent.
     ///
     /// # Errors
-    /// When it cannot be stored; the cursor stays, and the engine tries again later.
+    /// The cursor cannot be stored. It stays, and the engine retries.
     fn commit(&mut self, position: Position) -> io::Result<()>;
 
-    /// What is undelivered, counted from the durable cursor or from `position`, whichever is further.
+    /// The undelivered part, counted from the durable cursor or from `position`, the later of both.
     fn lag(&self, position: Position) -> Lag;
 }

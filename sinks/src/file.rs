@@ -1,8 +1,9 @@
-//! Files: one a job, a run, a day, as the path's template says. Appends only; a file that was rotated away is opened anew.
+//! The sink `file`: one file per job, run or day, by the template of its path. Appends only, and reopens a file that
+//! was rotated.
 //!
-//! What is promised: a run's cursor moves past a line only after the file that holds it was synced (`fdatasync`), so a
-//! crash of the machine can double lines here and never lose one. The sync comes at most once a commit, not once a line.
-//! The last room on a disk is not taken ([`domain::disk_space`]): lines wait in their spools instead.
+//! Guarantee: a run's cursor moves past a line only after the file was synced (`fdatasync`), so a crash of the machine
+//! can double lines here and never loses one. A sync happens once per commit, not per line. The last free space of a
+//! disk is left ([`domain::disk_space`]): lines wait in their spools.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -21,7 +22,8 @@ use crate::record::Record;
 use crate::sink::{Acknowledge, Connection, Encode, Refused};
 use crate::template::Template;
 
-/// Files kept open at a time. With more, the one not used for longest is synced and closed.
+/// Files kept open; above it the least recently used one is synced and closed. Chosen: far below the limit of 1,024
+/// descriptors.
 const OPEN_FILES_MAX: usize = 64;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -30,14 +32,14 @@ pub struct FileConfig {
     pub format: LineFormat,
 }
 
-/// Takes the options of `type = "file"`.
+/// Reads the options of `type = "file"`.
 pub fn read(section: &mut Section) -> Option<FileConfig> {
     let line = section.line_of("path");
     let text = section.required_text("path");
     let format = LineFormat::read(section);
     let text = text?;
     if !text.starts_with('/') {
-        section.fault(line, &*text, "not an absolute path; write it like /var/log/sexton/{group}/{job}.log");
+        section.fault(line, &*text, "not an absolute path; write for example /var/log/sexton/{group}/{job}.log");
     }
     let path = Template::parse(&text).map_err(|message| section.fault(line, &*text, message)).ok()?;
     Some(FileConfig { path, format })
@@ -47,12 +49,12 @@ pub struct FileSink {
     config: FileConfig,
     text_bytes_max: usize,
     filled: Vec<FileBatch>,
-    /// Absent while they are with a thread that may block; still absent when that was cancelled.
+    /// Absent while a blocking thread uses them, and after that thread was cancelled.
     files: Option<Files>,
     connected: bool,
 }
 
-/// What one file gets of the batch.
+/// The bytes of the batch for one file.
 struct FileBatch {
     path: Arc<Path>,
     bytes: Vec<u8>,
@@ -63,7 +65,7 @@ pub struct FileRun {
     lines: LineRun,
 }
 
-/// The open files. Moves into the threads that may block, and back.
+/// The open files. Moved to a blocking thread and back.
 #[derive(Default)]
 struct Files {
     open: BTreeMap<Arc<Path>, OpenFile>,
@@ -85,8 +87,8 @@ impl FileSink {
         FileSink { config, text_bytes_max, filled: Vec::new(), files, connected: false }
     }
 
-    /// Runs `work` where blocking is allowed. Once it was cancelled nothing works until `disconnect`: what was written
-    /// before can no longer be synced.
+    /// Runs `work` on a thread that may block. After a cancelled call every call fails until `disconnect`: what was
+    /// written before can no longer be synced.
     async fn run_blocking<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Files) -> SinkResult<T> + Send + 'static,
@@ -184,7 +186,7 @@ impl Files {
             .map_err(|error| SinkError::from_path_error("write to", path, &error))
     }
 
-    /// The file that the path names now.
+    /// The file that the path names now: reopened after a rotation.
     fn open_current(&mut self, path: &Arc<Path>) -> SinkResult<&mut OpenFile> {
         let identity = std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
         let rotated = self.open.get(path).is_some_and(|open| Some(open.identity) != identity);
@@ -215,7 +217,7 @@ impl Files {
     }
 }
 
-/// Makes the directories, opens for appending, and ends a line that an earlier failure left torn.
+/// Creates the directories, opens for appending, and completes a line that an earlier failure left torn.
 fn open(path: &Path) -> SinkResult<OpenFile> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)
@@ -223,7 +225,7 @@ fn open(path: &Path) -> SinkResult<OpenFile> {
     }
     let opened = OpenOptions::new().create(true).read(true).append(true).open(path);
     let mut file = opened.map_err(|error| SinkError::from_path_error("open", path, &error))?;
-    let metadata = file.metadata().map_err(|error| SinkError::from_path_error("look at", path, &error))?;
+    let metadata = file.metadata().map_err(|error| SinkError::from_path_error("read the metadata of", path, &error))?;
     if metadata.is_file() && metadata.len() > 0 && last_byte(&file, metadata.len()).is_ok_and(|byte| byte != b'\n') {
         file.write_all(b"\n").map_err(|error| SinkError::from_path_error("write to", path, &error))?;
     }
@@ -251,7 +253,7 @@ fn close(path: &Path, open: OpenFile) -> SinkResult<()> {
     }
 }
 
-/// Whether files can be made below the first directory of the path that names no run.
+/// Checks that files can be created below the first directory of the path without a placeholder.
 pub fn check(config: &FileConfig) -> Result<String, String> {
     let fixed = config.path.text().split('{').next().unwrap_or_default();
     let directory = match fixed.ends_with('/') {
@@ -261,6 +263,6 @@ pub fn check(config: &FileConfig) -> Result<String, String> {
     std::fs::create_dir_all(directory)
         .map_err(|error| SinkError::from_path_error("create the directory", directory, &error).message)?;
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-        .map_err(|error| SinkError::from_path_error("write into", directory, &error.into()).message)?;
-    Ok(format!("files can be made below {}", directory.display()))
+        .map_err(|error| SinkError::from_path_error("write to", directory, &error.into()).message)?;
+    Ok(format!("files can be created below {}", directory.display()))
 }

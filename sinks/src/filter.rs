@@ -1,14 +1,14 @@
-//! Which runs and which streams a sink wants: `when = { groups, jobs, streams }`. Globs know `*` and `?` only.
+//! The runs and streams that a sink gets: `when = { groups, jobs, streams }`. Globs have `*` and `?` only.
 
 use domain::line::Stream;
 
-/// Empty lists want everything.
+/// An empty list accepts everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub groups: Vec<String>,
-    /// A pattern with a `/` is compared with `group/job`, one without with the job's name alone.
+    /// A pattern with `/` is compared with `group/job`, any other with the job's name.
     pub jobs: Vec<String>,
-    /// Empty: both.
+    /// Empty: both streams.
     pub streams: Vec<Stream>,
 }
 
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn globs_match_as_a_shell_would() {
+    fn globs_match_like_a_shell() {
         for (glob, text, matches) in [
             ("db*", "db-main", true),
             ("db*", "web", false),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_wants_what_all_its_lists_want() {
+    fn a_filter_accepts_only_what_all_its_lists_accept() {
         let filter = Filter {
             groups: vec!["db*".into()],
             jobs: vec!["dump".into(), "db2/*".into()],

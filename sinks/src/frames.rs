@@ -1,4 +1,4 @@
-//! Encoded records on their way out: one buffer, reused, with the places where frames end.
+//! Encoded records before they are sent: one reused buffer, with the ends of its frames.
 
 #[derive(Default)]
 pub struct Frames {
@@ -7,17 +7,17 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// The bytes since the last end are one frame: a datagram, a request, a record of a stream.
+    /// Ends a frame with the bytes appended since the last end: a datagram, a request, a record of a stream.
     pub fn end_frame(&mut self) {
         self.ends.push(self.bytes.len());
     }
 
-    /// How many frames.
+    /// Number of frames.
     pub fn count(&self) -> usize {
         self.ends.len()
     }
 
-    /// The bytes of these frames, one after the other.
+    /// The bytes of consecutive frames.
     pub fn slice(&self, frames: std::ops::Range<usize>) -> &[u8] {
         let end_before = |frame: usize| frame.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[end_before(frames.start)..end_before(frames.end)]
@@ -26,7 +26,7 @@ impl Frames {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
-        // One line of a million control characters must not cost its megabytes for ever.
+        // A line of a million control characters grows the buffer by megabytes: give them back.
         self.bytes.shrink_to(KEPT_BYTES_MAX);
     }
 
@@ -36,5 +36,5 @@ impl Frames {
     }
 }
 
-/// What a buffer keeps between batches.
+/// Capacity kept between batches. Chosen: several batches of the default size.
 const KEPT_BYTES_MAX: usize = 1 << 20;

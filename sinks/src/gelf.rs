@@ -1,5 +1,5 @@
-//! GELF 1.1 (Graylog) over UDP with chunks and compression, TCP and TLS with NUL between messages, or HTTP(S). Only
-//! formats; the wires are shared with syslog.
+//! GELF 1.1 (Graylog) over UDP with chunks and compression, TCP and TLS with NUL after each message, or HTTP(S). Only
+//! the format; the wires are shared with syslog.
 
 use std::io::Write;
 
@@ -18,28 +18,30 @@ use crate::sink::Format;
 use crate::stamp::{self, Digits, PerSecond};
 use crate::tls::TlsConfig;
 
-/// Customary for every transport but HTTP, where Graylog's own input has it too.
+/// The customary port of every transport, also of Graylog's HTTP input.
 const PORT: u16 = 12201;
-/// Where Graylog's HTTP input listens.
+/// Path of Graylog's HTTP input.
 const HTTP_PATH: &str = "/gelf";
 
-/// `1e 0f`, message id, number, count: the head of a chunk.
+/// Head of a chunk: `1e 0f`, message id, number, count (GELF specification, chunking).
 const CHUNK_MAGIC: [u8; 2] = [0x1e, 0x0f];
 const CHUNK_HEAD_BYTES: usize = 12;
 const CHUNKS_MAX: usize = 128;
-/// Fits an Ethernet frame; the default of Docker and go-gelf. Receivers take datagrams of up to 8192.
+/// Default datagram size: fits an Ethernet frame; the default of Docker and go-gelf. The largest is 8192 bytes (GELF
+/// specification).
 const CHUNK_BYTES: i64 = 1420;
 const CHUNK_BYTES_MAX: i64 = 8192;
 
 /// Lucene refuses a longer term, and with it the whole message, in an index that does not analyse a field.
 const MESSAGE_BYTES_MAX: usize = 32_766;
-/// What surrounds the text in a message: names of group, job and host, twice escaped.
+/// Bytes of a message beside the text: names of group, job and host, escaped twice. Chosen: above the limits of these
+/// names.
 const AROUND_BYTES_MAX: usize = 8192;
 /// A control character becomes `\u0000`.
 const ESCAPED_BYTES_MAX: usize = 6;
 
-/// Graylog refuses a message whose `short_message` is blank. What stands in for a line that is empty; one that is only
-/// blanks is kept in `full_message`.
+/// Replaces the text of an empty line: Graylog rejects a blank `short_message`. A line of blanks is also sent in
+/// `full_message`.
 pub const EMPTY_LINE: &str = "(empty line)";
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +50,7 @@ pub struct GelfConfig {
     pub compression: Compression,
     /// Largest datagram in bytes, with its head.
     pub max_chunk_size: usize,
-    /// HTTP: many messages, one a line, in one request. Graylog needs the input's bulk option for it.
+    /// HTTP: many messages, one a line, in one request. Graylog accepts it when the input's bulk option is on.
     pub bulk: bool,
     pub tls: TlsConfig,
 }
@@ -60,7 +62,7 @@ pub enum Compression {
     Zlib,
 }
 
-/// Takes the options of `type = "gelf"`. Reports every fault; `None` when something needed is missing.
+/// Reads the options of `type = "gelf"`. Reports every fault; returns `None` when a required option is missing.
 pub fn read(section: &mut Section) -> Option<GelfConfig> {
     let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Http, Scheme::Https];
     let address_and_tls = address::read(section, &schemes, |_| PORT);
@@ -81,7 +83,7 @@ pub fn read(section: &mut Section) -> Option<GelfConfig> {
         section.fault(compression_line, "", format!("GELF over {scheme} cannot be compressed; remove `compression`"));
     }
     if web && compression == Compression::Zlib {
-        section.fault(compression_line, "zlib", "HTTP servers take gzip; write compression = \"gzip\" or remove it");
+        section.fault(compression_line, "zlib", "HTTP servers accept gzip; write compression = \"gzip\" or remove it");
     }
     if chunk.is_some() && address.scheme != Scheme::Udp {
         section.fault(chunk_line, "", "`max_chunk_size` is for udp; remove it");
@@ -93,8 +95,8 @@ pub fn read(section: &mut Section) -> Option<GelfConfig> {
     Some(GelfConfig { address, compression, max_chunk_size, bulk: bulk.unwrap_or(false), tls })
 }
 
-/// The longest text of a message unless `max_line` says less. Over UDP no message may need more than 128 chunks, however
-/// badly it compresses and however much of it must be escaped.
+/// The longest text in bytes unless `max_line` is smaller. Over UDP no message needs more than 128 chunks, even when it
+/// does not compress and every byte is escaped.
 pub fn text_bytes_max(config: &GelfConfig) -> usize {
     let chunks_hold = CHUNKS_MAX * (config.max_chunk_size - CHUNK_HEAD_BYTES);
     match config.address.scheme {
@@ -112,19 +114,19 @@ pub struct Gelf {
     random: fn() -> u64,
 }
 
-/// `before TIME ,"_seq": SEQ ,"short_message":"`
+/// The constant parts of `before TIME ,"_seq": SEQ ,"short_message":"`.
 pub struct GelfRun {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     info: Vec<u8>,
     warning: Vec<u8>,
     error: Vec<u8>,
-    /// All of `run.started`.
+    /// The whole message of `run.started`.
     started: Vec<u8>,
 }
 
 impl Gelf {
-    /// `random` makes the ids of chunked messages.
+    /// `random` gives the ids of chunked messages.
     pub fn new(config: GelfConfig, text_bytes_max: usize, random: fn() -> u64) -> Gelf {
         Gelf { config, text_bytes_max, epoch: PerSecond::epoch(), seq: Digits::default(), scratch: Vec::new(), random }
     }
@@ -190,7 +192,7 @@ impl Gelf {
         }
     }
 
-    /// Appends the message as one datagram or as chunks.
+    /// Appends the message as one datagram, or as chunks when it is longer.
     fn write_datagrams(&self, message: &[u8], frames: &mut Frames) {
         if message.len() <= self.config.max_chunk_size {
             frames.bytes.extend_from_slice(message);
@@ -224,7 +226,7 @@ impl Format for Gelf {
             if let Some(stream) = stream {
                 text_member("_stream", stream.name(), &mut head);
             }
-            // Always: Graylog takes a message without a level for an alert.
+            // Always present: Graylog classes a message without a level as an alert.
             number_member("level", level, &mut head);
             head.extend_from_slice(b"\"timestamp\":");
             head
@@ -289,9 +291,9 @@ impl Format for Gelf {
     }
 }
 
-/// Level 1: compressing is already the dearest thing that can be done to a line.
+/// Level 1: compression already costs more than any other step of a line.
 pub fn compress(message: &[u8], how: Compression) -> Vec<u8> {
-    // Writing to a Vec cannot fail; should it, the message goes uncompressed, which every receiver takes.
+    // Writing to a Vec cannot fail. If it did, the message would be sent uncompressed, which every receiver accepts.
     let packed = match how {
         Compression::None => return message.to_vec(),
         Compression::Gzip => {
@@ -306,7 +308,7 @@ pub fn compress(message: &[u8], how: Compression) -> Vec<u8> {
     packed.unwrap_or_else(|_| message.to_vec())
 }
 
-/// What Graylog takes for no text: nothing but white space and control characters.
+/// Whether Graylog would treat the text as blank: only white space and control characters.
 fn is_blank(text: &[u8]) -> bool {
     match text.first() {
         Some(first) if first.is_ascii_graphic() => false,

@@ -1,4 +1,4 @@
-//! Golden bytes of GELF, and that chunks put together again are the message.
+//! Tests of GELF: golden bytes, and that joined chunks are the message.
 
 use std::io::Read;
 
@@ -31,7 +31,7 @@ fn check(record: Record<'_>, wanted: &str) {
 const HEAD: &str = r#"{"version":"1.1","host":"host1","_run_id":"20261123T075000Z-3f9a1c0e7b2d","_group":"db","_job":"nightly-dump","_attempt":1,"#;
 
 #[test]
-fn lines() {
+fn lines_match_the_golden_bytes() {
     let stdout = format!(r#"{HEAD}"_stream":"stdout","level":6,"timestamp":1795420200.123456,"#);
     for (text, wanted) in [
         (&b"plain"[..], r#""short_message":"plain""#),
@@ -53,7 +53,7 @@ fn lines() {
 }
 
 #[test]
-fn brackets() {
+fn brackets_match_the_golden_bytes() {
     check(
         Record::Started,
         &format!(
@@ -80,7 +80,7 @@ fn join(chunks: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[test]
-fn a_long_message_is_cut_into_chunks_that_make_it_again() {
+fn the_chunks_of_a_long_message_join_to_the_message() {
     let plain = frames_of(gelf("tcp://x", Compression::None), &Record::Line(piece(1, Stream::Stdout, &[b'x'; 9000])));
     let plain = &plain[0][..plain[0].len() - 1];
     let chunks = frames_of(gelf("udp://x", Compression::None), &Record::Line(piece(1, Stream::Stdout, &[b'x'; 9000])));
@@ -99,7 +99,7 @@ fn a_long_message_is_cut_into_chunks_that_make_it_again() {
 }
 
 #[test]
-fn the_worst_text_fits_into_128_chunks() {
+fn a_fully_escaped_text_fits_into_128_chunks() {
     for chunk in [512, CHUNK_BYTES as usize, CHUNK_BYTES_MAX as usize] {
         let mut gelf = gelf("udp://x", Compression::None);
         gelf.config.max_chunk_size = chunk;

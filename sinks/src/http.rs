@@ -1,5 +1,5 @@
-//! GELF over HTTP(S): one POST a message, or many messages in one where the input takes that. The only GELF transport
-//! whose receiver answers: 202 says that it has the message.
+//! GELF over HTTP(S): one POST per message, or many messages in one POST with `bulk`. The only GELF transport whose
+//! receiver answers: 202 confirms the message.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -15,14 +15,16 @@ use crate::sink::{READ_BYTES_MAX, Refused};
 use crate::stream::CONNECT_TIMEOUT;
 use crate::tls::{TlsConfig, handshake_fault};
 
-/// From the first byte sent to the last one of the answer.
+/// From the first byte sent to the last byte of the answer. Chosen: a server without an answer by then is treated as
+/// down.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// A busy server is asked so often for the same message before the whole batch is given back, with these waits between.
+/// Attempts for one request before the whole batch fails, and the wait after the first, doubled after the second.
+/// Chosen: a busy moment of the server does not resend the batch.
 const ATTEMPTS_MAX: u32 = 3;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(100);
-/// One request a message: some forty lines are at stake when one fails.
+/// Read size without `bulk`: one request per message, so about 40 lines are sent twice after a failure.
 const SINGLE_READ_BYTES_MAX: usize = 4096;
-/// How much of an answer is shown when it is a refusal.
+/// Characters of an answer that an error quotes. Chosen: one line of a terminal and a half.
 const ANSWER_CHARS_MAX: usize = 200;
 
 pub struct HttpWire {
@@ -47,7 +49,7 @@ impl HttpWire {
         self.client = None;
     }
 
-    /// Makes the client; connections are its own affair.
+    /// Builds the client, which opens connections as it needs them.
     pub fn connect(&mut self) -> SinkResult<()> {
         if self.client.is_some() {
             return Ok(());
@@ -59,14 +61,15 @@ impl HttpWire {
             .timeout(REQUEST_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build();
-        let unusable = |error| SinkError::misconfigured(format!("cannot make an HTTP client: {}", root_cause(&error)));
+        let unusable =
+            |error| SinkError::misconfigured(format!("cannot create an HTTP client: {}", root_cause(&error)));
         self.client = Some(client.map_err(unusable)?);
         Ok(())
     }
 
     pub async fn send(&mut self, frames: &Frames) -> SinkResult<Vec<Refused>> {
         let mut refused = Vec::new();
-        // What is still to be sent, the first part on top: one request each.
+        // The ranges that are still to be sent, the next one last: one request each.
         let mut parts: Vec<Range<usize>> = match self.bulk {
             true => std::iter::once(0..frames.count()).collect(),
             false => (0..frames.count()).rev().map(|frame| frame..frame + 1).collect(),
@@ -77,7 +80,7 @@ impl HttpWire {
                 Err(SinkError { class: ErrorClass::Permanent, message }) if part.len() == 1 => {
                     refused.push(Refused { frame: part.start, message });
                 }
-                // One of them is at fault; halves find it in few requests.
+                // One message of the range is refused; halving finds it in few requests.
                 Err(error) if error.class == ErrorClass::Permanent => {
                     let middle = part.start + part.len() / 2;
                     parts.extend([middle..part.end, part.start..middle]);
@@ -132,7 +135,7 @@ impl HttpWire {
     }
 }
 
-/// What the server makes of a message. Only a fault of the message itself is permanent.
+/// Classifies the server's answer. Only an error of the message itself is permanent.
 fn classify_status(status: StatusCode) -> ErrorClass {
     match status {
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
@@ -146,18 +149,18 @@ fn classify_status(status: StatusCode) -> ErrorClass {
     }
 }
 
-/// Nobody answered, or nobody who may be trusted.
+/// No connection, no answer, or a certificate that is not trusted.
 pub fn unreachable(shown: impl Display, error: &reqwest::Error) -> SinkError {
     handshake_fault(format!("cannot reach {shown}: {}", root_cause(error)), error)
 }
 
-/// The innermost cause: the outer ones only repeat the URL, which may hold a password.
+/// The innermost cause: the outer ones repeat the URL, which may contain a password.
 pub fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    if error.is_timeout() { format!("no answer within {}s", REQUEST_TIMEOUT.as_secs()) } else { cause.to_string() }
+    if error.is_timeout() { format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()) } else { cause.to_string() }
 }
 
 #[cfg(test)]
@@ -165,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_fault_of_the_message_is_permanent() {
+    fn only_an_error_of_the_message_is_permanent() {
         for (status, class) in [
             (400, ErrorClass::Permanent),
             (413, ErrorClass::Permanent),

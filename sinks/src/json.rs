@@ -1,17 +1,18 @@
-//! JSON by hand, where a line must cost nanoseconds: strings escaped from bytes in place, and the records of the sinks
-//! that write objects (file and stdout with `format = "json"`).
+//! JSON written by hand, because a line may cost only nanoseconds: escapes strings, and writes the records of the sinks
+//! `file` and `stdout` with `format = "json"`.
 
 use crate::feed::RunHeader;
 use crate::record::{Piece, Record};
 use crate::stamp;
 
-/// What an invalid UTF-8 sequence becomes: JSON is Unicode (RFC 8259 section 8.1).
+/// Replaces an invalid UTF-8 sequence: JSON is Unicode (RFC 8259 section 8.1).
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// Bytes looked at in one step; the compiler makes vector instructions of it.
+/// Bytes checked in one step: the compiler turns it into vector instructions.
 const STEP_BYTES: usize = 32;
 
-/// Appends the bytes as the inside of a JSON string, without the quotes; of how many bytes the string is that it means.
+/// Appends the bytes as the content of a JSON string, without the quotes. Returns the byte length of the unescaped
+/// string.
 pub fn escape(bytes: &[u8], out: &mut Vec<u8>) -> usize {
     if is_plain(bytes) {
         out.extend_from_slice(bytes);
@@ -33,7 +34,7 @@ pub fn escape(bytes: &[u8], out: &mut Vec<u8>) -> usize {
     meant
 }
 
-/// Whether all of it is ASCII that stands for itself, as nearly every line is: then one look does for UTF-8 and escapes.
+/// Whether every byte is ASCII that needs no escape, as in nearly every line: then one pass checks UTF-8 and escapes.
 fn is_plain(bytes: &[u8]) -> bool {
     let is_plain = |step: &[u8]| !step.iter().fold(false, |any, byte| any | special(*byte) | (*byte >= 0x80));
     let mut steps = bytes.chunks_exact(STEP_BYTES);
@@ -44,7 +45,7 @@ fn special(byte: u8) -> bool {
     (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
-/// As [`escape`], for bytes that are UTF-8.
+/// [`escape`] for bytes that are UTF-8.
 pub fn escape_valid(bytes: &[u8], out: &mut Vec<u8>) {
     let mut rest = bytes;
     while let Some(step) = rest.first_chunk::<STEP_BYTES>() {
@@ -92,7 +93,7 @@ pub fn write_text(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends `"key":"text",`; the key needs no escape.
+/// Appends `"key":"text",`. The key must need no escape.
 pub fn text_member(key: &str, text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     out.extend_from_slice(key.as_bytes());
@@ -106,10 +107,10 @@ pub fn number_member(key: &str, number: impl std::fmt::Display, out: &mut Vec<u8
     out.extend_from_slice(format!("\"{key}\":{number},").as_bytes());
 }
 
-/// What is the same in every object of a run: `"run_id":"..","group":"..","job":"..","attempt":1,"host":"..",`.
+/// The members that all objects of a run share: `"run_id":"..","group":"..","job":"..","attempt":1,"host":"..",`.
 pub struct JsonRun {
     shared: Vec<u8>,
-    /// The members that only `run.started` has.
+    /// The members of `run.started` only.
     started: Vec<u8>,
     started_at: Vec<u8>,
 }
@@ -187,7 +188,7 @@ impl JsonRun {
     }
 }
 
-/// Turns the comma behind the last member into the end of the object.
+/// Replaces the comma after the last member by the end of the object.
 pub fn close(out: &mut [u8]) {
     if let Some(last) = out.last_mut() {
         *last = b'}';
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn every_record_is_one_object_with_the_names_of_the_contract() {
+    fn every_record_is_one_object_with_the_documented_names() {
         const SHARED: &str =
             r#""run_id":"20261123T075000Z-3f9a1c0e7b2d","group":"db","job":"nightly-dump","attempt":1,"host":"host1","#;
         check(
@@ -240,14 +241,14 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_escaped_reads_back(text in "(\\PC|[\\x00-\\x1f\"\\\\]){0,200}") {
+        fn an_escaped_text_parses_to_itself(text in "(\\PC|[\\x00-\\x1f\"\\\\]){0,200}") {
             let mut out = Vec::new();
             write_text(text.as_bytes(), &mut out);
             proptest::prop_assert_eq!(serde_json::from_slice::<String>(&out).expect("JSON"), text);
         }
 
         #[test]
-        fn bytes_that_are_not_text_read_back_with_replacements(bytes: Vec<u8>) {
+        fn invalid_utf8_parses_to_replacement_characters(bytes: Vec<u8>) {
             let mut out = Vec::new();
             write_text(&bytes, &mut out);
             let read = serde_json::from_slice::<String>(&out).expect("JSON");

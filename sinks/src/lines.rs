@@ -1,4 +1,4 @@
-//! Records as lines of a file: the spool's own format (CRI), or one JSON object a line. Used by the sinks `file` and
+//! Records as lines of a file: the spool's own format (CRI), or one JSON object per line. Used by the sinks `file` and
 //! `stdout`.
 
 use domain::document::Section;
@@ -24,7 +24,7 @@ impl LineFormat {
     }
 }
 
-/// What is the same in every line of a run.
+/// The parts that all lines of a run share.
 pub enum LineRun {
     Cri { names: String, started_at: Timestamp, started: String },
     Json(JsonRun),
@@ -79,7 +79,7 @@ fn write_piece(piece: &Piece<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(piece.text);
 }
 
-/// A record of ours bears its name behind the tag: `F:run.started`.
+/// Appends an event: its name follows the tag, as in `F:run.started`.
 fn write_event(at: Timestamp, event: &str, text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&stamp::format(at));
     out.extend_from_slice(format!(" {} F:{event} {text}", Stream::Stderr.name()).as_bytes());
@@ -96,11 +96,11 @@ mod tests {
         LineRun::new(LineFormat::Cri, &header()).write(&record, &mut out);
         assert_eq!(String::from_utf8_lossy(&out), format!("{wanted}\n"));
         let line = domain::line::parse(&out[..out.len() - 1], 1);
-        assert_ne!(line.at(), Timestamp::UNIX_EPOCH, "{wanted} reads as a record");
+        assert_ne!(line.at(), Timestamp::UNIX_EPOCH, "{wanted} parses as a record");
     }
 
     #[test]
-    fn records_are_written_as_the_spool_writes_them() {
+    fn lines_have_the_format_of_the_spool() {
         check(Record::Line(piece(1, Stream::Stdout, b"a b")), "2026-11-23T07:50:00.123456789Z stdout F a b");
         check(
             Record::Line(Piece { part: 3, part_last: false, ..piece(1, Stream::Stderr, b"x") }),

@@ -1,5 +1,5 @@
-//! Whether a sink would take a connection now, without sending it anything: for runs that must not start while a required
-//! sink cannot be reached. Called again and again, so it leaves no trace in anybody's logs but the connection.
+//! Probes whether a sink accepts connections; sends nothing. Called repeatedly by the runner for sinks with `required =
+//! true`, so the receiver sees only connections that end at once.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::address::{Address, Scheme};
 use crate::config::{SinkConfig, SinkKind};
 use crate::file;
 
-/// A server that does not take the connection for so long cannot be reached. Ours; as long as a delivery waits.
+/// A server that accepts no connection in this time is unreachable. Chosen: the same as for a delivery.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Says nothing of what happens behind the connection (a certificate, a token): the engine finds that out by delivering.
-/// CloudWatch Logs, which has no connection of its own, is left to the engine altogether.
+/// Connects to the sink's receiver and disconnects. Does not check what follows a connection (a certificate, a token):
+/// the engine finds that out when it delivers. Always succeeds for CloudWatch Logs, which has no connection of its own.
 ///
 /// # Errors
 /// One sentence: why nothing can be delivered now.
@@ -34,7 +34,7 @@ async fn connect(address: &Address) -> Result<(), String> {
                 Ok(()) => Ok(()),
                 Err(_) => UnixStream::connect(address.socket_path()).await.map(drop),
             },
-            // Only the name can be wrong; whether anybody listens, nobody can tell.
+            // Only name resolution can fail: UDP does not show whether a server listens.
             Scheme::Udp => lookup_host(address.host_port()).await.map(drop),
             _ => TcpStream::connect(address.host_port()).await.map(drop),
         }
@@ -42,7 +42,7 @@ async fn connect(address: &Address) -> Result<(), String> {
     match connected.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(format!("{address}: {}", without_number(&error))),
-        Err(_) => Err(format!("{address} did not take a connection within {} s", CONNECT_TIMEOUT.as_secs())),
+        Err(_) => Err(format!("{address} accepted no connection within {} s", CONNECT_TIMEOUT.as_secs())),
     }
 }
 

@@ -1,21 +1,21 @@
-//! What a sink is given to encode, one record at a time, and how a long line is cut into pieces.
+//! The records that a sink encodes, and the cutting of long lines into pieces.
 
 use domain::line::{LINE_BYTES_MAX, Line, Stream};
 use jiff::Timestamp;
 
 use crate::feed::FinishedRecord;
 
-/// A cut never takes more than this off a piece in search of a character boundary: UTF-8 characters have at most 4 bytes.
+/// A cut moves back at most this far to a character boundary: a UTF-8 character has at most 4 bytes.
 const BOUNDARY_BYTES_MAX: usize = 3;
 
-/// The least `max_line`: what every syslog receiver must accept (RFC 5424 section 6.1).
+/// The smallest `max_line`: every syslog receiver accepts 480 bytes (RFC 5424 section 6.1).
 pub const MAX_LINE_BYTES_MIN: usize = 480;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Record<'r> {
     /// `run.started`
     Started,
-    /// A line of the job, or a piece of one.
+    /// A line of the job, or a piece of it.
     Line(Piece<'r>),
     /// Lines that this sink will never get.
     Gap(Gap),
@@ -23,7 +23,7 @@ pub enum Record<'r> {
     Finished(&'r FinishedRecord),
 }
 
-/// Which record of its run a record is, for people.
+/// Names a record within its run, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordId {
     Started,
@@ -46,19 +46,19 @@ impl Record<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Piece<'r> {
     pub seq: u64,
-    /// RFC 3339, nanoseconds, `Z`: 30 ASCII bytes.
+    /// RFC 3339 with nanoseconds and `Z`: 30 ASCII bytes.
     pub stamp: &'r [u8],
     pub stream: Stream,
     pub text: &'r [u8],
-    /// 0: the whole line. Else it rises within the line; (seq, part) names a piece. Numbers may be left out where a record
-    /// of the spool ended.
+    /// 0 for a whole line. Otherwise rises within the line; (seq, part) is unique. Numbers may be skipped at the end of
+    /// a spool record.
     pub part: u64,
     pub part_last: bool,
-    /// The spool's own notice that lines were dropped before they reached it.
+    /// The spool's own gap: lines that were dropped before they reached it.
     pub gap: bool,
 }
 
-/// Lines that were older than `retry.max_age` when their turn came.
+/// Lines that were older than `retry.max_age` when they were to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
     pub first_seq: u64,
@@ -75,11 +75,11 @@ impl Gap {
     }
 }
 
-/// Cuts a line into pieces of at most `max` bytes, on character boundaries where the text is UTF-8. The pieces joined are
-/// the text. A line that fits is one piece that says so.
+/// Cuts a line into pieces of at most `max` bytes, at character boundaries where the text is UTF-8. The joined pieces
+/// are the text. A line that fits is one piece with part 0.
 ///
-/// `text` is the line's text after stripping; numbering is a function of the record alone, so that a reader that begins
-/// anywhere numbers alike.
+/// `text` is the line's text after stripping. The numbers depend on the record alone, so they are the same wherever a
+/// reader begins.
 pub fn pieces<'r>(line: &Line<'r>, text: &'r [u8], max: usize, mut take: impl FnMut(Piece<'r>)) {
     let tag = line.tag;
     let max = max.max(MAX_LINE_BYTES_MIN / 2);
@@ -96,7 +96,7 @@ pub fn pieces<'r>(line: &Line<'r>, text: &'r [u8], max: usize, mut take: impl Fn
         take(piece);
         return;
     }
-    // Each record of the spool owns as many numbers as it can have pieces.
+    // Each spool record has as many numbers as it can have pieces.
     let stride = (LINE_BYTES_MAX / (max - BOUNDARY_BYTES_MAX) + 1) as u64;
     let mut part = u64::from(tag.part.max(1) - 1) * stride + 1;
     let mut rest = text;
@@ -112,7 +112,7 @@ pub fn pieces<'r>(line: &Line<'r>, text: &'r [u8], max: usize, mut take: impl Fn
     }
 }
 
-/// Where to cut so that at most `max` bytes are before the cut and no character is split.
+/// The largest cut of at most `max` bytes that splits no character.
 pub fn cut(text: &[u8], max: usize) -> usize {
     if text.len() <= max {
         return text.len();
@@ -178,13 +178,13 @@ pub mod tests {
     }
 
     #[test]
-    fn a_line_that_fits_is_whole() {
+    fn a_line_that_fits_is_not_cut() {
         assert_eq!(cut_up(&line(1, Stream::Stdout, b""), 480), [(0, true, vec![])]);
         assert_eq!(cut_up(&line(1, Stream::Stdout, &[b'x'; 480]), 480), [(0, true, vec![b'x'; 480])]);
     }
 
     #[test]
-    fn parts_of_the_spool_cut_again_keep_rising() {
+    fn part_numbers_rise_over_cut_parts_of_the_spool() {
         let text = vec![b'x'; LINE_BYTES_MAX];
         let mut before = 0;
         for part in 1..=3 {
@@ -212,7 +212,7 @@ pub mod tests {
         }
 
         #[test]
-        fn bytes_that_are_not_text_are_cut_too(text in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..5000)) {
+        fn cutting_reproduces_bytes_that_are_not_utf8(text in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..5000)) {
             let cut = cut_up(&line(1, Stream::Stderr, &text), 480);
             let joined: Vec<u8> = cut.iter().flat_map(|(_, _, text)| text.clone()).collect();
             proptest::prop_assert_eq!(joined, text);

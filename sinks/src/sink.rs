@@ -1,4 +1,5 @@
-//! What the engine asks of a sink, and what a wire format asks of nobody: [`Format`] only turns records into frames.
+//! What the engine needs of a sink: three small traits, joined in [`Sink`]; and [`Format`], which only turns records
+//! into frames.
 
 use std::future::Future;
 
@@ -52,8 +53,8 @@ pub trait Connection {
     }
 }
 
-/// What the receiver has. The defaults are for sinks whose [`Connection::send`] returns when the receiver has the batch.
-/// Six methods, where style.md allows five: the engine needs each answer at its own moment.
+/// What the receiver has. The defaults are for sinks whose [`Connection::send`] returns when the receiver has the
+/// batch. Six methods: each answer is needed at its own moment.
 pub trait Acknowledge: Encode {
     /// How many of the `sent` batches since `connect` are confirmed: their records may be dropped here.
     ///
@@ -97,19 +98,19 @@ pub trait Sink: Connection + Acknowledge + Send + 'static {}
 
 impl<S: Connection + Acknowledge + Send + 'static> Sink for S {}
 
-/// Enough to fill a batch of the default size, and little enough to stay in the processor's cache.
+/// Fills a batch of the default size, and fits into the processor's cache.
 pub const READ_BYTES_MAX: usize = 64 * 1024;
 
-/// A record that the other side will never take.
+/// A record that the receiver will never accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Of the record in its batch, from 0, as they were encoded. A sink that held back records of the batch before counts
-    /// from that one's first.
+    /// Index of the record in its batch, from 0, in the order of encoding. A sink that held back records of the batch
+    /// before counts from that batch's first record.
     pub frame: usize,
     pub message: String,
 }
 
-/// How records look on a wire.
+/// The form of records on a wire.
 pub trait Format: Send + 'static {
     type Run: Send;
 

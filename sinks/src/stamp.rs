@@ -1,15 +1,15 @@
-//! The time of capture in the forms that receivers want. Derived once per second, because lines come in thousands per
-//! second and only their fraction differs.
+//! The capture time in the forms that receivers expect. Whole seconds are formatted once: thousands of lines share one
+//! and differ only in the fraction.
 
 use domain::line::STAMP_BYTES;
 use jiff::{Timestamp, tz::TimeZone};
 
-/// `2026-11-23T07:50:00`
+/// Length of `2026-11-23T07:50:00`.
 pub const SECOND_BYTES: usize = 19;
-/// `2026-11-23T07:50:00.123456`: RFC 5424 section 6.2.3 takes at most six digits.
+/// Length of `2026-11-23T07:50:00.123456`: RFC 5424 section 6.2.3 allows at most six digits.
 const MICROS_BYTES: usize = 26;
 
-/// The text of the last second seen.
+/// The text of the last formatted second.
 pub struct PerSecond {
     second: [u8; SECOND_BYTES],
     text: Vec<u8>,
@@ -40,7 +40,7 @@ impl PerSecond {
             let at: Timestamp = at.unwrap_or(Timestamp::UNIX_EPOCH);
             self.second = *second;
             self.text = match self.form {
-                // Floor, so that adding the fraction's digits is right before 1970 too.
+                // Floor: the fraction is added also before 1970.
                 Form::Epoch => at.as_nanosecond().div_euclid(1_000_000_000).to_string().into_bytes(),
                 Form::Bsd => at.to_zoned(TimeZone::system()).strftime("%b %e %H:%M:%S").to_string().into_bytes(),
             };
@@ -54,7 +54,7 @@ pub fn micros(stamp: &[u8]) -> &[u8] {
     stamp.get(SECOND_BYTES..MICROS_BYTES).unwrap_or(b".000000")
 }
 
-/// Milliseconds since 1970; 0 when the stamp is none.
+/// Milliseconds since 1970; 0 for bytes that are no stamp.
 pub fn millis(stamp: &[u8], second: &mut ([u8; SECOND_BYTES], i64)) -> i64 {
     let Some(text) = stamp.first_chunk::<SECOND_BYTES>() else { return 0 };
     if *text != second.0 {
@@ -80,7 +80,7 @@ pub fn write_number(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(digits_of(number, &mut digits));
 }
 
-/// Digits of `u64::MAX`.
+/// Decimal digits of `u64::MAX`.
 pub const NUMBER_BYTES_MAX: usize = 20;
 
 /// The decimal digits of a number.
@@ -97,7 +97,7 @@ pub fn digits_of(number: u64, digits: &mut [u8; NUMBER_BYTES_MAX]) -> &[u8] {
     }
 }
 
-/// The digits of numbers that mostly stay or rise by one, as those of lines do: then nothing is divided.
+/// The digits of numbers that mostly stay or rise by one, like those of lines: then no division is needed.
 pub struct Digits {
     number: u64,
     digits: [u8; NUMBER_BYTES_MAX],
@@ -121,7 +121,7 @@ impl Digits {
         &self.digits[self.at..]
     }
 
-    /// False when there must be one more digit.
+    /// Returns false when the number needs one more digit.
     fn count_up(&mut self) -> bool {
         for digit in self.digits[self.at..].iter_mut().rev() {
             if *digit < b'9' {
@@ -134,7 +134,7 @@ impl Digits {
     }
 }
 
-/// The stamp of an instant as the spool would write it.
+/// The stamp of an instant in the spool's format.
 pub fn format(at: Timestamp) -> [u8; STAMP_BYTES] {
     domain::line::stamp(at)
 }
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_instants_are_written_in_full() {
+    fn numbers_and_instants_are_formatted_completely() {
         for number in [0, 7, 10, 1234567890, u64::MAX] {
             let mut out = Vec::new();
             write_number(number, &mut out);

@@ -1,4 +1,4 @@
-//! How a sink is doing, as numbers people can see, and the events that become alerts.
+//! The health of a sink: the numbers of `sexton sinks` and of `/metrics`, and the events that become alerts.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,74 +11,89 @@ use crate::bracket_records;
 use crate::error::{ErrorClass, SinkError};
 use crate::record::RecordId;
 
-/// The rate is taken over so long.
+/// Time over which the rate is averaged. Chosen: smooth enough to read, short enough to show a stop.
 const RATE_SPAN: Duration = Duration::from_secs(10);
 
+/// Whether a sink delivers, as the API shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SinkState {
-    /// Everything that can be sent is sent, or on its way.
+    /// Every available line is sent or being sent.
     Working,
-    /// The last attempt failed; the next one comes by itself.
+    /// The last attempt failed; the engine retries with backoff.
     Retrying,
-    /// A person must mend something; looked at again from time to time.
+    /// The operator must change something; the engine retries every `retry.max`.
     Misconfigured,
+    /// The engine has ended.
     Stopped,
 }
 
+/// The numbers of one sink. Serialised as the API's answer; not stored.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SinkStatus {
+    /// Name of its section in the sinks file.
     pub name: String,
+    /// Its `type` in the sinks file.
     pub kind: &'static str,
     pub state: SinkState,
-    /// Not yet taken by the other side.
+    /// Lines that the receiver has not accepted.
     pub lag_lines: u64,
+    /// Text bytes of these lines.
     pub lag_bytes: u64,
-    /// Age of the oldest line among them.
+    /// Age in seconds of the oldest of these lines, by its capture time; 0 without any.
     pub lag_seconds: f64,
-    /// Taken by the other side, as its kernel says, and still kept here: on a connection without answers that is a matter of
-    /// seconds. Sent again when the connection breaks before.
+    /// Lines that the receiver's kernel has accepted, still kept here until they are confirmed (3 s on TCP, TLS and
+    /// stream sockets). Sent twice when the connection breaks before that.
     pub unconfirmed_lines: u64,
+    /// Text bytes of these lines.
     pub unconfirmed_bytes: u64,
+    /// Delivered lines per second, averaged over 10 s.
     pub rate_lines_per_second: f64,
+    /// The latest error, also of a failure that is over.
     pub last_error: Option<String>,
     pub last_error_at: Option<Timestamp>,
-    /// Since when it has failed without a break.
+    /// Start of the present series of failures.
     pub failing_since: Option<Timestamp>,
+    /// The run with the oldest line that the receiver has not accepted.
     pub oldest_undelivered_run: Option<RunId>,
+    /// Lines confirmed since the engine was started.
     pub delivered_lines: u64,
-    /// Older than `retry.max_age` when their turn came.
+    /// Lines older than `retry.max_age` when they were to be sent.
     pub dropped_lines: u64,
+    /// Text bytes of these lines.
     pub dropped_bytes: u64,
-    /// Refused for good by the other side; set aside, still in the spool.
+    /// Records that the receiver permanently refused; skipped here, still in the spool.
     pub refused_records: u64,
     /// The latest of them, at most [`REFUSED_KEPT_MAX`].
     pub refused: Vec<RefusedRecord>,
-    /// A lag older than this is worth an alert.
+    /// `alert_after` of the sinks file: a lag older than this raises an alert.
     pub alert_after_seconds: f64,
 }
 
-/// Refused records that a status names. Ours: enough to see what they have in common.
+/// Refused records that a status lists. Chosen: enough to see what they have in common.
 pub const REFUSED_KEPT_MAX: usize = 20;
 
-/// A record that the other side will never take. The run's spool still has it.
+/// A record that the receiver will never accept. The run's spool still has it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RefusedRecord {
+    /// The run of the record.
     pub run_id: RunId,
+    /// The run's attempt, from 1.
     pub attempt: u32,
-    /// `line`, or the event that it is: `run.started`, `run.finished`, `gap`.
+    /// `line`, or the event's name: `run.started`, `run.finished`, `gap`.
     pub record: &'static str,
-    /// Of a line; of a gap, its first.
+    /// The line's number; of a gap, its first line.
     pub seq: Option<u64>,
-    /// Why, as the other side told it.
+    /// The receiver's reason.
     #[serde(rename = "says")]
     pub message: String,
+    /// When the refusal was noticed.
     pub at: Timestamp,
 }
 
 impl RefusedRecord {
-    pub fn new((run_id, attempt): &(RunId, u32), place: RecordId, message: String, at: Timestamp) -> RefusedRecord {
-        let (record, seq) = match place {
+    pub(crate) fn new((run_id, attempt): &(RunId, u32), id: RecordId, message: String, at: Timestamp) -> RefusedRecord {
+        let (record, seq) = match id {
             RecordId::Started => (bracket_records::STARTED, None),
             RecordId::Line { seq } => ("line", Some(seq)),
             RecordId::Gap { first_seq } => (bracket_records::GAP, Some(first_seq)),
@@ -87,7 +102,7 @@ impl RefusedRecord {
         RefusedRecord { run_id: run_id.clone(), attempt: *attempt, record, seq, message, at }
     }
 
-    /// `seq 7 of run 2026…`
+    /// For people: `seq 7 of run 2026…`.
     pub fn name(&self) -> String {
         match self.seq {
             Some(seq) => format!("seq {seq} of run {}", self.run_id),
@@ -101,28 +116,36 @@ impl RefusedRecord {
     }
 }
 
-/// What people should hear of. Sent once per trouble.
+/// What becomes an alert. Sent once per series of failures.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SinkEvent {
+    /// The sink has failed for longer than `alert_after`, is misconfigured, or has lost records permanently.
     Trouble(SinkTrouble),
-    /// The trouble told before is over: something was delivered again.
+    /// The sink delivers again, after a `Trouble` that was sent.
     Recovered {
+        /// Name of the sink.
         sink: String,
+        /// Start of the failure.
         since: Timestamp,
     },
 }
 
+/// A failure that the operator should know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SinkTrouble {
+    /// Name of the sink.
     pub sink: String,
+    /// `Permanent`: records are lost. Else nothing is lost and the engine retries.
     pub class: ErrorClass,
+    /// Start of the failure.
     pub since: Timestamp,
+    /// One sentence without the sink's name.
     pub error: String,
 }
 
-/// Kept by the engine's task, read by whoever asks.
+/// The counters of a sink: written by the engine's task, read by [`Engine::status`](crate::engine::Engine::status).
 #[derive(Debug, Default)]
-pub struct Health {
+pub(crate) struct Health {
     pub stopped: bool,
     pub failing: Option<FailureSpan>,
     pub last_error: Option<(String, Timestamp)>,
@@ -135,10 +158,10 @@ pub struct Health {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct FailureSpan {
+pub(crate) struct FailureSpan {
     pub class: ErrorClass,
     pub since: Timestamp,
-    /// An event said so.
+    /// An event about this series was sent.
     pub event_sent: bool,
 }
 
@@ -156,7 +179,7 @@ impl Health {
         self.last_error = Some((error.message.clone(), at));
     }
 
-    /// Counts and keeps it; `false` when it is known already, because its batch had to be sent again.
+    /// Counts the record and keeps it. Returns false for a record already counted: its batch was sent twice.
     pub fn note_refused(&mut self, record: &RefusedRecord) -> bool {
         if self.refused.iter().any(|known| known.is_same(record)) {
             return false;
@@ -169,7 +192,7 @@ impl Health {
         true
     }
 
-    /// Counts delivered lines, and remembers when, for the rate.
+    /// Counts delivered lines and samples the time for the rate.
     pub fn delivered(&mut self, lines: u64, now: Instant) {
         let due = self.samples.back().is_none_or(|(at, _)| now.duration_since(*at) >= RATE_SPAN / 10);
         if due {

@@ -1,4 +1,4 @@
-//! The process's own standard output, for containers and for looking on.
+//! The sink `stdout`: standard output of this process, for containers and for watching.
 
 use std::io::Write;
 
@@ -15,7 +15,7 @@ pub struct StdoutConfig {
     pub format: LineFormat,
 }
 
-/// Takes the options of `type = "stdout"`.
+/// Reads the options of `type = "stdout"`.
 pub fn read(section: &mut Section) -> Option<StdoutConfig> {
     Some(StdoutConfig { format: LineFormat::read(section) })
 }

@@ -1,12 +1,12 @@
 //! A connection that carries bytes in order: TCP, TLS over TCP, or a local stream socket. Used by syslog and GELF.
 //!
-//! Neither protocol has an acknowledgement of its own, so a batch counts as confirmed when
+//! Neither protocol acknowledges a message, so a batch counts as confirmed when
 //! 1. the peer's kernel has acknowledged its last byte (bytes written less `SIOCOUTQ`), and
-//! 2. the connection has lived on for [`CONFIRM_DELAY`] since: a receiver that is killed takes with it what it had not yet read,
-//!    and the end of the connection tells so within that time; or the receiver has answered our end with its own.
+//! 2. the connection has stayed open for [`CONFIRM_DELAY`] since then, or the receiver has answered our end with its
+//!    own. A receiver that is killed loses what it had not read; the end of the connection shows that within this time.
 //!
-//! What this cannot cover: a receiver that stands still for longer than [`CONFIRM_DELAY`] and is then killed loses what its kernel
-//! had taken.
+//! Not covered: a receiver that stalls for longer than [`CONFIRM_DELAY`] and is then killed loses what its kernel had
+//! accepted.
 
 #![expect(unsafe_code, reason = "the kernel counts unacknowledged bytes behind an ioctl")]
 
@@ -28,36 +28,39 @@ use crate::address::{Address, Scheme};
 use crate::error::{SinkError, SinkResult};
 use crate::tls::{TlsConfig, handshake_fault};
 
-/// Name resolution, connection and TLS handshake, each.
+/// Limit for name resolution and connection, and for the TLS handshake. Chosen: a server on the same continent answers
+/// within 1 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Without any progress for so long the connection counts as dead; also given to the kernel as TCP_USER_TIMEOUT.
+/// Without progress for this time the connection counts as dead; also set in the kernel as TCP_USER_TIMEOUT. Chosen: a
+/// restart of a receiver takes less.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// See the head of this file. Long enough for a busy receiver to read what its kernel holds, and short enough that a crash
-/// of ours sends little twice.
+/// See the head of this file. Chosen: a busy receiver reads its kernel's buffer in this time, and a crash of the runner
+/// sends at most 3 s of lines twice.
 const CONFIRM_DELAY: Duration = Duration::from_secs(3);
-/// How long the receiver is given to answer the end of a connection with its own.
+/// How long the receiver may take to answer the end of a connection with its own. Chosen, not measured.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
-/// One write: larger ones fall out of the processor's cache and are slower.
+/// Bytes of one write: a larger one exceeds the processor's cache and was slower.
 const WRITE_BYTES: usize = 64 * 1024;
-/// After so long without traffic the kernel asks whether the peer is there.
+/// After this time without traffic the kernel sends keepalive probes, and then one per interval. Chosen: a dead peer is
+/// noticed in about two minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How often the kernel's queue is looked at while a drain waits for it.
+/// Interval between checks of the kernel's send queue during a drain. Chosen, not measured.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 pub struct StreamWire {
     address: Address,
     tls: TlsConfig,
     connection: Option<Socket>,
-    /// Batches sent and confirmed since the connection was made.
+    /// Batches since the connection was opened.
     sent: u64,
     confirmed: u64,
     unconfirmed: VecDeque<SentBatch>,
-    /// How many of `unconfirmed`, from the front, the peer's kernel has acknowledged.
+    /// How many of `unconfirmed`, from the first, the peer's kernel has acknowledged.
     acknowledged_batches: usize,
 }
 
-/// The end of a batch in the bytes that went over the socket.
+/// A sent batch: the number of socket bytes at its end.
 struct SentBatch {
     end: u64,
     acknowledged_at: Option<Instant>,
@@ -104,7 +107,7 @@ impl StreamWire {
             let stream = timeout(CONNECT_TIMEOUT, stream).await.map_err(too_long)?.map_err(unreachable)?;
             return Ok(Socket::Unix(CountedStream { inner: stream, written: 0 }));
         }
-        // Before the connection: a missing file is a fault of the settings even while the server is down.
+        // Before connecting: a missing file is a configuration error also while the server is down.
         let tls = match self.address.scheme {
             Scheme::Tls => Some((self.tls.client()?, self.tls.server_name(&self.address.host)?)),
             _ => None,
@@ -118,11 +121,11 @@ impl StreamWire {
         let stream = timeout(CONNECT_TIMEOUT, handshake)
             .await
             .map_err(|_| SinkError::timed_out("the TLS handshake with", &shown, CONNECT_TIMEOUT))?
-            .map_err(|error| handshake_fault(format!("no TLS with {shown}: {error}"), &error))?;
+            .map_err(|error| handshake_fault(format!("TLS handshake with {shown} failed: {error}"), &error))?;
         Ok(Socket::Tls(Box::new(stream)))
     }
 
-    /// Writes the batch. The peer's end or reset, where it came before, is noticed before anything is written.
+    /// Writes the batch. Notices an end or reset by the peer before anything is written.
     pub async fn send(&mut self, bytes: &[u8]) -> SinkResult<()> {
         let shown = &self.address;
         let Some(socket) = &mut self.connection else {
@@ -176,8 +179,8 @@ impl StreamWire {
         self.confirmed + self.acknowledged_batches as u64
     }
 
-    /// Ends our side; a receiver that ends its own in answer has read everything. One that does not answer in time is
-    /// believed as far as its kernel goes.
+    /// Ends the sending side. A receiver that ends its own side in answer has read everything. For one that does not
+    /// answer in time its kernel's acknowledgement counts.
     pub async fn drain(&mut self) -> SinkResult<()> {
         let Some(mut socket) = self.connection.take() else { return Ok(()) };
         if !self.unconfirmed.is_empty() {
@@ -222,7 +225,7 @@ impl StreamWire {
 fn connection_error(address: &Address, error: &io::Error) -> SinkError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => SinkError::retry(format!("{address} ended the connection")),
-        _ => SinkError::retry(format!("the connection to {address} broke off: {error}")),
+        _ => SinkError::retry(format!("lost the connection to {address}: {error}")),
     }
 }
 
@@ -235,7 +238,7 @@ fn set_socket_options(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads away what the peer says, until it ends. Syslog and GELF peers say nothing.
+/// Reads and drops bytes until the peer ends the connection. Syslog and GELF receivers send none.
 async fn read_until_closed(socket: &mut Socket) -> io::Error {
     let mut buffer = [0; 512];
     loop {
@@ -247,7 +250,7 @@ async fn read_until_closed(socket: &mut Socket) -> io::Error {
     }
 }
 
-/// Counts what reaches the kernel: below TLS that is not what was written above it.
+/// Counts the bytes that reach the kernel: TLS changes their number.
 struct CountedStream<S> {
     inner: S,
     written: u64,
@@ -268,7 +271,7 @@ impl Socket {
         }
     }
 
-    /// How many of the bytes written the peer's kernel has; for a local socket, the peer itself.
+    /// How many of the written bytes the peer's kernel has; on a local socket, the peer itself.
     fn acknowledged(&self) -> io::Result<u64> {
         let descriptor = match self {
             Socket::Plain(stream) => stream.inner.as_fd(),
@@ -278,7 +281,7 @@ impl Socket {
         sockopt::socket_error(descriptor)??;
         let queued = queued_bytes(descriptor)?;
         Ok(match self {
-            // The kernel counts memory here, not bytes: only zero means something.
+            // For local sockets the kernel counts memory, not bytes: only zero is meaningful.
             Socket::Unix(_) if queued > 0 => 0,
             _ => self.written().saturating_sub(queued),
         })

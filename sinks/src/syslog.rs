@@ -1,5 +1,5 @@
-//! Syslog: RFC 5424 with microseconds of the time of capture, or RFC 3164, over UDP (RFC 5426), TCP (RFC 6587), TLS (RFC
-//! 5425) or a local socket. Only formats; the wires are shared with GELF.
+//! Syslog: RFC 5424 with microseconds of the capture time, or RFC 3164, over UDP (RFC 5426), TCP (RFC 6587), TLS (RFC
+//! 5425) or a local socket. Only the formats; the wires are shared with GELF.
 
 use domain::document::Section;
 use domain::line::Stream;
@@ -30,13 +30,14 @@ const STREAM_MESSAGE_BYTES: usize = 8192;
 const DATAGRAM_MESSAGE_BYTES: usize = 2048;
 const BSD_DATAGRAM_MESSAGE_BYTES: usize = 1024;
 
-/// `32473` is the number that RFC 5612 gives to examples; whoever has an own one sets `sd_id`.
+/// Default `sd_id`. RFC 5612 reserves the number 32473 for examples; an operator with a number of their own sets
+/// `sd_id`.
 const SD_ID: &str = "run@32473";
 
-/// However long the header, so much text goes into a message.
+/// Least bytes of text in a message, however long its header. Chosen: a shorter text would be useless.
 const TEXT_BYTES_MIN: usize = 256;
 
-/// ` part="18446744073709551615" part_last="false"`
+/// Length of ` part="18446744073709551615" part_last="false"`.
 const PART_BYTES_MAX: usize = 46;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +45,7 @@ pub struct SyslogConfig {
     pub address: Address,
     pub format: SyslogFormat,
     pub framing: Framing,
-    /// 0 to 23.
+    /// 0 to 23 (RFC 5424 section 6.2.1).
     pub facility: u8,
     pub sd_id: String,
     pub tls: TlsConfig,
@@ -62,7 +63,7 @@ pub enum Framing {
     OctetCounting,
     /// RFC 6587 section 3.4.2.
     Newline,
-    /// A datagram is a frame.
+    /// One frame per datagram.
     None,
 }
 
@@ -89,7 +90,7 @@ const FACILITIES: [(&str, u8); 20] = [
     ("local7", 23),
 ];
 
-/// Takes the options of `type = "syslog"`. Reports every fault; `None` when something needed is missing.
+/// Reads the options of `type = "syslog"`. Reports every fault; returns `None` when a required option is missing.
 pub fn read(section: &mut Section) -> Option<SyslogConfig> {
     let port = |scheme| if scheme == Scheme::Tls { TLS_PORT } else { PORT };
     let address_and_tls = address::read(section, &[Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix], port);
@@ -112,16 +113,16 @@ pub fn read(section: &mut Section) -> Option<SyslogConfig> {
         section.fault(
             framing_line,
             "",
-            format!("`framing` is for tcp and tcp+tls; {} has its own", address.scheme.name()),
+            format!("`framing` is for tcp and tcp+tls; remove it for {}", address.scheme.name()),
         );
     }
-    // Local daemons, journald among them, read only the old format.
+    // Local daemons, journald among them, read only RFC 3164.
     let local = address.scheme == Scheme::Unix;
     let format = format.unwrap_or(if local { SyslogFormat::Rfc3164 } else { SyslogFormat::Rfc5424 });
     Some(SyslogConfig { address, format, framing: framing.unwrap_or(default), facility, sd_id, tls })
 }
 
-/// The longest message unless `max_line` says otherwise.
+/// Bytes of the longest message by default.
 pub fn message_bytes_max(config: &SyslogConfig) -> usize {
     match (config.address.scheme, config.format) {
         (Scheme::Udp, SyslogFormat::Rfc3164) => BSD_DATAGRAM_MESSAGE_BYTES,
@@ -141,7 +142,7 @@ pub struct Syslog {
     seq: Digits,
 }
 
-/// The parts of a message that are the same in a whole run.
+/// The constant parts of a run's messages.
 pub struct SyslogRun {
     stdout: Head,
     stderr: Head,
@@ -159,7 +160,7 @@ struct Head {
     before: Vec<u8>,
     middle: Vec<u8>,
     after: Vec<u8>,
-    /// `after` and the end of the structured data: most lines have nothing between.
+    /// `after` and the end of the structured data: most lines have no parameters between them.
     closed: Vec<u8>,
 }
 
@@ -229,7 +230,7 @@ impl Syslog {
         write_frame(framing, head, &time, &[seq, &head.after, part, gap, CLOSE], piece.text, frames);
     }
 
-    /// Writes one message: `middle` is followed by `rest`, then the text.
+    /// Writes one message: `rest` follows `middle`, the text comes last.
     fn write_message(&mut self, head: &Head, stamp: &[u8], rest: &[&[u8]], text: &[u8], frames: &mut Frames) {
         match self.config.format {
             SyslogFormat::Rfc5424 => {
@@ -241,7 +242,7 @@ impl Syslog {
         }
     }
 
-    /// A record that is not a line: parameters of its own instead of seq and stream.
+    /// Writes a record that is not a line: parameters of its own instead of seq and stream.
     fn write_event(&mut self, head: &Head, stamp: &[u8], params: &[u8], text: &str, frames: &mut Frames) {
         let room = self.message_bytes_max.saturating_sub(head.middle.len() + params.len()).max(TEXT_BYTES_MIN);
         let text = bracket_records::shortened(text, room);
@@ -345,8 +346,8 @@ fn part_params<'p>(piece: &Piece<'_>, room: &'p mut [u8; PART_BYTES_MAX]) -> &'p
     &room[..end]
 }
 
-/// Appends ` name="value"` with `"`, `\` and `]` escaped (RFC 5424 section 6.3.3). Line ends and NUL, which end frames, are
-/// written as backslash and letter.
+/// Appends ` name="value"` with `"`, `\` and `]` escaped (RFC 5424 section 6.3.3). Line ends and NUL, which end a
+/// frame, become a backslash and a letter.
 fn param(name: &str, value: &str, out: &mut Vec<u8>) {
     out.push(b' ');
     out.extend_from_slice(name.as_bytes());
@@ -363,7 +364,8 @@ fn param(name: &str, value: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Printable ASCII without spaces (RFC 5424 section 6, PRINTUSASCII): everything else becomes `_`; nothing becomes `-`.
+/// Printable ASCII without spaces (RFC 5424 section 6, PRINTUSASCII): any other character becomes `_`; an empty name
+/// becomes `-`.
 fn printable(name: &str, bytes_max: usize) -> String {
     let printable: String =
         name.chars().take(bytes_max).map(|c| if ('\u{21}'..='\u{7e}').contains(&c) { c } else { '_' }).collect();

@@ -24,7 +24,7 @@ fn check(mut syslog: Syslog, header: &RunHeader, record: Record<'_>, wanted: &[u
 const SD: &str = r#"[run@32473 id="20261123T075000Z-3f9a1c0e7b2d" group="db" job="nightly-dump" attempt="1""#;
 
 #[test]
-fn a_line_in_rfc5424() {
+fn a_line_matches_the_golden_bytes_of_rfc5424() {
     let wanted = format!(
         "<78>1 2026-11-23T07:50:00.123456Z host1 nightly-dump 4242 stdout {SD} seq=\"7\" stream=\"stdout\"] caf\u{e9} \"]\\"
     );
@@ -49,7 +49,7 @@ fn stderr_is_an_error_and_bytes_stay_bytes() {
 }
 
 #[test]
-fn brackets_in_rfc5424() {
+fn brackets_match_the_golden_bytes_of_rfc5424() {
     let started = format!(
         "<78>1 2026-11-23T07:50:00.250000Z host1 nightly-dump 4242 run.started {SD} event=\"run.started\" nominal=\"2026-11-23T07:50:00Z\" trigger=\"schedule\" runner=\"runner1\"] run started: dump.sh \"all\""
     );
@@ -114,7 +114,7 @@ fn no_message_is_longer_than_the_limit() {
 
 proptest::proptest! {
     #[test]
-    fn values_of_structured_data_read_back(value in "\\PC{0,60}") {
+    fn values_of_structured_data_parse_to_themselves(value in "\\PC{0,60}") {
         let mut out = Vec::new();
         param("name", &value, &mut out);
         let text = String::from_utf8(out).expect("UTF-8");
@@ -123,7 +123,7 @@ proptest::proptest! {
         for c in inner.chars() {
             match c {
                 '\\' if !escaped => escaped = true,
-                '"' | ']' if !escaped => panic!("{c} stands unescaped in {inner}"),
+                '"' | ']' if !escaped => panic!("{c} is not escaped in {inner}"),
                 _ => {
                     read.push(c);
                     escaped = false;

@@ -1,13 +1,14 @@
-//! Names with places to fill: `/var/log/sexton/{group}/{job}.log`. What fills a place can never leave its directory.
+//! A name with placeholders: `/var/log/sexton/{group}/{job}.log`. The value of a placeholder can never leave its
+//! directory.
 
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::feed::RunHeader;
 
+/// Every known placeholder.
 pub const PLACEHOLDERS: [&str; 6] = ["group", "job", "run_id", "host", "date", "attempt"];
 
-/// A filled place longer than this is cut: file systems take names of 255 bytes (`NAME_MAX`), and two places may meet in
-/// one name.
+/// A longer value is cut: file systems allow names of 255 bytes (`NAME_MAX`), and two placeholders may be in one name.
 const PLACEHOLDER_BYTES_MAX: usize = 120;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ enum Piece {
 }
 
 impl Template {
+    /// Parses the text.
+    ///
     /// # Errors
     /// One lower-case sentence that says what to write.
     pub fn parse(text: &str) -> Result<Template, String> {
@@ -30,7 +33,7 @@ impl Template {
         let mut rest = text;
         while let Some(open) = rest.find('{') {
             pieces.push(Piece::Literal(rest[..open].to_owned()));
-            let close = rest[open..].find('}').ok_or("an open { without }; close it")? + open;
+            let close = rest[open..].find('}').ok_or("a { without }; close it")? + open;
             let name = &rest[open + 1..close];
             let placeholder = PLACEHOLDERS.iter().find(|placeholder| **placeholder == name).ok_or_else(|| {
                 let known = PLACEHOLDERS.map(|placeholder| format!("{{{placeholder}}}")).join(" ");
@@ -53,13 +56,12 @@ impl Template {
         &self.text
     }
 
-    /// Whether it is not the same for all runs.
+    /// Whether the name depends on the run.
     pub fn has_placeholders(&self) -> bool {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Placeholder(_)))
     }
 
-    /// The directories and the file name for a run. `date` is the run's nominal day in UTC, so all lines of one run go to
-    /// one file.
+    /// The name for a run. `date` is the day of the run's nominal time in UTC, so all lines of a run go to one file.
     pub fn fill(&self, header: &RunHeader) -> String {
         let mut filled = String::with_capacity(self.text.len() + 64);
         for piece in &self.pieces {
@@ -81,7 +83,7 @@ fn date(at: Timestamp) -> String {
     at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d").to_string()
 }
 
-/// A name that is one path component and nothing else: `/`, NUL and control characters become `_`, so do leading dots.
+/// Makes a name one path component: `/`, NUL, control characters and leading dots become `_`.
 fn path_component(name: &str) -> String {
     let mut safe: String = name.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
     if safe.len() > PLACEHOLDER_BYTES_MAX {
@@ -105,7 +107,7 @@ mod tests {
     use crate::record::tests::header;
 
     #[test]
-    fn places_are_filled() {
+    fn placeholders_are_filled() {
         let template = Template::parse("/log/{group}/{job}/{date}/{run_id}.{attempt}.{host}.log").expect("template");
         assert_eq!(
             template.fill(&header()),
@@ -129,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn faults_say_what_to_write() {
+    fn a_fault_names_the_remedy() {
         for (text, message) in [
             ("/log/{jobb}", "`{jobb}` is not known; did you mean {job}?"),
-            ("/log/{job", "an open { without }; close it"),
+            ("/log/{job", "a { without }; close it"),
             ("/log/job}", "a } without {; remove it"),
         ] {
             assert_eq!(Template::parse(text), Err(message.to_owned()));

@@ -1,4 +1,4 @@
-//! TLS for the sinks that speak it: which certificates are trusted, and which one is shown.
+//! TLS of the sinks that support it: which certificates are trusted, and which one the sink presents.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ use crate::error::{SinkError, SinkResult};
 /// `tls = { ca_file, crt_file, key_file, server_name }`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// PEM. Without it, what the machine trusts.
+    /// PEM file of trusted certificates. Absent: those that the machine trusts.
     pub ca_file: Option<PathBuf>,
-    /// PEM, shown to servers that ask; with its key.
+    /// PEM files of the certificate for servers that request one, and of its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The name in the server's certificate, where it is not the address's host. Not for HTTP.
+    /// Name in the server's certificate when it differs from the address's host. Not for HTTP.
     pub server_name: Option<String>,
 }
 
@@ -44,14 +44,14 @@ impl TlsConfig {
         TlsConfig { ca_file, identity: crt_file.zip(key_file), server_name: server_name.map(|(_, name)| name) }
     }
 
-    /// HTTP asks for the name that stands in the URL.
+    /// For HTTP the name in the URL is checked.
     pub fn forbid_server_name(&self, section: &mut Section, line: u32) {
         if let Some(name) = &self.server_name {
-            section.fault(line, name, "`server_name` does not go with https; write that name into the address");
+            section.fault(line, name, "`server_name` is not possible with https; write that name into the address");
         }
     }
 
-    /// Reads the files anew, so that a renewed certificate is used from the next connection on.
+    /// Reads the files at each call, so the next connection uses a renewed certificate.
     ///
     /// # Errors
     /// Misconfigured, with the file's name.
@@ -84,19 +84,19 @@ impl TlsConfig {
         Ok(Arc::new(config))
     }
 
-    /// The name that the server's certificate must bear.
+    /// The name that the server's certificate must have.
     ///
     /// # Errors
-    /// Misconfigured, when it is no name.
+    /// Misconfigured, when it is not a valid name.
     pub fn server_name(&self, host: &str) -> SinkResult<ServerName<'static>> {
         let name = self.server_name.as_deref().unwrap_or(host).to_owned();
         ServerName::try_from(name.clone())
-            .map_err(|_| SinkError::misconfigured(format!("`{name}` is no name of a server; set tls.server_name")))
+            .map_err(|_| SinkError::misconfigured(format!("`{name}` is not a name of a server; set tls.server_name")))
     }
 }
 
-/// What failed while a connection was made; `message` is told. A fault of TLS is for a person to look at where it is the other
-/// side's certificate, or what that side thinks of ours.
+/// The error of a failed connection, with the text `message`. The operator must act when the receiver's certificate is
+/// not accepted, or when the receiver rejects ours.
 pub fn handshake_fault(message: String, error: &(dyn std::error::Error + 'static)) -> SinkError {
     match find_tls_error(error) {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {
@@ -109,7 +109,7 @@ pub fn handshake_fault(message: String, error: &(dyn std::error::Error + 'static
     }
 }
 
-/// The fault of TLS among the causes. What an I/O error wraps is not its source, but what it is.
+/// The TLS error among the causes. The error inside an I/O error is not its source, so both are followed.
 fn find_tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
     let mut next = Some(error);
     while let Some(cause) = next {
@@ -129,7 +129,7 @@ fn certificates(path: &PathBuf) -> SinkResult<Vec<CertificateDer<'static>>> {
     let read = |error| SinkError::misconfigured(format!("cannot read certificates from {}: {error}", path.display()));
     let list: Vec<_> = CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<_, _>>().map_err(read)?;
     match list.is_empty() {
-        true => Err(SinkError::misconfigured(format!("{} holds no PEM certificate", path.display()))),
+        true => Err(SinkError::misconfigured(format!("{} contains no PEM certificate", path.display()))),
         false => Ok(list),
     }
 }

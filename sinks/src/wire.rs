@@ -1,4 +1,4 @@
-//! A [`Format`] on a wire is a [`Sink`]: syslog and GELF are this and nothing else.
+//! A [`Format`] on a wire is a [`Sink`](crate::sink::Sink). Syslog and GELF are built from it.
 
 use crate::address::Scheme;
 use crate::datagram::DatagramWire;
@@ -20,7 +20,7 @@ pub enum Wire {
 pub struct WireSink<F> {
     format: F,
     frames: Frames,
-    /// How many frames there are after each record: a long one over UDP has several.
+    /// Number of frames after each record: a long record over UDP has several.
     records: Vec<usize>,
     wire: Wire,
     address: crate::address::Address,
@@ -31,7 +31,7 @@ impl<F: Format> WireSink<F> {
         WireSink { format, frames: Frames::default(), records: Vec::new(), wire, address }
     }
 
-    /// What the other side answered last, where its protocol answers.
+    /// The receiver's last answer, when its protocol has answers.
     pub fn answer(&self) -> Option<String> {
         match &self.wire {
             Wire::Http(wire) => wire.last_status().map(|status| status.to_string()),
@@ -39,7 +39,7 @@ impl<F: Format> WireSink<F> {
         }
     }
 
-    /// A local socket is a datagram socket (Linux's `/dev/log`) or a stream; only trying tells.
+    /// A local socket is a datagram socket (Linux's `/dev/log`) or a stream; only connecting shows which.
     async fn connect_datagram(&mut self) -> SinkResult<()> {
         let Wire::Datagram(wire) = &mut self.wire else { return Ok(()) };
         let Err(error) = wire.connect().await else { return Ok(()) };
@@ -91,7 +91,7 @@ impl<F: Format> Connection for WireSink<F> {
             Wire::Stream(wire) => {
                 let connected = wire.connect().await;
                 if connected.is_err() && self.address.scheme == Scheme::Unix {
-                    // The daemon may have come back with the other type of socket.
+                    // The daemon may have restarted with the other type of socket.
                     self.wire = Wire::Datagram(DatagramWire::new(self.address.clone()));
                 }
                 connected
@@ -126,7 +126,7 @@ impl<F: Format> Connection for WireSink<F> {
                 Vec::new()
             }
             Wire::Datagram(wire) => {
-                // On a local socket every frame ends with the newline that only a stream needs.
+                // On a local socket every frame ends with a newline, which only a stream needs.
                 let trailer = usize::from(self.address.scheme == Scheme::Unix);
                 wire.send(&self.frames, trailer).await?
             }
@@ -135,7 +135,7 @@ impl<F: Format> Connection for WireSink<F> {
         for refused in &mut refused {
             refused.frame = self.records.partition_point(|frames| *frames <= refused.frame);
         }
-        // A record that lost several of its datagrams is one record.
+        // A record whose datagrams are refused more than once is one record.
         refused.dedup_by_key(|refused| refused.frame);
         self.frames.clear();
         self.records.clear();
@@ -163,7 +163,7 @@ impl<F: Format> Acknowledge for WireSink<F> {
     fn accepted_batches(&self) -> u64 {
         match &self.wire {
             Wire::Stream(wire) => wire.accepted_batches(),
-            // No one can know whether a datagram arrived before it counts as delivered; HTTP confirms what it accepts.
+            // A datagram's arrival is unknown until it is confirmed; HTTP confirms what it accepts.
             Wire::Datagram(_) | Wire::Http(_) => 0,
         }
     }

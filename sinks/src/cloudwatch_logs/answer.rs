@@ -1,13 +1,13 @@
-//! What the service's answers mean: the class of an error, and which events of a call it did not take.
+//! Interprets the service's answers: the class of an error, and the rejected events of an accepted call.
 
 use serde::Deserialize;
 
 use crate::error::{ErrorClass, SinkError};
 
-/// How much of an answer is shown.
+/// Characters of an answer that an error quotes. Chosen: the service's messages are shorter.
 const ANSWER_CHARS_MAX: usize = 300;
 
-/// A call that failed, and what this sink itself can do about it.
+/// A failed call, and its cause where this sink can react to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallFailure {
     pub error: SinkError,
@@ -16,11 +16,11 @@ pub struct CallFailure {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureCause {
-    /// The group or the stream is not there.
+    /// The group or the stream does not exist.
     NotFound,
-    /// It is there already.
+    /// It exists already.
     Exists,
-    /// Credentials that were good may be old.
+    /// The credentials may have expired.
     Credentials,
     Other,
 }
@@ -39,7 +39,7 @@ struct ErrorBody {
     message: Option<String>,
 }
 
-/// `kind`: the header `x-amzn-errortype`, which the body repeats or not.
+/// `kind` is the header `x-amzn-errortype`; the body repeats it or not.
 pub fn parse_failure(action: &str, status: u16, kind: Option<&str>, body: &[u8]) -> CallFailure {
     let body_error: Option<ErrorBody> = serde_json::from_slice(body).ok();
     let (in_body, message) = body_error.map_or((None, None), |body_error| (body_error.kind, body_error.message));
@@ -64,7 +64,7 @@ fn classify(status: u16, kind: &str, message: &str) -> (ErrorClass, FailureCause
         "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => {
             return (ErrorClass::Retry, FailureCause::Credentials);
         }
-        // A clock that is wrong here, or a key that is: only the message tells.
+        // A wrong clock or a wrong key: only the message shows which.
         "InvalidSignatureException" if message.contains("xpired") || message.contains("not yet current") => {
             return (ErrorClass::Retry, FailureCause::Credentials);
         }
@@ -82,7 +82,7 @@ fn classify(status: u16, kind: &str, message: &str) -> (ErrorClass, FailureCause
         | "RequestTimeout"
         | "RequestTimeoutException"
         | "OperationAbortedException" => return (ErrorClass::Retry, FailureCause::Other),
-        // No record is at fault when a name is.
+        // An invalid name is not an error of a record.
         "InvalidParameterException" | "ValidationException"
             if ["logGroupName", "logStreamName"].iter().any(|name| message.contains(name)) =>
         {
@@ -101,12 +101,12 @@ fn classify(status: u16, kind: &str, message: &str) -> (ErrorClass, FailureCause
     }
 }
 
-/// Which events of an accepted call were not taken, by their index in it (API reference, RejectedLogEventsInfo).
+/// The rejected events of an accepted call, by index (API reference, RejectedLogEventsInfo).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RejectedEvents {
-    /// The first so many: older than 14 days, or than the group's retention.
+    /// Number of events, from the first, that are older than 14 days or than the group's retention.
     pub old: usize,
-    /// From this one on: more than 2 hours ahead.
+    /// Index of the first event that is more than 2 hours ahead.
     pub new_from: Option<usize>,
 }
 
@@ -130,12 +130,12 @@ impl RejectedEvents {
         RejectedEvents { old, new_from: info.too_new_log_event_start_index }
     }
 
-    /// Of a call with so many events: the index of each that was not taken, with why.
+    /// For a call with `events` events: index and reason of each rejected one.
     pub fn indices(&self, events: usize) -> impl Iterator<Item = (usize, &'static str)> {
         let old = self.old.min(events);
         let new_from = self.new_from.unwrap_or(events).clamp(old, events);
         (0..old)
-            .map(|index| (index, "too old, or older than the group keeps"))
+            .map(|index| (index, "too old, or older than the group's retention"))
             .chain((new_from..events).map(|index| (index, "more than 2 hours ahead of the service's clock")))
     }
 }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_has_the_class_that_fits_it() {
+    fn every_answer_is_classified() {
         for (status, body, class, cause) in [
             (
                 400,
@@ -198,16 +198,15 @@ mod tests {
             let failure = parse_failure("PutLogEvents", status, None, body.as_bytes());
             assert_eq!((failure.error.class, failure.cause), (class, cause), "{status} {body}");
         }
-        let body_error =
-            parse_failure("PutLogEvents", 400, None, br#"{"__type":"AccessDeniedException","Message":"no"}"#);
+        let failure = parse_failure("PutLogEvents", 400, None, br#"{"__type":"AccessDeniedException","Message":"no"}"#);
         assert_eq!(
-            body_error.error.message,
+            failure.error.message,
             "CloudWatch Logs answered PutLogEvents with AccessDeniedException: no; allow logs:PutLogEvents to these credentials"
         );
     }
 
     #[test]
-    fn rejected_events_are_named() {
+    fn rejected_events_are_found_by_index() {
         let of =
             |body: &str| RejectedEvents::parse(body.as_bytes()).indices(10).map(|(index, _)| index).collect::<Vec<_>>();
         assert_eq!(of(r#"{"nextSequenceToken":"1"}"#), [0usize; 0]);

@@ -1,4 +1,4 @@
-//! The body of one PutLogEvents, built in place, within every limit of the call. Pure: it knows no network and no clock.
+//! Builds the body of one PutLogEvents within every limit of the call. Pure: no network and no clock.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,28 +9,28 @@ use crate::cloudwatch_logs::run::{EventMark, RunState};
 use crate::json::write_text;
 use crate::stamp::Digits;
 
-/// Of all events of a call, counting [`EVENT_OVERHEAD_BYTES`] for each (API reference, PutLogEvents).
+/// Bytes of all events of a call, with [`EVENT_OVERHEAD_BYTES`] for each (API reference, PutLogEvents).
 pub const BATCH_BYTES_MAX: usize = 1_048_576;
 pub const EVENT_OVERHEAD_BYTES: usize = 26;
 /// Events of a call (API reference, PutLogEvents).
 pub const BATCH_EVENTS_MAX: usize = 10_000;
-/// The largest message that fits into a call at all.
+/// The largest message that fits into a call.
 pub const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX - EVENT_OVERHEAD_BYTES;
-/// First and last event of a call must be less than this apart (API reference, PutLogEvents: 24 hours).
+/// First and last event of a call are less than 24 hours apart (API reference, PutLogEvents).
 const SPAN_MS_MAX: i64 = 24 * 3_600_000;
-/// What a fresh body may grow to before it must move: a full batch of log lines with their JSON around them.
+/// Capacity of a reused body: a full batch of log lines with their JSON, as measured.
 const BODY_BYTES_USUAL: usize = 1_400_000;
-/// A body that begins small grows by itself.
+/// First capacity of a body: a small batch needs no more. Chosen, not measured.
 const BODY_BYTES_FIRST: usize = 4096;
 
-/// A log stream and the group it is in.
+/// A log stream and its group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogStream {
     pub group: String,
     pub stream: String,
 }
 
-/// What a call may hold; never more than the constants above.
+/// Limits of a call; at most the constants above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub events: usize,
@@ -40,26 +40,27 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     ms: i64,
-    /// Where in the body the event begins; it ends before the comma of the next.
+    /// Range of the event in the body, without the comma before the next.
     start: usize,
     end: usize,
-    /// Of the record, as the engine counts.
+    /// The engine's number of the record.
     frame: usize,
 }
 
-/// Events for one stream. An event is appended in two steps: its bytes to [`Batch::body`], then [`Batch::take`].
+/// Events for one stream. An event is appended in two steps: its bytes to [`Batch::body`], then
+/// [`Batch::finish_event`].
 pub struct Batch {
     pub log_stream: Arc<LogStream>,
     pub body: Vec<u8>,
     entries: Vec<Entry>,
-    /// As the service counts.
+    /// Bytes as the service counts them.
     counted_bytes: usize,
     min_ms: i64,
     max_ms: i64,
     sorted: bool,
-    /// How far this brings each run that is in it.
+    /// For each run in the batch: its position once the batch is accepted.
     pub marks: Vec<(Arc<RunState>, EventMark)>,
-    /// The engine's number of the batch whose records came first.
+    /// The engine's number of the batch that its first record is from.
     pub first_batch: u64,
 }
 
@@ -87,7 +88,7 @@ impl Batch {
         self.counted_bytes
     }
 
-    /// Whether one more event of this time and message size fits.
+    /// Whether another event with this time and message size fits.
     pub fn fits(&self, limits: Limits, ms: i64, message_bytes: usize) -> bool {
         if self.entries.is_empty() {
             return true;
@@ -97,8 +98,8 @@ impl Batch {
             && self.max_ms.max(ms) - self.min_ms.min(ms) < SPAN_MS_MAX
     }
 
-    /// The body, to append an event to with [`open_event`] and [`close_event`]. Once it has outgrown its small beginning it
-    /// gets all the room that it can need, where there is such of batches before.
+    /// Returns where the next event starts in the body; append it with [`open_event`] and [`close_event`]. A body that
+    /// has outgrown its first capacity moves into a buffer of an earlier batch, which never needs to grow.
     pub fn begin_event(&mut self, spare: &mut Vec<BodyBuffer>) -> usize {
         if (BODY_BYTES_FIRST * 4..BODY_BYTES_USUAL).contains(&self.body.capacity()) {
             let mut buffer = spare.pop().unwrap_or_else(BodyBuffer::new);
@@ -112,7 +113,7 @@ impl Batch {
         self.body.len()
     }
 
-    /// Makes what was appended since `begin` said `start` an event.
+    /// Makes the bytes since `start` (from [`Batch::begin_event`]) an event.
     pub fn finish_event(&mut self, start: usize, ms: i64, message_bytes: usize, frame: usize) {
         self.sorted &= ms >= self.max_ms || self.entries.is_empty();
         self.entries.push(Entry { ms, start, end: self.body.len(), frame });
@@ -121,7 +122,7 @@ impl Batch {
         self.max_ms = self.max_ms.max(ms);
     }
 
-    /// Takes back what was appended since `begin`: it goes into another batch.
+    /// Removes and returns the bytes since `start`: the event goes into another batch.
     pub fn remove_event(&mut self, start: usize) -> Vec<u8> {
         let event = self.body.split_off(start);
         if !self.entries.is_empty() {
@@ -130,7 +131,7 @@ impl Batch {
         event
     }
 
-    /// The engine forgets so many records from its front.
+    /// The engine has forgotten its first `count` records: renumbers the others.
     pub fn forget_frames(&mut self, count: usize) {
         self.entries.iter_mut().for_each(|entry| entry.frame = entry.frame.saturating_sub(count));
     }
@@ -142,7 +143,7 @@ impl Batch {
         }
     }
 
-    /// Completes the body, in the order of time; events of the same time stay in the order in which they came.
+    /// Completes the body in the order of time; events with the same time keep the order of their arrival.
     pub fn seal(self) -> SealedBatch {
         let Batch { log_stream, mut body, mut entries, sorted, marks, .. } = self;
         if !sorted {
@@ -154,7 +155,8 @@ impl Batch {
     }
 }
 
-/// The memory of a full batch. A megabyte that is fresh from the kernel for every call costs a third of what the call does.
+/// The memory of a full batch, for reuse. A fresh megabyte from the kernel for each call cost a third of the call's CPU
+/// time.
 pub struct BodyBuffer {
     body: Vec<u8>,
     entries: Vec<Entry>,
@@ -184,7 +186,7 @@ impl SealedBatch {
         self.entries.get(event).map_or(usize::MAX, |entry| entry.frame)
     }
 
-    /// Its memory, when it is that of a full batch and nobody else reads it any more.
+    /// The memory, when it is that of a full batch and has no other reader.
     pub fn into_buffer(self) -> Option<BodyBuffer> {
         let mut body = Vec::from(self.body.try_into_mut().ok()?);
         let mut entries = self.entries;
@@ -193,7 +195,7 @@ impl SealedBatch {
         (body.capacity() >= BODY_BYTES_USUAL).then_some(BodyBuffer { body, entries })
     }
 
-    /// The body of a call with some of the events only.
+    /// The body of a call with only these events.
     pub fn part(&self, range: Range<usize>) -> Bytes {
         let (mut body, _) = rebuild_body(&self.log_stream, &self.body, self.entries.get(range).unwrap_or_default());
         body.extend_from_slice(b"]}");
@@ -226,7 +228,7 @@ fn body_head(log_stream: &LogStream, bytes: usize) -> Vec<u8> {
     body
 }
 
-/// Appends an event up to where its message begins. Times before 1970 are not known to the service.
+/// Appends an event up to the start of its message. The service knows no time before 1970.
 pub fn open_event(ms: i64, digits: &mut Digits, body: &mut Vec<u8>) {
     body.extend_from_slice(b"{\"timestamp\":");
     body.extend_from_slice(digits.text(ms.max(0) as u64));

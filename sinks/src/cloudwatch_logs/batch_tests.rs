@@ -16,7 +16,7 @@ fn add(batch: &mut Batch, ms: i64, message: &str, frame: usize) {
 }
 
 #[test]
-fn a_call_is_written_as_the_service_reads_it() {
+fn a_call_matches_the_golden_bytes() {
     let mut batch = Batch::new(log_stream(), 1);
     add(&mut batch, 1_795_420_200_124, "two", 0);
     add(&mut batch, 1_795_420_200_123, "one \"quoted\"", 1);
@@ -43,7 +43,7 @@ fn a_call_is_written_as_the_service_reads_it() {
 }
 
 #[test]
-fn the_largest_message_is_a_call_of_its_own() {
+fn the_largest_message_fills_a_call() {
     let limits = Limits { events: BATCH_EVENTS_MAX, bytes: BATCH_BYTES_MAX };
     let mut batch = Batch::new(log_stream(), 1);
     assert!(batch.fits(limits, 0, MESSAGE_BYTES_MAX));
@@ -53,7 +53,7 @@ fn the_largest_message_is_a_call_of_its_own() {
 
 proptest! {
     #[test]
-    fn no_call_breaks_a_limit(events in proptest::collection::vec((0i64..200_000_000, 1usize..400), 1..400)) {
+    fn no_call_exceeds_a_limit(events in proptest::collection::vec((0i64..200_000_000, 1usize..400), 1..400)) {
         let limits = Limits { events: 50, bytes: 4000 };
         let mut batch = Batch::new(log_stream(), 1);
         let mut sealed = Vec::new();
@@ -78,7 +78,7 @@ proptest! {
             for (index, event) in read.iter().enumerate() {
                 let frame = call.frame(index);
                 prop_assert_eq!(*event, events[frame]);
-                // Of the same time: in the order in which they came.
+                // Events of the same time keep the order of their arrival.
                 prop_assert!(index == 0 || read[index - 1].0 < event.0 || call.frame(index - 1) < frame);
                 frames.push(frame);
             }

@@ -1,5 +1,5 @@
-//! Calls to CloudWatch Logs: credentials, region and endpoint as the AWS SDKs find them, signed with SigV4, sent once.
-//! Whether a call is made again is the delivery engine's affair alone.
+//! Calls to CloudWatch Logs: finds credentials, region and endpoint like the AWS SDKs, signs with SigV4, and sends
+//! once. Never retries: that is the engine's decision.
 
 use std::time::{Duration, SystemTime};
 
@@ -29,13 +29,15 @@ use crate::stream::CONNECT_TIMEOUT;
 const SERVICE: &str = "logs";
 const TARGET_PREFIX: &str = "Logs_20140328.";
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
-/// From the first byte sent to the last one of the answer.
+/// From the first byte sent to the last byte of the answer. Chosen: a call without an answer by then is treated as
+/// failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Finding credentials may ask files, a process, STS or the instance's metadata service, one after the other.
+/// Limit for finding credentials, which may query files, a process, STS and the instance's metadata service in turn.
+/// Chosen, not measured.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(30);
-/// Credentials are renewed so long before they expire.
+/// Credentials are renewed this long before they expire. Chosen: longer than a call may take.
 const RENEW_BEFORE: Duration = Duration::from_secs(120);
-/// How the role's session is called in CloudTrail.
+/// Name of the role's session in CloudTrail.
 const ROLE_SESSION: &str = "sexton";
 
 pub struct Client {
@@ -43,22 +45,22 @@ pub struct Client {
     pub endpoint: String,
     pub region: String,
     access: Access,
-    /// `None`: to be looked for anew.
+    /// `None`: to be found again at the next call.
     identity: Mutex<Option<Identity>>,
     now: fn() -> Timestamp,
 }
 
-/// Who we are, and where that was found. A provider reads its files once.
+/// Credentials and their provider. A provider reads its files once.
 struct Identity {
     provider: SharedCredentialsProvider,
     credentials: Option<Credentials>,
 }
 
 impl Client {
-    /// Finds out who and where; asks nobody yet for credentials.
+    /// Finds region, endpoint and provider; requests no credentials yet.
     ///
     /// # Errors
-    /// Misconfigured, when there is no region or the TLS settings cannot be used.
+    /// Misconfigured, when there is no region or the TLS settings are not usable.
     pub async fn new(access: &Access, now: fn() -> Timestamp) -> SinkResult<Client> {
         let tls = access.tls.client()?;
         let http = reqwest::Client::builder()
@@ -67,7 +69,9 @@ impl Client {
             .timeout(REQUEST_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| SinkError::misconfigured(format!("cannot make an HTTP client: {}", root_cause(&error))))?;
+            .map_err(|error| {
+                SinkError::misconfigured(format!("cannot create an HTTP client: {}", root_cause(&error)))
+            })?;
         let sdk = load_sdk_config(access).await;
         let region = sdk.region().map(ToString::to_string);
         let region =
@@ -79,10 +83,10 @@ impl Client {
         Ok(Client { http, endpoint, region, access: access.clone(), identity, now })
     }
 
-    /// Calls an action with a body in JSON; the answer's body.
+    /// Calls an action with a JSON body; returns the answer's body.
     ///
     /// # Errors
-    /// What the service said, or that nobody answered.
+    /// The service's error, or that there was no answer.
     pub async fn call(&self, action: &str, body: Bytes) -> Result<Bytes, CallFailure> {
         let credentials = self.credentials().await?;
         let target = format!("{TARGET_PREFIX}{action}");
@@ -133,7 +137,7 @@ impl Client {
         Ok(headers.into_iter().map(|header| (header.name(), header.value().to_owned())).collect())
     }
 
-    /// Cached until shortly before they expire. Two calls at once find them once.
+    /// Cached until [`RENEW_BEFORE`] before they expire. Concurrent calls find them once.
     async fn credentials(&self) -> SinkResult<Credentials> {
         let mut identity = self.identity.lock().await;
         let identity = match &mut *identity {
@@ -147,14 +151,14 @@ impl Client {
             return Ok(credentials.clone());
         }
         let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, identity.provider.provide_credentials()).await;
-        let found = found.map_err(|_| SinkError::retry("finding AWS credentials took longer than 30s"))?;
+        let found = found.map_err(|_| SinkError::retry("finding AWS credentials took longer than 30 s"))?;
         let credentials = found.map_err(|error| credentials_error(&error, &self.access))?;
         identity.credentials = Some(credentials.clone());
         Ok(credentials)
     }
 
-    /// After the service refused them: files and roles may hold new ones by now. Those that another call has found
-    /// meanwhile stay.
+    /// The service rejected these credentials: files and roles may have new ones. Credentials that another call has
+    /// found since then stay.
     async fn discard(&self, refused: &Credentials) {
         let mut identity = self.identity.lock().await;
         if identity.as_ref().is_some_and(|identity| identity.credentials.as_ref() == Some(refused)) {
@@ -192,14 +196,14 @@ async fn load_sdk_config(access: &Access) -> SdkConfig {
     }
 }
 
-/// The credentials of a profile that the sinks file names, also where the environment holds others: as `--profile` of the
-/// AWS CLI. The SDK's own chain asks the environment first.
+/// The credentials of the profile that the sinks file names, even when the environment has others, like `--profile` of
+/// the AWS CLI. The SDK's own chain reads the environment first.
 fn profile_provider(profile: &str, sdk: &SdkConfig) -> ProfileFileCredentialsProvider {
     let config = ProviderConfig::without_region()
         .with_region(sdk.region().cloned())
         .with_use_fips(sdk.use_fips())
         .with_use_dual_stack(sdk.use_dual_stack());
-    // What `credential_source` may name (AWS SDKs and tools reference, assume role credential provider).
+    // The values of `credential_source` (AWS SDKs and tools reference, assume role credential provider).
     ProfileFileCredentialsProvider::builder()
         .with_custom_provider("Environment", EnvironmentVariableCredentialsProvider::new())
         .with_custom_provider("Ec2InstanceMetadata", ImdsCredentialsProvider::builder().configure(&config).build())
@@ -218,15 +222,15 @@ async fn assume_role(role: &str, access: &Access, sdk: &SdkConfig) -> SharedCred
 }
 
 /// `AWS_ENDPOINT_URL_CLOUDWATCH_LOGS` or `cloudwatch_logs` in the profile's services, then `AWS_ENDPOINT_URL` or the
-/// profile's `endpoint_url` (AWS SDKs and tools reference, service-specific endpoints). Given as `CloudWatch Logs`, the SDK
-/// would look for `cloudwatch-logs`, which no other SDK knows.
+/// profile's `endpoint_url` (AWS SDKs and tools reference, service-specific endpoints). For the id `CloudWatch Logs`
+/// this SDK would read `cloudwatch-logs`, which no other SDK knows.
 fn configured_endpoint(sdk: &SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder().service_id("cloudwatch_logs").env("AWS_ENDPOINT_URL").profile("endpoint_url");
     let specific = key.build().ok().and_then(|key| sdk.service_config()?.load_config(key));
     specific.or_else(|| sdk.endpoint_url().map(str::to_owned))
 }
 
-/// AWS general reference, CloudWatch Logs endpoints. Other partitions need `endpoint`.
+/// The endpoint of a region (AWS general reference, CloudWatch Logs endpoints). Other partitions need `endpoint`.
 fn regional_endpoint(region: &str, sdk: &SdkConfig) -> String {
     let fips = if sdk.use_fips().unwrap_or(false) { "-fips" } else { "" };
     let domain = match (region.starts_with("cn-"), sdk.use_dual_stack().unwrap_or(false)) {
@@ -244,7 +248,7 @@ fn credentials_error(error: &CredentialsError, access: &Access) -> SinkError {
         cause = inner;
     }
     let (of, remedy) = match &access.profile {
-        Some(profile) => (format!(" of profile {profile}"), "give them to it in ~/.aws/config or ~/.aws/credentials"),
+        Some(profile) => (format!(" of profile {profile}"), "add them to ~/.aws/config or ~/.aws/credentials"),
         None => (String::new(), "set AWS_ACCESS_KEY_ID, a profile, or a role of this machine"),
     };
     let message = format!("no AWS credentials{of}: {cause}");

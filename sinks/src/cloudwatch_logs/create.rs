@@ -1,5 +1,5 @@
-//! Makes streams and groups that a put found missing, slowly enough for the account: its quotas are shared by all runners,
-//! and at the minute's boundary all of them start jobs at once.
+//! Creates streams and groups that a put found missing, within the account's quotas: all runners share them, and many
+//! start jobs at the same minute. Called by `put`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::options::CloudwatchLogsConfig;
 use crate::error::{ErrorClass, SinkError, SinkResult};
 
-/// Half of what an account may do in a second (service quotas: CreateLogStream 50, CreateLogGroup 10,
-/// PutRetentionPolicy 5); the jitter is on top.
+/// Half of an account's quota per second (service quotas: CreateLogStream 50, CreateLogGroup 10, PutRetentionPolicy 5);
+/// jitter lengthens the intervals further.
 const STREAMS_PER_SECOND: u32 = 25;
 const GROUPS_PER_SECOND: u32 = 5;
 const RETENTIONS_PER_SECOND: u32 = 2;
-/// The first of a burst waits up to so long: other runners begin one at the same instant.
+/// Longest delay of the first call of a burst. Chosen: spreads the calls of runners that start at the same instant.
 const BURST_JITTER: Duration = Duration::from_millis(500);
-/// So many groups are remembered as made here, and as still to be given their retention.
+/// Groups that are remembered as created here, and groups without retention. Chosen: a few 100 kB of names at most.
 const GROUPS_MAX: usize = 1024;
 
 pub struct Creator {
@@ -31,7 +31,7 @@ pub struct Creator {
     new_group: crate::cloudwatch_logs::options::NewGroup,
     random: fn() -> u64,
     streams: RateLimiter,
-    /// One group is made at a time, so that a hundred new streams of one make it once.
+    /// One group is created at a time, so a hundred new streams of one group create it once.
     groups: Mutex<Groups>,
 }
 
@@ -39,12 +39,12 @@ struct Groups {
     creates: RateLimiter,
     retentions: RateLimiter,
     created: BTreeMap<String, Instant>,
-    /// Made, and not yet given their retention.
+    /// Created, and not yet given their retention.
     without_retention: BTreeSet<String>,
 }
 
 impl Groups {
-    /// Forgets another one where there are many: it costs a call when that is found missing.
+    /// Forgets another group when there are many: a missing one costs one more call.
     fn note_created(&mut self, group: &str, wants_retention: bool) {
         while self.created.len() >= GROUPS_MAX {
             self.created.pop_first();
@@ -74,15 +74,16 @@ impl Creator {
         }
     }
 
-    /// The stream, and the group where that is missing, too. Idempotent.
+    /// Creates the stream, and its group when that is missing. Idempotent.
     ///
     /// # Errors
-    /// Misconfigured when one is missing that this sink may not make; else what the service said.
+    /// Misconfigured when this sink may not create what is missing; else the service's error.
     pub async fn create(&self, client: &Client, log_stream: &LogStream) -> SinkResult<()> {
         let LogStream { group, stream } = log_stream;
         if !self.create_stream {
-            let message =
-                format!("no stream {stream} in log group {group}, and create_stream is false; make it, or allow it");
+            let message = format!(
+                "no stream {stream} in log group {group}, and create_stream is false; create the stream, or set create_stream = true"
+            );
             return Err(SinkError::misconfigured(message));
         }
         let requested_at = Instant::now();
@@ -92,7 +93,7 @@ impl Creator {
         }
         self.create_group(client, group, requested_at).await?;
         self.create_stream(client, log_stream).await.map_err(|failure| match failure.cause {
-            // It was made a moment ago; the service does not show it everywhere yet.
+            // It was created a moment ago and is not visible everywhere yet.
             FailureCause::NotFound => SinkError { class: ErrorClass::Retry, ..failure.error },
             _ => failure.error,
         })
@@ -109,24 +110,24 @@ impl Creator {
             return Err(missing_group(group));
         }
         let mut groups = self.groups.lock().await;
-        // Whoever waited finds it made; what was made before it was missed is gone again.
+        // Another task created it while this one waited. One created before the request was deleted since.
         if groups.created.get(group).is_some_and(|created| *created > requested_at) {
             return self.put_retention(client, group, &mut groups).await;
         }
         if groups.without_retention.len() >= GROUPS_MAX {
-            let message = format!("{GROUPS_MAX} log groups still wait for their retention; {group} is made after them");
+            let message = format!("{GROUPS_MAX} log groups wait for their retention; {group} is created after them");
             return Err(SinkError::retry(message));
         }
         groups.creates.wait(self.random).await;
         let created = client.call("CreateLogGroup", self.group_body(group)).await;
-        // A group that was missing a moment ago was made by another runner, which may have died before it set the
-        // retention: that is set twice rather than never.
+        // Another runner has created a group that was missing a moment ago, and may have died before it set the
+        // retention: set it twice rather than never.
         accept_existing(created).map_err(|failure| failure.error)?;
         groups.note_created(group, self.new_group.retention_days.is_some());
         self.put_retention(client, group, &mut groups).await
     }
 
-    /// Gives a group that was made here its retention.
+    /// Sets the retention of a group that was created here.
     async fn put_retention(&self, client: &Client, group: &str, groups: &mut Groups) -> SinkResult<()> {
         let Some(days) = self.new_group.retention_days else { return Ok(()) };
         if !groups.without_retention.contains(group) {
@@ -139,10 +140,10 @@ impl Creator {
         Ok(())
     }
 
-    /// Retention that could not be set when its group was made is set before anything else goes there.
+    /// Sets a retention that failed when the group was created, before the next put to the group.
     ///
     /// # Errors
-    /// As the service said.
+    /// The service's error.
     pub async fn apply_retention(&self, client: &Client, group: &str) -> SinkResult<()> {
         if self.new_group.retention_days.is_none() {
             return Ok(());
@@ -167,9 +168,11 @@ impl Creator {
     }
 }
 
-/// The group is missing, and not to be made here.
+/// The group is missing, and this sink may not create it.
 pub fn missing_group(group: &str) -> SinkError {
-    SinkError::misconfigured(format!("no log group {group}, and create_group is not true; make it, or allow it"))
+    SinkError::misconfigured(format!(
+        "no log group {group}, and create_group is not true; create the group, or set create_group = true"
+    ))
 }
 
 pub fn to_bytes(body: &Value) -> Bytes {
@@ -183,7 +186,7 @@ fn accept_existing(answer: Result<Bytes, CallFailure>) -> Result<(), CallFailure
     }
 }
 
-/// Turns that come at most so often.
+/// Spaces calls evenly, with jitter.
 struct RateLimiter {
     every: Duration,
     next: Mutex<Option<Instant>>,
@@ -216,7 +219,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// SplitMix64 (Steele, Lea, Flood 2014), seeded alike in every test process.
+    /// SplitMix64 (Steele, Lea, Flood 2014), with the same seed in every test process.
     fn random() -> u64 {
         static STATE: AtomicU64 = AtomicU64::new(20_261_123);
         let state = STATE.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst);
@@ -225,7 +228,7 @@ mod tests {
         mixed ^ (mixed >> 31)
     }
 
-    /// The most turns within any second.
+    /// The most calls within any second.
     fn busiest(turns: &[Instant]) -> usize {
         let within = |from: Instant| turns.iter().filter(|at| **at >= from && at.duration_since(from) < SECOND).count();
         turns.iter().map(|from| within(*from)).max().unwrap_or_default()
@@ -236,7 +239,7 @@ mod tests {
         for per_second in [STREAMS_PER_SECOND, GROUPS_PER_SECOND, RETENTIONS_PER_SECOND] {
             let limiter = RateLimiter::new(per_second);
             let mut turns = Vec::new();
-            // A burst that ends in one minute, then one at the beginning of the next, and one amid that.
+            // A burst that ends in one minute, one at the start of the next, and one during that.
             for wait in [0, 40, 60_000, 1] {
                 tokio::time::sleep(Duration::from_millis(wait)).await;
                 for _ in 0..3 * per_second {
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn runners_that_begin_at_the_same_instant_do_not_call_at_the_same_instant() {
+    async fn runners_that_start_at_the_same_instant_spread_their_calls() {
         const RUNNERS: u32 = 200;
         let mut first_turns = tokio::task::JoinSet::new();
         let minute = Instant::now();
@@ -261,7 +264,7 @@ mod tests {
         }
         let waits = first_turns.join_all().await;
         assert!(waits.iter().all(|wait| *wait <= BURST_JITTER + Duration::from_millis(1)), "{waits:?}");
-        // Evenly spread, each fifth of the jitter has its share of the runners.
+        // With an even spread each fifth of the jitter has its share of the runners.
         for fifth in 0..5 {
             let from = BURST_JITTER / 5 * fifth;
             let within = waits.iter().filter(|wait| **wait >= from && **wait < from + BURST_JITTER / 5).count();
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_remembered_up_to_a_bound() {
+    fn remembered_groups_are_limited() {
         let mut groups = Groups {
             creates: RateLimiter::new(1),
             retentions: RateLimiter::new(1),

@@ -1,5 +1,5 @@
-//! What a log event says: one JSON object with the line's names at top level, so that Logs Insights finds `run_id`, or the
-//! text alone. Written straight into the request's body, where a message is a JSON string.
+//! Writes the message of a log event: one JSON object with the line's names at top level, so that Logs Insights finds
+//! `run_id`, or the text alone. Written directly into the request's body, where a message is a JSON string.
 
 use domain::run::Outcome;
 
@@ -11,23 +11,23 @@ use crate::json::{close, escape, escape_valid, number_member, text_member};
 use crate::record::{MAX_LINE_BYTES_MIN, Piece, Record};
 use crate::stamp;
 
-/// The service refuses an empty message; a line without text becomes a space.
+/// Replaces an empty line with `format = "text"`: the service rejects an empty message.
 const EMPTY_TEXT: &[u8] = b" ";
-/// All that a line's object may have besides what is the same in every line, and the text.
+/// Bytes of a line's object beside its constant members and the text.
 const MEMBERS_BYTES_MAX: usize = 160;
-/// A byte of a line is at most so many in its message: a control character as `\u001b`.
+/// A byte of a line takes at most 6 bytes in its message: a control character as `\u001b`.
 const ESCAPED_BYTES_MAX: usize = 6;
-/// Into so many pieces at most a text is cut again whose message came out too long.
+/// Pieces that a text is cut into when escaping makes its message too long. Chosen: more than 6, the largest growth.
 const PIECES_MAX: u64 = 8;
 
-/// What is the same in all messages of a run.
+/// The constant parts of a run's messages.
 pub struct EventEncoder {
     format: CloudwatchFormat,
     /// `{"run_id":"..","group":"..","job":"..","attempt":1,"host":"..",`
     head: Vec<u8>,
-    /// The same as it stands inside a JSON string.
+    /// The same, escaped as the content of a JSON string.
     head_escaped: Vec<u8>,
-    /// The members that only `run.started` has.
+    /// The members of `run.started` only.
     started: Vec<u8>,
     started_text: String,
     /// ` (run 20261123T075000Z-3f9a1c0e7b2d, attempt 1)`
@@ -37,7 +37,7 @@ pub struct EventEncoder {
 }
 
 impl EventEncoder {
-    /// `max_line`: bytes of the longest message.
+    /// `max_line` is the longest message in bytes.
     pub fn new(config: &CloudwatchLogsConfig, max_line: Option<usize>, header: &RunHeader) -> EventEncoder {
         let mut head = b"{".to_vec();
         text_member("run_id", header.run_id.as_str(), &mut head);
@@ -68,7 +68,7 @@ impl EventEncoder {
         }
     }
 
-    /// Longest text of a line.
+    /// Longest text of a line in bytes.
     pub fn text_bytes_max(&self) -> usize {
         let taken = match self.format {
             CloudwatchFormat::Json => self.head.len() + MEMBERS_BYTES_MAX,
@@ -77,8 +77,8 @@ impl EventEncoder {
         self.message_bytes_max.saturating_sub(taken).max(MAX_LINE_BYTES_MIN / 2)
     }
 
-    /// Gives the piece, in more pieces where escaping makes its message longer than may be. Their numbers are a function
-    /// of the piece alone.
+    /// Passes on the piece, cut into more pieces when escaping makes its message too long. Their numbers depend on the
+    /// piece alone.
     pub fn pieces<'r>(&self, piece: &Piece<'r>, mut take: impl FnMut(Piece<'r>)) {
         let longest = self.text_bytes_max();
         if longest * ESCAPED_BYTES_MAX <= MESSAGE_BYTES_MAX {
@@ -103,7 +103,7 @@ impl EventEncoder {
         }
     }
 
-    /// What a text takes in its message.
+    /// Bytes of the text in its message.
     fn text_bytes(&self, text: &[u8]) -> usize {
         match self.format {
             CloudwatchFormat::Json => {
@@ -115,7 +115,7 @@ impl EventEncoder {
         }
     }
 
-    /// Appends the message as the inside of a JSON string; how many bytes it is as the service counts.
+    /// Appends the message as the content of a JSON string; returns its bytes as the service counts them.
     pub fn write(&self, record: &Record<'_>, scratch: &mut Vec<u8>, body: &mut Vec<u8>) -> usize {
         match (record, self.format) {
             (Record::Line(piece), CloudwatchFormat::Json) => self.write_object(piece, scratch, body),
@@ -178,7 +178,7 @@ impl EventEncoder {
                 text_member("message", &gap.text(), out);
                 close(out);
             }
-            // Metrics are taken from an object only.
+            // Metrics can only be extracted from an object.
             Record::Finished(finished) if json || self.emf_namespace.is_some() => self.write_finished(finished, out),
             Record::Started => out.extend_from_slice(format!("{}{}", self.started_text, self.run_text).as_bytes()),
             Record::Gap(gap) => out.extend_from_slice(gap.text().as_bytes()),
@@ -204,7 +204,7 @@ impl EventEncoder {
     }
 }
 
-/// Appends the member that makes metrics of an object's other members (CloudWatch embedded metric format specification).
+/// Appends the member that makes CloudWatch extract metrics from other members (embedded metric format specification).
 fn write_metrics(namespace: &str, finished: &FinishedRecord, out: &mut Vec<u8>) {
     let exit_code = finished.exit_code.map(|_| ("exit_code", "None"));
     let always = [
@@ -231,7 +231,7 @@ fn write_metrics(namespace: &str, finished: &FinishedRecord, out: &mut Vec<u8>) 
     out.extend_from_slice(b"]}]},");
 }
 
-/// The bytes of a text once every invalid sequence in it is U+FFFD.
+/// Bytes of a text after each invalid sequence is replaced by U+FFFD.
 fn readable_bytes(text: &[u8]) -> usize {
     if std::str::from_utf8(text).is_ok() {
         return text.len();

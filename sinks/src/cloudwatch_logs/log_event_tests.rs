@@ -7,7 +7,7 @@ use crate::record::tests::{finished, header, piece};
 const HEAD: &str =
     r#"{"run_id":"20261123T075000Z-3f9a1c0e7b2d","group":"db","job":"nightly-dump","attempt":1,"host":"host1","#;
 
-fn messages(options: &str) -> EventEncoder {
+fn encoder(options: &str) -> EventEncoder {
     let text = format!("[sink.a]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron\"\n{options}");
     let (mut sinks, faults) = SinksFile::parse("sinks.toml", &text);
     assert_eq!(faults.to_string(), "");
@@ -17,7 +17,7 @@ fn messages(options: &str) -> EventEncoder {
 
 fn check(options: &str, record: Record<'_>, wanted: &str) {
     let (mut scratch, mut body) = (Vec::new(), b"\"".to_vec());
-    let bytes = messages(options).write(&record, &mut scratch, &mut body);
+    let bytes = encoder(options).write(&record, &mut scratch, &mut body);
     body.push(b'"');
     let read: String = serde_json::from_slice(&body).expect("a JSON string");
     assert_eq!(read, wanted);
@@ -25,7 +25,7 @@ fn check(options: &str, record: Record<'_>, wanted: &str) {
 }
 
 #[test]
-fn a_line_is_an_object_with_the_names_of_the_contract() {
+fn a_line_is_an_object_with_the_documented_names() {
     check(
         "",
         Record::Line(piece(7, Stream::Stderr, b"say \"hi\"\t\xff")),
@@ -45,7 +45,7 @@ fn a_line_is_an_object_with_the_names_of_the_contract() {
 }
 
 #[test]
-fn a_text_is_never_empty() {
+fn an_empty_line_is_sent_as_a_space() {
     check("format = \"text\"\n", Record::Line(piece(1, Stream::Stdout, b"")), " ");
     check("format = \"text\"\n", Record::Line(piece(1, Stream::Stdout, b"a\\b\xff\xfe")), "a\\b\u{fffd}\u{fffd}");
     check(
@@ -56,7 +56,7 @@ fn a_text_is_never_empty() {
 }
 
 #[test]
-fn the_end_of_a_run_is_metrics_when_asked() {
+fn emf_adds_metrics_to_run_finished() {
     let end = r#""event":"run.finished","outcome":"failed","reason":"exit code 3","exit_code":3,"duration_ms":1500,"stdout_lines":2,"stderr_lines":1,"stdout_bytes":20,"stderr_bytes":10,"last_seq":3,"dropped_lines":0,"#;
     let message = format!("\"message\":\"{}\"}}", bracket_records::finished_text(&finished()));
     check("", Record::Finished(&finished()), &format!("{HEAD}{end}{message}"));

@@ -1,4 +1,4 @@
-//! The options of `type = "cloudwatch_logs"`, with the limits that the service's API reference gives them.
+//! The options of `type = "cloudwatch_logs"`, with the limits of the service's API reference.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use domain::document::Section;
 use crate::template::Template;
 use crate::tls::TlsConfig;
 
-/// What PutRetentionPolicy accepts (API reference of CloudWatch Logs).
+/// The retentions that PutRetentionPolicy accepts (API reference of CloudWatch Logs).
 const RETENTION_DAYS: [i64; 22] =
     [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
 /// Tags of one log group (API reference, CreateLogGroup).
@@ -17,46 +17,64 @@ const EMF_NAMESPACE: &str = "Sexton";
 const EMF_NAMESPACE_CHARS_MAX: usize = 255;
 
 #[derive(Clone, Debug, PartialEq)]
+/// The options of one sink.
 pub struct CloudwatchLogsConfig {
+    /// Name of the log group; with placeholders one group per job, host or date.
     pub group: Template,
+    /// Name of the log stream; default `{job}/{date}`.
     pub stream: Template,
+    /// Whether a missing group is created; default false.
     pub create_group: bool,
+    /// Whether a missing stream is created; default true.
     pub create_stream: bool,
+    /// Form of a line's event.
     pub format: CloudwatchFormat,
-    /// The namespace of the metrics in `run.finished`, when there are to be any.
+    /// Namespace of the metrics in `run.finished`; absent without `emf = true`.
     pub emf_namespace: Option<String>,
+    /// Properties of created groups.
     pub new_group: NewGroup,
+    /// How the service is reached.
     pub access: Access,
 }
 
-/// What a log group is given when this sink creates it. A group that exists is left as it is.
+/// The properties of a log group that this sink creates. An existing group is never changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewGroup {
+    /// Days; absent: events never expire.
     pub retention_days: Option<u32>,
-    /// As the API writes it: `STANDARD`, `INFREQUENT_ACCESS`, `DELIVERY`.
+    /// The API's spelling: `STANDARD`, `INFREQUENT_ACCESS`, `DELIVERY`.
     pub class: Option<&'static str>,
+    /// ARN of the key that encrypts the group.
     pub kms_key: Option<String>,
+    /// Tags of the group, at most 50.
     pub tags: BTreeMap<String, String>,
 }
 
-/// Who we are to the service and where it is. What is absent is found as the AWS SDKs find it.
+/// Credentials, region and endpoint. Absent values are found like the AWS SDKs do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
+    /// AWS region, for example `eu-west-1`.
     pub region: Option<String>,
+    /// URL of the service; absent: the region's endpoint.
     pub endpoint: Option<String>,
+    /// Profile in `~/.aws/config`; wins over credentials in the environment.
     pub profile: Option<String>,
+    /// Role to assume.
     pub role_arn: Option<String>,
+    /// External id for assuming the role.
     pub external_id: Option<String>,
+    /// Trusted certificates of the endpoint.
     pub tls: TlsConfig,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The message of a line's event.
 pub enum CloudwatchFormat {
     Json,
     Text,
 }
 
-/// Takes the options. Reports every fault; `None` when something needed is missing.
+/// Reads the options. Reports every fault; returns `None` when a required option is missing.
 pub fn read(section: &mut Section) -> Option<CloudwatchLogsConfig> {
     let group = read_group(section);
     let stream = read_stream(section);
@@ -84,7 +102,7 @@ fn read_group(section: &mut Section) -> Option<Template> {
     let group = section.required_text("group")?;
     let places_out = group.replace(['{', '}'], "");
     if !places_out.chars().all(is_group_char) || group.starts_with("aws/") {
-        let message = "a group's name is letters, digits and _ - / . #, and does not begin with aws/";
+        let message = "not a name of a log group; write letters, digits and _ - / . #, and do not begin with aws/";
         section.fault(line, &*group, message);
     }
     Template::parse(&group).map_err(|message| section.fault(line, &*group, message)).ok()
@@ -99,7 +117,7 @@ fn read_stream(section: &mut Section) -> Option<Template> {
     let line = section.line_of("stream");
     let stream = section.text("stream").unwrap_or_else(|| "{job}/{date}".to_owned());
     if stream.contains([':', '*']) {
-        section.fault(line, &*stream, "a stream's name takes no `:` and no `*`; remove them");
+        section.fault(line, &*stream, "a log stream's name may not contain `:` or `*`; remove them");
     }
     Template::parse(&stream).map_err(|message| section.fault(line, &*stream, message)).ok()
 }
@@ -115,7 +133,7 @@ fn read_emf(section: &mut Section) -> Option<String> {
             section.fault(*line, namespace, message);
         }
         if !emf {
-            section.fault(*line, namespace, "`emf_namespace` says nothing without emf = true; add it");
+            section.fault(*line, namespace, "`emf_namespace` has no effect without emf = true; add it");
         }
     }
     emf.then(|| named.map_or_else(|| EMF_NAMESPACE.to_owned(), |(_, namespace)| namespace))
@@ -128,7 +146,7 @@ fn read_new_group(section: &mut Section) -> NewGroup {
         && !RETENTION_DAYS.contains(&days)
     {
         let near = RETENTION_DAYS.iter().filter(|known| **known > days).min().unwrap_or(&3653);
-        let message = format!("not a retention that CloudWatch Logs knows; the next longer one is {near}");
+        let message = format!("not a retention of CloudWatch Logs; the next longer one is {near}");
         section.fault(retention_line, days.to_string(), message);
     }
     let classes = [("standard", "STANDARD"), ("infrequent_access", "INFREQUENT_ACCESS"), ("delivery", "DELIVERY")];
@@ -137,7 +155,11 @@ fn read_new_group(section: &mut Section) -> NewGroup {
     let tags_line = section.line_of("tags");
     let tags = section.map("tags").unwrap_or_default();
     if tags.len() > TAGS_MAX {
-        section.fault(tags_line, tags.len().to_string(), format!("a log group takes at most {TAGS_MAX} tags"));
+        section.fault(
+            tags_line,
+            tags.len().to_string(),
+            format!("a log group has at most {TAGS_MAX} tags; remove some"),
+        );
     }
     NewGroup { retention_days: retention_days.map(|days| days as u32), class, kms_key, tags }
 }
@@ -148,13 +170,13 @@ fn read_access(section: &mut Section) -> Access {
         && !endpoint.starts_with("http://")
         && !endpoint.starts_with("https://")
     {
-        section.fault(*line, endpoint, "not an endpoint; write it as https://host");
+        section.fault(*line, endpoint, "not an endpoint; write for example https://host");
     }
     let (region, profile) = (section.text("region"), section.text("profile"));
     let role_arn = section.text("role_arn");
     let external_id = section.text_at("external_id");
     if let (None, Some((line, id))) = (&role_arn, &external_id) {
-        section.fault(*line, id, "`external_id` goes with role_arn; add it");
+        section.fault(*line, id, "`external_id` needs role_arn; add it");
     }
     let tls_line = section.line_of("tls");
     let tls = TlsConfig::read(section);

@@ -1,4 +1,5 @@
-//! The calls for one stream, one after the other: put, make what is missing, put again; halve what is refused.
+//! The calls for one stream, in order: put, create what is missing, put again; halve what is refused. Spawned by the
+//! sink.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,7 +14,8 @@ use crate::cloudwatch_logs::create::Creator;
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::sink::Refused;
 
-/// When so many events of a call are refused alone and none is taken, the fault is not in the events.
+/// After this many refused single events without an accepted one, the error is not in the events. Chosen: far more than
+/// a batch has bad events.
 const REFUSED_ALONE_MAX: usize = 32;
 
 pub struct Putter {
@@ -21,11 +23,11 @@ pub struct Putter {
     pub creator: Arc<Creator>,
 }
 
-/// What became of the batches of one stream: those before the error were taken.
+/// The result for the batches of one stream: those before the error were accepted.
 #[derive(Default)]
 pub struct PutResult {
     pub refused: Vec<Refused>,
-    /// For the next batches.
+    /// For reuse by the next batches.
     pub spare: Vec<BodyBuffer>,
     pub error: Option<SinkError>,
 }
@@ -63,12 +65,12 @@ impl Putter {
         }
     }
 
-    /// Puts a refused batch in halves, until every event at fault is alone and set aside. The order stays.
+    /// Sends a refused batch in halves until each bad event is alone; these are returned as refused. The order is kept.
     async fn put_halves(&self, batch: &SealedBatch, error: SinkError) -> SinkResult<Vec<Refused>> {
         let mut refused = Vec::new();
         let mut alone = 0;
         let mut any_taken = false;
-        // The whole is known to be refused.
+        // The whole batch is already known to be refused.
         let mut ranges = halves(0..batch.len());
         if ranges.is_empty() {
             return Ok(vec![Refused { frame: batch.frame(0), message: error.message }]);
@@ -101,14 +103,14 @@ impl Putter {
         }
         self.creator.create(&self.client, log_stream).await?;
         self.client.call("PutLogEvents", body).await.map_err(|failure| match failure.cause {
-            // It was made a moment ago; the service does not show it everywhere yet.
+            // It was created a moment ago and is not visible everywhere yet.
             FailureCause::NotFound => SinkError { class: ErrorClass::Retry, ..failure.error },
             _ => failure.error,
         })
     }
 }
 
-/// The second half first: the first is taken from the end.
+/// The second half first: `pop` takes from the end.
 fn halves(range: Range<usize>) -> Vec<Range<usize>> {
     let middle = range.start + range.len() / 2;
     match range.len() {
@@ -121,7 +123,7 @@ fn rejected_records(answer: &[u8], batch: &SealedBatch, range: Range<usize>) -> 
     let LogStream { group, stream } = &*batch.log_stream;
     let rejected_events = RejectedEvents::parse(answer);
     let message =
-        |why| format!("CloudWatch Logs took the call, but not events that are {why} (stream {stream} of {group})");
+        |why| format!("CloudWatch Logs accepted the call, but not events that are {why} (stream {stream} of {group})");
     let refused = rejected_events.indices(range.len());
     refused.map(|(index, why)| Refused { frame: batch.frame(range.start + index), message: message(why) }).collect()
 }

@@ -1,7 +1,8 @@
-//! Reads a run's lines back, with FilterLogEvents. Called by `sexton logs`; the sink itself never reads.
+//! Reads the lines of a run from CloudWatch Logs with FilterLogEvents. Called by `sexton logs`; the sink itself never
+//! reads.
 //!
-//! One stream may hold many runs, and delivery is at least once: events are chosen by the run's name and attempt, and each
-//! number is given once.
+//! One stream may contain many runs, and delivery is at least once: events are selected by run id and attempt, and each
+//! seq is returned once.
 
 use domain::line::Stream;
 use jiff::{SignedDuration, Timestamp};
@@ -15,7 +16,8 @@ use super::{group_name, stream_name};
 use crate::bracket_records::{FINISHED, GAP, STARTED};
 use crate::feed::RunHeader;
 
-/// Lines are stamped by the host's clock, the ledger's instants by others'.
+/// Events are read from this long before the start: lines have the host's clock, the start may have another. Chosen:
+/// far above a usual difference of clocks.
 const EARLIER: SignedDuration = SignedDuration::from_mins(10);
 
 /// Group and stream of a run's lines.
@@ -23,7 +25,7 @@ pub fn log_stream_of(config: &CloudwatchLogsConfig, header: &RunHeader) -> (Stri
     (group_name(&config.group.fill(header)), stream_name(&config.stream.fill(header)))
 }
 
-/// Which lines.
+/// Selects the events of one attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptFilter {
     group: String,
@@ -34,7 +36,7 @@ pub struct AttemptFilter {
 }
 
 impl AttemptFilter {
-    /// One attempt of a run.
+    /// Selects one attempt of a run.
     pub fn new(config: &CloudwatchLogsConfig, header: &RunHeader) -> AttemptFilter {
         let (group, stream) = log_stream_of(config, header);
         let since = header.started_at.checked_sub(EARLIER).unwrap_or(header.started_at);
@@ -42,17 +44,22 @@ impl AttemptFilter {
     }
 }
 
-/// A line, or a part of one.
+/// A line, or a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// Time of the event in ms since 1970.
     pub at_ms: i64,
+    /// Stream that the line was printed to.
     pub stream: Stream,
+    /// Whether the line starts with this text.
     pub begins_line: bool,
+    /// Whether the line ends with this text.
     pub ends_line: bool,
+    /// Text without a newline.
     pub text: String,
 }
 
-/// An event of ours, as the sink writes it in JSON.
+/// An event's message, as the sink writes it in JSON.
 #[derive(Debug, Deserialize)]
 struct Message {
     run_id: String,
@@ -68,40 +75,42 @@ struct Message {
     message: String,
 }
 
-/// Gives the events page by page; asked again at the end, it looks for new ones.
+/// Returns the events page by page. After the last page, the next call reads new events.
 pub struct Reader {
     client: Client,
     wanted: AttemptFilter,
     next_token: Option<String>,
-    /// Number and part of the last event that was given.
+    /// Seq and part of the last returned event.
     returned: (u64, u64),
     since_ms: i64,
     has_ended: bool,
 }
 
 impl Reader {
+    /// Opens a client; makes no call yet.
+    ///
     /// # Errors
-    /// One sentence: there is no region, or the TLS settings cannot be used.
+    /// One sentence: there is no region, or the TLS settings are not usable.
     pub async fn new(config: &CloudwatchLogsConfig, wanted: AttemptFilter) -> Result<Reader, String> {
         let client = Client::new(&config.access, Timestamp::now).await.map_err(|error| error.message)?;
         let since_ms = wanted.since.as_millisecond();
         Ok(Reader { client, wanted, next_token: None, returned: (0, 0), since_ms, has_ended: false })
     }
 
-    /// Whether the record `run.finished` was seen: nothing comes after it.
+    /// Whether `run.finished` was read: no event follows it.
     pub fn has_ended(&self) -> bool {
         self.has_ended
     }
 
-    /// Whether there is another page now.
+    /// Whether another page is available now.
     pub fn has_more(&self) -> bool {
         self.next_token.is_some()
     }
 
-    /// The next page; it may be empty with more to come.
+    /// The next page; it may be empty although more pages follow.
     ///
     /// # Errors
-    /// One sentence: what the service said.
+    /// One sentence: the service's error.
     pub async fn next(&mut self) -> Result<Vec<Event>, String> {
         let mut request = json!({
             "logGroupName": self.wanted.group,
@@ -115,18 +124,18 @@ impl Reader {
         let answer =
             self.client.call("FilterLogEvents", to_bytes(&request)).await.map_err(|failure| failure.error.message)?;
         let answer: Value = serde_json::from_slice(&answer)
-            .map_err(|error| format!("CloudWatch Logs answered FilterLogEvents with what is not JSON: {error}"))?;
+            .map_err(|error| format!("CloudWatch Logs answered FilterLogEvents with invalid JSON: {error}"))?;
         let mut found = Vec::new();
         for event in answer["events"].as_array().into_iter().flatten() {
             let at_ms = event["timestamp"].as_i64().unwrap_or(self.since_ms);
             let read = serde_json::from_str::<Message>(event["message"].as_str().unwrap_or_default());
-            // Somebody else's words may name the run as well.
+            // Another program's event may contain the run id, too.
             let Ok(message) = read else { continue };
             if message.run_id == self.wanted.run_id && message.attempt == self.wanted.attempt {
                 found.push((at_ms, message));
             }
         }
-        // The service sorts by time; within a millisecond the numbers tell.
+        // The service sorts by time; seq and part sort within a millisecond.
         found.sort_by_key(|(at_ms, message)| (*at_ms, message.seq, message.part));
         self.next_token = answer["nextToken"].as_str().map(str::to_owned);
         Ok(found.into_iter().filter_map(|(at_ms, message)| self.take(at_ms, message)).collect())
@@ -151,7 +160,7 @@ impl Reader {
         }
         self.returned = place;
         if !self.has_more() {
-            // New lines are looked for from here on; those of this very millisecond were given.
+            // The next read begins here; events of this millisecond that were returned are skipped.
             self.since_ms = self.since_ms.max(at_ms);
         }
         Some(Event {

@@ -1,4 +1,4 @@
-//! What the sink keeps of a run: the stream it goes to, what is the same in all its messages, and how far it has come.
+//! The state that the sink keeps of a run: its log stream, the last event time, and the position that the service has.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,11 +6,11 @@ use crate::cloudwatch_logs::batch::LogStream;
 use crate::engine::locked;
 use crate::record::Record;
 
-/// A clock that steps back by more than this was wrong before: its lines follow it, else all later ones would be held in
-/// a future that the service refuses.
+/// A larger step back means that the clock was wrong before: event times follow it, or all later lines would have a
+/// future time, which the service rejects. Chosen, not measured.
 const CLOCK_STEP_MS_MAX: i64 = 10 * 60 * 1000;
 
-/// The place of a record in its run. Rises from `run.started` to `run.finished`.
+/// Position of a record in its run. Rises from `run.started` to `run.finished`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventPlace {
     seq: u64,
@@ -28,15 +28,15 @@ impl EventPlace {
     }
 }
 
-/// A place and the event time there.
+/// A position and the event time at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventMark {
     pub place: EventPlace,
     pub ms: i64,
 }
 
-/// Survives a disconnect, so that after a failure in one stream the others are not sent twice: the service has had no
-/// de-duplication since sequence tokens went.
+/// Kept across connections, so that after a failure in one stream the others are not sent twice: the service has not
+/// de-duplicated since it dropped sequence tokens.
 #[derive(Debug)]
 pub struct RunState {
     pub log_stream: Arc<LogStream>,
@@ -46,15 +46,15 @@ pub struct RunState {
 #[derive(Clone, Copy, Debug)]
 struct Progress {
     accepted: EventMark,
-    /// The last record that was encoded on this connection.
+    /// The last record encoded on this connection.
     encoded: EventPlace,
-    /// On this connection.
+    /// Number of the connection.
     connection: u64,
     last_ms: i64,
 }
 
 impl RunState {
-    /// `started_ms`: the time of records whose own is not known.
+    /// `started_ms` is the time of records without a time of their own.
     pub fn new(log_stream: Arc<LogStream>, started_ms: i64) -> Arc<RunState> {
         let accepted = EventMark { place: EventPlace::default(), ms: started_ms };
         Arc::new(RunState {
@@ -68,8 +68,8 @@ impl RunState {
         })
     }
 
-    /// The event time of a record: its time of capture, never a little before that of an earlier record of the run. `None`
-    /// when the service has the record.
+    /// The event time of a record in ms: its capture time, but not slightly before that of an earlier record of the
+    /// run. Returns `None` when the service already has the record.
     pub fn next_event_ms(&self, place: EventPlace, ms: i64, connection: u64) -> Option<i64> {
         let mut progress = locked(&self.progress);
         if progress.connection != connection {
@@ -86,7 +86,7 @@ impl RunState {
         Some(progress.last_ms)
     }
 
-    /// The service has everything up to here.
+    /// The service has every record up to `mark`.
     pub fn mark_accepted(&self, mark: EventMark) {
         let mut progress = locked(&self.progress);
         if mark.place > progress.accepted.place {
@@ -94,7 +94,7 @@ impl RunState {
         }
     }
 
-    /// Whether the service has everything that was encoded.
+    /// Whether the service has every encoded record.
     pub fn is_complete(&self) -> bool {
         let progress = locked(&self.progress);
         progress.encoded <= progress.accepted.place

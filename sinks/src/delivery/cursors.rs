@@ -1,4 +1,4 @@
-//! Moves cursors behind what the sink has, and every other feed back to its cursor after a failure.
+//! Moves cursors past confirmed records, and rewinds the other feeds after a failure. Called by the delivery task.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use crate::error::{SinkError, SinkResult};
 use crate::sink::Sink;
 
 impl<S: Sink> Delivery<S> {
-    /// Takes out of `unconfirmed` what the sink has.
+    /// Removes the confirmed turns from `unconfirmed` and counts their lines as delivered.
     pub(super) fn take_confirmed(&mut self) -> SinkResult<()> {
         if self.unconfirmed.is_empty() {
             return Ok(());
         }
         let confirmed = self.sink.confirmed_batches(self.sent)?;
-        let arrived = self.sink.accepted_batches().max(confirmed);
+        let accepted = self.sink.accepted_batches().max(confirmed);
         while let Some(turn) = self.unconfirmed.get(self.accepted_turns)
-            && turn.batch <= arrived
+            && turn.batch <= accepted
         {
             if let Some(state) = self.feeds.get(&turn.feed_id) {
-                locked(&state.feed).arrived = turn.end;
+                locked(&state.feed).accepted = turn.end;
             }
             self.accepted_turns += 1;
         }
@@ -47,7 +47,7 @@ impl<S: Sink> Delivery<S> {
         Ok(())
     }
 
-    /// Takes out of `unconfirmed` the runs that the sink has all of, though another one's records stand before them.
+    /// Removes the turns of runs that the receiver has completely, although records of other runs before them failed.
     fn confirm_complete_runs(&mut self) {
         let mut total = BatchCounts::default();
         for turn in std::mem::take(&mut self.unconfirmed) {
@@ -84,7 +84,7 @@ impl<S: Sink> Delivery<S> {
                 Err(error) => {
                     self.dirty.insert(id);
                     let message = format!("cannot store the cursor of run {}: {error}", state.key.0);
-                    tracing::error!(sink = %self.config.name, run_id = %state.key.0, %error, "cannot store a cursor");
+                    tracing::error!(sink = %self.config.name, run_id = %state.key.0, %error, "cannot store a cursor; retrying");
                     let now = (self.environment.now)();
                     locked(&self.shared.health).note_error(&SinkError::retry(message), now);
                 }
@@ -93,32 +93,32 @@ impl<S: Sink> Delivery<S> {
         Ok(())
     }
 
-    /// Forgets a run that is delivered to its end.
+    /// Forgets a run once `run.finished` is confirmed and its cursor is stored.
     pub(super) fn close_if_done(&mut self, id: u64) {
-        let through = self
+        let done = self
             .feeds
             .get(&id)
             .is_some_and(|state| state.reading == Reading::Done && state.outstanding == 0 && state.confirmed.is_none());
-        if through && let Some(state) = self.feeds.remove(&id) {
+        if done && let Some(state) = self.feeds.remove(&id) {
             self.id_of_attempt.remove(&state.key);
             let mut feeds = locked(&self.shared.feeds);
-            // A feed added anew under the same name is another one.
+            // A feed added again under the same key is another feed.
             if feeds.get(&state.key).is_some_and(|feed| Arc::ptr_eq(feed, &state.feed)) {
                 feeds.remove(&state.key);
             }
         }
     }
 
-    /// After a failure: stores what is confirmed, and lets every other feed begin again at its durable cursor.
+    /// After a failure: stores the cursors of confirmed records and rewinds every other feed to its cursor.
     pub(super) async fn rewind_unconfirmed(&mut self) {
         if let Err(error) = self.take_confirmed() {
-            tracing::debug!(sink = %self.config.name, %error, "what was confirmed last cannot be known");
+            tracing::debug!(sink = %self.config.name, %error, "cannot determine the last confirmed batch; sending from the stored cursor");
         }
         let refused = self.sink.refused();
         self.note_refused(&refused);
         self.confirm_complete_runs();
         if let Err(error) = self.commit_cursors().await {
-            tracing::warn!(sink = %self.config.name, %error, "cursors could not be stored");
+            tracing::warn!(sink = %self.config.name, %error, "cannot store cursors; retrying");
         }
         self.sink.disconnect();
         self.clear_sent();
@@ -129,7 +129,7 @@ impl<S: Sink> Delivery<S> {
             let Some(state) = self.feeds.get_mut(&id) else { continue };
             let mut tracked = locked(&state.feed);
             tracked.feed.rewind();
-            tracked.arrived = Position::START;
+            tracked.accepted = Position::START;
             drop(tracked);
             state.outstanding = 0;
             state.confirmed = None;

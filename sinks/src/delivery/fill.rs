@@ -1,4 +1,4 @@
-//! Fills the batch of a sink: a little of every run in turn.
+//! Fills a sink's batch with a little of every run in turn. Called by the delivery task; the only reader of feeds.
 
 use tokio::time::{Instant, sleep_until};
 
@@ -10,8 +10,8 @@ use crate::feed::Next;
 use crate::sink::Sink;
 
 impl<S: Sink> Delivery<S> {
-    /// Fills the batch: a turn for each run that has something, until the batch is full or nothing is left, and waits for
-    /// more when `batch.timeout` says so.
+    /// Reads every ready feed in turn until the batch is full or no feed has more. A batch that is not full waits for
+    /// more lines up to `batch.timeout`.
     pub(super) async fn fill_batch(&mut self) {
         let deadline = Instant::now() + self.config.batch.timeout;
         let first_turn = self.unconfirmed.len();
@@ -33,12 +33,12 @@ impl<S: Sink> Delivery<S> {
             }
         }
         if self.sink.filled_bytes() == 0 {
-            // Nothing of these turns is to be sent: they are through when what was sent before is.
+            // No record of these turns is sent (unwanted or dropped), so they are confirmed with the batch before.
             self.unconfirmed.range_mut(first_turn..).for_each(|turn| turn.batch = self.sent);
         }
     }
 
-    /// After a batch: a sink may hold back of that one, never of one before.
+    /// Forgets the records of the sent batch. A sink may hold back records of that batch, never of an earlier one.
     pub(super) fn clear_sent(&mut self) {
         if self.sink.filled_bytes() == 0 {
             self.sent_records.clear();
@@ -48,7 +48,7 @@ impl<S: Sink> Delivery<S> {
         self.filled_from = self.sent_records.len();
     }
 
-    /// Reads and encodes one turn of a run; how many events that made.
+    /// Reads and encodes one turn of a run; returns the number of encoded records.
     fn read_turn(&mut self, id: u64) -> usize {
         let Some(state) = self.feeds.get_mut(&id) else { return 0 };
         let read = locked(&state.feed).feed.read(self.sink.read_bytes_max());
@@ -76,7 +76,7 @@ impl<S: Sink> Delivery<S> {
             Err(error) => {
                 state.reading = Reading::Pending;
                 let message = format!("cannot read the spool of run {}: {error}", state.key.0);
-                tracing::error!(sink = %self.config.name, run_id = %state.key.0, %error, "cannot read a spool");
+                tracing::error!(sink = %self.config.name, run_id = %state.key.0, %error, "cannot read a spool; retrying");
                 let now = (self.environment.now)();
                 locked(&self.shared.health).note_error(&SinkError::retry(message), now);
                 0

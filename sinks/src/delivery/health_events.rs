@@ -1,4 +1,5 @@
-//! What a sink's task counts and tells: its health for whoever asks, events for what people should hear, and our own log.
+//! Updates the health of a sink, sends events about it (they become alerts), and writes Sexton's own log. Called by the
+//! delivery task.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::error::{ErrorClass, SinkError};
 use crate::sink::{Refused, Sink};
 use crate::status::{FailureSpan, RefusedRecord, SinkEvent, SinkTrouble};
 
-/// Losses are told at most so often; the counters are always right.
+/// At most one loss event per sink in this time; the counters stay exact. Chosen: an alert a minute is enough to act.
 const LOSS_EVENT_INTERVAL: Duration = Duration::from_secs(60);
 
 impl<S: Sink> Delivery<S> {
@@ -22,7 +23,7 @@ impl<S: Sink> Delivery<S> {
         let since = health.failing.map_or(now, |failing| failing.since);
         let event_sent = health.failing.is_some_and(|failing| failing.event_sent && failing.class == error.class);
         if health.failing.is_none() {
-            tracing::warn!(sink = %self.config.name, class = error.class.name(), %error, "the sink fails");
+            tracing::warn!(sink = %self.config.name, class = error.class.name(), %error, "sink failed");
         }
         let lasted = now.duration_since(since).unsigned_abs();
         let send_now = !event_sent && (error.class == ErrorClass::Misconfigured || lasted >= self.config.alert_after);
@@ -42,7 +43,7 @@ impl<S: Sink> Delivery<S> {
         self.failures = 0;
         let recovered = locked(&self.shared.health).failing.take();
         if let Some(failing) = recovered {
-            tracing::info!(sink = %self.config.name, since = %failing.since, "the sink works again");
+            tracing::info!(sink = %self.config.name, since = %failing.since, "sink recovered");
             if failing.event_sent {
                 self.send_event(SinkEvent::Recovered { sink: self.config.name.clone(), since: failing.since });
             }
@@ -50,7 +51,7 @@ impl<S: Sink> Delivery<S> {
         self.count_delivered(total);
     }
 
-    /// What is through while something else still fails.
+    /// Counts delivered and dropped lines; another run's records may still fail.
     pub(super) fn count_delivered(&mut self, total: &BatchCounts) {
         let mut health = locked(&self.shared.health);
         health.delivered(total.lines, std::time::Instant::now());
@@ -70,7 +71,7 @@ impl<S: Sink> Delivery<S> {
         let mut first = None;
         let mut count = 0;
         for Refused { frame, message } in refused {
-            // A run that was removed meanwhile has nothing left to name.
+            // The run was removed: no record to name.
             let Some((feed_id, record_id)) = self.sent_records.get(*frame) else { continue };
             let Some(state) = self.feeds.get(feed_id) else { continue };
             let record = RefusedRecord::new(&state.key, *record_id, message.clone(), now);
@@ -79,7 +80,7 @@ impl<S: Sink> Delivery<S> {
             }
             tracing::warn!(
                 sink = %self.config.name, run_id = %record.run_id, attempt = record.attempt, record = record.record,
-                seq = record.seq, "a record was refused for good and is set aside: {message}"
+                seq = record.seq, "record permanently refused; skipped: {message}"
             );
             count += 1;
             first.get_or_insert(record);
@@ -87,7 +88,7 @@ impl<S: Sink> Delivery<S> {
         let Some(first) = first else { return };
         let what = if count == 1 { "1 record was".to_owned() } else { format!("{count} records were") };
         let message =
-            format!("{what} refused for good and set aside; the first is {}: {}", first.name(), first.message);
+            format!("{what} permanently refused and skipped; the first is {}: {}", first.name(), first.message);
         health.note_error(&SinkError { class: ErrorClass::Permanent, message: message.clone() }, now);
         drop(health);
         self.report_loss(message);
@@ -113,7 +114,7 @@ impl<S: Sink> Delivery<S> {
 
     fn send_event(&self, event: SinkEvent) {
         if let Err(error) = self.environment.events.try_send(event) {
-            tracing::error!(sink = %self.config.name, %error, "nobody takes the sink's events");
+            tracing::error!(sink = %self.config.name, %error, "event receiver is gone; the event is lost");
         }
     }
 }

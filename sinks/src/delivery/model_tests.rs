@@ -1,12 +1,12 @@
-//! Random histories against a model: producers, a sink with every kind of fault, and a runner that is killed and comes back
-//! over the same cursors. Time is stepped, so thousands of histories take seconds. A failure names its seed;
-//! `SEXTON_MODEL_SEED=N` plays that one alone, `SEXTON_MODEL_CASES=N` plays so many.
+//! Random histories against a model: producers, a sink with every kind of fault, and a runner that is killed and
+//! restarts over the same cursors. Time is stepped, so thousands of histories take seconds. A failure names its seed;
+//! `SEXTON_MODEL_SEED=N` plays only that history, `SEXTON_MODEL_CASES=N` plays N histories.
 //!
-//! What must hold in each:
-//! - what a cursor has passed has arrived, or was refused and is named;
-//! - what has arrived was produced;
-//! - each run arrives in order, without a hole, between its brackets;
-//! - nothing is read while the sink is down.
+//! Invariants of each history:
+//! - every record before a cursor has arrived, or was refused and is named;
+//! - every record that arrived was produced;
+//! - each run arrives in order, without a missing record, between its brackets;
+//! - no feed is read while the sink is down.
 
 mod other_side;
 mod world;
@@ -26,14 +26,14 @@ use crate::engine::{AttemptKey, EngineShared, Environment, TrackedFeed, locked};
 use other_side::ModelSink;
 use world::{Dice, ModelFeed, Produced, SharedWorld, World, locked_world};
 
-/// Histories in an ordinary test run.
+/// Histories in an ordinary test run: about 3 s.
 const CASES: u64 = 3000;
 const RUNS_MAX: u64 = 4;
 const STEPS: u64 = 40;
-/// A history that is not through by then (stepped time) never will be.
+/// Stepped time after which a history that is not delivered counts as stuck.
 const END: Duration = Duration::from_secs(3600);
 
-/// One life of the runner.
+/// The runner between two starts.
 struct Life {
     shared: Arc<EngineShared>,
     task: tokio::task::JoinHandle<()>,
@@ -74,7 +74,7 @@ impl Life {
 
     fn add(&self, world: &SharedWorld, id: &RunId) {
         let key: AttemptKey = (id.clone(), 1);
-        let tracked = TrackedFeed { feed: ModelFeed::open(world, id), arrived: Position::START };
+        let tracked = TrackedFeed { feed: ModelFeed::open(world, id), accepted: Position::START };
         let handle = Arc::new(Mutex::new(tracked));
         locked(&self.shared.feeds).insert(key.clone(), handle.clone());
         locked(&self.shared.inbox).added.push((key, handle));
@@ -86,7 +86,7 @@ impl Life {
         self.shared.notify.notify_one();
     }
 
-    /// The world's own assertions fail inside the task: its end is theirs.
+    /// An assertion of the model fails inside the task: its panic goes on here.
     async fn end(self, kill: bool) {
         if kill {
             self.task.abort();
@@ -142,7 +142,7 @@ async fn play(seed: u64) {
             _ => tokio::time::sleep(Duration::from_millis(script.below(2000))).await,
         }
     }
-    // The faults end: then everything must come through.
+    // The faults end here: from now on every record must arrive.
     let ids: Vec<RunId> = {
         let mut world = locked_world(&world);
         (world.faults, world.down) = (0, false);
@@ -157,13 +157,13 @@ async fn play(seed: u64) {
     if life.task.is_finished() {
         return life.end(false).await;
     }
-    assert!(flushed.is_ok_and(|flushed| flushed.is_ok()), "not everything came through in time");
-    // A cursor or a spool that failed once more is tried again.
+    assert!(flushed.is_ok_and(|flushed| flushed.is_ok()), "not every record was delivered in time");
+    // A cursor or a spool that failed once more is retried.
     let all_done =
         || locked_world(&world).runs.values().all(|run| run.durable.is_some_and(|at| at.stage == Stage::Done));
     let end = tokio::time::Instant::now() + END;
     while !all_done() {
-        assert!(tokio::time::Instant::now() < end, "a run was not delivered to its end");
+        assert!(tokio::time::Instant::now() < end, "`run.finished` was not delivered");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     check_refused(&world, &life);
@@ -177,7 +177,7 @@ fn produce(world: &SharedWorld, script: &mut Dice, life: &Life) {
         return;
     }
     let id = open[script.below(open.len() as u64) as usize].clone();
-    let run = world.runs.get_mut(&id).expect("one of them");
+    let run = world.runs.get_mut(&id).expect("an open run");
     for _ in 0..script.below(20) {
         let seq = run.texts.len() as u64 + 1;
         if script.one_in(100) {
@@ -190,20 +190,20 @@ fn produce(world: &SharedWorld, script: &mut Dice, life: &Life) {
     life.wake(&id);
 }
 
-/// Whatever this life says was refused is poison.
+/// Every record that the engine names as refused is poison.
 fn check_refused(world: &SharedWorld, life: &Life) {
     let world = locked_world(world);
     let health = locked(&life.shared.health);
     for refused in &health.refused {
-        let seq = refused.seq.expect("only lines are poison");
+        let seq = refused.seq.expect("only lines can be poison");
         assert!(world.runs[&refused.run_id].poison.contains(&seq), "{} was not refused", refused.name());
     }
     let counted = health.refused_records >= health.refused.len() as u64;
-    assert!(counted, "{} named and {} counted", health.refused.len(), health.refused_records);
+    assert!(counted, "{} named, but {} counted", health.refused.len(), health.refused_records);
 }
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Inputs that nobody thought of.
+//! The corpus of odd inputs: reading one never panics.
 
 use sinks::config::SinksFile;
 use testbed::try_inputs;

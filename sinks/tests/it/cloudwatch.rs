@@ -1,4 +1,4 @@
-//! CloudWatch Logs against an endpoint that enforces every limit of the service, and answers as it does.
+//! CloudWatch Logs against an endpoint that enforces every limit of the service, and answers like it.
 
 #![expect(unsafe_code, reason = "credentials come from the environment, which a test must set")]
 
@@ -15,12 +15,12 @@ use sinks::status::SinkEvent;
 use crate::memory::{RETRY, Run, config, start, wait_until};
 use crate::strict_logs::{Plan, StrictLogs};
 
-/// Of what the memory feed's runs are called.
+/// The log group of the memory feed's runs.
 pub const GROUP: &str = "/cron/db";
-/// To an emulator, an access key id is an account.
+/// An emulator uses the access key id as the account.
 pub const ACCOUNT: &str = "111111111111";
 
-/// Credentials for all tests of this process; nobody here checks them.
+/// Credentials for all tests of this process; the endpoint does not check them.
 #[expect(clippy::disallowed_methods, reason = "where credentials are found in the environment is under test")]
 fn credentials() {
     static ONCE: Once = Once::new();
@@ -34,7 +34,7 @@ fn credentials() {
     });
 }
 
-/// Without its head and `retry`.
+/// The sink's options without section head and `retry`.
 pub fn options(address: impl std::fmt::Display) -> String {
     credentials();
     format!(
@@ -125,7 +125,7 @@ async fn clocks_that_step_and_days_that_pass_break_no_limit() {
     let now = Timestamp::now();
     let first = Run::new(1);
     for minutes in [-3000, -1400, -10, -11, -9, -2000, -1, 100_000, -1] {
-        // The last but one is ahead by more than the service takes.
+        // The second-last line is further ahead than the service accepts.
         let at = now + SignedDuration::from_mins(if minutes > 0 { 200 } else { minutes });
         first.set_time(at);
         first.print(Stream::Stdout, format!("{minutes}").as_bytes());
@@ -249,7 +249,7 @@ async fn what_a_person_must_allow_is_told_at_once_and_everything_is_kept() {
         run.finish();
         let (engine, mut events) = start(&sink(logs.address, options));
         engine.add(run.feed());
-        let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("a trouble") };
+        let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("no trouble event") };
         assert_eq!(trouble.class, ErrorClass::Misconfigured);
         assert!(trouble.error.contains(message), "{}", trouble.error);
         assert_eq!(engine.status().lag_lines, 10);
@@ -261,8 +261,11 @@ async fn what_a_person_must_allow_is_told_at_once_and_everything_is_kept() {
     let text = sink(logs.address, "").replace("create_group = true\n", "");
     let (engine, mut events) = start(&text);
     engine.add(run.feed());
-    let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("a trouble") };
-    assert_eq!(trouble.error, "no log group /cron/db, and create_group is not true; make it, or allow it");
+    let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("no trouble event") };
+    assert_eq!(
+        trouble.error,
+        "no log group /cron/db, and create_group is not true; create the group, or set create_group = true"
+    );
     assert_eq!(logs.count("CreateLogGroup"), 0);
     engine.shutdown().await;
 }
@@ -283,7 +286,8 @@ async fn a_hundred_new_streams_at_once_stay_below_the_quotas() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_another_runner_made_a_moment_before_gets_its_retention_all_the_same() {
     let logs =
-        StrictLogs::start(|action, _, _| if action == "CreateLogGroup" { Plan::BeforeUs } else { Plan::Serve }).await;
+        StrictLogs::start(|action, _, _| if action == "CreateLogGroup" { Plan::AnotherFirst } else { Plan::Serve })
+            .await;
     let runs = [Run::new(1), Run::new(2)];
     runs.iter().for_each(Run::finish);
     deliver(&sink(logs.address, "retention_days = 7\n"), &[&runs[0], &runs[1]]).await.shutdown().await;
@@ -306,7 +310,7 @@ async fn a_group_that_is_missing_holds_up_no_cursor_of_another_group() {
     engine.add(missing.feed());
     engine.add(there.feed());
     wait_until(|| there.durable().seq == 502).await;
-    // Amid the failures of the other one, what this one printed later comes through, too.
+    // Lines printed later to this run arrive, too, while the other run's group is missing.
     there.print_numbers(501..600);
     there.finish();
     engine.wake(&there.header.run_id);
@@ -314,18 +318,18 @@ async fn a_group_that_is_missing_holds_up_no_cursor_of_another_group() {
     let good: Vec<u64> = (1..=600).filter(|seq| *seq != 501).collect();
     let seen: Vec<u64> =
         logs.events("/job2", "job2").iter().filter_map(|event| event.object()["seq"].as_u64()).collect();
-    assert_eq!(seen, good, "and nothing twice");
+    assert_eq!(seen, good, "each line once");
     assert_eq!(missing.durable(), Position::START);
     let status = engine.status();
     assert_eq!((status.lag_lines, status.delivered_lines), (500, 600), "{status:?}");
     assert!(status.failing_since.is_some(), "{status:?}");
     let refused: Vec<_> = status.refused.iter().map(|refused| (&refused.run_id, refused.seq)).collect();
     assert_eq!(refused, [(&there.header.run_id, Some(501))], "{status:?}");
-    // The permanent loss and the missing group are told once each, and nobody is told that it works again.
+    // One event for the permanent loss, one for the missing group, and none for a recovery.
     for _ in 0..2 {
         assert!(matches!(events.recv().await, Some(SinkEvent::Trouble(_))));
     }
-    assert!(events.try_recv().is_err(), "no more is told");
+    assert!(events.try_recv().is_err(), "no more events");
     logs.state().groups.insert("/job1".to_owned(), Default::default());
     wait_until(|| missing.durable().seq == 501).await;
     engine.shutdown().await;
@@ -336,13 +340,13 @@ async fn a_group_that_is_missing_holds_up_no_cursor_of_another_group() {
 async fn check_sends_its_test_line_by_the_way_of_all_lines_and_says_what_came_back() {
     let check = async |text: &str| sinks::check::check(&config(text), CHECK_GROUP).await;
     let logs = serve().await;
-    let message = check(&sink(logs.address, "retention_days = 7\n")).await.expect("taken");
+    let message = check(&sink(logs.address, "retention_days = 7\n")).await.expect("accepted");
     let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
     assert!(
-        message.starts_with(&format!("http://{} took the test line of run {}", logs.address, &date[..2])),
+        message.starts_with(&format!("http://{} accepted the test line of run {}", logs.address, &date[..2])),
         "{message}"
     );
-    assert!(message.ends_with(" into stream check of /cron/sexton"), "{message}");
+    assert!(message.ends_with(" in stream check of /cron/sexton"), "{message}");
     let seen: Vec<Value> = logs.events("/cron/sexton", "check").iter().map(|event| event.object()).collect();
     assert_eq!(seen.len(), 3, "{seen:?}");
     assert!(
@@ -351,23 +355,23 @@ async fn check_sends_its_test_line_by_the_way_of_all_lines_and_says_what_came_ba
     );
     assert_eq!((&seen[1]["group"], &seen[1]["job"]), (&json!("sexton"), &json!("check")));
     assert_eq!(logs.state().groups["/cron/sexton"].0, Some(7));
-    let message = sinks::check::check(&config(&sink(logs.address, "")), "db").await.expect("taken");
-    assert!(message.ends_with(" into stream check of /cron/db"), "{message}");
+    let message = sinks::check::check(&config(&sink(logs.address, "")), "db").await.expect("accepted");
+    assert!(message.ends_with(" in stream check of /cron/db"), "{message}");
     no_violation(&logs);
 
     let logs = serve().await;
-    let not_made = sink(logs.address, "").replace("create_group = true\n", "");
-    let message = check(&not_made).await.expect("others make the groups");
-    assert!(message.contains("log group /cron/sexton may be written to; no test line was sent, because"), "{message}");
-    let fixed = not_made.replace("/cron/{group}", "/cron/all");
-    let message = check(&fixed).await.expect_err("a group of this name must be there");
+    let without_create = sink(logs.address, "").replace("create_group = true\n", "");
+    let message = check(&without_create).await.expect("the group may be missing");
+    assert!(message.contains("permits writing to log group /cron/sexton; no test line was sent, because"), "{message}");
+    let fixed = without_create.replace("/cron/{group}", "/cron/all");
+    let message = check(&fixed).await.expect_err("a group with a fixed name must exist");
     assert!(message.starts_with("no log group /cron/all, and create_group is not true"), "{message}");
     logs.state().groups.insert("/cron/all".to_owned(), Default::default());
-    assert!(check(&fixed).await.is_ok_and(|message| message.ends_with(" into stream check of /cron/all")));
+    assert!(check(&fixed).await.is_ok_and(|message| message.ends_with(" in stream check of /cron/all")));
 
     let denied = StrictLogs::start(|_, _, _| Plan::Deny).await;
     let message = check(&sink(denied.address, "")).await.expect_err("denied");
     assert!(message.contains("allow logs:PutLogEvents"), "{message}");
-    let nobody = sink(testbed::free_port(), "");
-    assert!(check(&nobody).await.expect_err("nobody").contains("cannot reach"));
+    let no_server = sink(testbed::free_port(), "");
+    assert!(check(&no_server).await.expect_err("no server").contains("cannot reach"));
 }

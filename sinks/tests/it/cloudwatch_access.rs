@@ -1,5 +1,5 @@
-//! Who the CloudWatch sink is to the service: profiles in files, roles with an external id, credentials that expire, TLS.
-//! Against moto, whose STS and logs are one server, and which keeps every request that it gets.
+//! How the CloudWatch sink authenticates: profiles in files, roles with an external id, credentials that expire, TLS.
+//! Against moto, whose STS and logs are one server, and which keeps every request.
 
 #![expect(unsafe_code, reason = "profiles come from the environment, which a test must set")]
 
@@ -21,12 +21,12 @@ use crate::cloudwatch::{self, GROUP, deliver};
 use crate::memory::{RETRY, Run, config, start, wait_until};
 use crate::strict_logs::{Plan, StrictLogs};
 
-/// The files of AWS's tools, in place of those in the home directory. Each test has profiles of its own in them.
+/// The files of the AWS tools, in place of those in the home directory. Each test adds profiles of its own.
 struct Files {
     _folder: TempDir,
     config: PathBuf,
     credentials: PathBuf,
-    /// What a test adds is there for good.
+    /// Configuration and credentials of all tests so far.
     added: Mutex<(String, String)>,
 }
 
@@ -60,14 +60,14 @@ impl Files {
     }
 }
 
-/// At once, as nobody may read half a file.
+/// In one step: no reader may see half a file.
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).expect("written");
     fs::rename(new, path).expect("renamed");
 }
 
-/// A sink without region, endpoint and credentials of its own.
+/// A sink without region, endpoint and credentials.
 fn sink(options: &str) -> String {
     let options_of_all = cloudwatch::options("nowhere");
     let kept = options_of_all.lines().filter(|line| !line.starts_with("region") && !line.starts_with("endpoint"));
@@ -97,7 +97,7 @@ fn calls(server: &Moto) -> Vec<(String, String, bool)> {
     requests.iter().map(call).collect()
 }
 
-/// Base64 (RFC 4648 section 4) of text.
+/// Decodes base64 (RFC 4648 section 4).
 fn form(encoded: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digits = encoded.bytes().filter_map(|byte| ALPHABET.iter().position(|known| *known == byte));
@@ -138,11 +138,11 @@ async fn a_profile_that_is_named_gives_region_endpoint_and_keys_whatever_the_env
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_that_is_not_there_is_told_at_once() {
     FILES.add("", "");
-    let (engine, mut events) = start(&sink("region = \"us-east-1\"\nprofile = \"nobody\"\n"));
+    let (engine, mut events) = start(&sink("region = \"us-east-1\"\nprofile = \"absent\"\n"));
     engine.add(run_of(1).feed());
-    let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("a trouble") };
+    let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("no trouble event") };
     assert_eq!(trouble.class, ErrorClass::Misconfigured, "{}", trouble.error);
-    assert!(trouble.error.contains("nobody"), "{}", trouble.error);
+    assert!(trouble.error.contains("absent"), "{}", trouble.error);
     engine.shutdown().await;
 }
 
@@ -167,11 +167,11 @@ async fn a_role_is_assumed_with_its_external_id_and_its_keys_sign_every_call() {
     let (assumed, puts) = calls.split_first().expect("calls");
     assert!(assumed.0.contains("Action=AssumeRole&") && assumed.0.contains("&ExternalId=house-7"), "{assumed:?}");
     assert!(assumed.0.contains("role%2Flogs") && assumed.0.contains("&RoleSessionName=sexton"), "{assumed:?}");
-    assert_eq!(assumed.1, "333333333333", "the profile's keys ask for the role");
+    assert_eq!(assumed.1, "333333333333", "the profile's keys request the role");
     let session = &puts[0].1;
     assert!(session.starts_with("ASIA"), "{puts:?}");
     assert!(puts.iter().all(|(_, key, token)| key == session && *token), "{puts:?}");
-    // The role's account has the lines.
+    // The lines are in the role's account.
     assert_eq!(server.log_events(session, GROUP, "job1").len(), 22);
     assert_eq!(server.log_groups("333333333333"), Vec::<Value>::new());
 }
@@ -184,7 +184,7 @@ async fn a_roles_credentials_are_renewed_before_they_expire_and_not_sooner() {
     let (events, _receiver) = mpsc::channel(64);
     let environment = Environment { now, ..Environment::real(events) };
     let engine = Engine::start(config(&role_profile("renewed", &server)), environment).expect("the sink starts");
-    // moto's sessions last an hour by its own clock, so that those of the last step are as good as expired, too.
+    // moto's sessions last one hour by its own clock, so those of the last step have nearly expired.
     for (minutes, renewed) in [(0, false), (30, false), (57, false), (59, true)] {
         AHEAD_MINUTES.store(minutes, SeqCst);
         let run = Run::new(minutes as u32 + 1);
@@ -197,7 +197,7 @@ async fn a_roles_credentials_are_renewed_before_they_expire_and_not_sooner() {
     let calls = calls(&server);
     let keys: Vec<&String> =
         calls.iter().filter(|(action, ..)| action == "PutLogEvents").map(|(_, key, _)| key).collect();
-    assert_ne!(keys.first(), keys.last(), "the new ones sign");
+    assert_ne!(keys.first(), keys.last(), "the new keys sign");
     engine.shutdown().await;
 }
 
@@ -230,7 +230,7 @@ async fn an_endpoint_behind_tls_is_trusted_by_the_ca_file_and_by_nothing_else() 
     let endpoint = format!("region = \"us-east-1\"\nendpoint = \"https://{}\"\n", server.address());
     let (engine, mut events) = start(&sink(&endpoint));
     engine.add(run_of(1).feed());
-    let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("a trouble") };
+    let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("no trouble event") };
     assert_eq!(trouble.class, ErrorClass::Misconfigured, "{}", trouble.error);
     assert!(trouble.error.contains("certificate"), "{}", trouble.error);
     engine.shutdown().await;

@@ -1,5 +1,5 @@
-//! CloudWatch Logs against programs that others wrote: ministack, which makes groups and keeps accounts apart, and moto,
-//! which minds the order and the age of events. No limit of the service is enforced by either: see `cloudwatch.rs`.
+//! CloudWatch Logs against independent emulators: ministack, which creates groups and separates accounts, and moto,
+//! which checks the order and the age of events. Neither enforces limits of the service: see `cloudwatch.rs`.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::cloudwatch::{ACCOUNT, GROUP, deliver, sink};
 use crate::memory::{Run, start, wait_until};
 
 const OTHER_ACCOUNT: &str = "222222222222";
-/// A call that hangs is given up after 30 seconds.
+/// A hanging call ends after 30 s.
 const SHORTER_THAN_A_CALL: Duration = Duration::from_secs(20);
 
-/// Each event's time and the object that it is.
+/// Time and object of each event.
 fn events(server: &AwsServer, stream: &str) -> Vec<(i64, Value)> {
     let events = server.log_events(ACCOUNT, GROUP, stream);
     let read = |event: &Value| {
@@ -34,7 +34,7 @@ fn seqs(server: &AwsServer, stream: &str) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn ministack_holds_every_line_of_every_run_in_order_with_its_time_and_fields() {
     let Some(server) = Ministack::start() else { return };
-    // More than one call takes, one call, and nothing but the brackets.
+    // More than one call, exactly one call, and only the brackets.
     let counts = [12_000, 300, 0];
     let runs = [Run::new(1), Run::new(2), Run::new(3)];
     for (run, count) in runs.iter().zip(counts) {
@@ -64,7 +64,7 @@ async fn ministack_holds_every_line_of_every_run_in_order_with_its_time_and_fiel
             assert_eq!(event["message"], format!("caf\u{e9} \"{number}\"\t\\"));
         }
     }
-    // The signature names the account: another one has none of it.
+    // The signature selects the account: another account has no lines.
     assert_eq!(server.log_groups(OTHER_ACCOUNT), Vec::<Value>::new());
     assert_eq!(server.log_events(OTHER_ACCOUNT, GROUP, "job1"), Vec::<Value>::new());
 }
@@ -94,7 +94,7 @@ async fn calls_of_a_single_event_are_taken_by_both() {
     if let Some(server) = Moto::start() {
         deliver(&text(&server), &[&run()]).await.shutdown().await;
         check(&server);
-        // Five events, five calls that were taken; and one before, that found no stream.
+        // Five events in five accepted calls, and one call before, which found no stream.
         let requests = server.requests();
         let puts = |request: &&Value| request["headers"]["X-Amz-Target"] == "Logs_20140328.PutLogEvents";
         assert_eq!(requests.iter().filter(puts).count(), 6, "{requests:?}");
@@ -138,7 +138,7 @@ async fn moto_takes_every_call_in_order_however_the_clock_steps() {
     run.finish();
     let engine = deliver(&sink(server.address(), ""), &[&run]).await;
     assert_eq!((engine.status().refused_records, engine.status().last_error), (0, None));
-    // A call that was refused for its order would have been taken in halves.
+    // A call refused for its order would have been repeated in halves.
     let requests = server.diagnostics();
     assert!(requests.contains("\" 200 ") && !requests.contains("\" 400 "), "{requests}");
     let mut seqs = seqs(&server, "job1");
@@ -159,18 +159,21 @@ async fn events_that_moto_finds_too_old_or_too_new_are_counted_and_told_and_the_
         }
     }
     run.finish();
-    // So that the old ones are sent at all.
+    // Without it the sink would drop the old lines.
     let text = sink(server.address(), "").replace("retry = {", "retry = { max_age = \"30d\",");
-    let (engine, mut told) = start(&text);
+    let (engine, mut sent_events) = start(&text);
     engine.add(run.feed());
     assert!(engine.flush(testbed::DEADLINE).await, "{:?}", engine.status());
     let status = engine.status();
-    // Moto names the last event that is too old, where the service names the one after it: the third is its own fault.
+    // Moto returns the index of the last event that is too old, the service the index after it: moto's deviation hides
+    // the third.
     let refused: Vec<Option<u64>> = status.refused.iter().map(|refused| refused.seq).collect();
     assert_eq!((status.refused_records, &*refused), (3, &[Some(1), Some(2), Some(204)][..]), "{status:?}");
-    let message: Vec<&str> = status.refused.iter().map(|refused| &*refused.message).collect();
-    assert!(message[0].contains("too old") && message[2].contains("ahead of the service's clock"), "{message:?}");
-    assert!(matches!(told.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == ErrorClass::Permanent));
+    let messages: Vec<&str> = status.refused.iter().map(|refused| &*refused.message).collect();
+    assert!(messages[0].contains("too old") && messages[2].contains("ahead of the service's clock"), "{messages:?}");
+    assert!(
+        matches!(sent_events.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == ErrorClass::Permanent)
+    );
     let mut seqs = seqs(&server, "job1");
     seqs.sort_unstable();
     assert_eq!(seqs, (4..=203).chain(205..=304).collect::<Vec<u64>>());
@@ -193,11 +196,11 @@ async fn an_endpoint_that_hangs_holds_up_no_end_and_loses_nothing() {
     assert!(!engine.flush(Duration::from_millis(100)).await);
     let status = engine.status();
     assert_eq!((status.delivered_lines, status.lag_lines + status.unconfirmed_lines), (0, 500), "{status:?}");
-    tokio::time::timeout(SHORTER_THAN_A_CALL, engine.shutdown()).await.expect("no call is waited for");
+    tokio::time::timeout(SHORTER_THAN_A_CALL, engine.shutdown()).await.expect("the shutdown waits for no call");
     assert!(!run.is_delivered());
     proxy.pass();
     deliver(&text, &[&run]).await.shutdown().await;
-    // The call that hung may have gone on as well.
+    // The server may have executed the call that hung, too.
     let mut seqs = seqs(&server, "job1");
     seqs.sort_unstable();
     seqs.dedup();

@@ -1,6 +1,6 @@
-//! What every sink must do, against the real server where there is one: every line at least once, in order per run, with
-//! its time of capture, between its brackets; through every fault that its way can have; while it is down it reads
-//! nothing ahead and holds up nobody; and it is through soon after the server is back.
+//! The requirements for every sink, tested against the real server where there is one. Every line arrives at least
+//! once, in order per run, with its capture time, between its brackets, through every fault of its transport. A sink
+//! that is down reads nothing ahead and blocks no run, and delivers soon after the server is back.
 //!
 //! A new sink needs one line here, and a target in `conformance_targets.rs`.
 
@@ -15,11 +15,11 @@ use sinks::engine::Engine;
 use crate::conformance_targets::{self as targets, Fault, Seen, Target, What};
 use crate::memory::{RETRY, Run, start, wait_until};
 
-/// From the server's return until everything is through.
+/// Limit from the server's return until everything is delivered.
 const RECOVERY: Duration = testbed::DEADLINE;
-/// What a sink may have read ahead of its cursor while nothing can be delivered: one turn, and the batch before it.
+/// What a sink may have read beyond its cursor while nothing can be delivered: one read, and the batch before it.
 const AHEAD_BYTES_MAX: u64 = 3 * 64 * 1024;
-/// Failed attempts that show what a dead sink does.
+/// Failed attempts after which the state of a failing sink is checked.
 const ATTEMPTS: usize = 3;
 
 macro_rules! conforms {
@@ -55,11 +55,11 @@ async fn conforms(target: Target) {
     let mut number = 0;
     for fault in target.faults.iter().copied() {
         number += 2;
-        let runs = [begun(number), begun(number + 1)];
+        let runs = [started(number), started(number + 1)];
         println!("{}: {fault:?}", target.name);
         (target.begin)(fault);
         let (engine, _events) = start(&format!("{}{RETRY}", target.sink));
-        // What comes before the fault is seen, and what comes amid it.
+        // The first lines are printed before the fault shows, the rest during it.
         runs.iter().for_each(|run| engine.add(run.feed()));
         for run in &runs {
             print(run, 0..target.lines);
@@ -70,8 +70,8 @@ async fn conforms(target: Target) {
             check_while_down(&target, &engine, &runs).await;
         }
         (target.end)(fault);
-        let through = engine.flush(RECOVERY).await;
-        assert!(through, "{} after {fault:?}: {:?}", target.name, engine.status());
+        let delivered = engine.flush(RECOVERY).await;
+        assert!(delivered, "{} after {fault:?}: {:?}", target.name, engine.status());
         assert!(runs.iter().all(Run::is_delivered));
         let status = engine.status();
         assert_eq!((status.lag_lines, status.unconfirmed_lines, status.failing_since), (0, 0, None), "{status:?}");
@@ -79,7 +79,7 @@ async fn conforms(target: Target) {
         for run in &runs {
             let complete = || check_complete(&(target.seen)(run), run, &target);
             let mut last = Err(String::new());
-            wait_until_or(|| {
+            wait_until_or_timeout(|| {
                 last = complete();
                 last.is_ok()
             })
@@ -90,23 +90,23 @@ async fn conforms(target: Target) {
     }
 }
 
-/// Waits in vain without a panic of its own: the caller's says more.
-async fn wait_until_or(mut condition: impl FnMut() -> bool) {
+/// Waits without a panic: the caller's own message is more useful.
+async fn wait_until_or_timeout(mut condition: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + RECOVERY;
     while !condition() && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Begun a while ago, so that its lines are not of the future.
-fn begun(number: u32) -> Run {
+/// Started a minute ago, so that its lines are not in the future.
+fn started(number: u32) -> Run {
     let mut run = Run::new(number);
-    let header = Arc::get_mut(&mut run.header).expect("nobody else has it yet");
+    let header = Arc::get_mut(&mut run.header).expect("no other owner yet");
     header.started_at -= SignedDuration::from_mins(1);
     run
 }
 
-/// The capture time of a line: each its own.
+/// The capture time of a line, different for each.
 fn captured_at(run: &Run, seq: u64) -> Timestamp {
     run.header.started_at + SignedDuration::from_micros(i64::try_from(seq).expect("small") * 1001)
 }
@@ -123,7 +123,7 @@ fn text_of(seq: u64) -> String {
     format!("line {seq} caf\u{e9} {}", "x".repeat((seq % 97) as usize))
 }
 
-/// Everything is printed by now: the sink held up nobody. It tries again and again, and keeps no more for that.
+/// Every line is printed by now, so the sink blocked no run. It retries without reading further ahead.
 async fn check_while_down(target: &Target, engine: &Engine, runs: &[Run; 2]) {
     let mut seen = BTreeMap::new();
     wait_until(|| {
@@ -159,11 +159,11 @@ fn check_complete(seen: &[Seen], run: &Run, target: &Target) -> Result<(), Strin
                     return Err(format!("seq {seq} came before {next}"));
                 }
                 if record.text != text_of(seq) {
-                    return Err(format!("seq {seq} holds {:?}", record.text));
+                    return Err(format!("seq {seq} contains {:?}", record.text));
                 }
                 let off = record.at.duration_since(captured_at(run, seq)).unsigned_abs();
                 if off > target.precision {
-                    return Err(format!("seq {seq} is of {}, not of {}", record.at, captured_at(run, seq)));
+                    return Err(format!("seq {seq} has the time {}, not {}", record.at, captured_at(run, seq)));
                 }
                 next = next.max(seq + 1);
             }
@@ -177,7 +177,7 @@ fn check_complete(seen: &[Seen], run: &Run, target: &Target) -> Result<(), Strin
 }
 
 impl Fault {
-    /// Nothing at all is delivered until it ends, and the sink notices.
+    /// Nothing is delivered until the fault ends, and the sink notices it.
     fn is_total(self) -> bool {
         matches!(self, Fault::Down)
     }

@@ -1,5 +1,5 @@
-//! Where the conformance suite sends to: a sink's configuration, how its way is broken and mended, and how what arrived is
-//! read back.
+//! The targets of the conformance suite: a sink's configuration, how its transport fails and recovers, and how the
+//! arrived records are read back.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,26 +20,26 @@ use crate::http;
 use crate::memory::Run;
 use crate::strict_logs::{Plan, StrictLogs};
 
-/// Where a connection is cut: amid a record of the first run, past its first batch's beginning.
+/// Bytes after which a connection is cut: inside a record of the first run, after the start of its first batch.
 const CUT_AFTER_BYTES: u64 = 54_321;
-/// Slow enough that batches wait for the wire, quick enough to be over in a second or two.
+/// Slow enough that batches wait for the wire, and over within two seconds.
 const SLOW_BYTES_PER_SECOND: u64 = 400_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     None,
-    /// Nobody is there; for a file, it cannot be made.
+    /// No server listens; for a file, its directory cannot be created.
     Down,
-    /// Everything is taken and nothing goes on; then it does.
+    /// Every byte is accepted and none is passed on, until the fault ends.
     Hang,
-    /// The connection ends amid a record.
+    /// The connection ends inside a record.
     Cut,
     Slow,
-    /// The server accepted, and its answer got lost.
+    /// The server accepted the request, and its answer is lost.
     AnswerLost,
 }
 
-/// In the order that they have in a run.
+/// In the order of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
     Started,
@@ -47,7 +47,7 @@ pub enum What {
     Finished,
 }
 
-/// A record as the server has it.
+/// A record as the server received it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub what: What,
@@ -60,28 +60,28 @@ type Reading = Box<dyn Fn(&Run) -> Vec<Seen> + Send + Sync>;
 
 pub struct Target {
     pub name: &'static str,
-    /// Of the sinks file, without `retry`.
+    /// The section of the sinks file, without `retry`.
     pub sink: String,
     pub faults: &'static [Fault],
-    /// Per run and fault.
+    /// Lines per run and fault.
     pub lines: u64,
-    /// A sink that is down is noticed before anything is read.
+    /// Whether a sink that is down is noticed before any read.
     pub connects: bool,
-    /// Of the time as the server keeps it.
+    /// Precision of the time that the server keeps.
     pub precision: Duration,
     pub begin: Switch,
     pub end: Switch,
-    /// What it has of the run, in order of arrival.
+    /// The server's records of the run, in order of arrival.
     pub seen: Reading,
 }
 
 /// Enough for several batches.
 const LINES: u64 = 400;
-/// Two runs of these fit into a receiver's buffer of the default size: what does not fit is lost, as UDP does.
+/// Two runs of these fit into a receive buffer of the default size; UDP loses the rest.
 const DATAGRAM_LINES: u64 = 75;
 const MICROSECONDS: Duration = Duration::from_micros(2);
 const OF_A_STREAM: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::Slow];
-/// Not slow: each of many small requests would be.
+/// Without `Slow`: many small requests would take too long.
 const OF_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::AnswerLost];
 const OF_FULL_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::Slow, Fault::AnswerLost];
 const OF_DATAGRAMS: &[Fault] = &[Fault::None, Fault::Down];
@@ -149,7 +149,7 @@ pub async fn gelf_http(options: &str) -> Option<Target> {
     let proxy = Proxy::start(address);
     let sink = format!("type = \"gelf\"\naddress = \"http://{}/gelf\"\n{options}", proxy.address());
     let seen = move |run: &Run| of_run(&received.accepted(), run, from_gelf);
-    // Nothing is connected before there is something to post.
+    // HTTP connects only when there is a message to post.
     Some(Target { faults: OF_REQUESTS, connects: false, ..by_proxy("GELF, HTTP", sink, proxy, seen) })
 }
 
@@ -163,8 +163,8 @@ pub fn cloudwatch_logs() -> Option<Target> {
     Some(Target { faults: OF_FULL_REQUESTS, connects: false, precision, ..target })
 }
 
-/// The endpoint that enforces every limit; unlike the service it gives events back in order of arrival, so that it shows
-/// what was sent first.
+/// The endpoint that enforces every limit. Unlike the service it returns events in order of arrival, which shows what
+/// was sent first.
 pub async fn strict_logs() -> Option<Target> {
     let logs = StrictLogs::start(|_, _, _| Plan::Serve).await;
     let proxy = Proxy::start(logs.address);
@@ -195,7 +195,7 @@ pub fn file(format: &'static str) -> Option<Target> {
         begin: Box::new(move |fault| {
             if fault == Fault::Down {
                 std::fs::remove_dir_all(&broken).ok();
-                std::fs::write(&broken, "no directory").expect("written");
+                std::fs::write(&broken, "not a directory").expect("written");
             }
         }),
         end: Box::new(move |fault| {
@@ -244,7 +244,7 @@ fn by_proxy(
             Fault::AnswerLost => proxy.lose_answer(),
         }),
         end: Box::new(move |fault| match fault {
-            // These end by themselves, and must have happened and been noticed.
+            // These end without us, and must have happened and been noticed.
             Fault::Cut => testbed::wait_until(testbed::DEADLINE, || mending.connections() >= ended.load(SeqCst) + 2),
             Fault::AnswerLost => testbed::wait_until(testbed::DEADLINE, || mending.is_passing()),
             _ => mending.pass(),
@@ -294,7 +294,7 @@ fn what(event: &str, seq: Option<u64>) -> What {
         ("run.started", _) => What::Started,
         ("run.finished", _) => What::Finished,
         (_, Some(seq)) => What::Line { seq },
-        (event, None) => panic!("a record that is no line and not known: {event}"),
+        (event, None) => panic!("neither a line nor a known event: {event}"),
     }
 }
 
@@ -320,7 +320,7 @@ fn from_syslog_ng(record: &Value, run_id: &str) -> Option<Seen> {
 
 fn from_gelf(record: &Value, run_id: &str) -> Option<Seen> {
     record["_run_id"].as_str().filter(|id| *id == run_id)?;
-    // graygelf and rsyslog keep the number as they got it; as a float it is good to a quarter of a microsecond.
+    // graygelf and rsyslog keep the number as a float: exact to a quarter of a microsecond.
     let seconds = record["timestamp"].as_f64().expect("a number");
     Some(Seen {
         what: what(record["_event"].as_str().unwrap_or_default(), record["_seq"].as_u64()),
@@ -329,7 +329,7 @@ fn from_gelf(record: &Value, run_id: &str) -> Option<Seen> {
     })
 }
 
-/// In the order of their time, as the service gives events.
+/// In the order of their time, as the service returns events.
 fn of_stream(server: &AwsServer, run: &Run) -> Vec<Seen> {
     let events = server.log_events(cloudwatch::ACCOUNT, cloudwatch::GROUP, &run.header.job);
     events.iter().map(from_log_event).collect()
@@ -359,13 +359,13 @@ fn from_json(line: &str) -> Seen {
     let at = ["timestamp", "time", "at"].iter().find_map(|name| record[*name].as_str()).expect(line);
     Seen {
         what: what(record["event"].as_str().unwrap_or_default(), record["seq"].as_u64()),
-        // An event has none.
+        // An event has no message.
         text: record["message"].as_str().unwrap_or_default().to_owned(),
         at: at.parse().expect("an instant"),
     }
 }
 
-/// `STAMP STREAM TAG TEXT`; a line has no number there: the text of the test says which it is.
+/// `STAMP STREAM TAG TEXT`. A CRI line has no number; the test's text contains it.
 fn from_cri(line: &str) -> Seen {
     let mut parts = line.splitn(4, ' ');
     let mut part = || parts.next().unwrap_or_else(|| panic!("too short: {line}"));

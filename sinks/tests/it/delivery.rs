@@ -1,4 +1,4 @@
-//! What the engine promises to whoever gives it feeds.
+//! The guarantees of the engine to the owner of its feeds.
 
 use domain::line::{Position, Stream};
 use jiff::{SignedDuration, Timestamp};
@@ -74,11 +74,11 @@ async fn a_cursor_waits_for_the_hold_and_is_not_stored_for_every_line() {
         engine.wake(&run.header.run_id);
         wait_until(|| lines_of(&capture).len() as u64 > number + 1).await;
         if number == 0 {
-            assert_eq!(run.durable(), Position::START, "sent, and not yet believed");
+            assert_eq!(run.durable(), Position::START, "sent, and not yet confirmed");
             wait_until(|| engine.status().lag_lines == 0).await;
             let status = engine.status();
-            assert_eq!((status.unconfirmed_lines, status.lag_seconds), (1, 0.0), "taken is no lag: {status:?}");
-            assert_eq!(run.durable(), Position::START, "and still no cursor moves for it");
+            assert_eq!((status.unconfirmed_lines, status.lag_seconds), (1, 0.0), "accepted lines are no lag: {status:?}");
+            assert_eq!(run.durable(), Position::START, "accepting moves no cursor");
         }
     }
     wait_until(|| run.durable().seq == 201).await;
@@ -102,7 +102,7 @@ async fn a_run_that_prints_without_end_does_not_starve_another() {
     proxy.pass();
     assert!(engine.flush(testbed::DEADLINE).await);
     let lines = lines_of(&capture);
-    let place = lines.iter().position(|line| line.ends_with("here I am")).expect("the quiet one's line");
+    let place = lines.iter().position(|line| line.ends_with("here I am")).expect("the quiet run's line");
     assert!(place < 5_000, "it came as line {place}");
     assert_eq!(lines.len(), 50_003);
     engine.shutdown().await;
@@ -150,7 +150,7 @@ async fn a_batch_that_may_wait_is_sent_as_one() {
 async fn check_sends_a_test_line_or_says_why_not() {
     let capture = Capture::start(Transport::Tcp);
     let reached = sinks::check::check(&config(&sink(&capture, "")), CHECK_GROUP).await;
-    let message = reached.expect("somebody listens");
+    let message = reached.expect("the server listens");
     assert!(
         message.starts_with(&format!("tcp://{} acknowledged the test line of run 2", capture.address())),
         "{message}"
@@ -160,8 +160,8 @@ async fn check_sends_a_test_line_or_says_why_not() {
     assert!(lines[1].contains(" group=\"sexton\" job=\"check\" "), "the line is marked: {lines:?}");
     assert!(lines[1].contains("] test line of `sexton check`, run "), "{lines:?}");
     let free = testbed::free_port();
-    let nobody = config(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{free}\"\n"));
-    let refused = sinks::check::check(&nobody, CHECK_GROUP).await.expect_err("nobody is there");
+    let no_server = config(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{free}\"\n"));
+    let refused = sinks::check::check(&no_server, CHECK_GROUP).await.expect_err("no server");
     assert!(refused.starts_with(&format!("cannot reach tcp://{free}: ")), "{refused}");
     let tls = config(&format!(
         "[sink.a]\ntype = \"gelf\"\naddress = \"tcp+tls://{free}\"\ntls = {{ ca_file = \"/nowhere.pem\" }}\n"
@@ -169,10 +169,10 @@ async fn check_sends_a_test_line_or_says_why_not() {
     let refused = sinks::check::check(&tls, CHECK_GROUP).await.expect_err("no such file");
     assert!(refused.starts_with("cannot read certificates from /nowhere.pem: "), "{refused}");
     let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{free}\"\n"));
-    assert_eq!(sinks::check::check(&udp, CHECK_GROUP).await, Err(format!("nobody listens at udp://{free}")));
+    assert_eq!(sinks::check::check(&udp, CHECK_GROUP).await, Err(format!("connection refused by udp://{free}")));
     let datagrams = Capture::start(Transport::Udp);
     let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{}\"\n", datagrams.address()));
-    assert!(sinks::check::check(&udp, CHECK_GROUP).await.is_ok_and(|message| message.contains("udp cannot tell")));
+    assert!(sinks::check::check(&udp, CHECK_GROUP).await.is_ok_and(|message| message.contains("udp does not confirm")));
     datagrams.wait_for(|all| all.len() == 3, testbed::DEADLINE);
 }
 
@@ -193,7 +193,7 @@ async fn what_was_sent_and_not_confirmed_is_sent_again_by_the_next_engine() {
     assert!(run.is_delivered());
     let lines = lines_of(&capture);
     assert_eq!(lines.len(), 204);
-    assert_eq!(lines[..102], lines[102..], "the copies are alike, down to their seq");
+    assert_eq!(lines[..102], lines[102..], "the copies are equal, also in seq");
     engine.shutdown().await;
 }
 
@@ -224,6 +224,6 @@ async fn a_run_that_is_removed_is_forgotten() {
     assert_eq!(engine.status().lag_lines, 10);
     engine.remove(&run.header.run_id, 1);
     assert_eq!((engine.status().lag_lines, engine.status().oldest_undelivered_run), (0, None));
-    assert!(engine.flush(testbed::DEADLINE).await, "nothing is left to flush");
+    assert!(engine.flush(testbed::DEADLINE).await, "no record is left to flush");
     engine.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! The file sink on a real file system.
+//! The sink `file` on a real file system.
 
 use std::fs;
 

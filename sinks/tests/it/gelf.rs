@@ -1,4 +1,4 @@
-//! GELF as graygelf (UDP) and rsyslog (TCP, TLS) read it.
+//! GELF, read by graygelf (UDP) and rsyslog (TCP, TLS).
 
 use domain::line::Stream;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ fn talkative(number: u32, long: usize) -> Run {
     run.set_time(capture_time());
     run.print(Stream::Stdout, "caf\u{e9} \"quoted\" \\ [x]".as_bytes());
     run.print(Stream::Stderr, b"");
-    // Random-looking, so that it stays long when compressed.
+    // Pseudo-random, so that it stays long when compressed.
     let mut state = 1u64;
     let noise: String = std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,5 +1,5 @@
-//! GELF over HTTP. No Graylog can be had here, so the other side is a listener that answers what a test tells it and keeps
-//! what it was sent; it knows nothing of GELF.
+//! GELF over HTTP. Graylog itself is not available here: the receiver is a listener that answers with the test's status
+//! and keeps each request; it does not check GELF.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::memory::{RETRY, Run, start, wait_until};
 
-/// Status for a body, decided by the test.
+/// The status for a body, chosen by the test.
 pub type Answer = fn(body: &str, attempt: usize) -> u16;
 
 #[derive(Clone, Default)]
@@ -101,8 +101,8 @@ async fn a_refused_message_is_set_aside_and_the_others_go_on() {
         assert_eq!(refused.len(), 1, "{refused:?}");
         assert_eq!((&refused[0].run_id, refused[0].seq, refused[0].record), (&run.header.run_id, Some(2), "line"));
         assert!(refused[0].message.contains("answered 400"), "{refused:?}");
-        let told = format!("{:?}", events.try_recv().expect("the loss is told"));
-        assert!(told.contains(&format!("the first is seq 2 of run {}", run.header.run_id)), "{told}");
+        let event = format!("{:?}", events.try_recv().expect("an event about the loss"));
+        assert!(event.contains(&format!("the first is seq 2 of run {}", run.header.run_id)), "{event}");
         assert!(run.is_delivered());
         engine.shutdown().await;
     }

@@ -1,4 +1,5 @@
-//! The sinks against real receivers: rsyslog, syslog-ng, graygelf, files; and through outages.
+//! Tests of the sinks against real receivers (rsyslog, syslog-ng, graygelf, emulators of CloudWatch Logs, files), also
+//! during outages.
 
 mod any_text;
 mod cloudwatch;

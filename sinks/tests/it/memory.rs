@@ -13,13 +13,13 @@ use sinks::feed::{Feed, FinishedRecord, Item, Lag, Next, RunHeader};
 use sinks::status::SinkEvent;
 use tokio::sync::mpsc;
 
-/// This second, with a fraction of nine different digits, of which receivers keep six or nine.
+/// The present second, with a fraction of nine different digits: receivers keep six or nine of them.
 pub fn capture_time() -> Timestamp {
     let second = Timestamp::from_second(Timestamp::now().as_second()).expect("an instant of today");
     second + SignedDuration::from_nanos(123_456_789)
 }
 
-/// One run that prints; clones share it.
+/// A run that prints; clones share it.
 #[derive(Clone)]
 pub struct Run {
     pub header: Arc<RunHeader>,
@@ -37,7 +37,7 @@ struct Spool {
 }
 
 impl Run {
-    /// `number` makes the name.
+    /// `number` is the end of the run id.
     pub fn new(number: u32) -> Run {
         let now = Timestamp::now();
         let header = RunHeader {
@@ -68,7 +68,7 @@ impl Run {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The capture time of the lines that follow.
+    /// Sets the capture time of the lines that follow.
     pub fn set_time(&self, at: Timestamp) {
         self.spool().at = at;
     }
@@ -91,7 +91,7 @@ impl Run {
         spool.records.push(record);
     }
 
-    /// Lines `FROM..TO`, each its own number.
+    /// Prints one line per number.
     pub fn print_numbers(&self, numbers: std::ops::Range<u64>) {
         for number in numbers {
             self.print(Stream::Stdout, format!("line {number} {}", "x".repeat(90)).as_bytes());
@@ -117,7 +117,7 @@ impl Run {
         });
     }
 
-    /// How far the sink is known to have it.
+    /// The position up to which the sink has confirmed the run.
     pub fn durable(&self) -> Position {
         self.spool().durable
     }
@@ -126,7 +126,7 @@ impl Run {
         self.spool().commits
     }
 
-    /// How many bytes were ever read beyond the cursor.
+    /// The most bytes ever read beyond the cursor.
     pub fn ahead_bytes_max(&self) -> u64 {
         self.spool().ahead_bytes_max
     }
@@ -208,7 +208,7 @@ pub fn config(text: &str) -> SinkConfig {
     sinks.remove(0)
 }
 
-/// Quick to try again, so that tests of outages are quick.
+/// Short waits before retries, so that tests of outages are fast.
 pub const RETRY: &str = "retry = { initial = \"20ms\", max = \"200ms\" }\n";
 
 pub fn start(text: &str) -> (Engine, mpsc::Receiver<SinkEvent>) {
@@ -216,7 +216,7 @@ pub fn start(text: &str) -> (Engine, mpsc::Receiver<SinkEvent>) {
     (Engine::start(config(text), Environment::real(events)).expect("the sink starts"), receiver)
 }
 
-/// Delivers the run to its end.
+/// Delivers the whole run.
 pub async fn deliver(text: &str, run: &Run) {
     let (engine, _events) = start(text);
     engine.add(run.feed());
@@ -229,7 +229,7 @@ pub async fn deliver(text: &str, run: &Run) {
 pub async fn wait_until(mut condition: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + testbed::DEADLINE;
     while !condition() {
-        assert!(tokio::time::Instant::now() < deadline, "the condition did not hold in time");
+        assert!(tokio::time::Instant::now() < deadline, "the condition did not become true in time");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

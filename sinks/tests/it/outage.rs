@@ -1,5 +1,5 @@
-//! Outages beyond those that every sink must pass (`conformance.rs`): a server killed amid the stream, many runs through
-//! changing faults, and a server that takes and does not read.
+//! Outages beyond those of the conformance suite: a server killed during delivery, many runs through changing faults,
+//! and a server that accepts bytes and does not read them.
 
 use serde_json::Value;
 use testbed::{Capture, Proxy, Rsyslog, RsyslogOptions, Transport};
@@ -10,7 +10,7 @@ const LINES: u64 = 5_000;
 /// Several batches.
 const AHEAD_BYTES: u64 = 1 << 20;
 
-/// Every line once at least and in order, the brackets around them.
+/// Checks that every line arrived at least once and in order, between its brackets.
 fn is_complete(records: &[Value], run: &Run, lines: u64) -> Result<(), String> {
     let id = run.header.run_id.as_str();
     let mut next = 1;
@@ -28,7 +28,7 @@ fn is_complete(records: &[Value], run: &Run, lines: u64) -> Result<(), String> {
                 let Some(seq) = value("seq").and_then(|seq| seq.parse::<u64>().ok()) else { continue };
                 let wanted = format!("line {} ", seq - 1);
                 if !record["msg"].as_str().unwrap_or_default().starts_with(&wanted) {
-                    return Err(format!("seq {seq} holds {record}"));
+                    return Err(format!("seq {seq} contains {record}"));
                 }
                 if seq > next {
                     return Err(format!("seq {seq} came before {next}"));
@@ -120,7 +120,7 @@ async fn a_server_that_hangs_is_not_believed_and_gets_everything_later() {
     let run = printed(1, HUNG_LINES);
     let (engine, _events) = start(&sink(proxy.address()));
     engine.add(run.feed());
-    // A sink that believes too much has moved its cursor by now.
+    // By now a sink that confirms too early has moved its cursor.
     wait_until(|| run.ahead_bytes_max() > AHEAD_BYTES).await;
     let status = engine.status();
     assert!(status.lag_lines > HUNG_LINES / 10, "{status:?}");

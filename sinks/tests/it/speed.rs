@@ -1,4 +1,4 @@
-//! What a line costs, for whoever wants to know: `cargo test --release -p sinks --test it -- --ignored --nocapture speed`.
+//! Measures the cost of a line: `cargo test --release -p sinks --test it -- --ignored --nocapture speed`.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -28,7 +28,7 @@ async fn speed_of_encoding_and_sending() {
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");
-        // The reader's own cost, measured in its thread, is taken off.
+        // The reader's CPU time, measured in its thread, is subtracted.
         let reader = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("accept");
             let mut buffer = vec![0; 1 << 20];
@@ -43,10 +43,10 @@ async fn speed_of_encoding_and_sending() {
         run.finish();
         let reading_feed = cost_of_feed(&run);
         let (engine, _events) = start(&format!("[sink.a]\ntype = \"{kind}\"\naddress = \"tcp://{address}\"\n"));
-        let (before, begun) = (cpu_seconds(), Instant::now());
+        let (before, started) = (cpu_seconds(), Instant::now());
         engine.add(run.feed());
         assert!(engine.flush(testbed::DEADLINE).await);
-        let wall = begun.elapsed().as_secs_f64();
+        let wall = started.elapsed().as_secs_f64();
         let (bytes, reading) = reader.join().expect("reader");
         let cpu = cpu_seconds() - before - reading - reading_feed;
         println!("{name}: {cpu:.3} CPU-s per M lines of 100 bytes, {wall:.3} s, {bytes} bytes on the wire");
@@ -54,7 +54,7 @@ async fn speed_of_encoding_and_sending() {
     }
 }
 
-/// What the feed in memory costs by itself.
+/// CPU time of the feed in memory alone.
 fn cost_of_feed(run: &Run) -> f64 {
     let mut feed = run.feed();
     let before = cpu_seconds();
@@ -70,7 +70,7 @@ fn thread_seconds() -> f64 {
     (fields[11].parse::<f64>().expect("utime") + fields[12].parse::<f64>().expect("stime")) / 100.0
 }
 
-/// How long a single line is on its way from `wake` to the receiver.
+/// Time of a single line from `wake` to the receiver.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: it depends on the machine and asserts nothing about speed"]
 async fn speed_of_a_single_line() {
@@ -83,12 +83,12 @@ async fn speed_of_a_single_line() {
         let before = capture.bytes().len();
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         run.print_numbers(number..number + 1);
-        let begun = Instant::now();
+        let started = Instant::now();
         engine.wake(&run.header.run_id);
         while capture.bytes().len() == before {
             std::hint::spin_loop();
         }
-        waits.push(begun.elapsed());
+        waits.push(started.elapsed());
     }
     waits.sort();
     println!("wake to receiver: median {:?}, p99 {:?}", waits[50], waits[98]);

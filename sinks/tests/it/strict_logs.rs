@@ -1,5 +1,5 @@
-//! An endpoint that enforces every documented limit of PutLogEvents and of the creates, and answers as the service does.
-//! It can throttle, fail, and lose an answer. What breaks a limit is refused, and kept for the test to see.
+//! An endpoint that enforces every documented limit of PutLogEvents and of the creates, and answers like the service.
+//! It can throttle, fail, and lose an answer. A call that breaks a limit is refused and kept for the test.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,18 +20,18 @@ const AHEAD_MS: i64 = 2 * 3_600_000;
 /// Calls of each action in any second: the quotas of an account.
 const QUOTAS: [(&str, usize); 3] = [("CreateLogStream", 50), ("CreateLogGroup", 10), ("PutRetentionPolicy", 5)];
 
-/// What becomes of a call before it is looked at.
+/// How a call is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
     Serve,
     Throttle,
     Fail,
-    /// It is done, and nobody hears of it.
+    /// The call is executed, and its answer is lost.
     LoseAnswer,
     Deny,
     ExpiredToken,
-    /// Somebody else does the same a moment before.
-    BeforeUs,
+    /// Another client makes the same call a moment before.
+    AnotherFirst,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ type Streams = BTreeMap<String, Vec<Event>>;
 pub struct State {
     /// Retention and streams of each group.
     pub groups: BTreeMap<String, (Option<i64>, Streams)>,
-    /// Every call, with when it came.
+    /// Every call, with its arrival.
     pub calls: Vec<(String, Value, Instant)>,
     /// Events and counted bytes of each accepted put.
     pub batches: Vec<(usize, usize)>,
@@ -60,7 +60,7 @@ pub struct State {
     pub signers: Vec<String>,
     /// Keys whose token has expired.
     pub expired: Vec<String>,
-    /// Limits that were broken.
+    /// Every broken limit.
     pub violations: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ pub struct StrictLogs {
 }
 
 impl StrictLogs {
-    /// `planner` is asked with the action, its body and how many calls came before.
+    /// `planner` gets the action, its body and the number of earlier calls.
     pub async fn start(planner: impl Fn(&str, &Value, usize) -> Plan + Send + Sync + 'static) -> StrictLogs {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
@@ -96,7 +96,7 @@ impl StrictLogs {
         self.state().calls.iter().filter(|(called, ..)| called == action).count()
     }
 
-    /// What a stream holds, in order of arrival; nothing when there is no such stream.
+    /// The events of a stream, in order of arrival; none when the stream does not exist.
     pub fn events(&self, group: &str, stream: &str) -> Vec<Event> {
         let state = self.state();
         state.groups.get(group).and_then(|(_, streams)| streams.get(stream)).cloned().unwrap_or_default()
@@ -120,7 +120,7 @@ impl StrictLogs {
                 Plan::Fail => (500, error("InternalFailure", "")),
                 Plan::Deny => (400, error("AccessDeniedException", "not authorized")),
                 Plan::ExpiredToken => (400, error("ExpiredTokenException", "expired")),
-                Plan::BeforeUs => {
+                Plan::AnotherFirst => {
                     let mut state = self.state();
                     state.serve(&action, &body);
                     state.serve(&action, &body)
@@ -208,7 +208,7 @@ impl State {
             self.violations.push(fault.clone());
             return (400, error("InvalidParameterException", &fault));
         }
-        // A poisoned event, as the tests write it: the service finds fault with it.
+        // A test marks a bad event with this text; the service rejects such events.
         if events.iter().any(|event| event.message.contains("poison")) {
             return (400, error("InvalidParameterException", "Log event is not valid"));
         }

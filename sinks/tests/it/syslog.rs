@@ -1,4 +1,4 @@
-//! Syslog as rsyslog and syslog-ng read it, field by field.
+//! Syslog, read by rsyslog and syslog-ng, field by field.
 
 use domain::line::{Stream, Tag};
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use crate::memory::{Run, capture_time, deliver};
 const TEXTS: [&str; 6] =
     ["plain", "caf\u{e9} \u{1f514}", "\"quotes\" and \\backslashes\\", "[brackets] and ]", "  leading", "tab\tin it"];
 
-/// The run that goes through the local socket.
+/// The run that is sent to the local socket.
 const LOCAL: u32 = 5;
 
 fn talkative(number: u32) -> Run {
@@ -43,7 +43,7 @@ fn check_rsyslog(records: &[Value], run: &Run) {
         assert_eq!(text(record, "msg"), TEXTS[index]);
         assert_eq!((text(record, "facility"), text(record, "severity")), ("cron", severity));
         let at: Timestamp = text(record, "ts").parse().expect("instant");
-        // rsyslog stamps what comes over its local socket itself.
+        // rsyslog stamps messages of its local socket itself.
         if run.header.job != Run::new(LOCAL).header.job {
             assert_eq!(at.to_string(), format!("{:.6}", run.time()));
         }

@@ -1,4 +1,4 @@
-//! The other side of a history: a sink with every kind of fault.
+//! The receiver of a history: a sink with every kind of fault.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::feed::RunHeader;
 use crate::record::{Record, RecordId};
 use crate::sink::{Acknowledge, Connection, Encode, Refused};
 
-/// The other side: what was sent lies in its kernel until it reads it; when a connection breaks, what it has not read is
-/// lost, and what it has read stays, whether an answer came back or not.
+/// Sent records are in the receiver's kernel until the receiver reads them. When a connection breaks, unread records
+/// are lost and read records stay, with or without an answer.
 pub struct ModelSink {
     pub world: SharedWorld,
     pub filled: Vec<Got>,
     pub connected: bool,
     pub in_kernel: Vec<(u64, Got)>,
     pub sent: u64,
-    /// Refused in a call that failed otherwise.
+    /// Refused records of a call that failed for another reason.
     pub unreported: Vec<Refused>,
 }
 
@@ -103,7 +103,7 @@ impl Connection for ModelSink {
                 false => self.in_kernel.push((self.sent + 1, got)),
             }
         }
-        // It breaks before, amid, or after the reading: then only the answer is lost.
+        // The connection breaks before, during or after the reading; in the last case only the answer is lost.
         if let Err(error) = self.fails("sending") {
             let all = locked_world(&self.world).dice.one_in(3);
             self.read_some(all);
@@ -117,7 +117,7 @@ impl Connection for ModelSink {
     async fn wait_closed(&mut self) -> SinkError {
         let breaks = locked_world(&self.world).dice.one_in(20);
         match breaks && self.connected {
-            true => SinkError::retry("the other side hung up"),
+            true => SinkError::retry("the receiver ended the connection"),
             false => std::future::pending().await,
         }
     }
@@ -145,7 +145,7 @@ impl Acknowledge for ModelSink {
     async fn drain(&mut self) -> SinkResult<()> {
         self.fails("draining")?;
         self.read_some(true);
-        // What was in the kernel is read; `confirmed` says so.
+        // The kernel's records are read now; `confirmed_batches` returns them.
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The world of one history: what was produced, what has arrived, and the rules that both must keep.
+//! The world of one history: what was produced, what has arrived, and the invariants of both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -32,7 +32,7 @@ impl Dice {
     }
 }
 
-/// A record as the other side got it.
+/// A record as the receiver got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Got {
     pub run: RunId,
@@ -40,13 +40,13 @@ pub struct Got {
     pub text: Vec<u8>,
 }
 
-/// The whole world of one history: what was produced, and what the other side has.
+/// The state of one history: produced records, and the receiver's records.
 pub struct World {
     pub dice: Dice,
     pub runs: BTreeMap<RunId, Produced>,
     pub arrived: Vec<Got>,
     pub connected: bool,
-    /// How many calls in ten fail.
+    /// How many of ten calls fail.
     pub faults: u64,
     pub down: bool,
 }
@@ -54,11 +54,11 @@ pub struct World {
 #[derive(Default)]
 pub struct Produced {
     pub texts: Vec<Vec<u8>>,
-    /// These the other side refuses for good.
+    /// Seqs that the receiver permanently refuses.
     pub poison: BTreeSet<u64>,
     pub finished: bool,
     pub durable: Option<Position>,
-    /// How far the arrived records reach without a hole: the next seq.
+    /// The first seq that has not arrived: all before it have, without a missing record.
     pub next: u64,
     pub started_arrived: bool,
     pub finished_arrived: bool,
@@ -71,7 +71,7 @@ impl World {
         self.down || (self.faults > 0 && self.dice.below(10) < self.faults)
     }
 
-    /// The other side takes a record: it must be the next one of its run, or one that it had before.
+    /// The receiver accepts a record: it must be the next of its run, or one that arrived before.
     pub fn take(&mut self, got: Got) {
         let run = self.runs.get_mut(&got.run).expect("a run that was produced");
         let skip_poison = |run: &mut Produced| {
@@ -83,15 +83,15 @@ impl World {
             RecordId::Started => run.started_arrived = true,
             RecordId::Line { seq } => {
                 assert!(run.started_arrived, "a line before run.started: {got:?}");
-                assert_eq!(run.texts.get(seq as usize - 1), Some(&got.text), "what arrives was produced: {got:?}");
+                assert_eq!(run.texts.get(seq as usize - 1), Some(&got.text), "not as it was produced: {got:?}");
                 assert!(!run.poison.contains(&seq), "a refused record arrived: {got:?}");
                 skip_poison(run);
-                assert!(seq <= run.next, "a hole before {got:?}: {} is missing", run.next);
+                assert!(seq <= run.next, "{got:?} arrived, and {} is missing", run.next);
                 run.next = run.next.max(seq + 1);
                 skip_poison(run);
             }
             RecordId::Finished => {
-                assert!(run.finished, "run.finished before the end: {got:?}");
+                assert!(run.finished, "run.finished before the run ended: {got:?}");
                 skip_poison(run);
                 assert_eq!(run.next, run.texts.len() as u64 + 1, "run.finished before the last line");
                 run.finished_arrived = true;
@@ -101,7 +101,7 @@ impl World {
         self.arrived.push(got);
     }
 
-    /// What a cursor passes must have arrived.
+    /// Every record before a cursor must have arrived.
     pub fn commit(&mut self, id: &RunId, position: Position) {
         let run = self.runs.get_mut(id).expect("a run that was produced");
         let before = run.durable.unwrap_or(Position::START);
@@ -111,7 +111,7 @@ impl World {
         while run.poison.contains(&next) {
             next += 1;
         }
-        assert!(position.seq <= next, "acknowledged to {} and arrived to {next} of {id}", position.seq);
+        assert!(position.seq <= next, "the cursor is at {}, but only records before {next} of {id} have arrived", position.seq);
         assert!(position.stage != Stage::Done || run.finished_arrived, "{id} is done without run.finished");
         run.durable = Some(position);
     }
@@ -149,7 +149,7 @@ impl Feed for ModelFeed {
         let mut world = locked_world(&self.world);
         assert!(world.connected, "a feed was read while the sink is down");
         if world.dice.one_in(50) {
-            return Err(io::Error::other("the disk has a bad day"));
+            return Err(io::Error::other("the disk fails"));
         }
         let run = &world.runs[&self.header.run_id];
         let (item, end) = match self.place.stage {
