@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_second_has_more_turns_than_its_share_also_across_the_boundary_of_a_minute() {
+    async fn no_second_exceeds_its_share_of_the_quota_even_across_minutes() {
         for per_second in [STREAMS_PER_SECOND, GROUPS_PER_SECOND, RETENTIONS_PER_SECOND] {
             let limiter = RateLimiter::new(per_second);
             let mut turns = Vec::new();

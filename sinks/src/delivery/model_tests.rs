@@ -207,7 +207,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_every_line_arrives_in_order_and_no_cursor_runs_ahead() {
+fn in_any_history_every_line_arrives_in_order_and_no_cursor_runs_ahead() {
     let seeds: Vec<u64> = match number("SEXTON_MODEL_SEED") {
         Some(seed) => vec![seed],
         None => (0..number("SEXTON_MODEL_CASES").unwrap_or(CASES)).collect(),

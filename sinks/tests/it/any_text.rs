@@ -4,7 +4,7 @@ use sinks::config::SinksFile;
 use testbed::try_inputs;
 
 #[test]
-fn any_text_is_a_sinks_file_with_faults_or_without() {
+fn no_text_makes_the_reader_of_sinks_files_panic() {
     try_inputs("sinks_file", |input| {
         let (sinks, faults) = SinksFile::parse("sinks.toml", &String::from_utf8_lossy(input));
         faults.to_string();

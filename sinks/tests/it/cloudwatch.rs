@@ -67,7 +67,7 @@ fn no_violation(logs: &StrictLogs) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_streams_and_groups_are_made_after_a_put_said_so() {
+async fn missing_streams_and_groups_are_created_after_a_put_failed() {
     let logs = serve().await;
     let run = Run::new(1);
     run.print(Stream::Stdout, b"one");
@@ -120,7 +120,7 @@ async fn a_flood_is_sent_in_full_batches_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clocks_that_step_and_days_that_pass_break_no_limit() {
+async fn clock_steps_and_long_runs_break_no_limit() {
     let logs = serve().await;
     let now = Timestamp::now();
     let first = Run::new(1);
@@ -147,7 +147,7 @@ async fn clocks_that_step_and_days_that_pass_break_no_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_as_long_as_an_event_may_be_go_whole_and_longer_ones_in_parts() {
+async fn a_line_that_fits_one_event_is_not_cut_and_a_longer_one_is_sent_in_parts() {
     let logs = serve().await;
     let run = Run::new(1);
     run.print(Stream::Stdout, &vec![b'x'; 1_000_000]);
@@ -171,7 +171,7 @@ async fn lines_as_long_as_an_event_may_be_go_whole_and_longer_ones_in_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bad_event_is_set_aside_and_never_poisons_its_batch() {
+async fn one_bad_event_is_skipped_and_its_batch_is_delivered() {
     let logs = serve().await;
     let run = Run::new(1);
     for number in 1..=1000 {
@@ -193,7 +193,7 @@ async fn one_bad_event_is_set_aside_and_never_poisons_its_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_throttled_stream_is_tried_again_and_the_others_are_not_sent_twice() {
+async fn a_throttled_stream_is_retried_and_the_others_are_not_sent_twice() {
     for plan in [Plan::Throttle, Plan::Fail, Plan::ExpiredToken] {
         let logs = StrictLogs::start(move |action, body, calls| {
             if action == "PutLogEvents" && body["logStreamName"] == "job2" && calls < 20 { plan } else { Plan::Serve }
@@ -238,7 +238,7 @@ async fn a_lost_answer_costs_duplicates_and_no_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_person_must_allow_is_told_at_once_and_everything_is_kept() {
+async fn a_missing_permission_is_reported_at_once_and_every_line_is_kept() {
     for (plan, options, message) in [
         (Plan::Deny, "", "allow logs:PutLogEvents to these credentials"),
         (Plan::Serve, "create_stream = false\n", "create_stream is false"),
@@ -284,7 +284,7 @@ async fn a_hundred_new_streams_at_once_stay_below_the_quotas() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_another_runner_made_a_moment_before_gets_its_retention_all_the_same() {
+async fn a_group_that_another_runner_has_just_created_gets_its_retention() {
     let logs =
         StrictLogs::start(|action, _, _| if action == "CreateLogGroup" { Plan::AnotherFirst } else { Plan::Serve })
             .await;
@@ -297,7 +297,7 @@ async fn a_group_that_another_runner_made_a_moment_before_gets_its_retention_all
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_is_missing_holds_up_no_cursor_of_another_group() {
+async fn a_missing_group_blocks_no_cursor_of_another_group() {
     let logs = serve().await;
     let text = sink(logs.address, "").replace("create_group = true\n", "").replace("/cron/{group}", "/{job}");
     logs.state().groups.insert("/job2".to_owned(), Default::default());
@@ -337,7 +337,7 @@ async fn a_group_that_is_missing_holds_up_no_cursor_of_another_group() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_sends_its_test_line_by_the_way_of_all_lines_and_says_what_came_back() {
+async fn check_sends_a_test_line_like_any_other_and_returns_the_result() {
     let check = async |text: &str| sinks::check::check(&config(text), CHECK_GROUP).await;
     let logs = serve().await;
     let message = check(&sink(logs.address, "retention_days = 7\n")).await.expect("accepted");

@@ -117,7 +117,7 @@ fn assumptions(server: &Moto) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_profile_that_is_named_gives_region_endpoint_and_keys_whatever_the_environment_holds() {
+async fn a_named_profile_wins_over_the_environment() {
     let Some(server) = Moto::start() else { return };
     let endpoint = server.endpoint();
     FILES.add(
@@ -136,7 +136,7 @@ async fn a_profile_that_is_named_gives_region_endpoint_and_keys_whatever_the_env
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_profile_that_is_not_there_is_told_at_once() {
+async fn a_missing_profile_is_reported_at_once() {
     FILES.add("", "");
     let (engine, mut events) = start(&sink("region = \"us-east-1\"\nprofile = \"absent\"\n"));
     engine.add(run_of(1).feed());
@@ -177,7 +177,7 @@ async fn a_role_is_assumed_with_its_external_id_and_its_keys_sign_every_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_roles_credentials_are_renewed_before_they_expire_and_not_sooner() {
+async fn role_credentials_are_renewed_shortly_before_they_expire() {
     static AHEAD_MINUTES: AtomicI64 = AtomicI64::new(0);
     let Some(server) = Moto::start() else { return };
     let now = || Timestamp::now() + SignedDuration::from_mins(AHEAD_MINUTES.load(SeqCst));
@@ -202,7 +202,7 @@ async fn a_roles_credentials_are_renewed_before_they_expire_and_not_sooner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_that_expired_are_read_anew_from_their_file() {
+async fn expired_keys_are_read_again_from_their_file() {
     let logs = StrictLogs::start(|_, _, _| Plan::Serve).await;
     FILES.add("", "[rotated]\naws_access_key_id = ASIAOLD\naws_secret_access_key = s\naws_session_token = t\n");
     let endpoint = format!("http://{}", logs.address);
@@ -225,7 +225,7 @@ async fn keys_that_expired_are_read_anew_from_their_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_behind_tls_is_trusted_by_the_ca_file_and_by_nothing_else() {
+async fn a_tls_endpoint_is_trusted_only_through_the_ca_file() {
     let (Some(server), Some(certificates)) = (Moto::start_tls(), certificates()) else { return };
     let endpoint = format!("region = \"us-east-1\"\nendpoint = \"https://{}\"\n", server.address());
     let (engine, mut events) = start(&sink(&endpoint));

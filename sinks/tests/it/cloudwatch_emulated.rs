@@ -32,7 +32,7 @@ fn seqs(server: &AwsServer, stream: &str) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ministack_holds_every_line_of_every_run_in_order_with_its_time_and_fields() {
+async fn ministack_has_every_line_of_every_run_in_order_with_its_time_and_fields() {
     let Some(server) = Ministack::start() else { return };
     // More than one call, exactly one call, and only the brackets.
     let counts = [12_000, 300, 0];
@@ -70,7 +70,7 @@ async fn ministack_holds_every_line_of_every_run_in_order_with_its_time_and_fiel
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_of_a_single_event_are_taken_by_both() {
+async fn both_emulators_accept_calls_with_a_single_event() {
     fn check(server: &AwsServer) {
         let mut seqs = seqs(server, "job1");
         seqs.sort_unstable();
@@ -121,7 +121,7 @@ async fn a_group_that_exists_keeps_its_retention_and_its_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn moto_takes_every_call_in_order_however_the_clock_steps() {
+async fn moto_accepts_every_call_although_the_clock_steps() {
     let Some(server) = Moto::start() else { return };
     for (action, body) in [
         ("CreateLogGroup", json!({ "logGroupName": GROUP })),
@@ -148,7 +148,7 @@ async fn moto_takes_every_call_in_order_however_the_clock_steps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_moto_finds_too_old_or_too_new_are_counted_and_told_and_the_rest_arrives() {
+async fn too_old_and_too_new_events_are_counted_and_reported_and_the_rest_arrives() {
     let Some(server) = Moto::start() else { return };
     let now = Timestamp::now();
     let run = Run::new(1);
@@ -182,7 +182,7 @@ async fn events_that_moto_finds_too_old_or_too_new_are_counted_and_told_and_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_hangs_holds_up_no_end_and_loses_nothing() {
+async fn a_hanging_endpoint_does_not_delay_the_shutdown_and_loses_no_line() {
     let Some(server) = Ministack::start() else { return };
     let proxy = Proxy::start(server.address());
     proxy.hang();

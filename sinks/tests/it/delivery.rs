@@ -17,7 +17,7 @@ fn lines_of(capture: &Capture) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_older_than_max_age_are_dropped_counted_and_told_in_the_sink_itself() {
+async fn lines_older_than_max_age_are_dropped_counted_and_marked_by_a_gap() {
     let capture = Capture::start(Transport::Tcp);
     let (engine, mut events) = start(&sink(&capture, "retry = { max_age = \"1h\" }\n"));
     let run = Run::new(1);
@@ -43,7 +43,7 @@ async fn lines_older_than_max_age_are_dropped_counted_and_told_in_the_sink_itsel
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_is_wanted_is_sent_and_all_of_it_is_passed() {
+async fn unwanted_runs_and_streams_are_not_sent_and_their_cursors_move_on() {
     let capture = Capture::start(Transport::Tcp);
     let options = "when = { jobs = [\"job1\"], streams = [\"stderr\"] }\nstrip_ansi = true\n";
     let (engine, _events) = start(&sink(&capture, options));
@@ -64,7 +64,7 @@ async fn only_what_is_wanted_is_sent_and_all_of_it_is_passed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cursor_waits_for_the_hold_and_is_not_stored_for_every_line() {
+async fn a_cursor_waits_for_confirmation_and_is_not_stored_for_every_line() {
     let capture = Capture::start(Transport::Tcp);
     let (engine, _events) = start(&sink(&capture, ""));
     let run = Run::new(1);
@@ -87,7 +87,7 @@ async fn a_cursor_waits_for_the_hold_and_is_not_stored_for_every_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_prints_without_end_does_not_starve_another() {
+async fn a_loud_run_does_not_starve_a_quiet_one() {
     let capture = Capture::start(Transport::Tcp);
     let proxy = Proxy::start(capture.address());
     proxy.refuse();
@@ -109,7 +109,7 @@ async fn a_run_that_prints_without_end_does_not_starve_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_may_end_without_trouble() {
+async fn the_end_of_an_idle_connection_is_no_failure() {
     let capture = Capture::start(Transport::Tcp);
     let (engine, mut events) = start(&sink(&capture, ""));
     let run = Run::new(1);
@@ -127,7 +127,7 @@ async fn an_idle_connection_may_end_without_trouble() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_may_wait_is_sent_as_one() {
+async fn a_batch_waits_for_its_timeout_and_is_sent_as_one() {
     let (address, received) = http::serve(|_, _| 202).await;
     let text = format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}\"\nbulk = true\n");
     let (engine, _events) = start(&format!("{text}batch = {{ timeout = \"10m\", max_events = 3 }}\n"));
@@ -147,7 +147,7 @@ async fn a_batch_that_may_wait_is_sent_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_sends_a_test_line_or_says_why_not() {
+async fn check_sends_a_test_line_or_returns_the_reason() {
     let capture = Capture::start(Transport::Tcp);
     let reached = sinks::check::check(&config(&sink(&capture, "")), CHECK_GROUP).await;
     let message = reached.expect("the server listens");
@@ -177,7 +177,7 @@ async fn check_sends_a_test_line_or_says_why_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_sent_and_not_confirmed_is_sent_again_by_the_next_engine() {
+async fn the_next_engine_sends_unconfirmed_lines_again() {
     let capture = Capture::start(Transport::Tcp);
     let run = Run::new(1);
     run.print_numbers(0..100);
@@ -198,7 +198,7 @@ async fn what_was_sent_and_not_confirmed_is_sent_again_by_the_next_engine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_nobody_trusts_is_told_at_once() {
+async fn an_untrusted_certificate_is_reported_at_once() {
     let Some(server) = testbed::Rsyslog::start(testbed::RsyslogOptions::default()) else { return };
     let (engine, mut events) =
         start(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp+tls://{}\"\n", server.tls()));
@@ -214,7 +214,7 @@ async fn a_certificate_that_nobody_trusts_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_removed_is_forgotten() {
+async fn a_removed_run_is_forgotten() {
     let free = testbed::free_port();
     let (engine, _events) = start(&format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{free}\"\n{RETRY}"));
     let run = Run::new(1);

@@ -31,7 +31,7 @@ async fn lines_reach_the_file_that_the_template_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_rotated_away_is_opened_anew() {
+async fn a_rotated_file_is_reopened() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("job1.log");
     let (engine, _events) = start(&format!(
@@ -57,7 +57,7 @@ async fn a_file_that_is_rotated_away_is_opened_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_the_way_is_told_and_a_torn_line_is_ended_before_going_on() {
+async fn an_obstacle_is_reported_and_a_torn_line_is_completed() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("logs");
     fs::write(&path, b"in the way").expect("file");

@@ -86,7 +86,7 @@ fn run() -> Run {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_message_is_set_aside_and_the_others_go_on() {
+async fn a_refused_message_is_skipped_and_the_others_are_delivered() {
     for options in ["", "bulk = true\n"] {
         let (address, received) = serve(|body, _| if body.contains("poison") { 400 } else { 202 }).await;
         let run = run();
@@ -109,7 +109,7 @@ async fn a_refused_message_is_set_aside_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_server_is_asked_again_and_nothing_is_lost() {
+async fn a_busy_server_gets_the_request_again_and_no_line_is_lost() {
     let (address, received) =
         serve(|_, attempt| if attempt % 3 == 1 || (4..12).contains(&attempt) { 503 } else { 202 }).await;
     let run = run();
@@ -125,7 +125,7 @@ async fn a_busy_server_is_asked_again_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_path_is_told_at_once_and_everything_is_kept() {
+async fn a_wrong_path_is_reported_at_once_and_every_line_is_kept() {
     let (address, _) = serve(|_, _| 404).await;
     let run = run();
     let (engine, mut events) = start(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}\"\n{RETRY}"));
@@ -140,7 +140,7 @@ async fn a_wrong_path_is_told_at_once_and_everything_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn halves_find_the_refused_among_many_in_few_requests() {
+async fn halving_finds_refused_messages_in_few_requests() {
     let (address, received) = serve(|body, _| if body.contains("poison") { 400 } else { 202 }).await;
     let run = Run::new(1);
     for number in 1..=100 {

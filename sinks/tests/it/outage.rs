@@ -59,7 +59,7 @@ fn sink(address: impl std::fmt::Display) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_killed_in_mid_stream_gets_everything_after_its_restart() {
+async fn a_server_killed_during_delivery_gets_every_line_after_its_restart() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let run = printed(1, LINES);
     let (engine, _events) = start(&sink(server.tcp()));
@@ -74,7 +74,7 @@ async fn a_server_killed_in_mid_stream_gets_everything_after_its_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_runs_stay_in_order_through_refusals_and_slowness() {
+async fn many_runs_stay_in_order_while_the_server_refuses_and_is_slow() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let proxy = Proxy::start(server.tcp());
     let runs: Vec<Run> = (1..=8).map(Run::new).collect();
@@ -112,7 +112,7 @@ async fn many_runs_stay_in_order_through_refusals_and_slowness() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_hangs_is_not_believed_and_gets_everything_later() {
+async fn a_hanging_server_confirms_nothing_and_gets_every_line_later() {
     const HUNG_LINES: u64 = 100_000;
     let capture = Capture::start(Transport::Tcp);
     let proxy = Proxy::start(capture.address());

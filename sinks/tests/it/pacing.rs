@@ -10,7 +10,7 @@ const LINES: u64 = 3200;
 const PAUSES_MIN: u32 = 3200 / 32 - 2;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_is_spread_out() {
+async fn datagrams_are_paced() {
     // The receiver never reads: the kernel drops what overflows, and the sender does not notice.
     let receiver = UdpSocket::bind("127.0.0.1:0").expect("bind");
     let address = receiver.local_addr().expect("address");

@@ -138,7 +138,7 @@ async fn syslog_ng_reads_every_field_over_every_transport() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_line_arrives_in_parts_that_make_it_again() {
+async fn a_long_line_arrives_in_parts_that_join_to_the_line() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let run = Run::new(1);
     let first = "\u{e9}".repeat(100_000);
@@ -167,7 +167,7 @@ async fn a_long_line_arrives_in_parts_that_make_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_local_stream_socket_is_found_out() {
+async fn a_local_stream_socket_is_detected() {
     let capture = Capture::start(Transport::UnixStream);
     let run = talkative(1);
     let config = format!("[sink.a]\ntype = \"syslog\"\naddress = \"unix://{}\"\n", capture.path().display());
