@@ -11,6 +11,7 @@ use std::time::Duration;
 use domain::line::Stream;
 use jiff::{SignedDuration, Timestamp};
 use sinks::engine::Engine;
+use testbed::Framing;
 
 use crate::conformance_targets::{self as targets, Fault, Seen, Target, What};
 use crate::memory::{RETRY, Run, start, wait_until};
@@ -35,14 +36,14 @@ macro_rules! conforms {
 }
 
 conforms! {
-    syslog_over_tcp_by_lines: targets::rsyslog_newline();
-    syslog_over_tcp_by_octets: targets::rsyslog_octets();
-    syslog_over_tls: targets::rsyslog_tls();
-    syslog_over_udp: targets::rsyslog_udp();
+    syslog_over_tcp_by_lines: targets::rsyslog(Framing::Newline, "tcp", "framing = \"newline\"\n");
+    syslog_over_tcp_by_octets: targets::rsyslog(Framing::OctetCounting, "tcp", "framing = \"octet_counting\"\n");
+    syslog_over_tls: targets::rsyslog(Framing::OctetCounting, "tcp+tls", "");
+    syslog_over_udp: targets::rsyslog(Framing::OctetCounting, "udp", "");
     syslog_to_syslog_ng: targets::syslog_ng();
-    gelf_over_tcp: targets::gelf_tcp();
-    gelf_over_tls: targets::gelf_tls();
-    gelf_over_udp: targets::gelf_udp();
+    gelf_over_tcp: targets::rsyslog_gelf("tcp");
+    gelf_over_tls: targets::rsyslog_gelf("tcp+tls");
+    gelf_over_udp: targets::graygelf();
     gelf_over_http: targets::gelf_http("").await;
     gelf_over_http_in_bulk: targets::gelf_http("bulk = true\n").await;
     cloudwatch_logs: targets::cloudwatch_logs();

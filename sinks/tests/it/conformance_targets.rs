@@ -1,6 +1,7 @@
 //! The targets of the conformance suite: a sink's configuration, how its transport fails and recovers, and how the
 //! arrived records are read back.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -86,62 +87,24 @@ const OF_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cu
 const OF_FULL_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::Slow, Fault::AnswerLost];
 const OF_DATAGRAMS: &[Fault] = &[Fault::None, Fault::Down];
 
-pub fn rsyslog_newline() -> Option<Target> {
-    let server = Rsyslog::start(RsyslogOptions { framing: Framing::Newline, ..RsyslogOptions::default() })?;
-    let proxy = Proxy::start(server.tcp());
-    let sink = format!("type = \"syslog\"\naddress = \"tcp://{}\"\nframing = \"newline\"\n", proxy.address());
-    Some(by_proxy("rsyslog, newlines", sink, proxy, move |run| of_server(&server, run, from_rsyslog)))
-}
-
-pub fn rsyslog_octets() -> Option<Target> {
-    let server = Rsyslog::start(RsyslogOptions::default())?;
-    let proxy = Proxy::start(server.tcp());
-    let sink = format!("type = \"syslog\"\naddress = \"tcp://{}\"\nframing = \"octet_counting\"\n", proxy.address());
-    Some(by_proxy("rsyslog, octet counting", sink, proxy, move |run| of_server(&server, run, from_rsyslog)))
-}
-
-pub fn rsyslog_tls() -> Option<Target> {
-    let server = Rsyslog::start(RsyslogOptions::default())?;
-    let proxy = Proxy::start(server.tls());
-    let sink = format!("type = \"syslog\"\naddress = \"tcp+tls://{}\"\n{}", proxy.address(), tls()?);
-    Some(by_proxy("rsyslog, TLS", sink, proxy, move |run| of_server(&server, run, from_rsyslog)))
-}
-
-pub fn rsyslog_udp() -> Option<Target> {
-    let server = Arc::new(Rsyslog::start(RsyslogOptions::default())?);
-    let sink = format!("type = \"syslog\"\naddress = \"udp://{}\"\n", server.udp());
-    let reading = server.clone();
-    Some(by_server("rsyslog, UDP", sink, server, move |run| of_server(&reading, run, from_rsyslog)))
+pub fn rsyslog(framing: Framing, scheme: &str, options: &str) -> Option<Target> {
+    let server = Rsyslog::start(RsyslogOptions { framing, ..RsyslogOptions::default() })?;
+    log_server("rsyslog", server, "syslog", scheme, options, from_rsyslog)
 }
 
 pub fn syslog_ng() -> Option<Target> {
-    let server = SyslogNg::start()?;
-    let proxy = Proxy::start(server.tcp());
-    let sink = format!("type = \"syslog\"\naddress = \"tcp://{}\"\nframing = \"octet_counting\"\n", proxy.address());
-    let target = by_proxy("syslog-ng", sink, proxy, move |run| of_server(&server, run, from_syslog_ng));
+    let target =
+        log_server("syslog-ng", SyslogNg::start()?, "syslog", "tcp", "framing = \"octet_counting\"\n", from_syslog_ng)?;
     // Its ISODATE has whole seconds.
     Some(Target { precision: Duration::from_secs(1), ..target })
 }
 
-pub fn gelf_tcp() -> Option<Target> {
-    let server = RsyslogGelf::start()?;
-    let proxy = Proxy::start(server.tcp());
-    let sink = format!("type = \"gelf\"\naddress = \"tcp://{}\"\n", proxy.address());
-    Some(by_proxy("GELF, TCP", sink, proxy, move |run| of_server(&server, run, from_gelf)))
+pub fn rsyslog_gelf(scheme: &str) -> Option<Target> {
+    log_server("rsyslog", RsyslogGelf::start()?, "gelf", scheme, "", from_gelf)
 }
 
-pub fn gelf_tls() -> Option<Target> {
-    let server = RsyslogGelf::start()?;
-    let proxy = Proxy::start(server.tls());
-    let sink = format!("type = \"gelf\"\naddress = \"tcp+tls://{}\"\n{}", proxy.address(), tls()?);
-    Some(by_proxy("GELF, TLS", sink, proxy, move |run| of_server(&server, run, from_gelf)))
-}
-
-pub fn gelf_udp() -> Option<Target> {
-    let server = Arc::new(Graygelf::start()?);
-    let sink = format!("type = \"gelf\"\naddress = \"udp://{}\"\n", server.udp());
-    let reading = server.clone();
-    Some(by_server("graygelf, UDP", sink, server, move |run| of_server(&reading, run, from_gelf)))
+pub fn graygelf() -> Option<Target> {
+    log_server("graygelf", Graygelf::start()?, "gelf", "udp", "", from_gelf)
 }
 
 pub async fn gelf_http(options: &str) -> Option<Target> {
@@ -150,33 +113,25 @@ pub async fn gelf_http(options: &str) -> Option<Target> {
     let sink = format!("type = \"gelf\"\naddress = \"http://{}/gelf\"\n{options}", proxy.address());
     let seen = move |run: &Run| of_run(&received.accepted(), run, from_gelf);
     // HTTP connects only when there is a message to post.
-    Some(Target { faults: OF_REQUESTS, connects: false, ..by_proxy("GELF, HTTP", sink, proxy, seen) })
+    Some(Target { faults: OF_REQUESTS, connects: false, ..by_proxy("an HTTP listener", sink, proxy, seen) })
 }
 
 pub fn cloudwatch_logs() -> Option<Target> {
     let server = Ministack::start()?;
     let proxy = Proxy::start(server.address());
-    let sink = cloudwatch::options(proxy.address());
-    let seen = move |run: &Run| of_stream(&server, run);
-    let target = by_proxy("CloudWatch Logs", sink, proxy, seen);
-    let precision = Duration::from_millis(1);
-    Some(Target { faults: OF_FULL_REQUESTS, connects: false, precision, ..target })
+    Some(log_streams("ministack", proxy, move |run| of_stream(&server, run)))
 }
 
-/// The endpoint that enforces every limit. Unlike the service it returns events in order of arrival, which shows what
-/// was sent first.
+/// The endpoint that enforces every limit. Unlike the service it returns events in order of arrival, which shows what was
+/// sent first.
 pub async fn strict_logs() -> Option<Target> {
     let logs = StrictLogs::start(|_, _, _| Plan::Serve).await;
     let proxy = Proxy::start(logs.address);
-    let sink = cloudwatch::options(proxy.address());
-    let seen = move |run: &Run| {
+    Some(log_streams("the strict endpoint", proxy, move |run| {
         assert_eq!(logs.state().violations, Vec::<String>::new());
         let events = logs.events(cloudwatch::GROUP, &run.header.job);
         events.iter().map(|event| from_log_record(event.timestamp, &event.object())).collect()
-    };
-    let target = by_proxy("the strict endpoint", sink, proxy, seen);
-    let precision = Duration::from_millis(1);
-    Some(Target { faults: OF_FULL_REQUESTS, connects: false, precision, ..target })
+    }))
 }
 
 pub fn file(format: &'static str) -> Option<Target> {
@@ -210,9 +165,38 @@ pub fn file(format: &'static str) -> Option<Target> {
     })
 }
 
-fn tls() -> Option<String> {
-    let ca = certificates()?.ca;
-    Some(format!("tls = {{ ca_file = \"{}\", server_name = \"localhost\" }}\n", ca.display()))
+/// A server that writes its records to a file: with a proxy before it, but for datagrams.
+fn log_server<S: std::ops::Deref<Target = LogServer> + Send + Sync + 'static>(
+    name: &'static str,
+    server: S,
+    kind: &str,
+    scheme: &str,
+    options: &str,
+    read: fn(&Value, &str) -> Option<Seen>,
+) -> Option<Target> {
+    let server = Arc::new(server);
+    let reading = server.clone();
+    let seen = move |run: &Run| of_run(&reading.records(), run, read);
+    let sink = |address: SocketAddr, options: &str| {
+        format!("type = \"{kind}\"\naddress = \"{scheme}://{address}\"\n{options}")
+    };
+    if scheme == "udp" {
+        return Some(by_server(name, sink(server.udp(), options), server, seen));
+    }
+    let (port, tls) = match scheme {
+        "tcp+tls" => {
+            let ca = certificates()?.ca;
+            (server.tls(), format!("tls = {{ ca_file = \"{}\", server_name = \"localhost\" }}\n", ca.display()))
+        }
+        _ => (server.tcp(), String::new()),
+    };
+    let proxy = Proxy::start(port);
+    Some(by_proxy(name, sink(proxy.address(), &format!("{options}{tls}")), proxy, seen))
+}
+
+fn log_streams(name: &'static str, proxy: Proxy, seen: impl Fn(&Run) -> Vec<Seen> + Send + Sync + 'static) -> Target {
+    let target = by_proxy(name, cloudwatch::options(proxy.address()), proxy, seen);
+    Target { faults: OF_FULL_REQUESTS, connects: false, precision: Duration::from_millis(1), ..target }
 }
 
 fn by_proxy(
@@ -279,10 +263,6 @@ fn by_server<S: std::ops::Deref<Target = LogServer> + Send + Sync + 'static>(
         }),
         seen: Box::new(seen),
     }
-}
-
-fn of_server(server: &LogServer, run: &Run, read: fn(&Value, &str) -> Option<Seen>) -> Vec<Seen> {
-    of_run(&server.records(), run, read)
 }
 
 fn of_run(records: &[Value], run: &Run, read: fn(&Value, &str) -> Option<Seen>) -> Vec<Seen> {
