@@ -3,7 +3,8 @@
 use std::io::Read;
 
 use super::*;
-use crate::record::tests::{finished, header, piece};
+use crate::record::tests::piece;
+use crate::sample_records::{finished, header};
 
 fn gelf(address: &str, compression: Compression) -> Gelf {
     let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Http];

@@ -198,7 +198,8 @@ pub fn close(out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::{finished, header, piece};
+    use crate::record::tests::piece;
+    use crate::sample_records::{finished, header};
     use domain::line::Stream;
 
     fn check(record: Record<'_>, wanted: &str) {

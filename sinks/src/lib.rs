@@ -34,6 +34,8 @@ mod json;
 pub mod lines;
 pub mod probe;
 mod record;
+#[cfg(test)]
+mod sample_records;
 mod sink;
 mod stamp;
 pub mod status;

@@ -89,7 +89,8 @@ fn write_event(at: Timestamp, event: &str, text: &str, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::record::Gap;
-    use crate::record::tests::{finished, header, piece};
+    use crate::record::tests::piece;
+    use crate::sample_records::{finished, header};
 
     fn check(record: Record<'_>, wanted: &str) {
         let mut out = Vec::new();

@@ -125,42 +125,7 @@ pub fn cut(text: &[u8], max: usize) -> usize {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::feed::RunHeader;
     use domain::line::Tag;
-    use domain::run::{Outcome, RunId, Trigger};
-
-    pub fn header() -> RunHeader {
-        RunHeader {
-            run_id: RunId("20261123T075000Z-3f9a1c0e7b2d".into()),
-            group: "db".into(),
-            job: "nightly-dump".into(),
-            attempt: 1,
-            host: "host1".into(),
-            runner: "runner1".into(),
-            pid: Some(4242),
-            nominal: "2026-11-23T07:50:00Z".parse().expect("instant"),
-            trigger: Trigger::Schedule,
-            command: "dump.sh \"all\"".into(),
-            started_at: "2026-11-23T07:50:00.25Z".parse().expect("instant"),
-        }
-    }
-
-    pub fn finished() -> FinishedRecord {
-        FinishedRecord {
-            outcome: Outcome::Failed,
-            reason: "exit code 3".into(),
-            exit_code: Some(3),
-            signal: None,
-            duration_ms: 1500,
-            stdout_lines: 2,
-            stderr_lines: 1,
-            stdout_bytes: 20,
-            stderr_bytes: 10,
-            last_seq: 3,
-            dropped_lines: 0,
-            finished_at: "2026-11-23T07:50:01.75Z".parse().expect("instant"),
-        }
-    }
 
     pub fn line<'r>(seq: u64, stream: Stream, text: &'r [u8]) -> Line<'r> {
         Line { seq, stamp: b"2026-11-23T07:50:00.123456789Z", stream, tag: Tag::WHOLE, text }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::record::Gap;
-use crate::record::tests::{finished, header, piece};
+use crate::record::tests::piece;
+use crate::sample_records::{finished, header};
 
 fn syslog(address: &str, format: SyslogFormat, framing: Framing) -> Syslog {
     let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix];

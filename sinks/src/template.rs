@@ -104,7 +104,7 @@ fn path_component(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::header;
+    use crate::sample_records::header;
 
     #[test]
     fn placeholders_are_filled() {

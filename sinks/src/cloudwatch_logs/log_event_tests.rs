@@ -2,7 +2,8 @@ use domain::line::Stream;
 
 use super::*;
 use crate::config::{SinkKind, SinksFile};
-use crate::record::tests::{finished, header, piece};
+use crate::record::tests::piece;
+use crate::sample_records::{finished, header};
 
 const HEAD: &str =
     r#"{"run_id":"20261123T075000Z-3f9a1c0e7b2d","group":"db","job":"nightly-dump","attempt":1,"host":"host1","#;

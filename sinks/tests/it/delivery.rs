@@ -77,7 +77,11 @@ async fn a_cursor_waits_for_confirmation_and_is_not_stored_for_every_line() {
             assert_eq!(run.durable(), Position::START, "sent, and not yet confirmed");
             wait_until(|| engine.status().lag_lines == 0).await;
             let status = engine.status();
-            assert_eq!((status.unconfirmed_lines, status.lag_seconds), (1, 0.0), "accepted lines are no lag: {status:?}");
+            assert_eq!(
+                (status.unconfirmed_lines, status.lag_seconds),
+                (1, 0.0),
+                "accepted lines are no lag: {status:?}"
+            );
             assert_eq!(run.durable(), Position::START, "accepting moves no cursor");
         }
     }

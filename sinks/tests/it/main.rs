@@ -14,6 +14,11 @@ mod http;
 mod memory;
 mod outage;
 mod pacing;
+#[path = "../../src/sample_records.rs"]
+mod sample_records;
 mod speed;
 mod strict_logs;
 mod syslog;
+
+// The path by which `sample_records` names these types in both places.
+use sinks::feed;

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::line::{Block, Position, Stage, Stream, Tag, stamp, write_head};
-use domain::run::{Outcome, RunId, Trigger};
+use domain::run::{Outcome, RunId};
 use jiff::{SignedDuration, Timestamp};
 use sinks::config::{SinkConfig, SinksFile};
 use sinks::engine::{Engine, Environment};
 use sinks::feed::{Feed, FinishedRecord, Item, Lag, Next, RunHeader};
 use sinks::status::SinkEvent;
 use tokio::sync::mpsc;
+
+use crate::sample_records;
 
 /// The present second, with a fraction of nine different digits: receivers keep six or nine of them.
 pub fn capture_time() -> Timestamp {
@@ -42,16 +44,10 @@ impl Run {
         let now = Timestamp::now();
         let header = RunHeader {
             run_id: RunId(format!("{}-{number:012x}", now.strftime("%Y%m%dT%H%M%SZ"))),
-            group: "db".into(),
             job: format!("job{number}"),
-            attempt: 1,
-            host: "host1".into(),
-            runner: "runner1".into(),
-            pid: Some(4242),
             nominal: now,
-            trigger: Trigger::Schedule,
-            command: "dump.sh \"all\"".into(),
             started_at: now,
+            ..sample_records::header()
         };
         let spool = Spool {
             records: Vec::new(),
@@ -105,15 +101,11 @@ impl Run {
             outcome: Outcome::Succeeded,
             reason: String::new(),
             exit_code: Some(0),
-            signal: None,
-            duration_ms: 1500,
             stdout_lines: lines,
             stderr_lines: 0,
-            stdout_bytes: 0,
-            stderr_bytes: 0,
             last_seq: lines,
-            dropped_lines: 0,
             finished_at: Timestamp::now(),
+            ..sample_records::finished()
         });
     }
 

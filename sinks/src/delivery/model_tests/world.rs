@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::feed::{Feed, FinishedRecord, Item, Lag, Next, RunHeader};
 use crate::record::RecordId;
-use crate::record::tests::{finished, header};
+use crate::sample_records::{finished, header};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Dice(pub u64);
@@ -111,7 +111,11 @@ impl World {
         while run.poison.contains(&next) {
             next += 1;
         }
-        assert!(position.seq <= next, "the cursor is at {}, but only records before {next} of {id} have arrived", position.seq);
+        assert!(
+            position.seq <= next,
+            "the cursor is at {}, but only records before {next} of {id} have arrived",
+            position.seq
+        );
         assert!(position.stage != Stage::Done || run.finished_arrived, "{id} is done without run.finished");
         run.durable = Some(position);
     }
