@@ -72,7 +72,7 @@ impl Address {
     /// Parses an address of one of `schemes`. `port_of` gives the port when the text has none.
     ///
     /// # Errors
-    /// One lower-case sentence that says what to write.
+    /// One lower-case sentence: the fault, then what to write.
     pub fn parse(text: &str, schemes: &[Scheme], port_of: impl Fn(Scheme) -> u16) -> Result<Address, String> {
         let known = schemes.iter().map(|scheme| format!("{}://", scheme.name())).collect::<Vec<_>>().join(" ");
         let (scheme, rest) =

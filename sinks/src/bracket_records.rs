@@ -24,12 +24,12 @@ pub const fn trigger_name(trigger: Trigger) -> &'static str {
     }
 }
 
-/// One line for people: `run started: dump.sh`.
+/// One line of text: `run started: dump.sh`.
 pub fn started_text(header: &RunHeader) -> String {
     format!("run started: {}", one_line(&shortened(&header.command, COMMAND_BYTES_MAX)))
 }
 
-/// One line for people: `run failed after 1.5s: exit code 3 (3 lines)`.
+/// One line of text: `run failed after 1.5s: exit code 3 (3 lines)`.
 pub fn finished_text(finished: &FinishedRecord) -> String {
     let FinishedRecord { outcome, duration_ms, reason, stdout_lines, stderr_lines, .. } = finished;
     let after = domain::units::format_duration(std::time::Duration::from_millis(*duration_ms));

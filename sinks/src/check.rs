@@ -23,7 +23,7 @@ use crate::stamp;
 /// Group of the test run, unless the operator checks another group's permissions. Rules of receivers can match it.
 pub const CHECK_GROUP: &str = "sexton";
 /// Job of the test run.
-pub const CHECK_JOB: &str = "check";
+const CHECK_JOB: &str = "check";
 /// A receiver without an answer in this time fails the check. Chosen: longer than any connection timeout of a sink.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes read from the end of a file to find the test line. Chosen: other writers may have appended after it.

@@ -1,12 +1,5 @@
-//! CloudWatch Logs: lines as events of log streams, sent with PutLogEvents. Called by the engine as a sink.
-//!
-//! A call has events of one stream only, so records collect in one batch per stream. Streams are sent in parallel, the
-//! batches of one stream in order, so the accepted records of a run are always its first ones. Put comes first: nothing
-//! is described, and a stream is created when a put reports it missing. A refused call is halved until each bad event
-//! is alone.
-//!
-//! The body is written by hand from the bytes of the spool: the SDK's client would copy every message twice. From the
-//! SDK come credentials, region, endpoint and signature.
+//! CloudWatch Logs: sends lines as events of log streams with PutLogEvents. Called by the engine as a sink. Never
+//! describes a group or stream: a put that fails shows what is missing.
 
 mod answer;
 mod batch;
@@ -32,7 +25,8 @@ use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
 use crate::cloudwatch_logs::log_event::EventEncoder;
 use crate::cloudwatch_logs::options::is_group_char;
-pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig, read};
+pub(crate) use crate::cloudwatch_logs::options::read;
+pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig};
 use crate::cloudwatch_logs::put::{PutResult, Putter};
 use crate::cloudwatch_logs::run::{EventMark, EventPlace, RunState};
 use crate::config::{BatchConfig, SinkConfig};
@@ -48,13 +42,19 @@ const GATHERED_BYTES: usize = 4 << 20;
 /// Calls at once, each to another stream. Chosen: enough to hide the latency of one call.
 const CALLS_MAX: usize = 8;
 /// Default batch: one full call. A call that is not full waits up to 1 s for more.
-pub const BATCH: BatchConfig =
+pub(crate) const BATCH: BatchConfig =
     BatchConfig { max_events: BATCH_EVENTS_MAX, max_bytes: BATCH_BYTES_MAX, timeout: Duration::from_secs(1) };
 /// Longest name of a group or stream, in characters (API reference, CreateLogGroup, CreateLogStream); counted in bytes
 /// here.
 const NAME_BYTES_MAX: usize = 512;
 
-pub struct CloudwatchLogs {
+/// A call has events of one stream only, so records collect in one batch per stream. Streams are sent in parallel, the
+/// batches of one stream in order, so the accepted records of a run are always its first ones. A refused call is halved
+/// until each bad event is alone.
+///
+/// The body is written by hand from the bytes of the spool: the SDK's client would copy every message twice. From the
+/// SDK come credentials, region, endpoint and signature.
+pub(crate) struct CloudwatchLogs {
     config: CloudwatchLogsConfig,
     limits: Limits,
     max_line: Option<usize>,
@@ -88,13 +88,13 @@ pub struct CloudwatchLogs {
     second: ([u8; stamp::SECOND_BYTES], i64),
 }
 
-pub struct Run {
+pub(crate) struct Run {
     state: Arc<RunState>,
     encoder: EventEncoder,
 }
 
 /// The engine's batch: several calls, each with the configured limits.
-pub fn engine_batch(batch: BatchConfig) -> BatchConfig {
+pub(crate) fn engine_batch(batch: BatchConfig) -> BatchConfig {
     BatchConfig { max_events: usize::MAX, max_bytes: GATHERED_BYTES, timeout: batch.timeout }
 }
 

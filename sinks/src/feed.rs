@@ -78,8 +78,13 @@ pub enum Item {
 /// The result of [`Feed::read`].
 #[derive(Clone, Debug)]
 pub enum Next {
-    /// The next item. `end` is the position after it: the argument of [`Feed::commit`] once the item is confirmed.
-    Item { item: Item, end: Position },
+    /// The next item.
+    Item {
+        /// Part of the attempt, encoded by the sink.
+        item: Item,
+        /// Position after the item: the argument of [`Feed::commit`] once the item is confirmed.
+        end: Position,
+    },
     /// Nothing new at present; the runner calls `wake` when that changes.
     Pending,
     /// `run.finished` was read: nothing follows.

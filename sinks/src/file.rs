@@ -1,9 +1,5 @@
 //! The sink `file`: one file per job, run or day, by the template of its path. Appends only, and reopens a file that
 //! was rotated.
-//!
-//! Guarantee: a run's cursor moves past a line only after the file was synced (`fdatasync`), so a crash of the machine
-//! can double lines here and never loses one. A sync happens once per commit, not per line. The last free space of a
-//! disk is left ([`domain::disk_space`]): lines wait in their spools.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -45,6 +41,9 @@ pub fn read(section: &mut Section) -> Option<FileConfig> {
     Some(FileConfig { path, format })
 }
 
+/// A run's cursor moves past a line only after the file was synced (`fdatasync`), so a crash of the machine can double
+/// lines here and never loses one. A sync happens once per commit, not per line. The last free space of a disk is left
+/// ([`domain::disk_space`]): lines wait in their spools.
 pub struct FileSink {
     config: FileConfig,
     text_bytes_max: usize,

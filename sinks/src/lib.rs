@@ -1,19 +1,33 @@
-//! Where a job's lines go: one file per kind of sink, one delivery engine for all of them. The runner hands every sink a
-//! [`feed::Feed`] per run; nothing here knows how a spool is kept, and nothing here starts or judges a run.
+//! Ships the records of runs to log systems: reads them from feeds, encodes them for each type of sink, and moves
+//! cursors only past records that the receiver has. Used by `runner` and `sexton`.
 //!
-//! | file | duty |
+//! | item | purpose |
 //! |---|---|
-//! | `config` | the sinks file; `address`, `template`, `filter`, `tls` read its parts |
-//! | `engine`, `delivery` (`health_events`), `encode`, `status` | from feeds to a sink, in order, at least once, and how that is going |
-//! | `feed`, `record`, `sink` | what goes in, what is encoded, what a sink must do |
-//! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | the kinds of sinks, one file each |
-//! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | how records are written |
-//! | `wire`, `stream`, `datagram`, `http` | how bytes travel |
-//! | `check` | reaches a sink with a test line |
-//! | `room` | how much of a disk output leaves alone |
-//! | `probe` | whether a required sink would take a connection, without sending |
+//! | [`config::SinksFile`] | reads the sinks file into [`config::SinkConfig`]s, with all its faults |
+//! | [`engine::Engine`] | delivers the feeds of one sink in a task of its own: at least once, in order per run |
+//! | [`feed::Feed`] | the source of one run's records; the runner implements it over a spool |
+//! | [`feed::RunHeader`], [`feed::FinishedRecord`] | the fields of a run, and of its end |
+//! | [`status::SinkStatus`] | the numbers of `sexton sinks` and `/metrics` |
+//! | [`status::SinkEvent`] | failures, losses and recoveries, which become alerts |
+//! | [`check::check`] | sends a test line, for `sexton check` |
+//! | [`probe::probe`] | connects and sends nothing, for sinks with `required = true` |
+//! | [`cloudwatch_logs::read_back::Reader`] | reads the lines of a run back, for `sexton logs` |
+//!
+//! It never starts, judges or changes a run, never reads a spool except through a feed, has no buffer but the spool,
+//! and drops no line without counting it and leaving a gap.
+//!
+//! | files | duty |
+//! |---|---|
+//! | `config`, `address`, `template`, `filter`, `tls` | the sinks file |
+//! | `engine`, `delivery` (`fill`, `cursors`, `health_events`), `encode`, `status` | delivery from feeds to a sink |
+//! | `feed`, `record`, `sink` | the input of a sink, and the traits that a sink implements |
+//! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | one file for each type of sink |
+//! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | encoding of records |
+//! | `wire`, `stream`, `datagram`, `http` | transport of bytes |
 
-pub mod address;
+#![warn(missing_docs)]
+
+mod address;
 mod ansi;
 mod bracket_records;
 pub mod check;
@@ -25,13 +39,13 @@ mod encode;
 pub mod engine;
 pub mod error;
 pub mod feed;
-pub mod file;
-pub mod filter;
+mod file;
+mod filter;
 mod frames;
-pub mod gelf;
+mod gelf;
 mod http;
 mod json;
-pub mod lines;
+mod lines;
 pub mod probe;
 mod record;
 #[cfg(test)]
@@ -39,9 +53,9 @@ mod sample_records;
 mod sink;
 mod stamp;
 pub mod status;
-pub mod stdout;
+mod stdout;
 mod stream;
-pub mod syslog;
-pub mod template;
-pub mod tls;
+mod syslog;
+mod template;
+mod tls;
 mod wire;

@@ -23,7 +23,7 @@ pub enum Record<'r> {
     Finished(&'r FinishedRecord),
 }
 
-/// Names a record within its run, for people.
+/// Names a record within its run, in refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordId {
     Started,

@@ -46,8 +46,8 @@ pub trait Connection {
     /// Sends the batch. Returns the records that the receiver will never accept; the engine does not send them again.
     fn send(&mut self) -> impl Future<Output = SinkResult<Vec<Refused>>> + Send;
 
-    /// Returns the reason when an idle connection ends. Cancelling it loses nothing. By default it never returns: there is
-    /// no connection that could end.
+    /// Returns the reason when an idle connection ends. Cancelling it loses nothing. By default it never returns: there
+    /// is no connection that could end.
     fn wait_closed(&mut self) -> impl Future<Output = SinkError> + Send {
         std::future::pending()
     }
@@ -65,8 +65,8 @@ pub trait Acknowledge: Encode {
     }
 
     /// How many batches since `connect` the receiver has accepted, as the last [`Acknowledge::confirmed_batches`] saw,
-    /// though it may still lose them. Only for the numbers of `sexton sinks`: no cursor moves for it, and a number below
-    /// the confirmed batches counts as that one.
+    /// though it may still lose them. Only for the numbers of `sexton sinks`: no cursor moves for it, and a number
+    /// below the confirmed batches counts as that one.
     fn accepted_batches(&self) -> u64 {
         0
     }
@@ -76,8 +76,8 @@ pub trait Acknowledge: Encode {
         Vec::new()
     }
 
-    /// After a failure, before `disconnect`: whether the receiver has every record of the run that was encoded, although
-    /// another run's records failed.
+    /// After a failure, before `disconnect`: whether the receiver has every record of the run that was encoded,
+    /// although another run's records failed.
     fn is_complete(&self, _run: &Self::Run) -> bool {
         false
     }

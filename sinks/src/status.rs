@@ -35,6 +35,7 @@ pub struct SinkStatus {
     pub name: String,
     /// Its `type` in the sinks file.
     pub kind: &'static str,
+    /// Whether it delivers at present.
     pub state: SinkState,
     /// Lines that the receiver has not accepted.
     pub lag_lines: u64,
@@ -51,6 +52,7 @@ pub struct SinkStatus {
     pub rate_lines_per_second: f64,
     /// The latest error, also of a failure that is over.
     pub last_error: Option<String>,
+    /// When the latest error occurred.
     pub last_error_at: Option<Timestamp>,
     /// Start of the present series of failures.
     pub failing_since: Option<Timestamp>,
@@ -102,7 +104,7 @@ impl RefusedRecord {
         RefusedRecord { run_id: run_id.clone(), attempt: *attempt, record, seq, message, at }
     }
 
-    /// For people: `seq 7 of run 2026…`.
+    /// Names the record in messages: `seq 7 of run 2026…`.
     pub fn name(&self) -> String {
         match self.seq {
             Some(seq) => format!("seq {seq} of run {}", self.run_id),

@@ -1,12 +1,5 @@
-//! A connection that carries bytes in order: TCP, TLS over TCP, or a local stream socket. Used by syslog and GELF.
-//!
-//! Neither protocol acknowledges a message, so a batch counts as confirmed when
-//! 1. the peer's kernel has acknowledged its last byte (bytes written less `SIOCOUTQ`), and
-//! 2. the connection has stayed open for [`CONFIRM_DELAY`] since then, or the receiver has answered our end with its
-//!    own. A receiver that is killed loses what it had not read; the end of the connection shows that within this time.
-//!
-//! Not covered: a receiver that stalls for longer than [`CONFIRM_DELAY`] and is then killed loses what its kernel had
-//! accepted.
+//! A connection that carries bytes in order: TCP, TLS over TCP, or a local stream socket. Used by syslog and GELF;
+//! never reads more than the end of the connection.
 
 #![expect(unsafe_code, reason = "the kernel counts unacknowledged bytes behind an ioctl")]
 
@@ -34,7 +27,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without progress for this time the connection counts as dead; also set in the kernel as TCP_USER_TIMEOUT. Chosen: a
 /// restart of a receiver takes less.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// See the head of this file. Chosen: a busy receiver reads its kernel's buffer in this time, and a crash of the runner
+/// See [`StreamWire`]. Chosen: a busy receiver reads its kernel's buffer in this time, and a crash of the runner
 /// sends at most 3 s of lines twice.
 const CONFIRM_DELAY: Duration = Duration::from_secs(3);
 /// How long the receiver may take to answer the end of a connection with its own. Chosen, not measured.
@@ -48,6 +41,14 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Interval between checks of the kernel's send queue during a drain. Chosen, not measured.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
+/// A stream to one receiver. Syslog and GELF acknowledge no message, so a batch counts as confirmed when
+///
+/// 1. the peer's kernel has acknowledged its last byte (bytes written less `SIOCOUTQ`), and
+/// 2. the connection has stayed open for [`CONFIRM_DELAY`] since then, or the receiver has answered our end with its
+///    own. A receiver that is killed loses what it had not read; the end of the connection shows that within this time.
+///
+/// Not covered: a receiver that stalls for longer than [`CONFIRM_DELAY`] and is then killed loses what its kernel had
+/// accepted.
 pub struct StreamWire {
     address: Address,
     tls: TlsConfig,

@@ -27,7 +27,7 @@ impl Template {
     /// Parses the text.
     ///
     /// # Errors
-    /// One lower-case sentence that says what to write.
+    /// One lower-case sentence: the fault, then what to write.
     pub fn parse(text: &str) -> Result<Template, String> {
         let mut pieces = Vec::new();
         let mut rest = text;

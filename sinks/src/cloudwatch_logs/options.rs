@@ -70,12 +70,14 @@ pub struct Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 /// The message of a line's event.
 pub enum CloudwatchFormat {
+    /// An object with the fields of the line, and its text in `message`.
     Json,
+    /// The text alone.
     Text,
 }
 
 /// Reads the options. Reports every fault; returns `None` when a required option is missing.
-pub fn read(section: &mut Section) -> Option<CloudwatchLogsConfig> {
+pub(crate) fn read(section: &mut Section) -> Option<CloudwatchLogsConfig> {
     let group = read_group(section);
     let stream = read_stream(section);
     let create_group = section.flag("create_group").unwrap_or(false);
@@ -109,7 +111,7 @@ fn read_group(section: &mut Section) -> Option<Template> {
 }
 
 /// API reference, CreateLogGroup: `[\.\-_/#A-Za-z0-9]+`.
-pub fn is_group_char(c: char) -> bool {
+pub(crate) fn is_group_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_-/.#".contains(c)
 }
 

@@ -1,12 +1,6 @@
 //! Random histories against a model: producers, a sink with every kind of fault, and a runner that is killed and
 //! restarts over the same cursors. Time is stepped, so thousands of histories take seconds. A failure names its seed;
 //! `SEXTON_MODEL_SEED=N` plays only that history, `SEXTON_MODEL_CASES=N` plays N histories.
-//!
-//! Invariants of each history:
-//! - every record before a cursor has arrived, or was refused and is named;
-//! - every record that arrived was produced;
-//! - each run arrives in order, without a missing record, between its brackets;
-//! - no feed is read while the sink is down.
 
 mod other_side;
 mod world;
@@ -101,6 +95,11 @@ impl Life {
     }
 }
 
+/// Plays one history. Invariants:
+/// - every record before a cursor has arrived, or was refused and is named;
+/// - every record that arrived was produced;
+/// - each run arrives in order, without a missing record, between its brackets;
+/// - no feed is read while the sink is down.
 async fn play(seed: u64) {
     let config =
         "[sink.a]\ntype = \"stdout\"\nretry = { initial = \"10ms\", max = \"1s\" }\nbatch = { max_bytes = \"1KiB\" }\n";

@@ -122,8 +122,8 @@ pub fn cloudwatch_logs() -> Option<Target> {
     Some(log_streams("ministack", proxy, move |run| of_stream(&server, run)))
 }
 
-/// The endpoint that enforces every limit. Unlike the service it returns events in order of arrival, which shows what was
-/// sent first.
+/// The endpoint that enforces every limit. Unlike the service it returns events in order of arrival, which shows what
+/// was sent first.
 pub async fn strict_logs() -> Option<Target> {
     let logs = StrictLogs::start(|_, _, _| Plan::Serve).await;
     let proxy = Proxy::start(logs.address);
