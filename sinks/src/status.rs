@@ -87,7 +87,6 @@ pub struct RefusedRecord {
     /// The line's number; of a gap, its first line.
     pub seq: Option<u64>,
     /// The receiver's reason.
-    #[serde(rename = "says")]
     pub message: String,
     /// When the refusal was noticed.
     pub at: Timestamp,
