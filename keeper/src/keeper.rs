@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use crate::cgroup;
 use crate::crash;
 use crate::directory::{self, Durability, RunDirectory};
-use crate::job::Job;
+use crate::job_loop::Job;
 use crate::launch;
 use crate::mask::Masker;
 use crate::processes;

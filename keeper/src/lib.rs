@@ -9,7 +9,7 @@
 //! | [`records::Accepted`], [`records::Launch`], [`records::Started`], [`records::Exit`] | its JSON files |
 //! | [`spool::SpoolReader`] | reads whole records while the keeper writes, or afterwards |
 //! | [`output::Output`] | a run's output as the job wrote it, for `sexton logs` |
-//! | [`remains::end_remains`] | ends the processes that a dead keeper left |
+//! | [`leftovers::end_remains`] | ends the processes that a dead keeper left |
 //! | [`processes::Process`] | one process of /proc, safe against a reused process id |
 //! | [`crash::point`] | the steps at which a test can end a process |
 //!
@@ -20,26 +20,26 @@ mod cgroup;
 pub mod crash;
 pub mod directory;
 mod encoder;
-mod forms;
 pub mod free_space;
-mod job;
+mod job_loop;
 mod keeper;
-mod ladder;
 mod launch;
+pub mod leftovers;
 mod mask;
 pub mod output;
 pub mod processes;
 pub mod records;
-pub mod remains;
 mod reserve;
+mod secret_encodings;
 mod signals;
 pub mod spawn;
 pub mod spool;
+mod stop_sequence;
 mod user;
 mod writer;
 
 pub use cgroup::remove as remove_cgroup;
-pub use forms::{SECRET_BYTES_MIN, is_hidden};
 pub use keeper::main;
+pub use secret_encodings::{SECRET_BYTES_MIN, is_hidden};
 pub use user::own_user;
 pub use writer::SEGMENT_BYTES_MAX;

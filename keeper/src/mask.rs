@@ -14,7 +14,7 @@ use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::noncontiguous::NFA;
 use domain::line::Stream;
 
-use crate::forms::texts_to_hide;
+use crate::secret_encodings::texts_to_hide;
 
 /// What stands for a secret.
 pub const MARK: &[u8] = b"***";

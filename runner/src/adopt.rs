@@ -12,9 +12,9 @@ use domain::event::Event;
 use keeper::directory::{RunDirectory, read_json};
 use keeper::records::{Accepted, Refusal, RefusalKind};
 
-use crate::local::locked;
+use crate::local_run::locked;
 use crate::recover::take_up;
-use crate::shared::Shared;
+use crate::runner_state::Shared;
 use crate::state_lock::occupy;
 use crate::supervise::{attend, refuse};
 

@@ -27,12 +27,12 @@ use crate::feed::cursor_path;
 use crate::handle::Handle;
 use crate::intake::{refused_by_policy, store};
 use crate::keeper_state::stored_report;
-use crate::local::{LocalRun, locked};
+use crate::local_run::{LocalRun, locked};
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::retention::Retention;
 use crate::runner::{flush, send_reports, serve_watch};
-use crate::shared::Shared;
+use crate::runner_state::Shared;
 use crate::state_lock::{RunnerError, occupy};
 use crate::supervise::attend;
 

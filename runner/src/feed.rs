@@ -9,7 +9,7 @@ use keeper::directory::{Durability, read_json, write_json};
 use keeper::spool::{SpoolReader, segment_name};
 use sinks::feed::{Feed, Item, Lag, Next, RunHeader};
 
-use crate::local::LocalRun;
+use crate::local_run::LocalRun;
 
 /// Where a sink's cursor is kept. The name of a sink is a key of a file that people write; what no file name may hold is
 /// replaced, and the length tells such names apart well enough.

@@ -13,8 +13,8 @@ use sinks::engine::Engine;
 use sinks::feed::Lag;
 use sinks::status::SinkStatus;
 
-use crate::local::{LocalRun, locked};
-use crate::shared::Shared;
+use crate::local_run::{LocalRun, locked};
+use crate::runner_state::Shared;
 use crate::supervise::{attend, refuse};
 
 /// Asks a runner, from anywhere in its process.

@@ -6,9 +6,9 @@ use domain::ports::Beat;
 use jiff::Timestamp;
 
 use crate::handle::Handle;
-use crate::local::locked;
+use crate::local_run::locked;
 use crate::options::Ports;
-use crate::shared::Shared;
+use crate::runner_state::Shared;
 
 /// Says that this runner lives, and stops what somebody asked to stop.
 pub async fn beat_always(shared: Arc<Shared>, ports: Ports) {

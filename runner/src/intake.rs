@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::gate::FRESH;
-use crate::local::{LocalRun, locked};
+use crate::local_run::{LocalRun, locked};
 use crate::options::{Mode, Ports};
-use crate::shared::Shared;
+use crate::required_sinks::FRESH;
+use crate::runner_state::Shared;
 use crate::supervise::attend;
 
 /// Time to claim and store an order before its message comes again. Ours; SQS's own default is 30 s.

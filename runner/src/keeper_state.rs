@@ -9,7 +9,7 @@ use keeper::directory::read_json;
 use keeper::records::Exit;
 use tokio::time::sleep;
 
-use crate::local::LocalRun;
+use crate::local_run::LocalRun;
 
 /// Everything is looked at so often even when no event tells of a change.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);

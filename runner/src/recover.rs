@@ -11,10 +11,10 @@ use keeper::directory::RunDirectory;
 use keeper::records::Accepted;
 
 use crate::keeper_state::{Standing, standing, stored_report};
-use crate::local::{LocalRun, locked};
+use crate::local_run::{LocalRun, locked};
 use crate::report;
 use crate::retention::REMOVED_PREFIX;
-use crate::shared::Shared;
+use crate::runner_state::Shared;
 use crate::supervise::attend;
 
 /// Takes up everything that is there. Called once, before any order is taken.

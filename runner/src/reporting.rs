@@ -11,9 +11,9 @@ use keeper::records::Started;
 use keeper::spool;
 use tokio::time::Instant;
 
-use crate::local::LocalRun;
+use crate::local_run::LocalRun;
 use crate::report;
-use crate::shared::Shared;
+use crate::runner_state::Shared;
 
 /// Says that the job runs, in every sink and to the collector.
 pub async fn announce(shared: &Arc<Shared>, run: &Arc<LocalRun>, started: &Started) {

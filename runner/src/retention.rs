@@ -13,9 +13,9 @@ use keeper::spool::{segment_name, segments};
 
 use crate::adopt::adopt_abandoned;
 use crate::feed::cursor_path;
-use crate::local::{LocalRun, locked};
+use crate::local_run::{LocalRun, locked};
+use crate::runner_state::Shared;
 use crate::scan;
-use crate::shared::Shared;
 
 /// Directories that are being removed are called so first: half a directory must never look like a run.
 pub const REMOVED_PREFIX: &str = ".removed-";

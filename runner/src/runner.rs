@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use crate::handle::Handle;
 use crate::heartbeat::beat_always;
 use crate::intake::{admit_always, take_orders};
-use crate::local::locked;
+use crate::local_run::locked;
 use crate::options::{OnShutdown, Options, Ports};
 use crate::outbox::{Outbox, OutboxTasks};
 use crate::recover::recover;
 use crate::retention::sweep_always;
-use crate::shared::Shared;
+use crate::runner_state::Shared;
 use crate::state_lock::{RunnerError, occupy};
 
 /// A runner that is ready to run.

@@ -15,8 +15,8 @@ use rules::{Matcher, MatcherState, RuleSet};
 use serde::{Deserialize, Serialize};
 
 use crate::excerpt::Excerpt;
-use crate::local::LocalRun;
-use crate::shared::Shared;
+use crate::local_run::LocalRun;
+use crate::runner_state::Shared;
 
 /// What is read at once.
 const BLOCK_BYTES: usize = 64 << 10;

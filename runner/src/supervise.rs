@@ -14,13 +14,13 @@ use keeper::free_space;
 use keeper::records::{Exit, Refusal, RefusalKind};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::ending::{finish, lost};
-use crate::gate::FRESH;
+use crate::finish::{finish, lost};
 use crate::keeper_state::{LOOK_INTERVAL, Standing, look, standing};
-use crate::local::{LocalRun, locked};
+use crate::local_run::{LocalRun, locked};
 use crate::reporting::{announce, quiet_at, tell_if_quiet};
+use crate::required_sinks::FRESH;
+use crate::runner_state::{NotSpawned, Shared};
 use crate::scan::{Scan, read_along};
-use crate::shared::{NotSpawned, Shared};
 
 /// The rules read along so much behind; a turn for every line would cost more than the matching.
 const SCAN_DELAY: Duration = Duration::from_millis(200);

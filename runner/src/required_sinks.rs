@@ -13,7 +13,7 @@ use sinks::engine::Engine;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::shared::Shared;
+use crate::runner_state::Shared;
 
 /// What was found out about a sink holds for so long. Ours: a thousand runs at once reach for it once.
 pub const FRESH: Duration = Duration::from_secs(2);

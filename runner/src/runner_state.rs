@@ -23,12 +23,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::feed::SpoolFeed;
-use crate::gate::Gate;
-use crate::local::{LocalRun, locked};
+use crate::local_run::{LocalRun, locked};
 use crate::options::Options;
 use crate::outbox::Outbox;
+use crate::required_sinks::Gate;
 use crate::secrets::{Resolved, resolve};
-use crate::watch::Watch;
+use crate::spool_watch::Watch;
 
 /// Keepers that are started at the same moment: posix_spawn holds its thread until exec, and more than a few threads gain
 /// nothing (measured: four threads start 1000 processes 2.5 times as fast as one on two cores, sixteen no faster).

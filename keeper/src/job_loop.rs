@@ -17,13 +17,13 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::cgroup::Cgroup;
 use crate::directory::{RunDirectory, read_json};
 use crate::encoder::Encoder;
-use crate::ladder::{self, Ladder, Step};
 use crate::launch::Launched;
 use crate::mask::Masker;
 use crate::processes::Process;
 use crate::records::{Exit, OutputCounts, StopRequest};
 use crate::reserve::Reserve;
 use crate::signals::{self, Children, Reaped};
+use crate::stop_sequence::{self, Ladder, Step};
 use crate::writer::Writer;
 
 /// What is read from a pipe at once: all that a pipe holds by default.
@@ -186,7 +186,8 @@ impl Job {
             Phase::Stopping(mut ladder) => match ladder.climb(children_left, self.cgroup.as_ref()) {
                 Step::Wait(at) => (Phase::Stopping(ladder), Some(at)),
                 Step::Done => {
-                    let (cause, left) = (ladder.cause, if children_left { ladder::family() } else { Vec::new() });
+                    let (cause, left) =
+                        (ladder.cause, if children_left { stop_sequence::family() } else { Vec::new() });
                     let (says, leaked) = ladder.account(left);
                     *account = Some(Account { cause, says, leaked });
                     self.advance(drain(), children_left, account)
@@ -200,7 +201,7 @@ impl Job {
                     return (Phase::Draining { until, end }, Some(until));
                 }
                 if account.is_none() && children_left {
-                    *account = Some(Account::of_leaked(ladder::family()));
+                    *account = Some(Account::of_leaked(stop_sequence::family()));
                 }
                 (Phase::Over, None)
             }

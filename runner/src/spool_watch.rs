@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
-use crate::local::{LocalRun, locked};
+use crate::local_run::{LocalRun, locked};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {

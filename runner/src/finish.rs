@@ -10,16 +10,16 @@ use domain::run::Leaked;
 use jiff::Timestamp;
 use keeper::crash;
 use keeper::directory::{Durability, mark, write_json};
+use keeper::leftovers::end_remains;
 use keeper::records::{Exit, OutputCounts};
-use keeper::remains::end_remains;
 use keeper::spool::{self, SpoolReader};
 
 use crate::keeper_state::stored_report;
-use crate::local::LocalRun;
+use crate::local_run::LocalRun;
 use crate::report;
 use crate::reporting::{announce, tell};
+use crate::runner_state::Shared;
 use crate::scan::{Scan, read_along};
-use crate::shared::Shared;
 
 /// What the disk refuses is tried again after this.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
