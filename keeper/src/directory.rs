@@ -48,11 +48,11 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    pub fn of(runs: &Path, run_id: &RunId, attempt: u32) -> RunDirectory {
+    pub fn new(runs: &Path, run_id: &RunId, attempt: u32) -> RunDirectory {
         RunDirectory { path: runs.join(format!("{run_id}.{attempt}")) }
     }
 
-    pub fn at(path: impl Into<PathBuf>) -> RunDirectory {
+    pub fn open(path: impl Into<PathBuf>) -> RunDirectory {
         RunDirectory { path: path.into() }
     }
 
@@ -105,11 +105,11 @@ impl RunDirectory {
         self.file("finished.json")
     }
 
-    pub fn told_started(&self) -> PathBuf {
+    pub fn start_reported(&self) -> PathBuf {
         self.file("told.started")
     }
 
-    pub fn told_finished(&self) -> PathBuf {
+    pub fn end_reported(&self) -> PathBuf {
         self.file("told.finished")
     }
 
@@ -141,7 +141,7 @@ impl RunDirectory {
     }
 
     /// Whether a keeper lives (or is being started). A directory without a lock file has none.
-    pub fn is_kept(&self) -> io::Result<bool> {
+    pub fn has_keeper(&self) -> io::Result<bool> {
         let file = match File::open(self.lock()) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -161,7 +161,7 @@ pub fn open_private(path: &Path) -> io::Result<File> {
 }
 
 /// Puts the whole file there or nothing: written beside, then renamed.
-pub fn write_whole(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+pub fn write_atomically(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
     };
@@ -180,7 +180,7 @@ pub fn write_whole(path: &Path, bytes: &[u8], durability: Durability) -> io::Res
 }
 
 pub fn write_json<T: Serialize>(path: &Path, value: &T, durability: Durability) -> io::Result<()> {
-    write_whole(path, &serde_json::to_vec(value)?, durability)
+    write_atomically(path, &serde_json::to_vec(value)?, durability)
 }
 
 /// Reads a JSON file; none when it does not exist.
@@ -198,7 +198,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
 }
 
 /// Makes an empty file that only says "so far". Idempotent.
-pub fn mark(path: &Path) -> io::Result<()> {
+pub fn create_marker(path: &Path) -> io::Result<()> {
     open_private(path).map(drop)
 }
 
@@ -223,14 +223,14 @@ mod tests {
     #[test]
     fn a_lock_is_held_until_the_last_copy_is_closed() {
         let folder = tempfile::tempdir().expect("folder");
-        let run = RunDirectory::at(folder.path());
-        assert!(!run.is_kept().expect("no lock file"));
+        let run = RunDirectory::open(folder.path());
+        assert!(!run.has_keeper().expect("no lock file"));
         let first = run.take_lock().expect("lock").expect("free");
         let copy = rustix::io::dup(&first).expect("dup");
         drop(first);
-        assert!(run.is_kept().expect("kept"));
+        assert!(run.has_keeper().expect("kept"));
         assert!(run.take_lock().expect("lock").is_none());
         drop(copy);
-        assert!(!run.is_kept().expect("free"));
+        assert!(!run.has_keeper().expect("free"));
     }
 }

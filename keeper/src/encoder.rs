@@ -12,22 +12,22 @@ const HEAD_BYTES: usize = STAMP_BYTES + 10;
 
 /// A line that has begun and not ended.
 #[derive(Default)]
-struct Begun {
+struct OpenLine {
     text: Vec<u8>,
     /// Parts of it that are written already.
     parts: u32,
 }
 
 /// The stamp of the last read, and the second for which it was formatted.
-struct Clock {
+struct StampCache {
     second: i64,
     stamp: [u8; STAMP_BYTES],
 }
 
 pub struct Encoder {
-    clock: Clock,
-    stdout: Begun,
-    stderr: Begun,
+    stamp_cache: StampCache,
+    stdout: OpenLine,
+    stderr: OpenLine,
     /// Records ready to be written.
     pub out: Vec<u8>,
     /// How many those are.
@@ -38,9 +38,9 @@ pub struct Encoder {
 impl Default for Encoder {
     fn default() -> Encoder {
         Encoder {
-            clock: Clock { second: i64::MIN, stamp: stamp(Timestamp::UNIX_EPOCH) },
-            stdout: Begun::default(),
-            stderr: Begun::default(),
+            stamp_cache: StampCache { second: i64::MIN, stamp: stamp(Timestamp::UNIX_EPOCH) },
+            stdout: OpenLine::default(),
+            stderr: OpenLine::default(),
             out: Vec::new(),
             out_records: 0,
             counts: OutputCounts::default(),
@@ -51,11 +51,12 @@ impl Default for Encoder {
 impl Encoder {
     /// Sets the instant of what is pushed next: seconds and nanoseconds since the epoch.
     pub fn set_time(&mut self, second: i64, nanosecond: u32) {
-        if second != self.clock.second {
-            self.clock = Clock { second, stamp: stamp(Timestamp::new(second, 0).unwrap_or(Timestamp::UNIX_EPOCH)) };
+        if second != self.stamp_cache.second {
+            self.stamp_cache =
+                StampCache { second, stamp: stamp(Timestamp::new(second, 0).unwrap_or(Timestamp::UNIX_EPOCH)) };
         }
         let mut rest = nanosecond;
-        for digit in self.clock.stamp[20..29].iter_mut().rev() {
+        for digit in self.stamp_cache.stamp[20..29].iter_mut().rev() {
             *digit = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
@@ -63,7 +64,7 @@ impl Encoder {
 
     /// The current stamp.
     pub fn stamp(&self) -> &[u8; STAMP_BYTES] {
-        &self.clock.stamp
+        &self.stamp_cache.stamp
     }
 
     /// Takes bytes as they came from the pipe.
@@ -72,19 +73,19 @@ impl Encoder {
             Stream::Stdout => self.counts.stdout_bytes += bytes.len() as u64,
             Stream::Stderr => self.counts.stderr_bytes += bytes.len() as u64,
         }
-        let rest = match self.is_begun(stream) {
+        let rest = match self.has_open_line(stream) {
             true => match memchr::memchr(b'\n', bytes) {
                 Some(end) => {
-                    self.go_on(stream, &bytes[..end]);
+                    self.extend_line(stream, &bytes[..end]);
                     self.end_line(stream, true);
                     &bytes[end + 1..]
                 }
-                None => return self.go_on(stream, bytes),
+                None => return self.extend_line(stream, bytes),
             },
             false => bytes,
         };
         let mut head = [b' '; HEAD_BYTES];
-        head[..STAMP_BYTES].copy_from_slice(&self.clock.stamp);
+        head[..STAMP_BYTES].copy_from_slice(&self.stamp_cache.stamp);
         head[STAMP_BYTES + 1..STAMP_BYTES + 7].copy_from_slice(stream.name().as_bytes());
         head[HEAD_BYTES - 2] = b'F';
         let mut begin = 0;
@@ -99,30 +100,30 @@ impl Encoder {
         self.out_records += lines;
         self.count_lines(stream, lines);
         if begin < rest.len() {
-            self.go_on(stream, &rest[begin..]);
+            self.extend_line(stream, &rest[begin..]);
         }
     }
 
     /// The stream has ended: a line without its newline is a line all the same.
-    pub fn end(&mut self, stream: Stream) {
-        if self.is_begun(stream) {
+    pub fn end_stream(&mut self, stream: Stream) {
+        if self.has_open_line(stream) {
             self.end_line(stream, false);
         }
     }
 
-    fn is_begun(&self, stream: Stream) -> bool {
-        let begun = self.begun(stream);
-        !begun.text.is_empty() || begun.parts > 0
+    fn has_open_line(&self, stream: Stream) -> bool {
+        let open_line = self.open_line(stream);
+        !open_line.text.is_empty() || open_line.parts > 0
     }
 
-    fn begun(&self, stream: Stream) -> &Begun {
+    fn open_line(&self, stream: Stream) -> &OpenLine {
         match stream {
             Stream::Stdout => &self.stdout,
             Stream::Stderr => &self.stderr,
         }
     }
 
-    fn begun_and_out(&mut self, stream: Stream) -> (&mut Begun, &mut Vec<u8>) {
+    fn open_line_and_out(&mut self, stream: Stream) -> (&mut OpenLine, &mut Vec<u8>) {
         match stream {
             Stream::Stdout => (&mut self.stdout, &mut self.out),
             Stream::Stderr => (&mut self.stderr, &mut self.out),
@@ -137,32 +138,32 @@ impl Encoder {
     }
 
     /// Adds to the line that has begun; what is longer than a record goes out as a part.
-    fn go_on(&mut self, stream: Stream, bytes: &[u8]) {
-        let stamp = self.clock.stamp;
-        let (begun, out) = self.begun_and_out(stream);
-        begun.text.extend_from_slice(bytes);
+    fn extend_line(&mut self, stream: Stream, bytes: &[u8]) {
+        let stamp = self.stamp_cache.stamp;
+        let (open_line, out) = self.open_line_and_out(stream);
+        open_line.text.extend_from_slice(bytes);
         let mut written = 0;
-        while begun.text.len() > LINE_BYTES_MAX {
-            let cut = character_boundary(&begun.text, LINE_BYTES_MAX);
-            begun.parts = begun.parts.saturating_add(1);
-            write_head(&stamp, stream, Tag { part: begun.parts, last: false, newline: true, gap: false }, out);
-            out.extend_from_slice(&begun.text[..cut]);
+        while open_line.text.len() > LINE_BYTES_MAX {
+            let cut = character_boundary(&open_line.text, LINE_BYTES_MAX);
+            open_line.parts = open_line.parts.saturating_add(1);
+            write_head(&stamp, stream, Tag { part: open_line.parts, last: false, newline: true, gap: false }, out);
+            out.extend_from_slice(&open_line.text[..cut]);
             out.push(b'\n');
-            begun.text.drain(..cut);
+            open_line.text.drain(..cut);
             written += 1;
         }
         self.out_records += written;
     }
 
     fn end_line(&mut self, stream: Stream, newline: bool) {
-        let stamp = self.clock.stamp;
-        let (begun, out) = self.begun_and_out(stream);
-        let part = if begun.parts > 0 { begun.parts.saturating_add(1) } else { 0 };
+        let stamp = self.stamp_cache.stamp;
+        let (open_line, out) = self.open_line_and_out(stream);
+        let part = if open_line.parts > 0 { open_line.parts.saturating_add(1) } else { 0 };
         write_head(&stamp, stream, Tag { part, last: true, newline, gap: false }, out);
-        out.extend_from_slice(&begun.text);
+        out.extend_from_slice(&open_line.text);
         out.push(b'\n');
-        begun.text.clear();
-        begun.parts = 0;
+        open_line.text.clear();
+        open_line.parts = 0;
         self.out_records += 1;
         self.count_lines(stream, 1);
     }
@@ -197,7 +198,7 @@ mod tests {
             for piece in text.chunks(step) {
                 encoder.push(Stream::Stdout, piece);
             }
-            encoder.end(Stream::Stdout);
+            encoder.end_stream(Stream::Stdout);
             let texts: Vec<Vec<u8>> = lines(&encoder).into_iter().map(|line| line.2).collect();
             assert_eq!(texts, [&b"one"[..], b"", b"two\xff\x00", b"last"], "step {step}");
             assert!(!lines(&encoder)[3].1.newline);

@@ -23,7 +23,7 @@ use crate::processes::Process;
 use crate::records::{Exit, OutputCounts, StopRequest};
 use crate::reserve::Reserve;
 use crate::signals::{self, Children, Reaped};
-use crate::stop_sequence::{self, Ladder, Step};
+use crate::stop_sequence::{self, Step, StopSequence};
 use crate::writer::Writer;
 
 /// What is read from a pipe at once: all that a pipe holds by default.
@@ -39,18 +39,18 @@ const DRAIN_QUIET: Duration = Duration::from_secs(2);
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// A process closes its pipes a moment before it can be reaped; what is left after this long lives on. Ours.
-const LINGER: Duration = Duration::from_millis(100);
+const REAP_GRACE: Duration = Duration::from_millis(100);
 
 /// Lines of a job with secrets, held because a secret of several lines may be going on, are shown after this long. Ours.
 const HOLD_MAX: Duration = Duration::from_millis(500);
 
 /// The file `stop` is looked for at least this often, should its signal have been lost. Ours.
-const LOOK_FOR_STOP: Duration = Duration::from_secs(10);
+const STOP_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 pub struct Job {
     pid: u32,
     started_at: Timestamp,
-    begun: Instant,
+    started: Instant,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     stdin: Option<File>,
@@ -66,7 +66,7 @@ pub struct Job {
 
 enum Phase {
     Running,
-    Stopping(Ladder),
+    Stopping(StopSequence),
     /// The job's process is gone; its pipes may still be held.
     Draining {
         until: Instant,
@@ -76,18 +76,18 @@ enum Phase {
 }
 
 impl Job {
-    /// `begun` is `started_at` on the clock that nobody sets.
+    /// `started` is `started_at` on the clock that nobody sets.
     pub fn new(
         launched: Launched,
         started_at: Timestamp,
-        begun: Instant,
+        started: Instant,
         cgroup: Option<Cgroup>,
         masker: Option<Masker>,
     ) -> Job {
         Job {
             pid: launched.pid,
             started_at,
-            begun,
+            started,
             stdout: Some(launched.stdout),
             stderr: Some(launched.stderr),
             stdin: launched.stdin.map(File::from),
@@ -104,7 +104,7 @@ impl Job {
     ///
     /// # Errors
     /// When the machine refuses what every process may do (poll); the run is lost then.
-    pub fn attend(
+    pub fn run_to_end(
         mut self,
         run: &RunDirectory,
         order: &Order,
@@ -116,26 +116,27 @@ impl Job {
         if let Some(stdin) = &self.stdin {
             fcntl_setfl(stdin, OFlags::NONBLOCK)?;
         }
-        let limit = order.job.timeout.map(|timeout| self.begun + timeout);
+        let limit = order.job.timeout.map(|timeout| self.started + timeout);
         let mut buffer = vec![0; READ_BYTES];
         let mut phase = Phase::Running;
-        let mut account = None;
+        let mut ending = None;
         // Whoever asked before the signal could be taken is heard now.
-        let mut look_for_stop = true;
-        let mut looked_at = Instant::now();
+        let mut check_stop = true;
+        let mut stop_checked_at = Instant::now();
         let mut held_since = None;
         loop {
             if let Phase::Running = phase {
-                if std::mem::take(&mut look_for_stop)
-                    && let Some(asked) = asked_to_stop(run)
+                if std::mem::take(&mut check_stop)
+                    && let Some(requested) = read_stop_request(run)
                 {
-                    phase = Phase::Stopping(Ladder::begin(Ended::Stopped, asked, order.job.kill_grace));
+                    phase = Phase::Stopping(StopSequence::start(Ended::Stopped, requested, order.job.kill_grace));
                 } else if limit.is_some_and(|limit| limit <= Instant::now()) {
-                    phase = Phase::Stopping(Ladder::begin(Ended::TimedOut, "run limit".into(), order.job.kill_grace));
+                    phase =
+                        Phase::Stopping(StopSequence::start(Ended::TimedOut, "run limit".into(), order.job.kill_grace));
                 }
             }
             let children_left = self.reap();
-            let (next, wake_at) = self.advance(phase, children_left, &mut account);
+            let (next, wake_at) = self.advance(phase, children_left, &mut ending);
             phase = next;
             if let Phase::Over = phase {
                 break;
@@ -145,63 +146,58 @@ impl Job {
             let hold_until = held_since.map(|since| since + HOLD_MAX);
             let due = [wake_at, limit.filter(|_| matches!(phase, Phase::Running)), writer.retry_at(), hold_until];
             let wait = due.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
-            let ready = self.poll(&signals, wait.unwrap_or(LOOK_FOR_STOP).min(LOOK_FOR_STOP))?;
+            let ready = self.poll(&signals, wait.unwrap_or(STOP_POLL_INTERVAL).min(STOP_POLL_INTERVAL))?;
             if ready.signals {
                 signals::drain(&signals);
             }
             // A stat for every block of output would be a tenth of what the block costs.
-            if ready.signals || looked_at.elapsed() >= LOOK_FOR_STOP {
-                (look_for_stop, looked_at) = (true, Instant::now());
+            if ready.signals || stop_checked_at.elapsed() >= STOP_POLL_INTERVAL {
+                (check_stop, stop_checked_at) = (true, Instant::now());
             }
             if ready.stdin {
-                self.feed_stdin(&mut stdin_text);
+                self.write_stdin(&mut stdin_text);
             }
             let now = clock_gettime(ClockId::Realtime);
             self.encoder.set_time(now.tv_sec, now.tv_nsec as u32);
             let read = (ready.stdout && self.read(Stream::Stdout, &mut buffer, &mut writer))
                 | (ready.stderr && self.read(Stream::Stderr, &mut buffer, &mut writer));
             if hold_until.is_some_and(|until| until <= Instant::now()) {
-                self.show_held_lines(&mut writer);
+                self.write_held_lines(&mut writer);
             }
             writer.retry(self.encoder.stamp());
             if let (Phase::Draining { until, end }, true) = (&mut phase, read) {
                 *until = (Instant::now() + DRAIN_QUIET).min(*end);
             }
         }
-        Ok(self.finish(writer, reserve, account))
+        Ok(self.finish(writer, reserve, ending))
     }
 
     /// Moves on to the phase that the facts demand, and says when to look again.
-    fn advance(
-        &mut self,
-        phase: Phase,
-        children_left: bool,
-        account: &mut Option<Account>,
-    ) -> (Phase, Option<Instant>) {
+    fn advance(&mut self, phase: Phase, children_left: bool, ending: &mut Option<Ending>) -> (Phase, Option<Instant>) {
         let now = Instant::now();
         let drain = || Phase::Draining { until: now + DRAIN_QUIET, end: now + DRAIN_MAX };
         match phase {
-            Phase::Running if self.reaped.is_some() => self.advance(drain(), children_left, account),
+            Phase::Running if self.reaped.is_some() => self.advance(drain(), children_left, ending),
             Phase::Running => (Phase::Running, None),
-            Phase::Stopping(mut ladder) => match ladder.climb(children_left, self.cgroup.as_ref()) {
-                Step::Wait(at) => (Phase::Stopping(ladder), Some(at)),
+            Phase::Stopping(mut sequence) => match sequence.advance(children_left, self.cgroup.as_ref()) {
+                Step::Wait(at) => (Phase::Stopping(sequence), Some(at)),
                 Step::Done => {
                     let (cause, left) =
-                        (ladder.cause, if children_left { stop_sequence::family() } else { Vec::new() });
-                    let (says, leaked) = ladder.account(left);
-                    *account = Some(Account { cause, says, leaked });
-                    self.advance(drain(), children_left, account)
+                        (sequence.cause, if children_left { stop_sequence::living_descendants() } else { Vec::new() });
+                    let (message, leaked) = sequence.summary(left);
+                    *ending = Some(Ending { cause, note: message, leaked });
+                    self.advance(drain(), children_left, ending)
                 }
             },
             Phase::Draining { until, end } => {
                 let closed = self.stdout.is_none() && self.stderr.is_none();
-                let over = now >= until || (closed && (!children_left || account.is_some()));
+                let over = now >= until || (closed && (!children_left || ending.is_some()));
                 if !over {
-                    let until = if closed { until.min(now + LINGER) } else { until };
+                    let until = if closed { until.min(now + REAP_GRACE) } else { until };
                     return (Phase::Draining { until, end }, Some(until));
                 }
-                if account.is_none() && children_left {
-                    *account = Some(Account::of_leaked(stop_sequence::family()));
+                if ending.is_none() && children_left {
+                    *ending = Some(Ending::exited(stop_sequence::living_descendants()));
                 }
                 (Phase::Over, None)
             }
@@ -214,7 +210,7 @@ impl Job {
         loop {
             match signals::reap() {
                 Children::None => return false,
-                Children::Living => return true,
+                Children::Running => return true,
                 Children::Reaped(child) if child.pid == self.pid => self.reaped = Some(child),
                 Children::Reaped(orphan) => {
                     self.orphans_cpu_ms += orphan.cpu_ms;
@@ -259,7 +255,7 @@ impl Job {
         };
         if bytes == 0 {
             *pipe = None;
-            self.end(stream);
+            self.end_stream(stream);
         }
         for piece in buffer[..bytes].chunks(READ_BYTES / 4) {
             match &mut self.masker {
@@ -274,17 +270,17 @@ impl Job {
         bytes > 0
     }
 
-    fn end(&mut self, stream: Stream) {
+    fn end_stream(&mut self, stream: Stream) {
         if let Some(masker) = &mut self.masker {
             self.encoder.push(stream, masker.end(stream));
         }
-        self.encoder.end(stream);
+        self.encoder.end_stream(stream);
     }
 
-    fn show_held_lines(&mut self, writer: &mut Writer) {
+    fn write_held_lines(&mut self, writer: &mut Writer) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Some(masker) = &mut self.masker {
-                self.encoder.push(stream, masker.give_lines(stream));
+                self.encoder.push(stream, masker.release_lines(stream));
             }
         }
         self.write(writer);
@@ -297,7 +293,7 @@ impl Job {
     }
 
     /// Gives the job what it reads; closes the pipe at the end, or when the job has closed its side.
-    fn feed_stdin(&mut self, rest: &mut &[u8]) {
+    fn write_stdin(&mut self, rest: &mut &[u8]) {
         let Some(stdin) = &mut self.stdin else { return };
         match stdin.write(rest) {
             Ok(written) => *rest = &rest[written..],
@@ -309,12 +305,12 @@ impl Job {
         }
     }
 
-    fn finish(mut self, mut writer: Writer, reserve: &Reserve, account: Option<Account>) -> Exit {
-        self.end(Stream::Stdout);
-        self.end(Stream::Stderr);
+    fn finish(mut self, mut writer: Writer, reserve: &Reserve, ending: Option<Ending>) -> Exit {
+        self.end_stream(Stream::Stdout);
+        self.end_stream(Stream::Stderr);
         self.write(&mut writer);
         if writer.retry_at().is_some() {
-            reserve.give_back();
+            reserve.release();
         }
         writer.finish(self.encoder.stamp());
         let dropped = writer.dropped();
@@ -324,29 +320,29 @@ impl Job {
             dropped_bytes: dropped.bytes,
             ..self.encoder.counts
         };
-        let account = account.unwrap_or_else(|| Account::of_leaked(Vec::new()));
-        let lasted = self.begun.elapsed();
+        let ending = ending.unwrap_or_else(|| Ending::exited(Vec::new()));
+        let duration = self.started.elapsed();
         let reaped = self.reaped.as_ref();
         Exit {
-            ended: account.cause,
-            note: Some(account.says).filter(|says| !says.is_empty()),
+            ended: ending.cause,
+            note: Some(ending.note).filter(|note| !note.is_empty()),
             exit_code: reaped.and_then(|reaped| reaped.exit_code),
             signal: reaped.and_then(|reaped| reaped.signal),
             started_at: Some(self.started_at),
-            finished_at: end_of(self.started_at, lasted, Timestamp::now()),
-            duration_ms: lasted.as_millis() as u64,
+            finished_at: finish_time(self.started_at, duration, Timestamp::now()),
+            duration_ms: duration.as_millis() as u64,
             output,
             cpu_ms: reaped.map(|reaped| reaped.cpu_ms + self.orphans_cpu_ms),
             max_rss_bytes: reaped.map(|reaped| reaped.max_rss_bytes.max(self.orphans_rss_bytes)),
-            leaked: account.leaked,
+            leaked: ending.leaked,
         }
     }
 }
 
 /// When a job ended that began at `started_at` and lasted so long: by the clock on the wall, unless that was set back
 /// meanwhile. So an end is never before its beginning, and the two are never less apart than the job lasted.
-fn end_of(started_at: Timestamp, lasted: Duration, now: Timestamp) -> Timestamp {
-    started_at.checked_add(lasted).map_or(now, |end| end.max(now))
+fn finish_time(started_at: Timestamp, duration: Duration, now: Timestamp) -> Timestamp {
+    started_at.checked_add(duration).map_or(now, |end| end.max(now))
 }
 
 struct Ready {
@@ -357,20 +353,20 @@ struct Ready {
 }
 
 /// How it came to an end.
-struct Account {
+struct Ending {
     cause: Ended,
-    says: String,
+    note: String,
     leaked: Vec<Leaked>,
 }
 
-impl Account {
-    fn of_leaked(family: Vec<Process>) -> Account {
+impl Ending {
+    fn exited(family: Vec<Process>) -> Ending {
         let leaked = family.into_iter().map(|process| Leaked { pid: process.pid, name: process.name, killed: false });
-        Account { cause: Ended::Exited, says: String::new(), leaked: leaked.collect() }
+        Ending { cause: Ended::Exited, note: String::new(), leaked: leaked.collect() }
     }
 }
 
-fn asked_to_stop(run: &RunDirectory) -> Option<String> {
+fn read_stop_request(run: &RunDirectory) -> Option<String> {
     if !run.stop().exists() {
         return None;
     }
@@ -386,8 +382,12 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_never_makes_a_job_end_before_it_began() {
         let at = |second: i64| Timestamp::from_second(second).expect("instant");
-        let check = |lasted_s: u64, now: i64, expected: i64| {
-            assert_eq!(end_of(at(1_000), Duration::from_secs(lasted_s), at(now)), at(expected), "{lasted_s} {now}");
+        let check = |duration_s: u64, now: i64, expected: i64| {
+            assert_eq!(
+                finish_time(at(1_000), Duration::from_secs(duration_s), at(now)),
+                at(expected),
+                "{duration_s} {now}"
+            );
         };
         check(60, 1_060, 1_060);
         // Set back by an hour; set forward by one, or asleep.

@@ -31,13 +31,13 @@ use crate::user;
 
 /// How long exit.json is tried to be written while the disk takes nothing. Ours: long enough for an alarm about the full
 /// disk to be acted on; a machine whose disk stays full for a day has lost more.
-const RECORD_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
-const RECORD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const EXIT_RETRY_MAX: Duration = Duration::from_secs(24 * 3_600);
+const EXIT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The whole life of a keeper.
 pub fn main(path: &Path) -> ExitCode {
-    let run = RunDirectory::at(path);
-    match keep(&run) {
+    let run = RunDirectory::open(path);
+    match run_attempt(&run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log(&run, &format!("the keeper gave up: {error}"));
@@ -47,19 +47,19 @@ pub fn main(path: &Path) -> ExitCode {
 }
 
 /// Adds a line to keeper.log. There is nowhere to complain when that fails.
-fn log(run: &RunDirectory, says: &str) {
+fn log(run: &RunDirectory, message: &str) {
     let file = std::fs::OpenOptions::new().append(true).create(true).open(run.file("keeper.log"));
     if let Ok(mut file) = file {
-        let _ = writeln!(file, "{} {says}", Timestamp::now());
+        let _ = writeln!(file, "{} {message}", Timestamp::now());
     }
 }
 
-fn keep(run: &RunDirectory) -> io::Result<()> {
+fn run_attempt(run: &RunDirectory) -> io::Result<()> {
     // Fails only for a group leader, which then has been detached by hand already.
     let _ = rustix::process::setsid();
-    let signals = signals::take_over()?;
+    let signals = signals::block_and_open()?;
     let launch = read_launch();
-    let lock = take_streams(run)?;
+    let lock = detach_streams(run)?;
     crash::point("locked");
     if run.exit().exists() || run.starting().exists() {
         // A second keeper for the same attempt: the first one's word stands.
@@ -69,17 +69,17 @@ fn keep(run: &RunDirectory) -> io::Result<()> {
     std::fs::write(run.keeper(), format!("{}\n", std::process::id()))?;
     let order: Order = directory::read_json(&run.order())?
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "order.json is missing"))?;
-    let reserve = reserve::Reserve::take(run);
+    let reserve = reserve::Reserve::allocate(run);
     // From here on the job may have begun, whatever becomes of this process.
-    directory::mark(&run.starting())?;
+    directory::create_marker(&run.starting())?;
     crash::point("starting");
     let exit = match launch.and_then(|launch| start(run, &order, &launch)) {
-        Err(says) => Exit::not_started(says, Timestamp::now()),
-        Ok(job) => job.attend(run, &order, signals, &reserve)?,
+        Err(message) => Exit::not_started(message, Timestamp::now()),
+        Ok(job) => job.run_to_end(run, &order, signals, &reserve)?,
     };
     crash::point("reaped");
-    reserve.give_back();
-    record(run, &exit)?;
+    reserve.release();
+    write_exit(run, &exit)?;
     crash::point("recorded");
     drop(lock);
     Ok(())
@@ -97,8 +97,8 @@ fn read_launch() -> Result<Launch, String> {
 
 /// Takes the lock from where standard output was, and points all three standard streams at nothing. Descriptors that
 /// whoever started the runner left open are not handed on to the job.
-fn take_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
-    let handed = launch::out_of_the_way(1)?;
+fn detach_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
+    let handed = launch::move_fd_above_stdio(1)?;
     let same_file = |file: &OwnedFd| -> io::Result<bool> {
         let expected = rustix::fs::stat(run.lock())?;
         let stat = rustix::fs::fstat(file)?;
@@ -126,51 +126,51 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
     let env = launch::environment(order, launch, &user);
     let masker = Masker::new(launch.secret_values())?;
     // A secret may have been put where it is named when it does not work, like SHELL.
-    let hide = |says: String| masker.as_ref().map_or(says.clone(), |masker| masker.hide(&says));
-    let prepared = launch::prepare(&order.job, &env, &user, identity).map_err(hide)?;
+    let mask = |message: String| masker.as_ref().map_or(message.clone(), |masker| masker.mask(&message));
+    let prepared = launch::prepare(&order.job, &env, &user, identity).map_err(mask)?;
     // Two installations on one machine may have runs of one name.
     let name = run.path().file_name().unwrap_or_default().to_string_lossy();
     let name = format!("{name}.{}", std::process::id());
     let cgroup = if launch.cgroup { cgroup::Cgroup::create(&name) } else { None };
-    let launched = launch::launch(&prepared, order.job.stdin.is_some(), cgroup.as_ref()).map_err(hide)?;
-    let (started_at, begun) = (Timestamp::now(), std::time::Instant::now());
+    let launched = launch::launch(&prepared, order.job.stdin.is_some(), cgroup.as_ref()).map_err(mask)?;
+    let (started_at, start) = (Timestamp::now(), std::time::Instant::now());
     crash::point("launched");
     let started = Started {
         pid: launched.pid,
-        start_ticks: processes::process(launched.pid).map_or(0, |process| process.start_ticks),
+        start_ticks: processes::find(launched.pid).map_or(0, |process| process.start_ticks),
         boot_id: processes::boot_id(),
         started_at,
         cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_string_lossy().into_owned()),
-        pipes: [&launched.stdout, &launched.stderr].map(inode_of).into_iter().flatten().collect(),
+        pipes: [&launched.stdout, &launched.stderr].map(inode).into_iter().flatten().collect(),
         keeper: Some(std::process::id()),
     };
     if let Err(error) = directory::write_json(&run.started(), &started, Durability::Cache) {
         log(run, &format!("started.json cannot be written: {error}"));
     }
     crash::point("started");
-    Ok(Job::new(launched, started_at, begun, cgroup, masker))
+    Ok(Job::new(launched, started_at, start, cgroup, masker))
 }
 
-fn inode_of(file: &OwnedFd) -> Option<u64> {
+fn inode(file: &OwnedFd) -> Option<u64> {
     rustix::fs::fstat(file).ok().map(|stat| stat.st_ino)
 }
 
 /// Writes exit.json, with patience: while this process holds the lock, nobody takes the run for lost.
-fn record(run: &RunDirectory, exit: &Exit) -> io::Result<()> {
-    let begun = std::time::Instant::now();
-    let mut told = false;
+fn write_exit(run: &RunDirectory, exit: &Exit) -> io::Result<()> {
+    let start = std::time::Instant::now();
+    let mut logged = false;
     loop {
         let error = match directory::write_json(&run.exit(), exit, Durability::Disk) {
             Ok(()) => return Ok(()),
-            Err(error) if begun.elapsed() > RECORD_PATIENCE || error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if start.elapsed() > EXIT_RETRY_MAX || error.kind() == io::ErrorKind::NotFound => {
                 return Err(error);
             }
             Err(error) => error,
         };
-        if !told {
+        if !logged {
             log(run, &format!("exit.json cannot be written and is tried again: {error}"));
-            told = true;
+            logged = true;
         }
-        std::thread::sleep(RECORD_RETRY_INTERVAL);
+        std::thread::sleep(EXIT_RETRY_INTERVAL);
     }
 }

@@ -36,7 +36,7 @@ pub struct Prepared {
     cwd_required: bool,
     identity: Option<Identity>,
     /// Shown when it cannot be executed.
-    shown: String,
+    program_shown: String,
     cwd_shown: String,
 }
 
@@ -97,7 +97,7 @@ pub fn prepare(
     let c_strings = |texts: Vec<String>| texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
     Ok(Prepared {
         programs: c_strings(programs).map_err(nul)?,
-        shown: program.clone(),
+        program_shown: program.clone(),
         argv: c_strings(words).map_err(nul)?,
         envp: c_strings(env.iter().map(|(name, value)| format!("{name}={value}")).collect()).map_err(nul)?,
         cwd: CString::new(cwd.as_str()).map_err(nul)?,
@@ -119,26 +119,26 @@ const STEP_PROGRAM: u8 = 5;
 /// # Errors
 /// One sentence for the run's record.
 pub fn launch(prepared: &Prepared, with_stdin: bool, cgroup: Option<&Cgroup>) -> Result<Launched, String> {
-    let says = |error: io::Error| format!("the machine could not start a process: {error}");
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| says(errno.into()));
+    let message = |error: io::Error| format!("the machine could not start a process: {error}");
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| message(errno.into()));
     let (stdout, job_stdout) = pipe()?;
     let (stderr, job_stderr) = pipe()?;
     let (failure, job_failure) = pipe()?;
     let (job_stdin, stdin) = match with_stdin {
         true => pipe().map(|(read, write)| (read, Some(write)))?,
-        false => (std::fs::File::open("/dev/null").map_err(says)?.into(), None),
+        false => (std::fs::File::open("/dev/null").map_err(message)?.into(), None),
     };
-    let pointers = Pointers::of(prepared);
+    let pointers = Pointers::new(prepared);
     let streams = [job_stdin.as_raw_fd(), job_stdout.as_raw_fd(), job_stderr.as_raw_fd()];
     // SAFETY: the keeper has one thread, and the child only makes system calls until exec or exit.
-    let pid = match unsafe { fork_into(cgroup) }.map_err(says)? {
+    let pid = match unsafe { fork_into(cgroup) }.map_err(message)? {
         0 => unsafe { child(prepared, &pointers, streams, job_failure.as_raw_fd()) },
         pid => pid,
     };
     drop((job_stdin, job_stdout, job_stderr, job_failure));
-    let mut told = Vec::new();
-    let _ = std::fs::File::from(failure).read_to_end(&mut told);
-    if let [step, code @ ..] = told.as_slice()
+    let mut report = Vec::new();
+    let _ = std::fs::File::from(failure).read_to_end(&mut report);
+    if let [step, code @ ..] = report.as_slice()
         && let Ok(code) = <[u8; 4]>::try_from(code)
     {
         // The child has ended; its zombie is ours.
@@ -155,7 +155,7 @@ impl Prepared {
         match step {
             STEP_FOLDER => format!("cannot enter the working directory `{}`: {error}", self.cwd_shown),
             STEP_USER => format!("cannot become the job's user: {error}"),
-            STEP_PROGRAM => format!("cannot execute `{}`: {error}", self.shown),
+            STEP_PROGRAM => format!("cannot execute `{}`: {error}", self.program_shown),
             _ => format!("the job's process could not be set up: {error}"),
         }
     }
@@ -168,11 +168,11 @@ struct Pointers {
 }
 
 impl Pointers {
-    fn of(prepared: &Prepared) -> Pointers {
-        let ended = |texts: &[CString]| {
+    fn new(prepared: &Prepared) -> Pointers {
+        let terminated = |texts: &[CString]| {
             texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<*const libc::c_char>>()
         };
-        Pointers { argv: ended(&prepared.argv), envp: ended(&prepared.envp) }
+        Pointers { argv: terminated(&prepared.argv), envp: terminated(&prepared.envp) }
     }
 }
 
@@ -250,14 +250,14 @@ unsafe fn fail(failure: RawFd, step: u8) -> ! {
     // SAFETY: system calls only.
     unsafe {
         let code = (*libc::__errno_location()).to_ne_bytes();
-        let told = [step, code[0], code[1], code[2], code[3]];
-        libc::write(failure, told.as_ptr().cast(), told.len());
+        let report = [step, code[0], code[1], code[2], code[3]];
+        libc::write(failure, report.as_ptr().cast(), report.len());
         libc::_exit(127)
     }
 }
 
 /// Makes a descriptor survive no exec, at a number above the standard three.
-pub fn out_of_the_way(descriptor: RawFd) -> io::Result<OwnedFd> {
+pub fn move_fd_above_stdio(descriptor: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the new descriptor is owned by nobody else.
     unsafe {
         match libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) {

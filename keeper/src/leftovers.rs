@@ -14,31 +14,31 @@ use crate::processes::{self, Process};
 use crate::records::Started;
 
 /// A process that KILL does not end within this time is named as living. Ours.
-const PATIENCE: Duration = Duration::from_secs(10);
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Ends everything that belongs to the attempt and says what it was. Blocking. Only for an attempt without a keeper.
-pub fn end_remains(key: &AttemptKey, started: Option<&Started>) -> Vec<Leaked> {
-    let begun = Instant::now();
+pub fn kill_leftovers(key: &AttemptKey, started: Option<&Started>) -> Vec<Leaked> {
+    let start = Instant::now();
     let mut named: Vec<(Process, bool)> = Vec::new();
     loop {
-        let left = remains(key, started);
+        let left = find_leftovers(key, started);
         for (known, killed) in &mut named {
-            *killed = !left.iter().any(|process| process.is(known));
+            *killed = !left.iter().any(|process| process.is_same(known));
         }
-        if left.is_empty() || begun.elapsed() > PATIENCE {
+        if left.is_empty() || start.elapsed() > KILL_TIMEOUT {
             break;
         }
         if let Some(group) = started.and_then(|started| started.cgroup.as_deref()) {
             let _ = cgroup::kill(Path::new(group));
         }
         for process in left {
-            processes::signal(&process, Signal::KILL);
-            if !named.iter().any(|(known, _)| known.is(&process)) {
+            processes::send_signal(&process, Signal::KILL);
+            if !named.iter().any(|(known, _)| known.is_same(&process)) {
                 named.push((process, false));
             }
         }
-        std::thread::sleep(LOOK_INTERVAL);
+        std::thread::sleep(POLL_INTERVAL);
     }
     if let Some(group) = started.and_then(|started| started.cgroup.as_deref()) {
         cgroup::remove(Path::new(group));
@@ -46,7 +46,7 @@ pub fn end_remains(key: &AttemptKey, started: Option<&Started>) -> Vec<Leaked> {
     named.into_iter().map(|(process, killed)| Leaked { pid: process.pid, name: process.name, killed }).collect()
 }
 
-fn remains(key: &AttemptKey, started: Option<&Started>) -> Vec<Process> {
+fn find_leftovers(key: &AttemptKey, started: Option<&Started>) -> Vec<Process> {
     let marks = marks(key, started);
     let started = started.filter(|started| started.boot_id == processes::boot_id());
     let in_group: Vec<u32> = started
@@ -54,15 +54,15 @@ fn remains(key: &AttemptKey, started: Option<&Started>) -> Vec<Process> {
         .map(|group| cgroup::members(Path::new(group)))
         .unwrap_or_default();
     let session = started.filter(|started| owns_session(started)).map(|started| started.pid);
-    let mut all = processes::processes().unwrap_or_default();
+    let mut all = processes::list().unwrap_or_default();
     let own = std::process::id();
     all.retain(|process| {
         process.pid != own
             && !process.is_zombie()
             && (in_group.contains(&process.pid)
                 || session == Some(process.session)
-                || started.is_some_and(|started| holds_one(process.pid, &started.pipes))
-                || has_in_environment(process.pid, &marks))
+                || started.is_some_and(|started| holds_pipe(process.pid, &started.pipes))
+                || has_environment(process.pid, &marks))
     });
     all
 }
@@ -70,11 +70,11 @@ fn remains(key: &AttemptKey, started: Option<&Started>) -> Vec<Process> {
 /// Whether the session of that number is still the job's: while a member lives, the kernel gives its number to nobody
 /// else; a leader that started at another time means that it has been given away.
 fn owns_session(started: &Started) -> bool {
-    processes::process(started.pid).is_none_or(|leader| leader.start_ticks == started.start_ticks)
+    processes::find(started.pid).is_none_or(|leader| leader.start_ticks == started.start_ticks)
 }
 
 /// Whether one of the process's open files is one of these pipes.
-fn holds_one(pid: u32, pipes: &[u64]) -> bool {
+fn holds_pipe(pid: u32, pipes: &[u64]) -> bool {
     let names: Vec<String> = pipes.iter().map(|inode| format!("pipe:[{inode}]")).collect();
     let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     let targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
@@ -89,7 +89,7 @@ fn marks((run_id, attempt): &AttemptKey, started: Option<&Started>) -> Vec<Strin
     [format!("SEXTON_RUN_ID={run_id}"), format!("SEXTON_ATTEMPT={attempt}")].into_iter().chain(keeper).collect()
 }
 
-fn has_in_environment(pid: u32, wanted: &[String]) -> bool {
+fn has_environment(pid: u32, wanted: &[String]) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
     wanted.iter().all(|wanted| environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
 }

@@ -9,7 +9,7 @@
 //! | [`records::Accepted`], [`records::Launch`], [`records::Started`], [`records::Exit`] | its JSON files |
 //! | [`spool::SpoolReader`] | reads whole records while the keeper writes, or afterwards |
 //! | [`output::Output`] | a run's output as the job wrote it, for `sexton logs` |
-//! | [`leftovers::end_remains`] | ends the processes that a dead keeper left |
+//! | [`leftovers::kill_leftovers`] | ends the processes that a dead keeper left |
 //! | [`processes::Process`] | one process of /proc, safe against a reused process id |
 //! | [`crash::point`] | the steps at which a test can end a process |
 //!
@@ -40,6 +40,6 @@ mod writer;
 
 pub use cgroup::remove as remove_cgroup;
 pub use keeper::main;
-pub use secret_encodings::{SECRET_BYTES_MIN, is_hidden};
+pub use secret_encodings::{SECRET_BYTES_MIN, is_masked};
 pub use user::own_user;
 pub use writer::SEGMENT_BYTES_MAX;

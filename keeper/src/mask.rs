@@ -14,15 +14,15 @@ use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::noncontiguous::NFA;
 use domain::line::Stream;
 
-use crate::secret_encodings::texts_to_hide;
+use crate::secret_encodings::texts_to_mask;
 
 /// What stands for a secret.
 pub const MARK: &[u8] = b"***";
 
 pub struct Masker {
-    texts: Texts,
-    stdout: Masked,
-    stderr: Masked,
+    texts: SecretTexts,
+    stdout: MaskedStream,
+    stderr: MaskedStream,
 }
 
 impl Masker {
@@ -31,12 +31,12 @@ impl Masker {
     /// # Errors
     /// One sentence, when there is more to hide than can be looked for.
     pub fn new<'v>(values: impl Iterator<Item = &'v str>) -> Result<Option<Masker>, String> {
-        let texts = texts_to_hide(values);
+        let texts = texts_to_mask(values);
         if texts.is_empty() {
             return Ok(None);
         }
-        let texts = Texts::new(texts.into_iter().collect())?;
-        Ok(Some(Masker { stdout: Masked::new(&texts), stderr: Masked::new(&texts), texts }))
+        let texts = SecretTexts::new(texts.into_iter().collect())?;
+        Ok(Some(Masker { stdout: MaskedStream::new(&texts), stderr: MaskedStream::new(&texts), texts }))
     }
 
     /// Takes bytes as they came from the pipe; gives what can be shown by now.
@@ -50,17 +50,17 @@ impl Masker {
     pub fn end(&mut self, stream: Stream) -> &[u8] {
         let (_, masked) = self.parts(stream);
         masked.out.clear();
-        masked.give_up_to(masked.place());
+        masked.release_to(masked.end());
         &masked.out
     }
 
     /// A sentence about the job, with what is secret in it hidden.
-    pub fn hide(&self, says: &str) -> String {
-        let mut masked = Masked::new(&self.texts);
-        masked.push(&self.texts, says.as_bytes());
+    pub fn mask(&self, message: &str) -> String {
+        let mut masked = MaskedStream::new(&self.texts);
+        masked.push(&self.texts, message.as_bytes());
         let begin = masked.out.clone();
         masked.out.clear();
-        masked.give_up_to(masked.place());
+        masked.release_to(masked.end());
         String::from_utf8_lossy(&[begin, masked.out].concat()).into_owned()
     }
 
@@ -71,16 +71,16 @@ impl Masker {
 
     /// Nothing came for a while: gives the lines that have ended. Were the text to go on after all, the rest of it is
     /// hidden.
-    pub fn give_lines(&mut self, stream: Stream) -> &[u8] {
+    pub fn release_lines(&mut self, stream: Stream) -> &[u8] {
         let (_, masked) = self.parts(stream);
         masked.out.clear();
         if let Some(newline) = memchr::memrchr(b'\n', &masked.held) {
-            masked.give_up_to(masked.begin + newline as u64 + 1);
+            masked.release_to(masked.begin + newline as u64 + 1);
         }
         &masked.out
     }
 
-    fn parts(&mut self, stream: Stream) -> (&Texts, &mut Masked) {
+    fn parts(&mut self, stream: Stream) -> (&SecretTexts, &mut MaskedStream) {
         match stream {
             Stream::Stdout => (&self.texts, &mut self.stdout),
             Stream::Stderr => (&self.texts, &mut self.stderr),
@@ -89,7 +89,7 @@ impl Masker {
 }
 
 /// What is looked for.
-struct Texts {
+struct SecretTexts {
     automaton: NFA,
     start: StateID,
     /// By state: how many of the last bytes may be the beginning of a text, the length of the longest such beginning.
@@ -98,11 +98,12 @@ struct Texts {
     begins: [bool; 256],
 }
 
-impl Texts {
-    fn new(texts: Vec<Vec<u8>>) -> Result<Texts, String> {
-        let says = |error: &dyn std::fmt::Display| format!("the job's secrets cannot be hidden in its output: {error}");
-        let automaton = NFA::builder().prefilter(false).build(&texts).map_err(|error| says(&error))?;
-        let start = automaton.start_state(Anchored::No).map_err(|error| says(&error))?;
+impl SecretTexts {
+    fn new(texts: Vec<Vec<u8>>) -> Result<SecretTexts, String> {
+        let message =
+            |error: &dyn std::fmt::Display| format!("the job's secrets cannot be hidden in its output: {error}");
+        let automaton = NFA::builder().prefilter(false).build(&texts).map_err(|error| message(&error))?;
+        let start = automaton.start_state(Anchored::No).map_err(|error| message(&error))?;
         let mut depths = vec![0; 1];
         let mut begins = [false; 256];
         for text in &texts {
@@ -117,7 +118,7 @@ impl Texts {
                 depths[state.as_usize()] = index as u32 + 1;
             }
         }
-        Ok(Texts { automaton, start, depths, begins })
+        Ok(SecretTexts { automaton, start, depths, begins })
     }
 
     /// The length of the longest text that ends here; none ends when it is 0.
@@ -136,7 +137,7 @@ impl Texts {
 }
 
 /// One stream on its way. Places are counted in bytes from its beginning.
-struct Masked {
+struct MaskedStream {
     state: StateID,
     /// What is not decided yet.
     held: Vec<u8>,
@@ -145,30 +146,30 @@ struct Masked {
     /// What is to be hidden of `held`: apart from each other, in order.
     found: VecDeque<Range<u64>>,
     /// The last byte that was given was hidden: its mark stands for what follows as well.
-    is_hiding: bool,
+    is_masking: bool,
     out: Vec<u8>,
 }
 
-impl Masked {
-    fn new(texts: &Texts) -> Masked {
-        Masked {
+impl MaskedStream {
+    fn new(texts: &SecretTexts) -> MaskedStream {
+        MaskedStream {
             state: texts.start,
             held: Vec::new(),
             begin: 0,
             found: VecDeque::new(),
-            is_hiding: false,
+            is_masking: false,
             out: Vec::new(),
         }
     }
 
     /// The place behind the last byte that came.
-    fn place(&self) -> u64 {
+    fn end(&self) -> u64 {
         self.begin + self.held.len() as u64
     }
 
-    fn push(&mut self, texts: &Texts, bytes: &[u8]) {
+    fn push(&mut self, texts: &SecretTexts, bytes: &[u8]) {
         self.out.clear();
-        let before = self.place();
+        let before = self.end();
         self.held.extend_from_slice(bytes);
         let mut index = 0;
         while index < bytes.len() {
@@ -182,13 +183,13 @@ impl Masked {
             index += 1;
             let length = texts.found(self.state);
             if length > 0 {
-                self.hide_last(before + index as u64, length);
+                self.mark_last(before + index as u64, length);
             }
         }
-        self.give_up_to(self.place() - texts.depth(self.state).min(self.place()));
+        self.release_to(self.end() - texts.depth(self.state).min(self.end()));
     }
 
-    fn hide_last(&mut self, end: u64, length: u64) {
+    fn mark_last(&mut self, end: u64, length: u64) {
         let mut start = end - length;
         while let Some(last) = self.found.back()
             && last.end >= start
@@ -200,7 +201,7 @@ impl Masked {
     }
 
     /// Gives what is held before this place; places that were given before are nothing new.
-    fn give_up_to(&mut self, end: u64) {
+    fn release_to(&mut self, end: u64) {
         let held = std::mem::take(&mut self.held);
         let first = self.begin;
         let of = |range: Range<u64>| &held[(range.start - first) as usize..(range.end - first) as usize];
@@ -209,7 +210,7 @@ impl Masked {
             match next {
                 Some(found) if found.start <= self.begin => {
                     let upto = found.end.min(end);
-                    self.hide(of(self.begin..upto.max(self.begin)));
+                    self.mask(of(self.begin..upto.max(self.begin)));
                     self.begin = upto.max(self.begin);
                     if found.end <= end {
                         self.found.pop_front();
@@ -218,7 +219,7 @@ impl Masked {
                 next => {
                     let upto = next.map_or(end, |found| found.start);
                     self.out.extend_from_slice(of(self.begin..upto));
-                    self.is_hiding = false;
+                    self.is_masking = false;
                     self.begin = upto;
                 }
             }
@@ -227,16 +228,16 @@ impl Masked {
         self.held.drain(..(self.begin - first) as usize);
     }
 
-    fn hide(&mut self, bytes: &[u8]) {
+    fn mask(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            match (byte, self.is_hiding) {
+            match (byte, self.is_masking) {
                 (b'\n', _) => {
                     self.out.push(b'\n');
-                    self.is_hiding = false;
+                    self.is_masking = false;
                 }
                 (_, false) => {
                     self.out.extend_from_slice(MARK);
-                    self.is_hiding = true;
+                    self.is_masking = true;
                 }
                 (_, true) => {}
             }
@@ -273,8 +274,8 @@ mod tests {
     }
 
     fn masker(texts: &[Vec<u8>]) -> Masker {
-        let texts = Texts::new(texts.to_vec()).expect("texts");
-        Masker { stdout: Masked::new(&texts), stderr: Masked::new(&texts), texts }
+        let texts = SecretTexts::new(texts.to_vec()).expect("texts");
+        Masker { stdout: MaskedStream::new(&texts), stderr: MaskedStream::new(&texts), texts }
     }
 
     fn masked(masker: &mut Masker, pieces: &[&[u8]], pause: impl Fn(usize) -> bool) -> Vec<u8> {
@@ -282,7 +283,7 @@ mod tests {
         for (index, piece) in pieces.iter().enumerate() {
             shown.extend_from_slice(masker.push(Stream::Stdout, piece));
             if pause(index) {
-                shown.extend_from_slice(masker.give_lines(Stream::Stdout));
+                shown.extend_from_slice(masker.release_lines(Stream::Stdout));
                 assert!(!masker.holds_lines());
             }
         }
@@ -357,7 +358,7 @@ mod tests {
         assert_eq!(masker.push(Stream::Stderr, b"prompt: \n"), b"prompt: \n");
         assert_eq!(masker.push(Stream::Stdout, b"st line\nafter"), b"***\n***\n***\nafter");
         assert_eq!(masker.push(Stream::Stdout, b"\nfirst line\n{\n"), b"\n");
-        assert_eq!(masker.give_lines(Stream::Stdout), b"***\n{\n");
+        assert_eq!(masker.release_lines(Stream::Stdout), b"***\n{\n");
         assert_eq!(masker.push(Stream::Stdout, b"last line!"), b"***!");
     }
 

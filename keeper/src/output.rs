@@ -15,18 +15,18 @@ use crate::spool::{self, SpoolReader};
 const BLOCK_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
+pub enum LineFormat {
     /// As the job wrote it.
-    Bytes,
+    Raw,
     /// `2026-11-23T07:50:00.123456789Z stdout ` in front of each line.
-    WithTimes,
+    Timestamped,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
     Bytes(Vec<u8>),
     /// These are not there any more.
-    Removed(Removed),
+    Missing(MissingLines),
     /// The job has printed no more yet.
     Pending,
     /// The run is over and all that is there was given.
@@ -36,20 +36,20 @@ pub enum Piece {
 /// Lines of both streams that retention took away before they were read, or that a full disk did not take at the very end
 /// of a run. A line in parts counts as its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Removed {
+pub struct MissingLines {
     pub first_seq: u64,
     pub last_seq: u64,
 }
 
-impl Removed {
+impl MissingLines {
     pub fn lines(&self) -> u64 {
         self.last_seq + 1 - self.first_seq
     }
 }
 
-impl std::fmt::Display for Removed {
+impl std::fmt::Display for MissingLines {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Removed { first_seq, last_seq } = self;
+        let MissingLines { first_seq, last_seq } = self;
         let lines = format_lines(self.lines());
         write!(
             f,
@@ -59,7 +59,7 @@ impl std::fmt::Display for Removed {
 }
 
 /// How many lines at the beginning of a run's output are gone, as [`Output`] would say first; 0 for a run without any.
-pub fn removed_at_the_beginning(run: &RunDirectory) -> u64 {
+pub fn missing_at_start(run: &RunDirectory) -> u64 {
     let first = spool::segments(&run.spool()).ok().and_then(|segments| segments.first().copied());
     first.map_or(0, |first_seq| first_seq.saturating_sub(1))
 }
@@ -68,22 +68,22 @@ pub struct Output {
     run: RunDirectory,
     reader: SpoolReader,
     stream: Option<Stream>,
-    shown: Shown,
+    format: LineFormat,
     /// Of what is shown, the last line of each stream was a part without its end.
-    begun: Option<Stream>,
+    open_line: Option<Stream>,
     /// What comes next when nothing is missing.
     next_seq: u64,
     /// Read, and shown once what is missing before it was told.
-    held: Option<Block>,
+    pending: Option<Block>,
     /// Of the whole run, once its keeper has said so.
     last_seq: Option<u64>,
 }
 
 impl Output {
     /// From the beginning; `stream` none for both.
-    pub fn open(run: RunDirectory, stream: Option<Stream>, shown: Shown) -> Output {
+    pub fn open(run: RunDirectory, stream: Option<Stream>, format: LineFormat) -> Output {
         let reader = SpoolReader::open(run.spool(), Position::START);
-        Output { run, reader, stream, shown, begun: None, next_seq: 1, held: None, last_seq: None }
+        Output { run, reader, stream, format, open_line: None, next_seq: 1, pending: None, last_seq: None }
     }
 
     /// The next piece.
@@ -94,19 +94,21 @@ impl Output {
         loop {
             // Asked before reading: what the keeper wrote before its end is then seen.
             let over = self.is_over();
-            let block = match self.held.take() {
+            let block = match self.pending.take() {
                 Some(block) => block,
                 None => match self.reader.read(BLOCK_BYTES)? {
                     Some(block) => block,
                     None if !over => return Ok(Piece::Pending),
                     None => {
-                        return Ok(self.missing_until(self.last_seq.unwrap_or(0)).map_or(Piece::End, Piece::Removed));
+                        return Ok(self
+                            .take_missing_until(self.last_seq.unwrap_or(0))
+                            .map_or(Piece::End, Piece::Missing));
                     }
                 },
             };
-            if let Some(removed) = self.missing_until(block.first_seq.saturating_sub(1)) {
-                self.held = Some(block);
-                return Ok(Piece::Removed(removed));
+            if let Some(missing) = self.take_missing_until(block.first_seq.saturating_sub(1)) {
+                self.pending = Some(block);
+                return Ok(Piece::Missing(missing));
             }
             let mut bytes = Vec::with_capacity(block.bytes.len());
             for line in block.lines() {
@@ -131,10 +133,10 @@ impl Output {
     }
 
     /// What is missing from the next line on up to this one; said once.
-    fn missing_until(&mut self, last_seq: u64) -> Option<Removed> {
-        let removed = Removed { first_seq: self.next_seq, last_seq };
+    fn take_missing_until(&mut self, last_seq: u64) -> Option<MissingLines> {
+        let missing = MissingLines { first_seq: self.next_seq, last_seq };
         self.next_seq = self.next_seq.max(last_seq + 1);
-        (removed.first_seq <= last_seq).then_some(removed)
+        (missing.first_seq <= last_seq).then_some(missing)
     }
 
     fn show(&mut self, line: &Line<'_>, out: &mut Vec<u8>) {
@@ -145,8 +147,8 @@ impl Output {
             out.extend_from_slice(b"]\n");
             return;
         }
-        let continues = line.tag.part > 1 && self.begun == Some(line.stream);
-        if self.shown == Shown::WithTimes && !continues {
+        let continues = line.tag.part > 1 && self.open_line == Some(line.stream);
+        if self.format == LineFormat::Timestamped && !continues {
             out.extend_from_slice(line.stamp);
             out.push(b' ');
             out.extend_from_slice(line.stream.name().as_bytes());
@@ -154,10 +156,10 @@ impl Output {
         }
         out.extend_from_slice(line.text);
         // With times in front, every line is given its end, also the last.
-        if line.tag.last && (line.tag.newline || self.shown == Shown::WithTimes) {
+        if line.tag.last && (line.tag.newline || self.format == LineFormat::Timestamped) {
             out.push(b'\n');
         }
-        self.begun = (!line.tag.last).then_some(line.stream);
+        self.open_line = (!line.tag.last).then_some(line.stream);
     }
 }
 
@@ -173,12 +175,12 @@ mod tests {
     use super::*;
     use crate::spool::segment_name;
 
-    fn shown(records: &str, stream: Option<Stream>, shown: Shown) -> String {
+    fn printed(records: &str, stream: Option<Stream>, format: LineFormat) -> String {
         let folder = tempfile::tempdir().expect("folder");
-        let run = RunDirectory::at(folder.path());
+        let run = RunDirectory::open(folder.path());
         run.create().expect("directory");
         std::fs::write(run.spool().join(segment_name(1)), records).expect("segment");
-        let mut output = Output::open(run.clone(), stream, shown);
+        let mut output = Output::open(run.clone(), stream, format);
         let mut text = Vec::new();
         while let Piece::Bytes(bytes) = output.read().expect("read") {
             text.extend(bytes);
@@ -196,43 +198,47 @@ mod tests {
             "{at} stdout F one\n{at} stderr P:1 long\n{at} stderr F:2 er\n{at} stderr F:gap 3 lines dropped\n\
              {at} stdout F:noeol last\n"
         );
-        let check = |stream: Option<Stream>, how: Shown, expected: &str| {
-            assert_eq!(shown(&records, stream, how), expected, "{stream:?} {how:?}");
+        let check = |stream: Option<Stream>, how: LineFormat, expected: &str| {
+            assert_eq!(printed(&records, stream, how), expected, "{stream:?} {how:?}");
         };
-        check(None, Shown::Bytes, "one\nlonger\n[sexton: 3 lines dropped]\nlast");
-        check(Some(Stream::Stdout), Shown::Bytes, "one\n[sexton: 3 lines dropped]\nlast");
-        check(Some(Stream::Stderr), Shown::WithTimes, &format!("{at} stderr longer\n[sexton: 3 lines dropped]\n"));
+        check(None, LineFormat::Raw, "one\nlonger\n[sexton: 3 lines dropped]\nlast");
+        check(Some(Stream::Stdout), LineFormat::Raw, "one\n[sexton: 3 lines dropped]\nlast");
+        check(
+            Some(Stream::Stderr),
+            LineFormat::Timestamped,
+            &format!("{at} stderr longer\n[sexton: 3 lines dropped]\n"),
+        );
     }
 
     #[test]
     fn what_retention_removed_is_told_with_its_number() {
         let at = "2026-11-23T07:50:00.123456789Z";
         let folder = tempfile::tempdir().expect("folder");
-        let run = RunDirectory::at(folder.path());
+        let run = RunDirectory::open(folder.path());
         run.create().expect("directory");
         let segment = |first_seq: u64, records: String| {
             std::fs::write(run.spool().join(segment_name(first_seq)), records).expect("segment");
         };
-        assert_eq!(removed_at_the_beginning(&run), 0);
+        assert_eq!(missing_at_start(&run), 0);
         segment(5, format!("{at} stdout F five\n{at} stderr F:gap 4 lines, 9 bytes dropped (seq 6-9): full\n"));
         segment(10, format!("{at} stdout F ten\n"));
         segment(20, format!("{at} stderr F twenty\n"));
-        assert_eq!(removed_at_the_beginning(&run), 4);
+        assert_eq!(missing_at_start(&run), 4);
         let mut exit = Exit::not_started("", jiff::Timestamp::UNIX_EPOCH);
         exit.output.last_seq = 22;
         crate::directory::write_json(&run.exit(), &exit, crate::directory::Durability::Cache).expect("exit");
-        let removed = |first_seq, last_seq| Piece::Removed(Removed { first_seq, last_seq });
+        let missing = |first_seq, last_seq| Piece::Missing(MissingLines { first_seq, last_seq });
         let bytes = |text: &str| Piece::Bytes(text.as_bytes().to_vec());
         let check = |stream: Option<Stream>, expected: &[Piece]| {
-            let mut output = Output::open(run.clone(), stream, Shown::Bytes);
+            let mut output = Output::open(run.clone(), stream, LineFormat::Raw);
             let pieces: Vec<Piece> = expected.iter().map(|_| output.read().expect("read")).collect();
             assert_eq!(pieces, expected, "{stream:?}");
             assert_eq!(output.read().expect("read"), Piece::End);
         };
         let gap = "[sexton: 4 lines, 9 bytes dropped (seq 6-9): full]\n";
         let five = format!("five\n{gap}");
-        let all = [removed(1, 4), bytes(&five), bytes("ten\n"), removed(11, 19), bytes("twenty\n"), removed(21, 22)];
+        let all = [missing(1, 4), bytes(&five), bytes("ten\n"), missing(11, 19), bytes("twenty\n"), missing(21, 22)];
         check(None, &all);
-        check(Some(Stream::Stderr), &[removed(1, 4), bytes(gap), removed(11, 19), bytes("twenty\n"), removed(21, 22)]);
+        check(Some(Stream::Stderr), &[missing(1, 4), bytes(gap), missing(11, 19), bytes("twenty\n"), missing(21, 22)]);
     }
 }

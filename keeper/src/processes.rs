@@ -20,7 +20,7 @@ pub struct Process {
 
 impl Process {
     /// Whether both are the same process, whatever it does and whoever its parent is by now.
-    pub fn is(&self, other: &Process) -> bool {
+    pub fn is_same(&self, other: &Process) -> bool {
         self.pid == other.pid && self.start_ticks == other.start_ticks
     }
 
@@ -31,17 +31,17 @@ impl Process {
 }
 
 /// One process; none when there is none.
-pub fn process(pid: u32) -> Option<Process> {
+pub fn find(pid: u32) -> Option<Process> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// All processes that can be seen. One that ends meanwhile is left out.
-pub fn processes() -> io::Result<Vec<Process>> {
+pub fn list() -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let pid = name.to_str().and_then(|name| name.parse().ok());
-        found.extend(pid.and_then(process));
+        found.extend(pid.and_then(find));
     }
     Ok(found)
 }
@@ -49,7 +49,7 @@ pub fn processes() -> io::Result<Vec<Process>> {
 /// The living processes below `ancestor`, itself not among them. Below a child subreaper nothing can leave this set
 /// except by ending.
 pub fn descendants(ancestor: u32) -> io::Result<Vec<Process>> {
-    let mut rest = processes()?;
+    let mut rest = list()?;
     let mut family = vec![ancestor];
     let mut found = Vec::new();
     while let Some(parent) = family.pop() {
@@ -62,10 +62,10 @@ pub fn descendants(ancestor: u32) -> io::Result<Vec<Process>> {
 }
 
 /// Signals this very process; says whether it was there to be signalled.
-pub fn signal(process: &Process, signal: Signal) -> bool {
+pub fn send_signal(process: &Process, signal: Signal) -> bool {
     let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return false };
     let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-    let same = self::process(process.pid).is_some_and(|now| now.start_ticks == process.start_ticks);
+    let same = find(process.pid).is_some_and(|now| now.start_ticks == process.start_ticks);
     same && pidfd_send_signal(handle, signal).is_ok()
 }
 
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_process_finds_itself_below_its_parent() {
-        let own = process(std::process::id()).expect("own process");
+        let own = find(std::process::id()).expect("own process");
         assert!(descendants(own.parent).expect("descendants").iter().any(|process| process.pid == own.pid));
         assert_eq!(parse_stat(b"nonsense"), None);
     }

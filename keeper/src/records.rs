@@ -36,12 +36,12 @@ impl Accepted {
         let file = directory.order();
         let Some(Versioned { version }) = read_json(&file)? else { return Ok(None) };
         if version > FORMAT_VERSION {
-            let says = format!(
+            let message = format!(
                 "{} has version {version}, and this build reads up to {FORMAT_VERSION}; start a newer build, which \
                  finishes the run",
                 file.display()
             );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, says));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         read_json(&file)
     }
@@ -51,7 +51,8 @@ impl Accepted {
 pub struct Refusal {
     pub why: RefusalKind,
     /// One sentence.
-    pub says: String,
+    #[serde(rename = "says")]
+    pub message: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

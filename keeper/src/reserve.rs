@@ -17,18 +17,18 @@ pub struct Reserve {
 
 impl Reserve {
     /// Takes the room; on a disk that is full already there is none, and the run goes on without.
-    pub fn take(run: &RunDirectory) -> Reserve {
+    pub fn allocate(run: &RunDirectory) -> Reserve {
         let path = run.file("reserve");
-        let taken =
+        let allocated =
             open_private(&path).and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES)?));
-        if taken.is_err() {
+        if allocated.is_err() {
             let _ = fs::remove_file(&path);
         }
         Reserve { path }
     }
 
     /// Gives it back. Idempotent.
-    pub fn give_back(&self) {
+    pub fn release(&self) {
         let _ = fs::remove_file(&self.path);
     }
 }

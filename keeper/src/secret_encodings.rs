@@ -11,12 +11,12 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 pub const SECRET_BYTES_MIN: usize = 6;
 
 /// Whether the masker hides this value where it is printed.
-pub fn is_hidden(value: &str) -> bool {
+pub fn is_masked(value: &str) -> bool {
     value.trim().len() >= SECRET_BYTES_MIN
 }
 
 /// Every text that is to be hidden for these values. None is shorter than [`SECRET_BYTES_MIN`].
-pub fn texts_to_hide<'v>(values: impl Iterator<Item = &'v str>) -> BTreeSet<Vec<u8>> {
+pub fn texts_to_mask<'v>(values: impl Iterator<Item = &'v str>) -> BTreeSet<Vec<u8>> {
     let mut texts = BTreeSet::new();
     values.for_each(|value| add_value(value, &mut texts));
     texts
@@ -24,15 +24,15 @@ pub fn texts_to_hide<'v>(values: impl Iterator<Item = &'v str>) -> BTreeSet<Vec<
 
 fn add_value(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
     let value = value.trim();
-    if !is_hidden(value) {
+    if !is_masked(value) {
         return;
     }
     texts.insert(value.into());
-    let lines = value.lines().map(str::trim).filter(|line| is_hidden(line));
+    let lines = value.lines().map(str::trim).filter(|line| is_masked(line));
     texts.extend(lines.map(|line| line.as_bytes().to_owned()));
-    add_json_forms(value, texts);
-    add_url_forms(value, texts);
-    add_base64_forms(value.as_bytes(), texts);
+    add_json_encodings(value, texts);
+    add_url_encodings(value, texts);
+    add_base64_encodings(value.as_bytes(), texts);
     if let Ok(json) = serde_json::from_str(value) {
         add_leaves(&json, texts);
     }
@@ -57,7 +57,7 @@ fn add_inner(json: &serde_json::Value, texts: &mut BTreeSet<Vec<u8>>) {
 
 /// As JSON writers put it between quotes: with characters as they are, with `\u` for what is not ASCII (Python), and with
 /// `\/` for the slash (PHP).
-fn add_json_forms(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
+fn add_json_encodings(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
     let quoted = serde_json::Value::from(value).to_string();
     let plain = &quoted[1..quoted.len() - 1];
     let mut ascii = String::new();
@@ -78,7 +78,7 @@ fn add_json_forms(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
 /// What stays as it is in a URL: RFC 3986 2.3, that and the slash (Python's `quote`), encodeURIComponent (ECMA-262).
 const UNRESERVED: [&str; 3] = ["-_.~", "-_.~/", "-_.!~*'()"];
 
-fn add_url_forms(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
+fn add_url_encodings(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
     for kept in UNRESERVED {
         let upper = percent_encoded(value, kept, |byte| format!("%{byte:02X}"));
         // application/x-www-form-urlencoded writes a space as a plus.
@@ -98,7 +98,7 @@ const WRAP_COLUMNS: [usize; 2] = [64, 76];
 
 /// In each of the three places that a text can take in what is encoded (RFC 4648): only the characters that no neighbour
 /// has a part in, and up to the end where nothing follows.
-fn add_base64_forms(value: &[u8], texts: &mut BTreeSet<Vec<u8>>) {
+fn add_base64_encodings(value: &[u8], texts: &mut BTreeSet<Vec<u8>>) {
     for bytes_before in 0..3 {
         let mut bytes = vec![0; bytes_before];
         bytes.extend_from_slice(value);
@@ -123,18 +123,18 @@ mod tests {
 
     use super::*;
 
-    fn hidden(value: &str) -> Vec<String> {
-        let texts = texts_to_hide(std::iter::once(value));
+    fn masked(value: &str) -> Vec<String> {
+        let texts = texts_to_mask(std::iter::once(value));
         assert!(texts.iter().all(|text| text.len() >= SECRET_BYTES_MIN), "{texts:?}");
         texts.into_iter().map(|text| String::from_utf8(text).expect("text")).collect()
     }
 
     #[test]
     fn a_value_is_known_in_every_form() {
-        let check = |value: &str, forms: &[&str]| {
-            let hidden = hidden(value);
-            for form in forms {
-                assert!(hidden.iter().any(|text| text == form), "{value}: {form} is not among {hidden:?}");
+        let check = |value: &str, encodings: &[&str]| {
+            let masked = masked(value);
+            for encoding in encodings {
+                assert!(masked.iter().any(|text| text == encoding), "{value}: {encoding} is not among {masked:?}");
             }
         };
         check(
@@ -162,10 +162,10 @@ mod tests {
     #[test]
     fn what_is_short_is_not_hidden() {
         for value in ["", "12345", "  ab  \n"] {
-            assert!(hidden(value).is_empty(), "{value}");
+            assert!(masked(value).is_empty(), "{value}");
         }
-        assert!(!hidden("{\nkey of many lines\n}").contains(&"{".to_owned()));
-        assert!(!hidden(r#"{"region":"eu","id":"longer"}"#).contains(&"eu".to_owned()));
+        assert!(!masked("{\nkey of many lines\n}").contains(&"{".to_owned()));
+        assert!(!masked(r#"{"region":"eu","id":"longer"}"#).contains(&"eu".to_owned()));
     }
 
     proptest! {
@@ -176,7 +176,7 @@ mod tests {
             let bits = |bytes: usize| bytes * 8;
             let first = bits(before.len()).div_ceil(6);
             let last = bits(before.len() + value.len()) / 6;
-            let texts = texts_to_hide(std::iter::once(value.as_str()));
+            let texts = texts_to_mask(std::iter::once(value.as_str()));
             for encoded in [STANDARD.encode(format!("{before}{value}{after}")), URL_SAFE.encode(format!("{before}{value}{after}"))] {
                 prop_assert!(texts.contains(&encoded.as_bytes()[first..last]), "{}", encoded);
             }

@@ -10,7 +10,7 @@ const SIGNAL_MAX: i32 = 64;
 
 /// Puts every signal to its default, blocks those that a keeper must outlive, and gives the descriptor that tells of
 /// children and of SIGUSR1.
-pub fn take_over() -> io::Result<OwnedFd> {
+pub fn block_and_open() -> io::Result<OwnedFd> {
     // SAFETY: the sets are initialised by sigemptyset before use; no handler is installed, so nothing runs at odd times.
     unsafe {
         // Past glibc, which leaves its own two signals alone and so would hand on that they are ignored. The kernel's
@@ -78,7 +78,7 @@ pub struct Reaped {
 pub enum Children {
     Reaped(Reaped),
     /// Some live, none has ended.
-    Living,
+    Running,
     None,
 }
 
@@ -91,7 +91,7 @@ pub fn reap() -> Children {
         (pid, usage.assume_init())
     };
     match pid {
-        0 => Children::Living,
+        0 => Children::Running,
         -1 => Children::None,
         pid => {
             let ms = |time: libc::timeval| time.tv_sec as u64 * 1_000 + time.tv_usec as u64 / 1_000;

@@ -61,9 +61,9 @@ fn is_being_replaced(error: &io::Error) -> bool {
 /// Tells the keeper to look for `stop`. Nothing happens when there is none; it looks by itself from time to time.
 pub fn wake_keeper(run: &RunDirectory) {
     let Ok(text) = std::fs::read_to_string(run.keeper()) else { return };
-    let Some(process) = text.trim().parse().ok().and_then(crate::processes::process) else { return };
+    let Some(process) = text.trim().parse().ok().and_then(crate::processes::find) else { return };
     // The lock is asked after the process was looked at: while it is held, the number is the keeper's.
-    if run.is_kept().unwrap_or(false) {
-        crate::processes::signal(&process, rustix::process::Signal::USR1);
+    if run.has_keeper().unwrap_or(false) {
+        crate::processes::send_signal(&process, rustix::process::Signal::USR1);
     }
 }

@@ -37,25 +37,25 @@ pub fn segments(folder: &Path) -> io::Result<Vec<u64>> {
 /// One reader of one spool.
 pub struct SpoolReader {
     folder: PathBuf,
-    place: Position,
+    position: Position,
     segment: Option<File>,
 }
 
 impl SpoolReader {
-    /// A reader that goes on at `place`. The folder may be empty yet.
-    pub fn open(folder: impl Into<PathBuf>, place: Position) -> SpoolReader {
-        SpoolReader { folder: folder.into(), place, segment: None }
+    /// A reader that goes on at `position`. The folder may be empty yet.
+    pub fn open(folder: impl Into<PathBuf>, position: Position) -> SpoolReader {
+        SpoolReader { folder: folder.into(), position, segment: None }
     }
 
-    pub fn place(&self) -> Position {
-        self.place
+    pub fn position(&self) -> Position {
+        self.position
     }
 
-    pub fn move_to(&mut self, place: Position) {
-        if place.segment != self.place.segment {
+    pub fn seek(&mut self, position: Position) {
+        if position.segment != self.position.segment {
             self.segment = None;
         }
-        self.place = place;
+        self.position = position;
     }
 
     /// The next whole records, at most `bytes_max` unless one record alone is longer; none when there are no more yet.
@@ -74,7 +74,7 @@ impl SpoolReader {
                 return Ok(Some(block));
             }
             self.segment = None;
-            self.place = Position { seq: next, segment: next, offset: 0, stage: self.place.stage };
+            self.position = Position { seq: next, segment: next, offset: 0, stage: self.position.stage };
         }
     }
 
@@ -82,31 +82,31 @@ impl SpoolReader {
     pub fn bytes_behind(&self) -> io::Result<u64> {
         let mut bytes = 0;
         for first_seq in segments(&self.folder)? {
-            if first_seq >= self.place.segment {
+            if first_seq >= self.position.segment {
                 bytes += fs::metadata(self.folder.join(segment_name(first_seq))).map_or(0, |file| file.len());
             }
         }
-        Ok(bytes.saturating_sub(self.place.offset))
+        Ok(bytes.saturating_sub(self.position.offset))
     }
 
     fn next_segment(&self) -> io::Result<Option<u64>> {
-        Ok(segments(&self.folder)?.into_iter().find(|first_seq| *first_seq > self.place.segment))
+        Ok(segments(&self.folder)?.into_iter().find(|first_seq| *first_seq > self.position.segment))
     }
 
     fn read_segment(&mut self, bytes_max: usize) -> io::Result<Option<Block>> {
-        let offset = self.place.offset;
-        let Some(file) = self.opened()? else { return Ok(None) };
+        let offset = self.position.offset;
+        let Some(file) = self.open_segment()? else { return Ok(None) };
         let whole = SCRATCH.with_borrow_mut(|scratch| read_whole_records(file, offset, bytes_max.max(1), scratch))?;
         let Some(bytes) = whole else { return Ok(None) };
-        let first_seq = self.place.seq;
-        self.place.seq += memchr::memchr_iter(b'\n', &bytes).count() as u64;
-        self.place.offset += bytes.len() as u64;
-        Ok(Some(Block { first_seq, bytes, end: self.place }))
+        let first_seq = self.position.seq;
+        self.position.seq += memchr::memchr_iter(b'\n', &bytes).count() as u64;
+        self.position.offset += bytes.len() as u64;
+        Ok(Some(Block { first_seq, bytes, end: self.position }))
     }
 
-    fn opened(&mut self) -> io::Result<Option<&File>> {
+    fn open_segment(&mut self) -> io::Result<Option<&File>> {
         if self.segment.is_none() {
-            match File::open(self.folder.join(segment_name(self.place.segment))) {
+            match File::open(self.folder.join(segment_name(self.position.segment))) {
                 Ok(file) => self.segment = Some(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
@@ -208,19 +208,19 @@ pub struct Repair {
 
 /// Ends a torn last record, so that readers see it, and finds the last seq. Only for a spool that no keeper writes.
 /// Idempotent.
-pub fn repair(folder: &Path) -> io::Result<Repair> {
+pub fn repair_tail(folder: &Path) -> io::Result<Repair> {
     let Some(last) = segments(folder)?.pop() else { return Ok(Repair::default()) };
     let path = folder.join(segment_name(last));
     let mut reader = SpoolReader::open(folder, Position { seq: last, segment: last, offset: 0, ..Position::START });
     while reader.read(1 << 20)?.is_some() {}
-    let place = reader.place();
-    let torn_bytes = fs::metadata(&path)?.len().saturating_sub(place.offset);
+    let position = reader.position();
+    let torn_bytes = fs::metadata(&path)?.len().saturating_sub(position.offset);
     if torn_bytes == 0 {
-        return Ok(Repair { last_seq: place.seq - 1, torn_bytes });
+        return Ok(Repair { last_seq: position.seq - 1, torn_bytes });
     }
     use io::Write;
     fs::OpenOptions::new().append(true).open(&path)?.write_all(b"\n")?;
-    Ok(Repair { last_seq: place.seq, torn_bytes })
+    Ok(Repair { last_seq: position.seq, torn_bytes })
 }
 
 #[cfg(test)]
@@ -273,8 +273,8 @@ mod tests {
         write(folder.path(), 10, "10\n");
         assert_eq!(next(&mut reader), Some((3, "3 gap to 9\n".into())));
         assert_eq!(next(&mut reader), Some((10, "10\n".into())));
-        assert_eq!(reader.place(), Position { seq: 11, segment: 10, offset: 3, ..Position::START });
-        let mut later = SpoolReader::open(folder.path(), reader.place());
+        assert_eq!(reader.position(), Position { seq: 11, segment: 10, offset: 3, ..Position::START });
+        let mut later = SpoolReader::open(folder.path(), reader.position());
         write(folder.path(), 10, "11\n");
         assert_eq!(next(&mut later), Some((11, "11\n".into())));
         assert_eq!(later.bytes_behind().expect("bytes"), 0);
@@ -283,9 +283,9 @@ mod tests {
     #[test]
     fn a_torn_tail_of_a_dead_keeper_is_kept_as_a_line() {
         let folder = tempfile::tempdir().expect("folder");
-        assert_eq!(repair(folder.path()).expect("empty"), Repair::default());
+        assert_eq!(repair_tail(folder.path()).expect("empty"), Repair::default());
         write(folder.path(), 5, "five\nsi");
-        assert_eq!(repair(folder.path()).expect("torn"), Repair { last_seq: 6, torn_bytes: 2 });
-        assert_eq!(repair(folder.path()).expect("mended"), Repair { last_seq: 6, torn_bytes: 0 });
+        assert_eq!(repair_tail(folder.path()).expect("torn"), Repair { last_seq: 6, torn_bytes: 2 });
+        assert_eq!(repair_tail(folder.path()).expect("mended"), Repair { last_seq: 6, torn_bytes: 0 });
     }
 }

@@ -13,20 +13,20 @@ use crate::cgroup::{self, Cgroup};
 use crate::processes::{self, Process};
 
 /// How often what is left is looked at while stopping. Ours.
-pub const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A process that KILL does not end within this time hangs in the kernel and is named instead of waited for. Ours.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A stop on its way.
-pub struct Ladder {
+pub struct StopSequence {
     pub cause: Ended,
     /// What asked for it, for people.
-    asked: String,
-    begun: Instant,
+    requested: String,
+    started: Instant,
     grace: Duration,
     terminated: usize,
-    kill_begun: Option<Instant>,
+    kill_started: Option<Instant>,
     /// Each process that KILL was sent to, once.
     killed: Vec<Process>,
 }
@@ -40,85 +40,85 @@ pub enum Step {
     Done,
 }
 
-impl Ladder {
+impl StopSequence {
     /// Sends TERM (and CONT, for what is stopped) to everything.
-    pub fn begin(cause: Ended, asked: String, grace: Duration) -> Ladder {
-        let family = family();
+    pub fn start(cause: Ended, requested: String, grace: Duration) -> StopSequence {
+        let family = living_descendants();
         for process in &family {
-            processes::signal(process, Signal::TERM);
-            processes::signal(process, Signal::CONT);
+            processes::send_signal(process, Signal::TERM);
+            processes::send_signal(process, Signal::CONT);
         }
-        Ladder {
+        StopSequence {
             cause,
-            asked,
-            begun: Instant::now(),
+            requested,
+            started: Instant::now(),
             grace,
             terminated: family.len(),
-            kill_begun: None,
+            kill_started: None,
             killed: Vec::new(),
         }
     }
 
     /// Climbs on. `children_left` is what wait said.
-    pub fn climb(&mut self, children_left: bool, group: Option<&Cgroup>) -> Step {
+    pub fn advance(&mut self, children_left: bool, group: Option<&Cgroup>) -> Step {
         if !children_left {
             return Step::Done;
         }
         let now = Instant::now();
-        let kill_at = self.begun + self.grace;
+        let kill_at = self.started + self.grace;
         if now < kill_at {
-            return Step::Wait(kill_at.min(now + LOOK_INTERVAL));
+            return Step::Wait(kill_at.min(now + POLL_INTERVAL));
         }
-        let since = *self.kill_begun.get_or_insert(now);
-        if now.duration_since(since) > KILL_PATIENCE {
+        let since = *self.kill_started.get_or_insert(now);
+        if now.duration_since(since) > KILL_TIMEOUT {
             return Step::Done;
         }
-        let family = family();
+        let family = living_descendants();
         if let Some(group) = group {
             let _ = cgroup::kill(group.path());
         }
         for process in family {
-            processes::signal(&process, Signal::KILL);
-            if !self.killed.iter().any(|known| known.is(&process)) {
+            processes::send_signal(&process, Signal::KILL);
+            if !self.killed.iter().any(|known| known.is_same(&process)) {
                 self.killed.push(process);
             }
         }
-        Step::Wait(now + LOOK_INTERVAL)
+        Step::Wait(now + POLL_INTERVAL)
     }
 
     /// What happened, as one sentence, and the processes that KILL was needed for.
-    pub fn account(self, left: Vec<Process>) -> (String, Vec<Leaked>) {
-        let mut says = format!("{}: TERM to {}", self.asked, counted(self.terminated));
-        if self.kill_begun.is_some() {
+    pub fn summary(self, left: Vec<Process>) -> (String, Vec<Leaked>) {
+        let mut message = format!("{}: TERM to {}", self.requested, process_count_text(self.terminated));
+        if self.kill_started.is_some() {
             let names: Vec<String> =
                 self.killed.iter().take(8).map(|process| format!("{} {}", process.name, process.pid)).collect();
             let more = if self.killed.len() > names.len() { ", ..." } else { "" };
-            says.push_str(&format!(
+            message.push_str(&format!(
                 ", after {} KILL to {} ({}{more})",
                 domain::units::format_duration(self.grace),
-                counted(self.killed.len()),
+                process_count_text(self.killed.len()),
                 names.join(", "),
             ));
         }
-        says.push_str(&match left.len() {
+        message.push_str(&match left.len() {
             0 => "; no process left".to_owned(),
-            _ => format!("; {} cannot be ended", counted(left.len())),
+            _ => format!("; {} cannot be ended", process_count_text(left.len())),
         });
-        let is_left = |killed: &Process| left.iter().any(|process| process.is(killed));
+        let is_left = |killed: &Process| left.iter().any(|process| process.is_same(killed));
         let leaked = |process: &Process, killed| Leaked { pid: process.pid, name: process.name.clone(), killed };
         let mut named: Vec<Leaked> =
             self.killed.iter().filter(|process| !is_left(process)).map(|process| leaked(process, true)).collect();
         named.extend(left.iter().map(|process| leaked(process, false)));
-        (says, named)
+        (message, named)
     }
 }
 
 /// Everything that the job started and that still lives.
-pub fn family() -> Vec<Process> {
+pub fn living_descendants() -> Vec<Process> {
     processes::descendants(std::process::id()).unwrap_or_default()
 }
 
-fn counted(processes: usize) -> String {
+fn process_count_text(processes: usize) -> String {
     match processes {
         1 => "1 process".to_owned(),
         more => format!("{more} processes"),

@@ -30,7 +30,7 @@ pub struct Identity {
 pub fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), String> {
     let own_uid = rustix::process::geteuid().as_raw();
     let Some(name) = wanted else {
-        let user = by_uid(own_uid).unwrap_or_else(|| User {
+        let user = find_by_uid(own_uid).unwrap_or_else(|| User {
             name: own_uid.to_string(),
             uid: own_uid,
             gid: rustix::process::getegid().as_raw(),
@@ -38,7 +38,7 @@ pub fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), String>
         });
         return Ok((user, None));
     };
-    let Some(user) = by_name(name) else {
+    let Some(user) = find_by_name(name) else {
         return Err(format!("user `{name}` does not exist on this machine; create it or change the job's user"));
     };
     if user.uid == own_uid && own_uid != 0 {
@@ -50,32 +50,32 @@ pub fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), String>
              the job's user"
         ));
     }
-    let groups = groups_of(&user).map_err(|error| format!("the groups of user `{name}` cannot be read: {error}"))?;
+    let groups = read_groups(&user).map_err(|error| format!("the groups of user `{name}` cannot be read: {error}"))?;
     let identity = Identity { uid: user.uid, gid: user.gid, groups };
     Ok((user, Some(identity)))
 }
 
 /// Who a job runs as that names nobody.
 pub fn own_user() -> String {
-    resolve(None).map_or_else(|says| says, |(user, _)| user.name)
+    resolve(None).map_or_else(|message| message, |(user, _)| user.name)
 }
 
-fn by_name(name: &str) -> Option<User> {
+fn find_by_name(name: &str) -> Option<User> {
     let name = CString::new(name).ok()?;
-    entry(|passwd, buffer, length, found| {
+    look_up_entry(|passwd, buffer, length, found| {
         // SAFETY: all pointers are valid for the call, the name ends in NUL.
         unsafe { libc::getpwnam_r(name.as_ptr(), passwd, buffer, length, found) }
     })
 }
 
-fn by_uid(uid: u32) -> Option<User> {
-    entry(|passwd, buffer, length, found| {
+fn find_by_uid(uid: u32) -> Option<User> {
+    look_up_entry(|passwd, buffer, length, found| {
         // SAFETY: all pointers are valid for the call.
         unsafe { libc::getpwuid_r(uid, passwd, buffer, length, found) }
     })
 }
 
-fn entry(
+fn look_up_entry(
     look_up: impl Fn(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
 ) -> Option<User> {
     let mut buffer: Vec<libc::c_char> = vec![0; 1_024];
@@ -112,7 +112,7 @@ unsafe fn text(pointer: *const libc::c_char) -> String {
     unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
 }
 
-fn groups_of(user: &User) -> io::Result<Vec<u32>> {
+fn read_groups(user: &User) -> io::Result<Vec<u32>> {
     let name = CString::new(user.name.as_str())?;
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
@@ -138,7 +138,7 @@ mod tests {
     fn a_user_is_found_by_name_or_refused_in_words() {
         let (own, identity) = resolve(None).expect("own user");
         assert_eq!((own.uid, identity), (rustix::process::geteuid().as_raw(), None));
-        assert!(resolve(Some("no-such-user-anywhere")).is_err_and(|says| says.contains("no-such-user-anywhere")));
+        assert!(resolve(Some("no-such-user-anywhere")).is_err_and(|message| message.contains("no-such-user-anywhere")));
         assert!(resolve(Some("nul\0byte")).is_err());
     }
 }

@@ -27,7 +27,7 @@ const TAIL_BYTES_MAX: usize = 64 << 10;
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between the disk's first refusal and its recovery.
-struct Trouble {
+struct Outage {
     reason: String,
     /// Records that are kept, whole.
     tail: Vec<u8>,
@@ -51,18 +51,18 @@ pub struct Writer {
     /// Of the next record that is written, or of the first that is being dropped.
     next_seq: u64,
     dropped: Dropped,
-    trouble: Option<Trouble>,
+    outage: Option<Outage>,
     allowance: WriteAllowance,
     /// The last records may take the room that output leaves alone.
-    is_last: bool,
+    may_use_reserve: bool,
 }
 
 impl Writer {
     pub fn new(folder: PathBuf) -> Writer {
-        Writer::with_segments_of(folder, SEGMENT_BYTES_MAX)
+        Writer::with_segment_bytes_max(folder, SEGMENT_BYTES_MAX)
     }
 
-    pub fn with_segments_of(folder: PathBuf, segment_bytes_max: u64) -> Writer {
+    pub fn with_segment_bytes_max(folder: PathBuf, segment_bytes_max: u64) -> Writer {
         Writer {
             folder,
             segment: None,
@@ -70,27 +70,27 @@ impl Writer {
             segment_bytes_max,
             next_seq: 1,
             dropped: Dropped::default(),
-            trouble: None,
+            outage: None,
             allowance: WriteAllowance::default(),
-            is_last: false,
+            may_use_reserve: false,
         }
     }
 
     /// The seq of the last record, written, kept or dropped.
     pub fn last_seq(&self) -> u64 {
-        let waiting = self.trouble.as_ref().map_or(0, |trouble| trouble.tail_records + trouble.dropped.records);
+        let waiting = self.outage.as_ref().map_or(0, |outage| outage.tail_records + outage.dropped.records);
         self.next_seq - 1 + waiting
     }
 
     /// Records that no reader will ever see.
     pub fn dropped(&self) -> Dropped {
-        let waiting = self.trouble.as_ref().map(|trouble| trouble.dropped).unwrap_or_default();
+        let waiting = self.outage.as_ref().map(|outage| outage.dropped).unwrap_or_default();
         Dropped { records: self.dropped.records + waiting.records, bytes: self.dropped.bytes + waiting.bytes }
     }
 
     /// When [`Writer::retry`] is due, while the disk takes nothing.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.trouble.as_ref().map(|trouble| trouble.retry_at)
+        self.outage.as_ref().map(|outage| outage.retry_at)
     }
 
     /// Appends whole records. Never fails: what the disk does not take is kept or dropped, and counted.
@@ -98,12 +98,12 @@ impl Writer {
         if records.is_empty() {
             return;
         }
-        if self.trouble.is_some() {
-            self.keep(records, count);
+        if self.outage.is_some() {
+            self.keep_tail(records, count);
             self.retry(stamp);
         } else if let Err((error, rest, rest_count)) = self.write(records, count) {
-            self.fall_into_trouble(&error);
-            self.keep(&records[records.len() - rest..], rest_count);
+            self.start_outage(&error);
+            self.keep_tail(&records[records.len() - rest..], rest_count);
         }
     }
 
@@ -116,25 +116,25 @@ impl Writer {
 
     /// Nothing follows. Called once the reserve has been given back to the disk: what still does not fit is dropped.
     pub fn finish(&mut self, stamp: &[u8; STAMP_BYTES]) {
-        self.is_last = true;
+        self.may_use_reserve = true;
         self.recover(stamp);
-        if let Some(trouble) = &mut self.trouble {
-            let (tail, count) = (std::mem::take(&mut trouble.tail), std::mem::take(&mut trouble.tail_records));
-            trouble.dropped.records += count;
-            trouble.dropped.bytes += text_bytes(&tail);
+        if let Some(outage) = &mut self.outage {
+            let (tail, count) = (std::mem::take(&mut outage.tail), std::mem::take(&mut outage.tail_records));
+            outage.dropped.records += count;
+            outage.dropped.bytes += text_bytes(&tail);
             self.recover(stamp);
         }
-        if let Some(trouble) = self.trouble.take() {
-            self.next_seq += trouble.dropped.records;
-            self.dropped.records += trouble.dropped.records;
-            self.dropped.bytes += trouble.dropped.bytes;
+        if let Some(outage) = self.outage.take() {
+            self.next_seq += outage.dropped.records;
+            self.dropped.records += outage.dropped.records;
+            self.dropped.bytes += outage.dropped.bytes;
         }
     }
 
     /// Writes all or says how many bytes and records at the end are missing. What was torn is taken back.
     fn write(&mut self, records: &[u8], count: u64) -> Result<(), (io::Error, usize, u64)> {
         let all = (records.len(), count);
-        if !self.is_last
+        if !self.may_use_reserve
             && let Err(error) = self.allowance.consume(records.len() as u64, || free_space::read(&self.folder))
         {
             return Err((error, all.0, all.1));
@@ -178,9 +178,9 @@ impl Writer {
         Err((error, records.len() - whole, count - whole_count))
     }
 
-    fn fall_into_trouble(&mut self, error: &io::Error) {
-        self.trouble = Some(Trouble {
-            reason: reason_of(error),
+    fn start_outage(&mut self, error: &io::Error) {
+        self.outage = Some(Outage {
+            reason: reason_text(error),
             tail: Vec::new(),
             tail_records: 0,
             dropped: Dropped::default(),
@@ -189,45 +189,45 @@ impl Writer {
     }
 
     /// Keeps the newest records in memory and drops the oldest of what is kept.
-    fn keep(&mut self, records: &[u8], count: u64) {
-        let Some(trouble) = &mut self.trouble else { return };
-        trouble.tail.extend_from_slice(records);
-        trouble.tail_records += count;
-        if trouble.tail.len() <= TAIL_BYTES_MAX {
+    fn keep_tail(&mut self, records: &[u8], count: u64) {
+        let Some(outage) = &mut self.outage else { return };
+        outage.tail.extend_from_slice(records);
+        outage.tail_records += count;
+        if outage.tail.len() <= TAIL_BYTES_MAX {
             return;
         }
-        let over = trouble.tail.len() - TAIL_BYTES_MAX;
-        let cut = memchr::memchr(b'\n', &trouble.tail[over - 1..]).map_or(trouble.tail.len(), |newline| over + newline);
-        let dropped = memchr::memchr_iter(b'\n', &trouble.tail[..cut]).count() as u64;
-        trouble.dropped.records += dropped;
-        trouble.dropped.bytes += text_bytes(&trouble.tail[..cut]);
-        trouble.tail_records -= dropped;
-        trouble.tail.drain(..cut);
-        trouble.tail.shrink_to(2 * TAIL_BYTES_MAX);
+        let over = outage.tail.len() - TAIL_BYTES_MAX;
+        let cut = memchr::memchr(b'\n', &outage.tail[over - 1..]).map_or(outage.tail.len(), |newline| over + newline);
+        let dropped = memchr::memchr_iter(b'\n', &outage.tail[..cut]).count() as u64;
+        outage.dropped.records += dropped;
+        outage.dropped.bytes += text_bytes(&outage.tail[..cut]);
+        outage.tail_records -= dropped;
+        outage.tail.drain(..cut);
+        outage.tail.shrink_to(2 * TAIL_BYTES_MAX);
     }
 
     /// Tells what was dropped, then writes what was kept.
     fn recover(&mut self, stamp: &[u8; STAMP_BYTES]) {
-        let Some(mut trouble) = self.trouble.take() else { return };
-        if trouble.dropped.records > 0 {
-            let gap = gap_record(stamp, trouble.dropped, self.next_seq, &trouble.reason);
+        let Some(mut outage) = self.outage.take() else { return };
+        if outage.dropped.records > 0 {
+            let gap = gap_record(stamp, outage.dropped, self.next_seq, &outage.reason);
             if let Err((error, ..)) = self.write(&gap, 1) {
-                trouble.reason = reason_of(&error);
-                trouble.retry_at = Instant::now() + RETRY_INTERVAL;
-                self.trouble = Some(trouble);
+                outage.reason = reason_text(&error);
+                outage.retry_at = Instant::now() + RETRY_INTERVAL;
+                self.outage = Some(outage);
                 return;
             }
-            self.next_seq += trouble.dropped.records - 1;
+            self.next_seq += outage.dropped.records - 1;
             self.segment = None;
-            self.dropped.records += trouble.dropped.records;
-            self.dropped.bytes += trouble.dropped.bytes;
+            self.dropped.records += outage.dropped.records;
+            self.dropped.bytes += outage.dropped.bytes;
         }
-        if trouble.tail.is_empty() {
+        if outage.tail.is_empty() {
             return;
         }
-        if let Err((error, rest, rest_count)) = self.write(&trouble.tail, trouble.tail_records) {
-            self.fall_into_trouble(&error);
-            self.keep(&trouble.tail[trouble.tail.len() - rest..], rest_count);
+        if let Err((error, rest, rest_count)) = self.write(&outage.tail, outage.tail_records) {
+            self.start_outage(&error);
+            self.keep_tail(&outage.tail[outage.tail.len() - rest..], rest_count);
         }
     }
 }
@@ -259,7 +259,7 @@ fn text_bytes(records: &[u8]) -> u64 {
 }
 
 /// As the kernel names it, without Rust's number.
-fn reason_of(error: &io::Error) -> String {
+fn reason_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default().replace('\n', " ");
     let mut rest = text.chars();

@@ -38,7 +38,7 @@ impl<K: PartialEq> Admission<K> {
     }
 
     /// How many orders may be asked for now.
-    pub fn room(&self) -> usize {
+    pub fn receive_max(&self) -> usize {
         if !self.waiting.is_empty() || self.running >= RUNNING_MAX {
             return 0;
         }
@@ -49,28 +49,28 @@ impl<K: PartialEq> Admission<K> {
     }
 
     /// Puts an order behind those that wait.
-    pub fn enter(&mut self, key: K, needs: Needs) {
+    pub fn enqueue(&mut self, key: K, needs: Needs) {
         self.waiting.push_back((key, needs));
     }
 
     /// Counts a run that was found running.
-    pub fn resume(&mut self, needs: Needs) {
-        self.take(needs);
+    pub fn count_running(&mut self, needs: Needs) {
+        self.count(needs);
     }
 
     /// The next that may start; it counts as running from now on.
-    pub fn admit(&mut self) -> Option<K> {
+    pub fn admit_next(&mut self) -> Option<K> {
         let (_, needs) = self.waiting.front()?;
         if !self.fits(*needs) {
             return None;
         }
         let (key, needs) = self.waiting.pop_front()?;
-        self.take(needs);
+        self.count(needs);
         Some(key)
     }
 
     /// Forgets one that waits; says whether it did.
-    pub fn withdraw(&mut self, key: &K) -> bool {
+    pub fn cancel(&mut self, key: &K) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|(waiting, _)| waiting != key);
         self.waiting.len() < before
@@ -83,7 +83,7 @@ impl<K: PartialEq> Admission<K> {
         self.used_memory_bytes = self.used_memory_bytes.saturating_sub(needs.memory);
     }
 
-    fn take(&mut self, needs: Needs) {
+    fn count(&mut self, needs: Needs) {
         self.running += 1;
         self.used_cpu += needs.cpu;
         self.used_memory_bytes = self.used_memory_bytes.saturating_add(needs.memory);
@@ -115,47 +115,47 @@ mod tests {
     #[test]
     fn serial_means_one_at_a_time_in_order_of_arrival() {
         let mut admission = Admission::new(Mode::Serial);
-        assert_eq!(admission.room(), 1);
-        admission.enter('a', needs(0.0, 0));
-        admission.enter('b', needs(0.0, 0));
-        assert_eq!((admission.admit(), admission.admit(), admission.room()), (Some('a'), None, 0));
+        assert_eq!(admission.receive_max(), 1);
+        admission.enqueue('a', needs(0.0, 0));
+        admission.enqueue('b', needs(0.0, 0));
+        assert_eq!((admission.admit_next(), admission.admit_next(), admission.receive_max()), (Some('a'), None, 0));
         admission.release(needs(0.0, 0));
-        assert_eq!((admission.admit(), admission.room()), (Some('b'), 0));
+        assert_eq!((admission.admit_next(), admission.receive_max()), (Some('b'), 0));
         admission.release(needs(0.0, 0));
-        assert_eq!(admission.room(), 1);
+        assert_eq!(admission.receive_max(), 1);
     }
 
     #[test]
     fn a_big_one_is_not_starved_by_small_ones() {
         let mut admission = Admission::new(Mode::Resources { cpu: 4.0, memory_bytes: 100 });
-        admission.enter("small", needs(1.0, 10));
-        admission.enter("big", needs(4.0, 10));
-        admission.enter("small too", needs(1.0, 10));
-        assert_eq!(admission.admit(), Some("small"));
-        assert_eq!(admission.admit(), None);
-        assert_eq!(admission.room(), 0);
+        admission.enqueue("small", needs(1.0, 10));
+        admission.enqueue("big", needs(4.0, 10));
+        admission.enqueue("small too", needs(1.0, 10));
+        assert_eq!(admission.admit_next(), Some("small"));
+        assert_eq!(admission.admit_next(), None);
+        assert_eq!(admission.receive_max(), 0);
         admission.release(needs(1.0, 10));
-        assert_eq!(admission.admit(), Some("big"));
-        assert_eq!(admission.admit(), None);
+        assert_eq!(admission.admit_next(), Some("big"));
+        assert_eq!(admission.admit_next(), None);
         admission.release(needs(4.0, 10));
-        assert_eq!(admission.admit(), Some("small too"));
+        assert_eq!(admission.admit_next(), Some("small too"));
     }
 
     #[test]
     fn more_than_there_is_runs_alone() {
         let mut admission = Admission::new(Mode::Resources { cpu: 1.0, memory_bytes: 100 });
-        admission.resume(needs(0.0, 10));
-        admission.enter((), needs(0.0, 1_000));
-        assert_eq!(admission.admit(), None);
+        admission.count_running(needs(0.0, 10));
+        admission.enqueue((), needs(0.0, 1_000));
+        assert_eq!(admission.admit_next(), None);
         admission.release(needs(0.0, 10));
-        assert_eq!(admission.admit(), Some(()));
+        assert_eq!(admission.admit_next(), Some(()));
     }
 
     #[test]
     fn who_is_withdrawn_is_not_admitted() {
         let mut admission = Admission::new(Mode::Free);
-        admission.enter(1, needs(0.0, 0));
-        assert!(admission.withdraw(&1) && !admission.withdraw(&1));
-        assert_eq!(admission.admit(), None);
+        admission.enqueue(1, needs(0.0, 0));
+        assert!(admission.cancel(&1) && !admission.cancel(&1));
+        assert_eq!(admission.admit_next(), None);
     }
 }

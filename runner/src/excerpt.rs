@@ -53,7 +53,7 @@ impl Excerpt {
 
     /// Whether this block has so many lines that, once it is taken, nothing stays of the blocks before it that is not in
     /// the head already.
-    pub fn is_passed_by(&self, block: &Block) -> bool {
+    pub fn is_superseded_by(&self, block: &Block) -> bool {
         self.head_full && block.end.seq - block.first_seq > (HALF_BYTES / LINE_COST_BYTES) as u64
     }
 
@@ -129,7 +129,7 @@ mod tests {
             let mut earlier = None;
             for (index, piece) in texts.chunks(size).enumerate() {
                 let block = block((index * size) as u64 + 1, piece);
-                let is_passed = skipping.is_passed_by(&block);
+                let is_passed = skipping.is_superseded_by(&block);
                 earlier.replace(block).iter().filter(|_| !is_passed).for_each(|earlier| skipping.feed(earlier));
             }
             earlier.iter().for_each(|last| skipping.feed(last));

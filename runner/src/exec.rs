@@ -15,33 +15,33 @@ use domain::ports::Reports;
 use domain::run::Outcome;
 use jiff::Timestamp;
 use keeper::directory::{Durability, read_json, write_json};
-use keeper::output::{Output, Piece, Shown};
+use keeper::output::{LineFormat, Output, Piece};
 use keeper::records::Accepted;
 use sinks::engine::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adopt::{SINKS_FILE, adopt_abandoned, keep_refused};
+use crate::adopt::{SINKS_FILE, adopt_abandoned, quarantine_refused};
 use crate::feed::cursor_path;
 use crate::handle::Handle;
-use crate::intake::{refused_by_policy, store};
+use crate::intake::{policy_refusal, store_order};
 use crate::keeper_state::stored_report;
 use crate::local_run::{LocalRun, locked};
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::retention::Retention;
 use crate::runner::{flush, send_reports, serve_watch};
-use crate::runner_state::Shared;
-use crate::state_lock::{RunnerError, occupy};
-use crate::supervise::attend;
+use crate::runner_state::RunnerState;
+use crate::state_lock::{RunnerError, lock_state_directory};
+use crate::supervise::supervise;
 
 /// What a shell says of a command that it could not execute.
 const NOT_STARTED_CODE: u8 = 127;
 
 /// How long somebody may look at a directory that was only just made. Ours; a look takes less than a millisecond.
-const OCCUPY_PATIENCE: Duration = Duration::from_secs(5);
-const OCCUPY_INTERVAL: Duration = Duration::from_millis(10);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How a wrapped command ended.
 pub struct Executed {
@@ -63,7 +63,7 @@ pub async fn exec(
     let exec_folder = options.state.join("exec");
     let state = exec_folder.join(order.run_id.as_str());
     let fails = |error: io::Error| RunnerError::State(state.clone(), error);
-    let in_use = occupy_own(&state).await?;
+    let in_use = lock_own_directory(&state).await?;
     options.state = std::fs::canonicalize(&state).map_err(fails)?;
     let sinks: Vec<&str> = options.sinks.iter().map(Engine::name).collect();
     write_json(&options.state.join(SINKS_FILE), &sinks, Durability::Cache).map_err(fails)?;
@@ -76,25 +76,25 @@ pub async fn exec(
             (Some(outbox), Some(send_reports(tasks, reports, stop_sending.clone())))
         }
     };
-    let shared = Arc::new(Shared::new(options, outbox).map_err(fails)?);
-    let refused = refused_by_policy(&shared, &order);
+    let shared = Arc::new(RunnerState::new(options, outbox).map_err(fails)?);
+    let refused = policy_refusal(&shared, &order);
     let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: shared.boot_id.clone(), refused };
-    let run = store(&shared, accepted)
+    let run = store_order(&shared, accepted)
         .await
         .ok_or_else(|| fails(io::Error::other("the order cannot be stored; see the log above")))?;
     let mut beside = JoinSet::new();
     serve_watch(&shared, &mut beside);
-    pass_signals_on(&shared, &run, &mut beside).map_err(fails)?;
-    locked(&shared.admission).resume(run.job().needs);
-    let attending = tokio::spawn(attend(shared.clone(), run.clone()));
-    mirror(&shared, &run).await;
-    if let Err(error) = attending.await {
+    forward_signals(&shared, &run, &mut beside).map_err(fails)?;
+    locked(&shared.admission).count_running(run.job().needs);
+    let supervisor = tokio::spawn(supervise(shared.clone(), run.clone()));
+    copy_output(&shared, &run).await;
+    if let Err(error) = supervisor.await {
         tracing::error!(%error, "attending the command ended badly");
     }
     // With what is left of this call's time, what killed calls left undone.
     adopt_abandoned(&shared, &exec_folder, &mut BTreeSet::new()).await;
-    shared.attending.close();
-    let _ = tokio::time::timeout(shared.options.flush_limit, shared.attending.wait()).await;
+    shared.supervisors.close();
+    let _ = tokio::time::timeout(shared.options.flush_limit, shared.supervisors.wait()).await;
     flush(&shared).await;
     stop_sending.cancel();
     if let Some(sending) = sending {
@@ -107,25 +107,25 @@ pub async fn exec(
     };
     remove_if_delivered(&shared, &state);
     drop(in_use);
-    Ok(Executed { code: code_of(&report), report })
+    Ok(Executed { code: exit_code(&report), report })
 }
 
 /// The run's name is nobody else's, so whoever has its directory only looks whether it is an abandoned one.
-async fn occupy_own(state: &Path) -> Result<File, RunnerError> {
-    let begun = Instant::now();
+async fn lock_own_directory(state: &Path) -> Result<File, RunnerError> {
+    let start = Instant::now();
     loop {
-        match occupy(state) {
-            Err(_) if begun.elapsed() < OCCUPY_PATIENCE => tokio::time::sleep(OCCUPY_INTERVAL).await,
-            occupied => return occupied,
+        match lock_state_directory(state) {
+            Err(_) if start.elapsed() < LOCK_TIMEOUT => tokio::time::sleep(LOCK_RETRY_INTERVAL).await,
+            result => return result,
         }
     }
 }
 
 /// SIGINT and SIGTERM stop the job by its ladder; this process stays to see the end.
-fn pass_signals_on(shared: &Arc<Shared>, run: &Arc<LocalRun>, beside: &mut JoinSet<()>) -> io::Result<()> {
+fn forward_signals(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, beside: &mut JoinSet<()>) -> io::Result<()> {
     for (kind, name) in [(SignalKind::interrupt(), "SIGINT"), (SignalKind::terminate(), "SIGTERM")] {
         let mut signals = signal(kind)?;
-        let handle = Handle::of(shared.clone());
+        let handle = Handle::new(shared.clone());
         let run_id = run.run_id().clone();
         beside.spawn(async move {
             while signals.recv().await.is_some() {
@@ -138,8 +138,8 @@ fn pass_signals_on(shared: &Arc<Shared>, run: &Arc<LocalRun>, beside: &mut JoinS
 
 /// Copies both streams to this process's own until the run is judged. An own stream that is closed loses its copy; the
 /// spool has it all the same.
-async fn mirror(shared: &Arc<Shared>, run: &Arc<LocalRun>) {
-    let mut copies = [Stream::Stdout, Stream::Stderr].map(|stream| Some(copy_of(run, stream)));
+async fn copy_output(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
+    let mut copies = [Stream::Stdout, Stream::Stderr].map(|stream| Some(open_copy(run, stream)));
     loop {
         let grown = shared.grown.notified();
         // Asked anew: a run that is refused is another one from then on.
@@ -161,26 +161,26 @@ async fn mirror(shared: &Arc<Shared>, run: &Arc<LocalRun>) {
 
 type Copy = (Output, Box<dyn Write + Send>);
 
-fn copy_of(run: &LocalRun, stream: Stream) -> Copy {
+fn open_copy(run: &LocalRun, stream: Stream) -> Copy {
     let to: Box<dyn Write + Send> = match stream {
         Stream::Stdout => Box::new(io::stdout()),
         Stream::Stderr => Box::new(io::stderr()),
     };
-    (Output::open(run.directory.clone(), Some(stream), Shown::Bytes), to)
+    (Output::open(run.directory.clone(), Some(stream), LineFormat::Raw), to)
 }
 
 fn copy_all(output: &mut Output, to: &mut Box<dyn Write + Send>) -> io::Result<()> {
     loop {
         match output.read()? {
             Piece::Bytes(bytes) => to.write_all(&bytes)?,
-            Piece::Removed(removed) => tracing::warn!("of the output, {removed}"),
+            Piece::Missing(removed) => tracing::warn!("of the output, {removed}"),
             Piece::Pending | Piece::End => return to.flush(),
         }
     }
 }
 
 /// The command's own code; 1 when it exited well and lied; 128 and the signal, as shells say it.
-fn code_of(report: &Report) -> u8 {
+fn exit_code(report: &Report) -> u8 {
     match (report.exit_code, report.signal) {
         (Some(0), _) if report.outcome == Outcome::FalseSuccess => 1,
         (Some(code), _) => code as u8,
@@ -190,8 +190,8 @@ fn code_of(report: &Report) -> u8 {
 }
 
 /// Removes this call's state when every run in it is with every sink and every report is sent.
-fn remove_if_delivered(shared: &Shared, state: &Path) {
-    if let Err(error) = keep_refused(state) {
+fn remove_if_delivered(shared: &RunnerState, state: &Path) {
+    if let Err(error) = quarantine_refused(state) {
         tracing::warn!(%error, state = %state.display(), "refused reports cannot be put aside; all of it is kept");
         return;
     }
@@ -209,7 +209,7 @@ fn remove_if_delivered(shared: &Shared, state: &Path) {
 /// Whether every sink that was given the run has all of it. The sinks themselves have ended by now.
 fn is_delivered(run: &LocalRun) -> bool {
     run.finished().is_some()
-        && run.given_to().iter().all(|sink| {
+        && run.fed_sinks().iter().all(|sink| {
             let cursor = read_json::<Position>(&cursor_path(run, sink));
             cursor.is_ok_and(|place| place.is_some_and(|place| place.stage == Stage::Done))
         })

@@ -53,8 +53,8 @@ impl SpoolFeed {
     }
 
     fn pass(&mut self, item: Item, stage: Stage) -> Next {
-        let end = Position { stage, ..self.reader.place() };
-        self.reader.move_to(end);
+        let end = Position { stage, ..self.reader.position() };
+        self.reader.seek(end);
         Next::Item { item, end }
     }
 
@@ -74,13 +74,13 @@ impl Feed for SpoolFeed {
     }
 
     fn read(&mut self, bytes_max: usize) -> io::Result<Next> {
-        match self.reader.place().stage {
+        match self.reader.position().stage {
             Stage::Before => Ok(self.pass(Item::Started, Stage::Lines)),
             Stage::Lines => {
                 // Asked before reading: once it is finished, nothing is appended any more.
                 let finished = self.run.finished().cloned();
                 if let Some(block) = self.reader.read(bytes_max)? {
-                    self.run.note_seen(block.end);
+                    self.run.note_read_position(block.end);
                     let end = block.end;
                     return Ok(Next::Item { item: Item::Lines(block), end });
                 }
@@ -94,7 +94,7 @@ impl Feed for SpoolFeed {
     }
 
     fn rewind(&mut self) {
-        self.reader.move_to(self.durable);
+        self.reader.seek(self.durable);
     }
 
     fn commit(&mut self, position: Position) -> io::Result<()> {
@@ -120,8 +120,10 @@ impl Feed for SpoolFeed {
             return Lag::default();
         }
         let behind = SpoolReader::open(self.run.directory.spool(), from).bytes_behind().unwrap_or(0);
-        let last_seq =
-            self.run.finished().map_or_else(|| self.run.seen().seq.saturating_sub(1), |record| record.last_seq);
+        let last_seq = self
+            .run
+            .finished()
+            .map_or_else(|| self.run.read_position().seq.saturating_sub(1), |record| record.last_seq);
         Lag {
             lines: (last_seq + 1).saturating_sub(from.seq),
             bytes: behind,

@@ -9,25 +9,25 @@ use domain::line::{Position, Stream};
 use domain::run::Leaked;
 use jiff::Timestamp;
 use keeper::crash;
-use keeper::directory::{Durability, mark, write_json};
-use keeper::leftovers::end_remains;
+use keeper::directory::{Durability, create_marker, write_json};
+use keeper::leftovers::kill_leftovers;
 use keeper::records::{Exit, OutputCounts};
 use keeper::spool::{self, SpoolReader};
 
 use crate::keeper_state::stored_report;
 use crate::local_run::LocalRun;
 use crate::report;
-use crate::reporting::{announce, tell};
-use crate::runner_state::Shared;
-use crate::scan::{Scan, read_along};
+use crate::reporting::{queue_report, report_started};
+use crate::runner_state::RunnerState;
+use crate::scan::{Scan, match_new_output};
 
 /// What the disk refuses is tried again after this.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Turns an end into a report and a closed log. Idempotent; a report that was stored before is told unchanged.
-pub async fn finish(shared: &Arc<Shared>, run: &Arc<LocalRun>, exit: Exit, scan: Option<Scan>) {
+pub async fn finish(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit, scan: Option<Scan>) {
     match run.started() {
-        Ok(Some(started)) if run.header().is_none() => announce(shared, run, &started).await,
+        Ok(Some(started)) if run.header().is_none() => report_started(shared, run, &started).await,
         Ok(_) => {}
         Err(error) => tracing::error!(%error, run_id = %run.run_id(), "started.json cannot be read"),
     }
@@ -49,10 +49,10 @@ pub async fn finish(shared: &Arc<Shared>, run: &Arc<LocalRun>, exit: Exit, scan:
             duration_ms = report.duration_ms, "{}", report.reason
         );
     }
-    if !run.directory.told_finished().exists() {
-        tell(shared, run, event).await;
+    if !run.directory.end_reported().exists() {
+        queue_report(shared, run, event).await;
         crash::point("outboxed");
-        if let Err(error) = mark(&run.directory.told_finished()) {
+        if let Err(error) = create_marker(&run.directory.end_reported()) {
             tracing::warn!(%error, run_id = %run.run_id(), "that the end was told cannot be noted; it may be told again");
         }
         crash::point("told");
@@ -61,13 +61,13 @@ pub async fn finish(shared: &Arc<Shared>, run: &Arc<LocalRun>, exit: Exit, scan:
 }
 
 /// Matches what is left, judges, and stores the report.
-async fn make_report(shared: &Arc<Shared>, run: &Arc<LocalRun>, exit: Exit, mut scan: Option<Scan>) -> Event {
+async fn make_report(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit, mut scan: Option<Scan>) -> Event {
     loop {
-        while read_along(shared, run, &mut scan, Some(exit.output)).await {}
+        while match_new_output(shared, run, &mut scan, Some(exit.output)).await {}
         match &scan {
-            Some(scan) if scan.place().seq > exit.output.last_seq => break,
+            Some(scan) if scan.position().seq > exit.output.last_seq => break,
             // Records that the disk did not take, and so told nobody of, are at the end: nothing more will come.
-            Some(scan) if exit.output.dropped_lines > 0 && spool_is_read(run, scan) => break,
+            Some(scan) if exit.output.dropped_lines > 0 && is_spool_read(run, scan) => break,
             _ => {}
         }
         if spool::segments(&run.directory.spool()).is_ok_and(|segments| segments.is_empty()) {
@@ -75,16 +75,16 @@ async fn make_report(shared: &Arc<Shared>, run: &Arc<LocalRun>, exit: Exit, mut 
             break;
         }
         tracing::error!(run_id = %run.run_id(), "the spool is shorter than its keeper says; it is read again");
-        if scan.as_ref().is_some_and(|scan| spool_is_read(run, scan)) {
+        if scan.as_ref().is_some_and(|scan| is_spool_read(run, scan)) {
             break;
         }
         tokio::time::sleep(RETRY_DELAY).await;
     }
     let scan = scan.unwrap_or_else(|| Scan::open(&run.directory, shared.rules_of(run.job())));
     let at = exit.finished_at;
-    let report = report::report(&run.accepted, exit, scan.matcher(), scan.excerpt());
+    let report = report::new_report(&run.accepted, exit, scan.matcher(), scan.excerpt());
     let header = run.make_header(&shared.options.runner, &shared.options.host, None, at);
-    let event = report::event(header, at, Body::Finished(Box::new(report)));
+    let event = report::new_event(header, at, Body::Finished(Box::new(report)));
     // Without it a restart makes the same report again; with it nothing can change it.
     if let Err(error) = write_json(&run.directory.finished(), &event, Durability::Cache) {
         tracing::warn!(%error, run_id = %run.run_id(), "the report cannot be stored; it is told all the same");
@@ -92,16 +92,16 @@ async fn make_report(shared: &Arc<Shared>, run: &Arc<LocalRun>, exit: Exit, mut 
     event
 }
 
-fn spool_is_read(run: &LocalRun, scan: &Scan) -> bool {
-    SpoolReader::open(run.directory.spool(), scan.place()).bytes_behind().is_ok_and(|bytes| bytes == 0)
+fn is_spool_read(run: &LocalRun, scan: &Scan) -> bool {
+    SpoolReader::open(run.directory.spool(), scan.position()).bytes_behind().is_ok_and(|bytes| bytes == 0)
 }
 
 /// The end of an attempt whose keeper is gone: what is left of it is ended, what it printed is counted, and exit.json is
 /// written in the keeper's place.
-pub async fn lost(shared: &Arc<Shared>, run: &Arc<LocalRun>) -> Exit {
+pub async fn record_lost_run(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> Exit {
     loop {
         let of_run = run.clone();
-        let written = tokio::task::spawn_blocking(move || record_loss(&of_run)).await;
+        let written = tokio::task::spawn_blocking(move || write_lost_exit(&of_run)).await;
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(exit) => return exit,
             Err(error) => tracing::error!(%error, run_id = %run.run_id(), "a lost run cannot be recorded yet"),
@@ -113,11 +113,11 @@ pub async fn lost(shared: &Arc<Shared>, run: &Arc<LocalRun>) -> Exit {
     }
 }
 
-fn record_loss(run: &LocalRun) -> io::Result<Exit> {
+fn write_lost_exit(run: &LocalRun) -> io::Result<Exit> {
     let started = run.started().unwrap_or_default();
-    let leaked = end_remains(&run.key(), started.as_ref());
-    let repair = spool::repair(&run.directory.spool())?;
-    let mut note = note_of_loss(&leaked, started.is_some());
+    let leaked = kill_leftovers(&run.key(), started.as_ref());
+    let repair = spool::repair_tail(&run.directory.spool())?;
+    let mut note = lost_note(&leaked, started.is_some());
     let is_removed = !run.directory.path().try_exists()?;
     if is_removed {
         note.push_str("; its directory was removed by somebody else, with what it printed");
@@ -136,7 +136,7 @@ fn record_loss(run: &LocalRun) -> io::Result<Exit> {
         started_at,
         finished_at: now,
         duration_ms: duration.unwrap_or_default().as_millis() as u64,
-        output: count(run, repair.last_seq)?,
+        output: recount_output(run, repair.last_seq)?,
         cpu_ms: None,
         max_rss_bytes: None,
         leaked,
@@ -149,7 +149,7 @@ fn record_loss(run: &LocalRun) -> io::Result<Exit> {
     Ok(exit)
 }
 
-fn note_of_loss(leaked: &[Leaked], started: bool) -> String {
+fn lost_note(leaked: &[Leaked], started: bool) -> String {
     let began = if started { "it had begun" } else { "it is not known whether it had begun" };
     let killed = leaked.iter().filter(|process| process.killed).count();
     match leaked.len() {
@@ -160,7 +160,7 @@ fn note_of_loss(leaked: &[Leaked], started: bool) -> String {
 }
 
 /// Counts again what the keeper would have told.
-fn count(run: &LocalRun, last_seq: u64) -> io::Result<OutputCounts> {
+fn recount_output(run: &LocalRun, last_seq: u64) -> io::Result<OutputCounts> {
     let mut counts = OutputCounts { last_seq, ..OutputCounts::default() };
     let mut reader = SpoolReader::open(run.directory.spool(), Position::START);
     while let Some(block) = reader.read(1 << 20)? {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use domain::run::{AttemptKey, Outcome, RunId};
 use jiff::Timestamp;
 use keeper::directory::{Durability, RunDirectory, write_json};
-use keeper::output::{Output, Shown};
+use keeper::output::{LineFormat, Output};
 use keeper::records::{Refusal, RefusalKind, StopRequest};
 use keeper::spawn::wake_keeper;
 use rules::Packs;
@@ -14,13 +14,13 @@ use sinks::feed::Lag;
 use sinks::status::SinkStatus;
 
 use crate::local_run::{LocalRun, locked};
-use crate::runner_state::Shared;
-use crate::supervise::{attend, refuse};
+use crate::runner_state::RunnerState;
+use crate::supervise::{refuse, supervise};
 
 /// Asks a runner, from anywhere in its process.
 #[derive(Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<RunnerState>,
 }
 
 /// A run as this machine knows it.
@@ -38,7 +38,7 @@ pub struct LocalInfo {
 }
 
 impl Handle {
-    pub(crate) fn of(shared: Arc<Shared>) -> Handle {
+    pub(crate) fn new(shared: Arc<RunnerState>) -> Handle {
         Handle { shared }
     }
 
@@ -56,11 +56,11 @@ impl Handle {
             .map(|(key, run)| (key.clone(), run.clone()))
             .collect();
         for (key, run) in &runs {
-            if locked(&self.shared.admission).withdraw(key) {
-                let says = format!("stopped by {by} before it began");
-                let refused = refuse(&self.shared, run, Refusal { why: RefusalKind::Stopped, says });
-                locked(&self.shared.admission).resume(run.job().needs);
-                self.shared.attending.spawn(attend(self.shared.clone(), refused));
+            if locked(&self.shared.admission).cancel(key) {
+                let message = format!("stopped by {by} before it began");
+                let refused = refuse(&self.shared, run, Refusal { why: RefusalKind::Stopped, message });
+                locked(&self.shared.admission).count_running(run.job().needs);
+                self.shared.supervisors.spawn(supervise(self.shared.clone(), refused));
                 continue;
             }
             if !run.directory.stop().exists() {
@@ -80,10 +80,10 @@ impl Handle {
         run_id: &RunId,
         attempt: Option<u32>,
         stream: Option<domain::line::Stream>,
-        shown: Shown,
+        format: LineFormat,
     ) -> Option<Output> {
         let directory = self.directory(run_id, attempt)?;
-        Some(Output::open(directory, stream, shown))
+        Some(Output::open(directory, stream, format))
     }
 
     pub fn directory(&self, run_id: &RunId, attempt: Option<u32>) -> Option<RunDirectory> {

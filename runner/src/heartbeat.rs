@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use crate::handle::Handle;
 use crate::local_run::locked;
 use crate::options::Ports;
-use crate::runner_state::Shared;
+use crate::runner_state::RunnerState;
 
 /// Says that this runner lives, and stops what somebody asked to stop.
-pub async fn beat_always(shared: Arc<Shared>, ports: Ports) {
-    let handle = Handle::of(shared.clone());
-    let mut told = false;
+pub async fn send_heartbeats(shared: Arc<RunnerState>, ports: Ports) {
+    let handle = Handle::new(shared.clone());
+    let mut logged = false;
     loop {
-        let held = shared.known_to_be_held().await;
+        let held = shared.cached_blocking_reason().await;
         let beat = Beat {
             runner: shared.options.runner.clone(),
             host: shared.options.host.clone(),
@@ -27,19 +27,19 @@ pub async fn beat_always(shared: Arc<Shared>, ports: Ports) {
         };
         match ports.claims.beat(&beat).await {
             Ok(stops) => {
-                told = false;
+                logged = false;
                 for run_id in &stops {
                     handle.stop(run_id, "the scheduler");
                 }
             }
-            Err(error) if told => tracing::debug!(%error, "still no beat"),
+            Err(error) if logged => tracing::debug!(%error, "still no beat"),
             Err(error) => {
                 tracing::warn!(%error, "the ledger cannot be told that this runner lives; it is tried again");
-                told = true;
+                logged = true;
             }
         }
         let options = &shared.options;
-        let interval = if beat.running > 0 { options.beat_interval } else { options.idle_beat_interval };
+        let interval = if beat.running > 0 { options.heartbeat_interval } else { options.idle_heartbeat_interval };
         tokio::time::sleep(interval).await;
     }
 }

@@ -47,4 +47,4 @@ pub use options::{OnShutdown, Options, Policy, Ports};
 pub use policy::PolicyFile;
 pub use runner::{Runner, run};
 pub use secrets::LocalSecrets;
-pub use state_lock::{RunnerError, occupy};
+pub use state_lock::{RunnerError, lock_state_directory};

@@ -27,7 +27,7 @@ pub struct LocalRun {
     /// The sinks that were given this run, of the list of that version.
     fed: Mutex<(u64, BTreeSet<String>)>,
     /// How far the furthest reader is.
-    seen: Mutex<Position>,
+    read_position: Mutex<Position>,
 }
 
 /// Plain data behind a lock that a panic left: still good.
@@ -46,7 +46,7 @@ impl LocalRun {
             changed: AtomicBool::new(true),
             grown: AtomicBool::new(true),
             fed: Mutex::default(),
-            seen: Mutex::new(Position::START),
+            read_position: Mutex::new(Position::START),
         }
     }
 
@@ -101,7 +101,7 @@ impl LocalRun {
     }
 
     /// Whether the directory has changed since this was last asked.
-    pub fn take_change(&self) -> bool {
+    pub fn take_changed(&self) -> bool {
         self.changed.swap(false, Ordering::AcqRel)
     }
 
@@ -112,12 +112,12 @@ impl LocalRun {
     }
 
     /// Whether it has grown since this was last asked.
-    pub fn take_growth(&self) -> bool {
+    pub fn take_grown(&self) -> bool {
         self.grown.swap(false, Ordering::AcqRel)
     }
 
     /// The sinks of this version of the list that were given this run; to be added to under the lock.
-    pub fn fed(&self, version: u64) -> MutexGuard<'_, (u64, BTreeSet<String>)> {
+    pub fn lock_fed_sinks(&self, version: u64) -> MutexGuard<'_, (u64, BTreeSet<String>)> {
         let mut fed = locked(&self.fed);
         if fed.0 != version {
             *fed = (version, BTreeSet::new());
@@ -126,18 +126,18 @@ impl LocalRun {
     }
 
     /// The sinks that were given this run.
-    pub fn given_to(&self) -> BTreeSet<String> {
+    pub fn fed_sinks(&self) -> BTreeSet<String> {
         locked(&self.fed).1.clone()
     }
 
-    pub fn note_seen(&self, place: Position) {
-        let mut seen = locked(&self.seen);
+    pub fn note_read_position(&self, place: Position) {
+        let mut seen = locked(&self.read_position);
         *seen = place.max(*seen);
     }
 
     /// How far the furthest reader is.
-    pub fn seen(&self) -> Position {
-        *locked(&self.seen)
+    pub fn read_position(&self) -> Position {
+        *locked(&self.read_position)
     }
 
     pub fn started(&self) -> io::Result<Option<Started>> {

@@ -15,7 +15,7 @@ pub use crate::admission::Mode;
 pub use crate::retention::Retention;
 
 /// The ledger takes a runner for dead after several of these. Ours.
-pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long shutting down waits for sinks. Ours; inside systemd's 90 s until KILL.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(15);
@@ -34,9 +34,9 @@ pub struct Options {
     /// Whether jobs get a control group of their own where that is possible.
     pub cgroup: bool,
     pub retention: Retention,
-    pub beat_interval: Duration,
+    pub heartbeat_interval: Duration,
     /// The same while nothing runs here: nobody can be lost, and nothing can be stopped.
-    pub idle_beat_interval: Duration,
+    pub idle_heartbeat_interval: Duration,
     pub on_shutdown: OnShutdown,
     pub flush_limit: Duration,
     pub policy: Arc<dyn Policy>,
@@ -58,11 +58,11 @@ impl Options {
             pass_env: Vec::new(),
             cgroup: true,
             retention: Retention::default(),
-            beat_interval: BEAT_INTERVAL,
-            idle_beat_interval: BEAT_INTERVAL,
+            heartbeat_interval: HEARTBEAT_INTERVAL,
+            idle_heartbeat_interval: HEARTBEAT_INTERVAL,
             on_shutdown: OnShutdown::Leave,
             flush_limit: FLUSH_LIMIT,
-            policy: Arc::new(Anything),
+            policy: Arc::new(AllowAll),
             secrets: Arc::new(crate::secrets::LocalSecrets::default()),
             packs: Arc::new(Packs::builtin()),
             sinks: Vec::new(),
@@ -90,7 +90,7 @@ pub enum OnShutdown {
 pub trait Policy: Send + Sync {
     /// # Errors
     /// One sentence: why this order is not executed here.
-    fn allows(&self, order: &Order) -> Result<(), String>;
+    fn check_order(&self, order: &Order) -> Result<(), String>;
 
     /// Whose signature an order from a queue must bear; none where orders need not be signed.
     fn order_keys(&self) -> &[PublicKey] {
@@ -99,10 +99,10 @@ pub trait Policy: Send + Sync {
 }
 
 /// No policy.
-pub struct Anything;
+pub struct AllowAll;
 
-impl Policy for Anything {
-    fn allows(&self, _order: &Order) -> Result<(), String> {
+impl Policy for AllowAll {
+    fn check_order(&self, _order: &Order) -> Result<(), String> {
         Ok(())
     }
 }

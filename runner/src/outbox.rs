@@ -13,7 +13,7 @@ use std::time::Duration;
 use domain::event::Event;
 use domain::ports::{PortError, Reports};
 use keeper::crash;
-use keeper::directory::{Durability, write_whole};
+use keeper::directory::{Durability, write_atomically};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ const EVENTS_PER_FILE_MAX: usize = 64;
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-struct Parcel {
+struct QueuedReport {
     event: Event,
     stored: oneshot::Sender<()>,
 }
@@ -31,14 +31,14 @@ struct Parcel {
 /// Where reports are handed over.
 #[derive(Clone)]
 pub struct Outbox {
-    parcels: mpsc::Sender<Parcel>,
+    queued: mpsc::Sender<QueuedReport>,
     waiting: watch::Receiver<usize>,
 }
 
 /// The tasks behind it.
 pub struct OutboxTasks {
     folder: PathBuf,
-    parcels: mpsc::Receiver<Parcel>,
+    queued: mpsc::Receiver<QueuedReport>,
     waiting: watch::Sender<usize>,
     files: BTreeSet<u64>,
     next_file: u64,
@@ -57,16 +57,16 @@ impl Outbox {
             files.extend(name.to_str().and_then(|name| name.strip_suffix(".json")?.parse::<u64>().ok()));
         }
         let next_file = files.last().map_or(1, |last| last + 1);
-        let (parcels, received) = mpsc::channel(EVENTS_PER_FILE_MAX);
+        let (queued, received) = mpsc::channel(EVENTS_PER_FILE_MAX);
         let (waiting, watched) = watch::channel(files.len());
-        let tasks = OutboxTasks { folder, parcels: received, waiting, files, next_file };
-        Ok((Outbox { parcels, waiting: watched }, tasks))
+        let tasks = OutboxTasks { folder, queued: received, waiting, files, next_file };
+        Ok((Outbox { queued, waiting: watched }, tasks))
     }
 
     /// Returns once the event is on disk; from then on it will be sent. Waits while the disk takes nothing.
     pub async fn put(&self, event: Event) {
         let (stored, is_stored) = oneshot::channel();
-        if self.parcels.send(Parcel { event, stored }).await.is_ok() {
+        if self.queued.send(QueuedReport { event, stored }).await.is_ok() {
             let _ = is_stored.await;
         }
     }
@@ -94,15 +94,15 @@ impl OutboxTasks {
             }
         };
         let storer = async {
-            let mut parcels = Vec::new();
-            while self.parcels.recv_many(&mut parcels, EVENTS_PER_FILE_MAX).await > 0 {
+            let mut queued = Vec::new();
+            while self.queued.recv_many(&mut queued, EVENTS_PER_FILE_MAX).await > 0 {
                 let file = self.next_file;
                 self.next_file += 1;
                 self.waiting.send_modify(|files| *files += 1);
-                store(&self.folder, file, &parcels).await;
-                for parcel in parcels.drain(..) {
+                store(&self.folder, file, &queued).await;
+                for queued_report in queued.drain(..) {
                     // Whoever handed it over may have gone; the event is stored all the same.
-                    let _ = parcel.stored.send(());
+                    let _ = queued_report.stored.send(());
                 }
                 let _ = file_stored.send(file);
             }
@@ -112,26 +112,26 @@ impl OutboxTasks {
     }
 }
 
-fn path_of(folder: &Path, file: u64) -> PathBuf {
+fn file_path(folder: &Path, file: u64) -> PathBuf {
     folder.join(format!("{file:020}.json"))
 }
 
 /// Tries until the disk takes it: the run's directory is kept meanwhile, so nothing is lost by waiting.
-async fn store(folder: &Path, file: u64, parcels: &[Parcel]) {
+async fn store(folder: &Path, file: u64, queued: &[QueuedReport]) {
     let mut bytes = Vec::new();
-    for parcel in parcels {
+    for queued_report in queued {
         // An event is plain data with text keys and always has a JSON form; were it not so, it would have to be known.
-        if let Err(error) = serde_json::to_writer(&mut bytes, &parcel.event) {
-            tracing::error!(%error, run_id = %parcel.event.run_id, "a report cannot be written as JSON");
+        if let Err(error) = serde_json::to_writer(&mut bytes, &queued_report.event) {
+            tracing::error!(%error, run_id = %queued_report.event.run_id, "a report cannot be written as JSON");
         }
         bytes.push(b'\n');
     }
-    let path = path_of(folder, file);
+    let path = file_path(folder, file);
     let bytes: Arc<[u8]> = bytes.into();
     let mut wait = RETRY_FIRST;
     loop {
         let (path, bytes) = (path.clone(), bytes.clone());
-        let written = tokio::task::spawn_blocking(move || write_whole(&path, &bytes, Durability::Disk)).await;
+        let written = tokio::task::spawn_blocking(move || write_atomically(&path, &bytes, Durability::Disk)).await;
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(()) => return,
             Err(error) => tracing::error!(%error, "the outbox cannot be written; it is tried again"),
@@ -143,7 +143,7 @@ async fn store(folder: &Path, file: u64, parcels: &[Parcel]) {
 
 /// Sends one file until it is accepted or refused for good.
 async fn send_file(folder: &Path, file: u64, reports: &dyn Reports) {
-    let path = path_of(folder, file);
+    let path = file_path(folder, file);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => return tracing::error!(%error, path = %path.display(), "a stored report cannot be read"),
@@ -151,19 +151,19 @@ async fn send_file(folder: &Path, file: u64, reports: &dyn Reports) {
     let events: Result<Vec<Event>, _> = text.lines().map(serde_json::from_str).collect();
     let events = match events {
         Ok(events) => events,
-        Err(error) => return put_aside(&path, &error.to_string()),
+        Err(error) => return quarantine(&path, &error.to_string()),
     };
     if deliver(&events, reports).await.is_err() {
         // One that is refused for good takes no other with it.
         let mut refused = Vec::new();
         for event in &events {
-            if let Err(says) = deliver(std::slice::from_ref(event), reports).await {
-                refused.push((event, says));
+            if let Err(message) = deliver(std::slice::from_ref(event), reports).await {
+                refused.push((event, message));
             }
         }
-        if let Err(error) = keep_refused(&path, &refused) {
+        if let Err(error) = write_refused(&path, &refused) {
             tracing::error!(%error, path = %path.display(), "refused reports cannot be put aside; all of their file are");
-            return put_aside(&path, "one of them was refused");
+            return quarantine(&path, "one of them was refused");
         }
     }
     crash::point("sent");
@@ -178,15 +178,17 @@ async fn send_file(folder: &Path, file: u64, reports: &dyn Reports) {
 /// Why it was refused for good.
 async fn deliver(events: &[Event], reports: &dyn Reports) -> Result<(), String> {
     let mut wait = RETRY_FIRST;
-    let mut told = false;
+    let mut logged = false;
     loop {
         match reports.send(events).await {
             Ok(()) => return Ok(()),
-            Err(PortError::Permanent(says)) => return Err(says),
-            Err(PortError::Retry(says)) if told => tracing::debug!(says, "reports still cannot be sent"),
-            Err(PortError::Retry(says)) => {
-                tracing::warn!(says, "reports cannot be sent; they are kept and sent again");
-                told = true;
+            Err(PortError::Permanent(message)) => return Err(message),
+            Err(PortError::Retry(message)) if logged => {
+                tracing::debug!(error = message, "reports still cannot be sent")
+            }
+            Err(PortError::Retry(message)) => {
+                tracing::warn!(error = message, "reports cannot be sent; they are kept and sent again");
+                logged = true;
             }
         }
         tokio::time::sleep(wait).await;
@@ -195,22 +197,22 @@ async fn deliver(events: &[Event], reports: &dyn Reports) -> Result<(), String> 
 }
 
 /// Puts the refused ones of a file beside it.
-fn keep_refused(path: &Path, refused: &[(&Event, String)]) -> io::Result<()> {
+fn write_refused(path: &Path, refused: &[(&Event, String)]) -> io::Result<()> {
     let mut bytes = Vec::new();
-    for (event, says) in refused {
-        tracing::error!(says, run_id = %event.run_id, event = event.id(), "a report was refused for good and is put aside");
+    for (event, message) in refused {
+        tracing::error!(error = message, run_id = %event.run_id, event = event.id(), "a report was refused for good and is put aside");
         serde_json::to_writer(&mut bytes, event)?;
         bytes.push(b'\n');
     }
     match refused.is_empty() {
         true => Ok(()),
-        false => write_whole(&path.with_extension("refused"), &bytes, Durability::Disk),
+        false => write_atomically(&path.with_extension("refused"), &bytes, Durability::Disk),
     }
 }
 
-fn put_aside(path: &Path, says: &str) {
+fn quarantine(path: &Path, message: &str) {
     let aside = path.with_extension("refused");
-    tracing::error!(says, path = %aside.display(), "reports were refused for good and are put aside");
+    tracing::error!(error = message, path = %aside.display(), "reports were refused for good and are put aside");
     if let Err(error) = fs::rename(path, &aside) {
         tracing::error!(%error, path = %path.display(), "a refused report cannot be put aside");
     }

@@ -88,7 +88,7 @@ impl PolicyFile {
             env: globs(&mut root, "env").or_else(|| commands.as_ref().map(|commands| List::none(commands.argv.line))),
             references: globs(&mut root, "references").unwrap_or_else(|| List {
                 line: 0,
-                patterns: REFERENCES_DEFAULT.iter().filter_map(|glob| whole(&of_glob(glob)).ok()).collect(),
+                patterns: REFERENCES_DEFAULT.iter().filter_map(|glob| anchored(&glob_to_regex(glob)).ok()).collect(),
                 written: REFERENCES_DEFAULT.map(str::to_owned).to_vec(),
             }),
             timeout_max: duration_of(&mut root, "timeout_max"),
@@ -110,7 +110,7 @@ impl PolicyFile {
     }
 
     fn check(&self, list: &List, key: &str, text: &str, what: &str) -> Result<(), String> {
-        if list.allows(text) {
+        if list.matches(text) {
             return Ok(());
         }
         let allowed = match list.written.is_empty() {
@@ -131,8 +131,8 @@ impl PolicyFile {
             return Ok(());
         }
         let allowed: Vec<String> = rule.paths.iter().map(|path| path.display().to_string()).collect();
-        let says = format!("`directories` lists {}, and `..` is not allowed in a path", allowed.join(", "));
-        Err(self.refusal(rule.line, &format!("the directory `{cwd}`"), &says))
+        let message = format!("`directories` lists {}, and `..` is not allowed in a path", allowed.join(", "));
+        Err(self.refusal(rule.line, &format!("the directory `{cwd}`"), &message))
     }
 
     fn check_command(&self, command: &Command) -> Result<(), String> {
@@ -160,7 +160,7 @@ impl PolicyFile {
 }
 
 impl Policy for PolicyFile {
-    fn allows(&self, order: &Order) -> Result<(), String> {
+    fn check_order(&self, order: &Order) -> Result<(), String> {
         let job = &order.job;
         if let Some(groups) = &self.groups {
             self.check(groups, "groups", &job.group, &format!("the group `{}`", job.group))?;
@@ -192,7 +192,7 @@ impl List {
         List { line, patterns: Vec::new(), written: Vec::new() }
     }
 
-    fn allows(&self, text: &str) -> bool {
+    fn matches(&self, text: &str) -> bool {
         self.patterns.iter().any(|pattern| pattern.is_match(text))
     }
 }
@@ -207,12 +207,12 @@ fn words_as_text(words: &[String]) -> String {
     words.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
-fn of_glob(glob: &str) -> String {
+fn glob_to_regex(glob: &str) -> String {
     format!("(?s:{})", regex::escape(glob).replace("\\*", ".*").replace("\\?", "."))
 }
 
 /// Matches the whole text or nothing.
-fn whole(pattern: &str) -> Result<Regex, regex::Error> {
+fn anchored(pattern: &str) -> Result<Regex, regex::Error> {
     // By itself first: brackets must not close the ones around it.
     Regex::new(pattern)?;
     Regex::new(&format!(r"\A(?:{pattern})\z"))
@@ -221,7 +221,7 @@ fn whole(pattern: &str) -> Result<Regex, regex::Error> {
 fn globs(section: &mut Section, key: &'static str) -> Option<List> {
     let line = section.line_of(key);
     let written = section.texts(key)?;
-    let patterns = written.iter().filter_map(|glob| whole(&of_glob(glob)).ok()).collect();
+    let patterns = written.iter().filter_map(|glob| anchored(&glob_to_regex(glob)).ok()).collect();
     Some(List { line, patterns, written })
 }
 
@@ -236,13 +236,14 @@ fn regexes(section: &mut Section, key: &'static str) -> List {
     let written = section.texts(key).unwrap_or_default();
     let mut patterns = Vec::new();
     for text in &written {
-        match whole(text) {
+        match anchored(text) {
             Ok(pattern) => patterns.push(pattern),
             Err(error) => {
                 let error = error.to_string();
                 let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                let says = format!("not a regular expression ({why}); escape what stands for itself with a backslash");
-                section.fault(line, text.as_str(), says);
+                let message =
+                    format!("not a regular expression ({why}); escape what stands for itself with a backslash");
+                section.fault(line, text.as_str(), message);
             }
         }
     }
@@ -344,12 +345,12 @@ shell = ['backup\.sh > /dev/null']
     fn what_is_listed_is_allowed_and_a_refusal_names_its_line() {
         let policy = policy(POLICY);
         let check = |expected: &str, change: &dyn Fn(&mut Job)| {
-            let allowed = policy.allows(&order(change));
+            let allowed = policy.check_order(&order(change));
             match expected {
                 "" => assert_eq!(allowed, Ok(())),
                 part => {
-                    let says = allowed.expect_err(part);
-                    assert!(says.starts_with(part), "{says}, but {part}");
+                    let message = allowed.expect_err(part);
+                    assert!(message.starts_with(part), "{message}, but {part}");
                 }
             }
         };
@@ -384,7 +385,7 @@ shell = ['backup\.sh > /dev/null']
     fn commands_match_as_a_whole_and_word_by_word() {
         let policy = policy(POLICY);
         let check = |command: Command, is_allowed: bool| {
-            let allowed = policy.allows(&order(|job| job.command = command.clone()));
+            let allowed = policy.check_order(&order(|job| job.command = command.clone()));
             assert_eq!(allowed.is_ok(), is_allowed, "{command}: {allowed:?}");
         };
         check(argv(&["/usr/local/bin/dump", "--all"]), true);
@@ -404,21 +405,21 @@ shell = ['backup\.sh > /dev/null']
     #[test]
     fn what_is_absent_is_not_restricted_but_for_what_would_undo_the_rest() {
         let free = policy("");
-        assert_eq!(free.allows(&order(|job| job.command = Command::Shell("anything".into()))), Ok(()));
+        assert_eq!(free.check_order(&order(|job| job.command = Command::Shell("anything".into()))), Ok(()));
         let with = |name: &str, value: &str| order(|job| drop(job.env.insert(name.into(), value.into())));
-        assert_eq!(free.allows(&with("A", "ssm:/x")), Ok(()));
-        let says = free.allows(&with("A", "file:/etc/shadow")).expect_err("refused");
+        assert_eq!(free.check_order(&with("A", "ssm:/x")), Ok(()));
+        let message = free.check_order(&with("A", "file:/etc/shadow")).expect_err("refused");
         assert_eq!(
-            says,
+            message,
             "policy.toml does not allow the reference `file:/etc/shadow`; `references` lists ssm:*, secretsmanager:*"
         );
         // A job that sets PATH, SHELL or LD_PRELOAD chooses its program itself.
         let commands = policy("[commands]\nargv = ['.*']\n");
-        assert!(commands.allows(&with("PATH", "/tmp")).expect_err("refused").contains("`env` lists none"));
+        assert!(commands.check_order(&with("PATH", "/tmp")).expect_err("refused").contains("`env` lists none"));
         let own = policy(&format!("users = [\"{}\"]", own_user()));
-        assert_eq!(own.allows(&order(|job| job.user = None)), Ok(()));
+        assert_eq!(own.check_order(&order(|job| job.user = None)), Ok(()));
         let other = policy("users = [\"nobody-here\"]");
-        assert!(other.allows(&order(|job| job.user = None)).is_err());
+        assert!(other.check_order(&order(|job| job.user = None)).is_err());
     }
 
     #[test]

@@ -10,18 +10,18 @@ use domain::event::Body;
 use keeper::directory::RunDirectory;
 use keeper::records::Accepted;
 
-use crate::keeper_state::{Standing, standing, stored_report};
+use crate::keeper_state::{KeeperState, keeper_state, stored_report};
 use crate::local_run::{LocalRun, locked};
 use crate::report;
 use crate::retention::REMOVED_PREFIX;
-use crate::runner_state::Shared;
-use crate::supervise::attend;
+use crate::runner_state::RunnerState;
+use crate::supervise::supervise;
 
 /// Takes up everything that is there. Called once, before any order is taken.
 ///
 /// # Errors
 /// When the folder of runs cannot be read. One directory that cannot be read is told and left as it is.
-pub fn recover(shared: &Arc<Shared>) -> io::Result<()> {
+pub fn recover(shared: &Arc<RunnerState>) -> io::Result<()> {
     let mut waiting = Vec::new();
     for entry in fs::read_dir(&shared.runs_folder)? {
         let entry = entry?;
@@ -36,7 +36,7 @@ pub fn recover(shared: &Arc<Shared>) -> io::Result<()> {
             tracing::warn!(name, "there is a folder among the runs that is none; it is left alone");
             continue;
         }
-        match take_up(shared, RunDirectory::at(entry.path())) {
+        match resume_run(shared, RunDirectory::open(entry.path())) {
             Ok(Some(run)) => waiting.push(run),
             Ok(None) => {}
             Err(error) => tracing::error!(%error, name, "a run cannot be taken up; its directory is left as it is"),
@@ -44,12 +44,12 @@ pub fn recover(shared: &Arc<Shared>) -> io::Result<()> {
     }
     waiting.sort_by_key(|run| run.accepted.accepted_at);
     let mut admission = locked(&shared.admission);
-    waiting.iter().for_each(|run| admission.enter(run.key(), run.job().needs));
+    waiting.iter().for_each(|run| admission.enqueue(run.key(), run.job().needs));
     Ok(())
 }
 
 /// Takes up one; gives it back when it has not begun and waits for admission.
-pub fn take_up(shared: &Arc<Shared>, directory: RunDirectory) -> io::Result<Option<Arc<LocalRun>>> {
+pub fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> io::Result<Option<Arc<LocalRun>>> {
     let Some(accepted) = Accepted::read(&directory)? else {
         // Its message was not deleted, so it comes again.
         fs::remove_dir_all(directory.path())?;
@@ -60,24 +60,24 @@ pub fn take_up(shared: &Arc<Shared>, directory: RunDirectory) -> io::Result<Opti
     let run = Arc::new(LocalRun::new(directory, accepted));
     let key = run.key();
     locked(&shared.runs).insert(key, run.clone());
-    if run.directory.told_finished().exists() && restore_finished(shared, &run) {
+    if run.directory.end_reported().exists() && restore_finished(shared, &run) {
         return Ok(None);
     }
-    match standing(&run)? {
-        Standing::NotBegun if run.accepted.refused.is_none() => return Ok(Some(run)),
-        standing => {
+    match keeper_state(&run)? {
+        KeeperState::NotStarted if run.accepted.refused.is_none() => return Ok(Some(run)),
+        keeper_state => {
             let event = "taken up";
-            tracing::info!(run_id = %run.run_id(), job = %run.job().key(), ?standing, event, "an earlier runner's run");
+            tracing::info!(run_id = %run.run_id(), job = %run.job().key(), ?keeper_state, event, "an earlier runner's run");
         }
     }
-    locked(&shared.admission).resume(run.job().needs);
-    shared.attending.spawn(attend(shared.clone(), run));
+    locked(&shared.admission).count_running(run.job().needs);
+    shared.supervisors.spawn(supervise(shared.clone(), run));
     Ok(None)
 }
 
 /// A run that is reported: only its sinks may still have something to do. False when its report is not there, as a full
 /// disk leaves it: then it is attended to its end once more, which makes the report again and tells it to nobody.
-fn restore_finished(shared: &Shared, run: &Arc<LocalRun>) -> bool {
+fn restore_finished(shared: &RunnerState, run: &Arc<LocalRun>) -> bool {
     let Some(event) = stored_report(run) else { return false };
     let Body::Finished(report) = event.body else { return false };
     let started = run.started().unwrap_or_default();

@@ -13,7 +13,7 @@ use sinks::feed::{FinishedRecord, RunHeader};
 use crate::excerpt::Excerpt;
 
 /// An event about this attempt.
-pub fn event(header: &RunHeader, at: Timestamp, body: Body) -> Event {
+pub fn new_event(header: &RunHeader, at: Timestamp, body: Body) -> Event {
     Event {
         version: FORMAT_VERSION,
         run_id: header.run_id.clone(),
@@ -30,7 +30,7 @@ pub fn event(header: &RunHeader, at: Timestamp, body: Body) -> Event {
 }
 
 /// The report with the runner's own verdict.
-pub fn report(accepted: &Accepted, exit: Exit, matcher: &Matcher, excerpt: &Excerpt) -> Report {
+pub fn new_report(accepted: &Accepted, exit: Exit, matcher: &Matcher, excerpt: &Excerpt) -> Report {
     let mut report = Report {
         ended: exit.ended,
         note: exit.note,
@@ -52,7 +52,7 @@ pub fn report(accepted: &Accepted, exit: Exit, matcher: &Matcher, excerpt: &Exce
         rules: if exit.ended == Ended::NotStarted { Vec::new() } else { matcher.hits() },
         rules_digest: matcher.rules().digest().to_owned(),
         excerpt: excerpt.lines(),
-        outcome: never_began(accepted),
+        outcome: outcome_of_unstarted(accepted),
         reason: String::new(),
     };
     let verdict = {
@@ -65,7 +65,7 @@ pub fn report(accepted: &Accepted, exit: Exit, matcher: &Matcher, excerpt: &Exce
 }
 
 /// What an attempt comes to that was never begun; only looked at for those.
-fn never_began(accepted: &Accepted) -> Outcome {
+fn outcome_of_unstarted(accepted: &Accepted) -> Outcome {
     match accepted.refused.as_ref().map(|refusal| refusal.why) {
         Some(RefusalKind::TooLate) => Outcome::Missed,
         Some(RefusalKind::Stopped) => Outcome::Stopped,

@@ -6,31 +6,31 @@ use std::time::Duration;
 
 use domain::event::{Body, Event};
 use jiff::Timestamp;
-use keeper::directory::mark;
+use keeper::directory::create_marker;
 use keeper::records::Started;
 use keeper::spool;
 use tokio::time::Instant;
 
 use crate::local_run::LocalRun;
 use crate::report;
-use crate::runner_state::Shared;
+use crate::runner_state::RunnerState;
 
 /// Says that the job runs, in every sink and to the collector.
-pub async fn announce(shared: &Arc<Shared>, run: &Arc<LocalRun>, started: &Started) {
+pub async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, started: &Started) {
     let header =
         run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
     shared.add_feeds(run);
-    if run.directory.told_started().exists() {
+    if run.directory.start_reported().exists() {
         return;
     }
     let body = Body::Started { pid: Some(started.pid), command: header.command.clone() };
-    tell(shared, run, report::event(&header, started.started_at, body)).await;
-    if let Err(error) = mark(&run.directory.told_started()) {
+    queue_report(shared, run, report::new_event(&header, started.started_at, body)).await;
+    if let Err(error) = create_marker(&run.directory.start_reported()) {
         tracing::warn!(%error, run_id = %run.run_id(), "that the start was told cannot be noted; it may be told again");
     }
 }
 
-pub async fn tell(shared: &Shared, run: &LocalRun, event: Event) {
+pub async fn queue_report(shared: &RunnerState, run: &LocalRun, event: Event) {
     tracing::debug!(run_id = %run.run_id(), event = event.id(), "told");
     if let Some(outbox) = &shared.outbox {
         outbox.put(event).await;
@@ -38,7 +38,7 @@ pub async fn tell(shared: &Shared, run: &LocalRun, event: Event) {
 }
 
 /// When the job's silence becomes too long.
-pub fn quiet_at(run: &LocalRun, limit: Duration) -> Instant {
+pub fn quiet_deadline(run: &LocalRun, limit: Duration) -> Instant {
     let silent = Timestamp::now().duration_since(last_output_at(run));
     let silent = Duration::try_from(silent).unwrap_or_default();
     Instant::now() + limit.saturating_sub(silent)
@@ -54,13 +54,13 @@ fn last_output_at(run: &LocalRun) -> Timestamp {
     written.or(started).unwrap_or(run.accepted.accepted_at)
 }
 
-pub async fn tell_if_quiet(shared: &Arc<Shared>, run: &Arc<LocalRun>) -> bool {
+pub async fn report_if_quiet(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> bool {
     let (Some(limit), Some(header)) = (run.job().quiet_limit, run.header()) else { return false };
     let since = last_output_at(run);
     let now = Timestamp::now();
     if Duration::try_from(now.duration_since(since)).unwrap_or_default() < limit {
         return false;
     }
-    tell(shared, run, report::event(header, now, Body::Quiet { since })).await;
+    queue_report(shared, run, report::new_event(header, now, Body::Quiet { since })).await;
     true
 }

@@ -13,17 +13,17 @@ use sinks::engine::Engine;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::runner_state::Shared;
+use crate::runner_state::RunnerState;
 
 /// What was found out about a sink holds for so long. Ours: a thousand runs at once reach for it once.
-pub const FRESH: Duration = Duration::from_secs(2);
+pub const PROBE_MAX_AGE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
-pub struct Gate {
-    found: Mutex<BTreeMap<String, Found>>,
+pub struct RequiredSinks {
+    probes: Mutex<BTreeMap<String, ProbeResult>>,
 }
 
-struct Found {
+struct ProbeResult {
     at: Instant,
     /// The sink as it was then: one of the same name may be another by now.
     config: SinkConfig,
@@ -31,35 +31,35 @@ struct Found {
 }
 
 /// A required sink, and what it says of itself while it has something to deliver.
-struct Required {
+struct RequiredSink {
     config: SinkConfig,
     failing: Option<String>,
 }
 
-impl Shared {
+impl RunnerState {
     /// Why a run of this job must not be started now.
-    pub async fn held(&self, job: &Job) -> Option<String> {
-        self.first_closed(|config| config.when.wants_job(&job.group, &job.name)).await
+    pub async fn blocking_reason(&self, job: &Job) -> Option<String> {
+        self.first_unreachable(|config| config.when.wants_job(&job.group, &job.name)).await
     }
 
     /// Why no run at all may be started now.
-    pub async fn all_held(&self) -> Option<String> {
-        self.first_closed(|config| config.when.groups.is_empty() && config.when.jobs.is_empty()).await
+    pub async fn blocking_reason_for_all(&self) -> Option<String> {
+        self.first_unreachable(|config| config.when.groups.is_empty() && config.when.jobs.is_empty()).await
     }
 
     /// What holds runs up by what is known, for whoever watches this runner; nothing is reached for.
-    pub async fn known_to_be_held(&self) -> Option<String> {
-        let found = self.gate.found.lock().await;
+    pub async fn cached_blocking_reason(&self) -> Option<String> {
+        let found = self.required_sinks.probes.lock().await;
         let closed = found.iter().find_map(|(name, found)| Some((name, found.result.as_ref().err()?)));
-        closed.map(|(name, says)| unreachable(name, says))
+        closed.map(|(name, message)| unreachable_text(name, message))
     }
 
     pub fn has_required_sinks(&self) -> bool {
         self.with_sinks(|sinks| sinks.iter().any(|sink| sink.config().required))
     }
 
-    async fn first_closed(&self, wanted: impl Fn(&SinkConfig) -> bool) -> Option<String> {
-        if !self.has_its_sinks() {
+    async fn first_unreachable(&self, wanted: impl Fn(&SinkConfig) -> bool) -> Option<String> {
+        if !self.has_sinks() {
             return Some("the sinks are being exchanged".to_owned());
         }
         let names: Vec<String> = self.with_sinks(|sinks| {
@@ -67,47 +67,47 @@ impl Shared {
             required.map(|sink| sink.name().to_owned()).collect()
         });
         for name in names {
-            if let Err(says) = self.reach(&name).await {
-                return Some(unreachable(&name, &says));
+            if let Err(message) = self.probe(&name).await {
+                return Some(unreachable_text(&name, &message));
             }
         }
         None
     }
 
     /// What is known of the sink, found out anew when that is old. Whoever comes meanwhile waits for the answer.
-    async fn reach(&self, name: &str) -> Result<(), String> {
-        let mut found = self.gate.found.lock().await;
-        let required = self.with_sinks(|sinks| sinks.iter().find(|sink| sink.name() == name).map(required));
-        let Some(Required { config, failing }) = required else { return Ok(()) };
+    async fn probe(&self, name: &str) -> Result<(), String> {
+        let mut found = self.required_sinks.probes.lock().await;
+        let required = self.with_sinks(|sinks| sinks.iter().find(|sink| sink.name() == name).map(required_sink));
+        let Some(RequiredSink { config, failing }) = required else { return Ok(()) };
         let before = found.get(name);
-        if let Some(before) = before.filter(|before| before.at.elapsed() < FRESH && before.config == config) {
+        if let Some(before) = before.filter(|before| before.at.elapsed() < PROBE_MAX_AGE && before.config == config) {
             return before.result.clone();
         }
         let result = match failing {
-            Some(says) => Err(says),
+            Some(message) => Err(message),
             None => sinks::probe::probe(&config).await,
         };
         match (&result, before.is_some_and(|before| before.result.is_err())) {
-            (Err(says), false) => {
-                tracing::warn!(sink = name, "a required sink cannot be reached; runs wait until it can: {says}");
+            (Err(message), false) => {
+                tracing::warn!(sink = name, "a required sink cannot be reached; runs wait until it can: {message}");
             }
             (Ok(()), true) => tracing::info!(sink = name, "a required sink can be reached again; runs start"),
             _ => {}
         }
-        found.insert(name.to_owned(), Found { at: Instant::now(), config, result: result.clone() });
+        found.insert(name.to_owned(), ProbeResult { at: Instant::now(), config, result: result.clone() });
         result
     }
 }
 
-fn unreachable(name: &str, says: &str) -> String {
-    format!("the required sink `{name}` cannot be reached: {says}")
+fn unreachable_text(name: &str, message: &str) -> String {
+    format!("the required sink `{name}` cannot be reached: {message}")
 }
 
-fn required(sink: &Engine) -> Required {
+fn required_sink(sink: &Engine) -> RequiredSink {
     let status = sink.status();
     // Without anything to deliver nothing would ever tell that it works again.
     let has_work = status.lag_lines > 0 || status.lag_bytes > 0;
     let failing = status.failing_since.filter(|_| has_work);
     let failing = failing.map(|_| status.last_error.unwrap_or_else(|| "its last delivery failed".to_owned()));
-    Required { config: sink.config().clone(), failing }
+    RequiredSink { config: sink.config().clone(), failing }
 }

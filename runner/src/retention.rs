@@ -14,7 +14,7 @@ use keeper::spool::{segment_name, segments};
 use crate::adopt::adopt_abandoned;
 use crate::feed::cursor_path;
 use crate::local_run::{LocalRun, locked};
-use crate::runner_state::Shared;
+use crate::runner_state::RunnerState;
 use crate::scan;
 
 /// Directories that are being removed are called so first: half a directory must never look like a run.
@@ -44,10 +44,10 @@ impl Default for Retention {
 }
 
 /// Sweeps for ever, and takes over what killed `exec`s left.
-pub async fn sweep_always(shared: Arc<Shared>) {
-    let mut told = BTreeSet::new();
+pub async fn sweep_periodically(shared: Arc<RunnerState>) {
+    let mut logged = BTreeSet::new();
     loop {
-        adopt_abandoned(&shared, &shared.options.state.join("exec"), &mut told).await;
+        adopt_abandoned(&shared, &shared.options.state.join("exec"), &mut logged).await;
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let of_sweep = shared.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || sweep(&of_sweep, Timestamp::now())).await {
@@ -57,8 +57,8 @@ pub async fn sweep_always(shared: Arc<Shared>) {
 }
 
 /// Removes what retention no longer keeps. Blocking, idempotent.
-pub fn sweep(shared: &Shared, now: Timestamp) {
-    if !shared.has_its_sinks() {
+pub fn sweep(shared: &RunnerState, now: Timestamp) {
+    if !shared.has_sinks() {
         return;
     }
     let retention = shared.options.retention;
@@ -80,12 +80,12 @@ pub fn sweep(shared: &Shared, now: Timestamp) {
 }
 
 /// Whether nobody needs the directory any more but people.
-fn is_delivered(shared: &Shared, run: &LocalRun) -> bool {
+fn is_delivered(shared: &RunnerState, run: &LocalRun) -> bool {
     let Some(header) = run.header() else { return false };
     let wanted: Vec<String> = shared.with_sinks(|sinks| {
         sinks.iter().filter(|sink| sink.wants(header)).map(|sink| sink.name().to_owned()).collect()
     });
-    run.directory.told_finished().exists()
+    run.directory.end_reported().exists()
         && wanted.iter().all(|sink| cursor(run, sink).is_some_and(|place| place.stage == Stage::Done))
 }
 
@@ -99,7 +99,7 @@ fn spool_bytes(run: &LocalRun) -> u64 {
     sizes.map(|path| fs::metadata(path).map_or(0, |file| file.len())).sum()
 }
 
-fn remove(shared: &Shared, run: &LocalRun) {
+fn remove(shared: &RunnerState, run: &LocalRun) {
     let path = run.directory.path();
     let Some(name) = path.file_name() else { return };
     let removed = path.with_file_name(format!("{REMOVED_PREFIX}{}", name.to_string_lossy()));
@@ -121,12 +121,12 @@ fn remove(shared: &Shared, run: &LocalRun) {
 }
 
 /// Frees the oldest segments of a run that still runs, when it has become too large and everybody has passed them.
-fn free_segments(shared: &Shared, run: &LocalRun, bytes_max: u64) {
+fn free_segments(shared: &RunnerState, run: &LocalRun, bytes_max: u64) {
     let mut bytes = spool_bytes(run);
     let Some(header) = run.header().filter(|_| bytes > bytes_max) else { return };
     let readers: Vec<Option<Position>> = shared.with_sinks(|sinks| {
         let wanting = sinks.iter().filter(|sink| sink.wants(header));
-        wanting.map(|sink| cursor(run, sink.name())).chain([scan::stored_place(&run.directory)]).collect()
+        wanting.map(|sink| cursor(run, sink.name())).chain([scan::stored_position(&run.directory)]).collect()
     });
     let Some(passed) = readers.into_iter().map(|place| place.unwrap_or(Position::START).segment).min() else { return };
     let folder = run.directory.spool();

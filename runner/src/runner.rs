@@ -9,19 +9,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::handle::Handle;
-use crate::heartbeat::beat_always;
-use crate::intake::{admit_always, take_orders};
+use crate::heartbeat::send_heartbeats;
+use crate::intake::{admit_when_possible, take_orders};
 use crate::local_run::locked;
 use crate::options::{OnShutdown, Options, Ports};
 use crate::outbox::{Outbox, OutboxTasks};
 use crate::recover::recover;
-use crate::retention::sweep_always;
-use crate::runner_state::Shared;
-use crate::state_lock::{RunnerError, occupy};
+use crate::retention::sweep_periodically;
+use crate::runner_state::RunnerState;
+use crate::state_lock::{RunnerError, lock_state_directory};
 
 /// A runner that is ready to run.
 pub struct Runner {
-    shared: Arc<Shared>,
+    shared: Arc<RunnerState>,
     ports: Ports,
     outbox_tasks: OutboxTasks,
     _in_use: std::fs::File,
@@ -44,17 +44,17 @@ impl Runner {
     pub fn new(mut options: Options, ports: Ports) -> Result<Runner, RunnerError> {
         let fails = |state: &PathBuf, error| RunnerError::State(state.clone(), error);
         let state = options.state.clone();
-        let in_use = occupy(&state)?;
+        let in_use = lock_state_directory(&state)?;
         // Keepers live in `/`.
         options.state = std::fs::canonicalize(&state).map_err(|error| fails(&state, error))?;
         let (outbox, outbox_tasks) =
             Outbox::open(options.state.join("outbox")).map_err(|error| fails(&state, error))?;
-        let shared = Shared::new(options, Some(outbox)).map_err(|error| fails(&state, error))?;
+        let shared = RunnerState::new(options, Some(outbox)).map_err(|error| fails(&state, error))?;
         Ok(Runner { shared: Arc::new(shared), ports, outbox_tasks, _in_use: in_use })
     }
 
     pub fn handle(&self) -> Handle {
-        Handle::of(self.shared.clone())
+        Handle::new(self.shared.clone())
     }
 
     /// Takes up what is there, takes orders, and runs until `shutdown`.
@@ -64,22 +64,22 @@ impl Runner {
         let sending = tokio::spawn(self.outbox_tasks.run(self.ports.reports.clone(), stop_sending.clone()));
         let mut beside = JoinSet::new();
         serve_watch(&shared, &mut beside);
-        beside.spawn(beat_always(shared.clone(), self.ports.clone()));
+        beside.spawn(send_heartbeats(shared.clone(), self.ports.clone()));
         // Seconds, where there are tens of thousands: not on a thread that others need.
         let of_recovery = shared.clone();
         let recovered = tokio::task::spawn_blocking(move || recover(&of_recovery)).await;
         if let Err(error) = recovered.unwrap_or_else(|error| Err(io::Error::other(error))) {
             tracing::error!(%error, "earlier runs cannot be taken up; none is forgotten, the next start tries again");
         }
-        beside.spawn(admit_always(shared.clone()));
-        beside.spawn(sweep_always(shared.clone()));
+        beside.spawn(admit_when_possible(shared.clone()));
+        beside.spawn(sweep_periodically(shared.clone()));
         take_orders(shared.clone(), self.ports.clone(), shutdown).await;
         match shared.options.on_shutdown {
             OnShutdown::Leave => shared.leave.cancel(),
-            OnShutdown::Drain => until_idle(&shared).await,
+            OnShutdown::Drain => wait_until_idle(&shared).await,
         }
-        shared.attending.close();
-        shared.attending.wait().await;
+        shared.supervisors.close();
+        shared.supervisors.wait().await;
         flush(&shared).await;
         stop_sending.cancel();
         if let Err(error) = sending.await {
@@ -90,7 +90,7 @@ impl Runner {
 }
 
 /// Wakes runs and sinks when something changes on disk.
-pub fn serve_watch(shared: &Arc<Shared>, beside: &mut JoinSet<()>) {
+pub fn serve_watch(shared: &Arc<RunnerState>, beside: &mut JoinSet<()>) {
     let shared = shared.clone();
     beside.spawn(async move {
         let woken = shared.clone();
@@ -98,7 +98,7 @@ pub fn serve_watch(shared: &Arc<Shared>, beside: &mut JoinSet<()>) {
     });
 }
 
-async fn until_idle(shared: &Shared) {
+async fn wait_until_idle(shared: &RunnerState) {
     loop {
         let changed = shared.admission_changed.notified();
         if locked(&shared.runs).values().all(|run| run.finished().is_some()) {
@@ -109,7 +109,7 @@ async fn until_idle(shared: &Shared) {
 }
 
 /// Gives sinks and collector a last while; what they do not take stays on disk.
-pub async fn flush(shared: &Shared) {
+pub async fn flush(shared: &RunnerState) {
     let limit = shared.options.flush_limit;
     if let Some(outbox) = &shared.outbox
         && tokio::time::timeout(limit, outbox.flushed()).await.is_err()

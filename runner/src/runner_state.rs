@@ -13,7 +13,7 @@ use domain::run::AttemptKey;
 use keeper::processes;
 use keeper::records::Launch;
 use keeper::spawn;
-use keeper::{SECRET_BYTES_MIN, is_hidden};
+use keeper::{SECRET_BYTES_MIN, is_masked};
 use rules::{Packs, RuleSet};
 use sinks::engine::Engine;
 use tokio::sync::{Notify, Semaphore};
@@ -26,29 +26,29 @@ use crate::feed::SpoolFeed;
 use crate::local_run::{LocalRun, locked};
 use crate::options::Options;
 use crate::outbox::Outbox;
-use crate::required_sinks::Gate;
+use crate::required_sinks::RequiredSinks;
 use crate::secrets::{Resolved, resolve};
-use crate::spool_watch::Watch;
+use crate::spool_watch::SpoolWatch;
 
 /// Keepers that are started at the same moment: posix_spawn holds its thread until exec, and more than a few threads gain
 /// nothing (measured: four threads start 1000 processes 2.5 times as fast as one on two cores, sixteen no faster).
-const SPAWNERS: usize = 4;
+const SPAWNS_MAX: usize = 4;
 
 /// Orders that are synced at the same moment; the file system joins their commits.
-const STORERS: usize = 16;
+const STORES_MAX: usize = 16;
 
 /// Orders that are being claimed and stored at the same moment, where nobody waits for anybody.
-const TAKERS: usize = 128;
+const CLAIMS_MAX: usize = 128;
 
 /// Why there is no keeper.
-pub enum NotSpawned {
+pub enum SpawnError {
     /// A reference has no value, now or at all.
     Secret(PortError),
     /// One sentence.
     Keeper(String),
 }
 
-pub struct Shared {
+pub struct RunnerState {
     pub options: Options,
     pub runs_folder: PathBuf,
     pub boot_id: String,
@@ -64,32 +64,32 @@ pub struct Shared {
     sinks_version: AtomicU64,
     packs: RwLock<Arc<Packs>>,
     /// What is known of required sinks.
-    pub gate: Gate,
-    pub watch: Watch,
+    pub required_sinks: RequiredSinks,
+    pub watch: SpoolWatch,
     /// None when nobody wants reports.
     pub outbox: Option<Outbox>,
     /// Variables of which it was told that their values are not hidden.
-    told_as_shown: Mutex<BTreeSet<(JobKey, String)>>,
-    spawners: Semaphore,
-    pub storers: Semaphore,
-    pub takers: Arc<Semaphore>,
-    pub scanners: Semaphore,
+    unmasked_logged: Mutex<BTreeSet<(JobKey, String)>>,
+    spawn_permits: Semaphore,
+    pub store_permits: Semaphore,
+    pub claim_permits: Arc<Semaphore>,
+    pub scan_permits: Semaphore,
     /// The tasks that attend runs.
-    pub attending: TaskTracker,
+    pub supervisors: TaskTracker,
     /// Attending tasks leave their runs to the keepers.
     pub leave: CancellationToken,
     /// Some spool has grown, or a run has ended; for those who follow output.
     pub grown: Notify,
 }
 
-impl Shared {
+impl RunnerState {
     /// # Errors
     /// When the state directory cannot be made, or inotify cannot be had.
-    pub fn new(mut options: Options, outbox: Option<Outbox>) -> io::Result<Shared> {
+    pub fn new(mut options: Options, outbox: Option<Outbox>) -> io::Result<RunnerState> {
         let runs_folder = options.state.join("runs");
         std::fs::create_dir_all(&runs_folder)?;
         let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
-        Ok(Shared {
+        Ok(RunnerState {
             runs_folder,
             boot_id: processes::boot_id(),
             runs: Mutex::default(),
@@ -99,15 +99,15 @@ impl Shared {
             sinks: RwLock::new(std::mem::take(&mut options.sinks)),
             sinks_version: AtomicU64::new(0),
             packs: RwLock::new(options.packs.clone()),
-            gate: Gate::default(),
-            watch: Watch::new()?,
+            required_sinks: RequiredSinks::default(),
+            watch: SpoolWatch::new()?,
             outbox,
-            told_as_shown: Mutex::default(),
-            spawners: Semaphore::new(SPAWNERS),
-            storers: Semaphore::new(STORERS),
-            takers: Arc::new(Semaphore::new(TAKERS)),
-            scanners: Semaphore::new(cores),
-            attending: TaskTracker::new(),
+            unmasked_logged: Mutex::default(),
+            spawn_permits: Semaphore::new(SPAWNS_MAX),
+            store_permits: Semaphore::new(STORES_MAX),
+            claim_permits: Arc::new(Semaphore::new(CLAIMS_MAX)),
+            scan_permits: Semaphore::new(cores),
+            supervisors: TaskTracker::new(),
             leave: CancellationToken::new(),
             grown: Notify::new(),
             options,
@@ -132,7 +132,7 @@ impl Shared {
     pub fn add_feeds(&self, run: &Arc<LocalRun>) {
         let Some(header) = run.header() else { return };
         let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
-        let mut fed = run.fed(self.sinks_version.load(Ordering::Acquire));
+        let mut fed = run.lock_fed_sinks(self.sinks_version.load(Ordering::Acquire));
         for sink in sinks.iter().filter(|sink| sink.wants(header)) {
             if fed.1.insert(sink.name().to_owned()) {
                 let feed = SpoolFeed::open(run.clone(), header.clone(), sink.name());
@@ -176,7 +176,7 @@ impl Shared {
     }
 
     /// Whether the list of sinks is the one that decides what is delivered.
-    pub fn has_its_sinks(&self) -> bool {
+    pub fn has_sinks(&self) -> bool {
         self.sinks_version.load(Ordering::Acquire).is_multiple_of(2)
     }
 
@@ -203,24 +203,24 @@ impl Shared {
     ///
     /// # Errors
     /// What stood in the way of starting, this time.
-    pub async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Child>, NotSpawned> {
+    pub async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Child>, SpawnError> {
         let Resolved { env, secret_names } =
-            resolve(&*self.options.secrets, &run.job().env).await.map_err(NotSpawned::Secret)?;
-        self.tell_what_is_shown(run.job(), &env, &secret_names);
+            resolve(&*self.options.secrets, &run.job().env).await.map_err(SpawnError::Secret)?;
+        self.warn_unmasked_secrets(run.job(), &env, &secret_names);
         let passed = self.options.pass_env.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
         let launch = Launch { env, secret_names, passed: passed.collect(), cgroup: self.options.cgroup };
         let (command, directory) = (self.options.keeper.clone(), run.directory.clone());
-        let _turn = self.spawners.acquire().await;
+        let _turn = self.spawn_permits.acquire().await;
         let spawned = tokio::task::spawn_blocking(move || spawn::spawn_keeper(&command, &directory, &launch)).await;
         spawned
             .unwrap_or_else(|error| Err(io::Error::other(error)))
-            .map_err(|error| NotSpawned::Keeper(format!("its keeper could not be started: {error}")))
+            .map_err(|error| SpawnError::Keeper(format!("its keeper could not be started: {error}")))
     }
 
     /// Says once for each variable that its value is too short to be hidden.
-    fn tell_what_is_shown(&self, job: &Job, env: &BTreeMap<String, String>, secret_names: &[String]) {
-        for name in secret_names.iter().filter(|name| env.get(*name).is_some_and(|value| !is_hidden(value))) {
-            if locked(&self.told_as_shown).insert((job.key(), name.clone())) {
+    fn warn_unmasked_secrets(&self, job: &Job, env: &BTreeMap<String, String>, secret_names: &[String]) {
+        for name in secret_names.iter().filter(|name| env.get(*name).is_some_and(|value| !is_masked(value))) {
+            if locked(&self.unmasked_logged).insert((job.key(), name.clone())) {
                 tracing::warn!(
                     job = %job.key(),
                     "the secret {name} is shorter than {SECRET_BYTES_MIN} bytes and is not hidden in the job's output"

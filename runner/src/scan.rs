@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::excerpt::Excerpt;
 use crate::local_run::LocalRun;
-use crate::runner_state::Shared;
+use crate::runner_state::RunnerState;
 
 /// What is read at once.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -32,11 +32,11 @@ const TAIL_BYTES_MAX: usize = 1 << 20;
 const STORE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The name of the rules' cursor.
-pub const CURSOR: &str = "rules.scan";
+pub const RULES_CURSOR: &str = "rules.scan";
 
 /// What is known of a run's output at a turn.
 #[derive(Clone, Copy, Debug)]
-pub enum Output {
+pub enum OutputState {
     /// `seen`: how far any reader is. `is_sent`: a sink has the run, and how far behind it is will be asked for.
     Growing { seen: Position, is_sent: bool },
     /// Nothing follows; this is all, as the keeper counted it.
@@ -44,7 +44,7 @@ pub enum Output {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Stored {
+struct StoredScan {
     place: Position,
     matcher: MatcherState,
     excerpt: Excerpt,
@@ -68,8 +68,8 @@ pub struct Scan {
 impl Scan {
     /// Goes on where an earlier scan of this attempt was; what cannot be read is scanned again from the beginning.
     pub fn open(run: &RunDirectory, rules: Arc<RuleSet>) -> Scan {
-        let path = run.cursors().join(CURSOR);
-        let stored = read_json::<Stored>(&path).unwrap_or_else(|error| {
+        let path = run.cursors().join(RULES_CURSOR);
+        let stored = read_json::<StoredScan>(&path).unwrap_or_else(|error| {
             tracing::warn!(%error, "the rules' cursor is damaged; the output is matched from its beginning again");
             None
         });
@@ -88,16 +88,16 @@ impl Scan {
     ///
     /// # Errors
     /// When the spool cannot be read; the next turn tries again.
-    pub fn turn(&mut self, output: Output) -> io::Result<bool> {
+    pub fn read_turn(&mut self, output: OutputState) -> io::Result<bool> {
         if self.matcher.rules().is_empty() && self.excerpt.has_head() {
             match output {
-                Output::Growing { seen, is_sent } => return self.go_along(seen, is_sent),
-                Output::Whole(counts) if self.leap(&counts)? => return Ok(false),
-                Output::Whole(_) => {}
+                OutputState::Growing { seen, is_sent } => return self.follow_sinks(seen, is_sent),
+                OutputState::Whole(counts) if self.skip_to_tail(&counts)? => return Ok(false),
+                OutputState::Whole(_) => {}
             }
         }
         let mut last = None;
-        let more = self.read_on(&mut last);
+        let more = self.continue_matching(&mut last);
         if let Some(last) = last {
             self.excerpt.feed(&last);
         }
@@ -110,13 +110,13 @@ impl Scan {
 
     /// Matches block after block. `last` is the one that the excerpt has not got yet: when the next one shows that none of
     /// its lines can stay, it never does.
-    fn read_on(&mut self, last: &mut Option<Block>) -> io::Result<bool> {
+    fn continue_matching(&mut self, last: &mut Option<Block>) -> io::Result<bool> {
         let mut bytes = 0;
         while bytes < TURN_BYTES {
             let Some(block) = self.reader.read(BLOCK_BYTES)? else { return Ok(false) };
             self.matcher.feed(&block);
             bytes += block.bytes.len();
-            let is_passed = self.excerpt.is_passed_by(&block);
+            let is_passed = self.excerpt.is_superseded_by(&block);
             if let Some(earlier) = last.replace(block)
                 && !is_passed
             {
@@ -131,17 +131,17 @@ impl Scan {
 
     /// Nothing but the tail is wanted of an output that still grows, and that only at its end. How far it is must be known
     /// where it is sent, though: when no sink's reader tells, lines are counted here.
-    fn go_along(&mut self, seen: Position, is_sent: bool) -> io::Result<bool> {
+    fn follow_sinks(&mut self, seen: Position, is_sent: bool) -> io::Result<bool> {
         let folder = self.run.spool();
         let size = |segment: &u64| metadata(folder.join(segment_name(*segment))).map_or(0, |file| file.len());
         // A full segment that is closed has more lines than a tail.
         let full = segments(&folder)?.into_iter().rev().skip(1).find(|segment| size(segment) >= SEGMENT_BYTES_MAX);
         let needed_from = full.map(start_of);
-        let is_told = seen > self.ahead.place();
+        let is_told = seen > self.ahead.position();
         if is_told {
-            self.ahead.move_to(Position { stage: Stage::Lines, ..seen });
+            self.ahead.seek(Position { stage: Stage::Lines, ..seen });
         }
-        let more = is_sent && !is_told && self.count_on()?;
+        let more = is_sent && !is_told && self.count_lines_ahead()?;
         if needed_from > self.needed_from && self.stored_at.elapsed() >= STORE_INTERVAL {
             self.needed_from = needed_from;
             self.store()?;
@@ -149,7 +149,7 @@ impl Scan {
         Ok(more)
     }
 
-    fn count_on(&mut self) -> io::Result<bool> {
+    fn count_lines_ahead(&mut self) -> io::Result<bool> {
         let mut bytes = 0;
         while bytes < TURN_BYTES {
             let Some(block) = self.ahead.read(BLOCK_BYTES)? else { return Ok(false) };
@@ -160,15 +160,15 @@ impl Scan {
 
     /// Goes to the end of a whole output and takes the tail from there, if the spool is to the byte what was counted and
     /// its last lines fill the tail; else says no, and everything is to be read.
-    fn leap(&mut self, counts: &OutputCounts) -> io::Result<bool> {
+    fn skip_to_tail(&mut self, counts: &OutputCounts) -> io::Result<bool> {
         let mut bytes = BLOCK_BYTES;
         while bytes <= TAIL_BYTES_MAX {
             let Some(block) = last_records(&self.run.spool(), counts, bytes)? else { return Ok(false) };
-            if block.first_seq < self.reader.place().seq {
+            if block.first_seq < self.reader.position().seq {
                 return Ok(false);
             }
-            if self.excerpt.is_passed_by(&block) {
-                self.reader.move_to(block.end);
+            if self.excerpt.is_superseded_by(&block) {
+                self.reader.seek(block.end);
                 self.excerpt.feed(&block);
                 return Ok(true);
             }
@@ -181,23 +181,23 @@ impl Scan {
     /// When the cursor cannot be written; the scan itself goes on.
     pub fn store(&mut self) -> io::Result<()> {
         self.stored_at = Instant::now();
-        let stored = Stored {
-            place: self.reader.place(),
+        let stored = StoredScan {
+            place: self.reader.position(),
             matcher: self.matcher.state(),
             excerpt: self.excerpt.clone(),
             needed_from: self.needed_from,
         };
-        write_json(&self.run.cursors().join(CURSOR), &stored, Durability::Cache)
+        write_json(&self.run.cursors().join(RULES_CURSOR), &stored, Durability::Cache)
     }
 
     /// How far it is; everything before has been seen, or passed without need.
-    pub fn place(&self) -> Position {
-        self.reader.place()
+    pub fn position(&self) -> Position {
+        self.reader.position()
     }
 
     /// How far the output is known: at least as far as it is read.
-    pub fn known(&self) -> Position {
-        self.reader.place().max(self.ahead.place())
+    pub fn scanned_position(&self) -> Position {
+        self.reader.position().max(self.ahead.position())
     }
 
     pub fn matcher(&self) -> &Matcher {
@@ -214,28 +214,28 @@ fn start_of(segment: u64) -> Position {
 }
 
 /// Before what the scan of an attempt needs nothing any more, as it was stored last.
-pub fn stored_place(run: &RunDirectory) -> Option<Position> {
-    let stored = read_json::<Stored>(&run.cursors().join(CURSOR)).ok().flatten()?;
+pub fn stored_position(run: &RunDirectory) -> Option<Position> {
+    let stored = read_json::<StoredScan>(&run.cursors().join(RULES_CURSOR)).ok().flatten()?;
     Some(stored.needed_from.map_or(stored.place, |needed_from| needed_from.max(stored.place)))
 }
 
 /// Lets the rules read for a turn; says whether there may be more. `ended` is what a run that has ended printed.
-pub async fn read_along(
-    shared: &Arc<Shared>,
+pub async fn match_new_output(
+    shared: &Arc<RunnerState>,
     run: &Arc<LocalRun>,
     scan: &mut Option<Scan>,
     ended: Option<OutputCounts>,
 ) -> bool {
     let mut reading = scan.take().unwrap_or_else(|| Scan::open(&run.directory, shared.rules_of(run.job())));
-    let _turn = shared.scanners.acquire().await;
+    let _turn = shared.scan_permits.acquire().await;
     let output = match ended {
-        Some(counts) => Output::Whole(counts),
-        None => Output::Growing { seen: run.seen(), is_sent: !run.given_to().is_empty() },
+        Some(counts) => OutputState::Whole(counts),
+        None => OutputState::Growing { seen: run.read_position(), is_sent: !run.fed_sinks().is_empty() },
     };
-    let read = tokio::task::spawn_blocking(move || (reading.turn(output), reading)).await;
+    let read = tokio::task::spawn_blocking(move || (reading.read_turn(output), reading)).await;
     match read {
         Ok((more, reading)) => {
-            run.note_seen(reading.known());
+            run.note_read_position(reading.scanned_position());
             *scan = Some(reading);
             more.unwrap_or_else(|error| {
                 tracing::error!(%error, run_id = %run.run_id(), "the rules cannot read the spool; they try again");

@@ -39,8 +39,8 @@ pub async fn resolve(secrets: &dyn Secrets, env: &BTreeMap<String, String>) -> P
 
 fn named(name: &str, error: PortError) -> PortError {
     match error {
-        PortError::Retry(says) => PortError::Retry(format!("variable {name}: {says}")),
-        PortError::Permanent(says) => PortError::Permanent(format!("variable {name}: {says}")),
+        PortError::Retry(message) => PortError::Retry(format!("variable {name}: {message}")),
+        PortError::Permanent(message) => PortError::Permanent(format!("variable {name}: {message}")),
     }
 }
 
@@ -59,8 +59,8 @@ impl Secrets for LocalSecrets {
                     "the runner's environment has no `{name}`; set it there, or change the job"
                 ))
             }),
-            (Reference::File(path), _) => read(path).await.map_err(|says| {
-                PortError::Permanent(format!("the file `{path}` cannot be read by the runner: {says}"))
+            (Reference::File(path), _) => read(path).await.map_err(|message| {
+                PortError::Permanent(format!("the file `{path}` cannot be read by the runner: {message}"))
             }),
             (_, Some(beyond)) => beyond.value(reference).await,
             (_, None) => Err(PortError::Permanent(format!("`{reference}` needs a runner that is connected to AWS"))),
@@ -69,13 +69,13 @@ impl Secrets for LocalSecrets {
 }
 
 async fn read(path: &str) -> Result<String, String> {
-    let says = |error: std::io::Error| error.to_string();
-    if !tokio::fs::metadata(path).await.map_err(says)?.is_file() {
+    let message = |error: std::io::Error| error.to_string();
+    if !tokio::fs::metadata(path).await.map_err(message)?.is_file() {
         return Err("it is not a file".to_owned());
     }
     let mut text = String::new();
-    let file = tokio::fs::File::open(path).await.map_err(says)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).await.map_err(says)?;
+    let file = tokio::fs::File::open(path).await.map_err(message)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).await.map_err(message)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("it has more than {FILE_BYTES_MAX} bytes; is it the right one?"));
     }
@@ -98,8 +98,8 @@ mod tests {
                     assert_eq!(resolved.env["V"], value, "{text}");
                     assert_eq!(resolved.secret_names.len(), usize::from(is_secret), "{text}");
                 }
-                (Err(PortError::Permanent(says)), Err(part)) => {
-                    assert!(says.contains(part) && says.contains("variable V"), "{says}");
+                (Err(PortError::Permanent(message)), Err(part)) => {
+                    assert!(message.contains(part) && message.contains("variable V"), "{message}");
                 }
                 (resolved, _) => panic!("{text}: {:?}", resolved.map(|resolved| resolved.env)),
             }

@@ -16,31 +16,31 @@ use tokio::time::sleep;
 use crate::local_run::{LocalRun, locked};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum WatchedPart {
     Directory,
     Spool,
 }
 
-pub struct Watch {
+pub struct SpoolWatch {
     instance: AsyncFd<OwnedFd>,
-    watched: Mutex<HashMap<i32, (Arc<LocalRun>, Place)>>,
+    watched: Mutex<HashMap<i32, (Arc<LocalRun>, WatchedPart)>>,
 }
 
 /// After it was woken, everybody is left alone for so long: a job that prints without a pause wakes nobody for every
 /// block, and a line after a silence waits for nothing. Ours; the timer makes one to two milliseconds of it.
-const REST: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Room for a few hundred events without names.
 const BUFFER_BYTES: usize = 16 << 10;
 
-impl Watch {
+impl SpoolWatch {
     /// # Errors
     /// When the user has too many inotify instances (fs.inotify.max_user_instances).
-    pub fn new() -> io::Result<Watch> {
+    pub fn new() -> io::Result<SpoolWatch> {
         let instance = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         // SAFETY: an OwnedFd keeps the same descriptor open as long as it lives.
         let instance = unsafe { AsyncFd::register_with_interest(instance, Interest::READABLE)? };
-        Ok(Watch { instance, watched: Mutex::default() })
+        Ok(SpoolWatch { instance, watched: Mutex::default() })
     }
 
     /// From now on every change wakes the run. Idempotent.
@@ -53,9 +53,9 @@ impl Watch {
         // Held over both, so that no event can come before its run is known.
         let mut watched = locked(&self.watched);
         let directory = inotify::add_watch(self.instance.get_ref(), run.directory.path(), files)?;
-        watched.insert(directory, (run.clone(), Place::Directory));
+        watched.insert(directory, (run.clone(), WatchedPart::Directory));
         let spool = inotify::add_watch(self.instance.get_ref(), run.directory.spool(), growth)?;
-        watched.insert(spool, (run.clone(), Place::Spool));
+        watched.insert(spool, (run.clone(), WatchedPart::Spool));
         Ok(())
     }
 
@@ -78,17 +78,17 @@ impl Watch {
             let mut events = Reader::new(self.instance.get_ref(), &mut buffer);
             loop {
                 match events.next() {
-                    Ok(event) => self.tell(event.wd(), event.events(), &mut grown),
+                    Ok(event) => self.dispatch(event.wd(), event.events(), &mut grown),
                     Err(rustix::io::Errno::INTR) => {}
                     Err(_) => break,
                 }
             }
             ready.clear_ready();
-            sleep(REST).await;
+            sleep(PAUSE).await;
         }
     }
 
-    fn tell(&self, descriptor: i32, events: ReadFlags, grown: &mut impl FnMut(&Arc<LocalRun>)) {
+    fn dispatch(&self, descriptor: i32, events: ReadFlags, grown: &mut impl FnMut(&Arc<LocalRun>)) {
         if events.contains(ReadFlags::QUEUE_OVERFLOW) {
             let all: Vec<Arc<LocalRun>> = locked(&self.watched).values().map(|(run, _)| run.clone()).collect();
             for run in all {
@@ -100,8 +100,8 @@ impl Watch {
         }
         let Some((run, place)) = locked(&self.watched).get(&descriptor).cloned() else { return };
         match place {
-            Place::Directory => run.note_change(),
-            Place::Spool => {
+            WatchedPart::Directory => run.note_change(),
+            WatchedPart::Spool => {
                 run.note_growth();
                 grown(&run);
             }

@@ -20,20 +20,20 @@ pub enum RunnerError {
 ///
 /// # Errors
 /// When somebody else has it, or it cannot be made.
-pub fn occupy(state: &Path) -> Result<File, RunnerError> {
-    let fails = |error: io::Error| RunnerError::State(state.to_owned(), error);
-    fs::create_dir_all(state).map_err(fails)?;
-    let lock = open_private(&state.join("runner.lock")).map_err(fails)?;
+pub fn lock_state_directory(state: &Path) -> Result<File, RunnerError> {
+    let failed = |error: io::Error| RunnerError::State(state.to_owned(), error);
+    fs::create_dir_all(state).map_err(failed)?;
+    let lock = open_private(&state.join("runner.lock")).map_err(failed)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         // Whoever had it before may have removed it with its directory: then this is the lock of nothing.
-        Ok(()) if is_at(&lock, &state.join("runner.lock")) => Ok(lock),
+        Ok(()) if is_same_file(&lock, &state.join("runner.lock")) => Ok(lock),
         Ok(()) => Err(RunnerError::InUse(state.to_owned())),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(RunnerError::InUse(state.to_owned())),
-        Err(errno) => Err(fails(errno.into())),
+        Err(errno) => Err(failed(errno.into())),
     }
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
+fn is_same_file(file: &File, path: &Path) -> bool {
     let same = |one: Metadata, other: Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
     file.metadata().is_ok_and(|file| fs::metadata(path).is_ok_and(|path| same(file, path)))
 }

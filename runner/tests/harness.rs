@@ -60,8 +60,8 @@ fn within_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 fn options(state: &str, world: &Path) -> Options {
     let own = std::env::current_exe().unwrap_or_default();
     let mut options = Options::new(state, "r1", "h1", KeeperCommand(vec![own.into(), "keeper".into()]));
-    options.beat_interval = Duration::from_millis(50);
-    options.idle_beat_interval = Duration::from_millis(50);
+    options.heartbeat_interval = Duration::from_millis(50);
+    options.idle_heartbeat_interval = Duration::from_millis(50);
     let folder = world.to_owned();
     options.secrets = Arc::new(LocalSecrets { beyond: Some(Arc::new(WorldSecrets { folder })) });
     options.cgroup = !world.join("no-cgroup").exists();

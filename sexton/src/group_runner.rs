@@ -132,8 +132,8 @@ fn runner_options(setup: &Setup, aws: &aws::Options) -> Result<Options, Failure>
         options.runner = runner_name(&setup.state, &options.host)?;
     }
     options.secrets = machine::secrets(aws.clone());
-    options.beat_interval = HEARTBEAT_INTERVAL;
-    options.idle_beat_interval = IDLE_HEARTBEAT_INTERVAL;
+    options.heartbeat_interval = HEARTBEAT_INTERVAL;
+    options.idle_heartbeat_interval = IDLE_HEARTBEAT_INTERVAL;
     Ok(options)
 }
 

@@ -46,7 +46,7 @@ pub struct Attempt {
 
 /// One record, owned.
 #[derive(Debug, PartialEq)]
-pub struct Said {
+pub struct SpooledLine {
     pub seq: u64,
     pub stream: Stream,
     pub tag: Tag,
@@ -81,7 +81,7 @@ impl Attempt {
 
     fn launch(folder: &Path, job: Job, launch: Launch) -> Attempt {
         let order = order(job);
-        let run = RunDirectory::of(folder, &order.run_id, order.attempt);
+        let run = RunDirectory::new(folder, &order.run_id, order.attempt);
         run.create().expect("directory");
         let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: String::new(), refused: None };
         write_json(&run.order(), &accepted, Durability::Cache).expect("order");
@@ -106,23 +106,23 @@ impl Attempt {
         read_json(&self.run.exit()).expect("exit.json").expect("exit.json is missing")
     }
 
-    pub fn said(&self) -> Vec<Said> {
+    pub fn lines(&self) -> Vec<SpooledLine> {
         let mut reader = SpoolReader::open(self.run.spool(), Position::START);
-        let mut said = Vec::new();
+        let mut lines = Vec::new();
         while let Some(block) = reader.read(65_536).expect("read") {
-            said.extend(block.lines().map(|line| Said {
+            lines.extend(block.lines().map(|line| SpooledLine {
                 seq: line.seq,
                 stream: line.stream,
                 tag: line.tag,
                 text: line.text.to_vec(),
             }));
         }
-        said
+        lines
     }
 
     pub fn texts(&self, stream: Stream) -> Vec<String> {
-        let said = self.said();
-        let texts = said.iter().filter(|said| said.stream == stream).map(|said| String::from_utf8_lossy(&said.text));
+        let lines = self.lines();
+        let texts = lines.iter().filter(|line| line.stream == stream).map(|line| String::from_utf8_lossy(&line.text));
         texts.map(|text| text.into_owned()).collect()
     }
 }
@@ -135,5 +135,5 @@ impl Drop for Attempt {
 }
 
 pub fn is_alive(pid: u32) -> bool {
-    keeper::processes::process(pid).is_some_and(|process| !process.is_zombie())
+    keeper::processes::find(pid).is_some_and(|process| !process.is_zombie())
 }

@@ -13,8 +13,8 @@ fn a_full_disk_holds_up_nobody_and_the_gap_is_told() {
     assert_eq!(exit.exit_code, Some(3));
     assert_eq!((exit.output.stdout_lines, exit.output.stderr_lines), (300_000, 1));
     assert_eq!(exit.output.last_seq, 300_001);
-    let said = attempt.said();
-    let gaps: Vec<_> = said.iter().filter(|said| said.tag.gap).collect();
+    let lines = attempt.lines();
+    let gaps: Vec<_> = lines.iter().filter(|line| line.tag.gap).collect();
     assert_eq!(gaps.len(), 1);
     let text = String::from_utf8_lossy(&gaps[0].text);
     let lost = exit.output.dropped_lines;
@@ -25,9 +25,9 @@ fn a_full_disk_holds_up_nobody_and_the_gap_is_told() {
         gaps[0].seq + lost - 1
     );
     assert_eq!(text, expected);
-    assert_eq!(said.len() as u64 - 1 + lost, 300_001);
+    assert_eq!(lines.len() as u64 - 1 + lost, 300_001);
     // Each line still stands at its number, on both sides of the gap.
-    for line in said.iter().filter(|said| !said.tag.gap && said.stream == Stream::Stdout) {
+    for line in lines.iter().filter(|line| !line.tag.gap && line.stream == Stream::Stdout) {
         let number: u64 = String::from_utf8_lossy(&line.text).parse().expect("number");
         assert!(number.abs_diff(line.seq) <= 1, "{number} at {}", line.seq);
     }
@@ -46,5 +46,5 @@ fn a_disk_that_gets_room_again_is_used_again() {
     assert!(exit.output.dropped_lines > 0);
     let numbers = attempt.texts(Stream::Stdout);
     assert_eq!(numbers.last().map(String::as_str), Some("100010"));
-    assert_eq!(attempt.said().last().map(|said| said.seq), Some(100_010));
+    assert_eq!(attempt.lines().last().map(|line| line.seq), Some(100_010));
 }

@@ -49,8 +49,8 @@ fn a_job_sees_cron_s_environment_and_its_own_and_nothing_else() {
     let env = BTreeMap::from([("LEVEL".to_owned(), "9".to_owned()), ("USER".to_owned(), "liar".to_owned())]);
     let mut attempt = Attempt::start_with(shell("env; pwd; ls /proc/self/fd | wc -l"), env);
     attempt.end();
-    let said = attempt.texts(Stream::Stdout);
-    let names: Vec<&str> = said.iter().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    let lines = attempt.texts(Stream::Stdout);
+    let names: Vec<&str> = lines.iter().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
     let allowed = [
         "HOME",
         "LEVEL",
@@ -69,13 +69,13 @@ fn a_job_sees_cron_s_environment_and_its_own_and_nothing_else() {
         "SEXTON_NOMINAL",
         "SEXTON_KEEPER",
     ];
-    assert!(names.iter().all(|name| allowed.contains(name)), "{said:?}");
+    assert!(names.iter().all(|name| allowed.contains(name)), "{lines:?}");
     for line in ["LEVEL=9", "SEXTON_GROUP=g", "SEXTON_JOB=j", "SEXTON_ATTEMPT=1", "SHELL=/bin/sh"] {
-        assert!(said.iter().any(|said| said == line), "{line} in {said:?}");
+        assert!(lines.iter().any(|found| found == line), "{line} in {lines:?}");
     }
-    assert!(!said.iter().any(|line| line == "USER=liar"), "{said:?}");
+    assert!(!lines.iter().any(|line| line == "USER=liar"), "{lines:?}");
     // Its three streams, and the folder that `ls` itself has open.
-    assert_eq!(said.last().map(String::as_str), Some("4"));
+    assert_eq!(lines.last().map(String::as_str), Some("4"));
 }
 
 #[test]
@@ -83,10 +83,10 @@ fn a_job_has_its_own_session_and_default_signals() {
     let mut attempt = Attempt::start(shell("cat /proc/self/stat; grep -E '^Sig(Blk|Ign)' /proc/self/status"));
     let pid = attempt.started().pid;
     attempt.end();
-    let said = attempt.texts(Stream::Stdout);
-    let session: u32 = said[0].split(' ').nth(5).and_then(|field| field.parse().ok()).expect("session");
+    let lines = attempt.texts(Stream::Stdout);
+    let session: u32 = lines[0].split(' ').nth(5).and_then(|field| field.parse().ok()).expect("session");
     assert_eq!(session, pid);
-    assert!(said[1..].iter().all(|line| line.ends_with("0000000000000000")), "{said:?}");
+    assert!(lines[1..].iter().all(|line| line.ends_with("0000000000000000")), "{lines:?}");
     // A reader that goes away ends a job of pipes quietly, as in any shell.
     let mut attempt = Attempt::start(shell("yes | head -1; echo ${PIPESTATUS:-none}"));
     assert_eq!(attempt.end().exit_code, Some(0));
@@ -125,10 +125,10 @@ fn a_job_may_run_as_another_user_only_when_root_keeps_it() {
     let mut attempt = Attempt::start(job);
     let exit = attempt.end();
     if rustix::process::geteuid().is_root() {
-        let said = attempt.texts(Stream::Stdout);
-        assert_eq!(said[0], "nobody", "{exit:?}");
-        assert!(!said[1].split(' ').any(|group| group == "root"), "{said:?}");
-        assert!(said[2].ends_with("nobody nobody"), "{said:?}");
+        let lines = attempt.texts(Stream::Stdout);
+        assert_eq!(lines[0], "nobody", "{exit:?}");
+        assert!(!lines[1].split(' ').any(|group| group == "root"), "{lines:?}");
+        assert!(lines[2].ends_with("nobody nobody"), "{lines:?}");
     } else {
         assert_eq!(exit.ended, Ended::NotStarted);
         assert!(exit.note.is_some_and(|note| note.contains("does not run as root")));
@@ -156,8 +156,8 @@ fn a_grandchild_that_holds_the_output_is_named_and_not_waited_for() {
     );
     assert!(is_alive(pid), "a run that ended by itself leaves its daemons alone, as cron does");
     assert!(exit.duration_ms < 900_000);
-    let process = keeper::processes::process(pid).expect("process");
-    keeper::processes::signal(&process, rustix::process::Signal::KILL);
+    let process = keeper::processes::find(pid).expect("process");
+    keeper::processes::send_signal(&process, rustix::process::Signal::KILL);
 }
 
 #[test]
@@ -172,24 +172,24 @@ fn a_late_line_of_a_grandchild_is_kept() {
 fn killing_the_keeper_leaves_what_it_wrote_and_a_free_lock() {
     let mut attempt = Attempt::start(shell("echo before; exec sleep 1000"));
     let started = attempt.started();
-    wait_for("the line", || (!attempt.said().is_empty()).then_some(()));
-    assert!(attempt.run.is_kept().expect("lock"));
+    wait_for("the line", || (!attempt.lines().is_empty()).then_some(()));
+    assert!(attempt.run.has_keeper().expect("lock"));
     attempt.keeper.kill().expect("kill");
-    wait_for("the free lock", || (!attempt.run.is_kept().expect("lock")).then_some(()));
+    wait_for("the free lock", || (!attempt.run.has_keeper().expect("lock")).then_some(()));
     assert!(!attempt.run.exit().exists());
     assert_eq!(attempt.texts(Stream::Stdout), ["before"]);
-    let left = keeper::processes::process(started.pid).expect("the job outlives its keeper");
+    let left = keeper::processes::find(started.pid).expect("the job outlives its keeper");
     assert_eq!(left.start_ticks, started.start_ticks);
-    keeper::processes::signal(&left, rustix::process::Signal::KILL);
+    keeper::processes::send_signal(&left, rustix::process::Signal::KILL);
 }
 
 #[test]
 fn a_keeper_survives_what_ends_terminals() {
     let mut attempt = Attempt::start(shell("read line; echo $line"));
     let pid = attempt.started().pid;
-    let keeper = keeper::processes::process(attempt.keeper.id()).expect("keeper");
+    let keeper = keeper::processes::find(attempt.keeper.id()).expect("keeper");
     for signal in [rustix::process::Signal::HUP, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
-        assert!(keeper::processes::signal(&keeper, signal));
+        assert!(keeper::processes::send_signal(&keeper, signal));
     }
     // Its standard input is empty, so it ends by itself.
     assert_eq!(attempt.end().exit_code, Some(0));

@@ -12,9 +12,9 @@ const KEEPER_BYTES_MAX: u64 = 16 << 20;
 /// What the job printed to `stream`, put together again.
 fn printed(attempt: &Attempt, stream: Stream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for said in attempt.said().into_iter().filter(|said| said.stream == stream) {
-        bytes.extend_from_slice(&said.text);
-        if said.tag.last && said.tag.newline {
+    for line in attempt.lines().into_iter().filter(|line| line.stream == stream) {
+        bytes.extend_from_slice(&line.text);
+        if line.tag.last && line.tag.newline {
             bytes.push(b'\n');
         }
     }
@@ -34,7 +34,7 @@ fn any_bytes_come_back_as_they_were_printed() {
         let exit = attempt.end();
         assert_eq!(printed(&attempt, Stream::Stdout), expected, "{command}");
         assert_eq!((exit.output.stdout_lines, exit.output.stdout_bytes), (lines, expected.len() as u64), "{command}");
-        assert_eq!(exit.output.last_seq, attempt.said().len() as u64, "{command}");
+        assert_eq!(exit.output.last_seq, attempt.lines().len() as u64, "{command}");
     };
     check("true", b"", 0);
     check("printf 'a\\n\\nb\\n'", b"a\n\nb\n", 3);
@@ -50,7 +50,7 @@ fn both_streams_are_kept_apart_and_numbered_together() {
     let exit = attempt.end();
     assert_eq!(attempt.texts(Stream::Stdout), ["out 1", "out 2", "out 3"]);
     assert_eq!(attempt.texts(Stream::Stderr), ["err 1", "err 2", "err 3"]);
-    assert_eq!(attempt.said().iter().map(|said| said.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(attempt.lines().iter().map(|line| line.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
     assert_eq!((exit.output.stdout_lines, exit.output.stderr_lines, exit.output.last_seq), (3, 3, 6));
 }
 

@@ -13,7 +13,7 @@ use crate::attempt::{Attempt, is_alive, shell};
 fn left_of(attempt: &Attempt) -> Vec<u32> {
     let name = attempt.run.path().file_name().expect("name").to_string_lossy().into_owned();
     let needle = format!("SEXTON_RUN_ID={}", name.split('.').next().expect("id"));
-    let all = keeper::processes::processes().expect("processes");
+    let all = keeper::processes::list().expect("processes");
     let has = |pid: &u32| {
         let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environ.split(|byte| *byte == 0).any(|entry| entry == needle.as_bytes())
@@ -38,7 +38,7 @@ fn a_job_that_ignores_term_is_killed_after_its_grace() {
     let mut job = shell("trap '' TERM; echo begun; while :; do sleep 1000; done");
     job.kill_grace = Duration::from_millis(300);
     let mut attempt = Attempt::start(job);
-    wait_for("the trap", || (!attempt.said().is_empty()).then_some(()));
+    wait_for("the trap", || (!attempt.lines().is_empty()).then_some(()));
     attempt.ask_to_stop();
     let exit = attempt.end();
     assert_eq!((exit.ended, exit.signal), (Ended::Stopped, Some(9)));

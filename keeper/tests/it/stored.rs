@@ -45,7 +45,7 @@ fn an_order_on_disk_keeps_its_form() {
         (RefusalKind::Stopped, "stopped"),
         (RefusalKind::Impossible, "impossible"),
     ] {
-        accepted.refused = Some(Refusal { why, says: "no".into() });
+        accepted.refused = Some(Refusal { why, message: "no".into() });
         let refused = format!(r#"{{"why":"{name}","says":"no"}}"#);
         check(&accepted, &format!(r#"{own},"accepted_at":"1970-01-01T00:00:02Z","boot_id":"b","refused":{refused}}}"#));
     }

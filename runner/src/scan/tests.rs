@@ -9,7 +9,7 @@ use super::*;
 /// A run whose spool has segments of these texts.
 fn run_of(segments: &[Vec<String>]) -> (tempfile::TempDir, RunDirectory, OutputCounts) {
     let folder = tempfile::tempdir().expect("folder");
-    let run = RunDirectory::at(folder.path());
+    let run = RunDirectory::open(folder.path());
     fs::create_dir_all(run.spool()).expect("spool");
     fs::create_dir_all(run.cursors()).expect("cursors");
     let mut counts = OutputCounts::default();
@@ -35,8 +35,8 @@ fn some_rules() -> Arc<RuleSet> {
 }
 
 fn end(scan: &mut Scan, counts: OutputCounts) {
-    while scan.turn(Output::Whole(counts)).expect("turn") {}
-    assert_eq!(scan.place().seq, counts.last_seq + 1);
+    while scan.read_turn(OutputState::Whole(counts)).expect("turn") {}
+    assert_eq!(scan.position().seq, counts.last_seq + 1);
 }
 
 fn texts(count: usize, bytes: usize) -> Vec<String> {
@@ -51,10 +51,10 @@ fn without_rules_the_excerpt_is_what_reading_everything_gives() {
         end(&mut whole, counts);
         let shape: Vec<usize> = segments.iter().map(Vec::len).collect();
         let nowhere = Position::START;
-        for seen in [None, Some((nowhere, false)), Some((nowhere, true)), Some((whole.place(), true))] {
+        for seen in [None, Some((nowhere, false)), Some((nowhere, true)), Some((whole.position(), true))] {
             let mut scan = Scan::open(&run, RuleSet::none());
             for (seen, is_sent) in seen.into_iter().cycle().take(5) {
-                scan.turn(Output::Growing { seen, is_sent }).expect("turn");
+                scan.read_turn(OutputState::Growing { seen, is_sent }).expect("turn");
                 scan.store().expect("stored");
             }
             let mut later = Scan::open(&run, RuleSet::none());
@@ -81,15 +81,19 @@ fn without_rules_the_excerpt_is_what_reading_everything_gives() {
 fn without_rules_a_long_output_is_not_read_back() {
     let (_folder, run, counts) = run_of(&[texts(50_000, 100)]);
     let mut scan = Scan::open(&run, RuleSet::none());
-    assert!(scan.turn(Output::Growing { seen: Position::START, is_sent: false }).expect("head"));
-    let head = scan.place();
-    assert!(!scan.turn(Output::Growing { seen: Position::START, is_sent: false }).expect("grown"));
-    assert_eq!((scan.place(), scan.known()), (head, head));
+    assert!(scan.read_turn(OutputState::Growing { seen: Position::START, is_sent: false }).expect("head"));
+    let head = scan.position();
+    assert!(!scan.read_turn(OutputState::Growing { seen: Position::START, is_sent: false }).expect("grown"));
+    assert_eq!((scan.position(), scan.scanned_position()), (head, head));
     let mut counted = Scan::open(&run, RuleSet::none());
-    while counted.turn(Output::Growing { seen: Position::START, is_sent: true }).expect("sent") {}
-    assert_eq!((counted.place(), counted.known().seq), (head, counts.last_seq + 1), "a sink's lag is counted");
-    assert!(scan.leap(&counts).expect("whole"));
-    assert_eq!(scan.place(), counted.known());
+    while counted.read_turn(OutputState::Growing { seen: Position::START, is_sent: true }).expect("sent") {}
+    assert_eq!(
+        (counted.position(), counted.scanned_position().seq),
+        (head, counts.last_seq + 1),
+        "a sink's lag is counted"
+    );
+    assert!(scan.skip_to_tail(&counts).expect("whole"));
+    assert_eq!(scan.position(), counted.scanned_position());
 }
 
 #[test]
@@ -102,9 +106,9 @@ fn an_output_that_is_not_as_counted_is_read_and_not_guessed() {
         OutputCounts { dropped_lines: 1, ..counts },
     ] {
         let mut scan = Scan::open(&run, RuleSet::none());
-        assert!(scan.turn(Output::Whole(wrong)).expect("head"));
-        assert!(!scan.leap(&wrong).expect("refused"), "{wrong:?}");
-        while scan.turn(Output::Whole(wrong)).expect("turn") {}
-        assert_eq!(scan.place().seq, counts.last_seq + 1, "{wrong:?}");
+        assert!(scan.read_turn(OutputState::Whole(wrong)).expect("head"));
+        assert!(!scan.skip_to_tail(&wrong).expect("refused"), "{wrong:?}");
+        while scan.read_turn(OutputState::Whole(wrong)).expect("turn") {}
+        assert_eq!(scan.position().seq, counts.last_seq + 1, "{wrong:?}");
     }
 }

@@ -36,8 +36,8 @@ fn a_signal_stops_the_wrapped_command() {
         let run = std::fs::read_dir(exec.path().join("runs")).ok()?.flatten().next()?;
         std::fs::read_dir(run.path().join("spool")).ok()?.next().map(drop)
     });
-    let process = keeper::processes::process(child.id()).expect("exec");
-    keeper::processes::signal(&process, rustix::process::Signal::INT);
+    let process = keeper::processes::find(child.id()).expect("exec");
+    keeper::processes::send_signal(&process, rustix::process::Signal::INT);
     let output = child.wait_with_output().expect("exec");
     assert_eq!(output.status.code(), Some(6), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "up\nbye\n");
@@ -52,13 +52,13 @@ fn what_a_killed_exec_left_is_finished_by_the_next_one() {
     let run = wait_for("the job", || {
         let exec = std::fs::read_dir(world.path("state").join("exec")).ok()?.flatten().next()?;
         let run = std::fs::read_dir(exec.path().join("runs")).ok()?.flatten().next()?;
-        let run = keeper::directory::RunDirectory::at(run.path());
+        let run = keeper::directory::RunDirectory::open(run.path());
         run.started().exists().then_some(run)
     });
     first.kill().expect("kill");
     first.wait().expect("wait");
     std::fs::write(&go, "").expect("go");
-    wait_for("its end", || (run.exit().exists() && !run.is_kept().expect("lock")).then_some(()));
+    wait_for("its end", || (run.exit().exists() && !run.has_keeper().expect("lock")).then_some(()));
     // The names of runs of one second are told apart by their caller; here it has only one.
     wait_for("the next second", || (!is_this_second(&run)).then_some(()));
     assert!(world.command(&["exec", "true"]).status().expect("exec").success());
@@ -163,7 +163,7 @@ fn an_exec_that_is_looked_at_while_it_begins_begins_all_the_same() {
         scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 for state in std::fs::read_dir(world.path("state").join("exec")).expect("exec").flatten() {
-                    let Ok(_lock) = runner::occupy(&state.path()) else { continue };
+                    let Ok(_lock) = runner::lock_state_directory(&state.path()) else { continue };
                     if !state.path().join("runs").exists() {
                         let _gone = std::fs::remove_dir_all(state.path());
                     }

@@ -74,10 +74,10 @@ fn exec_waits_for_a_required_sink_and_can_be_stopped_meanwhile() {
         let run = std::fs::read_dir(exec.path().join("runs")).ok()?.flatten().next()?;
         run.path().join("order.json").exists().then_some(())
     });
-    let process = keeper::processes::process(child.id()).expect("exec");
+    let process = keeper::processes::find(child.id()).expect("exec");
     let begun = Instant::now();
     let status = loop {
-        keeper::processes::signal(&process, rustix::process::Signal::INT);
+        keeper::processes::send_signal(&process, rustix::process::Signal::INT);
         match child.try_wait().expect("exec") {
             Some(status) => break status,
             None if begun.elapsed() > DEADLINE => {

@@ -102,12 +102,12 @@ fn a_killed_keeper_means_lost_and_nothing_of_the_job_is_left() {
     let mut reader = keeper::spool::SpoolReader::open(directory.spool(), domain::line::Position::START);
     wait_for("the spool", || reader.read(4096).expect("read"));
     let keeper: u32 = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
-    let keeper = keeper::processes::process(keeper).expect("keeper");
+    let keeper = keeper::processes::find(keeper).expect("keeper");
     let family = wait_for("the job's processes", || {
         let family = keeper::processes::descendants(keeper.pid).expect("descendants");
         (family.iter().filter(|process| process.name == "sleep").count() == 2).then_some(family)
     });
-    keeper::processes::signal(&keeper, rustix::process::Signal::KILL);
+    keeper::processes::send_signal(&keeper, rustix::process::Signal::KILL);
     let report = world.report(&order.run_id);
     assert_eq!((report.ended, report.outcome, report.last_seq), (Ended::Lost, Outcome::Lost, 1));
     assert_eq!((report.stdout_lines, report.exit_code), (1, None));
@@ -129,11 +129,11 @@ fn without_a_control_group_a_daemon_without_session_and_environment_is_found_by_
     let line = block.lines().next().expect("a line").text.to_vec();
     let daemon: u32 = String::from_utf8_lossy(&line).parse().expect("pid");
     wait_for("its exec", || {
-        keeper::processes::process(daemon).is_some_and(|process| process.name == "sleep").then_some(())
+        keeper::processes::find(daemon).is_some_and(|process| process.name == "sleep").then_some(())
     });
     let keeper: u32 = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
-    let keeper = keeper::processes::process(keeper).expect("keeper");
-    keeper::processes::signal(&keeper, rustix::process::Signal::KILL);
+    let keeper = keeper::processes::find(keeper).expect("keeper");
+    keeper::processes::send_signal(&keeper, rustix::process::Signal::KILL);
     let report = world.report(&order.run_id);
     assert!(report.leaked.iter().any(|leaked| leaked.pid == daemon && leaked.killed), "{report:?}");
     assert!(!is_alive(daemon));
@@ -149,13 +149,13 @@ fn what_a_killed_keeper_left_is_ended_and_an_equal_run_of_another_installation_g
         let directory = world.directory(&order);
         wait_for("the start", || world.events(&order.run_id).first().map(|_| ()));
         let keeper = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
-        keeper::processes::process(keeper).expect("keeper")
+        keeper::processes::find(keeper).expect("keeper")
     });
     let family = wait_for("their job's processes", || {
         let family = keeper::processes::descendants(keepers[1].pid).expect("descendants");
         (family.iter().filter(|process| process.name == "sleep").count() == 2).then_some(family)
     });
-    keeper::processes::signal(&keepers[0], rustix::process::Signal::KILL);
+    keeper::processes::send_signal(&keepers[0], rustix::process::Signal::KILL);
     assert_eq!(ours.report(&order.run_id).outcome, Outcome::Lost);
     assert!(family.iter().all(|process| is_alive(process.pid)), "{family:?}");
     assert!(theirs.events(&order.run_id).len() == 1, "still running");
@@ -267,7 +267,7 @@ fn reports_wait_for_a_collector_that_is_away() {
     world.start();
     let order = world.order(shell("echo hello"));
     world.shipped(&order.run_id);
-    wait_for("the report in the outbox", || world.directory(&order).told_finished().exists().then_some(()));
+    wait_for("the report in the outbox", || world.directory(&order).end_reported().exists().then_some(()));
     world.kill();
     fs::remove_file(world.path("deaf")).expect("hearing");
     world.start();
@@ -281,7 +281,7 @@ fn a_report_that_is_refused_for_good_takes_no_other_with_it() {
     world.start();
     let orders = [world.order(shell("true")), world.order(shell("true")), world.order(shell("true"))];
     for order in &orders {
-        let told = world.directory(order).told_finished();
+        let told = world.directory(order).end_reported();
         wait_for("the report in the outbox", || told.exists().then_some(()));
     }
     world.kill();
@@ -329,7 +329,7 @@ fn leaving_is_quick_and_draining_waits() {
     let started = world.directory(&left).started();
     wait_for("the job", || started.exists().then_some(()));
     world.end();
-    assert!(world.directory(&left).is_kept().expect("lock"), "left to its keeper");
+    assert!(world.directory(&left).has_keeper().expect("lock"), "left to its keeper");
     world.start_as("free", "drain", None);
     world.ask_to_end();
     fs::write(&go, "").expect("go");
@@ -367,7 +367,7 @@ fn a_reported_run_whose_stored_report_is_gone_is_finished_all_the_same() {
         let order = world.order(shell("echo one"));
         world.report(&order.run_id);
         let run = world.directory(&order);
-        wait_for("its mark", || run.told_finished().exists().then_some(()));
+        wait_for("its mark", || run.end_reported().exists().then_some(()));
         world.kill();
         damage(&run.finished());
         world.start_as("free", "drain", None);
@@ -411,13 +411,13 @@ fn a_damaged_record_of_an_end_makes_the_run_lost() {
     world.start();
     let order = world.order(counted(&world, "echo one"));
     let directory = world.directory(&order);
-    wait_for("its end", || directory.told_finished().exists().then_some(()));
+    wait_for("its end", || directory.end_reported().exists().then_some(()));
     world.kill();
     // As a power cut leaves it: the report is not there yet, the record is there without its bytes.
     for file in fs::read_dir(world.path("state").join("outbox")).expect("outbox") {
         fs::remove_file(file.expect("file").path()).expect("removed");
     }
-    fs::remove_file(directory.told_finished()).expect("removed");
+    fs::remove_file(directory.end_reported()).expect("removed");
     fs::remove_file(directory.finished()).expect("removed");
     fs::write(directory.exit(), "").expect("damaged");
     fs::remove_file(world.path("deaf")).expect("hearing");

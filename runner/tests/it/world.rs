@@ -44,7 +44,7 @@ pub fn order(job: Job) -> Order {
 }
 
 pub fn is_alive(pid: u32) -> bool {
-    keeper::processes::process(pid).is_some_and(|process| !process.is_zombie())
+    keeper::processes::find(pid).is_some_and(|process| !process.is_zombie())
 }
 
 pub struct World {
@@ -133,8 +133,8 @@ impl World {
     pub fn ask_to_end(&self) {
         let Some(runner) = &self.runner else { return };
         self.wait_until_ready();
-        let process = keeper::processes::process(runner.id()).expect("runner");
-        keeper::processes::signal(&process, rustix::process::Signal::TERM);
+        let process = keeper::processes::find(runner.id()).expect("runner");
+        keeper::processes::send_signal(&process, rustix::process::Signal::TERM);
     }
 
     /// Waits for a runner that was asked to end.
@@ -182,7 +182,7 @@ impl World {
     }
 
     pub fn directory(&self, order: &Order) -> RunDirectory {
-        RunDirectory::of(&self.path("state").join("runs"), &order.run_id, order.attempt)
+        RunDirectory::new(&self.path("state").join("runs"), &order.run_id, order.attempt)
     }
 
     /// What the sink has of the run, once it has its last record.
@@ -205,13 +205,13 @@ impl Drop for World {
         let _ = fs::write(self.path("deaf"), "");
         let runs = fs::read_dir(self.path("state").join("runs")).into_iter().flatten().flatten();
         for entry in runs {
-            let run = RunDirectory::at(entry.path());
+            let run = RunDirectory::open(entry.path());
             let keeper = fs::read_to_string(run.keeper()).ok().and_then(|pid| pid.trim().parse().ok());
-            if run.is_kept().unwrap_or(false)
-                && let Some(keeper) = keeper.and_then(keeper::processes::process)
+            if run.has_keeper().unwrap_or(false)
+                && let Some(keeper) = keeper.and_then(keeper::processes::find)
             {
                 for process in keeper::processes::descendants(keeper.pid).unwrap_or_default() {
-                    keeper::processes::signal(&process, rustix::process::Signal::KILL);
+                    keeper::processes::send_signal(&process, rustix::process::Signal::KILL);
                 }
             }
         }

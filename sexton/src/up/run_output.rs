@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use console::{LogOutput, LogQuery, Logs};
 use domain::run::{Run, RunId};
 use keeper::directory::RunDirectory;
-use keeper::output::{Output, Piece, Removed, Shown, removed_at_the_beginning};
+use keeper::output::{LineFormat, MissingLines, Output, Piece, missing_at_start};
 use tokio::sync::mpsc;
 
 /// Chunks that wait for one slow reader.
@@ -56,7 +56,7 @@ fn latest_attempt(runs: &Path, run_id: &RunId) -> io::Result<Option<RunDirectory
             latest = latest.max(Some(attempt));
         }
     }
-    Ok(latest.map(|attempt| RunDirectory::of(runs, run_id, attempt)))
+    Ok(latest.map(|attempt| RunDirectory::new(runs, run_id, attempt)))
 }
 
 #[async_trait]
@@ -70,13 +70,13 @@ impl Logs for RunOutput {
         let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         // With timestamps, a line of Sexton can be inserted. Without, the bytes are exactly the job's, so lines that
         // are missing at the beginning are counted in a header of the answer.
-        let removed_lines = if query.timestamps { 0 } else { removed_at_the_beginning(&directory) };
+        let removed_lines = if query.timestamps { 0 } else { missing_at_start(&directory) };
         // A thread of its own: a reader can take days and must not occupy a thread of the runtime.
         std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || {
                 let send = |bytes: Vec<u8>| sender.blocking_send(Ok(bytes.into())).is_ok();
-                let missing_text = |removed: Removed| match removed.last_seq <= removed_lines {
+                let missing_text = |removed: MissingLines| match removed.last_seq <= removed_lines {
                     true => None,
                     false => Some(missing_lines_text(removed)),
                 };
@@ -100,21 +100,21 @@ pub fn copy_output(
     directory: &RunDirectory,
     query: LogQuery,
     mut send: impl FnMut(Vec<u8>) -> bool,
-    mut missing_text: impl FnMut(Removed) -> Option<Vec<u8>>,
+    mut missing_text: impl FnMut(MissingLines) -> Option<Vec<u8>>,
     is_closed: impl Fn() -> bool,
 ) -> io::Result<()> {
-    let shown = if query.timestamps { Shown::WithTimes } else { Shown::Bytes };
+    let shown = if query.timestamps { LineFormat::Timestamped } else { LineFormat::Raw };
     let mut output = Output::open(directory.clone(), query.stream, shown);
     loop {
         // Checked before reading: the last output of a keeper that dies in between is then still read.
-        let has_keeper = directory.is_kept()?;
+        let has_keeper = directory.has_keeper()?;
         match output.read()? {
             Piece::Bytes(bytes) => {
                 if !send(bytes) {
                     return Ok(());
                 }
             }
-            Piece::Removed(removed) => {
+            Piece::Missing(removed) => {
                 if missing_text(removed).is_some_and(|mark| !send(mark)) {
                     return Ok(());
                 }
@@ -128,6 +128,6 @@ pub fn copy_output(
 }
 
 /// A line that marks missing lines as not part of the job's output.
-pub fn missing_lines_text(removed: Removed) -> Vec<u8> {
+pub fn missing_lines_text(removed: MissingLines) -> Vec<u8> {
     format!("[sexton: {removed}]\n").into_bytes()
 }

@@ -9,7 +9,7 @@ use domain::event::Ended;
 use domain::line::Stream;
 use domain::run::{Outcome, Run};
 use keeper::directory::{RunDirectory, read_json};
-use keeper::output::{Output, Piece, Shown};
+use keeper::output::{LineFormat, Output, Piece};
 use keeper::records::Exit;
 use serde_json::Value;
 use testbed::{DEADLINE, Rsyslog};
@@ -96,7 +96,7 @@ impl Verdict<'_> {
     fn check_attempts(&self) -> usize {
         let ended: Vec<(String, Exit)> = files(&self.state.join("runner/runs"))
             .iter()
-            .filter_map(|path| Some((name_of(path), read_json(&RunDirectory::at(path).exit()).expect("read")?)))
+            .filter_map(|path| Some((name_of(path), read_json(&RunDirectory::open(path).exit()).expect("read")?)))
             .collect();
         assert!(!ended.is_empty(), "nothing has run");
         self.check_sink("the file", &ended, &mut || of_file(self.archive));
@@ -104,7 +104,7 @@ impl Verdict<'_> {
             self.check_sink(name, &ended, &mut || of_syslog(server));
         }
         for (name, exit) in &ended {
-            let printed = printed(RunDirectory::at(self.state.join("runner/runs").join(name)));
+            let printed = printed(RunDirectory::open(self.state.join("runner/runs").join(name)));
             let written = std::fs::read(self.written.join(name)).unwrap_or_default();
             // Jobs print a line before they append it to the file; what a killed keeper had not read is lost.
             let may_lack_lines = exit.output.dropped_lines > 0 || exit.ended == Ended::Lost;
@@ -201,12 +201,12 @@ fn name_of(path: &Path) -> String {
 }
 
 fn printed(run: RunDirectory) -> Vec<u8> {
-    let mut output = Output::open(run, Some(Stream::Stdout), Shown::Bytes);
+    let mut output = Output::open(run, Some(Stream::Stdout), LineFormat::Raw);
     let mut bytes = Vec::new();
     loop {
         match output.read().expect("read") {
             Piece::Bytes(more) => bytes.extend(more),
-            Piece::Removed(_) => {}
+            Piece::Missing(_) => {}
             Piece::Pending | Piece::End => return bytes,
         }
     }
