@@ -1,7 +1,8 @@
 //! HTTP client of the JSON API, used by all subcommands. Never starts a server.
 //!
-//! Which installation: `--server` or `SEXTON_SERVER` (with `SEXTON_TOKEN`); `--aws` or `[aws]` of the configuration,
-//! where the API runs in this process over the tables on AWS; otherwise the `up` of a state directory of this machine.
+//! Which installation, in this order: `--aws`; `--server` or `SEXTON_SERVER` (with `SEXTON_TOKEN`); `[aws]` of the
+//! configuration, unless `--state` is given; the `up` of a state directory of this machine. For AWS, the API runs in
+//! this process over the tables.
 
 use std::path::PathBuf;
 use std::pin::Pin;

@@ -38,7 +38,7 @@ pub struct Configuration {
     pub aws: Option<aws::Options>,
 }
 
-/// `[runner]`
+/// `[runner]`: how runs are executed on this machine.
 #[derive(Debug, Default)]
 pub struct RunnerSection {
     pub name: Option<String>,

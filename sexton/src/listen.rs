@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::failure::Failure;
 
-/// First port that is tried. Chosen: not registered for another service.
+/// First port that is tried. Chosen: an arbitrary unprivileged port.
 const PORT_FIRST: u16 = 7077;
 /// Ports that are tried. Chosen: more servers than anyone starts on one machine.
 const PORTS_TRIED_MAX: u16 = 100;

@@ -53,7 +53,7 @@ enum DiskState {
 
 fn disk_state(space: DiskSpace) -> DiskState {
     match space.available_for_output_bytes() {
-        // Keepers stop writing a little before the limit, so full is less than an eighth of the reserve.
+        // A refused keeper leaves less than one write free, so full is below an eighth of the reserve, not zero.
         available_bytes if available_bytes < space.reserve_bytes() / 8 => DiskState::Full,
         available_bytes if available_bytes >= space.reserve_bytes() => DiskState::Free,
         _ => DiskState::Between,
@@ -72,7 +72,7 @@ impl DiskAlerts {
         folder: &Path,
         now: Timestamp,
     ) -> PortResult<()> {
-        // A deleted folder is reported by the runner.
+        // A missing folder causes other errors, which are logged where they arise.
         let Ok(space) = free_space::read(folder) else { return Ok(()) };
         let outcome = match disk_state(space) {
             DiskState::Full => Outcome::Failed,
