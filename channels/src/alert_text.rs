@@ -1,9 +1,9 @@
 //! The texts of an alert (subject, body, facts, excerpt), and sample alerts for tests.
 
-pub use domain::alert::wording::*;
+pub(crate) use domain::alert::wording::*;
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use domain::alert::{Alert, AlertKind};
@@ -12,7 +12,7 @@ pub mod tests {
 
     use super::*;
 
-    pub fn failed_alert() -> Alert {
+    pub(crate) fn failed_alert() -> Alert {
         Alert {
             kind: AlertKind::Failed,
             group: "db".into(),
@@ -34,7 +34,7 @@ pub mod tests {
         }
     }
 
-    pub fn long_alert() -> Alert {
+    pub(crate) fn long_alert() -> Alert {
         let line =
             |seq| ExcerptLine { seq, stream: Stream::Stdout, text: format!("```<&> {seq} {}", "é".repeat(2_000)) };
         Alert { reason: "é\nü".repeat(4_000), excerpt: (1..500).map(line).collect(), ..failed_alert() }

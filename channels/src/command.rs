@@ -32,7 +32,7 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn read(section: &mut Section) -> Option<Options> {
+    pub(crate) fn read(section: &mut Section) -> Option<Options> {
         let (text, argv) = (section.text("command"), section.texts("argv"));
         let timeout = section.duration("timeout").unwrap_or(TIMEOUT_DEFAULT);
         let command = match (text, argv) {
@@ -51,16 +51,16 @@ impl Options {
     }
 }
 
-pub struct CommandChannel {
+pub(crate) struct CommandChannel {
     options: Options,
 }
 
 impl CommandChannel {
-    pub fn new(options: Options) -> CommandChannel {
+    pub(crate) fn new(options: Options) -> CommandChannel {
         CommandChannel { options }
     }
 
-    pub async fn send(&self, alert: &Alert) -> PortResult<()> {
+    pub(crate) async fn send(&self, alert: &Alert) -> PortResult<()> {
         let input = serde_json::to_vec(alert)
             .map_err(|error| PortError::Permanent(format!("cannot write the alert as JSON: {error}")))?;
         let mut command = self.command();
@@ -84,7 +84,7 @@ impl CommandChannel {
     }
 
     /// Checks that the program exists; executes nothing.
-    pub fn probe(&self) -> PortResult<&'static str> {
+    pub(crate) fn probe(&self) -> PortResult<&'static str> {
         match &self.options.command {
             JobCommand::Shell(_) => Ok("is a shell command (not executed)"),
             JobCommand::Argv(words) => {

@@ -6,13 +6,13 @@ use domain::ports::{PortError, PortResult};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 
 /// Default timeout. Chosen, not measured: receivers usually answer within 2 s, and a late answer is only a retry.
-pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
 /// At most this much of an error response is quoted.
 const QUOTE_CHARS_MAX: usize = 200;
 
 /// Follows no redirects: a redirected POST would become a GET without its body (RFC 9110, 15.4).
-pub fn client(timeout: Duration) -> Result<Client, String> {
+pub(crate) fn client(timeout: Duration) -> Result<Client, String> {
     Client::builder()
         .timeout(timeout)
         .connect_timeout(timeout)
@@ -24,7 +24,7 @@ pub fn client(timeout: Duration) -> Result<Client, String> {
 
 /// # Errors
 /// Returns one message, without the address: the address of a webhook is a secret.
-pub fn parse_url(text: &str) -> Result<Url, String> {
+pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
     Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
@@ -32,7 +32,7 @@ pub fn parse_url(text: &str) -> Result<Url, String> {
 }
 
 /// Sends the request. Any 2xx means delivered; 408, 425, 429 and 5xx are retried; the rest is permanent.
-pub async fn send_request(request: RequestBuilder) -> PortResult<()> {
+pub(crate) async fn send_request(request: RequestBuilder) -> PortResult<()> {
     let mut response = request.send().await.map_err(|error| PortError::Retry(error_text(error)))?;
     let status = response.status();
     if status.is_success() {
@@ -56,7 +56,7 @@ pub async fn send_request(request: RequestBuilder) -> PortResult<()> {
 }
 
 /// Opens a TCP connection and closes it. Sends no request, because a webhook would treat any request as an alert.
-pub async fn probe(url: &Url, timeout: Duration) -> PortResult<&'static str> {
+pub(crate) async fn probe(url: &Url, timeout: Duration) -> PortResult<&'static str> {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(443);
     let connect = tokio::net::TcpStream::connect((host.as_str(), port));
@@ -81,20 +81,20 @@ fn error_text(error: reqwest::Error) -> String {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::{SocketAddr, TcpListener};
     use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
     /// One request as it arrived.
-    pub struct Received {
-        pub head: String,
-        pub body: Vec<u8>,
+    pub(crate) struct Received {
+        pub(crate) head: String,
+        pub(crate) body: Vec<u8>,
     }
 
     /// A receiver on a real socket that answers each request with the next status.
-    pub fn receiver(statuses: &[&'static str]) -> (SocketAddr, Receiver<Received>) {
+    pub(crate) fn receiver(statuses: &[&'static str]) -> (SocketAddr, Receiver<Received>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
         let address = listener.local_addr().expect("address");
         let statuses = statuses.to_vec();
@@ -122,7 +122,7 @@ pub mod tests {
     }
 
     /// The next request that arrived.
-    pub fn next(received: &Receiver<Received>) -> Received {
+    pub(crate) fn next(received: &Receiver<Received>) -> Received {
         received.recv_timeout(Duration::from_secs(30)).expect("a request arrived")
     }
 }

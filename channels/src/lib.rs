@@ -23,8 +23,6 @@ use domain::alert::Alert;
 use domain::document::Section;
 use domain::ports::PortResult;
 
-pub use alert_text::headline;
-
 /// A channel as configured by `[channel.NAME]`.
 #[derive(Debug)]
 pub struct Channel {

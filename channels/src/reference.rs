@@ -9,7 +9,7 @@ use domain::document::Section;
 const SECRET_BYTES_MAX: usize = 64 * 1024;
 
 /// Reads a key and resolves its reference. A reference that cannot be resolved is a fault.
-pub fn read_secret(section: &mut Section, key: &'static str) -> Option<String> {
+pub(crate) fn read_secret(section: &mut Section, key: &'static str) -> Option<String> {
     let (line, text) = section.text_at(key)?;
     resolve_reference(&text).map_err(|message| section.fault(line, text, format!("`{key}`: {message}"))).ok()
 }
@@ -18,7 +18,7 @@ pub fn read_secret(section: &mut Section, key: &'static str) -> Option<String> {
 ///
 /// # Errors
 /// Returns one message, without the secret.
-pub fn resolve_reference(text: &str) -> Result<String, String> {
+pub(crate) fn resolve_reference(text: &str) -> Result<String, String> {
     if let Some(name) = text.strip_prefix("env:") {
         return std::env::var(name)
             .map_err(|_| format!("the variable {name} is not set; set it or use another reference"));

@@ -32,30 +32,30 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    pub fn read(section: &mut Section) -> Option<Options> {
+    pub(crate) fn read(section: &mut Section) -> Option<Options> {
         let url = crate::read_url(section);
         let timeout = section.duration("timeout").unwrap_or(http::TIMEOUT_DEFAULT);
         Some(Options { url: url?, timeout })
     }
 }
 
-pub struct Slack {
+pub(crate) struct Slack {
     http: reqwest::Client,
     url: Url,
     timeout: Duration,
 }
 
 impl Slack {
-    pub fn new(options: Options) -> Result<Slack, String> {
+    pub(crate) fn new(options: Options) -> Result<Slack, String> {
         let (http, url) = (http::client(options.timeout)?, http::parse_url(&options.url)?);
         Ok(Slack { http, url, timeout: options.timeout })
     }
 
-    pub async fn send(&self, alert: &Alert) -> PortResult<()> {
+    pub(crate) async fn send(&self, alert: &Alert) -> PortResult<()> {
         http::send_request(self.http.post(self.url.clone()).json(&blocks(alert))).await
     }
 
-    pub async fn probe(&self) -> PortResult<&'static str> {
+    pub(crate) async fn probe(&self) -> PortResult<&'static str> {
         http::probe(&self.url, self.timeout).await
     }
 }

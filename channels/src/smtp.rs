@@ -22,7 +22,7 @@ use crate::reference::read_secret;
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encryption {
+pub(crate) enum Encryption {
     /// Required: no mail is sent to a server without it. Port 587.
     StartTls,
     /// TLS from the first byte. Port 465.
@@ -50,7 +50,7 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    pub fn read(section: &mut Section, folder: &Path) -> Option<Options> {
+    pub(crate) fn read(section: &mut Section, folder: &Path) -> Option<Options> {
         let line = section.line_of("address");
         let address = section.required_text("address");
         let words = [("starttls", Encryption::StartTls), ("tls", Encryption::Tls), ("none", Encryption::Plain)];
@@ -106,14 +106,14 @@ fn mailbox(section: &Section, key: &str, text: &str) -> Option<Mailbox> {
     text.parse().map_err(|_| section.fault(section.line(), text, format!("`{key}` is {message}"))).ok()
 }
 
-pub struct Smtp {
+pub(crate) struct Smtp {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
     to: Vec<Mailbox>,
 }
 
 impl Smtp {
-    pub fn new(options: Options) -> Result<Smtp, String> {
+    pub(crate) fn new(options: Options) -> Result<Smtp, String> {
         let tls = match options.encryption {
             Encryption::Plain => Tls::None,
             Encryption::StartTls => Tls::Required(tls_parameters(&options)?),
@@ -129,13 +129,13 @@ impl Smtp {
         Ok(Smtp { transport: builder.build(), from: options.from, to: options.to })
     }
 
-    pub async fn send(&self, alert: &Alert) -> PortResult<()> {
+    pub(crate) async fn send(&self, alert: &Alert) -> PortResult<()> {
         let message = self.message(alert).map_err(PortError::Permanent)?;
         self.transport.send(message).await.map(drop).map_err(classify)
     }
 
     /// Connects, encrypts and authenticates; sends no mail.
-    pub async fn probe(&self) -> PortResult<&'static str> {
+    pub(crate) async fn probe(&self) -> PortResult<&'static str> {
         match self.transport.test_connection().await {
             Ok(true) => Ok("accepts the session (nothing was sent)"),
             Ok(false) => Err(PortError::Retry("the server accepted the connection but did not answer".to_owned())),

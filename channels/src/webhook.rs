@@ -32,7 +32,7 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    pub fn read(section: &mut Section) -> Option<Options> {
+    pub(crate) fn read(section: &mut Section) -> Option<Options> {
         let url = crate::read_url(section);
         let line = section.line_of("headers");
         let mut headers = section.map("headers").unwrap_or_default();
@@ -48,7 +48,7 @@ impl Options {
     }
 }
 
-pub struct Webhook {
+pub(crate) struct Webhook {
     http: reqwest::Client,
     url: Url,
     headers: HeaderMap,
@@ -57,7 +57,7 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    pub fn new(options: Options) -> Result<Webhook, String> {
+    pub(crate) fn new(options: Options) -> Result<Webhook, String> {
         let mut headers = HeaderMap::new();
         for (name, value) in &options.headers {
             let parsed = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
@@ -75,7 +75,7 @@ impl Webhook {
         })
     }
 
-    pub async fn send(&self, alert: &Alert) -> PortResult<()> {
+    pub(crate) async fn send(&self, alert: &Alert) -> PortResult<()> {
         let body = serde_json::to_vec(alert)
             .map_err(|error| PortError::Permanent(format!("cannot write the alert as JSON: {error}")))?;
         let mut request = self.http.post(self.url.clone()).headers(self.headers.clone());
@@ -85,7 +85,7 @@ impl Webhook {
         http::send_request(request.body(body)).await
     }
 
-    pub async fn probe(&self) -> PortResult<&'static str> {
+    pub(crate) async fn probe(&self) -> PortResult<&'static str> {
         http::probe(&self.url, self.timeout).await
     }
 }

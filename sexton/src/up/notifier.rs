@@ -1,8 +1,9 @@
 //! Sends alerts through the configured channels; without channels, writes them to Sexton's own log.
 
 use async_trait::async_trait;
-use channels::{Channels, headline};
+use channels::Channels;
 use domain::alert::Alert;
+use domain::alert::wording::headline;
 use domain::ports::{Notifier, PortResult};
 use keeper::crash;
 
