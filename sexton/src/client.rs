@@ -202,7 +202,7 @@ impl Client {
                 state.dir.display()
             )));
         };
-        let token = state.existing_token().map_err(|error| Failure::failed(error.to_string()))?;
+        let token = state.existing_token()?;
         Client::new(&server.url, token)
     }
 

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 
 use domain::fault::Faults;
 
+use crate::state::StateError;
+
 /// Exit code of success.
 pub const SUCCESS: u8 = 0;
 /// Exit code of a command that ran and failed, or whose result is negative.
@@ -56,6 +58,12 @@ pub fn print_error_line(line: &str) {
 impl From<Faults> for Failure {
     fn from(faults: Faults) -> Failure {
         Failure::Usage(faults.0.iter().map(ToString::to_string).collect())
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Failure {
+        Failure::failed(error.to_string())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::local_runner::{self, LocalRunner, stopped_message};
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
-use crate::state::{ServerInfo, StateDirectory};
+use crate::state::ServerInfo;
 use crate::{listen, machine, on_aws};
 
 /// Interval of heartbeats while runs are active. Each is a paid write on AWS: $0.055 per runner and month at 30 s. A
@@ -55,9 +55,8 @@ pub fn run(arguments: Arguments) -> Outcome {
     }
     let aws = arguments.aws.options(&setup.configuration).unwrap_or_default();
     check_groups(&setup.configuration.runner.groups, &aws)?;
-    let state_failure = |error: crate::state::StateError| Failure::failed(error.to_string());
-    setup.state.create().map_err(state_failure)?;
-    let _lock = setup.state.lock().map_err(state_failure)?;
+    setup.state.create()?;
+    let _lock = setup.state.lock()?;
     let listen = arguments.listen.or(setup.configuration.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
@@ -84,11 +83,8 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let (name, groups): (Arc<str>, _) = (options.runner.as_str().into(), options.groups.join(", "));
     let ports = on_aws::connect_runner(aws, options.policy.order_keys()).await?.ports;
     let ports = runner::Ports { orders: ports.orders, claims: ports.claims, reports: ports.reports };
-    let listener = listen::bind(listen).await?;
-    let address =
-        listener.local_addr().map_err(|why| Failure::failed(format!("cannot read the listen address: {why}")))?;
-    let url = format!("http://{}", listen::reachable_address(address));
-    let token: Arc<str> = state.token().map_err(|error| Failure::failed(error.to_string()))?.into();
+    let (listener, url) = listen::bind(listen).await?;
+    let token: Arc<str> = state.token()?.into();
 
     let (runner, sink_events) = LocalRunner::start(&mut setup, options, ports)?;
     let runner = Arc::new(runner);
@@ -101,7 +97,7 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let reloading =
         tokio::spawn(runner.clone().reload_on_change(setup.sinks_source, setup.rules, state.clone(), stop.clone()));
     let server_info = ServerInfo { url: url.clone(), pid: std::process::id() };
-    state.write_server_file(&server_info).map_err(|error| Failure::failed(error.to_string()))?;
+    state.write_server_file(&server_info)?;
     print_startup(&[
         format!("sexton {} runs jobs of {groups} as runner {name}", env!("CARGO_PKG_VERSION")),
         format!("installation {} on AWS; metrics at {url}/metrics", aws.prefix),
@@ -129,16 +125,12 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
 fn runner_options(setup: &Setup, aws: &aws::Options) -> Result<Options, Failure> {
     let mut options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
     if setup.configuration.runner.name.is_none() {
-        options.runner = runner_name(&setup.state, &options.host)?;
+        options.runner = setup.state.runner_name(&options.host)?;
     }
     options.secrets = machine::secrets(aws.clone());
     options.heartbeat_interval = HEARTBEAT_INTERVAL;
     options.idle_heartbeat_interval = IDLE_HEARTBEAT_INTERVAL;
     Ok(options)
-}
-
-fn runner_name(state: &StateDirectory, host: &str) -> Result<String, Failure> {
-    state.runner_name(host).map_err(|error| Failure::failed(error.to_string()))
 }
 
 fn print_startup(lines: &[String]) -> Result<(), Failure> {

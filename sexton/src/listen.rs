@@ -12,11 +12,19 @@ const PORT_FIRST: u16 = 7077;
 /// Ports that are tried. Chosen: more servers than anyone starts on one machine.
 const PORTS_TRIED_MAX: u16 = 100;
 
-/// Binds the requested address, otherwise the first free port of 127.0.0.1.
+/// Binds the requested address, otherwise the first free port of 127.0.0.1. Returns also the URL of the server.
 ///
 /// # Errors
 /// Fails if the requested address is in use or not of this machine, or if no port is free.
-pub async fn bind(requested: Option<SocketAddr>) -> Result<TcpListener, Failure> {
+pub async fn bind(requested: Option<SocketAddr>) -> Result<(TcpListener, String), Failure> {
+    let listener = bind_listener(requested).await?;
+    let address =
+        listener.local_addr().map_err(|why| Failure::failed(format!("cannot read the listen address: {why}")))?;
+    let url = format!("http://{}", reachable_address(address));
+    Ok((listener, url))
+}
+
+async fn bind_listener(requested: Option<SocketAddr>) -> Result<TcpListener, Failure> {
     if let Some(address) = requested {
         let in_use =
             |why| Failure::failed(format!("cannot listen on {address}: {why}; name another address with --listen"));
@@ -35,7 +43,7 @@ pub async fn bind(requested: Option<SocketAddr>) -> Result<TcpListener, Failure>
 }
 
 /// The address that clients connect to: the loopback address for a listener on all interfaces.
-pub fn reachable_address(address: SocketAddr) -> SocketAddr {
+fn reachable_address(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
         IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), address.port()),

@@ -79,9 +79,8 @@ pub fn run(arguments: Arguments) -> Outcome {
         sinks: arguments.sinks,
         rules: arguments.rules,
     })?;
-    let state_failure = |error: crate::state::StateError| Failure::failed(error.to_string());
-    setup.state.create().map_err(state_failure)?;
-    let _lock = setup.state.lock().map_err(state_failure)?;
+    setup.state.create()?;
+    let _lock = setup.state.lock()?;
     let named = JobFileArgs {
         crontabs: [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
         jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
@@ -103,11 +102,8 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
     let ports = store.ports();
     let files = JobFiles::new(named, &state, &ports).await?;
     let applied = files.apply_all(&ports, &setup.packs).await?;
-    let listener = listen::bind(listen).await?;
-    let address =
-        listener.local_addr().map_err(|why| Failure::failed(format!("cannot read the listen address: {why}")))?;
-    let url = format!("http://{}", listen::reachable_address(address));
-    let token: Arc<str> = state.token().map_err(|error| Failure::failed(error.to_string()))?.into();
+    let (listener, url) = listen::bind(listen).await?;
+    let token: Arc<str> = state.token()?.into();
 
     let channels = std::mem::take(&mut setup.configuration.channels);
     let notifier = Arc::new(notifier::ChannelNotifier::new(Channels::new(channels).map_err(Failure::Usage)?));
@@ -156,7 +152,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
         stop,
     };
     let server_info = ServerInfo { url: url.clone(), pid: std::process::id() };
-    state.write_server_file(&server_info).map_err(|error| Failure::failed(error.to_string()))?;
+    state.write_server_file(&server_info)?;
     print_startup(&url, &state, &applied, &runner)?;
     signals.wait().await;
     print_error_line("stopping: no new runs are started; send the signal again to exit immediately");

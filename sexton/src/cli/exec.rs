@@ -61,7 +61,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         sinks: arguments.sinks.clone(),
         rules: arguments.rules.clone(),
     })?;
-    setup.state.create().map_err(|error| Failure::failed(error.to_string()))?;
+    setup.state.create()?;
     block_on(execute(arguments, setup))
 }
 
