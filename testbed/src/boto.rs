@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::aws::AwsServer;
+use crate::emulators::AwsServer;
 use crate::installation::installed;
 
 const SCRIPT: &str = include_str!("boto.py");
@@ -44,7 +44,7 @@ pub struct Boto {
 impl Boto {
     /// Starts a client; `None` when it is not available here.
     #[track_caller]
-    pub fn of(server: &AwsServer) -> Option<Boto> {
+    pub fn start(server: &AwsServer) -> Option<Boto> {
         let python = installed("ministack", "aws/bin/python")?;
         let mut child = Command::new(python)
             .args(["-c", SCRIPT, &server.endpoint()])

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::ports::free_port;
+use crate::listeners::free_port;
 use crate::wait::holds_within;
 
 /// Larger than any datagram over IPv4, and enough for a unix datagram of the default socket buffer.

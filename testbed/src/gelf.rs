@@ -8,8 +8,8 @@ use std::ops::Deref;
 use std::path::Path;
 
 use crate::installation::{Certificates, certificates, installed};
+use crate::listeners::{Addresses, free_port};
 use crate::log_server::LogServer;
-use crate::ports::{Addresses, free_port};
 use crate::process::{Process, Program};
 use crate::syslog::{port, rsyslog_head, rsyslogd};
 

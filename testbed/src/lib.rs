@@ -8,35 +8,35 @@
 //! Called by tests only, as a dev-dependency. It never imitates a server: what is not a third party's program here
 //! (`Capture`, `Proxy`) knows no protocol; `AwsFaults` knows how AWS refuses, and passes on everything else.
 
-mod aws;
 mod aws_faults;
 mod boto;
 mod capture;
 mod disk;
+mod emulators;
 mod gelf;
 mod golden;
 mod installation;
+mod listeners;
 mod log_server;
 mod mail;
 mod mutations;
-mod ports;
 mod process;
 mod proxy;
 mod syslog;
 mod wait;
 
-pub use aws::{AwsServer, Ministack, Moto};
 pub use aws_faults::{AwsCall, AwsFault, AwsFaults};
 pub use boto::{Boto, Caller, Refusal};
 pub use capture::{Capture, Transport};
 pub use disk::SmallDisk;
+pub use emulators::{AwsServer, Ministack, Moto};
 pub use gelf::{Graygelf, RsyslogGelf};
 pub use golden::{golden, golden_written};
 pub use installation::{Certificates, certificates, cfn_lint, python, repository};
+pub use listeners::free_port;
 pub use log_server::LogServer;
 pub use mail::{Aiosmtpd, SmtpMode, SmtpSink};
 pub use mutations::try_inputs;
-pub use ports::free_port;
 pub use proxy::Proxy;
 pub use syslog::{Framing, Rsyslog, RsyslogOptions, SyslogFormat, SyslogNg};
 pub use wait::{DEADLINE, wait_for, wait_until};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::installation::{certificates, installed, python};
-use crate::ports::{Addresses, free_port};
+use crate::listeners::{Addresses, free_port};
 use crate::process::{Process, Program};
 use crate::wait::{DEADLINE, holds_within};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::ports::{Addresses, Owner};
+use crate::listeners::{Addresses, Owner};
 use crate::wait::{DEADLINE, holds_within};
 
 /// How long a server may take to end after SIGTERM before it gets SIGKILL.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::ports::free_port;
+use crate::listeners::free_port;
 use crate::wait::{DEADLINE, wait_until};
 
 /// What is read and forwarded at once.

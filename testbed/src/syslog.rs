@@ -9,8 +9,8 @@ use std::ops::Deref;
 use std::path::Path;
 
 use crate::installation::{Certificates, certificates, installed};
+use crate::listeners::{Addresses, free_port};
 use crate::log_server::LogServer;
-use crate::ports::{Addresses, free_port};
 use crate::process::{Process, Program};
 
 /// The file that both servers write, one JSON object a line.

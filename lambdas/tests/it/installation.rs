@@ -27,7 +27,7 @@ impl Installation {
     #[track_caller]
     pub fn deploy() -> Option<Installation> {
         let server = Ministack::start_enforcing()?;
-        let boto = Boto::of(&server)?;
+        let boto = Boto::start(&server)?;
         let installation = Installation { boto, server };
         installation.upload_code();
         installation.create(STACK, packaged(installation.template("template.yaml")), json!([]));

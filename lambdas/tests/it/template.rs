@@ -72,7 +72,7 @@ fn shape_in_template(properties: &Value) -> Value {
 #[test]
 fn the_template_makes_the_tables_that_the_code_uses() {
     let Some(server) = Ministack::start() else { return };
-    let Some(boto) = Boto::of(&server) else { return };
+    let Some(boto) = Boto::start(&server) else { return };
     let template = template(&boto, "template.yaml");
     let resources = template["Resources"].as_object().expect("resources");
     let made = resources.values().filter(|resource| resource["Type"] == "AWS::DynamoDB::Table");
@@ -87,7 +87,7 @@ fn the_template_makes_the_tables_that_the_code_uses() {
 #[test]
 fn queues_and_topics_are_called_as_the_code_calls_them() {
     let Some(server) = Ministack::start() else { return };
-    let Some(boto) = Boto::of(&server) else { return };
+    let Some(boto) = Boto::start(&server) else { return };
     let names = Names::new("sexton");
     let mut found = Vec::new();
     for file in ["template.yaml", "group.yaml"] {
@@ -115,7 +115,7 @@ fn queues_and_topics_are_called_as_the_code_calls_them() {
 #[test]
 fn an_installation_has_four_alarms_and_a_group_has_none_unless_asked() {
     let Some(server) = Ministack::start() else { return };
-    let Some(boto) = Boto::of(&server) else { return };
+    let Some(boto) = Boto::start(&server) else { return };
     let alarms = |file: &str| {
         let template = template(&boto, file);
         let all = template["Resources"].as_object().expect("resources").values();

@@ -36,7 +36,7 @@ fn subscribe_people(installation: &Installation) {
 
 /// Two at once.
 fn ticks(installation: &Installation) {
-    let other = Boto::of(&installation.server).expect("a second client");
+    let other = Boto::start(&installation.server).expect("a second client");
     std::thread::scope(|scope| {
         scope.spawn(|| installation.tick());
         let ask = json!({ "FunctionName": "sexton-scheduler", "Payload": r#"{"duty":"tick"}"# });

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::installation::{certificates, installed};
-use crate::ports::{Addresses, free_port};
+use crate::listeners::{Addresses, free_port};
 use crate::process::{Process, Program};
 use crate::wait::DEADLINE;
 
