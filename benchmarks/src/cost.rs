@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use async_trait::async_trait;
-use aws::{Aws, Spent};
+use aws::Aws;
 use domain::alert::Alert;
 use domain::event::{Body, Ended, Event, Report};
 use domain::job::{Command, Job, JobKey};
@@ -163,7 +163,7 @@ struct Measured {
     per_run: Usage,
     idle_tick: Usage,
     beat: Usage,
-    kinds: Vec<(String, Spent)>,
+    kinds: Vec<(String, aws::Usage)>,
 }
 
 struct Nobody;
@@ -197,7 +197,7 @@ async fn run(server: &Ministack, account: &str, jobs: usize, reports: Reports) -
     pipeline.minute(reports).await?;
     pipeline.minute(reports).await?;
     pipeline.minute(reports).await?;
-    let before_all = aws.meter.spent();
+    let before_all = aws.meter.usage();
     let (mut busy, mut idle, mut runs) = (Usage::default(), Usage::default(), 0);
     for _ in 0..BUSY_MINUTES {
         let before = Usage::of(&aws);
@@ -213,9 +213,9 @@ async fn run(server: &Ministack, account: &str, jobs: usize, reports: Reports) -
     let before = Usage::of(&aws);
     pipeline.beat().await?;
     let beat = Usage::of(&aws).minus(before);
-    let kinds = aws.meter.spent().into_iter().filter_map(|(kind, spent)| {
+    let kinds = aws.meter.usage().into_iter().filter_map(|(kind, spent)| {
         let before = before_all.get(&kind).copied().unwrap_or_default();
-        let spent = Spent {
+        let spent = aws::Usage {
             requests: spent.requests - before.requests,
             write_units: spent.write_units - before.write_units,
             read_units: spent.read_units - before.read_units,

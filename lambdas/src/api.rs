@@ -28,33 +28,34 @@ pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
     let bearer = HeaderValue::try_from(format!("Bearer {token}")).unwrap_or(HeaderValue::from_static(""));
     let console = Console {
         ports,
-        logs: Arc::new(Elsewhere),
-        sinks: Arc::new(Elsewhere),
+        logs: Arc::new(NoLocalOutput),
+        sinks: Arc::new(NoLocalOutput),
         token: token.into(),
         clock: Arc::new(Timestamp::now),
-        random: Arc::new(random),
+        random: Arc::new(random_bytes),
         // The scheduler looks every minute.
         nudge: Arc::new(|| {}),
     };
-    Ok(console::router(console).layer(middleware::from_fn(move |request, next| vouch(bearer.clone(), request, next))))
+    Ok(console::router(console)
+        .layer(middleware::from_fn(move |request, next| authorize(bearer.clone(), request, next))))
 }
 
 /// Replaces whatever the caller sent as `Authorization`, so that only AWS's word counts.
-async fn vouch(bearer: HeaderValue, mut request: Request, next: Next) -> axum::response::Response {
-    let signed = matches!(
+async fn authorize(bearer: HeaderValue, mut request: Request, next: Next) -> axum::response::Response {
+    let is_signed = matches!(
         request.extensions().get::<RequestContext>(),
         Some(RequestContext::ApiGatewayV2(context))
             if context.authorizer.as_ref().is_some_and(|authorizer| authorizer.iam.is_some())
     );
     request.headers_mut().remove(AUTHORIZATION);
-    if signed {
+    if is_signed {
         request.headers_mut().insert(AUTHORIZATION, bearer);
     }
     next.run(request).await
 }
 
 /// Six bytes that name a run which nobody scheduled.
-fn random() -> [u8; 6] {
+fn random_bytes() -> [u8; 6] {
     let mut bytes = [0; 6];
     if let Err(why) = getrandom::fill(&mut bytes) {
         // The clock's nanoseconds still tell runs apart; the store refuses a name that is taken.
@@ -65,17 +66,17 @@ fn random() -> [u8; 6] {
 }
 
 /// Output and sinks are the runners'; what they shipped is read where it went.
-struct Elsewhere;
+struct NoLocalOutput;
 
 #[async_trait]
-impl Logs for Elsewhere {
+impl Logs for NoLocalOutput {
     async fn read(&self, _: &Run, _: LogQuery) -> Result<Option<LogOutput>, String> {
         Ok(None)
     }
 }
 
 #[async_trait]
-impl Sinks for Elsewhere {
+impl Sinks for NoLocalOutput {
     async fn status(&self) -> Vec<Value> {
         Vec::new()
     }

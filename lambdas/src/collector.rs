@@ -18,14 +18,14 @@ use jiff::Timestamp;
 use rules::Packs;
 use services::{collector, release};
 
-use crate::scheduler::tell;
-use crate::senders::{Senders, Verdict};
+use crate::scheduler::send_alerts;
+use crate::senders::{SenderCheck, Senders};
 
 pub struct Collector<'c> {
     pub ports: &'c Ports,
     pub packs: &'c Packs,
     pub senders: &'c Senders,
-    pub parking: &'c Parking,
+    pub dead_letters: &'c DeadLetterQueue,
     pub notifier: &'c dyn Notifier,
     pub worker: &'c str,
 }
@@ -34,9 +34,9 @@ pub struct Collector<'c> {
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
     /// Nobody will ever collect it. For people, and for the alert's name: one alert a day for the same cause.
-    Parked { says: String, cause: String },
+    Permanent { reason: String, cause: String },
     /// It comes again.
-    Later(String),
+    Retry(String),
 }
 
 impl Collector<'_> {
@@ -44,55 +44,60 @@ impl Collector<'_> {
     pub async fn collect(&self, batch: SqsEvent, now: Timestamp) -> SqsBatchResponse {
         let mut answer = SqsBatchResponse::default();
         let mut deliveries = Vec::new();
-        let received = batch.records.len();
+        let count = batch.records.len();
         let mut parked = 0;
         for record in &batch.records {
-            match self.read(record).await {
+            match self.decode(record).await {
                 Ok(delivery) => deliveries.push(delivery),
-                Err(Fault::Parked { says, cause }) => match self.park(record, &says, &cause, now).await {
+                Err(Fault::Permanent { reason, cause }) => match self.reject(record, &reason, &cause, now).await {
                     Ok(()) => parked += 1,
                     Err(error) => {
-                        tracing::error!(message = id_of(record), error, "a record could not be parked and comes again");
-                        answer.add_failure(id_of(record));
+                        tracing::error!(
+                            message = message_id(record),
+                            error,
+                            "a record could not be parked and comes again"
+                        );
+                        answer.add_failure(message_id(record));
                     }
                 },
-                Err(Fault::Later(says)) => {
-                    tracing::warn!(message = id_of(record), "a report comes again: {says}");
-                    answer.add_failure(id_of(record));
+                Err(Fault::Retry(reason)) => {
+                    tracing::warn!(message = message_id(record), "a report comes again: {reason}");
+                    answer.add_failure(message_id(record));
                 }
             }
         }
         let again = self.store(deliveries, now).await;
-        tracing::info!(received, parked, again = again.len() + answer.batch_item_failures.len(), "reports");
+        tracing::info!(received = count, parked, again = again.len() + answer.batch_item_failures.len(), "reports");
         again.into_iter().for_each(|id| answer.add_failure(id));
         answer
     }
 
-    async fn read(&self, record: &SqsMessage) -> Result<Delivery<Event>, Fault> {
+    async fn decode(&self, record: &SqsMessage) -> Result<Delivery<Event>, Fault> {
         let body = record.body.as_deref().unwrap_or_default();
-        let message = aws::report_of(body).map_err(|says| Fault::Parked { says, cause: "unreadable".to_owned() })?;
+        let event =
+            aws::decode_report(body).map_err(|reason| Fault::Permanent { reason, cause: "unreadable".to_owned() })?;
         let sender = record.attributes.get("SenderId").map(String::as_str).unwrap_or_default();
-        match self.senders.check(&message.group, sender).await {
-            Verdict::Taken => Ok(Delivery { message, receipt: id_of(record).to_owned() }),
-            Verdict::Refused(says) => Err(Fault::Parked {
-                says: format!("it speaks for run {} and is refused: {says}", message.run_id),
-                cause: format!("refused:{}:{sender}", message.group),
+        match self.senders.check(&event.group, sender).await {
+            SenderCheck::Accepted => Ok(Delivery { message: event, receipt: message_id(record).to_owned() }),
+            SenderCheck::Refused(reason) => Err(Fault::Permanent {
+                reason: format!("it speaks for run {} and is refused: {reason}", event.run_id),
+                cause: format!("refused:{}:{sender}", event.group),
             }),
-            Verdict::Unknown(says) => Err(Fault::Later(says)),
+            SenderCheck::Unknown(reason) => Err(Fault::Retry(reason)),
         }
     }
 
     /// Tells first: a record that is parked and not told would be forgotten.
-    async fn park(&self, record: &SqsMessage, says: &str, cause: &str, now: Timestamp) -> Result<(), String> {
+    async fn reject(&self, record: &SqsMessage, reason: &str, cause: &str, now: Timestamp) -> Result<(), String> {
         let sender = record.attributes.get("SenderId").map(String::as_str).unwrap_or("an unknown sender");
-        let reason = format!("a report of {sender} was parked in {}: {says}", self.parking.queue());
-        tracing::error!(message = id_of(record), sender, "{reason}");
+        let alert_reason = format!("a report of {sender} was parked in {}: {reason}", self.dead_letters.queue());
+        tracing::error!(message = message_id(record), sender, "{alert_reason}");
         let day = now.as_second().div_euclid(86_400);
         let id = format!("report:{cause}:{day}");
-        let told = Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), reason, now);
-        let step = AlertStep { state: None, transitions: vec![told] };
+        let transition = Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), alert_reason, now);
+        let step = AlertStep { state: None, transitions: vec![transition] };
         self.ports.alerts.raise(&step).await.map_err(|error| error.to_string())?;
-        self.parking.park(record.body.as_deref().unwrap_or_default(), says).await
+        self.dead_letters.send(record.body.as_deref().unwrap_or_default(), reason).await
     }
 
     /// Stores, and returns the ids of what could not be stored.
@@ -101,41 +106,41 @@ impl Collector<'_> {
         if all.is_empty() {
             return Vec::new();
         }
-        let taken = Arc::new(Taken::default());
-        let ports = Ports { reports: taken.clone(), ..self.ports.clone() };
+        let received = Arc::new(ReceivedReports::default());
+        let ports = Ports { reports: received.clone(), ..self.ports.clone() };
         match collector::collect(&ports, self.packs, deliveries, now).await {
-            Ok(summary) if summary.ended > 0 => self.afterwards(&summary, now).await,
+            Ok(summary) if summary.ended > 0 => self.follow_up(&summary, now).await,
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "reports could not be stored and come again"),
         }
-        let taken = taken.receipts.lock().unwrap_or_else(PoisonError::into_inner);
-        all.into_iter().filter(|id| !taken.contains(id)).collect()
+        let received = received.receipts.lock().unwrap_or_else(PoisonError::into_inner);
+        all.into_iter().filter(|id| !received.contains(id)).collect()
     }
 
     /// What an end brings with it at once. The scheduler's tick repeats what fails here.
-    async fn afterwards(&self, summary: &collector::Summary, now: Timestamp) {
+    async fn follow_up(&self, summary: &collector::Summary, now: Timestamp) {
         if let Err(error) = release::after(self.ports, &summary.ended_jobs, now).await {
             tracing::warn!(%error, "runs that waited are released by the next tick");
         }
-        if let Err(error) = tell(self.ports, self.notifier, self.worker, now).await {
+        if let Err(error) = send_alerts(self.ports, self.notifier, self.worker, now).await {
             tracing::warn!(%error, "alerts are sent by the next tick");
         }
     }
 }
 
-fn id_of(record: &SqsMessage) -> &str {
+fn message_id(record: &SqsMessage) -> &str {
     record.message_id.as_deref().unwrap_or_default()
 }
 
 /// The queue as Lambda sees it: the records are given, and those that were dealt with are remembered, as Lambda deletes
 /// them itself.
 #[derive(Default)]
-struct Taken {
+struct ReceivedReports {
     receipts: Mutex<Vec<String>>,
 }
 
 #[async_trait]
-impl Reports for Taken {
+impl Reports for ReceivedReports {
     async fn send(&self, _: &[Event]) -> PortResult<()> {
         Ok(())
     }
@@ -151,17 +156,17 @@ impl Reports for Taken {
 }
 
 /// The dead-letter queue of reports, as a place to put what nobody will ever collect.
-pub struct Parking {
+pub struct DeadLetterQueue {
     client: Client,
     queue: String,
 }
 
 /// SQS SendMessage: an attribute's value counts towards the message's size; ours is for people.
-const WHY_BYTES_MAX: usize = 1000;
+const REASON_BYTES_MAX: usize = 1000;
 
-impl Parking {
-    pub fn new(client: Client, names: &Names) -> Parking {
-        Parking { client, queue: names.reports_dead() }
+impl DeadLetterQueue {
+    pub fn new(client: Client, names: &Names) -> DeadLetterQueue {
+        DeadLetterQueue { client, queue: names.reports_dead() }
     }
 
     pub fn queue(&self) -> &str {
@@ -169,14 +174,15 @@ impl Parking {
     }
 
     /// Parks a body as it is, with the reason as the attribute `why`.
-    async fn park(&self, body: &str, why: &str) -> Result<(), String> {
-        let told = |error: String| format!("the queue {} does not take it: {error}", self.queue);
+    async fn send(&self, body: &str, why: &str) -> Result<(), String> {
+        let send_error = |error: String| format!("the queue {} does not take it: {error}", self.queue);
         let url = self.client.get_queue_url().queue_name(&self.queue).send().await;
-        let url = url.map_err(|error| told(DisplayErrorContext(error).to_string()))?.queue_url.unwrap_or_default();
-        let why: String = why.chars().take(WHY_BYTES_MAX / 4).collect();
+        let url =
+            url.map_err(|error| send_error(DisplayErrorContext(error).to_string()))?.queue_url.unwrap_or_default();
+        let why: String = why.chars().take(REASON_BYTES_MAX / 4).collect();
         let attribute = aws_sdk_sqs::types::MessageAttributeValue::builder().data_type("String").string_value(why);
-        let attribute = attribute.build().map_err(|error| told(error.to_string()))?;
+        let attribute = attribute.build().map_err(|error| send_error(error.to_string()))?;
         let sent = self.client.send_message().queue_url(url).message_body(body).message_attributes("why", attribute);
-        sent.send().await.map(drop).map_err(|error| told(DisplayErrorContext(error).to_string()))
+        sent.send().await.map(drop).map_err(|error| send_error(DisplayErrorContext(error).to_string()))
     }
 }

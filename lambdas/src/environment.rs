@@ -10,7 +10,7 @@ use services::pruner::Keep;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The channel that people subscribe to; an installation on AWS has this one.
-pub const ALERTS: &str = "alerts";
+pub const ALERTS_CHANNEL: &str = "alerts";
 
 /// The variables that `template.yaml` sets. All may be absent.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ impl Environment {
     ///
     /// # Errors
     /// One sentence that names the variable.
-    pub fn of_process() -> Result<Environment, String> {
+    pub fn from_process() -> Result<Environment, String> {
         Environment::read(|name| std::env::var(name).ok())
     }
 
@@ -38,12 +38,12 @@ impl Environment {
         if let Some(prefix) = variable("SEXTON_PREFIX") {
             options.prefix = prefix;
         }
-        if let Some(days) = number(&variable, "SEXTON_HISTORY_DAYS")? {
-            options.kept = DAY * days;
+        if let Some(days) = parse_number(&variable, "SEXTON_HISTORY_DAYS")? {
+            options.retention = DAY * days;
             keep.age_max = DAY * days;
         }
-        options.shards = number(&variable, "SEXTON_DUE_SHARDS")?;
-        if let Some(runs) = number(&variable, "SEXTON_RUNS_PER_JOB")? {
+        options.shards = parse_number(&variable, "SEXTON_DUE_SHARDS")?;
+        if let Some(runs) = parse_number(&variable, "SEXTON_RUNS_PER_JOB")? {
             keep.runs_per_job_max = runs as usize;
         }
         Ok(Environment { options, keep, alerts_topic: variable("SEXTON_ALERTS_TOPIC") })
@@ -51,7 +51,7 @@ impl Environment {
 
     /// The channels for alerts, each with its topic.
     pub fn topics(&self) -> BTreeMap<String, String> {
-        self.alerts_topic.iter().map(|topic| (ALERTS.to_owned(), topic.clone())).collect()
+        self.alerts_topic.iter().map(|topic| (ALERTS_CHANNEL.to_owned(), topic.clone())).collect()
     }
 
     /// Opens the ports.
@@ -63,7 +63,7 @@ impl Environment {
     }
 }
 
-fn number(variable: impl Fn(&str) -> Option<String>, name: &str) -> Result<Option<u32>, String> {
+fn parse_number(variable: impl Fn(&str) -> Option<String>, name: &str) -> Result<Option<u32>, String> {
     let Some(text) = variable(name) else { return Ok(None) };
     match text.parse() {
         Ok(0) | Err(_) => Err(format!("the variable {name} is `{text}`; write a whole number of at least 1")),
@@ -72,12 +72,12 @@ fn number(variable: impl Fn(&str) -> Option<String>, name: &str) -> Result<Optio
 }
 
 /// Tells this worker from the others of its kind: the log stream is one of each.
-pub fn worker() -> String {
+pub fn worker_name() -> String {
     std::env::var("AWS_LAMBDA_LOG_STREAM_NAME").unwrap_or_else(|_| format!("process {}", std::process::id()))
 }
 
 /// Says what happens as JSON lines. `SEXTON_LOG` chooses what (default `info`).
-pub fn log() {
+pub fn init_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SEXTON_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,aws_config=warn"));
     tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -93,14 +93,14 @@ mod tests {
 
     #[test]
     fn the_template_s_variables_are_read_and_a_bad_one_is_named() {
-        let read_all =
+        let complete =
             read(&[("SEXTON_PREFIX", "x"), ("SEXTON_HISTORY_DAYS", "7"), ("SEXTON_DUE_SHARDS", "4")]).unwrap();
-        assert_eq!(read_all.options.prefix, "x");
-        assert_eq!((read_all.options.kept, read_all.options.shards), (DAY * 7, Some(4)));
+        assert_eq!(complete.options.prefix, "x");
+        assert_eq!((complete.options.retention, complete.options.shards), (DAY * 7, Some(4)));
         assert_eq!(read(&[]).unwrap().options.prefix, "sexton");
         for bad in ["", "0", "-1", "many"] {
-            let says = read(&[("SEXTON_RUNS_PER_JOB", bad)]).unwrap_err();
-            assert!(says.contains("SEXTON_RUNS_PER_JOB"), "{says}");
+            let message = read(&[("SEXTON_RUNS_PER_JOB", bad)]).unwrap_err();
+            assert!(message.contains("SEXTON_RUNS_PER_JOB"), "{message}");
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use services::{Links, alerts, liveness, overdue, release, scheduler, sweep};
 
-use crate::environment::ALERTS;
+use crate::environment::ALERTS_CHANNEL;
 
 /// Calls of the scheduler service in one tick, when there is more due than it takes at once. Ours: two hundred thousand
 /// firings; what is beyond is the next tick's.
@@ -28,36 +28,36 @@ pub enum Call {
 
 #[derive(Deserialize)]
 #[serde(tag = "duty", rename_all = "snake_case", deny_unknown_fields)]
-enum Schedule {
+enum TimerPayload {
     Tick,
 }
 
 /// As the stream of a table is delivered (`aws:dynamodb`, keys only).
 #[derive(Deserialize)]
-struct Changes {
+struct StreamPayload {
     #[serde(rename = "Records")]
-    records: Vec<Change>,
+    records: Vec<StreamRecord>,
 }
 
 #[derive(Deserialize)]
-struct Change {
-    dynamodb: Changed,
+struct StreamRecord {
+    dynamodb: StreamedItem,
 }
 
 #[derive(Deserialize)]
-struct Changed {
+struct StreamedItem {
     #[serde(rename = "Keys")]
-    keys: Keys,
+    keys: JobItemKey,
 }
 
 #[derive(Deserialize)]
-struct Keys {
-    group: Text,
-    name: Text,
+struct JobItemKey {
+    group: StringAttribute,
+    name: StringAttribute,
 }
 
 #[derive(Deserialize)]
-struct Text {
+struct StringAttribute {
     #[serde(rename = "S")]
     text: String,
 }
@@ -67,13 +67,14 @@ impl Call {
     /// One sentence: it is neither the template's tick nor records of the jobs table.
     pub fn decode(payload: Value) -> Result<Call, String> {
         if payload.get("Records").is_some() {
-            let changes: Changes = serde_json::from_value(payload)
+            let payload: StreamPayload = serde_json::from_value(payload)
                 .map_err(|error| format!("the records are not those of a stream of the jobs table: {error}"))?;
-            let key = |change: Change| JobKey::new(change.dynamodb.keys.group.text, change.dynamodb.keys.name.text);
-            return Ok(Call::Changed(changes.records.into_iter().map(key).collect()));
+            let key =
+                |record: StreamRecord| JobKey::new(record.dynamodb.keys.group.text, record.dynamodb.keys.name.text);
+            return Ok(Call::Changed(payload.records.into_iter().map(key).collect()));
         }
         match serde_json::from_value(payload) {
-            Ok(Schedule::Tick) => Ok(Call::Tick),
+            Ok(TimerPayload::Tick) => Ok(Call::Tick),
             Err(error) => Err(format!("the scheduler is called with {{\"duty\":\"tick\"}} or stream records: {error}")),
         }
     }
@@ -88,7 +89,7 @@ pub struct Scheduler<'s> {
 impl Scheduler<'_> {
     /// # Errors
     /// The first fault; what could be done is done.
-    pub async fn call(&self, call: Call, now: Timestamp) -> services::Result<()> {
+    pub async fn run(&self, call: Call, now: Timestamp) -> services::Result<()> {
         match call {
             Call::Tick => self.tick(now).await,
             Call::Changed(keys) => {
@@ -119,7 +120,7 @@ impl Scheduler<'_> {
             Err(error) => duties.push(("release, overdue and watch", Err(error))),
         }
         duties.push(("sweep", sweep::tick(ports, now).await.map(drop)));
-        duties.push(("alerts", tell(ports, self.notifier, self.worker, now).await));
+        duties.push(("alerts", send_alerts(ports, self.notifier, self.worker, now).await));
         let mut first = Ok(());
         for (duty, outcome) in duties {
             if let Err(error) = outcome {
@@ -155,8 +156,8 @@ impl Scheduler<'_> {
 ///
 /// # Errors
 /// A port's.
-pub async fn tell(ports: &Ports, notifier: &dyn Notifier, worker: &str, now: Timestamp) -> services::Result<()> {
-    let (channels, links) = ([ALERTS.to_owned()], Links::default());
+pub async fn send_alerts(ports: &Ports, notifier: &dyn Notifier, worker: &str, now: Timestamp) -> services::Result<()> {
+    let (channels, links) = ([ALERTS_CHANNEL.to_owned()], Links::default());
     let sending = alerts::Sending { notifier, channels: &channels, links: &links, worker };
     let summary = alerts::tick(ports, &sending, now).await?;
     if summary.given_up > 0 {

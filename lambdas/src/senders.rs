@@ -11,15 +11,15 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{DisplayErrorContext, SdkError};
 
 /// The tag of an orders queue: ids of roles, separated by spaces.
-pub const TAG: &str = "sexton-runner-role";
+pub const ROLE_TAG: &str = "sexton-runner-role";
 
 /// How long a tag is believed. Ours: a role that was replaced reports again within a minute.
-const BELIEVED_FOR: Duration = Duration::from_secs(60);
+const TAG_CACHED_FOR: Duration = Duration::from_secs(60);
 
 /// What is to become of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Taken,
+pub enum SenderCheck {
+    Accepted,
     /// One sentence.
     Refused(String),
     /// It could not be found out now. One sentence.
@@ -39,44 +39,45 @@ impl Senders {
     }
 
     /// Whether a message of `sender` may speak for `group`.
-    pub async fn check(&self, group: &str, sender: &str) -> Verdict {
+    pub async fn check(&self, group: &str, sender: &str) -> SenderCheck {
         let role = sender.split(':').next().unwrap_or(sender);
-        if let Err(says) = aws::check_group(&self.names, group) {
-            return Verdict::Refused(says);
+        if let Err(reason) = aws::check_group(&self.names, group) {
+            return SenderCheck::Refused(reason);
         }
         if self.known_roles(group).is_some_and(|roles| roles.iter().any(|known| known == role)) {
-            return Verdict::Taken;
+            return SenderCheck::Accepted;
         }
         // The role may be new: only a fresh tag refuses.
-        match self.read(group).await {
-            Ok(roles) if roles.iter().any(|known| known == role) => Verdict::Taken,
-            Ok(roles) if roles.is_empty() => Verdict::Refused(format!(
-                "the orders queue of group {group} has no tag {TAG}; deploy group.yaml for it"
+        match self.read_roles(group).await {
+            Ok(roles) if roles.iter().any(|known| known == role) => SenderCheck::Accepted,
+            Ok(roles) if roles.is_empty() => SenderCheck::Refused(format!(
+                "the orders queue of group {group} has no tag {ROLE_TAG}; deploy group.yaml for it"
             )),
-            Ok(_) => Verdict::Refused(format!("{role} is not the role of the runners of group {group}")),
+            Ok(_) => SenderCheck::Refused(format!("{role} is not the role of the runners of group {group}")),
             Err(verdict) => verdict,
         }
     }
 
     fn known_roles(&self, group: &str) -> Option<Vec<String>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(group).filter(|(_, read_at)| read_at.elapsed() < BELIEVED_FOR).map(|(roles, _)| roles.clone())
+        known.get(group).filter(|(_, read_at)| read_at.elapsed() < TAG_CACHED_FOR).map(|(roles, _)| roles.clone())
     }
 
-    async fn read(&self, group: &str) -> Result<Vec<String>, Verdict> {
+    async fn read_roles(&self, group: &str) -> Result<Vec<String>, SenderCheck> {
         let queue = self.names.orders(group);
-        let unknown = |says: String| Verdict::Unknown(format!("who may report for group {group} is not known: {says}"));
+        let unknown =
+            |reason: String| SenderCheck::Unknown(format!("who may report for group {group} is not known: {reason}"));
         let url = match self.client.get_queue_url().queue_name(&queue).send().await {
             Ok(answer) => answer.queue_url.unwrap_or_default(),
             Err(SdkError::ServiceError(error)) if error.err().is_queue_does_not_exist() => {
-                return Err(Verdict::Refused(format!("there is no group {group}: no queue {queue}")));
+                return Err(SenderCheck::Refused(format!("there is no group {group}: no queue {queue}")));
             }
             Err(error) => return Err(unknown(DisplayErrorContext(error).to_string())),
         };
         let tags = self.client.list_queue_tags().queue_url(url).send().await;
         let tags = tags.map_err(|error| unknown(DisplayErrorContext(error).to_string()))?.tags.unwrap_or_default();
         let roles: Vec<String> =
-            tags.get(TAG).map(String::as_str).unwrap_or_default().split(' ').map(str::to_owned).collect();
+            tags.get(ROLE_TAG).map(String::as_str).unwrap_or_default().split(' ').map(str::to_owned).collect();
         let roles: Vec<String> = roles.into_iter().filter(|role| !role.is_empty()).collect();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(group.to_owned(), (roles.clone(), Instant::now()));

@@ -66,8 +66,8 @@ pub async fn connect_runner(options: &aws::Options, order_keys: &[PublicKey]) ->
         tracing::warn!("orders are not verified: no `order_keys` in the policy file");
     }
     let verifier = (!order_keys.is_empty()).then(|| Arc::new(aws::Verifier::new(order_keys)));
-    let seal = aws::Seal { verifier, ..aws::Seal::default() };
-    aws::connect_sealed(options, seal).await.map_err(|error| Failure::failed(error.to_string()))
+    let signing = aws::OrderSigning { verifier, ..aws::OrderSigning::default() };
+    aws::connect_with_signing(options, signing).await.map_err(|error| Failure::failed(error.to_string()))
 }
 
 /// Reads the output of runs from the first CloudWatch sink of the sinks file, if there is one.

@@ -11,41 +11,41 @@ use domain::ports::{AlertStep, AlertStore, Cursor, Page, PortResult, Stored};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Backend;
-use crate::dynamo::{Change, Changed, Part, Query, Transacted};
-use crate::item::{Item, instant, item_of, n, record_of, s, text, whole};
+use crate::dynamo::{ItemUpdate, Query, TransactionPart, TransactionResult, WriteResult};
+use crate::item::{Item, from_item, n, number_at, s, sortable_instant, text_at, to_item};
 use crate::tables::{ALERTS_BY_TIME, ALERTS_PENDING, CAME, EXPIRES, LISTED, PENDING, READY};
 
 const ALERTS: &str = "alerts";
 
 /// The one partition of each index: alerts are few, as only changes are told.
-const YES: &str = "yes";
+const INDEXED: &str = "yes";
 
 /// An alert step as parts of a transaction: the state first, if it moves, then the transitions.
 #[derive(Debug, Default)]
 pub struct StepParts {
-    state: Option<Part>,
-    transitions: Vec<Part>,
+    state: Option<TransactionPart>,
+    transitions: Vec<TransactionPart>,
 }
 
 impl StepParts {
     /// `kept`: how long transitions are kept.
-    pub fn of(step: Option<&AlertStep>, kept: Duration) -> PortResult<StepParts> {
+    pub fn new(step: Option<&AlertStep>, retention: Duration) -> PortResult<StepParts> {
         let Some(step) = step else { return Ok(StepParts::default()) };
         let mut parts = StepParts::default();
         if let Some(change) = &step.state {
             let mut item = state_key(&change.key);
-            item.insert("state".to_owned(), AttributeValue::M(item_of(&change.state)?));
+            item.insert("state".to_owned(), AttributeValue::M(to_item(&change.state)?));
             item.insert("version".to_owned(), n(change.expected + 1));
             let (condition, values) = match change.expected {
                 0 => ("attribute_not_exists(#id)", vec![]),
                 version => ("#version = :version", vec![(":version", n(version))]),
             };
-            parts.state = Some(Part::Put { table: ALERTS, item, condition: condition.to_owned(), values });
+            parts.state = Some(TransactionPart::Put { table: ALERTS, item, condition: condition.to_owned(), values });
         }
         for transition in &step.transitions {
-            let item = item_of_transition(transition, kept)?;
+            let item = transition_to_item(transition, retention)?;
             let condition = "attribute_not_exists(#id)".to_owned();
-            parts.transitions.push(Part::Put { table: ALERTS, item, condition, values: vec![] });
+            parts.transitions.push(TransactionPart::Put { table: ALERTS, item, condition, values: vec![] });
         }
         Ok(parts)
     }
@@ -54,7 +54,7 @@ impl StepParts {
         self.state.is_none() && self.transitions.is_empty()
     }
 
-    pub fn parts(&self) -> Vec<Part> {
+    pub fn parts(&self) -> Vec<TransactionPart> {
         self.state.iter().chain(&self.transitions).cloned().collect()
     }
 
@@ -65,15 +65,20 @@ impl StepParts {
 }
 
 /// The step without the transitions that are stored already.
-pub fn without_known(step: StepParts, refused: &[Option<Option<Item>>]) -> PortResult<StepParts> {
+pub fn without_stored(step: StepParts, refused: &[Option<Option<Item>>]) -> PortResult<StepParts> {
     let before = usize::from(step.state.is_some());
-    let is_known = |place: usize| refused.get(before + place).is_some_and(Option::is_some);
+    let is_stored = |place: usize| refused.get(before + place).is_some_and(Option::is_some);
     let all = step.transitions.len();
-    let transitions: Vec<Part> =
-        step.transitions.into_iter().enumerate().filter(|(place, _)| !is_known(*place)).map(|(_, part)| part).collect();
+    let transitions: Vec<TransactionPart> = step
+        .transitions
+        .into_iter()
+        .enumerate()
+        .filter(|(place, _)| !is_stored(*place))
+        .map(|(_, part)| part)
+        .collect();
     if transitions.len() == all {
-        let says = "DynamoDB refused a transaction and did not say which part of it";
-        return Err(domain::ports::PortError::Retry(says.to_owned()));
+        let message = "DynamoDB refused a transaction and did not say which part of it";
+        return Err(domain::ports::PortError::Retry(message.to_owned()));
     }
     Ok(StepParts { state: step.state, transitions })
 }
@@ -83,15 +88,15 @@ impl AlertStore for Backend {
     async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>> {
         let wanted: BTreeSet<&JobKey> = keys.iter().collect();
         let items = self.dynamo.batch_get(ALERTS, wanted.into_iter().map(state_key).collect()).await?;
-        let found: BTreeMap<&str, &Item> = items.iter().filter_map(|item| Some((text(item, "id")?, item))).collect();
-        Ok(keys.iter().map(|key| state_of(found.get(state_id(key).as_str()).copied())).collect())
+        let found: BTreeMap<&str, &Item> = items.iter().filter_map(|item| Some((text_at(item, "id")?, item))).collect();
+        Ok(keys.iter().map(|key| state_from_item(found.get(state_id(key).as_str()).copied())).collect())
     }
 
     async fn raise(&self, step: &AlertStep) -> PortResult<bool> {
-        let mut step = StepParts::of(Some(step), self.kept)?;
+        let mut step = StepParts::new(Some(step), self.retention)?;
         if step.state.is_none() {
             for part in step.transitions {
-                if let Part::Put { table, item, condition, values } = part {
+                if let TransactionPart::Put { table, item, condition, values } = part {
                     self.dynamo.put(table, item, &condition, values).await?;
                 }
             }
@@ -99,9 +104,9 @@ impl AlertStore for Backend {
         }
         loop {
             match self.dynamo.transact(step.parts()).await? {
-                Transacted::Done => return Ok(true),
-                Transacted::Refused(refused) if step.state_is_refused(&refused) => return Ok(false),
-                Transacted::Refused(refused) => step = without_known(step, &refused)?,
+                TransactionResult::Done => return Ok(true),
+                TransactionResult::Refused(refused) if step.state_is_refused(&refused) => return Ok(false),
+                TransactionResult::Refused(refused) => step = without_stored(step, &refused)?,
             }
         }
     }
@@ -110,7 +115,7 @@ impl AlertStore for Backend {
         let mut due = Query {
             index: Some(ALERTS_PENDING),
             condition: format!("#{PENDING} = :yes AND #{READY} <= :at"),
-            values: vec![(":yes", s(YES)), (":at", s(format!("{}$", instant(at))))],
+            values: vec![(":yes", s(INDEXED)), (":at", s(format!("{}$", sortable_instant(at))))],
             limit: Some(most),
             ..Query::default()
         };
@@ -118,7 +123,7 @@ impl AlertStore for Backend {
         loop {
             let found = self.dynamo.query(ALERTS, due.clone()).await?;
             for item in &found.items {
-                claimed.extend(self.claim_one(item, worker, until).await?);
+                claimed.extend(self.claim_transition(item, worker, until).await?);
                 if claimed.len() == most {
                     return Ok(claimed);
                 }
@@ -134,19 +139,20 @@ impl AlertStore for Backend {
         for transition in transitions {
             let pending = transition.fate == Fate::Pending;
             let mut values = vec![
-                (":transition", AttributeValue::M(item_of(transition)?)),
-                (":ready", s(ready_of(transition.not_before, &transition.id))),
+                (":transition", AttributeValue::M(to_item(transition)?)),
+                (":ready", s(sort_key(transition.not_before, &transition.id))),
                 (":worker", s(worker)),
             ];
-            let set = if pending {
-                values.push((":yes", s(YES)));
+            let expression = if pending {
+                values.push((":yes", s(INDEXED)));
                 format!("SET #transition = :transition, #{READY} = :ready, #{PENDING} = :yes REMOVE #worker")
             } else {
                 format!("SET #transition = :transition, #{READY} = :ready REMOVE #worker, #{PENDING}")
             };
-            let change = Change { set, condition: "#worker = :worker".to_owned(), values, all_new: false };
+            let update =
+                ItemUpdate { expression, condition: "#worker = :worker".to_owned(), values, return_item: false };
             // Refused: another worker claimed it since.
-            self.dynamo.update(ALERTS, transition_key(&transition.id), change).await?;
+            self.dynamo.update(ALERTS, transition_key(&transition.id), update).await?;
         }
         Ok(())
     }
@@ -156,8 +162,8 @@ impl AlertStore for Backend {
         let mut query = Query {
             index: Some(ALERTS_BY_TIME),
             condition: format!("#{LISTED} = :yes AND #{CAME} < :before"),
-            values: vec![(":yes", s(YES)), (":before", s(before))],
-            backward: true,
+            values: vec![(":yes", s(INDEXED)), (":before", s(before))],
+            newest_first: true,
             limit: Some(most),
             ..Query::default()
         };
@@ -166,8 +172,8 @@ impl AlertStore for Backend {
             let found = self.dynamo.query(ALERTS, query.clone()).await?;
             for item in &found.items {
                 // One that cannot be read was noted when it was claimed.
-                records.extend(transition_of(item).ok());
-                last = text(item, CAME).map(str::to_owned);
+                records.extend(transition_from_item(item).ok());
+                last = text_at(item, CAME).map(str::to_owned);
                 seen += 1;
             }
             if seen >= most || found.next.is_none() {
@@ -182,36 +188,36 @@ impl AlertStore for Backend {
 
 impl Backend {
     /// Claims what the index told of; nothing when somebody else was first.
-    async fn claim_one(&self, item: &Item, worker: &str, until: Timestamp) -> PortResult<Option<Transition>> {
-        let (Some(id), Some(ready)) = (text(item, "id"), text(item, READY)) else { return Ok(None) };
-        let bare = id.strip_prefix(TOLD).unwrap_or(id);
+    async fn claim_transition(&self, item: &Item, worker: &str, until: Timestamp) -> PortResult<Option<Transition>> {
+        let (Some(id), Some(ready)) = (text_at(item, "id"), text_at(item, READY)) else { return Ok(None) };
+        let bare_id = id.strip_prefix(TRANSITION_PREFIX).unwrap_or(id);
         let key = Item::from([("id".to_owned(), s(id))]);
-        let transition = match transition_of(item) {
+        let transition = match transition_from_item(item) {
             Ok(transition) => transition,
             Err(why) => {
-                let change = Change { set: format!("REMOVE #{PENDING}"), ..Change::default() };
-                self.dynamo.update(ALERTS, key, change).await?;
-                self.note("alert", bare, &why).await;
+                let update = ItemUpdate { expression: format!("REMOVE #{PENDING}"), ..ItemUpdate::default() };
+                self.dynamo.update(ALERTS, key, update).await?;
+                self.quarantine("alert", bare_id, &why).await;
                 return Ok(None);
             }
         };
-        let change = Change {
-            set: format!("SET #{READY} = :until, #worker = :worker"),
+        let update = ItemUpdate {
+            expression: format!("SET #{READY} = :until, #worker = :worker"),
             condition: format!("#{PENDING} = :yes AND #{READY} = :ready"),
             values: vec![
-                (":until", s(ready_of(until, bare))),
+                (":until", s(sort_key(until, bare_id))),
                 (":worker", s(worker)),
-                (":yes", s(YES)),
+                (":yes", s(INDEXED)),
                 (":ready", s(ready)),
             ],
-            all_new: false,
+            return_item: false,
         };
-        let claimed = matches!(self.dynamo.update(ALERTS, key, change).await?, Changed::Done(_));
+        let claimed = matches!(self.dynamo.update(ALERTS, key, update).await?, WriteResult::Done(_));
         Ok(claimed.then_some(transition))
     }
 }
 
-const TOLD: &str = "told:";
+const TRANSITION_PREFIX: &str = "told:";
 
 fn state_id(key: &JobKey) -> String {
     format!("state:{key}")
@@ -222,37 +228,37 @@ fn state_key(key: &JobKey) -> Item {
 }
 
 /// A state that cannot be read counts as the first day's: at worst people are told once more.
-fn state_of(item: Option<&Item>) -> Stored<AlertState> {
-    let state = item.and_then(|item| record_of(item.get("state")?.as_m().ok()?).ok());
-    let version = item.and_then(|item| whole(item, "version"));
+fn state_from_item(item: Option<&Item>) -> Stored<AlertState> {
+    let state = item.and_then(|item| from_item(item.get("state")?.as_m().ok()?).ok());
+    let version = item.and_then(|item| number_at(item, "version"));
     Stored { record: state.unwrap_or_default(), version: version.unwrap_or(0) }
 }
 
 fn transition_key(id: &str) -> Item {
-    Item::from([("id".to_owned(), s(format!("{TOLD}{id}")))])
+    Item::from([("id".to_owned(), s(format!("{TRANSITION_PREFIX}{id}")))])
 }
 
 /// Texts in the order of the instants, and of the ids where these are the same.
-fn ready_of(at: Timestamp, id: &str) -> String {
-    format!("{}#{id}", instant(at))
+fn sort_key(at: Timestamp, id: &str) -> String {
+    format!("{}#{id}", sortable_instant(at))
 }
 
-fn item_of_transition(transition: &Transition, kept: Duration) -> PortResult<Item> {
+fn transition_to_item(transition: &Transition, retention: Duration) -> PortResult<Item> {
     let mut item = transition_key(&transition.id);
-    let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
-    let expires = transition.at.checked_add(kept).unwrap_or(Timestamp::MAX);
-    item.insert("transition".to_owned(), AttributeValue::M(item_of(transition)?));
-    item.insert(READY.to_owned(), s(ready_of(transition.not_before, &transition.id)));
-    item.insert(LISTED.to_owned(), s(YES));
-    item.insert(CAME.to_owned(), s(ready_of(transition.at, &transition.id)));
+    let retention = SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX);
+    let expires = transition.at.checked_add(retention).unwrap_or(Timestamp::MAX);
+    item.insert("transition".to_owned(), AttributeValue::M(to_item(transition)?));
+    item.insert(READY.to_owned(), s(sort_key(transition.not_before, &transition.id)));
+    item.insert(LISTED.to_owned(), s(INDEXED));
+    item.insert(CAME.to_owned(), s(sort_key(transition.at, &transition.id)));
     item.insert(EXPIRES.to_owned(), n(expires.as_second()));
     if transition.fate == Fate::Pending {
-        item.insert(PENDING.to_owned(), s(YES));
+        item.insert(PENDING.to_owned(), s(INDEXED));
     }
     Ok(item)
 }
 
-fn transition_of(item: &Item) -> Result<Transition, String> {
+fn transition_from_item(item: &Item) -> Result<Transition, String> {
     let transition = item.get("transition").and_then(|transition| transition.as_m().ok());
-    record_of(transition.ok_or("it has no attribute `transition` that is a map")?)
+    from_item(transition.ok_or("it has no attribute `transition` that is a map")?)
 }

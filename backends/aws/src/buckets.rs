@@ -19,24 +19,24 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Backend;
-use crate::dynamo::{Change, Query};
-use crate::item::{Item, n, s, text, whole};
+use crate::dynamo::{ItemUpdate, Query};
+use crate::item::{Item, n, number_at, s, text_at};
 use crate::settings::{SETTINGS, key};
 use crate::tables::EXPIRES;
 
-const KNOWN: &str = "runs_of_day";
-const OPEN: &str = "runs_open";
-const ALL: &str = "all";
+const KNOWN_KIND: &str = "runs_of_day";
+const OPEN_KIND: &str = "runs_open";
+const OPEN_NAME: &str = "all";
 
 /// Of a run's name `20261123T075000Z-...`: up to the tens of minutes.
 const TENS_LENGTH: usize = 12;
 const DAY_LENGTH: usize = 8;
 
 /// A day's item outlives its runs.
-const KNOWN_KEPT_LONGER: SignedDuration = SignedDuration::from_hours(7 * 24);
+const KNOWN_EXTRA_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Buckets that this process remembers to have made known. Ours: a day of a hundred groups.
-const REMEMBERED_MAX: usize = 20_000;
+const CACHED_BUCKETS_MAX: usize = 20_000;
 
 /// Ten minutes of a group. Ordered as its runs are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,31 +87,37 @@ pub struct OpenBuckets {
 }
 
 impl OpenBuckets {
-    fn holds(&self, bucket: &Bucket) -> bool {
+    fn is_open(&self, bucket: &Bucket) -> bool {
         self.open.contains(bucket) && !self.closing.contains(bucket)
     }
 }
 
 /// What this process has made known already.
 #[derive(Debug, Default)]
-pub struct Remembered {
+pub struct KnownBuckets {
     known: Mutex<HashSet<Bucket>>,
 }
 
 impl Backend {
-    pub(crate) async fn open_buckets(&self) -> PortResult<OpenBuckets> {
-        let Some(item) = self.dynamo.get(SETTINGS, key(OPEN, ALL)).await? else { return Ok(OpenBuckets::default()) };
+    pub(crate) async fn read_open_buckets(&self) -> PortResult<OpenBuckets> {
+        let Some(item) = self.dynamo.get(SETTINGS, key(OPEN_KIND, OPEN_NAME)).await? else {
+            return Ok(OpenBuckets::default());
+        };
         let set = |name: &str| match item.get(name) {
             Some(AttributeValue::Ss(texts)) => texts.iter().filter_map(|text| Bucket::parse(text)).collect(),
             _ => BTreeSet::new(),
         };
-        Ok(OpenBuckets { open: set("open"), closing: set("closing"), version: whole(&item, "version").unwrap_or(0) })
+        Ok(OpenBuckets {
+            open: set("open"),
+            closing: set("closing"),
+            version: number_at(&item, "version").unwrap_or(0),
+        })
     }
 
     /// Makes buckets known to those who list history.
-    pub(crate) async fn make_known(&self, buckets: &BTreeSet<Bucket>) -> PortResult<()> {
+    pub(crate) async fn add_known_buckets(&self, buckets: &BTreeSet<Bucket>) -> PortResult<()> {
         let fresh: Vec<Bucket> = {
-            let known = self.remembered.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = self.known_buckets.known.lock().unwrap_or_else(PoisonError::into_inner);
             buckets.iter().filter(|bucket| !known.contains(*bucket)).cloned().collect()
         };
         let mut by_day: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -119,16 +125,16 @@ impl Backend {
             by_day.entry(bucket.day()).or_default().push(bucket.tens[DAY_LENGTH..].to_owned());
         }
         for (day, tens) in by_day {
-            let expires = expires_of_day(&day, self.kept);
-            let change = Change {
-                set: format!("ADD #tens :tens SET #{EXPIRES} = :expires"),
+            let expires = expires_of_day(&day, self.retention);
+            let update = ItemUpdate {
+                expression: format!("ADD #tens :tens SET #{EXPIRES} = :expires"),
                 values: vec![(":tens", AttributeValue::Ss(tens)), (":expires", n(expires))],
-                ..Change::default()
+                ..ItemUpdate::default()
             };
-            self.dynamo.update(SETTINGS, key(KNOWN, &day), change).await?;
+            self.dynamo.update(SETTINGS, key(KNOWN_KIND, &day), update).await?;
         }
-        let mut known = self.remembered.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() > REMEMBERED_MAX {
+        let mut known = self.known_buckets.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() > CACHED_BUCKETS_MAX {
             known.clear();
         }
         known.extend(fresh);
@@ -136,48 +142,49 @@ impl Backend {
     }
 
     /// Opens those that are not open. Done before runs are put into them, and again afterwards.
-    pub(crate) async fn make_open(&self, buckets: &BTreeSet<Bucket>) -> PortResult<()> {
+    pub(crate) async fn open_buckets(&self, buckets: &BTreeSet<Bucket>) -> PortResult<()> {
         if buckets.is_empty() {
             return Ok(());
         }
-        let stored = self.open_buckets().await?;
-        let shut: Vec<String> = buckets.iter().filter(|bucket| !stored.holds(bucket)).map(Bucket::partition).collect();
-        if shut.is_empty() {
+        let stored = self.read_open_buckets().await?;
+        let closed: Vec<String> =
+            buckets.iter().filter(|bucket| !stored.is_open(bucket)).map(Bucket::partition).collect();
+        if closed.is_empty() {
             return Ok(());
         }
-        let change = Change {
-            set: "ADD #open :shut, #version :one DELETE #closing :shut".to_owned(),
-            values: vec![(":shut", AttributeValue::Ss(shut)), (":one", n(1))],
-            ..Change::default()
+        let update = ItemUpdate {
+            expression: "ADD #open :closed, #version :one DELETE #closing :closed".to_owned(),
+            values: vec![(":closed", AttributeValue::Ss(closed)), (":one", n(1))],
+            ..ItemUpdate::default()
         };
-        self.dynamo.update(SETTINGS, key(OPEN, ALL), change).await?;
+        self.dynamo.update(SETTINGS, key(OPEN_KIND, OPEN_NAME), update).await?;
         Ok(())
     }
 
     /// Takes a step towards closing buckets that were all found without open runs since `stored` was read.
-    pub(crate) async fn close(&self, stored: &OpenBuckets, ended: &[Bucket]) -> PortResult<()> {
+    pub(crate) async fn close_buckets(&self, stored: &OpenBuckets, ended: &[Bucket]) -> PortResult<()> {
         let (marked, unmarked): (Vec<&Bucket>, Vec<&Bucket>) =
             ended.iter().partition(|bucket| stored.closing.contains(*bucket));
         let names = |buckets: &[&Bucket]| AttributeValue::Ss(buckets.iter().map(|bucket| bucket.partition()).collect());
-        let (set, buckets) = match (marked.is_empty(), unmarked.is_empty()) {
+        let (expression, buckets) = match (marked.is_empty(), unmarked.is_empty()) {
             (false, _) => ("DELETE #open :buckets, #closing :buckets ADD #version :one", names(&marked)),
             (true, false) => ("ADD #closing :buckets, #version :one", names(&unmarked)),
             (true, true) => return Ok(()),
         };
-        let change = Change {
-            set: set.to_owned(),
+        let update = ItemUpdate {
+            expression: expression.to_owned(),
             // Refused when anybody opened one meanwhile; the next pass looks again.
             condition: "#version = :version".to_owned(),
             values: vec![(":buckets", buckets), (":one", n(1)), (":version", n(stored.version))],
-            all_new: false,
+            return_item: false,
         };
-        self.dynamo.update(SETTINGS, key(OPEN, ALL), change).await?;
+        self.dynamo.update(SETTINGS, key(OPEN_KIND, OPEN_NAME), update).await?;
         Ok(())
     }
 
     /// Known buckets whose names lie in `from..=until`, newest first, some days at a time: those of whole days, and
     /// where to go on.
-    pub(crate) async fn known_buckets(
+    pub(crate) async fn read_known_buckets(
         &self,
         from: &str,
         until: &str,
@@ -190,8 +197,8 @@ impl Backend {
         };
         let query = Query {
             condition: "#kind = :kind AND #name BETWEEN :from AND :until".to_owned(),
-            values: vec![(":kind", s(KNOWN)), (":from", s(day(from, '#'))), (":until", s(day(until, '$')))],
-            backward: true,
+            values: vec![(":kind", s(KNOWN_KIND)), (":from", s(day(from, '#'))), (":until", s(day(until, '$')))],
+            newest_first: true,
             consistent: true,
             start,
             ..Query::default()
@@ -202,14 +209,14 @@ impl Backend {
             let page = self.dynamo.query(SETTINGS, query.clone()).await?;
             items.extend(page.items);
             // A day that the page ends within is not whole yet.
-            let days: BTreeSet<&str> = items.iter().filter_map(|item| day_of(item)).collect();
+            let days: BTreeSet<&str> = items.iter().filter_map(|item| day_in_name(item)).collect();
             match (page.next, days.len()) {
-                (None, _) => return Ok((buckets_of(&items, from, until), None)),
+                (None, _) => return Ok((parse_buckets(&items, from, until), None)),
                 (Some(_), 2..) => {
                     let last = days.first().map(|day| (*day).to_owned()).unwrap_or_default();
-                    items.retain(|item| day_of(item).is_some_and(|day| day != last));
-                    let next = items.last().and_then(|item| Some(key(KNOWN, text(item, "name")?)));
-                    return Ok((buckets_of(&items, from, until), next));
+                    items.retain(|item| day_in_name(item).is_some_and(|day| day != last));
+                    let next = items.last().and_then(|item| Some(key(KNOWN_KIND, text_at(item, "name")?)));
+                    return Ok((parse_buckets(&items, from, until), next));
                 }
                 (next, _) => query.start = next,
             }
@@ -217,14 +224,14 @@ impl Backend {
     }
 }
 
-fn day_of(item: &Item) -> Option<&str> {
-    text(item, "name")?.split('#').next()
+fn day_in_name(item: &Item) -> Option<&str> {
+    text_at(item, "name")?.split('#').next()
 }
 
-fn buckets_of(items: &[Item], from: &str, until: &str) -> Vec<Bucket> {
+fn parse_buckets(items: &[Item], from: &str, until: &str) -> Vec<Bucket> {
     let mut buckets = Vec::new();
     for item in items {
-        let Some((day, group)) = text(item, "name").and_then(|name| name.split_once('#')) else { continue };
+        let Some((day, group)) = text_at(item, "name").and_then(|name| name.split_once('#')) else { continue };
         let Some(AttributeValue::Ss(tens)) = item.get("tens") else { continue };
         buckets.extend(tens.iter().map(|tens| Bucket { tens: format!("{day}{tens}"), group: group.to_owned() }));
     }
@@ -234,12 +241,13 @@ fn buckets_of(items: &[Item], from: &str, until: &str) -> Vec<Bucket> {
     buckets
 }
 
-fn expires_of_day(day: &str, kept: Duration) -> i64 {
+fn expires_of_day(day: &str, retention: Duration) -> i64 {
     let midnight = Date::strptime("%Y%m%d", &day[..DAY_LENGTH.min(day.len())])
         .and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC))
         .map_or(Timestamp::MAX, |midnight| midnight.timestamp());
-    let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX).saturating_add(KNOWN_KEPT_LONGER);
-    midnight.checked_add(kept).unwrap_or(Timestamp::MAX).as_second()
+    let retention =
+        SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX).saturating_add(KNOWN_EXTRA_RETENTION);
+    midnight.checked_add(retention).unwrap_or(Timestamp::MAX).as_second()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 use aws_sdk_sqs::types::QueueAttributeName;
 use domain::ports::PortResult;
 
-use crate::dynamo::{Change, Changed};
-use crate::fault::{Deed, fault};
+use crate::dynamo::{ItemUpdate, WriteResult};
+use crate::fault::{CallName, call_error};
 use crate::item::{Item, s};
 use crate::runs::RUNS;
 use crate::settings::RUNNERS;
@@ -14,7 +14,7 @@ use crate::{Aws, Names};
 
 /// Who wants to know: each has other rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum CheckRole {
     /// Whoever asks about jobs and runs: everything must be there.
     Operator,
     /// A runner: only what it needs for its groups.
@@ -25,89 +25,89 @@ pub enum Who {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// `table`, `queue`, `topic`.
-    pub what: &'static str,
+    pub kind: &'static str,
     pub name: String,
-    pub found: Result<String, String>,
+    pub result: Result<String, String>,
 }
 
 impl Aws {
     /// Looks at everything, and at the queues of these groups. `tell` hears of each as soon as it is known.
-    pub async fn check(&self, who: Who, groups: &[String], tell: &mut dyn FnMut(Finding)) {
+    pub async fn check(&self, role: CheckRole, groups: &[String], report: &mut dyn FnMut(Finding)) {
         let dynamo = aws_sdk_dynamodb::Client::new(&self.sdk_config);
         let sqs = aws_sdk_sqs::Client::new(&self.sdk_config);
-        let mut told = |what, name: &str, found| tell(Finding { what, name: name.to_owned(), found });
-        match who {
-            Who::Runner => {
+        let mut add = |kind, name: &str, result| report(Finding { kind, name: name.to_owned(), result });
+        match role {
+            CheckRole::Runner => {
                 for group in groups {
-                    let (runs, runners) = self.check_rights(group).await;
-                    told("table", &self.names.runs(), runs);
-                    told("table", &self.names.runners(), runners);
+                    let (runs, runners) = self.check_runner_permissions(group).await;
+                    add("table", &self.names.runs(), runs);
+                    add("table", &self.names.runners(), runners);
                     let queue = self.names.orders(group);
-                    told("queue", &queue, depth(&sqs, &queue).await);
+                    add("queue", &queue, check_queue_depth(&sqs, &queue).await);
                 }
                 let queue = self.names.reports();
-                told("queue", &queue, exists(&sqs, &queue).await);
+                add("queue", &queue, check_queue_exists(&sqs, &queue).await);
             }
-            Who::Operator => {
+            CheckRole::Operator => {
                 let mut arn = None;
                 for table in tables(&self.names) {
-                    let found = describe(&dynamo, &table).await;
+                    let found = check_table(&dynamo, &table).await;
                     arn = found.as_ref().ok().map(|found| found.arn.clone()).or(arn);
-                    told("table", &table.name, found.map(|found| found.says));
+                    add("table", &table.name, found.map(|found| found.summary));
                 }
-                for queue in queues(&self.names, groups) {
-                    told("queue", &queue, depth(&sqs, &queue).await);
+                for queue in checked_queues(&self.names, groups) {
+                    add("queue", &queue, check_queue_depth(&sqs, &queue).await);
                 }
                 let sns = aws_sdk_sns::Client::new(&self.sdk_config);
                 for topic in [self.names.alerts_topic(), self.names.operations_topic()] {
-                    told("topic", &topic, subscribers(&sns, arn.as_deref(), &topic).await);
+                    add("topic", &topic, check_topic(&sns, arn.as_deref(), &topic).await);
                 }
             }
         }
     }
 
     /// Claims and beats, without making any.
-    async fn check_rights(&self, group: &str) -> (Result<String, String>, Result<String, String>) {
-        let key = |one: (&str, String), other: (&str, &str)| {
-            Item::from([(one.0.to_owned(), s(one.1)), (other.0.to_owned(), s(other.1))])
+    async fn check_runner_permissions(&self, group: &str) -> (Result<String, String>, Result<String, String>) {
+        let key = |partition: (&str, String), sort: (&str, &str)| {
+            Item::from([(partition.0.to_owned(), s(partition.1)), (sort.0.to_owned(), s(sort.1))])
         };
         let run = key(("bucket", format!("{group}#check")), ("run_id", "check"));
         let runner = key(("group", group.to_owned()), ("runner", "check"));
-        let claim = self.backend.dynamo.update(RUNS, run, never()).await;
-        let beat = self.backend.dynamo.update(RUNNERS, runner, never()).await;
-        let says = |tried: PortResult<Changed>, right: &str| match tried {
-            Ok(_) => Ok(format!("a runner of group {group} may {right} here")),
+        let claim = self.backend.dynamo.update(RUNS, run, refused_update()).await;
+        let beat = self.backend.dynamo.update(RUNNERS, runner, refused_update()).await;
+        let result = |tried: PortResult<WriteResult>, permission: &str| match tried {
+            Ok(_) => Ok(format!("a runner of group {group} may {permission} here")),
             Err(error) => Err(error.to_string()),
         };
-        (says(claim, "claim runs"), says(beat, "show that it lives"))
+        (result(claim, "claim runs"), result(beat, "show that it lives"))
     }
 }
 
 /// A change that is always refused, by whoever may make it.
-fn never() -> Change {
-    Change {
-        set: "SET #checked = :checked".to_owned(),
+fn refused_update() -> ItemUpdate {
+    ItemUpdate {
+        expression: "SET #checked = :checked".to_owned(),
         condition: "attribute_exists(#checked) AND attribute_not_exists(#checked)".to_owned(),
         values: vec![(":checked", s("check"))],
-        all_new: false,
+        return_item: false,
     }
 }
 
-fn queues(names: &Names, groups: &[String]) -> Vec<String> {
+fn checked_queues(names: &Names, groups: &[String]) -> Vec<String> {
     let of_groups = groups.iter().flat_map(|group| [names.orders(group), names.orders_dead(group)]);
     of_groups.chain([names.reports(), names.reports_dead()]).collect()
 }
 
-struct Described {
+struct TableCheck {
     arn: String,
-    says: String,
+    summary: String,
 }
 
-async fn describe(client: &aws_sdk_dynamodb::Client, table: &Table) -> Result<Described, String> {
+async fn check_table(client: &aws_sdk_dynamodb::Client, table: &Table) -> Result<TableCheck, String> {
     let place = format!("the table {}", table.name);
-    let deed = Deed { service: "DynamoDB", action: "DescribeTable", place: &place };
+    let call_name = CallName { service: "DynamoDB", action: "DescribeTable", place: &place };
     let described = client.describe_table().table_name(&table.name).send().await;
-    let described = described.map_err(|error| fault(deed, &error).to_string())?.table;
+    let described = described.map_err(|error| call_error(call_name, &error).to_string())?.table;
     let described = described.ok_or_else(|| format!("{place}: the answer describes none"))?;
     let status = described.table_status().map_or("without a status", |status| status.as_str());
     if !matches!(status, "ACTIVE" | "UPDATING") {
@@ -129,40 +129,40 @@ async fn describe(client: &aws_sdk_dynamodb::Client, table: &Table) -> Result<De
     }
     let items = described.item_count().unwrap_or(0);
     let arn = described.table_arn().unwrap_or_default().to_owned();
-    Ok(Described { arn, says: format!("answers; about {items} items") })
+    Ok(TableCheck { arn, summary: format!("answers; about {items} items") })
 }
 
-async fn url(client: &aws_sdk_sqs::Client, queue: &str, place: &str) -> Result<String, String> {
-    let deed = Deed { service: "SQS", action: "GetQueueUrl", place };
+async fn queue_url(client: &aws_sdk_sqs::Client, queue: &str, place: &str) -> Result<String, String> {
+    let call_name = CallName { service: "SQS", action: "GetQueueUrl", place };
     let found = client.get_queue_url().queue_name(queue).send().await;
-    let found = found.map_err(|error| fault(deed, &error).to_string())?;
+    let found = found.map_err(|error| call_error(call_name, &error).to_string())?;
     found.queue_url.ok_or_else(|| format!("{place}: the answer has no URL"))
 }
 
 /// All that a sender may ask.
-async fn exists(client: &aws_sdk_sqs::Client, queue: &str) -> Result<String, String> {
-    url(client, queue, &format!("the queue {queue}")).await.map(|_| "is there".to_owned())
+async fn check_queue_exists(client: &aws_sdk_sqs::Client, queue: &str) -> Result<String, String> {
+    queue_url(client, queue, &format!("the queue {queue}")).await.map(|_| "is there".to_owned())
 }
 
-async fn depth(client: &aws_sdk_sqs::Client, queue: &str) -> Result<String, String> {
+async fn check_queue_depth(client: &aws_sdk_sqs::Client, queue: &str) -> Result<String, String> {
     let place = format!("the queue {queue}");
-    let url = url(client, queue, &place).await?;
-    let deed = Deed { service: "SQS", action: "GetQueueAttributes", place: &place };
+    let url = queue_url(client, queue, &place).await?;
+    let call_name = CallName { service: "SQS", action: "GetQueueAttributes", place: &place };
     let name = QueueAttributeName::ApproximateNumberOfMessages;
     let asked = client.get_queue_attributes().queue_url(url).attribute_names(name.clone()).send().await;
-    let asked = asked.map_err(|error| fault(deed, &error).to_string())?;
+    let asked = asked.map_err(|error| call_error(call_name, &error).to_string())?;
     let waiting = asked.attributes().and_then(|all| all.get(&name)).map_or("an unknown number of", String::as_str);
     Ok(format!("answers; {waiting} messages wait"))
 }
 
 /// `table_arn`: of any table of this installation, as a topic's ARN differs in service and name only.
-async fn subscribers(client: &aws_sdk_sns::Client, table_arn: Option<&str>, topic: &str) -> Result<String, String> {
+async fn check_topic(client: &aws_sdk_sns::Client, table_arn: Option<&str>, topic: &str) -> Result<String, String> {
     let arn = table_arn.and_then(|arn| topic_arn(arn, topic));
     let arn = arn.ok_or("cannot be asked for, as no table was found to tell the account".to_owned())?;
     let place = format!("the topic {topic}");
-    let deed = Deed { service: "SNS", action: "GetTopicAttributes", place: &place };
+    let call_name = CallName { service: "SNS", action: "GetTopicAttributes", place: &place };
     let asked = client.get_topic_attributes().topic_arn(arn).send().await;
-    let asked = asked.map_err(|error| fault(deed, &error).to_string())?;
+    let asked = asked.map_err(|error| call_error(call_name, &error).to_string())?;
     let count = asked.attributes().and_then(|all| all.get("SubscriptionsConfirmed")).map_or("0", String::as_str);
     match count {
         "0" => Ok("answers; nobody has subscribed, so nobody is told".to_owned()),

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Backend;
-use crate::dynamo::{Query, in_parallel};
-use crate::item::{Item, instant, n, s, text};
+use crate::dynamo::{Query, run_parallel};
+use crate::item::{Item, n, s, sortable_instant, text_at};
 use crate::tables::EXPIRES;
 
 const DUE: &str = "due";
@@ -29,13 +29,13 @@ pub const SHARDS_MAX: u32 = 128;
 
 /// How long both numbers are read. Ours: the sweep puts all entries anew every quarter of an hour, and may be down for a
 /// day.
-const BOTH_READ_FOR: SignedDuration = SignedDuration::from_hours(48);
+const OLD_SHARDS_READ_FOR: SignedDuration = SignedDuration::from_hours(48);
 
 /// How old what this process knows of the number may be.
-const KNOWN_FOR: Duration = Duration::from_secs(30);
+const SHARDS_CACHED_FOR: Duration = Duration::from_secs(30);
 
 /// An entry is kept for so long after its instant. The scheduler's first look back is a day.
-const KEPT_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
+const ENTRY_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 const SHARDS_SETTING: &str = "due_shards";
 
@@ -52,7 +52,7 @@ pub struct Shards {
 
 impl Shards {
     /// How many shards are to be read.
-    fn read(&self, at: Timestamp) -> u32 {
+    fn count_to_read(&self, at: Timestamp) -> u32 {
         match self.before_until {
             Some(until) if at < until => self.now.max(self.before),
             _ => self.now,
@@ -60,22 +60,22 @@ impl Shards {
     }
 
     /// The same with another number from `at` on.
-    fn changed(&self, wanted: u32, at: Timestamp) -> Shards {
-        let until = at.checked_add(BOTH_READ_FOR).unwrap_or(Timestamp::MAX);
-        Shards { now: wanted, before: self.read(at), before_until: Some(until) }
+    fn with_count(&self, wanted: u32, at: Timestamp) -> Shards {
+        let until = at.checked_add(OLD_SHARDS_READ_FOR).unwrap_or(Timestamp::MAX);
+        Shards { now: wanted, before: self.count_to_read(at), before_until: Some(until) }
     }
 }
 
 /// What this process knows of the number.
 #[derive(Debug)]
-pub struct KnownShards {
+pub struct ShardCache {
     known: Mutex<(Shards, Option<std::time::Instant>)>,
 }
 
-impl KnownShards {
-    pub fn new() -> KnownShards {
+impl ShardCache {
+    pub fn new() -> ShardCache {
         let first = Shards { now: SHARDS_DEFAULT, before: SHARDS_DEFAULT, before_until: None };
-        KnownShards { known: Mutex::new((first, None)) }
+        ShardCache { known: Mutex::new((first, None)) }
     }
 
     fn get(&self) -> Shards {
@@ -89,30 +89,30 @@ impl KnownShards {
 
     fn is_fresh(&self) -> bool {
         let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.1.is_some_and(|at| at.elapsed() < KNOWN_FOR)
+        known.1.is_some_and(|at| at.elapsed() < SHARDS_CACHED_FOR)
     }
 }
 
 #[async_trait]
 impl DueIndex for Backend {
     fn shards(&self) -> u32 {
-        self.shards.get().read(Timestamp::now())
+        self.shards.get().count_to_read(Timestamp::now())
     }
 
     async fn put(&self, entries: &[Due]) -> PortResult<()> {
-        self.learn_shards().await?;
+        self.refresh_shards().await?;
         let shards = self.shards.get().now;
-        let written = instant(Timestamp::now());
+        let written = sortable_instant(Timestamp::now());
         let mut items: Vec<(String, Item)> =
-            entries.iter().map(|entry| (name_of(entry), item_of_entry(entry, shards, &written))).collect();
+            entries.iter().map(|entry| (entry_sort_key(entry), entry_to_item(entry, shards, &written))).collect();
         // A batch must not name an item twice.
-        items.sort_by(|one, other| one.0.cmp(&other.0));
-        items.dedup_by(|one, other| one.0 == other.0);
+        items.sort_by(|a, b| a.0.cmp(&b.0));
+        items.dedup_by(|a, b| a.0 == b.0);
         self.dynamo.batch_put(DUE, items.into_iter().map(|(_, item)| item).collect()).await
     }
 
     async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>> {
-        self.entries(shard, from, until, None, most).await
+        self.list_entries(shard, from, until, None, most).await
     }
 
     async fn list_late(
@@ -123,7 +123,7 @@ impl DueIndex for Backend {
         written_since: Timestamp,
         most: usize,
     ) -> PortResult<Vec<Due>> {
-        self.entries(shard, from, until, Some(written_since), most).await
+        self.list_entries(shard, from, until, Some(written_since), most).await
     }
 
     /// Entries expire by themselves.
@@ -134,7 +134,7 @@ impl DueIndex for Backend {
 
 impl Backend {
     /// Reads the number of shards when what is known of it is old.
-    pub(crate) async fn learn_shards(&self) -> PortResult<()> {
+    pub(crate) async fn refresh_shards(&self) -> PortResult<()> {
         if !self.shards.is_fresh() {
             let (shards, _) = self.read_shards().await?;
             self.shards.set(shards);
@@ -146,7 +146,7 @@ impl Backend {
         let stored = domain::ports::Settings::read(self, SHARDS_SETTING).await?;
         let version = stored.as_ref().map(|stored| stored.version);
         let shards = stored.and_then(|stored| serde_json::from_value(stored.record).ok());
-        Ok((shards.filter(|shards: &Shards| shards.now > 0).unwrap_or_else(|| KnownShards::new().get()), version))
+        Ok((shards.filter(|shards: &Shards| shards.now > 0).unwrap_or_else(|| ShardCache::new().get()), version))
     }
 
     /// Sets the number of shards for everybody, from `at` on.
@@ -160,7 +160,7 @@ impl Backend {
                 self.shards.set(shards);
                 return Ok(());
             }
-            let changed = shards.changed(wanted, at);
+            let changed = shards.with_count(wanted, at);
             let value = serde_json::to_value(&changed).unwrap_or_default();
             if domain::ports::Settings::write(self, SHARDS_SETTING, &value, version).await? {
                 self.shards.set(changed);
@@ -169,7 +169,7 @@ impl Backend {
         }
     }
 
-    async fn entries(
+    async fn list_entries(
         &self,
         shard: u32,
         from: Timestamp,
@@ -178,17 +178,17 @@ impl Backend {
         most: usize,
     ) -> PortResult<Vec<Due>> {
         if shard == 0 {
-            self.learn_shards().await?;
+            self.refresh_shards().await?;
         }
         let mut found: Vec<Due> = Vec::new();
         let minutes: Vec<i64> = (minute_of(from)..=minute_of(until)).collect();
-        for together in minutes.chunks(crate::dynamo::PARALLEL_MAX) {
+        for batch in minutes.chunks(crate::dynamo::PARALLEL_CALLS_MAX) {
             let backend = self.clone();
             let read = move |minute: i64| {
                 let backend = backend.clone();
-                async move { backend.minute(shard, minute, from, until, written_since, most).await }
+                async move { backend.list_minute(shard, minute, from, until, written_since, most).await }
             };
-            found.extend(in_parallel(together.to_vec(), read).await?.into_iter().flatten());
+            found.extend(run_parallel(batch.to_vec(), read).await?.into_iter().flatten());
             if found.len() >= most {
                 break;
             }
@@ -199,7 +199,7 @@ impl Backend {
     }
 
     /// What one partition has, earliest first.
-    async fn minute(
+    async fn list_minute(
         &self,
         shard: u32,
         minute: i64,
@@ -212,9 +212,9 @@ impl Backend {
             condition: "#slot = :slot AND #entry BETWEEN :from AND :until".to_owned(),
             values: vec![
                 (":slot", s(slot_of(minute, shard))),
-                (":from", s(instant(from))),
+                (":from", s(sortable_instant(from))),
                 // What comes after everything that begins with the instant.
-                (":until", s(format!("{}$", instant(until)))),
+                (":until", s(format!("{}$", sortable_instant(until)))),
             ],
             consistent: true,
             limit: Some(most),
@@ -222,12 +222,12 @@ impl Backend {
         };
         if let Some(written_since) = written_since {
             query.filter = "#written >= :written".to_owned();
-            query.values.push((":written", s(instant(written_since))));
+            query.values.push((":written", s(sortable_instant(written_since))));
         }
         let mut found = Vec::new();
         loop {
             let page = self.dynamo.query(DUE, query.clone()).await?;
-            found.extend(page.items.iter().filter_map(entry_of_item));
+            found.extend(page.items.iter().filter_map(entry_from_item));
             if page.next.is_none() || found.len() >= most {
                 return Ok(found);
             }
@@ -252,15 +252,15 @@ fn shard_of(key: &JobKey, shards: u32) -> u32 {
 }
 
 /// `#` comes before, `$` after everything that may stand in a name.
-fn name_of(entry: &Due) -> String {
-    format!("{}#{}#{}", instant(entry.at), entry.key, entry.timing)
+fn entry_sort_key(entry: &Due) -> String {
+    format!("{}#{}#{}", sortable_instant(entry.at), entry.key, entry.timing)
 }
 
-fn item_of_entry(entry: &Due, shards: u32, written: &str) -> Item {
-    let expires = entry.at.checked_add(KEPT_AFTER).unwrap_or(entry.at).as_second();
+fn entry_to_item(entry: &Due, shards: u32, written: &str) -> Item {
+    let expires = entry.at.checked_add(ENTRY_RETENTION).unwrap_or(entry.at).as_second();
     [
         ("slot", s(slot_of(minute_of(entry.at), shard_of(&entry.key, shards)))),
-        ("entry", s(name_of(entry))),
+        ("entry", s(entry_sort_key(entry))),
         ("written", s(written)),
         (EXPIRES, n(expires)),
     ]
@@ -270,8 +270,8 @@ fn item_of_entry(entry: &Due, shards: u32, written: &str) -> Item {
 }
 
 /// What is not ours is nobody's entry.
-fn entry_of_item(item: &Item) -> Option<Due> {
-    let mut parts = text(item, "entry")?.splitn(3, '#');
+fn entry_from_item(item: &Item) -> Option<Due> {
+    let mut parts = text_at(item, "entry")?.splitn(3, '#');
     let at = parts.next()?.parse().ok()?;
     let key = JobKey::parse(parts.next()?).ok()?;
     Some(Due { at, key, timing: parts.next()?.to_owned() })
@@ -288,18 +288,21 @@ mod tests {
     #[test]
     fn while_the_number_of_shards_changes_both_are_read() {
         let first = Shards { now: 2, before: 2, before_until: None };
-        let more = first.changed(8, at(0));
-        assert_eq!((more.now, more.read(at(0)), more.read(at(100))), (8, 8, 8));
-        let fewer = more.changed(3, at(1));
-        assert_eq!((fewer.now, fewer.read(at(1)), fewer.read(at(48)), fewer.read(at(50))), (3, 8, 8, 3));
-        let again = fewer.changed(4, at(2));
-        assert_eq!((again.now, again.read(at(3)), again.read(at(51))), (4, 8, 4));
+        let more = first.with_count(8, at(0));
+        assert_eq!((more.now, more.count_to_read(at(0)), more.count_to_read(at(100))), (8, 8, 8));
+        let fewer = more.with_count(3, at(1));
+        assert_eq!(
+            (fewer.now, fewer.count_to_read(at(1)), fewer.count_to_read(at(48)), fewer.count_to_read(at(50))),
+            (3, 8, 8, 3)
+        );
+        let four = fewer.with_count(4, at(2));
+        assert_eq!((four.now, four.count_to_read(at(3)), four.count_to_read(at(51))), (4, 8, 4));
     }
 
     #[test]
     fn an_entry_comes_back_from_its_item() {
         let entry = Due { at: at(0), key: JobKey::new("db", "a.b-c_D"), timing: "0a1b".to_owned() };
-        assert_eq!(entry_of_item(&item_of_entry(&entry, 4, "w")), Some(entry));
+        assert_eq!(entry_from_item(&entry_to_item(&entry, 4, "w")), Some(entry));
     }
 
     #[test]

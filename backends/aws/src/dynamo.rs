@@ -15,9 +15,9 @@ use aws_sdk_dynamodb::types::{
 };
 use domain::ports::{PortError, PortResult};
 
-use crate::fault::{Deed, fault};
-use crate::item::{ITEM_BYTES_MAX, Item, bytes_of};
-use crate::meter::{Meter, Spent};
+use crate::fault::{CallName, call_error};
+use crate::item::{ITEM_BYTES_MAX, Item, item_bytes};
+use crate::meter::{Meter, Usage};
 
 const SERVICE: &str = "DynamoDB";
 
@@ -25,7 +25,7 @@ const SERVICE: &str = "DynamoDB";
 const TRANSACTION_MAX: usize = 100;
 
 /// Calls at the same time, of one port call with many parts. Ours: what one partition takes in 30 ms.
-pub const PARALLEL_MAX: usize = 32;
+pub const PARALLEL_CALLS_MAX: usize = 32;
 
 /// DynamoDB with the names of one installation.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct Dynamo {
 
 /// What came of a conditional write.
 #[derive(Debug)]
-pub enum Changed {
+pub enum WriteResult {
     /// The attributes that were asked for; none for a put.
     Done(Item),
     /// The condition did not hold; this is what is there.
@@ -46,12 +46,12 @@ pub enum Changed {
 
 /// A conditional change of one item.
 #[derive(Clone, Debug, Default)]
-pub struct Change {
-    pub set: String,
+pub struct ItemUpdate {
+    pub expression: String,
     pub condition: String,
     pub values: Vec<(&'static str, AttributeValue)>,
     /// Whether the whole item is wanted afterwards.
-    pub all_new: bool,
+    pub return_item: bool,
 }
 
 /// Items of one partition of a table or index.
@@ -61,17 +61,17 @@ pub struct Query {
     pub condition: String,
     pub filter: String,
     pub values: Vec<(&'static str, AttributeValue)>,
-    pub backward: bool,
+    pub newest_first: bool,
     /// Not to be had of an index.
     pub consistent: bool,
     pub limit: Option<usize>,
     pub start: Option<Item>,
     /// Only these attributes; all when empty.
-    pub wanted: &'static str,
+    pub projection: &'static str,
 }
 
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct QueryPage {
     pub items: Vec<Item>,
     /// Where the next page begins.
     pub next: Option<Item>,
@@ -79,14 +79,14 @@ pub struct Found {
 
 /// One part of a transaction.
 #[derive(Clone, Debug)]
-pub enum Part {
+pub enum TransactionPart {
     Put { table: &'static str, item: Item, condition: String, values: Vec<(&'static str, AttributeValue)> },
-    Update { table: &'static str, key: Item, change: Change },
+    Update { table: &'static str, key: Item, update: ItemUpdate },
 }
 
 /// What came of a transaction.
 #[derive(Debug)]
-pub enum Transacted {
+pub enum TransactionResult {
     Done,
     /// For each part, whether its condition held, and what was there when it did not.
     Refused(Vec<Option<Option<Item>>>),
@@ -97,16 +97,16 @@ impl Dynamo {
         Dynamo { client, prefix: prefix.to_owned(), meter }
     }
 
-    fn name(&self, table: &str) -> String {
+    fn table_name(&self, table: &str) -> String {
         format!("{}-{table}", self.prefix)
     }
 
     fn place(&self, table: &str) -> String {
-        format!("the table {}", self.name(table))
+        format!("the table {}", self.table_name(table))
     }
 
     /// Counts a call; `refused` writes are billed and tell nothing.
-    fn count<'c>(
+    fn add_usage<'c>(
         &self,
         action: &str,
         table: &str,
@@ -114,23 +114,23 @@ impl Dynamo {
         items_read: usize,
     ) {
         let is_read = matches!(action, "GetItem" | "BatchGetItem" | "Query" | "Scan");
-        let mut spent = Spent { requests: 1, billed_requests: 1, items_read: items_read as u64, ..Spent::default() };
+        let mut usage = Usage { requests: 1, billed_requests: 1, items_read: items_read as u64, ..Usage::default() };
         for capacity in capacities {
             let units = capacity.capacity_units().unwrap_or(0.0);
-            *(if is_read { &mut spent.read_units } else { &mut spent.write_units }) += units;
+            *(if is_read { &mut usage.read_units } else { &mut usage.write_units }) += units;
         }
-        self.meter.add(format!("dynamodb {action} {table}"), spent);
+        self.meter.add(format!("dynamodb {action} {table}"), usage);
     }
 
     /// A refused condition costs what the write would have cost without its indexes; the answer does not say how much.
-    fn count_refused(&self, action: &str, table: &str, item_bytes: usize) {
+    fn add_refused_usage(&self, action: &str, table: &str, item_bytes: usize) {
         let write_units = item_bytes.div_ceil(1024).max(1) as f64;
-        let spent = Spent { requests: 1, billed_requests: 1, write_units, ..Spent::default() };
-        self.meter.add(format!("dynamodb {action} {table}"), spent);
+        let usage = Usage { requests: 1, billed_requests: 1, write_units, ..Usage::default() };
+        self.meter.add(format!("dynamodb {action} {table}"), usage);
     }
 
-    fn fits(&self, table: &str, item: &Item) -> PortResult<()> {
-        let bytes = bytes_of(item);
+    fn check_item_size(&self, table: &str, item: &Item) -> PortResult<()> {
+        let bytes = item_bytes(item);
         if bytes <= ITEM_BYTES_MAX {
             return Ok(());
         }
@@ -146,66 +146,66 @@ impl Dynamo {
         item: Item,
         condition: &str,
         values: Vec<(&'static str, AttributeValue)>,
-    ) -> PortResult<Changed> {
-        self.fits(table, &item)?;
-        let bytes = bytes_of(&item);
+    ) -> PortResult<WriteResult> {
+        self.check_item_size(table, &item)?;
+        let bytes = item_bytes(&item);
         let call = self
             .client
             .put_item()
-            .table_name(self.name(table))
+            .table_name(self.table_name(table))
             .set_item(Some(item))
-            .set_condition_expression(some(condition))
-            .set_expression_attribute_names(names_in(&[condition]))
-            .set_expression_attribute_values(values_of(values))
+            .set_condition_expression(non_empty(condition))
+            .set_expression_attribute_names(attribute_names(&[condition]))
+            .set_expression_attribute_values(attribute_values(values))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         match call.send().await {
             Ok(done) => {
-                self.count("PutItem", table, done.consumed_capacity(), 0);
-                Ok(Changed::Done(Item::new()))
+                self.add_usage("PutItem", table, done.consumed_capacity(), 0);
+                Ok(WriteResult::Done(Item::new()))
             }
             Err(error) => {
-                self.count_refused("PutItem", table, bytes);
+                self.add_refused_usage("PutItem", table, bytes);
                 let place = self.place(table);
-                let told = fault(Deed { service: SERVICE, action: "PutItem", place: &place }, &error);
+                let port_error = call_error(CallName { service: SERVICE, action: "PutItem", place: &place }, &error);
                 match error.into_service_error() {
                     aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(refused) => {
-                        Ok(Changed::Refused(refused.item))
+                        Ok(WriteResult::Refused(refused.item))
                     }
-                    _ => Err(told),
+                    _ => Err(port_error),
                 }
             }
         }
     }
 
-    pub async fn update(&self, table: &'static str, key: Item, change: Change) -> PortResult<Changed> {
-        let returned = if change.all_new { ReturnValue::AllNew } else { ReturnValue::None };
+    pub async fn update(&self, table: &'static str, key: Item, update: ItemUpdate) -> PortResult<WriteResult> {
+        let returned = if update.return_item { ReturnValue::AllNew } else { ReturnValue::None };
         let call = self
             .client
             .update_item()
-            .table_name(self.name(table))
+            .table_name(self.table_name(table))
             .set_key(Some(key))
-            .update_expression(&change.set)
-            .set_condition_expression(some(&change.condition))
-            .set_expression_attribute_names(names_in(&[&change.set, &change.condition]))
-            .set_expression_attribute_values(values_of(change.values))
+            .update_expression(&update.expression)
+            .set_condition_expression(non_empty(&update.condition))
+            .set_expression_attribute_names(attribute_names(&[&update.expression, &update.condition]))
+            .set_expression_attribute_values(attribute_values(update.values))
             .return_values(returned)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         match call.send().await {
             Ok(done) => {
-                self.count("UpdateItem", table, done.consumed_capacity(), 0);
-                Ok(Changed::Done(done.attributes.unwrap_or_default()))
+                self.add_usage("UpdateItem", table, done.consumed_capacity(), 0);
+                Ok(WriteResult::Done(done.attributes.unwrap_or_default()))
             }
             Err(error) => {
-                self.count_refused("UpdateItem", table, 1);
+                self.add_refused_usage("UpdateItem", table, 1);
                 let place = self.place(table);
-                let told = fault(Deed { service: SERVICE, action: "UpdateItem", place: &place }, &error);
+                let port_error = call_error(CallName { service: SERVICE, action: "UpdateItem", place: &place }, &error);
                 match error.into_service_error() {
                     aws_sdk_dynamodb::operation::update_item::UpdateItemError::ConditionalCheckFailedException(
                         refused,
-                    ) => Ok(Changed::Refused(refused.item)),
-                    _ => Err(told),
+                    ) => Ok(WriteResult::Refused(refused.item)),
+                    _ => Err(port_error),
                 }
             }
         }
@@ -222,21 +222,21 @@ impl Dynamo {
         let call = self
             .client
             .delete_item()
-            .table_name(self.name(table))
+            .table_name(self.table_name(table))
             .set_key(Some(key))
-            .set_condition_expression(some(condition))
-            .set_expression_attribute_names(names_in(&[condition]))
-            .set_expression_attribute_values(values_of(values))
+            .set_condition_expression(non_empty(condition))
+            .set_expression_attribute_names(attribute_names(&[condition]))
+            .set_expression_attribute_values(attribute_values(values))
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         match call.send().await {
-            Ok(done) => self.count("DeleteItem", table, done.consumed_capacity(), 0),
+            Ok(done) => self.add_usage("DeleteItem", table, done.consumed_capacity(), 0),
             Err(error) => {
-                self.count_refused("DeleteItem", table, 1);
+                self.add_refused_usage("DeleteItem", table, 1);
                 if error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) {
                     return Ok(());
                 }
                 let place = self.place(table);
-                return Err(fault(Deed { service: SERVICE, action: "DeleteItem", place: &place }, &error));
+                return Err(call_error(CallName { service: SERVICE, action: "DeleteItem", place: &place }, &error));
             }
         }
         Ok(())
@@ -247,43 +247,43 @@ impl Dynamo {
         let call = self
             .client
             .get_item()
-            .table_name(self.name(table))
+            .table_name(self.table_name(table))
             .set_key(Some(key))
             .consistent_read(true)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let place = self.place(table);
         let got = call.send().await.map_err(|error| {
-            self.count("GetItem", table, None, 0);
-            fault(Deed { service: SERVICE, action: "GetItem", place: &place }, &error)
+            self.add_usage("GetItem", table, None, 0);
+            call_error(CallName { service: SERVICE, action: "GetItem", place: &place }, &error)
         })?;
-        self.count("GetItem", table, got.consumed_capacity(), usize::from(got.item.is_some()));
+        self.add_usage("GetItem", table, got.consumed_capacity(), usize::from(got.item.is_some()));
         Ok(got.item)
     }
 
     /// One page.
-    pub async fn query(&self, table: &'static str, query: Query) -> PortResult<Found> {
+    pub async fn query(&self, table: &'static str, query: Query) -> PortResult<QueryPage> {
         let place = self.place(table);
         let call = self
             .client
             .query()
-            .table_name(self.name(table))
+            .table_name(self.table_name(table))
             .set_index_name(query.index.map(str::to_owned))
-            .set_expression_attribute_names(names_in(&[&query.condition, &query.filter, query.wanted]))
+            .set_expression_attribute_names(attribute_names(&[&query.condition, &query.filter, query.projection]))
             .key_condition_expression(query.condition)
-            .set_filter_expression(some(&query.filter))
-            .set_projection_expression(some(query.wanted))
-            .set_expression_attribute_values(values_of(query.values))
-            .scan_index_forward(!query.backward)
+            .set_filter_expression(non_empty(&query.filter))
+            .set_projection_expression(non_empty(query.projection))
+            .set_expression_attribute_values(attribute_values(query.values))
+            .scan_index_forward(!query.newest_first)
             .consistent_read(query.consistent)
             .set_limit(query.limit.map(|limit| i32::try_from(limit.max(1)).unwrap_or(i32::MAX)))
             .set_exclusive_start_key(query.start)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let got = call.send().await.map_err(|error| {
-            self.count("Query", table, None, 0);
-            fault(Deed { service: SERVICE, action: "Query", place: &place }, &error)
+            self.add_usage("Query", table, None, 0);
+            call_error(CallName { service: SERVICE, action: "Query", place: &place }, &error)
         })?;
-        self.count("Query", table, got.consumed_capacity(), got.scanned_count().max(0) as usize);
-        Ok(Found { next: got.last_evaluated_key, items: got.items.unwrap_or_default() })
+        self.add_usage("Query", table, got.consumed_capacity(), got.scanned_count().max(0) as usize);
+        Ok(QueryPage { next: got.last_evaluated_key, items: got.items.unwrap_or_default() })
     }
 
     /// All pages.
@@ -300,29 +300,29 @@ impl Dynamo {
     }
 
     /// One page of a whole table, strongly consistent.
-    pub async fn scan(&self, table: &'static str, start: Option<Item>, limit: Option<i32>) -> PortResult<Found> {
+    pub async fn scan(&self, table: &'static str, start: Option<Item>, limit: Option<i32>) -> PortResult<QueryPage> {
         let place = self.place(table);
         let call = self
             .client
             .scan()
-            .table_name(self.name(table))
+            .table_name(self.table_name(table))
             .set_exclusive_start_key(start)
             .set_limit(limit)
             .consistent_read(true)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let got = call.send().await.map_err(|error| {
-            self.count("Scan", table, None, 0);
-            fault(Deed { service: SERVICE, action: "Scan", place: &place }, &error)
+            self.add_usage("Scan", table, None, 0);
+            call_error(CallName { service: SERVICE, action: "Scan", place: &place }, &error)
         })?;
-        self.count("Scan", table, got.consumed_capacity(), got.scanned_count().max(0) as usize);
-        Ok(Found { next: got.last_evaluated_key, items: got.items.unwrap_or_default() })
+        self.add_usage("Scan", table, got.consumed_capacity(), got.scanned_count().max(0) as usize);
+        Ok(QueryPage { next: got.last_evaluated_key, items: got.items.unwrap_or_default() })
     }
 
     /// All or nothing. Costs two units for each that a single write costs.
-    pub async fn transact(&self, parts: Vec<Part>) -> PortResult<Transacted> {
+    pub async fn transact(&self, parts: Vec<TransactionPart>) -> PortResult<TransactionResult> {
         let table = match parts.first() {
-            Some(Part::Put { table, .. } | Part::Update { table, .. }) => *table,
-            None => return Ok(Transacted::Done),
+            Some(TransactionPart::Put { table, .. } | TransactionPart::Update { table, .. }) => *table,
+            None => return Ok(TransactionResult::Done),
         };
         let place = format!("{} and others", self.place(table));
         if parts.len() > TRANSACTION_MAX {
@@ -336,47 +336,48 @@ impl Dynamo {
         let call = self.client.transact_write_items().set_transact_items(Some(items));
         match call.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await {
             Ok(done) => {
-                self.count("TransactWriteItems", table, done.consumed_capacity(), 0);
-                Ok(Transacted::Done)
+                self.add_usage("TransactWriteItems", table, done.consumed_capacity(), 0);
+                Ok(TransactionResult::Done)
             }
             Err(error) => {
-                self.count_refused("TransactWriteItems", table, 2 * 1024 * count);
-                let told = fault(Deed { service: SERVICE, action: "TransactWriteItems", place: &place }, &error);
+                self.add_refused_usage("TransactWriteItems", table, 2 * 1024 * count);
+                let port_error =
+                    call_error(CallName { service: SERVICE, action: "TransactWriteItems", place: &place }, &error);
                 match error.into_service_error() {
                     TransactWriteItemsError::TransactionCanceledException(cancelled) => {
-                        refused(cancelled.cancellation_reasons.unwrap_or_default(), &place)
+                        to_transaction_result(cancelled.cancellation_reasons.unwrap_or_default(), &place)
                     }
-                    _ => Err(told),
+                    _ => Err(port_error),
                 }
             }
         }
     }
 
-    fn transact_item(&self, part: Part) -> PortResult<TransactWriteItem> {
+    fn transact_item(&self, part: TransactionPart) -> PortResult<TransactWriteItem> {
         let item = TransactWriteItem::builder();
         let old = ReturnValuesOnConditionCheckFailure::AllOld;
         let built = match part {
-            Part::Put { table, item: content, condition, values } => {
-                self.fits(table, &content)?;
+            TransactionPart::Put { table, item: content, condition, values } => {
+                self.check_item_size(table, &content)?;
                 let put = Put::builder()
-                    .table_name(self.name(table))
+                    .table_name(self.table_name(table))
                     .set_item(Some(content))
-                    .set_expression_attribute_names(names_in(&[&condition]))
-                    .set_condition_expression(some(&condition))
-                    .set_expression_attribute_values(values_of(values))
+                    .set_expression_attribute_names(attribute_names(&[&condition]))
+                    .set_condition_expression(non_empty(&condition))
+                    .set_expression_attribute_values(attribute_values(values))
                     .return_values_on_condition_check_failure(old);
                 put.build().map(|put| item.put(put))
             }
-            Part::Update { table, key, change } => {
-                let update = Update::builder()
-                    .table_name(self.name(table))
+            TransactionPart::Update { table, key, update } => {
+                let built = Update::builder()
+                    .table_name(self.table_name(table))
                     .set_key(Some(key))
-                    .set_expression_attribute_names(names_in(&[&change.set, &change.condition]))
-                    .update_expression(&change.set)
-                    .set_condition_expression(some(&change.condition))
-                    .set_expression_attribute_values(values_of(change.values))
+                    .set_expression_attribute_names(attribute_names(&[&update.expression, &update.condition]))
+                    .update_expression(&update.expression)
+                    .set_condition_expression(non_empty(&update.condition))
+                    .set_expression_attribute_values(attribute_values(update.values))
                     .return_values_on_condition_check_failure(old);
-                update.build().map(|update| item.update(update))
+                built.build().map(|built| item.update(built))
             }
         };
         Ok(built.map_err(|error| PortError::Permanent(error.to_string()))?.build())
@@ -384,27 +385,32 @@ impl Dynamo {
 }
 
 /// Only refused conditions are an answer; anything else that cancels a transaction is a fault.
-fn refused(reasons: Vec<CancellationReason>, place: &str) -> PortResult<Transacted> {
-    let deed = Deed { service: SERVICE, action: "TransactWriteItems", place };
+fn to_transaction_result(reasons: Vec<CancellationReason>, place: &str) -> PortResult<TransactionResult> {
+    let call_name = CallName { service: SERVICE, action: "TransactWriteItems", place };
     let mut parts = Vec::with_capacity(reasons.len());
     for reason in reasons {
         match reason.code.as_deref() {
             None | Some("None") => parts.push(None),
             Some("ConditionalCheckFailed") => parts.push(Some(reason.item)),
             Some("TransactionConflict" | "ProvisionedThroughputExceeded" | "ThrottlingError") => {
-                let says = reason.message.as_deref().unwrap_or("somebody else writes the same item");
-                return Err(PortError::Retry(format!("DynamoDB TransactWriteItems on {place} must wait: {says}")));
+                let message = reason.message.as_deref().unwrap_or("somebody else writes the same item");
+                return Err(PortError::Retry(format!("DynamoDB TransactWriteItems on {place} must wait: {message}")));
             }
             Some(code) => {
-                return Err(crate::fault::told(deed, 400, code, reason.message.as_deref().unwrap_or("no message")));
+                return Err(crate::fault::code_error(
+                    call_name,
+                    400,
+                    code,
+                    reason.message.as_deref().unwrap_or("no message"),
+                ));
             }
         }
     }
-    Ok(Transacted::Refused(parts))
+    Ok(TransactionResult::Refused(parts))
 }
 
-/// Does all, at most [`PARALLEL_MAX`] at a time; the answers in order, or the first error once all have ended.
-pub async fn in_parallel<I, T, F>(inputs: Vec<I>, work: impl Fn(I) -> F) -> PortResult<Vec<T>>
+/// Does all, at most [`PARALLEL_CALLS_MAX`] at a time; the answers in order, or the first error once all have ended.
+pub async fn run_parallel<I, T, F>(inputs: Vec<I>, work: impl Fn(I) -> F) -> PortResult<Vec<T>>
 where
     I: Send + 'static,
     T: Send + 'static,
@@ -414,11 +420,11 @@ where
     let mut running = tokio::task::JoinSet::new();
     let mut waiting = inputs.into_iter().enumerate();
     loop {
-        while running.len() < PARALLEL_MAX
+        while running.len() < PARALLEL_CALLS_MAX
             && let Some((place, input)) = waiting.next()
         {
-            let one = work(input);
-            running.spawn(async move { (place, one.await) });
+            let call = work(input);
+            running.spawn(async move { (place, call.await) });
         }
         match running.join_next().await {
             Some(Ok((place, answer))) => answers[place] = Some(answer),
@@ -429,12 +435,12 @@ where
     answers.into_iter().flatten().collect()
 }
 
-fn some(expression: &str) -> Option<String> {
+fn non_empty(expression: &str) -> Option<String> {
     (!expression.is_empty()).then(|| expression.to_owned())
 }
 
 /// `#name` in the expressions stands for the attribute `name`.
-fn names_in(expressions: &[&str]) -> Option<HashMap<String, String>> {
+fn attribute_names(expressions: &[&str]) -> Option<HashMap<String, String>> {
     let mut names = HashMap::new();
     for expression in expressions {
         for part in expression.split('#').skip(1) {
@@ -445,7 +451,7 @@ fn names_in(expressions: &[&str]) -> Option<HashMap<String, String>> {
     (!names.is_empty()).then_some(names)
 }
 
-fn values_of(values: Vec<(&'static str, AttributeValue)>) -> Option<HashMap<String, AttributeValue>> {
+fn attribute_values(values: Vec<(&'static str, AttributeValue)>) -> Option<HashMap<String, AttributeValue>> {
     (!values.is_empty()).then(|| values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
@@ -455,10 +461,10 @@ mod tests {
 
     #[test]
     fn placeholders_are_made_from_the_expressions() {
-        let names = names_in(&["SET #state = :x, #job_key=:y", "", "attribute_not_exists(#held)"]).unwrap();
+        let names = attribute_names(&["SET #state = :x, #job_key=:y", "", "attribute_not_exists(#held)"]).unwrap();
         let mut names: Vec<(&str, &str)> = names.iter().map(|(key, name)| (key.as_str(), name.as_str())).collect();
         names.sort_unstable();
         assert_eq!(names, [("#held", "held"), ("#job_key", "job_key"), ("#state", "state")]);
-        assert_eq!(names_in(&["", "x = :y"]), None);
+        assert_eq!(attribute_names(&["", "x = :y"]), None);
     }
 }

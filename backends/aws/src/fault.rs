@@ -8,7 +8,7 @@ use domain::ports::PortError;
 
 /// Codes of DynamoDB, SQS, SNS and STS that pass by themselves: too much at once, somebody else's transaction,
 /// credentials that are renewed by the next call, a service behind the service.
-const PASSING: [&str; 23] = [
+const TRANSIENT_CODES: [&str; 23] = [
     "ThrottlingException",
     "Throttling",
     "ThrottledException",
@@ -34,10 +34,10 @@ const PASSING: [&str; 23] = [
     "KMSThrottling",
 ];
 
-const DENIED: [&str; 5] =
+const DENIED_CODES: [&str; 5] =
     ["AccessDeniedException", "AccessDenied", "AuthorizationError", "AuthorizationErrorException", "403"];
 
-const ABSENT: [&str; 6] = [
+const ABSENT_CODES: [&str; 6] = [
     "ResourceNotFoundException",
     "QueueDoesNotExist",
     "AWS.SimpleQueueService.NonExistentQueue",
@@ -48,65 +48,65 @@ const ABSENT: [&str; 6] = [
 
 /// What was done, to be put in a sentence: `PutItem` to `the table sexton-runs`.
 #[derive(Clone, Copy, Debug)]
-pub struct Deed<'d> {
-    pub service: &'d str,
-    pub action: &'d str,
-    pub place: &'d str,
+pub struct CallName<'c> {
+    pub service: &'c str,
+    pub action: &'c str,
+    pub place: &'c str,
 }
 
 /// Names the fault, and says whether the same call may work later.
-pub fn fault<E>(deed: Deed<'_>, error: &SdkError<E, HttpResponse>) -> PortError
+pub fn call_error<E>(call_name: CallName<'_>, error: &SdkError<E, HttpResponse>) -> PortError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let Deed { service, action, place } = deed;
+    let CallName { service, action, place } = call_name;
     let Some(service_error) = error.as_service_error() else {
-        let says = format!("{service} {action} on {place} got no answer: {}", chain(error));
+        let message = format!("{service} {action} on {place} got no answer: {}", error_chain(error));
         return match error {
-            SdkError::ConstructionFailure(_) => PortError::Permanent(says),
-            _ => PortError::Retry(says),
+            SdkError::ConstructionFailure(_) => PortError::Permanent(message),
+            _ => PortError::Retry(message),
         };
     };
     let status = error.raw_response().map_or(0, |response| response.status().as_u16());
     let code = service_error.code().unwrap_or("no code");
     let message = service_error.message().unwrap_or("no message");
-    told(deed, status, code, message)
+    code_error(call_name, status, code, message)
 }
 
 /// The same for a part of an answer: one entry of a batch, one reason of a cancelled transaction.
-pub fn told(deed: Deed<'_>, status: u16, code: &str, message: &str) -> PortError {
-    let Deed { service, action, place } = deed;
+pub fn code_error(call_name: CallName<'_>, status: u16, code: &str, message: &str) -> PortError {
+    let CallName { service, action, place } = call_name;
     let code = code.rsplit('#').next().unwrap_or(code);
-    let says = format!("{service} {action} on {place} failed with {code}: {message}");
-    if PASSING.contains(&code) || status >= 500 || status == 429 {
-        return PortError::Retry(says);
+    let message = format!("{service} {action} on {place} failed with {code}: {message}");
+    if TRANSIENT_CODES.contains(&code) || status >= 500 || status == 429 {
+        return PortError::Retry(message);
     }
-    let remedy = if DENIED.contains(&code) {
-        let permission = permission(action);
+    let remedy = if DENIED_CODES.contains(&code) {
+        let permission = required_permission(action);
         format!("; the role of this process must be allowed {}:{permission} there", service.to_ascii_lowercase())
-    } else if ABSENT.contains(&code) {
+    } else if ABSENT_CODES.contains(&code) {
         "; deploy the template, add the group, or correct `prefix` and `region`".to_owned()
     } else {
         String::new()
     };
-    PortError::Permanent(format!("{says}{remedy}"))
+    PortError::Permanent(format!("{message}{remedy}"))
 }
 
 /// What a role is allowed when it is allowed an action: batches of SQS and SNS have no permission of their own.
 /// Source: Service Authorization Reference, actions of Amazon SQS and Amazon SNS.
-fn permission(action: &str) -> &str {
+fn required_permission(action: &str) -> &str {
     action.strip_suffix("Batch").unwrap_or(action)
 }
 
 /// An error with what caused it, as one line.
-pub fn chain(error: &dyn Error) -> String {
+pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let says = cause.to_string();
-        if !text.contains(&says) {
+        let message = cause.to_string();
+        if !text.contains(&message) {
             text.push_str(": ");
-            text.push_str(&says);
+            text.push_str(&message);
         }
         source = cause.source();
     }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_passes_by_itself_is_tried_again_and_the_rest_names_place_and_remedy() {
-        let deed = Deed { service: "DynamoDB", action: "PutItem", place: "the table sexton-runs" };
+        let call_name = CallName { service: "DynamoDB", action: "PutItem", place: "the table sexton-runs" };
         for (status, code, retry) in [
             (400, "ThrottlingException", true),
             (400, "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException", true),
@@ -133,13 +133,13 @@ mod tests {
             (400, "AccessDeniedException", false),
             (400, "ResourceNotFoundException", false),
         ] {
-            let told = told(deed, status, code, "m");
-            assert_eq!(matches!(told, PortError::Retry(_)), retry, "{code}");
-            assert!(told.to_string().contains("the table sexton-runs"), "{told}");
+            let error = code_error(call_name, status, code, "m");
+            assert_eq!(matches!(error, PortError::Retry(_)), retry, "{code}");
+            assert!(error.to_string().contains("the table sexton-runs"), "{error}");
         }
-        assert!(told(deed, 400, "AccessDeniedException", "m").to_string().contains("dynamodb:PutItem"));
-        let batch = Deed { service: "SQS", action: "SendMessageBatch", place: "the queue sexton-reports" };
-        assert!(told(batch, 403, "AccessDenied", "m").to_string().contains("sqs:SendMessage there"));
-        assert!(told(deed, 400, "ResourceNotFoundException", "m").to_string().contains("template"));
+        assert!(code_error(call_name, 400, "AccessDeniedException", "m").to_string().contains("dynamodb:PutItem"));
+        let batch = CallName { service: "SQS", action: "SendMessageBatch", place: "the queue sexton-reports" };
+        assert!(code_error(batch, 403, "AccessDenied", "m").to_string().contains("sqs:SendMessage there"));
+        assert!(code_error(call_name, 400, "ResourceNotFoundException", "m").to_string().contains("template"));
     }
 }

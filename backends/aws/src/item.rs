@@ -23,17 +23,17 @@ pub fn n(number: impl ToString) -> AttributeValue {
 }
 
 /// Fixed width, so that texts are ordered as instants are.
-pub fn instant(at: Timestamp) -> String {
+pub fn sortable_instant(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
 }
 
 /// The item of a record whose JSON is an object. Absent values are left out.
-pub fn item_of<T: Serialize>(record: &T) -> Result<Item, PortError> {
+pub fn to_item<T: Serialize>(record: &T) -> Result<Item, PortError> {
     match serde_json::to_value(record) {
         Ok(Value::Object(fields)) => Ok(fields
             .into_iter()
             .filter(|(_, value)| !value.is_null())
-            .map(|(name, value)| (name, attribute(value)))
+            .map(|(name, value)| (name, to_attribute(value)))
             .collect()),
         Ok(other) => Err(PortError::Permanent(format!("{other} cannot be an item of a table"))),
         Err(error) => Err(PortError::Permanent(format!("a record cannot be written as json: {error}"))),
@@ -41,47 +41,51 @@ pub fn item_of<T: Serialize>(record: &T) -> Result<Item, PortError> {
 }
 
 /// The record of an item, or one sentence why it cannot be read.
-pub fn record_of<T: DeserializeOwned>(item: &Item) -> Result<T, String> {
-    serde_json::from_value(object_of(item)?).map_err(|error| format!("the stored item cannot be read: {error}"))
+pub fn from_item<T: DeserializeOwned>(item: &Item) -> Result<T, String> {
+    serde_json::from_value(to_json(item)?).map_err(|error| format!("the stored item cannot be read: {error}"))
 }
 
 /// The JSON of an item.
-pub fn object_of(item: &Item) -> Result<Value, String> {
+pub fn to_json(item: &Item) -> Result<Value, String> {
     let mut fields = Map::new();
     for (name, value) in item {
-        fields.insert(name.clone(), value_of(name, value)?);
+        fields.insert(name.clone(), attribute_to_json(name, value)?);
     }
     Ok(Value::Object(fields))
 }
 
-pub fn attribute(value: Value) -> AttributeValue {
+pub fn to_attribute(value: Value) -> AttributeValue {
     match value {
         Value::Null => AttributeValue::Null(true),
         Value::Bool(yes) => AttributeValue::Bool(yes),
         Value::Number(number) => n(number),
         Value::String(text) => AttributeValue::S(text),
-        Value::Array(values) => AttributeValue::L(values.into_iter().map(attribute).collect()),
+        Value::Array(values) => AttributeValue::L(values.into_iter().map(to_attribute).collect()),
         Value::Object(fields) => {
-            AttributeValue::M(fields.into_iter().map(|(name, value)| (name, attribute(value))).collect())
+            AttributeValue::M(fields.into_iter().map(|(name, value)| (name, to_attribute(value))).collect())
         }
     }
 }
 
-pub fn value_of(name: &str, value: &AttributeValue) -> Result<Value, String> {
+pub fn attribute_to_json(name: &str, value: &AttributeValue) -> Result<Value, String> {
     Ok(match value {
         AttributeValue::S(text) => Value::String(text.clone()),
-        AttributeValue::N(text) => number(name, text)?,
+        AttributeValue::N(text) => parse_number(name, text)?,
         AttributeValue::Bool(yes) => Value::Bool(*yes),
         AttributeValue::Null(_) => Value::Null,
-        AttributeValue::L(values) => values.iter().map(|value| value_of(name, value)).collect::<Result<_, _>>()?,
+        AttributeValue::L(values) => {
+            values.iter().map(|value| attribute_to_json(name, value)).collect::<Result<_, _>>()?
+        }
         AttributeValue::M(fields) => Value::Object(
             fields
                 .iter()
-                .map(|(name, value)| Ok((name.clone(), value_of(name, value)?)))
+                .map(|(name, value)| Ok((name.clone(), attribute_to_json(name, value)?)))
                 .collect::<Result<_, String>>()?,
         ),
         AttributeValue::Ss(texts) => sorted(texts).into_iter().map(Value::String).collect(),
-        AttributeValue::Ns(texts) => sorted(texts).iter().map(|text| number(name, text)).collect::<Result<_, _>>()?,
+        AttributeValue::Ns(texts) => {
+            sorted(texts).iter().map(|text| parse_number(name, text)).collect::<Result<_, _>>()?
+        }
         _ => return Err(format!("`{name}` is binary; make it a string")),
     })
 }
@@ -93,7 +97,7 @@ fn sorted(texts: &[String]) -> Vec<String> {
     texts
 }
 
-fn number(name: &str, text: &str) -> Result<Value, String> {
+fn parse_number(name: &str, text: &str) -> Result<Value, String> {
     if let Ok(whole) = text.parse::<i64>() {
         return Ok(Value::from(whole));
     }
@@ -104,29 +108,29 @@ fn number(name: &str, text: &str) -> Result<Value, String> {
     number.map(Value::Number).ok_or_else(|| format!("`{name}` is no number that a computer can count with: {text}"))
 }
 
-pub fn text<'i>(item: &'i Item, name: &str) -> Option<&'i str> {
+pub fn text_at<'i>(item: &'i Item, name: &str) -> Option<&'i str> {
     item.get(name).and_then(|value| value.as_s().ok()).map(String::as_str)
 }
 
-pub fn whole(item: &Item, name: &str) -> Option<u64> {
+pub fn number_at(item: &Item, name: &str) -> Option<u64> {
     item.get(name).and_then(|value| value.as_n().ok()).and_then(|text| text.parse().ok())
 }
 
 /// An item's size as DynamoDB counts it (developer guide, item sizes and formats): UTF-8 bytes of names and texts, two
 /// digits of a number in a byte and one more, three bytes for a list or map and one for each of its elements.
-pub fn bytes_of(item: &Item) -> usize {
-    item.iter().map(|(name, value)| name.len() + bytes_of_value(value)).sum()
+pub fn item_bytes(item: &Item) -> usize {
+    item.iter().map(|(name, value)| name.len() + attribute_bytes(value)).sum()
 }
 
-fn bytes_of_value(value: &AttributeValue) -> usize {
+fn attribute_bytes(value: &AttributeValue) -> usize {
     match value {
         AttributeValue::S(text) => text.len(),
         AttributeValue::N(text) => text.len().div_ceil(2) + 1,
         AttributeValue::B(blob) => blob.as_ref().len(),
         AttributeValue::Ss(texts) => texts.iter().map(String::len).sum(),
         AttributeValue::Ns(texts) => texts.iter().map(|text| text.len().div_ceil(2) + 1).sum(),
-        AttributeValue::L(values) => 3 + values.iter().map(|value| 1 + bytes_of_value(value)).sum::<usize>(),
-        AttributeValue::M(fields) => 3 + bytes_of(fields) + fields.len(),
+        AttributeValue::L(values) => 3 + values.iter().map(|value| 1 + attribute_bytes(value)).sum::<usize>(),
+        AttributeValue::M(fields) => 3 + item_bytes(fields) + fields.len(),
         _ => 1,
     }
 }
@@ -143,13 +147,14 @@ mod tests {
         });
         let mut wanted = record.clone();
         wanted.as_object_mut().unwrap().remove("none");
-        assert_eq!(object_of(&item_of(&record).unwrap()).unwrap(), wanted);
+        assert_eq!(to_json(&to_item(&record).unwrap()).unwrap(), wanted);
     }
 
     #[test]
     fn instants_as_texts_are_ordered_as_instants() {
         let at = |nanosecond| Timestamp::from_nanosecond(nanosecond).unwrap();
-        let mut texts: Vec<String> = [0, 1, 500_000_000, 999_999_999, 1_000_000_000].map(at).map(instant).to_vec();
+        let mut texts: Vec<String> =
+            [0, 1, 500_000_000, 999_999_999, 1_000_000_000].map(at).map(sortable_instant).to_vec();
         let sorted = texts.clone();
         texts.sort();
         assert_eq!(texts, sorted);
@@ -164,6 +169,6 @@ mod tests {
             ("n".to_owned(), n(1234)),
             ("l".to_owned(), AttributeValue::L(vec![s("x"), AttributeValue::Bool(true)])),
         ]);
-        assert_eq!(bytes_of(&item), (2 + 2) + (1 + 3) + (1 + 3 + 2 + 2));
+        assert_eq!(item_bytes(&item), (2 + 2) + (1 + 3) + (1 + 3 + 2 + 2));
     }
 }

@@ -8,14 +8,14 @@ use domain::ports::PortError;
 use domain::units::{format_size, parse_duration, parse_size};
 use serde_json::{Map, Value};
 
-use crate::item::{Item, item_of, object_of};
+use crate::item::{Item, to_item, to_json};
 
 /// Counts our own writes; an item made by hand has none.
 pub const VERSION: &str = "version";
 
 /// What a field is, for reading it kindly.
 #[derive(Clone, Copy)]
-enum Kind {
+enum FieldKind {
     Text,
     Duration,
     Size,
@@ -25,46 +25,53 @@ enum Kind {
     Numbers,
     /// Names with texts.
     Map,
-    Fields(&'static [(&'static str, Kind)]),
+    Fields(&'static [(&'static str, FieldKind)]),
 }
 
 /// Every field of a job, by the names of the jobs file.
-const FIELDS: [(&str, Kind); 27] = [
-    ("group", Kind::Text),
-    ("name", Kind::Text),
-    ("schedule", Kind::Text),
-    ("zone", Kind::Text),
-    ("command", Kind::Text),
-    ("argv", Kind::Texts),
-    ("enabled", Kind::Flag),
-    ("user", Kind::Text),
-    ("cwd", Kind::Text),
-    ("env", Kind::Map),
-    ("stdin", Kind::Text),
-    ("timeout", Kind::Duration),
-    ("kill_grace", Kind::Duration),
-    ("start_within", Kind::Duration),
-    ("quiet_limit", Kind::Duration),
-    ("min_duration", Kind::Duration),
-    ("concurrency", Kind::Text),
-    ("catch_up", Kind::Text),
-    ("success_exit_codes", Kind::Numbers),
+const FIELDS: [(&str, FieldKind); 27] = [
+    ("group", FieldKind::Text),
+    ("name", FieldKind::Text),
+    ("schedule", FieldKind::Text),
+    ("zone", FieldKind::Text),
+    ("command", FieldKind::Text),
+    ("argv", FieldKind::Texts),
+    ("enabled", FieldKind::Flag),
+    ("user", FieldKind::Text),
+    ("cwd", FieldKind::Text),
+    ("env", FieldKind::Map),
+    ("stdin", FieldKind::Text),
+    ("timeout", FieldKind::Duration),
+    ("kill_grace", FieldKind::Duration),
+    ("start_within", FieldKind::Duration),
+    ("quiet_limit", FieldKind::Duration),
+    ("min_duration", FieldKind::Duration),
+    ("concurrency", FieldKind::Text),
+    ("catch_up", FieldKind::Text),
+    ("success_exit_codes", FieldKind::Numbers),
     (
         "retries",
-        Kind::Fields(&[
-            ("max", Kind::Number),
-            ("delay", Kind::Duration),
-            ("backoff", Kind::Number),
-            ("on", Kind::Texts),
+        FieldKind::Fields(&[
+            ("max", FieldKind::Number),
+            ("delay", FieldKind::Duration),
+            ("backoff", FieldKind::Number),
+            ("on", FieldKind::Texts),
         ]),
     ),
-    ("needs", Kind::Fields(&[("cpu", Kind::Number), ("memory", Kind::Size)])),
-    ("rules", Kind::Texts),
-    ("alert", Kind::Fields(&[("after", Kind::Number), ("remind", Kind::Duration), ("channels", Kind::Texts)])),
-    ("description", Kind::Text),
-    ("owner", Kind::Text),
-    ("anchor", Kind::Text),
-    ("source", Kind::Text),
+    ("needs", FieldKind::Fields(&[("cpu", FieldKind::Number), ("memory", FieldKind::Size)])),
+    ("rules", FieldKind::Texts),
+    (
+        "alert",
+        FieldKind::Fields(&[
+            ("after", FieldKind::Number),
+            ("remind", FieldKind::Duration),
+            ("channels", FieldKind::Texts),
+        ]),
+    ),
+    ("description", FieldKind::Text),
+    ("owner", FieldKind::Text),
+    ("anchor", FieldKind::Text),
+    ("source", FieldKind::Text),
 ];
 
 /// Set by commands only, and read as it is.
@@ -74,19 +81,19 @@ const PAUSED: &str = "paused";
 ///
 /// # Errors
 /// Never for a job that was read.
-pub fn item_of_job(job: &Job) -> Result<Item, PortError> {
-    item_of(job)
+pub fn job_to_item(job: &Job) -> Result<Item, PortError> {
+    to_item(job)
 }
 
 /// Reads an item that a person may have made.
 ///
 /// # Errors
 /// One sentence that says what to write instead.
-pub fn job_of_item(item: &Item) -> Result<Job, String> {
-    let Value::Object(mut written) = object_of(item)? else { return Err("the item is no job".to_owned()) };
+pub fn job_from_item(item: &Item) -> Result<Job, String> {
+    let Value::Object(mut written) = to_json(item)? else { return Err("the item is no job".to_owned()) };
     written.remove(VERSION);
     let paused = written.remove(PAUSED);
-    let mut fields = kindly("", &FIELDS, written)?;
+    let mut fields = read_fields("", &FIELDS, written)?;
     fields.extend(paused.map(|paused| (PAUSED.to_owned(), paused)));
     for required in ["group", "name", "schedule"] {
         if !fields.contains_key(required) {
@@ -105,19 +112,19 @@ pub fn job_of_item(item: &Item) -> Result<Job, String> {
     check_name("group", &job.group)?;
     check_name("name", &job.name)?;
     domain::jobs_file::fields::schedule(&job, jiff::Timestamp::UNIX_EPOCH)
-        .map_err(|says| format!("`schedule` is `{}`: {says}", job.schedule))?;
+        .map_err(|message| format!("`schedule` is `{}`: {message}", job.schedule))?;
     Ok(job)
 }
 
-fn kindly(
+fn read_fields(
     within: &str,
-    known: &[(&'static str, Kind)],
+    known: &[(&'static str, FieldKind)],
     written: Map<String, Value>,
 ) -> Result<Map<String, Value>, String> {
     let mut fields = Map::new();
     for (name, value) in written {
         // Attributes of AWS's own, of global tables.
-        if name.starts_with("aws:") || is_empty(&value) {
+        if name.starts_with("aws:") || is_cleared(&value) {
             continue;
         }
         let Some((_, kind)) = known.iter().find(|(known, _)| *known == name) else {
@@ -126,75 +133,77 @@ fn kindly(
             return Err(format!("`{within}{name}` is no field of a job; {hint}"));
         };
         let path = format!("{within}{name}");
-        fields.insert(name, read(&path, *kind, value)?);
+        fields.insert(name, read_field(&path, *kind, value)?);
     }
     Ok(fields)
 }
 
 /// What the console leaves when a value is cleared.
-fn is_empty(value: &Value) -> bool {
+fn is_cleared(value: &Value) -> bool {
     matches!(value, Value::Null) || value.as_str().is_some_and(str::is_empty)
 }
 
-fn read(path: &str, kind: Kind, value: Value) -> Result<Value, String> {
-    let wrong = |value: &Value, wanted: &str| Err(format!("`{path}` is {value}; write {wanted}"));
+fn read_field(path: &str, kind: FieldKind, value: Value) -> Result<Value, String> {
+    let fault = |value: &Value, wanted: &str| Err(format!("`{path}` is {value}; write {wanted}"));
     match (kind, value) {
-        (Kind::Text, Value::String(text)) => Ok(Value::String(text)),
-        (Kind::Text, Value::Number(number)) => Ok(Value::String(number.to_string())),
-        (Kind::Text, value) => wrong(&value, "a text"),
-        (Kind::Duration, value) => {
-            let text = bare(&value);
-            parse_duration(&text).map(|_| Value::String(text)).map_err(|says| format!("`{path}`: {says}"))
+        (FieldKind::Text, Value::String(text)) => Ok(Value::String(text)),
+        (FieldKind::Text, Value::Number(number)) => Ok(Value::String(number.to_string())),
+        (FieldKind::Text, value) => fault(&value, "a text"),
+        (FieldKind::Duration, value) => {
+            let text = plain_text(&value);
+            parse_duration(&text).map(|_| Value::String(text)).map_err(|message| format!("`{path}`: {message}"))
         }
         // Bytes without a unit.
-        (Kind::Size, value) => {
-            let text = bare(&value);
-            parse_size(&text).map(format_size).map(Value::String).map_err(|says| format!("`{path}`: {says}"))
+        (FieldKind::Size, value) => {
+            let text = plain_text(&value);
+            parse_size(&text).map(format_size).map(Value::String).map_err(|message| format!("`{path}`: {message}"))
         }
-        (Kind::Flag, Value::Bool(yes)) => Ok(Value::Bool(yes)),
-        (Kind::Flag, value) => match bare(&value).as_str() {
+        (FieldKind::Flag, Value::Bool(yes)) => Ok(Value::Bool(yes)),
+        (FieldKind::Flag, value) => match plain_text(&value).as_str() {
             "true" | "yes" | "on" | "1" => Ok(Value::Bool(true)),
             "false" | "no" | "off" | "0" => Ok(Value::Bool(false)),
-            _ => wrong(&value, "true or false"),
+            _ => fault(&value, "true or false"),
         },
-        (Kind::Number, Value::Number(number)) => Ok(Value::Number(number)),
-        (Kind::Number, value) => match serde_json::from_str(&bare(&value)) {
+        (FieldKind::Number, Value::Number(number)) => Ok(Value::Number(number)),
+        (FieldKind::Number, value) => match serde_json::from_str(&plain_text(&value)) {
             Ok(Value::Number(number)) => Ok(Value::Number(number)),
-            _ => wrong(&value, "a number"),
+            _ => fault(&value, "a number"),
         },
-        (Kind::Texts, value) => parts(path, Kind::Text, value),
-        (Kind::Numbers, value) => parts(path, Kind::Number, value),
-        (Kind::Map, Value::Object(fields)) => {
+        (FieldKind::Texts, value) => read_list(path, FieldKind::Text, value),
+        (FieldKind::Numbers, value) => read_list(path, FieldKind::Number, value),
+        (FieldKind::Map, Value::Object(fields)) => {
             // An empty text is a value here: an empty variable.
             let each = |(name, value): (String, Value)| {
                 let value = match value {
                     Value::Bool(yes) => Value::String(yes.to_string()),
-                    value => read(&format!("{path}.{name}"), Kind::Text, value)?,
+                    value => read_field(&format!("{path}.{name}"), FieldKind::Text, value)?,
                 };
                 Ok((name, value))
             };
             Ok(Value::Object(fields.into_iter().map(each).collect::<Result<_, String>>()?))
         }
-        (Kind::Map, value) => wrong(&value, "a map of names and texts"),
-        (Kind::Fields(known), Value::Object(fields)) => Ok(Value::Object(kindly(&format!("{path}."), known, fields)?)),
-        (Kind::Fields(_), value) => wrong(&value, "a map of its fields"),
+        (FieldKind::Map, value) => fault(&value, "a map of names and texts"),
+        (FieldKind::Fields(known), Value::Object(fields)) => {
+            Ok(Value::Object(read_fields(&format!("{path}."), known, fields)?))
+        }
+        (FieldKind::Fields(_), value) => fault(&value, "a map of its fields"),
     }
 }
 
 /// A list, a set, or one value; a text with commas is a list too.
-fn parts(path: &str, kind: Kind, value: Value) -> Result<Value, String> {
+fn read_list(path: &str, kind: FieldKind, value: Value) -> Result<Value, String> {
     let parts = match value {
         Value::Array(parts) => parts,
         Value::String(text) if path != "argv" => {
-            text.split(',').map(|part| Value::String(part.trim().to_owned())).filter(|part| !is_empty(part)).collect()
+            text.split(',').map(|part| Value::String(part.trim().to_owned())).filter(|part| !is_cleared(part)).collect()
         }
         Value::String(text) => vec![Value::String(text)],
         value => vec![value],
     };
-    parts.into_iter().map(|part| read(path, kind, part)).collect()
+    parts.into_iter().map(|part| read_field(path, kind, part)).collect()
 }
 
-fn bare(value: &Value) -> String {
+fn plain_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.trim().to_ascii_lowercase(),
         other => other.to_string(),
@@ -207,9 +216,9 @@ mod tests {
     use domain::job::{Command, JobKey};
 
     use super::*;
-    use crate::item::{attribute, n, s};
+    use crate::item::{n, s, to_attribute};
 
-    fn five() -> Item {
+    fn minimal_item() -> Item {
         [("group", s("db")), ("name", s("dump")), ("command", s("dump.sh")), ("schedule", s("30 2 * * *"))]
             .into_iter()
             .chain([("enabled", AttributeValue::Bool(true))])
@@ -218,14 +227,14 @@ mod tests {
     }
 
     fn with(name: &str, value: AttributeValue) -> Item {
-        let mut item = five();
+        let mut item = minimal_item();
         item.insert(name.to_owned(), value);
         item
     }
 
     #[test]
     fn the_five_attributes_make_a_job_with_every_default() {
-        let job = job_of_item(&five()).unwrap();
+        let job = job_from_item(&minimal_item()).unwrap();
         let wanted = Job::new(JobKey::new("db", "dump"), "30 2 * * *", Command::Shell("dump.sh".to_owned()));
         assert_eq!(job, wanted);
     }
@@ -264,40 +273,40 @@ mod tests {
         job.stdin = Some("in".to_owned());
         job.paused =
             Some(domain::job::Pause { since: jiff::Timestamp::UNIX_EPOCH, until: None, why: "upgrade".to_owned() });
-        assert_eq!(job_of_item(&item_of_job(&job).unwrap()).unwrap(), job);
+        assert_eq!(job_from_item(&job_to_item(&job).unwrap()).unwrap(), job);
         let nothing_watched = Job { rules: Vec::new(), ..job };
-        assert_eq!(job_of_item(&item_of_job(&nothing_watched).unwrap()).unwrap(), nothing_watched);
+        assert_eq!(job_from_item(&job_to_item(&nothing_watched).unwrap()).unwrap(), nothing_watched);
     }
 
     #[test]
     fn what_a_hand_makes_of_types_is_read_kindly() {
         for (enabled, wanted) in [(s("true"), true), (s("No"), false), (n(1), true), (n(0), false)] {
-            assert_eq!(job_of_item(&with("enabled", enabled)).unwrap().enabled, wanted);
+            assert_eq!(job_from_item(&with("enabled", enabled)).unwrap().enabled, wanted);
         }
-        let rules = |value| job_of_item(&with("rules", value)).unwrap().rules;
+        let rules = |value| job_from_item(&with("rules", value)).unwrap().rules;
         assert_eq!(rules(s("default, python")), ["default", "python"]);
         assert_eq!(rules(AttributeValue::Ss(vec!["python".to_owned(), "default".to_owned()])), ["default", "python"]);
         assert_eq!(rules(AttributeValue::L(vec![])), [] as [&str; 0]);
-        let codes = |value| job_of_item(&with("success_exit_codes", value)).unwrap().success_exit_codes;
+        let codes = |value| job_from_item(&with("success_exit_codes", value)).unwrap().success_exit_codes;
         assert_eq!(codes(s("0, 3")), [0, 3]);
         assert_eq!(codes(n(3)), [3]);
         assert_eq!(codes(AttributeValue::Ns(vec!["3".to_owned(), "0".to_owned()])), [0, 3]);
-        let alert = attribute(serde_json::json!({ "after": "3", "channels": "oncall" }));
-        let alert = job_of_item(&with("alert", alert)).unwrap().alert;
+        let alert = to_attribute(serde_json::json!({ "after": "3", "channels": "oncall" }));
+        let alert = job_from_item(&with("alert", alert)).unwrap().alert;
         assert_eq!((alert.after, alert.channels), (3, vec!["oncall".to_owned()]));
-        let env = attribute(serde_json::json!({ "LEVEL": 9, "ON": true, "EMPTY": "" }));
-        let env = job_of_item(&with("env", env)).unwrap().env;
+        let env = to_attribute(serde_json::json!({ "LEVEL": 9, "ON": true, "EMPTY": "" }));
+        let env = job_from_item(&with("env", env)).unwrap().env;
         assert_eq!(env.into_values().collect::<Vec<_>>(), ["", "9", "true"]);
-        assert_eq!(job_of_item(&with("user", n(1000))).unwrap().user.as_deref(), Some("1000"));
-        assert_eq!(job_of_item(&with("zone", s(""))).unwrap().zone, "UTC");
-        assert_eq!(job_of_item(&with("timeout", AttributeValue::Null(true))).unwrap().timeout, None);
+        assert_eq!(job_from_item(&with("user", n(1000))).unwrap().user.as_deref(), Some("1000"));
+        assert_eq!(job_from_item(&with("zone", s(""))).unwrap().zone, "UTC");
+        assert_eq!(job_from_item(&with("timeout", AttributeValue::Null(true))).unwrap().timeout, None);
     }
 
     #[test]
     fn what_cannot_be_meant_is_one_sentence_that_names_the_field() {
-        let mut nameless = five();
+        let mut nameless = minimal_item();
         nameless.remove("schedule");
-        let mut commandless = five();
+        let mut commandless = minimal_item();
         commandless.remove("command");
         for (item, wanted) in [
             (nameless, "`schedule` is missing"),
@@ -309,11 +318,11 @@ mod tests {
             (with("command", s(" ")), "`command` is empty"),
             (with("argv", s("x")), "both `command` and `argv`"),
             (with("env", s("A=1")), "`env` is \"A=1\"; write a map"),
-            (with("retries", attribute(serde_json::json!({ "mex": 1 }))), "did you mean `retries.max`?"),
+            (with("retries", to_attribute(serde_json::json!({ "mex": 1 }))), "did you mean `retries.max`?"),
             (with("cwd", AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new([1]))), "`cwd` is binary"),
         ] {
-            let says = job_of_item(&item).unwrap_err();
-            assert!(says.contains(wanted), "{says}");
+            let message = job_from_item(&item).unwrap_err();
+            assert!(message.contains(wanted), "{message}");
         }
     }
 
@@ -321,7 +330,7 @@ mod tests {
     fn every_field_that_a_job_has_is_known() {
         let mut job = Job::new(JobKey::new("g", "n"), "@daily", Command::Shell("x".to_owned()));
         job.stdin = Some(String::new());
-        for name in item_of_job(&job).unwrap().keys() {
+        for name in job_to_item(&job).unwrap().keys() {
             assert!(FIELDS.iter().any(|(known, _)| known == name), "{name}");
         }
     }

@@ -5,15 +5,15 @@ use domain::job::{Job, JobKey};
 use domain::ports::{Cursor, JobStore, Page, PortResult, StoredJob};
 
 use crate::Backend;
-use crate::dynamo::{Changed, Dynamo, Found, Query};
-use crate::item::{Item, n, s, text, whole};
-use crate::job_item::{VERSION, item_of_job, job_of_item};
-use crate::names::group_of_port;
+use crate::dynamo::{Dynamo, Query, QueryPage, WriteResult};
+use crate::item::{Item, n, number_at, s, text_at};
+use crate::job_item::{VERSION, job_from_item, job_to_item};
+use crate::names::check_group_for_port;
 
 const JOBS: &str = "jobs";
 
 /// What no name comes after: names are ASCII.
-const AFTER_ALL: &str = "\u{7f}";
+const AFTER_ALL_NAMES: &str = "\u{7f}";
 
 #[async_trait]
 impl JobStore for Backend {
@@ -22,13 +22,13 @@ impl JobStore for Backend {
             keys.iter().filter(|key| !key.group.is_empty() && !key.name.is_empty()).collect();
         wanted.sort();
         wanted.dedup();
-        let items = self.dynamo.batch_get(JOBS, wanted.into_iter().map(key_of).collect()).await?;
+        let items = self.dynamo.batch_get(JOBS, wanted.into_iter().map(item_key).collect()).await?;
         Ok(items.iter().map(|item| self.stored_job(item)).collect())
     }
 
     async fn put(&self, job: &Job, expected: Option<u64>) -> PortResult<bool> {
-        group_of_port(&self.names, &job.group)?;
-        let mut item = item_of_job(job)?;
+        check_group_for_port(&self.names, &job.group)?;
+        let mut item = job_to_item(job)?;
         item.insert(VERSION.to_owned(), n(expected.unwrap_or(0) + 1));
         let put = match expected {
             None => self.dynamo.put(JOBS, item, "attribute_not_exists(#name)", vec![]).await?,
@@ -39,28 +39,28 @@ impl JobStore for Backend {
             }
             Some(version) => self.dynamo.put(JOBS, item, "#version = :version", vec![(":version", n(version))]).await?,
         };
-        Ok(matches!(put, Changed::Done(_)))
+        Ok(matches!(put, WriteResult::Done(_)))
     }
 
     async fn remove(&self, key: &JobKey) -> PortResult<()> {
-        self.dynamo.delete(JOBS, key_of(key), "", vec![]).await
+        self.dynamo.delete(JOBS, item_key(key), "", vec![]).await
     }
 
     async fn list(&self, group: Option<&str>, after: Option<&Cursor>, most: usize) -> PortResult<Page<StoredJob>> {
         let after: Option<JobKey> = after.and_then(|cursor| serde_json::from_str(&cursor.0).ok());
         let groups = match group {
             Some(group) => vec![group.to_owned()],
-            None => groups_of(&self.dynamo).await?,
+            None => list_groups(&self.dynamo).await?,
         };
         let mut records: Vec<StoredJob> = Vec::new();
         for group in groups {
             if after.as_ref().is_some_and(|after| group < after.group) {
                 continue;
             }
-            let mut start = after.as_ref().filter(|after| after.group == group).map(key_of);
+            let mut start = after.as_ref().filter(|after| after.group == group).map(item_key);
             loop {
                 let left = most - records.len();
-                let Found { items, next } = self.dynamo.query(JOBS, of_group(&group, left, start)).await?;
+                let QueryPage { items, next } = self.dynamo.query(JOBS, group_query(&group, left, start)).await?;
                 records.extend(items.iter().map(|item| self.stored_job(item)));
                 if records.len() >= most {
                     let last = records.last().and_then(|last| serde_json::to_string(&last.key).ok());
@@ -80,8 +80,8 @@ impl Backend {
     pub(crate) async fn put_jobs(&self, jobs: &[Job]) -> PortResult<()> {
         let mut items = Vec::with_capacity(jobs.len());
         for job in jobs {
-            group_of_port(&self.names, &job.group)?;
-            let mut item = item_of_job(job)?;
+            check_group_for_port(&self.names, &job.group)?;
+            let mut item = job_to_item(job)?;
             item.insert(VERSION.to_owned(), n(1));
             items.push(item);
         }
@@ -89,17 +89,17 @@ impl Backend {
     }
 
     fn stored_job(&self, item: &Item) -> StoredJob {
-        let key = JobKey::new(text(item, "group").unwrap_or_default(), text(item, "name").unwrap_or_default());
-        let job = crate::names::check_group(&self.names, &key.group).and_then(|()| job_of_item(item));
-        StoredJob { key, job, version: whole(item, VERSION).unwrap_or(0) }
+        let key = JobKey::new(text_at(item, "group").unwrap_or_default(), text_at(item, "name").unwrap_or_default());
+        let job = crate::names::check_group(&self.names, &key.group).and_then(|()| job_from_item(item));
+        StoredJob { key, job, version: number_at(item, VERSION).unwrap_or(0) }
     }
 }
 
-fn key_of(key: &JobKey) -> Item {
+fn item_key(key: &JobKey) -> Item {
     Item::from([("group".to_owned(), s(&key.group)), ("name".to_owned(), s(&key.name))])
 }
 
-fn of_group(group: &str, limit: usize, start: Option<Item>) -> Query {
+fn group_query(group: &str, limit: usize, start: Option<Item>) -> Query {
     Query {
         condition: "#group = :group".to_owned(),
         values: vec![(":group", s(group))],
@@ -112,15 +112,15 @@ fn of_group(group: &str, limit: usize, start: Option<Item>) -> Query {
 
 /// The groups that have jobs, sorted: each scan begins behind the last job of the group before it, so it takes one read a
 /// group, whatever the number of jobs.
-async fn groups_of(dynamo: &Dynamo) -> PortResult<Vec<String>> {
+async fn list_groups(dynamo: &Dynamo) -> PortResult<Vec<String>> {
     let mut groups: Vec<String> = Vec::new();
     let mut start = None;
     loop {
         let found = dynamo.scan(JOBS, start, Some(1)).await?;
-        let group = found.items.first().and_then(|item| text(item, "group"));
+        let group = found.items.first().and_then(|item| text_at(item, "group"));
         match (group, found.next) {
             (Some(group), _) => {
-                start = Some(key_of(&JobKey::new(group, AFTER_ALL)));
+                start = Some(item_key(&JobKey::new(group, AFTER_ALL_NAMES)));
                 groups.push(group.to_owned());
             }
             (None, Some(next)) => start = Some(next),

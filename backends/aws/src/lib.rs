@@ -38,15 +38,15 @@ use jiff::Timestamp;
 use dynamo::Dynamo;
 use sqs::Sqs;
 
-pub use check::{Finding, Who};
+pub use check::{CheckRole, Finding};
 pub use due::{SHARDS_DEFAULT, SHARDS_MAX};
 pub use emulated::install;
-pub use meter::{Meter, Spent};
+pub use meter::{Meter, Usage};
 pub use names::{Names, PREFIX_DEFAULT, check_group};
 pub use notifier::{MESSAGE_BYTES_MAX, PER_SECOND_MAX, Topics};
-pub use options::{AccessKey, CALL_TIMEOUT_DEFAULT, ConnectError, KEPT_DEFAULT, Options};
-pub use orders::{Refused, Seal};
-pub use reports::{SentReport, report_of};
+pub use options::{AccessKey, CALL_TIMEOUT_DEFAULT, ConnectError, Options, RETENTION_DEFAULT};
+pub use orders::{OrderSigning, RefusedOrders};
+pub use reports::{SentReport, decode_report};
 pub use secrets::AwsSecrets;
 pub use signature::{Signer, Verifier};
 pub use signing_key::SigningKey;
@@ -60,7 +60,7 @@ pub struct Aws {
     /// What the calls so far cost.
     pub meter: Arc<Meter>,
     /// Orders that were not executed as they could not be read or did not verify.
-    pub refused_orders: Arc<Refused>,
+    pub refused_orders: Arc<RefusedOrders>,
     /// What other clients of AWS's services are made from: region, credentials, endpoint, timeouts.
     pub sdk_config: aws_config::SdkConfig,
     backend: Backend,
@@ -110,13 +110,13 @@ pub(crate) struct Backend {
     sqs: Sqs,
     names: Names,
     /// How long runs and settled alerts are kept.
-    kept: Duration,
-    shards: Arc<due::KnownShards>,
-    remembered: Arc<buckets::Remembered>,
-    seal: Seal,
-    refused_orders: Arc<Refused>,
+    retention: Duration,
+    shards: Arc<due::ShardCache>,
+    known_buckets: Arc<buckets::KnownBuckets>,
+    signing: OrderSigning,
+    refused_orders: Arc<RefusedOrders>,
     /// Which of several queues is asked first.
-    turn: Arc<AtomicUsize>,
+    next_queue: Arc<AtomicUsize>,
 }
 
 /// Makes an installation's clients. Nothing is asked yet, unless credentials or shards demand it. Orders that are sent are
@@ -126,14 +126,14 @@ pub(crate) struct Backend {
 /// One sentence: a prefix or a number that cannot be, or no region.
 pub async fn connect(options: &Options) -> Result<Aws, ConnectError> {
     let signing_key = SigningKey::new(options, options.names()?.signing_key_parameter());
-    connect_sealed(options, Seal { signing_key: Some(Arc::new(signing_key)), verifier: None }).await
+    connect_with_signing(options, OrderSigning { signing_key: Some(Arc::new(signing_key)), verifier: None }).await
 }
 
 /// As [`connect`], for who verifies orders, or has them signed otherwise.
 ///
 /// # Errors
 /// As of [`connect`].
-pub async fn connect_sealed(options: &Options, seal: Seal) -> Result<Aws, ConnectError> {
+pub async fn connect_with_signing(options: &Options, signing: OrderSigning) -> Result<Aws, ConnectError> {
     let names = options.names()?;
     if let Some(shards) = options.shards.filter(|shards| !(1..=SHARDS_MAX).contains(shards)) {
         return Err(ConnectError::Shards(shards));
@@ -144,26 +144,26 @@ pub async fn connect_sealed(options: &Options, seal: Seal) -> Result<Aws, Connec
         dynamo: Dynamo::new(aws_sdk_dynamodb::Client::new(&sdk_config), names.prefix(), meter.clone()),
         sqs: Sqs::new(aws_sdk_sqs::Client::new(&sdk_config), meter.clone(), options.call_timeout),
         names: names.clone(),
-        kept: options.kept,
-        shards: Arc::new(due::KnownShards::new()),
-        remembered: Arc::default(),
-        seal,
+        retention: options.retention,
+        shards: Arc::new(due::ShardCache::new()),
+        known_buckets: Arc::default(),
+        signing,
         refused_orders: Arc::default(),
-        turn: Arc::default(),
+        next_queue: Arc::default(),
     };
     if let Some(shards) = options.shards {
         backend.change_shards(shards, Timestamp::now()).await?;
     }
-    let all = Arc::new(backend.clone());
+    let backend_ports = Arc::new(backend.clone());
     let ports = Ports {
-        jobs: all.clone(),
-        due: all.clone(),
-        runs: all.clone(),
-        alerts: all.clone(),
-        settings: all.clone(),
-        orders: all.clone(),
-        claims: all.clone(),
-        reports: all,
+        jobs: backend_ports.clone(),
+        due: backend_ports.clone(),
+        runs: backend_ports.clone(),
+        alerts: backend_ports.clone(),
+        settings: backend_ports.clone(),
+        orders: backend_ports.clone(),
+        claims: backend_ports.clone(),
+        reports: backend_ports,
     };
     let refused_orders = backend.refused_orders.clone();
     Ok(Aws { ports, names, meter, refused_orders, sdk_config, backend })

@@ -9,7 +9,7 @@ const SQS_CHUNK_BYTES: usize = 64 * 1024;
 
 /// What calls of one kind came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spent {
+pub struct Usage {
     /// Calls over the network, answered or not.
     pub requests: u64,
     /// Requests as the service bills them: SQS counts each 64 KiB.
@@ -25,40 +25,40 @@ pub struct Spent {
 /// Counts by kind: service, action and what it was done to, like `dynamodb PutItem runs`, `sqs SendMessageBatch orders`.
 #[derive(Debug, Default)]
 pub struct Meter {
-    spent: Mutex<BTreeMap<String, Spent>>,
+    usage: Mutex<BTreeMap<String, Usage>>,
 }
 
 impl Meter {
     /// What was spent since the start, by kind.
-    pub fn spent(&self) -> BTreeMap<String, Spent> {
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn usage(&self) -> BTreeMap<String, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// All kinds whose name begins so, together.
-    pub fn total(&self, prefix: &str) -> Spent {
-        let mut total = Spent::default();
-        for (_, spent) in self.spent().range(prefix.to_owned()..).take_while(|(kind, _)| kind.starts_with(prefix)) {
-            total.requests += spent.requests;
-            total.billed_requests += spent.billed_requests;
-            total.read_units += spent.read_units;
-            total.write_units += spent.write_units;
-            total.items_read += spent.items_read;
+    pub fn total(&self, prefix: &str) -> Usage {
+        let mut total = Usage::default();
+        for (_, usage) in self.usage().range(prefix.to_owned()..).take_while(|(kind, _)| kind.starts_with(prefix)) {
+            total.requests += usage.requests;
+            total.billed_requests += usage.billed_requests;
+            total.read_units += usage.read_units;
+            total.write_units += usage.write_units;
+            total.items_read += usage.items_read;
         }
         total
     }
 
-    pub(crate) fn add(&self, kind: String, more: Spent) {
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = spent.entry(kind).or_default();
-        all.requests += more.requests;
-        all.billed_requests += more.billed_requests;
-        all.read_units += more.read_units;
-        all.write_units += more.write_units;
-        all.items_read += more.items_read;
+    pub(crate) fn add(&self, kind: String, more: Usage) {
+        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = usage.entry(kind).or_default();
+        total.requests += more.requests;
+        total.billed_requests += more.billed_requests;
+        total.read_units += more.read_units;
+        total.write_units += more.write_units;
+        total.items_read += more.items_read;
     }
 
-    pub(crate) fn request(&self, kind: String, payload_bytes: usize) {
+    pub(crate) fn add_request(&self, kind: String, payload_bytes: usize) {
         let billed_requests = payload_bytes.div_ceil(SQS_CHUNK_BYTES).max(1) as u64;
-        self.add(kind, Spent { requests: 1, billed_requests, ..Spent::default() });
+        self.add(kind, Usage { requests: 1, billed_requests, ..Usage::default() });
     }
 }

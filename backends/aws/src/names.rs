@@ -9,7 +9,7 @@ pub const PREFIX_DEFAULT: &str = "sexton";
 const QUEUE_NAME_MAX: usize = 80;
 
 /// What a dead-letter queue's name ends with.
-const DEAD: &str = "-dead";
+const DEAD_LETTER_SUFFIX: &str = "-dead";
 
 /// The names of one installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,21 +51,21 @@ impl Names {
     }
 
     pub fn orders(&self, group: &str) -> String {
-        format!("{}{group}", self.orders_of_all())
+        format!("{}{group}", self.orders_prefix())
     }
 
     pub fn orders_dead(&self, group: &str) -> String {
-        format!("{}{DEAD}", self.orders(group))
+        format!("{}{DEAD_LETTER_SUFFIX}", self.orders(group))
     }
 
     /// What the names of all groups' queues begin with.
-    pub fn orders_of_all(&self) -> String {
+    pub fn orders_prefix(&self) -> String {
         format!("{}-orders-", self.prefix)
     }
 
     /// The group whose orders a queue of this name holds; none for any other queue.
     pub fn group_of_queue<'q>(&self, queue: &'q str) -> Option<&'q str> {
-        let group = queue.strip_prefix(&self.orders_of_all())?;
+        let group = queue.strip_prefix(&self.orders_prefix())?;
         check_group(self, group).is_ok().then_some(group)
     }
 
@@ -74,7 +74,7 @@ impl Names {
     }
 
     pub fn reports_dead(&self) -> String {
-        format!("{}{DEAD}", self.reports())
+        format!("{}{DEAD_LETTER_SUFFIX}", self.reports())
     }
 
     /// The topic that tells people about jobs.
@@ -99,14 +99,16 @@ impl Names {
 /// # Errors
 /// One sentence with the remedy.
 pub fn check_group(names: &Names, group: &str) -> Result<(), String> {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if group.is_empty() || !group.bytes().all(legal) {
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if group.is_empty() || !group.bytes().all(is_legal) {
         return Err(format!(
             "group `{group}` cannot be part of the name of an SQS queue; use only letters, digits, `-` and `_`"
         ));
     }
-    if group.ends_with(DEAD) {
-        return Err(format!("group `{group}` ends with `{DEAD}`, as dead-letter queues do; choose another name"));
+    if group.ends_with(DEAD_LETTER_SUFFIX) {
+        return Err(format!(
+            "group `{group}` ends with `{DEAD_LETTER_SUFFIX}`, as dead-letter queues do; choose another name"
+        ));
     }
     let longest = names.orders_dead(group).len();
     if longest > QUEUE_NAME_MAX {
@@ -119,7 +121,7 @@ pub fn check_group(names: &Names, group: &str) -> Result<(), String> {
 }
 
 /// As [`check_group`], as a port says it.
-pub(crate) fn group_of_port(names: &Names, group: &str) -> PortResult<()> {
+pub(crate) fn check_group_for_port(names: &Names, group: &str) -> PortResult<()> {
     check_group(names, group).map_err(PortError::Permanent)
 }
 

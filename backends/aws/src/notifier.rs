@@ -16,19 +16,19 @@ use domain::alert::Alert;
 use domain::ports::{Notifier, PortError, PortResult};
 use jiff::Timestamp;
 
-use crate::dynamo::{Change, Changed, Dynamo};
-use crate::fault::{Deed, fault};
-use crate::item::{n, whole};
+use crate::dynamo::{Dynamo, ItemUpdate, WriteResult};
+use crate::fault::{CallName, call_error};
+use crate::item::{n, number_at};
 use crate::meter::Meter;
 use crate::settings::{SETTINGS, key};
-use content::{attributes, message};
+use content::{attributes, build_message};
 
 pub use content::MESSAGE_BYTES_MAX;
 
 /// Publications to one topic in one second, by the clock's seconds: at most ten in any second.
 pub const PER_SECOND_MAX: u64 = 5;
 
-const RATE: &str = "sns_rate";
+const RATE_KIND: &str = "sns_rate";
 
 /// What tells the time to the rate limit. Tests step it.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -75,9 +75,9 @@ impl Notifier for Topics {
                 known.join(", ")
             )));
         };
-        let (alert, text) = message(&self.prefix, alert)?;
-        self.pace(channel).await?;
-        self.meter.request("sns Publish".to_owned(), text.len());
+        let (alert, text) = build_message(&self.prefix, alert)?;
+        self.count_publication(channel).await?;
+        self.meter.add_request("sns Publish".to_owned(), text.len());
         let place = format!("the topic {topic}");
         let mut call = self
             .client
@@ -91,36 +91,36 @@ impl Notifier for Topics {
             let value = value.map_err(|error| PortError::Permanent(error.to_string()))?;
             call = call.message_attributes(name, value);
         }
-        let deed = Deed { service: "SNS", action: "Publish", place: &place };
-        call.send().await.map_err(|error| fault(deed, &error))?;
+        let call_name = CallName { service: "SNS", action: "Publish", place: &place };
+        call.send().await.map_err(|error| call_error(call_name, &error))?;
         Ok(())
     }
 }
 
 impl Topics {
     /// Takes one of this second's publications; an error to try again when there is none left.
-    async fn pace(&self, channel: &str) -> PortResult<()> {
+    async fn count_publication(&self, channel: &str) -> PortResult<()> {
         let second = (self.clock)().as_second();
-        let first = Change {
-            set: "SET #second = :second, #sent = :one".to_owned(),
+        let first = ItemUpdate {
+            expression: "SET #second = :second, #sent = :one".to_owned(),
             condition: "attribute_not_exists(#second) OR #second < :second".to_owned(),
             values: vec![(":second", n(second)), (":one", n(1))],
-            all_new: false,
+            return_item: false,
         };
-        let Changed::Refused(counted) = self.dynamo.update(SETTINGS, key(RATE, channel), first).await? else {
+        let WriteResult::Refused(counted) = self.dynamo.update(SETTINGS, key(RATE_KIND, channel), first).await? else {
             return Ok(());
         };
         // A second that another process's clock has reached already is the one that counts.
-        let counted = counted.as_ref().and_then(|item| whole(item, "second")).unwrap_or_default();
-        let next = Change {
-            set: "ADD #sent :one".to_owned(),
+        let counted = counted.as_ref().and_then(|item| number_at(item, "second")).unwrap_or_default();
+        let next = ItemUpdate {
+            expression: "ADD #sent :one".to_owned(),
             condition: "#second = :second AND #sent < :most".to_owned(),
             values: vec![(":second", n(counted)), (":one", n(1)), (":most", n(PER_SECOND_MAX))],
-            all_new: false,
+            return_item: false,
         };
-        match self.dynamo.update(SETTINGS, key(RATE, channel), next).await? {
-            Changed::Done(_) => Ok(()),
-            Changed::Refused(_) => Err(PortError::Retry(format!(
+        match self.dynamo.update(SETTINGS, key(RATE_KIND, channel), next).await? {
+            WriteResult::Done(_) => Ok(()),
+            WriteResult::Refused(_) => Err(PortError::Retry(format!(
                 "{PER_SECOND_MAX} alerts were sent to the channel `{channel}` within a second; more would make SNS suspend its mail addresses"
             ))),
         }

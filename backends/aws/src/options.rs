@@ -14,13 +14,13 @@ use crate::names::{Names, PREFIX_DEFAULT};
 pub const CALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 
 /// What finding credentials may take beyond it.
-const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
+const CREDENTIALS_EXTRA_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// What an assumed role's session is called in CloudTrail.
-const ROLE_SESSION: &str = "sexton";
+const ROLE_SESSION_NAME: &str = "sexton";
 
 /// Runs and settled alerts are kept as long as an error budget is looked back on.
-pub const KEPT_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
+pub const RETENTION_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
 
 /// What [`crate::connect`] needs to know. What is absent is found as every AWS program finds it: environment, profile,
 /// instance metadata.
@@ -40,7 +40,7 @@ pub struct Options {
     /// Shards of the due index that this process wants from now on; `None`: as they are. One takes 1000 firings a second.
     pub shards: Option<u32>,
     /// How long runs and settled alerts are kept.
-    pub kept: Duration,
+    pub retention: Duration,
     /// A call that has no answer by then is given up, and may have worked. Waiting for messages comes on top.
     pub call_timeout: Duration,
 }
@@ -63,7 +63,7 @@ impl Default for Options {
             external_id: None,
             access_key: None,
             shards: None,
-            kept: KEPT_DEFAULT,
+            retention: RETENTION_DEFAULT,
             call_timeout: CALL_TIMEOUT_DEFAULT,
         }
     }
@@ -93,8 +93,8 @@ impl Options {
     /// # Errors
     /// That the prefix cannot be part of them.
     pub fn names(&self) -> Result<Names, ConnectError> {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if self.prefix.is_empty() || self.prefix.len() > PREFIX_MAX || !self.prefix.bytes().all(legal) {
+        let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if self.prefix.is_empty() || self.prefix.len() > PREFIX_MAX || !self.prefix.bytes().all(is_legal) {
             return Err(ConnectError::Prefix(self.prefix.clone()));
         }
         Ok(Names::new(&self.prefix))
@@ -107,7 +107,7 @@ impl Options {
     pub async fn sdk_config(&self) -> Result<SdkConfig, ConnectError> {
         let timeouts = TimeoutConfig::builder()
             .operation_attempt_timeout(self.call_timeout)
-            .operation_timeout(self.call_timeout + CREDENTIALS_TIMEOUT);
+            .operation_timeout(self.call_timeout + CREDENTIALS_EXTRA_TIMEOUT);
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts.build());
@@ -129,7 +129,7 @@ impl Options {
         }
         let Some(role_arn) = &self.role_arn else { return Ok(config) };
         let mut role =
-            aws_config::sts::AssumeRoleProvider::builder(role_arn).session_name(ROLE_SESSION).configure(&config);
+            aws_config::sts::AssumeRoleProvider::builder(role_arn).session_name(ROLE_SESSION_NAME).configure(&config);
         if let Some(id) = &self.external_id {
             role = role.external_id(id);
         }

@@ -12,27 +12,27 @@ use domain::ports::{Delivery, Orders, PortError, PortResult};
 use jiff::Timestamp;
 
 use crate::Backend;
-use crate::names::group_of_port;
-use crate::signature::{self, NotOpened, Signer, Verifier};
+use crate::names::check_group_for_port;
+use crate::signature::{self, Signer, Verifier, VerifyError};
 use crate::signing_key::SigningKey;
-use crate::sqs::{DELAY_MAX, Letter, sqs_text};
+use crate::sqs::{DELAY_MAX, OutgoingMessage, escape_for_sqs};
 
-const KIND: &str = "orders";
+const METER_KIND: &str = "orders";
 
 /// What signs orders that are sent and verifies those that are received, where that is wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Seal {
+pub struct OrderSigning {
     pub signing_key: Option<Arc<SigningKey>>,
     pub verifier: Option<Arc<Verifier>>,
 }
 
 /// Messages that were received and not returned, since the start.
 #[derive(Debug, Default)]
-pub struct Refused {
+pub struct RefusedOrders {
     count: AtomicU64,
 }
 
-impl Refused {
+impl RefusedOrders {
     /// Orders that could not be read or did not verify.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
@@ -43,17 +43,17 @@ impl Refused {
 impl Orders for Backend {
     async fn send(&self, orders: &[Order]) -> PortResult<()> {
         let now = Timestamp::now();
-        let signer = match &self.seal.signing_key {
+        let signer = match &self.signing.signing_key {
             Some(key) => key.signer().await?,
             None => None,
         };
-        let mut by_group: BTreeMap<&str, Vec<Letter>> = BTreeMap::new();
+        let mut by_group: BTreeMap<&str, Vec<OutgoingMessage>> = BTreeMap::new();
         for order in orders {
-            group_of_port(&self.names, &order.job.group)?;
-            by_group.entry(&order.job.group).or_default().push(letter(order, signer, now)?);
+            check_group_for_port(&self.names, &order.job.group)?;
+            by_group.entry(&order.job.group).or_default().push(outgoing_message(order, signer, now)?);
         }
-        for (group, letters) in by_group {
-            self.sqs.send(&self.names.orders(group), KIND, letters).await?;
+        for (group, messages) in by_group {
+            self.sqs.send(&self.names.orders(group), METER_KIND, messages).await?;
         }
         Ok(())
     }
@@ -66,10 +66,10 @@ impl Orders for Backend {
         wait: Duration,
     ) -> PortResult<Vec<Delivery<Order>>> {
         let queues = match groups {
-            [] => self.queues_of_all().await?,
+            [] => self.list_order_queues().await?,
             groups => {
                 for group in groups {
-                    group_of_port(&self.names, group)?;
+                    check_group_for_port(&self.names, group)?;
                 }
                 groups.iter().map(|group| self.names.orders(group)).collect()
             }
@@ -77,10 +77,10 @@ impl Orders for Backend {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            let (queue, messages) = self.first_of(&queues, most, lease, left).await?;
+            let (queue, messages) = self.receive_from_next_queue(&queues, most, lease, left).await?;
             let mut orders = Vec::with_capacity(messages.len());
             for message in messages {
-                orders.extend(self.delivery(&queue, message).await?);
+                orders.extend(self.verify_delivery(&queue, message).await?);
             }
             if !orders.is_empty() || tokio::time::Instant::now() >= deadline {
                 return Ok(orders);
@@ -92,26 +92,26 @@ impl Orders for Backend {
         let Some((queue, receipt)) = receipt.split_once(' ') else {
             return Err(PortError::Permanent(format!("`{receipt}` is no receipt of an order")));
         };
-        self.sqs.delete(queue, KIND, vec![receipt.to_owned()]).await
+        self.sqs.delete(queue, METER_KIND, vec![receipt.to_owned()]).await
     }
 }
 
 impl Backend {
-    async fn queues_of_all(&self) -> PortResult<Vec<String>> {
-        let queues = self.sqs.queues(&self.names.orders_of_all(), KIND).await?;
+    async fn list_order_queues(&self) -> PortResult<Vec<String>> {
+        let queues = self.sqs.list_queues(&self.names.orders_prefix(), METER_KIND).await?;
         Ok(queues.into_iter().filter(|queue| self.names.group_of_queue(queue).is_some()).collect())
     }
 
     /// The messages of the first queue that has some. One queue is waited for by SQS; several are asked in turn, each
     /// for its part of the wait, so that a message is never on its way to somebody who has stopped listening.
-    async fn first_of(
+    async fn receive_from_next_queue(
         &self,
         queues: &[String],
         most: usize,
         lease: Duration,
         wait: Duration,
     ) -> PortResult<(String, Vec<Message>)> {
-        let turn = match queues {
+        let wait_per_queue = match queues {
             [] => {
                 tokio::time::sleep(wait).await;
                 return Ok((String::new(), Vec::new()));
@@ -119,10 +119,10 @@ impl Backend {
             [_] => wait,
             _ => Duration::from_secs(wait.as_secs().min(1)),
         };
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let first = self.next_queue.fetch_add(1, Ordering::Relaxed);
         for number in 0..queues.len() {
             let queue = &queues[(first + number) % queues.len()];
-            let messages = self.sqs.receive(queue, KIND, most, lease, turn).await?;
+            let messages = self.sqs.receive(queue, METER_KIND, most, lease, wait_per_queue).await?;
             if !messages.is_empty() {
                 return Ok((queue.clone(), messages));
             }
@@ -132,31 +132,36 @@ impl Backend {
 
     /// The order of a message. One that comes too early is put back; one that cannot be read or does not verify is left
     /// to the dead-letter queue, counted and told.
-    async fn delivery(&self, queue: &str, message: Message) -> PortResult<Option<Delivery<Order>>> {
+    async fn verify_delivery(&self, queue: &str, message: Message) -> PortResult<Option<Delivery<Order>>> {
         let (Some(body), Some(receipt)) = (message.body, message.receipt_handle) else { return Ok(None) };
-        let order = match signature::open(&body, self.seal.verifier.as_deref(), Timestamp::now()) {
+        let order = match signature::verify_order(&body, self.signing.verifier.as_deref(), Timestamp::now()) {
             Ok(order) => order,
-            Err(NotOpened(why)) => {
+            Err(VerifyError(reason)) => {
                 self.refused_orders.count.fetch_add(1, Ordering::Relaxed);
                 let id = message.message_id.unwrap_or_default();
-                tracing::error!(queue, message = id, why, "an order is not executed; it goes to the dead-letter queue");
+                tracing::error!(
+                    queue,
+                    message = id,
+                    why = reason,
+                    "an order is not executed; it goes to the dead-letter queue"
+                );
                 return Ok(None);
             }
         };
         let early = order.not_before.map(|not_before| not_before.duration_since(Timestamp::now()));
         if let Some(early) = early.and_then(|early| Duration::try_from(early).ok()).filter(|early| !early.is_zero()) {
-            self.sqs.lease(queue, KIND, &receipt, early).await?;
+            self.sqs.change_lease(queue, METER_KIND, &receipt, early).await?;
             return Ok(None);
         }
         Ok(Some(Delivery { message: order, receipt: format!("{queue} {receipt}") }))
     }
 }
 
-fn letter(order: &Order, signer: Option<&Signer>, now: Timestamp) -> PortResult<Letter> {
-    let what = format!("the order for {}", order.key());
-    let permanent = |says: String| PortError::Permanent(format!("{what} cannot be sent: {says}"));
-    let body = signature::seal(order, signer);
-    let body = sqs_text(&body.map_err(|error| permanent(error.to_string()))?);
+fn outgoing_message(order: &Order, signer: Option<&Signer>, now: Timestamp) -> PortResult<OutgoingMessage> {
+    let name = format!("the order for {}", order.key());
+    let permanent = |reason: String| PortError::Permanent(format!("{name} cannot be sent: {reason}"));
+    let body = signature::sign_order(order, signer);
+    let body = escape_for_sqs(&body.map_err(|error| permanent(error.to_string()))?);
     let delay = order.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok());
-    Ok(Letter { body, delay: delay.unwrap_or_default().min(DELAY_MAX), what })
+    Ok(OutgoingMessage { body, delay: delay.unwrap_or_default().min(DELAY_MAX), name })
 }

@@ -8,9 +8,9 @@ use domain::event::Event;
 use domain::ports::{Delivery, PortError, PortResult, Reports};
 
 use crate::Backend;
-use crate::sqs::{Letter, sqs_text};
+use crate::sqs::{OutgoingMessage, escape_for_sqs};
 
-const KIND: &str = "reports";
+const METER_KIND: &str = "reports";
 
 /// A report and the principal that sent it, as SQS knows it: `AROA...:session` of a role. The collector checks that it may
 /// speak for the run's group.
@@ -23,8 +23,8 @@ pub struct SentReport {
 #[async_trait]
 impl Reports for Backend {
     async fn send(&self, events: &[Event]) -> PortResult<()> {
-        let letters = events.iter().map(letter).collect::<PortResult<Vec<_>>>()?;
-        self.sqs.send(&self.names.reports(), KIND, letters).await
+        let messages = events.iter().map(outgoing_message).collect::<PortResult<Vec<_>>>()?;
+        self.sqs.send(&self.names.reports(), METER_KIND, messages).await
     }
 
     async fn receive(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<Delivery<Event>>> {
@@ -38,7 +38,7 @@ impl Reports for Backend {
         if receipts.is_empty() {
             return Ok(());
         }
-        self.sqs.delete(&self.names.reports(), KIND, receipts).await
+        self.sqs.delete(&self.names.reports(), METER_KIND, receipts).await
     }
 }
 
@@ -48,24 +48,24 @@ impl Backend {
     /// # Errors
     /// As of the port.
     pub async fn receive_sent(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<SentReport>> {
-        let messages = self.sqs.receive(&self.names.reports(), KIND, most, lease, wait).await?;
+        let messages = self.sqs.receive(&self.names.reports(), METER_KIND, most, lease, wait).await?;
         let mut reports = Vec::with_capacity(messages.len());
         for message in messages {
-            reports.extend(self.sent_report(message).await);
+            reports.extend(self.parse_report(message).await);
         }
         Ok(reports)
     }
 
     /// One that cannot be read is noted and left to the dead-letter queue.
-    async fn sent_report(&self, mut message: Message) -> Option<SentReport> {
+    async fn parse_report(&self, mut message: Message) -> Option<SentReport> {
         let sender_id = message.attributes.as_mut().and_then(|all| all.remove(&MessageSystemAttributeName::SenderId));
-        match report_of(message.body.as_deref().unwrap_or_default()) {
+        match decode_report(message.body.as_deref().unwrap_or_default()) {
             Ok(event) => {
                 let receipt = message.receipt_handle.unwrap_or_default();
                 Some(SentReport { delivery: Delivery { message: event, receipt }, sender_id })
             }
             Err(why) => {
-                self.note("report", message.message_id.as_deref().unwrap_or("without an id"), &why).await;
+                self.quarantine("report", message.message_id.as_deref().unwrap_or("without an id"), &why).await;
                 None
             }
         }
@@ -76,13 +76,13 @@ impl Backend {
 ///
 /// # Errors
 /// One sentence why it cannot be read.
-pub fn report_of(body: &str) -> Result<Event, String> {
+pub fn decode_report(body: &str) -> Result<Event, String> {
     serde_json::from_str(body).map_err(|error| format!("the message is no report: {error}"))
 }
 
-fn letter(event: &Event) -> PortResult<Letter> {
+fn outgoing_message(event: &Event) -> PortResult<OutgoingMessage> {
     let body = serde_json::to_string(event)
         .map_err(|error| PortError::Permanent(format!("a report cannot be written as json: {error}")))?;
-    let what = format!("a report of run {}", event.run_id);
-    Ok(Letter { body: sqs_text(&body), delay: Duration::ZERO, what })
+    let name = format!("a report of run {}", event.run_id);
+    Ok(OutgoingMessage { body: escape_for_sqs(&body), delay: Duration::ZERO, name })
 }

@@ -12,30 +12,31 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::Backend;
-use crate::alerts::{StepParts, without_known};
+use crate::alerts::{StepParts, without_stored};
 use crate::buckets::Bucket;
-use crate::dynamo::{Changed, Part, Transacted, in_parallel};
-use crate::item::{Item, instant, item_of, n, object_of, s, text, whole};
+use crate::dynamo::{TransactionPart, TransactionResult, WriteResult, run_parallel};
+use crate::item::{Item, n, number_at, s, sortable_instant, text_at, to_item, to_json};
 use crate::tables::{EXPIRES, JOB_KEY};
 
 pub const RUNS: &str = "runs";
 
 /// Runs counted together.
-const COUNT_PAGE: usize = 1000;
+const COUNT_PAGE_RUNS: usize = 1000;
 
 /// Numbers that are left out where they are 0: a healthy run fits into one write unit of 1 KiB.
-const COUNTS: [&str; 6] = ["stdout_lines", "stderr_lines", "stdout_bytes", "stderr_bytes", "last_seq", "dropped_lines"];
+const ZERO_OMITTED: [&str; 6] =
+    ["stdout_lines", "stderr_lines", "stdout_bytes", "stderr_bytes", "last_seq", "dropped_lines"];
 
 /// Lists that are left out where they are empty.
-const LISTS: [&str; 2] = ["leaked", "rules"];
+const EMPTY_OMITTED: [&str; 2] = ["leaked", "rules"];
 
 #[async_trait]
 impl RunStore for Backend {
     async fn get(&self, runs: &[RunKey]) -> PortResult<Vec<Stored<Run>>> {
         let wanted: BTreeSet<&RunKey> = runs.iter().collect();
-        let keys = wanted.into_iter().map(key_of).collect::<PortResult<Vec<_>>>()?;
+        let keys = wanted.into_iter().map(item_key).collect::<PortResult<Vec<_>>>()?;
         let items = self.dynamo.batch_get(RUNS, keys).await?;
-        self.readable(items).await
+        self.parse_runs(items).await
     }
 
     async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<Written>> {
@@ -44,16 +45,16 @@ impl RunStore for Backend {
         let known = writes.iter().filter(created).map(bucket).collect::<PortResult<BTreeSet<_>>>()?;
         let open = writes.iter().filter(created).filter(|write| write.run.is_open());
         let open = open.map(bucket).collect::<PortResult<BTreeSet<_>>>()?;
-        self.make_known(&known).await?;
-        self.make_open(&open).await?;
+        self.add_known_buckets(&known).await?;
+        self.open_buckets(&open).await?;
         let this = self.clone();
         let write = move |write: RunWrite| {
             let this = this.clone();
             async move { this.write_one(&write).await }
         };
-        let written = in_parallel(writes.to_vec(), write).await;
+        let written = run_parallel(writes.to_vec(), write).await;
         // Somebody may have closed one before its first run was there to be seen.
-        self.make_open(&open).await?;
+        self.open_buckets(&open).await?;
         written
     }
 
@@ -64,7 +65,7 @@ impl RunStore for Backend {
     async fn count(&self, query: &RunQuery) -> PortResult<Ledger> {
         let (mut ledger, mut after) = (Ledger::default(), None);
         loop {
-            let page = self.list_runs(query, after.as_ref(), COUNT_PAGE).await?;
+            let page = self.list_runs(query, after.as_ref(), COUNT_PAGE_RUNS).await?;
             for stored in &page.records {
                 ledger.scheduled += 1;
                 match stored.record.outcome {
@@ -81,107 +82,111 @@ impl RunStore for Backend {
 
     async fn remove(&self, runs: &[RunKey]) -> PortResult<()> {
         let wanted: BTreeSet<&RunKey> = runs.iter().collect();
-        let keys = wanted.into_iter().map(key_of).collect::<PortResult<Vec<_>>>()?;
+        let keys = wanted.into_iter().map(item_key).collect::<PortResult<Vec<_>>>()?;
         self.dynamo.batch_delete(RUNS, keys).await
     }
 }
 
 impl Backend {
     async fn write_one(&self, write: &RunWrite) -> PortResult<Written> {
-        let item = item_of_run(&write.run, write.expected.unwrap_or(0) + 1, self.kept)?;
+        let item = run_to_item(&write.run, write.expected.unwrap_or(0) + 1, self.retention)?;
         let (condition, values) = match write.expected {
             None => ("attribute_not_exists(#run_id)", vec![]),
             Some(version) => ("#version = :version", vec![(":version", n(version))]),
         };
-        let stop = self.stop_part(&write.run).await?;
-        let mut step = StepParts::of(write.alert.as_ref(), self.kept)?;
+        let stop = self.stop_request_update(&write.run).await?;
+        let mut step = StepParts::new(write.alert.as_ref(), self.retention)?;
         if stop.is_none() && step.is_empty() {
             return match self.dynamo.put(RUNS, item, condition, values).await? {
-                Changed::Done(_) => Ok(Written::Done),
-                Changed::Refused(old) => self.conflict(old).await,
+                WriteResult::Done(_) => Ok(Written::Done),
+                WriteResult::Refused(old) => self.conflict(old).await,
             };
         }
         loop {
-            let run =
-                Part::Put { table: RUNS, item: item.clone(), condition: condition.to_owned(), values: values.clone() };
-            let parts: Vec<Part> = [run].into_iter().chain(stop.clone()).chain(step.parts()).collect();
+            let run = TransactionPart::Put {
+                table: RUNS,
+                item: item.clone(),
+                condition: condition.to_owned(),
+                values: values.clone(),
+            };
+            let parts: Vec<TransactionPart> = [run].into_iter().chain(stop.clone()).chain(step.parts()).collect();
             let before = 1 + usize::from(stop.is_some());
             let mut refused = match self.dynamo.transact(parts).await? {
-                Transacted::Done => return Ok(Written::Done),
-                Transacted::Refused(refused) => refused,
+                TransactionResult::Done => return Ok(Written::Done),
+                TransactionResult::Refused(refused) => refused,
             };
-            let of_step = refused.split_off(before.min(refused.len()));
-            if step.state_is_refused(&of_step) {
+            let step_reasons = refused.split_off(before.min(refused.len()));
+            if step.state_is_refused(&step_reasons) {
                 return Ok(Written::AlertConflict);
             }
             if let Some(Some(old)) = refused.into_iter().next() {
                 return self.conflict(old).await;
             }
             // Transitions that are there already stay as they are.
-            step = without_known(step, &of_step)?;
+            step = without_stored(step, &step_reasons)?;
         }
     }
 
     async fn conflict(&self, old: Option<Item>) -> PortResult<Written> {
         let stored = match old {
-            Some(item) => self.readable(vec![item]).await?.pop().map(Box::new),
+            Some(item) => self.parse_runs(vec![item]).await?.pop().map(Box::new),
             None => None,
         };
         Ok(Written::Conflict(stored))
     }
 
     /// The runs of items; one that cannot be read is left out and noted.
-    pub(crate) async fn readable(&self, items: Vec<Item>) -> PortResult<Vec<Stored<Run>>> {
+    pub(crate) async fn parse_runs(&self, items: Vec<Item>) -> PortResult<Vec<Stored<Run>>> {
         let mut runs = Vec::with_capacity(items.len());
         for item in items {
-            match run_of(&item) {
+            match run_from_item(&item) {
                 Ok(run) => runs.push(run),
-                Err(why) => self.note("run", text(&item, "run_id").unwrap_or("without a name"), &why).await,
+                Err(why) => self.quarantine("run", text_at(&item, "run_id").unwrap_or("without a name"), &why).await,
             }
         }
         Ok(runs)
     }
 }
 
-pub fn key_of(run: &RunKey) -> PortResult<Item> {
+pub fn item_key(run: &RunKey) -> PortResult<Item> {
     let bucket = Bucket::of(run)?.partition();
     Ok(Item::from([("bucket".to_owned(), s(bucket)), ("run_id".to_owned(), s(run.run_id.as_str()))]))
 }
 
-fn item_of_run(run: &Run, version: u64, kept: std::time::Duration) -> PortResult<Item> {
+fn run_to_item(run: &Run, version: u64, retention: std::time::Duration) -> PortResult<Item> {
     let mut value = serde_json::to_value(run)
         .map_err(|error| PortError::Permanent(format!("run {} cannot be written as json: {error}", run.run_id)))?;
     if let Value::Object(fields) = &mut value {
         fields.retain(|name, value| {
-            let is_zero = COUNTS.contains(&name.as_str()) && value.as_u64() == Some(0);
-            let is_empty = LISTS.contains(&name.as_str()) && value.as_array().is_some_and(Vec::is_empty);
+            let is_zero = ZERO_OMITTED.contains(&name.as_str()) && value.as_u64() == Some(0);
+            let is_empty = EMPTY_OMITTED.contains(&name.as_str()) && value.as_array().is_some_and(Vec::is_empty);
             !is_zero && !is_empty
         });
     }
-    let mut item = item_of(&value)?;
-    item.extend(key_of(&run.run_key())?);
+    let mut item = to_item(&value)?;
+    item.extend(item_key(&run.run_key())?);
     item.insert(JOB_KEY.to_owned(), s(run.key().to_string()));
     item.insert("version".to_owned(), n(version));
     // Compared by the claim, as a text.
     if let Some(start_by) = run.start_by {
-        item.insert("start_by".to_owned(), s(instant(start_by)));
+        item.insert("start_by".to_owned(), s(sortable_instant(start_by)));
     }
-    let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
-    let expires = run.nominal.checked_add(kept).unwrap_or(Timestamp::MAX);
+    let retention = SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX);
+    let expires = run.nominal.checked_add(retention).unwrap_or(Timestamp::MAX);
     item.insert(EXPIRES.to_owned(), n(expires.as_second()));
     Ok(item)
 }
 
 /// The run of an item, or one sentence why it cannot be read.
-pub fn run_of(item: &Item) -> Result<Stored<Run>, String> {
-    let mut value = object_of(item)?;
+pub fn run_from_item(item: &Item) -> Result<Stored<Run>, String> {
+    let mut value = to_json(item)?;
     if let Value::Object(fields) = &mut value {
-        for count in COUNTS {
+        for count in ZERO_OMITTED {
             fields.entry(count).or_insert(Value::from(0));
         }
     }
     let record = serde_json::from_value(value).map_err(|error| format!("the stored run cannot be read: {error}"))?;
-    Ok(Stored { record, version: whole(item, "version").unwrap_or(0) })
+    Ok(Stored { record, version: number_at(item, "version").unwrap_or(0) })
 }
 
 #[cfg(test)]
@@ -190,7 +195,7 @@ mod tests {
     use domain::run::{ExcerptLine, JudgedOn, Outcome, RunId, State, Trigger};
 
     use super::*;
-    use crate::item::bytes_of;
+    use crate::item::item_bytes;
 
     fn finished() -> Run {
         let at: Timestamp = "2026-11-23T07:50:00.123456789Z".parse().unwrap();
@@ -212,7 +217,7 @@ mod tests {
     #[test]
     fn a_run_comes_back_from_its_item() {
         let run = finished();
-        let stored = run_of(&item_of_run(&run, 4, std::time::Duration::from_secs(86_400)).unwrap()).unwrap();
+        let stored = run_from_item(&run_to_item(&run, 4, std::time::Duration::from_secs(86_400)).unwrap()).unwrap();
         assert_eq!(stored, Stored { record: run, version: 4 });
     }
 
@@ -220,7 +225,7 @@ mod tests {
     fn a_healthy_run_fits_into_one_write_unit() {
         let mut run = finished();
         run.excerpt = vec![ExcerptLine { seq: 1, stream: domain::line::Stream::Stdout, text: "ok".repeat(20) }];
-        let bytes = bytes_of(&item_of_run(&run, 4, std::time::Duration::from_secs(86_400)).unwrap());
+        let bytes = item_bytes(&run_to_item(&run, 4, std::time::Duration::from_secs(86_400)).unwrap());
         assert!(bytes <= 1024, "{bytes}");
     }
 }

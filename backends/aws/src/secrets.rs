@@ -19,7 +19,7 @@ use domain::secret::{Reference, Secrets};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::fault::{Deed, chain, told};
+use crate::fault::{CallName, code_error, error_chain};
 use crate::options::Options;
 
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
@@ -50,16 +50,16 @@ struct Service {
     target: &'static str,
 }
 
-const PARAMETERS: Service = Service { name: "ssm", id: "SSM", target: "AmazonSSM" };
-const SECRETS: Service = Service { name: "secretsmanager", id: "Secrets Manager", target: "secretsmanager" };
+const PARAMETER_STORE: Service = Service { name: "ssm", id: "SSM", target: "AmazonSSM" };
+const SECRETS_MANAGER: Service = Service { name: "secretsmanager", id: "Secrets Manager", target: "secretsmanager" };
 
 impl AwsSecrets {
     pub fn new(options: Options) -> AwsSecrets {
         AwsSecrets { options, connection: OnceCell::new() }
     }
 
-    async fn parameter(&self, name: &str) -> PortResult<String> {
-        self.find_parameter(name).await?.ok_or_else(|| absent(&format!("the parameter `{name}`")))
+    async fn read_parameter(&self, name: &str) -> PortResult<String> {
+        self.find_parameter(name).await?.ok_or_else(|| not_found(&format!("the parameter `{name}`")))
     }
 
     /// None when there is no parameter of this name.
@@ -69,52 +69,53 @@ impl AwsSecrets {
     pub async fn find_parameter(&self, name: &str) -> PortResult<Option<String>> {
         let place = format!("the parameter `{name}`");
         let asked = json!({ "Name": name, "WithDecryption": true });
-        let Some(answer) = self.call(&PARAMETERS, "GetParameter", &place, &asked).await? else { return Ok(None) };
-        text_at(&answer, "/Parameter/Value")
+        let Some(answer) = self.call(&PARAMETER_STORE, "GetParameter", &place, &asked).await? else { return Ok(None) };
+        json_text(&answer, "/Parameter/Value")
             .map(Some)
             .ok_or_else(|| PortError::Permanent(format!("SSM told no value of {place}; look at it in the AWS console")))
     }
 
-    async fn secret(&self, id: &str, key: Option<&str>) -> PortResult<String> {
+    async fn read_secret(&self, id: &str, key: Option<&str>) -> PortResult<String> {
         let place = format!("the secret `{id}`");
-        let answer = self.call(&SECRETS, "GetSecretValue", &place, &json!({ "SecretId": id })).await?;
-        let answer = answer.ok_or_else(|| absent(&place))?;
-        let text = text_at(&answer, "/SecretString").or_else(|| {
-            let bytes = STANDARD.decode(text_at(&answer, "/SecretBinary")?).ok()?;
+        let answer = self.call(&SECRETS_MANAGER, "GetSecretValue", &place, &json!({ "SecretId": id })).await?;
+        let answer = answer.ok_or_else(|| not_found(&place))?;
+        let text = json_text(&answer, "/SecretString").or_else(|| {
+            let bytes = STANDARD.decode(json_text(&answer, "/SecretBinary")?).ok()?;
             String::from_utf8(bytes).ok()
         });
         let text = text.ok_or_else(|| PortError::Permanent(format!("{place} is not a text; store it as one")))?;
         match key {
             None => Ok(text),
-            Some(key) => value_of_key(&text, key).map_err(|says| PortError::Permanent(format!("{place} {says}"))),
+            Some(key) => key_value(&text, key).map_err(|message| PortError::Permanent(format!("{place} {message}"))),
         }
     }
 
     /// Calls an action; `place` is named in faults. None when the service has no such thing.
     async fn call(&self, service: &Service, action: &str, place: &str, body: &Value) -> PortResult<Option<Value>> {
         let connection = self.connection.get_or_try_init(|| connect(&self.options)).await?;
-        let deed = Deed { service: service.name, action, place };
-        let silent =
-            |says: String| PortError::Retry(format!("{} {action} on {place} got no answer: {says}", service.name));
+        let call_name = CallName { service: service.name, action, place };
+        let no_answer = |message: String| {
+            PortError::Retry(format!("{} {action} on {place} got no answer: {message}", service.name))
+        };
         let target = format!("{}.{action}", service.target);
         let (url, body) = (format!("{}/", connection.endpoint(service)), body.to_string());
         let mut request =
             connection.http.post(&url).header("content-type", CONTENT_TYPE).header("x-amz-target", &target);
-        for (name, value) in connection.signature(service, &url, &target, body.as_bytes()).await? {
+        for (name, value) in connection.sign_headers(service, &url, &target, body.as_bytes()).await? {
             request = request.header(name, value);
         }
-        let answer = request.body(body).send().await.map_err(|error| silent(chain(&error)))?;
+        let answer = request.body(body).send().await.map_err(|error| no_answer(error_chain(&error)))?;
         let status = answer.status().as_u16();
         let kind = answer.headers().get("x-amzn-errortype").and_then(|kind| kind.to_str().ok()).map(str::to_owned);
-        let text = answer.bytes().await.map_err(|error| silent(chain(&error)))?;
+        let text = answer.bytes().await.map_err(|error| no_answer(error_chain(&error)))?;
         let answer: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
         if status == 200 {
             return Ok(Some(answer));
         }
-        let (code, message) = fault_of(kind, &answer);
+        let (code, message) = error_code(kind, &answer);
         match code.as_str() {
             "ParameterNotFound" | "ResourceNotFoundException" => Ok(None),
-            code => Err(told(deed, status, code, &message)),
+            code => Err(code_error(call_name, status, code, &message)),
         }
     }
 }
@@ -123,8 +124,8 @@ impl AwsSecrets {
 impl Secrets for AwsSecrets {
     async fn value(&self, reference: &Reference) -> PortResult<String> {
         match reference {
-            Reference::Parameter(name) => self.parameter(name).await,
-            Reference::Secret { id, key } => self.secret(id, key.as_deref()).await,
+            Reference::Parameter(name) => self.read_parameter(name).await,
+            Reference::Secret { id, key } => self.read_secret(id, key.as_deref()).await,
             Reference::Variable(_) | Reference::File(_) => {
                 Err(PortError::Permanent(format!("`{reference}` is of the runner's machine, not of AWS")))
             }
@@ -133,10 +134,10 @@ impl Secrets for AwsSecrets {
 }
 
 async fn connect(options: &Options) -> PortResult<Connection> {
-    let permanent = |says: String| PortError::Permanent(says);
+    let permanent = |message: String| PortError::Permanent(message);
     let sdk = options.sdk_config().await.map_err(|error| permanent(error.to_string()))?;
     let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
-    let http = http.map_err(|error| permanent(format!("no HTTP client can be made: {}", chain(&error))))?;
+    let http = http.map_err(|error| permanent(format!("no HTTP client can be made: {}", error_chain(&error))))?;
     Ok(Connection { http, sdk })
 }
 
@@ -155,7 +156,7 @@ impl Connection {
         endpoint.trim_end_matches('/').to_owned()
     }
 
-    async fn signature(
+    async fn sign_headers(
         &self,
         service: &Service,
         url: &str,
@@ -166,9 +167,9 @@ impl Connection {
         let provider = self.sdk.credentials_provider().ok_or_else(none)?;
         let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, provider.provide_credentials()).await;
         let found = found.map_err(|_| PortError::Retry("finding AWS credentials took longer than 30s".to_owned()))?;
-        let found = found.map_err(|error| PortError::Retry(format!("no AWS credentials: {}", chain(&error))))?;
+        let found = found.map_err(|error| PortError::Retry(format!("no AWS credentials: {}", error_chain(&error))))?;
         let unsigned =
-            |says: String| PortError::Permanent(format!("a call of {} cannot be signed: {says}", service.name));
+            |message: String| PortError::Permanent(format!("a call of {} cannot be signed: {message}", service.name));
         let identity = found.into();
         let parameters = v4::SigningParams::builder()
             .identity(&identity)
@@ -188,12 +189,12 @@ impl Connection {
     }
 }
 
-fn text_at(answer: &Value, place: &str) -> Option<String> {
+fn json_text(answer: &Value, place: &str) -> Option<String> {
     answer.pointer(place).and_then(Value::as_str).map(str::to_owned)
 }
 
 /// What one key of a secret holds. The sentence goes on after the secret's name, and never holds a value.
-fn value_of_key(text: &str, key: &str) -> Result<String, String> {
+fn key_value(text: &str, key: &str) -> Result<String, String> {
     let members: HashMap<String, Value> = serde_json::from_str(text)
         .map_err(|_| format!("is not a JSON object, so it has no `{key}`; leave `#{key}` away, or store it as one"))?;
     match members.get(key) {
@@ -208,14 +209,14 @@ fn value_of_key(text: &str, key: &str) -> Result<String, String> {
 }
 
 /// Code and text of a fault: the code is in `__type` or a header, the text in `message` or `Message`.
-fn fault_of(kind: Option<String>, answer: &Value) -> (String, String) {
-    let code = text_at(answer, "/__type").or(kind).unwrap_or_default();
+fn error_code(kind: Option<String>, answer: &Value) -> (String, String) {
+    let code = json_text(answer, "/__type").or(kind).unwrap_or_default();
     let code = code.rsplit('#').next().unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
-    let message = text_at(answer, "/message").or_else(|| text_at(answer, "/Message")).unwrap_or_default();
+    let message = json_text(answer, "/message").or_else(|| json_text(answer, "/Message")).unwrap_or_default();
     (code, message)
 }
 
-fn absent(place: &str) -> PortError {
+fn not_found(place: &str) -> PortError {
     PortError::Permanent(format!("{place} does not exist in this account and region; create it, or correct the job"))
 }
 
@@ -229,7 +230,7 @@ mod tests {
     impl AwsSecrets {
         pub async fn put_parameter(&self, name: &str, value: &str) {
             let parameter = json!({ "Name": name, "Value": value, "Type": "SecureString" });
-            self.call(&PARAMETERS, "PutParameter", "a test", &parameter).await.expect("a parameter");
+            self.call(&PARAMETER_STORE, "PutParameter", "a test", &parameter).await.expect("a parameter");
         }
     }
 
@@ -249,14 +250,15 @@ mod tests {
         secrets.put_parameter("/db/password", "by ssm").await;
         let whole = r#"{"user":"app","password":"by manager","port":5432}"#;
         let secret = json!({ "Name": "db", "SecretString": whole });
-        let made = secrets.call(&SECRETS, "CreateSecret", "a test", &secret).await.expect("secret").expect("secret");
+        let made =
+            secrets.call(&SECRETS_MANAGER, "CreateSecret", "a test", &secret).await.expect("secret").expect("secret");
         let arn = made["ARN"].as_str().expect("ARN");
         let check = async |text: &str, expected: Result<&str, &str>| {
             let reference = Reference::parse(text).expect("a reference");
             match (secrets.value(&reference).await, expected) {
                 (Ok(value), Ok(expected)) => assert_eq!(value, expected, "{text}"),
-                (Err(PortError::Permanent(says)), Err(part)) => {
-                    assert!(says.contains(part) && !says.contains("by manager"), "{says}");
+                (Err(PortError::Permanent(message)), Err(part)) => {
+                    assert!(message.contains(part) && !message.contains("by manager"), "{message}");
                 }
                 (read, expected) => panic!("{text}: {read:?}, not {expected:?}"),
             }
@@ -273,10 +275,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_answer_is_asked_again() {
-        let nobody = format!("http://{}", testbed::free_port());
-        let asked = secrets(&nobody).value(&Reference::Parameter("/db/password".to_owned())).await;
+        let endpoint = format!("http://{}", testbed::free_port());
+        let asked = secrets(&endpoint).value(&Reference::Parameter("/db/password".to_owned())).await;
         assert!(
-            matches!(&asked, Err(PortError::Retry(says)) if says.contains("the parameter `/db/password`")),
+            matches!(&asked, Err(PortError::Retry(message)) if message.contains("the parameter `/db/password`")),
             "{asked:?}"
         );
     }
@@ -284,7 +286,7 @@ mod tests {
     #[test]
     fn codes_are_read_wherever_they_stand() {
         let check = |kind: Option<&str>, answer: Value, code: &str| {
-            assert_eq!(fault_of(kind.map(str::to_owned), &answer), (code.to_owned(), "m".to_owned()));
+            assert_eq!(error_code(kind.map(str::to_owned), &answer), (code.to_owned(), "m".to_owned()));
         };
         check(None, json!({ "__type": "ThrottlingException", "message": "m" }), "ThrottlingException");
         check(None, json!({ "__type": "com.amazon#AccessDeniedException", "Message": "m" }), "AccessDeniedException");

@@ -31,7 +31,7 @@ struct Envelope {
 
 /// Signs orders: scheduler and API.
 pub struct Signer {
-    pair: Ed25519KeyPair,
+    key_pair: Ed25519KeyPair,
     id: String,
 }
 
@@ -48,9 +48,9 @@ impl Signer {
         };
         let inner: String = text.lines().map(str::trim).filter(|line| !line.starts_with("-----")).collect();
         let der = STANDARD.decode(inner).map_err(|_| unreadable())?;
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| unreadable())?;
-        let id = key_id(pair.public_key().as_ref());
-        Ok(Signer { pair, id })
+        let key_pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| unreadable())?;
+        let id = key_id(key_pair.public_key().as_ref());
+        Ok(Signer { key_pair, id })
     }
 }
 
@@ -73,36 +73,36 @@ impl Verifier {
         Verifier { keys: keys.iter().map(|key| (key_id(&key.0), *key)).collect() }
     }
 
-    fn check(&self, envelope: &Envelope) -> Result<(), NotOpened> {
+    fn verify(&self, envelope: &Envelope) -> Result<(), VerifyError> {
         let (Some(id), Some(signature)) = (&envelope.key, &envelope.signature) else {
-            return Err(NotOpened("it is not signed, and this runner takes signed orders only".to_owned()));
+            return Err(VerifyError("it is not signed, and this runner takes signed orders only".to_owned()));
         };
         let known = self.keys.iter().find(|(known, _)| known == id);
         let (_, key) = known.ok_or_else(|| {
             let known: Vec<&str> = self.keys.iter().map(|(id, _)| id.as_str()).collect();
-            NotOpened(format!(
+            VerifyError(format!(
                 "it is signed with the key {id:?}, which is none of this runner's ({})",
                 known.join(", ")
             ))
         })?;
-        let wrong = || NotOpened(format!("its signature is not one of key {id} under this text"));
-        let signature = STANDARD.decode(signature).map_err(|_| wrong())?;
-        UnparsedPublicKey::new(&ED25519, key.0).verify(envelope.order.as_bytes(), &signature).map_err(|_| wrong())
+        let invalid = || VerifyError(format!("its signature is not one of key {id} under this text"));
+        let signature = STANDARD.decode(signature).map_err(|_| invalid())?;
+        UnparsedPublicKey::new(&ED25519, key.0).verify(envelope.order.as_bytes(), &signature).map_err(|_| invalid())
     }
 }
 
 /// Why a message is not executed, as one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NotOpened(pub String);
+pub struct VerifyError(pub String);
 
 /// The message for an order; not signed where nobody signs.
 ///
 /// # Errors
 /// That the order has no form in JSON.
-pub fn seal(order: &Order, signer: Option<&Signer>) -> Result<String, serde_json::Error> {
+pub fn sign_order(order: &Order, signer: Option<&Signer>) -> Result<String, serde_json::Error> {
     let text = serde_json::to_string(order)?;
-    let sign = |signer: &Signer| STANDARD.encode(signer.pair.sign(text.as_bytes()));
+    let sign = |signer: &Signer| STANDARD.encode(signer.key_pair.sign(text.as_bytes()));
     let (key, signature) = (signer.map(|signer| signer.id.clone()), signer.map(sign));
     serde_json::to_string(&Envelope { order: text, key, signature })
 }
@@ -111,16 +111,18 @@ pub fn seal(order: &Order, signer: Option<&Signer>) -> Result<String, serde_json
 ///
 /// # Errors
 /// Why it is not executed: the message is left where it is, for the dead-letter queue and whoever is alarmed by that.
-pub fn open(message: &str, verifier: Option<&Verifier>, now: Timestamp) -> Result<Order, NotOpened> {
+pub fn verify_order(message: &str, verifier: Option<&Verifier>, now: Timestamp) -> Result<Order, VerifyError> {
     let envelope: Envelope = serde_json::from_str(message)
-        .map_err(|error| NotOpened(format!("it is not a message with an order: {error}")))?;
+        .map_err(|error| VerifyError(format!("it is not a message with an order: {error}")))?;
     if let Some(verifier) = verifier {
-        verifier.check(&envelope)?;
+        verifier.verify(&envelope)?;
     }
     let order: Order = serde_json::from_str(&envelope.order)
-        .map_err(|error| NotOpened(format!("its order cannot be read: {error}")))?;
+        .map_err(|error| VerifyError(format!("its order cannot be read: {error}")))?;
     match order.expires_at() {
-        expired if expired <= now => Err(NotOpened(format!("its order for run {} expired at {expired}", order.run_id))),
+        expired if expired <= now => {
+            Err(VerifyError(format!("its order for run {} expired at {expired}", order.run_id)))
+        }
         _ => Ok(order),
     }
 }
@@ -172,28 +174,28 @@ mod tests {
     }
 
     fn public(signer: &Signer) -> PublicKey {
-        PublicKey(signer.pair.public_key().as_ref().try_into().expect("32 bytes"))
+        PublicKey(signer.key_pair.public_key().as_ref().try_into().expect("32 bytes"))
     }
 
     #[test]
     fn a_message_is_what_every_version_writes_and_reads() {
         let signer = signer(PRIVATE);
-        let message = seal(&order(), Some(&signer)).expect("message");
+        let message = sign_order(&order(), Some(&signer)).expect("message");
         // Its signature was made by `openssl pkeyutl -sign -rawin` of the order's text.
         let golden = include_str!("../tests/golden/order_message.json").trim_end();
         assert_eq!(message, golden);
         let verifier = Verifier::new(&[public(&signer)]);
-        assert_eq!(open(golden, Some(&verifier), at("2026-11-23T08:00:00Z")), Ok(order()));
+        assert_eq!(verify_order(golden, Some(&verifier), at("2026-11-23T08:00:00Z")), Ok(order()));
     }
 
     #[test]
     fn keys_change_while_both_are_known() {
         let (old, new) = (signer(PRIVATE), signer(OTHER_PRIVATE));
         let check = |verifier: &Verifier, signer: &Signer, expected: Result<(), &str>| {
-            let message = seal(&order(), Some(signer)).expect("message");
-            let opened = open(&message, Some(verifier), order().issued_at).map(drop);
+            let message = sign_order(&order(), Some(signer)).expect("message");
+            let opened = verify_order(&message, Some(verifier), order().issued_at).map(drop);
             match (opened, expected) {
-                (Err(NotOpened(says)), Err(part)) => assert!(says.contains(part), "{says}"),
+                (Err(VerifyError(reason)), Err(part)) => assert!(reason.contains(part), "{reason}"),
                 (opened, expected) => assert_eq!(opened.is_ok(), expected.is_ok(), "{opened:?}"),
             }
         };
@@ -209,19 +211,19 @@ mod tests {
     fn what_is_not_signed_or_expired_is_refused() {
         let signer = signer(PRIVATE);
         let verifier = Verifier::new(&[public(&signer)]);
-        let message = seal(&order(), Some(&signer)).expect("message");
-        let unsigned = seal(&order(), None).expect("message");
-        let refused = |message: &str, now: &str| match open(message, Some(&verifier), at(now)) {
-            Err(NotOpened(says)) => says,
+        let message = sign_order(&order(), Some(&signer)).expect("message");
+        let unsigned = sign_order(&order(), None).expect("message");
+        let refused = |message: &str, now: &str| match verify_order(message, Some(&verifier), at(now)) {
+            Err(VerifyError(reason)) => reason,
             Ok(order) => format!("accepted: {order:?}"),
         };
         assert!(refused(&unsigned, "2026-11-23T08:00:00Z").contains("not signed"));
-        assert!(open(&unsigned, None, order().issued_at).is_ok());
-        assert!(open(&message, Some(&verifier), at("2026-11-27T07:49:59Z")).is_ok());
+        assert!(verify_order(&unsigned, None, order().issued_at).is_ok());
+        assert!(verify_order(&message, Some(&verifier), at("2026-11-27T07:49:59Z")).is_ok());
         assert!(refused(&message, "2026-11-27T07:50:00Z").contains("expired at 2026-11-27T07:50:00Z"));
         assert!(refused("{}", "2026-11-23T08:00:00Z").contains("not a message with an order"));
         let none = Verifier::new(&[]);
-        assert!(open(&message, Some(&none), order().issued_at).is_err());
+        assert!(verify_order(&message, Some(&none), order().issued_at).is_err());
         let mut later = order();
         later.not_before = Some(at("2026-12-01T00:00:00Z"));
         assert_eq!(later.expires_at(), at("2026-12-05T00:00:00Z"));
@@ -230,8 +232,8 @@ mod tests {
     #[test]
     fn a_key_of_another_kind_is_refused_without_being_shown() {
         for text in ["", "MC4CAQAw", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"] {
-            let says = Signer::from_pem(text).expect_err("refused");
-            assert!(says.contains("openssl genpkey -algorithm ed25519") && !says.contains("MC4C"), "{says}");
+            let reason = Signer::from_pem(text).expect_err("refused");
+            assert!(reason.contains("openssl genpkey -algorithm ed25519") && !reason.contains("MC4C"), "{reason}");
         }
     }
 
@@ -241,9 +243,9 @@ mod tests {
         let verifier = Verifier::new(&[public(&signer(PRIVATE))]);
         testbed::try_inputs("sealed_orders", |input| {
             let message = String::from_utf8_lossy(input);
-            let opened = open(&message, None, order().issued_at);
-            assert_ne!(opened, Err(NotOpened(String::new())));
-            if let Ok(signed) = open(&message, Some(&verifier), order().issued_at) {
+            let opened = verify_order(&message, None, order().issued_at);
+            assert_ne!(opened, Err(VerifyError(String::new())));
+            if let Ok(signed) = verify_order(&message, Some(&verifier), order().issued_at) {
                 assert_eq!(signed, order());
             }
         });
@@ -256,11 +258,11 @@ mod tests {
         #[test]
         fn a_message_of_which_any_byte_was_changed_is_refused(place in any::<prop::sample::Index>(), mask in 1..=255u8) {
             let signer = signer(PRIVATE);
-            let mut bytes = seal(&order(), Some(&signer)).expect("message").into_bytes();
+            let mut bytes = sign_order(&order(), Some(&signer)).expect("message").into_bytes();
             let place = place.index(bytes.len());
             bytes[place] ^= mask;
             let Ok(message) = String::from_utf8(bytes) else { return Ok(()) };
-            let opened = open(&message, Some(&Verifier::new(&[public(&signer)])), order().issued_at);
+            let opened = verify_order(&message, Some(&Verifier::new(&[public(&signer)])), order().issued_at);
             prop_assert!(opened.is_err(), "{message}");
         }
     }

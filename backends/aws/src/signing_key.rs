@@ -27,16 +27,17 @@ impl SigningKey {
     /// # Errors
     /// One sentence: the parameter cannot be read, or holds no key.
     pub async fn signer(&self) -> PortResult<Option<&Signer>> {
-        self.signer.get_or_try_init(|| self.read()).await.map(Option::as_ref)
+        self.signer.get_or_try_init(|| self.read_signer()).await.map(Option::as_ref)
     }
 
-    async fn read(&self) -> PortResult<Option<Signer>> {
+    async fn read_signer(&self) -> PortResult<Option<Signer>> {
         let Some(text) = self.secrets.find_parameter(&self.parameter).await? else {
             tracing::warn!(parameter = self.parameter, "there is no key to sign orders with; they are sent unsigned");
             return Ok(None);
         };
-        let says = |says: String| PortError::Permanent(format!("the parameter `{}`: {says}", self.parameter));
-        Signer::from_pem(&text).map(Some).map_err(says)
+        let permanent =
+            |message: String| PortError::Permanent(format!("the parameter `{}`: {message}", self.parameter));
+        Signer::from_pem(&text).map(Some).map_err(permanent)
     }
 }
 
@@ -58,7 +59,7 @@ mod tests {
     use testbed::Ministack;
 
     use crate::options::{AccessKey, Options};
-    use crate::orders::Seal;
+    use crate::orders::OrderSigning;
     use crate::secrets::AwsSecrets;
     use crate::signature::Verifier;
 
@@ -97,12 +98,14 @@ mod tests {
             access_key: Some(AccessKey { id: "200000000002".to_owned(), secret: "secret".to_owned() }),
             ..Options::default()
         };
-        let stranger = crate::connect_sealed(&options, Seal::default()).await.expect("connected");
+        let stranger = crate::connect_with_signing(&options, OrderSigning::default()).await.expect("connected");
         crate::install(&stranger, &["db"]).await.expect("installed");
         AwsSecrets::new(options.clone()).put_parameter(&stranger.names.signing_key_parameter(), PRIVATE).await;
         let scheduler = crate::connect(&options).await.expect("connected");
         let verifier = Some(Arc::new(Verifier::new(&[PublicKey(PUBLIC)])));
-        let runner = crate::connect_sealed(&options, Seal { verifier, ..Seal::default() }).await.expect("connected");
+        let runner = crate::connect_with_signing(&options, OrderSigning { verifier, ..OrderSigning::default() })
+            .await
+            .expect("connected");
         scheduler.ports.orders.send(&[order(1)]).await.expect("sent");
         stranger.ports.orders.send(&[order(2)]).await.expect("sent");
         scheduler.ports.orders.send(&[order(3)]).await.expect("sent");

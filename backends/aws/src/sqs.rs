@@ -13,8 +13,8 @@ use aws_sdk_sqs::types::{
 };
 use domain::ports::{PortError, PortResult};
 
-use crate::dynamo::in_parallel;
-use crate::fault::{Deed, fault, told};
+use crate::dynamo::run_parallel;
+use crate::fault::{CallName, call_error, code_error};
 use crate::meter::Meter;
 
 const SERVICE: &str = "SQS";
@@ -46,12 +46,12 @@ pub struct Sqs {
 
 /// A message to be sent.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct OutgoingMessage {
     pub body: String,
     /// Nobody receives it before.
     pub delay: Duration,
     /// What it is, for the sentence that says it is too long: `the order for db/dump`.
-    pub what: String,
+    pub name: String,
 }
 
 impl Sqs {
@@ -59,34 +59,40 @@ impl Sqs {
         Sqs { client, meter, urls: Arc::default(), call_timeout }
     }
 
-    fn request(&self, action: &str, kind: &str, payload_bytes: usize) {
-        self.meter.request(format!("sqs {action} {kind}"), payload_bytes);
+    fn add_request(&self, action: &str, kind: &str, payload_bytes: usize) {
+        self.meter.add_request(format!("sqs {action} {kind}"), payload_bytes);
     }
 
-    async fn url(&self, queue: &str, kind: &str) -> PortResult<String> {
+    async fn queue_url(&self, queue: &str, kind: &str) -> PortResult<String> {
         if let Some(url) = self.urls.lock().unwrap_or_else(PoisonError::into_inner).get(queue) {
             return Ok(url.clone());
         }
-        self.request("GetQueueUrl", kind, 0);
+        self.add_request("GetQueueUrl", kind, 0);
         let place = place(queue);
-        let deed = Deed { service: SERVICE, action: "GetQueueUrl", place: &place };
-        let found = self.client.get_queue_url().queue_name(queue).send().await.map_err(|error| fault(deed, &error))?;
+        let call_name = CallName { service: SERVICE, action: "GetQueueUrl", place: &place };
+        let found = self
+            .client
+            .get_queue_url()
+            .queue_name(queue)
+            .send()
+            .await
+            .map_err(|error| call_error(call_name, &error))?;
         let Some(url) = found.queue_url else {
-            return Err(told(deed, 500, "InternalError", "the answer has no URL"));
+            return Err(code_error(call_name, 500, "InternalError", "the answer has no URL"));
         };
         self.urls.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), url.clone());
         Ok(url)
     }
 
     /// Names of the queues that begin so.
-    pub async fn queues(&self, prefix: &str, kind: &str) -> PortResult<Vec<String>> {
+    pub async fn list_queues(&self, prefix: &str, kind: &str) -> PortResult<Vec<String>> {
         let (mut names, mut next) = (Vec::new(), None);
         loop {
-            self.request("ListQueues", kind, 0);
+            self.add_request("ListQueues", kind, 0);
             let place = format!("the queues {prefix}*");
-            let deed = Deed { service: SERVICE, action: "ListQueues", place: &place };
+            let call_name = CallName { service: SERVICE, action: "ListQueues", place: &place };
             let call = self.client.list_queues().queue_name_prefix(prefix).max_results(1000).set_next_token(next);
-            let found = call.send().await.map_err(|error| fault(deed, &error))?;
+            let found = call.send().await.map_err(|error| call_error(call_name, &error))?;
             for url in found.queue_urls.unwrap_or_default() {
                 if let Some(name) = url.rsplit('/').next() {
                     names.push(name.to_owned());
@@ -102,34 +108,34 @@ impl Sqs {
     }
 
     /// Sends all, in as few calls as AWS permits. Nothing is sent when one of them is too long.
-    pub async fn send(&self, queue: &str, kind: &'static str, letters: Vec<Letter>) -> PortResult<()> {
-        for letter in &letters {
-            fits(queue, letter)?;
+    pub async fn send(&self, queue: &str, kind: &'static str, messages: Vec<OutgoingMessage>) -> PortResult<()> {
+        for message in &messages {
+            check_message(queue, message)?;
         }
-        let url = self.url(queue, kind).await?;
+        let url = self.queue_url(queue, kind).await?;
         let (this, queue) = (self.clone(), queue.to_owned());
-        let send = move |batch: Vec<Letter>| {
+        let send = move |batch: Vec<OutgoingMessage>| {
             let (this, url, queue) = (this.clone(), url.clone(), queue.clone());
             async move { this.send_batch(&url, &queue, kind, batch).await }
         };
-        in_parallel(batches(letters), send).await?;
+        run_parallel(batches(messages), send).await?;
         Ok(())
     }
 
-    async fn send_batch(&self, url: &str, queue: &str, kind: &str, batch: Vec<Letter>) -> PortResult<()> {
-        self.request("SendMessageBatch", kind, batch.iter().map(|letter| letter.body.len()).sum());
+    async fn send_batch(&self, url: &str, queue: &str, kind: &str, batch: Vec<OutgoingMessage>) -> PortResult<()> {
+        self.add_request("SendMessageBatch", kind, batch.iter().map(|message| message.body.len()).sum());
         let place = place(queue);
-        let deed = Deed { service: SERVICE, action: "SendMessageBatch", place: &place };
+        let call_name = CallName { service: SERVICE, action: "SendMessageBatch", place: &place };
         let mut call = self.client.send_message_batch().queue_url(url);
-        for (place, letter) in batch.into_iter().enumerate() {
+        for (place, message) in batch.into_iter().enumerate() {
             let entry = SendMessageBatchRequestEntry::builder()
                 .id(place.to_string())
-                .message_body(letter.body)
-                .delay_seconds(seconds_up(letter.delay.min(DELAY_MAX)));
+                .message_body(message.body)
+                .delay_seconds(whole_seconds(message.delay.min(DELAY_MAX)));
             call = call.entries(entry.build().map_err(|error| PortError::Permanent(error.to_string()))?);
         }
-        let sent = call.send().await.map_err(|error| self.forget(queue, fault(deed, &error)))?;
-        refused(deed, &sent.failed)
+        let sent = call.send().await.map_err(|error| self.forget_url(queue, call_error(call_name, &error)))?;
+        batch_result(call_name, &sent.failed)
     }
 
     /// Up to `most` messages, leased for `lease`; waits up to `wait` for the first.
@@ -141,69 +147,71 @@ impl Sqs {
         lease: Duration,
         wait: Duration,
     ) -> PortResult<Vec<Message>> {
-        let url = self.url(queue, kind).await?;
+        let url = self.queue_url(queue, kind).await?;
         let place = place(queue);
-        let deed = Deed { service: SERVICE, action: "ReceiveMessage", place: &place };
+        let call_name = CallName { service: SERVICE, action: "ReceiveMessage", place: &place };
         let wait = wait.min(WAIT_MAX);
-        let patience = wait + self.call_timeout;
-        let timeouts = TimeoutConfig::builder()
-            .operation_attempt_timeout(patience)
-            .operation_timeout(patience + self.call_timeout);
+        let timeout = wait + self.call_timeout;
+        let timeouts =
+            TimeoutConfig::builder().operation_attempt_timeout(timeout).operation_timeout(timeout + self.call_timeout);
         let call = self
             .client
             .receive_message()
             .queue_url(url)
             .max_number_of_messages(i32::try_from(most.clamp(1, RECEIVE_MAX)).unwrap_or(1))
-            .visibility_timeout(seconds_up(lease.min(LEASE_MAX)).max(1))
-            .wait_time_seconds(seconds_up(wait))
+            .visibility_timeout(whole_seconds(lease.min(LEASE_MAX)).max(1))
+            .wait_time_seconds(whole_seconds(wait))
             .message_system_attribute_names(MessageSystemAttributeName::SenderId)
             .customize()
             .config_override(Builder::default().timeout_config(timeouts.build()));
         let received = call.send().await.map_err(|error| {
-            self.request("ReceiveMessage", kind, 0);
-            self.forget(queue, fault(deed, &error))
+            self.add_request("ReceiveMessage", kind, 0);
+            self.forget_url(queue, call_error(call_name, &error))
         })?;
         let messages = received.messages.unwrap_or_default();
         let bytes = messages.iter().filter_map(Message::body).map(str::len).sum();
-        self.request("ReceiveMessage", kind, bytes);
+        self.add_request("ReceiveMessage", kind, bytes);
         Ok(messages)
     }
 
     /// Idempotent.
     pub async fn delete(&self, queue: &str, kind: &'static str, receipts: Vec<String>) -> PortResult<()> {
-        let url = self.url(queue, kind).await?;
+        let url = self.queue_url(queue, kind).await?;
         for chunk in receipts.chunks(BATCH_MAX) {
-            self.request("DeleteMessageBatch", kind, 0);
+            self.add_request("DeleteMessageBatch", kind, 0);
             let place = place(queue);
-            let deed = Deed { service: SERVICE, action: "DeleteMessageBatch", place: &place };
+            let call_name = CallName { service: SERVICE, action: "DeleteMessageBatch", place: &place };
             let mut call = self.client.delete_message_batch().queue_url(&url);
             for (place, receipt) in chunk.iter().enumerate() {
                 let entry = DeleteMessageBatchRequestEntry::builder().id(place.to_string()).receipt_handle(receipt);
                 call = call.entries(entry.build().map_err(|error| PortError::Permanent(error.to_string()))?);
             }
-            let deleted = call.send().await.map_err(|error| self.forget(queue, fault(deed, &error)))?;
+            let deleted = call.send().await.map_err(|error| self.forget_url(queue, call_error(call_name, &error)))?;
             // A receipt that is worth nothing any more: the message is gone, or comes again by its newer one.
             let failed: Vec<BatchResultErrorEntry> =
                 deleted.failed.into_iter().filter(|entry| entry.code != "ReceiptHandleIsInvalid").collect();
-            refused(deed, &failed)?;
+            batch_result(call_name, &failed)?;
         }
         Ok(())
     }
 
     /// Makes a received message come again after `lease` from now.
-    pub async fn lease(&self, queue: &str, kind: &str, receipt: &str, lease: Duration) -> PortResult<()> {
-        let url = self.url(queue, kind).await?;
-        self.request("ChangeMessageVisibility", kind, 0);
+    pub async fn change_lease(&self, queue: &str, kind: &str, receipt: &str, lease: Duration) -> PortResult<()> {
+        let url = self.queue_url(queue, kind).await?;
+        self.add_request("ChangeMessageVisibility", kind, 0);
         let place = place(queue);
-        let deed = Deed { service: SERVICE, action: "ChangeMessageVisibility", place: &place };
+        let call_name = CallName { service: SERVICE, action: "ChangeMessageVisibility", place: &place };
         let call = self.client.change_message_visibility().queue_url(url).receipt_handle(receipt);
-        call.visibility_timeout(seconds_up(lease.min(LEASE_MAX))).send().await.map_err(|error| fault(deed, &error))?;
+        call.visibility_timeout(whole_seconds(lease.min(LEASE_MAX)))
+            .send()
+            .await
+            .map_err(|error| call_error(call_name, &error))?;
         Ok(())
     }
 
     /// A queue that was deleted and made again has another URL in another account or region only; still, what is known
     /// of one that fails for good is asked anew.
-    fn forget(&self, queue: &str, error: PortError) -> PortError {
+    fn forget_url(&self, queue: &str, error: PortError) -> PortError {
         if matches!(error, PortError::Permanent(_)) {
             self.urls.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
         }
@@ -213,7 +221,7 @@ impl Sqs {
 
 /// JSON as SQS takes it: the only characters that it refuses and JSON does not escape by itself are these two
 /// (SQS API reference, SendMessage), and in JSON they stand within strings.
-pub fn sqs_text(json: &str) -> String {
+pub fn escape_for_sqs(json: &str) -> String {
     json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
 }
 
@@ -221,61 +229,62 @@ fn place(queue: &str) -> String {
     format!("the queue {queue}")
 }
 
-fn fits(queue: &str, letter: &Letter) -> PortResult<()> {
-    let bytes = letter.body.len();
+fn check_message(queue: &str, message: &OutgoingMessage) -> PortResult<()> {
+    let bytes = message.body.len();
     if bytes > MESSAGE_BYTES_MAX {
         return Err(PortError::Permanent(format!(
             "{} has {bytes} bytes, and the queue {queue} takes messages of {MESSAGE_BYTES_MAX}; make its command, stdin or environment smaller, or put them into a file on the runners",
-            letter.what
+            message.name
         )));
     }
-    let legal = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
-    match letter.body.chars().find(|c| !legal(*c)) {
+    let is_legal =
+        |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+    match message.body.chars().find(|c| !is_legal(*c)) {
         Some(wrong) => Err(PortError::Permanent(format!(
             "{} has the character {wrong:?} in it, which SQS does not take",
-            letter.what
+            message.name
         ))),
-        None if letter.body.is_empty() => {
-            Err(PortError::Permanent(format!("{} is empty, which SQS does not take", letter.what)))
+        None if message.body.is_empty() => {
+            Err(PortError::Permanent(format!("{} is empty, which SQS does not take", message.name)))
         }
         None => Ok(()),
     }
 }
 
 /// In order, each batch of at most ten and 1 MiB.
-fn batches(letters: Vec<Letter>) -> Vec<Vec<Letter>> {
-    let mut batches: Vec<Vec<Letter>> = Vec::new();
+fn batches(messages: Vec<OutgoingMessage>) -> Vec<Vec<OutgoingMessage>> {
+    let mut batches: Vec<Vec<OutgoingMessage>> = Vec::new();
     let mut bytes = 0;
-    for letter in letters {
-        let starts = match batches.last() {
-            Some(last) => last.len() == BATCH_MAX || bytes + letter.body.len() > MESSAGE_BYTES_MAX,
+    for message in messages {
+        let needs_new_batch = match batches.last() {
+            Some(last) => last.len() == BATCH_MAX || bytes + message.body.len() > MESSAGE_BYTES_MAX,
             None => true,
         };
-        if starts {
+        if needs_new_batch {
             batches.push(Vec::new());
             bytes = 0;
         }
-        bytes += letter.body.len();
+        bytes += message.body.len();
         if let Some(last) = batches.last_mut() {
-            last.push(letter);
+            last.push(message);
         }
     }
     batches
 }
 
 /// The first entry of a batch that was not done; all others are repeated with it, which is harmless.
-fn refused(deed: Deed<'_>, failed: &[BatchResultErrorEntry]) -> PortResult<()> {
+fn batch_result(call_name: CallName<'_>, failed: &[BatchResultErrorEntry]) -> PortResult<()> {
     match failed.first() {
         None => Ok(()),
         Some(entry) => {
             let message = entry.message.as_deref().unwrap_or("no message");
             let status = if entry.sender_fault { 400 } else { 500 };
-            Err(told(deed, status, &entry.code, message))
+            Err(code_error(call_name, status, &entry.code, message))
         }
     }
 }
 
-fn seconds_up(span: Duration) -> i32 {
+fn whole_seconds(span: Duration) -> i32 {
     i32::try_from(span.as_secs() + u64::from(span.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
@@ -283,40 +292,45 @@ fn seconds_up(span: Duration) -> i32 {
 mod tests {
     use super::*;
 
-    fn letter(bytes: usize) -> Letter {
-        Letter { body: "x".repeat(bytes), delay: Duration::ZERO, what: "the order for db/dump".to_owned() }
+    fn message(bytes: usize) -> OutgoingMessage {
+        OutgoingMessage { body: "x".repeat(bytes), delay: Duration::ZERO, name: "the order for db/dump".to_owned() }
     }
 
     #[test]
     fn batches_keep_to_ten_messages_and_a_mebibyte() {
-        let sizes = |letters: Vec<Letter>| batches(letters).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(sizes((0..25).map(|_| letter(10)).collect()), [10, 10, 5]);
-        assert_eq!(sizes(vec![letter(600_000), letter(600_000), letter(400_000), letter(48_576)]), [1, 3]);
-        assert_eq!(sizes(vec![letter(MESSAGE_BYTES_MAX), letter(1)]), [1, 1]);
+        let sizes = |messages: Vec<OutgoingMessage>| batches(messages).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes((0..25).map(|_| message(10)).collect()), [10, 10, 5]);
+        assert_eq!(sizes(vec![message(600_000), message(600_000), message(400_000), message(48_576)]), [1, 3]);
+        assert_eq!(sizes(vec![message(MESSAGE_BYTES_MAX), message(1)]), [1, 1]);
         assert!(batches(Vec::new()).is_empty());
     }
 
     #[test]
     fn what_sqs_would_refuse_is_refused_with_a_sentence() {
-        assert!(fits("q", &letter(MESSAGE_BYTES_MAX)).is_ok());
-        let says = fits("q", &letter(MESSAGE_BYTES_MAX + 1)).unwrap_err().to_string();
-        assert!(says.starts_with("the order for db/dump has 1048577 bytes"), "{says}");
+        assert!(check_message("q", &message(MESSAGE_BYTES_MAX)).is_ok());
+        let text = check_message("q", &message(MESSAGE_BYTES_MAX + 1)).unwrap_err().to_string();
+        assert!(text.starts_with("the order for db/dump has 1048577 bytes"), "{text}");
         for wrong in ["a\u{0}", "\u{b}", "\u{ffff}", "\u{fffe}", ""] {
-            assert!(fits("q", &Letter { body: wrong.to_owned(), ..letter(0) }).is_err(), "{wrong:?}");
+            assert!(
+                check_message("q", &OutgoingMessage { body: wrong.to_owned(), ..message(0) }).is_err(),
+                "{wrong:?}"
+            );
         }
-        assert!(fits("q", &Letter { body: "\t\n\r é\u{7f}\u{10ffff}".to_owned(), ..letter(0) }).is_ok());
+        assert!(
+            check_message("q", &OutgoingMessage { body: "\t\n\r é\u{7f}\u{10ffff}".to_owned(), ..message(0) }).is_ok()
+        );
     }
 
     #[test]
     fn any_text_survives_as_json() {
         let text = "\u{0}\u{b}\u{1f}\u{fffe}\u{ffff}\"\\é\u{10ffff}";
-        let json = sqs_text(&serde_json::to_string(text).unwrap());
-        assert!(fits("q", &Letter { body: json.clone(), ..letter(0) }).is_ok());
+        let json = escape_for_sqs(&serde_json::to_string(text).unwrap());
+        assert!(check_message("q", &OutgoingMessage { body: json.clone(), ..message(0) }).is_ok());
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 
     #[test]
     fn a_lease_is_never_shorter_than_asked_for() {
-        assert_eq!([0, 1, 1000, 1001].map(|ms| seconds_up(Duration::from_millis(ms))), [0, 1, 1, 2]);
+        assert_eq!([0, 1, 1000, 1001].map(|ms| whole_seconds(Duration::from_millis(ms))), [0, 1, 1, 2]);
     }
 }

@@ -15,13 +15,13 @@ use crate::row::{self, stamp};
 use crate::{Embedded, Outcome};
 
 /// How long a settled transition is kept for people to look at: as long as an error budget is looked back on.
-const SETTLED_KEPT: Duration = Duration::from_secs(90 * 86_400);
+const SETTLED_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 #[async_trait]
 impl AlertStore for Embedded {
     async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>> {
         let keys = keys.to_vec();
-        self.database.read(move |connection| keys.iter().map(|key| state_of(connection, key)).collect()).await
+        self.database.read(move |connection| keys.iter().map(|key| read_state(connection, key)).collect()).await
     }
 
     async fn raise(&self, step: &AlertStep) -> PortResult<bool> {
@@ -30,7 +30,7 @@ impl AlertStore for Embedded {
             if !is_current(connection, &step)? {
                 return Ok(false);
             }
-            take(connection, &step)?;
+            store_step(connection, &step)?;
             Ok(true)
         };
         self.database.write(Durability::Normal, write).await
@@ -41,7 +41,7 @@ impl AlertStore for Embedded {
         // What a worker of this name had claimed before the file was opened, it had as a process that is gone.
         let is_first = !self.has_claimed.swap(true, Ordering::Relaxed);
         let write = move |connection: &Connection| {
-            row::end_void_leases(connection, "transitions", at)?;
+            row::release_void_leases(connection, "transitions", at)?;
             let mut select = connection.prepare_cached(
                 "SELECT id, body FROM transitions WHERE pending = 1 AND (ready <= ?1 OR (?3 AND worker = ?4))
                  ORDER BY ready, id LIMIT ?2",
@@ -61,7 +61,7 @@ impl AlertStore for Embedded {
                     }
                     Err(why) => {
                         connection.execute("UPDATE transitions SET pending = 0 WHERE id = ?1", [&id])?;
-                        row::set_aside(connection, "alert", &id, &why, at)?;
+                        row::quarantine(connection, "alert", &id, &why, at)?;
                     }
                 }
             }
@@ -88,7 +88,7 @@ impl AlertStore for Embedded {
                 ])?;
                 newest = newest.max(transition.at);
             }
-            if let Ok(before) = newest.checked_sub(SETTLED_KEPT) {
+            if let Ok(before) = newest.checked_sub(SETTLED_RETENTION) {
                 connection
                     .prepare_cached("DELETE FROM transitions WHERE at < ?1 AND pending = 0")?
                     .execute([stamp(before)])?;
@@ -124,7 +124,7 @@ impl AlertStore for Embedded {
     }
 }
 
-fn state_of(connection: &Connection, key: &JobKey) -> Outcome<Stored<AlertState>> {
+fn read_state(connection: &Connection, key: &JobKey) -> Outcome<Stored<AlertState>> {
     let found = connection
         .prepare_cached("SELECT body, version FROM alert_states WHERE grp = ?1 AND job = ?2")?
         .query_row([&key.group, &key.name], |columns| Ok((row::text(columns, 0)?, columns.get::<_, i64>(1)?)))
@@ -147,7 +147,7 @@ pub fn is_current(connection: &Connection, step: &AlertStep) -> Outcome<bool> {
 }
 
 /// Stores a step that is current.
-pub fn take(connection: &Connection, step: &AlertStep) -> Outcome<()> {
+pub fn store_step(connection: &Connection, step: &AlertStep) -> Outcome<()> {
     if let Some(change) = &step.state {
         connection
             .prepare_cached(

@@ -15,7 +15,7 @@ impl Claims for Embedded {
     async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
         let (run_id, runner, host) = (run.run_id.clone(), runner.to_owned(), host.to_owned());
         let write = move |connection: &rusqlite::Connection| {
-            let Some(mut stored) = runs::one(connection, &run_id)? else { return Ok(Claim::Refused) };
+            let Some(mut stored) = runs::read_run(connection, &run_id)? else { return Ok(Claim::Refused) };
             let before = stored.record.state;
             let claim = stored.record.claim(attempt, &runner, &host, at);
             if stored.record.state != before {

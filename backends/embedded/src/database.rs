@@ -19,22 +19,22 @@ use crate::schema::{self, Mismatch};
 use crate::{Failure, OpenError, Outcome};
 
 /// Writes in one transaction. Ours: enough to make the commit cheap, few enough to answer within milliseconds.
-const GROUP_MAX: usize = 256;
+const GROUP_WRITES_MAX: usize = 256;
 
 /// Writes waiting for the writer; beyond, the caller is told to come again.
-const WAITING_MAX: usize = 16_384;
+const WAITING_WRITES_MAX: usize = 16_384;
 
 /// How long another process may hold the file (a backup, `sqlite3` by hand).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reader connections kept open between reads.
-const READERS_KEPT: usize = 4;
+const READERS_MAX: usize = 4;
 
 /// Prepared statements kept per connection.
-const STATEMENTS_KEPT: usize = 64;
+const STATEMENTS_CACHED_MAX: usize = 64;
 
 /// The write-ahead log is cut back to this many bytes after a checkpoint.
-const LOG_BYTES_KEPT: u64 = 64 * 1024 * 1024;
+const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Whether a write must survive a power cut once it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,15 +68,15 @@ impl Database {
         let sqlite = |source| OpenError::Sqlite { file: name(), source };
         let mut connection = Connection::open(file).map_err(sqlite)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
-        schema::prepare(&mut connection).map_err(|mismatch| match mismatch {
+        schema::migrate(&mut connection).map_err(|mismatch| match mismatch {
             Mismatch::Newer { found, known } => OpenError::Newer { file: name(), found, known },
             Mismatch::Foreign => OpenError::Foreign { file: name() },
             Mismatch::Sqlite(source) => OpenError::Sqlite { file: name(), source },
         })?;
-        let set_up = format!("PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = {LOG_BYTES_KEPT}");
+        let set_up = format!("PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = {LOG_BYTES_MAX}");
         connection.execute_batch(&set_up).map_err(sqlite)?;
-        keep_statements(&connection).map_err(sqlite)?;
-        let (requests, waiting) = sync_channel(WAITING_MAX);
+        configure_statements(&connection).map_err(sqlite)?;
+        let (requests, waiting) = sync_channel(WAITING_WRITES_MAX);
         let writer = std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn(move || write_until_closed(connection, &waiting))
@@ -95,24 +95,24 @@ impl Database {
         durability: Durability,
         work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
     ) -> PortResult<T> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let work = Box::new(move |connection: Result<&Connection, String>| -> (bool, Answer) {
-            let result = connection.map_err(Failure::Gone).and_then(work);
+            let result = connection.map_err(Failure::Transaction).and_then(work);
             let keep = result.is_ok();
             let answer = move |committed: Result<(), String>| {
                 // The caller may have gone away; what was written stays.
-                let _ = tell.send(result.and_then(|value| committed.map(|()| value).map_err(Failure::Gone)));
+                let _ = sender.send(result.and_then(|value| committed.map(|()| value).map_err(Failure::Transaction)));
             };
             (keep, Box::new(answer))
         });
         match self.requests.as_ref().map(|requests| requests.try_send(Request { durability, work })) {
             Some(Ok(())) => {}
             Some(Err(TrySendError::Full(_))) => {
-                return Err(PortError::Retry(format!("{WAITING_MAX} writes wait for the database already")));
+                return Err(PortError::Retry(format!("{WAITING_WRITES_MAX} writes wait for the database already")));
             }
-            Some(Err(TrySendError::Disconnected(_))) | None => return Err(writer_ended()),
+            Some(Err(TrySendError::Disconnected(_))) | None => return Err(writer_stopped()),
         }
-        Ok(told.await.map_err(|_| writer_ended())??)
+        Ok(receiver.await.map_err(|_| writer_stopped())??)
     }
 
     /// Runs `work` on a connection that sees everything committed before.
@@ -124,11 +124,11 @@ impl Database {
         let read = move || -> Outcome<T> {
             let connection = match database.readers.lock().unwrap_or_else(PoisonError::into_inner).pop() {
                 Some(connection) => connection,
-                None => reader(&database.file)?,
+                None => open_reader(&database.file)?,
             };
             let result = work(&connection);
             let mut readers = database.readers.lock().unwrap_or_else(PoisonError::into_inner);
-            if readers.len() < READERS_KEPT {
+            if readers.len() < READERS_MAX {
                 readers.push(connection);
             }
             result
@@ -150,25 +150,25 @@ impl Drop for Database {
     }
 }
 
-fn writer_ended() -> PortError {
+fn writer_stopped() -> PortError {
     PortError::Retry("the thread that writes the database has ended; restart sexton".to_owned())
 }
 
-fn reader(file: &Path) -> Outcome<Connection> {
+fn open_reader(file: &Path) -> Outcome<Connection> {
     let connection = Connection::open_with_flags(
         file,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI,
     )?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    keep_statements(&connection)?;
+    configure_statements(&connection)?;
     Ok(connection)
 }
 
 /// A statement is compiled once. Left to itself, SQLite compiles one anew for each call whose plan might depend on a
 /// parameter's value, such as a `LIMIT`.
-fn keep_statements(connection: &Connection) -> rusqlite::Result<()> {
+fn configure_statements(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
     Ok(())
 }
 
@@ -176,7 +176,7 @@ fn write_until_closed(connection: Connection, waiting: &Receiver<Request>) {
     let mut synchronous = None;
     while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
-        while group.len() < GROUP_MAX {
+        while group.len() < GROUP_WRITES_MAX {
             match waiting.try_recv() {
                 Ok(request) => group.push(request),
                 Err(_) => break,
@@ -191,7 +191,7 @@ fn commit_group(connection: &Connection, synchronous: &mut Option<Durability>, g
         true => Durability::Full,
         false => Durability::Normal,
     };
-    if let Err(error) = begin(connection, synchronous, wanted) {
+    if let Err(error) = begin_transaction(connection, synchronous, wanted) {
         for request in group {
             let (_, answer) = (request.work)(Err(error.to_string()));
             answer(Ok(()));
@@ -200,17 +200,17 @@ fn commit_group(connection: &Connection, synchronous: &mut Option<Durability>, g
     }
     let mut answers = Vec::with_capacity(group.len());
     for request in group {
-        let saved = run(connection, "SAVEPOINT one").map_err(|error| error.to_string());
-        let begun = saved.is_ok();
+        let saved = execute(connection, "SAVEPOINT one").map_err(|error| error.to_string());
+        let started = saved.is_ok();
         let (keep, answer) = (request.work)(saved.map(|()| connection));
-        let undone = if keep || !begun { Ok(()) } else { run(connection, "ROLLBACK TO one") };
-        let released = if begun { run(connection, "RELEASE one") } else { Ok(()) };
+        let undone = if keep || !started { Ok(()) } else { execute(connection, "ROLLBACK TO one") };
+        let released = if started { execute(connection, "RELEASE one") } else { Ok(()) };
         answers.push((answer, undone.and(released)));
     }
-    let committed = run(connection, "COMMIT").map_err(|error| error.to_string());
+    let committed = execute(connection, "COMMIT").map_err(|error| error.to_string());
     if committed.is_err() && !connection.is_autocommit() {
         // A full disk rolls back by itself; a busy file does not. Nothing of this group may slip into the next one.
-        if let Err(error) = run(connection, "ROLLBACK") {
+        if let Err(error) = execute(connection, "ROLLBACK") {
             tracing::error!(%error, "a transaction of the database could not be rolled back");
         }
     }
@@ -220,7 +220,11 @@ fn commit_group(connection: &Connection, synchronous: &mut Option<Durability>, g
 }
 
 /// The pragma has an effect only between transactions, and only on the next commits.
-fn begin(connection: &Connection, now: &mut Option<Durability>, wanted: Durability) -> rusqlite::Result<()> {
+fn begin_transaction(
+    connection: &Connection,
+    now: &mut Option<Durability>,
+    wanted: Durability,
+) -> rusqlite::Result<()> {
     if *now != Some(wanted) {
         connection.execute_batch(match wanted {
             Durability::Normal => "PRAGMA synchronous = NORMAL",
@@ -228,10 +232,10 @@ fn begin(connection: &Connection, now: &mut Option<Durability>, wanted: Durabili
         })?;
         *now = Some(wanted);
     }
-    run(connection, "BEGIN IMMEDIATE")
+    execute(connection, "BEGIN IMMEDIATE")
 }
 
-fn run(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(statement)?.execute([]).map(|_| ())
 }
 
@@ -246,7 +250,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sexton.db");
         let _database = Database::open(&file).unwrap();
-        let connection = reader(&file).unwrap();
+        let connection = open_reader(&file).unwrap();
         let mut select = connection.prepare_cached("SELECT at FROM due WHERE at <= ?1 ORDER BY at LIMIT ?2").unwrap();
         for most in 1..=5 {
             assert!(select.query_map([i64::MAX, most], |_| Ok(())).unwrap().next().is_none());

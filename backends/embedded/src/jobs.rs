@@ -17,7 +17,7 @@ impl JobStore for Embedded {
                 connection.prepare_cached("SELECT grp, name, version, body FROM jobs WHERE grp = ?1 AND name = ?2")?;
             let mut found = Vec::with_capacity(keys.len());
             for key in &keys {
-                found.extend(select.query_row([&key.group, &key.name], stored).optional()?);
+                found.extend(select.query_row([&key.group, &key.name], stored_job).optional()?);
             }
             Ok(found)
         };
@@ -66,7 +66,7 @@ impl JobStore for Embedded {
                 "SELECT grp, name, version, body FROM jobs
                  WHERE (grp, name) > (?1, ?2) AND (?3 IS NULL OR grp = ?3) ORDER BY grp, name LIMIT ?4",
             )?;
-            let found = select.query_map(params![after.group, after.name, group, most as i64], stored)?;
+            let found = select.query_map(params![after.group, after.name, group, most as i64], stored_job)?;
             let records = found.collect::<Result<Vec<_>, _>>()?;
             let next = match records.last() {
                 Some(last) if records.len() == most => Some(Cursor(serde_json::to_string(&last.key)?)),
@@ -78,7 +78,7 @@ impl JobStore for Embedded {
     }
 }
 
-fn stored(columns: &Row<'_>) -> rusqlite::Result<StoredJob> {
+fn stored_job(columns: &Row<'_>) -> rusqlite::Result<StoredJob> {
     let key = JobKey::new(columns.get::<_, String>(0)?, columns.get::<_, String>(1)?);
     let version: i64 = columns.get(2)?;
     // Whatever stands there, by whatever hand: a blob, a number, broken JSON.

@@ -55,22 +55,22 @@ enum Failure {
     #[error("a record cannot be written as json: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{0}")]
-    Gone(String),
+    Transaction(String),
 }
 
 impl From<Failure> for PortError {
     fn from(failure: Failure) -> PortError {
         use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, SystemIoFailure};
-        let says = failure.to_string();
+        let message = failure.to_string();
         match &failure {
             Failure::Sqlite(error) => match error.sqlite_error_code() {
                 Some(DatabaseBusy | DatabaseLocked | DiskFull | SystemIoFailure | OutOfMemory | CannotOpen) => {
-                    PortError::Retry(says)
+                    PortError::Retry(message)
                 }
-                _ => PortError::Permanent(says),
+                _ => PortError::Permanent(message),
             },
-            Failure::Json(_) => PortError::Permanent(says),
-            Failure::Gone(_) => PortError::Retry(says),
+            Failure::Json(_) => PortError::Permanent(message),
+            Failure::Transaction(_) => PortError::Retry(message),
         }
     }
 }
@@ -108,16 +108,16 @@ impl Embedded {
     }
 
     pub fn ports(&self) -> Ports {
-        let all = Arc::new(self.clone());
+        let embedded = Arc::new(self.clone());
         Ports {
-            jobs: all.clone(),
-            due: all.clone(),
-            runs: all.clone(),
-            alerts: all.clone(),
-            settings: all.clone(),
-            orders: all.clone(),
-            claims: all.clone(),
-            reports: all,
+            jobs: embedded.clone(),
+            due: embedded.clone(),
+            runs: embedded.clone(),
+            alerts: embedded.clone(),
+            settings: embedded.clone(),
+            orders: embedded.clone(),
+            claims: embedded.clone(),
+            reports: embedded,
         }
     }
 }

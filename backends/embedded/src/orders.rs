@@ -9,13 +9,13 @@ use jiff::Timestamp;
 
 use crate::Embedded;
 use crate::database::Durability;
-use crate::queue::Letter;
+use crate::queue::QueuedMessage;
 
 #[async_trait]
 impl Orders for Embedded {
     async fn send(&self, orders: &[Order]) -> PortResult<()> {
-        let letters = orders.iter().map(letter).collect::<PortResult<Vec<_>>>()?;
-        self.orders.send(letters, Durability::Normal).await
+        let messages = orders.iter().map(queued_message).collect::<PortResult<Vec<_>>>()?;
+        self.orders.send(messages, Durability::Normal).await
     }
 
     async fn receive(
@@ -33,8 +33,8 @@ impl Orders for Embedded {
     }
 }
 
-fn letter(order: &Order) -> PortResult<Letter> {
-    Ok(Letter {
+fn queued_message(order: &Order) -> PortResult<QueuedMessage> {
+    Ok(QueuedMessage {
         key: format!("{}:{}", order.run_id, order.attempt),
         group: order.job.group.clone(),
         ready: order.not_before.unwrap_or(Timestamp::UNIX_EPOCH),

@@ -17,7 +17,7 @@ use crate::row::{self, instant, stamp};
 use crate::{Clock, Outcome};
 
 /// The longest nap of a waiting receiver: another process may have written, and nobody wakes us for that.
-const NAP_MAX: Duration = Duration::from_secs(1);
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 pub struct Queue {
     database: Arc<Database>,
@@ -27,7 +27,7 @@ pub struct Queue {
 }
 
 /// A message to be sent.
-pub struct Letter {
+pub struct QueuedMessage {
     /// The same for every copy of the same message: a copy of one that still waits is dropped.
     pub key: String,
     pub group: String,
@@ -41,14 +41,14 @@ impl Queue {
         Queue { database, table, clock, arrived: Notify::new() }
     }
 
-    pub async fn send(&self, letters: Vec<Letter>, durability: Durability) -> PortResult<()> {
+    pub async fn send(&self, messages: Vec<QueuedMessage>, durability: Durability) -> PortResult<()> {
         let table = self.table;
         let write = move |connection: &Connection| {
             let mut insert = connection.prepare_cached(&format!(
                 "INSERT INTO {table} (key, grp, ready, body) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"
             ))?;
-            for letter in &letters {
-                insert.execute(params![letter.key, letter.group, stamp(letter.ready), letter.body])?;
+            for message in &messages {
+                insert.execute(params![message.key, message.group, stamp(message.ready), message.body])?;
             }
             Ok(())
         };
@@ -72,23 +72,23 @@ impl Queue {
             tokio::pin!(arrived);
             arrived.as_mut().enable();
             let now = (self.clock)();
-            let ready = self.earliest(&groups, now).await?;
+            let ready = self.next_ready_at(&groups, now).await?;
             if ready.is_some_and(|ready| ready <= now) {
-                let taken = self.take(groups.clone(), most, now, lease).await?;
-                if !taken.is_empty() {
-                    return Ok(taken);
+                let claimed = self.claim_rows(groups.clone(), most, now, lease).await?;
+                if !claimed.is_empty() {
+                    return Ok(claimed);
                 }
             }
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            if left.is_zero() {
+            let remaining = deadline.saturating_duration_since(tokio::time::Instant::now());
+            if remaining.is_zero() {
                 return Ok(Vec::new());
             }
             let until_ready = ready
                 .and_then(|ready| Duration::try_from(ready.duration_since(now)).ok())
                 .filter(|until| !until.is_zero())
-                .unwrap_or(NAP_MAX);
+                .unwrap_or(POLL_INTERVAL_MAX);
             // Woken or not: the table is looked at again.
-            let _ = tokio::time::timeout(left.min(until_ready).min(NAP_MAX), arrived).await;
+            let _ = tokio::time::timeout(remaining.min(until_ready).min(POLL_INTERVAL_MAX), arrived).await;
         }
     }
 
@@ -106,14 +106,14 @@ impl Queue {
     }
 
     /// When the next message of these groups can be received; at once, when any lease is void.
-    async fn earliest(&self, groups: &str, now: Timestamp) -> PortResult<Option<Timestamp>> {
+    async fn next_ready_at(&self, groups: &str, now: Timestamp) -> PortResult<Option<Timestamp>> {
         let (table, groups) = (self.table, groups.to_owned());
         let read = move |connection: &Connection| {
             let mut select = connection.prepare_cached(&format!(
                 "SELECT ready, EXISTS (SELECT 1 FROM {table} WHERE leased_at > ?2) FROM {table}
                  WHERE parked = 0 AND {IN_GROUPS} ORDER BY ready LIMIT 1"
             ))?;
-            let found = select.query_row(params![groups, row::void_after(now)], |columns| {
+            let found = select.query_row(params![groups, row::lease_void_after(now)], |columns| {
                 let (ready, void): (i64, bool) = (columns.get(0)?, columns.get(1)?);
                 Ok(if void { now } else { instant(ready) })
             });
@@ -122,7 +122,7 @@ impl Queue {
         self.database.read(read).await
     }
 
-    async fn take<T: DeserializeOwned + Send + 'static>(
+    async fn claim_rows<T: DeserializeOwned + Send + 'static>(
         &self,
         groups: String,
         most: usize,
@@ -135,7 +135,7 @@ impl Queue {
             .and_then(|lease| now.checked_add(lease).ok())
             .unwrap_or(Timestamp::MAX);
         let write = move |connection: &Connection| -> Outcome<Vec<Delivery<T>>> {
-            row::end_void_leases(connection, table, now)?;
+            row::release_void_leases(connection, table, now)?;
             let mut select = connection.prepare_cached(&format!(
                 "SELECT id, key, body FROM {table} WHERE parked = 0 AND ready <= ?2 AND {IN_GROUPS}
                  ORDER BY ready, id LIMIT ?3"
@@ -146,21 +146,21 @@ impl Queue {
             let rows = rows.collect::<Result<Vec<_>, _>>()?;
             let mut lease =
                 connection.prepare_cached(&format!("UPDATE {table} SET ready = ?2, leased_at = ?3 WHERE id = ?1"))?;
-            let mut taken = Vec::with_capacity(rows.len());
+            let mut claimed = Vec::with_capacity(rows.len());
             for (id, key, body) in rows {
                 match row::parse(&body) {
                     Ok(message) => {
                         lease.execute(params![id, stamp(until), stamp(now)])?;
-                        taken.push(Delivery { message, receipt: id.to_string() });
+                        claimed.push(Delivery { message, receipt: id.to_string() });
                     }
                     Err(why) => {
-                        let park = format!("UPDATE {table} SET parked = 1, leased_at = NULL WHERE id = ?1");
-                        connection.execute(&park, [id])?;
-                        row::set_aside(connection, table, &key, &why, now)?;
+                        let quarantine = format!("UPDATE {table} SET parked = 1, leased_at = NULL WHERE id = ?1");
+                        connection.execute(&quarantine, [id])?;
+                        row::quarantine(connection, table, &key, &why, now)?;
                     }
                 }
             }
-            Ok(taken)
+            Ok(claimed)
         };
         self.database.write(Durability::Normal, write).await
     }

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 
 use crate::Embedded;
 use crate::database::Durability;
-use crate::queue::Letter;
+use crate::queue::QueuedMessage;
 
 #[async_trait]
 impl Reports for Embedded {
     async fn send(&self, events: &[Event]) -> PortResult<()> {
-        let letters = events.iter().map(letter).collect::<PortResult<Vec<_>>>()?;
-        self.reports.send(letters, Durability::Full).await
+        let messages = events.iter().map(queued_message).collect::<PortResult<Vec<_>>>()?;
+        self.reports.send(messages, Durability::Full).await
     }
 
     async fn receive(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<Delivery<Event>>> {
@@ -27,8 +27,8 @@ impl Reports for Embedded {
     }
 }
 
-fn letter(event: &Event) -> PortResult<Letter> {
-    Ok(Letter {
+fn queued_message(event: &Event) -> PortResult<QueuedMessage> {
+    Ok(QueuedMessage {
         key: event.id(),
         group: event.group.clone(),
         ready: Timestamp::UNIX_EPOCH,

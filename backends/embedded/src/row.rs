@@ -28,7 +28,7 @@ pub fn parse<T: DeserializeOwned>(body: &str) -> Result<T, String> {
 }
 
 /// Notes a record that cannot be read. It stays where it is; the note is what people see.
-pub fn set_aside(connection: &Connection, kind: &str, key: &str, why: &str, at: Timestamp) -> Outcome<()> {
+pub fn quarantine(connection: &Connection, kind: &str, key: &str, why: &str, at: Timestamp) -> Outcome<()> {
     let noted = connection
         .prepare_cached("INSERT INTO set_aside (kind, key, why, at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
         .execute(params![kind, key, why, stamp(at)])?;
@@ -43,14 +43,14 @@ pub fn set_aside(connection: &Connection, kind: &str, key: &str, why: &str, at: 
 const LEASE_AHEAD_MAX: Duration = Duration::from_secs(60);
 
 /// A lease that began after this was given by a clock that has been set back since, and is void.
-pub fn void_after(now: Timestamp) -> i64 {
+pub fn lease_void_after(now: Timestamp) -> i64 {
     stamp(now).saturating_add(LEASE_AHEAD_MAX.as_nanos() as i64)
 }
 
 /// Gives back what a void lease hides. Whoever holds it may be at work on it still: that a message comes twice harms
 /// nobody.
-pub fn end_void_leases(connection: &Connection, table: &str, now: Timestamp) -> Outcome<()> {
+pub fn release_void_leases(connection: &Connection, table: &str, now: Timestamp) -> Outcome<()> {
     let end = format!("UPDATE {table} SET ready = ?1, leased_at = NULL WHERE leased_at > ?2");
-    connection.prepare_cached(&end)?.execute([stamp(now), void_after(now)])?;
+    connection.prepare_cached(&end)?.execute([stamp(now), lease_void_after(now)])?;
     Ok(())
 }

@@ -18,7 +18,7 @@ impl RunStore for Embedded {
         let read = move |connection: &Connection| {
             let mut found = Vec::with_capacity(runs.len());
             for run in &runs {
-                found.extend(one(connection, &run.run_id)?.filter(|stored| stored.record.group == run.group));
+                found.extend(read_run(connection, &run.run_id)?.filter(|stored| stored.record.group == run.group));
             }
             Ok(found)
         };
@@ -32,10 +32,10 @@ impl RunStore for Embedded {
     }
 
     async fn list(&self, query: &RunQuery, after: Option<&Cursor>, most: usize) -> PortResult<Page<Stored<Run>>> {
-        let (mut filter, after) = (Filter::of(query), after.cloned());
+        let (mut filter, after) = (Filter::new(query), after.cloned());
         let read = move |connection: &Connection| -> Outcome<(Page<Stored<Run>>, Vec<(String, String)>)> {
             if let Some(after) = after {
-                filter.and("run_id < ?", after.0.into());
+                filter.add("run_id < ?", after.0.into());
             }
             let text = format!(
                 "SELECT run_id, body, version FROM {} WHERE {} ORDER BY run_id DESC LIMIT {most}",
@@ -59,13 +59,13 @@ impl RunStore for Embedded {
         };
         let (page, broken) = self.database.read(read).await?;
         if !broken.is_empty() {
-            self.set_aside_runs(broken).await?;
+            self.quarantine_runs(broken).await?;
         }
         Ok(page)
     }
 
     async fn count(&self, query: &RunQuery) -> PortResult<Ledger> {
-        let filter = Filter::of(query);
+        let filter = Filter::new(query);
         let read = move |connection: &Connection| {
             let text = format!(
                 "SELECT outcome, open, count(*) FROM {} WHERE {} GROUP BY outcome, open",
@@ -105,10 +105,10 @@ impl RunStore for Embedded {
 }
 
 impl Embedded {
-    async fn set_aside_runs(&self, broken: Vec<(String, String)>) -> PortResult<()> {
+    async fn quarantine_runs(&self, broken: Vec<(String, String)>) -> PortResult<()> {
         let write = move |connection: &Connection| {
             for (run_id, why) in &broken {
-                row::set_aside(connection, "run", run_id, why, Timestamp::UNIX_EPOCH)?;
+                row::quarantine(connection, "run", run_id, why, Timestamp::UNIX_EPOCH)?;
             }
             Ok(())
         };
@@ -124,16 +124,16 @@ struct Filter {
 }
 
 impl Filter {
-    fn of(query: &RunQuery) -> Filter {
+    fn new(query: &RunQuery) -> Filter {
         let mut filter = Filter { table: "runs", terms: vec!["1"], values: Vec::new() };
         match (&query.group, &query.job) {
             (Some(group), Some(job)) => {
-                filter.and("grp = ?", group.clone().into());
-                filter.and("job = ?", job.clone().into());
+                filter.add("grp = ?", group.clone().into());
+                filter.add("job = ?", job.clone().into());
             }
             // Without `+`, the index by job would be chosen and the whole group sorted for one page.
-            (Some(group), None) if query.which == Which::All => filter.and("+grp = ?", group.clone().into()),
-            (Some(group), None) => filter.and("grp = ?", group.clone().into()),
+            (Some(group), None) if query.which == Which::All => filter.add("+grp = ?", group.clone().into()),
+            (Some(group), None) => filter.add("grp = ?", group.clone().into()),
             (None, _) => {}
         }
         match query.which {
@@ -147,35 +147,35 @@ impl Filter {
             Which::Ended(outcome) => {
                 // Said twice, because only then the partial index is used.
                 filter.terms.push("outcome <> 'succeeded'");
-                filter.and("outcome = ?", outcome.name().to_owned().into());
+                filter.add("outcome = ?", outcome.name().to_owned().into());
             }
         }
         if let Some(run_id) = &query.run_id {
-            filter.and("run_id = ?", run_id.0.clone().into());
+            filter.add("run_id = ?", run_id.0.clone().into());
         }
         if let Some(since) = query.since {
-            filter.and("run_id >= ?", first_name_at(since).into());
+            filter.add("run_id >= ?", first_run_id_at(since).into());
         }
         if let Some(until) = query.until {
-            filter.and("run_id < ?", first_name_at(until).into());
+            filter.add("run_id < ?", first_run_id_at(until).into());
         }
         filter
     }
 
-    fn and(&mut self, term: &'static str, value: Value) {
+    fn add(&mut self, term: &'static str, value: Value) {
         self.terms.push(term);
         self.values.push(value);
     }
 }
 
 /// What stands before the names of all runs of this instant, rounded up to a second, and after those of earlier ones.
-fn first_name_at(at: Timestamp) -> String {
+fn first_run_id_at(at: Timestamp) -> String {
     let second = at.as_second() + i64::from(at.subsec_nanosecond() > 0);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX).strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
 /// Reads a run; one that cannot be read is as good as absent, and is noted when it is listed.
-pub fn one(connection: &Connection, run_id: &RunId) -> Outcome<Option<Stored<Run>>> {
+pub fn read_run(connection: &Connection, run_id: &RunId) -> Outcome<Option<Stored<Run>>> {
     let found = connection
         .prepare_cached("SELECT body, version FROM runs WHERE run_id = ?1")?
         .query_row([run_id.as_str()], |columns| Ok((row::text(columns, 0)?, columns.get::<_, i64>(1)?)))
@@ -200,7 +200,7 @@ pub fn update(connection: &Connection, run: &Run, version: u64) -> Outcome<bool>
             open,
             run.outcome.map(RunOutcome::name),
             run.runner,
-            stopping(run),
+            needs_stop_request(run),
             serde_json::to_string(run)?,
         ])?;
     Ok(changed > 0)
@@ -219,14 +219,14 @@ fn insert(connection: &Connection, run: &Run) -> Outcome<bool> {
             run.is_open(),
             run.outcome.map(RunOutcome::name),
             run.runner,
-            stopping(run),
+            needs_stop_request(run),
             serde_json::to_string(run)?,
         ])?;
     Ok(changed > 0)
 }
 
 /// Whether its runner is to be told to stop it.
-fn stopping(run: &Run) -> bool {
+fn needs_stop_request(run: &Run) -> bool {
     run.stop_requested_at.is_some() && matches!(run.state, State::Claimed | State::Running)
 }
 
@@ -241,10 +241,10 @@ fn write_one(connection: &Connection, write: &RunWrite) -> Outcome<Written> {
         Some(version) => update(connection, &write.run, version)?,
     };
     if !written {
-        return Ok(Written::Conflict(one(connection, &write.run.run_id)?.map(Box::new)));
+        return Ok(Written::Conflict(read_run(connection, &write.run.run_id)?.map(Box::new)));
     }
     if let Some(step) = &write.alert {
-        alerts::take(connection, step)?;
+        alerts::store_step(connection, step)?;
     }
     Ok(Written::Done)
 }

@@ -6,12 +6,12 @@ use rusqlite::{Connection, TransactionBehavior};
 const APPLICATION_ID: i64 = 0x5378_746e;
 
 /// Each entry makes version n + 1 of version n. Entries are never changed, only added.
-const MIGRATIONS: [&str; 2] = [FIRST, LEASES];
+const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 /// Every record is JSON in `body`; the other columns are what is looked for. Instants are nanoseconds since 1970.
 ///
 /// `run_id` begins with the nominal instant, so that its order is the order of time.
-const FIRST: &str = "
+const VERSION_1: &str = "
 CREATE TABLE jobs (
     grp TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL,
     PRIMARY KEY (grp, name)
@@ -58,7 +58,7 @@ CREATE TABLE set_aside (
 
 /// When a lease began: one that began later than it is now was given by a clock that has been set back since, and is
 /// void.
-const LEASES: &str = "
+const VERSION_2: &str = "
 ALTER TABLE orders ADD COLUMN leased_at INTEGER;
 CREATE INDEX orders_leased ON orders (leased_at) WHERE leased_at IS NOT NULL;
 ALTER TABLE reports ADD COLUMN leased_at INTEGER;
@@ -83,7 +83,7 @@ impl From<rusqlite::Error> for Mismatch {
 }
 
 /// Brings the file to the version of this build, in one transaction.
-pub fn prepare(connection: &mut Connection) -> Result<(), Mismatch> {
+pub fn migrate(connection: &mut Connection) -> Result<(), Mismatch> {
     let known = MIGRATIONS.len() as i64;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;

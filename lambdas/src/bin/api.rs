@@ -6,7 +6,7 @@ use lambdas::environment::{self, Environment};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    environment::log();
-    let aws = Environment::of_process()?.connect().await?;
+    environment::init_log();
+    let aws = Environment::from_process()?.connect().await?;
     lambda_http::run(api::router(aws.ports)?).await
 }

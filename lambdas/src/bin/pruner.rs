@@ -8,8 +8,8 @@ use serde_json::Value;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    environment::log();
-    let environment = Environment::of_process()?;
+    environment::init_log();
+    let environment = Environment::from_process()?;
     let aws = environment.connect().await?;
     let (ports, keep) = (&aws.ports, &environment.keep);
     let handler =

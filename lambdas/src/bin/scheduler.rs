@@ -8,15 +8,15 @@ use serde_json::Value;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    environment::log();
-    let environment = Environment::of_process()?;
+    environment::init_log();
+    let environment = Environment::from_process()?;
     let aws = environment.connect().await?;
-    let (topics, worker) = (aws.topics(environment.topics()), environment::worker());
+    let (topics, worker) = (aws.topics(environment.topics()), environment::worker_name());
     let scheduler = Scheduler { ports: &aws.ports, notifier: &topics, worker: &worker };
     let scheduler = &scheduler;
     let handler = |event: LambdaEvent<Value>| async move {
         let call = Call::decode(event.payload)?;
-        scheduler.call(call, Timestamp::now()).await.map_err(Error::from)
+        scheduler.run(call, Timestamp::now()).await.map_err(Error::from)
     };
     lambda_runtime::run(service_fn(handler)).await
 }

@@ -22,8 +22,8 @@ fn an_edited_job_is_indexed_and_one_that_is_gone_is_nothing() {
 fn what_nobody_calls_the_scheduler_with_is_an_error_that_says_what_is_expected() {
     let Some(installation) = Installation::deploy() else { return };
     for payload in ["{}", r#"{"Records":[{"eventSource":"aws:sqs","body":"x"}]}"#] {
-        let says = installation.invoke("scheduler", payload).expect_err(payload);
-        assert!(says.contains("jobs table") || says.contains("tick"), "{says}");
+        let message = installation.invoke("scheduler", payload).expect_err(payload);
+        assert!(message.contains("jobs table") || message.contains("tick"), "{message}");
     }
 }
 
@@ -36,14 +36,18 @@ fn an_unreadable_report_and_a_forged_one_are_parked_and_told_and_keep_no_other_f
     assert_eq!(installation.invoke("collector", &batch), Ok(json!({ "batchItemFailures": [] })));
     let runs = installation.items("runs");
     assert_eq!(runs.len(), 1, "only the third report counts: {runs:?}");
-    let parked = installation.receive("sexton-reports-dead", 2);
-    assert!(parked.iter().any(|one| one["Body"] == "no json at all"), "{parked:?}");
-    let why = |one: &Value| one["MessageAttributes"]["why"]["StringValue"].as_str().unwrap_or_default().to_owned();
-    assert!(parked.iter().any(|one| why(one).contains("is not the role of the runners of group db")), "{parked:?}");
+    let rejected = installation.receive("sexton-reports-dead", 2);
+    assert!(rejected.iter().any(|message| message["Body"] == "no json at all"), "{rejected:?}");
+    let why =
+        |message: &Value| message["MessageAttributes"]["why"]["StringValue"].as_str().unwrap_or_default().to_owned();
+    assert!(
+        rejected.iter().any(|message| why(message).contains("is not the role of the runners of group db")),
+        "{rejected:?}"
+    );
     // The same again, as at least once means: parked again, and no more is told.
     installation.invoke("collector", &batch).expect("it is taken again");
-    let told = installation.items("alerts").iter().filter(|item| item.to_string().contains("was parked in")).count();
-    assert_eq!(told, 2, "{:?}", installation.items("alerts"));
+    let alerts = installation.items("alerts").iter().filter(|item| item.to_string().contains("was parked in")).count();
+    assert_eq!(alerts, 2, "{:?}", installation.items("alerts"));
 }
 
 #[test]
@@ -61,8 +65,12 @@ fn a_report_comes_again_when_it_cannot_be_stored() {
     let batch = recorded("reports.json").replace("ROLE_DB", &installation.role_id("db"));
     installation.call("dynamodb", "delete_table", json!({ "TableName": "sexton-runs" }));
     let answer = installation.invoke("collector", &batch).expect("an answer");
-    let failures: Vec<&Value> =
-        answer["batchItemFailures"].as_array().expect("failures").iter().map(|one| &one["itemIdentifier"]).collect();
+    let failures: Vec<&Value> = answer["batchItemFailures"]
+        .as_array()
+        .expect("failures")
+        .iter()
+        .map(|failure| &failure["itemIdentifier"])
+        .collect();
     assert_eq!(failures, ["79406a00-bf15-46ca-978f-7c1eb3bd6b2f"]);
 }
 
@@ -95,6 +103,6 @@ fn a_role_that_was_replaced_is_found_by_its_new_tag() {
     installation.trust_sender("db", "AROANEW AROANEWER");
     let before = installation.receive("sexton-reports-dead", 2).len();
     installation.invoke("collector", &batch("AROANEWER")).expect("the new role is found");
-    let parked = installation.receive("sexton-reports-dead", 2);
-    assert_eq!(parked.len(), before, "the third report is taken both times: {parked:?}");
+    let rejected = installation.receive("sexton-reports-dead", 2);
+    assert_eq!(rejected.len(), before, "the third report is taken both times: {rejected:?}");
 }

@@ -102,8 +102,8 @@ impl Installation {
     /// Calls a Lambda and waits for what it answers; an error is its message.
     #[track_caller]
     pub fn invoke(&self, name: &str, payload: &str) -> Result<Value, String> {
-        let ask = json!({ "FunctionName": format!("{STACK}-{name}"), "Payload": payload });
-        let answer = self.call("lambda", "invoke", ask);
+        let request = json!({ "FunctionName": format!("{STACK}-{name}"), "Payload": payload });
+        let answer = self.call("lambda", "invoke", request);
         let text = answer["Payload"].as_str().unwrap_or_default();
         match answer.get("FunctionError") {
             None => Ok(serde_json::from_str(text).unwrap_or(Value::Null)),
@@ -120,14 +120,14 @@ impl Installation {
     /// Waits until `condition` holds; tells what it was and what happened, when it does not.
     #[track_caller]
     pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
-        let begun = Instant::now();
+        let started = Instant::now();
         while !condition() {
-            assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}; {}", self.story());
+            assert!(started.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}; {}", self.diagnosis());
         }
     }
 
     /// What there is to see of an installation where something went wrong.
-    pub fn story(&self) -> String {
+    pub fn diagnosis(&self) -> String {
         let tables = ["jobs", "due", "runs", "alerts"].map(|table| format!("{table}: {:#?}", self.items(table)));
         let logs = ["scheduler", "collector"].map(|name| self.lambda_log(name).concat());
         format!("{}\n{}\n{}", tables.join("\n"), logs.concat(), self.server.diagnostics())
@@ -148,10 +148,10 @@ impl Installation {
     #[track_caller]
     pub fn received_now(&self, queue: &str) -> Vec<Value> {
         let url = self.queue_url(queue);
-        let ask = json!({
+        let request = json!({
             "QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 0, "MessageAttributeNames": ["All"]
         });
-        let messages = self.call("sqs", "receive_message", ask)["Messages"].as_array().cloned().unwrap_or_default();
+        let messages = self.call("sqs", "receive_message", request)["Messages"].as_array().cloned().unwrap_or_default();
         for message in &messages {
             self.call("sqs", "delete_message", json!({ "QueueUrl": url, "ReceiptHandle": message["ReceiptHandle"] }));
         }
@@ -218,17 +218,17 @@ impl Installation {
         let resources = template["Resources"].as_object_mut().expect("resources");
         resources.retain(|_, resource| !UNKNOWN_TYPES.iter().any(|unknown| resource["Type"] == *unknown));
         name_batches(&mut template);
-        let ask = json!({
+        let request = json!({
             "StackName": stack, "TemplateBody": template.to_string(), "Parameters": parameters,
             "Capabilities": ["CAPABILITY_IAM"]
         });
-        self.call("cloudformation", "create_stack", ask);
-        let begun = Instant::now();
+        self.call("cloudformation", "create_stack", request);
+        let started = Instant::now();
         loop {
             let found = self.call("cloudformation", "describe_stacks", json!({ "StackName": stack }));
             match found["Stacks"][0]["StackStatus"].as_str() {
                 Some("CREATE_COMPLETE") => return,
-                Some("CREATE_IN_PROGRESS") if begun.elapsed() < DEADLINE => {}
+                Some("CREATE_IN_PROGRESS") if started.elapsed() < DEADLINE => {}
                 _ => {
                     let events = self.call("cloudformation", "describe_stack_events", json!({ "StackName": stack }));
                     panic!("stack {stack} was not made: {events}");

@@ -69,14 +69,15 @@ fn stream_in(group: &str) -> Call {
 #[track_caller]
 fn check(installation: &Installation, stack: &str, role: &str, allowed: Vec<Call>, denied: Vec<Call>) {
     let caller = installation.role(stack, role);
-    let wanted = allowed.into_iter().map(|call| (call, true)).chain(denied.into_iter().map(|call| (call, false)));
+    let expected_calls =
+        allowed.into_iter().map(|call| (call, true)).chain(denied.into_iter().map(|call| (call, false)));
     let mut faults = Vec::new();
-    for (Call(service, action, parameters), allowed) in wanted {
-        let told = format!("{service} {action} {parameters}");
+    for (Call(service, action, parameters), allowed) in expected_calls {
+        let name = format!("{service} {action} {parameters}");
         let answer = installation.boto.call(&caller, service, action, parameters);
         let was_allowed = !matches!(&answer, Err(refusal) if DENIALS.contains(&refusal.code.as_str()));
         if was_allowed != allowed {
-            faults.push(format!("{told}: wanted allowed {allowed}, got {answer:?}"));
+            faults.push(format!("{name}: wanted allowed {allowed}, got {answer:?}"));
         }
     }
     assert!(faults.is_empty(), "{role} of {stack}:\n{}", faults.join("\n"));

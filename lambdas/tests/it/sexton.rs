@@ -49,7 +49,7 @@ impl<'a> Sexton<'a> {
 
     /// On the machine of a person who has what docs/aws.md asks for: the stack's `ClientPolicy`, and `logs:FilterLogEvents`.
     #[track_caller]
-    pub fn of_person(installation: &'a Installation) -> Sexton<'a> {
+    pub fn of_operator(installation: &'a Installation) -> Sexton<'a> {
         let logs = format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/cron/*");
         let caller = user(installation, "person", "logs:FilterLogEvents", &logs);
         let policy = installation.resource(STACK, "ClientPolicy");
@@ -105,7 +105,7 @@ impl<'a> Sexton<'a> {
 
     /// What a command prints that must succeed.
     #[track_caller]
-    pub fn ask(&self, arguments: &[&str]) -> String {
+    pub fn run(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().expect("the binary starts");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "sexton {arguments:?}: {}\n{out}\n{err}", output.status);
@@ -115,7 +115,7 @@ impl<'a> Sexton<'a> {
     /// The same, each line as JSON.
     #[track_caller]
     pub fn records(&self, arguments: &[&str]) -> Vec<Value> {
-        let text = self.ask(&[arguments, &["--json"]].concat());
+        let text = self.run(&[arguments, &["--json"]].concat());
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
@@ -140,8 +140,8 @@ fn user(installation: &Installation, name: &str, action: &str, resource: &str) -
     installation.call("iam", "create_user", json!({ "UserName": name }));
     let allowed = json!({ "Effect": "Allow", "Action": action, "Resource": resource });
     let policy = json!({ "Version": "2012-10-17", "Statement": [allowed] }).to_string();
-    let ask = json!({ "UserName": name, "PolicyName": name, "PolicyDocument": policy });
-    installation.call("iam", "put_user_policy", ask);
+    let request = json!({ "UserName": name, "PolicyName": name, "PolicyDocument": policy });
+    installation.call("iam", "put_user_policy", request);
     let made = installation.call("iam", "create_access_key", json!({ "UserName": name }));
     let text = |name: &str| made["AccessKey"][name].as_str().expect(name).to_owned();
     Caller { key: text("AccessKeyId"), secret: text("SecretAccessKey"), token: None }
@@ -166,8 +166,8 @@ impl Runner {
     /// Asks it to end, and waits until it has.
     #[track_caller]
     pub fn stop(mut self) {
-        let asked = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill can be started");
-        assert!(asked.success(), "it had ended: {}", self.printed());
+        let signalled = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill can be started");
+        assert!(signalled.success(), "it had ended: {}", self.printed());
         wait_until(DEADLINE, || self.has_ended());
         let status = self.child.wait().expect("waited for");
         assert!(status.success(), "{status}: {}", self.printed());

@@ -20,8 +20,8 @@ fn key_pair(folder: &Sexton) -> Option<(String, String)> {
     certificates()?;
     let docs = std::fs::read_to_string(repository().join("docs/aws.md")).expect("docs/aws.md");
     for line in docs.lines().filter(|line| line.starts_with("openssl ")) {
-        let said = Command::new("sh").args(["-c", line]).current_dir(folder.path("")).output().expect("a shell");
-        assert!(said.status.success(), "{line}: {said:?}");
+        let output = Command::new("sh").args(["-c", line]).current_dir(folder.path("")).output().expect("a shell");
+        assert!(output.status.success(), "{line}: {output:?}");
     }
     let text = |name: &str| std::fs::read_to_string(folder.path(name)).expect(name);
     let public = text("order-signing-key.pub.pem");
@@ -56,13 +56,13 @@ fn an_order_without_the_installation_s_signature_is_not_executed_and_a_secret_is
     server.write("sexton.toml", &format!("{text}[runner]\npolicy = \"policy.toml\"\n"));
 
     // Nobody takes orders yet: what the scheduler sent is held back.
-    let person = Sexton::of_person(&installation);
+    let operator = Sexton::of_operator(&installation);
     let jobs = format!(
         "[[job]]\ngroup = \"db\"\nname = \"teller\"\nschedule = \"{}\"\ncommand = 'echo \"it is $PASSWORD\"'\n\
          env = {{ PASSWORD = \"ssm:/db/password\" }}\n",
         soon()
     );
-    person.ask(&["apply", &person.write("jobs.toml", &jobs), "--aws"]);
+    operator.run(&["apply", &operator.write("jobs.toml", &jobs), "--aws"]);
     let mut held = Vec::new();
     installation.wait("the order is sent", || {
         installation.tick();
@@ -91,7 +91,7 @@ fn an_order_without_the_installation_s_signature_is_not_executed_and_a_secret_is
     send(genuine);
     let mut runs = Vec::new();
     installation.wait("the genuine one is executed", || {
-        runs = person.records(&["runs", "db/teller", "--outcome", "succeeded", "--aws"]);
+        runs = operator.records(&["runs", "db/teller", "--outcome", "succeeded", "--aws"]);
         !runs.is_empty()
     });
     none_was_executed();
@@ -112,8 +112,8 @@ fn an_order_without_the_installation_s_signature_is_not_executed_and_a_secret_is
 /// The two that were refused are still the queue's, which moves them when it has given them out often enough.
 #[track_caller]
 fn left_to_the_dead_letter_queue(installation: &Installation) {
-    let ask = json!({ "QueueUrl": installation.queue_url(ORDERS), "AttributeNames": ["All"] });
-    let attributes = installation.call("sqs", "get_queue_attributes", ask)["Attributes"].clone();
+    let request = json!({ "QueueUrl": installation.queue_url(ORDERS), "AttributeNames": ["All"] });
+    let attributes = installation.call("sqs", "get_queue_attributes", request)["Attributes"].clone();
     let count = |name: &str| attributes[name].as_str().and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();
     let there = count("ApproximateNumberOfMessages") + count("ApproximateNumberOfMessagesNotVisible");
     let dead = installation.received_now("sexton-orders-db-dead").len() as u32;

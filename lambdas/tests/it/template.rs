@@ -56,8 +56,11 @@ fn shape(table: &Table) -> Value {
 
 fn shape_in_template(properties: &Value) -> Value {
     let attributes = properties["AttributeDefinitions"].as_array().expect("attributes");
-    let mut names: Vec<&str> = attributes.iter().filter_map(|one| one["AttributeName"].as_str()).collect();
-    assert!(attributes.iter().all(|one| one["AttributeType"] == "S"), "every key is a string: {attributes:?}");
+    let mut names: Vec<&str> = attributes.iter().filter_map(|attribute| attribute["AttributeName"].as_str()).collect();
+    assert!(
+        attributes.iter().all(|attribute| attribute["AttributeType"] == "S"),
+        "every key is a string: {attributes:?}"
+    );
     names.sort_unstable();
     json!({
         "TableName": plain(&properties["TableName"]),
@@ -119,7 +122,8 @@ fn an_installation_has_four_alarms_and_a_group_has_none_unless_asked() {
     let alarms = |file: &str| {
         let template = template(&boto, file);
         let all = template["Resources"].as_object().expect("resources").values();
-        all.filter(|one| one["Type"] == "AWS::CloudWatch::Alarm" && one.get("Condition").is_none()).count()
+        all.filter(|resource| resource["Type"] == "AWS::CloudWatch::Alarm" && resource.get("Condition").is_none())
+            .count()
     };
     assert_eq!((alarms("template.yaml"), alarms("group.yaml")), (4, 0));
 }

@@ -20,7 +20,7 @@ pub fn soon() -> String {
 }
 
 /// A queue that gets what people get.
-fn subscribe_people(installation: &Installation) {
+fn subscribe_queue(installation: &Installation) {
     let made = installation.call("sqs", "create_queue", json!({ "QueueName": "people" }));
     let queue = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:people");
     let topic = format!("arn:aws:sns:us-east-1:{ACCOUNT}:sexton-alerts");
@@ -30,8 +30,8 @@ fn subscribe_people(installation: &Installation) {
     let attributes = json!({ "Policy": policy.to_string() });
     installation.call("sqs", "set_queue_attributes", json!({ "QueueUrl": made["QueueUrl"], "Attributes": attributes }));
     let attributes = json!({ "RawMessageDelivery": "true" });
-    let ask = json!({ "TopicArn": topic, "Protocol": "sqs", "Endpoint": queue, "Attributes": attributes });
-    installation.call("sns", "subscribe", ask);
+    let request = json!({ "TopicArn": topic, "Protocol": "sqs", "Endpoint": queue, "Attributes": attributes });
+    installation.call("sns", "subscribe", request);
 }
 
 /// Two at once.
@@ -39,8 +39,8 @@ fn ticks(installation: &Installation) {
     let other = Boto::start(&installation.server).expect("a second client");
     std::thread::scope(|scope| {
         scope.spawn(|| installation.tick());
-        let ask = json!({ "FunctionName": "sexton-scheduler", "Payload": r#"{"duty":"tick"}"# });
-        let answer = other.call(&installation.root(), "lambda", "invoke", ask).expect("a tick");
+        let request = json!({ "FunctionName": "sexton-scheduler", "Payload": r#"{"duty":"tick"}"# });
+        let answer = other.call(&installation.root(), "lambda", "invoke", request).expect("a tick");
         assert_eq!(answer.get("FunctionError"), None, "{answer}");
     });
 }
@@ -64,30 +64,30 @@ fn a_typed_job_is_run_by_a_real_runner_its_lines_are_in_cloudwatch_and_its_failu
     let Some(installation) = Installation::deploy() else { return };
     // ministack says of every message that the account sent it.
     installation.trust_sender("db", ACCOUNT);
-    subscribe_people(&installation);
+    subscribe_queue(&installation);
     let server = Sexton::of_group(&installation);
-    server.ask(&["check", "--group", "db"]);
+    server.run(&["check", "--group", "db"]);
     let runner = server.runner();
     let command = "echo one; echo two; echo oops >&2; printf three; exit 3";
     fire(&installation, command);
 
-    let person = Sexton::of_person(&installation);
-    assert_eq!(person.records(&["runs", "--aws"]).len(), 1, "one minute, one run");
-    let run = person.records(&["runs", "db/hello", "--outcome", "failed", "--aws"]).remove(0);
+    let operator = Sexton::of_operator(&installation);
+    assert_eq!(operator.records(&["runs", "--aws"]).len(), 1, "one minute, one run");
+    let run = operator.records(&["runs", "db/hello", "--outcome", "failed", "--aws"]).remove(0);
     let run_id = run["run_id"].as_str().expect("its name");
-    let run = person.records(&["show", run_id, "--aws"]).remove(0);
+    let run = operator.records(&["show", run_id, "--aws"]).remove(0);
     assert_eq!((&run["outcome"], &run["exit_code"]), (&json!("failed"), &json!(3)), "{run}");
     assert_eq!((&run["stdout_lines"], &run["stderr_lines"]), (&json!(3), &json!(1)), "{run}");
-    assert!(person.ask(&["show", run_id, "--aws"]).contains("exit code 3"));
+    assert!(operator.run(&["show", run_id, "--aws"]).contains("exit code 3"));
 
     check_output(&installation, run_id, command);
-    assert_eq!(person.ask(&["logs", run_id, "--stream", "stdout", "--aws"]), "one\ntwo\nthree\n");
-    assert_eq!(person.ask(&["logs", run_id, "--stream", "stderr", "--aws"]), "oops\n");
-    assert_eq!(person.ask(&["logs", run_id, "--follow", "--aws"]).lines().count(), 4);
+    assert_eq!(operator.run(&["logs", run_id, "--stream", "stdout", "--aws"]), "one\ntwo\nthree\n");
+    assert_eq!(operator.run(&["logs", run_id, "--stream", "stderr", "--aws"]), "oops\n");
+    assert_eq!(operator.run(&["logs", run_id, "--follow", "--aws"]).lines().count(), 4);
     runner.stop();
 
-    let told = installation.receive("people", 1);
-    let alert: Value = serde_json::from_str(told[0]["Body"].as_str().expect("a body")).expect("JSON");
+    let alerts = installation.receive("people", 1);
+    let alert: Value = serde_json::from_str(alerts[0]["Body"].as_str().expect("a body")).expect("JSON");
     assert_eq!((&alert["kind"], &alert["group"], &alert["job"]), (&json!("failed"), &json!("db"), &json!("hello")));
     assert_eq!(alert["run_id"], run_id);
     ticks(&installation);
@@ -107,11 +107,11 @@ fn check_output(installation: &Installation, run_id: &str, command: &str) {
     });
     let seqs: Vec<u64> = records.iter().filter_map(|record| record["seq"].as_u64()).collect();
     assert_eq!(seqs, [1, 2, 3, 4], "{records:#?}");
-    let of = |stream: &str| -> Vec<&Value> {
+    let messages = |stream: &str| -> Vec<&Value> {
         records.iter().filter(|record| record["stream"] == stream).map(|record| &record["message"]).collect()
     };
-    assert_eq!(of("stdout"), ["one", "two", "three"]);
-    assert_eq!(of("stderr"), ["oops"]);
+    assert_eq!(messages("stdout"), ["one", "two", "three"]);
+    assert_eq!(messages("stderr"), ["oops"]);
     let (first, last) = (&records[0], &records[records.len() - 1]);
     assert_eq!((&first["event"], &first["command"]), (&json!("run.started"), &json!(command)), "{records:#?}");
     assert_eq!((&last["event"], &last["outcome"]), (&json!("run.finished"), &json!("failed")), "{records:#?}");
@@ -131,8 +131,8 @@ fn a_broken_job_is_told_and_stops_no_other() {
     installation.put_job("db", "good", "true", &at);
     installation.wait("the good one is indexed", || installation.items("due").len() == 1);
     installation.wait("the broken one is told", || {
-        let told: BTreeMap<String, Value> =
+        let alerts: BTreeMap<String, Value> =
             installation.items("alerts").into_iter().map(|item| (text_of(&item, "id"), item)).collect();
-        told.values().any(|item| item.to_string().contains("crontab has five fields"))
+        alerts.values().any(|item| item.to_string().contains("crontab has five fields"))
     });
 }

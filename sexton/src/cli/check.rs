@@ -128,24 +128,24 @@ async fn check_aws(
         Ok(aws) => aws,
         Err(error) => return findings.print("installation", &options.prefix, Err(error.to_string())),
     };
-    let (who, groups) = match asked {
+    let (role, groups) = match asked {
         [] => {
             let mut groups: BTreeSet<String> = configured.iter().cloned().collect();
             match groups_with_jobs(&aws).await {
                 Ok(with_jobs) => groups.extend(with_jobs),
                 Err(error) => findings.print("jobs", &aws.names.jobs(), Err(error.to_string()))?,
             }
-            (aws::Who::Operator, groups.into_iter().collect())
+            (aws::CheckRole::Operator, groups.into_iter().collect())
         }
-        asked => (aws::Who::Runner, asked.to_vec()),
+        asked => (aws::CheckRole::Runner, asked.to_vec()),
     };
     let mut printed = Ok(());
     let mut print = |finding: aws::Finding| {
         if printed.is_ok() {
-            printed = findings.print(finding.what, &finding.name, finding.found);
+            printed = findings.print(finding.kind, &finding.name, finding.result);
         }
     };
-    aws.check(who, &groups, &mut print).await;
+    aws.check(role, &groups, &mut print).await;
     printed
 }
 

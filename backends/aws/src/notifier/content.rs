@@ -32,11 +32,11 @@ pub fn attributes(alert: &Alert) -> Vec<(&'static str, String)> {
 ///
 /// # Errors
 /// That it does not fit even so.
-pub fn message(prefix: &str, alert: &Alert) -> PortResult<(Alert, String)> {
+pub fn build_message(prefix: &str, alert: &Alert) -> PortResult<(Alert, String)> {
     let mut alert = alert.clone();
     let whole = alert.excerpt.len();
     loop {
-        let text = structured(prefix, &alert)?;
+        let text = message_json(prefix, &alert)?;
         if text.len() + ATTRIBUTES_BYTES_MAX <= MESSAGE_BYTES_MAX {
             return Ok((alert, text));
         }
@@ -61,14 +61,14 @@ pub fn message(prefix: &str, alert: &Alert) -> PortResult<(Alert, String)> {
     }
 }
 
-fn structured(prefix: &str, alert: &Alert) -> PortResult<String> {
+fn message_json(prefix: &str, alert: &Alert) -> PortResult<String> {
     let text = wording::body(alert);
     let program = serde_json::to_string(alert)
         .map_err(|error| PortError::Permanent(format!("an alert cannot be written as json: {error}")))?;
     let structured = json!({
         "default": text,
         "email": text,
-        "https": chat(prefix, alert).to_string(),
+        "https": chat_json(prefix, alert).to_string(),
         "sqs": program,
         "lambda": program,
     });
@@ -77,7 +77,7 @@ fn structured(prefix: &str, alert: &Alert) -> PortResult<String> {
 
 /// The schema of Amazon Q Developer in chat applications, without which nothing appears
 /// (<https://docs.aws.amazon.com/chatbot/latest/adminguide/custom-notifs.html>).
-fn chat(prefix: &str, alert: &Alert) -> Value {
+fn chat_json(prefix: &str, alert: &Alert) -> Value {
     let thread: Vec<&str> = [prefix, &alert.group, &alert.job].into_iter().filter(|part| !part.is_empty()).collect();
     let keywords: Vec<&str> =
         [alert.group.as_str(), alert.kind.severity()].into_iter().filter(|word| !word.is_empty()).collect();
@@ -88,7 +88,7 @@ fn chat(prefix: &str, alert: &Alert) -> Value {
         "source": "custom",
         "content": {
             "textType": "client-markdown",
-            "title": format!("{} {}", sign(alert.kind), escaped(&wording::headline(alert))),
+            "title": format!("{} {}", emoji(alert.kind), escape_markdown(&wording::headline(alert))),
             "description": description(alert),
             "nextSteps": wording::see_more(alert),
             "keywords": keywords,
@@ -102,7 +102,7 @@ fn chat(prefix: &str, alert: &Alert) -> Value {
     })
 }
 
-fn sign(kind: AlertKind) -> &'static str {
+fn emoji(kind: AlertKind) -> &'static str {
     match kind.severity() {
         "critical" => ":rotating_light:",
         "error" => ":x:",
@@ -112,14 +112,14 @@ fn sign(kind: AlertKind) -> &'static str {
 }
 
 fn description(alert: &Alert) -> String {
-    let mut text = format!("*{}*", escaped(&alert.reason));
+    let mut text = format!("*{}*", escape_markdown(&alert.reason));
     if alert.excerpt.is_empty() {
         return text;
     }
     let (mut lines, mut bytes) = (Vec::new(), 0);
     let all = wording::excerpt(&alert.excerpt);
     for line in all.iter().rev() {
-        let line = escaped(&line.replace("```", "'''"));
+        let line = escape_markdown(&line.replace("```", "'''"));
         bytes += line.len() + 1;
         if bytes > CHAT_EXCERPT_BYTES_MAX {
             lines.push(format!("... {} lines before these ...", all.len() - lines.len()));
@@ -133,7 +133,7 @@ fn description(alert: &Alert) -> String {
 }
 
 /// What Slack's markdown takes for its own (<https://docs.slack.dev/messaging/formatting-message-text>).
-fn escaped(text: &str) -> String {
+fn escape_markdown(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn mail_gets_text_chat_its_schema_and_programs_json() {
-        let (_, text) = message("sexton", &failed()).unwrap();
+        let (_, text) = build_message("sexton", &failed()).unwrap();
         let all: Value = serde_json::from_str(&text).unwrap();
         let names: Vec<&String> = all.as_object().unwrap().keys().collect();
         assert_eq!(names, ["default", "email", "https", "sqs", "lambda"]);
@@ -228,20 +228,20 @@ mod tests {
     #[test]
     fn what_is_too_long_for_sns_is_cut_and_says_so() {
         let excerpt: Vec<ExcerptLine> = (1..=2000).map(|seq| line(seq, &"é<".repeat(100))).collect();
-        let (cut, text) = message("sexton", &Alert { excerpt, ..failed() }).unwrap();
+        let (cut, text) = build_message("sexton", &Alert { excerpt, ..failed() }).unwrap();
         assert!(text.len() + ATTRIBUTES_BYTES_MAX <= MESSAGE_BYTES_MAX, "{}", text.len());
         assert!(cut.excerpt[0].text.contains("lines before these do not fit"), "{}", cut.excerpt[0].text);
         assert_eq!(cut.excerpt.last().unwrap().seq, 2000);
-        let (cut, _) = message("sexton", &Alert { reason: "é".repeat(200_000), ..failed() }).unwrap();
+        let (cut, _) = build_message("sexton", &Alert { reason: "é".repeat(200_000), ..failed() }).unwrap();
         assert!(cut.reason.ends_with("... (cut)") && cut.reason.len() < 5000);
         let links = [("console".to_owned(), "x".repeat(300_000))].into();
-        assert!(message("sexton", &Alert { links, ..failed() }).is_err());
+        assert!(build_message("sexton", &Alert { links, ..failed() }).is_err());
     }
 
     #[test]
     fn a_chat_shows_the_last_lines_within_its_bounds() {
         let excerpt: Vec<ExcerptLine> = (1..=40).map(|seq| line(seq, &format!("{seq} {}", "x".repeat(100)))).collect();
-        let chat = chat("sexton", &Alert { excerpt, ..failed() });
+        let chat = chat_json("sexton", &Alert { excerpt, ..failed() });
         let description = chat["content"]["description"].as_str().unwrap();
         assert!(description.len() < CHAT_EXCERPT_BYTES_MAX + 100, "{}", description.len());
         assert!(description.contains("\n... 26 lines before these ...\n27 x"), "{description}");

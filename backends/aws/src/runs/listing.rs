@@ -6,15 +6,15 @@ use domain::ports::{Cursor, Page, PortResult, RunQuery, Stored, Which};
 use domain::run::{Run, RunKey};
 use jiff::Timestamp;
 
-use super::{RUNS, key_of};
+use super::{RUNS, item_key};
 use crate::Backend;
 use crate::buckets::Bucket;
-use crate::dynamo::{Query, in_parallel};
-use crate::item::{Item, s, text};
+use crate::dynamo::{Query, run_parallel};
+use crate::item::{Item, s, text_at};
 use crate::tables::{JOB_KEY, RUNS_BY_JOB};
 
 /// Keys read from the index together, each then read as an item.
-const KEYS_MAX: usize = 200;
+const INDEX_KEYS_MAX: usize = 200;
 
 /// Names of runs between which a listing lies: from the first one on, up to before the second.
 #[derive(Clone, Debug)]
@@ -24,25 +24,25 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn of(query: &RunQuery, after: Option<&Cursor>) -> Bounds {
-        let from = query.since.map_or_else(|| "0".to_owned(), first_name_at);
-        let until = query.until.map_or_else(|| "9".to_owned(), first_name_at);
+    fn new(query: &RunQuery, after: Option<&Cursor>) -> Bounds {
+        let from = query.since.map_or_else(|| "0".to_owned(), first_run_id_at);
+        let until = query.until.map_or_else(|| "9".to_owned(), first_run_id_at);
         let before = after.map_or(until.clone(), |after| until.min(after.0.clone()));
         Bounds { from, before }
     }
 
-    fn hold(&self, name: &str) -> bool {
+    fn contain(&self, name: &str) -> bool {
         *name >= *self.from && *name < *self.before
     }
 
     /// Whether every run of the bucket lies between.
-    fn hold_all_of(&self, bucket: &Bucket) -> bool {
+    fn contain_bucket(&self, bucket: &Bucket) -> bool {
         self.from <= bucket.tens && self.before > format!("{}~", bucket.tens)
     }
 }
 
 /// What stands before the names of all runs of this instant, rounded up to a second, and after those of earlier ones.
-fn first_name_at(at: Timestamp) -> String {
+fn first_run_id_at(at: Timestamp) -> String {
     let second = at.as_second() + i64::from(at.subsec_nanosecond() > 0);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX).strftime("%Y%m%dT%H%M%SZ").to_string()
 }
@@ -54,39 +54,39 @@ impl Backend {
         after: Option<&Cursor>,
         most: usize,
     ) -> PortResult<Page<Stored<Run>>> {
-        let bounds = Bounds::of(query, after);
+        let bounds = Bounds::new(query, after);
         if bounds.from >= bounds.before {
             return Ok(Page { records: Vec::new(), next: None });
         }
         let records = match (&query.run_id, &query.group, &query.job) {
-            (Some(_), ..) => self.named(query, &bounds).await?,
+            (Some(_), ..) => self.read_by_id(query, &bounds).await?,
             (None, Some(group), Some(job)) => {
-                self.of_job(query, &domain::job::JobKey::new(group, job), bounds, most).await?
+                self.list_of_job(query, &domain::job::JobKey::new(group, job), bounds, most).await?
             }
-            (None, ..) if query.which == Which::Open => self.open(query, &bounds, most).await?,
-            (None, ..) => self.of_known_buckets(query, &bounds, most).await?,
+            (None, ..) if query.which == Which::Open => self.list_open(query, &bounds, most).await?,
+            (None, ..) => self.list_of_known_buckets(query, &bounds, most).await?,
         };
         let next = records.last().filter(|_| records.len() >= most).map(|last| Cursor(last.record.run_id.0.clone()));
         Ok(Page { records, next })
     }
 
     /// The run of a name, in whichever group it is: each group that had runs then is asked. Strongly consistent.
-    async fn named(&self, query: &RunQuery, bounds: &Bounds) -> PortResult<Vec<Stored<Run>>> {
-        let Some(run_id) = query.run_id.clone().filter(|run_id| bounds.hold(run_id.as_str())) else {
+    async fn read_by_id(&self, query: &RunQuery, bounds: &Bounds) -> PortResult<Vec<Stored<Run>>> {
+        let Some(run_id) = query.run_id.clone().filter(|run_id| bounds.contain(run_id.as_str())) else {
             return Ok(Vec::new());
         };
         let tens = Bucket::of(&RunKey::new("", run_id.clone()))?.tens;
-        let (buckets, _) = self.known_buckets(&tens, &tens, None).await?;
+        let (buckets, _) = self.read_known_buckets(&tens, &tens, None).await?;
         let groups: BTreeSet<String> = buckets.into_iter().map(|bucket| bucket.group).collect();
-        let keys = groups.into_iter().map(|group| key_of(&RunKey::new(group, run_id.clone())));
+        let keys = groups.into_iter().map(|group| item_key(&RunKey::new(group, run_id.clone())));
         let items = self.dynamo.batch_get(RUNS, keys.collect::<PortResult<_>>()?).await?;
-        let mut runs = self.readable(items).await?;
+        let mut runs = self.parse_runs(items).await?;
         runs.retain(|stored| matches(query, &stored.record));
         Ok(runs)
     }
 
     /// Runs of one job. The index gives names only; each run is then read as it is.
-    async fn of_job(
+    async fn list_of_job(
         &self,
         query: &RunQuery,
         key: &domain::job::JobKey,
@@ -95,7 +95,7 @@ impl Backend {
     ) -> PortResult<Vec<Stored<Run>>> {
         if query.which == Which::Open {
             // Elsewhere there is none.
-            let stored = self.open_buckets().await?;
+            let stored = self.read_open_buckets().await?;
             let Some(oldest) = stored.open.into_iter().find(|bucket| bucket.group == key.group) else {
                 return Ok(Vec::new());
             };
@@ -105,17 +105,18 @@ impl Backend {
             index: Some(RUNS_BY_JOB),
             condition: format!("#{JOB_KEY} = :job AND #run_id BETWEEN :from AND :before"),
             values: vec![(":job", s(key.to_string())), (":from", s(&bounds.from)), (":before", s(&bounds.before))],
-            backward: true,
-            limit: Some(most.clamp(1, KEYS_MAX)),
+            newest_first: true,
+            limit: Some(most.clamp(1, INDEX_KEYS_MAX)),
             ..Query::default()
         };
         let mut records: Vec<Stored<Run>> = Vec::new();
         loop {
             let found = self.dynamo.query(RUNS, names.clone()).await?;
-            let keys = found.items.iter().filter_map(|item| text(item, "run_id")).filter(|name| bounds.hold(name));
-            let keys = keys.map(|name| key_of(&RunKey::new(&key.group, domain::run::RunId(name.to_owned()))));
+            let keys =
+                found.items.iter().filter_map(|item| text_at(item, "run_id")).filter(|name| bounds.contain(name));
+            let keys = keys.map(|name| item_key(&RunKey::new(&key.group, domain::run::RunId(name.to_owned()))));
             let items = self.dynamo.batch_get(RUNS, keys.collect::<PortResult<_>>()?).await?;
-            let mut runs = self.readable(items).await?;
+            let mut runs = self.parse_runs(items).await?;
             runs.retain(|stored| matches(query, &stored.record));
             runs.sort_by(newest_first);
             records.extend(runs);
@@ -128,15 +129,15 @@ impl Backend {
     }
 
     /// Open runs, and a step towards closing the buckets that have none.
-    async fn open(&self, query: &RunQuery, bounds: &Bounds, most: usize) -> PortResult<Vec<Stored<Run>>> {
-        let stored = self.open_buckets().await?;
+    async fn list_open(&self, query: &RunQuery, bounds: &Bounds, most: usize) -> PortResult<Vec<Stored<Run>>> {
+        let stored = self.read_open_buckets().await?;
         let wanted = |bucket: &&Bucket| query.group.as_ref().is_none_or(|group| *group == bucket.group);
         let buckets: Vec<Bucket> = stored.open.iter().rev().filter(wanted).cloned().collect();
         let (now, mut records, mut ended) = (Timestamp::now(), Vec::new(), Vec::new());
-        for together in buckets.chunk_by(|one, other| one.tens == other.tens) {
-            let found = self.of_buckets(query, bounds, together, usize::MAX).await?;
-            for (bucket, found) in together.iter().zip(found) {
-                if found.is_empty() && bounds.hold_all_of(bucket) && bucket.is_over(now) {
+        for same_tens in buckets.chunk_by(|a, b| a.tens == b.tens) {
+            let found = self.read_buckets(query, bounds, same_tens, usize::MAX).await?;
+            for (bucket, found) in same_tens.iter().zip(found) {
+                if found.is_empty() && bounds.contain_bucket(bucket) && bucket.is_over(now) {
                     ended.push(bucket.clone());
                 }
                 records.extend(found);
@@ -145,22 +146,27 @@ impl Backend {
                 break;
             }
         }
-        self.close(&stored, &ended).await?;
-        let mut runs = self.readable(records).await?;
+        self.close_buckets(&stored, &ended).await?;
+        let mut runs = self.parse_runs(records).await?;
         runs.sort_by(newest_first);
         runs.truncate(most);
         Ok(runs)
     }
 
-    async fn of_known_buckets(&self, query: &RunQuery, bounds: &Bounds, most: usize) -> PortResult<Vec<Stored<Run>>> {
+    async fn list_of_known_buckets(
+        &self,
+        query: &RunQuery,
+        bounds: &Bounds,
+        most: usize,
+    ) -> PortResult<Vec<Stored<Run>>> {
         let (mut records, mut start): (Vec<Stored<Run>>, Option<Item>) = (Vec::new(), None);
         loop {
-            let (mut buckets, next) = self.known_buckets(&bounds.from, &bounds.before, start).await?;
+            let (mut buckets, next) = self.read_known_buckets(&bounds.from, &bounds.before, start).await?;
             buckets.retain(|bucket| query.group.as_ref().is_none_or(|group| *group == bucket.group));
-            for together in buckets.chunk_by(|one, other| one.tens == other.tens) {
+            for same_tens in buckets.chunk_by(|a, b| a.tens == b.tens) {
                 let left = most - records.len();
-                let found = self.of_buckets(query, bounds, together, left).await?;
-                let mut runs = self.readable(found.into_iter().flatten().collect()).await?;
+                let found = self.read_buckets(query, bounds, same_tens, left).await?;
+                let mut runs = self.parse_runs(found.into_iter().flatten().collect()).await?;
                 runs.sort_by(newest_first);
                 runs.truncate(left);
                 records.extend(runs);
@@ -176,7 +182,7 @@ impl Backend {
     }
 
     /// Up to `most` matching items of each bucket, newest first.
-    async fn of_buckets(
+    async fn read_buckets(
         &self,
         query: &RunQuery,
         bounds: &Bounds,
@@ -186,12 +192,12 @@ impl Backend {
         let (this, which, bounds) = (self.clone(), query.which, bounds.clone());
         let read = move |bucket: Bucket| {
             let (this, bounds) = (this.clone(), bounds.clone());
-            async move { this.of_bucket(which, &bounds, &bucket, most).await }
+            async move { this.read_bucket(which, &bounds, &bucket, most).await }
         };
-        in_parallel(buckets.to_vec(), read).await
+        run_parallel(buckets.to_vec(), read).await
     }
 
-    async fn of_bucket(&self, which: Which, bounds: &Bounds, bucket: &Bucket, most: usize) -> PortResult<Vec<Item>> {
+    async fn read_bucket(&self, which: Which, bounds: &Bounds, bucket: &Bucket, most: usize) -> PortResult<Vec<Item>> {
         let (filter, value) = match which {
             Which::All => ("", None),
             Which::Open => ("#state <> :state", Some((":state", s("finished")))),
@@ -204,7 +210,7 @@ impl Backend {
             condition: "#bucket = :bucket AND #run_id BETWEEN :from AND :before".to_owned(),
             filter: filter.to_owned(),
             values,
-            backward: true,
+            newest_first: true,
             // While runs come into it, a reading half as dear is as good: what is seen late is seen by the next one.
             // Before a bucket is closed, nothing may be overlooked.
             consistent: which != Which::Open || bucket.is_over(Timestamp::now()),
@@ -215,7 +221,7 @@ impl Backend {
         loop {
             let found = self.dynamo.query(RUNS, query.clone()).await?;
             items.extend(
-                found.items.into_iter().filter(|item| text(item, "run_id").is_some_and(|name| bounds.hold(name))),
+                found.items.into_iter().filter(|item| text_at(item, "run_id").is_some_and(|name| bounds.contain(name))),
             );
             if items.len() >= most || found.next.is_none() {
                 items.truncate(most);
@@ -226,8 +232,8 @@ impl Backend {
     }
 }
 
-fn newest_first(one: &Stored<Run>, other: &Stored<Run>) -> std::cmp::Ordering {
-    other.record.run_id.cmp(&one.record.run_id)
+fn newest_first(a: &Stored<Run>, b: &Stored<Run>) -> std::cmp::Ordering {
+    b.record.run_id.cmp(&a.record.run_id)
 }
 
 fn matches(query: &RunQuery, run: &Run) -> bool {

@@ -9,7 +9,7 @@ use domain::ports::{Notifier, PortError};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::emulator::{Installation, subscribed};
+use crate::emulator::{Installation, subscribe_queue};
 
 fn alert() -> Alert {
     Alert {
@@ -33,7 +33,7 @@ fn alert() -> Alert {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_subscribes_gets_the_alert_as_json_with_attributes() {
     let Some(installation) = Installation::start(&[]).await else { return };
-    let (topic, queue) = subscribed(&installation.aws).await;
+    let (topic, queue) = subscribe_queue(&installation.aws).await;
     let topics = installation.aws.topics([("alerts".to_owned(), topic)].into());
     topics.notify("alerts", &alert()).await.unwrap();
     let sqs = aws_sdk_sqs::Client::new(&installation.aws.sdk_config);
@@ -45,20 +45,20 @@ async fn a_program_that_subscribes_gets_the_alert_as_json_with_attributes() {
     assert_eq!(body["Subject"], "[sexton] db/dump failed: exit code 3");
     assert_eq!(body["MessageAttributes"]["severity"]["Value"], "error");
     let unknown = topics.notify("oncall", &alert()).await;
-    assert!(matches!(&unknown, Err(PortError::Permanent(says)) if says.contains("`oncall`")), "{unknown:?}");
+    assert!(matches!(&unknown, Err(PortError::Permanent(message)) if message.contains("`oncall`")), "{unknown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_a_mail_address_bears_is_told_to_come_again_whoever_sends_it() {
     let Some(installation) = Installation::start(&[]).await else { return };
-    let (topic, _) = subscribed(&installation.aws).await;
+    let (topic, _) = subscribe_queue(&installation.aws).await;
     let now = Arc::new(Mutex::new("2026-11-23T08:00:00Z".parse::<Timestamp>().unwrap()));
     let clock = {
         let now = now.clone();
         Arc::new(move || *now.lock().unwrap())
     };
     let channels = [("alerts".to_owned(), topic)];
-    let other = installation.again().await;
+    let other = installation.connect_again().await;
     let both =
         [installation.aws.topics_at(channels.clone().into(), clock.clone()), other.topics_at(channels.into(), clock)];
     for _ in 0..2 {

@@ -28,9 +28,9 @@ async fn a_job_made_by_hand_fires_and_a_broken_one_is_set_aside_and_in_nobodys_w
     assert_eq!((swept.jobs, swept.bad_jobs), (2, 1));
     let ticked = services::scheduler::tick(ports, minute + SignedDuration::from_secs(60)).await.unwrap();
     assert_eq!(ticked.started, 1);
-    let told = ports.alerts.list(None, 10).await.unwrap().records;
-    assert_eq!(told.len(), 1);
-    assert!(told[0].job == "broken" && told[0].reason.contains("`enabled` is \"perhaps\""), "{:?}", told[0]);
+    let alerts = ports.alerts.list(None, 10).await.unwrap().records;
+    assert_eq!(alerts.len(), 1);
+    assert!(alerts[0].job == "broken" && alerts[0].reason.contains("`enabled` is \"perhaps\""), "{:?}", alerts[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,8 +38,9 @@ async fn a_job_made_by_hand_can_be_changed_by_commands() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let (ports, table) = (&installation.aws.ports, installation.aws.names.jobs());
     let client = aws_sdk_dynamodb::Client::new(&installation.aws.sdk_config);
-    let five = item(&[("group", "db"), ("name", "x"), ("command", "x"), ("schedule", "@daily"), ("enabled", "no")]);
-    client.put_item().table_name(&table).set_item(Some(five)).send().await.unwrap();
+    let minimal_item =
+        item(&[("group", "db"), ("name", "x"), ("command", "x"), ("schedule", "@daily"), ("enabled", "no")]);
+    client.put_item().table_name(&table).set_item(Some(minimal_item)).send().await.unwrap();
     let stored = ports.jobs.get(&[JobKey::new("db", "x")]).await.unwrap().remove(0);
     assert_eq!(stored.version, 0);
     let mut job = stored.job.unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use aws::{AccessKey, Aws, Options, Seal};
+use aws::{AccessKey, Aws, Options, OrderSigning};
 use aws_sdk_sqs::types::QueueAttributeName;
 use testbed::Ministack;
 
@@ -33,13 +33,13 @@ impl Installation {
     }
 
     /// Another process of the same installation.
-    pub async fn again(&self) -> Aws {
-        aws::connect_sealed(&self.options, Seal::default()).await.unwrap()
+    pub async fn connect_again(&self) -> Aws {
+        aws::connect_with_signing(&self.options, OrderSigning::default()).await.unwrap()
     }
 }
 
 /// The ARN of the alerts topic, and the URL of a queue that is subscribed to it.
-pub async fn subscribed(aws: &Aws) -> (String, String) {
+pub async fn subscribe_queue(aws: &Aws) -> (String, String) {
     let (sns, sqs) = (aws_sdk_sns::Client::new(&aws.sdk_config), aws_sdk_sqs::Client::new(&aws.sdk_config));
     let topic = sns.create_topic().name(aws.names.alerts_topic()).send().await.unwrap().topic_arn.unwrap();
     let queue = sqs.create_queue().queue_name("subscriber").send().await.unwrap().queue_url.unwrap();

@@ -20,66 +20,68 @@ use crate::emulator::Installation;
 use story::Story;
 
 /// Stories told at the same time: most of them wait for the lease of a message.
-const TOGETHER: usize = 16;
+const STORIES_AT_ONCE: usize = 16;
 
 /// A call whose answer is late is given up after so long. Far more than the emulator needs.
-const LATE: Duration = Duration::from_secs(10);
+const LATE_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Calls that change nothing: whether they worked, nobody can tell.
 const READS: [&str; 7] = ["GetItem", "BatchGetItem", "Query", "Scan", "GetQueueUrl", "ListQueues", "GetParameter"];
 
-fn changes(call: &AwsCall) -> bool {
+fn is_write(call: &AwsCall) -> bool {
     !READS.contains(&call.action.as_str())
 }
 
 /// One story in an account of its own, in which the given call fails so many times. What it called.
-async fn tell(fails: Option<(usize, usize, AwsFault)>) -> Option<Vec<AwsCall>> {
+async fn run_story(fails: Option<(usize, usize, AwsFault)>) -> Option<Vec<AwsCall>> {
     let installation = Installation::start(&["db"]).await?;
     let proxy = AwsFaults::start(installation.address()).await;
     let mut options = Options { endpoint: Some(proxy.endpoint()), ..installation.options.clone() };
     if matches!(fails, Some((_, _, AwsFault::AnswerLate))) {
-        options.call_timeout = LATE;
+        options.call_timeout = LATE_CALL_TIMEOUT;
     }
-    let mut story = Story::begin(&installation.aws, &aws::connect(&options).await.unwrap()).await;
+    let mut story = Story::start(&installation.aws, &aws::connect(&options).await.unwrap()).await;
     let before = proxy.calls().len();
     if let Some((call, times, fault)) = fails {
         proxy.strike(before + call, times, fault);
     }
-    story.tell().await;
+    story.run_to_end().await;
     let (calls, struck) = (proxy.calls(), proxy.struck());
     let answers_lost = matches!(fails, Some((_, _, AwsFault::AnswerLost | AwsFault::AnswerLate)));
     let may_double = answers_lost && struck.iter().any(|call| calls[*call].action == "Publish");
-    story.came_to_one_end(may_double).await;
+    story.assert_one_outcome(may_double).await;
     assert_eq!(struck.len(), fails.map_or(0, |(_, times, _)| times), "calls that failed: {struck:?}");
     Some(calls[before..].to_vec())
 }
 
 /// The first call of each step: a read that follows the same read is another page, or another part, of one question.
-fn steps(calls: &[AwsCall]) -> Vec<usize> {
-    let same = |one: &AwsCall, other: &AwsCall| (&one.action, one.table()) == (&other.action, other.table());
-    let goes_on = |place: usize| place > 0 && !changes(&calls[place]) && same(&calls[place], &calls[place - 1]);
-    (0..calls.len()).filter(|place| !goes_on(*place)).collect()
+fn first_calls_of_steps(calls: &[AwsCall]) -> Vec<usize> {
+    let is_same = |a: &AwsCall, b: &AwsCall| (&a.action, a.table()) == (&b.action, b.table());
+    let continues_previous =
+        |place: usize| place > 0 && !is_write(&calls[place]) && is_same(&calls[place], &calls[place - 1]);
+    (0..calls.len()).filter(|place| !continues_previous(*place)).collect()
 }
 
-/// Tells the story for each step's call that `concerns`, which fails `times` times.
-async fn every_call_fails(fault: AwsFault, times: usize, concerns: impl Fn(&AwsCall) -> bool) {
-    let Some(calls) = tell(None).await else { return };
-    let numbers: Vec<usize> = steps(&calls).into_iter().filter(|number| concerns(&calls[*number])).collect();
+/// Tells the story for each step's call that `is_relevant`, which fails `times` times.
+async fn every_call_fails(fault: AwsFault, times: usize, is_relevant: impl Fn(&AwsCall) -> bool) {
+    let Some(calls) = run_story(None).await else { return };
+    let numbers: Vec<usize> =
+        first_calls_of_steps(&calls).into_iter().filter(|number| is_relevant(&calls[*number])).collect();
     assert!(!numbers.is_empty(), "{calls:?}");
     println!("{} calls, {} fail: {fault:?}", calls.len(), numbers.len());
-    let turns = Arc::new(Semaphore::new(TOGETHER));
+    let permits = Arc::new(Semaphore::new(STORIES_AT_ONCE));
     let (mut stories, runtime) = (JoinSet::new(), Handle::current());
     for number in numbers {
-        let (turn, runtime) = (turns.clone().acquire_owned().await.unwrap(), runtime.clone());
+        let (permit, runtime) = (permits.clone().acquire_owned().await.unwrap(), runtime.clone());
         let what = format!("call {number}, {} {}, {fault:?}", calls[number].service, calls[number].action);
         stories.spawn_blocking(move || {
-            let _turn = turn;
-            let told = catch_unwind(|| runtime.block_on(tell(Some((number, times, fault)))));
-            told.map_err(|_| what).err()
+            let _permit = permit;
+            let result = catch_unwind(|| runtime.block_on(run_story(Some((number, times, fault)))));
+            result.map_err(|_| what).err()
         });
     }
-    let wrong: Vec<String> = stories.join_all().await.into_iter().flatten().collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    let failed: Vec<String> = stories.join_all().await.into_iter().flatten().collect();
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,17 +96,17 @@ async fn calls_that_are_throttled_twice_are_made_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_cut_are_made_again() {
-    every_call_fails(AwsFault::Cut, 1, changes).await;
+    every_call_fails(AwsFault::Cut, 1, is_write).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_worked_and_was_not_answered_is_known_again() {
-    every_call_fails(AwsFault::AnswerLost, 1, changes).await;
+    every_call_fails(AwsFault::AnswerLost, 1, is_write).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_worked_and_is_answered_too_late_is_known_again() {
-    every_call_fails(AwsFault::AnswerLate, 1, changes).await;
+    every_call_fails(AwsFault::AnswerLate, 1, is_write).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use crate::emulator::Installation;
 #[track_caller]
 fn permanent<T: std::fmt::Debug>(answer: Result<T, PortError>) -> String {
     match answer {
-        Err(PortError::Permanent(says)) => says,
+        Err(PortError::Permanent(message)) => message,
         other => panic!("{other:?}"),
     }
 }
@@ -21,19 +21,19 @@ async fn what_is_too_large_is_one_sentence_and_nothing_of_its_call_is_done() {
     let ports = &installation.aws.ports;
     let mut long = order("db", 0);
     long.job.command = Command::Shell("x".repeat(1024 * 1024));
-    let says = permanent(ports.orders.send(&[order("db", 60), long]).await);
-    assert!(says.starts_with("the order for db/dump has 10") && says.contains("sexton-orders-db"), "{says}");
+    let message = permanent(ports.orders.send(&[order("db", 60), long]).await);
+    assert!(message.starts_with("the order for db/dump has 10") && message.contains("sexton-orders-db"), "{message}");
     let (groups, lease) = (["db".to_owned()], std::time::Duration::from_secs(60));
     let received = ports.orders.receive(&groups, 10, lease, std::time::Duration::ZERO).await.unwrap();
     assert!(received.is_empty());
 
     let large = Job::new(key("dump"), "@daily", Command::Shell("x".repeat(400 * 1024)));
-    let says = permanent(ports.jobs.put(&large, None).await);
-    assert!(says.contains("does not fit into the table sexton-jobs"), "{says}");
+    let message = permanent(ports.jobs.put(&large, None).await);
+    assert!(message.contains("does not fit into the table sexton-jobs"), "{message}");
     let mut large = run("dump", 0);
     large.reason = Some("x".repeat(400 * 1024));
-    let says = permanent(ports.runs.write(&[RunWrite { run: large, expected: None, alert: None }]).await);
-    assert!(says.contains("does not fit into the table sexton-runs"), "{says}");
+    let message = permanent(ports.runs.write(&[RunWrite { run: large, expected: None, alert: None }]).await);
+    assert!(message.contains("does not fit into the table sexton-runs"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,8 +43,8 @@ async fn a_group_that_cannot_have_a_queue_is_refused_where_it_would_be_used() {
     let job = Job::new(JobKey::new("a.b", "dump"), "@daily", Command::Shell("x".to_owned()));
     assert!(permanent(ports.jobs.put(&job, None).await).contains("group `a.b` cannot be part"));
     assert!(permanent(ports.orders.send(&[order("a.b", 0)]).await).contains("group `a.b`"));
-    let says = permanent(ports.orders.send(&[order("absent", 0)]).await);
-    assert!(says.contains("the queue sexton-orders-absent") && says.contains("add the group"), "{says}");
+    let message = permanent(ports.orders.send(&[order("absent", 0)]).await);
+    assert!(message.contains("the queue sexton-orders-absent") && message.contains("add the group"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,8 +52,8 @@ async fn an_installation_that_is_not_there_is_named_with_what_to_do() {
     let Some(installation) = Installation::start(&[]).await else { return };
     let options = aws::Options { prefix: "other".to_owned(), ..installation.options.clone() };
     let other = aws::connect(&options).await.unwrap();
-    let says = permanent(other.ports.jobs.get(&[key("dump")]).await);
-    assert!(says.contains("the table other-jobs") && says.contains("deploy the template"), "{says}");
+    let message = permanent(other.ports.jobs.get(&[key("dump")]).await);
+    assert!(message.contains("the table other-jobs") && message.contains("deploy the template"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

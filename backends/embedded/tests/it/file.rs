@@ -8,7 +8,7 @@ use embedded::{Embedded, OpenError};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-fn place() -> (TempDir, std::path::PathBuf) {
+fn database_file() -> (TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sexton.db");
     (directory, file)
@@ -16,7 +16,7 @@ fn place() -> (TempDir, std::path::PathBuf) {
 
 #[tokio::test]
 async fn everything_is_still_there_when_the_file_is_opened_again() {
-    let (_directory, file) = place();
+    let (_directory, file) = database_file();
     {
         let ports = Embedded::open(&file).unwrap().ports();
         assert!(ports.jobs.put(&job(&key("dump")), None).await.unwrap());
@@ -36,7 +36,7 @@ async fn everything_is_still_there_when_the_file_is_opened_again() {
 
 #[tokio::test]
 async fn a_removed_entry_of_the_due_index_is_gone() {
-    let (_directory, file) = place();
+    let (_directory, file) = database_file();
     let ports = Embedded::open(&file).unwrap().ports();
     ports.due.put(&[due("a", 0), due("b", 0)]).await.unwrap();
     ports.due.remove(&[due("a", 0)]).await.unwrap();
@@ -45,7 +45,7 @@ async fn a_removed_entry_of_the_due_index_is_gone() {
 
 #[test]
 fn a_file_of_a_newer_build_is_refused_and_left_alone() {
-    let (_directory, file) = place();
+    let (_directory, file) = database_file();
     drop(Embedded::open(&file).unwrap());
     Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
     let error = Embedded::open(&file).err().expect("a newer file is refused");
@@ -57,7 +57,7 @@ fn a_file_of_a_newer_build_is_refused_and_left_alone() {
 
 #[test]
 fn a_file_of_another_program_is_refused() {
-    let (_directory, file) = place();
+    let (_directory, file) = database_file();
     Connection::open(&file).unwrap().execute_batch("CREATE TABLE cats (name TEXT)").unwrap();
     assert!(matches!(Embedded::open(&file), Err(OpenError::Foreign { .. })));
     std::fs::write(&file, "a text of more than a hundred bytes ".repeat(10)).unwrap();
@@ -68,7 +68,7 @@ fn a_file_of_another_program_is_refused() {
 
 #[tokio::test]
 async fn what_was_broken_by_hand_is_told_and_in_nobodys_way() {
-    let (_directory, file) = place();
+    let (_directory, file) = database_file();
     let ports = Embedded::open(&file).unwrap().ports();
     for name in ["good", "broken", "renamed", "blob"] {
         assert!(ports.jobs.put(&job(&key(name)), None).await.unwrap());
@@ -105,7 +105,7 @@ async fn what_was_broken_by_hand_is_told_and_in_nobodys_way() {
 
 #[tokio::test]
 async fn what_a_dead_worker_had_claimed_is_given_to_the_next_of_its_name_at_once() {
-    let (_directory, file) = place();
+    let (_directory, file) = database_file();
     let transition = contract::samples::transition("one", 0);
     let claim = async |ports: &domain::ports::Ports, worker: &str| {
         ports.alerts.claim(worker, at(60), at(360), 10).await.unwrap().len()

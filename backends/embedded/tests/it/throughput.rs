@@ -16,7 +16,7 @@ const RUNS_EACH: i64 = 250;
 async fn many_callers_at_once_finish_all_their_runs() {
     let directory = tempfile::tempdir().unwrap();
     let ports = Embedded::open(&directory.path().join("sexton.db")).unwrap().ports();
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
         let ports = ports.clone();
@@ -36,7 +36,7 @@ async fn many_callers_at_once_finish_all_their_runs() {
     }
     callers.join_all().await;
     let all = CALLERS * RUNS_EACH;
-    println!("{:.0} runs a second, created, claimed and finished", all as f64 / begun.elapsed().as_secs_f64());
+    println!("{:.0} runs a second, created, claimed and finished", all as f64 / started.elapsed().as_secs_f64());
     let ledger = ports.runs.count(&RunQuery::default()).await.unwrap();
     assert_eq!((ledger.scheduled, ledger.of(Outcome::Succeeded)), (all as u64, all as u64));
     assert!(ports.alerts.state(&key("job-0")).await.unwrap().version == 0);

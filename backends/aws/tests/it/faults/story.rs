@@ -16,13 +16,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use services::{Links, alerts, collector, overdue, release, scheduler};
 
-use crate::emulator::subscribed;
+use crate::emulator::subscribe_queue;
 
 /// Of messages: what was received and not heard of comes again so soon.
 const LEASE: Duration = Duration::from_secs(2);
 
 /// How long somebody waits who knows that there is something to come: longer than a lease.
-const PATIENCE: Duration = Duration::from_secs(4);
+const RECEIVE_WAIT: Duration = Duration::from_secs(4);
 
 /// Minutes after which everything is over: more than the lease of an alert, and than the wait of a channel.
 const MINUTES_MAX: usize = 12;
@@ -30,7 +30,7 @@ const MINUTES_MAX: usize = 12;
 const DAY_S: i64 = 86_400;
 
 /// A duty that fails more often than calls were meant to fail will never end.
-const TRIES_MAX: usize = 10;
+const ATTEMPTS_MAX: usize = 10;
 
 pub struct Story {
     aws: Aws,
@@ -52,20 +52,20 @@ struct Runner {
 }
 
 /// Calls a duty again for as long as it says that it may work later.
-async fn again<T, E: Into<services::Error>>(what: &str, mut duty: impl AsyncFnMut() -> Result<T, E>) -> T {
-    for _ in 0..TRIES_MAX {
+async fn retry<T, E: Into<services::Error>>(what: &str, mut duty: impl AsyncFnMut() -> Result<T, E>) -> T {
+    for _ in 0..ATTEMPTS_MAX {
         match duty().await.map_err(Into::into) {
             Ok(done) => return done,
-            Err(services::Error::Port(PortError::Permanent(says))) => panic!("{what} will never work: {says}"),
+            Err(services::Error::Port(PortError::Permanent(message))) => panic!("{what} will never work: {message}"),
             Err(_) => {}
         }
     }
-    panic!("{what} failed {TRIES_MAX} times");
+    panic!("{what} failed {ATTEMPTS_MAX} times");
 }
 
 impl Story {
     /// At 07:59, with two jobs for 08:00. `aws` never fails; `faulty` is what the duties call.
-    pub async fn begin(aws: &Aws, faulty: &Aws) -> Story {
+    pub async fn start(aws: &Aws, faulty: &Aws) -> Story {
         let world = World::new(&aws.ports);
         // Later than this machine's clock, by which entries are written: what a tick overlooks, no later one finds.
         world.pass(2 * DAY_S);
@@ -78,7 +78,7 @@ impl Story {
         // A first tick would look back over a whole day.
         let ticked = serde_json::json!({ "ticked_at": world.now(), "cursor": world.now() });
         assert!(aws.ports.settings.write("scheduler", &ticked, None).await.unwrap());
-        let (topic, subscriber) = subscribed(aws).await;
+        let (topic, subscriber) = subscribe_queue(aws).await;
         let topics = faulty.topics([("alerts".to_owned(), topic)].into());
         let runner = |name| Runner { name, disk: BTreeSet::new(), outbox: Vec::new() };
         let (ports, runners) = (faulty.ports.clone(), [runner("r1"), runner("r2")]);
@@ -86,11 +86,11 @@ impl Story {
     }
 
     /// Until everything is over, and one minute longer.
-    pub async fn tell(&mut self) {
+    pub async fn run_to_end(&mut self) {
         for minute in 0..MINUTES_MAX {
             self.world.pass(60);
             let was_over = minute > 0 && self.is_over().await;
-            self.minute().await;
+            self.run_minute().await;
             if was_over {
                 return;
             }
@@ -99,37 +99,37 @@ impl Story {
         }
     }
 
-    async fn minute(&mut self) {
+    async fn run_minute(&mut self) {
         let (ports, now) = (self.ports.clone(), self.world.now());
-        again("scheduler", async || scheduler::tick(&ports, now).await).await;
-        let look_after = async || {
+        retry("scheduler", async || scheduler::tick(&ports, now).await).await;
+        let check_runs = async || {
             let open = overdue::open(&ports).await?;
             overdue::tick(&ports, &open, now).await?;
             release::tick(&ports, &open, now).await
         };
-        again("overdue and release", look_after).await;
+        retry("overdue and release", check_runs).await;
         for place in 0..self.runners.len() {
-            let begun: usize = self.runners.iter().map(|runner| runner.disk.len()).sum();
-            let wait = if begun < 2 { PATIENCE } else { Duration::ZERO };
-            self.runners[place].turn(&ports, &self.world, wait).await;
+            let started: usize = self.runners.iter().map(|runner| runner.disk.len()).sum();
+            let wait = if started < 2 { RECEIVE_WAIT } else { Duration::ZERO };
+            self.runners[place].run_once(&ports, &self.world, wait).await;
         }
         self.collect(&ports).await;
         let (channels, links) = (["alerts".to_owned()], Links([].into()));
         let sending =
             alerts::Sending { notifier: &self.topics, channels: &channels, links: &links, worker: "scheduler" };
-        again("alerts", async || alerts::tick(&ports, &sending, now).await).await;
+        retry("alerts", async || alerts::tick(&ports, &sending, now).await).await;
     }
 
     /// Until every run that has begun is known to have ended.
     async fn collect(&mut self, ports: &Ports) {
         let (packs, now) = (&self.world.packs, self.world.now());
-        let begun: BTreeSet<RunId> =
+        let started: BTreeSet<RunId> =
             self.runners.iter().flat_map(|runner| runner.disk.iter().map(|(run_id, _)| run_id.clone())).collect();
         loop {
-            let wait = if begun.is_subset(&self.collected) { Duration::ZERO } else { PATIENCE };
-            let collect = again("collector", async || {
+            let wait = if started.is_subset(&self.collected) { Duration::ZERO } else { RECEIVE_WAIT };
+            let collect = retry("collector", async || {
                 let reports = ports.reports.receive(10, LEASE, wait).await?;
-                let ended: Vec<RunId> = reports.iter().filter_map(ended).collect();
+                let ended: Vec<RunId> = reports.iter().filter_map(ended_run).collect();
                 collector::collect(ports, packs, reports, now).await.map(|summary| (summary, ended))
             });
             let (summary, ended) = collect.await;
@@ -144,36 +144,36 @@ impl Story {
 
     /// Nobody has anything to do any more.
     async fn is_over(&self) -> bool {
-        let told = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
-        let is_told = told.iter().any(|transition| !transition.reminder && transition.fate == Fate::Told);
-        let pending = told.iter().any(|transition| !transition.reminder && transition.fate == Fate::Pending);
-        is_told && !pending && self.world.ledger().await.open == 0 && self.left_in_queues().await.is_empty()
+        let alerts = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
+        let is_sent = alerts.iter().any(|transition| !transition.reminder && transition.fate == Fate::Told);
+        let pending = alerts.iter().any(|transition| !transition.reminder && transition.fate == Fate::Pending);
+        is_sent && !pending && self.world.ledger().await.open == 0 && self.queued_messages().await.is_empty()
     }
 
     /// Messages that wait or are leased, by queue.
-    async fn left_in_queues(&self) -> Vec<(String, String)> {
+    async fn queued_messages(&self) -> Vec<(String, String)> {
         let (sqs, names) = (aws_sdk_sqs::Client::new(&self.aws.sdk_config), &self.aws.names);
         let mut left = Vec::new();
         for queue in [names.orders(GROUP), names.orders_dead(GROUP), names.reports(), names.reports_dead()] {
             let url = sqs.get_queue_url().queue_name(&queue).send().await.unwrap().queue_url.unwrap();
             let waiting = QueueAttributeName::ApproximateNumberOfMessages;
             let leased = QueueAttributeName::ApproximateNumberOfMessagesNotVisible;
-            let ask = sqs.get_queue_attributes().queue_url(url).attribute_names(waiting).attribute_names(leased);
-            let counts = ask.send().await.unwrap().attributes.unwrap();
+            let request = sqs.get_queue_attributes().queue_url(url).attribute_names(waiting).attribute_names(leased);
+            let counts = request.send().await.unwrap().attributes.unwrap();
             left.extend(counts.into_values().filter(|count| count != "0").map(|count| (queue.clone(), count)));
         }
         left
     }
 
     /// Whatever failed: each run was begun by one runner and ended once, and people were told of the one that failed.
-    pub async fn came_to_one_end(&self, told_twice: bool) {
-        assert_eq!(self.left_in_queues().await, [], "left in queues");
+    pub async fn assert_one_outcome(&self, may_repeat: bool) {
+        assert_eq!(self.queued_messages().await, [], "left in queues");
         assert_eq!(self.world.history("dump").await, ["08:00 failed"]);
         assert_eq!(self.world.history("rotate").await, ["08:00 succeeded"]);
         for name in ["dump", "rotate"] {
             let run = self.world.runs(name).await.remove(0);
-            let begun = self.runners.iter().filter(|runner| runner.disk.contains(&(run.run_id.clone(), run.attempt)));
-            assert_eq!((begun.count(), run.attempt), (1, 1), "runners that began {name}");
+            let started = self.runners.iter().filter(|runner| runner.disk.contains(&(run.run_id.clone(), run.attempt)));
+            assert_eq!((started.count(), run.attempt), (1, 1), "runners that began {name}");
         }
         let tomorrow = self.world.runs("dump").await[0].nominal + SignedDuration::from_secs(DAY_S);
         let next = self.aws.ports.due.list(0, tomorrow, tomorrow, 10).await.unwrap();
@@ -181,42 +181,43 @@ impl Story {
         let ledger = self.world.ledger().await;
         assert_eq!((ledger.scheduled, ledger.open), (2, 0));
         let transitions = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
-        let fates: Vec<(bool, Fate)> = transitions.iter().map(|one| (one.reminder, one.fate)).collect();
+        let fates: Vec<(bool, Fate)> =
+            transitions.iter().map(|transition| (transition.reminder, transition.fate)).collect();
         assert!(fates.contains(&(false, Fate::Told)) && fates.contains(&(true, Fate::Pending)), "{fates:?}");
-        let told = self.told().await;
-        assert!(told.iter().all(|alert| (alert.kind, &*alert.job) == (AlertKind::Failed, "dump")), "{told:?}");
-        let (least, most) = (1, if told_twice { 2 } else { 1 });
-        assert!((least..=most).contains(&told.len()), "people were told {} times", told.len());
-        if !told_twice {
+        let alerts = self.received_alerts().await;
+        assert!(alerts.iter().all(|alert| (alert.kind, &*alert.job) == (AlertKind::Failed, "dump")), "{alerts:?}");
+        let (least, most) = (1, if may_repeat { 2 } else { 1 });
+        assert!((least..=most).contains(&alerts.len()), "people were told {} times", alerts.len());
+        if !may_repeat {
             assert_eq!(fates.len(), 2, "one alert and its reminder: {transitions:?}");
         }
     }
 
     /// What the subscriber of the topic got.
-    async fn told(&self) -> Vec<Alert> {
+    async fn received_alerts(&self) -> Vec<Alert> {
         let sqs = aws_sdk_sqs::Client::new(&self.aws.sdk_config);
-        let mut told = Vec::new();
+        let mut alerts = Vec::new();
         loop {
-            let ask = sqs.receive_message().queue_url(&self.subscriber).max_number_of_messages(10);
-            let received = ask.visibility_timeout(3600).send().await.unwrap().messages.unwrap_or_default();
+            let request = sqs.receive_message().queue_url(&self.subscriber).max_number_of_messages(10);
+            let received = request.visibility_timeout(3600).send().await.unwrap().messages.unwrap_or_default();
             if received.is_empty() {
-                return told;
+                return alerts;
             }
             for message in received {
                 let body: Value = serde_json::from_str(message.body().unwrap()).unwrap();
-                told.push(serde_json::from_str(body["Message"].as_str().unwrap()).unwrap());
+                alerts.push(serde_json::from_str(body["Message"].as_str().unwrap()).unwrap());
             }
         }
     }
 }
 
 /// The run that a report says to have ended.
-fn ended(delivery: &Delivery<Event>) -> Option<RunId> {
+fn ended_run(delivery: &Delivery<Event>) -> Option<RunId> {
     matches!(delivery.message.body, Body::Finished(_)).then(|| delivery.message.run_id.clone())
 }
 
 impl Runner {
-    async fn turn(&mut self, ports: &Ports, world: &World, wait: Duration) {
+    async fn run_once(&mut self, ports: &Ports, world: &World, wait: Duration) {
         let beat = Beat {
             runner: self.name.to_owned(),
             host: self.name.to_owned(),
@@ -226,31 +227,31 @@ impl Runner {
             version: "0.1.0".to_owned(),
             held: None,
         };
-        again("beat", async || ports.claims.beat(&beat).await).await;
+        retry("beat", async || ports.claims.beat(&beat).await).await;
         let groups = [GROUP.to_owned()];
-        for delivery in again("receive", async || ports.orders.receive(&groups, 10, LEASE, wait).await).await {
-            self.take(ports, world, delivery).await;
+        for delivery in retry("receive", async || ports.orders.receive(&groups, 10, LEASE, wait).await).await {
+            self.take_order(ports, world, delivery).await;
         }
         if !self.outbox.is_empty() {
-            again("outbox", async || ports.reports.send(&self.outbox).await).await;
+            retry("outbox", async || ports.reports.send(&self.outbox).await).await;
             self.outbox.clear();
         }
     }
 
     /// Claims the order, has it on disk, and only then deletes its message.
-    async fn take(&mut self, ports: &Ports, world: &World, delivery: Delivery<Order>) {
+    async fn take_order(&mut self, ports: &Ports, world: &World, delivery: Delivery<Order>) {
         let order = delivery.message;
         if !self.disk.contains(&(order.run_id.clone(), order.attempt)) {
             let run = order.run_key();
             let claim = async || ports.claims.claim(&run, order.attempt, self.name, self.name, world.now()).await;
-            if again("claim", claim).await == Claim::Granted {
-                self.begin(world, &order);
+            if retry("claim", claim).await == Claim::Granted {
+                self.start_run(world, &order);
             }
         }
-        again("delete", async || ports.orders.delete(&delivery.receipt).await).await;
+        retry("delete", async || ports.orders.delete(&delivery.receipt).await).await;
     }
 
-    fn begin(&mut self, world: &World, order: &Order) {
+    fn start_run(&mut self, world: &World, order: &Order) {
         self.disk.insert((order.run_id.clone(), order.attempt));
         let exit_code = if order.key() == key("dump") { 3 } else { 0 };
         for body in [
