@@ -9,8 +9,8 @@ use serde_json::Value;
 use services::{collector, overdue};
 use testbed::{DEADLINE, Ministack, wait_until};
 
+use crate::docs::{Block, blocks, file_name};
 use crate::driver::{CommandOutput, Folder, Up, command};
-use crate::readme::{Block, blocks, file_name};
 
 const ACCOUNT: &str = "123456789012";
 const REGION: &str = "eu-west-1";
@@ -227,7 +227,7 @@ fn every_sexton_command_of_the_document_on_aws_works() {
     std::fs::create_dir(folder.path("etc")).expect("made");
     let (mut runner, mut commands) = (None, 0);
     let text = std::fs::read_to_string(testbed::repository().join("docs/aws.md")).expect("docs/aws.md");
-    for Block { kind, text } in blocks(&text) {
+    for Block { kind, text, .. } in blocks(&text) {
         match file_name(&text) {
             Some("/etc/sexton/sinks.toml") => {
                 // The stack, which is not deployed here, would create the log group.

@@ -4,6 +4,7 @@ mod aws;
 mod campaign;
 mod commands;
 mod disk;
+mod docs;
 mod driver;
 mod evidence;
 mod faults;
