@@ -3,6 +3,7 @@
 mod aws;
 mod campaign;
 mod commands;
+mod configuration_docs;
 mod disk;
 mod docs;
 mod driver;
