@@ -4,6 +4,8 @@ mod check;
 mod exec;
 mod jobs;
 mod logs;
+#[cfg(test)]
+mod reference;
 mod rules;
 mod runs;
 mod schedules;
