@@ -1,5 +1,5 @@
-//! Stands before an emulator of AWS, counts the calls, and lets single ones fail as AWS's do: refused, throttled, cut off,
-//! done and never answered, done in part. Emulators never fail; everything that does not fail is the emulator's own answer.
+//! A proxy in front of an emulator of AWS: records the calls, and makes chosen ones fail as on AWS. A call can be
+//! refused, throttled, cut, executed without an answer, or executed in part. All other answers are the emulator's own.
 
 mod answers;
 
@@ -23,44 +23,44 @@ pub type Answer = Response<Full<Bytes>>;
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AwsFault {
-    /// Nothing was done, and the service says that it is broken.
+    /// Not executed; answered with an internal error.
     Refused,
-    /// Nothing was done, as it was too much at once.
+    /// Not executed; answered with a throttling error.
     Throttled,
-    /// Nothing was done, and the connection ends without an answer.
+    /// Not executed; the connection ends without an answer.
     Cut,
-    /// It was done, and the connection ends without an answer.
+    /// Executed; the connection ends without an answer.
     AnswerLost,
-    /// It was done, and the caller waits for the answer until it gives up.
+    /// Executed; the answer does not arrive before the caller's timeout.
     AnswerLate,
-    /// Of a batch, all was done but the last entry, and the answer says so.
+    /// A batch, executed except for its last entry, which the answer names.
     Partial,
 }
 
-/// A call as it was seen.
+/// A call that passed the proxy.
 #[derive(Clone, Debug)]
 pub struct AwsCall {
     /// `DynamoDB`, `SQS`, `SNS`, `SSM`.
     pub service: String,
     /// `PutItem`.
     pub action: String,
-    /// What was asked for, where it is JSON.
+    /// The parameters; null for SNS, whose protocol is not JSON.
     pub body: Value,
 }
 
 impl AwsCall {
-    /// The table of DynamoDB that is meant, where it is one.
+    /// The DynamoDB table of the call, if it has one.
     pub fn table(&self) -> Option<&str> {
         self.body["TableName"].as_str().or_else(|| Some(answers::asked_of_table(self)?.0))
     }
 
-    /// Entries of a batch, of which a part may fail; 0 for every other call.
+    /// The number of entries of a batch that can fail in part; 0 for every other call.
     pub fn entries(&self) -> usize {
         answers::entries(self)
     }
 }
 
-/// The proxy. It ends when it is dropped.
+/// The proxy. Stops when it is dropped.
 #[derive(Debug)]
 pub struct AwsFaults {
     address: SocketAddr,
@@ -89,10 +89,10 @@ struct Plan {
 }
 
 impl AwsFaults {
-    /// Starts to pass calls on to `target`.
+    /// Starts to forward calls to `target`.
     ///
     /// # Panics
-    /// When there is no port to listen at.
+    /// When no port is available.
     pub async fn start(target: SocketAddr) -> AwsFaults {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port of 127.0.0.1");
         let address = listener.local_addr().expect("a bound address");
@@ -106,24 +106,24 @@ impl AwsFaults {
         self.address
     }
 
-    /// The same as a URL, without a slash at its end.
+    /// The same as a URL without a trailing slash.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Lets call `first` (from 0) fail, and the calls of the same action that follow it, until `times` have failed.
+    /// Makes call `first` (from 0) fail, and later calls of the same action, until `times` calls have failed.
     pub fn strike(&self, first: usize, times: usize, fault: AwsFault) {
         let mut state = self.shared.state();
         state.plan = Some(Plan { first, times, fault });
         state.struck.clear();
     }
 
-    /// All calls so far, in the order in which they came.
+    /// All calls so far, in order of arrival.
     pub fn calls(&self) -> Vec<AwsCall> {
         self.shared.state().calls.clone()
     }
 
-    /// The calls that failed as the last plan wants it.
+    /// The calls that failed by the last [`AwsFaults::strike`], by number.
     pub fn struck(&self) -> Vec<usize> {
         self.shared.state().struck.clone()
     }
@@ -135,11 +135,11 @@ impl Drop for AwsFaults {
     }
 }
 
-/// Aborted with all its connections.
+/// Accepts connections until it is aborted, which ends them too.
 async fn accept(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
-        // A client that has gone before it was taken is nobody's concern.
+        // Fails only for a client that has disconnected already.
         let Ok((stream, _)) = listener.accept().await else { continue };
         stream.set_nodelay(true).ok();
         let shared = shared.clone();
@@ -148,7 +148,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
                 let shared = shared.clone();
                 async move { shared.answer(request).await }
             });
-            // An error is a connection that was cut, by us or by the client.
+            // Fails for a connection that this proxy or the client has cut.
             server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
         });
         while connections.try_join_next().is_some() {}
@@ -160,7 +160,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An error ends the connection.
+    /// The answer to a call; an error ends the connection.
     async fn answer(&self, request: Request<Incoming>) -> io::Result<Answer> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -186,7 +186,7 @@ impl Shared {
         }
     }
 
-    /// Counts the call; how it is to fail.
+    /// Records the call, and returns the fault that it gets.
     fn note(&self, call: &AwsCall) -> Option<AwsFault> {
         let mut state = self.state();
         let number = state.calls.len();

@@ -1,5 +1,6 @@
-# Does what it is told on standard input, one JSON object a line, and answers the same way. Started by `Boto` (boto.rs).
-# In parameters, {"$base64": "..."} stands for bytes and {"$zip": {"NAME": "TEXT"}} for an archive of executable files.
+# Executes requests from standard input, one JSON object a line, and prints the answers in the same form. Started by
+# `Boto` (boto.rs). In parameters, {"$base64": "..."} means bytes, and {"$zip": {"NAME": "TEXT"}} an archive of
+# executable files.
 import base64, io, json, sys, zipfile
 
 import boto3, botocore.config, botocore.exceptions, yaml

@@ -1,5 +1,5 @@
-//! boto3, AWS's client for Python, at the service of a test: any action of any service, as anybody. So that a test's own
-//! hands are not the client under test.
+//! Calls any action of any AWS service as any caller, through boto3, AWS's client for Python. Tests use it to set up
+//! and to check, so that they do not depend on the client under test.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -12,7 +12,7 @@ use crate::installation::installed;
 
 const SCRIPT: &str = include_str!("boto.py");
 
-/// Who calls.
+/// The credentials of a call.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub key: String,
@@ -21,20 +21,20 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whom an account (12 digits) belongs to.
+    /// The root user of an account (12 digits).
     pub fn root(account: &str) -> Caller {
         Caller { key: account.to_owned(), secret: "secret".to_owned(), token: None }
     }
 }
 
-/// What AWS refused, or what stood in the way.
+/// The error of a call: from AWS, or from the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub code: String,
     pub message: String,
 }
 
-/// A running client of one server. It ends with the value.
+/// A running client of one server. Killed when it is dropped.
 #[derive(Debug)]
 pub struct Boto {
     child: Child,
@@ -75,14 +75,14 @@ impl Boto {
         }
     }
 
-    /// A CloudFormation template as JSON, short forms of functions written out.
+    /// A CloudFormation template as JSON, with the short forms of functions expanded.
     #[track_caller]
     pub fn template(&self, text: &str) -> Value {
         self.ask(&json!({ "yaml": text }))["answer"].clone()
     }
 
-    /// Whether ministack's evaluator lets `policies` permit an action on a resource, with condition keys that it does not
-    /// derive from a request by itself (`dynamodb:LeadingKeys`).
+    /// Whether `policies` permit an action on a resource, by ministack's evaluator. `keys` are condition keys that it
+    /// does not derive from a request (`dynamodb:LeadingKeys`).
     #[track_caller]
     pub fn permits(&self, policies: &[Value], action: &str, resource: &str, keys: Value) -> bool {
         let question = json!({ "policies": policies, "action": action, "resource": resource, "keys": keys });
@@ -95,7 +95,7 @@ impl Boto {
         writeln!(pipes.0, "{question}").expect("the client reads");
         let mut line = String::new();
         pipes.1.read_line(&mut line).expect("the client answers");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{question} was answered with {line:?}: {error}"))
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("unexpected answer {line:?} to {question}: {error}"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Listeners that keep every byte, for tests that compare what goes over the wire. They answer nothing and know no
+//! Listeners that keep every byte, for tests that compare the bytes on the wire. They never answer and know no
 //! protocol.
 
 use std::io::{self, Read};
@@ -72,7 +72,7 @@ impl Capture {
         Capture { transport, address, path, shared, _folder: folder }
     }
 
-    /// Where TCP or UDP is taken.
+    /// The address of a TCP or UDP transport.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -92,7 +92,10 @@ impl Capture {
         self.received().concat()
     }
 
-    /// What was received, as soon as `condition` holds for it; panics with it when that takes longer than `deadline`.
+    /// Waits until `condition` holds for the received bytes, and returns them.
+    ///
+    /// # Panics
+    /// After `deadline`, with the received bytes.
     #[track_caller]
     pub fn wait_for(&self, condition: impl Fn(&[Vec<u8>]) -> bool, deadline: Duration) -> Vec<Vec<u8>> {
         let found = holds_within(deadline, || condition(&lock(&self.shared.received)));
@@ -102,7 +105,7 @@ impl Capture {
         received
     }
 
-    /// Cuts every open connection; later ones are taken as before.
+    /// Closes every open connection; later ones are accepted as before.
     pub fn disconnect(&self) {
         for connection in lock(&self.shared.connections).drain(..) {
             connection.shut_down();
@@ -113,7 +116,7 @@ impl Capture {
 impl Drop for Capture {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        // Wakes the thread that waits for the next connection or datagram; one that is gone needs no waking.
+        // Wakes the thread that waits for the next connection or datagram, so that it ends.
         match self.transport {
             Transport::Tcp => drop(TcpStream::connect(self.address)),
             Transport::Udp => drop(UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.send_to(&[], self.address))),
@@ -195,7 +198,7 @@ impl Connection {
     }
 
     fn shut_down(&self) {
-        // A connection that the peer has closed already cannot be shut down, and need not be.
+        // Fails for a connection that the peer has closed, which is fine.
         match self {
             Connection::Tcp(stream) => stream.shutdown(Shutdown::Both).ok(),
             Connection::Unix(stream) => stream.shutdown(Shutdown::Both).ok(),

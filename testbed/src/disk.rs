@@ -1,5 +1,4 @@
-//! A small disk of a test's own, to be filled: a tmpfs. Mounting takes root, or `sudo` without a password as CI machines
-//! have it.
+//! A small disk that a test can fill: a tmpfs. Mounting needs root, or `sudo` without a password as on CI machines.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,21 +15,21 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// A disk of so many bytes; `None` where none can be mounted, after saying so.
+    /// Mounts a disk of this size. Prints the reason and returns `None` where the machine cannot mount one.
     pub fn mount(bytes: u64) -> Option<SmallDisk> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let options = format!("size={bytes},mode=1777");
-        let mut said = String::new();
+        let mut refusal = String::new();
         for prefix in [&[][..], &["sudo", "-n"]] {
             let mounting =
                 command(prefix, &["mount", "-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
             match mounting {
                 Ok(output) if output.status.success() => return Some(SmallDisk { folder, prefix }),
-                Ok(output) => said = String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-                Err(error) => said = error.to_string(),
+                Ok(output) => refusal = String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+                Err(error) => refusal = error.to_string(),
             }
         }
-        leave_out("a disk to fill", &format!("no small tmpfs can be mounted here: {said}"));
+        leave_out("a small disk", &format!("cannot mount a tmpfs: {refusal}"));
         None
     }
 
@@ -38,12 +37,12 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Takes all the room there is, until the file is removed.
+    /// Fills the disk with one file, whose path is returned. Removing it frees the space.
     pub fn fill(&self) -> PathBuf {
         let ballast = self.path().join("ballast");
         let mut file = std::fs::File::create(&ballast).expect("ballast");
         let piece = vec![0; 1 << 20];
-        // What does not fit whole fits in part, to the last byte.
+        // The last write is a short one, which uses the last byte.
         while std::io::Write::write(&mut file, &piece).is_ok_and(|bytes| bytes > 0) {}
         ballast
     }

@@ -1,5 +1,5 @@
-//! AWS on this machine: ministack, which keeps accounts apart, and moto, which enforces the order and the age of log events.
-//! Called by the tests of the CloudWatch sink. Neither looks at a signature, nor at most limits of the service.
+//! Emulators of AWS: ministack separates accounts; moto enforces the order and the age of log events. Called by the
+//! tests of everything that calls AWS. By default they check no signatures, and few limits of the services.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,21 +13,21 @@ use crate::listeners::{Addresses, free_port};
 use crate::process::{Process, Program};
 use crate::wait::DEADLINE;
 
-/// Where moto writes the requests that it gets, in its folder.
+/// The file in its folder to which moto writes its requests.
 const RECORDING: &str = "requests";
 
-/// An emulator of AWS's services, empty at first.
+/// An emulator of AWS's services; starts without resources.
 #[derive(Debug)]
 pub struct AwsServer {
     process: Process,
     address: SocketAddr,
 }
 
-/// ministack. An access key id of 12 digits is an account of its own.
+/// ministack. Each access key id of 12 digits is a separate account.
 #[derive(Debug)]
 pub struct Ministack(AwsServer);
 
-/// moto's server. Everybody has the same account.
+/// moto's server. All callers share one account.
 #[derive(Debug)]
 pub struct Moto(AwsServer);
 
@@ -38,8 +38,9 @@ impl Ministack {
         Ministack::start_with(&[])
     }
 
-    /// The same, which lets everybody do only what IAM permits: policies of roles with resources and conditions, trust,
-    /// signatures, and its Lambdas as their own roles. An account's id as access key is its root, who may do everything.
+    /// The same, but every call needs permission from IAM: policies of roles with resources and conditions, trust and
+    /// signatures are enforced, and Lambdas run as their own roles. An account's id as access key is its root user, who
+    /// has every permission.
     #[track_caller]
     pub fn start_enforcing() -> Option<Ministack> {
         Ministack::start_with(&["AUTH=true"])
@@ -48,7 +49,7 @@ impl Ministack {
     #[track_caller]
     fn start_with(variables: &[&str]) -> Option<Ministack> {
         let path = installed("ministack", "aws/bin/ministack")?;
-        // It listens on every address unless told otherwise.
+        // By default it listens on every address.
         let arguments = |address: SocketAddr| {
             let mut all = vec![
                 "BIND_HOST=127.0.0.1".to_owned(),
@@ -92,7 +93,7 @@ impl Moto {
         AwsServer::start(arguments).map(Moto)
     }
 
-    /// Every request so far, as moto records it: `method`, `url`, `headers`, and `body` in base64.
+    /// Every request so far, as moto records it: `method`, `url`, `headers`, and `body` (base64).
     pub fn requests(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.process.folder().join(RECORDING)).unwrap_or_default();
         let complete = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
@@ -117,12 +118,12 @@ impl Deref for Moto {
 }
 
 impl AwsServer {
-    /// `arguments` are those of `env`: variables, then the program with its own arguments.
+    /// `arguments` are those of `env`: variables, then the program with its arguments.
     #[track_caller]
     fn start(arguments: impl Fn(SocketAddr) -> Vec<String>) -> Option<AwsServer> {
         let process = Process::start(|folder: &Path| {
             let address = free_port();
-            // ministack leaves a file in its folder for temporary ones.
+            // ministack leaves a file in TMPDIR.
             let mut all = ["HOME", "TMPDIR"].map(|name| format!("{name}={}", folder.display())).to_vec();
             all.extend(arguments(address));
             let addresses = Addresses { tcp: Some(address), ..Addresses::default() };
@@ -132,26 +133,26 @@ impl AwsServer {
         Some(AwsServer { process, address })
     }
 
-    /// Where it takes requests, of every service.
+    /// Where it receives requests of every service.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The same as a URL, without a slash at its end.
+    /// The same as a URL without a trailing slash.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What the server has written so far; moto writes a line for each request, with the status of its answer.
+    /// The output of the server so far; moto prints a line for each request, with the status of its answer.
     pub fn diagnostics(&self) -> String {
         self.process.diagnostics()
     }
 
-    /// Calls an action of CloudWatch Logs as `account` (12 digits). The answer's status and body.
+    /// Calls an action of CloudWatch Logs as `account` (12 digits). Returns the status and the body of the answer.
     #[track_caller]
     pub fn call_logs(&self, account: &str, action: &str, body: &Value) -> (u16, Value) {
         let text = body.to_string();
-        // HTTP/1.0, so that the answer's end is the connection's. Which service is meant, is read from the credential.
+        // HTTP/1.0, so that the answer ends with the connection. The emulator reads the service from the credential.
         let request = format!(
             "POST / HTTP/1.0\r\nHost: {}\r\nContent-Type: application/x-amz-json-1.1\r\nX-Amz-Target: Logs_20140328.{action}\r\n\
              Authorization: AWS4-HMAC-SHA256 Credential={account}/20260101/us-east-1/logs/aws4_request, \
@@ -160,19 +161,19 @@ impl AwsServer {
             text.len()
         );
         let mut answer = Vec::new();
-        let asked = TcpStream::connect(self.address).and_then(|mut stream| {
+        let result = TcpStream::connect(self.address).and_then(|mut stream| {
             stream.set_read_timeout(Some(DEADLINE))?;
             stream.write_all(request.as_bytes())?;
             stream.read_to_end(&mut answer)
         });
         let answer = String::from_utf8_lossy(&answer);
-        let told = || format!("{action}: {asked:?}; it answered {answer}; it wrote {}", self.process.diagnostics());
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{}", told()));
+        let report = || format!("{action}: {result:?}; answer: {answer}; output: {}", self.process.diagnostics());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{}", report()));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.unwrap_or_else(|| panic!("{}", told())), serde_json::from_str(body).unwrap_or(Value::Null))
+        (status.unwrap_or_else(|| panic!("{}", report())), serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
-    /// What DescribeLogGroups says: each group of the account.
+    /// Each log group of the account, from DescribeLogGroups.
     #[track_caller]
     pub fn log_groups(&self, account: &str) -> Vec<Value> {
         let (status, answer) = self.call_logs(account, "DescribeLogGroups", &json!({}));
@@ -180,23 +181,23 @@ impl AwsServer {
         answer["logGroups"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Every event of a stream by its time, as GetLogEvents gives them; nothing when there is no such stream.
+    /// Every event of a stream by time, from GetLogEvents; empty when the stream does not exist.
     #[track_caller]
     pub fn log_events(&self, account: &str, group: &str, stream: &str) -> Vec<Value> {
-        let mut ask = json!({ "logGroupName": group, "logStreamName": stream, "startFromHead": true });
+        let mut query = json!({ "logGroupName": group, "logStreamName": stream, "startFromHead": true });
         let mut events = Vec::new();
         loop {
-            let (status, answer) = self.call_logs(account, "GetLogEvents", &ask);
+            let (status, answer) = self.call_logs(account, "GetLogEvents", &query);
             if status == 400 && answer["__type"].as_str().is_some_and(|kind| kind.contains("ResourceNotFound")) {
                 return events;
             }
             assert_eq!(status, 200, "{answer}");
             events.extend(answer["events"].as_array().into_iter().flatten().cloned());
-            // At the end of a stream the token stays as it is.
-            if ask["nextToken"] == answer["nextForwardToken"] {
+            // At the end of a stream the token does not change.
+            if query["nextToken"] == answer["nextForwardToken"] {
                 return events;
             }
-            ask["nextToken"] = answer["nextForwardToken"].clone();
+            query["nextToken"] = answer["nextForwardToken"].clone();
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Receivers of GELF: graygelf (UDP, chunks, gzip, zlib) and rsyslogd (TCP and TLS, NUL-framed). Called by the tests of the
-//! GELF sink.
+//! Receivers of GELF: graygelf (UDP, chunks, gzip, zlib) and rsyslogd (TCP and TLS, NUL-framed). Called by the tests of
+//! the GELF sink.
 //!
-//! graygelf tells chunked messages apart by 6 of the 8 bytes of their id only, so two messages in flight whose ids differ
-//! in the last bytes alone would be mixed up by it.
+//! graygelf compares only 6 of the 8 bytes of the id of a chunked message. It mixes two messages in flight whose ids
+//! differ only in the last two bytes.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -13,12 +13,12 @@ use crate::log_server::LogServer;
 use crate::process::{Process, Program};
 use crate::syslog::{port, rsyslog_head, rsyslogd};
 
-/// graygelf on a UDP port. Its records are the messages as they were sent.
+/// graygelf on a UDP port. Its records are the messages as sent.
 #[derive(Debug)]
 pub struct Graygelf(LogServer);
 
-/// rsyslogd taking NUL-framed GELF on TCP and TLS. Its records are the messages as they were sent; a frame that is not JSON
-/// becomes `{"bad": "the frame"}`.
+/// rsyslogd, which receives NUL-framed GELF on TCP and TLS. Its records are the messages as sent; a frame that is not
+/// JSON becomes `{"bad": "the frame"}`.
 #[derive(Debug)]
 pub struct RsyslogGelf(LogServer);
 

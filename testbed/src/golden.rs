@@ -1,5 +1,5 @@
-//! Golden files: JSON that is stored or sent, as `tests/golden/NAME.json` of the calling crate. Such a file changes only
-//! together with the format: a renamed field keeps its stored name with `#[serde(rename = "...")]`.
+//! Golden files: JSON that is stored or sent, as `tests/golden/NAME.json` of the calling crate. Such a file changes
+//! only together with the format: a renamed field keeps its stored name with `#[serde(rename = "...")]`.
 
 use std::fs;
 use std::path::Path;

@@ -1,12 +1,11 @@
-//! What `testbed/setup/install` has put below `.testbed`, and what it could not. Called by every `start`; it never
-//! installs anything itself.
+//! Finds what `testbed/setup/install` has put below `.testbed`. Called by every `start`; it never installs anything.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::{env, thread};
 
-/// Paths of the test CA and of what it signed (PEM; keys without a passphrase).
+/// Paths of the test CA and of its certificates (PEM; keys without a passphrase).
 #[derive(Debug, Clone)]
 pub struct Certificates {
     /// The CA that clients and servers trust.
@@ -21,7 +20,7 @@ pub struct Certificates {
     pub client_key: PathBuf,
 }
 
-/// The test certificates, unless openssl was missing when they should have been made.
+/// The test certificates; `None` where the setup had no openssl.
 pub fn certificates() -> Option<Certificates> {
     let folder = installed("certificates", "certificates")?;
     Some(Certificates {
@@ -48,8 +47,7 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
-/// The path below `.testbed`, if the setup could provide `server`. If not, says so, notes the test as left out, and
-/// panics with `CI=true`.
+/// The path below `.testbed`, if the setup could install `server`. If not, leaves the test out as [`leave_out`] does.
 pub(crate) fn installed(server: &str, path_below: &str) -> Option<PathBuf> {
     let folder = repository().join(".testbed");
     let path = folder.join(path_below);
@@ -58,7 +56,7 @@ pub(crate) fn installed(server: &str, path_below: &str) -> Option<PathBuf> {
     None
 }
 
-/// Says that the test cannot run here, and notes it as left out; panics with `CI=true`.
+/// Prints that the test cannot run on this machine, and lists it as left out; panics with `CI=true`.
 pub(crate) fn leave_out(needed: &str, reason: &str) {
     let note = format!("{} needs {needed}: {reason}", test_name());
     println!("left out: {note}");
@@ -70,18 +68,18 @@ pub(crate) fn leave_out(needed: &str, reason: &str) {
     assert!(env::var_os("CI").is_none_or(|value| value != "true"), "CI=true, nothing may be left out: {note}");
 }
 
-/// Why the setup could not provide the server, if it could not.
+/// Why the setup could not install the server; `None` when it could.
 fn reason_left_out(folder: &Path, server: &str, path: &Path) -> Option<String> {
     let list = fs::read_to_string(folder.join("left-out")).unwrap_or_default();
     let noted = list.lines().filter_map(|line| line.split_once('\t')).find(|(name, _)| *name == server);
     match noted {
         Some((_, reason)) => Some(reason.to_owned()),
         None if path.exists() => None,
-        None => Some("it is not below .testbed; run testbed/setup/install".to_owned()),
+        None => Some("not found below .testbed; run testbed/setup/install".to_owned()),
     }
 }
 
-/// The name that the test is known by to whoever reads the list.
+/// The name of the running test, as nextest prints it.
 fn test_name() -> String {
     match (env::var("NEXTEST_BINARY_ID"), env::var("NEXTEST_TEST_NAME")) {
         (Ok(binary), Ok(test)) => format!("{binary} {test}"),

@@ -1,12 +1,12 @@
 //! Real servers and plain receivers for the tests of the other crates.
 //!
-//! Every server belongs to one test: own process group, own ports of 127.0.0.1, own temporary folder; it is ready when
-//! `start` returns and killed when the value is dropped or the test process dies. The programs are those that
-//! `testbed/setup/install` has put below `.testbed`. A server that is not there makes `start` return `None` after saying
-//! so (the test then returns early, and `./test` lists it as left out); with `CI=true` it panics instead.
+//! Every server belongs to one test: own process group, own ports of 127.0.0.1, own temporary folder. The server is
+//! ready when `start` returns, and killed when the value is dropped or the test process dies. `testbed/setup/install`
+//! puts the programs below `.testbed`. Where a program is missing, `start` prints that and returns `None`: the test
+//! returns early, and `./test` lists it as left out. With `CI=true`, `start` panics instead.
 //!
-//! Called by tests only, as a dev-dependency. It never imitates a server: what is not a third party's program here
-//! (`Capture`, `Proxy`) knows no protocol; `AwsFaults` knows how AWS refuses, and passes on everything else.
+//! Used by tests only, as a dev-dependency. It never imitates a server: `Capture` and `Proxy` know no protocol;
+//! `AwsFaults` knows the error answers of AWS and forwards everything else.
 
 mod aws_faults;
 mod boto;

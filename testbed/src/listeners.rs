@@ -1,4 +1,4 @@
-//! Ports of 127.0.0.1: choosing free ones, and telling whose they are. Called by every `start`.
+//! Chooses free ports of 127.0.0.1, and finds out which process listens on a port. Called by every `start`.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -10,10 +10,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 /// Below Linux's ephemeral ports (`ip_local_port_range` starts at 32,768): no outgoing connection takes such a port
-/// while its server is down, and a client that retries to connect cannot meet itself there (TCP simultaneous open).
+/// while its server is down, and a client that retries to connect cannot connect to itself (TCP simultaneous open).
 const PORTS: Range<u16> = 10_240..32_768;
 
-/// Where a server listens; `None` for what it does not offer. It is ready when it listens on all of them.
+/// The addresses of a server; `None` for each transport that it does not offer. It is ready when it listens on all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Addresses {
     pub udp: Option<SocketAddr>,
@@ -22,19 +22,19 @@ pub(crate) struct Addresses {
     pub unix: Option<PathBuf>,
 }
 
-/// What became of an awaited listener.
+/// The process that listens on an address.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// The process in question listens there.
+    /// The expected process.
     Process,
-    /// Someone else took the port.
+    /// Another process took the port.
     Other,
-    /// Nobody listens there yet.
-    Nobody,
+    /// No process listens yet.
+    NoProcess,
 }
 
-/// An address of 127.0.0.1 whose port was free for TCP and UDP a moment ago. Whoever binds it must cope with the rare
-/// case that another test was quicker.
+/// An address of 127.0.0.1 whose port was free for TCP and UDP a moment ago. In rare cases another test takes the port
+/// before the caller binds it.
 pub fn free_port() -> SocketAddr {
     loop {
         let random = RandomState::new().build_hasher().finish();
@@ -47,8 +47,8 @@ pub fn free_port() -> SocketAddr {
 }
 
 impl Addresses {
-    /// Who listens on each of them, seen from process `pid`. Asks the kernel's tables instead of connecting, because a
-    /// connection leaves traces in a server's log and may be answered by another process on the same port.
+    /// The owner of each listener, seen from process `pid`. Reads the kernel's tables instead of connecting: a
+    /// connection appears in the server's log, and another process on the same port may answer it.
     pub(crate) fn owners(&self, pid: u32) -> io::Result<Vec<Owner>> {
         let mut owners = Vec::new();
         for address in [self.tcp, self.tls].into_iter().flatten() {
@@ -58,20 +58,20 @@ impl Addresses {
             owners.push(owner(pid, "/proc/net/udp", address, "07")?);
         }
         if let Some(path) = &self.unix {
-            owners.push(if path.exists() { Owner::Process } else { Owner::Nobody });
+            owners.push(if path.exists() { Owner::Process } else { Owner::NoProcess });
         }
         Ok(owners)
     }
 }
 
 fn owner(pid: u32, table: &str, address: SocketAddr, state: &str) -> io::Result<Owner> {
-    // The table first: a socket of this process that appears in it is certain to be among its descriptors afterwards.
-    let Some(inode) = socket_inode(table, address, state)? else { return Ok(Owner::Nobody) };
+    // Table first: a socket of this process that is in the table is certain to be among its descriptors afterwards.
+    let Some(inode) = socket_inode(table, address, state)? else { return Ok(Owner::NoProcess) };
     Ok(if sockets_of(pid)?.contains(&format!("socket:[{inode}]")) { Owner::Process } else { Owner::Other })
 }
 
-/// The inode of the socket that is bound to `address` and in `state` (proc_net_tcp, kernel documentation: local address in
-/// hexadecimal in field 1, state in field 3, inode in field 9).
+/// The inode of the socket that is bound to `address` and in `state` (proc_net_tcp, kernel documentation: field 1 is
+/// the local address in hexadecimal, field 3 the state, field 9 the inode).
 fn socket_inode(table: &str, address: SocketAddr, state: &str) -> io::Result<Option<String>> {
     let local = format!("0100007F:{:04X}", address.port());
     Ok(fs::read_to_string(table)?.lines().find_map(|line| {

@@ -1,5 +1,5 @@
-//! A log server whose received messages can be read back as JSON. Called by the tests of sinks; which program it is, is
-//! said in `syslog.rs` and `gelf.rs`.
+//! A log server whose received messages can be read back as JSON. Called by the tests of sinks. The programs are in
+//! `syslog.rs` and `gelf.rs`.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::process::Process;
 use crate::wait::holds_within;
 
-/// How much of what arrived a failed wait shows.
+/// How much of the received messages a failed wait prints.
 const SHOWN_BYTES_MAX: usize = 4000;
 
 /// A running log server. Its received messages survive `stop` and `restart`.
@@ -23,25 +23,25 @@ pub struct LogServer {
 }
 
 impl LogServer {
-    /// Where it takes datagrams.
+    /// Where it receives datagrams.
     #[track_caller]
     pub fn udp(&self) -> SocketAddr {
         self.process.addresses().udp.expect("this server offers UDP")
     }
 
-    /// Where it takes plain TCP connections.
+    /// Where it accepts plain TCP connections.
     #[track_caller]
     pub fn tcp(&self) -> SocketAddr {
         self.process.addresses().tcp.expect("this server offers TCP")
     }
 
-    /// Where it takes TLS connections, with `certificates().server`; clients need no certificate.
+    /// Where it accepts TLS connections, with `certificates().server`; clients need no certificate.
     #[track_caller]
     pub fn tls(&self) -> SocketAddr {
         self.process.addresses().tls.expect("this server offers TLS")
     }
 
-    /// The datagram socket in its folder that stands for `/dev/log`.
+    /// The datagram socket in its folder, used like `/dev/log`.
     #[track_caller]
     pub fn unix(&self) -> &Path {
         self.process.addresses().unix.as_deref().expect("this server offers a unix socket")
@@ -53,12 +53,15 @@ impl LogServer {
         let bytes = fs::read(self.process.folder().join(self.journal)).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let complete = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON ({error}): {line}"));
+        let parse =
+            |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON ({error}): {line}"));
         complete.lines().map(parse).collect()
     }
 
-    /// The messages as soon as `condition` holds for them; panics with what did arrive when that takes longer than
-    /// `deadline`.
+    /// Waits until `condition` holds for the received messages, and returns them.
+    ///
+    /// # Panics
+    /// After `deadline`, with the received messages.
     #[track_caller]
     pub fn wait_for(&self, condition: impl Fn(&[Value]) -> bool, deadline: Duration) -> Vec<Value> {
         let mut records = Vec::new();
@@ -69,7 +72,7 @@ impl LogServer {
         let shown = || format!("{records:?}").chars().take(SHOWN_BYTES_MAX).collect::<String>();
         assert!(
             found,
-            "not received within {deadline:?}; {} records: {}; the server wrote: {}",
+            "not received within {deadline:?}; {} records: {}; the server's output: {}",
             records.len(),
             shown(),
             self.process.diagnostics()
@@ -77,24 +80,24 @@ impl LogServer {
         records
     }
 
-    /// Waits for at least as many messages as named, with a generous deadline.
+    /// Waits for at least `count` messages, and returns them; panics after [`crate::DEADLINE`].
     #[track_caller]
     pub fn wait_for_count(&self, count: usize) -> Vec<Value> {
         self.wait_for(|records| records.len() >= count, crate::DEADLINE)
     }
 
-    /// Ends the server in good order: what it has taken is written, its ports refuse connections.
+    /// Ends the server: it writes what it has received, and its ports refuse connections.
     pub fn stop(&self) {
         self.process.stop();
     }
 
-    /// Ends the server with SIGKILL: what it has taken but not written is lost, as in a crash.
+    /// Ends the server with SIGKILL: messages that it has received but not written are lost, as in a crash.
     pub fn kill(&self) {
         self.process.kill();
     }
 
-    /// Starts the server again on the same ports; it goes on with the same messages. A record that `kill` tore apart was
-    /// never received and goes.
+    /// Starts the server again on the same ports; earlier messages stay. A record that `kill` cut counts as not
+    /// received and is removed.
     #[track_caller]
     pub fn restart(&self) {
         self.drop_torn_record();
@@ -111,13 +114,13 @@ impl LogServer {
         }
     }
 
-    /// Stops the server in its tracks (SIGSTOP): connections stay open, nothing is read.
+    /// Freezes the server (SIGSTOP): connections stay open, nothing is read.
     #[track_caller]
     pub fn freeze(&self) {
         self.process.signal("STOP");
     }
 
-    /// Lets a frozen server go on.
+    /// Lets a frozen server continue.
     #[track_caller]
     pub fn thaw(&self) {
         self.process.signal("CONT");

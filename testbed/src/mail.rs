@@ -1,4 +1,4 @@
-//! Receivers of mail: aiosmtpd takes it, Postfix's smtp-sink can be told to refuse it. Called by the tests of alerts.
+//! Receivers of mail: aiosmtpd accepts it; Postfix's smtp-sink can refuse it. Called by the tests of alerts.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use crate::listeners::{Addresses, free_port};
 use crate::process::{Process, Program};
 use crate::wait::{DEADLINE, holds_within};
 
-/// How aiosmtpd speaks.
+/// The encryption of aiosmtpd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SmtpMode {
     /// No encryption.
@@ -21,7 +21,7 @@ pub enum SmtpMode {
     Smtps,
 }
 
-/// aiosmtpd, which takes every message.
+/// aiosmtpd, which accepts every message.
 #[derive(Debug)]
 pub struct Aiosmtpd {
     process: Process,
@@ -58,22 +58,22 @@ impl Aiosmtpd {
         Some(Aiosmtpd { process, address })
     }
 
-    /// Where it takes mail.
+    /// Where it accepts mail.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Every message taken so far with its headers, in order of arrival; `X-MailFrom` and `X-RcptTo` hold the envelope.
+    /// Every accepted message with its headers, in order of arrival; `X-MailFrom` and `X-RcptTo` hold the envelope.
     pub fn messages(&self) -> Vec<String> {
         files_by_age(&self.process.folder().join("mail/new"))
     }
 
-    /// The messages as soon as there are `count`, with a generous deadline.
+    /// Waits for at least `count` messages, and returns them; panics after [`DEADLINE`].
     #[track_caller]
     pub fn wait_for_count(&self, count: usize) -> Vec<String> {
         assert!(
             holds_within(DEADLINE, || self.messages().len() >= count),
-            "{} of {count} messages arrived: {:?}; the server wrote: {}",
+            "{} of {count} messages arrived: {:?}; the server's output: {}",
             self.messages().len(),
             self.messages(),
             self.process.diagnostics()
@@ -86,7 +86,7 @@ impl Aiosmtpd {
         self.process.stop();
     }
 
-    /// Starts the server again on the same port; messages taken before stay.
+    /// Starts the server again on the same port; earlier messages stay.
     #[track_caller]
     pub fn restart(&self) {
         self.process.restart();
@@ -94,8 +94,8 @@ impl Aiosmtpd {
 }
 
 impl SmtpSink {
-    /// Starts smtp-sink with `flags` of smtp-sink(1), such as `["-r", "rcpt"]` (450 to RCPT, a passing refusal) or
-    /// `["-f", "data"]` (500 to DATA, a final one); `None` when it is not available here.
+    /// Starts smtp-sink with `flags` of smtp-sink(1), such as `["-r", "rcpt"]` (450 to RCPT, a temporary refusal) or
+    /// `["-f", "data"]` (500 to DATA, a permanent one); `None` when it is not available here.
     #[track_caller]
     pub fn start(flags: &[&str]) -> Option<SmtpSink> {
         let path = installed("smtp-sink", "bin/smtp-sink")?;
@@ -113,12 +113,12 @@ impl SmtpSink {
         Some(SmtpSink { process, address })
     }
 
-    /// Where it takes or refuses mail.
+    /// Where it accepts or refuses mail.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What was delivered so far, in order of arrival, with smtp-sink's own `X-` headers for the envelope.
+    /// Every accepted message, in order of arrival, with smtp-sink's own `X-` headers for the envelope.
     pub fn messages(&self) -> Vec<String> {
         files_by_age(self.process.folder()).into_iter().filter(|text| text.starts_with("X-Client-Addr:")).collect()
     }
@@ -137,7 +137,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// The contents of the files of a folder, oldest first; nothing while the folder is missing.
+/// The contents of the files of a folder, oldest first; empty while the folder is missing.
 fn files_by_age(folder: &Path) -> Vec<String> {
     let mut files: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)
         .into_iter()

@@ -1,7 +1,7 @@
-//! Inputs that nobody thought of: what is kept below `fuzz/corpus`, and mutations of it. Called by the tests of whatever
-//! reads what others wrote; it knows no format.
+//! Gives a reader the inputs below `fuzz/corpus` and mutations of them. Called by the tests of every reader of files or
+//! messages; it knows no format.
 //!
-//! `SEXTON_FUZZ_SECONDS=N` goes on for so long instead of a bounded number of cases, each time with other mutations.
+//! `SEXTON_FUZZ_SECONDS=N` runs for N seconds instead of a fixed number of cases, each time with other mutations.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -11,13 +11,13 @@ use crate::installation::repository;
 
 /// Mutations in an ordinary test run.
 const CASES: u64 = 500;
-/// A mutation does not grow beyond that; an input that is kept may.
+/// Longest mutation; inputs of the corpus may be longer.
 const INPUT_BYTES_MAX: usize = 16 * 1024;
 /// Changes in one mutation.
 const CHANGES_MAX: u64 = 6;
 const SECONDS: &str = "SEXTON_FUZZ_SECONDS";
 
-/// Numbers and bytes that readers stumble over.
+/// Numbers and bytes that break careless readers.
 const AWKWARD: [&str; 16] = [
     "0",
     "-1",
@@ -37,8 +37,8 @@ const AWKWARD: [&str; 16] = [
     "{[(",
 ];
 
-/// Gives `check` every input of `fuzz/corpus/TARGET`, then mutations of them. A panic of `check` fails the test, after the
-/// input was shown.
+/// Gives `check` every input of `fuzz/corpus/TARGET`, then mutations of them. When `check` panics, the input is printed
+/// and the test fails.
 pub fn try_inputs(target: &str, check: impl Fn(&[u8])) {
     let corpus = corpus(target);
     for (name, input) in &corpus {
@@ -51,11 +51,11 @@ pub fn try_inputs(target: &str, check: impl Fn(&[u8])) {
         None => 20_261_123,
     });
     let mut executions = 0;
-    let goes_on = |executions| match seconds {
+    let continues = |executions| match seconds {
         Some(seconds) => begun.elapsed() < Duration::from_secs(seconds),
         None => executions < CASES,
     };
-    while goes_on(executions) {
+    while continues(executions) {
         let input = mutation(&corpus, &mut dice);
         try_input("a mutation", &input, &check);
         executions += 1;
@@ -70,7 +70,7 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
         .map(|entry| entry.expect("an entry").path())
         .map(|path| (path.display().to_string(), fs::read(&path).expect("an input")))
         .collect();
-    assert!(!corpus.is_empty(), "{} holds nothing", folder.display());
+    assert!(!corpus.is_empty(), "{} is empty", folder.display());
     corpus.sort();
     corpus
 }
@@ -99,7 +99,7 @@ fn change(input: &mut Vec<u8>, other: &[u8], dice: &mut Dice) {
         1 => drop(input.splice(at..at, dice.one_of(&AWKWARD).bytes())),
         2 if at < input.len() => input[at] ^= 1 << dice.below(8),
         3 if at < input.len() => input[at] = dice.below(256) as u8,
-        // Something of itself, or of another one, in between or in place of what is there.
+        // A piece of this input or of another one is inserted, or replaces bytes.
         4 => drop(input.splice(at..at, piece(&input.clone(), dice))),
         5 => drop(input.splice(at..at, piece(other, dice))),
         6 => {
@@ -127,7 +127,7 @@ impl Dice {
         (mixed ^ (mixed >> 31)) % most
     }
 
-    /// Mostly short, seldom long.
+    /// Mostly short, rarely long.
     fn length(&mut self) -> usize {
         let most = [4, 16, 64, 512][self.below(4) as usize];
         self.below(most) as usize + 1

@@ -1,5 +1,5 @@
-//! One server process of one test: started, awaited, signalled, and never outliving the test. Called by the servers of
-//! this crate; it knows nothing of their protocols.
+//! One server process of one test: starts it, waits for it, signals it, and never lets it outlive the test. Called by
+//! the servers of this crate; it knows no protocol.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -14,21 +14,20 @@ use tempfile::TempDir;
 use crate::listeners::{Addresses, Owner};
 use crate::wait::{DEADLINE, holds_within};
 
-/// How long a server may take to end after SIGTERM before it gets SIGKILL.
+/// Time between SIGTERM and SIGKILL. Chosen: servers of this crate end within a second on an idle machine.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often a server is started anew because another process took one of its ports.
+/// Most starts of a server whose ports other processes take. Chosen: even two in a row are rare.
 const START_ATTEMPTS_MAX: usize = 5;
 
-/// Runs the server in place of the shell, with a watcher beside it in its process group. The watcher sends the signals
-/// whose names arrive on standard input, and kills the whole group at the end of input: that is when the test lets go of
-/// the server, or when the test process dies, however it dies. No thread of the test matters, unlike with
-/// `PR_SET_PDEATHSIG`.
+/// Runs the server in place of the shell, and a watcher in the same process group. The watcher sends the signals whose
+/// names it reads from standard input. At the end of input it kills the whole group: when the test drops the server, or
+/// when the test process ends in any way. Unlike `PR_SET_PDEATHSIG`, this does not depend on a thread of the test.
 const LAUNCH: &str = r#"exec 3<&0
 ( while read -r signal <&3; do kill -s "$signal" "$$"; done; kill -s KILL 0 ) &
 exec "$@" 3<&- </dev/null"#;
 
-/// What to run, and how to tell that it is ready.
+/// The program of a server, and the addresses on which it listens when it is ready.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     pub path: PathBuf,
@@ -51,8 +50,8 @@ struct Running {
 }
 
 impl Process {
-    /// Starts what `program` describes for a new temporary folder, until it listens wherever it should. `program` is called
-    /// again, to choose other ports, when another process was quicker to take one.
+    /// Starts the program that `program` returns for a new temporary folder, and waits until it listens on all its
+    /// addresses. Calls `program` again, to choose other ports, when another process took one.
     #[track_caller]
     pub(crate) fn start(program: impl Fn(&Path) -> Program) -> Process {
         let mut failure = String::new();
@@ -75,12 +74,12 @@ impl Process {
         self.folder.path()
     }
 
-    /// What the server has written to standard output and standard error so far.
+    /// Standard output and standard error of the server so far.
     pub(crate) fn diagnostics(&self) -> String {
         diagnostics(self.folder.path())
     }
 
-    /// Asks the server to end (SIGTERM), so that it writes out what it has received; kills it when it does not.
+    /// Ends the server with SIGTERM, so that it writes what it has received; kills it after [`STOP_DEADLINE`].
     pub(crate) fn stop(&self) {
         let Some(mut running) = self.lock().take() else { return };
         running.signal("TERM");
@@ -93,7 +92,7 @@ impl Process {
         self.lock().take();
     }
 
-    /// Stops (if need be) and starts the server again with the same ports and folder.
+    /// Stops the server if it runs, and starts it again with the same ports and folder.
     #[track_caller]
     pub(crate) fn restart(&self) {
         self.stop();
@@ -116,7 +115,7 @@ impl Process {
 
 impl Running {
     fn signal(&mut self, name: &str) {
-        // A watcher that is gone means a server that is gone.
+        // Fails when the watcher has ended, and with it the server.
         writeln!(self.signals, "{name}").ok();
     }
 }
@@ -125,11 +124,11 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
-        // Closing `signals`, which happens next, makes the watcher kill what is left of the group.
+        // `signals` is closed next, so the watcher kills the rest of the group.
     }
 }
 
-/// A folder that a server which gave up root may enter.
+/// A folder that a server without root rights may enter.
 fn temporary_folder() -> TempDir {
     use std::os::unix::fs::PermissionsExt;
     let folder = TempDir::with_prefix("testbed-").expect("a temporary folder can be made");
@@ -139,19 +138,19 @@ fn temporary_folder() -> TempDir {
 
 fn launch(program: &Program, folder: &Path) -> Result<Running, String> {
     let mut running = spawn(program, folder).map_err(|error| error.to_string())?;
-    let mut failure = "it was not ready in time".to_owned();
+    let mut failure = "not ready in time".to_owned();
     let pid = running.child.id();
     let mut ready = false;
     holds_within(DEADLINE, || {
         match (running.child.try_wait(), program.addresses.owners(pid)) {
-            (Ok(Some(status)), _) => failure = format!("it ended with {status}"),
+            (Ok(Some(status)), _) => failure = format!("ended with {status}"),
             (_, Ok(owners)) if owners.contains(&Owner::Other) => failure = "another process took its port".to_owned(),
             (_, Ok(owners)) if owners.iter().all(|owner| *owner == Owner::Process) => ready = true,
             _ => return false,
         }
         true
     });
-    if ready { Ok(running) } else { Err(format!("{failure}; it wrote: {}", diagnostics(folder))) }
+    if ready { Ok(running) } else { Err(format!("{failure}; its output: {}", diagnostics(folder))) }
 }
 
 fn spawn(program: &Program, folder: &Path) -> io::Result<Running> {

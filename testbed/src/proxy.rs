@@ -1,5 +1,5 @@
-//! A TCP proxy between a client under test and a real server, for outages: it refuses, hangs, cuts in the middle of a
-//! record, slows down, or loses the server's answer, and back again. It never changes a byte.
+//! A TCP proxy between a client under test and a real server, for outages. It refuses, hangs, cuts connections in the
+//! middle of a record, slows down, or loses the server's answer. It never changes a byte.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,13 +10,13 @@ use std::time::Duration;
 use crate::listeners::free_port;
 use crate::wait::{DEADLINE, wait_until};
 
-/// What is read and forwarded at once.
+/// Most bytes that are read and forwarded at once.
 const CHUNK_BYTES: usize = 16 * 1024;
 
 /// Pause after each piece of a slowed connection.
 const SLOW_PIECE: Duration = Duration::from_millis(10);
 
-/// A proxy in front of one server; starts in the state `pass`.
+/// A proxy in front of one server; forwards everything at first.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -34,7 +34,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     mode: Mode,
-    /// Both sides of each connection that is not over, as handles to shut them down.
+    /// Both sides of each open connection, as handles to shut them down.
     connections: Vec<[TcpStream; 2]>,
     accepted: usize,
     forwarded_bytes: u64,
@@ -66,7 +66,7 @@ enum Permit {
 }
 
 impl Proxy {
-    /// Starts to pass connections on to `target`.
+    /// Starts to forward connections to `target`.
     pub fn start(target: SocketAddr) -> Proxy {
         let state = State { mode: Mode::Pass, connections: Vec::new(), accepted: 0, forwarded_bytes: 0 };
         let shared = Arc::new(Shared { target, state: Mutex::new(state), changed: Condvar::new() });
@@ -80,12 +80,12 @@ impl Proxy {
         self.address
     }
 
-    /// Forwards everything, both ways. Connections that hung go on.
+    /// Forwards everything in both directions. Hanging connections continue.
     pub fn pass(&self) {
         self.change(Mode::Pass);
     }
 
-    /// Cuts every connection and refuses new ones (connection refused), as a server that is down.
+    /// Cuts every connection and refuses new ones (connection refused), like a server that is down.
     pub fn refuse(&self) {
         self.shared.lock().mode = Mode::Refuse;
         self.shared.changed.notify_all();
@@ -94,46 +94,46 @@ impl Proxy {
             // Wakes the thread that waits for the next connection, so that it closes the listener.
             drop(TcpStream::connect(self.address));
             acceptor.join().ok();
-            // A child that another thread is starting holds a copy of the listener until its exec.
+            // A child that another thread starts holds a copy of the listener until its exec.
             wait_until(DEADLINE, || TcpStream::connect(self.address).is_err());
         }
         self.shared.lock().cut();
     }
 
-    /// Takes connections and leaves all of them open, but forwards nothing, as a server that is stuck. At most one chunk of
-    /// each direction is read meanwhile; it goes on with `pass`, and is lost with `refuse`.
+    /// Accepts connections and keeps them open, but forwards nothing, like a server that hangs. At most one chunk of
+    /// each direction is read; `pass` forwards it, and `refuse` drops it.
     pub fn hang(&self) {
         self.change(Mode::Hang);
     }
 
-    /// Cuts every connection as soon as `bytes` more have gone to the server, in the middle of whatever that is. Afterwards
-    /// everything passes again.
+    /// Cuts every connection after `bytes` more bytes to the server, also in the middle of a record. Then forwards
+    /// everything again.
     pub fn cut_after(&self, bytes: u64) {
         self.change(Mode::CutAfter { left_bytes: bytes });
     }
 
-    /// Forwards everything to the server; its next answer is lost and every connection cut with it, as when the
-    /// network fails after the server has accepted. Afterwards everything passes again.
+    /// Forwards everything to the server, but drops its next answer and cuts every connection, as when the network
+    /// fails after the server has accepted. Then forwards everything again.
     pub fn lose_answer(&self) {
         self.change(Mode::LoseAnswer);
     }
 
-    /// Whether a lost answer or a cut that was asked for has happened.
+    /// Whether the requested cut or lost answer has happened.
     pub fn is_passing(&self) -> bool {
         self.shared.lock().mode == Mode::Pass
     }
 
-    /// Forwards to the server at about this rate, each connection for itself; answers are not slowed.
+    /// Forwards to the server at about this rate per connection; answers are not slowed.
     pub fn slow(&self, bytes_per_second: u64) {
         self.change(Mode::Slow { bytes_per_second });
     }
 
-    /// How many connections were taken so far.
+    /// Connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.lock().accepted
     }
 
-    /// How many bytes went to the server so far.
+    /// Bytes forwarded to the server so far.
     pub fn forwarded_bytes(&self) -> u64 {
         self.shared.lock().forwarded_bytes
     }
@@ -152,7 +152,7 @@ impl Proxy {
                 listener = TcpListener::bind(self.address).ok();
                 listener.is_some()
             });
-            let listener = listener.expect("it was waited for");
+            let listener = listener.expect("bound above");
             let shared = self.shared.clone();
             *acceptor = Some(thread::spawn(move || shared.accept(&listener)));
         }
@@ -175,7 +175,7 @@ impl Shared {
             if self.lock().mode == Mode::Refuse {
                 return;
             }
-            // A server that does not answer looks to the client like one that hangs up at once.
+            // When the server refuses, the client sees a connection that is closed at once.
             if let Ok(server) = TcpStream::connect(self.target) {
                 self.connect(client, server).ok();
             }
@@ -198,7 +198,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Forwards one direction until it ends, and passes the end on.
+    /// Forwards one direction until its end, then closes the other side.
     fn pump(&self, mut from: TcpStream, mut to: TcpStream, direction: Direction) {
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
@@ -224,7 +224,7 @@ impl Shared {
                 }
             }
         }
-        // The other side may have gone already.
+        // Fails when the other side has closed already.
         to.shutdown(Shutdown::Write).ok();
     }
 
@@ -233,7 +233,7 @@ impl Shared {
         drop(self.changed.wait_while(state, |state| state.mode == Mode::Hang));
     }
 
-    /// Waits while everything hangs, then says how many of `count` bytes may go on now.
+    /// Waits while the proxy hangs, then returns how many of `count` bytes may be forwarded.
     fn permit(&self, count: usize, direction: Direction) -> Permit {
         let state = self.lock();
         let mut state =
@@ -275,7 +275,7 @@ impl Shared {
 impl State {
     fn cut(&mut self) {
         for side in self.connections.drain(..).flatten() {
-            // A side that is closed already cannot be shut down, and need not be.
+            // Fails for a side that is closed already, which is fine.
             side.shutdown(Shutdown::Both).ok();
         }
     }

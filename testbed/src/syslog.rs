@@ -1,7 +1,7 @@
 //! rsyslogd and syslog-ng as receivers of syslog. Called by the tests of the syslog sink.
 //!
-//! They differ in what they make of a message: rsyslog keeps the BOM in `msg`, microseconds in `ts`, and `-` for nil;
-//! syslog-ng strips the BOM, leaves nil fields out, prints whole seconds, and puts the peer's address for a nil host.
+//! They parse a message differently: rsyslog keeps the BOM in `msg`, microseconds in `ts`, and `-` for nil; syslog-ng
+//! strips the BOM, leaves nil fields out, prints whole seconds, and replaces a nil host by the peer's address.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::process::{Process, Program};
 /// The file that both servers write, one JSON object a line.
 const JOURNAL: &str = "out.jsonl";
 
-/// What rsyslog takes a message for; it does not try the other.
+/// The only format in which rsyslog parses messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SyslogFormat {
     /// Only RFC 5424.
@@ -26,7 +26,7 @@ pub enum SyslogFormat {
     Rfc3164,
 }
 
-/// How rsyslog tells messages apart on TCP.
+/// How rsyslog splits a TCP stream into messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Framing {
     /// RFC 6587 octet counting, and LF for a message that does not start with a digit.
@@ -36,7 +36,7 @@ pub enum Framing {
     Newline,
 }
 
-/// What a test wants of rsyslog. The default suits RFC 5424 with octet counting.
+/// Options of rsyslog. The default is RFC 5424 with octet counting.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RsyslogOptions {
     pub format: SyslogFormat,
@@ -48,8 +48,8 @@ pub struct RsyslogOptions {
 #[derive(Debug)]
 pub struct Rsyslog(LogServer);
 
-/// syslog-ng with UDP, TCP and TLS for RFC 5424 with octet counting. Its records have `PRI`, `FACILITY`, `PRIORITY`, `ISODATE`,
-/// `HOST`, `PROGRAM`, `PID`, `MSGID`, `SDATA` (text as sent), `_SDATA` (nested objects) and `MESSAGE`.
+/// syslog-ng with UDP, TCP and TLS for RFC 5424 with octet counting. Its records have `PRI`, `FACILITY`, `PRIORITY`,
+/// `ISODATE`, `HOST`, `PROGRAM`, `PID`, `MSGID`, `SDATA` (text as sent), `_SDATA` (nested objects) and `MESSAGE`.
 #[derive(Debug)]
 pub struct SyslogNg(LogServer);
 
@@ -85,7 +85,7 @@ impl SyslogNg {
     }
 }
 
-/// How rsyslogd is run with a configuration: in the foreground, without a file for its process id.
+/// Runs rsyslogd with a configuration in the foreground, without a file for its process id.
 pub(crate) fn rsyslogd(path: &Path, folder: &Path, addresses: Addresses, configuration: &str) -> Program {
     let file = write_configuration(folder, configuration);
     Program {
@@ -95,8 +95,8 @@ pub(crate) fn rsyslogd(path: &Path, folder: &Path, addresses: Addresses, configu
     }
 }
 
-/// The head of an rsyslog configuration: nothing is escaped, TLS 1.2 and later with the test certificates, and one worker
-/// only: with a second one, which rsyslog starts when much is waiting, it would reorder what it received.
+/// The head of an rsyslog configuration: no escapes, TLS 1.2 and later with the test certificates, and one worker. With
+/// a second worker, which rsyslog starts when its queue grows, it would reorder messages.
 pub(crate) fn rsyslog_head(folder: &Path, certificates: &Certificates) -> String {
     format!(
         r#"global(workDirectory="{folder}" maxMessageSize="256k" net.enableDNS="off"
@@ -112,7 +112,7 @@ main_queue(queue.workerThreads="1")
     )
 }
 
-/// The address in the words of a configuration file.
+/// The port as a configuration file needs it; 0 for no address.
 pub(crate) fn port(address: Option<SocketAddr>) -> u16 {
     address.map_or(0, |address| address.port())
 }

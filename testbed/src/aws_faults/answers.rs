@@ -1,5 +1,5 @@
-//! What AWS says when it does not do what it was asked: the forms of JSON 1.0 and 1.1 (DynamoDB, SQS, SSM) and of the query
-//! protocol (SNS). Called by the proxy.
+//! The error answers of AWS, in JSON 1.0 and 1.1 (DynamoDB, SQS, SSM) and in the query protocol (SNS). Called by the
+//! proxy.
 //!
 //! Codes and statuses: DynamoDB developer guide, error handling; SQS API reference, error response in JSON; SNS API
 //! reference, common errors; for batches, BatchWriteItem, BatchGetItem, SendMessageBatch and DeleteMessageBatch.
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::{Answer, AwsCall};
 
-/// Targets name a service in a way of their own.
+/// The service for each prefix of `x-amz-target`.
 const SERVICES: [(&str, &str); 3] = [("DynamoDB_", "DynamoDB"), ("AmazonSQS", "SQS"), ("AmazonSSM", "SSM")];
 
-/// What the request asks for. A call of the query protocol names its action in its form.
+/// The call of a request. The query protocol names the action in the form.
 pub fn call_of(head: &Parts, body: &[u8]) -> AwsCall {
     if let Some((service, action)) = head
         .headers
@@ -33,11 +33,11 @@ pub fn call_of(head: &Parts, body: &[u8]) -> AwsCall {
 }
 
 pub fn refused(call: &AwsCall) -> Answer {
-    let (code, says) = match call.service.as_str() {
+    let (code, message) = match call.service.as_str() {
         "SQS" | "SNS" => ("InternalFailure", "The request processing has failed because of an unknown error."),
         _ => ("InternalServerError", "Internal server error"),
     };
-    failed(call, 500, code, says)
+    failed(call, 500, code, message)
 }
 
 pub fn throttled(call: &AwsCall) -> Answer {
@@ -55,7 +55,7 @@ pub fn throttled(call: &AwsCall) -> Answer {
     }
 }
 
-/// A transaction that another one of the same items, or a limit of their partitions, did not let through.
+/// The answer to a transaction that is throttled.
 fn cancelled(call: &AwsCall) -> Answer {
     let parts = call.body["TransactItems"].as_array().map_or(0, Vec::len);
     let throttled = |part| match part {
@@ -70,28 +70,28 @@ fn cancelled(call: &AwsCall) -> Answer {
     answer(call, 400, None, body.to_string())
 }
 
-fn failed(call: &AwsCall, status: u16, code: &str, says: &str) -> Answer {
+fn failed(call: &AwsCall, status: u16, code: &str, message: &str) -> Answer {
     let whose = if status < 500 { "Sender" } else { "Receiver" };
     match call.service.as_str() {
         "SNS" => {
             let body = format!(
                 "<ErrorResponse xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\"><Error><Type>{whose}</Type>\
-                 <Code>{code}</Code><Message>{says}</Message></Error><RequestId>1</RequestId></ErrorResponse>"
+                 <Code>{code}</Code><Message>{message}</Message></Error><RequestId>1</RequestId></ErrorResponse>"
             );
             answer(call, status, None, body)
         }
         "SQS" => {
-            let body = json!({ "__type": format!("com.amazonaws.sqs#{code}"), "message": says });
+            let body = json!({ "__type": format!("com.amazonaws.sqs#{code}"), "message": message });
             answer(call, status, Some(format!("{code};{whose}")), body.to_string())
         }
         _ => {
-            let body = json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": says });
+            let body = json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": message });
             answer(call, status, None, body.to_string())
         }
     }
 }
 
-/// `query_error` is what SQS says beside its JSON, for clients of its older protocol.
+/// `query_error` is the header that SQS adds for clients of its older protocol.
 fn answer(call: &AwsCall, status: u16, query_error: Option<String>, body: String) -> Answer {
     let kind = match call.service.as_str() {
         "SNS" => "text/xml",
@@ -105,8 +105,8 @@ fn answer(call: &AwsCall, status: u16, query_error: Option<String>, body: String
     builder.body(Full::new(Bytes::from(body))).expect("an answer of plain texts")
 }
 
-/// How many entries of a batch there are, where a part of them may fail. SQS may fail every entry; DynamoDB throttles where it
-/// can do nothing.
+/// The number of entries of a batch that can fail in part. SQS can fail every entry; DynamoDB throttles the call
+/// instead when it can execute none.
 pub fn entries(call: &AwsCall) -> usize {
     match asked_of_table(call) {
         Some((_, [_])) => 0,
@@ -115,13 +115,13 @@ pub fn entries(call: &AwsCall) -> usize {
     }
 }
 
-/// The table of a batch, and the items or keys that are asked of it. Ours always ask one table.
+/// The table of a batch, and its items or keys. Batches of this project always have one table.
 pub fn asked_of_table(call: &AwsCall) -> Option<(&str, &[Value])> {
     let (table, asked) = call.body["RequestItems"].as_object()?.iter().next()?;
     Some((table, asked.as_array().or_else(|| asked["Keys"].as_array())?))
 }
 
-/// The batch without its last entry, and that entry. None when nothing is left of it.
+/// The batch without its last entry, and that entry; `None` when no other entry remains.
 pub fn without_last(call: &AwsCall) -> Option<(Value, Value)> {
     let mut body = call.body.clone();
     let table = asked_of_table(call).map(|(table, _)| table.to_owned());
@@ -135,7 +135,7 @@ pub fn without_last(call: &AwsCall) -> Option<(Value, Value)> {
     some_are_left.then_some((body, last))
 }
 
-/// The answer to such a part, with what was left out as what was not done.
+/// The answer to such a batch, with the entry left out as not processed.
 pub fn with_left(call: &AwsCall, mut answered: Value, left: &Value) -> Value {
     match (call.action.as_str(), asked_of_table(call)) {
         ("BatchWriteItem", Some((table, _))) => answered["UnprocessedItems"] = json!({ table: [left] }),
@@ -149,7 +149,7 @@ pub fn with_left(call: &AwsCall, mut answered: Value, left: &Value) -> Value {
     answered
 }
 
-/// The answer to a batch of messages of which none was taken.
+/// The answer to a batch of messages of which none was accepted.
 pub fn none_done(call: &AwsCall) -> Answer {
     let failed: Vec<Value> = call.body["Entries"].as_array().into_iter().flatten().map(entry_failed).collect();
     answer(call, 200, None, json!({ "Successful": [], "Failed": failed }).to_string())

@@ -1,5 +1,5 @@
-//! ministack and moto hold what AWS's own client gives them, moto minds the order of events, and a call that fails on purpose
-//! fails as that client knows it.
+//! ministack and moto return what AWS's own client has stored, moto enforces the order of events, and AWS's client
+//! recognises the calls that fail on purpose.
 
 use serde_json::{Value, json};
 use testbed::{AwsFault, AwsFaults, AwsServer, Ministack, Moto};
@@ -8,7 +8,7 @@ use crate::client;
 
 const ACCOUNT: &str = "111111111111";
 
-/// Makes a group with retention and a stream, and puts two events; the clock gives the first one's time.
+/// Creates a group with retention and a stream, and puts two events, the first at the present time.
 const BOTO3: &str = r#"
 import boto3, sys, time
 logs = boto3.client("logs", endpoint_url=f"http://{sys.argv[1]}:{sys.argv[2]}", region_name="us-east-1",
@@ -21,7 +21,7 @@ logs.put_log_events(logGroupName="/cron/db", logStreamName="nightly",
                     logEvents=[{"timestamp": now, "message": "caf\u00e9"}, {"timestamp": now + 1, "message": "two"}])
 "#;
 
-fn holds_what_boto3_puts(server: &AwsServer) {
+fn returns_what_boto3_puts(server: &AwsServer) {
     client::aws_python(BOTO3, server.address(), &[ACCOUNT]);
     let groups = server.log_groups(ACCOUNT);
     assert_eq!((&groups[0]["logGroupName"], &groups[0]["retentionInDays"]), (&json!("/cron/db"), &json!(30)));
@@ -32,16 +32,16 @@ fn holds_what_boto3_puts(server: &AwsServer) {
 }
 
 #[test]
-fn ministack_holds_what_boto3_puts_and_keeps_accounts_apart() {
+fn ministack_returns_what_boto3_puts_and_separates_accounts() {
     let Some(server) = Ministack::start() else { return };
-    holds_what_boto3_puts(&server);
+    returns_what_boto3_puts(&server);
     assert_eq!(server.log_groups("222222222222"), Vec::<Value>::new());
 }
 
 #[test]
-fn moto_holds_what_boto3_puts_and_refuses_events_out_of_order() {
+fn moto_returns_what_boto3_puts_and_refuses_events_out_of_order() {
     let Some(server) = Moto::start() else { return };
-    holds_what_boto3_puts(&server);
+    returns_what_boto3_puts(&server);
     let at = server.log_events(ACCOUNT, "/cron/db", "nightly")[0]["timestamp"].as_i64().expect("a time");
     let events = json!([{ "timestamp": at, "message": "late" }, { "timestamp": at - 1, "message": "early" }]);
     let put = json!({ "logGroupName": "/cron/db", "logStreamName": "nightly", "logEvents": events });
@@ -49,7 +49,7 @@ fn moto_holds_what_boto3_puts_and_refuses_events_out_of_order() {
     assert_eq!((status, &answer["__type"]), (400, &json!("InvalidParameterException")), "{answer}");
 }
 
-/// Makes what the calls need; or makes one call, tells how it ended, and whether its first and its last entry are there.
+/// Creates the resources of the calls; or makes one call, and checks its result and which of its entries are stored.
 const BOTO3_CALLS: &str = r#"
 import boto3, botocore, sys
 config = botocore.config.Config(retries={"total_max_attempts": 1}, read_timeout=3)
@@ -76,22 +76,22 @@ calls = {
 try:
     answer = calls[sys.argv[3]]()
     left = answer.get("UnprocessedItems", {}).get(table, []) + answer.get("Failed", [])
-    says = f"done but {len(left)}"
+    result = f"done but {len(left)}"
 except botocore.exceptions.ClientError as error:
-    says = f'{error.response["ResponseMetadata"]["HTTPStatusCode"]} {error.response["Error"]["Code"]}'
+    result = f'{error.response["ResponseMetadata"]["HTTPStatusCode"]} {error.response["Error"]["Code"]}'
 except (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError) as error:
-    says = type(error).__name__
+    result = type(error).__name__
 there = {item["name"]["S"] for item in dynamodb.scan(TableName=table)["Items"]}
 there |= {message["Body"] for message in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])}
 for name in there:
     dynamodb.delete_item(TableName=table, Key={"name": {"S": name}})
 sqs.purge_queue(QueueUrl=queue)
 wanted = (sys.argv[4], sys.argv[5])
-assert (says, " ".join(sorted(there))) == wanted, ((says, there), wanted)
+assert (result, " ".join(sorted(there))) == wanted, ((result, there), wanted)
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_fail_as_the_client_of_aws_knows_it() {
+async fn the_client_of_aws_recognises_each_fault() {
     let Some(server) = Ministack::start() else { return };
     let proxy = AwsFaults::start(server.address()).await;
     let address = proxy.address();
@@ -101,7 +101,7 @@ async fn calls_fail_as_the_client_of_aws_knows_it() {
             .expect("it ends")
     };
     python(vec!["make"]).await;
-    for (action, fault, says, there) in [
+    for (action, fault, result, stored) in [
         ("PutItem", AwsFault::Refused, "500 InternalServerError", ""),
         ("PutItem", AwsFault::Throttled, "400 ProvisionedThroughputExceededException", ""),
         ("TransactWriteItems", AwsFault::Throttled, "400 TransactionCanceledException", ""),
@@ -115,7 +115,7 @@ async fn calls_fail_as_the_client_of_aws_knows_it() {
         ("Publish", AwsFault::Throttled, "429 Throttled", ""),
     ] {
         proxy.strike(proxy.calls().len(), 1, fault);
-        python(vec![action, says, there]).await;
+        python(vec![action, result, stored]).await;
         assert_eq!(proxy.struck().len(), 1, "{action} {fault:?}");
     }
 }

@@ -1,11 +1,11 @@
-//! Independent clients: Debian's logger(1), openssl(1), and Python programs. Called by the other modules.
+//! Independent clients: logger(1), openssl(1) and Python programs. Called by the other modules.
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Sends one message with logger(1), which fills in the time and the host itself.
+/// Sends one message with logger(1), which adds the time and the host.
 pub fn logger(address: SocketAddr, arguments: &[&str]) {
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     run(Command::new("logger").args(["--server", &ip, "--port", &port]).args(arguments), b"");
@@ -42,7 +42,7 @@ fn run(command: &mut Command, input: &[u8]) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    child.stdin.take().expect("it is piped").write_all(input).expect("the client reads its input");
+    child.stdin.take().expect("a pipe").write_all(input).expect("the client reads its input");
     let output = child.wait_with_output().expect("the client ends");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,4 +1,4 @@
-//! graygelf and rsyslog give back GELF messages of independent clients, field by field.
+//! graygelf and rsyslog return the GELF messages of independent clients, field by field.
 
 use serde_json::Value;
 use testbed::{Graygelf, RsyslogGelf, python};
@@ -25,7 +25,7 @@ const GRAYPY: &str = r#"
 import graypy, logging, random, sys
 logger = logging.getLogger("x")
 size = int(sys.argv[3])
-# Random letters: a chunked message must stay long when it is compressed.
+# Random letters, so that a chunked message stays long when it is compressed.
 text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=size))
 handler = graypy.GELFUDPHandler(sys.argv[1], int(sys.argv[2]), debugging_fields=False)
 logger.addHandler(handler)
@@ -79,7 +79,7 @@ fn rsyslog_returns_messages_over_tcp_and_tls() {
 }
 
 #[test]
-fn rsyslog_shows_frames_that_are_no_json() {
+fn rsyslog_returns_frames_that_are_not_json() {
     use std::io::Write;
     let Some(server) = RsyslogGelf::start() else { return };
     let mut stream = std::net::TcpStream::connect(server.tcp()).unwrap();

@@ -1,10 +1,10 @@
-//! aiosmtpd and smtp-sink take and refuse the mail of Python's smtplib as they say they do.
+//! aiosmtpd and smtp-sink accept and refuse the mail of Python's smtplib as configured.
 
 use testbed::{Aiosmtpd, SmtpMode, SmtpSink, certificates, python};
 
 use crate::client;
 
-/// Prints nothing; the exit status says whether the server's answer was the one expected (250 when it took the mail).
+/// Fails unless the server answers with the expected code (250 when it accepts the mail).
 const SMTPLIB: &str = r#"
 import smtplib, ssl, sys
 from email.message import EmailMessage
@@ -51,14 +51,14 @@ fn aiosmtpd_returns_mail_in_every_mode() {
 }
 
 #[test]
-fn aiosmtpd_refuses_plain_mail_where_starttls_is_demanded() {
+fn aiosmtpd_refuses_plain_mail_where_starttls_is_required() {
     let Some(server) = Aiosmtpd::start(SmtpMode::StartTls) else { return };
     send(server.address(), "plain", 530);
     assert_eq!(server.messages(), Vec::<String>::new());
 }
 
 #[test]
-fn smtp_sink_takes_mail_or_refuses_it_for_now_or_for_good() {
+fn smtp_sink_accepts_mail_or_refuses_it_temporarily_or_permanently() {
     if python().is_none() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Shows that the receivers are sound, with clients that are not ours, and that the repository keeps its own rules.
+//! Tests the receivers with independent clients, and the rules that the repository keeps.
 
 mod aws;
 mod client;

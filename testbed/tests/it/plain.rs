@@ -1,4 +1,4 @@
-//! The plain listeners keep every byte, and the proxy does to a connection what it is told.
+//! The plain listeners keep every byte, and the proxy treats connections as configured.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};

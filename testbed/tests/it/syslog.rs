@@ -1,4 +1,4 @@
-//! rsyslog and syslog-ng give back every field that an independent client sent.
+//! rsyslog and syslog-ng return every field that an independent client sent.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -27,7 +27,7 @@ const LOGGER_ARGUMENTS: [&str; 12] = [
     r#"exec="e-1""#,
 ];
 
-/// A message with escaped quotes, bracket and backslash in its structured data, and a line end and a tab in its text.
+/// A message with escaped quotes, bracket and backslash in its structured data, and a newline and a tab in its text.
 const RAW: &str =
     "<30>1 2026-11-23T07:50:00.123456Z web1 job2 77 stdout [run@32473 id=\"a\\\"b\\]c\\\\d\"] two\nlines\tof text";
 
@@ -86,7 +86,7 @@ fn rsyslog_returns_every_field_over_udp_tcp_and_tls() {
 }
 
 #[test]
-fn rsyslog_takes_a_unix_datagram() {
+fn rsyslog_receives_a_unix_datagram() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let socket = UnixDatagram::unbound().unwrap();
     socket.send_to(RAW.as_bytes(), server.unix()).unwrap();
@@ -114,7 +114,7 @@ fn rsyslog_reads_rfc3164_with_newline_framing() {
 }
 
 #[test]
-fn rsyslog_does_not_take_rfc3164_for_rfc5424() {
+fn rsyslog_does_not_parse_rfc3164_as_rfc5424() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.send_to(b"<78>Nov 23 07:50:00 web1 job1[77]: old", server.udp()).unwrap();
@@ -168,7 +168,7 @@ fn syslog_ng_returns_every_field_over_udp_tcp_and_tls() {
 }
 
 #[test]
-fn a_stopped_server_refuses_and_a_restarted_one_goes_on() {
+fn a_stopped_server_refuses_and_a_restarted_one_continues() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     send_by_logger(server.tcp(), &["--tcp", "--octet-count"]);
     server.wait_for_count(1);
@@ -184,7 +184,7 @@ fn a_stopped_server_refuses_and_a_restarted_one_goes_on() {
 }
 
 #[test]
-fn a_frozen_server_takes_messages_when_it_is_thawed() {
+fn a_frozen_server_receives_messages_when_it_is_thawed() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     send_by_logger(server.udp(), &["--udp"]);
     server.wait_for_count(1);
@@ -204,14 +204,14 @@ fn two_servers_share_nothing() {
 }
 
 #[test]
-fn a_dropped_server_is_gone() {
+fn a_dropped_server_has_ended() {
     let Some(server) = Rsyslog::start(RsyslogOptions::default()) else { return };
     let (tcp, socket) = (server.tcp(), server.unix().to_owned());
     drop(server);
     wait_until(DEADLINE, || TcpStream::connect(tcp).is_err() && !socket.exists());
 }
 
-/// Set for the copy of the test below that is to be killed; its value is the file that gets the server's address.
+/// Set for the copy of the test below that is killed; its value is the file for the server's address.
 const HELD_ADDRESS: &str = "TESTBED_HELD_ADDRESS";
 
 #[test]

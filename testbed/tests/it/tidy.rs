@@ -1,4 +1,4 @@
-//! The rules that the repository keeps. Each rule is a function from a text to faults, with a test that shows it finding
+//! The rules that the repository keeps. Each rule is a function from a text to faults, with a test in which it finds
 //! one. Reads files; never starts or changes anything.
 
 use std::fs;
@@ -14,7 +14,7 @@ mod shape;
 
 /// Rules that are not kept everywhere yet: files, and folders ending in `/`, that a rule passes over. Delete each entry
 /// when its file is clean. With TIDY_ALL=1 nothing is passed over.
-const NOT_YET: [(&str, &[&str]); 6] = [
+const NOT_YET: &[(&str, &[&str])] = &[
     ("words", &EVERYTHING),
     ("columns", &EVERYTHING),
     ("lines", &["sinks/src/delivery.rs"]),
@@ -23,7 +23,7 @@ const NOT_YET: [(&str, &[&str]); 6] = [
     ("paths", &["docs/cli.md", "docs/configuration.md"]),
 ];
 
-const EVERYTHING: [&str; 27] = [
+const EVERYTHING: &[&str] = &[
     ".ci/",
     ".config/",
     ".github/",
@@ -50,7 +50,6 @@ const EVERYTHING: [&str; 27] = [
     "sexton/",
     "sinks/",
     "test",
-    "testbed/",
 ];
 
 /// Whether the rule holds for the file already.

@@ -128,7 +128,7 @@ impl Reader<'_> {
         self.rest = &self.rest[end..];
     }
 
-    /// What stands between `start` bytes and the end that is found.
+    /// The text between `start` bytes and the end that is found.
     fn literal(&mut self, kind: Kind, start: usize, end: impl Fn(&str) -> Option<(usize, usize)>) {
         let inside = &self.rest[start..];
         let (length, closing) = end(inside).unwrap_or((inside.len(), 0));

@@ -3,7 +3,7 @@
 use super::{members, none, read};
 
 /// Which of our crates each of our crates may use, outside tests. `sexton` is where all of them come together.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("rules", &["domain"]),
     ("sinks", &["domain"]),
@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
 ];
 
 /// Which folders may name a dependency, in any section of their Cargo.toml. A name ending in `*` is a prefix.
-const ONLY_IN: [(&str, &[&str]); 8] = [
+const ONLY_IN: &[(&str, &[&str])] = &[
     ("lettre", &["channels"]),
     ("rusqlite", &["backends/embedded"]),
     ("aws-config", &["backends/aws", "lambdas", "sinks"]),

@@ -11,7 +11,7 @@ const LINES_MAX: usize = 500;
 const EMPTY_NAMES: [&str; 7] = ["utils", "util", "common", "helpers", "helper", "misc", "imp"];
 
 /// Names that several files have, each time for the same thing.
-const SHARED_NAMES: [(&[&str], &str); 8] = [
+const SHARED_NAMES: &[(&[&str], &str)] = &[
     (&["main", "lib"], "the names that Cargo gives"),
     (
         &["alerts", "claims", "due", "jobs", "notifier", "orders", "reports", "runs", "settings"],
