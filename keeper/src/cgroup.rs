@@ -1,5 +1,5 @@
-//! A control group of the job's own (cgroup v2), where the keeper may make one. It ends a whole tree of processes at
-//! once, however fast they fork. Everything works without it, by walking /proc.
+//! A control group (cgroup v2) for each job, where the keeper has the permission to create one. It kills a whole
+//! process tree at once, however fast the tree forks. Without it, the keeper walks /proc instead.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +12,7 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the group below the keeper's own; none where there is no cgroup v2 or no permission.
+    /// Creates the group below the keeper's own. None without cgroup v2 or without permission.
     pub fn create(name: &str) -> Option<Cgroup> {
         let parent = own_folder()?;
         let path = parent.join(format!("sexton-{name}"));
@@ -22,7 +22,7 @@ impl Cgroup {
             Err(_) => return None,
         }
         let folder = File::open(&path).ok()?.into();
-        // Kernels before 5.14 cannot end a group at once; there it is worth nothing to us.
+        // Kernels before 5.14 cannot kill a group at once; such a group has no use here.
         if !path.join("cgroup.kill").exists() {
             let _ = fs::remove_dir(&path);
             return None;
@@ -34,14 +34,14 @@ impl Cgroup {
         &self.path
     }
 
-    /// For clone3: the job is born inside.
+    /// The directory for clone3, so that the job starts inside the group.
     pub fn folder(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
 }
 
 impl Drop for Cgroup {
-    /// Stays where processes still live in it; [`remove`] tries again later.
+    /// The group stays while it has processes; a later [`remove`] deletes it.
     fn drop(&mut self) {
         remove(&self.path);
     }
@@ -58,12 +58,12 @@ pub fn members(path: &Path) -> Vec<u32> {
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// Removes an empty group; one with processes stays.
+/// Removes an empty group; a group with processes stays.
 pub fn remove(path: &Path) {
     let _ = fs::remove_dir(path);
 }
 
-/// Where the keeper's own group is mounted.
+/// The directory of the keeper's own group.
 fn own_folder() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -71,7 +71,7 @@ fn own_folder() -> Option<PathBuf> {
     folder_in(&mounts, own)
 }
 
-/// proc_pid_mountinfo(5): the mount's root and point are the fourth and fifth fields, the kind follows ` - `.
+/// proc_pid_mountinfo(5): the mount's root and mount point are the fourth and fifth fields; the type follows ` - `.
 fn folder_in(mounts: &str, own: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (fields, kind) = line.split_once(" - ")?;

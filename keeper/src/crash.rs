@@ -1,42 +1,42 @@
-//! Ends the process at a named step, for tests that kill it everywhere. Does nothing unless the feature `crash_points` is
-//! on. The labels, in the order of a run's life:
+//! Ends the process at a named step, for tests that kill it at every step. Does nothing without the feature
+//! `crash_points`. The labels, in the order of a run's life:
 //!
-//! | label | process | what is on disk by then | what a restart does |
+//! | label | process | on disk by then | what a restart does |
 //! |---|---|---|---|
-//! | `received` | runner | nothing | the message comes again after its lease |
-//! | `claimed` | runner | nothing; the ledger names this runner | the message comes again, the claim is granted again |
-//! | `ordered` | runner | order.json | starts it; the message, come again, is deleted |
-//! | `deleted` | runner | order.json | starts it |
+//! | `received` | runner | nothing | the message is redelivered after its lease |
+//! | `claimed` | runner | nothing; the ledger names this runner | the message is redelivered, the claim granted again |
+//! | `ordered` | runner | order.json | starts the run; deletes the redelivered message |
+//! | `deleted` | runner | order.json | starts the run |
 //! | `spawned` | runner | order.json, lock held by the keeper | watches the keeper |
-//! | `locked` | keeper | as above, lock free again | starts it: nothing had begun |
-//! | `starting` | keeper | the file `starting` | lost: it may have begun |
-//! | `launched` | keeper | as above; the job runs | lost; what is left of it is ended |
-//! | `started` | keeper | started.json | lost; what is left of it is ended |
+//! | `locked` | keeper | as above, lock free again | starts the run: nothing had started |
+//! | `starting` | keeper | the file `starting` | lost: the job may have started |
+//! | `launched` | keeper | as above; the job runs | lost; kills the leaked processes |
+//! | `started` | keeper | started.json | lost; kills the leaked processes |
 //! | `reaped` | keeper | no exit.json | lost |
-//! | `recorded` | keeper | exit.json | reports it |
-//! | `seen` | runner | exit.json | reports it |
-//! | `judged` | runner | finished.json | the same report is sent |
-//! | `outboxed` | runner | the report in the outbox | sent, maybe twice; the second changes nothing |
-//! | `told` | runner | told.finished | sent |
-//! | `sent` | runner | the report still in the outbox | sent again |
+//! | `recorded` | keeper | exit.json | reports the end |
+//! | `seen` | runner | exit.json | reports the end |
+//! | `judged` | runner | finished.json | sends the same report |
+//! | `outboxed` | runner | the report in the outbox | sends the report, perhaps twice; the second changes nothing |
+//! | `told` | runner | told.finished | sends the report |
+//! | `sent` | runner | the report still in the outbox | sends the report again |
 //!
-//! And those of whoever takes the reports, which `sexton up` passes:
+//! The labels of the collector and the notifier, which `sexton up` passes:
 //!
-//! | label | what is stored by then | what a restart does |
+//! | label | stored by then | what a restart does |
 //! |---|---|---|
-//! | `received_reports` | the reports, leased | they come again after their lease |
-//! | `judged_reports` | the runs with their outcomes and transitions, the reports gone | the transitions are told |
-//! | `telling` | the transition, claimed | it is told after its claim |
-//! | `alerted` | as above, and people have the message | told again: the one place where people hear twice |
+//! | `received_reports` | the reports, leased | they are redelivered after their lease |
+//! | `judged_reports` | the runs with outcomes and transitions; the reports are deleted | sends the alerts |
+//! | `telling` | the transition, claimed | sends the alert after the claim expires |
+//! | `alerted` | as above; the alert was sent | sends the alert again: the one place where an alert is doubled |
 
-/// Passes a step.
+/// Does nothing in this build.
 #[cfg(not(feature = "crash_points"))]
 pub fn point(_label: &str) {}
 
 #[cfg(feature = "crash_points")]
 static PASSED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
-/// Passes a step, or ends here as by kill -9 when `SEXTON_CRASH_AT` names it; `label/3` names its third passing.
+/// Ends the process as by kill -9 when `SEXTON_CRASH_AT` names this step; `label/3` names its third passing.
 #[cfg(feature = "crash_points")]
 pub fn point(label: &str) {
     let wanted = std::env::var("SEXTON_CRASH_AT").unwrap_or_default();

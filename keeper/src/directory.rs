@@ -1,21 +1,21 @@
-//! The directory of one attempt of one run: which file means what, and how files get there whole.
+//! The directory of one attempt: the meaning of each file, and how a file is written whole.
 //!
 //! ```text
 //! STATE/runs/<run_id>.<attempt>/
-//!   order.json      runner, synced before the message is deleted: what to run
-//!   lock            flock, taken by the runner, handed to the keeper, held as long as the keeper lives
-//!   keeper          the keeper's process, for signals
-//!   starting        keeper, before the job is launched: from here on it may have begun
+//!   order.json      runner, synced before the message is deleted: the order
+//!   lock            flock, taken by the runner, passed to the keeper, held while the keeper is alive
+//!   keeper          the keeper's process id, for signals
+//!   starting        keeper, before the job is launched: from now on the job may have started
 //!   started.json    keeper: the job's process
-//!   stop            runner: the keeper is asked to stop the job
-//!   exit.json       keeper: how it ended
-//!   reserve         keeper: room kept for exit.json on a full disk
-//!   keeper.log      keeper, only when something went wrong
+//!   stop            runner: stop request to the keeper
+//!   exit.json       keeper: how the job ended
+//!   reserve         keeper: space kept for exit.json on a full disk
+//!   keeper.log      keeper, only after an error
 //!   spool/          keeper: segments of output, named by the seq of their first record
-//!   cursors/        runner: how far each sink is, and the rules with what they found
+//!   cursors/        runner: the cursor of each sink, and the state of the rules
 //!   finished.json   runner: the report, made once
-//!   told.started    runner: the report lies in the outbox
-//!   told.finished   likewise
+//!   told.started    runner: the event `started` is in the outbox
+//!   told.finished   runner: the report is in the outbox
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -38,7 +38,7 @@ pub enum Durability {
     Disk,
 }
 
-/// Private to the runner's user: output and orders may hold what others must not read.
+/// Only the runner's user may read: output and orders may be confidential.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
@@ -56,7 +56,7 @@ impl RunDirectory {
         RunDirectory { path: path.into() }
     }
 
-    /// Reads a directory's name; none for names of another form.
+    /// Parses the name of a run directory. None for any other name.
     pub fn parse_name(name: &str) -> Option<(RunId, u32)> {
         let (run_id, attempt) = name.split_once('.')?;
         if !RunId::is_valid(run_id) {
@@ -121,7 +121,7 @@ impl RunDirectory {
         self.file("cursors")
     }
 
-    /// Makes the directory with its folders. Idempotent.
+    /// Creates the directory with its subdirectories. Idempotent.
     pub fn create(&self) -> io::Result<()> {
         for path in [self.path.clone(), self.spool(), self.cursors()] {
             fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
@@ -129,8 +129,9 @@ impl RunDirectory {
         Ok(())
     }
 
-    /// Takes the lock for whoever gets the descriptor; none while a keeper holds it. It is released when the last copy of
-    /// the descriptor is closed, so it can be handed on to a child without a moment in which it is free.
+    /// Takes the lock for the owner of the returned descriptor. None while a keeper holds the lock. The kernel releases
+    /// it when the last copy of the descriptor is closed. A child can therefore inherit the lock, and it is never free
+    /// in between.
     pub fn take_lock(&self) -> io::Result<Option<OwnedFd>> {
         let file = open_private(&self.lock())?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -140,7 +141,7 @@ impl RunDirectory {
         }
     }
 
-    /// Whether a keeper lives (or is being started). A directory without a lock file has none.
+    /// Whether a keeper is alive or being started. A directory without a lock file has none.
     pub fn has_keeper(&self) -> io::Result<bool> {
         let file = match File::open(self.lock()) {
             Ok(file) => file,
@@ -155,12 +156,12 @@ impl RunDirectory {
     }
 }
 
-/// Opens for writing without truncating, made if absent, readable only by its user.
+/// Opens a file for writing without truncating it. Creates it when absent, readable only by its user.
 pub fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
 }
 
-/// Puts the whole file there or nothing: written beside, then renamed.
+/// Writes the whole file or nothing: into a temporary file beside it, which is then renamed.
 pub fn write_atomically(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
@@ -183,10 +184,10 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T, durability: Durability) 
     write_atomically(path, &serde_json::to_vec(value)?, durability)
 }
 
-/// Reads a JSON file; none when it does not exist.
+/// Reads a JSON file. None when the file does not exist.
 ///
 /// # Errors
-/// A sentence that names the file: it cannot be read, or it is not what it should be.
+/// Returns a sentence with the path when the file cannot be read or has another form.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
@@ -197,7 +198,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     }
 }
 
-/// Makes an empty file that only says "so far". Idempotent.
+/// Creates an empty file whose existence marks a step as done. Idempotent.
 pub fn create_marker(path: &Path) -> io::Result<()> {
     open_private(path).map(drop)
 }

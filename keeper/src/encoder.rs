@@ -1,24 +1,24 @@
-//! Turns what comes out of the job's pipes into records of the spool. Pure but for the instant, which the caller gives.
+//! Turns the bytes of the job's pipes into spool records. Pure: the caller passes the time.
 //!
-//! One reused buffer, no allocation a line: the head of a record is made once per read.
+//! One reused buffer and no allocation per line. The head of a record is built once per read.
 
 use domain::line::{LINE_BYTES_MAX, STAMP_BYTES, Stream, Tag, stamp, write_head};
 use jiff::Timestamp;
 
 use crate::records::OutputCounts;
 
-/// What stands before the text of a whole line: `2026-11-23T07:50:00.123456789Z stdout F `.
+/// The bytes before the text of a whole line: `2026-11-23T07:50:00.123456789Z stdout F `.
 const HEAD_BYTES: usize = STAMP_BYTES + 10;
 
-/// A line that has begun and not ended.
+/// A line whose end was not read yet.
 #[derive(Default)]
 struct OpenLine {
     text: Vec<u8>,
-    /// Parts of it that are written already.
+    /// Parts of the line that are already written.
     parts: u32,
 }
 
-/// The stamp of the last read, and the second for which it was formatted.
+/// The stamp of the last read, and the second that it was formatted for.
 struct StampCache {
     second: i64,
     stamp: [u8; STAMP_BYTES],
@@ -30,7 +30,7 @@ pub struct Encoder {
     stderr: OpenLine,
     /// Records ready to be written.
     pub out: Vec<u8>,
-    /// How many those are.
+    /// Number of records in `out`.
     pub out_records: u64,
     pub counts: OutputCounts,
 }
@@ -49,7 +49,7 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// Sets the instant of what is pushed next: seconds and nanoseconds since the epoch.
+    /// Sets the time of the bytes pushed next: seconds and nanoseconds since the epoch.
     pub fn set_time(&mut self, second: i64, nanosecond: u32) {
         if second != self.stamp_cache.second {
             self.stamp_cache =
@@ -67,7 +67,7 @@ impl Encoder {
         &self.stamp_cache.stamp
     }
 
-    /// Takes bytes as they came from the pipe.
+    /// Encodes bytes as they came from the pipe.
     pub fn push(&mut self, stream: Stream, bytes: &[u8]) {
         match stream {
             Stream::Stdout => self.counts.stdout_bytes += bytes.len() as u64,
@@ -104,7 +104,7 @@ impl Encoder {
         }
     }
 
-    /// The stream has ended: a line without its newline is a line all the same.
+    /// Ends a stream. A last line without a newline is a line, too.
     pub fn end_stream(&mut self, stream: Stream) {
         if self.has_open_line(stream) {
             self.end_line(stream, false);
@@ -137,7 +137,7 @@ impl Encoder {
         }
     }
 
-    /// Adds to the line that has begun; what is longer than a record goes out as a part.
+    /// Extends the open line. Text longer than a record is written as a part.
     fn extend_line(&mut self, stream: Stream, bytes: &[u8]) {
         let stamp = self.stamp_cache.stamp;
         let (open_line, out) = self.open_line_and_out(stream);
@@ -169,7 +169,8 @@ impl Encoder {
     }
 }
 
-/// The last place at or before `at` that does not cut a UTF-8 character; `at` itself when the bytes are no UTF-8 there.
+/// The last index at or before `at` that does not cut a UTF-8 character. Returns `at` itself when the bytes there are
+/// not UTF-8.
 fn character_boundary(text: &[u8], at: usize) -> usize {
     let is_inner = |place: usize| text.get(place).is_some_and(|byte| byte & 0xC0 == 0x80);
     if !is_inner(at) {
@@ -240,7 +241,7 @@ mod tests {
             let mut encoder = Encoder::default();
             encoder.push(Stream::Stdout, &vec![b'x'; LINE_BYTES_MAX + extra]);
             encoder.push(Stream::Stdout, b"\n");
-            assert_eq!(lines(&encoder).len(), parts, "{extra} over");
+            assert_eq!(lines(&encoder).len(), parts, "{extra} bytes over the limit");
             assert_eq!(lines(&encoder)[0].1 == Tag::WHOLE, parts == 1);
         }
     }

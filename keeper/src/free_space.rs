@@ -1,4 +1,5 @@
-//! Reads the free space of the disk that a path is on.
+//! Reads the free space of a disk. Called by the keeper for its spool, by the runner, and by the alerts about a full
+//! disk.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The running job as its keeper attends it: one loop over its pipes, its end, its limit, and who asks to stop it.
+//! The loop of a keeper while its job runs: pipes, children, timeout and stop requests.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -26,25 +26,29 @@ use crate::signals::{self, Children, Reaped};
 use crate::stop_sequence::{self, Step, StopSequence};
 use crate::writer::Writer;
 
-/// What is read from a pipe at once: all that a pipe holds by default.
+/// Bytes per read: the default capacity of a pipe (pipe(7)).
 const READ_BYTES: usize = 64 << 10;
 
-/// Records are written no later than at this size; many empty lines make much more of a block than it was.
+/// Records are written at this size at the latest. A block of many empty lines grows to many times its size when
+/// encoded.
 const WRITE_BYTES: usize = 256 << 10;
 
-/// After the job's end, output is awaited from whoever still holds its pipes until nothing came for this long. Ours.
+/// After the job's end, the keeper reads from a pipe that another process still holds, until no byte came for this
+/// time. Chosen, not measured.
 const DRAIN_QUIET: Duration = Duration::from_secs(2);
 
-/// And no longer than this, however much still comes. Ours.
+/// The longest time of that reading, even while bytes still come. Chosen, not measured.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-/// A process closes its pipes a moment before it can be reaped; what is left after this long lives on. Ours.
+/// A process closes its pipes a moment before it can be reaped. A process left after this time counts as leaked.
+/// Chosen, not measured.
 const REAP_GRACE: Duration = Duration::from_millis(100);
 
-/// Lines of a job with secrets, held because a secret of several lines may be going on, are shown after this long. Ours.
+/// A masker holds lines back while a secret of several lines may continue. After this time they are written anyway.
+/// Chosen, not measured.
 const HOLD_MAX: Duration = Duration::from_millis(500);
 
-/// The file `stop` is looked for at least this often, should its signal have been lost. Ours.
+/// Poll interval of the file `stop`, in case its signal was lost. Chosen, not measured.
 const STOP_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 pub struct Job {
@@ -56,10 +60,10 @@ pub struct Job {
     stdin: Option<File>,
     cgroup: Option<Cgroup>,
     reaped: Option<Reaped>,
-    /// Of the job's orphans, which the keeper reaped.
+    /// CPU time of the job's orphans, which the keeper reaped.
     orphans_cpu_ms: u64,
     orphans_rss_bytes: u64,
-    /// None for jobs without secrets.
+    /// None for a job without secrets.
     masker: Option<Masker>,
     encoder: Encoder,
 }
@@ -67,7 +71,7 @@ pub struct Job {
 enum Phase {
     Running,
     Stopping(StopSequence),
-    /// The job's process is gone; its pipes may still be held.
+    /// The job's process has ended; another process may still hold its pipes.
     Draining {
         until: Instant,
         end: Instant,
@@ -76,7 +80,7 @@ enum Phase {
 }
 
 impl Job {
-    /// `started` is `started_at` on the clock that nobody sets.
+    /// `started` is the same instant as `started_at`, on the monotonic clock.
     pub fn new(
         launched: Launched,
         started_at: Timestamp,
@@ -100,10 +104,10 @@ impl Job {
         }
     }
 
-    /// Attends the job to its end.
+    /// Runs the loop until the job has ended and its output is read.
     ///
     /// # Errors
-    /// When the machine refuses what every process may do (poll); the run is lost then.
+    /// When the kernel refuses `poll`; the run is then lost.
     pub fn run_to_end(
         mut self,
         run: &RunDirectory,
@@ -120,7 +124,7 @@ impl Job {
         let mut buffer = vec![0; READ_BYTES];
         let mut phase = Phase::Running;
         let mut ending = None;
-        // Whoever asked before the signal could be taken is heard now.
+        // A request made before the signal was blocked is read now.
         let mut check_stop = true;
         let mut stop_checked_at = Instant::now();
         let mut held_since = None;
@@ -132,7 +136,7 @@ impl Job {
                     phase = Phase::Stopping(StopSequence::start(Ended::Stopped, requested, order.job.kill_grace));
                 } else if limit.is_some_and(|limit| limit <= Instant::now()) {
                     phase =
-                        Phase::Stopping(StopSequence::start(Ended::TimedOut, "run limit".into(), order.job.kill_grace));
+                        Phase::Stopping(StopSequence::start(Ended::TimedOut, "timeout".into(), order.job.kill_grace));
                 }
             }
             let children_left = self.reap();
@@ -150,7 +154,7 @@ impl Job {
             if ready.signals {
                 signals::drain(&signals);
             }
-            // A stat for every block of output would be a tenth of what the block costs.
+            // A `stat` per block of output would add a tenth to the cost of the block.
             if ready.signals || stop_checked_at.elapsed() >= STOP_POLL_INTERVAL {
                 (check_stop, stop_checked_at) = (true, Instant::now());
             }
@@ -172,7 +176,7 @@ impl Job {
         Ok(self.finish(writer, reserve, ending))
     }
 
-    /// Moves on to the phase that the facts demand, and says when to look again.
+    /// Moves to the phase that the facts require. Returns the time of the next check.
     fn advance(&mut self, phase: Phase, children_left: bool, ending: &mut Option<Ending>) -> (Phase, Option<Instant>) {
         let now = Instant::now();
         let drain = || Phase::Draining { until: now + DRAIN_QUIET, end: now + DRAIN_MAX };
@@ -205,7 +209,7 @@ impl Job {
         }
     }
 
-    /// Takes in every child that has ended; says whether any is left.
+    /// Reaps every child that has ended. Returns whether any child is left.
     fn reap(&mut self) -> bool {
         loop {
             match signals::reap() {
@@ -240,7 +244,7 @@ impl Job {
         })
     }
 
-    /// Reads once from a pipe that has something; says whether it had bytes.
+    /// Reads once from a readable pipe. Returns whether it had bytes.
     fn read(&mut self, stream: Stream, buffer: &mut [u8], writer: &mut Writer) -> bool {
         let pipe = match stream {
             Stream::Stdout => &mut self.stdout,
@@ -250,7 +254,7 @@ impl Job {
         let bytes = match rustix::io::read(&*descriptor, &mut *buffer) {
             Ok(bytes) => bytes,
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return false,
-            // No pipe fails otherwise; were it to, there is nothing more to be had from it.
+            // No other error is known for a pipe; after one, the pipe counts as closed.
             Err(_) => 0,
         };
         if bytes == 0 {
@@ -292,7 +296,8 @@ impl Job {
         self.encoder.out_records = 0;
     }
 
-    /// Gives the job what it reads; closes the pipe at the end, or when the job has closed its side.
+    /// Writes the rest of the job's standard input. Closes the pipe at the end of the text, or when the job has closed
+    /// its side.
     fn write_stdin(&mut self, rest: &mut &[u8]) {
         let Some(stdin) = &mut self.stdin else { return };
         match stdin.write(rest) {
@@ -339,8 +344,8 @@ impl Job {
     }
 }
 
-/// When a job ended that began at `started_at` and lasted so long: by the clock on the wall, unless that was set back
-/// meanwhile. So an end is never before its beginning, and the two are never less apart than the job lasted.
+/// The wall-clock time of the end of a job that started at `started_at` and ran for `duration`. Never before
+/// `started_at + duration`, also when the clock was set back.
 fn finish_time(started_at: Timestamp, duration: Duration, now: Timestamp) -> Timestamp {
     started_at.checked_add(duration).map_or(now, |end| end.max(now))
 }
@@ -352,7 +357,7 @@ struct Ready {
     stdin: bool,
 }
 
-/// How it came to an end.
+/// How the job came to its end.
 struct Ending {
     cause: Ended,
     note: String,
@@ -370,9 +375,9 @@ fn read_stop_request(run: &RunDirectory) -> Option<String> {
     if !run.stop().exists() {
         return None;
     }
-    // Whatever stands in the file, its being there is the request.
+    // The file's existence is the request; its content only names the requester.
     let by = read_json::<StopRequest>(&run.stop()).ok().flatten().map(|request| request.by).unwrap_or_default();
-    Some(if by.is_empty() { "stop asked for".to_owned() } else { format!("stop asked for by {by}") })
+    Some(if by.is_empty() { "stop requested".to_owned() } else { format!("stop requested by {by}") })
 }
 
 #[cfg(test)]
@@ -390,7 +395,7 @@ mod tests {
             );
         };
         check(60, 1_060, 1_060);
-        // Set back by an hour; set forward by one, or asleep.
+        // Clock set back by an hour; set forward by an hour, or machine suspended.
         check(60, 1_060 - 3_600, 1_060);
         check(60, 1_060 + 3_600, 1_060 + 3_600);
     }

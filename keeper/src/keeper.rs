@@ -1,12 +1,13 @@
-//! The process that owns one run: the same binary, executed again as `sexton keeper DIR`. It starts the job, reads its
-//! output into the spool, enforces its limit, stops it when asked, waits, and records how it ended.
+//! The whole life of a keeper: the same binary, executed as `sexton keeper DIR`. It starts the job, writes its output
+//! to the spool, enforces the timeout, stops the job on request, and records the exit.
 //!
-//! Blocking code, one thread, no runtime. It needs nobody: the runner may die, be killed, be replaced. It never talks to a
-//! network, never judges, never reads its own spool. What it knows it leaves in the run's directory
-//! ([`crate::directory`]).
+//! Blocking code, one thread, no runtime. A keeper depends on no other process: the runner may be killed or replaced.
+//! Everything that it knows is in the run directory ([`crate::directory`]).
 //!
-//! It is started with the lock of the directory as its standard output and a [`Launch`] as its standard input; see
-//! [`crate::spawn`]. Both are put away at once, so that the job inherits neither.
+//! Its standard output is the lock of the directory and its standard input a [`Launch`]; see [`crate::spawn`]. It moves
+//! both away at once, so that the job inherits neither.
+
+#![expect(unsafe_code, reason = "the keeper replaces its own standard streams")]
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -29,12 +30,11 @@ use crate::reserve;
 use crate::signals;
 use crate::user;
 
-/// How long exit.json is tried to be written while the disk takes nothing. Ours: long enough for an alarm about the full
-/// disk to be acted on; a machine whose disk stays full for a day has lost more.
+/// How long writing exit.json is retried on a full disk. Chosen: an operator can react to the alert within a day.
 const EXIT_RETRY_MAX: Duration = Duration::from_secs(24 * 3_600);
 const EXIT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The whole life of a keeper.
+/// Runs a keeper from start to exit.
 pub fn main(path: &Path) -> ExitCode {
     let run = RunDirectory::open(path);
     match run_attempt(&run) {
@@ -46,7 +46,7 @@ pub fn main(path: &Path) -> ExitCode {
     }
 }
 
-/// Adds a line to keeper.log. There is nowhere to complain when that fails.
+/// Appends a line to keeper.log. An error of the log itself cannot be reported anywhere.
 fn log(run: &RunDirectory, message: &str) {
     let file = std::fs::OpenOptions::new().append(true).create(true).open(run.file("keeper.log"));
     if let Ok(mut file) = file {
@@ -55,14 +55,14 @@ fn log(run: &RunDirectory, message: &str) {
 }
 
 fn run_attempt(run: &RunDirectory) -> io::Result<()> {
-    // Fails only for a group leader, which then has been detached by hand already.
+    // Fails only for a group leader, which is already detached.
     let _ = rustix::process::setsid();
     let signals = signals::block_and_open()?;
     let launch = read_launch();
     let lock = detach_streams(run)?;
     crash::point("locked");
     if run.exit().exists() || run.starting().exists() {
-        // A second keeper for the same attempt: the first one's word stands.
+        // A second keeper of the same attempt: the first one decides.
         return Ok(());
     }
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -70,7 +70,7 @@ fn run_attempt(run: &RunDirectory) -> io::Result<()> {
     let order: Order = directory::read_json(&run.order())?
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "order.json is missing"))?;
     let reserve = reserve::Reserve::allocate(run);
-    // From here on the job may have begun, whatever becomes of this process.
+    // From now on the job may have started, also when this process dies.
     directory::create_marker(&run.starting())?;
     crash::point("starting");
     let exit = match launch.and_then(|launch| start(run, &order, &launch)) {
@@ -85,18 +85,15 @@ fn run_attempt(run: &RunDirectory) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the launch document before anything can go wrong with the streams.
+/// Reads the launch document, before the streams are changed.
 fn read_launch() -> Result<Launch, String> {
     let mut text = Vec::new();
-    io::stdin()
-        .lock()
-        .read_to_end(&mut text)
-        .map_err(|error| format!("the launch document cannot be read: {error}"))?;
-    serde_json::from_slice(&text).map_err(|error| format!("the launch document cannot be understood: {error}"))
+    io::stdin().lock().read_to_end(&mut text).map_err(|error| format!("cannot read the launch document: {error}"))?;
+    serde_json::from_slice(&text).map_err(|error| format!("cannot parse the launch document: {error}"))
 }
 
-/// Takes the lock from where standard output was, and points all three standard streams at nothing. Descriptors that
-/// whoever started the runner left open are not handed on to the job.
+/// Takes the lock from standard output and opens /dev/null as all three standard streams. The job inherits no
+/// descriptor that the runner was started with.
 fn detach_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
     let handed = launch::move_fd_above_stdio(1)?;
     let same_file = |file: &OwnedFd| -> io::Result<bool> {
@@ -110,25 +107,26 @@ fn detach_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
     };
     let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     for stream in 0..3 {
-        // SAFETY: both descriptors are open; the standard streams are not used as Rust objects from here on.
+        // SAFETY: both descriptors are open, and no Rust object uses the standard streams after this.
         if unsafe { libc::dup2(nothing.as_raw_fd(), stream) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: only marks descriptors. Kernels before 5.11 refuse, and there the runner's own are marked already.
+    // SAFETY: the call only sets flags of descriptors. Kernels before 5.11 refuse it; there the runner has set the
+    // flags of its own descriptors.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Ok(lock)
 }
 
-/// Launches the job and says so.
+/// Launches the job and writes started.json.
 fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, String> {
     let (user, identity) = user::resolve(order.job.user.as_deref())?;
     let env = launch::environment(order, launch, &user);
     let masker = Masker::new(launch.secret_values())?;
-    // A secret may have been put where it is named when it does not work, like SHELL.
+    // The error may contain a secret, as when SHELL has one as its value.
     let mask = |message: String| masker.as_ref().map_or(message.clone(), |masker| masker.mask(&message));
     let prepared = launch::prepare(&order.job, &env, &user, identity).map_err(mask)?;
-    // Two installations on one machine may have runs of one name.
+    // Two installations on one machine may have runs with the same name.
     let name = run.path().file_name().unwrap_or_default().to_string_lossy();
     let name = format!("{name}.{}", std::process::id());
     let cgroup = if launch.cgroup { cgroup::Cgroup::create(&name) } else { None };
@@ -145,7 +143,7 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
         keeper: Some(std::process::id()),
     };
     if let Err(error) = directory::write_json(&run.started(), &started, Durability::Cache) {
-        log(run, &format!("started.json cannot be written: {error}"));
+        log(run, &format!("cannot write started.json: {error}"));
     }
     crash::point("started");
     Ok(Job::new(launched, started_at, start, cgroup, masker))
@@ -155,7 +153,7 @@ fn inode(file: &OwnedFd) -> Option<u64> {
     rustix::fs::fstat(file).ok().map(|stat| stat.st_ino)
 }
 
-/// Writes exit.json, with patience: while this process holds the lock, nobody takes the run for lost.
+/// Writes exit.json, with retries. While this process holds the lock, no runner records the run as lost.
 fn write_exit(run: &RunDirectory, exit: &Exit) -> io::Result<()> {
     let start = std::time::Instant::now();
     let mut logged = false;
@@ -168,7 +166,7 @@ fn write_exit(run: &RunDirectory, exit: &Exit) -> io::Result<()> {
             Err(error) => error,
         };
         if !logged {
-            log(run, &format!("exit.json cannot be written and is tried again: {error}"));
+            log(run, &format!("cannot write exit.json, retrying: {error}"));
             logged = true;
         }
         std::thread::sleep(EXIT_RETRY_INTERVAL);

@@ -1,8 +1,10 @@
 //! From an order to a running process: environment, arguments, identity, and the one fork.
 //!
-//! The fork is made by hand because the job must be born in its session, its control group and its user at once, and
-//! because a step that fails must be named. The keeper is single-threaded and tiny, which makes a plain fork both safe
-//! and cheap; the runner never forks.
+//! The fork is written by hand for two reasons: the job must start in its session, its control group and its user at
+//! once, and an error must name the step that failed. The keeper has one thread and little memory, which makes a plain
+//! fork safe and cheap. The runner never forks.
+
+#![expect(unsafe_code, reason = "fork, exec and what happens between them are system calls")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, NulError};
@@ -18,24 +20,25 @@ use crate::records::Launch;
 use crate::signals;
 use crate::user::{Identity, User};
 
-/// crontab(5) of Debian: what `sh` is looked up in when neither crontab nor configuration says.
+/// Where `sh` and other programs are searched when neither the crontab nor the configuration sets PATH (crontab(5) of
+/// Debian).
 const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 const SHELL_DEFAULT: &str = "/bin/sh";
 
-/// clone(2). libc's own constant is too narrow for it.
+/// clone(2). The constant of libc has too few bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Everything that the child needs, made before the fork: afterwards nothing may allocate.
+/// Everything that the child needs. It is built before the fork, because the child must not allocate.
 pub struct Prepared {
-    /// Tried in order, as execvp(3) does along PATH.
+    /// Tried in this order, as execvp(3) does along PATH.
     programs: Vec<CString>,
     argv: Vec<CString>,
     envp: Vec<CString>,
     cwd: CString,
-    /// The working directory was asked for; otherwise a missing home is not worth failing for.
+    /// The job names a working directory. Without one, a missing home directory is no error.
     cwd_required: bool,
     identity: Option<Identity>,
-    /// Shown when it cannot be executed.
+    /// The program's name for the error when it cannot be executed.
     program_shown: String,
     cwd_shown: String,
 }
@@ -44,14 +47,16 @@ pub struct Launched {
     pub pid: u32,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
-    /// The other end of the job's standard input, when it has any to read.
+    /// The keeper's end of the job's standard input. None when the job has no text to read.
     pub stdin: Option<OwnedFd>,
 }
 
-/// Names the keeper to whoever looks for what a job left: an equal run of another installation has another one.
+/// Environment variable with the keeper's process id. It distinguishes the leftovers of this run from an equal run of
+/// another installation.
 pub const KEEPER_VARIABLE: &str = "SEXTON_KEEPER";
 
-/// What a job sees: crontab's variables, what is passed on, its own, and the run's name. Nothing else.
+/// The job's whole environment: crontab's variables, passed variables of the runner, the job's own, and those that
+/// identify the run.
 pub fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     env.insert("SHELL".to_owned(), SHELL_DEFAULT.to_owned());
@@ -59,7 +64,7 @@ pub fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeMap<Stri
     env.insert("HOME".to_owned(), user.home.clone());
     env.extend(launch.passed.clone());
     env.extend(launch.env.clone());
-    // crontab(5): these two may not be overridden.
+    // crontab(5): a crontab may not set these two.
     env.insert("LOGNAME".to_owned(), user.name.clone());
     env.insert("USER".to_owned(), user.name.clone());
     env.insert("SEXTON_RUN_ID".to_owned(), order.run_id.to_string());
@@ -72,7 +77,7 @@ pub fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeMap<Stri
 }
 
 /// # Errors
-/// One sentence for the run's record.
+/// Returns one sentence for the run's record.
 pub fn prepare(
     job: &Job,
     env: &BTreeMap<String, String>,
@@ -107,7 +112,7 @@ pub fn prepare(
     })
 }
 
-/// The steps of the child, as the byte by which it names the one that failed.
+/// The steps of the child. On an error it writes the number of the step to the failure pipe.
 const STEP_SESSION: u8 = 1;
 const STEP_USER: u8 = 2;
 const STEP_FOLDER: u8 = 3;
@@ -117,9 +122,9 @@ const STEP_PROGRAM: u8 = 5;
 /// Starts the job.
 ///
 /// # Errors
-/// One sentence for the run's record.
+/// Returns one sentence for the run's record.
 pub fn launch(prepared: &Prepared, with_stdin: bool, cgroup: Option<&Cgroup>) -> Result<Launched, String> {
-    let message = |error: io::Error| format!("the machine could not start a process: {error}");
+    let message = |error: io::Error| format!("cannot start a process: {error}");
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| message(errno.into()));
     let (stdout, job_stdout) = pipe()?;
     let (stderr, job_stderr) = pipe()?;
@@ -132,6 +137,7 @@ pub fn launch(prepared: &Prepared, with_stdin: bool, cgroup: Option<&Cgroup>) ->
     let streams = [job_stdin.as_raw_fd(), job_stdout.as_raw_fd(), job_stderr.as_raw_fd()];
     // SAFETY: the keeper has one thread, and the child only makes system calls until exec or exit.
     let pid = match unsafe { fork_into(cgroup) }.map_err(message)? {
+        // SAFETY: this is the child that was just forked, and the failure pipe is open.
         0 => unsafe { child(prepared, &pointers, streams, job_failure.as_raw_fd()) },
         pid => pid,
     };
@@ -141,7 +147,7 @@ pub fn launch(prepared: &Prepared, with_stdin: bool, cgroup: Option<&Cgroup>) ->
     if let [step, code @ ..] = report.as_slice()
         && let Ok(code) = <[u8; 4]>::try_from(code)
     {
-        // The child has ended; its zombie is ours.
+        // SAFETY: the child has exited, so the call returns at once; a null status is allowed.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
         return Err(prepared.failure(*step, io::Error::from_raw_os_error(i32::from_ne_bytes(code))));
     }
@@ -156,12 +162,12 @@ impl Prepared {
             STEP_FOLDER => format!("cannot enter the working directory `{}`: {error}", self.cwd_shown),
             STEP_USER => format!("cannot become the job's user: {error}"),
             STEP_PROGRAM => format!("cannot execute `{}`: {error}", self.program_shown),
-            _ => format!("the job's process could not be set up: {error}"),
+            _ => format!("cannot set up the job's process: {error}"),
         }
     }
 }
 
-/// Arrays of pointers that end in null, as execve wants them. They borrow from the [`Prepared`] they were made of.
+/// Arrays of pointers that end in null, as execve needs them. They borrow from a [`Prepared`].
 struct Pointers {
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
@@ -176,36 +182,36 @@ impl Pointers {
     }
 }
 
-/// Forks, into the control group where the kernel does that (clone3, Linux 5.7), else without.
+/// Forks, into the control group where the kernel supports it (clone3, Linux 5.7), else without.
 ///
 /// # Safety
-/// As fork(2): in the child only async-signal-safe calls are allowed.
+/// As fork(2): the child may only make async-signal-safe calls.
 unsafe fn fork_into(cgroup: Option<&Cgroup>) -> io::Result<libc::pid_t> {
     if let Some(cgroup) = cgroup {
-        // SAFETY: plain data, zeroes are its defaults.
+        // SAFETY: the struct is plain data, and zeroes are its defaults.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
         arguments.flags = CLONE_INTO_CGROUP;
         arguments.exit_signal = libc::SIGCHLD as u64;
         arguments.cgroup = cgroup.folder().as_raw_fd() as u64;
-        // SAFETY: without CLONE_VM this is a fork; the arguments are as long as said.
+        // SAFETY: without CLONE_VM the call is a fork; the size is that of the arguments.
         let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
         if pid >= 0 {
             return Ok(pid as libc::pid_t);
         }
     }
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees that the child only makes async-signal-safe calls.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         pid => Ok(pid),
     }
 }
 
-/// The child's side.
+/// The child's side of the fork.
 ///
 /// # Safety
-/// Only in a freshly forked child.
+/// Only in a child that was just forked.
 unsafe fn child(prepared: &Prepared, pointers: &Pointers, streams: [RawFd; 3], failure: RawFd) -> ! {
-    // SAFETY: only system calls on values that were made before the fork.
+    // SAFETY: only system calls, on values that were built before the fork.
     unsafe {
         if libc::setsid() < 0 {
             fail(failure, STEP_SESSION);
@@ -245,9 +251,9 @@ unsafe fn child(prepared: &Prepared, pointers: &Pointers, streams: [RawFd; 3], f
 }
 
 /// # Safety
-/// Only in a freshly forked child; `failure` is open.
+/// Only in a child that was just forked; `failure` must be open.
 unsafe fn fail(failure: RawFd, step: u8) -> ! {
-    // SAFETY: system calls only.
+    // SAFETY: only system calls; the buffer has the given length.
     unsafe {
         let code = (*libc::__errno_location()).to_ne_bytes();
         let report = [step, code[0], code[1], code[2], code[3]];
@@ -256,9 +262,9 @@ unsafe fn fail(failure: RawFd, step: u8) -> ! {
     }
 }
 
-/// Makes a descriptor survive no exec, at a number above the standard three.
+/// Duplicates a descriptor to a number above the standard three and sets close-on-exec.
 pub fn move_fd_above_stdio(descriptor: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the new descriptor is owned by nobody else.
+    // SAFETY: fcntl returns a new descriptor, which has no other owner.
     unsafe {
         match libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) {
             -1 => Err(io::Error::last_os_error()),

@@ -1,5 +1,6 @@
-//! What a lost keeper left running: found by control group, session, environment and the pipes of its output, ended and
-//! named. Where there is no control group, only what left all three others is not found.
+//! Finds, kills and lists the processes that a dead keeper left: by control group, session, environment, and the pipes
+//! of the job's output. Without a control group, a process that left all three others is not found. Called by the
+//! runner when it records a lost run.
 
 use std::fs;
 use std::path::Path;
@@ -13,11 +14,11 @@ use crate::launch::KEEPER_VARIABLE;
 use crate::processes::{self, Process};
 use crate::records::Started;
 
-/// A process that KILL does not end within this time is named as living. Ours.
+/// A process that survives KILL for this time is listed as not killed. Chosen, not measured.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Ends everything that belongs to the attempt and says what it was. Blocking. Only for an attempt without a keeper.
+/// Kills every process of the attempt and returns the list. Blocking. Only for an attempt without a keeper.
 pub fn kill_leftovers(key: &AttemptKey, started: Option<&Started>) -> Vec<Leaked> {
     let start = Instant::now();
     let mut named: Vec<(Process, bool)> = Vec::new();
@@ -67,13 +68,13 @@ fn find_leftovers(key: &AttemptKey, started: Option<&Started>) -> Vec<Process> {
     all
 }
 
-/// Whether the session of that number is still the job's: while a member lives, the kernel gives its number to nobody
-/// else; a leader that started at another time means that it has been given away.
+/// Whether the session is still the job's. The kernel gives the number to no other session while a member is alive. A
+/// leader with another start time means that the number was reused.
 fn owns_session(started: &Started) -> bool {
     processes::find(started.pid).is_none_or(|leader| leader.start_ticks == started.start_ticks)
 }
 
-/// Whether one of the process's open files is one of these pipes.
+/// Whether the process has one of these pipes open.
 fn holds_pipe(pid: u32, pipes: &[u64]) -> bool {
     let names: Vec<String> = pipes.iter().map(|inode| format!("pipe:[{inode}]")).collect();
     let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
@@ -81,8 +82,8 @@ fn holds_pipe(pid: u32, pipes: &[u64]) -> bool {
     targets.into_iter().any(|target| names.iter().any(|name| Path::new(name) == target))
 }
 
-/// What a job's processes carry in their environment, also those that left session and group. Another installation on this
-/// machine may have a run of the same name; its keeper is another one.
+/// Variables in the environment of all processes of the job, also of those that left its session and control group. The
+/// keeper's id distinguishes a run of the same name in another installation on this machine.
 fn marks((run_id, attempt): &AttemptKey, started: Option<&Started>) -> Vec<String> {
     let keeper = started.and_then(|started| started.keeper);
     let keeper = keeper.map(|keeper| format!("{}={keeper}", KEEPER_VARIABLE));

@@ -1,5 +1,6 @@
-//! The process that owns one attempt of a run, and the files through which runner and keeper communicate. `sexton keeper
-//! DIR` calls [`main`]; the runner starts it with [`spawn::spawn_keeper`] and reads what it leaves in the run directory.
+//! The process that owns one attempt of a run, and the files through which runner and keeper communicate. `sexton
+//! keeper DIR` calls [`main`]. The runner starts it with [`spawn::spawn_keeper`] and reads the files that it writes to
+//! the run directory.
 //!
 //! | type or function | purpose |
 //! |---|---|
@@ -9,12 +10,15 @@
 //! | [`records::Accepted`], [`records::Launch`], [`records::Started`], [`records::Exit`] | its JSON files |
 //! | [`spool::SpoolReader`] | reads whole records while the keeper writes, or afterwards |
 //! | [`output::Output`] | a run's output as the job wrote it, for `sexton logs` |
-//! | [`leftovers::kill_leftovers`] | ends the processes that a dead keeper left |
+//! | [`leftovers::kill_leftovers`] | kills the processes that a dead keeper left |
 //! | [`processes::Process`] | one process of /proc, safe against a reused process id |
+//! | [`free_space::read`] | free space of the disk of a path |
 //! | [`crash::point`] | the steps at which a test can end a process |
 //!
 //! What this crate never does: use a network, judge a run, know a sink, run asynchronous code. Its dependencies do not
-//! allow it. The keeper never reads its own spool.
+//! allow it. A keeper never reads its own spool.
+
+#![deny(unsafe_code)]
 
 mod cgroup;
 pub mod crash;

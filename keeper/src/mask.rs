@@ -1,10 +1,10 @@
-//! Hides secrets in the job's output, in front of the spool and so of all who read it: sinks, rules, excerpt, people.
-//! A seat belt, not a boundary: a job that wants to tell a secret can always write it in a way nobody foresaw.
+//! Masks secrets in the job's output before the spool, and so before all readers: sinks, rules, excerpt, `sexton logs`.
+//! A seat belt, not a boundary: a job can always print a secret in a form that is not known here.
 //!
-//! Every byte that belongs to an occurrence of a text to hide is hidden, also where occurrences overlap; what is hidden
-//! without a break within a line becomes one [`MARK`]. Line ends stay, so that lines are counted as the job wrote them.
-//! What comes out is the same however the output was cut into reads: a byte leaves only once no text that may still be
-//! going on can hold it. Jobs without secrets have no masker.
+//! Every byte of an occurrence of a secret text is masked, also where occurrences overlap. Masked bytes without a break
+//! within a line become one [`MARK`]. Line ends stay, so the line count is the job's own. The result does not depend on
+//! how the output was cut into reads: a byte is released only when no secret text that may still continue can contain
+//! it. Jobs without secrets have no masker.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use domain::line::Stream;
 
 use crate::secret_encodings::texts_to_mask;
 
-/// What stands for a secret.
+/// Replaces a secret.
 pub const MARK: &[u8] = b"***";
 
 pub struct Masker {
@@ -26,10 +26,10 @@ pub struct Masker {
 }
 
 impl Masker {
-    /// None when nothing of these values is to be hidden.
+    /// None when these values need no masking.
     ///
     /// # Errors
-    /// One sentence, when there is more to hide than can be looked for.
+    /// Returns one sentence when the automaton for these values would be too large.
     pub fn new<'v>(values: impl Iterator<Item = &'v str>) -> Result<Option<Masker>, String> {
         let texts = texts_to_mask(values);
         if texts.is_empty() {
@@ -39,14 +39,14 @@ impl Masker {
         Ok(Some(Masker { stdout: MaskedStream::new(&texts), stderr: MaskedStream::new(&texts), texts }))
     }
 
-    /// Takes bytes as they came from the pipe; gives what can be shown by now.
+    /// Masks bytes as they came from the pipe. Returns the bytes that can be released by now.
     pub fn push(&mut self, stream: Stream, bytes: &[u8]) -> &[u8] {
         let (texts, masked) = self.parts(stream);
         masked.push(texts, bytes);
         &masked.out
     }
 
-    /// The stream has ended: gives the rest.
+    /// Ends a stream. Returns the remaining bytes.
     pub fn end(&mut self, stream: Stream) -> &[u8] {
         let (_, masked) = self.parts(stream);
         masked.out.clear();
@@ -54,7 +54,7 @@ impl Masker {
         &masked.out
     }
 
-    /// A sentence about the job, with what is secret in it hidden.
+    /// Masks a sentence about the job.
     pub fn mask(&self, message: &str) -> String {
         let mut masked = MaskedStream::new(&self.texts);
         masked.push(&self.texts, message.as_bytes());
@@ -64,13 +64,13 @@ impl Masker {
         String::from_utf8_lossy(&[begin, masked.out].concat()).into_owned()
     }
 
-    /// Whether lines that have ended wait for what follows, because a text of several lines may be going on.
+    /// Whether complete lines are held back because a secret text of several lines may continue.
     pub fn holds_lines(&self) -> bool {
         [&self.stdout, &self.stderr].iter().any(|masked| memchr::memchr(b'\n', &masked.held).is_some())
     }
 
-    /// Nothing came for a while: gives the lines that have ended. Were the text to go on after all, the rest of it is
-    /// hidden.
+    /// Returns the complete lines that are held back, after a time without output. If the secret text does continue,
+    /// only its rest is masked.
     pub fn release_lines(&mut self, stream: Stream) -> &[u8] {
         let (_, masked) = self.parts(stream);
         masked.out.clear();
@@ -88,20 +88,19 @@ impl Masker {
     }
 }
 
-/// What is looked for.
+/// The texts to mask, as an automaton.
 struct SecretTexts {
     automaton: NFA,
     start: StateID,
-    /// By state: how many of the last bytes may be the beginning of a text, the length of the longest such beginning.
+    /// By state: the length of the longest start of a text that the last bytes form.
     depths: Vec<u32>,
-    /// The bytes with which a text begins.
+    /// The bytes that a text can start with.
     begins: [bool; 256],
 }
 
 impl SecretTexts {
     fn new(texts: Vec<Vec<u8>>) -> Result<SecretTexts, String> {
-        let message =
-            |error: &dyn std::fmt::Display| format!("the job's secrets cannot be hidden in its output: {error}");
+        let message = |error: &dyn std::fmt::Display| format!("cannot mask the job's secrets in its output: {error}");
         let automaton = NFA::builder().prefilter(false).build(&texts).map_err(|error| message(&error))?;
         let start = automaton.start_state(Anchored::No).map_err(|error| message(&error))?;
         let mut depths = vec![0; 1];
@@ -110,7 +109,7 @@ impl SecretTexts {
             begins[usize::from(text[0])] = true;
             let mut state = start;
             for (index, byte) in text.iter().enumerate() {
-                // What begins like a text leads to the state of just this beginning.
+                // The first bytes of a text lead to the state of exactly these bytes.
                 state = automaton.next_state(Anchored::No, state, *byte);
                 if depths.len() <= state.as_usize() {
                     depths.resize(state.as_usize() + 1, 0);
@@ -121,7 +120,7 @@ impl SecretTexts {
         Ok(SecretTexts { automaton, start, depths, begins })
     }
 
-    /// The length of the longest text that ends here; none ends when it is 0.
+    /// The length of the longest text that ends in this state; 0 when none does.
     fn found(&self, state: StateID) -> u64 {
         if !self.automaton.is_match(state) {
             return 0;
@@ -136,16 +135,16 @@ impl SecretTexts {
     }
 }
 
-/// One stream on its way. Places are counted in bytes from its beginning.
+/// One stream of the output. Positions are byte offsets from its start.
 struct MaskedStream {
     state: StateID,
-    /// What is not decided yet.
+    /// Bytes that are not decided yet.
     held: Vec<u8>,
-    /// The place of the first byte of `held`.
+    /// Position of the first byte of `held`.
     begin: u64,
-    /// What is to be hidden of `held`: apart from each other, in order.
+    /// Ranges of `held` to mask: disjoint, in order.
     found: VecDeque<Range<u64>>,
-    /// The last byte that was given was hidden: its mark stands for what follows as well.
+    /// The last released byte was masked; its mark also covers masked bytes that follow.
     is_masking: bool,
     out: Vec<u8>,
 }
@@ -162,7 +161,7 @@ impl MaskedStream {
         }
     }
 
-    /// The place behind the last byte that came.
+    /// Position after the last byte received.
     fn end(&self) -> u64 {
         self.begin + self.held.len() as u64
     }
@@ -174,7 +173,7 @@ impl MaskedStream {
         let mut index = 0;
         while index < bytes.len() {
             if self.state == texts.start {
-                // Most bytes are of no text at all.
+                // Most bytes start no text.
                 let skipped = bytes[index..].iter().position(|byte| texts.begins[usize::from(*byte)]);
                 let Some(skipped) = skipped else { break };
                 index += skipped;
@@ -200,7 +199,7 @@ impl MaskedStream {
         self.found.push_back(start..end);
     }
 
-    /// Gives what is held before this place; places that were given before are nothing new.
+    /// Releases held bytes before this position. A position that was already released is ignored.
     fn release_to(&mut self, end: u64) {
         let held = std::mem::take(&mut self.held);
         let first = self.begin;
@@ -251,7 +250,7 @@ mod tests {
 
     use super::*;
 
-    /// The rule itself, without any cleverness.
+    /// The rule in its simplest form.
     fn naive(texts: &[Vec<u8>], output: &[u8]) -> Vec<u8> {
         let mut hidden = vec![false; output.len()];
         for text in texts {
@@ -315,7 +314,7 @@ mod tests {
             prop_assert_eq!(shown.escape_ascii().to_string(), naive(&texts, &output).escape_ascii().to_string());
         }
 
-        /// Where no text spans lines, pauses change nothing either.
+        /// When no text spans lines, pauses do not change the result.
         #[test]
         fn a_pause_gives_what_would_have_been_given_later(
             texts in prop::collection::vec(words(6, b"ab"), 1..6),
@@ -327,7 +326,7 @@ mod tests {
             prop_assert_eq!(shown, naive(&texts, &output));
         }
 
-        /// With a pause inside a text of several lines, nothing is lost and no line less is shown.
+        /// A pause inside a text of several lines loses no line.
         #[test]
         fn a_pause_within_a_text_loses_no_line(
             texts in prop::collection::vec(words(6, b"ab\n"), 1..6),

@@ -1,6 +1,6 @@
-//! A run's output for people: byte for byte as the job wrote it, or with the time and the stream in front of each line.
-//! For `sexton logs` and the console; needs no runner, only the run's directory. What retention has removed is never
-//! passed over silently: it comes as a piece of its own.
+//! A run's output for readers: byte for byte as the job wrote it, or with time and stream before each line. Called by
+//! `sexton logs` and the console. Needs only the run directory, no runner. Lines that retention deleted are never
+//! skipped silently: they are returned as a piece of their own.
 
 use std::io;
 
@@ -11,30 +11,30 @@ use crate::directory::{RunDirectory, read_json};
 use crate::records::Exit;
 use crate::spool::{self, SpoolReader};
 
-/// What is read at once.
+/// Bytes per read of the spool.
 const BLOCK_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineFormat {
-    /// As the job wrote it.
+    /// The bytes as the job wrote them.
     Raw,
-    /// `2026-11-23T07:50:00.123456789Z stdout ` in front of each line.
+    /// With `2026-11-23T07:50:00.123456789Z stdout ` before each line.
     Timestamped,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
     Bytes(Vec<u8>),
-    /// These are not there any more.
+    /// Lines that no longer exist.
     Missing(MissingLines),
-    /// The job has printed no more yet.
+    /// The job has not printed more yet.
     Pending,
-    /// The run is over and all that is there was given.
+    /// The run has ended and all of its output was returned.
     End,
 }
 
-/// Lines of both streams that retention took away before they were read, or that a full disk did not take at the very end
-/// of a run. A line in parts counts as its parts.
+/// Lines of both streams that retention deleted before they were read, or that a full disk did not store at the end of
+/// a run. Each part of a long line counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingLines {
     pub first_seq: u64,
@@ -53,12 +53,12 @@ impl std::fmt::Display for MissingLines {
         let lines = format_lines(self.lines());
         write!(
             f,
-            "{lines} (seq {first_seq}-{last_seq}) are missing: retention removed them, or the disk never took them"
+            "{lines} (seq {first_seq}-{last_seq}) are missing: deleted by retention, or never stored because the disk was full"
         )
     }
 }
 
-/// How many lines at the beginning of a run's output are gone, as [`Output`] would say first; 0 for a run without any.
+/// Number of lines missing at the start of a run's output, as [`Output`] would return first; 0 when none is missing.
 pub fn missing_at_start(run: &RunDirectory) -> u64 {
     let first = spool::segments(&run.spool()).ok().and_then(|segments| segments.first().copied());
     first.map_or(0, |first_seq| first_seq.saturating_sub(1))
@@ -69,30 +69,30 @@ pub struct Output {
     reader: SpoolReader,
     stream: Option<Stream>,
     format: LineFormat,
-    /// Of what is shown, the last line of each stream was a part without its end.
+    /// The stream whose last printed record was a part without the line's end.
     open_line: Option<Stream>,
-    /// What comes next when nothing is missing.
+    /// The next seq when no line is missing.
     next_seq: u64,
-    /// Read, and shown once what is missing before it was told.
+    /// Read from the spool; returned after the missing lines before it.
     pending: Option<Block>,
-    /// Of the whole run, once its keeper has said so.
+    /// The last seq of the whole run, once its keeper has recorded it.
     last_seq: Option<u64>,
 }
 
 impl Output {
-    /// From the beginning; `stream` none for both.
+    /// Starts at the beginning of the output. `stream` None means both.
     pub fn open(run: RunDirectory, stream: Option<Stream>, format: LineFormat) -> Output {
         let reader = SpoolReader::open(run.spool(), Position::START);
         Output { run, reader, stream, format, open_line: None, next_seq: 1, pending: None, last_seq: None }
     }
 
-    /// The next piece.
+    /// Returns the next piece.
     ///
     /// # Errors
     /// When the spool cannot be read.
     pub fn read(&mut self) -> io::Result<Piece> {
         loop {
-            // Asked before reading: what the keeper wrote before its end is then seen.
+            // Checked before reading, so that the last records before the keeper's end are read.
             let over = self.is_over();
             let block = match self.pending.take() {
                 Some(block) => block,
@@ -132,7 +132,7 @@ impl Output {
         self.last_seq.is_some() || self.run.exit().exists() || !self.run.path().exists()
     }
 
-    /// What is missing from the next line on up to this one; said once.
+    /// The missing lines from the next seq to `last_seq`. Returned only once.
     fn take_missing_until(&mut self, last_seq: u64) -> Option<MissingLines> {
         let missing = MissingLines { first_seq: self.next_seq, last_seq };
         self.next_seq = self.next_seq.max(last_seq + 1);
@@ -141,7 +141,7 @@ impl Output {
 
     fn show(&mut self, line: &Line<'_>, out: &mut Vec<u8>) {
         if line.tag.gap {
-            // Not the job's words, so that nobody takes the output for whole.
+            // Marked as not the job's text, so that no reader takes the output for complete.
             out.extend_from_slice(b"[sexton: ");
             out.extend_from_slice(line.text);
             out.extend_from_slice(b"]\n");
@@ -155,7 +155,7 @@ impl Output {
             out.push(b' ');
         }
         out.extend_from_slice(line.text);
-        // With times in front, every line is given its end, also the last.
+        // With timestamps every line gets a newline, also the last.
         if line.tag.last && (line.tag.newline || self.format == LineFormat::Timestamped) {
             out.push(b'\n');
         }
@@ -163,7 +163,7 @@ impl Output {
     }
 }
 
-/// The last of the lines that a gap stands for, as its writer put it: `... (seq 7-18): ...`.
+/// The last seq of the lines that a gap replaces; its text has the form `... (seq 7-18): ...`.
 fn gap_end(line: &Line<'_>) -> Option<u64> {
     let text = line.tag.gap.then(|| std::str::from_utf8(line.text).ok())??;
     let (range, _) = text.split_once("(seq ")?.1.split_once(')')?;

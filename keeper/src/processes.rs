@@ -1,12 +1,12 @@
-//! Looks at processes through /proc and signals them without ever hitting a later process of the same number.
-//! Used by the keeper for what its job left running, and by the runner for what a lost keeper left.
+//! Reads processes from /proc and signals them without ever hitting a later process with the same id. Used by the
+//! keeper for the processes of its job, and by the runner for those that a dead keeper left.
 
 use std::fs;
 use std::io;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// What /proc/PID/stat says (proc_pid_stat(5)).
+/// Fields of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     pub pid: u32,
@@ -14,28 +14,29 @@ pub struct Process {
     pub state: u8,
     pub parent: u32,
     pub session: u32,
-    /// Since boot; with the pid it names one process for the life of the machine.
+    /// Start time since boot, in clock ticks. Together with the pid it identifies one process until the machine
+    /// reboots.
     pub start_ticks: u64,
 }
 
 impl Process {
-    /// Whether both are the same process, whatever it does and whoever its parent is by now.
+    /// Whether both are the same process; state and parent may differ.
     pub fn is_same(&self, other: &Process) -> bool {
         self.pid == other.pid && self.start_ticks == other.start_ticks
     }
 
-    /// Dead, waiting for its parent.
+    /// Whether the process has exited and waits for its parent.
     pub fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
 }
 
-/// One process; none when there is none.
+/// Reads one process. None when it does not exist.
 pub fn find(pid: u32) -> Option<Process> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// All processes that can be seen. One that ends meanwhile is left out.
+/// All visible processes. A process that exits while the list is read is left out.
 pub fn list() -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -46,8 +47,8 @@ pub fn list() -> io::Result<Vec<Process>> {
     Ok(found)
 }
 
-/// The living processes below `ancestor`, itself not among them. Below a child subreaper nothing can leave this set
-/// except by ending.
+/// The running descendants of `ancestor`, without itself. Below a child subreaper, a process can leave this set only by
+/// exiting.
 pub fn descendants(ancestor: u32) -> io::Result<Vec<Process>> {
     let mut rest = list()?;
     let mut family = vec![ancestor];
@@ -61,7 +62,7 @@ pub fn descendants(ancestor: u32) -> io::Result<Vec<Process>> {
     Ok(found)
 }
 
-/// Signals this very process; says whether it was there to be signalled.
+/// Signals exactly this process. Returns whether it still existed.
 pub fn send_signal(process: &Process, signal: Signal) -> bool {
     let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return false };
     let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
@@ -69,13 +70,13 @@ pub fn send_signal(process: &Process, signal: Signal) -> bool {
     same && pidfd_send_signal(handle, signal).is_ok()
 }
 
-/// Names this life of the machine; empty where the kernel does not tell.
+/// Identifies one boot of the machine. Empty when the kernel does not provide it.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
 fn parse_stat(stat: &[u8]) -> Option<Process> {
-    // The name stands in parentheses and may itself hold any byte; the last `)` ends it.
+    // The name is in parentheses and can contain any byte; the last `)` ends it.
     let open = memchr::memchr(b'(', stat)?;
     let close = memchr::memrchr(b')', stat)?;
     let pid = std::str::from_utf8(&stat[..open]).ok()?.trim().parse().ok()?;

@@ -1,4 +1,4 @@
-//! What the runner and a keeper tell each other through files of a run's directory.
+//! The files through which runner and keeper communicate. Their JSON names are stored and never change.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,23 +11,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::{RunDirectory, read_json};
 
-/// `order.json`: the order as it was received, and when and in which life of the machine.
+/// `order.json`: the order as it was received, with time and boot of the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Accepted {
     #[serde(flatten)]
     pub order: Order,
     pub accepted_at: Timestamp,
     pub boot_id: String,
-    /// Why it must not be started: refused by policy, too late. The run ends with this as its note.
+    /// Set when the order must not be started: refused by policy, too late. The run ends with this as its note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refusal>,
 }
 
 impl Accepted {
-    /// The order of a run's directory; none when there is none yet.
+    /// Reads the order of a run directory. None when the directory has none yet.
     ///
     /// # Errors
-    /// A sentence that names the file: it cannot be read, or a newer build wrote it, which alone can finish the run.
+    /// Returns a sentence with the path when the file cannot be read, or when a newer build wrote it. Only a newer
+    /// build can then finish the run.
     pub fn read(directory: &RunDirectory) -> io::Result<Option<Accepted>> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -50,7 +51,7 @@ impl Accepted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     pub why: RefusalKind,
-    /// One sentence.
+    /// One sentence for the run's note.
     #[serde(rename = "says")]
     pub message: String,
 }
@@ -64,18 +65,18 @@ pub enum RefusalKind {
     Impossible,
 }
 
-/// What a keeper reads from its standard input and never writes anywhere: values that were references in the order.
-/// Without `Debug`, so that none of them gets into a log.
+/// What a keeper reads from its standard input and never stores: values that were references in the order. Without
+/// `Debug`, so that no secret gets into a log.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
-    /// The job's own environment, resolved.
+    /// The job's own environment, with references resolved.
     pub env: BTreeMap<String, String>,
-    /// Of these, the variables whose values are hidden where the job prints them.
+    /// Variables of `env` whose values are masked in the output.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secret_names: Vec<String>,
-    /// Names of the runner's environment that the configuration passes on, with their values.
+    /// Variables of the runner that the configuration passes to jobs, with their values.
     pub passed: BTreeMap<String, String>,
-    /// Whether a control group of its own may be made for the job.
+    /// Whether the keeper may create a control group for the job.
     pub cgroup: bool,
 }
 
@@ -85,31 +86,32 @@ impl Launch {
     }
 }
 
-/// `started.json`
+/// `started.json`: the job's process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Started {
-    /// The job's process: leader of its session and process group.
+    /// Leader of the job's session and process group.
     pub pid: u32,
-    /// Field 22 of /proc/PID/stat; with the boot it tells the process from a later one of the same number.
+    /// Field 22 of /proc/PID/stat. Together with the boot id it identifies the process when its number was reused.
     pub start_ticks: u64,
     pub boot_id: String,
     pub started_at: Timestamp,
-    /// The job's own control group, when there is one.
+    /// The job's control group, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
-    /// Inodes of the pipes that the job prints into: whoever holds one belongs to it.
+    /// Inodes of the pipes of the job's output. A process that has one open belongs to the job.
     #[serde(default)]
     pub pipes: Vec<u64>,
-    /// The keeper that the job's environment names; of a keeper that named none, as older builds', it is absent.
+    /// Process id of the keeper, which is also in the job's environment. Absent in files of builds that did not set the
+    /// variable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeper: Option<u32>,
 }
 
-/// `stop`
+/// `stop`: a stop request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopRequest {
     pub at: Timestamp,
-    /// Who or what asked, for people.
+    /// The requester, for the run's note.
     pub by: String,
 }
 
@@ -132,7 +134,7 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// The end of an attempt that never began.
+    /// The exit of an attempt that was never started.
     pub fn not_started(note: impl Into<String>, at: Timestamp) -> Exit {
         Exit {
             ended: Ended::NotStarted,
@@ -150,16 +152,16 @@ impl Exit {
     }
 }
 
-/// What the job printed, as its keeper counted it; a line longer than a record counts once.
+/// Counts of the job's output. A line longer than a record counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputCounts {
     pub stdout_lines: u64,
     pub stderr_lines: u64,
-    /// As read from the pipe, newlines included; of a job with secrets, after they were hidden.
+    /// Bytes read from the pipe, newlines included. For a job with secrets: after masking.
     pub stdout_bytes: u64,
     pub stderr_bytes: u64,
     pub last_seq: u64,
-    /// Records that the spool lacks, and their text's bytes.
+    /// Records that the spool lacks.
     pub dropped_lines: u64,
     pub dropped_bytes: u64,
 }

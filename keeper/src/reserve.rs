@@ -1,5 +1,5 @@
-//! A little room on the disk that is taken before the job starts and given back when it has ended, so that a disk which
-//! the job filled still takes the last lines and the record of the end.
+//! Space on the disk that the keeper allocates before the job starts and frees after its end. A disk that the job
+//! filled can then still store the last lines and the exit record.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::directory::{RunDirectory, open_private};
 
-/// Room for the kept tail of the output and for exit.json. Ours.
+/// Fits the kept tail of the output and exit.json. Chosen, not measured.
 const RESERVE_BYTES: u64 = 128 << 10;
 
 pub struct Reserve {
@@ -16,7 +16,7 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// Takes the room; on a disk that is full already there is none, and the run goes on without.
+    /// Allocates the space. On a full disk there is none, and the run continues without.
     pub fn allocate(run: &RunDirectory) -> Reserve {
         let path = run.file("reserve");
         let allocated =
@@ -27,7 +27,7 @@ impl Reserve {
         Reserve { path }
     }
 
-    /// Gives it back. Idempotent.
+    /// Frees the space. Idempotent.
     pub fn release(&self) {
         let _ = fs::remove_file(&self.path);
     }

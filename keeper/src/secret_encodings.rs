@@ -1,21 +1,21 @@
-//! The texts in which a secret may appear in output: as it is, its lines, the leaves of its JSON, and each of these as
-//! base64, as part of a URL and inside JSON. Pure.
+//! The texts in which a secret can appear in output: the value, its lines, the leaves of its JSON, and each of these as
+//! base64, percent-encoded, and escaped for JSON. Pure.
 
 use std::collections::BTreeSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
-/// Shorter values are not hidden: they are words of every log, and hiding `1` or `{` would destroy it
+/// Shorter values are not masked: they are words of every log, and masking `1` or `{` would make it unreadable
 /// (actions/runner#326).
 pub const SECRET_BYTES_MIN: usize = 6;
 
-/// Whether the masker hides this value where it is printed.
+/// Whether the masker masks this value in the output.
 pub fn is_masked(value: &str) -> bool {
     value.trim().len() >= SECRET_BYTES_MIN
 }
 
-/// Every text that is to be hidden for these values. None is shorter than [`SECRET_BYTES_MIN`].
+/// Every text to mask for these values. None is shorter than [`SECRET_BYTES_MIN`].
 pub fn texts_to_mask<'v>(values: impl Iterator<Item = &'v str>) -> BTreeSet<Vec<u8>> {
     let mut texts = BTreeSet::new();
     values.for_each(|value| add_value(value, &mut texts));
@@ -38,7 +38,7 @@ fn add_value(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
     }
 }
 
-/// The values inside an object or a list; what is itself a text with JSON in it is looked into as well.
+/// Adds the values inside an object or a list, also those of JSON inside a string.
 fn add_leaves(json: &serde_json::Value, texts: &mut BTreeSet<Vec<u8>>) {
     match json {
         serde_json::Value::Object(members) => members.values().for_each(|value| add_inner(value, texts)),
@@ -55,8 +55,8 @@ fn add_inner(json: &serde_json::Value, texts: &mut BTreeSet<Vec<u8>>) {
     }
 }
 
-/// As JSON writers put it between quotes: with characters as they are, with `\u` for what is not ASCII (Python), and with
-/// `\/` for the slash (PHP).
+/// The value as JSON writers escape it between quotes: with characters unchanged, with `\\u` for non-ASCII characters
+/// (Python), and with `\\/` for the slash (PHP).
 fn add_json_encodings(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
     let quoted = serde_json::Value::from(value).to_string();
     let plain = &quoted[1..quoted.len() - 1];
@@ -75,7 +75,8 @@ fn add_json_encodings(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
     }
 }
 
-/// What stays as it is in a URL: RFC 3986 2.3, that and the slash (Python's `quote`), encodeURIComponent (ECMA-262).
+/// Characters that stay unchanged in a URL: RFC 3986 2.3; the same and the slash (Python's `quote`); encodeURIComponent
+/// (ECMA-262).
 const UNRESERVED: [&str; 3] = ["-_.~", "-_.~/", "-_.!~*'()"];
 
 fn add_url_encodings(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
@@ -93,11 +94,11 @@ fn percent_encoded(value: &str, kept: &str, escape: impl Fn(u8) -> String) -> St
     value.bytes().map(|byte| if is_kept(byte) { char::from(byte).to_string() } else { escape(byte) }).collect()
 }
 
-/// Columns at which `base64` (76) and PEM writers (64) break their lines.
+/// Columns at which `base64` (76) and PEM writers (64) break lines.
 const WRAP_COLUMNS: [usize; 2] = [64, 76];
 
-/// In each of the three places that a text can take in what is encoded (RFC 4648): only the characters that no neighbour
-/// has a part in, and up to the end where nothing follows.
+/// The value at each of the three offsets that it can have in the encoded bytes (RFC 4648): only the characters that no
+/// neighbouring byte changes, and up to the end when nothing follows.
 fn add_base64_encodings(value: &[u8], texts: &mut BTreeSet<Vec<u8>>) {
     for bytes_before in 0..3 {
         let mut bytes = vec![0; bytes_before];
@@ -169,7 +170,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever stands around it when it is encoded, the characters that say only the secret are found.
+        /// At any position in the encoded text, the characters that depend only on the secret are found.
         #[test]
         fn base64_is_found_wherever_the_value_stands(value in "[ -~]{6,40}", before in "[ -~]{0,9}", after in "[ -~]{0,9}") {
             prop_assume!(value.trim() == value);

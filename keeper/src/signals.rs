@@ -1,5 +1,8 @@
-//! The keeper's signals: taken from a descriptor, never by a handler. What would end it is held back for good, so that
-//! neither a terminal nor the end of its runner can; the job gets all of them as they were made.
+//! The keeper's signals, read from a descriptor, never by a handler. Signals that would end the keeper stay blocked, so
+//! that neither a terminal nor the end of its runner ends it. The job starts with no signal blocked and all at their
+//! default.
+
+#![expect(unsafe_code, reason = "signal masks, signalfd and wait4 with resource usage are system calls")]
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -8,13 +11,14 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// Highest signal number of Linux (signal(7)).
 const SIGNAL_MAX: i32 = 64;
 
-/// Puts every signal to its default, blocks those that a keeper must outlive, and gives the descriptor that tells of
-/// children and of SIGUSR1.
+/// Sets every signal to its default, blocks those that a keeper must survive, and returns the descriptor for SIGCHLD
+/// and SIGUSR1.
 pub fn block_and_open() -> io::Result<OwnedFd> {
-    // SAFETY: the sets are initialised by sigemptyset before use; no handler is installed, so nothing runs at odd times.
+    // SAFETY: sigemptyset initialises the sets before use; no handler is installed, so no code runs asynchronously.
     unsafe {
-        // Past glibc, which leaves its own two signals alone and so would hand on that they are ignored. The kernel's
-        // record of a default action is all zeroes; its mask has 64 bits. SIGKILL and SIGSTOP refuse, as they should.
+        // A system call, because glibc does not change its own two signals, and the job would inherit them as ignored.
+        // The kernel's record of a default action is all zeroes; its mask has 64 bits. SIGKILL and SIGSTOP return an
+        // error, as expected.
         let default = [0u64; 4];
         for signal in 1..=SIGNAL_MAX {
             libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null::<u64>(), 8);
@@ -37,19 +41,19 @@ pub fn block_and_open() -> io::Result<OwnedFd> {
     }
 }
 
-/// Reads away what has arrived; the caller then looks at everything a signal may have meant.
+/// Reads and discards all pending signals. The caller then checks everything that a signal can mean.
 pub fn drain(signals: &OwnedFd) {
     let mut buffer = [0u8; 16 * size_of::<libc::signalfd_siginfo>()];
-    // SAFETY: the buffer is as long as said.
+    // SAFETY: the buffer has the given length.
     while unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
 }
 
-/// No signal is blocked: what the job starts with. Async-signal-safe, for the time between fork and exec.
+/// Unblocks every signal, as the job needs it. Async-signal-safe, for the time between fork and exec.
 ///
 /// # Safety
 /// Changes the mask of the calling thread.
 pub unsafe fn unblock_all() -> i32 {
-    // SAFETY: as said; the set is initialised.
+    // SAFETY: the caller allows the change of its mask; the set is initialised.
     unsafe {
         let none = empty_set();
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut())
@@ -65,7 +69,7 @@ unsafe fn empty_set() -> libc::sigset_t {
     }
 }
 
-/// A child that was reaped, with what it and the children it waited for used.
+/// A child that was reaped, with its resource usage, which includes children that it waited for.
 pub struct Reaped {
     pub pid: u32,
     pub exit_code: Option<i32>,
@@ -74,10 +78,10 @@ pub struct Reaped {
     pub max_rss_bytes: u64,
 }
 
-/// What `wait4` has to tell without waiting.
+/// The result of `wait4` without waiting.
 pub enum Children {
     Reaped(Reaped),
-    /// Some live, none has ended.
+    /// Children are running; none has ended.
     Running,
     None,
 }
@@ -100,7 +104,7 @@ pub fn reap() -> Children {
                 exit_code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
                 signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
                 cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime),
-                // Linux counts it in KiB (getrusage(2)).
+                // Linux counts in KiB (getrusage(2)).
                 max_rss_bytes: usage.ru_maxrss as u64 * 1_024,
             })
         }

@@ -1,4 +1,4 @@
-//! Starts keepers: no fork of the runner (std starts them by posix_spawn), no moment in which the lock is free.
+//! Starts keepers. The runner does not fork (std uses posix_spawn), and the lock is never free in between.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -10,16 +10,17 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use crate::directory::RunDirectory;
 use crate::records::Launch;
 
-/// This very program, which becomes a keeper when it is given a run's directory as its last argument, like
-/// `["/usr/bin/sexton", "keeper"]`. While its file is away or half written (an upgrade), the program as it runs here is
-/// used instead.
+/// The running program with the arguments that make it a keeper, like `["/usr/bin/sexton", "keeper"]`; the run
+/// directory is added as the last argument. When the program's file is missing or half written (an upgrade), the
+/// running program is executed instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperCommand(pub Vec<OsString>);
 
-/// Starts the keeper of a run whose order.json is there. None when another keeper holds the lock already.
+/// Starts the keeper of a run that has its order.json. None when another keeper already holds the lock.
 ///
-/// The lock is taken here and handed to the keeper as its standard output: were this process to die at any point, the
-/// lock is held exactly if a keeper was made. The launch document lies in memory, whole before the keeper exists.
+/// This function takes the lock and passes it to the keeper as its standard output. If this process dies at any point,
+/// the lock is held exactly when a keeper was started. The launch document is complete in memory before the keeper
+/// exists.
 ///
 /// # Errors
 /// When the program cannot be executed, or the directory cannot be written.
@@ -49,7 +50,7 @@ pub fn spawn_keeper(command: &KeeperCommand, run: &RunDirectory, launch: &Launch
     child.map(Some)
 }
 
-/// proc_pid_exe(5): can be executed even when its file has been removed.
+/// proc_pid_exe(5): can be executed even after its file was deleted.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
 fn is_being_replaced(error: &io::Error) -> bool {
@@ -58,11 +59,11 @@ fn is_being_replaced(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error())
 }
 
-/// Tells the keeper to look for `stop`. Nothing happens when there is none; it looks by itself from time to time.
+/// Signals the keeper to check the file `stop`. Does nothing without a keeper. A keeper also checks every 10 s.
 pub fn wake_keeper(run: &RunDirectory) {
     let Ok(text) = std::fs::read_to_string(run.keeper()) else { return };
     let Some(process) = text.trim().parse().ok().and_then(crate::processes::find) else { return };
-    // The lock is asked after the process was looked at: while it is held, the number is the keeper's.
+    // The lock is checked after the process was read: while it is held, the process id is the keeper's.
     if run.has_keeper().unwrap_or(false) {
         crate::processes::send_signal(&process, rustix::process::Signal::USR1);
     }

@@ -1,5 +1,5 @@
-//! Reads a run's spool while its keeper writes it, or long after. Every reader has its own place; none ever sees a record
-//! that is not whole.
+//! Reads a run's spool while its keeper writes it, or later. Every reader has its own position. No reader ever gets an
+//! incomplete record.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -12,12 +12,12 @@ use domain::line::{Block, Position, STAMP_BYTES, Stage};
 
 use crate::records::OutputCounts;
 
-/// `00000000000000000001.log`: sorts by number as text and as a file listing.
+/// `00000000000000000001.log`: the order by name is the order by number.
 pub fn segment_name(first_seq: u64) -> String {
     format!("{first_seq:020}.log")
 }
 
-/// The first seqs of the segments that are there, in order.
+/// The first seq of each existing segment, in order.
 pub fn segments(folder: &Path) -> io::Result<Vec<u64>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -42,7 +42,7 @@ pub struct SpoolReader {
 }
 
 impl SpoolReader {
-    /// A reader that goes on at `position`. The folder may be empty yet.
+    /// A reader that starts at `position`. The folder may still be empty.
     pub fn open(folder: impl Into<PathBuf>, position: Position) -> SpoolReader {
         SpoolReader { folder: folder.into(), position, segment: None }
     }
@@ -58,18 +58,19 @@ impl SpoolReader {
         self.position = position;
     }
 
-    /// The next whole records, at most `bytes_max` unless one record alone is longer; none when there are no more yet.
+    /// Returns the next whole records: at most `bytes_max`, unless a single record is longer. None when there are no
+    /// more yet.
     ///
     /// # Errors
-    /// When a segment cannot be read. A segment that was removed before it was read is passed over: the next block's
-    /// `first_seq` shows how many records are missing.
+    /// When a segment cannot be read. A segment that was deleted before it was read is skipped; the `first_seq` of the
+    /// next block shows how many records are missing.
     pub fn read(&mut self, bytes_max: usize) -> io::Result<Option<Block>> {
         loop {
             if let Some(block) = self.read_segment(bytes_max)? {
                 return Ok(Some(block));
             }
             let Some(next) = self.next_segment()? else { return Ok(None) };
-            // The keeper opens a segment after its last write to the one before, so now that one is final.
+            // The keeper opens a segment after its last write to the previous one, so the previous one is now final.
             if let Some(block) = self.read_segment(bytes_max)? {
                 return Ok(Some(block));
             }
@@ -78,7 +79,7 @@ impl SpoolReader {
         }
     }
 
-    /// Bytes between the place and the end of the spool.
+    /// Bytes between the position and the end of the spool.
     pub fn bytes_behind(&self) -> io::Result<u64> {
         let mut bytes = 0;
         for first_seq in segments(&self.folder)? {
@@ -116,11 +117,11 @@ impl SpoolReader {
     }
 }
 
-/// What a thread keeps for reading; a longer record's buffer is given back.
+/// Size of the buffer that each thread keeps. A larger one, for a longer record, is freed after use.
 const SCRATCH_BYTES_KEPT: usize = 256 << 10;
 
 thread_local! {
-    // Shared by all readers of a thread: a thousand runs with three sinks each must not own a buffer each.
+    // Shared by all readers of a thread, because 1,000 runs with three sinks each must not have 3,000 buffers.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -164,9 +165,9 @@ fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(got)
 }
 
-/// The last whole records of a spool that is done, at most `bytes_max`, all of one segment; numbered from its end. None
-/// when it is not to the byte what was counted as its records would be written, or when some of them are not whole lines
-/// and so cannot be told from the counts.
+/// The last whole records of a finished spool: at most `bytes_max`, all of one segment, numbered from the end. None
+/// when the spool's size is not exactly the size of the counted lines, or when a line is split into parts or dropped.
+/// The counts then do not give the seq.
 ///
 /// # Errors
 /// When the spool cannot be read.
@@ -197,17 +198,17 @@ pub fn last_records(folder: &Path, counts: &OutputCounts, bytes_max: usize) -> i
     Ok((first_seq >= segment).then(|| Block { first_seq, bytes: records.into(), end }))
 }
 
-/// What had to be done to a spool whose keeper died in the middle of a write.
+/// The repair of a spool whose keeper died during a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repair {
     /// The seq of the last record.
     pub last_seq: u64,
-    /// Bytes of a last record that lacked its end; they are kept as a line.
+    /// Bytes of a last record without its end; they are kept as a line.
     pub torn_bytes: u64,
 }
 
-/// Ends a torn last record, so that readers see it, and finds the last seq. Only for a spool that no keeper writes.
-/// Idempotent.
+/// Completes an incomplete last record, so that readers get it, and returns the last seq. Only for a spool without a
+/// keeper. Idempotent.
 pub fn repair_tail(folder: &Path) -> io::Result<Repair> {
     let Some(last) = segments(folder)?.pop() else { return Ok(Repair::default()) };
     let path = folder.join(segment_name(last));
@@ -286,6 +287,6 @@ mod tests {
         assert_eq!(repair_tail(folder.path()).expect("empty"), Repair::default());
         write(folder.path(), 5, "five\nsi");
         assert_eq!(repair_tail(folder.path()).expect("torn"), Repair { last_seq: 6, torn_bytes: 2 });
-        assert_eq!(repair_tail(folder.path()).expect("mended"), Repair { last_seq: 6, torn_bytes: 0 });
+        assert_eq!(repair_tail(folder.path()).expect("repaired"), Repair { last_seq: 6, torn_bytes: 0 });
     }
 }

@@ -1,7 +1,7 @@
-//! Stopping: TERM to everything that the job started, KILL after its grace to whatever is left, until nothing is left.
+//! Stops a job: TERM to all its processes, KILL after the grace time, until no process is left.
 //!
-//! Everything means all descendants: the keeper is a child subreaper, so a daemon that forked twice and left the session
-//! is still below it. The control group, where there is one, makes KILL instant; walking /proc makes it certain.
+//! All processes means all descendants. The keeper is a child subreaper, so a daemon that forked twice and left the
+//! session is still below it. A control group makes KILL immediate; walking /proc finds every process also without one.
 
 use std::time::{Duration, Instant};
 
@@ -12,36 +12,36 @@ use rustix::process::Signal;
 use crate::cgroup::{self, Cgroup};
 use crate::processes::{self, Process};
 
-/// How often what is left is looked at while stopping. Ours.
+/// Poll interval of the remaining processes during a stop. Chosen, not measured.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A process that KILL does not end within this time hangs in the kernel and is named instead of waited for. Ours.
+/// A process that survives KILL for this time hangs in the kernel. It is listed, not waited for. Chosen, not measured.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A stop on its way.
+/// A stop in progress.
 pub struct StopSequence {
     pub cause: Ended,
-    /// What asked for it, for people.
+    /// What requested the stop, for the run's note.
     requested: String,
     started: Instant,
     grace: Duration,
     terminated: usize,
     kill_started: Option<Instant>,
-    /// Each process that KILL was sent to, once.
+    /// Each process that got KILL, once.
     killed: Vec<Process>,
 }
 
-/// What is to be done next.
+/// The result of [`StopSequence::advance`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Look again by then.
+    /// Call again at this instant.
     Wait(Instant),
-    /// Nothing is left, or what is left cannot be ended.
+    /// No process is left, or the remaining ones cannot be killed.
     Done,
 }
 
 impl StopSequence {
-    /// Sends TERM (and CONT, for what is stopped) to everything.
+    /// Sends TERM to all processes, and CONT for those that are suspended.
     pub fn start(cause: Ended, requested: String, grace: Duration) -> StopSequence {
         let family = living_descendants();
         for process in &family {
@@ -59,7 +59,7 @@ impl StopSequence {
         }
     }
 
-    /// Climbs on. `children_left` is what wait said.
+    /// Takes the next step when it is due. `children_left` is the result of wait.
     pub fn advance(&mut self, children_left: bool, group: Option<&Cgroup>) -> Step {
         if !children_left {
             return Step::Done;
@@ -86,7 +86,7 @@ impl StopSequence {
         Step::Wait(now + POLL_INTERVAL)
     }
 
-    /// What happened, as one sentence, and the processes that KILL was needed for.
+    /// One sentence about the stop, and the processes that needed KILL.
     pub fn summary(self, left: Vec<Process>) -> (String, Vec<Leaked>) {
         let mut message = format!("{}: TERM to {}", self.requested, process_count_text(self.terminated));
         if self.kill_started.is_some() {
@@ -102,7 +102,7 @@ impl StopSequence {
         }
         message.push_str(&match left.len() {
             0 => "; no process left".to_owned(),
-            _ => format!("; {} cannot be ended", process_count_text(left.len())),
+            _ => format!("; {} cannot be killed", process_count_text(left.len())),
         });
         let is_left = |killed: &Process| left.iter().any(|process| process.is_same(killed));
         let leaked = |process: &Process, killed| Leaked { pid: process.pid, name: process.name.clone(), killed };
@@ -113,7 +113,7 @@ impl StopSequence {
     }
 }
 
-/// Everything that the job started and that still lives.
+/// All processes that the job started and that are still running.
 pub fn living_descendants() -> Vec<Process> {
     processes::descendants(std::process::id()).unwrap_or_default()
 }

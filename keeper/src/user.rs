@@ -1,10 +1,13 @@
-//! Who the job runs as, and what crontab's own variables are for that user.
+//! The user of a job, and crontab's variables for that user.
+
+#![expect(unsafe_code, reason = "the users and groups of the machine are read through libc")]
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 
-/// The longest passwd entry that is read. Ours; glibc suggests 1 KiB, directories with many fields need more.
+/// The longest passwd entry that is read. glibc suggests 1 KiB; directories with many fields need more. Chosen, not
+/// measured.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +18,7 @@ pub struct User {
     pub home: String,
 }
 
-/// What the job's process must become before exec.
+/// The identity that the job's process takes before exec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub uid: u32,
@@ -23,10 +26,10 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
-/// The user of the job, and the identity to take on if it is not the keeper's own already.
+/// The user of the job, and the identity to take when it is not the keeper's own.
 ///
 /// # Errors
-/// One sentence for the run's record: no such user, or not allowed to become it.
+/// Returns one sentence for the run's record: no such user, or no permission to become it.
 pub fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), String> {
     let own_uid = rustix::process::geteuid().as_raw();
     let Some(name) = wanted else {
@@ -50,12 +53,12 @@ pub fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), String>
              the job's user"
         ));
     }
-    let groups = read_groups(&user).map_err(|error| format!("the groups of user `{name}` cannot be read: {error}"))?;
+    let groups = read_groups(&user).map_err(|error| format!("cannot read the groups of user `{name}`: {error}"))?;
     let identity = Identity { uid: user.uid, gid: user.gid, groups };
     Ok((user, Some(identity)))
 }
 
-/// Who a job runs as that names nobody.
+/// Name of the user that runs a job without `user`.
 pub fn own_user() -> String {
     resolve(None).map_or_else(|message| message, |(user, _)| user.name)
 }
@@ -63,14 +66,14 @@ pub fn own_user() -> String {
 fn find_by_name(name: &str) -> Option<User> {
     let name = CString::new(name).ok()?;
     look_up_entry(|passwd, buffer, length, found| {
-        // SAFETY: all pointers are valid for the call, the name ends in NUL.
+        // SAFETY: all pointers are valid during the call, and the name ends in NUL.
         unsafe { libc::getpwnam_r(name.as_ptr(), passwd, buffer, length, found) }
     })
 }
 
 fn find_by_uid(uid: u32) -> Option<User> {
     look_up_entry(|passwd, buffer, length, found| {
-        // SAFETY: all pointers are valid for the call.
+        // SAFETY: all pointers are valid during the call.
         unsafe { libc::getpwuid_r(uid, passwd, buffer, length, found) }
     })
 }
@@ -86,7 +89,7 @@ fn look_up_entry(
             libc::ERANGE if buffer.len() < ENTRY_BYTES_MAX => buffer.resize(buffer.len() * 2, 0),
             libc::EINTR => {}
             0 if !found.is_null() => {
-                // SAFETY: the call succeeded, so the entry is filled and its strings lie in the buffer.
+                // SAFETY: the call succeeded, so the entry is filled and its strings are in the buffer.
                 return Some(unsafe {
                     let passwd = passwd.assume_init();
                     User {
@@ -103,12 +106,12 @@ fn look_up_entry(
 }
 
 /// # Safety
-/// `pointer` is null or a string that ends in NUL.
+/// `pointer` is null or points to a string that ends in NUL.
 unsafe fn text(pointer: *const libc::c_char) -> String {
     if pointer.is_null() {
         return String::new();
     }
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees a string that ends in NUL.
     unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
 }
 
@@ -117,14 +120,14 @@ fn read_groups(user: &User) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
         let mut count = groups.len() as libc::c_int;
-        // SAFETY: the list is as long as `count` says.
+        // SAFETY: the list has `count` elements.
         if unsafe { libc::getgrouplist(name.as_ptr(), user.gid, groups.as_mut_ptr(), &mut count) } >= 0 {
             groups.truncate(count.max(0) as usize);
             return Ok(groups);
         }
         // NGROUPS_MAX of Linux is 65536.
         if groups.len() >= 65_536 {
-            return Err(io::Error::other("it is in too many groups"));
+            return Err(io::Error::other("too many groups"));
         }
         groups.resize(groups.len() * 4, 0);
     }

@@ -1,9 +1,9 @@
-//! Appends records to the spool's segments, and what happens when the disk does not take them, or has no more room than
-//! what output leaves alone ([`domain::disk_space`]): the job is never held up, the middle is dropped and counted, the newest
-//! records are kept in memory until there is room again.
+//! Appends records to the spool's segments. When the disk refuses them, or has only its reserve left
+//! ([`domain::disk_space`]), the job is never blocked: the middle is dropped and counted, and the newest records stay
+//! in memory until there is space again.
 //!
-//! A record of drops stands at the seq of the first dropped record and is the last of its segment; the next segment is
-//! named by the seq behind the dropped ones. So a record's place stays its number.
+//! A gap has the seq of the first dropped record and is the last record of its segment. The next segment is named by
+//! the seq after the dropped ones. So a record's position always gives its number.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,20 +16,21 @@ use domain::line::{STAMP_BYTES, Stream, Tag, parse, write_head};
 
 use crate::free_space;
 
-/// A segment is closed at the first write behind this size. Small enough that delivered output is freed early, large
-/// enough that a day of chatter is a handful of files. Ours.
+/// A segment is closed at the first write beyond this size. Chosen: small enough that delivered output is freed early,
+/// large enough that a day of output is a handful of files.
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
-/// Newest records that are kept in memory while the disk takes nothing. Ours; fits the reserve with room for exit.json.
+/// The newest records that are kept in memory while the disk refuses writes. Chosen: fits the reserve together with
+/// exit.json.
 const TAIL_BYTES_MAX: usize = 64 << 10;
 
-/// How often a disk that took nothing is tried again. Ours.
+/// Retry interval of a disk that refused a write. Chosen, not measured.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between the disk's first refusal and its recovery.
+/// The time between the disk's first refusal and its recovery.
 struct Outage {
     reason: String,
-    /// Records that are kept, whole.
+    /// Whole records kept in memory.
     tail: Vec<u8>,
     tail_records: u64,
     dropped: Dropped,
@@ -44,16 +45,16 @@ pub struct Dropped {
 
 pub struct Writer {
     folder: PathBuf,
-    /// The segment that is written to; none before the first record and behind a record of drops.
+    /// The segment that is written. None before the first record and after a gap.
     segment: Option<File>,
     segment_bytes: u64,
     segment_bytes_max: u64,
-    /// Of the next record that is written, or of the first that is being dropped.
+    /// The seq of the next record that is written, or of the first one that is being dropped.
     next_seq: u64,
     dropped: Dropped,
     outage: Option<Outage>,
     allowance: WriteAllowance,
-    /// The last records may take the room that output leaves alone.
+    /// The last records may use the disk's reserve.
     may_use_reserve: bool,
 }
 
@@ -76,24 +77,24 @@ impl Writer {
         }
     }
 
-    /// The seq of the last record, written, kept or dropped.
+    /// The seq of the last record: written, kept or dropped.
     pub fn last_seq(&self) -> u64 {
         let waiting = self.outage.as_ref().map_or(0, |outage| outage.tail_records + outage.dropped.records);
         self.next_seq - 1 + waiting
     }
 
-    /// Records that no reader will ever see.
+    /// Records that no reader will ever get.
     pub fn dropped(&self) -> Dropped {
         let waiting = self.outage.as_ref().map(|outage| outage.dropped).unwrap_or_default();
         Dropped { records: self.dropped.records + waiting.records, bytes: self.dropped.bytes + waiting.bytes }
     }
 
-    /// When [`Writer::retry`] is due, while the disk takes nothing.
+    /// When [`Writer::retry`] is due, during an outage.
     pub fn retry_at(&self) -> Option<Instant> {
         self.outage.as_ref().map(|outage| outage.retry_at)
     }
 
-    /// Appends whole records. Never fails: what the disk does not take is kept or dropped, and counted.
+    /// Appends whole records. Never fails: records that the disk refuses are kept or dropped, and counted.
     pub fn append(&mut self, records: &[u8], count: u64, stamp: &[u8; STAMP_BYTES]) {
         if records.is_empty() {
             return;
@@ -107,14 +108,14 @@ impl Writer {
         }
     }
 
-    /// Tries the disk again if that is due.
+    /// Writes the kept records if a retry is due.
     pub fn retry(&mut self, stamp: &[u8; STAMP_BYTES]) {
         if self.retry_at().is_some_and(|at| at <= Instant::now()) {
             self.recover(stamp);
         }
     }
 
-    /// Nothing follows. Called once the reserve has been given back to the disk: what still does not fit is dropped.
+    /// Ends the spool. Called after the reserve was freed: records that still do not fit are dropped.
     pub fn finish(&mut self, stamp: &[u8; STAMP_BYTES]) {
         self.may_use_reserve = true;
         self.recover(stamp);
@@ -131,7 +132,8 @@ impl Writer {
         }
     }
 
-    /// Writes all or says how many bytes and records at the end are missing. What was torn is taken back.
+    /// Writes all records, or returns how many bytes and records at the end are missing. An incomplete record is
+    /// removed.
     fn write(&mut self, records: &[u8], count: u64) -> Result<(), (io::Error, usize, u64)> {
         let all = (records.len(), count);
         if !self.may_use_reserve
@@ -171,7 +173,7 @@ impl Writer {
         self.segment_bytes += whole as u64;
         self.next_seq += whole_count;
         if let Err(again) = segment.set_len(self.segment_bytes) {
-            // The torn piece stays and reads as one damaged record; the next segment keeps numbers right.
+            // The incomplete record stays and reads as one damaged record; the next segment keeps the numbers right.
             self.segment = None;
             return Err((again, records.len() - whole, count - whole_count));
         }
@@ -188,7 +190,7 @@ impl Writer {
         });
     }
 
-    /// Keeps the newest records in memory and drops the oldest of what is kept.
+    /// Keeps the newest records in memory and drops the oldest of them.
     fn keep_tail(&mut self, records: &[u8], count: u64) {
         let Some(outage) = &mut self.outage else { return };
         outage.tail.extend_from_slice(records);
@@ -206,7 +208,7 @@ impl Writer {
         outage.tail.shrink_to(2 * TAIL_BYTES_MAX);
     }
 
-    /// Tells what was dropped, then writes what was kept.
+    /// Writes the gap, then the kept records.
     fn recover(&mut self, stamp: &[u8; STAMP_BYTES]) {
         let Some(mut outage) = self.outage.take() else { return };
         if outage.dropped.records > 0 {
@@ -248,7 +250,7 @@ fn gap_record(stamp: &[u8; STAMP_BYTES], dropped: Dropped, first_seq: u64, reaso
     record
 }
 
-/// What the job wrote of these records, newlines included.
+/// Bytes of these records as the job wrote them, newlines included.
 fn text_bytes(records: &[u8]) -> u64 {
     let mut bytes = 0;
     for record in records.split_inclusive(|byte| *byte == b'\n') {
@@ -258,7 +260,7 @@ fn text_bytes(records: &[u8]) -> u64 {
     bytes
 }
 
-/// As the kernel names it, without Rust's number.
+/// The kernel's text, without the number that Rust appends.
 fn reason_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default().replace('\n', " ");

@@ -1,4 +1,4 @@
-//! The keeper as a process of its own, for the tests: `keeper-harness DIR`.
+//! The keeper as a separate process, for the tests: `keeper-harness DIR`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

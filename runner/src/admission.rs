@@ -1,8 +1,8 @@
-//! Who may start now. Pure: it counts, the runner acts.
+//! Decides which claimed order may start now. Pure: this module counts, the runner acts.
 //!
-//! Orders are admitted in the order of their arrival and nobody overtakes: while the first does not fit, the others wait
-//! behind it, so that a big one is not starved by small ones. What waits is already claimed and on disk, so a runner takes
-//! no more than it will soon start.
+//! Orders are admitted in the order of arrival, and none overtakes another. While the first does not fit, the others
+//! wait behind it, so that small jobs do not starve a large one. Waiting orders are already claimed and on disk, so a
+//! runner claims no more than it will start soon.
 
 use std::collections::VecDeque;
 
@@ -12,16 +12,17 @@ use domain::job::Needs;
 pub enum Mode {
     /// One at a time.
     Serial,
-    /// By what jobs say they need, against what there is. A job that says nothing needs nothing.
+    /// By the needs of jobs, up to the given capacity. A job without `needs` needs nothing.
     Resources { cpu: f64, memory_bytes: u64 },
-    /// Whatever comes.
+    /// All at once.
     Free,
 }
 
-/// Orders that are asked for at once: SQS gives no more (ReceiveMessage, MaxNumberOfMessages).
+/// Orders received at once: the maximum of SQS (ReceiveMessage, MaxNumberOfMessages).
 pub const RECEIVE_MAX: usize = 10;
 
-/// Runs of one machine at a time, whatever the mode: each is a keeper and a job, two watches, six descriptors there. Ours.
+/// Runs of one machine at a time, in every mode. Chosen: each has a keeper, a job, two inotify watches and six
+/// descriptors.
 pub const RUNNING_MAX: usize = 10_000;
 
 pub struct Admission<K> {
@@ -37,7 +38,7 @@ impl<K: PartialEq> Admission<K> {
         Admission { mode, running: 0, used_cpu: 0.0, used_memory_bytes: 0, waiting: VecDeque::new() }
     }
 
-    /// How many orders may be asked for now.
+    /// How many orders may be received now.
     pub fn receive_max(&self) -> usize {
         if !self.waiting.is_empty() || self.running >= RUNNING_MAX {
             return 0;
@@ -48,17 +49,17 @@ impl<K: PartialEq> Admission<K> {
         }
     }
 
-    /// Puts an order behind those that wait.
+    /// Adds an order to the end of the queue.
     pub fn enqueue(&mut self, key: K, needs: Needs) {
         self.waiting.push_back((key, needs));
     }
 
-    /// Counts a run that was found running.
+    /// Counts a run that is already running.
     pub fn count_running(&mut self, needs: Needs) {
         self.count(needs);
     }
 
-    /// The next that may start; it counts as running from now on.
+    /// Admits the next order that may start; it counts as running from now on.
     pub fn admit_next(&mut self) -> Option<K> {
         let (_, needs) = self.waiting.front()?;
         if !self.fits(*needs) {
@@ -69,14 +70,14 @@ impl<K: PartialEq> Admission<K> {
         Some(key)
     }
 
-    /// Forgets one that waits; says whether it did.
+    /// Removes a waiting order. Returns whether it was waiting.
     pub fn cancel(&mut self, key: &K) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|(waiting, _)| waiting != key);
         self.waiting.len() < before
     }
 
-    /// A run has ended.
+    /// Counts down a run that has ended.
     pub fn release(&mut self, needs: Needs) {
         self.running = self.running.saturating_sub(1);
         self.used_cpu = if self.running == 0 { 0.0 } else { (self.used_cpu - needs.cpu).max(0.0) };
@@ -91,7 +92,7 @@ impl<K: PartialEq> Admission<K> {
 
     fn fits(&self, needs: Needs) -> bool {
         match self.mode {
-            // One that needs more than there is runs when it is alone: late is better than never.
+            // A job that needs more than the capacity runs alone: late is better than never.
             _ if self.running == 0 => true,
             Mode::Serial => false,
             Mode::Resources { cpu, memory_bytes } => {

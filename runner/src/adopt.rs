@@ -1,6 +1,5 @@
-//! Commands whose `exec` was killed or could not deliver everything: their keepers went on alone, and what they left below
-//! `exec/` is finished by the next runner or `exec` that uses the same state directory and has the sinks that are owed
-//! something.
+//! Finishes commands whose `sexton exec` was killed or could not deliver everything. Their keepers continued alone.
+//! Called by the next runner or `exec` with the same state directory and the sinks that the output is due to.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,21 +17,21 @@ use crate::runner_state::RunnerState;
 use crate::state_lock::lock_state_directory;
 use crate::supervise::{refuse, supervise};
 
-/// The names of the sinks that an `exec` delivers to.
+/// File with the names of the sinks that an `exec` delivers to.
 pub const SINKS_FILE: &str = "sinks.json";
 
-/// Takes over every abandoned command that has ended. Idempotent; one that still runs, or that cannot be taken over, is
-/// looked at again the next time. What stands in the way is told once for each path in `logged`.
+/// Takes over every abandoned command that has ended. Idempotent. A command that is still running, or that cannot be
+/// taken over, is checked again at the next call. A failure is logged once for each path in `logged`.
 pub async fn adopt_abandoned(shared: &Arc<RunnerState>, exec_folder: &Path, logged: &mut BTreeSet<PathBuf>) {
     let Ok(entries) = fs::read_dir(exec_folder) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        // Whoever holds the lock attends to it.
+        // Another process that holds the lock is responsible for it.
         let Ok(_in_use) = lock_state_directory(&entry.path()) else { continue };
         let result = adopt(shared, &entry.path()).await;
         if let Err(error) = result
             && logged.insert(entry.path())
         {
-            tracing::error!(%error, path = %entry.path().display(), "what a command left cannot be taken over");
+            tracing::error!(%error, path = %entry.path().display(), "cannot take over an abandoned command");
         }
     }
 }
@@ -45,14 +44,14 @@ async fn adopt(shared: &Arc<RunnerState>, state: &Path) -> io::Result<()> {
     };
     let reports_wanted = state.join("outbox").exists();
     for run in &runs {
-        // A living keeper writes to where the directory is.
+        // A running keeper writes to this path, so the directory must not move.
         if run.has_keeper()? {
             return Ok(());
         }
-        // Were it to be moved first, nobody would look at it again.
+        // Read before the move: after it, no later call would find an unreadable order.
         let _readable: Option<Accepted> = Accepted::read(run)?;
         if reports_wanted && shared.outbox.is_none() && !run.end_reported().exists() {
-            return Err(io::Error::other("its end is to be reported, and no server is known here"));
+            return Err(io::Error::other("its end must be reported, but no server is configured here"));
         }
     }
     check_sinks_match(shared, state)?;
@@ -61,7 +60,7 @@ async fn adopt(shared: &Arc<RunnerState>, state: &Path) -> io::Result<()> {
         let here = shared.runs_folder.join(name);
         fs::rename(run.path(), &here)?;
         if let Some(run) = resume_run(shared, RunDirectory::open(here))? {
-            // Whoever wanted the command is gone; to start it now, elsewhere, is not what was asked for.
+            // The caller of the command has exited; a start now, elsewhere, would surprise it.
             let message = "`sexton exec` was killed before it could start the command".to_owned();
             let refused = refuse(shared, &run, Refusal { why: RefusalKind::Impossible, message });
             locked(&shared.admission).count_running(refused.job().needs);
@@ -73,7 +72,7 @@ async fn adopt(shared: &Arc<RunnerState>, state: &Path) -> io::Result<()> {
     fs::remove_dir_all(state)
 }
 
-/// Its output is not given to sinks that nobody asked for instead of those that somebody did.
+/// Refuses to take over output that is due to sinks which are not configured here.
 fn check_sinks_match(shared: &RunnerState, state: &Path) -> io::Result<()> {
     let wanted = read_json::<BTreeSet<String>>(&state.join(SINKS_FILE))?.unwrap_or_default();
     let here: BTreeSet<String> = shared.with_sinks(|sinks| sinks.iter().map(|sink| sink.name().to_owned()).collect());
@@ -81,13 +80,13 @@ fn check_sinks_match(shared: &RunnerState, state: &Path) -> io::Result<()> {
     match elsewhere.is_empty() {
         true => Ok(()),
         false => Err(io::Error::other(format!(
-            "its output may be owed to {}, which is none of the sinks here; give one that name, or remove the directory",
+            "its output is still due to sink {}, which is not configured here; add a sink with that name, or remove the directory",
             elsewhere.join(", ")
         ))),
     }
 }
 
-/// Hands its reports on; without anybody to send them to they wait below this call's own directory.
+/// Moves the unsent reports to this outbox. Without a server they stay in files below this call's own directory.
 async fn move_reports(shared: &RunnerState, state: &Path) -> io::Result<()> {
     let reports = fs::read_dir(state.join("outbox")).into_iter().flatten().flatten().map(|file| file.path());
     for path in reports.filter(|path| path.extension().is_some_and(|kind| kind == "json")) {
@@ -100,7 +99,7 @@ async fn move_reports(shared: &RunnerState, state: &Path) -> io::Result<()> {
                 }
                 fs::remove_file(&path)?;
             }
-            // Sent, or put aside, by whoever takes this over in turn.
+            // The process that takes over this directory sends or quarantines them.
             _ => {
                 let folder = shared.options.state.join("outbox");
                 fs::create_dir_all(&folder)?;
@@ -114,7 +113,7 @@ async fn move_reports(shared: &RunnerState, state: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reports that were refused for good go to where the runner keeps its own.
+/// Moves permanently refused reports to the quarantine of the runner's own outbox.
 pub fn quarantine_refused(state: &Path) -> io::Result<()> {
     let (Some(exec_folder), Some(name)) = (state.parent(), state.file_name()) else { return Ok(()) };
     let folder = exec_folder.with_file_name("outbox");

@@ -1,4 +1,4 @@
-//! The first and the last lines of a run's output, for its report: bounded however long the run and its lines are.
+//! The first and last lines of a run's output, for its report. Bounded for any number and length of lines.
 
 use std::collections::VecDeque;
 
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 /// Half for the head, half for the tail.
 const HALF_BYTES: usize = EXCERPT_BYTES_MAX / 2;
 
-/// Of one line; the rest is cut and marked. Ours: eight long lines still fit each half.
+/// Maximum of one line; the rest is cut and marked. Chosen: eight long lines fit each half.
 const LINE_BYTES_MAX: usize = 1_024;
 
-/// What a line costs besides its text, as JSON: `{"seq":123456,"stream":"stdout","text":""},`
+/// Cost of a line besides its text, as JSON: `{"seq":123456,"stream":"stdout","text":""},`
 const LINE_COST_BYTES: usize = 48;
 
 const CUT: &str = "…";
@@ -27,7 +27,7 @@ pub struct Excerpt {
 }
 
 impl Excerpt {
-    /// Takes the next block. Only the lines that may stay are looked at, so the cost does not grow with the output.
+    /// Adds the next block. Reads only lines that can stay in the excerpt, so the cost does not grow with the output.
     pub fn feed(&mut self, block: &Block) {
         let mut seq = block.first_seq;
         let mut rest: &[u8] = &block.bytes;
@@ -46,13 +46,12 @@ impl Excerpt {
         self.feed_tail(rest, seq, block.end.seq);
     }
 
-    /// Whether the first lines are all there: what follows can only become part of the tail.
+    /// Whether the head is full: following lines can only become part of the tail.
     pub fn has_head(&self) -> bool {
         self.head_full
     }
 
-    /// Whether this block has so many lines that, once it is taken, nothing stays of the blocks before it that is not in
-    /// the head already.
+    /// Whether this block alone fills the tail, so that the blocks between the head and this one are not needed.
     pub fn is_superseded_by(&self, block: &Block) -> bool {
         self.head_full && block.end.seq - block.first_seq > (HALF_BYTES / LINE_COST_BYTES) as u64
     }

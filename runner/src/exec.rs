@@ -1,5 +1,6 @@
-//! `sexton exec`: one command, wrapped, for whatever scheduler calls it. The same keeper, spool, rules, sinks and reports;
-//! the output also goes where the caller expects it, and the exit code is the command's own.
+//! `sexton exec`: runs one command with log shipping and rules, for use inside another scheduler. Keeper, spool, rules,
+//! sinks and reports are the same as for a runner. The output is also copied to the caller's streams, and the exit code
+//! is the command's own.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -36,25 +37,26 @@ use crate::runner_state::RunnerState;
 use crate::state_lock::{RunnerError, lock_state_directory};
 use crate::supervise::supervise;
 
-/// What a shell says of a command that it could not execute.
+/// The code of a shell for a command that it cannot execute.
 const NOT_STARTED_CODE: u8 = 127;
 
-/// How long somebody may look at a directory that was only just made. Ours; a look takes less than a millisecond.
+/// How long another process may hold the lock of a new directory. Chosen: a check for abandoned directories takes less
+/// than 1 ms.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How a wrapped command ended.
+/// The result of a wrapped command.
 pub struct Executed {
-    /// What `sexton exec` exits with.
+    /// The exit code of `sexton exec`.
     pub code: u8,
     pub report: Report,
 }
 
-/// Runs one order in the foreground. Every call has a state of its own below `options.state`; it is removed at the end
-/// when everything has been delivered, and kept for a later look when not.
+/// Runs one order in the foreground. Every call has its own state below `options.state`. It is removed at the end when
+/// everything was delivered, else kept for a later call.
 ///
 /// # Errors
-/// When the state directory cannot be used; the command was not started then.
+/// When the state directory cannot be used; the command was then not started.
 pub async fn exec(
     mut options: Options,
     reports: Option<Arc<dyn Reports>>,
@@ -81,7 +83,7 @@ pub async fn exec(
     let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: shared.boot_id.clone(), refused };
     let run = store_order(&shared, accepted)
         .await
-        .ok_or_else(|| fails(io::Error::other("the order cannot be stored; see the log above")))?;
+        .ok_or_else(|| fails(io::Error::other("cannot store the order; see the log above")))?;
     let mut beside = JoinSet::new();
     serve_watch(&shared, &mut beside);
     forward_signals(&shared, &run, &mut beside).map_err(fails)?;
@@ -89,9 +91,9 @@ pub async fn exec(
     let supervisor = tokio::spawn(supervise(shared.clone(), run.clone()));
     copy_output(&shared, &run).await;
     if let Err(error) = supervisor.await {
-        tracing::error!(%error, "attending the command ended badly");
+        tracing::error!(%error, "supervising the command failed");
     }
-    // With what is left of this call's time, what killed calls left undone.
+    // Finishes the output of killed calls, within this call's flush limit.
     adopt_abandoned(&shared, &exec_folder, &mut BTreeSet::new()).await;
     shared.supervisors.close();
     let _ = tokio::time::timeout(shared.options.flush_limit, shared.supervisors.wait()).await;
@@ -103,14 +105,15 @@ pub async fn exec(
     beside.shutdown().await;
     let report = match stored_report(&run).map(|event| event.body) {
         Some(Body::Finished(report)) => *report,
-        _ => return Err(fails(io::Error::other("the command's report cannot be read"))),
+        _ => return Err(fails(io::Error::other("cannot read the command's report"))),
     };
     remove_if_delivered(&shared, &state);
     drop(in_use);
     Ok(Executed { code: exit_code(&report), report })
 }
 
-/// The run's name is nobody else's, so whoever has its directory only looks whether it is an abandoned one.
+/// Locks the state of this call. The run id is unique, so another process only holds the lock while it checks for an
+/// abandoned directory.
 async fn lock_own_directory(state: &Path) -> Result<File, RunnerError> {
     let start = Instant::now();
     loop {
@@ -121,7 +124,7 @@ async fn lock_own_directory(state: &Path) -> Result<File, RunnerError> {
     }
 }
 
-/// SIGINT and SIGTERM stop the job by its ladder; this process stays to see the end.
+/// SIGINT and SIGTERM start the job's stop sequence; this process stays until the end.
 fn forward_signals(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, beside: &mut JoinSet<()>) -> io::Result<()> {
     for (kind, name) in [(SignalKind::interrupt(), "SIGINT"), (SignalKind::terminate(), "SIGTERM")] {
         let mut signals = signal(kind)?;
@@ -136,19 +139,19 @@ fn forward_signals(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, beside: &mut 
     Ok(())
 }
 
-/// Copies both streams to this process's own until the run is judged. An own stream that is closed loses its copy; the
-/// spool has it all the same.
+/// Copies both streams to this process's own until the run is judged. When an own stream is closed, its copy ends; the
+/// spool is complete anyway.
 async fn copy_output(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
     let mut copies = [Stream::Stdout, Stream::Stderr].map(|stream| Some(open_copy(run, stream)));
     loop {
         let grown = shared.grown.notified();
-        // Asked anew: a run that is refused is another one from then on.
+        // Looked up again: a refused run is replaced by another object.
         let over = shared.run(&run.key()).is_none_or(|run| run.finished().is_some());
         for copy in &mut copies {
             if let Some((output, to)) = copy
                 && let Err(error) = copy_all(output, to)
             {
-                tracing::debug!(%error, "the output is not copied any more");
+                tracing::debug!(%error, "the output is no longer copied");
                 *copy = None;
             }
         }
@@ -173,13 +176,13 @@ fn copy_all(output: &mut Output, to: &mut Box<dyn Write + Send>) -> io::Result<(
     loop {
         match output.read()? {
             Piece::Bytes(bytes) => to.write_all(&bytes)?,
-            Piece::Missing(removed) => tracing::warn!("of the output, {removed}"),
+            Piece::Missing(removed) => tracing::warn!("output is incomplete: {removed}"),
             Piece::Pending | Piece::End => return to.flush(),
         }
     }
 }
 
-/// The command's own code; 1 when it exited well and lied; 128 and the signal, as shells say it.
+/// The command's own code; 1 for a false success; 128 plus the signal, as in shells.
 fn exit_code(report: &Report) -> u8 {
     match (report.exit_code, report.signal) {
         (Some(0), _) if report.outcome == Outcome::FalseSuccess => 1,
@@ -189,24 +192,24 @@ fn exit_code(report: &Report) -> u8 {
     }
 }
 
-/// Removes this call's state when every run in it is with every sink and every report is sent.
+/// Removes this call's state when every sink has the whole run and every report was sent.
 fn remove_if_delivered(shared: &RunnerState, state: &Path) {
     if let Err(error) = quarantine_refused(state) {
-        tracing::warn!(%error, state = %state.display(), "refused reports cannot be put aside; all of it is kept");
+        tracing::warn!(%error, state = %state.display(), "cannot quarantine refused reports; the state is kept");
         return;
     }
     let unsent = std::fs::read_dir(shared.options.state.join("outbox")).map_or(0, |files| files.count());
     let runs: Vec<Arc<LocalRun>> = locked(&shared.runs).values().cloned().collect();
     if unsent > 0 || !runs.iter().all(|run| is_delivered(run)) {
-        tracing::warn!(state = %state.display(), "not everything was delivered; it is kept, and a later call tries again");
+        tracing::warn!(state = %state.display(), "delivery incomplete; the state is kept, and a later call sends the rest");
         return;
     }
     if let Err(error) = std::fs::remove_dir_all(state) {
-        tracing::warn!(%error, state = %state.display(), "the run's directory cannot be removed");
+        tracing::warn!(%error, state = %state.display(), "cannot remove the run's directory");
     }
 }
 
-/// Whether every sink that was given the run has all of it. The sinks themselves have ended by now.
+/// Whether every sink that has this run has all of it. The sinks themselves have stopped by now.
 fn is_delivered(run: &LocalRun) -> bool {
     run.finished().is_some()
         && run.fed_sinks().iter().all(|sink| {

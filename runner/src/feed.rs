@@ -1,4 +1,4 @@
-//! A run's spool as one sink reads it: `run.started`, the lines, `run.finished`, from the sink's own cursor on.
+//! A run's spool as one sink reads it: `run.started`, the lines, `run.finished`, from the sink's own cursor.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use sinks::feed::{Feed, Item, Lag, Next, RunHeader};
 
 use crate::local_run::LocalRun;
 
-/// Where a sink's cursor is kept. The name of a sink is a key of a file that people write; what no file name may hold is
-/// replaced, and the length tells such names apart well enough.
+/// Path of a sink's cursor. A sink's name is any key of the sinks file. Characters that a file name cannot have are
+/// replaced, and the length distinguishes such names.
 pub fn cursor_path(run: &LocalRun, sink: &str) -> PathBuf {
     run.directory.cursors().join(cursor_name(sink))
 }
@@ -35,7 +35,8 @@ pub struct SpoolFeed {
 }
 
 impl SpoolFeed {
-    /// A feed of a run whose header is made. A cursor that cannot be read begins again: twice is better than never.
+    /// A feed of a run that has its header. An unreadable cursor starts from the beginning: lines twice are better than
+    /// lost lines.
     pub fn open(run: Arc<LocalRun>, header: Arc<RunHeader>, sink: &str) -> SpoolFeed {
         let cursor = cursor_path(&run, sink);
         let durable = read_json(&cursor)
@@ -58,7 +59,7 @@ impl SpoolFeed {
         Next::Item { item, end }
     }
 
-    /// When the record that begins here was captured.
+    /// Capture time of the record at this position.
     fn captured_at(&self, place: Position) -> Option<jiff::Timestamp> {
         use std::os::unix::fs::FileExt;
         let path = self.run.directory.spool().join(segment_name(place.segment));
@@ -77,7 +78,7 @@ impl Feed for SpoolFeed {
         match self.reader.position().stage {
             Stage::Before => Ok(self.pass(Item::Started, Stage::Lines)),
             Stage::Lines => {
-                // Asked before reading: once it is finished, nothing is appended any more.
+                // Checked before reading: a finished run's spool does not grow.
                 let finished = self.run.finished().cloned();
                 if let Some(block) = self.reader.read(bytes_max)? {
                     self.run.note_read_position(block.end);
@@ -103,7 +104,7 @@ impl Feed for SpoolFeed {
         }
         // Not synced: after a power cut a sink gets some lines twice, after a kill it does not.
         match write_json(&self.cursor, &position, Durability::Cache) {
-            // Somebody removed the run; what is left of it in memory must not stop the sink.
+            // The run directory was removed by another process; the feed in memory must not stop the sink.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.run.directory.path().exists() => {}
             written => written?,
         }

@@ -1,4 +1,4 @@
-//! The end of a run: all output matched, judged, reported, and the log of every sink closed.
+//! The end of a run: matches the rest of the output, judges, reports, and closes the log of every sink.
 
 use std::io;
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use crate::reporting::{queue_report, report_started};
 use crate::runner_state::RunnerState;
 use crate::scan::{Scan, match_new_output};
 
-/// What the disk refuses is tried again after this.
+/// Retry interval of writes that the disk refuses. Chosen, not measured.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Turns an end into a report and a closed log. Idempotent; a report that was stored before is told unchanged.
+/// Turns an exit into a report and a closed log. Idempotent; a report that is already stored is sent unchanged.
 pub async fn finish(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit, scan: Option<Scan>) {
     match run.started() {
         Ok(Some(started)) if run.header().is_none() => report_started(shared, run, &started).await,
         Ok(_) => {}
-        Err(error) => tracing::error!(%error, run_id = %run.run_id(), "started.json cannot be read"),
+        Err(error) => tracing::error!(%error, run_id = %run.run_id(), "cannot read started.json"),
     }
     let at = exit.finished_at;
     if run.header().is_none() {
@@ -53,28 +53,28 @@ pub async fn finish(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit, 
         queue_report(shared, run, event).await;
         crash::point("outboxed");
         if let Err(error) = create_marker(&run.directory.end_reported()) {
-            tracing::warn!(%error, run_id = %run.run_id(), "that the end was told cannot be noted; it may be told again");
+            tracing::warn!(%error, run_id = %run.run_id(), "cannot mark the end as reported; it may be reported twice");
         }
         crash::point("told");
     }
     shared.grown.notify_waiters();
 }
 
-/// Matches what is left, judges, and stores the report.
+/// Matches the rest of the output, judges, and stores the report.
 async fn make_report(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit, mut scan: Option<Scan>) -> Event {
     loop {
         while match_new_output(shared, run, &mut scan, Some(exit.output)).await {}
         match &scan {
             Some(scan) if scan.position().seq > exit.output.last_seq => break,
-            // Records that the disk did not take, and so told nobody of, are at the end: nothing more will come.
+            // The lines that the disk refused, without a gap, are at the end: no more will come.
             Some(scan) if exit.output.dropped_lines > 0 && is_spool_read(run, scan) => break,
             _ => {}
         }
         if spool::segments(&run.directory.spool()).is_ok_and(|segments| segments.is_empty()) {
-            tracing::error!(run_id = %run.run_id(), "the spool is gone; the run is judged without its output");
+            tracing::error!(run_id = %run.run_id(), "spool deleted; the run is judged without its output");
             break;
         }
-        tracing::error!(run_id = %run.run_id(), "the spool is shorter than its keeper says; it is read again");
+        tracing::error!(run_id = %run.run_id(), "spool shorter than recorded; reading it again");
         if scan.as_ref().is_some_and(|scan| is_spool_read(run, scan)) {
             break;
         }
@@ -85,9 +85,9 @@ async fn make_report(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit,
     let report = report::new_report(&run.accepted, exit, scan.matcher(), scan.excerpt());
     let header = run.make_header(&shared.options.runner, &shared.options.host, None, at);
     let event = report::new_event(header, at, Body::Finished(Box::new(report)));
-    // Without it a restart makes the same report again; with it nothing can change it.
+    // Without the file, a restart makes the same report again; with it, the report cannot change.
     if let Err(error) = write_json(&run.directory.finished(), &event, Durability::Cache) {
-        tracing::warn!(%error, run_id = %run.run_id(), "the report cannot be stored; it is told all the same");
+        tracing::warn!(%error, run_id = %run.run_id(), "cannot store the report; it is sent anyway");
     }
     event
 }
@@ -96,15 +96,15 @@ fn is_spool_read(run: &LocalRun, scan: &Scan) -> bool {
     SpoolReader::open(run.directory.spool(), scan.position()).bytes_behind().is_ok_and(|bytes| bytes == 0)
 }
 
-/// The end of an attempt whose keeper is gone: what is left of it is ended, what it printed is counted, and exit.json is
-/// written in the keeper's place.
+/// Ends an attempt whose keeper died: kills its leftovers, recounts its output, and writes exit.json in place of the
+/// keeper.
 pub async fn record_lost_run(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> Exit {
     loop {
         let of_run = run.clone();
         let written = tokio::task::spawn_blocking(move || write_lost_exit(&of_run)).await;
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(exit) => return exit,
-            Err(error) => tracing::error!(%error, run_id = %run.run_id(), "a lost run cannot be recorded yet"),
+            Err(error) => tracing::error!(%error, run_id = %run.run_id(), "cannot record a lost run, retrying"),
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY_DELAY) => {}
@@ -120,7 +120,7 @@ fn write_lost_exit(run: &LocalRun) -> io::Result<Exit> {
     let mut note = lost_note(&leaked, started.is_some());
     let is_removed = !run.directory.path().try_exists()?;
     if is_removed {
-        note.push_str("; its directory was removed by somebody else, with what it printed");
+        note.push_str("; its directory was removed by another process, with its output");
     }
     if repair.torn_bytes > 0 {
         note.push_str(&format!("; its last line was cut after {} bytes", repair.torn_bytes));
@@ -150,16 +150,16 @@ fn write_lost_exit(run: &LocalRun) -> io::Result<Exit> {
 }
 
 fn lost_note(leaked: &[Leaked], started: bool) -> String {
-    let began = if started { "it had begun" } else { "it is not known whether it had begun" };
+    let start = if started { "it had started" } else { "it is not known whether it had started" };
     let killed = leaked.iter().filter(|process| process.killed).count();
     match leaked.len() {
-        0 => format!("{began}; no process of it was left"),
-        all if all == killed => format!("{began}; {all} processes of it were left and were killed"),
-        all => format!("{began}; of {all} processes that were left {} could not be killed", all - killed),
+        0 => format!("{start}; it left no process"),
+        all if all == killed => format!("{start}; it left {all} processes, which were killed"),
+        all => format!("{start}; it left {all} processes, of which {} could not be killed", all - killed),
     }
 }
 
-/// Counts again what the keeper would have told.
+/// Counts the output from the spool, as the keeper would have recorded it.
 fn recount_output(run: &LocalRun, last_seq: u64) -> io::Result<OutputCounts> {
     let mut counts = OutputCounts { last_seq, ..OutputCounts::default() };
     let mut reader = SpoolReader::open(run.directory.spool(), Position::START);

@@ -17,13 +17,13 @@ use crate::local_run::{LocalRun, locked};
 use crate::runner_state::RunnerState;
 use crate::supervise::{refuse, supervise};
 
-/// Asks a runner, from anywhere in its process.
+/// Access to a runner from any task of its process.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<RunnerState>,
 }
 
-/// A run as this machine knows it.
+/// An attempt that has a directory on this machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalInfo {
     pub run_id: RunId,
@@ -33,7 +33,7 @@ pub struct LocalInfo {
     pub accepted_at: Timestamp,
     pub pid: Option<u32>,
     pub started_at: Option<Timestamp>,
-    /// None while it waits or runs.
+    /// None while the run waits or is running.
     pub outcome: Option<Outcome>,
 }
 
@@ -42,13 +42,13 @@ impl Handle {
         Handle { shared }
     }
 
-    /// Every attempt of which this machine has a directory.
+    /// Every attempt that has a directory on this machine.
     pub fn runs(&self) -> Vec<LocalInfo> {
         locked(&self.shared.runs).values().map(|run| info(run)).collect()
     }
 
-    /// Asks the keeper to stop the job, or withdraws it when it has not begun; says whether there was anything to stop.
-    /// Idempotent.
+    /// Requests a stop from the keeper, or cancels a run that was not started. Returns whether there was anything to
+    /// stop. Idempotent.
     pub fn stop(&self, run_id: &RunId, by: &str) -> bool {
         let runs: Vec<(AttemptKey, Arc<LocalRun>)> = locked(&self.shared.runs)
             .iter()
@@ -57,7 +57,7 @@ impl Handle {
             .collect();
         for (key, run) in &runs {
             if locked(&self.shared.admission).cancel(key) {
-                let message = format!("stopped by {by} before it began");
+                let message = format!("stopped by {by} before it started");
                 let refused = refuse(&self.shared, run, Refusal { why: RefusalKind::Stopped, message });
                 locked(&self.shared.admission).count_running(run.job().needs);
                 self.shared.supervisors.spawn(supervise(self.shared.clone(), refused));
@@ -66,7 +66,7 @@ impl Handle {
             if !run.directory.stop().exists() {
                 let request = StopRequest { at: Timestamp::now(), by: by.to_owned() };
                 if let Err(error) = write_json(&run.directory.stop(), &request, Durability::Cache) {
-                    tracing::error!(%error, %run_id, "a stop cannot be handed to the keeper");
+                    tracing::error!(%error, %run_id, "cannot write a stop request for the keeper");
                 }
             }
             wake_keeper(&run.directory);
@@ -74,7 +74,7 @@ impl Handle {
         !runs.is_empty()
     }
 
-    /// The output of the newest attempt, or of one.
+    /// The output of one attempt, or of the newest with `attempt` None.
     pub fn output(
         &self,
         run_id: &RunId,
@@ -96,7 +96,7 @@ impl Handle {
         run.map(|run| run.directory.clone())
     }
 
-    /// Returns when some spool has grown or some run has ended after this call.
+    /// Returns when a spool has grown or a run has ended after this call.
     pub async fn changed(&self) {
         self.shared.grown.notified().await;
     }
@@ -105,19 +105,19 @@ impl Handle {
         self.shared.with_sinks(|sinks| sinks.iter().map(Engine::status).collect())
     }
 
-    /// The sinks that lack lines of this run, with what they lack.
+    /// The sinks that lack lines of this run, with their lag.
     pub fn undelivered(&self, run_id: &RunId) -> Vec<(String, Lag)> {
         let lags = |sink: &Engine| Some((sink.name().to_owned(), sink.lag_of(run_id))).filter(|(_, lag)| lag.lines > 0);
         self.shared.with_sinks(|sinks| sinks.iter().filter_map(lags).collect())
     }
 
-    /// Other rules from now on.
+    /// Uses these rules from now on.
     pub fn set_packs(&self, packs: Arc<Packs>) {
         self.shared.set_packs(packs);
     }
 
-    /// Other sinks from now on. Those of the same name go on from their cursors; a new one gets everything that is still
-    /// here.
+    /// Replaces the sinks. A sink with the same name continues from its cursor; a new sink gets everything that is
+    /// still on disk.
     pub async fn set_sinks(&self, sinks: Vec<Engine>) {
         self.shared.end_sinks().await;
         self.shared.set_sinks(sinks);

@@ -1,4 +1,4 @@
-//! The periodic "alive" record of this runner, whose answer carries the stop requests.
+//! Sends the periodic "alive" record of this runner. Its answer carries the stop requests.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::local_run::locked;
 use crate::options::Ports;
 use crate::runner_state::RunnerState;
 
-/// Says that this runner lives, and stops what somebody asked to stop.
+/// Sends a heartbeat per interval, and stops the runs that the answer names. Never returns.
 pub async fn send_heartbeats(shared: Arc<RunnerState>, ports: Ports) {
     let handle = Handle::new(shared.clone());
     let mut logged = false;
@@ -32,9 +32,9 @@ pub async fn send_heartbeats(shared: Arc<RunnerState>, ports: Ports) {
                     handle.stop(run_id, "the scheduler");
                 }
             }
-            Err(error) if logged => tracing::debug!(%error, "still no beat"),
+            Err(error) if logged => tracing::debug!(%error, "heartbeat failed again"),
             Err(error) => {
-                tracing::warn!(%error, "the ledger cannot be told that this runner lives; it is tried again");
+                tracing::warn!(%error, "heartbeat failed; retrying");
                 logged = true;
             }
         }

@@ -1,4 +1,5 @@
-//! Takes orders: asks for as many as there is room for, claims each, puts it on disk, and only then deletes its message.
+//! Takes orders: receives as many as admission allows, claims each, stores it on disk, and only then deletes its
+//! message.
 
 use std::io;
 use std::sync::Arc;
@@ -21,13 +22,14 @@ use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::RunnerState;
 use crate::supervise::supervise;
 
-/// Time to claim and store an order before its message comes again. Ours; SQS's own default is 30 s.
+/// Time to claim and store an order before its message is redelivered. Chosen: twice the default of SQS (30 s).
 const ORDER_LEASE: Duration = Duration::from_secs(60);
 
-/// SQS's longest poll (ReceiveMessage, WaitTimeSeconds).
+/// The longest poll of SQS (ReceiveMessage, WaitTimeSeconds).
 const RECEIVE_WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// The same where a required sink may hold orders up: so soon is one that was left in the queue looked at again. Ours.
+/// The lease where a required sink can hold orders, which are then left in the queue. Chosen: they are redelivered soon
+/// after the sink recovers.
 const HELD_LEASE: Duration = Duration::from_secs(5);
 
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -47,7 +49,7 @@ pub async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: Cancellat
             continue;
         }
         if shared.blocking_reason_for_all().await.is_some() {
-            // Left in the queue: another runner may reach what this one cannot.
+            // The orders stay in the queue: another runner may reach the sink.
             tokio::select! { () = tokio::time::sleep(PROBE_MAX_AGE) => {}, () = stop.cancelled() => {} }
             continue;
         }
@@ -57,8 +59,8 @@ pub async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: Cancellat
             Some(Ok(received)) => received,
             Some(Err(error)) => {
                 match std::mem::replace(&mut logged, true) {
-                    true => tracing::debug!(%error, "still no orders to be had"),
-                    false => tracing::warn!(%error, "orders cannot be received; it is tried again"),
+                    true => tracing::debug!(%error, "receiving orders failed again"),
+                    false => tracing::warn!(%error, "receiving orders failed; retrying"),
                 }
                 tokio::select! { () = tokio::time::sleep(RETRY_DELAY) => {}, () = stop.cancelled() => {} }
                 continue;
@@ -73,7 +75,7 @@ pub async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: Cancellat
     }
 }
 
-/// Where everything starts at once, nobody waits for anybody's disk.
+/// Takes orders when all may start at once: no order waits for the disk write of another.
 async fn take_concurrently(shared: &Arc<RunnerState>, ports: &Ports, received: Vec<Delivery<Order>>) {
     for delivery in received {
         let Ok(turn) = shared.claim_permits.clone().acquire_owned().await else { return };
@@ -88,7 +90,7 @@ async fn take_concurrently(shared: &Arc<RunnerState>, ports: &Ports, received: V
     }
 }
 
-/// In the order in which they were issued, whatever claim was answered first.
+/// Takes orders when they must start in the order of issue, for any order of the claims' answers.
 async fn take_sequentially(shared: &Arc<RunnerState>, ports: &Ports, received: Vec<Delivery<Order>>) {
     let mut taking = JoinSet::new();
     for delivery in received {
@@ -102,7 +104,7 @@ async fn take_sequentially(shared: &Arc<RunnerState>, ports: &Ports, received: V
     admit(shared);
 }
 
-/// Starts whatever may start now.
+/// Starts every run that may start now.
 pub fn admit(shared: &Arc<RunnerState>) {
     loop {
         let Some(key) = locked(&shared.admission).admit_next() else { return };
@@ -113,7 +115,7 @@ pub fn admit(shared: &Arc<RunnerState>) {
     }
 }
 
-/// Admits whenever a run has ended.
+/// Admits runs each time a run has ended.
 pub async fn admit_when_possible(shared: Arc<RunnerState>) {
     loop {
         let changed = shared.admission_changed.notified();
@@ -122,11 +124,11 @@ pub async fn admit_when_possible(shared: Arc<RunnerState>) {
     }
 }
 
-/// Makes the order this runner's own. None when it is not to be run here, or not yet.
+/// Claims and stores an order. None when it must not run here, or not yet.
 async fn take_order(shared: Arc<RunnerState>, ports: Ports, delivery: Delivery<Order>) -> Option<Arc<LocalRun>> {
     let order = delivery.message;
     let run_id = order.run_id.clone();
-    // Its copy, come at the same moment, is left to come again; by then the first one's directory tells.
+    // A copy that arrives at the same time is redelivered later; then the first one's directory exists.
     let _taking = TakingGuard::new(&shared, (run_id.clone(), order.attempt))?;
     let taken = match claim(&shared, &*ports.claims, order).await {
         ClaimResult::Later => return None,
@@ -134,13 +136,13 @@ async fn take_order(shared: Arc<RunnerState>, ports: Ports, delivery: Delivery<O
         ClaimResult::Taken(accepted) => Some(store_order(&shared, *accepted).await?),
     };
     if let Err(error) = delete_order(&*ports.orders, &delivery.receipt).await {
-        tracing::warn!(%error, %run_id, "an order's message cannot be deleted; it will come again and be dropped");
+        tracing::warn!(%error, %run_id, "cannot delete an order's message; it will be redelivered and dropped");
     }
     crash::point("deleted");
     taken
 }
 
-/// While it lives, nobody else takes the same attempt.
+/// Prevents a second take of the same attempt until it is dropped.
 struct TakingGuard<'s> {
     shared: &'s RunnerState,
     key: AttemptKey,
@@ -161,23 +163,23 @@ impl Drop for TakingGuard<'_> {
 
 enum ClaimResult {
     Taken(Box<Accepted>),
-    /// Somebody has it, or it can never be run.
+    /// Another runner has it, or it can never run.
     Drop,
-    /// The message comes again.
+    /// The message is redelivered.
     Later,
 }
 
 async fn claim(shared: &RunnerState, claims: &dyn Claims, order: Order) -> ClaimResult {
     let (run_id, attempt) = (order.run_id.clone(), order.attempt);
     if !RunId::is_valid(run_id.as_str()) || attempt == 0 {
-        tracing::error!(%run_id, attempt, "an order without a proper name is dropped");
+        tracing::error!(%run_id, attempt, "order with an invalid run id dropped");
         return ClaimResult::Drop;
     }
     if shared.run(&(run_id.clone(), attempt)).is_some() {
         return ClaimResult::Drop;
     }
     if let Some(message) = shared.blocking_reason(&order.job).await {
-        tracing::debug!(error = message, %run_id, "an order is left in the queue");
+        tracing::debug!(error = message, %run_id, "order left in the queue");
         return ClaimResult::Later;
     }
     let now = Timestamp::now();
@@ -185,11 +187,11 @@ async fn claim(shared: &RunnerState, claims: &dyn Claims, order: Order) -> Claim
         Ok(Claim::Granted) => {}
         Ok(Claim::Refused) => return ClaimResult::Drop,
         Err(PortError::Retry(message)) => {
-            tracing::warn!(error = message, %run_id, "an order cannot be claimed now; it comes again");
+            tracing::warn!(error = message, %run_id, "claim failed; the order will be redelivered");
             return ClaimResult::Later;
         }
         Err(PortError::Permanent(message)) => {
-            tracing::error!(error = message, %run_id, "an order cannot be claimed");
+            tracing::error!(error = message, %run_id, "claim failed permanently");
             return ClaimResult::Later;
         }
     }
@@ -198,8 +200,8 @@ async fn claim(shared: &RunnerState, claims: &dyn Claims, order: Order) -> Claim
     ClaimResult::Taken(Box::new(Accepted { order, accepted_at: now, boot_id: shared.boot_id.clone(), refused }))
 }
 
-/// Claims again until there is an answer, for as long as nobody else gets the message. A claim that worked and was not
-/// answered makes the run this runner's, and another one would drop its order.
+/// Repeats a claim until there is an answer, at most until the lease ends. A claim that succeeded without an answer
+/// makes this runner the owner, and every other runner would drop the order.
 async fn claim_with_retry(shared: &RunnerState, claims: &dyn Claims, order: &Order) -> Result<Claim, PortError> {
     let (runner, host) = (&shared.options.runner, &shared.options.host);
     let until = Instant::now() + lease(shared);
@@ -207,7 +209,7 @@ async fn claim_with_retry(shared: &RunnerState, claims: &dyn Claims, order: &Ord
         let claimed = claims.claim(&order.run_key(), order.attempt, runner, host, Timestamp::now()).await;
         match claimed {
             Err(PortError::Retry(message)) if Instant::now() + RETRY_DELAY < until && !shared.leave.is_cancelled() => {
-                tracing::debug!(error = message, run_id = %order.run_id, "a claim was not answered and is made again");
+                tracing::debug!(error = message, run_id = %order.run_id, "claim unanswered; retrying");
             }
             answer => return answer,
         }
@@ -215,7 +217,7 @@ async fn claim_with_retry(shared: &RunnerState, claims: &dyn Claims, order: &Ord
     }
 }
 
-/// Why the order, once claimed, is not executed here; it ends with that reason instead.
+/// Why a claimed order is not executed here. The run ends with this reason.
 fn refusal_reason(shared: &RunnerState, order: &Order, now: Timestamp) -> Option<Refusal> {
     let refused = |why, message| Some(Refusal { why, message });
     if order.version > FORMAT_VERSION {
@@ -230,20 +232,20 @@ fn refusal_reason(shared: &RunnerState, order: &Order, now: Timestamp) -> Option
     }
     match order.start_by {
         Some(start_by) if start_by < now => {
-            refused(RefusalKind::TooLate, format!("the order came at {now}, to be started by {start_by}"))
+            refused(RefusalKind::TooLate, format!("the order arrived at {now}, after its latest start time {start_by}"))
         }
         _ => None,
     }
 }
 
-/// What this machine's policy has against the order.
+/// The refusal by this machine's policy, if any.
 pub fn policy_refusal(shared: &RunnerState, order: &Order) -> Option<Refusal> {
     let message = shared.options.policy.check_order(order).err()?;
     let message = format!("refused by the policy of runner {}: {message}", shared.options.runner);
     Some(Refusal { why: RefusalKind::Policy, message })
 }
 
-/// Puts the order on disk. None when the disk does not take it: the message comes again.
+/// Stores the order on disk. None when the disk refuses it: the message is then redelivered.
 pub async fn store_order(shared: &RunnerState, accepted: Accepted) -> Option<Arc<LocalRun>> {
     let directory = RunDirectory::new(&shared.runs_folder, &accepted.order.run_id, accepted.order.attempt);
     let run = Arc::new(LocalRun::new(directory, accepted));
@@ -262,7 +264,7 @@ pub async fn store_order(shared: &RunnerState, accepted: Accepted) -> Option<Arc
             Some(run)
         }
         Err(error) => {
-            tracing::error!(%error, run_id = %run.run_id(), "an order cannot be stored; it comes again");
+            tracing::error!(%error, run_id = %run.run_id(), "cannot store order; it will be redelivered");
             None
         }
     }

@@ -1,5 +1,5 @@
-//! What a run directory tells about its keeper: alive, ended, or gone. Called by the supervision of a run, at its end and
-//! when a runner starts. Never changes anything on disk.
+//! Reads from a run directory whether its keeper is alive, has ended or has died. Called by the supervision of a run,
+//! at its end, and when a runner starts. Never changes anything on disk.
 
 use std::io;
 use std::time::Duration;
@@ -11,57 +11,57 @@ use tokio::time::sleep;
 
 use crate::local_run::LocalRun;
 
-/// Everything is looked at so often even when no event tells of a change.
+/// Poll interval of a run directory when no inotify event arrives. Chosen, not measured.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the directory says about the keeper.
+/// The state of a run's keeper.
 #[derive(Debug)]
 pub enum KeeperState {
-    /// It lives, or is being started.
+    /// A keeper is alive or being started.
     Alive,
     Ended(Box<Exit>),
-    /// There is none, and the job may have begun.
+    /// There is no keeper, and the job may have started.
     Orphaned,
-    /// There is none, and nothing has begun.
+    /// There is no keeper, and the job has not started.
     NotStarted,
 }
 
 pub fn keeper_state(run: &LocalRun) -> io::Result<KeeperState> {
-    // The lock first: what its holder wrote before it let go is then all there.
+    // The lock first: after its release, everything that the keeper wrote is visible.
     if run.directory.has_keeper()? {
         return Ok(KeeperState::Alive);
     }
     match run.exit() {
         Ok(Some(exit)) => return Ok(KeeperState::Ended(Box::new(exit))),
         Ok(None) => {}
-        // No keeper writes half a file: the disk has lost it, and nobody will ever know more.
+        // A keeper never writes half a file. The disk has lost the content, and it cannot be recovered.
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            tracing::error!(%error, run_id = %run.run_id(), "the record of an end is damaged; the run counts as lost");
+            tracing::error!(%error, run_id = %run.run_id(), "exit record damaged; run recorded as lost");
             return Ok(KeeperState::Orphaned);
         }
         Err(error) => return Err(error),
     }
-    // Where somebody removed the directory there is no mark either, and the job may run.
+    // Where another process removed the directory, the marker is missing, too, and the job may be running.
     let may_have_started = run.directory.starting().exists() || !run.directory.order().try_exists()?;
     Ok(if may_have_started { KeeperState::Orphaned } else { KeeperState::NotStarted })
 }
 
-/// Reads the standing until it can be read.
+/// Reads the state, with retries while the directory cannot be read.
 pub async fn wait_for_keeper_state(run: &LocalRun) -> KeeperState {
     loop {
         match keeper_state(run) {
             Ok(keeper_state) => return keeper_state,
-            Err(error) => tracing::error!(%error, run_id = %run.run_id(), "a run's directory cannot be read"),
+            Err(error) => tracing::error!(%error, run_id = %run.run_id(), "cannot read a run's directory, retrying"),
         }
         sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Whether the report of this run was made before, by this runner or an earlier one.
+/// The report of this run, if this runner or an earlier one has stored it.
 pub fn stored_report(run: &LocalRun) -> Option<Event> {
     let stored = read_json::<Event>(&run.directory.finished());
     stored.unwrap_or_else(|error| {
-        tracing::warn!(%error, run_id = %run.run_id(), "a stored report is damaged; it is made again");
+        tracing::warn!(%error, run_id = %run.run_id(), "stored report damaged; making it again");
         None
     })
 }

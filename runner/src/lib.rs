@@ -1,19 +1,31 @@
-//! Takes orders, starts keepers (`keeper`), ships their output, reports. A library: `sexton up`, `sexton runner` and
-//! `sexton exec` are thin around it.
+//! Takes orders, starts a keeper for each, ships the output, and reports the end. `sexton up`, `sexton runner` and
+//! `sexton exec` are thin callers of this library.
+//!
+//! | type or function | purpose |
+//! |---|---|
+//! | [`Runner`], [`run`] | a runner as a service |
+//! | [`exec::exec`] | one command in the foreground, for `sexton exec` |
+//! | [`Options`], [`Ports`] | everything that a runner is given |
+//! | [`Handle`] | queries and commands to a runner of the same process |
+//! | [`Policy`], [`PolicyFile`] | what may run on this machine |
+//! | [`LocalSecrets`] | references that the machine itself resolves |
+//! | [`lock_state_directory`] | one process per state directory |
 //!
 //! | file | duty |
 //! |---|---|
-//! | `runner`, `handle`, `heartbeat`, `exec` | the whole, as a service and for one command; `options` is what they are given |
-//! | `intake`, `admission`, `required_sinks` | orders: claimed, stored, admitted; held while a required sink cannot be reached |
+//! | `runner`, `handle`, `heartbeat`, `exec`, `options` | the runner as a whole |
+//! | `intake`, `admission`, `required_sinks` | orders: claim, store, admit; hold while a required sink is unreachable |
 //! | `supervise`, `keeper_state`, `reporting`, `finish`, `report` | one run from its start to its report |
-//! | `policy`, `secrets` | what may be run on this machine; what takes the place of references |
+//! | `policy`, `secrets` | what may run here; the values of references |
 //! | `feed`, `scan`, `excerpt` | the readers of the output: sinks and rules |
-//! | `outbox` | reports on their way out |
-//! | `recover`, `adopt`, `retention` | what an earlier runner, a killed `exec` and old runs leave |
-//! | `spool_watch`, `local_run`, `runner_state`, `state_lock` | what these rest on |
+//! | `outbox` | unsent reports on disk |
+//! | `recover`, `adopt`, `retention` | runs of an earlier runner, of a killed `exec`, and old runs |
+//! | `spool_watch`, `local_run`, `runner_state`, `state_lock` | what the others share |
 //!
-//! Absent on purpose: no schedule, no ledger, no judgement of its own (that is `rules`), no network but through ports and
-//! sinks.
+//! What this crate never does: schedule, write the ledger, judge by itself (that is `rules`), use a network except
+//! through ports and sinks.
+
+#![deny(unsafe_code)]
 
 mod admission;
 mod adopt;

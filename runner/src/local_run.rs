@@ -16,21 +16,21 @@ use tokio::sync::Notify;
 pub struct LocalRun {
     pub directory: RunDirectory,
     pub accepted: Accepted,
-    /// Made once, when it is known whether and when the job started.
+    /// Set once, when it is known whether and when the job started.
     header: OnceLock<Arc<RunHeader>>,
-    /// Made once, when all output is matched and the run is judged. Nothing is written to the spool any more.
+    /// Set once, when all output is matched and the run is judged. The spool does not grow after this.
     finished: OnceLock<FinishedRecord>,
-    /// Something changed in the directory or in the spool.
+    /// Notified when the directory or the spool has changed.
     pub wake: Notify,
     changed: AtomicBool,
     grown: AtomicBool,
-    /// The sinks that were given this run, of the list of that version.
+    /// The sinks that have this run, with the version of the list of sinks.
     fed: Mutex<(u64, BTreeSet<String>)>,
-    /// How far the furthest reader is.
+    /// Position of the reader that is furthest ahead.
     read_position: Mutex<Position>,
 }
 
-/// Plain data behind a lock that a panic left: still good.
+/// Locks plain data. A panic while the lock was held does not make it invalid.
 pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -66,7 +66,7 @@ impl LocalRun {
         self.header.get()
     }
 
-    /// The header, made of what is known by now if it was not made before.
+    /// Returns the header. If none is set, builds it from the given facts.
     pub fn make_header(&self, runner: &str, host: &str, started: Option<&Started>, at: Timestamp) -> &Arc<RunHeader> {
         self.header.get_or_init(|| {
             let order = &self.accepted.order;
@@ -94,29 +94,29 @@ impl LocalRun {
         let _ = self.finished.set(record);
     }
 
-    /// Something in the directory is new.
+    /// Notes a change in the directory.
     pub fn note_change(&self) {
         self.changed.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
-    /// Whether the directory has changed since this was last asked.
+    /// Whether the directory has changed since the last call.
     pub fn take_changed(&self) -> bool {
         self.changed.swap(false, Ordering::AcqRel)
     }
 
-    /// The spool has grown.
+    /// Notes that the spool has grown.
     pub fn note_growth(&self) {
         self.grown.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
-    /// Whether it has grown since this was last asked.
+    /// Whether the spool has grown since the last call.
     pub fn take_grown(&self) -> bool {
         self.grown.swap(false, Ordering::AcqRel)
     }
 
-    /// The sinks of this version of the list that were given this run; to be added to under the lock.
+    /// Locks the set of sinks that have this run; a set of an older version of the list is cleared.
     pub fn lock_fed_sinks(&self, version: u64) -> MutexGuard<'_, (u64, BTreeSet<String>)> {
         let mut fed = locked(&self.fed);
         if fed.0 != version {
@@ -125,7 +125,7 @@ impl LocalRun {
         fed
     }
 
-    /// The sinks that were given this run.
+    /// The sinks that have this run.
     pub fn fed_sinks(&self) -> BTreeSet<String> {
         locked(&self.fed).1.clone()
     }
@@ -135,7 +135,7 @@ impl LocalRun {
         *seen = place.max(*seen);
     }
 
-    /// How far the furthest reader is.
+    /// Position of the reader that is furthest ahead.
     pub fn read_position(&self) -> Position {
         *locked(&self.read_position)
     }

@@ -1,4 +1,4 @@
-//! What a runner is given: where it keeps things, how it admits, and who it asks.
+//! Everything that a runner is given: state directory, limits, policy, secrets, sinks and ports.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use sinks::engine::Engine;
 pub use crate::admission::Mode;
 pub use crate::retention::Retention;
 
-/// The ledger takes a runner for dead after several of these. Ours.
+/// A runner counts as dead after several missed heartbeats (`services`). Chosen, not measured.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long shutting down waits for sinks. Ours; inside systemd's 90 s until KILL.
+/// How long a shutdown waits for sinks. Chosen: well below the 90 s after which systemd sends KILL.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(15);
 
 pub struct Options {
-    /// Made if absent. One runner at a time may use it.
+    /// The state directory; created if absent. One runner at a time may use it.
     pub state: PathBuf,
     pub runner: String,
     pub host: String,
-    /// Whose orders are taken; empty for all.
+    /// The groups whose orders are taken; empty for all.
     pub groups: Vec<String>,
     pub keeper: KeeperCommand,
     pub mode: Mode,
-    /// Names of the runner's own environment that jobs see.
+    /// Variables of the runner's own environment that are passed to jobs.
     pub pass_env: Vec<String>,
-    /// Whether jobs get a control group of their own where that is possible.
+    /// Whether jobs get control groups of their own where that is possible.
     pub cgroup: bool,
     pub retention: Retention,
     pub heartbeat_interval: Duration,
-    /// The same while nothing runs here: nobody can be lost, and nothing can be stopped.
+    /// The interval while no run is here: no run can be lost or stopped.
     pub idle_heartbeat_interval: Duration,
     pub on_shutdown: OnShutdown,
     pub flush_limit: Duration,
@@ -46,7 +46,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Every default: all groups, everything at once, no policy, the built-in rules, no sinks.
+    /// The defaults: all groups, everything at once, no policy, the built-in rules, no sinks.
     pub fn new(state: impl Into<PathBuf>, runner: &str, host: &str, keeper: KeeperCommand) -> Options {
         Options {
             state: state.into(),
@@ -77,28 +77,30 @@ pub struct Ports {
     pub reports: Arc<dyn Reports>,
 }
 
-/// What becomes of running jobs when the runner is asked to end.
+/// What happens to running jobs when the runner stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnShutdown {
-    /// Their keepers go on alone; the next runner finds them.
+    /// Their keepers continue alone; the next runner finds them.
     Leave,
-    /// Nothing new is taken, and the runner stays until they have ended.
+    /// The runner takes no new orders and stays until they have ended.
     Drain,
 }
 
-/// The machine's last word on what is run on it.
+/// Decides which orders may run on this machine.
 pub trait Policy: Send + Sync {
+    /// Whether this order may be executed here.
+    ///
     /// # Errors
-    /// One sentence: why this order is not executed here.
+    /// Returns one sentence with the reason when it may not.
     fn check_order(&self, order: &Order) -> Result<(), String>;
 
-    /// Whose signature an order from a queue must bear; none where orders need not be signed.
+    /// The keys of which one must have signed an order from a queue; empty where orders need no signature.
     fn order_keys(&self) -> &[PublicKey] {
         &[]
     }
 }
 
-/// No policy.
+/// Allows every order.
 pub struct AllowAll;
 
 impl Policy for AllowAll {

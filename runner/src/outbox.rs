@@ -1,7 +1,7 @@
-//! Reports on their way out: written and synced first, then sent, in order, until accepted.
+//! Unsent reports on disk: written and synced first, then sent in order until accepted.
 //!
-//! One file holds what was handed over together, one event a line, so that a thousand runs that end at once cost a few
-//! syncs. What the other side refuses for good is put aside and told, never deleted.
+//! One file has the events that were queued together, one per line, so that 1,000 runs that end at once cost a few
+//! syncs. Reports that the receiver refuses permanently are quarantined and logged, never deleted.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ use keeper::directory::{Durability, write_atomically};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Events that one file takes: a few hundred KiB at most.
+/// Events per file: a few hundred KiB at most. Chosen, not measured.
 const EVENTS_PER_FILE_MAX: usize = 64;
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -28,14 +28,14 @@ struct QueuedReport {
     stored: oneshot::Sender<()>,
 }
 
-/// Where reports are handed over.
+/// Access to the outbox for tasks that report.
 #[derive(Clone)]
 pub struct Outbox {
     queued: mpsc::Sender<QueuedReport>,
     waiting: watch::Receiver<usize>,
 }
 
-/// The tasks behind it.
+/// The tasks that store and send the reports.
 pub struct OutboxTasks {
     folder: PathBuf,
     queued: mpsc::Receiver<QueuedReport>,
@@ -45,10 +45,10 @@ pub struct OutboxTasks {
 }
 
 impl Outbox {
-    /// Finds what an earlier runner left.
+    /// Opens the outbox and finds the reports that an earlier runner left.
     ///
     /// # Errors
-    /// When the folder cannot be made or read.
+    /// When the directory cannot be created or read.
     pub fn open(folder: PathBuf) -> io::Result<(Outbox, OutboxTasks)> {
         fs::create_dir_all(&folder)?;
         let mut files = BTreeSet::new();
@@ -63,7 +63,7 @@ impl Outbox {
         Ok((Outbox { queued, waiting: watched }, tasks))
     }
 
-    /// Returns once the event is on disk; from then on it will be sent. Waits while the disk takes nothing.
+    /// Returns when the event is on disk; it will then be sent. Waits while the disk refuses writes.
     pub async fn put(&self, event: Event) {
         let (stored, is_stored) = oneshot::channel();
         if self.queued.send(QueuedReport { event, stored }).await.is_ok() {
@@ -71,7 +71,7 @@ impl Outbox {
         }
     }
 
-    /// Returns once everything handed over before has been accepted.
+    /// Returns when everything queued before has been accepted.
     pub async fn flushed(&self) {
         let mut waiting = self.waiting.clone();
         let _ = waiting.wait_for(|files| *files == 0).await;
@@ -79,7 +79,7 @@ impl Outbox {
 }
 
 impl OutboxTasks {
-    /// Stores and sends until every [`Outbox`] is dropped or `stop` is cancelled; what is stored by then stays on disk.
+    /// Stores and sends until every [`Outbox`] is dropped or `stop` is cancelled. Stored reports stay on disk.
     pub async fn run(mut self, reports: Arc<dyn Reports>, stop: CancellationToken) {
         let (file_stored, mut stored_files) = mpsc::unbounded_channel();
         for file in &self.files {
@@ -101,7 +101,7 @@ impl OutboxTasks {
                 self.waiting.send_modify(|files| *files += 1);
                 store(&self.folder, file, &queued).await;
                 for queued_report in queued.drain(..) {
-                    // Whoever handed it over may have gone; the event is stored all the same.
+                    // The task that queued it may have ended; the event is stored anyway.
                     let _ = queued_report.stored.send(());
                 }
                 let _ = file_stored.send(file);
@@ -116,13 +116,14 @@ fn file_path(folder: &Path, file: u64) -> PathBuf {
     folder.join(format!("{file:020}.json"))
 }
 
-/// Tries until the disk takes it: the run's directory is kept meanwhile, so nothing is lost by waiting.
+/// Retries until the disk accepts the file. The run directory is kept until then, so waiting loses nothing.
 async fn store(folder: &Path, file: u64, queued: &[QueuedReport]) {
     let mut bytes = Vec::new();
     for queued_report in queued {
-        // An event is plain data with text keys and always has a JSON form; were it not so, it would have to be known.
+        // An event always has a JSON form, because it is plain data with text keys. An error here would be a bug, so it
+        // is logged.
         if let Err(error) = serde_json::to_writer(&mut bytes, &queued_report.event) {
-            tracing::error!(%error, run_id = %queued_report.event.run_id, "a report cannot be written as JSON");
+            tracing::error!(%error, run_id = %queued_report.event.run_id, "cannot write a report as JSON");
         }
         bytes.push(b'\n');
     }
@@ -134,19 +135,19 @@ async fn store(folder: &Path, file: u64, queued: &[QueuedReport]) {
         let written = tokio::task::spawn_blocking(move || write_atomically(&path, &bytes, Durability::Disk)).await;
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(()) => return,
-            Err(error) => tracing::error!(%error, "the outbox cannot be written; it is tried again"),
+            Err(error) => tracing::error!(%error, "cannot write the outbox, retrying"),
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY_MAX);
     }
 }
 
-/// Sends one file until it is accepted or refused for good.
+/// Sends one file until it is accepted or permanently refused.
 async fn send_file(folder: &Path, file: u64, reports: &dyn Reports) {
     let path = file_path(folder, file);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) => return tracing::error!(%error, path = %path.display(), "a stored report cannot be read"),
+        Err(error) => return tracing::error!(%error, path = %path.display(), "cannot read a stored report"),
     };
     let events: Result<Vec<Event>, _> = text.lines().map(serde_json::from_str).collect();
     let events = match events {
@@ -154,7 +155,7 @@ async fn send_file(folder: &Path, file: u64, reports: &dyn Reports) {
         Err(error) => return quarantine(&path, &error.to_string()),
     };
     if deliver(&events, reports).await.is_err() {
-        // One that is refused for good takes no other with it.
+        // One refused event must not block the others.
         let mut refused = Vec::new();
         for event in &events {
             if let Err(message) = deliver(std::slice::from_ref(event), reports).await {
@@ -162,20 +163,20 @@ async fn send_file(folder: &Path, file: u64, reports: &dyn Reports) {
             }
         }
         if let Err(error) = write_refused(&path, &refused) {
-            tracing::error!(%error, path = %path.display(), "refused reports cannot be put aside; all of their file are");
+            tracing::error!(%error, path = %path.display(), "cannot write the refused reports of a file; the whole file moves to quarantine");
             return quarantine(&path, "one of them was refused");
         }
     }
     crash::point("sent");
     if let Err(error) = fs::remove_file(&path) {
-        tracing::warn!(%error, path = %path.display(), "a sent report cannot be removed; it will be sent again");
+        tracing::warn!(%error, path = %path.display(), "cannot delete a sent report; it will be sent again");
     }
 }
 
 /// Sends until accepted.
 ///
 /// # Errors
-/// Why it was refused for good.
+/// Returns the reason of a permanent refusal.
 async fn deliver(events: &[Event], reports: &dyn Reports) -> Result<(), String> {
     let mut wait = RETRY_FIRST;
     let mut logged = false;
@@ -184,10 +185,10 @@ async fn deliver(events: &[Event], reports: &dyn Reports) -> Result<(), String> 
             Ok(()) => return Ok(()),
             Err(PortError::Permanent(message)) => return Err(message),
             Err(PortError::Retry(message)) if logged => {
-                tracing::debug!(error = message, "reports still cannot be sent")
+                tracing::debug!(error = message, "sending reports failed again")
             }
             Err(PortError::Retry(message)) => {
-                tracing::warn!(error = message, "reports cannot be sent; they are kept and sent again");
+                tracing::warn!(error = message, "sending reports failed; retrying");
                 logged = true;
             }
         }
@@ -196,11 +197,11 @@ async fn deliver(events: &[Event], reports: &dyn Reports) -> Result<(), String> 
     }
 }
 
-/// Puts the refused ones of a file beside it.
+/// Writes the refused events of a file into a file beside it.
 fn write_refused(path: &Path, refused: &[(&Event, String)]) -> io::Result<()> {
     let mut bytes = Vec::new();
     for (event, message) in refused {
-        tracing::error!(error = message, run_id = %event.run_id, event = event.id(), "a report was refused for good and is put aside");
+        tracing::error!(error = message, run_id = %event.run_id, event = event.id(), "report permanently refused; moved to quarantine");
         serde_json::to_writer(&mut bytes, event)?;
         bytes.push(b'\n');
     }
@@ -212,8 +213,8 @@ fn write_refused(path: &Path, refused: &[(&Event, String)]) -> io::Result<()> {
 
 fn quarantine(path: &Path, message: &str) {
     let aside = path.with_extension("refused");
-    tracing::error!(error = message, path = %aside.display(), "reports were refused for good and are put aside");
+    tracing::error!(error = message, path = %aside.display(), "reports permanently refused; moved to quarantine");
     if let Err(error) = fs::rename(path, &aside) {
-        tracing::error!(%error, path = %path.display(), "a refused report cannot be put aside");
+        tracing::error!(%error, path = %path.display(), "cannot move a refused report to quarantine");
     }
 }

@@ -1,21 +1,21 @@
-//! The machine's last word: `policy.toml` says what may be run here, whoever orders it. A genuine order that it does not
-//! allow ends its run `failed`, with the file, the line and what is allowed there.
+//! `policy.toml`: what may run on this machine, independent of who orders it. A genuine order that it does not allow
+//! ends its run `failed`. The reason names the file, the line and what is allowed there.
 //!
 //! ```toml
 //! groups = ["db", "web-*"]                  # `*` and `?` as in a shell
 //! users = ["postgres"]                      # a job without `user` runs as the runner's own user, by its name
-//! directories = ["/var/lib/dumps"]          # `cwd`, or what is below
-//! env = ["LEVEL", "PG*"]                    # variables that a job may set; with [commands] none unless said here
+//! directories = ["/var/lib/dumps"]          # `cwd` must be one of these or below
+//! env = ["LEVEL", "PG*"]                    # variables that a job may set; default none with [commands], else all
 //! references = ["ssm:/db/*"]                # default: ssm:* and secretsmanager:*, so neither env: nor file:
-//! timeout_max = "6h"                        # a job needs a `timeout`, and none above
+//! timeout_max = "6h"                        # a job must have a `timeout` of at most this
 //! order_keys = ["MCowBQYDK2VwAyEA..."]      # public keys; orders from a queue must be signed with one of them
 //!
-//! [commands]                                # regular expressions of the whole command, linear in time
-//! argv = ['/usr/local/bin/dump( --all)?']   # words joined by spaces, quoted as for a shell where that is needed
-//! shell = []                                # what is not listed is not allowed
+//! [commands]                                # regular expressions for the whole command, linear in time
+//! argv = ['/usr/local/bin/dump( --all)?']   # words joined by spaces, quoted as for a shell where needed
+//! shell = []                                # commands that are not listed are not allowed
 //! ```
 //!
-//! What is absent is not restricted, but for what is said above. Read once, when the runner starts.
+//! A key that is absent restricts nothing, except as noted above. Read once, when the runner starts.
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -33,10 +33,10 @@ use regex::Regex;
 
 use crate::options::Policy;
 
-/// What may be read from elsewhere where nothing is said: what roles guard, but not this machine's own.
+/// Allowed references without the key `references`: those that IAM roles protect, but none of this machine's own.
 const REFERENCES_DEFAULT: [&str; 2] = ["ssm:*", "secretsmanager:*"];
 
-/// In front of the 32 bytes of an Ed25519 key as `openssl pkey -pubout -outform DER` writes it (RFC 8410).
+/// The bytes before the 32 bytes of an Ed25519 key, as `openssl pkey -pubout -outform DER` writes them (RFC 8410).
 const KEY_HEAD: [u8; 12] = [0x30, 0x2A, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 pub struct PolicyFile {
@@ -49,16 +49,16 @@ pub struct PolicyFile {
     timeout_max: Option<(u32, Duration)>,
     commands: Option<Commands>,
     order_keys: Vec<PublicKey>,
-    /// Who a job without a user runs as.
+    /// The user that runs a job without `user`.
     own_user: String,
 }
 
-/// Texts of which one must match as a whole.
+/// Patterns of which one must match the whole text.
 struct List {
     /// 1-based line of the file.
     line: u32,
     patterns: Vec<Regex>,
-    /// As they were written.
+    /// The patterns as written in the file.
     written: Vec<String>,
 }
 
@@ -73,10 +73,10 @@ struct Commands {
 }
 
 impl PolicyFile {
-    /// With the warnings; `file` is named in faults and reasons.
+    /// Parses a policy and returns it with its warnings. Faults and reasons name `file`.
     ///
     /// # Errors
-    /// Every fault of the text.
+    /// Returns every fault of the text.
     pub fn parse(file: &str, text: &str) -> Result<(PolicyFile, Faults), Faults> {
         let (document, mut root) = Document::parse(file, text)?;
         let commands = root.section("commands").map(commands_of);
@@ -101,7 +101,7 @@ impl PolicyFile {
         if faults.refuse() { Err(faults) } else { Ok((policy, faults)) }
     }
 
-    /// The sentence for what the line does not allow.
+    /// The sentence for something that the line does not allow.
     fn refusal(&self, line: u32, what: &str, remedy: &str) -> String {
         match line {
             0 => format!("{} does not allow {what}; {remedy}", self.file),
@@ -121,7 +121,7 @@ impl PolicyFile {
     }
 
     fn check_directory(&self, job: &Job) -> Result<(), String> {
-        // Without `cwd` a job starts in its user's home, which is the machine's affair, unless the job says another one.
+        // Without `cwd` a job starts in its user's home, which the machine defines, unless the job sets HOME.
         let (Some(rule), Some(cwd)) = (&self.directories, job.cwd.as_ref().or_else(|| job.env.get("HOME"))) else {
             return Ok(());
         };
@@ -142,9 +142,7 @@ impl PolicyFile {
                 let text = words_as_text(words);
                 self.check(&commands.argv, "argv", &text, &format!("the command `{text}`"))
             }
-            Command::Shell(text) => {
-                self.check(&commands.shell, "shell", text, &format!("the command `{text}` by a shell"))
-            }
+            Command::Shell(text) => self.check(&commands.shell, "shell", text, &format!("the shell command `{text}`")),
         }
     }
 
@@ -197,7 +195,7 @@ impl List {
     }
 }
 
-/// A command without a shell as one text that cannot be mistaken for another one.
+/// A command without a shell as one unambiguous text.
 fn words_as_text(words: &[String]) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&byte);
     let quoted = |word: &String| match !word.is_empty() && word.bytes().all(is_plain) {
@@ -211,9 +209,9 @@ fn glob_to_regex(glob: &str) -> String {
     format!("(?s:{})", regex::escape(glob).replace("\\*", ".*").replace("\\?", "."))
 }
 
-/// Matches the whole text or nothing.
+/// Matches the whole text only.
 fn anchored(pattern: &str) -> Result<Regex, regex::Error> {
-    // By itself first: brackets must not close the ones around it.
+    // Compiled alone first, so that its brackets cannot close the added ones.
     Regex::new(pattern)?;
     Regex::new(&format!(r"\A(?:{pattern})\z"))
 }
@@ -241,8 +239,7 @@ fn regexes(section: &mut Section, key: &'static str) -> List {
             Err(error) => {
                 let error = error.to_string();
                 let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                let message =
-                    format!("not a regular expression ({why}); escape what stands for itself with a backslash");
+                let message = format!("not a regular expression ({why}); escape literal characters with a backslash");
                 section.fault(line, text.as_str(), message);
             }
         }
@@ -254,11 +251,7 @@ fn directories_of(section: &mut Section) -> Option<Directories> {
     let line = section.line_of("directories");
     let paths: Vec<PathBuf> = section.texts("directories")?.into_iter().map(PathBuf::from).collect();
     for path in paths.iter().filter(|path| !path.is_absolute()) {
-        section.fault(
-            line,
-            path.display().to_string(),
-            "not a whole path; write it from the root, like /var/lib/dumps",
-        );
+        section.fault(line, path.display().to_string(), "not an absolute path; start it with /, like /var/lib/dumps");
     }
     Some(Directories { line, paths })
 }
@@ -285,7 +278,7 @@ fn keys_of(section: &mut Section) -> Vec<PublicKey> {
     keys
 }
 
-/// Base64 of an Ed25519 key, with or without what X.509 puts in front of it; also as a whole PEM file.
+/// Base64 of an Ed25519 key, with or without its X.509 prefix, or a whole PEM file.
 fn key_of(text: &str) -> Option<PublicKey> {
     let inner: String = text.lines().map(str::trim).filter(|line| !line.starts_with("-----")).collect();
     let bytes = STANDARD.decode(inner).ok()?;
@@ -430,7 +423,7 @@ shell = ['backup\.sh > /dev/null']
         let said: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
         let starts = [
             "policy.toml:1: `group`: unknown key; did you mean `groups`?",
-            "policy.toml:2: `dumps`: not a whole path",
+            "policy.toml:2: `dumps`: not an absolute path",
             "policy.toml:3: `soon`: `timeout_max` is not a duration",
             "policy.toml:4: `AAAA`: not a public key for orders; write what `openssl pkey -in KEY -pubout` prints",
             "policy.toml:6: `dump(`: not a regular expression (unclosed group)",

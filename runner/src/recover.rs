@@ -1,6 +1,6 @@
-//! What an earlier runner left: every directory of a run is taken up where it was. Nothing is started twice, because only
-//! what has a free lock and no mark of a start is started; nothing is forgotten, because nothing but a directory's name
-//! and files is needed.
+//! Resumes the runs of an earlier runner from their directories. No run is started twice, because only a run with a
+//! free lock and without the marker `starting` is started. No run is forgotten, because a directory's name and files
+//! are all that is needed.
 
 use std::fs;
 use std::io;
@@ -17,10 +17,10 @@ use crate::retention::REMOVED_PREFIX;
 use crate::runner_state::RunnerState;
 use crate::supervise::supervise;
 
-/// Takes up everything that is there. Called once, before any order is taken.
+/// Resumes every run directory. Called once, before any order is taken.
 ///
 /// # Errors
-/// When the folder of runs cannot be read. One directory that cannot be read is told and left as it is.
+/// When the folder of runs cannot be read. A directory that cannot be read is logged and left unchanged.
 pub fn recover(shared: &Arc<RunnerState>) -> io::Result<()> {
     let mut waiting = Vec::new();
     for entry in fs::read_dir(&shared.runs_folder)? {
@@ -28,18 +28,18 @@ pub fn recover(shared: &Arc<RunnerState>) -> io::Result<()> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(REMOVED_PREFIX) {
             if let Err(error) = fs::remove_dir_all(entry.path()) {
-                tracing::warn!(%error, name, "the rest of a removed run cannot be removed");
+                tracing::warn!(%error, name, "cannot delete the rest of a removed run");
             }
             continue;
         }
         if RunDirectory::parse_name(&name).is_none() {
-            tracing::warn!(name, "there is a folder among the runs that is none; it is left alone");
+            tracing::warn!(name, "unknown directory among the runs; ignored");
             continue;
         }
         match resume_run(shared, RunDirectory::open(entry.path())) {
             Ok(Some(run)) => waiting.push(run),
             Ok(None) => {}
-            Err(error) => tracing::error!(%error, name, "a run cannot be taken up; its directory is left as it is"),
+            Err(error) => tracing::error!(%error, name, "cannot resume a run; its directory is left unchanged"),
         }
     }
     waiting.sort_by_key(|run| run.accepted.accepted_at);
@@ -48,14 +48,14 @@ pub fn recover(shared: &Arc<RunnerState>) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes up one; gives it back when it has not begun and waits for admission.
+/// Resumes one run. Returns it when it was not started and waits for admission.
 pub fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> io::Result<Option<Arc<LocalRun>>> {
     let Some(accepted) = Accepted::read(&directory)? else {
-        // Its message was not deleted, so it comes again.
+        // Its message was not deleted, so it is redelivered.
         fs::remove_dir_all(directory.path())?;
         return Ok(None);
     };
-    // A crash may have come between the folder and what belongs inside.
+    // A crash may have come after the directory was created and before its content was.
     directory.create()?;
     let run = Arc::new(LocalRun::new(directory, accepted));
     let key = run.key();
@@ -66,8 +66,8 @@ pub fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> io::Res
     match keeper_state(&run)? {
         KeeperState::NotStarted if run.accepted.refused.is_none() => return Ok(Some(run)),
         keeper_state => {
-            let event = "taken up";
-            tracing::info!(run_id = %run.run_id(), job = %run.job().key(), ?keeper_state, event, "an earlier runner's run");
+            let event = "resumed";
+            tracing::info!(run_id = %run.run_id(), job = %run.job().key(), ?keeper_state, event, "run of an earlier runner resumed");
         }
     }
     locked(&shared.admission).count_running(run.job().needs);
@@ -75,8 +75,8 @@ pub fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> io::Res
     Ok(None)
 }
 
-/// A run that is reported: only its sinks may still have something to do. False when its report is not there, as a full
-/// disk leaves it: then it is attended to its end once more, which makes the report again and tells it to nobody.
+/// Restores a reported run, which only sinks may still need. Returns false when its report is missing, as after a full
+/// disk. It is then supervised to its end again, which makes the report again and sends it to no receiver.
 fn restore_finished(shared: &RunnerState, run: &Arc<LocalRun>) -> bool {
     let Some(event) = stored_report(run) else { return false };
     let Body::Finished(report) = event.body else { return false };

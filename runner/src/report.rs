@@ -1,4 +1,4 @@
-//! From what the keeper recorded and the rules found to the report and the record that closes the log. Pure.
+//! Builds the report, and the record that closes the log, from the keeper's record and the matches of the rules. Pure.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use sinks::feed::{FinishedRecord, RunHeader};
 
 use crate::excerpt::Excerpt;
 
-/// An event about this attempt.
+/// An event of this attempt.
 pub fn new_event(header: &RunHeader, at: Timestamp, body: Body) -> Event {
     Event {
         version: FORMAT_VERSION,
@@ -29,7 +29,7 @@ pub fn new_event(header: &RunHeader, at: Timestamp, body: Body) -> Event {
     }
 }
 
-/// The report with the runner's own verdict.
+/// The report, with the runner's own verdict.
 pub fn new_report(accepted: &Accepted, exit: Exit, matcher: &Matcher, excerpt: &Excerpt) -> Report {
     let mut report = Report {
         ended: exit.ended,
@@ -64,7 +64,7 @@ pub fn new_report(accepted: &Accepted, exit: Exit, matcher: &Matcher, excerpt: &
     report
 }
 
-/// What an attempt comes to that was never begun; only looked at for those.
+/// The outcome of an attempt that was never started; used for no other.
 fn outcome_of_unstarted(accepted: &Accepted) -> Outcome {
     match accepted.refused.as_ref().map(|refusal| refusal.why) {
         Some(RefusalKind::TooLate) => Outcome::Missed,
@@ -73,7 +73,7 @@ fn outcome_of_unstarted(accepted: &Accepted) -> Outcome {
     }
 }
 
-/// What closes the run's log in every sink.
+/// The record that closes the run's log in every sink.
 pub fn finished_record(report: &Report) -> FinishedRecord {
     FinishedRecord {
         outcome: report.outcome,

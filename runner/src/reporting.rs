@@ -1,5 +1,5 @@
-//! Events of a run while it lasts: the job started, it prints nothing. They go to the outbox, whose task sends them; this
-//! module never waits for the network.
+//! Events of a run before its end: the job started, the job prints nothing. They go to the outbox, whose task sends
+//! them. This module never waits for the network.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::local_run::LocalRun;
 use crate::report;
 use crate::runner_state::RunnerState;
 
-/// Says that the job runs, in every sink and to the collector.
+/// Reports the start of the job to every sink and to the collector.
 pub async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, started: &Started) {
     let header =
         run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
@@ -26,25 +26,25 @@ pub async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, star
     let body = Body::Started { pid: Some(started.pid), command: header.command.clone() };
     queue_report(shared, run, report::new_event(&header, started.started_at, body)).await;
     if let Err(error) = create_marker(&run.directory.start_reported()) {
-        tracing::warn!(%error, run_id = %run.run_id(), "that the start was told cannot be noted; it may be told again");
+        tracing::warn!(%error, run_id = %run.run_id(), "cannot mark start as reported; it may be reported twice");
     }
 }
 
 pub async fn queue_report(shared: &RunnerState, run: &LocalRun, event: Event) {
-    tracing::debug!(run_id = %run.run_id(), event = event.id(), "told");
+    tracing::debug!(run_id = %run.run_id(), event = event.id(), "event queued");
     if let Some(outbox) = &shared.outbox {
         outbox.put(event).await;
     }
 }
 
-/// When the job's silence becomes too long.
+/// The instant at which the job has printed nothing for `limit`.
 pub fn quiet_deadline(run: &LocalRun, limit: Duration) -> Instant {
     let silent = Timestamp::now().duration_since(last_output_at(run));
     let silent = Duration::try_from(silent).unwrap_or_default();
     Instant::now() + limit.saturating_sub(silent)
 }
 
-/// When the newest segment was written to; the start before there is any.
+/// Time of the last write to the newest segment; the start time when there is no segment.
 fn last_output_at(run: &LocalRun) -> Timestamp {
     let folder = run.directory.spool();
     let last = spool::segments(&folder).ok().and_then(|segments| segments.last().copied());

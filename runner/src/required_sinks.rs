@@ -1,8 +1,8 @@
-//! Required sinks: while one of them cannot be reached, no run whose output it wants is started. Asked by the intake before
-//! it takes an order, and by whoever attends a run just before its keeper is started.
+//! Required sinks: no run starts while a required sink for its output is unreachable. Called by the intake before it
+//! takes an order, and by the supervision of a run before it starts a keeper.
 //!
-//! A sink that has undelivered output tells by itself whether it fails; an idle one is reached for, and only when a
-//! run wants to start. Sinks that are not required never hold anything up.
+//! A sink with undelivered output reports its own failures. An idle sink is probed, and only when a run is due to
+//! start. Sinks that are not required never hold a run.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::runner_state::RunnerState;
 
-/// What was found out about a sink holds for so long. Ours: a thousand runs at once reach for it once.
+/// How long the result of a probe is used. Chosen: 1,000 runs at once cause one probe.
 pub const PROBE_MAX_AGE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
@@ -25,29 +25,29 @@ pub struct RequiredSinks {
 
 struct ProbeResult {
     at: Instant,
-    /// The sink as it was then: one of the same name may be another by now.
+    /// The configuration that was probed; a reload can change it under the same name.
     config: SinkConfig,
     result: Result<(), String>,
 }
 
-/// A required sink, and what it says of itself while it has something to deliver.
+/// A required sink, and its error while it has output to deliver.
 struct RequiredSink {
     config: SinkConfig,
     failing: Option<String>,
 }
 
 impl RunnerState {
-    /// Why a run of this job must not be started now.
+    /// Why a run of this job must not start now.
     pub async fn blocking_reason(&self, job: &Job) -> Option<String> {
         self.first_unreachable(|config| config.when.wants_job(&job.group, &job.name)).await
     }
 
-    /// Why no run at all may be started now.
+    /// Why no run at all may start now.
     pub async fn blocking_reason_for_all(&self) -> Option<String> {
         self.first_unreachable(|config| config.when.groups.is_empty() && config.when.jobs.is_empty()).await
     }
 
-    /// What holds runs up by what is known, for whoever watches this runner; nothing is reached for.
+    /// The reason by the last probes, for the heartbeat; probes nothing.
     pub async fn cached_blocking_reason(&self) -> Option<String> {
         let found = self.required_sinks.probes.lock().await;
         let closed = found.iter().find_map(|(name, found)| Some((name, found.result.as_ref().err()?)));
@@ -60,7 +60,7 @@ impl RunnerState {
 
     async fn first_unreachable(&self, wanted: impl Fn(&SinkConfig) -> bool) -> Option<String> {
         if !self.has_sinks() {
-            return Some("the sinks are being exchanged".to_owned());
+            return Some("the sinks are being replaced".to_owned());
         }
         let names: Vec<String> = self.with_sinks(|sinks| {
             let required = sinks.iter().filter(|sink| sink.config().required && wanted(sink.config()));
@@ -74,7 +74,7 @@ impl RunnerState {
         None
     }
 
-    /// What is known of the sink, found out anew when that is old. Whoever comes meanwhile waits for the answer.
+    /// The state of the sink, probed again when the last result is too old. Concurrent callers wait for the same probe.
     async fn probe(&self, name: &str) -> Result<(), String> {
         let mut found = self.required_sinks.probes.lock().await;
         let required = self.with_sinks(|sinks| sinks.iter().find(|sink| sink.name() == name).map(required_sink));
@@ -89,9 +89,9 @@ impl RunnerState {
         };
         match (&result, before.is_some_and(|before| before.result.is_err())) {
             (Err(message), false) => {
-                tracing::warn!(sink = name, "a required sink cannot be reached; runs wait until it can: {message}");
+                tracing::warn!(sink = name, "required sink unreachable; runs are held: {message}");
             }
-            (Ok(()), true) => tracing::info!(sink = name, "a required sink can be reached again; runs start"),
+            (Ok(()), true) => tracing::info!(sink = name, "required sink reachable again; held runs start"),
             _ => {}
         }
         found.insert(name.to_owned(), ProbeResult { at: Instant::now(), config, result: result.clone() });
@@ -100,12 +100,12 @@ impl RunnerState {
 }
 
 fn unreachable_text(name: &str, message: &str) -> String {
-    format!("the required sink `{name}` cannot be reached: {message}")
+    format!("the required sink `{name}` is unreachable: {message}")
 }
 
 fn required_sink(sink: &Engine) -> RequiredSink {
     let status = sink.status();
-    // Without anything to deliver nothing would ever tell that it works again.
+    // A sink without output to deliver would never report its recovery.
     let has_work = status.lag_lines > 0 || status.lag_bytes > 0;
     let failing = status.failing_since.filter(|_| has_work);
     let failing = failing.map(|_| status.last_error.unwrap_or_else(|| "its last delivery failed".to_owned()));

@@ -1,5 +1,5 @@
-//! When a run's directory goes, and when a long run's oldest segments do. Never before every sink has them and the report
-//! is on its way.
+//! Deletes old run directories, and the oldest segments of a long run. Never before every sink has them and the report
+//! is in the outbox.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,33 +17,34 @@ use crate::local_run::{LocalRun, locked};
 use crate::runner_state::RunnerState;
 use crate::scan;
 
-/// Directories that are being removed are called so first: half a directory must never look like a run.
+/// Prefix of directories that are being deleted, so that half a directory never looks like a run.
 pub const REMOVED_PREFIX: &str = ".removed-";
 
-/// How often it is looked. Ours.
+/// Time between two sweeps. Chosen, not measured.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long delivered output stays for `sexton logs`.
+/// How much delivered output is kept for `sexton logs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// After the end of the run.
     pub age: Duration,
-    /// Finished runs.
+    /// Number of finished runs.
     pub runs: usize,
-    /// Of all finished runs together.
+    /// Bytes of all finished runs together.
     pub bytes: u64,
-    /// Of one run while it runs: beyond it, segments that every reader has passed go.
+    /// Bytes of one running run. Beyond it, segments that every reader has passed are deleted.
     pub run_bytes: u64,
 }
 
 impl Default for Retention {
-    /// Ours: a long weekend, two days of a minute-job (each run kept costs the runner some 3 KB), and small disks.
+    /// Chosen: a long weekend; two days of a job that runs every minute (each kept run costs the runner about 3 KB of
+    /// memory); small disks.
     fn default() -> Retention {
         Retention { age: Duration::from_secs(3 * 86_400), runs: 3_000, bytes: 4 << 30, run_bytes: 4 << 30 }
     }
 }
 
-/// Sweeps for ever, and takes over what killed `exec`s left.
+/// Sweeps periodically, and takes over the runs that killed `exec`s left. Never returns.
 pub async fn sweep_periodically(shared: Arc<RunnerState>) {
     let mut logged = BTreeSet::new();
     loop {
@@ -51,12 +52,12 @@ pub async fn sweep_periodically(shared: Arc<RunnerState>) {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let of_sweep = shared.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || sweep(&of_sweep, Timestamp::now())).await {
-            tracing::error!(%error, "sweeping old runs ended badly; it is tried again");
+            tracing::error!(%error, "sweeping old runs failed, retrying");
         }
     }
 }
 
-/// Removes what retention no longer keeps. Blocking, idempotent.
+/// Deletes what retention no longer keeps. Blocking, idempotent.
 pub fn sweep(shared: &RunnerState, now: Timestamp) {
     if !shared.has_sinks() {
         return;
@@ -79,7 +80,7 @@ pub fn sweep(shared: &RunnerState, now: Timestamp) {
     }
 }
 
-/// Whether nobody needs the directory any more but people.
+/// Whether every reader but `sexton logs` is done with the directory.
 fn is_delivered(shared: &RunnerState, run: &LocalRun) -> bool {
     let Some(header) = run.header() else { return false };
     let wanted: Vec<String> = shared.with_sinks(|sinks| {
@@ -104,7 +105,7 @@ fn remove(shared: &RunnerState, run: &LocalRun) {
     let Some(name) = path.file_name() else { return };
     let removed = path.with_file_name(format!("{REMOVED_PREFIX}{}", name.to_string_lossy()));
     if let Err(error) = fs::rename(path, &removed) {
-        tracing::error!(%error, run_id = %run.run_id(), "an old run cannot be removed");
+        tracing::error!(%error, run_id = %run.run_id(), "cannot delete an old run");
         return;
     }
     locked(&shared.runs).remove(&run.key());
@@ -116,11 +117,11 @@ fn remove(shared: &RunnerState, run: &LocalRun) {
         keeper::remove_cgroup(group.as_ref());
     }
     if let Err(error) = fs::remove_dir_all(&removed) {
-        tracing::error!(%error, run_id = %run.run_id(), "an old run cannot be removed whole; the next start tries again");
+        tracing::error!(%error, run_id = %run.run_id(), "cannot delete an old run completely; the next start retries");
     }
 }
 
-/// Frees the oldest segments of a run that still runs, when it has become too large and everybody has passed them.
+/// Deletes the oldest segments of a running run that is too large, as far as every reader has passed them.
 fn free_segments(shared: &RunnerState, run: &LocalRun, bytes_max: u64) {
     let mut bytes = spool_bytes(run);
     let Some(header) = run.header().filter(|_| bytes > bytes_max) else { return };
@@ -137,9 +138,9 @@ fn free_segments(shared: &RunnerState, run: &LocalRun, bytes_max: u64) {
         let path = folder.join(segment_name(first_seq));
         bytes -= fs::metadata(&path).map_or(0, |file| file.len());
         if let Err(error) = fs::remove_file(&path) {
-            tracing::error!(%error, path = %path.display(), "a delivered segment cannot be removed");
+            tracing::error!(%error, path = %path.display(), "cannot delete a delivered segment");
             return;
         }
-        tracing::info!(run_id = %run.run_id(), first_seq, "a delivered segment of a long run was removed");
+        tracing::info!(run_id = %run.run_id(), first_seq, "delivered segment of a long run deleted");
     }
 }

@@ -1,4 +1,4 @@
-//! The runner as a whole: what runs beside what, and how it ends.
+//! The runner as a whole: its tasks, and its shutdown.
 
 use std::io;
 use std::path::PathBuf;
@@ -30,14 +30,14 @@ pub struct Runner {
 /// Runs until `shutdown`; see [`Runner`].
 ///
 /// # Errors
-/// When the state directory cannot be used. Nothing that happens later ends a runner.
+/// When the state directory cannot be used. No later error ends a runner.
 pub async fn run(options: Options, ports: Ports, shutdown: CancellationToken) -> Result<(), RunnerError> {
     Runner::new(options, ports)?.run(shutdown).await;
     Ok(())
 }
 
 impl Runner {
-    /// Must be called inside a tokio runtime.
+    /// Locks and opens the state directory. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When the state directory cannot be used.
@@ -45,7 +45,7 @@ impl Runner {
         let fails = |state: &PathBuf, error| RunnerError::State(state.clone(), error);
         let state = options.state.clone();
         let in_use = lock_state_directory(&state)?;
-        // Keepers live in `/`.
+        // The working directory of keepers is `/`.
         options.state = std::fs::canonicalize(&state).map_err(|error| fails(&state, error))?;
         let (outbox, outbox_tasks) =
             Outbox::open(options.state.join("outbox")).map_err(|error| fails(&state, error))?;
@@ -57,7 +57,7 @@ impl Runner {
         Handle::new(self.shared.clone())
     }
 
-    /// Takes up what is there, takes orders, and runs until `shutdown`.
+    /// Resumes earlier runs, takes orders, and runs until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let shared = self.shared;
         let stop_sending = CancellationToken::new();
@@ -65,11 +65,11 @@ impl Runner {
         let mut beside = JoinSet::new();
         serve_watch(&shared, &mut beside);
         beside.spawn(send_heartbeats(shared.clone(), self.ports.clone()));
-        // Seconds, where there are tens of thousands: not on a thread that others need.
+        // Takes seconds with tens of thousands of runs, so it must not block a thread of the runtime.
         let of_recovery = shared.clone();
         let recovered = tokio::task::spawn_blocking(move || recover(&of_recovery)).await;
         if let Err(error) = recovered.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            tracing::error!(%error, "earlier runs cannot be taken up; none is forgotten, the next start tries again");
+            tracing::error!(%error, "cannot resume earlier runs; their directories are unchanged, and the next start retries");
         }
         beside.spawn(admit_when_possible(shared.clone()));
         beside.spawn(sweep_periodically(shared.clone()));
@@ -83,13 +83,13 @@ impl Runner {
         flush(&shared).await;
         stop_sending.cancel();
         if let Err(error) = sending.await {
-            tracing::error!(%error, "the outbox ended badly; what it holds is sent by the next runner");
+            tracing::error!(%error, "outbox task failed; the next start sends its reports");
         }
         beside.shutdown().await;
     }
 }
 
-/// Wakes runs and sinks when something changes on disk.
+/// Wakes runs and sinks when their files change.
 pub fn serve_watch(shared: &Arc<RunnerState>, beside: &mut JoinSet<()>) {
     let shared = shared.clone();
     beside.spawn(async move {
@@ -108,18 +108,18 @@ async fn wait_until_idle(shared: &RunnerState) {
     }
 }
 
-/// Gives sinks and collector a last while; what they do not take stays on disk.
+/// Waits up to the flush limit for sinks and collector; everything undelivered stays on disk.
 pub async fn flush(shared: &RunnerState) {
     let limit = shared.options.flush_limit;
     if let Some(outbox) = &shared.outbox
         && tokio::time::timeout(limit, outbox.flushed()).await.is_err()
     {
-        tracing::warn!("not all reports could be sent; they are sent at the next start");
+        tracing::warn!("reports unsent at shutdown; the next start sends them");
     }
     shared.end_sinks().await;
 }
 
-/// Sends what an outbox holds, for a runner without orders.
+/// Sends the reports of an outbox, for a process without orders.
 pub(crate) fn send_reports(
     tasks: OutboxTasks,
     reports: Arc<dyn Reports>,

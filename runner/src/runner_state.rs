@@ -1,4 +1,4 @@
-//! What the runner's tasks share.
+//! The state that the runner's tasks share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,19 +30,19 @@ use crate::required_sinks::RequiredSinks;
 use crate::secrets::{Resolved, resolve};
 use crate::spool_watch::SpoolWatch;
 
-/// Keepers that are started at the same moment: posix_spawn holds its thread until exec, and more than a few threads gain
-/// nothing (measured: four threads start 1000 processes 2.5 times as fast as one on two cores, sixteen no faster).
+/// Keepers started at the same time. posix_spawn blocks its thread until exec, and more than a few threads gain
+/// nothing. Measured on two cores: four threads start 1,000 processes 2.5 times as fast as one; sixteen are no faster.
 const SPAWNS_MAX: usize = 4;
 
-/// Orders that are synced at the same moment; the file system joins their commits.
+/// Orders synced at the same time; the file system joins their commits. Chosen, not measured.
 const STORES_MAX: usize = 16;
 
-/// Orders that are being claimed and stored at the same moment, where nobody waits for anybody.
+/// Orders claimed and stored at the same time, in a mode without an order of starts. Chosen, not measured.
 const CLAIMS_MAX: usize = 128;
 
-/// Why there is no keeper.
+/// Why no keeper was started.
 pub enum SpawnError {
-    /// A reference has no value, now or at all.
+    /// A reference has no value, now or permanently.
     Secret(PortError),
     /// One sentence.
     Keeper(String),
@@ -52,39 +52,41 @@ pub struct RunnerState {
     pub options: Options,
     pub runs_folder: PathBuf,
     pub boot_id: String,
-    /// Every attempt of which there is a directory.
+    /// Every attempt that has a directory.
     pub runs: Mutex<BTreeMap<AttemptKey, Arc<LocalRun>>>,
     /// Attempts whose orders are being claimed and stored.
     pub taking: Mutex<BTreeSet<AttemptKey>>,
     pub admission: Mutex<Admission<AttemptKey>>,
-    /// Admission may have room, or somebody new to admit.
+    /// Notified when admission may have room, or a new order to admit.
     pub admission_changed: Notify,
     sinks: RwLock<Vec<Engine>>,
-    /// Counts the lists of sinks; even while there is one, odd while one is being replaced.
+    /// Version of the list of sinks: even while there is a list, odd while it is being replaced.
     sinks_version: AtomicU64,
     packs: RwLock<Arc<Packs>>,
-    /// What is known of required sinks.
+    /// Results of the last probes.
     pub required_sinks: RequiredSinks,
     pub watch: SpoolWatch,
-    /// None when nobody wants reports.
+    /// None for an `exec` without a server.
     pub outbox: Option<Outbox>,
-    /// Variables of which it was told that their values are not hidden.
+    /// Variables that a warning was logged for because their values are not masked.
     unmasked_logged: Mutex<BTreeSet<(JobKey, String)>>,
     spawn_permits: Semaphore,
     pub store_permits: Semaphore,
     pub claim_permits: Arc<Semaphore>,
     pub scan_permits: Semaphore,
-    /// The tasks that attend runs.
+    /// The tasks that supervise runs.
     pub supervisors: TaskTracker,
-    /// Attending tasks leave their runs to the keepers.
+    /// Cancelled when supervising tasks must leave their runs to the keepers.
     pub leave: CancellationToken,
-    /// Some spool has grown, or a run has ended; for those who follow output.
+    /// Notified when a spool has grown or a run has ended, for readers that follow output.
     pub grown: Notify,
 }
 
 impl RunnerState {
+    /// Opens the state below the state directory.
+    ///
     /// # Errors
-    /// When the state directory cannot be made, or inotify cannot be had.
+    /// When the directory cannot be created, or inotify is not available.
     pub fn new(mut options: Options, outbox: Option<Outbox>) -> io::Result<RunnerState> {
         let runs_folder = options.state.join("runs");
         std::fs::create_dir_all(&runs_folder)?;
@@ -122,13 +124,13 @@ impl RunnerState {
         ask(&self.sinks.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The run's spool has grown or it has ended.
+    /// Wakes the readers of a run: its spool has grown or it has ended.
     pub fn wake_readers(&self, run: &LocalRun) {
         self.with_sinks(|sinks| sinks.iter().for_each(|sink| sink.wake(run.run_id())));
         self.grown.notify_waiters();
     }
 
-    /// Gives the run to every sink that wants it and was not given it before. The header must be made.
+    /// Gives the run to every sink that wants it and does not have it. The header must be set.
     pub fn add_feeds(&self, run: &Arc<LocalRun>) {
         let Some(header) = run.header() else { return };
         let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
@@ -143,14 +145,14 @@ impl RunnerState {
         }
     }
 
-    /// Takes all sinks out, to be ended. Until others are set, no run counts as delivered.
+    /// Removes all sinks, to stop them. Until new ones are set, no run counts as delivered.
     fn take_sinks(&self) -> Vec<Engine> {
         let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
         self.sinks_version.fetch_or(1, Ordering::AcqRel);
         std::mem::take(&mut *sinks)
     }
 
-    /// Takes all sinks out, gives them the flush limit to deliver what they have, and ends them.
+    /// Removes all sinks, waits up to the flush limit for their delivery, and stops them.
     pub async fn end_sinks(&self) {
         let limit = self.options.flush_limit;
         let sinks = self.take_sinks();
@@ -160,7 +162,7 @@ impl RunnerState {
                 if !sink.flush(limit).await {
                     tracing::warn!(
                         sink = sink.name(),
-                        "not everything could be delivered; the rest follows at the next start"
+                        "delivery incomplete at shutdown; the next start sends the rest"
                     );
                 }
                 sink.shutdown().await;
@@ -175,34 +177,34 @@ impl RunnerState {
         self.sinks_version.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether the list of sinks is the one that decides what is delivered.
+    /// Whether the list of sinks is complete, not being replaced.
     pub fn has_sinks(&self) -> bool {
         self.sinks_version.load(Ordering::Acquire).is_multiple_of(2)
     }
 
-    /// Other rules for all runs from now on, also for the rest of those that run.
+    /// Uses these rules from now on, also for the rest of running runs.
     pub fn set_packs(&self, packs: Arc<Packs>) {
         *self.packs.write().unwrap_or_else(PoisonError::into_inner) = packs;
     }
 
-    /// The compiled rules of a job. Packs that do not exist are told and left out: a job without its rules is better
-    /// than no job, and the collector judges with its own.
+    /// The compiled rules of a job. An unknown pack is logged and left out: a job without its rules is better than no
+    /// job, and the collector judges with its own.
     pub fn rules_of(&self, job: &Job) -> Arc<RuleSet> {
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
         let names = rules::choose(&packs, &job.rules, &job.command).unwrap_or_else(|error| {
-            tracing::error!(%error, job = %job.key(), "the job's rules cannot be chosen; the known ones are applied");
+            tracing::error!(%error, job = %job.key(), "cannot select the rules of a job; its known packs are used");
             job.rules.iter().filter(|name| packs.get(name).is_some()).cloned().collect()
         });
         RuleSet::compile(&packs, &names).unwrap_or_else(|error| {
-            tracing::error!(%error, job = %job.key(), "the job's rules cannot be used; its output is not matched");
+            tracing::error!(%error, job = %job.key(), "cannot compile the rules of a job; its output is not matched");
             RuleSet::none()
         })
     }
 
-    /// Starts the keeper; none when one lives already.
+    /// Starts the keeper. None when one is already alive.
     ///
     /// # Errors
-    /// What stood in the way of starting, this time.
+    /// Returns the reason of this failed attempt.
     pub async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Child>, SpawnError> {
         let Resolved { env, secret_names } =
             resolve(&*self.options.secrets, &run.job().env).await.map_err(SpawnError::Secret)?;
@@ -214,16 +216,16 @@ impl RunnerState {
         let spawned = tokio::task::spawn_blocking(move || spawn::spawn_keeper(&command, &directory, &launch)).await;
         spawned
             .unwrap_or_else(|error| Err(io::Error::other(error)))
-            .map_err(|error| SpawnError::Keeper(format!("its keeper could not be started: {error}")))
+            .map_err(|error| SpawnError::Keeper(format!("cannot start its keeper: {error}")))
     }
 
-    /// Says once for each variable that its value is too short to be hidden.
+    /// Logs once for each variable that its value is too short to be masked.
     fn warn_unmasked_secrets(&self, job: &Job, env: &BTreeMap<String, String>, secret_names: &[String]) {
         for name in secret_names.iter().filter(|name| env.get(*name).is_some_and(|value| !is_masked(value))) {
             if locked(&self.unmasked_logged).insert((job.key(), name.clone())) {
                 tracing::warn!(
                     job = %job.key(),
-                    "the secret {name} is shorter than {SECRET_BYTES_MIN} bytes and is not hidden in the job's output"
+                    "the secret {name} is shorter than {SECRET_BYTES_MIN} bytes and is not masked in the job's output"
                 );
             }
         }

@@ -1,5 +1,5 @@
-//! The rules' reader of a spool: counts what matches and keeps the excerpt, at its own pace, and remembers on disk how far
-//! it is, with what it found. Where a run has no rules, only what the excerpt shows is read.
+//! The rules' reader of a spool. It counts matches, keeps the excerpt, and stores its position and results on disk. For
+//! a run without rules it reads only what the excerpt needs.
 
 use std::fs::metadata;
 use std::io;
@@ -18,28 +18,28 @@ use crate::excerpt::Excerpt;
 use crate::local_run::LocalRun;
 use crate::runner_state::RunnerState;
 
-/// What is read at once.
+/// Bytes per read of the spool.
 const BLOCK_BYTES: usize = 64 << 10;
 
-/// One turn of a scan, so that a thousand runs share a few threads fairly.
+/// Bytes per turn of a scan, so that 1,000 runs share a few threads fairly. Chosen, not measured.
 const TURN_BYTES: usize = 4 << 20;
 
-/// The end of an output that is looked at for the excerpt's tail; where the lines are so long that more is needed, all
-/// is read.
+/// How far before the end the excerpt's tail is searched. When longer lines need more, the whole output is read.
 const TAIL_BYTES_MAX: usize = 1 << 20;
 
-/// The state is stored at most so often; what lies behind is scanned again after a crash.
+/// The state is stored at most once in this time; the output since then is scanned again after a crash. Chosen, not
+/// measured.
 const STORE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The name of the rules' cursor.
+/// File name of the rules' cursor.
 pub const RULES_CURSOR: &str = "rules.scan";
 
-/// What is known of a run's output at a turn.
+/// The state of a run's output at the start of a turn.
 #[derive(Clone, Copy, Debug)]
 pub enum OutputState {
-    /// `seen`: how far any reader is. `is_sent`: a sink has the run, and how far behind it is will be asked for.
+    /// `seen`: position of the reader that is furthest ahead. `is_sent`: a sink has the run, so its lag must be known.
     Growing { seen: Position, is_sent: bool },
-    /// Nothing follows; this is all, as the keeper counted it.
+    /// The output is complete, with the keeper's counts.
     Whole(OutputCounts),
 }
 
@@ -48,16 +48,16 @@ struct StoredScan {
     place: Position,
     matcher: MatcherState,
     excerpt: Excerpt,
-    /// Without rules: what stands before this is not needed any more, although it was not read.
+    /// Without rules: output before this position is not needed, although it was not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     needed_from: Option<Position>,
 }
 
 pub struct Scan {
     run: RunDirectory,
-    /// Everything before its place is in the matcher and in the excerpt.
+    /// Everything before its position is in the matcher and in the excerpt.
     reader: SpoolReader,
-    /// Without rules: how far the output is known, by other readers or by counting.
+    /// Without rules: how far the output is known, from other readers or by counting.
     ahead: SpoolReader,
     needed_from: Option<Position>,
     matcher: Matcher,
@@ -66,11 +66,11 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Goes on where an earlier scan of this attempt was; what cannot be read is scanned again from the beginning.
+    /// Continues from the stored state of an earlier scan. An unreadable state starts again from the beginning.
     pub fn open(run: &RunDirectory, rules: Arc<RuleSet>) -> Scan {
         let path = run.cursors().join(RULES_CURSOR);
         let stored = read_json::<StoredScan>(&path).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the rules' cursor is damaged; the output is matched from its beginning again");
+            tracing::warn!(%error, "the rules' cursor is damaged; matching the output again from its beginning");
             None
         });
         let (place, matcher, excerpt, needed_from) = match stored {
@@ -84,10 +84,10 @@ impl Scan {
         Scan { run: run.clone(), reader, ahead, needed_from, matcher, excerpt, stored_at: Instant::now() }
     }
 
-    /// Reads on for one turn; says whether there may be more.
+    /// Reads for one turn. Returns whether there may be more.
     ///
     /// # Errors
-    /// When the spool cannot be read; the next turn tries again.
+    /// When the spool cannot be read; the next turn retries.
     pub fn read_turn(&mut self, output: OutputState) -> io::Result<bool> {
         if self.matcher.rules().is_empty() && self.excerpt.has_head() {
             match output {
@@ -108,8 +108,8 @@ impl Scan {
         Ok(more)
     }
 
-    /// Matches block after block. `last` is the one that the excerpt has not got yet: when the next one shows that none of
-    /// its lines can stay, it never does.
+    /// Matches block after block. `last` is a block that the excerpt does not have yet. It is left out when the next
+    /// block alone fills the tail.
     fn continue_matching(&mut self, last: &mut Option<Block>) -> io::Result<bool> {
         let mut bytes = 0;
         while bytes < TURN_BYTES {
@@ -129,19 +129,19 @@ impl Scan {
         Ok(true)
     }
 
-    /// Nothing but the tail is wanted of an output that still grows, and that only at its end. How far it is must be known
-    /// where it is sent, though: when no sink's reader tells, lines are counted here.
+    /// Without rules, only the tail of the output is needed, and only at its end. But the number of lines must be known
+    /// while a sink has the run. When no sink reads ahead, the lines are counted here.
     fn follow_sinks(&mut self, seen: Position, is_sent: bool) -> io::Result<bool> {
         let folder = self.run.spool();
         let size = |segment: &u64| metadata(folder.join(segment_name(*segment))).map_or(0, |file| file.len());
-        // A full segment that is closed has more lines than a tail.
+        // A closed segment of full size has more lines than a tail.
         let full = segments(&folder)?.into_iter().rev().skip(1).find(|segment| size(segment) >= SEGMENT_BYTES_MAX);
         let needed_from = full.map(start_of);
-        let is_told = seen > self.ahead.position();
-        if is_told {
+        let is_known = seen > self.ahead.position();
+        if is_known {
             self.ahead.seek(Position { stage: Stage::Lines, ..seen });
         }
-        let more = is_sent && !is_told && self.count_lines_ahead()?;
+        let more = is_sent && !is_known && self.count_lines_ahead()?;
         if needed_from > self.needed_from && self.stored_at.elapsed() >= STORE_INTERVAL {
             self.needed_from = needed_from;
             self.store()?;
@@ -158,8 +158,8 @@ impl Scan {
         Ok(true)
     }
 
-    /// Goes to the end of a whole output and takes the tail from there, if the spool is to the byte what was counted and
-    /// its last lines fill the tail; else says no, and everything is to be read.
+    /// Moves to the end of a complete output and reads the tail there. Returns false when the spool's size differs from
+    /// the counts, or when its last lines do not fill the tail; everything must then be read.
     fn skip_to_tail(&mut self, counts: &OutputCounts) -> io::Result<bool> {
         let mut bytes = BLOCK_BYTES;
         while bytes <= TAIL_BYTES_MAX {
@@ -177,8 +177,10 @@ impl Scan {
         Ok(false)
     }
 
+    /// Stores position and results.
+    ///
     /// # Errors
-    /// When the cursor cannot be written; the scan itself goes on.
+    /// When the cursor cannot be written; the scan itself continues.
     pub fn store(&mut self) -> io::Result<()> {
         self.stored_at = Instant::now();
         let stored = StoredScan {
@@ -190,12 +192,12 @@ impl Scan {
         write_json(&self.run.cursors().join(RULES_CURSOR), &stored, Durability::Cache)
     }
 
-    /// How far it is; everything before has been seen, or passed without need.
+    /// Everything before this position was read, or skipped because it is not needed.
     pub fn position(&self) -> Position {
         self.reader.position()
     }
 
-    /// How far the output is known: at least as far as it is read.
+    /// How far the output is known: at least as far as it was read.
     pub fn scanned_position(&self) -> Position {
         self.reader.position().max(self.ahead.position())
     }
@@ -213,13 +215,13 @@ fn start_of(segment: u64) -> Position {
     Position { seq: segment, segment, offset: 0, stage: Stage::Lines }
 }
 
-/// Before what the scan of an attempt needs nothing any more, as it was stored last.
+/// The position before which the stored scan of an attempt needs no output.
 pub fn stored_position(run: &RunDirectory) -> Option<Position> {
     let stored = read_json::<StoredScan>(&run.cursors().join(RULES_CURSOR)).ok().flatten()?;
     Some(stored.needed_from.map_or(stored.place, |needed_from| needed_from.max(stored.place)))
 }
 
-/// Lets the rules read for a turn; says whether there may be more. `ended` is what a run that has ended printed.
+/// Lets the rules read for one turn. Returns whether there may be more. `ended` has the counts of a run that has ended.
 pub async fn match_new_output(
     shared: &Arc<RunnerState>,
     run: &Arc<LocalRun>,
@@ -238,12 +240,12 @@ pub async fn match_new_output(
             run.note_read_position(reading.scanned_position());
             *scan = Some(reading);
             more.unwrap_or_else(|error| {
-                tracing::error!(%error, run_id = %run.run_id(), "the rules cannot read the spool; they try again");
+                tracing::error!(%error, run_id = %run.run_id(), "the rules cannot read the spool, retrying");
                 false
             })
         }
         Err(error) => {
-            tracing::error!(%error, run_id = %run.run_id(), "matching ended badly; it begins again from its cursor");
+            tracing::error!(%error, run_id = %run.run_id(), "matching task failed; it continues from its cursor");
             false
         }
     }

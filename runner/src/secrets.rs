@@ -1,5 +1,5 @@
-//! From a job's environment to what the command sees: references become values, and it is remembered which they were.
-//! What this machine can resolve by itself is resolved here; the rest is asked of whoever wired the runner to AWS.
+//! Turns a job's environment into what the command gets: references become values, and their names are kept for
+//! masking. This machine resolves `env:` and `file:`; other references go to the configured [`Secrets`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,19 +9,21 @@ use domain::ports::{PortError, PortResult};
 use domain::secret::{Reference, Secrets};
 use tokio::io::AsyncReadExt;
 
-/// A secret is a line or a key, not a data set. Ours; the kernel takes no more than 128 KiB for one variable.
+/// Largest secret file. The kernel accepts at most 128 KiB for one variable (execve(2), MAX_ARG_STRLEN).
 const FILE_BYTES_MAX: u64 = 128 << 10;
 
 /// A job's environment with values in place of references.
 #[derive(Default)]
 pub struct Resolved {
     pub env: BTreeMap<String, String>,
-    /// The variables whose values must not be shown.
+    /// The variables whose values must be masked.
     pub secret_names: Vec<String>,
 }
 
+/// Resolves every reference.
+///
 /// # Errors
-/// One sentence that names the variable and the reference, never a value.
+/// Returns one sentence with the variable and the reference, never a value.
 pub async fn resolve(secrets: &dyn Secrets, env: &BTreeMap<String, String>) -> PortResult<Resolved> {
     let mut resolved = Resolved::default();
     for (name, text) in env {
@@ -44,7 +46,7 @@ fn named(name: &str, error: PortError) -> PortError {
     }
 }
 
-/// `env:NAME` and `file:/path`; everything else is handed on.
+/// Resolves `env:NAME` and `file:/path`; passes everything else on.
 #[derive(Default)]
 pub struct LocalSecrets {
     pub beyond: Option<Arc<dyn Secrets>>,
@@ -60,7 +62,7 @@ impl Secrets for LocalSecrets {
                 ))
             }),
             (Reference::File(path), _) => read(path).await.map_err(|message| {
-                PortError::Permanent(format!("the file `{path}` cannot be read by the runner: {message}"))
+                PortError::Permanent(format!("the runner cannot read the file `{path}`: {message}"))
             }),
             (_, Some(beyond)) => beyond.value(reference).await,
             (_, None) => Err(PortError::Permanent(format!("`{reference}` needs a runner that is connected to AWS"))),
@@ -71,13 +73,13 @@ impl Secrets for LocalSecrets {
 async fn read(path: &str) -> Result<String, String> {
     let message = |error: std::io::Error| error.to_string();
     if !tokio::fs::metadata(path).await.map_err(message)?.is_file() {
-        return Err("it is not a file".to_owned());
+        return Err("not a file".to_owned());
     }
     let mut text = String::new();
     let file = tokio::fs::File::open(path).await.map_err(message)?;
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).await.map_err(message)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("it has more than {FILE_BYTES_MAX} bytes; is it the right one?"));
+        return Err(format!("more than {FILE_BYTES_MAX} bytes; is it the right file?"));
     }
     Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
 }

@@ -1,5 +1,7 @@
-//! Wakes whoever waits for a change in a run's directory or spool: one inotify instance for all runs, and a rescan as the
-//! safety net when its queue overflows.
+//! Wakes run tasks when their directory or spool changes: one inotify instance for all runs. Rescans all of them when
+//! its queue overflows.
+
+#![expect(unsafe_code, reason = "tokio can only poll a descriptor that stays open, which the caller asserts")]
 
 use std::collections::HashMap;
 use std::io;
@@ -26,31 +28,33 @@ pub struct SpoolWatch {
     watched: Mutex<HashMap<i32, (Arc<LocalRun>, WatchedPart)>>,
 }
 
-/// After it was woken, everybody is left alone for so long: a job that prints without a pause wakes nobody for every
-/// block, and a line after a silence waits for nothing. Ours; the timer makes one to two milliseconds of it.
+/// Pause after each wake-up. A job that prints continuously does not cause a wake-up per block, and a line after a
+/// silence waits for nothing. Chosen; the timer makes it 1 to 2 ms.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Room for a few hundred events without names.
+/// Fits a few hundred events without names.
 const BUFFER_BYTES: usize = 16 << 10;
 
 impl SpoolWatch {
+    /// Opens the inotify instance.
+    ///
     /// # Errors
     /// When the user has too many inotify instances (fs.inotify.max_user_instances).
     pub fn new() -> io::Result<SpoolWatch> {
         let instance = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        // SAFETY: an OwnedFd keeps the same descriptor open as long as it lives.
+        // SAFETY: an OwnedFd keeps the same descriptor open during its whole life.
         let instance = unsafe { AsyncFd::register_with_interest(instance, Interest::READABLE)? };
         Ok(SpoolWatch { instance, watched: Mutex::default() })
     }
 
-    /// From now on every change wakes the run. Idempotent.
+    /// Wakes the run at every change from now on. Idempotent.
     ///
     /// # Errors
-    /// When the user has too many watches (fs.inotify.max_user_watches); the periodic look still finds every change.
+    /// When the user has too many watches (fs.inotify.max_user_watches). The periodic poll still finds every change.
     pub fn add(&self, run: &Arc<LocalRun>) -> io::Result<()> {
         let files = WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::CLOSE_WRITE | WatchFlags::ONLYDIR;
         let growth = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::ONLYDIR;
-        // Held over both, so that no event can come before its run is known.
+        // Locked for both insertions, so that no event arrives before its run is known.
         let mut watched = locked(&self.watched);
         let directory = inotify::add_watch(self.instance.get_ref(), run.directory.path(), files)?;
         watched.insert(directory, (run.clone(), WatchedPart::Directory));
@@ -59,7 +63,7 @@ impl SpoolWatch {
         Ok(())
     }
 
-    /// Forgets the run.
+    /// Stops watching the run.
     pub fn remove(&self, run: &Arc<LocalRun>) {
         let mut watched = locked(&self.watched);
         let of_run = watched.iter().filter(|(_, (one, _))| Arc::ptr_eq(one, run));
@@ -70,7 +74,7 @@ impl SpoolWatch {
         }
     }
 
-    /// Serves until dropped. `grown` is told of every run whose spool has grown.
+    /// Dispatches events until dropped. Calls `grown` for every run whose spool has grown.
     pub async fn serve(&self, mut grown: impl FnMut(&Arc<LocalRun>)) {
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         loop {

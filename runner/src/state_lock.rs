@@ -16,16 +16,16 @@ pub enum RunnerError {
     State(PathBuf, io::Error),
 }
 
-/// Makes the state directory this process's own until the file is dropped.
+/// Locks the state directory for this process until the file is dropped. Creates the directory when absent.
 ///
 /// # Errors
-/// When somebody else has it, or it cannot be made.
+/// When another process holds the lock, or the directory cannot be created.
 pub fn lock_state_directory(state: &Path) -> Result<File, RunnerError> {
     let failed = |error: io::Error| RunnerError::State(state.to_owned(), error);
     fs::create_dir_all(state).map_err(failed)?;
     let lock = open_private(&state.join("runner.lock")).map_err(failed)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        // Whoever had it before may have removed it with its directory: then this is the lock of nothing.
+        // The previous owner may have deleted the file with its directory; this would be a lock on a deleted file.
         Ok(()) if is_same_file(&lock, &state.join("runner.lock")) => Ok(lock),
         Ok(()) => Err(RunnerError::InUse(state.to_owned())),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(RunnerError::InUse(state.to_owned())),

@@ -1,5 +1,5 @@
-//! One task per run: sees that it has a keeper, tells that it started, lets the rules read along, and when it has ended
-//! judges and reports. It may be dropped at any point and begun again by the next runner; see [`keeper::crash`].
+//! One task per run: starts its keeper, reports the start, lets the rules read, and at the end judges and reports. The
+//! task may stop at any point; the next runner then resumes the run. See [`keeper::crash`].
 
 use std::io;
 use std::process::Child;
@@ -22,23 +22,23 @@ use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::{RunnerState, SpawnError};
 use crate::scan::{Scan, match_new_output};
 
-/// The rules read along so much behind; a turn for every line would cost more than the matching.
+/// Delay of the rules behind the output. One turn per line would cost more than the matching. Chosen, not measured.
 const SCAN_DELAY: Duration = Duration::from_millis(200);
 
-/// Keepers that die before they begin anything are replaced so often. Ours: it is the machine that fails, not the job.
+/// Starts of a keeper that exits before it starts the job. Chosen: it is the machine that fails, not the job.
 const SPAWN_ATTEMPTS_MAX: u32 = 3;
 const SPAWN_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// What the disk does not take is tried again after this.
+/// Retry interval of writes that the disk refuses. Chosen, not measured.
 const STORE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// A secret that cannot be had now (throttled, unreachable) is asked for again, more and more seldom, for so long. Ours:
-/// an outage of minutes costs no run; what lasts longer is worth an alert. A time limit for the start ends it as well.
+/// How long a failing secret lookup is retried, with growing delay. Chosen: an outage of minutes costs no run, and a
+/// longer one needs an alert. The latest start time of the order also ends the retries.
 const SECRET_RETRY_MAX: Duration = Duration::from_secs(600);
 const SECRET_RETRY_DELAY: Duration = Duration::from_secs(1);
 const SECRET_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// Attends the run to its end and gives back its place in admission.
+/// Supervises the run to its end and releases its place in admission.
 pub async fn supervise(shared: Arc<RunnerState>, run: Arc<LocalRun>) {
     let leave = shared.leave.clone();
     let left = leave.run_until_cancelled(supervise_to_end(&shared, run.clone())).await.is_none();
@@ -51,7 +51,7 @@ pub async fn supervise(shared: Arc<RunnerState>, run: Arc<LocalRun>) {
 
 async fn supervise_to_end(shared: &Arc<RunnerState>, mut run: Arc<LocalRun>) {
     if let Err(error) = shared.watch.add(&run) {
-        tracing::warn!(%error, run_id = %run.run_id(), "no inotify watch to be had; the run is looked at every 5 s");
+        tracing::warn!(%error, run_id = %run.run_id(), "inotify watch failed; polling the run every 5 s");
     }
     let mut child = None;
     let mut attempts = StartAttempts::default();
@@ -64,7 +64,7 @@ async fn supervise_to_end(shared: &Arc<RunnerState>, mut run: Arc<LocalRun>) {
             KeeperState::NotStarted => match start_keeper(shared, &run, &mut attempts).await {
                 StartResult::CheckAgain(None) => {}
                 StartResult::CheckAgain(Some(keeper)) => {
-                    // One that died before it began leaves only its end to be taken in.
+                    // A keeper that died before it started the job must still be reaped.
                     if let Some(dead) = child.replace(keeper) {
                         wait_for_keeper(dead).await;
                     }
@@ -85,12 +85,12 @@ async fn supervise_to_end(shared: &Arc<RunnerState>, mut run: Arc<LocalRun>) {
     finish(shared, &run, exit, scan).await;
 }
 
-/// What was tried to begin a run.
+/// The attempts to start a run so far.
 #[derive(Default)]
 struct StartAttempts {
     keepers: u32,
     secrets: u32,
-    /// Since when a secret is asked for in vain, and what was said last.
+    /// Start of the failing secret lookup, and its last error.
     secret: Option<(Instant, String)>,
 }
 
@@ -100,7 +100,7 @@ enum StartResult {
     Failed(Box<Exit>),
 }
 
-/// Starts a run that has not begun, if it still may.
+/// Starts a run that was not started, if it still may start.
 async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: &mut StartAttempts) -> StartResult {
     let accepted = &run.accepted;
     let refused = |why, message: String| StartResult::Refused(Refusal { why, message });
@@ -108,11 +108,11 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
         return StartResult::Refused(refusal.clone());
     }
     if accepted.boot_id != shared.boot_id {
-        // What a keeper marked just before may not have reached the disk: starting again might be twice.
+        // The marker of a keeper may not have reached the disk before the reboot: another start could be a second one.
         return StartResult::Failed(Box::new(record_lost_run(shared, run).await));
     }
     if run.directory.stop().exists() {
-        return refused(RefusalKind::Stopped, "stopped before it began".to_owned());
+        return refused(RefusalKind::Stopped, "stopped before it started".to_owned());
     }
     let blocking_reason = shared.blocking_reason(run.job()).await;
     if let Some(start_by) = accepted.order.start_by.filter(|start_by| *start_by < Timestamp::now()) {
@@ -126,7 +126,7 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
         sleep(PROBE_MAX_AGE).await;
         return StartResult::CheckAgain(None);
     }
-    // Before the next one is born: whoever has a keeper may have begun.
+    // Checked before the next keeper starts: a run with a keeper may have started.
     if attempts.keepers >= SPAWN_ATTEMPTS_MAX {
         return refused(RefusalKind::Impossible, spawn_failure_reason(shared));
     }
@@ -140,7 +140,7 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
             StartResult::CheckAgain(child)
         }
         Err(SpawnError::Secret(PortError::Permanent(message))) => {
-            refused(RefusalKind::Impossible, format!("a secret of the job cannot be had: {message}"))
+            refused(RefusalKind::Impossible, format!("a secret of the job is not available: {message}"))
         }
         Err(SpawnError::Secret(PortError::Retry(message))) => retry_secret(run, attempts, message).await,
         Err(SpawnError::Keeper(message)) if attempts.keepers + 1 >= SPAWN_ATTEMPTS_MAX => {
@@ -148,7 +148,7 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
         }
         Err(SpawnError::Keeper(message)) => {
             attempts.keepers += 1;
-            tracing::warn!(error = message, run_id = %run.run_id(), "a run could not be started; it is tried again");
+            tracing::warn!(error = message, run_id = %run.run_id(), "cannot start keeper; retrying");
             StartResult::CheckAgain(None)
         }
     }
@@ -156,25 +156,25 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
 
 fn spawn_failure_reason(shared: &RunnerState) -> String {
     let is_full = free_space::read(&shared.runs_folder).is_ok_and(|space| space.available_for_output_bytes() == 0);
-    let why = if is_full { "the runner's disk is full; make room on it" } else { "look for keeper.log" };
-    format!("{SPAWN_ATTEMPTS_MAX} keepers died before they began anything; {why}")
+    let why = if is_full { "the runner's disk is full; free some space" } else { "see keeper.log" };
+    format!("{SPAWN_ATTEMPTS_MAX} keepers exited before starting the job; {why}")
 }
 
-/// Waits for the next turn to ask for a secret that could not be had, or gives up.
+/// Waits until the next lookup of a missing secret, or gives up.
 async fn retry_secret(run: &LocalRun, attempts: &mut StartAttempts, message: String) -> StartResult {
     let since = attempts.secret.take().map_or_else(Instant::now, |(since, _)| since);
     if since.elapsed() >= SECRET_RETRY_MAX {
         let waited = domain::units::format_duration(SECRET_RETRY_MAX);
-        let message = format!("a secret of the job could not be had for {waited}: {message}");
+        let message = format!("a secret of the job was not available for {waited}: {message}");
         return StartResult::Refused(Refusal { why: RefusalKind::Impossible, message });
     }
     if attempts.secrets == 0 {
-        tracing::warn!(error = message, run_id = %run.run_id(), "a secret cannot be had now; the run waits for it");
+        tracing::warn!(error = message, run_id = %run.run_id(), "secret not available; retrying");
     }
     let delay = SECRET_RETRY_DELAY.saturating_mul(1 << attempts.secrets.min(8)).min(SECRET_RETRY_DELAY_MAX);
     attempts.secrets += 1;
     attempts.secret = Some((since, message));
-    // A stop, or the latest time to start, is not to wait for it.
+    // A stop request, or the latest start time, must not wait for the secret.
     let until_start_by = run.accepted.order.start_by.map(|by| Duration::try_from(by.duration_since(Timestamp::now())));
     let until_start_by = until_start_by.map_or(delay, |left| left.unwrap_or_default() + Duration::from_millis(1));
     tokio::select! {
@@ -184,7 +184,7 @@ async fn retry_secret(run: &LocalRun, attempts: &mut StartAttempts, message: Str
     StartResult::CheckAgain(None)
 }
 
-/// The same run with the refusal. Whoever attends it stores that before anybody is told.
+/// Replaces the run by one with the refusal. Its supervision stores the refusal before it reports the end.
 pub fn refuse(shared: &RunnerState, run: &Arc<LocalRun>, refusal: Refusal) -> Arc<LocalRun> {
     let mut accepted = run.accepted.clone();
     accepted.refused = Some(refusal);
@@ -193,16 +193,17 @@ pub fn refuse(shared: &RunnerState, run: &Arc<LocalRun>, refusal: Refusal) -> Ar
     refused
 }
 
-/// Stores the refusal, with patience: told and then forgotten, it would let the next runner start the run after its end.
+/// Stores the refusal, with retries. A refusal that was reported but not stored would let the next runner start the run
+/// after its end.
 async fn store_refusal(run: &LocalRun) {
     let mut logged = false;
     while let Err(error) = write_json(&run.directory.order(), &run.accepted, Durability::Cache) {
-        // Where somebody removed the directory nothing is left that could be started.
+        // When another process removed the directory, nothing is left that could be started.
         if error.kind() == io::ErrorKind::NotFound && !run.directory.path().exists() {
             return;
         }
         if !std::mem::replace(&mut logged, true) {
-            tracing::error!(%error, run_id = %run.run_id(), "a refusal cannot be stored; it is told when it is");
+            tracing::error!(%error, run_id = %run.run_id(), "cannot store refusal; report delayed");
         }
         sleep(STORE_RETRY_DELAY).await;
     }
@@ -212,7 +213,7 @@ fn refusal_reason(run: &LocalRun) -> String {
     run.accepted.refused.as_ref().map(|refusal| refusal.message.clone()).unwrap_or_default()
 }
 
-/// Stays until the keeper is gone.
+/// Returns when the keeper has exited.
 async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut Option<Scan>) {
     let mut scan_at = None;
     let mut quiet_reported = false;
@@ -253,10 +254,10 @@ async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut
     }
 }
 
-/// Takes in the keeper's own end, which comes right behind its last word.
+/// Reaps the keeper, which exits right after its last write.
 async fn wait_for_keeper(mut child: Child) {
     let ended = tokio::task::spawn_blocking(move || child.wait()).await;
     if let Ok(Err(error)) = ended {
-        tracing::warn!(%error, "a keeper's end could not be taken in");
+        tracing::warn!(%error, "cannot reap a keeper");
     }
 }

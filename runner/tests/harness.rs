@@ -1,5 +1,5 @@
-//! The keeper, a killable runner and `exec` as processes of their own, for the tests. The world that the runner talks to
-//! is a folder: orders, claims, stops and reports are files in it.
+//! The keeper, a runner that can be killed, and `exec` as separate processes, for the tests. The ports of the runner
+//! are files in a folder: orders, claims, stops and reports.
 
 use std::collections::HashMap;
 use std::fs;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// So many keepers as the world's file `doomed` says are gone before they begin anything, once there is no file `wait`.
+/// As many keepers as the file `doomed` states exit before they start anything, once the file `wait` is absent.
 fn is_doomed() -> bool {
     let Some(world) = std::env::var_os("SEXTON_WORLD").map(PathBuf::from) else { return false };
     let left = || fs::read_to_string(world.join("doomed")).ok()?.parse::<u32>().ok();
@@ -72,9 +72,9 @@ fn options(state: &str, world: &Path) -> Options {
     if let Ok(text) = fs::read_to_string(world.join("sinks.toml")) {
         let (configs, faults) = SinksFile::parse("sinks.toml", &text);
         assert!(!faults.refuse(), "{faults}");
-        let (events, told) = tokio::sync::mpsc::channel(16);
-        // Nobody listens; the engines must not mind.
-        drop(told);
+        let (events, receiver) = tokio::sync::mpsc::channel(16);
+        // Without a receiver of events the engines must still work.
+        drop(receiver);
         let start = |config| Engine::start(config, Environment::real(events.clone())).expect("sink");
         options.sinks = configs.into_iter().map(start).collect();
     }
@@ -92,12 +92,12 @@ async fn run(state: &str, world: &str, mode: &str, shutdown: &str) -> ExitCode {
     let world = Arc::new(World { folder: world.into(), leased: Mutex::default() });
     let ports = Ports { orders: world.clone(), claims: world.clone(), reports: world };
     let stop = CancellationToken::new();
-    let asked = stop.clone();
+    let stopping = stop.clone();
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signal");
     fs::write(ready, std::process::id().to_string()).expect("ready");
     tokio::spawn(async move {
         terminated.recv().await;
-        asked.cancel();
+        stopping.cancel();
     });
     match runner::run(options, ports, stop).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -137,7 +137,7 @@ async fn exec(state: &str, world: &str, command: &[&str]) -> ExitCode {
     }
 }
 
-/// How long a received order is not given again.
+/// How long a received order is hidden.
 const LEASE: Duration = Duration::from_millis(500);
 
 struct World {
@@ -149,7 +149,7 @@ fn retry(error: impl ToString) -> PortError {
     PortError::Retry(error.to_string())
 }
 
-/// `ssm:NAME` is the file NAME of the folder of secrets; until there is one, the question is to be asked again.
+/// `ssm:NAME` is the file NAME of the folder of secrets. While the file is missing, the lookup must be retried.
 struct WorldSecrets {
     folder: PathBuf,
 }
@@ -160,9 +160,9 @@ impl Secrets for WorldSecrets {
         let Reference::Parameter(name) = reference else {
             return Err(PortError::Permanent(format!("the tests know no {reference}")));
         };
-        let mut asked =
+        let mut lookups =
             fs::OpenOptions::new().append(true).create(true).open(self.folder.join("asked")).map_err(retry)?;
-        writeln!(asked, "{reference}").map_err(retry)?;
+        writeln!(lookups, "{reference}").map_err(retry)?;
         fs::read_to_string(self.folder.join("secrets").join(name)).map_err(|_| retry("throttled"))
     }
 }
@@ -180,7 +180,7 @@ impl Orders for World {
         _lease: Duration,
         wait: Duration,
     ) -> PortResult<Vec<Delivery<Order>>> {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             let mut found = Vec::new();
             let entries = fs::read_dir(self.folder.join("orders")).map_err(retry)?;
@@ -198,7 +198,7 @@ impl Orders for World {
                 leased.insert(name.clone(), Instant::now());
                 found.push(Delivery { message, receipt: name });
             }
-            if !found.is_empty() || begun.elapsed() > wait {
+            if !found.is_empty() || start.elapsed() > wait {
                 return Ok(found);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -212,8 +212,8 @@ impl Orders for World {
 }
 
 impl World {
-    /// The answer, unless a test wants it lost. Another runner gets the order meanwhile and drops it, as its own claim is
-    /// refused.
+    /// The answer, unless a test wants it lost. In that case another runner has received the order and dropped it,
+    /// because its own claim was refused.
     fn answered(&self, claim: Claim) -> PortResult<Claim> {
         if fs::remove_file(self.folder.join("unanswered")).is_err() {
             return Ok(claim);

@@ -1,4 +1,4 @@
-//! A spool that anybody may have written: torn, damaged, in segments of any size.
+//! Reads spools with any bytes: incomplete, damaged, in segments of any size.
 
 use std::fs;
 

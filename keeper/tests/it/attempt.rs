@@ -44,7 +44,7 @@ pub struct Attempt {
     _folder: Option<tempfile::TempDir>,
 }
 
-/// One record, owned.
+/// One record of the spool, owned.
 #[derive(Debug, PartialEq)]
 pub struct SpooledLine {
     pub seq: u64,
@@ -69,7 +69,7 @@ impl Attempt {
         Attempt::launch(folder, job, Launch { env, cgroup: true, ..Launch::default() })
     }
 
-    /// Every variable's value is a secret.
+    /// Marks the value of every variable as a secret.
     pub fn start_with_secrets(job: Job, env: BTreeMap<String, String>) -> Attempt {
         let folder = tempfile::tempdir().expect("folder");
         let secret_names = env.keys().cloned().collect();
@@ -100,7 +100,7 @@ impl Attempt {
         keeper::spawn::wake_keeper(&self.run);
     }
 
-    /// Waits for the end of the keeper and gives its record.
+    /// Waits until the keeper has exited and returns its record.
     pub fn end(&mut self) -> Exit {
         wait_for("the keeper's end", || self.keeper.try_wait().expect("wait"));
         read_json(&self.run.exit()).expect("exit.json").expect("exit.json is missing")

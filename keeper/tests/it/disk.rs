@@ -1,4 +1,4 @@
-//! A disk that is full.
+//! A full disk.
 
 use domain::line::Stream;
 use testbed::SmallDisk;
@@ -26,7 +26,7 @@ fn a_full_disk_holds_up_nobody_and_the_gap_is_told() {
     );
     assert_eq!(text, expected);
     assert_eq!(lines.len() as u64 - 1 + lost, 300_001);
-    // Each line still stands at its number, on both sides of the gap.
+    // Each line is at its number, on both sides of the gap.
     for line in lines.iter().filter(|line| !line.tag.gap && line.stream == Stream::Stdout) {
         let number: u64 = String::from_utf8_lossy(&line.text).parse().expect("number");
         assert!(number.abs_diff(line.seq) <= 1, "{number} at {}", line.seq);

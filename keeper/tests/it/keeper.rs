@@ -1,4 +1,4 @@
-//! What a job sees, how it ends, and what its keeper says of it.
+//! The environment of a job, its end, and the record of its keeper.
 
 use std::collections::BTreeMap;
 
@@ -74,7 +74,7 @@ fn a_job_sees_cron_s_environment_and_its_own_and_nothing_else() {
         assert!(lines.iter().any(|found| found == line), "{line} in {lines:?}");
     }
     assert!(!lines.iter().any(|line| line == "USER=liar"), "{lines:?}");
-    // Its three streams, and the folder that `ls` itself has open.
+    // Its three streams, and the directory that `ls` itself has open.
     assert_eq!(lines.last().map(String::as_str), Some("4"));
 }
 
@@ -87,7 +87,7 @@ fn a_job_has_its_own_session_and_default_signals() {
     let session: u32 = lines[0].split(' ').nth(5).and_then(|field| field.parse().ok()).expect("session");
     assert_eq!(session, pid);
     assert!(lines[1..].iter().all(|line| line.ends_with("0000000000000000")), "{lines:?}");
-    // A reader that goes away ends a job of pipes quietly, as in any shell.
+    // SIGPIPE ends a job of pipes quietly, as in any shell.
     let mut attempt = Attempt::start(shell("yes | head -1; echo ${PIPESTATUS:-none}"));
     assert_eq!(attempt.end().exit_code, Some(0));
     assert_eq!(attempt.texts(Stream::Stderr), Vec::<String>::new());
@@ -105,7 +105,7 @@ fn standard_input_is_the_job_s_text_or_empty() {
     attempt.end();
     assert_eq!(attempt.texts(Stream::Stdout), ["end"]);
 
-    // More than a pipe holds, to a job that never reads: it must not be held up.
+    // More than a pipe holds, for a job that never reads: the job must not be blocked.
     let mut job = shell("echo deaf");
     job.stdin = Some("x".repeat(1 << 20));
     let mut attempt = Attempt::start(job);
@@ -191,7 +191,7 @@ fn a_keeper_survives_what_ends_terminals() {
     for signal in [rustix::process::Signal::HUP, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
         assert!(keeper::processes::send_signal(&keeper, signal));
     }
-    // Its standard input is empty, so it ends by itself.
+    // Its standard input is empty, so it exits by itself.
     assert_eq!(attempt.end().exit_code, Some(0));
     assert!(!is_alive(pid));
 }

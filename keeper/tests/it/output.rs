@@ -1,4 +1,4 @@
-//! Every byte that a job prints is in its spool, whatever it prints and however much.
+//! Every byte that a job prints is in its spool.
 
 use domain::line::{LINE_BYTES_MAX, Stream};
 
@@ -6,10 +6,10 @@ use testbed::wait_for;
 
 use crate::attempt::{Attempt, argv, shell};
 
-/// The keeper's promise is 8 MiB; a debug build and the system's own pages are allowed for.
+/// The limit of a keeper is 8 MiB; a debug build and the system's own pages are allowed on top.
 const KEEPER_BYTES_MAX: u64 = 16 << 20;
 
-/// What the job printed to `stream`, put together again.
+/// The bytes that the job printed to `stream`, joined from the records.
 fn printed(attempt: &Attempt, stream: Stream) -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in attempt.lines().into_iter().filter(|line| line.stream == stream) {

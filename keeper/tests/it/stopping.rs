@@ -1,4 +1,4 @@
-//! Limits and stops: what was started is gone, all of it, and the record says so.
+//! Timeouts and stops: every process of the job ends, and the record lists them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use testbed::wait_for;
 
 use crate::attempt::{Attempt, is_alive, shell};
 
-/// Every process that the job ever was, by a word in its environment.
+/// Every running process of the job, found by a variable in its environment.
 fn left_of(attempt: &Attempt) -> Vec<u32> {
     let name = attempt.run.path().file_name().expect("name").to_string_lossy().into_owned();
     let needle = format!("SEXTON_RUN_ID={}", name.split('.').next().expect("id"));
@@ -23,19 +23,19 @@ fn left_of(attempt: &Attempt) -> Vec<u32> {
 
 #[test]
 fn a_run_over_its_limit_is_ended() {
-    let mut job = shell("echo begun; sleep 1000");
+    let mut job = shell("echo started; sleep 1000");
     job.timeout = Some(Duration::from_millis(300));
     let mut attempt = Attempt::start(job);
     let exit = attempt.end();
     assert_eq!((exit.ended, exit.signal), (Ended::TimedOut, Some(15)));
     assert!(exit.duration_ms >= 300);
-    assert!(exit.note.is_some_and(|note| note.starts_with("run limit: TERM to") && note.ends_with("no process left")));
+    assert!(exit.note.is_some_and(|note| note.starts_with("timeout: TERM to") && note.ends_with("no process left")));
     assert_eq!(left_of(&attempt), Vec::<u32>::new());
 }
 
 #[test]
 fn a_job_that_ignores_term_is_killed_after_its_grace() {
-    let mut job = shell("trap '' TERM; echo begun; while :; do sleep 1000; done");
+    let mut job = shell("trap '' TERM; echo started; while :; do sleep 1000; done");
     job.kill_grace = Duration::from_millis(300);
     let mut attempt = Attempt::start(job);
     wait_for("the trap", || (!attempt.lines().is_empty()).then_some(()));
@@ -43,7 +43,7 @@ fn a_job_that_ignores_term_is_killed_after_its_grace() {
     let exit = attempt.end();
     assert_eq!((exit.ended, exit.signal), (Ended::Stopped, Some(9)));
     let note = exit.note.unwrap_or_default();
-    assert!(note.starts_with("stop asked for by a test: TERM to 2 processes, after 300ms KILL to "), "{note}");
+    assert!(note.starts_with("stop requested by a test: TERM to 2 processes, after 300ms KILL to "), "{note}");
     assert!(note.ends_with("; no process left"), "{note}");
     assert!(exit.leaked.iter().all(|leaked| leaked.killed) && !exit.leaked.is_empty());
     assert_eq!(left_of(&attempt), Vec::<u32>::new());
@@ -51,7 +51,7 @@ fn a_job_that_ignores_term_is_killed_after_its_grace() {
 
 #[test]
 fn a_stop_reaches_daemons_that_left_the_session() {
-    // Forks twice, each time into a session of its own, and ignores TERM down there.
+    // Forks twice, each time into a new session, and ignores TERM there.
     let daemon =
         "setsid sh -c '(setsid sh -c \"trap : TERM; echo \\$\\$; while :; do sleep 1; done\" &) ' & wait; sleep 1000";
     let mut job = shell(daemon);
@@ -67,12 +67,12 @@ fn a_stop_reaches_daemons_that_left_the_session() {
 
 #[test]
 fn a_polite_job_may_clean_up_within_its_grace() {
-    let mut job = shell("trap 'echo cleaned; exit 5' TERM; echo begun; while :; do sleep 0.05; done");
+    let mut job = shell("trap 'echo cleaned; exit 5' TERM; echo started; while :; do sleep 0.05; done");
     job.timeout = Some(Duration::from_millis(200));
     let mut attempt = Attempt::start(job);
     let exit = attempt.end();
     assert_eq!((exit.ended, exit.exit_code, exit.signal), (Ended::TimedOut, Some(5), None));
-    assert_eq!(attempt.texts(Stream::Stdout), ["begun", "cleaned"]);
+    assert_eq!(attempt.texts(Stream::Stdout), ["started", "cleaned"]);
     assert!(exit.leaked.is_empty(), "{:?}", exit.leaked);
 }
 
@@ -80,7 +80,7 @@ fn a_polite_job_may_clean_up_within_its_grace() {
 fn a_stop_asked_for_before_the_start_is_heard() {
     let folder = tempfile::tempdir().expect("folder");
     let mut attempt = Attempt::start_in(folder.path(), shell("sleep 1000"), Default::default());
-    // Whatever has come first, the file or the job: it ends.
+    // The request may come before or after the start; the job ends in both cases.
     attempt.ask_to_stop();
     assert_eq!(attempt.end().ended, Ended::Stopped);
 }

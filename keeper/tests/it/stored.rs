@@ -1,4 +1,5 @@
-//! The files of a run directory keep their form: a newer build reads what an older one wrote, and the other way round.
+//! The files of a run directory keep their form: a newer build reads what an older one wrote, and an older one reads
+//! what a newer one wrote.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

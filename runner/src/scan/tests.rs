@@ -6,7 +6,7 @@ use rules::{Packs, RuleSet};
 
 use super::*;
 
-/// A run whose spool has segments of these texts.
+/// A run whose spool has segments with these texts.
 fn run_of(segments: &[Vec<String>]) -> (tempfile::TempDir, RunDirectory, OutputCounts) {
     let folder = tempfile::tempdir().expect("folder");
     let run = RunDirectory::open(folder.path());

@@ -1,4 +1,4 @@
-//! A policy file that anybody may have written.
+//! Reads policy files with any text.
 
 use runner::{Policy, PolicyFile};
 use testbed::try_inputs;
@@ -15,7 +15,7 @@ fn any_text_is_a_policy_with_faults_or_without_and_what_is_none_allows_nothing()
         Ok((policy, faults)) => {
             faults.to_string();
             for order in &orders {
-                assert_ne!(policy.check_order(order), Err(String::new()), "who is refused is told why");
+                assert_ne!(policy.check_order(order), Err(String::new()), "a refusal has a reason");
             }
         }
         Err(faults) => assert!(!faults.to_string().is_empty()),

@@ -1,4 +1,4 @@
-//! Killed at every step between a message and its report: every order still ends in one report, and no command is ever
+//! Kills at every step between a message and its report: every order still ends in one report, and no command is
 //! started twice. Needs the feature `crash_points`.
 
 use std::fs;
@@ -9,7 +9,7 @@ use crate::world::World;
 use crate::world::shell;
 use testbed::wait_for;
 
-/// The steps of [`runner`]'s table, and whether the job can only be lost there.
+/// The steps of [`keeper::crash`], and how the run ends after a kill there.
 const STEPS: [(&str, Ended); 16] = [
     ("received", Ended::Exited),
     ("claimed", Ended::Exited),

@@ -1,4 +1,4 @@
-//! A disk that is full.
+//! A full disk.
 
 use domain::run::Outcome;
 use testbed::{SmallDisk, wait_for};
@@ -23,5 +23,5 @@ fn a_run_that_cannot_begin_is_told_only_when_that_is_stored_so_that_no_later_run
     let report = world.report(&order.run_id);
     assert_eq!(report.outcome, Outcome::Failed, "{}", report.reason);
     let stored = std::fs::read_to_string(directory.order()).expect("order.json");
-    assert!(stored.contains("3 keepers died"), "{stored}");
+    assert!(stored.contains("3 keepers exited"), "{stored}");
 }

@@ -1,4 +1,4 @@
-//! `exec`: the command's own code and output, and everything else besides.
+//! `exec`: the command's own exit code and output, with log shipping.
 
 use std::process::Stdio;
 
@@ -59,7 +59,7 @@ fn what_a_killed_exec_left_is_finished_by_the_next_one() {
     first.wait().expect("wait");
     std::fs::write(&go, "").expect("go");
     wait_for("its end", || (run.exit().exists() && !run.has_keeper().expect("lock")).then_some(()));
-    // The names of runs of one second are told apart by their caller; here it has only one.
+    // The caller distinguishes the run ids of one second; here there is only one.
     wait_for("the next second", || (!is_this_second(&run)).then_some(()));
     assert!(world.command(&["exec", "true"]).status().expect("exec").success());
     let reports = std::fs::read_to_string(world.path("reports.jsonl")).expect("reports");
@@ -73,7 +73,7 @@ fn is_this_second(run: &keeper::directory::RunDirectory) -> bool {
     name.starts_with(&jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string())
 }
 
-/// How many states of `exec`s are kept.
+/// Number of state directories of `exec`s.
 fn kept(world: &World) -> usize {
     std::fs::read_dir(world.path("state").join("exec")).map_or(0, |states| states.count())
 }
@@ -84,23 +84,23 @@ fn sink_at(world: &World, name: &str, folder: &str) {
     std::fs::write(world.path("sinks.toml"), text).expect("sinks.toml");
 }
 
-/// An `exec` at whose end neither its sink nor its server took anything.
+/// An `exec` whose sink and server accepted nothing.
 fn undelivered() -> World {
     let world = World::new();
-    // A file where a folder is wanted: nothing can be written below it.
+    // A file in place of a directory: nothing can be written below it.
     std::fs::write(world.path("later"), "").expect("file");
     std::fs::write(world.path("deaf"), "").expect("deaf");
     sink_at(&world, "archive", "later");
     let status = world.command(&["exec", "echo", "late"]).env("SEXTON_FLUSH_MS", "300").status();
     assert!(status.expect("exec").success());
     assert_eq!(kept(&world), 1);
-    // The names of runs of one second are told apart by their caller; here it has only one.
+    // The caller distinguishes the run ids of one second; here there is only one.
     let second = jiff::Timestamp::now().as_second();
     wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
     world
 }
 
-/// Both can be reached from now on.
+/// Makes both reachable.
 fn mend(world: &World) {
     std::fs::remove_file(world.path("later")).expect("file");
     std::fs::remove_file(world.path("deaf")).expect("deaf");
@@ -159,7 +159,7 @@ fn an_exec_that_is_looked_at_while_it_begins_begins_all_the_same() {
     std::fs::create_dir_all(world.path("state").join("exec")).expect("folder");
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // Whoever adopts takes each lock for a moment, and removes what holds nothing.
+        // A process that adopts takes each lock for a moment and removes empty directories.
         scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 for state in std::fs::read_dir(world.path("state").join("exec")).expect("exec").flatten() {

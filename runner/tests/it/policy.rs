@@ -1,4 +1,4 @@
-//! The machine's last word on what is run on it.
+//! The machine's policy for orders.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn a_genuine_order_that_is_not_allowed_ends_failed_with_file_and_line() {
     let report = world.report(&refused.run_id);
     assert_eq!((report.ended, report.outcome, report.last_seq), (Ended::NotStarted, Outcome::Failed, 0));
     let place = format!("{}:2", world.path("policy.toml").display());
-    for part in ["refused by the policy of runner r1", &place, "by a shell"] {
+    for part in ["refused by the policy of runner r1", &place, "shell command"] {
         assert!(report.reason.contains(part), "{}", report.reason);
     }
     world.end();
@@ -33,7 +33,7 @@ fn exec_is_held_to_the_policy_as_well() {
     let world = World::new();
     fs::write(world.path("policy.toml"), "[commands]\nargv = ['true']\n").expect("policy");
     let code = |words: &[&str]| world.command(words).status().expect("exec").code();
-    // `exec` wraps commands without a limit.
+    // `exec` wraps commands without a timeout.
     assert_eq!(code(&["exec", "true"]), Some(0));
     assert_eq!(code(&["exec", "touch", &world.path("touched").display().to_string()]), Some(127));
     assert!(!world.path("touched").exists());

@@ -1,4 +1,4 @@
-//! Required sinks: what holds runs up, what does not, and how it ends.
+//! Required sinks: what holds a run, what does not, and how a held run starts.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use crate::world::World;
 use crate::world::argv;
 use testbed::{DEADLINE, wait_for};
 
-/// A world whose one sink is a syslog server at an address where nobody listens yet.
+/// A world whose only sink is a syslog server at an address without a listener.
 fn world(required: bool) -> (World, SocketAddr) {
     let world = World::new();
     let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
@@ -20,7 +20,7 @@ fn world(required: bool) -> (World, SocketAddr) {
 }
 
 fn waits_for_the_sink(world: &World) -> bool {
-    std::fs::read_to_string(world.path("beat")).is_ok_and(|beat| beat.contains("`central` cannot be reached"))
+    std::fs::read_to_string(world.path("beat")).is_ok_and(|beat| beat.contains("`central` is unreachable"))
 }
 
 #[test]
@@ -68,26 +68,26 @@ fn exec_waits_for_a_required_sink_and_can_be_stopped_meanwhile() {
     let mut command = world.command(&command);
     command.env("SEXTON_FLUSH_MS", "300").stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().expect("exec");
-    // By then it listens for signals.
+    // By then it handles signals.
     wait_for("the order", || {
         let exec = std::fs::read_dir(world.path("state").join("exec")).ok()?.flatten().next()?;
         let run = std::fs::read_dir(exec.path().join("runs")).ok()?.flatten().next()?;
         run.path().join("order.json").exists().then_some(())
     });
     let process = keeper::processes::find(child.id()).expect("exec");
-    let begun = Instant::now();
+    let start = Instant::now();
     let status = loop {
         keeper::processes::send_signal(&process, rustix::process::Signal::INT);
         match child.try_wait().expect("exec") {
             Some(status) => break status,
-            None if begun.elapsed() > DEADLINE => {
+            None if start.elapsed() > DEADLINE => {
                 child.kill().expect("kill");
                 panic!("exec does not end");
             }
             None => std::thread::sleep(Duration::from_millis(20)),
         }
     };
-    // Ended by the signal, or stopped before it began: in no case has the command run.
+    // Ended by the signal, or stopped before it started: the command did not run in either case.
     assert!(!status.success(), "{status:?}");
     assert!(!ran.exists());
 }

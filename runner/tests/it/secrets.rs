@@ -1,4 +1,4 @@
-//! A job's secrets: had in time or not, and nowhere to be found afterwards, whatever the job prints.
+//! A job's secrets: available in time or not, and in no file afterwards, in no form.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use testbed::wait_for;
 
 const SECRET: &str = "hunter2 & more/than \"that\"";
 
-/// Prints the secret in pieces, as base64 at every place, in a URL and in JSON.
+/// Prints the secret in pieces, as base64 at each offset, in a URL and in JSON.
 const TELLER: &str = r#"
 import base64, json, os, sys, urllib.parse, time
 secret = os.environ["SECRET"]
@@ -40,7 +40,7 @@ fn teller() -> Job {
 fn forms(secret: &str) -> Vec<String> {
     let json = serde_json::Value::from(secret).to_string();
     let mut forms = vec![secret.to_owned(), json[1..json.len() - 1].to_owned()];
-    // What encoders make of its middle wherever it stands; computed by hand with base64(1) for the three places.
+    // The base64 characters that depend only on its middle, computed by hand with base64(1) for the three offsets.
     forms.extend(
         ["dW50ZXIyICYgbW9yZS90aGFuICJ0aGF0", "aHVudGVyMiAmIG1vcmUvdGhhbiAidGhhd", "h1bnRlcjIgJiBtb3JlL3RoYW4gInRoYX"]
             .map(str::to_owned),
@@ -49,7 +49,7 @@ fn forms(secret: &str) -> Vec<String> {
     forms
 }
 
-/// Every file below the folder, but for those in which the test put the secret itself.
+/// Every file below the folder, except those into which the test wrote the secret itself.
 fn assert_nowhere(folder: &Path, secret: &str) {
     let mut folders = vec![folder.to_owned()];
     let mut files = 0;
@@ -67,7 +67,7 @@ fn assert_nowhere(folder: &Path, secret: &str) {
             }
         }
     }
-    assert!(files > 5, "hardly a file was looked at");
+    assert!(files > 5, "too few files were read");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_secret_is_in_no_file_no_argument_and_no_report_in_whatever_form_it_is_print
     assert_eq!(texts.iter().filter(|text| text.ends_with("*** slowly")).count(), 1, "{texts:?}");
     world.end();
     assert_nowhere(world.folder.path(), SECRET);
-    // The test can fail: the value was really there.
+    // The test can fail: the secret was really printed.
     assert!(fs::read_to_string(&file).is_ok_and(|text| text.contains(SECRET)));
 }
 

@@ -1,4 +1,4 @@
-//! A whole runner: orders in, reports and lines out, whoever is killed meanwhile.
+//! A whole runner: orders in, reports and lines out, with kills of every process.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::world::World;
 use crate::world::{argv, is_alive, shell};
 use testbed::wait_for;
 
-/// A job that leaves a line each time it is really started.
+/// A job that adds a line to a file each time it is really started.
 fn counted(world: &World, then: &str) -> Job {
     shell(&format!("echo started >> {}; {then}", world.path("starts").display()))
 }
@@ -96,7 +96,7 @@ fn a_job_that_ends_while_no_runner_lives_is_reported_by_the_next() {
 fn a_killed_keeper_means_lost_and_nothing_of_the_job_is_left() {
     let mut world = World::new();
     world.start();
-    let order = world.order(counted(&world, "echo said; setsid sleep 1000 & sleep 1000"));
+    let order = world.order(counted(&world, "echo line; setsid sleep 1000 & sleep 1000"));
     let directory = world.directory(&order);
     wait_for("the line", || world.events(&order.run_id).first().map(|_| ()));
     let mut reader = keeper::spool::SpoolReader::open(directory.spool(), domain::line::Position::START);
@@ -172,7 +172,7 @@ fn keepers_that_die_before_they_begin_are_replaced_twice_and_then_nothing_begins
         assert_eq!(report.outcome, outcome, "{}", report.reason);
         assert_eq!(starts(&world), usize::from(outcome == Outcome::Succeeded));
         assert_eq!(fs::read_to_string(world.path("doomed")).expect("doomed"), "0");
-        assert!(outcome == Outcome::Succeeded || report.reason.starts_with("3 keepers died"), "{}", report.reason);
+        assert!(outcome == Outcome::Succeeded || report.reason.starts_with("3 keepers exited"), "{}", report.reason);
     }
 }
 
@@ -281,11 +281,11 @@ fn a_report_that_is_refused_for_good_takes_no_other_with_it() {
     world.start();
     let orders = [world.order(shell("true")), world.order(shell("true")), world.order(shell("true"))];
     for order in &orders {
-        let told = world.directory(order).end_reported();
-        wait_for("the report in the outbox", || told.exists().then_some(()));
+        let marker = world.directory(order).end_reported();
+        wait_for("the report in the outbox", || marker.exists().then_some(()));
     }
     world.kill();
-    // All that wait become one file, as reports do that are handed over together.
+    // All waiting reports move into one file, as reports that are queued together.
     let outbox = world.path("state").join("outbox");
     let files: Vec<_> = fs::read_dir(&outbox).expect("outbox").map(|file| file.expect("file").path()).collect();
     let all: String = files.iter().map(|file| fs::read_to_string(file).expect("read")).collect();
@@ -350,7 +350,7 @@ fn one_state_serves_one_runner() {
 #[test]
 fn a_runner_whose_program_was_removed_still_starts_keepers() {
     let mut world = World::new();
-    // As an upgrade removes it: the process runs on, its file is gone.
+    // As an upgrade removes it: the process continues, its file is deleted.
     let program = world.path("old-runner");
     std::fs::copy(crate::world::harness(), &program).expect("copied");
     world.start_program(&program);
@@ -373,8 +373,8 @@ fn a_reported_run_whose_stored_report_is_gone_is_finished_all_the_same() {
         world.start_as("free", "drain", None);
         world.end();
         world.shipped(&order.run_id);
-        let told = world.events(&order.run_id).into_iter().filter(|event| matches!(event.body, Body::Finished(_)));
-        assert_eq!(told.count(), 1);
+        let reports = world.events(&order.run_id).into_iter().filter(|event| matches!(event.body, Body::Finished(_)));
+        assert_eq!(reports.count(), 1);
     };
     check(&|report| fs::remove_file(report).expect("removed"));
     check(&|report| fs::write(report, "{").expect("damaged"));
@@ -392,7 +392,7 @@ fn a_run_whose_directory_somebody_removes_is_lost_at_once_and_stops_no_sink() {
         keeper::directory::read_json::<keeper::records::Started>(&directory.started()).expect("started")
     });
     wait_for("the line", || world.events(&order.run_id).first().map(|_| ()));
-    // The keeper and the sink may be putting files there meanwhile.
+    // Keeper and sink may create files there at the same time.
     wait_for("its removal", || fs::remove_dir_all(directory.path()).ok());
     let report = world.report(&order.run_id);
     assert_eq!((report.ended, report.outcome), (Ended::Lost, Outcome::Lost), "{report:?}");
@@ -413,7 +413,7 @@ fn a_damaged_record_of_an_end_makes_the_run_lost() {
     let directory = world.directory(&order);
     wait_for("its end", || directory.end_reported().exists().then_some(()));
     world.kill();
-    // As a power cut leaves it: the report is not there yet, the record is there without its bytes.
+    // As after a power cut: the report does not exist, and the record is empty.
     for file in fs::read_dir(world.path("state").join("outbox")).expect("outbox") {
         fs::remove_file(file.expect("file").path()).expect("removed");
     }

@@ -1,4 +1,4 @@
-//! A runner as a process that can be killed, and the world around it as a folder.
+//! A runner as a process that can be killed, with its ports in a folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ impl World {
         World { folder, runner: None }
     }
 
-    /// The same, where the runner's state is on this disk.
+    /// The same, with the runner's state on this disk.
     pub fn on(disk: &std::path::Path) -> World {
         let world = World::new();
         let (there, here) = (disk.join("state"), world.path("state"));
@@ -87,7 +87,7 @@ impl World {
         command
     }
 
-    /// A runner that takes whatever comes and leaves its jobs when it ends.
+    /// Starts a runner that takes every order and leaves its jobs when it stops.
     pub fn start(&mut self) {
         self.start_as("free", "leave", None);
     }
@@ -100,7 +100,7 @@ impl World {
         self.runner = Some(command.stdin(Stdio::null()).spawn().expect("runner"));
     }
 
-    /// The same, of another file.
+    /// The same, from another program file.
     pub fn start_program(&mut self, program: &std::path::Path) {
         let mut command = Command::new(program);
         command.arg("run").arg(self.path("state")).arg(self.folder.path()).args(["free", "leave"]);
@@ -114,7 +114,7 @@ impl World {
         wait_for("a runner that listens", || fs::read_to_string(self.path("ready")).ok().filter(|ready| *ready == pid));
     }
 
-    /// kill -9
+    /// Sends KILL and waits.
     pub fn kill(&mut self) {
         if let Some(mut runner) = self.runner.take() {
             runner.kill().expect("kill");
@@ -122,14 +122,14 @@ impl World {
         }
     }
 
-    /// Asks the runner to end and waits for it.
+    /// Asks the runner to stop and waits for its exit.
     pub fn end(&mut self) {
         self.ask_to_end();
         let Some(mut runner) = self.runner.take() else { return };
         assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
     }
 
-    /// TERM, once the runner listens for it.
+    /// Sends TERM once the runner handles it.
     pub fn ask_to_end(&self) {
         let Some(runner) = &self.runner else { return };
         self.wait_until_ready();
@@ -137,7 +137,7 @@ impl World {
         keeper::processes::send_signal(&process, rustix::process::Signal::TERM);
     }
 
-    /// Waits for a runner that was asked to end.
+    /// Waits for the exit of a runner that was asked to stop.
     pub fn end_of_runner(&mut self) {
         let Some(mut runner) = self.runner.take() else { return };
         assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
@@ -185,7 +185,7 @@ impl World {
         RunDirectory::new(&self.path("state").join("runs"), &order.run_id, order.attempt)
     }
 
-    /// What the sink has of the run, once it has its last record.
+    /// The records of the run in the sink, once the last one is there.
     pub fn shipped(&self, run_id: &RunId) -> Vec<serde_json::Value> {
         let path = self.path("log").join(format!("{run_id}.log"));
         wait_for("run.finished in the sink", || {
