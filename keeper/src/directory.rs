@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_runs_are_read_as_such() {
+    fn only_names_of_run_directories_are_parsed() {
         let check = |name: &str, expected: Option<(&str, u32)>| {
             let read = RunDirectory::parse_name(name);
             assert_eq!(read.as_ref().map(|(id, attempt)| (id.as_str(), *attempt)), expected, "{name}");

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_cut_where_the_newlines_are_however_they_arrive() {
+    fn lines_end_at_newlines_for_every_split_of_the_input() {
         let text = b"one\n\ntwo\xff\x00\nlast";
         for step in 1..=text.len() {
             let mut encoder = Encoder::default();

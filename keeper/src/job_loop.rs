@@ -385,7 +385,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_set_back_never_makes_a_job_end_before_it_began() {
+    fn a_clock_that_is_set_back_never_makes_a_job_end_before_its_start() {
         let at = |second: i64| Timestamp::from_second(second).expect("instant");
         let check = |duration_s: u64, now: i64, expected: i64| {
             assert_eq!(

@@ -305,7 +305,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
         #[test]
-        fn what_is_shown_is_the_same_however_the_output_is_cut(
+        fn the_result_does_not_depend_on_how_the_output_is_cut(
             texts in prop::collection::vec(words(6, b"ab\n"), 1..6),
             output in words(200, b"aabb\nc"),
             cuts in prop::collection::vec(any::<usize>(), 0..40),
@@ -316,7 +316,7 @@ mod tests {
 
         /// When no text spans lines, pauses do not change the result.
         #[test]
-        fn a_pause_gives_what_would_have_been_given_later(
+        fn a_pause_changes_nothing_when_no_text_spans_lines(
             texts in prop::collection::vec(words(6, b"ab"), 1..6),
             output in words(200, b"aabb\nc"),
             cuts in prop::collection::vec(any::<usize>(), 0..40),
@@ -340,7 +340,7 @@ mod tests {
         }
 
         #[test]
-        fn a_secret_is_shown_neither_plain_nor_in_json(value in "[!-~]{6,12}", before in "[ -~]{0,7}", after in "[ -~]{0,7}", step in 1..9usize) {
+        fn a_secret_is_masked_plain_and_in_json(value in "[!-~]{6,12}", before in "[ -~]{0,7}", after in "[ -~]{0,7}", step in 1..9usize) {
             let output = format!("{before}{value}{after}\n{}\n", serde_json::Value::from(value.as_str()));
             let mut masker = Masker::new(std::iter::once(value.as_str())).expect("texts").expect("a masker");
             let pieces: Vec<&[u8]> = output.as_bytes().chunks(step).collect();
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_wait_only_while_a_text_of_several_may_go_on() {
+    fn lines_are_held_only_while_a_text_of_several_lines_may_continue() {
         let mut masker = Masker::new(["first line\n{\nlast line"].into_iter()).expect("texts").expect("a masker");
         assert_eq!(masker.push(Stream::Stdout, b"before\nfirst line\n{\nla"), b"before\n");
         assert!(masker.holds_lines());

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_printed_is_shown() {
+    fn output_is_returned_in_both_formats() {
         let at = "2026-11-23T07:50:00.123456789Z";
         let records = format!(
             "{at} stdout F one\n{at} stderr P:1 long\n{at} stderr F:2 er\n{at} stderr F:gap 3 lines dropped\n\
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_retention_removed_is_told_with_its_number() {
+    fn missing_lines_are_returned_with_their_seqs() {
         let at = "2026-11-23T07:50:00.123456789Z";
         let folder = tempfile::tempdir().expect("folder");
         let run = RunDirectory::open(folder.path());

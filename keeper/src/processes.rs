@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_may_look_like_fields() {
+    fn a_process_name_can_look_like_fields() {
         let stat = b"12 (a) R 9 (b) S 1 12 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 2 3";
         let process = parse_stat(stat).expect("process");
         assert_eq!((process.pid, process.name.as_str(), process.state), (12, "a) R 9 (b", b'S'));

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_known_in_every_form() {
+    fn a_value_is_found_in_every_encoding() {
         let check = |value: &str, encodings: &[&str]| {
             let masked = masked(value);
             for encoding in encodings {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_is_not_hidden() {
+    fn short_values_are_not_masked() {
         for value in ["", "12345", "  ab  \n"] {
             assert!(masked(value).is_empty(), "{value}");
         }
@@ -172,7 +172,7 @@ mod tests {
     proptest! {
         /// At any position in the encoded text, the characters that depend only on the secret are found.
         #[test]
-        fn base64_is_found_wherever_the_value_stands(value in "[ -~]{6,40}", before in "[ -~]{0,9}", after in "[ -~]{0,9}") {
+        fn base64_is_found_at_every_offset(value in "[ -~]{6,40}", before in "[ -~]{0,9}", after in "[ -~]{0,9}") {
             prop_assume!(value.trim() == value);
             let bits = |bytes: usize| bytes * 8;
             let first = bits(before.len()).div_ceil(6);

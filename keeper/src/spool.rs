@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_is_not_seen_until_it_is_whole() {
+    fn an_incomplete_record_is_not_returned() {
         let folder = tempfile::tempdir().expect("folder");
         let mut reader = SpoolReader::open(folder.path(), Position::START);
         assert_eq!(next(&mut reader), None);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_longer_than_the_block_comes_whole() {
+    fn a_record_longer_than_the_block_is_returned_whole() {
         let folder = tempfile::tempdir().expect("folder");
         let long = "x".repeat(1000);
         write(folder.path(), 1, &format!("{long}\nb\n"));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_follow_each_other_also_behind_a_gap() {
+    fn segments_are_read_in_order_also_after_a_gap() {
         let folder = tempfile::tempdir().expect("folder");
         let mut reader = SpoolReader::open(folder.path(), Position::START);
         write(folder.path(), 1, "1\n2\n");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_of_a_dead_keeper_is_kept_as_a_line() {
+    fn an_incomplete_record_of_a_dead_keeper_becomes_a_line() {
         let folder = tempfile::tempdir().expect("folder");
         assert_eq!(repair_tail(folder.path()).expect("empty"), Repair::default());
         write(folder.path(), 5, "five\nsi");

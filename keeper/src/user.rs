@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_found_by_name_or_refused_in_words() {
+    fn a_user_is_found_by_name_or_refused_with_a_reason() {
         let (own, identity) = resolve(None).expect("own user");
         assert_eq!((own.uid, identity), (rustix::process::geteuid().as_raw(), None));
         assert!(resolve(Some("no-such-user-anywhere")).is_err_and(|message| message.contains("no-such-user-anywhere")));

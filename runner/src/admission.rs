@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_big_one_is_not_starved_by_small_ones() {
+    fn small_jobs_do_not_starve_a_large_one() {
         let mut admission = Admission::new(Mode::Resources { cpu: 4.0, memory_bytes: 100 });
         admission.enqueue("small", needs(1.0, 10));
         admission.enqueue("big", needs(4.0, 10));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_is_runs_alone() {
+    fn a_job_that_needs_more_than_the_capacity_runs_alone() {
         let mut admission = Admission::new(Mode::Resources { cpu: 1.0, memory_bytes: 100 });
         admission.count_running(needs(0.0, 10));
         admission.enqueue((), needs(0.0, 1_000));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_withdrawn_is_not_admitted() {
+    fn a_cancelled_order_is_not_admitted() {
         let mut admission = Admission::new(Mode::Free);
         admission.enqueue(1, needs(0.0, 0));
         assert!(admission.cancel(&1) && !admission.cancel(&1));

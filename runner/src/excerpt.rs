@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn head_and_tail_are_the_same_however_the_blocks_fall() {
+    fn head_and_tail_do_not_depend_on_the_blocks() {
         let texts: Vec<String> = (1..=5_000).map(|number| format!("line {number}")).collect();
         let mut whole = Excerpt::default();
         whole.feed(&block(1, &texts));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn short_output_is_all_there_and_long_lines_are_cut() {
+    fn short_output_is_complete_and_long_lines_are_cut() {
         let mut excerpt = Excerpt::default();
         excerpt.feed(&block(1, &["a".into(), "ä".repeat(3_000), "\u{fffd}".into()]));
         let lines = excerpt.lines();

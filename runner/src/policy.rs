@@ -335,7 +335,7 @@ shell = ['backup\.sh > /dev/null']
     }
 
     #[test]
-    fn what_is_listed_is_allowed_and_a_refusal_names_its_line() {
+    fn listed_values_are_allowed_and_a_refusal_names_its_line() {
         let policy = policy(POLICY);
         let check = |expected: &str, change: &dyn Fn(&mut Job)| {
             let allowed = policy.check_order(&order(change));
@@ -396,7 +396,7 @@ shell = ['backup\.sh > /dev/null']
     }
 
     #[test]
-    fn what_is_absent_is_not_restricted_but_for_what_would_undo_the_rest() {
+    fn absent_keys_restrict_nothing_except_those_that_would_undo_others() {
         let free = policy("");
         assert_eq!(free.check_order(&order(|job| job.command = Command::Shell("anything".into()))), Ok(()));
         let with = |name: &str, value: &str| order(|job| drop(job.env.insert(name.into(), value.into())));
@@ -416,7 +416,7 @@ shell = ['backup\.sh > /dev/null']
     }
 
     #[test]
-    fn every_fault_is_told_with_its_line() {
+    fn every_fault_has_its_line() {
         let text = "group = [\"db\"]\ndirectories = [\"dumps\"]\ntimeout_max = \"soon\"\norder_keys = [\"AAAA\"]\n\
                     [commands]\nargv = ['dump(', 'a)|(b']\nshel = []\n";
         let faults = PolicyFile::parse("policy.toml", text).err().expect("refused");

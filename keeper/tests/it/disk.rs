@@ -6,7 +6,7 @@ use testbed::SmallDisk;
 use crate::attempt::{Attempt, shell};
 
 #[test]
-fn a_full_disk_holds_up_nobody_and_the_gap_is_told() {
+fn a_full_disk_blocks_no_job_and_the_gap_is_counted() {
     let Some(disk) = SmallDisk::mount(4 << 20) else { return };
     let mut attempt = Attempt::start_in(disk.path(), shell("seq 1 300000; echo done >&2; exit 3"), Default::default());
     let exit = attempt.end();
@@ -35,7 +35,7 @@ fn a_full_disk_holds_up_nobody_and_the_gap_is_told() {
 }
 
 #[test]
-fn a_disk_that_gets_room_again_is_used_again() {
+fn a_disk_with_space_again_is_used_again() {
     let Some(disk) = SmallDisk::mount(4 << 20) else { return };
     let ballast = disk.path().join("ballast");
     std::fs::write(&ballast, vec![0; 3 << 20]).expect("ballast");

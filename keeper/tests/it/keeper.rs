@@ -11,7 +11,7 @@ use testbed::wait_for;
 use crate::attempt::{Attempt, argv, is_alive, shell};
 
 #[test]
-fn the_end_is_recorded_as_it_was() {
+fn the_record_has_the_true_end_of_the_job() {
     let check = |job: Job, ended: Ended, exit_code: Option<i32>, signal: Option<i32>| {
         let what = job.command.to_string();
         let mut attempt = Attempt::start(job);
@@ -119,7 +119,7 @@ fn standard_input_is_the_job_s_text_or_empty() {
 }
 
 #[test]
-fn a_job_may_run_as_another_user_only_when_root_keeps_it() {
+fn a_job_runs_as_another_user_only_under_a_root_keeper() {
     let mut job = shell("id -un; id -Gn; echo $HOME $USER $LOGNAME");
     job.user = Some("nobody".into());
     let mut attempt = Attempt::start(job);
@@ -136,7 +136,7 @@ fn a_job_may_run_as_another_user_only_when_root_keeps_it() {
 }
 
 #[test]
-fn what_was_used_is_counted() {
+fn cpu_time_and_memory_are_recorded() {
     let mut attempt = Attempt::start(shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"));
     let exit = attempt.end();
     assert!(exit.cpu_ms.is_some_and(|ms| ms > 0), "{exit:?}");
@@ -145,7 +145,7 @@ fn what_was_used_is_counted() {
 }
 
 #[test]
-fn a_grandchild_that_holds_the_output_is_named_and_not_waited_for() {
+fn a_grandchild_that_holds_the_output_is_listed_and_not_waited_for() {
     let mut attempt = Attempt::start(shell("sleep 1000 & echo $!"));
     let exit = attempt.end();
     let pid: u32 = attempt.texts(Stream::Stdout)[0].parse().expect("pid");
@@ -169,7 +169,7 @@ fn a_late_line_of_a_grandchild_is_kept() {
 }
 
 #[test]
-fn killing_the_keeper_leaves_what_it_wrote_and_a_free_lock() {
+fn a_killed_keeper_leaves_its_spool_and_a_free_lock() {
     let mut attempt = Attempt::start(shell("echo before; exec sleep 1000"));
     let started = attempt.started();
     wait_for("the line", || (!attempt.lines().is_empty()).then_some(()));
@@ -184,7 +184,7 @@ fn killing_the_keeper_leaves_what_it_wrote_and_a_free_lock() {
 }
 
 #[test]
-fn a_keeper_survives_what_ends_terminals() {
+fn a_keeper_survives_hangup_interrupt_and_term() {
     let mut attempt = Attempt::start(shell("read line; echo $line"));
     let pid = attempt.started().pid;
     let keeper = keeper::processes::find(attempt.keeper.id()).expect("keeper");

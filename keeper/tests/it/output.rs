@@ -55,7 +55,7 @@ fn both_streams_are_kept_apart_and_numbered_together() {
 }
 
 #[test]
-fn a_gigabyte_in_one_line_is_all_there_and_costs_no_memory() {
+fn a_gigabyte_in_one_line_is_complete_and_needs_little_memory() {
     const BYTES: u64 = 1 << 30;
     let mut attempt = Attempt::start(argv(&["head", "-c", &BYTES.to_string(), "/dev/zero"]));
     let keeper = attempt.keeper.id();
@@ -83,7 +83,7 @@ fn a_gigabyte_in_one_line_is_all_there_and_costs_no_memory() {
 }
 
 #[test]
-fn ten_million_short_lines_are_all_there_and_numbered_without_a_gap() {
+fn ten_million_short_lines_are_complete_and_numbered_without_a_gap() {
     const LINES: u64 = 10_000_000;
     let mut attempt = Attempt::start(argv(&["seq", "1", &LINES.to_string()]));
     let keeper = attempt.keeper.id();

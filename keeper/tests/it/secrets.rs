@@ -9,7 +9,7 @@ use testbed::wait_for;
 use crate::attempt::{Attempt, shell};
 
 #[test]
-fn lines_and_leaves_are_hidden_and_short_values_are_not() {
+fn lines_and_json_leaves_are_masked_and_short_values_are_not() {
     let check = |value: &str, script: &str, expected: &[&str]| {
         let env = BTreeMap::from([("SECRET".to_owned(), value.to_owned())]);
         let mut attempt = Attempt::start_with_secrets(shell(script), env);
@@ -27,7 +27,7 @@ fn lines_and_leaves_are_hidden_and_short_values_are_not() {
 }
 
 #[test]
-fn lines_that_wait_for_the_rest_of_a_secret_are_shown_while_the_job_is_idle() {
+fn held_lines_are_written_while_the_job_is_idle() {
     let env = BTreeMap::from([("SECRET".to_owned(), "{\n  \"key\": \"value-of-it\"\n}".to_owned())]);
     let mut attempt = Attempt::start_with_secrets(shell("echo {; exec sleep 600"), env);
     wait_for("the line", || (attempt.texts(Stream::Stdout) == ["{"]).then_some(()));

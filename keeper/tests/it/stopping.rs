@@ -22,7 +22,7 @@ fn left_of(attempt: &Attempt) -> Vec<u32> {
 }
 
 #[test]
-fn a_run_over_its_limit_is_ended() {
+fn a_run_over_its_timeout_is_stopped() {
     let mut job = shell("echo started; sleep 1000");
     job.timeout = Some(Duration::from_millis(300));
     let mut attempt = Attempt::start(job);
@@ -66,7 +66,7 @@ fn a_stop_reaches_daemons_that_left_the_session() {
 }
 
 #[test]
-fn a_polite_job_may_clean_up_within_its_grace() {
+fn a_job_may_clean_up_within_its_grace() {
     let mut job = shell("trap 'echo cleaned; exit 5' TERM; echo started; while :; do sleep 0.05; done");
     job.timeout = Some(Duration::from_millis(200));
     let mut attempt = Attempt::start(job);
@@ -77,7 +77,7 @@ fn a_polite_job_may_clean_up_within_its_grace() {
 }
 
 #[test]
-fn a_stop_asked_for_before_the_start_is_heard() {
+fn a_stop_requested_before_the_start_takes_effect() {
     let folder = tempfile::tempdir().expect("folder");
     let mut attempt = Attempt::start_in(folder.path(), shell("sleep 1000"), Default::default());
     // The request may come before or after the start; the job ends in both cases.

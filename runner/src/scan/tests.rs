@@ -44,7 +44,7 @@ fn texts(count: usize, bytes: usize) -> Vec<String> {
 }
 
 #[test]
-fn without_rules_the_excerpt_is_what_reading_everything_gives() {
+fn without_rules_the_excerpt_equals_that_of_a_full_read() {
     let check = |segments: &[Vec<String>]| {
         let (_folder, run, counts) = run_of(segments);
         let mut whole = Scan::open(&run, some_rules());
@@ -97,7 +97,7 @@ fn without_rules_a_long_output_is_not_read_back() {
 }
 
 #[test]
-fn an_output_that_is_not_as_counted_is_read_and_not_guessed() {
+fn an_output_with_other_counts_is_read_completely() {
     let (_folder, run, counts) = run_of(&[texts(50_000, 100)]);
     for wrong in [
         OutputCounts { last_seq: counts.last_seq + 1, ..counts },

@@ -6,7 +6,7 @@ use testbed::try_inputs;
 use crate::world::{argv, order, shell};
 
 #[test]
-fn any_text_is_a_policy_with_faults_or_without_and_what_is_none_allows_nothing() {
+fn any_text_is_a_policy_or_has_faults() {
     let orders = [shell("seq 10"), argv(&["seq", "10"])].map(|mut job| {
         job.group = "db".to_owned();
         order(job)

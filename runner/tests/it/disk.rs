@@ -6,7 +6,7 @@ use testbed::{SmallDisk, wait_for};
 use crate::world::{World, shell};
 
 #[test]
-fn a_run_that_cannot_begin_is_told_only_when_that_is_stored_so_that_no_later_runner_starts_it() {
+fn a_refusal_is_reported_only_after_it_is_stored() {
     let Some(disk) = SmallDisk::mount(4 << 20) else { return };
     let mut world = World::on(disk.path());
     std::fs::write(world.path("doomed"), "3").expect("doomed");

@@ -6,7 +6,7 @@ use crate::world::World;
 use testbed::wait_for;
 
 #[test]
-fn exec_gives_the_command_s_code_and_output() {
+fn exec_returns_the_code_and_output_of_the_command() {
     let check = |command: &[&str], code: i32, stdout: &str, stderr: &str| {
         let world = World::new();
         let words: Vec<&str> = ["exec"].into_iter().chain(command.iter().copied()).collect();
@@ -44,7 +44,7 @@ fn a_signal_stops_the_wrapped_command() {
 }
 
 #[test]
-fn what_a_killed_exec_left_is_finished_by_the_next_one() {
+fn the_run_of_a_killed_exec_is_finished_by_the_next_exec() {
     let world = World::new();
     let go = world.path("go");
     let script = format!("echo up; while [ ! -e {} ]; do sleep 0.02; done; echo over", go.display());
@@ -114,7 +114,7 @@ fn is_delivered(world: &World) -> bool {
 }
 
 #[test]
-fn what_an_exec_could_not_deliver_is_delivered_by_the_next_one() {
+fn undelivered_output_of_an_exec_is_delivered_by_the_next_exec() {
     let world = undelivered();
     mend(&world);
     assert!(world.command(&["exec", "true"]).status().expect("exec").success());
@@ -122,7 +122,7 @@ fn what_an_exec_could_not_deliver_is_delivered_by_the_next_one() {
 }
 
 #[test]
-fn what_an_exec_could_not_deliver_is_delivered_by_a_runner() {
+fn undelivered_output_of_an_exec_is_delivered_by_a_runner() {
     let mut world = undelivered();
     mend(&world);
     world.start();
@@ -144,7 +144,7 @@ fn an_exec_without_a_server_delivers_output_and_leaves_reports_to_one_with_a_ser
 }
 
 #[test]
-fn output_owed_to_one_sink_is_not_given_to_another_instead() {
+fn output_due_to_one_sink_is_not_given_to_another() {
     let world = undelivered();
     mend(&world);
     sink_at(&world, "other", "elsewhere");
@@ -154,7 +154,7 @@ fn output_owed_to_one_sink_is_not_given_to_another_instead() {
 }
 
 #[test]
-fn an_exec_that_is_looked_at_while_it_begins_begins_all_the_same() {
+fn an_exec_starts_while_another_process_checks_its_directory() {
     let world = World::new();
     std::fs::create_dir_all(world.path("state").join("exec")).expect("folder");
     let stop = std::sync::atomic::AtomicBool::new(false);

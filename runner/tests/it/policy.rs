@@ -29,7 +29,7 @@ fn a_genuine_order_that_is_not_allowed_ends_failed_with_file_and_line() {
 }
 
 #[test]
-fn exec_is_held_to_the_policy_as_well() {
+fn the_policy_also_applies_to_exec() {
     let world = World::new();
     fs::write(world.path("policy.toml"), "[commands]\nargv = ['true']\n").expect("policy");
     let code = |words: &[&str]| world.command(words).status().expect("exec").code();

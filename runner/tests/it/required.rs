@@ -24,7 +24,7 @@ fn waits_for_the_sink(world: &World) -> bool {
 }
 
 #[test]
-fn a_run_waits_in_the_queue_while_a_required_sink_cannot_be_reached() {
+fn a_run_waits_in_the_queue_while_a_required_sink_is_unreachable() {
     let (mut world, address) = world(true);
     let order = world.order(argv(&["true"]));
     world.start();
@@ -37,7 +37,7 @@ fn a_run_waits_in_the_queue_while_a_required_sink_cannot_be_reached() {
 }
 
 #[test]
-fn a_required_sink_holds_up_only_the_jobs_whose_output_it_wants() {
+fn a_required_sink_holds_only_jobs_whose_output_it_wants() {
     let (mut world, _address) = world(true);
     let mut sinks = std::fs::read_to_string(world.path("sinks.toml")).expect("sinks.toml");
     sinks.push_str("when = { jobs = [\"held\"] }\n");
@@ -53,7 +53,7 @@ fn a_required_sink_holds_up_only_the_jobs_whose_output_it_wants() {
 }
 
 #[test]
-fn a_sink_that_is_not_required_never_holds_a_run_up() {
+fn a_sink_that_is_not_required_never_holds_a_run() {
     let (mut world, _address) = world(false);
     let order = world.order(argv(&["true"]));
     world.start();
@@ -61,7 +61,7 @@ fn a_sink_that_is_not_required_never_holds_a_run_up() {
 }
 
 #[test]
-fn exec_waits_for_a_required_sink_and_can_be_stopped_meanwhile() {
+fn exec_waits_for_a_required_sink_and_can_be_stopped() {
     let (world, _address) = world(true);
     let ran = world.path("ran");
     let command = ["exec", "touch", ran.to_str().expect("text")];

@@ -71,7 +71,7 @@ fn assert_nowhere(folder: &Path, secret: &str) {
 }
 
 #[test]
-fn a_secret_is_in_no_file_no_argument_and_no_report_in_whatever_form_it_is_printed() {
+fn a_printed_secret_is_in_no_file_argument_or_report_in_any_encoding() {
     let mut world = World::new();
     let beside = tempfile::tempdir().expect("folder");
     let file = beside.path().join("secret");
@@ -102,7 +102,7 @@ fn a_secret_is_in_no_file_no_argument_and_no_report_in_whatever_form_it_is_print
 }
 
 #[test]
-fn a_job_whose_secret_cannot_be_had_fails_with_the_reason() {
+fn a_job_without_its_secret_fails_with_the_reason() {
     let mut world = World::new();
     world.start();
     let mut job = shell("echo never");
@@ -117,7 +117,7 @@ fn a_job_whose_secret_cannot_be_had_fails_with_the_reason() {
 }
 
 #[test]
-fn a_secret_that_cannot_be_had_now_is_asked_for_again() {
+fn a_failing_secret_lookup_is_retried() {
     let mut world = World::new();
     world.start();
     let mut job = shell("echo \"it is $PASSWORD\"");

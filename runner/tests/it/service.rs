@@ -42,7 +42,7 @@ fn an_order_becomes_a_run_with_reports_and_shipped_lines() {
 }
 
 #[test]
-fn a_false_success_is_told_in_the_report_and_in_the_log() {
+fn a_false_success_is_in_the_report_and_in_the_log() {
     let mut world = World::new();
     world.start();
     let mut job = shell("echo 'Traceback (most recent call last):' >&2; exit 0");
@@ -57,7 +57,7 @@ fn a_false_success_is_told_in_the_report_and_in_the_log() {
 }
 
 #[test]
-fn a_killed_runner_s_jobs_go_on_and_the_next_runner_finishes_them() {
+fn jobs_of_a_killed_runner_continue_and_the_next_runner_finishes_them() {
     let mut world = World::new();
     let go = world.path("go");
     world.start();
@@ -78,7 +78,7 @@ fn a_killed_runner_s_jobs_go_on_and_the_next_runner_finishes_them() {
 }
 
 #[test]
-fn a_job_that_ends_while_no_runner_lives_is_reported_by_the_next() {
+fn a_job_that_ends_without_a_runner_is_reported_by_the_next() {
     let mut world = World::new();
     let go = world.path("go");
     world.start();
@@ -93,7 +93,7 @@ fn a_job_that_ends_while_no_runner_lives_is_reported_by_the_next() {
 }
 
 #[test]
-fn a_killed_keeper_means_lost_and_nothing_of_the_job_is_left() {
+fn the_run_of_a_killed_keeper_is_lost_and_leaves_no_process() {
     let mut world = World::new();
     world.start();
     let order = world.order(counted(&world, "echo line; setsid sleep 1000 & sleep 1000"));
@@ -140,7 +140,7 @@ fn without_a_control_group_a_daemon_without_session_and_environment_is_found_by_
 }
 
 #[test]
-fn what_a_killed_keeper_left_is_ended_and_an_equal_run_of_another_installation_goes_on() {
+fn leftovers_of_a_killed_keeper_are_killed_and_an_equal_run_of_another_installation_is_not() {
     let (mut ours, mut theirs) = (World::new(), World::new());
     let order = ours.order(shell("setsid sleep 1000 & sleep 1000"));
     theirs.send(&order);
@@ -162,7 +162,7 @@ fn what_a_killed_keeper_left_is_ended_and_an_equal_run_of_another_installation_g
 }
 
 #[test]
-fn keepers_that_die_before_they_begin_are_replaced_twice_and_then_nothing_begins_any_more() {
+fn a_keeper_that_dies_before_the_start_is_replaced_twice_and_then_the_run_fails() {
     for (doomed, outcome) in [(2, Outcome::Succeeded), (3, Outcome::Failed)] {
         let mut world = World::new();
         fs::write(world.path("doomed"), doomed.to_string()).expect("doomed");
@@ -199,7 +199,7 @@ fn serial_runs_one_at_a_time_in_order() {
 }
 
 #[test]
-fn an_order_that_comes_again_starts_nothing() {
+fn a_redelivered_order_starts_nothing() {
     let mut world = World::new();
     world.start();
     let order = world.order(counted(&world, "true"));
@@ -219,7 +219,7 @@ fn an_order_that_comes_again_starts_nothing() {
 }
 
 #[test]
-fn copies_of_an_order_that_come_together_are_one_run() {
+fn concurrent_copies_of_an_order_are_one_run() {
     let mut world = World::new();
     let order = crate::world::order(counted(&world, "true"));
     for copy in 1..=8 {
@@ -248,7 +248,7 @@ fn a_claim_whose_answer_was_lost_starts_its_run_though_another_runner_dropped_th
 }
 
 #[test]
-fn an_order_that_comes_too_late_is_missed() {
+fn an_order_after_its_latest_start_time_is_missed() {
     let mut world = World::new();
     world.start();
     let mut order = crate::world::order(counted(&world, "true"));
@@ -261,7 +261,7 @@ fn an_order_that_comes_too_late_is_missed() {
 }
 
 #[test]
-fn reports_wait_for_a_collector_that_is_away() {
+fn reports_wait_for_an_unreachable_collector() {
     let mut world = World::new();
     fs::write(world.path("deaf"), "").expect("deaf");
     world.start();
@@ -275,7 +275,7 @@ fn reports_wait_for_a_collector_that_is_away() {
 }
 
 #[test]
-fn a_report_that_is_refused_for_good_takes_no_other_with_it() {
+fn a_permanently_refused_report_blocks_no_other() {
     let mut world = World::new();
     fs::write(world.path("deaf"), "").expect("deaf");
     world.start();
@@ -304,7 +304,7 @@ fn a_report_that_is_refused_for_good_takes_no_other_with_it() {
 }
 
 #[test]
-fn silence_is_told_once() {
+fn silence_is_reported_once() {
     let mut world = World::new();
     let go = world.path("go");
     world.start();
@@ -338,7 +338,7 @@ fn leaving_is_quick_and_draining_waits() {
 }
 
 #[test]
-fn one_state_serves_one_runner() {
+fn one_state_directory_serves_one_runner() {
     let mut world = World::new();
     world.start();
     wait_for("the lock", || world.path("state").join("runs").exists().then_some(()));
@@ -360,7 +360,7 @@ fn a_runner_whose_program_was_removed_still_starts_keepers() {
 }
 
 #[test]
-fn a_reported_run_whose_stored_report_is_gone_is_finished_all_the_same() {
+fn a_reported_run_without_its_stored_report_is_finished() {
     let check = |damage: &dyn Fn(&std::path::Path)| {
         let mut world = World::new();
         world.start();
@@ -381,7 +381,7 @@ fn a_reported_run_whose_stored_report_is_gone_is_finished_all_the_same() {
 }
 
 #[test]
-fn a_run_whose_directory_somebody_removes_is_lost_at_once_and_stops_no_sink() {
+fn a_run_whose_directory_is_removed_is_lost_at_once_and_stops_no_sink() {
     let mut world = World::new();
     let go = world.path("go");
     world.start();
@@ -405,7 +405,7 @@ fn a_run_whose_directory_somebody_removes_is_lost_at_once_and_stops_no_sink() {
 }
 
 #[test]
-fn a_damaged_record_of_an_end_makes_the_run_lost() {
+fn a_damaged_exit_record_makes_the_run_lost() {
     let mut world = World::new();
     fs::write(world.path("deaf"), "").expect("deaf");
     world.start();
