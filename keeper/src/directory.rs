@@ -42,16 +42,19 @@ pub enum Durability {
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
+/// Paths and lock of one run directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunDirectory {
     path: PathBuf,
 }
 
 impl RunDirectory {
+    /// The directory of an attempt below the folder of runs.
     pub fn new(runs: &Path, run_id: &RunId, attempt: u32) -> RunDirectory {
         RunDirectory { path: runs.join(format!("{run_id}.{attempt}")) }
     }
 
+    /// The directory at this path. Reads and creates nothing.
     pub fn open(path: impl Into<PathBuf>) -> RunDirectory {
         RunDirectory { path: path.into() }
     }
@@ -65,58 +68,72 @@ impl RunDirectory {
         Some((RunId(run_id.to_owned()), attempt.parse().ok().filter(|attempt| *attempt > 0)?))
     }
 
+    /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// A file of this name in the directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
+    /// `order.json`
     pub fn order(&self) -> PathBuf {
         self.file("order.json")
     }
 
+    /// `lock`
     pub fn lock(&self) -> PathBuf {
         self.file("lock")
     }
 
+    /// `keeper`
     pub fn keeper(&self) -> PathBuf {
         self.file("keeper")
     }
 
+    /// `starting`
     pub fn starting(&self) -> PathBuf {
         self.file("starting")
     }
 
+    /// `started.json`
     pub fn started(&self) -> PathBuf {
         self.file("started.json")
     }
 
+    /// `stop`
     pub fn stop(&self) -> PathBuf {
         self.file("stop")
     }
 
+    /// `exit.json`
     pub fn exit(&self) -> PathBuf {
         self.file("exit.json")
     }
 
+    /// `finished.json`
     pub fn finished(&self) -> PathBuf {
         self.file("finished.json")
     }
 
+    /// `told.started`
     pub fn start_reported(&self) -> PathBuf {
         self.file("told.started")
     }
 
+    /// `told.finished`
     pub fn end_reported(&self) -> PathBuf {
         self.file("told.finished")
     }
 
+    /// `spool/`
     pub fn spool(&self) -> PathBuf {
         self.file("spool")
     }
 
+    /// `cursors/`
     pub fn cursors(&self) -> PathBuf {
         self.file("cursors")
     }
@@ -180,6 +197,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], durability: Durability) -> io
     Ok(())
 }
 
+/// Writes a value as JSON, whole or not at all; see [`write_atomically`].
 pub fn write_json<T: Serialize>(path: &Path, value: &T, durability: Durability) -> io::Result<()> {
     write_atomically(path, &serde_json::to_vec(value)?, durability)
 }

@@ -19,6 +19,7 @@
 //! allow it. A keeper never reads its own spool.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 mod cgroup;
 pub mod crash;

@@ -14,6 +14,7 @@ use crate::spool::{self, SpoolReader};
 /// Bytes per read of the spool.
 const BLOCK_BYTES: usize = 64 << 10;
 
+/// How lines are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineFormat {
     /// The bytes as the job wrote them.
@@ -22,8 +23,10 @@ pub enum LineFormat {
     Timestamped,
 }
 
+/// One piece of a run's output.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
+    /// Output of the chosen streams, at least one byte.
     Bytes(Vec<u8>),
     /// Lines that no longer exist.
     Missing(MissingLines),
@@ -37,11 +40,14 @@ pub enum Piece {
 /// a run. Each part of a long line counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingLines {
+    /// The seq of the first missing line.
     pub first_seq: u64,
+    /// The seq of the last missing line.
     pub last_seq: u64,
 }
 
 impl MissingLines {
+    /// Number of missing lines.
     pub fn lines(&self) -> u64 {
         self.last_seq + 1 - self.first_seq
     }
@@ -64,6 +70,7 @@ pub fn missing_at_start(run: &RunDirectory) -> u64 {
     first.map_or(0, |first_seq| first_seq.saturating_sub(1))
 }
 
+/// A reader of one run's output.
 pub struct Output {
     run: RunDirectory,
     reader: SpoolReader,

@@ -9,10 +9,15 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// Fields of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
+    /// Process id.
     pub pid: u32,
+    /// Name of the program, cut to 15 bytes by the kernel.
     pub name: String,
+    /// One letter, like `R`, `S` or `Z`.
     pub state: u8,
+    /// Process id of the parent.
     pub parent: u32,
+    /// Id of the session.
     pub session: u32,
     /// Start time since boot, in clock ticks. Together with the pid it identifies one process until the machine
     /// reboots.

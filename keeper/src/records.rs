@@ -14,9 +14,12 @@ use crate::directory::{RunDirectory, read_json};
 /// `order.json`: the order as it was received, with time and boot of the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Accepted {
+    /// Stored in the same JSON object as the other fields.
     #[serde(flatten)]
     pub order: Order,
+    /// When the runner stored the order.
     pub accepted_at: Timestamp,
+    /// The machine's boot at that time.
     pub boot_id: String,
     /// Set when the order must not be started: refused by policy, too late. The run ends with this as its note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,20 +51,27 @@ impl Accepted {
     }
 }
 
+/// Why an order was not started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
+    /// Decides the outcome of the run.
     pub why: RefusalKind,
     /// One sentence for the run's note.
     #[serde(rename = "says")]
     pub message: String,
 }
 
+/// The kind of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalKind {
+    /// The policy of this machine does not allow it. The run fails.
     Policy,
+    /// The latest start time has passed. The run is missed.
     TooLate,
+    /// Stopped before the start.
     Stopped,
+    /// It cannot be started on this machine. The run fails.
     Impossible,
 }
 
@@ -81,6 +91,7 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// The values to mask.
     pub fn secret_values(&self) -> impl Iterator<Item = &str> {
         self.secret_names.iter().filter_map(|name| self.env.get(name)).map(String::as_str)
     }
@@ -93,7 +104,9 @@ pub struct Started {
     pub pid: u32,
     /// Field 22 of /proc/PID/stat. Together with the boot id it identifies the process when its number was reused.
     pub start_ticks: u64,
+    /// The machine's boot, for `start_ticks`.
     pub boot_id: String,
+    /// When the job was started.
     pub started_at: Timestamp,
     /// The job's control group, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,6 +123,7 @@ pub struct Started {
 /// `stop`: a stop request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopRequest {
+    /// When the stop was requested.
     pub at: Timestamp,
     /// The requester, for the run's note.
     pub by: String,
@@ -118,17 +132,28 @@ pub struct StopRequest {
 /// `exit.json`: everything that the keeper knows about the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
+    /// How the attempt ended.
     pub ended: Ended,
+    /// One sentence for the run's reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// None when the job was ended by a signal or never started.
     pub exit_code: Option<i32>,
+    /// The signal that ended the job.
     pub signal: Option<i32>,
+    /// None when the job never started.
     pub started_at: Option<Timestamp>,
+    /// Never before `started_at` plus the duration.
     pub finished_at: Timestamp,
+    /// Measured on the monotonic clock.
     pub duration_ms: u64,
+    /// Counts of the whole output.
     pub output: OutputCounts,
+    /// User and system time of the job and its reaped descendants.
     pub cpu_ms: Option<u64>,
+    /// Largest resident set of one process of the job.
     pub max_rss_bytes: Option<u64>,
+    /// Processes left after the end of the job.
     #[serde(default)]
     pub leaked: Vec<Leaked>,
 }
@@ -155,14 +180,19 @@ impl Exit {
 /// Counts of the job's output. A line longer than a record counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputCounts {
+    /// Lines of standard output.
     pub stdout_lines: u64,
+    /// Lines of standard error.
     pub stderr_lines: u64,
     /// Bytes read from the pipe, newlines included. For a job with secrets: after masking.
     pub stdout_bytes: u64,
+    /// As `stdout_bytes`.
     pub stderr_bytes: u64,
+    /// The seq of the last record; 0 without output.
     pub last_seq: u64,
     /// Records that the spool lacks.
     pub dropped_lines: u64,
+    /// Bytes of their text, newlines included.
     pub dropped_bytes: u64,
 }
 

@@ -47,10 +47,12 @@ impl SpoolReader {
         SpoolReader { folder: folder.into(), position, segment: None }
     }
 
+    /// The position of the next record.
     pub fn position(&self) -> Position {
         self.position
     }
 
+    /// Continues reading at `position`.
     pub fn seek(&mut self, position: Position) {
         if position.segment != self.position.segment {
             self.segment = None;

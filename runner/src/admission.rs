@@ -8,12 +8,18 @@ use std::collections::VecDeque;
 
 use domain::job::Needs;
 
+/// How many runs may be active at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// One at a time.
     Serial,
     /// By the needs of jobs, up to the given capacity. A job without `needs` needs nothing.
-    Resources { cpu: f64, memory_bytes: u64 },
+    Resources {
+        /// Cores.
+        cpu: f64,
+        /// Bytes of memory.
+        memory_bytes: u64,
+    },
     /// All at once.
     Free,
 }

@@ -49,6 +49,7 @@ const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 pub struct Executed {
     /// The exit code of `sexton exec`.
     pub code: u8,
+    /// The run's report, with the runner's own verdict.
     pub report: Report,
 }
 

@@ -26,12 +26,19 @@ pub struct Handle {
 /// An attempt that has a directory on this machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalInfo {
+    /// The run.
     pub run_id: RunId,
+    /// From 1.
     pub attempt: u32,
+    /// The job's group.
     pub group: String,
+    /// The job's name.
     pub job: String,
+    /// When the order was stored on this machine.
     pub accepted_at: Timestamp,
+    /// The job's process. None before the start.
     pub pid: Option<u32>,
+    /// None before the start.
     pub started_at: Option<Timestamp>,
     /// None while the run waits or is running.
     pub outcome: Option<Outcome>,
@@ -86,6 +93,7 @@ impl Handle {
         Some(Output::open(directory, stream, format))
     }
 
+    /// The directory of one attempt, or of the newest with `attempt` None.
     pub fn directory(&self, run_id: &RunId, attempt: Option<u32>) -> Option<RunDirectory> {
         let runs = locked(&self.shared.runs);
         let mut attempts = runs.range((run_id.clone(), 0)..=(run_id.clone(), u32::MAX)).map(|(_, run)| run);
@@ -101,6 +109,7 @@ impl Handle {
         self.shared.grown.notified().await;
     }
 
+    /// State and lag of every sink.
     pub fn sinks(&self) -> Vec<SinkStatus> {
         self.shared.with_sinks(|sinks| sinks.iter().map(Engine::status).collect())
     }

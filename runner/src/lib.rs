@@ -26,6 +26,7 @@
 //! through ports and sinks.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 mod admission;
 mod adopt;

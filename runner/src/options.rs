@@ -20,28 +20,41 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a shutdown waits for sinks. Chosen: well below the 90 s after which systemd sends KILL.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(15);
 
+/// The configuration of a runner.
 pub struct Options {
     /// The state directory; created if absent. One runner at a time may use it.
     pub state: PathBuf,
+    /// Name of this runner.
     pub runner: String,
+    /// Name of this machine, for reports and sinks.
     pub host: String,
     /// The groups whose orders are taken; empty for all.
     pub groups: Vec<String>,
+    /// The program that becomes a keeper.
     pub keeper: KeeperCommand,
+    /// How many runs may be active at once.
     pub mode: Mode,
     /// Variables of the runner's own environment that are passed to jobs.
     pub pass_env: Vec<String>,
     /// Whether jobs get control groups of their own where that is possible.
     pub cgroup: bool,
+    /// What is kept of finished runs.
     pub retention: Retention,
+    /// The interval while a run is here.
     pub heartbeat_interval: Duration,
     /// The interval while no run is here: no run can be lost or stopped.
     pub idle_heartbeat_interval: Duration,
+    /// What happens to running jobs.
     pub on_shutdown: OnShutdown,
+    /// How long a shutdown waits for sinks and reports.
     pub flush_limit: Duration,
+    /// Checked for every order before its start.
     pub policy: Arc<dyn Policy>,
+    /// Resolves references in a job's environment.
     pub secrets: Arc<dyn Secrets>,
+    /// The rule packs.
     pub packs: Arc<Packs>,
+    /// The running sinks.
     pub sinks: Vec<Engine>,
 }
 
@@ -70,10 +83,14 @@ impl Options {
     }
 }
 
+/// What a runner calls.
 #[derive(Clone)]
 pub struct Ports {
+    /// Where orders come from.
     pub orders: Arc<dyn Orders>,
+    /// Claims and heartbeats.
     pub claims: Arc<dyn Claims>,
+    /// Where reports go.
     pub reports: Arc<dyn Reports>,
 }
 

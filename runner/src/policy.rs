@@ -39,6 +39,7 @@ const REFERENCES_DEFAULT: [&str; 2] = ["ssm:*", "secretsmanager:*"];
 /// The bytes before the 32 bytes of an Ed25519 key, as `openssl pkey -pubout -outform DER` writes them (RFC 8410).
 const KEY_HEAD: [u8; 12] = [0x30, 0x2A, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x03, 0x21, 0x00];
 
+/// A parsed `policy.toml`.
 pub struct PolicyFile {
     file: String,
     groups: Option<List>,

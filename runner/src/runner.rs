@@ -53,6 +53,7 @@ impl Runner {
         Ok(Runner { shared: Arc::new(shared), ports, outbox_tasks, _in_use: in_use })
     }
 
+    /// Access to this runner for other tasks.
     pub fn handle(&self) -> Handle {
         Handle::new(self.shared.clone())
     }

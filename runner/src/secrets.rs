@@ -49,6 +49,7 @@ fn named(name: &str, error: PortError) -> PortError {
 /// Resolves `env:NAME` and `file:/path`; passes everything else on.
 #[derive(Default)]
 pub struct LocalSecrets {
+    /// Resolves all other references. None without AWS.
     pub beyond: Option<Arc<dyn Secrets>>,
 }
 

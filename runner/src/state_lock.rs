@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use keeper::directory::open_private;
 use rustix::fs::{FlockOperation, flock};
 
+/// Why a runner cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
+    /// Another process has locked the directory.
     #[error("another runner uses the state directory {0}; stop it, or give this one its own with --state")]
     InUse(PathBuf),
+    /// The directory cannot be created or opened.
     #[error("the state directory {0} cannot be used: {1}")]
     State(PathBuf, io::Error),
 }
