@@ -28,7 +28,7 @@ const FUTURE_MAX_MS: i64 = 2 * 3_600_000;
 /// Longest request that is read: the batch with every byte escaped as `\u0000`, and its envelope.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What has come so far.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,7 @@ pub struct Counts {
 pub struct LogEvents {
     address: SocketAddr,
     counts: Arc<Mutex<Counts>>,
-    over: Arc<AtomicBool>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl LogEvents {
@@ -56,22 +56,22 @@ impl LogEvents {
     pub fn start() -> Result<LogEvents> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port for PutLogEvents")?;
         let address = listener.local_addr()?;
-        let (counts, over) = (Arc::new(Mutex::new(Counts::default())), Arc::new(AtomicBool::new(false)));
-        let (shared, is_over) = (Arc::clone(&counts), Arc::clone(&over));
+        let (counts, is_over) = (Arc::new(Mutex::new(Counts::default())), Arc::new(AtomicBool::new(false)));
+        let (shared, over) = (Arc::clone(&counts), Arc::clone(&is_over));
         thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                if is_over.load(Ordering::Relaxed) {
+                if over.load(Ordering::Relaxed) {
                     break;
                 }
-                let (shared, is_over) = (Arc::clone(&shared), Arc::clone(&is_over));
+                let (shared, over) = (Arc::clone(&shared), Arc::clone(&over));
                 thread::spawn(move || {
-                    if let Err(error) = serve(stream, &shared, &is_over) {
+                    if let Err(error) = serve(stream, &shared, &over) {
                         note(&shared, |counts| counts.violation(format!("{error:#}")));
                     }
                 });
             }
         });
-        Ok(LogEvents { address, counts, over })
+        Ok(LogEvents { address, counts, is_over })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -91,16 +91,16 @@ impl LogEvents {
 
 impl Drop for LogEvents {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.is_over.store(true, Ordering::Relaxed);
         // Wakes the thread that accepts; one that has ended already needs no waking.
         let _ended = TcpStream::connect(self.address);
     }
 }
 
 impl Counts {
-    fn violation(&mut self, says: String) {
+    fn violation(&mut self, message: String) {
         self.violations += 1;
-        self.first_violation.get_or_insert(says);
+        self.first_violation.get_or_insert(message);
     }
 
     /// Mean fullness without the last batch, which ends where the output ends.
@@ -115,12 +115,12 @@ fn note(counts: &Mutex<Counts>, change: impl FnOnce(&mut Counts)) {
 }
 
 /// One connection: requests one after another until the client ends it.
-fn serve(mut stream: TcpStream, counts: &Mutex<Counts>, over: &AtomicBool) -> Result<()> {
-    stream.set_read_timeout(Some(LOOK_INTERVAL))?;
+fn serve(mut stream: TcpStream, counts: &Mutex<Counts>, is_over: &AtomicBool) -> Result<()> {
+    stream.set_read_timeout(Some(STOP_CHECK_INTERVAL))?;
     stream.set_nodelay(true)?;
     let mut bytes = Vec::with_capacity(2 << 20);
     loop {
-        let Some(head_bytes) = read_until(&mut stream, &mut bytes, over, |bytes| {
+        let Some(head_bytes) = read_until(&mut stream, &mut bytes, is_over, |bytes| {
             Ok(memchr::memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4))
         })?
         else {
@@ -132,7 +132,7 @@ fn serve(mut stream: TcpStream, counts: &Mutex<Counts>, over: &AtomicBool) -> Re
         }
         let request_bytes = head_bytes + head.body_bytes;
         let all = |bytes: &[u8]| Ok((bytes.len() >= request_bytes).then_some(request_bytes));
-        if read_until(&mut stream, &mut bytes, over, all)?.is_none() {
+        if read_until(&mut stream, &mut bytes, is_over, all)?.is_none() {
             return Ok(());
         }
         if head.is_put {
@@ -147,7 +147,7 @@ fn serve(mut stream: TcpStream, counts: &Mutex<Counts>, over: &AtomicBool) -> Re
                         counts.batches += 1;
                         let events = batch.events as f64 / EVENTS_MAX as f64;
                         counts.fullness.push(events.max(batch.bytes as f64 / BATCH_BYTES_MAX as f64));
-                        batch.faults.into_iter().for_each(|says| counts.violation(says));
+                        batch.faults.into_iter().for_each(|fault| counts.violation(fault));
                     }
                     Err(error) => counts.violation(format!("{error:#}")),
                 }
@@ -162,7 +162,7 @@ fn serve(mut stream: TcpStream, counts: &Mutex<Counts>, over: &AtomicBool) -> Re
 fn read_until(
     stream: &mut TcpStream,
     bytes: &mut Vec<u8>,
-    over: &AtomicBool,
+    is_over: &AtomicBool,
     end: impl Fn(&[u8]) -> Result<Option<usize>>,
 ) -> Result<Option<usize>> {
     const READ_BYTES: usize = 256 << 10;
@@ -184,7 +184,7 @@ fn read_until(
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
             Err(_) => return Ok(None),
         }
-        if over.load(Ordering::Relaxed) {
+        if is_over.load(Ordering::Relaxed) {
             return Ok(None);
         }
     }
@@ -257,8 +257,8 @@ fn check(body: &[u8], now_ms: i64) -> Result<Batch> {
                 (event.at_ms < now_ms - AGE_MAX_MS, "an event older than 14 days"),
                 (event.at_ms > now_ms + FUTURE_MAX_MS, "an event from the future"),
             ];
-            let says = faults.into_iter().filter(|(is_one, _)| *is_one).map(|(_, says)| says);
-            batch.faults.extend(says.map(|says| format!("event {} of a batch: {says}", batch.events)));
+            let faults = faults.into_iter().filter(|(is_one, _)| *is_one).map(|(_, fault)| fault);
+            batch.faults.extend(faults.map(|fault| format!("event {} of a batch: {fault}", batch.events)));
             last_ms = event.at_ms;
             match walk.next() {
                 Some(b',') => {}
@@ -273,12 +273,12 @@ fn check(body: &[u8], now_ms: i64) -> Result<Batch> {
     if batch.bytes > BATCH_BYTES_MAX {
         batch.faults.push(format!("{} bytes in a batch", batch.bytes));
     }
-    names_are_there(body, key, &mut batch.faults);
+    check_names(body, key, &mut batch.faults);
     Ok(batch)
 }
 
 /// The rest of the body must name group and stream. The events, which are by far most of it, are not parsed again.
-fn names_are_there(body: &[u8], events_at: usize, faults: &mut Vec<String>) {
+fn check_names(body: &[u8], events_at: usize, faults: &mut Vec<String>) {
     let end = memchr::memrchr(b']', body).unwrap_or(body.len());
     let rest = [&body[..events_at], b"\"logEvents\":[", &body[end..]].concat();
     let rest: Value = serde_json::from_slice(&rest).unwrap_or_default();
@@ -411,11 +411,11 @@ mod tests {
     }
 
     #[test]
-    fn every_limit_is_found_broken_just_beyond_it() {
+    fn every_limit_is_enforced_exactly() {
         let many = |count: u64| vec![event(NOW_MS, "x"); count as usize].join(",");
         let two = |from: i64, to: i64| [event(from, "x"), event(to, "x")].join(",");
         let long = |bytes: u64| event(NOW_MS, &"x".repeat((bytes - EVENT_OVERHEAD_BYTES) as usize));
-        for (says, good, bad) in [
+        for (part, good, bad) in [
             ("10001 events", many(EVENTS_MAX), many(EVENTS_MAX + 1)),
             ("bytes in a batch", long(BATCH_BYTES_MAX), long(BATCH_BYTES_MAX + 1)),
             ("out of order", two(NOW_MS, NOW_MS), two(NOW_MS, NOW_MS - 1)),
@@ -426,13 +426,13 @@ mod tests {
             ("without events", event(NOW_MS, "x"), String::new()),
         ] {
             let faults = |events: &str| check(&body(events), NOW_MS).expect("a batch").faults;
-            assert_eq!(faults(&good), [""; 0], "{says}");
-            assert!(faults(&bad).iter().any(|fault| fault.contains(says)), "{says}: {:?}", faults(&bad));
+            assert_eq!(faults(&good), [""; 0], "{part}");
+            assert!(faults(&bad).iter().any(|fault| fault.contains(part)), "{part}: {:?}", faults(&bad));
         }
     }
 
     #[test]
-    fn what_is_no_batch_is_refused() {
+    fn a_body_that_is_not_a_batch_is_refused() {
         for bad in
             [&b"{}"[..], br#"{"logEvents":[{"message":"x"}]}"#, br#"{"logEvents":[{"message":"x","timestamp":1}"#]
         {

@@ -5,10 +5,10 @@
 mod cost;
 mod log_events;
 mod meter;
-mod ours;
 mod peers;
 mod receiver;
 mod rows;
+mod sexton_process;
 mod table;
 mod workload;
 
@@ -81,11 +81,11 @@ fn cost() -> Result<()> {
 
 fn measure(options: &Options) -> Result<()> {
     let bench = std::env::current_exe().context("this program has no path")?;
-    let ours = match &options.sexton {
+    let sexton = match &options.sexton {
         Some(path) => path.clone(),
         None => rows::sexton_beside(&bench)?,
     };
-    let builds: Vec<PathBuf> = std::iter::once(ours).chain(options.against.iter().cloned()).collect();
+    let builds: Vec<PathBuf> = std::iter::once(sexton).chain(options.against.iter().cloned()).collect();
     let rows = match options.rows.as_slice() {
         [] => vec![Row::Spool, Row::Ship, Row::Cloudwatch, Row::Delay, Row::Memory],
         rows => rows.to_vec(),

@@ -17,7 +17,7 @@ const SLOW_READ_BYTES: usize = 16 << 10;
 const SLOW_REST: Duration = Duration::from_millis(16);
 
 /// How often a receiver looks whether it is to end.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Without any progress for so long, nothing more will come.
 const IDLE_MAX: Duration = Duration::from_secs(20);
@@ -33,7 +33,7 @@ struct Received {
     messages: AtomicU64,
     /// Bytes that began no message.
     faults: AtomicU64,
-    over: AtomicBool,
+    is_over: AtomicBool,
     /// Nanoseconds from writing to arrival, of lines that carry the instant of writing.
     delays: Mutex<Vec<u64>>,
 }
@@ -55,7 +55,7 @@ impl Receiver {
         let shared = Arc::clone(&received);
         thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                if shared.over.load(Ordering::Relaxed) {
+                if shared.is_over.load(Ordering::Relaxed) {
                     break;
                 }
                 let shared = Arc::clone(&shared);
@@ -106,7 +106,7 @@ pub fn wait_for_count(wanted: u64, count: impl Fn() -> u64) -> u64 {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.received.over.store(true, Ordering::Relaxed);
+        self.received.is_over.store(true, Ordering::Relaxed);
         // Wakes the thread that accepts; one that has ended already needs no waking.
         let _ended = TcpStream::connect(self.address);
     }
@@ -116,8 +116,8 @@ fn receive(mut stream: TcpStream, pace: Pace, received: &Received) {
     let mut buffer = vec![0; if pace == Pace::Slow { SLOW_READ_BYTES } else { READ_BYTES }];
     let mut framer = Framer::default();
     // Without the option the thread ends with the connection, which is as good.
-    let _ = stream.set_read_timeout(Some(LOOK_INTERVAL));
-    while !received.over.load(Ordering::Relaxed) {
+    let _ = stream.set_read_timeout(Some(STOP_CHECK_INTERVAL));
+    while !received.is_over.load(Ordering::Relaxed) {
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(bytes) => {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::log_events::LogEvents;
-use crate::ours::{Ran, Up};
+
 use crate::peers::{self, Forwarder, Peer, Source};
 use crate::receiver::{Pace, Receiver};
+use crate::sexton_process::{FinishedRun, SextonProcess};
 use crate::table::{Goal, Metric, quantile};
 
 /// `run.started` and `run.finished` around the lines of a run.
@@ -94,7 +95,7 @@ pub struct Outcome {
 }
 
 /// All cases of these rows. `ours` are builds of ours, the first of which the goals are for.
-pub fn cases(rows: &[Row], ours: &[PathBuf], peers: &[Peer]) -> Vec<Case> {
+pub fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &row in rows {
         let seconds: &[Second] = match row {
@@ -102,12 +103,13 @@ pub fn cases(rows: &[Row], ours: &[PathBuf], peers: &[Peer]) -> Vec<Case> {
             Row::Ship | Row::Delay | Row::Memory => &[Second::None, Second::Slow, Second::Dead],
         };
         for &second in seconds {
-            let rivals = rivals(row, second).iter().filter(|peer| peers.contains(peer));
-            let programs = ours.iter().cloned().map(Program::Sexton).chain(rivals.map(|peer| Program::Peer(*peer)));
+            let peers_of_row = peers_for(row, second).iter().filter(|peer| peers.contains(peer));
+            let programs =
+                builds.iter().cloned().map(Program::Sexton).chain(peers_of_row.map(|peer| Program::Peer(*peer)));
             cases.push(Case { row, second, protocol: Protocol::Syslog, programs: programs.collect() });
         }
         if row == Row::Ship {
-            let programs = ours.iter().cloned().map(Program::Sexton).collect();
+            let programs = builds.iter().cloned().map(Program::Sexton).collect();
             cases.push(Case { row, second: Second::None, protocol: Protocol::Gelf, programs });
         }
     }
@@ -115,7 +117,7 @@ pub fn cases(rows: &[Row], ours: &[PathBuf], peers: &[Peer]) -> Vec<Case> {
 }
 
 /// Which peers do the same work. logger sends to one place only.
-fn rivals(row: Row, second: Second) -> &'static [Peer] {
+fn peers_for(row: Row, second: Second) -> &'static [Peer] {
     match (row, second) {
         (Row::Spool, _) => &[Peer::S6Log, Peer::Multilog],
         (Row::Cloudwatch, _) => &[],
@@ -173,7 +175,7 @@ impl Case {
             return Ok(Outcome { values: vec![Some(cpu * 1e6 / wanted as f64)], notes: Vec::new() });
         }
         if let (Row::Cloudwatch, Program::Sexton(path)) = (self.row, program) {
-            return to_cloudwatch(path, &source, wanted);
+            return measure_cloudwatch(path, &source, wanted);
         }
         let first = Receiver::start(Pace::Full)?;
         let second = match self.second {
@@ -183,8 +185,8 @@ impl Case {
         let dead = (self.second == Second::Dead).then(testbed::free_port);
         let second_address = second.as_ref().map(Receiver::address).or(dead);
         let used = match program {
-            Program::Sexton(path) => self.ours(path, &source, wanted, &first, second_address)?,
-            Program::Peer(peer) => peer_used(*peer, &source, wanted, &first, second_address)?,
+            Program::Sexton(path) => self.measure_sexton(path, &source, wanted, &first, second_address)?,
+            Program::Peer(peer) => measure_peer(*peer, &source, wanted, &first, second_address)?,
         };
         let mut notes = used.notes;
         if first.faults() > 0 {
@@ -214,7 +216,7 @@ impl Case {
         }
     }
 
-    fn ours(
+    fn measure_sexton(
         &self,
         sexton: &std::path::Path,
         source: &Source,
@@ -230,11 +232,11 @@ impl Case {
             };
             sinks.extend(second.map(|address| syslog_sink("second", address)));
         }
-        let up = Up::start(sexton, &job(source), &sinks)?;
+        let up = SextonProcess::start(sexton, &job(source), &sinks)?;
         let ran = up.run()?;
-        let mut notes = printed_all(&ran, wanted)?;
+        let mut notes = check_line_count(&ran, wanted)?;
         if self.row != Row::Spool {
-            notes.extend(lost(wanted + BRACKETS, first.wait_for(wanted + BRACKETS)));
+            notes.extend(missing_note(wanted + BRACKETS, first.wait_for(wanted + BRACKETS)));
         }
         Ok(Used {
             cpu: up.cpu_since_ready(&ran)?,
@@ -252,7 +254,13 @@ struct Used {
     notes: Vec<String>,
 }
 
-fn peer_used(peer: Peer, source: &Source, wanted: u64, first: &Receiver, second: Option<SocketAddr>) -> Result<Used> {
+fn measure_peer(
+    peer: Peer,
+    source: &Source,
+    wanted: u64,
+    first: &Receiver,
+    second: Option<SocketAddr>,
+) -> Result<Used> {
     let (cpu, peak_bytes) = if peer == Peer::Logger {
         let used = peers::send_by_logger(source, first.address())?;
         first.wait_for(wanted);
@@ -263,25 +271,25 @@ fn peer_used(peer: Peer, source: &Source, wanted: u64, first: &Receiver, second:
         first.wait_for(wanted);
         forwarder.used()?
     };
-    let notes = lost(wanted, first.messages()).into_iter().collect();
+    let notes = missing_note(wanted, first.messages()).into_iter().collect();
     Ok(Used { cpu, peak_bytes, keeper_peak_bytes: None, notes })
 }
 
-fn to_cloudwatch(sexton: &std::path::Path, source: &Source, wanted: u64) -> Result<Outcome> {
+fn measure_cloudwatch(sexton: &std::path::Path, source: &Source, wanted: u64) -> Result<Outcome> {
     let receiver = LogEvents::start()?;
     let sinks = format!(
         "[sink.first]\ntype = \"cloudwatch_logs\"\ngroup = \"/bench\"\nstream = \"{{run_id}}\"\nformat = \"text\"\n\
          region = \"eu-west-1\"\nendpoint = \"http://{}\"\n",
         receiver.address()
     );
-    let up = Up::start(sexton, &job(source), &sinks)?;
+    let up = SextonProcess::start(sexton, &job(source), &sinks)?;
     let ran = up.run()?;
-    let mut notes = printed_all(&ran, wanted)?;
+    let mut notes = check_line_count(&ran, wanted)?;
     let counts = receiver.wait_for(wanted + BRACKETS);
     let cpu = up.cpu_since_ready(&ran)?;
-    notes.extend(lost(wanted + BRACKETS, counts.events));
-    if let Some(says) = counts.first_violation.as_ref() {
-        notes.push(format!("{} violations, the first: {says}", counts.violations));
+    notes.extend(missing_note(wanted + BRACKETS, counts.events));
+    if let Some(message) = counts.first_violation.as_ref() {
+        notes.push(format!("{} violations, the first: {message}", counts.violations));
     }
     let full = (counts.batches > 1).then(|| counts.mean_fullness() * 100.0);
     Ok(Outcome { values: vec![Some(cpu * 1e6 / wanted as f64), full], notes })
@@ -299,14 +307,14 @@ fn job(source: &Source) -> Vec<String> {
 }
 
 /// A run that printed less than it was given would make every number of it a lie.
-fn printed_all(ran: &Ran, wanted: u64) -> Result<Vec<String>> {
+fn check_line_count(ran: &FinishedRun, wanted: u64) -> Result<Vec<String>> {
     if ran.lines != wanted {
         bail!("the run counts {} lines of {wanted}", ran.lines);
     }
     Ok(Vec::new())
 }
 
-fn lost(wanted: u64, came: u64) -> Option<String> {
+fn missing_note(wanted: u64, came: u64) -> Option<String> {
     (came < wanted).then(|| format!("{} of {wanted} did not arrive", wanted - came))
 }
 

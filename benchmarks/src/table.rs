@@ -32,25 +32,25 @@ pub fn render(all: &[Series]) -> String {
     text += "|---|---|---|---|---|---|---|---|\n";
     for (at, series) in all.iter().enumerate() {
         let is_same = |other: &&Series| (&other.row, other.metric.name) == (&series.row, series.metric.name);
-        let ours = all.iter().find(is_same).and_then(|first| median(&first.values));
-        let is_ours = !all[..at].iter().any(|other| is_same(&other));
-        text += &line(series, ours, is_ours);
+        let baseline = all.iter().find(is_same).and_then(|first| median(&first.values));
+        let is_baseline = !all[..at].iter().any(|other| is_same(&other));
+        text += &line(series, baseline, is_baseline);
     }
     text
 }
 
-fn line(series: &Series, ours: Option<f64>, is_ours: bool) -> String {
+fn line(series: &Series, baseline: Option<f64>, is_baseline: bool) -> String {
     let decimals = series.metric.decimals;
     let shown = |value: f64| format!("{value:.decimals$}");
     let median = median(&series.values);
     let least = series.values.iter().copied().reduce(f64::min).unwrap_or(0.0);
     let most = series.values.iter().copied().reduce(f64::max).unwrap_or(0.0);
-    let goal = match series.metric.goal.filter(|_| is_ours) {
+    let goal = match series.metric.goal.filter(|_| is_baseline) {
         None => String::new(),
         Some(goal) => verdict(goal, median),
     };
-    let times = match (median, ours) {
-        (Some(median), Some(ours)) if !is_ours && ours > 0.0 => format!("{:.1}", median / ours),
+    let times = match (median, baseline) {
+        (Some(median), Some(baseline)) if !is_baseline && baseline > 0.0 => format!("{:.1}", median / baseline),
         _ => String::new(),
     };
     let mut notes = series.notes.clone();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_goal_is_said_and_peers_are_ratios() {
+    fn a_missed_goal_is_marked_and_peers_are_ratios() {
         let metric = Metric { name: "CPU", goal: Some(Goal::AtMost(0.2)), decimals: 2 };
         let series = |program: &str, values: &[f64]| Series {
             row: "1".to_owned(),

@@ -20,7 +20,7 @@ use crate::meter;
 const READY_MAX: Duration = Duration::from_secs(60);
 
 /// A keeper's peak is looked at so often while it lives.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The one job.
 const JOB: &str = "bench/job";
@@ -29,7 +29,7 @@ const JOB: &str = "bench/job";
 const CREDENTIALS: [(&str, &str); 3] =
     [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "example"), ("AWS_EC2_METADATA_DISABLED", "true")];
 
-pub struct Up {
+pub struct SextonProcess {
     child: Child,
     sexton: PathBuf,
     folder: TempDir,
@@ -37,19 +37,19 @@ pub struct Up {
 }
 
 /// What a finished run has cost.
-pub struct Ran {
+pub struct FinishedRun {
     /// CPU of the job, which is not ours.
     job_cpu: f64,
     pub keeper_peak_bytes: u64,
     pub lines: u64,
 }
 
-impl Up {
+impl SextonProcess {
     /// Starts `up` with a job of this argument list and these sinks (TOML), and waits until it serves.
     ///
     /// # Errors
     /// When it does not start; the error ends with what it said.
-    pub fn start(sexton: &Path, job: &[String], sinks: &str) -> Result<Up> {
+    pub fn start(sexton: &Path, job: &[String], sinks: &str) -> Result<SextonProcess> {
         let folder = TempDir::with_prefix("bench-")?;
         let path = |name: &str| folder.path().join(name);
         let argv = job.iter().map(|argument| format!("{argument:?}")).collect::<Vec<_>>().join(", ");
@@ -73,19 +73,19 @@ impl Up {
             .spawn()
             .with_context(|| format!("cannot start {}; build it first", sexton.display()))?;
         let stdout = child.stdout.take().context("a pipe")?;
-        let mut up = Up { child, sexton: sexton.to_owned(), folder, cpu_when_ready: 0.0 };
+        let mut up = SextonProcess { child, sexton: sexton.to_owned(), folder, cpu_when_ready: 0.0 };
         let ready = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&ready);
         thread::spawn(move || {
             let lines = BufReader::new(stdout).lines().map_while(Result::ok);
             lines.filter(|line| line == "ready").for_each(|_| shared.store(true, Ordering::Relaxed));
         });
-        let begun = Instant::now();
+        let start = Instant::now();
         while !ready.load(Ordering::Relaxed) {
-            if begun.elapsed() > READY_MAX || up.child.try_wait()?.is_some() {
-                bail!("`sexton up` does not serve: {}", up.said());
+            if start.elapsed() > READY_MAX || up.child.try_wait()?.is_some() {
+                bail!("`sexton up` does not serve: {}", up.log());
             }
-            sleep(LOOK_INTERVAL);
+            sleep(POLL_INTERVAL);
         }
         up.cpu_when_ready = up.cpu()?;
         Ok(up)
@@ -95,33 +95,33 @@ impl Up {
     ///
     /// # Errors
     /// When it does not succeed.
-    pub fn run(&self) -> Result<Ran> {
+    pub fn run(&self) -> Result<FinishedRun> {
         let peak = Arc::new(AtomicU64::new(0));
-        let over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::new(AtomicBool::new(false));
         let runs = self.folder.path().join("state/runner/runs");
         let watch = thread::spawn({
-            let (peak, over) = (Arc::clone(&peak), Arc::clone(&over));
+            let (peak, is_over) = (Arc::clone(&peak), Arc::clone(&is_over));
             move || {
-                while !over.load(Ordering::Relaxed) {
-                    let bytes = keeper(&runs).and_then(meter::peak_bytes).unwrap_or(0);
+                while !is_over.load(Ordering::Relaxed) {
+                    let bytes = keeper_pid(&runs).and_then(meter::peak_bytes).unwrap_or(0);
                     peak.fetch_max(bytes, Ordering::Relaxed);
-                    sleep(LOOK_INTERVAL);
+                    sleep(POLL_INTERVAL);
                 }
             }
         });
         let state = self.folder.path().join("state");
         let output =
             Command::new(&self.sexton).args(["run", JOB, "--wait", "--json", "--state"]).arg(state).output()?;
-        over.store(true, Ordering::Relaxed);
+        is_over.store(true, Ordering::Relaxed);
         // It only looks and cannot fail.
-        let _ended = watch.join();
+        let _joined = watch.join();
         let run: Value = serde_json::from_slice(&output.stdout).with_context(|| {
-            format!("`sexton run` gave no answer: {}{}", String::from_utf8_lossy(&output.stderr), self.said())
+            format!("`sexton run` gave no answer: {}{}", String::from_utf8_lossy(&output.stderr), self.log())
         })?;
         if run["outcome"] != "succeeded" {
             bail!("the job did not succeed: {run}");
         }
-        Ok(Ran {
+        Ok(FinishedRun {
             job_cpu: run["cpu_ms"].as_f64().unwrap_or(0.0) / 1000.0,
             keeper_peak_bytes: peak.load(Ordering::Relaxed),
             lines: run["stdout_lines"].as_u64().unwrap_or(0),
@@ -132,36 +132,36 @@ impl Up {
     ///
     /// # Errors
     /// When it is gone.
-    pub fn cpu_since_ready(&self, ran: &Ran) -> Result<f64> {
+    pub fn cpu_since_ready(&self, ran: &FinishedRun) -> Result<f64> {
         Ok(self.cpu()? - self.cpu_when_ready - ran.job_cpu)
     }
 
     /// # Errors
     /// When it is gone.
     pub fn peak_bytes(&self) -> Result<u64> {
-        meter::peak_bytes(self.child.id()).with_context(|| format!("`sexton up` is gone: {}", self.said()))
+        meter::peak_bytes(self.child.id()).with_context(|| format!("`sexton up` is gone: {}", self.log()))
     }
 
     fn cpu(&self) -> Result<f64> {
-        let cpu = meter::cpu(self.child.id()).with_context(|| format!("`sexton up` is gone: {}", self.said()))?;
+        let cpu = meter::cpu(self.child.id()).with_context(|| format!("`sexton up` is gone: {}", self.log()))?;
         Ok(cpu.own + cpu.reaped)
     }
 
-    fn said(&self) -> String {
+    fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("said")).unwrap_or_default().trim().to_owned()
     }
 }
 
-impl Drop for Up {
+impl Drop for SextonProcess {
     fn drop(&mut self) {
         // Its job has ended, and a sink that is dead must not be waited for.
-        let _gone = self.child.kill();
+        let _killed = self.child.kill();
         let _waited = self.child.wait();
     }
 }
 
 /// The process of the one keeper, once it has said who it is.
-fn keeper(runs: &Path) -> Option<u32> {
+fn keeper_pid(runs: &Path) -> Option<u32> {
     let run = fs::read_dir(runs).ok()?.flatten().next()?;
     fs::read_to_string(run.path().join("keeper")).ok()?.trim().parse().ok()
 }
