@@ -1,8 +1,9 @@
-//! `./bench cost`: what a run costs on AWS. The services' own calls go to ministack and are counted where they are made
-//! (`aws::Meter`): requests, read and write units. Prices and what cannot be counted are data (`prices`).
+//! `./bench cost`: the cost of a run on AWS. The services call ministack; `aws::Meter` counts requests, read units and
+//! write units. Prices and what cannot be counted are data (`prices`).
 //!
-//! Minutes are stepped. Every other one is idle: what a tick costs without anything due is taken off, and is what an idle
-//! installation costs. The runner is its own calls: receive, claim, delete, reports, and a beat.
+//! Time is stepped by minutes. Every second minute is idle: its cost is subtracted from that of the minute before, and
+//! is the cost of an idle installation. The runner is represented by its calls: receive, claim, delete, reports, and a
+//! heartbeat.
 
 mod prices;
 
@@ -28,36 +29,37 @@ const GROUP: &str = "db";
 const RUNNER: &str = "r1";
 const LEASE: Duration = Duration::from_secs(60);
 
-/// The goals.
+/// The goals of docs/cost.md.
 const DOLLARS_PER_MILLION_MAX: f64 = 6.0;
 const WRITE_UNITS_PER_RUN_MAX: f64 = 6.0;
 const IDLE_DOLLARS_MAX: f64 = 2.0;
 const IDLE_GROUPS: usize = 5;
 const IDLE_RUNNERS: f64 = 10.0;
 
-/// Of an idle runner on AWS (sexton/src/group_runner.rs), and of a long poll (SQS, WaitTimeSeconds).
+/// Heartbeat interval of an idle runner on AWS (sexton/src/group_runner.rs), and length of a long poll (SQS,
+/// WaitTimeSeconds).
 const BEAT_SECONDS: f64 = 60.0;
 const POLL_SECONDS: f64 = 20.0;
 const MONTH_SECONDS: f64 = 730.0 * 3600.0;
 
-/// Minutes in which something is due.
+/// Minutes in which the jobs are due.
 const BUSY_MINUTES: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reports {
-    /// Both reports of a run are collected together: it was quick.
+    /// Both reports of a run are collected together: a quick run.
     Together,
-    /// The start was collected long before the end.
+    /// The start is collected long before the end.
     Apart,
 }
 
-/// Measures with so many jobs that are due at once, and prints; none where ministack is missing.
+/// Measures with this number of jobs that are due at once, and prints the result; measures nothing without ministack.
 ///
 /// # Errors
-/// What the emulator or a port says.
+/// Those of the emulator or of a port.
 pub fn measure(jobs: usize) -> Result<()> {
     let Some(server) = Ministack::start() else {
-        println!("left out: ministack is not on this machine");
+        println!("left out: ministack is not installed");
         return Ok(());
     };
     let runtime = tokio::runtime::Runtime::new()?;
@@ -83,7 +85,7 @@ pub fn measure(jobs: usize) -> Result<()> {
     }
     let all: f64 = idle.iter().map(|(_, dollars)| dollars).sum();
     println!(
-        "| all | {all:.2} |\n\n| by kind of call, of {} long runs and the ticks beside them | requests | write units | read units |",
+        "| all | {all:.2} |\n\n| by kind of call, of {} long runs and their ticks | requests | write units | read units |",
         long.runs
     );
     println!("|---|---|---|---|");
@@ -101,7 +103,7 @@ pub fn measure(jobs: usize) -> Result<()> {
     Ok(())
 }
 
-/// What is paid for.
+/// Billed units.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usage {
     write_units: f64,
@@ -113,12 +115,13 @@ struct Usage {
 impl Usage {
     fn of(aws: &Aws) -> Usage {
         let (dynamodb, sqs) = (aws.meter.total("dynamodb "), aws.meter.total("sqs "));
-        // ministack tells no units for BatchGetItem: each item is one, as it is read consistently and has at most 4 KiB.
+        // ministack returns no units for BatchGetItem: each item is one, because it is read consistently and has at
+        // most 4 KiB.
         let batched = aws.meter.total("dynamodb BatchGetItem");
-        let untold = if batched.read_units > 0.0 { 0.0 } else { batched.items_read as f64 };
+        let uncounted = if batched.read_units > 0.0 { 0.0 } else { batched.items_read as f64 };
         Usage {
             write_units: dynamodb.write_units,
-            read_units: dynamodb.read_units + untold,
+            read_units: dynamodb.read_units + uncounted,
             sqs: sqs.billed_requests as f64,
             collects: 0.0,
         }
@@ -146,7 +149,8 @@ impl Usage {
         }
     }
 
-    /// With the collector's time, and a month of the run's record. The scheduler's time is the idle installation's.
+    /// Includes the collector's time and a month of storage of the run's record. The scheduler's time is part of the
+    /// idle installation.
     fn dollars(self) -> f64 {
         let collect =
             prices::LAMBDA_CALL.dollars + ASSUMED.collect_seconds * ASSUMED.lambda_gb * prices::LAMBDA_TIME.dollars;
@@ -166,10 +170,10 @@ struct Measured {
     kinds: Vec<(String, aws::Usage)>,
 }
 
-struct Nobody;
+struct NoChannel;
 
 #[async_trait]
-impl Notifier for Nobody {
+impl Notifier for NoChannel {
     async fn notify(&self, _channel: &str, _alert: &Alert) -> PortResult<()> {
         Ok(())
     }
@@ -184,8 +188,8 @@ async fn run(server: &Ministack, account: &str, jobs: usize, reports: Reports) -
     };
     let aws = aws::connect(&options).await?;
     aws::install(&aws, &[GROUP]).await.map_err(|error| anyhow!("{error}"))?;
-    // After now, as entries of the due index carry when they were really written; and all within ten minutes, as what is
-    // written once for each ten minutes (backends/aws/src/buckets.rs) is not a run's.
+    // In the future, because entries of the due index contain the real time of writing. All within ten minutes, because
+    // the item that is written once every ten minutes (backends/aws/src/buckets.rs) is not part of a run's cost.
     let begin = Timestamp::from_second((Timestamp::now().as_second().div_euclid(600) + 1) * 600)?;
     let mut pipeline = Pipeline { ports: aws.ports.clone(), packs: Packs::builtin(), now: begin };
     for number in 0..jobs {
@@ -193,7 +197,7 @@ async fn run(server: &Ministack, account: &str, jobs: usize, reports: Reports) -
             Job::new(JobKey::new(GROUP, format!("job-{number}")), "*/2 * * * *", Command::Shell("true".to_owned()));
         commands::put(&pipeline.ports, &job, pipeline.now).await?;
     }
-    // What an installation pays once: its first tick, its first beat, its queues' addresses.
+    // Costs that occur once: the first tick, the first heartbeat, the addresses of the queues.
     pipeline.minute(reports).await?;
     pipeline.minute(reports).await?;
     pipeline.minute(reports).await?;
@@ -209,7 +213,7 @@ async fn run(server: &Ministack, account: &str, jobs: usize, reports: Reports) -
         pipeline.minute(reports).await?;
         idle = idle.plus(Usage::of(&aws).minus(before));
     }
-    anyhow::ensure!(runs == jobs * BUSY_MINUTES, "{runs} of {} runs were made", jobs * BUSY_MINUTES);
+    anyhow::ensure!(runs == jobs * BUSY_MINUTES, "{runs} of {} runs took place", jobs * BUSY_MINUTES);
     let before = Usage::of(&aws);
     pipeline.beat().await?;
     let beat = Usage::of(&aws).minus(before);
@@ -240,7 +244,7 @@ struct Worked {
 }
 
 impl Pipeline {
-    /// A tick as the scheduler's Lambda makes it, and whatever it leads to.
+    /// A tick as the scheduler's Lambda makes it, and the runs that it starts.
     async fn minute(&mut self, reports: Reports) -> Result<Worked> {
         self.now = self.now.checked_add(SignedDuration::from_mins(1))?;
         let (ports, now) = (&self.ports, self.now);
@@ -267,7 +271,7 @@ impl Pipeline {
             let finished = |order| self.event(order, Body::Finished(Box::new(self.report())));
             let pairs: Vec<Event> = match events.is_empty() {
                 true => orders.iter().map(finished).collect(),
-                // As an outbox hands them over: a run's end follows its start.
+                // As an outbox sends them: the end of a run follows its start.
                 false => events.into_iter().zip(&orders).flat_map(|(start, order)| [start, finished(order)]).collect(),
             };
             self.ports.reports.send(&pairs).await?;
@@ -277,12 +281,12 @@ impl Pipeline {
 
     async fn alerts(&self) -> Result<()> {
         let (links, channels) = (Links::default(), ["topic".to_owned()]);
-        let sending = alerts::Sending { notifier: &Nobody, channels: &channels, links: &links, worker: "bench" };
+        let sending = alerts::Sending { notifier: &NoChannel, channels: &channels, links: &links, worker: "bench" };
         alerts::tick(&self.ports, &sending, self.now).await?;
         Ok(())
     }
 
-    /// What one receive brings, claimed and deleted.
+    /// Receives orders once, claims and deletes them.
     async fn take(&self) -> Result<Vec<Order>> {
         let received = self.ports.orders.receive(&[GROUP.to_owned()], 10, LEASE, Duration::ZERO).await?;
         let mut orders = Vec::with_capacity(received.len());
@@ -297,7 +301,7 @@ impl Pipeline {
         Ok(orders)
     }
 
-    /// Collects what is there, as the collector's Lambda does with each batch. Says how many batches there were.
+    /// Collects all reports, as the collector's Lambda does with each batch. Returns the number of batches.
     async fn collect(&self) -> Result<usize> {
         let mut batches = 0;
         loop {
@@ -333,7 +337,7 @@ impl Pipeline {
         Event::of(order, RUNNER, "h1", self.now, body)
     }
 
-    /// A run that went well and printed a few lines.
+    /// The report of a run that succeeded and printed a few lines.
     fn report(&self) -> Report {
         Report {
             ended: Ended::Exited,
@@ -362,7 +366,7 @@ impl Pipeline {
     }
 }
 
-/// A month of an installation that runs nothing, by what is paid.
+/// The cost of a month of an installation without runs, by kind.
 fn idle(tick: &Usage, beat: &Usage) -> Result<Vec<(&'static str, f64)>> {
     let template = testbed::repository().join("lambdas/template.yaml");
     let template = std::fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
@@ -373,11 +377,11 @@ fn idle(tick: &Usage, beat: &Usage) -> Result<Vec<(&'static str, f64)>> {
     let lambda = prices::LAMBDA_CALL.dollars + ASSUMED.tick_seconds * ASSUMED.lambda_gb * prices::LAMBDA_TIME.dollars;
     let receives = MONTH_SECONDS / 60.0 * ASSUMED.idle_receives_per_minute;
     Ok(vec![
-        ("runners ask for orders", IDLE_RUNNERS * MONTH_SECONDS / POLL_SECONDS * prices::SQS_REQUEST.dollars),
-        ("runners show that they live", IDLE_RUNNERS * MONTH_SECONDS / BEAT_SECONDS * table(beat)),
+        ("runners poll for orders", IDLE_RUNNERS * MONTH_SECONDS / POLL_SECONDS * prices::SQS_REQUEST.dollars),
+        ("heartbeats of runners", IDLE_RUNNERS * MONTH_SECONDS / BEAT_SECONDS * table(beat)),
         ("ticks: tables", ASSUMED.ticks_per_month * table(tick)),
         ("ticks: EventBridge Scheduler and Lambda", calls * (prices::SCHEDULER_CALL.dollars + lambda)),
-        ("the collector's event source asks for reports", receives * prices::SQS_REQUEST.dollars),
+        ("the collector's event source polls for reports", receives * prices::SQS_REQUEST.dollars),
         ("alarms", alarms * prices::ALARM.dollars),
     ])
 }

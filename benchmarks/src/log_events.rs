@@ -1,6 +1,6 @@
-//! Stands in for CloudWatch Logs over plain HTTP: counts the events of every PutLogEvents and checks each limit of the API
-//! reference at full speed. Any other action is answered with an empty object. Requests are not authenticated; that
-//! they are signed is checked by the presence of the signature.
+//! Replaces CloudWatch Logs, over plain HTTP: counts the events of every PutLogEvents and checks each limit of the API
+//! reference at full speed. Answers any other action with an empty object. Checks that a request has a signature, but
+//! not the signature itself.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,9 +15,9 @@ use serde_json::Value;
 use crate::receiver::wait_for_count;
 use crate::workload::now_nanoseconds;
 
-/// PutLogEvents, API reference of CloudWatch Logs: a batch has at most so many events, and so many bytes counted as the
-/// messages in UTF-8 and 26 for each; it spans no more than a day, in order; no event is older than 14 days or more than
-/// two hours in the future.
+/// PutLogEvents, API reference of CloudWatch Logs: a batch has at most 10,000 events and 1,048,576 bytes, counted as
+/// the messages in UTF-8 and 26 bytes per event. It spans at most a day, in order. No event is older than 14 days or
+/// more than two hours in the future.
 pub const EVENTS_MAX: u64 = 10_000;
 pub const BATCH_BYTES_MAX: u64 = 1_048_576;
 pub const EVENT_OVERHEAD_BYTES: u64 = 26;
@@ -25,19 +25,19 @@ const SPAN_MAX_MS: i64 = 24 * 3_600_000;
 const AGE_MAX_MS: i64 = 14 * SPAN_MAX_MS;
 const FUTURE_MAX_MS: i64 = 2 * 3_600_000;
 
-/// Longest request that is read: the batch with every byte escaped as `\u0000`, and its envelope.
+/// Longest request: a batch with every byte escaped as `\u0000`, and its envelope.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What has come so far.
+/// The requests received so far.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     pub events: u64,
     pub batches: u64,
-    /// Of all batches, how full each was: its events or its bytes, whichever is nearer to its limit, 0 to 1.
+    /// How full each batch was, 0 to 1: the larger of its shares of the limits of events and of bytes.
     pub fullness: Vec<f64>,
-    /// What was wrong, the first ones in words.
+    /// Broken limits, and the first of them as text.
     pub violations: u64,
     pub first_violation: Option<String>,
 }
@@ -52,7 +52,7 @@ impl LogEvents {
     /// Listens on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is available.
     pub fn start() -> Result<LogEvents> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port for PutLogEvents")?;
         let address = listener.local_addr()?;
@@ -82,7 +82,7 @@ impl LogEvents {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until so many events have come, or nothing comes any more.
+    /// Waits for `events` events as [`wait_for_count`] does.
     pub fn wait_for(&self, events: u64) -> Counts {
         wait_for_count(events, || self.counts.lock().unwrap_or_else(PoisonError::into_inner).events);
         self.counts()
@@ -92,7 +92,7 @@ impl LogEvents {
 impl Drop for LogEvents {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts; one that has ended already needs no waking.
+        // Wakes the thread that accepts, so that it ends.
         let _ended = TcpStream::connect(self.address);
     }
 }
@@ -103,7 +103,7 @@ impl Counts {
         self.first_violation.get_or_insert(message);
     }
 
-    /// Mean fullness without the last batch, which ends where the output ends.
+    /// Mean fullness without the last batch, which ends with the output.
     pub fn mean_fullness(&self) -> f64 {
         let full = &self.fullness[..self.fullness.len().saturating_sub(1)];
         if full.is_empty() { 0.0 } else { full.iter().sum::<f64>() / full.len() as f64 }
@@ -114,7 +114,7 @@ fn note(counts: &Mutex<Counts>, change: impl FnOnce(&mut Counts)) {
     change(&mut counts.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-/// One connection: requests one after another until the client ends it.
+/// Serves the requests of one connection until the client closes it.
 fn serve(mut stream: TcpStream, counts: &Mutex<Counts>, is_over: &AtomicBool) -> Result<()> {
     stream.set_read_timeout(Some(STOP_CHECK_INTERVAL))?;
     stream.set_nodelay(true)?;
@@ -158,7 +158,7 @@ fn serve(mut stream: TcpStream, counts: &Mutex<Counts>, is_over: &AtomicBool) ->
     }
 }
 
-/// Reads on until `end` finds one; none when the client has ended the connection between requests, or all is over.
+/// Reads until `end` finds the end; `None` when the client has closed the connection between requests, or on shutdown.
 fn read_until(
     stream: &mut TcpStream,
     bytes: &mut Vec<u8>,
@@ -178,7 +178,7 @@ fn read_until(
         let got = stream.read(&mut bytes[had..]);
         bytes.truncate(had + got.as_ref().map_or(0, |got| *got));
         match got {
-            Ok(0) if had > 0 => bail!("a request that ends in its middle"),
+            Ok(0) if had > 0 => bail!("an incomplete request"),
             Ok(0) => return Ok(None),
             Ok(_) => {}
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
@@ -190,7 +190,7 @@ fn read_until(
     }
 }
 
-/// What a request says before its body.
+/// The parts of a request's head that matter.
 struct Head {
     body_bytes: usize,
     is_put: bool,
@@ -206,11 +206,11 @@ impl Head {
             let Some((name, value)) = line.split_once(':') else { continue };
             let value = value.trim();
             match name.to_ascii_lowercase().as_str() {
-                "content-length" => head.body_bytes = value.parse().context("content-length is no number")?,
+                "content-length" => head.body_bytes = value.parse().context("content-length is not a number")?,
                 "x-amz-target" => head.is_put = value == "Logs_20140328.PutLogEvents",
                 "authorization" => head.is_signed = value.starts_with("AWS4-HMAC-SHA256 Credential="),
                 "expect" => head.expects_continue = value.eq_ignore_ascii_case("100-continue"),
-                "content-encoding" => bail!("a body in the encoding {value}, which is not read here"),
+                "content-encoding" => bail!("a body in the encoding {value}, which is not supported"),
                 "transfer-encoding" => bail!("a body without its length, in the encoding {value}"),
                 _ => {}
             }
@@ -233,7 +233,7 @@ struct Batch {
     faults: Vec<String>,
 }
 
-/// Walks a PutLogEvents body once. Strings are passed over by searching for their end, not byte by byte.
+/// Parses a PutLogEvents body in one pass. Skips strings by a search for their end, not byte by byte.
 fn check(body: &[u8], now_ms: i64) -> Result<Batch> {
     let key = memchr::memmem::find(body, b"\"logEvents\"").context("no logEvents")?;
     let mut walk = Walk { body, at: key + b"\"logEvents\"".len() };
@@ -263,7 +263,7 @@ fn check(body: &[u8], now_ms: i64) -> Result<Batch> {
             match walk.next() {
                 Some(b',') => {}
                 Some(b']') => break,
-                _ => bail!("a batch that is no JSON behind event {}", batch.events),
+                _ => bail!("a batch that is not JSON after event {}", batch.events),
             }
         }
     }
@@ -277,7 +277,7 @@ fn check(body: &[u8], now_ms: i64) -> Result<Batch> {
     Ok(batch)
 }
 
-/// The rest of the body must name group and stream. The events, which are by far most of it, are not parsed again.
+/// Checks that the rest of the body names group and stream, without parsing the events again.
 fn check_names(body: &[u8], events_at: usize, faults: &mut Vec<String>) {
     let end = memchr::memrchr(b']', body).unwrap_or(body.len());
     let rest = [&body[..events_at], b"\"logEvents\":[", &body[end..]].concat();
@@ -291,7 +291,7 @@ fn check_names(body: &[u8], events_at: usize, faults: &mut Vec<String>) {
 
 struct Event {
     at_ms: i64,
-    /// In UTF-8, as the service counts.
+    /// Length in UTF-8, as the service counts.
     message_bytes: u64,
 }
 
@@ -317,7 +317,7 @@ impl Walk<'_> {
     fn expect(&mut self, byte: u8) -> Result<()> {
         match self.next() {
             Some(found) if found == byte => Ok(()),
-            _ => bail!("no JSON: {} is missing at byte {}", char::from(byte), self.at),
+            _ => bail!("not JSON: {} is missing at byte {}", char::from(byte), self.at),
         }
     }
 
@@ -341,7 +341,7 @@ impl Walk<'_> {
             match self.next() {
                 Some(b',') => {}
                 Some(b'}') => break,
-                _ => bail!("an event that is no JSON at byte {}", self.at),
+                _ => bail!("an event that is not JSON at byte {}", self.at),
             }
         }
         let at_ms = at_ms.context("an event without a timestamp")?;
@@ -353,10 +353,10 @@ impl Walk<'_> {
         let digits = self.body[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         let text = std::str::from_utf8(&self.body[self.at..self.at + digits])?;
         self.at += digits;
-        text.parse().context("a timestamp that is no number")
+        text.parse().context("a timestamp that is not a number")
     }
 
-    /// Passes over a string behind its first quote; its bytes in UTF-8.
+    /// Skips a string after its first quote, and returns its length in UTF-8.
     fn text(&mut self) -> Result<u64> {
         let mut bytes = 0;
         loop {
@@ -372,7 +372,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A UTF-16 code unit in four hexadecimal digits: what it adds in UTF-8. Half a pair adds half of four.
+    /// The UTF-8 length of a UTF-16 code unit in four hexadecimal digits. Half of a surrogate pair counts as two bytes.
     fn code_unit(&mut self) -> Result<u64> {
         let digits = self.body.get(self.at..self.at + 4).context("an escape without its digits")?;
         let unit = u16::from_str_radix(std::str::from_utf8(digits)?, 16).context("an escape without its digits")?;

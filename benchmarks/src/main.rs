@@ -1,6 +1,6 @@
-//! `./bench`: measures the rows of docs/speed.md for this project and for other programs, in turns, and prints medians.
-//! Workloads and receivers are part of it. A missed goal is printed; the exit code stays 0. `./bench cost` counts what
-//! a run costs on AWS.
+//! `./bench`: measures the rows of docs/speed.md for this project and for other programs, interleaved, and prints
+//! medians. It has its own workloads and receivers. A missed goal is printed; the exit code stays 0. `./bench cost`
+//! measures the cost of a run on AWS.
 
 mod cost;
 mod log_events;
@@ -23,31 +23,31 @@ use peers::Peer;
 use rows::{Case, Material, Program, Row};
 use table::Series;
 
-/// Row 9 is about a long run: so many times the lines of the others.
+/// Row 9 measures a long run: it has MANY / OF times the lines of the other rows.
 const MANY: u64 = 5;
 const OF: u64 = 2;
 
-/// Measures speed and memory; about ten minutes with everything.
+/// Measure speed and memory; all rows take about ten minutes
 #[derive(Debug, Parser)]
 struct Options {
-    /// Rows to measure; default all
+    /// Rows to measure [default: all]
     rows: Vec<Row>,
-    /// Measurements of each, of which the median counts
+    /// Measurements of each row; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Lines of 100 bytes a measurement; row 9 takes 5/2 as many
+    /// Lines of 100 bytes per measurement; row 9 has 5/2 times as many
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     lines: u64,
-    /// Lines of row 8, which come 20 a second
+    /// Lines of row 8, at 20 per second
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     trickle: u64,
-    /// The program to measure; default the one that was built with this one
+    /// Program to measure [default: the sexton beside this program]
     #[arg(long, value_name = "PATH")]
     sexton: Option<PathBuf>,
-    /// Another build of it, to be measured beside it; may be given again
+    /// Another build to measure, interleaved with the first; can be repeated
     #[arg(long, value_name = "PATH")]
     against: Vec<PathBuf>,
-    /// Measure no other programs
+    /// Do not measure other programs
     #[arg(long)]
     alone: bool,
 }
@@ -73,14 +73,14 @@ fn trickle() -> Result<()> {
     Ok(workload::trickle(count, rows::TRICKLE_INTERVAL)?)
 }
 
-/// `bench cost [JOBS]`: what a run costs on AWS.
+/// `bench cost [JOBS]`: measures the cost of a run on AWS.
 fn cost() -> Result<()> {
     let jobs = std::env::args().nth(2).map_or(Ok(100), |text| text.parse());
     cost::measure(jobs.context("write bench cost JOBS")?)
 }
 
 fn measure(options: &Options) -> Result<()> {
-    let bench = std::env::current_exe().context("this program has no path")?;
+    let bench = std::env::current_exe().context("cannot find the path of this program")?;
     let sexton = match &options.sexton {
         Some(path) => path.clone(),
         None => rows::sexton_beside(&bench)?,
@@ -117,7 +117,7 @@ fn measure(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The peers that this machine has; says which ones it has not.
+/// The peers that are installed on this machine; prints the others.
 fn peers_here(alone: bool) -> Vec<Peer> {
     if alone {
         return Vec::new();
@@ -125,7 +125,7 @@ fn peers_here(alone: bool) -> Vec<Peer> {
     let all = [Peer::S6Log, Peer::Multilog, Peer::Logger, Peer::Rsyslog, Peer::SyslogNg];
     let (here, missing): (Vec<Peer>, Vec<Peer>) = all.into_iter().partition(|peer| peer.program().is_some());
     for peer in missing {
-        eprintln!("left out: {} is not on this machine; see benchmarks/setup/install", peer.name());
+        eprintln!("left out: {} is not installed; see benchmarks/setup/install", peer.name());
     }
     here
 }
@@ -159,7 +159,7 @@ fn name(program: &Program, builds: &[PathBuf]) -> String {
     }
 }
 
-/// Files the values of one measurement; a failure is a note at the first metric.
+/// Adds the values of one measurement to its series; a failure becomes a note of the first metric.
 fn note(outcome: Result<rows::Outcome>, series: &mut [Series]) {
     match outcome {
         Ok(outcome) => {

@@ -1,4 +1,4 @@
-//! What a process has cost: CPU (user and system) and peak memory, as the kernel counts them. Reads only.
+//! CPU time (user and system) and peak memory of a process, as the kernel counts them. Reads only.
 
 #![expect(unsafe_code, reason = "wait4 has no safe form")]
 
@@ -7,22 +7,22 @@ use std::io;
 use std::process::Child;
 use std::time::Duration;
 
-/// Fields of `/proc/PID/stat` behind the command's name (proc_pid_stat(5)): utime is the 12th of them.
+/// Index of utime among the fields of `/proc/PID/stat` after the command's name (proc_pid_stat(5)).
 const UTIME_AT: usize = 11;
 
-/// Clock ticks a second in `/proc`, fixed for user space on every architecture (USER_HZ).
+/// Clock ticks per second in `/proc`, the same on every architecture (USER_HZ).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// CPU seconds of a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
-    /// Its threads, those that have ended too. In steps of 10 ms.
+    /// All its threads, ended ones included; resolution 10 ms.
     pub own: f64,
-    /// Children that it has waited for, with theirs. In steps of 10 ms.
+    /// The children that it has waited for, with their children; resolution 10 ms.
     pub reaped: f64,
 }
 
-/// What a process has used so far; `None` when it is gone.
+/// The CPU time of a process so far; `None` when it has exited.
 pub fn cpu(pid: u32) -> Option<Cpu> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<f64> = text
@@ -37,7 +37,7 @@ pub fn cpu(pid: u32) -> Option<Cpu> {
     Some(Cpu { own: (utime + stime) / TICKS_PER_SECOND, reaped: (cutime + cstime) / TICKS_PER_SECOND })
 }
 
-/// Peak resident memory in bytes; `None` when the process is gone.
+/// Peak resident memory in bytes; `None` when the process has exited.
 pub fn peak_bytes(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -45,16 +45,16 @@ pub fn peak_bytes(pid: u32) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// Waits for a child; its CPU seconds and peak bytes, to the microsecond and the page.
+/// Waits for a child. Returns its CPU seconds and peak bytes, to the microsecond and the page.
 ///
 /// # Errors
-/// When the child was waited for already.
+/// When the child has been waited for already.
 pub fn wait(child: &Child) -> io::Result<(f64, u64)> {
     let mut status = 0;
-    // SAFETY: all zeros is a value of this plain structure.
+    // SAFETY: `rusage` has only integers, for which all zeros is a value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: both pointers are to live variables.
+        // SAFETY: both pointers point to live variables.
         let got = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
         if got >= 0 {
             break;

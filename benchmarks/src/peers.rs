@@ -1,5 +1,5 @@
-//! Other programs that do part of the same work, from Debian, each set up the way it is fastest. Where they are found is
-//! said in `benchmarks/setup/install`.
+//! Programs of Debian that do part of the same work, each in its fastest configuration. Unpacked by
+//! `benchmarks/setup/install`.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -20,10 +20,10 @@ pub enum Peer {
     SyslogNg,
 }
 
-/// Where a peer's input comes from.
+/// The input of a peer.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A file that is there.
+    /// A complete file.
     File(PathBuf),
     /// A command that prints at its own pace.
     Command(Vec<String>),
@@ -40,7 +40,7 @@ impl Peer {
         }
     }
 
-    /// The program, unless this machine has not got it.
+    /// The path of the program; `None` when it is not installed.
     pub fn program(self) -> Option<PathBuf> {
         let unpacked = testbed::repository().join(".testbed/bin");
         let name = if self == Peer::Rsyslog { "rsyslogd" } else { self.name() };
@@ -52,7 +52,7 @@ impl Peer {
     }
 }
 
-/// Feeds a file through a peer that writes it into a folder; its CPU seconds and peak bytes.
+/// Feeds a file to a peer that writes it into a folder. Returns the CPU seconds and the peak bytes of the peer.
 ///
 /// # Errors
 /// When it fails, or does not write all lines.
@@ -62,14 +62,14 @@ pub fn write_to_file(peer: Peer, lines: &Path) -> Result<(f64, u64)> {
     let arguments: &[&str] = match peer {
         Peer::S6Log => &["T", "n3", "s268435455"],
         Peer::Multilog => &["t", "n3", "s16777215"],
-        _ => bail!("{} is not measured here", peer.name()),
+        _ => bail!("{} does not write files", peer.name()),
     };
     let feeder = feed(&Source::File(lines.to_owned()))?;
     let mut peer = Command::new(peer.program().context("a program")?);
     finish(peer.args(arguments).arg(&to), feeder)
 }
 
-/// Feeds logger, which sends over TCP and ends with its input; its CPU seconds and peak bytes.
+/// Feeds logger, which sends over TCP and ends with its input. Returns its CPU seconds and peak bytes.
 ///
 /// # Errors
 /// When it fails.
@@ -80,7 +80,7 @@ pub fn send_by_logger(source: &Source, to: SocketAddr) -> Result<(f64, u64)> {
     finish(&mut logger, feed(source)?)
 }
 
-/// A process that prints what a peer reads.
+/// Starts a process that prints the input of a peer.
 fn feed(source: &Source) -> Result<Child> {
     let mut command = match source {
         Source::File(path) => {
@@ -101,14 +101,14 @@ fn feed(source: &Source) -> Result<Child> {
 fn finish(peer: &mut Command, mut feeder: Child) -> Result<(f64, u64)> {
     let input = feeder.stdout.take().context("a pipe")?;
     let child = peer.stdin(Stdio::from(input)).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    // The pipe's other end is the child's alone, so that it ends with its input.
+    // Closes this process's end of the pipe, so that only the child holds it.
     peer.stdin(Stdio::null());
     let used = meter::wait(&child)?;
     feeder.wait()?;
     Ok(used)
 }
 
-/// rsyslogd or syslog-ng, forwarding. It is killed when this is dropped.
+/// rsyslogd or syslog-ng, which forwards its input. Killed when it is dropped.
 pub struct Forwarder {
     child: Child,
     emitter: Option<Child>,
@@ -116,8 +116,7 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// Starts it with its input and where it forwards to, at first to one receiver, then to others that must not
-    /// hold that one up.
+    /// Starts it with its input and its receivers. Only the first receiver may block it.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -143,21 +142,25 @@ impl Forwarder {
             fs::write(&file, syslog_ng(source, to))?;
             command.args(["-F", "--no-caps", "-f"]).arg(&file).args(["-R", "persist", "-p", "pid", "-c", "control"]);
         }
-        let said = File::create(folder.path().join("said"))?;
-        let child =
-            command.current_dir(folder.path()).stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said).spawn()?;
+        let output = File::create(folder.path().join("output"))?;
+        let child = command
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()?;
         Ok(Forwarder { child, emitter, folder })
     }
 
-    /// Its own CPU seconds and peak bytes so far.
+    /// Its CPU seconds and peak bytes so far.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When it has exited.
     pub fn used(&self) -> Result<(f64, u64)> {
         let used = meter::cpu(self.child.id()).zip(meter::peak_bytes(self.child.id()));
         let (cpu, peak) = used.with_context(|| {
-            let said = fs::read_to_string(self.folder.path().join("said")).unwrap_or_default();
-            format!("it has ended: {said}")
+            let output = fs::read_to_string(self.folder.path().join("output")).unwrap_or_default();
+            format!("exited: {output}")
         })?;
         Ok((cpu.own, peak))
     }
@@ -166,13 +169,14 @@ impl Forwarder {
 impl Drop for Forwarder {
     fn drop(&mut self) {
         for child in [Some(&mut self.child), self.emitter.as_mut()].into_iter().flatten() {
-            let _gone = child.kill();
+            let _killed = child.kill();
             let _waited = child.wait();
         }
     }
 }
 
-/// Debian's build reads no pipe, so it follows a file. A second receiver has a queue on disk, as our spool is.
+/// Follows a file, because Debian's build cannot read a pipe. A second receiver has a queue on disk, like Sexton's
+/// spool.
 fn rsyslog(folder: &Path, input: &Path, to: &[SocketAddr]) -> String {
     let mut text = format!(
         r#"global(workDirectory="{folder}" maxMessageSize="64k" net.enableDNS="off")
@@ -200,9 +204,9 @@ input(type="imfile" file="{input}" tag="bench" maxSubmitAtOnce="1024")
     text
 }
 
-/// Reads a program's output. It starts a program that has ended again; so this one stays
-/// until syslog-ng is gone. Only the first receiver may hold the flow up; what a second one is behind, beyond its
-/// queue in memory, is dropped.
+/// Reads the output of a program. syslog-ng restarts a program that has ended, so the program runs until syslog-ng has
+/// exited. Only the first receiver may block the flow; lines of a second receiver beyond its queue in memory are
+/// dropped.
 fn syslog_ng(source: &Source, to: &[SocketAddr]) -> String {
     let command = match source {
         Source::File(path) => format!("cat {}", path.display()),

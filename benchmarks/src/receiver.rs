@@ -1,5 +1,5 @@
-//! Receives log messages over TCP and counts them by their framing: an octet count, a newline, or NUL, told by a message's
-//! first byte. Keeps nothing of what it receives, so that a sender, not the receiver, is what is measured.
+//! Receives log messages over TCP and counts them by their framing: an octet count, a newline or NUL, chosen by the
+//! first byte of a message. Keeps no message, so that its own cost is small beside the sender's.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -12,14 +12,14 @@ use crate::workload::{SENT, now_nanoseconds};
 
 const READ_BYTES: usize = 256 << 10;
 
-/// A slow receiver takes this much, then rests: about 1 MB a second, a fiftieth of what one job can print.
+/// A slow receiver reads this much, then pauses: about 1 MB per second, a fiftieth of the output of one fast job.
 const SLOW_READ_BYTES: usize = 16 << 10;
 const SLOW_REST: Duration = Duration::from_millis(16);
 
-/// How often a receiver looks whether it is to end.
+/// Interval in which a connection checks whether it must end. Chosen, not measured.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Without any progress for so long, nothing more will come.
+/// After this time without a new message, no more are expected. Chosen: senders retry within seconds.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +31,10 @@ pub enum Pace {
 #[derive(Default)]
 struct Received {
     messages: AtomicU64,
-    /// Bytes that began no message.
+    /// Bytes outside any message.
     faults: AtomicU64,
     is_over: AtomicBool,
-    /// Nanoseconds from writing to arrival, of lines that carry the instant of writing.
+    /// Nanoseconds from writing to arrival, of lines that contain the time of writing.
     delays: Mutex<Vec<u64>>,
 }
 
@@ -47,7 +47,7 @@ impl Receiver {
     /// Listens on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is available.
     pub fn start(pace: Pace) -> std::io::Result<Receiver> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
@@ -85,13 +85,13 @@ impl Receiver {
         delays
     }
 
-    /// Waits until so many messages have come, or nothing comes any more; how many there are.
+    /// Waits as [`wait_for_count`] does, and returns the number of messages.
     pub fn wait_for(&self, messages: u64) -> u64 {
         wait_for_count(messages, || self.messages())
     }
 }
 
-/// Waits until `count` reaches `wanted`, or stands still for too long.
+/// Waits until `count` reaches `wanted`, or does not change for [`IDLE_MAX`].
 pub fn wait_for_count(wanted: u64, count: impl Fn() -> u64) -> u64 {
     let (mut last, mut progress) = (count(), Instant::now());
     while last < wanted && progress.elapsed() < IDLE_MAX {
@@ -107,7 +107,7 @@ pub fn wait_for_count(wanted: u64, count: impl Fn() -> u64) -> u64 {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.received.is_over.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts; one that has ended already needs no waking.
+        // Wakes the thread that accepts, so that it ends.
         let _ended = TcpStream::connect(self.address);
     }
 }
@@ -115,7 +115,7 @@ impl Drop for Receiver {
 fn receive(mut stream: TcpStream, pace: Pace, received: &Received) {
     let mut buffer = vec![0; if pace == Pace::Slow { SLOW_READ_BYTES } else { READ_BYTES }];
     let mut framer = Framer::default();
-    // Without the option the thread ends with the connection, which is as good.
+    // Without the timeout the thread ends with the connection, which is enough.
     let _ = stream.set_read_timeout(Some(STOP_CHECK_INTERVAL));
     while !received.is_over.load(Ordering::Relaxed) {
         match stream.read(&mut buffer) {
@@ -135,7 +135,7 @@ fn receive(mut stream: TcpStream, pace: Pace, received: &Received) {
     }
 }
 
-/// A line of the trickle is shorter than a segment and written alone, so it arrives in one piece.
+/// Row 8 writes one line at a time, each shorter than a TCP segment, so a line arrives in one piece.
 fn note_delays(bytes: &[u8], received: &Received) {
     const TRICKLE_BYTES_MAX: usize = 4096;
     if bytes.len() > TRICKLE_BYTES_MAX {
@@ -145,7 +145,7 @@ fn note_delays(bytes: &[u8], received: &Received) {
     for at in memchr::memmem::find_iter(bytes, SENT) {
         let digits = bytes[at + SENT.len()..].iter().take_while(|byte| byte.is_ascii_digit());
         let sent = digits.fold(0_u64, |sum, digit| sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
-        // The brackets of a run carry its command, not an instant.
+        // The bracket records of a run contain its command, without a time.
         if sent > 0 {
             received.delays.lock().unwrap_or_else(PoisonError::into_inner).push(now.saturating_sub(sent));
         }
@@ -163,11 +163,11 @@ struct Framer {
 enum Place {
     #[default]
     Begin,
-    /// In the digits of an octet count.
+    /// Within the digits of an octet count.
     Count(u64),
-    /// So many bytes are left of a counted message.
+    /// Within a counted message, with this number of bytes left.
     Counted(u64),
-    /// In a message that this byte ends.
+    /// Within a message that ends with this byte.
     Until(u8),
 }
 
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_counted_however_they_are_framed_and_arrive() {
+    fn messages_are_counted_in_any_framing_and_any_pieces() {
         for (text, messages, faults) in [
             (&b"5 <1>ab12 <14>1 - - a\n"[..], 2, 0),
             (b"<1>a\n<2>b\n", 2, 0),

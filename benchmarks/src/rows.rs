@@ -1,5 +1,5 @@
-//! The rows: which program does what, measured how. One call here is one measurement; the caller interleaves and repeats
-//! them.
+//! The rows of the table: their programs, workloads and metrics. One call is one measurement; the caller interleaves
+//! and repeats the calls.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,13 +14,13 @@ use crate::receiver::{Pace, Receiver};
 use crate::sexton_process::{FinishedRun, SextonProcess};
 use crate::table::{Goal, Metric, quantile};
 
-/// `run.started` and `run.finished` around the lines of a run.
+/// `run.started` and `run.finished`, the bracket records of a run.
 const BRACKETS: u64 = 2;
 
-/// Between two lines of the trickle of row 8: 20 lines a second.
+/// Time between two lines of row 8: 20 lines per second.
 pub const TRICKLE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Bytes in the unit in which memory is shown.
+/// Bytes per megabyte, the unit of the memory columns.
 const MEGABYTE: f64 = 1e6;
 
 /// A row of the goals, by its number there.
@@ -43,11 +43,11 @@ pub enum Row {
     Memory,
 }
 
-/// What else the lines go to.
+/// The second receiver of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Second {
     None,
-    /// Takes about 1 MB a second.
+    /// Reads about 1 MB per second.
     Slow,
     /// Refuses every connection.
     Dead,
@@ -61,12 +61,12 @@ pub enum Protocol {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// A build of ours, by its path.
+    /// A build of this project, by its path.
     Sexton(PathBuf),
     Peer(Peer),
 }
 
-/// One line of the table before it is measured: the same work for several programs.
+/// One workload, measured with several programs.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub row: Row,
@@ -75,26 +75,26 @@ pub struct Case {
     pub programs: Vec<Program>,
 }
 
-/// The material that every measurement uses.
+/// The inputs of all measurements.
 pub struct Material {
-    /// A file of so many lines, for all rows but the ninth.
+    /// A file with its number of lines, for all rows but row 9.
     pub lines: (PathBuf, u64),
-    /// A longer one for the ninth.
+    /// A longer file for row 9.
     pub many_lines: (PathBuf, u64),
-    /// Lines of the trickle.
+    /// Number of lines of row 8.
     pub trickle: u64,
-    /// This very program, which prints the trickle.
+    /// This program, which prints the lines of row 8.
     pub bench: PathBuf,
 }
 
-/// What one measurement came to: a value for each metric of its case that applies to the program.
+/// The result of one measurement: a value for each metric of its case that applies to the program.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub values: Vec<Option<f64>>,
     pub notes: Vec<String>,
 }
 
-/// All cases of these rows. `ours` are builds of ours, the first of which the goals are for.
+/// All cases of these rows. The goals are for the first of `builds`.
 pub fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &row in rows {
@@ -116,7 +116,7 @@ pub fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Case> {
     cases
 }
 
-/// Which peers do the same work. logger sends to one place only.
+/// The peers that can do the same work. logger has only one receiver.
 fn peers_for(row: Row, second: Second) -> &'static [Peer] {
     match (row, second) {
         (Row::Spool, _) => &[Peer::S6Log, Peer::Multilog],
@@ -167,7 +167,7 @@ impl Case {
     /// Measures one program once.
     ///
     /// # Errors
-    /// When the program does not do the work at all; lines that are missing are notes.
+    /// When the program fails; missing lines are notes.
     pub fn measure(&self, program: &Program, material: &Material) -> Result<Outcome> {
         let (source, wanted) = self.source(material);
         if let (Row::Spool, Program::Peer(peer)) = (self.row, program) {
@@ -190,7 +190,7 @@ impl Case {
         };
         let mut notes = used.notes;
         if first.faults() > 0 {
-            notes.push(format!("{} bytes that begin no message", first.faults()));
+            notes.push(format!("{} bytes outside any message", first.faults()));
         }
         let values = match self.row {
             Row::Spool | Row::Ship => vec![Some(used.cpu * 1e6 / wanted as f64)],
@@ -306,10 +306,10 @@ fn job(source: &Source) -> Vec<String> {
     }
 }
 
-/// A run that printed less than it was given would make every number of it a lie.
+/// The numbers of a run are only valid if it printed every line of its input.
 fn check_line_count(ran: &FinishedRun, wanted: u64) -> Result<Vec<String>> {
     if ran.lines != wanted {
-        bail!("the run counts {} lines of {wanted}", ran.lines);
+        bail!("the run printed {} lines of {wanted}", ran.lines);
     }
     Ok(Vec::new())
 }
@@ -318,11 +318,11 @@ fn missing_note(wanted: u64, came: u64) -> Option<String> {
     (came < wanted).then(|| format!("{} of {wanted} did not arrive", wanted - came))
 }
 
-/// The program that `cargo build` puts beside this one.
+/// The path of the sexton that `cargo build` puts beside this program.
 ///
 /// # Errors
 /// When this program cannot be found.
 pub fn sexton_beside(bench: &std::path::Path) -> Result<PathBuf> {
-    let folder = bench.parent().context("this program has no folder")?;
+    let folder = bench.parent().context("this program is in no folder")?;
     Ok(folder.join("sexton"))
 }

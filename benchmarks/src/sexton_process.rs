@@ -1,5 +1,5 @@
-//! The program that is measured: `sexton up` on a state directory of its own, with one job that is started through its
-//! command line. CPU is that of `up` and of the keeper together, without the job itself.
+//! The measured process: `sexton up` with its own state directory and one job, which `sexton run` starts. The CPU time
+//! is that of `up` and of the keeper together, without the job.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -16,16 +16,16 @@ use tempfile::TempDir;
 
 use crate::meter;
 
-/// How long `up` may take to serve.
+/// How long `up` may take to become ready. Chosen, not measured.
 const READY_MAX: Duration = Duration::from_secs(60);
 
-/// A keeper's peak is looked at so often while it lives.
+/// Poll interval for readiness and for the memory of the keeper. Chosen: a keeper of a measured run lives for seconds.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The one job.
 const JOB: &str = "bench/job";
 
-/// Credentials for a sink that signs; the receiver only looks for the signature.
+/// Credentials for the CloudWatch sink. The receiver checks only that a request is signed.
 const CREDENTIALS: [(&str, &str); 3] =
     [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "example"), ("AWS_EC2_METADATA_DISABLED", "true")];
 
@@ -36,19 +36,19 @@ pub struct SextonProcess {
     cpu_when_ready: f64,
 }
 
-/// What a finished run has cost.
+/// The counts of a finished run.
 pub struct FinishedRun {
-    /// CPU of the job, which is not ours.
+    /// CPU seconds of the job, which do not count.
     job_cpu: f64,
     pub keeper_peak_bytes: u64,
     pub lines: u64,
 }
 
 impl SextonProcess {
-    /// Starts `up` with a job of this argument list and these sinks (TOML), and waits until it serves.
+    /// Starts `up` with a job of this argument list and these sinks (TOML), and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not start; the error ends with what it said.
+    /// When it does not start; the error contains its log.
     pub fn start(sexton: &Path, job: &[String], sinks: &str) -> Result<SextonProcess> {
         let folder = TempDir::with_prefix("bench-")?;
         let path = |name: &str| folder.path().join(name);
@@ -69,9 +69,9 @@ impl SextonProcess {
             .envs(CREDENTIALS)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(File::create(path("said"))?)
+            .stderr(File::create(path("log"))?)
             .spawn()
-            .with_context(|| format!("cannot start {}; build it first", sexton.display()))?;
+            .with_context(|| format!("cannot start {}; run cargo build -p sexton", sexton.display()))?;
         let stdout = child.stdout.take().context("a pipe")?;
         let mut up = SextonProcess { child, sexton: sexton.to_owned(), folder, cpu_when_ready: 0.0 };
         let ready = Arc::new(AtomicBool::new(false));
@@ -83,7 +83,7 @@ impl SextonProcess {
         let start = Instant::now();
         while !ready.load(Ordering::Relaxed) {
             if start.elapsed() > READY_MAX || up.child.try_wait()?.is_some() {
-                bail!("`sexton up` does not serve: {}", up.log());
+                bail!("`sexton up` did not become ready: {}", up.log());
             }
             sleep(POLL_INTERVAL);
         }
@@ -113,10 +113,10 @@ impl SextonProcess {
         let output =
             Command::new(&self.sexton).args(["run", JOB, "--wait", "--json", "--state"]).arg(state).output()?;
         is_over.store(true, Ordering::Relaxed);
-        // It only looks and cannot fail.
+        // The thread only reads /proc and cannot fail.
         let _joined = watch.join();
         let run: Value = serde_json::from_slice(&output.stdout).with_context(|| {
-            format!("`sexton run` gave no answer: {}{}", String::from_utf8_lossy(&output.stderr), self.log())
+            format!("`sexton run` printed no run: {}{}", String::from_utf8_lossy(&output.stderr), self.log())
         })?;
         if run["outcome"] != "succeeded" {
             bail!("the job did not succeed: {run}");
@@ -128,39 +128,39 @@ impl SextonProcess {
         })
     }
 
-    /// CPU seconds since `up` was ready, of it and of the keeper that it has waited for.
+    /// CPU seconds of `up` and of its ended keeper, since `up` was ready and without the job.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When `up` has exited.
     pub fn cpu_since_ready(&self, ran: &FinishedRun) -> Result<f64> {
         Ok(self.cpu()? - self.cpu_when_ready - ran.job_cpu)
     }
 
     /// # Errors
-    /// When it is gone.
+    /// When `up` has exited.
     pub fn peak_bytes(&self) -> Result<u64> {
-        meter::peak_bytes(self.child.id()).with_context(|| format!("`sexton up` is gone: {}", self.log()))
+        meter::peak_bytes(self.child.id()).with_context(|| format!("`sexton up` has exited: {}", self.log()))
     }
 
     fn cpu(&self) -> Result<f64> {
-        let cpu = meter::cpu(self.child.id()).with_context(|| format!("`sexton up` is gone: {}", self.log()))?;
+        let cpu = meter::cpu(self.child.id()).with_context(|| format!("`sexton up` has exited: {}", self.log()))?;
         Ok(cpu.own + cpu.reaped)
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("said")).unwrap_or_default().trim().to_owned()
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default().trim().to_owned()
     }
 }
 
 impl Drop for SextonProcess {
     fn drop(&mut self) {
-        // Its job has ended, and a sink that is dead must not be waited for.
+        // Killed, because a regular stop would wait for a dead sink.
         let _killed = self.child.kill();
         let _waited = self.child.wait();
     }
 }
 
-/// The process of the one keeper, once it has said who it is.
+/// The process id of the keeper; `None` before it is written.
 fn keeper_pid(runs: &Path) -> Option<u32> {
     let run = fs::read_dir(runs).ok()?.flatten().next()?;
     fs::read_to_string(run.path().join("keeper")).ok()?.trim().parse().ok()

@@ -1,10 +1,10 @@
-//! What was measured, as the table that people read. Numbers in, text out.
+//! Renders the measurements as a Markdown table. Pure.
 
-/// One number of a row, with what it should be.
+/// A number of a row, and its goal.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     pub name: &'static str,
-    /// `None`: shown for comparison only.
+    /// `None`: for comparison only.
     pub goal: Option<Goal>,
     pub decimals: usize,
 }
@@ -15,20 +15,20 @@ pub enum Goal {
     AtLeast(f64),
 }
 
-/// All values of one metric that one program came to.
+/// All values of one metric for one program.
 #[derive(Clone, Debug)]
 pub struct Series {
     pub row: String,
     pub metric: Metric,
     pub program: String,
     pub values: Vec<f64>,
-    /// What must be known beside the number, such as lines that did not arrive.
+    /// Remarks on the numbers, such as missing lines.
     pub notes: Vec<String>,
 }
 
-/// The first program of each (row, metric) is ours: the others' medians are divided by its.
+/// The first program of each (row, metric) is the baseline: the table shows the other medians as multiples of it.
 pub fn render(all: &[Series]) -> String {
-    let mut text = String::from("| row | what | program | median | min to max | goal | times ours | |\n");
+    let mut text = String::from("| row | what | program | median | min to max | goal | times the first | |\n");
     text += "|---|---|---|---|---|---|---|---|\n";
     for (at, series) in all.iter().enumerate() {
         let is_same = |other: &&Series| (&other.row, other.metric.name) == (&series.row, series.metric.name);
@@ -83,7 +83,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)
 }
 
-/// The value below or at which this share of all values lies, between neighbours where it falls between them.
+/// The quantile `share` (0 to 1), interpolated between neighbours; `None` without values.
 pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -115,9 +115,9 @@ mod tests {
             values: values.to_vec(),
             notes: vec!["n".to_owned(); 2],
         };
-        let text = render(&[series("ours", &[0.2, 0.1, 0.3]), series("peer", &[0.5])]);
-        assert!(text.contains("| 1 | CPU | ours | 0.20 | 0.10 to 0.30 | <= 0.2 |  | n |"), "{text}");
+        let text = render(&[series("sexton", &[0.2, 0.1, 0.3]), series("peer", &[0.5])]);
+        assert!(text.contains("| 1 | CPU | sexton | 0.20 | 0.10 to 0.30 | <= 0.2 |  | n |"), "{text}");
         assert!(text.contains("| 1 | CPU | peer | 0.50 | 0.50 to 0.50 |  | 2.5 | n |"), "{text}");
-        assert!(render(&[series("ours", &[0.3])]).contains("<= 0.2 MISSED"));
+        assert!(render(&[series("sexton", &[0.3])]).contains("<= 0.2 MISSED"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the jobs print: files of lines, and a slow trickle of lines that say when they were written.
+//! The output of the measured jobs: files of lines, and a slow sequence of lines with the time of writing.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -6,16 +6,16 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// With the newline.
+/// Length of a line, with its newline.
 pub const LINE_BYTES: usize = 100;
 
-/// A line in so many carries the text of a real failure.
+/// One line in this number contains the text of a failure.
 const FAILURE_EVERY: u64 = 1000;
 
-/// Precedes the instant in a line of the trickle: nanoseconds since the epoch.
+/// Precedes the time of writing in a line of row 8: nanoseconds since 1970.
 pub const SENT: &[u8] = b"sent=";
 
-/// Writes `lines` lines of [`LINE_BYTES`], always the same ones.
+/// Writes `lines` lines of [`LINE_BYTES`], the same in every run.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -36,7 +36,7 @@ pub fn write_lines(path: &Path, lines: u64) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints `count` lines, one an interval, each with the instant just before it was written.
+/// Prints `count` lines, one per interval, each with the time just before it is written.
 ///
 /// # Errors
 /// When standard output is closed.

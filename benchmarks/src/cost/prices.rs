@@ -1,11 +1,11 @@
-//! What AWS asks for: list prices in us-east-1, without the free tier. Data; each with where it was read.
+//! List prices of AWS in us-east-1, without the free tier. Data only, each with its source.
 
-/// Dollars for one unit.
+/// The price of one unit.
 #[derive(Clone, Copy, Debug)]
 pub struct Price {
     pub dollars: f64,
     pub unit: &'static str,
-    /// AWS's own page for it, to be compared when a price has changed.
+    /// AWS's page for it.
     pub source: &'static str,
 }
 
@@ -28,17 +28,17 @@ pub const ALARM: Price = price(0.10, "alarm on one metric and month", "aws.amazo
 pub const ALL: [Price; 8] =
     [WRITE_UNIT, READ_UNIT, STORED, SQS_REQUEST, LAMBDA_CALL, LAMBDA_TIME, SCHEDULER_CALL, ALARM];
 
-/// What cannot be counted from our own calls: how long Lambdas take, and what AWS does by itself.
+/// Values that the calls of this project do not show: the time of Lambdas, and what AWS does by itself.
 pub struct Assumed {
-    /// Of scheduler and collector (lambdas/template.yaml).
+    /// Memory of scheduler and collector (lambdas/template.yaml).
     pub lambda_gb: f64,
     pub tick_seconds: f64,
     pub collect_seconds: f64,
-    /// Messages in one call of the collector: the batch of the template's event source, full under load.
+    /// Messages per call of the collector: the batch size of the template's event source, which is full under load.
     pub reports_per_collect: f64,
-    /// An event source that waits asks its queue so often: five pollers with waits of 20 s.
+    /// Polls of an idle event source: five pollers with waits of 20 s.
     pub idle_receives_per_minute: f64,
-    /// One record of a run.
+    /// Size of a run's record.
     pub run_bytes: f64,
     pub ticks_per_month: f64,
     pub prunes_per_month: f64,
