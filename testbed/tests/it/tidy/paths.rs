@@ -4,7 +4,7 @@ use std::fs;
 
 use testbed::repository;
 
-use super::{documents, is_due, members, none, read};
+use super::{Source, documents, is_due, members, none, read, sources};
 
 #[test]
 fn every_path_of_the_architecture_exists() {
@@ -35,6 +35,35 @@ fn every_test_that_the_guarantees_name_exists() {
             .filter(|(path, name)| !exists(path, name))
             .map(|(path, name)| format!("docs/guarantees.md names {path}::{name}, which does not exist")),
     );
+}
+
+#[test]
+fn every_test_that_the_test_runner_names_exists() {
+    let named = names_in_filters(&read(".config/nextest.toml"));
+    assert!(!named.is_empty(), "no test was found in .config/nextest.toml");
+    let sources = sources();
+    let exists = |name: &String| sources.iter().any(|source| source.text.contains(&format!("fn {name}(")));
+    none(
+        named
+            .into_iter()
+            .filter(|name| !exists(name))
+            .map(|name| format!(".config/nextest.toml names the test {name}, which does not exist")),
+    );
+}
+
+#[test]
+fn tests_that_may_run_for_minutes_have_the_name_that_the_test_runner_knows() {
+    none(sources().iter().filter_map(fuzz_name_fault));
+}
+
+#[test]
+fn a_test_of_mutations_without_its_name_is_a_fault() {
+    let fault =
+        |path: &str, text: &str| fuzz_name_fault(&Source { path: path.to_owned(), text: text.to_owned() }).is_some();
+    assert!(!fault("sinks/tests/it/any_text.rs", "fn a() { try_inputs(target) }"));
+    assert!(!fault("sinks/src/config.rs", "fn any_text_is_read() { try_inputs(target) }"));
+    assert!(fault("sinks/src/config.rs", "fn text_is_read() { try_inputs(target) }"));
+    assert_eq!(names_in_filters("filter = 'test(a_b) | test(/\\bany_/)'"), ["a_b"]);
 }
 
 #[test]
@@ -100,6 +129,20 @@ fn missing_rows(architecture: &str, contents: &str, paths: Vec<String>) -> impl 
     };
     let missing: Vec<String> = paths.into_iter().filter(|path| !has_row(path)).collect();
     missing.into_iter().map(|path| format!("{path} has no row in ARCHITECTURE.md or docs/README.md"))
+}
+
+/// Each `test(NAME)` of nextest's filters; a regular expression has no name.
+fn names_in_filters(text: &str) -> Vec<String> {
+    let names = text.split("test(").skip(1).filter_map(|rest| rest.split(')').next());
+    names.filter(|name| !name.starts_with('/')).map(str::to_owned).collect()
+}
+
+/// `.config/nextest.toml` gives more time to tests that are called `any_...` or are in such a module.
+fn fuzz_name_fault(source: &Source) -> Option<String> {
+    let path = &source.path;
+    let is_known = path.contains("/any_") || source.text.contains("fn any_") || path.starts_with("testbed/");
+    (source.text.contains("try_inputs(") && !is_known)
+        .then(|| format!("{path}: a test of mutations is called any_..., so that .config/nextest.toml finds it"))
 }
 
 /// Each `FILE::FUNCTION` in backticks.
