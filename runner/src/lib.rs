@@ -25,7 +25,6 @@
 //! What this crate never does: schedule, write the ledger, judge by itself (that is `rules`), use a network except
 //! through ports and sinks.
 
-#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 mod admission;
