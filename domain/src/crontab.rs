@@ -6,9 +6,9 @@
 //! What cron itself ignores carries the rest: `# sexton: key=value ...` sets fields of the next entry,
 //! `# sexton-defaults: key=value ...` of all later ones, so the same file still works with plain cron.
 
+mod default_name;
 mod directive;
 mod line;
-mod naming;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -233,14 +233,14 @@ impl Reader {
             }
         }
         if job.name.is_empty() {
-            job.name = naming::name_of(entry);
+            job.name = default_name::default_name(entry);
         }
         job
     }
 
     /// Gives an entry without a name that equals an earlier one a number; two entries cannot be named alike on purpose.
     fn rename(&mut self, number: u32, entry: &Entry<'_>, earlier: u32, job: &mut Job) -> bool {
-        let unnamed = naming::name_of(entry);
+        let unnamed = default_name::default_name(entry);
         if job.name != unnamed {
             let says = format!("line {earlier} has a job of this name already; give one of them another name or group");
             self.fault(number, &job.key().to_string(), says);

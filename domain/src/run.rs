@@ -3,7 +3,7 @@
 //! [`Run::apply`] is the state machine. It takes events in any order and any number of times and always ends in the same
 //! state; the collector only stores what it says.
 
-mod transitions;
+mod lifecycle;
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::job::JobKey;
 use crate::line::Stream;
-pub use transitions::{Applied, GOOD_EXCERPT_BYTES_MAX, Verdict};
+pub use lifecycle::{Applied, GOOD_EXCERPT_BYTES_MAX, Verdict};
 
 /// `20261123T075000Z-3f9a1c0e7b2d`: legal as a file name and as a CloudWatch stream name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

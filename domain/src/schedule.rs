@@ -8,10 +8,10 @@
 
 mod aws;
 mod calendar;
+mod clock_changes;
+mod explain;
 mod fields;
-mod local;
 mod spread;
-mod words;
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl Schedule {
     /// The first firing strictly after an instant; `None` when there is none any more.
     pub fn next_after(&self, after: Timestamp) -> Option<Firing> {
         match &self.kind {
-            Kind::Calendar(calendar) => local::next_firing(calendar, &self.zone, after),
+            Kind::Calendar(calendar) => clock_changes::next_firing(calendar, &self.zone, after),
             Kind::Every(interval) => {
                 let at = next_multiple(self.anchor, *interval, after)?;
                 Some(Firing { at, nominal: vec![self.zone.to_datetime(at)], note: None })
@@ -153,8 +153,8 @@ impl Schedule {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         if let Kind::Calendar(calendar) = &self.kind {
-            warnings.extend(words::both_day_fields(calendar, &self.resolved));
-            warnings.extend(words::clock_changes(calendar, &self.zone));
+            warnings.extend(explain::both_day_fields(calendar, &self.resolved));
+            warnings.extend(explain::clock_changes(calendar, &self.zone));
         }
         warnings
     }

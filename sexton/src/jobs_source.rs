@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use domain::fault::{Fault, Faults, Level};
 use domain::job::Job;
+use domain::job_files;
 use domain::jobs_file::GROUP_DEFAULT;
-use domain::lint;
 
 use crate::configuration::{FILE_BYTES_MAX, read_text};
 use crate::failure::Failure;
@@ -72,7 +72,7 @@ impl JobsSource {
         let shown =
             if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
         let system = self.system || self.absolute().starts_with(Path::new(SYSTEM_FOLDER));
-        let (jobs, faults) = lint::parse_any(&shown, &text, system);
+        let (jobs, faults) = job_files::parse(&shown, &text, system);
         Ok(self.assign_group_and_source(&shown, jobs, faults))
     }
 

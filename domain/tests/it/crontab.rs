@@ -3,7 +3,7 @@
 use domain::crontab::{Format, parse};
 use domain::fault::{Faults, Level};
 use domain::job::{CatchUp, Command, Concurrency, Job};
-use domain::lint::parse_any;
+use domain::job_files;
 use domain::run::Outcome;
 use std::time::Duration;
 
@@ -306,10 +306,10 @@ fn a_name_that_is_given_twice_is_a_fault() {
 #[test]
 fn a_file_is_read_as_what_its_name_says() {
     let entry = "0 5 * * * root /opt/x\n";
-    let command = |file: &str, system| shell(&parse_any(file, entry, system).0[0]).to_owned();
+    let command = |file: &str, system| shell(&job_files::parse(file, entry, system).0[0]).to_owned();
     assert_eq!(command("/etc/cron.d/x", false), "/opt/x");
     assert_eq!(command("x", true), "/opt/x");
     assert_eq!(command("x", false), "root /opt/x");
     let toml = "[[job]]\nname = \"x\"\nschedule = \"@daily\"\ncommand = \"y\"\n";
-    assert_eq!(parse_any("jobs.toml", toml, false).0[0].name, "x");
+    assert_eq!(job_files::parse("jobs.toml", toml, false).0[0].name, "x");
 }

@@ -10,7 +10,7 @@ use super::line::Entry;
 /// Characters of the program's name that are kept; with the hash and a count the whole stays a legal name.
 const PROGRAM_LENGTH_MAX: usize = 32;
 
-pub(super) fn name_of(entry: &Entry<'_>) -> String {
+pub(super) fn default_name(entry: &Entry<'_>) -> String {
     let digest = Sha256::digest(format!("{}\0{}", entry.schedule, entry.text));
     let hash: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{hash}", program(&entry.command))

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, DayRule, Days, Repair, civil};
-use super::local::{next_change, time_of};
+use super::clock_changes::{next_change, time_of};
 
 /// Both day fields restrict: say whether that is an OR or an AND.
 pub(super) fn both_day_fields(calendar: &Calendar, expression: &str) -> Option<String> {

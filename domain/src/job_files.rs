@@ -9,7 +9,7 @@ use crate::jobs_file;
 
 /// Reads a jobs file (its name ends in `.toml`) or a crontab (any other name). `system` says that a crontab has a user
 /// column; one below `/etc` has it anyway.
-pub fn parse_any(file: &str, text: &str, system: bool) -> (Vec<Job>, Faults) {
+pub fn parse(file: &str, text: &str, system: bool) -> (Vec<Job>, Faults) {
     if file.ends_with(".toml") {
         return jobs_file::parse(file, text);
     }
