@@ -11,7 +11,7 @@ use domain::ports::{AlertStep, AlertStore, Cursor, Page, PortResult, Stored};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Backend;
-use crate::dynamo::{ItemUpdate, Query, TransactionPart, TransactionResult, WriteResult};
+use crate::dynamo::{ItemUpdate, ItemWriteResult, Query, TransactionPart, TransactionResult};
 use crate::item::{Item, from_item, n, number_at, s, sortable_instant, text_at, to_item};
 use crate::tables::{ALERTS_BY_TIME, ALERTS_PENDING, CAME, EXPIRES, LISTED, PENDING, READY};
 
@@ -212,7 +212,7 @@ impl Backend {
             ],
             return_item: false,
         };
-        let claimed = matches!(self.dynamo.update(ALERTS, key, update).await?, WriteResult::Done(_));
+        let claimed = matches!(self.dynamo.update(ALERTS, key, update).await?, ItemWriteResult::Done(_));
         Ok(claimed.then_some(transition))
     }
 }

@@ -4,7 +4,7 @@
 use aws_sdk_sqs::types::QueueAttributeName;
 use domain::ports::PortResult;
 
-use crate::dynamo::{ItemUpdate, WriteResult};
+use crate::dynamo::{ItemUpdate, ItemWriteResult};
 use crate::fault::{CallName, call_error};
 use crate::item::{Item, s};
 use crate::runs::RUNS;
@@ -75,7 +75,7 @@ impl Aws {
         let runner = key(("group", group.to_owned()), ("runner", "check"));
         let claim = self.backend.dynamo.update(RUNS, run, refused_update()).await;
         let beat = self.backend.dynamo.update(RUNNERS, runner, refused_update()).await;
-        let result = |tried: PortResult<WriteResult>, permission: &str| match tried {
+        let result = |tried: PortResult<ItemWriteResult>, permission: &str| match tried {
             Ok(_) => Ok(format!("a runner of group {group} may {permission} here")),
             Err(error) => Err(error.to_string()),
         };

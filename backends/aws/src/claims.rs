@@ -8,7 +8,7 @@ use domain::run::{Run, RunId, RunKey};
 use jiff::Timestamp;
 
 use crate::Backend;
-use crate::dynamo::{ItemUpdate, TransactionPart, WriteResult};
+use crate::dynamo::{ItemUpdate, ItemWriteResult, TransactionPart};
 use crate::item::{Item, n, s, sortable_instant, to_item};
 use crate::runs::{RUNS, item_key as run_item_key, run_from_item};
 use crate::settings::{RUNNERS, beat_from_item};
@@ -37,9 +37,9 @@ impl Claims for Backend {
             return_item: false,
         };
         match self.dynamo.update(RUNS, run_item_key(run)?, update).await? {
-            WriteResult::Done(_) => Ok(Claim::Granted),
-            WriteResult::Refused(None) => Ok(Claim::Refused),
-            WriteResult::Refused(Some(item)) => {
+            ItemWriteResult::Done(_) => Ok(Claim::Granted),
+            ItemWriteResult::Refused(None) => Ok(Claim::Refused),
+            ItemWriteResult::Refused(Some(item)) => {
                 let mut stored: Run = run_from_item(&item).map_err(PortError::Permanent)?.record;
                 let before = stored.state;
                 let claim = stored.claim(attempt, runner, host, at);
@@ -62,8 +62,8 @@ impl Claims for Backend {
             return_item: true,
         };
         let item = match self.dynamo.update(RUNNERS, runner_item_key(home_group(beat), &beat.runner), update).await? {
-            WriteResult::Done(item) => item,
-            WriteResult::Refused(item) => item.unwrap_or_default(),
+            ItemWriteResult::Done(item) => item,
+            ItemWriteResult::Refused(item) => item.unwrap_or_default(),
         };
         let Some(AttributeValue::Ss(mut stops)) = item.get(STOPS).cloned() else { return Ok(Vec::new()) };
         stops.sort();

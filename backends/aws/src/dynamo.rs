@@ -37,7 +37,7 @@ pub struct Dynamo {
 
 /// What came of a conditional write.
 #[derive(Debug)]
-pub enum WriteResult {
+pub enum ItemWriteResult {
     /// The attributes that were asked for; none for a put.
     Done(Item),
     /// The condition did not hold; this is what is there.
@@ -146,7 +146,7 @@ impl Dynamo {
         item: Item,
         condition: &str,
         values: Vec<(&'static str, AttributeValue)>,
-    ) -> PortResult<WriteResult> {
+    ) -> PortResult<ItemWriteResult> {
         self.check_item_size(table, &item)?;
         let bytes = item_bytes(&item);
         let call = self
@@ -162,7 +162,7 @@ impl Dynamo {
         match call.send().await {
             Ok(done) => {
                 self.add_usage("PutItem", table, done.consumed_capacity(), 0);
-                Ok(WriteResult::Done(Item::new()))
+                Ok(ItemWriteResult::Done(Item::new()))
             }
             Err(error) => {
                 self.add_refused_usage("PutItem", table, bytes);
@@ -170,7 +170,7 @@ impl Dynamo {
                 let port_error = call_error(CallName { service: SERVICE, action: "PutItem", place: &place }, &error);
                 match error.into_service_error() {
                     aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(refused) => {
-                        Ok(WriteResult::Refused(refused.item))
+                        Ok(ItemWriteResult::Refused(refused.item))
                     }
                     _ => Err(port_error),
                 }
@@ -178,7 +178,7 @@ impl Dynamo {
         }
     }
 
-    pub async fn update(&self, table: &'static str, key: Item, update: ItemUpdate) -> PortResult<WriteResult> {
+    pub async fn update(&self, table: &'static str, key: Item, update: ItemUpdate) -> PortResult<ItemWriteResult> {
         let returned = if update.return_item { ReturnValue::AllNew } else { ReturnValue::None };
         let call = self
             .client
@@ -195,7 +195,7 @@ impl Dynamo {
         match call.send().await {
             Ok(done) => {
                 self.add_usage("UpdateItem", table, done.consumed_capacity(), 0);
-                Ok(WriteResult::Done(done.attributes.unwrap_or_default()))
+                Ok(ItemWriteResult::Done(done.attributes.unwrap_or_default()))
             }
             Err(error) => {
                 self.add_refused_usage("UpdateItem", table, 1);
@@ -204,7 +204,7 @@ impl Dynamo {
                 match error.into_service_error() {
                     aws_sdk_dynamodb::operation::update_item::UpdateItemError::ConditionalCheckFailedException(
                         refused,
-                    ) => Ok(WriteResult::Refused(refused.item)),
+                    ) => Ok(ItemWriteResult::Refused(refused.item)),
                     _ => Err(port_error),
                 }
             }

@@ -5,7 +5,7 @@ use domain::job::{Job, JobKey};
 use domain::ports::{Cursor, JobStore, Page, PortResult, StoredJob};
 
 use crate::Backend;
-use crate::dynamo::{Dynamo, Query, QueryPage, WriteResult};
+use crate::dynamo::{Dynamo, ItemWriteResult, Query, QueryPage};
 use crate::item::{Item, n, number_at, s, text_at};
 use crate::job_item::{VERSION, job_from_item, job_to_item};
 use crate::names::check_group_for_port;
@@ -39,7 +39,7 @@ impl JobStore for Backend {
             }
             Some(version) => self.dynamo.put(JOBS, item, "#version = :version", vec![(":version", n(version))]).await?,
         };
-        Ok(matches!(put, WriteResult::Done(_)))
+        Ok(matches!(put, ItemWriteResult::Done(_)))
     }
 
     async fn remove(&self, key: &JobKey) -> PortResult<()> {

@@ -16,7 +16,7 @@ use domain::alert::Alert;
 use domain::ports::{Notifier, PortError, PortResult};
 use jiff::Timestamp;
 
-use crate::dynamo::{Dynamo, ItemUpdate, WriteResult};
+use crate::dynamo::{Dynamo, ItemUpdate, ItemWriteResult};
 use crate::fault::{CallName, call_error};
 use crate::item::{n, number_at};
 use crate::meter::Meter;
@@ -107,7 +107,8 @@ impl Topics {
             values: vec![(":second", n(second)), (":one", n(1))],
             return_item: false,
         };
-        let WriteResult::Refused(counted) = self.dynamo.update(SETTINGS, key(RATE_KIND, channel), first).await? else {
+        let ItemWriteResult::Refused(counted) = self.dynamo.update(SETTINGS, key(RATE_KIND, channel), first).await?
+        else {
             return Ok(());
         };
         // A second that another process's clock has reached already is the one that counts.
@@ -119,8 +120,8 @@ impl Topics {
             return_item: false,
         };
         match self.dynamo.update(SETTINGS, key(RATE_KIND, channel), next).await? {
-            WriteResult::Done(_) => Ok(()),
-            WriteResult::Refused(_) => Err(PortError::Retry(format!(
+            ItemWriteResult::Done(_) => Ok(()),
+            ItemWriteResult::Refused(_) => Err(PortError::Retry(format!(
                 "{PER_SECOND_MAX} alerts were sent to the channel `{channel}` within a second; more would make SNS suspend its mail addresses"
             ))),
         }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::Backend;
 use crate::alerts::{StepParts, without_stored};
 use crate::buckets::Bucket;
-use crate::dynamo::{TransactionPart, TransactionResult, WriteResult, run_parallel};
+use crate::dynamo::{ItemWriteResult, TransactionPart, TransactionResult, run_parallel};
 use crate::item::{Item, n, number_at, s, sortable_instant, text_at, to_item, to_json};
 use crate::tables::{EXPIRES, JOB_KEY};
 
@@ -98,8 +98,8 @@ impl Backend {
         let mut step = StepParts::new(write.alert.as_ref(), self.retention)?;
         if stop.is_none() && step.is_empty() {
             return match self.dynamo.put(RUNS, item, condition, values).await? {
-                WriteResult::Done(_) => Ok(Written::Done),
-                WriteResult::Refused(old) => self.conflict(old).await,
+                ItemWriteResult::Done(_) => Ok(Written::Done),
+                ItemWriteResult::Refused(old) => self.conflict(old).await,
             };
         }
         loop {

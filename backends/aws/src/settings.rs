@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::Backend;
-use crate::dynamo::{Query, WriteResult};
+use crate::dynamo::{ItemWriteResult, Query};
 use crate::item::{
     Item, attribute_to_json, from_item, n, number_at, s, sortable_instant, text_at, to_attribute, to_item,
 };
@@ -46,7 +46,7 @@ impl Settings for Backend {
                 self.dynamo.put(SETTINGS, item, "#version = :version", vec![(":version", n(version))]).await?
             }
         };
-        Ok(matches!(put, WriteResult::Done(_)))
+        Ok(matches!(put, ItemWriteResult::Done(_)))
     }
 
     async fn beats(&self) -> PortResult<Vec<Beat>> {
