@@ -16,7 +16,7 @@ use domain::alert::Alert;
 use domain::event::{Body, Ended, Event, Report};
 use domain::job::{Command, Job, JobKey};
 use domain::order::Order;
-use domain::ports::{Beat, Claim, Notifier, PortResult, Ports};
+use domain::ports::{Claim, Heartbeat, Notifier, PortResult, Ports};
 use domain::run::{Outcome, RunKey};
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
@@ -320,7 +320,7 @@ impl Pipeline {
     }
 
     async fn beat(&self) -> Result<()> {
-        let beat = Beat {
+        let beat = Heartbeat {
             runner: RUNNER.to_owned(),
             host: "h1".to_owned(),
             groups: vec![GROUP.to_owned()],

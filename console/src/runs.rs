@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use domain::event::Event;
-use domain::ports::{Cursor, RunQuery, Stored, Which};
+use domain::ports::{Cursor, RunFilter, RunQuery, Stored};
 use domain::run::{Outcome, Run, RunId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -77,9 +77,9 @@ pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>
     }
     let which = match (query.outcome, query.open) {
         (Some(_), true) => return Err(ApiFault::bad_request("an open run has no outcome; give `outcome` or `open`")),
-        (Some(outcome), false) => Which::Ended(outcome),
-        (None, true) => Which::Open,
-        (None, false) => Which::All,
+        (Some(outcome), false) => RunFilter::Ended(outcome),
+        (None, true) => RunFilter::Open,
+        (None, false) => RunFilter::All,
     };
     let (group, job) = (query.group, query.job);
     let wanted = RunQuery { group, job, which, since: query.since, until: query.until, run_id: None };

@@ -1,6 +1,6 @@
 //! When people are told: the state that a job's alerts are in, the pure decision, and the message.
 //!
-//! A run that ends is an [`Occurrence`]. [`decide`] moves the job's [`AlertState`] and says whether that is worth a
+//! A run that ends is an [`Occurrence`]. [`decide`] moves the job's [`JobState`] and says whether that is worth a
 //! message. What is worth one becomes a [`Transition`], stored in the same step as the run; one worker claims it,
 //! builds the [`Alert`] and sends it. Nothing here sends, sleeps or reads a clock.
 
@@ -129,7 +129,7 @@ pub enum Status {
 /// What is remembered about a job between its runs, so that only changes are told. A good run after a good run leaves
 /// it as it is: then nothing needs to be written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AlertState {
+pub struct JobState {
     pub status: Status,
     /// How the latest bad run ended.
     pub kind: Option<AlertKind>,
@@ -163,10 +163,10 @@ pub enum Occurrence {
 /// Moves a job's alert state. The kind, when there is one, is what people are to be told at `at`.
 pub fn decide(
     policy: &AlertPolicy,
-    state: &AlertState,
+    state: &JobState,
     occurrence: Occurrence,
     at: Timestamp,
-) -> (AlertState, Option<AlertKind>) {
+) -> (JobState, Option<AlertKind>) {
     let mut next = state.clone();
     let told = match occurrence {
         Occurrence::Quiet => (!state.flapping).then_some(AlertKind::Quiet),
@@ -180,7 +180,7 @@ pub fn decide(
     (next, told)
 }
 
-fn bad(policy: &AlertPolicy, state: &mut AlertState, kind: AlertKind, at: Timestamp) -> Option<AlertKind> {
+fn bad(policy: &AlertPolicy, state: &mut JobState, kind: AlertKind, at: Timestamp) -> Option<AlertKind> {
     state.streak = state.streak.saturating_add(1);
     state.kind = Some(kind);
     state.since = state.since.or(Some(at));
@@ -199,7 +199,7 @@ fn bad(policy: &AlertPolicy, state: &mut AlertState, kind: AlertKind, at: Timest
     told
 }
 
-fn good(state: &mut AlertState, at: Timestamp) -> Option<AlertKind> {
+fn good(state: &mut JobState, at: Timestamp) -> Option<AlertKind> {
     let changed = state.status == Status::Bad;
     state.status = Status::Good;
     state.streak = 0;
@@ -220,7 +220,7 @@ enum Settled {
 }
 
 /// Damps: a job that changed too often is told once as flapping, then again when it kept one status for a while.
-fn settle(state: &mut AlertState, changed: bool, at: Timestamp) -> Settled {
+fn settle(state: &mut JobState, changed: bool, at: Timestamp) -> Settled {
     if changed {
         state.changes.push(at);
         if state.changes.len() > FLAP_CHANGES {
@@ -249,7 +249,7 @@ fn settle(state: &mut AlertState, changed: bool, at: Timestamp) -> Settled {
     Settled::Tell
 }
 
-fn remind(policy: &AlertPolicy, state: &mut AlertState, at: Timestamp) -> Option<AlertKind> {
+fn remind(policy: &AlertPolicy, state: &mut JobState, at: Timestamp) -> Option<AlertKind> {
     if state.status != Status::Bad || state.flapping {
         return None;
     }
@@ -267,7 +267,7 @@ fn passed(from: Timestamp, at: Timestamp, span: Duration) -> Option<()> {
 /// What becomes of a transition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fate {
+pub enum DeliveryState {
     #[default]
     Pending,
     Told,
@@ -301,7 +301,7 @@ pub struct Transition {
     pub reminder: bool,
     /// Not to be sent before: reminders, and the wait between tries.
     pub not_before: Timestamp,
-    pub fate: Fate,
+    pub fate: DeliveryState,
     pub tries: u32,
     /// Channels that have it already, so that a retry reaches only the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -327,7 +327,7 @@ impl Transition {
             channels: Vec::new(),
             reminder: false,
             not_before: at,
-            fate: Fate::Pending,
+            fate: DeliveryState::Pending,
             tries: 0,
             told: Vec::new(),
             last_error: None,
@@ -352,7 +352,7 @@ mod tests {
     /// `s` skipped, `q` quiet, `c` clock; told: `-` nothing, `F` `T` the kind, `R` recovered, `~` flapping, `q` quiet.
     #[track_caller]
     fn check(policy: &AlertPolicy, happened: &str, told: &str) {
-        let mut state = AlertState::default();
+        let mut state = JobState::default();
         let mut heard = String::new();
         for (minute, letter) in happened.chars().enumerate() {
             let occurrence = match letter {
@@ -416,10 +416,10 @@ mod tests {
     fn a_good_run_after_a_good_run_leaves_the_state_as_it_was() {
         let (next, _) = decide(
             &policy(1, None),
-            &AlertState::default(),
+            &JobState::default(),
             Occurrence::Ended(Outcome::Succeeded),
             Timestamp::UNIX_EPOCH,
         );
-        assert_eq!(next, AlertState::default());
+        assert_eq!(next, JobState::default());
     }
 }

@@ -132,11 +132,11 @@ impl Reader {
             }
         };
         match read {
-            directive::Read::Next(directive) => match &mut self.pending {
+            directive::DirectiveKind::Next(directive) => match &mut self.pending {
                 Some(pending) => pending.add(directive),
                 None => self.pending = Some(directive),
             },
-            directive::Read::Defaults(directive) => self.defaults(directive),
+            directive::DirectiveKind::Defaults(directive) => self.defaults(directive),
         }
     }
 

@@ -15,7 +15,7 @@ pub const FORMAT_VERSION: u32 = 1;
 /// How long an order holds after it was issued, or after the instant before which it must not begin. As long as SQS keeps a
 /// message that nobody takes (MessageRetentionPeriod, 4 days unless told otherwise). The scheduler issues it anew while
 /// its run waits.
-pub const ORDER_LIFE: Duration = Duration::from_secs(4 * 86_400);
+pub const ORDER_TTL: Duration = Duration::from_secs(4 * 86_400);
 
 /// Whose signature under an order is accepted: an Ed25519 key (RFC 8032).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Order {
     /// From here on nobody executes it, whoever sends it.
     pub fn expires_at(&self) -> Timestamp {
         let from = self.not_before.map_or(self.issued_at, |not_before| not_before.max(self.issued_at));
-        from.checked_add(ORDER_LIFE).unwrap_or(Timestamp::MAX)
+        from.checked_add(ORDER_TTL).unwrap_or(Timestamp::MAX)
     }
 
     pub fn run_key(&self) -> RunKey {

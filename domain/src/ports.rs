@@ -13,8 +13,8 @@ use crate::event::Event;
 use crate::order::Order;
 use crate::run::{RunId, RunKey};
 pub use stores::{
-    AlertStep, AlertStore, Cursor, Due, DueIndex, JobStore, Notifier, Page, RunQuery, RunStore, RunWrite, SetAside,
-    Settings, StateChange, Stored, StoredJob, Which, Written,
+    AlertStep, AlertStore, Cursor, Due, DueIndex, JobStore, Notifier, Page, Quarantined, RunFilter, RunQuery, RunStore,
+    RunWrite, Settings, StateChange, Stored, StoredJob, WriteResult,
 };
 
 /// What a port could not do. Decided where the fault is born.
@@ -68,16 +68,16 @@ pub enum Claim {
 pub trait Claims: Send + Sync {
     /// Takes a run's `attempt` for `runner` if the run is still scheduled with that attempt. Idempotent per runner.
     async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim>;
-    /// Says that `beat.runner` lives, unless it was overtaken on its way ([`BEAT_OVERTAKEN_MAX`]), and returns the runs of this runner that somebody asked to stop.
-    async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>>;
+    /// Says that `beat.runner` lives, unless it was overtaken on its way ([`HEARTBEAT_REORDER_MAX`]), and returns the runs of this runner that somebody asked to stop.
+    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>>;
 }
 
 /// A beat that is older than the stored one by no more than this was overtaken on its way and is dropped. By more, the
 /// runner's clock was set back, and it is the latest. Ours: two beats.
-pub const BEAT_OVERTAKEN_MAX: Duration = Duration::from_secs(60);
+pub const HEARTBEAT_REORDER_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Beat {
+pub struct Heartbeat {
     pub runner: String,
     pub host: String,
     pub groups: Vec<String>,

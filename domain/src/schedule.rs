@@ -37,7 +37,7 @@ pub struct Context<'a> {
 /// A schedule that was read and can fire.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    kind: Kind,
+    kind: Expression,
     zone: TimeZone,
     anchor: Timestamp,
     resolved: String,
@@ -46,7 +46,7 @@ pub struct Schedule {
 }
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum Expression {
     Calendar(Calendar),
     Every(Duration),
     Once(Once),
@@ -63,7 +63,7 @@ struct Once {
 
 /// What makes a job run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
+pub enum ScheduleKind {
     /// The clock.
     Timed,
     /// The runner's boot.
@@ -113,7 +113,7 @@ impl Schedule {
             aws::parse(name, inner, &zone)?
         } else {
             let (calendar, resolved) = fields::parse(text, context.seed, &mut warnings)?;
-            (Kind::Calendar(calendar), resolved)
+            (Expression::Calendar(calendar), resolved)
         };
         let resolved = if resolved.is_empty() { text.to_owned() } else { resolved };
         Ok(Schedule { kind, zone, anchor: context.anchor, resolved, warnings })
@@ -122,15 +122,15 @@ impl Schedule {
     /// The first firing strictly after an instant; `None` when there is none any more.
     pub fn next_after(&self, after: Timestamp) -> Option<Firing> {
         match &self.kind {
-            Kind::Calendar(calendar) => clock_changes::next_firing(calendar, &self.zone, after),
-            Kind::Every(interval) => {
+            Expression::Calendar(calendar) => clock_changes::next_firing(calendar, &self.zone, after),
+            Expression::Every(interval) => {
                 let at = next_multiple(self.anchor, *interval, after)?;
                 Some(Firing { at, nominal: vec![self.zone.to_datetime(at)], note: None })
             }
-            Kind::Once(once) => {
+            Expression::Once(once) => {
                 (once.at > after).then(|| Firing { at: once.at, nominal: vec![once.nominal], note: once.note.clone() })
             }
-            Kind::Reboot | Kind::Manual => None,
+            Expression::Reboot | Expression::Manual => None,
         }
     }
 
@@ -152,18 +152,18 @@ impl Schedule {
     /// What is legal and may surprise, one lower-case sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
-        if let Kind::Calendar(calendar) = &self.kind {
+        if let Expression::Calendar(calendar) = &self.kind {
             warnings.extend(explain::both_day_fields(calendar, &self.resolved));
             warnings.extend(explain::clock_changes(calendar, &self.zone));
         }
         warnings
     }
 
-    pub fn trigger(&self) -> Trigger {
+    pub fn trigger(&self) -> ScheduleKind {
         match self.kind {
-            Kind::Calendar(_) | Kind::Every(_) | Kind::Once(_) => Trigger::Timed,
-            Kind::Reboot => Trigger::Reboot,
-            Kind::Manual => Trigger::Manual,
+            Expression::Calendar(_) | Expression::Every(_) | Expression::Once(_) => ScheduleKind::Timed,
+            Expression::Reboot => ScheduleKind::Reboot,
+            Expression::Manual => ScheduleKind::Manual,
         }
     }
 }
@@ -190,27 +190,27 @@ fn nickname(
     zone: &TimeZone,
     context: &Context<'_>,
     warnings: &mut Vec<String>,
-) -> Result<(Kind, String), String> {
+) -> Result<(Expression, String), String> {
     let (name, argument) = text.split_once([' ', '\t']).map_or((text, ""), |(name, rest)| (name, rest.trim()));
     let alone = |kind| match argument {
         "" => Ok((kind, String::new())),
         _ => Err(format!("`{argument}` after {name}; write {name} alone")),
     };
     match name {
-        "@reboot" => alone(Kind::Reboot),
-        "@manually" => alone(Kind::Manual),
-        "@every" => Ok((Kind::Every(interval(argument, warnings)?), String::new())),
+        "@reboot" => alone(Expression::Reboot),
+        "@manually" => alone(Expression::Manual),
+        "@every" => Ok((Expression::Every(interval(argument, warnings)?), String::new())),
         "@at" => {
             let at: Timestamp = argument.parse().map_err(|_| {
                 format!("`{argument}` is not an instant; write RFC 3339, like @at 2026-12-24T18:00:00Z")
             })?;
-            Ok((Kind::Once(Once { at, nominal: zone.to_datetime(at), note: None }), String::new()))
+            Ok((Expression::Once(Once { at, nominal: zone.to_datetime(at), note: None }), String::new()))
         }
         _ => match NICKNAMES.iter().find(|(known, _)| *known == name) {
             Some((_, meaning)) => {
-                alone(Kind::Manual)?;
+                alone(Expression::Manual)?;
                 let (calendar, resolved) = fields::parse(meaning, context.seed, warnings)?;
-                Ok((Kind::Calendar(calendar), resolved))
+                Ok((Expression::Calendar(calendar), resolved))
             }
             None => {
                 let known = NICKNAMES.iter().map(|(known, _)| *known).chain(OTHER_NICKNAMES);

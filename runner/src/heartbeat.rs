@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::ports::Beat;
+use domain::ports::Heartbeat;
 use jiff::Timestamp;
 
 use crate::handle::Handle;
@@ -16,7 +16,7 @@ pub async fn send_heartbeats(shared: Arc<RunnerState>, ports: Ports) {
     let mut logged = false;
     loop {
         let held = shared.cached_blocking_reason().await;
-        let beat = Beat {
+        let beat = Heartbeat {
             runner: shared.options.runner.clone(),
             host: shared.options.host.clone(),
             groups: shared.options.groups.clone(),

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use domain::event::Event;
 use domain::job::{Command, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
-use domain::ports::{Beat, Claim, Claims, Delivery, Orders, PortError, PortResult, Reports};
+use domain::ports::{Claim, Claims, Delivery, Heartbeat, Orders, PortError, PortResult, Reports};
 use domain::run::{RunId, RunKey, Trigger};
 use domain::secret::{Reference, Secrets};
 use jiff::Timestamp;
@@ -240,7 +240,7 @@ impl Claims for World {
         Ok(if holder == runner && !is_over { Claim::Granted } else { Claim::Refused })
     }
 
-    async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>> {
+    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
         fs::write(self.folder.join("beat"), serde_json::to_vec(beat).map_err(retry)?).map_err(retry)?;
         let entries = fs::read_dir(self.folder.join("stops")).map_err(retry)?;
         Ok(entries.flatten().map(|entry| RunId(entry.file_name().to_string_lossy().into_owned())).collect())

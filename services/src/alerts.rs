@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use domain::alert::{Alert, AlertKind, Fate, Occurrence, Transition, decide};
+use domain::alert::{Alert, AlertKind, DeliveryState, Occurrence, Transition, decide};
 use domain::job::JobKey;
 use domain::ports::{AlertStep, Notifier, PortError, Ports, StateChange};
 use domain::run::{Run, RunKey};
@@ -140,7 +140,7 @@ async fn check_reminders(
                 due.push(transition);
             }
             None => {
-                transition.fate = Fate::Overtaken;
+                transition.fate = DeliveryState::Overtaken;
                 overtaken.push(transition);
             }
         }
@@ -172,7 +172,7 @@ async fn remind(ports: &Ports, transition: &Transition, now: Timestamp) -> Resul
 async fn raise_reminders(ports: &Ports, told: &[Transition], now: Timestamp) -> Result<()> {
     let bad = |transition: &&Transition| {
         let of_a_run = transition.run_id.is_some() && transition.outcome.is_some_and(|outcome| outcome.is_bad());
-        of_a_run && matches!(transition.fate, Fate::Told | Fate::Digested)
+        of_a_run && matches!(transition.fate, DeliveryState::Told | DeliveryState::Digested)
     };
     let told: Vec<&Transition> = told.iter().filter(bad).collect();
     let jobs = jobs_of(ports, told.iter().map(|transition| transition.key())).await?;
@@ -190,7 +190,7 @@ async fn raise_reminders(ports: &Ports, told: &[Transition], now: Timestamp) -> 
             at: now,
             reminder: true,
             not_before: due,
-            fate: Fate::Pending,
+            fate: DeliveryState::Pending,
             tries: 0,
             told: Vec::new(),
             last_error: None,
@@ -264,7 +264,7 @@ async fn single(
                 Err(error) => errors.push(error),
             }
         }
-        mark(transition, Fate::Told, errors, summary, now);
+        mark(transition, DeliveryState::Told, errors, summary, now);
     }
     Ok(())
 }
@@ -300,7 +300,7 @@ async fn digest(sending: &Sending<'_>, due: &mut [Transition], summary: &mut Sum
     }
     for (transition, errors) in due.iter_mut().zip(errors) {
         summary.digested += u32::from(errors.is_empty());
-        mark(transition, Fate::Digested, errors, summary, now);
+        mark(transition, DeliveryState::Digested, errors, summary, now);
     }
 }
 
@@ -321,7 +321,7 @@ async fn notify(sending: &Sending<'_>, channel: &str, alert: &Alert) -> std::res
 /// Marks a transition as told when all its channels have it (or never will), else for another try.
 fn mark(
     transition: &mut Transition,
-    fate: Fate,
+    fate: DeliveryState,
     errors: Vec<(String, PortError)>,
     summary: &mut Summary,
     now: Timestamp,
@@ -343,6 +343,6 @@ fn mark(
         return;
     }
     summary.given_up += 1;
-    transition.fate = if transition.told.is_empty() { Fate::GivenUp } else { fate };
+    transition.fate = if transition.told.is_empty() { DeliveryState::GivenUp } else { fate };
     tracing::error!(alert = transition.id, error = transition.last_error, "an alert could not be delivered");
 }

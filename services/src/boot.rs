@@ -1,6 +1,6 @@
 //! `@reboot` jobs: once a boot, as cronie does it. Called once when `sexton up` starts.
 
-use domain::ports::{Ports, RunWrite, StoredJob, Written};
+use domain::ports::{Ports, RunWrite, StoredJob, WriteResult};
 use domain::run::Trigger;
 use domain::schedule;
 use jiff::Timestamp;
@@ -54,7 +54,7 @@ async fn start(
 ) -> Result<bool> {
     // Jobs that cannot be read are told by the sweep.
     let Ok(job) = &stored.job else { return Ok(false) };
-    let fires = |schedule: schedule::Schedule| job.enabled && schedule.trigger() == schedule::Trigger::Reboot;
+    let fires = |schedule: schedule::Schedule| job.enabled && schedule.trigger() == schedule::ScheduleKind::Reboot;
     if !schedule_of(job).is_ok_and(fires) {
         return Ok(false);
     }
@@ -72,9 +72,9 @@ async fn start(
     }
     let write = RunWrite { run: run.clone(), expected: None, alert: None };
     let run = match crate::run_end::write_one(ports, write).await? {
-        Written::Done => run,
-        Written::Conflict(Some(existing)) => existing.record,
-        Written::Conflict(None) | Written::AlertConflict => return Ok(false),
+        WriteResult::Done => run,
+        WriteResult::Conflict(Some(existing)) => existing.record,
+        WriteResult::Conflict(None) | WriteResult::AlertConflict => return Ok(false),
     };
     if waits_for_a_runner(&run) {
         ports.orders.send(&[order_of(&run, job, now)]).await?;

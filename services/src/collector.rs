@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use domain::alert::{AlertState, Occurrence};
+use domain::alert::{JobState, Occurrence};
 use domain::event::{Body, Event, Report};
 use domain::job::{Concurrency, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
-use domain::ports::{Delivery, PortError, Ports, RunWrite, Stored, Written};
+use domain::ports::{Delivery, PortError, Ports, RunWrite, Stored, WriteResult};
 use domain::run::{Applied, JudgedOn, Run, RunKey, Trigger, Verdict};
 use jiff::Timestamp;
 use rules::{ExitFacts, Limits, Packs, RuleSet};
@@ -174,11 +174,11 @@ impl Collection<'_> {
         let written = self.store(&moved).await;
         for (moved, written) in moved.into_iter().zip(written) {
             match written {
-                Ok(Written::Done) => stored.push(moved),
-                Ok(Written::Conflict(now_stored)) => {
+                Ok(WriteResult::Done) => stored.push(moved),
+                Ok(WriteResult::Conflict(now_stored)) => {
                     again.push(Reported { stored: now_stored.map(|stored| *stored), ..moved.reported });
                 }
-                Ok(Written::AlertConflict) => again.push(moved.reported),
+                Ok(WriteResult::AlertConflict) => again.push(moved.reported),
                 Err(says) => self.failed(&moved.reported, &says),
             }
         }
@@ -245,7 +245,7 @@ impl Collection<'_> {
     }
 
     /// What came of each write, in order. What a port refuses for good is written again, each run alone.
-    async fn store(&self, moved: &[Moved]) -> Vec<std::result::Result<Written, String>> {
+    async fn store(&self, moved: &[Moved]) -> Vec<std::result::Result<WriteResult, String>> {
         match self.write(moved).await {
             Ok(written) => written.into_iter().map(Ok).collect(),
             Err(Error::Port(PortError::Permanent(_))) if moved.len() > 1 => {
@@ -262,14 +262,14 @@ impl Collection<'_> {
         }
     }
 
-    async fn write(&self, moved: &[Moved]) -> Result<Vec<Written>> {
+    async fn write(&self, moved: &[Moved]) -> Result<Vec<WriteResult>> {
         if moved.is_empty() {
             return Ok(Vec::new());
         }
         let told = moved.iter().filter(|moved| moved.occurrence().is_some());
         let keys: Vec<JobKey> = told.map(|moved| moved.run.key()).collect();
         let states = if keys.is_empty() { Vec::new() } else { self.ports.alerts.states(&keys).await? };
-        let states: BTreeMap<JobKey, Stored<AlertState>> = keys.into_iter().zip(states).collect();
+        let states: BTreeMap<JobKey, Stored<JobState>> = keys.into_iter().zip(states).collect();
         let writes = moved.iter().map(|moved| {
             let key = moved.run.key();
             let known = Known(self.jobs.get(&key));

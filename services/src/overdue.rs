@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domain::job::{Job, JobKey};
-use domain::ports::{Beat, Ports, RunQuery, Stored};
+use domain::ports::{Heartbeat, Ports, RunQuery, Stored};
 use domain::run::{Outcome, Run, State, Trigger};
 use jiff::Timestamp;
 
@@ -86,7 +86,7 @@ struct Look<'l> {
     /// When the last look was.
     before: Timestamp,
     watching_since: Timestamp,
-    beats: Vec<Beat>,
+    beats: Vec<Heartbeat>,
 }
 
 enum Finding {
@@ -143,7 +143,7 @@ impl Look<'_> {
         if let Some(start_by) = run.start_by.filter(|start_by| *start_by < self.now) {
             let alive = self.beats.iter().filter(|beat| serves(beat, &run.group)).max_by_key(|beat| beat.at);
             let runners = match alive {
-                Some(Beat { runner, at, held: Some(why), .. }) => {
+                Some(Heartbeat { runner, at, held: Some(why), .. }) => {
                     format!("runner {runner} lives (at {at}) and says: {why}")
                 }
                 Some(beat) => format!("a runner of this group last showed life at {}", beat.at),
@@ -187,7 +187,7 @@ impl Look<'_> {
 }
 
 /// Whether the runner takes orders of the group.
-pub fn serves(beat: &Beat, group: &str) -> bool {
+pub fn serves(beat: &Heartbeat, group: &str) -> bool {
     beat.groups.is_empty() || beat.groups.iter().any(|own| own == group)
 }
 

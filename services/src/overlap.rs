@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use domain::alert::AlertState;
+use domain::alert::JobState;
 use domain::job::{Concurrency, Job, JobKey};
-use domain::ports::{AlertStep, Ports, RunQuery, RunWrite, StateChange, Stored, Which};
+use domain::ports::{AlertStep, Ports, RunFilter, RunQuery, RunWrite, StateChange, Stored};
 use domain::run::{Outcome, Run, RunKey, State};
 use jiff::Timestamp;
 
@@ -19,13 +19,13 @@ use crate::run_end::{Known, declare, write_one};
 const OPEN_RUNS_MAX: usize = 1000;
 
 /// A job's alert state as it was before its open runs were looked for.
-pub struct Gate(Stored<AlertState>);
+pub struct Gate(Stored<JobState>);
 
 impl Gate {
     /// What is to be written with a run of the job that starts.
     pub fn step(&self, run: &Run) -> AlertStep {
         let Stored { record, version } = self.0.clone();
-        let state = AlertState { let_in: Some(run.run_id.clone()), ..record };
+        let state = JobState { let_in: Some(run.run_id.clone()), ..record };
         AlertStep { state: Some(StateChange { key: run.key(), expected: version, state }), transitions: Vec::new() }
     }
 }
@@ -45,7 +45,7 @@ pub async fn read(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTr
 
 /// A job's open runs, newest first. The gate names the one that was let in last: an index may not know it yet.
 pub async fn open_runs(ports: &Ports, key: &JobKey, gate: Option<&Gate>) -> Result<Vec<Stored<Run>>> {
-    let query = RunQuery { which: Which::Open, ..RunQuery::of_job(key) };
+    let query = RunQuery { which: RunFilter::Open, ..RunQuery::of_job(key) };
     let mut open = ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records;
     let let_in = gate.and_then(|gate| gate.0.record.let_in.clone());
     if let Some(run_id) = let_in.filter(|run_id| !open.iter().any(|run| run.record.run_id == *run_id)) {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::job::{CatchUp, Concurrency, Job, JobKey};
-use domain::ports::{Ports, RunWrite, Stored, Written};
+use domain::ports::{Ports, RunWrite, Stored, WriteResult};
 use domain::run::{Outcome, Run};
 use jiff::Timestamp;
 
@@ -146,7 +146,7 @@ async fn release(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestamp) -
     run.start_by = Some(start_by(job, now));
     let alert = gate.map(|gate| gate.step(&run));
     let write = RunWrite { run: run.clone(), expected: Some(held.version), alert };
-    if write_one(ports, write).await? != Written::Done {
+    if write_one(ports, write).await? != WriteResult::Done {
         return Ok(false);
     }
     ports.orders.send(&[order_of(&run, job, now)]).await?;

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use domain::alert::{AlertKind, AlertState, FLAP_CALM_RUNS, FLAP_CHANGES, Occurrence, Transition, decide};
+use domain::alert::{AlertKind, FLAP_CALM_RUNS, FLAP_CHANGES, JobState, Occurrence, Transition, decide};
 use domain::job::{AlertPolicy, Job, JobKey};
 use domain::order::Order;
-use domain::ports::{AlertStep, Ports, RunWrite, StateChange, Stored, Written};
+use domain::ports::{AlertStep, Ports, RunWrite, StateChange, Stored, WriteResult};
 use domain::run::{Outcome, Run};
 use domain::units::format_lines;
 use jiff::Timestamp;
@@ -25,7 +25,7 @@ impl Known<'_> {
     }
 }
 
-/// Writes a run that has ended (or fell silent) with its alert step. [`Written::AlertConflict`] is dealt with here.
+/// Writes a run that has ended (or fell silent) with its alert step. [`WriteResult::AlertConflict`] is dealt with here.
 pub async fn write_with_alerts(
     ports: &Ports,
     known: Known<'_>,
@@ -33,13 +33,13 @@ pub async fn write_with_alerts(
     expected: Option<u64>,
     occurrence: Occurrence,
     at: Timestamp,
-) -> Result<Written> {
+) -> Result<WriteResult> {
     for _ in 0..CONFLICTS_MAX {
         let before = ports.alerts.state(&run.key()).await?;
         let alert = alert_step(known, run, &before, occurrence, at);
         let write = RunWrite { run: run.clone(), expected, alert };
         match write_one(ports, write).await? {
-            Written::AlertConflict => {}
+            WriteResult::AlertConflict => {}
             written => return Ok(written),
         }
     }
@@ -50,7 +50,7 @@ pub async fn write_with_alerts(
 pub fn alert_step(
     known: Known<'_>,
     run: &Run,
-    before: &Stored<AlertState>,
+    before: &Stored<JobState>,
     occurrence: Occurrence,
     at: Timestamp,
 ) -> Option<AlertStep> {
@@ -62,7 +62,7 @@ pub fn alert_step(
     (change.is_some() || !transitions.is_empty()).then_some(AlertStep { state: change, transitions })
 }
 
-pub async fn write_one(ports: &Ports, write: RunWrite) -> Result<Written> {
+pub async fn write_one(ports: &Ports, write: RunWrite) -> Result<WriteResult> {
     let name = write.run.run_id.clone();
     let written = ports.runs.write(&[write]).await?;
     written.into_iter().next().ok_or_else(|| Error::Contended(format!("run {name}")))
@@ -88,7 +88,7 @@ pub async fn declare(
         Some(_) => write_one(ports, RunWrite { run: run.clone(), expected: Some(stored.version), alert: None }).await?,
         None => write_with_alerts(ports, known, &run, Some(stored.version), Occurrence::Ended(outcome), at).await?,
     };
-    if written != Written::Done {
+    if written != WriteResult::Done {
         return Ok(None);
     }
     if let Some(order) = order {
@@ -114,8 +114,8 @@ pub fn retry(known: Known<'_>, run: &mut Run, at: Timestamp) -> Option<Order> {
 fn transition(
     kind: AlertKind,
     run: &Run,
-    before: &AlertState,
-    after: &AlertState,
+    before: &JobState,
+    after: &JobState,
     policy: &AlertPolicy,
     at: Timestamp,
 ) -> Transition {

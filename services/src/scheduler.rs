@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use domain::job::{Concurrency, Job, JobKey};
 use domain::order::Order;
-use domain::ports::{AlertStep, Due, PortError, Ports, RunWrite, Stored, StoredJob, Written};
+use domain::ports::{AlertStep, Due, PortError, Ports, RunWrite, Stored, StoredJob, WriteResult};
 use domain::run::{Outcome, Run, RunId, RunKey, State};
 use domain::schedule::Schedule;
 use jiff::Timestamp;
@@ -370,7 +370,7 @@ impl Tick<'_> {
                 run.end(Outcome::Missed, reason, now);
                 let occurrence = domain::alert::Occurrence::Ended(Outcome::Missed);
                 let written = write_with_alerts(self.ports, Known(Some(job)), &run, None, occurrence, now).await?;
-                self.summary.missed += u32::from(written == Written::Done);
+                self.summary.missed += u32::from(written == WriteResult::Done);
                 return Ok(());
             }
             Intent::Start(_) => {
@@ -403,23 +403,23 @@ impl Tick<'_> {
         for ((run, start), written) in chunk.runs.iter().zip(written) {
             let Some(job) = chunk.jobs.get(&run.key()) else { continue };
             match written {
-                Written::Done if *start => {
+                WriteResult::Done if *start => {
                     self.summary.started += 1;
                     orders.push(order_of(run, job, self.situation.now));
                 }
-                Written::Done if run.held => self.summary.held += 1,
-                Written::Done => self.summary.skipped += 1,
-                Written::Conflict(Some(stored))
+                WriteResult::Done if run.held => self.summary.held += 1,
+                WriteResult::Done => self.summary.skipped += 1,
+                WriteResult::Conflict(Some(stored))
                     if run.is_open() && declared_ahead(&stored.record, self.situation.now) =>
                 {
                     undone.push(RunWrite { run: run.clone(), expected: Some(stored.version), alert: None });
                 }
-                Written::Conflict(Some(stored)) if waits_for_a_runner(&stored.record) => {
+                WriteResult::Conflict(Some(stored)) if waits_for_a_runner(&stored.record) => {
                     self.summary.again += 1;
                     orders.push(order_of(&stored.record, job, self.situation.now));
                 }
-                Written::Conflict(_) => {}
-                Written::AlertConflict => drop(overtaken.insert(run.key())),
+                WriteResult::Conflict(_) => {}
+                WriteResult::AlertConflict => drop(overtaken.insert(run.key())),
             }
         }
         orders.extend(self.undo(undone, &chunk.jobs).await?);
@@ -444,7 +444,7 @@ impl Tick<'_> {
             return Ok(orders);
         }
         let written = self.ports.runs.write(&writes).await?;
-        for (write, _) in writes.iter().zip(written).filter(|(_, written)| *written == Written::Done) {
+        for (write, _) in writes.iter().zip(written).filter(|(_, written)| *written == WriteResult::Done) {
             match jobs.get(&write.run.key()) {
                 Some(job) if !write.run.held => {
                     self.summary.started += 1;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::alert::{AlertKind, Transition};
 use domain::job::JobKey;
-use domain::ports::{AlertStep, Due, Ports, SetAside, StoredJob};
+use domain::ports::{AlertStep, Due, Ports, Quarantined, StoredJob};
 use jiff::Timestamp;
 
 use crate::Result;
@@ -43,7 +43,7 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Option<Summary>> {
 
 /// Tells of each record that the backend could not read: orders, reports, runs. (Of jobs, the sweep tells itself.)
 async fn tell_set_aside(ports: &Ports, now: Timestamp) -> Result<()> {
-    let told = |aside: &SetAside| {
+    let told = |aside: &Quarantined| {
         let id = format!("set_aside:{}:{}", aside.kind, aside.key);
         let reason = format!("a stored record ({} {}) was set aside: {}", aside.kind, aside.key, aside.why);
         Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), reason, now)

@@ -1,7 +1,7 @@
 //! Alerts about Sexton itself, as alerts of system jobs: `sexton/disk`, `sexton/sink.NAME`, `sexton/spool.RUNNER`.
 //! Called by the watchers of disks and sinks, and where a run ends. Thresholds are the callers'. Never sends anything.
 
-use domain::alert::{AlertKind, AlertState, Occurrence, Status, Transition, decide};
+use domain::alert::{AlertKind, JobState, Occurrence, Status, Transition, decide};
 use domain::job::{AlertPolicy, JobKey};
 use domain::ports::{AlertStep, PortResult, Ports, StateChange, Stored};
 use domain::run::Outcome;
@@ -43,7 +43,7 @@ pub async fn change(ports: &Ports, condition: Condition<'_>, now: Timestamp) -> 
     }
 }
 
-fn change_step(before: &Stored<AlertState>, condition: Condition<'_>, now: Timestamp) -> Option<AlertStep> {
+fn change_step(before: &Stored<JobState>, condition: Condition<'_>, now: Timestamp) -> Option<AlertStep> {
     let Condition { key, id_prefix, outcome, reason, sent_unrecorded } = condition;
     let was_bad = before.record.status == Status::Bad;
     let is_change = match outcome {
@@ -107,7 +107,7 @@ mod tests {
         ];
         for (was_bad, outcome, sent_unrecorded, expected) in cases {
             let status = if was_bad { Status::Bad } else { Status::Good };
-            let before = Stored { record: AlertState { status, ..AlertState::default() }, version: 3 };
+            let before = Stored { record: JobState { status, ..JobState::default() }, version: 3 };
             let condition = Condition { key: &key, id_prefix: "disk", outcome, reason: "why", sent_unrecorded };
             let step = change_step(&before, condition, now);
             let ids = step.map(|step| step.transitions.into_iter().map(|one| one.id).next());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
-use domain::alert::{AlertState, Fate, Transition};
+use domain::alert::{DeliveryState, JobState, Transition};
 use domain::job::JobKey;
 use domain::ports::{AlertStep, AlertStore, Cursor, Page, PortResult, Stored};
 use jiff::{SignedDuration, Timestamp};
@@ -85,7 +85,7 @@ pub fn without_stored(step: StepParts, refused: &[Option<Option<Item>>]) -> Port
 
 #[async_trait]
 impl AlertStore for Backend {
-    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>> {
+    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<JobState>>> {
         let wanted: BTreeSet<&JobKey> = keys.iter().collect();
         let items = self.dynamo.batch_get(ALERTS, wanted.into_iter().map(state_key).collect()).await?;
         let found: BTreeMap<&str, &Item> = items.iter().filter_map(|item| Some((text_at(item, "id")?, item))).collect();
@@ -137,7 +137,7 @@ impl AlertStore for Backend {
 
     async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()> {
         for transition in transitions {
-            let pending = transition.fate == Fate::Pending;
+            let pending = transition.fate == DeliveryState::Pending;
             let mut values = vec![
                 (":transition", AttributeValue::M(to_item(transition)?)),
                 (":ready", s(sort_key(transition.not_before, &transition.id))),
@@ -228,7 +228,7 @@ fn state_key(key: &JobKey) -> Item {
 }
 
 /// A state that cannot be read counts as the first day's: at worst people are told once more.
-fn state_from_item(item: Option<&Item>) -> Stored<AlertState> {
+fn state_from_item(item: Option<&Item>) -> Stored<JobState> {
     let state = item.and_then(|item| from_item(item.get("state")?.as_m().ok()?).ok());
     let version = item.and_then(|item| number_at(item, "version"));
     Stored { record: state.unwrap_or_default(), version: version.unwrap_or(0) }
@@ -252,7 +252,7 @@ fn transition_to_item(transition: &Transition, retention: Duration) -> PortResul
     item.insert(LISTED.to_owned(), s(INDEXED));
     item.insert(CAME.to_owned(), s(sort_key(transition.at, &transition.id)));
     item.insert(EXPIRES.to_owned(), n(expires.as_second()));
-    if transition.fate == Fate::Pending {
+    if transition.fate == DeliveryState::Pending {
         item.insert(PENDING.to_owned(), s(INDEXED));
     }
     Ok(item)

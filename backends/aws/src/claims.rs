@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
-use domain::ports::{BEAT_OVERTAKEN_MAX, Beat, Claim, Claims, PortError, PortResult};
+use domain::ports::{Claim, Claims, HEARTBEAT_REORDER_MAX, Heartbeat, PortError, PortResult};
 use domain::run::{Run, RunId, RunKey};
 use jiff::Timestamp;
 
@@ -49,8 +49,8 @@ impl Claims for Backend {
         }
     }
 
-    async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>> {
-        let ahead = beat.at.checked_add(BEAT_OVERTAKEN_MAX).unwrap_or(Timestamp::MAX);
+    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
+        let ahead = beat.at.checked_add(HEARTBEAT_REORDER_MAX).unwrap_or(Timestamp::MAX);
         let update = ItemUpdate {
             expression: "SET #beat = :beat, #at = :at".to_owned(),
             condition: "attribute_not_exists(#at) OR #at <= :at OR #at > :ahead".to_owned(),
@@ -76,7 +76,7 @@ impl Backend {
     /// when it is over.
     pub(crate) async fn stop_request_update(&self, run: &Run) -> PortResult<Option<TransactionPart>> {
         let (Some(runner), Some(_)) = (&run.runner, run.stop_requested_at) else { return Ok(None) };
-        let mut beats: Vec<Beat> = self.runners().await?.iter().filter_map(beat_from_item).collect();
+        let mut beats: Vec<Heartbeat> = self.runners().await?.iter().filter_map(beat_from_item).collect();
         beats.retain(|beat| beat.runner == *runner);
         let latest = beats.iter().max_by_key(|beat| beat.at);
         let home = latest.map_or(run.group.as_str(), home_group);
@@ -91,7 +91,7 @@ impl Backend {
 }
 
 /// The group under which a runner stands: the first of its own, by name.
-fn home_group(beat: &Beat) -> &str {
+fn home_group(beat: &Heartbeat) -> &str {
     beat.groups.iter().map(String::as_str).min().unwrap_or("*")
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use domain::ledger::Ledger;
-use domain::ports::{Cursor, Page, PortError, PortResult, RunQuery, RunStore, RunWrite, Stored, Written};
+use domain::ports::{Cursor, Page, PortError, PortResult, RunQuery, RunStore, RunWrite, Stored, WriteResult};
 use domain::run::{Run, RunKey};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -39,7 +39,7 @@ impl RunStore for Backend {
         self.parse_runs(items).await
     }
 
-    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<Written>> {
+    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<WriteResult>> {
         let created = |write: &&RunWrite| write.expected.is_none();
         let bucket = |write: &RunWrite| Bucket::of(&write.run.run_key());
         let known = writes.iter().filter(created).map(bucket).collect::<PortResult<BTreeSet<_>>>()?;
@@ -88,7 +88,7 @@ impl RunStore for Backend {
 }
 
 impl Backend {
-    async fn write_one(&self, write: &RunWrite) -> PortResult<Written> {
+    async fn write_one(&self, write: &RunWrite) -> PortResult<WriteResult> {
         let item = run_to_item(&write.run, write.expected.unwrap_or(0) + 1, self.retention)?;
         let (condition, values) = match write.expected {
             None => ("attribute_not_exists(#run_id)", vec![]),
@@ -98,7 +98,7 @@ impl Backend {
         let mut step = StepParts::new(write.alert.as_ref(), self.retention)?;
         if stop.is_none() && step.is_empty() {
             return match self.dynamo.put(RUNS, item, condition, values).await? {
-                ItemWriteResult::Done(_) => Ok(Written::Done),
+                ItemWriteResult::Done(_) => Ok(WriteResult::Done),
                 ItemWriteResult::Refused(old) => self.conflict(old).await,
             };
         }
@@ -112,12 +112,12 @@ impl Backend {
             let parts: Vec<TransactionPart> = [run].into_iter().chain(stop.clone()).chain(step.parts()).collect();
             let before = 1 + usize::from(stop.is_some());
             let mut refused = match self.dynamo.transact(parts).await? {
-                TransactionResult::Done => return Ok(Written::Done),
+                TransactionResult::Done => return Ok(WriteResult::Done),
                 TransactionResult::Refused(refused) => refused,
             };
             let step_reasons = refused.split_off(before.min(refused.len()));
             if step.state_is_refused(&step_reasons) {
-                return Ok(Written::AlertConflict);
+                return Ok(WriteResult::AlertConflict);
             }
             if let Some(Some(old)) = refused.into_iter().next() {
                 return self.conflict(old).await;
@@ -127,12 +127,12 @@ impl Backend {
         }
     }
 
-    async fn conflict(&self, old: Option<Item>) -> PortResult<Written> {
+    async fn conflict(&self, old: Option<Item>) -> PortResult<WriteResult> {
         let stored = match old {
             Some(item) => self.parse_runs(vec![item]).await?.pop().map(Box::new),
             None => None,
         };
-        Ok(Written::Conflict(stored))
+        Ok(WriteResult::Conflict(stored))
     }
 
     /// The runs of items; one that cannot be read is left out and noted.

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
-use domain::ports::{Beat, PortResult, SetAside, Settings, Stored};
+use domain::ports::{Heartbeat, PortResult, Quarantined, Settings, Stored};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -49,10 +49,10 @@ impl Settings for Backend {
         Ok(matches!(put, ItemWriteResult::Done(_)))
     }
 
-    async fn beats(&self) -> PortResult<Vec<Beat>> {
+    async fn beats(&self) -> PortResult<Vec<Heartbeat>> {
         let items = self.runners().await?;
         // A beat that cannot be read is replaced by the runner's next one.
-        let mut beats: Vec<Beat> = items.iter().filter_map(beat_from_item).collect();
+        let mut beats: Vec<Heartbeat> = items.iter().filter_map(beat_from_item).collect();
         beats.sort_by(|a, b| (&a.runner, b.at).cmp(&(&b.runner, a.at)));
         // A runner whose groups changed stands twice for a while.
         beats.dedup_by(|later, first| later.runner == first.runner);
@@ -70,7 +70,7 @@ impl Settings for Backend {
         Ok(())
     }
 
-    async fn set_aside(&self) -> PortResult<Vec<SetAside>> {
+    async fn set_aside(&self) -> PortResult<Vec<Quarantined>> {
         let query = Query {
             condition: "#kind = :kind".to_owned(),
             values: vec![(":kind", s(QUARANTINED))],
@@ -78,7 +78,7 @@ impl Settings for Backend {
         };
         let items = self.dynamo.query_all(SETTINGS, query).await?;
         let note = |item: &Item| item.get("note").and_then(|note| from_item(note.as_m().ok()?).ok());
-        let mut notes: Vec<SetAside> = items.iter().filter_map(note).collect();
+        let mut notes: Vec<Quarantined> = items.iter().filter_map(note).collect();
         notes.sort_by_key(|note| std::cmp::Reverse(note.at));
         notes.truncate(QUARANTINED_SHOWN_MAX);
         Ok(notes)
@@ -104,7 +104,7 @@ impl Backend {
     pub(crate) async fn quarantine(&self, kind: &str, name: &str, why: &str) {
         tracing::error!(kind, key = name, why, "a stored record cannot be read and was set aside");
         let at = Timestamp::now();
-        let note = SetAside { kind: kind.to_owned(), key: name.to_owned(), why: why.to_owned(), at };
+        let note = Quarantined { kind: kind.to_owned(), key: name.to_owned(), why: why.to_owned(), at };
         let stored = async {
             let mut item = key(QUARANTINED, &format!("{kind}:{name}"));
             item.insert("note".to_owned(), AttributeValue::M(to_item(&note)?));
@@ -123,6 +123,6 @@ pub fn key(kind: &str, name: &str) -> Item {
 }
 
 /// The beat in a runner's item; none where only a stop request waits for it.
-pub fn beat_from_item(item: &Item) -> Option<Beat> {
+pub fn beat_from_item(item: &Item) -> Option<Heartbeat> {
     from_item(item.get("beat")?.as_m().ok()?).ok()
 }

@@ -1,6 +1,6 @@
 //! What an alert store owes.
 
-use domain::alert::{AlertState, Fate, Status};
+use domain::alert::{DeliveryState, JobState, Status};
 use domain::ports::{AlertStep, Ports, StateChange};
 use tokio::task::JoinSet;
 
@@ -18,12 +18,12 @@ async fn claimed(ports: &Ports, worker: &str, second: i64) -> Vec<String> {
 
 pub async fn a_state_is_moved_only_from_the_version_that_was_read(ports: &Ports) {
     let first = ports.alerts.state(&key("dump")).await.unwrap();
-    assert_eq!((first.record, first.version), (AlertState::default(), 0));
+    assert_eq!((first.record, first.version), (JobState::default(), 0));
     let step = |expected, streak| AlertStep {
         state: Some(StateChange {
             key: key("dump"),
             expected,
-            state: AlertState { status: Status::Bad, streak, ..AlertState::default() },
+            state: JobState { status: Status::Bad, streak, ..JobState::default() },
         }),
         transitions: vec![transition(&format!("t{streak}"), 0)],
     };
@@ -87,7 +87,7 @@ pub async fn a_settled_transition_is_not_claimed_again(ports: &Ports) {
     raise(ports, &[("told", 0), ("again", 0)]).await;
     let mut both = ports.alerts.claim("w", at(0), at(60), 10).await.unwrap();
     both.sort_by(|one, other| other.id.cmp(&one.id));
-    both[0].fate = Fate::Told;
+    both[0].fate = DeliveryState::Told;
     both[1].tries = 1;
     both[1].not_before = at(300);
     both[1].last_error = Some("refused".to_owned());
@@ -101,12 +101,12 @@ pub async fn who_lost_a_claim_settles_nothing(ports: &Ports) {
     raise(ports, &[("a", 0)]).await;
     let mut mine = ports.alerts.claim("slow", at(0), at(60), 10).await.unwrap();
     assert_eq!(claimed(ports, "fast", 60).await, ["a"]);
-    mine[0].fate = Fate::GivenUp;
+    mine[0].fate = DeliveryState::GivenUp;
     ports.alerts.settle("slow", &mine).await.unwrap();
-    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].fate, Fate::Pending);
-    mine[0].fate = Fate::Told;
+    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].fate, DeliveryState::Pending);
+    mine[0].fate = DeliveryState::Told;
     ports.alerts.settle("fast", &mine).await.unwrap();
-    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].fate, Fate::Told);
+    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].fate, DeliveryState::Told);
 }
 
 pub async fn transitions_are_listed_newest_first(ports: &Ports) {

@@ -1,6 +1,6 @@
 //! What claims owe: one run, one runner.
 
-use domain::ports::{Claim, Ports, RunWrite, Written};
+use domain::ports::{Claim, Ports, RunWrite, WriteResult};
 use domain::run::{Outcome, Run, State};
 use tokio::task::JoinSet;
 
@@ -62,7 +62,7 @@ pub async fn a_claim_and_a_declaration_exclude_each_other(ports: &Ports) {
         missed.end(Outcome::Missed, "too late", at(1));
         let declared = write(ports, RunWrite { run: missed, expected: Some(read.version), alert: None }).await;
         let granted = claim.await.unwrap() == Claim::Granted;
-        assert_ne!(granted, declared == Written::Done, "minute {minute}");
+        assert_ne!(granted, declared == WriteResult::Done, "minute {minute}");
         let stored = ports.runs.get(&[open.run_key()]).await.unwrap().remove(0).record;
         assert_eq!(stored.is_open(), granted);
     }

@@ -1,8 +1,8 @@
 //! What a run store owes.
 
-use domain::alert::{AlertState, Status};
+use domain::alert::{JobState, Status};
 use domain::job::JobKey;
-use domain::ports::{AlertStep, Ports, RunQuery, RunWrite, StateChange, Which, Written};
+use domain::ports::{AlertStep, Ports, RunFilter, RunQuery, RunWrite, StateChange, WriteResult};
 use domain::run::{Outcome, Run, RunId};
 use tokio::task::JoinSet;
 
@@ -20,12 +20,12 @@ pub async fn of_many_who_create_a_run_one_does_and_the_others_see_it(ports: &Por
     }
     let answers = creators.join_all().await;
     let winners: Vec<&Run> =
-        answers.iter().filter(|(_, written)| *written == Written::Done).map(|(run, _)| run).collect();
+        answers.iter().filter(|(_, written)| *written == WriteResult::Done).map(|(run, _)| run).collect();
     assert_eq!(winners.len(), 1);
     for (_, written) in &answers {
         match written {
-            Written::Done => {}
-            Written::Conflict(Some(stored)) => assert_eq!(&stored.record, winners[0]),
+            WriteResult::Done => {}
+            WriteResult::Conflict(Some(stored)) => assert_eq!(&stored.record, winners[0]),
             other => panic!("{other:?}"),
         }
     }
@@ -42,41 +42,41 @@ pub async fn a_run_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) 
     let mut skipped = first.record.clone();
     skipped.end(Outcome::Skipped, "paused", at(9));
     let expected = Some(first.version);
-    assert_eq!(write(ports, RunWrite { run: missed.clone(), expected, alert: None }).await, Written::Done);
+    assert_eq!(write(ports, RunWrite { run: missed.clone(), expected, alert: None }).await, WriteResult::Done);
     match write(ports, RunWrite { run: skipped, expected, alert: None }).await {
-        Written::Conflict(Some(stored)) => {
+        WriteResult::Conflict(Some(stored)) => {
             assert_eq!(stored.record, missed);
             assert!(stored.version > first.version);
         }
         other => panic!("{other:?}"),
     }
     let absent = RunWrite { run: run("absent", 0), expected: Some(1), alert: None };
-    assert_eq!(write(ports, absent).await, Written::Conflict(None));
+    assert_eq!(write(ports, absent).await, WriteResult::Conflict(None));
 }
 
 pub async fn writes_of_one_call_stand_alone(ports: &Ports) {
     create(ports, &run("b", 0)).await;
     let writes = ["a", "b", "c"].map(|name| RunWrite { run: run(name, 0), expected: None, alert: None });
     let written = ports.runs.write(&writes).await.unwrap();
-    assert_eq!((&written[0], &written[2]), (&Written::Done, &Written::Done));
-    assert!(matches!(&written[1], Written::Conflict(Some(stored)) if stored.record.job == "b"), "{:?}", written[1]);
+    assert_eq!((&written[0], &written[2]), (&WriteResult::Done, &WriteResult::Done));
+    assert!(matches!(&written[1], WriteResult::Conflict(Some(stored)) if stored.record.job == "b"), "{:?}", written[1]);
     assert_eq!(ports.runs.list(&RunQuery::default(), None, 10).await.unwrap().records.len(), 3);
 }
 
 pub async fn a_run_and_its_alert_step_change_together_or_not_at_all(ports: &Ports) {
     let step = |expected, id: &str| {
-        let state = AlertState { status: Status::Bad, streak: 1, ..AlertState::default() };
+        let state = JobState { status: Status::Bad, streak: 1, ..JobState::default() };
         let state = Some(StateChange { key: key("dump"), expected, state });
         Some(AlertStep { state, transitions: vec![transition(id, 0)] })
     };
     let both = RunWrite { run: run("dump", 0), expected: None, alert: step(0, "one") };
-    assert_eq!(write(ports, both).await, Written::Done);
+    assert_eq!(write(ports, both).await, WriteResult::Done);
     let stale_state = RunWrite { run: run("dump", 60), expected: None, alert: step(0, "two") };
-    assert_eq!(write(ports, stale_state).await, Written::AlertConflict);
+    assert_eq!(write(ports, stale_state).await, WriteResult::AlertConflict);
     assert!(ports.runs.get(&[run("dump", 60).run_key()]).await.unwrap().is_empty());
     let version = ports.alerts.state(&key("dump")).await.unwrap().version;
     let stale_run = RunWrite { run: run("dump", 0), expected: None, alert: step(version, "three") };
-    assert!(matches!(write(ports, stale_run).await, Written::Conflict(Some(_))));
+    assert!(matches!(write(ports, stale_run).await, WriteResult::Conflict(Some(_))));
     assert_eq!(ports.alerts.state(&key("dump")).await.unwrap().version, version);
     let told: Vec<String> =
         ports.alerts.list(None, 10).await.unwrap().records.into_iter().map(|transition| transition.id).collect();
@@ -117,7 +117,7 @@ pub async fn listing_keeps_to_every_bound_of_the_query(ports: &Ports) {
     let elsewhere = run_of(&other, 60);
     let same_group = run("vacuum", 60);
     for run in [&failed, &good, &open, &elsewhere, &same_group] {
-        assert_eq!(create(ports, run).await, Written::Done);
+        assert_eq!(create(ports, run).await, WriteResult::Done);
     }
     let of_dump = RunQuery::of_job(&key("dump"));
     let check = async |query: RunQuery, wanted: &[&Run]| {
@@ -129,11 +129,11 @@ pub async fn listing_keeps_to_every_bound_of_the_query(ports: &Ports) {
     };
     check(of_dump.clone(), &[&failed, &good, &open]).await;
     check(RunQuery { job: None, ..of_dump.clone() }, &[&failed, &good, &open, &same_group]).await;
-    check(RunQuery { which: Which::Open, ..of_dump.clone() }, &[&open]).await;
+    check(RunQuery { which: RunFilter::Open, ..of_dump.clone() }, &[&open]).await;
     check(RunQuery::open(), &[&open, &elsewhere, &same_group]).await;
-    check(RunQuery { which: Which::Ended(Outcome::Failed), ..RunQuery::default() }, &[&failed]).await;
-    check(RunQuery { which: Which::Ended(Outcome::Succeeded), ..RunQuery::default() }, &[&good]).await;
-    check(RunQuery { which: Which::Ended(Outcome::Lost), ..RunQuery::default() }, &[]).await;
+    check(RunQuery { which: RunFilter::Ended(Outcome::Failed), ..RunQuery::default() }, &[&failed]).await;
+    check(RunQuery { which: RunFilter::Ended(Outcome::Succeeded), ..RunQuery::default() }, &[&good]).await;
+    check(RunQuery { which: RunFilter::Ended(Outcome::Lost), ..RunQuery::default() }, &[]).await;
     check(RunQuery::named(&failed.run_id), &[&failed]).await;
     check(RunQuery::named(&run("absent", 60).run_id), &[]).await;
     check(RunQuery { since: Some(at(120)), ..RunQuery::default() }, &[&good, &open]).await;

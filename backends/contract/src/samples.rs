@@ -6,7 +6,7 @@ use domain::alert::{AlertKind, Transition};
 use domain::event::{Body, Event};
 use domain::job::{Command, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
-use domain::ports::{Beat, Due, Ports, RunWrite, Written};
+use domain::ports::{Due, Heartbeat, Ports, RunWrite, WriteResult};
 use domain::run::{Run, RunId, Trigger};
 use jiff::Timestamp;
 
@@ -43,11 +43,11 @@ pub fn run_of(key: &JobKey, second: i64) -> Run {
 }
 
 /// Writes one run that must not exist yet.
-pub async fn create(ports: &Ports, run: &Run) -> Written {
+pub async fn create(ports: &Ports, run: &Run) -> WriteResult {
     write(ports, RunWrite { run: run.clone(), expected: None, alert: None }).await
 }
 
-pub async fn write(ports: &Ports, write: RunWrite) -> Written {
+pub async fn write(ports: &Ports, write: RunWrite) -> WriteResult {
     let mut written = ports.runs.write(&[write]).await.expect("the backend writes a run");
     assert_eq!(written.len(), 1, "one answer for one write");
     written.remove(0)
@@ -85,8 +85,8 @@ pub fn event(second: i64) -> Event {
     }
 }
 
-pub fn beat(runner: &str, second: i64) -> Beat {
-    Beat {
+pub fn beat(runner: &str, second: i64) -> Heartbeat {
+    Heartbeat {
         runner: runner.to_owned(),
         host: "h1".to_owned(),
         groups: vec!["db".to_owned()],

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::alert::{AlertState, Fate, Transition};
+use domain::alert::{DeliveryState, JobState, Transition};
 use domain::job::JobKey;
 use domain::ports::{AlertStep, AlertStore, Cursor, Page, PortResult, Stored};
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ const SETTLED_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 #[async_trait]
 impl AlertStore for Embedded {
-    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>> {
+    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<JobState>>> {
         let keys = keys.to_vec();
         self.database.read(move |connection| keys.iter().map(|key| read_state(connection, key)).collect()).await
     }
@@ -82,7 +82,7 @@ impl AlertStore for Embedded {
                 update.execute(params![
                     transition.id,
                     worker,
-                    transition.fate == Fate::Pending,
+                    transition.fate == DeliveryState::Pending,
                     stamp(transition.not_before),
                     serde_json::to_string(transition)?,
                 ])?;
@@ -124,7 +124,7 @@ impl AlertStore for Embedded {
     }
 }
 
-fn read_state(connection: &Connection, key: &JobKey) -> Outcome<Stored<AlertState>> {
+fn read_state(connection: &Connection, key: &JobKey) -> Outcome<Stored<JobState>> {
     let found = connection
         .prepare_cached("SELECT body, version FROM alert_states WHERE grp = ?1 AND job = ?2")?
         .query_row([&key.group, &key.name], |columns| Ok((row::text(columns, 0)?, columns.get::<_, i64>(1)?)))
@@ -132,7 +132,7 @@ fn read_state(connection: &Connection, key: &JobKey) -> Outcome<Stored<AlertStat
     Ok(match found {
         // A state that cannot be read counts as the first day's: at worst people are told once more.
         Some((body, version)) => Stored { record: row::parse(&body).unwrap_or_default(), version: version as u64 },
-        None => Stored { record: AlertState::default(), version: 0 },
+        None => Stored { record: JobState::default(), version: 0 },
     })
 }
 
@@ -163,7 +163,7 @@ pub fn store_step(connection: &Connection, step: &AlertStep) -> Outcome<()> {
         insert.execute(params![
             transition.id,
             stamp(transition.at),
-            transition.fate == Fate::Pending,
+            transition.fate == DeliveryState::Pending,
             stamp(transition.not_before),
             serde_json::to_string(transition)?,
         ])?;

@@ -1,7 +1,7 @@
 //! Who runs what, and who is alive.
 
 use async_trait::async_trait;
-use domain::ports::{BEAT_OVERTAKEN_MAX, Beat, Claim, Claims, PortResult};
+use domain::ports::{Claim, Claims, HEARTBEAT_REORDER_MAX, Heartbeat, PortResult};
 use domain::run::{RunId, RunKey};
 use jiff::Timestamp;
 use rusqlite::params;
@@ -26,9 +26,9 @@ impl Claims for Embedded {
         self.database.write(Durability::Normal, write).await
     }
 
-    async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>> {
+    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
         let beat = beat.clone();
-        let overtaken_max_ns = BEAT_OVERTAKEN_MAX.as_nanos() as i64;
+        let overtaken_max_ns = HEARTBEAT_REORDER_MAX.as_nanos() as i64;
         let write = move |connection: &rusqlite::Connection| {
             connection
                 .prepare_cached(

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use domain::ledger::Ledger;
-use domain::ports::{Cursor, Page, PortResult, RunQuery, RunStore, RunWrite, Stored, Which, Written};
+use domain::ports::{Cursor, Page, PortResult, RunFilter, RunQuery, RunStore, RunWrite, Stored, WriteResult};
 use domain::run::{Outcome as RunOutcome, Run, RunId, RunKey, State};
 use jiff::Timestamp;
 use rusqlite::types::Value;
@@ -25,7 +25,7 @@ impl RunStore for Embedded {
         self.database.read(read).await
     }
 
-    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<Written>> {
+    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<WriteResult>> {
         let writes = writes.to_vec();
         let write = move |connection: &Connection| writes.iter().map(|write| write_one(connection, write)).collect();
         self.database.write(Durability::Normal, write).await
@@ -132,19 +132,19 @@ impl Filter {
                 filter.add("job = ?", job.clone().into());
             }
             // Without `+`, the index by job would be chosen and the whole group sorted for one page.
-            (Some(group), None) if query.which == Which::All => filter.add("+grp = ?", group.clone().into()),
+            (Some(group), None) if query.which == RunFilter::All => filter.add("+grp = ?", group.clone().into()),
             (Some(group), None) => filter.add("grp = ?", group.clone().into()),
             (None, _) => {}
         }
         match query.which {
-            Which::All => {}
-            Which::Open => {
+            RunFilter::All => {}
+            RunFilter::Open => {
                 // Left to itself, SQLite walks through all runs there ever were, as these are in order already.
                 filter.table = "runs INDEXED BY runs_open";
                 filter.terms.push("open = 1");
             }
-            Which::Ended(RunOutcome::Succeeded) => filter.terms.push("outcome = 'succeeded'"),
-            Which::Ended(outcome) => {
+            RunFilter::Ended(RunOutcome::Succeeded) => filter.terms.push("outcome = 'succeeded'"),
+            RunFilter::Ended(outcome) => {
                 // Said twice, because only then the partial index is used.
                 filter.terms.push("outcome <> 'succeeded'");
                 filter.add("outcome = ?", outcome.name().to_owned().into());
@@ -230,21 +230,21 @@ fn needs_stop_request(run: &Run) -> bool {
     run.stop_requested_at.is_some() && matches!(run.state, State::Claimed | State::Running)
 }
 
-fn write_one(connection: &Connection, write: &RunWrite) -> Outcome<Written> {
+fn write_one(connection: &Connection, write: &RunWrite) -> Outcome<WriteResult> {
     if let Some(step) = &write.alert
         && !alerts::is_current(connection, step)?
     {
-        return Ok(Written::AlertConflict);
+        return Ok(WriteResult::AlertConflict);
     }
     let written = match write.expected {
         None => insert(connection, &write.run)?,
         Some(version) => update(connection, &write.run, version)?,
     };
     if !written {
-        return Ok(Written::Conflict(read_run(connection, &write.run.run_id)?.map(Box::new)));
+        return Ok(WriteResult::Conflict(read_run(connection, &write.run.run_id)?.map(Box::new)));
     }
     if let Some(step) = &write.alert {
         alerts::store_step(connection, step)?;
     }
-    Ok(Written::Done)
+    Ok(WriteResult::Done)
 }

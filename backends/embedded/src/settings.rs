@@ -1,7 +1,7 @@
 //! Small things that the services remember, who is alive, and what could not be read.
 
 use async_trait::async_trait;
-use domain::ports::{Beat, PortResult, SetAside, Settings, Stored};
+use domain::ports::{Heartbeat, PortResult, Quarantined, Settings, Stored};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 use serde_json::Value;
@@ -51,8 +51,8 @@ impl Settings for Embedded {
         self.database.write(Durability::Normal, write).await
     }
 
-    async fn beats(&self) -> PortResult<Vec<Beat>> {
-        let read = move |connection: &rusqlite::Connection| -> Outcome<Vec<Beat>> {
+    async fn beats(&self) -> PortResult<Vec<Heartbeat>> {
+        let read = move |connection: &rusqlite::Connection| -> Outcome<Vec<Heartbeat>> {
             let mut select = connection.prepare_cached("SELECT body FROM beats ORDER BY runner")?;
             let bodies = select.query_map([], |columns| row::text(columns, 0))?.collect::<Result<Vec<_>, _>>()?;
             // A beat that cannot be read is replaced by the runner's next one.
@@ -69,13 +69,13 @@ impl Settings for Embedded {
         self.database.write(Durability::Normal, write).await
     }
 
-    async fn set_aside(&self) -> PortResult<Vec<SetAside>> {
+    async fn set_aside(&self) -> PortResult<Vec<Quarantined>> {
         let read = move |connection: &rusqlite::Connection| {
             let mut select =
                 connection.prepare_cached("SELECT kind, key, why, at FROM set_aside ORDER BY at DESC LIMIT ?1")?;
             let found = select.query_map([SET_ASIDE_SHOWN_MAX as i64], |columns| {
                 let at = instant(columns.get(3)?);
-                Ok(SetAside { kind: columns.get(0)?, key: columns.get(1)?, why: columns.get(2)?, at })
+                Ok(Quarantined { kind: columns.get(0)?, key: columns.get(1)?, why: columns.get(2)?, at })
             })?;
             Ok(found.collect::<Result<_, _>>()?)
         };

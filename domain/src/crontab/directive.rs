@@ -15,7 +15,7 @@ pub(super) struct Directive {
     words: Vec<(String, String)>,
 }
 
-pub(super) enum Read {
+pub(super) enum DirectiveKind {
     Next(Directive),
     Defaults(Directive),
 }
@@ -24,11 +24,11 @@ pub(super) enum Read {
 ///
 /// # Errors
 /// One lower-case sentence with the remedy.
-pub(super) fn read(line: u32, comment: &str) -> Result<Option<Read>, String> {
+pub(super) fn read(line: u32, comment: &str) -> Result<Option<DirectiveKind>, String> {
     let Some((head, rest)) = comment.trim_start().split_once(':') else { return Ok(None) };
     match head {
-        "sexton" => Ok(Some(Read::Next(Directive { line, words: words(rest)? }))),
-        "sexton-defaults" => Ok(Some(Read::Defaults(Directive { line, words: words(rest)? }))),
+        "sexton" => Ok(Some(DirectiveKind::Next(Directive { line, words: words(rest)? }))),
+        "sexton-defaults" => Ok(Some(DirectiveKind::Defaults(Directive { line, words: words(rest)? }))),
         _ if !head.starts_with("sexton") => Ok(None),
         _ => match nearest(head, ["sexton", "sexton-defaults"]) {
             Some(near) => Err(format!("`# {head}:` says nothing to sexton; did you mean `# {near}:`?")),

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Beat, PortResult};
-use crate::alert::{Alert, AlertState, Transition};
+use super::{Heartbeat, PortResult};
+use crate::alert::{Alert, JobState, Transition};
 use crate::job::{Job, JobKey};
 use crate::ledger::Ledger;
 use crate::run::{Outcome, Run, RunId, RunKey};
@@ -102,7 +102,7 @@ pub struct RunWrite {
 
 /// What came of a [`RunWrite`].
 #[derive(Clone, Debug, PartialEq)]
-pub enum Written {
+pub enum WriteResult {
     Done,
     /// Somebody else was first; this is what the run is now (`None`: it was removed).
     Conflict(Option<Box<Stored<Run>>>),
@@ -111,7 +111,7 @@ pub enum Written {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Which {
+pub enum RunFilter {
     #[default]
     All,
     /// Not ended.
@@ -128,14 +128,14 @@ pub struct RunQuery {
     pub job: Option<String>,
     /// Only the run of this name.
     pub run_id: Option<RunId>,
-    pub which: Which,
+    pub which: RunFilter,
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
 }
 
 impl RunQuery {
     pub fn open() -> RunQuery {
-        RunQuery { which: Which::Open, ..RunQuery::default() }
+        RunQuery { which: RunFilter::Open, ..RunQuery::default() }
     }
 
     /// The run of a name, when nobody knows its group.
@@ -155,7 +155,7 @@ pub trait RunStore: Send + Sync {
     async fn get(&self, runs: &[RunKey]) -> PortResult<Vec<Stored<Run>>>;
     /// Each write is atomic and stands alone; what came of each is told in the order given. An error says nothing about
     /// the writes before it: writing the same again is harmless, as it conflicts.
-    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<Written>>;
+    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<WriteResult>>;
     /// Newest first. A record that cannot be read is left out and set aside ([`Settings::set_aside`]).
     async fn list(&self, query: &RunQuery, after: Option<&Cursor>, most: usize) -> PortResult<Page<Stored<Run>>>;
     /// Counts what the query matches.
@@ -177,18 +177,18 @@ pub struct StateChange {
     pub key: JobKey,
     /// The version that the state was read with; 0 when there was none.
     pub expected: u64,
-    pub state: AlertState,
+    pub state: JobState,
 }
 
 /// The alerts on their way to people.
 #[async_trait]
 pub trait AlertStore: Send + Sync {
     /// The alert states of these jobs, in the order asked for; the default with version 0 where there is none.
-    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>>;
+    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<JobState>>>;
     /// One of them.
-    async fn state(&self, key: &JobKey) -> PortResult<Stored<AlertState>> {
+    async fn state(&self, key: &JobKey) -> PortResult<Stored<JobState>> {
         let found = self.states(std::slice::from_ref(key)).await?.pop();
-        Ok(found.unwrap_or(Stored { record: AlertState::default(), version: 0 }))
+        Ok(found.unwrap_or(Stored { record: JobState::default(), version: 0 }))
     }
     /// Takes a step that goes with no run. `false`: the state is another one by now; nothing changed.
     async fn raise(&self, step: &AlertStep) -> PortResult<bool>;
@@ -203,7 +203,7 @@ pub trait AlertStore: Send + Sync {
 
 /// A record that could not be read. It stays where it is, and is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetAside {
+pub struct Quarantined {
     /// `run`, `report`, `order`, `job`, ...
     pub kind: String,
     pub key: String,
@@ -220,11 +220,11 @@ pub trait Settings: Send + Sync {
     /// Writes if the version still is `expected` (`None`: if there is none). `false`: somebody else was first.
     async fn write(&self, name: &str, value: &serde_json::Value, expected: Option<u64>) -> PortResult<bool>;
     /// The latest beat of every runner.
-    async fn beats(&self) -> PortResult<Vec<Beat>>;
+    async fn beats(&self) -> PortResult<Vec<Heartbeat>>;
     /// Forgets runners that have not beaten since. Idempotent.
     async fn forget_beats(&self, before: Timestamp) -> PortResult<()>;
     /// Records that could not be read, newest first, at most 100.
-    async fn set_aside(&self) -> PortResult<Vec<SetAside>>;
+    async fn set_aside(&self) -> PortResult<Vec<Quarantined>>;
 }
 
 /// Where alerts are sent. At least once: a worker that dies between sending and marking sends again.

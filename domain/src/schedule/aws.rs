@@ -10,17 +10,17 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 
 use super::calendar::{AwsDays, Calendar, Days, Repair, Years};
 use super::fields::{AWS_WEEKDAY, AWS_YEAR, DAY, Field, HOUR, MINUTE, MONTH, digits, every};
-use super::{Kind, Once};
+use super::{Expression, Once};
 
 /// Reads what stands between the parentheses of `name(...)`.
 ///
 /// # Errors
 /// One lower-case sentence with the remedy.
-pub(super) fn parse(name: &str, inner: &str, zone: &TimeZone) -> Result<(Kind, String), String> {
+pub(super) fn parse(name: &str, inner: &str, zone: &TimeZone) -> Result<(Expression, String), String> {
     let kind = match name {
-        "rate" => Kind::Every(rate(inner)?),
-        "cron" => Kind::Calendar(cron(inner)?),
-        "at" => Kind::Once(at(inner, zone)?),
+        "rate" => Expression::Every(rate(inner)?),
+        "cron" => Expression::Calendar(cron(inner)?),
+        "at" => Expression::Once(at(inner, zone)?),
         _ => return Err(format!("unknown form `{name}(...)`; write rate(...), cron(...) or at(...)")),
     };
     Ok((kind, String::new()))

@@ -1,6 +1,6 @@
 //! Schedules against tables: the vectors of cronie's behaviour, the refusals, AWS's dialect, spreads and words.
 
-use domain::schedule::{Context, Firing, Schedule, Trigger};
+use domain::schedule::{Context, Firing, Schedule, ScheduleKind};
 use jiff::Timestamp;
 
 const VECTORS: &str = include_str!("../data/cron_vectors.tsv");
@@ -210,11 +210,11 @@ fn every_counts_from_its_anchor() {
 #[test]
 fn triggers_are_told_apart() {
     for (text, trigger) in [
-        ("@reboot", Trigger::Reboot),
-        ("@manually", Trigger::Manual),
-        ("@hourly", Trigger::Timed),
-        ("@every 1h", Trigger::Timed),
-        ("@at 2026-11-20T13:00:00Z", Trigger::Timed),
+        ("@reboot", ScheduleKind::Reboot),
+        ("@manually", ScheduleKind::Manual),
+        ("@hourly", ScheduleKind::Timed),
+        ("@every 1h", ScheduleKind::Timed),
+        ("@at 2026-11-20T13:00:00Z", ScheduleKind::Timed),
     ] {
         assert_eq!(parse(text, "UTC").trigger(), trigger, "{text}");
     }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use domain::alert::{Alert, AlertKind, AlertState, Fate, Status, Transition};
+use domain::alert::{Alert, AlertKind, DeliveryState, JobState, Status, Transition};
 use domain::event::{Body, Ended, Event, Report};
 use domain::fault::{Fault, Level};
 use domain::job::{AlertPolicy, CatchUp, Command, Concurrency, Job, JobKey, Needs, Pause, Retries};
 use domain::ledger::Ledger;
 use domain::line::{Position, Stage, Stream};
 use domain::order::Order;
-use domain::ports::{Beat, Cursor, Due, SetAside};
+use domain::ports::{Cursor, Due, Heartbeat, Quarantined};
 use domain::run::{Attempt, ExcerptLine, JudgedOn, Leaked, Outcome, RuleHit, Run, RunId, Severity, State, Trigger};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -258,7 +258,7 @@ fn alerts_keep_their_json() {
     );
     golden(
         "alert_state",
-        &AlertState {
+        &JobState {
             status: Status::Bad,
             kind: Some(AlertKind::TimedOut),
             streak: 4,
@@ -287,7 +287,7 @@ fn alerts_keep_their_json() {
             channels: vec!["mail".to_owned(), "slack".to_owned()],
             reminder: true,
             not_before: at(14),
-            fate: Fate::GivenUp,
+            fate: DeliveryState::GivenUp,
             tries: 5,
             told: vec!["mail".to_owned()],
             last_error: Some("connection refused".to_owned()),
@@ -299,7 +299,7 @@ fn alerts_keep_their_json() {
 fn records_of_the_ports_keep_their_json() {
     golden(
         "heartbeat",
-        &Beat {
+        &Heartbeat {
             runner: "runner1".to_owned(),
             host: "host1".to_owned(),
             groups: vec!["db".to_owned(), "web".to_owned()],
@@ -312,7 +312,7 @@ fn records_of_the_ports_keep_their_json() {
     golden("due", &Due { at: at(0), key: JobKey::new("db", "nightly-dump"), timing: job().timing() });
     golden(
         "quarantined",
-        &SetAside {
+        &Quarantined {
             kind: "run".to_owned(),
             key: "db/20261123T075000Z-3f9a1c0e7b2d".to_owned(),
             why: "missing field `job`".to_owned(),
@@ -360,7 +360,13 @@ fn every_kind_keeps_its_word() {
     words(&[Level::Fault, Level::Warning], "fault warning");
     words(&[Status::Good, Status::Bad], "good bad");
     words(
-        &[Fate::Pending, Fate::Told, Fate::Digested, Fate::Overtaken, Fate::GivenUp],
+        &[
+            DeliveryState::Pending,
+            DeliveryState::Told,
+            DeliveryState::Digested,
+            DeliveryState::Overtaken,
+            DeliveryState::GivenUp,
+        ],
         "pending told digested overtaken given_up",
     );
     let alerts = [

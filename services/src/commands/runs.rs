@@ -3,7 +3,7 @@
 use domain::alert::Occurrence;
 use domain::job::JobKey;
 use domain::ledger::Ledger;
-use domain::ports::{Ports, RunQuery, RunWrite, Stored, Written};
+use domain::ports::{Ports, RunQuery, RunWrite, Stored, WriteResult};
 use domain::run::{Outcome, Run, RunId, State, Trigger};
 use jiff::Timestamp;
 
@@ -31,9 +31,9 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
         let start = run.is_open() && !run.held;
         let alert = gate.filter(|_| start).map(|gate| gate.step(&run));
         match write_one(ports, RunWrite { run: run.clone(), expected: None, alert }).await? {
-            Written::Done => {}
-            Written::AlertConflict => continue,
-            Written::Conflict(_) => {
+            WriteResult::Done => {}
+            WriteResult::AlertConflict => continue,
+            WriteResult::Conflict(_) => {
                 return Err(Error::Refused(format!(
                     "there is a run {} already; try again with other random bytes",
                     run.run_id
@@ -72,7 +72,7 @@ pub async fn stop(ports: &Ports, run_id: &RunId, now: Timestamp) -> Result<Run> 
                 write_one(ports, RunWrite { run: run.clone(), expected: Some(version), alert: None }).await?
             }
         };
-        if written == Written::Done {
+        if written == WriteResult::Done {
             return Ok(run);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::alert::{AlertState, Transition};
+use domain::alert::{JobState, Transition};
 use domain::event::Event;
 use domain::job::{Job, JobKey};
 use domain::ledger::Ledger;
@@ -121,7 +121,7 @@ impl RunStore for Faulty {
     async fn get(&self, runs: &[RunKey]) -> PortResult<Vec<Stored<Run>>> {
         self.call(self.real.runs.get(runs)).await
     }
-    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<Written>> {
+    async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<WriteResult>> {
         self.call(self.real.runs.write(writes)).await
     }
     async fn list(&self, query: &RunQuery, after: Option<&Cursor>, most: usize) -> PortResult<Page<Stored<Run>>> {
@@ -137,7 +137,7 @@ impl RunStore for Faulty {
 
 #[async_trait]
 impl AlertStore for Faulty {
-    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<AlertState>>> {
+    async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<JobState>>> {
         self.call(self.real.alerts.states(keys)).await
     }
     async fn raise(&self, step: &AlertStep) -> PortResult<bool> {
@@ -162,13 +162,13 @@ impl Settings for Faulty {
     async fn write(&self, name: &str, value: &Value, expected: Option<u64>) -> PortResult<bool> {
         self.call(self.real.settings.write(name, value, expected)).await
     }
-    async fn beats(&self) -> PortResult<Vec<Beat>> {
+    async fn beats(&self) -> PortResult<Vec<Heartbeat>> {
         self.call(self.real.settings.beats()).await
     }
     async fn forget_beats(&self, before: Timestamp) -> PortResult<()> {
         self.call(self.real.settings.forget_beats(before)).await
     }
-    async fn set_aside(&self) -> PortResult<Vec<SetAside>> {
+    async fn set_aside(&self) -> PortResult<Vec<Quarantined>> {
         self.call(self.real.settings.set_aside()).await
     }
 }
@@ -197,7 +197,7 @@ impl Claims for Faulty {
     async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
         self.call(self.real.claims.claim(run, attempt, runner, host, at)).await
     }
-    async fn beat(&self, beat: &Beat) -> PortResult<Vec<RunId>> {
+    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
         self.call(self.real.claims.beat(beat)).await
     }
 }

@@ -10,7 +10,7 @@ use domain::job::{Command, Job, JobKey};
 use domain::ledger::Ledger;
 use domain::line::Stream;
 use domain::order::Order;
-use domain::ports::{Beat, Claim, Notifier, PortError, PortResult, Ports, RunQuery};
+use domain::ports::{Claim, Heartbeat, Notifier, PortError, PortResult, Ports, RunQuery};
 use domain::run::{ExcerptLine, Outcome, Run, RunId};
 use embedded::Embedded;
 use jiff::{SignedDuration, Timestamp};
@@ -168,7 +168,7 @@ impl World {
     }
 
     pub async fn beat(&self, runner: &str) -> Vec<RunId> {
-        let beat = Beat {
+        let beat = Heartbeat {
             runner: runner.to_owned(),
             host: "h1".to_owned(),
             groups: vec!["db".to_owned()],

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use domain::fault::Level;
 use domain::plan;
-use domain::schedule::{Context, Firing, Schedule, Trigger, zone_named};
+use domain::schedule::{Context, Firing, Schedule, ScheduleKind, zone_named};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -67,9 +67,9 @@ pub fn next(arguments: NextArguments) -> Outcome {
     }
     if firings.len() < count {
         let note = match schedule.trigger() {
-            Trigger::Reboot => "when its runner boots",
-            Trigger::Manual => "only by `sexton run`",
-            Trigger::Timed => "never",
+            ScheduleKind::Reboot => "when its runner boots",
+            ScheduleKind::Manual => "only by `sexton run`",
+            ScheduleKind::Timed => "never",
         };
         match OutputFormat::new(arguments.json) {
             OutputFormat::Json => out.print_json(&NextRecord { at: None, local: None, note: Some(note) })?,

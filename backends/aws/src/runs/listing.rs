@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use domain::ports::{Cursor, Page, PortResult, RunQuery, Stored, Which};
+use domain::ports::{Cursor, Page, PortResult, RunFilter, RunQuery, Stored};
 use domain::run::{Run, RunKey};
 use jiff::Timestamp;
 
@@ -63,7 +63,7 @@ impl Backend {
             (None, Some(group), Some(job)) => {
                 self.list_of_job(query, &domain::job::JobKey::new(group, job), bounds, most).await?
             }
-            (None, ..) if query.which == Which::Open => self.list_open(query, &bounds, most).await?,
+            (None, ..) if query.which == RunFilter::Open => self.list_open(query, &bounds, most).await?,
             (None, ..) => self.list_of_known_buckets(query, &bounds, most).await?,
         };
         let next = records.last().filter(|_| records.len() >= most).map(|last| Cursor(last.record.run_id.0.clone()));
@@ -93,7 +93,7 @@ impl Backend {
         mut bounds: Bounds,
         most: usize,
     ) -> PortResult<Vec<Stored<Run>>> {
-        if query.which == Which::Open {
+        if query.which == RunFilter::Open {
             // Elsewhere there is none.
             let stored = self.read_open_buckets().await?;
             let Some(oldest) = stored.open.into_iter().find(|bucket| bucket.group == key.group) else {
@@ -197,11 +197,17 @@ impl Backend {
         run_parallel(buckets.to_vec(), read).await
     }
 
-    async fn read_bucket(&self, which: Which, bounds: &Bounds, bucket: &Bucket, most: usize) -> PortResult<Vec<Item>> {
+    async fn read_bucket(
+        &self,
+        which: RunFilter,
+        bounds: &Bounds,
+        bucket: &Bucket,
+        most: usize,
+    ) -> PortResult<Vec<Item>> {
         let (filter, value) = match which {
-            Which::All => ("", None),
-            Which::Open => ("#state <> :state", Some((":state", s("finished")))),
-            Which::Ended(outcome) => ("#outcome = :outcome", Some((":outcome", s(outcome.name())))),
+            RunFilter::All => ("", None),
+            RunFilter::Open => ("#state <> :state", Some((":state", s("finished")))),
+            RunFilter::Ended(outcome) => ("#outcome = :outcome", Some((":outcome", s(outcome.name())))),
         };
         let mut values =
             vec![(":bucket", s(bucket.partition())), (":from", s(&bounds.from)), (":before", s(&bounds.before))];
@@ -213,8 +219,8 @@ impl Backend {
             newest_first: true,
             // While runs come into it, a reading half as dear is as good: what is seen late is seen by the next one.
             // Before a bucket is closed, nothing may be overlooked.
-            consistent: which != Which::Open || bucket.is_over(Timestamp::now()),
-            limit: (which == Which::All && most < usize::MAX).then_some(most.saturating_add(1)),
+            consistent: which != RunFilter::Open || bucket.is_over(Timestamp::now()),
+            limit: (which == RunFilter::All && most < usize::MAX).then_some(most.saturating_add(1)),
             ..Query::default()
         };
         let mut items: Vec<Item> = Vec::new();
@@ -238,9 +244,9 @@ fn newest_first(a: &Stored<Run>, b: &Stored<Run>) -> std::cmp::Ordering {
 
 fn matches(query: &RunQuery, run: &Run) -> bool {
     let outcome = match query.which {
-        Which::All => true,
-        Which::Open => run.is_open(),
-        Which::Ended(outcome) => run.outcome == Some(outcome),
+        RunFilter::All => true,
+        RunFilter::Open => run.is_open(),
+        RunFilter::Ended(outcome) => run.outcome == Some(outcome),
     };
     outcome
         && query.group.as_ref().is_none_or(|group| *group == run.group)

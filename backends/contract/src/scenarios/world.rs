@@ -12,7 +12,7 @@ use domain::job::{Command, Job, JobKey};
 use domain::ledger::Ledger;
 use domain::line::Stream;
 use domain::order::Order;
-use domain::ports::{Beat, Claim, Delivery, Notifier, PortResult, Ports, RunQuery};
+use domain::ports::{Claim, Delivery, Heartbeat, Notifier, PortResult, Ports, RunQuery};
 use domain::run::{ExcerptLine, Outcome, Run, RunId};
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
@@ -124,7 +124,7 @@ impl World {
     }
 
     pub async fn beat(&self) -> Vec<RunId> {
-        let beat = Beat {
+        let beat = Heartbeat {
             runner: RUNNER.to_owned(),
             host: HOST.to_owned(),
             groups: vec![GROUP.to_owned()],

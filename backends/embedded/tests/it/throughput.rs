@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use contract::samples::{at, key, run};
-use domain::ports::{Claim, RunQuery, RunWrite, Written};
+use domain::ports::{Claim, RunQuery, RunWrite, WriteResult};
 use domain::run::Outcome;
 use embedded::Embedded;
 use tokio::task::JoinSet;
@@ -24,13 +24,13 @@ async fn many_callers_at_once_finish_all_their_runs() {
             for number in 0..RUNS_EACH {
                 let mut mine = run(&format!("job-{caller}"), number * 60);
                 let create = RunWrite { run: mine.clone(), expected: None, alert: None };
-                assert_eq!(ports.runs.write(&[create]).await.unwrap(), [Written::Done]);
+                assert_eq!(ports.runs.write(&[create]).await.unwrap(), [WriteResult::Done]);
                 let claim = ports.claims.claim(&mine.run_key(), 1, "r1", "h1", mine.nominal).await.unwrap();
                 assert_eq!(claim, Claim::Granted);
                 mine.claim(1, "r1", "h1", mine.nominal);
                 mine.end(Outcome::Succeeded, "exit code 0", at(number * 60 + 1));
                 let finish = RunWrite { run: mine, expected: Some(2), alert: None };
-                assert_eq!(ports.runs.write(&[finish]).await.unwrap(), [Written::Done]);
+                assert_eq!(ports.runs.write(&[finish]).await.unwrap(), [WriteResult::Done]);
             }
         });
     }

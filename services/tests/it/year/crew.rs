@@ -8,7 +8,7 @@ use std::time::Duration;
 use domain::event::{Body, Ended, Event};
 use domain::job::{Concurrency, JobKey};
 use domain::order::Order;
-use domain::ports::{Beat, Claim, RunQuery};
+use domain::ports::{Claim, Heartbeat, RunQuery};
 use domain::run::{Outcome, RunId};
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinHandle;
@@ -104,7 +104,7 @@ impl Crew {
 
     async fn beat(&self, runner: usize, world: &World) -> Vec<RunId> {
         let (name, groups) = RUNNERS[runner];
-        let beat = Beat {
+        let beat = Heartbeat {
             runner: name.to_owned(),
             host: "h1".to_owned(),
             groups: groups.iter().map(|group| (*group).to_owned()).collect(),

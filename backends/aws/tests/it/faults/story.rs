@@ -7,10 +7,10 @@ use std::time::Duration;
 use aws::{Aws, Topics};
 use aws_sdk_sqs::types::QueueAttributeName;
 use contract::scenarios::world::{GROUP, World, job, key};
-use domain::alert::{Alert, AlertKind, Fate};
+use domain::alert::{Alert, AlertKind, DeliveryState};
 use domain::event::{Body, Event};
 use domain::order::Order;
-use domain::ports::{Beat, Claim, Delivery, PortError, Ports};
+use domain::ports::{Claim, Delivery, Heartbeat, PortError, Ports};
 use domain::run::RunId;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -145,8 +145,8 @@ impl Story {
     /// Nobody has anything to do any more.
     async fn is_over(&self) -> bool {
         let alerts = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
-        let is_sent = alerts.iter().any(|transition| !transition.reminder && transition.fate == Fate::Told);
-        let pending = alerts.iter().any(|transition| !transition.reminder && transition.fate == Fate::Pending);
+        let is_sent = alerts.iter().any(|transition| !transition.reminder && transition.fate == DeliveryState::Told);
+        let pending = alerts.iter().any(|transition| !transition.reminder && transition.fate == DeliveryState::Pending);
         is_sent && !pending && self.world.ledger().await.open == 0 && self.queued_messages().await.is_empty()
     }
 
@@ -181,9 +181,12 @@ impl Story {
         let ledger = self.world.ledger().await;
         assert_eq!((ledger.scheduled, ledger.open), (2, 0));
         let transitions = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
-        let fates: Vec<(bool, Fate)> =
+        let fates: Vec<(bool, DeliveryState)> =
             transitions.iter().map(|transition| (transition.reminder, transition.fate)).collect();
-        assert!(fates.contains(&(false, Fate::Told)) && fates.contains(&(true, Fate::Pending)), "{fates:?}");
+        assert!(
+            fates.contains(&(false, DeliveryState::Told)) && fates.contains(&(true, DeliveryState::Pending)),
+            "{fates:?}"
+        );
         let alerts = self.received_alerts().await;
         assert!(alerts.iter().all(|alert| (alert.kind, &*alert.job) == (AlertKind::Failed, "dump")), "{alerts:?}");
         let (least, most) = (1, if may_repeat { 2 } else { 1 });
@@ -218,7 +221,7 @@ fn ended_run(delivery: &Delivery<Event>) -> Option<RunId> {
 
 impl Runner {
     async fn run_once(&mut self, ports: &Ports, world: &World, wait: Duration) {
-        let beat = Beat {
+        let beat = Heartbeat {
             runner: self.name.to_owned(),
             host: self.name.to_owned(),
             groups: vec![GROUP.to_owned()],
