@@ -329,12 +329,12 @@ impl Pipeline {
             version: "0.1.0".to_owned(),
             held: None,
         };
-        self.ports.claims.beat(&beat).await?;
+        self.ports.claims.heartbeat(&beat).await?;
         Ok(())
     }
 
     fn event(&self, order: &Order, body: Body) -> Event {
-        Event::of(order, RUNNER, "h1", self.now, body)
+        Event::new(order, RUNNER, "h1", self.now, body)
     }
 
     /// The report of a run that succeeded and printed a few lines.

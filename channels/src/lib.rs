@@ -56,7 +56,7 @@ pub fn read_options(mut section: Section, folder: &Path) -> Option<ChannelOption
         Command,
     }
     let kinds = [("webhook", Kind::Webhook), ("slack", Kind::Slack), ("smtp", Kind::Smtp), ("command", Kind::Command)];
-    if !section.has("type") {
+    if !section.has_unread("type") {
         section.fault(
             section.line(),
             "",
@@ -70,7 +70,7 @@ pub fn read_options(mut section: Section, folder: &Path) -> Option<ChannelOption
         Kind::Smtp => smtp::Options::read(&mut section, folder).map(ChannelOptions::Smtp),
         Kind::Command => command::Options::read(&mut section).map(ChannelOptions::Command),
     };
-    section.finish();
+    section.reject_unknown_keys();
     options
 }
 
@@ -157,7 +157,7 @@ fn unknown_channel<'a>(channel: &str, known: impl Iterator<Item = &'a str>) -> S
 
 /// Reads `url`: an address or a reference to one, because the address of a webhook is a secret.
 fn read_url(section: &mut Section) -> Option<String> {
-    if !section.has("url") {
+    if !section.has_unread("url") {
         section.fault(section.line(), "", "`url` is missing; write url = \"https://...\" or \"env:NAME\"");
     }
     reference::read_secret(section, "url")

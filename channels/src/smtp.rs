@@ -67,7 +67,7 @@ impl Options {
         });
         let from = section.required_text("from");
         let from = from.and_then(|text| mailbox(section, "from", &text));
-        let to_given = section.has("to");
+        let to_given = section.has_unread("to");
         let to: Vec<Mailbox> =
             section.texts("to").unwrap_or_default().iter().filter_map(|text| mailbox(section, "to", text)).collect();
         if !to_given || to.is_empty() {

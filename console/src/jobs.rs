@@ -1,7 +1,7 @@
 //! `/api/jobs` and `/api/apply`: lists and changes jobs, one at a time or as a whole file.
 
 use axum::extract::{Path, State};
-use domain::fault::nearest;
+use domain::fault::nearest_name;
 use domain::job::{Job, JobKey};
 use domain::jobs_file::fields;
 use domain::ports::{Cursor, StoredJob};
@@ -229,7 +229,7 @@ const FIELDS: [&str; 29] = [
 fn parse_job(record: Value) -> ApiResult<Job> {
     let unknown = record.as_object().and_then(|fields| fields.keys().find(|name| !FIELDS.contains(&name.as_str())));
     if let Some(name) = unknown {
-        let near = nearest(name, FIELDS).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        let near = nearest_name(name, FIELDS).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
         return Err(ApiFault::unprocessable(format!("a job has no field `{name}`{near}")));
     }
     serde_json::from_value(record).map_err(|error| ApiFault::unprocessable(format!("this is not a job: {error}")))

@@ -52,7 +52,7 @@ async fn write_runs(page: &mut Page, ports: &Ports) -> ApiResult<()> {
     let ledger = commands::ledger(ports, None, None).await?;
     page.family("sexton_runs", "gauge", "Ended runs in the history, by outcome.");
     for outcome in Outcome::ALL {
-        page.sample("sexton_runs", &[("outcome", outcome.name())], ledger.of(outcome) as f64);
+        page.sample("sexton_runs", &[("outcome", outcome.name())], ledger.count(outcome) as f64);
     }
     page.family("sexton_runs_open", "gauge", "Runs that have not ended.");
     page.sample("sexton_runs_open", &[], ledger.open as f64);
@@ -93,7 +93,7 @@ async fn write_alerts(page: &mut Page, ports: &Ports) -> ApiResult<()> {
 }
 
 async fn write_runners(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResult<()> {
-    let beats = ports.settings.beats().await?;
+    let beats = ports.settings.heartbeats().await?;
     page.family("sexton_runner_running", "gauge", "Running runs of a runner.");
     for beat in &beats {
         page.sample("sexton_runner_running", &[("runner", &beat.runner)], f64::from(beat.running));

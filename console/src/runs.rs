@@ -140,7 +140,7 @@ pub async fn report(
 /// 400 when the text is not a run id, 404 when there is no such run.
 pub(crate) async fn find_run(console: &Console, run_id: &str) -> ApiResult<Run> {
     let run_id = parse_run_id(run_id)?;
-    let found = console.ports.runs.list(&RunQuery::named(&run_id), None, 1).await?;
+    let found = console.ports.runs.list(&RunQuery::by_id(&run_id), None, 1).await?;
     match found.records.into_iter().next() {
         Some(Stored { record, .. }) => Ok(record),
         None => Err(ApiFault::not_found(format!("no run {run_id}; `sexton runs` lists the kept runs"))),

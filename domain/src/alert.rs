@@ -62,7 +62,7 @@ impl AlertKind {
     }
 
     /// What a bad outcome is called when people are told; none for an outcome that is not bad.
-    pub const fn of(outcome: Outcome) -> Option<AlertKind> {
+    pub const fn from_outcome(outcome: Outcome) -> Option<AlertKind> {
         match outcome {
             Outcome::Failed => Some(AlertKind::Failed),
             Outcome::FalseSuccess => Some(AlertKind::FalseSuccess),
@@ -172,7 +172,7 @@ pub fn decide(
         Occurrence::Quiet => (!state.flapping).then_some(AlertKind::Quiet),
         Occurrence::Clock => remind(policy, &mut next, at),
         Occurrence::Ended(Outcome::Succeeded) => good(&mut next, at),
-        Occurrence::Ended(outcome) => match AlertKind::of(outcome) {
+        Occurrence::Ended(outcome) => match AlertKind::from_outcome(outcome) {
             Some(kind) => bad(policy, &mut next, kind, at),
             None => None,
         },

@@ -133,7 +133,7 @@ impl Reader {
         };
         match read {
             directive::DirectiveKind::Next(directive) => match &mut self.pending {
-                Some(pending) => pending.add(directive),
+                Some(pending) => pending.merge(directive),
                 None => self.pending = Some(directive),
             },
             directive::DirectiveKind::Defaults(directive) => self.defaults(directive),

@@ -1,7 +1,7 @@
 //! Reads a TOML file so that every fault in it is found in one reading, each with its line.
 //!
 //! Jobs, sinks, rules and the configuration are all read through [`Section`]. A reader takes each key that it knows
-//! out of its section; what is left at [`Section::finish`] is unknown and is reported with the nearest known name.
+//! out of its section; what is left at [`Section::reject_unknown_keys`] is unknown and is reported with the nearest known name.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::fault::{Fault, Faults, Level, nearest};
+use crate::fault::{Fault, Faults, Level, nearest_name};
 use crate::units;
 
 /// A file being read: its name and the faults found so far. Cheap to clone; clones share the faults.
@@ -126,7 +126,7 @@ impl Section {
     }
 
     /// Whether the key stands here and nobody has taken it yet.
-    pub fn has(&self, key: &str) -> bool {
+    pub fn has_unread(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
@@ -135,16 +135,16 @@ impl Section {
         self.document.push(Fault::new(&self.document.file, line, value, says));
     }
 
-    fn take(&mut self, key: &'static str) -> Option<(u32, Value)> {
+    fn take_key(&mut self, key: &'static str) -> Option<(u32, Value)> {
         self.known.push(key);
         let at = self.entries.iter().position(|entry| entry.key == key)?;
         let entry = self.entries.remove(at);
         Some((entry.line, entry.value))
     }
 
-    /// As [`Section::take`]; a plain word is read as what the key wants, where it can be.
-    fn take_as(&mut self, key: &'static str, read: impl Fn(&str) -> Option<Value>) -> Option<(u32, Value)> {
-        let (line, value) = self.take(key)?;
+    /// As [`Section::take_key`]; a plain word is read as what the key wants, where it can be.
+    fn take_key_as(&mut self, key: &'static str, read: impl Fn(&str) -> Option<Value>) -> Option<(u32, Value)> {
+        let (line, value) = self.take_key(key)?;
         let read = match &value {
             Value::Word(word) => read(word),
             _ => None,
@@ -152,7 +152,7 @@ impl Section {
         Some((line, read.unwrap_or(value)))
     }
 
-    fn wrong(&self, line: u32, key: &str, value: &Value, wanted: &str) {
+    fn type_fault(&self, line: u32, key: &str, value: &Value, wanted: &str) {
         self.fault(line, value.to_string(), format!("`{key}` is {}; write {wanted}", value.kind()));
     }
 
@@ -162,10 +162,10 @@ impl Section {
 
     /// The text with the line where it stands.
     pub fn text_at(&mut self, key: &'static str) -> Option<(u32, String)> {
-        match self.take_as(key, |word| Some(Value::Text(word.to_owned())))? {
+        match self.take_key_as(key, |word| Some(Value::Text(word.to_owned())))? {
             (line, Value::Text(text)) => Some((line, text)),
             (line, value) => {
-                self.wrong(line, key, &value, "a text in quotes");
+                self.type_fault(line, key, &value, "a text in quotes");
                 None
             }
         }
@@ -186,10 +186,10 @@ impl Section {
     }
 
     pub fn flag(&mut self, key: &'static str) -> Option<bool> {
-        match self.take_as(key, |word| word.parse().ok().map(Value::Flag))? {
+        match self.take_key_as(key, |word| word.parse().ok().map(Value::Flag))? {
             (_, Value::Flag(flag)) => Some(flag),
             (line, value) => {
-                self.wrong(line, key, &value, "true or false");
+                self.type_fault(line, key, &value, "true or false");
                 None
             }
         }
@@ -197,10 +197,10 @@ impl Section {
 
     pub fn integer(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
-        match self.take_as(key, |word| word.parse().ok().map(Value::Integer))? {
+        match self.take_key_as(key, |word| word.parse().ok().map(Value::Integer))? {
             (_, Value::Integer(number)) if range.contains(&number) => Some(number),
             (line, value) => {
-                self.wrong(line, key, &value, &wanted);
+                self.type_fault(line, key, &value, &wanted);
                 None
             }
         }
@@ -208,11 +208,11 @@ impl Section {
 
     pub fn number(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let wanted = format!("a number from {} to {}", range.start(), range.end());
-        match self.take_as(key, |word| word.parse().ok().map(Value::Number))? {
+        match self.take_key_as(key, |word| word.parse().ok().map(Value::Number))? {
             (_, Value::Number(number)) if range.contains(&number) => Some(number),
             (_, Value::Integer(number)) if range.contains(&(number as f64)) => Some(number as f64),
             (line, value) => {
-                self.wrong(line, key, &value, &wanted);
+                self.type_fault(line, key, &value, &wanted);
                 None
             }
         }
@@ -226,13 +226,13 @@ impl Section {
 
     /// Bytes: `65536` or `64KiB`.
     pub fn size(&mut self, key: &'static str) -> Option<u64> {
-        match self.take_as(key, |word| Some(Value::Text(word.to_owned())))? {
+        match self.take_key_as(key, |word| Some(Value::Text(word.to_owned())))? {
             (_, Value::Integer(bytes)) if bytes >= 0 => Some(bytes as u64),
             (line, Value::Text(text)) => {
                 units::parse_size(&text).map_err(|says| self.fault(line, text, format!("`{key}` is {says}"))).ok()
             }
             (line, value) => {
-                self.wrong(line, key, &value, "bytes or a size like \"64KiB\"");
+                self.type_fault(line, key, &value, "bytes or a size like \"64KiB\"");
                 None
             }
         }
@@ -244,8 +244,8 @@ impl Section {
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
             let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let hint =
-                nearest(&text, all.iter().copied()).map_or(String::new(), |word| format!("; did you mean `{word}`?"));
+            let hint = nearest_name(&text, all.iter().copied())
+                .map_or(String::new(), |word| format!("; did you mean `{word}`?"));
             self.fault(line, text, format!("not a `{key}`; write one of {}{hint}", all.join(", ")));
         }
         found
@@ -271,7 +271,7 @@ impl Section {
 
     fn list<T>(&mut self, key: &'static str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
         let line_of_words = self.line;
-        let listed = self.take_as(key, |words| {
+        let listed = self.take_key_as(key, |words| {
             let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
             Some(Value::List(words.map(|word| (line_of_words, Value::Word(word.to_owned()))).collect()))
         })?;
@@ -281,13 +281,13 @@ impl Section {
                 for (line, item) in &items {
                     match read(item) {
                         Some(read) => list.push(read),
-                        None => self.wrong(*line, key, item, wanted),
+                        None => self.type_fault(*line, key, item, wanted),
                     }
                 }
                 Some(list)
             }
             (line, value) => {
-                self.wrong(line, key, &value, wanted);
+                self.type_fault(line, key, &value, wanted);
                 None
             }
         }
@@ -295,13 +295,13 @@ impl Section {
 
     /// A table of texts under free names, like `env`. Numbers and flags are taken as they are written.
     pub fn map(&mut self, key: &'static str) -> Option<BTreeMap<String, String>> {
-        match self.take(key)? {
+        match self.take_key(key)? {
             (_, Value::Table(entries)) => {
                 let mut map = BTreeMap::new();
                 for entry in entries {
                     match entry.value {
                         Value::List(_) | Value::Table(_) => {
-                            self.wrong(entry.line, &entry.key, &entry.value, "a text in quotes")
+                            self.type_fault(entry.line, &entry.key, &entry.value, "a text in quotes")
                         }
                         value => drop(map.insert(entry.key, value.to_string())),
                     }
@@ -309,7 +309,7 @@ impl Section {
                 Some(map)
             }
             (line, value) => {
-                self.wrong(line, key, &value, "a table, like { NAME = \"value\" }");
+                self.type_fault(line, key, &value, "a table, like { NAME = \"value\" }");
                 None
             }
         }
@@ -317,10 +317,10 @@ impl Section {
 
     /// A table with known keys, like `tls = { ... }` or `[tls]`.
     pub fn section(&mut self, key: &'static str) -> Option<Section> {
-        match self.take(key)? {
+        match self.take_key(key)? {
             (line, Value::Table(entries)) => Some(self.child(line, entries)),
             (line, value) => {
-                self.wrong(line, key, &value, "a table");
+                self.type_fault(line, key, &value, "a table");
                 None
             }
         }
@@ -328,19 +328,19 @@ impl Section {
 
     /// An array of tables, like `[[job]]`.
     pub fn sections(&mut self, key: &'static str) -> Vec<Section> {
-        match self.take(key) {
+        match self.take_key(key) {
             Some((_, Value::List(items))) => {
                 let mut sections = Vec::with_capacity(items.len());
                 for (line, item) in items {
                     match item {
                         Value::Table(entries) => sections.push(self.child(line, entries)),
-                        value => self.wrong(line, key, &value, &format!("[[{key}]]")),
+                        value => self.type_fault(line, key, &value, &format!("[[{key}]]")),
                     }
                 }
                 sections
             }
             Some((line, value)) => {
-                self.wrong(line, key, &value, &format!("[[{key}]]"));
+                self.type_fault(line, key, &value, &format!("[[{key}]]"));
                 Vec::new()
             }
             None => Vec::new(),
@@ -349,20 +349,20 @@ impl Section {
 
     /// Tables under free names, like `[sink.graylog]`, in the order of the file.
     pub fn named_sections(&mut self, key: &'static str) -> Vec<(String, Section)> {
-        match self.take(key) {
+        match self.take_key(key) {
             Some((_, Value::Table(entries))) => {
                 let mut sections = Vec::with_capacity(entries.len());
                 for entry in entries {
                     match entry.value {
                         Value::Table(inner) => sections.push((entry.key, self.child(entry.line, inner))),
-                        value => self.wrong(entry.line, &entry.key, &value, &format!("[{key}.{}]", entry.key)),
+                        value => self.type_fault(entry.line, &entry.key, &value, &format!("[{key}.{}]", entry.key)),
                     }
                 }
                 sections.sort_by_key(|(_, section)| section.line);
                 sections
             }
             Some((line, value)) => {
-                self.wrong(line, key, &value, &format!("[{key}.NAME]"));
+                self.type_fault(line, key, &value, &format!("[{key}.NAME]"));
                 Vec::new()
             }
             None => Vec::new(),
@@ -374,9 +374,9 @@ impl Section {
     }
 
     /// Reports every key that nobody took.
-    pub fn finish(self) {
+    pub fn reject_unknown_keys(self) {
         for entry in &self.entries {
-            let says = match nearest(&entry.key, self.known.iter().copied()) {
+            let says = match nearest_name(&entry.key, self.known.iter().copied()) {
                 Some(name) => format!("unknown key; did you mean `{name}`?"),
                 None => format!("unknown key; known here are {}", self.known.join(", ")),
             };
@@ -465,9 +465,9 @@ mod tests {
             job.text("schedule");
             job.duration("timeout");
             job.choice("mode", &[("forbid", 1), ("allow", 2)]);
-            job.finish();
+            job.reject_unknown_keys();
         }
-        root.finish();
+        root.reject_unknown_keys();
         let said: Vec<String> = document.faults().0.iter().map(ToString::to_string).collect();
         assert_eq!(
             said,

@@ -25,7 +25,7 @@ pub struct Event {
 
 impl Event {
     /// What `runner` has to say at `at` of the attempt that the order asks for.
-    pub fn of(order: &Order, runner: &str, host: &str, at: Timestamp, body: Body) -> Event {
+    pub fn new(order: &Order, runner: &str, host: &str, at: Timestamp, body: Body) -> Event {
         Event {
             version: FORMAT_VERSION,
             run_id: order.run_id.clone(),

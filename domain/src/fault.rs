@@ -64,7 +64,7 @@ pub struct Faults(pub Vec<Fault>);
 
 impl Faults {
     /// Whether any of them refuses the file.
-    pub fn refuse(&self) -> bool {
+    pub fn has_faults(&self) -> bool {
         self.0.iter().any(|fault| fault.level == Level::Fault)
     }
 }
@@ -84,7 +84,7 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 /// The known name nearest to `name`, where one is near enough to be what was meant.
-pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub fn nearest_name<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     known
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))

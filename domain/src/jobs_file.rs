@@ -39,7 +39,7 @@ pub fn parse(file: &str, text: &str) -> (Vec<Job>, Faults) {
             }
         }
     }
-    root.finish();
+    root.reject_unknown_keys();
     (jobs, document.faults())
 }
 
@@ -60,7 +60,7 @@ fn job(file: &str, mut section: Section) -> Option<Job> {
     );
     job.source = Some(file.to_owned());
     fields::read(&mut section, &mut job);
-    section.finish();
+    section.reject_unknown_keys();
     if name.is_some() {
         fields::check_names(&document, name_line, &job);
     }

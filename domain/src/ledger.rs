@@ -18,7 +18,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn of(&self, outcome: Outcome) -> u64 {
+    pub fn count(&self, outcome: Outcome) -> u64 {
         self.outcomes.get(&outcome).copied().unwrap_or(0)
     }
 

@@ -69,7 +69,7 @@ pub trait Claims: Send + Sync {
     /// Takes a run's `attempt` for `runner` if the run is still scheduled with that attempt. Idempotent per runner.
     async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim>;
     /// Says that `beat.runner` lives, unless it was overtaken on its way ([`HEARTBEAT_REORDER_MAX`]), and returns the runs of this runner that somebody asked to stop.
-    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>>;
+    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>>;
 }
 
 /// A beat that is older than the stored one by no more than this was overtaken on its way and is dropped. By more, the

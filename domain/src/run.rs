@@ -24,15 +24,15 @@ impl RunId {
     /// The name of a scheduled run. Whoever computes it gets the same: two schedulers, a retry, a redelivery.
     pub fn scheduled(key: &JobKey, nominal: Timestamp) -> RunId {
         let digest = Sha256::digest(format!("{}\0{}\0{}", key.group, key.name, nominal.as_second()));
-        RunId::of(nominal, &digest[..6])
+        RunId::with_suffix(nominal, &digest[..6])
     }
 
     /// The name of a run that somebody asked for; `random` comes from the caller.
     pub fn unscheduled(nominal: Timestamp, random: [u8; 6]) -> RunId {
-        RunId::of(nominal, &random)
+        RunId::with_suffix(nominal, &random)
     }
 
-    fn of(nominal: Timestamp, bytes: &[u8]) -> RunId {
+    fn with_suffix(nominal: Timestamp, bytes: &[u8]) -> RunId {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         RunId(format!("{}-{hex}", nominal.strftime("%Y%m%dT%H%M%SZ")))
     }
@@ -148,7 +148,7 @@ impl Outcome {
     }
 
     /// Whether people are told. A stop was asked for and a skip was decided: neither is bad.
-    pub const fn is_bad(self) -> bool {
+    pub const fn is_failure(self) -> bool {
         !matches!(self, Outcome::Succeeded | Outcome::Stopped | Outcome::Skipped)
     }
 }

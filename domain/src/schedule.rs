@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use crate::fault::nearest;
+use crate::fault::nearest_name;
 use crate::units;
 use calendar::Calendar;
 
@@ -159,7 +159,7 @@ impl Schedule {
         warnings
     }
 
-    pub fn trigger(&self) -> ScheduleKind {
+    pub fn kind(&self) -> ScheduleKind {
         match self.kind {
             Expression::Calendar(_) | Expression::Every(_) | Expression::Once(_) => ScheduleKind::Timed,
             Expression::Reboot => ScheduleKind::Reboot,
@@ -178,7 +178,7 @@ pub fn zone_named(name: &str) -> Result<TimeZone, String> {
     }
     TimeZone::get(name).map_err(|_| {
         let known: Vec<String> = jiff::tz::db().available().map(|known| known.to_string()).collect();
-        match nearest(name, known.iter().map(String::as_str)) {
+        match nearest_name(name, known.iter().map(String::as_str)) {
             Some(near) => format!("unknown time zone `{name}`; did you mean `{near}`?"),
             None => format!("unknown time zone `{name}`; write an IANA name like Europe/Paris, or UTC"),
         }
@@ -215,7 +215,7 @@ fn nickname(
             None => {
                 let known = NICKNAMES.iter().map(|(known, _)| *known).chain(OTHER_NICKNAMES);
                 let all = known.clone().collect::<Vec<_>>().join(", ");
-                let near = nearest(name, known).map_or(String::new(), |near| format!("; did you mean {near}?"));
+                let near = nearest_name(name, known).map_or(String::new(), |near| format!("; did you mean {near}?"));
                 Err(format!("unknown nickname {name}{near}; known are {all}"))
             }
         },

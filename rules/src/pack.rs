@@ -115,10 +115,10 @@ impl Pack {
             }
             rules.push(rule);
         }
-        root.finish();
+        root.reject_unknown_keys();
         let faults = document.faults();
         match name {
-            Some(name) if !faults.refuse() => {
+            Some(name) if !faults.has_faults() => {
                 Ok((Pack { name, description, file: file.to_owned(), suggest, rules }, faults))
             }
             _ => Err(faults),
@@ -191,13 +191,13 @@ fn rule_of(mut section: Section) -> Option<Rule> {
     let explain = explain_of(&mut section);
     let matches = section.texts("matches").unwrap_or_default();
     let ignores = section.texts("ignores").unwrap_or_default();
-    section.finish();
+    section.reject_unknown_keys();
     let (wants, pattern) = condition?;
     Some(Rule { id: id?, wants, pattern, unless, stream, at_least, severity, explain, matches, ignores, line })
 }
 
 fn condition_of(section: &mut Section, rule: &str) -> Option<(Wants, Pattern)> {
-    let (has_pattern, has_require) = (section.has("pattern"), section.has("require"));
+    let (has_pattern, has_require) = (section.has_unread("pattern"), section.has_unread("require"));
     let pattern = pattern_of(section, "pattern", rule);
     let require = pattern_of(section, "require", rule);
     match (has_pattern, has_require) {

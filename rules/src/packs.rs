@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use domain::fault::{Fault, Faults, nearest};
+use domain::fault::{Fault, Faults, nearest_name};
 
 use crate::pack::Pack;
 use crate::rule_set::{RuleSet, RulesError};
@@ -98,7 +98,7 @@ impl Packs {
     pub(crate) fn named(&self, name: &str) -> Result<Arc<Pack>, RulesError> {
         self.get(name).cloned().ok_or_else(|| RulesError::UnknownPack {
             name: name.to_owned(),
-            hint: match nearest(name, self.names()) {
+            hint: match nearest_name(name, self.names()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known are {}", self.names().collect::<Vec<_>>().join(", ")),
             },

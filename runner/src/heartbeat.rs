@@ -25,7 +25,7 @@ pub async fn send_heartbeats(shared: Arc<RunnerState>, ports: Ports) {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             held,
         };
-        match ports.claims.beat(&beat).await {
+        match ports.claims.heartbeat(&beat).await {
             Ok(stops) => {
                 logged = false;
                 for run_id in &stops {

@@ -97,9 +97,9 @@ impl PolicyFile {
             order_keys: keys_of(&mut root),
             own_user: own_user(),
         };
-        root.finish();
+        root.reject_unknown_keys();
         let faults = document.faults();
-        if faults.refuse() { Err(faults) } else { Ok((policy, faults)) }
+        if faults.has_faults() { Err(faults) } else { Ok((policy, faults)) }
     }
 
     /// The sentence for something that the line does not allow.
@@ -226,7 +226,7 @@ fn globs(section: &mut Section, key: &'static str) -> Option<List> {
 
 fn commands_of(mut section: Section) -> Commands {
     let commands = Commands { argv: regexes(&mut section, "argv"), shell: regexes(&mut section, "shell") };
-    section.finish();
+    section.reject_unknown_keys();
     commands
 }
 

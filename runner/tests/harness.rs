@@ -71,7 +71,7 @@ fn options(state: &str, world: &Path) -> Options {
     }
     if let Ok(text) = fs::read_to_string(world.join("sinks.toml")) {
         let (configs, faults) = SinksFile::parse("sinks.toml", &text);
-        assert!(!faults.refuse(), "{faults}");
+        assert!(!faults.has_faults(), "{faults}");
         let (events, receiver) = tokio::sync::mpsc::channel(16);
         // Without a receiver of events the engines must still work.
         drop(receiver);
@@ -240,7 +240,7 @@ impl Claims for World {
         Ok(if holder == runner && !is_over { Claim::Granted } else { Claim::Refused })
     }
 
-    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
+    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
         fs::write(self.folder.join("beat"), serde_json::to_vec(beat).map_err(retry)?).map_err(retry)?;
         let entries = fs::read_dir(self.folder.join("stops")).map_err(retry)?;
         Ok(entries.flatten().map(|entry| RunId(entry.file_name().to_string_lossy().into_owned())).collect())

@@ -171,7 +171,7 @@ async fn remind(ports: &Ports, transition: &Transition, now: Timestamp) -> Resul
 /// Puts the next reminder of each job that people were told to be bad.
 async fn raise_reminders(ports: &Ports, told: &[Transition], now: Timestamp) -> Result<()> {
     let bad = |transition: &&Transition| {
-        let of_a_run = transition.run_id.is_some() && transition.outcome.is_some_and(|outcome| outcome.is_bad());
+        let of_a_run = transition.run_id.is_some() && transition.outcome.is_some_and(|outcome| outcome.is_failure());
         of_a_run && matches!(transition.fate, DeliveryState::Told | DeliveryState::Digested)
     };
     let told: Vec<&Transition> = told.iter().filter(bad).collect();

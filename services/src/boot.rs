@@ -54,7 +54,7 @@ async fn start(
 ) -> Result<bool> {
     // Jobs that cannot be read are told by the sweep.
     let Ok(job) = &stored.job else { return Ok(false) };
-    let fires = |schedule: schedule::Schedule| job.enabled && schedule.trigger() == schedule::ScheduleKind::Reboot;
+    let fires = |schedule: schedule::Schedule| job.enabled && schedule.kind() == schedule::ScheduleKind::Reboot;
     if !schedule_of(job).is_ok_and(fires) {
         return Ok(false);
     }
@@ -68,7 +68,7 @@ async fn start(
         _ => None,
     };
     if let Some(reason) = blocked {
-        run.end(domain::run::Outcome::Skipped, reason, now);
+        run.finish(domain::run::Outcome::Skipped, reason, now);
     }
     let write = RunWrite { run: run.clone(), expected: None, alert: None };
     let run = match crate::run_end::write_one(ports, write).await? {

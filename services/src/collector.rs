@@ -199,7 +199,7 @@ impl Collection<'_> {
         let first = reported.events().next()?;
         let (mut run, expected) = match &reported.stored {
             Some(stored) => (stored.record.clone(), Some(stored.version)),
-            None if first.trigger == Trigger::Exec => (Run::reported(first), None),
+            None if first.trigger == Trigger::Exec => (Run::from_report(first), None),
             None => {
                 self.summary.unknown += reported.deliveries.len() as u32;
                 tracing::warn!(run_id = %first.run_id, job = %first.job, "a report of a run that is not known");

@@ -87,7 +87,7 @@ impl Gone {
 }
 
 async fn groups_without_runner(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<BTreeMap<String, Gone>> {
-    let beats = ports.settings.beats().await?;
+    let beats = ports.settings.heartbeats().await?;
     let mut gone: BTreeMap<String, Gone> = BTreeMap::new();
     for beat in &beats {
         for group in &beat.groups {

@@ -69,8 +69,13 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
     let watching = ticked_at.is_some_and(|ticked_at| ticked_at <= now && since(ticked_at, now) <= RUNNER_LEASE);
     // While nobody watched, nobody could beat either: everyone gets a full lease to show life again.
     let watching_since = state.value.watching_since.filter(|_| watching).unwrap_or(now);
-    let look =
-        Look { ports, now, before: ticked_at.unwrap_or(now), watching_since, beats: ports.settings.beats().await? };
+    let look = Look {
+        ports,
+        now,
+        before: ticked_at.unwrap_or(now),
+        watching_since,
+        beats: ports.settings.heartbeats().await?,
+    };
     let mut summary = Summary::default();
     for page in open.chunks(PAGE_MAX) {
         look.page(page, &mut summary).await?;
@@ -206,7 +211,7 @@ pub const RUNNER_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// # Errors
 /// A port's.
 pub async fn forget_runners(ports: &Ports, now: Timestamp) -> Result<()> {
-    Ok(ports.settings.forget_beats(earlier(now, RUNNER_KEPT)).await?)
+    Ok(ports.settings.delete_heartbeats(earlier(now, RUNNER_KEPT)).await?)
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ pub async fn admitted(
     match admission {
         Admission::Start => {}
         Admission::Hold(reason) => hold(run, reason),
-        Admission::Skip(reason) => run.end(Outcome::Skipped, reason, now),
+        Admission::Skip(reason) => run.finish(Outcome::Skipped, reason, now),
         Admission::Replace { hold: held } => {
             for other in std::mem::take(open) {
                 if let Some(left) = give_way(ports, job, other, run, now).await? {

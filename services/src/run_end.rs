@@ -82,7 +82,7 @@ pub async fn declare(
         return Ok(None);
     }
     let mut run = stored.record.clone();
-    run.end(outcome, reason, at);
+    run.finish(outcome, reason, at);
     let order = retry(known, &mut run, at);
     let written = match &order {
         Some(_) => write_one(ports, RunWrite { run: run.clone(), expected: Some(stored.version), alert: None }).await?,

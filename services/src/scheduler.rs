@@ -182,7 +182,7 @@ impl Plan {
             let unwritten = |other: &Stored<Run>| other.version == UNWRITTEN && other.record.run_id == run.run_id;
             if let Some(place) = open.iter().position(unwritten) {
                 open.remove(place);
-                run.end(Outcome::Skipped, replaced_by(by), now);
+                run.finish(Outcome::Skipped, replaced_by(by), now);
                 *start = false;
             }
         }
@@ -364,10 +364,10 @@ impl Tick<'_> {
         };
         let mut run = run_of_firing(job, one.nominal, trigger, now);
         match one.intent {
-            Intent::Skip(reason) => run.end(Outcome::Skipped, reason, now),
+            Intent::Skip(reason) => run.finish(Outcome::Skipped, reason, now),
             Intent::Hold(reason) => hold(&mut run, reason),
             Intent::Miss(reason) => {
-                run.end(Outcome::Missed, reason, now);
+                run.finish(Outcome::Missed, reason, now);
                 let occurrence = domain::alert::Occurrence::Ended(Outcome::Missed);
                 let written = write_with_alerts(self.ports, Known(Some(job)), &run, None, occurrence, now).await?;
                 self.summary.missed += u32::from(written == WriteResult::Done);
@@ -460,7 +460,7 @@ impl Tick<'_> {
 /// Whether the run was declared over by a clock that showed another time, and no runner ever had it.
 fn declared_ahead(run: &Run, now: Timestamp) -> bool {
     let declared = matches!(run.outcome, Some(Outcome::Missed | Outcome::Skipped));
-    let untouched = run.attempt == 1 && run.claimed_at.is_none() && !run.is_reported();
+    let untouched = run.attempt == 1 && run.claimed_at.is_none() && !run.has_report();
     declared && untouched && run.finished_at.is_some_and(|at| at > later(now, LATE_MAX))
 }
 

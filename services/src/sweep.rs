@@ -48,7 +48,7 @@ async fn tell_set_aside(ports: &Ports, now: Timestamp) -> Result<()> {
         let reason = format!("a stored record ({} {}) was set aside: {}", aside.kind, aside.key, aside.why);
         Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), reason, now)
     };
-    let transitions: Vec<Transition> = ports.settings.set_aside().await?.iter().map(told).collect();
+    let transitions: Vec<Transition> = ports.settings.quarantined().await?.iter().map(told).collect();
     if !transitions.is_empty() {
         ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
     }

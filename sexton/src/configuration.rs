@@ -109,9 +109,9 @@ impl Configuration {
             links: root.map("links").unwrap_or_default(),
             aws: root.section("aws").map(read_aws),
         };
-        root.finish();
+        root.reject_unknown_keys();
         let faults = document.faults();
-        if faults.refuse() { Err(faults) } else { Ok((configuration, faults)) }
+        if faults.has_faults() { Err(faults) } else { Ok((configuration, faults)) }
     }
 }
 
@@ -126,7 +126,7 @@ fn read_runner(mut section: Section, folder: &Path) -> RunnerSection {
         retention: section.duration("retention"),
         spool_max: section.size("spool_max"),
     };
-    section.finish();
+    section.reject_unknown_keys();
     runner
 }
 
@@ -154,7 +154,7 @@ fn read_aws(mut section: Section) -> aws::Options {
         }
         options.external_id = Some(id);
     }
-    section.finish();
+    section.reject_unknown_keys();
     options
 }
 
@@ -164,7 +164,7 @@ fn read_history(mut section: Section) -> HistorySection {
         keep: section.duration("keep"),
         runs_per_job: runs.map(|runs| usize::try_from(runs).unwrap_or(usize::MAX)),
     };
-    section.finish();
+    section.reject_unknown_keys();
     history
 }
 

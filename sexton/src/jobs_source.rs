@@ -102,7 +102,7 @@ impl JobsSource {
 /// Exit 2 with every fault of the file.
 pub fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure> {
     let parsed = source.parse()?;
-    if parsed.faults.refuse() {
+    if parsed.faults.has_faults() {
         let only_faults = parsed.faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect();
         return Err(Faults(only_faults).into());
     }

@@ -108,7 +108,7 @@ fn fill_from_aws(access: &mut Access, aws: &aws::Options) {
 
 fn parse_sinks(name: &str, text: &str) -> Result<Vec<SinkConfig>, Failure> {
     let (sinks, faults) = SinksFile::parse(name, text);
-    if faults.refuse() {
+    if faults.has_faults() {
         return Err(Faults(faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect()).into());
     }
     for warning in &faults.0 {

@@ -135,7 +135,7 @@ impl SinksFile {
         for (name, section) in sections {
             sinks.extend(read_sink(&document, name, section));
         }
-        root.finish();
+        root.reject_unknown_keys();
         (sinks, document.faults())
     }
 }
@@ -173,7 +173,7 @@ fn read_sink(document: &Document, name: String, mut section: Section) -> Option<
         Kind::Gelf => gelf::read(&mut section).map(SinkKind::Gelf),
         Kind::CloudwatchLogs => cloudwatch_logs::read(&mut section).map(Box::new).map(SinkKind::CloudwatchLogs),
     };
-    section.finish();
+    section.reject_unknown_keys();
     let max_line = max_line.map(|bytes| bytes as usize);
     Some(SinkConfig { name, kind: kind?, when, strip_ansi, batch, retry, max_line, required, alert_after })
 }
@@ -195,7 +195,7 @@ fn read_when(section: &mut Section) -> Filter {
             _ => when.fault(line, name, "not a stream; write stdout or stderr"),
         }
     }
-    when.finish();
+    when.reject_unknown_keys();
     Filter { groups, jobs, streams }
 }
 
@@ -214,7 +214,7 @@ fn read_batch(section: &mut Section, kind: Option<Kind>) -> BatchConfig {
         batch.fault(line, bytes.to_string(), "`max_bytes` is out of range; write 1 to 16MiB");
     }
     let timeout = batch.duration("timeout");
-    batch.finish();
+    batch.reject_unknown_keys();
     BatchConfig {
         max_events: max_events.map_or(default.max_events, |events| events as usize),
         max_bytes: max_bytes.map_or(default.max_bytes, |bytes| bytes as usize),
@@ -236,7 +236,7 @@ fn read_retry(section: &mut Section) -> RetryConfig {
         let shown = domain::units::format_duration(read.initial);
         retry.fault(line, shown, "`initial` must be more than 0s and at most `max`");
     }
-    retry.finish();
+    retry.reject_unknown_keys();
     read
 }
 

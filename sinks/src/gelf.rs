@@ -185,7 +185,7 @@ impl Gelf {
                 let mut rest = Vec::with_capacity(256);
                 bracket_records::finished_members(finished, "_", &mut rest);
                 let text = bracket_records::finished_text(finished);
-                let head = if finished.outcome.is_bad() { &run.error } else { &run.info };
+                let head = if finished.outcome.is_failure() { &run.error } else { &run.info };
                 let stamp = stamp::format(finished.finished_at);
                 self.write_event(head, &stamp, bracket_records::FINISHED, &text, &rest, out);
             }

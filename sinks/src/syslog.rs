@@ -309,7 +309,7 @@ impl Format for Syslog {
                     }
                 }
                 let text = bracket_records::finished_text(finished);
-                let head = if finished.outcome.is_bad() { &run.finished_failed } else { &run.finished };
+                let head = if finished.outcome.is_failure() { &run.finished_failed } else { &run.finished };
                 self.write_event(head, &stamp::format(finished.finished_at), &params, &text, frames);
             }
         }

@@ -37,7 +37,7 @@ impl Template {
             let name = &rest[open + 1..close];
             let placeholder = PLACEHOLDERS.iter().find(|placeholder| **placeholder == name).ok_or_else(|| {
                 let known = PLACEHOLDERS.map(|placeholder| format!("{{{placeholder}}}")).join(" ");
-                match domain::fault::nearest(name, PLACEHOLDERS) {
+                match domain::fault::nearest_name(name, PLACEHOLDERS) {
                     Some(near) => format!("`{{{name}}}` is not known; did you mean {{{near}}}?"),
                     None => format!("`{{{name}}}` is not known; known are {known}"),
                 }

@@ -40,7 +40,7 @@ impl TlsConfig {
         {
             tls.fault(*line, name, "not a name of a server; write a DNS name or an IP address");
         }
-        tls.finish();
+        tls.reject_unknown_keys();
         TlsConfig { ca_file, identity: crt_file.zip(key_file), server_name: server_name.map(|(_, name)| name) }
     }
 

@@ -49,7 +49,7 @@ impl Claims for Backend {
         }
     }
 
-    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
+    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
         let ahead = beat.at.checked_add(HEARTBEAT_REORDER_MAX).unwrap_or(Timestamp::MAX);
         let update = ItemUpdate {
             expression: "SET #beat = :beat, #at = :at".to_owned(),

@@ -1,7 +1,7 @@
 //! A job as an item of the table `jobs`: the fields of the jobs file as plain attributes. What the AWS console or a hand
 //! makes of types is read kindly (a number as a text, a text as a flag or a list); what cannot be meant is one sentence.
 
-use domain::fault::nearest;
+use domain::fault::nearest_name;
 use domain::job::Job;
 use domain::jobs_file::fields::check_name;
 use domain::ports::PortError;
@@ -128,7 +128,7 @@ fn read_fields(
             continue;
         }
         let Some((_, kind)) = known.iter().find(|(known, _)| *known == name) else {
-            let hint = nearest(&name, known.iter().map(|(known, _)| *known));
+            let hint = nearest_name(&name, known.iter().map(|(known, _)| *known));
             let hint = hint.map_or_else(|| "remove it".to_owned(), |known| format!("did you mean `{within}{known}`?"));
             return Err(format!("`{within}{name}` is no field of a job; {hint}"));
         };

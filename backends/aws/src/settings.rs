@@ -49,7 +49,7 @@ impl Settings for Backend {
         Ok(matches!(put, ItemWriteResult::Done(_)))
     }
 
-    async fn beats(&self) -> PortResult<Vec<Heartbeat>> {
+    async fn heartbeats(&self) -> PortResult<Vec<Heartbeat>> {
         let items = self.runners().await?;
         // A beat that cannot be read is replaced by the runner's next one.
         let mut beats: Vec<Heartbeat> = items.iter().filter_map(beat_from_item).collect();
@@ -59,7 +59,7 @@ impl Settings for Backend {
         Ok(beats)
     }
 
-    async fn forget_beats(&self, before: Timestamp) -> PortResult<()> {
+    async fn delete_heartbeats(&self, before: Timestamp) -> PortResult<()> {
         let before = sortable_instant(before);
         for item in self.runners().await? {
             if text_at(&item, "at").is_some_and(|at| *at < *before) {
@@ -70,7 +70,7 @@ impl Settings for Backend {
         Ok(())
     }
 
-    async fn set_aside(&self) -> PortResult<Vec<Quarantined>> {
+    async fn quarantined(&self) -> PortResult<Vec<Quarantined>> {
         let query = Query {
             condition: "#kind = :kind".to_owned(),
             values: vec![(":kind", s(QUARANTINED))],

@@ -36,7 +36,7 @@ pub async fn a_claim_repeated_by_the_same_runner_is_granted(ports: &Ports) {
 
 pub async fn what_may_not_start_is_refused(ports: &Ports) {
     let mut over = run("over", 0);
-    over.end(Outcome::Missed, "too late", at(1));
+    over.finish(Outcome::Missed, "too late", at(1));
     let held = Run { held: true, ..run("held", 0) };
     let late = Run { start_by: Some(at(5)), ..run("late", 0) };
     let retried = Run { attempt: 2, ..run("retried", 0) };
@@ -59,7 +59,7 @@ pub async fn a_claim_and_a_declaration_exclude_each_other(ports: &Ports) {
             tokio::spawn(async move { claims.claim(&run_key, 1, "r1", "h1", at(1)).await.unwrap() })
         };
         let mut missed = read.record;
-        missed.end(Outcome::Missed, "too late", at(1));
+        missed.finish(Outcome::Missed, "too late", at(1));
         let declared = write(ports, RunWrite { run: missed, expected: Some(read.version), alert: None }).await;
         let granted = claim.await.unwrap() == Claim::Granted;
         assert_ne!(granted, declared == WriteResult::Done, "minute {minute}");
@@ -73,15 +73,15 @@ pub async fn a_beat_brings_the_stop_requests_of_its_own_runs_only(ports: &Ports)
         create(ports, &run("dump", minute * 60)).await;
         ports.claims.claim(&run("dump", minute * 60).run_key(), 1, runner, "h1", at(0)).await.unwrap();
     }
-    assert!(ports.claims.beat(&beat("r1", 0)).await.unwrap().is_empty());
+    assert!(ports.claims.heartbeat(&beat("r1", 0)).await.unwrap().is_empty());
     for minute in [1, 2] {
         let mut stored = ports.runs.get(&[run("dump", minute * 60).run_key()]).await.unwrap().remove(0);
         stored.record.stop_requested_at = Some(at(300));
         write(ports, RunWrite { run: stored.record, expected: Some(stored.version), alert: None }).await;
     }
-    assert_eq!(ports.claims.beat(&beat("r1", 10)).await.unwrap(), [run("dump", 60).run_id]);
+    assert_eq!(ports.claims.heartbeat(&beat("r1", 10)).await.unwrap(), [run("dump", 60).run_id]);
     let mut stored = ports.runs.get(&[run("dump", 60).run_key()]).await.unwrap().remove(0);
-    stored.record.end(Outcome::Stopped, "somebody asked to stop it", at(301));
+    stored.record.finish(Outcome::Stopped, "somebody asked to stop it", at(301));
     write(ports, RunWrite { run: stored.record, expected: Some(stored.version), alert: None }).await;
-    assert!(ports.claims.beat(&beat("r1", 20)).await.unwrap().is_empty());
+    assert!(ports.claims.heartbeat(&beat("r1", 20)).await.unwrap().is_empty());
 }

@@ -38,9 +38,9 @@ pub async fn a_run_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) 
     create(ports, &run("dump", 0)).await;
     let first = ports.runs.get(&[run("dump", 0).run_key()]).await.unwrap().remove(0);
     let mut missed = first.record.clone();
-    missed.end(Outcome::Missed, "too late", at(9));
+    missed.finish(Outcome::Missed, "too late", at(9));
     let mut skipped = first.record.clone();
-    skipped.end(Outcome::Skipped, "paused", at(9));
+    skipped.finish(Outcome::Skipped, "paused", at(9));
     let expected = Some(first.version);
     assert_eq!(write(ports, RunWrite { run: missed.clone(), expected, alert: None }).await, WriteResult::Done);
     match write(ports, RunWrite { run: skipped, expected, alert: None }).await {
@@ -110,9 +110,9 @@ pub async fn listing_is_newest_first_and_complete_over_its_pages(ports: &Ports) 
 pub async fn listing_keeps_to_every_bound_of_the_query(ports: &Ports) {
     let other = JobKey::new("web", "dump");
     let mut failed = run("dump", 60);
-    failed.end(Outcome::Failed, "exit code 3", at(61));
+    failed.finish(Outcome::Failed, "exit code 3", at(61));
     let mut good = run("dump", 120);
-    good.end(Outcome::Succeeded, "exit code 0", at(121));
+    good.finish(Outcome::Succeeded, "exit code 0", at(121));
     let open = run("dump", 180);
     let elsewhere = run_of(&other, 60);
     let same_group = run("vacuum", 60);
@@ -134,8 +134,8 @@ pub async fn listing_keeps_to_every_bound_of_the_query(ports: &Ports) {
     check(RunQuery { which: RunFilter::Ended(Outcome::Failed), ..RunQuery::default() }, &[&failed]).await;
     check(RunQuery { which: RunFilter::Ended(Outcome::Succeeded), ..RunQuery::default() }, &[&good]).await;
     check(RunQuery { which: RunFilter::Ended(Outcome::Lost), ..RunQuery::default() }, &[]).await;
-    check(RunQuery::named(&failed.run_id), &[&failed]).await;
-    check(RunQuery::named(&run("absent", 60).run_id), &[]).await;
+    check(RunQuery::by_id(&failed.run_id), &[&failed]).await;
+    check(RunQuery::by_id(&run("absent", 60).run_id), &[]).await;
     check(RunQuery { since: Some(at(120)), ..RunQuery::default() }, &[&good, &open]).await;
     check(RunQuery { since: Some(at(60)), until: Some(at(120)), ..of_dump }, &[&failed]).await;
 }
@@ -144,19 +144,19 @@ pub async fn counts_add_up(ports: &Ports) {
     for minute in 0..20 {
         let mut run = run("dump", minute * 60);
         match minute % 4 {
-            0 => run.end(Outcome::Succeeded, "exit code 0", at(minute * 60)),
-            1 => run.end(Outcome::Failed, "exit code 3", at(minute * 60)),
-            2 => run.end(Outcome::Skipped, "paused", at(minute * 60)),
+            0 => run.finish(Outcome::Succeeded, "exit code 0", at(minute * 60)),
+            1 => run.finish(Outcome::Failed, "exit code 3", at(minute * 60)),
+            2 => run.finish(Outcome::Skipped, "paused", at(minute * 60)),
             _ => {}
         }
         create(ports, &run).await;
     }
     let ledger = ports.runs.count(&RunQuery::default()).await.unwrap();
     assert!(ledger.adds_up(), "{ledger:?}");
-    assert_eq!((ledger.scheduled, ledger.open, ledger.of(Outcome::Failed)), (20, 5, 5));
+    assert_eq!((ledger.scheduled, ledger.open, ledger.count(Outcome::Failed)), (20, 5, 5));
     let window = RunQuery { since: Some(at(0)), until: Some(at(4 * 60)), ..RunQuery::default() };
     let ledger = ports.runs.count(&window).await.unwrap();
-    assert_eq!((ledger.scheduled, ledger.open, ledger.of(Outcome::Skipped)), (4, 1, 1));
+    assert_eq!((ledger.scheduled, ledger.open, ledger.count(Outcome::Skipped)), (4, 1, 1));
 }
 
 pub async fn removing_runs_twice_is_removing_them_once(ports: &Ports) {

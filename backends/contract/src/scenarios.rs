@@ -73,8 +73,8 @@ pub async fn after_a_day_every_firing_has_exactly_one_outcome(ports: &Ports) {
     assert_eq!(world.runs("report").await.len(), 3);
     assert_eq!(told, [AlertKind::Failed, AlertKind::Recovered], "told when it went bad, and when it was well again");
     let ledger = world.ledger().await;
-    assert_eq!((ledger.open, ledger.of(Outcome::Failed)), (0, 2));
-    assert_eq!(ledger.scheduled, ledger.of(Outcome::Succeeded) + 2);
+    assert_eq!((ledger.open, ledger.count(Outcome::Failed)), (0, 2));
+    assert_eq!(ledger.scheduled, ledger.count(Outcome::Succeeded) + 2);
 }
 
 pub async fn a_failed_run_is_tried_again_and_ends_once(ports: &Ports) {
@@ -309,7 +309,7 @@ pub async fn two_ticks_at_once_make_one_run(ports: &Ports) {
     assert_eq!(orders.len(), 20, "each run is claimed once, however often it was ordered");
     world.collect().await;
     let ledger = world.ledger().await;
-    assert_eq!((ledger.scheduled, ledger.of(Outcome::Succeeded)), (20, 20));
+    assert_eq!((ledger.scheduled, ledger.count(Outcome::Succeeded)), (20, 20));
     assert_eq!(world.schedule().await.started, 0);
 }
 

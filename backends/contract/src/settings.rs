@@ -20,18 +20,18 @@ pub async fn a_setting_is_changed_only_by_who_saw_its_latest_version(ports: &Por
 
 pub async fn a_runners_latest_beat_is_kept_until_it_is_forgotten(ports: &Ports) {
     for (runner, second) in [("r1", 0), ("r2", 5), ("r1", 10), ("r1", 3)] {
-        ports.claims.beat(&beat(runner, second)).await.unwrap();
+        ports.claims.heartbeat(&beat(runner, second)).await.unwrap();
     }
-    let mut beats = ports.settings.beats().await.unwrap();
+    let mut beats = ports.settings.heartbeats().await.unwrap();
     beats.sort_by(|one, other| one.runner.cmp(&other.runner));
     assert_eq!(beats, [beat("r1", 10), beat("r2", 5)]);
-    ports.settings.forget_beats(at(10)).await.unwrap();
-    assert_eq!(ports.settings.beats().await.unwrap(), [beat("r1", 10)]);
+    ports.settings.delete_heartbeats(at(10)).await.unwrap();
+    assert_eq!(ports.settings.heartbeats().await.unwrap(), [beat("r1", 10)]);
 }
 
 pub async fn a_beat_of_a_clock_that_was_set_back_is_the_latest(ports: &Ports) {
     for second in [3600, 0, 60, 30] {
-        ports.claims.beat(&beat("r1", second)).await.unwrap();
+        ports.claims.heartbeat(&beat("r1", second)).await.unwrap();
     }
-    assert_eq!(ports.settings.beats().await.unwrap(), [beat("r1", 60)]);
+    assert_eq!(ports.settings.heartbeats().await.unwrap(), [beat("r1", 60)]);
 }

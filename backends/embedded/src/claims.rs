@@ -26,7 +26,7 @@ impl Claims for Embedded {
         self.database.write(Durability::Normal, write).await
     }
 
-    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
+    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
         let beat = beat.clone();
         let overtaken_max_ns = HEARTBEAT_REORDER_MAX.as_nanos() as i64;
         let write = move |connection: &rusqlite::Connection| {

@@ -51,7 +51,7 @@ impl Settings for Embedded {
         self.database.write(Durability::Normal, write).await
     }
 
-    async fn beats(&self) -> PortResult<Vec<Heartbeat>> {
+    async fn heartbeats(&self) -> PortResult<Vec<Heartbeat>> {
         let read = move |connection: &rusqlite::Connection| -> Outcome<Vec<Heartbeat>> {
             let mut select = connection.prepare_cached("SELECT body FROM beats ORDER BY runner")?;
             let bodies = select.query_map([], |columns| row::text(columns, 0))?.collect::<Result<Vec<_>, _>>()?;
@@ -61,7 +61,7 @@ impl Settings for Embedded {
         self.database.read(read).await
     }
 
-    async fn forget_beats(&self, before: Timestamp) -> PortResult<()> {
+    async fn delete_heartbeats(&self, before: Timestamp) -> PortResult<()> {
         let write = move |connection: &rusqlite::Connection| {
             connection.prepare_cached("DELETE FROM beats WHERE at < ?1")?.execute([stamp(before)])?;
             Ok(())
@@ -69,7 +69,7 @@ impl Settings for Embedded {
         self.database.write(Durability::Normal, write).await
     }
 
-    async fn set_aside(&self) -> PortResult<Vec<Quarantined>> {
+    async fn quarantined(&self) -> PortResult<Vec<Quarantined>> {
         let read = move |connection: &rusqlite::Connection| {
             let mut select =
                 connection.prepare_cached("SELECT kind, key, why, at FROM set_aside ORDER BY at DESC LIMIT ?1")?;

@@ -4,7 +4,7 @@
 //! `env.LEVEL=9`), commas make a list (`rules=default,python`).
 
 use crate::document::Document;
-use crate::fault::nearest;
+use crate::fault::nearest_name;
 use crate::job::Job;
 use crate::jobs_file::fields;
 
@@ -30,7 +30,7 @@ pub(super) fn read(line: u32, comment: &str) -> Result<Option<DirectiveKind>, St
         "sexton" => Ok(Some(DirectiveKind::Next(Directive { line, words: words(rest)? }))),
         "sexton-defaults" => Ok(Some(DirectiveKind::Defaults(Directive { line, words: words(rest)? }))),
         _ if !head.starts_with("sexton") => Ok(None),
-        _ => match nearest(head, ["sexton", "sexton-defaults"]) {
+        _ => match nearest_name(head, ["sexton", "sexton-defaults"]) {
             Some(near) => Err(format!("`# {head}:` says nothing to sexton; did you mean `# {near}:`?")),
             None => Ok(None),
         },
@@ -74,7 +74,7 @@ impl Directive {
     }
 
     /// Another comment for the same entry; what it says wins.
-    pub fn add(&mut self, later: Directive) {
+    pub fn merge(&mut self, later: Directive) {
         self.line = later.line;
         self.words.extend(later.words);
     }
@@ -89,6 +89,6 @@ impl Directive {
             job.name = name;
         }
         fields::read(&mut section, job);
-        section.finish();
+        section.reject_unknown_keys();
     }
 }

@@ -143,7 +143,7 @@ fn retries(mut section: Section, earlier: Option<Retries>) -> Retries {
         };
         retries.on = words.iter().filter_map(read).collect();
     }
-    section.finish();
+    section.reject_unknown_keys();
     retries
 }
 
@@ -151,7 +151,7 @@ fn needs(mut section: Section, earlier: Needs) -> Needs {
     let mut needs = earlier;
     set(&mut needs.cpu, section.number("cpu", 0.0..=CPU_MAX));
     set(&mut needs.memory, section.size("memory"));
-    section.finish();
+    section.reject_unknown_keys();
     needs
 }
 
@@ -160,7 +160,7 @@ fn alert(mut section: Section, earlier: AlertPolicy) -> AlertPolicy {
     set(&mut alert.after, section.integer("after", 1..=ALERT_AFTER_MAX).map(|after| after as u32));
     set_some(&mut alert.remind, limit(&mut section, "remind"));
     set(&mut alert.channels, section.texts("channels"));
-    section.finish();
+    section.reject_unknown_keys();
     alert
 }
 

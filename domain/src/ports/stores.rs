@@ -139,7 +139,7 @@ impl RunQuery {
     }
 
     /// The run of a name, when nobody knows its group.
-    pub fn named(run_id: &RunId) -> RunQuery {
+    pub fn by_id(run_id: &RunId) -> RunQuery {
         RunQuery { run_id: Some(run_id.clone()), ..RunQuery::default() }
     }
 
@@ -156,7 +156,7 @@ pub trait RunStore: Send + Sync {
     /// Each write is atomic and stands alone; what came of each is told in the order given. An error says nothing about
     /// the writes before it: writing the same again is harmless, as it conflicts.
     async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<WriteResult>>;
-    /// Newest first. A record that cannot be read is left out and set aside ([`Settings::set_aside`]).
+    /// Newest first. A record that cannot be read is left out and set aside ([`Settings::quarantined`]).
     async fn list(&self, query: &RunQuery, after: Option<&Cursor>, most: usize) -> PortResult<Page<Stored<Run>>>;
     /// Counts what the query matches.
     async fn count(&self, query: &RunQuery) -> PortResult<Ledger>;
@@ -220,11 +220,11 @@ pub trait Settings: Send + Sync {
     /// Writes if the version still is `expected` (`None`: if there is none). `false`: somebody else was first.
     async fn write(&self, name: &str, value: &serde_json::Value, expected: Option<u64>) -> PortResult<bool>;
     /// The latest beat of every runner.
-    async fn beats(&self) -> PortResult<Vec<Heartbeat>>;
+    async fn heartbeats(&self) -> PortResult<Vec<Heartbeat>>;
     /// Forgets runners that have not beaten since. Idempotent.
-    async fn forget_beats(&self, before: Timestamp) -> PortResult<()>;
+    async fn delete_heartbeats(&self, before: Timestamp) -> PortResult<()>;
     /// Records that could not be read, newest first, at most 100.
-    async fn set_aside(&self) -> PortResult<Vec<Quarantined>>;
+    async fn quarantined(&self) -> PortResult<Vec<Quarantined>>;
 }
 
 /// Where alerts are sent. At least once: a worker that dies between sending and marking sends again.

@@ -37,7 +37,7 @@ pub enum Applied {
 
 impl Run {
     /// A run that nobody scheduled, known by what its runner says about it. The same whichever event comes first.
-    pub fn reported(event: &Event) -> Run {
+    pub fn from_report(event: &Event) -> Run {
         let key = crate::job::JobKey::new(&event.group, &event.job);
         let mut run = Run::new(event.run_id.clone(), &key, event.nominal, event.trigger, event.nominal);
         run.attempt = event.attempt;
@@ -45,7 +45,7 @@ impl Run {
     }
 
     /// Whether a runner told how the current attempt ended, so that nothing may replace its outcome.
-    pub fn is_reported(&self) -> bool {
+    pub fn has_report(&self) -> bool {
         self.state == State::Finished && self.duration_ms.is_some()
     }
 
@@ -91,7 +91,7 @@ impl Run {
 
     fn apply_finished(&mut self, event: &Event, report: &Report, judge: impl FnOnce(&Report) -> Verdict) -> Applied {
         let declared = match (self.state, self.outcome) {
-            (State::Finished, Some(Outcome::Missed | Outcome::Lost)) if !self.is_reported() => self.outcome,
+            (State::Finished, Some(Outcome::Missed | Outcome::Lost)) if !self.has_report() => self.outcome,
             (State::Finished, _) => return Applied::Unchanged,
             _ => None,
         };
@@ -159,7 +159,7 @@ impl Run {
 
     /// Ends the run without a report: `skipped`, `missed`, `lost`, or `stopped` before it began. A run that has ended
     /// stays as it is.
-    pub fn end(&mut self, outcome: Outcome, reason: impl Into<String>, at: Timestamp) {
+    pub fn finish(&mut self, outcome: Outcome, reason: impl Into<String>, at: Timestamp) {
         if !self.is_open() {
             return;
         }
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_run_known_only_by_its_reports_is_the_same_whichever_comes_first() {
-        let (mut forth, mut back) = (Run::reported(&started(1)), Run::reported(&finished(1, 0)));
+        let (mut forth, mut back) = (Run::from_report(&started(1)), Run::from_report(&finished(1, 0)));
         for event in [started(1), finished(1, 0)] {
             forth.apply(&event, judge);
         }
@@ -316,16 +316,16 @@ mod tests {
     fn the_truth_replaces_what_was_declared_and_never_the_other_way_round() {
         for declared in [Outcome::Missed, Outcome::Lost] {
             let mut run = run();
-            run.end(declared, "nobody heard of it", at(5));
+            run.finish(declared, "nobody heard of it", at(5));
             assert_eq!(run.apply(&started(1), judge), Applied::Moved);
             assert_eq!(run.outcome, Some(declared));
             assert_eq!(run.apply(&finished(1, 3), judge), Applied::Ended { replaced: Some(declared) });
-            run.end(declared, "again", at(20));
+            run.finish(declared, "again", at(20));
             assert_eq!((run.outcome, run.exit_code), (Some(Outcome::Failed), Some(3)));
             assert_eq!(run.apply(&finished(1, 0), judge), Applied::Unchanged);
         }
         let mut run = run();
-        run.end(Outcome::Skipped, "paused", at(5));
+        run.finish(Outcome::Skipped, "paused", at(5));
         assert_eq!(run.apply(&finished(1, 0), judge), Applied::Unchanged);
         assert_eq!(run.outcome, Some(Outcome::Skipped));
     }
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(Run { held: true, ..run() }.claim(1, "r1", "h1", at(1)), Claim::Refused);
         assert_eq!(Run { start_by: Some(at(0)), ..run() }.claim(1, "r1", "h1", at(1)), Claim::Refused);
         let mut over = run();
-        over.end(Outcome::Missed, "too late", at(5));
+        over.finish(Outcome::Missed, "too late", at(5));
         assert_eq!(over.claim(1, "r1", "h1", at(6)), Claim::Refused);
     }
 

@@ -14,7 +14,7 @@ fn user(text: &str) -> (Vec<Job>, Faults) {
 /// The jobs of a crontab in which nothing is wrong.
 fn jobs(text: &str) -> Vec<Job> {
     let (jobs, faults) = user(text);
-    assert!(!faults.refuse(), "{text}: {faults}");
+    assert!(!faults.has_faults(), "{text}: {faults}");
     jobs
 }
 
@@ -129,7 +129,7 @@ fn entries_read_in_both_formats() {
         (Format::User, "@manually FOO=1 /opt/x", "@manually", None, "FOO=1 /opt/x"),
     ] {
         let (jobs, faults) = parse("crontab", &format!("{line}\n"), format);
-        assert!(!faults.refuse(), "{line}: {faults}");
+        assert!(!faults.has_faults(), "{line}: {faults}");
         assert_eq!(jobs[0].schedule, schedule, "{line}");
         assert_eq!(jobs[0].user.as_deref(), user, "{line}");
         assert_eq!(shell(&jobs[0]), command, "{line}");

@@ -216,7 +216,7 @@ fn triggers_are_told_apart() {
         ("@every 1h", ScheduleKind::Timed),
         ("@at 2026-11-20T13:00:00Z", ScheduleKind::Timed),
     ] {
-        assert_eq!(parse(text, "UTC").trigger(), trigger, "{text}");
+        assert_eq!(parse(text, "UTC").kind(), trigger, "{text}");
     }
 }
 

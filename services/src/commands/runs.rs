@@ -55,13 +55,13 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
 /// That there is no such run, or that it is over; a port's.
 pub async fn stop(ports: &Ports, run_id: &RunId, now: Timestamp) -> Result<Run> {
     for _ in 0..CONFLICTS_MAX {
-        let found = ports.runs.list(&RunQuery::named(run_id), None, 1).await?.records.into_iter().next();
+        let found = ports.runs.list(&RunQuery::by_id(run_id), None, 1).await?.records.into_iter().next();
         let Some(Stored { record: mut run, version }) = found else { return Err(Error::NoSuchRun(run_id.clone())) };
         let written = match run.state {
             State::Finished => return Err(Error::Refused(format!("run {run_id} is over: {}", outcome_of(&run)))),
             State::Scheduled => {
                 run.stop_requested_at = Some(now);
-                run.end(Outcome::Stopped, "stopped before it began", now);
+                run.finish(Outcome::Stopped, "stopped before it began", now);
                 let jobs = jobs_of(ports, [run.key()]).await?;
                 let occurrence = Occurrence::Ended(Outcome::Stopped);
                 write_with_alerts(ports, Known(jobs.get(&run.key())), &run, Some(version), occurrence, now).await?

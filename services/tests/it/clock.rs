@@ -214,7 +214,7 @@ async fn a_change_of_clocks_fires_daily_jobs_once_and_hourly_ones_each_hour() {
         let nominal: Vec<String> = world.runs("daily").await.iter().map(|run| run.nominal.to_string()).collect();
         assert_eq!(nominal, [daily_at]);
         assert_eq!(world.runs("hourly").await.len(), hourly, "{begin}");
-        assert_eq!(world.ledger().await.of(Outcome::Succeeded), 1 + hourly as u64);
+        assert_eq!(world.ledger().await.count(Outcome::Succeeded), 1 + hourly as u64);
     }
 }
 

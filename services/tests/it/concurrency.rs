@@ -55,7 +55,7 @@ async fn queue_runs_them_one_after_the_other() {
         assert_eq!(next.iter().map(|order| order.nominal.strftime("%H:%M").to_string()).collect::<Vec<_>>(), [minute]);
         world.collect().await;
     }
-    assert_eq!(world.ledger().await.of(Outcome::Succeeded), 3);
+    assert_eq!(world.ledger().await.count(Outcome::Succeeded), 3);
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ async fn after_a_day_of_200_jobs_every_firing_has_exactly_one_outcome() {
     println!("{ledger:?}");
     assert_eq!(ledger.open, 0);
     for outcome in [Outcome::Succeeded, Outcome::Failed, Outcome::Skipped, Outcome::Missed] {
-        assert!(ledger.of(outcome) > 0, "the day had no run that was {}", outcome.name());
+        assert!(ledger.count(outcome) > 0, "the day had no run that was {}", outcome.name());
     }
     assert_eq!(ledger.scheduled, expected_firings(), "one run for each firing of the day, and no other");
     one_run_a_firing(&world).await;

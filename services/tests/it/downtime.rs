@@ -50,7 +50,7 @@ async fn all_runs_every_one() {
     let world = slept_through(CatchUp::All).await;
     assert_eq!(world.run_all(0).await.len(), 5);
     world.collect().await;
-    assert_eq!(world.ledger().await.of(Outcome::Succeeded), 6);
+    assert_eq!(world.ledger().await.count(Outcome::Succeeded), 6);
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn all_runs_one_after_the_other_where_two_at_once_are_forbidden() {
         assert_eq!(world.run_all(0).await.len(), 1, "round {round}");
         world.collect().await;
     }
-    assert_eq!(world.ledger().await.of(Outcome::Succeeded), 6);
+    assert_eq!(world.ledger().await.count(Outcome::Succeeded), 6);
 }
 
 #[tokio::test]
@@ -193,5 +193,5 @@ async fn maintenance_can_make_up_for_one_run() {
 #[tokio::test]
 async fn maintenance_can_make_up_for_all_runs() {
     let world = maintained(CatchUp::All).await;
-    assert_eq!(world.ledger().await.of(Outcome::Succeeded), 5);
+    assert_eq!(world.ledger().await.count(Outcome::Succeeded), 5);
 }

@@ -162,14 +162,14 @@ impl Settings for Faulty {
     async fn write(&self, name: &str, value: &Value, expected: Option<u64>) -> PortResult<bool> {
         self.call(self.real.settings.write(name, value, expected)).await
     }
-    async fn beats(&self) -> PortResult<Vec<Heartbeat>> {
-        self.call(self.real.settings.beats()).await
+    async fn heartbeats(&self) -> PortResult<Vec<Heartbeat>> {
+        self.call(self.real.settings.heartbeats()).await
     }
-    async fn forget_beats(&self, before: Timestamp) -> PortResult<()> {
-        self.call(self.real.settings.forget_beats(before)).await
+    async fn delete_heartbeats(&self, before: Timestamp) -> PortResult<()> {
+        self.call(self.real.settings.delete_heartbeats(before)).await
     }
-    async fn set_aside(&self) -> PortResult<Vec<Quarantined>> {
-        self.call(self.real.settings.set_aside()).await
+    async fn quarantined(&self) -> PortResult<Vec<Quarantined>> {
+        self.call(self.real.settings.quarantined()).await
     }
 }
 
@@ -197,8 +197,8 @@ impl Claims for Faulty {
     async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
         self.call(self.real.claims.claim(run, attempt, runner, host, at)).await
     }
-    async fn beat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
-        self.call(self.real.claims.beat(beat)).await
+    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
+        self.call(self.real.claims.heartbeat(beat)).await
     }
 }
 

@@ -177,7 +177,7 @@ impl World {
             version: "0.1.0".to_owned(),
             held: None,
         };
-        self.ports.claims.beat(&beat).await.unwrap()
+        self.ports.claims.heartbeat(&beat).await.unwrap()
     }
 
     /// All orders that can be received now, claimed by the runner; refused ones are dropped.
@@ -222,7 +222,7 @@ impl World {
     }
 
     pub fn event(&self, order: &Order, body: Body) -> Event {
-        Event::of(order, "r1", "h1", self.now(), body)
+        Event::new(order, "r1", "h1", self.now(), body)
     }
 
     pub fn report(&self, exit_code: i32) -> Report {
@@ -282,7 +282,7 @@ impl World {
     }
 
     pub async fn run(&self, run_id: &RunId) -> Run {
-        self.ports.runs.list(&RunQuery::named(run_id), None, 1).await.unwrap().records.remove(0).record
+        self.ports.runs.list(&RunQuery::by_id(run_id), None, 1).await.unwrap().records.remove(0).record
     }
 
     pub async fn ledger(&self) -> Ledger {

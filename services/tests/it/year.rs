@@ -92,9 +92,9 @@ async fn live_through(scale: &Scale) {
     let book = &year.book;
     assert!(book.total.adds_up());
     for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::FalseSuccess) {
-        assert!(book.total.of(outcome) > 0, "no run of all was {}", outcome.name());
+        assert!(book.total.count(outcome) > 0, "no run of all was {}", outcome.name());
     }
-    assert!(book.total.of(Outcome::Succeeded) > book.total.scheduled / 2, "{:?}", book.total);
+    assert!(book.total.count(Outcome::Succeeded) > book.total.scheduled / 2, "{:?}", book.total);
 }
 
 struct Year {

@@ -92,7 +92,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     }
     let packs: Vec<&str> = setup.packs.names().collect();
     let examples = setup.packs.check_examples();
-    let examples = if examples.refuse() { Err(examples.to_string()) } else { Ok("all examples pass".to_owned()) };
+    let examples = if examples.has_faults() { Err(examples.to_string()) } else { Ok("all examples pass".to_owned()) };
     findings.print("rules", &packs.join(", "), examples)?;
     block_on(async {
         if let Some(options) = &installation {

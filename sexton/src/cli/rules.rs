@@ -89,7 +89,7 @@ fn list(arguments: ListArguments) -> Outcome {
 fn test(arguments: TestArguments) -> Outcome {
     let packs = load_packs(&arguments.rules)?;
     let faults = packs.check_examples();
-    if faults.refuse() {
+    if faults.has_faults() {
         return Err(faults.into());
     }
     let names = select_packs(&arguments, &packs);

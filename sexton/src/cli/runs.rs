@@ -100,7 +100,7 @@ fn parse_outcome(text: &str) -> Result<RunOutcome, String> {
     RunOutcome::parse(text).ok_or_else(|| {
         let names = RunOutcome::ALL.map(RunOutcome::name);
         let near =
-            domain::fault::nearest(text, names).map_or_else(String::new, |name| format!("; did you mean {name}?"));
+            domain::fault::nearest_name(text, names).map_or_else(String::new, |name| format!("; did you mean {name}?"));
         format!("write one of {}{near}", names.join(", "))
     })
 }

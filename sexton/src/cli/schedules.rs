@@ -66,7 +66,7 @@ pub fn next(arguments: NextArguments) -> Outcome {
         }
     }
     if firings.len() < count {
-        let note = match schedule.trigger() {
+        let note = match schedule.kind() {
             ScheduleKind::Reboot => "when its runner boots",
             ScheduleKind::Manual => "only by `sexton run`",
             ScheduleKind::Timed => "never",

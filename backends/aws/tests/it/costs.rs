@@ -80,7 +80,7 @@ async fn a_healthy_run_costs_six_write_units() {
     for ended in [false, true] {
         let mut stored = aws.ports.runs.get(std::slice::from_ref(&name)).await.unwrap().remove(0);
         if ended {
-            stored.record.end(Outcome::Succeeded, "it ended with exit code 0", at(9));
+            stored.record.finish(Outcome::Succeeded, "it ended with exit code 0", at(9));
         }
         let write = RunWrite { run: stored.record, expected: Some(stored.version), alert: None };
         contract::samples::write(&aws.ports, write).await;

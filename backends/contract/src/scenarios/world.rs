@@ -133,7 +133,7 @@ impl World {
             version: "0.1.0".to_owned(),
             held: None,
         };
-        self.ports.claims.beat(&beat).await.unwrap()
+        self.ports.claims.heartbeat(&beat).await.unwrap()
     }
 
     /// All orders that can be received now, claimed by the runner; refused ones are dropped.
@@ -194,7 +194,7 @@ impl World {
     }
 
     pub fn event(&self, order: &Order, body: Body) -> Event {
-        Event::of(order, RUNNER, HOST, self.now(), body)
+        Event::new(order, RUNNER, HOST, self.now(), body)
     }
 
     pub fn report(&self, exit_code: i32) -> Report {

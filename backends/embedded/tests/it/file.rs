@@ -98,7 +98,7 @@ async fn what_was_broken_by_hand_is_told_and_in_nobodys_way() {
     let orders = ports.orders.receive(&[], 10, lease, Duration::ZERO).await.unwrap();
     assert_eq!(orders.iter().map(|delivery| delivery.message.clone()).collect::<Vec<_>>(), [order("db", 60)]);
     let mut kinds: Vec<String> =
-        ports.settings.set_aside().await.unwrap().into_iter().map(|aside| aside.kind).collect();
+        ports.settings.quarantined().await.unwrap().into_iter().map(|aside| aside.kind).collect();
     kinds.sort();
     assert_eq!(kinds, ["orders", "reports", "run"]);
 }

@@ -25,7 +25,7 @@ async fn a_database_of_version_1_is_migrated_with_its_data() {
         assert_eq!(names, ["fails", "long", "nightly-dump"]);
         let ledger = ports.runs.count(&RunQuery::default()).await.unwrap();
         assert!(ledger.adds_up());
-        assert_eq!((ledger.scheduled, ledger.open, ledger.of(Outcome::Succeeded)), (4, 1, 2));
+        assert_eq!((ledger.scheduled, ledger.open, ledger.count(Outcome::Succeeded)), (4, 1, 2));
         let failed = RunQuery { which: RunFilter::Ended(Outcome::Failed), ..RunQuery::default() };
         let failed = ports.runs.list(&failed, None, 10).await.unwrap().records.remove(0).record;
         assert_eq!((failed.exit_code, failed.excerpt[0].text.as_str()), (Some(3), "no"));
@@ -33,7 +33,7 @@ async fn a_database_of_version_1_is_migrated_with_its_data() {
         assert_eq!(due.iter().map(|due| due.key.name.as_str()).collect::<Vec<_>>(), ["nightly-dump"]);
         assert_eq!(ports.alerts.state(&JobKey::new("db", "fails")).await.unwrap().record.status, Status::Bad);
         assert_eq!(ports.alerts.list(None, 10).await.unwrap().records.len(), 1);
-        assert_eq!(ports.settings.beats().await.unwrap().len(), 1);
+        assert_eq!(ports.settings.heartbeats().await.unwrap().len(), 1);
         assert!(ports.settings.read("scheduler").await.unwrap().is_some());
         if time == 1 {
             let (lease, wait) = (Duration::from_secs(60), Duration::ZERO);

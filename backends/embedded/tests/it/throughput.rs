@@ -28,7 +28,7 @@ async fn many_callers_at_once_finish_all_their_runs() {
                 let claim = ports.claims.claim(&mine.run_key(), 1, "r1", "h1", mine.nominal).await.unwrap();
                 assert_eq!(claim, Claim::Granted);
                 mine.claim(1, "r1", "h1", mine.nominal);
-                mine.end(Outcome::Succeeded, "exit code 0", at(number * 60 + 1));
+                mine.finish(Outcome::Succeeded, "exit code 0", at(number * 60 + 1));
                 let finish = RunWrite { run: mine, expected: Some(2), alert: None };
                 assert_eq!(ports.runs.write(&[finish]).await.unwrap(), [WriteResult::Done]);
             }
@@ -38,6 +38,6 @@ async fn many_callers_at_once_finish_all_their_runs() {
     let all = CALLERS * RUNS_EACH;
     println!("{:.0} runs a second, created, claimed and finished", all as f64 / started.elapsed().as_secs_f64());
     let ledger = ports.runs.count(&RunQuery::default()).await.unwrap();
-    assert_eq!((ledger.scheduled, ledger.of(Outcome::Succeeded)), (all as u64, all as u64));
+    assert_eq!((ledger.scheduled, ledger.count(Outcome::Succeeded)), (all as u64, all as u64));
     assert!(ports.alerts.state(&key("job-0")).await.unwrap().version == 0);
 }

@@ -155,7 +155,7 @@ impl Book {
         let outcome = run.outcome.unwrap_or_else(|| panic!("a run is open for days: {run:?}"));
         assert!(run.state == State::Finished && run.reason.is_some(), "{run:?}");
         assert!(attempts.keys().all(|attempt| *attempt <= run.attempt), "{run:?}: {attempts:?}");
-        match (last.told, run.is_reported()) {
+        match (last.told, run.has_report()) {
             (Some(told), true) => assert_eq!(outcome, told, "{run:?}"),
             (None, false) => match outcome {
                 Outcome::Skipped | Outcome::Missed | Outcome::Stopped => assert_eq!(last.started, 0, "{run:?}"),

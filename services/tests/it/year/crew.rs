@@ -113,7 +113,7 @@ impl Crew {
             version: "0.1.0".to_owned(),
             held: None,
         };
-        world.ports.claims.beat(&beat).await.unwrap()
+        world.ports.claims.heartbeat(&beat).await.unwrap()
     }
 
     fn stop(&mut self, stops: &[RunId], now: Timestamp) {
@@ -164,7 +164,7 @@ impl Crew {
             _ => (Ended::Exited, 0),
         };
         let forgotten = order.job.timeout.is_some() && dice.one_in(30 * self.luck);
-        let started = Event::of(
+        let started = Event::new(
             &order,
             RUNNERS[runner].0,
             "h1",
@@ -181,7 +181,7 @@ impl Crew {
     /// A job that wants no two runs at once has no other one at work, unless that was declared over.
     async fn is_alone(&self, order: &Order, world: &World) {
         for other in self.work.iter().filter(|work| work.order.key() == order.key()) {
-            let query = RunQuery::named(&other.order.run_id);
+            let query = RunQuery::by_id(&other.order.run_id);
             let stored = world.ports.runs.list(&query, None, 1).await.unwrap().records.remove(0).record;
             let over = !stored.is_open() || stored.attempt > other.order.attempt;
             assert!(over, "two runs at once: {order:?} and {stored:?}");
@@ -199,7 +199,7 @@ impl Crew {
             report.ended = work.ended;
             report.outcome = outcome(&work);
             let wait = if dice.one_in(20 * self.luck) { 60 * dice.between(1, 30) } else { 0 };
-            let finished = Event::of(&work.order, RUNNERS[work.runner].0, "h1", now, Body::Finished(Box::new(report)));
+            let finished = Event::new(&work.order, RUNNERS[work.runner].0, "h1", now, Body::Finished(Box::new(report)));
             self.post(now, wait, finished, dice);
         }
     }

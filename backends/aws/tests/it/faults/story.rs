@@ -230,7 +230,7 @@ impl Runner {
             version: "0.1.0".to_owned(),
             held: None,
         };
-        retry("beat", async || ports.claims.beat(&beat).await).await;
+        retry("beat", async || ports.claims.heartbeat(&beat).await).await;
         let groups = [GROUP.to_owned()];
         for delivery in retry("receive", async || ports.orders.receive(&groups, 10, LEASE, wait).await).await {
             self.take_order(ports, world, delivery).await;
@@ -261,7 +261,7 @@ impl Runner {
             Body::Started { pid: Some(7), command: "dump".to_owned() },
             Body::Finished(Box::new(world.report(exit_code))),
         ] {
-            self.outbox.push(Event::of(order, self.name, self.name, world.now(), body));
+            self.outbox.push(Event::new(order, self.name, self.name, world.now(), body));
         }
     }
 }
