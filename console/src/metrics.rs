@@ -81,7 +81,7 @@ async fn write_alerts(page: &mut Page, ports: &Ports) -> ApiResult<()> {
     while checked < ALERTS_CHECKED_MAX {
         let found = ports.alerts.list(after.as_ref(), PAGE_ALERTS).await?;
         checked += found.records.len();
-        pending += found.records.iter().filter(|alert| alert.fate == DeliveryState::Pending).count();
+        pending += found.records.iter().filter(|alert| alert.delivery == DeliveryState::Pending).count();
         after = found.next;
         if after.is_none() {
             break;

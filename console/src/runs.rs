@@ -82,7 +82,7 @@ pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>
         (None, false) => RunFilter::All,
     };
     let (group, job) = (query.group, query.job);
-    let wanted = RunQuery { group, job, which, since: query.since, until: query.until, run_id: None };
+    let wanted = RunQuery { group, job, filter: which, since: query.since, until: query.until, run_id: None };
     let most = query.limit.unwrap_or(PAGE_RUNS_DEFAULT).clamp(1, PAGE_RUNS_MAX);
     let cursor = query.cursor.map(Cursor);
     let page = console.ports.runs.list(&wanted, cursor.as_ref(), most).await?;

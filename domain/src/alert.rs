@@ -138,15 +138,17 @@ pub struct JobState {
     /// When the first of them ended.
     pub since: Option<Timestamp>,
     /// When people were last told that it is bad.
-    pub told_at: Option<Timestamp>,
+    #[serde(rename = "told_at")]
+    pub alerted_at: Option<Timestamp>,
     /// The latest changes of `status`, oldest first, at most [`FLAP_CHANGES`].
     pub changes: Vec<Timestamp>,
     pub flapping: bool,
     /// While flapping: runs in a row that agreed with `status`.
-    pub steady: u32,
+    #[serde(rename = "steady")]
+    pub steady_runs: u32,
     /// The run that was let in last, of a job whose runs may not overlap: whoever lets one in writes this state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub let_in: Option<RunId>,
+    #[serde(rename = "let_in", default, skip_serializing_if = "Option::is_none")]
+    pub last_started: Option<RunId>,
 }
 
 /// What may be worth a message.
@@ -185,7 +187,7 @@ fn bad(policy: &AlertPolicy, state: &mut JobState, kind: AlertKind, at: Timestam
     state.kind = Some(kind);
     state.since = state.since.or(Some(at));
     if state.status == Status::Good && state.streak < policy.after.max(1) {
-        state.steady = 0;
+        state.steady_runs = 0;
         return None;
     }
     let changed = state.status == Status::Good;
@@ -195,7 +197,7 @@ fn bad(policy: &AlertPolicy, state: &mut JobState, kind: AlertKind, at: Timestam
         Settled::Flapping => Some(AlertKind::Flapping),
         Settled::Silent => return remind(policy, state, at),
     };
-    state.told_at = Some(at);
+    state.alerted_at = Some(at);
     told
 }
 
@@ -205,7 +207,7 @@ fn good(state: &mut JobState, at: Timestamp) -> Option<AlertKind> {
     state.streak = 0;
     state.kind = None;
     state.since = None;
-    state.told_at = None;
+    state.alerted_at = None;
     match settle(state, changed, at) {
         Settled::Tell => Some(AlertKind::Recovered),
         Settled::Flapping => Some(AlertKind::Flapping),
@@ -228,12 +230,12 @@ fn settle(state: &mut JobState, changed: bool, at: Timestamp) -> Settled {
         }
     }
     if state.flapping {
-        state.steady = if changed { 1 } else { state.steady + 1 };
-        if state.steady < FLAP_CALM_RUNS {
+        state.steady_runs = if changed { 1 } else { state.steady_runs + 1 };
+        if state.steady_runs < FLAP_CALM_RUNS {
             return Settled::Silent;
         }
         state.flapping = false;
-        state.steady = 0;
+        state.steady_runs = 0;
         state.changes.clear();
         return Settled::Tell;
     }
@@ -243,7 +245,7 @@ fn settle(state: &mut JobState, changed: bool, at: Timestamp) -> Settled {
     let within = state.changes.iter().filter(|change| passed(**change, at, FLAP_WINDOW).is_none()).count();
     if within >= FLAP_CHANGES {
         state.flapping = true;
-        state.steady = 1;
+        state.steady_runs = 1;
         return Settled::Flapping;
     }
     Settled::Tell
@@ -253,8 +255,8 @@ fn remind(policy: &AlertPolicy, state: &mut JobState, at: Timestamp) -> Option<A
     if state.status != Status::Bad || state.flapping {
         return None;
     }
-    passed(state.told_at?, at, policy.remind?)?;
-    state.told_at = Some(at);
+    passed(state.alerted_at?, at, policy.remind?)?;
+    state.alerted_at = Some(at);
     state.kind
 }
 
@@ -270,7 +272,8 @@ fn passed(from: Timestamp, at: Timestamp, span: Duration) -> Option<()> {
 pub enum DeliveryState {
     #[default]
     Pending,
-    Told,
+    #[serde(rename = "told")]
+    Sent,
     /// Told as one of many in a digest.
     Digested,
     /// A reminder that was no longer true when it was due.
@@ -301,11 +304,12 @@ pub struct Transition {
     pub reminder: bool,
     /// Not to be sent before: reminders, and the wait between tries.
     pub not_before: Timestamp,
-    pub fate: DeliveryState,
+    #[serde(rename = "fate")]
+    pub delivery: DeliveryState,
     pub tries: u32,
     /// Channels that have it already, so that a retry reaches only the others.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub told: Vec<String>,
+    #[serde(rename = "told", default, skip_serializing_if = "Vec::is_empty")]
+    pub delivered_to: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
@@ -327,9 +331,9 @@ impl Transition {
             channels: Vec::new(),
             reminder: false,
             not_before: at,
-            fate: DeliveryState::Pending,
+            delivery: DeliveryState::Pending,
             tries: 0,
-            told: Vec::new(),
+            delivered_to: Vec::new(),
             last_error: None,
         }
     }

@@ -26,16 +26,17 @@ pub struct Fault {
     /// What stands there.
     pub value: String,
     /// One lower-case sentence: what is wrong and what to write instead.
-    pub says: String,
+    #[serde(rename = "says")]
+    pub message: String,
 }
 
 impl Fault {
-    pub fn new(file: &str, line: u32, value: impl Into<String>, says: impl Into<String>) -> Fault {
-        Fault { level: Level::Fault, file: file.to_owned(), line, value: value.into(), says: says.into() }
+    pub fn new(file: &str, line: u32, value: impl Into<String>, message: impl Into<String>) -> Fault {
+        Fault { level: Level::Fault, file: file.to_owned(), line, value: value.into(), message: message.into() }
     }
 
-    pub fn warning(file: &str, line: u32, value: impl Into<String>, says: impl Into<String>) -> Fault {
-        Fault { level: Level::Warning, ..Fault::new(file, line, value, says) }
+    pub fn warning(file: &str, line: u32, value: impl Into<String>, message: impl Into<String>) -> Fault {
+        Fault { level: Level::Warning, ..Fault::new(file, line, value, message) }
     }
 }
 
@@ -54,7 +55,7 @@ impl fmt::Display for Fault {
         if !self.value.is_empty() {
             write!(f, "`{}`: ", self.value)?;
         }
-        f.write_str(&self.says)
+        f.write_str(&self.message)
     }
 }
 

@@ -192,8 +192,8 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excerpt: Vec<ExcerptLine>,
     /// How the attempts before the current one ended.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub earlier: Vec<Attempt>,
+    #[serde(rename = "earlier", default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_attempts: Vec<Attempt>,
     /// Waits for earlier runs of its job; no order has been given.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
@@ -245,7 +245,7 @@ impl Run {
             rules: Vec::new(),
             judged_on: None,
             excerpt: Vec::new(),
-            earlier: Vec::new(),
+            earlier_attempts: Vec::new(),
             held: false,
             not_before: None,
             start_by: None,

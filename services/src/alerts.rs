@@ -140,7 +140,7 @@ async fn check_reminders(
                 due.push(transition);
             }
             None => {
-                transition.fate = DeliveryState::Overtaken;
+                transition.delivery = DeliveryState::Overtaken;
                 overtaken.push(transition);
             }
         }
@@ -172,7 +172,7 @@ async fn remind(ports: &Ports, transition: &Transition, now: Timestamp) -> Resul
 async fn raise_reminders(ports: &Ports, told: &[Transition], now: Timestamp) -> Result<()> {
     let bad = |transition: &&Transition| {
         let of_a_run = transition.run_id.is_some() && transition.outcome.is_some_and(|outcome| outcome.is_failure());
-        of_a_run && matches!(transition.fate, DeliveryState::Told | DeliveryState::Digested)
+        of_a_run && matches!(transition.delivery, DeliveryState::Sent | DeliveryState::Digested)
     };
     let told: Vec<&Transition> = told.iter().filter(bad).collect();
     let jobs = jobs_of(ports, told.iter().map(|transition| transition.key())).await?;
@@ -190,9 +190,9 @@ async fn raise_reminders(ports: &Ports, told: &[Transition], now: Timestamp) -> 
             at: now,
             reminder: true,
             not_before: due,
-            fate: DeliveryState::Pending,
+            delivery: DeliveryState::Pending,
             tries: 0,
-            told: Vec::new(),
+            delivered_to: Vec::new(),
             last_error: None,
             ..transition.clone()
         });
@@ -259,12 +259,12 @@ async fn single(
             match notify(sending, &channel, &alert).await {
                 Ok(()) => {
                     summary.sent += 1;
-                    transition.told.push(channel);
+                    transition.delivered_to.push(channel);
                 }
                 Err(error) => errors.push(error),
             }
         }
-        mark(transition, DeliveryState::Told, errors, summary, now);
+        mark(transition, DeliveryState::Sent, errors, summary, now);
     }
     Ok(())
 }
@@ -284,7 +284,7 @@ async fn digest(sending: &Sending<'_>, due: &mut [Transition], summary: &mut Sum
             Ok(()) => {
                 summary.sent += 1;
                 for place in places {
-                    due[place].told.push(channel.clone());
+                    due[place].delivered_to.push(channel.clone());
                 }
             }
             Err((_, error)) => {
@@ -307,7 +307,7 @@ async fn digest(sending: &Sending<'_>, due: &mut [Transition], summary: &mut Sum
 /// The channels that are still to be told.
 fn channels_of(transition: &Transition, all: &[String]) -> Vec<String> {
     let wanted = if transition.channels.is_empty() { all } else { &transition.channels };
-    wanted.iter().filter(|channel| !transition.told.contains(channel)).cloned().collect()
+    wanted.iter().filter(|channel| !transition.delivered_to.contains(channel)).cloned().collect()
 }
 
 async fn notify(sending: &Sending<'_>, channel: &str, alert: &Alert) -> std::result::Result<(), (String, PortError)> {
@@ -321,7 +321,7 @@ async fn notify(sending: &Sending<'_>, channel: &str, alert: &Alert) -> std::res
 /// Marks a transition as told when all its channels have it (or never will), else for another try.
 fn mark(
     transition: &mut Transition,
-    fate: DeliveryState,
+    delivery: DeliveryState,
     errors: Vec<(String, PortError)>,
     summary: &mut Summary,
     now: Timestamp,
@@ -332,7 +332,7 @@ fn mark(
     }
     let again = errors.iter().any(|(_, error)| matches!(error, PortError::Retry(_)));
     if errors.is_empty() {
-        transition.fate = fate;
+        transition.delivery = delivery;
         return;
     }
     transition.tries += 1;
@@ -343,6 +343,6 @@ fn mark(
         return;
     }
     summary.given_up += 1;
-    transition.fate = if transition.told.is_empty() { DeliveryState::GivenUp } else { fate };
+    transition.delivery = if transition.delivered_to.is_empty() { DeliveryState::GivenUp } else { delivery };
     tracing::error!(alert = transition.id, error = transition.last_error, "an alert could not be delivered");
 }

@@ -25,7 +25,7 @@ impl Gate {
     /// What is to be written with a run of the job that starts.
     pub fn step(&self, run: &Run) -> AlertStep {
         let Stored { record, version } = self.0.clone();
-        let state = JobState { let_in: Some(run.run_id.clone()), ..record };
+        let state = JobState { last_started: Some(run.run_id.clone()), ..record };
         AlertStep { state: Some(StateChange { key: run.key(), expected: version, state }), transitions: Vec::new() }
     }
 }
@@ -45,10 +45,10 @@ pub async fn read(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTr
 
 /// A job's open runs, newest first. The gate names the one that was let in last: an index may not know it yet.
 pub async fn open_runs(ports: &Ports, key: &JobKey, gate: Option<&Gate>) -> Result<Vec<Stored<Run>>> {
-    let query = RunQuery { which: RunFilter::Open, ..RunQuery::of_job(key) };
+    let query = RunQuery { filter: RunFilter::Open, ..RunQuery::of_job(key) };
     let mut open = ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records;
-    let let_in = gate.and_then(|gate| gate.0.record.let_in.clone());
-    if let Some(run_id) = let_in.filter(|run_id| !open.iter().any(|run| run.record.run_id == *run_id)) {
+    let last_started = gate.and_then(|gate| gate.0.record.last_started.clone());
+    if let Some(run_id) = last_started.filter(|run_id| !open.iter().any(|run| run.record.run_id == *run_id)) {
         let found = ports.runs.get(&[RunKey::new(&key.group, run_id)]).await?;
         open.extend(found.into_iter().filter(|run| run.record.is_open()));
         open.sort_by(|one, other| other.record.run_id.cmp(&one.record.run_id));

@@ -137,7 +137,7 @@ impl AlertStore for Backend {
 
     async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()> {
         for transition in transitions {
-            let pending = transition.fate == DeliveryState::Pending;
+            let pending = transition.delivery == DeliveryState::Pending;
             let mut values = vec![
                 (":transition", AttributeValue::M(to_item(transition)?)),
                 (":ready", s(sort_key(transition.not_before, &transition.id))),
@@ -252,7 +252,7 @@ fn transition_to_item(transition: &Transition, retention: Duration) -> PortResul
     item.insert(LISTED.to_owned(), s(INDEXED));
     item.insert(CAME.to_owned(), s(sort_key(transition.at, &transition.id)));
     item.insert(EXPIRES.to_owned(), n(expires.as_second()));
-    if transition.fate == DeliveryState::Pending {
+    if transition.delivery == DeliveryState::Pending {
         item.insert(PENDING.to_owned(), s(INDEXED));
     }
     Ok(item)

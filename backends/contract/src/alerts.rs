@@ -87,7 +87,7 @@ pub async fn a_settled_transition_is_not_claimed_again(ports: &Ports) {
     raise(ports, &[("told", 0), ("again", 0)]).await;
     let mut both = ports.alerts.claim("w", at(0), at(60), 10).await.unwrap();
     both.sort_by(|one, other| other.id.cmp(&one.id));
-    both[0].fate = DeliveryState::Told;
+    both[0].delivery = DeliveryState::Sent;
     both[1].tries = 1;
     both[1].not_before = at(300);
     both[1].last_error = Some("refused".to_owned());
@@ -101,12 +101,12 @@ pub async fn who_lost_a_claim_settles_nothing(ports: &Ports) {
     raise(ports, &[("a", 0)]).await;
     let mut mine = ports.alerts.claim("slow", at(0), at(60), 10).await.unwrap();
     assert_eq!(claimed(ports, "fast", 60).await, ["a"]);
-    mine[0].fate = DeliveryState::GivenUp;
+    mine[0].delivery = DeliveryState::GivenUp;
     ports.alerts.settle("slow", &mine).await.unwrap();
-    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].fate, DeliveryState::Pending);
-    mine[0].fate = DeliveryState::Told;
+    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].delivery, DeliveryState::Pending);
+    mine[0].delivery = DeliveryState::Sent;
     ports.alerts.settle("fast", &mine).await.unwrap();
-    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].fate, DeliveryState::Told);
+    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].delivery, DeliveryState::Sent);
 }
 
 pub async fn transitions_are_listed_newest_first(ports: &Ports) {

@@ -129,11 +129,11 @@ pub async fn listing_keeps_to_every_bound_of_the_query(ports: &Ports) {
     };
     check(of_dump.clone(), &[&failed, &good, &open]).await;
     check(RunQuery { job: None, ..of_dump.clone() }, &[&failed, &good, &open, &same_group]).await;
-    check(RunQuery { which: RunFilter::Open, ..of_dump.clone() }, &[&open]).await;
+    check(RunQuery { filter: RunFilter::Open, ..of_dump.clone() }, &[&open]).await;
     check(RunQuery::open(), &[&open, &elsewhere, &same_group]).await;
-    check(RunQuery { which: RunFilter::Ended(Outcome::Failed), ..RunQuery::default() }, &[&failed]).await;
-    check(RunQuery { which: RunFilter::Ended(Outcome::Succeeded), ..RunQuery::default() }, &[&good]).await;
-    check(RunQuery { which: RunFilter::Ended(Outcome::Lost), ..RunQuery::default() }, &[]).await;
+    check(RunQuery { filter: RunFilter::Ended(Outcome::Failed), ..RunQuery::default() }, &[&failed]).await;
+    check(RunQuery { filter: RunFilter::Ended(Outcome::Succeeded), ..RunQuery::default() }, &[&good]).await;
+    check(RunQuery { filter: RunFilter::Ended(Outcome::Lost), ..RunQuery::default() }, &[]).await;
     check(RunQuery::by_id(&failed.run_id), &[&failed]).await;
     check(RunQuery::by_id(&run("absent", 60).run_id), &[]).await;
     check(RunQuery { since: Some(at(120)), ..RunQuery::default() }, &[&good, &open]).await;

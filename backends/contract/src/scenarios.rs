@@ -92,7 +92,7 @@ pub async fn a_failed_run_is_tried_again_and_ends_once(ports: &Ports) {
     world.finished(&first, 1).await;
     world.collect().await;
     let run = world.runs("dump").await.remove(0);
-    assert_eq!((run.outcome, run.attempt, run.earlier.len()), (Some(Outcome::Succeeded), 2, 1));
+    assert_eq!((run.outcome, run.attempt, run.earlier_attempts.len()), (Some(Outcome::Succeeded), 2, 1));
     assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
@@ -259,7 +259,7 @@ pub async fn a_run_that_was_lost_before_it_began_is_started_again_once(ports: &P
     world.finished(&second, 0).await;
     world.collect().await;
     let run = world.runs("dump").await.remove(0);
-    assert_eq!((run.outcome, run.attempt, run.earlier.len()), (Some(Outcome::Succeeded), 2, 1));
+    assert_eq!((run.outcome, run.attempt, run.earlier_attempts.len()), (Some(Outcome::Succeeded), 2, 1));
     assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 

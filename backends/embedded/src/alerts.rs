@@ -82,7 +82,7 @@ impl AlertStore for Embedded {
                 update.execute(params![
                     transition.id,
                     worker,
-                    transition.fate == DeliveryState::Pending,
+                    transition.delivery == DeliveryState::Pending,
                     stamp(transition.not_before),
                     serde_json::to_string(transition)?,
                 ])?;
@@ -163,7 +163,7 @@ pub fn store_step(connection: &Connection, step: &AlertStep) -> Outcome<()> {
         insert.execute(params![
             transition.id,
             stamp(transition.at),
-            transition.fate == DeliveryState::Pending,
+            transition.delivery == DeliveryState::Pending,
             stamp(transition.not_before),
             serde_json::to_string(transition)?,
         ])?;

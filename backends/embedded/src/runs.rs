@@ -132,11 +132,11 @@ impl Filter {
                 filter.add("job = ?", job.clone().into());
             }
             // Without `+`, the index by job would be chosen and the whole group sorted for one page.
-            (Some(group), None) if query.which == RunFilter::All => filter.add("+grp = ?", group.clone().into()),
+            (Some(group), None) if query.filter == RunFilter::All => filter.add("+grp = ?", group.clone().into()),
             (Some(group), None) => filter.add("grp = ?", group.clone().into()),
             (None, _) => {}
         }
-        match query.which {
+        match query.filter {
             RunFilter::All => {}
             RunFilter::Open => {
                 // Left to itself, SQLite walks through all runs there ever were, as these are in order already.

@@ -128,14 +128,14 @@ pub struct RunQuery {
     pub job: Option<String>,
     /// Only the run of this name.
     pub run_id: Option<RunId>,
-    pub which: RunFilter,
+    pub filter: RunFilter,
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
 }
 
 impl RunQuery {
     pub fn open() -> RunQuery {
-        RunQuery { which: RunFilter::Open, ..RunQuery::default() }
+        RunQuery { filter: RunFilter::Open, ..RunQuery::default() }
     }
 
     /// The run of a name, when nobody knows its group.

@@ -176,8 +176,8 @@ impl Run {
         let last = std::mem::replace(self, fresh);
         self.attempt = last.attempt + 1;
         self.not_before = Some(not_before);
-        self.earlier = last.earlier;
-        self.earlier.push(Attempt {
+        self.earlier_attempts = last.earlier_attempts;
+        self.earlier_attempts.push(Attempt {
             attempt: last.attempt,
             outcome: last.outcome.unwrap_or(Outcome::Lost),
             reason: last.reason.unwrap_or_default(),
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(run.apply(&started(3), judge), Applied::NotOrdered);
         assert_eq!(run, before);
         assert_eq!((run.attempt, run.state, run.outcome), (2, State::Scheduled, None));
-        assert_eq!((run.earlier[0].attempt, run.earlier[0].outcome), (1, Outcome::Failed));
+        assert_eq!((run.earlier_attempts[0].attempt, run.earlier_attempts[0].outcome), (1, Outcome::Failed));
         assert_eq!(run.apply(&finished(2, 0), judge), Applied::Ended { replaced: None });
     }
 

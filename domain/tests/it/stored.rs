@@ -179,7 +179,7 @@ fn run() -> Run {
         rules: rule_hits(),
         judged_on: Some(JudgedOn::Excerpt),
         excerpt: excerpt(),
-        earlier: vec![Attempt {
+        earlier_attempts: vec![Attempt {
             attempt: 1,
             outcome: Outcome::Lost,
             reason: "its runner died".to_owned(),
@@ -263,11 +263,11 @@ fn alerts_keep_their_json() {
             kind: Some(AlertKind::TimedOut),
             streak: 4,
             since: Some(at(-300)),
-            told_at: Some(at(-200)),
+            alerted_at: Some(at(-200)),
             changes: vec![at(-900), at(-300)],
             flapping: true,
-            steady: 2,
-            let_in: Some(run_id()),
+            steady_runs: 2,
+            last_started: Some(run_id()),
         },
     );
     golden(
@@ -287,9 +287,9 @@ fn alerts_keep_their_json() {
             channels: vec!["mail".to_owned(), "slack".to_owned()],
             reminder: true,
             not_before: at(14),
-            fate: DeliveryState::GivenUp,
+            delivery: DeliveryState::GivenUp,
             tries: 5,
-            told: vec!["mail".to_owned()],
+            delivered_to: vec!["mail".to_owned()],
             last_error: Some("connection refused".to_owned()),
         },
     );
@@ -328,7 +328,7 @@ fn records_of_the_ports_keep_their_json() {
             file: "jobs.toml".to_owned(),
             line: 7,
             value: "0 2 * * *".to_owned(),
-            says: "fires at night".to_owned(),
+            message: "fires at night".to_owned(),
         },
     );
 }
@@ -362,7 +362,7 @@ fn every_kind_keeps_its_word() {
     words(
         &[
             DeliveryState::Pending,
-            DeliveryState::Told,
+            DeliveryState::Sent,
             DeliveryState::Digested,
             DeliveryState::Overtaken,
             DeliveryState::GivenUp,

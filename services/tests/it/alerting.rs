@@ -149,7 +149,7 @@ async fn a_storm_becomes_one_digest() {
     assert!(told[0].reason.starts_with("40 alerts at once: 40 failed; db/job-00, db/job-01,"), "{}", told[0].reason);
     assert!(told[0].reason.ends_with("and 30 more"));
     let transitions = world.ports.alerts.list(None, 100).await.unwrap().records;
-    assert!(transitions.iter().all(|transition| transition.fate == DeliveryState::Digested));
+    assert!(transitions.iter().all(|transition| transition.delivery == DeliveryState::Digested));
 }
 
 #[tokio::test]
@@ -192,8 +192,8 @@ async fn a_channel_that_fails_is_tried_again_and_the_others_are_told_once() {
     assert_eq!(sent.iter().map(|(channel, _)| channel.as_str()).collect::<Vec<_>>(), ["first"]);
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
     assert_eq!(
-        (transition.fate, transition.tries, transition.told),
-        (DeliveryState::Told, 1, vec!["second".into(), "first".into()])
+        (transition.delivery, transition.tries, transition.delivered_to),
+        (DeliveryState::Sent, 1, vec!["second".into(), "first".into()])
     );
 }
 
@@ -207,7 +207,7 @@ async fn a_channel_that_never_works_is_given_up_with_its_error() {
         world.alert_summary().await;
     }
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
-    assert_eq!((transition.fate, transition.tries), (DeliveryState::GivenUp, TRIES_MAX));
+    assert_eq!((transition.delivery, transition.tries), (DeliveryState::GivenUp, TRIES_MAX));
     assert_eq!(transition.last_error.as_deref(), Some("oncall: the mail server is away"));
 }
 
@@ -216,6 +216,6 @@ async fn a_channel_that_does_not_exist_is_told_in_the_store_and_not_tried_again(
     let world = with(|job| job.alert.channels = vec!["nobody".to_owned(), "oncall".to_owned()]).await;
     assert_eq!(told_by(&world, &[1]).await[0], [AlertKind::Failed]);
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
-    assert_eq!(transition.fate, DeliveryState::Told);
+    assert_eq!(transition.delivery, DeliveryState::Sent);
     assert_eq!(transition.last_error.as_deref(), Some("nobody: there is no channel nobody; configured are: oncall"));
 }

@@ -36,7 +36,7 @@ async fn a_failed_run_is_tried_again_after_its_delay_and_ends_once() {
     assert_eq!(world.run_all(1).await[0].attempt, 3);
     assert_eq!(world.collect().await.ended, 1);
     let run = world.runs("dump").await.remove(0);
-    assert_eq!((run.outcome, run.attempt, run.earlier.len()), (Some(Outcome::Failed), 3, 2));
+    assert_eq!((run.outcome, run.attempt, run.earlier_attempts.len()), (Some(Outcome::Failed), 3, 2));
     assert_eq!(world.kinds().await, [AlertKind::Failed], "told once, when no attempt is left");
     assert_eq!(world.ledger().await.scheduled, 1);
 }
@@ -158,7 +158,7 @@ async fn a_lost_run_is_tried_again_where_the_job_wants_it_and_its_old_reports_ar
     world.finished(&second, 0).await;
     world.collect().await;
     let run = world.run(&order.run_id).await;
-    assert_eq!((run.outcome, run.earlier[0].outcome), (Some(Outcome::Succeeded), Outcome::Lost));
+    assert_eq!((run.outcome, run.earlier_attempts[0].outcome), (Some(Outcome::Succeeded), Outcome::Lost));
     assert!(world.alerts().await.is_empty());
 }
 

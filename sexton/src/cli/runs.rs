@@ -326,7 +326,7 @@ fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
         };
         rows.push(("rule", format!("{} ({}): {at}: {}", hit.rule, hit.pack, hit.first_line)));
     }
-    for earlier in &run.earlier {
+    for earlier in &run.earlier_attempts {
         rows.push(("earlier", format!("attempt {}: {}: {}", earlier.attempt, earlier.outcome.name(), earlier.reason)));
     }
     for line in &run.excerpt {

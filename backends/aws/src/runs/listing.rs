@@ -63,7 +63,7 @@ impl Backend {
             (None, Some(group), Some(job)) => {
                 self.list_of_job(query, &domain::job::JobKey::new(group, job), bounds, most).await?
             }
-            (None, ..) if query.which == RunFilter::Open => self.list_open(query, &bounds, most).await?,
+            (None, ..) if query.filter == RunFilter::Open => self.list_open(query, &bounds, most).await?,
             (None, ..) => self.list_of_known_buckets(query, &bounds, most).await?,
         };
         let next = records.last().filter(|_| records.len() >= most).map(|last| Cursor(last.record.run_id.0.clone()));
@@ -93,7 +93,7 @@ impl Backend {
         mut bounds: Bounds,
         most: usize,
     ) -> PortResult<Vec<Stored<Run>>> {
-        if query.which == RunFilter::Open {
+        if query.filter == RunFilter::Open {
             // Elsewhere there is none.
             let stored = self.read_open_buckets().await?;
             let Some(oldest) = stored.open.into_iter().find(|bucket| bucket.group == key.group) else {
@@ -189,7 +189,7 @@ impl Backend {
         buckets: &[Bucket],
         most: usize,
     ) -> PortResult<Vec<Vec<Item>>> {
-        let (this, which, bounds) = (self.clone(), query.which, bounds.clone());
+        let (this, which, bounds) = (self.clone(), query.filter, bounds.clone());
         let read = move |bucket: Bucket| {
             let (this, bounds) = (this.clone(), bounds.clone());
             async move { this.read_bucket(which, &bounds, &bucket, most).await }
@@ -243,7 +243,7 @@ fn newest_first(a: &Stored<Run>, b: &Stored<Run>) -> std::cmp::Ordering {
 }
 
 fn matches(query: &RunQuery, run: &Run) -> bool {
-    let outcome = match query.which {
+    let outcome = match query.filter {
         RunFilter::All => true,
         RunFilter::Open => run.is_open(),
         RunFilter::Ended(outcome) => run.outcome == Some(outcome),

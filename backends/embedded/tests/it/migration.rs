@@ -26,7 +26,7 @@ async fn a_database_of_version_1_is_migrated_with_its_data() {
         let ledger = ports.runs.count(&RunQuery::default()).await.unwrap();
         assert!(ledger.adds_up());
         assert_eq!((ledger.scheduled, ledger.open, ledger.count(Outcome::Succeeded)), (4, 1, 2));
-        let failed = RunQuery { which: RunFilter::Ended(Outcome::Failed), ..RunQuery::default() };
+        let failed = RunQuery { filter: RunFilter::Ended(Outcome::Failed), ..RunQuery::default() };
         let failed = ports.runs.list(&failed, None, 10).await.unwrap().records.remove(0).record;
         assert_eq!((failed.exit_code, failed.excerpt[0].text.as_str()), (Some(3), "no"));
         let due = ports.due.list(0, Timestamp::UNIX_EPOCH, Timestamp::MAX, 10).await.unwrap();

@@ -149,7 +149,7 @@ impl Verdict<'_> {
             sent.iter().filter(same).count()
         };
         let mut twice = 0;
-        for transition in transitions.iter().filter(|transition| transition.fate == DeliveryState::Told) {
+        for transition in transitions.iter().filter(|transition| transition.delivery == DeliveryState::Sent) {
             let times = count(transition);
             assert!(times > 0, "never sent: {transition:?}\n{}", self.log.join("\n"));
             twice += times - 1;
@@ -159,7 +159,8 @@ impl Verdict<'_> {
             "{twice} alerts were sent twice, and up was killed {} times",
             self.kills_of_up
         );
-        let given_up: Vec<&Transition> = transitions.iter().filter(|one| one.fate == DeliveryState::GivenUp).collect();
+        let given_up: Vec<&Transition> =
+            transitions.iter().filter(|one| one.delivery == DeliveryState::GivenUp).collect();
         assert!(given_up.is_empty(), "{given_up:?}");
         for (job, outcome) in [("failing", Outcome::Failed), ("lying", Outcome::FalseSuccess)] {
             let was_bad = runs.iter().any(|run| run.job == job && run.outcome == Some(outcome));
@@ -188,7 +189,7 @@ impl Verdict<'_> {
 }
 
 fn pending(transitions: &[Transition]) -> usize {
-    transitions.iter().filter(|transition| transition.fate == DeliveryState::Pending).count()
+    transitions.iter().filter(|transition| transition.delivery == DeliveryState::Pending).count()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

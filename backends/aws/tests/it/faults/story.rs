@@ -145,8 +145,10 @@ impl Story {
     /// Nobody has anything to do any more.
     async fn is_over(&self) -> bool {
         let alerts = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
-        let is_sent = alerts.iter().any(|transition| !transition.reminder && transition.fate == DeliveryState::Told);
-        let pending = alerts.iter().any(|transition| !transition.reminder && transition.fate == DeliveryState::Pending);
+        let is_sent =
+            alerts.iter().any(|transition| !transition.reminder && transition.delivery == DeliveryState::Sent);
+        let pending =
+            alerts.iter().any(|transition| !transition.reminder && transition.delivery == DeliveryState::Pending);
         is_sent && !pending && self.world.ledger().await.open == 0 && self.queued_messages().await.is_empty()
     }
 
@@ -182,9 +184,9 @@ impl Story {
         assert_eq!((ledger.scheduled, ledger.open), (2, 0));
         let transitions = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
         let fates: Vec<(bool, DeliveryState)> =
-            transitions.iter().map(|transition| (transition.reminder, transition.fate)).collect();
+            transitions.iter().map(|transition| (transition.reminder, transition.delivery)).collect();
         assert!(
-            fates.contains(&(false, DeliveryState::Told)) && fates.contains(&(true, DeliveryState::Pending)),
+            fates.contains(&(false, DeliveryState::Sent)) && fates.contains(&(true, DeliveryState::Pending)),
             "{fates:?}"
         );
         let alerts = self.received_alerts().await;
