@@ -29,11 +29,11 @@ pub enum Format {
     System,
 }
 
-const CARRIAGE_RETURN_SAYS: &str = "lines end as on Windows, and cron takes the carriage return for a part of the \
+const CARRIAGE_RETURN_MESSAGE: &str = "lines end as on Windows, and cron takes the carriage return for a part of the \
                                     command; convert the file, for example with dos2unix";
-const RANDOM_DELAY_SAYS: &str = "RANDOM_DELAY is not honoured: the entries run without a delay; write H or a~b in the \
+const RANDOM_DELAY_MESSAGE: &str = "RANDOM_DELAY is not honoured: the entries run without a delay; write H or a~b in the \
                                  schedule for a spread that stays the same";
-const TZ_SAYS: &str = "TZ is what commands see and moves no schedule; for the schedule write CRON_TZ";
+const TZ_MESSAGE: &str = "TZ is what commands see and moves no schedule; for the schedule write CRON_TZ";
 
 /// Reads a whole crontab; `file` is named in faults and becomes the jobs' source.
 pub fn parse(file: &str, text: &str, format: Format) -> (Vec<Job>, Faults) {
@@ -52,7 +52,7 @@ pub fn parse(file: &str, text: &str, format: Format) -> (Vec<Job>, Faults) {
         reader.line(number, line);
     }
     if let Some(number) = carriage_return {
-        reader.warn(number, "", CARRIAGE_RETURN_SAYS);
+        reader.warn(number, "", CARRIAGE_RETURN_MESSAGE);
     }
     if !text.is_empty() && !text.ends_with('\n') {
         let number = text.split('\n').count() as u32;
@@ -97,12 +97,12 @@ impl Reader {
         }
     }
 
-    fn fault(&self, line: u32, value: &str, says: impl Into<String>) {
-        self.document.push(Fault::new(&self.file, line, shortened(value), says));
+    fn fault(&self, line: u32, value: &str, message: impl Into<String>) {
+        self.document.push(Fault::new(&self.file, line, shortened(value), message));
     }
 
-    fn warn(&self, line: u32, value: &str, says: impl Into<String>) {
-        self.document.push(Fault::warning(&self.file, line, shortened(value), says));
+    fn warn(&self, line: u32, value: &str, message: impl Into<String>) {
+        self.document.push(Fault::warning(&self.file, line, shortened(value), message));
     }
 
     fn line(&mut self, number: u32, text: &str) {
@@ -115,9 +115,9 @@ impl Reader {
             Ok(Line::Comment(text)) => self.comment(number, text),
             Ok(Line::Assignment(assignment)) => self.assignment(number, assignment),
             Ok(Line::Entry(entry)) => self.entry(number, &entry),
-            Err(says) => {
+            Err(message) => {
                 (self.pending, self.spoiled) = (None, false);
-                self.fault(number, text.trim(), says);
+                self.fault(number, text.trim(), message);
             }
         }
     }
@@ -126,9 +126,9 @@ impl Reader {
         let read = match directive::read(number, text) {
             Ok(None) => return,
             Ok(Some(read)) => read,
-            Err(says) => {
+            Err(message) => {
                 self.spoiled = true;
-                return self.fault(number, text.trim(), says);
+                return self.fault(number, text.trim(), message);
             }
         };
         match read {
@@ -145,16 +145,16 @@ impl Reader {
         let number = directive.line;
         let faults_before = self.document.fault_count();
         if directive.names("name") {
-            let says = "a name cannot be the default of all entries; write it with # sexton: before one";
-            self.fault(number, "name", says);
+            let message = "a name cannot be the default of all entries; write it with # sexton: before one";
+            self.fault(number, "name", message);
         }
         let mut probe = Job::new(JobKey::new(GROUP_DEFAULT, "probe"), "@manually", Command::Shell(String::new()));
         directive.apply(&self.document, &mut probe);
-        if let Err(says) = zone_named(&probe.zone) {
-            self.fault(number, &probe.zone, says);
+        if let Err(message) = zone_named(&probe.zone) {
+            self.fault(number, &probe.zone, message);
         }
-        if let Err(says) = fields::check_name("group", &probe.group) {
-            self.fault(number, &probe.group, says);
+        if let Err(message) = fields::check_name("group", &probe.group) {
+            self.fault(number, &probe.group, message);
         }
         if self.document.fault_count() == faults_before {
             self.defaults.push(directive);
@@ -163,8 +163,8 @@ impl Reader {
 
     fn assignment(&mut self, number: u32, assignment: Assignment) {
         let Assignment { name, value } = assignment;
-        if let Err(says) = fields::check_environment(&name, &value) {
-            return self.fault(number, &name, says);
+        if let Err(message) = fields::check_environment(&name, &value) {
+            return self.fault(number, &name, message);
         }
         match name.as_str() {
             "LOGNAME" | "USER" => {
@@ -172,15 +172,16 @@ impl Reader {
             }
             "CRON_TZ" => {
                 self.zone = (!value.is_empty()).then(|| value.clone());
-                if let Some(Err(says)) = self.zone.as_deref().map(zone_named) {
-                    self.fault(number, &value, says);
+                if let Some(Err(message)) = self.zone.as_deref().map(zone_named) {
+                    self.fault(number, &value, message);
                 }
             }
-            "TZ" => self.warn(number, &value, TZ_SAYS),
-            "RANDOM_DELAY" => self.warn(number, &value, RANDOM_DELAY_SAYS),
+            "TZ" => self.warn(number, &value, TZ_MESSAGE),
+            "RANDOM_DELAY" => self.warn(number, &value, RANDOM_DELAY_MESSAGE),
             "MAILTO" | "MAILFROM" if !value.is_empty() && !self.environment.contains_key(&name) => {
-                let says = format!("no mail is sent for {name}; output goes to the sinks and alerts to the channels");
-                self.warn(number, &value, says);
+                let message =
+                    format!("no mail is sent for {name}; output goes to the sinks and alerts to the channels");
+                self.warn(number, &value, message);
             }
             _ => {}
         }
@@ -242,8 +243,9 @@ impl Reader {
     fn rename(&mut self, number: u32, entry: &Entry<'_>, earlier: u32, job: &mut Job) -> bool {
         let unnamed = default_name::default_name(entry);
         if job.name != unnamed {
-            let says = format!("line {earlier} has a job of this name already; give one of them another name or group");
-            self.fault(number, &job.key().to_string(), says);
+            let message =
+                format!("line {earlier} has a job of this name already; give one of them another name or group");
+            self.fault(number, &job.key().to_string(), message);
             return false;
         }
         let count = self.equals.entry(job.key()).or_insert(1);
@@ -252,9 +254,9 @@ impl Reader {
             job.name = format!("{unnamed}-{count}");
         }
         let also = &job.name;
-        let says =
+        let message =
             format!("as on line {earlier}, so it also runs as `{also}`; remove one, or write # sexton: name=...");
-        self.warn(number, entry.text, format!("the same entry {says}"));
+        self.warn(number, entry.text, format!("the same entry {message}"));
         true
     }
 
@@ -280,7 +282,7 @@ impl Reader {
 
     fn finish(self) -> (Vec<Job>, Faults) {
         if let Some(pending) = &self.pending {
-            self.warn(pending.line, "", "no entry follows this # sexton: line, so it says nothing; remove it");
+            self.warn(pending.line, "", "no entry follows this # sexton: line, so it message nothing; remove it");
         }
         (self.jobs, self.document.faults())
     }

@@ -131,8 +131,8 @@ impl Section {
     }
 
     /// Reports a fault at `line`.
-    pub fn fault(&self, line: u32, value: impl Into<String>, says: impl Into<String>) {
-        self.document.push(Fault::new(&self.document.file, line, value, says));
+    pub fn fault(&self, line: u32, value: impl Into<String>, message: impl Into<String>) {
+        self.document.push(Fault::new(&self.document.file, line, value, message));
     }
 
     fn take_key(&mut self, key: &'static str) -> Option<(u32, Value)> {
@@ -221,7 +221,7 @@ impl Section {
     /// `90s`, `10m`, `6h`, `2d`.
     pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
         let (line, text) = self.text_at(key)?;
-        units::parse_duration(&text).map_err(|says| self.fault(line, text, format!("`{key}` is {says}"))).ok()
+        units::parse_duration(&text).map_err(|message| self.fault(line, text, format!("`{key}` is {message}"))).ok()
     }
 
     /// Bytes: `65536` or `64KiB`.
@@ -229,7 +229,7 @@ impl Section {
         match self.take_key_as(key, |word| Some(Value::Text(word.to_owned())))? {
             (_, Value::Integer(bytes)) if bytes >= 0 => Some(bytes as u64),
             (line, Value::Text(text)) => {
-                units::parse_size(&text).map_err(|says| self.fault(line, text, format!("`{key}` is {says}"))).ok()
+                units::parse_size(&text).map_err(|message| self.fault(line, text, format!("`{key}` is {message}"))).ok()
             }
             (line, value) => {
                 self.type_fault(line, key, &value, "bytes or a size like \"64KiB\"");
@@ -376,11 +376,11 @@ impl Section {
     /// Reports every key that nobody took.
     pub fn reject_unknown_keys(self) {
         for entry in &self.entries {
-            let says = match nearest_name(&entry.key, self.known.iter().copied()) {
+            let message = match nearest_name(&entry.key, self.known.iter().copied()) {
                 Some(name) => format!("unknown key; did you mean `{name}`?"),
                 None => format!("unknown key; known here are {}", self.known.join(", ")),
             };
-            self.fault(entry.line, entry.key.as_str(), says);
+            self.fault(entry.line, entry.key.as_str(), message);
         }
     }
 }

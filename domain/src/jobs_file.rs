@@ -29,9 +29,9 @@ pub fn parse(file: &str, text: &str) -> (Vec<Job>, Faults) {
         let Some(job) = job(file, section) else { continue };
         match lines.get(&job.key()) {
             Some(earlier) => {
-                let says =
+                let message =
                     format!("there is such a job on line {earlier} already; give one of them another name or group");
-                root.fault(line, job.key().to_string(), says);
+                root.fault(line, job.key().to_string(), message);
             }
             None => {
                 lines.insert(job.key(), line);

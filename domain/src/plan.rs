@@ -35,9 +35,9 @@ pub fn plan(jobs: &[Job], from: Timestamp, to: Timestamp) -> Result<Plan<'_>, Fa
     for job in jobs.iter().filter(|job| job.enabled) {
         match fields::schedule(job, from) {
             Ok(schedule) => timed.push(Timed { job, schedule, next: None }),
-            Err(says) => {
+            Err(message) => {
                 let file = job.source.as_deref().unwrap_or_default();
-                faults.push(Fault::new(file, 0, job.key().to_string(), says));
+                faults.push(Fault::new(file, 0, job.key().to_string(), message));
             }
         }
     }

@@ -223,7 +223,7 @@ fn nickname(
 }
 
 fn interval(text: &str, warnings: &mut Vec<String>) -> Result<Duration, String> {
-    let interval = units::parse_duration(text).map_err(|says| format!("the interval of @every is {says}"))?;
+    let interval = units::parse_duration(text).map_err(|message| format!("the interval of @every is {message}"))?;
     if interval < EVERY_MIN || interval.subsec_nanos() != 0 {
         return Err(format!("@every `{text}` is not a whole number of seconds; write @every 1s or longer"));
     }

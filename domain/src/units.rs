@@ -9,18 +9,18 @@ use std::time::Duration;
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, u64); 6] =
         [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
-    let says = || "not a duration; write a number with a unit, like 90s, 10m, 6h or 2d".to_owned();
+    let message = || "not a duration; write a number with a unit, like 90s, 10m, 6h or 2d".to_owned();
     let mut rest = text.trim();
     if rest.is_empty() {
-        return Err(says());
+        return Err(message());
     }
     let mut total_ms: u64 = 0;
     while !rest.is_empty() {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = rest[..digits].parse().map_err(|_| says())?;
+        let number: u64 = rest[..digits].parse().map_err(|_| message())?;
         rest = &rest[digits..];
         let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
-        let unit_ms = UNITS.iter().find(|(name, _)| *name == &rest[..letters]).ok_or_else(says)?.1;
+        let unit_ms = UNITS.iter().find(|(name, _)| *name == &rest[..letters]).ok_or_else(message)?.1;
         rest = rest[letters..].trim_start();
         total_ms = number
             .checked_mul(unit_ms)
@@ -55,10 +55,10 @@ pub fn format_duration(duration: Duration) -> String {
 /// # Errors
 /// One lower-case sentence that says what to write.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let says = || "not a size; write bytes or a unit, like 65536, 64KiB, 10MB or 2GiB".to_owned();
+    let message = || "not a size; write bytes or a unit, like 65536, 64KiB, 10MB or 2GiB".to_owned();
     let text = text.trim();
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let number: u64 = text[..digits].parse().map_err(|_| says())?;
+    let number: u64 = text[..digits].parse().map_err(|_| message())?;
     let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kb" => 1_000,
@@ -69,9 +69,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "gib" => 1 << 30,
         "t" | "tb" => 1_000_000_000_000,
         "tib" => 1 << 40,
-        _ => return Err(says()),
+        _ => return Err(message()),
     };
-    number.checked_mul(unit).ok_or_else(says)
+    number.checked_mul(unit).ok_or_else(message)
 }
 
 /// Writes bytes as [`parse_size`] reads them: the largest binary unit that loses nothing.

@@ -99,8 +99,8 @@ impl Pack {
         let suggest = suggest_of(&mut root);
         let sections = root.sections("rule");
         if sections.len() > RULES_PER_PACK_MAX {
-            let says = format!("more than {RULES_PER_PACK_MAX} rules in one pack; split the pack");
-            root.fault(root.line(), sections.len().to_string(), says);
+            let message = format!("more than {RULES_PER_PACK_MAX} rules in one pack; split the pack");
+            root.fault(root.line(), sections.len().to_string(), message);
         } else if sections.is_empty() {
             root.fault(root.line(), "", "the pack has no rule; write at least one [[rule]]");
         }
@@ -110,8 +110,8 @@ impl Pack {
             let line = section.line();
             let Some(rule) = rule_of(section) else { continue };
             if let Some(first) = lines.insert(rule.id.clone(), line) {
-                let says = format!("this id stands at line {first} already; give each rule its own");
-                document.push(Fault::new(file, line, rule.id.as_str(), says));
+                let message = format!("this id stands at line {first} already; give each rule its own");
+                document.push(Fault::new(file, line, rule.id.as_str(), message));
             }
             rules.push(rule);
         }
@@ -129,8 +129,8 @@ impl Pack {
     pub fn check_examples(&self) -> Faults {
         let mut faults = Vec::new();
         for rule in &self.rules {
-            let wrong = |example: &String, says: &str| {
-                Fault::new(&self.file, rule.line, example.as_str(), format!("rule `{}` {says}", rule.id))
+            let wrong = |example: &String, message: &str| {
+                Fault::new(&self.file, rule.line, example.as_str(), format!("rule `{}` {message}", rule.id))
             };
             let matches = rule.matches.iter().filter(|example| !rule.matches(example.as_bytes()));
             faults.extend(matches.map(|example| wrong(example, "does not match its own example; mend one of the two")));
@@ -149,8 +149,8 @@ fn name_of(section: &mut Section, key: &'static str) -> Option<String> {
     let name = section.required_text(key)?;
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(legal) {
-        let says = format!("not a name; write 1 to {NAME_BYTES_MAX} letters, digits, dots, dashes or underscores");
-        section.fault(line, name, says);
+        let message = format!("not a name; write 1 to {NAME_BYTES_MAX} letters, digits, dots, dashes or underscores");
+        section.fault(line, name, message);
         return None;
     }
     if key == "name" && name == crate::choice::AUTO {
@@ -219,16 +219,16 @@ fn pattern_of(section: &mut Section, key: &'static str, rule: &str) -> Option<Pa
     match Pattern::compile(&text) {
         Ok(pattern) => {
             if let Mode::Unicode(why) = pattern.mode() {
-                let says = format!(
+                let message = format!(
                     "`{key}` of {rule} is matched in Unicode mode, which is slower, because it does not read in ASCII \
                      mode ({why}); write ASCII classes where they will do"
                 );
-                section.document().push(Fault::warning(section.document().file(), line, text, says));
+                section.document().push(Fault::warning(section.document().file(), line, text, message));
             }
             Some(pattern)
         }
-        Err(says) => {
-            section.fault(line, text, format!("`{key}` of {rule} {says}"));
+        Err(message) => {
+            section.fault(line, text, format!("`{key}` of {rule} {message}"));
             None
         }
     }
@@ -237,9 +237,9 @@ fn pattern_of(section: &mut Section, key: &'static str, rule: &str) -> Option<Pa
 fn explain_of(section: &mut Section) -> String {
     let Some((line, explain)) = section.text_at("explain") else { return String::new() };
     if explain.len() > EXPLAIN_BYTES_MAX || explain.contains(char::is_control) {
-        let says =
+        let message =
             format!("`explain` is longer than {EXPLAIN_BYTES_MAX} bytes or more than one line; write one sentence");
-        section.fault(line, explain, says);
+        section.fault(line, explain, message);
         return String::new();
     }
     explain

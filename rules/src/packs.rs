@@ -46,8 +46,8 @@ impl Packs {
     pub fn add(&mut self, file: &str, text: &str) -> Result<(), Faults> {
         let (pack, warnings) = Pack::read(file, text)?;
         if let Some(other) = self.by_name.get(&pack.name).filter(|other| other.file != BUILT_IN) {
-            let says = format!("{} holds a pack of this name already; rename one of the two", other.file);
-            return Err(Faults(vec![Fault::new(file, 1, pack.name, says)]));
+            let message = format!("{} holds a pack of this name already; rename one of the two", other.file);
+            return Err(Faults(vec![Fault::new(file, 1, pack.name, message)]));
         }
         self.warnings.0.extend(warnings.0);
         self.by_name.insert(pack.name.clone(), Arc::new(pack));

@@ -48,12 +48,12 @@ impl Pattern {
             Ok(regex) => (Mode::Ascii, regex),
             Err(regex::Error::Syntax(ascii)) => match build(text, true) {
                 Ok(regex) => (Mode::Unicode(sentence(&ascii)), regex),
-                Err(error) => return Err(says(&error)),
+                Err(error) => return Err(message(&error)),
             },
-            Err(error) => return Err(says(&error)),
+            Err(error) => return Err(message(&error)),
         };
         let looks = syntax::parse_with(text, &syntax_of(mode != Mode::Ascii))
-            .map_err(|error| says(&regex::Error::Syntax(error.to_string())))?
+            .map_err(|error| message(&regex::Error::Syntax(error.to_string())))?
             .properties()
             .look_set();
         if looks.contains_word_unicode() {
@@ -106,7 +106,7 @@ fn build(text: &str, unicode: bool) -> Result<Regex, regex::Error> {
         .build()
 }
 
-fn says(error: &regex::Error) -> String {
+fn message(error: &regex::Error) -> String {
     match error {
         regex::Error::CompiledTooBig(_) => {
             format!("takes more than {} KiB compiled; write smaller repetitions", COMPILED_BYTES_MAX >> 10)

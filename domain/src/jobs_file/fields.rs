@@ -98,7 +98,7 @@ fn environment(section: &mut Section, job: &mut Job) {
     for (name, value) in section.map("env").unwrap_or_default() {
         match check_environment(&name, &value) {
             Ok(()) => drop(job.env.insert(name, value)),
-            Err(says) => section.fault(line, name, says),
+            Err(message) => section.fault(line, name, message),
         }
     }
 }
@@ -189,8 +189,8 @@ pub fn check_name(what: &str, name: &str) -> Result<(), String> {
 /// Reports a group or a name that cannot be used.
 pub fn check_names(document: &Document, line: u32, job: &Job) {
     for (what, name) in [("group", &job.group), ("name", &job.name)] {
-        if let Err(says) = check_name(what, name) {
-            document.push(Fault::new(document.file(), line, name.as_str(), says));
+        if let Err(message) = check_name(what, name) {
+            document.push(Fault::new(document.file(), line, name.as_str(), message));
         }
     }
 }
@@ -199,11 +199,11 @@ pub fn check_names(document: &Document, line: u32, job: &Job) {
 pub fn check_schedule(document: &Document, line: u32, job: &Job) {
     match schedule(job, Timestamp::UNIX_EPOCH) {
         Ok(schedule) => {
-            for says in schedule.warnings() {
-                document.push(Fault::warning(document.file(), line, job.schedule.as_str(), says));
+            for message in schedule.warnings() {
+                document.push(Fault::warning(document.file(), line, job.schedule.as_str(), message));
             }
         }
-        Err(says) => document.push(Fault::new(document.file(), line, job.schedule.as_str(), says)),
+        Err(message) => document.push(Fault::new(document.file(), line, job.schedule.as_str(), message)),
     }
 }
 

@@ -27,20 +27,20 @@ pub(super) fn parse(name: &str, inner: &str, zone: &TimeZone) -> Result<(Express
 }
 
 fn rate(inner: &str) -> Result<Duration, String> {
-    let says = || {
+    let message = || {
         format!("`rate({inner})` is not a rate; write a whole number and minutes, hours or days, like rate(5 minutes)")
     };
-    let (number, unit) = inner.trim().split_once(' ').ok_or_else(says)?;
+    let (number, unit) = inner.trim().split_once(' ').ok_or_else(message)?;
     let unit_seconds = match unit.trim() {
         "minute" | "minutes" => 60,
         "hour" | "hours" => 3_600,
         "day" | "days" => 86_400,
-        _ => return Err(says()),
+        _ => return Err(message()),
     };
     match digits(number) {
         Some(number) if number > 0 && number < RATE_MAX => Ok(Duration::from_secs(u64::from(number) * unit_seconds)),
         Some(_) => Err(format!("`rate({inner})` is out of range; write a number from 1 to {}", RATE_MAX - 1)),
-        None => Err(says()),
+        None => Err(message()),
     }
 }
 
@@ -48,19 +48,20 @@ fn rate(inner: &str) -> Result<Duration, String> {
 const RATE_MAX: u16 = 9999;
 
 fn at(inner: &str, zone: &TimeZone) -> Result<Once, String> {
-    let says = || format!("`at({inner})` is not a local time; write it without a zone, like at(2026-12-24T18:00:00)");
+    let message =
+        || format!("`at({inner})` is not a local time; write it without a zone, like at(2026-12-24T18:00:00)");
     let text = inner.trim();
     if text.ends_with('Z') {
-        return Err(says());
+        return Err(message());
     }
-    let nominal: DateTime = text.parse().map_err(|_| says())?;
+    let nominal: DateTime = text.parse().map_err(|_| message())?;
     let ambiguous = zone.to_ambiguous_timestamp(nominal);
     let note = match ambiguous.offset() {
         AmbiguousOffset::Unambiguous { .. } => None,
         AmbiguousOffset::Gap { .. } => Some("this local time does not exist: the clocks go forward over it".to_owned()),
         AmbiguousOffset::Fold { .. } => Some("this local time comes twice: runs the first time".to_owned()),
     };
-    Ok(Once { at: ambiguous.compatible().map_err(|_| says())?, nominal, note })
+    Ok(Once { at: ambiguous.compatible().map_err(|_| message())?, nominal, note })
 }
 
 fn cron(inner: &str) -> Result<Calendar, String> {

@@ -52,10 +52,10 @@ pub(super) fn parse(text: &str, seed: &str, warnings: &mut Vec<String>) -> Resul
     let mut next = || words.next();
     let (Some(minute), Some(hour), Some(day), Some(month), Some(weekday)) = (next(), next(), next(), next(), next())
     else {
-        return Err(count_says(text));
+        return Err(count_message(text));
     };
     if next().is_some() {
-        return Err(count_says(text));
+        return Err(count_message(text));
     }
     let mut resolved = String::with_capacity(text.len() + 8);
     let mut bits = |text: &str, field: &Field| {
@@ -89,7 +89,7 @@ pub(super) fn parse(text: &str, seed: &str, warnings: &mut Vec<String>) -> Resul
     Ok((calendar, resolved))
 }
 
-fn count_says(text: &str) -> String {
+fn count_message(text: &str) -> String {
     let count = text.split([' ', '\t']).filter(|word| !word.is_empty()).count();
     let hint = match count {
         6 => " (six fields are AWS's: write cron(0 10 * * ? *))",

@@ -32,20 +32,20 @@ fn shell(job: &Job) -> &str {
 }
 
 /// One fault, on this line, that says this.
-fn check_fault(text: &str, format: Format, line: u32, says: &str) {
+fn check_fault(text: &str, format: Format, line: u32, message: &str) {
     let (_, faults) = parse("crontab", text, format);
     let found: Vec<String> =
         faults.0.iter().filter(|fault| fault.level == Level::Fault).map(ToString::to_string).collect();
     assert_eq!(found.len(), 1, "{text}: {found:?}");
-    assert!(found[0].starts_with(&format!("crontab:{line}: ")) && found[0].contains(says), "{text}: {}", found[0]);
+    assert!(found[0].starts_with(&format!("crontab:{line}: ")) && found[0].contains(message), "{text}: {}", found[0]);
 }
 
-fn check_warning(text: &str, line: u32, says: &str) {
+fn check_warning(text: &str, line: u32, message: &str) {
     let (_, faults) = user(text);
     let found: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
     assert_eq!(found.len(), 1, "{text}: {found:?}");
     assert!(
-        found[0].starts_with(&format!("crontab:{line}: warning: ")) && found[0].contains(says),
+        found[0].starts_with(&format!("crontab:{line}: warning: ")) && found[0].contains(message),
         "{text}: {}",
         found[0]
     );
@@ -139,7 +139,7 @@ fn entries_read_in_both_formats() {
 
 #[test]
 fn faulty_lines_are_refused_with_the_remedy() {
-    for (line, says) in [
+    for (line, message) in [
         ("0 9 * * 1", "the command is missing"),
         ("0 9 * * 1 -n", "the command is missing"),
         ("1 * * * * * /opt/x", "one * too many"),
@@ -164,7 +164,7 @@ fn faulty_lines_are_refused_with_the_remedy() {
         ("# sexton-defaults: zone=Europe/Pari", "did you mean `Europe/Paris`?"),
     ] {
         let text = format!("{line}\n0 1 * * * good\n");
-        check_fault(&text, Format::User, 1, says);
+        check_fault(&text, Format::User, 1, message);
         let (jobs, _) = user(&text);
         assert_eq!(jobs.iter().map(shell).collect::<Vec<_>>(), ["good"], "{line}");
     }
@@ -172,7 +172,7 @@ fn faulty_lines_are_refused_with_the_remedy() {
 
 #[test]
 fn a_faulty_directive_refuses_its_entry_and_no_other() {
-    for (line, says) in [
+    for (line, message) in [
         ("# sexton: tiemout=2h", "did you mean `timeout`?"),
         ("# sexton: timeout=5", "not a duration"),
         ("# sexton: timeout", "is not key=value"),
@@ -183,20 +183,20 @@ fn a_faulty_directive_refuses_its_entry_and_no_other() {
         ("# sexton-default: timeout=2h", "did you mean `# sexton-defaults:`?"),
     ] {
         let text = format!("{line}\n0 1 * * * bad\n0 2 * * * good\n");
-        check_fault(&text, Format::User, 1, says);
+        check_fault(&text, Format::User, 1, message);
         assert_eq!(user(&text).0.iter().map(shell).collect::<Vec<_>>(), ["good"], "{line}");
     }
 }
 
 #[test]
 fn a_system_crontab_needs_its_user_column() {
-    for (line, says) in [
+    for (line, message) in [
         ("0 5 * * * /opt/x y", "is not a user"),
         ("0 5 * * * root", "a user between the schedule and the command"),
         ("0 5 * * *", "the user and the command are missing"),
         ("0 5 * * * * root /opt/x", "one * too many"),
     ] {
-        check_fault(&format!("{line}\n"), Format::System, 1, says);
+        check_fault(&format!("{line}\n"), Format::System, 1, message);
     }
 }
 
@@ -216,7 +216,7 @@ fn every_fault_of_a_file_is_found_in_one_reading() {
 
 #[test]
 fn what_surprises_is_warned_of() {
-    for (text, line, says) in [
+    for (text, line, message) in [
         ("0 1 * * * a\r\n", 1, "carriage return"),
         ("0 1 * * * a\n0 2 * * * b", 2, "no newline"),
         ("0 1 * * * date +%F\n", 1, "write \\%"),
@@ -231,7 +231,7 @@ fn what_surprises_is_warned_of() {
         ("0 1 * * * a\n# sexton: timeout=2h\n", 2, "no entry follows"),
         ("0 1 * * * a\n\n0 1 * * * a\n", 3, "the same entry as on line 1"),
     ] {
-        check_warning(text, line, says);
+        check_warning(text, line, message);
     }
 }
 

@@ -30,7 +30,7 @@ pub fn schedule(text: &str) {
         if let Ok(schedule) = Schedule::parse(text, &context) {
             schedule.warnings();
             let again = Schedule::parse(&schedule.resolved(), &context);
-            let again = again.unwrap_or_else(|says| panic!("{text} resolves to {}: {says}", schedule.resolved()));
+            let again = again.unwrap_or_else(|message| panic!("{text} resolves to {}: {message}", schedule.resolved()));
             for after in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
                 assert_eq!(again.next_after(after), schedule.next_after(after), "{text}");
             }
@@ -56,7 +56,7 @@ pub fn crontab(text: &str) {
 
 pub fn jobs_file(text: &str) {
     let (jobs, _) = domain::jobs_file::parse("jobs.toml", text);
-    let written = domain::jobs_file::write(&jobs).unwrap_or_else(|says| panic!("{text}: {says}"));
+    let written = domain::jobs_file::write(&jobs).unwrap_or_else(|message| panic!("{text}: {message}"));
     assert_eq!(domain::jobs_file::parse("jobs.toml", &written).0, jobs, "{text}");
 }
 

@@ -14,7 +14,7 @@ fn context(zone: &str) -> Context<'_> {
 }
 
 fn parse(text: &str, zone: &str) -> Schedule {
-    Schedule::parse(text, &context(zone)).unwrap_or_else(|says| panic!("{text}: {says}"))
+    Schedule::parse(text, &context(zone)).unwrap_or_else(|message| panic!("{text}: {message}"))
 }
 
 fn first(text: &str, zone: &str, from: &str, count: usize) -> Vec<Firing> {
@@ -60,7 +60,7 @@ fn the_second_pass_is_found_from_the_last_minute_of_the_first() {
 
 #[test]
 fn what_crontab_refuses_is_refused_with_the_remedy() {
-    for (text, says) in [
+    for (text, message) in [
         ("60 * * * *", "write 0 to 59"),
         ("* 24 * * *", "write 0 to 23"),
         ("* * 0 * *", "write 1 to 31"),
@@ -116,15 +116,15 @@ fn what_crontab_refuses_is_refused_with_the_remedy() {
         ("soon(5)", "write rate(...), cron(...) or at(...)"),
     ] {
         let found = refused(text);
-        assert!(found.contains(says), "{text}: {found}");
+        assert!(found.contains(message), "{text}: {found}");
         assert!(!found.contains('\n') && !found.ends_with('.'), "{text}: {found}");
     }
 }
 
 #[test]
 fn an_unknown_zone_is_refused_with_the_nearest() {
-    let says = Schedule::parse("@daily", &context("Europe/Pariss")).expect_err("refused");
-    assert_eq!(says, "unknown time zone `Europe/Pariss`; did you mean `Europe/Paris`?");
+    let message = Schedule::parse("@daily", &context("Europe/Pariss")).expect_err("refused");
+    assert_eq!(message, "unknown time zone `Europe/Pariss`; did you mean `Europe/Paris`?");
 }
 
 #[test]
@@ -233,16 +233,19 @@ fn repeated_times_say_which_pass_they_are() {
     let notes = |text: &str| -> Vec<Option<String>> {
         first(text, "America/New_York", "2026-11-01T05:15:00Z", 3).into_iter().map(|firing| firing.note).collect()
     };
-    let says = |text: &str| Some(text.to_owned());
+    let message = |text: &str| Some(text.to_owned());
     assert_eq!(
         notes("30 * * * *"),
         [
-            says("clocks go back: 01:30 comes twice, this is the first"),
-            says("clocks went back: 01:30 comes twice, this is the second"),
+            message("clocks go back: 01:30 comes twice, this is the first"),
+            message("clocks went back: 01:30 comes twice, this is the second"),
             None
         ]
     );
-    assert_eq!(notes("30 1 * * *"), [says("clocks go back: 01:30 comes twice, runs the first time only"), None, None]);
+    assert_eq!(
+        notes("30 1 * * *"),
+        [message("clocks go back: 01:30 comes twice, runs the first time only"), None, None]
+    );
 }
 
 #[test]
@@ -316,7 +319,7 @@ fn nicknames_resolve_to_their_fields() {
 
 #[test]
 fn what_surprises_is_warned_of() {
-    for (text, zone, says) in [
+    for (text, zone, message) in [
         ("*/90 * * * *", "UTC", &["larger than its range: it stands for 0 alone"][..]),
         ("1-5/9 * * * *", "UTC", &["it stands for 1 alone"]),
         ("*/45 * * * *", "UTC", &["the last step is 15 minutes long and not 45"]),
@@ -334,9 +337,9 @@ fn what_surprises_is_warned_of() {
         ("*/15 * * * *", "UTC", &[]),
     ] {
         let found = parse(text, zone).warnings();
-        assert_eq!(found.len(), says.len(), "{text}: {found:?}");
-        for (found, says) in found.iter().zip(says) {
-            assert!(found.contains(says), "{text}: {found}");
+        assert_eq!(found.len(), message.len(), "{text}: {found:?}");
+        for (found, message) in found.iter().zip(message) {
+            assert!(found.contains(message), "{text}: {found}");
         }
     }
 }

@@ -174,8 +174,8 @@ proptest! {
                 .take_while(|firing| firing.at <= from + Span::new().minutes(WINDOW))
                 .map(|firing| (firing.at, firing.nominal))
                 .collect(),
-            Err(says) => {
-                prop_assert!(says.contains("never fires"), "{says}");
+            Err(message) => {
+                prop_assert!(message.contains("never fires"), "{message}");
                 Vec::new()
             }
         };

@@ -175,12 +175,12 @@ fn packs_are_chosen_by_name_and_by_what_the_command_runs() {
 
 #[test]
 fn an_unknown_pack_is_refused_with_the_nearest_name() {
-    let says = |name: &str| {
+    let message = |name: &str| {
         let chosen = choose(&Packs::builtin(), &names(&[name]), &Command::Shell("true".to_owned()));
         chosen.expect_err("unknown").to_string()
     };
-    assert_eq!(says("pyhton"), "no rule pack `pyhton`; did you mean `python`?");
-    assert_eq!(says("mainframe-cobol"), "no rule pack `mainframe-cobol`; known are default, python, shell");
+    assert_eq!(message("pyhton"), "no rule pack `pyhton`; did you mean `python`?");
+    assert_eq!(message("mainframe-cobol"), "no rule pack `mainframe-cobol`; known are default, python, shell");
 }
 
 proptest! {
