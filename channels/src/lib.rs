@@ -11,7 +11,7 @@
 mod alert_text;
 mod command;
 mod http;
-mod reference;
+mod secret_reference;
 mod slack;
 mod smtp;
 mod webhook;
@@ -160,5 +160,5 @@ fn read_url(section: &mut Section) -> Option<String> {
     if !section.has_unread("url") {
         section.fault(section.line(), "", "`url` is missing; write url = \"https://...\" or \"env:NAME\"");
     }
-    reference::read_secret(section, "url")
+    secret_reference::read_secret(section, "url")
 }

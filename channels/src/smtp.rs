@@ -15,7 +15,7 @@ use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
 use crate::alert_text;
-use crate::reference::read_secret;
+use crate::secret_reference::read_secret;
 
 /// Default timeout of each SMTP command. Chosen: RFC 5321, 4.5.3.2 allows minutes, but a failed alert is retried
 /// anyway.

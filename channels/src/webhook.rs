@@ -15,7 +15,7 @@ use reqwest::Url;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use crate::http;
-use crate::reference::{read_secret, resolve_reference};
+use crate::secret_reference::{read_secret, resolve_reference};
 
 /// The keys `url`, `headers`, `secret` and `timeout`.
 pub struct Options {

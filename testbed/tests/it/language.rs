@@ -64,7 +64,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("what `sexton check` looks at", "CloudFormation replaces a managed policy when its description changes"),
     ("told.started", "the name of a file in a run directory"),
     ("told.finished", "the name of a file in a run directory"),
-    ("rename = \"told\"", "the name of a stored field"),
+    ("\"told\"", "a label of SEXTON_CRASH_AT; the name of a stored field"),
     ("rename = \"says\"", "the name of a stored field"),
 ];
 
