@@ -1,5 +1,5 @@
-//! docs/configuration.md names exactly the keys that the program knows. Each table of each file gets an unknown key; the
-//! fault lists the known ones, and these are compared with the rows of the table's section.
+//! docs/configuration.md names exactly the keys that the program knows. Each table of each file gets an unknown key;
+//! the fault lists the known ones, and these are compared with the rows of the table's section.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -34,7 +34,6 @@ const EVERYTHING: &[&str] = &[
     "backends/",
     "bench",
     "benchmarks/",
-    "channels/",
     "clippy.toml",
     "console/",
     "deny.toml",
@@ -47,7 +46,6 @@ const EVERYTHING: &[&str] = &[
     "rules/",
     "runner/",
     "services/",
-    "sexton/",
     "sinks/",
     "test",
 ];
