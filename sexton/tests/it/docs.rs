@@ -4,7 +4,7 @@
 //!
 //! | block | what the test does |
 //! |---|---|
-//! | `toml`, `crontab` | the first line is `# NAME`, the name of the file; the file is written and the binary reads it |
+//! | `toml`, `crontab` | the first line is `# NAME`, the file name; it is written, and the binary reads it |
 //! | `sh` | runs each line, in order, in the folder of the page's files; exit 0, or exit 1 with output |
 //! | `console` | for root, AWS or a network: only the subcommand and the flags of its `sexton` lines are checked |
 //! | `text`, `json` and others | nothing, except that a first line `# NAME` writes it as a file |
