@@ -66,6 +66,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("told.finished", "the name of a file in a run directory"),
     ("\"told\"", "a label of SEXTON_CRASH_AT; the name of a stored field"),
     ("rename = \"says\"", "the name of a stored field"),
+    ("\"nobody", "the name of a user that every Linux machine has"),
 ];
 
 /// Comments and prose are at most this wide.
