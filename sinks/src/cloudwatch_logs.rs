@@ -213,7 +213,7 @@ impl CloudwatchLogs {
         self.current
     }
 
-    /// Removes the batches to send now, in order for each stream. Only a batch begun in the present engine batch may
+    /// Removes the batches to send now, in order for each stream. Only a batch started in the present engine batch may
     /// wait, and only while more lines are available.
     fn take_due(&mut self) -> Vec<VecDeque<SealedBatch>> {
         let more_comes = self.gathered >= GATHERED_BYTES;

@@ -125,7 +125,7 @@ async fn logs_are_exact_bytes_and_a_fault_midway_breaks_the_answer() {
     let path = format!("/api/runs/{}/logs", run["run_id"].as_str().expect("a name"));
     server.print(vec![Ok(b"\x00\xffone\n".to_vec()), Ok(b"two".to_vec())]);
     assert_eq!(server.read_bytes(&path).await.expect("whole"), b"\x00\xffone\ntwo");
-    server.print(vec![Ok(b"one\n".to_vec()), Err("the disk is gone".to_owned())]);
+    server.print(vec![Ok(b"one\n".to_vec()), Err("the disk was removed".to_owned())]);
     assert!(server.read_bytes(&path).await.is_err(), "a reader must see that the answer is not whole");
     for query in ["?stream=stdout&timestamps=true&follow=true", "?stream=stderr"] {
         server.print(vec![Ok(query.as_bytes().to_vec())]);

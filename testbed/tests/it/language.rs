@@ -60,7 +60,7 @@ const REFUSED_NAMES: [(&str, &str); 1] = [("says", "`message`; `reason` of a run
 
 /// Lines that may keep a refused word: each is a part of the line, with the reason.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    ("[\"-u\", \"nobody\"]", "the name of a Unix user"),
+    ("\"nobody", "the name of a Unix user"),
     ("what `sexton check` looks at", "CloudFormation replaces a managed policy when its description changes"),
     ("told.started", "the name of a file in a run directory"),
     ("told.finished", "the name of a file in a run directory"),

@@ -21,7 +21,10 @@ const SHARED_NAMES: &[(&[&str], &str)] = &[
     (&["check", "exec", "logs"], "a subcommand, and the part of a crate that it calls"),
     (&["gelf", "syslog"], "a sink, and the receiver of its tests"),
     (&["error", "fault", "options"], "the errors, faults or options of what the folder is"),
-    (&["client", "feed", "http", "run", "runner", "secrets", "signals"], "one thing, seen from two crates"),
+    (
+        &["client", "feed", "http", "job_files", "run", "runner", "secrets", "signals"],
+        "one thing, seen from two crates",
+    ),
     (&["aws", "line", "meter", "world"], "of what the folder is: its AWS, a line of it, its costs, its tests' world"),
 ];
 
