@@ -15,16 +15,15 @@ use crate::sink::{READ_BYTES_MAX, Refused};
 use crate::stream::CONNECT_TIMEOUT;
 use crate::tls::{TlsConfig, handshake_fault};
 
-/// From the first byte sent to the last byte of the answer. Chosen: a server without an answer by then is treated as
-/// down.
+/// From the first byte sent to the last byte of the answer. Chosen: a working server answers within seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Attempts for one request before the whole batch fails, and the wait after the first, doubled after the second.
-/// Chosen: a busy moment of the server does not resend the batch.
+/// Attempts for one request before the whole batch fails, and the wait after the first; twice as long after the
+/// second. Chosen: a busy moment of the server does not resend the batch.
 const ATTEMPTS_MAX: u32 = 3;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(100);
 /// Read size without `bulk`: one request per message, so about 40 lines are sent twice after a failure.
 const SINGLE_READ_BYTES_MAX: usize = 4096;
-/// Characters of an answer that an error quotes. Chosen: one line of a terminal and a half.
+/// Characters of an answer that an error quotes. Chosen, not measured.
 const ANSWER_CHARS_MAX: usize = 200;
 
 pub struct HttpWire {

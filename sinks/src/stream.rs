@@ -21,8 +21,8 @@ use crate::address::{Address, Scheme};
 use crate::error::{SinkError, SinkResult};
 use crate::tls::{TlsConfig, handshake_fault};
 
-/// Limit for name resolution and connection, and for the TLS handshake. Chosen: a server on the same continent answers
-/// within 1 s.
+/// Limit for name resolution and connection, and for the TLS handshake. Chosen: well above the handshake with a
+/// distant server.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without progress for this time the connection counts as dead; also set in the kernel as TCP_USER_TIMEOUT. Chosen: a
 /// restart of a receiver takes less.

@@ -29,8 +29,7 @@ use crate::stream::CONNECT_TIMEOUT;
 const SERVICE: &str = "logs";
 const TARGET_PREFIX: &str = "Logs_20140328.";
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
-/// From the first byte sent to the last byte of the answer. Chosen: a call without an answer by then is treated as
-/// failed.
+/// From the first byte sent to the last byte of the answer. Chosen: the service answers within seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Limit for finding credentials, which may query files, a process, STS and the instance's metadata service in turn.
 /// Chosen, not measured.
