@@ -49,7 +49,11 @@ pub struct Address {
 
 /// Reads the options `address` and `tls`, which depend on each other. Reports every fault; returns `None` without a
 /// usable address.
-pub fn read(section: &mut Section, schemes: &[Scheme], port_of: fn(Scheme) -> u16) -> Option<(Address, TlsConfig)> {
+pub(crate) fn read(
+    section: &mut Section,
+    schemes: &[Scheme],
+    port_of: fn(Scheme) -> u16,
+) -> Option<(Address, TlsConfig)> {
     let line = section.line_of("address");
     let text = section.required_text("address");
     let tls_line = section.line_of("tls");

@@ -5,7 +5,7 @@ const ESCAPE: u8 = 0x1b;
 const BELL: u8 = 0x07;
 
 /// The text without its control sequences; `scratch` is used only when there are any.
-pub fn strip<'t>(text: &'t [u8], scratch: &'t mut Vec<u8>) -> &'t [u8] {
+pub(crate) fn strip<'t>(text: &'t [u8], scratch: &'t mut Vec<u8>) -> &'t [u8] {
     let Some(first) = memchr::memchr(ESCAPE, text) else { return text };
     scratch.clear();
     scratch.extend_from_slice(&text[..first]);

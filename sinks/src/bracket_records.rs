@@ -6,15 +6,15 @@ use domain::run::Trigger;
 use crate::feed::{FinishedRecord, RunHeader};
 use crate::json::{number_member, text_member};
 
-pub const STARTED: &str = "run.started";
-pub const FINISHED: &str = "run.finished";
-pub const GAP: &str = "gap";
+pub(crate) const STARTED: &str = "run.started";
+pub(crate) const FINISHED: &str = "run.finished";
+pub(crate) const GAP: &str = "gap";
 
 /// Bytes of a command in `run.started`, which has no parts and must fit into any transport. Chosen: half of a syslog
 /// message (8192 bytes).
-pub const COMMAND_BYTES_MAX: usize = 4096;
+pub(crate) const COMMAND_BYTES_MAX: usize = 4096;
 
-pub const fn trigger_name(trigger: Trigger) -> &'static str {
+pub(crate) const fn trigger_name(trigger: Trigger) -> &'static str {
     match trigger {
         Trigger::Schedule => "schedule",
         Trigger::Manual => "manual",
@@ -25,12 +25,12 @@ pub const fn trigger_name(trigger: Trigger) -> &'static str {
 }
 
 /// One line of text: `run started: dump.sh`.
-pub fn started_text(header: &RunHeader) -> String {
+pub(crate) fn started_text(header: &RunHeader) -> String {
     format!("run started: {}", one_line(&shortened(&header.command, COMMAND_BYTES_MAX)))
 }
 
 /// One line of text: `run failed after 1.5s: exit code 3 (3 lines)`.
-pub fn finished_text(finished: &FinishedRecord) -> String {
+pub(crate) fn finished_text(finished: &FinishedRecord) -> String {
     let FinishedRecord { outcome, duration_ms, reason, stdout_lines, stderr_lines, .. } = finished;
     let after = domain::units::format_duration(std::time::Duration::from_millis(*duration_ms));
     let mut text = format!("run {} after {after}", outcome.name());
@@ -52,7 +52,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// Appends the members of `run.finished`, each followed by a comma; every key begins with `prefix`.
-pub fn finished_members(finished: &FinishedRecord, prefix: &str, out: &mut Vec<u8>) {
+pub(crate) fn finished_members(finished: &FinishedRecord, prefix: &str, out: &mut Vec<u8>) {
     for (key, value) in finished_pairs(finished) {
         let key = format!("{prefix}{key}");
         match value {
@@ -62,13 +62,13 @@ pub fn finished_members(finished: &FinishedRecord, prefix: &str, out: &mut Vec<u
     }
 }
 
-pub enum Value {
+pub(crate) enum Value {
     Text(String),
     Number(i128),
 }
 
 /// The members of `run.finished` in the order of writing, without those that are unknown.
-pub fn finished_pairs(finished: &FinishedRecord) -> Vec<(&'static str, Value)> {
+pub(crate) fn finished_pairs(finished: &FinishedRecord) -> Vec<(&'static str, Value)> {
     let number = |number: u64| Value::Number(number.into());
     let mut pairs = vec![
         ("outcome", Value::Text(finished.outcome.name().to_owned())),
@@ -89,7 +89,7 @@ pub fn finished_pairs(finished: &FinishedRecord) -> Vec<(&'static str, Value)> {
 }
 
 /// Cuts the text of a bracket, which has no parts, and appends the number of missing bytes.
-pub fn shortened(text: &str, bytes_max: usize) -> String {
+pub(crate) fn shortened(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text.to_owned();
     }

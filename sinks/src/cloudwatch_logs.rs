@@ -99,7 +99,7 @@ pub(crate) fn engine_batch(batch: BatchConfig) -> BatchConfig {
 }
 
 impl CloudwatchLogs {
-    pub fn new(config: &CloudwatchLogsConfig, sink: &SinkConfig, environment: Environment) -> CloudwatchLogs {
+    pub(crate) fn new(config: &CloudwatchLogsConfig, sink: &SinkConfig, environment: Environment) -> CloudwatchLogs {
         let limits = Limits {
             events: sink.batch.max_events.min(BATCH_EVENTS_MAX),
             bytes: sink.batch.max_bytes.min(BATCH_BYTES_MAX),
@@ -143,7 +143,7 @@ impl CloudwatchLogs {
     ///
     /// # Errors
     /// The error of sending the line.
-    pub fn check_result(&self, header: &RunHeader, sent: Result<(), String>) -> Result<String, String> {
+    pub(crate) fn check_result(&self, header: &RunHeader, sent: Result<(), String>) -> Result<String, String> {
         let LogStream { group, stream } = self.log_stream(header);
         let endpoint = self.client.as_ref().map_or("CloudWatch Logs", |client| &client.endpoint);
         let run_id = &header.run_id;

@@ -37,7 +37,7 @@ const PROBE_WAIT: Duration = Duration::from_millis(50);
 /// Pause when the kernel has no buffer (`ENOBUFS`). Chosen, not measured.
 const BUFFER_WAIT: Duration = Duration::from_millis(1);
 
-pub struct DatagramWire {
+pub(crate) struct DatagramWire {
     address: Address,
     socket: Option<Socket>,
     /// The last connection failed: wait for a refusal of the first datagram before sending the rest.
@@ -62,7 +62,7 @@ enum SendResult {
 }
 
 impl DatagramWire {
-    pub fn new(address: Address) -> DatagramWire {
+    pub(crate) fn new(address: Address) -> DatagramWire {
         DatagramWire {
             address,
             socket: None,
@@ -75,17 +75,17 @@ impl DatagramWire {
         }
     }
 
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.socket.is_some()
     }
 
-    pub fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         self.probe_first |= self.socket.take().is_some();
         self.sent_at.clear();
         (self.sent, self.confirmed) = (0, 0);
     }
 
-    pub async fn connect(&mut self) -> io::Result<()> {
+    pub(crate) async fn connect(&mut self) -> io::Result<()> {
         if self.socket.is_some() {
             return Ok(());
         }
@@ -101,7 +101,7 @@ impl DatagramWire {
     }
 
     /// Sends each frame as one datagram, without the last `trailer` bytes of the frame.
-    pub async fn send(&mut self, frames: &Frames, trailer: usize) -> SinkResult<Vec<Refused>> {
+    pub(crate) async fn send(&mut self, frames: &Frames, trailer: usize) -> SinkResult<Vec<Refused>> {
         let Some(socket) = &self.socket else {
             return Err(SinkError::retry(format!("not connected to {}", self.address)));
         };
@@ -149,7 +149,7 @@ impl DatagramWire {
         Ok(refused)
     }
 
-    pub fn confirmed_batches(&mut self) -> SinkResult<u64> {
+    pub(crate) fn confirmed_batches(&mut self) -> SinkResult<u64> {
         if let Some(socket) = &self.socket {
             pending_error(socket).map_err(|error| send_error(&self.address, &error))?;
         }
@@ -161,7 +161,7 @@ impl DatagramWire {
     }
 
     /// Waits [`PROBE_WAIT`] for a refusal; then every batch counts as confirmed.
-    pub async fn drain(&mut self) -> SinkResult<()> {
+    pub(crate) async fn drain(&mut self) -> SinkResult<()> {
         if let Some(socket) = &self.socket
             && !self.sent_at.is_empty()
         {
@@ -173,7 +173,7 @@ impl DatagramWire {
         Ok(())
     }
 
-    pub async fn wait_closed(&mut self) -> SinkError {
+    pub(crate) async fn wait_closed(&mut self) -> SinkError {
         let mut buffer = [0; 512];
         loop {
             let buffer = match &self.socket {

@@ -93,7 +93,12 @@ struct Turn {
 }
 
 impl<S: Sink> Delivery<S> {
-    pub fn new(sink: S, config: Arc<SinkConfig>, environment: Environment, shared: Arc<EngineShared>) -> Delivery<S> {
+    pub(crate) fn new(
+        sink: S,
+        config: Arc<SinkConfig>,
+        environment: Environment,
+        shared: Arc<EngineShared>,
+    ) -> Delivery<S> {
         Delivery {
             sink,
             config,
@@ -117,7 +122,7 @@ impl<S: Sink> Delivery<S> {
         }
     }
 
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         stop.run_until_cancelled(async {
             loop {
                 let error = self.deliver().await;

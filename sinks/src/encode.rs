@@ -16,7 +16,7 @@ const UNKNOWN_STAMP: &[u8] = b"1970-01-01T00:00:00.000000000Z";
 
 /// The result of encoding items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BatchCounts {
+pub(crate) struct BatchCounts {
     /// Records encoded into the batch.
     pub events: usize,
     /// Lines of the job among them; a line cut into parts counts once.
@@ -26,7 +26,7 @@ pub struct BatchCounts {
 }
 
 impl BatchCounts {
-    pub fn add(&mut self, other: &BatchCounts) {
+    pub(crate) fn add(&mut self, other: &BatchCounts) {
         self.events += other.events;
         self.lines += other.lines;
         self.dropped_lines += other.dropped_lines;
@@ -35,7 +35,7 @@ impl BatchCounts {
 }
 
 /// A sink and the list of the records encoded into its batch: refused records are named from this list.
-pub struct BatchWriter<'s, S> {
+pub(crate) struct BatchWriter<'s, S> {
     pub sink: &'s mut S,
     /// The feed of the run.
     pub feed_id: u64,
@@ -50,7 +50,7 @@ impl<S: Sink> BatchWriter<'_, S> {
     }
 }
 
-pub struct Encoding<'c> {
+pub(crate) struct Encoding<'c> {
     config: &'c SinkConfig,
     now: Timestamp,
     /// Lines stamped before this are too old.
@@ -59,13 +59,18 @@ pub struct Encoding<'c> {
 }
 
 impl<'c> Encoding<'c> {
-    pub fn new(config: &'c SinkConfig, now: Timestamp, wanted: bool) -> Encoding<'c> {
+    pub(crate) fn new(config: &'c SinkConfig, now: Timestamp, wanted: bool) -> Encoding<'c> {
         let oldest = now.checked_sub(config.retry.max_age).unwrap_or(Timestamp::UNIX_EPOCH);
         Encoding { config, now, oldest: stamp::format(oldest.max(Timestamp::UNIX_EPOCH)), wanted }
     }
 
     /// Encodes the item's records.
-    pub fn encode_item<S: Sink>(&self, mut writer: BatchWriter<'_, S>, run: &S::Run, item: &Item) -> BatchCounts {
+    pub(crate) fn encode_item<S: Sink>(
+        &self,
+        mut writer: BatchWriter<'_, S>,
+        run: &S::Run,
+        item: &Item,
+    ) -> BatchCounts {
         let mut counts = BatchCounts::default();
         if !self.wanted {
             return counts;

@@ -29,7 +29,7 @@ pub struct FileConfig {
 }
 
 /// Reads the options of `type = "file"`.
-pub fn read(section: &mut Section) -> Option<FileConfig> {
+pub(crate) fn read(section: &mut Section) -> Option<FileConfig> {
     let line = section.line_of("path");
     let text = section.required_text("path");
     let format = LineFormat::read(section);
@@ -44,7 +44,7 @@ pub fn read(section: &mut Section) -> Option<FileConfig> {
 /// A run's cursor moves past a line only after the file was synced (`fdatasync`), so a crash of the machine can double
 /// lines here and never loses one. A sync happens once per commit, not per line. The last free space of a disk is left
 /// ([`domain::disk_space`]): lines wait in their spools.
-pub struct FileSink {
+pub(crate) struct FileSink {
     config: FileConfig,
     text_bytes_max: usize,
     filled: Vec<FileBatch>,
@@ -59,7 +59,7 @@ struct FileBatch {
     bytes: Vec<u8>,
 }
 
-pub struct FileRun {
+pub(crate) struct FileRun {
     path: Arc<Path>,
     lines: LineRun,
 }
@@ -81,7 +81,7 @@ struct OpenFile {
 }
 
 impl FileSink {
-    pub fn new(config: FileConfig, text_bytes_max: usize) -> FileSink {
+    pub(crate) fn new(config: FileConfig, text_bytes_max: usize) -> FileSink {
         let files = Some(Files::default());
         FileSink { config, text_bytes_max, filled: Vec::new(), files, connected: false }
     }
@@ -253,7 +253,7 @@ fn close(path: &Path, open: OpenFile) -> SinkResult<()> {
 }
 
 /// Checks that files can be created below the first directory of the path without a placeholder.
-pub fn check(config: &FileConfig) -> Result<String, String> {
+pub(crate) fn check(config: &FileConfig) -> Result<String, String> {
     let fixed = config.path.text().split('{').next().unwrap_or_default();
     let directory = match fixed.ends_with('/') {
         true => Path::new(fixed),

@@ -42,7 +42,7 @@ const ESCAPED_BYTES_MAX: usize = 6;
 
 /// Replaces the text of an empty line: Graylog rejects a blank `short_message`. A line of blanks is also sent in
 /// `full_message`.
-pub const EMPTY_LINE: &str = "(empty line)";
+pub(crate) const EMPTY_LINE: &str = "(empty line)";
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct GelfConfig {
@@ -63,7 +63,7 @@ pub enum Compression {
 }
 
 /// Reads the options of `type = "gelf"`. Reports every fault; returns `None` when a required option is missing.
-pub fn read(section: &mut Section) -> Option<GelfConfig> {
+pub(crate) fn read(section: &mut Section) -> Option<GelfConfig> {
     let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Http, Scheme::Https];
     let address_and_tls = address::read(section, &schemes, |_| PORT);
     let compression_line = section.line_of("compression");
@@ -97,7 +97,7 @@ pub fn read(section: &mut Section) -> Option<GelfConfig> {
 
 /// The longest text in bytes unless `max_line` is smaller. Over UDP no message needs more than 128 chunks, even when it
 /// does not compress and every byte is escaped.
-pub fn text_bytes_max(config: &GelfConfig) -> usize {
+pub(crate) fn text_bytes_max(config: &GelfConfig) -> usize {
     let chunks_hold = CHUNKS_MAX * (config.max_chunk_size - CHUNK_HEAD_BYTES);
     match config.address.scheme {
         Scheme::Udp => MESSAGE_BYTES_MAX.min(chunks_hold.saturating_sub(AROUND_BYTES_MAX) / ESCAPED_BYTES_MAX),
@@ -105,7 +105,7 @@ pub fn text_bytes_max(config: &GelfConfig) -> usize {
     }
 }
 
-pub struct Gelf {
+pub(crate) struct Gelf {
     config: GelfConfig,
     text_bytes_max: usize,
     epoch: PerSecond,
@@ -115,7 +115,7 @@ pub struct Gelf {
 }
 
 /// The constant parts of `before TIME ,"_seq": SEQ ,"short_message":"`.
-pub struct GelfRun {
+pub(crate) struct GelfRun {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     info: Vec<u8>,
@@ -127,7 +127,7 @@ pub struct GelfRun {
 
 impl Gelf {
     /// `random` gives the ids of chunked messages.
-    pub fn new(config: GelfConfig, text_bytes_max: usize, random: fn() -> u64) -> Gelf {
+    pub(crate) fn new(config: GelfConfig, text_bytes_max: usize, random: fn() -> u64) -> Gelf {
         Gelf { config, text_bytes_max, epoch: PerSecond::epoch(), seq: Digits::default(), scratch: Vec::new(), random }
     }
 
@@ -292,7 +292,7 @@ impl Format for Gelf {
 }
 
 /// Level 1: compression already costs more than any other step of a line.
-pub fn compress(message: &[u8], how: Compression) -> Vec<u8> {
+pub(crate) fn compress(message: &[u8], how: Compression) -> Vec<u8> {
     // Writing to a Vec cannot fail. If it did, the message would be sent uncompressed, which every receiver accepts.
     let packed = match how {
         Compression::None => return message.to_vec(),

@@ -26,7 +26,7 @@ const SINGLE_READ_BYTES_MAX: usize = 4096;
 /// Characters of an answer that an error quotes. Chosen, not measured.
 const ANSWER_CHARS_MAX: usize = 200;
 
-pub struct HttpWire {
+pub(crate) struct HttpWire {
     address: Address,
     compression: Compression,
     bulk: bool,
@@ -36,20 +36,20 @@ pub struct HttpWire {
 }
 
 impl HttpWire {
-    pub fn new(address: Address, compression: Compression, bulk: bool, tls: TlsConfig) -> HttpWire {
+    pub(crate) fn new(address: Address, compression: Compression, bulk: bool, tls: TlsConfig) -> HttpWire {
         HttpWire { address, compression, bulk, tls, client: None, last_status: None }
     }
 
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.client.is_some()
     }
 
-    pub fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         self.client = None;
     }
 
     /// Builds the client, which opens connections as it needs them.
-    pub fn connect(&mut self) -> SinkResult<()> {
+    pub(crate) fn connect(&mut self) -> SinkResult<()> {
         if self.client.is_some() {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl HttpWire {
         Ok(())
     }
 
-    pub async fn send(&mut self, frames: &Frames) -> SinkResult<Vec<Refused>> {
+    pub(crate) async fn send(&mut self, frames: &Frames) -> SinkResult<Vec<Refused>> {
         let mut refused = Vec::new();
         // The ranges that are still to be sent, the next one last: one request each.
         let mut parts: Vec<Range<usize>> = match self.bulk {
@@ -90,7 +90,7 @@ impl HttpWire {
         Ok(refused)
     }
 
-    pub fn read_bytes_max(&self) -> usize {
+    pub(crate) fn read_bytes_max(&self) -> usize {
         if self.bulk { READ_BYTES_MAX } else { SINGLE_READ_BYTES_MAX }
     }
 
@@ -129,7 +129,7 @@ impl HttpWire {
     }
 
     /// The status of the latest answer.
-    pub fn last_status(&self) -> Option<StatusCode> {
+    pub(crate) fn last_status(&self) -> Option<StatusCode> {
         self.last_status
     }
 }
@@ -149,12 +149,12 @@ fn classify_status(status: StatusCode) -> ErrorClass {
 }
 
 /// No connection, no answer, or a certificate that is not trusted.
-pub fn unreachable(shown: impl Display, error: &reqwest::Error) -> SinkError {
+pub(crate) fn unreachable(shown: impl Display, error: &reqwest::Error) -> SinkError {
     handshake_fault(format!("cannot reach {shown}: {}", root_cause(error)), error)
 }
 
 /// The innermost cause: the outer ones repeat the URL, which may contain a password.
-pub fn root_cause(error: &reqwest::Error) -> String {
+pub(crate) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -13,7 +13,7 @@ const STEP_BYTES: usize = 32;
 
 /// Appends the bytes as the content of a JSON string, without the quotes. Returns the byte length of the unescaped
 /// string.
-pub fn escape(bytes: &[u8], out: &mut Vec<u8>) -> usize {
+pub(crate) fn escape(bytes: &[u8], out: &mut Vec<u8>) -> usize {
     if is_plain(bytes) {
         out.extend_from_slice(bytes);
         return bytes.len();
@@ -46,7 +46,7 @@ fn special(byte: u8) -> bool {
 }
 
 /// [`escape`] for bytes that are UTF-8.
-pub fn escape_valid(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn escape_valid(bytes: &[u8], out: &mut Vec<u8>) {
     let mut rest = bytes;
     while let Some(step) = rest.first_chunk::<STEP_BYTES>() {
         if step.iter().fold(false, |any, byte| any | special(*byte)) {
@@ -87,14 +87,14 @@ fn escape_slowly(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a JSON string.
-pub fn write_text(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn write_text(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     escape(bytes, out);
     out.push(b'"');
 }
 
 /// Appends `"key":"text",`. The key must need no escape.
-pub fn text_member(key: &str, text: &str, out: &mut Vec<u8>) {
+pub(crate) fn text_member(key: &str, text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     out.extend_from_slice(key.as_bytes());
     out.extend_from_slice(b"\":");
@@ -103,12 +103,12 @@ pub fn text_member(key: &str, text: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends `"key":7,`.
-pub fn number_member(key: &str, number: impl std::fmt::Display, out: &mut Vec<u8>) {
+pub(crate) fn number_member(key: &str, number: impl std::fmt::Display, out: &mut Vec<u8>) {
     out.extend_from_slice(format!("\"{key}\":{number},").as_bytes());
 }
 
 /// The members that all objects of a run share: `"run_id":"..","group":"..","job":"..","attempt":1,"host":"..",`.
-pub struct JsonRun {
+pub(crate) struct JsonRun {
     shared: Vec<u8>,
     /// The members of `run.started` only.
     started: Vec<u8>,
@@ -116,7 +116,7 @@ pub struct JsonRun {
 }
 
 impl JsonRun {
-    pub fn new(header: &RunHeader) -> JsonRun {
+    pub(crate) fn new(header: &RunHeader) -> JsonRun {
         let mut shared = Vec::with_capacity(256);
         text_member("run_id", header.run_id.as_str(), &mut shared);
         text_member("group", &header.group, &mut shared);
@@ -135,7 +135,7 @@ impl JsonRun {
     }
 
     /// Appends the record as one object, without a newline.
-    pub fn write(&self, record: &Record<'_>, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, record: &Record<'_>, out: &mut Vec<u8>) {
         match record {
             Record::Line(piece) => self.write_piece(piece, out),
             Record::Started => {
@@ -189,7 +189,7 @@ impl JsonRun {
 }
 
 /// Replaces the comma after the last member by the end of the object.
-pub fn close(out: &mut [u8]) {
+pub(crate) fn close(out: &mut [u8]) {
     if let Some(last) = out.last_mut() {
         *last = b'}';
     }

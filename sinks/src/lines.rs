@@ -25,13 +25,13 @@ impl LineFormat {
 }
 
 /// The parts that all lines of a run share.
-pub enum LineRun {
+pub(crate) enum LineRun {
     Cri { names: String, started_at: Timestamp, started: String },
     Json(JsonRun),
 }
 
 impl LineRun {
-    pub fn new(format: LineFormat, header: &RunHeader) -> LineRun {
+    pub(crate) fn new(format: LineFormat, header: &RunHeader) -> LineRun {
         match format {
             LineFormat::Json => LineRun::Json(JsonRun::new(header)),
             LineFormat::Cri => LineRun::Cri {
@@ -43,7 +43,7 @@ impl LineRun {
     }
 
     /// Appends the record and a newline.
-    pub fn write(&self, record: &Record<'_>, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, record: &Record<'_>, out: &mut Vec<u8>) {
         match self {
             LineRun::Json(run) => run.write(record, out),
             LineRun::Cri { names, started_at, started } => match record {

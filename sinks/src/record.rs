@@ -9,10 +9,10 @@ use crate::feed::FinishedRecord;
 const BOUNDARY_BYTES_MAX: usize = 3;
 
 /// The smallest `max_line`: every syslog receiver accepts 480 bytes (RFC 5424 section 6.1).
-pub const MAX_LINE_BYTES_MIN: usize = 480;
+pub(crate) const MAX_LINE_BYTES_MIN: usize = 480;
 
 #[derive(Clone, Copy, Debug)]
-pub enum Record<'r> {
+pub(crate) enum Record<'r> {
     /// `run.started`
     Started,
     /// A line of the job, or a piece of it.
@@ -25,7 +25,7 @@ pub enum Record<'r> {
 
 /// Names a record within its run, in refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordId {
+pub(crate) enum RecordId {
     Started,
     Line { seq: u64 },
     Gap { first_seq: u64 },
@@ -33,7 +33,7 @@ pub enum RecordId {
 }
 
 impl Record<'_> {
-    pub fn id(&self) -> RecordId {
+    pub(crate) fn id(&self) -> RecordId {
         match self {
             Record::Started => RecordId::Started,
             Record::Line(piece) => RecordId::Line { seq: piece.seq },
@@ -44,7 +44,7 @@ impl Record<'_> {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Piece<'r> {
+pub(crate) struct Piece<'r> {
     pub seq: u64,
     /// RFC 3339 with nanoseconds and `Z`: 30 ASCII bytes.
     pub stamp: &'r [u8],
@@ -60,7 +60,7 @@ pub struct Piece<'r> {
 
 /// Lines that were older than `retry.max_age` when they were to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap {
+pub(crate) struct Gap {
     pub first_seq: u64,
     pub last_seq: u64,
     pub lines: u64,
@@ -69,7 +69,7 @@ pub struct Gap {
 }
 
 impl Gap {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Gap { lines, bytes, first_seq, last_seq, .. } = self;
         format!("{lines} lines, {bytes} bytes dropped (seq {first_seq}-{last_seq}): older than this sink's max_age")
     }
@@ -80,7 +80,7 @@ impl Gap {
 ///
 /// `text` is the line's text after stripping. The numbers depend on the record alone, so they are the same wherever a
 /// reader begins.
-pub fn pieces<'r>(line: &Line<'r>, text: &'r [u8], max: usize, mut take: impl FnMut(Piece<'r>)) {
+pub(crate) fn pieces<'r>(line: &Line<'r>, text: &'r [u8], max: usize, mut take: impl FnMut(Piece<'r>)) {
     let tag = line.tag;
     let max = max.max(MAX_LINE_BYTES_MIN / 2);
     let piece = Piece {
@@ -113,7 +113,7 @@ pub fn pieces<'r>(line: &Line<'r>, text: &'r [u8], max: usize, mut take: impl Fn
 }
 
 /// The largest cut of at most `max` bytes that splits no character.
-pub fn cut(text: &[u8], max: usize) -> usize {
+pub(crate) fn cut(text: &[u8], max: usize) -> usize {
     if text.len() <= max {
         return text.len();
     }
@@ -123,15 +123,15 @@ pub fn cut(text: &[u8], max: usize) -> usize {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use domain::line::Tag;
 
-    pub fn line<'r>(seq: u64, stream: Stream, text: &'r [u8]) -> Line<'r> {
+    pub(crate) fn line<'r>(seq: u64, stream: Stream, text: &'r [u8]) -> Line<'r> {
         Line { seq, stamp: b"2026-11-23T07:50:00.123456789Z", stream, tag: Tag::WHOLE, text }
     }
 
-    pub fn piece<'r>(seq: u64, stream: Stream, text: &'r [u8]) -> Piece<'r> {
+    pub(crate) fn piece<'r>(seq: u64, stream: Stream, text: &'r [u8]) -> Piece<'r> {
         let stamp = b"2026-11-23T07:50:00.123456789Z";
         Piece { seq, stamp, stream, text, part: 0, part_last: true, gap: false }
     }

@@ -4,7 +4,7 @@ use domain::run::{Outcome, RunId, Trigger};
 
 use crate::feed::{FinishedRecord, RunHeader};
 
-pub fn header() -> RunHeader {
+pub(crate) fn header() -> RunHeader {
     RunHeader {
         run_id: RunId("20261123T075000Z-3f9a1c0e7b2d".into()),
         group: "db".into(),
@@ -20,7 +20,7 @@ pub fn header() -> RunHeader {
     }
 }
 
-pub fn finished() -> FinishedRecord {
+pub(crate) fn finished() -> FinishedRecord {
     FinishedRecord {
         outcome: Outcome::Failed,
         reason: "exit code 3".into(),

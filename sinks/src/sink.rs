@@ -9,7 +9,7 @@ use crate::frames::Frames;
 use crate::record::Record;
 
 /// Turns records into the batch that is sent next.
-pub trait Encode {
+pub(crate) trait Encode {
     /// What is formatted once per run.
     type Run: Send;
 
@@ -34,7 +34,7 @@ pub trait Encode {
 ///
 /// Batches are numbered from 1 since the last [`Connection::connect`]. After any error the engine calls `disconnect`,
 /// rewinds every unconfirmed record, waits, connects, and sends all of them again.
-pub trait Connection {
+pub(crate) trait Connection {
     /// Connects unless it is connected.
     fn connect(&mut self) -> impl Future<Output = SinkResult<()>> + Send;
 
@@ -55,7 +55,7 @@ pub trait Connection {
 
 /// What the receiver has. The defaults are for sinks whose [`Connection::send`] returns when the receiver has the
 /// batch. Six methods: each answer is needed at its own moment.
-pub trait Acknowledge: Encode {
+pub(crate) trait Acknowledge: Encode {
     /// How many of the `sent` batches since `connect` are confirmed: their records may be dropped here.
     ///
     /// # Errors
@@ -94,16 +94,16 @@ pub trait Acknowledge: Encode {
 }
 
 /// A configured destination as the engine drives it: one task owns it.
-pub trait Sink: Connection + Acknowledge + Send + 'static {}
+pub(crate) trait Sink: Connection + Acknowledge + Send + 'static {}
 
 impl<S: Connection + Acknowledge + Send + 'static> Sink for S {}
 
 /// Fills a batch of the default size, and fits into the processor's cache.
-pub const READ_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// A record that the receiver will never accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// Index of the record in its batch, from 0, in the order of encoding. A sink that held back records of the batch
     /// before counts from that batch's first record.
     pub frame: usize,
@@ -111,7 +111,7 @@ pub struct Refused {
 }
 
 /// The form of records on a wire.
-pub trait Format: Send + 'static {
+pub(crate) trait Format: Send + 'static {
     type Run: Send;
 
     fn open(&self, header: &RunHeader) -> Self::Run;

@@ -5,12 +5,12 @@ use domain::line::STAMP_BYTES;
 use jiff::{Timestamp, tz::TimeZone};
 
 /// Length of `2026-11-23T07:50:00`.
-pub const SECOND_BYTES: usize = 19;
+pub(crate) const SECOND_BYTES: usize = 19;
 /// Length of `2026-11-23T07:50:00.123456`: RFC 5424 section 6.2.3 allows at most six digits.
 const MICROS_BYTES: usize = 26;
 
 /// The text of the last formatted second.
-pub struct PerSecond {
+pub(crate) struct PerSecond {
     second: [u8; SECOND_BYTES],
     text: Vec<u8>,
     form: Form,
@@ -25,15 +25,15 @@ enum Form {
 }
 
 impl PerSecond {
-    pub fn epoch() -> PerSecond {
+    pub(crate) fn epoch() -> PerSecond {
         PerSecond { second: [0; SECOND_BYTES], text: Vec::new(), form: Form::Epoch }
     }
 
-    pub fn bsd() -> PerSecond {
+    pub(crate) fn bsd() -> PerSecond {
         PerSecond { second: [0; SECOND_BYTES], text: Vec::new(), form: Form::Bsd }
     }
 
-    pub fn text(&mut self, stamp: &[u8]) -> &[u8] {
+    pub(crate) fn text(&mut self, stamp: &[u8]) -> &[u8] {
         let second = stamp.first_chunk::<SECOND_BYTES>().unwrap_or(b"1970-01-01T00:00:00");
         if second != &self.second {
             let at = std::str::from_utf8(stamp).ok().and_then(|text| text.parse().ok());
@@ -50,12 +50,12 @@ impl PerSecond {
 }
 
 /// `.123456`: the fraction of a stamp, six digits, with its point.
-pub fn micros(stamp: &[u8]) -> &[u8] {
+pub(crate) fn micros(stamp: &[u8]) -> &[u8] {
     stamp.get(SECOND_BYTES..MICROS_BYTES).unwrap_or(b".000000")
 }
 
 /// Milliseconds since 1970; 0 for bytes that are no stamp.
-pub fn millis(stamp: &[u8], second: &mut ([u8; SECOND_BYTES], i64)) -> i64 {
+pub(crate) fn millis(stamp: &[u8], second: &mut ([u8; SECOND_BYTES], i64)) -> i64 {
     let Some(text) = stamp.first_chunk::<SECOND_BYTES>() else { return 0 };
     if *text != second.0 {
         let at = std::str::from_utf8(stamp).ok().and_then(|text| text.parse::<Timestamp>().ok());
@@ -66,7 +66,7 @@ pub fn millis(stamp: &[u8], second: &mut ([u8; SECOND_BYTES], i64)) -> i64 {
 }
 
 /// `2026-11-23T07:50:00.123456Z`
-pub fn to_micros(stamp: &[u8]) -> [u8; MICROS_BYTES + 1] {
+pub(crate) fn to_micros(stamp: &[u8]) -> [u8; MICROS_BYTES + 1] {
     let mut micros = *b"1970-01-01T00:00:00.000000Z";
     if let Some(stamp) = stamp.first_chunk::<MICROS_BYTES>() {
         micros[..MICROS_BYTES].copy_from_slice(stamp);
@@ -75,16 +75,16 @@ pub fn to_micros(stamp: &[u8]) -> [u8; MICROS_BYTES + 1] {
 }
 
 /// Appends a number in decimal.
-pub fn write_number(number: u64, out: &mut Vec<u8>) {
+pub(crate) fn write_number(number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; NUMBER_BYTES_MAX];
     out.extend_from_slice(digits_of(number, &mut digits));
 }
 
 /// Decimal digits of `u64::MAX`.
-pub const NUMBER_BYTES_MAX: usize = 20;
+pub(crate) const NUMBER_BYTES_MAX: usize = 20;
 
 /// The decimal digits of a number.
-pub fn digits_of(number: u64, digits: &mut [u8; NUMBER_BYTES_MAX]) -> &[u8] {
+pub(crate) fn digits_of(number: u64, digits: &mut [u8; NUMBER_BYTES_MAX]) -> &[u8] {
     let mut at = NUMBER_BYTES_MAX;
     let mut rest = number;
     loop {
@@ -98,7 +98,7 @@ pub fn digits_of(number: u64, digits: &mut [u8; NUMBER_BYTES_MAX]) -> &[u8] {
 }
 
 /// The digits of numbers that mostly stay or rise by one, like those of lines: then no division is needed.
-pub struct Digits {
+pub(crate) struct Digits {
     number: u64,
     digits: [u8; NUMBER_BYTES_MAX],
     at: usize,
@@ -111,7 +111,7 @@ impl Default for Digits {
 }
 
 impl Digits {
-    pub fn text(&mut self, number: u64) -> &[u8] {
+    pub(crate) fn text(&mut self, number: u64) -> &[u8] {
         if number != self.number {
             if self.number.checked_add(1) != Some(number) || !self.count_up() {
                 self.at = NUMBER_BYTES_MAX - digits_of(number, &mut self.digits).len();
@@ -135,7 +135,7 @@ impl Digits {
 }
 
 /// The stamp of an instant in the spool's format.
-pub fn format(at: Timestamp) -> [u8; STAMP_BYTES] {
+pub(crate) fn format(at: Timestamp) -> [u8; STAMP_BYTES] {
     domain::line::stamp(at)
 }
 

@@ -167,7 +167,7 @@ pub(crate) struct FailureSpan {
 }
 
 impl Health {
-    pub fn state(&self) -> SinkState {
+    pub(crate) fn state(&self) -> SinkState {
         match self.failing {
             _ if self.stopped => SinkState::Stopped,
             None => SinkState::Working,
@@ -176,12 +176,12 @@ impl Health {
         }
     }
 
-    pub fn note_error(&mut self, error: &SinkError, at: Timestamp) {
+    pub(crate) fn note_error(&mut self, error: &SinkError, at: Timestamp) {
         self.last_error = Some((error.message.clone(), at));
     }
 
     /// Counts the record and keeps it. Returns false for a record already counted: its batch was sent twice.
-    pub fn note_refused(&mut self, record: &RefusedRecord) -> bool {
+    pub(crate) fn note_refused(&mut self, record: &RefusedRecord) -> bool {
         if self.refused.iter().any(|known| known.is_same(record)) {
             return false;
         }
@@ -194,7 +194,7 @@ impl Health {
     }
 
     /// Counts delivered lines and samples the time for the rate.
-    pub fn delivered(&mut self, lines: u64, now: Instant) {
+    pub(crate) fn delivered(&mut self, lines: u64, now: Instant) {
         let due = self.samples.back().is_none_or(|(at, _)| now.duration_since(*at) >= RATE_SPAN / 10);
         if due {
             self.samples.push_back((now, self.delivered_lines));
@@ -205,7 +205,7 @@ impl Health {
         self.delivered_lines += lines;
     }
 
-    pub fn rate(&self, now: Instant) -> f64 {
+    pub(crate) fn rate(&self, now: Instant) -> f64 {
         let from = self.samples.iter().find(|(at, _)| now.duration_since(*at) <= RATE_SPAN);
         from.map_or(0.0, |(at, before)| {
             let seconds = now.duration_since(*at).as_secs_f64().max(1.0);

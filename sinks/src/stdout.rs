@@ -16,11 +16,11 @@ pub struct StdoutConfig {
 }
 
 /// Reads the options of `type = "stdout"`.
-pub fn read(section: &mut Section) -> Option<StdoutConfig> {
+pub(crate) fn read(section: &mut Section) -> Option<StdoutConfig> {
     Some(StdoutConfig { format: LineFormat::read(section) })
 }
 
-pub struct StdoutSink {
+pub(crate) struct StdoutSink {
     config: StdoutConfig,
     text_bytes_max: usize,
     filled: Vec<u8>,
@@ -28,7 +28,7 @@ pub struct StdoutSink {
 }
 
 impl StdoutSink {
-    pub fn new(config: StdoutConfig, text_bytes_max: usize) -> StdoutSink {
+    pub(crate) fn new(config: StdoutConfig, text_bytes_max: usize) -> StdoutSink {
         StdoutSink { config, text_bytes_max, filled: Vec::new(), connected: false }
     }
 }

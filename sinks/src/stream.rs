@@ -23,10 +23,10 @@ use crate::tls::{TlsConfig, handshake_fault};
 
 /// Limit for name resolution and connection, and for the TLS handshake. Chosen: well above the handshake with a
 /// distant server.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without progress for this time the connection counts as dead; also set in the kernel as TCP_USER_TIMEOUT. Chosen: a
 /// restart of a receiver takes less.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// See [`StreamWire`]. Chosen: a busy receiver reads its kernel's buffer in this time, and a crash of the runner
 /// sends at most 3 s of lines twice.
 const CONFIRM_DELAY: Duration = Duration::from_secs(3);
@@ -49,7 +49,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 ///
 /// Not covered: a receiver that stalls for longer than [`CONFIRM_DELAY`] and is then killed loses what its kernel had
 /// accepted.
-pub struct StreamWire {
+pub(crate) struct StreamWire {
     address: Address,
     tls: TlsConfig,
     connection: Option<Socket>,
@@ -68,7 +68,7 @@ struct SentBatch {
 }
 
 impl StreamWire {
-    pub fn new(address: Address, tls: TlsConfig) -> StreamWire {
+    pub(crate) fn new(address: Address, tls: TlsConfig) -> StreamWire {
         StreamWire {
             address,
             tls,
@@ -80,17 +80,17 @@ impl StreamWire {
         }
     }
 
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.connection.is_some()
     }
 
-    pub fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         self.connection = None;
         self.unconfirmed.clear();
         (self.sent, self.confirmed, self.acknowledged_batches) = (0, 0, 0);
     }
 
-    pub async fn connect(&mut self) -> SinkResult<()> {
+    pub(crate) async fn connect(&mut self) -> SinkResult<()> {
         if self.connection.is_none() {
             self.disconnect();
             self.connection = Some(self.open().await?);
@@ -127,7 +127,7 @@ impl StreamWire {
     }
 
     /// Writes the batch. Notices an end or reset by the peer before anything is written.
-    pub async fn send(&mut self, bytes: &[u8]) -> SinkResult<()> {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> SinkResult<()> {
         let shown = &self.address;
         let Some(socket) = &mut self.connection else {
             return Err(SinkError::retry(format!("not connected to {shown}")));
@@ -152,7 +152,7 @@ impl StreamWire {
         Ok(())
     }
 
-    pub fn confirmed_batches(&mut self) -> SinkResult<u64> {
+    pub(crate) fn confirmed_batches(&mut self) -> SinkResult<u64> {
         let now = Instant::now();
         if let Some(socket) = &self.connection
             && !self.unconfirmed.is_empty()
@@ -176,13 +176,13 @@ impl StreamWire {
     }
 
     /// Batches that the peer's kernel has acknowledged.
-    pub fn accepted_batches(&self) -> u64 {
+    pub(crate) fn accepted_batches(&self) -> u64 {
         self.confirmed + self.acknowledged_batches as u64
     }
 
     /// Ends the sending side. A receiver that ends its own side in answer has read everything. For one that does not
     /// answer in time its kernel's acknowledgement counts.
-    pub async fn drain(&mut self) -> SinkResult<()> {
+    pub(crate) async fn drain(&mut self) -> SinkResult<()> {
         let Some(mut socket) = self.connection.take() else { return Ok(()) };
         if !self.unconfirmed.is_empty() {
             let end = async {
@@ -215,7 +215,7 @@ impl StreamWire {
         Ok(())
     }
 
-    pub async fn wait_closed(&mut self) -> SinkError {
+    pub(crate) async fn wait_closed(&mut self) -> SinkError {
         match &mut self.connection {
             Some(socket) => connection_error(&self.address, &read_until_closed(socket).await),
             None => std::future::pending().await,

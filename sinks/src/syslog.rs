@@ -91,7 +91,7 @@ const FACILITIES: [(&str, u8); 20] = [
 ];
 
 /// Reads the options of `type = "syslog"`. Reports every fault; returns `None` when a required option is missing.
-pub fn read(section: &mut Section) -> Option<SyslogConfig> {
+pub(crate) fn read(section: &mut Section) -> Option<SyslogConfig> {
     let port = |scheme| if scheme == Scheme::Tls { TLS_PORT } else { PORT };
     let address_and_tls = address::read(section, &[Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix], port);
     let format = section.choice("format", &[("rfc5424", SyslogFormat::Rfc5424), ("rfc3164", SyslogFormat::Rfc3164)]);
@@ -123,7 +123,7 @@ pub fn read(section: &mut Section) -> Option<SyslogConfig> {
 }
 
 /// Bytes of the longest message by default.
-pub fn message_bytes_max(config: &SyslogConfig) -> usize {
+pub(crate) fn message_bytes_max(config: &SyslogConfig) -> usize {
     match (config.address.scheme, config.format) {
         (Scheme::Udp, SyslogFormat::Rfc3164) => BSD_DATAGRAM_MESSAGE_BYTES,
         (Scheme::Udp, SyslogFormat::Rfc5424) => DATAGRAM_MESSAGE_BYTES,
@@ -135,7 +135,7 @@ fn is_sd_name(byte: u8) -> bool {
     (33..=126).contains(&byte) && !matches!(byte, b'=' | b']' | b'"')
 }
 
-pub struct Syslog {
+pub(crate) struct Syslog {
     config: SyslogConfig,
     message_bytes_max: usize,
     bsd_time: PerSecond,
@@ -143,7 +143,7 @@ pub struct Syslog {
 }
 
 /// The constant parts of a run's messages.
-pub struct SyslogRun {
+pub(crate) struct SyslogRun {
     stdout: Head,
     stderr: Head,
     started: Head,
@@ -176,7 +176,7 @@ enum Severity {
 }
 
 impl Syslog {
-    pub fn new(config: SyslogConfig, message_bytes_max: usize) -> Syslog {
+    pub(crate) fn new(config: SyslogConfig, message_bytes_max: usize) -> Syslog {
         Syslog { config, message_bytes_max, bsd_time: PerSecond::bsd(), seq: Digits::default() }
     }
 

@@ -6,7 +6,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use crate::feed::RunHeader;
 
 /// Every known placeholder.
-pub const PLACEHOLDERS: [&str; 6] = ["group", "job", "run_id", "host", "date", "attempt"];
+pub(crate) const PLACEHOLDERS: [&str; 6] = ["group", "job", "run_id", "host", "date", "attempt"];
 
 /// A longer value is cut: file systems allow names of 255 bytes (`NAME_MAX`), and two placeholders may be in one name.
 const PLACEHOLDER_BYTES_MAX: usize = 120;

@@ -97,7 +97,7 @@ impl TlsConfig {
 
 /// The error of a failed connection, with the text `message`. The operator must act when the receiver's certificate is
 /// not accepted, or when the receiver rejects ours.
-pub fn handshake_fault(message: String, error: &(dyn std::error::Error + 'static)) -> SinkError {
+pub(crate) fn handshake_fault(message: String, error: &(dyn std::error::Error + 'static)) -> SinkError {
     match find_tls_error(error) {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {
             SinkError::misconfigured(message)

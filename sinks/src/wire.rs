@@ -11,13 +11,13 @@ use crate::sink::{Acknowledge, Connection, Encode, Format, READ_BYTES_MAX, Refus
 use crate::stream::StreamWire;
 use crate::tls::TlsConfig;
 
-pub enum Wire {
+pub(crate) enum Wire {
     Stream(StreamWire),
     Datagram(DatagramWire),
     Http(HttpWire),
 }
 
-pub struct WireSink<F> {
+pub(crate) struct WireSink<F> {
     format: F,
     frames: Frames,
     /// Number of frames after each record: a long record over UDP has several.
@@ -27,12 +27,12 @@ pub struct WireSink<F> {
 }
 
 impl<F: Format> WireSink<F> {
-    pub fn new(format: F, wire: Wire, address: crate::address::Address) -> WireSink<F> {
+    pub(crate) fn new(format: F, wire: Wire, address: crate::address::Address) -> WireSink<F> {
         WireSink { format, frames: Frames::default(), records: Vec::new(), wire, address }
     }
 
     /// The receiver's last answer, when its protocol has answers.
-    pub fn answer(&self) -> Option<String> {
+    pub(crate) fn answer(&self) -> Option<String> {
         match &self.wire {
             Wire::Http(wire) => wire.last_status().map(|status| status.to_string()),
             Wire::Stream(_) | Wire::Datagram(_) => None,

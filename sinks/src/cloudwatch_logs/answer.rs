@@ -9,13 +9,13 @@ const ANSWER_CHARS_MAX: usize = 300;
 
 /// A failed call, and its cause where this sink can react to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallFailure {
+pub(super) struct CallFailure {
     pub error: SinkError,
     pub cause: FailureCause,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureCause {
+pub(super) enum FailureCause {
     /// The group or the stream does not exist.
     NotFound,
     /// It exists already.
@@ -40,7 +40,7 @@ struct ErrorBody {
 }
 
 /// `kind` is the header `x-amzn-errortype`; the body repeats it or not.
-pub fn parse_failure(action: &str, status: u16, kind: Option<&str>, body: &[u8]) -> CallFailure {
+pub(super) fn parse_failure(action: &str, status: u16, kind: Option<&str>, body: &[u8]) -> CallFailure {
     let body_error: Option<ErrorBody> = serde_json::from_slice(body).ok();
     let (in_body, message) = body_error.map_or((None, None), |body_error| (body_error.kind, body_error.message));
     let kind = kind.map(str::to_owned).or(in_body).unwrap_or_default();
@@ -103,7 +103,7 @@ fn classify(status: u16, kind: &str, message: &str) -> (ErrorClass, FailureCause
 
 /// The rejected events of an accepted call, by index (API reference, RejectedLogEventsInfo).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RejectedEvents {
+pub(super) struct RejectedEvents {
     /// Number of events, from the first, that are older than 14 days or than the group's retention.
     pub old: usize,
     /// Index of the first event that is more than 2 hours ahead.
@@ -111,7 +111,7 @@ pub struct RejectedEvents {
 }
 
 impl RejectedEvents {
-    pub fn parse(body: &[u8]) -> RejectedEvents {
+    pub(super) fn parse(body: &[u8]) -> RejectedEvents {
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase", default)]
         struct Answer {
@@ -131,7 +131,7 @@ impl RejectedEvents {
     }
 
     /// For a call with `events` events: index and reason of each rejected one.
-    pub fn indices(&self, events: usize) -> impl Iterator<Item = (usize, &'static str)> {
+    pub(super) fn indices(&self, events: usize) -> impl Iterator<Item = (usize, &'static str)> {
         let old = self.old.min(events);
         let new_from = self.new_from.unwrap_or(events).clamp(old, events);
         (0..old)

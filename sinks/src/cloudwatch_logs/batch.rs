@@ -10,12 +10,12 @@ use crate::json::write_text;
 use crate::stamp::Digits;
 
 /// Bytes of all events of a call, with [`EVENT_OVERHEAD_BYTES`] for each (API reference, PutLogEvents).
-pub const BATCH_BYTES_MAX: usize = 1_048_576;
-pub const EVENT_OVERHEAD_BYTES: usize = 26;
+pub(super) const BATCH_BYTES_MAX: usize = 1_048_576;
+pub(super) const EVENT_OVERHEAD_BYTES: usize = 26;
 /// Events of a call (API reference, PutLogEvents).
-pub const BATCH_EVENTS_MAX: usize = 10_000;
+pub(super) const BATCH_EVENTS_MAX: usize = 10_000;
 /// The largest message that fits into a call.
-pub const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX - EVENT_OVERHEAD_BYTES;
+pub(super) const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX - EVENT_OVERHEAD_BYTES;
 /// First and last event of a call are less than 24 hours apart (API reference, PutLogEvents).
 const SPAN_MS_MAX: i64 = 24 * 3_600_000;
 /// Capacity of a reused body: a full batch of log lines with their JSON, as measured.
@@ -25,14 +25,14 @@ const BODY_BYTES_FIRST: usize = 4096;
 
 /// A log stream and its group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LogStream {
+pub(super) struct LogStream {
     pub group: String,
     pub stream: String,
 }
 
 /// Limits of a call; at most the constants above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub(super) struct Limits {
     pub events: usize,
     pub bytes: usize,
 }
@@ -49,7 +49,7 @@ struct Entry {
 
 /// Events for one stream. An event is appended in two steps: its bytes to [`Batch::body`], then
 /// [`Batch::finish_event`].
-pub struct Batch {
+pub(super) struct Batch {
     pub log_stream: Arc<LogStream>,
     pub body: Vec<u8>,
     entries: Vec<Entry>,
@@ -65,7 +65,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn new(log_stream: Arc<LogStream>, first_batch: u64) -> Batch {
+    pub(super) fn new(log_stream: Arc<LogStream>, first_batch: u64) -> Batch {
         Batch {
             body: body_head(&log_stream, BODY_BYTES_FIRST),
             log_stream,
@@ -79,17 +79,17 @@ impl Batch {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// Bytes as the service counts them.
-    pub fn counted_bytes(&self) -> usize {
+    pub(super) fn counted_bytes(&self) -> usize {
         self.counted_bytes
     }
 
     /// Whether another event with this time and message size fits.
-    pub fn fits(&self, limits: Limits, ms: i64, message_bytes: usize) -> bool {
+    pub(super) fn fits(&self, limits: Limits, ms: i64, message_bytes: usize) -> bool {
         if self.entries.is_empty() {
             return true;
         }
@@ -100,7 +100,7 @@ impl Batch {
 
     /// Returns where the next event starts in the body; append it with [`open_event`] and [`close_event`]. A body that
     /// has outgrown its first capacity moves into a buffer of an earlier batch, which never needs to grow.
-    pub fn begin_event(&mut self, spare: &mut Vec<BodyBuffer>) -> usize {
+    pub(super) fn begin_event(&mut self, spare: &mut Vec<BodyBuffer>) -> usize {
         if (BODY_BYTES_FIRST * 4..BODY_BYTES_USUAL).contains(&self.body.capacity()) {
             let mut buffer = spare.pop().unwrap_or_else(BodyBuffer::new);
             buffer.body.extend_from_slice(&self.body);
@@ -114,7 +114,7 @@ impl Batch {
     }
 
     /// Makes the bytes since `start` (from [`Batch::begin_event`]) an event.
-    pub fn finish_event(&mut self, start: usize, ms: i64, message_bytes: usize, frame: usize) {
+    pub(super) fn finish_event(&mut self, start: usize, ms: i64, message_bytes: usize, frame: usize) {
         self.sorted &= ms >= self.max_ms || self.entries.is_empty();
         self.entries.push(Entry { ms, start, end: self.body.len(), frame });
         self.counted_bytes += message_bytes + EVENT_OVERHEAD_BYTES;
@@ -123,7 +123,7 @@ impl Batch {
     }
 
     /// Removes and returns the bytes since `start`: the event goes into another batch.
-    pub fn remove_event(&mut self, start: usize) -> Vec<u8> {
+    pub(super) fn remove_event(&mut self, start: usize) -> Vec<u8> {
         let event = self.body.split_off(start);
         if !self.entries.is_empty() {
             self.body.pop();
@@ -132,11 +132,11 @@ impl Batch {
     }
 
     /// The engine has forgotten its first `count` records: renumbers the others.
-    pub fn forget_frames(&mut self, count: usize) {
+    pub(super) fn forget_frames(&mut self, count: usize) {
         self.entries.iter_mut().for_each(|entry| entry.frame = entry.frame.saturating_sub(count));
     }
 
-    pub fn mark(&mut self, run: &Arc<RunState>, mark: EventMark) {
+    pub(super) fn mark(&mut self, run: &Arc<RunState>, mark: EventMark) {
         match self.marks.last_mut() {
             Some((last, at)) if Arc::ptr_eq(last, run) => *at = mark,
             _ => self.marks.push((run.clone(), mark)),
@@ -144,7 +144,7 @@ impl Batch {
     }
 
     /// Completes the body in the order of time; events with the same time keep the order of their arrival.
-    pub fn seal(self) -> SealedBatch {
+    pub(super) fn seal(self) -> SealedBatch {
         let Batch { log_stream, mut body, mut entries, sorted, marks, .. } = self;
         if !sorted {
             entries.sort_by_key(|entry| entry.ms);
@@ -157,7 +157,7 @@ impl Batch {
 
 /// The memory of a full batch, for reuse. A fresh megabyte from the kernel for each call cost a third of the call's CPU
 /// time.
-pub struct BodyBuffer {
+pub(super) struct BodyBuffer {
     body: Vec<u8>,
     entries: Vec<Entry>,
 }
@@ -169,7 +169,7 @@ impl BodyBuffer {
 }
 
 /// The body of a whole call.
-pub struct SealedBatch {
+pub(super) struct SealedBatch {
     pub log_stream: Arc<LogStream>,
     pub body: Bytes,
     entries: Vec<Entry>,
@@ -177,17 +177,17 @@ pub struct SealedBatch {
 }
 
 impl SealedBatch {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// The record of an event.
-    pub fn frame(&self, event: usize) -> usize {
+    pub(super) fn frame(&self, event: usize) -> usize {
         self.entries.get(event).map_or(usize::MAX, |entry| entry.frame)
     }
 
     /// The memory, when it is that of a full batch and has no other reader.
-    pub fn into_buffer(self) -> Option<BodyBuffer> {
+    pub(super) fn into_buffer(self) -> Option<BodyBuffer> {
         let mut body = Vec::from(self.body.try_into_mut().ok()?);
         let mut entries = self.entries;
         body.clear();
@@ -196,7 +196,7 @@ impl SealedBatch {
     }
 
     /// The body of a call with only these events.
-    pub fn part(&self, range: Range<usize>) -> Bytes {
+    pub(super) fn part(&self, range: Range<usize>) -> Bytes {
         let (mut body, _) = rebuild_body(&self.log_stream, &self.body, self.entries.get(range).unwrap_or_default());
         body.extend_from_slice(b"]}");
         Bytes::from(body)
@@ -229,13 +229,13 @@ fn body_head(log_stream: &LogStream, bytes: usize) -> Vec<u8> {
 }
 
 /// Appends an event up to the start of its message. The service knows no time before 1970.
-pub fn open_event(ms: i64, digits: &mut Digits, body: &mut Vec<u8>) {
+pub(super) fn open_event(ms: i64, digits: &mut Digits, body: &mut Vec<u8>) {
     body.extend_from_slice(b"{\"timestamp\":");
     body.extend_from_slice(digits.text(ms.max(0) as u64));
     body.extend_from_slice(b",\"message\":\"");
 }
 
-pub fn close_event(body: &mut Vec<u8>) {
+pub(super) fn close_event(body: &mut Vec<u8>) {
     body.extend_from_slice(b"\"}");
 }
 

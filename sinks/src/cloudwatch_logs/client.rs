@@ -39,7 +39,7 @@ const RENEW_BEFORE: Duration = Duration::from_secs(120);
 /// Name of the role's session in CloudTrail.
 const ROLE_SESSION: &str = "sexton";
 
-pub struct Client {
+pub(super) struct Client {
     http: reqwest::Client,
     pub endpoint: String,
     pub region: String,
@@ -60,7 +60,7 @@ impl Client {
     ///
     /// # Errors
     /// Misconfigured, when there is no region or the TLS settings are not usable.
-    pub async fn new(access: &Access, now: fn() -> Timestamp) -> SinkResult<Client> {
+    pub(super) async fn new(access: &Access, now: fn() -> Timestamp) -> SinkResult<Client> {
         let tls = access.tls.client()?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured((*tls).clone())
@@ -86,7 +86,7 @@ impl Client {
     ///
     /// # Errors
     /// The service's error, or that there was no answer.
-    pub async fn call(&self, action: &str, body: Bytes) -> Result<Bytes, CallFailure> {
+    pub(super) async fn call(&self, action: &str, body: Bytes) -> Result<Bytes, CallFailure> {
         let credentials = self.credentials().await?;
         let target = format!("{TARGET_PREFIX}{action}");
         let url = format!("{}/", self.endpoint);

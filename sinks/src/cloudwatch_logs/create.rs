@@ -25,7 +25,7 @@ const BURST_JITTER: Duration = Duration::from_millis(500);
 /// Groups that are remembered as created here, and groups without retention. Chosen: a few 100 kB of names at most.
 const GROUPS_MAX: usize = 1024;
 
-pub struct Creator {
+pub(super) struct Creator {
     create_group: bool,
     create_stream: bool,
     new_group: crate::cloudwatch_logs::options::NewGroup,
@@ -57,7 +57,7 @@ impl Groups {
 }
 
 impl Creator {
-    pub fn new(config: &CloudwatchLogsConfig, random: fn() -> u64) -> Creator {
+    pub(super) fn new(config: &CloudwatchLogsConfig, random: fn() -> u64) -> Creator {
         let groups = Groups {
             creates: RateLimiter::new(GROUPS_PER_SECOND),
             retentions: RateLimiter::new(RETENTIONS_PER_SECOND),
@@ -78,7 +78,7 @@ impl Creator {
     ///
     /// # Errors
     /// Misconfigured when this sink may not create what is missing; else the service's error.
-    pub async fn create(&self, client: &Client, log_stream: &LogStream) -> SinkResult<()> {
+    pub(super) async fn create(&self, client: &Client, log_stream: &LogStream) -> SinkResult<()> {
         let LogStream { group, stream } = log_stream;
         if !self.create_stream {
             let message = format!(
@@ -144,7 +144,7 @@ impl Creator {
     ///
     /// # Errors
     /// The service's error.
-    pub async fn apply_retention(&self, client: &Client, group: &str) -> SinkResult<()> {
+    pub(super) async fn apply_retention(&self, client: &Client, group: &str) -> SinkResult<()> {
         if self.new_group.retention_days.is_none() {
             return Ok(());
         }
@@ -169,13 +169,13 @@ impl Creator {
 }
 
 /// The group is missing, and this sink may not create it.
-pub fn missing_group(group: &str) -> SinkError {
+pub(super) fn missing_group(group: &str) -> SinkError {
     SinkError::misconfigured(format!(
         "no log group {group}, and create_group is not true; create the group, or set create_group = true"
     ))
 }
 
-pub fn to_bytes(body: &Value) -> Bytes {
+pub(super) fn to_bytes(body: &Value) -> Bytes {
     Bytes::from(body.to_string())
 }
 

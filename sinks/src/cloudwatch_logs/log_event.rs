@@ -21,7 +21,7 @@ const ESCAPED_BYTES_MAX: usize = 6;
 const PIECES_MAX: u64 = 8;
 
 /// The constant parts of a run's messages.
-pub struct EventEncoder {
+pub(super) struct EventEncoder {
     format: CloudwatchFormat,
     /// `{"run_id":"..","group":"..","job":"..","attempt":1,"host":"..",`
     head: Vec<u8>,
@@ -38,7 +38,7 @@ pub struct EventEncoder {
 
 impl EventEncoder {
     /// `max_line` is the longest message in bytes.
-    pub fn new(config: &CloudwatchLogsConfig, max_line: Option<usize>, header: &RunHeader) -> EventEncoder {
+    pub(super) fn new(config: &CloudwatchLogsConfig, max_line: Option<usize>, header: &RunHeader) -> EventEncoder {
         let mut head = b"{".to_vec();
         text_member("run_id", header.run_id.as_str(), &mut head);
         text_member("group", &header.group, &mut head);
@@ -69,7 +69,7 @@ impl EventEncoder {
     }
 
     /// Longest text of a line in bytes.
-    pub fn text_bytes_max(&self) -> usize {
+    pub(super) fn text_bytes_max(&self) -> usize {
         let taken = match self.format {
             CloudwatchFormat::Json => self.head.len() + MEMBERS_BYTES_MAX,
             CloudwatchFormat::Text => 0,
@@ -79,7 +79,7 @@ impl EventEncoder {
 
     /// Passes on the piece, cut into more pieces when escaping makes its message too long. Their numbers depend on the
     /// piece alone.
-    pub fn pieces<'r>(&self, piece: &Piece<'r>, mut take: impl FnMut(Piece<'r>)) {
+    pub(super) fn pieces<'r>(&self, piece: &Piece<'r>, mut take: impl FnMut(Piece<'r>)) {
         let longest = self.text_bytes_max();
         if longest * ESCAPED_BYTES_MAX <= MESSAGE_BYTES_MAX {
             return take(*piece);
@@ -116,7 +116,7 @@ impl EventEncoder {
     }
 
     /// Appends the message as the content of a JSON string; returns its bytes as the service counts them.
-    pub fn write(&self, record: &Record<'_>, scratch: &mut Vec<u8>, body: &mut Vec<u8>) -> usize {
+    pub(super) fn write(&self, record: &Record<'_>, scratch: &mut Vec<u8>, body: &mut Vec<u8>) -> usize {
         match (record, self.format) {
             (Record::Line(piece), CloudwatchFormat::Json) => self.write_object(piece, scratch, body),
             (Record::Line(piece), CloudwatchFormat::Text) => {

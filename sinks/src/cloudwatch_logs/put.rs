@@ -18,14 +18,14 @@ use crate::sink::Refused;
 /// a batch has bad events.
 const REFUSED_ALONE_MAX: usize = 32;
 
-pub struct Putter {
+pub(super) struct Putter {
     pub client: Arc<Client>,
     pub creator: Arc<Creator>,
 }
 
 /// The result for the batches of one stream: those before the error were accepted.
 #[derive(Default)]
-pub struct PutResult {
+pub(super) struct PutResult {
     pub refused: Vec<Refused>,
     /// For reuse by the next batches.
     pub spare: Vec<BodyBuffer>,
@@ -33,13 +33,13 @@ pub struct PutResult {
 }
 
 impl PutResult {
-    pub fn failed(message: String) -> PutResult {
+    pub(super) fn failed(message: String) -> PutResult {
         PutResult { error: Some(SinkError::retry(message)), ..PutResult::default() }
     }
 }
 
 impl Putter {
-    pub async fn put_all(self, mut batches: VecDeque<SealedBatch>) -> PutResult {
+    pub(super) async fn put_all(self, mut batches: VecDeque<SealedBatch>) -> PutResult {
         let mut result = PutResult::default();
         while let Some(batch) = batches.pop_front() {
             match self.put(&batch).await {

@@ -12,13 +12,13 @@ const CLOCK_STEP_MS_MAX: i64 = 10 * 60 * 1000;
 
 /// Position of a record in its run. Rises from `run.started` to `run.finished`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EventPlace {
+pub(super) struct EventPlace {
     seq: u64,
     part: u64,
 }
 
 impl EventPlace {
-    pub fn of(record: &Record<'_>) -> EventPlace {
+    pub(super) fn of(record: &Record<'_>) -> EventPlace {
         match record {
             Record::Started => EventPlace { seq: 0, part: 1 },
             Record::Line(piece) => EventPlace { seq: piece.seq, part: piece.part.saturating_add(1) },
@@ -30,7 +30,7 @@ impl EventPlace {
 
 /// A position and the event time at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EventMark {
+pub(super) struct EventMark {
     pub place: EventPlace,
     pub ms: i64,
 }
@@ -38,7 +38,7 @@ pub struct EventMark {
 /// Kept across connections, so that after a failure in one stream the others are not sent twice: the service has not
 /// de-duplicated since it dropped sequence tokens.
 #[derive(Debug)]
-pub struct RunState {
+pub(super) struct RunState {
     pub log_stream: Arc<LogStream>,
     progress: Mutex<Progress>,
 }
@@ -55,7 +55,7 @@ struct Progress {
 
 impl RunState {
     /// `started_ms` is the time of records without a time of their own.
-    pub fn new(log_stream: Arc<LogStream>, started_ms: i64) -> Arc<RunState> {
+    pub(super) fn new(log_stream: Arc<LogStream>, started_ms: i64) -> Arc<RunState> {
         let accepted = EventMark { place: EventPlace::default(), ms: started_ms };
         Arc::new(RunState {
             log_stream,
@@ -70,7 +70,7 @@ impl RunState {
 
     /// The event time of a record in ms: its capture time, but not slightly before that of an earlier record of the
     /// run. Returns `None` when the service already has the record.
-    pub fn next_event_ms(&self, place: EventPlace, ms: i64, connection: u64) -> Option<i64> {
+    pub(super) fn next_event_ms(&self, place: EventPlace, ms: i64, connection: u64) -> Option<i64> {
         let mut progress = locked(&self.progress);
         if progress.connection != connection {
             progress.connection = connection;
@@ -87,7 +87,7 @@ impl RunState {
     }
 
     /// The service has every record up to `mark`.
-    pub fn mark_accepted(&self, mark: EventMark) {
+    pub(super) fn mark_accepted(&self, mark: EventMark) {
         let mut progress = locked(&self.progress);
         if mark.place > progress.accepted.place {
             progress.accepted = mark;
@@ -95,7 +95,7 @@ impl RunState {
     }
 
     /// Whether the service has every encoded record.
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         let progress = locked(&self.progress);
         progress.encoded <= progress.accepted.place
     }

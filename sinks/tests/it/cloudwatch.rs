@@ -16,9 +16,9 @@ use crate::memory::{RETRY, Run, config, start, wait_until};
 use crate::strict_logs::{Plan, StrictLogs};
 
 /// The log group of the memory feed's runs.
-pub const GROUP: &str = "/cron/db";
+pub(crate) const GROUP: &str = "/cron/db";
 /// An emulator uses the access key id as the account.
-pub const ACCOUNT: &str = "111111111111";
+pub(crate) const ACCOUNT: &str = "111111111111";
 
 /// Credentials for all tests of this process; the endpoint does not check them.
 #[expect(clippy::disallowed_methods, reason = "where credentials are found in the environment is under test")]
@@ -35,7 +35,7 @@ fn credentials() {
 }
 
 /// The sink's options without section head and `retry`.
-pub fn options(address: impl std::fmt::Display) -> String {
+pub(crate) fn options(address: impl std::fmt::Display) -> String {
     credentials();
     format!(
         "type = \"cloudwatch_logs\"\ngroup = \"/cron/{{group}}\"\nstream = \"{{job}}\"\ncreate_group = true\n\
@@ -43,7 +43,7 @@ pub fn options(address: impl std::fmt::Display) -> String {
     )
 }
 
-pub fn sink(address: impl std::fmt::Display, more: &str) -> String {
+pub(crate) fn sink(address: impl std::fmt::Display, more: &str) -> String {
     format!("[sink.aws]\n{}{more}{RETRY}", options(address))
 }
 
@@ -55,7 +55,7 @@ fn seqs(logs: &StrictLogs, stream: &str) -> Vec<u64> {
     logs.events(GROUP, stream).iter().filter_map(|event| event.object()["seq"].as_u64()).collect()
 }
 
-pub async fn deliver(text: &str, runs: &[&Run]) -> Engine {
+pub(crate) async fn deliver(text: &str, runs: &[&Run]) -> Engine {
     let (engine, _events) = start(text);
     runs.iter().for_each(|run| engine.add(run.feed()));
     assert!(engine.flush(testbed::DEADLINE).await, "{:?}", engine.status());

@@ -27,7 +27,7 @@ const CUT_AFTER_BYTES: u64 = 54_321;
 const SLOW_BYTES_PER_SECOND: u64 = 400_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     None,
     /// No server listens; for a file, its directory cannot be created.
     Down,
@@ -42,7 +42,7 @@ pub enum Fault {
 
 /// In the order of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
+pub(crate) enum What {
     Started,
     Line { seq: u64 },
     Finished,
@@ -50,7 +50,7 @@ pub enum What {
 
 /// A record as the server received it.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub what: What,
     pub text: String,
     pub at: Timestamp,
@@ -59,7 +59,7 @@ pub struct Seen {
 type Switch = Box<dyn Fn(Fault) + Send + Sync>;
 type Reading = Box<dyn Fn(&Run) -> Vec<Seen> + Send + Sync>;
 
-pub struct Target {
+pub(crate) struct Target {
     pub name: &'static str,
     /// The section of the sinks file, without `retry`.
     pub sink: String,
@@ -87,27 +87,27 @@ const OF_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cu
 const OF_FULL_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::Slow, Fault::AnswerLost];
 const OF_DATAGRAMS: &[Fault] = &[Fault::None, Fault::Down];
 
-pub fn rsyslog(framing: Framing, scheme: &str, options: &str) -> Option<Target> {
+pub(crate) fn rsyslog(framing: Framing, scheme: &str, options: &str) -> Option<Target> {
     let server = Rsyslog::start(RsyslogOptions { framing, ..RsyslogOptions::default() })?;
     log_server("rsyslog", server, "syslog", scheme, options, from_rsyslog)
 }
 
-pub fn syslog_ng() -> Option<Target> {
+pub(crate) fn syslog_ng() -> Option<Target> {
     let target =
         log_server("syslog-ng", SyslogNg::start()?, "syslog", "tcp", "framing = \"octet_counting\"\n", from_syslog_ng)?;
     // Its ISODATE has whole seconds.
     Some(Target { precision: Duration::from_secs(1), ..target })
 }
 
-pub fn rsyslog_gelf(scheme: &str) -> Option<Target> {
+pub(crate) fn rsyslog_gelf(scheme: &str) -> Option<Target> {
     log_server("rsyslog", RsyslogGelf::start()?, "gelf", scheme, "", from_gelf)
 }
 
-pub fn graygelf() -> Option<Target> {
+pub(crate) fn graygelf() -> Option<Target> {
     log_server("graygelf", Graygelf::start()?, "gelf", "udp", "", from_gelf)
 }
 
-pub async fn gelf_http(options: &str) -> Option<Target> {
+pub(crate) async fn gelf_http(options: &str) -> Option<Target> {
     let (address, received) = http::serve(|_, _| 202).await;
     let proxy = Proxy::start(address);
     let sink = format!("type = \"gelf\"\naddress = \"http://{}/gelf\"\n{options}", proxy.address());
@@ -116,7 +116,7 @@ pub async fn gelf_http(options: &str) -> Option<Target> {
     Some(Target { faults: OF_REQUESTS, connects: false, ..by_proxy("an HTTP listener", sink, proxy, seen) })
 }
 
-pub fn cloudwatch_logs() -> Option<Target> {
+pub(crate) fn cloudwatch_logs() -> Option<Target> {
     let server = Ministack::start()?;
     let proxy = Proxy::start(server.address());
     Some(log_streams("ministack", proxy, move |run| of_stream(&server, run)))
@@ -124,7 +124,7 @@ pub fn cloudwatch_logs() -> Option<Target> {
 
 /// The endpoint that enforces every limit. Unlike the service it returns events in order of arrival, which shows what
 /// was sent first.
-pub async fn strict_logs() -> Option<Target> {
+pub(crate) async fn strict_logs() -> Option<Target> {
     let logs = StrictLogs::start(|_, _, _| Plan::Serve).await;
     let proxy = Proxy::start(logs.address);
     Some(log_streams("the strict endpoint", proxy, move |run| {
@@ -134,7 +134,7 @@ pub async fn strict_logs() -> Option<Target> {
     }))
 }
 
-pub fn file(format: &'static str) -> Option<Target> {
+pub(crate) fn file(format: &'static str) -> Option<Target> {
     let folder = TempDir::with_prefix("sinks-").expect("a temporary folder");
     let directory = folder.path().join("logs");
     let path = directory.display();

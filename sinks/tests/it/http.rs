@@ -11,24 +11,24 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::memory::{RETRY, Run, start, wait_until};
 
 /// The status for a body, chosen by the test.
-pub type Answer = fn(body: &str, attempt: usize) -> u16;
+pub(crate) type Answer = fn(body: &str, attempt: usize) -> u16;
 
 #[derive(Clone, Default)]
-pub struct Received(Arc<Mutex<Vec<(String, u16)>>>);
+pub(crate) struct Received(Arc<Mutex<Vec<(String, u16)>>>);
 
 impl Received {
-    pub fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.0.lock().expect("lock").len()
     }
 
-    pub fn accepted(&self) -> Vec<Value> {
+    pub(crate) fn accepted(&self) -> Vec<Value> {
         let all = self.0.lock().expect("lock");
         let accepted = all.iter().filter(|(_, status)| *status == 202);
         accepted.flat_map(|(body, _)| body.lines()).map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 }
 
-pub async fn serve(answer: Answer) -> (std::net::SocketAddr, Received) {
+pub(crate) async fn serve(answer: Answer) -> (std::net::SocketAddr, Received) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
     let received = Received::default();

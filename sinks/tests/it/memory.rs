@@ -16,14 +16,14 @@ use tokio::sync::mpsc;
 use crate::sample_records;
 
 /// The present second, with a fraction of nine different digits: receivers keep six or nine of them.
-pub fn capture_time() -> Timestamp {
+pub(crate) fn capture_time() -> Timestamp {
     let second = Timestamp::from_second(Timestamp::now().as_second()).expect("an instant of today");
     second + SignedDuration::from_nanos(123_456_789)
 }
 
 /// A run that prints; clones share it.
 #[derive(Clone)]
-pub struct Run {
+pub(crate) struct Run {
     pub header: Arc<RunHeader>,
     spool: Arc<Mutex<Spool>>,
 }
@@ -40,7 +40,7 @@ struct Spool {
 
 impl Run {
     /// `number` is the end of the run id.
-    pub fn new(number: u32) -> Run {
+    pub(crate) fn new(number: u32) -> Run {
         let now = Timestamp::now();
         let header = RunHeader {
             run_id: RunId(format!("{}-{number:012x}", now.strftime("%Y%m%dT%H%M%SZ"))),
@@ -65,20 +65,20 @@ impl Run {
     }
 
     /// Sets the capture time of the lines that follow.
-    pub fn set_time(&self, at: Timestamp) {
+    pub(crate) fn set_time(&self, at: Timestamp) {
         self.spool().at = at;
     }
 
     /// The capture time of the lines that follow.
-    pub fn time(&self) -> Timestamp {
+    pub(crate) fn time(&self) -> Timestamp {
         self.spool().at
     }
 
-    pub fn print(&self, stream: Stream, text: &[u8]) {
+    pub(crate) fn print(&self, stream: Stream, text: &[u8]) {
         self.print_tagged(stream, Tag::WHOLE, text);
     }
 
-    pub fn print_tagged(&self, stream: Stream, tag: Tag, text: &[u8]) {
+    pub(crate) fn print_tagged(&self, stream: Stream, tag: Tag, text: &[u8]) {
         let mut spool = self.spool();
         let mut record = Vec::new();
         write_head(&stamp(spool.at), stream, tag, &mut record);
@@ -88,13 +88,13 @@ impl Run {
     }
 
     /// Prints one line per number.
-    pub fn print_numbers(&self, numbers: std::ops::Range<u64>) {
+    pub(crate) fn print_numbers(&self, numbers: std::ops::Range<u64>) {
         for number in numbers {
             self.print(Stream::Stdout, format!("line {number} {}", "x".repeat(90)).as_bytes());
         }
     }
 
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         let mut spool = self.spool();
         let lines = spool.records.len() as u64;
         spool.finished = Some(FinishedRecord {
@@ -110,24 +110,24 @@ impl Run {
     }
 
     /// The position up to which the sink has confirmed the run.
-    pub fn durable(&self) -> Position {
+    pub(crate) fn durable(&self) -> Position {
         self.spool().durable
     }
 
-    pub fn commits(&self) -> usize {
+    pub(crate) fn commits(&self) -> usize {
         self.spool().commits
     }
 
     /// The most bytes ever read beyond the cursor.
-    pub fn ahead_bytes_max(&self) -> u64 {
+    pub(crate) fn ahead_bytes_max(&self) -> u64 {
         self.spool().ahead_bytes_max
     }
 
-    pub fn is_delivered(&self) -> bool {
+    pub(crate) fn is_delivered(&self) -> bool {
         self.durable().stage == Stage::Done
     }
 
-    pub fn feed(&self) -> Box<dyn Feed> {
+    pub(crate) fn feed(&self) -> Box<dyn Feed> {
         Box::new(MemoryFeed { run: self.clone(), place: self.durable() })
     }
 }
@@ -194,22 +194,22 @@ impl Feed for MemoryFeed {
     }
 }
 
-pub fn config(text: &str) -> SinkConfig {
+pub(crate) fn config(text: &str) -> SinkConfig {
     let (mut sinks, faults) = SinksFile::parse("sinks.toml", text);
     assert_eq!(faults.to_string(), "");
     sinks.remove(0)
 }
 
 /// Short waits before retries, so that tests of outages are fast.
-pub const RETRY: &str = "retry = { initial = \"20ms\", max = \"200ms\" }\n";
+pub(crate) const RETRY: &str = "retry = { initial = \"20ms\", max = \"200ms\" }\n";
 
-pub fn start(text: &str) -> (Engine, mpsc::Receiver<SinkEvent>) {
+pub(crate) fn start(text: &str) -> (Engine, mpsc::Receiver<SinkEvent>) {
     let (events, receiver) = mpsc::channel(64);
     (Engine::start(config(text), Environment::real(events)).expect("the sink starts"), receiver)
 }
 
 /// Delivers the whole run.
-pub async fn deliver(text: &str, run: &Run) {
+pub(crate) async fn deliver(text: &str, run: &Run) {
     let (engine, _events) = start(text);
     engine.add(run.feed());
     assert!(engine.flush(testbed::DEADLINE).await, "delivered in time: {:?}", engine.status());
@@ -218,7 +218,7 @@ pub async fn deliver(text: &str, run: &Run) {
 }
 
 /// Waits without blocking the runtime.
-pub async fn wait_until(mut condition: impl FnMut() -> bool) {
+pub(crate) async fn wait_until(mut condition: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + testbed::DEADLINE;
     while !condition() {
         assert!(tokio::time::Instant::now() < deadline, "the condition did not become true in time");

@@ -22,7 +22,7 @@ const QUOTAS: [(&str, usize); 3] = [("CreateLogStream", 50), ("CreateLogGroup", 
 
 /// How a call is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plan {
+pub(crate) enum Plan {
     Serve,
     Throttle,
     Fail,
@@ -35,13 +35,13 @@ pub enum Plan {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub(crate) struct Event {
     pub timestamp: i64,
     pub message: String,
 }
 
 impl Event {
-    pub fn object(&self) -> Value {
+    pub(crate) fn object(&self) -> Value {
         serde_json::from_str(&self.message).expect("an object")
     }
 }
@@ -49,7 +49,7 @@ impl Event {
 type Streams = BTreeMap<String, Vec<Event>>;
 
 #[derive(Default)]
-pub struct State {
+pub(crate) struct State {
     /// Retention and streams of each group.
     pub groups: BTreeMap<String, (Option<i64>, Streams)>,
     /// Every call, with its arrival.
@@ -67,7 +67,7 @@ pub struct State {
 type Planner = Box<dyn Fn(&str, &Value, usize) -> Plan + Send + Sync>;
 
 #[derive(Clone)]
-pub struct StrictLogs {
+pub(crate) struct StrictLogs {
     state: Arc<Mutex<State>>,
     planner: Arc<Planner>,
     pub address: std::net::SocketAddr,
@@ -75,7 +75,7 @@ pub struct StrictLogs {
 
 impl StrictLogs {
     /// `planner` gets the action, its body and the number of earlier calls.
-    pub async fn start(planner: impl Fn(&str, &Value, usize) -> Plan + Send + Sync + 'static) -> StrictLogs {
+    pub(crate) async fn start(planner: impl Fn(&str, &Value, usize) -> Plan + Send + Sync + 'static) -> StrictLogs {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
         let this = StrictLogs { state: Arc::default(), planner: Arc::new(Box::new(planner)), address };
@@ -88,16 +88,16 @@ impl StrictLogs {
         this
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("lock")
     }
 
-    pub fn count(&self, action: &str) -> usize {
+    pub(crate) fn count(&self, action: &str) -> usize {
         self.state().calls.iter().filter(|(called, ..)| called == action).count()
     }
 
     /// The events of a stream, in order of arrival; none when the stream does not exist.
-    pub fn events(&self, group: &str, stream: &str) -> Vec<Event> {
+    pub(crate) fn events(&self, group: &str, stream: &str) -> Vec<Event> {
         let state = self.state();
         state.groups.get(group).and_then(|(_, streams)| streams.get(stream)).cloned().unwrap_or_default()
     }

@@ -12,7 +12,7 @@ use crate::sink::{Acknowledge, Connection, Encode, Refused};
 
 /// Sent records are in the receiver's kernel until the receiver reads them. When a connection breaks, unread records
 /// are lost and read records stay, with or without an answer.
-pub struct ModelSink {
+pub(super) struct ModelSink {
     pub world: SharedWorld,
     pub filled: Vec<Got>,
     pub connected: bool,
@@ -23,12 +23,12 @@ pub struct ModelSink {
 }
 
 impl ModelSink {
-    pub fn set_connected(&mut self, connected: bool) {
+    pub(super) fn set_connected(&mut self, connected: bool) {
         self.connected = connected;
         locked_world(&self.world).connected = connected;
     }
 
-    pub fn read_some(&mut self, all: bool) {
+    pub(super) fn read_some(&mut self, all: bool) {
         let mut world = locked_world(&self.world);
         let most = self.in_kernel.len() as u64;
         let count = if all { most } else { world.dice.below(most + 1) };
@@ -37,7 +37,7 @@ impl ModelSink {
         }
     }
 
-    pub fn fails(&self, doing: &str) -> SinkResult<()> {
+    pub(super) fn fails(&self, doing: &str) -> SinkResult<()> {
         let mut world = locked_world(&self.world);
         match (world.fails(), world.dice.one_in(5)) {
             (false, _) => Ok(()),

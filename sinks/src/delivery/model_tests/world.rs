@@ -13,35 +13,35 @@ use crate::record::RecordId;
 use crate::sample_records::{finished, header};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
-pub struct Dice(pub u64);
+pub(super) struct Dice(pub u64);
 
 impl Dice {
-    pub fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
 
-    pub fn below(&mut self, most: u64) -> u64 {
+    pub(super) fn below(&mut self, most: u64) -> u64 {
         self.next() % most
     }
 
-    pub fn one_in(&mut self, many: u64) -> bool {
+    pub(super) fn one_in(&mut self, many: u64) -> bool {
         self.below(many) == 0
     }
 }
 
 /// A record as the receiver got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Got {
+pub(super) struct Got {
     pub run: RunId,
     pub place: RecordId,
     pub text: Vec<u8>,
 }
 
 /// The state of one history: produced records, and the receiver's records.
-pub struct World {
+pub(super) struct World {
     pub dice: Dice,
     pub runs: BTreeMap<RunId, Produced>,
     pub arrived: Vec<Got>,
@@ -52,7 +52,7 @@ pub struct World {
 }
 
 #[derive(Default)]
-pub struct Produced {
+pub(super) struct Produced {
     pub texts: Vec<Vec<u8>>,
     /// Seqs that the receiver permanently refuses.
     pub poison: BTreeSet<u64>,
@@ -64,15 +64,15 @@ pub struct Produced {
     pub finished_arrived: bool,
 }
 
-pub type SharedWorld = Arc<Mutex<World>>;
+pub(super) type SharedWorld = Arc<Mutex<World>>;
 
 impl World {
-    pub fn fails(&mut self) -> bool {
+    pub(super) fn fails(&mut self) -> bool {
         self.down || (self.faults > 0 && self.dice.below(10) < self.faults)
     }
 
     /// The receiver accepts a record: it must be the next of its run, or one that arrived before.
-    pub fn take(&mut self, got: Got) {
+    pub(super) fn take(&mut self, got: Got) {
         let run = self.runs.get_mut(&got.run).expect("a run that was produced");
         let skip_poison = |run: &mut Produced| {
             while run.poison.contains(&run.next) {
@@ -102,7 +102,7 @@ impl World {
     }
 
     /// Every record before a cursor must have arrived.
-    pub fn commit(&mut self, id: &RunId, position: Position) {
+    pub(super) fn commit(&mut self, id: &RunId, position: Position) {
         let run = self.runs.get_mut(id).expect("a run that was produced");
         let before = run.durable.unwrap_or(Position::START);
         assert!(position >= before, "the cursor of {id} moved back");
@@ -122,22 +122,22 @@ impl World {
 }
 
 /// The clock of the engine and of the producers.
-pub fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     header().started_at
 }
 
-pub fn locked_world(world: &SharedWorld) -> std::sync::MutexGuard<'_, World> {
+pub(super) fn locked_world(world: &SharedWorld) -> std::sync::MutexGuard<'_, World> {
     world.lock().expect("a failure elsewhere in this history")
 }
 
-pub struct ModelFeed {
+pub(super) struct ModelFeed {
     pub world: SharedWorld,
     pub header: Arc<RunHeader>,
     pub place: Position,
 }
 
 impl ModelFeed {
-    pub fn open(world: &SharedWorld, id: &RunId) -> Box<dyn Feed> {
+    pub(super) fn open(world: &SharedWorld, id: &RunId) -> Box<dyn Feed> {
         let header = Arc::new(RunHeader { run_id: id.clone(), ..header() });
         let place = locked_world(world).runs[id].durable.unwrap_or(Position::START);
         Box::new(ModelFeed { world: world.clone(), header, place })
@@ -202,6 +202,6 @@ impl Feed for ModelFeed {
     }
 }
 
-pub fn record(run: &Produced) -> FinishedRecord {
+pub(super) fn record(run: &Produced) -> FinishedRecord {
     FinishedRecord { last_seq: run.texts.len() as u64, ..finished() }
 }
