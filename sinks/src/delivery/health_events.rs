@@ -114,7 +114,7 @@ impl<S: Sink> Delivery<S> {
 
     fn send_event(&self, event: SinkEvent) {
         if let Err(error) = self.environment.events.try_send(event) {
-            tracing::error!(sink = %self.config.name, %error, "event receiver closed; the event is lost");
+            tracing::error!(sink = %self.config.name, %error, "event channel full or closed; the event is lost");
         }
     }
 }

@@ -139,7 +139,7 @@ pub(crate) fn file(format: &'static str) -> Option<Target> {
     let directory = folder.path().join("logs");
     let path = directory.display();
     let sink = format!("type = \"file\"\nformat = \"{format}\"\npath = \"{path}/{{run_id}}.log\"\n");
-    let (broken, mended) = (directory.clone(), directory.clone());
+    let (broken, repaired) = (directory.clone(), directory.clone());
     Some(Target {
         name: "file",
         sink: format!("[sink.a]\n{sink}"),
@@ -155,7 +155,7 @@ pub(crate) fn file(format: &'static str) -> Option<Target> {
         }),
         end: Box::new(move |fault| {
             if fault == Fault::Down {
-                std::fs::remove_file(&mended).expect("removed");
+                std::fs::remove_file(&repaired).expect("removed");
             }
         }),
         seen: Box::new(move |run| {
@@ -206,7 +206,7 @@ fn by_proxy(
     seen: impl Fn(&Run) -> Vec<Seen> + Send + Sync + 'static,
 ) -> Target {
     let proxy = Arc::new(proxy);
-    let mending = proxy.clone();
+    let repairing = proxy.clone();
     let before = Arc::new(AtomicUsize::new(0));
     let ended = before.clone();
     Target {
@@ -229,9 +229,9 @@ fn by_proxy(
         }),
         end: Box::new(move |fault| match fault {
             // These end without us, and must have happened and been noticed.
-            Fault::Cut => testbed::wait_until(testbed::DEADLINE, || mending.connections() >= ended.load(SeqCst) + 2),
-            Fault::AnswerLost => testbed::wait_until(testbed::DEADLINE, || mending.is_passing()),
-            _ => mending.pass(),
+            Fault::Cut => testbed::wait_until(testbed::DEADLINE, || repairing.connections() >= ended.load(SeqCst) + 2),
+            Fault::AnswerLost => testbed::wait_until(testbed::DEADLINE, || repairing.is_passing()),
+            _ => repairing.pass(),
         }),
         seen: Box::new(seen),
     }
@@ -243,7 +243,7 @@ fn by_server<S: std::ops::Deref<Target = LogServer> + Send + Sync + 'static>(
     server: Arc<S>,
     seen: impl Fn(&Run) -> Vec<Seen> + Send + Sync + 'static,
 ) -> Target {
-    let mending = server.clone();
+    let repairing = server.clone();
     Target {
         name,
         sink: format!("[sink.a]\n{sink}"),
@@ -258,7 +258,7 @@ fn by_server<S: std::ops::Deref<Target = LogServer> + Send + Sync + 'static>(
         }),
         end: Box::new(move |fault| {
             if fault == Fault::Down {
-                mending.restart();
+                repairing.restart();
             }
         }),
         seen: Box::new(seen),
