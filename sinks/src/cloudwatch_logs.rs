@@ -9,7 +9,7 @@ mod log_event;
 pub mod options;
 mod put;
 pub mod read_back;
-mod run;
+mod run_state;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::cloudwatch_logs::options::is_group_char;
 pub(crate) use crate::cloudwatch_logs::options::read;
 pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig};
 use crate::cloudwatch_logs::put::{PutResult, Putter};
-use crate::cloudwatch_logs::run::{EventMark, EventPlace, RunState};
+use crate::cloudwatch_logs::run_state::{EventMark, EventPlace, RunState};
 use crate::config::{BatchConfig, SinkConfig};
 use crate::engine::Environment;
 use crate::error::{ErrorClass, SinkError, SinkResult};

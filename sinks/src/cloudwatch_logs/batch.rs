@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::cloudwatch_logs::run::{EventMark, RunState};
+use crate::cloudwatch_logs::run_state::{EventMark, RunState};
 use crate::json::write_text;
 use crate::stamp::Digits;
 
