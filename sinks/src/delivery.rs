@@ -14,14 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::line::Position;
-use domain::run::RunId;
+use domain::run::{AttemptKey, RunId};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::SinkConfig;
 use crate::encode::BatchCounts;
-use crate::engine::{AttemptKey, EngineShared, Environment, FeedHandle, locked};
+use crate::engine::{EngineShared, Environment, FeedHandle, locked};
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::record::RecordId;
 use crate::sink::Sink;

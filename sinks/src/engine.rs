@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use domain::line::{LINE_BYTES_MAX, Position};
-use domain::run::RunId;
+use domain::run::{AttemptKey, RunId};
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -47,8 +47,6 @@ impl Environment {
     }
 }
 
-/// Run and attempt.
-pub(crate) type AttemptKey = (RunId, u32);
 pub(crate) type FeedHandle = Arc<Mutex<TrackedFeed>>;
 
 /// A feed, and the position up to which the receiver has accepted it. That position is only shown; no cursor moves for

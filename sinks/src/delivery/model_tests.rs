@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use domain::line::{Position, Stage};
-use domain::run::RunId;
+use domain::run::{AttemptKey, RunId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Delivery;
 use crate::config::{SinkConfig, SinksFile};
-use crate::engine::{AttemptKey, EngineShared, Environment, TrackedFeed, locked};
+use crate::engine::{EngineShared, Environment, TrackedFeed, locked};
 use other_side::ModelSink;
 use world::{Dice, ModelFeed, Produced, SharedWorld, World, locked_world};
 
