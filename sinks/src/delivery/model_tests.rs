@@ -20,7 +20,7 @@ use crate::engine::{EngineShared, Environment, TrackedFeed, locked};
 use other_side::ModelSink;
 use world::{Dice, ModelFeed, Produced, SharedWorld, World, locked_world};
 
-/// Histories in an ordinary test run: about 3 s.
+/// Histories in an ordinary test run. Chosen: some seconds in all.
 const CASES: u64 = 3000;
 const RUNS_MAX: u64 = 4;
 const STEPS: u64 = 40;
