@@ -282,7 +282,7 @@ impl Reader {
 
     fn finish(self) -> (Vec<Job>, Faults) {
         if let Some(pending) = &self.pending {
-            self.warn(pending.line, "", "no entry follows this # sexton: line, so it message nothing; remove it");
+            self.warn(pending.line, "", "no entry follows this # sexton: line, so it has no effect; remove it");
         }
         (self.jobs, self.document.faults())
     }

@@ -26,7 +26,6 @@ pub struct Fault {
     /// What stands there.
     pub value: String,
     /// One lower-case sentence: what is wrong and what to write instead.
-    #[serde(rename = "message")]
     pub message: String,
 }
 

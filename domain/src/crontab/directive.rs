@@ -31,7 +31,7 @@ pub(super) fn read(line: u32, comment: &str) -> Result<Option<DirectiveKind>, St
         "sexton-defaults" => Ok(Some(DirectiveKind::Defaults(Directive { line, words: words(rest)? }))),
         _ if !head.starts_with("sexton") => Ok(None),
         _ => match nearest_name(head, ["sexton", "sexton-defaults"]) {
-            Some(near) => Err(format!("`# {head}:` message nothing to sexton; did you mean `# {near}:`?")),
+            Some(near) => Err(format!("`# {head}:` is not read by sexton; did you mean `# {near}:`?")),
             None => Ok(None),
         },
     }
