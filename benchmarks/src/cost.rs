@@ -249,8 +249,8 @@ impl Pipeline {
         self.now = self.now.checked_add(SignedDuration::from_mins(1))?;
         let (ports, now) = (&self.ports, self.now);
         scheduler::tick(ports, now).await?;
-        let open = overdue::open(ports).await?;
-        release::tick(ports, &open, now).await?;
+        let open = overdue::list_open_runs(ports).await?;
+        release::release_due(ports, &open, now).await?;
         overdue::tick(ports, &open, now).await?;
         liveness::tick(ports, &open, now).await?;
         sweep::tick(ports, now).await?;
@@ -281,8 +281,8 @@ impl Pipeline {
 
     async fn alerts(&self) -> Result<()> {
         let (links, channels) = (Links::default(), ["topic".to_owned()]);
-        let sending = alerts::Sending { notifier: &NoChannel, channels: &channels, links: &links, worker: "bench" };
-        alerts::tick(&self.ports, &sending, self.now).await?;
+        let worker = alerts::AlertWorker { notifier: &NoChannel, channels: &channels, links: &links, name: "bench" };
+        alerts::tick(&self.ports, &worker, self.now).await?;
         Ok(())
     }
 
@@ -313,7 +313,7 @@ impl Pipeline {
             batches += 1;
             let summary = collector::collect(&self.ports, &self.packs, reports, self.now).await?;
             if summary.ended > 0 {
-                release::after(&self.ports, &summary.ended_jobs, self.now).await?;
+                release::release_jobs(&self.ports, &summary.ended_jobs, self.now).await?;
                 self.alerts().await?;
             }
         }

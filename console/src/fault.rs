@@ -63,13 +63,13 @@ impl From<PortError> for ApiFault {
 
 impl From<services::Error> for ApiFault {
     fn from(error: services::Error) -> ApiFault {
-        use services::Error::{BadJob, Contended, NoSuchJob, NoSuchRun, Port, Refused};
+        use services::Error::{BadJob, Conflict, NoSuchJob, NoSuchRun, Port, Refused};
         let message = error.to_string();
         match error {
             Port(error) => error.into(),
             NoSuchJob(_) | NoSuchRun(_) => ApiFault::not_found(message),
             BadJob { .. } => ApiFault::unprocessable(message),
-            Refused(_) | Contended(_) => ApiFault::conflict(message),
+            Refused(_) | Conflict(_) => ApiFault::conflict(message),
         }
     }
 }

@@ -9,7 +9,7 @@ use domain::run::Run;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use services::commands::{self, Apply};
+use services::commands::{self, ApplyOptions};
 
 use crate::Console;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
@@ -173,7 +173,7 @@ pub async fn apply(
         return Err(ApiFault::bad_request(format!("{count} jobs are more than {APPLY_JOBS_MAX}; split the file")));
     }
     let jobs = request.jobs.into_iter().map(parse_job).collect::<ApiResult<Vec<Job>>>()?;
-    let how = Apply { prune: request.prune, dry_run: request.dry_run };
+    let how = ApplyOptions { prune: request.prune, dry_run: request.dry_run };
     let difference = commands::apply(&console.ports, &request.source, &jobs, how, console.now()).await?;
     (console.nudge)();
     let names = |keys: Vec<JobKey>| keys.iter().map(ToString::to_string).collect();
@@ -181,7 +181,7 @@ pub async fn apply(
         added: names(difference.added),
         changed: names(difference.changed),
         removed: names(difference.removed),
-        left: names(difference.left),
+        left: names(difference.kept),
         taken_over: names(difference.taken_over),
         unchanged: difference.unchanged.len(),
         dry_run: request.dry_run,

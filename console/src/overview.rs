@@ -41,9 +41,9 @@ pub async fn maintenance(
     let mut ended = 0;
     if request.on {
         let catch_up = request.catch_up.unwrap_or_default();
-        commands::maintenance_on(&console.ports, group, request.until, &request.why, catch_up, now).await?;
+        commands::begin_maintenance(&console.ports, group, request.until, &request.why, catch_up, now).await?;
     } else {
-        ended = commands::maintenance_off(&console.ports, group, now).await?;
+        ended = commands::end_maintenance(&console.ports, group, now).await?;
     }
     (console.nudge)();
     let windows = commands::maintenance_windows(&console.ports, now).await?;

@@ -118,8 +118,8 @@ impl Collector<'_> {
     }
 
     /// What an end brings with it at once. The scheduler's tick repeats what fails here.
-    async fn follow_up(&self, summary: &collector::Summary, now: Timestamp) {
-        if let Err(error) = release::after(self.ports, &summary.ended_jobs, now).await {
+    async fn follow_up(&self, summary: &collector::CollectorSummary, now: Timestamp) {
+        if let Err(error) = release::release_jobs(self.ports, &summary.ended_jobs, now).await {
             tracing::warn!(%error, "runs that waited are released by the next tick");
         }
         if let Err(error) = send_alerts(self.ports, self.notifier, self.worker, now).await {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws::{Aws, Options};
-use services::pruner::Keep;
+use services::pruner::RetentionPolicy;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -16,7 +16,7 @@ pub const ALERTS_CHANNEL: &str = "alerts";
 #[derive(Clone, Debug)]
 pub struct Environment {
     pub options: Options,
-    pub keep: Keep,
+    pub keep: RetentionPolicy,
     /// The ARN of the topic for alerts.
     pub alerts_topic: Option<String>,
 }
@@ -34,7 +34,7 @@ impl Environment {
     /// One sentence that names the variable.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Environment, String> {
         let mut options = Options::default();
-        let mut keep = Keep::default();
+        let mut keep = RetentionPolicy::default();
         if let Some(prefix) = variable("SEXTON_PREFIX") {
             options.prefix = prefix;
         }

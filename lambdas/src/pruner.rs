@@ -3,14 +3,14 @@
 
 use domain::ports::Ports;
 use jiff::Timestamp;
-use services::pruner::{self, Keep};
+use services::pruner::{self, RetentionPolicy};
 
 /// Calls of the pruner service in one hour: ten thousand jobs looked at, five hundred runs at a time removed.
 const ROUNDS_MAX: usize = 100;
 
 /// # Errors
 /// A port's; the next hour goes on where this one stopped.
-pub async fn prune(ports: &Ports, keep: &Keep, now: Timestamp) -> services::Result<u32> {
+pub async fn prune(ports: &Ports, keep: &RetentionPolicy, now: Timestamp) -> services::Result<u32> {
     let mut removed = 0;
     for _ in 0..ROUNDS_MAX {
         let summary = pruner::tick(ports, keep, now).await?;

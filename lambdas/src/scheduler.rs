@@ -94,7 +94,7 @@ impl Scheduler<'_> {
             Call::Tick => self.tick(now).await,
             Call::Changed(keys) => {
                 let keys: Vec<JobKey> = keys.into_iter().collect();
-                let summary = sweep::changed(self.ports, &keys, now).await?;
+                let summary = sweep::sweep_jobs(self.ports, &keys, now).await?;
                 tracing::info!(
                     changed = keys.len(),
                     jobs = summary.jobs,
@@ -111,9 +111,9 @@ impl Scheduler<'_> {
         // In this order: what fires waits for nothing, and people are told of what the others found.
         let fired = self.fire(now).await;
         let mut duties = vec![("scheduler", fired)];
-        match overdue::open(ports).await {
+        match overdue::list_open_runs(ports).await {
             Ok(open) => duties.extend([
-                ("release", release::tick(ports, &open, now).await.map(drop)),
+                ("release", release::release_due(ports, &open, now).await.map(drop)),
                 ("overdue", overdue::tick(ports, &open, now).await.map(drop)),
                 ("watch", liveness::tick(ports, &open, now).await.map(drop)),
             ]),
@@ -139,7 +139,7 @@ impl Scheduler<'_> {
                 held = summary.held,
                 skipped = summary.skipped,
                 missed = summary.missed,
-                again = summary.again,
+                resent = summary.resent,
                 bad_jobs = summary.bad_jobs,
                 failed = summary.failed,
                 "tick"
@@ -158,8 +158,8 @@ impl Scheduler<'_> {
 /// A port's.
 pub async fn send_alerts(ports: &Ports, notifier: &dyn Notifier, worker: &str, now: Timestamp) -> services::Result<()> {
     let (channels, links) = ([ALERTS_CHANNEL.to_owned()], Links::default());
-    let sending = alerts::Sending { notifier, channels: &channels, links: &links, worker };
-    let summary = alerts::tick(ports, &sending, now).await?;
+    let worker = alerts::AlertWorker { notifier, channels: &channels, links: &links, name: worker };
+    let summary = alerts::tick(ports, &worker, now).await?;
     if summary.given_up > 0 {
         tracing::error!(alerts = summary.given_up, "alerts were given up: the topic did not take them");
     }

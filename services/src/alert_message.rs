@@ -6,7 +6,7 @@ use domain::alert::{Alert, AlertKind, Transition};
 use domain::run::{ExcerptLine, Run, Severity};
 
 /// Lines shown around a rule's match, on either side.
-const AROUND_LINES: usize = 5;
+const CONTEXT_LINES: usize = 5;
 
 /// Lines shown when there is no match: the last ones.
 const LAST_LINES: usize = 20;
@@ -23,13 +23,13 @@ const DIGEST_JOBS_NAMED: usize = 10;
 pub struct Links(pub BTreeMap<String, String>);
 
 impl Links {
-    fn of(&self, transition: &Transition, run: Option<&Run>) -> BTreeMap<String, String> {
+    fn fill(&self, transition: &Transition, run: Option<&Run>) -> BTreeMap<String, String> {
         let run_id = transition.run_id.as_ref().map_or("", |run_id| run_id.as_str());
         let attempt = run.map_or(1, |run| run.attempt).to_string();
         let values =
             [("{run_id}", run_id), ("{group}", &transition.group), ("{job}", &transition.job), ("{attempt}", &attempt)];
         let filled = |template: &String| {
-            values.iter().fold(template.clone(), |text, (name, value)| text.replace(name, &escaped(value)))
+            values.iter().fold(template.clone(), |text, (name, value)| text.replace(name, &percent_encode(value)))
         };
         // A link to a run is worth nothing where there is none.
         let usable = |template: &&String| !(run_id.is_empty() && template.contains("{run_id}"));
@@ -42,7 +42,7 @@ impl Links {
 }
 
 /// As a part of a URL (RFC 3986, 2.3).
-fn escaped(text: &str) -> String {
+fn percent_encode(text: &str) -> String {
     let mut url = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -54,14 +54,16 @@ fn escaped(text: &str) -> String {
 }
 
 /// The message about one transition. `run` may be gone, or be another attempt by now: then the transition speaks alone.
-pub fn alert(transition: &Transition, run: Option<&Run>, links: &Links) -> Alert {
+pub fn build_alert(transition: &Transition, run: Option<&Run>, links: &Links) -> Alert {
     let rule = run
         .filter(|_| transition.kind == AlertKind::FalseSuccess)
         .and_then(|run| run.rules.iter().find(|hit| hit.severity == Severity::Fail));
     let about_output = !matches!(transition.kind, AlertKind::Recovered | AlertKind::Missed);
     let excerpt = match (run, rule) {
-        (Some(run), Some(hit)) if hit.first_seq > 0 => around(&run.excerpt, hit.first_seq, hit.first_line.as_str()),
-        (Some(run), _) if about_output => last(&run.excerpt),
+        (Some(run), Some(hit)) if hit.first_seq > 0 => {
+            lines_around(&run.excerpt, hit.first_seq, hit.first_line.as_str())
+        }
+        (Some(run), _) if about_output => last_lines(&run.excerpt),
         _ => Vec::new(),
     };
     Alert {
@@ -78,27 +80,27 @@ pub fn alert(transition: &Transition, run: Option<&Run>, links: &Links) -> Alert
         count: transition.count,
         excerpt,
         rule: rule.map(|hit| hit.rule.clone()),
-        links: links.of(transition, run),
+        links: links.fill(transition, run),
     }
 }
 
 /// The lines around a match. An excerpt is head and tail: where the match is in neither, the matching line stands
 /// alone.
-fn around(excerpt: &[ExcerptLine], seq: u64, first_line: &str) -> Vec<ExcerptLine> {
+fn lines_around(excerpt: &[ExcerptLine], seq: u64, first_line: &str) -> Vec<ExcerptLine> {
     match excerpt.iter().position(|line| line.seq == seq) {
-        Some(place) => {
-            let from = place.saturating_sub(AROUND_LINES);
-            let until = (place + AROUND_LINES + 1).min(excerpt.len());
-            bounded(excerpt[from..until].iter())
+        Some(index) => {
+            let from = index.saturating_sub(CONTEXT_LINES);
+            let until = (index + CONTEXT_LINES + 1).min(excerpt.len());
+            cut_lines(excerpt[from..until].iter())
         }
         None => {
             let stream = domain::line::Stream::Stdout;
-            vec![ExcerptLine { seq, stream, text: cut(first_line, EXCERPT_BYTES_MAX).to_owned() }]
+            vec![ExcerptLine { seq, stream, text: cut_text(first_line, EXCERPT_BYTES_MAX).to_owned() }]
         }
     }
 }
 
-fn last(excerpt: &[ExcerptLine]) -> Vec<ExcerptLine> {
+fn last_lines(excerpt: &[ExcerptLine]) -> Vec<ExcerptLine> {
     let mut bytes = 0;
     let fitting = |line: &&ExcerptLine| {
         bytes += line.text.len();
@@ -107,28 +109,28 @@ fn last(excerpt: &[ExcerptLine]) -> Vec<ExcerptLine> {
     let mut lines: Vec<ExcerptLine> = excerpt.iter().rev().take(LAST_LINES).take_while(fitting).cloned().collect();
     lines.reverse();
     match (lines.is_empty(), excerpt.last()) {
-        (true, Some(line)) => bounded(std::iter::once(line)),
+        (true, Some(line)) => cut_lines(std::iter::once(line)),
         _ => lines,
     }
 }
 
-fn bounded<'l>(lines: impl Iterator<Item = &'l ExcerptLine>) -> Vec<ExcerptLine> {
-    let mut left = EXCERPT_BYTES_MAX;
+fn cut_lines<'l>(lines: impl Iterator<Item = &'l ExcerptLine>) -> Vec<ExcerptLine> {
+    let mut room = EXCERPT_BYTES_MAX;
     let mut kept = Vec::new();
     for line in lines {
-        let text = cut(&line.text, left);
-        left -= text.len();
+        let text = cut_text(&line.text, room);
+        room -= text.len();
         kept.push(ExcerptLine { text: text.to_owned(), ..line.clone() });
     }
     kept
 }
 
-fn cut(text: &str, bytes_max: usize) -> &str {
+fn cut_text(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 
 /// One message for many transitions.
-pub fn digest(transitions: &[&Transition], links: &Links) -> Alert {
+pub fn build_digest(transitions: &[&Transition], links: &Links) -> Alert {
     let mut kinds: BTreeMap<AlertKind, u32> = BTreeMap::new();
     for transition in transitions {
         *kinds.entry(transition.kind).or_default() += 1;
@@ -142,7 +144,7 @@ pub fn digest(transitions: &[&Transition], links: &Links) -> Alert {
     let more = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
     let group = transitions.first().map(|transition| transition.group.clone()).unwrap_or_default();
     let one_group = transitions.iter().all(|transition| transition.group == group);
-    let nobody =
+    let no_run =
         Transition::new(String::new(), AlertKind::Digest, &domain::job::JobKey::new("", ""), "", jiff::Timestamp::MIN);
     Alert {
         kind: AlertKind::Digest,
@@ -158,6 +160,6 @@ pub fn digest(transitions: &[&Transition], links: &Links) -> Alert {
         count: transitions.len() as u32,
         excerpt: Vec::new(),
         rule: None,
-        links: links.of(&nobody, None),
+        links: links.fill(&no_run, None),
     }
 }

@@ -13,8 +13,8 @@ use domain::run::{Run, RunKey};
 use jiff::Timestamp;
 
 use crate::alert_message::{self, Links};
-use crate::new_runs::later;
-use crate::run_end::jobs_of;
+use crate::new_runs::saturating_add;
+use crate::run_end::load_jobs;
 use crate::settings::{self, ALERT_RATE, AlertRate};
 use crate::{Error, Result, error::CONFLICTS_MAX};
 
@@ -29,21 +29,21 @@ pub const DIGESTS_PER_MINUTE_MAX: u32 = 1;
 const CLAIM_MAX: usize = 500;
 
 /// How long a claim lasts. A worker that dies meanwhile leaves its transitions to another.
-const LEASE: Duration = Duration::from_secs(300);
+const CLAIM_LEASE: Duration = Duration::from_secs(300);
 
 /// Tries before a message is given up: over half a day with the waits below.
 pub const TRIES_MAX: u32 = 16;
 
 /// Tries to note what was sent. Ours: enough for a call that fails now and then; a store that is away will be away for
 /// minutes, and people are then told again.
-const NOTE_TRIES_MAX: usize = 3;
+const STORE_TRIES_MAX: usize = 3;
 
 /// Waits between tries: doubled from the first to the longest.
-const RETRY_FIRST: Duration = Duration::from_secs(15);
-const RETRY_LONGEST: Duration = Duration::from_secs(3600);
+const BACKOFF_MIN: Duration = Duration::from_secs(15);
+const BACKOFF_MAX: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct AlertSummary {
     /// Messages sent, one a channel.
     pub sent: u32,
     /// Alerts that went into digests.
@@ -56,30 +56,30 @@ pub struct Summary {
 }
 
 /// Where alerts go.
-pub struct Sending<'s> {
+pub struct AlertWorker<'s> {
     pub notifier: &'s dyn Notifier,
     /// All channels there are; an alert that names none goes to all.
     pub channels: &'s [String],
     pub links: &'s Links,
     /// Tells workers apart.
-    pub worker: &'s str,
+    pub name: &'s str,
 }
 
 /// Sends what is to be told.
 ///
 /// # Errors
 /// A port's. A channel's fault is no error here: it is stored with the alert.
-pub async fn tick(ports: &Ports, sending: &Sending<'_>, now: Timestamp) -> Result<Summary> {
-    let mut summary = Summary::default();
-    let claimed = ports.alerts.claim(sending.worker, now, later(now, LEASE), CLAIM_MAX).await?;
+pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Result<AlertSummary> {
+    let mut summary = AlertSummary::default();
+    let claimed = ports.alerts.claim(worker.name, now, saturating_add(now, CLAIM_LEASE), CLAIM_MAX).await?;
     if claimed.is_empty() {
         return Ok(summary);
     }
     let (settled, mut due) = check_reminders(ports, claimed, now).await?;
     summary.overtaken = settled.len() as u32;
-    match allowance(ports, &due, now).await? {
-        Allowance::Single => single(ports, sending, &mut due, &mut summary, now).await?,
-        Allowance::Digest => digest(sending, &mut due, &mut summary, now).await,
+    match take_allowance(ports, &due, now).await? {
+        Allowance::Single => send_single(ports, worker, &mut due, &mut summary, now).await?,
+        Allowance::Digest => send_digest(worker, &mut due, &mut summary, now).await,
         Allowance::NextMinute(minute) => {
             summary.waiting = due.len() as u32;
             due.iter_mut().for_each(|transition| transition.not_before = minute);
@@ -87,35 +87,35 @@ pub async fn tick(ports: &Ports, sending: &Sending<'_>, now: Timestamp) -> Resul
     }
     let mut tries = 1;
     loop {
-        match note(ports, sending, &settled, &due, now).await {
-            Err(Error::Port(PortError::Retry(_))) if tries < NOTE_TRIES_MAX => tries += 1,
-            noted => return noted.map(|()| summary),
+        match store_results(ports, worker, &settled, &due, now).await {
+            Err(Error::Port(PortError::Retry(_))) if tries < STORE_TRIES_MAX => tries += 1,
+            stored => return stored.map(|()| summary),
         }
     }
 }
 
 /// Stores what became of the claimed transitions: `settled` ones, and those that were `due` with their next reminders. Doing
 /// it again is harmless; what is not stored is sent again.
-async fn note(
+async fn store_results(
     ports: &Ports,
-    sending: &Sending<'_>,
+    worker: &AlertWorker<'_>,
     settled: &[Transition],
     due: &[Transition],
     now: Timestamp,
 ) -> Result<()> {
     raise_reminders(ports, due, now).await?;
-    ports.alerts.settle(sending.worker, &[settled, due].concat()).await?;
+    ports.alerts.settle(worker.name, &[settled, due].concat()).await?;
     Ok(())
 }
 
 /// A bad definition is told once a day for as long as it is the same fault.
-pub(crate) fn bad_job(key: &JobKey, says: &str, now: Timestamp) -> Transition {
+pub(crate) fn bad_job_transition(key: &JobKey, message: &str, now: Timestamp) -> Transition {
     // FNV-1a: the name of a transition must be the same in every build.
-    let fault = says
+    let fault = message
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     let day = now.as_second().div_euclid(86_400);
-    let reason = format!("the job cannot fire: {says}");
+    let reason = format!("the job cannot fire: {message}");
     Transition::new(format!("bad_job:{key}:{fault:016x}:{day}"), AlertKind::BadJob, key, reason, now)
 }
 
@@ -133,7 +133,7 @@ async fn check_reminders(
             due.push(transition);
             continue;
         }
-        match remind(ports, &transition, now).await? {
+        match advance_reminder(ports, &transition, now).await? {
             Some((kind, count)) => {
                 transition.kind = kind;
                 transition.count = count;
@@ -148,9 +148,9 @@ async fn check_reminders(
     Ok((overtaken, due))
 }
 
-async fn remind(ports: &Ports, transition: &Transition, now: Timestamp) -> Result<Option<(AlertKind, u32)>> {
+async fn advance_reminder(ports: &Ports, transition: &Transition, now: Timestamp) -> Result<Option<(AlertKind, u32)>> {
     let key = transition.key();
-    let jobs = jobs_of(ports, [key.clone()]).await?;
+    let jobs = load_jobs(ports, [key.clone()]).await?;
     let Some(job) = jobs.get(&key) else { return Ok(None) };
     for _ in 0..CONFLICTS_MAX {
         let stored = ports.alerts.state(&key).await?;
@@ -169,17 +169,17 @@ async fn remind(ports: &Ports, transition: &Transition, now: Timestamp) -> Resul
 }
 
 /// Puts the next reminder of each job that people were told to be bad.
-async fn raise_reminders(ports: &Ports, told: &[Transition], now: Timestamp) -> Result<()> {
+async fn raise_reminders(ports: &Ports, settled: &[Transition], now: Timestamp) -> Result<()> {
     let bad = |transition: &&Transition| {
         let of_a_run = transition.run_id.is_some() && transition.outcome.is_some_and(|outcome| outcome.is_failure());
         of_a_run && matches!(transition.delivery, DeliveryState::Sent | DeliveryState::Digested)
     };
-    let told: Vec<&Transition> = told.iter().filter(bad).collect();
-    let jobs = jobs_of(ports, told.iter().map(|transition| transition.key())).await?;
+    let alerted: Vec<&Transition> = settled.iter().filter(bad).collect();
+    let jobs = load_jobs(ports, alerted.iter().map(|transition| transition.key())).await?;
     let mut transitions = Vec::new();
-    for transition in told {
+    for transition in alerted {
         let Some(remind) = jobs.get(&transition.key()).and_then(|job| job.alert.remind) else { continue };
-        let due = later(now, remind);
+        let due = saturating_add(now, remind);
         let since = transition.since.map_or(0, Timestamp::as_second);
         transitions.push(Transition {
             id: format!("{}:remind:{since}:{}", transition.key(), due.as_second()),
@@ -210,7 +210,7 @@ enum Allowance {
 }
 
 /// Takes from this minute's allowance, which all workers share.
-async fn allowance(ports: &Ports, due: &[Transition], now: Timestamp) -> Result<Allowance> {
+async fn take_allowance(ports: &Ports, due: &[Transition], now: Timestamp) -> Result<Allowance> {
     let minute = now.as_second().div_euclid(60);
     let next = Timestamp::from_second((minute + 1) * 60).unwrap_or(Timestamp::MAX);
     for _ in 0..CONFLICTS_MAX {
@@ -235,11 +235,11 @@ async fn allowance(ports: &Ports, due: &[Transition], now: Timestamp) -> Result<
     Ok(Allowance::NextMinute(next))
 }
 
-async fn single(
+async fn send_single(
     ports: &Ports,
-    sending: &Sending<'_>,
+    worker: &AlertWorker<'_>,
     due: &mut [Transition],
-    summary: &mut Summary,
+    summary: &mut AlertSummary,
     now: Timestamp,
 ) -> Result<()> {
     let run_of = |transition: &Transition| Some(RunKey::new(&transition.group, transition.run_id.clone()?));
@@ -253,10 +253,10 @@ async fn single(
     };
     for transition in due {
         let run = run_of(transition).and_then(|run_key| runs.get(&run_key));
-        let alert = alert_message::alert(transition, run, sending.links);
+        let alert = alert_message::build_alert(transition, run, worker.links);
         let mut errors = Vec::new();
-        for channel in channels_of(transition, sending.channels) {
-            match notify(sending, &channel, &alert).await {
+        for channel in channels_of(transition, worker.channels) {
+            match notify(worker, &channel, &alert).await {
                 Ok(()) => {
                     summary.sent += 1;
                     transition.delivered_to.push(channel);
@@ -264,43 +264,43 @@ async fn single(
                 Err(error) => errors.push(error),
             }
         }
-        mark(transition, DeliveryState::Sent, errors, summary, now);
+        record_result(transition, DeliveryState::Sent, errors, summary, now);
     }
     Ok(())
 }
 
 /// One digest a channel.
-async fn digest(sending: &Sending<'_>, due: &mut [Transition], summary: &mut Summary, now: Timestamp) {
-    let wanted: Vec<Vec<String>> = due.iter().map(|transition| channels_of(transition, sending.channels)).collect();
+async fn send_digest(worker: &AlertWorker<'_>, due: &mut [Transition], summary: &mut AlertSummary, now: Timestamp) {
+    let wanted: Vec<Vec<String>> = due.iter().map(|transition| channels_of(transition, worker.channels)).collect();
     let channels: BTreeSet<String> = wanted.iter().flatten().cloned().collect();
     let mut errors: Vec<Vec<(String, PortError)>> = due.iter().map(|_| Vec::new()).collect();
     for channel in channels {
-        let places: Vec<usize> = (0..due.len()).filter(|place| wanted[*place].contains(&channel)).collect();
+        let indexes: Vec<usize> = (0..due.len()).filter(|index| wanted[*index].contains(&channel)).collect();
         let alert = {
-            let members: Vec<&Transition> = places.iter().map(|place| &due[*place]).collect();
-            alert_message::digest(&members, sending.links)
+            let members: Vec<&Transition> = indexes.iter().map(|index| &due[*index]).collect();
+            alert_message::build_digest(&members, worker.links)
         };
-        match notify(sending, &channel, &alert).await {
+        match notify(worker, &channel, &alert).await {
             Ok(()) => {
                 summary.sent += 1;
-                for place in places {
-                    due[place].delivered_to.push(channel.clone());
+                for index in indexes {
+                    due[index].delivered_to.push(channel.clone());
                 }
             }
             Err((_, error)) => {
-                for place in places {
+                for index in indexes {
                     let same = match &error {
-                        PortError::Retry(says) => PortError::Retry(says.clone()),
-                        PortError::Permanent(says) => PortError::Permanent(says.clone()),
+                        PortError::Retry(message) => PortError::Retry(message.clone()),
+                        PortError::Permanent(message) => PortError::Permanent(message.clone()),
                     };
-                    errors[place].push((channel.clone(), same));
+                    errors[index].push((channel.clone(), same));
                 }
             }
         }
     }
     for (transition, errors) in due.iter_mut().zip(errors) {
         summary.digested += u32::from(errors.is_empty());
-        mark(transition, DeliveryState::Digested, errors, summary, now);
+        record_result(transition, DeliveryState::Digested, errors, summary, now);
     }
 }
 
@@ -310,25 +310,29 @@ fn channels_of(transition: &Transition, all: &[String]) -> Vec<String> {
     wanted.iter().filter(|channel| !transition.delivered_to.contains(channel)).cloned().collect()
 }
 
-async fn notify(sending: &Sending<'_>, channel: &str, alert: &Alert) -> std::result::Result<(), (String, PortError)> {
-    if !sending.channels.iter().any(|known| known == channel) {
-        let says = format!("there is no channel {channel}; configured are: {}", sending.channels.join(", "));
-        return Err((channel.to_owned(), PortError::Permanent(says)));
+async fn notify(
+    worker: &AlertWorker<'_>,
+    channel: &str,
+    alert: &Alert,
+) -> std::result::Result<(), (String, PortError)> {
+    if !worker.channels.iter().any(|known| known == channel) {
+        let message = format!("there is no channel {channel}; configured are: {}", worker.channels.join(", "));
+        return Err((channel.to_owned(), PortError::Permanent(message)));
     }
-    sending.notifier.notify(channel, alert).await.map_err(|error| (channel.to_owned(), error))
+    worker.notifier.notify(channel, alert).await.map_err(|error| (channel.to_owned(), error))
 }
 
 /// Marks a transition as told when all its channels have it (or never will), else for another try.
-fn mark(
+fn record_result(
     transition: &mut Transition,
     delivery: DeliveryState,
     errors: Vec<(String, PortError)>,
-    summary: &mut Summary,
+    summary: &mut AlertSummary,
     now: Timestamp,
 ) {
-    let says: Vec<String> = errors.iter().map(|(channel, error)| format!("{channel}: {error}")).collect();
-    if !says.is_empty() {
-        transition.last_error = Some(says.join("; "));
+    let message: Vec<String> = errors.iter().map(|(channel, error)| format!("{channel}: {error}")).collect();
+    if !message.is_empty() {
+        transition.last_error = Some(message.join("; "));
     }
     let again = errors.iter().any(|(_, error)| matches!(error, PortError::Retry(_)));
     if errors.is_empty() {
@@ -339,7 +343,7 @@ fn mark(
     if again && transition.tries < TRIES_MAX {
         summary.waiting += 1;
         let factor = 2_u32.saturating_pow(transition.tries - 1);
-        transition.not_before = later(now, RETRY_FIRST.saturating_mul(factor).min(RETRY_LONGEST));
+        transition.not_before = saturating_add(now, BACKOFF_MIN.saturating_mul(factor).min(BACKOFF_MAX));
         return;
     }
     summary.given_up += 1;

@@ -5,7 +5,7 @@ use domain::run::Trigger;
 use domain::schedule;
 use jiff::Timestamp;
 
-use crate::new_runs::{order_of, run_of_firing, schedule_of};
+use crate::new_runs::{new_order, new_run, schedule_of};
 use crate::scheduler::waits_for_a_runner;
 use crate::settings::{self, BOOT, BootState};
 use crate::sweep::PAGE_MAX;
@@ -17,7 +17,7 @@ use crate::{Result, maintenance};
 ///
 /// # Errors
 /// A port's.
-pub async fn boot(ports: &Ports, boot_id: &str, booted_at: Timestamp, now: Timestamp) -> Result<u32> {
+pub async fn start_reboot_jobs(ports: &Ports, boot_id: &str, booted_at: Timestamp, now: Timestamp) -> Result<u32> {
     let mut state = settings::read::<BootState>(ports, BOOT).await?;
     if state.value.boot_id == boot_id && state.value.done {
         return Ok(0);
@@ -33,7 +33,7 @@ pub async fn boot(ports: &Ports, boot_id: &str, booted_at: Timestamp, now: Times
     loop {
         let page = ports.jobs.list(None, after.as_ref(), PAGE_MAX).await?;
         for stored in page.records {
-            started += u32::from(start(ports, &stored, nominal, now, &windows).await?);
+            started += u32::from(start_job(ports, &stored, nominal, now, &windows).await?);
         }
         after = page.next;
         if after.is_none() {
@@ -45,7 +45,7 @@ pub async fn boot(ports: &Ports, boot_id: &str, booted_at: Timestamp, now: Times
     Ok(started)
 }
 
-async fn start(
+async fn start_job(
     ports: &Ports,
     stored: &StoredJob,
     nominal: Timestamp,
@@ -54,30 +54,30 @@ async fn start(
 ) -> Result<bool> {
     // Jobs that cannot be read are told by the sweep.
     let Ok(job) = &stored.job else { return Ok(false) };
-    let fires = |schedule: schedule::Schedule| job.enabled && schedule.kind() == schedule::ScheduleKind::Reboot;
-    if !schedule_of(job).is_ok_and(fires) {
+    let is_reboot_job = |schedule: schedule::Schedule| job.enabled && schedule.kind() == schedule::ScheduleKind::Reboot;
+    if !schedule_of(job).is_ok_and(is_reboot_job) {
         return Ok(false);
     }
-    let mut run = run_of_firing(job, nominal, Trigger::Schedule, now);
+    let mut run = new_run(job, nominal, Trigger::Schedule, now);
     run.start_by = Some(crate::new_runs::start_by(job, now));
-    let blocked = match (&job.paused, windows.on(&job.group, now)) {
+    let blocked = match (&job.paused, windows.active_window(&job.group, now)) {
         (Some(pause), _) if pause.until.is_none_or(|until| now < until) => {
             Some(format!("paused since {}", pause.since))
         }
-        (_, Some(window)) => Some(window.says()),
+        (_, Some(window)) => Some(window.reason()),
         _ => None,
     };
     if let Some(reason) = blocked {
         run.finish(domain::run::Outcome::Skipped, reason, now);
     }
     let write = RunWrite { run: run.clone(), expected: None, alert: None };
-    let run = match crate::run_end::write_one(ports, write).await? {
+    let run = match crate::run_end::write_run(ports, write).await? {
         WriteResult::Done => run,
         WriteResult::Conflict(Some(existing)) => existing.record,
         WriteResult::Conflict(None) | WriteResult::AlertConflict => return Ok(false),
     };
     if waits_for_a_runner(&run) {
-        ports.orders.send(&[order_of(&run, job, now)]).await?;
+        ports.orders.send(&[new_order(&run, job, now)]).await?;
     }
     Ok(run.is_open())
 }

@@ -17,8 +17,8 @@ use jiff::Timestamp;
 use rules::{ExitFacts, Limits, Packs, RuleSet};
 
 use crate::error::CONFLICTS_MAX;
-use crate::new_runs::order_of;
-use crate::run_end::{Known, alert_step, jobs_of, retry};
+use crate::new_runs::new_order;
+use crate::run_end::{alert_step, load_jobs, next_attempt};
 use crate::scheduler::waits_for_a_runner;
 use crate::{Error, Result};
 
@@ -29,10 +29,10 @@ pub const REPORTS_MAX: usize = 200;
 pub const LEASE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct CollectorSummary {
     pub received: u32,
     /// Runs that were written.
-    pub moved: u32,
+    pub updated: u32,
     /// Of these, runs that ended.
     pub ended: u32,
     /// Of these, outcomes that had been declared and were replaced by the truth.
@@ -44,7 +44,7 @@ pub struct Summary {
     pub newer: u32,
     /// Runs whose reports come again, because a port could not store them.
     pub failed: u32,
-    /// Jobs of which a run ended, and a later one may have waited for that: for [`crate::release::after`].
+    /// Jobs of which a run ended, and a later one may have waited for that: for [`crate::release::release_jobs`].
     pub ended_jobs: BTreeSet<JobKey>,
 }
 
@@ -66,8 +66,8 @@ pub async fn collect(
     packs: &Packs,
     deliveries: Vec<Delivery<Event>>,
     now: Timestamp,
-) -> Result<Summary> {
-    let mut summary = Summary { received: deliveries.len() as u32, ..Summary::default() };
+) -> Result<CollectorSummary> {
+    let mut summary = CollectorSummary { received: deliveries.len() as u32, ..CollectorSummary::default() };
     let mut by_run: BTreeMap<RunKey, Vec<Delivery<Event>>> = BTreeMap::new();
     for delivery in deliveries {
         if delivery.message.version > FORMAT_VERSION {
@@ -82,19 +82,19 @@ pub async fn collect(
         return Ok(summary);
     }
     let keys = by_run.values().flatten().map(|delivery| JobKey::new(&delivery.message.group, &delivery.message.job));
-    let jobs = jobs_of(ports, keys).await?;
+    let jobs = load_jobs(ports, keys).await?;
     let run_keys: Vec<RunKey> = by_run.keys().cloned().collect();
     let mut runs: BTreeMap<RunKey, Stored<Run>> =
         ports.runs.get(&run_keys).await?.into_iter().map(|stored| (stored.record.run_key(), stored)).collect();
     let mut waiting = Vec::with_capacity(by_run.len());
     for (run_key, mut deliveries) in by_run {
         deliveries.sort_by_key(|delivery| delivery.message.attempt);
-        waiting.push(Reported { stored: runs.remove(&run_key), run_key, deliveries, conflicts: 0 });
+        waiting.push(RunReports { stored: runs.remove(&run_key), run_key, deliveries, conflicts: 0 });
     }
     let mut collection = Collection { ports, packs, jobs: &jobs, now, summary, receipts: Vec::new() };
     while !waiting.is_empty() {
-        let (round, later) = one_of_each_job(waiting);
-        waiting = collection.round(round).await;
+        let (round, later) = split_first_per_job(waiting);
+        waiting = collection.collect_round(round).await;
         waiting.extend(later);
     }
     ports.reports.delete(&collection.receipts).await?;
@@ -102,7 +102,7 @@ pub async fn collect(
 }
 
 /// The reports of one run, and the run as it was last read.
-struct Reported {
+struct RunReports {
     run_key: RunKey,
     deliveries: Vec<Delivery<Event>>,
     stored: Option<Stored<Run>>,
@@ -110,17 +110,17 @@ struct Reported {
     conflicts: u32,
 }
 
-impl Reported {
+impl RunReports {
     fn events(&self) -> impl Iterator<Item = &Event> {
         self.deliveries.iter().map(|delivery| &delivery.message)
     }
 }
 
 /// The oldest run of each job, and the rest: an end is judged by what the end before it left of the job's alert state.
-fn one_of_each_job(waiting: Vec<Reported>) -> (Vec<Reported>, Vec<Reported>) {
+fn split_first_per_job(waiting: Vec<RunReports>) -> (Vec<RunReports>, Vec<RunReports>) {
     let mut jobs = BTreeSet::new();
-    waiting.into_iter().partition(|reported| {
-        reported.events().next().is_none_or(|event| jobs.insert(JobKey::new(&event.group, &event.job)))
+    waiting.into_iter().partition(|reports| {
+        reports.events().next().is_none_or(|event| jobs.insert(JobKey::new(&event.group, &event.job)))
     })
 }
 
@@ -129,7 +129,7 @@ struct Collection<'c> {
     packs: &'c Packs,
     jobs: &'c BTreeMap<JobKey, Job>,
     now: Timestamp,
-    summary: Summary,
+    summary: CollectorSummary,
     /// Of reports that are dealt with.
     receipts: Vec<String>,
 }
@@ -137,7 +137,7 @@ struct Collection<'c> {
 /// What the events of one run came to.
 #[derive(Default)]
 struct Effect {
-    moved: bool,
+    changed: bool,
     /// The run has ended for good (and what had been declared, was).
     ended: bool,
     replaced: bool,
@@ -147,14 +147,14 @@ struct Effect {
 }
 
 /// A run as its reports have moved it, to be written.
-struct Moved {
-    reported: Reported,
+struct UpdatedRun {
+    reports: RunReports,
     run: Run,
     expected: Option<u64>,
     effect: Effect,
 }
 
-impl Moved {
+impl UpdatedRun {
     /// What it means for its job's alerts.
     fn occurrence(&self) -> Option<Occurrence> {
         match (self.effect.ended, self.run.outcome) {
@@ -167,71 +167,72 @@ impl Moved {
 
 impl Collection<'_> {
     /// Deals with runs of different jobs together; gives back those that somebody else moved meanwhile.
-    async fn round(&mut self, round: Vec<Reported>) -> Vec<Reported> {
-        let all: Vec<Moved> = round.into_iter().filter_map(|reported| self.moved(reported)).collect();
-        let (moved, mut stored): (Vec<Moved>, Vec<Moved>) = all.into_iter().partition(|moved| moved.effect.moved);
-        let mut again = Vec::new();
-        let written = self.store(&moved).await;
-        for (moved, written) in moved.into_iter().zip(written) {
+    async fn collect_round(&mut self, round: Vec<RunReports>) -> Vec<RunReports> {
+        let all: Vec<UpdatedRun> = round.into_iter().filter_map(|reports| self.apply_reports(reports)).collect();
+        let (updated, mut stored): (Vec<UpdatedRun>, Vec<UpdatedRun>) =
+            all.into_iter().partition(|updated| updated.effect.changed);
+        let mut conflicted = Vec::new();
+        let written = self.store(&updated).await;
+        for (updated, written) in updated.into_iter().zip(written) {
             match written {
-                Ok(WriteResult::Done) => stored.push(moved),
+                Ok(WriteResult::Done) => stored.push(updated),
                 Ok(WriteResult::Conflict(now_stored)) => {
-                    again.push(Reported { stored: now_stored.map(|stored| *stored), ..moved.reported });
+                    conflicted.push(RunReports { stored: now_stored.map(|stored| *stored), ..updated.reports });
                 }
-                Ok(WriteResult::AlertConflict) => again.push(moved.reported),
-                Err(says) => self.failed(&moved.reported, &says),
+                Ok(WriteResult::AlertConflict) => conflicted.push(updated.reports),
+                Err(message) => self.log_failure(&updated.reports, &message),
             }
         }
-        for moved in stored {
-            match &moved.effect.order {
+        for updated in stored {
+            match &updated.effect.order {
                 Some(order) => match self.ports.orders.send(std::slice::from_ref(order)).await {
-                    Ok(()) => self.done(moved),
-                    Err(error) => self.failed(&moved.reported, &error.to_string()),
+                    Ok(()) => self.count_stored(updated),
+                    Err(error) => self.log_failure(&updated.reports, &error.to_string()),
                 },
-                None => self.done(moved),
+                None => self.count_stored(updated),
             }
         }
-        again.into_iter().filter_map(|reported| self.once_more(reported)).collect()
+        conflicted.into_iter().filter_map(|reports| self.requeue_conflict(reports)).collect()
     }
 
     /// Applies a run's reports to it; `None`: nobody knows the run.
-    fn moved(&mut self, reported: Reported) -> Option<Moved> {
-        let first = reported.events().next()?;
-        let (mut run, expected) = match &reported.stored {
+    fn apply_reports(&mut self, reports: RunReports) -> Option<UpdatedRun> {
+        let first = reports.events().next()?;
+        let (mut run, expected) = match &reports.stored {
             Some(stored) => (stored.record.clone(), Some(stored.version)),
             None if first.trigger == Trigger::Exec => (Run::from_report(first), None),
             None => {
-                self.summary.unknown += reported.deliveries.len() as u32;
+                self.summary.unknown += reports.deliveries.len() as u32;
                 tracing::warn!(run_id = %first.run_id, job = %first.job, "a report of a run that is not known");
-                self.receipts.extend(reported.deliveries.into_iter().map(|delivery| delivery.receipt));
+                self.receipts.extend(reports.deliveries.into_iter().map(|delivery| delivery.receipt));
                 return None;
             }
         };
         let job = self.jobs.get(&run.key());
-        let effect = self.apply(&mut run, reported.events(), job);
-        Some(Moved { reported, run, expected, effect })
+        let effect = self.apply_events(&mut run, reports.events(), job);
+        Some(UpdatedRun { reports, run, expected, effect })
     }
 
-    fn apply<'e>(&self, run: &mut Run, events: impl Iterator<Item = &'e Event>, job: Option<&Job>) -> Effect {
+    fn apply_events<'e>(&self, run: &mut Run, events: impl Iterator<Item = &'e Event>, job: Option<&Job>) -> Effect {
         let mut effect = Effect::default();
         for event in events {
             match run.apply(event, |report| self.judge(event.trigger, job, report)) {
                 Applied::Unchanged => {}
                 Applied::Moved => {
-                    effect.moved = true;
+                    effect.changed = true;
                     effect.quiet |= matches!(event.body, Body::Quiet { .. });
                 }
                 Applied::Ended { replaced } => {
-                    effect.moved = true;
+                    effect.changed = true;
                     effect.replaced |= replaced.is_some();
                     let wanted = job.filter(|_| replaced.is_none() && event.trigger != Trigger::Exec);
-                    effect.order = retry(Known(wanted), run, self.now);
+                    effect.order = next_attempt(wanted, run, self.now);
                     effect.retried |= effect.order.is_some();
                     effect.ended = effect.order.is_none();
                 }
                 // The call that stored this retry may have died before it sent the order.
                 Applied::OlderAttempt if waits_for_a_runner(run) && run.attempt == event.attempt + 1 => {
-                    effect.order = job.map(|job| order_of(run, job, self.now));
+                    effect.order = job.map(|job| new_order(run, job, self.now));
                 }
                 Applied::OlderAttempt => {}
                 Applied::NotOrdered => {
@@ -245,43 +246,47 @@ impl Collection<'_> {
     }
 
     /// What came of each write, in order. What a port refuses for good is written again, each run alone.
-    async fn store(&self, moved: &[Moved]) -> Vec<std::result::Result<WriteResult, String>> {
-        match self.write(moved).await {
+    async fn store(&self, updated: &[UpdatedRun]) -> Vec<std::result::Result<WriteResult, String>> {
+        match self.write(updated).await {
             Ok(written) => written.into_iter().map(Ok).collect(),
-            Err(Error::Port(PortError::Permanent(_))) if moved.len() > 1 => {
-                let mut written = Vec::with_capacity(moved.len());
-                for alone in moved.chunks(1) {
-                    match self.write(alone).await {
+            Err(Error::Port(PortError::Permanent(_))) if updated.len() > 1 => {
+                let mut written = Vec::with_capacity(updated.len());
+                for single in updated.chunks(1) {
+                    match self.write(single).await {
                         Ok(one) => written.extend(one.into_iter().map(Ok)),
                         Err(error) => written.push(Err(error.to_string())),
                     }
                 }
                 written
             }
-            Err(error) => vec![Err(error.to_string()); moved.len()],
+            Err(error) => vec![Err(error.to_string()); updated.len()],
         }
     }
 
-    async fn write(&self, moved: &[Moved]) -> Result<Vec<WriteResult>> {
-        if moved.is_empty() {
+    async fn write(&self, updated: &[UpdatedRun]) -> Result<Vec<WriteResult>> {
+        if updated.is_empty() {
             return Ok(Vec::new());
         }
-        let told = moved.iter().filter(|moved| moved.occurrence().is_some());
-        let keys: Vec<JobKey> = told.map(|moved| moved.run.key()).collect();
+        let with_alerts = updated.iter().filter(|updated| updated.occurrence().is_some());
+        let keys: Vec<JobKey> = with_alerts.map(|updated| updated.run.key()).collect();
         let states = if keys.is_empty() { Vec::new() } else { self.ports.alerts.states(&keys).await? };
         let states: BTreeMap<JobKey, Stored<JobState>> = keys.into_iter().zip(states).collect();
-        let writes = moved.iter().map(|moved| {
-            let key = moved.run.key();
-            let known = Known(self.jobs.get(&key));
-            let step = |occurrence| alert_step(known, &moved.run, states.get(&key)?, occurrence, self.now);
-            RunWrite { run: moved.run.clone(), expected: moved.expected, alert: moved.occurrence().and_then(step) }
+        let writes = updated.iter().map(|updated| {
+            let key = updated.run.key();
+            let job = self.jobs.get(&key);
+            let step = |occurrence| alert_step(job, &updated.run, states.get(&key)?, occurrence, self.now);
+            RunWrite {
+                run: updated.run.clone(),
+                expected: updated.expected,
+                alert: updated.occurrence().and_then(step),
+            }
         });
         Ok(self.ports.runs.write(&writes.collect::<Vec<_>>()).await?)
     }
 
-    fn done(&mut self, moved: Moved) {
-        let Moved { reported, run, effect, .. } = moved;
-        self.summary.moved += u32::from(effect.moved);
+    fn count_stored(&mut self, updated: UpdatedRun) {
+        let UpdatedRun { reports, run, effect, .. } = updated;
+        self.summary.updated += u32::from(effect.changed);
         self.summary.ended += u32::from(effect.ended);
         self.summary.replaced += u32::from(effect.replaced);
         self.summary.retried += u32::from(effect.retried);
@@ -289,21 +294,21 @@ impl Collection<'_> {
         if effect.ended && waited_for {
             self.summary.ended_jobs.insert(run.key());
         }
-        self.receipts.extend(reported.deliveries.into_iter().map(|delivery| delivery.receipt));
+        self.receipts.extend(reports.deliveries.into_iter().map(|delivery| delivery.receipt));
     }
 
-    fn once_more(&mut self, reported: Reported) -> Option<Reported> {
-        let conflicts = reported.conflicts + 1;
+    fn requeue_conflict(&mut self, reports: RunReports) -> Option<RunReports> {
+        let conflicts = reports.conflicts + 1;
         if conflicts < CONFLICTS_MAX {
-            return Some(Reported { conflicts, ..reported });
+            return Some(RunReports { conflicts, ..reports });
         }
-        self.failed(&reported, &Error::Contended(format!("run {}", reported.run_key)).to_string());
+        self.log_failure(&reports, &Error::Conflict(format!("run {}", reports.run_key)).to_string());
         None
     }
 
-    fn failed(&mut self, reported: &Reported, error: &str) {
+    fn log_failure(&mut self, reports: &RunReports, error: &str) {
         self.summary.failed += 1;
-        let run_id = &reported.run_key.run_id;
+        let run_id = &reports.run_key.run_id;
         tracing::warn!(%run_id, error, "reports of a run could not be stored and come again");
     }
 
@@ -318,10 +323,10 @@ impl Collection<'_> {
                 rules: report.rules.clone(),
             };
         };
-        let set =
+        let rule_set =
             rules::choose(self.packs, &job.rules, &job.command).and_then(|names| RuleSet::compile(self.packs, &names));
-        let verdict = match set {
-            Ok(set) => rules::judge_report(report, &Limits::of(job), &set),
+        let verdict = match rule_set {
+            Ok(rule_set) => rules::judge_report(report, &Limits::of(job), &rule_set),
             Err(error) => {
                 tracing::warn!(job = %job.key(), %error, "a run is judged by what its runner's rules found");
                 rules::judge(&ExitFacts::of(report), &Limits::of(job), &report.rules)

@@ -4,7 +4,7 @@ mod apply;
 mod jobs;
 mod runs;
 
-pub use apply::{Apply, Difference, apply};
+pub use apply::{ApplyOptions, Difference, apply};
 pub use jobs::{get, pause, put, remove, resume};
 pub use runs::{ledger, run_now, stop};
 
@@ -19,7 +19,7 @@ use crate::maintenance::{self, Window};
 ///
 /// # Errors
 /// A port's.
-pub async fn maintenance_on(
+pub async fn begin_maintenance(
     ports: &Ports,
     group: Option<&str>,
     until: Option<Timestamp>,
@@ -29,7 +29,7 @@ pub async fn maintenance_on(
 ) -> Result<Window> {
     let window =
         Window { group: group.map(str::to_owned), since: now, until, ended_at: None, why: why.to_owned(), catch_up };
-    maintenance::begin(ports, window.clone()).await?;
+    maintenance::begin_window(ports, window.clone()).await?;
     Ok(window)
 }
 
@@ -37,8 +37,8 @@ pub async fn maintenance_on(
 ///
 /// # Errors
 /// A port's.
-pub async fn maintenance_off(ports: &Ports, group: Option<&str>, now: Timestamp) -> Result<usize> {
-    maintenance::end(ports, group, now).await
+pub async fn end_maintenance(ports: &Ports, group: Option<&str>, now: Timestamp) -> Result<usize> {
+    maintenance::end_windows(ports, group, now).await
 }
 
 /// The windows that are on, or are to come.

@@ -5,7 +5,7 @@ use domain::run::{Run, State, Trigger};
 
 /// What becomes of the new run, and of the earlier ones.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Admission {
+pub enum ConcurrencyDecision {
     Start,
     /// Waits; the sentence says for what.
     Hold(String),
@@ -18,27 +18,27 @@ pub enum Admission {
 }
 
 /// Decides about `run`. `open`: the other open runs of its job.
-pub fn admit(job: &Job, run: &Run, open: &[&Run]) -> Admission {
+pub fn decide(job: &Job, run: &Run, open: &[&Run]) -> ConcurrencyDecision {
     let Some(first) = open.iter().find(|other| other.state >= State::Claimed).or(open.first()) else {
-        return Admission::Start;
+        return ConcurrencyDecision::Start;
     };
     match (job.concurrency, run.trigger) {
-        (Concurrency::Allow, _) => Admission::Start,
+        (Concurrency::Allow, _) => ConcurrencyDecision::Start,
         // People who want every missed firing made up, and never two at once, want them one after the other.
         (Concurrency::Forbid, Trigger::CatchUp) | (Concurrency::Queue, _) => {
-            Admission::Hold(format!("waits for run {}", first.run_id))
+            ConcurrencyDecision::Hold(format!("waits for run {}", first.run_id))
         }
         (Concurrency::Forbid, _) => {
-            Admission::Skip(format!("run {} is still open and concurrency is forbid", first.run_id))
+            ConcurrencyDecision::Skip(format!("run {} is still open and concurrency is forbid", first.run_id))
         }
         // Two schedulers may come to a job's firings in different order; the newest firing stands.
         (Concurrency::Replace, _) if open.iter().any(|other| other.nominal > run.nominal) => {
-            Admission::Skip("replaced by a newer run before it began".to_owned())
+            ConcurrencyDecision::Skip("replaced by a newer run before it began".to_owned())
         }
         (Concurrency::Replace, _) => {
-            let begun = first.state >= State::Claimed;
-            Admission::Replace {
-                hold: begun.then(|| format!("waits for the end of run {}, which it replaces", first.run_id)),
+            let started = first.state >= State::Claimed;
+            ConcurrencyDecision::Replace {
+                hold: started.then(|| format!("waits for the end of run {}, which it replaces", first.run_id)),
             }
         }
     }
@@ -63,13 +63,13 @@ mod tests {
         let mut job = Job::new(JobKey::new("db", "dump"), "* * * * *", Command::Shell("true".to_owned()));
         job.concurrency = concurrency;
         let open: Vec<Run> = open.iter().map(|state| run(1, Trigger::Schedule, *state)).collect();
-        let admission = admit(&job, &run(60, trigger, State::Scheduled), &open.iter().collect::<Vec<_>>());
-        let got = match admission {
-            Admission::Start => "start",
-            Admission::Hold(_) => "hold",
-            Admission::Skip(_) => "skip",
-            Admission::Replace { hold: None } => "replace and start",
-            Admission::Replace { hold: Some(_) } => "replace and hold",
+        let decision = decide(&job, &run(60, trigger, State::Scheduled), &open.iter().collect::<Vec<_>>());
+        let got = match decision {
+            ConcurrencyDecision::Start => "start",
+            ConcurrencyDecision::Hold(_) => "hold",
+            ConcurrencyDecision::Skip(_) => "skip",
+            ConcurrencyDecision::Replace { hold: None } => "replace and start",
+            ConcurrencyDecision::Replace { hold: Some(_) } => "replace and hold",
         };
         assert_eq!(got, wanted, "{concurrency:?} {trigger:?} {open:?}");
     }
@@ -95,6 +95,6 @@ mod tests {
         job.concurrency = Concurrency::Replace;
         let (older, newer) =
             (run(60, Trigger::CatchUp, State::Scheduled), run(120, Trigger::Schedule, State::Scheduled));
-        assert!(matches!(admit(&job, &older, &[&newer]), Admission::Skip(_)));
+        assert!(matches!(decide(&job, &older, &[&newer]), ConcurrencyDecision::Skip(_)));
     }
 }

@@ -14,14 +14,14 @@ pub enum Error {
     #[error("there is no run {0}; `sexton runs` lists those that are kept")]
     NoSuchRun(RunId),
     /// A job that can never fire as it stands.
-    #[error("job {key}: {says}")]
-    BadJob { key: JobKey, says: String },
+    #[error("job {key}: {message}")]
+    BadJob { key: JobKey, message: String },
     /// What is asked for cannot be done to a thing in this state.
     #[error("{0}")]
     Refused(String),
     /// Somebody else kept changing the same record.
     #[error("{0} is being changed by somebody else; try again")]
-    Contended(String),
+    Conflict(String),
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -9,7 +9,7 @@ use domain::schedule::Schedule;
 use jiff::Timestamp;
 
 use crate::maintenance::Windows;
-use crate::new_runs::{earlier, since};
+use crate::new_runs::{elapsed_since, saturating_sub};
 
 /// A firing that is dealt with this much late simply runs: a tick was slow, or a machine rebooted quickly.
 pub const LATE_MAX: Duration = Duration::from_secs(120);
@@ -22,7 +22,7 @@ pub const FIRINGS_COUNTED_MAX: usize = 100_000;
 
 /// What the scheduler knows when it looks at a job.
 #[derive(Clone, Copy, Debug)]
-pub struct Situation<'s> {
+pub struct FiringContext<'s> {
     pub now: Timestamp,
     /// When it last ticked, if it ever did.
     pub ticked_at: Option<Timestamp>,
@@ -31,13 +31,13 @@ pub struct Situation<'s> {
 
 /// One run that is to be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Intended {
+pub struct PlannedRun {
     pub nominal: Timestamp,
-    pub intent: Intent,
+    pub action: PlannedAction,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Intent {
+pub enum PlannedAction {
     Start(Trigger),
     /// Waits for the end of a maintenance window.
     Hold(String),
@@ -46,37 +46,37 @@ pub enum Intent {
 }
 
 /// The runs for all firings from `from` (included) to now, oldest first.
-pub fn plan(job: &Job, schedule: &Schedule, from: Timestamp, situation: &Situation<'_>) -> Vec<Intended> {
-    let (firings, uncounted) = due_firings(schedule, from, situation.now);
-    let late = |nominal: Timestamp| since(nominal, situation.now) > LATE_MAX;
+pub fn plan_runs(job: &Job, schedule: &Schedule, from: Timestamp, context: &FiringContext<'_>) -> Vec<PlannedRun> {
+    let (firings, uncounted) = due_firings(schedule, from, context.now);
+    let late = |nominal: Timestamp| elapsed_since(nominal, context.now) > LATE_MAX;
     let oldest_counted = firings.front().copied();
-    let slept_through = firings.iter().any(|nominal| late(*nominal) && blocked(job, *nominal, situation).is_none());
-    let newest = firings.iter().rev().copied().find(|nominal| blocked(job, *nominal, situation).is_none());
-    let mut intended = Vec::with_capacity(firings.len());
+    let any_late = firings.iter().any(|nominal| late(*nominal) && blocked_by(job, *nominal, context).is_none());
+    let newest = firings.iter().rev().copied().find(|nominal| blocked_by(job, *nominal, context).is_none());
+    let mut planned = Vec::with_capacity(firings.len());
     for nominal in firings {
-        let intent = match blocked(job, nominal, situation) {
-            Some(intent) => intent,
+        let action = match blocked_by(job, nominal, context) {
+            Some(action) => action,
             None => match job.catch_up {
-                CatchUp::Once if slept_through => once(nominal, newest, situation),
-                CatchUp::All if late(nominal) => Intent::Start(Trigger::CatchUp),
-                CatchUp::Skip if late(nominal) => Intent::Miss(slept(nominal, situation)),
-                _ => Intent::Start(Trigger::Schedule),
+                CatchUp::Once if any_late => catch_up_once(nominal, newest, context),
+                CatchUp::All if late(nominal) => PlannedAction::Start(Trigger::CatchUp),
+                CatchUp::Skip if late(nominal) => PlannedAction::Miss(late_reason(nominal, context)),
+                _ => PlannedAction::Start(Trigger::Schedule),
             },
         };
-        intended.push(Intended { nominal, intent });
+        planned.push(PlannedRun { nominal, action });
     }
     if uncounted > 0
         && let Some(oldest) = oldest_counted
     {
-        count_older(&mut intended, oldest, uncounted, situation);
+        count_older_firings(&mut planned, oldest, uncounted, context);
     }
-    intended
+    planned
 }
 
 /// The newest firings, at most [`CATCH_UP_RECORDS_MAX`], oldest first, and how many older ones there were (no more than
 /// [`FIRINGS_COUNTED_MAX`] are looked at).
 fn due_firings(schedule: &Schedule, from: Timestamp, now: Timestamp) -> (VecDeque<Timestamp>, usize) {
-    let before = earlier(from, Duration::from_nanos(1));
+    let before = saturating_sub(from, Duration::from_nanos(1));
     let due = |after| schedule.firings(after).map(|firing| firing.at).take_while(|at| *at <= now);
     let (newest, count) = newest_of(due(before).take(FIRINGS_COUNTED_MAX));
     if count < FIRINGS_COUNTED_MAX {
@@ -84,7 +84,7 @@ fn due_firings(schedule: &Schedule, from: Timestamp, now: Timestamp) -> (VecDequ
         return (newest, older);
     }
     // So many that only those count that are not late yet.
-    let (newest, _) = newest_of(due(before.max(earlier(now, LATE_MAX))));
+    let (newest, _) = newest_of(due(before.max(saturating_sub(now, LATE_MAX))));
     (newest, count)
 }
 
@@ -102,46 +102,48 @@ fn newest_of(firings: impl Iterator<Item = Timestamp>) -> (VecDeque<Timestamp>, 
 }
 
 /// Why a firing is not fired at all.
-fn blocked(job: &Job, nominal: Timestamp, situation: &Situation<'_>) -> Option<Intent> {
+fn blocked_by(job: &Job, nominal: Timestamp, context: &FiringContext<'_>) -> Option<PlannedAction> {
     if let Some(pause) = &job.paused
         && pause.until.is_none_or(|until| nominal < until)
     {
         let why = if pause.why.is_empty() { String::new() } else { format!(": {}", pause.why) };
-        return Some(Intent::Skip(format!("paused since {}{why}", pause.since)));
+        return Some(PlannedAction::Skip(format!("paused since {}{why}", pause.since)));
     }
-    let window = situation.windows.blocking(&job.group, nominal, situation.now)?;
+    let window = context.windows.blocking_window(&job.group, nominal, context.now)?;
     Some(match window.catch_up {
-        CatchUp::Skip => Intent::Skip(window.says()),
-        CatchUp::Once | CatchUp::All => Intent::Hold(window.says()),
+        CatchUp::Skip => PlannedAction::Skip(window.reason()),
+        CatchUp::Once | CatchUp::All => PlannedAction::Hold(window.reason()),
     })
 }
 
-fn once(nominal: Timestamp, newest: Option<Timestamp>, situation: &Situation<'_>) -> Intent {
+fn catch_up_once(nominal: Timestamp, newest: Option<Timestamp>, context: &FiringContext<'_>) -> PlannedAction {
     match newest {
         Some(newest) if newest != nominal => {
-            Intent::Skip(format!("caught up by the run of {newest}; {}", slept(nominal, situation)))
+            PlannedAction::Skip(format!("caught up by the run of {newest}; {}", late_reason(nominal, context)))
         }
-        _ => Intent::Start(Trigger::CatchUp),
+        _ => PlannedAction::Start(Trigger::CatchUp),
     }
 }
 
 /// Why a firing was not fired in time.
-fn slept(nominal: Timestamp, situation: &Situation<'_>) -> String {
-    match situation.ticked_at {
-        Some(ticked_at) if since(ticked_at, situation.now) > LATE_MAX => {
-            format!("the scheduler was down from {ticked_at} to {}", situation.now)
+fn late_reason(nominal: Timestamp, context: &FiringContext<'_>) -> String {
+    match context.ticked_at {
+        Some(ticked_at) if elapsed_since(ticked_at, context.now) > LATE_MAX => {
+            format!("the scheduler was down from {ticked_at} to {}", context.now)
         }
-        _ => format!("the scheduler came to the firing of {nominal} only at {}", situation.now),
+        _ => format!("the scheduler came to the firing of {nominal} only at {}", context.now),
     }
 }
 
 /// One record, of the oldest firing that has one, stands for those that have none.
-fn count_older(intended: &mut [Intended], oldest: Timestamp, older: usize, situation: &Situation<'_>) {
-    let Some(first) = intended.first_mut() else { return };
+fn count_older_firings(planned: &mut [PlannedRun], oldest: Timestamp, older: usize, context: &FiringContext<'_>) {
+    let Some(first) = planned.first_mut() else { return };
     let more = if older >= FIRINGS_COUNTED_MAX { "more than " } else { "" };
-    let counted = format!("{}; it stands for {more}{older} earlier firings too", slept(oldest, situation));
-    first.intent = match &first.intent {
-        Intent::Skip(reason) => Intent::Skip(format!("{reason}; it stands for {more}{older} earlier firings too")),
-        _ => Intent::Miss(counted),
+    let counted = format!("{}; it stands for {more}{older} earlier firings too", late_reason(oldest, context));
+    first.action = match &first.action {
+        PlannedAction::Skip(reason) => {
+            PlannedAction::Skip(format!("{reason}; it stands for {more}{older} earlier firings too"))
+        }
+        _ => PlannedAction::Miss(counted),
     };
 }

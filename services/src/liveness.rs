@@ -11,15 +11,15 @@ use domain::run::{Run, State};
 use jiff::Timestamp;
 
 use crate::Result;
-use crate::new_runs::since;
-use crate::overdue::{RUNNER_LEASE, serves};
+use crate::new_runs::elapsed_since;
+use crate::overdue::{HEARTBEAT_TIMEOUT, serves_group};
 use crate::settings::{self, OVERDUE, OverdueState, SCHEDULER, SchedulerState};
 
 /// A scheduler that has not ticked for so long is told: five ticks.
 pub const SCHEDULER_SILENT_MAX: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct LivenessSummary {
     pub scheduler_silent: bool,
     /// Groups that have had a runner, or have runs that wait for one, and have none now.
     pub groups_without_runner: Vec<String>,
@@ -30,14 +30,14 @@ pub struct Summary {
 ///
 /// # Errors
 /// A port's.
-pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<Summary> {
+pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<LivenessSummary> {
     let overdue = settings::read::<OverdueState>(ports, OVERDUE).await?.value;
-    let watching = overdue.watching_since.map_or(Duration::ZERO, |begun| since(begun, now));
-    let mut summary = Summary::default();
+    let watching = overdue.watching_since.map_or(Duration::ZERO, |since| elapsed_since(since, now));
+    let mut summary = LivenessSummary::default();
     let mut transitions = Vec::new();
     let scheduler = settings::read::<SchedulerState>(ports, SCHEDULER).await?.value;
     if let Some(ticked_at) = scheduler.ticked_at
-        && since(ticked_at, now) > SCHEDULER_SILENT_MAX
+        && elapsed_since(ticked_at, now) > SCHEDULER_SILENT_MAX
         && watching > SCHEDULER_SILENT_MAX
     {
         summary.scheduler_silent = true;
@@ -45,10 +45,16 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
         let id = format!("scheduler_silent:{}", ticked_at.as_second());
         transitions.push(Transition::new(id, AlertKind::SchedulerSilent, &JobKey::new("", ""), reason, now));
     }
-    if watching > RUNNER_LEASE {
-        for (group, gone) in groups_without_runner(ports, open, now).await? {
+    if watching > HEARTBEAT_TIMEOUT {
+        for (group, silent) in groups_without_runner(ports, open, now).await? {
             let key = JobKey::new(&group, "");
-            transitions.push(Transition::new(gone.id(&group), AlertKind::Quiet, &key, gone.says(&group), now));
+            transitions.push(Transition::new(
+                silent.transition_id(&group),
+                AlertKind::Quiet,
+                &key,
+                silent.reason(&group),
+                now,
+            ));
             summary.groups_without_runner.push(group);
         }
     }
@@ -59,22 +65,22 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
 }
 
 #[derive(Default)]
-struct Gone {
+struct SilentGroup {
     /// The latest beat of any of its runners.
-    last_beat: Option<Timestamp>,
+    last_heartbeat: Option<Timestamp>,
     waiting: u32,
     /// Since when the oldest run waits.
     waiting_since: Option<Timestamp>,
 }
 
-impl Gone {
-    fn id(&self, group: &str) -> String {
-        let begun = self.last_beat.or(self.waiting_since).map_or(0, Timestamp::as_second);
-        format!("no_runner:{group}:{begun}")
+impl SilentGroup {
+    fn transition_id(&self, group: &str) -> String {
+        let silent_since = self.last_heartbeat.or(self.waiting_since).map_or(0, Timestamp::as_second);
+        format!("no_runner:{group}:{silent_since}")
     }
 
-    fn says(&self, group: &str) -> String {
-        let since = match self.last_beat {
+    fn reason(&self, group: &str) -> String {
+        let since = match self.last_heartbeat {
             Some(at) => format!("no runner of group {group} has shown life since {at}"),
             None => format!("no runner of group {group} has ever shown life"),
         };
@@ -86,25 +92,30 @@ impl Gone {
     }
 }
 
-async fn groups_without_runner(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<BTreeMap<String, Gone>> {
-    let beats = ports.settings.heartbeats().await?;
-    let mut gone: BTreeMap<String, Gone> = BTreeMap::new();
-    for beat in &beats {
-        for group in &beat.groups {
-            gone.entry(group.clone()).or_default();
+async fn groups_without_runner(
+    ports: &Ports,
+    open: &[Stored<Run>],
+    now: Timestamp,
+) -> Result<BTreeMap<String, SilentGroup>> {
+    let heartbeats = ports.settings.heartbeats().await?;
+    let mut silent: BTreeMap<String, SilentGroup> = BTreeMap::new();
+    for heartbeat in &heartbeats {
+        for group in &heartbeat.groups {
+            silent.entry(group.clone()).or_default();
         }
     }
     for run in open.iter().map(|stored| &stored.record) {
-        let begins = run.not_before.map_or(run.scheduled_at, |not_before| not_before.max(run.scheduled_at));
-        if run.state == State::Scheduled && !run.held && since(begins, now) > RUNNER_LEASE {
-            let group = gone.entry(run.group.clone()).or_default();
+        let startable_at = run.not_before.map_or(run.scheduled_at, |not_before| not_before.max(run.scheduled_at));
+        if run.state == State::Scheduled && !run.held && elapsed_since(startable_at, now) > HEARTBEAT_TIMEOUT {
+            let group = silent.entry(run.group.clone()).or_default();
             group.waiting += 1;
-            group.waiting_since = Some(group.waiting_since.map_or(begins, |oldest| oldest.min(begins)));
+            group.waiting_since = Some(group.waiting_since.map_or(startable_at, |oldest| oldest.min(startable_at)));
         }
     }
-    for (name, group) in &mut gone {
-        group.last_beat = beats.iter().filter(|beat| serves(beat, name)).map(|beat| beat.at).max();
+    for (name, group) in &mut silent {
+        group.last_heartbeat =
+            heartbeats.iter().filter(|heartbeat| serves_group(heartbeat, name)).map(|heartbeat| heartbeat.at).max();
     }
-    gone.retain(|_, group| group.last_beat.is_none_or(|at| since(at, now) > RUNNER_LEASE));
-    Ok(gone)
+    silent.retain(|_, group| group.last_heartbeat.is_none_or(|at| elapsed_since(at, now) > HEARTBEAT_TIMEOUT));
+    Ok(silent)
 }

@@ -37,14 +37,14 @@ impl Window {
         }
     }
 
-    pub fn covers(&self, group: &str, at: Timestamp) -> bool {
+    pub fn contains(&self, group: &str, at: Timestamp) -> bool {
         self.group.as_deref().is_none_or(|own| own == group)
             && self.since <= at
             && self.end().is_none_or(|end| at < end)
     }
 
     /// As a reason: why nothing is fired.
-    pub fn says(&self) -> String {
+    pub fn reason(&self) -> String {
         let why = if self.why.is_empty() { String::new() } else { format!(": {}", self.why) };
         format!("maintenance since {}{why}", self.since)
     }
@@ -57,14 +57,14 @@ pub struct Windows(pub Vec<Window>);
 
 impl Windows {
     /// The window that keeps a firing of this instant from being fired at `now`.
-    pub fn blocking(&self, group: &str, nominal: Timestamp, now: Timestamp) -> Option<&Window> {
-        let covering = |at| self.0.iter().rev().find(move |window| window.covers(group, at));
+    pub fn blocking_window(&self, group: &str, nominal: Timestamp, now: Timestamp) -> Option<&Window> {
+        let covering = |at| self.0.iter().rev().find(move |window| window.contains(group, at));
         covering(now).or_else(|| covering(nominal))
     }
 
     /// The window that is on now.
-    pub fn on(&self, group: &str, now: Timestamp) -> Option<&Window> {
-        self.0.iter().rev().find(|window| window.covers(group, now))
+    pub fn active_window(&self, group: &str, now: Timestamp) -> Option<&Window> {
+        self.0.iter().rev().find(|window| window.contains(group, now))
     }
 }
 
@@ -73,9 +73,9 @@ pub async fn read(ports: &Ports) -> Result<Windows> {
 }
 
 /// Begins a window now. One that is on for the same group is ended by it.
-pub async fn begin(ports: &Ports, window: Window) -> Result<()> {
-    change(ports, |windows| {
-        end_of(windows, window.group.as_deref(), window.since);
+pub async fn begin_window(ports: &Ports, window: Window) -> Result<()> {
+    change_windows(ports, |windows| {
+        end_group_windows(windows, window.group.as_deref(), window.since);
         windows.0.push(window.clone());
         let surplus = windows.0.len().saturating_sub(WINDOWS_MAX);
         windows.0.drain(..surplus);
@@ -86,11 +86,11 @@ pub async fn begin(ports: &Ports, window: Window) -> Result<()> {
 }
 
 /// Ends what is on for this group (`None`: the windows for all groups) and says how many that were.
-pub async fn end(ports: &Ports, group: Option<&str>, now: Timestamp) -> Result<usize> {
-    change(ports, |windows| end_of(windows, group, now)).await
+pub async fn end_windows(ports: &Ports, group: Option<&str>, now: Timestamp) -> Result<usize> {
+    change_windows(ports, |windows| end_group_windows(windows, group, now)).await
 }
 
-fn end_of(windows: &mut Windows, group: Option<&str>, now: Timestamp) -> usize {
+fn end_group_windows(windows: &mut Windows, group: Option<&str>, now: Timestamp) -> usize {
     let mut ended = 0;
     for window in &mut windows.0 {
         if window.group.as_deref() == group && window.end().is_none_or(|end| now < end) {
@@ -101,7 +101,7 @@ fn end_of(windows: &mut Windows, group: Option<&str>, now: Timestamp) -> usize {
     ended
 }
 
-async fn change(ports: &Ports, mut change: impl FnMut(&mut Windows) -> usize) -> Result<usize> {
+async fn change_windows(ports: &Ports, mut change: impl FnMut(&mut Windows) -> usize) -> Result<usize> {
     for _ in 0..CONFLICTS_MAX {
         let mut setting: Setting<Windows> = settings::read(ports, MAINTENANCE).await?;
         let changed = change(&mut setting.value);
@@ -109,5 +109,5 @@ async fn change(ports: &Ports, mut change: impl FnMut(&mut Windows) -> usize) ->
             return Ok(changed);
         }
     }
-    Err(Error::Contended("the list of maintenance windows".to_owned()))
+    Err(Error::Conflict("the list of maintenance windows".to_owned()))
 }

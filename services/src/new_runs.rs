@@ -20,7 +20,7 @@ pub fn schedule_of(job: &Job) -> Result<Schedule, String> {
 }
 
 /// The job's entry for its first firing after an instant; none when it is not enabled, or never fires again by the clock.
-pub fn due_after(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<Due> {
+pub fn next_due_entry(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<Due> {
     if !job.enabled {
         return None;
     }
@@ -28,26 +28,26 @@ pub fn due_after(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<Due
     Some(Due { at: firing.at, key: job.key(), timing: job.timing() })
 }
 
-pub fn later(at: Timestamp, span: Duration) -> Timestamp {
+pub fn saturating_add(at: Timestamp, span: Duration) -> Timestamp {
     SignedDuration::try_from(span).ok().and_then(|span| at.checked_add(span).ok()).unwrap_or(Timestamp::MAX)
 }
 
-pub fn earlier(at: Timestamp, span: Duration) -> Timestamp {
+pub fn saturating_sub(at: Timestamp, span: Duration) -> Timestamp {
     SignedDuration::try_from(span).ok().and_then(|span| at.checked_sub(span).ok()).unwrap_or(Timestamp::MIN)
 }
 
 /// How long after `from` it is; zero when it is before.
-pub fn since(from: Timestamp, now: Timestamp) -> Duration {
+pub fn elapsed_since(from: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(from)).unwrap_or(Duration::ZERO)
 }
 
 /// Until when an attempt that may begin at `from` must have begun.
 pub fn start_by(job: &Job, from: Timestamp) -> Timestamp {
-    later(from, job.start_within.unwrap_or(START_WITHIN_DEFAULT))
+    saturating_add(from, job.start_within.unwrap_or(START_WITHIN_DEFAULT))
 }
 
 /// A run of a firing, ready to start.
-pub fn run_of_firing(job: &Job, nominal: Timestamp, trigger: Trigger, now: Timestamp) -> Run {
+pub fn new_run(job: &Job, nominal: Timestamp, trigger: Trigger, now: Timestamp) -> Run {
     let mut run = Run::new(RunId::scheduled(&job.key(), nominal), &job.key(), nominal, trigger, now);
     let from = if trigger == Trigger::Schedule { nominal } else { now };
     run.start_by = Some(start_by(job, from));
@@ -55,7 +55,7 @@ pub fn run_of_firing(job: &Job, nominal: Timestamp, trigger: Trigger, now: Times
 }
 
 /// The order for the run's current attempt.
-pub fn order_of(run: &Run, job: &Job, now: Timestamp) -> Order {
+pub fn new_order(run: &Run, job: &Job, now: Timestamp) -> Order {
     Order {
         version: FORMAT_VERSION,
         run_id: run.run_id.clone(),

@@ -12,18 +12,18 @@ use domain::run::{Outcome, Run, RunKey, State};
 use jiff::Timestamp;
 
 use crate::Result;
-use crate::concurrency::{Admission, admit};
-use crate::run_end::{Known, declare, write_one};
+use crate::concurrency::{ConcurrencyDecision, decide};
+use crate::run_end::{end_without_report, write_run};
 
 /// Open runs of one job that concurrency looks at.
 const OPEN_RUNS_MAX: usize = 1000;
 
 /// A job's alert state as it was before its open runs were looked for.
-pub struct Gate(Stored<JobState>);
+pub struct OverlapGuard(Stored<JobState>);
 
-impl Gate {
+impl OverlapGuard {
     /// What is to be written with a run of the job that starts.
-    pub fn step(&self, run: &Run) -> AlertStep {
+    pub fn alert_step(&self, run: &Run) -> AlertStep {
         let Stored { record, version } = self.0.clone();
         let state = JobState { last_started: Some(run.run_id.clone()), ..record };
         AlertStep { state: Some(StateChange { key: run.key(), expected: version, state }), transitions: Vec::new() }
@@ -34,20 +34,20 @@ impl Gate {
 ///
 /// # Errors
 /// A port's.
-pub async fn read(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTreeMap<JobKey, Gate>> {
+pub async fn read_guards(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTreeMap<JobKey, OverlapGuard>> {
     let keys: Vec<JobKey> = jobs.filter(|job| job.concurrency != Concurrency::Allow).map(Job::key).collect();
     if keys.is_empty() {
         return Ok(BTreeMap::new());
     }
     let states = ports.alerts.states(&keys).await?;
-    Ok(keys.into_iter().zip(states.into_iter().map(Gate)).collect())
+    Ok(keys.into_iter().zip(states.into_iter().map(OverlapGuard)).collect())
 }
 
 /// A job's open runs, newest first. The gate names the one that was let in last: an index may not know it yet.
-pub async fn open_runs(ports: &Ports, key: &JobKey, gate: Option<&Gate>) -> Result<Vec<Stored<Run>>> {
+pub async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&OverlapGuard>) -> Result<Vec<Stored<Run>>> {
     let query = RunQuery { filter: RunFilter::Open, ..RunQuery::of_job(key) };
     let mut open = ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records;
-    let last_started = gate.and_then(|gate| gate.0.record.last_started.clone());
+    let last_started = guard.and_then(|guard| guard.0.record.last_started.clone());
     if let Some(run_id) = last_started.filter(|run_id| !open.iter().any(|run| run.record.run_id == *run_id)) {
         let found = ports.runs.get(&[RunKey::new(&key.group, run_id)]).await?;
         open.extend(found.into_iter().filter(|run| run.record.is_open()));
@@ -57,7 +57,7 @@ pub async fn open_runs(ports: &Ports, key: &JobKey, gate: Option<&Gate>) -> Resu
 }
 
 /// Lets a run in, or holds or skips it, as the job's concurrency says; makes earlier runs give way to it.
-pub async fn admitted(
+pub async fn apply_concurrency(
     ports: &Ports,
     job: &Job,
     run: &mut Run,
@@ -66,19 +66,19 @@ pub async fn admitted(
 ) -> Result<()> {
     let itself = open.iter().position(|other| other.record.run_id == run.run_id).map(|place| open.remove(place));
     let others: Vec<&Run> = open.iter().map(|stored| &stored.record).collect();
-    let admission = admit(job, run, &others);
-    match admission {
-        Admission::Start => {}
-        Admission::Hold(reason) => hold(run, reason),
-        Admission::Skip(reason) => run.finish(Outcome::Skipped, reason, now),
-        Admission::Replace { hold: held } => {
+    let decision = decide(job, run, &others);
+    match decision {
+        ConcurrencyDecision::Start => {}
+        ConcurrencyDecision::Hold(reason) => hold_run(run, reason),
+        ConcurrencyDecision::Skip(reason) => run.finish(Outcome::Skipped, reason, now),
+        ConcurrencyDecision::Replace { hold } => {
             for other in std::mem::take(open) {
-                if let Some(left) = give_way(ports, job, other, run, now).await? {
-                    open.push(left);
+                if let Some(other) = replace_run(ports, job, other, run, now).await? {
+                    open.push(other);
                 }
             }
-            if let Some(reason) = held {
-                hold(run, reason);
+            if let Some(reason) = hold {
+                hold_run(run, reason);
             }
         }
     }
@@ -86,12 +86,12 @@ pub async fn admitted(
     Ok(())
 }
 
-pub fn replaced_by(by: &Run) -> String {
+pub fn replaced_reason(by: &Run) -> String {
     format!("replaced by run {} before it began", by.run_id)
 }
 
 /// Skips a run that has not begun, and asks one that has to stop (then it is still there).
-async fn give_way(
+async fn replace_run(
     ports: &Ports,
     job: &Job,
     mut other: Stored<Run>,
@@ -99,19 +99,19 @@ async fn give_way(
     now: Timestamp,
 ) -> Result<Option<Stored<Run>>> {
     if other.record.state == State::Scheduled {
-        declare(ports, Known(Some(job)), &other, Outcome::Skipped, replaced_by(by), now).await?;
+        end_without_report(ports, Some(job), &other, Outcome::Skipped, replaced_reason(by), now).await?;
         return Ok(None);
     }
     if other.record.stop_requested_at.is_none() {
         other.record.stop_requested_at = Some(now);
         other.record.reason = Some(format!("replaced by run {}", by.run_id));
         let write = RunWrite { run: other.record.clone(), expected: Some(other.version), alert: None };
-        write_one(ports, write).await?;
+        write_run(ports, write).await?;
     }
     Ok(Some(other))
 }
 
-pub fn hold(run: &mut Run, reason: String) {
+pub fn hold_run(run: &mut Run, reason: String) {
     run.held = true;
     run.reason = Some(reason);
     run.start_by = None;

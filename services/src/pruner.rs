@@ -8,22 +8,22 @@ use domain::ports::{Cursor, Ports, RunQuery};
 use domain::run::RunKey;
 use jiff::Timestamp;
 
-use crate::new_runs::earlier;
+use crate::new_runs::saturating_sub;
 use crate::settings::{self, PRUNER, PrunerState};
 use crate::{Result, overdue};
 
 /// What is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Keep {
+pub struct RetentionPolicy {
     pub age_max: Duration,
     /// The newest runs of each job.
     pub runs_per_job_max: usize,
 }
 
-impl Default for Keep {
+impl Default for RetentionPolicy {
     /// A quarter of a year, and a week of a job that runs every minute.
-    fn default() -> Keep {
-        Keep { age_max: Duration::from_secs(90 * 86_400), runs_per_job_max: 10_000 }
+    fn default() -> RetentionPolicy {
+        RetentionPolicy { age_max: Duration::from_secs(90 * 86_400), runs_per_job_max: 10_000 }
     }
 }
 
@@ -37,7 +37,7 @@ const BATCHES_MAX: usize = 20;
 const JOBS_MAX: usize = 100;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct PrunerSummary {
     pub removed: u32,
     /// There may be more to remove by age.
     pub more: bool,
@@ -47,20 +47,25 @@ pub struct Summary {
 ///
 /// # Errors
 /// A port's.
-pub async fn tick(ports: &Ports, keep: &Keep, now: Timestamp) -> Result<Summary> {
-    let mut summary = Summary::default();
-    by_age(ports, keep, now, &mut summary).await?;
-    by_number(ports, keep, &mut summary).await?;
-    overdue::forget_runners(ports, now).await?;
+pub async fn tick(ports: &Ports, policy: &RetentionPolicy, now: Timestamp) -> Result<PrunerSummary> {
+    let mut summary = PrunerSummary::default();
+    prune_by_age(ports, policy, now, &mut summary).await?;
+    prune_by_count(ports, policy, &mut summary).await?;
+    overdue::delete_old_runners(ports, now).await?;
     Ok(summary)
 }
 
-async fn by_age(ports: &Ports, keep: &Keep, now: Timestamp, summary: &mut Summary) -> Result<()> {
-    let query = RunQuery { until: Some(earlier(now, keep.age_max)), ..RunQuery::default() };
+async fn prune_by_age(
+    ports: &Ports,
+    policy: &RetentionPolicy,
+    now: Timestamp,
+    summary: &mut PrunerSummary,
+) -> Result<()> {
+    let query = RunQuery { until: Some(saturating_sub(now, policy.age_max)), ..RunQuery::default() };
     let mut after: Option<Cursor> = None;
     for _ in 0..BATCHES_MAX {
         let page = ports.runs.list(&query, after.as_ref(), BATCH_MAX).await?;
-        remove(ports, page.records.iter().map(|stored| &stored.record), summary).await?;
+        remove_ended(ports, page.records.iter().map(|stored| &stored.record), summary).await?;
         after = page.next;
         if after.is_none() {
             return Ok(());
@@ -70,11 +75,11 @@ async fn by_age(ports: &Ports, keep: &Keep, now: Timestamp, summary: &mut Summar
     Ok(())
 }
 
-async fn by_number(ports: &Ports, keep: &Keep, summary: &mut Summary) -> Result<()> {
+async fn prune_by_count(ports: &Ports, policy: &RetentionPolicy, summary: &mut PrunerSummary) -> Result<()> {
     let mut state = settings::read::<PrunerState>(ports, PRUNER).await?;
     let page = ports.jobs.list(None, state.value.after.as_ref(), JOBS_MAX).await?;
     for stored in &page.records {
-        surplus(ports, &stored.key, keep.runs_per_job_max, summary).await?;
+        prune_job(ports, &stored.key, policy.runs_per_job_max, summary).await?;
     }
     state.value.after = page.next;
     state.write(ports).await?;
@@ -82,17 +87,17 @@ async fn by_number(ports: &Ports, keep: &Keep, summary: &mut Summary) -> Result<
 }
 
 /// Removes the runs of a job beyond its newest ones.
-async fn surplus(ports: &Ports, key: &JobKey, most: usize, summary: &mut Summary) -> Result<()> {
+async fn prune_job(ports: &Ports, key: &JobKey, runs_max: usize, summary: &mut PrunerSummary) -> Result<()> {
     let query = RunQuery::of_job(key);
-    if ports.runs.count(&query).await?.scheduled <= most as u64 {
+    if ports.runs.count(&query).await?.scheduled <= runs_max as u64 {
         return Ok(());
     }
     let (mut kept, mut after) = (0, None);
     loop {
         let page = ports.runs.list(&query, after.as_ref(), BATCH_MAX).await?;
-        let first = most.saturating_sub(kept).min(page.records.len());
-        remove(ports, page.records[first..].iter().map(|stored| &stored.record), summary).await?;
-        kept += first;
+        let kept_here = runs_max.saturating_sub(kept).min(page.records.len());
+        remove_ended(ports, page.records[kept_here..].iter().map(|stored| &stored.record), summary).await?;
+        kept += kept_here;
         after = page.next;
         if after.is_none() {
             return Ok(());
@@ -100,10 +105,10 @@ async fn surplus(ports: &Ports, key: &JobKey, most: usize, summary: &mut Summary
     }
 }
 
-async fn remove<'r>(
+async fn remove_ended<'r>(
     ports: &Ports,
     runs: impl Iterator<Item = &'r domain::run::Run>,
-    summary: &mut Summary,
+    summary: &mut PrunerSummary,
 ) -> Result<()> {
     let ended: Vec<RunKey> = runs.filter(|run| !run.is_open()).map(domain::run::Run::run_key).collect();
     if !ended.is_empty() {

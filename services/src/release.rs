@@ -10,12 +10,12 @@ use domain::run::{Outcome, Run};
 use jiff::Timestamp;
 
 use crate::maintenance::{self, Windows};
-use crate::new_runs::{order_of, start_by};
-use crate::run_end::{Known, declare, jobs_of, write_one};
+use crate::new_runs::{new_order, start_by};
+use crate::run_end::{end_without_report, load_jobs, write_run};
 use crate::{Result, overlap};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct ReleaseSummary {
     pub released: u32,
     pub skipped: u32,
 }
@@ -24,7 +24,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// A port's.
-pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<Summary> {
+pub async fn release_due(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<ReleaseSummary> {
     let held: BTreeSet<JobKey> = open.iter().filter(|run| run.record.held).map(|run| run.record.key()).collect();
     let mut by_job: BTreeMap<JobKey, Vec<Stored<Run>>> = BTreeMap::new();
     for run in open {
@@ -33,14 +33,14 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
             by_job.entry(key).or_default().push(run.clone());
         }
     }
-    release_jobs(ports, by_job, now).await
+    release_held(ports, by_job, now).await
 }
 
-/// Releases what may start of these jobs ([`crate::collector::Summary::ended_jobs`]).
+/// Releases what may start of these jobs ([`crate::collector::ReleaseSummary::ended_jobs`]).
 ///
 /// # Errors
 /// A port's.
-pub async fn after(ports: &Ports, jobs: &BTreeSet<JobKey>, now: Timestamp) -> Result<Summary> {
+pub async fn release_jobs(ports: &Ports, jobs: &BTreeSet<JobKey>, now: Timestamp) -> Result<ReleaseSummary> {
     let mut by_job = BTreeMap::new();
     for key in jobs {
         let open = overlap::open_runs(ports, key, None).await?;
@@ -48,22 +48,22 @@ pub async fn after(ports: &Ports, jobs: &BTreeSet<JobKey>, now: Timestamp) -> Re
             by_job.insert(key.clone(), open);
         }
     }
-    release_jobs(ports, by_job, now).await
+    release_held(ports, by_job, now).await
 }
 
 /// `by_job`: all open runs of each job. Of a job that is maintained not even the record is read.
-async fn release_jobs(
+async fn release_held(
     ports: &Ports,
     mut by_job: BTreeMap<JobKey, Vec<Stored<Run>>>,
     now: Timestamp,
-) -> Result<Summary> {
-    let mut summary = Summary::default();
+) -> Result<ReleaseSummary> {
+    let mut summary = ReleaseSummary::default();
     if by_job.is_empty() {
         return Ok(summary);
     }
     let windows = maintenance::read(ports).await?;
-    by_job.retain(|key, _| windows.on(&key.group, now).is_none());
-    let jobs = jobs_of(ports, by_job.keys().cloned()).await?;
+    by_job.retain(|key, _| windows.active_window(&key.group, now).is_none());
+    let jobs = load_jobs(ports, by_job.keys().cloned()).await?;
     for (key, mut open) in by_job {
         open.sort_by(|one, other| one.record.run_id.cmp(&other.record.run_id));
         match jobs.get(&key) {
@@ -71,7 +71,7 @@ async fn release_jobs(
             None => {
                 for run in open.iter().filter(|run| run.record.held) {
                     let reason = "the job was removed while the run waited".to_owned();
-                    declare(ports, Known(None), run, Outcome::Skipped, reason, now).await?;
+                    end_without_report(ports, None, run, Outcome::Skipped, reason, now).await?;
                     summary.skipped += 1;
                 }
             }
@@ -87,54 +87,55 @@ async fn release_job(
     open: Vec<Stored<Run>>,
     windows: &Windows,
     now: Timestamp,
-    summary: &mut Summary,
+    summary: &mut ReleaseSummary,
 ) -> Result<()> {
-    let mut begun = open.iter().filter(|run| !run.record.held).count();
+    let mut started = open.iter().filter(|run| !run.record.held).count();
     let mut waiting: Vec<&Stored<Run>> = open.iter().filter(|run| run.record.held).collect();
-    for overtaken in caught_up_once(&mut waiting, windows, job) {
+    for caught_up in caught_up_once(&mut waiting, windows, job) {
         let newest = waiting.last().map(|run| run.record.nominal).unwrap_or(now);
         let reason = format!("caught up by the run of {newest} after maintenance");
-        declare(ports, Known(Some(job)), overtaken, Outcome::Skipped, reason, now).await?;
+        end_without_report(ports, Some(job), caught_up, Outcome::Skipped, reason, now).await?;
         summary.skipped += 1;
     }
     if job.concurrency == Concurrency::Replace {
         // Of several that wait to replace, the newest does.
         while waiting.len() > 1 {
             let reason = "replaced by a newer run before it began".to_owned();
-            declare(ports, Known(Some(job)), waiting.remove(0), Outcome::Skipped, reason, now).await?;
+            end_without_report(ports, Some(job), waiting.remove(0), Outcome::Skipped, reason, now).await?;
             summary.skipped += 1;
         }
     }
     for run in waiting {
-        if begun > 0 && job.concurrency != Concurrency::Allow {
+        if started > 0 && job.concurrency != Concurrency::Allow {
             return Ok(());
         }
-        if release(ports, job, run, now).await? {
+        if release_run(ports, job, run, now).await? {
             summary.released += 1;
         }
         // Where somebody else was first, that one has begun.
-        begun += 1;
+        started += 1;
     }
     Ok(())
 }
 
 /// Takes out of `waiting` (oldest first) the runs that a window with `once` held, but for the newest of them.
 fn caught_up_once<'r>(waiting: &mut Vec<&'r Stored<Run>>, windows: &Windows, job: &Job) -> Vec<&'r Stored<Run>> {
-    let of_once = |run: &Stored<Run>| {
+    let held_by_once = |run: &Stored<Run>| {
         let nominal = run.record.nominal;
-        windows.0.iter().any(|window| window.catch_up == CatchUp::Once && window.covers(&job.group, nominal))
+        windows.0.iter().any(|window| window.catch_up == CatchUp::Once && window.contains(&job.group, nominal))
     };
-    let Some(newest) = waiting.iter().rposition(|run| of_once(run)) else { return Vec::new() };
-    let (overtaken, kept): (Vec<_>, Vec<_>) =
-        std::mem::take(waiting).into_iter().enumerate().partition(|(place, run)| *place < newest && of_once(run));
+    let Some(newest) = waiting.iter().rposition(|run| held_by_once(run)) else { return Vec::new() };
+    let (caught_up, kept): (Vec<_>, Vec<_>) =
+        std::mem::take(waiting).into_iter().enumerate().partition(|(index, run)| *index < newest && held_by_once(run));
     *waiting = kept.into_iter().map(|(_, run)| run).collect();
-    overtaken.into_iter().map(|(_, run)| run).collect()
+    caught_up.into_iter().map(|(_, run)| run).collect()
 }
 
 /// Lets a held run start. Should the order get lost with this call, overdue sends it again.
-async fn release(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestamp) -> Result<bool> {
-    let gate = overlap::read(ports, [job].into_iter()).await?.remove(&job.key());
-    if gate.is_some() && overlap::open_runs(ports, &job.key(), gate.as_ref()).await?.iter().any(|run| !run.record.held)
+async fn release_run(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestamp) -> Result<bool> {
+    let guard = overlap::read_guards(ports, [job].into_iter()).await?.remove(&job.key());
+    if guard.is_some()
+        && overlap::open_runs(ports, &job.key(), guard.as_ref()).await?.iter().any(|run| !run.record.held)
     {
         // Another one has begun since the job's runs were read.
         return Ok(false);
@@ -144,11 +145,11 @@ async fn release(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestamp) -
     run.reason = None;
     run.not_before = Some(now);
     run.start_by = Some(start_by(job, now));
-    let alert = gate.map(|gate| gate.step(&run));
+    let alert = guard.map(|guard| guard.alert_step(&run));
     let write = RunWrite { run: run.clone(), expected: Some(held.version), alert };
-    if write_one(ports, write).await? != WriteResult::Done {
+    if write_run(ports, write).await? != WriteResult::Done {
         return Ok(false);
     }
-    ports.orders.send(&[order_of(&run, job, now)]).await?;
+    ports.orders.send(&[new_order(&run, job, now)]).await?;
     Ok(true)
 }

@@ -12,23 +12,18 @@ use domain::units::format_lines;
 use jiff::Timestamp;
 
 use crate::error::CONFLICTS_MAX;
-use crate::new_runs::{later, order_of, start_by};
+use crate::new_runs::{new_order, saturating_add, start_by};
 use crate::{Error, Result, system_alerts};
 
-/// What a run's end needs to know of its job. A job that was removed meanwhile has no policy any more.
-#[derive(Clone, Copy)]
-pub struct Known<'j>(pub Option<&'j Job>);
-
-impl Known<'_> {
-    fn policy(&self) -> AlertPolicy {
-        self.0.map(|job| job.alert.clone()).unwrap_or_default()
-    }
+/// The job's alert policy; the default when the job was deleted.
+fn alert_policy(job: Option<&Job>) -> AlertPolicy {
+    job.map(|job| job.alert.clone()).unwrap_or_default()
 }
 
 /// Writes a run that has ended (or fell silent) with its alert step. [`WriteResult::AlertConflict`] is dealt with here.
 pub async fn write_with_alerts(
     ports: &Ports,
-    known: Known<'_>,
+    job: Option<&Job>,
     run: &Run,
     expected: Option<u64>,
     occurrence: Occurrence,
@@ -36,43 +31,43 @@ pub async fn write_with_alerts(
 ) -> Result<WriteResult> {
     for _ in 0..CONFLICTS_MAX {
         let before = ports.alerts.state(&run.key()).await?;
-        let alert = alert_step(known, run, &before, occurrence, at);
+        let alert = alert_step(job, run, &before, occurrence, at);
         let write = RunWrite { run: run.clone(), expected, alert };
-        match write_one(ports, write).await? {
+        match write_run(ports, write).await? {
             WriteResult::AlertConflict => {}
             written => return Ok(written),
         }
     }
-    Err(Error::Contended(format!("the alert state of job {}", run.key())))
+    Err(Error::Conflict(format!("the alert state of job {}", run.key())))
 }
 
 /// What a run's end (or silence) means for its job's alerts, whose state is `before`; `None`: nothing.
 pub fn alert_step(
-    known: Known<'_>,
+    job: Option<&Job>,
     run: &Run,
     before: &Stored<JobState>,
     occurrence: Occurrence,
     at: Timestamp,
 ) -> Option<AlertStep> {
-    let policy = known.policy();
+    let policy = alert_policy(job);
     let (state, kind) = decide(&policy, &before.record, occurrence, at);
-    let change_of_job = kind.map(|kind| transition(kind, run, &before.record, &state, &policy, at));
-    let transitions: Vec<Transition> = change_of_job.into_iter().chain(loss(run, at)).collect();
+    let change_of_job = kind.map(|kind| new_transition(kind, run, &before.record, &state, &policy, at));
+    let transitions: Vec<Transition> = change_of_job.into_iter().chain(spool_loss_alert(run, at)).collect();
     let change = (state != before.record).then(|| StateChange { key: run.key(), expected: before.version, state });
     (change.is_some() || !transitions.is_empty()).then_some(AlertStep { state: change, transitions })
 }
 
-pub async fn write_one(ports: &Ports, write: RunWrite) -> Result<WriteResult> {
-    let name = write.run.run_id.clone();
+pub async fn write_run(ports: &Ports, write: RunWrite) -> Result<WriteResult> {
+    let run_id = write.run.run_id.clone();
     let written = ports.runs.write(&[write]).await?;
-    written.into_iter().next().ok_or_else(|| Error::Contended(format!("run {name}")))
+    written.into_iter().next().ok_or_else(|| Error::Conflict(format!("run {run_id}")))
 }
 
 /// Ends an open run by declaration (`skipped`, `missed`, `lost`, `stopped`), or orders its next attempt when the job
 /// wants one. `None`: the run is not open any more, or somebody else moved it.
-pub async fn declare(
+pub async fn end_without_report(
     ports: &Ports,
-    known: Known<'_>,
+    job: Option<&Job>,
     stored: &Stored<Run>,
     outcome: Outcome,
     reason: String,
@@ -83,10 +78,10 @@ pub async fn declare(
     }
     let mut run = stored.record.clone();
     run.finish(outcome, reason, at);
-    let order = retry(known, &mut run, at);
+    let order = next_attempt(job, &mut run, at);
     let written = match &order {
-        Some(_) => write_one(ports, RunWrite { run: run.clone(), expected: Some(stored.version), alert: None }).await?,
-        None => write_with_alerts(ports, known, &run, Some(stored.version), Occurrence::Ended(outcome), at).await?,
+        Some(_) => write_run(ports, RunWrite { run: run.clone(), expected: Some(stored.version), alert: None }).await?,
+        None => write_with_alerts(ports, job, &run, Some(stored.version), Occurrence::Ended(outcome), at).await?,
     };
     if written != WriteResult::Done {
         return Ok(None);
@@ -98,20 +93,20 @@ pub async fn declare(
 }
 
 /// Gives a run that has just ended its next attempt, when its job wants one, with the order for it.
-pub fn retry(known: Known<'_>, run: &mut Run, at: Timestamp) -> Option<Order> {
-    let job = known.0?;
+pub fn next_attempt(job: Option<&Job>, run: &mut Run, at: Timestamp) -> Option<Order> {
+    let job = job?;
     let retries = job.retries.as_ref()?;
     let outcome = run.outcome?;
     if !retries.on.contains(&outcome) || run.attempt > retries.max || run.stop_requested_at.is_some() {
         return None;
     }
-    let not_before = later(at, retries.delay_before(run.attempt + 1));
+    let not_before = saturating_add(at, retries.delay_before(run.attempt + 1));
     run.retry(not_before);
     run.start_by = Some(start_by(job, not_before));
-    Some(order_of(run, job, at))
+    Some(new_order(run, job, at))
 }
 
-fn transition(
+fn new_transition(
     kind: AlertKind,
     run: &Run,
     before: &JobState,
@@ -119,38 +114,39 @@ fn transition(
     policy: &AlertPolicy,
     at: Timestamp,
 ) -> Transition {
-    let mark = match (kind, run.quiet_since) {
+    let suffix = match (kind, run.quiet_since) {
         (AlertKind::Quiet, Some(since)) => format!("quiet-{}", since.as_second()),
         _ => kind.name().to_owned(),
     };
-    let said = run.reason.clone().unwrap_or_default();
+    let run_reason = run.reason.clone().unwrap_or_default();
     let reason = match (kind, before.since) {
         (AlertKind::Recovered, Some(since)) => {
-            format!("good again after {} since {since}: {said}", bad_runs(before.streak))
+            format!("good again after {} since {since}: {run_reason}", bad_runs(before.streak))
         }
         (AlertKind::Flapping, _) => format!(
             "changed between good and bad {FLAP_CHANGES} times within a day; silent until {FLAP_CALM_RUNS} runs in a \
-             row agree; last: {said}"
+             row agree; last: {run_reason}"
         ),
         (AlertKind::Quiet, _) => match run.quiet_since {
             Some(since) => format!("it runs and has printed nothing since {since}"),
             None => "it runs and prints nothing".to_owned(),
         },
-        _ => said,
+        _ => run_reason,
     };
-    let mut told = Transition::new(format!("{}:{}:{mark}", run.run_id, run.attempt), kind, &run.key(), reason, at);
-    told.run_id = Some(run.run_id.clone());
-    told.nominal = Some(run.nominal);
-    told.outcome = run.outcome;
-    told.since = if kind == AlertKind::Recovered { before.since } else { after.since };
-    told.count = if kind == AlertKind::Recovered { before.streak } else { after.streak.max(1) };
-    told.channels = policy.channels.clone();
-    told
+    let mut transition =
+        Transition::new(format!("{}:{}:{suffix}", run.run_id, run.attempt), kind, &run.key(), reason, at);
+    transition.run_id = Some(run.run_id.clone());
+    transition.nominal = Some(run.nominal);
+    transition.outcome = run.outcome;
+    transition.since = if kind == AlertKind::Recovered { before.since } else { after.since };
+    transition.count = if kind == AlertKind::Recovered { before.streak } else { after.streak.max(1) };
+    transition.channels = policy.channels.clone();
+    transition
 }
 
 /// Lines that the disk under the runner's spools did not take, as the pseudo job `sexton/spool.RUNNER` that failed: the
 /// job itself may be as good as ever.
-fn loss(run: &Run, at: Timestamp) -> Option<Transition> {
+fn spool_loss_alert(run: &Run, at: Timestamp) -> Option<Transition> {
     if run.is_open() || run.dropped_lines == 0 {
         return None;
     }
@@ -163,10 +159,10 @@ fn loss(run: &Run, at: Timestamp) -> Option<Transition> {
         run.key()
     );
     let key = system_alerts::key(format!("spool.{runner}"));
-    let mut told = system_alerts::loss_transition(&key, &format!("spool_loss:{runner}"), reason, at);
-    told.run_id = Some(run.run_id.clone());
-    told.nominal = Some(run.nominal);
-    Some(told)
+    let mut transition = system_alerts::loss_transition(&key, &format!("spool_loss:{runner}"), reason, at);
+    transition.run_id = Some(run.run_id.clone());
+    transition.nominal = Some(run.nominal);
+    Some(transition)
 }
 
 fn bad_runs(count: u32) -> String {
@@ -177,7 +173,7 @@ fn bad_runs(count: u32) -> String {
 }
 
 /// The jobs of these keys that can be read.
-pub async fn jobs_of(ports: &Ports, keys: impl IntoIterator<Item = JobKey>) -> Result<BTreeMap<JobKey, Job>> {
+pub async fn load_jobs(ports: &Ports, keys: impl IntoIterator<Item = JobKey>) -> Result<BTreeMap<JobKey, Job>> {
     let mut keys: Vec<JobKey> = keys.into_iter().collect();
     keys.sort();
     keys.dedup();

@@ -10,18 +10,18 @@ use domain::ports::{AlertStep, Due, Ports, Quarantined, StoredJob};
 use jiff::Timestamp;
 
 use crate::Result;
-use crate::alerts::bad_job;
-use crate::new_runs::{due_after, schedule_of, since};
+use crate::alerts::bad_job_transition;
+use crate::new_runs::{elapsed_since, next_due_entry, schedule_of};
 use crate::settings::{self, SWEEP, SweepState};
 
 /// How often. Ours: what is edited by hand fires within a quarter of an hour.
-pub const SWEEP_EVERY: Duration = Duration::from_secs(900);
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(900);
 
 /// Jobs read together.
 pub const PAGE_MAX: usize = 500;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct SweepSummary {
     pub jobs: u32,
     pub bad_jobs: u32,
 }
@@ -30,9 +30,9 @@ pub struct Summary {
 ///
 /// # Errors
 /// A port's.
-pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Option<Summary>> {
+pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Option<SweepSummary>> {
     let mut state = settings::read::<SweepState>(ports, SWEEP).await?;
-    if state.value.swept_at.is_some_and(|swept_at| swept_at <= now && since(swept_at, now) < SWEEP_EVERY) {
+    if state.value.swept_at.is_some_and(|swept_at| swept_at <= now && elapsed_since(swept_at, now) < SWEEP_INTERVAL) {
         return Ok(None);
     }
     let summary = sweep(ports, now).await?;
@@ -42,13 +42,14 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Option<Summary>> {
 }
 
 /// Tells of each record that the backend could not read: orders, reports, runs. (Of jobs, the sweep tells itself.)
-async fn tell_set_aside(ports: &Ports, now: Timestamp) -> Result<()> {
-    let told = |aside: &Quarantined| {
-        let id = format!("set_aside:{}:{}", aside.kind, aside.key);
-        let reason = format!("a stored record ({} {}) was set aside: {}", aside.kind, aside.key, aside.why);
+async fn alert_quarantined(ports: &Ports, now: Timestamp) -> Result<()> {
+    let transition = |quarantined: &Quarantined| {
+        let id = format!("set_aside:{}:{}", quarantined.kind, quarantined.key);
+        let reason =
+            format!("a stored record ({} {}) was set aside: {}", quarantined.kind, quarantined.key, quarantined.why);
         Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), reason, now)
     };
-    let transitions: Vec<Transition> = ports.settings.quarantined().await?.iter().map(told).collect();
+    let transitions: Vec<Transition> = ports.settings.quarantined().await?.iter().map(transition).collect();
     if !transitions.is_empty() {
         ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
     }
@@ -59,13 +60,13 @@ async fn tell_set_aside(ports: &Ports, now: Timestamp) -> Result<()> {
 ///
 /// # Errors
 /// A port's.
-pub async fn sweep(ports: &Ports, now: Timestamp) -> Result<Summary> {
-    tell_set_aside(ports, now).await?;
-    let mut summary = Summary::default();
+pub async fn sweep(ports: &Ports, now: Timestamp) -> Result<SweepSummary> {
+    alert_quarantined(ports, now).await?;
+    let mut summary = SweepSummary::default();
     let mut after = None;
     loop {
         let page = ports.jobs.list(None, after.as_ref(), PAGE_MAX).await?;
-        look(ports, &page.records, now, &mut summary).await?;
+        check_jobs(ports, &page.records, now, &mut summary).await?;
         after = page.next;
         if after.is_none() {
             return Ok(summary);
@@ -77,27 +78,27 @@ pub async fn sweep(ports: &Ports, now: Timestamp) -> Result<Summary> {
 ///
 /// # Errors
 /// A port's.
-pub async fn changed(ports: &Ports, keys: &[JobKey], now: Timestamp) -> Result<Summary> {
-    let mut summary = Summary::default();
+pub async fn sweep_jobs(ports: &Ports, keys: &[JobKey], now: Timestamp) -> Result<SweepSummary> {
+    let mut summary = SweepSummary::default();
     let jobs = ports.jobs.get(keys).await?;
-    look(ports, &jobs, now, &mut summary).await?;
+    check_jobs(ports, &jobs, now, &mut summary).await?;
     Ok(summary)
 }
 
-async fn look(ports: &Ports, jobs: &[StoredJob], now: Timestamp, summary: &mut Summary) -> Result<()> {
+async fn check_jobs(ports: &Ports, jobs: &[StoredJob], now: Timestamp, summary: &mut SweepSummary) -> Result<()> {
     let mut entries: Vec<Due> = Vec::new();
     let mut transitions: Vec<Transition> = Vec::new();
     for stored in jobs {
         summary.jobs += 1;
         let planned = stored.job.as_ref().map_err(Clone::clone).and_then(|job| {
             let schedule = schedule_of(job)?;
-            Ok(due_after(job, &schedule, now))
+            Ok(next_due_entry(job, &schedule, now))
         });
         match planned {
             Ok(entry) => entries.extend(entry),
-            Err(says) => {
+            Err(message) => {
                 summary.bad_jobs += 1;
-                transitions.push(bad_job(&stored.key, &says, now));
+                transitions.push(bad_job_transition(&stored.key, &message, now));
             }
         }
     }

@@ -227,7 +227,7 @@ pub async fn a_runner_that_died_after_it_deleted_its_order_starts_it_once(ports:
     world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
     assert!(world.take_as("r2").await.is_empty(), "it is another runner's");
     world.set("08:01");
-    assert_eq!(world.schedule().await.again, 0, "it waits for no runner");
+    assert_eq!(world.schedule().await.resent, 0, "it waits for no runner");
     assert_eq!(world.overdue().await.lost, 0);
     world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
     assert!(world.take().await.is_empty(), "it has it");

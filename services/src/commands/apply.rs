@@ -7,13 +7,13 @@ use domain::ports::{Ports, StoredJob};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::jobs::{anchor, change, check};
+use super::jobs::{anchor_of, change_job, check_job};
 use crate::Result;
 use crate::sweep::PAGE_MAX;
 
 /// How a file is applied.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Apply {
+pub struct ApplyOptions {
     /// Removes jobs that came from this file before and are no longer in it.
     pub prune: bool,
     /// Only says what it would do.
@@ -28,7 +28,7 @@ pub struct Difference {
     pub unchanged: Vec<JobKey>,
     pub removed: Vec<JobKey>,
     /// No longer in the file, and kept, as nobody asked to prune.
-    pub left: Vec<JobKey>,
+    pub kept: Vec<JobKey>,
     /// Were of another file (or of none) until now. They are among `changed` too.
     pub taken_over: Vec<JobKey>,
 }
@@ -37,11 +37,17 @@ pub struct Difference {
 ///
 /// # Errors
 /// The first faulty job; a port's.
-pub async fn apply(ports: &Ports, source: &str, jobs: &[Job], how: Apply, now: Timestamp) -> Result<Difference> {
+pub async fn apply(
+    ports: &Ports,
+    source: &str,
+    jobs: &[Job],
+    options: ApplyOptions,
+    now: Timestamp,
+) -> Result<Difference> {
     for job in jobs {
-        check(job)?;
+        check_job(job)?;
     }
-    let before = all(ports).await?;
+    let before = list_all_jobs(ports).await?;
     let mut difference = Difference::default();
     let mut wanted: BTreeMap<JobKey, Job> = BTreeMap::new();
     for job in jobs {
@@ -49,8 +55,8 @@ pub async fn apply(ports: &Ports, source: &str, jobs: &[Job], how: Apply, now: T
     }
     for (key, job) in &wanted {
         let stored = before.get(key);
-        let was = stored.and_then(|stored| stored.job.as_ref().ok());
-        if was.is_some_and(|was| merged(Some(was), job, now) == *was) {
+        let stored_job = stored.and_then(|stored| stored.job.as_ref().ok());
+        if stored_job.is_some_and(|stored_job| merge_stored(Some(stored_job), job, now) == *stored_job) {
             difference.unchanged.push(key.clone());
             continue;
         }
@@ -58,13 +64,13 @@ pub async fn apply(ports: &Ports, source: &str, jobs: &[Job], how: Apply, now: T
             None => difference.added.push(key.clone()),
             Some(_) => difference.changed.push(key.clone()),
         }
-        if was.is_some_and(|was| was.source != job.source) {
+        if stored_job.is_some_and(|stored_job| stored_job.source != job.source) {
             difference.taken_over.push(key.clone());
         }
-        if !how.dry_run {
-            change(ports, key, now, |before| {
-                let was = before.and_then(|before| before.job.ok());
-                Ok(merged(was.as_ref(), job, now))
+        if !options.dry_run {
+            change_job(ports, key, now, |before| {
+                let stored_job = before.and_then(|before| before.job.ok());
+                Ok(merge_stored(stored_job.as_ref(), job, now))
             })
             .await?;
         }
@@ -74,11 +80,11 @@ pub async fn apply(ports: &Ports, source: &str, jobs: &[Job], how: Apply, now: T
         if !of_source || wanted.contains_key(key) {
             continue;
         }
-        match how.prune {
-            false => difference.left.push(key.clone()),
+        match options.prune {
+            false => difference.kept.push(key.clone()),
             true => {
                 difference.removed.push(key.clone());
-                if !how.dry_run {
+                if !options.dry_run {
                     super::remove(ports, key, now).await?;
                 }
             }
@@ -88,11 +94,15 @@ pub async fn apply(ports: &Ports, source: &str, jobs: &[Job], how: Apply, now: T
 }
 
 /// The job as the file wants it, with what the system added to the stored one.
-fn merged(was: Option<&Job>, job: &Job, now: Timestamp) -> Job {
-    Job { anchor: anchor(was, job, now), paused: was.and_then(|was| was.paused.clone()), ..job.clone() }
+fn merge_stored(stored_job: Option<&Job>, job: &Job, now: Timestamp) -> Job {
+    Job {
+        anchor: anchor_of(stored_job, job, now),
+        paused: stored_job.and_then(|stored_job| stored_job.paused.clone()),
+        ..job.clone()
+    }
 }
 
-async fn all(ports: &Ports) -> Result<BTreeMap<JobKey, StoredJob>> {
+async fn list_all_jobs(ports: &Ports) -> Result<BTreeMap<JobKey, StoredJob>> {
     let (mut all, mut after) = (BTreeMap::new(), None);
     loop {
         let page = ports.jobs.list(None, after.as_ref(), PAGE_MAX).await?;

@@ -8,9 +8,9 @@ use domain::run::{Outcome, Run, RunId, State, Trigger};
 use jiff::Timestamp;
 
 use crate::error::CONFLICTS_MAX;
-use crate::new_runs::{order_of, start_by};
-use crate::overlap::{admitted, open_runs};
-use crate::run_end::{Known, jobs_of, write_one, write_with_alerts};
+use crate::new_runs::{new_order, start_by};
+use crate::overlap::{apply_concurrency, open_runs};
+use crate::run_end::{load_jobs, write_run, write_with_alerts};
 use crate::{Error, Result, overlap};
 
 /// Starts a job now, paused or not, maintenance or not: somebody wants it. The job's concurrency holds. `random` makes
@@ -19,18 +19,18 @@ use crate::{Error, Result, overlap};
 /// # Errors
 /// That there is no such job, or that it cannot be read; a port's.
 pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestamp) -> Result<Run> {
-    let job = super::get(ports, key).await?.job.map_err(|says| Error::BadJob { key: key.clone(), says })?;
+    let job = super::get(ports, key).await?.job.map_err(|message| Error::BadJob { key: key.clone(), message })?;
     let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let mut new = Run::new(RunId::unscheduled(nominal, random), key, nominal, Trigger::Manual, now);
     new.start_by = Some(start_by(&job, now));
     for _ in 0..CONFLICTS_MAX {
         let mut run = new.clone();
-        let gate = overlap::read(ports, [&job].into_iter()).await?.remove(key);
-        let mut open = open_runs(ports, key, gate.as_ref()).await?;
-        admitted(ports, &job, &mut run, &mut open, now).await?;
+        let guard = overlap::read_guards(ports, [&job].into_iter()).await?.remove(key);
+        let mut open = open_runs(ports, key, guard.as_ref()).await?;
+        apply_concurrency(ports, &job, &mut run, &mut open, now).await?;
         let start = run.is_open() && !run.held;
-        let alert = gate.filter(|_| start).map(|gate| gate.step(&run));
-        match write_one(ports, RunWrite { run: run.clone(), expected: None, alert }).await? {
+        let alert = guard.filter(|_| start).map(|guard| guard.alert_step(&run));
+        match write_run(ports, RunWrite { run: run.clone(), expected: None, alert }).await? {
             WriteResult::Done => {}
             WriteResult::AlertConflict => continue,
             WriteResult::Conflict(_) => {
@@ -41,11 +41,11 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
             }
         }
         if start {
-            ports.orders.send(&[order_of(&run, &job, now)]).await?;
+            ports.orders.send(&[new_order(&run, &job, now)]).await?;
         }
         return Ok(run);
     }
-    Err(Error::Contended(format!("job {key}")))
+    Err(Error::Conflict(format!("job {key}")))
 }
 
 /// Stops a run: one that has not begun ends at once, one that runs is stopped by its runner. Asking twice is asking
@@ -58,28 +58,28 @@ pub async fn stop(ports: &Ports, run_id: &RunId, now: Timestamp) -> Result<Run> 
         let found = ports.runs.list(&RunQuery::by_id(run_id), None, 1).await?.records.into_iter().next();
         let Some(Stored { record: mut run, version }) = found else { return Err(Error::NoSuchRun(run_id.clone())) };
         let written = match run.state {
-            State::Finished => return Err(Error::Refused(format!("run {run_id} is over: {}", outcome_of(&run)))),
+            State::Finished => return Err(Error::Refused(format!("run {run_id} is over: {}", outcome_name(&run)))),
             State::Scheduled => {
                 run.stop_requested_at = Some(now);
                 run.finish(Outcome::Stopped, "stopped before it began", now);
-                let jobs = jobs_of(ports, [run.key()]).await?;
+                let jobs = load_jobs(ports, [run.key()]).await?;
                 let occurrence = Occurrence::Ended(Outcome::Stopped);
-                write_with_alerts(ports, Known(jobs.get(&run.key())), &run, Some(version), occurrence, now).await?
+                write_with_alerts(ports, jobs.get(&run.key()), &run, Some(version), occurrence, now).await?
             }
             State::Claimed | State::Running if run.stop_requested_at.is_some() => return Ok(run),
             State::Claimed | State::Running => {
                 run.stop_requested_at = Some(now);
-                write_one(ports, RunWrite { run: run.clone(), expected: Some(version), alert: None }).await?
+                write_run(ports, RunWrite { run: run.clone(), expected: Some(version), alert: None }).await?
             }
         };
         if written == WriteResult::Done {
             return Ok(run);
         }
     }
-    Err(Error::Contended(format!("run {run_id}")))
+    Err(Error::Conflict(format!("run {run_id}")))
 }
 
-fn outcome_of(run: &Run) -> &'static str {
+fn outcome_name(run: &Run) -> &'static str {
     run.outcome.map_or("without an outcome", Outcome::name)
 }
 

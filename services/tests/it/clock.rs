@@ -240,7 +240,7 @@ async fn two_schedulers_over_one_file_with_clocks_that_differ_start_each_run_onc
             tokio::spawn(async move {
                 barrier.wait().await;
                 scheduler::tick(&ports, now).await.unwrap();
-                let open = overdue::open(&ports).await.unwrap();
+                let open = overdue::list_open_runs(&ports).await.unwrap();
                 overdue::tick(&ports, &open, now).await.unwrap()
             })
         });

@@ -3,7 +3,7 @@
 use domain::job::{Concurrency, JobKey};
 use domain::run::{Outcome, Trigger};
 use services::Error;
-use services::commands::{self, Apply, Difference};
+use services::commands::{self, ApplyOptions, Difference};
 
 use crate::world::{World, job, key};
 
@@ -11,7 +11,7 @@ fn names(keys: &[JobKey]) -> Vec<&str> {
     keys.iter().map(|key| key.name.as_str()).collect()
 }
 
-async fn apply(world: &World, source: &str, jobs: &[domain::job::Job], how: Apply) -> Difference {
+async fn apply(world: &World, source: &str, jobs: &[domain::job::Job], how: ApplyOptions) -> Difference {
     commands::apply(&world.ports, source, jobs, how, world.now()).await.unwrap()
 }
 
@@ -19,23 +19,23 @@ async fn apply(world: &World, source: &str, jobs: &[domain::job::Job], how: Appl
 async fn applying_a_file_makes_the_stored_jobs_equal_to_it() {
     let world = World::new("2026-11-23T08:00:00Z");
     let first = [job("a", "0 1 * * *"), job("b", "@every 7m"), job("c", "0 3 * * *")];
-    let dry = apply(&world, "one.toml", &first, Apply { dry_run: true, ..Apply::default() }).await;
+    let dry = apply(&world, "one.toml", &first, ApplyOptions { dry_run: true, ..ApplyOptions::default() }).await;
     assert_eq!(names(&dry.added), ["a", "b", "c"]);
-    assert_eq!(apply(&world, "one.toml", &first, Apply::default()).await, dry, "a dry run stored nothing");
-    apply(&world, "two.toml", &[job("other", "0 1 * * *")], Apply::default()).await;
+    assert_eq!(apply(&world, "one.toml", &first, ApplyOptions::default()).await, dry, "a dry run stored nothing");
+    apply(&world, "two.toml", &[job("other", "0 1 * * *")], ApplyOptions::default()).await;
     commands::pause(&world.ports, &key("b"), None, "", world.now()).await.unwrap();
     world.pass(100);
     let second = [job("a", "0 2 * * *"), job("b", "@every 7m"), job("d", "0 3 * * *")];
-    let difference = apply(&world, "one.toml", &second, Apply::default()).await;
+    let difference = apply(&world, "one.toml", &second, ApplyOptions::default()).await;
     assert_eq!((names(&difference.added), names(&difference.changed)), (vec!["d"], vec!["a"]));
-    assert_eq!((names(&difference.unchanged), names(&difference.left)), (vec!["b"], vec!["c"]));
-    let difference = apply(&world, "one.toml", &second, Apply { prune: true, ..Apply::default() }).await;
+    assert_eq!((names(&difference.unchanged), names(&difference.kept)), (vec!["b"], vec!["c"]));
+    let difference = apply(&world, "one.toml", &second, ApplyOptions { prune: true, ..ApplyOptions::default() }).await;
     assert_eq!(names(&difference.removed), ["c"]);
     assert_eq!(names(&difference.unchanged), ["a", "b", "d"]);
     let b = commands::get(&world.ports, &key("b")).await.unwrap().job.unwrap();
     assert!(b.paused.is_some() && b.anchor == Some("2026-11-23T08:00:00Z".parse().unwrap()), "{b:?}");
     assert!(commands::get(&world.ports, &key("other")).await.is_ok(), "jobs of other files stay");
-    let taken = apply(&world, "three.toml", &[job("other", "0 1 * * *")], Apply::default()).await;
+    let taken = apply(&world, "three.toml", &[job("other", "0 1 * * *")], ApplyOptions::default()).await;
     assert_eq!((names(&taken.changed), names(&taken.taken_over)), (vec!["other"], vec!["other"]));
 }
 
@@ -43,7 +43,8 @@ async fn applying_a_file_makes_the_stored_jobs_equal_to_it() {
 async fn a_faulty_job_stores_nothing() {
     let world = World::new("2026-11-23T08:00:00Z");
     let jobs = [job("a", "0 1 * * *"), job("b", "99 1 * * *")];
-    let error = commands::apply(&world.ports, "one.toml", &jobs, Apply::default(), world.now()).await.unwrap_err();
+    let error =
+        commands::apply(&world.ports, "one.toml", &jobs, ApplyOptions::default(), world.now()).await.unwrap_err();
     assert!(matches!(&error, Error::BadJob { key, .. } if key.name == "b"), "{error}");
     assert!(matches!(commands::get(&world.ports, &key("a")).await, Err(Error::NoSuchJob(_))));
 }

@@ -70,7 +70,7 @@ async fn after_a_day_of_200_jobs_every_firing_has_exactly_one_outcome() {
         world.pass(60);
         if minute == 600 {
             let (group, until) = (Some("db"), Some(world.now() + jiff::SignedDuration::from_mins(30)));
-            commands::maintenance_on(&world.ports, group, until, "", CatchUp::Once, world.now()).await.unwrap();
+            commands::begin_maintenance(&world.ports, group, until, "", CatchUp::Once, world.now()).await.unwrap();
         }
         let scheduler_down = (400..470).contains(&minute);
         if !scheduler_down {

@@ -156,7 +156,7 @@ async fn maintained(catch_up: CatchUp) -> World {
     world.set("2026-11-23T08:00:00Z");
     world.schedule().await;
     world.set("2026-11-23T08:00:30Z");
-    commands::maintenance_on(&world.ports, Some("db"), None, "new disks", catch_up, world.now()).await.unwrap();
+    commands::begin_maintenance(&world.ports, Some("db"), None, "new disks", catch_up, world.now()).await.unwrap();
     for minute in 1..4 {
         world.set(&format!("2026-11-23T08:0{minute}:00Z"));
         world.minute().await;
@@ -164,8 +164,8 @@ async fn maintained(catch_up: CatchUp) -> World {
     assert_eq!(world.run_all(0).await.len(), 1, "only the run of before is started");
     world.set("2026-11-23T08:03:30Z");
     assert_eq!(commands::maintenance_windows(&world.ports, world.now()).await.unwrap().len(), 1);
-    assert_eq!(commands::maintenance_off(&world.ports, Some("db"), world.now()).await.unwrap(), 1);
-    assert_eq!(commands::maintenance_off(&world.ports, Some("db"), world.now()).await.unwrap(), 0);
+    assert_eq!(commands::end_maintenance(&world.ports, Some("db"), world.now()).await.unwrap(), 1);
+    assert_eq!(commands::end_maintenance(&world.ports, Some("db"), world.now()).await.unwrap(), 0);
     world.release().await;
     world.set("2026-11-23T08:04:00Z");
     world.schedule().await;

@@ -49,13 +49,13 @@ async fn minute(world: &World, ports: &Ports) {
 }
 
 async fn looked_after(ports: &Ports, now: Timestamp) -> services::Result<()> {
-    let open = overdue::open(ports).await?;
-    release::tick(ports, &open, now).await?;
+    let open = overdue::list_open_runs(ports).await?;
+    release::release_due(ports, &open, now).await?;
     overdue::tick(ports, &open, now).await?;
     Ok(())
 }
 
-async fn collected(world: &World, ports: &Ports) -> services::Result<collector::Summary> {
+async fn collected(world: &World, ports: &Ports) -> services::Result<collector::CollectorSummary> {
     let reports = collector::receive(ports, Duration::ZERO).await?;
     collector::collect(ports, &world.packs, reports, world.now()).await
 }

@@ -293,7 +293,7 @@ async fn what_need_not_be_kept_goes_but_never_an_open_run() {
         }
         world.collect().await;
     }
-    let keep = services::pruner::Keep { age_max: Duration::from_secs(86_400), runs_per_job_max: 10 };
+    let keep = services::pruner::RetentionPolicy { age_max: Duration::from_secs(86_400), runs_per_job_max: 10 };
     let summary = services::pruner::tick(&world.ports, &keep, world.now()).await.unwrap();
     assert_eq!(summary.removed, 8, "10 are kept, and the two open ones of the 10 older");
     assert_eq!(world.ledger().await.open, 4);

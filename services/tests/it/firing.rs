@@ -12,14 +12,14 @@ use crate::world::{World, job, key};
 async fn a_job_fires_at_its_minute_and_runs_to_its_outcome() {
     let world = World::new("2026-11-23T07:48:30Z");
     world.put(&job("dump", "50 7 * * *")).await;
-    assert_eq!(world.schedule().await, scheduler::Summary::default());
+    assert_eq!(world.schedule().await, scheduler::SchedulerSummary::default());
     world.set("2026-11-23T07:50:00Z");
     assert_eq!(world.schedule().await.started, 1);
     let orders = world.run_all(0).await;
     assert_eq!(orders.len(), 1);
     assert_eq!(orders[0].run_id, RunId::scheduled(&key("dump"), world.now()));
     let summary = world.collect().await;
-    assert_eq!((summary.received, summary.moved, summary.ended), (2, 1, 1));
+    assert_eq!((summary.received, summary.updated, summary.ended), (2, 1, 1));
     let run = world.run(&orders[0].run_id).await;
     assert_eq!((run.outcome, run.trigger, run.nominal), (Some(Outcome::Succeeded), Trigger::Schedule, world.now()));
     assert_eq!(run.start_by, Some("2026-11-24T07:50:00Z".parse().unwrap()));
@@ -77,7 +77,7 @@ async fn a_tick_that_died_after_creating_the_run_is_healed_by_the_next() {
     );
     run.start_by = Some("2026-11-23T08:50:00Z".parse().unwrap());
     world.ports.runs.write(&[RunWrite { run, expected: None, alert: None }]).await.unwrap();
-    assert_eq!(world.schedule().await.again, 1);
+    assert_eq!(world.schedule().await.resent, 1);
     assert_eq!(world.take("r1").await.len(), 1);
     world.set("2026-11-23T07:51:00Z");
     assert_eq!(world.schedule().await.started, 1);
@@ -94,7 +94,7 @@ async fn an_order_that_was_never_sent_is_sent_again_by_overdue() {
     let mut sent = Vec::new();
     for minute in 1..=9 {
         world.pass(60);
-        if world.overdue().await.sent_again > 0 {
+        if world.overdue().await.resent > 0 {
             sent.push(minute);
         }
     }
@@ -202,11 +202,11 @@ async fn jobs_at_boot_start_once_a_boot() {
     world.put(&job("agent", "@reboot")).await;
     world.put(&job("dump", "0 3 * * *")).await;
     let booted = world.now();
-    assert_eq!(boot::boot(&world.ports, "boot-1", booted, world.now()).await.unwrap(), 1);
+    assert_eq!(boot::start_reboot_jobs(&world.ports, "boot-1", booted, world.now()).await.unwrap(), 1);
     world.pass(30);
     world.put(&job("late", "@reboot")).await;
-    assert_eq!(boot::boot(&world.ports, "boot-1", world.now(), world.now()).await.unwrap(), 0);
-    assert_eq!(boot::boot(&world.ports, "boot-2", world.now(), world.now()).await.unwrap(), 2);
+    assert_eq!(boot::start_reboot_jobs(&world.ports, "boot-1", world.now(), world.now()).await.unwrap(), 0);
+    assert_eq!(boot::start_reboot_jobs(&world.ports, "boot-2", world.now(), world.now()).await.unwrap(), 2);
     assert_eq!(world.runs("agent").await.len(), 2);
     assert_eq!(world.take("r1").await.len(), 3);
     assert!(world.ports.runs.list(&RunQuery::open(), None, 10).await.unwrap().records.len() == 3);

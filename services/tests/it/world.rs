@@ -104,24 +104,24 @@ impl World {
         commands::put(&self.ports, job, self.now()).await.unwrap();
     }
 
-    pub async fn schedule(&self) -> scheduler::Summary {
+    pub async fn schedule(&self) -> scheduler::SchedulerSummary {
         scheduler::tick(&self.ports, self.now()).await.unwrap()
     }
 
-    pub async fn collect(&self) -> collector::Summary {
+    pub async fn collect(&self) -> collector::CollectorSummary {
         let reports = collector::receive(&self.ports, Duration::ZERO).await.unwrap();
         let summary = collector::collect(&self.ports, &self.packs, reports, self.now()).await.unwrap();
-        release::after(&self.ports, &summary.ended_jobs, self.now()).await.unwrap();
+        release::release_jobs(&self.ports, &summary.ended_jobs, self.now()).await.unwrap();
         summary
     }
 
-    pub async fn release(&self) -> release::Summary {
-        let open = overdue::open(&self.ports).await.unwrap();
-        release::tick(&self.ports, &open, self.now()).await.unwrap()
+    pub async fn release(&self) -> release::ReleaseSummary {
+        let open = overdue::list_open_runs(&self.ports).await.unwrap();
+        release::release_due(&self.ports, &open, self.now()).await.unwrap()
     }
 
-    pub async fn overdue(&self) -> overdue::Summary {
-        let open = overdue::open(&self.ports).await.unwrap();
+    pub async fn overdue(&self) -> overdue::OverdueSummary {
+        let open = overdue::list_open_runs(&self.ports).await.unwrap();
         overdue::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
@@ -135,27 +135,27 @@ impl World {
         self.alerts().await.into_iter().map(|alert| alert.kind).collect()
     }
 
-    pub async fn alert_summary(&self) -> alerts::Summary {
+    pub async fn alert_summary(&self) -> alerts::AlertSummary {
         self.alert_tick(&self.ports).await.unwrap()
     }
 
     /// The duty, over ports that may fail.
-    pub async fn alert_tick(&self, ports: &Ports) -> services::Result<alerts::Summary> {
+    pub async fn alert_tick(&self, ports: &Ports) -> services::Result<alerts::AlertSummary> {
         let links = Links([("console".to_owned(), "http://console/runs/{run_id}".to_owned())].into());
-        let sending =
-            alerts::Sending { notifier: &self.channel, channels: &self.channels, links: &links, worker: "test" };
-        alerts::tick(ports, &sending, self.now()).await
+        let worker =
+            alerts::AlertWorker { notifier: &self.channel, channels: &self.channels, links: &links, name: "test" };
+        alerts::tick(ports, &worker, self.now()).await
     }
 
-    pub async fn watch(&self) -> liveness::Summary {
-        let open = overdue::open(&self.ports).await.unwrap();
+    pub async fn watch(&self) -> liveness::LivenessSummary {
+        let open = overdue::list_open_runs(&self.ports).await.unwrap();
         liveness::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
     /// What all open runs are looked at for.
     pub async fn look_after(&self) {
-        let (open, now) = (overdue::open(&self.ports).await.unwrap(), self.now());
-        release::tick(&self.ports, &open, now).await.unwrap();
+        let (open, now) = (overdue::list_open_runs(&self.ports).await.unwrap(), self.now());
+        release::release_due(&self.ports, &open, now).await.unwrap();
         overdue::tick(&self.ports, &open, now).await.unwrap();
         liveness::tick(&self.ports, &open, now).await.unwrap();
     }

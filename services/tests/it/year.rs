@@ -198,7 +198,7 @@ impl Year {
             self.book.forget_troubles(settled);
         }
         let age_max = Duration::from_secs(KEPT_DAYS as u64 * 86_400);
-        let keep = pruner::Keep { age_max, ..pruner::Keep::default() };
+        let keep = pruner::RetentionPolicy { age_max, ..pruner::RetentionPolicy::default() };
         while pruner::tick(&self.world.ports, &keep, self.world.now()).await.unwrap().more {}
         self.crew.forget(now - SignedDuration::from_hours(24 * KEPT_DAYS));
     }

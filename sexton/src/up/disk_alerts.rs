@@ -116,7 +116,7 @@ fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {
 /// Sends the alert through every channel. Returns whether one of them accepted it.
 async fn send_unrecorded(notifier: &ChannelNotifier, reason: &str, now: Timestamp) -> bool {
     let transition = Transition::new("disk:unstored".to_owned(), AlertKind::Failed, &key(), reason, now);
-    let alert = services::alert_message::alert(&transition, None, &Links::default());
+    let alert = services::alert_message::build_alert(&transition, None, &Links::default());
     let mut sent = false;
     for channel in notifier.channel_names() {
         match notifier.notify(&channel, &alert).await {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use domain::ports::Ports;
 use jiff::Timestamp;
 use keeper::crash;
-use services::pruner::Keep;
+use services::pruner::RetentionPolicy;
 use services::{Links, alerts, boot, collector, liveness, overdue, pruner, release, scheduler, sweep};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -36,7 +36,7 @@ pub struct Duties {
     pub packs: SharedPacks,
     pub notifier: Arc<ChannelNotifier>,
     pub links: Links,
-    pub keep: Keep,
+    pub keep: RetentionPolicy,
     /// Wakes the scheduler when something may be due earlier than planned.
     pub nudge: Arc<Notify>,
     pub stop: CancellationToken,
@@ -96,9 +96,9 @@ enum NextCall {
     At(Timestamp),
 }
 
-pub fn retention_policy(history: &HistorySection) -> Keep {
-    let default = Keep::default();
-    Keep {
+pub fn retention_policy(history: &HistorySection) -> RetentionPolicy {
+    let default = RetentionPolicy::default();
+    RetentionPolicy {
         age_max: history.keep.unwrap_or(default.age_max),
         runs_per_job_max: history.runs_per_job.unwrap_or(default.runs_per_job_max),
     }
@@ -201,7 +201,7 @@ async fn run_scheduler(context: &DutyContext) -> services::Result<NextCall> {
     Ok(NextCall::At(wake))
 }
 
-async fn run_collector(context: &DutyContext, wait: Duration) -> services::Result<collector::Summary> {
+async fn run_collector(context: &DutyContext, wait: Duration) -> services::Result<collector::CollectorSummary> {
     let reports = collector::receive(&context.duties.ports, wait).await?;
     if !reports.is_empty() {
         crash::point("received_reports");
@@ -220,8 +220,8 @@ async fn run_collector(context: &DutyContext, wait: Duration) -> services::Resul
 async fn send_alerts(context: &DutyContext) -> services::Result<NextCall> {
     let Duties { ports, notifier, links, .. } = &context.duties;
     let channels = notifier.channel_names();
-    let sending = alerts::Sending { notifier: notifier.as_ref(), channels: &channels, links, worker: "up" };
-    let summary = alerts::tick(ports, &sending, Timestamp::now()).await?;
+    let worker = alerts::AlertWorker { notifier: notifier.as_ref(), channels: &channels, links, name: "up" };
+    let summary = alerts::tick(ports, &worker, Timestamp::now()).await?;
     if summary.given_up > 0 {
         tracing::error!(alerts = summary.given_up, "alerts were given up: no channel accepted them");
     }
@@ -231,9 +231,9 @@ async fn send_alerts(context: &DutyContext) -> services::Result<NextCall> {
 async fn run_overdue(context: &DutyContext) -> services::Result<NextCall> {
     let (ports, now) = (&context.duties.ports, Timestamp::now());
     if let Some((boot_id, booted_at)) = this_boot(now) {
-        boot::boot(ports, &boot_id, booted_at, now).await?;
+        boot::start_reboot_jobs(ports, &boot_id, booted_at, now).await?;
     }
-    let open = overdue::open(ports).await?;
+    let open = overdue::list_open_runs(ports).await?;
     let summary = overdue::tick(ports, &open, now).await?;
     liveness::tick(ports, &open, now).await?;
     sweep::tick(ports, now).await?;
@@ -253,8 +253,8 @@ fn this_boot(now: Timestamp) -> Option<(String, Timestamp)> {
 
 async fn run_release(context: &DutyContext) -> services::Result<NextCall> {
     let ports = &context.duties.ports;
-    let open = overdue::open(ports).await?;
-    let summary = release::tick(ports, &open, Timestamp::now()).await?;
+    let open = overdue::list_open_runs(ports).await?;
+    let summary = release::release_due(ports, &open, Timestamp::now()).await?;
     if summary.skipped > 0 {
         context.notify_run_ended();
     }

@@ -12,7 +12,7 @@ use domain::job::JobKey;
 use domain::ports::{Cursor, Ports};
 use jiff::Timestamp;
 use rules::{Packs, choose};
-use services::commands::{Apply, Difference, apply};
+use services::commands::{ApplyOptions, Difference, apply};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -89,7 +89,7 @@ impl JobFiles {
         for (source, keys) in stored_jobs_by_source(ports).await? {
             let Some(source) = source.filter(|source| !own.contains(source)) else { continue };
             if source == self.sample {
-                let how = Apply { prune: true, dry_run: false };
+                let how = ApplyOptions { prune: true, dry_run: false };
                 apply(ports, &source, &[], how, Timestamp::now())
                     .await
                     .map_err(|error| Failure::failed(format!("cannot delete the jobs of the sample: {error}")))?;
@@ -151,7 +151,7 @@ async fn apply_file(source: &JobsSource, ports: &Ports, packs: &Packs) -> Result
             print_error_line(&format!("{}: warning: {}: {error}", source.path.display(), job.key()));
         }
     }
-    let how = Apply { prune: true, dry_run: false };
+    let how = ApplyOptions { prune: true, dry_run: false };
     let difference = apply(ports, &read.name, &read.jobs, how, Timestamp::now())
         .await
         .map_err(|error| Failure::failed(format!("{}: {error}", source.path.display())))?;

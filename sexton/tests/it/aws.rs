@@ -187,7 +187,7 @@ fn a_stopped_runner_leaves_its_jobs_to_the_next_one() {
     let run = installation.wait_for(&run_id, |run| run["state"] == "finished");
     assert_eq!((&run["outcome"], &run["runner"]), (&"succeeded".into(), &running["runner"]), "{run}");
     let ports = &installation.aws.ports;
-    let open = installation.runtime.block_on(overdue::open(ports)).expect("the open runs");
+    let open = installation.runtime.block_on(overdue::list_open_runs(ports)).expect("the open runs");
     installation.runtime.block_on(overdue::tick(ports, &open, Timestamp::now())).expect("checked");
     assert_eq!(runner.stop(), Some(0));
 }

@@ -88,20 +88,20 @@ impl World {
         commands::put(&self.ports, job, self.now()).await.unwrap();
     }
 
-    pub async fn schedule(&self) -> scheduler::Summary {
+    pub async fn schedule(&self) -> scheduler::SchedulerSummary {
         scheduler::tick(&self.ports, self.now()).await.unwrap()
     }
 
     /// Collects whatever was reported.
-    pub async fn collect(&self) -> collector::Summary {
-        let mut all = collector::Summary::default();
+    pub async fn collect(&self) -> collector::CollectorSummary {
+        let mut all = collector::CollectorSummary::default();
         loop {
             let reports = collector::receive(&self.ports, Duration::ZERO).await.unwrap();
             if reports.is_empty() {
                 return all;
             }
             let summary = collector::collect(&self.ports, &self.packs, reports, self.now()).await.unwrap();
-            release::after(&self.ports, &summary.ended_jobs, self.now()).await.unwrap();
+            release::release_jobs(&self.ports, &summary.ended_jobs, self.now()).await.unwrap();
             all.received += summary.received;
             all.ended += summary.ended;
             all.retried += summary.retried;
@@ -109,17 +109,17 @@ impl World {
         }
     }
 
-    pub async fn overdue(&self) -> overdue::Summary {
-        let open = overdue::open(&self.ports).await.unwrap();
+    pub async fn overdue(&self) -> overdue::OverdueSummary {
+        let open = overdue::list_open_runs(&self.ports).await.unwrap();
         overdue::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
     /// Sends what is to be told, and says of what kind it was.
     pub async fn told(&self) -> Vec<AlertKind> {
         let (links, channels) = (Links([].into()), ["oncall".to_owned()]);
-        let sending =
-            alerts::Sending { notifier: &self.channel, channels: &channels, links: &links, worker: "scenario" };
-        alerts::tick(&self.ports, &sending, self.now()).await.unwrap();
+        let worker =
+            alerts::AlertWorker { notifier: &self.channel, channels: &channels, links: &links, name: "scenario" };
+        alerts::tick(&self.ports, &worker, self.now()).await.unwrap();
         std::mem::take(&mut *self.channel.0.lock().unwrap()).into_iter().map(|alert| alert.kind).collect()
     }
 

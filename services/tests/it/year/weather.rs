@@ -130,7 +130,7 @@ impl Weather {
             let group = if dice.one_in(4) { None } else { Some(*dice.one_of(&GROUPS)) };
             let until = Some(now + SignedDuration::from_mins(dice.between(5, 240)));
             let worth = *dice.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
-            commands::maintenance_on(&world.ports, group, until, "new disks", worth, now).await.unwrap();
+            commands::begin_maintenance(&world.ports, group, until, "new disks", worth, now).await.unwrap();
         }
         if dice.one_in(20 * self.luck)
             && let Some(run_id) = crew.runs().next().map(|order| order.run_id.clone())

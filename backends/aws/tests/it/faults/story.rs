@@ -103,9 +103,9 @@ impl Story {
         let (ports, now) = (self.ports.clone(), self.world.now());
         retry("scheduler", async || scheduler::tick(&ports, now).await).await;
         let check_runs = async || {
-            let open = overdue::open(&ports).await?;
+            let open = overdue::list_open_runs(&ports).await?;
             overdue::tick(&ports, &open, now).await?;
-            release::tick(&ports, &open, now).await
+            release::release_due(&ports, &open, now).await
         };
         retry("overdue and release", check_runs).await;
         for place in 0..self.runners.len() {
@@ -115,9 +115,9 @@ impl Story {
         }
         self.collect(&ports).await;
         let (channels, links) = (["alerts".to_owned()], Links([].into()));
-        let sending =
-            alerts::Sending { notifier: &self.topics, channels: &channels, links: &links, worker: "scheduler" };
-        retry("alerts", async || alerts::tick(&ports, &sending, now).await).await;
+        let worker =
+            alerts::AlertWorker { notifier: &self.topics, channels: &channels, links: &links, name: "scheduler" };
+        retry("alerts", async || alerts::tick(&ports, &worker, now).await).await;
     }
 
     /// Until every run that has begun is known to have ended.
