@@ -1,24 +1,24 @@
-//! What an alert says: built from its transition and its run. Pure.
+//! Builds an alert from its transition and its run. Pure.
 
 use std::collections::BTreeMap;
 
 use domain::alert::{Alert, AlertKind, Transition};
 use domain::run::{ExcerptLine, Run, Severity};
 
-/// Lines shown around a rule's match, on either side.
+/// Lines shown before and after a rule's match. Chosen, not measured.
 const CONTEXT_LINES: usize = 5;
 
-/// Lines shown when there is no match: the last ones.
+/// Lines shown when no rule matched: the last ones. Chosen, not measured.
 const LAST_LINES: usize = 20;
 
-/// Bytes of all lines shown. Slack takes sections of 3,000 characters.
+/// Bytes of all lines shown. A section of a Slack message holds 3,000 characters.
 const EXCERPT_BYTES_MAX: usize = 2_500;
 
-/// Jobs that a digest names before it says how many more there are.
+/// Jobs that a digest names; the others are counted. Chosen, not measured.
 const DIGEST_JOBS_NAMED: usize = 10;
 
-/// Where people can look further: link name to a URL in which `{run_id}`, `{group}`, `{job}` and `{attempt}` stand for
-/// the run's.
+/// Links shown in alerts: link name to a URL, in which `{run_id}`, `{group}`, `{job}` and `{attempt}` are replaced by
+/// the values of the run.
 #[derive(Clone, Debug, Default)]
 pub struct Links(pub BTreeMap<String, String>);
 
@@ -31,7 +31,7 @@ impl Links {
         let filled = |template: &String| {
             values.iter().fold(template.clone(), |text, (name, value)| text.replace(name, &percent_encode(value)))
         };
-        // A link to a run is worth nothing where there is none.
+        // Without a run, a link to one is useless.
         let usable = |template: &&String| !(run_id.is_empty() && template.contains("{run_id}"));
         self.0
             .iter()
@@ -41,7 +41,7 @@ impl Links {
     }
 }
 
-/// As a part of a URL (RFC 3986, 2.3).
+/// Percent-encodes a text as a part of a URL (RFC 3986, 2.3).
 fn percent_encode(text: &str) -> String {
     let mut url = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -53,7 +53,8 @@ fn percent_encode(text: &str) -> String {
     url
 }
 
-/// The message about one transition. `run` may be gone, or be another attempt by now: then the transition speaks alone.
+/// The alert about one transition. `run`: as it is stored now; `None` when it was deleted, and the alert then holds
+/// only what its transition holds.
 pub fn build_alert(transition: &Transition, run: Option<&Run>, links: &Links) -> Alert {
     let rule = run
         .filter(|_| transition.kind == AlertKind::FalseSuccess)
@@ -84,8 +85,7 @@ pub fn build_alert(transition: &Transition, run: Option<&Run>, links: &Links) ->
     }
 }
 
-/// The lines around a match. An excerpt is head and tail: where the match is in neither, the matching line stands
-/// alone.
+/// The lines around a match. An excerpt is head and tail; a match in neither is shown without its neighbours.
 fn lines_around(excerpt: &[ExcerptLine], seq: u64, first_line: &str) -> Vec<ExcerptLine> {
     match excerpt.iter().position(|line| line.seq == seq) {
         Some(index) => {
@@ -129,7 +129,7 @@ fn cut_text(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 
-/// One message for many transitions.
+/// One alert for many transitions.
 pub fn build_digest(transitions: &[&Transition], links: &Links) -> Alert {
     let mut kinds: BTreeMap<AlertKind, u32> = BTreeMap::new();
     for transition in transitions {

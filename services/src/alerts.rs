@@ -1,7 +1,7 @@
-//! Stored transitions become messages. Called in a loop, by any number of workers: each transition is claimed by one.
+//! Sends stored transitions as alerts. Called in a loop by any number of workers; one worker claims each transition.
 //!
-//! More alerts than people read in a minute become one digest; nothing is ever sent faster than the limits below. A
-//! channel that fails is tried again, later and later, and given up after [`TRIES_MAX`]; the store says so.
+//! More alerts than the limits below allow become one digest. A failed alert is retried with a growing delay and given
+//! up after [`TRIES_MAX`] sends; the store keeps its last error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,57 +18,62 @@ use crate::run_end::load_jobs;
 use crate::settings::{self, ALERT_RATE, AlertRate};
 use crate::{Error, Result, error::CONFLICTS_MAX};
 
-/// Alerts told one by one in a minute, over all workers; what is beyond becomes a digest. Ours: more than that nobody
-/// reads. Amazon SNS suspends a mail subscription at ten messages a second.
+/// Single alerts sent in one minute by all workers together; the others become a digest. Chosen: an operator cannot
+/// read more. Amazon SNS suspends a mail subscription at ten messages a second.
 pub const MESSAGES_PER_MINUTE_MAX: u32 = 10;
 
-/// Digests in one minute; beyond, alerts wait for the next minute.
+/// Digests sent in one minute. When they are used up, alerts wait for the next minute.
 pub const DIGESTS_PER_MINUTE_MAX: u32 = 1;
 
-/// Transitions claimed at once, hence alerts in one digest.
+/// Transitions claimed in one call, so also the most alerts in a digest. Chosen, not measured.
 const CLAIM_MAX: usize = 500;
 
-/// How long a claim lasts. A worker that dies meanwhile leaves its transitions to another.
+/// Lease of a claim. When a worker dies, another one claims its transitions after this time. Chosen, not measured.
 const CLAIM_LEASE: Duration = Duration::from_secs(300);
 
-/// Tries before a message is given up: over half a day with the waits below.
+/// Sends of one alert before it is given up: over half a day with the backoff below.
 pub const TRIES_MAX: u32 = 16;
 
-/// Tries to note what was sent. Ours: enough for a call that fails now and then; a store that is away will be away for
-/// minutes, and people are then told again.
+/// Tries to store what was sent. Chosen: enough for a single failed call. When the store is down for minutes, the
+/// alerts are sent a second time.
 const STORE_TRIES_MAX: usize = 3;
 
-/// Waits between tries: doubled from the first to the longest.
+/// The backoff after a failed send: doubled from the first to the longest.
 const BACKOFF_MIN: Duration = Duration::from_secs(15);
 const BACKOFF_MAX: Duration = Duration::from_secs(3600);
 
+/// What one [`tick`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AlertSummary {
-    /// Messages sent, one a channel.
+    /// Messages sent: one for each alert and channel.
     pub sent: u32,
-    /// Alerts that went into digests.
+    /// Alerts sent in a digest.
     pub digested: u32,
-    /// Reminders that were no longer true.
+    /// Reminders not sent, because the job is no longer bad.
     pub overtaken: u32,
-    /// Alerts that wait: for the next minute, or for their channel.
+    /// Alerts that wait for the next minute, or for the retry of a channel.
     pub waiting: u32,
+    /// Alerts that at least one channel refused permanently, or failed to accept [`TRIES_MAX`] times.
     pub given_up: u32,
 }
 
-/// Where alerts go.
+/// A sender of alerts.
 pub struct AlertWorker<'s> {
+    /// Sends one alert to one channel.
     pub notifier: &'s dyn Notifier,
-    /// All channels there are; an alert that names none goes to all.
+    /// The names of all channels. An alert that names none is sent to all.
     pub channels: &'s [String],
+    /// The links shown in each alert.
     pub links: &'s Links,
-    /// Tells workers apart.
+    /// Identifies the worker in the claims of transitions.
     pub name: &'s str,
 }
 
-/// Sends what is to be told.
+/// Claims the transitions that are due and sends them.
 ///
 /// # Errors
-/// A port's. A channel's fault is no error here: it is stored with the alert.
+/// Returns the port's error; transitions whose result is not stored are sent again later. The error of a channel is
+/// stored with its alert instead.
 pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Result<AlertSummary> {
     let mut summary = AlertSummary::default();
     let claimed = ports.alerts.claim(worker.name, now, saturating_add(now, CLAIM_LEASE), CLAIM_MAX).await?;
@@ -94,8 +99,8 @@ pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Re
     }
 }
 
-/// Stores what became of the claimed transitions: `settled` ones, and those that were `due` with their next reminders. Doing
-/// it again is harmless; what is not stored is sent again.
+/// Stores the results of the claimed transitions: the `settled` ones, and those that were `due` with their next
+/// reminders. Repeating it is harmless. A transition whose result is not stored is sent again.
 async fn store_results(
     ports: &Ports,
     worker: &AlertWorker<'_>,
@@ -108,9 +113,9 @@ async fn store_results(
     Ok(())
 }
 
-/// A bad definition is told once a day for as long as it is the same fault.
+/// The alert about an invalid job: at most one a day for the same fault.
 pub(crate) fn bad_job_transition(key: &JobKey, message: &str, now: Timestamp) -> Transition {
-    // FNV-1a: the name of a transition must be the same in every build.
+    // FNV-1a, because the id of a transition must be the same in every build.
     let fault = message
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
@@ -119,8 +124,8 @@ pub(crate) fn bad_job_transition(key: &JobKey, message: &str, now: Timestamp) ->
     Transition::new(format!("bad_job:{key}:{fault:016x}:{day}"), AlertKind::BadJob, key, reason, now)
 }
 
-/// Asks of each reminder whether it is still true; moves the state of those that are. Returns those overtaken, and the
-/// rest.
+/// Checks whether each reminder is still true, and advances the state of the job if it is. Returns the outdated ones,
+/// and the rest.
 async fn check_reminders(
     ports: &Ports,
     claimed: Vec<Transition>,
@@ -128,7 +133,7 @@ async fn check_reminders(
 ) -> Result<(Vec<Transition>, Vec<Transition>)> {
     let (mut overtaken, mut due) = (Vec::new(), Vec::new());
     for mut transition in claimed {
-        // One that was tried before has moved the state already.
+        // A reminder that was sent before has already advanced the state.
         if !transition.reminder || transition.tries > 0 {
             due.push(transition);
             continue;
@@ -168,7 +173,7 @@ async fn advance_reminder(ports: &Ports, transition: &Transition, now: Timestamp
     Ok(None)
 }
 
-/// Puts the next reminder of each job that people were told to be bad.
+/// Stores the next reminder of each job that was alerted as bad.
 async fn raise_reminders(ports: &Ports, settled: &[Transition], now: Timestamp) -> Result<()> {
     let bad = |transition: &&Transition| {
         let of_a_run = transition.run_id.is_some() && transition.outcome.is_some_and(|outcome| outcome.is_failure());
@@ -269,7 +274,7 @@ async fn send_single(
     Ok(())
 }
 
-/// One digest a channel.
+/// Sends one digest to each channel.
 async fn send_digest(worker: &AlertWorker<'_>, due: &mut [Transition], summary: &mut AlertSummary, now: Timestamp) {
     let wanted: Vec<Vec<String>> = due.iter().map(|transition| channels_of(transition, worker.channels)).collect();
     let channels: BTreeSet<String> = wanted.iter().flatten().cloned().collect();
@@ -304,7 +309,7 @@ async fn send_digest(worker: &AlertWorker<'_>, due: &mut [Transition], summary: 
     }
 }
 
-/// The channels that are still to be told.
+/// The channels that do not have the alert yet.
 fn channels_of(transition: &Transition, all: &[String]) -> Vec<String> {
     let wanted = if transition.channels.is_empty() { all } else { &transition.channels };
     wanted.iter().filter(|channel| !transition.delivered_to.contains(channel)).cloned().collect()
@@ -316,13 +321,13 @@ async fn notify(
     alert: &Alert,
 ) -> std::result::Result<(), (String, PortError)> {
     if !worker.channels.iter().any(|known| known == channel) {
-        let message = format!("there is no channel {channel}; configured are: {}", worker.channels.join(", "));
+        let message = format!("no channel {channel}; configured: {}", worker.channels.join(", "));
         return Err((channel.to_owned(), PortError::Permanent(message)));
     }
     worker.notifier.notify(channel, alert).await.map_err(|error| (channel.to_owned(), error))
 }
 
-/// Marks a transition as told when all its channels have it (or never will), else for another try.
+/// Marks a transition as sent when all its channels have it or never will; otherwise schedules a retry.
 fn record_result(
     transition: &mut Transition,
     delivery: DeliveryState,
@@ -348,5 +353,9 @@ fn record_result(
     }
     summary.given_up += 1;
     transition.delivery = if transition.delivered_to.is_empty() { DeliveryState::GivenUp } else { delivery };
-    tracing::error!(alert = transition.id, error = transition.last_error, "an alert could not be delivered");
+    tracing::error!(
+        alert = transition.id,
+        error = transition.last_error,
+        "alert given up: not all channels accepted it"
+    );
 }

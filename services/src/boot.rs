@@ -1,4 +1,4 @@
-//! `@reboot` jobs: once a boot, as cronie does it. Called once when `sexton up` starts.
+//! Starts `@reboot` jobs once a boot, as cronie does. Called once when `sexton up` starts.
 
 use domain::ports::{Ports, RunWrite, StoredJob, WriteResult};
 use domain::run::Trigger;
@@ -11,12 +11,12 @@ use crate::settings::{self, BOOT, BootState};
 use crate::sweep::PAGE_MAX;
 use crate::{Result, maintenance};
 
-/// Starts all `@reboot` jobs, unless that was done for this boot already. `boot_id` tells boots apart (Linux:
-/// `/proc/sys/kernel/random/boot_id`); `booted_at` is the nominal instant of the runs, and the first one given for a
-/// boot counts. A call that died halfway is finished by the next. Returns how many runs were started.
+/// Starts all `@reboot` jobs, unless they were started for this boot already, and returns how many were started.
+/// `boot_id` identifies the boot (Linux: `/proc/sys/kernel/random/boot_id`). `booted_at` is the nominal time of the
+/// runs; the first value given for a boot is kept. The next call completes one that was interrupted.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; calling it again is harmless.
 pub async fn start_reboot_jobs(ports: &Ports, boot_id: &str, booted_at: Timestamp, now: Timestamp) -> Result<u32> {
     let mut state = settings::read::<BootState>(ports, BOOT).await?;
     if state.value.boot_id == boot_id && state.value.done {
@@ -52,7 +52,7 @@ async fn start_job(
     now: Timestamp,
     windows: &maintenance::Windows,
 ) -> Result<bool> {
-    // Jobs that cannot be read are told by the sweep.
+    // The sweep alerts about jobs that are unreadable.
     let Ok(job) = &stored.job else { return Ok(false) };
     let is_reboot_job = |schedule: schedule::Schedule| job.enabled && schedule.kind() == schedule::ScheduleKind::Reboot;
     if !schedule_of(job).is_ok_and(is_reboot_job) {

@@ -1,8 +1,8 @@
-//! Reports become outcomes: judged, applied to their runs, stored with what they mean for alerts; a failed attempt gets
-//! its next one when the job wants that. Called in a loop; a report is deleted only when its run is stored.
+//! Turns reports into outcomes: judges them, applies them to their runs, and stores each run with the alert that its
+//! end causes. Orders the next attempt if the job's `retries` allow one. Called in a loop. Never deletes a report
+//! whose run is not stored.
 //!
-//! Runs are written together, and each stands alone: one that cannot be stored leaves its reports to come again, and
-//! stops no other.
+//! Runs are written together, but succeed independently: the reports of one that cannot be stored are redelivered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,45 +22,49 @@ use crate::run_end::{alert_step, load_jobs, next_attempt};
 use crate::scheduler::waits_for_a_runner;
 use crate::{Error, Result};
 
-/// Reports dealt with in one call: SQS gives at most 10 a call, SQLite as many as are there.
+/// Reports received in one call. Chosen, not measured: SQS returns at most 10, SQLite all that exist up to this
+/// number.
 pub const REPORTS_MAX: usize = 200;
 
-/// How long a report is kept from other collectors; it comes again when this one dies.
+/// Lease of a received report: it is redelivered after this time when the collector dies. Chosen, not measured.
 pub const LEASE: Duration = Duration::from_secs(60);
 
+/// What one [`collect`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CollectorSummary {
+    /// Reports received.
     pub received: u32,
     /// Runs that were written.
     pub updated: u32,
     /// Of these, runs that ended.
     pub ended: u32,
-    /// Of these, outcomes that had been declared and were replaced by the truth.
+    /// Declared outcomes (`lost`, `missed`) that a late report replaced.
     pub replaced: u32,
+    /// Runs that got a further attempt.
     pub retried: u32,
-    /// Reports of runs that are not known.
+    /// Reports of runs that are not stored. They are deleted.
     pub unknown: u32,
-    /// Reports of a newer build: left until this one is newer too.
+    /// Reports of a newer format, left in the queue until this build is upgraded.
     pub newer: u32,
-    /// Runs whose reports come again, because a port could not store them.
+    /// Runs that could not be stored. Their reports are redelivered.
     pub failed: u32,
-    /// Jobs of which a run ended, and a later one may have waited for that: for [`crate::release::release_jobs`].
+    /// Jobs of which a run ended and a later one may have waited for that: for [`crate::release::release_jobs`].
     pub ended_jobs: BTreeSet<JobKey>,
 }
 
-/// What has been reported; waits up to `wait` for the first report.
+/// Receives reports; waits up to `wait` for the first.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn receive(ports: &Ports, wait: Duration) -> Result<Vec<Delivery<Event>>> {
     Ok(ports.reports.receive(REPORTS_MAX, LEASE, wait).await?)
 }
 
-/// Deals with received reports. Apart from [`receive`], so that rules and time are those of after the wait: reports that
-/// were judged by newer rules than they are collected with would be judged on their excerpt.
+/// Judges and stores received reports. Separate from [`receive`], so that the caller reads rules and time after the
+/// wait. A report judged by newer rules than it is collected with would be judged again on its excerpt only.
 ///
 /// # Errors
-/// A port's, when no report could be dealt with; they come again.
+/// Returns the port's error when no report could be processed; all are redelivered.
 pub async fn collect(
     ports: &Ports,
     packs: &Packs,
@@ -73,7 +77,7 @@ pub async fn collect(
         if delivery.message.version > FORMAT_VERSION {
             summary.newer += 1;
             tracing::warn!(run_id = %delivery.message.run_id, version = delivery.message.version,
-                "a report of a newer build is left until this one is upgraded");
+                "report has a newer format; left in the queue until this build is upgraded");
             continue;
         }
         by_run.entry(delivery.message.run_key()).or_default().push(delivery);
@@ -106,7 +110,7 @@ struct RunReports {
     run_key: RunKey,
     deliveries: Vec<Delivery<Event>>,
     stored: Option<Stored<Run>>,
-    /// How often somebody else was first.
+    /// Conditional writes of this run that lost to another writer.
     conflicts: u32,
 }
 
@@ -116,7 +120,7 @@ impl RunReports {
     }
 }
 
-/// The oldest run of each job, and the rest: an end is judged by what the end before it left of the job's alert state.
+/// The oldest run of each job, and the others: an end is judged by the alert state that the previous end left.
 fn split_first_per_job(waiting: Vec<RunReports>) -> (Vec<RunReports>, Vec<RunReports>) {
     let mut jobs = BTreeSet::new();
     waiting.into_iter().partition(|reports| {
@@ -130,15 +134,15 @@ struct Collection<'c> {
     jobs: &'c BTreeMap<JobKey, Job>,
     now: Timestamp,
     summary: CollectorSummary,
-    /// Of reports that are dealt with.
+    /// Of processed reports, which are deleted at the end.
     receipts: Vec<String>,
 }
 
-/// What the events of one run came to.
+/// The effect of the reports of one run.
 #[derive(Default)]
 struct Effect {
     changed: bool,
-    /// The run has ended for good (and what had been declared, was).
+    /// The run has ended, without a further attempt. `replaced`: a declared outcome was replaced.
     ended: bool,
     replaced: bool,
     quiet: bool,
@@ -146,7 +150,7 @@ struct Effect {
     order: Option<Order>,
 }
 
-/// A run as its reports have moved it, to be written.
+/// A run with its reports applied, to be written.
 struct UpdatedRun {
     reports: RunReports,
     run: Run,
@@ -155,7 +159,7 @@ struct UpdatedRun {
 }
 
 impl UpdatedRun {
-    /// What it means for its job's alerts.
+    /// The occurrence that decides about an alert.
     fn occurrence(&self) -> Option<Occurrence> {
         match (self.effect.ended, self.run.outcome) {
             (true, Some(outcome)) => Some(Occurrence::Ended(outcome)),
@@ -166,7 +170,7 @@ impl UpdatedRun {
 }
 
 impl Collection<'_> {
-    /// Deals with runs of different jobs together; gives back those that somebody else moved meanwhile.
+    /// Processes runs of different jobs together; returns those that another process changed at the same time.
     async fn collect_round(&mut self, round: Vec<RunReports>) -> Vec<RunReports> {
         let all: Vec<UpdatedRun> = round.into_iter().filter_map(|reports| self.apply_reports(reports)).collect();
         let (updated, mut stored): (Vec<UpdatedRun>, Vec<UpdatedRun>) =
@@ -195,7 +199,7 @@ impl Collection<'_> {
         conflicted.into_iter().filter_map(|reports| self.requeue_conflict(reports)).collect()
     }
 
-    /// Applies a run's reports to it; `None`: nobody knows the run.
+    /// Applies the reports to their run. Returns `None` when the run is not stored.
     fn apply_reports(&mut self, reports: RunReports) -> Option<UpdatedRun> {
         let first = reports.events().next()?;
         let (mut run, expected) = match &reports.stored {
@@ -203,7 +207,7 @@ impl Collection<'_> {
             None if first.trigger == Trigger::Exec => (Run::from_report(first), None),
             None => {
                 self.summary.unknown += reports.deliveries.len() as u32;
-                tracing::warn!(run_id = %first.run_id, job = %first.job, "a report of a run that is not known");
+                tracing::warn!(run_id = %first.run_id, job = %first.job, "report for an unknown run");
                 self.receipts.extend(reports.deliveries.into_iter().map(|delivery| delivery.receipt));
                 return None;
             }
@@ -237,7 +241,7 @@ impl Collection<'_> {
                 Applied::OlderAttempt => {}
                 Applied::NotOrdered => {
                     let (run_id, attempt) = (&event.run_id, event.attempt);
-                    tracing::warn!(%run_id, attempt, "a report of an attempt that nobody ordered");
+                    tracing::warn!(%run_id, attempt, "report for an attempt that was never ordered");
                 }
             }
         }
@@ -245,7 +249,7 @@ impl Collection<'_> {
         effect
     }
 
-    /// What came of each write, in order. What a port refuses for good is written again, each run alone.
+    /// The results of the writes, in order. When a port refuses all permanently, each run is written alone.
     async fn store(&self, updated: &[UpdatedRun]) -> Vec<std::result::Result<WriteResult, String>> {
         match self.write(updated).await {
             Ok(written) => written.into_iter().map(Ok).collect(),
@@ -309,11 +313,11 @@ impl Collection<'_> {
     fn log_failure(&mut self, reports: &RunReports, error: &str) {
         self.summary.failed += 1;
         let run_id = &reports.run_key.run_id;
-        tracing::warn!(%run_id, error, "reports of a run could not be stored and come again");
+        tracing::warn!(%run_id, error, "cannot store reports; they will be redelivered");
     }
 
-    /// Judges by the job as it is now. Where there is none (removed, or a run of `sexton exec`), and where its rules
-    /// cannot be had, the runner's own hits count.
+    /// Judges by the job as it is now. The runner's own matches count where there is no job (deleted, or a run of
+    /// `sexton exec`), and where its rules cannot be loaded.
     fn judge(&self, trigger: Trigger, job: Option<&Job>, report: &Report) -> Verdict {
         let Some(job) = job.filter(|_| trigger != Trigger::Exec) else {
             return Verdict {
@@ -328,7 +332,7 @@ impl Collection<'_> {
         let verdict = match rule_set {
             Ok(rule_set) => rules::judge_report(report, &Limits::of(job), &rule_set),
             Err(error) => {
-                tracing::warn!(job = %job.key(), %error, "a run is judged by what its runner's rules found");
+                tracing::warn!(job = %job.key(), %error, "cannot load rules; judging by the runner's matches");
                 rules::judge(&ExitFacts::of(report), &Limits::of(job), &report.rules)
             }
         };

@@ -1,4 +1,4 @@
-//! What console and command line ask for. Each command is one function over the ports; time and randomness are given.
+//! The commands of console and command line: one function each, over the ports. Time and random bytes are arguments.
 
 mod apply;
 mod jobs;
@@ -15,10 +15,10 @@ use jiff::Timestamp;
 use crate::Result;
 use crate::maintenance::{self, Window};
 
-/// Begins maintenance of a group, or of all. Nothing new is fired meanwhile; runs that run go on.
+/// Starts a maintenance window for a group, or for all groups. No new runs are started in it; running ones continue.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error, or [`crate::Error::Conflict`].
 pub async fn begin_maintenance(
     ports: &Ports,
     group: Option<&str>,
@@ -33,18 +33,19 @@ pub async fn begin_maintenance(
     Ok(window)
 }
 
-/// Ends it, and says how many windows were ended: one for a group does not end one for all.
+/// Ends the open windows of this group (`None`: those for all groups) and returns their number. Ending the window of
+/// one group does not end a window for all groups.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error, or [`crate::Error::Conflict`].
 pub async fn end_maintenance(ports: &Ports, group: Option<&str>, now: Timestamp) -> Result<usize> {
     maintenance::end_windows(ports, group, now).await
 }
 
-/// The windows that are on, or are to come.
+/// The windows that are active or start later.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error.
 pub async fn maintenance_windows(ports: &Ports, now: Timestamp) -> Result<Vec<Window>> {
     let windows = maintenance::read(ports).await?;
     Ok(windows.0.into_iter().filter(|window| window.end().is_none_or(|end| now < end)).collect())

@@ -1,18 +1,20 @@
-//! What a new run may do while earlier ones of its job are still open. Pure; called by the scheduler and by commands.
+//! Decides what a new run may do while earlier runs of its job are open. Pure; called by `overlap`.
 
 use domain::job::{Concurrency, Job};
 use domain::run::{Run, State, Trigger};
 
-/// What becomes of the new run, and of the earlier ones.
+/// The decision about a new run and the earlier ones.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ConcurrencyDecision {
+    /// Starts now.
     Start,
-    /// Waits; the sentence says for what.
+    /// Is held. The reason names the run that it waits for.
     Hold(String),
+    /// Is skipped, with this reason.
     Skip(String),
-    /// The earlier ones give way: those that have not begun are skipped, the others are asked to stop. `hold`: some
-    /// have begun, and the new run waits for their end.
+    /// Replaces the earlier runs: those that have not started are skipped, the others get a stop request.
     Replace {
+        /// The reason to hold the new run: an earlier one has started and must end first.
         hold: Option<String>,
     },
 }
@@ -24,21 +26,21 @@ pub fn decide(job: &Job, run: &Run, open: &[&Run]) -> ConcurrencyDecision {
     };
     match (job.concurrency, run.trigger) {
         (Concurrency::Allow, _) => ConcurrencyDecision::Start,
-        // People who want every missed firing made up, and never two at once, want them one after the other.
+        // `catch_up = "all"` with `forbid` asks for every missed firing and for no overlap: one after another.
         (Concurrency::Forbid, Trigger::CatchUp) | (Concurrency::Queue, _) => {
             ConcurrencyDecision::Hold(format!("waits for run {}", first.run_id))
         }
         (Concurrency::Forbid, _) => {
-            ConcurrencyDecision::Skip(format!("run {} is still open and concurrency is forbid", first.run_id))
+            ConcurrencyDecision::Skip(format!("run {} has not ended and `concurrency` is `forbid`", first.run_id))
         }
-        // Two schedulers may come to a job's firings in different order; the newest firing stands.
+        // Two schedulers may process a job's firings in different order: the newest firing wins.
         (Concurrency::Replace, _) if open.iter().any(|other| other.nominal > run.nominal) => {
-            ConcurrencyDecision::Skip("replaced by a newer run before it began".to_owned())
+            ConcurrencyDecision::Skip("replaced by a newer run before it started".to_owned())
         }
         (Concurrency::Replace, _) => {
             let started = first.state >= State::Claimed;
             ConcurrencyDecision::Replace {
-                hold: started.then(|| format!("waits for the end of run {}, which it replaces", first.run_id)),
+                hold: started.then(|| format!("replaces run {}; waits for it to end", first.run_id)),
             }
         }
     }

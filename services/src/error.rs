@@ -1,30 +1,39 @@
-//! What a service could not do, by what its caller does about it.
+//! The error of all services: one case for each reaction of a caller.
 
 use domain::job::JobKey;
 use domain::ports::PortError;
 use domain::run::RunId;
 
+/// Why a service failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Tried again by the next call of a duty; told to whoever gave a command.
+    /// A port failed. The next call of a duty retries; a command returns the error to its user.
     #[error(transparent)]
     Port(#[from] PortError),
-    #[error("there is no job {0}; `sexton jobs` lists those there are")]
+    /// No job of this key is stored.
+    #[error("no job {0}; `sexton jobs` lists all jobs")]
     NoSuchJob(JobKey),
-    #[error("there is no run {0}; `sexton runs` lists those that are kept")]
+    /// No run of this id is stored.
+    #[error("no run {0}; `sexton runs` lists the runs that are kept")]
     NoSuchRun(RunId),
-    /// A job that can never fire as it stands.
+    /// The stored definition of a job is invalid: the job never fires.
     #[error("job {key}: {message}")]
-    BadJob { key: JobKey, message: String },
-    /// What is asked for cannot be done to a thing in this state.
+    BadJob {
+        /// The job.
+        key: JobKey,
+        /// The fault, as the parser of job files reports it.
+        message: String,
+    },
+    /// The job or run does not allow the operation in its current state.
     #[error("{0}")]
     Refused(String),
-    /// Somebody else kept changing the same record.
-    #[error("{0} is being changed by somebody else; try again")]
+    /// Other processes changed the same record in every one of [`CONFLICTS_MAX`] tries.
+    #[error("{0} was changed concurrently; try again")]
     Conflict(String),
 }
 
+/// The result of every service.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// How often a conditional write is tried again with what is stored by then, before the caller is told.
+/// Tries of a conditional write, each against the version then stored. Chosen, not measured.
 pub(crate) const CONFLICTS_MAX: u32 = 8;

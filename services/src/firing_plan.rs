@@ -1,4 +1,4 @@
-//! What is to be done about the firings of one job that have come due. Pure: the scheduler carries it out.
+//! Decides which runs the due firings of one job become. Pure; the scheduler executes the plan.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,37 +11,46 @@ use jiff::Timestamp;
 use crate::maintenance::Windows;
 use crate::new_runs::{elapsed_since, saturating_sub};
 
-/// A firing that is dealt with this much late simply runs: a tick was slow, or a machine rebooted quickly.
+/// A firing that is at most this late starts normally: a tick was slow, or a machine rebooted quickly. Chosen, not
+/// measured.
 pub const LATE_MAX: Duration = Duration::from_secs(120);
 
-/// Records made for firings that were slept through, per job and wake-up; older firings are counted in one reason.
+/// Runs recorded for late firings, per job and tick; older firings are counted in one reason. Chosen, not measured.
 pub const CATCH_UP_RECORDS_MAX: usize = 100;
 
-/// Firings counted one by one; beyond, the reason says "more than".
+/// Firings counted one by one; beyond, the reason reads "more than". Chosen, not measured.
 pub const FIRINGS_COUNTED_MAX: usize = 100_000;
 
-/// What the scheduler knows when it looks at a job.
+/// The state in which a job's firings are planned.
 #[derive(Clone, Copy, Debug)]
 pub struct FiringContext<'s> {
+    /// The time of the tick.
     pub now: Timestamp,
-    /// When it last ticked, if it ever did.
+    /// When the scheduler last completed a tick.
     pub ticked_at: Option<Timestamp>,
+    /// All maintenance windows.
     pub windows: &'s Windows,
 }
 
-/// One run that is to be recorded.
+/// A run to record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedRun {
+    /// The nominal time of the firing.
     pub nominal: Timestamp,
+    /// What to do with it.
     pub action: PlannedAction,
 }
 
+/// What the scheduler does with a firing; the text is the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlannedAction {
+    /// Starts.
     Start(Trigger),
-    /// Waits for the end of a maintenance window.
+    /// Is held until the end of a maintenance window.
     Hold(String),
+    /// Is recorded as skipped.
     Skip(String),
+    /// Is recorded as missed.
     Miss(String),
 }
 
@@ -73,8 +82,8 @@ pub fn plan_runs(job: &Job, schedule: &Schedule, from: Timestamp, context: &Firi
     planned
 }
 
-/// The newest firings, at most [`CATCH_UP_RECORDS_MAX`], oldest first, and how many older ones there were (no more than
-/// [`FIRINGS_COUNTED_MAX`] are looked at).
+/// The newest firings, at most [`CATCH_UP_RECORDS_MAX`], oldest first, and the number of older ones (at most
+/// [`FIRINGS_COUNTED_MAX`] are counted).
 fn due_firings(schedule: &Schedule, from: Timestamp, now: Timestamp) -> (VecDeque<Timestamp>, usize) {
     let before = saturating_sub(from, Duration::from_nanos(1));
     let due = |after| schedule.firings(after).map(|firing| firing.at).take_while(|at| *at <= now);
@@ -83,7 +92,7 @@ fn due_firings(schedule: &Schedule, from: Timestamp, now: Timestamp) -> (VecDequ
         let older = count - newest.len();
         return (newest, older);
     }
-    // So many that only those count that are not late yet.
+    // Too many to count: only those that are not late yet get runs.
     let (newest, _) = newest_of(due(before.max(saturating_sub(now, LATE_MAX))));
     (newest, count)
 }
@@ -101,7 +110,7 @@ fn newest_of(firings: impl Iterator<Item = Timestamp>) -> (VecDeque<Timestamp>, 
     (newest, count)
 }
 
-/// Why a firing is not fired at all.
+/// The action for a firing that a pause or a maintenance window blocks.
 fn blocked_by(job: &Job, nominal: Timestamp, context: &FiringContext<'_>) -> Option<PlannedAction> {
     if let Some(pause) = &job.paused
         && pause.until.is_none_or(|until| nominal < until)
@@ -125,24 +134,24 @@ fn catch_up_once(nominal: Timestamp, newest: Option<Timestamp>, context: &Firing
     }
 }
 
-/// Why a firing was not fired in time.
+/// Why a firing was not started in time.
 fn late_reason(nominal: Timestamp, context: &FiringContext<'_>) -> String {
     match context.ticked_at {
         Some(ticked_at) if elapsed_since(ticked_at, context.now) > LATE_MAX => {
             format!("the scheduler was down from {ticked_at} to {}", context.now)
         }
-        _ => format!("the scheduler came to the firing of {nominal} only at {}", context.now),
+        _ => format!("the scheduler reached the firing of {nominal} only at {}", context.now),
     }
 }
 
-/// One record, of the oldest firing that has one, stands for those that have none.
+/// The record of the oldest recorded firing also represents the firings without a record.
 fn count_older_firings(planned: &mut [PlannedRun], oldest: Timestamp, older: usize, context: &FiringContext<'_>) {
     let Some(first) = planned.first_mut() else { return };
     let more = if older >= FIRINGS_COUNTED_MAX { "more than " } else { "" };
-    let counted = format!("{}; it stands for {more}{older} earlier firings too", late_reason(oldest, context));
+    let counted = format!("{}; also covers {more}{older} earlier firings", late_reason(oldest, context));
     first.action = match &first.action {
         PlannedAction::Skip(reason) => {
-            PlannedAction::Skip(format!("{reason}; it stands for {more}{older} earlier firings too"))
+            PlannedAction::Skip(format!("{reason}; also covers {more}{older} earlier firings"))
         }
         _ => PlannedAction::Miss(counted),
     };

@@ -1,23 +1,30 @@
-//! What the system does, one duty a file, over the ports of `domain`. Whoever runs the duties (the loops of `sexton
-//! up`, or one Lambda each) gives them the time; nothing here reads a clock, sleeps, or knows where records are kept.
+//! The duties of Sexton, over the ports of `domain`: fire schedules, judge reports, find missing runs, send alerts,
+//! delete old runs; and the commands of console and command line. The loops of `sexton up`, or Lambda functions, call
+//! them and pass the time.
 //!
-//! | duty | does |
-//! |---|---|
-//! | `scheduler` | what is due becomes runs and orders; `firing_plan` decides (pure), `concurrency` minds concurrency (pure) |
-//! | `boot` | `@reboot` jobs, once a boot |
-//! | `sweep` | finds jobs whose due entry is missing, and broken jobs |
-//! | `release` | held runs start when what they wait for is over |
-//! | `collector` | reports are judged and applied; retries |
-//! | `overdue` | who should have started or shown life, and did not |
-//! | `liveness` | is the scheduler alive, is there a runner in each group |
-//! | `alerts` | stored transitions become messages |
-//! | `system_alerts` | alerts about Sexton itself: a full disk, a lagging sink, lost lines |
-//! | `pruner` | old runs go |
-//! | `commands` | what console and command line ask for |
+//! | module | duty | entry point |
+//! |---|---|---|
+//! | [`scheduler`] | turns due entries into runs and orders | [`scheduler::tick`] |
+//! | [`firing_plan`] | decides what due firings become; pure | [`firing_plan::plan_runs`] |
+//! | [`concurrency`] | decides about runs that would overlap; pure | [`concurrency::decide`] |
+//! | [`boot`] | starts `@reboot` jobs once a boot | [`boot::start_reboot_jobs`] |
+//! | [`sweep`] | finds jobs without a due entry, and invalid jobs | [`sweep::tick`], [`sweep::sweep_jobs`] |
+//! | [`release`] | starts held runs when their wait is over | [`release::release_due`], [`release::release_jobs`] |
+//! | [`collector`] | judges reports, ends runs, orders retries | [`collector::receive`], [`collector::collect`] |
+//! | [`overdue`] | ends runs that are missed or lost; resends orders | [`overdue::list_open_runs`], [`overdue::tick`] |
+//! | [`liveness`] | alerts about a silent scheduler and groups without a runner | [`liveness::tick`] |
+//! | [`alerts`] | sends stored transitions as alerts | [`alerts::tick`] |
+//! | [`system_alerts`] | records alerts about Sexton itself | [`system_alerts::change`], [`system_alerts::loss`] |
+//! | [`pruner`] | deletes old runs | [`pruner::tick`] |
+//! | [`commands`] | jobs, runs and maintenance windows | [`commands::apply`], [`commands::run_now`], ... |
 //!
-//! Every duty is idempotent, works in bounded batches, and leaves what it could not do to its next call. Two of each
-//! may run at once. The names of runs and transitions are functions of what they stand for, and every write is
-//! conditional: so a call that died halfway is healed by the next one.
+//! Every duty is idempotent, works in bounded batches, and leaves what failed to its next call. Two calls of one duty
+//! may run at once: ids of runs and transitions are derived from what they represent, and every write is conditional.
+//! So the next call completes one that was interrupted.
+//!
+//! Nothing here reads a clock, draws random bytes, sleeps, or knows which database or queue is behind a port.
+
+#![warn(missing_docs)]
 
 pub mod alert_message;
 pub mod alerts;

@@ -1,5 +1,5 @@
-//! Who watches the watcher: tells when the scheduler no longer ticks, and when no runner of a group shows life. Called
-//! every minute by whoever runs `overdue`, best not by whoever runs the scheduler.
+//! Alerts when the scheduler stops ticking or when a group has no live runner. Called every minute beside `overdue`,
+//! if possible not by the process of the scheduler.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,21 +15,23 @@ use crate::new_runs::elapsed_since;
 use crate::overdue::{HEARTBEAT_TIMEOUT, serves_group};
 use crate::settings::{self, OVERDUE, OverdueState, SCHEDULER, SchedulerState};
 
-/// A scheduler that has not ticked for so long is told: five ticks.
+/// Time without a tick after which the scheduler counts as silent: five ticks.
 pub const SCHEDULER_SILENT_MAX: Duration = Duration::from_secs(300);
 
+/// What one [`tick`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LivenessSummary {
+    /// The scheduler has not ticked for [`SCHEDULER_SILENT_MAX`].
     pub scheduler_silent: bool,
-    /// Groups that have had a runner, or have runs that wait for one, and have none now.
+    /// Groups without a live runner that have had one, or have runs that wait for one.
     pub groups_without_runner: Vec<String>,
 }
 
-/// Looks whether everybody is there; `open`: all open runs. Each silence is told once: its transition is named after its
-/// beginning.
+/// Checks scheduler and runners. `open`: all open runs. Each silence is alerted once, because its start is in the id
+/// of its transition.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<LivenessSummary> {
     let overdue = settings::read::<OverdueState>(ports, OVERDUE).await?.value;
     let watching = overdue.watching_since.map_or(Duration::ZERO, |since| elapsed_since(since, now));
@@ -41,7 +43,7 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
         && watching > SCHEDULER_SILENT_MAX
     {
         summary.scheduler_silent = true;
-        let reason = format!("the scheduler has not ticked since {ticked_at}; no job is fired until it does");
+        let reason = format!("the scheduler has not ticked since {ticked_at}; no job is started until it ticks again");
         let id = format!("scheduler_silent:{}", ticked_at.as_second());
         transitions.push(Transition::new(id, AlertKind::SchedulerSilent, &JobKey::new("", ""), reason, now));
     }
@@ -66,7 +68,7 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
 
 #[derive(Default)]
 struct SilentGroup {
-    /// The latest beat of any of its runners.
+    /// The last heartbeat of any of its runners.
     last_heartbeat: Option<Timestamp>,
     waiting: u32,
     /// Since when the oldest run waits.
@@ -81,8 +83,8 @@ impl SilentGroup {
 
     fn reason(&self, group: &str) -> String {
         let since = match self.last_heartbeat {
-            Some(at) => format!("no runner of group {group} has shown life since {at}"),
-            None => format!("no runner of group {group} has ever shown life"),
+            Some(at) => format!("no heartbeat from any runner of group {group} since {at}"),
+            None => format!("no runner of group {group} has ever sent a heartbeat"),
         };
         match self.waiting {
             0 => since,

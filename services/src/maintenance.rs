@@ -1,5 +1,5 @@
-//! Maintenance windows: spans in which nothing new is fired, for one group or all, and what becomes of the firings that
-//! fall into them. Set by commands, read by the scheduler and by `release`.
+//! Maintenance windows: spans without new runs, for one group or all, with the policy for firings inside them. Set by
+//! commands; read by the scheduler and by `release`.
 
 use domain::job::CatchUp;
 use domain::ports::Ports;
@@ -9,27 +9,30 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{self, Setting};
 use crate::{Error, Result, error::CONFLICTS_MAX};
 
-/// Windows remembered, ended ones included: a held run still asks for the window that held it.
+/// Windows kept, ended ones included: a held run needs the window that held it. Chosen, not measured.
 const WINDOWS_MAX: usize = 100;
 
 const MAINTENANCE: &str = "maintenance";
 
+/// One maintenance window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// `None`: all groups.
     pub group: Option<String>,
+    /// Its start.
     pub since: Timestamp,
-    /// Ends by itself then; otherwise when somebody ends it.
+    /// Ends automatically at this instant; `None`: when an operator ends it.
     pub until: Option<Timestamp>,
-    /// When somebody ended it.
+    /// When an operator ended it.
     pub ended_at: Option<Timestamp>,
+    /// The operator's reason; may be empty.
     pub why: String,
-    /// What its firings are worth when it is over: `skip` records them as skipped at once, `once` and `all` hold them.
+    /// The policy for its firings: `skip` records them as skipped at once, `once` and `all` hold them.
     pub catch_up: CatchUp,
 }
 
 impl Window {
-    /// When it is (or was) over, if that is known.
+    /// When the window ends (or ended), if that is known.
     pub fn end(&self) -> Option<Timestamp> {
         match (self.until, self.ended_at) {
             (Some(until), Some(ended)) => Some(until.min(ended)),
@@ -37,43 +40,48 @@ impl Window {
         }
     }
 
+    /// Whether a firing of this group at this instant is in the window.
     pub fn contains(&self, group: &str, at: Timestamp) -> bool {
         self.group.as_deref().is_none_or(|own| own == group)
             && self.since <= at
             && self.end().is_none_or(|end| at < end)
     }
 
-    /// As a reason: why nothing is fired.
+    /// The reason of the runs that the window skips or holds.
     pub fn reason(&self) -> String {
         let why = if self.why.is_empty() { String::new() } else { format!(": {}", self.why) };
         format!("maintenance since {}{why}", self.since)
     }
 }
 
-/// All windows that are remembered.
+/// All windows that are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Windows(pub Vec<Window>);
 
 impl Windows {
-    /// The window that keeps a firing of this instant from being fired at `now`.
+    /// The window that, at `now`, blocks a firing of this nominal time.
     pub fn blocking_window(&self, group: &str, nominal: Timestamp, now: Timestamp) -> Option<&Window> {
         let covering = |at| self.0.iter().rev().find(move |window| window.contains(group, at));
         covering(now).or_else(|| covering(nominal))
     }
 
-    /// The window that is on now.
+    /// The window that is active now.
     pub fn active_window(&self, group: &str, now: Timestamp) -> Option<&Window> {
         self.0.iter().rev().find(|window| window.contains(group, now))
     }
 }
 
+/// Reads all windows.
+///
+/// # Errors
+/// Returns the port's error.
 pub async fn read(ports: &Ports) -> Result<Windows> {
     Ok(settings::read::<Windows>(ports, MAINTENANCE).await?.value)
 }
 
-/// Begins a window now. One that is on for the same group is ended by it.
-pub async fn begin_window(ports: &Ports, window: Window) -> Result<()> {
+/// Starts a window. Ends the one that is active for the same group.
+pub(crate) async fn begin_window(ports: &Ports, window: Window) -> Result<()> {
     change_windows(ports, |windows| {
         end_group_windows(windows, window.group.as_deref(), window.since);
         windows.0.push(window.clone());
@@ -85,8 +93,8 @@ pub async fn begin_window(ports: &Ports, window: Window) -> Result<()> {
     Ok(())
 }
 
-/// Ends what is on for this group (`None`: the windows for all groups) and says how many that were.
-pub async fn end_windows(ports: &Ports, group: Option<&str>, now: Timestamp) -> Result<usize> {
+/// Ends the open windows of this group (`None`: those for all groups) and returns their number.
+pub(crate) async fn end_windows(ports: &Ports, group: Option<&str>, now: Timestamp) -> Result<usize> {
     change_windows(ports, |windows| end_group_windows(windows, group, now)).await
 }
 

@@ -1,4 +1,4 @@
-//! Makes runs, orders and due entries of jobs. Pure.
+//! Builds runs, orders and due entries from jobs. Pure.
 
 use std::time::Duration;
 
@@ -10,16 +10,15 @@ use domain::run::{Run, RunId, Trigger};
 use domain::schedule::Schedule;
 use jiff::{SignedDuration, Timestamp};
 
-/// When a job names no limit, a run that nobody took for a day is missed: so every run ends, whatever becomes of its
-/// group's runners.
+/// Latest start of a run whose job sets no `start_within`. Chosen: every run ends, even when its group has no runner.
 pub const START_WITHIN_DEFAULT: Duration = Duration::from_secs(86_400);
 
-/// A job's schedule. A job that was never given an anchor (written into the table by hand) counts from 1970.
+/// A job's schedule. `@every` of a job without an anchor (written into the table by hand) counts from 1970.
 pub fn schedule_of(job: &Job) -> Result<Schedule, String> {
     fields::schedule(job, Timestamp::UNIX_EPOCH)
 }
 
-/// The job's entry for its first firing after an instant; none when it is not enabled, or never fires again by the clock.
+/// The due entry of the job's first firing after an instant; `None` when it is disabled, or never fires again.
 pub fn next_due_entry(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<Due> {
     if !job.enabled {
         return None;
@@ -36,17 +35,17 @@ pub fn saturating_sub(at: Timestamp, span: Duration) -> Timestamp {
     SignedDuration::try_from(span).ok().and_then(|span| at.checked_sub(span).ok()).unwrap_or(Timestamp::MIN)
 }
 
-/// How long after `from` it is; zero when it is before.
+/// The time from `from` to `now`; zero when `from` is later.
 pub fn elapsed_since(from: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(from)).unwrap_or(Duration::ZERO)
 }
 
-/// Until when an attempt that may begin at `from` must have begun.
+/// The latest start of an attempt that may start at `from`.
 pub fn start_by(job: &Job, from: Timestamp) -> Timestamp {
     saturating_add(from, job.start_within.unwrap_or(START_WITHIN_DEFAULT))
 }
 
-/// A run of a firing, ready to start.
+/// The run of a firing, to be started.
 pub fn new_run(job: &Job, nominal: Timestamp, trigger: Trigger, now: Timestamp) -> Run {
     let mut run = Run::new(RunId::scheduled(&job.key(), nominal), &job.key(), nominal, trigger, now);
     let from = if trigger == Trigger::Schedule { nominal } else { now };

@@ -1,7 +1,8 @@
-//! Who should have started, or shown life, and did not? Called every minute.
+//! Finds runs that should have started, or whose runner should have sent a heartbeat, and did not. Called every
+//! minute.
 //!
-//! A run that nobody took in time is `missed` (its order is worth nothing then, as the claim is refused); a run whose
-//! runner shows no life is `lost`. Orders that may never have been sent are sent again.
+//! A run that no runner took in time is `missed`: runners are refused its order from then on. A run whose runner sends
+//! no heartbeat is `lost`. An order that may never have been sent is resent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,36 +18,41 @@ use crate::run_end::{end_without_report, load_jobs};
 use crate::scheduler::waits_for_a_runner;
 use crate::settings::{self, OVERDUE, OverdueState};
 
-/// A runner that has not beaten for so long is dead: three beats of 30 s.
+/// A runner without a heartbeat for this time counts as dead: three heartbeats of 30 s.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How long nothing is heard of a run whose runner never beats (`sexton exec`) before it is lost. Ours: longer than any
-/// backup that anybody waits for.
+/// How long a run of `sexton exec`, which sends no heartbeats, may be silent before it is lost. Chosen: longer than
+/// any expected backup.
 pub const EXEC_REPORT_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
 
-/// What a run gets beyond its own limit and its kill grace, or beyond the instant by which it must have begun, before its
-/// runner is believed to have forgotten it.
+/// Time after a run's timeout and kill grace, or after its latest start, until a live runner counts as having lost the
+/// run. Chosen, not measured.
 pub const OVERRUN_GRACE: Duration = Duration::from_secs(3600);
 
-/// An order is sent again when its run has waited this long, then twice, four times ... as long: a lost one is made
-/// good, and a group without runners does not fill its queue.
+/// Age of a waiting run at which its order is resent; then at twice, four times ... this age. A lost order is
+/// replaced, and a group without runners does not fill its queue.
 pub const RESEND_AFTER: Duration = Duration::from_secs(120);
 
-/// Open runs read together.
+/// Open runs read in one page. Chosen, not measured.
 pub const PAGE_MAX: usize = 500;
 
+/// What one [`tick`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverdueSummary {
+    /// Open runs that were checked.
     pub open: u32,
+    /// Runs that were ended as `missed`.
     pub missed: u32,
+    /// Attempts that were ended as `lost`.
     pub lost: u32,
+    /// Orders that were resent.
     pub resent: u32,
 }
 
-/// All open runs: what `overdue`, `release` and `liveness` look at every minute, read once for all of them.
+/// All open runs, read once a minute for `overdue`, `release` and `liveness` together.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn list_open_runs(ports: &Ports) -> Result<Vec<Stored<Run>>> {
     let (mut open, mut after) = (Vec::new(), None);
     loop {
@@ -59,16 +65,16 @@ pub async fn list_open_runs(ports: &Ports) -> Result<Vec<Stored<Run>>> {
     }
 }
 
-/// Looks at all open runs.
+/// Checks all open runs: ends those that are missed or lost, and resends orders.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<OverdueSummary> {
     let mut state = settings::read::<OverdueState>(ports, OVERDUE).await?;
     let ticked_at = state.value.ticked_at;
     let is_continuous =
         ticked_at.is_some_and(|ticked_at| ticked_at <= now && elapsed_since(ticked_at, now) <= HEARTBEAT_TIMEOUT);
-    // While nobody watched, nobody could beat either: everyone gets a full lease to show life again.
+    // Without these checks, heartbeats may have been impossible too: each runner gets a full timeout for its next one.
     let watching_since = state.value.watching_since.filter(|_| is_continuous).unwrap_or(now);
     let check = OverdueCheck {
         ports,
@@ -89,7 +95,7 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
 struct OverdueCheck<'l> {
     ports: &'l Ports,
     now: Timestamp,
-    /// When the last look was.
+    /// When the previous check was.
     previous_at: Timestamp,
     watching_since: Timestamp,
     heartbeats: Vec<Heartbeat>,
@@ -130,7 +136,7 @@ impl OverdueCheck<'_> {
         Ok(())
     }
 
-    /// Whether anything may be found about the run; only then its job is read.
+    /// Whether anything may be found about the run. Only then is its job read.
     fn needs_check(&self, run: &Run) -> bool {
         let over_some_limit =
             run.started_at.is_some_and(|started_at| elapsed_since(started_at, self.now) > OVERRUN_GRACE);
@@ -155,10 +161,10 @@ impl OverdueCheck<'_> {
                 .max_by_key(|heartbeat| heartbeat.at);
             let runners = match alive {
                 Some(Heartbeat { runner, at, held: Some(why), .. }) => {
-                    format!("runner {runner} lives (at {at}) and says: {why}")
+                    format!("runner {runner} is alive (last heartbeat {at}) but starts nothing: {why}")
                 }
-                Some(heartbeat) => format!("a runner of this group last showed life at {}", heartbeat.at),
-                None => "no runner of this group has shown life".to_owned(),
+                Some(heartbeat) => format!("the last heartbeat of a runner of this group was at {}", heartbeat.at),
+                None => "no heartbeat from any runner of this group".to_owned(),
             };
             return Some(Finding::Missed(format!("no runner of group {} took it by {start_by}; {runners}", run.group)));
         }
@@ -168,7 +174,7 @@ impl OverdueCheck<'_> {
         .then_some(Finding::Resend)
     }
 
-    /// Why nobody will ever report the end of this run.
+    /// Why no runner will report the end of this run; `None` while one may.
     fn lost_reason(&self, run: &Run, job: Option<&Job>) -> Option<String> {
         let runner = run.runner.as_deref().unwrap_or("unknown");
         let host = run.host.as_deref().unwrap_or("an unknown host");
@@ -176,27 +182,27 @@ impl OverdueCheck<'_> {
         let heartbeat = self.heartbeats.iter().find(|heartbeat| Some(&heartbeat.runner) == run.runner.as_ref());
         if heartbeat.is_none() && run.trigger == Trigger::Exec {
             let silent = elapsed_since(last_report_at, self.now) > EXEC_REPORT_TIMEOUT;
-            return silent.then(|| format!("nothing was heard of it on {host} since {last_report_at}"));
+            return silent.then(|| format!("no report from {host} since {last_report_at}"));
         }
         let alive = heartbeat.map_or(last_report_at, |heartbeat| heartbeat.at.max(last_report_at));
-        // What lies ahead was written by a clock that has been set back since: no sign of life.
+        // A heartbeat in the future is of a clock that was set back since: it proves nothing.
         let last_alive = Some(alive).filter(|alive| *alive <= saturating_add(self.now, HEARTBEAT_TIMEOUT));
         let watched = self.watching_since;
         if elapsed_since(last_alive.map_or(watched, |last_alive| last_alive.max(watched)), self.now) > HEARTBEAT_TIMEOUT
         {
             let last_alive = last_alive.unwrap_or(watched);
-            return Some(format!("runner {runner} on {host} has shown no life since {last_alive}"));
+            return Some(format!("no heartbeat from runner {runner} on {host} since {last_alive}"));
         }
         let (due_by, missing) = match run.started_at {
-            // A runner begins what it has taken, or refuses it as too late; one that lost its disk does neither.
-            None => (run.start_by?, "whether it began; it was to begin long ago"),
+            // A runner starts what it claimed, or refuses it as too late; one that lost its disk does neither.
+            None => (run.start_by?, "the start; the latest start time passed over 1 h ago"),
             Some(started_at) => (
                 saturating_add(started_at, job?.timeout? + job?.kill_grace),
-                "how it ended; its limit was over long ago",
+                "the end; its timeout passed over 1 h ago",
             ),
         };
         let is_overdue = saturating_add(due_by, OVERRUN_GRACE) < self.now;
-        is_overdue.then(|| format!("runner {runner} on {host} lives, and never told {missing}"))
+        is_overdue.then(|| format!("runner {runner} on {host} is alive but did not report {missing}"))
     }
 }
 
@@ -205,20 +211,19 @@ pub fn serves_group(heartbeat: &Heartbeat, group: &str) -> bool {
     heartbeat.groups.is_empty() || heartbeat.groups.iter().any(|own| own == group)
 }
 
-/// Whether a run that had waited `before` and has waited `now` has passed [`RESEND_AFTER`] times a power of two
-/// meanwhile.
+/// Whether the waiting time of a run has passed [`RESEND_AFTER`] times a power of two between `before` and `now`.
 fn crossed_resend_age(before: Duration, now: Duration) -> bool {
     let passed = |waited: Duration| (waited.as_secs() / RESEND_AFTER.as_secs()).checked_ilog2();
     passed(now) > passed(before)
 }
 
-/// Runners that have not beaten for a week are forgotten.
+/// How long a runner without heartbeats is remembered. Chosen, not measured.
 pub const RUNNER_RECORD_TTL: Duration = Duration::from_secs(7 * 86_400);
 
-/// Forgets runners that are long gone.
+/// Deletes the records of runners without a heartbeat for [`RUNNER_RECORD_TTL`].
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn delete_old_runners(ports: &Ports, now: Timestamp) -> Result<()> {
     Ok(ports.settings.delete_heartbeats(saturating_sub(now, RUNNER_RECORD_TTL)).await?)
 }

@@ -1,7 +1,6 @@
-//! Who lets a run of a job in that admits one at a time: two schedulers whose clocks differ, one that was slow, somebody who
-//! starts a job by hand. Each looks for open runs first, and none sees what another is about to write. So each writes the
-//! job's alert state with the run, with the run's name in it, at the version that it had before they looked; who comes
-//! second is refused, and looks again.
+//! Guards jobs whose runs must not overlap. Each start also writes the job's state at the version read before the
+//! search for open runs; the second writer gets a conflict and searches again. Called by the scheduler, by `release`
+//! and by the command that starts a job.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +14,14 @@ use crate::Result;
 use crate::concurrency::{ConcurrencyDecision, decide};
 use crate::run_end::{end_without_report, write_run};
 
-/// Open runs of one job that concurrency looks at.
+/// Open runs read for one job. Chosen, not measured.
 const OPEN_RUNS_MAX: usize = 1000;
 
-/// A job's alert state as it was before its open runs were looked for.
+/// A job's state, read before the search for its open runs.
 pub struct OverlapGuard(Stored<JobState>);
 
 impl OverlapGuard {
-    /// What is to be written with a run of the job that starts.
+    /// The state change to write with a run that starts. It names the run.
     pub fn alert_step(&self, run: &Run) -> AlertStep {
         let Stored { record, version } = self.0.clone();
         let state = JobState { last_started: Some(run.run_id.clone()), ..record };
@@ -30,10 +29,10 @@ impl OverlapGuard {
     }
 }
 
-/// The gates of those jobs whose runs may not overlap.
+/// Reads the guards of those jobs whose runs may not overlap.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error.
 pub async fn read_guards(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTreeMap<JobKey, OverlapGuard>> {
     let keys: Vec<JobKey> = jobs.filter(|job| job.concurrency != Concurrency::Allow).map(Job::key).collect();
     if keys.is_empty() {
@@ -43,7 +42,8 @@ pub async fn read_guards(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Res
     Ok(keys.into_iter().zip(states.into_iter().map(OverlapGuard)).collect())
 }
 
-/// A job's open runs, newest first. The gate names the one that was let in last: an index may not know it yet.
+/// A job's open runs, newest first. Includes the run that the guard names as started last: an index may not contain it
+/// yet.
 pub async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&OverlapGuard>) -> Result<Vec<Stored<Run>>> {
     let query = RunQuery { filter: RunFilter::Open, ..RunQuery::of_job(key) };
     let mut open = ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records;
@@ -56,7 +56,7 @@ pub async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&OverlapGuard>
     Ok(open)
 }
 
-/// Lets a run in, or holds or skips it, as the job's concurrency says; makes earlier runs give way to it.
+/// Starts, holds or skips `run` as the job's `concurrency` requires. Skips or stops the runs that it replaces.
 pub async fn apply_concurrency(
     ports: &Ports,
     job: &Job,
@@ -87,10 +87,10 @@ pub async fn apply_concurrency(
 }
 
 pub fn replaced_reason(by: &Run) -> String {
-    format!("replaced by run {} before it began", by.run_id)
+    format!("replaced by run {} before it started", by.run_id)
 }
 
-/// Skips a run that has not begun, and asks one that has to stop (then it is still there).
+/// Skips a run that has not started. Asks one that has started to stop, and returns it: it is still open.
 async fn replace_run(
     ports: &Ports,
     job: &Job,

@@ -1,5 +1,5 @@
-//! Old runs go: by age, and by number per job. Called now and then; each call does a bounded part and the next goes on.
-//! Never removes a run that is open.
+//! Deletes old runs: by age, and by number per job. Called periodically; each call does a bounded part, and the next
+//! continues. Never deletes a run that is open.
 
 use std::time::Duration;
 
@@ -12,41 +12,44 @@ use crate::new_runs::saturating_sub;
 use crate::settings::{self, PRUNER, PrunerState};
 use crate::{Result, overdue};
 
-/// What is kept.
+/// Which runs are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct RetentionPolicy {
+    /// Runs whose nominal time is older are deleted.
     pub age_max: Duration,
-    /// The newest runs of each job.
+    /// Runs kept of each job: the newest ones.
     pub runs_per_job_max: usize,
 }
 
 impl Default for RetentionPolicy {
-    /// A quarter of a year, and a week of a job that runs every minute.
+    /// 90 days, and the runs of a week of a job that runs every minute.
     fn default() -> RetentionPolicy {
         RetentionPolicy { age_max: Duration::from_secs(90 * 86_400), runs_per_job_max: 10_000 }
     }
 }
 
-/// Runs removed by age, and looked at per job, in one step.
+/// Runs read and deleted in one step. Chosen, not measured.
 const BATCH_MAX: usize = 500;
 
-/// Batches by age in one call.
+/// Batches deleted by age in one call. Chosen, not measured.
 const BATCHES_MAX: usize = 20;
 
-/// Jobs whose number of runs is looked at in one call.
+/// Jobs whose runs are counted in one call. Chosen, not measured.
 const JOBS_MAX: usize = 100;
 
+/// What one [`tick`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrunerSummary {
+    /// Runs deleted.
     pub removed: u32,
-    /// There may be more to remove by age.
+    /// More runs may be too old: call again.
     pub more: bool,
 }
 
-/// Removes a bounded part of what need not be kept.
+/// Deletes a bounded part of the runs that need not be kept.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn tick(ports: &Ports, policy: &RetentionPolicy, now: Timestamp) -> Result<PrunerSummary> {
     let mut summary = PrunerSummary::default();
     prune_by_age(ports, policy, now, &mut summary).await?;
@@ -86,7 +89,7 @@ async fn prune_by_count(ports: &Ports, policy: &RetentionPolicy, summary: &mut P
     Ok(())
 }
 
-/// Removes the runs of a job beyond its newest ones.
+/// Deletes the runs of a job beyond its newest ones.
 async fn prune_job(ports: &Ports, key: &JobKey, runs_max: usize, summary: &mut PrunerSummary) -> Result<()> {
     let query = RunQuery::of_job(key);
     if ports.runs.count(&query).await?.scheduled <= runs_max as u64 {

@@ -1,6 +1,5 @@
-//! Held runs: those of a maintenance window start (or not) when it is over, those that wait for earlier runs of their
-//! job start when these have ended. Called every minute for all, and after each collection for the jobs whose runs
-//! ended.
+//! Releases held runs: those of a maintenance window after its end, and those that wait for earlier runs of their job
+//! after the end of these. Called every minute for all jobs, and after each collection for the jobs whose runs ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,16 +13,19 @@ use crate::new_runs::{new_order, start_by};
 use crate::run_end::{end_without_report, load_jobs, write_run};
 use crate::{Result, overlap};
 
+/// What one call did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReleaseSummary {
+    /// Runs that may start now.
     pub released: u32,
+    /// Held runs that another run replaced or caught up, or whose job was deleted.
     pub skipped: u32,
 }
 
-/// Releases what may start; `open`: all open runs.
+/// Releases the held runs that may start. `open`: all open runs.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn release_due(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result<ReleaseSummary> {
     let held: BTreeSet<JobKey> = open.iter().filter(|run| run.record.held).map(|run| run.record.key()).collect();
     let mut by_job: BTreeMap<JobKey, Vec<Stored<Run>>> = BTreeMap::new();
@@ -36,10 +38,10 @@ pub async fn release_due(ports: &Ports, open: &[Stored<Run>], now: Timestamp) ->
     release_held(ports, by_job, now).await
 }
 
-/// Releases what may start of these jobs ([`crate::collector::ReleaseSummary::ended_jobs`]).
+/// Releases the held runs of these jobs that may start ([`crate::collector::CollectorSummary::ended_jobs`]).
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn release_jobs(ports: &Ports, jobs: &BTreeSet<JobKey>, now: Timestamp) -> Result<ReleaseSummary> {
     let mut by_job = BTreeMap::new();
     for key in jobs {
@@ -51,7 +53,7 @@ pub async fn release_jobs(ports: &Ports, jobs: &BTreeSet<JobKey>, now: Timestamp
     release_held(ports, by_job, now).await
 }
 
-/// `by_job`: all open runs of each job. Of a job that is maintained not even the record is read.
+/// `by_job`: all open runs of each job. Jobs under maintenance are not even read.
 async fn release_held(
     ports: &Ports,
     mut by_job: BTreeMap<JobKey, Vec<Stored<Run>>>,
@@ -70,7 +72,7 @@ async fn release_held(
             Some(job) => release_job(ports, job, open, &windows, now, &mut summary).await?,
             None => {
                 for run in open.iter().filter(|run| run.record.held) {
-                    let reason = "the job was removed while the run waited".to_owned();
+                    let reason = "the job was deleted while the run was held".to_owned();
                     end_without_report(ports, None, run, Outcome::Skipped, reason, now).await?;
                     summary.skipped += 1;
                 }
@@ -98,9 +100,9 @@ async fn release_job(
         summary.skipped += 1;
     }
     if job.concurrency == Concurrency::Replace {
-        // Of several that wait to replace, the newest does.
+        // Of several held runs, only the newest replaces.
         while waiting.len() > 1 {
-            let reason = "replaced by a newer run before it began".to_owned();
+            let reason = "replaced by a newer run before it started".to_owned();
             end_without_report(ports, Some(job), waiting.remove(0), Outcome::Skipped, reason, now).await?;
             summary.skipped += 1;
         }
@@ -112,13 +114,14 @@ async fn release_job(
         if release_run(ports, job, run, now).await? {
             summary.released += 1;
         }
-        // Where somebody else was first, that one has begun.
+        // After a conflict, the run of the other writer has started.
         started += 1;
     }
     Ok(())
 }
 
-/// Takes out of `waiting` (oldest first) the runs that a window with `once` held, but for the newest of them.
+/// Removes from `waiting` (oldest first) the runs that a window with `catch_up = "once"` held, except the newest of
+/// them.
 fn caught_up_once<'r>(waiting: &mut Vec<&'r Stored<Run>>, windows: &Windows, job: &Job) -> Vec<&'r Stored<Run>> {
     let held_by_once = |run: &Stored<Run>| {
         let nominal = run.record.nominal;
@@ -131,13 +134,13 @@ fn caught_up_once<'r>(waiting: &mut Vec<&'r Stored<Run>>, windows: &Windows, job
     caught_up.into_iter().map(|(_, run)| run).collect()
 }
 
-/// Lets a held run start. Should the order get lost with this call, overdue sends it again.
+/// Starts a held run. If this call dies before it sends the order, `overdue` resends it.
 async fn release_run(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestamp) -> Result<bool> {
     let guard = overlap::read_guards(ports, [job].into_iter()).await?.remove(&job.key());
     if guard.is_some()
         && overlap::open_runs(ports, &job.key(), guard.as_ref()).await?.iter().any(|run| !run.record.held)
     {
-        // Another one has begun since the job's runs were read.
+        // Another run has started since the job's runs were read.
         return Ok(false);
     }
     let mut run = held.record.clone();

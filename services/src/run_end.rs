@@ -1,5 +1,4 @@
-//! Ends runs: writes a run together with what its end means for its job's alerts. Called by every duty that can end
-//! one.
+//! Ends runs: writes a run together with the alert that its end causes. Called by every duty that can end a run.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +19,7 @@ fn alert_policy(job: Option<&Job>) -> AlertPolicy {
     job.map(|job| job.alert.clone()).unwrap_or_default()
 }
 
-/// Writes a run that has ended (or fell silent) with its alert step. [`WriteResult::AlertConflict`] is dealt with here.
+/// Writes a run that has ended (or is silent) with its alert step. Retries after [`WriteResult::AlertConflict`].
 pub async fn write_with_alerts(
     ports: &Ports,
     job: Option<&Job>,
@@ -41,7 +40,7 @@ pub async fn write_with_alerts(
     Err(Error::Conflict(format!("the alert state of job {}", run.key())))
 }
 
-/// What a run's end (or silence) means for its job's alerts, whose state is `before`; `None`: nothing.
+/// The alert step of a run that ended (or is silent). `before`: its job's state. `None` when nothing changes.
 pub fn alert_step(
     job: Option<&Job>,
     run: &Run,
@@ -63,8 +62,8 @@ pub async fn write_run(ports: &Ports, write: RunWrite) -> Result<WriteResult> {
     written.into_iter().next().ok_or_else(|| Error::Conflict(format!("run {run_id}")))
 }
 
-/// Ends an open run by declaration (`skipped`, `missed`, `lost`, `stopped`), or orders its next attempt when the job
-/// wants one. `None`: the run is not open any more, or somebody else moved it.
+/// Ends an open run without a report (`skipped`, `missed`, `lost`, `stopped`), or orders its next attempt if the job's
+/// `retries` allow one. Returns `None` when the run is no longer open, or another process changed it.
 pub async fn end_without_report(
     ports: &Ports,
     job: Option<&Job>,
@@ -92,7 +91,7 @@ pub async fn end_without_report(
     Ok(Some(run))
 }
 
-/// Gives a run that has just ended its next attempt, when its job wants one, with the order for it.
+/// Turns a run that has just ended into its next attempt, if the job's `retries` allow one. Returns the order for it.
 pub fn next_attempt(job: Option<&Job>, run: &mut Run, at: Timestamp) -> Option<Order> {
     let job = job?;
     let retries = job.retries.as_ref()?;
@@ -121,15 +120,15 @@ fn new_transition(
     let run_reason = run.reason.clone().unwrap_or_default();
     let reason = match (kind, before.since) {
         (AlertKind::Recovered, Some(since)) => {
-            format!("good again after {} since {since}: {run_reason}", bad_runs(before.streak))
+            format!("recovered after {} since {since}: {run_reason}", failed_runs(before.streak))
         }
         (AlertKind::Flapping, _) => format!(
-            "changed between good and bad {FLAP_CHANGES} times within a day; silent until {FLAP_CALM_RUNS} runs in a \
-             row agree; last: {run_reason}"
+            "flapping: {FLAP_CHANGES} changes in 24 h; no further alerts until {FLAP_CALM_RUNS} runs in a row agree; \
+             last: {run_reason}"
         ),
         (AlertKind::Quiet, _) => match run.quiet_since {
-            Some(since) => format!("it runs and has printed nothing since {since}"),
-            None => "it runs and prints nothing".to_owned(),
+            Some(since) => format!("running, no output since {since}"),
+            None => "running, no output".to_owned(),
         },
         _ => run_reason,
     };
@@ -144,8 +143,8 @@ fn new_transition(
     transition
 }
 
-/// Lines that the disk under the runner's spools did not take, as the pseudo job `sexton/spool.RUNNER` that failed: the
-/// job itself may be as good as ever.
+/// The loss of lines that the disk of the runner's spools did not take, as a failure of the system job
+/// `sexton/spool.RUNNER`. The outcome of the job itself does not depend on it.
 fn spool_loss_alert(run: &Run, at: Timestamp) -> Option<Transition> {
     if run.is_open() || run.dropped_lines == 0 {
         return None;
@@ -153,8 +152,7 @@ fn spool_loss_alert(run: &Run, at: Timestamp) -> Option<Transition> {
     let runner = run.runner.as_deref().unwrap_or("unknown");
     let lines = format_lines(run.dropped_lines);
     let reason = format!(
-        "{lines} of run {} of {} are lost, because the disk under the spools of runner {runner} was full; free some room \
-         there",
+        "{lines} of run {} of {} are lost: the disk of the spools of runner {runner} was full; free some space there",
         run.run_id,
         run.key()
     );
@@ -165,14 +163,14 @@ fn spool_loss_alert(run: &Run, at: Timestamp) -> Option<Transition> {
     Some(transition)
 }
 
-fn bad_runs(count: u32) -> String {
+fn failed_runs(count: u32) -> String {
     match count {
-        1 => "1 bad run".to_owned(),
-        _ => format!("{count} bad runs"),
+        1 => "1 failed run".to_owned(),
+        _ => format!("{count} failed runs"),
     }
 }
 
-/// The jobs of these keys that can be read.
+/// The readable jobs of these keys.
 pub async fn load_jobs(ports: &Ports, keys: impl IntoIterator<Item = JobKey>) -> Result<BTreeMap<JobKey, Job>> {
     let mut keys: Vec<JobKey> = keys.into_iter().collect();
     keys.sort();

@@ -1,9 +1,9 @@
-//! What is due becomes runs and orders. Called every minute, and earlier when [`next_wake`] says so.
+//! Turns due entries into runs and orders. Called every minute, and at [`next_wake`] if that is earlier.
 //!
-//! The due index holds one entry a job: its next firing. A tick reads the entries up to now, plans each job's firings
-//! since its entry (`firing_plan`), creates the runs, sends the orders, puts the next entries, and only then removes the old
-//! ones. A tick that dies between any two of these steps leaves the entry; the next one does the same again, finds the
-//! runs there already, and sends their orders again, which the claim makes harmless.
+//! The due index holds one entry for each job: its next firing. A tick reads the entries up to now, plans each job's
+//! firings since its entry (`firing_plan`), creates the runs, sends the orders, puts the next entries, and only then
+//! removes the old ones. When a tick is interrupted between two of these steps, the entry remains. The next tick
+//! repeats them: it finds the runs and resends their orders, which the claim makes harmless.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -24,23 +24,25 @@ use crate::run_end::write_with_alerts;
 use crate::settings::{self, SCHEDULER, SchedulerState};
 use crate::{Error, Result, maintenance, overlap};
 
-/// How far behind its cursor a tick looks again: entries written late by another scheduler or an edit.
+/// How far before its cursor a tick reads again, for entries that another scheduler or an edit wrote late. Chosen, not
+/// measured.
 pub const LOOKBACK: Duration = Duration::from_secs(600);
 
-/// How far the clocks of two machines that write entries may be apart, for the look back to see what was written late.
-/// Ours: with NTP they differ by milliseconds. What a worse clock hides, the sweep finds.
+/// Largest difference between the clocks of two machines that write entries, for late entries to be found. Chosen:
+/// with NTP they differ by milliseconds. The sweep finds what a worse clock hides.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(20);
 
-/// The same for the very first tick of an installation.
+/// The same for the first tick of an installation. Chosen, not measured.
 pub const FIRST_LOOKBACK: Duration = Duration::from_secs(86_400);
 
-/// Entries dealt with together.
+/// Entries processed together. Chosen, not measured.
 const CHUNK_MAX: usize = 500;
 
-/// Entries dealt with in one tick; the rest wait for the next one, which [`SchedulerSummary::more`] asks for at once.
+/// Entries processed in one tick; the next tick continues, which [`SchedulerSummary::more`] requests at once. Chosen,
+/// not measured.
 const ENTRIES_PER_TICK_MAX: usize = 20_000;
 
-/// The loop ticks at least this often.
+/// Longest time between two ticks.
 pub const TICK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
 /// What a tick did.
@@ -48,24 +50,28 @@ pub const TICK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 pub struct SchedulerSummary {
     /// Runs that were created and ordered.
     pub started: u32,
+    /// Runs that were created and are held.
     pub held: u32,
+    /// Runs recorded as skipped.
     pub skipped: u32,
+    /// Runs recorded as missed.
     pub missed: u32,
-    /// Orders sent again for runs that an earlier tick had created.
+    /// Orders resent for runs that an earlier tick created.
     pub resent: u32,
-    /// Entries of jobs that were edited or removed since.
+    /// Entries of jobs that were edited or deleted since.
     pub dropped: u32,
+    /// Jobs whose definition is invalid.
     pub bad_jobs: u32,
-    /// Jobs that could not be dealt with now; the next tick tries again.
+    /// Jobs whose firings could not be stored; the next tick retries.
     pub failed: u32,
-    /// There is more to do: tick again at once.
+    /// More entries are due: tick again at once.
     pub more: bool,
 }
 
-/// Fires everything that is due at `now`.
+/// Starts, holds, skips or misses all firings that are due at `now`.
 ///
 /// # Errors
-/// A port's. What was not done is done by the next tick.
+/// Returns the port's error; the next tick retries.
 pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     let mut state = settings::read::<SchedulerState>(ports, SCHEDULER).await?;
     let windows = maintenance::read(ports).await?;
@@ -79,28 +85,28 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     }
     let Tick { summary, unfinished, .. } = tick;
     let cursor = unfinished.map_or(now, |oldest| oldest.min(now));
-    // A clock that was far ahead counts no more once it is right again.
+    // A tick far in the future was of a wrong clock: forget it once the clock is right again.
     let before = state.value.ticked_at.filter(|before| *before <= saturating_add(now, LATE_MAX));
     state.value.ticked_at = Some(before.map_or(now, |before| before.max(now)));
     state.value.cursor = Some(cursor);
-    // Another scheduler may have written first: then it has come as far.
+    // When another scheduler wrote first, its progress is as good.
     state.write(ports).await?;
     Ok(summary)
 }
 
-/// When it last ticked to the end; none on the first day.
+/// When a tick last completed; `None` before the first one.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error.
 pub async fn ticked_at(ports: &Ports) -> Result<Option<Timestamp>> {
     Ok(settings::read::<SchedulerState>(ports, SCHEDULER).await?.value.ticked_at)
 }
 
-/// When the loop is to tick next: at the next full minute, or when something is due before. What came due since the
-/// last tick counts, so the answer may lie before `now`.
+/// When to tick next: at the next full minute, or when an entry is due before. Entries that came due since the last
+/// tick count, so the result may be before `now`.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error.
 pub async fn next_wake(ports: &Ports, now: Timestamp) -> Result<Timestamp> {
     let minute = now.as_second().div_euclid(60) * 60 + TICK_INTERVAL_MAX.as_secs() as i64;
     let mut wake = Timestamp::from_second(minute).unwrap_or(Timestamp::MAX);
@@ -113,15 +119,15 @@ pub async fn next_wake(ports: &Ports, now: Timestamp) -> Result<Timestamp> {
     Ok(wake)
 }
 
-/// Instants whose entries a tick looks at, both ends included.
+/// A range of instants whose entries a tick reads, both ends included.
 struct Window {
     from: Timestamp,
     until: Timestamp,
-    /// All entries that were written earlier are dealt with.
+    /// Entries written earlier were processed before.
     written_since: Option<Timestamp>,
 }
 
-/// What came due since the last tick, after what was written late for instants before it.
+/// The entries that came due since the last tick, after those that were written late for earlier instants.
 fn windows_due(state: &SchedulerState, now: Timestamp) -> Vec<Window> {
     let Some(cursor) = state.cursor else {
         return vec![Window { from: saturating_sub(now, FIRST_LOOKBACK), until: now, written_since: None }];
@@ -130,7 +136,7 @@ fn windows_due(state: &SchedulerState, now: Timestamp) -> Vec<Window> {
     let Some(ticked_at) = state.ticked_at.filter(|ticked_at| *ticked_at <= now) else {
         return vec![Window { from, until: now, written_since: None }];
     };
-    // A tick that came to its end has dealt with its own instant too.
+    // A completed tick processed its own instant too.
     let done_until = if ticked_at == cursor { cursor } else { saturating_sub(cursor, Duration::from_nanos(1)) };
     let written_since = Some(saturating_sub(ticked_at, CLOCK_SKEW_MAX));
     vec![
@@ -143,17 +149,17 @@ struct Tick<'t> {
     ports: &'t Ports,
     context: FiringContext<'t>,
     summary: SchedulerSummary,
-    /// The oldest instant that is not dealt with.
+    /// The oldest instant with an unprocessed entry.
     unfinished: Option<Timestamp>,
 }
 
-/// The version of a run that is planned and not written yet.
+/// The version of a run that is planned but not written.
 const UNWRITTEN: u64 = 0;
 
-/// What a chunk of entries comes to before anything is written.
+/// The plan for a chunk of entries, before anything is written.
 #[derive(Default)]
 struct ChunkPlan {
-    /// Runs to create, and the order to send when it is theirs to start.
+    /// Runs to create, and whether to send their order.
     runs: Vec<(Run, bool)>,
     next: Vec<Due>,
     done: Vec<Due>,
@@ -161,7 +167,7 @@ struct ChunkPlan {
     guards: BTreeMap<JobKey, OverlapGuard>,
 }
 
-/// A job that is due, and the runs that its firings are worth.
+/// A job that is due, and the runs for its firings.
 struct DueJob<'j> {
     job: &'j Job,
     schedule: Schedule,
@@ -176,7 +182,7 @@ impl DueJob<'_> {
 }
 
 impl ChunkPlan {
-    /// Skips those planned runs of the job that `by` replaces.
+    /// Skips the planned runs of the job that `by` replaces.
     fn skip_replaced(&mut self, open: &mut Vec<Stored<Run>>, by: &Run, now: Timestamp) {
         for (run, start) in &mut self.runs {
             let unwritten = |other: &Stored<Run>| other.version == UNWRITTEN && other.record.run_id == run.run_id;
@@ -203,7 +209,7 @@ impl Tick<'_> {
             let mut fresh: Vec<Due> = entries.into_iter().filter(|entry| !seen.contains(entry)).collect();
             fresh.truncate(CHUNK_MAX);
             let (Some(first), Some(last)) = (fresh.first(), fresh.last()) else { return Ok(()) };
-            // What lies before is dealt with, whether the adapter forgets it or not.
+            // Entries before it are processed, also those that the adapter still lists.
             from = last.at;
             if seen.len() >= ENTRIES_PER_TICK_MAX {
                 self.mark_unfinished(first.at);
@@ -220,7 +226,7 @@ impl Tick<'_> {
         self.unfinished = Some(self.unfinished.map_or(at, |oldest| oldest.min(at)));
     }
 
-    /// Deals with a chunk; when a port refuses it for good, with each job alone, so that one job stops no other.
+    /// Fires a chunk. When a port refuses it permanently, fires each job alone, so that one job stops no other.
     async fn fire_entries(&mut self, entries: Vec<Due>) -> Result<()> {
         let by_job = by_job(entries);
         let keys: Vec<JobKey> = by_job.keys().cloned().collect();
@@ -243,7 +249,7 @@ impl Tick<'_> {
 
     async fn record_failed_jobs(&mut self, by_job: &BTreeMap<JobKey, Vec<Due>>, reason: &str) -> Result<()> {
         for (key, entries) in by_job {
-            tracing::error!(job = %key, error = reason, "the firings of a job could not be recorded");
+            tracing::error!(job = %key, error = reason, "cannot record the firings of a job; retrying");
             self.summary.failed += 1;
             self.alert_bad_job(key, reason).await?;
             if let Some(first) = entries.iter().map(|entry| entry.at).min() {
@@ -253,7 +259,7 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// Deals with a chunk; again with those jobs of which somebody else let a run in meanwhile.
+    /// Fires a chunk, and again the jobs of it whose writes conflicted.
     async fn fire_until_no_conflict(
         &mut self,
         by_job: &BTreeMap<JobKey, Vec<Due>>,
@@ -274,7 +280,7 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// The jobs that somebody else was faster with: nothing of them is done.
+    /// Returns the jobs whose writes conflicted with another scheduler: no change of theirs was stored.
     async fn fire_chunk(
         &mut self,
         by_job: &BTreeMap<JobKey, Vec<Due>>,
@@ -301,7 +307,7 @@ impl Tick<'_> {
         self.execute_plan(plan).await
     }
 
-    /// What a job's entries come to; `None`: it was edited since they were written.
+    /// The runs for a job's entries; `None` when the job was edited after they were written.
     fn match_entries<'j>(&mut self, job: &'j Job, schedule: Schedule, entries: &[Due]) -> Option<DueJob<'j>> {
         let timing = job.timing();
         let valid = entries.iter().filter(|entry| entry.timing == timing).map(|entry| entry.at);
@@ -320,7 +326,7 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// Plans one job. What ends at once with an alert (missed) is written here, as each moves the job's alert state.
+    /// Plans one job. A missed run is written here, because its alert changes the state of the job.
     async fn plan_job(
         &mut self,
         plan: &mut ChunkPlan,
@@ -342,8 +348,8 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// Firings whose runs an earlier tick made and that wait for nothing: an entry may be read twice, and what is over
-    /// must keep no other run of its job from starting.
+    /// Firings whose runs exist and wait for no runner. An entry may be read twice, and a run that has ended must not
+    /// keep another one from starting.
     async fn already_fired(&self, due_jobs: &[DueJob<'_>]) -> Result<BTreeSet<RunId>> {
         let single = due_jobs.iter().filter(|due_job| due_job.job.concurrency != Concurrency::Allow);
         let run_keys: Vec<RunKey> = single.flat_map(DueJob::run_keys).collect();
@@ -385,7 +391,7 @@ impl Tick<'_> {
                 apply_concurrency(self.ports, job, &mut run, open, now).await?;
             }
         }
-        // An earlier tick may have created it, and a runner may have it by now.
+        // An earlier tick may have created it, and a runner may have claimed it.
         if run.is_open() && !open.iter().any(|other| other.record.run_id == run.run_id) {
             open.push(Stored { record: run.clone(), version: UNWRITTEN });
         }
@@ -394,7 +400,7 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// The jobs that somebody else was faster with.
+    /// Returns the jobs whose writes conflicted with another scheduler.
     async fn execute_plan(&mut self, plan: ChunkPlan) -> Result<BTreeSet<JobKey>> {
         let mut conflicted = BTreeSet::new();
         let write = |(run, start): &(Run, bool)| {
@@ -436,13 +442,13 @@ impl Tick<'_> {
         if !next.is_empty() {
             self.ports.due.put(&next.iter().cloned().collect::<Vec<_>>()).await?;
         }
-        // An entry may be its own successor where somebody set the clock back; it must then stay.
+        // An entry may be its own successor after the clock was set back; it must then remain.
         let done = plan.done.iter().filter(has_no_conflict).filter(|entry| !next.contains(entry));
         self.ports.due.remove(&done.cloned().collect::<Vec<_>>()).await?;
         Ok(conflicted)
     }
 
-    /// Starts, in their time, runs that a wrong clock had declared over; gives their orders.
+    /// Starts, at their time, runs that a wrong clock had ended. Returns their orders.
     async fn restart_wrongly_ended(
         &mut self,
         writes: Vec<RunWrite>,
@@ -466,7 +472,7 @@ impl Tick<'_> {
     }
 }
 
-/// Whether the run was declared over by a clock that showed another time, and no runner ever had it.
+/// Whether a clock that was ahead ended the run, and no runner ever claimed it.
 fn was_ended_by_wrong_clock(run: &Run, now: Timestamp) -> bool {
     let declared = matches!(run.outcome, Some(Outcome::Missed | Outcome::Skipped));
     let untouched = run.attempt == 1 && run.claimed_at.is_none() && !run.has_report();
@@ -481,7 +487,7 @@ fn by_job(entries: Vec<Due>) -> BTreeMap<JobKey, Vec<Due>> {
     by_job
 }
 
-/// Whether its order may be on its way, or may never have been sent.
+/// Whether its order may be in the queue, or may never have been sent.
 pub(crate) fn waits_for_a_runner(run: &Run) -> bool {
     run.state == State::Scheduled && !run.held
 }

@@ -1,4 +1,4 @@
-//! The small records that duties remember between calls, as types.
+//! The small records that duties keep between calls, as types.
 
 use domain::ports::Ports;
 use jiff::Timestamp;
@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
-/// A setting as it was read: what it holds, and the version to write it back against.
+/// A setting as it was read: its value, and the version for a conditional write.
 pub struct Setting<T> {
     name: &'static str,
     pub value: T,
     version: Option<u64>,
 }
 
-/// Reads a setting; one that is absent or unreadable is the first day's.
+/// Reads a setting; the default when it is absent or unreadable.
 pub async fn read<T: DeserializeOwned + Default>(ports: &Ports, name: &'static str) -> Result<Setting<T>> {
     let stored = ports.settings.read(name).await?;
     let version = stored.as_ref().map(|stored| stored.version);
     let value = match stored {
         Some(stored) => serde_json::from_value(stored.record).unwrap_or_else(|error| {
-            tracing::warn!(setting = name, %error, "a setting cannot be read and starts from nothing");
+            tracing::warn!(setting = name, %error, "cannot read a setting; starting from its default");
             T::default()
         }),
         None => T::default(),
@@ -29,7 +29,7 @@ pub async fn read<T: DeserializeOwned + Default>(ports: &Ports, name: &'static s
 }
 
 impl<T: Serialize> Setting<T> {
-    /// Writes the value back. `false`: somebody else wrote it meanwhile.
+    /// Writes the value back. Returns `false` when another process wrote it first.
     pub async fn write(&self, ports: &Ports) -> Result<bool> {
         let value = serde_json::to_value(&self.value)
             .map_err(|error| domain::ports::PortError::Permanent(format!("setting {}: {error}", self.name)))?;
@@ -37,18 +37,18 @@ impl<T: Serialize> Setting<T> {
     }
 }
 
-/// `scheduler`: how far it has come.
+/// `scheduler`: the progress of the scheduler.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SchedulerState {
-    /// When it last ticked to the end.
+    /// When a tick last completed.
     pub ticked_at: Option<Timestamp>,
-    /// Every entry of the due index before this instant is dealt with.
+    /// Every due entry before this instant was processed.
     pub cursor: Option<Timestamp>,
 }
 
 pub const SCHEDULER: &str = "scheduler";
 
-/// `overdue`: since when it has been watching without a pause.
+/// `overdue`: since when its checks have run without a pause.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OverdueState {
     pub ticked_at: Option<Timestamp>,
@@ -67,7 +67,7 @@ pub struct BootState {
 
 pub const BOOT: &str = "boot";
 
-/// `sweep`: when all jobs were looked at last.
+/// `sweep`: when all jobs were checked last.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SweepState {
     pub swept_at: Option<Timestamp>,
@@ -75,7 +75,7 @@ pub struct SweepState {
 
 pub const SWEEP: &str = "sweep";
 
-/// `alerts`: messages sent in the current minute, for the rate limit over all workers.
+/// `alert_rate`: alerts sent in the current minute, for the rate limit over all workers.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct AlertRate {
     /// Minutes since 1970.
@@ -86,7 +86,7 @@ pub struct AlertRate {
 
 pub const ALERT_RATE: &str = "alert_rate";
 
-/// `pruner`: the job to go on with.
+/// `pruner`: the job to continue with.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PrunerState {
     pub after: Option<domain::ports::Cursor>,

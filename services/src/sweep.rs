@@ -1,6 +1,5 @@
-//! Looks at every job now and then: puts the due entry of one that has none (its row was edited by hand, or a command
-//! died before it put the entry), and tells of jobs that cannot fire. Putting an entry that is there already changes
-//! nothing.
+//! Checks every job periodically: puts a missing due entry (after an edit by hand, or when a command died before it
+//! put the entry), and alerts about jobs that cannot fire. Putting an entry that exists changes nothing.
 
 use std::time::Duration;
 
@@ -14,22 +13,25 @@ use crate::alerts::bad_job_transition;
 use crate::new_runs::{elapsed_since, next_due_entry, schedule_of};
 use crate::settings::{self, SWEEP, SweepState};
 
-/// How often. Ours: what is edited by hand fires within a quarter of an hour.
+/// Time between two sweeps. Chosen: a job edited by hand fires within a quarter of an hour.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(900);
 
-/// Jobs read together.
+/// Jobs read in one page. Chosen, not measured.
 pub const PAGE_MAX: usize = 500;
 
+/// What one sweep found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepSummary {
+    /// Jobs that were checked.
     pub jobs: u32,
+    /// Jobs that cannot fire.
     pub bad_jobs: u32,
 }
 
-/// Sweeps when it is time; returns `None` when it is not.
+/// Sweeps if [`SWEEP_INTERVAL`] has passed; returns `None` otherwise.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Option<SweepSummary>> {
     let mut state = settings::read::<SweepState>(ports, SWEEP).await?;
     if state.value.swept_at.is_some_and(|swept_at| swept_at <= now && elapsed_since(swept_at, now) < SWEEP_INTERVAL) {
@@ -41,12 +43,15 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<Option<SweepSummary>>
     Ok(Some(summary))
 }
 
-/// Tells of each record that the backend could not read: orders, reports, runs. (Of jobs, the sweep tells itself.)
+/// Alerts about each quarantined record that the backend could not read: orders, reports, runs. The sweep itself
+/// alerts about jobs.
 async fn alert_quarantined(ports: &Ports, now: Timestamp) -> Result<()> {
     let transition = |quarantined: &Quarantined| {
         let id = format!("set_aside:{}:{}", quarantined.kind, quarantined.key);
-        let reason =
-            format!("a stored record ({} {}) was set aside: {}", quarantined.kind, quarantined.key, quarantined.why);
+        let reason = format!(
+            "an unreadable record ({} {}) was quarantined: {}",
+            quarantined.kind, quarantined.key, quarantined.why
+        );
         Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), reason, now)
     };
     let transitions: Vec<Transition> = ports.settings.quarantined().await?.iter().map(transition).collect();
@@ -56,10 +61,10 @@ async fn alert_quarantined(ports: &Ports, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// Looks at all jobs now.
+/// Checks all jobs now.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn sweep(ports: &Ports, now: Timestamp) -> Result<SweepSummary> {
     alert_quarantined(ports, now).await?;
     let mut summary = SweepSummary::default();
@@ -74,10 +79,10 @@ pub async fn sweep(ports: &Ports, now: Timestamp) -> Result<SweepSummary> {
     }
 }
 
-/// Looks at these jobs, which somebody edited; those that are gone need nothing.
+/// Checks these jobs, which were edited. Deleted ones need nothing.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next call retries.
 pub async fn sweep_jobs(ports: &Ports, keys: &[JobKey], now: Timestamp) -> Result<SweepSummary> {
     let mut summary = SweepSummary::default();
     let jobs = ports.jobs.get(keys).await?;

@@ -1,4 +1,4 @@
-//! `apply`: makes the stored jobs equal a file's, and says what that changes.
+//! `apply`: makes the stored jobs equal to those of a file, and returns the differences.
 
 use std::collections::BTreeMap;
 
@@ -11,32 +11,36 @@ use super::jobs::{anchor_of, change_job, check_job};
 use crate::Result;
 use crate::sweep::PAGE_MAX;
 
-/// How a file is applied.
+/// What [`apply`] may change.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ApplyOptions {
-    /// Removes jobs that came from this file before and are no longer in it.
+    /// Deletes jobs that came from this file before and are no longer in it.
     pub prune: bool,
-    /// Only says what it would do.
+    /// Changes nothing; only returns the differences.
     pub dry_run: bool,
 }
 
-/// What applying a file changes, each list by group and name.
+/// What applying a file changes. Each list is sorted by group and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
+    /// Not stored until now.
     pub added: Vec<JobKey>,
+    /// Stored with another definition until now.
     pub changed: Vec<JobKey>,
+    /// Stored with the same definition.
     pub unchanged: Vec<JobKey>,
+    /// No longer in the file, and deleted (with `prune`).
     pub removed: Vec<JobKey>,
-    /// No longer in the file, and kept, as nobody asked to prune.
+    /// No longer in the file, and kept because `prune` was not given.
     pub kept: Vec<JobKey>,
-    /// Were of another file (or of none) until now. They are among `changed` too.
+    /// Came from another file, or from none, until now. They are among `changed` too.
     pub taken_over: Vec<JobKey>,
 }
 
-/// Stores the jobs of `source` (a file's name, the same at each call). All jobs are checked before the first is stored.
+/// Stores the jobs of `source` (a file name, the same in each call). All jobs are checked before the first is stored.
 ///
 /// # Errors
-/// The first faulty job; a port's.
+/// Returns [`crate::Error::BadJob`] for the first invalid job, or the port's error.
 pub async fn apply(
     ports: &Ports,
     source: &str,
@@ -93,7 +97,7 @@ pub async fn apply(
     Ok(difference)
 }
 
-/// The job as the file wants it, with what the system added to the stored one.
+/// The job as the file defines it, with the fields that Sexton added to the stored one.
 fn merge_stored(stored_job: Option<&Job>, job: &Job, now: Timestamp) -> Job {
     Job {
         anchor: anchor_of(stored_job, job, now),

@@ -1,4 +1,4 @@
-//! Jobs: look up, store, remove, pause, resume.
+//! Jobs: read, store, delete, pause, resume.
 
 use domain::job::{Job, JobKey, Pause};
 use domain::jobs_file::fields::check_name;
@@ -8,19 +8,19 @@ use jiff::Timestamp;
 use crate::new_runs::{next_due_entry, schedule_of};
 use crate::{Error, Result, error::CONFLICTS_MAX};
 
-/// The stored job, as it can be read or as one sentence why not.
+/// The stored job: its definition, or the reason why it is unreadable.
 ///
 /// # Errors
-/// That there is none; a port's.
+/// Returns [`Error::NoSuchJob`], or the port's error.
 pub async fn get(ports: &Ports, key: &JobKey) -> Result<StoredJob> {
     find_job(ports, key).await?.ok_or_else(|| Error::NoSuchJob(key.clone()))
 }
 
-/// Stores a job, new or changed, and gives back what is stored. The system's own fields (`anchor`, `paused`) stay as
-/// they are.
+/// Creates or replaces a job and returns what was stored. The fields that Sexton maintains (`anchor`, `paused`) are
+/// kept.
 ///
 /// # Errors
-/// That the job is faulty; a port's.
+/// Returns [`Error::BadJob`] when the definition is invalid, or the port's error.
 pub async fn put(ports: &Ports, job: &Job, now: Timestamp) -> Result<Job> {
     check_job(job)?;
     change_job(ports, &job.key(), now, |before| {
@@ -33,10 +33,10 @@ pub async fn put(ports: &Ports, job: &Job, now: Timestamp) -> Result<Job> {
     .await
 }
 
-/// Removes a job. Its runs stay; those that wait in a queue still run.
+/// Deletes a job. Its runs are kept, and orders already sent still start.
 ///
 /// # Errors
-/// That there is none; a port's.
+/// Returns [`Error::NoSuchJob`], or the port's error.
 pub async fn remove(ports: &Ports, key: &JobKey, now: Timestamp) -> Result<()> {
     let before = get(ports, key).await?;
     ports.jobs.remove(key).await?;
@@ -49,10 +49,10 @@ pub async fn remove(ports: &Ports, key: &JobKey, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// Keeps a job from firing until it is resumed, or until an instant. Its firings are recorded as skipped.
+/// Pauses a job until it is resumed, or until an instant. Its firings are recorded as skipped.
 ///
 /// # Errors
-/// That there is no such job, or that it cannot be read; a port's.
+/// Returns [`Error::NoSuchJob`], [`Error::BadJob`] when the stored job is unreadable, or the port's error.
 pub async fn pause(ports: &Ports, key: &JobKey, until: Option<Timestamp>, why: &str, now: Timestamp) -> Result<Job> {
     change_job(ports, key, now, |before| {
         let mut job = readable_job(key, before)?;
@@ -62,10 +62,10 @@ pub async fn pause(ports: &Ports, key: &JobKey, until: Option<Timestamp>, why: &
     .await
 }
 
-/// Ends a pause; a job that is not paused stays as it is.
+/// Ends a pause. A job that is not paused stays as it is.
 ///
 /// # Errors
-/// As [`pause`].
+/// Like [`pause`].
 pub async fn resume(ports: &Ports, key: &JobKey, now: Timestamp) -> Result<Job> {
     change_job(ports, key, now, |before| {
         let mut job = readable_job(key, before)?;
@@ -75,7 +75,7 @@ pub async fn resume(ports: &Ports, key: &JobKey, now: Timestamp) -> Result<Job> 
     .await
 }
 
-/// What can be wrong with a job that did not come out of a file.
+/// Checks a job that was not read from a file.
 pub(super) fn check_job(job: &Job) -> Result<()> {
     let fault = |message| Error::BadJob { key: job.key(), message };
     check_name("group", &job.group).map_err(fault)?;
@@ -84,13 +84,13 @@ pub(super) fn check_job(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Where `@every` counts from: as it was, unless the schedule is a new one. Whole seconds, as runs' names have no less.
+/// The instant from which `@every` counts: kept unless the schedule changes. Whole seconds, the resolution of run ids.
 pub(super) fn anchor_of(before: Option<&Job>, job: &Job, now: Timestamp) -> Option<Timestamp> {
     let kept = before.filter(|before| before.schedule == job.schedule).and_then(|before| before.anchor);
     job.anchor.or(kept).or_else(|| Timestamp::from_second(now.as_second()).ok())
 }
 
-/// Writes what `edit` makes of the stored job, and its due entry.
+/// Stores the job that `edit` makes of the stored one, and its due entry.
 pub(super) async fn change_job(
     ports: &Ports,
     key: &JobKey,
@@ -110,7 +110,7 @@ pub(super) async fn change_job(
     Err(Error::Conflict(format!("job {key}")))
 }
 
-/// Puts the entry of a job's next firing, and takes out the one of its former schedule. Should this be cut off, the
+/// Puts the entry of the job's next firing and removes the one of its former schedule. When this is interrupted, the
 /// sweep puts the entry, and the scheduler drops the former one.
 async fn update_due_entries(ports: &Ports, was: Option<&Job>, job: &Job, now: Timestamp) -> Result<()> {
     let schedule = schedule_of(job).map_err(|message| Error::BadJob { key: job.key(), message })?;

@@ -13,11 +13,12 @@ use crate::overlap::{apply_concurrency, open_runs};
 use crate::run_end::{load_jobs, write_run, write_with_alerts};
 use crate::{Error, Result, overlap};
 
-/// Starts a job now, paused or not, maintenance or not: somebody wants it. The job's concurrency holds. `random` makes
-/// the run's name its own.
+/// Starts a job now, even if it is paused or under maintenance, because an operator asked for it. The job's
+/// `concurrency` still applies. `random` makes the run id unique.
 ///
 /// # Errors
-/// That there is no such job, or that it cannot be read; a port's.
+/// Returns [`Error::NoSuchJob`], [`Error::BadJob`] when the stored job is unreadable, [`Error::Refused`] when the run
+/// id exists, or the port's error.
 pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestamp) -> Result<Run> {
     let job = super::get(ports, key).await?.job.map_err(|message| Error::BadJob { key: key.clone(), message })?;
     let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
@@ -35,7 +36,7 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
             WriteResult::AlertConflict => continue,
             WriteResult::Conflict(_) => {
                 return Err(Error::Refused(format!(
-                    "there is a run {} already; try again with other random bytes",
+                    "run {} already exists; try again with other random bytes",
                     run.run_id
                 )));
             }
@@ -48,20 +49,21 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
     Err(Error::Conflict(format!("job {key}")))
 }
 
-/// Stops a run: one that has not begun ends at once, one that runs is stopped by its runner. Asking twice is asking
-/// once.
+/// Stops a run: one that has not started ends now; a running one is stopped by its runner. Repeating it is harmless.
 ///
 /// # Errors
-/// That there is no such run, or that it is over; a port's.
+/// Returns [`Error::NoSuchRun`], [`Error::Refused`] when the run has ended, or the port's error.
 pub async fn stop(ports: &Ports, run_id: &RunId, now: Timestamp) -> Result<Run> {
     for _ in 0..CONFLICTS_MAX {
         let found = ports.runs.list(&RunQuery::by_id(run_id), None, 1).await?.records.into_iter().next();
         let Some(Stored { record: mut run, version }) = found else { return Err(Error::NoSuchRun(run_id.clone())) };
         let written = match run.state {
-            State::Finished => return Err(Error::Refused(format!("run {run_id} is over: {}", outcome_name(&run)))),
+            State::Finished => {
+                return Err(Error::Refused(format!("run {run_id} has already ended: {}", outcome_name(&run))));
+            }
             State::Scheduled => {
                 run.stop_requested_at = Some(now);
-                run.finish(Outcome::Stopped, "stopped before it began", now);
+                run.finish(Outcome::Stopped, "stopped before it started", now);
                 let jobs = load_jobs(ports, [run.key()]).await?;
                 let occurrence = Occurrence::Ended(Outcome::Stopped);
                 write_with_alerts(ports, jobs.get(&run.key()), &run, Some(version), occurrence, now).await?
@@ -83,10 +85,10 @@ fn outcome_name(run: &Run) -> &'static str {
     run.outcome.map_or("without an outcome", Outcome::name)
 }
 
-/// Counts the runs whose nominal instant lies in the window.
+/// Counts the runs with a nominal time in the window: from `since` (included) to `until` (excluded).
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error.
 pub async fn ledger(ports: &Ports, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<Ledger> {
     Ok(ports.runs.count(&RunQuery { since, until, ..RunQuery::default() }).await?)
 }

@@ -42,7 +42,7 @@ async fn only_changes_are_told_with_what_a_person_needs() {
     let alert = world.alerts().await.remove(0);
     assert_eq!((alert.kind, alert.count), (AlertKind::Recovered, 3));
     assert_eq!(alert.since, Some("2026-11-23T08:02:00Z".parse().unwrap()));
-    let reason = "good again after 3 bad runs since 2026-11-23T08:02:00Z: exit code 0";
+    let reason = "recovered after 3 failed runs since 2026-11-23T08:02:00Z: exit code 0";
     assert!(alert.reason.starts_with(reason), "{}", alert.reason);
 }
 
@@ -213,9 +213,9 @@ async fn a_channel_that_never_works_is_given_up_with_its_error() {
 
 #[tokio::test]
 async fn a_channel_that_does_not_exist_is_told_in_the_store_and_not_tried_again() {
-    let world = with(|job| job.alert.channels = vec!["nobody".to_owned(), "oncall".to_owned()]).await;
+    let world = with(|job| job.alert.channels = vec!["absent".to_owned(), "oncall".to_owned()]).await;
     assert_eq!(told_by(&world, &[1]).await[0], [AlertKind::Failed]);
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
     assert_eq!(transition.delivery, DeliveryState::Sent);
-    assert_eq!(transition.last_error.as_deref(), Some("nobody: there is no channel nobody; configured are: oncall"));
+    assert_eq!(transition.last_error.as_deref(), Some("absent: no channel absent; configured: oncall"));
 }

@@ -64,7 +64,7 @@ async fn a_job_runs_now_whatever_its_schedule_but_not_against_its_concurrency() 
     world.collect().await;
     assert_eq!(world.run(&run.run_id).await.outcome, Some(Outcome::Succeeded));
     let error = commands::run_now(&world.ports, &key("absent"), [1; 6], world.now()).await.unwrap_err();
-    assert_eq!(error.to_string(), "there is no job db/absent; `sexton jobs` lists those there are");
+    assert_eq!(error.to_string(), "no job db/absent; `sexton jobs` lists all jobs");
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn forbid_skips_the_new_one() {
     let (world, first) = overlapping(Concurrency::Forbid).await;
     assert_eq!(world.history("dump").await, ["08:00 running", "08:01 skipped", "08:02 skipped"]);
     let reason = world.runs("dump").await[1].reason.clone().unwrap();
-    assert_eq!(reason, format!("run {} is still open and concurrency is forbid", first.run_id));
+    assert_eq!(reason, format!("run {} has not ended and `concurrency` is `forbid`", first.run_id));
     world.finished(&first, 0).await;
     world.collect().await;
     world.set("2026-11-23T08:03:00Z");

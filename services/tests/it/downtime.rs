@@ -97,7 +97,7 @@ async fn a_long_sleep_makes_a_bounded_number_of_records_and_counts_the_rest() {
     assert_eq!(runs[0].outcome, Some(Outcome::Missed));
     let reason = runs[0].reason.as_ref().unwrap();
     let older = 3 * 24 * 60 - services::firing_plan::CATCH_UP_RECORDS_MAX;
-    assert!(reason.ends_with(&format!("it stands for {older} earlier firings too")), "{reason}");
+    assert!(reason.ends_with(&format!("also covers {older} earlier firings")), "{reason}");
     assert_eq!(world.take("r1").await.len(), 2, "the last two minutes simply run");
 }
 

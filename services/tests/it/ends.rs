@@ -70,7 +70,7 @@ async fn a_run_that_nobody_took_is_missed_and_its_order_is_worth_nothing() {
     assert_eq!(world.overdue().await.missed, 1);
     let told = world.alerts().await;
     assert_eq!((told.len(), told[0].kind), (1, AlertKind::Missed));
-    let wanted = "no runner of group db took it by 2026-11-23T08:05:00Z; no runner of this group has shown life";
+    let wanted = "no runner of group db took it by 2026-11-23T08:05:00Z; no heartbeat from any runner of this group";
     assert_eq!(told[0].reason, wanted);
     assert!(world.take("r1").await.is_empty());
 }
@@ -100,7 +100,7 @@ async fn a_run_whose_runner_is_gone_is_lost_and_a_late_report_replaces_that() {
     let (world, order) = dying().await;
     let run = world.run(&order.run_id).await;
     assert_eq!((run.outcome, run.state), (Some(Outcome::Lost), State::Finished));
-    assert_eq!(run.reason.as_deref(), Some("runner r1 on h1 has shown no life since 2026-11-23T08:09:00Z"));
+    assert_eq!(run.reason.as_deref(), Some("no heartbeat from runner r1 on h1 since 2026-11-23T08:09:00Z"));
     assert_eq!(run.finished_at, Some("2026-11-23T08:11:00Z".parse().unwrap()));
     assert_eq!(world.kinds().await, [AlertKind::Lost]);
     world.finished(&order, 0).await;
@@ -244,7 +244,7 @@ async fn who_watches_the_watcher() {
     told.sort_by_key(|alert| alert.kind);
     assert_eq!(told.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::Quiet, AlertKind::SchedulerSilent]);
     assert_eq!(told[0].group, "db");
-    assert_eq!(told[0].reason, "no runner of group db has shown life since 2026-11-23T08:00:00Z");
+    assert_eq!(told[0].reason, "no heartbeat from any runner of group db since 2026-11-23T08:00:00Z");
     assert!(told[1].reason.starts_with("the scheduler has not ticked since 2026-11-23T08:00:00Z"));
 }
 
@@ -259,7 +259,7 @@ async fn an_order_of_a_group_without_runners_is_told() {
     }
     let told = world.alerts().await;
     assert_eq!(told.len(), 1);
-    assert_eq!(told[0].reason, "no runner of group db has ever shown life; 1 run waits for one");
+    assert_eq!(told[0].reason, "no runner of group db has ever sent a heartbeat; 1 run waits for one");
 }
 
 #[tokio::test]
@@ -276,7 +276,7 @@ async fn stopping_ends_a_waiting_run_at_once_and_asks_for_a_running_one() {
     commands::stop(&world.ports, &running.run_id, world.now()).await.unwrap();
     assert_eq!(world.beat("r1").await, std::slice::from_ref(&running.run_id));
     let error = commands::stop(&world.ports, &waiting.run_id, world.now()).await.unwrap_err();
-    assert_eq!(error.to_string(), format!("run {} is over: stopped", waiting.run_id));
+    assert_eq!(error.to_string(), format!("run {} has already ended: stopped", waiting.run_id));
     assert!(world.alerts().await.is_empty());
 }
 

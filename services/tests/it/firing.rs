@@ -139,7 +139,7 @@ async fn a_report_that_cannot_be_read_is_told() {
     sweep::sweep(&world.ports, world.now()).await.unwrap();
     let told = world.alerts().await;
     assert_eq!(told.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::BadJob]);
-    assert!(told[0].reason.starts_with("a stored record (reports 20261123T075000Z-"), "{}", told[0].reason);
+    assert!(told[0].reason.starts_with("an unreadable record (reports 20261123T075000Z-"), "{}", told[0].reason);
 }
 
 #[tokio::test]
