@@ -19,11 +19,13 @@ pub fn key(name: impl Into<String>) -> JobKey {
 /// The condition that a system job was found in.
 #[derive(Clone, Copy, Debug)]
 pub struct Condition<'a> {
+    /// The system job: [`key`].
     pub key: &'a JobKey,
     /// Start of the ids of its transitions; kind and milliseconds follow.
     pub id_prefix: &'a str,
     /// [`Outcome::Failed`] or [`Outcome::Succeeded`].
     pub outcome: Outcome,
+    /// The text of the alert, with the next step for the operator.
     pub reason: &'a str,
     /// An alert of its failure was sent while the store was unable to record it. The failure is then recorded without
     /// a second alert, and the recovery is sent even if the failure was never recorded.
