@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn each_policy_does_what_it_says() {
+    fn each_policy_starts_holds_skips_or_replaces() {
         use Concurrency::{Allow, Forbid, Queue, Replace};
         for concurrency in [Allow, Forbid, Queue, Replace] {
             check(concurrency, Trigger::Schedule, &[], "start");

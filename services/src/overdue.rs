@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_sent_again_at_doubling_ages() {
+    fn an_order_is_resent_at_doubling_ages() {
         let minutes: Vec<u64> = (1..=70)
             .filter(|minute| {
                 crossed_resend_age(Duration::from_secs((minute - 1) * 60), Duration::from_secs(minute * 60))

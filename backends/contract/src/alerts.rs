@@ -16,7 +16,7 @@ async fn claimed(ports: &Ports, worker: &str, second: i64) -> Vec<String> {
     claimed.into_iter().map(|transition| transition.id).collect()
 }
 
-pub async fn a_state_is_moved_only_from_the_version_that_was_read(ports: &Ports) {
+pub async fn a_state_changes_only_at_the_version_that_was_read(ports: &Ports) {
     let first = ports.alerts.state(&key("dump")).await.unwrap();
     assert_eq!((first.record, first.version), (JobState::default(), 0));
     let step = |expected, streak| AlertStep {
@@ -39,14 +39,14 @@ pub async fn a_state_is_moved_only_from_the_version_that_was_read(ports: &Ports)
     assert_eq!(claimed(ports, "w", 0).await, ["t1", "t3"]);
 }
 
-pub async fn a_transition_stored_twice_is_told_once(ports: &Ports) {
+pub async fn a_transition_stored_twice_is_claimed_once(ports: &Ports) {
     raise(ports, &[("a", 0)]).await;
     raise(ports, &[("a", 0)]).await;
     assert_eq!(claimed(ports, "w", 0).await, ["a"]);
     assert_eq!(ports.alerts.list(None, 10).await.unwrap().records.len(), 1);
 }
 
-pub async fn of_many_workers_one_claims_a_transition(ports: &Ports) {
+pub async fn each_transition_is_claimed_by_one_worker(ports: &Ports) {
     let ids: Vec<String> = (0..40).map(|number| format!("t{number:02}")).collect();
     raise(ports, &ids.iter().map(|id| (id.as_str(), 0)).collect::<Vec<_>>()).await;
     let mut workers = JoinSet::new();
@@ -76,7 +76,7 @@ pub async fn a_claim_ends_with_its_lease(ports: &Ports) {
     assert_eq!(claimed(ports, "w2", 60).await, ["a"]);
 }
 
-pub async fn what_is_not_due_is_not_claimed(ports: &Ports) {
+pub async fn a_transition_is_not_claimed_before_it_is_due(ports: &Ports) {
     raise(ports, &[("late", 90), ("early", 30)]).await;
     assert!(claimed(ports, "w", 29).await.is_empty());
     assert_eq!(claimed(ports, "w", 30).await, ["early"]);
@@ -97,7 +97,7 @@ pub async fn a_settled_transition_is_not_claimed_again(ports: &Ports) {
     assert_eq!(again, [both[1].clone()]);
 }
 
-pub async fn who_lost_a_claim_settles_nothing(ports: &Ports) {
+pub async fn a_worker_that_lost_its_claim_settles_nothing(ports: &Ports) {
     raise(ports, &[("a", 0)]).await;
     let mut mine = ports.alerts.claim("slow", at(0), at(60), 10).await.unwrap();
     assert_eq!(claimed(ports, "fast", 60).await, ["a"]);

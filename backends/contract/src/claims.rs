@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use crate::samples::{at, beat, create, run, write};
 
-pub async fn of_many_runners_one_gets_the_run(ports: &Ports) {
+pub async fn one_of_many_runners_gets_the_run(ports: &Ports) {
     create(ports, &run("dump", 0)).await;
     let mut runners = JoinSet::new();
     for number in 0..16 {
@@ -34,7 +34,7 @@ pub async fn a_claim_repeated_by_the_same_runner_is_granted(ports: &Ports) {
     }
 }
 
-pub async fn what_may_not_start_is_refused(ports: &Ports) {
+pub async fn a_run_that_may_not_start_is_refused(ports: &Ports) {
     let mut over = run("over", 0);
     over.finish(Outcome::Missed, "too late", at(1));
     let held = Run { held: true, ..run("held", 0) };
@@ -49,7 +49,7 @@ pub async fn what_may_not_start_is_refused(ports: &Ports) {
     assert_eq!(ports.claims.claim(&run("absent", 0).run_key(), 1, "r1", "h1", at(6)).await.unwrap(), Claim::Refused);
 }
 
-pub async fn a_claim_and_a_declaration_exclude_each_other(ports: &Ports) {
+pub async fn a_claim_and_an_end_without_report_exclude_each_other(ports: &Ports) {
     for minute in 0..16 {
         let open = run("dump", minute * 60);
         create(ports, &open).await;
@@ -68,7 +68,7 @@ pub async fn a_claim_and_a_declaration_exclude_each_other(ports: &Ports) {
     }
 }
 
-pub async fn a_beat_brings_the_stop_requests_of_its_own_runs_only(ports: &Ports) {
+pub async fn a_heartbeat_returns_the_stop_requests_of_its_own_runs_only(ports: &Ports) {
     for (minute, runner) in [(0, "r1"), (1, "r1"), (2, "r2")] {
         create(ports, &run("dump", minute * 60)).await;
         ports.claims.claim(&run("dump", minute * 60).run_key(), 1, runner, "h1", at(0)).await.unwrap();

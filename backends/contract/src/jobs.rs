@@ -16,7 +16,7 @@ pub async fn a_job_comes_back_as_it_was_put(ports: &Ports) {
     assert_eq!((&found[0].key, found[0].job.as_ref().unwrap()), (&key("dump"), &stored));
 }
 
-pub async fn of_many_who_create_a_job_one_does(ports: &Ports) {
+pub async fn concurrent_creates_of_a_job_have_one_winner(ports: &Ports) {
     let mut creators = JoinSet::new();
     for number in 0..16 {
         let jobs = ports.jobs.clone();
@@ -33,7 +33,7 @@ pub async fn of_many_who_create_a_job_one_does(ports: &Ports) {
     assert_eq!(found.job.unwrap().owner, winners[0].to_string());
 }
 
-pub async fn a_job_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) {
+pub async fn a_job_changes_only_at_its_latest_version(ports: &Ports) {
     let mut wanted = job(&key("dump"));
     assert!(!ports.jobs.put(&wanted, Some(1)).await.unwrap(), "there is no job yet");
     assert!(ports.jobs.put(&wanted, None).await.unwrap());
@@ -48,7 +48,7 @@ pub async fn a_job_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) 
     assert_eq!(found.job.unwrap().owner, "first");
 }
 
-pub async fn removing_a_job_twice_is_removing_it_once(ports: &Ports) {
+pub async fn removing_a_job_twice_is_harmless(ports: &Ports) {
     assert!(ports.jobs.put(&job(&key("dump")), None).await.unwrap());
     ports.jobs.remove(&key("dump")).await.unwrap();
     ports.jobs.remove(&key("dump")).await.unwrap();

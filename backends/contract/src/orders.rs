@@ -41,7 +41,7 @@ pub async fn a_leased_order_is_not_received_again(ports: &Ports) {
     assert!(ports.orders.receive(&[], 10, LONG, Duration::ZERO).await.unwrap().is_empty());
 }
 
-pub async fn an_order_whose_lease_ends_comes_again(ports: &Ports) {
+pub async fn an_order_whose_lease_ends_is_redelivered(ports: &Ports) {
     ports.orders.send(&[order("db", 0)]).await.unwrap();
     assert_eq!(ports.orders.receive(&[], 10, SHORT, DEADLINE).await.unwrap().len(), 1);
     let again = ports.orders.receive(&[], 10, LONG, DEADLINE).await.unwrap();
@@ -49,7 +49,7 @@ pub async fn an_order_whose_lease_ends_comes_again(ports: &Ports) {
     assert_eq!(again[0].message, order("db", 0));
 }
 
-pub async fn a_deleted_order_never_comes_again(ports: &Ports) {
+pub async fn a_deleted_order_is_not_redelivered(ports: &Ports) {
     ports.orders.send(&[order("db", 0), order("db", 60)]).await.unwrap();
     let received = ports.orders.receive(&[], 1, SHORT, DEADLINE).await.unwrap();
     assert_eq!(received.len(), 1);
@@ -63,7 +63,7 @@ pub async fn a_deleted_order_never_comes_again(ports: &Ports) {
     assert_eq!(again.iter().map(|delivery| &delivery.message).collect::<Vec<_>>(), [&other[0].message]);
 }
 
-pub async fn an_order_does_not_come_before_its_time(ports: &Ports) {
+pub async fn an_order_is_not_received_before_its_time(ports: &Ports) {
     let not_before = Timestamp::now() + Duration::from_millis(300);
     let mut later = order("db", 0);
     later.not_before = Some(not_before);
@@ -75,7 +75,7 @@ pub async fn an_order_does_not_come_before_its_time(ports: &Ports) {
     assert!(Timestamp::now() >= not_before);
 }
 
-pub async fn a_waiting_receiver_gets_what_is_sent_meanwhile(ports: &Ports) {
+pub async fn a_waiting_receiver_gets_an_order_sent_later(ports: &Ports) {
     let receiver = {
         let orders = ports.orders.clone();
         tokio::spawn(async move { orders.receive(&group("db"), 10, LONG, DEADLINE).await.unwrap() })
@@ -85,7 +85,7 @@ pub async fn a_waiting_receiver_gets_what_is_sent_meanwhile(ports: &Ports) {
     assert_eq!(receiver.await.unwrap().len(), 1);
 }
 
-pub async fn of_many_receivers_each_order_goes_to_one(ports: &Ports) {
+pub async fn each_order_goes_to_one_of_many_receivers(ports: &Ports) {
     let orders: Vec<_> = (0..64).map(|minute| order("db", minute * 60)).collect();
     ports.orders.send(&orders).await.unwrap();
     let mut receivers = JoinSet::new();

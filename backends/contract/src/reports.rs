@@ -17,13 +17,13 @@ pub async fn a_report_comes_back_as_it_was_sent(ports: &Ports) {
     assert!(ports.reports.receive(10, LONG, Duration::ZERO).await.unwrap().is_empty());
 }
 
-pub async fn a_report_whose_lease_ends_comes_again(ports: &Ports) {
+pub async fn a_report_whose_lease_ends_is_redelivered(ports: &Ports) {
     ports.reports.send(&[event(0)]).await.unwrap();
     assert_eq!(ports.reports.receive(10, SHORT, DEADLINE).await.unwrap().len(), 1);
     assert_eq!(ports.reports.receive(10, LONG, DEADLINE).await.unwrap().len(), 1);
 }
 
-pub async fn a_deleted_report_never_comes_again_whatever_the_receipt(ports: &Ports) {
+pub async fn a_deleted_report_is_not_redelivered_for_any_receipt(ports: &Ports) {
     ports.reports.send(&[event(0), event(60)]).await.unwrap();
     let first = ports.reports.receive(10, SHORT, DEADLINE).await.unwrap();
     assert_eq!(first.len(), 2);

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::samples::{at, create, key, run, run_of, transition, write};
 
-pub async fn of_many_who_create_a_run_one_does_and_the_others_see_it(ports: &Ports) {
+pub async fn concurrent_creates_of_a_run_have_one_winner_that_all_see(ports: &Ports) {
     let mut creators = JoinSet::new();
     for number in 0..16 {
         let ports = ports.clone();
@@ -34,7 +34,7 @@ pub async fn of_many_who_create_a_run_one_does_and_the_others_see_it(ports: &Por
     assert_eq!(&found[0].record, winners[0]);
 }
 
-pub async fn a_run_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) {
+pub async fn a_run_changes_only_at_its_latest_version(ports: &Ports) {
     create(ports, &run("dump", 0)).await;
     let first = ports.runs.get(&[run("dump", 0).run_key()]).await.unwrap().remove(0);
     let mut missed = first.record.clone();
@@ -54,7 +54,7 @@ pub async fn a_run_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) 
     assert_eq!(write(ports, absent).await, WriteResult::Conflict(None));
 }
 
-pub async fn writes_of_one_call_stand_alone(ports: &Ports) {
+pub async fn writes_of_one_call_are_independent(ports: &Ports) {
     create(ports, &run("b", 0)).await;
     let writes = ["a", "b", "c"].map(|name| RunWrite { run: run(name, 0), expected: None, alert: None });
     let written = ports.runs.write(&writes).await.unwrap();
@@ -159,7 +159,7 @@ pub async fn counts_add_up(ports: &Ports) {
     assert_eq!((ledger.scheduled, ledger.open, ledger.count(Outcome::Skipped)), (4, 1, 1));
 }
 
-pub async fn removing_runs_twice_is_removing_them_once(ports: &Ports) {
+pub async fn removing_runs_twice_is_harmless(ports: &Ports) {
     create(ports, &run("dump", 0)).await;
     create(ports, &run("dump", 60)).await;
     let gone = [run("dump", 0).run_key(), run("absent", 0).run_key()];

@@ -20,21 +20,21 @@ macro_rules! scenarios {
     ($make:path) => {
         $crate::suite! { $make;
             scenarios::after_a_day_every_firing_has_exactly_one_outcome,
-            scenarios::a_failed_run_is_tried_again_and_ends_once,
-            scenarios::forbid_skips_what_overlaps,
-            scenarios::a_report_that_comes_twice_counts_once,
-            scenarios::an_order_that_comes_three_times_starts_once,
-            scenarios::reports_out_of_order_come_to_the_same_end,
+            scenarios::a_failed_run_is_retried_and_ends_once,
+            scenarios::forbid_skips_an_overlapping_run,
+            scenarios::a_report_sent_twice_counts_once,
+            scenarios::an_order_sent_three_times_starts_once,
+            scenarios::reports_out_of_order_give_the_same_result,
             scenarios::a_stop_reaches_the_runner_and_ends_the_run,
-            scenarios::a_run_that_nobody_took_is_missed,
-            scenarios::a_run_whose_runner_is_gone_is_lost_until_the_truth_comes,
+            scenarios::a_run_that_no_runner_took_is_missed,
+            scenarios::a_run_of_a_dead_runner_is_lost_until_its_late_report,
             scenarios::a_runner_that_died_after_its_claim_gets_the_order_again,
             scenarios::a_runner_that_died_after_it_deleted_its_order_starts_it_once,
-            scenarios::a_run_that_was_lost_before_it_began_is_started_again_once,
-            scenarios::a_run_that_its_living_runner_forgot_is_lost_once,
+            scenarios::a_run_lost_before_its_start_is_restarted_once,
+            scenarios::a_run_forgotten_by_its_live_runner_is_lost_once,
             scenarios::a_paused_job_is_skipped_with_its_reason,
             scenarios::two_ticks_at_once_make_one_run,
-            scenarios::of_all_who_start_a_job_at_once_that_forbids_it_one_does,
+            scenarios::concurrent_starts_of_a_job_that_forbids_overlap_have_one_winner,
         }
     };
 }
@@ -77,7 +77,7 @@ pub async fn after_a_day_every_firing_has_exactly_one_outcome(ports: &Ports) {
     assert_eq!(ledger.scheduled, ledger.count(Outcome::Succeeded) + 2);
 }
 
-pub async fn a_failed_run_is_tried_again_and_ends_once(ports: &Ports) {
+pub async fn a_failed_run_is_retried_and_ends_once(ports: &Ports) {
     let mut dump = job("dump", "0 8 * * *");
     let delay = Duration::from_secs(60);
     dump.retries = Some(Retries { max: 1, delay, backoff: 1.0, on: vec![Outcome::Failed] });
@@ -96,7 +96,7 @@ pub async fn a_failed_run_is_tried_again_and_ends_once(ports: &Ports) {
     assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
-pub async fn forbid_skips_what_overlaps(ports: &Ports) {
+pub async fn forbid_skips_an_overlapping_run(ports: &Ports) {
     let mut dump = job("dump", "* * * * *");
     dump.concurrency = Concurrency::Forbid;
     let world = at_eight(ports, dump).await;
@@ -112,7 +112,7 @@ pub async fn forbid_skips_what_overlaps(ports: &Ports) {
     assert_eq!(world.schedule().await.started, 1);
 }
 
-pub async fn a_report_that_comes_twice_counts_once(ports: &Ports) {
+pub async fn a_report_sent_twice_counts_once(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
     let order = world.take().await.remove(0);
     for _ in 0..2 {
@@ -125,7 +125,7 @@ pub async fn a_report_that_comes_twice_counts_once(ports: &Ports) {
     assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
-pub async fn an_order_that_comes_three_times_starts_once(ports: &Ports) {
+pub async fn an_order_sent_three_times_starts_once(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
     let order = world.take().await.remove(0);
     world.ports.orders.send(&[order.clone(), order.clone()]).await.unwrap();
@@ -137,7 +137,7 @@ pub async fn an_order_that_comes_three_times_starts_once(ports: &Ports) {
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
 }
 
-pub async fn reports_out_of_order_come_to_the_same_end(ports: &Ports) {
+pub async fn reports_out_of_order_give_the_same_result(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
     let order = world.take().await.remove(0);
     world.finished(&order, 0).await;
@@ -168,7 +168,7 @@ pub async fn a_stop_reaches_the_runner_and_ends_the_run(ports: &Ports) {
     assert!(world.told().await.is_empty(), "somebody asked for it");
 }
 
-pub async fn a_run_that_nobody_took_is_missed(ports: &Ports) {
+pub async fn a_run_that_no_runner_took_is_missed(ports: &Ports) {
     let mut dump = job("dump", "0 8 * * *");
     dump.start_within = Some(Duration::from_secs(300));
     let world = at_eight(ports, dump).await;
@@ -181,7 +181,7 @@ pub async fn a_run_that_nobody_took_is_missed(ports: &Ports) {
     assert_eq!(world.history("dump").await, ["08:00 missed"]);
 }
 
-pub async fn a_run_whose_runner_is_gone_is_lost_until_the_truth_comes(ports: &Ports) {
+pub async fn a_run_of_a_dead_runner_is_lost_until_its_late_report(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
     let order = world.take().await.remove(0);
     world.started(&order).await;
@@ -239,7 +239,7 @@ pub async fn a_runner_that_died_after_it_deleted_its_order_starts_it_once(ports:
 }
 
 /// Its runner died with the order and never came back; when it does come back, what it says is of no consequence.
-pub async fn a_run_that_was_lost_before_it_began_is_started_again_once(ports: &Ports) {
+pub async fn a_run_lost_before_its_start_is_restarted_once(ports: &Ports) {
     let mut dump = job("dump", "0 8 * * *");
     dump.retries = Some(Retries { max: 1, delay: Duration::ZERO, backoff: 1.0, on: vec![Outcome::Lost] });
     let world = at_eight(ports, dump).await;
@@ -264,7 +264,7 @@ pub async fn a_run_that_was_lost_before_it_began_is_started_again_once(ports: &P
 }
 
 /// It claimed the run, lost its disk, and beats on.
-pub async fn a_run_that_its_living_runner_forgot_is_lost_once(ports: &Ports) {
+pub async fn a_run_forgotten_by_its_live_runner_is_lost_once(ports: &Ports) {
     let mut dump = job("dump", "0 8 * * *");
     dump.start_within = Some(Duration::from_secs(300));
     let world = at_eight(ports, dump).await;
@@ -313,7 +313,7 @@ pub async fn two_ticks_at_once_make_one_run(ports: &Ports) {
     assert_eq!(world.schedule().await.started, 0);
 }
 
-pub async fn of_all_who_start_a_job_at_once_that_forbids_it_one_does(ports: &Ports) {
+pub async fn concurrent_starts_of_a_job_that_forbids_overlap_have_one_winner(ports: &Ports) {
     let world = World::new(ports);
     for (name, concurrency) in [("alone", Concurrency::Forbid), ("in-turn", Concurrency::Queue)] {
         let mut job = job(name, "0 8 * * *");

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::samples::{at, beat};
 
-pub async fn a_setting_is_changed_only_by_who_saw_its_latest_version(ports: &Ports) {
+pub async fn a_setting_changes_only_at_its_latest_version(ports: &Ports) {
     assert!(ports.settings.read("clock").await.unwrap().is_none());
     assert!(!ports.settings.write("clock", &json!(0), Some(1)).await.unwrap());
     assert!(ports.settings.write("clock", &json!({"ticked": 1}), None).await.unwrap());
@@ -18,7 +18,7 @@ pub async fn a_setting_is_changed_only_by_who_saw_its_latest_version(ports: &Por
     assert!(ports.settings.read("other").await.unwrap().is_none());
 }
 
-pub async fn a_runners_latest_beat_is_kept_until_it_is_forgotten(ports: &Ports) {
+pub async fn a_runners_latest_heartbeat_is_kept_until_it_is_deleted(ports: &Ports) {
     for (runner, second) in [("r1", 0), ("r2", 5), ("r1", 10), ("r1", 3)] {
         ports.claims.heartbeat(&beat(runner, second)).await.unwrap();
     }
@@ -29,7 +29,7 @@ pub async fn a_runners_latest_beat_is_kept_until_it_is_forgotten(ports: &Ports) 
     assert_eq!(ports.settings.heartbeats().await.unwrap(), [beat("r1", 10)]);
 }
 
-pub async fn a_beat_of_a_clock_that_was_set_back_is_the_latest(ports: &Ports) {
+pub async fn a_heartbeat_of_a_clock_that_was_set_back_is_the_latest(ports: &Ports) {
     for second in [3600, 0, 60, 30] {
         ports.claims.heartbeat(&beat("r1", second)).await.unwrap();
     }

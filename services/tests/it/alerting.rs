@@ -31,7 +31,7 @@ async fn with(change: impl FnOnce(&mut Job)) -> World {
 }
 
 #[tokio::test]
-async fn only_changes_are_told_with_what_a_person_needs() {
+async fn only_changes_are_alerted_with_reason_count_and_start() {
     let world = with(|_| {}).await;
     let told = told_by(&world, &[0, 3, 3, 3]).await;
     assert_eq!(told, [vec![], vec![AlertKind::Failed], vec![], vec![]]);
@@ -48,7 +48,7 @@ async fn only_changes_are_told_with_what_a_person_needs() {
 
 /// The worker lives and calls again: only a channel's own lost answer may make people hear something twice.
 #[tokio::test]
-async fn whatever_call_of_a_tick_fails_people_are_told_once() {
+async fn a_failure_of_any_call_of_a_tick_sends_each_alert_once() {
     for moment in [Moment::Before, Moment::After] {
         for call in 0.. {
             let world = with(|job| job.alert.remind = Some(Duration::from_secs(4 * 3600))).await;
@@ -73,7 +73,7 @@ async fn whatever_call_of_a_tick_fails_people_are_told_once() {
 }
 
 #[tokio::test]
-async fn runs_of_a_job_that_are_reported_together_tell_what_they_would_have_told_one_by_one() {
+async fn runs_reported_together_cause_the_same_alerts_as_one_by_one() {
     let world = with(|_| {}).await;
     for exit in [0, 3, 3, 3, 0] {
         world.pass(60);
@@ -94,7 +94,7 @@ async fn the_first_alert_waits_for_the_threshold() {
 }
 
 #[tokio::test]
-async fn reminders_come_by_the_clock_while_it_stays_bad() {
+async fn reminders_are_sent_by_the_clock_while_the_job_stays_bad() {
     let world = World::new("2026-11-23T08:00:00Z");
     let mut nightly = job("dump", "1 8 * * *");
     nightly.alert.remind = Some(Duration::from_secs(4 * 3600));
@@ -123,7 +123,7 @@ async fn reminders_come_by_the_clock_while_it_stays_bad() {
 }
 
 #[tokio::test]
-async fn a_flapping_job_is_told_once() {
+async fn a_flapping_job_is_alerted_once() {
     let world = with(|_| {}).await;
     let told = told_by(&world, &[1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]).await;
     let heard: Vec<AlertKind> = told.into_iter().flatten().collect();
@@ -132,7 +132,7 @@ async fn a_flapping_job_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_storm_becomes_one_digest() {
+async fn forty_alerts_at_once_become_one_digest() {
     let world = World::new("2026-11-23T08:00:00Z");
     for number in 0..40 {
         let mut failing = job(&format!("job-{number:02}"), "* * * * *");
@@ -153,7 +153,7 @@ async fn a_storm_becomes_one_digest() {
 }
 
 #[tokio::test]
-async fn what_is_beyond_the_limits_of_a_minute_waits_for_the_next() {
+async fn alerts_beyond_the_limits_of_a_minute_wait_for_the_next() {
     let world = World::new("2026-11-23T08:00:00Z");
     let step = |from: u32, until: u32| domain::ports::AlertStep {
         state: None,
@@ -180,7 +180,7 @@ async fn what_is_beyond_the_limits_of_a_minute_waits_for_the_next() {
 }
 
 #[tokio::test]
-async fn a_channel_that_fails_is_tried_again_and_the_others_are_told_once() {
+async fn a_failed_channel_is_retried_and_the_others_get_one_alert() {
     let mut world = with(|_| {}).await;
     world.channels = vec!["first".to_owned(), "second".to_owned()];
     *world.channel.failures.lock().unwrap() = 1;
@@ -198,7 +198,7 @@ async fn a_channel_that_fails_is_tried_again_and_the_others_are_told_once() {
 }
 
 #[tokio::test]
-async fn a_channel_that_never_works_is_given_up_with_its_error() {
+async fn a_channel_that_always_fails_is_given_up_with_its_error() {
     let world = with(|_| {}).await;
     *world.channel.failures.lock().unwrap() = u32::MAX;
     told_by(&world, &[1]).await;
@@ -212,7 +212,7 @@ async fn a_channel_that_never_works_is_given_up_with_its_error() {
 }
 
 #[tokio::test]
-async fn a_channel_that_does_not_exist_is_told_in_the_store_and_not_tried_again() {
+async fn an_unknown_channel_is_recorded_and_not_retried() {
     let world = with(|job| job.alert.channels = vec!["absent".to_owned(), "oncall".to_owned()]).await;
     assert_eq!(told_by(&world, &[1]).await[0], [AlertKind::Failed]);
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);

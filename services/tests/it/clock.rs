@@ -18,7 +18,7 @@ async fn live(world: &World) {
 }
 
 #[tokio::test]
-async fn an_hour_that_is_lived_through_twice_fires_each_minute_once() {
+async fn a_clock_set_back_by_an_hour_fires_each_minute_once() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "* * * * *")).await;
     for _ in 0..90 {
@@ -49,7 +49,7 @@ async fn jumped(catch_up: CatchUp) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_forward_is_worth_what_the_job_says() {
+async fn a_clock_that_jumps_forward_follows_catch_up() {
     let wanted = |outcomes: [&str; 8]| -> Vec<String> {
         let minutes = ["08:00", "08:10", "08:20", "08:30", "08:40", "08:50", "09:00", "09:10"];
         minutes.iter().zip(outcomes).map(|(minute, outcome)| format!("{minute} {outcome}")).collect()
@@ -81,7 +81,7 @@ async fn believed_a_year_later(catch_up: CatchUp) -> World {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_wrong_by_a_year_does_not_stop_the_jobs_when_it_is_right_again() {
+async fn jobs_continue_after_a_clock_was_a_year_ahead() {
     for catch_up in [CatchUp::Skip, CatchUp::Once] {
         let world = believed_a_year_later(catch_up).await;
         let history: Vec<(String, Option<Outcome>)> = world
@@ -97,7 +97,7 @@ async fn a_clock_that_was_wrong_by_a_year_does_not_stop_the_jobs_when_it_is_righ
 }
 
 #[tokio::test]
-async fn firings_that_a_wrong_clock_declared_missed_are_started_in_their_time() {
+async fn firings_that_a_wrong_clock_ended_as_missed_start_at_their_time() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "*/10 * * * *")).await;
     for now in ["08:00", "10:35", "08:01", "08:10", "08:20"] {
@@ -117,7 +117,7 @@ async fn firings_that_a_wrong_clock_declared_missed_are_started_in_their_time() 
 }
 
 #[tokio::test]
-async fn what_was_started_by_a_wrong_clock_is_not_started_again_in_its_time() {
+async fn runs_started_by_a_wrong_clock_are_not_started_twice() {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut dump = job("dump", "*/10 * * * *");
     dump.catch_up = CatchUp::All;
@@ -134,7 +134,7 @@ async fn what_was_started_by_a_wrong_clock_is_not_started_again_in_its_time() {
 }
 
 #[tokio::test]
-async fn a_dead_runner_is_found_also_when_its_last_beat_lies_in_the_future() {
+async fn a_dead_runner_with_a_heartbeat_in_the_future_is_found() {
     let world = World::new("2027-11-23T08:00:00Z");
     world.put(&job("dump", "* * * * *")).await;
     world.overdue().await;

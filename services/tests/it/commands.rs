@@ -40,7 +40,7 @@ async fn applying_a_file_makes_the_stored_jobs_equal_to_it() {
 }
 
 #[tokio::test]
-async fn a_faulty_job_stores_nothing() {
+async fn an_invalid_job_in_a_file_stores_no_job() {
     let world = World::new("2026-11-23T08:00:00Z");
     let jobs = [job("a", "0 1 * * *"), job("b", "99 1 * * *")];
     let error =
@@ -50,7 +50,7 @@ async fn a_faulty_job_stores_nothing() {
 }
 
 #[tokio::test]
-async fn a_job_runs_now_whatever_its_schedule_but_not_against_its_concurrency() {
+async fn a_manual_start_ignores_the_schedule_but_keeps_concurrency() {
     let world = World::new("2026-11-23T08:00:20Z");
     let mut dump = job("dump", "@manually");
     dump.concurrency = Concurrency::Forbid;
@@ -68,7 +68,7 @@ async fn a_job_runs_now_whatever_its_schedule_but_not_against_its_concurrency() 
 }
 
 #[tokio::test]
-async fn a_removed_job_fires_no_more() {
+async fn a_deleted_job_no_longer_fires() {
     let world = World::new("2026-11-23T08:00:20Z");
     world.put(&job("dump", "* * * * *")).await;
     commands::remove(&world.ports, &key("dump"), world.now()).await.unwrap();

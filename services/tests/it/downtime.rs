@@ -22,7 +22,7 @@ async fn slept_through(catch_up: CatchUp) -> World {
 }
 
 #[tokio::test]
-async fn skip_records_what_was_slept_through_as_missed() {
+async fn skip_records_firings_during_downtime_as_missed() {
     let world = slept_through(CatchUp::Skip).await;
     let wanted = ["08:00 succeeded", "08:10 missed", "08:20 missed", "08:30 missed", "08:40 missed", "08:50 missed"];
     assert_eq!(world.history("dump").await, wanted);
@@ -34,7 +34,7 @@ async fn skip_records_what_was_slept_through_as_missed() {
 }
 
 #[tokio::test]
-async fn once_runs_the_newest_and_says_so_at_the_others() {
+async fn once_runs_the_newest_and_names_it_in_the_others() {
     let world = slept_through(CatchUp::Once).await;
     let wanted =
         ["08:00 succeeded", "08:10 skipped", "08:20 skipped", "08:30 skipped", "08:40 skipped", "08:50 scheduled"];
@@ -46,7 +46,7 @@ async fn once_runs_the_newest_and_says_so_at_the_others() {
 }
 
 #[tokio::test]
-async fn all_runs_every_one() {
+async fn all_runs_every_missed_firing() {
     let world = slept_through(CatchUp::All).await;
     assert_eq!(world.run_all(0).await.len(), 5);
     world.collect().await;
@@ -54,7 +54,7 @@ async fn all_runs_every_one() {
 }
 
 #[tokio::test]
-async fn all_runs_one_after_the_other_where_two_at_once_are_forbidden() {
+async fn all_runs_in_turn_when_overlap_is_forbidden() {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut job = job("dump", "*/10 * * * *");
     job.catch_up = CatchUp::All;
@@ -70,7 +70,7 @@ async fn all_runs_one_after_the_other_where_two_at_once_are_forbidden() {
 }
 
 #[tokio::test]
-async fn all_runs_the_newest_where_a_run_replaces_the_one_before() {
+async fn all_runs_only_the_newest_with_replace() {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut job = job("dump", "*/10 * * * *");
     job.catch_up = CatchUp::All;
@@ -86,7 +86,7 @@ async fn all_runs_the_newest_where_a_run_replaces_the_one_before() {
 }
 
 #[tokio::test]
-async fn a_long_sleep_makes_a_bounded_number_of_records_and_counts_the_rest() {
+async fn a_long_downtime_makes_a_bounded_number_of_records() {
     let world = World::new("2026-11-23T00:00:00Z");
     world.put(&job("probe", "* * * * *")).await;
     world.schedule().await;
@@ -102,7 +102,7 @@ async fn a_long_sleep_makes_a_bounded_number_of_records_and_counts_the_rest() {
 }
 
 #[tokio::test]
-async fn a_year_of_seconds_is_counted_no_further_than_is_worth_it() {
+async fn a_year_of_seconds_is_counted_up_to_a_limit() {
     let world = World::new("2026-01-01T00:00:00Z");
     world.put(&job("probe", "@every 1s")).await;
     world.schedule().await;
@@ -135,7 +135,7 @@ async fn a_paused_job_is_skipped_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_not_enabled_has_no_firings_until_it_is() {
+async fn a_disabled_job_has_no_firings() {
     let world = World::new("2026-11-23T07:59:30Z");
     let mut old = job("old", "* * * * *");
     for (minute, enabled) in [(0, true), (1, false), (2, false), (3, true)] {
@@ -184,14 +184,14 @@ async fn maintenance_skips_with_its_reason() {
 }
 
 #[tokio::test]
-async fn maintenance_can_make_up_for_one_run() {
+async fn maintenance_with_once_runs_the_newest_firing() {
     let world = maintained(CatchUp::Once).await;
     let wanted = ["08:00 succeeded", "08:01 skipped", "08:02 skipped", "08:03 succeeded", "08:04 succeeded"];
     assert_eq!(world.history("dump").await, wanted);
 }
 
 #[tokio::test]
-async fn maintenance_can_make_up_for_all_runs() {
+async fn maintenance_with_all_runs_every_firing() {
     let world = maintained(CatchUp::All).await;
     assert_eq!(world.ledger().await.count(Outcome::Succeeded), 5);
 }

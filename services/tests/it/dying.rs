@@ -88,7 +88,7 @@ async fn story(world: &World, plan: &Arc<Plan>) -> (Vec<String>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn whatever_call_a_process_dies_in_the_runs_and_alerts_are_the_same() {
+async fn death_in_any_call_leaves_the_same_runs_and_alerts() {
     let whole = Plan::new(usize::MAX, Moment::Before);
     let wanted = story(&installed().await, &whole).await;
     assert_eq!(wanted.0.len(), 19, "{wanted:?}");

@@ -18,7 +18,7 @@ fn retried(on: &[Outcome]) -> domain::job::Job {
 }
 
 #[tokio::test]
-async fn a_failed_run_is_tried_again_after_its_delay_and_ends_once() {
+async fn a_failed_run_is_retried_after_its_delay_and_ends_once() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&retried(&[Outcome::Failed])).await;
     world.set("2026-11-23T08:00:00Z");
@@ -42,7 +42,7 @@ async fn a_failed_run_is_tried_again_after_its_delay_and_ends_once() {
 }
 
 #[tokio::test]
-async fn a_retry_whose_order_was_never_sent_is_ordered_when_its_report_comes_again() {
+async fn a_retry_without_an_order_is_ordered_when_its_report_is_redelivered() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&retried(&[Outcome::Failed])).await;
     world.set("2026-11-23T08:00:00Z");
@@ -57,7 +57,7 @@ async fn a_retry_whose_order_was_never_sent_is_ordered_when_its_report_comes_aga
 }
 
 #[tokio::test]
-async fn a_run_that_nobody_took_is_missed_and_its_order_is_worth_nothing() {
+async fn a_run_that_no_runner_took_is_missed_and_its_order_refused() {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut dump = job("dump", "0 8 * * *");
     dump.start_within = Some(Duration::from_secs(300));
@@ -96,7 +96,7 @@ async fn dying() -> (World, domain::order::Order) {
 }
 
 #[tokio::test]
-async fn a_run_whose_runner_is_gone_is_lost_and_a_late_report_replaces_that() {
+async fn a_run_of_a_dead_runner_is_lost_until_a_late_report() {
     let (world, order) = dying().await;
     let run = world.run(&order.run_id).await;
     assert_eq!((run.outcome, run.state), (Some(Outcome::Lost), State::Finished));
@@ -116,7 +116,7 @@ async fn a_run_whose_runner_is_gone_is_lost_and_a_late_report_replaces_that() {
 }
 
 #[tokio::test]
-async fn after_a_pause_of_the_watch_everyone_gets_a_full_lease() {
+async fn after_a_pause_of_the_checks_each_runner_gets_a_full_timeout() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "0 8 * * *")).await;
     world.set("2026-11-23T08:00:00Z");
@@ -139,7 +139,7 @@ async fn after_a_pause_of_the_watch_everyone_gets_a_full_lease() {
 }
 
 #[tokio::test]
-async fn a_lost_run_is_tried_again_where_the_job_wants_it_and_its_old_reports_are_refused() {
+async fn a_lost_run_is_retried_and_reports_of_its_old_attempt_are_ignored() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&retried(&[Outcome::Lost])).await;
     world.overdue().await;
@@ -163,7 +163,7 @@ async fn a_lost_run_is_tried_again_where_the_job_wants_it_and_its_old_reports_ar
 }
 
 #[tokio::test]
-async fn a_run_that_nobody_scheduled_is_known_by_its_reports() {
+async fn a_run_of_exec_is_created_by_its_reports() {
     let world = World::new("2026-11-23T08:00:00Z");
     let mut order = {
         world.put(&job("dump", "0 8 * * *")).await;
@@ -187,7 +187,7 @@ async fn a_run_that_nobody_scheduled_is_known_by_its_reports() {
 }
 
 #[tokio::test]
-async fn the_collector_judges_by_its_own_rules_and_shows_where() {
+async fn the_collector_judges_by_its_own_rules_and_shows_the_match() {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut dump = job("dump", "0 8 * * *");
     dump.rules = vec!["python".to_owned()];
@@ -212,7 +212,7 @@ async fn the_collector_judges_by_its_own_rules_and_shows_where() {
 }
 
 #[tokio::test]
-async fn a_silent_run_is_told_once_a_silence() {
+async fn a_silent_run_is_alerted_once_per_silence() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "0 8 * * *")).await;
     world.set("2026-11-23T08:00:00Z");
@@ -230,7 +230,7 @@ async fn a_silent_run_is_told_once_a_silence() {
 }
 
 #[tokio::test]
-async fn who_watches_the_watcher() {
+async fn a_silent_scheduler_and_an_abandoned_group_raise_alerts() {
     let world = World::new("2026-11-23T08:00:00Z");
     world.put(&job("dump", "0 9 * * *")).await;
     world.schedule().await;
@@ -249,7 +249,7 @@ async fn who_watches_the_watcher() {
 }
 
 #[tokio::test]
-async fn an_order_of_a_group_without_runners_is_told() {
+async fn a_group_without_runners_raises_an_alert() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.overdue().await;
     world.put(&job("dump", "0 8 * * *")).await;
@@ -263,7 +263,7 @@ async fn an_order_of_a_group_without_runners_is_told() {
 }
 
 #[tokio::test]
-async fn stopping_ends_a_waiting_run_at_once_and_asks_for_a_running_one() {
+async fn stopping_ends_a_waiting_run_and_sends_a_request_for_a_running_one() {
     let world = World::new("2026-11-23T08:00:00Z");
     world.put(&job("dump", "@manually")).await;
     let waiting = commands::run_now(&world.ports, &key("dump"), [1; 6], world.now()).await.unwrap();
@@ -281,7 +281,7 @@ async fn stopping_ends_a_waiting_run_at_once_and_asks_for_a_running_one() {
 }
 
 #[tokio::test]
-async fn what_need_not_be_kept_goes_but_never_an_open_run() {
+async fn old_runs_are_deleted_but_never_an_open_one() {
     let world = World::new("2026-11-23T08:00:00Z");
     world.put(&job("dump", "* * * * *")).await;
     for _ in 0..20 {

@@ -63,7 +63,7 @@ async fn two_schedulers_at_once_fire_each_run_once() {
 }
 
 #[tokio::test]
-async fn a_tick_that_died_after_creating_the_run_is_healed_by_the_next() {
+async fn the_next_tick_completes_one_that_died_after_creating_the_run() {
     let world = World::new("2026-11-23T07:49:00Z");
     let dump = job("dump", "* * * * *");
     world.put(&dump).await;
@@ -84,7 +84,7 @@ async fn a_tick_that_died_after_creating_the_run_is_healed_by_the_next() {
 }
 
 #[tokio::test]
-async fn an_order_that_was_never_sent_is_sent_again_by_overdue() {
+async fn an_order_that_was_never_sent_is_resent() {
     let world = World::new("2026-11-23T07:50:00Z");
     world.put(&job("dump", "@manually")).await;
     let mut run =
@@ -103,7 +103,7 @@ async fn an_order_that_was_never_sent_is_sent_again_by_overdue() {
 }
 
 #[tokio::test]
-async fn a_broken_job_is_told_once_a_day_and_stops_no_other() {
+async fn an_invalid_job_raises_one_alert_a_day_and_stops_no_other() {
     let world = World::new("2026-11-23T07:49:00Z");
     for name in ["broken", "faulty", "good"] {
         world.put(&job(name, "* * * * *")).await;
@@ -128,7 +128,7 @@ async fn a_broken_job_is_told_once_a_day_and_stops_no_other() {
 }
 
 #[tokio::test]
-async fn a_report_that_cannot_be_read_is_told() {
+async fn an_unreadable_report_raises_an_alert() {
     let world = World::new("2026-11-23T07:49:00Z");
     world.put(&job("dump", "* * * * *")).await;
     world.set("2026-11-23T07:50:00Z");
@@ -143,7 +143,7 @@ async fn a_report_that_cannot_be_read_is_told() {
 }
 
 #[tokio::test]
-async fn a_job_mended_by_hand_is_found_by_the_sweep() {
+async fn the_sweep_finds_a_job_fixed_by_hand() {
     let world = World::new("2026-11-23T07:49:00Z");
     world.put(&job("dump", "@manually")).await;
     world.edit_by_hand("UPDATE jobs SET body = replace(body, '@manually', '* * * * *')");
@@ -187,7 +187,7 @@ async fn a_schedule_of_seconds_wakes_the_loop_in_time() {
 }
 
 #[tokio::test]
-async fn what_comes_due_while_a_tick_is_at_work_is_not_slept_through() {
+async fn firings_that_come_due_during_a_tick_start() {
     let world = World::new("2026-11-23T07:49:57Z");
     world.put(&job("probe", "@every 10s")).await;
     world.schedule().await;
@@ -197,7 +197,7 @@ async fn what_comes_due_while_a_tick_is_at_work_is_not_slept_through() {
 }
 
 #[tokio::test]
-async fn jobs_at_boot_start_once_a_boot() {
+async fn reboot_jobs_start_once_a_boot() {
     let world = World::new("2026-11-23T07:49:00Z");
     world.put(&job("agent", "@reboot")).await;
     world.put(&job("dump", "0 3 * * *")).await;
