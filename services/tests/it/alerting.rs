@@ -10,19 +10,19 @@ use crate::faulty::{Faulty, Moment, Plan};
 use crate::world::{World, job};
 
 /// Runs the job's next firing with each exit code in turn, one a minute, and returns what was told after each.
-async fn told_by(world: &World, exits: &[i32]) -> Vec<Vec<AlertKind>> {
-    let mut told = Vec::new();
+async fn alerts_after_exits(world: &World, exits: &[i32]) -> Vec<Vec<AlertKind>> {
+    let mut alerts = Vec::new();
     for exit in exits {
         world.pass(60);
         world.schedule().await;
         world.run_all(*exit).await;
         world.collect().await;
-        told.push(world.kinds().await);
+        alerts.push(world.send_alert_kinds().await);
     }
-    told
+    alerts
 }
 
-async fn with(change: impl FnOnce(&mut Job)) -> World {
+async fn world_with_job(change: impl FnOnce(&mut Job)) -> World {
     let world = World::new("2026-11-23T08:00:00Z");
     let mut job = job("dump", "* * * * *");
     change(&mut job);
@@ -32,14 +32,14 @@ async fn with(change: impl FnOnce(&mut Job)) -> World {
 
 #[tokio::test]
 async fn only_changes_are_alerted_with_reason_count_and_start() {
-    let world = with(|_| {}).await;
-    let told = told_by(&world, &[0, 3, 3, 3]).await;
-    assert_eq!(told, [vec![], vec![AlertKind::Failed], vec![], vec![]]);
+    let world = world_with_job(|_| {}).await;
+    let alerts = alerts_after_exits(&world, &[0, 3, 3, 3]).await;
+    assert_eq!(alerts, [vec![], vec![AlertKind::Failed], vec![], vec![]]);
     world.pass(60);
     world.schedule().await;
     world.run_all(0).await;
     world.collect().await;
-    let alert = world.alerts().await.remove(0);
+    let alert = world.send_alerts().await.remove(0);
     assert_eq!((alert.kind, alert.count), (AlertKind::Recovered, 3));
     assert_eq!(alert.since, Some("2026-11-23T08:02:00Z".parse().unwrap()));
     let reason = "recovered after 3 failed runs since 2026-11-23T08:02:00Z: exit code 0";
@@ -51,19 +51,19 @@ async fn only_changes_are_alerted_with_reason_count_and_start() {
 async fn a_failure_of_any_call_of_a_tick_sends_each_alert_once() {
     for moment in [Moment::Before, Moment::After] {
         for call in 0.. {
-            let world = with(|job| job.alert.remind = Some(Duration::from_secs(4 * 3600))).await;
+            let world = world_with_job(|job| job.alert.remind = Some(Duration::from_secs(4 * 3600))).await;
             world.pass(60);
             world.schedule().await;
             world.run_all(3).await;
             world.collect().await;
             let plan = Plan::new(call, moment);
             let faulty = Faulty::ports(&world.ports, &plan);
-            let _ = world.alert_tick(&faulty).await;
+            let _ = world.tick_alerts_over(&faulty).await;
             // When the lease of a worker that failed is over.
             world.pass(301);
-            assert_eq!(world.kinds().await, [AlertKind::Failed], "{moment:?} call {call}");
+            assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed], "{moment:?} call {call}");
             world.pass(4 * 3600);
-            assert_eq!(world.kinds().await, [AlertKind::Failed], "the reminder, {moment:?} call {call}");
+            assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed], "the reminder, {moment:?} call {call}");
             if plan.made() <= call {
                 assert!(call > 5, "a tick makes more calls than that");
                 break;
@@ -74,23 +74,23 @@ async fn a_failure_of_any_call_of_a_tick_sends_each_alert_once() {
 
 #[tokio::test]
 async fn runs_reported_together_cause_the_same_alerts_as_one_by_one() {
-    let world = with(|_| {}).await;
+    let world = world_with_job(|_| {}).await;
     for exit in [0, 3, 3, 3, 0] {
         world.pass(60);
         world.schedule().await;
         world.run_all(exit).await;
     }
     assert_eq!(world.collect().await.ended, 5);
-    let told: Vec<_> = world.alerts().await.into_iter().map(|alert| (alert.kind, alert.count)).collect();
-    assert_eq!(told, [(AlertKind::Failed, 1), (AlertKind::Recovered, 3)]);
+    let alerts: Vec<_> = world.send_alerts().await.into_iter().map(|alert| (alert.kind, alert.count)).collect();
+    assert_eq!(alerts, [(AlertKind::Failed, 1), (AlertKind::Recovered, 3)]);
 }
 
 #[tokio::test]
 async fn the_first_alert_waits_for_the_threshold() {
-    let world = with(|job| job.alert.after = 3).await;
-    let told = told_by(&world, &[1, 1, 0, 1, 1, 1, 1, 0]).await;
-    let heard: Vec<usize> = told.iter().map(Vec::len).collect();
-    assert_eq!(heard, [0, 0, 0, 0, 0, 1, 0, 1]);
+    let world = world_with_job(|job| job.alert.after = 3).await;
+    let alerts = alerts_after_exits(&world, &[1, 1, 0, 1, 1, 1, 1, 0]).await;
+    let alerted: Vec<usize> = alerts.iter().map(Vec::len).collect();
+    assert_eq!(alerted, [0, 0, 0, 0, 0, 1, 0, 1]);
 }
 
 #[tokio::test]
@@ -103,11 +103,11 @@ async fn reminders_are_sent_by_the_clock_while_the_job_stays_bad() {
     world.schedule().await;
     world.run_all(3).await;
     world.collect().await;
-    assert_eq!(world.kinds().await, [AlertKind::Failed]);
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed]);
     let mut reminded = Vec::new();
     while world.now() < "2026-11-24T07:00:00Z".parse().unwrap() {
         world.pass(600);
-        for alert in world.alerts().await {
+        for alert in world.send_alerts().await {
             assert_eq!((alert.kind, alert.count), (AlertKind::Failed, 1));
             reminded.push(world.now().strftime("%H:%M").to_string());
         }
@@ -117,18 +117,18 @@ async fn reminders_are_sent_by_the_clock_while_the_job_stays_bad() {
     world.schedule().await;
     world.run_all(0).await;
     world.collect().await;
-    assert_eq!(world.kinds().await, [AlertKind::Recovered]);
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Recovered]);
     world.pass(6 * 3600);
-    assert!(world.kinds().await.is_empty(), "nothing is left to remind of");
+    assert!(world.send_alert_kinds().await.is_empty(), "nothing is left to remind of");
 }
 
 #[tokio::test]
 async fn a_flapping_job_is_alerted_once() {
-    let world = with(|_| {}).await;
-    let told = told_by(&world, &[1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]).await;
-    let heard: Vec<AlertKind> = told.into_iter().flatten().collect();
+    let world = world_with_job(|_| {}).await;
+    let alerts = alerts_after_exits(&world, &[1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+    let alerted: Vec<AlertKind> = alerts.into_iter().flatten().collect();
     use AlertKind::{Failed, Flapping, Recovered};
-    assert_eq!(heard, [Failed, Recovered, Failed, Recovered, Failed, Flapping, Recovered]);
+    assert_eq!(alerted, [Failed, Recovered, Failed, Recovered, Failed, Flapping, Recovered]);
 }
 
 #[tokio::test]
@@ -143,11 +143,15 @@ async fn forty_alerts_at_once_become_one_digest() {
     world.schedule().await;
     world.run_all(1).await;
     world.collect().await;
-    let told = world.alerts().await;
-    assert_eq!(told.len(), 1);
-    assert_eq!((told[0].kind, told[0].count, told[0].group.as_str()), (AlertKind::Digest, 40, "db"));
-    assert!(told[0].reason.starts_with("40 alerts at once: 40 failed; db/job-00, db/job-01,"), "{}", told[0].reason);
-    assert!(told[0].reason.ends_with("and 30 more"));
+    let alerts = world.send_alerts().await;
+    assert_eq!(alerts.len(), 1);
+    assert_eq!((alerts[0].kind, alerts[0].count, alerts[0].group.as_str()), (AlertKind::Digest, 40, "db"));
+    assert!(
+        alerts[0].reason.starts_with("40 alerts at once: 40 failed; db/job-00, db/job-01,"),
+        "{}",
+        alerts[0].reason
+    );
+    assert!(alerts[0].reason.ends_with("and 30 more"));
     let transitions = world.ports.alerts.list(None, 100).await.unwrap().records;
     assert!(transitions.iter().all(|transition| transition.delivery == DeliveryState::Digested));
 }
@@ -166,28 +170,28 @@ async fn alerts_beyond_the_limits_of_a_minute_wait_for_the_next() {
             .collect(),
     };
     world.ports.alerts.raise(&step(0, 8)).await.unwrap();
-    assert_eq!(world.alert_summary().await.sent, 8);
+    assert_eq!(world.tick_alerts().await.sent, 8);
     world.ports.alerts.raise(&step(8, 16)).await.unwrap();
-    let summary = world.alert_summary().await;
+    let summary = world.tick_alerts().await;
     assert_eq!((summary.sent, summary.digested), (1, 8));
     world.ports.alerts.raise(&step(16, 24)).await.unwrap();
-    let summary = world.alert_summary().await;
+    let summary = world.tick_alerts().await;
     assert_eq!((summary.sent, summary.waiting), (0, 8));
     world.pass(59);
-    assert_eq!(world.alert_summary().await.sent, 0);
+    assert_eq!(world.tick_alerts().await.sent, 0);
     world.pass(1);
-    assert_eq!(world.alert_summary().await.sent, 8);
+    assert_eq!(world.tick_alerts().await.sent, 8);
 }
 
 #[tokio::test]
 async fn a_failed_channel_is_retried_and_the_others_get_one_alert() {
-    let mut world = with(|_| {}).await;
+    let mut world = world_with_job(|_| {}).await;
     world.channels = vec!["first".to_owned(), "second".to_owned()];
     *world.channel.failures.lock().unwrap() = 1;
-    assert_eq!(told_by(&world, &[1]).await[0].len(), 1);
-    assert!(world.alerts().await.is_empty(), "it is not time yet");
+    assert_eq!(alerts_after_exits(&world, &[1]).await[0].len(), 1);
+    assert!(world.send_alerts().await.is_empty(), "it is not time yet");
     world.pass(15);
-    world.alert_summary().await;
+    world.tick_alerts().await;
     let sent = std::mem::take(&mut *world.channel.sent.lock().unwrap());
     assert_eq!(sent.iter().map(|(channel, _)| channel.as_str()).collect::<Vec<_>>(), ["first"]);
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
@@ -199,12 +203,12 @@ async fn a_failed_channel_is_retried_and_the_others_get_one_alert() {
 
 #[tokio::test]
 async fn a_channel_that_always_fails_is_given_up_with_its_error() {
-    let world = with(|_| {}).await;
+    let world = world_with_job(|_| {}).await;
     *world.channel.failures.lock().unwrap() = u32::MAX;
-    told_by(&world, &[1]).await;
+    alerts_after_exits(&world, &[1]).await;
     for _ in 0..TRIES_MAX {
         world.pass(3600);
-        world.alert_summary().await;
+        world.tick_alerts().await;
     }
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
     assert_eq!((transition.delivery, transition.tries), (DeliveryState::GivenUp, TRIES_MAX));
@@ -213,8 +217,8 @@ async fn a_channel_that_always_fails_is_given_up_with_its_error() {
 
 #[tokio::test]
 async fn an_unknown_channel_is_recorded_and_not_retried() {
-    let world = with(|job| job.alert.channels = vec!["absent".to_owned(), "oncall".to_owned()]).await;
-    assert_eq!(told_by(&world, &[1]).await[0], [AlertKind::Failed]);
+    let world = world_with_job(|job| job.alert.channels = vec!["absent".to_owned(), "oncall".to_owned()]).await;
+    assert_eq!(alerts_after_exits(&world, &[1]).await[0], [AlertKind::Failed]);
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
     assert_eq!(transition.delivery, DeliveryState::Sent);
     assert_eq!(transition.last_error.as_deref(), Some("absent: no channel absent; configured: oncall"));

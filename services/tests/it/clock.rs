@@ -10,9 +10,9 @@ use services::{overdue, scheduler, sweep};
 use crate::world::{World, job, key};
 
 /// One minute as the loops of one process live it, with a runner that does at once what it is told.
-async fn live(world: &World) {
-    world.minute().await;
-    world.beat("r1").await;
+async fn run_minute(world: &World) {
+    world.run_duties().await;
+    world.send_heartbeat("r1").await;
     world.run_all(0).await;
     while world.collect().await.received > 0 {}
 }
@@ -23,12 +23,12 @@ async fn a_clock_set_back_by_an_hour_fires_each_minute_once() {
     world.put(&job("dump", "* * * * *")).await;
     for _ in 0..90 {
         world.pass(60);
-        live(&world).await;
+        run_minute(&world).await;
     }
     world.pass(-3600);
     for _ in 0..120 {
         world.pass(60);
-        live(&world).await;
+        run_minute(&world).await;
     }
     let runs = world.runs("dump").await;
     assert_eq!(runs.len(), 150, "from 08:00 to 10:29");
@@ -36,14 +36,14 @@ async fn a_clock_set_back_by_an_hour_fires_each_minute_once() {
 }
 
 /// What a job of every ten minutes comes to when the clock jumps from 08:00 to 09:05.
-async fn jumped(catch_up: CatchUp) -> Vec<String> {
+async fn history_after_jump(catch_up: CatchUp) -> Vec<String> {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut dump = job("dump", "*/10 * * * *");
     dump.catch_up = catch_up;
     world.put(&dump).await;
     for now in ["08:00", "09:05", "09:06", "09:10"] {
         world.set(&format!("2026-11-23T{now}:00Z"));
-        live(&world).await;
+        run_minute(&world).await;
     }
     world.history("dump").await
 }
@@ -55,27 +55,27 @@ async fn a_clock_that_jumps_forward_follows_catch_up() {
         minutes.iter().zip(outcomes).map(|(minute, outcome)| format!("{minute} {outcome}")).collect()
     };
     let (good, missed, skipped) = ("succeeded", "missed", "skipped");
-    let skip = jumped(CatchUp::Skip).await;
+    let skip = history_after_jump(CatchUp::Skip).await;
     assert_eq!(skip, wanted([good, missed, missed, missed, missed, missed, missed, good]));
-    let once = jumped(CatchUp::Once).await;
+    let once = history_after_jump(CatchUp::Once).await;
     assert_eq!(once, wanted([good, skipped, skipped, skipped, skipped, skipped, good, good]));
-    assert_eq!(jumped(CatchUp::All).await, wanted([good; 8]));
+    assert_eq!(history_after_jump(CatchUp::All).await, wanted([good; 8]));
 }
 
 /// For ten minutes the machine believes that it is a year later: its clock had no battery, or a guest was resumed.
-async fn believed_a_year_later(catch_up: CatchUp) -> World {
+async fn world_a_year_ahead(catch_up: CatchUp) -> World {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut dump = job("dump", "0 * * * *");
     dump.catch_up = catch_up;
     world.put(&dump).await;
     for now in ["2026-11-23T08:00", "2027-11-23T08:00", "2027-11-23T08:10", "2026-11-23T08:10"] {
         world.set(&format!("{now}:00Z"));
-        live(&world).await;
+        run_minute(&world).await;
     }
     for minute in 1..=120 {
         world.set("2026-11-23T08:10:00Z");
         world.pass(minute * 60);
-        live(&world).await;
+        run_minute(&world).await;
     }
     world
 }
@@ -83,7 +83,7 @@ async fn believed_a_year_later(catch_up: CatchUp) -> World {
 #[tokio::test]
 async fn jobs_continue_after_a_clock_was_a_year_ahead() {
     for catch_up in [CatchUp::Skip, CatchUp::Once] {
-        let world = believed_a_year_later(catch_up).await;
+        let world = world_a_year_ahead(catch_up).await;
         let history: Vec<(String, Option<Outcome>)> = world
             .runs("dump")
             .await
@@ -102,13 +102,13 @@ async fn firings_that_a_wrong_clock_ended_as_missed_start_at_their_time() {
     world.put(&job("dump", "*/10 * * * *")).await;
     for now in ["08:00", "10:35", "08:01", "08:10", "08:20"] {
         world.set(&format!("2026-11-23T{now}:00Z"));
-        live(&world).await;
+        run_minute(&world).await;
     }
     let history = world.history("dump").await;
     assert_eq!(history[..4], ["08:00 succeeded", "08:10 succeeded", "08:20 succeeded", "08:30 missed"]);
     for now in ["10:20", "10:30", "10:40"] {
         world.set(&format!("2026-11-23T{now}:00Z"));
-        live(&world).await;
+        run_minute(&world).await;
     }
     let runs = world.runs("dump").await;
     let missed: Vec<&str> =
@@ -125,8 +125,8 @@ async fn runs_started_by_a_wrong_clock_are_not_started_twice() {
     let mut started = 0;
     for now in ["08:00", "09:00", "08:01", "08:10", "08:20", "08:30", "08:40", "08:50", "09:00", "09:10"] {
         world.set(&format!("2026-11-23T{now}:00Z"));
-        world.minute().await;
-        world.beat("r1").await;
+        world.run_duties().await;
+        world.send_heartbeat("r1").await;
         started += world.run_all(0).await.len();
         while world.collect().await.received > 0 {}
     }
@@ -137,22 +137,22 @@ async fn runs_started_by_a_wrong_clock_are_not_started_twice() {
 async fn a_dead_runner_with_a_heartbeat_in_the_future_is_found() {
     let world = World::new("2027-11-23T08:00:00Z");
     world.put(&job("dump", "* * * * *")).await;
-    world.overdue().await;
-    world.beat("r1").await;
+    world.check_overdue().await;
+    world.send_heartbeat("r1").await;
     world.set("2026-11-23T08:00:00Z");
-    world.beat("r1").await;
+    world.send_heartbeat("r1").await;
     sweep::sweep(&world.ports, world.now()).await.unwrap();
-    world.overdue().await;
+    world.check_overdue().await;
     world.set("2026-11-23T08:01:00Z");
     world.schedule().await;
-    world.beat("r1").await;
-    let order = world.take("r1").await.remove(0);
-    world.started(&order).await;
+    world.send_heartbeat("r1").await;
+    let order = world.take_orders("r1").await.remove(0);
+    world.report_started(&order).await;
     world.collect().await;
     let mut lost = 0;
     for _ in 0..5 {
         world.pass(60);
-        lost += world.overdue().await.lost;
+        lost += world.check_overdue().await.lost;
     }
     assert_eq!(lost, 1, "the runner died; {:?}", world.history("dump").await);
 }
@@ -188,10 +188,10 @@ async fn a_clock_set_back_hides_no_alert() {
     // A worker claims the alert, and dies; the clock is set back meanwhile.
     let until = world.now() + jiff::SignedDuration::from_secs(300);
     assert_eq!(world.ports.alerts.claim("dead", world.now(), until, 10).await.unwrap().len(), 1);
-    assert!(world.alerts().await.is_empty(), "a claim holds");
+    assert!(world.send_alerts().await.is_empty(), "a claim holds");
     world.pass(-3600);
     world.pass(60);
-    assert_eq!(world.alerts().await.len(), 1);
+    assert_eq!(world.send_alerts().await.len(), 1);
 }
 
 /// Local clocks: cronie's repairs, in the job's own zone, one run each.
@@ -209,7 +209,7 @@ async fn a_change_of_clocks_fires_daily_jobs_once_and_hourly_ones_each_hour() {
         }
         for _ in 0..240 {
             world.pass(60);
-            live(&world).await;
+            run_minute(&world).await;
         }
         let nominal: Vec<String> = world.runs("daily").await.iter().map(|run| run.nominal.to_string()).collect();
         assert_eq!(nominal, [daily_at]);
@@ -228,7 +228,7 @@ async fn two_schedulers_over_one_file_with_clocks_that_differ_start_each_run_onc
         job.catch_up = [CatchUp::Skip, CatchUp::Once, CatchUp::All][number % 3];
         world.put(&job).await;
     }
-    let other = world.opened_again();
+    let other = world.open_second();
     for minute in 0..10 {
         world.set("2026-11-23T07:50:00Z");
         world.pass(minute * 60);
@@ -279,7 +279,7 @@ async fn an_order_that_arrives_three_times_is_one_run() {
     let order = world.run_all(0).await.remove(0);
     for runner in ["r1", "r2"] {
         world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
-        let again = world.take(runner).await;
+        let again = world.take_orders(runner).await;
         assert_eq!(
             again.len(),
             usize::from(runner == "r1"),
@@ -288,7 +288,7 @@ async fn an_order_that_arrives_three_times_is_one_run() {
     }
     world.collect().await;
     world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
-    assert!(world.take("r1").await.is_empty(), "it is over");
+    assert!(world.take_orders("r1").await.is_empty(), "it is over");
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
     assert_eq!(world.ports.jobs.get(&[key("dump")]).await.unwrap().len(), 1);
 }

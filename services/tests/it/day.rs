@@ -42,19 +42,19 @@ fn jobs() -> Vec<domain::job::Job> {
 }
 
 /// What a minute does to the runner: mostly it works; at times it is away, or its jobs fail.
-async fn work(world: &World, minute: i64) {
+async fn serve_minute(world: &World, minute: i64) {
     let away = (300..345).contains(&minute) || (900..1000).contains(&minute);
     if away {
         return;
     }
-    world.beat("r1").await;
-    for (place, order) in world.take("r1").await.into_iter().enumerate() {
-        world.started(&order).await;
+    world.send_heartbeat("r1").await;
+    for (place, order) in world.take_orders("r1").await.into_iter().enumerate() {
+        world.report_started(&order).await;
         match (minute + place as i64) % 23 {
             // Started and never heard of again, as the runner dies soon after.
             0 if (280..300).contains(&minute) || (880..900).contains(&minute) => {}
-            1..=3 => world.finished(&order, 1).await,
-            _ => world.finished(&order, 0).await,
+            1..=3 => world.report_finished(&order, 1).await,
+            _ => world.report_finished(&order, 0).await,
         }
     }
 }
@@ -79,18 +79,18 @@ async fn after_a_day_of_200_jobs_every_firing_has_exactly_one_outcome() {
         if minute % 7 == 0 && !scheduler_down {
             world.schedule().await;
         }
-        world.overdue().await;
-        world.release().await;
-        work(&world, minute).await;
+        world.check_overdue().await;
+        world.release_held().await;
+        serve_minute(&world, minute).await;
         world.collect().await;
-        world.alert_summary().await;
+        world.tick_alerts().await;
     }
     // Whatever still runs at midnight ends within the hour.
     for minute in 1440..1500 {
         world.pass(60);
-        world.overdue().await;
-        world.release().await;
-        work(&world, minute).await;
+        world.check_overdue().await;
+        world.release_held().await;
+        serve_minute(&world, minute).await;
         world.collect().await;
     }
     let ledger = world.ledger().await;
@@ -100,7 +100,7 @@ async fn after_a_day_of_200_jobs_every_firing_has_exactly_one_outcome() {
         assert!(ledger.count(outcome) > 0, "the day had no run that was {}", outcome.name());
     }
     assert_eq!(ledger.scheduled, expected_firings(), "one run for each firing of the day, and no other");
-    one_run_a_firing(&world).await;
+    check_one_run_per_firing(&world).await;
 }
 
 /// Counted from the schedules alone.
@@ -114,7 +114,7 @@ fn expected_firings() -> u64 {
     jobs().into_iter().map(firings).sum()
 }
 
-async fn one_run_a_firing(world: &World) {
+async fn check_one_run_per_firing(world: &World) {
     let mut seen: BTreeMap<(String, Timestamp), Run> = BTreeMap::new();
     for job in jobs() {
         for run in world.runs(&job.name).await {

@@ -7,7 +7,7 @@ use services::commands;
 use crate::world::{World, job, key};
 
 /// A job every ten minutes; the scheduler ticks at 08:00 and then not before 08:55.
-async fn slept_through(catch_up: CatchUp) -> World {
+async fn after_downtime(catch_up: CatchUp) -> World {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut job = job("dump", "*/10 * * * *");
     job.catch_up = catch_up;
@@ -23,31 +23,31 @@ async fn slept_through(catch_up: CatchUp) -> World {
 
 #[tokio::test]
 async fn skip_records_firings_during_downtime_as_missed() {
-    let world = slept_through(CatchUp::Skip).await;
+    let world = after_downtime(CatchUp::Skip).await;
     let wanted = ["08:00 succeeded", "08:10 missed", "08:20 missed", "08:30 missed", "08:40 missed", "08:50 missed"];
     assert_eq!(world.history("dump").await, wanted);
     let reason = world.runs("dump").await[1].reason.clone().unwrap();
     assert_eq!(reason, "the scheduler was down from 2026-11-23T08:00:00Z to 2026-11-23T08:55:00Z");
-    assert_eq!(world.alerts().await.len(), 1, "one job went bad once");
+    assert_eq!(world.send_alerts().await.len(), 1, "one job went bad once");
     world.set("2026-11-23T09:00:00Z");
     assert_eq!(world.schedule().await.started, 1);
 }
 
 #[tokio::test]
 async fn once_runs_the_newest_and_names_it_in_the_others() {
-    let world = slept_through(CatchUp::Once).await;
+    let world = after_downtime(CatchUp::Once).await;
     let wanted =
         ["08:00 succeeded", "08:10 skipped", "08:20 skipped", "08:30 skipped", "08:40 skipped", "08:50 scheduled"];
     assert_eq!(world.history("dump").await, wanted);
     let runs = world.runs("dump").await;
     assert!(runs[1].reason.as_ref().unwrap().starts_with("caught up by the run of 2026-11-23T08:50:00Z"));
     assert_eq!(runs[5].trigger, Trigger::CatchUp);
-    assert!(world.alerts().await.is_empty());
+    assert!(world.send_alerts().await.is_empty());
 }
 
 #[tokio::test]
 async fn all_runs_every_missed_firing() {
-    let world = slept_through(CatchUp::All).await;
+    let world = after_downtime(CatchUp::All).await;
     assert_eq!(world.run_all(0).await.len(), 5);
     world.collect().await;
     assert_eq!(world.ledger().await.count(Outcome::Succeeded), 6);
@@ -98,7 +98,7 @@ async fn a_long_downtime_makes_a_bounded_number_of_records() {
     let reason = runs[0].reason.as_ref().unwrap();
     let older = 3 * 24 * 60 - services::firing_plan::CATCH_UP_RECORDS_MAX;
     assert!(reason.ends_with(&format!("also covers {older} earlier firings")), "{reason}");
-    assert_eq!(world.take("r1").await.len(), 2, "the last two minutes simply run");
+    assert_eq!(world.take_orders("r1").await.len(), 2, "the last two minutes simply run");
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn a_paused_job_is_skipped_with_its_reason() {
     commands::resume(&world.ports, &key("dump"), world.now()).await.unwrap();
     world.set("2026-11-23T08:04:00Z");
     assert_eq!(world.schedule().await.started, 1);
-    assert!(world.alerts().await.is_empty());
+    assert!(world.send_alerts().await.is_empty());
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_disabled_job_has_no_firings() {
 }
 
 /// Maintenance of `db` from 08:00:30 to 08:03:30 over a job of every minute.
-async fn maintained(catch_up: CatchUp) -> World {
+async fn after_maintenance(catch_up: CatchUp) -> World {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "* * * * *")).await;
     world.put(&domain::job::Job { group: "web".to_owned(), ..job("elsewhere", "0 0 1 1 *") }).await;
@@ -159,14 +159,14 @@ async fn maintained(catch_up: CatchUp) -> World {
     commands::begin_maintenance(&world.ports, Some("db"), None, "new disks", catch_up, world.now()).await.unwrap();
     for minute in 1..4 {
         world.set(&format!("2026-11-23T08:0{minute}:00Z"));
-        world.minute().await;
+        world.run_duties().await;
     }
     assert_eq!(world.run_all(0).await.len(), 1, "only the run of before is started");
     world.set("2026-11-23T08:03:30Z");
     assert_eq!(commands::maintenance_windows(&world.ports, world.now()).await.unwrap().len(), 1);
     assert_eq!(commands::end_maintenance(&world.ports, Some("db"), world.now()).await.unwrap(), 1);
     assert_eq!(commands::end_maintenance(&world.ports, Some("db"), world.now()).await.unwrap(), 0);
-    world.release().await;
+    world.release_held().await;
     world.set("2026-11-23T08:04:00Z");
     world.schedule().await;
     world.run_all(0).await;
@@ -176,7 +176,7 @@ async fn maintained(catch_up: CatchUp) -> World {
 
 #[tokio::test]
 async fn maintenance_skips_with_its_reason() {
-    let world = maintained(CatchUp::Skip).await;
+    let world = after_maintenance(CatchUp::Skip).await;
     let wanted = ["08:00 succeeded", "08:01 skipped", "08:02 skipped", "08:03 skipped", "08:04 succeeded"];
     assert_eq!(world.history("dump").await, wanted);
     let reason = world.runs("dump").await[1].reason.clone().unwrap();
@@ -185,13 +185,13 @@ async fn maintenance_skips_with_its_reason() {
 
 #[tokio::test]
 async fn maintenance_with_once_runs_the_newest_firing() {
-    let world = maintained(CatchUp::Once).await;
+    let world = after_maintenance(CatchUp::Once).await;
     let wanted = ["08:00 succeeded", "08:01 skipped", "08:02 skipped", "08:03 succeeded", "08:04 succeeded"];
     assert_eq!(world.history("dump").await, wanted);
 }
 
 #[tokio::test]
 async fn maintenance_with_all_runs_every_firing() {
-    let world = maintained(CatchUp::All).await;
+    let world = after_maintenance(CatchUp::All).await;
     assert_eq!(world.ledger().await.count(Outcome::Succeeded), 5);
 }

@@ -14,7 +14,7 @@ use crate::world::{World, job};
 
 const JOBS: [&str; 5] = ["plain", "forbid", "queue", "retried", "asleep"];
 
-async fn installed() -> World {
+async fn world_with_jobs() -> World {
     let world = World::new("2026-11-23T07:00:00Z");
     for name in JOBS {
         let schedule = match name {
@@ -41,56 +41,56 @@ async fn installed() -> World {
 }
 
 /// One minute of all duties over ports that may fail; a duty that failed is simply called again by its loop.
-async fn minute(world: &World, ports: &Ports) {
+async fn run_minute(world: &World, ports: &Ports) {
     let now = world.now();
     while scheduler::tick(ports, now).await.is_err() {}
-    while looked_after(ports, now).await.is_err() {}
-    while collected(world, ports).await.is_err() {}
+    while check_open_runs(ports, now).await.is_err() {}
+    while collect_reports(world, ports).await.is_err() {}
 }
 
-async fn looked_after(ports: &Ports, now: Timestamp) -> services::Result<()> {
+async fn check_open_runs(ports: &Ports, now: Timestamp) -> services::Result<()> {
     let open = overdue::list_open_runs(ports).await?;
     release::release_due(ports, &open, now).await?;
     overdue::tick(ports, &open, now).await?;
     Ok(())
 }
 
-async fn collected(world: &World, ports: &Ports) -> services::Result<collector::CollectorSummary> {
+async fn collect_reports(world: &World, ports: &Ports) -> services::Result<collector::CollectorSummary> {
     let reports = collector::receive(ports, Duration::ZERO).await?;
     collector::collect(ports, &world.packs, reports, world.now()).await
 }
 
 /// A quarter of an hour: runs start, wait for each other, fail, are tried again and end. Everything that is ordered is
 /// run, in whatever minute its order arrives.
-async fn story(world: &World, plan: &Arc<Plan>) -> (Vec<String>, Vec<String>) {
+async fn run_story(world: &World, plan: &Arc<Plan>) -> (Vec<String>, Vec<String>) {
     let ports = Faulty::ports(&world.ports, plan);
     for second in (0..=840).step_by(60) {
         world.set("2026-11-23T08:00:00Z");
         world.pass(second);
-        minute(world, &ports).await;
-        world.beat("r1").await;
-        for order in world.take("r1").await {
-            world.started(&order).await;
+        run_minute(world, &ports).await;
+        world.send_heartbeat("r1").await;
+        for order in world.take_orders("r1").await {
+            world.report_started(&order).await;
             let fails = order.job.name == "retried" && order.attempt == 1;
-            world.finished(&order, i32::from(fails)).await;
+            world.report_finished(&order, i32::from(fails)).await;
         }
         // Reports whose collector died come again when their lease is over.
-        while collected(world, &ports).await.is_err() {}
+        while collect_reports(world, &ports).await.is_err() {}
     }
     let mut histories = Vec::new();
     for name in JOBS {
         histories.extend(world.history(name).await.into_iter().map(|line| format!("{name} {line}")));
     }
-    let told = world.ports.alerts.list(None, 100).await.unwrap().records;
-    let mut told: Vec<String> = told.into_iter().map(|transition| transition.id).collect();
-    told.sort();
-    (histories, told)
+    let alerts = world.ports.alerts.list(None, 100).await.unwrap().records;
+    let mut alerts: Vec<String> = alerts.into_iter().map(|transition| transition.id).collect();
+    alerts.sort();
+    (histories, alerts)
 }
 
 #[tokio::test]
 async fn death_in_any_call_leaves_the_same_runs_and_alerts() {
     let whole = Plan::new(usize::MAX, Moment::Before);
-    let wanted = story(&installed().await, &whole).await;
+    let wanted = run_story(&world_with_jobs().await, &whole).await;
     assert_eq!(wanted.0.len(), 19, "{wanted:?}");
     assert!(wanted.0.iter().all(|line| line.ends_with("succeeded") || line == "asleep 07:30 missed"), "{wanted:?}");
     assert_eq!(wanted.1.len(), 1, "{wanted:?}");
@@ -99,7 +99,7 @@ async fn death_in_any_call_leaves_the_same_runs_and_alerts() {
     for call in calls {
         for moment in [Moment::Before, Moment::After] {
             let plan = Plan::new(call, moment);
-            let got = story(&installed().await, &plan).await;
+            let got = run_story(&world_with_jobs().await, &plan).await;
             assert_eq!(got, wanted, "after dying {moment:?} call {call}");
         }
     }

@@ -26,18 +26,18 @@ async fn a_failed_run_is_retried_after_its_delay_and_ends_once() {
     world.run_all(1).await;
     let summary = world.collect().await;
     assert_eq!((summary.ended, summary.retried), (0, 1));
-    assert!(world.take("r1").await.is_empty(), "the delay is not over");
+    assert!(world.take_orders("r1").await.is_empty(), "the delay is not over");
     world.pass(60);
     assert_eq!(world.run_all(1).await[0].attempt, 2);
     world.collect().await;
     world.pass(119);
-    assert!(world.take("r1").await.is_empty(), "the second delay is twice as long");
+    assert!(world.take_orders("r1").await.is_empty(), "the second delay is twice as long");
     world.pass(1);
     assert_eq!(world.run_all(1).await[0].attempt, 3);
     assert_eq!(world.collect().await.ended, 1);
     let run = world.runs("dump").await.remove(0);
     assert_eq!((run.outcome, run.attempt, run.earlier_attempts.len()), (Some(Outcome::Failed), 3, 2));
-    assert_eq!(world.kinds().await, [AlertKind::Failed], "told once, when no attempt is left");
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed], "told once, when no attempt is left");
     assert_eq!(world.ledger().await.scheduled, 1);
 }
 
@@ -49,11 +49,11 @@ async fn a_retry_without_an_order_is_ordered_when_its_report_is_redelivered() {
     world.schedule().await;
     let first = world.run_all(1).await.remove(0);
     world.collect().await;
-    world.edit_by_hand("DELETE FROM orders");
-    world.finished(&first, 1).await;
+    world.edit_with_sqlite("DELETE FROM orders");
+    world.report_finished(&first, 1).await;
     world.collect().await;
     world.pass(60);
-    assert_eq!(world.take("r1").await.iter().map(|order| order.attempt).collect::<Vec<_>>(), [2]);
+    assert_eq!(world.take_orders("r1").await.iter().map(|order| order.attempt).collect::<Vec<_>>(), [2]);
 }
 
 #[tokio::test]
@@ -63,53 +63,53 @@ async fn a_run_that_no_runner_took_is_missed_and_its_order_refused() {
     dump.start_within = Some(Duration::from_secs(300));
     world.put(&dump).await;
     world.set("2026-11-23T08:00:00Z");
-    world.minute().await;
+    world.run_duties().await;
     world.set("2026-11-23T08:05:00Z");
-    assert_eq!(world.overdue().await.missed, 0);
+    assert_eq!(world.check_overdue().await.missed, 0);
     world.set("2026-11-23T08:05:01Z");
-    assert_eq!(world.overdue().await.missed, 1);
-    let told = world.alerts().await;
-    assert_eq!((told.len(), told[0].kind), (1, AlertKind::Missed));
+    assert_eq!(world.check_overdue().await.missed, 1);
+    let alerts = world.send_alerts().await;
+    assert_eq!((alerts.len(), alerts[0].kind), (1, AlertKind::Missed));
     let wanted = "no runner of group db took it by 2026-11-23T08:05:00Z; no heartbeat from any runner of this group";
-    assert_eq!(told[0].reason, wanted);
-    assert!(world.take("r1").await.is_empty());
+    assert_eq!(alerts[0].reason, wanted);
+    assert!(world.take_orders("r1").await.is_empty());
 }
 
 /// A run that runs, whose runner then dies.
-async fn dying() -> (World, domain::order::Order) {
+async fn world_with_dead_runner() -> (World, domain::order::Order) {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "0 8 * * *")).await;
-    world.overdue().await;
+    world.check_overdue().await;
     world.set("2026-11-23T08:00:00Z");
     world.schedule().await;
-    let order = world.take("r1").await.remove(0);
-    world.started(&order).await;
+    let order = world.take_orders("r1").await.remove(0);
+    world.report_started(&order).await;
     world.collect().await;
     for minute in 0..30 {
         world.set(&format!("2026-11-23T08:{minute:02}:00Z"));
         if minute < 10 {
-            world.beat("r1").await;
+            world.send_heartbeat("r1").await;
         }
-        world.overdue().await;
+        world.check_overdue().await;
     }
     (world, order)
 }
 
 #[tokio::test]
 async fn a_run_of_a_dead_runner_is_lost_until_a_late_report() {
-    let (world, order) = dying().await;
+    let (world, order) = world_with_dead_runner().await;
     let run = world.run(&order.run_id).await;
     assert_eq!((run.outcome, run.state), (Some(Outcome::Lost), State::Finished));
     assert_eq!(run.reason.as_deref(), Some("no heartbeat from runner r1 on h1 since 2026-11-23T08:09:00Z"));
     assert_eq!(run.finished_at, Some("2026-11-23T08:11:00Z".parse().unwrap()));
-    assert_eq!(world.kinds().await, [AlertKind::Lost]);
-    world.finished(&order, 0).await;
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Lost]);
+    world.report_finished(&order, 0).await;
     assert_eq!(world.collect().await.replaced, 1);
     let run = world.run(&order.run_id).await;
     assert_eq!((run.outcome, run.exit_code), (Some(Outcome::Succeeded), Some(0)));
-    assert_eq!(world.kinds().await, [AlertKind::Recovered]);
-    world.overdue().await;
-    world.finished(&order, 1).await;
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Recovered]);
+    world.check_overdue().await;
+    world.report_finished(&order, 1).await;
     world.collect().await;
     assert_eq!(world.run(&order.run_id).await.outcome, Some(Outcome::Succeeded), "the first truth stays");
     assert_eq!(world.ledger().await.scheduled, 1);
@@ -120,46 +120,46 @@ async fn after_a_pause_of_the_checks_each_runner_gets_a_full_timeout() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "0 8 * * *")).await;
     world.set("2026-11-23T08:00:00Z");
-    world.beat("r1").await;
-    world.minute().await;
-    let order = world.take("r1").await.remove(0);
-    world.started(&order).await;
+    world.send_heartbeat("r1").await;
+    world.run_duties().await;
+    let order = world.take_orders("r1").await.remove(0);
+    world.report_started(&order).await;
     world.collect().await;
     // The machine was asleep; runner and watch wake together.
     world.set("2026-11-23T11:00:00Z");
-    assert_eq!(world.overdue().await.lost, 0);
-    world.watch().await;
+    assert_eq!(world.check_overdue().await.lost, 0);
+    world.check_liveness().await;
     world.pass(20);
-    world.beat("r1").await;
+    world.send_heartbeat("r1").await;
     world.pass(70);
-    assert_eq!(world.overdue().await.lost, 0);
-    assert!(world.alerts().await.is_empty());
+    assert_eq!(world.check_overdue().await.lost, 0);
+    assert!(world.send_alerts().await.is_empty());
     world.pass(80);
-    assert_eq!(world.overdue().await.lost, 1);
+    assert_eq!(world.check_overdue().await.lost, 1);
 }
 
 #[tokio::test]
 async fn a_lost_run_is_retried_and_reports_of_its_old_attempt_are_ignored() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&retried(&[Outcome::Lost])).await;
-    world.overdue().await;
+    world.check_overdue().await;
     world.set("2026-11-23T08:00:00Z");
     world.schedule().await;
-    let order = world.take("r1").await.remove(0);
+    let order = world.take_orders("r1").await.remove(0);
     for _ in 0..5 {
         world.pass(60);
-        world.overdue().await;
+        world.check_overdue().await;
     }
-    let second = world.take("r2").await.remove(0);
+    let second = world.take_orders("r2").await.remove(0);
     assert_eq!(second.attempt, 2);
-    world.finished(&order, 0).await;
+    world.report_finished(&order, 0).await;
     world.collect().await;
     assert_eq!(world.run(&order.run_id).await.state, State::Claimed);
-    world.finished(&second, 0).await;
+    world.report_finished(&second, 0).await;
     world.collect().await;
     let run = world.run(&order.run_id).await;
     assert_eq!((run.outcome, run.earlier_attempts[0].outcome), (Some(Outcome::Succeeded), Outcome::Lost));
-    assert!(world.alerts().await.is_empty());
+    assert!(world.send_alerts().await.is_empty());
 }
 
 #[tokio::test]
@@ -169,20 +169,20 @@ async fn a_run_of_exec_is_created_by_its_reports() {
         world.put(&job("dump", "0 8 * * *")).await;
         world.set("2026-11-24T08:00:00Z");
         world.schedule().await;
-        world.take("r1").await.remove(0)
+        world.take_orders("r1").await.remove(0)
     };
     order.run_id = RunId::unscheduled(world.now(), [7; 6]);
     order.job.name = "wrapped".to_owned();
     order.trigger = Trigger::Exec;
-    world.finished(&order, 3).await;
-    world.started(&order).await;
+    world.report_finished(&order, 3).await;
+    world.report_started(&order).await;
     world.collect().await;
     let run = world.run(&order.run_id).await;
     assert_eq!((run.outcome, run.trigger, run.job.as_str()), (Some(Outcome::Failed), Trigger::Exec, "wrapped"));
-    assert_eq!(world.kinds().await, [AlertKind::Failed]);
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed]);
     order.run_id = RunId::unscheduled(world.now(), [8; 6]);
     order.trigger = Trigger::Schedule;
-    world.finished(&order, 0).await;
+    world.report_finished(&order, 0).await;
     assert_eq!(world.collect().await.unknown, 1, "a scheduled run that is not known is told, not made up");
 }
 
@@ -194,7 +194,7 @@ async fn the_collector_judges_by_its_own_rules_and_shows_the_match() {
     world.put(&dump).await;
     world.set("2026-11-23T08:00:00Z");
     world.schedule().await;
-    let order = world.take("r1").await.remove(0);
+    let order = world.take_orders("r1").await.remove(0);
     let mut report = world.report(0);
     report.rules_digest = "of other rules".to_owned();
     let text = |seq: u64| if seq == 12 { "Traceback (most recent call last):" } else { "all is well" };
@@ -205,7 +205,7 @@ async fn the_collector_judges_by_its_own_rules_and_shows_the_match() {
     world.collect().await;
     let run = world.run(&order.run_id).await;
     assert_eq!((run.outcome, run.judged_on), (Some(Outcome::FalseSuccess), Some(JudgedOn::Excerpt)));
-    let alert = world.alerts().await.remove(0);
+    let alert = world.send_alerts().await.remove(0);
     assert_eq!((alert.kind, alert.rule.as_deref()), (AlertKind::FalseSuccess, Some("python.traceback")));
     assert_eq!(alert.excerpt.iter().map(|line| line.seq).collect::<Vec<_>>(), (7..=17).collect::<Vec<_>>());
     assert_eq!(alert.links["console"], format!("http://console/runs/{}", order.run_id));
@@ -217,14 +217,14 @@ async fn a_silent_run_is_alerted_once_per_silence() {
     world.put(&job("dump", "0 8 * * *")).await;
     world.set("2026-11-23T08:00:00Z");
     world.schedule().await;
-    let order = world.take("r1").await.remove(0);
-    world.started(&order).await;
-    for (minute, told) in [(5, 1), (5, 0), (40, 1)] {
+    let order = world.take_orders("r1").await.remove(0);
+    world.report_started(&order).await;
+    for (minute, expected) in [(5, 1), (5, 0), (40, 1)] {
         let since = format!("2026-11-23T08:{minute:02}:00Z").parse().unwrap();
         world.ports.reports.send(&[world.event(&order, Body::Quiet { since })]).await.unwrap();
         world.collect().await;
-        let alerts = world.alerts().await;
-        assert_eq!(alerts.len(), told, "silence since {minute}");
+        let alerts = world.send_alerts().await;
+        assert_eq!(alerts.len(), expected, "silence since {minute}");
         assert!(alerts.iter().all(|alert| alert.kind == AlertKind::Quiet));
     }
 }
@@ -234,32 +234,35 @@ async fn a_silent_scheduler_and_an_abandoned_group_raise_alerts() {
     let world = World::new("2026-11-23T08:00:00Z");
     world.put(&job("dump", "0 9 * * *")).await;
     world.schedule().await;
-    world.beat("r1").await;
+    world.send_heartbeat("r1").await;
     for _ in 0..20 {
         world.pass(60);
-        world.overdue().await;
-        world.watch().await;
+        world.check_overdue().await;
+        world.check_liveness().await;
     }
-    let mut told = world.alerts().await;
-    told.sort_by_key(|alert| alert.kind);
-    assert_eq!(told.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::Quiet, AlertKind::SchedulerSilent]);
-    assert_eq!(told[0].group, "db");
-    assert_eq!(told[0].reason, "no heartbeat from any runner of group db since 2026-11-23T08:00:00Z");
-    assert!(told[1].reason.starts_with("the scheduler has not ticked since 2026-11-23T08:00:00Z"));
+    let mut alerts = world.send_alerts().await;
+    alerts.sort_by_key(|alert| alert.kind);
+    assert_eq!(
+        alerts.iter().map(|alert| alert.kind).collect::<Vec<_>>(),
+        [AlertKind::Quiet, AlertKind::SchedulerSilent]
+    );
+    assert_eq!(alerts[0].group, "db");
+    assert_eq!(alerts[0].reason, "no heartbeat from any runner of group db since 2026-11-23T08:00:00Z");
+    assert!(alerts[1].reason.starts_with("the scheduler has not ticked since 2026-11-23T08:00:00Z"));
 }
 
 #[tokio::test]
 async fn a_group_without_runners_raises_an_alert() {
     let world = World::new("2026-11-23T07:59:00Z");
-    world.overdue().await;
+    world.check_overdue().await;
     world.put(&job("dump", "0 8 * * *")).await;
     for minute in 0..5 {
         world.set(&format!("2026-11-23T08:{minute:02}:00Z"));
-        world.minute().await;
+        world.run_duties().await;
     }
-    let told = world.alerts().await;
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].reason, "no runner of group db has ever sent a heartbeat; 1 run waits for one");
+    let alerts = world.send_alerts().await;
+    assert_eq!(alerts.len(), 1);
+    assert_eq!(alerts[0].reason, "no runner of group db has ever sent a heartbeat; 1 run waits for one");
 }
 
 #[tokio::test]
@@ -269,15 +272,15 @@ async fn stopping_ends_a_waiting_run_and_sends_a_request_for_a_running_one() {
     let waiting = commands::run_now(&world.ports, &key("dump"), [1; 6], world.now()).await.unwrap();
     let stopped = commands::stop(&world.ports, &waiting.run_id, world.now()).await.unwrap();
     assert_eq!((stopped.outcome, stopped.state), (Some(Outcome::Stopped), State::Finished));
-    assert!(world.take("r1").await.is_empty());
+    assert!(world.take_orders("r1").await.is_empty());
     let running = commands::run_now(&world.ports, &key("dump"), [2; 6], world.now()).await.unwrap();
-    assert_eq!(world.take("r1").await.len(), 1);
+    assert_eq!(world.take_orders("r1").await.len(), 1);
     commands::stop(&world.ports, &running.run_id, world.now()).await.unwrap();
     commands::stop(&world.ports, &running.run_id, world.now()).await.unwrap();
-    assert_eq!(world.beat("r1").await, std::slice::from_ref(&running.run_id));
+    assert_eq!(world.send_heartbeat("r1").await, std::slice::from_ref(&running.run_id));
     let error = commands::stop(&world.ports, &waiting.run_id, world.now()).await.unwrap_err();
     assert_eq!(error.to_string(), format!("run {} has already ended: stopped", waiting.run_id));
-    assert!(world.alerts().await.is_empty());
+    assert!(world.send_alerts().await.is_empty());
 }
 
 #[tokio::test]
@@ -287,9 +290,9 @@ async fn old_runs_are_deleted_but_never_an_open_one() {
     for _ in 0..20 {
         world.pass(60);
         world.schedule().await;
-        let orders = world.take("r1").await;
+        let orders = world.take_orders("r1").await;
         if world.now().as_second() % 300 != 0 {
-            world.finished(&orders[0], 0).await;
+            world.report_finished(&orders[0], 0).await;
         }
         world.collect().await;
     }
@@ -312,12 +315,12 @@ async fn one_run_that_cannot_be_stored_stops_no_other() {
     world.set("2026-11-23T08:00:00Z");
     world.schedule().await;
     let orders = world.run_all(0).await;
-    world.edit_by_hand(
+    world.edit_with_sqlite(
         "CREATE TRIGGER broken BEFORE UPDATE ON runs WHEN new.job = 'a' BEGIN SELECT raise(ABORT, 'no'); END",
     );
     let summary = world.collect().await;
     assert_eq!((summary.ended, summary.failed), (1, 1));
-    world.edit_by_hand("DROP TRIGGER broken");
+    world.edit_with_sqlite("DROP TRIGGER broken");
     world.pass(61);
     assert_eq!(world.collect().await.ended, 1, "its reports came again");
     for order in orders {

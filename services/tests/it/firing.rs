@@ -41,7 +41,7 @@ async fn a_doubled_or_late_tick_changes_nothing() {
     }
     let wanted = ["07:50 scheduled", "07:51 scheduled", "07:52 missed", "07:53 scheduled", "07:54 scheduled"];
     assert_eq!(world.history("dump").await, wanted);
-    assert_eq!(world.take("r1").await.len(), 4);
+    assert_eq!(world.take_orders("r1").await.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -59,7 +59,7 @@ async fn two_schedulers_at_once_fire_each_run_once() {
         assert_eq!(one.started + other.started, 50);
     }
     assert_eq!(world.ledger().await.scheduled, 250);
-    assert_eq!(world.take("r1").await.len(), 250);
+    assert_eq!(world.take_orders("r1").await.len(), 250);
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn the_next_tick_completes_one_that_died_after_creating_the_run() {
     run.start_by = Some("2026-11-23T08:50:00Z".parse().unwrap());
     world.ports.runs.write(&[RunWrite { run, expected: None, alert: None }]).await.unwrap();
     assert_eq!(world.schedule().await.resent, 1);
-    assert_eq!(world.take("r1").await.len(), 1);
+    assert_eq!(world.take_orders("r1").await.len(), 1);
     world.set("2026-11-23T07:51:00Z");
     assert_eq!(world.schedule().await.started, 1);
 }
@@ -94,12 +94,12 @@ async fn an_order_that_was_never_sent_is_resent() {
     let mut sent = Vec::new();
     for minute in 1..=9 {
         world.pass(60);
-        if world.overdue().await.resent > 0 {
+        if world.check_overdue().await.resent > 0 {
             sent.push(minute);
         }
     }
     assert_eq!(sent, [2, 4, 8]);
-    assert_eq!(world.take("r1").await.len(), 1);
+    assert_eq!(world.take_orders("r1").await.len(), 1);
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn an_invalid_job_raises_one_alert_a_day_and_stops_no_other() {
     for name in ["broken", "faulty", "good"] {
         world.put(&job(name, "* * * * *")).await;
     }
-    world.edit_by_hand(
+    world.edit_with_sqlite(
         "UPDATE jobs SET body = '{' WHERE name = 'broken';
              UPDATE jobs SET body = replace(body, '* * * * *', '99 * * * *') WHERE name = 'faulty';",
     );
@@ -116,15 +116,15 @@ async fn an_invalid_job_raises_one_alert_a_day_and_stops_no_other() {
     let summary = world.schedule().await;
     assert_eq!((summary.started, summary.bad_jobs), (1, 2));
     assert_eq!(sweep::sweep(&world.ports, world.now()).await.unwrap().bad_jobs, 2);
-    let told = world.alerts().await;
-    let mut jobs: Vec<&str> = told.iter().map(|alert| alert.job.as_str()).collect();
+    let alerts = world.send_alerts().await;
+    let mut jobs: Vec<&str> = alerts.iter().map(|alert| alert.job.as_str()).collect();
     jobs.sort();
     assert_eq!(jobs, ["broken", "faulty"]);
-    assert!(told.iter().all(|alert| alert.kind == AlertKind::BadJob && alert.reason.contains("cannot fire")));
+    assert!(alerts.iter().all(|alert| alert.kind == AlertKind::BadJob && alert.reason.contains("cannot fire")));
     world.set("2026-11-23T07:51:00Z");
     assert_eq!(world.schedule().await.started, 1);
     sweep::sweep(&world.ports, world.now()).await.unwrap();
-    assert_eq!(world.alerts().await, []);
+    assert_eq!(world.send_alerts().await, []);
 }
 
 #[tokio::test]
@@ -134,19 +134,19 @@ async fn an_unreadable_report_raises_an_alert() {
     world.set("2026-11-23T07:50:00Z");
     world.schedule().await;
     world.run_all(0).await;
-    world.edit_by_hand("UPDATE reports SET body = '{' WHERE key LIKE '%finished'");
+    world.edit_with_sqlite("UPDATE reports SET body = '{' WHERE key LIKE '%finished'");
     assert_eq!(world.collect().await.received, 1);
     sweep::sweep(&world.ports, world.now()).await.unwrap();
-    let told = world.alerts().await;
-    assert_eq!(told.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::BadJob]);
-    assert!(told[0].reason.starts_with("an unreadable record (reports 20261123T075000Z-"), "{}", told[0].reason);
+    let alerts = world.send_alerts().await;
+    assert_eq!(alerts.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::BadJob]);
+    assert!(alerts[0].reason.starts_with("an unreadable record (reports 20261123T075000Z-"), "{}", alerts[0].reason);
 }
 
 #[tokio::test]
 async fn the_sweep_finds_a_job_fixed_by_hand() {
     let world = World::new("2026-11-23T07:49:00Z");
     world.put(&job("dump", "@manually")).await;
-    world.edit_by_hand("UPDATE jobs SET body = replace(body, '@manually', '* * * * *')");
+    world.edit_with_sqlite("UPDATE jobs SET body = replace(body, '@manually', '* * * * *')");
     world.set("2026-11-23T07:50:00Z");
     assert_eq!(world.schedule().await.started, 0);
     assert!(sweep::tick(&world.ports, world.now()).await.unwrap().is_some());
@@ -208,7 +208,7 @@ async fn reboot_jobs_start_once_a_boot() {
     assert_eq!(boot::start_reboot_jobs(&world.ports, "boot-1", world.now(), world.now()).await.unwrap(), 0);
     assert_eq!(boot::start_reboot_jobs(&world.ports, "boot-2", world.now(), world.now()).await.unwrap(), 2);
     assert_eq!(world.runs("agent").await.len(), 2);
-    assert_eq!(world.take("r1").await.len(), 3);
+    assert_eq!(world.take_orders("r1").await.len(), 3);
     assert!(world.ports.runs.list(&RunQuery::open(), None, 10).await.unwrap().records.len() == 3);
 }
 
@@ -223,5 +223,5 @@ async fn a_thousand_jobs_of_one_minute_are_fired_in_one_tick() {
     let summary = world.schedule().await;
     println!("1000 runs created and ordered in {:?}", begun.elapsed());
     assert_eq!((summary.started, summary.more), (1000, false));
-    assert_eq!(world.take("r1").await.len(), 1000);
+    assert_eq!(world.take_orders("r1").await.len(), 1000);
 }

@@ -62,9 +62,9 @@ impl World {
 
     pub fn in_directory(directory: TempDir, now: &str) -> World {
         let clock = Arc::new(Mutex::new(now.parse::<Timestamp>().unwrap()));
-        let told = clock.clone();
+        let shown = clock.clone();
         let embedded =
-            Embedded::open_at(&directory.path().join("sexton.db"), Arc::new(move || *told.lock().unwrap())).unwrap();
+            Embedded::open_at(&directory.path().join("sexton.db"), Arc::new(move || *shown.lock().unwrap())).unwrap();
         World {
             ports: embedded.ports(),
             packs: Packs::builtin(),
@@ -76,14 +76,14 @@ impl World {
     }
 
     /// The same file, opened once more, as by another process: with writer and readers of its own.
-    pub fn opened_again(&self) -> Ports {
-        let told = self.clock.clone();
+    pub fn open_second(&self) -> Ports {
+        let shown = self.clock.clone();
         let file = self.directory.path().join("sexton.db");
-        Embedded::open_at(&file, Arc::new(move || *told.lock().unwrap())).unwrap().ports()
+        Embedded::open_at(&file, Arc::new(move || *shown.lock().unwrap())).unwrap().ports()
     }
 
     /// What somebody does to the database with `sqlite3`.
-    pub fn edit_by_hand(&self, statements: &str) {
+    pub fn edit_with_sqlite(&self, statements: &str) {
         embedded::edit_by_hand(&self.directory.path().join("sexton.db"), statements).unwrap();
     }
 
@@ -115,45 +115,45 @@ impl World {
         summary
     }
 
-    pub async fn release(&self) -> release::ReleaseSummary {
+    pub async fn release_held(&self) -> release::ReleaseSummary {
         let open = overdue::list_open_runs(&self.ports).await.unwrap();
         release::release_due(&self.ports, &open, self.now()).await.unwrap()
     }
 
-    pub async fn overdue(&self) -> overdue::OverdueSummary {
+    pub async fn check_overdue(&self) -> overdue::OverdueSummary {
         let open = overdue::list_open_runs(&self.ports).await.unwrap();
         overdue::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
     /// Sends what is to be told, and gives back what was.
-    pub async fn alerts(&self) -> Vec<Alert> {
-        self.alert_summary().await;
+    pub async fn send_alerts(&self) -> Vec<Alert> {
+        self.tick_alerts().await;
         std::mem::take(&mut *self.channel.sent.lock().unwrap()).into_iter().map(|(_, alert)| alert).collect()
     }
 
-    pub async fn kinds(&self) -> Vec<AlertKind> {
-        self.alerts().await.into_iter().map(|alert| alert.kind).collect()
+    pub async fn send_alert_kinds(&self) -> Vec<AlertKind> {
+        self.send_alerts().await.into_iter().map(|alert| alert.kind).collect()
     }
 
-    pub async fn alert_summary(&self) -> alerts::AlertSummary {
-        self.alert_tick(&self.ports).await.unwrap()
+    pub async fn tick_alerts(&self) -> alerts::AlertSummary {
+        self.tick_alerts_over(&self.ports).await.unwrap()
     }
 
     /// The duty, over ports that may fail.
-    pub async fn alert_tick(&self, ports: &Ports) -> services::Result<alerts::AlertSummary> {
+    pub async fn tick_alerts_over(&self, ports: &Ports) -> services::Result<alerts::AlertSummary> {
         let links = Links([("console".to_owned(), "http://console/runs/{run_id}".to_owned())].into());
         let worker =
             alerts::AlertWorker { notifier: &self.channel, channels: &self.channels, links: &links, name: "test" };
         alerts::tick(ports, &worker, self.now()).await
     }
 
-    pub async fn watch(&self) -> liveness::LivenessSummary {
+    pub async fn check_liveness(&self) -> liveness::LivenessSummary {
         let open = overdue::list_open_runs(&self.ports).await.unwrap();
         liveness::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
     /// What all open runs are looked at for.
-    pub async fn look_after(&self) {
+    pub async fn check_open_runs(&self) {
         let (open, now) = (overdue::list_open_runs(&self.ports).await.unwrap(), self.now());
         release::release_due(&self.ports, &open, now).await.unwrap();
         overdue::tick(&self.ports, &open, now).await.unwrap();
@@ -161,13 +161,13 @@ impl World {
     }
 
     /// All duties once, in the order in which the scheduler's Lambda comes to them.
-    pub async fn minute(&self) {
+    pub async fn run_duties(&self) {
         self.schedule().await;
-        self.look_after().await;
+        self.check_open_runs().await;
         sweep::tick(&self.ports, self.now()).await.unwrap();
     }
 
-    pub async fn beat(&self, runner: &str) -> Vec<RunId> {
+    pub async fn send_heartbeat(&self, runner: &str) -> Vec<RunId> {
         let beat = Heartbeat {
             runner: runner.to_owned(),
             host: "h1".to_owned(),
@@ -181,7 +181,7 @@ impl World {
     }
 
     /// All orders that can be received now, claimed by the runner; refused ones are dropped.
-    pub async fn take(&self, runner: &str) -> Vec<Order> {
+    pub async fn take_orders(&self, runner: &str) -> Vec<Order> {
         let mut taken = Vec::new();
         loop {
             let lease = Duration::from_secs(60);
@@ -201,22 +201,22 @@ impl World {
         }
     }
 
-    pub async fn started(&self, order: &Order) {
+    pub async fn report_started(&self, order: &Order) {
         let body = Body::Started { pid: Some(7), command: "dump".to_owned() };
         self.ports.reports.send(&[self.event(order, body)]).await.unwrap();
     }
 
-    pub async fn finished(&self, order: &Order, exit_code: i32) {
+    pub async fn report_finished(&self, order: &Order, exit_code: i32) {
         let report = self.report(exit_code);
         self.ports.reports.send(&[self.event(order, Body::Finished(Box::new(report)))]).await.unwrap();
     }
 
     /// Takes, starts and finishes everything that is ordered.
     pub async fn run_all(&self, exit_code: i32) -> Vec<Order> {
-        let orders = self.take("r1").await;
+        let orders = self.take_orders("r1").await;
         for order in &orders {
-            self.started(order).await;
-            self.finished(order, exit_code).await;
+            self.report_started(order).await;
+            self.report_finished(order, exit_code).await;
         }
         orders
     }

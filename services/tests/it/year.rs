@@ -135,7 +135,7 @@ impl Year {
         for number in 0..scale.jobs {
             let job = fleet::job(number, begin, scale.days, &mut dice);
             let stored = services::commands::put(&world.ports, &job, begin).await.unwrap();
-            book.put(&stored, begin);
+            book.record_job(&stored, begin);
             jobs.push(stored);
         }
         let (weather, midnight) = (Weather::new(&world, scale.luck), begin + SignedDuration::from_hours(24));
@@ -147,24 +147,24 @@ impl Year {
     async fn minute(&mut self) {
         let Year { world, dice, jobs, crew, weather, book, .. } = self;
         self.ticks += 1;
-        let moved = weather.clock(world, book, dice);
+        let moved = weather.move_clock(world, book, dice);
         if weather.tick(world, book, dice).await {
-            weather.people(world, book, crew, jobs, dice).await;
+            weather.act_as_operator(world, book, crew, jobs, dice).await;
         }
         if !dice.one_in(50) {
-            world.look_after().await;
+            world.check_open_runs().await;
         }
         // It looks at every job, and finds nothing but what a clock that was set back leaves behind: within a quarter of an
         // hour, which is here at once.
         if moved || dice.one_in(400) {
             services::sweep::sweep(&world.ports, world.now()).await.unwrap();
         }
-        crew.minute(world, book, dice).await;
+        crew.run_minute(world, book, dice).await;
         if !dice.one_in(50) {
             while world.collect().await.received > 0 {}
         }
         if self.ticks.is_multiple_of(5) {
-            self.alerts += world.alerts().await.len();
+            self.alerts += world.send_alerts().await.len();
         }
     }
 
@@ -200,7 +200,7 @@ impl Year {
         let age_max = Duration::from_secs(KEPT_DAYS as u64 * 86_400);
         let keep = pruner::RetentionPolicy { age_max, ..pruner::RetentionPolicy::default() };
         while pruner::tick(&self.world.ports, &keep, self.world.now()).await.unwrap().more {}
-        self.crew.forget(now - SignedDuration::from_hours(24 * KEPT_DAYS));
+        self.crew.forget_before(now - SignedDuration::from_hours(24 * KEPT_DAYS));
     }
 }
 

@@ -27,16 +27,16 @@ struct Span {
 
 /// What runners did with one attempt.
 #[derive(Clone, Debug, Default)]
-struct Attempted {
+struct AttemptRecord {
     started: u32,
     /// What the report that was sent said.
-    told: Option<Outcome>,
+    reported: Option<Outcome>,
 }
 
 #[derive(Default)]
 pub struct Book {
     spans: BTreeMap<JobKey, Vec<Span>>,
-    attempts: HashMap<RunId, BTreeMap<u32, Attempted>>,
+    attempts: HashMap<RunId, BTreeMap<u32, AttemptRecord>>,
     manual: BTreeSet<RunId>,
     /// Firings before the edit that made them, in time that is lived through again: a scheduler that is down for all of that
     /// time never learns of it.
@@ -55,8 +55,8 @@ impl Book {
     }
 
     /// A job is stored or edited at `now`; the scheduler has ticked at that very instant.
-    pub fn put(&mut self, job: &Job, now: Timestamp) {
-        self.close(&job.key());
+    pub fn record_job(&mut self, job: &Job, now: Timestamp) {
+        self.record_removal(&job.key());
         if !job.enabled {
             return;
         }
@@ -67,14 +67,14 @@ impl Book {
         self.spans.entry(job.key()).or_default().push(Span { schedule, after: now, next, until: None });
     }
 
-    pub fn close(&mut self, key: &JobKey) {
+    pub fn record_removal(&mut self, key: &JobKey) {
         for span in self.spans.entry(key.clone()).or_default() {
             span.until = span.until.or(Some(self.horizon));
         }
     }
 
     /// The clock is set back: what was edited later by the clock may fire in the time that is lived through again.
-    pub fn set_back(&mut self, now: Timestamp) {
+    pub fn record_clock_change(&mut self, now: Timestamp) {
         for (key, spans) in &self.spans {
             for span in spans.iter().filter(|span| span.until.is_none() && span.after > now) {
                 let firings =
@@ -85,23 +85,23 @@ impl Book {
         }
     }
 
-    pub fn asked_for(&mut self, run: &Run) {
+    pub fn record_manual(&mut self, run: &Run) {
         self.manual.insert(run.run_id.clone());
     }
 
-    pub fn started(&mut self, run_id: &RunId, attempt: u32) {
-        let known = self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default();
-        known.started += 1;
+    pub fn record_start(&mut self, run_id: &RunId, attempt: u32) {
+        let record = self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default();
+        record.started += 1;
         self.attempts_started += 1;
-        assert_eq!(known.started, 1, "attempt {attempt} of run {run_id} was started again");
+        assert_eq!(record.started, 1, "attempt {attempt} of run {run_id} was started again");
     }
 
-    pub fn told(&mut self, run_id: &RunId, attempt: u32, outcome: Outcome) {
-        self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default().told = Some(outcome);
+    pub fn record_report(&mut self, run_id: &RunId, attempt: u32, outcome: Outcome) {
+        self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default().reported = Some(outcome);
     }
 
     /// All firings of a day, each asked for once.
-    fn firings(&mut self, end: Timestamp) -> BTreeSet<RunId> {
+    fn take_expected(&mut self, end: Timestamp) -> BTreeSet<RunId> {
         let mut expected = BTreeSet::new();
         for (key, spans) in &mut self.spans {
             for span in spans.iter_mut() {
@@ -121,7 +121,7 @@ impl Book {
     /// runners told.
     pub async fn check_day(&mut self, ports: &Ports, begin: Timestamp) {
         let end = begin + SignedDuration::from_hours(24);
-        let mut expected = self.firings(end);
+        let mut expected = self.take_expected(end);
         let query = RunQuery { since: Some(begin), until: Some(end), ..RunQuery::default() };
         let (mut after, mut runs) = (None, 0);
         loop {
@@ -155,14 +155,14 @@ impl Book {
         let outcome = run.outcome.unwrap_or_else(|| panic!("a run is open for days: {run:?}"));
         assert!(run.state == State::Finished && run.reason.is_some(), "{run:?}");
         assert!(attempts.keys().all(|attempt| *attempt <= run.attempt), "{run:?}: {attempts:?}");
-        match (last.told, run.has_report()) {
-            (Some(told), true) => assert_eq!(outcome, told, "{run:?}"),
+        match (last.reported, run.has_report()) {
+            (Some(reported), true) => assert_eq!(outcome, reported, "{run:?}"),
             (None, false) => match outcome {
                 Outcome::Skipped | Outcome::Missed | Outcome::Stopped => assert_eq!(last.started, 0, "{run:?}"),
                 Outcome::Lost => assert_eq!(last.started, 1, "{run:?}"),
                 _ => panic!("nobody told this outcome: {run:?}"),
             },
-            (told, _) => panic!("told {told:?}, and recorded {run:?}"),
+            (reported, _) => panic!("told {reported:?}, and recorded {run:?}"),
         }
         if run.trigger != Trigger::Manual && run.scheduled_at.duration_since(run.nominal) > LATE {
             let excused = self.troubles.iter().any(|(from, to)| (*from..=*to).contains(&run.nominal));

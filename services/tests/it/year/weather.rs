@@ -33,7 +33,7 @@ pub struct Weather {
 impl Weather {
     pub fn new(world: &World, luck: u64) -> Weather {
         Weather {
-            other: world.opened_again(),
+            other: world.open_second(),
             down_until: Timestamp::MIN,
             ticked: true,
             wrong: None,
@@ -48,7 +48,7 @@ impl Weather {
     }
 
     /// Moves the clock, now and then; says whether it did.
-    pub fn clock(&mut self, world: &World, book: &mut Book, dice: &mut Dice) -> bool {
+    pub fn move_clock(&mut self, world: &World, book: &mut Book, dice: &mut Dice) -> bool {
         let now = world.now();
         let minutes = match self.wrong {
             Some((minutes, until)) if until <= now => {
@@ -68,7 +68,7 @@ impl Weather {
         };
         world.pass(minutes * 60);
         self.down_until = self.down_until.min(world.now() + SignedDuration::from_hours(8));
-        book.set_back(world.now());
+        book.record_clock_change(world.now());
         let (from, to) = (now.min(world.now()), now.max(world.now()));
         book.troubles.push((from - AFTERMATH, to + AFTERMATH));
         true
@@ -120,20 +120,27 @@ impl Weather {
     }
 
     /// What people do. Only right after a tick, so that the book knows what the scheduler had fired by then.
-    pub async fn people(&mut self, world: &World, book: &mut Book, crew: &Crew, jobs: &mut [Job], dice: &mut Dice) {
+    pub async fn act_as_operator(
+        &mut self,
+        world: &World,
+        book: &mut Book,
+        crew: &Crew,
+        jobs: &mut [Job],
+        dice: &mut Dice,
+    ) {
         let now = world.now();
         if dice.one_in(6 * self.luck) {
-            let place = dice.below(jobs.len() as u64) as usize;
-            self.edit(world, book, crew, &mut jobs[place], dice).await;
+            let index = dice.below(jobs.len() as u64) as usize;
+            self.edit(world, book, crew, &mut jobs[index], dice).await;
         }
         if dice.one_in(150 * self.luck) {
             let group = if dice.one_in(4) { None } else { Some(*dice.one_of(&GROUPS)) };
             let until = Some(now + SignedDuration::from_mins(dice.between(5, 240)));
-            let worth = *dice.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
-            commands::begin_maintenance(&world.ports, group, until, "new disks", worth, now).await.unwrap();
+            let catch_up = *dice.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
+            commands::begin_maintenance(&world.ports, group, until, "new disks", catch_up, now).await.unwrap();
         }
         if dice.one_in(20 * self.luck)
-            && let Some(run_id) = crew.runs().next().map(|order| order.run_id.clone())
+            && let Some(run_id) = crew.reporting_orders().next().map(|order| order.run_id.clone())
         {
             // It may be over by now.
             let _ = commands::stop(&world.ports, &run_id, now).await;
@@ -142,9 +149,9 @@ impl Weather {
 
     async fn edit(&mut self, world: &World, book: &mut Book, crew: &Crew, job: &mut Job, dice: &mut Dice) {
         let (now, key) = (world.now(), job.key());
-        if let Some(place) = self.removed.iter().position(|removed| removed.key() == key) {
+        if let Some(index) = self.removed.iter().position(|removed| removed.key() == key) {
             if dice.one_in(2) {
-                let back = self.removed.swap_remove(place);
+                let back = self.removed.swap_remove(index);
                 store(world, book, job, back).await;
             }
             return;
@@ -164,24 +171,24 @@ impl Weather {
                 store(world, book, job, wanted).await;
             }
             // A run that nobody reports ends by its job's limit, which a removed job has not.
-            4 if !crew.works_for(&key) => {
+            4 if !crew.is_running(&key) => {
                 commands::remove(&world.ports, &key, now).await.unwrap();
-                book.close(&key);
+                book.record_removal(&key);
                 self.removed.push(job.clone());
             }
-            _ => self.ask_for(world, book, &key, dice).await,
+            _ => self.start_manually(world, book, &key, dice).await,
         }
     }
 
-    async fn ask_for(&self, world: &World, book: &mut Book, key: &JobKey, dice: &mut Dice) {
+    async fn start_manually(&self, world: &World, book: &mut Book, key: &JobKey, dice: &mut Dice) {
         let random = dice.next().to_be_bytes();
         let run = commands::run_now(&world.ports, key, random[..6].try_into().unwrap(), world.now()).await.unwrap();
-        book.asked_for(&run);
+        book.record_manual(&run);
     }
 }
 
 async fn store(world: &World, book: &mut Book, job: &mut Job, wanted: Job) {
     let now = world.now();
     *job = commands::put(&world.ports, &wanted, now).await.unwrap();
-    book.put(job, now);
+    book.record_job(job, now);
 }
