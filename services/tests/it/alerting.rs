@@ -9,7 +9,7 @@ use services::alerts::TRIES_MAX;
 use crate::faulty::{Faulty, Moment, Plan};
 use crate::world::{World, job};
 
-/// Runs the job's next firing with each exit code in turn, one a minute, and returns what was told after each.
+/// Runs the job's next firing with each exit code in turn, one a minute, and returns the alerts sent after each.
 async fn alerts_after_exits(world: &World, exits: &[i32]) -> Vec<Vec<AlertKind>> {
     let mut alerts = Vec::new();
     for exit in exits {
@@ -46,7 +46,7 @@ async fn only_changes_are_alerted_with_reason_count_and_start() {
     assert!(alert.reason.starts_with(reason), "{}", alert.reason);
 }
 
-/// The worker lives and calls again: only a channel's own lost answer may make people hear something twice.
+/// The worker survives and calls again. Only a lost answer of a channel may cause a second message.
 #[tokio::test]
 async fn a_failure_of_any_call_of_a_tick_sends_each_alert_once() {
     for moment in [Moment::Before, Moment::After] {
@@ -59,7 +59,7 @@ async fn a_failure_of_any_call_of_a_tick_sends_each_alert_once() {
             let plan = Plan::new(call, moment);
             let faulty = Faulty::ports(&world.ports, &plan);
             let _ = world.tick_alerts_over(&faulty).await;
-            // When the lease of a worker that failed is over.
+            // When the lease of the failed worker has ended.
             world.pass(301);
             assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed], "{moment:?} call {call}");
             world.pass(4 * 3600);
@@ -119,7 +119,7 @@ async fn reminders_are_sent_by_the_clock_while_the_job_stays_bad() {
     world.collect().await;
     assert_eq!(world.send_alert_kinds().await, [AlertKind::Recovered]);
     world.pass(6 * 3600);
-    assert!(world.send_alert_kinds().await.is_empty(), "nothing is left to remind of");
+    assert!(world.send_alert_kinds().await.is_empty(), "no reminder is left");
 }
 
 #[tokio::test]
@@ -189,7 +189,7 @@ async fn a_failed_channel_is_retried_and_the_others_get_one_alert() {
     world.channels = vec!["first".to_owned(), "second".to_owned()];
     *world.channel.failures.lock().unwrap() = 1;
     assert_eq!(alerts_after_exits(&world, &[1]).await[0].len(), 1);
-    assert!(world.send_alerts().await.is_empty(), "it is not time yet");
+    assert!(world.send_alerts().await.is_empty(), "the backoff has not passed");
     world.pass(15);
     world.tick_alerts().await;
     let sent = std::mem::take(&mut *world.channel.sent.lock().unwrap());
@@ -212,7 +212,7 @@ async fn a_channel_that_always_fails_is_given_up_with_its_error() {
     }
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
     assert_eq!((transition.delivery, transition.tries), (DeliveryState::GivenUp, TRIES_MAX));
-    assert_eq!(transition.last_error.as_deref(), Some("oncall: the mail server is away"));
+    assert_eq!(transition.last_error.as_deref(), Some("oncall: the mail server is down"));
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The clock jumps, forward, back and over changes of clocks; two schedulers and orders that come twice. Never is one
-//! nominal instant started twice, and nothing waits for a time that a wrong clock showed.
+//! The clock jumps forward, back, and over changes of local time; two schedulers; orders delivered twice. No nominal
+//! time is started twice, and nothing waits for a time that a wrong clock showed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use services::{overdue, scheduler, sweep};
 
 use crate::world::{World, job, key};
 
-/// One minute as the loops of one process live it, with a runner that does at once what it is told.
+/// One minute of the loops of one process, with a runner that finishes each order at once.
 async fn run_minute(world: &World) {
     world.run_duties().await;
     world.send_heartbeat("r1").await;
@@ -35,7 +35,7 @@ async fn a_clock_set_back_by_an_hour_fires_each_minute_once() {
     assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded) && run.attempt == 1), "{runs:?}");
 }
 
-/// What a job of every ten minutes comes to when the clock jumps from 08:00 to 09:05.
+/// The history of a job of every ten minutes after the clock jumps from 08:00 to 09:05.
 async fn history_after_jump(catch_up: CatchUp) -> Vec<String> {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut dump = job("dump", "*/10 * * * *");
@@ -62,7 +62,7 @@ async fn a_clock_that_jumps_forward_follows_catch_up() {
     assert_eq!(history_after_jump(CatchUp::All).await, wanted([good; 8]));
 }
 
-/// For ten minutes the machine believes that it is a year later: its clock had no battery, or a guest was resumed.
+/// For ten minutes the clock is a year ahead: it had no battery, or a guest was resumed.
 async fn world_a_year_ahead(catch_up: CatchUp) -> World {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut dump = job("dump", "0 * * * *");
@@ -113,7 +113,7 @@ async fn firings_that_a_wrong_clock_ended_as_missed_start_at_their_time() {
     let runs = world.runs("dump").await;
     let missed: Vec<&str> =
         runs.iter().filter(|run| run.outcome == Some(Outcome::Missed)).map(|run| run.job.as_str()).collect();
-    assert_eq!((runs.len(), missed.len()), (17, 11), "those from 08:30 to 10:10 are missed now in truth");
+    assert_eq!((runs.len(), missed.len()), (17, 11), "the firings from 08:30 to 10:10 are really missed");
 }
 
 #[tokio::test]
@@ -163,13 +163,13 @@ async fn a_clock_set_back_hides_no_report_and_no_order() {
     world.put(&job("dump", "* * * * *")).await;
     world.pass(60);
     world.schedule().await;
-    // A runner takes the order, and dies; the clock is set back by an hour meanwhile.
+    // A runner receives the order and dies; then the clock is set back by an hour.
     let lease = Duration::from_secs(60);
     assert_eq!(world.ports.orders.receive(&[], 10, lease, Duration::ZERO).await.unwrap().len(), 1);
     world.pass(-3600);
     let orders = world.run_all(0).await;
     assert_eq!(orders.len(), 1);
-    // A collector takes the reports, and dies in the same way.
+    // A collector receives the reports and dies in the same way.
     assert_eq!(world.ports.reports.receive(10, lease, Duration::ZERO).await.unwrap().len(), 2);
     assert_eq!(world.collect().await.received, 0, "a lease holds");
     world.pass(-3600);
@@ -185,7 +185,7 @@ async fn a_clock_set_back_hides_no_alert() {
     world.schedule().await;
     world.run_all(1).await;
     world.collect().await;
-    // A worker claims the alert, and dies; the clock is set back meanwhile.
+    // A worker claims the alert and dies; then the clock is set back.
     let until = world.now() + jiff::SignedDuration::from_secs(300);
     assert_eq!(world.ports.alerts.claim("dead", world.now(), until, 10).await.unwrap().len(), 1);
     assert!(world.send_alerts().await.is_empty(), "a claim holds");
@@ -194,7 +194,7 @@ async fn a_clock_set_back_hides_no_alert() {
     assert_eq!(world.send_alerts().await.len(), 1);
 }
 
-/// Local clocks: cronie's repairs, in the job's own zone, one run each.
+/// Changes of local time as in cronie, in the job's own zone: one run each.
 #[tokio::test]
 async fn a_change_of_clocks_fires_daily_jobs_once_and_hourly_ones_each_hour() {
     // Paris: 2027-03-28 02:00 to 03:00, 2027-10-31 03:00 to 02:00.
@@ -218,7 +218,7 @@ async fn a_change_of_clocks_fires_daily_jobs_once_and_hourly_ones_each_hour() {
     }
 }
 
-/// The nearest there is to two machines: one file, two writers, threads of their own.
+/// The closest simulation of two machines: one file, two writers, each with its own threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_schedulers_over_one_file_with_clocks_that_differ_start_each_run_once() {
     const JOBS: usize = 40;
@@ -247,14 +247,14 @@ async fn two_schedulers_over_one_file_with_clocks_that_differ_start_each_run_onc
         for tick in ticks {
             tick.await.unwrap();
         }
-        // Two runners at once, one on each side; an order that one receives the other may have received too.
+        // Two runners at once, one on each side. Both may receive the same order.
         let (one, two) = tokio::join!(claim_all(&world.ports, &world, "r1"), claim_all(&other, &world, "r2"));
         assert_eq!(one + two, JOBS, "in minute {minute}");
     }
     assert_eq!(world.ledger().await.scheduled, 10 * JOBS as u64);
 }
 
-/// Receives and claims without deleting, so that every order comes to both.
+/// Receives and claims without deleting, so that both runners receive every order.
 async fn claim_all(ports: &domain::ports::Ports, world: &World, runner: &str) -> usize {
     let mut granted = 0;
     for order in ports.orders.receive(&[], 1000, Duration::ZERO, Duration::ZERO).await.unwrap() {
@@ -288,7 +288,7 @@ async fn an_order_that_arrives_three_times_is_one_run() {
     }
     world.collect().await;
     world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
-    assert!(world.take_orders("r1").await.is_empty(), "it is over");
+    assert!(world.take_orders("r1").await.is_empty(), "the run has ended");
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
     assert_eq!(world.ports.jobs.get(&[key("dump")]).await.unwrap().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! What people ask for: apply a file, run now, and what is refused.
+//! Commands of operators: apply a file, run now, and their refusals.
 
 use domain::job::{Concurrency, JobKey};
 use domain::run::{Outcome, Trigger};

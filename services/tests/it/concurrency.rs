@@ -1,4 +1,4 @@
-//! Two runs of one job: every policy.
+//! Overlapping runs of one job under every policy.
 
 use domain::job::Concurrency;
 use domain::run::Outcome;
@@ -6,7 +6,7 @@ use services::commands;
 
 use crate::world::{World, job, key};
 
-/// The run of 08:00 runs on while those of 08:01 and 08:02 come due.
+/// The run of 08:00 still runs when those of 08:01 and 08:02 are due.
 async fn overlapping(concurrency: Concurrency) -> (World, domain::order::Order) {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut job = job("dump", "* * * * *");

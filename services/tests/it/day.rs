@@ -1,4 +1,4 @@
-//! A whole day of many jobs, with everything that goes wrong in a day; then the ledger must add up.
+//! A whole day of many jobs with failures of every kind; then the ledger must add up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn jobs() -> Vec<domain::job::Job> {
         .collect()
 }
 
-/// What a minute does to the runner: mostly it works; at times it is away, or its jobs fail.
+/// One minute of the runner: it usually works; at times it is away, or its jobs fail.
 async fn serve_minute(world: &World, minute: i64) {
     let away = (300..345).contains(&minute) || (900..1000).contains(&minute);
     if away {
@@ -51,7 +51,7 @@ async fn serve_minute(world: &World, minute: i64) {
     for (place, order) in world.take_orders("r1").await.into_iter().enumerate() {
         world.report_started(&order).await;
         match (minute + place as i64) % 23 {
-            // Started and never heard of again, as the runner dies soon after.
+            // Started and never reported, because the runner dies soon after.
             0 if (280..300).contains(&minute) || (880..900).contains(&minute) => {}
             1..=3 => world.report_finished(&order, 1).await,
             _ => world.report_finished(&order, 0).await,
@@ -85,7 +85,7 @@ async fn after_a_day_of_200_jobs_every_firing_has_exactly_one_outcome() {
         world.collect().await;
         world.tick_alerts().await;
     }
-    // Whatever still runs at midnight ends within the hour.
+    // Runs that are open at midnight end within the hour.
     for minute in 1440..1500 {
         world.pass(60);
         world.check_overdue().await;
@@ -97,13 +97,13 @@ async fn after_a_day_of_200_jobs_every_firing_has_exactly_one_outcome() {
     println!("{ledger:?}");
     assert_eq!(ledger.open, 0);
     for outcome in [Outcome::Succeeded, Outcome::Failed, Outcome::Skipped, Outcome::Missed] {
-        assert!(ledger.count(outcome) > 0, "the day had no run that was {}", outcome.name());
+        assert!(ledger.count(outcome) > 0, "no run of the day was {}", outcome.name());
     }
     assert_eq!(ledger.scheduled, expected_firings(), "one run for each firing of the day, and no other");
     check_one_run_per_firing(&world).await;
 }
 
-/// Counted from the schedules alone.
+/// Counted from the schedules only.
 fn expected_firings() -> u64 {
     let (begin, end): (Timestamp, Timestamp) = (BEGIN.parse().unwrap(), END.parse().unwrap());
     let firings = |job: domain::job::Job| {

@@ -1,4 +1,4 @@
-//! What the scheduler slept through, and what people asked it to sleep through: every `catch_up`, pauses, maintenance.
+//! Firings missed by a scheduler that was down, or blocked by a pause or maintenance: every `catch_up`.
 
 use domain::job::{CatchUp, Concurrency};
 use domain::run::{Outcome, Trigger};
@@ -6,7 +6,7 @@ use services::commands;
 
 use crate::world::{World, job, key};
 
-/// A job every ten minutes; the scheduler ticks at 08:00 and then not before 08:55.
+/// A job of every ten minutes. The scheduler ticks at 08:00, and next at 08:55.
 async fn after_downtime(catch_up: CatchUp) -> World {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut job = job("dump", "*/10 * * * *");
@@ -77,7 +77,7 @@ async fn all_runs_only_the_newest_with_replace() {
     job.concurrency = Concurrency::Replace;
     world.put(&job).await;
     world.set("2026-11-23T08:25:00Z");
-    // The second tick finds what the first one made.
+    // The second tick finds the runs of the first.
     for _ in 0..2 {
         world.schedule().await;
         assert_eq!(world.history("dump").await, ["08:00 skipped", "08:10 skipped", "08:20 scheduled"]);
@@ -98,7 +98,7 @@ async fn a_long_downtime_makes_a_bounded_number_of_records() {
     let reason = runs[0].reason.as_ref().unwrap();
     let older = 3 * 24 * 60 - services::firing_plan::CATCH_UP_RECORDS_MAX;
     assert!(reason.ends_with(&format!("also covers {older} earlier firings")), "{reason}");
-    assert_eq!(world.take_orders("r1").await.len(), 2, "the last two minutes simply run");
+    assert_eq!(world.take_orders("r1").await.len(), 2, "the firings of the last two minutes start normally");
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn a_disabled_job_has_no_firings() {
     assert_eq!(world.history("old").await, ["08:00 scheduled", "08:03 scheduled"]);
 }
 
-/// Maintenance of `db` from 08:00:30 to 08:03:30 over a job of every minute.
+/// Maintenance of `db` from 08:00:30 to 08:03:30, with a job of every minute.
 async fn after_maintenance(catch_up: CatchUp) -> World {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "* * * * *")).await;
@@ -161,7 +161,7 @@ async fn after_maintenance(catch_up: CatchUp) -> World {
         world.set(&format!("2026-11-23T08:0{minute}:00Z"));
         world.run_duties().await;
     }
-    assert_eq!(world.run_all(0).await.len(), 1, "only the run of before is started");
+    assert_eq!(world.run_all(0).await.len(), 1, "only the run from before the window starts");
     world.set("2026-11-23T08:03:30Z");
     assert_eq!(commands::maintenance_windows(&world.ports, world.now()).await.unwrap().len(), 1);
     assert_eq!(commands::end_maintenance(&world.ports, Some("db"), world.now()).await.unwrap(), 1);

@@ -1,4 +1,4 @@
-//! A process that dies at any call of any port: what it leaves is made whole by the next calls of the duties.
+//! A process dies in any call of any port; the next calls of the duties complete its work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn world_with_jobs() -> World {
         let schedule = match name {
             "asleep" => "30 7 * * *",
             "queue" => "0-5 8 * * *",
-            // Apart by more than a lease, so that a run whose reports must come again does not meet the next one.
+            // The interval exceeds a lease, so that a run with redelivered reports does not overlap the next one.
             _ => "0-9/3 8 * * *",
         };
         let mut job = job(name, schedule);
@@ -40,7 +40,7 @@ async fn world_with_jobs() -> World {
     world
 }
 
-/// One minute of all duties over ports that may fail; a duty that failed is simply called again by its loop.
+/// One minute of all duties over ports that may fail. The loop calls a failed duty again.
 async fn run_minute(world: &World, ports: &Ports) {
     let now = world.now();
     while scheduler::tick(ports, now).await.is_err() {}
@@ -60,8 +60,8 @@ async fn collect_reports(world: &World, ports: &Ports) -> services::Result<colle
     collector::collect(ports, &world.packs, reports, world.now()).await
 }
 
-/// A quarter of an hour: runs start, wait for each other, fail, are tried again and end. Everything that is ordered is
-/// run, in whatever minute its order arrives.
+/// A quarter of an hour in which runs start, wait for each other, fail, are retried and end. Every order is run in the
+/// minute in which it arrives.
 async fn run_story(world: &World, plan: &Arc<Plan>) -> (Vec<String>, Vec<String>) {
     let ports = Faulty::ports(&world.ports, plan);
     for second in (0..=840).step_by(60) {
@@ -74,7 +74,7 @@ async fn run_story(world: &World, plan: &Arc<Plan>) -> (Vec<String>, Vec<String>
             let fails = order.job.name == "retried" && order.attempt == 1;
             world.report_finished(&order, i32::from(fails)).await;
         }
-        // Reports whose collector died come again when their lease is over.
+        // Reports of a collector that died are redelivered after their lease.
         while collect_reports(world, &ports).await.is_err() {}
     }
     let mut histories = Vec::new();
@@ -94,7 +94,7 @@ async fn death_in_any_call_leaves_the_same_runs_and_alerts() {
     assert_eq!(wanted.0.len(), 19, "{wanted:?}");
     assert!(wanted.0.iter().all(|line| line.ends_with("succeeded") || line == "asleep 07:30 missed"), "{wanted:?}");
     assert_eq!(wanted.1.len(), 1, "{wanted:?}");
-    // Every call of the first minutes, in which everything happens once; then a sample of the rest.
+    // Every call of the first minutes, in which each kind of call happens once; then a sample of the rest.
     let calls = (0..30).chain((30..whole.made()).step_by(23));
     for call in calls {
         for moment in [Moment::Before, Moment::After] {

@@ -1,4 +1,4 @@
-//! How runs end: retries, missed, lost, the late truth, reports out of order, runs that nobody scheduled, silence.
+//! How runs end: retries, missed, lost, late reports, reports out of order, runs of `sexton exec`, silence.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn a_failed_run_is_retried_after_its_delay_and_ends_once() {
     assert_eq!(world.collect().await.ended, 1);
     let run = world.runs("dump").await.remove(0);
     assert_eq!((run.outcome, run.attempt, run.earlier_attempts.len()), (Some(Outcome::Failed), 3, 2));
-    assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed], "told once, when no attempt is left");
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed], "one alert, when no attempt is left");
     assert_eq!(world.ledger().await.scheduled, 1);
 }
 
@@ -75,7 +75,7 @@ async fn a_run_that_no_runner_took_is_missed_and_its_order_refused() {
     assert!(world.take_orders("r1").await.is_empty());
 }
 
-/// A run that runs, whose runner then dies.
+/// A running run whose runner then dies.
 async fn world_with_dead_runner() -> (World, domain::order::Order) {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "0 8 * * *")).await;
@@ -111,7 +111,7 @@ async fn a_run_of_a_dead_runner_is_lost_until_a_late_report() {
     world.check_overdue().await;
     world.report_finished(&order, 1).await;
     world.collect().await;
-    assert_eq!(world.run(&order.run_id).await.outcome, Some(Outcome::Succeeded), "the first truth stays");
+    assert_eq!(world.run(&order.run_id).await.outcome, Some(Outcome::Succeeded), "the first report wins");
     assert_eq!(world.ledger().await.scheduled, 1);
 }
 
@@ -125,7 +125,7 @@ async fn after_a_pause_of_the_checks_each_runner_gets_a_full_timeout() {
     let order = world.take_orders("r1").await.remove(0);
     world.report_started(&order).await;
     world.collect().await;
-    // The machine was asleep; runner and watch wake together.
+    // The machine was suspended; runner and scheduler resume together.
     world.set("2026-11-23T11:00:00Z");
     assert_eq!(world.check_overdue().await.lost, 0);
     world.check_liveness().await;
@@ -183,7 +183,7 @@ async fn a_run_of_exec_is_created_by_its_reports() {
     order.run_id = RunId::unscheduled(world.now(), [8; 6]);
     order.trigger = Trigger::Schedule;
     world.report_finished(&order, 0).await;
-    assert_eq!(world.collect().await.unknown, 1, "a scheduled run that is not known is told, not made up");
+    assert_eq!(world.collect().await.unknown, 1, "a report for an unknown scheduled run is counted and creates no run");
 }
 
 #[tokio::test]
@@ -322,7 +322,7 @@ async fn one_run_that_cannot_be_stored_stops_no_other() {
     assert_eq!((summary.ended, summary.failed), (1, 1));
     world.edit_with_sqlite("DROP TRIGGER broken");
     world.pass(61);
-    assert_eq!(world.collect().await.ended, 1, "its reports came again");
+    assert_eq!(world.collect().await.ended, 1, "its reports were redelivered");
     for order in orders {
         assert_eq!(world.run(&order.run_id).await.outcome, Some(Outcome::Succeeded));
     }

@@ -1,4 +1,4 @@
-//! Ports that fail one call, before or after it took effect: a process that dies there leaves the same behind.
+//! Ports that fail one call, before or after it takes effect: a process that dies there leaves the same state.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use serde_json::Value;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     Before,
-    /// It took effect, and nobody was told.
+    /// The call took effect, but its caller got an error.
     After,
 }
 

@@ -32,7 +32,7 @@ async fn a_doubled_or_late_tick_changes_nothing() {
     for (now, started) in [("07:50:00", 1), ("07:50:00", 0), ("07:50:30", 0), ("07:51:40", 1), ("07:54:10", 1)] {
         world.set(&format!("2026-11-23T{now}Z"));
         if now == "07:54:10" {
-            // The tick of 07:52 and of 07:53 never came; the minutes are not late enough to be missed but one.
+            // The ticks of 07:52 and 07:53 did not happen; only one of their firings is late enough to be missed.
             let summary = world.schedule().await;
             assert_eq!((summary.started, summary.missed), (2, 1));
             continue;

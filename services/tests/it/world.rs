@@ -1,4 +1,4 @@
-//! A whole installation with a clock that stands still until a test moves it, and a runner made of three calls.
+//! A whole installation with a clock that only the test moves, and a runner made of three calls.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct World {
     directory: TempDir,
 }
 
-/// Remembers what it is sent; fails as often as it is told to.
+/// Records what it is sent. The first `failures` calls fail.
 #[derive(Default)]
 pub struct Channel {
     pub sent: Mutex<Vec<(String, Alert)>>,
@@ -40,7 +40,7 @@ impl Notifier for Channel {
         let mut failures = self.failures.lock().unwrap();
         if *failures > 0 {
             *failures -= 1;
-            return Err(PortError::Retry("the mail server is away".to_owned()));
+            return Err(PortError::Retry("the mail server is down".to_owned()));
         }
         self.sent.lock().unwrap().push((channel.to_owned(), alert.clone()));
         Ok(())
@@ -75,14 +75,14 @@ impl World {
         }
     }
 
-    /// The same file, opened once more, as by another process: with writer and readers of its own.
+    /// The same file opened a second time, as by another process: with its own writer and readers.
     pub fn open_second(&self) -> Ports {
         let shown = self.clock.clone();
         let file = self.directory.path().join("sexton.db");
         Embedded::open_at(&file, Arc::new(move || *shown.lock().unwrap())).unwrap().ports()
     }
 
-    /// What somebody does to the database with `sqlite3`.
+    /// An operator edits the database with `sqlite3`.
     pub fn edit_with_sqlite(&self, statements: &str) {
         embedded::edit_by_hand(&self.directory.path().join("sexton.db"), statements).unwrap();
     }
@@ -125,7 +125,7 @@ impl World {
         overdue::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
-    /// Sends what is to be told, and gives back what was.
+    /// Sends the alerts that are due and returns them.
     pub async fn send_alerts(&self) -> Vec<Alert> {
         self.tick_alerts().await;
         std::mem::take(&mut *self.channel.sent.lock().unwrap()).into_iter().map(|(_, alert)| alert).collect()
@@ -139,7 +139,7 @@ impl World {
         self.tick_alerts_over(&self.ports).await.unwrap()
     }
 
-    /// The duty, over ports that may fail.
+    /// The alert duty over ports that may fail.
     pub async fn tick_alerts_over(&self, ports: &Ports) -> services::Result<alerts::AlertSummary> {
         let links = Links([("console".to_owned(), "http://console/runs/{run_id}".to_owned())].into());
         let worker =
@@ -152,7 +152,7 @@ impl World {
         liveness::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
-    /// What all open runs are looked at for.
+    /// All duties over open runs.
     pub async fn check_open_runs(&self) {
         let (open, now) = (overdue::list_open_runs(&self.ports).await.unwrap(), self.now());
         release::release_due(&self.ports, &open, now).await.unwrap();
@@ -160,7 +160,7 @@ impl World {
         liveness::tick(&self.ports, &open, now).await.unwrap();
     }
 
-    /// All duties once, in the order in which the scheduler's Lambda comes to them.
+    /// All duties once, in the order of the scheduler's Lambda.
     pub async fn run_duties(&self) {
         self.schedule().await;
         self.check_open_runs().await;
@@ -180,7 +180,7 @@ impl World {
         self.ports.claims.heartbeat(&beat).await.unwrap()
     }
 
-    /// All orders that can be received now, claimed by the runner; refused ones are dropped.
+    /// All orders that can be received now and that the runner could claim. Refused ones are dropped.
     pub async fn take_orders(&self, runner: &str) -> Vec<Order> {
         let mut taken = Vec::new();
         loop {
@@ -211,7 +211,7 @@ impl World {
         self.ports.reports.send(&[self.event(order, Body::Finished(Box::new(report)))]).await.unwrap();
     }
 
-    /// Takes, starts and finishes everything that is ordered.
+    /// Takes, starts and finishes every order.
     pub async fn run_all(&self, exit_code: i32) -> Vec<Order> {
         let orders = self.take_orders("r1").await;
         for order in &orders {

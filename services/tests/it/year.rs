@@ -1,10 +1,10 @@
-//! A year, run through without waiting: jobs with all kinds of schedules, two schedulers, runners and people, and all
-//! that goes wrong in a year. At every midnight the ledger must add up; a few days later, each day's runs must be exactly
-//! the firings of its schedules, each ended once and as its runner told.
+//! A simulated year: jobs with all kinds of schedules, two schedulers, runners, operators, and failures of every kind.
+//! The ledger must add up at every midnight. A few days later, each day's runs must be exactly the firings of its
+//! schedules, each ended once and as its runner reported.
 //!
-//! `cargo test --release -p services --test it -- --ignored a_year --nocapture` runs the whole one; `SEXTON_SEED` chooses
-//! another year, `SEXTON_DAYS` a shorter one (eight or more). On 2026-11-26, on 2 virtual cores with tests beside it, the year
-//! took 2087 s; alone, 30 days take 121 to 126 s, on little more than one core.
+//! `cargo test --release -p services --test it -- --ignored a_year --nocapture` runs the whole year. `SEXTON_SEED`
+//! chooses another year, `SEXTON_DAYS` a shorter one (at least eight). On 2026-11-26, on 2 virtual cores with tests
+//! beside it, the year took 2087 s; alone, 30 days take 121 to 126 s, on little more than one core.
 
 mod book;
 mod crew;
@@ -29,24 +29,25 @@ struct Scale {
     begin: &'static str,
     days: i64,
     jobs: usize,
-    /// How seldom something goes wrong; 1 is often.
+    /// Failures become rarer with larger numbers; with 1 they are frequent.
     luck: u64,
     seed: u64,
 }
 
-/// Days after which a day's runs have all ended: a day for its start, a day and a half for its report, some for luck.
+/// Days after which all runs of a day have ended: one for its start, one and a half for its report, the rest as
+/// reserve.
 const SETTLED_DAYS: i64 = 5;
 
-/// Days that runs are kept.
+/// Days for which runs are kept.
 const KEPT_DAYS: i64 = 12;
 
-/// How far it has come is printed after so many days.
+/// Progress is printed after this number of days.
 const REPORT_DAYS: i64 = 30;
 
-/// Minutes in which nothing is due, runs or is on its way are stepped over, but for every thirtieth.
+/// Without due entries, runs and reports under way, only every thirtieth minute is simulated.
 const IDLE_STEP_MINUTES: i64 = 30;
 
-/// Minutes after the last event that are not stepped over: long enough for a dead runner's lease to end.
+/// Minutes simulated after the last event: enough for the heartbeat timeout of a dead runner.
 const BUSY_MINUTES: i64 = 3;
 
 /// Ten days with the end of summer time in Europe.
@@ -105,7 +106,7 @@ struct Year {
     weather: Weather,
     book: Book,
     begin: Timestamp,
-    /// The next one.
+    /// The next midnight.
     midnight: Timestamp,
     last_event: Timestamp,
     ticks: u64,
@@ -143,7 +144,7 @@ impl Year {
         Year { world, dice, jobs, crew, weather, book, begin, midnight, last_event, ticks: 0, alerts: 0 }
     }
 
-    /// All that happens in one minute.
+    /// Simulates one minute.
     async fn minute(&mut self) {
         let Year { world, dice, jobs, crew, weather, book, .. } = self;
         self.ticks += 1;
@@ -154,8 +155,8 @@ impl Year {
         if !dice.one_in(50) {
             world.check_open_runs().await;
         }
-        // It looks at every job, and finds nothing but what a clock that was set back leaves behind: within a quarter of an
-        // hour, which is here at once.
+        // The sweep checks every job and finds nothing, except after a clock was set back. Then it would run within a
+        // quarter of an hour; here it runs at once.
         if moved || dice.one_in(400) {
             services::sweep::sweep(&world.ports, world.now()).await.unwrap();
         }
@@ -168,7 +169,7 @@ impl Year {
         }
     }
 
-    /// To the next minute in which something may happen.
+    /// Advances to the next minute in which anything may happen.
     async fn step(&mut self) {
         let now = self.world.now();
         let minute = Timestamp::from_second(now.as_second().div_euclid(60) * 60).unwrap();
@@ -204,7 +205,7 @@ impl Year {
     }
 }
 
-/// On a disk that is memory where there is one: a year of syncs would be waited for.
+/// In memory where possible: a year of disk syncs would take too long.
 fn memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }

@@ -1,5 +1,5 @@
-//! What must be, computed apart from the scheduler: from the schedules alone which firings there are, and from what the
-//! runners did how their runs ended. Panics, with the seed's words in the caller's message, where the store differs.
+//! The expected result, computed apart from the scheduler: the firings from the schedules alone, and the outcomes from
+//! what the runners did. Panics where the store differs; the caller prints the seed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,17 +11,17 @@ use domain::schedule::{Context, Schedule};
 use jiff::{SignedDuration, Timestamp};
 use services::commands;
 
-/// A scheduler that is well comes to a firing in this time, even when a minute's tick does not come.
+/// A scheduler without trouble reaches a firing in this time, even when the tick of one minute is missing.
 const LATE: SignedDuration = SignedDuration::from_secs(120);
 
-/// A time in which a job had one schedule.
+/// A span in which a job had one schedule.
 struct Span {
     schedule: Schedule,
     /// Its firings are those after this instant.
     after: Timestamp,
-    /// The first firing that no day has asked for yet.
+    /// The first firing that no day has checked yet.
     next: Option<Timestamp>,
-    /// It was edited or removed when the scheduler had come this far.
+    /// How far the scheduler had come when the job was edited or removed.
     until: Option<Timestamp>,
 }
 
@@ -29,7 +29,7 @@ struct Span {
 #[derive(Clone, Debug, Default)]
 struct AttemptRecord {
     started: u32,
-    /// What the report that was sent said.
+    /// The outcome in the report that was sent.
     reported: Option<Outcome>,
 }
 
@@ -38,12 +38,12 @@ pub struct Book {
     spans: BTreeMap<JobKey, Vec<Span>>,
     attempts: HashMap<RunId, BTreeMap<u32, AttemptRecord>>,
     manual: BTreeSet<RunId>,
-    /// Firings before the edit that made them, in time that is lived through again: a scheduler that is down for all of that
-    /// time never learns of it.
+    /// Firings before the edit that created them, in time that a clock set back repeats. A scheduler that is down for
+    /// all of that time never starts them.
     doubtful: BTreeSet<RunId>,
-    /// The latest instant that a tick of the scheduler came to its end at.
+    /// The latest instant at which a tick completed.
     pub horizon: Timestamp,
-    /// When the scheduler was down or the clock was moved; only then it may come late to a firing.
+    /// When the scheduler was down or the clock was moved. Only then it may be late.
     pub troubles: Vec<(Timestamp, Timestamp)>,
     pub total: Ledger,
     pub attempts_started: u64,
@@ -54,7 +54,7 @@ impl Book {
         Book { horizon: begin, ..Book::default() }
     }
 
-    /// A job is stored or edited at `now`; the scheduler has ticked at that very instant.
+    /// A job is stored or edited at `now`; the scheduler has ticked at the same instant.
     pub fn record_job(&mut self, job: &Job, now: Timestamp) {
         self.record_removal(&job.key());
         if !job.enabled {
@@ -73,7 +73,7 @@ impl Book {
         }
     }
 
-    /// The clock is set back: what was edited later by the clock may fire in the time that is lived through again.
+    /// The clock is set back: a job that was edited later by the clock may fire in the repeated time.
     pub fn record_clock_change(&mut self, now: Timestamp) {
         for (key, spans) in &self.spans {
             for span in spans.iter().filter(|span| span.until.is_none() && span.after > now) {
@@ -93,14 +93,14 @@ impl Book {
         let record = self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default();
         record.started += 1;
         self.attempts_started += 1;
-        assert_eq!(record.started, 1, "attempt {attempt} of run {run_id} was started again");
+        assert_eq!(record.started, 1, "attempt {attempt} of run {run_id} was started twice");
     }
 
     pub fn record_report(&mut self, run_id: &RunId, attempt: u32, outcome: Outcome) {
         self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default().reported = Some(outcome);
     }
 
-    /// All firings of a day, each asked for once.
+    /// Takes all firings of a day.
     fn take_expected(&mut self, end: Timestamp) -> BTreeSet<RunId> {
         let mut expected = BTreeSet::new();
         for (key, spans) in &mut self.spans {
@@ -117,8 +117,8 @@ impl Book {
         expected
     }
 
-    /// A day that is long over: its runs are the firings of its schedules, and all of them have ended, as their
-    /// runners told.
+    /// Checks a day that ended long ago: its runs are the firings of its schedules, and all have ended as their
+    /// runners reported.
     pub async fn check_day(&mut self, ports: &Ports, begin: Timestamp) {
         let end = begin + SignedDuration::from_hours(24);
         let mut expected = self.take_expected(end);
@@ -131,7 +131,7 @@ impl Book {
                 let wanted = expected.remove(&run.run_id)
                     || self.manual.remove(&run.run_id)
                     || self.doubtful.contains(&run.run_id);
-                assert!(wanted, "a run of no firing: {run:?}");
+                assert!(wanted, "a run without a firing: {run:?}");
                 self.check_run(&run);
                 runs += 1;
             }
@@ -160,17 +160,17 @@ impl Book {
             (None, false) => match outcome {
                 Outcome::Skipped | Outcome::Missed | Outcome::Stopped => assert_eq!(last.started, 0, "{run:?}"),
                 Outcome::Lost => assert_eq!(last.started, 1, "{run:?}"),
-                _ => panic!("nobody told this outcome: {run:?}"),
+                _ => panic!("no runner reported this outcome: {run:?}"),
             },
             (reported, _) => panic!("told {reported:?}, and recorded {run:?}"),
         }
         if run.trigger != Trigger::Manual && run.scheduled_at.duration_since(run.nominal) > LATE {
             let excused = self.troubles.iter().any(|(from, to)| (*from..=*to).contains(&run.nominal));
-            assert!(excused, "the scheduler was well, and late: {run:?}");
+            assert!(excused, "the scheduler was late without a trouble: {run:?}");
         }
     }
 
-    /// What is older is checked and will not be asked for.
+    /// Older troubles are checked and no longer needed.
     pub fn forget_troubles(&mut self, before: Timestamp) {
         self.troubles.retain(|(_, to)| *to >= before);
     }

@@ -1,5 +1,5 @@
-//! Runners that are mostly well: they take orders, run them for a while, and report. At times they report late, twice,
-//! in the wrong order or never; they go away for hours, with what they ran or without.
+//! Runners that usually work: they take orders, run them for a time, and report. At times they report late, twice, in
+//! the wrong order or never, or they are away for hours, with or without losing their attempts.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -17,17 +17,17 @@ use super::book::Book;
 use super::dice::Dice;
 use crate::world::World;
 
-/// Which runner serves which groups; an empty list serves all.
+/// The groups of each runner; an empty list serves all.
 const RUNNERS: [(&str, &[&str]); 3] = [("r1", &["db", "web"]), ("r2", &["mail", "batch"]), ("r3", &[])];
 
-/// An attempt at work.
+/// An attempt under way.
 struct Attempt {
     runner: usize,
     order: Order,
     ends_at: Timestamp,
     ended: Ended,
     exit_code: i32,
-    /// Nobody will ever hear of it again.
+    /// Its end is never reported.
     lost: bool,
 }
 
@@ -37,9 +37,9 @@ struct PendingReport {
 }
 
 pub struct Crew {
-    /// How seldom something goes wrong; 1 is often.
+    /// Failures become rarer with larger numbers; with 1 they are frequent.
     luck: u64,
-    /// What each runner has begun: it stands on its disk.
+    /// The attempts that each runner has started, as on its disk.
     started: HashSet<(usize, RunId, u32)>,
     /// Until when each runner is away.
     away: [Timestamp; RUNNERS.len()],
@@ -58,7 +58,7 @@ impl Crew {
         }
     }
 
-    /// When it next has something to do by itself.
+    /// When a runner next acts without an order.
     pub fn next(&self) -> Option<Timestamp> {
         let attempt = self
             .attempts
@@ -68,7 +68,7 @@ impl Crew {
         attempt.chain(self.pending.iter().map(|report| report.at)).min()
     }
 
-    /// Those at work of which somebody will hear.
+    /// The orders under way whose end will be reported.
     pub fn reporting_orders(&self) -> impl Iterator<Item = &Order> {
         self.attempts.iter().filter(|attempt| !attempt.lost).map(|attempt| &attempt.order)
     }
@@ -77,7 +77,7 @@ impl Crew {
         self.attempts.iter().any(|attempt| attempt.order.key() == *key)
     }
 
-    /// What was begun so long ago that no order comes again for it.
+    /// Forgets attempts that are too old for a second order.
     pub fn forget_before(&mut self, before: Timestamp) {
         let oldest = RunId::unscheduled(before, [0; 6]);
         self.started.retain(|(_, run_id, _)| *run_id >= oldest);
@@ -98,14 +98,14 @@ impl Crew {
     }
 
     fn change_presence(&mut self, runner: usize, now: Timestamp, dice: &mut Dice) {
-        // A clock that was set back must not keep a runner away for longer than it meant to be.
+        // A clock that was set back must not prolong an absence.
         let longest = now + SignedDuration::from_hours(6);
         self.away[runner] = self.away[runner].min(longest);
         if self.away[runner] > now || !dice.one_in(200 * self.luck) {
             return;
         }
         self.away[runner] = now + SignedDuration::from_mins(dice.between(1, 360));
-        // Its keepers work on without it, unless the whole machine is gone.
+        // Its keepers continue without it, unless the whole machine died.
         let machine_died = dice.one_in(3) && self.away[runner] > now + SignedDuration::from_mins(10);
         for attempt in self.attempts.iter_mut().filter(|attempt| attempt.runner == runner) {
             attempt.lost |= machine_died;
@@ -142,10 +142,10 @@ impl Crew {
             if orders.is_empty() {
                 return;
             }
-            // It dies with some of the orders in its hands; the lease brings them again.
+            // The runner dies with some of the orders; their lease redelivers them.
             let held: Vec<_> = orders.into_iter().filter(|_| !dice.one_in(50 * self.luck)).collect();
             let claimed = call_all(held.iter().map(|delivery| claim(world, &delivery.message, name))).await;
-            // Again: it dies before it deletes the message. What it began stands on its disk.
+            // The runner dies before it deletes the message; the started attempt is on its disk.
             let known: Vec<_> = held.iter().filter(|_| !dice.one_in(50 * self.luck)).collect();
             call_all(known.into_iter().map(|delivery| delete(world, &delivery.receipt))).await;
             for (order, claim) in held.into_iter().map(|delivery| delivery.message).zip(claimed) {
@@ -161,7 +161,7 @@ impl Crew {
             self.check_no_overlap(&order, world).await;
         }
         book.record_start(&order.run_id, order.attempt);
-        // Most jobs are over in seconds, some run for an hour or more.
+        // Most jobs end within seconds, some run for an hour or more.
         let minutes = match dice.below(16) {
             0..=9 => 0,
             10..=13 => dice.between(1, 3),
@@ -181,14 +181,14 @@ impl Crew {
             world.now(),
             Body::Started { pid: Some(7), command: "dump".to_owned() },
         );
-        // Without it nobody would know that a forgotten run ever began.
+        // A lost attempt is only known by its start.
         let wait = if dice.one_in(10) && !lost { 60 * dice.between(0, 1) } else { 0 };
         self.queue_report(world.now(), wait, started, dice);
         let ends_at = world.now() + SignedDuration::from_mins(minutes);
         self.attempts.push(Attempt { runner, order, ends_at, ended, exit_code, lost });
     }
 
-    /// A job that wants no two runs at once has no other one at work, unless that was declared over.
+    /// A job that forbids overlap has no other attempt under way, unless that one was ended without a report.
     async fn check_no_overlap(&self, order: &Order, world: &World) {
         for other in self.attempts.iter().filter(|attempt| attempt.order.key() == order.key()) {
             let query = RunQuery::by_id(&other.order.run_id);
@@ -242,7 +242,7 @@ impl Crew {
     }
 }
 
-/// What many calls come to, in order. All are made at once, as by many runners; so one commit does for them.
+/// The results of many calls, in order. All run at once, as with many runners, so one commit serves them.
 async fn call_all<T: Send + 'static>(calls: impl Iterator<Item = impl Future<Output = T> + Send + 'static>) -> Vec<T> {
     let calls: Vec<JoinHandle<T>> = calls.map(tokio::spawn).collect();
     let mut all = Vec::with_capacity(calls.len());

@@ -1,4 +1,4 @@
-//! Chance that is the same for the same seed.
+//! Random numbers that are the same for the same seed.
 
 /// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
 pub struct Dice(u64);

@@ -1,8 +1,8 @@
-//! The jobs: every dialect of schedules, zones with every kind of clock change, every policy.
+//! The jobs of the year: every dialect of schedules, zones with every kind of clock change, every policy.
 //!
-//! Most fire in the first minutes of a few hours, as people write them; so the driver can step over minutes in which
-//! nothing happens. How often they fire is what a fleet of cron jobs looks like: most of them nightly or weekly, few of
-//! them all the time. 10,000 jobs make between five and six thousand runs a day, two million a year.
+//! Most fire in the first minutes of a few hours, as in real crontabs, so the driver can skip minutes in which nothing
+//! happens. The frequencies are those of a fleet of cron jobs: most are nightly or weekly, few are frequent. 10,000
+//! jobs make between five and six thousand runs a day, two million a year.
 
 use std::time::Duration;
 
@@ -30,15 +30,15 @@ const ZONES: [&str; 10] = [
 
 const MINUTES: [u32; 4] = [0, 0, 1, 2];
 
-/// Local hours; with the zones' changes of clocks among them.
+/// Local hours, among them the hours of clock changes.
 const HOURS: [u32; 6] = [0, 1, 2, 3, 9, 18];
 
-/// Job `number` of the fleet, as it is written before `begin`.
+/// Job `number` of the fleet, as defined before `begin`.
 pub fn job(number: usize, begin: Timestamp, days: i64, dice: &mut Dice) -> Job {
     let key = JobKey::new(GROUPS[number % GROUPS.len()], format!("job-{number:05}"));
     let mut job = Job::new(key, schedule(number, begin, days, dice), Command::Argv(vec!["dump".to_owned()]));
     job.zone = (*dice.one_of(&ZONES)).to_owned();
-    // Most say nothing, and may overlap, as with cron.
+    // Most set no policy and may overlap, as with cron.
     job.concurrency = match dice.below(10) {
         0..=6 => Concurrency::Allow,
         7 => Concurrency::Forbid,
@@ -55,14 +55,14 @@ pub fn job(number: usize, begin: Timestamp, days: i64, dice: &mut Dice) -> Job {
         let (max, delay) = (dice.between(1, 2) as u32, Duration::from_secs(dice.between(30, 600) as u64));
         job.retries = Some(Retries { max, delay, backoff: 2.0, on });
     }
-    // The judge compiles rules for every report; a few jobs with rules show what many would.
+    // The judge compiles rules for every report; a few jobs with rules cover that.
     if !number.is_multiple_of(50) {
         job.rules = Vec::new();
     }
     job
 }
 
-/// Of a hundred jobs, 2 fire once an hour or more often, 33 once a day or so, 36 weekly, 21 more seldom, 8 once.
+/// Of a hundred jobs, 2 fire once an hour or more often, 33 about once a day, 36 weekly, 21 more rarely, 8 once.
 fn schedule(number: usize, begin: Timestamp, days: i64, dice: &mut Dice) -> String {
     let (minute, hour) = (*dice.one_of(&MINUTES), *dice.one_of(&HOURS));
     let (weekday, day, month) = (dice.below(7), dice.between(1, 31), dice.between(1, 12));
@@ -112,7 +112,7 @@ fn often(which: usize, minute: u32) -> String {
     }
 }
 
-/// Another schedule for a job, when somebody edits it.
+/// Another schedule for a job that an operator edits.
 pub fn edited(dice: &mut Dice) -> String {
     let (minute, hour) = (*dice.one_of(&MINUTES), *dice.one_of(&HOURS));
     match dice.below(3) {

@@ -1,5 +1,6 @@
-//! What goes wrong, and what people do: the scheduler is down, dies halfway, ticks late, twice or ahead; the clock is set
-//! back and forth; jobs are edited, paused, removed and put back; groups are maintained; runs are stopped and asked for.
+//! Failures and commands of operators. The scheduler is down, dies halfway, ticks late, twice or ahead; the clock is
+//! set back and forth. Jobs are edited, paused, removed and restored; groups are under maintenance; runs are stopped
+//! and started.
 
 use domain::job::{CatchUp, Job, JobKey};
 use domain::ports::Ports;
@@ -13,20 +14,20 @@ use super::fleet::{self, GROUPS};
 use crate::faulty::{Faulty, Moment, Plan};
 use crate::world::World;
 
-/// Around a clock that is moved or a scheduler that is down, firings may be late for this long: what came due while
-/// nobody looked is up to three hours old.
+/// Time around a moved clock or a downtime in which firings may be late. What came due during it may be up to three
+/// hours old.
 const AFTERMATH: SignedDuration = SignedDuration::from_mins(5);
 
 pub struct Weather {
-    /// The second scheduler: the same file through a writer of its own.
+    /// The second scheduler: the same file through its own writer.
     other: Ports,
     down_until: Timestamp,
-    /// Whether the last tick came to its end; two in a row never fail.
+    /// Whether the last tick completed. Two in a row never fail.
     ticked: bool,
-    /// By how many minutes the clock goes wrong, and when it is put right.
+    /// By how many minutes the clock is wrong, and until when.
     wrong: Option<(i64, Timestamp)>,
     removed: Vec<Job>,
-    /// How seldom something goes wrong; 1 is often.
+    /// Failures become rarer with larger numbers; with 1 they are frequent.
     luck: u64,
 }
 
@@ -42,12 +43,12 @@ impl Weather {
         }
     }
 
-    /// When the scheduler is well again: it ticks every minute from then on, whatever is due.
+    /// When the scheduler is up again: it then ticks every minute.
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
         Some(self.down_until).filter(|until| *until > now)
     }
 
-    /// Moves the clock, now and then; says whether it did.
+    /// Moves the clock at times. Returns whether it did.
     pub fn move_clock(&mut self, world: &World, book: &mut Book, dice: &mut Dice) -> bool {
         let now = world.now();
         let minutes = match self.wrong {
@@ -74,7 +75,7 @@ impl Weather {
         true
     }
 
-    /// Ticks; whether the scheduler has come to `now`.
+    /// Ticks. Returns whether a tick at `now` completed.
     pub async fn tick(&mut self, world: &World, book: &mut Book, dice: &mut Dice) -> bool {
         let now = world.now();
         if self.down_until > now {
@@ -86,12 +87,12 @@ impl Weather {
             return false;
         }
         match dice.below(40) {
-            // Not at all; the next minute's comes in time for both.
+            // No tick; the one of the next minute serves both.
             0 if self.ticked => self.ticked = false,
             1 if self.ticked => {
                 let moment = *dice.one_of(&[Moment::Before, Moment::After]);
                 let faulty = Faulty::ports(&world.ports, &Plan::new(dice.below(14) as usize, moment));
-                // It died; nobody comes in its place before the next minute.
+                // The scheduler died; no other one ticks before the next minute.
                 self.ticked = scheduler::tick(&faulty, now).await.is_ok();
             }
             2 | 3 => {
@@ -99,7 +100,7 @@ impl Weather {
                 world.schedule().await;
                 world.schedule().await;
             }
-            // Both at once, and their clocks differ.
+            // Both at once, with clocks that differ.
             4..=9 => {
                 self.ticked = true;
                 let skewed = now + SignedDuration::from_secs(dice.between(-30, 30));
@@ -119,7 +120,7 @@ impl Weather {
         self.ticked
     }
 
-    /// What people do. Only right after a tick, so that the book knows what the scheduler had fired by then.
+    /// Commands of operators. Only right after a tick, so that the book knows what the scheduler had fired.
     pub async fn act_as_operator(
         &mut self,
         world: &World,
@@ -142,7 +143,7 @@ impl Weather {
         if dice.one_in(20 * self.luck)
             && let Some(run_id) = crew.reporting_orders().next().map(|order| order.run_id.clone())
         {
-            // It may be over by now.
+            // The run may have ended.
             let _ = commands::stop(&world.ports, &run_id, now).await;
         }
     }
@@ -170,7 +171,7 @@ impl Weather {
                 let wanted = Job { enabled: !job.enabled, ..job.clone() };
                 store(world, book, job, wanted).await;
             }
-            // A run that nobody reports ends by its job's limit, which a removed job has not.
+            // A run without a report ends by its job's timeout, which a removed job does not have.
             4 if !crew.is_running(&key) => {
                 commands::remove(&world.ports, &key, now).await.unwrap();
                 book.record_removal(&key);
