@@ -54,7 +54,7 @@ pub(crate) fn micros(stamp: &[u8]) -> &[u8] {
     stamp.get(SECOND_BYTES..MICROS_BYTES).unwrap_or(b".000000")
 }
 
-/// Milliseconds since 1970; 0 for bytes that are no stamp.
+/// Milliseconds since 1970; 0 for bytes that are not a stamp.
 pub(crate) fn millis(stamp: &[u8], second: &mut ([u8; SECOND_BYTES], i64)) -> i64 {
     let Some(text) = stamp.first_chunk::<SECOND_BYTES>() else { return 0 };
     if *text != second.0 {

@@ -80,7 +80,7 @@ async fn a_cursor_waits_for_confirmation_and_is_not_stored_for_every_line() {
             assert_eq!(
                 (status.unconfirmed_lines, status.lag_seconds),
                 (1, 0.0),
-                "accepted lines are no lag: {status:?}"
+                "accepted lines do not count as lag: {status:?}"
             );
             assert_eq!(run.durable(), Position::START, "accepting moves no cursor");
         }
@@ -113,7 +113,7 @@ async fn a_loud_run_does_not_starve_a_quiet_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_an_idle_connection_is_no_failure() {
+async fn the_end_of_an_idle_connection_is_not_a_failure() {
     let capture = Capture::start(Transport::Tcp);
     let (engine, mut events) = start(&sink(&capture, ""));
     let run = Run::new(1);
