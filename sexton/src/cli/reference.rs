@@ -41,8 +41,8 @@ const INSTALLATION_HEAD: &str = "
 ## Installation
 
 Most commands query an installation. `--aws` selects one on AWS, and so does `[aws]` of the configuration when neither
-`--server` nor `--state` is given. `--server` selects a server. Otherwise the command finds the `sexton up` that uses the
-state directory of this machine.
+`--server` nor `--state` is given. `--server` selects a server. Otherwise the command finds the `sexton up` that uses
+the state directory of this machine.
 ";
 
 fn page() -> String {
