@@ -20,7 +20,7 @@ use crate::{group_runner, log, up};
 /// success, or does not start.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, arg_required_else_help = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Log filter for Sexton's own log, like `info` or `sinks=debug` [default: RUST_LOG, else `info` for `up` and
     /// `runner`, `warn` for other commands]
     #[arg(long, global = true, value_name = "FILTER")]
@@ -80,7 +80,7 @@ impl Command {
 
 /// # Errors
 /// Returns the failure of the subcommand.
-pub fn run(cli: Cli) -> Outcome {
+pub(crate) fn run(cli: Cli) -> Outcome {
     let default = if cli.command.is_server() { log::SERVER_FILTER } else { log::COMMAND_FILTER };
     log::start_logging(cli.log.as_deref(), default).map_err(Failure::usage)?;
     match cli.command {

@@ -27,7 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Default timeout of an answer. Chosen: a query of the store takes far less. Requests that make the server wait set
 /// [`ApiRequest::with_timeout`].
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// At most this much of a server's error message is printed. A page of another server is longer.
 const ERROR_CHARS_MAX: usize = 2000;
@@ -37,23 +37,23 @@ const IN_PROCESS_URL: &str = "http://in.this.process/";
 
 /// Options that select the installation.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct ServerArguments {
+pub(crate) struct ServerArguments {
     #[command(flatten)]
-    pub aws: AwsArguments,
+    pub(crate) aws: AwsArguments,
     /// URL of the server; its token is read from SEXTON_TOKEN
     #[arg(long, value_name = "URL", env = "SEXTON_SERVER")]
-    pub server: Option<String>,
+    pub(crate) server: Option<String>,
     /// Configuration file
     #[arg(long, value_name = "FILE", env = "SEXTON_CONFIG")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// State directory of an `up` on this machine
     #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
 }
 
 /// `--aws`
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct AwsArguments {
+pub(crate) struct AwsArguments {
     /// Use the installation on AWS with this prefix [default: `prefix` of [aws] in the configuration, else `sexton`]
     #[arg(
         long,
@@ -63,7 +63,7 @@ pub struct AwsArguments {
         require_equals = true,
         default_missing_value = ""
     )]
-    pub aws: Option<String>,
+    pub(crate) aws: Option<String>,
 }
 
 impl ServerArguments {
@@ -71,12 +71,12 @@ impl ServerArguments {
     ///
     /// # Errors
     /// Returns every fault of the file.
-    pub fn configuration(&self) -> Result<Configuration, Failure> {
+    pub(crate) fn configuration(&self) -> Result<Configuration, Failure> {
         Configuration::load(self.config.as_deref())
     }
 
     /// The installation on AWS, if selected: by `--aws`, or by `[aws]` without `--server` and `--state`.
-    pub fn on_aws(&self, configuration: &Configuration) -> Option<aws::Options> {
+    pub(crate) fn on_aws(&self, configuration: &Configuration) -> Option<aws::Options> {
         let named = self.server.is_some() || self.state.is_some();
         self.aws.options(configuration).filter(|_| self.aws.aws.is_some() || !named)
     }
@@ -85,7 +85,7 @@ impl ServerArguments {
     ///
     /// # Errors
     /// Fails if none is named and no home directory is known.
-    pub fn state(&self, configuration: &Configuration) -> Result<StateDirectory, Failure> {
+    pub(crate) fn state(&self, configuration: &Configuration) -> Result<StateDirectory, Failure> {
         let named = self.state.as_deref().or(configuration.state.as_deref());
         StateDirectory::find(named).map_err(|error| Failure::usage(error.to_string()))
     }
@@ -93,7 +93,7 @@ impl ServerArguments {
 
 impl AwsArguments {
     /// The options of `[aws]`, with the prefix of `--aws`; none without both.
-    pub fn options(&self, configuration: &Configuration) -> Option<aws::Options> {
+    pub(crate) fn options(&self, configuration: &Configuration) -> Option<aws::Options> {
         let Some(prefix) = &self.aws else { return configuration.aws.clone() };
         let mut options = configuration.aws.clone().unwrap_or_default();
         if !prefix.is_empty() {
@@ -103,7 +103,7 @@ impl AwsArguments {
     }
 }
 
-pub struct Client {
+pub(crate) struct Client {
     transport: Transport,
     base: Url,
     token: Option<String>,
@@ -117,16 +117,16 @@ enum Transport {
 }
 
 /// The body of an answer, chunk by chunk.
-pub struct BodyChunks(BodyDataStream);
+pub(crate) struct BodyChunks(BodyDataStream);
 
 impl BodyChunks {
-    pub async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
         std::future::poll_fn(|context| Pin::new(&mut self.0).poll_next(context)).await
     }
 }
 
 /// One request to the API.
-pub struct ApiRequest<'a> {
+pub(crate) struct ApiRequest<'a> {
     method: Method,
     /// Path below `/api/`; each segment is escaped.
     segments: Vec<&'a str>,
@@ -136,7 +136,7 @@ pub struct ApiRequest<'a> {
 }
 
 impl<'a> ApiRequest<'a> {
-    pub fn get(segments: &[&'a str]) -> ApiRequest<'a> {
+    pub(crate) fn get(segments: &[&'a str]) -> ApiRequest<'a> {
         ApiRequest {
             method: Method::GET,
             segments: segments.to_vec(),
@@ -146,26 +146,26 @@ impl<'a> ApiRequest<'a> {
         }
     }
 
-    pub fn post(segments: &[&'a str], body: Value) -> ApiRequest<'a> {
+    pub(crate) fn post(segments: &[&'a str], body: Value) -> ApiRequest<'a> {
         ApiRequest { method: Method::POST, body: Some(body), ..ApiRequest::get(segments) }
     }
 
-    pub fn put(segments: &[&'a str], body: Value) -> ApiRequest<'a> {
+    pub(crate) fn put(segments: &[&'a str], body: Value) -> ApiRequest<'a> {
         ApiRequest { method: Method::PUT, body: Some(body), ..ApiRequest::get(segments) }
     }
 
-    pub fn delete(segments: &[&'a str]) -> ApiRequest<'a> {
+    pub(crate) fn delete(segments: &[&'a str]) -> ApiRequest<'a> {
         ApiRequest { method: Method::DELETE, ..ApiRequest::get(segments) }
     }
 
     /// Adds a query parameter if there is a value.
-    pub fn with(mut self, name: &'a str, value: Option<impl ToString>) -> ApiRequest<'a> {
+    pub(crate) fn with(mut self, name: &'a str, value: Option<impl ToString>) -> ApiRequest<'a> {
         self.query.extend(value.map(|value| (name, value.to_string())));
         self
     }
 
     /// Sets the timeout of the answer [default: [`ANSWER_TIMEOUT`]].
-    pub fn with_timeout(mut self, timeout: Duration) -> ApiRequest<'a> {
+    pub(crate) fn with_timeout(mut self, timeout: Duration) -> ApiRequest<'a> {
         self.timeout = timeout;
         self
     }
@@ -177,7 +177,7 @@ impl Client {
     /// # Errors
     /// Fails if no server is named and no `up` serves on this machine, if the address is invalid, or if AWS cannot be
     /// used.
-    pub async fn find(arguments: &ServerArguments) -> Result<Client, Failure> {
+    pub(crate) async fn find(arguments: &ServerArguments) -> Result<Client, Failure> {
         let configuration = arguments.configuration()?;
         match arguments.on_aws(&configuration) {
             Some(options) => Client::on_aws(&options, &configuration).await,
@@ -189,7 +189,7 @@ impl Client {
     ///
     /// # Errors
     /// Fails if there is no server, or if its address is invalid.
-    pub fn for_server(arguments: &ServerArguments, configuration: &Configuration) -> Result<Client, Failure> {
+    pub(crate) fn for_server(arguments: &ServerArguments, configuration: &Configuration) -> Result<Client, Failure> {
         if let Some(server) = &arguments.server {
             let token = std::env::var("SEXTON_TOKEN").ok().filter(|token| !token.is_empty());
             return Client::new(server, token);
@@ -212,7 +212,7 @@ impl Client {
         Ok(Client { transport: Transport::InProcess(api.router), base, token: Some(api.token) })
     }
 
-    pub fn new(server: &str, token: Option<String>) -> Result<Client, Failure> {
+    pub(crate) fn new(server: &str, token: Option<String>) -> Result<Client, Failure> {
         let invalid = || format!("`{server}` is not a server address; write http://HOST:PORT or https://HOST");
         let base = Url::parse(server).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let base = base.ok_or_else(|| Failure::usage(invalid()))?;
@@ -229,7 +229,7 @@ impl Client {
     ///
     /// # Errors
     /// Exit 2 if the server rejects the request as wrong, exit 1 if it is unreachable or fails.
-    pub async fn send(&self, request: ApiRequest<'_>) -> Result<Value, Failure> {
+    pub(crate) async fn send(&self, request: ApiRequest<'_>) -> Result<Value, Failure> {
         let timeout = request.timeout;
         let answer = self.request(request, Some(timeout)).await?;
         let text = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
@@ -246,7 +246,7 @@ impl Client {
     ///
     /// # Errors
     /// Like [`Client::send`].
-    pub async fn stream(&self, request: ApiRequest<'_>) -> Result<(axum::http::HeaderMap, BodyChunks), Failure> {
+    pub(crate) async fn stream(&self, request: ApiRequest<'_>) -> Result<(axum::http::HeaderMap, BodyChunks), Failure> {
         let (head, body) = self.request(request, None).await?.into_parts();
         Ok((head.headers, BodyChunks(body.into_data_stream())))
     }
@@ -297,7 +297,7 @@ impl Client {
     }
 
     /// The failure for an answer that did not arrive or ended early.
-    pub fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
+    pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
         let mut why = error;
         let mut is_timeout = false;
         loop {
@@ -344,7 +344,7 @@ impl Client {
 ///
 /// # Errors
 /// Returns the failure of `work`, or of starting the runtime.
-pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?.block_on(work)
 }

@@ -18,46 +18,46 @@ use runner::PolicyFile;
 use crate::failure::{Failure, print_error_line};
 
 /// Longest file that is read. Chosen: far above any handwritten file, so a longer one is a mistake (a log, a device).
-pub const FILE_BYTES_MAX: u64 = 16 << 20;
+pub(crate) const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The content of the file; keys that are absent have their defaults.
 #[derive(Debug, Default)]
-pub struct Configuration {
-    pub state: Option<PathBuf>,
-    pub listen: Option<SocketAddr>,
-    pub crontabs: Vec<PathBuf>,
-    pub jobs: Vec<PathBuf>,
-    pub sinks: Option<PathBuf>,
-    pub rules: Vec<PathBuf>,
-    pub runner: RunnerSection,
-    pub history: HistorySection,
-    pub channels: Vec<Channel>,
+pub(crate) struct Configuration {
+    pub(crate) state: Option<PathBuf>,
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) crontabs: Vec<PathBuf>,
+    pub(crate) jobs: Vec<PathBuf>,
+    pub(crate) sinks: Option<PathBuf>,
+    pub(crate) rules: Vec<PathBuf>,
+    pub(crate) runner: RunnerSection,
+    pub(crate) history: HistorySection,
+    pub(crate) channels: Vec<Channel>,
     /// `[links]`: names with URLs, in which `{group}`, `{job}`, `{run_id}` and `{attempt}` are replaced by the run's.
-    pub links: BTreeMap<String, String>,
+    pub(crate) links: BTreeMap<String, String>,
     /// `[aws]`: the installation that `sexton runner` and the client commands use.
-    pub aws: Option<aws::Options>,
+    pub(crate) aws: Option<aws::Options>,
 }
 
 /// `[runner]`: how runs are executed on this machine.
 #[derive(Debug, Default)]
-pub struct RunnerSection {
-    pub name: Option<String>,
-    pub mode: Mode,
+pub(crate) struct RunnerSection {
+    pub(crate) name: Option<String>,
+    pub(crate) mode: Mode,
     /// Empty: all groups.
-    pub groups: Vec<String>,
+    pub(crate) groups: Vec<String>,
     /// Names of environment variables of Sexton that are passed on to jobs.
-    pub pass_env: Vec<String>,
+    pub(crate) pass_env: Vec<String>,
     /// The policy file: which jobs this machine may run.
-    pub policy: Option<PathBuf>,
+    pub(crate) policy: Option<PathBuf>,
     /// How long the output of finished runs is kept on disk.
-    pub retention: Option<Duration>,
+    pub(crate) retention: Option<Duration>,
     /// Bytes of output kept on disk over all runs.
-    pub spool_max: Option<u64>,
+    pub(crate) spool_max: Option<u64>,
 }
 
 /// How many runs are executed at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// One at a time.
     Serial,
     /// As many as fit into the machine's cores and memory, by the `resources` of the jobs.
@@ -69,9 +69,9 @@ pub enum Mode {
 
 /// `[history]`: how many finished runs are kept.
 #[derive(Debug, Default)]
-pub struct HistorySection {
-    pub keep: Option<Duration>,
-    pub runs_per_job: Option<usize>,
+pub(crate) struct HistorySection {
+    pub(crate) keep: Option<Duration>,
+    pub(crate) runs_per_job: Option<usize>,
 }
 
 impl Configuration {
@@ -79,7 +79,7 @@ impl Configuration {
     ///
     /// # Errors
     /// Returns every fault of the file.
-    pub fn load(path: Option<&Path>) -> Result<Configuration, Failure> {
+    pub(crate) fn load(path: Option<&Path>) -> Result<Configuration, Failure> {
         let Some(path) = path else { return Ok(Configuration::default()) };
         let text = read_text(path)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -94,7 +94,7 @@ impl Configuration {
     ///
     /// # Errors
     /// Returns every fault of the text.
-    pub fn read(file: &str, text: &str, folder: &Path) -> Result<(Configuration, Faults), Faults> {
+    pub(crate) fn read(file: &str, text: &str, folder: &Path) -> Result<(Configuration, Faults), Faults> {
         let (document, mut root) = Document::parse(file, text)?;
         let configuration = Configuration {
             state: root.path("state", folder),
@@ -193,7 +193,7 @@ fn read_address(section: &mut Section, key: &'static str) -> Option<SocketAddr> 
 ///
 /// # Errors
 /// Exit 2 if it cannot be read, is longer than [`FILE_BYTES_MAX`], or is not UTF-8.
-pub fn read_text(path: &Path) -> Result<String, Failure> {
+pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
     let fault = |why: String| Failure::usage(Fault::new(&path.display().to_string(), 0, "", why).to_string());
     let length = fs::metadata(path).map_err(|why| fault(format!("cannot be read: {why}")))?.len();
     if length > FILE_BYTES_MAX {
@@ -214,7 +214,7 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
 ///
 /// # Errors
 /// Returns every fault of the file.
-pub fn load_policy(path: &Path) -> Result<PolicyFile, Failure> {
+pub(crate) fn load_policy(path: &Path) -> Result<PolicyFile, Failure> {
     let (policy, faults) = PolicyFile::parse(&path.display().to_string(), &read_text(path)?)?;
     for warning in &faults.0 {
         print_error_line(&warning.to_string());
@@ -226,7 +226,7 @@ pub fn load_policy(path: &Path) -> Result<PolicyFile, Failure> {
 ///
 /// # Errors
 /// Returns every fault of every file.
-pub fn load_packs(paths: &[PathBuf]) -> Result<Packs, Failure> {
+pub(crate) fn load_packs(paths: &[PathBuf]) -> Result<Packs, Failure> {
     let mut packs = Packs::builtin();
     let mut faults = Vec::new();
     for path in pack_files(paths)? {
@@ -245,7 +245,7 @@ pub fn load_packs(paths: &[PathBuf]) -> Result<Packs, Failure> {
 ///
 /// # Errors
 /// Exit 2 if a directory cannot be read.
-pub fn pack_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn pack_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {

@@ -9,14 +9,14 @@ use domain::fault::Faults;
 use crate::state::StateError;
 
 /// Exit code of success.
-pub const SUCCESS: u8 = 0;
+pub(crate) const SUCCESS: u8 = 0;
 /// Exit code of a command that ran and failed, or whose result is negative.
-pub const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// Exit code of wrong arguments or a faulty file.
-pub const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Exit 2; one message per fault.
     Usage(Vec<String>),
     /// Exit 1; one message per fault.
@@ -25,19 +25,19 @@ pub enum Failure {
     ReaderGone,
 }
 
-pub type Outcome = Result<u8, Failure>;
+pub(crate) type Outcome = Result<u8, Failure>;
 
 impl Failure {
-    pub fn usage(message: impl Into<String>) -> Failure {
+    pub(crate) fn usage(message: impl Into<String>) -> Failure {
         Failure::Usage(vec![message.into()])
     }
 
-    pub fn failed(message: impl Into<String>) -> Failure {
+    pub(crate) fn failed(message: impl Into<String>) -> Failure {
         Failure::Failed(vec![message.into()])
     }
 
     /// Prints the messages and returns the exit code.
-    pub fn print(&self) -> u8 {
+    pub(crate) fn print(&self) -> u8 {
         let (code, messages): (u8, &[String]) = match self {
             Failure::Usage(messages) => (USAGE, messages),
             Failure::Failed(messages) => (FAILED, messages),
@@ -51,7 +51,7 @@ impl Failure {
 }
 
 /// Prints one line on standard error. A closed standard error is ignored.
-pub fn print_error_line(line: &str) {
+pub(crate) fn print_error_line(line: &str) {
     let _closed = writeln!(io::stderr().lock(), "{line}");
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Chosen: short for a person who waits for the effect of a save; one `stat` per second costs nothing.
-pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Metadata that changes with the content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +29,13 @@ impl FileStamp {
 }
 
 /// A set of files, watched together.
-pub struct FileWatch {
+pub(crate) struct FileWatch {
     files: Vec<(PathBuf, Option<FileStamp>)>,
 }
 
 impl FileWatch {
     /// Starts watching: every change after this call is detected.
-    pub fn new(files: impl IntoIterator<Item = PathBuf>) -> FileWatch {
+    pub(crate) fn new(files: impl IntoIterator<Item = PathBuf>) -> FileWatch {
         let marked = |path: PathBuf| {
             let mark = FileStamp::read(&path);
             (path, mark)
@@ -44,7 +44,7 @@ impl FileWatch {
     }
 
     /// Returns the files that were changed, created or deleted since the last call.
-    pub fn take_changed(&mut self) -> Vec<PathBuf> {
+    pub(crate) fn take_changed(&mut self) -> Vec<PathBuf> {
         let mut changed = Vec::new();
         for (path, last) in &mut self.files {
             let mark = FileStamp::read(path);

@@ -29,7 +29,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 const IDLE_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Groups whose jobs are run; can be repeated [default: `groups` of [runner] in the configuration]
     #[arg(long, num_args = 1.., value_name = "NAME")]
     group: Vec<String>,
@@ -46,7 +46,7 @@ pub struct Arguments {
     aws: AwsArguments,
 }
 
-pub fn run(arguments: Arguments) -> Outcome {
+pub(crate) fn run(arguments: Arguments) -> Outcome {
     machine::set_mmap_threshold();
     let overrides = Overrides { config: arguments.config, state: arguments.state, ..Overrides::default() };
     let mut setup = Setup::load(overrides)?;

@@ -19,38 +19,38 @@ const SYSTEM_FOLDER: &str = "/etc";
 
 /// A file with jobs, and how to read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobsSource {
+pub(crate) struct JobsSource {
     /// `-` is a crontab on standard input.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// The group of entries that name none.
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
     /// The crontab has a user column, in any folder.
-    pub system: bool,
+    pub(crate) system: bool,
 }
 
 /// The content of a file: its valid jobs, and all faults and warnings.
 #[derive(Debug)]
-pub struct ParsedJobs {
-    pub jobs: Vec<Job>,
-    pub faults: Faults,
+pub(crate) struct ParsedJobs {
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) faults: Faults,
 }
 
 /// The jobs of a file without faults.
 #[derive(Debug)]
-pub struct ValidJobs {
+pub(crate) struct ValidJobs {
     /// The stored `source` of the jobs: the absolute path.
-    pub name: String,
-    pub jobs: Vec<Job>,
-    pub warnings: Faults,
+    pub(crate) name: String,
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) warnings: Faults,
 }
 
 impl JobsSource {
-    pub fn new(path: impl Into<PathBuf>) -> JobsSource {
+    pub(crate) fn new(path: impl Into<PathBuf>) -> JobsSource {
         JobsSource { path: path.into(), group: None, system: false }
     }
 
     /// The stored `source` of the jobs.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         if self.is_standard_input() {
             return "standard input".to_owned();
         }
@@ -67,7 +67,7 @@ impl JobsSource {
 
     /// # Errors
     /// Exit 2 if the file cannot be read. Faults of its content are part of the result.
-    pub fn parse(&self) -> Result<ParsedJobs, Failure> {
+    pub(crate) fn parse(&self) -> Result<ParsedJobs, Failure> {
         let text = if self.is_standard_input() { standard_input()? } else { read_text(&self.path)? };
         let shown =
             if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
@@ -100,7 +100,7 @@ impl JobsSource {
 ///
 /// # Errors
 /// Exit 2 with every fault of the file.
-pub fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure> {
+pub(crate) fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure> {
     let parsed = source.parse()?;
     if parsed.faults.has_faults() {
         let only_faults = parsed.faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect();

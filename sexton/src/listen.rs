@@ -16,7 +16,7 @@ const PORTS_TRIED_MAX: u16 = 100;
 ///
 /// # Errors
 /// Fails if the requested address is in use or not of this machine, or if no port is free.
-pub async fn bind(requested: Option<SocketAddr>) -> Result<(TcpListener, String), Failure> {
+pub(crate) async fn bind(requested: Option<SocketAddr>) -> Result<(TcpListener, String), Failure> {
     let listener = bind_listener(requested).await?;
     let address =
         listener.local_addr().map_err(|why| Failure::failed(format!("cannot read the listen address: {why}")))?;
@@ -55,7 +55,7 @@ fn reachable_address(address: SocketAddr) -> SocketAddr {
 ///
 /// # Errors
 /// Returns what to write.
-pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix(':').unwrap_or(text);
     if let Ok(port) = port.parse::<u16>() {
         return Ok(SocketAddr::from(([127, 0, 0, 1], port)));

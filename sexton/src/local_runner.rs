@@ -27,10 +27,10 @@ const EVENTS_MAX: usize = 1000;
 
 /// The current rules, replaced when they are reloaded.
 #[derive(Clone)]
-pub struct SharedPacks(Arc<RwLock<Arc<Packs>>>);
+pub(crate) struct SharedPacks(Arc<RwLock<Arc<Packs>>>);
 
 impl SharedPacks {
-    pub fn current(&self) -> Arc<Packs> {
+    pub(crate) fn current(&self) -> Arc<Packs> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -39,7 +39,7 @@ impl SharedPacks {
     }
 }
 
-pub struct LocalRunner {
+pub(crate) struct LocalRunner {
     handle: Handle,
     packs: SharedPacks,
     sink_lines: Vec<String>,
@@ -54,7 +54,7 @@ impl LocalRunner {
     ///
     /// # Errors
     /// Fails if a sink cannot be started, or if the runner's directory cannot be used.
-    pub fn start(
+    pub(crate) fn start(
         setup: &mut Setup,
         mut options: Options,
         ports: runner::Ports,
@@ -77,18 +77,18 @@ impl LocalRunner {
         Ok((local_runner, sink_events))
     }
 
-    pub fn packs(&self) -> SharedPacks {
+    pub(crate) fn packs(&self) -> SharedPacks {
         self.packs.clone()
     }
 
     /// One line about each sink, printed at the start.
-    pub fn sink_lines(&self) -> &[String] {
+    pub(crate) fn sink_lines(&self) -> &[String] {
         &self.sink_lines
     }
 
     /// Takes no more orders, leaves running jobs to their keepers, and gives the sinks time to deliver. Returns the
     /// number of runs that continue.
-    pub async fn shut_down(&self) -> usize {
+    pub(crate) async fn shut_down(&self) -> usize {
         self.stop.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task
@@ -100,7 +100,7 @@ impl LocalRunner {
     }
 
     /// Reloads the sinks file and the rule packs when they change, until `stop`. A faulty file changes nothing.
-    pub async fn reload_on_change(
+    pub(crate) async fn reload_on_change(
         self: Arc<Self>,
         sinks: SinksSource,
         rules: Vec<PathBuf>,
@@ -145,12 +145,12 @@ impl LocalRunner {
         }
     }
 
-    pub fn sink_statuses(&self) -> Vec<SinkStatus> {
+    pub(crate) fn sink_statuses(&self) -> Vec<SinkStatus> {
         self.handle.sinks()
     }
 
     /// The number of runs that have started and not ended.
-    pub fn running_count(&self) -> usize {
+    pub(crate) fn running_count(&self) -> usize {
         self.handle.runs().iter().filter(|run| run.outcome.is_none() && run.started_at.is_some()).count()
     }
 
@@ -165,7 +165,7 @@ fn print_reload_failure(failure: &Failure, message: &str) {
 }
 
 /// The last message of `up` and `sexton runner`.
-pub fn stopped_message(remaining: usize, command: &str) -> String {
+pub(crate) fn stopped_message(remaining: usize, command: &str) -> String {
     match remaining {
         0 => "stopped; nothing is running".to_owned(),
         1 => format!("stopped; 1 run continues, and the next `{command}` on this state directory resumes it"),
@@ -179,7 +179,7 @@ pub fn stopped_message(remaining: usize, command: &str) -> String {
 ///
 /// # Errors
 /// Exit 2 if a sink cannot be started.
-pub fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> Result<Vec<Engine>, Failure> {
+pub(crate) fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> Result<Vec<Engine>, Failure> {
     let start = |config: &SinkConfig| {
         Engine::start(config.clone(), Environment::real(events.clone()))
             .map_err(|error| Failure::usage(format!("sink `{}`: {}", config.name, error.message)))
@@ -188,13 +188,13 @@ pub fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> 
 }
 
 /// Logs failures and recoveries of sinks; `sexton sinks` shows the numbers.
-pub async fn log_sink_events(mut sink_events: mpsc::Receiver<SinkEvent>) {
+pub(crate) async fn log_sink_events(mut sink_events: mpsc::Receiver<SinkEvent>) {
     while let Some(event) = sink_events.recv().await {
         log_sink_event(&event);
     }
 }
 
-pub fn log_sink_event(event: &SinkEvent) {
+pub(crate) fn log_sink_event(event: &SinkEvent) {
     match event {
         SinkEvent::Trouble(trouble) => tracing::warn!(
             sink = trouble.sink,

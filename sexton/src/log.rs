@@ -4,17 +4,18 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
 
 /// Default filter of `up` and `runner`: `info` of Sexton's crates, `warn` of all others.
-pub const SERVER_FILTER: &str = "warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info";
+pub(crate) const SERVER_FILTER: &str =
+    "warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info";
 
 /// Default filter of other commands, whose result is on standard output. `console=off`: errors of an API in the same
 /// process are printed as the command's failure.
-pub const COMMAND_FILTER: &str = "warn,console=off";
+pub(crate) const COMMAND_FILTER: &str = "warn,console=off";
 
 /// Starts logging with `--log`, else `RUST_LOG`, else `default`.
 ///
 /// # Errors
 /// Returns one message if the filter is invalid.
-pub fn start_logging(filter: Option<&str>, default: &str) -> Result<(), String> {
+pub(crate) fn start_logging(filter: Option<&str>, default: &str) -> Result<(), String> {
     let requested =
         filter.map(str::to_owned).or_else(|| std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()));
     let filter = match &requested {

@@ -14,7 +14,7 @@ use runner::{LocalSecrets, Options};
 use crate::configuration::{Configuration, Mode, load_policy};
 use crate::failure::Failure;
 
-pub fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
@@ -22,7 +22,7 @@ pub fn host_name() -> String {
 ///
 /// # Errors
 /// Fails if the path of this program is unknown (the keeper is the same program), or if the policy has faults.
-pub fn runner_options(configuration: &Configuration, folder: PathBuf) -> Result<Options, Failure> {
+pub(crate) fn runner_options(configuration: &Configuration, folder: PathBuf) -> Result<Options, Failure> {
     let section = &configuration.runner;
     let program = std::env::current_exe().map_err(|why| {
         Failure::failed(format!("cannot find the program of this process, which is also the keeper: {why}"))
@@ -51,7 +51,7 @@ pub fn runner_options(configuration: &Configuration, folder: PathBuf) -> Result<
 }
 
 /// Resolves the secret references of jobs: on this machine, and on AWS if a job refers to it.
-pub fn secrets(aws: aws::Options) -> Arc<dyn Secrets> {
+pub(crate) fn secrets(aws: aws::Options) -> Arc<dyn Secrets> {
     Arc::new(LocalSecrets { beyond: Some(Arc::new(AwsSecrets::new(aws))) })
 }
 
@@ -69,7 +69,7 @@ fn memory_bytes() -> u64 {
 const MMAP_THRESHOLD_BYTES: libc::c_int = 256 << 10;
 
 /// Keeps the memory of a server constant for any output of jobs (mallopt(3); only glibc needs it).
-pub fn set_mmap_threshold() {
+pub(crate) fn set_mmap_threshold() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "mallopt has no safe form")]
     // SAFETY: sets one number of the allocator, before any other thread is started.
@@ -79,7 +79,7 @@ pub fn set_mmap_threshold() {
 }
 
 /// Six random bytes for the id of a run that no schedule started.
-pub fn random_bytes() -> [u8; 6] {
+pub(crate) fn random_bytes() -> [u8; 6] {
     let mut bytes = [0; 6];
     if let Err(why) = getrandom::fill(&mut bytes) {
         // The clock's nanoseconds still distinguish runs, and the store refuses an id that exists.

@@ -24,16 +24,16 @@ use cloudwatch_output::CloudwatchOutput;
 /// A constant is safe: no other process can reach an API without a listener.
 const IN_PROCESS_TOKEN: &str = "in this process";
 
-pub struct Api {
-    pub router: Router,
-    pub token: String,
+pub(crate) struct Api {
+    pub(crate) router: Router,
+    pub(crate) token: String,
 }
 
 /// The API of the installation.
 ///
 /// # Errors
 /// Fails if AWS cannot be used with this configuration, or if the sinks file has faults.
-pub async fn api(options: &aws::Options, configuration: &Configuration) -> Result<Api, Failure> {
+pub(crate) async fn api(options: &aws::Options, configuration: &Configuration) -> Result<Api, Failure> {
     let ports = connect(options).await?.ports;
     let output = cloudwatch_output(configuration, &ports)?;
     let console = Console {
@@ -53,7 +53,7 @@ pub async fn api(options: &aws::Options, configuration: &Configuration) -> Resul
 ///
 /// # Errors
 /// Fails if there is no region, or if there are no credentials.
-pub async fn connect(options: &aws::Options) -> Result<aws::Aws, Failure> {
+pub(crate) async fn connect(options: &aws::Options) -> Result<aws::Aws, Failure> {
     aws::connect(options).await.map_err(|error| Failure::failed(error.to_string()))
 }
 
@@ -61,7 +61,7 @@ pub async fn connect(options: &aws::Options) -> Result<aws::Aws, Failure> {
 ///
 /// # Errors
 /// Fails if there is no region, or if there are no credentials.
-pub async fn connect_runner(options: &aws::Options, order_keys: &[PublicKey]) -> Result<aws::Aws, Failure> {
+pub(crate) async fn connect_runner(options: &aws::Options, order_keys: &[PublicKey]) -> Result<aws::Aws, Failure> {
     if order_keys.is_empty() {
         tracing::warn!("orders are not verified: no `order_keys` in the policy file");
     }

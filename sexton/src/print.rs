@@ -15,69 +15,69 @@ use crate::failure::Failure;
 
 /// Text or JSON lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutputFormat {
+pub(crate) enum OutputFormat {
     Text,
     Json,
 }
 
 impl OutputFormat {
-    pub fn new(json: bool) -> OutputFormat {
+    pub(crate) fn new(json: bool) -> OutputFormat {
         if json { OutputFormat::Json } else { OutputFormat::Text }
     }
 }
 
-pub struct Printer(BufWriter<StdoutLock<'static>>);
+pub(crate) struct Printer(BufWriter<StdoutLock<'static>>);
 
 impl Printer {
-    pub fn new() -> Printer {
+    pub(crate) fn new() -> Printer {
         Printer(BufWriter::new(io::stdout().lock()))
     }
 
-    pub fn print_line(&mut self, line: &str) -> Result<(), Failure> {
+    pub(crate) fn print_line(&mut self, line: &str) -> Result<(), Failure> {
         self.0.write_all(line.as_bytes())?;
         Ok(self.0.write_all(b"\n")?)
     }
 
     /// Prints one record as one line of JSON.
-    pub fn print_json(&mut self, record: &impl Serialize) -> Result<(), Failure> {
+    pub(crate) fn print_json(&mut self, record: &impl Serialize) -> Result<(), Failure> {
         serde_json::to_writer(&mut self.0, record).map_err(io::Error::from)?;
         Ok(self.0.write_all(b"\n")?)
     }
 
-    pub fn print_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn print_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         Ok(self.0.write_all(bytes)?)
     }
 
-    pub fn print_table(&mut self, table: &Table) -> Result<(), Failure> {
+    pub(crate) fn print_table(&mut self, table: &Table) -> Result<(), Failure> {
         self.print_bytes(table.to_text().as_bytes())
     }
 
     /// Writes the rest of the buffer. Must be called last.
-    pub fn finish(mut self) -> Result<(), Failure> {
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
         self.flush()
     }
 
-    pub fn flush(&mut self) -> Result<(), Failure> {
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         Ok(self.0.flush()?)
     }
 }
 
 /// A table whose columns are padded to their widest cell, two spaces apart.
-pub struct Table {
+pub(crate) struct Table {
     head: &'static [&'static str],
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub fn new(head: &'static [&'static str]) -> Table {
+    pub(crate) fn new(head: &'static [&'static str]) -> Table {
         Table { head, rows: Vec::new() }
     }
 
-    pub fn add_row(&mut self, cells: Vec<String>) {
+    pub(crate) fn add_row(&mut self, cells: Vec<String>) {
         self.rows.push(cells.into_iter().map(replace_controls).collect());
     }
 
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let mut widths: Vec<usize> = self.head.iter().map(|name| name.chars().count()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -99,7 +99,7 @@ impl Table {
 }
 
 /// Formats one record, a name and a value per line.
-pub fn format_pairs(rows: &[(&str, String)]) -> String {
+pub(crate) fn format_pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in rows {
@@ -118,21 +118,21 @@ fn replace_controls(cell: String) -> String {
 }
 
 /// `2026-11-23T07:50:00Z`: to the second.
-pub fn format_instant(at: Timestamp) -> String {
+pub(crate) fn format_instant(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-pub fn format_optional_instant(at: Option<Timestamp>) -> String {
+pub(crate) fn format_optional_instant(at: Option<Timestamp>) -> String {
     at.map_or_else(dash, format_instant)
 }
 
 /// `2026-11-23T08:50:00+01:00`
-pub fn format_local(at: Timestamp, zone: &TimeZone) -> String {
+pub(crate) fn format_local(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
 /// At most two units: `850ms`, `12s`, `3m04s`, `2h10m`, `3d4h`.
-pub fn format_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0 => format!("{}ms", duration.as_millis()),
@@ -145,7 +145,7 @@ pub fn format_duration(duration: Duration) -> String {
 }
 
 /// `512 B`, `1.5 MiB`
-pub fn format_bytes(bytes: u64) -> String {
+pub(crate) fn format_bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -159,7 +159,7 @@ pub fn format_bytes(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-pub fn dash() -> String {
+pub(crate) fn dash() -> String {
     "-".to_owned()
 }
 
@@ -167,7 +167,7 @@ pub fn dash() -> String {
 ///
 /// # Errors
 /// Returns what to write.
-pub fn parse_instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+pub(crate) fn parse_instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if text == "now" {
         return Ok(now);
     }
@@ -195,7 +195,7 @@ pub fn parse_instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
 ///
 /// # Errors
 /// Exit 2 for any other form.
-pub fn parse_job_key(text: &str) -> Result<JobKey, Failure> {
+pub(crate) fn parse_job_key(text: &str) -> Result<JobKey, Failure> {
     JobKey::parse(text).map_err(Failure::usage)
 }
 

@@ -15,29 +15,29 @@ use crate::up::sample;
 
 /// Flags that override the configuration file.
 #[derive(Clone, Debug, Default)]
-pub struct Overrides {
-    pub config: Option<PathBuf>,
-    pub state: Option<PathBuf>,
-    pub sinks: Option<PathBuf>,
+pub(crate) struct Overrides {
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
+    pub(crate) sinks: Option<PathBuf>,
     /// In addition to those of the configuration.
-    pub rules: Vec<PathBuf>,
+    pub(crate) rules: Vec<PathBuf>,
 }
 
-pub struct Setup {
-    pub configuration: Configuration,
-    pub state: StateDirectory,
+pub(crate) struct Setup {
+    pub(crate) configuration: Configuration,
+    pub(crate) state: StateDirectory,
     /// Files and directories of rule packs.
-    pub rules: Vec<PathBuf>,
-    pub packs: Packs,
-    pub sinks: Vec<SinkConfig>,
-    pub sinks_source: SinksSource,
+    pub(crate) rules: Vec<PathBuf>,
+    pub(crate) packs: Packs,
+    pub(crate) sinks: Vec<SinkConfig>,
+    pub(crate) sinks_source: SinksSource,
 }
 
 /// The source of the sinks.
 #[derive(Clone, Debug)]
-pub struct SinksSource {
+pub(crate) struct SinksSource {
     /// The sinks file; without one, the default sink is used.
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// `[aws]`: the defaults of sinks on AWS.
     aws: Option<aws::Options>,
 }
@@ -45,7 +45,7 @@ pub struct SinksSource {
 impl Setup {
     /// # Errors
     /// Returns every fault of the first faulty file.
-    pub fn load(overrides: Overrides) -> Result<Setup, Failure> {
+    pub(crate) fn load(overrides: Overrides) -> Result<Setup, Failure> {
         let configuration = Configuration::load(overrides.config.as_deref())?;
         let state = overrides.state.as_deref().or(configuration.state.as_deref());
         let state = StateDirectory::find(state).map_err(|error| Failure::usage(error.to_string()))?;
@@ -60,7 +60,7 @@ impl Setup {
 
 impl SinksSource {
     /// The source that the configuration names.
-    pub fn from_configuration(configuration: &Configuration) -> SinksSource {
+    pub(crate) fn from_configuration(configuration: &Configuration) -> SinksSource {
         SinksSource { file: configuration.sinks.clone(), aws: configuration.aws.clone() }
     }
 
@@ -68,7 +68,7 @@ impl SinksSource {
     ///
     /// # Errors
     /// Returns every fault of the file.
-    pub fn load(&self, state: &StateDirectory) -> Result<Vec<SinkConfig>, Failure> {
+    pub(crate) fn load(&self, state: &StateDirectory) -> Result<Vec<SinkConfig>, Failure> {
         match &self.file {
             Some(path) => self.load_file(path),
             None => parse_sinks("the default sink", &sample::default_sinks(state)),
@@ -79,7 +79,7 @@ impl SinksSource {
     ///
     /// # Errors
     /// Returns every fault of the file.
-    pub fn load_configured(&self) -> Result<Vec<SinkConfig>, Failure> {
+    pub(crate) fn load_configured(&self) -> Result<Vec<SinkConfig>, Failure> {
         self.file.as_deref().map_or_else(|| Ok(Vec::new()), |path| self.load_file(path))
     }
 
@@ -118,7 +118,7 @@ fn parse_sinks(name: &str, text: &str) -> Result<Vec<SinkConfig>, Failure> {
 }
 
 /// One line about a sink, printed at the start.
-pub fn sink_line(sink: &SinkConfig) -> String {
+pub(crate) fn sink_line(sink: &SinkConfig) -> String {
     let target = match &sink.kind {
         SinkKind::File(file) => file.path.text().to_owned(),
         SinkKind::Stdout(_) => "standard output".to_owned(),

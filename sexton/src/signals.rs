@@ -5,10 +5,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::failure::Failure;
 
 /// Exit code after a second signal: 128 + SIGINT, like shells report it.
-pub const EXIT_INTERRUPTED: i32 = 130;
+pub(crate) const EXIT_INTERRUPTED: i32 = 130;
 
 /// INT and TERM since the creation of this value.
-pub struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
@@ -16,7 +16,7 @@ pub struct Signals {
 impl Signals {
     /// # Errors
     /// Fails if a signal handler cannot be installed.
-    pub fn new() -> Result<Signals, Failure> {
+    pub(crate) fn new() -> Result<Signals, Failure> {
         let failure = |why| Failure::failed(format!("cannot listen for signals: {why}"));
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt()).map_err(failure)?,
@@ -25,7 +25,7 @@ impl Signals {
     }
 
     /// Returns at the next signal.
-    pub async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -29,7 +29,7 @@ const RUNNER_ID_BYTES: usize = 3;
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     #[error(
         "cannot {doing} {}: {why}; name another directory with --state, or correct its permissions",
         path.display()
@@ -47,22 +47,22 @@ pub enum StateError {
 
 /// The content of `server.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerInfo {
-    pub url: String,
-    pub pid: u32,
+pub(crate) struct ServerInfo {
+    pub(crate) url: String,
+    pub(crate) pid: u32,
 }
 
 /// The paths of a state directory. Creating this value accesses no file.
 #[derive(Clone, Debug)]
-pub struct StateDirectory {
-    pub dir: PathBuf,
+pub(crate) struct StateDirectory {
+    pub(crate) dir: PathBuf,
 }
 
 /// The lock of a state directory; the kernel releases it when the process exits, also after kill -9.
-pub struct Lock(#[expect(dead_code, reason = "holds the lock")] File);
+pub(crate) struct Lock(#[expect(dead_code, reason = "holds the lock")] File);
 
 impl StateDirectory {
-    pub fn new(dir: impl Into<PathBuf>) -> StateDirectory {
+    pub(crate) fn new(dir: impl Into<PathBuf>) -> StateDirectory {
         StateDirectory { dir: dir.into() }
     }
 
@@ -71,7 +71,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// Fails if no home directory is known.
-    pub fn find(dir: Option<&Path>) -> Result<StateDirectory, StateError> {
+    pub(crate) fn find(dir: Option<&Path>) -> Result<StateDirectory, StateError> {
         if let Some(dir) = dir {
             // Absolute, because the path is passed to processes with other working directories.
             return Ok(StateDirectory::new(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())));
@@ -86,19 +86,19 @@ impl StateDirectory {
         absolute("HOME").map(|home| StateDirectory::new(home.join(".local/state/sexton"))).ok_or(StateError::NoHome)
     }
 
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.dir.join("sexton.db")
     }
 
-    pub fn runner_folder(&self) -> PathBuf {
+    pub(crate) fn runner_folder(&self) -> PathBuf {
         self.dir.join("runner")
     }
 
-    pub fn logs_folder(&self) -> PathBuf {
+    pub(crate) fn logs_folder(&self) -> PathBuf {
         self.dir.join("logs")
     }
 
-    pub fn sample_crontab(&self) -> PathBuf {
+    pub(crate) fn sample_crontab(&self) -> PathBuf {
         self.dir.join("sample.crontab")
     }
 
@@ -111,7 +111,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// Fails if the file `runner-id` can be neither read nor created.
-    pub fn runner_name(&self, host: &str) -> Result<String, StateError> {
+    pub(crate) fn runner_name(&self, host: &str) -> Result<String, StateError> {
         let path = self.dir.join("runner-id");
         let known = match fs::read_to_string(&path) {
             Ok(known) => known.trim().to_owned(),
@@ -134,7 +134,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// Fails if it cannot be created.
-    pub fn create(&self) -> Result<(), StateError> {
+    pub(crate) fn create(&self) -> Result<(), StateError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -146,7 +146,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// Fails if another process holds the lock; the error names its pid and address if known.
-    pub fn lock(&self) -> Result<Lock, StateError> {
+    pub(crate) fn lock(&self) -> Result<Lock, StateError> {
         let path = self.dir.join("lock");
         let mut options = OpenOptions::new();
         let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path);
@@ -166,7 +166,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// Fails if it can be neither read nor created.
-    pub fn token(&self) -> Result<String, StateError> {
+    pub(crate) fn token(&self) -> Result<String, StateError> {
         let path = self.token_file();
         if let Some(token) = self.existing_token()? {
             return Ok(token);
@@ -180,7 +180,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// Fails if the file exists and cannot be read.
-    pub fn existing_token(&self) -> Result<Option<String>, StateError> {
+    pub(crate) fn existing_token(&self) -> Result<Option<String>, StateError> {
         let path = self.token_file();
         let mut text = String::new();
         match File::open(&path).and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text)) {
@@ -192,20 +192,20 @@ impl StateDirectory {
     }
 
     /// The server that `server.json` names. After a crash the file names a process that has exited.
-    pub fn read_server_file(&self) -> Option<ServerInfo> {
+    pub(crate) fn read_server_file(&self) -> Option<ServerInfo> {
         serde_json::from_slice(&fs::read(self.server_file()).ok()?).ok()
     }
 
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn write_server_file(&self, server: &ServerInfo) -> Result<(), StateError> {
+    pub(crate) fn write_server_file(&self, server: &ServerInfo) -> Result<(), StateError> {
         let path = self.server_file();
         let text = serde_json::to_vec(server).map_err(|why| io_error("write", &path, why.into()))?;
         write_private(&path, &text).map_err(|why| io_error("write", &path, why))
     }
 
     /// Deletes `server.json`. A file that remains is harmless: commands report that the server is unreachable.
-    pub fn remove_server_file(&self) {
+    pub(crate) fn remove_server_file(&self) {
         if let Err(why) = fs::remove_file(self.server_file()) {
             tracing::debug!(%why, "cannot delete server.json");
         }

@@ -15,8 +15,8 @@ mod disk_alerts;
 mod duties;
 mod job_files;
 mod notifier;
-pub mod run_output;
-pub mod sample;
+pub(crate) mod run_output;
+pub(crate) mod sample;
 mod sink_alerts;
 
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ use duties::Duties;
 use job_files::{JobFileArgs, JobFiles};
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -71,7 +71,7 @@ pub struct Arguments {
     rules: Vec<PathBuf>,
 }
 
-pub fn run(arguments: Arguments) -> Outcome {
+pub(crate) fn run(arguments: Arguments) -> Outcome {
     machine::set_mmap_threshold();
     let setup = Setup::load(Overrides {
         config: arguments.config,

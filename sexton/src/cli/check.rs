@@ -24,7 +24,7 @@ use crate::state::StateDirectory;
 const PAGE_JOBS_MAX: usize = 1000;
 
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Configuration file
     #[arg(long, value_name = "FILE", env = "SEXTON_CONFIG")]
     config: Option<PathBuf>,
@@ -69,7 +69,7 @@ impl Findings {
     }
 }
 
-pub fn run(arguments: Arguments) -> Outcome {
+pub(crate) fn run(arguments: Arguments) -> Outcome {
     let shown = arguments.config.as_ref().map(|path| path.display().to_string());
     let overrides =
         Overrides { config: arguments.config, state: arguments.state, sinks: arguments.sinks, rules: arguments.rules };

@@ -26,7 +26,7 @@ use crate::setup::{Overrides, Setup};
 const EVENTS_MAX: usize = 100;
 
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Name of the job
     #[arg(long, value_name = "NAME")]
     name: String,
@@ -52,7 +52,7 @@ pub struct Arguments {
     command: Vec<String>,
 }
 
-pub fn run(arguments: Arguments) -> Outcome {
+pub(crate) fn run(arguments: Arguments) -> Outcome {
     check_name("group", &arguments.group).map_err(Failure::usage)?;
     check_name("name", &arguments.name).map_err(Failure::usage)?;
     let setup = Setup::load(Overrides {

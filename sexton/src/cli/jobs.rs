@@ -13,7 +13,7 @@ use crate::jobs_source::{JobsSource, read_valid_jobs};
 use crate::print::{Printer, Table, dash, format_instant, format_pairs, parse_instant, parse_job_key};
 
 #[derive(Debug, Args)]
-pub struct JobsArguments {
+pub(crate) struct JobsArguments {
     /// Only jobs of this group
     group: Option<String>,
     #[command(flatten)]
@@ -24,7 +24,7 @@ pub struct JobsArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct JobArguments {
+pub(crate) struct JobArguments {
     #[command(subcommand)]
     command: JobCommand,
 }
@@ -81,7 +81,7 @@ struct PauseArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct ApplyArguments {
+pub(crate) struct ApplyArguments {
     /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
     file: PathBuf,
     /// Group of the entries that name none
@@ -110,7 +110,7 @@ enum Switch {
 }
 
 #[derive(Debug, Args)]
-pub struct MaintenanceArguments {
+pub(crate) struct MaintenanceArguments {
     /// Start (`on`) or end (`off`) the window
     switch: Switch,
     /// Only jobs of this group [default: all groups]
@@ -132,7 +132,7 @@ pub struct MaintenanceArguments {
     json: bool,
 }
 
-pub fn list(arguments: JobsArguments) -> Outcome {
+pub(crate) fn list(arguments: JobsArguments) -> Outcome {
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let mut answer = client.send(ApiRequest::get(&["jobs"]).with("group", arguments.group.as_ref())).await?;
@@ -177,7 +177,7 @@ fn job_state(job: &Job) -> String {
     }
 }
 
-pub fn one(arguments: JobArguments) -> Outcome {
+pub(crate) fn one(arguments: JobArguments) -> Outcome {
     match arguments.command {
         JobCommand::Show(one) => show(&one),
         JobCommand::Set(set_arguments) => set(&set_arguments),
@@ -270,7 +270,7 @@ fn print_confirmation(answer: &Value, json: bool, message: &str) -> Outcome {
     Ok(SUCCESS)
 }
 
-pub fn apply(arguments: ApplyArguments) -> Outcome {
+pub(crate) fn apply(arguments: ApplyArguments) -> Outcome {
     let source = JobsSource { path: arguments.file.clone(), group: arguments.group.clone(), system: arguments.system };
     let read = read_valid_jobs(&source)?;
     for warning in &read.warnings.0 {
@@ -315,7 +315,7 @@ fn difference_text(answer: &Value, dry_run: bool) -> String {
     text + &counts.join(", ") + note + "\n"
 }
 
-pub fn maintenance(arguments: MaintenanceArguments) -> Outcome {
+pub(crate) fn maintenance(arguments: MaintenanceArguments) -> Outcome {
     let until = arguments.until.as_deref().map(parse_future_instant).transpose()?;
     let on = arguments.switch == Switch::On;
     block_on(async {

@@ -13,7 +13,7 @@ use crate::print::Printer;
 use crate::up::run_output::{RunOutput, copy_output, missing_lines_text};
 
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Run id, as printed by `sexton runs`
     run_id: String,
     /// Print new lines until the run ends
@@ -29,7 +29,7 @@ pub struct Arguments {
     server: ServerArguments,
 }
 
-pub fn run(arguments: Arguments) -> Outcome {
+pub(crate) fn run(arguments: Arguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?.to_owned();
     block_on(async {
         match open_stream(&arguments, &run_id).await {

@@ -17,7 +17,7 @@ use crate::print::{Printer, Table};
 const MATCH_CHARS_MAX: usize = 400;
 
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -55,7 +55,7 @@ struct TestArguments {
     json: bool,
 }
 
-pub fn run(arguments: Arguments) -> Outcome {
+pub(crate) fn run(arguments: Arguments) -> Outcome {
     match arguments.command {
         Command::List(arguments) => list(arguments),
         Command::Test(arguments) => test(arguments),

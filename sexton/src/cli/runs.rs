@@ -23,7 +23,7 @@ const WAIT_PER_REQUEST: Duration = Duration::from_secs(30);
 const PAGE_RUNS_MAX: u64 = 500;
 
 #[derive(Debug, Args)]
-pub struct RunArguments {
+pub(crate) struct RunArguments {
     /// Job, as GROUP/NAME
     job: String,
     /// Wait until the run ends; exit 1 unless it succeeded
@@ -37,7 +37,7 @@ pub struct RunArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct StopArguments {
+pub(crate) struct StopArguments {
     /// Run id, as printed by `sexton runs`
     run_id: String,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub struct StopArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct RunsArguments {
+pub(crate) struct RunsArguments {
     /// Only runs of this group or job, as GROUP or GROUP/NAME [default: all]
     job: Option<String>,
     /// Only runs with this outcome
@@ -71,7 +71,7 @@ pub struct RunsArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct ShowArguments {
+pub(crate) struct ShowArguments {
     /// Run id, as printed by `sexton runs`
     run_id: String,
     #[command(flatten)]
@@ -82,7 +82,7 @@ pub struct ShowArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct LedgerArguments {
+pub(crate) struct LedgerArguments {
     /// Only runs with a nominal time at or after this instant or duration ago [default: all stored runs]
     #[arg(long, value_name = "T")]
     since: Option<String>,
@@ -105,7 +105,7 @@ fn parse_outcome(text: &str) -> Result<RunOutcome, String> {
     })
 }
 
-pub fn start(arguments: RunArguments) -> Outcome {
+pub(crate) fn start(arguments: RunArguments) -> Outcome {
     let key = parse_job_key(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
@@ -150,7 +150,7 @@ async fn wait_until_ended(client: &Client, run_id: &RunId) -> Result<Value, Fail
 }
 
 /// The end of a run on one line.
-pub fn end_summary(run: &Run) -> String {
+pub(crate) fn end_summary(run: &Run) -> String {
     let outcome = run.outcome.map_or("open", RunOutcome::name);
     let reason = run.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
     let took =
@@ -158,7 +158,7 @@ pub fn end_summary(run: &Run) -> String {
     format!("{} {outcome}{took}{reason}", run.key())
 }
 
-pub fn stop(arguments: StopArguments) -> Outcome {
+pub(crate) fn stop(arguments: StopArguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
@@ -179,7 +179,7 @@ pub fn stop(arguments: StopArguments) -> Outcome {
     })
 }
 
-pub fn list(arguments: RunsArguments) -> Outcome {
+pub(crate) fn list(arguments: RunsArguments) -> Outcome {
     let now = Timestamp::now();
     let since = parse_optional_instant(arguments.since.as_deref(), now)?;
     let until = parse_optional_instant(arguments.until.as_deref(), now)?;
@@ -271,7 +271,7 @@ fn trigger_name(run: &Run) -> String {
     serde_json::to_value(run.trigger).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-pub fn show(arguments: ShowArguments) -> Outcome {
+pub(crate) fn show(arguments: ShowArguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
@@ -335,7 +335,7 @@ fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
     format_pairs(&rows)
 }
 
-pub fn ledger(arguments: LedgerArguments) -> Outcome {
+pub(crate) fn ledger(arguments: LedgerArguments) -> Outcome {
     let now = Timestamp::now();
     let since = parse_optional_instant(arguments.since.as_deref(), now)?;
     let until = parse_optional_instant(arguments.until.as_deref(), now)?;
@@ -375,7 +375,7 @@ fn ledger_text(answer: &Value) -> String {
 ///
 /// # Errors
 /// Exit 2 for any other text.
-pub fn valid_run_id(text: &str) -> Result<&str, Failure> {
+pub(crate) fn valid_run_id(text: &str) -> Result<&str, Failure> {
     match RunId::is_valid(text) {
         true => Ok(text),
         false => Err(Failure::usage(format!(

@@ -17,7 +17,7 @@ use crate::print::{self, OutputFormat, Printer, parse_instant};
 const COUNT_MAX: u64 = 100_000;
 
 #[derive(Debug, Args)]
-pub struct NextArguments {
+pub(crate) struct NextArguments {
     /// Schedule: five fields, @daily, @every 90s, rate(5 minutes), cron(0 10 * * ? *), at(2026-12-24T18:00:00)
     #[arg(value_name = "EXPR", allow_hyphen_values = true)]
     expression: String,
@@ -42,7 +42,7 @@ struct NextRecord<'a> {
     note: Option<&'a str>,
 }
 
-pub fn next(arguments: NextArguments) -> Outcome {
+pub(crate) fn next(arguments: NextArguments) -> Outcome {
     let now = Timestamp::now();
     let from = arguments.from.as_deref().map_or(Ok(now), |text| parse_instant(text, now)).map_err(Failure::usage)?;
     let zone = zone_named(&arguments.zone).map_err(Failure::usage)?;
@@ -84,7 +84,7 @@ pub fn next(arguments: NextArguments) -> Outcome {
 }
 
 #[derive(Debug, Args)]
-pub struct PlanArguments {
+pub(crate) struct PlanArguments {
     /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
     file: PathBuf,
     /// Only firings at or after this instant
@@ -102,7 +102,7 @@ pub struct PlanArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct LintArguments {
+pub(crate) struct LintArguments {
     /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
     file: PathBuf,
     /// The crontab has a user column, like those under /etc
@@ -122,7 +122,7 @@ struct PlanRecord<'a> {
     note: Option<&'a str>,
 }
 
-pub fn plan(arguments: PlanArguments) -> Outcome {
+pub(crate) fn plan(arguments: PlanArguments) -> Outcome {
     let now = Timestamp::now();
     let from = parse_instant(&arguments.from, now).map_err(Failure::usage)?;
     let to = parse_instant(&arguments.to, now).map_err(Failure::usage)?;
@@ -154,7 +154,7 @@ pub fn plan(arguments: PlanArguments) -> Outcome {
     Ok(SUCCESS)
 }
 
-pub fn lint(arguments: LintArguments) -> Outcome {
+pub(crate) fn lint(arguments: LintArguments) -> Outcome {
     let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file) };
     let parsed = source.parse()?;
     let mut out = Printer::new();

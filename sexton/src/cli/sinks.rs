@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome, SUCCESS};
 use crate::print::{Printer, Table, dash, format_bytes, format_duration};
 
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
     /// Print one JSON object per line
@@ -18,7 +18,7 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: Arguments) -> Outcome {
+pub(crate) fn run(arguments: Arguments) -> Outcome {
     block_on(async {
         let configuration = arguments.server.configuration()?;
         let on_aws = arguments.server.on_aws(&configuration).is_some();

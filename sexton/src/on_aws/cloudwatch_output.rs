@@ -23,13 +23,13 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
 /// Polls for the last lines after the run has ended in the ledger (10 s). Chosen, not measured.
 const POLLS_AFTER_END: u32 = 5;
 
-pub struct CloudwatchOutput {
+pub(crate) struct CloudwatchOutput {
     logs: Option<CloudwatchLogsConfig>,
     runs: Arc<dyn RunStore>,
 }
 
 impl CloudwatchOutput {
-    pub fn new(logs: Option<CloudwatchLogsConfig>, runs: Arc<dyn RunStore>) -> CloudwatchOutput {
+    pub(crate) fn new(logs: Option<CloudwatchLogsConfig>, runs: Arc<dyn RunStore>) -> CloudwatchOutput {
         CloudwatchOutput { logs, runs }
     }
 }

@@ -23,7 +23,7 @@ use crate::print::format_bytes;
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Alerts when the disk of `folder` is full, until `stop`.
-pub async fn watch_disk(ports: Ports, notifier: Arc<ChannelNotifier>, folder: PathBuf, stop: CancellationToken) {
+pub(crate) async fn watch_disk(ports: Ports, notifier: Arc<ChannelNotifier>, folder: PathBuf, stop: CancellationToken) {
     let mut alerts = DiskAlerts::default();
     loop {
         tokio::select! {

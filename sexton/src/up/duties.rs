@@ -31,19 +31,19 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 /// Delay after a failed call. Chosen: keeps the log short, and is short against the one-minute tick.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-pub struct Duties {
-    pub ports: Ports,
-    pub packs: SharedPacks,
-    pub notifier: Arc<ChannelNotifier>,
-    pub links: Links,
-    pub keep: RetentionPolicy,
+pub(crate) struct Duties {
+    pub(crate) ports: Ports,
+    pub(crate) packs: SharedPacks,
+    pub(crate) notifier: Arc<ChannelNotifier>,
+    pub(crate) links: Links,
+    pub(crate) keep: RetentionPolicy,
     /// Wakes the scheduler when something may be due earlier than planned.
-    pub nudge: Arc<Notify>,
-    pub stop: CancellationToken,
+    pub(crate) nudge: Arc<Notify>,
+    pub(crate) stop: CancellationToken,
 }
 
 /// The running loops.
-pub struct RunningDuties {
+pub(crate) struct RunningDuties {
     tasks: Vec<JoinHandle<()>>,
     duties: Arc<DutyContext>,
 }
@@ -96,7 +96,7 @@ enum NextCall {
     At(Timestamp),
 }
 
-pub fn retention_policy(history: &HistorySection) -> RetentionPolicy {
+pub(crate) fn retention_policy(history: &HistorySection) -> RetentionPolicy {
     let default = RetentionPolicy::default();
     RetentionPolicy {
         age_max: history.keep.unwrap_or(default.age_max),
@@ -105,7 +105,7 @@ pub fn retention_policy(history: &HistorySection) -> RetentionPolicy {
 }
 
 impl Duties {
-    pub fn start(self) -> RunningDuties {
+    pub(crate) fn start(self) -> RunningDuties {
         let context = Arc::new(DutyContext { duties: self, alert_due: Notify::new(), release_due: Notify::new() });
         let tasks = Duty::ALL.into_iter().map(|duty| tokio::spawn(run_duty(duty, context.clone()))).collect();
         RunningDuties { tasks, duties: context }
@@ -114,7 +114,7 @@ impl Duties {
 
 impl RunningDuties {
     /// Waits for the tasks after `stop`; then collects the last reports and sends the alerts that they cause.
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "duty task failed");

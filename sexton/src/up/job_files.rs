@@ -30,14 +30,14 @@ const PAGE_JOBS_MAX: usize = 1000;
 const LISTED_JOBS_MAX: usize = 5;
 
 /// The files of flags and configuration.
-pub struct JobFileArgs {
-    pub crontabs: Vec<PathBuf>,
-    pub jobs: Vec<PathBuf>,
+pub(crate) struct JobFileArgs {
+    pub(crate) crontabs: Vec<PathBuf>,
+    pub(crate) jobs: Vec<PathBuf>,
     /// The crontabs have a user column.
-    pub system: bool,
+    pub(crate) system: bool,
 }
 
-pub struct JobFiles {
+pub(crate) struct JobFiles {
     sources: Vec<JobsSource>,
     /// The `source` of the sample's jobs.
     sample: String,
@@ -49,7 +49,7 @@ impl JobFiles {
     ///
     /// # Errors
     /// Fails if the stored jobs cannot be read, or if the sample cannot be written.
-    pub async fn new(args: JobFileArgs, state: &StateDirectory, ports: &Ports) -> Result<JobFiles, Failure> {
+    pub(crate) async fn new(args: JobFileArgs, state: &StateDirectory, ports: &Ports) -> Result<JobFiles, Failure> {
         let sample = JobsSource::new(state.sample_crontab()).name();
         let mut paths = [args.crontabs, args.jobs].concat();
         if paths.is_empty() && stored_jobs_by_source(ports).await?.keys().all(|source| source.as_ref() == Some(&sample))
@@ -65,7 +65,7 @@ impl JobFiles {
     /// # Errors
     /// Exit 2 if a file is faulty and none of its jobs is stored: an operator tries it for the first time. A file that
     /// was valid before keeps its stored jobs.
-    pub async fn apply_all(&self, ports: &Ports, packs: &Packs) -> Result<Vec<String>, Failure> {
+    pub(crate) async fn apply_all(&self, ports: &Ports, packs: &Packs) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
         for source in &self.sources {
             let line = match apply_file(source, ports, packs).await {
@@ -109,7 +109,7 @@ impl JobFiles {
     }
 
     /// Applies each file when it changes, until `stop`.
-    pub async fn apply_on_change(
+    pub(crate) async fn apply_on_change(
         mut self,
         ports: Ports,
         packs: SharedPacks,

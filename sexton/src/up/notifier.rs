@@ -10,16 +10,16 @@ use keeper::crash;
 /// Name of the channel that is used when none is configured: alerts are logged.
 const LOG_CHANNEL: &str = "log";
 
-pub struct ChannelNotifier {
+pub(crate) struct ChannelNotifier {
     channels: Channels,
 }
 
 impl ChannelNotifier {
-    pub fn new(channels: Channels) -> ChannelNotifier {
+    pub(crate) fn new(channels: Channels) -> ChannelNotifier {
         ChannelNotifier { channels }
     }
 
-    pub fn channel_names(&self) -> Vec<String> {
+    pub(crate) fn channel_names(&self) -> Vec<String> {
         let names: Vec<String> = self.channels.names().map(str::to_owned).collect();
         if names.is_empty() { vec![LOG_CHANNEL.to_owned()] } else { names }
     }

@@ -19,13 +19,13 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The run directories of this machine: those of the runner, and undelivered ones of `sexton exec`.
 #[derive(Clone, Debug)]
-pub struct RunOutput {
+pub(crate) struct RunOutput {
     folder: PathBuf,
 }
 
 impl RunOutput {
     /// `folder` is the runner's directory.
-    pub fn new(folder: &Path) -> RunOutput {
+    pub(crate) fn new(folder: &Path) -> RunOutput {
         RunOutput { folder: folder.to_owned() }
     }
 
@@ -33,7 +33,7 @@ impl RunOutput {
     ///
     /// # Errors
     /// Fails if the directory of runs cannot be read.
-    pub fn find(&self, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
+    pub(crate) fn find(&self, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
         let executed = self.folder.join("exec").join(run_id.as_str());
         match latest_attempt(&self.folder.join("runs"), run_id)? {
             None => latest_attempt(&executed.join("runs"), run_id),
@@ -96,7 +96,7 @@ impl Logs for RunOutput {
 ///
 /// # Errors
 /// Fails if the spool cannot be read.
-pub fn copy_output(
+pub(crate) fn copy_output(
     directory: &RunDirectory,
     query: LogQuery,
     mut send: impl FnMut(Vec<u8>) -> bool,
@@ -128,6 +128,6 @@ pub fn copy_output(
 }
 
 /// A line that marks missing lines as not part of the job's output.
-pub fn missing_lines_text(removed: MissingLines) -> Vec<u8> {
+pub(crate) fn missing_lines_text(removed: MissingLines) -> Vec<u8> {
     format!("[sexton: {removed}]\n").into_bytes()
 }

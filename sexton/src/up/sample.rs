@@ -13,7 +13,7 @@ const SAMPLE: &str = include_str!("sample.crontab");
 ///
 /// # Errors
 /// Fails if it cannot be written.
-pub fn write_crontab(state: &StateDirectory) -> Result<PathBuf, Failure> {
+pub(crate) fn write_crontab(state: &StateDirectory) -> Result<PathBuf, Failure> {
     let path = state.sample_crontab();
     let written = OpenOptions::new()
         .write(true)
@@ -28,7 +28,7 @@ pub fn write_crontab(state: &StateDirectory) -> Result<PathBuf, Failure> {
 }
 
 /// The default sinks file.
-pub fn default_sinks(state: &StateDirectory) -> String {
+pub(crate) fn default_sinks(state: &StateDirectory) -> String {
     let path = state.logs_folder().join("{group}/{job}.log");
     // JSON strings are valid TOML strings.
     let quoted = serde_json::Value::from(path.display().to_string());

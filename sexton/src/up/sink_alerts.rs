@@ -27,7 +27,7 @@ fn sink_key(sink: &str) -> JobKey {
 }
 
 /// Alerts about sinks that lag or are misconfigured, until `stop`.
-pub async fn watch_sinks(runner: Arc<LocalRunner>, ports: Ports, stop: CancellationToken) {
+pub(crate) async fn watch_sinks(runner: Arc<LocalRunner>, ports: Ports, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -40,7 +40,7 @@ pub async fn watch_sinks(runner: Arc<LocalRunner>, ports: Ports, stop: Cancellat
 }
 
 /// Logs the events of sinks, and alerts when a sink lost lines permanently.
-pub async fn log_and_alert(mut events: mpsc::Receiver<SinkEvent>, ports: Ports) {
+pub(crate) async fn log_and_alert(mut events: mpsc::Receiver<SinkEvent>, ports: Ports) {
     while let Some(event) = events.recv().await {
         log_sink_event(&event);
         if let SinkEvent::Trouble(trouble) = &event
