@@ -8,6 +8,8 @@
 //! `sexton` gives them to the alerts service as its notifier. A channel sends an alert once and never retries: the
 //! service decides that from the class of the error.
 
+#![warn(missing_docs)]
+
 mod alert_text;
 mod command;
 mod http;
