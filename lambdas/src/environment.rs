@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_template_s_variables_are_read_and_a_bad_one_is_named() {
+    fn variables_are_read_and_an_invalid_one_is_named() {
         let complete =
             read(&[("SEXTON_PREFIX", "x"), ("SEXTON_HISTORY_DAYS", "7"), ("SEXTON_DUE_SHARDS", "4")]).unwrap();
         assert_eq!(complete.options.prefix, "x");

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_is_the_template_s_input() {
+    fn the_input_of_the_template_is_a_tick() {
         assert_eq!(decode(r#"{"duty":"tick"}"#), Ok(Call::Tick));
         for other in ["{}", "null", r#"{"duty":"prune"}"#, r#"{"Records":[{"eventSource":"aws:sqs","body":"x"}]}"#] {
             assert!(decode(other).is_err(), "{other}");

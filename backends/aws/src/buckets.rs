@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_days_item_expires_a_week_after_its_runs() {
+    fn the_item_of_a_day_expires_a_week_after_its_runs() {
         let day = expires_of_day("20261123#db", Duration::from_secs(86_400));
         assert_eq!(Timestamp::from_second(day).unwrap().to_string(), "2026-12-01T00:00:00Z");
     }

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_is_in_the_account_of_its_tables() {
+    fn the_arn_of_a_topic_is_made_from_the_arn_of_a_table() {
         let arn = topic_arn("arn:aws-cn:dynamodb:cn-north-1:123456789012:table/sexton-runs", "sexton-alerts");
         assert_eq!(arn.as_deref(), Some("arn:aws-cn:sns:cn-north-1:123456789012:sexton-alerts"));
         assert_eq!(topic_arn("", "sexton-alerts"), None);

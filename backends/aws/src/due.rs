@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn while_the_number_of_shards_changes_both_are_read() {
+    fn after_a_change_the_shards_of_both_numbers_are_read_for_two_days() {
         let first = Shards { now: 2, before: 2, before_until: None };
         let more = first.with_count(8, at(0));
         assert_eq!((more.now, more.count_to_read(at(0)), more.count_to_read(at(100))), (8, 8, 8));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_comes_back_from_its_item() {
+    fn an_entry_survives_the_conversion_to_an_item_and_back() {
         let entry = Due { at: at(0), key: JobKey::new("db", "a.b-c_D"), timing: "0a1b".to_owned() };
         assert_eq!(entry_from_item(&entry_to_item(&entry, 4, "w")), Some(entry));
     }

@@ -460,7 +460,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_are_made_from_the_expressions() {
+    fn each_placeholder_of_the_expressions_is_mapped_to_its_attribute() {
         let names = attribute_names(&["SET #state = :x, #job_key=:y", "", "attribute_not_exists(#held)"]).unwrap();
         let mut names: Vec<(&str, &str)> = names.iter().map(|(key, name)| (key.as_str(), name.as_str())).collect();
         names.sort_unstable();

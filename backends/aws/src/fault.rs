@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_by_itself_is_tried_again_and_the_rest_names_place_and_remedy() {
+    fn transient_errors_are_retried_and_others_name_place_and_remedy() {
         let call_name = CallName { service: "DynamoDB", action: "PutItem", place: "the table sexton-runs" };
         for (status, code, retry) in [
             (400, "ThrottlingException", true),

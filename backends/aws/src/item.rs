@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_comes_back_as_it_was() {
+    fn json_survives_the_conversion_to_an_item_and_back() {
         let record = serde_json::json!({
             "text": "é", "none": null, "yes": true, "whole": 18446744073709551615_u64, "minus": -7, "part": 1.5,
             "list": ["a", 1, [], {"deep": null}], "map": {"a": {"b": "c"}}
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn instants_as_texts_are_ordered_as_instants() {
+    fn instants_written_as_texts_sort_by_time() {
         let at = |nanosecond| Timestamp::from_nanosecond(nanosecond).unwrap();
         let mut texts: Vec<String> =
             [0, 1, 500_000_000, 999_999_999, 1_000_000_000].map(at).map(sortable_instant).to_vec();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_as_large_as_dynamodb_counts_it() {
+    fn item_size_follows_the_rules_of_dynamodb() {
         let item = Item::from([
             ("ab".to_owned(), s("é")),
             ("n".to_owned(), n(1234)),

@@ -233,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn the_five_attributes_make_a_job_with_every_default() {
+    fn five_attributes_make_a_job_with_all_defaults() {
         let job = job_from_item(&minimal_item()).unwrap();
         let wanted = Job::new(JobKey::new("db", "dump"), "30 2 * * *", Command::Shell("dump.sh".to_owned()));
         assert_eq!(job, wanted);
     }
 
     #[test]
-    fn a_job_with_every_field_comes_back_as_it_was() {
+    fn a_job_with_every_field_survives_the_conversion_to_an_item_and_back() {
         let file = r#"
             [[job]]
             group = "db"
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_hand_makes_of_types_is_read_kindly() {
+    fn values_of_other_types_are_converted() {
         for (enabled, wanted) in [(s("true"), true), (s("No"), false), (n(1), true), (n(0), false)] {
             assert_eq!(job_from_item(&with("enabled", enabled)).unwrap().enabled, wanted);
         }
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_one_sentence_that_names_the_field() {
+    fn an_invalid_value_is_one_fault_that_names_the_field() {
         let mut nameless = minimal_item();
         nameless.remove("schedule");
         let mut commandless = minimal_item();
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_that_a_job_has_is_known() {
+    fn every_field_of_a_job_is_in_the_list() {
         let mut job = Job::new(JobKey::new("g", "n"), "@daily", Command::Shell("x".to_owned()));
         job.stdin = Some(String::new());
         for name in job_to_item(&job).unwrap().keys() {

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_name_and_its_group_are_told_from_each_other() {
+    fn a_queue_name_leads_back_to_its_group() {
         let names = Names::new("sexton");
         assert_eq!(names.orders_dead("db"), "sexton-orders-db-dead");
         for group in ["db", "a-b_C9"] {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_no_queue_can_be_named_after_is_refused() {
+    fn a_group_whose_name_cannot_be_in_a_queue_name_is_refused() {
         let names = Names::new("sexton");
         for group in ["", "a b", "a/b", "a#b", "ü", "x-dead", &"a".repeat(62)] {
             assert!(check_group(&names, group).is_err(), "{group}");

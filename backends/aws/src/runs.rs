@@ -215,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_comes_back_from_its_item() {
+    fn a_run_survives_the_conversion_to_an_item_and_back() {
         let run = finished();
         let stored = run_from_item(&run_to_item(&run, 4, std::time::Duration::from_secs(86_400)).unwrap()).unwrap();
         assert_eq!(stored, Stored { record: run, version: 4 });
     }
 
     #[test]
-    fn a_healthy_run_fits_into_one_write_unit() {
+    fn a_usual_run_fits_into_one_write_unit() {
         let mut run = finished();
         run.excerpt = vec![ExcerptLine { seq: 1, stream: domain::line::Stream::Stdout, text: "ok".repeat(20) }];
         let bytes = item_bytes(&run_to_item(&run, 4, std::time::Duration::from_secs(86_400)).unwrap());

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn values_are_read_and_what_is_missing_is_told() {
+    async fn values_are_read_and_a_missing_one_is_a_permanent_error() {
         let Some(server) = Ministack::start() else { return };
         let secrets = secrets(&server.endpoint());
         secrets.put_parameter("/db/password", "by ssm").await;
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_answer_is_asked_again() {
+    async fn a_service_that_does_not_answer_is_an_error_to_retry() {
         let endpoint = format!("http://{}", testbed::free_port());
         let asked = secrets(&endpoint).value(&Reference::Parameter("/db/password".to_owned())).await;
         assert!(
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_read_wherever_they_stand() {
+    fn error_codes_are_read_from_body_and_header() {
         let check = |kind: Option<&str>, answer: Value, code: &str| {
             assert_eq!(error_code(kind.map(str::to_owned), &answer), (code.to_owned(), "m".to_owned()));
         };

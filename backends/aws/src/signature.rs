@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_what_every_version_writes_and_reads() {
+    fn the_format_of_a_message_equals_the_golden_file() {
         let signer = signer(PRIVATE);
         let message = sign_order(&order(), Some(&signer)).expect("message");
         // Its signature was made by `openssl pkeyutl -sign -rawin` of the order's text.
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_change_while_both_are_known() {
+    fn during_a_change_of_keys_orders_of_both_keys_are_accepted() {
         let (old, new) = (signer(PRIVATE), signer(OTHER_PRIVATE));
         let check = |verifier: &Verifier, signer: &Signer, expected: Result<(), &str>| {
             let message = sign_order(&order(), Some(signer)).expect("message");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_signed_or_expired_is_refused() {
+    fn unsigned_and_expired_orders_are_refused() {
         let signer = signer(PRIVATE);
         let verifier = Verifier::new(&[public(&signer)]);
         let message = sign_order(&order(), Some(&signer)).expect("message");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_kind_is_refused_without_being_shown() {
+    fn an_invalid_private_key_is_refused_and_never_quoted() {
         for text in ["", "MC4CAQAw", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"] {
             let reason = Signer::from_pem(text).expect_err("refused");
             assert!(reason.contains("openssl genpkey -algorithm ed25519") && !reason.contains("MC4C"), "{reason}");
@@ -239,7 +239,7 @@ mod tests {
 
     /// Whatever stands in a queue is an order that was signed, or a sentence.
     #[test]
-    fn any_text_in_a_queue_is_an_order_or_not_and_with_keys_only_what_was_signed() {
+    fn no_message_panics_the_reader_and_with_keys_only_signed_orders_are_accepted() {
         let verifier = Verifier::new(&[public(&signer(PRIVATE))]);
         testbed::try_inputs("sealed_orders", |input| {
             let message = String::from_utf8_lossy(input);
@@ -256,7 +256,7 @@ mod tests {
 
         /// Not one bit of a message can be changed, wherever it stands.
         #[test]
-        fn a_message_of_which_any_byte_was_changed_is_refused(place in any::<prop::sample::Index>(), mask in 1..=255u8) {
+        fn a_message_with_any_changed_byte_is_refused(place in any::<prop::sample::Index>(), mask in 1..=255u8) {
             let signer = signer(PRIVATE);
             let mut bytes = sign_order(&order(), Some(&signer)).expect("message").into_bytes();
             let place = place.index(bytes.len());

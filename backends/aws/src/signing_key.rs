@@ -90,7 +90,7 @@ mod tests {
 
     /// Somebody who may write to the queue, but has not the key, sends an order between two genuine ones.
     #[tokio::test]
-    async fn a_runner_gets_the_orders_of_its_scheduler_and_of_nobody_else() {
+    async fn a_runner_receives_only_orders_signed_with_the_key_of_its_installation() {
         let Some(server) = Ministack::start() else { return };
         let options = Options {
             region: Some("eu-west-1".to_owned()),

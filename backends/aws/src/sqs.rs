@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_keep_to_ten_messages_and_a_mebibyte() {
+    fn a_batch_has_at_most_ten_messages_and_one_mebibyte() {
         let sizes = |messages: Vec<OutgoingMessage>| batches(messages).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes((0..25).map(|_| message(10)).collect()), [10, 10, 5]);
         assert_eq!(sizes(vec![message(600_000), message(600_000), message(400_000), message(48_576)]), [1, 3]);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sqs_would_refuse_is_refused_with_a_sentence() {
+    fn a_message_that_sqs_would_refuse_is_refused_before_it_is_sent() {
         assert!(check_message("q", &message(MESSAGE_BYTES_MAX)).is_ok());
         let text = check_message("q", &message(MESSAGE_BYTES_MAX + 1)).unwrap_err().to_string();
         assert!(text.starts_with("the order for db/dump has 1048577 bytes"), "{text}");
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn any_text_survives_as_json() {
+    fn every_character_survives_the_escaping_for_sqs() {
         let text = "\u{0}\u{b}\u{1f}\u{fffe}\u{ffff}\"\\é\u{10ffff}";
         let json = escape_for_sqs(&serde_json::to_string(text).unwrap());
         assert!(check_message("q", &OutgoingMessage { body: json.clone(), ..message(0) }).is_ok());
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_never_shorter_than_asked_for() {
+    fn a_lease_is_rounded_up_to_whole_seconds() {
         assert_eq!([0, 1, 1000, 1001].map(|ms| whole_seconds(Duration::from_millis(ms))), [0, 1, 1, 2]);
     }
 }

@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_is_compiled_once_whatever_its_parameters_are() {
+    fn a_statement_is_compiled_once_for_all_values_of_its_parameters() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sexton.db");
         let _database = Database::open(&file).unwrap();

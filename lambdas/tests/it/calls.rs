@@ -10,7 +10,7 @@ fn recorded(file: &str) -> String {
 }
 
 #[test]
-fn an_edited_job_is_indexed_and_one_that_is_gone_is_nothing() {
+fn an_edited_job_is_indexed_and_a_deleted_one_is_ignored() {
     let Some(installation) = Installation::deploy() else { return };
     installation.put_job("db", "dump", "true", "0 3 * * *");
     assert_eq!(installation.invoke("scheduler", &recorded("changes.json")), Ok(Value::Null));
@@ -19,7 +19,7 @@ fn an_edited_job_is_indexed_and_one_that_is_gone_is_nothing() {
 }
 
 #[test]
-fn what_nobody_calls_the_scheduler_with_is_an_error_that_says_what_is_expected() {
+fn an_unknown_event_of_the_scheduler_is_an_error_that_names_the_expected_ones() {
     let Some(installation) = Installation::deploy() else { return };
     for payload in ["{}", r#"{"Records":[{"eventSource":"aws:sqs","body":"x"}]}"#] {
         let message = installation.invoke("scheduler", payload).expect_err(payload);
@@ -28,7 +28,7 @@ fn what_nobody_calls_the_scheduler_with_is_an_error_that_says_what_is_expected()
 }
 
 #[test]
-fn an_unreadable_report_and_a_forged_one_are_parked_and_told_and_keep_no_other_from_its_run() {
+fn unreadable_and_forged_reports_raise_alerts_in_the_dead_letter_queue_and_block_no_other() {
     let Some(installation) = Installation::deploy() else { return };
     let batch = recorded("reports.json")
         .replace("ROLE_DB", &installation.role_id("db"))
@@ -51,7 +51,7 @@ fn an_unreadable_report_and_a_forged_one_are_parked_and_told_and_keep_no_other_f
 }
 
 #[test]
-fn a_group_without_its_stack_has_no_reports() {
+fn reports_for_a_group_without_a_stack_are_refused() {
     let Some(installation) = Installation::deploy() else { return };
     let batch = recorded("reports.json").replace(r#"\"group\":\"db\""#, r#"\"group\":\"other\""#);
     assert_eq!(installation.invoke("collector", &batch), Ok(json!({ "batchItemFailures": [] })));
@@ -60,7 +60,7 @@ fn a_group_without_its_stack_has_no_reports() {
 }
 
 #[test]
-fn a_report_comes_again_when_it_cannot_be_stored() {
+fn a_report_that_cannot_be_stored_is_redelivered() {
     let Some(installation) = Installation::deploy() else { return };
     let batch = recorded("reports.json").replace("ROLE_DB", &installation.role_id("db"));
     installation.call("dynamodb", "delete_table", json!({ "TableName": "sexton-runs" }));
@@ -75,7 +75,7 @@ fn a_report_comes_again_when_it_cannot_be_stored() {
 }
 
 #[test]
-fn the_api_answers_whom_aws_vouches_for_and_nobody_else() {
+fn the_api_answers_only_requests_whose_signature_aws_has_checked() {
     let Some(installation) = Installation::deploy() else { return };
     installation.put_job("db", "dump", "true", "0 3 * * *");
     let signed: Value = serde_json::from_str(&recorded("url.json")).expect("JSON");
@@ -89,13 +89,13 @@ fn the_api_answers_whom_aws_vouches_for_and_nobody_else() {
 }
 
 #[test]
-fn the_pruner_s_hour_passes() {
+fn the_pruner_handles_its_event() {
     let Some(installation) = Installation::deploy() else { return };
     assert_eq!(installation.invoke("pruner", r#"{"duty":"prune"}"#), Ok(json!(0)));
 }
 
 #[test]
-fn a_role_that_was_replaced_is_found_by_its_new_tag() {
+fn the_collector_accepts_a_replaced_role_by_its_new_tag() {
     let Some(installation) = Installation::deploy() else { return };
     let batch = |role: &str| recorded("reports.json").replace("ROLE_DB", role);
     let known = installation.role_id("db");

@@ -84,7 +84,7 @@ fn check(installation: &Installation, stack: &str, role: &str, allowed: Vec<Call
 }
 
 #[test]
-fn the_scheduler_fires_and_tells_and_writes_no_job() {
+fn the_scheduler_fires_and_alerts_and_writes_no_job() {
     let Some(installation) = Installation::deploy() else { return };
     let queue = |action, name| on_queue(&installation, action, name);
     let allowed = vec![
@@ -132,7 +132,7 @@ fn the_scheduler_fires_and_tells_and_writes_no_job() {
 }
 
 #[test]
-fn the_collector_takes_reports_and_parks_them_and_writes_no_job() {
+fn the_collector_receives_and_rejects_reports_and_writes_no_job() {
     let Some(installation) = Installation::deploy() else { return };
     let queue = |action, name| on_queue(&installation, action, name);
     let allowed = vec![
@@ -169,7 +169,7 @@ fn the_collector_takes_reports_and_parks_them_and_writes_no_job() {
 }
 
 #[test]
-fn the_pruner_removes_runs_and_nothing_else() {
+fn the_pruner_deletes_runs_and_nothing_else() {
     let Some(installation) = Installation::deploy() else { return };
     let queue = |action, name| on_queue(&installation, action, name);
     let allowed = vec![
@@ -199,7 +199,7 @@ fn the_pruner_removes_runs_and_nothing_else() {
 }
 
 #[test]
-fn the_api_edits_jobs_and_orders_runs_and_takes_nobody_s_orders() {
+fn the_api_edits_jobs_and_orders_runs_and_receives_no_orders() {
     let Some(installation) = Installation::deploy() else { return };
     let queue = |action, name| on_queue(&installation, action, name);
     let allowed = vec![
@@ -230,7 +230,7 @@ fn the_api_edits_jobs_and_orders_runs_and_takes_nobody_s_orders() {
 
 /// Nobody but EventBridge Scheduler can become this role, so the evaluator is asked.
 #[test]
-fn the_ticks_invoke_two_lambdas_and_do_nothing_else() {
+fn the_role_of_the_timers_invokes_two_lambdas_and_nothing_else() {
     let Some(installation) = Installation::deploy() else { return };
     let role = installation.resource(STACK, "TicksRole");
     let assume = json!({ "RoleArn": format!("arn:aws:iam::{ACCOUNT}:role/{role}"), "RoleSessionName": "test" });
@@ -254,7 +254,7 @@ fn the_ticks_invoke_two_lambdas_and_do_nothing_else() {
 }
 
 #[test]
-fn a_runner_takes_and_reports_what_is_its_group_s_and_sees_nothing_else() {
+fn a_runner_receives_and_reports_only_for_its_group() {
     let Some(installation) = Installation::deploy() else { return };
     let queue = |action, name| on_queue(&installation, action, name);
     let secret = |id: &str| Call("secretsmanager", "get_secret_value", json!({ "SecretId": id }));
@@ -307,7 +307,7 @@ fn a_runner_takes_and_reports_what_is_its_group_s_and_sees_nothing_else() {
 }
 
 #[test]
-fn a_runner_claims_and_beats_under_its_own_group_s_keys_only() {
+fn a_runner_writes_claims_and_heartbeats_only_under_keys_of_its_group() {
     let Some(installation) = Installation::deploy() else { return };
     let role = installation.resource("db", "RunnerRole");
     let policy = installation.call("iam", "get_role_policy", json!({ "RoleName": role, "PolicyName": "runner" }));

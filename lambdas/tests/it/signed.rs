@@ -44,7 +44,7 @@ fn forged(genuine: &str, command: &str) -> [String; 2] {
 }
 
 #[test]
-fn an_order_without_the_installation_s_signature_is_not_executed_and_a_secret_is_in_no_log() {
+fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
     let Some(installation) = Installation::deploy() else { return };
     installation.trust_sender("db", ACCOUNT);
     let server = Sexton::of_group(&installation);

@@ -9,7 +9,7 @@ use testbed::{Boto, Ministack, cfn_lint, repository};
 use crate::installation::template;
 
 #[test]
-fn the_linter_has_nothing_to_say() {
+fn the_templates_pass_the_linter() {
     let Some(cfn_lint) = cfn_lint() else { return };
     let checked = Command::new(cfn_lint)
         .args(["--include-checks", "I", "--", "lambdas/template.yaml", "lambdas/group.yaml"])
@@ -73,7 +73,7 @@ fn shape_in_template(properties: &Value) -> Value {
 }
 
 #[test]
-fn the_template_makes_the_tables_that_the_code_uses() {
+fn the_template_creates_the_tables_of_the_code() {
     let Some(server) = Ministack::start() else { return };
     let Some(boto) = Boto::start(&server) else { return };
     let template = template(&boto, "template.yaml");
@@ -88,7 +88,7 @@ fn the_template_makes_the_tables_that_the_code_uses() {
 }
 
 #[test]
-fn queues_and_topics_are_called_as_the_code_calls_them() {
+fn queues_and_topics_have_the_names_of_the_code() {
     let Some(server) = Ministack::start() else { return };
     let Some(boto) = Boto::start(&server) else { return };
     let names = Names::new("sexton");

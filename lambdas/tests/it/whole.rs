@@ -60,7 +60,7 @@ fn fire(installation: &Installation, command: &str) {
 }
 
 #[test]
-fn a_typed_job_is_run_by_a_real_runner_its_lines_are_in_cloudwatch_and_its_failure_is_told_once() {
+fn a_job_written_by_hand_runs_once_its_lines_are_in_cloudwatch_and_its_failure_raises_one_alert() {
     let Some(installation) = Installation::deploy() else { return };
     // ministack says of every message that the account sent it.
     installation.trust_sender("db", ACCOUNT);
@@ -124,7 +124,7 @@ fn text_of(item: &Value, name: &str) -> String {
 }
 
 #[test]
-fn a_broken_job_is_told_and_stops_no_other() {
+fn an_invalid_job_raises_an_alert_and_blocks_no_other() {
     let Some(installation) = Installation::deploy() else { return };
     let at = Timestamp::now().checked_add(2.hours()).expect("an instant").strftime("at(%Y-%m-%dT%H:%M:%S)").to_string();
     installation.put_job("db", "broken", "true", "every now and then");

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn mail_gets_text_chat_its_schema_and_programs_json() {
+    fn mail_gets_text_chat_gets_its_schema_and_programs_get_json() {
         let (_, text) = build_message("sexton", &failed()).unwrap();
         let all: Value = serde_json::from_str(&text).unwrap();
         let names: Vec<&String> = all.as_object().unwrap().keys().collect();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_are_there_for_filter_policies_and_never_empty() {
+    fn attributes_for_filter_policies_are_never_empty() {
         let named = |alert: &Alert| {
             attributes(alert).into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
         };
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_for_sns_is_cut_and_says_so() {
+    fn an_alert_that_is_too_long_for_sns_is_shortened_with_a_mark() {
         let excerpt: Vec<ExcerptLine> = (1..=2000).map(|seq| line(seq, &"é<".repeat(100))).collect();
         let (cut, text) = build_message("sexton", &Alert { excerpt, ..failed() }).unwrap();
         assert!(text.len() + ATTRIBUTES_BYTES_MAX <= MESSAGE_BYTES_MAX, "{}", text.len());
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_shows_the_last_lines_within_its_bounds() {
+    fn a_chat_message_shows_the_last_lines_within_its_limit() {
         let excerpt: Vec<ExcerptLine> = (1..=40).map(|seq| line(seq, &format!("{seq} {}", "x".repeat(100)))).collect();
         let chat = chat_json("sexton", &Alert { excerpt, ..failed() });
         let description = chat["content"]["description"].as_str().unwrap();

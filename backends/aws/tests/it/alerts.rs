@@ -31,7 +31,7 @@ fn alert() -> Alert {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_subscribes_gets_the_alert_as_json_with_attributes() {
+async fn a_subscribed_program_gets_the_alert_as_json_with_attributes() {
     let Some(installation) = Installation::start(&[]).await else { return };
     let (topic, queue) = subscribe_queue(&installation.aws).await;
     let topics = installation.aws.topics([("alerts".to_owned(), topic)].into());
@@ -49,7 +49,7 @@ async fn a_program_that_subscribes_gets_the_alert_as_json_with_attributes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_a_mail_address_bears_is_told_to_come_again_whoever_sends_it() {
+async fn all_processes_together_keep_to_the_rate_limit_of_a_topic() {
     let Some(installation) = Installation::start(&[]).await else { return };
     let (topic, _) = subscribe_queue(&installation.aws).await;
     let now = Arc::new(Mutex::new("2026-11-23T08:00:00Z".parse::<Timestamp>().unwrap()));

@@ -13,7 +13,7 @@ fn item(fields: &[(&str, &str)]) -> HashMap<String, AttributeValue> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_made_by_hand_fires_and_a_broken_one_is_set_aside_and_in_nobodys_way() {
+async fn a_job_made_by_hand_fires_and_an_invalid_one_raises_an_alert_and_blocks_no_other() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let (ports, table) = (&installation.aws.ports, installation.aws.names.jobs());
     let client = aws_sdk_dynamodb::Client::new(&installation.aws.sdk_config);
@@ -34,7 +34,7 @@ async fn a_job_made_by_hand_fires_and_a_broken_one_is_set_aside_and_in_nobodys_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_made_by_hand_can_be_changed_by_commands() {
+async fn commands_can_change_a_job_made_by_hand() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let (ports, table) = (&installation.aws.ports, installation.aws.names.jobs());
     let client = aws_sdk_dynamodb::Client::new(&installation.aws.sdk_config);

@@ -65,7 +65,7 @@ async fn what_a_tick_reads_does_not_depend_on_the_number_of_stored_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_healthy_run_costs_six_write_units() {
+async fn a_usual_run_costs_at_most_six_write_units() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let aws = &installation.aws;
     // The first of its ten minutes opens them for all.

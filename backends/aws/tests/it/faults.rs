@@ -85,31 +85,31 @@ async fn every_call_fails(fault: AwsFault, times: usize, is_relevant: impl Fn(&A
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_are_refused_are_made_again() {
+async fn refused_calls_are_retried() {
     every_call_fails(AwsFault::Refused, 1, |_| true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_are_throttled_twice_are_made_again() {
+async fn calls_that_are_throttled_twice_are_retried() {
     every_call_fails(AwsFault::Throttled, 2, |_| true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_cut_are_made_again() {
+async fn calls_on_cut_connections_are_retried() {
     every_call_fails(AwsFault::Cut, 1, is_write).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_worked_and_was_not_answered_is_known_again() {
+async fn an_executed_call_without_an_answer_is_not_executed_twice() {
     every_call_fails(AwsFault::AnswerLost, 1, is_write).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_worked_and_is_answered_too_late_is_known_again() {
+async fn an_executed_call_with_a_late_answer_is_not_executed_twice() {
     every_call_fails(AwsFault::AnswerLate, 1, is_write).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_batch_leaves_undone_is_done_by_another() {
+async fn the_undone_part_of_a_batch_is_sent_again() {
     every_call_fails(AwsFault::Partial, 1, |call| call.entries() > 0).await;
 }

@@ -16,7 +16,7 @@ fn permanent<T: std::fmt::Debug>(answer: Result<T, PortError>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_large_is_one_sentence_and_nothing_of_its_call_is_done() {
+async fn a_record_that_is_too_large_is_one_error_and_nothing_of_its_call_is_done() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let ports = &installation.aws.ports;
     let mut long = order("db", 0);
@@ -37,7 +37,7 @@ async fn what_is_too_large_is_one_sentence_and_nothing_of_its_call_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_cannot_have_a_queue_is_refused_where_it_would_be_used() {
+async fn a_group_that_cannot_have_a_queue_is_refused_in_jobs_and_orders() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let ports = &installation.aws.ports;
     let job = Job::new(JobKey::new("a.b", "dump"), "@daily", Command::Shell("x".to_owned()));
@@ -48,7 +48,7 @@ async fn a_group_that_cannot_have_a_queue_is_refused_where_it_would_be_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_installation_that_is_not_there_is_named_with_what_to_do() {
+async fn a_missing_installation_is_named_with_the_remedy() {
     let Some(installation) = Installation::start(&[]).await else { return };
     let options = aws::Options { prefix: "other".to_owned(), ..installation.options.clone() };
     let other = aws::connect(&options).await.unwrap();
@@ -57,7 +57,7 @@ async fn an_installation_that_is_not_there_is_named_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_text_of_an_order_and_who_sent_a_report_come_through() {
+async fn all_characters_of_an_order_and_the_sender_of_a_report_are_received() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let (aws, wait) = (&installation.aws, std::time::Duration::from_secs(20));
     let mut odd = order("db", 0);

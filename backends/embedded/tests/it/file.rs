@@ -15,7 +15,7 @@ fn database_file() -> (TempDir, std::path::PathBuf) {
 }
 
 #[tokio::test]
-async fn everything_is_still_there_when_the_file_is_opened_again() {
+async fn a_reopened_file_still_has_all_records() {
     let (_directory, file) = database_file();
     {
         let ports = Embedded::open(&file).unwrap().ports();
@@ -35,7 +35,7 @@ async fn everything_is_still_there_when_the_file_is_opened_again() {
 }
 
 #[tokio::test]
-async fn a_removed_entry_of_the_due_index_is_gone() {
+async fn a_removed_due_entry_is_no_longer_listed() {
     let (_directory, file) = database_file();
     let ports = Embedded::open(&file).unwrap().ports();
     ports.due.put(&[due("a", 0), due("b", 0)]).await.unwrap();
@@ -44,7 +44,7 @@ async fn a_removed_entry_of_the_due_index_is_gone() {
 }
 
 #[test]
-fn a_file_of_a_newer_build_is_refused_and_left_alone() {
+fn a_file_of_a_newer_build_is_refused_and_left_unchanged() {
     let (_directory, file) = database_file();
     drop(Embedded::open(&file).unwrap());
     Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
@@ -67,7 +67,7 @@ fn a_file_of_another_program_is_refused() {
 }
 
 #[tokio::test]
-async fn what_was_broken_by_hand_is_told_and_in_nobodys_way() {
+async fn unreadable_records_are_quarantined_and_block_no_others() {
     let (_directory, file) = database_file();
     let ports = Embedded::open(&file).unwrap().ports();
     for name in ["good", "broken", "renamed", "blob"] {
@@ -104,7 +104,7 @@ async fn what_was_broken_by_hand_is_told_and_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn what_a_dead_worker_had_claimed_is_given_to_the_next_of_its_name_at_once() {
+async fn claims_of_an_exited_worker_pass_at_once_to_the_next_of_its_name() {
     let (_directory, file) = database_file();
     let transition = contract::samples::transition("one", 0);
     let claim = async |ports: &domain::ports::Ports, worker: &str| {

@@ -13,7 +13,7 @@ const CALLERS: i64 = 16;
 const RUNS_EACH: i64 = 250;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_callers_at_once_finish_all_their_runs() {
+async fn concurrent_callers_finish_all_their_runs() {
     let directory = tempfile::tempdir().unwrap();
     let ports = Embedded::open(&directory.path().join("sexton.db")).unwrap().ports();
     let started = Instant::now();
