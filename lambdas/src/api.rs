@@ -1,6 +1,6 @@
-//! The console's router behind the function URL. The URL has taken the caller's signature (AWS_IAM) before anything gets
-//! here; the router's own token is one that nobody knows but this process, and is given to requests that AWS vouches for.
-//! A request that does not say who signed it is refused by the router.
+//! Serves the router of `console` behind the function URL. AWS checks the caller's signature (AWS_IAM) before it
+//! invokes the Lambda. The router's token is a random one that only this process knows: it is added to requests with a
+//! signer, and the router refuses all others.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use jiff::Timestamp;
 use lambda_http::request::RequestContext;
 use serde_json::Value;
 
-/// All routes, for requests of a function URL.
+/// Returns all routes, for requests of a function URL.
 ///
 /// # Errors
-/// No randomness is to be had.
+/// Returns an error if the system has no random bytes for the token.
 pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)?;
@@ -33,14 +33,14 @@ pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
         token: token.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_bytes),
-        // The scheduler looks every minute.
+        // The scheduler ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
     };
     Ok(console::router(console)
         .layer(middleware::from_fn(move |request, next| authorize(bearer.clone(), request, next))))
 }
 
-/// Replaces whatever the caller sent as `Authorization`, so that only AWS's word counts.
+/// Replaces the caller's `Authorization` header, so that only the signature that AWS checked counts.
 async fn authorize(bearer: HeaderValue, mut request: Request, next: Next) -> axum::response::Response {
     let is_signed = matches!(
         request.extensions().get::<RequestContext>(),
@@ -54,18 +54,18 @@ async fn authorize(bearer: HeaderValue, mut request: Request, next: Next) -> axu
     next.run(request).await
 }
 
-/// Six bytes that name a run which nobody scheduled.
+/// Returns six random bytes for the id of a run without a schedule.
 fn random_bytes() -> [u8; 6] {
     let mut bytes = [0; 6];
     if let Err(why) = getrandom::fill(&mut bytes) {
-        // The clock's nanoseconds still tell runs apart; the store refuses a name that is taken.
-        tracing::warn!(%why, "no random bytes");
+        // The nanoseconds of the clock still differ between runs, and the store refuses an id that exists.
+        tracing::warn!(%why, "no random bytes; using the clock for a run id");
         bytes.copy_from_slice(&Timestamp::now().as_nanosecond().to_le_bytes()[..6]);
     }
     bytes
 }
 
-/// Output and sinks are the runners'; what they shipped is read where it went.
+/// Output and sinks are on the runners. Shipped output is read from its sink.
 struct NoLocalOutput;
 
 #[async_trait]

@@ -1,6 +1,7 @@
-//! The collector's batches. Each record stands alone: one that cannot be read, or whose sender may not speak for its
-//! group, is parked in the dead-letter queue and told, and keeps no other from being stored. What could not be stored
-//! now is named in the answer and comes again; everything else, Lambda deletes.
+//! Collects the batches of the reports queue. Records are independent: an unreadable one, or one whose sender may not
+//! report for its group, raises an alert, moves to the dead-letter queue, and blocks no other.
+//!
+//! The answer names the records that could not be stored, and SQS redelivers them. Lambda deletes all others.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,54 +22,70 @@ use services::{collector, release};
 use crate::scheduler::send_alerts;
 use crate::senders::{SenderCheck, Senders};
 
+/// Collects batches of reports.
 pub struct Collector<'c> {
+    /// All ports but `reports`, which the batch replaces.
     pub ports: &'c Ports,
+    /// Rule packs, for runs that are judged again.
     pub packs: &'c Packs,
+    /// Checks the sender of each report.
     pub senders: &'c Senders,
+    /// Receives the reports that can never be collected.
     pub dead_letters: &'c DeadLetterQueue,
+    /// Sends alerts.
     pub notifier: &'c dyn Notifier,
+    /// Name of this process in claims of alerts.
     pub worker: &'c str,
 }
 
-/// Why a record is not collected.
+/// Reasons why a record is not collected.
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
-    /// Nobody will ever collect it. For people, and for the alert's name: one alert a day for the same cause.
+    /// The record can never be collected. `reason` is for operators; `cause` is part of the alert's id, so each cause
+    /// raises at most one alert a day.
     Permanent { reason: String, cause: String },
-    /// It comes again.
+    /// SQS redelivers the record.
     Retry(String),
 }
 
 impl Collector<'_> {
-    /// Deals with a batch; the answer names the records that are to come again.
+    /// Collects a batch. The answer names the records that SQS has to redeliver.
     pub async fn collect(&self, batch: SqsEvent, now: Timestamp) -> SqsBatchResponse {
         let mut answer = SqsBatchResponse::default();
         let mut deliveries = Vec::new();
         let count = batch.records.len();
-        let mut parked = 0;
+        let mut rejected = 0;
         for record in &batch.records {
             match self.decode(record).await {
                 Ok(delivery) => deliveries.push(delivery),
                 Err(Fault::Permanent { reason, cause }) => match self.reject(record, &reason, &cause, now).await {
-                    Ok(()) => parked += 1,
+                    Ok(()) => rejected += 1,
                     Err(error) => {
                         tracing::error!(
                             message = message_id(record),
                             error,
-                            "a record could not be parked and comes again"
+                            "cannot move a report to the dead-letter queue; it will be redelivered"
                         );
                         answer.add_failure(message_id(record));
                     }
                 },
                 Err(Fault::Retry(reason)) => {
-                    tracing::warn!(message = message_id(record), "a report comes again: {reason}");
+                    tracing::warn!(
+                        message = message_id(record),
+                        "cannot check the sender of a report; it will be redelivered: {reason}"
+                    );
                     answer.add_failure(message_id(record));
                 }
             }
         }
-        let again = self.store(deliveries, now).await;
-        tracing::info!(received = count, parked, again = again.len() + answer.batch_item_failures.len(), "reports");
-        again.into_iter().for_each(|id| answer.add_failure(id));
+        let unstored = self.store(deliveries, now).await;
+        tracing::info!(
+            received = count,
+            rejected,
+            redelivered = unstored.len() + answer.batch_item_failures.len(),
+            "reports collected"
+        );
+        unstored.into_iter().for_each(|id| answer.add_failure(id));
         answer
     }
 
@@ -80,17 +97,17 @@ impl Collector<'_> {
         match self.senders.check(&event.group, sender).await {
             SenderCheck::Accepted => Ok(Delivery { message: event, receipt: message_id(record).to_owned() }),
             SenderCheck::Refused(reason) => Err(Fault::Permanent {
-                reason: format!("it speaks for run {} and is refused: {reason}", event.run_id),
+                reason: format!("for run {}: {reason}", event.run_id),
                 cause: format!("refused:{}:{sender}", event.group),
             }),
             SenderCheck::Unknown(reason) => Err(Fault::Retry(reason)),
         }
     }
 
-    /// Tells first: a record that is parked and not told would be forgotten.
+    /// Raises the alert first: without it, nothing points to the record in the dead-letter queue.
     async fn reject(&self, record: &SqsMessage, reason: &str, cause: &str, now: Timestamp) -> Result<(), String> {
         let sender = record.attributes.get("SenderId").map(String::as_str).unwrap_or("an unknown sender");
-        let alert_reason = format!("a report of {sender} was parked in {}: {reason}", self.dead_letters.queue());
+        let alert_reason = format!("a report from {sender} was moved to {}: {reason}", self.dead_letters.queue());
         tracing::error!(message = message_id(record), sender, "{alert_reason}");
         let day = now.as_second().div_euclid(86_400);
         let id = format!("report:{cause}:{day}");
@@ -100,7 +117,7 @@ impl Collector<'_> {
         self.dead_letters.send(record.body.as_deref().unwrap_or_default(), reason).await
     }
 
-    /// Stores, and returns the ids of what could not be stored.
+    /// Stores reports, and returns the message ids of those that could not be stored.
     async fn store(&self, deliveries: Vec<Delivery<Event>>, now: Timestamp) -> Vec<String> {
         let all: Vec<String> = deliveries.iter().map(|delivery| delivery.receipt.clone()).collect();
         if all.is_empty() {
@@ -111,19 +128,19 @@ impl Collector<'_> {
         match collector::collect(&ports, self.packs, deliveries, now).await {
             Ok(summary) if summary.ended > 0 => self.follow_up(&summary, now).await,
             Ok(_) => {}
-            Err(error) => tracing::error!(%error, "reports could not be stored and come again"),
+            Err(error) => tracing::error!(%error, "cannot store reports; they will be redelivered"),
         }
         let received = received.receipts.lock().unwrap_or_else(PoisonError::into_inner);
         all.into_iter().filter(|id| !received.contains(id)).collect()
     }
 
-    /// What an end brings with it at once. The scheduler's tick repeats what fails here.
+    /// Releases held runs and sends alerts after a run's end. If this fails, the scheduler's next tick does it.
     async fn follow_up(&self, summary: &collector::CollectorSummary, now: Timestamp) {
         if let Err(error) = release::release_jobs(self.ports, &summary.ended_jobs, now).await {
-            tracing::warn!(%error, "runs that waited are released by the next tick");
+            tracing::warn!(%error, "cannot release held runs; the next tick releases them");
         }
         if let Err(error) = send_alerts(self.ports, self.notifier, self.worker, now).await {
-            tracing::warn!(%error, "alerts are sent by the next tick");
+            tracing::warn!(%error, "cannot send alerts; the next tick sends them");
         }
     }
 }
@@ -132,8 +149,8 @@ fn message_id(record: &SqsMessage) -> &str {
     record.message_id.as_deref().unwrap_or_default()
 }
 
-/// The queue as Lambda sees it: the records are given, and those that were dealt with are remembered, as Lambda deletes
-/// them itself.
+/// The reports port over a batch that Lambda has received. Collects the receipts of processed reports, which Lambda
+/// deletes itself.
 #[derive(Default)]
 struct ReceivedReports {
     receipts: Mutex<Vec<String>>,
@@ -155,27 +172,29 @@ impl Reports for ReceivedReports {
     }
 }
 
-/// The dead-letter queue of reports, as a place to put what nobody will ever collect.
+/// The dead-letter queue of reports, for reports that can never be collected.
 pub struct DeadLetterQueue {
     client: Client,
     queue: String,
 }
 
-/// SQS SendMessage: an attribute's value counts towards the message's size; ours is for people.
+/// Bytes of the attribute with the reason. Chosen: enough for one sentence; it counts towards the size of the message.
 const REASON_BYTES_MAX: usize = 1000;
 
 impl DeadLetterQueue {
+    /// Calls nothing.
     pub fn new(client: Client, names: &Names) -> DeadLetterQueue {
         DeadLetterQueue { client, queue: names.reports_dead() }
     }
 
+    /// Returns the name of the queue.
     pub fn queue(&self) -> &str {
         &self.queue
     }
 
-    /// Parks a body as it is, with the reason as the attribute `why`.
+    /// Sends a body unchanged, with the reason as the attribute `why`.
     async fn send(&self, body: &str, why: &str) -> Result<(), String> {
-        let send_error = |error: String| format!("the queue {} does not take it: {error}", self.queue);
+        let send_error = |error: String| format!("cannot send to the queue {}: {error}", self.queue);
         let url = self.client.get_queue_url().queue_name(&self.queue).send().await;
         let url =
             url.map_err(|error| send_error(DisplayErrorContext(error).to_string()))?.queue_url.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What the template says to a Lambda, and where it says what it does: on standard error, one JSON object a line, which
-//! CloudWatch Logs Insights takes apart.
+//! Reads the variables that the template sets, and starts the log: JSON objects on standard error, one per line, whose
+//! fields CloudWatch Logs Insights finds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,29 +9,33 @@ use services::pruner::RetentionPolicy;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The channel that people subscribe to; an installation on AWS has this one.
+/// The only alert channel of an installation on AWS. People subscribe to its topic.
 pub const ALERTS_CHANNEL: &str = "alerts";
 
-/// The variables that `template.yaml` sets. All may be absent.
+/// The variables that `template.yaml` sets. All are optional.
 #[derive(Clone, Debug)]
 pub struct Environment {
+    /// From `SEXTON_PREFIX`, `SEXTON_HISTORY_DAYS` and `SEXTON_DUE_SHARDS`.
     pub options: Options,
+    /// From `SEXTON_HISTORY_DAYS` and `SEXTON_RUNS_PER_JOB`.
     pub keep: RetentionPolicy,
-    /// The ARN of the topic for alerts.
+    /// ARN of the topic for alerts, from `SEXTON_ALERTS_TOPIC`.
     pub alerts_topic: Option<String>,
 }
 
 impl Environment {
-    /// Of this process.
+    /// Reads the variables of this process.
     ///
     /// # Errors
-    /// One sentence that names the variable.
+    /// Returns one sentence that names the invalid variable.
     pub fn from_process() -> Result<Environment, String> {
         Environment::read(|name| std::env::var(name).ok())
     }
 
+    /// Reads variables through `variable`, which returns none for an absent one.
+    ///
     /// # Errors
-    /// One sentence that names the variable.
+    /// Returns one sentence that names the invalid variable.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Environment, String> {
         let mut options = Options::default();
         let mut keep = RetentionPolicy::default();
@@ -49,15 +53,15 @@ impl Environment {
         Ok(Environment { options, keep, alerts_topic: variable("SEXTON_ALERTS_TOPIC") })
     }
 
-    /// The channels for alerts, each with its topic.
+    /// Returns the ARN of each alert channel's topic.
     pub fn topics(&self) -> BTreeMap<String, String> {
         self.alerts_topic.iter().map(|topic| (ALERTS_CHANNEL.to_owned(), topic.clone())).collect()
     }
 
-    /// Opens the ports.
+    /// Opens the installation.
     ///
     /// # Errors
-    /// As [`aws::connect`].
+    /// Returns the errors of [`aws::connect`].
     pub async fn connect(&self) -> Result<Aws, aws::ConnectError> {
         aws::connect(&self.options).await
     }
@@ -71,12 +75,12 @@ fn parse_number(variable: impl Fn(&str) -> Option<String>, name: &str) -> Result
     }
 }
 
-/// Tells this worker from the others of its kind: the log stream is one of each.
+/// Returns a name that no other instance of the Lambda has: the name of its log stream.
 pub fn worker_name() -> String {
     std::env::var("AWS_LAMBDA_LOG_STREAM_NAME").unwrap_or_else(|_| format!("process {}", std::process::id()))
 }
 
-/// Says what happens as JSON lines. `SEXTON_LOG` chooses what (default `info`).
+/// Starts the log as JSON lines. `SEXTON_LOG` is its filter, `info` by default.
 pub fn init_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SEXTON_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,aws_config=warn"));

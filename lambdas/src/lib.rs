@@ -1,16 +1,19 @@
-//! What the four Lambdas do with what they are called with: decode it, call services, encode the answer. `src/bin` holds a
-//! main for each.
+//! The four Lambdas of an installation on AWS. Each decodes its event, calls services, and encodes the result.
+//! `src/bin` has a main function for each.
 //!
-//! | file | called by |
+//! | module | called by |
 //! |---|---|
-//! | `scheduler` | EventBridge Scheduler each minute; the stream of the jobs table |
-//! | `collector` | the reports queue |
-//! | `pruner` | EventBridge Scheduler each hour |
-//! | `api` | the function URL |
-//! | `environment` | all: what the template says, in variables |
-//! | `senders` | the collector: who may report for a group |
+//! | [`scheduler`] | EventBridge Scheduler each minute; the stream of the jobs table |
+//! | [`collector`] | the reports queue |
+//! | [`pruner`] | EventBridge Scheduler each hour |
+//! | [`api`] | the function URL |
+//! | [`environment`] | all Lambdas: the variables that the template sets |
+//! | [`senders`] | the collector: the roles that may report for a group |
 //!
-//! Nothing is kept between two calls but connections and what is cheap to read again.
+//! This crate decides nothing about runs: `services` does. A Lambda keeps nothing between two calls except connections
+//! and caches that are cheap to read again.
+
+#![warn(missing_docs)]
 
 pub mod api;
 pub mod collector;

@@ -1,15 +1,16 @@
-//! The pruner's hour. Age is the tables' time to live, which costs nothing; what has more runs than are kept is counted
-//! here, a hundred jobs a call.
+//! Deletes runs beyond the number that is kept per job, once an hour. DynamoDB expires old runs by itself, at no cost.
 
 use domain::ports::Ports;
 use jiff::Timestamp;
 use services::pruner::{self, RetentionPolicy};
 
-/// Calls of the pruner service in one hour: ten thousand jobs looked at, five hundred runs at a time removed.
+/// Calls of the pruner service in one hour. Chosen: 10,000 jobs, as one call checks 100.
 const ROUNDS_MAX: usize = 100;
 
+/// Deletes a bounded part of the surplus runs, and returns their number.
+///
 /// # Errors
-/// A port's; the next hour goes on where this one stopped.
+/// Returns the port's error; the next call continues where this one stopped.
 pub async fn prune(ports: &Ports, keep: &RetentionPolicy, now: Timestamp) -> services::Result<u32> {
     let mut removed = 0;
     for _ in 0..ROUNDS_MAX {
@@ -19,6 +20,6 @@ pub async fn prune(ports: &Ports, keep: &RetentionPolicy, now: Timestamp) -> ser
             break;
         }
     }
-    tracing::info!(removed, "old runs were removed");
+    tracing::info!(removed, "old runs deleted");
     Ok(removed)
 }

@@ -1,7 +1,7 @@
-//! The scheduler's calls: a minute has passed, or jobs were edited.
+//! Runs the scheduler's tick, and indexes edited jobs.
 //!
-//! A tick is all duties that a minute asks for, each by itself: one that fails is told and repeated by the next tick, and
-//! keeps no other from its work. Two ticks at once do what one does.
+//! A tick runs all periodic duties. They are independent: a failing one is logged, blocks no other, and is repeated by
+//! the next tick. Two concurrent ticks have the effect of one.
 
 use std::collections::BTreeSet;
 
@@ -14,15 +14,16 @@ use services::{Links, alerts, liveness, overdue, release, scheduler, sweep};
 
 use crate::environment::ALERTS_CHANNEL;
 
-/// Calls of the scheduler service in one tick, when there is more due than it takes at once. Ours: two hundred thousand
-/// firings; what is beyond is the next tick's.
+/// Calls of the scheduler service in one tick, if more is due than one call takes. Chosen: 200,000 firings; the next
+/// tick fires the rest.
 const ROUNDS_MAX: usize = 10;
 
-/// What the scheduler is called with.
+/// Event of the scheduler's Lambda.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
+    /// A minute has passed.
     Tick,
-    /// Items of the jobs table that were put, changed or removed.
+    /// Keys of created, changed or deleted items of the jobs table.
     Changed(BTreeSet<JobKey>),
 }
 
@@ -32,7 +33,7 @@ enum TimerPayload {
     Tick,
 }
 
-/// As the stream of a table is delivered (`aws:dynamodb`, keys only).
+/// Event of a table's stream (`aws:dynamodb`, keys only).
 #[derive(Deserialize)]
 struct StreamPayload {
     #[serde(rename = "Records")]
@@ -63,32 +64,42 @@ struct StringAttribute {
 }
 
 impl Call {
+    /// Decodes an event.
+    ///
     /// # Errors
-    /// One sentence: it is neither the template's tick nor records of the jobs table.
+    /// Returns one sentence if the event is neither a tick nor records of the jobs table.
     pub fn decode(payload: Value) -> Result<Call, String> {
         if payload.get("Records").is_some() {
             let payload: StreamPayload = serde_json::from_value(payload)
-                .map_err(|error| format!("the records are not those of a stream of the jobs table: {error}"))?;
+                .map_err(|error| format!("not records of the stream of the jobs table: {error}"))?;
             let key =
                 |record: StreamRecord| JobKey::new(record.dynamodb.keys.group.text, record.dynamodb.keys.name.text);
             return Ok(Call::Changed(payload.records.into_iter().map(key).collect()));
         }
         match serde_json::from_value(payload) {
             Ok(TimerPayload::Tick) => Ok(Call::Tick),
-            Err(error) => Err(format!("the scheduler is called with {{\"duty\":\"tick\"}} or stream records: {error}")),
+            Err(error) => {
+                Err(format!("expected {{\"duty\":\"tick\"}} or records of the stream of the jobs table: {error}"))
+            }
         }
     }
 }
 
+/// Runs the duties of the scheduler's Lambda.
 pub struct Scheduler<'s> {
+    /// All ports of the installation.
     pub ports: &'s Ports,
+    /// Sends alerts.
     pub notifier: &'s dyn Notifier,
+    /// Name of this process in claims of alerts.
     pub worker: &'s str,
 }
 
 impl Scheduler<'_> {
+    /// Handles one event.
+    ///
     /// # Errors
-    /// The first fault; what could be done is done.
+    /// Returns the first error, after all duties have run.
     pub async fn run(&self, call: Call, now: Timestamp) -> services::Result<()> {
         match call {
             Call::Tick => self.tick(now).await,
@@ -99,7 +110,7 @@ impl Scheduler<'_> {
                     changed = keys.len(),
                     jobs = summary.jobs,
                     bad_jobs = summary.bad_jobs,
-                    "jobs were edited"
+                    "edited jobs indexed"
                 );
                 Ok(())
             }
@@ -108,7 +119,7 @@ impl Scheduler<'_> {
 
     async fn tick(&self, now: Timestamp) -> services::Result<()> {
         let ports = self.ports;
-        // In this order: what fires waits for nothing, and people are told of what the others found.
+        // Firing comes first, so that nothing delays it; alerts come last, because the other duties raise some.
         let fired = self.fire(now).await;
         let mut duties = vec![("scheduler", fired)];
         match overdue::list_open_runs(ports).await {
@@ -124,7 +135,7 @@ impl Scheduler<'_> {
         let mut first = Ok(());
         for (duty, outcome) in duties {
             if let Err(error) = outcome {
-                tracing::error!(duty, %error, "a duty failed and is repeated by the next tick");
+                tracing::error!(duty, %error, "duty failed; the next tick repeats it");
                 first = first.and(Err(error));
             }
         }
@@ -152,16 +163,16 @@ impl Scheduler<'_> {
     }
 }
 
-/// Sends the alerts that wait.
+/// Sends pending alerts.
 ///
 /// # Errors
-/// A port's.
+/// Returns the port's error; the next tick retries.
 pub async fn send_alerts(ports: &Ports, notifier: &dyn Notifier, worker: &str, now: Timestamp) -> services::Result<()> {
     let (channels, links) = ([ALERTS_CHANNEL.to_owned()], Links::default());
     let worker = alerts::AlertWorker { notifier, channels: &channels, links: &links, name: worker };
     let summary = alerts::tick(ports, &worker, now).await?;
     if summary.given_up > 0 {
-        tracing::error!(alerts = summary.given_up, "alerts were given up: the topic did not take them");
+        tracing::error!(alerts = summary.given_up, "alerts dropped: publishing to the topic kept failing");
     }
     Ok(())
 }

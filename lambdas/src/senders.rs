@@ -1,6 +1,6 @@
-//! Who may report for a group. SQS says of each message which role sent it (`SenderId`: the role's id, a colon, the
-//! session's name); the tag of the group's orders queue, which only whoever deploys the group can write, says which role
-//! is that of its runners (`group.yaml`).
+//! Checks that the sender of a report may report for its group. SQS names the sender's role with each message
+//! (`SenderId`: role id, colon, session name). A tag of the group's orders queue names the role of its runners; only
+//! the deployment of the group (`group.yaml`) can write it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,35 +10,38 @@ use aws::Names;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{DisplayErrorContext, SdkError};
 
-/// The tag of an orders queue: ids of roles, separated by spaces.
+/// Tag of an orders queue with role ids, separated by spaces.
 pub const ROLE_TAG: &str = "sexton-runner-role";
 
-/// How long a tag is believed. Ours: a role that was replaced reports again within a minute.
+/// How long a tag is cached. Chosen: a removed role can report for at most one minute longer.
 const TAG_CACHED_FOR: Duration = Duration::from_secs(60);
 
-/// What is to become of a report.
+/// Result of checking a sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SenderCheck {
+    /// The sender is a runner of the group.
     Accepted,
-    /// One sentence.
+    /// The sender may not report for the group. Holds one sentence.
     Refused(String),
-    /// It could not be found out now. One sentence.
+    /// The tag cannot be read now. Holds one sentence.
     Unknown(String),
 }
 
+/// Checks senders against the tags of orders queues.
 pub struct Senders {
     client: Client,
     names: Names,
-    /// By group: the roles of its tag, and when it was read.
+    /// By group: the roles of its tag, and the time of the read.
     known: Mutex<HashMap<String, (Vec<String>, Instant)>>,
 }
 
 impl Senders {
+    /// Calls nothing.
     pub fn new(client: Client, names: Names) -> Senders {
         Senders { client, names, known: Mutex::default() }
     }
 
-    /// Whether a message of `sender` may speak for `group`.
+    /// Checks whether `sender`, a `SenderId` of SQS, may report for `group`.
     pub async fn check(&self, group: &str, sender: &str) -> SenderCheck {
         let role = sender.split(':').next().unwrap_or(sender);
         if let Err(reason) = aws::check_group(&self.names, group) {
@@ -47,7 +50,7 @@ impl Senders {
         if self.known_roles(group).is_some_and(|roles| roles.iter().any(|known| known == role)) {
             return SenderCheck::Accepted;
         }
-        // The role may be new: only a fresh tag refuses.
+        // The role may be new, so a cached tag never refuses.
         match self.read_roles(group).await {
             Ok(roles) if roles.iter().any(|known| known == role) => SenderCheck::Accepted,
             Ok(roles) if roles.is_empty() => SenderCheck::Refused(format!(
@@ -65,8 +68,9 @@ impl Senders {
 
     async fn read_roles(&self, group: &str) -> Result<Vec<String>, SenderCheck> {
         let queue = self.names.orders(group);
-        let unknown =
-            |reason: String| SenderCheck::Unknown(format!("who may report for group {group} is not known: {reason}"));
+        let unknown = |reason: String| {
+            SenderCheck::Unknown(format!("cannot read the role of the runners of group {group}: {reason}"))
+        };
         let url = match self.client.get_queue_url().queue_name(&queue).send().await {
             Ok(answer) => answer.queue_url.unwrap_or_default(),
             Err(SdkError::ServiceError(error)) if error.err().is_queue_does_not_exist() => {

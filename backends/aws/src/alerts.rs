@@ -1,4 +1,4 @@
-//! Alert states by job, and transitions on their way to people. Written only where there is something to tell.
+//! Alert states of jobs, and transitions with their alerts. A run that changes no state costs nothing here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,19 +17,19 @@ use crate::tables::{ALERTS_BY_TIME, ALERTS_PENDING, CAME, EXPIRES, LISTED, PENDI
 
 const ALERTS: &str = "alerts";
 
-/// The one partition of each index: alerts are few, as only changes are told.
+/// The one partition of each index. One is enough, because only changes of state become transitions.
 const INDEXED: &str = "yes";
 
-/// An alert step as parts of a transaction: the state first, if it moves, then the transitions.
+/// An alert step as parts of a transaction: first the state, if it changes, then the transitions.
 #[derive(Debug, Default)]
-pub struct StepParts {
+pub(crate) struct StepParts {
     state: Option<TransactionPart>,
     transitions: Vec<TransactionPart>,
 }
 
 impl StepParts {
-    /// `kept`: how long transitions are kept.
-    pub fn new(step: Option<&AlertStep>, retention: Duration) -> PortResult<StepParts> {
+    /// `retention`: age at which the transitions expire.
+    pub(crate) fn new(step: Option<&AlertStep>, retention: Duration) -> PortResult<StepParts> {
         let Some(step) = step else { return Ok(StepParts::default()) };
         let mut parts = StepParts::default();
         if let Some(change) = &step.state {
@@ -50,22 +50,22 @@ impl StepParts {
         Ok(parts)
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.state.is_none() && self.transitions.is_empty()
     }
 
-    pub fn parts(&self) -> Vec<TransactionPart> {
+    pub(crate) fn parts(&self) -> Vec<TransactionPart> {
         self.state.iter().chain(&self.transitions).cloned().collect()
     }
 
-    /// Whether the state is another one by now; `refused` is what the transaction said of these parts.
-    pub fn state_is_refused(&self, refused: &[Option<Option<Item>>]) -> bool {
+    /// Whether the stored state has another version; `refused`: results of these parts in the transaction.
+    pub(crate) fn state_is_refused(&self, refused: &[Option<Option<Item>>]) -> bool {
         self.state.is_some() && refused.first().is_some_and(Option::is_some)
     }
 }
 
-/// The step without the transitions that are stored already.
-pub fn without_stored(step: StepParts, refused: &[Option<Option<Item>>]) -> PortResult<StepParts> {
+/// Returns the step without the transitions that are already stored.
+pub(crate) fn without_stored(step: StepParts, refused: &[Option<Option<Item>>]) -> PortResult<StepParts> {
     let before = usize::from(step.state.is_some());
     let is_stored = |place: usize| refused.get(before + place).is_some_and(Option::is_some);
     let all = step.transitions.len();
@@ -77,7 +77,7 @@ pub fn without_stored(step: StepParts, refused: &[Option<Option<Item>>]) -> Port
         .map(|(_, part)| part)
         .collect();
     if transitions.len() == all {
-        let message = "DynamoDB refused a transaction and did not say which part of it";
+        let message = "DynamoDB refused a transaction without naming the part";
         return Err(domain::ports::PortError::Retry(message.to_owned()));
     }
     Ok(StepParts { state: step.state, transitions })
@@ -151,7 +151,7 @@ impl AlertStore for Backend {
             };
             let update =
                 ItemUpdate { expression, condition: "#worker = :worker".to_owned(), values, return_item: false };
-            // Refused: another worker claimed it since.
+            // A refused write is ignored: another worker has claimed the transition since.
             self.dynamo.update(ALERTS, transition_key(&transition.id), update).await?;
         }
         Ok(())
@@ -171,7 +171,7 @@ impl AlertStore for Backend {
         loop {
             let found = self.dynamo.query(ALERTS, query.clone()).await?;
             for item in &found.items {
-                // One that cannot be read was noted when it was claimed.
+                // An unreadable transition was quarantined when it was claimed.
                 records.extend(transition_from_item(item).ok());
                 last = text_at(item, CAME).map(str::to_owned);
                 seen += 1;
@@ -187,7 +187,7 @@ impl AlertStore for Backend {
 }
 
 impl Backend {
-    /// Claims what the index told of; nothing when somebody else was first.
+    /// Claims a transition that the index lists; none if another worker was faster.
     async fn claim_transition(&self, item: &Item, worker: &str, until: Timestamp) -> PortResult<Option<Transition>> {
         let (Some(id), Some(ready)) = (text_at(item, "id"), text_at(item, READY)) else { return Ok(None) };
         let bare_id = id.strip_prefix(TRANSITION_PREFIX).unwrap_or(id);
@@ -217,6 +217,7 @@ impl Backend {
     }
 }
 
+/// Start of a transition's id in the table. Part of the stored format.
 const TRANSITION_PREFIX: &str = "told:";
 
 fn state_id(key: &JobKey) -> String {
@@ -227,7 +228,7 @@ fn state_key(key: &JobKey) -> Item {
     Item::from([("id".to_owned(), s(state_id(key)))])
 }
 
-/// A state that cannot be read counts as the first day's: at worst people are told once more.
+/// An unreadable state counts as that of a new job: at worst, one alert is repeated.
 fn state_from_item(item: Option<&Item>) -> Stored<JobState> {
     let state = item.and_then(|item| from_item(item.get("state")?.as_m().ok()?).ok());
     let version = item.and_then(|item| number_at(item, "version"));
@@ -238,7 +239,7 @@ fn transition_key(id: &str) -> Item {
     Item::from([("id".to_owned(), s(format!("{TRANSITION_PREFIX}{id}")))])
 }
 
-/// Texts in the order of the instants, and of the ids where these are the same.
+/// A text that sorts by instant, then by id.
 fn sort_key(at: Timestamp, id: &str) -> String {
     format!("{}#{id}", sortable_instant(at))
 }
@@ -260,5 +261,5 @@ fn transition_to_item(transition: &Transition, retention: Duration) -> PortResul
 
 fn transition_from_item(item: &Item) -> Result<Transition, String> {
     let transition = item.get("transition").and_then(|transition| transition.as_m().ok());
-    from_item(transition.ok_or("it has no attribute `transition` that is a map")?)
+    from_item(transition.ok_or("the attribute `transition` is missing or not a map")?)
 }

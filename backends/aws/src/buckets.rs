@@ -1,12 +1,11 @@
-//! Where runs are: a bucket is a group and ten minutes, by the nominal instant in a run's name.
+//! Partitions of the runs table: a bucket holds the runs of one group in ten minutes, by nominal time. `settings` lists
+//! the *known* buckets (an item per day and group, for history) and the *open* ones, which may hold runs without an
+//! end. Listing open runs reads only open buckets, so no index of open runs has to be written with every run.
 //!
-//! Two records in `settings` say which buckets there are. *Known* ones, an item for each day and group, are listed for
-//! history. *Open* ones may hold runs that have not ended; they are what `overdue` looks through, so that no index of
-//! open runs has to be written with every run.
-//!
-//! A bucket is opened before a run is put into it, and looked at again afterwards. It is closed in two passes: marked,
-//! then, if all its runs are found ended *after* that and nobody has opened it since, taken away. A run that comes
-//! between is seen by the second pass, or sees the mark and opens the bucket again.
+//! A writer opens a bucket before it stores a run there, and checks afterwards that the bucket is still open. A bucket
+//! is closed in two passes. The first pass marks it. The second pass removes it from the list if all its runs have
+//! ended since then and no writer has opened it again. A run stored in between is found by the second pass, or its
+//! writer finds the mark and opens the bucket again.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -28,36 +27,36 @@ const KNOWN_KIND: &str = "runs_of_day";
 const OPEN_KIND: &str = "runs_open";
 const OPEN_NAME: &str = "all";
 
-/// Of a run's name `20261123T075000Z-...`: up to the tens of minutes.
+/// Characters of a run id, such as `20261123T075000Z-...`, up to the tens of minutes.
 const TENS_LENGTH: usize = 12;
+/// Characters of a run id up to the day.
 const DAY_LENGTH: usize = 8;
 
-/// A day's item outlives its runs.
+/// A day's item expires this long after its runs. Chosen: DynamoDB deletes expired items late, within days.
 const KNOWN_EXTRA_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// Buckets that this process remembers to have made known. Ours: a day of a hundred groups.
+/// Known buckets that this process remembers. Chosen: a day has 144 buckets per group, so this is a day of 138 groups.
 const CACHED_BUCKETS_MAX: usize = 20_000;
 
-/// Ten minutes of a group. Ordered as its runs are.
+/// Ten minutes of a group. Ordered by time, then group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Bucket {
-    /// `20261123T075`: what the names of its runs begin with.
+pub(crate) struct Bucket {
+    /// Start of the ids of its runs, such as `20261123T075`.
     pub tens: String,
     pub group: String,
 }
 
 impl Bucket {
-    /// # Errors
-    /// That the run has no proper name.
-    pub fn of(run: &RunKey) -> PortResult<Bucket> {
+    /// Returns an error if the run id is invalid.
+    pub(crate) fn of(run: &RunKey) -> PortResult<Bucket> {
         if !RunId::is_valid(run.run_id.as_str()) {
-            return Err(PortError::Permanent(format!("`{}` is not the name of a run", run.run_id)));
+            return Err(PortError::Permanent(format!("`{}` is not a run id", run.run_id)));
         }
         Ok(Bucket { tens: run.run_id.as_str()[..TENS_LENGTH].to_owned(), group: run.group.clone() })
     }
 
-    /// The partition of its runs: a role may be let at all that begins with `GROUP#`.
-    pub fn partition(&self) -> String {
+    /// Partition key of its runs. It begins with `GROUP#`, so a role can be limited to the runs of its group.
+    pub(crate) fn partition(&self) -> String {
         format!("{}#{}", self.group, self.tens)
     }
 
@@ -70,17 +69,17 @@ impl Bucket {
         format!("{}#{}", &self.tens[..DAY_LENGTH.min(self.tens.len())], self.group)
     }
 
-    /// Whether no scheduled run will come into it any more.
-    pub fn is_over(&self, now: Timestamp) -> bool {
-        // A minute of grace for a scheduler that is late.
+    /// Whether no further scheduled run belongs into it.
+    pub(crate) fn is_over(&self, now: Timestamp) -> bool {
+        // One minute more, for a late scheduler.
         let before = now.checked_sub(SignedDuration::from_mins(1)).unwrap_or(now);
         self.tens.as_str() < &before.strftime("%Y%m%dT%H%M").to_string()[..TENS_LENGTH]
     }
 }
 
-/// The open buckets as they were read.
+/// The open buckets, with the version at which they were read.
 #[derive(Debug, Default)]
-pub struct OpenBuckets {
+pub(crate) struct OpenBuckets {
     pub open: BTreeSet<Bucket>,
     pub closing: BTreeSet<Bucket>,
     version: u64,
@@ -92,9 +91,9 @@ impl OpenBuckets {
     }
 }
 
-/// What this process has made known already.
+/// Buckets that this process has already added to the known ones.
 #[derive(Debug, Default)]
-pub struct KnownBuckets {
+pub(crate) struct KnownBuckets {
     known: Mutex<HashSet<Bucket>>,
 }
 
@@ -114,7 +113,7 @@ impl Backend {
         })
     }
 
-    /// Makes buckets known to those who list history.
+    /// Adds buckets to the known ones, so that listings of history find them.
     pub(crate) async fn add_known_buckets(&self, buckets: &BTreeSet<Bucket>) -> PortResult<()> {
         let fresh: Vec<Bucket> = {
             let known = self.known_buckets.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +140,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Opens those that are not open. Done before runs are put into them, and again afterwards.
+    /// Opens the buckets that are not open. Called before runs are stored in them, and again afterwards.
     pub(crate) async fn open_buckets(&self, buckets: &BTreeSet<Bucket>) -> PortResult<()> {
         if buckets.is_empty() {
             return Ok(());
@@ -161,7 +160,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Takes a step towards closing buckets that were all found without open runs since `stored` was read.
+    /// Marks or removes buckets in which no open run was found after `stored` was read.
     pub(crate) async fn close_buckets(&self, stored: &OpenBuckets, ended: &[Bucket]) -> PortResult<()> {
         let (marked, unmarked): (Vec<&Bucket>, Vec<&Bucket>) =
             ended.iter().partition(|bucket| stored.closing.contains(*bucket));
@@ -173,7 +172,7 @@ impl Backend {
         };
         let update = ItemUpdate {
             expression: expression.to_owned(),
-            // Refused when anybody opened one meanwhile; the next pass looks again.
+            // Refused if a writer has opened a bucket since then; the next pass checks again.
             condition: "#version = :version".to_owned(),
             values: vec![(":buckets", buckets), (":one", n(1)), (":version", n(stored.version))],
             return_item: false,
@@ -182,8 +181,8 @@ impl Backend {
         Ok(())
     }
 
-    /// Known buckets whose names lie in `from..=until`, newest first, some days at a time: those of whole days, and
-    /// where to go on.
+    /// Returns known buckets whose names are in `from..=until`, newest first, several whole days at a time, and the
+    /// start of the next call.
     pub(crate) async fn read_known_buckets(
         &self,
         from: &str,
@@ -208,7 +207,7 @@ impl Backend {
         loop {
             let page = self.dynamo.query(SETTINGS, query.clone()).await?;
             items.extend(page.items);
-            // A day that the page ends within is not whole yet.
+            // The last day of a page may be incomplete.
             let days: BTreeSet<&str> = items.iter().filter_map(|item| day_in_name(item)).collect();
             match (page.next, days.len()) {
                 (None, _) => return Ok((parse_buckets(&items, from, until), None)),

@@ -1,5 +1,5 @@
-//! Really reaches every table, queue and topic, for `sexton check`. Nothing is written: a runner's rights are tried with a
-//! conditional write whose condition never holds.
+//! Connects to every table, queue and topic, for `sexton check`. Writes nothing: a runner's permissions are tested with
+//! a conditional write whose condition never holds.
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use domain::ports::PortResult;
@@ -12,26 +12,29 @@ use crate::settings::RUNNERS;
 use crate::tables::{Table, tables};
 use crate::{Aws, Names};
 
-/// Who wants to know: each has other rights.
+/// The role with whose permissions the check runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckRole {
-    /// Whoever asks about jobs and runs: everything must be there.
+    /// An operator: every resource must exist.
     Operator,
-    /// A runner: only what it needs for its groups.
+    /// A runner: only the resources of its groups, and the reports queue.
     Runner,
 }
 
-/// One thing that was reached, or why not, with the remedy.
+/// Result for one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// `table`, `queue`, `topic`.
+    /// `table`, `queue` or `topic`.
     pub kind: &'static str,
+    /// Full name of the resource.
     pub name: String,
+    /// One sentence; an error includes the remedy.
     pub result: Result<String, String>,
 }
 
 impl Aws {
-    /// Looks at everything, and at the queues of these groups. `tell` hears of each as soon as it is known.
+    /// Checks all resources, and the queues of these groups. Calls `report` with each result as soon as it is
+    /// available.
     pub async fn check(&self, role: CheckRole, groups: &[String], report: &mut dyn FnMut(Finding)) {
         let dynamo = aws_sdk_dynamodb::Client::new(&self.sdk_config);
         let sqs = aws_sdk_sqs::Client::new(&self.sdk_config);
@@ -66,7 +69,7 @@ impl Aws {
         }
     }
 
-    /// Claims and beats, without making any.
+    /// Tests the permissions for claims and heartbeats, without writing.
     async fn check_runner_permissions(&self, group: &str) -> (Result<String, String>, Result<String, String>) {
         let key = |partition: (&str, String), sort: (&str, &str)| {
             Item::from([(partition.0.to_owned(), s(partition.1)), (sort.0.to_owned(), s(sort.1))])
@@ -79,11 +82,11 @@ impl Aws {
             Ok(_) => Ok(format!("a runner of group {group} may {permission} here")),
             Err(error) => Err(error.to_string()),
         };
-        (result(claim, "claim runs"), result(beat, "show that it lives"))
+        (result(claim, "claim runs"), result(beat, "write its heartbeat"))
     }
 }
 
-/// A change that is always refused, by whoever may make it.
+/// An update that DynamoDB always refuses: with a missing permission, or because of its condition.
 fn refused_update() -> ItemUpdate {
     ItemUpdate {
         expression: "SET #checked = :checked".to_owned(),
@@ -108,7 +111,7 @@ async fn check_table(client: &aws_sdk_dynamodb::Client, table: &Table) -> Result
     let call_name = CallName { service: "DynamoDB", action: "DescribeTable", place: &place };
     let described = client.describe_table().table_name(&table.name).send().await;
     let described = described.map_err(|error| call_error(call_name, &error).to_string())?.table;
-    let described = described.ok_or_else(|| format!("{place}: the answer describes none"))?;
+    let described = described.ok_or_else(|| format!("{place}: the answer has no description"))?;
     let status = described.table_status().map_or("without a status", |status| status.as_str());
     if !matches!(status, "ACTIVE" | "UPDATING") {
         return Err(format!("is {status}; wait until it is ACTIVE"));
@@ -117,7 +120,7 @@ async fn check_table(client: &aws_sdk_dynamodb::Client, table: &Table) -> Result
     let wanted: Vec<&str> = [table.partition].into_iter().chain(table.sort).collect();
     if keys != wanted {
         return Err(format!(
-            "its key is {}, and not {}: it is of another program; choose another `prefix`, or deploy the template anew",
+            "belongs to another program: its key is {}, not {}; choose another `prefix`, or deploy the template again",
             keys.join(", "),
             wanted.join(", ")
         ));
@@ -125,11 +128,11 @@ async fn check_table(client: &aws_sdk_dynamodb::Client, table: &Table) -> Result
     let indexes: Vec<&str> =
         described.global_secondary_indexes().iter().filter_map(|index| index.index_name()).collect();
     if let Some(missing) = table.indexes.iter().find(|index| !indexes.contains(&index.name)) {
-        return Err(format!("has no index {}; deploy the template anew", missing.name));
+        return Err(format!("has no index {}; deploy the template again", missing.name));
     }
     let items = described.item_count().unwrap_or(0);
     let arn = described.table_arn().unwrap_or_default().to_owned();
-    Ok(TableCheck { arn, summary: format!("answers; about {items} items") })
+    Ok(TableCheck { arn, summary: format!("reachable; about {items} items") })
 }
 
 async fn queue_url(client: &aws_sdk_sqs::Client, queue: &str, place: &str) -> Result<String, String> {
@@ -139,9 +142,9 @@ async fn queue_url(client: &aws_sdk_sqs::Client, queue: &str, place: &str) -> Re
     found.queue_url.ok_or_else(|| format!("{place}: the answer has no URL"))
 }
 
-/// All that a sender may ask.
+/// The only call on a queue that a sender may make without sending.
 async fn check_queue_exists(client: &aws_sdk_sqs::Client, queue: &str) -> Result<String, String> {
-    queue_url(client, queue, &format!("the queue {queue}")).await.map(|_| "is there".to_owned())
+    queue_url(client, queue, &format!("the queue {queue}")).await.map(|_| "exists".to_owned())
 }
 
 async fn check_queue_depth(client: &aws_sdk_sqs::Client, queue: &str) -> Result<String, String> {
@@ -152,25 +155,25 @@ async fn check_queue_depth(client: &aws_sdk_sqs::Client, queue: &str) -> Result<
     let asked = client.get_queue_attributes().queue_url(url).attribute_names(name.clone()).send().await;
     let asked = asked.map_err(|error| call_error(call_name, &error).to_string())?;
     let waiting = asked.attributes().and_then(|all| all.get(&name)).map_or("an unknown number of", String::as_str);
-    Ok(format!("answers; {waiting} messages wait"))
+    Ok(format!("reachable; {waiting} messages waiting"))
 }
 
-/// `table_arn`: of any table of this installation, as a topic's ARN differs in service and name only.
+/// `table_arn`: ARN of any table of this installation. A topic's ARN differs from it in service and name only.
 async fn check_topic(client: &aws_sdk_sns::Client, table_arn: Option<&str>, topic: &str) -> Result<String, String> {
     let arn = table_arn.and_then(|arn| topic_arn(arn, topic));
-    let arn = arn.ok_or("cannot be asked for, as no table was found to tell the account".to_owned())?;
+    let arn = arn.ok_or("not checked: no table was found that shows the account".to_owned())?;
     let place = format!("the topic {topic}");
     let call_name = CallName { service: "SNS", action: "GetTopicAttributes", place: &place };
     let asked = client.get_topic_attributes().topic_arn(arn).send().await;
     let asked = asked.map_err(|error| call_error(call_name, &error).to_string())?;
     let count = asked.attributes().and_then(|all| all.get("SubscriptionsConfirmed")).map_or("0", String::as_str);
     match count {
-        "0" => Ok("answers; nobody has subscribed, so nobody is told".to_owned()),
-        count => Ok(format!("answers; {count} subscriptions")),
+        "0" => Ok("reachable, but has no subscriber: alerts reach no one".to_owned()),
+        count => Ok(format!("reachable; {count} subscriptions")),
     }
 }
 
-/// `arn:PARTITION:dynamodb:REGION:ACCOUNT:table/NAME`
+/// Reads partition, region and account from `arn:PARTITION:dynamodb:REGION:ACCOUNT:table/NAME`.
 fn topic_arn(table_arn: &str, topic: &str) -> Option<String> {
     let mut parts = table_arn.split(':');
     let (_, partition, _) = (parts.next()?, parts.next()?, parts.next()?);

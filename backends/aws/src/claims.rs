@@ -1,5 +1,5 @@
-//! Who runs what, and who is alive. All that a runner's role may do in DynamoDB is here: one conditional update of a run,
-//! and one of the runner's own item, both under keys that begin with its group.
+//! Claims and heartbeats. These are the only calls that a runner's role may make to DynamoDB: a conditional update of a
+//! run, and one of the runner's own item, both under keys that begin with its group.
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -13,7 +13,7 @@ use crate::item::{Item, n, s, sortable_instant, to_item};
 use crate::runs::{RUNS, item_key as run_item_key, run_from_item};
 use crate::settings::{RUNNERS, beat_from_item};
 
-/// Runs of a runner that it is to stop: a set of their names in its item.
+/// Attribute of a runner's item: the ids of its runs with a stop request, as a set.
 const STOPS: &str = "stops";
 
 #[async_trait]
@@ -43,7 +43,8 @@ impl Claims for Backend {
                 let mut stored: Run = run_from_item(&item).map_err(PortError::Permanent)?.record;
                 let before = stored.state;
                 let claim = stored.claim(attempt, runner, host, at);
-                // It is this runner's already; what could still be taken would have been taken.
+                // Granted only if this runner already has the run: a run that is still free would have met the
+                // condition.
                 Ok(if stored.state == before { claim } else { Claim::Refused })
             }
         }
@@ -72,8 +73,8 @@ impl Claims for Backend {
 }
 
 impl Backend {
-    /// What is to be changed for the runner of a run that somebody asked to stop: told while the run is its, forgotten
-    /// when it is over.
+    /// Returns the update of a runner's item for a run with a stop request: adds the run while it is open, and removes
+    /// it after its end.
     pub(crate) async fn stop_request_update(&self, run: &Run) -> PortResult<Option<TransactionPart>> {
         let (Some(runner), Some(_)) = (&run.runner, run.stop_requested_at) else { return Ok(None) };
         let mut beats: Vec<Heartbeat> = self.runners().await?.iter().filter_map(beat_from_item).collect();
@@ -90,7 +91,7 @@ impl Backend {
     }
 }
 
-/// The group under which a runner stands: the first of its own, by name.
+/// The group under which a runner is stored: the first of its groups, by name.
 fn home_group(beat: &Heartbeat) -> &str {
     beat.groups.iter().map(String::as_str).min().unwrap_or("*")
 }

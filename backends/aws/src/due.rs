@@ -1,8 +1,8 @@
-//! The due index: a partition for each minute and shard. An entry stands until it expires, because a delete costs as much
-//! as a write; what was dealt with is left out by when it was written.
+//! The due index: one partition per minute and shard. Entries are not deleted but expire, because a delete costs as
+//! much as a write; a tick skips processed entries by the time at which they were written.
 //!
-//! The number of shards may change while everything runs: entries are put by the new number from then on, and all shards
-//! that either number has are read until every job has an entry by the new one (the sweep sees to that).
+//! The number of shards can change at any time. From then on entries are written by the new number, and the shards of
+//! both numbers are read until the sweep has written an entry of every job by the new number.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -21,37 +21,37 @@ use crate::tables::EXPIRES;
 
 const DUE: &str = "due";
 
-/// Shards of a new installation: two thousand firings at once, for the price of two reads a minute looked at.
+/// Shards of a new installation. Chosen: 2000 firings at once, for two reads per minute of the index.
 pub const SHARDS_DEFAULT: u32 = 2;
 
-/// Ours: a hundred thousand firings at once.
+/// Largest number of shards. Chosen: over 100,000 firings at once.
 pub const SHARDS_MAX: u32 = 128;
 
-/// How long both numbers are read. Ours: the sweep puts all entries anew every quarter of an hour, and may be down for a
-/// day.
+/// How long the shards of both numbers are read. Chosen: the sweep rewrites all entries every 15 min, and may be down
+/// for a day.
 const OLD_SHARDS_READ_FOR: SignedDuration = SignedDuration::from_hours(48);
 
-/// How old what this process knows of the number may be.
+/// How long this process uses a number of shards before it reads it again. Chosen: one read every 30 s costs little.
 const SHARDS_CACHED_FOR: Duration = Duration::from_secs(30);
 
-/// An entry is kept for so long after its instant. The scheduler's first look back is a day.
+/// An entry expires this long after its instant. Chosen: seven times the day over which a first tick looks back.
 const ENTRY_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 const SHARDS_SETTING: &str = "due_shards";
 
-/// `due_shards`: the number of shards.
+/// The number of shards, stored in the setting `due_shards`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Shards {
-    /// By which entries are put.
+pub(crate) struct Shards {
+    /// Number by which entries are written.
     pub now: u32,
-    /// The largest number by which entries may have been put.
+    /// Largest number by which older entries may have been written.
     pub before: u32,
-    /// Until when those of `before` are read too.
+    /// Until then the shards of `before` are read as well.
     pub before_until: Option<Timestamp>,
 }
 
 impl Shards {
-    /// How many shards are to be read.
+    /// Number of shards to read.
     fn count_to_read(&self, at: Timestamp) -> u32 {
         match self.before_until {
             Some(until) if at < until => self.now.max(self.before),
@@ -59,21 +59,21 @@ impl Shards {
         }
     }
 
-    /// The same with another number from `at` on.
+    /// Returns the setting with another number from `at` on.
     fn with_count(&self, wanted: u32, at: Timestamp) -> Shards {
         let until = at.checked_add(OLD_SHARDS_READ_FOR).unwrap_or(Timestamp::MAX);
         Shards { now: wanted, before: self.count_to_read(at), before_until: Some(until) }
     }
 }
 
-/// What this process knows of the number.
+/// The number of shards, as this process last read it.
 #[derive(Debug)]
-pub struct ShardCache {
+pub(crate) struct ShardCache {
     known: Mutex<(Shards, Option<std::time::Instant>)>,
 }
 
 impl ShardCache {
-    pub fn new() -> ShardCache {
+    pub(crate) fn new() -> ShardCache {
         let first = Shards { now: SHARDS_DEFAULT, before: SHARDS_DEFAULT, before_until: None };
         ShardCache { known: Mutex::new((first, None)) }
     }
@@ -105,7 +105,7 @@ impl DueIndex for Backend {
         let written = sortable_instant(Timestamp::now());
         let mut items: Vec<(String, Item)> =
             entries.iter().map(|entry| (entry_sort_key(entry), entry_to_item(entry, shards, &written))).collect();
-        // A batch must not name an item twice.
+        // DynamoDB refuses a batch that names an item twice.
         items.sort_by(|a, b| a.0.cmp(&b.0));
         items.dedup_by(|a, b| a.0 == b.0);
         self.dynamo.batch_put(DUE, items.into_iter().map(|(_, item)| item).collect()).await
@@ -126,14 +126,14 @@ impl DueIndex for Backend {
         self.list_entries(shard, from, until, Some(written_since), most).await
     }
 
-    /// Entries expire by themselves.
+    /// Does nothing: entries expire.
     async fn remove(&self, _entries: &[Due]) -> PortResult<()> {
         Ok(())
     }
 }
 
 impl Backend {
-    /// Reads the number of shards when what is known of it is old.
+    /// Reads the number of shards if it was read more than [`SHARDS_CACHED_FOR`] ago.
     pub(crate) async fn refresh_shards(&self) -> PortResult<()> {
         if !self.shards.is_fresh() {
             let (shards, _) = self.read_shards().await?;
@@ -149,11 +149,8 @@ impl Backend {
         Ok((shards.filter(|shards: &Shards| shards.now > 0).unwrap_or_else(|| ShardCache::new().get()), version))
     }
 
-    /// Sets the number of shards for everybody, from `at` on.
-    ///
-    /// # Errors
-    /// A port's.
-    pub async fn change_shards(&self, wanted: u32, at: Timestamp) -> PortResult<()> {
+    /// Sets the number of shards for all processes, from `at` on.
+    pub(crate) async fn change_shards(&self, wanted: u32, at: Timestamp) -> PortResult<()> {
         loop {
             let (shards, version) = self.read_shards().await?;
             if version.is_some() && shards.now == wanted {
@@ -198,7 +195,7 @@ impl Backend {
         Ok(found)
     }
 
-    /// What one partition has, earliest first.
+    /// Reads the entries of one partition, earliest first.
     async fn list_minute(
         &self,
         shard: u32,
@@ -213,7 +210,7 @@ impl Backend {
             values: vec![
                 (":slot", s(slot_of(minute, shard))),
                 (":from", s(sortable_instant(from))),
-                // What comes after everything that begins with the instant.
+                // `$` sorts after `#`, so this includes all entries of the instant.
                 (":until", s(format!("{}$", sortable_instant(until)))),
             ],
             consistent: true,
@@ -245,13 +242,13 @@ fn slot_of(minute: i64, shard: u32) -> String {
     format!("{}#{shard}", at.strftime("%Y-%m-%dT%H:%MZ"))
 }
 
-/// Which of `shards` a job is in.
+/// Returns the shard of a job.
 fn shard_of(key: &JobKey, shards: u32) -> u32 {
     let digest = Sha256::digest(key.to_string());
     u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % shards.max(1)
 }
 
-/// `#` comes before, `$` after everything that may stand in a name.
+/// `#` separates the parts: it sorts before every character of a name.
 fn entry_sort_key(entry: &Due) -> String {
     format!("{}#{}#{}", sortable_instant(entry.at), entry.key, entry.timing)
 }
@@ -269,7 +266,7 @@ fn entry_to_item(entry: &Due, shards: u32, written: &str) -> Item {
     .collect()
 }
 
-/// What is not ours is nobody's entry.
+/// Returns none for an item that this module did not write.
 fn entry_from_item(item: &Item) -> Option<Due> {
     let mut parts = text_at(item, "entry")?.splitn(3, '#');
     let at = parts.next()?.parse().ok()?;

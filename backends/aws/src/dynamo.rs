@@ -1,6 +1,7 @@
-//! DynamoDB as the ports use it: each call counted, its fault named, and what AWS would refuse refused before it is sent.
+//! Client of DynamoDB for the ports. Counts each call, names it in errors, and refuses what AWS would refuse before it
+//! is sent.
 //!
-//! In expressions, an attribute is written `#name`; the placeholders are made from what stands there.
+//! Expressions write an attribute as `#name`; the placeholder names are collected from the expressions.
 
 mod batches;
 
@@ -21,48 +22,48 @@ use crate::meter::{Meter, Usage};
 
 const SERVICE: &str = "DynamoDB";
 
-/// DynamoDB API reference: TransactWriteItems.
+/// Items in one transaction (DynamoDB API reference, TransactWriteItems).
 const TRANSACTION_MAX: usize = 100;
 
-/// Calls at the same time, of one port call with many parts. Ours: what one partition takes in 30 ms.
-pub const PARALLEL_CALLS_MAX: usize = 32;
+/// Concurrent calls of one port call with many parts. Chosen: what one partition takes in 30 ms (1000 writes a second).
+pub(crate) const PARALLEL_CALLS_MAX: usize = 32;
 
-/// DynamoDB with the names of one installation.
+/// Client of one installation. Tables are named without the prefix.
 #[derive(Clone, Debug)]
-pub struct Dynamo {
+pub(crate) struct Dynamo {
     client: Client,
     prefix: String,
     meter: Arc<Meter>,
 }
 
-/// What came of a conditional write.
+/// Result of a conditional write.
 #[derive(Debug)]
-pub enum ItemWriteResult {
-    /// The attributes that were asked for; none for a put.
+pub(crate) enum ItemWriteResult {
+    /// The item after the write, if it was requested; empty for a put.
     Done(Item),
-    /// The condition did not hold; this is what is there.
+    /// The condition did not hold; holds the stored item.
     Refused(Option<Item>),
 }
 
 /// A conditional change of one item.
 #[derive(Clone, Debug, Default)]
-pub struct ItemUpdate {
+pub(crate) struct ItemUpdate {
     pub expression: String,
     pub condition: String,
     pub values: Vec<(&'static str, AttributeValue)>,
-    /// Whether the whole item is wanted afterwards.
+    /// Whether the call returns the item after the write.
     pub return_item: bool,
 }
 
-/// Items of one partition of a table or index.
+/// A query for items of one partition of a table or index.
 #[derive(Clone, Debug, Default)]
-pub struct Query {
+pub(crate) struct Query {
     pub index: Option<&'static str>,
     pub condition: String,
     pub filter: String,
     pub values: Vec<(&'static str, AttributeValue)>,
     pub newest_first: bool,
-    /// Not to be had of an index.
+    /// Strongly consistent; an index does not support it.
     pub consistent: bool,
     pub limit: Option<usize>,
     pub start: Option<Item>,
@@ -70,30 +71,31 @@ pub struct Query {
     pub projection: &'static str,
 }
 
+/// One page of a query or scan.
 #[derive(Debug, Default)]
-pub struct QueryPage {
+pub(crate) struct QueryPage {
     pub items: Vec<Item>,
-    /// Where the next page begins.
+    /// Start of the next page; none after the last page.
     pub next: Option<Item>,
 }
 
 /// One part of a transaction.
 #[derive(Clone, Debug)]
-pub enum TransactionPart {
+pub(crate) enum TransactionPart {
     Put { table: &'static str, item: Item, condition: String, values: Vec<(&'static str, AttributeValue)> },
     Update { table: &'static str, key: Item, update: ItemUpdate },
 }
 
-/// What came of a transaction.
+/// Result of a transaction.
 #[derive(Debug)]
-pub enum TransactionResult {
+pub(crate) enum TransactionResult {
     Done,
-    /// For each part, whether its condition held, and what was there when it did not.
+    /// For each part none if its condition held, otherwise the stored item.
     Refused(Vec<Option<Option<Item>>>),
 }
 
 impl Dynamo {
-    pub fn new(client: Client, prefix: &str, meter: Arc<Meter>) -> Dynamo {
+    pub(crate) fn new(client: Client, prefix: &str, meter: Arc<Meter>) -> Dynamo {
         Dynamo { client, prefix: prefix.to_owned(), meter }
     }
 
@@ -105,7 +107,7 @@ impl Dynamo {
         format!("the table {}", self.table_name(table))
     }
 
-    /// Counts a call; `refused` writes are billed and tell nothing.
+    /// Counts a call with the capacity that DynamoDB reported.
     fn add_usage<'c>(
         &self,
         action: &str,
@@ -122,7 +124,8 @@ impl Dynamo {
         self.meter.add(format!("dynamodb {action} {table}"), usage);
     }
 
-    /// A refused condition costs what the write would have cost without its indexes; the answer does not say how much.
+    /// Counts a refused write. It costs what the write would have cost without its indexes, but the answer holds no
+    /// units.
     fn add_refused_usage(&self, action: &str, table: &str, item_bytes: usize) {
         let write_units = item_bytes.div_ceil(1024).max(1) as f64;
         let usage = Usage { requests: 1, billed_requests: 1, write_units, ..Usage::default() };
@@ -135,12 +138,13 @@ impl Dynamo {
             return Ok(());
         }
         Err(PortError::Permanent(format!(
-            "an item of {bytes} bytes does not fit into {}, which takes {ITEM_BYTES_MAX}; make the job's command, environment or rules smaller",
+            "an item of {bytes} bytes does not fit into {}, whose items have at most {ITEM_BYTES_MAX}; \
+             shorten the job's command, environment or rules",
             self.place(table)
         )))
     }
 
-    pub async fn put(
+    pub(crate) async fn put(
         &self,
         table: &'static str,
         item: Item,
@@ -178,7 +182,12 @@ impl Dynamo {
         }
     }
 
-    pub async fn update(&self, table: &'static str, key: Item, update: ItemUpdate) -> PortResult<ItemWriteResult> {
+    pub(crate) async fn update(
+        &self,
+        table: &'static str,
+        key: Item,
+        update: ItemUpdate,
+    ) -> PortResult<ItemWriteResult> {
         let returned = if update.return_item { ReturnValue::AllNew } else { ReturnValue::None };
         let call = self
             .client
@@ -211,8 +220,8 @@ impl Dynamo {
         }
     }
 
-    /// Deletes an item if the condition holds (empty: in any case). Idempotent.
-    pub async fn delete(
+    /// Deletes an item if the condition holds; an empty condition always holds. Idempotent.
+    pub(crate) async fn delete(
         &self,
         table: &'static str,
         key: Item,
@@ -242,8 +251,8 @@ impl Dynamo {
         Ok(())
     }
 
-    /// Strongly consistent.
-    pub async fn get(&self, table: &'static str, key: Item) -> PortResult<Option<Item>> {
+    /// Reads one item, strongly consistent.
+    pub(crate) async fn get(&self, table: &'static str, key: Item) -> PortResult<Option<Item>> {
         let call = self
             .client
             .get_item()
@@ -260,8 +269,8 @@ impl Dynamo {
         Ok(got.item)
     }
 
-    /// One page.
-    pub async fn query(&self, table: &'static str, query: Query) -> PortResult<QueryPage> {
+    /// Reads one page of a query.
+    pub(crate) async fn query(&self, table: &'static str, query: Query) -> PortResult<QueryPage> {
         let place = self.place(table);
         let call = self
             .client
@@ -286,8 +295,8 @@ impl Dynamo {
         Ok(QueryPage { next: got.last_evaluated_key, items: got.items.unwrap_or_default() })
     }
 
-    /// All pages.
-    pub async fn query_all(&self, table: &'static str, mut query: Query) -> PortResult<Vec<Item>> {
+    /// Reads all pages of a query.
+    pub(crate) async fn query_all(&self, table: &'static str, mut query: Query) -> PortResult<Vec<Item>> {
         let mut items = Vec::new();
         loop {
             let found = self.query(table, query.clone()).await?;
@@ -299,8 +308,13 @@ impl Dynamo {
         }
     }
 
-    /// One page of a whole table, strongly consistent.
-    pub async fn scan(&self, table: &'static str, start: Option<Item>, limit: Option<i32>) -> PortResult<QueryPage> {
+    /// Reads one page of a whole table, strongly consistent.
+    pub(crate) async fn scan(
+        &self,
+        table: &'static str,
+        start: Option<Item>,
+        limit: Option<i32>,
+    ) -> PortResult<QueryPage> {
         let place = self.place(table);
         let call = self
             .client
@@ -318,8 +332,8 @@ impl Dynamo {
         Ok(QueryPage { next: got.last_evaluated_key, items: got.items.unwrap_or_default() })
     }
 
-    /// All or nothing. Costs two units for each that a single write costs.
-    pub async fn transact(&self, parts: Vec<TransactionPart>) -> PortResult<TransactionResult> {
+    /// Writes all parts or none. Costs twice the units of single writes.
+    pub(crate) async fn transact(&self, parts: Vec<TransactionPart>) -> PortResult<TransactionResult> {
         let table = match parts.first() {
             Some(TransactionPart::Put { table, .. } | TransactionPart::Update { table, .. }) => *table,
             None => return Ok(TransactionResult::Done),
@@ -327,7 +341,7 @@ impl Dynamo {
         let place = format!("{} and others", self.place(table));
         if parts.len() > TRANSACTION_MAX {
             return Err(PortError::Permanent(format!(
-                "a transaction of {} items on {place} is larger than DynamoDB's {TRANSACTION_MAX}",
+                "a transaction of {} items on {place} exceeds DynamoDB's limit of {TRANSACTION_MAX}",
                 parts.len()
             )));
         }
@@ -384,7 +398,7 @@ impl Dynamo {
     }
 }
 
-/// Only refused conditions are an answer; anything else that cancels a transaction is a fault.
+/// Converts the reasons of a cancelled transaction: refused conditions are a result, all other reasons are errors.
 fn to_transaction_result(reasons: Vec<CancellationReason>, place: &str) -> PortResult<TransactionResult> {
     let call_name = CallName { service: SERVICE, action: "TransactWriteItems", place };
     let mut parts = Vec::with_capacity(reasons.len());
@@ -393,8 +407,10 @@ fn to_transaction_result(reasons: Vec<CancellationReason>, place: &str) -> PortR
             None | Some("None") => parts.push(None),
             Some("ConditionalCheckFailed") => parts.push(Some(reason.item)),
             Some("TransactionConflict" | "ProvisionedThroughputExceeded" | "ThrottlingError") => {
-                let message = reason.message.as_deref().unwrap_or("somebody else writes the same item");
-                return Err(PortError::Retry(format!("DynamoDB TransactWriteItems on {place} must wait: {message}")));
+                let message = reason.message.as_deref().unwrap_or("another process writes the same item");
+                return Err(PortError::Retry(format!(
+                    "DynamoDB TransactWriteItems on {place} must be retried: {message}"
+                )));
             }
             Some(code) => {
                 return Err(crate::fault::code_error(
@@ -409,8 +425,9 @@ fn to_transaction_result(reasons: Vec<CancellationReason>, place: &str) -> PortR
     Ok(TransactionResult::Refused(parts))
 }
 
-/// Does all, at most [`PARALLEL_CALLS_MAX`] at a time; the answers in order, or the first error once all have ended.
-pub async fn run_parallel<I, T, F>(inputs: Vec<I>, work: impl Fn(I) -> F) -> PortResult<Vec<T>>
+/// Runs all calls, at most [`PARALLEL_CALLS_MAX`] at once. Returns the results in order, or the first error after all
+/// calls have ended.
+pub(crate) async fn run_parallel<I, T, F>(inputs: Vec<I>, work: impl Fn(I) -> F) -> PortResult<Vec<T>>
 where
     I: Send + 'static,
     T: Send + 'static,
@@ -428,7 +445,7 @@ where
         }
         match running.join_next().await {
             Some(Ok((place, answer))) => answers[place] = Some(answer),
-            Some(Err(error)) => return Err(PortError::Retry(format!("a call was given up: {error}"))),
+            Some(Err(error)) => return Err(PortError::Retry(format!("a concurrent call failed: {error}"))),
             None => break,
         }
     }
@@ -439,7 +456,7 @@ fn non_empty(expression: &str) -> Option<String> {
     (!expression.is_empty()).then(|| expression.to_owned())
 }
 
-/// `#name` in the expressions stands for the attribute `name`.
+/// Maps each placeholder `#name` of the expressions to the attribute `name`.
 fn attribute_names(expressions: &[&str]) -> Option<HashMap<String, String>> {
     let mut names = HashMap::new();
     for expression in expressions {

@@ -1,5 +1,5 @@
-//! Makes an installation in an emulator, for tests of this crate, the Lambdas and the binary. Real ones are made by the
-//! template.
+//! Creates an installation in an emulator, for tests of this crate, the Lambdas and the binary. The template creates
+//! real installations.
 
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, ProjectionType,
@@ -10,13 +10,13 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use crate::Aws;
 use crate::tables::{Projection, Table, tables};
 
-/// Receives before a message goes to the dead-letter queue.
+/// Receives before SQS moves a message to the dead-letter queue, as in the template.
 const RECEIVES_MAX: u32 = 5;
 
-/// Makes all tables, the queues of these groups and of reports, and the topics.
+/// Creates all tables, the queues of these groups and of reports, and the topics.
 ///
 /// # Errors
-/// What the emulator says.
+/// Returns the emulator's error.
 #[doc(hidden)]
 pub async fn install(aws: &Aws, groups: &[&str]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let dynamo = aws_sdk_dynamodb::Client::new(&aws.sdk_config);

@@ -1,4 +1,4 @@
-//! What a call that failed means to its caller: try again, or a sentence with a remedy. Decided here for all services.
+//! Decides for all AWS services whether a failed call can be retried, and writes its error text with the remedy.
 
 use std::error::Error;
 
@@ -6,8 +6,8 @@ use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use domain::ports::PortError;
 
-/// Codes of DynamoDB, SQS, SNS and STS that pass by themselves: too much at once, somebody else's transaction,
-/// credentials that are renewed by the next call, a service behind the service.
+/// Error codes of DynamoDB, SQS, SNS, STS and KMS after which the same call can succeed: throttling, a concurrent
+/// transaction, expired credentials (the next call renews them), a failing service behind the service.
 const TRANSIENT_CODES: [&str; 23] = [
     "ThrottlingException",
     "Throttling",
@@ -34,9 +34,11 @@ const TRANSIENT_CODES: [&str; 23] = [
     "KMSThrottling",
 ];
 
+/// Error codes for a missing permission.
 const DENIED_CODES: [&str; 5] =
     ["AccessDeniedException", "AccessDenied", "AuthorizationError", "AuthorizationErrorException", "403"];
 
+/// Error codes for a missing table, queue, topic or parameter.
 const ABSENT_CODES: [&str; 6] = [
     "ResourceNotFoundException",
     "QueueDoesNotExist",
@@ -46,16 +48,16 @@ const ABSENT_CODES: [&str; 6] = [
     "QueueDoesNotExistException",
 ];
 
-/// What was done, to be put in a sentence: `PutItem` to `the table sexton-runs`.
+/// Names a call in error texts: `PutItem` on `the table sexton-runs`.
 #[derive(Clone, Copy, Debug)]
-pub struct CallName<'c> {
+pub(crate) struct CallName<'c> {
     pub service: &'c str,
     pub action: &'c str,
     pub place: &'c str,
 }
 
-/// Names the fault, and says whether the same call may work later.
-pub fn call_error<E>(call_name: CallName<'_>, error: &SdkError<E, HttpResponse>) -> PortError
+/// Converts the error of a call.
+pub(crate) fn call_error<E>(call_name: CallName<'_>, error: &SdkError<E, HttpResponse>) -> PortError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
@@ -73,33 +75,33 @@ where
     code_error(call_name, status, code, message)
 }
 
-/// The same for a part of an answer: one entry of a batch, one reason of a cancelled transaction.
-pub fn code_error(call_name: CallName<'_>, status: u16, code: &str, message: &str) -> PortError {
+/// Converts an error code: of a call, of one entry of a batch, or of one reason of a cancelled transaction.
+pub(crate) fn code_error(call_name: CallName<'_>, status: u16, code: &str, message: &str) -> PortError {
     let CallName { service, action, place } = call_name;
     let code = code.rsplit('#').next().unwrap_or(code);
-    let message = format!("{service} {action} on {place} failed with {code}: {message}");
+    let text = format!("{service} {action} on {place} failed with {code}: {message}");
     if TRANSIENT_CODES.contains(&code) || status >= 500 || status == 429 {
-        return PortError::Retry(message);
+        return PortError::Retry(text);
     }
     let remedy = if DENIED_CODES.contains(&code) {
         let permission = required_permission(action);
-        format!("; the role of this process must be allowed {}:{permission} there", service.to_ascii_lowercase())
+        format!("; allow the role of this process {}:{permission} there", service.to_ascii_lowercase())
     } else if ABSENT_CODES.contains(&code) {
         "; deploy the template, add the group, or correct `prefix` and `region`".to_owned()
     } else {
         String::new()
     };
-    PortError::Permanent(format!("{message}{remedy}"))
+    PortError::Permanent(format!("{text}{remedy}"))
 }
 
-/// What a role is allowed when it is allowed an action: batches of SQS and SNS have no permission of their own.
-/// Source: Service Authorization Reference, actions of Amazon SQS and Amazon SNS.
+/// Returns the permission for an action: batch calls of SQS and SNS need that of the single call (Service Authorization
+/// Reference, actions of Amazon SQS and Amazon SNS).
 fn required_permission(action: &str) -> &str {
     action.strip_suffix("Batch").unwrap_or(action)
 }
 
-/// An error with what caused it, as one line.
-pub fn error_chain(error: &dyn Error) -> String {
+/// Writes an error and its causes on one line.
+pub(crate) fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -126,7 +128,7 @@ mod tests {
             (500, "InternalServerError", true),
             (503, "anything", true),
             (400, "ExpiredTokenException", true),
-            // Of SQS and of SNS, where a queue or topic is encrypted with a key of KMS.
+            // From SQS and SNS, when the queue or topic is encrypted with a KMS key.
             (400, "KMS.ThrottlingException", true),
             (400, "KMSThrottling", true),
             (400, "ValidationException", false),

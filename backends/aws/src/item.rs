@@ -1,4 +1,5 @@
-//! Records as DynamoDB items and back: each field an attribute, so that people can read and edit them in the console.
+//! Converts records to DynamoDB items and back. Each field is an attribute, so operators can read and edit records in
+//! the AWS console.
 
 use std::collections::HashMap;
 
@@ -9,44 +10,48 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
-pub type Item = HashMap<String, AttributeValue>;
+pub(crate) type Item = HashMap<String, AttributeValue>;
 
-/// DynamoDB: an item, names and values together, has at most 400 KB.
-pub const ITEM_BYTES_MAX: usize = 400 * 1024;
+/// Largest item, names and values together (DynamoDB developer guide, quotas).
+pub(crate) const ITEM_BYTES_MAX: usize = 400 * 1024;
 
-pub fn s(text: impl Into<String>) -> AttributeValue {
+/// A string attribute.
+pub(crate) fn s(text: impl Into<String>) -> AttributeValue {
     AttributeValue::S(text.into())
 }
 
-pub fn n(number: impl ToString) -> AttributeValue {
+/// A number attribute.
+pub(crate) fn n(number: impl ToString) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
-/// Fixed width, so that texts are ordered as instants are.
-pub fn sortable_instant(at: Timestamp) -> String {
+/// Writes an instant with a fixed width, so that the order of texts is the order of time.
+pub(crate) fn sortable_instant(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
 }
 
-/// The item of a record whose JSON is an object. Absent values are left out.
-pub fn to_item<T: Serialize>(record: &T) -> Result<Item, PortError> {
+/// Converts a record whose JSON is an object. Null values are left out.
+pub(crate) fn to_item<T: Serialize>(record: &T) -> Result<Item, PortError> {
     match serde_json::to_value(record) {
         Ok(Value::Object(fields)) => Ok(fields
             .into_iter()
             .filter(|(_, value)| !value.is_null())
             .map(|(name, value)| (name, to_attribute(value)))
             .collect()),
-        Ok(other) => Err(PortError::Permanent(format!("{other} cannot be an item of a table"))),
+        Ok(other) => {
+            Err(PortError::Permanent(format!("{other} is not a JSON object, so it cannot be stored as an item")))
+        }
         Err(error) => Err(PortError::Permanent(format!("a record cannot be written as json: {error}"))),
     }
 }
 
-/// The record of an item, or one sentence why it cannot be read.
-pub fn from_item<T: DeserializeOwned>(item: &Item) -> Result<T, String> {
-    serde_json::from_value(to_json(item)?).map_err(|error| format!("the stored item cannot be read: {error}"))
+/// Reads a record, or returns one sentence why the item is unreadable.
+pub(crate) fn from_item<T: DeserializeOwned>(item: &Item) -> Result<T, String> {
+    serde_json::from_value(to_json(item)?).map_err(|error| format!("the stored item is unreadable: {error}"))
 }
 
-/// The JSON of an item.
-pub fn to_json(item: &Item) -> Result<Value, String> {
+/// Converts an item to JSON.
+pub(crate) fn to_json(item: &Item) -> Result<Value, String> {
     let mut fields = Map::new();
     for (name, value) in item {
         fields.insert(name.clone(), attribute_to_json(name, value)?);
@@ -54,7 +59,7 @@ pub fn to_json(item: &Item) -> Result<Value, String> {
     Ok(Value::Object(fields))
 }
 
-pub fn to_attribute(value: Value) -> AttributeValue {
+pub(crate) fn to_attribute(value: Value) -> AttributeValue {
     match value {
         Value::Null => AttributeValue::Null(true),
         Value::Bool(yes) => AttributeValue::Bool(yes),
@@ -67,7 +72,7 @@ pub fn to_attribute(value: Value) -> AttributeValue {
     }
 }
 
-pub fn attribute_to_json(name: &str, value: &AttributeValue) -> Result<Value, String> {
+pub(crate) fn attribute_to_json(name: &str, value: &AttributeValue) -> Result<Value, String> {
     Ok(match value {
         AttributeValue::S(text) => Value::String(text.clone()),
         AttributeValue::N(text) => parse_number(name, text)?,
@@ -90,7 +95,7 @@ pub fn attribute_to_json(name: &str, value: &AttributeValue) -> Result<Value, St
     })
 }
 
-/// Sets have no order of their own.
+/// DynamoDB returns sets in any order.
 fn sorted(texts: &[String]) -> Vec<String> {
     let mut texts = texts.to_vec();
     texts.sort();
@@ -105,20 +110,20 @@ fn parse_number(name: &str, text: &str) -> Result<Value, String> {
         return Ok(Value::from(whole));
     }
     let number = text.parse::<f64>().ok().and_then(Number::from_f64);
-    number.map(Value::Number).ok_or_else(|| format!("`{name}` is no number that a computer can count with: {text}"))
+    number.map(Value::Number).ok_or_else(|| format!("`{name}` is not a number in the range of a double: {text}"))
 }
 
-pub fn text_at<'i>(item: &'i Item, name: &str) -> Option<&'i str> {
+pub(crate) fn text_at<'i>(item: &'i Item, name: &str) -> Option<&'i str> {
     item.get(name).and_then(|value| value.as_s().ok()).map(String::as_str)
 }
 
-pub fn number_at(item: &Item, name: &str) -> Option<u64> {
+pub(crate) fn number_at(item: &Item, name: &str) -> Option<u64> {
     item.get(name).and_then(|value| value.as_n().ok()).and_then(|text| text.parse().ok())
 }
 
-/// An item's size as DynamoDB counts it (developer guide, item sizes and formats): UTF-8 bytes of names and texts, two
-/// digits of a number in a byte and one more, three bytes for a list or map and one for each of its elements.
-pub fn item_bytes(item: &Item) -> usize {
+/// Returns an item's size as DynamoDB counts it (developer guide, item sizes and formats): the UTF-8 bytes of names and
+/// texts; one byte for two digits of a number, plus one; three bytes for a list or map, plus one for each element.
+pub(crate) fn item_bytes(item: &Item) -> usize {
     item.iter().map(|(name, value)| name.len() + attribute_bytes(value)).sum()
 }
 

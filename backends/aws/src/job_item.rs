@@ -1,5 +1,6 @@
-//! A job as an item of the table `jobs`: the fields of the jobs file as plain attributes. What the AWS console or a hand
-//! makes of types is read kindly (a number as a text, a text as a flag or a list); what cannot be meant is one sentence.
+//! A job as an item of the table `jobs`: the fields of the jobs file as plain attributes. Items edited in the AWS
+//! console may use other types, such as a number for a text or a text for a flag or list; they are converted. Values
+//! without a clear meaning are one fault.
 
 use domain::fault::nearest_name;
 use domain::job::Job;
@@ -10,10 +11,10 @@ use serde_json::{Map, Value};
 
 use crate::item::{Item, to_item, to_json};
 
-/// Counts our own writes; an item made by hand has none.
-pub const VERSION: &str = "version";
+/// Attribute that counts the writes of Sexton; an item made by hand has none.
+pub(crate) const VERSION: &str = "version";
 
-/// What a field is, for reading it kindly.
+/// Type of a field, to which values of other types are converted.
 #[derive(Clone, Copy)]
 enum FieldKind {
     Text,
@@ -23,12 +24,12 @@ enum FieldKind {
     Number,
     Texts,
     Numbers,
-    /// Names with texts.
+    /// A map of names to texts.
     Map,
     Fields(&'static [(&'static str, FieldKind)]),
 }
 
-/// Every field of a job, by the names of the jobs file.
+/// Every field of a job, with its name in the jobs file.
 const FIELDS: [(&str, FieldKind); 27] = [
     ("group", FieldKind::Text),
     ("name", FieldKind::Text),
@@ -74,23 +75,20 @@ const FIELDS: [(&str, FieldKind); 27] = [
     ("source", FieldKind::Text),
 ];
 
-/// Set by commands only, and read as it is.
+/// Field that only commands write; read without conversion.
 const PAUSED: &str = "paused";
 
-/// The item of a job.
-///
-/// # Errors
-/// Never for a job that was read.
-pub fn job_to_item(job: &Job) -> Result<Item, PortError> {
+/// Converts a job to an item. Cannot fail for a job that was read from a file or a table.
+pub(crate) fn job_to_item(job: &Job) -> Result<Item, PortError> {
     to_item(job)
 }
 
-/// Reads an item that a person may have made.
+/// Reads an item that may have been made by hand.
 ///
 /// # Errors
-/// One sentence that says what to write instead.
-pub fn job_from_item(item: &Item) -> Result<Job, String> {
-    let Value::Object(mut written) = to_json(item)? else { return Err("the item is no job".to_owned()) };
+/// Returns one sentence with the correction.
+pub(crate) fn job_from_item(item: &Item) -> Result<Job, String> {
+    let Value::Object(mut written) = to_json(item)? else { return Err("the item is not a job".to_owned()) };
     written.remove(VERSION);
     let paused = written.remove(PAUSED);
     let mut fields = read_fields("", &FIELDS, written)?;
@@ -123,14 +121,14 @@ fn read_fields(
 ) -> Result<Map<String, Value>, String> {
     let mut fields = Map::new();
     for (name, value) in written {
-        // Attributes of AWS's own, of global tables.
+        // AWS adds such attributes to items of global tables.
         if name.starts_with("aws:") || is_cleared(&value) {
             continue;
         }
         let Some((_, kind)) = known.iter().find(|(known, _)| *known == name) else {
             let hint = nearest_name(&name, known.iter().map(|(known, _)| *known));
             let hint = hint.map_or_else(|| "remove it".to_owned(), |known| format!("did you mean `{within}{known}`?"));
-            return Err(format!("`{within}{name}` is no field of a job; {hint}"));
+            return Err(format!("`{within}{name}` is not a field of a job; {hint}"));
         };
         let path = format!("{within}{name}");
         fields.insert(name, read_field(&path, *kind, value)?);
@@ -138,7 +136,7 @@ fn read_fields(
     Ok(fields)
 }
 
-/// What the console leaves when a value is cleared.
+/// Whether the value is what the AWS console leaves when an operator clears a field.
 fn is_cleared(value: &Value) -> bool {
     matches!(value, Value::Null) || value.as_str().is_some_and(str::is_empty)
 }
@@ -153,7 +151,7 @@ fn read_field(path: &str, kind: FieldKind, value: Value) -> Result<Value, String
             let text = plain_text(&value);
             parse_duration(&text).map(|_| Value::String(text)).map_err(|message| format!("`{path}`: {message}"))
         }
-        // Bytes without a unit.
+        // A number without a unit is bytes.
         (FieldKind::Size, value) => {
             let text = plain_text(&value);
             parse_size(&text).map(format_size).map(Value::String).map_err(|message| format!("`{path}`: {message}"))
@@ -172,7 +170,7 @@ fn read_field(path: &str, kind: FieldKind, value: Value) -> Result<Value, String
         (FieldKind::Texts, value) => read_list(path, FieldKind::Text, value),
         (FieldKind::Numbers, value) => read_list(path, FieldKind::Number, value),
         (FieldKind::Map, Value::Object(fields)) => {
-            // An empty text is a value here: an empty variable.
+            // An empty text is valid here: an empty environment variable.
             let each = |(name, value): (String, Value)| {
                 let value = match value {
                     Value::Bool(yes) => Value::String(yes.to_string()),
@@ -190,7 +188,7 @@ fn read_field(path: &str, kind: FieldKind, value: Value) -> Result<Value, String
     }
 }
 
-/// A list, a set, or one value; a text with commas is a list too.
+/// Reads a list, a set, or a single value. Except for `argv`, a text is split at commas.
 fn read_list(path: &str, kind: FieldKind, value: Value) -> Result<Value, String> {
     let parts = match value {
         Value::Array(parts) => parts,

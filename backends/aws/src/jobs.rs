@@ -1,4 +1,4 @@
-//! The jobs, one item each, as people read and edit them in the AWS console.
+//! The jobs, one item each, which operators can read and edit in the AWS console.
 
 use async_trait::async_trait;
 use domain::job::{Job, JobKey};
@@ -12,7 +12,7 @@ use crate::names::check_group_for_port;
 
 const JOBS: &str = "jobs";
 
-/// What no name comes after: names are ASCII.
+/// Sorts after all names, which are ASCII.
 const AFTER_ALL_NAMES: &str = "\u{7f}";
 
 #[async_trait]
@@ -32,7 +32,7 @@ impl JobStore for Backend {
         item.insert(VERSION.to_owned(), n(expected.unwrap_or(0) + 1));
         let put = match expected {
             None => self.dynamo.put(JOBS, item, "attribute_not_exists(#name)", vec![]).await?,
-            // Made by hand: it has none.
+            // An item made by hand has no version.
             Some(0) => {
                 let condition = "attribute_exists(#name) AND attribute_not_exists(#version)";
                 self.dynamo.put(JOBS, item, condition, vec![]).await?
@@ -110,8 +110,8 @@ fn group_query(group: &str, limit: usize, start: Option<Item>) -> Query {
     }
 }
 
-/// The groups that have jobs, sorted: each scan begins behind the last job of the group before it, so it takes one read a
-/// group, whatever the number of jobs.
+/// Returns the groups that have jobs, sorted. Each scan begins after the last job of the previous group, so this takes
+/// one read per group, for any number of jobs.
 async fn list_groups(dynamo: &Dynamo) -> PortResult<Vec<String>> {
     let mut groups: Vec<String> = Vec::new();
     let mut start = None;

@@ -1,7 +1,22 @@
-//! The ports over DynamoDB, SQS and SNS. Chosen by `sexton` and by the Lambdas; knows no service.
+//! The ports of `domain` over DynamoDB, SQS and SNS, for installations on AWS. Used by `sexton` and by the Lambdas.
 //!
-//! Everything is called by its name as a function of the installation's prefix (`names`). The tables are data (`tables`).
-//! What an item costs is counted (`meter`); what a call that failed means is decided in one place (`fault`).
+//! | item | purpose |
+//! |---|---|
+//! | [`connect`], [`connect_with_signing`] | open an installation from its [`Options`] |
+//! | [`Aws`] | an open installation: its ports, names and meter |
+//! | [`Names`] | the names of tables, queues, topics and parameters, made from the prefix |
+//! | [`tables()`] | keys, indexes and expiry of every table, as data |
+//! | [`Signer`], [`Verifier`] | sign orders, and check the signature of a received order |
+//! | [`AwsSecrets`] | values of secrets from the Parameter Store and Secrets Manager |
+//! | [`Topics`] | SNS topics as alert channels |
+//! | [`Meter`] | requests and capacity units that the calls of this process cost |
+//!
+//! This crate calls no service of `services` and decides nothing about runs. It never creates tables, queues or topics
+//! of a real installation: the template does. It never retries a call: the caller repeats the whole duty.
+//!
+//! `fault` decides for all AWS services whether a failed call can be retried.
+
+#![warn(missing_docs)]
 
 mod alerts;
 mod buckets;
@@ -55,22 +70,24 @@ pub use tables::{Index, Projection, Table, tables};
 /// An installation on AWS. Cheap to clone.
 #[derive(Clone)]
 pub struct Aws {
+    /// All ports over the tables and queues of this installation.
     pub ports: Ports,
+    /// The names of this installation's resources.
     pub names: Names,
-    /// What the calls so far cost.
+    /// Cost of all calls since the start, by kind.
     pub meter: Arc<Meter>,
-    /// Orders that were not executed as they could not be read or did not verify.
+    /// Counts the orders that were unreadable, expired or not signed correctly.
     pub refused_orders: Arc<RefusedOrders>,
-    /// What other clients of AWS's services are made from: region, credentials, endpoint, timeouts.
+    /// Region, credentials, endpoint and timeouts, from which callers build further AWS clients.
     pub sdk_config: aws_config::SdkConfig,
     backend: Backend,
 }
 
 impl Aws {
-    /// Reports with their senders, which the port does not tell.
+    /// Receives reports with their senders, which the port leaves out.
     ///
     /// # Errors
-    /// As of [`domain::ports::Reports::receive`].
+    /// Returns the errors of [`domain::ports::Reports::receive`].
     pub async fn receive_sent(
         &self,
         most: usize,
@@ -80,18 +97,18 @@ impl Aws {
         self.backend.receive_sent(most, lease, wait).await
     }
 
-    /// Puts many jobs without asking what is there: for a migration into empty tables.
+    /// Overwrites many jobs without reading them first: for a migration into empty tables.
     ///
     /// # Errors
-    /// A port's. Some may be stored by then; doing it again is harmless.
+    /// Returns the port's error. Some jobs may be stored by then; repeating the call is harmless.
     pub async fn put_jobs(&self, jobs: &[domain::job::Job]) -> Result<(), PortError> {
         self.backend.put_jobs(jobs).await
     }
 
-    /// Sets the number of shards of the due index for everybody, from `at` on.
+    /// Sets the number of shards of the due index for all processes, from `at` on.
     ///
     /// # Errors
-    /// A port's.
+    /// Returns the port's error.
     pub async fn change_shards(&self, wanted: u32, at: Timestamp) -> Result<(), PortError> {
         self.backend.change_shards(wanted, at).await
     }
@@ -103,36 +120,36 @@ impl std::fmt::Debug for Aws {
     }
 }
 
-/// Every port.
+/// Implements every port.
 #[derive(Clone, Debug)]
 pub(crate) struct Backend {
     dynamo: Dynamo,
     sqs: Sqs,
     names: Names,
-    /// How long runs and settled alerts are kept.
+    /// Age at which runs and settled alerts expire.
     retention: Duration,
     shards: Arc<due::ShardCache>,
     known_buckets: Arc<buckets::KnownBuckets>,
     signing: OrderSigning,
     refused_orders: Arc<RefusedOrders>,
-    /// Which of several queues is asked first.
+    /// Rotates the queue that a receive polls first.
     next_queue: Arc<AtomicUsize>,
 }
 
-/// Makes an installation's clients. Nothing is asked yet, unless credentials or shards demand it. Orders that are sent are
-/// signed with the installation's key.
+/// Opens an installation whose sent orders are signed with the installation's key. Calls AWS only for credentials, and
+/// to store a new number of shards.
 ///
 /// # Errors
-/// One sentence: a prefix or a number that cannot be, or no region.
+/// Returns an error for an invalid prefix or number of shards, a missing region, or shards that cannot be stored.
 pub async fn connect(options: &Options) -> Result<Aws, ConnectError> {
     let signing_key = SigningKey::new(options, options.names()?.signing_key_parameter());
     connect_with_signing(options, OrderSigning { signing_key: Some(Arc::new(signing_key)), verifier: None }).await
 }
 
-/// As [`connect`], for who verifies orders, or has them signed otherwise.
+/// As [`connect`], with the caller's choice of signing key and verifier.
 ///
 /// # Errors
-/// As of [`connect`].
+/// Returns the errors of [`connect`].
 pub async fn connect_with_signing(options: &Options, signing: OrderSigning) -> Result<Aws, ConnectError> {
     let names = options.names()?;
     if let Some(shards) = options.shards.filter(|shards| !(1..=SHARDS_MAX).contains(shards)) {

@@ -1,5 +1,5 @@
-//! What the calls of this process cost: requests and capacity units by kind of call. Read by the cost benchmark and by
-//! tests that hold the budget.
+//! Counts the requests and capacity units of this process by kind of call. Read by the cost benchmark and by tests that
+//! check the budget.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,34 +7,36 @@ use std::sync::{Mutex, PoisonError};
 /// SQS counts a request for each 64 KiB of payload (Amazon SQS pricing).
 const SQS_CHUNK_BYTES: usize = 64 * 1024;
 
-/// What calls of one kind came to.
+/// Cost of all calls of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Calls over the network, answered or not.
+    /// Calls sent over the network, answered or not.
     pub requests: u64,
-    /// Requests as the service bills them: SQS counts each 64 KiB.
+    /// Requests as the service bills them: SQS counts one for each 64 KiB.
     pub billed_requests: u64,
-    /// DynamoDB's read request units, as it reported them.
+    /// Read request units that DynamoDB reported.
     pub read_units: f64,
-    /// DynamoDB's write request units, as it reported them, indexes included; a refused conditional write counts as one.
+    /// Write request units that DynamoDB reported, indexes included. A refused conditional write reports none and
+    /// counts one unit for each KiB of its item.
     pub write_units: f64,
-    /// Items that DynamoDB gave.
+    /// Items that DynamoDB read.
     pub items_read: u64,
 }
 
-/// Counts by kind: service, action and what it was done to, like `dynamodb PutItem runs`, `sqs SendMessageBatch orders`.
+/// Usage by kind of call: service, action and table or queue, such as `dynamodb PutItem runs` or
+/// `sqs SendMessageBatch orders`.
 #[derive(Debug, Default)]
 pub struct Meter {
     usage: Mutex<BTreeMap<String, Usage>>,
 }
 
 impl Meter {
-    /// What was spent since the start, by kind.
+    /// Returns the usage since the start of the process, by kind.
     pub fn usage(&self) -> BTreeMap<String, Usage> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// All kinds whose name begins so, together.
+    /// Sums all kinds whose name begins with `prefix`.
     pub fn total(&self, prefix: &str) -> Usage {
         let mut total = Usage::default();
         for (_, usage) in self.usage().range(prefix.to_owned()..).take_while(|(kind, _)| kind.starts_with(prefix)) {

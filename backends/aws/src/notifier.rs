@@ -1,8 +1,9 @@
-//! Alerts to SNS topics: one publication in which mail finds text, chat applications their schema, and programs JSON.
+//! Publishes alerts to SNS topics. One publication contains text for mail, the schema of chat applications, and JSON
+//! for programs.
 //!
-//! More than ten mails a second to one address suspend its subscription (SNS developer guide, e-mail notifications), and
-//! people then hear nothing at all; so publications are counted for all processes together, and what comes too fast
-//! is told to come again.
+//! SNS suspends a mail subscription that gets more than ten mails a second (SNS developer guide, e-mail notifications),
+//! and no later alert reaches it. So all processes count their publications together; beyond the limit, the caller
+//! retries later.
 
 mod content;
 
@@ -25,22 +26,23 @@ use content::{attributes, build_message};
 
 pub use content::MESSAGE_BYTES_MAX;
 
-/// Publications to one topic in one second, by the clock's seconds: at most ten in any second.
+/// Publications to one topic in one second of the clock. Chosen: two adjacent seconds then have at most the ten that
+/// SNS permits in any second.
 pub const PER_SECOND_MAX: u64 = 5;
 
 const RATE_KIND: &str = "sns_rate";
 
-/// What tells the time to the rate limit. Tests step it.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+/// Clock of the rate limit. Tests advance it.
+pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// SNS topics as channels.
+/// SNS topics as alert channels: a [`Notifier`].
 #[derive(Clone)]
 pub struct Topics {
     client: aws_sdk_sns::Client,
     dynamo: Dynamo,
     meter: Arc<Meter>,
     prefix: String,
-    /// ARN by the name of the channel.
+    /// ARN by name of the channel.
     topics: BTreeMap<String, String>,
     clock: Clock,
 }
@@ -52,12 +54,12 @@ impl fmt::Debug for Topics {
 }
 
 impl crate::Aws {
-    /// The topics as channels, by their names; each with its ARN.
+    /// Returns alert channels for topics. `topics`: ARN by name of the channel.
     pub fn topics(&self, topics: BTreeMap<String, String>) -> Topics {
         self.topics_at(topics, Arc::new(Timestamp::now))
     }
 
-    /// The same with a clock of the caller's.
+    /// As [`Self::topics`], with the clock of the rate limit.
     pub fn topics_at(&self, topics: BTreeMap<String, String>, clock: Clock) -> Topics {
         let client = aws_sdk_sns::Client::new(&self.sdk_config);
         let (dynamo, meter) = (self.backend.dynamo.clone(), self.meter.clone());
@@ -71,7 +73,7 @@ impl Notifier for Topics {
         let Some(topic) = self.topics.get(channel) else {
             let known: Vec<&str> = self.topics.keys().map(String::as_str).collect();
             return Err(PortError::Permanent(format!(
-                "there is no SNS topic for the channel `{channel}`; there are: {}",
+                "the channel `{channel}` has no SNS topic; channels with a topic: {}",
                 known.join(", ")
             )));
         };
@@ -98,7 +100,7 @@ impl Notifier for Topics {
 }
 
 impl Topics {
-    /// Takes one of this second's publications; an error to try again when there is none left.
+    /// Counts one publication in the current second. Returns an error to retry if the second has none left.
     async fn count_publication(&self, channel: &str) -> PortResult<()> {
         let second = (self.clock)().as_second();
         let first = ItemUpdate {
@@ -111,7 +113,7 @@ impl Topics {
         else {
             return Ok(());
         };
-        // A second that another process's clock has reached already is the one that counts.
+        // If the clock of another process is ahead, its second counts.
         let counted = counted.as_ref().and_then(|item| number_at(item, "second")).unwrap_or_default();
         let next = ItemUpdate {
             expression: "ADD #sent :one".to_owned(),
@@ -122,7 +124,8 @@ impl Topics {
         match self.dynamo.update(SETTINGS, key(RATE_KIND, channel), next).await? {
             ItemWriteResult::Done(_) => Ok(()),
             ItemWriteResult::Refused(_) => Err(PortError::Retry(format!(
-                "{PER_SECOND_MAX} alerts were sent to the channel `{channel}` within a second; more would make SNS suspend its mail addresses"
+                "{PER_SECOND_MAX} alerts were sent to the channel `{channel}` within a second; with more, \
+                 SNS suspends its mail subscriptions"
             ))),
         }
     }

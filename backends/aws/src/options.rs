@@ -1,4 +1,4 @@
-//! Which installation, where it is, and as whom it is called.
+//! Prefix, region and credentials of an installation.
 
 use std::time::Duration;
 
@@ -9,46 +9,52 @@ use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 
 use crate::names::{Names, PREFIX_DEFAULT};
 
-/// One call, from the first byte sent to the last one of its answer. Ours: DynamoDB, SNS and SQS answer within
-/// milliseconds; three seconds are an outage.
+/// Timeout of one call, from the first byte sent to the last byte received. Chosen: DynamoDB, SNS and SQS answer within
+/// milliseconds, so 3 s without an answer are an outage.
 pub const CALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 
-/// What finding credentials may take beyond it.
+/// Added to the timeout of a call for finding credentials. Chosen, not measured.
 const CREDENTIALS_EXTRA_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// What an assumed role's session is called in CloudTrail.
+/// Session name of an assumed role, visible in CloudTrail.
 const ROLE_SESSION_NAME: &str = "sexton";
 
-/// Runs and settled alerts are kept as long as an error budget is looked back on.
+/// Retention of runs and settled alerts: 90 days. Chosen: error budgets cover at most a quarter.
 pub const RETENTION_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
 
-/// What [`crate::connect`] needs to know. What is absent is found as every AWS program finds it: environment, profile,
-/// instance metadata.
+/// Input of [`crate::connect`]. Absent values are found as every AWS program finds them: environment, profile, instance
+/// metadata.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What all names of the installation begin with.
+    /// Start of all names of the installation: 1 to 30 letters, digits, `-` and `_`.
     pub prefix: String,
+    /// AWS region, such as `eu-west-1`.
     pub region: Option<String>,
+    /// Profile of the AWS configuration files.
     pub profile: Option<String>,
-    /// A URL that is asked instead of AWS, for all services: an emulator, or a VPC endpoint that serves them.
+    /// URL that replaces the endpoints of all services: an emulator, or a VPC endpoint for all of them.
     pub endpoint: Option<String>,
-    /// A role to assume.
+    /// ARN of a role to assume.
     pub role_arn: Option<String>,
+    /// External id that the assumed role requires.
     pub external_id: Option<String>,
-    /// An access key of the caller's own; only for emulators and tests.
+    /// Access key that replaces the default credentials; only for emulators and tests.
     pub access_key: Option<AccessKey>,
-    /// Shards of the due index that this process wants from now on; `None`: as they are. One takes 1000 firings a second.
+    /// Number of shards of the due index, stored when the process connects; `None` keeps the stored number. One shard
+    /// takes 1000 firings a second. Range: 1 to [`crate::SHARDS_MAX`].
     pub shards: Option<u32>,
-    /// How long runs and settled alerts are kept.
+    /// Age at which DynamoDB expires runs and settled alerts.
     pub retention: Duration,
-    /// A call that has no answer by then is given up, and may have worked. Waiting for messages comes on top.
+    /// Timeout of one call, which may have worked although no answer came. The wait of a receive is added to it.
     pub call_timeout: Duration,
 }
 
-/// A key of an emulator. Its secret is no secret.
+/// Access key of an emulator, which accepts any secret.
 #[derive(Clone, Debug)]
 pub struct AccessKey {
+    /// Access key id; emulators read it as the account.
     pub id: String,
+    /// Secret access key.
     pub secret: String,
 }
 
@@ -69,29 +75,33 @@ impl Default for Options {
     }
 }
 
-/// Why there is no connection.
+/// Reasons why an installation cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// The prefix is empty, too long, or has a character that a queue's name cannot have.
     #[error(
         "the prefix `{0}` cannot begin the name of a table and of a queue; use up to 30 letters, digits, `-` and `_`"
     )]
     Prefix(String),
+    /// Neither options, environment nor profile name a region.
     #[error("no AWS region is chosen; set `region` in [aws], AWS_REGION, or a region in the profile")]
     NoRegion,
+    /// The number of shards is out of range.
     #[error("{0} shards of the due index are not between 1 and {most}", most = crate::due::SHARDS_MAX)]
     Shards(u32),
+    /// The number of shards could not be read or stored.
     #[error(transparent)]
     Port(#[from] domain::ports::PortError),
 }
 
-/// Longest prefix: leaves 37 characters for a group in `PREFIX-orders-GROUP-dead`.
+/// Characters of the longest prefix. Chosen: leaves 37 of a queue's 80 for a group in `PREFIX-orders-GROUP-dead`.
 const PREFIX_MAX: usize = 30;
 
 impl Options {
-    /// The names of this installation.
+    /// Returns the names of this installation.
     ///
     /// # Errors
-    /// That the prefix cannot be part of them.
+    /// Returns [`ConnectError::Prefix`] if the prefix cannot be part of a name.
     pub fn names(&self) -> Result<Names, ConnectError> {
         let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if self.prefix.is_empty() || self.prefix.len() > PREFIX_MAX || !self.prefix.bytes().all(is_legal) {
@@ -100,10 +110,10 @@ impl Options {
         Ok(Names::new(&self.prefix))
     }
 
-    /// What the SDK's clients are made from. Nothing is called twice: each duty is repeated as a whole.
+    /// Builds the configuration of the SDK's clients. The SDK retries no call, because callers repeat whole duties.
     ///
     /// # Errors
-    /// That no region is chosen.
+    /// Returns [`ConnectError::NoRegion`] if no region is configured.
     pub async fn sdk_config(&self) -> Result<SdkConfig, ConnectError> {
         let timeouts = TimeoutConfig::builder()
             .operation_attempt_timeout(self.call_timeout)

@@ -1,4 +1,4 @@
-//! Orders on their way to runners: a queue by group. What a message looks like is told in [`crate::signature`].
+//! The order queues, one per group. [`crate::signature`] defines the format of a message.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,21 +19,24 @@ use crate::sqs::{DELAY_MAX, OutgoingMessage, escape_for_sqs};
 
 const METER_KIND: &str = "orders";
 
-/// What signs orders that are sent and verifies those that are received, where that is wanted.
+/// Key that signs sent orders, and verifier of received orders.
 #[derive(Clone, Debug, Default)]
 pub struct OrderSigning {
+    /// Without a key, orders are sent unsigned.
     pub signing_key: Option<Arc<SigningKey>>,
+    /// Without a verifier, every readable order is accepted.
     pub verifier: Option<Arc<Verifier>>,
 }
 
-/// Messages that were received and not returned, since the start.
+/// Counts received messages that are not passed on, since the start of the process.
 #[derive(Debug, Default)]
 pub struct RefusedOrders {
     count: AtomicU64,
 }
 
 impl RefusedOrders {
-    /// Orders that could not be read or did not verify.
+    /// Returns the number of orders that were unreadable, expired or not signed correctly. A redelivered message counts
+    /// each time.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
@@ -90,7 +93,7 @@ impl Orders for Backend {
 
     async fn delete(&self, receipt: &str) -> PortResult<()> {
         let Some((queue, receipt)) = receipt.split_once(' ') else {
-            return Err(PortError::Permanent(format!("`{receipt}` is no receipt of an order")));
+            return Err(PortError::Permanent(format!("`{receipt}` is not the receipt of an order")));
         };
         self.sqs.delete(queue, METER_KIND, vec![receipt.to_owned()]).await
     }
@@ -102,8 +105,8 @@ impl Backend {
         Ok(queues.into_iter().filter(|queue| self.names.group_of_queue(queue).is_some()).collect())
     }
 
-    /// The messages of the first queue that has some. One queue is waited for by SQS; several are asked in turn, each
-    /// for its part of the wait, so that a message is never on its way to somebody who has stopped listening.
+    /// Receives from the first queue with messages. For one queue, SQS waits. Several queues are polled one after the
+    /// other, up to 1 s each, so that no receive is abandoned while a message is on its way to it.
     async fn receive_from_next_queue(
         &self,
         queues: &[String],
@@ -130,8 +133,8 @@ impl Backend {
         Ok((String::new(), Vec::new()))
     }
 
-    /// The order of a message. One that comes too early is put back; one that cannot be read or does not verify is left
-    /// to the dead-letter queue, counted and told.
+    /// Returns the order of a message. An order before its start time is hidden until then. A refused order is logged
+    /// and counted, and stays in the queue until SQS moves it to the dead-letter queue.
     async fn verify_delivery(&self, queue: &str, message: Message) -> PortResult<Option<Delivery<Order>>> {
         let (Some(body), Some(receipt)) = (message.body, message.receipt_handle) else { return Ok(None) };
         let order = match signature::verify_order(&body, self.signing.verifier.as_deref(), Timestamp::now()) {
@@ -143,7 +146,7 @@ impl Backend {
                     queue,
                     message = id,
                     why = reason,
-                    "an order is not executed; it goes to the dead-letter queue"
+                    "order refused; SQS moves it to the dead-letter queue"
                 );
                 return Ok(None);
             }

@@ -1,4 +1,4 @@
-//! Reports on their way to the collector, with who sent them.
+//! The reports queue, with the sender of each report.
 
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use crate::sqs::{OutgoingMessage, escape_for_sqs};
 
 const METER_KIND: &str = "reports";
 
-/// A report and the principal that sent it, as SQS knows it: `AROA...:session` of a role. The collector checks that it may
-/// speak for the run's group.
+/// A report with its sender. The collector checks that the sender may report for the run's group.
 #[derive(Clone, Debug)]
 pub struct SentReport {
+    /// The report and the receipt that deletes it.
     pub delivery: Delivery<Event>,
+    /// `SenderId` of SQS: for a role `AROA...:SESSION`.
     pub sender_id: Option<String>,
 }
 
@@ -43,11 +44,13 @@ impl Reports for Backend {
 }
 
 impl Backend {
-    /// As [`Reports::receive`], with the sender of each.
-    ///
-    /// # Errors
-    /// As of the port.
-    pub async fn receive_sent(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<SentReport>> {
+    /// As [`Reports::receive`], with the senders.
+    pub(crate) async fn receive_sent(
+        &self,
+        most: usize,
+        lease: Duration,
+        wait: Duration,
+    ) -> PortResult<Vec<SentReport>> {
         let messages = self.sqs.receive(&self.names.reports(), METER_KIND, most, lease, wait).await?;
         let mut reports = Vec::with_capacity(messages.len());
         for message in messages {
@@ -56,7 +59,7 @@ impl Backend {
         Ok(reports)
     }
 
-    /// One that cannot be read is noted and left to the dead-letter queue.
+    /// Quarantines an unreadable report: it stays in the queue until SQS moves it to the dead-letter queue.
     async fn parse_report(&self, mut message: Message) -> Option<SentReport> {
         let sender_id = message.attributes.as_mut().and_then(|all| all.remove(&MessageSystemAttributeName::SenderId));
         match decode_report(message.body.as_deref().unwrap_or_default()) {
@@ -72,12 +75,12 @@ impl Backend {
     }
 }
 
-/// Reads the body of a message of the reports queue; the collector's Lambda gets it in its event.
+/// Decodes the body of a message of the reports queue. The collector's Lambda receives such bodies in its event.
 ///
 /// # Errors
-/// One sentence why it cannot be read.
+/// Returns one sentence why the body is unreadable.
 pub fn decode_report(body: &str) -> Result<Event, String> {
-    serde_json::from_str(body).map_err(|error| format!("the message is no report: {error}"))
+    serde_json::from_str(body).map_err(|error| format!("the message is not a report: {error}"))
 }
 
 fn outgoing_message(event: &Event) -> PortResult<OutgoingMessage> {

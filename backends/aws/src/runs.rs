@@ -1,4 +1,5 @@
-//! The runs. A healthy one costs two write units to put (itself and its entry in the index by job), and one for each move.
+//! The runs. A run of usual size costs two write units when it is created (the item and its entry in the index by job),
+//! and one for each change of state.
 
 mod listing;
 
@@ -18,16 +19,16 @@ use crate::dynamo::{ItemWriteResult, TransactionPart, TransactionResult, run_par
 use crate::item::{Item, n, number_at, s, sortable_instant, text_at, to_item, to_json};
 use crate::tables::{EXPIRES, JOB_KEY};
 
-pub const RUNS: &str = "runs";
+pub(crate) const RUNS: &str = "runs";
 
-/// Runs counted together.
+/// Runs read at once while counting. Chosen, not measured.
 const COUNT_PAGE_RUNS: usize = 1000;
 
-/// Numbers that are left out where they are 0: a healthy run fits into one write unit of 1 KiB.
+/// Numbers that are left out if they are 0, so that a usual run fits into one write unit of 1 KiB.
 const ZERO_OMITTED: [&str; 6] =
     ["stdout_lines", "stderr_lines", "stdout_bytes", "stderr_bytes", "last_seq", "dropped_lines"];
 
-/// Lists that are left out where they are empty.
+/// Lists that are left out if they are empty.
 const EMPTY_OMITTED: [&str; 2] = ["leaked", "rules"];
 
 #[async_trait]
@@ -53,7 +54,7 @@ impl RunStore for Backend {
             async move { this.write_one(&write).await }
         };
         let written = run_parallel(writes.to_vec(), write).await;
-        // Somebody may have closed one before its first run was there to be seen.
+        // Another process may have closed a bucket before its first run was stored.
         self.open_buckets(&open).await?;
         written
     }
@@ -122,7 +123,7 @@ impl Backend {
             if let Some(Some(old)) = refused.into_iter().next() {
                 return self.conflict(old).await;
             }
-            // Transitions that are there already stay as they are.
+            // Transitions that are already stored stay unchanged.
             step = without_stored(step, &step_reasons)?;
         }
     }
@@ -135,7 +136,7 @@ impl Backend {
         Ok(WriteResult::Conflict(stored))
     }
 
-    /// The runs of items; one that cannot be read is left out and noted.
+    /// Reads runs from items. Unreadable ones are left out and quarantined.
     pub(crate) async fn parse_runs(&self, items: Vec<Item>) -> PortResult<Vec<Stored<Run>>> {
         let mut runs = Vec::with_capacity(items.len());
         for item in items {
@@ -148,7 +149,7 @@ impl Backend {
     }
 }
 
-pub fn item_key(run: &RunKey) -> PortResult<Item> {
+pub(crate) fn item_key(run: &RunKey) -> PortResult<Item> {
     let bucket = Bucket::of(run)?.partition();
     Ok(Item::from([("bucket".to_owned(), s(bucket)), ("run_id".to_owned(), s(run.run_id.as_str()))]))
 }
@@ -167,7 +168,7 @@ fn run_to_item(run: &Run, version: u64, retention: std::time::Duration) -> PortR
     item.extend(item_key(&run.run_key())?);
     item.insert(JOB_KEY.to_owned(), s(run.key().to_string()));
     item.insert("version".to_owned(), n(version));
-    // Compared by the claim, as a text.
+    // As a text, so that the condition of a claim can compare it.
     if let Some(start_by) = run.start_by {
         item.insert("start_by".to_owned(), s(sortable_instant(start_by)));
     }
@@ -177,15 +178,15 @@ fn run_to_item(run: &Run, version: u64, retention: std::time::Duration) -> PortR
     Ok(item)
 }
 
-/// The run of an item, or one sentence why it cannot be read.
-pub fn run_from_item(item: &Item) -> Result<Stored<Run>, String> {
+/// Reads a run, or returns one sentence why the item is unreadable.
+pub(crate) fn run_from_item(item: &Item) -> Result<Stored<Run>, String> {
     let mut value = to_json(item)?;
     if let Value::Object(fields) = &mut value {
         for count in ZERO_OMITTED {
             fields.entry(count).or_insert(Value::from(0));
         }
     }
-    let record = serde_json::from_value(value).map_err(|error| format!("the stored run cannot be read: {error}"))?;
+    let record = serde_json::from_value(value).map_err(|error| format!("the stored run is unreadable: {error}"))?;
     Ok(Stored { record, version: number_at(item, "version").unwrap_or(0) })
 }
 

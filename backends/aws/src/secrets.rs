@@ -1,7 +1,7 @@
-//! Values of secrets, from the Parameter Store of Systems Manager and from Secrets Manager, with the rights of whoever asks:
-//! a runner, just before it executes a job, and the scheduler for the key that signs orders.
+//! Reads secrets from the Parameter Store of Systems Manager and from Secrets Manager, with the permissions of the
+//! process: a runner just before it executes a job, and the scheduler for the key that signs orders.
 //!
-//! Two calls, written and signed by hand: the two SDK crates would cost more to build than all the others together use.
+//! The two calls are built and signed here: building the two SDK crates would take longer than all other SDK crates.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -24,13 +24,16 @@ use crate::options::Options;
 
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 
-/// From the first byte sent to the last one of the answer. Ours: both services answer within 100 ms, KMS included.
+/// Timeout from the first byte sent to the last byte received. Chosen: both services answer within 100 ms, KMS
+/// included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Finding credentials may ask files, a process, STS or the instance's metadata service, one after the other.
+/// Timeout for finding credentials, which may try files, a process, STS and the instance's metadata service in turn.
+/// Chosen, not measured.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Finds region and credentials at the first question, so that who has no secrets on AWS needs none of them.
+/// Reads secrets by reference: `ssm:` and `secretsmanager:`. Finds region and credentials at the first read, so that a
+/// process without secrets on AWS needs neither.
 pub struct AwsSecrets {
     options: Options,
     connection: OnceCell<Connection>,
@@ -41,11 +44,11 @@ struct Connection {
     sdk: SdkConfig,
 }
 
-/// One of the two services.
+/// An AWS service that is called without an SDK.
 struct Service {
-    /// In signatures, endpoints and permissions.
+    /// Name in signatures, endpoints and permissions.
     name: &'static str,
-    /// As the SDKs call it where endpoints are configured.
+    /// Id in the configuration of endpoints.
     id: &'static str,
     target: &'static str,
 }
@@ -54,6 +57,7 @@ const PARAMETER_STORE: Service = Service { name: "ssm", id: "SSM", target: "Amaz
 const SECRETS_MANAGER: Service = Service { name: "secretsmanager", id: "Secrets Manager", target: "secretsmanager" };
 
 impl AwsSecrets {
+    /// Calls nothing.
     pub fn new(options: Options) -> AwsSecrets {
         AwsSecrets { options, connection: OnceCell::new() }
     }
@@ -62,17 +66,17 @@ impl AwsSecrets {
         self.find_parameter(name).await?.ok_or_else(|| not_found(&format!("the parameter `{name}`")))
     }
 
-    /// None when there is no parameter of this name.
+    /// Reads a parameter; none if it does not exist.
     ///
     /// # Errors
-    /// As of [`Secrets::value`].
+    /// Returns the errors of [`Secrets::value`].
     pub async fn find_parameter(&self, name: &str) -> PortResult<Option<String>> {
         let place = format!("the parameter `{name}`");
         let asked = json!({ "Name": name, "WithDecryption": true });
         let Some(answer) = self.call(&PARAMETER_STORE, "GetParameter", &place, &asked).await? else { return Ok(None) };
-        json_text(&answer, "/Parameter/Value")
-            .map(Some)
-            .ok_or_else(|| PortError::Permanent(format!("SSM told no value of {place}; look at it in the AWS console")))
+        json_text(&answer, "/Parameter/Value").map(Some).ok_or_else(|| {
+            PortError::Permanent(format!("SSM returned no value for {place}; check it in the AWS console"))
+        })
     }
 
     async fn read_secret(&self, id: &str, key: Option<&str>) -> PortResult<String> {
@@ -83,14 +87,14 @@ impl AwsSecrets {
             let bytes = STANDARD.decode(json_text(&answer, "/SecretBinary")?).ok()?;
             String::from_utf8(bytes).ok()
         });
-        let text = text.ok_or_else(|| PortError::Permanent(format!("{place} is not a text; store it as one")))?;
+        let text = text.ok_or_else(|| PortError::Permanent(format!("{place} is not UTF-8 text; store it as text")))?;
         match key {
             None => Ok(text),
             Some(key) => key_value(&text, key).map_err(|message| PortError::Permanent(format!("{place} {message}"))),
         }
     }
 
-    /// Calls an action; `place` is named in faults. None when the service has no such thing.
+    /// Calls an action; errors name `place`. Returns none if the parameter or secret does not exist.
     async fn call(&self, service: &Service, action: &str, place: &str, body: &Value) -> PortResult<Option<Value>> {
         let connection = self.connection.get_or_try_init(|| connect(&self.options)).await?;
         let call_name = CallName { service: service.name, action, place };
@@ -127,7 +131,7 @@ impl Secrets for AwsSecrets {
             Reference::Parameter(name) => self.read_parameter(name).await,
             Reference::Secret { id, key } => self.read_secret(id, key.as_deref()).await,
             Reference::Variable(_) | Reference::File(_) => {
-                Err(PortError::Permanent(format!("`{reference}` is of the runner's machine, not of AWS")))
+                Err(PortError::Permanent(format!("`{reference}` is read on the runner's machine, not from AWS")))
             }
         }
     }
@@ -137,7 +141,7 @@ async fn connect(options: &Options) -> PortResult<Connection> {
     let permanent = |message: String| PortError::Permanent(message);
     let sdk = options.sdk_config().await.map_err(|error| permanent(error.to_string()))?;
     let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
-    let http = http.map_err(|error| permanent(format!("no HTTP client can be made: {}", error_chain(&error))))?;
+    let http = http.map_err(|error| permanent(format!("cannot build an HTTP client: {}", error_chain(&error))))?;
     Ok(Connection { http, sdk })
 }
 
@@ -146,7 +150,7 @@ impl Connection {
         self.sdk.region().map_or("", |region| region.as_ref())
     }
 
-    /// The service's own endpoint where one is configured, that of all services, or AWS's (AWS general reference).
+    /// The configured endpoint of this service, or that of all services, or the default one (AWS general reference).
     fn endpoint(&self, service: &Service) -> String {
         let key = ServiceConfigKey::builder().service_id(service.id).env("AWS_ENDPOINT_URL").profile("endpoint_url");
         let specific = key.build().ok().and_then(|key| self.sdk.service_config()?.load_config(key));
@@ -163,13 +167,14 @@ impl Connection {
         target: &str,
         body: &[u8],
     ) -> PortResult<Vec<(&'static str, String)>> {
-        let none = || PortError::Permanent("no AWS credentials are configured; give the machine a role".to_owned());
+        let none =
+            || PortError::Permanent("no AWS credentials are configured; attach a role to the machine".to_owned());
         let provider = self.sdk.credentials_provider().ok_or_else(none)?;
         let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, provider.provide_credentials()).await;
         let found = found.map_err(|_| PortError::Retry("finding AWS credentials took longer than 30s".to_owned()))?;
         let found = found.map_err(|error| PortError::Retry(format!("no AWS credentials: {}", error_chain(&error))))?;
         let unsigned =
-            |message: String| PortError::Permanent(format!("a call of {} cannot be signed: {message}", service.name));
+            |message: String| PortError::Permanent(format!("a call to {} cannot be signed: {message}", service.name));
         let identity = found.into();
         let parameters = v4::SigningParams::builder()
             .identity(&identity)
@@ -193,10 +198,12 @@ fn json_text(answer: &Value, place: &str) -> Option<String> {
     answer.pointer(place).and_then(Value::as_str).map(str::to_owned)
 }
 
-/// What one key of a secret holds. The sentence goes on after the secret's name, and never holds a value.
+/// Returns the value of one key of a secret. An error continues a sentence that begins with the secret's name, and
+/// never contains a value.
 fn key_value(text: &str, key: &str) -> Result<String, String> {
-    let members: HashMap<String, Value> = serde_json::from_str(text)
-        .map_err(|_| format!("is not a JSON object, so it has no `{key}`; leave `#{key}` away, or store it as one"))?;
+    let members: HashMap<String, Value> = serde_json::from_str(text).map_err(|_| {
+        format!("is not a JSON object, so it has no key `{key}`; remove `#{key}`, or store a JSON object")
+    })?;
     match members.get(key) {
         Some(Value::String(value)) => Ok(value.clone()),
         Some(value) => Ok(value.to_string()),
@@ -208,7 +215,7 @@ fn key_value(text: &str, key: &str) -> Result<String, String> {
     }
 }
 
-/// Code and text of a fault: the code is in `__type` or a header, the text in `message` or `Message`.
+/// Returns code and text of an error: the code is in `__type` or a header, the text in `message` or `Message`.
 fn error_code(kind: Option<String>, answer: &Value) -> (String, String) {
     let code = json_text(answer, "/__type").or(kind).unwrap_or_default();
     let code = code.rsplit('#').next().unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
@@ -228,7 +235,7 @@ mod tests {
     use crate::options::AccessKey;
 
     impl AwsSecrets {
-        pub async fn put_parameter(&self, name: &str, value: &str) {
+        pub(crate) async fn put_parameter(&self, name: &str, value: &str) {
             let parameter = json!({ "Name": name, "Value": value, "Type": "SecureString" });
             self.call(&PARAMETER_STORE, "PutParameter", "a test", &parameter).await.expect("a parameter");
         }
@@ -270,7 +277,7 @@ mod tests {
         check("ssm:/db/other", Err("the parameter `/db/other` does not exist")).await;
         check("secretsmanager:other", Err("the secret `other` does not exist")).await;
         check("secretsmanager:db#pasword", Err("has no key `pasword`; write one of password, port, user")).await;
-        check("env:HOME", Err("not of AWS")).await;
+        check("env:HOME", Err("not from AWS")).await;
     }
 
     #[tokio::test]

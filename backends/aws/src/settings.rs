@@ -1,4 +1,4 @@
-//! Small things that the services remember, who is alive, and what could not be read.
+//! State of the services, heartbeats of runners, and notes about quarantined records.
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -13,16 +13,16 @@ use crate::item::{
 };
 use crate::tables::EXPIRES;
 
-pub const SETTINGS: &str = "settings";
-pub const RUNNERS: &str = "runners";
+pub(crate) const SETTINGS: &str = "settings";
+pub(crate) const RUNNERS: &str = "runners";
 
 const SETTING: &str = "setting";
 const QUARANTINED: &str = "set_aside";
 
-/// Notes about unreadable records that are shown.
+/// Quarantine notes in one listing. Chosen, not measured.
 const QUARANTINED_SHOWN_MAX: usize = 100;
 
-/// How long such a note is kept. Ours: somebody has read the alert by then.
+/// Retention of a quarantine note. Chosen: an operator has read the alert within 30 days.
 const QUARANTINED_RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 #[async_trait]
@@ -30,7 +30,7 @@ impl Settings for Backend {
     async fn read(&self, name: &str) -> PortResult<Option<Stored<Value>>> {
         let item = self.dynamo.get(SETTINGS, key(SETTING, name)).await?;
         Ok(item.map(|item| Stored {
-            // What cannot be read is read as null: the services then start from nothing, as on the first day.
+            // An unreadable setting is null; the service then starts as in a new installation.
             record: item.get("value").and_then(|value| attribute_to_json("value", value).ok()).unwrap_or(Value::Null),
             version: number_at(&item, "version").unwrap_or(0),
         }))
@@ -51,10 +51,10 @@ impl Settings for Backend {
 
     async fn heartbeats(&self) -> PortResult<Vec<Heartbeat>> {
         let items = self.runners().await?;
-        // A beat that cannot be read is replaced by the runner's next one.
+        // An unreadable heartbeat is replaced by the runner's next one.
         let mut beats: Vec<Heartbeat> = items.iter().filter_map(beat_from_item).collect();
         beats.sort_by(|a, b| (&a.runner, b.at).cmp(&(&b.runner, a.at)));
-        // A runner whose groups changed stands twice for a while.
+        // A runner whose groups changed has two items until the older one is deleted.
         beats.dedup_by(|later, first| later.runner == first.runner);
         Ok(beats)
     }
@@ -86,7 +86,7 @@ impl Settings for Backend {
 }
 
 impl Backend {
-    /// The items of all runners.
+    /// Reads the items of all runners.
     pub(crate) async fn runners(&self) -> PortResult<Vec<Item>> {
         let (mut items, mut start) = (Vec::new(), None);
         loop {
@@ -99,10 +99,10 @@ impl Backend {
         }
     }
 
-    /// Notes a record that cannot be read. It stays where it is; the note is what people see. A note that cannot be
-    /// written is told in our own log at least.
+    /// Logs an unreadable record and stores a note about it, from which an alert is made. The record itself stays
+    /// unchanged. If the note cannot be stored, only the log has it.
     pub(crate) async fn quarantine(&self, kind: &str, name: &str, why: &str) {
-        tracing::error!(kind, key = name, why, "a stored record cannot be read and was set aside");
+        tracing::error!(kind, key = name, why, "unreadable record quarantined");
         let at = Timestamp::now();
         let note = Quarantined { kind: kind.to_owned(), key: name.to_owned(), why: why.to_owned(), at };
         let stored = async {
@@ -113,16 +113,16 @@ impl Backend {
             self.dynamo.put(SETTINGS, item, "attribute_not_exists(#name)", vec![]).await
         };
         if let Err(error) = stored.await {
-            tracing::error!(kind, key = name, %error, "the note about it could not be written");
+            tracing::error!(kind, key = name, %error, "cannot store the note about a quarantined record");
         }
     }
 }
 
-pub fn key(kind: &str, name: &str) -> Item {
+pub(crate) fn key(kind: &str, name: &str) -> Item {
     Item::from([("kind".to_owned(), s(kind)), ("name".to_owned(), s(name))])
 }
 
-/// The beat in a runner's item; none where only a stop request waits for it.
-pub fn beat_from_item(item: &Item) -> Option<Heartbeat> {
+/// Reads the heartbeat of a runner's item; none if the item holds only stop requests.
+pub(crate) fn beat_from_item(item: &Item) -> Option<Heartbeat> {
     from_item(item.get("beat")?.as_m().ok()?).ok()
 }

@@ -1,13 +1,14 @@
-//! What an order travels in: its exact text, and the signature of a scheduler under it. Whoever may write to a queue could
-//! otherwise run commands on servers.
+//! Format of an order's message: the order's exact text, and the scheduler's signature of it. Without signatures, every
+//! principal that may write to a queue could run commands on servers.
 //!
 //! ```json
 //! {"order":"<the order as JSON>","key":"21fe31dfa154a261","signature":"<base64>"}
 //! ```
 //!
-//! The signature is Ed25519 (RFC 8032) over the bytes of the order's text as it is carried, so that nothing depends on how
-//! JSON is written. `key` only says which key to try. To change the key, runners are given both public keys, then the
-//! scheduler the new one, then the old one is taken from the runners.
+//! The signature is Ed25519 (RFC 8032) over the bytes of the text in `order`, so it does not depend on how JSON is
+//! written.
+//! `key` is the id of the key. To change the key: add the new public key to the runners, give the scheduler the new
+//! private key, then remove the old public key from the runners.
 
 use std::fmt;
 
@@ -29,7 +30,7 @@ struct Envelope {
     signature: Option<String>,
 }
 
-/// Signs orders: scheduler and API.
+/// Signs orders with the installation's private key. Used by scheduler and API.
 pub struct Signer {
     key_pair: Ed25519KeyPair,
     id: String,
@@ -39,7 +40,7 @@ impl Signer {
     /// Reads a private key as `openssl genpkey -algorithm ed25519` writes it (PKCS #8, PEM).
     ///
     /// # Errors
-    /// One sentence that does not hold the key.
+    /// Returns one sentence, without the key.
     pub fn from_pem(text: &str) -> Result<Signer, String> {
         let unreadable = || {
             "the key that signs orders is not a PEM file of an Ed25519 private key; make one with `openssl genpkey \
@@ -60,7 +61,7 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// Knows whose orders are executed: runners.
+/// Checks signatures of orders against the public keys of a policy file. Used by runners.
 #[derive(Debug)]
 pub struct Verifier {
     /// By id.
@@ -75,59 +76,59 @@ impl Verifier {
 
     fn verify(&self, envelope: &Envelope) -> Result<(), VerifyError> {
         let (Some(id), Some(signature)) = (&envelope.key, &envelope.signature) else {
-            return Err(VerifyError("it is not signed, and this runner takes signed orders only".to_owned()));
+            return Err(VerifyError("not signed, and this runner accepts only signed orders".to_owned()));
         };
         let known = self.keys.iter().find(|(known, _)| known == id);
         let (_, key) = known.ok_or_else(|| {
             let known: Vec<&str> = self.keys.iter().map(|(id, _)| id.as_str()).collect();
             VerifyError(format!(
-                "it is signed with the key {id:?}, which is none of this runner's ({})",
-                known.join(", ")
+                "signed with the unknown key {id:?}; this runner accepts {}",
+                if known.is_empty() { "no key".to_owned() } else { known.join(", ") }
             ))
         })?;
-        let invalid = || VerifyError(format!("its signature is not one of key {id} under this text"));
+        let invalid = || VerifyError(format!("the signature of key {id} does not match the text"));
         let signature = STANDARD.decode(signature).map_err(|_| invalid())?;
         UnparsedPublicKey::new(&ED25519, key.0).verify(envelope.order.as_bytes(), &signature).map_err(|_| invalid())
     }
 }
 
-/// Why a message is not executed, as one sentence.
+/// One sentence why an order is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct VerifyError(pub String);
+pub(crate) struct VerifyError(pub String);
 
-/// The message for an order; not signed where nobody signs.
+/// Writes the message of an order; without a signer it is unsigned.
 ///
 /// # Errors
-/// That the order has no form in JSON.
-pub fn sign_order(order: &Order, signer: Option<&Signer>) -> Result<String, serde_json::Error> {
+/// Returns an error if the order cannot be written as JSON.
+pub(crate) fn sign_order(order: &Order, signer: Option<&Signer>) -> Result<String, serde_json::Error> {
     let text = serde_json::to_string(order)?;
     let sign = |signer: &Signer| STANDARD.encode(signer.key_pair.sign(text.as_bytes()));
     let (key, signature) = (signer.map(|signer| signer.id.clone()), signer.map(sign));
     serde_json::to_string(&Envelope { order: text, key, signature })
 }
 
-/// The order of a message, if it holds. Without a verifier its signature is not looked at.
+/// Reads the order of a message. Without a verifier, its signature is not checked.
 ///
 /// # Errors
-/// Why it is not executed: the message is left where it is, for the dead-letter queue and whoever is alarmed by that.
-pub fn verify_order(message: &str, verifier: Option<&Verifier>, now: Timestamp) -> Result<Order, VerifyError> {
-    let envelope: Envelope = serde_json::from_str(message)
-        .map_err(|error| VerifyError(format!("it is not a message with an order: {error}")))?;
+/// Returns the reason why the order is refused: unreadable, expired, unsigned, or signed incorrectly.
+pub(crate) fn verify_order(message: &str, verifier: Option<&Verifier>, now: Timestamp) -> Result<Order, VerifyError> {
+    let envelope: Envelope =
+        serde_json::from_str(message).map_err(|error| VerifyError(format!("not a message with an order: {error}")))?;
     if let Some(verifier) = verifier {
         verifier.verify(&envelope)?;
     }
     let order: Order = serde_json::from_str(&envelope.order)
-        .map_err(|error| VerifyError(format!("its order cannot be read: {error}")))?;
+        .map_err(|error| VerifyError(format!("the order is unreadable: {error}")))?;
     match order.expires_at() {
         expired if expired <= now => {
-            Err(VerifyError(format!("its order for run {} expired at {expired}", order.run_id)))
+            Err(VerifyError(format!("the order for run {} expired at {expired}", order.run_id)))
         }
         _ => Ok(order),
     }
 }
 
-/// The first 8 bytes of the SHA-256 of the public key's 32, as hex.
+/// Returns the id of a key: the first 8 bytes of the SHA-256 of its 32 public bytes, as hex.
 fn key_id(public: &[u8]) -> String {
     digest(&SHA256, public).as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -181,7 +182,7 @@ mod tests {
     fn the_format_of_a_message_equals_the_golden_file() {
         let signer = signer(PRIVATE);
         let message = sign_order(&order(), Some(&signer)).expect("message");
-        // Its signature was made by `openssl pkeyutl -sign -rawin` of the order's text.
+        // OpenSSL made the signature, by `openssl pkeyutl -sign -rawin` of the order's text.
         let golden = include_str!("../tests/golden/order_message.json").trim_end();
         assert_eq!(message, golden);
         let verifier = Verifier::new(&[public(&signer)]);
@@ -204,7 +205,7 @@ mod tests {
         check(&both, &new, Ok(()));
         let only_new = Verifier::new(&[public(&new)]);
         check(&only_new, &new, Ok(()));
-        check(&only_new, &old, Err("the key \"21fe31dfa154a261\", which is none of this runner's"));
+        check(&only_new, &old, Err("the unknown key \"21fe31dfa154a261\"; this runner accepts "));
     }
 
     #[test]
@@ -237,7 +238,7 @@ mod tests {
         }
     }
 
-    /// Whatever stands in a queue is an order that was signed, or a sentence.
+    /// Any message of a queue is read as an order or refused; with keys, only signed orders are accepted.
     #[test]
     fn no_message_panics_the_reader_and_with_keys_only_signed_orders_are_accepted() {
         let verifier = Verifier::new(&[public(&signer(PRIVATE))]);
@@ -254,7 +255,6 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// Not one bit of a message can be changed, wherever it stands.
         #[test]
         fn a_message_with_any_changed_byte_is_refused(place in any::<prop::sample::Index>(), mask in 1..=255u8) {
             let signer = signer(PRIVATE);

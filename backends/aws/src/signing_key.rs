@@ -1,5 +1,5 @@
-//! The installation's key that signs orders: a parameter of SSM, read at the first order that is sent, so that who sends
-//! none needs no right to it.
+//! The key that signs the installation's orders: an SSM parameter. It is read when the first order is sent, so that a
+//! process without orders needs no permission for it.
 
 use std::fmt;
 
@@ -10,29 +10,31 @@ use crate::options::Options;
 use crate::secrets::AwsSecrets;
 use crate::signature::Signer;
 
+/// The key that signs orders, read from its parameter at the first use.
 pub struct SigningKey {
     secrets: AwsSecrets,
     parameter: String,
-    /// None: the installation has no key. Known until the process ends.
+    /// None if the installation has no key. Read once per process.
     signer: OnceCell<Option<Signer>>,
 }
 
 impl SigningKey {
+    /// Calls nothing. `parameter`: name of the SSM parameter.
     pub fn new(options: &Options, parameter: String) -> SigningKey {
         SigningKey { secrets: AwsSecrets::new(options.clone()), parameter, signer: OnceCell::new() }
     }
 
-    /// None when there is no such parameter: orders are not signed then, which is told once.
+    /// Returns the signer. Without the parameter there is none: orders are sent unsigned, which is logged once.
     ///
     /// # Errors
-    /// One sentence: the parameter cannot be read, or holds no key.
+    /// Returns one sentence if the parameter cannot be read or holds no key.
     pub async fn signer(&self) -> PortResult<Option<&Signer>> {
         self.signer.get_or_try_init(|| self.read_signer()).await.map(Option::as_ref)
     }
 
     async fn read_signer(&self) -> PortResult<Option<Signer>> {
         let Some(text) = self.secrets.find_parameter(&self.parameter).await? else {
-            tracing::warn!(parameter = self.parameter, "there is no key to sign orders with; they are sent unsigned");
+            tracing::warn!(parameter = self.parameter, "no signing key; orders are sent unsigned");
             return Ok(None);
         };
         let permanent =
@@ -88,7 +90,7 @@ mod tests {
         }
     }
 
-    /// Somebody who may write to the queue, but has not the key, sends an order between two genuine ones.
+    /// A stranger may write to the queue but has no key. It sends an order between two signed ones.
     #[tokio::test]
     async fn a_runner_receives_only_orders_signed_with_the_key_of_its_installation() {
         let Some(server) = Ministack::start() else { return };

@@ -1,4 +1,5 @@
-//! SQS as the ports use it: URLs found once, each call counted, batches within what AWS takes, each fault named.
+//! Client of SQS for the ports. Caches queue URLs, counts each call, keeps batches within the limits of AWS, and names
+//! the call in errors.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,43 +20,45 @@ use crate::meter::Meter;
 
 const SERVICE: &str = "SQS";
 
-/// SQS API reference, SendMessage and SendMessageBatch: a message, and all of a batch together, have at most 1 MiB.
-pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one message, and of all messages of a batch together (SQS API reference, SendMessage, SendMessageBatch).
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Entries of one batch (SQS API reference, SendMessageBatch, DeleteMessageBatch).
 const BATCH_MAX: usize = 10;
 
-/// SQS API reference, ReceiveMessage.
+/// Messages of one receive (SQS API reference, ReceiveMessage).
 const RECEIVE_MAX: usize = 10;
+/// Longest wait of one receive (SQS API reference, ReceiveMessage, WaitTimeSeconds).
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// SQS API reference, SendMessage: DelaySeconds.
-pub const DELAY_MAX: Duration = Duration::from_secs(900);
+/// Longest delay of a sent message (SQS API reference, SendMessage, DelaySeconds).
+pub(crate) const DELAY_MAX: Duration = Duration::from_secs(900);
 
-/// SQS API reference, ChangeMessageVisibility: twelve hours since the message was received. The very last seconds tend to
-/// be refused.
-pub const LEASE_MAX: Duration = Duration::from_secs(43_195);
+/// Longest lease: 12 h since the message was received (SQS API reference, ChangeMessageVisibility), less 5 s, because
+/// SQS may refuse a value at the limit.
+pub(crate) const LEASE_MAX: Duration = Duration::from_secs(43_195);
 
-/// SQS with the queues of one installation.
+/// Client of the queues of one installation.
 #[derive(Clone, Debug)]
-pub struct Sqs {
+pub(crate) struct Sqs {
     client: Client,
     meter: Arc<Meter>,
     urls: Arc<Mutex<HashMap<String, String>>>,
-    /// A waiting call is answered so long after its wait.
+    /// Added to the wait of a receive, as its timeout.
     call_timeout: Duration,
 }
 
 /// A message to be sent.
 #[derive(Clone, Debug)]
-pub struct OutgoingMessage {
+pub(crate) struct OutgoingMessage {
     pub body: String,
-    /// Nobody receives it before.
+    /// SQS hides the message for this time after the send. At most [`DELAY_MAX`].
     pub delay: Duration,
-    /// What it is, for the sentence that says it is too long: `the order for db/dump`.
+    /// Names the message in errors: `the order for db/dump`.
     pub name: String,
 }
 
 impl Sqs {
-    pub fn new(client: Client, meter: Arc<Meter>, call_timeout: Duration) -> Sqs {
+    pub(crate) fn new(client: Client, meter: Arc<Meter>, call_timeout: Duration) -> Sqs {
         Sqs { client, meter, urls: Arc::default(), call_timeout }
     }
 
@@ -84,8 +87,8 @@ impl Sqs {
         Ok(url)
     }
 
-    /// Names of the queues that begin so.
-    pub async fn list_queues(&self, prefix: &str, kind: &str) -> PortResult<Vec<String>> {
+    /// Returns the sorted names of the queues that begin with `prefix`.
+    pub(crate) async fn list_queues(&self, prefix: &str, kind: &str) -> PortResult<Vec<String>> {
         let (mut names, mut next) = (Vec::new(), None);
         loop {
             self.add_request("ListQueues", kind, 0);
@@ -107,8 +110,8 @@ impl Sqs {
         }
     }
 
-    /// Sends all, in as few calls as AWS permits. Nothing is sent when one of them is too long.
-    pub async fn send(&self, queue: &str, kind: &'static str, messages: Vec<OutgoingMessage>) -> PortResult<()> {
+    /// Sends all messages, in as few calls as AWS permits. Sends none if one of them is too long.
+    pub(crate) async fn send(&self, queue: &str, kind: &'static str, messages: Vec<OutgoingMessage>) -> PortResult<()> {
         for message in &messages {
             check_message(queue, message)?;
         }
@@ -138,8 +141,8 @@ impl Sqs {
         batch_result(call_name, &sent.failed)
     }
 
-    /// Up to `most` messages, leased for `lease`; waits up to `wait` for the first.
-    pub async fn receive(
+    /// Receives up to `most` messages, leased for `lease`; waits up to `wait` for the first.
+    pub(crate) async fn receive(
         &self,
         queue: &str,
         kind: &str,
@@ -174,8 +177,8 @@ impl Sqs {
         Ok(messages)
     }
 
-    /// Idempotent.
-    pub async fn delete(&self, queue: &str, kind: &'static str, receipts: Vec<String>) -> PortResult<()> {
+    /// Deletes messages. Idempotent.
+    pub(crate) async fn delete(&self, queue: &str, kind: &'static str, receipts: Vec<String>) -> PortResult<()> {
         let url = self.queue_url(queue, kind).await?;
         for chunk in receipts.chunks(BATCH_MAX) {
             self.add_request("DeleteMessageBatch", kind, 0);
@@ -187,7 +190,7 @@ impl Sqs {
                 call = call.entries(entry.build().map_err(|error| PortError::Permanent(error.to_string()))?);
             }
             let deleted = call.send().await.map_err(|error| self.forget_url(queue, call_error(call_name, &error)))?;
-            // A receipt that is worth nothing any more: the message is gone, or comes again by its newer one.
+            // The receipt is too old: the message was deleted, or will be redelivered with a new receipt.
             let failed: Vec<BatchResultErrorEntry> =
                 deleted.failed.into_iter().filter(|entry| entry.code != "ReceiptHandleIsInvalid").collect();
             batch_result(call_name, &failed)?;
@@ -195,8 +198,8 @@ impl Sqs {
         Ok(())
     }
 
-    /// Makes a received message come again after `lease` from now.
-    pub async fn change_lease(&self, queue: &str, kind: &str, receipt: &str, lease: Duration) -> PortResult<()> {
+    /// Changes the lease of a received message to `lease` from now.
+    pub(crate) async fn change_lease(&self, queue: &str, kind: &str, receipt: &str, lease: Duration) -> PortResult<()> {
         let url = self.queue_url(queue, kind).await?;
         self.add_request("ChangeMessageVisibility", kind, 0);
         let place = place(queue);
@@ -209,8 +212,8 @@ impl Sqs {
         Ok(())
     }
 
-    /// A queue that was deleted and made again has another URL in another account or region only; still, what is known
-    /// of one that fails for good is asked anew.
+    /// Drops the cached URL after a permanent error, so that the next call reads it again. A queue that was deleted and
+    /// created again has the same URL, unless account or region changed.
     fn forget_url(&self, queue: &str, error: PortError) -> PortError {
         if matches!(error, PortError::Permanent(_)) {
             self.urls.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
@@ -219,9 +222,9 @@ impl Sqs {
     }
 }
 
-/// JSON as SQS takes it: the only characters that it refuses and JSON does not escape by itself are these two
-/// (SQS API reference, SendMessage), and in JSON they stand within strings.
-pub fn escape_for_sqs(json: &str) -> String {
+/// Escapes the two characters that SQS refuses and JSON writers leave as they are (SQS API reference, SendMessage). In
+/// JSON they occur only within strings.
+pub(crate) fn escape_for_sqs(json: &str) -> String {
     json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
 }
 
@@ -233,7 +236,8 @@ fn check_message(queue: &str, message: &OutgoingMessage) -> PortResult<()> {
     let bytes = message.body.len();
     if bytes > MESSAGE_BYTES_MAX {
         return Err(PortError::Permanent(format!(
-            "{} has {bytes} bytes, and the queue {queue} takes messages of {MESSAGE_BYTES_MAX}; make its command, stdin or environment smaller, or put them into a file on the runners",
+            "{} has {bytes} bytes, and messages of the queue {queue} have at most {MESSAGE_BYTES_MAX}; \
+             shorten its command, stdin or environment, or put them into a file on the runners",
             message.name
         )));
     }
@@ -241,17 +245,17 @@ fn check_message(queue: &str, message: &OutgoingMessage) -> PortResult<()> {
         |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     match message.body.chars().find(|c| !is_legal(*c)) {
         Some(wrong) => Err(PortError::Permanent(format!(
-            "{} has the character {wrong:?} in it, which SQS does not take",
+            "{} contains the character {wrong:?}, which SQS does not accept",
             message.name
         ))),
         None if message.body.is_empty() => {
-            Err(PortError::Permanent(format!("{} is empty, which SQS does not take", message.name)))
+            Err(PortError::Permanent(format!("{} is empty, which SQS does not accept", message.name)))
         }
         None => Ok(()),
     }
 }
 
-/// In order, each batch of at most ten and 1 MiB.
+/// Splits messages, in order, into batches of at most [`BATCH_MAX`] entries and [`MESSAGE_BYTES_MAX`] bytes.
 fn batches(messages: Vec<OutgoingMessage>) -> Vec<Vec<OutgoingMessage>> {
     let mut batches: Vec<Vec<OutgoingMessage>> = Vec::new();
     let mut bytes = 0;
@@ -272,7 +276,7 @@ fn batches(messages: Vec<OutgoingMessage>) -> Vec<Vec<OutgoingMessage>> {
     batches
 }
 
-/// The first entry of a batch that was not done; all others are repeated with it, which is harmless.
+/// Returns the error of the first failed entry of a batch. The caller repeats the whole batch, which is harmless.
 fn batch_result(call_name: CallName<'_>, failed: &[BatchResultErrorEntry]) -> PortResult<()> {
     match failed.first() {
         None => Ok(()),

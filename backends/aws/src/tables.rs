@@ -1,41 +1,49 @@
-//! The tables as data: keys, indexes, expiry and stream. Tests make them from here, and a test compares the template with
-//! them; nothing else knows their shape.
+//! Keys, indexes, expiry and streams of all tables, as data. Tests create the tables from here, and one test compares
+//! them with the template.
 
 use crate::names::Names;
 
-/// One table. Every key is a string.
+/// One table. All keys are strings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
+    /// Full name, with the prefix.
     pub name: String,
     /// Hash key.
     pub partition: &'static str,
     /// Range key.
     pub sort: Option<&'static str>,
+    /// Global secondary indexes.
     pub indexes: Vec<Index>,
-    /// The attribute (seconds since 1970) after which DynamoDB forgets an item, within days.
+    /// Attribute with the second (since 1970) after which DynamoDB deletes an item, within days.
     pub expires: Option<&'static str>,
-    /// Whether its changes are streamed (keys only).
+    /// Whether changes are streamed (keys only).
     pub stream: bool,
 }
 
 /// A global secondary index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Index {
+    /// Name of the index, without a prefix.
     pub name: &'static str,
+    /// Hash key.
     pub partition: &'static str,
+    /// Range key.
     pub sort: &'static str,
-    /// Everything is copied into it, or the keys alone.
+    /// Attributes that DynamoDB copies into the index.
     pub projection: Projection,
 }
 
+/// Attributes that DynamoDB copies into an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Projection {
+    /// All attributes.
     All,
+    /// The keys of table and index.
     KeysOnly,
 }
 
 impl Projection {
-    /// As DynamoDB and CloudFormation write it.
+    /// The name in DynamoDB and CloudFormation.
     pub const fn name(self) -> &'static str {
         match self {
             Projection::All => "ALL",
@@ -44,25 +52,26 @@ impl Projection {
     }
 }
 
-/// Seconds since 1970.
-pub const EXPIRES: &str = "expires";
+/// Attribute with the second (since 1970) at which an item expires.
+pub(crate) const EXPIRES: &str = "expires";
 
-/// Runs of a job by their names. Its partition key is [`JOB_KEY`].
-pub const RUNS_BY_JOB: &str = "by_job";
-/// `GROUP/NAME`.
-pub const JOB_KEY: &str = "job_key";
+/// Index of the runs of a job by run id. Its partition key is [`JOB_KEY`].
+pub(crate) const RUNS_BY_JOB: &str = "by_job";
+/// Attribute with the job of a run: `GROUP/NAME`.
+pub(crate) const JOB_KEY: &str = "job_key";
 
-/// Transitions that are to be told, by when. Sparse: a settled one has no [`PENDING`].
-pub const ALERTS_PENDING: &str = "pending";
-pub const PENDING: &str = "pending";
-pub const READY: &str = "ready";
+/// Sparse index of transitions whose alert is not sent yet, by the time of the next attempt. Settled transitions have
+/// no [`PENDING`].
+pub(crate) const ALERTS_PENDING: &str = "pending";
+pub(crate) const PENDING: &str = "pending";
+pub(crate) const READY: &str = "ready";
 
-/// Transitions by when they came.
-pub const ALERTS_BY_TIME: &str = "by_time";
-pub const LISTED: &str = "listed";
-pub const CAME: &str = "came";
+/// Index of transitions by time.
+pub(crate) const ALERTS_BY_TIME: &str = "by_time";
+pub(crate) const LISTED: &str = "listed";
+pub(crate) const CAME: &str = "came";
 
-/// All tables of an installation.
+/// Returns all tables of an installation.
 pub fn tables(names: &Names) -> Vec<Table> {
     let plain = |name: String, partition, sort| Table {
         name,
@@ -76,7 +85,7 @@ pub fn tables(names: &Names) -> Vec<Table> {
         Table { stream: true, ..plain(names.jobs(), "group", "name") },
         // `MINUTE#SHARD`, then instant, job and timing.
         Table { expires: Some(EXPIRES), ..plain(names.due(), "slot", "entry") },
-        // `GROUP#TEN_MINUTES`, then the run's name.
+        // `GROUP#TEN_MINUTES`, then the run id.
         Table {
             indexes: vec![Index {
                 name: RUNS_BY_JOB,
@@ -87,9 +96,9 @@ pub fn tables(names: &Names) -> Vec<Table> {
             expires: Some(EXPIRES),
             ..plain(names.runs(), "bucket", "run_id")
         },
-        // A runner stands in the first of its groups.
+        // A runner is stored under the first of its groups.
         plain(names.runners(), "group", "runner"),
-        // `state:GROUP/NAME`, or `told:` and the transition's id.
+        // The id of a state is `state:GROUP/NAME`; that of a transition has a prefix of its own.
         Table {
             indexes: vec![
                 Index { name: ALERTS_PENDING, partition: PENDING, sort: READY, projection: Projection::All },

@@ -1,4 +1,4 @@
-//! Alert states by job, and transitions on their way to people.
+//! Alert states of jobs, and transitions with their alerts.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::database::Durability;
 use crate::row::{self, stamp};
 use crate::{Embedded, Outcome};
 
-/// How long a settled transition is kept for people to look at: as long as an error budget is looked back on.
+/// Retention of a settled transition: 90 days. Chosen: error budgets cover at most a quarter.
 const SETTLED_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 #[async_trait]
@@ -38,7 +38,7 @@ impl AlertStore for Embedded {
 
     async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>> {
         let worker = worker.to_owned();
-        // What a worker of this name had claimed before the file was opened, it had as a process that is gone.
+        // Claims of this worker from before the file was opened belong to a process that has exited.
         let is_first = !self.has_claimed.swap(true, Ordering::Relaxed);
         let write = move |connection: &Connection| {
             row::release_void_leases(connection, "transitions", at)?;
@@ -109,7 +109,7 @@ impl AlertStore for Embedded {
             let (mut records, mut last, mut seen) = (Vec::new(), None, 0);
             while let Some(columns) = rows.next()? {
                 let place: (i64, String) = (columns.get(0)?, columns.get(1)?);
-                // One that cannot be read was noted when it was claimed.
+                // An unreadable transition was quarantined when it was claimed.
                 records.extend(row::parse::<Transition>(&row::text(columns, 2)?).ok());
                 last = Some(place);
                 seen += 1;
@@ -130,14 +130,14 @@ fn read_state(connection: &Connection, key: &JobKey) -> Outcome<Stored<JobState>
         .query_row([&key.group, &key.name], |columns| Ok((row::text(columns, 0)?, columns.get::<_, i64>(1)?)))
         .optional()?;
     Ok(match found {
-        // A state that cannot be read counts as the first day's: at worst people are told once more.
+        // An unreadable state counts as that of a new job: at worst, one alert is repeated.
         Some((body, version)) => Stored { record: row::parse(&body).unwrap_or_default(), version: version as u64 },
         None => Stored { record: JobState::default(), version: 0 },
     })
 }
 
-/// Whether the step was made from the state that is stored.
-pub fn is_current(connection: &Connection, step: &AlertStep) -> Outcome<bool> {
+/// Whether the step was made from the stored state.
+pub(crate) fn is_current(connection: &Connection, step: &AlertStep) -> Outcome<bool> {
     let Some(change) = &step.state else { return Ok(true) };
     let version: Option<i64> = connection
         .prepare_cached("SELECT version FROM alert_states WHERE grp = ?1 AND job = ?2")?
@@ -146,8 +146,8 @@ pub fn is_current(connection: &Connection, step: &AlertStep) -> Outcome<bool> {
     Ok(version.unwrap_or(0) as u64 == change.expected)
 }
 
-/// Stores a step that is current.
-pub fn store_step(connection: &Connection, step: &AlertStep) -> Outcome<()> {
+/// Stores a step for which [`is_current`] holds.
+pub(crate) fn store_step(connection: &Connection, step: &AlertStep) -> Outcome<()> {
     if let Some(change) = &step.state {
         connection
             .prepare_cached(

@@ -1,4 +1,4 @@
-//! Who runs what, and who is alive.
+//! Claims of runs, and heartbeats of runners.
 
 use async_trait::async_trait;
 use domain::ports::{Claim, Claims, HEARTBEAT_REORDER_MAX, Heartbeat, PortResult};

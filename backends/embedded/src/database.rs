@@ -1,8 +1,8 @@
-//! The file: one writer that commits many callers' writes together, and readers.
+//! The SQLite file: one writer thread that commits the writes of many callers together, and reader connections. Called
+//! by every port; knows no table.
 //!
-//! A commit costs the same for one write as for a hundred, so the writer takes whatever is waiting, runs it in one
-//! transaction (each write in a savepoint of its own, so that one that fails takes nothing along), commits, and only
-//! then answers. Called by every port; knows no table.
+//! A commit costs the same for one write as for a hundred. So the writer runs all waiting writes in one transaction,
+//! commits, and only then answers. Each write has its own savepoint, so a failing write does not undo the others.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -18,36 +18,38 @@ use tokio::sync::oneshot;
 use crate::schema::{self, Mismatch};
 use crate::{Failure, OpenError, Outcome};
 
-/// Writes in one transaction. Ours: enough to make the commit cheap, few enough to answer within milliseconds.
+/// Writes in one transaction. Chosen: enough to make the commit cheap, few enough to answer within milliseconds.
 const GROUP_WRITES_MAX: usize = 256;
 
-/// Writes waiting for the writer; beyond, the caller is told to come again.
+/// Writes waiting for the writer; further callers get an error to retry. Chosen, not measured.
 const WAITING_WRITES_MAX: usize = 16_384;
 
-/// How long another process may hold the file (a backup, `sqlite3` by hand).
+/// How long a statement waits for another process that locks the file (a backup, `sqlite3` by hand). Chosen, not
+/// measured.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reader connections kept open between reads.
+/// Reader connections kept open between reads. Chosen, not measured.
 const READERS_MAX: usize = 4;
 
-/// Prepared statements kept per connection.
+/// Prepared statements cached per connection. Chosen: more than this crate has.
 const STATEMENTS_CACHED_MAX: usize = 64;
 
-/// The write-ahead log is cut back to this many bytes after a checkpoint.
+/// Size in bytes to which SQLite truncates the write-ahead log after a checkpoint. Chosen, not measured.
 const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Whether a write must survive a power cut once it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
+pub(crate) enum Durability {
+    /// Written to the log; synced by a later checkpoint.
     Normal,
     /// Synced to the disk before the answer.
     Full,
 }
 
-/// Tells a caller what came of its write, once the transaction is known to have been committed or not.
+/// Sends a caller the result of its write, after the transaction was committed or has failed.
 type Answer = Box<dyn FnOnce(Result<(), String>) + Send>;
 
-/// Given `Err`, it only answers. The flag says whether its savepoint is to be kept.
+/// Runs a write; with `Err`, it runs nothing and answers with the error. Returns whether to keep its savepoint.
 type Work = Box<dyn FnOnce(Result<&Connection, String>) -> (bool, Answer) + Send>;
 
 struct Request {
@@ -55,7 +57,7 @@ struct Request {
     work: Work,
 }
 
-pub struct Database {
+pub(crate) struct Database {
     file: PathBuf,
     requests: Option<SyncSender<Request>>,
     writer: Option<JoinHandle<()>>,
@@ -63,7 +65,7 @@ pub struct Database {
 }
 
 impl Database {
-    pub fn open(file: &Path) -> Result<Database, OpenError> {
+    pub(crate) fn open(file: &Path) -> Result<Database, OpenError> {
         let name = || file.display().to_string();
         let sqlite = |source| OpenError::Sqlite { file: name(), source };
         let mut connection = Connection::open(file).map_err(sqlite)?;
@@ -90,7 +92,7 @@ impl Database {
     }
 
     /// Runs `work` in the writer's next transaction; returns after the commit. An error undoes only this work.
-    pub async fn write<T: Send + 'static>(
+    pub(crate) async fn write<T: Send + 'static>(
         &self,
         durability: Durability,
         work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
@@ -100,7 +102,7 @@ impl Database {
             let result = connection.map_err(Failure::Transaction).and_then(work);
             let keep = result.is_ok();
             let answer = move |committed: Result<(), String>| {
-                // The caller may have gone away; what was written stays.
+                // The caller may have stopped waiting; the write stays.
                 let _ = sender.send(result.and_then(|value| committed.map(|()| value).map_err(Failure::Transaction)));
             };
             (keep, Box::new(answer))
@@ -108,7 +110,7 @@ impl Database {
         match self.requests.as_ref().map(|requests| requests.try_send(Request { durability, work })) {
             Some(Ok(())) => {}
             Some(Err(TrySendError::Full(_))) => {
-                return Err(PortError::Retry(format!("{WAITING_WRITES_MAX} writes wait for the database already")));
+                return Err(PortError::Retry(format!("the database is busy: {WAITING_WRITES_MAX} writes are waiting")));
             }
             Some(Err(TrySendError::Disconnected(_))) | None => return Err(writer_stopped()),
         }
@@ -116,7 +118,7 @@ impl Database {
     }
 
     /// Runs `work` on a connection that sees everything committed before.
-    pub async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         self: &std::sync::Arc<Self>,
         work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
     ) -> PortResult<T> {
@@ -135,13 +137,13 @@ impl Database {
         };
         match tokio::task::spawn_blocking(read).await {
             Ok(result) => Ok(result?),
-            Err(error) => Err(PortError::Retry(format!("a read of the database was broken off: {error}"))),
+            Err(error) => Err(PortError::Retry(format!("a read of the database was interrupted: {error}"))),
         }
     }
 }
 
 impl Drop for Database {
-    /// Waits for the last commit, so that who opens the file next finds everything.
+    /// Waits for the last commit, so that the next process that opens the file finds all writes.
     fn drop(&mut self) {
         drop(self.requests.take());
         if let Some(writer) = self.writer.take() {
@@ -151,7 +153,7 @@ impl Drop for Database {
 }
 
 fn writer_stopped() -> PortError {
-    PortError::Retry("the thread that writes the database has ended; restart sexton".to_owned())
+    PortError::Retry("the writer thread of the database has stopped; restart sexton".to_owned())
 }
 
 fn open_reader(file: &Path) -> Outcome<Connection> {
@@ -164,8 +166,8 @@ fn open_reader(file: &Path) -> Outcome<Connection> {
     Ok(connection)
 }
 
-/// A statement is compiled once. Left to itself, SQLite compiles one anew for each call whose plan might depend on a
-/// parameter's value, such as a `LIMIT`.
+/// Makes SQLite compile each statement once. By default, it compiles a statement again if its plan may depend on the
+/// value of a parameter, such as a `LIMIT`.
 fn configure_statements(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
@@ -209,9 +211,10 @@ fn commit_group(connection: &Connection, synchronous: &mut Option<Durability>, g
     }
     let committed = execute(connection, "COMMIT").map_err(|error| error.to_string());
     if committed.is_err() && !connection.is_autocommit() {
-        // A full disk rolls back by itself; a busy file does not. Nothing of this group may slip into the next one.
+        // SQLite rolls back by itself on a full disk, but not on a locked file. The next group must not commit these
+        // writes.
         if let Err(error) = execute(connection, "ROLLBACK") {
-            tracing::error!(%error, "a transaction of the database could not be rolled back");
+            tracing::error!(%error, "cannot roll back a database transaction");
         }
     }
     for (answer, saved) in answers {
@@ -219,7 +222,7 @@ fn commit_group(connection: &Connection, synchronous: &mut Option<Durability>, g
     }
 }
 
-/// The pragma has an effect only between transactions, and only on the next commits.
+/// Sets the durability first: the pragma works only between transactions, for later commits.
 fn begin_transaction(
     connection: &Connection,
     now: &mut Option<Durability>,

@@ -1,4 +1,4 @@
-//! The due index. One file needs one shard.
+//! The due index, with one shard.
 
 use async_trait::async_trait;
 use domain::job::JobKey;

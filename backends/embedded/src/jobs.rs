@@ -1,4 +1,4 @@
-//! The jobs.
+//! The jobs table.
 
 use async_trait::async_trait;
 use domain::job::{Job, JobKey};
@@ -81,13 +81,13 @@ impl JobStore for Embedded {
 fn stored_job(columns: &Row<'_>) -> rusqlite::Result<StoredJob> {
     let key = JobKey::new(columns.get::<_, String>(0)?, columns.get::<_, String>(1)?);
     let version: i64 = columns.get(2)?;
-    // Whatever stands there, by whatever hand: a blob, a number, broken JSON.
+    // A row edited by hand may hold a blob, a number or invalid JSON.
     let body = columns.get_ref(3)?.as_str().map_err(|error| error.to_string());
-    let job = body.map_err(|error| format!("the stored record is no text: {error}")).and_then(|body| {
+    let job = body.map_err(|error| format!("the stored record is not text: {error}")).and_then(|body| {
         let job: Job = row::parse(body)?;
         match job.key() == key {
             true => Ok(job),
-            false => Err(format!("the record of {key} names {} inside; make the two agree", job.key())),
+            false => Err(format!("the record of {key} contains the name {}; make both equal", job.key())),
         }
     });
     Ok(StoredJob { key, job, version: version as u64 })

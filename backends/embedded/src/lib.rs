@@ -1,10 +1,22 @@
-//! The ports over one SQLite file: what `sexton up` keeps everything in.
+//! The ports of `domain` over one SQLite file, in which `sexton up` stores all its state. Each port is one file.
 //!
-//! One connection writes, in a thread of its own that commits many callers' writes together (`database.rs`); readers
-//! have connections of their own. Each port is one file. Orders and reports are tables with leases (`queue.rs`).
+//! | item | purpose |
+//! |---|---|
+//! | [`Embedded`] | an open database; [`Embedded::ports`] returns its ports |
+//! | [`Clock`] | the clock of leases and waits, which tests replace |
+//! | [`OpenError`] | reasons why a file cannot be opened |
 //!
-//! Run state is written with `synchronous=NORMAL`: a power cut may take back the last moments, never their order.
-//! Accepting a report is written durably, because its runner then forgets it.
+//! One connection writes, in its own thread, and commits the writes of many callers together (`database`). Readers have
+//! their own connections. Orders and reports are tables with leases (`queue`).
+//!
+//! Run state is written with `synchronous=NORMAL`: after a power cut the latest writes may be missing, but none that is
+//! older than a write that survived. Jobs and accepted reports are synced: a runner deletes a report once it is
+//! accepted.
+//!
+//! This crate decides nothing about runs. It never deletes an unreadable record, and never opens a file of a newer
+//! build.
+
+#![warn(missing_docs)]
 
 mod alerts;
 mod claims;
@@ -29,30 +41,55 @@ use jiff::Timestamp;
 use database::Database;
 use queue::Queue;
 
-/// What tells the time to leases and waits. Tests step it.
+/// Clock of leases and waits. Tests advance it.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Why the file could not be opened.
+/// Reasons why the file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// A newer build has migrated the file.
     #[error(
-        "the database {file} is of version {found}, and this build knows {known}; use a newer build, or another --state"
+        "the database {file} has version {found}, but this build supports up to {known}; use a newer build or another \
+         --state"
     )]
-    Newer { file: String, found: i64, known: i64 },
-    #[error("the file {file} is not a database of sexton; name another directory with --state")]
-    Foreign { file: String },
-    #[error("the database {file} cannot be opened: {source}; check that its directory exists and may be written")]
-    Sqlite { file: String, source: rusqlite::Error },
-    #[error("no thread for the database {file}: {source}")]
-    Thread { file: String, source: std::io::Error },
+    Newer {
+        /// Path of the file.
+        file: String,
+        /// `user_version` of the file.
+        found: i64,
+        /// Newest version that this build supports.
+        known: i64,
+    },
+    /// The file belongs to another program, or is not an SQLite database.
+    #[error("the file {file} is not a database of sexton; choose another directory with --state")]
+    Foreign {
+        /// Path of the file.
+        file: String,
+    },
+    /// SQLite cannot open or migrate the file.
+    #[error("cannot open the database {file}: {source}; check that its directory exists and is writable")]
+    Sqlite {
+        /// Path of the file.
+        file: String,
+        /// The error of SQLite.
+        source: rusqlite::Error,
+    },
+    /// The system refuses the thread of the writer.
+    #[error("cannot start the writer thread of the database {file}: {source}")]
+    Thread {
+        /// Path of the file.
+        file: String,
+        /// The error of the system.
+        source: std::io::Error,
+    },
 }
 
-/// What a statement could not do.
+/// Errors of a read or write.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("the database cannot do it now: {0}")]
+    #[error("database error: {0}")]
     Sqlite(#[from] rusqlite::Error),
-    #[error("a record cannot be written as json: {0}")]
+    #[error("cannot write a record as JSON: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{0}")]
     Transaction(String),
@@ -64,9 +101,8 @@ impl From<Failure> for PortError {
         let message = failure.to_string();
         match &failure {
             Failure::Sqlite(error) => match error.sqlite_error_code() {
-                Some(DatabaseBusy | DatabaseLocked | DiskFull | SystemIoFailure | OutOfMemory | CannotOpen) => {
-                    PortError::Retry(message)
-                }
+                Some(DatabaseBusy | DatabaseLocked) => PortError::Retry(format!("the database is busy: {error}")),
+                Some(DiskFull | SystemIoFailure | OutOfMemory | CannotOpen) => PortError::Retry(message),
                 _ => PortError::Permanent(message),
             },
             Failure::Json(_) => PortError::Permanent(message),
@@ -83,23 +119,23 @@ pub struct Embedded {
     database: Arc<Database>,
     orders: Arc<Queue>,
     reports: Arc<Queue>,
-    /// Whether transitions were claimed since the file was opened.
+    /// Whether this process has claimed transitions since it opened the file.
     has_claimed: Arc<AtomicBool>,
 }
 
 impl Embedded {
-    /// Opens the file, creates it when it is missing, and brings an older one up to date.
+    /// Opens the file, creates it if it is missing, and migrates an older one.
     ///
     /// # Errors
-    /// One sentence that names the file; a file of a newer build is left as it is.
+    /// Returns the reason, with the file's name. A file of a newer build stays unchanged.
     pub fn open(file: &Path) -> Result<Embedded, OpenError> {
         Embedded::open_at(file, Arc::new(Timestamp::now))
     }
 
-    /// As [`Embedded::open`], with a clock of the caller's.
+    /// As [`Embedded::open`], with the clock of leases and waits.
     ///
     /// # Errors
-    /// As [`Embedded::open`].
+    /// Returns the errors of [`Embedded::open`].
     pub fn open_at(file: &Path, clock: Clock) -> Result<Embedded, OpenError> {
         let database = Arc::new(Database::open(file)?);
         let orders = Arc::new(Queue::new(database.clone(), "orders", clock.clone()));
@@ -107,6 +143,7 @@ impl Embedded {
         Ok(Embedded { database, orders, reports, has_claimed: Arc::default() })
     }
 
+    /// Returns all ports over this database.
     pub fn ports(&self) -> Ports {
         let embedded = Arc::new(self.clone());
         Ports {
@@ -122,10 +159,10 @@ impl Embedded {
     }
 }
 
-/// Does to a file what a person with `sqlite3` does; for tests of what comes of that.
+/// Runs statements on a file, as an operator does with `sqlite3`. For tests of edits by hand.
 ///
 /// # Errors
-/// What SQLite says.
+/// Returns the error of SQLite.
 #[doc(hidden)]
 pub fn edit_by_hand(file: &Path, statements: &str) -> Result<(), OpenError> {
     let edited = rusqlite::Connection::open(file).and_then(|connection| {

@@ -1,4 +1,4 @@
-//! Orders on their way to runners: a queue by group.
+//! The order queue, which runners receive from by group.
 
 use std::time::Duration;
 

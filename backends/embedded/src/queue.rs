@@ -1,7 +1,7 @@
-//! A table as a queue: at least once, leased, woken at once when something arrives in the same process.
+//! A table as a queue with leases, for orders and reports. Delivers at least once. A send in the same process wakes
+//! waiting receivers at once.
 //!
-//! Orders and reports are such tables. A message that cannot be read is parked: it stays, is told, and is never
-//! received.
+//! An unreadable message is quarantined (column `parked`): it stays in the table, is logged, and is never received.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,32 +16,33 @@ use crate::database::{Database, Durability};
 use crate::row::{self, instant, stamp};
 use crate::{Clock, Outcome};
 
-/// The longest nap of a waiting receiver: another process may have written, and nobody wakes us for that.
+/// Longest poll interval of a waiting receiver: no notification arrives when another process writes. Chosen, not
+/// measured.
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-pub struct Queue {
+pub(crate) struct Queue {
     database: Arc<Database>,
     table: &'static str,
     clock: Clock,
     arrived: Notify,
 }
 
-/// A message to be sent.
-pub struct QueuedMessage {
-    /// The same for every copy of the same message: a copy of one that still waits is dropped.
+/// A message to send.
+pub(crate) struct QueuedMessage {
+    /// Equal for all copies of a message: a copy of a stored message is dropped.
     pub key: String,
     pub group: String,
-    /// Not received before.
+    /// The message is hidden until then.
     pub ready: Timestamp,
     pub body: String,
 }
 
 impl Queue {
-    pub fn new(database: Arc<Database>, table: &'static str, clock: Clock) -> Queue {
+    pub(crate) fn new(database: Arc<Database>, table: &'static str, clock: Clock) -> Queue {
         Queue { database, table, clock, arrived: Notify::new() }
     }
 
-    pub async fn send(&self, messages: Vec<QueuedMessage>, durability: Durability) -> PortResult<()> {
+    pub(crate) async fn send(&self, messages: Vec<QueuedMessage>, durability: Durability) -> PortResult<()> {
         let table = self.table;
         let write = move |connection: &Connection| {
             let mut insert = connection.prepare_cached(&format!(
@@ -57,8 +58,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Up to `most` messages of the groups (empty: all), leased; waits for the first.
-    pub async fn receive<T: DeserializeOwned + Send + 'static>(
+    /// Receives up to `most` messages of the groups (empty: all), leased; waits up to `wait` for the first.
+    pub(crate) async fn receive<T: DeserializeOwned + Send + 'static>(
         &self,
         groups: &[String],
         most: usize,
@@ -87,12 +88,12 @@ impl Queue {
                 .and_then(|ready| Duration::try_from(ready.duration_since(now)).ok())
                 .filter(|until| !until.is_zero())
                 .unwrap_or(POLL_INTERVAL_MAX);
-            // Woken or not: the table is looked at again.
+            // Woken or not, the table is read again.
             let _ = tokio::time::timeout(remaining.min(until_ready).min(POLL_INTERVAL_MAX), arrived).await;
         }
     }
 
-    pub async fn delete(&self, receipts: &[String]) -> PortResult<()> {
+    pub(crate) async fn delete(&self, receipts: &[String]) -> PortResult<()> {
         let ids: Vec<i64> = receipts.iter().filter_map(|receipt| receipt.parse().ok()).collect();
         let table = self.table;
         let write = move |connection: &Connection| {
@@ -105,7 +106,7 @@ impl Queue {
         self.database.write(Durability::Normal, write).await
     }
 
-    /// When the next message of these groups can be received; at once, when any lease is void.
+    /// Returns when the next message of these groups can be received; now if any lease is void.
     async fn next_ready_at(&self, groups: &str, now: Timestamp) -> PortResult<Option<Timestamp>> {
         let (table, groups) = (self.table, groups.to_owned());
         let read = move |connection: &Connection| {
@@ -166,5 +167,5 @@ impl Queue {
     }
 }
 
-/// `?1` is a JSON list of groups; an empty one means all.
+/// `?1` is a JSON list of groups; an empty list matches all.
 const IN_GROUPS: &str = "(?1 = '[]' OR grp IN (SELECT value FROM json_each(?1)))";

@@ -1,4 +1,4 @@
-//! Reports on their way to the collector. Accepted only once they are on the disk.
+//! The reports queue. A report is synced to the disk before it counts as accepted.
 
 use std::time::Duration;
 

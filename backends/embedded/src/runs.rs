@@ -1,4 +1,4 @@
-//! The runs. A write of one is a transaction of its own, together with its alert step.
+//! The runs table. A run and its alert step are written together.
 
 use async_trait::async_trait;
 use domain::ledger::Ledger;
@@ -131,7 +131,7 @@ impl Filter {
                 filter.add("grp = ?", group.clone().into());
                 filter.add("job = ?", job.clone().into());
             }
-            // Without `+`, the index by job would be chosen and the whole group sorted for one page.
+            // Without `+`, SQLite would use the index by job and sort the whole group for one page.
             (Some(group), None) if query.filter == RunFilter::All => filter.add("+grp = ?", group.clone().into()),
             (Some(group), None) => filter.add("grp = ?", group.clone().into()),
             (None, _) => {}
@@ -139,13 +139,13 @@ impl Filter {
         match query.filter {
             RunFilter::All => {}
             RunFilter::Open => {
-                // Left to itself, SQLite walks through all runs there ever were, as these are in order already.
+                // By default, SQLite scans all runs, because they are already in the order of the listing.
                 filter.table = "runs INDEXED BY runs_open";
                 filter.terms.push("open = 1");
             }
             RunFilter::Ended(RunOutcome::Succeeded) => filter.terms.push("outcome = 'succeeded'"),
             RunFilter::Ended(outcome) => {
-                // Said twice, because only then the partial index is used.
+                // SQLite uses the partial index only with this redundant term.
                 filter.terms.push("outcome <> 'succeeded'");
                 filter.add("outcome = ?", outcome.name().to_owned().into());
             }
@@ -168,14 +168,15 @@ impl Filter {
     }
 }
 
-/// What stands before the names of all runs of this instant, rounded up to a second, and after those of earlier ones.
+/// Returns a text that sorts before the ids of all runs of this instant, rounded up to a second, and after those of
+/// earlier runs.
 fn first_run_id_at(at: Timestamp) -> String {
     let second = at.as_second() + i64::from(at.subsec_nanosecond() > 0);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX).strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
-/// Reads a run; one that cannot be read is as good as absent, and is noted when it is listed.
-pub fn read_run(connection: &Connection, run_id: &RunId) -> Outcome<Option<Stored<Run>>> {
+/// Reads a run. An unreadable one counts as absent; a listing quarantines it.
+pub(crate) fn read_run(connection: &Connection, run_id: &RunId) -> Outcome<Option<Stored<Run>>> {
     let found = connection
         .prepare_cached("SELECT body, version FROM runs WHERE run_id = ?1")?
         .query_row([run_id.as_str()], |columns| Ok((row::text(columns, 0)?, columns.get::<_, i64>(1)?)))
@@ -186,8 +187,8 @@ pub fn read_run(connection: &Connection, run_id: &RunId) -> Outcome<Option<Store
     }))
 }
 
-/// Whether the run still had this version.
-pub fn update(connection: &Connection, run: &Run, version: u64) -> Outcome<bool> {
+/// Updates a run; false if its stored version is another one.
+pub(crate) fn update(connection: &Connection, run: &Run, version: u64) -> Outcome<bool> {
     let open = run.is_open();
     let changed = connection
         .prepare_cached(
@@ -225,7 +226,7 @@ fn insert(connection: &Connection, run: &Run) -> Outcome<bool> {
     Ok(changed > 0)
 }
 
-/// Whether its runner is to be told to stop it.
+/// Whether the run's runner has to get its stop request.
 fn needs_stop_request(run: &Run) -> bool {
     run.stop_requested_at.is_some() && matches!(run.state, State::Claimed | State::Running)
 }

@@ -1,16 +1,15 @@
-//! The tables, and how an older file becomes a newer one. Called once, when the file is opened.
+//! The tables, and the migrations of older files. Called once, when the file is opened.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-/// `PRAGMA application_id`: "Sxtn".
+/// `PRAGMA application_id`: "Sxtn" in ASCII.
 const APPLICATION_ID: i64 = 0x5378_746e;
 
-/// Each entry makes version n + 1 of version n. Entries are never changed, only added.
+/// Entry n migrates version n to version n + 1. Entries are never changed, only added.
 const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
-/// Every record is JSON in `body`; the other columns are what is looked for. Instants are nanoseconds since 1970.
-///
-/// `run_id` begins with the nominal instant, so that its order is the order of time.
+/// Every record is JSON in `body`; the other columns are for queries. Instants are nanoseconds since 1970. `run_id`
+/// begins with the nominal time, so its order is the order of time.
 const VERSION_1: &str = "
 CREATE TABLE jobs (
     grp TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL,
@@ -56,8 +55,7 @@ CREATE TABLE set_aside (
 );
 ";
 
-/// When a lease began: one that began later than it is now was given by a clock that has been set back since, and is
-/// void.
+/// `leased_at` is the start of a lease. If it is in the future, the clock was set back since, and the lease is void.
 const VERSION_2: &str = "
 ALTER TABLE orders ADD COLUMN leased_at INTEGER;
 CREATE INDEX orders_leased ON orders (leased_at) WHERE leased_at IS NOT NULL;
@@ -67,7 +65,7 @@ ALTER TABLE transitions ADD COLUMN leased_at INTEGER;
 CREATE INDEX transitions_leased ON transitions (leased_at) WHERE leased_at IS NOT NULL;
 ";
 
-pub enum Mismatch {
+pub(crate) enum Mismatch {
     Newer { found: i64, known: i64 },
     Foreign,
     Sqlite(rusqlite::Error),
@@ -82,8 +80,8 @@ impl From<rusqlite::Error> for Mismatch {
     }
 }
 
-/// Brings the file to the version of this build, in one transaction.
-pub fn migrate(connection: &mut Connection) -> Result<(), Mismatch> {
+/// Migrates the file to the version of this build, in one transaction.
+pub(crate) fn migrate(connection: &mut Connection) -> Result<(), Mismatch> {
     let known = MIGRATIONS.len() as i64;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;

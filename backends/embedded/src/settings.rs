@@ -1,4 +1,4 @@
-//! Small things that the services remember, who is alive, and what could not be read.
+//! State of the services, heartbeats of runners, and notes about quarantined records.
 
 use async_trait::async_trait;
 use domain::ports::{Heartbeat, PortResult, Quarantined, Settings, Stored};
@@ -10,7 +10,7 @@ use crate::database::Durability;
 use crate::row::{self, instant, stamp};
 use crate::{Embedded, Outcome};
 
-/// Notes about unreadable records that are shown.
+/// Quarantine notes in one listing. Chosen, not measured.
 const SET_ASIDE_SHOWN_MAX: usize = 100;
 
 #[async_trait]
@@ -22,7 +22,7 @@ impl Settings for Embedded {
                 .prepare_cached("SELECT body, version FROM settings WHERE name = ?1")?
                 .query_row([&name], |columns| Ok((row::text(columns, 0)?, columns.get::<_, i64>(1)?)))
                 .optional()?;
-            // What cannot be read is read as null: the services then start from nothing, as on the first day.
+            // An unreadable setting is null; the service then starts as in a new installation.
             Ok(found.map(|(body, version)| Stored {
                 record: serde_json::from_str(&body).unwrap_or(Value::Null),
                 version: version as u64,
@@ -55,7 +55,7 @@ impl Settings for Embedded {
         let read = move |connection: &rusqlite::Connection| -> Outcome<Vec<Heartbeat>> {
             let mut select = connection.prepare_cached("SELECT body FROM beats ORDER BY runner")?;
             let bodies = select.query_map([], |columns| row::text(columns, 0))?.collect::<Result<Vec<_>, _>>()?;
-            // A beat that cannot be read is replaced by the runner's next one.
+            // An unreadable heartbeat is replaced by the runner's next one.
             Ok(bodies.iter().filter_map(|body| row::parse(body).ok()).collect())
         };
         self.database.read(read).await

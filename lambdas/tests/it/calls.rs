@@ -1,4 +1,4 @@
-//! What AWS calls the Lambdas with, recorded, put to the Lambdas as they are built.
+//! Invokes the built Lambdas with recorded events of AWS.
 
 use serde_json::{Value, json};
 
@@ -44,9 +44,9 @@ fn unreadable_and_forged_reports_raise_alerts_in_the_dead_letter_queue_and_block
         rejected.iter().any(|message| why(message).contains("is not the role of the runners of group db")),
         "{rejected:?}"
     );
-    // The same again, as at least once means: parked again, and no more is told.
-    installation.invoke("collector", &batch).expect("it is taken again");
-    let alerts = installation.items("alerts").iter().filter(|item| item.to_string().contains("was parked in")).count();
+    // SQS may deliver the batch twice: the reports are moved again, without another alert.
+    installation.invoke("collector", &batch).expect("the same batch is collected again");
+    let alerts = installation.items("alerts").iter().filter(|item| item.to_string().contains("was moved to")).count();
     assert_eq!(alerts, 2, "{:?}", installation.items("alerts"));
 }
 
@@ -102,7 +102,7 @@ fn the_collector_accepts_a_replaced_role_by_its_new_tag() {
     installation.invoke("collector", &batch(&known)).expect("the first role is known");
     installation.trust_sender("db", "AROANEW AROANEWER");
     let before = installation.receive("sexton-reports-dead", 2).len();
-    installation.invoke("collector", &batch("AROANEWER")).expect("the new role is found");
+    installation.invoke("collector", &batch("AROANEWER")).expect("the new role is accepted");
     let rejected = installation.receive("sexton-reports-dead", 2);
-    assert_eq!(rejected.len(), before, "the third report is taken both times: {rejected:?}");
+    assert_eq!(rejected.len(), before, "the third report is accepted both times: {rejected:?}");
 }

@@ -1,6 +1,6 @@
-//! An installation in ministack, deployed by its CloudFormation from the templates as they are, with three changes: what
-//! `aws cloudformation package` does with the code; types of resources that ministack does not know are left out; and a
-//! permission that AWS grants for a call and for its batch stands under both names, as ministack asks for either.
+//! An installation in ministack, deployed by its CloudFormation from the templates, with three changes: code is
+//! packaged as by `aws cloudformation package`; resource types that ministack does not support are left out; and a
+//! permission that covers a call and its batch is listed under both names, because ministack checks each.
 
 use std::time::Instant;
 
@@ -9,10 +9,10 @@ use testbed::{Boto, Caller, DEADLINE, Ministack, Refusal, repository};
 
 pub const ACCOUNT: &str = "111111111111";
 
-/// The stack of the installation, and its prefix.
+/// Name of the installation's stack, and its prefix.
 pub const STACK: &str = "sexton";
 
-/// What ministack has no handler for. Nothing else is left out.
+/// Resource types that ministack does not support. Nothing else is left out.
 const UNKNOWN_TYPES: [&str; 1] = ["AWS::Logs::QueryDefinition"];
 
 const LAMBDAS: [&str; 4] = ["scheduler", "collector", "pruner", "api"];
@@ -23,7 +23,7 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// With the groups `db` and `web`. IAM is enforced, for the Lambdas too.
+    /// Deploys an installation with the groups `db` and `web`. IAM is enforced, also for the Lambdas.
     #[track_caller]
     pub fn deploy() -> Option<Installation> {
         let server = Ministack::start_enforcing()?;
@@ -45,7 +45,7 @@ impl Installation {
         Caller::root(ACCOUNT)
     }
 
-    /// As the account's root, who may do everything.
+    /// Calls AWS as the account's root, which has all permissions.
     #[track_caller]
     pub fn call(&self, service: &str, action: &str, parameters: Value) -> Value {
         self.try_call(service, action, parameters)
@@ -56,13 +56,13 @@ impl Installation {
         self.boto.call(&self.root(), service, action, parameters)
     }
 
-    /// A template of this crate as JSON.
+    /// Reads a template of this crate as JSON.
     #[track_caller]
     pub fn template(&self, file: &str) -> Value {
         template(&self.boto, file)
     }
 
-    /// The physical name of a resource.
+    /// Returns the physical name of a resource.
     #[track_caller]
     pub fn resource(&self, stack: &str, logical: &str) -> String {
         let found = self.call(
@@ -73,7 +73,7 @@ impl Installation {
         found["StackResourceDetail"]["PhysicalResourceId"].as_str().expect("its name").to_owned()
     }
 
-    /// Somebody who has assumed a role of a stack.
+    /// Assumes a role of a stack.
     #[track_caller]
     pub fn role(&self, stack: &str, logical: &str) -> Caller {
         let arn = format!("arn:aws:iam::{ACCOUNT}:role/{}", self.resource(stack, logical));
@@ -82,7 +82,7 @@ impl Installation {
         Caller { key: text("AccessKeyId"), secret: text("SecretAccessKey"), token: Some(text("SessionToken")) }
     }
 
-    /// An item of the jobs table with the five attributes that a person has to write.
+    /// Stores a job with the five required attributes, as an operator does in the AWS console.
     #[track_caller]
     pub fn put_job(&self, group: &str, name: &str, command: &str, schedule: &str) {
         let item = json!({
@@ -92,14 +92,14 @@ impl Installation {
         self.call("dynamodb", "put_item", json!({ "TableName": format!("{STACK}-jobs"), "Item": item }));
     }
 
-    /// Everything in a table.
+    /// Returns all items of a table.
     #[track_caller]
     pub fn items(&self, table: &str) -> Vec<Value> {
         let found = self.call("dynamodb", "scan", json!({ "TableName": format!("{STACK}-{table}") }));
         found["Items"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Calls a Lambda and waits for what it answers; an error is its message.
+    /// Invokes a Lambda, and returns its answer or its error message.
     #[track_caller]
     pub fn invoke(&self, name: &str, payload: &str) -> Result<Value, String> {
         let request = json!({ "FunctionName": format!("{STACK}-{name}"), "Payload": payload });
@@ -111,13 +111,13 @@ impl Installation {
         }
     }
 
-    /// The scheduler's minute.
+    /// Invokes the scheduler with a tick.
     #[track_caller]
     pub fn tick(&self) {
         self.invoke("scheduler", r#"{"duty":"tick"}"#).expect("a tick");
     }
 
-    /// Waits until `condition` holds; tells what it was and what happened, when it does not.
+    /// Waits until `condition` holds; otherwise fails with a diagnosis of the installation.
     #[track_caller]
     pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let started = Instant::now();
@@ -126,14 +126,14 @@ impl Installation {
         }
     }
 
-    /// What there is to see of an installation where something went wrong.
+    /// Returns tables and logs of the installation, for a failed test.
     pub fn diagnosis(&self) -> String {
         let tables = ["jobs", "due", "runs", "alerts"].map(|table| format!("{table}: {:#?}", self.items(table)));
         let logs = ["scheduler", "collector"].map(|name| self.lambda_log(name).concat());
         format!("{}\n{}\n{}", tables.join("\n"), logs.concat(), self.server.diagnostics())
     }
 
-    /// Waits for so many messages of a queue, and deletes them.
+    /// Waits for `count` messages of a queue, and deletes them.
     #[track_caller]
     pub fn receive(&self, queue: &str, count: usize) -> Vec<Value> {
         let mut messages = Vec::new();
@@ -144,7 +144,7 @@ impl Installation {
         messages
     }
 
-    /// The messages of a queue that are there now; deletes them.
+    /// Returns and deletes the available messages of a queue.
     #[track_caller]
     pub fn received_now(&self, queue: &str) -> Vec<Value> {
         let url = self.queue_url(queue);
@@ -158,14 +158,14 @@ impl Installation {
         messages
     }
 
-    /// The id of the role of a group's runners, as its stack put it on the group's queue.
+    /// Returns the role id of a group's runners, from the tag of the group's queue.
     #[track_caller]
     pub fn role_id(&self, group: &str) -> String {
         let tags = self.call("sqs", "list_queue_tags", json!({ "QueueUrl": self.orders_url(group) }));
         tags["Tags"]["sexton-runner-role"].as_str().expect("the tag").to_owned()
     }
 
-    /// Lets a sender report for a group.
+    /// Permits a sender to report for a group.
     #[track_caller]
     pub fn trust_sender(&self, group: &str, sender: &str) {
         let tags = json!({ "sexton-runner-role": sender });
@@ -180,13 +180,13 @@ impl Installation {
         format!("{}/{ACCOUNT}/{queue}", self.server.endpoint())
     }
 
-    /// What a Lambda wrote.
+    /// Returns the log lines of a Lambda.
     #[track_caller]
     pub fn lambda_log(&self, name: &str) -> Vec<String> {
         self.logged(&format!("/aws/lambda/{STACK}-{name}"))
     }
 
-    /// What the runners of a group shipped of a run: its lines and what brackets them.
+    /// Returns the shipped records of a run: its lines and bracket records.
     #[track_caller]
     pub fn output_of(&self, group: &str, run_id: &str) -> Vec<Value> {
         let records = self.logged(&format!("/cron/{group}"));
@@ -194,7 +194,7 @@ impl Installation {
         records.filter(|record: &Value| record["run_id"] == run_id).collect()
     }
 
-    /// The messages of a log group.
+    /// Returns the messages of a log group.
     #[track_caller]
     fn logged(&self, group: &str) -> Vec<String> {
         let found = self.call("logs", "filter_log_events", json!({ "logGroupName": group }));
@@ -202,7 +202,7 @@ impl Installation {
         events.iter().filter_map(|event| event["message"].as_str().map(str::to_owned)).collect()
     }
 
-    /// The function's real binary, by a launcher: what is uploaded stays small.
+    /// Uploads a small launcher that starts the real binary.
     fn upload_code(&self) {
         self.call("s3", "create_bucket", json!({ "Bucket": "code" }));
         for name in LAMBDAS {
@@ -231,21 +231,21 @@ impl Installation {
                 Some("CREATE_IN_PROGRESS") if started.elapsed() < DEADLINE => {}
                 _ => {
                     let events = self.call("cloudformation", "describe_stack_events", json!({ "StackName": stack }));
-                    panic!("stack {stack} was not made: {events}");
+                    panic!("stack {stack} was not created: {events}");
                 }
             }
         }
     }
 }
 
-/// A template of this crate as JSON, short forms of functions written out.
+/// Reads a template as JSON, with the long forms of its functions.
 #[track_caller]
 pub fn template(boto: &Boto, file: &str) -> Value {
     let path = repository().join("lambdas").join(file);
     boto.template(&std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
 }
 
-/// SQS's permissions by call; there is no `sqs:SendMessageBatch` in AWS's IAM.
+/// Permissions that also cover the batch call. IAM of AWS has no `sqs:SendMessageBatch`.
 const WITH_BATCHES: [&str; 3] = ["sqs:SendMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"];
 
 fn name_batches(value: &mut Value) {
@@ -262,7 +262,7 @@ fn name_batches(value: &mut Value) {
     }
 }
 
-/// As `aws cloudformation package` leaves it: each folder of code is an object in a bucket.
+/// Replaces each folder of code by an object in a bucket, as `aws cloudformation package` does.
 fn packaged(mut template: Value) -> Value {
     for resource in template["Resources"].as_object_mut().expect("resources").values_mut() {
         if resource["Type"] == "AWS::Lambda::Function" {

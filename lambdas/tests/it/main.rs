@@ -1,3 +1,5 @@
+//! Tests of the Lambdas and templates, deployed in the emulator ministack.
+
 mod calls;
 mod installation;
 mod roles;

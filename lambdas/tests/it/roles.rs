@@ -1,12 +1,12 @@
-//! For each role of the templates: calls that it must be allowed, and calls that it must not. ministack deploys the
-//! templates and enforces their policies on real requests; only what a request's leading keys are, it does not know, so
-//! its evaluator is asked about these apart.
+//! For each role of the templates: calls that must be allowed, and calls that must be denied. ministack deploys the
+//! templates and enforces their policies on real requests. It does not know the leading keys of a request, so a
+//! separate test asks its policy evaluator about them.
 
 use serde_json::{Value, json};
 
 use crate::installation::{ACCOUNT, Installation, STACK};
 
-/// Codes with which AWS's services say that a policy does not permit a call.
+/// Error codes of AWS for a call that no policy permits.
 const DENIALS: [&str; 5] = [
     "AccessDenied",
     "AccessDeniedException",
@@ -15,7 +15,7 @@ const DENIALS: [&str; 5] = [
     "UnauthorizedOperation",
 ];
 
-/// One call with parameters that are complete enough to be decided on. Whatever else is wrong with it comes after.
+/// A call with parameters that are complete enough for the policy check, which comes before all other checks.
 struct Call(&'static str, &'static str, Value);
 
 fn on_table(action: &'static str, table: &str) -> Call {
@@ -77,7 +77,7 @@ fn check(installation: &Installation, stack: &str, role: &str, allowed: Vec<Call
         let answer = installation.boto.call(&caller, service, action, parameters);
         let was_allowed = !matches!(&answer, Err(refusal) if DENIALS.contains(&refusal.code.as_str()));
         if was_allowed != allowed {
-            faults.push(format!("{name}: wanted allowed {allowed}, got {answer:?}"));
+            faults.push(format!("{name}: expected allowed {allowed}, got {answer:?}"));
         }
     }
     assert!(faults.is_empty(), "{role} of {stack}:\n{}", faults.join("\n"));
@@ -228,7 +228,7 @@ fn the_api_edits_jobs_and_orders_runs_and_receives_no_orders() {
     check(&installation, STACK, "ApiRole", allowed, denied);
 }
 
-/// Nobody but EventBridge Scheduler can become this role, so the evaluator is asked.
+/// Only EventBridge Scheduler can assume this role, so the test asks the policy evaluator.
 #[test]
 fn the_role_of_the_timers_invokes_two_lambdas_and_nothing_else() {
     let Some(installation) = Installation::deploy() else { return };

@@ -1,7 +1,7 @@
-//! The real `sexton`, as the runner of group `db` has it, and as people have it who ask from elsewhere.
+//! Runs the real `sexton`: as the runner of group `db`, and as the client of an operator.
 //!
-//! Cargo builds for tests only the binaries of their own package. `./test` builds that of `sexton` as well; where it is missing or old, these
-//! tests fail and say so, since what Cargo builds amid other tests would take the binary away from them.
+//! Cargo builds only the binaries of a test's own package; `./test` also builds `sexton`. If that binary is missing or
+//! old, these tests fail with a message: a build during the tests would replace a binary that others use.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use testbed::{Caller, DEADLINE, repository, wait_until};
 
 use crate::installation::{ACCOUNT, Installation, STACK};
 
-/// What `sexton` is made of.
+/// Sources of `sexton`.
 const SOURCES: [&str; 10] = [
     "sexton/src",
     "domain/src",
@@ -28,10 +28,10 @@ const SOURCES: [&str; 10] = [
     "console/src",
 ];
 
-/// The sink of docs/aws.md; the group's stack makes the log group.
+/// The sink of docs/aws.md; the group's stack creates the log group.
 const SINKS: &str = "[sink.aws]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron/{group}\"\nstream = \"{job}/{date}\"\n";
 
-/// A configuration, and who uses it.
+/// `sexton` with a configuration and the credentials of its user.
 pub struct Sexton<'a> {
     installation: &'a Installation,
     caller: Caller,
@@ -39,7 +39,7 @@ pub struct Sexton<'a> {
 }
 
 impl<'a> Sexton<'a> {
-    /// On a server of group `db` that is not in EC2: its user may become the group's role, and nothing else.
+    /// A server of group `db` outside EC2: its user may only assume the group's role.
     #[track_caller]
     pub fn of_group(installation: &'a Installation) -> Sexton<'a> {
         let arn = format!("arn:aws:iam::{ACCOUNT}:role/{}", installation.resource("db", "RunnerRole"));
@@ -47,7 +47,8 @@ impl<'a> Sexton<'a> {
         Sexton::of(installation, caller, &format!("role_arn = \"{arn}\"\n"))
     }
 
-    /// On the machine of a person who has what docs/aws.md asks for: the stack's `ClientPolicy`, and `logs:FilterLogEvents`.
+    /// An operator's machine with the permissions of docs/aws.md: the stack's `ClientPolicy`, and
+    /// `logs:FilterLogEvents`.
     #[track_caller]
     pub fn of_operator(installation: &'a Installation) -> Sexton<'a> {
         let logs = format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/cron/*");
@@ -103,7 +104,7 @@ impl<'a> Sexton<'a> {
         command
     }
 
-    /// What a command prints that must succeed.
+    /// Runs a command that must succeed, and returns its output.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().expect("the binary starts");
@@ -112,14 +113,14 @@ impl<'a> Sexton<'a> {
         out.into_owned()
     }
 
-    /// The same, each line as JSON.
+    /// Runs a command with `--json`, and returns each line as JSON.
     #[track_caller]
     pub fn records(&self, arguments: &[&str]) -> Vec<Value> {
         let text = self.run(&[arguments, &["--json"]].concat());
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
-    /// Starts `sexton runner`, and waits until it takes orders.
+    /// Starts `sexton runner`, and waits until it is ready.
     #[track_caller]
     pub fn runner(&self) -> Runner {
         let printed = self.path("printed");
@@ -129,12 +130,12 @@ impl<'a> Sexton<'a> {
         let child = command.stdout(file.try_clone().expect("cloned")).stderr(file).spawn().expect("the binary starts");
         let mut runner = Runner { child, printed };
         wait_until(DEADLINE, || runner.printed().lines().any(|line| line == "ready") || runner.has_ended());
-        assert!(!runner.has_ended(), "it ended: {}", runner.printed());
+        assert!(!runner.has_ended(), "the runner has exited: {}", runner.printed());
         runner
     }
 }
 
-/// A new user who may call one action.
+/// Creates a user with permission for one action.
 #[track_caller]
 fn user(installation: &Installation, name: &str, action: &str, resource: &str) -> Caller {
     installation.call("iam", "create_user", json!({ "UserName": name }));
@@ -147,14 +148,14 @@ fn user(installation: &Installation, name: &str, action: &str, resource: &str) -
     Caller { key: text("AccessKeyId"), secret: text("SecretAccessKey"), token: None }
 }
 
-/// A running `sexton runner`. Jobs of these tests end by themselves, and with them their keepers.
+/// A running `sexton runner`. Jobs of these tests end quickly, and so do their keepers.
 pub struct Runner {
     child: Child,
     printed: PathBuf,
 }
 
 impl Runner {
-    /// Everything so far, its own log included.
+    /// Returns its output and log so far.
     pub fn printed(&self) -> String {
         fs::read_to_string(&self.printed).unwrap_or_default()
     }
@@ -163,11 +164,11 @@ impl Runner {
         self.child.try_wait().expect("waited for").is_some()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends TERM, and waits until the runner has exited.
     #[track_caller]
     pub fn stop(mut self) {
         let signalled = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill can be started");
-        assert!(signalled.success(), "it had ended: {}", self.printed());
+        assert!(signalled.success(), "the runner had exited: {}", self.printed());
         wait_until(DEADLINE, || self.has_ended());
         let status = self.child.wait().expect("waited for");
         assert!(status.success(), "{status}: {}", self.printed());
@@ -176,13 +177,13 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The runner may have exited already.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
-/// The binary beside the Lambdas', unless it is not what the sources say now.
+/// Returns the binary beside the Lambdas; fails if a source is newer.
 #[track_caller]
 fn binary() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_scheduler")).with_file_name("sexton");
@@ -192,7 +193,7 @@ fn binary() -> PathBuf {
         .iter()
         .find_map(|folder| files_below(&repository().join(folder)).into_iter().find(|source| changed(source) > built));
     if let Some(newer) = newer {
-        panic!("{} is newer than {}; `./test -p lambdas` builds that, too", newer.display(), path.display());
+        panic!("{} is newer than {}; run `./test -p lambdas`, which builds both", newer.display(), path.display());
     }
     path
 }

@@ -1,4 +1,4 @@
-//! Orders signed by the scheduler's Lambda with the installation's key, and a runner that executes no others.
+//! The scheduler's Lambda signs orders with the installation's key, and the runner executes no others.
 
 use std::process::Command;
 
@@ -13,8 +13,8 @@ const SECRET: &str = "correct horse battery staple";
 
 const ORDERS: &str = "sexton-orders-db";
 
-/// A key pair by the commands of docs/aws.md: the private key's PEM, and what runners put into their policy. None where
-/// there is no openssl.
+/// Makes a key pair with the commands of docs/aws.md. Returns the private key's PEM and the public key for the policy
+/// file; none if openssl is not installed.
 #[track_caller]
 fn key_pair(folder: &Sexton) -> Option<(String, String)> {
     certificates()?;
@@ -33,7 +33,7 @@ fn put_parameter(installation: &Installation, name: &str, value: &str) {
     installation.call("ssm", "put_parameter", json!({ "Name": name, "Type": "SecureString", "Value": value }));
 }
 
-/// What somebody makes of a genuine message who may write to the queue and has not the key: the same run, another command.
+/// Forges messages as a principal that may write to the queue but has no key: the same run with another command.
 fn forged(genuine: &str, command: &str) -> [String; 2] {
     let mut message: Value = serde_json::from_str(genuine).expect("JSON");
     let mut order: Value = serde_json::from_str(message["order"].as_str().expect("an order")).expect("JSON");
@@ -55,7 +55,7 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
     let text = std::fs::read_to_string(server.path("sexton.toml")).expect("written");
     server.write("sexton.toml", &format!("{text}[runner]\npolicy = \"policy.toml\"\n"));
 
-    // Nobody takes orders yet: what the scheduler sent is held back.
+    // No runner runs yet, so the test takes the scheduler's order out of the queue.
     let operator = Sexton::of_operator(&installation);
     let jobs = format!(
         "[[job]]\ngroup = \"db\"\nname = \"teller\"\nschedule = \"{}\"\ncommand = 'echo \"it is $PASSWORD\"'\n\
@@ -83,14 +83,14 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
     forged(genuine, &format!("touch {}", trace.display())).iter().for_each(|body| send(body));
     let runner = server.runner();
     let none_was_executed = || assert!(!trace.exists(), "a forged order was executed: {}", runner.printed());
-    installation.wait("both are refused", || {
+    installation.wait("both forged orders are refused", || {
         none_was_executed();
-        runner.printed().matches("an order is not executed").count() == 2
+        runner.printed().matches("order refused").count() == 2
     });
-    assert!(runner.printed().contains("it is not signed"), "{}", runner.printed());
+    assert!(runner.printed().contains("not signed"), "{}", runner.printed());
     send(genuine);
     let mut runs = Vec::new();
-    installation.wait("the genuine one is executed", || {
+    installation.wait("the signed order is executed", || {
         runs = operator.records(&["runs", "db/teller", "--outcome", "succeeded", "--aws"]);
         !runs.is_empty()
     });
@@ -109,7 +109,7 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
     runner.stop();
 }
 
-/// The two that were refused are still the queue's, which moves them when it has given them out often enough.
+/// Checks that the two refused orders are still in SQS, which moves them to the dead-letter queue after five receives.
 #[track_caller]
 fn left_to_the_dead_letter_queue(installation: &Installation) {
     let request = json!({ "QueueUrl": installation.queue_url(ORDERS), "AttributeNames": ["All"] });

@@ -1,4 +1,4 @@
-//! The templates are what the linter takes, and say what the code says.
+//! The templates pass the linter and match the code.
 
 use std::process::Command;
 
@@ -19,13 +19,13 @@ fn the_templates_pass_the_linter() {
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }
 
-/// With `Prefix` as its default.
+/// Returns a name with the default prefix and the group `db`.
 fn plain(value: &Value) -> String {
-    let text = value.as_str().or_else(|| value["Fn::Sub"].as_str()).unwrap_or_else(|| panic!("{value} is no name"));
+    let text = value.as_str().or_else(|| value["Fn::Sub"].as_str()).unwrap_or_else(|| panic!("{value} is not a name"));
     text.replace("${Prefix}", "sexton").replace("${Group}", "db")
 }
 
-/// A table as CloudFormation writes it, for those properties that the code relies on.
+/// Writes a table as CloudFormation does, with the properties on which the code relies.
 fn shape(table: &Table) -> Value {
     let keys = |partition: &str, sort: Option<&str>| {
         let mut keys = vec![json!({ "AttributeName": partition, "KeyType": "HASH" })];
@@ -114,7 +114,7 @@ fn queues_and_topics_have_the_names_of_the_code() {
     assert_eq!(found, wanted);
 }
 
-/// Of the budget of two dollars a month for an idle installation, these may take 0.40.
+/// Alarms take 0.40 of the two dollars a month that an idle installation may cost.
 #[test]
 fn an_installation_has_four_alarms_and_a_group_has_none_unless_asked() {
     let Some(server) = Ministack::start() else { return };

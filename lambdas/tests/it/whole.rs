@@ -1,6 +1,5 @@
-//! The whole way, from a job that somebody typed into the table to the alert that a person reads: the templates deployed,
-//! the Lambdas as built and as their own roles, called by stream and queue as AWS calls them, and `sexton runner` as built
-//! and as the role of its group.
+//! The whole path from a job typed into the table to its alert: deployed templates, the built Lambdas with their own
+//! roles, invoked by stream and queue as on AWS, and the built `sexton runner` with the role of its group.
 
 use std::collections::BTreeMap;
 
@@ -11,21 +10,22 @@ use testbed::Boto;
 use crate::installation::{ACCOUNT, Installation};
 use crate::sexton::Sexton;
 
-/// How far ahead a job is due when it is stored: the stream has to be read until then.
+/// Time from storing a job to its nominal time. By then the stream must be read.
 const AHEAD: SignedDuration = SignedDuration::from_secs(20);
 
-/// Once, soon.
+/// Returns a schedule with one firing, after [`AHEAD`].
 pub fn soon() -> String {
     Timestamp::now().checked_add(AHEAD).expect("an instant").strftime("at(%Y-%m-%dT%H:%M:%S)").to_string()
 }
 
-/// A queue that gets what people get.
+/// Subscribes a queue to the alerts.
 fn subscribe_queue(installation: &Installation) {
     let made = installation.call("sqs", "create_queue", json!({ "QueueName": "people" }));
     let queue = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:people");
     let topic = format!("arn:aws:sns:us-east-1:{ACCOUNT}:sexton-alerts");
     let policy = json!({ "Version": "2012-10-17", "Statement": [{
-        "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" }, "Action": "sqs:SendMessage", "Resource": queue
+        "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" },
+        "Action": "sqs:SendMessage", "Resource": queue
     }] });
     let attributes = json!({ "Policy": policy.to_string() });
     installation.call("sqs", "set_queue_attributes", json!({ "QueueUrl": made["QueueUrl"], "Attributes": attributes }));
@@ -34,7 +34,7 @@ fn subscribe_queue(installation: &Installation) {
     installation.call("sns", "subscribe", request);
 }
 
-/// Two at once.
+/// Runs two ticks at once.
 fn ticks(installation: &Installation) {
     let other = Boto::start(&installation.server).expect("a second client");
     std::thread::scope(|scope| {
@@ -45,7 +45,7 @@ fn ticks(installation: &Installation) {
     });
 }
 
-/// Fires the job that is typed in, under two schedulers; its one run.
+/// Stores a job by hand, and runs two concurrent schedulers until its run has an outcome.
 fn fire(installation: &Installation, command: &str) {
     installation.put_job("db", "hello", command, &soon());
     installation.wait("the stream has the job indexed", || installation.items("due").len() == 1);
@@ -62,7 +62,7 @@ fn fire(installation: &Installation, command: &str) {
 #[test]
 fn a_job_written_by_hand_runs_once_its_lines_are_in_cloudwatch_and_its_failure_raises_one_alert() {
     let Some(installation) = Installation::deploy() else { return };
-    // ministack says of every message that the account sent it.
+    // ministack names the account as the sender of every message.
     installation.trust_sender("db", ACCOUNT);
     subscribe_queue(&installation);
     let server = Sexton::of_group(&installation);
@@ -91,13 +91,13 @@ fn a_job_written_by_hand_runs_once_its_lines_are_in_cloudwatch_and_its_failure_r
     assert_eq!((&alert["kind"], &alert["group"], &alert["job"]), (&json!("failed"), &json!("db"), &json!("hello")));
     assert_eq!(alert["run_id"], run_id);
     ticks(&installation);
-    assert_eq!(installation.received_now("people").len(), 0, "told once");
+    assert_eq!(installation.received_now("people").len(), 0, "one alert");
     assert_eq!(installation.items("runs").len(), 1, "one outcome");
     let logs = installation.lambda_log("collector");
-    assert!(logs.iter().any(|line| line.contains("\"received\":")), "the collector's own lines: {logs:?}");
+    assert!(logs.iter().any(|line| line.contains("\"received\":")), "the collector's own log: {logs:?}");
 }
 
-/// Everything that the job printed is in CloudWatch Logs once, between the run's brackets.
+/// Checks that each printed line is in CloudWatch Logs once, between the bracket records of the run.
 #[track_caller]
 fn check_output(installation: &Installation, run_id: &str, command: &str) {
     let mut records = Vec::new();
@@ -118,7 +118,7 @@ fn check_output(installation: &Installation, run_id: &str, command: &str) {
     assert_eq!((&last["exit_code"], records.len()), (&json!(3), 6), "{records:#?}");
 }
 
-/// A text attribute of an item.
+/// Returns a text attribute of an item; empty if absent.
 fn text_of(item: &Value, name: &str) -> String {
     item[name]["S"].as_str().unwrap_or_default().to_owned()
 }
@@ -129,8 +129,8 @@ fn an_invalid_job_raises_an_alert_and_blocks_no_other() {
     let at = Timestamp::now().checked_add(2.hours()).expect("an instant").strftime("at(%Y-%m-%dT%H:%M:%S)").to_string();
     installation.put_job("db", "broken", "true", "every now and then");
     installation.put_job("db", "good", "true", &at);
-    installation.wait("the good one is indexed", || installation.items("due").len() == 1);
-    installation.wait("the broken one is told", || {
+    installation.wait("the valid job is indexed", || installation.items("due").len() == 1);
+    installation.wait("the invalid job raises an alert", || {
         let alerts: BTreeMap<String, Value> =
             installation.items("alerts").into_iter().map(|item| (text_of(&item, "id"), item)).collect();
         alerts.values().any(|item| item.to_string().contains("crontab has five fields"))

@@ -1,4 +1,4 @@
-//! Many keys or items of one table in one call. DynamoDB may leave some undone, and then is asked again.
+//! Batch calls on one table. DynamoDB may leave a part undone, which is sent again.
 
 use std::time::Duration;
 
@@ -9,17 +9,19 @@ use super::{Dynamo, SERVICE, run_parallel};
 use crate::fault::{CallName, call_error};
 use crate::item::Item;
 
-/// DynamoDB API reference: BatchWriteItem, BatchGetItem.
+/// Requests of one call (DynamoDB API reference, BatchWriteItem).
 const BATCH_WRITE_MAX: usize = 25;
+/// Keys of one call (DynamoDB API reference, BatchGetItem).
 const BATCH_GET_MAX: usize = 100;
 
-/// Tries for what a batch left undone, with [`BATCH_DELAY`] times a power of two between them.
+/// Calls until a batch with an undone part fails. Chosen: their delays add up to 0.75 s, within a tick's time.
 const BATCH_ATTEMPTS_MAX: u32 = 5;
+/// Delay before the second call; doubled before each later one. Chosen, not measured.
 const BATCH_DELAY: Duration = Duration::from_millis(50);
 
 impl Dynamo {
-    /// The items of these keys that exist, in no order. Strongly consistent. Keys must differ.
-    pub async fn batch_get(&self, table: &'static str, keys: Vec<Item>) -> PortResult<Vec<Item>> {
+    /// Reads the items of these keys, strongly consistent, in any order. Absent items are left out. Keys must differ.
+    pub(crate) async fn batch_get(&self, table: &'static str, keys: Vec<Item>) -> PortResult<Vec<Item>> {
         let name = self.table_name(table);
         let mut found = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(BATCH_GET_MAX) {
@@ -40,7 +42,7 @@ impl Dynamo {
                 let items = got.responses.as_mut().and_then(|all| all.remove(&name)).unwrap_or_default();
                 let unprocessed = got.unprocessed_keys.as_mut().and_then(|all| all.remove(&name));
                 remaining = unprocessed.map(|keys| keys.keys).unwrap_or_default();
-                // What is not there costs as much as what is.
+                // An absent item costs as much as a stored one.
                 self.add_usage("BatchGetItem", table, got.consumed_capacity(), named - remaining.len());
                 found.extend(items);
             }
@@ -48,8 +50,8 @@ impl Dynamo {
         Ok(found)
     }
 
-    /// Puts items whose content is a function of their keys. Not atomic; doing it again is harmless.
-    pub async fn batch_put(&self, table: &'static str, items: Vec<Item>) -> PortResult<()> {
+    /// Overwrites items. Not atomic; repeating the call with the same items is harmless.
+    pub(crate) async fn batch_put(&self, table: &'static str, items: Vec<Item>) -> PortResult<()> {
         let mut requests = Vec::with_capacity(items.len());
         for item in items {
             self.check_item_size(table, &item)?;
@@ -60,7 +62,8 @@ impl Dynamo {
         self.batch_write(table, requests).await
     }
 
-    pub async fn batch_delete(&self, table: &'static str, keys: Vec<Item>) -> PortResult<()> {
+    /// Deletes items. Not atomic; repeating the call is harmless.
+    pub(crate) async fn batch_delete(&self, table: &'static str, keys: Vec<Item>) -> PortResult<()> {
         let mut requests = Vec::with_capacity(keys.len());
         for key in keys {
             let delete = DeleteRequest::builder().set_key(Some(key)).build();
@@ -99,7 +102,7 @@ impl Dynamo {
     }
 }
 
-/// Waits between the tries of a batch, and gives up in time.
+/// Counts the calls of a batch, and waits between them.
 #[derive(Default)]
 struct BatchRetries {
     attempts: u32,
@@ -109,7 +112,7 @@ impl BatchRetries {
     async fn start_attempt(&mut self, action: &str, place: &str) -> PortResult<()> {
         if self.attempts == BATCH_ATTEMPTS_MAX {
             return Err(PortError::Retry(format!(
-                "{SERVICE} {action} on {place} left a part undone {BATCH_ATTEMPTS_MAX} times; it is throttled"
+                "{SERVICE} {action} on {place} left a part undone {BATCH_ATTEMPTS_MAX} times; the table is throttled"
             )));
         }
         if self.attempts > 0 {

@@ -1,24 +1,24 @@
-//! What is published: pure.
+//! Builds the published message of an alert. Pure.
 
 use domain::alert::{Alert, AlertKind, wording};
 use domain::ports::{PortError, PortResult};
 use domain::run::ExcerptLine;
 use serde_json::{Value, json};
 
-/// SNS API reference, Publish: all of a message together, its attributes too.
+/// Bytes of a whole message with its attributes (SNS API reference, Publish).
 pub const MESSAGE_BYTES_MAX: usize = 262_144;
 
-/// What the attributes take at most: four names, types and values of a few hundred bytes.
+/// Bytes reserved for the attributes. Chosen: four names, types and values of a few hundred bytes each.
 const ATTRIBUTES_BYTES_MAX: usize = 2048;
 
-/// Of the output, in a chat. Ours: what fits on a screen.
+/// Bytes of output lines in a chat message. Chosen: fits on a screen.
 const CHAT_EXCERPT_BYTES_MAX: usize = 1500;
 
-/// Of a reason that makes a message too long.
+/// Bytes of the reason in a message that would be too long. Chosen, not measured.
 const REASON_BYTES_MAX: usize = 4000;
 
-/// For filter policies. SNS takes no empty value.
-pub fn attributes(alert: &Alert) -> Vec<(&'static str, String)> {
+/// Attributes for the filter policies of subscriptions. Empty values are left out, because SNS refuses them.
+pub(super) fn attributes(alert: &Alert) -> Vec<(&'static str, String)> {
     let all = [
         ("kind", alert.kind.name()),
         ("group", &alert.group),
@@ -28,11 +28,11 @@ pub fn attributes(alert: &Alert) -> Vec<(&'static str, String)> {
     all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.to_owned())).collect()
 }
 
-/// The message for `MessageStructure=json`, and the alert as it was cut to fit into it.
+/// Builds the message for `MessageStructure=json`. Also returns the alert, shortened to fit into the message.
 ///
 /// # Errors
-/// That it does not fit even so.
-pub fn build_message(prefix: &str, alert: &Alert) -> PortResult<(Alert, String)> {
+/// Returns an error if the shortened alert is still too long.
+pub(super) fn build_message(prefix: &str, alert: &Alert) -> PortResult<(Alert, String)> {
     let mut alert = alert.clone();
     let whole = alert.excerpt.len();
     loop {
@@ -41,7 +41,7 @@ pub fn build_message(prefix: &str, alert: &Alert) -> PortResult<(Alert, String)>
             return Ok((alert, text));
         }
         if !alert.excerpt.is_empty() {
-            // The last lines say most.
+            // The last lines are kept, because they usually show the cause.
             let kept = alert.excerpt.len() / 2;
             alert.excerpt.drain(..alert.excerpt.len() - kept);
             if let Some(first) = alert.excerpt.first_mut() {
@@ -54,7 +54,7 @@ pub fn build_message(prefix: &str, alert: &Alert) -> PortResult<(Alert, String)>
             alert.reason = format!("{}... (cut)", &alert.reason[..end]);
         } else {
             return Err(PortError::Permanent(format!(
-                "an alert of {} bytes does not fit into a message of SNS, which takes {MESSAGE_BYTES_MAX}",
+                "an alert of {} bytes does not fit into a message of SNS, which has at most {MESSAGE_BYTES_MAX}",
                 text.len()
             )));
         }
@@ -75,7 +75,7 @@ fn message_json(prefix: &str, alert: &Alert) -> PortResult<String> {
     Ok(structured.to_string())
 }
 
-/// The schema of Amazon Q Developer in chat applications, without which nothing appears
+/// The schema of Amazon Q Developer in chat applications, which ignores messages in any other form
 /// (<https://docs.aws.amazon.com/chatbot/latest/adminguide/custom-notifs.html>).
 fn chat_json(prefix: &str, alert: &Alert) -> Value {
     let thread: Vec<&str> = [prefix, &alert.group, &alert.job].into_iter().filter(|part| !part.is_empty()).collect();
@@ -132,7 +132,7 @@ fn description(alert: &Alert) -> String {
     text
 }
 
-/// What Slack's markdown takes for its own (<https://docs.slack.dev/messaging/formatting-message-text>).
+/// Escapes the control characters of Slack's markdown (<https://docs.slack.dev/messaging/formatting-message-text>).
 fn escape_markdown(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -173,7 +173,7 @@ mod tests {
         let all: Value = serde_json::from_str(&text).unwrap();
         let names: Vec<&String> = all.as_object().unwrap().keys().collect();
         assert_eq!(names, ["default", "email", "https", "sqs", "lambda"]);
-        assert!(all.as_object().unwrap().values().all(Value::is_string), "SNS ignores what is no string");
+        assert!(all.as_object().unwrap().values().all(Value::is_string), "SNS ignores values that are not strings");
         assert_eq!(all["email"], all["default"]);
         assert_eq!(
             all["email"],

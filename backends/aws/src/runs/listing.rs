@@ -1,4 +1,5 @@
-//! Runs by query, newest first: of a job by the index, open ones by the open buckets, all others by the known buckets.
+//! Lists runs, newest first: runs of a job through the index by job, open runs through the open buckets, all others
+//! through the known buckets.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +14,10 @@ use crate::dynamo::{Query, run_parallel};
 use crate::item::{Item, s, text_at};
 use crate::tables::{JOB_KEY, RUNS_BY_JOB};
 
-/// Keys read from the index together, each then read as an item.
+/// Keys of one read of the index; each run is then read by its key. Chosen: two batches of BatchGetItem.
 const INDEX_KEYS_MAX: usize = 200;
 
-/// Names of runs between which a listing lies: from the first one on, up to before the second.
+/// Run ids of a listing: from `from` on, up to but without `before`.
 #[derive(Clone, Debug)]
 struct Bounds {
     from: String,
@@ -35,13 +36,14 @@ impl Bounds {
         *name >= *self.from && *name < *self.before
     }
 
-    /// Whether every run of the bucket lies between.
+    /// Whether every run of the bucket is within the bounds.
     fn contain_bucket(&self, bucket: &Bucket) -> bool {
         self.from <= bucket.tens && self.before > format!("{}~", bucket.tens)
     }
 }
 
-/// What stands before the names of all runs of this instant, rounded up to a second, and after those of earlier ones.
+/// Returns a text that sorts before the ids of all runs of this instant, rounded up to a second, and after those of
+/// earlier runs.
 fn first_run_id_at(at: Timestamp) -> String {
     let second = at.as_second() + i64::from(at.subsec_nanosecond() > 0);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX).strftime("%Y%m%dT%H%M%SZ").to_string()
@@ -70,7 +72,7 @@ impl Backend {
         Ok(Page { records, next })
     }
 
-    /// The run of a name, in whichever group it is: each group that had runs then is asked. Strongly consistent.
+    /// Reads the run of an id, strongly consistent: from each group that had runs at that time.
     async fn read_by_id(&self, query: &RunQuery, bounds: &Bounds) -> PortResult<Vec<Stored<Run>>> {
         let Some(run_id) = query.run_id.clone().filter(|run_id| bounds.contain(run_id.as_str())) else {
             return Ok(Vec::new());
@@ -85,7 +87,7 @@ impl Backend {
         Ok(runs)
     }
 
-    /// Runs of one job. The index gives names only; each run is then read as it is.
+    /// Lists runs of one job. The index holds only keys, so each run is then read by its key.
     async fn list_of_job(
         &self,
         query: &RunQuery,
@@ -94,7 +96,7 @@ impl Backend {
         most: usize,
     ) -> PortResult<Vec<Stored<Run>>> {
         if query.filter == RunFilter::Open {
-            // Elsewhere there is none.
+            // Open runs are only in open buckets.
             let stored = self.read_open_buckets().await?;
             let Some(oldest) = stored.open.into_iter().find(|bucket| bucket.group == key.group) else {
                 return Ok(Vec::new());
@@ -128,7 +130,7 @@ impl Backend {
         }
     }
 
-    /// Open runs, and a step towards closing the buckets that have none.
+    /// Lists open runs, and marks or removes open buckets that have none.
     async fn list_open(&self, query: &RunQuery, bounds: &Bounds, most: usize) -> PortResult<Vec<Stored<Run>>> {
         let stored = self.read_open_buckets().await?;
         let wanted = |bucket: &&Bucket| query.group.as_ref().is_none_or(|group| *group == bucket.group);
@@ -181,7 +183,7 @@ impl Backend {
         }
     }
 
-    /// Up to `most` matching items of each bucket, newest first.
+    /// Reads up to `most` matching items of each bucket, newest first.
     async fn read_buckets(
         &self,
         query: &RunQuery,
@@ -217,8 +219,8 @@ impl Backend {
             filter: filter.to_owned(),
             values,
             newest_first: true,
-            // While runs come into it, a reading half as dear is as good: what is seen late is seen by the next one.
-            // Before a bucket is closed, nothing may be overlooked.
+            // While a bucket still gets runs, the cheaper read is enough: the next one finds a run that this one
+            // missed. Before a bucket is closed, no run may be missed.
             consistent: which != RunFilter::Open || bucket.is_over(Timestamp::now()),
             limit: (which == RunFilter::All && most < usize::MAX).then_some(most.saturating_add(1)),
             ..Query::default()

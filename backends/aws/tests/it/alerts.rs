@@ -1,4 +1,4 @@
-//! Alerts through SNS, to a queue that is subscribed.
+//! Alerts through SNS to a subscribed queue, and the rate limit of all processes.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

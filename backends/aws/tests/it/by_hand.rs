@@ -1,4 +1,4 @@
-//! What people do in the AWS console.
+//! Items that an operator creates in the AWS console.
 
 use std::collections::HashMap;
 
@@ -46,7 +46,7 @@ async fn commands_can_change_a_job_made_by_hand() {
     let mut job = stored.job.unwrap();
     assert!(!job.enabled);
     job.command = Command::Shell("y".to_owned());
-    assert!(!ports.jobs.put(&job, None).await.unwrap(), "there is such a job");
+    assert!(!ports.jobs.put(&job, None).await.unwrap(), "the job exists");
     assert!(ports.jobs.put(&job, Some(0)).await.unwrap());
     assert!(!ports.jobs.put(&job, Some(0)).await.unwrap());
     let stored = ports.jobs.get(&[JobKey::new("db", "x")]).await.unwrap().remove(0);

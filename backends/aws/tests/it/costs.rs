@@ -1,4 +1,4 @@
-//! What is read and written, as DynamoDB counts it.
+//! Read and write units of a tick and of a run, as DynamoDB counts them.
 
 use aws::Aws;
 use contract::samples::{at, job, key, run};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::emulator::Installation;
 
-/// Jobs that fire in a week, with their entries, in the cheapest way.
+/// Stores jobs that fire in a week, with their due entries, in the fastest way.
 async fn store(aws: &Aws, numbers: std::ops::Range<usize>, now: Timestamp) {
     let mut writers = JoinSet::new();
     let numbers: Vec<usize> = numbers.collect();
@@ -34,7 +34,7 @@ async fn store(aws: &Aws, numbers: std::ops::Range<usize>, now: Timestamp) {
 async fn what_a_tick_reads_does_not_depend_on_the_number_of_stored_jobs() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let aws = &installation.aws;
-    // Later than this machine's clock, by which entries are written: then all of an earlier tick were written before it.
+    // Ahead of this machine's clock, which stamps entries: so all entries are older than the first tick.
     let tomorrow = (Timestamp::now().as_second() / 86_400 + 1) * 86_400;
     let mut now = Timestamp::from_second(tomorrow).unwrap();
     for number in 0..50 {
@@ -47,7 +47,7 @@ async fn what_a_tick_reads_does_not_depend_on_the_number_of_stored_jobs() {
         let after = aws.meter.total("dynamodb ");
         (after.read_units - before.read_units, after.items_read - before.items_read)
     };
-    // Until every minute that a tick looks back over has its fifty entries.
+    // Until every minute that a tick reads has fifty entries.
     for _ in 0..12 {
         tick(now).await;
         now += SignedDuration::from_secs(60);
@@ -68,7 +68,7 @@ async fn what_a_tick_reads_does_not_depend_on_the_number_of_stored_jobs() {
 async fn a_usual_run_costs_at_most_six_write_units() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let aws = &installation.aws;
-    // The first of its ten minutes opens them for all.
+    // The first run of a bucket pays for opening it.
     contract::samples::create(&aws.ports, &run("first", 0)).await;
     let before = aws.meter.total("dynamodb ").write_units;
     contract::samples::create(&aws.ports, &run("dump", 0)).await;

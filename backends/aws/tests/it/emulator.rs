@@ -1,4 +1,4 @@
-//! An installation of its own for each test.
+//! Creates an installation for each test, in an account of its own.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,16 +9,16 @@ use aws::{AccessKey, Aws, Options, OrderSigning};
 use aws_sdk_sqs::types::QueueAttributeName;
 use testbed::Ministack;
 
-/// A fresh, empty installation in an account of its own.
+/// A fresh, empty installation in its own account.
 pub struct Installation {
     pub aws: Aws,
     pub options: Options,
-    /// Lives as long as this.
+    /// Keeps the server running.
     server: Arc<Ministack>,
 }
 
 impl Installation {
-    /// `None` when there is no ministack here.
+    /// Returns none if ministack is not installed.
     pub async fn start(groups: &[&str]) -> Option<Installation> {
         let server = server()?;
         let options = options(&server.endpoint());
@@ -27,18 +27,18 @@ impl Installation {
         Some(Installation { aws, options, server })
     }
 
-    /// Where its server takes requests.
+    /// Address of the server.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
-    /// Another process of the same installation.
+    /// Connects as another process of the same installation.
     pub async fn connect_again(&self) -> Aws {
         aws::connect_with_signing(&self.options, OrderSigning::default()).await.unwrap()
     }
 }
 
-/// The ARN of the alerts topic, and the URL of a queue that is subscribed to it.
+/// Subscribes a queue to the alerts topic. Returns the ARN of the topic and the URL of the queue.
 pub async fn subscribe_queue(aws: &Aws) -> (String, String) {
     let (sns, sqs) = (aws_sdk_sns::Client::new(&aws.sdk_config), aws_sdk_sqs::Client::new(&aws.sdk_config));
     let topic = sns.create_topic().name(aws.names.alerts_topic()).send().await.unwrap().topic_arn.unwrap();
@@ -49,7 +49,7 @@ pub async fn subscribe_queue(aws: &Aws) -> (String, String) {
     (topic, queue)
 }
 
-/// Options for an account that nobody else has.
+/// Options for an account of its own.
 pub fn options(endpoint: &str) -> Options {
     static ACCOUNTS: AtomicU64 = AtomicU64::new(1);
     let account = 100_000_000_000 + ACCOUNTS.fetch_add(1, Ordering::Relaxed);
@@ -57,13 +57,13 @@ pub fn options(endpoint: &str) -> Options {
         region: Some("eu-west-1".to_owned()),
         endpoint: Some(endpoint.to_owned()),
         access_key: Some(AccessKey { id: account.to_string(), secret: "secret".to_owned() }),
-        // An emulator on a busy machine.
+        // An emulator on a busy machine is slow.
         call_timeout: Duration::from_secs(60),
         ..Options::default()
     }
 }
 
-/// One server for the tests of a process that run at the same time.
+/// Concurrent tests of a process share one server.
 fn server() -> Option<Arc<Ministack>> {
     static SERVER: Mutex<Weak<Ministack>> = Mutex::new(Weak::new());
     let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
-//! Every call to AWS fails once, in every way, at every step of a run, through the real clients: the run still starts once
-//! and ends once, people are told, and nothing stays in a queue.
+//! Every call to AWS fails once, in every way, at every step of a run, through the real clients. The run still starts
+//! once and ends once, its alert is sent, and no message stays in a queue.
 //!
-//! The story is told once without faults, which numbers its calls; then once for each call that is to fail, each in an
-//! account of its own.
+//! The story runs once without faults, which numbers its calls, and then once for each call to fail, each time in its
+//! own account.
 
 mod story;
 
@@ -19,20 +19,20 @@ use tokio::task::JoinSet;
 use crate::emulator::Installation;
 use story::Story;
 
-/// Stories told at the same time: most of them wait for the lease of a message.
+/// Concurrent stories. Most of them wait for the lease of a message.
 const STORIES_AT_ONCE: usize = 16;
 
-/// A call whose answer is late is given up after so long. Far more than the emulator needs.
+/// Timeout of a call whose answer is late. Far longer than the emulator needs.
 const LATE_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls that change nothing: whether they worked, nobody can tell.
+/// Calls that change nothing, so it makes no difference whether a failed one was executed.
 const READS: [&str; 7] = ["GetItem", "BatchGetItem", "Query", "Scan", "GetQueueUrl", "ListQueues", "GetParameter"];
 
 fn is_write(call: &AwsCall) -> bool {
     !READS.contains(&call.action.as_str())
 }
 
-/// One story in an account of its own, in which the given call fails so many times. What it called.
+/// Runs one story in its own account, in which one call fails a number of times. Returns its calls.
 async fn run_story(fails: Option<(usize, usize, AwsFault)>) -> Option<Vec<AwsCall>> {
     let installation = Installation::start(&["db"]).await?;
     let proxy = AwsFaults::start(installation.address()).await;
@@ -54,7 +54,7 @@ async fn run_story(fails: Option<(usize, usize, AwsFault)>) -> Option<Vec<AwsCal
     Some(calls[before..].to_vec())
 }
 
-/// The first call of each step: a read that follows the same read is another page, or another part, of one question.
+/// Returns the first call of each step: a read after the same read is another page or part of it.
 fn first_calls_of_steps(calls: &[AwsCall]) -> Vec<usize> {
     let is_same = |a: &AwsCall, b: &AwsCall| (&a.action, a.table()) == (&b.action, b.table());
     let continues_previous =
@@ -62,7 +62,7 @@ fn first_calls_of_steps(calls: &[AwsCall]) -> Vec<usize> {
     (0..calls.len()).filter(|place| !continues_previous(*place)).collect()
 }
 
-/// Tells the story for each step's call that `is_relevant`, which fails `times` times.
+/// Runs the story for the first call of each step that `is_relevant`; the call fails `times` times.
 async fn every_call_fails(fault: AwsFault, times: usize, is_relevant: impl Fn(&AwsCall) -> bool) {
     let Some(calls) = run_story(None).await else { return };
     let numbers: Vec<usize> =

@@ -1,4 +1,4 @@
-//! What AWS would refuse and an emulator may take: refused here, with a sentence.
+//! Requests that AWS would refuse and an emulator may accept are refused with one sentence.
 
 use contract::samples::{key, order, run};
 use domain::job::{Command, Job, JobKey};
@@ -6,7 +6,7 @@ use domain::ports::{PortError, RunWrite};
 
 use crate::emulator::Installation;
 
-/// The sentence of a permanent error.
+/// Returns the text of a permanent error.
 #[track_caller]
 fn permanent<T: std::fmt::Debug>(answer: Result<T, PortError>) -> String {
     match answer {

@@ -1,4 +1,4 @@
-//! The ports against ministack.
+//! Tests of the AWS backend against the emulator ministack.
 
 mod alerts;
 mod by_hand;

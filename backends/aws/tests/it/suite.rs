@@ -1,4 +1,4 @@
-//! Every promise of the ports.
+//! The suite of all backends, and the scenarios of the services over them.
 
 use contract::Backend;
 

@@ -1,4 +1,4 @@
-//! The file itself: opened again, of another version, of another program, edited by hand.
+//! Tests of the file: reopened, of another version, of another program, edited by hand.
 
 use std::time::Duration;
 
@@ -115,7 +115,7 @@ async fn claims_of_an_exited_worker_pass_at_once_to_the_next_of_its_name() {
         let step = domain::ports::AlertStep { state: None, transitions: vec![transition] };
         assert!(ports.alerts.raise(&step).await.unwrap());
         assert_eq!(claim(&ports, "up").await, 1);
-        assert_eq!(claim(&ports, "up").await, 0, "it lives, and has it");
+        assert_eq!(claim(&ports, "up").await, 0, "its claim is still valid");
     }
     let ports = Embedded::open(&file).unwrap().ports();
     assert_eq!(claim(&ports, "another").await, 0);

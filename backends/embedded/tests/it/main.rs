@@ -1,4 +1,4 @@
-//! The backend against the suite, against what people do to a file, a file of an older version, and how fast it is.
+//! Tests of the SQLite backend: the suite of all backends, files edited by hand, migration, throughput.
 
 mod file;
 mod migration;

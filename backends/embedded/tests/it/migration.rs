@@ -1,4 +1,4 @@
-//! A file of the first release is brought up to date with everything in it.
+//! A file of the first release is migrated with its data.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn a_database_of_version_1_is_migrated_with_its_data() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sexton.db");
     embedded::edit_by_hand(&file, VERSION_1).unwrap();
-    // The second time it is a file of this version.
+    // The second pass opens the migrated file.
     for time in 1..=2 {
         let ports = Embedded::open(&file).unwrap().ports();
         let jobs = ports.jobs.list(None, None, 10).await.unwrap().records;

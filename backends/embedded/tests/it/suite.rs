@@ -1,4 +1,4 @@
-//! Every promise of the ports, and the stories of the services over them.
+//! The suite of all backends, and the scenarios of the services over them.
 
 use contract::Backend;
 use embedded::Embedded;

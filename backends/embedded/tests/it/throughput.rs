@@ -1,4 +1,5 @@
-//! How many runs a second go from created over claimed to finished. Printed, not judged: no test depends on speed.
+//! Prints how many runs a second are created, claimed and finished. Checks only their number, because no test depends
+//! on speed.
 
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use domain::run::Outcome;
 use embedded::Embedded;
 use tokio::task::JoinSet;
 
-/// Callers at once, as the scheduler, a collector and some runners are.
+/// Concurrent callers, such as a scheduler, a collector and several runners.
 const CALLERS: i64 = 16;
 const RUNS_EACH: i64 = 250;
 

@@ -1,5 +1,5 @@
-//! One morning of an installation: two jobs fire at once, one of them fails and people are told. All duties are called as
-//! their loops call them: again when they return an error. Two runners of one group take orders as `runner` does.
+//! One morning of an installation: two jobs fire at once, one of them fails, and its alert is sent. All duties are
+//! called as their loops call them, and repeated after an error. Two runners of one group take orders as `runner` does.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,23 +18,23 @@ use services::{Links, alerts, collector, overdue, release, scheduler};
 
 use crate::emulator::subscribe_queue;
 
-/// Of messages: what was received and not heard of comes again so soon.
+/// Lease of received messages.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// How long somebody waits who knows that there is something to come: longer than a lease.
+/// How long a receive waits for an expected message: longer than a lease.
 const RECEIVE_WAIT: Duration = Duration::from_secs(4);
 
-/// Minutes after which everything is over: more than the lease of an alert, and than the wait of a channel.
+/// Minutes after which the story has ended: more than the lease of an alert and the delay of a channel.
 const MINUTES_MAX: usize = 12;
 
 const DAY_S: i64 = 86_400;
 
-/// A duty that fails more often than calls were meant to fail will never end.
+/// Attempts of a duty: more than the number of failing calls.
 const ATTEMPTS_MAX: usize = 10;
 
 pub struct Story {
     aws: Aws,
-    /// Sees what is there, with calls that never fail.
+    /// Reads the state with calls that never fail.
     world: World,
     ports: Ports,
     topics: Topics,
@@ -43,20 +43,20 @@ pub struct Story {
     collected: BTreeSet<RunId>,
 }
 
-/// A runner made of its calls, in the order in which `runner` makes them.
+/// A runner as a sequence of its calls, in the order in which `runner` makes them.
 struct Runner {
     name: &'static str,
-    /// What it has taken: an order for one of these is a copy.
+    /// Its attempts: another order for one of them is a copy.
     disk: BTreeSet<(RunId, u32)>,
     outbox: Vec<Event>,
 }
 
-/// Calls a duty again for as long as it says that it may work later.
+/// Repeats a duty until it succeeds or returns a permanent error.
 async fn retry<T, E: Into<services::Error>>(what: &str, mut duty: impl AsyncFnMut() -> Result<T, E>) -> T {
     for _ in 0..ATTEMPTS_MAX {
         match duty().await.map_err(Into::into) {
             Ok(done) => return done,
-            Err(services::Error::Port(PortError::Permanent(message))) => panic!("{what} will never work: {message}"),
+            Err(services::Error::Port(PortError::Permanent(message))) => panic!("{what} failed permanently: {message}"),
             Err(_) => {}
         }
     }
@@ -64,18 +64,18 @@ async fn retry<T, E: Into<services::Error>>(what: &str, mut duty: impl AsyncFnMu
 }
 
 impl Story {
-    /// At 07:59, with two jobs for 08:00. `aws` never fails; `faulty` is what the duties call.
+    /// Starts at 07:59, with two jobs for 08:00. `aws` never fails; the duties call `faulty`.
     pub async fn start(aws: &Aws, faulty: &Aws) -> Story {
         let world = World::new(&aws.ports);
-        // Later than this machine's clock, by which entries are written: what a tick overlooks, no later one finds.
+        // Ahead of this machine's clock, which stamps entries: so no later tick finds an entry that one has missed.
         world.pass(2 * DAY_S);
-        // Half as many calls, and none of another kind.
+        // Half as many calls, of the same kinds.
         faulty.change_shards(1, Timestamp::now() - SignedDuration::from_hours(72)).await.unwrap();
         let mut dump = job("dump", "0 8 * * *");
         dump.alert.remind = Some(Duration::from_secs(4 * 3600));
         world.put(&dump).await;
         world.put(&job("rotate", "0 8 * * *")).await;
-        // A first tick would look back over a whole day.
+        // A first tick would read the entries of a whole day.
         let ticked = serde_json::json!({ "ticked_at": world.now(), "cursor": world.now() });
         assert!(aws.ports.settings.write("scheduler", &ticked, None).await.unwrap());
         let (topic, subscriber) = subscribe_queue(aws).await;
@@ -85,7 +85,7 @@ impl Story {
         Story { aws: aws.clone(), world, ports, topics, subscriber, runners, collected: BTreeSet::new() }
     }
 
-    /// Until everything is over, and one minute longer.
+    /// Runs until the story has ended, and one minute longer.
     pub async fn run_to_end(&mut self) {
         for minute in 0..MINUTES_MAX {
             self.world.pass(60);
@@ -94,7 +94,7 @@ impl Story {
             if was_over {
                 return;
             }
-            // Whoever let a message go is not the one to whom it comes again.
+            // A message whose lease ended is redelivered to the other runner.
             self.runners.reverse();
         }
     }
@@ -120,7 +120,7 @@ impl Story {
         retry("alerts", async || alerts::tick(&ports, &worker, now).await).await;
     }
 
-    /// Until every run that has begun is known to have ended.
+    /// Collects reports until the end of every started run is stored.
     async fn collect(&mut self, ports: &Ports) {
         let (packs, now) = (&self.world.packs, self.world.now());
         let started: BTreeSet<RunId> =
@@ -142,7 +142,7 @@ impl Story {
         }
     }
 
-    /// Nobody has anything to do any more.
+    /// Whether no duty has anything left to do.
     async fn is_over(&self) -> bool {
         let alerts = self.aws.ports.alerts.list(None, 100).await.unwrap().records;
         let is_sent =
@@ -152,7 +152,7 @@ impl Story {
         is_sent && !pending && self.world.ledger().await.open == 0 && self.queued_messages().await.is_empty()
     }
 
-    /// Messages that wait or are leased, by queue.
+    /// Counts waiting and leased messages by queue.
     async fn queued_messages(&self) -> Vec<(String, String)> {
         let (sqs, names) = (aws_sdk_sqs::Client::new(&self.aws.sdk_config), &self.aws.names);
         let mut left = Vec::new();
@@ -167,15 +167,15 @@ impl Story {
         left
     }
 
-    /// Whatever failed: each run was begun by one runner and ended once, and people were told of the one that failed.
+    /// Checks that one runner started each run, that each ended once, and that the alert of the failed one was sent.
     pub async fn assert_one_outcome(&self, may_repeat: bool) {
-        assert_eq!(self.queued_messages().await, [], "left in queues");
+        assert_eq!(self.queued_messages().await, [], "messages left in queues");
         assert_eq!(self.world.history("dump").await, ["08:00 failed"]);
         assert_eq!(self.world.history("rotate").await, ["08:00 succeeded"]);
         for name in ["dump", "rotate"] {
             let run = self.world.runs(name).await.remove(0);
             let started = self.runners.iter().filter(|runner| runner.disk.contains(&(run.run_id.clone(), run.attempt)));
-            assert_eq!((started.count(), run.attempt), (1, 1), "runners that began {name}");
+            assert_eq!((started.count(), run.attempt), (1, 1), "runners that started {name}");
         }
         let tomorrow = self.world.runs("dump").await[0].nominal + SignedDuration::from_secs(DAY_S);
         let next = self.aws.ports.due.list(0, tomorrow, tomorrow, 10).await.unwrap();
@@ -192,13 +192,13 @@ impl Story {
         let alerts = self.received_alerts().await;
         assert!(alerts.iter().all(|alert| (alert.kind, &*alert.job) == (AlertKind::Failed, "dump")), "{alerts:?}");
         let (least, most) = (1, if may_repeat { 2 } else { 1 });
-        assert!((least..=most).contains(&alerts.len()), "people were told {} times", alerts.len());
+        assert!((least..=most).contains(&alerts.len()), "{} alerts were sent", alerts.len());
         if !may_repeat {
             assert_eq!(fates.len(), 2, "one alert and its reminder: {transitions:?}");
         }
     }
 
-    /// What the subscriber of the topic got.
+    /// Receives the alerts of the topic's subscriber.
     async fn received_alerts(&self) -> Vec<Alert> {
         let sqs = aws_sdk_sqs::Client::new(&self.aws.sdk_config);
         let mut alerts = Vec::new();
@@ -216,7 +216,7 @@ impl Story {
     }
 }
 
-/// The run that a report says to have ended.
+/// Returns the run whose end a report contains.
 fn ended_run(delivery: &Delivery<Event>) -> Option<RunId> {
     matches!(delivery.message.body, Body::Finished(_)).then(|| delivery.message.run_id.clone())
 }
@@ -243,7 +243,7 @@ impl Runner {
         }
     }
 
-    /// Claims the order, has it on disk, and only then deletes its message.
+    /// Claims the order, stores it, and only then deletes its message.
     async fn take_order(&mut self, ports: &Ports, world: &World, delivery: Delivery<Order>) {
         let order = delivery.message;
         if !self.disk.contains(&(order.run_id.clone(), order.attempt)) {
