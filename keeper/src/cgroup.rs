@@ -6,14 +6,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-pub struct Cgroup {
+pub(crate) struct Cgroup {
     path: PathBuf,
     folder: OwnedFd,
 }
 
 impl Cgroup {
     /// Creates the group below the keeper's own. None without cgroup v2 or without permission.
-    pub fn create(name: &str) -> Option<Cgroup> {
+    pub(crate) fn create(name: &str) -> Option<Cgroup> {
         let parent = own_folder()?;
         let path = parent.join(format!("sexton-{name}"));
         match fs::create_dir(&path) {
@@ -30,12 +30,12 @@ impl Cgroup {
         Some(Cgroup { path, folder })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The directory for clone3, so that the job starts inside the group.
-    pub fn folder(&self) -> BorrowedFd<'_> {
+    pub(crate) fn folder(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
 }
@@ -48,12 +48,12 @@ impl Drop for Cgroup {
 }
 
 /// Kills every process in the group.
-pub fn kill(path: &Path) -> io::Result<()> {
+pub(crate) fn kill(path: &Path) -> io::Result<()> {
     fs::write(path.join("cgroup.kill"), "1")
 }
 
 /// The processes in the group.
-pub fn members(path: &Path) -> Vec<u32> {
+pub(crate) fn members(path: &Path) -> Vec<u32> {
     let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }

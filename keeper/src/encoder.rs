@@ -24,7 +24,7 @@ struct StampCache {
     stamp: [u8; STAMP_BYTES],
 }
 
-pub struct Encoder {
+pub(crate) struct Encoder {
     stamp_cache: StampCache,
     stdout: OpenLine,
     stderr: OpenLine,
@@ -50,7 +50,7 @@ impl Default for Encoder {
 
 impl Encoder {
     /// Sets the time of the bytes pushed next: seconds and nanoseconds since the epoch.
-    pub fn set_time(&mut self, second: i64, nanosecond: u32) {
+    pub(crate) fn set_time(&mut self, second: i64, nanosecond: u32) {
         if second != self.stamp_cache.second {
             self.stamp_cache =
                 StampCache { second, stamp: stamp(Timestamp::new(second, 0).unwrap_or(Timestamp::UNIX_EPOCH)) };
@@ -63,12 +63,12 @@ impl Encoder {
     }
 
     /// The current stamp.
-    pub fn stamp(&self) -> &[u8; STAMP_BYTES] {
+    pub(crate) fn stamp(&self) -> &[u8; STAMP_BYTES] {
         &self.stamp_cache.stamp
     }
 
     /// Encodes bytes as they came from the pipe.
-    pub fn push(&mut self, stream: Stream, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, stream: Stream, bytes: &[u8]) {
         match stream {
             Stream::Stdout => self.counts.stdout_bytes += bytes.len() as u64,
             Stream::Stderr => self.counts.stderr_bytes += bytes.len() as u64,
@@ -105,7 +105,7 @@ impl Encoder {
     }
 
     /// Ends a stream. A last line without a newline is a line, too.
-    pub fn end_stream(&mut self, stream: Stream) {
+    pub(crate) fn end_stream(&mut self, stream: Stream) {
         if self.has_open_line(stream) {
             self.end_line(stream, false);
         }

@@ -51,7 +51,7 @@ const HOLD_MAX: Duration = Duration::from_millis(500);
 /// Poll interval of the file `stop`, in case its signal was lost. Chosen, not measured.
 const STOP_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-pub struct Job {
+pub(crate) struct Job {
     pid: u32,
     started_at: Timestamp,
     started: Instant,
@@ -81,7 +81,7 @@ enum Phase {
 
 impl Job {
     /// `started` is the same instant as `started_at`, on the monotonic clock.
-    pub fn new(
+    pub(crate) fn new(
         launched: Launched,
         started_at: Timestamp,
         started: Instant,
@@ -108,7 +108,7 @@ impl Job {
     ///
     /// # Errors
     /// When the kernel refuses `poll`; the run is then lost.
-    pub fn run_to_end(
+    pub(crate) fn run_to_end(
         mut self,
         run: &RunDirectory,
         order: &Order,

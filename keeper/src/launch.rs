@@ -29,7 +29,7 @@ const SHELL_DEFAULT: &str = "/bin/sh";
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Everything that the child needs. It is built before the fork, because the child must not allocate.
-pub struct Prepared {
+pub(crate) struct Prepared {
     /// Tried in this order, as execvp(3) does along PATH.
     programs: Vec<CString>,
     argv: Vec<CString>,
@@ -43,7 +43,7 @@ pub struct Prepared {
     cwd_shown: String,
 }
 
-pub struct Launched {
+pub(crate) struct Launched {
     pub pid: u32,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
@@ -53,11 +53,11 @@ pub struct Launched {
 
 /// Environment variable with the keeper's process id. It distinguishes the leftovers of this run from an equal run of
 /// another installation.
-pub const KEEPER_VARIABLE: &str = "SEXTON_KEEPER";
+pub(crate) const KEEPER_VARIABLE: &str = "SEXTON_KEEPER";
 
 /// The job's whole environment: crontab's variables, passed variables of the runner, the job's own, and those that
 /// identify the run.
-pub fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeMap<String, String> {
+pub(crate) fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     env.insert("SHELL".to_owned(), SHELL_DEFAULT.to_owned());
     env.insert("PATH".to_owned(), PATH_DEFAULT.to_owned());
@@ -78,7 +78,7 @@ pub fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeMap<Stri
 
 /// # Errors
 /// Returns one sentence for the run's record.
-pub fn prepare(
+pub(crate) fn prepare(
     job: &Job,
     env: &BTreeMap<String, String>,
     user: &User,
@@ -123,7 +123,7 @@ const STEP_PROGRAM: u8 = 5;
 ///
 /// # Errors
 /// Returns one sentence for the run's record.
-pub fn launch(prepared: &Prepared, with_stdin: bool, cgroup: Option<&Cgroup>) -> Result<Launched, String> {
+pub(crate) fn launch(prepared: &Prepared, with_stdin: bool, cgroup: Option<&Cgroup>) -> Result<Launched, String> {
     let message = |error: io::Error| format!("cannot start a process: {error}");
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| message(errno.into()));
     let (stdout, job_stdout) = pipe()?;
@@ -263,7 +263,7 @@ unsafe fn fail(failure: RawFd, step: u8) -> ! {
 }
 
 /// Duplicates a descriptor to a number above the standard three and sets close-on-exec.
-pub fn move_fd_above_stdio(descriptor: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn move_fd_above_stdio(descriptor: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl returns a new descriptor, which has no other owner.
     unsafe {
         match libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) {

@@ -17,9 +17,9 @@ use domain::line::Stream;
 use crate::secret_encodings::texts_to_mask;
 
 /// Replaces a secret.
-pub const MARK: &[u8] = b"***";
+pub(crate) const MARK: &[u8] = b"***";
 
-pub struct Masker {
+pub(crate) struct Masker {
     texts: SecretTexts,
     stdout: MaskedStream,
     stderr: MaskedStream,
@@ -30,7 +30,7 @@ impl Masker {
     ///
     /// # Errors
     /// Returns one sentence when the automaton for these values would be too large.
-    pub fn new<'v>(values: impl Iterator<Item = &'v str>) -> Result<Option<Masker>, String> {
+    pub(crate) fn new<'v>(values: impl Iterator<Item = &'v str>) -> Result<Option<Masker>, String> {
         let texts = texts_to_mask(values);
         if texts.is_empty() {
             return Ok(None);
@@ -40,14 +40,14 @@ impl Masker {
     }
 
     /// Masks bytes as they came from the pipe. Returns the bytes that can be released by now.
-    pub fn push(&mut self, stream: Stream, bytes: &[u8]) -> &[u8] {
+    pub(crate) fn push(&mut self, stream: Stream, bytes: &[u8]) -> &[u8] {
         let (texts, masked) = self.parts(stream);
         masked.push(texts, bytes);
         &masked.out
     }
 
     /// Ends a stream. Returns the remaining bytes.
-    pub fn end(&mut self, stream: Stream) -> &[u8] {
+    pub(crate) fn end(&mut self, stream: Stream) -> &[u8] {
         let (_, masked) = self.parts(stream);
         masked.out.clear();
         masked.release_to(masked.end());
@@ -55,7 +55,7 @@ impl Masker {
     }
 
     /// Masks a sentence about the job.
-    pub fn mask(&self, message: &str) -> String {
+    pub(crate) fn mask(&self, message: &str) -> String {
         let mut masked = MaskedStream::new(&self.texts);
         masked.push(&self.texts, message.as_bytes());
         let begin = masked.out.clone();
@@ -65,13 +65,13 @@ impl Masker {
     }
 
     /// Whether complete lines are held back because a secret text of several lines may continue.
-    pub fn holds_lines(&self) -> bool {
+    pub(crate) fn holds_lines(&self) -> bool {
         [&self.stdout, &self.stderr].iter().any(|masked| memchr::memchr(b'\n', &masked.held).is_some())
     }
 
     /// Returns the complete lines that are held back, after a time without output. If the secret text does continue,
     /// only its rest is masked.
-    pub fn release_lines(&mut self, stream: Stream) -> &[u8] {
+    pub(crate) fn release_lines(&mut self, stream: Stream) -> &[u8] {
         let (_, masked) = self.parts(stream);
         masked.out.clear();
         if let Some(newline) = memchr::memrchr(b'\n', &masked.held) {

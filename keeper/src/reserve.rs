@@ -11,13 +11,13 @@ use crate::directory::{RunDirectory, open_private};
 /// Fits the kept tail of the output and exit.json. Chosen, not measured.
 const RESERVE_BYTES: u64 = 128 << 10;
 
-pub struct Reserve {
+pub(crate) struct Reserve {
     path: PathBuf,
 }
 
 impl Reserve {
     /// Allocates the space. On a full disk there is none, and the run continues without.
-    pub fn allocate(run: &RunDirectory) -> Reserve {
+    pub(crate) fn allocate(run: &RunDirectory) -> Reserve {
         let path = run.file("reserve");
         let allocated =
             open_private(&path).and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES)?));
@@ -28,7 +28,7 @@ impl Reserve {
     }
 
     /// Frees the space. Idempotent.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -16,7 +16,7 @@ pub fn is_masked(value: &str) -> bool {
 }
 
 /// Every text to mask for these values. None is shorter than [`SECRET_BYTES_MIN`].
-pub fn texts_to_mask<'v>(values: impl Iterator<Item = &'v str>) -> BTreeSet<Vec<u8>> {
+pub(crate) fn texts_to_mask<'v>(values: impl Iterator<Item = &'v str>) -> BTreeSet<Vec<u8>> {
     let mut texts = BTreeSet::new();
     values.for_each(|value| add_value(value, &mut texts));
     texts

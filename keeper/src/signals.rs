@@ -13,7 +13,7 @@ const SIGNAL_MAX: i32 = 64;
 
 /// Sets every signal to its default, blocks those that a keeper must survive, and returns the descriptor for SIGCHLD
 /// and SIGUSR1.
-pub fn block_and_open() -> io::Result<OwnedFd> {
+pub(crate) fn block_and_open() -> io::Result<OwnedFd> {
     // SAFETY: sigemptyset initialises the sets before use; no handler is installed, so no code runs asynchronously.
     unsafe {
         // A system call, because glibc does not change its own two signals, and the job would inherit them as ignored.
@@ -42,7 +42,7 @@ pub fn block_and_open() -> io::Result<OwnedFd> {
 }
 
 /// Reads and discards all pending signals. The caller then checks everything that a signal can mean.
-pub fn drain(signals: &OwnedFd) {
+pub(crate) fn drain(signals: &OwnedFd) {
     let mut buffer = [0u8; 16 * size_of::<libc::signalfd_siginfo>()];
     // SAFETY: the buffer has the given length.
     while unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
@@ -52,7 +52,7 @@ pub fn drain(signals: &OwnedFd) {
 ///
 /// # Safety
 /// Changes the mask of the calling thread.
-pub unsafe fn unblock_all() -> i32 {
+pub(crate) unsafe fn unblock_all() -> i32 {
     // SAFETY: the caller allows the change of its mask; the set is initialised.
     unsafe {
         let none = empty_set();
@@ -70,7 +70,7 @@ unsafe fn empty_set() -> libc::sigset_t {
 }
 
 /// A child that was reaped, with its resource usage, which includes children that it waited for.
-pub struct Reaped {
+pub(crate) struct Reaped {
     pub pid: u32,
     pub exit_code: Option<i32>,
     pub signal: Option<i32>,
@@ -79,14 +79,14 @@ pub struct Reaped {
 }
 
 /// The result of `wait4` without waiting.
-pub enum Children {
+pub(crate) enum Children {
     Reaped(Reaped),
     /// Children are running; none has ended.
     Running,
     None,
 }
 
-pub fn reap() -> Children {
+pub(crate) fn reap() -> Children {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: both out parameters are valid; rusage is plain data, for which zeroes are a value.

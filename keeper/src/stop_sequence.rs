@@ -13,13 +13,13 @@ use crate::cgroup::{self, Cgroup};
 use crate::processes::{self, Process};
 
 /// Poll interval of the remaining processes during a stop. Chosen, not measured.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A process that survives KILL for this time hangs in the kernel. It is listed, not waited for. Chosen, not measured.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A stop in progress.
-pub struct StopSequence {
+pub(crate) struct StopSequence {
     pub cause: Ended,
     /// What requested the stop, for the run's note.
     requested: String,
@@ -33,7 +33,7 @@ pub struct StopSequence {
 
 /// The result of [`StopSequence::advance`].
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Call again at this instant.
     Wait(Instant),
     /// No process is left, or the remaining ones cannot be killed.
@@ -42,7 +42,7 @@ pub enum Step {
 
 impl StopSequence {
     /// Sends TERM to all processes, and CONT for those that are suspended.
-    pub fn start(cause: Ended, requested: String, grace: Duration) -> StopSequence {
+    pub(crate) fn start(cause: Ended, requested: String, grace: Duration) -> StopSequence {
         let family = living_descendants();
         for process in &family {
             processes::send_signal(process, Signal::TERM);
@@ -60,7 +60,7 @@ impl StopSequence {
     }
 
     /// Takes the next step when it is due. `children_left` is the result of wait.
-    pub fn advance(&mut self, children_left: bool, group: Option<&Cgroup>) -> Step {
+    pub(crate) fn advance(&mut self, children_left: bool, group: Option<&Cgroup>) -> Step {
         if !children_left {
             return Step::Done;
         }
@@ -87,7 +87,7 @@ impl StopSequence {
     }
 
     /// One sentence about the stop, and the processes that needed KILL.
-    pub fn summary(self, left: Vec<Process>) -> (String, Vec<Leaked>) {
+    pub(crate) fn summary(self, left: Vec<Process>) -> (String, Vec<Leaked>) {
         let mut message = format!("{}: TERM to {}", self.requested, process_count_text(self.terminated));
         if self.kill_started.is_some() {
             let names: Vec<String> =
@@ -114,7 +114,7 @@ impl StopSequence {
 }
 
 /// All processes that the job started and that are still running.
-pub fn living_descendants() -> Vec<Process> {
+pub(crate) fn living_descendants() -> Vec<Process> {
     processes::descendants(std::process::id()).unwrap_or_default()
 }
 

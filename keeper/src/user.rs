@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
+pub(crate) struct User {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
@@ -20,7 +20,7 @@ pub struct User {
 
 /// The identity that the job's process takes before exec.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -30,7 +30,7 @@ pub struct Identity {
 ///
 /// # Errors
 /// Returns one sentence for the run's record: no such user, or no permission to become it.
-pub fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), String> {
+pub(crate) fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), String> {
     let own_uid = rustix::process::geteuid().as_raw();
     let Some(name) = wanted else {
         let user = find_by_uid(own_uid).unwrap_or_else(|| User {

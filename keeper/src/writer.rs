@@ -38,12 +38,12 @@ struct Outage {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
+pub(crate) struct Dropped {
     pub records: u64,
     pub bytes: u64,
 }
 
-pub struct Writer {
+pub(crate) struct Writer {
     folder: PathBuf,
     /// The segment that is written. None before the first record and after a gap.
     segment: Option<File>,
@@ -59,11 +59,11 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(folder: PathBuf) -> Writer {
+    pub(crate) fn new(folder: PathBuf) -> Writer {
         Writer::with_segment_bytes_max(folder, SEGMENT_BYTES_MAX)
     }
 
-    pub fn with_segment_bytes_max(folder: PathBuf, segment_bytes_max: u64) -> Writer {
+    pub(crate) fn with_segment_bytes_max(folder: PathBuf, segment_bytes_max: u64) -> Writer {
         Writer {
             folder,
             segment: None,
@@ -78,24 +78,24 @@ impl Writer {
     }
 
     /// The seq of the last record: written, kept or dropped.
-    pub fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> u64 {
         let waiting = self.outage.as_ref().map_or(0, |outage| outage.tail_records + outage.dropped.records);
         self.next_seq - 1 + waiting
     }
 
     /// Records that no reader will ever get.
-    pub fn dropped(&self) -> Dropped {
+    pub(crate) fn dropped(&self) -> Dropped {
         let waiting = self.outage.as_ref().map(|outage| outage.dropped).unwrap_or_default();
         Dropped { records: self.dropped.records + waiting.records, bytes: self.dropped.bytes + waiting.bytes }
     }
 
     /// When [`Writer::retry`] is due, during an outage.
-    pub fn retry_at(&self) -> Option<Instant> {
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
         self.outage.as_ref().map(|outage| outage.retry_at)
     }
 
     /// Appends whole records. Never fails: records that the disk refuses are kept or dropped, and counted.
-    pub fn append(&mut self, records: &[u8], count: u64, stamp: &[u8; STAMP_BYTES]) {
+    pub(crate) fn append(&mut self, records: &[u8], count: u64, stamp: &[u8; STAMP_BYTES]) {
         if records.is_empty() {
             return;
         }
@@ -109,14 +109,14 @@ impl Writer {
     }
 
     /// Writes the kept records if a retry is due.
-    pub fn retry(&mut self, stamp: &[u8; STAMP_BYTES]) {
+    pub(crate) fn retry(&mut self, stamp: &[u8; STAMP_BYTES]) {
         if self.retry_at().is_some_and(|at| at <= Instant::now()) {
             self.recover(stamp);
         }
     }
 
     /// Ends the spool. Called after the reserve was freed: records that still do not fit are dropped.
-    pub fn finish(&mut self, stamp: &[u8; STAMP_BYTES]) {
+    pub(crate) fn finish(&mut self, stamp: &[u8; STAMP_BYTES]) {
         self.may_use_reserve = true;
         self.recover(stamp);
         if let Some(outage) = &mut self.outage {

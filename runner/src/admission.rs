@@ -25,13 +25,13 @@ pub enum Mode {
 }
 
 /// Orders received at once: the maximum of SQS (ReceiveMessage, MaxNumberOfMessages).
-pub const RECEIVE_MAX: usize = 10;
+pub(crate) const RECEIVE_MAX: usize = 10;
 
 /// Runs of one machine at a time, in every mode. Chosen: each has a keeper, a job, two inotify watches and six
 /// descriptors.
-pub const RUNNING_MAX: usize = 10_000;
+pub(crate) const RUNNING_MAX: usize = 10_000;
 
-pub struct Admission<K> {
+pub(crate) struct Admission<K> {
     mode: Mode,
     running: usize,
     used_cpu: f64,
@@ -40,12 +40,12 @@ pub struct Admission<K> {
 }
 
 impl<K: PartialEq> Admission<K> {
-    pub fn new(mode: Mode) -> Admission<K> {
+    pub(crate) fn new(mode: Mode) -> Admission<K> {
         Admission { mode, running: 0, used_cpu: 0.0, used_memory_bytes: 0, waiting: VecDeque::new() }
     }
 
     /// How many orders may be received now.
-    pub fn receive_max(&self) -> usize {
+    pub(crate) fn receive_max(&self) -> usize {
         if !self.waiting.is_empty() || self.running >= RUNNING_MAX {
             return 0;
         }
@@ -56,17 +56,17 @@ impl<K: PartialEq> Admission<K> {
     }
 
     /// Adds an order to the end of the queue.
-    pub fn enqueue(&mut self, key: K, needs: Needs) {
+    pub(crate) fn enqueue(&mut self, key: K, needs: Needs) {
         self.waiting.push_back((key, needs));
     }
 
     /// Counts a run that is already running.
-    pub fn count_running(&mut self, needs: Needs) {
+    pub(crate) fn count_running(&mut self, needs: Needs) {
         self.count(needs);
     }
 
     /// Admits the next order that may start; it counts as running from now on.
-    pub fn admit_next(&mut self) -> Option<K> {
+    pub(crate) fn admit_next(&mut self) -> Option<K> {
         let (_, needs) = self.waiting.front()?;
         if !self.fits(*needs) {
             return None;
@@ -77,14 +77,14 @@ impl<K: PartialEq> Admission<K> {
     }
 
     /// Removes a waiting order. Returns whether it was waiting.
-    pub fn cancel(&mut self, key: &K) -> bool {
+    pub(crate) fn cancel(&mut self, key: &K) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|(waiting, _)| waiting != key);
         self.waiting.len() < before
     }
 
     /// Counts down a run that has ended.
-    pub fn release(&mut self, needs: Needs) {
+    pub(crate) fn release(&mut self, needs: Needs) {
         self.running = self.running.saturating_sub(1);
         self.used_cpu = if self.running == 0 { 0.0 } else { (self.used_cpu - needs.cpu).max(0.0) };
         self.used_memory_bytes = self.used_memory_bytes.saturating_sub(needs.memory);

@@ -18,11 +18,11 @@ use crate::state_lock::lock_state_directory;
 use crate::supervise::{refuse, supervise};
 
 /// File with the names of the sinks that an `exec` delivers to.
-pub const SINKS_FILE: &str = "sinks.json";
+pub(crate) const SINKS_FILE: &str = "sinks.json";
 
 /// Takes over every abandoned command that has ended. Idempotent. A command that is still running, or that cannot be
 /// taken over, is checked again at the next call. A failure is logged once for each path in `logged`.
-pub async fn adopt_abandoned(shared: &Arc<RunnerState>, exec_folder: &Path, logged: &mut BTreeSet<PathBuf>) {
+pub(crate) async fn adopt_abandoned(shared: &Arc<RunnerState>, exec_folder: &Path, logged: &mut BTreeSet<PathBuf>) {
     let Ok(entries) = fs::read_dir(exec_folder) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         // Another process that holds the lock is responsible for it.
@@ -114,7 +114,7 @@ async fn move_reports(shared: &RunnerState, state: &Path) -> io::Result<()> {
 }
 
 /// Moves permanently refused reports to the quarantine of the runner's own outbox.
-pub fn quarantine_refused(state: &Path) -> io::Result<()> {
+pub(crate) fn quarantine_refused(state: &Path) -> io::Result<()> {
     let (Some(exec_folder), Some(name)) = (state.parent(), state.file_name()) else { return Ok(()) };
     let folder = exec_folder.with_file_name("outbox");
     for file in fs::read_dir(state.join("outbox")).into_iter().flatten().flatten() {

@@ -18,7 +18,7 @@ const LINE_COST_BYTES: usize = 48;
 const CUT: &str = "…";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Excerpt {
+pub(crate) struct Excerpt {
     head: Vec<ExcerptLine>,
     head_bytes: usize,
     head_full: bool,
@@ -28,7 +28,7 @@ pub struct Excerpt {
 
 impl Excerpt {
     /// Adds the next block. Reads only lines that can stay in the excerpt, so the cost does not grow with the output.
-    pub fn feed(&mut self, block: &Block) {
+    pub(crate) fn feed(&mut self, block: &Block) {
         let mut seq = block.first_seq;
         let mut rest: &[u8] = &block.bytes;
         while !self.head_full && !rest.is_empty() {
@@ -47,12 +47,12 @@ impl Excerpt {
     }
 
     /// Whether the head is full: following lines can only become part of the tail.
-    pub fn has_head(&self) -> bool {
+    pub(crate) fn has_head(&self) -> bool {
         self.head_full
     }
 
     /// Whether this block alone fills the tail, so that the blocks between the head and this one are not needed.
-    pub fn is_superseded_by(&self, block: &Block) -> bool {
+    pub(crate) fn is_superseded_by(&self, block: &Block) -> bool {
         self.head_full && block.end.seq - block.first_seq > (HALF_BYTES / LINE_COST_BYTES) as u64
     }
 
@@ -78,7 +78,7 @@ impl Excerpt {
         }
     }
 
-    pub fn lines(&self) -> Vec<ExcerptLine> {
+    pub(crate) fn lines(&self) -> Vec<ExcerptLine> {
         self.head.iter().chain(&self.tail).cloned().collect()
     }
 }

@@ -13,11 +13,11 @@ use crate::local_run::LocalRun;
 
 /// Path of a sink's cursor. A sink's name is any key of the sinks file. Characters that a file name cannot have are
 /// replaced, and the length distinguishes such names.
-pub fn cursor_path(run: &LocalRun, sink: &str) -> PathBuf {
+pub(crate) fn cursor_path(run: &LocalRun, sink: &str) -> PathBuf {
     run.directory.cursors().join(cursor_name(sink))
 }
 
-pub fn cursor_name(sink: &str) -> String {
+pub(crate) fn cursor_name(sink: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '~' };
     let name: String = sink.chars().take(100).map(plain).collect();
     match name == sink {
@@ -26,7 +26,7 @@ pub fn cursor_name(sink: &str) -> String {
     }
 }
 
-pub struct SpoolFeed {
+pub(crate) struct SpoolFeed {
     run: Arc<LocalRun>,
     header: Arc<RunHeader>,
     cursor: PathBuf,
@@ -37,7 +37,7 @@ pub struct SpoolFeed {
 impl SpoolFeed {
     /// A feed of a run that has its header. An unreadable cursor starts from the beginning: lines twice are better than
     /// lost lines.
-    pub fn open(run: Arc<LocalRun>, header: Arc<RunHeader>, sink: &str) -> SpoolFeed {
+    pub(crate) fn open(run: Arc<LocalRun>, header: Arc<RunHeader>, sink: &str) -> SpoolFeed {
         let cursor = cursor_path(&run, sink);
         let durable = read_json(&cursor)
             .unwrap_or_else(|error| {
@@ -49,7 +49,7 @@ impl SpoolFeed {
         SpoolFeed { run, header, cursor, durable, reader }
     }
 
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.durable.stage == Stage::Done
     }
 

@@ -25,7 +25,7 @@ use crate::scan::{Scan, match_new_output};
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Turns an exit into a report and a closed log. Idempotent; a report that is already stored is sent unchanged.
-pub async fn finish(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit, scan: Option<Scan>) {
+pub(crate) async fn finish(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit, scan: Option<Scan>) {
     match run.started() {
         Ok(Some(started)) if run.header().is_none() => report_started(shared, run, &started).await,
         Ok(_) => {}
@@ -98,7 +98,7 @@ fn is_spool_read(run: &LocalRun, scan: &Scan) -> bool {
 
 /// Ends an attempt whose keeper died: kills its leftovers, recounts its output, and writes exit.json in place of the
 /// keeper.
-pub async fn record_lost_run(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> Exit {
+pub(crate) async fn record_lost_run(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> Exit {
     loop {
         let of_run = run.clone();
         let written = tokio::task::spawn_blocking(move || write_lost_exit(&of_run)).await;

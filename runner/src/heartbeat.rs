@@ -11,7 +11,7 @@ use crate::options::Ports;
 use crate::runner_state::RunnerState;
 
 /// Sends a heartbeat per interval, and stops the runs that the answer names. Never returns.
-pub async fn send_heartbeats(shared: Arc<RunnerState>, ports: Ports) {
+pub(crate) async fn send_heartbeats(shared: Arc<RunnerState>, ports: Ports) {
     let handle = Handle::new(shared.clone());
     let mut logged = false;
     loop {

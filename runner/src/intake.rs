@@ -39,7 +39,7 @@ fn lease(shared: &RunnerState) -> Duration {
 }
 
 /// Takes orders until `stop`.
-pub async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: CancellationToken) {
+pub(crate) async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: CancellationToken) {
     let mut logged = false;
     while !stop.is_cancelled() {
         let changed = shared.admission_changed.notified();
@@ -105,7 +105,7 @@ async fn take_sequentially(shared: &Arc<RunnerState>, ports: &Ports, received: V
 }
 
 /// Starts every run that may start now.
-pub fn admit(shared: &Arc<RunnerState>) {
+pub(crate) fn admit(shared: &Arc<RunnerState>) {
     loop {
         let Some(key) = locked(&shared.admission).admit_next() else { return };
         match shared.run(&key) {
@@ -116,7 +116,7 @@ pub fn admit(shared: &Arc<RunnerState>) {
 }
 
 /// Admits runs each time a run has ended.
-pub async fn admit_when_possible(shared: Arc<RunnerState>) {
+pub(crate) async fn admit_when_possible(shared: Arc<RunnerState>) {
     loop {
         let changed = shared.admission_changed.notified();
         admit(&shared);
@@ -239,14 +239,14 @@ fn refusal_reason(shared: &RunnerState, order: &Order, now: Timestamp) -> Option
 }
 
 /// The refusal by this machine's policy, if any.
-pub fn policy_refusal(shared: &RunnerState, order: &Order) -> Option<Refusal> {
+pub(crate) fn policy_refusal(shared: &RunnerState, order: &Order) -> Option<Refusal> {
     let message = shared.options.policy.check_order(order).err()?;
     let message = format!("refused by the policy of runner {}: {message}", shared.options.runner);
     Some(Refusal { why: RefusalKind::Policy, message })
 }
 
 /// Stores the order on disk. None when the disk refuses it: the message is then redelivered.
-pub async fn store_order(shared: &RunnerState, accepted: Accepted) -> Option<Arc<LocalRun>> {
+pub(crate) async fn store_order(shared: &RunnerState, accepted: Accepted) -> Option<Arc<LocalRun>> {
     let directory = RunDirectory::new(&shared.runs_folder, &accepted.order.run_id, accepted.order.attempt);
     let run = Arc::new(LocalRun::new(directory, accepted));
     let of_run = run.clone();

@@ -12,11 +12,11 @@ use tokio::time::sleep;
 use crate::local_run::LocalRun;
 
 /// Poll interval of a run directory when no inotify event arrives. Chosen, not measured.
-pub const POLL_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The state of a run's keeper.
 #[derive(Debug)]
-pub enum KeeperState {
+pub(crate) enum KeeperState {
     /// A keeper is alive or being started.
     Alive,
     Ended(Box<Exit>),
@@ -26,7 +26,7 @@ pub enum KeeperState {
     NotStarted,
 }
 
-pub fn keeper_state(run: &LocalRun) -> io::Result<KeeperState> {
+pub(crate) fn keeper_state(run: &LocalRun) -> io::Result<KeeperState> {
     // The lock first: after its release, everything that the keeper wrote is visible.
     if run.directory.has_keeper()? {
         return Ok(KeeperState::Alive);
@@ -47,7 +47,7 @@ pub fn keeper_state(run: &LocalRun) -> io::Result<KeeperState> {
 }
 
 /// Reads the state, with retries while the directory cannot be read.
-pub async fn wait_for_keeper_state(run: &LocalRun) -> KeeperState {
+pub(crate) async fn wait_for_keeper_state(run: &LocalRun) -> KeeperState {
     loop {
         match keeper_state(run) {
             Ok(keeper_state) => return keeper_state,
@@ -58,7 +58,7 @@ pub async fn wait_for_keeper_state(run: &LocalRun) -> KeeperState {
 }
 
 /// The report of this run, if this runner or an earlier one has stored it.
-pub fn stored_report(run: &LocalRun) -> Option<Event> {
+pub(crate) fn stored_report(run: &LocalRun) -> Option<Event> {
     let stored = read_json::<Event>(&run.directory.finished());
     stored.unwrap_or_else(|error| {
         tracing::warn!(%error, run_id = %run.run_id(), "stored report damaged; making it again");

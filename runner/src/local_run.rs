@@ -13,7 +13,7 @@ use keeper::records::{Accepted, Exit, Started};
 use sinks::feed::{FinishedRecord, RunHeader};
 use tokio::sync::Notify;
 
-pub struct LocalRun {
+pub(crate) struct LocalRun {
     pub directory: RunDirectory,
     pub accepted: Accepted,
     /// Set once, when it is known whether and when the job started.
@@ -31,12 +31,12 @@ pub struct LocalRun {
 }
 
 /// Locks plain data. A panic while the lock was held does not make it invalid.
-pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LocalRun {
-    pub fn new(directory: RunDirectory, accepted: Accepted) -> LocalRun {
+    pub(crate) fn new(directory: RunDirectory, accepted: Accepted) -> LocalRun {
         LocalRun {
             directory,
             accepted,
@@ -50,24 +50,30 @@ impl LocalRun {
         }
     }
 
-    pub fn key(&self) -> AttemptKey {
+    pub(crate) fn key(&self) -> AttemptKey {
         (self.accepted.order.run_id.clone(), self.accepted.order.attempt)
     }
 
-    pub fn run_id(&self) -> &RunId {
+    pub(crate) fn run_id(&self) -> &RunId {
         &self.accepted.order.run_id
     }
 
-    pub fn job(&self) -> &domain::job::Job {
+    pub(crate) fn job(&self) -> &domain::job::Job {
         &self.accepted.order.job
     }
 
-    pub fn header(&self) -> Option<&Arc<RunHeader>> {
+    pub(crate) fn header(&self) -> Option<&Arc<RunHeader>> {
         self.header.get()
     }
 
     /// Returns the header. If none is set, builds it from the given facts.
-    pub fn make_header(&self, runner: &str, host: &str, started: Option<&Started>, at: Timestamp) -> &Arc<RunHeader> {
+    pub(crate) fn make_header(
+        &self,
+        runner: &str,
+        host: &str,
+        started: Option<&Started>,
+        at: Timestamp,
+    ) -> &Arc<RunHeader> {
         self.header.get_or_init(|| {
             let order = &self.accepted.order;
             Arc::new(RunHeader {
@@ -86,38 +92,38 @@ impl LocalRun {
         })
     }
 
-    pub fn finished(&self) -> Option<&FinishedRecord> {
+    pub(crate) fn finished(&self) -> Option<&FinishedRecord> {
         self.finished.get()
     }
 
-    pub fn set_finished(&self, record: FinishedRecord) {
+    pub(crate) fn set_finished(&self, record: FinishedRecord) {
         let _ = self.finished.set(record);
     }
 
     /// Notes a change in the directory.
-    pub fn note_change(&self) {
+    pub(crate) fn note_change(&self) {
         self.changed.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
     /// Whether the directory has changed since the last call.
-    pub fn take_changed(&self) -> bool {
+    pub(crate) fn take_changed(&self) -> bool {
         self.changed.swap(false, Ordering::AcqRel)
     }
 
     /// Notes that the spool has grown.
-    pub fn note_growth(&self) {
+    pub(crate) fn note_growth(&self) {
         self.grown.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
     /// Whether the spool has grown since the last call.
-    pub fn take_grown(&self) -> bool {
+    pub(crate) fn take_grown(&self) -> bool {
         self.grown.swap(false, Ordering::AcqRel)
     }
 
     /// Locks the set of sinks that have this run; a set of an older version of the list is cleared.
-    pub fn lock_fed_sinks(&self, version: u64) -> MutexGuard<'_, (u64, BTreeSet<String>)> {
+    pub(crate) fn lock_fed_sinks(&self, version: u64) -> MutexGuard<'_, (u64, BTreeSet<String>)> {
         let mut fed = locked(&self.fed);
         if fed.0 != version {
             *fed = (version, BTreeSet::new());
@@ -126,25 +132,25 @@ impl LocalRun {
     }
 
     /// The sinks that have this run.
-    pub fn fed_sinks(&self) -> BTreeSet<String> {
+    pub(crate) fn fed_sinks(&self) -> BTreeSet<String> {
         locked(&self.fed).1.clone()
     }
 
-    pub fn note_read_position(&self, place: Position) {
+    pub(crate) fn note_read_position(&self, place: Position) {
         let mut seen = locked(&self.read_position);
         *seen = place.max(*seen);
     }
 
     /// Position of the reader that is furthest ahead.
-    pub fn read_position(&self) -> Position {
+    pub(crate) fn read_position(&self) -> Position {
         *locked(&self.read_position)
     }
 
-    pub fn started(&self) -> io::Result<Option<Started>> {
+    pub(crate) fn started(&self) -> io::Result<Option<Started>> {
         read_json(&self.directory.started())
     }
 
-    pub fn exit(&self) -> io::Result<Option<Exit>> {
+    pub(crate) fn exit(&self) -> io::Result<Option<Exit>> {
         read_json(&self.directory.exit())
     }
 }

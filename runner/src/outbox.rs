@@ -30,13 +30,13 @@ struct QueuedReport {
 
 /// Access to the outbox for tasks that report.
 #[derive(Clone)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     queued: mpsc::Sender<QueuedReport>,
     waiting: watch::Receiver<usize>,
 }
 
 /// The tasks that store and send the reports.
-pub struct OutboxTasks {
+pub(crate) struct OutboxTasks {
     folder: PathBuf,
     queued: mpsc::Receiver<QueuedReport>,
     waiting: watch::Sender<usize>,
@@ -49,7 +49,7 @@ impl Outbox {
     ///
     /// # Errors
     /// When the directory cannot be created or read.
-    pub fn open(folder: PathBuf) -> io::Result<(Outbox, OutboxTasks)> {
+    pub(crate) fn open(folder: PathBuf) -> io::Result<(Outbox, OutboxTasks)> {
         fs::create_dir_all(&folder)?;
         let mut files = BTreeSet::new();
         for entry in fs::read_dir(&folder)? {
@@ -64,7 +64,7 @@ impl Outbox {
     }
 
     /// Returns when the event is on disk; it will then be sent. Waits while the disk refuses writes.
-    pub async fn put(&self, event: Event) {
+    pub(crate) async fn put(&self, event: Event) {
         let (stored, is_stored) = oneshot::channel();
         if self.queued.send(QueuedReport { event, stored }).await.is_ok() {
             let _ = is_stored.await;
@@ -72,7 +72,7 @@ impl Outbox {
     }
 
     /// Returns when everything queued before has been accepted.
-    pub async fn flushed(&self) {
+    pub(crate) async fn flushed(&self) {
         let mut waiting = self.waiting.clone();
         let _ = waiting.wait_for(|files| *files == 0).await;
     }
@@ -80,7 +80,7 @@ impl Outbox {
 
 impl OutboxTasks {
     /// Stores and sends until every [`Outbox`] is dropped or `stop` is cancelled. Stored reports stay on disk.
-    pub async fn run(mut self, reports: Arc<dyn Reports>, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, reports: Arc<dyn Reports>, stop: CancellationToken) {
         let (file_stored, mut stored_files) = mpsc::unbounded_channel();
         for file in &self.files {
             let _ = file_stored.send(*file);

@@ -21,7 +21,7 @@ use crate::supervise::supervise;
 ///
 /// # Errors
 /// When the folder of runs cannot be read. A directory that cannot be read is logged and left unchanged.
-pub fn recover(shared: &Arc<RunnerState>) -> io::Result<()> {
+pub(crate) fn recover(shared: &Arc<RunnerState>) -> io::Result<()> {
     let mut waiting = Vec::new();
     for entry in fs::read_dir(&shared.runs_folder)? {
         let entry = entry?;
@@ -49,7 +49,7 @@ pub fn recover(shared: &Arc<RunnerState>) -> io::Result<()> {
 }
 
 /// Resumes one run. Returns it when it was not started and waits for admission.
-pub fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> io::Result<Option<Arc<LocalRun>>> {
+pub(crate) fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> io::Result<Option<Arc<LocalRun>>> {
     let Some(accepted) = Accepted::read(&directory)? else {
         // Its message was not deleted, so it is redelivered.
         fs::remove_dir_all(directory.path())?;

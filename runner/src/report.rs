@@ -13,7 +13,7 @@ use sinks::feed::{FinishedRecord, RunHeader};
 use crate::excerpt::Excerpt;
 
 /// An event of this attempt.
-pub fn new_event(header: &RunHeader, at: Timestamp, body: Body) -> Event {
+pub(crate) fn new_event(header: &RunHeader, at: Timestamp, body: Body) -> Event {
     Event {
         version: FORMAT_VERSION,
         run_id: header.run_id.clone(),
@@ -30,7 +30,7 @@ pub fn new_event(header: &RunHeader, at: Timestamp, body: Body) -> Event {
 }
 
 /// The report, with the runner's own verdict.
-pub fn new_report(accepted: &Accepted, exit: Exit, matcher: &Matcher, excerpt: &Excerpt) -> Report {
+pub(crate) fn new_report(accepted: &Accepted, exit: Exit, matcher: &Matcher, excerpt: &Excerpt) -> Report {
     let mut report = Report {
         ended: exit.ended,
         note: exit.note,
@@ -74,7 +74,7 @@ fn outcome_of_unstarted(accepted: &Accepted) -> Outcome {
 }
 
 /// The record that closes the run's log in every sink.
-pub fn finished_record(report: &Report) -> FinishedRecord {
+pub(crate) fn finished_record(report: &Report) -> FinishedRecord {
     FinishedRecord {
         outcome: report.outcome,
         reason: report.reason.clone(),

@@ -16,7 +16,7 @@ use crate::report;
 use crate::runner_state::RunnerState;
 
 /// Reports the start of the job to every sink and to the collector.
-pub async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, started: &Started) {
+pub(crate) async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, started: &Started) {
     let header =
         run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
     shared.add_feeds(run);
@@ -30,7 +30,7 @@ pub async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, star
     }
 }
 
-pub async fn queue_report(shared: &RunnerState, run: &LocalRun, event: Event) {
+pub(crate) async fn queue_report(shared: &RunnerState, run: &LocalRun, event: Event) {
     tracing::debug!(run_id = %run.run_id(), event = event.id(), "event queued");
     if let Some(outbox) = &shared.outbox {
         outbox.put(event).await;
@@ -38,7 +38,7 @@ pub async fn queue_report(shared: &RunnerState, run: &LocalRun, event: Event) {
 }
 
 /// The instant at which the job has printed nothing for `limit`.
-pub fn quiet_deadline(run: &LocalRun, limit: Duration) -> Instant {
+pub(crate) fn quiet_deadline(run: &LocalRun, limit: Duration) -> Instant {
     let silent = Timestamp::now().duration_since(last_output_at(run));
     let silent = Duration::try_from(silent).unwrap_or_default();
     Instant::now() + limit.saturating_sub(silent)
@@ -54,7 +54,7 @@ fn last_output_at(run: &LocalRun) -> Timestamp {
     written.or(started).unwrap_or(run.accepted.accepted_at)
 }
 
-pub async fn report_if_quiet(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> bool {
+pub(crate) async fn report_if_quiet(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> bool {
     let (Some(limit), Some(header)) = (run.job().quiet_limit, run.header()) else { return false };
     let since = last_output_at(run);
     let now = Timestamp::now();

@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use crate::runner_state::RunnerState;
 
 /// How long the result of a probe is used. Chosen: 1,000 runs at once cause one probe.
-pub const PROBE_MAX_AGE: Duration = Duration::from_secs(2);
+pub(crate) const PROBE_MAX_AGE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
-pub struct RequiredSinks {
+pub(crate) struct RequiredSinks {
     probes: Mutex<BTreeMap<String, ProbeResult>>,
 }
 
@@ -38,23 +38,23 @@ struct RequiredSink {
 
 impl RunnerState {
     /// Why a run of this job must not start now.
-    pub async fn blocking_reason(&self, job: &Job) -> Option<String> {
+    pub(crate) async fn blocking_reason(&self, job: &Job) -> Option<String> {
         self.first_unreachable(|config| config.when.wants_job(&job.group, &job.name)).await
     }
 
     /// Why no run at all may start now.
-    pub async fn blocking_reason_for_all(&self) -> Option<String> {
+    pub(crate) async fn blocking_reason_for_all(&self) -> Option<String> {
         self.first_unreachable(|config| config.when.groups.is_empty() && config.when.jobs.is_empty()).await
     }
 
     /// The reason by the last probes, for the heartbeat; probes nothing.
-    pub async fn cached_blocking_reason(&self) -> Option<String> {
+    pub(crate) async fn cached_blocking_reason(&self) -> Option<String> {
         let found = self.required_sinks.probes.lock().await;
         let closed = found.iter().find_map(|(name, found)| Some((name, found.result.as_ref().err()?)));
         closed.map(|(name, message)| unreachable_text(name, message))
     }
 
-    pub fn has_required_sinks(&self) -> bool {
+    pub(crate) fn has_required_sinks(&self) -> bool {
         self.with_sinks(|sinks| sinks.iter().any(|sink| sink.config().required))
     }
 

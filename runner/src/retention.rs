@@ -18,7 +18,7 @@ use crate::runner_state::RunnerState;
 use crate::scan;
 
 /// Prefix of directories that are being deleted, so that half a directory never looks like a run.
-pub const REMOVED_PREFIX: &str = ".removed-";
+pub(crate) const REMOVED_PREFIX: &str = ".removed-";
 
 /// Time between two sweeps. Chosen, not measured.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -45,7 +45,7 @@ impl Default for Retention {
 }
 
 /// Sweeps periodically, and takes over the runs that killed `exec`s left. Never returns.
-pub async fn sweep_periodically(shared: Arc<RunnerState>) {
+pub(crate) async fn sweep_periodically(shared: Arc<RunnerState>) {
     let mut logged = BTreeSet::new();
     loop {
         adopt_abandoned(&shared, &shared.options.state.join("exec"), &mut logged).await;
@@ -58,7 +58,7 @@ pub async fn sweep_periodically(shared: Arc<RunnerState>) {
 }
 
 /// Deletes what retention no longer keeps. Blocking, idempotent.
-pub fn sweep(shared: &RunnerState, now: Timestamp) {
+pub(crate) fn sweep(shared: &RunnerState, now: Timestamp) {
     if !shared.has_sinks() {
         return;
     }

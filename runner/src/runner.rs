@@ -91,7 +91,7 @@ impl Runner {
 }
 
 /// Wakes runs and sinks when their files change.
-pub fn serve_watch(shared: &Arc<RunnerState>, beside: &mut JoinSet<()>) {
+pub(crate) fn serve_watch(shared: &Arc<RunnerState>, beside: &mut JoinSet<()>) {
     let shared = shared.clone();
     beside.spawn(async move {
         let woken = shared.clone();
@@ -110,7 +110,7 @@ async fn wait_until_idle(shared: &RunnerState) {
 }
 
 /// Waits up to the flush limit for sinks and collector; everything undelivered stays on disk.
-pub async fn flush(shared: &RunnerState) {
+pub(crate) async fn flush(shared: &RunnerState) {
     let limit = shared.options.flush_limit;
     if let Some(outbox) = &shared.outbox
         && tokio::time::timeout(limit, outbox.flushed()).await.is_err()

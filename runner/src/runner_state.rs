@@ -41,14 +41,14 @@ const STORES_MAX: usize = 16;
 const CLAIMS_MAX: usize = 128;
 
 /// Why no keeper was started.
-pub enum SpawnError {
+pub(crate) enum SpawnError {
     /// A reference has no value, now or permanently.
     Secret(PortError),
     /// One sentence.
     Keeper(String),
 }
 
-pub struct RunnerState {
+pub(crate) struct RunnerState {
     pub options: Options,
     pub runs_folder: PathBuf,
     pub boot_id: String,
@@ -87,7 +87,7 @@ impl RunnerState {
     ///
     /// # Errors
     /// When the directory cannot be created, or inotify is not available.
-    pub fn new(mut options: Options, outbox: Option<Outbox>) -> io::Result<RunnerState> {
+    pub(crate) fn new(mut options: Options, outbox: Option<Outbox>) -> io::Result<RunnerState> {
         let runs_folder = options.state.join("runs");
         std::fs::create_dir_all(&runs_folder)?;
         let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
@@ -116,22 +116,22 @@ impl RunnerState {
         })
     }
 
-    pub fn run(&self, key: &AttemptKey) -> Option<Arc<LocalRun>> {
+    pub(crate) fn run(&self, key: &AttemptKey) -> Option<Arc<LocalRun>> {
         locked(&self.runs).get(key).cloned()
     }
 
-    pub fn with_sinks<T>(&self, ask: impl FnOnce(&[Engine]) -> T) -> T {
+    pub(crate) fn with_sinks<T>(&self, ask: impl FnOnce(&[Engine]) -> T) -> T {
         ask(&self.sinks.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Wakes the readers of a run: its spool has grown or it has ended.
-    pub fn wake_readers(&self, run: &LocalRun) {
+    pub(crate) fn wake_readers(&self, run: &LocalRun) {
         self.with_sinks(|sinks| sinks.iter().for_each(|sink| sink.wake(run.run_id())));
         self.grown.notify_waiters();
     }
 
     /// Gives the run to every sink that wants it and does not have it. The header must be set.
-    pub fn add_feeds(&self, run: &Arc<LocalRun>) {
+    pub(crate) fn add_feeds(&self, run: &Arc<LocalRun>) {
         let Some(header) = run.header() else { return };
         let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
         let mut fed = run.lock_fed_sinks(self.sinks_version.load(Ordering::Acquire));
@@ -153,7 +153,7 @@ impl RunnerState {
     }
 
     /// Removes all sinks, waits up to the flush limit for their delivery, and stops them.
-    pub async fn end_sinks(&self) {
+    pub(crate) async fn end_sinks(&self) {
         let limit = self.options.flush_limit;
         let sinks = self.take_sinks();
         let mut ending = JoinSet::new();
@@ -171,25 +171,25 @@ impl RunnerState {
         while ending.join_next().await.is_some() {}
     }
 
-    pub fn set_sinks(&self, new: Vec<Engine>) {
+    pub(crate) fn set_sinks(&self, new: Vec<Engine>) {
         let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
         *sinks = new;
         self.sinks_version.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whether the list of sinks is complete, not being replaced.
-    pub fn has_sinks(&self) -> bool {
+    pub(crate) fn has_sinks(&self) -> bool {
         self.sinks_version.load(Ordering::Acquire).is_multiple_of(2)
     }
 
     /// Uses these rules from now on, also for the rest of running runs.
-    pub fn set_packs(&self, packs: Arc<Packs>) {
+    pub(crate) fn set_packs(&self, packs: Arc<Packs>) {
         *self.packs.write().unwrap_or_else(PoisonError::into_inner) = packs;
     }
 
     /// The compiled rules of a job. An unknown pack is logged and left out: a job without its rules is better than no
     /// job, and the collector judges with its own.
-    pub fn rules_of(&self, job: &Job) -> Arc<RuleSet> {
+    pub(crate) fn rules_of(&self, job: &Job) -> Arc<RuleSet> {
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
         let names = rules::choose(&packs, &job.rules, &job.command).unwrap_or_else(|error| {
             tracing::error!(%error, job = %job.key(), "cannot select the rules of a job; its known packs are used");
@@ -205,7 +205,7 @@ impl RunnerState {
     ///
     /// # Errors
     /// Returns the reason of this failed attempt.
-    pub async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Child>, SpawnError> {
+    pub(crate) async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Child>, SpawnError> {
         let Resolved { env, secret_names } =
             resolve(&*self.options.secrets, &run.job().env).await.map_err(SpawnError::Secret)?;
         self.warn_unmasked_secrets(run.job(), &env, &secret_names);

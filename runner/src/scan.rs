@@ -32,11 +32,11 @@ const TAIL_BYTES_MAX: usize = 1 << 20;
 const STORE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// File name of the rules' cursor.
-pub const RULES_CURSOR: &str = "rules.scan";
+pub(crate) const RULES_CURSOR: &str = "rules.scan";
 
 /// The state of a run's output at the start of a turn.
 #[derive(Clone, Copy, Debug)]
-pub enum OutputState {
+pub(crate) enum OutputState {
     /// `seen`: position of the reader that is furthest ahead. `is_sent`: a sink has the run, so its lag must be known.
     Growing { seen: Position, is_sent: bool },
     /// The output is complete, with the keeper's counts.
@@ -53,7 +53,7 @@ struct StoredScan {
     needed_from: Option<Position>,
 }
 
-pub struct Scan {
+pub(crate) struct Scan {
     run: RunDirectory,
     /// Everything before its position is in the matcher and in the excerpt.
     reader: SpoolReader,
@@ -67,7 +67,7 @@ pub struct Scan {
 
 impl Scan {
     /// Continues from the stored state of an earlier scan. An unreadable state starts again from the beginning.
-    pub fn open(run: &RunDirectory, rules: Arc<RuleSet>) -> Scan {
+    pub(crate) fn open(run: &RunDirectory, rules: Arc<RuleSet>) -> Scan {
         let path = run.cursors().join(RULES_CURSOR);
         let stored = read_json::<StoredScan>(&path).unwrap_or_else(|error| {
             tracing::warn!(%error, "the rules' cursor is damaged; matching the output again from its beginning");
@@ -88,7 +88,7 @@ impl Scan {
     ///
     /// # Errors
     /// When the spool cannot be read; the next turn retries.
-    pub fn read_turn(&mut self, output: OutputState) -> io::Result<bool> {
+    pub(crate) fn read_turn(&mut self, output: OutputState) -> io::Result<bool> {
         if self.matcher.rules().is_empty() && self.excerpt.has_head() {
             match output {
                 OutputState::Growing { seen, is_sent } => return self.follow_sinks(seen, is_sent),
@@ -181,7 +181,7 @@ impl Scan {
     ///
     /// # Errors
     /// When the cursor cannot be written; the scan itself continues.
-    pub fn store(&mut self) -> io::Result<()> {
+    pub(crate) fn store(&mut self) -> io::Result<()> {
         self.stored_at = Instant::now();
         let stored = StoredScan {
             place: self.reader.position(),
@@ -193,20 +193,20 @@ impl Scan {
     }
 
     /// Everything before this position was read, or skipped because it is not needed.
-    pub fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         self.reader.position()
     }
 
     /// How far the output is known: at least as far as it was read.
-    pub fn scanned_position(&self) -> Position {
+    pub(crate) fn scanned_position(&self) -> Position {
         self.reader.position().max(self.ahead.position())
     }
 
-    pub fn matcher(&self) -> &Matcher {
+    pub(crate) fn matcher(&self) -> &Matcher {
         &self.matcher
     }
 
-    pub fn excerpt(&self) -> &Excerpt {
+    pub(crate) fn excerpt(&self) -> &Excerpt {
         &self.excerpt
     }
 }
@@ -216,13 +216,13 @@ fn start_of(segment: u64) -> Position {
 }
 
 /// The position before which the stored scan of an attempt needs no output.
-pub fn stored_position(run: &RunDirectory) -> Option<Position> {
+pub(crate) fn stored_position(run: &RunDirectory) -> Option<Position> {
     let stored = read_json::<StoredScan>(&run.cursors().join(RULES_CURSOR)).ok().flatten()?;
     Some(stored.needed_from.map_or(stored.place, |needed_from| needed_from.max(stored.place)))
 }
 
 /// Lets the rules read for one turn. Returns whether there may be more. `ended` has the counts of a run that has ended.
-pub async fn match_new_output(
+pub(crate) async fn match_new_output(
     shared: &Arc<RunnerState>,
     run: &Arc<LocalRun>,
     scan: &mut Option<Scan>,

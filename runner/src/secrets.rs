@@ -14,7 +14,7 @@ const FILE_BYTES_MAX: u64 = 128 << 10;
 
 /// A job's environment with values in place of references.
 #[derive(Default)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     pub env: BTreeMap<String, String>,
     /// The variables whose values must be masked.
     pub secret_names: Vec<String>,
@@ -24,7 +24,7 @@ pub struct Resolved {
 ///
 /// # Errors
 /// Returns one sentence with the variable and the reference, never a value.
-pub async fn resolve(secrets: &dyn Secrets, env: &BTreeMap<String, String>) -> PortResult<Resolved> {
+pub(crate) async fn resolve(secrets: &dyn Secrets, env: &BTreeMap<String, String>) -> PortResult<Resolved> {
     let mut resolved = Resolved::default();
     for (name, text) in env {
         let value = match Reference::parse(text) {

@@ -23,7 +23,7 @@ enum WatchedPart {
     Spool,
 }
 
-pub struct SpoolWatch {
+pub(crate) struct SpoolWatch {
     instance: AsyncFd<OwnedFd>,
     watched: Mutex<HashMap<i32, (Arc<LocalRun>, WatchedPart)>>,
 }
@@ -40,7 +40,7 @@ impl SpoolWatch {
     ///
     /// # Errors
     /// When the user has too many inotify instances (fs.inotify.max_user_instances).
-    pub fn new() -> io::Result<SpoolWatch> {
+    pub(crate) fn new() -> io::Result<SpoolWatch> {
         let instance = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         // SAFETY: an OwnedFd keeps the same descriptor open during its whole life.
         let instance = unsafe { AsyncFd::register_with_interest(instance, Interest::READABLE)? };
@@ -51,7 +51,7 @@ impl SpoolWatch {
     ///
     /// # Errors
     /// When the user has too many watches (fs.inotify.max_user_watches). The periodic poll still finds every change.
-    pub fn add(&self, run: &Arc<LocalRun>) -> io::Result<()> {
+    pub(crate) fn add(&self, run: &Arc<LocalRun>) -> io::Result<()> {
         let files = WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::CLOSE_WRITE | WatchFlags::ONLYDIR;
         let growth = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::ONLYDIR;
         // Locked for both insertions, so that no event arrives before its run is known.
@@ -64,7 +64,7 @@ impl SpoolWatch {
     }
 
     /// Stops watching the run.
-    pub fn remove(&self, run: &Arc<LocalRun>) {
+    pub(crate) fn remove(&self, run: &Arc<LocalRun>) {
         let mut watched = locked(&self.watched);
         let of_run = watched.iter().filter(|(_, (one, _))| Arc::ptr_eq(one, run));
         let ended: Vec<i32> = of_run.map(|(descriptor, _)| *descriptor).collect();
@@ -75,7 +75,7 @@ impl SpoolWatch {
     }
 
     /// Dispatches events until dropped. Calls `grown` for every run whose spool has grown.
-    pub async fn serve(&self, mut grown: impl FnMut(&Arc<LocalRun>)) {
+    pub(crate) async fn serve(&self, mut grown: impl FnMut(&Arc<LocalRun>)) {
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         loop {
             let Ok(mut ready) = self.instance.readable().await else { return };

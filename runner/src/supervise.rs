@@ -39,7 +39,7 @@ const SECRET_RETRY_DELAY: Duration = Duration::from_secs(1);
 const SECRET_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
 /// Supervises the run to its end and releases its place in admission.
-pub async fn supervise(shared: Arc<RunnerState>, run: Arc<LocalRun>) {
+pub(crate) async fn supervise(shared: Arc<RunnerState>, run: Arc<LocalRun>) {
     let leave = shared.leave.clone();
     let left = leave.run_until_cancelled(supervise_to_end(&shared, run.clone())).await.is_none();
     shared.watch.remove(&run);
@@ -185,7 +185,7 @@ async fn retry_secret(run: &LocalRun, attempts: &mut StartAttempts, message: Str
 }
 
 /// Replaces the run by one with the refusal. Its supervision stores the refusal before it reports the end.
-pub fn refuse(shared: &RunnerState, run: &Arc<LocalRun>, refusal: Refusal) -> Arc<LocalRun> {
+pub(crate) fn refuse(shared: &RunnerState, run: &Arc<LocalRun>, refusal: Refusal) -> Arc<LocalRun> {
     let mut accepted = run.accepted.clone();
     accepted.refused = Some(refusal);
     let refused = Arc::new(LocalRun::new(run.directory.clone(), accepted));

@@ -15,15 +15,15 @@ use keeper::spawn::{KeeperCommand, spawn_keeper};
 use keeper::spool::SpoolReader;
 use testbed::wait_for;
 
-pub fn shell(text: &str) -> Job {
+pub(crate) fn shell(text: &str) -> Job {
     Job::new(JobKey::new("g", "j"), "@manually", Command::Shell(text.to_owned()))
 }
 
-pub fn argv(words: &[&str]) -> Job {
+pub(crate) fn argv(words: &[&str]) -> Job {
     Job::new(JobKey::new("g", "j"), "@manually", Command::Argv(words.iter().map(|word| (*word).to_owned()).collect()))
 }
 
-pub fn order(job: Job) -> Order {
+pub(crate) fn order(job: Job) -> Order {
     let now = Timestamp::now();
     Order {
         version: FORMAT_VERSION,
@@ -38,7 +38,7 @@ pub fn order(job: Job) -> Order {
     }
 }
 
-pub struct Attempt {
+pub(crate) struct Attempt {
     pub run: RunDirectory,
     pub keeper: Child,
     _folder: Option<tempfile::TempDir>,
@@ -46,7 +46,7 @@ pub struct Attempt {
 
 /// One record of the spool, owned.
 #[derive(Debug, PartialEq)]
-pub struct SpooledLine {
+pub(crate) struct SpooledLine {
     pub seq: u64,
     pub stream: Stream,
     pub tag: Tag,
@@ -54,23 +54,23 @@ pub struct SpooledLine {
 }
 
 impl Attempt {
-    pub fn start(job: Job) -> Attempt {
+    pub(crate) fn start(job: Job) -> Attempt {
         Attempt::start_with(job, BTreeMap::new())
     }
 
-    pub fn start_with(job: Job, env: BTreeMap<String, String>) -> Attempt {
+    pub(crate) fn start_with(job: Job, env: BTreeMap<String, String>) -> Attempt {
         let folder = tempfile::tempdir().expect("folder");
         let mut attempt = Attempt::start_in(folder.path(), job, env);
         attempt._folder = Some(folder);
         attempt
     }
 
-    pub fn start_in(folder: &Path, job: Job, env: BTreeMap<String, String>) -> Attempt {
+    pub(crate) fn start_in(folder: &Path, job: Job, env: BTreeMap<String, String>) -> Attempt {
         Attempt::launch(folder, job, Launch { env, cgroup: true, ..Launch::default() })
     }
 
     /// Marks the value of every variable as a secret.
-    pub fn start_with_secrets(job: Job, env: BTreeMap<String, String>) -> Attempt {
+    pub(crate) fn start_with_secrets(job: Job, env: BTreeMap<String, String>) -> Attempt {
         let folder = tempfile::tempdir().expect("folder");
         let secret_names = env.keys().cloned().collect();
         let launch = Launch { env, secret_names, cgroup: true, ..Launch::default() };
@@ -90,23 +90,23 @@ impl Attempt {
         Attempt { run, keeper, _folder: None }
     }
 
-    pub fn started(&self) -> Started {
+    pub(crate) fn started(&self) -> Started {
         wait_for("started.json", || read_json(&self.run.started()).expect("started.json"))
     }
 
-    pub fn ask_to_stop(&self) {
+    pub(crate) fn ask_to_stop(&self) {
         let request = StopRequest { at: Timestamp::now(), by: "a test".into() };
         write_json(&self.run.stop(), &request, Durability::Cache).expect("stop");
         keeper::spawn::wake_keeper(&self.run);
     }
 
     /// Waits until the keeper has exited and returns its record.
-    pub fn end(&mut self) -> Exit {
+    pub(crate) fn end(&mut self) -> Exit {
         wait_for("the keeper's end", || self.keeper.try_wait().expect("wait"));
         read_json(&self.run.exit()).expect("exit.json").expect("exit.json is missing")
     }
 
-    pub fn lines(&self) -> Vec<SpooledLine> {
+    pub(crate) fn lines(&self) -> Vec<SpooledLine> {
         let mut reader = SpoolReader::open(self.run.spool(), Position::START);
         let mut lines = Vec::new();
         while let Some(block) = reader.read(65_536).expect("read") {
@@ -120,7 +120,7 @@ impl Attempt {
         lines
     }
 
-    pub fn texts(&self, stream: Stream) -> Vec<String> {
+    pub(crate) fn texts(&self, stream: Stream) -> Vec<String> {
         let lines = self.lines();
         let texts = lines.iter().filter(|line| line.stream == stream).map(|line| String::from_utf8_lossy(&line.text));
         texts.map(|text| text.into_owned()).collect()
@@ -134,6 +134,6 @@ impl Drop for Attempt {
     }
 }
 
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     keeper::processes::find(pid).is_some_and(|process| !process.is_zombie())
 }

@@ -12,15 +12,15 @@ use jiff::Timestamp;
 use keeper::directory::RunDirectory;
 use testbed::wait_for;
 
-pub fn harness() -> &'static str {
+pub(crate) fn harness() -> &'static str {
     env!("CARGO_BIN_EXE_runner-harness")
 }
 
-pub fn shell(text: &str) -> Job {
+pub(crate) fn shell(text: &str) -> Job {
     Job::new(JobKey::new("g", "j"), "@manually", job::Command::Shell(text.to_owned()))
 }
 
-pub fn argv(words: &[&str]) -> Job {
+pub(crate) fn argv(words: &[&str]) -> Job {
     Job::new(
         JobKey::new("g", "j"),
         "@manually",
@@ -28,7 +28,7 @@ pub fn argv(words: &[&str]) -> Job {
     )
 }
 
-pub fn order(job: Job) -> Order {
+pub(crate) fn order(job: Job) -> Order {
     let now = Timestamp::now();
     Order {
         version: FORMAT_VERSION,
@@ -43,17 +43,17 @@ pub fn order(job: Job) -> Order {
     }
 }
 
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     keeper::processes::find(pid).is_some_and(|process| !process.is_zombie())
 }
 
-pub struct World {
+pub(crate) struct World {
     pub folder: tempfile::TempDir,
     pub runner: Option<Child>,
 }
 
 impl World {
-    pub fn new() -> World {
+    pub(crate) fn new() -> World {
         let folder = tempfile::tempdir().expect("folder");
         for name in ["orders", "claims", "stops", "state", "log", "secrets"] {
             fs::create_dir(folder.path().join(name)).expect("folder");
@@ -67,7 +67,7 @@ impl World {
     }
 
     /// The same, with the runner's state on this disk.
-    pub fn on(disk: &std::path::Path) -> World {
+    pub(crate) fn on(disk: &std::path::Path) -> World {
         let world = World::new();
         let (there, here) = (disk.join("state"), world.path("state"));
         fs::create_dir(&there).expect("folder");
@@ -76,11 +76,11 @@ impl World {
         world
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(harness());
         command.arg(words[0]).arg(self.path("state")).arg(self.folder.path()).args(&words[1..]);
         command.env("SEXTON_WORLD", self.folder.path());
@@ -88,11 +88,11 @@ impl World {
     }
 
     /// Starts a runner that takes every order and leaves its jobs when it stops.
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.start_as("free", "leave", None);
     }
 
-    pub fn start_as(&mut self, mode: &str, shutdown: &str, crash_at: Option<&str>) {
+    pub(crate) fn start_as(&mut self, mode: &str, shutdown: &str, crash_at: Option<&str>) {
         let mut command = self.command(&["run", mode, shutdown]);
         if let Some(label) = crash_at {
             command.env("SEXTON_CRASH_AT", label);
@@ -101,7 +101,7 @@ impl World {
     }
 
     /// The same, from another program file.
-    pub fn start_program(&mut self, program: &std::path::Path) {
+    pub(crate) fn start_program(&mut self, program: &std::path::Path) {
         let mut command = Command::new(program);
         command.arg("run").arg(self.path("state")).arg(self.folder.path()).args(["free", "leave"]);
         self.runner = Some(command.stdin(Stdio::null()).spawn().expect("runner"));
@@ -115,7 +115,7 @@ impl World {
     }
 
     /// Sends KILL and waits.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut runner) = self.runner.take() {
             runner.kill().expect("kill");
             runner.wait().expect("wait");
@@ -123,14 +123,14 @@ impl World {
     }
 
     /// Asks the runner to stop and waits for its exit.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.ask_to_end();
         let Some(mut runner) = self.runner.take() else { return };
         assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
     }
 
     /// Sends TERM once the runner handles it.
-    pub fn ask_to_end(&self) {
+    pub(crate) fn ask_to_end(&self) {
         let Some(runner) = &self.runner else { return };
         self.wait_until_ready();
         let process = keeper::processes::find(runner.id()).expect("runner");
@@ -138,41 +138,41 @@ impl World {
     }
 
     /// Waits for the exit of a runner that was asked to stop.
-    pub fn end_of_runner(&mut self) {
+    pub(crate) fn end_of_runner(&mut self) {
         let Some(mut runner) = self.runner.take() else { return };
         assert!(wait_for("the runner's end", || runner.try_wait().expect("wait")).success());
     }
 
     /// An order that is not sent yet.
-    pub fn prepared(&self, job: Job) -> Order {
+    pub(crate) fn prepared(&self, job: Job) -> Order {
         order(job)
     }
 
-    pub fn order(&self, job: Job) -> Order {
+    pub(crate) fn order(&self, job: Job) -> Order {
         let order = self.prepared(job);
         self.send(&order);
         order
     }
 
-    pub fn send(&self, order: &Order) {
+    pub(crate) fn send(&self, order: &Order) {
         self.send_copy(order, 1);
     }
 
-    pub fn send_copy(&self, order: &Order, copy: u32) {
+    pub(crate) fn send_copy(&self, order: &Order, copy: u32) {
         let name = format!("{}-{}-{copy}.json", order.issued_at.as_nanosecond(), order.run_id);
         let beside = self.path("orders").join("new");
         fs::write(&beside, serde_json::to_vec(order).expect("json")).expect("order");
         fs::rename(beside, self.path("orders").join(name)).expect("order");
     }
 
-    pub fn events(&self, run_id: &RunId) -> Vec<Event> {
+    pub(crate) fn events(&self, run_id: &RunId) -> Vec<Event> {
         let text = fs::read_to_string(self.path("reports.jsonl")).unwrap_or_default();
         let whole = &text[..text.rfind('\n').map_or(0, |newline| newline + 1)];
         let events = whole.lines().map(|line| serde_json::from_str::<Event>(line).expect("event"));
         events.filter(|event| event.run_id == *run_id).collect()
     }
 
-    pub fn report(&self, run_id: &RunId) -> Report {
+    pub(crate) fn report(&self, run_id: &RunId) -> Report {
         wait_for("the report", || {
             self.events(run_id).into_iter().find_map(|event| match event.body {
                 Body::Finished(report) => Some(*report),
@@ -181,12 +181,12 @@ impl World {
         })
     }
 
-    pub fn directory(&self, order: &Order) -> RunDirectory {
+    pub(crate) fn directory(&self, order: &Order) -> RunDirectory {
         RunDirectory::new(&self.path("state").join("runs"), &order.run_id, order.attempt)
     }
 
     /// The records of the run in the sink, once the last one is there.
-    pub fn shipped(&self, run_id: &RunId) -> Vec<serde_json::Value> {
+    pub(crate) fn shipped(&self, run_id: &RunId) -> Vec<serde_json::Value> {
         let path = self.path("log").join(format!("{run_id}.log"));
         wait_for("run.finished in the sink", || {
             let text = fs::read_to_string(&path).unwrap_or_default();
