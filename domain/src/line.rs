@@ -116,6 +116,42 @@ impl Line<'_> {
     }
 }
 
+/// The dropped lines that a gap record replaces. Its text is stored and sent, and read back by `sexton logs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Records dropped, of both streams.
+    pub lines: u64,
+    /// Bytes of their text.
+    pub bytes: u64,
+    /// `seq` of the first dropped record, which is also that of the gap record.
+    pub first_seq: u64,
+    /// `seq` of the last dropped record.
+    pub last_seq: u64,
+}
+
+impl Gap {
+    /// Writes the text of a gap record: `12 lines, 900 bytes dropped (seq 7-18): REASON`.
+    pub fn write(&self, reason: &str) -> String {
+        let Gap { lines, bytes, first_seq, last_seq } = self;
+        format!("{lines} lines, {bytes} bytes dropped (seq {first_seq}-{last_seq}): {reason}")
+    }
+
+    /// Parses the text of a gap record. None when the text has another form.
+    pub fn parse(text: &[u8]) -> Option<Gap> {
+        let (lines, rest) = std::str::from_utf8(text).ok()?.split_once(" lines, ")?;
+        let (bytes, rest) = rest.split_once(" bytes dropped (seq ")?;
+        let (first_seq, rest) = rest.split_once('-')?;
+        let (last_seq, _) = rest.split_once("): ")?;
+        let number = |text: &str| text.parse().ok();
+        Some(Gap {
+            lines: number(lines)?,
+            bytes: number(bytes)?,
+            first_seq: number(first_seq)?,
+            last_seq: number(last_seq)?,
+        })
+    }
+}
+
 /// Appends the head of a record: everything before its text.
 pub fn write_head(stamp: &[u8; STAMP_BYTES], stream: Stream, tag: Tag, out: &mut Vec<u8>) {
     out.extend_from_slice(stamp);
@@ -223,6 +259,19 @@ mod tests {
         write_head(&stamp("2026-11-23T07:50:00.123456789Z".parse().expect("instant")), Stream::Stderr, tag, &mut out);
         out.extend_from_slice(text);
         out
+    }
+
+    #[test]
+    fn a_gap_has_one_text_and_is_read_from_it() {
+        let gap = Gap { lines: 12, bytes: 900, first_seq: 7, last_seq: 18 };
+        let text = gap.write("no space left (at all): 1-2");
+        assert_eq!(text, "12 lines, 900 bytes dropped (seq 7-18): no space left (at all): 1-2");
+        assert_eq!(Gap::parse(text.as_bytes()), Some(gap));
+        for text in
+            ["", "3 lines dropped", "x lines, 9 bytes dropped (seq 7-18): full", "1 lines, 9 bytes dropped (seq 7"]
+        {
+            assert_eq!(Gap::parse(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use domain::line::{Block, Line, Position, Stream};
+use domain::line::{Block, Gap, Line, Position, Stream};
 use domain::units::format_lines;
 
 use crate::directory::{RunDirectory, read_json};
@@ -119,7 +119,7 @@ impl Output {
             }
             let mut bytes = Vec::with_capacity(block.bytes.len());
             for line in block.lines() {
-                self.next_seq = self.next_seq.max(gap_end(&line).unwrap_or(line.seq) + 1);
+                self.next_seq = self.next_seq.max(last_seq(&line) + 1);
                 if line.tag.gap || self.stream.is_none_or(|stream| stream == line.stream) {
                     self.show(&line, &mut bytes);
                 }
@@ -170,11 +170,10 @@ impl Output {
     }
 }
 
-/// The last seq of the lines that a gap replaces; its text has the form `... (seq 7-18): ...`.
-fn gap_end(line: &Line<'_>) -> Option<u64> {
-    let text = line.tag.gap.then(|| std::str::from_utf8(line.text).ok())??;
-    let (range, _) = text.split_once("(seq ")?.1.split_once(')')?;
-    range.split_once('-')?.1.parse().ok()
+/// The seq of the last line that a record is or replaces.
+fn last_seq(line: &Line<'_>) -> u64 {
+    let gap = line.tag.gap.then(|| Gap::parse(line.text)).flatten();
+    gap.map_or(line.seq, |gap| gap.last_seq)
 }
 
 #[cfg(test)]

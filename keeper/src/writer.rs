@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use domain::disk_space::WriteAllowance;
-use domain::line::{STAMP_BYTES, Stream, Tag, parse, write_head};
+use domain::line::{Gap, STAMP_BYTES, Stream, Tag, parse, write_head};
 
 use crate::free_space;
 
@@ -240,13 +240,12 @@ fn open_segment(folder: &std::path::Path, first_seq: u64) -> io::Result<File> {
 }
 
 fn gap_record(stamp: &[u8; STAMP_BYTES], dropped: Dropped, first_seq: u64, reason: &str) -> Vec<u8> {
-    let Dropped { records, bytes } = dropped;
-    let last_seq = first_seq + records - 1;
+    let Dropped { records: lines, bytes } = dropped;
+    let gap = Gap { lines, bytes, first_seq, last_seq: first_seq + lines - 1 };
     let mut record = Vec::new();
     write_head(stamp, Stream::Stderr, Tag::GAP, &mut record);
-    record.extend_from_slice(
-        format!("{records} lines, {bytes} bytes dropped (seq {first_seq}-{last_seq}): {reason}\n").as_bytes(),
-    );
+    record.extend_from_slice(gap.write(reason).as_bytes());
+    record.push(b'\n');
     record
 }
 

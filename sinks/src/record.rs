@@ -70,8 +70,8 @@ pub(crate) struct Gap {
 
 impl Gap {
     pub(crate) fn text(&self) -> String {
-        let Gap { lines, bytes, first_seq, last_seq, .. } = self;
-        format!("{lines} lines, {bytes} bytes dropped (seq {first_seq}-{last_seq}): older than this sink's max_age")
+        let Gap { lines, bytes, first_seq, last_seq, .. } = *self;
+        domain::line::Gap { lines, bytes, first_seq, last_seq }.write("older than this sink's max_age")
     }
 }
 
