@@ -121,7 +121,7 @@ impl SecretTexts {
     }
 
     /// The length of the longest text that ends in this state; 0 when none does.
-    fn found(&self, state: StateID) -> u64 {
+    fn longest_match(&self, state: StateID) -> u64 {
         if !self.automaton.is_match(state) {
             return 0;
         }
@@ -143,7 +143,7 @@ struct MaskedStream {
     /// Position of the first byte of `held`.
     begin: u64,
     /// Ranges of `held` to mask: disjoint, in order.
-    found: VecDeque<Range<u64>>,
+    ranges: VecDeque<Range<u64>>,
     /// The last released byte was masked; its mark also covers masked bytes that follow.
     is_masking: bool,
     out: Vec<u8>,
@@ -155,7 +155,7 @@ impl MaskedStream {
             state: texts.start,
             held: Vec::new(),
             begin: 0,
-            found: VecDeque::new(),
+            ranges: VecDeque::new(),
             is_masking: false,
             out: Vec::new(),
         }
@@ -180,7 +180,7 @@ impl MaskedStream {
             }
             self.state = texts.automaton.next_state(Anchored::No, self.state, bytes[index]);
             index += 1;
-            let length = texts.found(self.state);
+            let length = texts.longest_match(self.state);
             if length > 0 {
                 self.mark_last(before + index as u64, length);
             }
@@ -190,13 +190,13 @@ impl MaskedStream {
 
     fn mark_last(&mut self, end: u64, length: u64) {
         let mut start = end - length;
-        while let Some(last) = self.found.back()
+        while let Some(last) = self.ranges.back()
             && last.end >= start
         {
             start = start.min(last.start);
-            self.found.pop_back();
+            self.ranges.pop_back();
         }
-        self.found.push_back(start..end);
+        self.ranges.push_back(start..end);
     }
 
     /// Releases held bytes before this position. A position that was already released is ignored.
@@ -205,14 +205,14 @@ impl MaskedStream {
         let first = self.begin;
         let of = |range: Range<u64>| &held[(range.start - first) as usize..(range.end - first) as usize];
         while self.begin < end {
-            let next = self.found.front().cloned().filter(|found| found.start < end);
+            let next = self.ranges.front().cloned().filter(|found| found.start < end);
             match next {
                 Some(found) if found.start <= self.begin => {
                     let upto = found.end.min(end);
                     self.mask(of(self.begin..upto.max(self.begin)));
                     self.begin = upto.max(self.begin);
                     if found.end <= end {
-                        self.found.pop_front();
+                        self.ranges.pop_front();
                     }
                 }
                 next => {

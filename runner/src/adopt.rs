@@ -11,7 +11,7 @@ use domain::event::Event;
 use keeper::directory::{RunDirectory, read_json};
 use keeper::records::{Accepted, Refusal, RefusalKind};
 
-use crate::local_run::locked;
+use crate::local_run::lock;
 use crate::recover::resume_run;
 use crate::runner_state::RunnerState;
 use crate::state_lock::lock_state_directory;
@@ -63,7 +63,7 @@ async fn adopt(shared: &Arc<RunnerState>, state: &Path) -> io::Result<()> {
             // The caller of the command has exited; a start now, elsewhere, would surprise it.
             let message = "`sexton exec` was killed before it could start the command".to_owned();
             let refused = refuse(shared, &run, Refusal { why: RefusalKind::Impossible, message });
-            locked(&shared.admission).count_running(refused.job().needs);
+            lock(&shared.admission).count_running(refused.job().needs);
             shared.supervisors.spawn(supervise(shared.clone(), refused));
         }
     }

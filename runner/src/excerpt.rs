@@ -34,11 +34,11 @@ impl Excerpt {
         while !self.head_full && !rest.is_empty() {
             let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
             let line = excerpt_line(&rest[..end], seq);
-            if self.head_bytes + cost(&line) > HALF_BYTES {
+            if self.head_bytes + cost_bytes(&line) > HALF_BYTES {
                 self.head_full = true;
                 break;
             }
-            self.head_bytes += cost(&line);
+            self.head_bytes += cost_bytes(&line);
             self.head.push(line);
             rest = rest.get(end + 1..).unwrap_or_default();
             seq += 1;
@@ -65,7 +65,7 @@ impl Excerpt {
             seq -= 1;
             let begin = memchr::memrchr(b'\n', rest).map_or(0, |newline| newline + 1);
             let line = excerpt_line(&rest[begin..], seq);
-            bytes += cost(&line);
+            bytes += cost_bytes(&line);
             newest.push(line);
             rest = &rest[..begin.saturating_sub(1)];
         }
@@ -74,7 +74,7 @@ impl Excerpt {
         while self.tail_bytes > HALF_BYTES
             && let Some(oldest) = self.tail.pop_front()
         {
-            self.tail_bytes -= cost(&oldest);
+            self.tail_bytes -= cost_bytes(&oldest);
         }
     }
 
@@ -83,7 +83,7 @@ impl Excerpt {
     }
 }
 
-fn cost(line: &ExcerptLine) -> usize {
+fn cost_bytes(line: &ExcerptLine) -> usize {
     line.text.len() + LINE_COST_BYTES
 }
 
@@ -135,7 +135,7 @@ mod tests {
             assert_eq!(skipping.lines(), whole.lines(), "{size}, without blocks that are passed");
         }
         let lines = whole.lines();
-        assert!(lines.iter().map(cost).sum::<usize>() <= EXCERPT_BYTES_MAX);
+        assert!(lines.iter().map(cost_bytes).sum::<usize>() <= EXCERPT_BYTES_MAX);
         assert_eq!((lines[0].seq, lines[0].text.as_str()), (1, "line 1"));
         let last = lines.last().expect("line");
         assert_eq!((last.seq, last.text.as_str()), (5_000, "line 5000"));

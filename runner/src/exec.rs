@@ -28,7 +28,7 @@ use crate::feed::cursor_path;
 use crate::handle::Handle;
 use crate::intake::{policy_refusal, store_order};
 use crate::keeper_state::stored_report;
-use crate::local_run::{LocalRun, locked};
+use crate::local_run::{LocalRun, lock};
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::retention::Retention;
@@ -65,30 +65,30 @@ pub async fn exec(
 ) -> Result<Executed, RunnerError> {
     let exec_folder = options.state.join("exec");
     let state = exec_folder.join(order.run_id.as_str());
-    let fails = |error: io::Error| RunnerError::State(state.clone(), error);
+    let failed = |error: io::Error| RunnerError::State(state.clone(), error);
     let in_use = lock_own_directory(&state).await?;
-    options.state = std::fs::canonicalize(&state).map_err(fails)?;
+    options.state = std::fs::canonicalize(&state).map_err(failed)?;
     let sinks: Vec<&str> = options.sinks.iter().map(Engine::name).collect();
-    write_json(&options.state.join(SINKS_FILE), &sinks, Durability::Cache).map_err(fails)?;
+    write_json(&options.state.join(SINKS_FILE), &sinks, Durability::Cache).map_err(failed)?;
     options.retention = Retention::default();
     let stop_sending = CancellationToken::new();
     let (outbox, sending) = match reports {
         None => (None, None),
         Some(reports) => {
-            let (outbox, tasks) = Outbox::open(options.state.join("outbox")).map_err(fails)?;
+            let (outbox, tasks) = Outbox::open(options.state.join("outbox")).map_err(failed)?;
             (Some(outbox), Some(send_reports(tasks, reports, stop_sending.clone())))
         }
     };
-    let shared = Arc::new(RunnerState::new(options, outbox).map_err(fails)?);
+    let shared = Arc::new(RunnerState::new(options, outbox).map_err(failed)?);
     let refused = policy_refusal(&shared, &order);
     let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: shared.boot_id.clone(), refused };
     let run = store_order(&shared, accepted)
         .await
-        .ok_or_else(|| fails(io::Error::other("cannot store the order; see the log above")))?;
-    let mut beside = JoinSet::new();
-    serve_watch(&shared, &mut beside);
-    forward_signals(&shared, &run, &mut beside).map_err(fails)?;
-    locked(&shared.admission).count_running(run.job().needs);
+        .ok_or_else(|| failed(io::Error::other("cannot store the order; see the log above")))?;
+    let mut tasks = JoinSet::new();
+    serve_watch(&shared, &mut tasks);
+    forward_signals(&shared, &run, &mut tasks).map_err(failed)?;
+    lock(&shared.admission).count_running(run.job().needs);
     let supervisor = tokio::spawn(supervise(shared.clone(), run.clone()));
     copy_output(&shared, &run).await;
     if let Err(error) = supervisor.await {
@@ -103,10 +103,10 @@ pub async fn exec(
     if let Some(sending) = sending {
         let _ = sending.await;
     }
-    beside.shutdown().await;
+    tasks.shutdown().await;
     let report = match stored_report(&run).map(|event| event.body) {
         Some(Body::Finished(report)) => *report,
-        _ => return Err(fails(io::Error::other("cannot read the command's report"))),
+        _ => return Err(failed(io::Error::other("cannot read the command's report"))),
     };
     remove_if_delivered(&shared, &state);
     drop(in_use);
@@ -126,12 +126,12 @@ async fn lock_own_directory(state: &Path) -> Result<File, RunnerError> {
 }
 
 /// SIGINT and SIGTERM start the job's stop sequence; this process stays until the end.
-fn forward_signals(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, beside: &mut JoinSet<()>) -> io::Result<()> {
+fn forward_signals(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, tasks: &mut JoinSet<()>) -> io::Result<()> {
     for (kind, name) in [(SignalKind::interrupt(), "SIGINT"), (SignalKind::terminate(), "SIGTERM")] {
         let mut signals = signal(kind)?;
         let handle = Handle::new(shared.clone());
         let run_id = run.run_id().clone();
-        beside.spawn(async move {
+        tasks.spawn(async move {
             while signals.recv().await.is_some() {
                 handle.stop(&run_id, name);
             }
@@ -200,7 +200,7 @@ fn remove_if_delivered(shared: &RunnerState, state: &Path) {
         return;
     }
     let unsent = std::fs::read_dir(shared.options.state.join("outbox")).map_or(0, |files| files.count());
-    let runs: Vec<Arc<LocalRun>> = locked(&shared.runs).values().cloned().collect();
+    let runs: Vec<Arc<LocalRun>> = lock(&shared.runs).values().cloned().collect();
     if unsent > 0 || !runs.iter().all(|run| is_delivered(run)) {
         tracing::warn!(state = %state.display(), "delivery incomplete; the state is kept, and a later call sends the rest");
         return;

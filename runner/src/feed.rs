@@ -30,7 +30,7 @@ pub(crate) struct SpoolFeed {
     run: Arc<LocalRun>,
     header: Arc<RunHeader>,
     cursor: PathBuf,
-    durable: Position,
+    stored: Position,
     reader: SpoolReader,
 }
 
@@ -39,21 +39,21 @@ impl SpoolFeed {
     /// lost lines.
     pub(crate) fn open(run: Arc<LocalRun>, header: Arc<RunHeader>, sink: &str) -> SpoolFeed {
         let cursor = cursor_path(&run, sink);
-        let durable = read_json(&cursor)
+        let stored = read_json(&cursor)
             .unwrap_or_else(|error| {
                 tracing::warn!(%error, sink, run_id = %run.run_id(), "a cursor is damaged; the run is sent again");
                 None
             })
             .unwrap_or(Position::START);
-        let reader = SpoolReader::open(run.directory.spool(), durable);
-        SpoolFeed { run, header, cursor, durable, reader }
+        let reader = SpoolReader::open(run.directory.spool(), stored);
+        SpoolFeed { run, header, cursor, stored, reader }
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.durable.stage == Stage::Done
+        self.stored.stage == Stage::Done
     }
 
-    fn pass(&mut self, item: Item, stage: Stage) -> Next {
+    fn pass_item(&mut self, item: Item, stage: Stage) -> Next {
         let end = Position { stage, ..self.reader.position() };
         self.reader.seek(end);
         Next::Item { item, end }
@@ -76,7 +76,7 @@ impl Feed for SpoolFeed {
 
     fn read(&mut self, bytes_max: usize) -> io::Result<Next> {
         match self.reader.position().stage {
-            Stage::Before => Ok(self.pass(Item::Started, Stage::Lines)),
+            Stage::Before => Ok(self.pass_item(Item::Started, Stage::Lines)),
             Stage::Lines => {
                 // Checked before reading: a finished run's spool does not grow.
                 let finished = self.run.finished().cloned();
@@ -86,7 +86,7 @@ impl Feed for SpoolFeed {
                     return Ok(Next::Item { item: Item::Lines(block), end });
                 }
                 Ok(match finished {
-                    Some(record) => self.pass(Item::Finished(record), Stage::Done),
+                    Some(record) => self.pass_item(Item::Finished(record), Stage::Done),
                     None => Next::Pending,
                 })
             }
@@ -95,11 +95,11 @@ impl Feed for SpoolFeed {
     }
 
     fn rewind(&mut self) {
-        self.reader.seek(self.durable);
+        self.reader.seek(self.stored);
     }
 
     fn commit(&mut self, position: Position) -> io::Result<()> {
-        if position <= self.durable {
+        if position <= self.stored {
             return Ok(());
         }
         // Not synced: after a power cut a sink gets some lines twice, after a kill it does not.
@@ -108,7 +108,7 @@ impl Feed for SpoolFeed {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.run.directory.path().exists() => {}
             written => written?,
         }
-        self.durable = position;
+        self.stored = position;
         if position.stage == Stage::Done {
             self.run.note_change();
         }
@@ -116,7 +116,7 @@ impl Feed for SpoolFeed {
     }
 
     fn lag(&self, position: Position) -> Lag {
-        let from = self.durable.max(position);
+        let from = self.stored.max(position);
         if from.stage == Stage::Done {
             return Lag::default();
         }

@@ -100,8 +100,8 @@ fn is_spool_read(run: &LocalRun, scan: &Scan) -> bool {
 /// keeper.
 pub(crate) async fn record_lost_run(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> Exit {
     loop {
-        let of_run = run.clone();
-        let written = tokio::task::spawn_blocking(move || write_lost_exit(&of_run)).await;
+        let task_run = run.clone();
+        let written = tokio::task::spawn_blocking(move || write_lost_exit(&task_run)).await;
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(exit) => return exit,
             Err(error) => tracing::error!(%error, run_id = %run.run_id(), "cannot record a lost run, retrying"),

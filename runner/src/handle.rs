@@ -13,7 +13,7 @@ use sinks::engine::Engine;
 use sinks::feed::Lag;
 use sinks::status::SinkStatus;
 
-use crate::local_run::{LocalRun, locked};
+use crate::local_run::{LocalRun, lock};
 use crate::runner_state::RunnerState;
 use crate::supervise::{refuse, supervise};
 
@@ -51,22 +51,22 @@ impl Handle {
 
     /// Every attempt that has a directory on this machine.
     pub fn runs(&self) -> Vec<LocalInfo> {
-        locked(&self.shared.runs).values().map(|run| info(run)).collect()
+        lock(&self.shared.runs).values().map(|run| info(run)).collect()
     }
 
     /// Requests a stop from the keeper, or cancels a run that was not started. Returns whether there was anything to
     /// stop. Idempotent.
     pub fn stop(&self, run_id: &RunId, by: &str) -> bool {
-        let runs: Vec<(AttemptKey, Arc<LocalRun>)> = locked(&self.shared.runs)
+        let runs: Vec<(AttemptKey, Arc<LocalRun>)> = lock(&self.shared.runs)
             .iter()
             .filter(|((id, _), run)| id == run_id && run.finished().is_none())
             .map(|(key, run)| (key.clone(), run.clone()))
             .collect();
         for (key, run) in &runs {
-            if locked(&self.shared.admission).cancel(key) {
+            if lock(&self.shared.admission).cancel(key) {
                 let message = format!("stopped by {by} before it started");
                 let refused = refuse(&self.shared, run, Refusal { why: RefusalKind::Stopped, message });
-                locked(&self.shared.admission).count_running(run.job().needs);
+                lock(&self.shared.admission).count_running(run.job().needs);
                 self.shared.supervisors.spawn(supervise(self.shared.clone(), refused));
                 continue;
             }
@@ -95,7 +95,7 @@ impl Handle {
 
     /// The directory of one attempt, or of the newest with `attempt` None.
     pub fn directory(&self, run_id: &RunId, attempt: Option<u32>) -> Option<RunDirectory> {
-        let runs = locked(&self.shared.runs);
+        let runs = lock(&self.shared.runs);
         let mut attempts = runs.range((run_id.clone(), 0)..=(run_id.clone(), u32::MAX)).map(|(_, run)| run);
         let run = match attempt {
             Some(attempt) => attempts.find(|run| run.accepted.order.attempt == attempt),
@@ -130,7 +130,7 @@ impl Handle {
     pub async fn set_sinks(&self, sinks: Vec<Engine>) {
         self.shared.end_sinks().await;
         self.shared.set_sinks(sinks);
-        let runs: Vec<Arc<LocalRun>> = locked(&self.shared.runs).values().cloned().collect();
+        let runs: Vec<Arc<LocalRun>> = lock(&self.shared.runs).values().cloned().collect();
         runs.iter().for_each(|run| self.shared.add_feeds(run));
     }
 }

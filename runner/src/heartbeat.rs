@@ -6,7 +6,7 @@ use domain::ports::Heartbeat;
 use jiff::Timestamp;
 
 use crate::handle::Handle;
-use crate::local_run::locked;
+use crate::local_run::lock;
 use crate::options::Ports;
 use crate::runner_state::RunnerState;
 
@@ -21,7 +21,7 @@ pub(crate) async fn send_heartbeats(shared: Arc<RunnerState>, ports: Ports) {
             host: shared.options.host.clone(),
             groups: shared.options.groups.clone(),
             at: Timestamp::now(),
-            running: locked(&shared.runs).values().filter(|run| run.finished().is_none()).count() as u32,
+            running: lock(&shared.runs).values().filter(|run| run.finished().is_none()).count() as u32,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             held,
         };

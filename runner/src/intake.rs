@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::local_run::{LocalRun, locked};
+use crate::local_run::{LocalRun, lock};
 use crate::options::{Mode, Ports};
 use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::RunnerState;
@@ -43,7 +43,7 @@ pub(crate) async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: Ca
     let mut logged = false;
     while !stop.is_cancelled() {
         let changed = shared.admission_changed.notified();
-        let room = locked(&shared.admission).receive_max();
+        let room = lock(&shared.admission).receive_max();
         if room == 0 {
             tokio::select! { () = changed => {}, () = stop.cancelled() => {} }
             continue;
@@ -82,7 +82,7 @@ async fn take_concurrently(shared: &Arc<RunnerState>, ports: &Ports, received: V
         let (shared_by_task, ports) = (shared.clone(), ports.clone());
         shared.supervisors.spawn(async move {
             if let Some(run) = take_order(shared_by_task.clone(), ports, delivery).await {
-                locked(&shared_by_task.admission).enqueue(run.key(), run.job().needs);
+                lock(&shared_by_task.admission).enqueue(run.key(), run.job().needs);
                 admit(&shared_by_task);
             }
             drop(turn);
@@ -99,7 +99,7 @@ async fn take_sequentially(shared: &Arc<RunnerState>, ports: &Ports, received: V
     let mut taken: Vec<Arc<LocalRun>> = taking.join_all().await.into_iter().flatten().collect();
     taken.sort_by(|a, b| (a.accepted.order.issued_at, a.run_id()).cmp(&(b.accepted.order.issued_at, b.run_id())));
     for run in taken {
-        locked(&shared.admission).enqueue(run.key(), run.job().needs);
+        lock(&shared.admission).enqueue(run.key(), run.job().needs);
     }
     admit(shared);
 }
@@ -107,10 +107,10 @@ async fn take_sequentially(shared: &Arc<RunnerState>, ports: &Ports, received: V
 /// Starts every run that may start now.
 pub(crate) fn admit(shared: &Arc<RunnerState>) {
     loop {
-        let Some(key) = locked(&shared.admission).admit_next() else { return };
+        let Some(key) = lock(&shared.admission).admit_next() else { return };
         match shared.run(&key) {
             Some(run) => drop(shared.supervisors.spawn(supervise(shared.clone(), run))),
-            None => locked(&shared.admission).release(domain::job::Needs::default()),
+            None => lock(&shared.admission).release(domain::job::Needs::default()),
         }
     }
 }
@@ -150,14 +150,14 @@ struct TakingGuard<'s> {
 
 impl TakingGuard<'_> {
     fn new(shared: &RunnerState, key: AttemptKey) -> Option<TakingGuard<'_>> {
-        let is_first = locked(&shared.taking).insert(key.clone());
+        let is_first = lock(&shared.taking).insert(key.clone());
         is_first.then(|| TakingGuard { shared, key })
     }
 }
 
 impl Drop for TakingGuard<'_> {
     fn drop(&mut self) {
-        locked(&self.shared.taking).remove(&self.key);
+        lock(&self.shared.taking).remove(&self.key);
     }
 }
 
@@ -249,18 +249,18 @@ pub(crate) fn policy_refusal(shared: &RunnerState, order: &Order) -> Option<Refu
 pub(crate) async fn store_order(shared: &RunnerState, accepted: Accepted) -> Option<Arc<LocalRun>> {
     let directory = RunDirectory::new(&shared.runs_folder, &accepted.order.run_id, accepted.order.attempt);
     let run = Arc::new(LocalRun::new(directory, accepted));
-    let of_run = run.clone();
+    let task_run = run.clone();
     let turn = shared.store_permits.acquire().await;
     let stored = tokio::task::spawn_blocking(move || -> io::Result<()> {
-        of_run.directory.create()?;
-        write_json(&of_run.directory.order(), &of_run.accepted, Durability::Disk)
+        task_run.directory.create()?;
+        write_json(&task_run.directory.order(), &task_run.accepted, Durability::Disk)
     })
     .await;
     drop(turn);
     match stored.unwrap_or_else(|error| Err(io::Error::other(error))) {
         Ok(()) => {
             crash::point("ordered");
-            locked(&shared.runs).insert(run.key(), run.clone());
+            lock(&shared.runs).insert(run.key(), run.clone());
             Some(run)
         }
         Err(error) => {

@@ -31,7 +31,7 @@ pub(crate) struct LocalRun {
 }
 
 /// Locks plain data. A panic while the lock was held does not make it invalid.
-pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -124,7 +124,7 @@ impl LocalRun {
 
     /// Locks the set of sinks that have this run; a set of an older version of the list is cleared.
     pub(crate) fn lock_fed_sinks(&self, version: u64) -> MutexGuard<'_, (u64, BTreeSet<String>)> {
-        let mut fed = locked(&self.fed);
+        let mut fed = lock(&self.fed);
         if fed.0 != version {
             *fed = (version, BTreeSet::new());
         }
@@ -133,17 +133,17 @@ impl LocalRun {
 
     /// The sinks that have this run.
     pub(crate) fn fed_sinks(&self) -> BTreeSet<String> {
-        locked(&self.fed).1.clone()
+        lock(&self.fed).1.clone()
     }
 
     pub(crate) fn note_read_position(&self, place: Position) {
-        let mut seen = locked(&self.read_position);
+        let mut seen = lock(&self.read_position);
         *seen = place.max(*seen);
     }
 
     /// Position of the reader that is furthest ahead.
     pub(crate) fn read_position(&self) -> Position {
-        *locked(&self.read_position)
+        *lock(&self.read_position)
     }
 
     pub(crate) fn started(&self) -> io::Result<Option<Started>> {

@@ -72,7 +72,7 @@ impl Outbox {
     }
 
     /// Returns when everything queued before has been accepted.
-    pub(crate) async fn flushed(&self) {
+    pub(crate) async fn wait_flushed(&self) {
         let mut waiting = self.waiting.clone();
         let _ = waiting.wait_for(|files| *files == 0).await;
     }

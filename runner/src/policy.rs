@@ -80,21 +80,22 @@ impl PolicyFile {
     /// Returns every fault of the text.
     pub fn parse(file: &str, text: &str) -> Result<(PolicyFile, Faults), Faults> {
         let (document, mut root) = Document::parse(file, text)?;
-        let commands = root.section("commands").map(commands_of);
+        let commands = root.section("commands").map(read_commands);
         let policy = PolicyFile {
             file: file.to_owned(),
-            groups: globs(&mut root, "groups"),
-            users: globs(&mut root, "users"),
-            directories: directories_of(&mut root),
-            env: globs(&mut root, "env").or_else(|| commands.as_ref().map(|commands| List::none(commands.argv.line))),
-            references: globs(&mut root, "references").unwrap_or_else(|| List {
+            groups: read_globs(&mut root, "groups"),
+            users: read_globs(&mut root, "users"),
+            directories: read_directories(&mut root),
+            env: read_globs(&mut root, "env")
+                .or_else(|| commands.as_ref().map(|commands| List::none(commands.argv.line))),
+            references: read_globs(&mut root, "references").unwrap_or_else(|| List {
                 line: 0,
                 patterns: REFERENCES_DEFAULT.iter().filter_map(|glob| anchored(&glob_to_regex(glob)).ok()).collect(),
                 written: REFERENCES_DEFAULT.map(str::to_owned).to_vec(),
             }),
-            timeout_max: duration_of(&mut root, "timeout_max"),
+            timeout_max: read_duration(&mut root, "timeout_max"),
             commands,
-            order_keys: keys_of(&mut root),
+            order_keys: read_order_keys(&mut root),
             own_user: own_user(),
         };
         root.reject_unknown_keys();
@@ -217,20 +218,20 @@ fn anchored(pattern: &str) -> Result<Regex, regex::Error> {
     Regex::new(&format!(r"\A(?:{pattern})\z"))
 }
 
-fn globs(section: &mut Section, key: &'static str) -> Option<List> {
+fn read_globs(section: &mut Section, key: &'static str) -> Option<List> {
     let line = section.line_of(key);
     let written = section.texts(key)?;
     let patterns = written.iter().filter_map(|glob| anchored(&glob_to_regex(glob)).ok()).collect();
     Some(List { line, patterns, written })
 }
 
-fn commands_of(mut section: Section) -> Commands {
-    let commands = Commands { argv: regexes(&mut section, "argv"), shell: regexes(&mut section, "shell") };
+fn read_commands(mut section: Section) -> Commands {
+    let commands = Commands { argv: read_regexes(&mut section, "argv"), shell: read_regexes(&mut section, "shell") };
     section.reject_unknown_keys();
     commands
 }
 
-fn regexes(section: &mut Section, key: &'static str) -> List {
+fn read_regexes(section: &mut Section, key: &'static str) -> List {
     let line = section.line_of(key);
     let written = section.texts(key).unwrap_or_default();
     let mut patterns = Vec::new();
@@ -248,7 +249,7 @@ fn regexes(section: &mut Section, key: &'static str) -> List {
     List { line, patterns, written }
 }
 
-fn directories_of(section: &mut Section) -> Option<Directories> {
+fn read_directories(section: &mut Section) -> Option<Directories> {
     let line = section.line_of("directories");
     let paths: Vec<PathBuf> = section.texts("directories")?.into_iter().map(PathBuf::from).collect();
     for path in paths.iter().filter(|path| !path.is_absolute()) {
@@ -257,17 +258,17 @@ fn directories_of(section: &mut Section) -> Option<Directories> {
     Some(Directories { line, paths })
 }
 
-fn duration_of(section: &mut Section, key: &'static str) -> Option<(u32, Duration)> {
+fn read_duration(section: &mut Section, key: &'static str) -> Option<(u32, Duration)> {
     let line = section.line_of(key);
     section.duration(key).map(|duration| (line, duration))
 }
 
-fn keys_of(section: &mut Section) -> Vec<PublicKey> {
+fn read_order_keys(section: &mut Section) -> Vec<PublicKey> {
     let line = section.line_of("order_keys");
     let texts = section.texts("order_keys").unwrap_or_default();
     let mut keys = Vec::new();
     for text in texts {
-        match key_of(&text) {
+        match parse_key(&text) {
             Some(key) => keys.push(key),
             None => section.fault(
                 line,
@@ -280,7 +281,7 @@ fn keys_of(section: &mut Section) -> Vec<PublicKey> {
 }
 
 /// Base64 of an Ed25519 key, with or without its X.509 prefix, or a whole PEM file.
-fn key_of(text: &str) -> Option<PublicKey> {
+fn parse_key(text: &str) -> Option<PublicKey> {
     let inner: String = text.lines().map(str::trim).filter(|line| !line.starts_with("-----")).collect();
     let bytes = STANDARD.decode(inner).ok()?;
     let key = bytes.strip_prefix(&KEY_HEAD).unwrap_or(&bytes);

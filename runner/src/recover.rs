@@ -11,7 +11,7 @@ use keeper::directory::RunDirectory;
 use keeper::records::Accepted;
 
 use crate::keeper_state::{KeeperState, keeper_state, stored_report};
-use crate::local_run::{LocalRun, locked};
+use crate::local_run::{LocalRun, lock};
 use crate::report;
 use crate::retention::REMOVED_PREFIX;
 use crate::runner_state::RunnerState;
@@ -43,7 +43,7 @@ pub(crate) fn recover(shared: &Arc<RunnerState>) -> io::Result<()> {
         }
     }
     waiting.sort_by_key(|run| run.accepted.accepted_at);
-    let mut admission = locked(&shared.admission);
+    let mut admission = lock(&shared.admission);
     waiting.iter().for_each(|run| admission.enqueue(run.key(), run.job().needs));
     Ok(())
 }
@@ -59,7 +59,7 @@ pub(crate) fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> 
     directory.create()?;
     let run = Arc::new(LocalRun::new(directory, accepted));
     let key = run.key();
-    locked(&shared.runs).insert(key, run.clone());
+    lock(&shared.runs).insert(key, run.clone());
     if run.directory.end_reported().exists() && restore_finished(shared, &run) {
         return Ok(None);
     }
@@ -70,7 +70,7 @@ pub(crate) fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> 
             tracing::info!(run_id = %run.run_id(), job = %run.job().key(), ?keeper_state, event, "run of an earlier runner resumed");
         }
     }
-    locked(&shared.admission).count_running(run.job().needs);
+    lock(&shared.admission).count_running(run.job().needs);
     shared.supervisors.spawn(supervise(shared.clone(), run));
     Ok(None)
 }

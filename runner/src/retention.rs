@@ -13,7 +13,7 @@ use keeper::spool::{segment_name, segments};
 
 use crate::adopt::adopt_abandoned;
 use crate::feed::cursor_path;
-use crate::local_run::{LocalRun, locked};
+use crate::local_run::{LocalRun, lock};
 use crate::runner_state::RunnerState;
 use crate::scan;
 
@@ -50,8 +50,8 @@ pub(crate) async fn sweep_periodically(shared: Arc<RunnerState>) {
     loop {
         adopt_abandoned(&shared, &shared.options.state.join("exec"), &mut logged).await;
         tokio::time::sleep(SWEEP_INTERVAL).await;
-        let of_sweep = shared.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || sweep(&of_sweep, Timestamp::now())).await {
+        let task_state = shared.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || sweep(&task_state, Timestamp::now())).await {
             tracing::error!(%error, "sweeping old runs failed, retrying");
         }
     }
@@ -63,7 +63,7 @@ pub(crate) fn sweep(shared: &RunnerState, now: Timestamp) {
         return;
     }
     let retention = shared.options.retention;
-    let runs: Vec<Arc<LocalRun>> = locked(&shared.runs).values().cloned().collect();
+    let runs: Vec<Arc<LocalRun>> = lock(&shared.runs).values().cloned().collect();
     let (mut ended, running): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| run.finished().is_some());
     running.iter().for_each(|run| free_segments(shared, run, retention.run_bytes));
     ended.sort_by_key(|run| std::cmp::Reverse(run.finished().map(|record| record.finished_at)));
@@ -75,7 +75,7 @@ pub(crate) fn sweep(shared: &RunnerState, now: Timestamp) {
         let kept = index < retention.runs && bytes <= retention.bytes && age < retention.age;
         if !kept && is_delivered(shared, run) {
             bytes -= spool_bytes(run);
-            remove(shared, run);
+            remove_run(shared, run);
         }
     }
 }
@@ -87,10 +87,10 @@ fn is_delivered(shared: &RunnerState, run: &LocalRun) -> bool {
         sinks.iter().filter(|sink| sink.wants(header)).map(|sink| sink.name().to_owned()).collect()
     });
     run.directory.end_reported().exists()
-        && wanted.iter().all(|sink| cursor(run, sink).is_some_and(|place| place.stage == Stage::Done))
+        && wanted.iter().all(|sink| read_cursor(run, sink).is_some_and(|place| place.stage == Stage::Done))
 }
 
-fn cursor(run: &LocalRun, sink: &str) -> Option<Position> {
+fn read_cursor(run: &LocalRun, sink: &str) -> Option<Position> {
     read_json(&cursor_path(run, sink)).ok().flatten()
 }
 
@@ -100,7 +100,7 @@ fn spool_bytes(run: &LocalRun) -> u64 {
     sizes.map(|path| fs::metadata(path).map_or(0, |file| file.len())).sum()
 }
 
-fn remove(shared: &RunnerState, run: &LocalRun) {
+fn remove_run(shared: &RunnerState, run: &LocalRun) {
     let path = run.directory.path();
     let Some(name) = path.file_name() else { return };
     let removed = path.with_file_name(format!("{REMOVED_PREFIX}{}", name.to_string_lossy()));
@@ -108,7 +108,7 @@ fn remove(shared: &RunnerState, run: &LocalRun) {
         tracing::error!(%error, run_id = %run.run_id(), "cannot delete an old run");
         return;
     }
-    locked(&shared.runs).remove(&run.key());
+    lock(&shared.runs).remove(&run.key());
     let (run_id, attempt) = run.key();
     shared.with_sinks(|sinks| sinks.iter().for_each(|sink| sink.remove(&run_id, attempt)));
     if let Ok(Some(started)) = keeper::directory::read_json::<keeper::records::Started>(&removed.join("started.json"))
@@ -127,7 +127,7 @@ fn free_segments(shared: &RunnerState, run: &LocalRun, bytes_max: u64) {
     let Some(header) = run.header().filter(|_| bytes > bytes_max) else { return };
     let readers: Vec<Option<Position>> = shared.with_sinks(|sinks| {
         let wanting = sinks.iter().filter(|sink| sink.wants(header));
-        wanting.map(|sink| cursor(run, sink.name())).chain([scan::stored_position(&run.directory)]).collect()
+        wanting.map(|sink| read_cursor(run, sink.name())).chain([scan::stored_position(&run.directory)]).collect()
     });
     let Some(passed) = readers.into_iter().map(|place| place.unwrap_or(Position::START).segment).min() else { return };
     let folder = run.directory.spool();

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::handle::Handle;
 use crate::heartbeat::send_heartbeats;
 use crate::intake::{admit_when_possible, take_orders};
-use crate::local_run::locked;
+use crate::local_run::lock;
 use crate::options::{OnShutdown, Options, Ports};
 use crate::outbox::{Outbox, OutboxTasks};
 use crate::recover::recover;
@@ -42,14 +42,14 @@ impl Runner {
     /// # Errors
     /// When the state directory cannot be used.
     pub fn new(mut options: Options, ports: Ports) -> Result<Runner, RunnerError> {
-        let fails = |state: &PathBuf, error| RunnerError::State(state.clone(), error);
+        let failed = |state: &PathBuf, error| RunnerError::State(state.clone(), error);
         let state = options.state.clone();
         let in_use = lock_state_directory(&state)?;
         // The working directory of keepers is `/`.
-        options.state = std::fs::canonicalize(&state).map_err(|error| fails(&state, error))?;
+        options.state = std::fs::canonicalize(&state).map_err(|error| failed(&state, error))?;
         let (outbox, outbox_tasks) =
-            Outbox::open(options.state.join("outbox")).map_err(|error| fails(&state, error))?;
-        let shared = RunnerState::new(options, Some(outbox)).map_err(|error| fails(&state, error))?;
+            Outbox::open(options.state.join("outbox")).map_err(|error| failed(&state, error))?;
+        let shared = RunnerState::new(options, Some(outbox)).map_err(|error| failed(&state, error))?;
         Ok(Runner { shared: Arc::new(shared), ports, outbox_tasks, _in_use: in_use })
     }
 
@@ -63,17 +63,17 @@ impl Runner {
         let shared = self.shared;
         let stop_sending = CancellationToken::new();
         let sending = tokio::spawn(self.outbox_tasks.run(self.ports.reports.clone(), stop_sending.clone()));
-        let mut beside = JoinSet::new();
-        serve_watch(&shared, &mut beside);
-        beside.spawn(send_heartbeats(shared.clone(), self.ports.clone()));
+        let mut tasks = JoinSet::new();
+        serve_watch(&shared, &mut tasks);
+        tasks.spawn(send_heartbeats(shared.clone(), self.ports.clone()));
         // Takes seconds with tens of thousands of runs, so it must not block a thread of the runtime.
-        let of_recovery = shared.clone();
-        let recovered = tokio::task::spawn_blocking(move || recover(&of_recovery)).await;
+        let task_state = shared.clone();
+        let recovered = tokio::task::spawn_blocking(move || recover(&task_state)).await;
         if let Err(error) = recovered.unwrap_or_else(|error| Err(io::Error::other(error))) {
             tracing::error!(%error, "cannot resume earlier runs; their directories are unchanged, and the next start retries");
         }
-        beside.spawn(admit_when_possible(shared.clone()));
-        beside.spawn(sweep_periodically(shared.clone()));
+        tasks.spawn(admit_when_possible(shared.clone()));
+        tasks.spawn(sweep_periodically(shared.clone()));
         take_orders(shared.clone(), self.ports.clone(), shutdown).await;
         match shared.options.on_shutdown {
             OnShutdown::Leave => shared.leave.cancel(),
@@ -86,14 +86,14 @@ impl Runner {
         if let Err(error) = sending.await {
             tracing::error!(%error, "outbox task failed; the next start sends its reports");
         }
-        beside.shutdown().await;
+        tasks.shutdown().await;
     }
 }
 
 /// Wakes runs and sinks when their files change.
-pub(crate) fn serve_watch(shared: &Arc<RunnerState>, beside: &mut JoinSet<()>) {
+pub(crate) fn serve_watch(shared: &Arc<RunnerState>, tasks: &mut JoinSet<()>) {
     let shared = shared.clone();
-    beside.spawn(async move {
+    tasks.spawn(async move {
         let woken = shared.clone();
         shared.watch.serve(move |run| woken.wake_readers(run)).await;
     });
@@ -102,7 +102,7 @@ pub(crate) fn serve_watch(shared: &Arc<RunnerState>, beside: &mut JoinSet<()>) {
 async fn wait_until_idle(shared: &RunnerState) {
     loop {
         let changed = shared.admission_changed.notified();
-        if locked(&shared.runs).values().all(|run| run.finished().is_some()) {
+        if lock(&shared.runs).values().all(|run| run.finished().is_some()) {
             return;
         }
         changed.await;
@@ -113,7 +113,7 @@ async fn wait_until_idle(shared: &RunnerState) {
 pub(crate) async fn flush(shared: &RunnerState) {
     let limit = shared.options.flush_limit;
     if let Some(outbox) = &shared.outbox
-        && tokio::time::timeout(limit, outbox.flushed()).await.is_err()
+        && tokio::time::timeout(limit, outbox.wait_flushed()).await.is_err()
     {
         tracing::warn!("reports unsent at shutdown; the next start sends them");
     }

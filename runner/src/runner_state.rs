@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::feed::SpoolFeed;
-use crate::local_run::{LocalRun, locked};
+use crate::local_run::{LocalRun, lock};
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::required_sinks::RequiredSinks;
@@ -117,7 +117,7 @@ impl RunnerState {
     }
 
     pub(crate) fn run(&self, key: &AttemptKey) -> Option<Arc<LocalRun>> {
-        locked(&self.runs).get(key).cloned()
+        lock(&self.runs).get(key).cloned()
     }
 
     pub(crate) fn with_sinks<T>(&self, ask: impl FnOnce(&[Engine]) -> T) -> T {
@@ -222,7 +222,7 @@ impl RunnerState {
     /// Logs once for each variable that its value is too short to be masked.
     fn warn_unmasked_secrets(&self, job: &Job, env: &BTreeMap<String, String>, secret_names: &[String]) {
         for name in secret_names.iter().filter(|name| env.get(*name).is_some_and(|value| !is_masked(value))) {
-            if locked(&self.unmasked_logged).insert((job.key(), name.clone())) {
+            if lock(&self.unmasked_logged).insert((job.key(), name.clone())) {
                 tracing::warn!(
                     job = %job.key(),
                     "the secret {name} is shorter than {SECRET_BYTES_MIN} bytes and is not masked in the job's output"

@@ -50,13 +50,13 @@ fn named(name: &str, error: PortError) -> PortError {
 #[derive(Default)]
 pub struct LocalSecrets {
     /// Resolves all other references. None without AWS.
-    pub beyond: Option<Arc<dyn Secrets>>,
+    pub remote: Option<Arc<dyn Secrets>>,
 }
 
 #[async_trait]
 impl Secrets for LocalSecrets {
     async fn value(&self, reference: &Reference) -> PortResult<String> {
-        match (reference, &self.beyond) {
+        match (reference, &self.remote) {
             (Reference::Variable(name), _) => std::env::var(name).map_err(|_| {
                 PortError::Permanent(format!(
                     "the runner's environment has no `{name}`; set it there, or change the job"
@@ -65,7 +65,7 @@ impl Secrets for LocalSecrets {
             (Reference::File(path), _) => read(path).await.map_err(|message| {
                 PortError::Permanent(format!("the runner cannot read the file `{path}`: {message}"))
             }),
-            (_, Some(beyond)) => beyond.value(reference).await,
+            (_, Some(remote)) => remote.value(reference).await,
             (_, None) => Err(PortError::Permanent(format!("`{reference}` needs a runner that is connected to AWS"))),
         }
     }

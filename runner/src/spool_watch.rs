@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
-use crate::local_run::{LocalRun, locked};
+use crate::local_run::{LocalRun, lock};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WatchedPart {
@@ -55,7 +55,7 @@ impl SpoolWatch {
         let files = WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::CLOSE_WRITE | WatchFlags::ONLYDIR;
         let growth = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::ONLYDIR;
         // Locked for both insertions, so that no event arrives before its run is known.
-        let mut watched = locked(&self.watched);
+        let mut watched = lock(&self.watched);
         let directory = inotify::add_watch(self.instance.get_ref(), run.directory.path(), files)?;
         watched.insert(directory, (run.clone(), WatchedPart::Directory));
         let spool = inotify::add_watch(self.instance.get_ref(), run.directory.spool(), growth)?;
@@ -65,9 +65,9 @@ impl SpoolWatch {
 
     /// Stops watching the run.
     pub(crate) fn remove(&self, run: &Arc<LocalRun>) {
-        let mut watched = locked(&self.watched);
-        let of_run = watched.iter().filter(|(_, (one, _))| Arc::ptr_eq(one, run));
-        let ended: Vec<i32> = of_run.map(|(descriptor, _)| *descriptor).collect();
+        let mut watched = lock(&self.watched);
+        let task_run = watched.iter().filter(|(_, (one, _))| Arc::ptr_eq(one, run));
+        let ended: Vec<i32> = task_run.map(|(descriptor, _)| *descriptor).collect();
         for descriptor in ended {
             watched.remove(&descriptor);
             let _ = inotify::remove_watch(self.instance.get_ref(), descriptor);
@@ -94,7 +94,7 @@ impl SpoolWatch {
 
     fn dispatch(&self, descriptor: i32, events: ReadFlags, grown: &mut impl FnMut(&Arc<LocalRun>)) {
         if events.contains(ReadFlags::QUEUE_OVERFLOW) {
-            let all: Vec<Arc<LocalRun>> = locked(&self.watched).values().map(|(run, _)| run.clone()).collect();
+            let all: Vec<Arc<LocalRun>> = lock(&self.watched).values().map(|(run, _)| run.clone()).collect();
             for run in all {
                 run.note_change();
                 run.note_growth();
@@ -102,7 +102,7 @@ impl SpoolWatch {
             }
             return;
         }
-        let Some((run, place)) = locked(&self.watched).get(&descriptor).cloned() else { return };
+        let Some((run, place)) = lock(&self.watched).get(&descriptor).cloned() else { return };
         match place {
             WatchedPart::Directory => run.note_change(),
             WatchedPart::Spool => {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::finish::{finish, record_lost_run};
 use crate::keeper_state::{KeeperState, POLL_INTERVAL, keeper_state, wait_for_keeper_state};
-use crate::local_run::{LocalRun, locked};
+use crate::local_run::{LocalRun, lock};
 use crate::reporting::{quiet_deadline, report_if_quiet, report_started};
 use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::{RunnerState, SpawnError};
@@ -44,7 +44,7 @@ pub(crate) async fn supervise(shared: Arc<RunnerState>, run: Arc<LocalRun>) {
     let left = leave.run_until_cancelled(supervise_to_end(&shared, run.clone())).await.is_none();
     shared.watch.remove(&run);
     if !left {
-        locked(&shared.admission).release(run.job().needs);
+        lock(&shared.admission).release(run.job().needs);
         shared.admission_changed.notify_waiters();
     }
 }
@@ -189,7 +189,7 @@ pub(crate) fn refuse(shared: &RunnerState, run: &Arc<LocalRun>, refusal: Refusal
     let mut accepted = run.accepted.clone();
     accepted.refused = Some(refusal);
     let refused = Arc::new(LocalRun::new(run.directory.clone(), accepted));
-    locked(&shared.runs).insert(refused.key(), refused.clone());
+    lock(&shared.runs).insert(refused.key(), refused.clone());
     refused
 }
 

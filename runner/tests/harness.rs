@@ -63,7 +63,7 @@ fn options(state: &str, world: &Path) -> Options {
     options.heartbeat_interval = Duration::from_millis(50);
     options.idle_heartbeat_interval = Duration::from_millis(50);
     let folder = world.to_owned();
-    options.secrets = Arc::new(LocalSecrets { beyond: Some(Arc::new(WorldSecrets { folder })) });
+    options.secrets = Arc::new(LocalSecrets { remote: Some(Arc::new(WorldSecrets { folder })) });
     options.cgroup = !world.join("no-cgroup").exists();
     let policy = world.join("policy.toml");
     if let Ok(text) = fs::read_to_string(&policy) {

@@ -52,7 +52,7 @@ pub(crate) fn runner_options(configuration: &Configuration, folder: PathBuf) -> 
 
 /// Resolves the secret references of jobs: on this machine, and on AWS if a job refers to it.
 pub(crate) fn secrets(aws: aws::Options) -> Arc<dyn Secrets> {
-    Arc::new(LocalSecrets { beyond: Some(Arc::new(AwsSecrets::new(aws))) })
+    Arc::new(LocalSecrets { remote: Some(Arc::new(AwsSecrets::new(aws))) })
 }
 
 fn cores() -> f64 {

@@ -94,14 +94,14 @@ impl Attempt {
         wait_for("started.json", || read_json(&self.run.started()).expect("started.json"))
     }
 
-    pub(crate) fn ask_to_stop(&self) {
+    pub(crate) fn request_stop(&self) {
         let request = StopRequest { at: Timestamp::now(), by: "a test".into() };
         write_json(&self.run.stop(), &request, Durability::Cache).expect("stop");
         keeper::spawn::wake_keeper(&self.run);
     }
 
     /// Waits until the keeper has exited and returns its record.
-    pub(crate) fn end(&mut self) -> Exit {
+    pub(crate) fn wait_for_end(&mut self) -> Exit {
         wait_for("the keeper's end", || self.keeper.try_wait().expect("wait"));
         read_json(&self.run.exit()).expect("exit.json").expect("exit.json is missing")
     }

@@ -9,7 +9,7 @@ use crate::attempt::{Attempt, shell};
 fn a_full_disk_blocks_no_job_and_the_gap_is_counted() {
     let Some(disk) = SmallDisk::mount(4 << 20) else { return };
     let mut attempt = Attempt::start_in(disk.path(), shell("seq 1 300000; echo done >&2; exit 3"), Default::default());
-    let exit = attempt.end();
+    let exit = attempt.wait_for_end();
     assert_eq!(exit.exit_code, Some(3));
     assert_eq!((exit.output.stdout_lines, exit.output.stderr_lines), (300_000, 1));
     assert_eq!(exit.output.last_seq, 300_001);
@@ -41,7 +41,7 @@ fn a_disk_with_space_again_is_used_again() {
     std::fs::write(&ballast, vec![0; 3 << 20]).expect("ballast");
     let script = format!("seq 1 100000; rm {}; sleep 1.5; seq 100001 100010", ballast.display());
     let mut attempt = Attempt::start_in(disk.path(), shell(&script), Default::default());
-    let exit = attempt.end();
+    let exit = attempt.wait_for_end();
     assert_eq!((exit.exit_code, exit.output.stdout_lines), (Some(0), 100_010));
     assert!(exit.output.dropped_lines > 0);
     let numbers = attempt.texts(Stream::Stdout);

@@ -15,7 +15,7 @@ fn the_record_has_the_true_end_of_the_job() {
     let check = |job: Job, ended: Ended, exit_code: Option<i32>, signal: Option<i32>| {
         let what = job.command.to_string();
         let mut attempt = Attempt::start(job);
-        let exit = attempt.end();
+        let exit = attempt.wait_for_end();
         assert_eq!((exit.ended, exit.exit_code, exit.signal), (ended, exit_code, signal), "{what}: {exit:?}");
         assert!(exit.leaked.is_empty(), "{what}: {:?}", exit.leaked);
         assert!(!attempt.run.file("keeper.log").exists(), "{what}");
@@ -48,7 +48,7 @@ fn the_record_has_the_true_end_of_the_job() {
 fn a_job_sees_cron_s_environment_and_its_own_and_nothing_else() {
     let env = BTreeMap::from([("LEVEL".to_owned(), "9".to_owned()), ("USER".to_owned(), "liar".to_owned())]);
     let mut attempt = Attempt::start_with(shell("env; pwd; ls /proc/self/fd | wc -l"), env);
-    attempt.end();
+    attempt.wait_for_end();
     let lines = attempt.texts(Stream::Stdout);
     let names: Vec<&str> = lines.iter().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
     let allowed = [
@@ -82,14 +82,14 @@ fn a_job_sees_cron_s_environment_and_its_own_and_nothing_else() {
 fn a_job_has_its_own_session_and_default_signals() {
     let mut attempt = Attempt::start(shell("cat /proc/self/stat; grep -E '^Sig(Blk|Ign)' /proc/self/status"));
     let pid = attempt.started().pid;
-    attempt.end();
+    attempt.wait_for_end();
     let lines = attempt.texts(Stream::Stdout);
     let session: u32 = lines[0].split(' ').nth(5).and_then(|field| field.parse().ok()).expect("session");
     assert_eq!(session, pid);
     assert!(lines[1..].iter().all(|line| line.ends_with("0000000000000000")), "{lines:?}");
     // SIGPIPE ends a job of pipes quietly, as in any shell.
     let mut attempt = Attempt::start(shell("yes | head -1; echo ${PIPESTATUS:-none}"));
-    assert_eq!(attempt.end().exit_code, Some(0));
+    assert_eq!(attempt.wait_for_end().exit_code, Some(0));
     assert_eq!(attempt.texts(Stream::Stderr), Vec::<String>::new());
 }
 
@@ -98,23 +98,23 @@ fn standard_input_is_the_job_s_text_or_empty() {
     let mut job = shell("cat");
     job.stdin = Some("first\nsecond\n".into());
     let mut attempt = Attempt::start(job);
-    attempt.end();
+    attempt.wait_for_end();
     assert_eq!(attempt.texts(Stream::Stdout), ["first", "second"]);
 
     let mut attempt = Attempt::start(shell("cat; echo end"));
-    attempt.end();
+    attempt.wait_for_end();
     assert_eq!(attempt.texts(Stream::Stdout), ["end"]);
 
     // More than a pipe holds, for a job that never reads: the job must not be blocked.
     let mut job = shell("echo deaf");
     job.stdin = Some("x".repeat(1 << 20));
     let mut attempt = Attempt::start(job);
-    assert_eq!(attempt.end().exit_code, Some(0));
+    assert_eq!(attempt.wait_for_end().exit_code, Some(0));
 
     let mut job = shell("wc -c");
     job.stdin = Some("y".repeat(1 << 20));
     let mut attempt = Attempt::start(job);
-    attempt.end();
+    attempt.wait_for_end();
     assert_eq!(attempt.texts(Stream::Stdout), ["1048576"]);
 }
 
@@ -123,7 +123,7 @@ fn a_job_runs_as_another_user_only_under_a_root_keeper() {
     let mut job = shell("id -un; id -Gn; echo $HOME $USER $LOGNAME");
     job.user = Some("nobody".into());
     let mut attempt = Attempt::start(job);
-    let exit = attempt.end();
+    let exit = attempt.wait_for_end();
     if rustix::process::geteuid().is_root() {
         let lines = attempt.texts(Stream::Stdout);
         assert_eq!(lines[0], "nobody", "{exit:?}");
@@ -138,7 +138,7 @@ fn a_job_runs_as_another_user_only_under_a_root_keeper() {
 #[test]
 fn cpu_time_and_memory_are_recorded() {
     let mut attempt = Attempt::start(shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"));
-    let exit = attempt.end();
+    let exit = attempt.wait_for_end();
     assert!(exit.cpu_ms.is_some_and(|ms| ms > 0), "{exit:?}");
     assert!(exit.max_rss_bytes.is_some_and(|bytes| bytes > 100_000), "{exit:?}");
     assert!(exit.finished_at >= exit.started_at.expect("started"));
@@ -147,7 +147,7 @@ fn cpu_time_and_memory_are_recorded() {
 #[test]
 fn a_grandchild_that_holds_the_output_is_listed_and_not_waited_for() {
     let mut attempt = Attempt::start(shell("sleep 1000 & echo $!"));
-    let exit = attempt.end();
+    let exit = attempt.wait_for_end();
     let pid: u32 = attempt.texts(Stream::Stdout)[0].parse().expect("pid");
     assert_eq!((exit.ended, exit.exit_code), (Ended::Exited, Some(0)));
     assert_eq!(
@@ -163,7 +163,7 @@ fn a_grandchild_that_holds_the_output_is_listed_and_not_waited_for() {
 #[test]
 fn a_late_line_of_a_grandchild_is_kept() {
     let mut attempt = Attempt::start(shell("(sleep 0.3; echo late) & echo early"));
-    let exit = attempt.end();
+    let exit = attempt.wait_for_end();
     assert_eq!(attempt.texts(Stream::Stdout), ["early", "late"]);
     assert!(exit.leaked.is_empty());
 }
@@ -192,6 +192,6 @@ fn a_keeper_survives_hangup_interrupt_and_term() {
         assert!(keeper::processes::send_signal(&keeper, signal));
     }
     // Its standard input is empty, so it exits by itself.
-    assert_eq!(attempt.end().exit_code, Some(0));
+    assert_eq!(attempt.wait_for_end().exit_code, Some(0));
     assert!(!is_alive(pid));
 }

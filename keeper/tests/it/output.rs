@@ -31,7 +31,7 @@ fn peak_bytes(pid: u32) -> Option<u64> {
 fn any_bytes_come_back_as_they_were_printed() {
     let check = |command: &str, expected: &[u8], lines: u64| {
         let mut attempt = Attempt::start(shell(command));
-        let exit = attempt.end();
+        let exit = attempt.wait_for_end();
         assert_eq!(printed(&attempt, Stream::Stdout), expected, "{command}");
         assert_eq!((exit.output.stdout_lines, exit.output.stdout_bytes), (lines, expected.len() as u64), "{command}");
         assert_eq!(exit.output.last_seq, attempt.lines().len() as u64, "{command}");
@@ -47,7 +47,7 @@ fn any_bytes_come_back_as_they_were_printed() {
 #[test]
 fn both_streams_are_kept_apart_and_numbered_together() {
     let mut attempt = Attempt::start(shell("for i in 1 2 3; do echo out $i; echo err $i >&2; done"));
-    let exit = attempt.end();
+    let exit = attempt.wait_for_end();
     assert_eq!(attempt.texts(Stream::Stdout), ["out 1", "out 2", "out 3"]);
     assert_eq!(attempt.texts(Stream::Stderr), ["err 1", "err 2", "err 3"]);
     assert_eq!(attempt.lines().iter().map(|line| line.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
@@ -64,7 +64,7 @@ fn a_gigabyte_in_one_line_is_complete_and_needs_little_memory() {
         peak = peak_bytes(keeper).unwrap_or(peak);
         attempt.keeper.try_wait().expect("wait")
     });
-    let exit = attempt.end();
+    let exit = attempt.wait_for_end();
     assert_eq!((exit.output.stdout_lines, exit.output.stdout_bytes), (1, BYTES));
     let mut reader = keeper::spool::SpoolReader::open(attempt.run.spool(), domain::line::Position::START);
     let (mut bytes, mut parts, mut last) = (0, 0, None);
@@ -92,7 +92,7 @@ fn ten_million_short_lines_are_complete_and_numbered_without_a_gap() {
         peak = peak_bytes(keeper).unwrap_or(peak);
         attempt.keeper.try_wait().expect("wait")
     });
-    let exit = attempt.end();
+    let exit = attempt.wait_for_end();
     assert_eq!((exit.output.stdout_lines, exit.output.last_seq), (LINES, LINES));
     assert!(keeper::spool::segments(&attempt.run.spool()).expect("segments").len() > 1);
     let mut reader = keeper::spool::SpoolReader::open(attempt.run.spool(), domain::line::Position::START);

@@ -13,7 +13,7 @@ fn lines_and_json_leaves_are_masked_and_short_values_are_not() {
     let check = |value: &str, script: &str, expected: &[&str]| {
         let env = BTreeMap::from([("SECRET".to_owned(), value.to_owned())]);
         let mut attempt = Attempt::start_with_secrets(shell(script), env);
-        let exit = attempt.end();
+        let exit = attempt.wait_for_end();
         assert_eq!(attempt.texts(Stream::Stdout), expected, "{script}");
         assert_eq!(exit.output.stdout_lines, expected.len() as u64, "{script}");
     };
@@ -31,6 +31,6 @@ fn held_lines_are_written_while_the_job_is_idle() {
     let env = BTreeMap::from([("SECRET".to_owned(), "{\n  \"key\": \"value-of-it\"\n}".to_owned())]);
     let mut attempt = Attempt::start_with_secrets(shell("echo {; exec sleep 600"), env);
     wait_for("the line", || (attempt.texts(Stream::Stdout) == ["{"]).then_some(()));
-    attempt.ask_to_stop();
-    assert_eq!(attempt.end().ended, Ended::Stopped);
+    attempt.request_stop();
+    assert_eq!(attempt.wait_for_end().ended, Ended::Stopped);
 }

@@ -74,7 +74,7 @@ fn is_this_second(run: &keeper::directory::RunDirectory) -> bool {
 }
 
 /// Number of state directories of `exec`s.
-fn kept(world: &World) -> usize {
+fn count_states(world: &World) -> usize {
     std::fs::read_dir(world.path("state").join("exec")).map_or(0, |states| states.count())
 }
 
@@ -85,7 +85,7 @@ fn sink_at(world: &World, name: &str, folder: &str) {
 }
 
 /// An `exec` whose sink and server accepted nothing.
-fn undelivered() -> World {
+fn undelivered_exec() -> World {
     let world = World::new();
     // A file in place of a directory: nothing can be written below it.
     std::fs::write(world.path("later"), "").expect("file");
@@ -93,7 +93,7 @@ fn undelivered() -> World {
     sink_at(&world, "archive", "later");
     let status = world.command(&["exec", "echo", "late"]).env("SEXTON_FLUSH_MS", "300").status();
     assert!(status.expect("exec").success());
-    assert_eq!(kept(&world), 1);
+    assert_eq!(count_states(&world), 1);
     // The caller distinguishes the run ids of one second; here there is only one.
     let second = jiff::Timestamp::now().as_second();
     wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
@@ -101,7 +101,7 @@ fn undelivered() -> World {
 }
 
 /// Makes both reachable.
-fn mend(world: &World) {
+fn make_reachable(world: &World) {
     std::fs::remove_file(world.path("later")).expect("file");
     std::fs::remove_file(world.path("deaf")).expect("deaf");
 }
@@ -115,41 +115,41 @@ fn is_delivered(world: &World) -> bool {
 
 #[test]
 fn undelivered_output_of_an_exec_is_delivered_by_the_next_exec() {
-    let world = undelivered();
-    mend(&world);
+    let world = undelivered_exec();
+    make_reachable(&world);
     assert!(world.command(&["exec", "true"]).status().expect("exec").success());
-    assert!(is_delivered(&world) && kept(&world) == 0);
+    assert!(is_delivered(&world) && count_states(&world) == 0);
 }
 
 #[test]
 fn undelivered_output_of_an_exec_is_delivered_by_a_runner() {
-    let mut world = undelivered();
-    mend(&world);
+    let mut world = undelivered_exec();
+    make_reachable(&world);
     world.start();
-    wait_for("the delivery", || (is_delivered(&world) && kept(&world) == 0).then_some(()));
+    wait_for("the delivery", || (is_delivered(&world) && count_states(&world) == 0).then_some(()));
 }
 
 #[test]
 fn an_exec_without_a_server_delivers_output_and_leaves_reports_to_one_with_a_server() {
-    let world = undelivered();
-    mend(&world);
+    let world = undelivered_exec();
+    make_reachable(&world);
     let alone = world.command(&["exec", "true"]).env("SEXTON_NO_SERVER", "1").status();
     assert!(alone.expect("exec").success());
-    assert_eq!(kept(&world), 1, "the reports are still to be sent");
+    assert_eq!(count_states(&world), 1, "the reports are still to be sent");
     assert!(std::fs::read_to_string(world.path("later").join("all.log")).expect("log").contains("late"));
     let second = jiff::Timestamp::now().as_second();
     wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
     assert!(world.command(&["exec", "true"]).status().expect("exec").success());
-    assert!(is_delivered(&world) && kept(&world) == 0);
+    assert!(is_delivered(&world) && count_states(&world) == 0);
 }
 
 #[test]
 fn output_due_to_one_sink_is_not_given_to_another() {
-    let world = undelivered();
-    mend(&world);
+    let world = undelivered_exec();
+    make_reachable(&world);
     sink_at(&world, "other", "elsewhere");
     assert!(world.command(&["exec", "true"]).status().expect("exec").success());
-    assert_eq!(kept(&world), 1);
+    assert_eq!(count_states(&world), 1);
     assert!(!std::fs::read_to_string(world.path("elsewhere").join("all.log")).expect("log").contains("late"));
 }
 

@@ -15,7 +15,7 @@ use testbed::wait_for;
 const SECRET: &str = "hunter2 & more/than \"that\"";
 
 /// Prints the secret in pieces, as base64 at each offset, in a URL and in JSON.
-const TELLER: &str = r#"
+const SECRET_PRINTER: &str = r#"
 import base64, json, os, sys, urllib.parse, time
 secret = os.environ["SECRET"]
 print("plain", secret, "and again", secret + secret)
@@ -33,20 +33,20 @@ for byte in secret.encode() + b" slowly\n":
 os.write(1, secret.encode())
 "#;
 
-fn teller() -> Job {
-    argv(&["python3", "-c", TELLER])
+fn secret_printer() -> Job {
+    argv(&["python3", "-c", SECRET_PRINTER])
 }
 
-fn forms(secret: &str) -> Vec<String> {
+fn encodings(secret: &str) -> Vec<String> {
     let json = serde_json::Value::from(secret).to_string();
-    let mut forms = vec![secret.to_owned(), json[1..json.len() - 1].to_owned()];
+    let mut encodings = vec![secret.to_owned(), json[1..json.len() - 1].to_owned()];
     // The base64 characters that depend only on its middle, computed by hand with base64(1) for the three offsets.
-    forms.extend(
+    encodings.extend(
         ["dW50ZXIyICYgbW9yZS90aGFuICJ0aGF0", "aHVudGVyMiAmIG1vcmUvdGhhbiAidGhhd", "h1bnRlcjIgJiBtb3JlL3RoYW4gInRoYX"]
             .map(str::to_owned),
     );
-    forms.extend(["hunter2%20%26%20more", "hunter2+%26+more"].map(str::to_owned));
-    forms
+    encodings.extend(["hunter2%20%26%20more", "hunter2+%26+more"].map(str::to_owned));
+    encodings
 }
 
 /// Every file below the folder, except those into which the test wrote the secret itself.
@@ -61,9 +61,9 @@ fn assert_nowhere(folder: &Path, secret: &str) {
             }
             let bytes = fs::read(&path).unwrap_or_default();
             files += 1;
-            for form in forms(secret) {
-                let at = memchr::memmem::find(&bytes, form.as_bytes());
-                assert!(at.is_none(), "{form} in {}: {}", path.display(), bytes.escape_ascii());
+            for encoding in encodings(secret) {
+                let at = memchr::memmem::find(&bytes, encoding.as_bytes());
+                assert!(at.is_none(), "{encoding} in {}: {}", path.display(), bytes.escape_ascii());
             }
         }
     }
@@ -77,7 +77,7 @@ fn a_printed_secret_is_in_no_file_argument_or_report_in_any_encoding() {
     let file = beside.path().join("secret");
     fs::write(&file, format!("{SECRET}\n")).expect("secret");
     world.start();
-    let mut job = teller();
+    let mut job = secret_printer();
     job.env.insert("SECRET".into(), format!("file:{}", file.display()));
     job.rules = vec!["default".into()];
     let order = world.order(job);

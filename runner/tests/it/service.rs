@@ -12,11 +12,11 @@ use crate::world::{argv, is_alive, shell};
 use testbed::wait_for;
 
 /// A job that adds a line to a file each time it is really started.
-fn counted(world: &World, then: &str) -> Job {
+fn counted_job(world: &World, then: &str) -> Job {
     shell(&format!("echo started >> {}; {then}", world.path("starts").display()))
 }
 
-fn starts(world: &World) -> usize {
+fn count_starts(world: &World) -> usize {
     fs::read_to_string(world.path("starts")).unwrap_or_default().lines().count()
 }
 
@@ -61,8 +61,8 @@ fn jobs_of_a_killed_runner_continue_and_the_next_runner_finishes_them() {
     let mut world = World::new();
     let go = world.path("go");
     world.start();
-    let order =
-        world.order(counted(&world, &format!("echo a; while [ ! -e {} ]; do sleep 0.02; done; echo b", go.display())));
+    let order = world
+        .order(counted_job(&world, &format!("echo a; while [ ! -e {} ]; do sleep 0.02; done; echo b", go.display())));
     let running = wait_for("the job", || {
         keeper::directory::read_json::<keeper::records::Started>(&world.directory(&order).started()).expect("started")
     });
@@ -72,7 +72,7 @@ fn jobs_of_a_killed_runner_continue_and_the_next_runner_finishes_them() {
     fs::write(&go, "").expect("go");
     let report = world.report(&order.run_id);
     assert_eq!((report.outcome, report.exit_code, report.last_seq), (Outcome::Succeeded, Some(0), 2));
-    assert_eq!(starts(&world), 1);
+    assert_eq!(count_starts(&world), 1);
     let lines: Vec<_> = world.shipped(&order.run_id).iter().filter_map(|record| record["seq"].as_u64()).collect();
     assert!(lines.contains(&1) && lines.contains(&2), "{lines:?}");
 }
@@ -82,21 +82,22 @@ fn a_job_that_ends_without_a_runner_is_reported_by_the_next() {
     let mut world = World::new();
     let go = world.path("go");
     world.start();
-    let order = world.order(counted(&world, &format!("while [ ! -e {} ]; do sleep 0.02; done; exit 9", go.display())));
+    let order =
+        world.order(counted_job(&world, &format!("while [ ! -e {} ]; do sleep 0.02; done; exit 9", go.display())));
     wait_for("the job", || world.directory(&order).started().exists().then_some(()));
     world.kill();
     fs::write(&go, "").expect("go");
     wait_for("its end", || world.directory(&order).exit().exists().then_some(()));
     world.start();
     let report = world.report(&order.run_id);
-    assert_eq!((report.exit_code, starts(&world)), (Some(9), 1));
+    assert_eq!((report.exit_code, count_starts(&world)), (Some(9), 1));
 }
 
 #[test]
 fn the_run_of_a_killed_keeper_is_lost_and_leaves_no_process() {
     let mut world = World::new();
     world.start();
-    let order = world.order(counted(&world, "echo line; setsid sleep 1000 & sleep 1000"));
+    let order = world.order(counted_job(&world, "echo line; setsid sleep 1000 & sleep 1000"));
     let directory = world.directory(&order);
     wait_for("the line", || world.events(&order.run_id).first().map(|_| ()));
     let mut reader = keeper::spool::SpoolReader::open(directory.spool(), domain::line::Position::START);
@@ -113,7 +114,7 @@ fn the_run_of_a_killed_keeper_is_lost_and_leaves_no_process() {
     assert_eq!((report.stdout_lines, report.exit_code), (1, None));
     assert!(report.leaked.iter().all(|leaked| leaked.killed) && report.leaked.len() == 3, "{:?}", report.leaked);
     assert!(family.iter().all(|process| !is_alive(process.pid)));
-    assert_eq!(starts(&world), 1);
+    assert_eq!(count_starts(&world), 1);
 }
 
 #[test]
@@ -167,10 +168,10 @@ fn a_keeper_that_dies_before_the_start_is_replaced_twice_and_then_the_run_fails(
         let mut world = World::new();
         fs::write(world.path("doomed"), doomed.to_string()).expect("doomed");
         world.start();
-        let order = world.order(counted(&world, "true"));
+        let order = world.order(counted_job(&world, "true"));
         let report = world.report(&order.run_id);
         assert_eq!(report.outcome, outcome, "{}", report.reason);
-        assert_eq!(starts(&world), usize::from(outcome == Outcome::Succeeded));
+        assert_eq!(count_starts(&world), usize::from(outcome == Outcome::Succeeded));
         assert_eq!(fs::read_to_string(world.path("doomed")).expect("doomed"), "0");
         assert!(outcome == Outcome::Succeeded || report.reason.starts_with("3 keepers exited"), "{}", report.reason);
     }
@@ -202,7 +203,7 @@ fn serial_runs_one_at_a_time_in_order() {
 fn a_redelivered_order_starts_nothing() {
     let mut world = World::new();
     world.start();
-    let order = world.order(counted(&world, "true"));
+    let order = world.order(counted_job(&world, "true"));
     world.report(&order.run_id);
     world.send(&order);
     wait_for("the message's deletion", || {
@@ -215,13 +216,13 @@ fn a_redelivered_order_starts_nothing() {
         (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(())
     });
     world.end();
-    assert_eq!(starts(&world), 1);
+    assert_eq!(count_starts(&world), 1);
 }
 
 #[test]
 fn concurrent_copies_of_an_order_are_one_run() {
     let mut world = World::new();
-    let order = crate::world::order(counted(&world, "true"));
+    let order = crate::world::order(counted_job(&world, "true"));
     for copy in 1..=8 {
         world.send_copy(&order, copy);
     }
@@ -231,7 +232,7 @@ fn concurrent_copies_of_an_order_are_one_run() {
         (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(())
     });
     world.end();
-    assert_eq!((starts(&world), world.events(&order.run_id).len()), (1, 2));
+    assert_eq!((count_starts(&world), world.events(&order.run_id).len()), (1, 2));
     assert_eq!(world.shipped(&order.run_id).len(), 2);
 }
 
@@ -239,10 +240,10 @@ fn concurrent_copies_of_an_order_are_one_run() {
 fn a_claim_whose_answer_was_lost_starts_its_run_though_another_runner_dropped_the_order() {
     let mut world = World::new();
     fs::write(world.path("unanswered"), "").expect("unanswered");
-    let order = world.order(counted(&world, "true"));
+    let order = world.order(counted_job(&world, "true"));
     world.start();
     assert_eq!(world.report(&order.run_id).ended, Ended::Exited);
-    assert_eq!(starts(&world), 1);
+    assert_eq!(count_starts(&world), 1);
     assert!(!world.path("unanswered").exists(), "the answer was not lost");
     world.end();
 }
@@ -251,12 +252,12 @@ fn a_claim_whose_answer_was_lost_starts_its_run_though_another_runner_dropped_th
 fn an_order_after_its_latest_start_time_is_missed() {
     let mut world = World::new();
     world.start();
-    let mut order = crate::world::order(counted(&world, "true"));
+    let mut order = crate::world::order(counted_job(&world, "true"));
     order.start_by = Some(order.issued_at - Duration::from_secs(1));
     world.send(&order);
     let report = world.report(&order.run_id);
     assert_eq!((report.ended, report.outcome), (Ended::NotStarted, Outcome::Missed));
-    assert_eq!(starts(&world), 0);
+    assert_eq!(count_starts(&world), 0);
     assert_eq!(world.shipped(&order.run_id).len(), 2);
 }
 
@@ -386,7 +387,7 @@ fn a_run_whose_directory_is_removed_is_lost_at_once_and_stops_no_sink() {
     let go = world.path("go");
     world.start();
     let order =
-        world.order(counted(&world, &format!("echo one; while [ ! -e {} ]; do sleep 0.02; done", go.display())));
+        world.order(counted_job(&world, &format!("echo one; while [ ! -e {} ]; do sleep 0.02; done", go.display())));
     let directory = world.directory(&order);
     let started = wait_for("the job", || {
         keeper::directory::read_json::<keeper::records::Started>(&directory.started()).expect("started")
@@ -401,7 +402,7 @@ fn a_run_whose_directory_is_removed_is_lost_at_once_and_stops_no_sink() {
     let next = world.order(shell("echo next"));
     assert_eq!(world.report(&next.run_id).outcome, Outcome::Succeeded);
     assert_eq!(world.shipped(&next.run_id).len(), 3);
-    assert_eq!(starts(&world), 1);
+    assert_eq!(count_starts(&world), 1);
 }
 
 #[test]
@@ -409,7 +410,7 @@ fn a_damaged_exit_record_makes_the_run_lost() {
     let mut world = World::new();
     fs::write(world.path("deaf"), "").expect("deaf");
     world.start();
-    let order = world.order(counted(&world, "echo one"));
+    let order = world.order(counted_job(&world, "echo one"));
     let directory = world.directory(&order);
     wait_for("its end", || directory.end_reported().exists().then_some(()));
     world.kill();
@@ -424,5 +425,5 @@ fn a_damaged_exit_record_makes_the_run_lost() {
     world.start();
     let report = world.report(&order.run_id);
     assert_eq!((report.ended, report.outcome, report.last_seq), (Ended::Lost, Outcome::Lost, 1));
-    assert_eq!(starts(&world), 1);
+    assert_eq!(count_starts(&world), 1);
 }
