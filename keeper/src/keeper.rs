@@ -32,6 +32,8 @@ use crate::user;
 
 /// How long writing exit.json is retried on a full disk. Chosen: an operator can react to the alert within a day.
 const EXIT_RETRY_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// Interval of these retries. Chosen, not measured.
 const EXIT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a keeper from start to exit.

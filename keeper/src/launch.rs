@@ -23,6 +23,8 @@ use crate::user::{Identity, User};
 /// Where `sh` and other programs are searched when neither the crontab nor the configuration sets PATH (crontab(5) of
 /// Debian).
 const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
+
+/// crontab(5): the shell of a job without SHELL.
 const SHELL_DEFAULT: &str = "/bin/sh";
 
 /// clone(2). The constant of libc has too few bits.

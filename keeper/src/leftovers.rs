@@ -16,6 +16,8 @@ use crate::records::Started;
 
 /// A process that survives KILL for this time is listed as not killed. Chosen, not measured.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Poll interval of the processes that got KILL. Chosen, not measured.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Kills every process of the attempt and returns the list. Blocking. Only for an attempt without a keeper.

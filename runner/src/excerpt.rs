@@ -15,6 +15,7 @@ const LINE_BYTES_MAX: usize = 1_024;
 /// Cost of a line besides its text, as JSON: `{"seq":123456,"stream":"stdout","text":""},`
 const LINE_COST_BYTES: usize = 48;
 
+/// Marks the end of a cut line.
 const CUT: &str = "…";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

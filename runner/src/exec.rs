@@ -43,6 +43,8 @@ const NOT_STARTED_CODE: u8 = 127;
 /// How long another process may hold the lock of a new directory. Chosen: a check for abandoned directories takes less
 /// than 1 ms.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Interval of these retries. Chosen, not measured.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The result of a wrapped command.

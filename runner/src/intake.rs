@@ -32,6 +32,7 @@ const RECEIVE_WAIT_MAX: Duration = Duration::from_secs(20);
 /// after the sink recovers.
 const HELD_LEASE: Duration = Duration::from_secs(5);
 
+/// Delay after a failed call to a port. Chosen, not measured.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 fn lease(shared: &RunnerState) -> Duration {

@@ -20,7 +20,10 @@ use tokio_util::sync::CancellationToken;
 /// Events per file: a few hundred KiB at most. Chosen, not measured.
 const EVENTS_PER_FILE_MAX: usize = 64;
 
+/// First delay after a failed write or send; doubled up to [`RETRY_MAX`]. Chosen, not measured.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
+
+/// Chosen: one failed call per minute during a long outage.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 struct QueuedReport {

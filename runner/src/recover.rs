@@ -66,8 +66,7 @@ pub(crate) fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> 
     match keeper_state(&run)? {
         KeeperState::NotStarted if run.accepted.refused.is_none() => return Ok(Some(run)),
         keeper_state => {
-            let event = "resumed";
-            tracing::info!(run_id = %run.run_id(), job = %run.job().key(), ?keeper_state, event, "run of an earlier runner resumed");
+            tracing::info!(run_id = %run.run_id(), job = %run.job().key(), ?keeper_state, "run resumed");
         }
     }
     lock(&shared.admission).count_running(run.job().needs);

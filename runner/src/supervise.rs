@@ -27,6 +27,8 @@ const SCAN_DELAY: Duration = Duration::from_millis(200);
 
 /// Starts of a keeper that exits before it starts the job. Chosen: it is the machine that fails, not the job.
 const SPAWN_ATTEMPTS_MAX: u32 = 3;
+
+/// Delay before the second start; the third waits twice as long. Chosen, not measured.
 const SPAWN_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Retry interval of writes that the disk refuses. Chosen, not measured.
@@ -35,7 +37,11 @@ const STORE_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long a failing secret lookup is retried, with growing delay. Chosen: an outage of minutes costs no run, and a
 /// longer one needs an alert. The latest start time of the order also ends the retries.
 const SECRET_RETRY_MAX: Duration = Duration::from_secs(600);
+
+/// First delay of a secret lookup; doubled up to [`SECRET_RETRY_DELAY_MAX`]. Chosen, not measured.
 const SECRET_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Chosen: a stop request and the latest start time do not wait for it.
 const SECRET_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
 /// Supervises the run to its end and releases its place in admission.
