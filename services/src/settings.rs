@@ -93,3 +93,38 @@ pub struct PrunerState {
 }
 
 pub const PRUNER: &str = "pruner";
+
+#[cfg(test)]
+mod tests {
+    use domain::job::CatchUp;
+    use domain::ports::Cursor;
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::maintenance::{Window, Windows};
+
+    fn golden<T: Serialize + DeserializeOwned>(name: &str, sample: &T) {
+        testbed::golden(env!("CARGO_MANIFEST_DIR"), name, sample);
+    }
+
+    /// An older build's settings are read by this one: their names and their JSON stay.
+    #[test]
+    fn stored_settings_keep_their_json() {
+        let at = |second| Timestamp::from_second(second).expect("an instant");
+        golden(SCHEDULER, &SchedulerState { ticked_at: Some(at(1)), cursor: Some(at(2)) });
+        golden(OVERDUE, &OverdueState { ticked_at: Some(at(1)), watching_since: Some(at(2)) });
+        golden(BOOT, &BootState { boot_id: "b".to_owned(), booted_at: Some(at(1)), done: true });
+        golden(SWEEP, &SweepState { swept_at: Some(at(1)) });
+        golden(ALERT_RATE, &AlertRate { minute: 1, messages: 2, digests: 3 });
+        golden(PRUNER, &PrunerState { after: Some(Cursor("opaque".to_owned())) });
+        let window = Window {
+            group: Some("db".to_owned()),
+            since: at(1),
+            until: Some(at(2)),
+            ended_at: Some(at(3)),
+            why: "move".to_owned(),
+            catch_up: CatchUp::All,
+        };
+        golden("maintenance", &Windows(vec![window]));
+    }
+}

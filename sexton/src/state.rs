@@ -244,6 +244,12 @@ mod tests {
     }
 
     #[test]
+    fn the_server_file_keeps_its_json() {
+        let server = ServerInfo { url: "http://127.0.0.1:1".to_owned(), pid: 7 };
+        assert_eq!(serde_json::to_string(&server).expect("JSON"), r#"{"url":"http://127.0.0.1:1","pid":7}"#);
+    }
+
+    #[test]
     fn the_token_is_created_once_and_readable_only_by_its_owner() {
         let (_dir, state) = scratch();
         assert_eq!(state.existing_token().expect("read"), None);

@@ -297,6 +297,14 @@ mod tests {
     }
 
     #[test]
+    fn the_stored_number_of_shards_keeps_its_json() {
+        let shards = Shards { now: 3, before: 8, before_until: Some(at(48)) };
+        let text = r#"{"now":3,"before":8,"before_until":"2026-11-25T07:50:00Z"}"#;
+        assert_eq!(serde_json::to_string(&shards).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Shards>(text).unwrap(), shards);
+    }
+
+    #[test]
     fn an_entry_survives_the_conversion_to_an_item_and_back() {
         let entry = Due { at: at(0), key: JobKey::new("db", "a.b-c_D"), timing: "0a1b".to_owned() };
         assert_eq!(entry_from_item(&entry_to_item(&entry, 4, "w")), Some(entry));

@@ -55,6 +55,30 @@ async fn every_fault_is_json_with_a_status_of_its_class() {
     }
 }
 
+/// Programs read these members; the console of a later build and an older client understand each other.
+#[tokio::test]
+async fn answers_keep_their_json() {
+    let server = Server::start().await;
+    server.send_ok(Method::PUT, "/api/jobs/db/dump", Some(a_job("dump"))).await;
+    let run = server.send_ok(Method::POST, "/api/jobs/db/dump/run", None).await;
+    let of_run = format!("/api/runs/{}", run["run_id"].as_str().expect("a name"));
+    let apply = json!({ "jobs": [a_job("dump"), a_job("other")], "source": "jobs.toml", "dry_run": true });
+    let maintenance = json!({ "on": true, "group": "db", "until": "2026-11-24T00:00:00Z", "why": "move" });
+    for (name, method, path, body) in [
+        ("jobs", Method::GET, "/api/jobs", None),
+        ("job", Method::GET, "/api/jobs/db/dump", None),
+        ("runs", Method::GET, "/api/runs", None),
+        ("run", Method::GET, of_run.as_str(), None),
+        ("ledger", Method::GET, "/api/ledger", None),
+        ("sinks", Method::GET, "/api/sinks", None),
+        ("alerts", Method::GET, "/api/alerts", None),
+        ("apply", Method::POST, "/api/apply", Some(apply)),
+        ("maintenance", Method::POST, "/api/maintenance", Some(maintenance)),
+    ] {
+        testbed::golden(env!("CARGO_MANIFEST_DIR"), name, &server.send_ok(method, path, body).await);
+    }
+}
+
 #[tokio::test]
 async fn a_job_is_stored_paused_resumed_run_and_removed() {
     let server = Server::start().await;

@@ -6,6 +6,7 @@ mod judging;
 mod loading;
 mod matching;
 mod readers;
+mod stored;
 mod trying;
 
 use std::sync::Arc;

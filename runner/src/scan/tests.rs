@@ -112,3 +112,15 @@ fn an_output_with_other_counts_is_read_completely() {
         assert_eq!(scan.position().seq, counts.last_seq + 1, "{wrong:?}");
     }
 }
+
+/// `cursors/rules.scan`, which a later build resumes from.
+#[test]
+fn a_stored_scan_keeps_its_json() {
+    let (_folder, run, counts) = run_of(&[texts(2, 3)]);
+    let mut scan = Scan::open(&run, RuleSet::none());
+    end(&mut scan, counts);
+    scan.needed_from = Some(Position { seq: 2, segment: 1, offset: 7, stage: Stage::Lines });
+    scan.store().expect("stored");
+    let stored = read_json::<StoredScan>(&run.cursors().join(RULES_CURSOR)).expect("read").expect("stored");
+    testbed::golden(env!("CARGO_MANIFEST_DIR"), "rules_scan", &stored);
+}
