@@ -14,4 +14,5 @@ mod readme;
 mod running;
 mod secrets;
 mod sinks;
+mod troubleshooting;
 mod upgrade;
