@@ -80,7 +80,8 @@ fn every_message_of_the_troubleshooting_page_exists() {
     let page = fs::read_to_string(root.join("docs/troubleshooting.md")).expect("docs/troubleshooting.md");
     let mut paths = Vec::new();
     sources(root, &mut paths);
-    let all: Vec<String> = paths.iter().flat_map(|path| literals(&fs::read_to_string(path).expect("a source"))).collect();
+    let all: Vec<String> =
+        paths.iter().flat_map(|path| literals(&fs::read_to_string(path).expect("a source"))).collect();
     let messages = quoted_messages(&page);
     assert!(messages.len() >= 20, "the page quotes messages: {messages:?}");
     let missing: Vec<&&str> =
