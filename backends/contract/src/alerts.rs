@@ -11,7 +11,7 @@ async fn raise(ports: &Ports, ids: &[(&str, i64)]) {
     assert!(ports.alerts.raise(&AlertStep { state: None, transitions }).await.unwrap());
 }
 
-async fn claimed(ports: &Ports, worker: &str, second: i64) -> Vec<String> {
+async fn claim_ids(ports: &Ports, worker: &str, second: i64) -> Vec<String> {
     let claimed = ports.alerts.claim(worker, at(second), at(second + 60), 100).await.unwrap();
     claimed.into_iter().map(|transition| transition.id).collect()
 }
@@ -36,13 +36,13 @@ pub async fn a_state_changes_only_at_the_version_that_was_read(ports: &Ports) {
     let states = ports.alerts.states(&[key("other"), key("dump"), key("another"), key("other")]).await.unwrap();
     assert_eq!(states.iter().map(|state| state.version).collect::<Vec<_>>(), [0, 2, 0, 0]);
     assert!(ports.alerts.states(&[]).await.unwrap().is_empty());
-    assert_eq!(claimed(ports, "w", 0).await, ["t1", "t3"]);
+    assert_eq!(claim_ids(ports, "w", 0).await, ["t1", "t3"]);
 }
 
 pub async fn a_transition_stored_twice_is_claimed_once(ports: &Ports) {
     raise(ports, &[("a", 0)]).await;
     raise(ports, &[("a", 0)]).await;
-    assert_eq!(claimed(ports, "w", 0).await, ["a"]);
+    assert_eq!(claim_ids(ports, "w", 0).await, ["a"]);
     assert_eq!(ports.alerts.list(None, 10).await.unwrap().records.len(), 1);
 }
 
@@ -71,16 +71,16 @@ pub async fn each_transition_is_claimed_by_one_worker(ports: &Ports) {
 
 pub async fn a_claim_ends_with_its_lease(ports: &Ports) {
     raise(ports, &[("a", 0)]).await;
-    assert_eq!(claimed(ports, "w1", 0).await, ["a"]);
-    assert!(claimed(ports, "w2", 59).await.is_empty());
-    assert_eq!(claimed(ports, "w2", 60).await, ["a"]);
+    assert_eq!(claim_ids(ports, "w1", 0).await, ["a"]);
+    assert!(claim_ids(ports, "w2", 59).await.is_empty());
+    assert_eq!(claim_ids(ports, "w2", 60).await, ["a"]);
 }
 
 pub async fn a_transition_is_not_claimed_before_it_is_due(ports: &Ports) {
     raise(ports, &[("late", 90), ("early", 30)]).await;
-    assert!(claimed(ports, "w", 29).await.is_empty());
-    assert_eq!(claimed(ports, "w", 30).await, ["early"]);
-    assert_eq!(claimed(ports, "w", 90).await, ["early", "late"], "the first is due again, as its lease is over");
+    assert!(claim_ids(ports, "w", 29).await.is_empty());
+    assert_eq!(claim_ids(ports, "w", 30).await, ["early"]);
+    assert_eq!(claim_ids(ports, "w", 90).await, ["early", "late"], "the first is due again, as its lease is over");
 }
 
 pub async fn a_settled_transition_is_not_claimed_again(ports: &Ports) {
@@ -92,7 +92,7 @@ pub async fn a_settled_transition_is_not_claimed_again(ports: &Ports) {
     both[1].not_before = at(300);
     both[1].last_error = Some("refused".to_owned());
     ports.alerts.settle("w", &both).await.unwrap();
-    assert!(claimed(ports, "w", 299).await.is_empty());
+    assert!(claim_ids(ports, "w", 299).await.is_empty());
     let again = ports.alerts.claim("w", at(300), at(360), 10).await.unwrap();
     assert_eq!(again, [both[1].clone()]);
 }
@@ -100,7 +100,7 @@ pub async fn a_settled_transition_is_not_claimed_again(ports: &Ports) {
 pub async fn a_worker_that_lost_its_claim_settles_nothing(ports: &Ports) {
     raise(ports, &[("a", 0)]).await;
     let mut mine = ports.alerts.claim("slow", at(0), at(60), 10).await.unwrap();
-    assert_eq!(claimed(ports, "fast", 60).await, ["a"]);
+    assert_eq!(claim_ids(ports, "fast", 60).await, ["a"]);
     mine[0].delivery = DeliveryState::GivenUp;
     ports.alerts.settle("slow", &mine).await.unwrap();
     assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].delivery, DeliveryState::Pending);

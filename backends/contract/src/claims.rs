@@ -4,7 +4,7 @@ use domain::ports::{Claim, Ports, RunWrite, WriteResult};
 use domain::run::{Outcome, Run, State};
 use tokio::task::JoinSet;
 
-use crate::samples::{at, beat, create, run, write};
+use crate::samples::{at, create, heartbeat, run, write};
 
 pub async fn one_of_many_runners_gets_the_run(ports: &Ports) {
     create(ports, &run("dump", 0)).await;
@@ -73,15 +73,15 @@ pub async fn a_heartbeat_returns_the_stop_requests_of_its_own_runs_only(ports: &
         create(ports, &run("dump", minute * 60)).await;
         ports.claims.claim(&run("dump", minute * 60).run_key(), 1, runner, "h1", at(0)).await.unwrap();
     }
-    assert!(ports.claims.heartbeat(&beat("r1", 0)).await.unwrap().is_empty());
+    assert!(ports.claims.heartbeat(&heartbeat("r1", 0)).await.unwrap().is_empty());
     for minute in [1, 2] {
         let mut stored = ports.runs.get(&[run("dump", minute * 60).run_key()]).await.unwrap().remove(0);
         stored.record.stop_requested_at = Some(at(300));
         write(ports, RunWrite { run: stored.record, expected: Some(stored.version), alert: None }).await;
     }
-    assert_eq!(ports.claims.heartbeat(&beat("r1", 10)).await.unwrap(), [run("dump", 60).run_id]);
+    assert_eq!(ports.claims.heartbeat(&heartbeat("r1", 10)).await.unwrap(), [run("dump", 60).run_id]);
     let mut stored = ports.runs.get(&[run("dump", 60).run_key()]).await.unwrap().remove(0);
     stored.record.finish(Outcome::Stopped, "somebody asked to stop it", at(301));
     write(ports, RunWrite { run: stored.record, expected: Some(stored.version), alert: None }).await;
-    assert!(ports.claims.heartbeat(&beat("r1", 20)).await.unwrap().is_empty());
+    assert!(ports.claims.heartbeat(&heartbeat("r1", 20)).await.unwrap().is_empty());
 }

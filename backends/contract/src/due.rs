@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::samples::{at, due};
 
-async fn all(ports: &Ports, from: Timestamp, until: Timestamp) -> Vec<Due> {
+async fn list_all(ports: &Ports, from: Timestamp, until: Timestamp) -> Vec<Due> {
     let mut found = Vec::new();
     for shard in 0..ports.due.shards() {
         found.extend(ports.due.list(shard, from, until, 1000).await.unwrap());
@@ -19,16 +19,16 @@ async fn all(ports: &Ports, from: Timestamp, until: Timestamp) -> Vec<Due> {
 pub async fn an_entry_is_listed_when_its_instant_is_within_both_bounds(ports: &Ports) {
     let entries = [due("a", 0), due("a", 59), due("b", 60), due("c", 61), due("c", 3600)];
     ports.due.put(&entries).await.unwrap();
-    assert_eq!(all(ports, at(0), at(3600)).await, entries);
-    assert_eq!(all(ports, at(59), at(60)).await, entries[1..3]);
-    assert_eq!(all(ports, at(62), at(3599)).await, []);
-    assert_eq!(all(ports, at(-86_400), at(0)).await, entries[..1]);
+    assert_eq!(list_all(ports, at(0), at(3600)).await, entries);
+    assert_eq!(list_all(ports, at(59), at(60)).await, entries[1..3]);
+    assert_eq!(list_all(ports, at(62), at(3599)).await, []);
+    assert_eq!(list_all(ports, at(-86_400), at(0)).await, entries[..1]);
 }
 
 pub async fn an_entry_put_twice_is_there_once(ports: &Ports) {
     ports.due.put(&[due("a", 0)]).await.unwrap();
     ports.due.put(&[due("a", 0), due("b", 0)]).await.unwrap();
-    assert_eq!(all(ports, at(0), at(0)).await, [due("a", 0), due("b", 0)]);
+    assert_eq!(list_all(ports, at(0), at(0)).await, [due("a", 0), due("b", 0)]);
 }
 
 pub async fn every_entry_is_in_exactly_one_shard(ports: &Ports) {
@@ -71,5 +71,5 @@ pub async fn removing_an_entry_twice_is_harmless(ports: &Ports) {
     ports.due.put(&[due("a", 0), due("b", 0)]).await.unwrap();
     ports.due.remove(&[due("a", 0)]).await.unwrap();
     ports.due.remove(&[due("a", 0)]).await.unwrap();
-    assert!(all(ports, at(0), at(0)).await.contains(&due("b", 0)));
+    assert!(list_all(ports, at(0), at(0)).await.contains(&due("b", 0)));
 }

@@ -78,16 +78,16 @@ pub async fn a_run_and_its_alert_step_change_together_or_not_at_all(ports: &Port
     let stale_run = RunWrite { run: run("dump", 0), expected: None, alert: step(version, "three") };
     assert!(matches!(write(ports, stale_run).await, WriteResult::Conflict(Some(_))));
     assert_eq!(ports.alerts.state(&key("dump")).await.unwrap().version, version);
-    let told: Vec<String> =
+    let transitions: Vec<String> =
         ports.alerts.list(None, 10).await.unwrap().records.into_iter().map(|transition| transition.id).collect();
-    assert_eq!(told, ["one"]);
+    assert_eq!(transitions, ["one"]);
 }
 
-async fn listed(ports: &Ports, query: &RunQuery, most: usize) -> Vec<RunId> {
+async fn list_all(ports: &Ports, query: &RunQuery, page_max: usize) -> Vec<RunId> {
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let page = ports.runs.list(query, after.as_ref(), most).await.unwrap();
-        assert!(page.records.len() <= most);
+        let page = ports.runs.list(query, after.as_ref(), page_max).await.unwrap();
+        assert!(page.records.len() <= page_max);
         seen.extend(page.records.into_iter().map(|stored| stored.record.run_id));
         after = page.next;
         if after.is_none() {
@@ -102,8 +102,8 @@ pub async fn listing_is_newest_first_and_complete_over_its_pages(ports: &Ports) 
         create(ports, &run("dump", minute * 60)).await;
         wanted.insert(0, run("dump", minute * 60).run_id);
     }
-    for most in [1, 5, 23, 100] {
-        assert_eq!(listed(ports, &RunQuery::default(), most).await, wanted, "pages of {most}");
+    for page_max in [1, 5, 23, 100] {
+        assert_eq!(list_all(ports, &RunQuery::default(), page_max).await, wanted, "pages of {page_max}");
     }
 }
 
@@ -121,7 +121,7 @@ pub async fn listing_keeps_to_every_bound_of_the_query(ports: &Ports) {
     }
     let of_dump = RunQuery::of_job(&key("dump"));
     let check = async |query: RunQuery, wanted: &[&Run]| {
-        let mut seen = listed(ports, &query, 2).await;
+        let mut seen = list_all(ports, &query, 2).await;
         let mut wanted: Vec<RunId> = wanted.iter().map(|run| run.run_id.clone()).collect();
         seen.sort();
         wanted.sort();
@@ -162,8 +162,8 @@ pub async fn counts_add_up(ports: &Ports) {
 pub async fn removing_runs_twice_is_harmless(ports: &Ports) {
     create(ports, &run("dump", 0)).await;
     create(ports, &run("dump", 60)).await;
-    let gone = [run("dump", 0).run_key(), run("absent", 0).run_key()];
-    ports.runs.remove(&gone).await.unwrap();
-    ports.runs.remove(&gone).await.unwrap();
-    assert_eq!(listed(ports, &RunQuery::default(), 10).await, [run("dump", 60).run_id]);
+    let removed = [run("dump", 0).run_key(), run("absent", 0).run_key()];
+    ports.runs.remove(&removed).await.unwrap();
+    ports.runs.remove(&removed).await.unwrap();
+    assert_eq!(list_all(ports, &RunQuery::default(), 10).await, [run("dump", 60).run_id]);
 }

@@ -85,7 +85,7 @@ pub fn event(second: i64) -> Event {
     }
 }
 
-pub fn beat(runner: &str, second: i64) -> Heartbeat {
+pub fn heartbeat(runner: &str, second: i64) -> Heartbeat {
     Heartbeat {
         runner: runner.to_owned(),
         host: "h1".to_owned(),

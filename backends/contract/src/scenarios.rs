@@ -42,7 +42,7 @@ macro_rules! scenarios {
 async fn at_eight(ports: &Ports, job: domain::job::Job) -> World {
     let world = World::new(ports);
     world.put(&job).await;
-    world.overdue().await;
+    world.check_overdue().await;
     world.set("08:00");
     world.schedule().await;
     world
@@ -54,24 +54,24 @@ pub async fn after_a_day_every_firing_has_exactly_one_outcome(ports: &Ports) {
     for (name, schedule) in [("dump", "0 * * * *"), ("report", "30 */2 * * *"), ("rotate", "@every 90m")] {
         world.put(&job(name, schedule)).await;
     }
-    let mut told = Vec::new();
+    let mut alerts = Vec::new();
     for half_hour in 0..12 {
         world.set(&format!("{:02}:{:02}", 8 + half_hour / 2, half_hour % 2 * 30));
-        world.beat().await;
+        world.send_heartbeat().await;
         world.schedule().await;
-        world.overdue().await;
-        for order in world.take().await {
-            world.started(&order).await;
+        world.check_overdue().await;
+        for order in world.take_orders().await {
+            world.report_started(&order).await;
             let fails = order.job.name == "dump" && (4..7).contains(&half_hour);
-            world.finished(&order, i32::from(fails)).await;
+            world.report_finished(&order, i32::from(fails)).await;
         }
         world.collect().await;
-        told.extend(world.told().await);
+        alerts.extend(world.send_alert_kinds().await);
     }
     let dumps = ["08 succeeded", "09 succeeded", "10 failed", "11 failed", "12 succeeded", "13 succeeded"];
     assert_eq!(world.history("dump").await, dumps.map(|hour| hour.replacen(' ', ":00 ", 1)));
     assert_eq!(world.runs("report").await.len(), 3);
-    assert_eq!(told, [AlertKind::Failed, AlertKind::Recovered], "told when it went bad, and when it was well again");
+    assert_eq!(alerts, [AlertKind::Failed, AlertKind::Recovered], "told when it went bad, and when it was well again");
     let ledger = world.ledger().await;
     assert_eq!((ledger.open, ledger.count(Outcome::Failed)), (0, 2));
     assert_eq!(ledger.scheduled, ledger.count(Outcome::Succeeded) + 2);
@@ -89,24 +89,24 @@ pub async fn a_failed_run_is_retried_and_ends_once(ports: &Ports) {
     let second = world.run_all(0).await.remove(0);
     assert_eq!((&second.run_id, second.attempt), (&first.run_id, 2));
     // The fencing token: what the first attempt still says changes nothing.
-    world.finished(&first, 1).await;
+    world.report_finished(&first, 1).await;
     world.collect().await;
     let run = world.runs("dump").await.remove(0);
     assert_eq!((run.outcome, run.attempt, run.earlier_attempts.len()), (Some(Outcome::Succeeded), 2, 1));
-    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+    assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
 pub async fn forbid_skips_an_overlapping_run(ports: &Ports) {
     let mut dump = job("dump", "* * * * *");
     dump.concurrency = Concurrency::Forbid;
     let world = at_eight(ports, dump).await;
-    let first = world.take().await.remove(0);
-    world.started(&first).await;
+    let first = world.take_orders().await.remove(0);
+    world.report_started(&first).await;
     world.collect().await;
     world.set("08:01");
     world.schedule().await;
     assert_eq!(world.history("dump").await, ["08:00 running", "08:01 skipped"]);
-    world.finished(&first, 0).await;
+    world.report_finished(&first, 0).await;
     world.collect().await;
     world.set("08:02");
     assert_eq!(world.schedule().await.started, 1);
@@ -114,58 +114,58 @@ pub async fn forbid_skips_an_overlapping_run(ports: &Ports) {
 
 pub async fn a_report_sent_twice_counts_once(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take().await.remove(0);
+    let order = world.take_orders().await.remove(0);
     for _ in 0..2 {
-        world.started(&order).await;
-        world.finished(&order, 1).await;
+        world.report_started(&order).await;
+        world.report_finished(&order, 1).await;
         world.collect().await;
     }
     assert_eq!(world.history("dump").await, ["08:00 failed"]);
-    assert_eq!(world.told().await, [AlertKind::Failed]);
-    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed]);
+    assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
 pub async fn an_order_sent_three_times_starts_once(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take().await.remove(0);
+    let order = world.take_orders().await.remove(0);
     world.ports.orders.send(&[order.clone(), order.clone()]).await.unwrap();
-    assert!(world.take_as("r2").await.is_empty(), "it is another runner's");
-    world.finished(&order, 0).await;
+    assert!(world.take_orders_as("r2").await.is_empty(), "it is another runner's");
+    world.report_finished(&order, 0).await;
     world.collect().await;
     world.ports.orders.send(&[order]).await.unwrap();
-    assert!(world.take().await.is_empty(), "it is over");
+    assert!(world.take_orders().await.is_empty(), "it is over");
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
 }
 
 pub async fn reports_out_of_order_give_the_same_result(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take().await.remove(0);
-    world.finished(&order, 0).await;
+    let order = world.take_orders().await.remove(0);
+    world.report_finished(&order, 0).await;
     world.collect().await;
     let ended = world.runs("dump").await.remove(0);
-    world.started(&order).await;
+    world.report_started(&order).await;
     world.ports.reports.send(&[world.event(&order, Body::Quiet { since: world.now() })]).await.unwrap();
     world.collect().await;
     let run = world.runs("dump").await.remove(0);
     assert_eq!((run.outcome, run.state), (Some(Outcome::Succeeded), State::Finished));
     assert_eq!((run.finished_at, run.exit_code), (ended.finished_at, Some(0)));
-    assert!(world.told().await.is_empty());
+    assert!(world.send_alert_kinds().await.is_empty());
 }
 
 pub async fn a_stop_reaches_the_runner_and_ends_the_run(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take().await.remove(0);
-    world.started(&order).await;
+    let order = world.take_orders().await.remove(0);
+    world.report_started(&order).await;
     world.collect().await;
-    assert!(world.beat().await.is_empty());
+    assert!(world.send_heartbeat().await.is_empty());
     commands::stop(&world.ports, &order.run_id, world.now()).await.unwrap();
-    assert_eq!(world.beat().await, std::slice::from_ref(&order.run_id));
+    assert_eq!(world.send_heartbeat().await, std::slice::from_ref(&order.run_id));
     let report = domain::event::Report { ended: Ended::Stopped, ..world.report(143) };
-    world.reported(&order, report).await;
+    world.send_report(&order, report).await;
     world.collect().await;
     assert_eq!(world.history("dump").await, ["08:00 stopped"]);
-    assert!(world.beat().await.is_empty(), "there is nothing to stop any more");
-    assert!(world.told().await.is_empty(), "somebody asked for it");
+    assert!(world.send_heartbeat().await.is_empty(), "there is nothing to stop any more");
+    assert!(world.send_alert_kinds().await.is_empty(), "somebody asked for it");
 }
 
 pub async fn a_run_that_no_runner_took_is_missed(ports: &Ports) {
@@ -173,34 +173,34 @@ pub async fn a_run_that_no_runner_took_is_missed(ports: &Ports) {
     dump.start_within = Some(Duration::from_secs(300));
     let world = at_eight(ports, dump).await;
     world.set("08:05");
-    assert_eq!(world.overdue().await.missed, 0);
+    assert_eq!(world.check_overdue().await.missed, 0);
     world.set("08:06");
-    assert_eq!(world.overdue().await.missed, 1);
-    assert_eq!(world.told().await, [AlertKind::Missed]);
-    assert!(world.take().await.is_empty(), "its order is worth nothing any more");
+    assert_eq!(world.check_overdue().await.missed, 1);
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Missed]);
+    assert!(world.take_orders().await.is_empty(), "its order is worth nothing any more");
     assert_eq!(world.history("dump").await, ["08:00 missed"]);
 }
 
 pub async fn a_run_of_a_dead_runner_is_lost_until_its_late_report(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take().await.remove(0);
-    world.started(&order).await;
+    let order = world.take_orders().await.remove(0);
+    world.report_started(&order).await;
     world.collect().await;
     for minute in 0..20 {
         world.set(&format!("08:{minute:02}"));
         if minute < 5 {
-            world.beat().await;
+            world.send_heartbeat().await;
         }
-        world.overdue().await;
+        world.check_overdue().await;
     }
     assert_eq!(
-        (world.history("dump").await, world.told().await),
+        (world.history("dump").await, world.send_alert_kinds().await),
         (vec!["08:00 lost".to_owned()], vec![AlertKind::Lost])
     );
-    world.finished(&order, 0).await;
+    world.report_finished(&order, 0).await;
     assert_eq!(world.collect().await.replaced, 1);
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
-    assert_eq!((world.told().await, world.ledger().await.scheduled), (vec![AlertKind::Recovered], 1));
+    assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (vec![AlertKind::Recovered], 1));
 }
 
 pub async fn a_runner_that_died_after_its_claim_gets_the_order_again(ports: &Ports) {
@@ -212,30 +212,30 @@ pub async fn a_runner_that_died_after_its_claim_gets_the_order_again(ports: &Por
     assert_eq!(world.claim(&again.message, "r2").await, Claim::Refused, "it is another runner's");
     assert_eq!(world.claim(&again.message, RUNNER).await, Claim::Granted, "it is its own");
     world.ports.orders.delete(&again.receipt).await.unwrap();
-    world.started(&again.message).await;
-    world.finished(&again.message, 0).await;
+    world.report_started(&again.message).await;
+    world.report_finished(&again.message, 0).await;
     world.collect().await;
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
-    assert!(world.take().await.is_empty());
-    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+    assert!(world.take_orders().await.is_empty());
+    assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
 /// It has the order on its disk, and starts it when it is back; copies that come meanwhile are nobody's.
 pub async fn a_runner_that_died_after_it_deleted_its_order_starts_it_once(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take().await.remove(0);
+    let order = world.take_orders().await.remove(0);
     world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
-    assert!(world.take_as("r2").await.is_empty(), "it is another runner's");
+    assert!(world.take_orders_as("r2").await.is_empty(), "it is another runner's");
     world.set("08:01");
     assert_eq!(world.schedule().await.resent, 0, "it waits for no runner");
-    assert_eq!(world.overdue().await.lost, 0);
+    assert_eq!(world.check_overdue().await.lost, 0);
     world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
-    assert!(world.take().await.is_empty(), "it has it");
-    world.started(&order).await;
-    world.finished(&order, 0).await;
+    assert!(world.take_orders().await.is_empty(), "it has it");
+    world.report_started(&order).await;
+    world.report_finished(&order, 0).await;
     world.collect().await;
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
-    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+    assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
 /// Its runner died with the order and never came back; when it does come back, what it says is of no consequence.
@@ -243,24 +243,24 @@ pub async fn a_run_lost_before_its_start_is_restarted_once(ports: &Ports) {
     let mut dump = job("dump", "0 8 * * *");
     dump.retries = Some(Retries { max: 1, delay: Duration::ZERO, backoff: 1.0, on: vec![Outcome::Lost] });
     let world = at_eight(ports, dump).await;
-    world.beat().await;
-    let first = world.take().await.remove(0);
+    world.send_heartbeat().await;
+    let first = world.take_orders().await.remove(0);
     for minute in 1..5 {
         world.set(&format!("08:{minute:02}"));
-        world.overdue().await;
+        world.check_overdue().await;
     }
-    let second = world.take_as("r2").await.remove(0);
+    let second = world.take_orders_as("r2").await.remove(0);
     assert_eq!((&second.run_id, second.attempt), (&first.run_id, 2));
-    assert!(world.take_as("r3").await.is_empty(), "it was ordered once");
+    assert!(world.take_orders_as("r3").await.is_empty(), "it was ordered once");
     for order in [&first, &second] {
-        world.started(order).await;
+        world.report_started(order).await;
     }
-    world.finished(&first, 1).await;
-    world.finished(&second, 0).await;
+    world.report_finished(&first, 1).await;
+    world.report_finished(&second, 0).await;
     world.collect().await;
     let run = world.runs("dump").await.remove(0);
     assert_eq!((run.outcome, run.attempt, run.earlier_attempts.len()), (Some(Outcome::Succeeded), 2, 1));
-    assert_eq!((world.told().await, world.ledger().await.scheduled), (Vec::new(), 1));
+    assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
 /// It claimed the run, lost its disk, and beats on.
@@ -268,17 +268,17 @@ pub async fn a_run_forgotten_by_its_live_runner_is_lost_once(ports: &Ports) {
     let mut dump = job("dump", "0 8 * * *");
     dump.start_within = Some(Duration::from_secs(300));
     let world = at_eight(ports, dump).await;
-    let order = world.take().await.remove(0);
+    let order = world.take_orders().await.remove(0);
     for (time, lost) in [("08:01", 0), ("08:06", 0), ("09:05", 0), ("09:06", 1), ("09:07", 0)] {
         world.set(time);
-        world.beat().await;
-        assert_eq!(world.overdue().await.lost, lost, "{time}");
+        world.send_heartbeat().await;
+        assert_eq!(world.check_overdue().await.lost, lost, "{time}");
     }
     assert_eq!(world.history("dump").await, ["08:00 lost"]);
-    assert_eq!(world.told().await, [AlertKind::Lost]);
-    world.finished(&order, 0).await;
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Lost]);
+    world.report_finished(&order, 0).await;
     assert_eq!(world.collect().await.replaced, 1, "it had only been slow to tell");
-    assert_eq!((world.told().await, world.ledger().await.scheduled), (vec![AlertKind::Recovered], 1));
+    assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (vec![AlertKind::Recovered], 1));
 }
 
 pub async fn a_paused_job_is_skipped_with_its_reason(ports: &Ports) {
@@ -322,18 +322,19 @@ pub async fn concurrent_starts_of_a_job_that_forbids_overlap_have_one_winner(por
     }
     world.set("08:00");
     let now = world.now();
-    let by_hand = async |name: &str, who: u8| commands::run_now(ports, &key(name), [who; 6], now).await.expect("a run");
+    let start_manually =
+        async |name: &str, caller: u8| commands::run_now(ports, &key(name), [caller; 6], now).await.expect("a run");
     tokio::join!(
         world.schedule(),
-        by_hand("alone", 1),
-        by_hand("alone", 2),
-        by_hand("in-turn", 3),
-        by_hand("in-turn", 4),
+        start_manually("alone", 1),
+        start_manually("alone", 2),
+        start_manually("in-turn", 3),
+        start_manually("in-turn", 4),
     );
     for (name, waiting) in [("alone", 0), ("in-turn", 2)] {
         let (open, over): (Vec<_>, Vec<_>) = world.runs(name).await.into_iter().partition(Run::is_open);
-        let begun = open.iter().filter(|run| !run.held).count();
-        assert_eq!((begun, open.len() - begun, over.len()), (1, waiting, 2 - waiting), "{open:#?} {over:#?}");
+        let started = open.iter().filter(|run| !run.held).count();
+        assert_eq!((started, open.len() - started, over.len()), (1, waiting, 2 - waiting), "{open:#?} {over:#?}");
     }
     let mut in_turn = 0;
     loop {

@@ -3,7 +3,7 @@
 use domain::ports::Ports;
 use serde_json::json;
 
-use crate::samples::{at, beat};
+use crate::samples::{at, heartbeat};
 
 pub async fn a_setting_changes_only_at_its_latest_version(ports: &Ports) {
     assert!(ports.settings.read("clock").await.unwrap().is_none());
@@ -20,18 +20,18 @@ pub async fn a_setting_changes_only_at_its_latest_version(ports: &Ports) {
 
 pub async fn a_runners_latest_heartbeat_is_kept_until_it_is_deleted(ports: &Ports) {
     for (runner, second) in [("r1", 0), ("r2", 5), ("r1", 10), ("r1", 3)] {
-        ports.claims.heartbeat(&beat(runner, second)).await.unwrap();
+        ports.claims.heartbeat(&heartbeat(runner, second)).await.unwrap();
     }
     let mut beats = ports.settings.heartbeats().await.unwrap();
     beats.sort_by(|one, other| one.runner.cmp(&other.runner));
-    assert_eq!(beats, [beat("r1", 10), beat("r2", 5)]);
+    assert_eq!(beats, [heartbeat("r1", 10), heartbeat("r2", 5)]);
     ports.settings.delete_heartbeats(at(10)).await.unwrap();
-    assert_eq!(ports.settings.heartbeats().await.unwrap(), [beat("r1", 10)]);
+    assert_eq!(ports.settings.heartbeats().await.unwrap(), [heartbeat("r1", 10)]);
 }
 
 pub async fn a_heartbeat_of_a_clock_that_was_set_back_is_the_latest(ports: &Ports) {
     for second in [3600, 0, 60, 30] {
-        ports.claims.heartbeat(&beat("r1", second)).await.unwrap();
+        ports.claims.heartbeat(&heartbeat("r1", second)).await.unwrap();
     }
-    assert_eq!(ports.settings.heartbeats().await.unwrap(), [beat("r1", 60)]);
+    assert_eq!(ports.settings.heartbeats().await.unwrap(), [heartbeat("r1", 60)]);
 }

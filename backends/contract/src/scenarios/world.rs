@@ -109,13 +109,13 @@ impl World {
         }
     }
 
-    pub async fn overdue(&self) -> overdue::OverdueSummary {
+    pub async fn check_overdue(&self) -> overdue::OverdueSummary {
         let open = overdue::list_open_runs(&self.ports).await.unwrap();
         overdue::tick(&self.ports, &open, self.now()).await.unwrap()
     }
 
     /// Sends what is to be told, and says of what kind it was.
-    pub async fn told(&self) -> Vec<AlertKind> {
+    pub async fn send_alert_kinds(&self) -> Vec<AlertKind> {
         let (links, channels) = (Links([].into()), ["oncall".to_owned()]);
         let worker =
             alerts::AlertWorker { notifier: &self.channel, channels: &channels, links: &links, name: "scenario" };
@@ -123,7 +123,7 @@ impl World {
         std::mem::take(&mut *self.channel.0.lock().unwrap()).into_iter().map(|alert| alert.kind).collect()
     }
 
-    pub async fn beat(&self) -> Vec<RunId> {
+    pub async fn send_heartbeat(&self) -> Vec<RunId> {
         let beat = Heartbeat {
             runner: RUNNER.to_owned(),
             host: HOST.to_owned(),
@@ -137,11 +137,11 @@ impl World {
     }
 
     /// All orders that can be received now, claimed by the runner; refused ones are dropped.
-    pub async fn take(&self) -> Vec<Order> {
-        self.take_as(RUNNER).await
+    pub async fn take_orders(&self) -> Vec<Order> {
+        self.take_orders_as(RUNNER).await
     }
 
-    pub async fn take_as(&self, runner: &str) -> Vec<Order> {
+    pub async fn take_orders_as(&self, runner: &str) -> Vec<Order> {
         let (groups, mut taken) = ([GROUP.to_owned()], Vec::new());
         loop {
             let deliveries = self.ports.orders.receive(&groups, 10, LEASE, Duration::ZERO).await.unwrap();
@@ -170,25 +170,25 @@ impl World {
         self.ports.claims.claim(&order.run_key(), order.attempt, runner, HOST, self.now()).await.unwrap()
     }
 
-    pub async fn started(&self, order: &Order) {
+    pub async fn report_started(&self, order: &Order) {
         let body = Body::Started { pid: Some(7), command: "dump".to_owned() };
         self.ports.reports.send(&[self.event(order, body)]).await.unwrap();
     }
 
-    pub async fn finished(&self, order: &Order, exit_code: i32) {
-        self.reported(order, self.report(exit_code)).await;
+    pub async fn report_finished(&self, order: &Order, exit_code: i32) {
+        self.send_report(order, self.report(exit_code)).await;
     }
 
-    pub async fn reported(&self, order: &Order, report: Report) {
+    pub async fn send_report(&self, order: &Order, report: Report) {
         self.ports.reports.send(&[self.event(order, Body::Finished(Box::new(report)))]).await.unwrap();
     }
 
     /// Takes, starts and finishes everything that is ordered.
     pub async fn run_all(&self, exit_code: i32) -> Vec<Order> {
-        let orders = self.take().await;
+        let orders = self.take_orders().await;
         for order in &orders {
-            self.started(order).await;
-            self.finished(order, exit_code).await;
+            self.report_started(order).await;
+            self.report_finished(order, exit_code).await;
         }
         orders
     }
