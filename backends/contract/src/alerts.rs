@@ -1,4 +1,4 @@
-//! What an alert store owes.
+//! Contract tests of the alert store.
 
 use domain::alert::{DeliveryState, JobState, Status};
 use domain::ports::{AlertStep, Ports, StateChange};
@@ -84,7 +84,7 @@ pub async fn a_transition_is_not_claimed_before_it_is_due(ports: &Ports) {
 }
 
 pub async fn a_settled_transition_is_not_claimed_again(ports: &Ports) {
-    raise(ports, &[("told", 0), ("again", 0)]).await;
+    raise(ports, &[("sent", 0), ("again", 0)]).await;
     let mut both = ports.alerts.claim("w", at(0), at(60), 10).await.unwrap();
     both.sort_by(|one, other| other.id.cmp(&one.id));
     both[0].delivery = DeliveryState::Sent;

@@ -1,4 +1,4 @@
-//! What claims owe: one run, one runner.
+//! Contract tests of claims: one run, one runner.
 
 use domain::ports::{Claim, Ports, RunWrite, WriteResult};
 use domain::run::{Outcome, Run, State};
@@ -81,7 +81,7 @@ pub async fn a_heartbeat_returns_the_stop_requests_of_its_own_runs_only(ports: &
     }
     assert_eq!(ports.claims.heartbeat(&heartbeat("r1", 10)).await.unwrap(), [run("dump", 60).run_id]);
     let mut stored = ports.runs.get(&[run("dump", 60).run_key()]).await.unwrap().remove(0);
-    stored.record.finish(Outcome::Stopped, "somebody asked to stop it", at(301));
+    stored.record.finish(Outcome::Stopped, "stopped on request", at(301));
     write(ports, RunWrite { run: stored.record, expected: Some(stored.version), alert: None }).await;
     assert!(ports.claims.heartbeat(&heartbeat("r1", 20)).await.unwrap().is_empty());
 }

@@ -1,4 +1,4 @@
-//! What a due index owes.
+//! Contract tests of the due index.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What a job store owes.
+//! Contract tests of the job store.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! What the way to the runners owes.
+//! Contract tests of the order queue.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tokio::task::JoinSet;
 
 use crate::samples::order;
 
-/// For what must not come back within the test.
+/// Lease of what must not be redelivered within a test.
 const LONG: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_millis(100);
-/// How long a test waits for what must come.
+/// How long a test waits for a message.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn group(name: &str) -> Vec<String> {
@@ -58,7 +58,7 @@ pub async fn a_deleted_order_is_not_redelivered(ports: &Ports) {
     let other = ports.orders.receive(&[], 10, SHORT, DEADLINE).await.unwrap();
     assert_eq!(other.len(), 1);
     assert_ne!(other[0].message, received[0].message);
-    // Once the other one has come again, the first lease is over too.
+    // When the other one is redelivered, the lease of the first has ended too.
     let again = ports.orders.receive(&[], 10, LONG, DEADLINE).await.unwrap();
     assert_eq!(again.iter().map(|delivery| &delivery.message).collect::<Vec<_>>(), [&other[0].message]);
 }

@@ -1,4 +1,4 @@
-//! What the way from the runners owes.
+//! Contract tests of the report queue.
 
 use std::time::Duration;
 

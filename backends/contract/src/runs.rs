@@ -1,4 +1,4 @@
-//! What a run store owes.
+//! Contract tests of the run store.
 
 use domain::alert::{JobState, Status};
 use domain::job::JobKey;

@@ -1,4 +1,4 @@
-//! Records to try a backend with.
+//! Sample records for tests of backends: all of the group `db`, with times relative to [`at`].
 
 use std::sync::LazyLock;
 
@@ -20,24 +20,29 @@ pub fn at(second: i64) -> Timestamp {
     Timestamp::from_second(*BASE + second).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
+/// The key of a job in the group `db`.
 pub fn key(name: &str) -> JobKey {
     JobKey::new("db", name)
 }
 
+/// A job with a shell command that needs quoting, and an environment.
 pub fn job(key: &JobKey) -> Job {
     let mut job = Job::new(key.clone(), "30 2 * * *", Command::Shell("dump 'a b' % é".to_owned()));
     job.env.insert("LEVEL".to_owned(), "9".to_owned());
     job
 }
 
+/// The due entry of a job at this second.
 pub fn due(name: &str, second: i64) -> Due {
     Due { at: at(second), key: key(name), timing: "t1".to_owned() }
 }
 
+/// The run of a job in the group `db`, scheduled at this second.
 pub fn run(name: &str, second: i64) -> Run {
     run_of(&key(name), second)
 }
 
+/// The run of a job, scheduled at this second.
 pub fn run_of(key: &JobKey, second: i64) -> Run {
     Run::new(RunId::scheduled(key, at(second)), key, at(second), Trigger::Schedule, at(second))
 }
@@ -47,12 +52,14 @@ pub async fn create(ports: &Ports, run: &Run) -> WriteResult {
     write(ports, RunWrite { run: run.clone(), expected: None, alert: None }).await
 }
 
+/// Writes one run.
 pub async fn write(ports: &Ports, write: RunWrite) -> WriteResult {
     let mut written = ports.runs.write(&[write]).await.expect("the backend writes a run");
     assert_eq!(written.len(), 1, "one answer for one write");
     written.remove(0)
 }
 
+/// The order for the job `dump` of this group at this second.
 pub fn order(group: &str, second: i64) -> Order {
     let key = JobKey::new(group, "dump");
     Order {
@@ -68,6 +75,7 @@ pub fn order(group: &str, second: i64) -> Order {
     }
 }
 
+/// The report that the run of `dump` at this second has started, one second later.
 pub fn event(second: i64) -> Event {
     let run = run("dump", second);
     Event {
@@ -85,6 +93,7 @@ pub fn event(second: i64) -> Event {
     }
 }
 
+/// The heartbeat of a runner of the group `db` at this second.
 pub fn heartbeat(runner: &str, second: i64) -> Heartbeat {
     Heartbeat {
         runner: runner.to_owned(),
@@ -97,6 +106,7 @@ pub fn heartbeat(runner: &str, second: i64) -> Heartbeat {
     }
 }
 
+/// A transition of the job `dump` to bad at this second.
 pub fn transition(id: &str, second: i64) -> Transition {
     Transition::new(id.to_owned(), AlertKind::Failed, &key("dump"), "exit code 3", at(second))
 }

@@ -1,4 +1,4 @@
-//! What the settings owe.
+//! Contract tests of settings and heartbeats.
 
 use domain::ports::Ports;
 use serde_json::json;
