@@ -1,32 +1,57 @@
-//! What every backend owes: one suite over the ports of `domain::ports`. A backend's test calls [`suite!`] in one line
-//! with a function that makes a fresh, empty backend; each promise is then one test.
+//! The contract of a backend: one test suite over the ports of `domain::ports`, and scenarios of the services over
+//! them. A backend passes a function that makes a fresh, empty backend, and each function of the suite becomes one test.
 //!
-//! The tests use real waits only where a port has its own clock (leases): they wait for what must come, never for time
-//! to pass, and use leases of an hour where something must not come.
+//! | item | purpose |
+//! |---|---|
+//! | [`suite!`] | makes one test of each contract test of the ports |
+//! | [`scenarios!`] | makes one test of each scenario: the services over the backend |
+//! | [`Backend`] | a fresh backend, for one test |
+//! | [`samples`] | records to store and send |
+//! | [`world`] | an installation over any ports, with a clock that only the test moves |
+//!
+//! The tests use real waits only where a port has its own clock (leases). They wait for an event, never for time to
+//! pass, and use leases of an hour where a message must not be redelivered.
+//!
+//! Never used outside tests.
 
+#![warn(missing_docs)]
+
+// Public for the macros only. Each function is one test, and its name is the guarantee.
+#[doc(hidden)]
 pub mod alerts;
+#[doc(hidden)]
 pub mod claims;
+#[doc(hidden)]
 pub mod due;
+#[doc(hidden)]
 pub mod jobs;
+#[doc(hidden)]
 pub mod orders;
+#[doc(hidden)]
 pub mod reports;
+#[doc(hidden)]
 pub mod runs;
 pub mod samples;
+#[doc(hidden)]
 pub mod scenarios;
+#[doc(hidden)]
 pub mod settings;
+pub mod world;
 
 use std::any::Any;
 
 use domain::ports::Ports;
 
-/// A fresh backend, and whatever must live as long as it (a temporary directory, a process).
+/// A fresh, empty backend.
 pub struct Backend {
+    /// Its ports.
     pub ports: Ports,
+    /// What lives as long as the backend: a temporary directory, a process.
     pub keep: Box<dyn Any + Send>,
 }
 
-/// Makes one test of each promise. `$make` is an `async fn() -> contract::Backend`, or of an `Option` of one: `None`
-/// where it needs a server that is not there, and has said so.
+/// Makes one test of each contract test. `$make` is an `async fn() -> contract::Backend`, or one that returns an
+/// `Option`: `None` when its server is not installed, which it has then printed.
 #[macro_export]
 macro_rules! suite {
     ($make:path) => {
@@ -79,12 +104,12 @@ macro_rules! suite {
             reports::a_report_sent_twice_is_harmless,
         }
     };
-    ($make:path; $($area:ident :: $promise:ident,)*) => {
+    ($make:path; $($area:ident :: $test:ident,)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-            async fn $promise() {
+            async fn $test() {
                 let Some(backend) = Option::<$crate::Backend>::from($make().await) else { return };
-                $crate::$area::$promise(&backend.ports).await;
+                $crate::$area::$test(&backend.ports).await;
             }
         )*
     };
@@ -93,7 +118,7 @@ macro_rules! suite {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_promise_is_in_the_suite() {
+    fn every_contract_test_is_in_a_suite() {
         let areas = [
             ("alerts", include_str!("alerts.rs")),
             ("claims", include_str!("claims.rs")),

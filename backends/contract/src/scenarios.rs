@@ -1,7 +1,5 @@
-//! The services over a backend: what happens to runs, told as stories. The same ones for every backend, from here; a backend's
-//! test calls [`scenarios!`](crate::scenarios!) in one line, beside the suite of its ports.
-
-pub mod world;
+//! Scenarios of the services over a backend, the same for every backend. A backend's test calls
+//! [`scenarios!`](crate::scenarios!) in one line, beside the suite of its ports.
 
 use std::time::Duration;
 
@@ -12,9 +10,10 @@ use domain::ports::{Claim, Ports};
 use domain::run::{Outcome, Run, State};
 use services::commands;
 
-use world::{RUNNER, World, job, key};
+use crate::world::{RUNNER, World, job, key};
 
-/// Makes one test of each scenario. `$make` is an `async fn() -> contract::Backend`, which has the group `db`.
+/// Makes one test of each scenario. `$make` is an `async fn() -> contract::Backend`, or one that returns an `Option`.
+/// The backend has the group `db`.
 #[macro_export]
 macro_rules! scenarios {
     ($make:path) => {
@@ -57,10 +56,10 @@ pub async fn after_a_day_every_firing_has_exactly_one_outcome(ports: &Ports) {
     let mut alerts = Vec::new();
     for half_hour in 0..12 {
         world.set(&format!("{:02}:{:02}", 8 + half_hour / 2, half_hour % 2 * 30));
-        world.send_heartbeat().await;
+        world.send_heartbeat(RUNNER).await;
         world.schedule().await;
         world.check_overdue().await;
-        for order in world.take_orders().await {
+        for order in world.take_orders(RUNNER).await {
             world.report_started(&order).await;
             let fails = order.job.name == "dump" && (4..7).contains(&half_hour);
             world.report_finished(&order, i32::from(fails)).await;
@@ -71,7 +70,11 @@ pub async fn after_a_day_every_firing_has_exactly_one_outcome(ports: &Ports) {
     let dumps = ["08 succeeded", "09 succeeded", "10 failed", "11 failed", "12 succeeded", "13 succeeded"];
     assert_eq!(world.history("dump").await, dumps.map(|hour| hour.replacen(' ', ":00 ", 1)));
     assert_eq!(world.runs("report").await.len(), 3);
-    assert_eq!(alerts, [AlertKind::Failed, AlertKind::Recovered], "told when it went bad, and when it was well again");
+    assert_eq!(
+        alerts,
+        [AlertKind::Failed, AlertKind::Recovered],
+        "one alert when the job went bad, one when it recovered"
+    );
     let ledger = world.ledger().await;
     assert_eq!((ledger.open, ledger.count(Outcome::Failed)), (0, 2));
     assert_eq!(ledger.scheduled, ledger.count(Outcome::Succeeded) + 2);
@@ -88,7 +91,7 @@ pub async fn a_failed_run_is_retried_and_ends_once(ports: &Ports) {
     world.pass(60);
     let second = world.run_all(0).await.remove(0);
     assert_eq!((&second.run_id, second.attempt), (&first.run_id, 2));
-    // The fencing token: what the first attempt still says changes nothing.
+    // The attempt number fences: a late report of the first attempt changes nothing.
     world.report_finished(&first, 1).await;
     world.collect().await;
     let run = world.runs("dump").await.remove(0);
@@ -100,7 +103,7 @@ pub async fn forbid_skips_an_overlapping_run(ports: &Ports) {
     let mut dump = job("dump", "* * * * *");
     dump.concurrency = Concurrency::Forbid;
     let world = at_eight(ports, dump).await;
-    let first = world.take_orders().await.remove(0);
+    let first = world.take_orders(RUNNER).await.remove(0);
     world.report_started(&first).await;
     world.collect().await;
     world.set("08:01");
@@ -114,7 +117,7 @@ pub async fn forbid_skips_an_overlapping_run(ports: &Ports) {
 
 pub async fn a_report_sent_twice_counts_once(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take_orders().await.remove(0);
+    let order = world.take_orders(RUNNER).await.remove(0);
     for _ in 0..2 {
         world.report_started(&order).await;
         world.report_finished(&order, 1).await;
@@ -127,19 +130,19 @@ pub async fn a_report_sent_twice_counts_once(ports: &Ports) {
 
 pub async fn an_order_sent_three_times_starts_once(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take_orders().await.remove(0);
+    let order = world.take_orders(RUNNER).await.remove(0);
     world.ports.orders.send(&[order.clone(), order.clone()]).await.unwrap();
-    assert!(world.take_orders_as("r2").await.is_empty(), "it is another runner's");
+    assert!(world.take_orders("r2").await.is_empty(), "another runner has claimed it");
     world.report_finished(&order, 0).await;
     world.collect().await;
     world.ports.orders.send(&[order]).await.unwrap();
-    assert!(world.take_orders().await.is_empty(), "it is over");
+    assert!(world.take_orders(RUNNER).await.is_empty(), "the run has ended");
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
 }
 
 pub async fn reports_out_of_order_give_the_same_result(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take_orders().await.remove(0);
+    let order = world.take_orders(RUNNER).await.remove(0);
     world.report_finished(&order, 0).await;
     world.collect().await;
     let ended = world.runs("dump").await.remove(0);
@@ -154,18 +157,18 @@ pub async fn reports_out_of_order_give_the_same_result(ports: &Ports) {
 
 pub async fn a_stop_reaches_the_runner_and_ends_the_run(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take_orders().await.remove(0);
+    let order = world.take_orders(RUNNER).await.remove(0);
     world.report_started(&order).await;
     world.collect().await;
-    assert!(world.send_heartbeat().await.is_empty());
+    assert!(world.send_heartbeat(RUNNER).await.is_empty());
     commands::stop(&world.ports, &order.run_id, world.now()).await.unwrap();
-    assert_eq!(world.send_heartbeat().await, std::slice::from_ref(&order.run_id));
+    assert_eq!(world.send_heartbeat(RUNNER).await, std::slice::from_ref(&order.run_id));
     let report = domain::event::Report { ended: Ended::Stopped, ..world.report(143) };
     world.send_report(&order, report).await;
     world.collect().await;
     assert_eq!(world.history("dump").await, ["08:00 stopped"]);
-    assert!(world.send_heartbeat().await.is_empty(), "there is nothing to stop any more");
-    assert!(world.send_alert_kinds().await.is_empty(), "somebody asked for it");
+    assert!(world.send_heartbeat(RUNNER).await.is_empty(), "no run is left to stop");
+    assert!(world.send_alert_kinds().await.is_empty(), "stopped on request");
 }
 
 pub async fn a_run_that_no_runner_took_is_missed(ports: &Ports) {
@@ -177,19 +180,19 @@ pub async fn a_run_that_no_runner_took_is_missed(ports: &Ports) {
     world.set("08:06");
     assert_eq!(world.check_overdue().await.missed, 1);
     assert_eq!(world.send_alert_kinds().await, [AlertKind::Missed]);
-    assert!(world.take_orders().await.is_empty(), "its order is worth nothing any more");
+    assert!(world.take_orders(RUNNER).await.is_empty(), "the claim is refused");
     assert_eq!(world.history("dump").await, ["08:00 missed"]);
 }
 
 pub async fn a_run_of_a_dead_runner_is_lost_until_its_late_report(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take_orders().await.remove(0);
+    let order = world.take_orders(RUNNER).await.remove(0);
     world.report_started(&order).await;
     world.collect().await;
     for minute in 0..20 {
         world.set(&format!("08:{minute:02}"));
         if minute < 5 {
-            world.send_heartbeat().await;
+            world.send_heartbeat(RUNNER).await;
         }
         world.check_overdue().await;
     }
@@ -209,28 +212,28 @@ pub async fn a_runner_that_died_after_its_claim_gets_the_order_again(ports: &Por
     assert_eq!(world.claim(&first.message, RUNNER).await, Claim::Granted);
     let again = world.receive(Duration::from_secs(3600)).await;
     assert_eq!(again.message, first.message);
-    assert_eq!(world.claim(&again.message, "r2").await, Claim::Refused, "it is another runner's");
-    assert_eq!(world.claim(&again.message, RUNNER).await, Claim::Granted, "it is its own");
+    assert_eq!(world.claim(&again.message, "r2").await, Claim::Refused, "another runner has claimed it");
+    assert_eq!(world.claim(&again.message, RUNNER).await, Claim::Granted, "the same runner has claimed it");
     world.ports.orders.delete(&again.receipt).await.unwrap();
     world.report_started(&again.message).await;
     world.report_finished(&again.message, 0).await;
     world.collect().await;
     assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
-    assert!(world.take_orders().await.is_empty());
+    assert!(world.take_orders(RUNNER).await.is_empty());
     assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
-/// It has the order on its disk, and starts it when it is back; copies that come meanwhile are nobody's.
+/// The runner has the order on its disk and starts it when it is back. Copies of it are refused or ignored.
 pub async fn a_runner_that_died_after_it_deleted_its_order_starts_it_once(ports: &Ports) {
     let world = at_eight(ports, job("dump", "0 8 * * *")).await;
-    let order = world.take_orders().await.remove(0);
+    let order = world.take_orders(RUNNER).await.remove(0);
     world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
-    assert!(world.take_orders_as("r2").await.is_empty(), "it is another runner's");
+    assert!(world.take_orders("r2").await.is_empty(), "another runner has claimed it");
     world.set("08:01");
-    assert_eq!(world.schedule().await.resent, 0, "it waits for no runner");
+    assert_eq!(world.schedule().await.resent, 0, "a claimed run needs no order");
     assert_eq!(world.check_overdue().await.lost, 0);
     world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
-    assert!(world.take_orders().await.is_empty(), "it has it");
+    assert!(world.take_orders(RUNNER).await.is_empty(), "the runner has it already");
     world.report_started(&order).await;
     world.report_finished(&order, 0).await;
     world.collect().await;
@@ -238,20 +241,20 @@ pub async fn a_runner_that_died_after_it_deleted_its_order_starts_it_once(ports:
     assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
-/// Its runner died with the order and never came back; when it does come back, what it says is of no consequence.
+/// Its runner died with the order. Reports of the old attempt change nothing.
 pub async fn a_run_lost_before_its_start_is_restarted_once(ports: &Ports) {
     let mut dump = job("dump", "0 8 * * *");
     dump.retries = Some(Retries { max: 1, delay: Duration::ZERO, backoff: 1.0, on: vec![Outcome::Lost] });
     let world = at_eight(ports, dump).await;
-    world.send_heartbeat().await;
-    let first = world.take_orders().await.remove(0);
+    world.send_heartbeat(RUNNER).await;
+    let first = world.take_orders(RUNNER).await.remove(0);
     for minute in 1..5 {
         world.set(&format!("08:{minute:02}"));
         world.check_overdue().await;
     }
-    let second = world.take_orders_as("r2").await.remove(0);
+    let second = world.take_orders("r2").await.remove(0);
     assert_eq!((&second.run_id, second.attempt), (&first.run_id, 2));
-    assert!(world.take_orders_as("r3").await.is_empty(), "it was ordered once");
+    assert!(world.take_orders("r3").await.is_empty(), "one order was sent");
     for order in [&first, &second] {
         world.report_started(order).await;
     }
@@ -263,21 +266,21 @@ pub async fn a_run_lost_before_its_start_is_restarted_once(ports: &Ports) {
     assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (Vec::new(), 1));
 }
 
-/// It claimed the run, lost its disk, and beats on.
+/// The runner claimed the run, lost its disk, and still sends heartbeats.
 pub async fn a_run_forgotten_by_its_live_runner_is_lost_once(ports: &Ports) {
     let mut dump = job("dump", "0 8 * * *");
     dump.start_within = Some(Duration::from_secs(300));
     let world = at_eight(ports, dump).await;
-    let order = world.take_orders().await.remove(0);
+    let order = world.take_orders(RUNNER).await.remove(0);
     for (time, lost) in [("08:01", 0), ("08:06", 0), ("09:05", 0), ("09:06", 1), ("09:07", 0)] {
         world.set(time);
-        world.send_heartbeat().await;
+        world.send_heartbeat(RUNNER).await;
         assert_eq!(world.check_overdue().await.lost, lost, "{time}");
     }
     assert_eq!(world.history("dump").await, ["08:00 lost"]);
     assert_eq!(world.send_alert_kinds().await, [AlertKind::Lost]);
     world.report_finished(&order, 0).await;
-    assert_eq!(world.collect().await.replaced, 1, "it had only been slow to tell");
+    assert_eq!(world.collect().await.replaced, 1, "the report was only late");
     assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (vec![AlertKind::Recovered], 1));
 }
 
@@ -306,7 +309,7 @@ pub async fn two_ticks_at_once_make_one_run(ports: &Ports) {
     tokio::join!(world.schedule(), world.schedule());
     world.schedule().await;
     let orders = world.run_all(0).await;
-    assert_eq!(orders.len(), 20, "each run is claimed once, however often it was ordered");
+    assert_eq!(orders.len(), 20, "each run is claimed once, also when it was ordered twice");
     world.collect().await;
     let ledger = world.ledger().await;
     assert_eq!((ledger.scheduled, ledger.count(Outcome::Succeeded)), (20, 20));
@@ -345,5 +348,5 @@ pub async fn concurrent_starts_of_a_job_that_forbids_overlap_have_one_winner(por
         }
         world.collect().await;
     }
-    assert_eq!(in_turn, 3, "one after the other");
+    assert_eq!(in_turn, 3, "in turn");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws::{Aws, Topics};
 use aws_sdk_sqs::types::QueueAttributeName;
-use contract::scenarios::world::{GROUP, World, job, key};
+use contract::world::{GROUP, World, job, key};
 use domain::alert::{Alert, AlertKind, DeliveryState};
 use domain::event::{Body, Event};
 use domain::order::Order;
