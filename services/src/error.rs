@@ -27,7 +27,7 @@ pub enum Error {
     /// The job or run does not allow the operation in its current state.
     #[error("{0}")]
     Refused(String),
-    /// Other processes changed the same record in every one of [`CONFLICTS_MAX`] tries.
+    /// Other processes changed the same record in every one of 8 tries.
     #[error("{0} was changed concurrently; try again")]
     Conflict(String),
 }

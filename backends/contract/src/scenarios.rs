@@ -8,7 +8,8 @@ use domain::event::{Body, Ended};
 use domain::job::{Concurrency, Retries};
 use domain::ports::{Claim, Ports};
 use domain::run::{Outcome, Run, State};
-use services::commands;
+use domain::schedule::{Context, Schedule};
+use services::{commands, scheduler};
 
 use crate::world::{RUNNER, World, job, key};
 
@@ -50,7 +51,9 @@ async fn at_eight(ports: &Ports, job: domain::job::Job) -> World {
 /// Three jobs from 08:00 to 14:00; one of them fails at 10:00 and 11:00.
 pub async fn after_a_day_every_firing_has_exactly_one_outcome(ports: &Ports) {
     let world = World::new(ports);
-    for (name, schedule) in [("dump", "0 * * * *"), ("report", "30 */2 * * *"), ("rotate", "@every 90m")] {
+    let begin = world.now();
+    let jobs = [("dump", "0 * * * *"), ("report", "30 */2 * * *"), ("rotate", "@every 90m")];
+    for (name, schedule) in jobs {
         world.put(&job(name, schedule)).await;
     }
     let mut alerts = Vec::new();
@@ -75,6 +78,15 @@ pub async fn after_a_day_every_firing_has_exactly_one_outcome(ports: &Ports) {
         [AlertKind::Failed, AlertKind::Recovered],
         "one alert when the job went bad, one when it recovered"
     );
+    for (name, schedule) in jobs {
+        let context = Context { zone: "UTC", seed: &key(name).to_string(), anchor: begin };
+        let schedule = Schedule::parse(schedule, &context).unwrap();
+        let firings = schedule.firings(begin).map(|firing| firing.at);
+        let wanted: Vec<_> = firings.take_while(|at| *at <= world.now()).collect();
+        let runs = world.runs(name).await;
+        assert_eq!(runs.iter().map(|run| run.nominal).collect::<Vec<_>>(), wanted, "{name}");
+        assert!(runs.iter().all(|run| run.outcome.is_some() && run.reason.is_some()), "{runs:?}");
+    }
     let ledger = world.ledger().await;
     assert_eq!((ledger.open, ledger.count(Outcome::Failed)), (0, 2));
     assert_eq!(ledger.scheduled, ledger.count(Outcome::Succeeded) + 2);
@@ -134,6 +146,7 @@ pub async fn an_order_sent_three_times_starts_once(ports: &Ports) {
     world.ports.orders.send(&[order.clone(), order.clone()]).await.unwrap();
     assert!(world.take_orders("r2").await.is_empty(), "another runner has claimed it");
     world.report_finished(&order, 0).await;
+    assert_eq!(world.claim(&order, RUNNER).await, Claim::Granted, "the same runner has claimed it");
     world.collect().await;
     world.ports.orders.send(&[order]).await.unwrap();
     assert!(world.take_orders(RUNNER).await.is_empty(), "the run has ended");
@@ -177,9 +190,13 @@ pub async fn a_run_that_no_runner_took_is_missed(ports: &Ports) {
     let world = at_eight(ports, dump).await;
     world.set("08:05");
     assert_eq!(world.check_overdue().await.missed, 0);
-    world.set("08:06");
+    let start_by = world.now();
+    world.pass(1);
     assert_eq!(world.check_overdue().await.missed, 1);
-    assert_eq!(world.send_alert_kinds().await, [AlertKind::Missed]);
+    let alerts = world.send_alerts().await;
+    let reason = "no heartbeat from any runner of this group";
+    assert_eq!((alerts.len(), alerts[0].kind), (1, AlertKind::Missed));
+    assert_eq!(alerts[0].reason, format!("no runner of group db took it by {start_by}; {reason}"));
     assert!(world.take_orders(RUNNER).await.is_empty(), "the claim is refused");
     assert_eq!(world.history("dump").await, ["08:00 missed"]);
 }
@@ -189,21 +206,35 @@ pub async fn a_run_of_a_dead_runner_is_lost_until_its_late_report(ports: &Ports)
     let order = world.take_orders(RUNNER).await.remove(0);
     world.report_started(&order).await;
     world.collect().await;
+    let (mut last_heartbeat, mut lost_at) = (None, None);
     for minute in 0..20 {
         world.set(&format!("08:{minute:02}"));
         if minute < 5 {
             world.send_heartbeat(RUNNER).await;
+            last_heartbeat = Some(world.now());
         }
-        world.check_overdue().await;
+        if world.check_overdue().await.lost > 0 {
+            lost_at = Some(world.now());
+        }
     }
+    let run = world.run(&order.run_id).await;
+    let reason = format!("no heartbeat from runner r1 on h1 since {}", last_heartbeat.unwrap());
+    assert_eq!((run.state, run.reason, run.finished_at), (State::Finished, Some(reason), lost_at));
+    assert_eq!(run.nominal.duration_since(lost_at.unwrap()).as_mins(), -6, "after the heartbeat timeout");
     assert_eq!(
         (world.history("dump").await, world.send_alert_kinds().await),
         (vec!["08:00 lost".to_owned()], vec![AlertKind::Lost])
     );
     world.report_finished(&order, 0).await;
     assert_eq!(world.collect().await.replaced, 1);
-    assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
+    let run = world.run(&order.run_id).await;
+    assert_eq!((run.outcome, run.exit_code), (Some(Outcome::Succeeded), Some(0)));
     assert_eq!((world.send_alert_kinds().await, world.ledger().await.scheduled), (vec![AlertKind::Recovered], 1));
+    world.check_overdue().await;
+    world.report_finished(&order, 1).await;
+    world.collect().await;
+    assert_eq!(world.history("dump").await, ["08:00 succeeded"], "the first report wins");
+    assert_eq!(world.ledger().await.scheduled, 1);
 }
 
 pub async fn a_runner_that_died_after_its_claim_gets_the_order_again(ports: &Ports) {
@@ -287,32 +318,45 @@ pub async fn a_run_forgotten_by_its_live_runner_is_lost_once(ports: &Ports) {
 pub async fn a_paused_job_is_skipped_with_its_reason(ports: &Ports) {
     let world = World::new(ports);
     world.put(&job("dump", "* * * * *")).await;
-    commands::pause(&world.ports, &key("dump"), None, "the disk is full", world.now()).await.unwrap();
-    for (minute, resume) in [("08:00", false), ("08:01", true), ("08:02", false)] {
+    let paused_at = world.now();
+    commands::pause(&world.ports, &key("dump"), None, "the disk is full", paused_at).await.unwrap();
+    for minute in ["08:00", "08:01", "08:02", "08:03", "08:04"] {
         world.set(minute);
         world.schedule().await;
-        if resume {
-            commands::resume(&world.ports, &key("dump"), world.now()).await.unwrap();
+        match minute {
+            "08:01" => drop(commands::resume(&world.ports, &key("dump"), world.now()).await.unwrap()),
+            "08:02" => {
+                let until = Some(world.now() + Duration::from_secs(120));
+                commands::pause(&world.ports, &key("dump"), until, "", world.now()).await.unwrap();
+            }
+            _ => {}
         }
     }
-    assert_eq!(world.history("dump").await, ["08:00 skipped", "08:01 skipped", "08:02 scheduled"]);
-    let reason = world.runs("dump").await.remove(0).reason.unwrap_or_default();
-    assert!(reason.starts_with("paused since ") && reason.ends_with(": the disk is full"), "{reason}");
+    let wanted = ["08:00 skipped", "08:01 skipped", "08:02 scheduled", "08:03 skipped", "08:04 scheduled"];
+    assert_eq!(world.history("dump").await, wanted);
+    let reason = world.runs("dump").await.remove(0).reason;
+    assert_eq!(reason, Some(format!("paused since {paused_at}: the disk is full")));
+    assert!(world.send_alerts().await.is_empty());
 }
 
 pub async fn two_ticks_at_once_make_one_run(ports: &Ports) {
     let world = World::new(ports);
     for number in 0..20 {
-        world.put(&job(&format!("job-{number}"), "0 8 * * *")).await;
+        world.put(&job(&format!("job-{number}"), "* * * * *")).await;
     }
-    world.set("08:00");
-    tokio::join!(world.schedule(), world.schedule());
-    world.schedule().await;
+    for minute in ["08:00", "08:01"] {
+        world.set(minute);
+        let now = world.now();
+        let [one, other] = [ports.clone(), ports.clone()]
+            .map(|ports| tokio::spawn(async move { scheduler::tick(&ports, now).await.unwrap() }));
+        assert_eq!(one.await.unwrap().started + other.await.unwrap().started, 20, "{minute}");
+        world.schedule().await;
+    }
     let orders = world.run_all(0).await;
-    assert_eq!(orders.len(), 20, "each run is claimed once, also when it was ordered twice");
+    assert_eq!(orders.len(), 40, "each run is claimed once, also when it was ordered twice");
     world.collect().await;
     let ledger = world.ledger().await;
-    assert_eq!((ledger.scheduled, ledger.count(Outcome::Succeeded)), (20, 20));
+    assert_eq!((ledger.scheduled, ledger.count(Outcome::Succeeded)), (40, 40));
     assert_eq!(world.schedule().await.started, 0);
 }
 

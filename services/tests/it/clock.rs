@@ -7,7 +7,7 @@ use domain::job::CatchUp;
 use domain::run::Outcome;
 use services::{overdue, scheduler, sweep};
 
-use crate::world::{World, job, key};
+use crate::world::{World, job};
 
 /// One minute of the loops of one process, with a runner that finishes each order at once.
 async fn run_minute(world: &World) {
@@ -268,27 +268,4 @@ async fn claim_all(ports: &domain::ports::Ports, world: &World, runner: &str) ->
         );
     }
     granted
-}
-
-#[tokio::test]
-async fn an_order_that_arrives_three_times_is_one_run() {
-    let world = World::new("2026-11-23T07:59:00Z");
-    world.put(&job("dump", "0 8 * * *")).await;
-    world.pass(60);
-    world.schedule().await;
-    let order = world.run_all(0).await.remove(0);
-    for runner in ["r1", "r2"] {
-        world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
-        let again = world.take_orders(runner).await;
-        assert_eq!(
-            again.len(),
-            usize::from(runner == "r1"),
-            "its own runner is told that it has it, another is refused"
-        );
-    }
-    world.collect().await;
-    world.ports.orders.send(std::slice::from_ref(&order)).await.unwrap();
-    assert!(world.take_orders("r1").await.is_empty(), "the run has ended");
-    assert_eq!(world.history("dump").await, ["08:00 succeeded"]);
-    assert_eq!(world.ports.jobs.get(&[key("dump")]).await.unwrap().len(), 1);
 }

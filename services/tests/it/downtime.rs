@@ -4,7 +4,7 @@ use domain::job::{CatchUp, Concurrency};
 use domain::run::{Outcome, Trigger};
 use services::commands;
 
-use crate::world::{World, job, key};
+use crate::world::{World, job};
 
 /// A job of every ten minutes. The scheduler ticks at 08:00, and next at 08:55.
 async fn after_downtime(catch_up: CatchUp) -> World {
@@ -112,26 +112,6 @@ async fn a_year_of_seconds_is_counted_up_to_a_limit() {
     assert_eq!(runs.len(), services::firing_plan::CATCH_UP_RECORDS_MAX);
     assert_eq!(runs.last().unwrap().nominal, world.now());
     assert!(runs[0].reason.as_ref().unwrap().contains("more than 100000 earlier firings"), "{:?}", runs[0].reason);
-}
-
-#[tokio::test]
-async fn a_paused_job_is_skipped_with_its_reason() {
-    let world = World::new("2026-11-23T07:59:30Z");
-    world.put(&job("dump", "* * * * *")).await;
-    let until = "2026-11-23T08:02:00Z".parse().unwrap();
-    commands::pause(&world.ports, &key("dump"), Some(until), "the disk is full", world.now()).await.unwrap();
-    for minute in 0..4 {
-        world.set(&format!("2026-11-23T08:0{minute}:00Z"));
-        world.schedule().await;
-    }
-    assert_eq!(world.history("dump").await, ["08:00 skipped", "08:01 skipped", "08:02 scheduled", "08:03 scheduled"]);
-    let reason = world.runs("dump").await[0].reason.clone().unwrap();
-    assert_eq!(reason, "paused since 2026-11-23T07:59:30Z: the disk is full");
-    commands::pause(&world.ports, &key("dump"), None, "", world.now()).await.unwrap();
-    commands::resume(&world.ports, &key("dump"), world.now()).await.unwrap();
-    world.set("2026-11-23T08:04:00Z");
-    assert_eq!(world.schedule().await.started, 1);
-    assert!(world.send_alerts().await.is_empty());
 }
 
 #[tokio::test]

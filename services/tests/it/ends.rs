@@ -57,65 +57,6 @@ async fn a_retry_without_an_order_is_ordered_when_its_report_is_redelivered() {
 }
 
 #[tokio::test]
-async fn a_run_that_no_runner_took_is_missed_and_its_order_refused() {
-    let world = World::new("2026-11-23T07:59:00Z");
-    let mut dump = job("dump", "0 8 * * *");
-    dump.start_within = Some(Duration::from_secs(300));
-    world.put(&dump).await;
-    world.set("2026-11-23T08:00:00Z");
-    world.run_duties().await;
-    world.set("2026-11-23T08:05:00Z");
-    assert_eq!(world.check_overdue().await.missed, 0);
-    world.set("2026-11-23T08:05:01Z");
-    assert_eq!(world.check_overdue().await.missed, 1);
-    let alerts = world.send_alerts().await;
-    assert_eq!((alerts.len(), alerts[0].kind), (1, AlertKind::Missed));
-    let wanted = "no runner of group db took it by 2026-11-23T08:05:00Z; no heartbeat from any runner of this group";
-    assert_eq!(alerts[0].reason, wanted);
-    assert!(world.take_orders("r1").await.is_empty());
-}
-
-/// A running run whose runner then dies.
-async fn world_with_dead_runner() -> (World, domain::order::Order) {
-    let world = World::new("2026-11-23T07:59:00Z");
-    world.put(&job("dump", "0 8 * * *")).await;
-    world.check_overdue().await;
-    world.set("2026-11-23T08:00:00Z");
-    world.schedule().await;
-    let order = world.take_orders("r1").await.remove(0);
-    world.report_started(&order).await;
-    world.collect().await;
-    for minute in 0..30 {
-        world.set(&format!("2026-11-23T08:{minute:02}:00Z"));
-        if minute < 10 {
-            world.send_heartbeat("r1").await;
-        }
-        world.check_overdue().await;
-    }
-    (world, order)
-}
-
-#[tokio::test]
-async fn a_run_of_a_dead_runner_is_lost_until_a_late_report() {
-    let (world, order) = world_with_dead_runner().await;
-    let run = world.run(&order.run_id).await;
-    assert_eq!((run.outcome, run.state), (Some(Outcome::Lost), State::Finished));
-    assert_eq!(run.reason.as_deref(), Some("no heartbeat from runner r1 on h1 since 2026-11-23T08:09:00Z"));
-    assert_eq!(run.finished_at, Some("2026-11-23T08:11:00Z".parse().unwrap()));
-    assert_eq!(world.send_alert_kinds().await, [AlertKind::Lost]);
-    world.report_finished(&order, 0).await;
-    assert_eq!(world.collect().await.replaced, 1);
-    let run = world.run(&order.run_id).await;
-    assert_eq!((run.outcome, run.exit_code), (Some(Outcome::Succeeded), Some(0)));
-    assert_eq!(world.send_alert_kinds().await, [AlertKind::Recovered]);
-    world.check_overdue().await;
-    world.report_finished(&order, 1).await;
-    world.collect().await;
-    assert_eq!(world.run(&order.run_id).await.outcome, Some(Outcome::Succeeded), "the first report wins");
-    assert_eq!(world.ledger().await.scheduled, 1);
-}
-
-#[tokio::test]
 async fn after_a_pause_of_the_checks_each_runner_gets_a_full_timeout() {
     let world = World::new("2026-11-23T07:59:00Z");
     world.put(&job("dump", "0 8 * * *")).await;

@@ -44,24 +44,6 @@ async fn a_doubled_or_late_tick_changes_nothing() {
     assert_eq!(world.take_orders("r1").await.len(), 4);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_schedulers_at_once_fire_each_run_once() {
-    let world = World::new("2026-11-23T07:49:00Z");
-    for number in 0..50 {
-        world.put(&job(&format!("job-{number}"), "* * * * *")).await;
-    }
-    for minute in 50..55 {
-        world.set(&format!("2026-11-23T07:{minute}:00Z"));
-        let now = world.now();
-        let [one, other] = [world.ports.clone(), world.ports.clone()]
-            .map(|ports| tokio::spawn(async move { scheduler::tick(&ports, now).await.unwrap() }));
-        let (one, other) = (one.await.unwrap(), other.await.unwrap());
-        assert_eq!(one.started + other.started, 50);
-    }
-    assert_eq!(world.ledger().await.scheduled, 250);
-    assert_eq!(world.take_orders("r1").await.len(), 250);
-}
-
 #[tokio::test]
 async fn the_next_tick_completes_one_that_died_after_creating_the_run() {
     let world = World::new("2026-11-23T07:49:00Z");

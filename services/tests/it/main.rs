@@ -4,7 +4,6 @@ mod alerting;
 mod clock;
 mod commands;
 mod concurrency;
-mod day;
 mod downtime;
 mod dying;
 mod ends;
