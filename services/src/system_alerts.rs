@@ -8,7 +8,7 @@ use domain::run::Outcome;
 use jiff::Timestamp;
 
 /// At most one loss of each sink, and of each runner's disk, becomes an alert in this time. Chosen: one message an hour
-/// says what to do; every loss is in Sexton's log and in the numbers of the sink or run.
+/// names the next step; every loss is in Sexton's log and in the numbers of the sink or run.
 const LOSS_SPAN_S: i64 = 3600;
 
 /// The key of a system job. System jobs have no schedule and no runs.

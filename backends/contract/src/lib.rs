@@ -46,7 +46,7 @@ use domain::ports::Ports;
 pub struct Backend {
     /// Its ports.
     pub ports: Ports,
-    /// What lives as long as the backend: a temporary directory, a process.
+    /// What must exist as long as the backend: a temporary directory, a process.
     pub keep: Box<dyn Any + Send>,
 }
 

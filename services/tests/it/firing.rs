@@ -201,9 +201,9 @@ async fn a_thousand_jobs_of_one_minute_are_fired_in_one_tick() {
         world.put(&job(&format!("job-{number}"), "50 7 * * *")).await;
     }
     world.set("2026-11-23T07:50:00Z");
-    let begun = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     let summary = world.schedule().await;
-    println!("1000 runs created and ordered in {:?}", begun.elapsed());
+    println!("1000 runs created and ordered in {:?}", started_at.elapsed());
     assert_eq!((summary.started, summary.more), (1000, false));
     assert_eq!(world.take_orders("r1").await.len(), 1000);
 }

@@ -76,7 +76,7 @@ fn number(variable: &str) -> Option<u64> {
 
 async fn live_through(scale: &Scale) {
     println!("SEXTON_SEED={}", scale.seed);
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let mut year = Year::new(scale).await;
     let end = year.begin + SignedDuration::from_hours(24 * scale.days);
     while year.midnight < end {
@@ -85,11 +85,11 @@ async fn live_through(scale: &Scale) {
         while year.world.now() >= year.midnight {
             year.midnight().await;
             if (year.midnight.duration_since(year.begin).as_hours() / 24) % REPORT_DAYS == 0 {
-                year.report(begun);
+                year.report(started_at);
             }
         }
     }
-    year.report(begun);
+    year.report(started_at);
     let book = &year.book;
     assert!(book.total.adds_up());
     for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::FalseSuccess) {
@@ -114,14 +114,14 @@ struct Year {
 }
 
 impl Year {
-    fn report(&self, begun: Instant) {
+    fn report(&self, started_at: Instant) {
         println!(
             "{}: {} ticks, {} attempts, {} alerts in {:?}: {:?}",
             self.world.now(),
             self.ticks,
             self.book.attempts_started,
             self.alerts,
-            begun.elapsed(),
+            started_at.elapsed(),
             self.book.total
         );
     }

@@ -162,7 +162,7 @@ impl Book {
                 Outcome::Lost => assert_eq!(last.started, 1, "{run:?}"),
                 _ => panic!("no runner reported this outcome: {run:?}"),
             },
-            (reported, _) => panic!("told {reported:?}, and recorded {run:?}"),
+            (reported, _) => panic!("reported {reported:?}, but recorded {run:?}"),
         }
         if run.trigger != Trigger::Manual && run.scheduled_at.duration_since(run.nominal) > LATE {
             let excused = self.troubles.iter().any(|(from, to)| (*from..=*to).contains(&run.nominal));
