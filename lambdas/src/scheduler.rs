@@ -126,9 +126,9 @@ impl Scheduler<'_> {
             Ok(open) => duties.extend([
                 ("release", release::release_due(ports, &open, now).await.map(drop)),
                 ("overdue", overdue::tick(ports, &open, now).await.map(drop)),
-                ("watch", liveness::tick(ports, &open, now).await.map(drop)),
+                ("liveness", liveness::tick(ports, &open, now).await.map(drop)),
             ]),
-            Err(error) => duties.push(("release, overdue and watch", Err(error))),
+            Err(error) => duties.push(("release, overdue and liveness", Err(error))),
         }
         duties.push(("sweep", sweep::tick(ports, now).await.map(drop)));
         duties.push(("alerts", send_alerts(ports, self.notifier, self.worker, now).await));
