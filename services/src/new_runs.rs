@@ -11,15 +11,15 @@ use domain::schedule::Schedule;
 use jiff::{SignedDuration, Timestamp};
 
 /// Latest start of a run whose job sets no `start_within`. Chosen: every run ends, even when its group has no runner.
-pub const START_WITHIN_DEFAULT: Duration = Duration::from_secs(86_400);
+pub(crate) const START_WITHIN_DEFAULT: Duration = Duration::from_secs(86_400);
 
 /// A job's schedule. `@every` of a job without an anchor (written into the table by hand) counts from 1970.
-pub fn schedule_of(job: &Job) -> Result<Schedule, String> {
+pub(crate) fn schedule_of(job: &Job) -> Result<Schedule, String> {
     fields::schedule(job, Timestamp::UNIX_EPOCH)
 }
 
 /// The due entry of the job's first firing after an instant; `None` when it is disabled, or never fires again.
-pub fn next_due_entry(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<Due> {
+pub(crate) fn next_due_entry(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<Due> {
     if !job.enabled {
         return None;
     }
@@ -27,26 +27,26 @@ pub fn next_due_entry(job: &Job, schedule: &Schedule, after: Timestamp) -> Optio
     Some(Due { at: firing.at, key: job.key(), timing: job.timing() })
 }
 
-pub fn saturating_add(at: Timestamp, span: Duration) -> Timestamp {
+pub(crate) fn saturating_add(at: Timestamp, span: Duration) -> Timestamp {
     SignedDuration::try_from(span).ok().and_then(|span| at.checked_add(span).ok()).unwrap_or(Timestamp::MAX)
 }
 
-pub fn saturating_sub(at: Timestamp, span: Duration) -> Timestamp {
+pub(crate) fn saturating_sub(at: Timestamp, span: Duration) -> Timestamp {
     SignedDuration::try_from(span).ok().and_then(|span| at.checked_sub(span).ok()).unwrap_or(Timestamp::MIN)
 }
 
 /// The time from `from` to `now`; zero when `from` is later.
-pub fn elapsed_since(from: Timestamp, now: Timestamp) -> Duration {
+pub(crate) fn elapsed_since(from: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(from)).unwrap_or(Duration::ZERO)
 }
 
 /// The latest start of an attempt that may start at `from`.
-pub fn start_by(job: &Job, from: Timestamp) -> Timestamp {
+pub(crate) fn start_by(job: &Job, from: Timestamp) -> Timestamp {
     saturating_add(from, job.start_within.unwrap_or(START_WITHIN_DEFAULT))
 }
 
 /// The run of a firing, to be started.
-pub fn new_run(job: &Job, nominal: Timestamp, trigger: Trigger, now: Timestamp) -> Run {
+pub(crate) fn new_run(job: &Job, nominal: Timestamp, trigger: Trigger, now: Timestamp) -> Run {
     let mut run = Run::new(RunId::scheduled(&job.key(), nominal), &job.key(), nominal, trigger, now);
     let from = if trigger == Trigger::Schedule { nominal } else { now };
     run.start_by = Some(start_by(job, from));
@@ -54,7 +54,7 @@ pub fn new_run(job: &Job, nominal: Timestamp, trigger: Trigger, now: Timestamp) 
 }
 
 /// The order for the run's current attempt.
-pub fn new_order(run: &Run, job: &Job, now: Timestamp) -> Order {
+pub(crate) fn new_order(run: &Run, job: &Job, now: Timestamp) -> Order {
     Order {
         version: FORMAT_VERSION,
         run_id: run.run_id.clone(),

@@ -18,11 +18,11 @@ use crate::run_end::{end_without_report, write_run};
 const OPEN_RUNS_MAX: usize = 1000;
 
 /// A job's state, read before the search for its open runs.
-pub struct OverlapGuard(Stored<JobState>);
+pub(crate) struct OverlapGuard(Stored<JobState>);
 
 impl OverlapGuard {
     /// The state change to write with a run that starts. It names the run.
-    pub fn alert_step(&self, run: &Run) -> AlertStep {
+    pub(crate) fn alert_step(&self, run: &Run) -> AlertStep {
         let Stored { record, version } = self.0.clone();
         let state = JobState { last_started: Some(run.run_id.clone()), ..record };
         AlertStep { state: Some(StateChange { key: run.key(), expected: version, state }), transitions: Vec::new() }
@@ -33,7 +33,10 @@ impl OverlapGuard {
 ///
 /// # Errors
 /// Returns the port's error.
-pub async fn read_guards(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTreeMap<JobKey, OverlapGuard>> {
+pub(crate) async fn read_guards(
+    ports: &Ports,
+    jobs: impl Iterator<Item = &Job>,
+) -> Result<BTreeMap<JobKey, OverlapGuard>> {
     let keys: Vec<JobKey> = jobs.filter(|job| job.concurrency != Concurrency::Allow).map(Job::key).collect();
     if keys.is_empty() {
         return Ok(BTreeMap::new());
@@ -44,7 +47,7 @@ pub async fn read_guards(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Res
 
 /// A job's open runs, newest first. Includes the run that the guard names as started last: an index may not contain it
 /// yet.
-pub async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&OverlapGuard>) -> Result<Vec<Stored<Run>>> {
+pub(crate) async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&OverlapGuard>) -> Result<Vec<Stored<Run>>> {
     let query = RunQuery { filter: RunFilter::Open, ..RunQuery::of_job(key) };
     let mut open = ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records;
     let last_started = guard.and_then(|guard| guard.0.record.last_started.clone());
@@ -57,7 +60,7 @@ pub async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&OverlapGuard>
 }
 
 /// Starts, holds or skips `run` as the job's `concurrency` requires. Skips or stops the runs that it replaces.
-pub async fn apply_concurrency(
+pub(crate) async fn apply_concurrency(
     ports: &Ports,
     job: &Job,
     run: &mut Run,
@@ -86,7 +89,7 @@ pub async fn apply_concurrency(
     Ok(())
 }
 
-pub fn replaced_reason(by: &Run) -> String {
+pub(crate) fn replaced_reason(by: &Run) -> String {
     format!("replaced by run {} before it started", by.run_id)
 }
 
@@ -111,7 +114,7 @@ async fn replace_run(
     Ok(Some(other))
 }
 
-pub fn hold_run(run: &mut Run, reason: String) {
+pub(crate) fn hold_run(run: &mut Run, reason: String) {
     run.held = true;
     run.reason = Some(reason);
     run.start_by = None;

@@ -20,7 +20,7 @@ fn alert_policy(job: Option<&Job>) -> AlertPolicy {
 }
 
 /// Writes a run that has ended (or is silent) with its alert step. Retries after [`WriteResult::AlertConflict`].
-pub async fn write_with_alerts(
+pub(crate) async fn write_with_alerts(
     ports: &Ports,
     job: Option<&Job>,
     run: &Run,
@@ -41,7 +41,7 @@ pub async fn write_with_alerts(
 }
 
 /// The alert step of a run that ended (or is silent). `before`: its job's state. `None` when nothing changes.
-pub fn alert_step(
+pub(crate) fn alert_step(
     job: Option<&Job>,
     run: &Run,
     before: &Stored<JobState>,
@@ -56,7 +56,7 @@ pub fn alert_step(
     (change.is_some() || !transitions.is_empty()).then_some(AlertStep { state: change, transitions })
 }
 
-pub async fn write_run(ports: &Ports, write: RunWrite) -> Result<WriteResult> {
+pub(crate) async fn write_run(ports: &Ports, write: RunWrite) -> Result<WriteResult> {
     let run_id = write.run.run_id.clone();
     let written = ports.runs.write(&[write]).await?;
     written.into_iter().next().ok_or_else(|| Error::Conflict(format!("run {run_id}")))
@@ -64,7 +64,7 @@ pub async fn write_run(ports: &Ports, write: RunWrite) -> Result<WriteResult> {
 
 /// Ends an open run without a report (`skipped`, `missed`, `lost`, `stopped`), or orders its next attempt if the job's
 /// `retries` allow one. Returns `None` when the run is no longer open, or another process changed it.
-pub async fn end_without_report(
+pub(crate) async fn end_without_report(
     ports: &Ports,
     job: Option<&Job>,
     stored: &Stored<Run>,
@@ -92,7 +92,7 @@ pub async fn end_without_report(
 }
 
 /// Turns a run that has just ended into its next attempt, if the job's `retries` allow one. Returns the order for it.
-pub fn next_attempt(job: Option<&Job>, run: &mut Run, at: Timestamp) -> Option<Order> {
+pub(crate) fn next_attempt(job: Option<&Job>, run: &mut Run, at: Timestamp) -> Option<Order> {
     let job = job?;
     let retries = job.retries.as_ref()?;
     let outcome = run.outcome?;
@@ -171,7 +171,7 @@ fn failed_runs(count: u32) -> String {
 }
 
 /// The readable jobs of these keys.
-pub async fn load_jobs(ports: &Ports, keys: impl IntoIterator<Item = JobKey>) -> Result<BTreeMap<JobKey, Job>> {
+pub(crate) async fn load_jobs(ports: &Ports, keys: impl IntoIterator<Item = JobKey>) -> Result<BTreeMap<JobKey, Job>> {
     let mut keys: Vec<JobKey> = keys.into_iter().collect();
     keys.sort();
     keys.dedup();

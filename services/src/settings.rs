@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 /// A setting as it was read: its value, and the version for a conditional write.
-pub struct Setting<T> {
+pub(crate) struct Setting<T> {
     name: &'static str,
-    pub value: T,
+    pub(crate) value: T,
     version: Option<u64>,
 }
 
 /// Reads a setting; the default when it is absent or unreadable.
-pub async fn read<T: DeserializeOwned + Default>(ports: &Ports, name: &'static str) -> Result<Setting<T>> {
+pub(crate) async fn read<T: DeserializeOwned + Default>(ports: &Ports, name: &'static str) -> Result<Setting<T>> {
     let stored = ports.settings.read(name).await?;
     let version = stored.as_ref().map(|stored| stored.version);
     let value = match stored {
@@ -30,7 +30,7 @@ pub async fn read<T: DeserializeOwned + Default>(ports: &Ports, name: &'static s
 
 impl<T: Serialize> Setting<T> {
     /// Writes the value back. Returns `false` when another process wrote it first.
-    pub async fn write(&self, ports: &Ports) -> Result<bool> {
+    pub(crate) async fn write(&self, ports: &Ports) -> Result<bool> {
         let value = serde_json::to_value(&self.value)
             .map_err(|error| domain::ports::PortError::Permanent(format!("setting {}: {error}", self.name)))?;
         Ok(ports.settings.write(self.name, &value, self.version).await?)
@@ -39,60 +39,60 @@ impl<T: Serialize> Setting<T> {
 
 /// `scheduler`: the progress of the scheduler.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct SchedulerState {
+pub(crate) struct SchedulerState {
     /// When a tick last completed.
-    pub ticked_at: Option<Timestamp>,
+    pub(crate) ticked_at: Option<Timestamp>,
     /// Every due entry before this instant was processed.
-    pub cursor: Option<Timestamp>,
+    pub(crate) cursor: Option<Timestamp>,
 }
 
-pub const SCHEDULER: &str = "scheduler";
+pub(crate) const SCHEDULER: &str = "scheduler";
 
 /// `overdue`: since when its checks have run without a pause.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct OverdueState {
-    pub ticked_at: Option<Timestamp>,
-    pub watching_since: Option<Timestamp>,
+pub(crate) struct OverdueState {
+    pub(crate) ticked_at: Option<Timestamp>,
+    pub(crate) watching_since: Option<Timestamp>,
 }
 
-pub const OVERDUE: &str = "overdue";
+pub(crate) const OVERDUE: &str = "overdue";
 
 /// `boot`: the boot whose `@reboot` jobs were started last.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct BootState {
-    pub boot_id: String,
-    pub booted_at: Option<Timestamp>,
-    pub done: bool,
+pub(crate) struct BootState {
+    pub(crate) boot_id: String,
+    pub(crate) booted_at: Option<Timestamp>,
+    pub(crate) done: bool,
 }
 
-pub const BOOT: &str = "boot";
+pub(crate) const BOOT: &str = "boot";
 
 /// `sweep`: when all jobs were checked last.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct SweepState {
-    pub swept_at: Option<Timestamp>,
+pub(crate) struct SweepState {
+    pub(crate) swept_at: Option<Timestamp>,
 }
 
-pub const SWEEP: &str = "sweep";
+pub(crate) const SWEEP: &str = "sweep";
 
 /// `alert_rate`: alerts sent in the current minute, for the rate limit over all workers.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct AlertRate {
+pub(crate) struct AlertRate {
     /// Minutes since 1970.
-    pub minute: i64,
-    pub messages: u32,
-    pub digests: u32,
+    pub(crate) minute: i64,
+    pub(crate) messages: u32,
+    pub(crate) digests: u32,
 }
 
-pub const ALERT_RATE: &str = "alert_rate";
+pub(crate) const ALERT_RATE: &str = "alert_rate";
 
 /// `pruner`: the job to continue with.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct PrunerState {
-    pub after: Option<domain::ports::Cursor>,
+pub(crate) struct PrunerState {
+    pub(crate) after: Option<domain::ports::Cursor>,
 }
 
-pub const PRUNER: &str = "pruner";
+pub(crate) const PRUNER: &str = "pruner";
 
 #[cfg(test)]
 mod tests {
