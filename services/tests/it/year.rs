@@ -6,11 +6,11 @@
 //! chooses another year, `SEXTON_DAYS` a shorter one (at least eight). On 2026-11-26, on 2 virtual cores with tests
 //! beside it, the year took 2087 s; alone, 30 days take 121 to 126 s, on little more than one core.
 
-mod book;
-mod crew;
-mod dice;
-mod fleet;
-mod weather;
+mod disturbances;
+mod expected_runs;
+mod fleet_jobs;
+mod fleet_runners;
+mod seeded_random;
 
 use std::time::{Duration, Instant};
 
@@ -20,17 +20,17 @@ use jiff::{SignedDuration, Timestamp};
 use services::pruner;
 
 use crate::world::World;
-use book::Book;
-use crew::Crew;
-use dice::Dice;
-use weather::Weather;
+use disturbances::Disturbances;
+use expected_runs::ExpectedRuns;
+use fleet_runners::FleetRunners;
+use seeded_random::SeededRandom;
 
 struct Scale {
     begin: &'static str,
     days: i64,
     jobs: usize,
     /// Failures become rarer with larger numbers; with 1 they are frequent.
-    luck: u64,
+    rarity: u64,
     seed: u64,
 }
 
@@ -53,7 +53,7 @@ const BUSY_MINUTES: i64 = 3;
 /// Ten days with the end of summer time in Europe.
 #[tokio::test]
 async fn ten_days_of_500_jobs_add_up_at_every_midnight() {
-    let scale = Scale { begin: "2027-10-25T00:00:00Z", days: 10, jobs: 500, luck: 1, seed: seed() };
+    let scale = Scale { begin: "2027-10-25T00:00:00Z", days: 10, jobs: 500, rarity: 1, seed: seed() };
     live_through(&scale).await;
 }
 
@@ -62,7 +62,7 @@ async fn ten_days_of_500_jobs_add_up_at_every_midnight() {
 #[ignore = "half an hour, even in release mode"]
 async fn a_year_of_10_000_jobs_adds_up_at_every_midnight() {
     let days = number("SEXTON_DAYS").unwrap_or(366) as i64;
-    let scale = Scale { begin: "2027-07-01T00:00:00Z", days, jobs: 10_000, luck: 10, seed: seed() };
+    let scale = Scale { begin: "2027-07-01T00:00:00Z", days, jobs: 10_000, rarity: 10, seed: seed() };
     live_through(&scale).await;
 }
 
@@ -90,21 +90,21 @@ async fn live_through(scale: &Scale) {
         }
     }
     year.report(started_at);
-    let book = &year.book;
-    assert!(book.total.adds_up());
+    let expected = &year.expected;
+    assert!(expected.total.adds_up());
     for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::FalseSuccess) {
-        assert!(book.total.count(outcome) > 0, "no run of all was {}", outcome.name());
+        assert!(expected.total.count(outcome) > 0, "no run of all was {}", outcome.name());
     }
-    assert!(book.total.count(Outcome::Succeeded) > book.total.scheduled / 2, "{:?}", book.total);
+    assert!(expected.total.count(Outcome::Succeeded) > expected.total.scheduled / 2, "{:?}", expected.total);
 }
 
 struct Year {
     world: World,
-    dice: Dice,
+    random: SeededRandom,
     jobs: Vec<Job>,
-    crew: Crew,
-    weather: Weather,
-    book: Book,
+    runners: FleetRunners,
+    disturbances: Disturbances,
+    expected: ExpectedRuns,
     begin: Timestamp,
     /// The next midnight.
     midnight: Timestamp,
@@ -119,49 +119,50 @@ impl Year {
             "{}: {} ticks, {} attempts, {} alerts in {:?}: {:?}",
             self.world.now(),
             self.ticks,
-            self.book.attempts_started,
+            self.expected.attempts_started,
             self.alerts,
             started_at.elapsed(),
-            self.book.total
+            self.expected.total
         );
     }
 
     async fn new(scale: &Scale) -> Year {
         let world = World::in_directory(memory(), scale.begin);
         let begin = world.now();
-        let mut dice = Dice::new(scale.seed);
-        let mut book = Book::new(begin);
+        let mut random = SeededRandom::new(scale.seed);
+        let mut expected = ExpectedRuns::new(begin);
         let mut jobs = Vec::with_capacity(scale.jobs);
         world.schedule().await;
         for number in 0..scale.jobs {
-            let job = fleet::job(number, begin, scale.days, &mut dice);
+            let job = fleet_jobs::job(number, begin, scale.days, &mut random);
             let stored = services::commands::put(&world.ports, &job, begin).await.unwrap();
-            book.record_job(&stored, begin);
+            expected.record_job(&stored, begin);
             jobs.push(stored);
         }
-        let (weather, midnight) = (Weather::new(&world, scale.luck), begin + SignedDuration::from_hours(24));
-        let (crew, last_event) = (Crew::new(scale.luck), begin);
-        Year { world, dice, jobs, crew, weather, book, begin, midnight, last_event, ticks: 0, alerts: 0 }
+        let (disturbances, midnight) =
+            (Disturbances::new(&world, scale.rarity), begin + SignedDuration::from_hours(24));
+        let (runners, last_event) = (FleetRunners::new(scale.rarity), begin);
+        Year { world, random, jobs, runners, disturbances, expected, begin, midnight, last_event, ticks: 0, alerts: 0 }
     }
 
     /// Simulates one minute.
     async fn minute(&mut self) {
-        let Year { world, dice, jobs, crew, weather, book, .. } = self;
+        let Year { world, random, jobs, runners, disturbances, expected, .. } = self;
         self.ticks += 1;
-        let moved = weather.move_clock(world, book, dice);
-        if weather.tick(world, book, dice).await {
-            weather.act_as_operator(world, book, crew, jobs, dice).await;
+        let moved = disturbances.move_clock(world, expected, random);
+        if disturbances.tick(world, expected, random).await {
+            disturbances.act_as_operator(world, expected, runners, jobs, random).await;
         }
-        if !dice.one_in(50) {
+        if !random.one_in(50) {
             world.check_open_runs().await;
         }
         // The sweep checks every job and finds nothing, except after a clock was set back. Then it would run within a
         // quarter of an hour; here it runs at once.
-        if moved || dice.one_in(400) {
+        if moved || random.one_in(400) {
             services::sweep::sweep(&world.ports, world.now()).await.unwrap();
         }
-        crew.run_minute(world, book, dice).await;
-        if !dice.one_in(50) {
+        runners.run_minute(world, expected, random).await;
+        if !random.one_in(50) {
             while world.collect().await.received > 0 {}
         }
         if self.ticks.is_multiple_of(5) {
@@ -176,8 +177,8 @@ impl Year {
         let minutes_on = |minutes| minute + SignedDuration::from_mins(minutes);
         let after = now + SignedDuration::from_nanos(1);
         let due = self.world.ports.due.list(0, after, minutes_on(IDLE_STEP_MINUTES), 1).await.unwrap();
-        let event = due.first().map(|entry| entry.at).into_iter().chain(self.crew.next());
-        let event = event.chain(self.weather.next(now)).min();
+        let event = due.first().map(|entry| entry.at).into_iter().chain(self.runners.next());
+        let event = event.chain(self.disturbances.next(now)).min();
         let busy = self.last_event + SignedDuration::from_mins(BUSY_MINUTES) > now;
         let next = match event {
             _ if busy => minutes_on(1),
@@ -195,13 +196,13 @@ impl Year {
         self.midnight = now + SignedDuration::from_hours(24);
         let settled = now - SignedDuration::from_hours(24 * (SETTLED_DAYS + 1));
         if settled >= self.begin {
-            self.book.check_day(&self.world.ports, settled).await;
-            self.book.forget_troubles(settled);
+            self.expected.check_day(&self.world.ports, settled).await;
+            self.expected.forget_troubles(settled);
         }
         let age_max = Duration::from_secs(KEPT_DAYS as u64 * 86_400);
         let keep = pruner::RetentionPolicy { age_max, ..pruner::RetentionPolicy::default() };
         while pruner::tick(&self.world.ports, &keep, self.world.now()).await.unwrap().more {}
-        self.crew.forget_before(now - SignedDuration::from_hours(24 * KEPT_DAYS));
+        self.runners.forget_before(now - SignedDuration::from_hours(24 * KEPT_DAYS));
     }
 }
 

@@ -10,7 +10,7 @@ use domain::job::{CatchUp, Command, Concurrency, Job, JobKey, Retries};
 use domain::run::Outcome;
 use jiff::{SignedDuration, Timestamp};
 
-use super::dice::Dice;
+use super::seeded_random::SeededRandom;
 
 pub const GROUPS: [&str; 4] = ["db", "web", "mail", "batch"];
 
@@ -34,25 +34,25 @@ const MINUTES: [u32; 4] = [0, 0, 1, 2];
 const HOURS: [u32; 6] = [0, 1, 2, 3, 9, 18];
 
 /// Job `number` of the fleet, as defined before `begin`.
-pub fn job(number: usize, begin: Timestamp, days: i64, dice: &mut Dice) -> Job {
+pub fn job(number: usize, begin: Timestamp, days: i64, random: &mut SeededRandom) -> Job {
     let key = JobKey::new(GROUPS[number % GROUPS.len()], format!("job-{number:05}"));
-    let mut job = Job::new(key, schedule(number, begin, days, dice), Command::Argv(vec!["dump".to_owned()]));
-    job.zone = (*dice.one_of(&ZONES)).to_owned();
+    let mut job = Job::new(key, schedule(number, begin, days, random), Command::Argv(vec!["dump".to_owned()]));
+    job.zone = (*random.one_of(&ZONES)).to_owned();
     // Most set no policy and may overlap, as with cron.
-    job.concurrency = match dice.below(10) {
+    job.concurrency = match random.below(10) {
         0..=6 => Concurrency::Allow,
         7 => Concurrency::Forbid,
         8 => Concurrency::Queue,
         _ => Concurrency::Replace,
     };
-    job.catch_up = *dice.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
-    job.start_within = dice.one_of(&[None, Some(120), Some(1800), Some(6 * 3600)]).map(Duration::from_secs);
-    job.timeout = dice.one_of(&[None, Some(Duration::from_secs(1800))]).to_owned();
-    job.alert.after = dice.between(1, 3) as u32;
-    job.alert.remind = dice.one_of(&[None, None, Some(Duration::from_secs(86_400))]).to_owned();
-    if dice.one_in(4) {
+    job.catch_up = *random.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
+    job.start_within = random.one_of(&[None, Some(120), Some(1800), Some(6 * 3600)]).map(Duration::from_secs);
+    job.timeout = random.one_of(&[None, Some(Duration::from_secs(1800))]).to_owned();
+    job.alert.after = random.between(1, 3) as u32;
+    job.alert.remind = random.one_of(&[None, None, Some(Duration::from_secs(86_400))]).to_owned();
+    if random.one_in(4) {
         let on = vec![Outcome::Failed, Outcome::Lost, Outcome::TimedOut];
-        let (max, delay) = (dice.between(1, 2) as u32, Duration::from_secs(dice.between(30, 600) as u64));
+        let (max, delay) = (random.between(1, 2) as u32, Duration::from_secs(random.between(30, 600) as u64));
         job.retries = Some(Retries { max, delay, backoff: 2.0, on });
     }
     // The judge compiles rules for every report; a few jobs with rules cover that.
@@ -63,15 +63,15 @@ pub fn job(number: usize, begin: Timestamp, days: i64, dice: &mut Dice) -> Job {
 }
 
 /// Of a hundred jobs, 2 fire once an hour or more often, 33 about once a day, 36 weekly, 21 more rarely, 8 once.
-fn schedule(number: usize, begin: Timestamp, days: i64, dice: &mut Dice) -> String {
-    let (minute, hour) = (*dice.one_of(&MINUTES), *dice.one_of(&HOURS));
-    let (weekday, day, month) = (dice.below(7), dice.between(1, 31), dice.between(1, 12));
+fn schedule(number: usize, begin: Timestamp, days: i64, random: &mut SeededRandom) -> String {
+    let (minute, hour) = (*random.one_of(&MINUTES), *random.one_of(&HOURS));
+    let (weekday, day, month) = (random.below(7), random.between(1, 31), random.between(1, 12));
     match number % 100 {
         0..=1 => often(number / 100 * 2 + number % 100, minute),
         2..=29 => format!("{minute} {hour} * * *"),
         30..=31 => format!("cron({minute} {hour} * * ? *)"),
         32..=33 => "@daily".to_owned(),
-        34 => format!("@every {}h", dice.between(8, 30)),
+        34 => format!("@every {}h", random.between(8, 30)),
         35..=60 => format!("{minute} {hour} * * {weekday}"),
         61..=64 => {
             format!("{minute} {hour} * jan-dec {}", ["sun", "mon", "tue", "wed", "thu", "fri", "sat"][weekday as usize])
@@ -87,9 +87,9 @@ fn schedule(number: usize, begin: Timestamp, days: i64, dice: &mut Dice) -> Stri
         85..=86 => format!("cron({minute} {hour} 15W * ? *)"),
         87 => "@monthly".to_owned(),
         88 => format!("{minute} {hour} 29 2 *"),
-        89..=91 => format!("@every {}d", dice.between(2, 40)),
+        89..=91 => format!("@every {}d", random.between(2, 40)),
         _ => {
-            let at = begin + SignedDuration::from_mins(dice.between(1, days * 1440));
+            let at = begin + SignedDuration::from_mins(random.between(1, days * 1440));
             match number % 2 {
                 0 => at.strftime("at(%Y-%m-%dT%H:%M:%S)").to_string(),
                 _ => at.strftime("@at %Y-%m-%dT%H:%M:00Z").to_string(),
@@ -113,11 +113,11 @@ fn often(which: usize, minute: u32) -> String {
 }
 
 /// Another schedule for a job that an operator edits.
-pub fn edited(dice: &mut Dice) -> String {
-    let (minute, hour) = (*dice.one_of(&MINUTES), *dice.one_of(&HOURS));
-    match dice.below(3) {
-        0 => format!("{minute} {hour} * * {}", dice.below(7)),
-        1 => format!("@every {}h", dice.between(24, 200)),
+pub fn edited(random: &mut SeededRandom) -> String {
+    let (minute, hour) = (*random.one_of(&MINUTES), *random.one_of(&HOURS));
+    match random.below(3) {
+        0 => format!("{minute} {hour} * * {}", random.below(7)),
+        1 => format!("@every {}h", random.between(24, 200)),
         _ => format!("cron({minute} {hour} ? * MON-FRI *)"),
     }
 }

@@ -7,10 +7,10 @@ use domain::ports::Ports;
 use jiff::{SignedDuration, Timestamp};
 use services::{commands, scheduler};
 
-use super::book::Book;
-use super::crew::Crew;
-use super::dice::Dice;
-use super::fleet::{self, GROUPS};
+use super::expected_runs::ExpectedRuns;
+use super::fleet_jobs::{self, GROUPS};
+use super::fleet_runners::FleetRunners;
+use super::seeded_random::SeededRandom;
 use crate::faulty::{Faulty, Moment, Plan};
 use crate::world::World;
 
@@ -18,7 +18,7 @@ use crate::world::World;
 /// hours old.
 const AFTERMATH: SignedDuration = SignedDuration::from_mins(5);
 
-pub struct Weather {
+pub struct Disturbances {
     /// The second scheduler: the same file through its own writer.
     other: Ports,
     down_until: Timestamp,
@@ -28,18 +28,18 @@ pub struct Weather {
     wrong: Option<(i64, Timestamp)>,
     removed: Vec<Job>,
     /// Failures become rarer with larger numbers; with 1 they are frequent.
-    luck: u64,
+    rarity: u64,
 }
 
-impl Weather {
-    pub fn new(world: &World, luck: u64) -> Weather {
-        Weather {
+impl Disturbances {
+    pub fn new(world: &World, rarity: u64) -> Disturbances {
+        Disturbances {
             other: world.open_second(),
             down_until: Timestamp::MIN,
             ticked: true,
             wrong: None,
             removed: Vec::new(),
-            luck,
+            rarity,
         }
     }
 
@@ -49,7 +49,7 @@ impl Weather {
     }
 
     /// Moves the clock at times. Returns whether it did.
-    pub fn move_clock(&mut self, world: &World, book: &mut Book, dice: &mut Dice) -> bool {
+    pub fn move_clock(&mut self, world: &World, expected: &mut ExpectedRuns, random: &mut SeededRandom) -> bool {
         let now = world.now();
         let minutes = match self.wrong {
             Some((minutes, until)) if until <= now => {
@@ -57,11 +57,11 @@ impl Weather {
                 -minutes
             }
             Some(_) => return false,
-            None if dice.one_in(300 * self.luck) => -dice.between(1, 180),
-            None if dice.one_in(300 * self.luck) => dice.between(1, 180),
+            None if random.one_in(300 * self.rarity) => -random.between(1, 180),
+            None if random.one_in(300 * self.rarity) => random.between(1, 180),
             // For ten minutes the clock shows another hour.
-            None if dice.one_in(300 * self.luck) => {
-                let minutes = *dice.one_of(&[-120, -60, 60, 120, 180]);
+            None if random.one_in(300 * self.rarity) => {
+                let minutes = *random.one_of(&[-120, -60, 60, 120, 180]);
                 self.wrong = Some((minutes, now + SignedDuration::from_mins(minutes + 10)));
                 minutes
             }
@@ -69,29 +69,29 @@ impl Weather {
         };
         world.pass(minutes * 60);
         self.down_until = self.down_until.min(world.now() + SignedDuration::from_hours(8));
-        book.record_clock_change(world.now());
+        expected.record_clock_change(world.now());
         let (from, to) = (now.min(world.now()), now.max(world.now()));
-        book.troubles.push((from - AFTERMATH, to + AFTERMATH));
+        expected.troubles.push((from - AFTERMATH, to + AFTERMATH));
         true
     }
 
     /// Ticks. Returns whether a tick at `now` completed.
-    pub async fn tick(&mut self, world: &World, book: &mut Book, dice: &mut Dice) -> bool {
+    pub async fn tick(&mut self, world: &World, expected: &mut ExpectedRuns, random: &mut SeededRandom) -> bool {
         let now = world.now();
         if self.down_until > now {
             return false;
         }
-        if dice.one_in(250 * self.luck) {
-            self.down_until = now + SignedDuration::from_mins(dice.between(2, 480));
-            book.troubles.push((now - AFTERMATH, self.down_until + AFTERMATH));
+        if random.one_in(250 * self.rarity) {
+            self.down_until = now + SignedDuration::from_mins(random.between(2, 480));
+            expected.troubles.push((now - AFTERMATH, self.down_until + AFTERMATH));
             return false;
         }
-        match dice.below(40) {
+        match random.below(40) {
             // No tick; the one of the next minute serves both.
             0 if self.ticked => self.ticked = false,
             1 if self.ticked => {
-                let moment = *dice.one_of(&[Moment::Before, Moment::After]);
-                let faulty = Faulty::ports(&world.ports, &Plan::new(dice.below(14) as usize, moment));
+                let moment = *random.one_of(&[Moment::Before, Moment::After]);
+                let faulty = Faulty::ports(&world.ports, &Plan::new(random.below(14) as usize, moment));
                 // The scheduler died; no other one ticks before the next minute.
                 self.ticked = scheduler::tick(&faulty, now).await.is_ok();
             }
@@ -103,11 +103,11 @@ impl Weather {
             // Both at once, with clocks that differ.
             4..=9 => {
                 self.ticked = true;
-                let skewed = now + SignedDuration::from_secs(dice.between(-30, 30));
+                let skewed = now + SignedDuration::from_secs(random.between(-30, 30));
                 let (one, other) =
                     tokio::join!(scheduler::tick(&world.ports, now), scheduler::tick(&self.other, skewed));
                 one.and(other).unwrap();
-                book.horizon = book.horizon.max(skewed);
+                expected.horizon = expected.horizon.max(skewed);
             }
             _ => {
                 self.ticked = true;
@@ -115,7 +115,7 @@ impl Weather {
             }
         }
         if self.ticked {
-            book.horizon = book.horizon.max(now);
+            expected.horizon = expected.horizon.max(now);
         }
         self.ticked
     }
@@ -124,72 +124,85 @@ impl Weather {
     pub async fn act_as_operator(
         &mut self,
         world: &World,
-        book: &mut Book,
-        crew: &Crew,
+        expected: &mut ExpectedRuns,
+        runners: &FleetRunners,
         jobs: &mut [Job],
-        dice: &mut Dice,
+        random: &mut SeededRandom,
     ) {
         let now = world.now();
-        if dice.one_in(6 * self.luck) {
-            let index = dice.below(jobs.len() as u64) as usize;
-            self.edit(world, book, crew, &mut jobs[index], dice).await;
+        if random.one_in(6 * self.rarity) {
+            let index = random.below(jobs.len() as u64) as usize;
+            self.edit(world, expected, runners, &mut jobs[index], random).await;
         }
-        if dice.one_in(150 * self.luck) {
-            let group = if dice.one_in(4) { None } else { Some(*dice.one_of(&GROUPS)) };
-            let until = Some(now + SignedDuration::from_mins(dice.between(5, 240)));
-            let catch_up = *dice.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
+        if random.one_in(150 * self.rarity) {
+            let group = if random.one_in(4) { None } else { Some(*random.one_of(&GROUPS)) };
+            let until = Some(now + SignedDuration::from_mins(random.between(5, 240)));
+            let catch_up = *random.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
             commands::begin_maintenance(&world.ports, group, until, "new disks", catch_up, now).await.unwrap();
         }
-        if dice.one_in(20 * self.luck)
-            && let Some(run_id) = crew.reporting_orders().next().map(|order| order.run_id.clone())
+        if random.one_in(20 * self.rarity)
+            && let Some(run_id) = runners.reporting_orders().next().map(|order| order.run_id.clone())
         {
             // The run may have ended.
             let _ = commands::stop(&world.ports, &run_id, now).await;
         }
     }
 
-    async fn edit(&mut self, world: &World, book: &mut Book, crew: &Crew, job: &mut Job, dice: &mut Dice) {
+    async fn edit(
+        &mut self,
+        world: &World,
+        expected: &mut ExpectedRuns,
+        runners: &FleetRunners,
+        job: &mut Job,
+        random: &mut SeededRandom,
+    ) {
         let (now, key) = (world.now(), job.key());
         if let Some(index) = self.removed.iter().position(|removed| removed.key() == key) {
-            if dice.one_in(2) {
+            if random.one_in(2) {
                 let back = self.removed.swap_remove(index);
-                store(world, book, job, back).await;
+                store(world, expected, job, back).await;
             }
             return;
         }
-        match dice.below(6) {
+        match random.below(6) {
             0 => {
-                let until = dice.one_in(2).then(|| now + SignedDuration::from_hours(dice.between(1, 300)));
+                let until = random.one_in(2).then(|| now + SignedDuration::from_hours(random.between(1, 300)));
                 *job = commands::pause(&world.ports, &key, until, "holidays", now).await.unwrap();
             }
             1 => *job = commands::resume(&world.ports, &key, now).await.unwrap(),
             2 => {
-                let wanted = Job { schedule: fleet::edited(dice), anchor: None, ..job.clone() };
-                store(world, book, job, wanted).await;
+                let wanted = Job { schedule: fleet_jobs::edited(random), anchor: None, ..job.clone() };
+                store(world, expected, job, wanted).await;
             }
             3 => {
                 let wanted = Job { enabled: !job.enabled, ..job.clone() };
-                store(world, book, job, wanted).await;
+                store(world, expected, job, wanted).await;
             }
             // A run without a report ends by its job's timeout, which a removed job does not have.
-            4 if !crew.is_running(&key) => {
+            4 if !runners.is_running(&key) => {
                 commands::remove(&world.ports, &key, now).await.unwrap();
-                book.record_removal(&key);
+                expected.record_removal(&key);
                 self.removed.push(job.clone());
             }
-            _ => self.start_manually(world, book, &key, dice).await,
+            _ => self.start_manually(world, expected, &key, random).await,
         }
     }
 
-    async fn start_manually(&self, world: &World, book: &mut Book, key: &JobKey, dice: &mut Dice) {
-        let random = dice.next().to_be_bytes();
+    async fn start_manually(
+        &self,
+        world: &World,
+        expected: &mut ExpectedRuns,
+        key: &JobKey,
+        random: &mut SeededRandom,
+    ) {
+        let random = random.next().to_be_bytes();
         let run = commands::run_now(&world.ports, key, random[..6].try_into().unwrap(), world.now()).await.unwrap();
-        book.record_manual(&run);
+        expected.record_manual(&run);
     }
 }
 
-async fn store(world: &World, book: &mut Book, job: &mut Job, wanted: Job) {
+async fn store(world: &World, expected: &mut ExpectedRuns, job: &mut Job, wanted: Job) {
     let now = world.now();
     *job = commands::put(&world.ports, &wanted, now).await.unwrap();
-    book.record_job(job, now);
+    expected.record_job(job, now);
 }

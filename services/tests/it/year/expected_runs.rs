@@ -34,7 +34,7 @@ struct AttemptRecord {
 }
 
 #[derive(Default)]
-pub struct Book {
+pub struct ExpectedRuns {
     spans: BTreeMap<JobKey, Vec<Span>>,
     attempts: HashMap<RunId, BTreeMap<u32, AttemptRecord>>,
     manual: BTreeSet<RunId>,
@@ -49,9 +49,9 @@ pub struct Book {
     pub attempts_started: u64,
 }
 
-impl Book {
-    pub fn new(begin: Timestamp) -> Book {
-        Book { horizon: begin, ..Book::default() }
+impl ExpectedRuns {
+    pub fn new(begin: Timestamp) -> ExpectedRuns {
+        ExpectedRuns { horizon: begin, ..ExpectedRuns::default() }
     }
 
     /// A job is stored or edited at `now`; the scheduler has ticked at the same instant.

@@ -13,8 +13,8 @@ use domain::run::{Outcome, RunId};
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinHandle;
 
-use super::book::Book;
-use super::dice::Dice;
+use super::expected_runs::ExpectedRuns;
+use super::seeded_random::SeededRandom;
 use crate::world::World;
 
 /// The groups of each runner; an empty list serves all.
@@ -36,9 +36,9 @@ struct PendingReport {
     event: Event,
 }
 
-pub struct Crew {
+pub struct FleetRunners {
     /// Failures become rarer with larger numbers; with 1 they are frequent.
-    luck: u64,
+    rarity: u64,
     /// The attempts that each runner has started, as on its disk.
     started: HashSet<(usize, RunId, u32)>,
     /// Until when each runner is away.
@@ -47,10 +47,10 @@ pub struct Crew {
     pending: Vec<PendingReport>,
 }
 
-impl Crew {
-    pub fn new(luck: u64) -> Crew {
-        Crew {
-            luck,
+impl FleetRunners {
+    pub fn new(rarity: u64) -> FleetRunners {
+        FleetRunners {
+            rarity,
             started: HashSet::new(),
             away: [Timestamp::MIN; RUNNERS.len()],
             attempts: Vec::new(),
@@ -84,29 +84,29 @@ impl Crew {
     }
 
     /// One minute of all runners.
-    pub async fn run_minute(&mut self, world: &World, book: &mut Book, dice: &mut Dice) {
+    pub async fn run_minute(&mut self, world: &World, expected: &mut ExpectedRuns, random: &mut SeededRandom) {
         for runner in 0..RUNNERS.len() {
-            self.change_presence(runner, world.now(), dice);
+            self.change_presence(runner, world.now(), random);
             if self.away[runner] <= world.now() {
                 let stops = self.send_heartbeat(runner, world).await;
                 self.stop_attempts(&stops, world.now());
-                self.take_orders(runner, world, book, dice).await;
+                self.take_orders(runner, world, expected, random).await;
             }
         }
-        self.finish_attempts(world, dice);
-        self.send_due_reports(world, book).await;
+        self.finish_attempts(world, random);
+        self.send_due_reports(world, expected).await;
     }
 
-    fn change_presence(&mut self, runner: usize, now: Timestamp, dice: &mut Dice) {
+    fn change_presence(&mut self, runner: usize, now: Timestamp, random: &mut SeededRandom) {
         // A clock that was set back must not prolong an absence.
         let longest = now + SignedDuration::from_hours(6);
         self.away[runner] = self.away[runner].min(longest);
-        if self.away[runner] > now || !dice.one_in(200 * self.luck) {
+        if self.away[runner] > now || !random.one_in(200 * self.rarity) {
             return;
         }
-        self.away[runner] = now + SignedDuration::from_mins(dice.between(1, 360));
+        self.away[runner] = now + SignedDuration::from_mins(random.between(1, 360));
         // Its keepers continue without it, unless the whole machine died.
-        let machine_died = dice.one_in(3) && self.away[runner] > now + SignedDuration::from_mins(10);
+        let machine_died = random.one_in(3) && self.away[runner] > now + SignedDuration::from_mins(10);
         for attempt in self.attempts.iter_mut().filter(|attempt| attempt.runner == runner) {
             attempt.lost |= machine_died;
         }
@@ -133,7 +133,13 @@ impl Crew {
         }
     }
 
-    async fn take_orders(&mut self, runner: usize, world: &World, book: &mut Book, dice: &mut Dice) {
+    async fn take_orders(
+        &mut self,
+        runner: usize,
+        world: &World,
+        expected: &mut ExpectedRuns,
+        random: &mut SeededRandom,
+    ) {
         let (name, groups) = RUNNERS[runner];
         let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
         loop {
@@ -143,37 +149,44 @@ impl Crew {
                 return;
             }
             // The runner dies with some of the orders; their lease redelivers them.
-            let held: Vec<_> = orders.into_iter().filter(|_| !dice.one_in(50 * self.luck)).collect();
+            let held: Vec<_> = orders.into_iter().filter(|_| !random.one_in(50 * self.rarity)).collect();
             let claimed = call_all(held.iter().map(|delivery| claim(world, &delivery.message, name))).await;
             // The runner dies before it deletes the message; the started attempt is on its disk.
-            let known: Vec<_> = held.iter().filter(|_| !dice.one_in(50 * self.luck)).collect();
+            let known: Vec<_> = held.iter().filter(|_| !random.one_in(50 * self.rarity)).collect();
             call_all(known.into_iter().map(|delivery| delete(world, &delivery.receipt))).await;
             for (order, claim) in held.into_iter().map(|delivery| delivery.message).zip(claimed) {
                 if claim == Claim::Granted && self.started.insert((runner, order.run_id.clone(), order.attempt)) {
-                    self.start_attempt(runner, order, world, book, dice).await;
+                    self.start_attempt(runner, order, world, expected, random).await;
                 }
             }
         }
     }
 
-    async fn start_attempt(&mut self, runner: usize, order: Order, world: &World, book: &mut Book, dice: &mut Dice) {
+    async fn start_attempt(
+        &mut self,
+        runner: usize,
+        order: Order,
+        world: &World,
+        expected: &mut ExpectedRuns,
+        random: &mut SeededRandom,
+    ) {
         if order.job.concurrency != Concurrency::Allow {
             self.check_no_overlap(&order, world).await;
         }
-        book.record_start(&order.run_id, order.attempt);
+        expected.record_start(&order.run_id, order.attempt);
         // Most jobs end within seconds, some run for an hour or more.
-        let minutes = match dice.below(16) {
+        let minutes = match random.below(16) {
             0..=9 => 0,
-            10..=13 => dice.between(1, 3),
+            10..=13 => random.between(1, 3),
             14 => 60,
             _ => 90,
         };
-        let (ended, exit_code) = match dice.below(40) {
+        let (ended, exit_code) = match random.below(40) {
             0 => (Ended::TimedOut, 0),
             1 | 2 => (Ended::Exited, 1),
             _ => (Ended::Exited, 0),
         };
-        let lost = order.job.timeout.is_some() && dice.one_in(30 * self.luck);
+        let lost = order.job.timeout.is_some() && random.one_in(30 * self.rarity);
         let started = Event::new(
             &order,
             RUNNERS[runner].0,
@@ -182,8 +195,8 @@ impl Crew {
             Body::Started { pid: Some(7), command: "dump".to_owned() },
         );
         // A lost attempt is only known by its start.
-        let wait = if dice.one_in(10) && !lost { 60 * dice.between(0, 1) } else { 0 };
-        self.queue_report(world.now(), wait, started, dice);
+        let wait = if random.one_in(10) && !lost { 60 * random.between(0, 1) } else { 0 };
+        self.queue_report(world.now(), wait, started, random);
         let ends_at = world.now() + SignedDuration::from_mins(minutes);
         self.attempts.push(Attempt { runner, order, ends_at, ended, exit_code, lost });
     }
@@ -198,7 +211,7 @@ impl Crew {
         }
     }
 
-    fn finish_attempts(&mut self, world: &World, dice: &mut Dice) {
+    fn finish_attempts(&mut self, world: &World, random: &mut SeededRandom) {
         let now = world.now();
         let (over, running) = std::mem::take(&mut self.attempts).into_iter().partition::<Vec<Attempt>, _>(|attempt| {
             attempt.ends_at <= now && (attempt.lost || self.away[attempt.runner] <= now)
@@ -208,23 +221,23 @@ impl Crew {
             let mut report = world.report(attempt.exit_code);
             report.ended = attempt.ended;
             report.outcome = outcome_of(&attempt);
-            let wait = if dice.one_in(20 * self.luck) { 60 * dice.between(1, 30) } else { 0 };
+            let wait = if random.one_in(20 * self.rarity) { 60 * random.between(1, 30) } else { 0 };
             let finished =
                 Event::new(&attempt.order, RUNNERS[attempt.runner].0, "h1", now, Body::Finished(Box::new(report)));
-            self.queue_report(now, wait, finished, dice);
+            self.queue_report(now, wait, finished, random);
         }
     }
 
-    fn queue_report(&mut self, now: Timestamp, wait_minutes: i64, event: Event, dice: &mut Dice) {
+    fn queue_report(&mut self, now: Timestamp, wait_minutes: i64, event: Event, random: &mut SeededRandom) {
         let at = now + SignedDuration::from_mins(wait_minutes);
-        if dice.one_in(20) {
-            let again = at + SignedDuration::from_hours(dice.between(0, 10));
+        if random.one_in(20) {
+            let again = at + SignedDuration::from_hours(random.between(0, 10));
             self.pending.push(PendingReport { at: again, event: event.clone() });
         }
         self.pending.push(PendingReport { at, event });
     }
 
-    async fn send_due_reports(&mut self, world: &World, book: &mut Book) {
+    async fn send_due_reports(&mut self, world: &World, expected: &mut ExpectedRuns) {
         let now = world.now();
         let (due, waiting): (Vec<PendingReport>, Vec<PendingReport>) =
             std::mem::take(&mut self.pending).into_iter().partition(|report| report.at <= now);
@@ -235,7 +248,7 @@ impl Crew {
         }
         for event in &events {
             if let Body::Finished(report) = &event.body {
-                book.record_report(&event.run_id, event.attempt, report.outcome);
+                expected.record_report(&event.run_id, event.attempt, report.outcome);
             }
         }
         world.ports.reports.send(&events).await.unwrap();
