@@ -1,5 +1,5 @@
 //! The contract of a backend: one test suite over the ports of `domain::ports`, and scenarios of the services over
-//! them. A backend passes a function that makes a fresh, empty backend, and each function of the suite becomes one test.
+//! them. A backend passes a function that makes a fresh, empty backend. Each function of the suite becomes one test.
 //!
 //! | item | purpose |
 //! |---|---|

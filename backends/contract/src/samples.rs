@@ -10,8 +10,8 @@ use domain::ports::{Due, Heartbeat, Ports, RunWrite, WriteResult};
 use domain::run::{Run, RunId, Trigger};
 use jiff::Timestamp;
 
-/// Yesterday at 07:50 UTC plus this many seconds. Relative to today, because backends refuse orders older than 4 days by
-/// their own clock; fixed within a process, so that a test may run across midnight.
+/// Yesterday at 07:50 UTC plus this number of seconds. Relative to today, because backends refuse orders older than 4
+/// days by their own clock. Fixed within a process, so that a test may run across midnight.
 pub fn at(second: i64) -> Timestamp {
     static BASE: LazyLock<i64> = LazyLock::new(|| {
         let today = Timestamp::now().as_second().div_euclid(86_400);

@@ -83,7 +83,7 @@ pub fn job(name: &str, schedule: &str) -> Job {
 }
 
 impl World {
-    /// Starts at 07:59 of the day before today, so that the clock of no backend is behind: a message with a delay of the
+    /// Starts at 07:59 of the day before today. So the clock of no backend is behind, and a delayed message of the
     /// scenario can be received at once.
     pub fn new(ports: &Ports) -> World {
         let midnight = Timestamp::now().as_second().div_euclid(86_400) * 86_400 - 86_400;
@@ -228,8 +228,8 @@ impl World {
         self.ports.claims.heartbeat(&heartbeat).await.unwrap()
     }
 
-    /// Receives all orders and claims them for this runner. Returns those that it may start: refused ones and copies are
-    /// dropped.
+    /// Receives all orders and claims them for this runner. Returns those that it may start: refused ones and copies
+    /// are dropped.
     pub async fn take_orders(&self, runner: &str) -> Vec<Order> {
         let (groups, mut taken) = ([GROUP.to_owned()], Vec::new());
         loop {
