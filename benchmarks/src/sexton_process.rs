@@ -1,25 +1,25 @@
 //! The measured process: `sexton up` with its own state directory and one job, which `sexton run` starts. The CPU time
 //! is that of `up` and of the keeper together, without the job.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tempfile::TempDir;
+use testbed::ReadyProcess;
 
 use crate::meter;
 
 /// How long `up` may take to become ready. Chosen, not measured.
 const READY_MAX: Duration = Duration::from_secs(60);
 
-/// Poll interval for readiness and for the memory of the keeper. Chosen: a keeper of a measured run lives for seconds.
+/// Poll interval for the memory of the keeper. Chosen: the keeper of a measured run exists for seconds.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The one job.
@@ -29,8 +29,9 @@ const JOB: &str = "bench/job";
 const CREDENTIALS: [(&str, &str); 3] =
     [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "example"), ("AWS_EC2_METADATA_DISABLED", "true")];
 
+/// A running `sexton up`. Killed when it is dropped, because a regular stop would wait for a dead sink.
 pub struct SextonProcess {
-    child: Child,
+    process: ReadyProcess,
     sexton: PathBuf,
     folder: TempDir,
     cpu_when_ready: f64,
@@ -59,34 +60,15 @@ impl SextonProcess {
         );
         fs::write(path("jobs.toml"), jobs)?;
         fs::write(path("sinks.toml"), sinks)?;
-        let mut child = Command::new(sexton)
-            .args(["up", "--listen", &testbed::free_port().to_string(), "--state"])
-            .arg(path("state"))
-            .arg("--jobs")
-            .arg(path("jobs.toml"))
-            .arg("--sinks")
-            .arg(path("sinks.toml"))
-            .envs(CREDENTIALS)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(path("log"))?)
-            .spawn()
+        let mut command = Command::new(sexton);
+        command.args(["up", "--listen", &testbed::free_port().to_string(), "--state"]).arg(path("state"));
+        command.arg("--jobs").arg(path("jobs.toml")).arg("--sinks").arg(path("sinks.toml")).envs(CREDENTIALS);
+        let process = ReadyProcess::spawn(&mut command)
             .with_context(|| format!("cannot start {}; run cargo build -p sexton", sexton.display()))?;
-        let stdout = child.stdout.take().context("a pipe")?;
-        let mut up = SextonProcess { child, sexton: sexton.to_owned(), folder, cpu_when_ready: 0.0 };
-        let ready = Arc::new(AtomicBool::new(false));
-        let shared = Arc::clone(&ready);
-        thread::spawn(move || {
-            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
-            lines.filter(|line| line == "ready").for_each(|_| shared.store(true, Ordering::Relaxed));
-        });
-        let start = Instant::now();
-        while !ready.load(Ordering::Relaxed) {
-            if start.elapsed() > READY_MAX || up.child.try_wait()?.is_some() {
-                bail!("`sexton up` did not become ready: {}", up.log());
-            }
-            sleep(POLL_INTERVAL);
+        if !process.is_ready_within(READY_MAX) {
+            bail!("`sexton up` did not become ready: {}", process.printed());
         }
+        let mut up = SextonProcess { process, sexton: sexton.to_owned(), folder, cpu_when_ready: 0.0 };
         up.cpu_when_ready = up.cpu()?;
         Ok(up)
     }
@@ -116,7 +98,11 @@ impl SextonProcess {
         // The thread only reads /proc and cannot fail.
         let _joined = watch.join();
         let run: Value = serde_json::from_slice(&output.stdout).with_context(|| {
-            format!("`sexton run` printed no run: {}{}", String::from_utf8_lossy(&output.stderr), self.log())
+            format!(
+                "`sexton run` printed no run: {}{}",
+                String::from_utf8_lossy(&output.stderr),
+                self.process.printed()
+            )
         })?;
         if run["outcome"] != "succeeded" {
             bail!("the job did not succeed: {run}");
@@ -139,24 +125,14 @@ impl SextonProcess {
     /// # Errors
     /// When `up` has exited.
     pub fn peak_bytes(&self) -> Result<u64> {
-        meter::peak_bytes(self.child.id()).with_context(|| format!("`sexton up` has exited: {}", self.log()))
+        meter::peak_bytes(self.process.pid())
+            .with_context(|| format!("`sexton up` has exited: {}", self.process.printed()))
     }
 
     fn cpu(&self) -> Result<f64> {
-        let cpu = meter::cpu(self.child.id()).with_context(|| format!("`sexton up` has exited: {}", self.log()))?;
+        let cpu = meter::cpu(self.process.pid())
+            .with_context(|| format!("`sexton up` has exited: {}", self.process.printed()))?;
         Ok(cpu.own + cpu.reaped)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default().trim().to_owned()
-    }
-}
-
-impl Drop for SextonProcess {
-    fn drop(&mut self) {
-        // Killed, because a regular stop would wait for a dead sink.
-        let _killed = self.child.kill();
-        let _waited = self.child.wait();
     }
 }
 

@@ -22,6 +22,7 @@ mod mail;
 mod mutations;
 mod process;
 mod proxy;
+mod ready_process;
 mod syslog;
 mod wait;
 
@@ -38,5 +39,6 @@ pub use log_server::LogServer;
 pub use mail::{Aiosmtpd, SmtpMode, SmtpSink};
 pub use mutations::try_inputs;
 pub use proxy::Proxy;
+pub use ready_process::ReadyProcess;
 pub use syslog::{Framing, Rsyslog, RsyslogOptions, SyslogFormat, SyslogNg};
 pub use wait::{DEADLINE, wait_for, wait_until};

@@ -3,14 +3,14 @@
 //! Cargo builds only the binaries of a test's own package; `./test` also builds `sexton`. If that binary is missing or
 //! old, these tests fail with a message: a build during the tests would replace a binary that others use.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testbed::{Caller, DEADLINE, repository, wait_until};
+use testbed::{Caller, DEADLINE, ReadyProcess, repository};
 
 use crate::installation::{ACCOUNT, Installation, STACK};
 
@@ -122,15 +122,11 @@ impl<'a> Sexton<'a> {
 
     /// Starts `sexton runner`, and waits until it is ready.
     #[track_caller]
-    pub fn runner(&self) -> Runner {
-        let printed = self.path("printed");
-        let file = File::create(&printed).expect("made");
+    pub fn runner(&self) -> ReadyProcess {
         let listen = testbed::free_port().to_string();
         let mut command = self.command(&["runner", "--group", "db", "--listen", &listen]);
-        let child = command.stdout(file.try_clone().expect("cloned")).stderr(file).spawn().expect("the binary starts");
-        let mut runner = Runner { child, printed };
-        wait_until(DEADLINE, || runner.printed().lines().any(|line| line == "ready") || runner.has_ended());
-        assert!(!runner.has_ended(), "the runner has exited: {}", runner.printed());
+        let runner = ReadyProcess::spawn(&mut command).expect("the binary starts");
+        assert!(runner.is_ready_within(DEADLINE), "not ready; it printed: {}", runner.printed());
         runner
     }
 }
@@ -146,41 +142,6 @@ fn user(installation: &Installation, name: &str, action: &str, resource: &str) -
     let made = installation.call("iam", "create_access_key", json!({ "UserName": name }));
     let text = |name: &str| made["AccessKey"][name].as_str().expect(name).to_owned();
     Caller { key: text("AccessKeyId"), secret: text("SecretAccessKey"), token: None }
-}
-
-/// A running `sexton runner`. Jobs of these tests end quickly, and so do their keepers.
-pub struct Runner {
-    child: Child,
-    printed: PathBuf,
-}
-
-impl Runner {
-    /// Returns its output and log so far.
-    pub fn printed(&self) -> String {
-        fs::read_to_string(&self.printed).unwrap_or_default()
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("waited for").is_some()
-    }
-
-    /// Sends TERM, and waits until the runner has exited.
-    #[track_caller]
-    pub fn stop(mut self) {
-        let signalled = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill can be started");
-        assert!(signalled.success(), "the runner had exited: {}", self.printed());
-        wait_until(DEADLINE, || self.has_ended());
-        let status = self.child.wait().expect("waited for");
-        assert!(status.success(), "{status}: {}", self.printed());
-    }
-}
-
-impl Drop for Runner {
-    fn drop(&mut self) {
-        // The runner may have exited already.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
 
 /// Returns the binary beside the Lambdas; fails if a source is newer.

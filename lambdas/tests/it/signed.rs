@@ -81,7 +81,7 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
         );
     };
     forged(genuine, &format!("touch {}", trace.display())).iter().for_each(|body| send(body));
-    let runner = server.runner();
+    let mut runner = server.runner();
     let none_was_executed = || assert!(!trace.exists(), "a forged order was executed: {}", runner.printed());
     installation.wait("both forged orders are refused", || {
         none_was_executed();
@@ -106,7 +106,7 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
     assert!(output.iter().any(|record| record["message"] == "it is ***"), "{output:#?}");
     let everything = format!("{output:?}{:?}{}", installation.items("runs"), runner.printed());
     assert!(!everything.contains(SECRET), "{everything}");
-    runner.stop();
+    assert_eq!(runner.stop(), Some(0), "{}", runner.printed());
 }
 
 /// Checks that the two refused orders are still in SQS, which moves them to the dead-letter queue after five receives.

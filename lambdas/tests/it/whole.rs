@@ -67,7 +67,7 @@ fn a_job_written_by_hand_runs_once_its_lines_are_in_cloudwatch_and_its_failure_r
     subscribe_queue(&installation);
     let server = Sexton::of_group(&installation);
     server.run(&["check", "--group", "db"]);
-    let runner = server.runner();
+    let mut runner = server.runner();
     let command = "echo one; echo two; echo oops >&2; printf three; exit 3";
     fire(&installation, command);
 
@@ -84,7 +84,7 @@ fn a_job_written_by_hand_runs_once_its_lines_are_in_cloudwatch_and_its_failure_r
     assert_eq!(operator.run(&["logs", run_id, "--stream", "stdout", "--aws"]), "one\ntwo\nthree\n");
     assert_eq!(operator.run(&["logs", run_id, "--stream", "stderr", "--aws"]), "oops\n");
     assert_eq!(operator.run(&["logs", run_id, "--follow", "--aws"]).lines().count(), 4);
-    runner.stop();
+    assert_eq!(runner.stop(), Some(0), "{}", runner.printed());
 
     let alerts = installation.receive("people", 1);
     let alert: Value = serde_json::from_str(alerts[0]["Body"].as_str().expect("a body")).expect("JSON");

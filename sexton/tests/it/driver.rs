@@ -1,16 +1,13 @@
 //! Runs the binary for all tests. Processes are killed when their value is dropped.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use testbed::{DEADLINE, wait_until};
+use testbed::{DEADLINE, ReadyProcess};
 
 /// Exit code and output of a command.
 #[derive(Debug)]
@@ -101,10 +98,8 @@ impl Folder {
 
 /// A running `sexton up` or `sexton runner`.
 pub struct Up {
-    child: Child,
+    process: ReadyProcess,
     state: PathBuf,
-    printed: Arc<Mutex<Vec<String>>>,
-    ready: Mutex<Receiver<()>>,
     keeps_jobs: bool,
 }
 
@@ -126,8 +121,8 @@ impl Up {
     /// Starts another command that serves.
     #[track_caller]
     pub fn serve(state: &Path, command: Command) -> Up {
-        let mut up = Up::spawn(state, command);
-        assert!(up.is_ready_within(DEADLINE), "not ready; it printed: {}", up.printed());
+        let up = Up::spawn(state, command);
+        assert!(up.process.is_ready_within(DEADLINE), "not ready; it printed: {}", up.printed());
         up
     }
 
@@ -139,38 +134,17 @@ impl Up {
     }
 
     fn spawn(state: &Path, mut command: Command) -> Up {
-        let mut child = command
-            .args(["--listen", &testbed::free_port().to_string(), "--state"])
-            .arg(state)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .expect("the binary starts");
-        let printed = Arc::new(Mutex::new(Vec::new()));
-        let (sender, ready) = channel();
-        collect(child.stderr.take().expect("piped"), printed.clone(), |_| {});
-        collect(child.stdout.take().expect("piped"), printed.clone(), move |line| {
-            if line == "ready" {
-                // Fails only after the test has ended.
-                let _gone = sender.send(());
-            }
-        });
-        Up { child, state: state.to_owned(), printed, ready: Mutex::new(ready), keeps_jobs: false }
-    }
-
-    /// Waits for `ready`; false at the timeout or when the process exits.
-    fn is_ready_within(&mut self, timeout: Duration) -> bool {
-        self.ready.lock().expect("not poisoned").recv_timeout(timeout).is_ok()
+        command.args(["--listen", &testbed::free_port().to_string(), "--state"]).arg(state).process_group(0);
+        let process = ReadyProcess::spawn(&mut command).expect("the binary starts");
+        Up { process, state: state.to_owned(), keeps_jobs: false }
     }
 
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("waited for").is_some()
+        self.process.has_ended()
     }
 
     pub fn printed(&self) -> String {
-        self.printed.lock().expect("not poisoned").join("\n")
+        self.process.printed()
     }
 
     /// Runs a command against this `up`.
@@ -213,26 +187,25 @@ impl Up {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     /// Stops it in order and kills the jobs that still run.
     #[track_caller]
     pub fn stop(mut self) -> Option<i32> {
-        self.ended()
+        self.process.stop()
     }
 
     /// Stops it in order; jobs continue and the next `up` resumes them.
     #[track_caller]
     pub fn stop_and_keep_jobs(mut self) -> Option<i32> {
         self.keeps_jobs = true;
-        self.ended()
+        self.process.stop()
     }
 
     /// Kills it and its jobs.
     pub fn kill(mut self) {
-        self.child.kill().expect("killed, or ended already");
-        self.child.wait().expect("waited for");
+        self.process.kill();
     }
 
     /// Kills it; jobs continue and the next `up` resumes them.
@@ -240,21 +213,11 @@ impl Up {
         self.keeps_jobs = true;
         self.kill();
     }
-
-    #[track_caller]
-    fn ended(&mut self) -> Option<i32> {
-        signal(self.child.id(), "TERM");
-        wait_until(DEADLINE, || self.child.try_wait().expect("waited for").is_some());
-        self.child.wait().expect("waited for").code()
-    }
 }
 
 impl Drop for Up {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            signal(self.child.id(), "KILL");
-            let _ended = self.child.wait();
-        }
+        self.process.kill();
         if !self.keeps_jobs {
             end_keepers(&self.state);
         }
@@ -288,17 +251,4 @@ pub fn shell_output(line: &str) -> String {
 pub fn signal(pid: u32, name: &str) {
     // Fails if the process has exited.
     let _gone = Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status();
-}
-
-fn collect(
-    stream: impl Read + Send + 'static,
-    printed: Arc<Mutex<Vec<String>>>,
-    mut seen: impl FnMut(&str) + Send + 'static,
-) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            seen(&line);
-            printed.lock().expect("not poisoned").push(line);
-        }
-    });
 }
