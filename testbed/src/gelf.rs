@@ -4,7 +4,6 @@
 //! graygelf compares only 6 of the 8 bytes of the id of a chunked message. It mixes two messages in flight whose ids
 //! differ only in the last two bytes.
 
-use std::ops::Deref;
 use std::path::Path;
 
 use crate::installation::{Certificates, certificates, installed};
@@ -14,32 +13,30 @@ use crate::process::{Process, Program};
 use crate::syslog::{port, rsyslog_head, rsyslogd};
 
 /// graygelf on a UDP port. Its records are the messages as sent.
-#[derive(Debug)]
-pub struct Graygelf(LogServer);
+pub struct Graygelf;
 
 /// rsyslogd, which receives NUL-framed GELF on TCP and TLS. Its records are the messages as sent; a frame that is not
 /// JSON becomes `{"bad": "the frame"}`.
-#[derive(Debug)]
-pub struct RsyslogGelf(LogServer);
+pub struct RsyslogGelf;
 
 impl Graygelf {
     /// Starts graygelf; `None` when it is not available here.
     #[track_caller]
-    pub fn start() -> Option<Graygelf> {
+    pub fn start() -> Option<LogServer> {
         let path = installed("graygelf", "bin/graygelf")?;
         let process = Process::start(|_| {
             let address = free_port();
             let addresses = Addresses { udp: Some(address), ..Addresses::default() };
             Program { path: path.clone(), arguments: vec![address.port().to_string()], addresses }
         });
-        Some(Graygelf(LogServer { process, journal: "stdout" }))
+        Some(LogServer { process, journal: "stdout" })
     }
 }
 
 impl RsyslogGelf {
     /// Starts rsyslogd; `None` when it is not available here.
     #[track_caller]
-    pub fn start() -> Option<RsyslogGelf> {
+    pub fn start() -> Option<LogServer> {
         let path = installed("rsyslog", "bin/rsyslogd")?;
         let certificates = certificates()?;
         let process = Process::start(|folder| {
@@ -47,21 +44,7 @@ impl RsyslogGelf {
             let configuration = configuration(folder, &addresses, &certificates);
             rsyslogd(&path, folder, addresses, &configuration)
         });
-        Some(RsyslogGelf(LogServer { process, journal: "gelf.jsonl" }))
-    }
-}
-
-impl Deref for Graygelf {
-    type Target = LogServer;
-    fn deref(&self) -> &LogServer {
-        &self.0
-    }
-}
-
-impl Deref for RsyslogGelf {
-    type Target = LogServer;
-    fn deref(&self) -> &LogServer {
-        &self.0
+        Some(LogServer { process, journal: "gelf.jsonl" })
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::ops::Deref;
 use std::path::Path;
 
 use crate::installation::{Certificates, certificates, installed};
@@ -45,18 +44,16 @@ pub struct RsyslogOptions {
 
 /// rsyslogd with UDP, TCP, TLS and a unix datagram socket. Its records have `pri` (number), `facility`, `severity`,
 /// `version`, `ts`, `host`, `app`, `procid`, `msgid`, `sd` (text as sent), `tag`, `msg` and `raw`.
-#[derive(Debug)]
-pub struct Rsyslog(LogServer);
+pub struct Rsyslog;
 
 /// syslog-ng with UDP, TCP and TLS for RFC 5424 with octet counting. Its records have `PRI`, `FACILITY`, `PRIORITY`,
 /// `ISODATE`, `HOST`, `PROGRAM`, `PID`, `MSGID`, `SDATA` (text as sent), `_SDATA` (nested objects) and `MESSAGE`.
-#[derive(Debug)]
-pub struct SyslogNg(LogServer);
+pub struct SyslogNg;
 
 impl Rsyslog {
     /// Starts rsyslogd; `None` when it is not available here.
     #[track_caller]
-    pub fn start(options: RsyslogOptions) -> Option<Rsyslog> {
+    pub fn start(options: RsyslogOptions) -> Option<LogServer> {
         let path = installed("rsyslog", "bin/rsyslogd")?;
         let certificates = certificates()?;
         let process = Process::start(|folder| {
@@ -64,14 +61,14 @@ impl Rsyslog {
             let configuration = rsyslog_configuration(folder, &addresses, &certificates, options);
             rsyslogd(&path, folder, addresses, &configuration)
         });
-        Some(Rsyslog(LogServer { process, journal: JOURNAL }))
+        Some(LogServer { process, journal: JOURNAL })
     }
 }
 
 impl SyslogNg {
     /// Starts syslog-ng; `None` when it is not available here.
     #[track_caller]
-    pub fn start() -> Option<SyslogNg> {
+    pub fn start() -> Option<LogServer> {
         let path = installed("syslog-ng", "bin/syslog-ng")?;
         let certificates = certificates()?;
         let process = Process::start(|folder| {
@@ -81,7 +78,7 @@ impl SyslogNg {
             let arguments = ["-F", "--no-caps", "-f", &file, "-R", "persist", "-p", "pid", "-c", "control"];
             Program { path: path.clone(), arguments: arguments.map(str::to_owned).to_vec(), addresses }
         });
-        Some(SyslogNg(LogServer { process, journal: JOURNAL }))
+        Some(LogServer { process, journal: JOURNAL })
     }
 }
 
@@ -201,18 +198,4 @@ log {{ source(s_udp); source(s_tcp); source(s_tls); destination(d); }};
         ca = certificates.ca.display(),
         folder = folder.display(),
     )
-}
-
-impl Deref for Rsyslog {
-    type Target = LogServer;
-    fn deref(&self) -> &LogServer {
-        &self.0
-    }
-}
-
-impl Deref for SyslogNg {
-    type Target = LogServer;
-    fn deref(&self) -> &LogServer {
-        &self.0
-    }
 }

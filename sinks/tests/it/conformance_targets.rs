@@ -166,9 +166,9 @@ pub(crate) fn file(format: &'static str) -> Option<Target> {
 }
 
 /// A server that writes its records to a file: with a proxy before it, but for datagrams.
-fn log_server<S: std::ops::Deref<Target = LogServer> + Send + Sync + 'static>(
+fn log_server(
     name: &'static str,
-    server: S,
+    server: LogServer,
     kind: &str,
     scheme: &str,
     options: &str,
@@ -237,10 +237,10 @@ fn by_proxy(
     }
 }
 
-fn by_server<S: std::ops::Deref<Target = LogServer> + Send + Sync + 'static>(
+fn by_server(
     name: &'static str,
     sink: String,
-    server: Arc<S>,
+    server: Arc<LogServer>,
     seen: impl Fn(&Run) -> Vec<Seen> + Send + Sync + 'static,
 ) -> Target {
     let repairing = server.clone();

@@ -2,7 +2,7 @@
 //! and a server that accepts bytes and does not read them.
 
 use serde_json::Value;
-use testbed::{Capture, Proxy, Rsyslog, RsyslogOptions, Transport};
+use testbed::{Capture, LogServer, Proxy, Rsyslog, RsyslogOptions, Transport};
 
 use crate::memory::{RETRY, Run, start, wait_until};
 
@@ -50,7 +50,7 @@ fn printed(number: u32, lines: u64) -> Run {
     run
 }
 
-fn wait_for_complete(server: &Rsyslog, run: &Run, lines: u64) {
+fn wait_for_complete(server: &LogServer, run: &Run, lines: u64) {
     server.wait_for(|records| is_complete(records, run, lines).is_ok(), testbed::DEADLINE);
 }
 

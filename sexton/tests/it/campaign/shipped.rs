@@ -5,7 +5,7 @@ use std::path::Path;
 
 use keeper::records::Exit;
 use serde_json::Value;
-use testbed::Rsyslog;
+use testbed::LogServer;
 
 /// What one sink received of one attempt.
 #[derive(Default)]
@@ -46,7 +46,7 @@ pub fn of_file(file: &Path) -> ByAttempt {
 }
 
 /// What rsyslog has written. Its order is not checked: lines of a closed connection can be written late.
-pub fn of_syslog(server: &Rsyslog) -> ByAttempt {
+pub fn of_syslog(server: &LogServer) -> ByAttempt {
     let mut all = ByAttempt::new();
     for record in server.records() {
         let sd = record["sd"].as_str().expect("structured data");

@@ -12,7 +12,7 @@ use keeper::directory::{RunDirectory, read_json};
 use keeper::output::{LineFormat, Output, Piece};
 use keeper::records::Exit;
 use serde_json::Value;
-use testbed::{DEADLINE, Rsyslog};
+use testbed::{DEADLINE, LogServer};
 
 use super::shipped::{ByAttempt, of_file, of_syslog, unshipped};
 use crate::driver::Up;
@@ -31,7 +31,7 @@ pub struct Verdict<'v> {
     /// The file of the file sink.
     pub archive: &'v Path,
     /// The receivers of the other sinks.
-    pub servers: [&'v Rsyslog; 2],
+    pub servers: [&'v LogServer; 2],
     pub alert_file: &'v Path,
     pub kills_of_up: usize,
     pub log: &'v [String],
