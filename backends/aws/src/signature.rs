@@ -240,7 +240,7 @@ mod tests {
 
     /// Any message of a queue is read as an order or refused; with keys, only signed orders are accepted.
     #[test]
-    fn no_message_panics_the_reader_and_with_keys_only_signed_orders_are_accepted() {
+    fn any_message_is_an_order_or_refused_and_with_keys_only_signed_orders_are_accepted() {
         let verifier = Verifier::new(&[public(&signer(PRIVATE))]);
         testbed::try_inputs("sealed_orders", |input| {
             let message = String::from_utf8_lossy(input);
