@@ -1,7 +1,7 @@
 //! Finds, in one pass over a block, the lines on which any rule of a set matches. The only place where all output of
 //! all jobs goes through; what it does per line decides what the rules cost.
 //!
-//! One lazy DFA holds all patterns; of a pattern with a gap it holds a piece (`gap.rs`), and the rule's own regex
+//! One lazy DFA holds all patterns; of a pattern with a gap it holds a piece (`wide_gap.rs`), and the rule's own regex
 //! decides on the lines that have it. Its states are built as the input asks for them, in a cache with a limit, so
 //! setting it up costs next to nothing and its memory is bounded whatever the patterns are. The caches stay with the
 //! rule set and are lent to whoever scans: they are warm from the jobs before. [`Automaton::scan`] walks line by line
@@ -14,8 +14,8 @@ use regex_automata::util::pool::Pool;
 use regex_automata::util::syntax;
 use regex_automata::{Input, MatchKind, PatternID, PatternSet};
 
-use crate::gap;
 use crate::pattern::Pattern;
+use crate::wide_gap;
 
 /// Bytes of one cache of states. Ours: 1000 rules on real logs need 1.2 MB; a cache that is full is emptied and goes
 /// on.
@@ -60,7 +60,7 @@ impl Automaton {
         let mut parsed = patterns.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let mut own = Vec::with_capacity(patterns.len());
         for (hir, pattern) in parsed.iter_mut().zip(patterns) {
-            let piece = gap::longest_piece(hir);
+            let piece = wide_gap::longest_piece(hir);
             own.push(Own { pattern: (*pattern).clone(), decides: piece.is_some() });
             if let Some(piece) = piece {
                 *hir = piece;

@@ -3,28 +3,28 @@
 //! runtime.
 //!
 //! ```text
-//! pack.rs (TOML) ▶ packs.rs (all packs) ── choice.rs: which of them a job uses ──▶ rule_set.rs (compiled, shared)
-//! spool blocks ▶ matcher.rs (automaton.rs, gap.rs find the lines) ▶ hits ▶ judge.rs ▶ outcome and reason
+//! pack.rs (TOML) ▶ packs.rs (all packs) ── pack_choice.rs: which of them a job uses ──▶ rule_set.rs (compiled, shared)
+//! spool blocks ▶ matcher.rs (automaton.rs, wide_gap.rs find the lines) ▶ hits ▶ judge.rs ▶ outcome and reason
 //! ```
 //!
 //! The runner matches all output; the collector judges what the runner counted; `sexton rules test` (`test_run.rs`)
 //! does both over a file.
 
 mod automaton;
-pub mod choice;
-mod gap;
 pub mod judge;
 pub mod matcher;
 pub mod pack;
+pub mod pack_choice;
 pub mod packs;
 pub mod pattern;
 pub mod rule_set;
 pub mod test_run;
+mod wide_gap;
 
-pub use choice::choose;
 pub use judge::{ExitFacts, Limits, Verdict, judge, judge_excerpt, judge_report};
 pub use matcher::{Matcher, MatcherState};
 pub use pack::{Pack, Rule};
+pub use pack_choice::choose;
 pub use packs::Packs;
 pub use rule_set::{RuleSet, RulesError};
 pub use test_run::{TestMatch, TestSummary, test_run};

@@ -153,7 +153,7 @@ fn name_of(section: &mut Section, key: &'static str) -> Option<String> {
         section.fault(line, name, message);
         return None;
     }
-    if key == "name" && name == crate::choice::AUTO {
+    if key == "name" && name == crate::pack_choice::AUTO {
         section.fault(line, name, "the name `auto` is kept for the choice by command; call the pack something else");
         return None;
     }
