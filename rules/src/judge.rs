@@ -11,7 +11,7 @@ use domain::run::{ExcerptLine, JudgedOn, Outcome, RuleHit, Severity};
 use domain::units::format_duration;
 
 use crate::matcher::worst_first;
-use crate::pack::{Rule, StreamChoice, Wants};
+use crate::pack::{Expectation, Rule, StreamChoice};
 use crate::rule_set::RuleSet;
 
 /// Bytes of a matching line that a reason quotes. Ours; a reason stands in subjects and table cells.
@@ -124,9 +124,9 @@ pub fn judge_excerpt(
             continue;
         }
         let (count, first) = tried(rule, excerpt);
-        let accuses = match rule.wants {
-            Wants::Absence => count >= rule.at_least,
-            Wants::Presence => complete && count < rule.at_least,
+        let accuses = match rule.expectation {
+            Expectation::NoMatch => count >= rule.at_least,
+            Expectation::Match => complete && count < rule.at_least,
         };
         if accuses {
             hits.push(RuleHit {
@@ -152,9 +152,9 @@ pub fn judge_excerpt(
 fn stands(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bool {
     let same = rules.rules().find(|(pack, rule)| pack.name == hit.pack && rule.id == hit.rule);
     match same {
-        Some((_, rule)) => match rule.wants {
-            Wants::Absence => hit.count >= rule.at_least && rule.matches(hit.first_line.as_bytes()),
-            Wants::Presence => hit.count < rule.at_least && tried(rule, excerpt).0 < rule.at_least,
+        Some((_, rule)) => match rule.expectation {
+            Expectation::NoMatch => hit.count >= rule.at_least && rule.matches(hit.first_line.as_bytes()),
+            Expectation::Match => hit.count < rule.at_least && tried(rule, excerpt).0 < rule.at_least,
         },
         // A rule taken out of a pack that is at hand is withdrawn; a pack that only the runner has stands.
         None => !rules.packs().any(|pack| pack == hit.pack),

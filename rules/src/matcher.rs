@@ -11,7 +11,7 @@ use domain::line::{Block, Line, Stream};
 use domain::run::{RuleHit, Severity};
 use serde::{Deserialize, Serialize};
 
-use crate::pack::{Pack, Rule, StreamChoice, Wants};
+use crate::pack::{Expectation, Pack, Rule, StreamChoice};
 use crate::rule_set::RuleSet;
 
 /// Bytes of a matching line that are kept. Ours; enough to recognise it in an alert, while [`HITS_MAX`] of them still
@@ -64,12 +64,12 @@ pub struct MatcherState {
     /// Lines that were never handed over.
     #[serde(default)]
     pub unseen_lines: u64,
-    pub found: Vec<Found>,
+    pub found: Vec<MatchCount>,
 }
 
 /// What one rule has found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct MatchCount {
     pub pack: String,
     pub rule: String,
     pub count: u64,
@@ -154,7 +154,7 @@ impl Matcher {
             next_seq: self.next_seq,
             unseen_lines: self.unseen_lines,
             found: found
-                .map(|((pack, rule), tally)| Found {
+                .map(|((pack, rule), tally)| MatchCount {
                     pack: pack.name.clone(),
                     rule: rule.id.clone(),
                     count: tally.count,
@@ -198,9 +198,9 @@ impl Matcher {
 
     fn accusing(&self) -> impl Iterator<Item = (&Pack, &Rule, &Tally)> {
         self.rules.rules().zip(&self.tallies).filter_map(|((pack, rule), tally)| {
-            let accuses = match rule.wants {
-                Wants::Absence => tally.count >= rule.at_least,
-                Wants::Presence => tally.count < rule.at_least && !self.rules_changed,
+            let accuses = match rule.expectation {
+                Expectation::NoMatch => tally.count >= rule.at_least,
+                Expectation::Match => tally.count < rule.at_least && !self.rules_changed,
             };
             accuses.then_some((pack, rule, tally))
         })
@@ -220,8 +220,8 @@ fn hit_of(pack: &Pack, rule: &Rule, tally: &Tally) -> RuleHit {
         count: tally.count,
         first_seq: tally.first_seq,
         first_line: tally.first_line.clone(),
-        explain: match rule.wants {
-            Wants::Presence if rule.explain.is_empty() => format!("No line matches {}.", rule.pattern.text()),
+        explain: match rule.expectation {
+            Expectation::Match if rule.explain.is_empty() => format!("No line matches {}.", rule.pattern.text()),
             _ => rule.explain.clone(),
         },
     }

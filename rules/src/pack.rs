@@ -42,12 +42,12 @@ pub struct Pack {
 #[derive(Debug)]
 pub struct Rule {
     pub id: String,
-    pub wants: Wants,
+    pub expectation: Expectation,
     pub pattern: Pattern,
     /// A line that matches this too does not count.
     pub unless: Option<Pattern>,
     pub stream: StreamChoice,
-    /// Lines that must match before the rule says anything (or, with [`Wants::Presence`], before it is content).
+    /// Lines that must match before the rule says anything (or, with [`Expectation::Match`], before it is content).
     pub at_least: u64,
     pub severity: Severity,
     /// What a match means, one sentence for people; may be empty.
@@ -60,11 +60,11 @@ pub struct Rule {
 
 /// Which way round a rule accuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
+pub enum Expectation {
     /// `pattern`: a run in whose output the pattern stands is bad.
-    Absence,
+    NoMatch,
     /// `require`: a run in whose output the pattern never stands is bad.
-    Presence,
+    Match,
 }
 
 /// Which lines a rule looks at.
@@ -192,17 +192,17 @@ fn rule_of(mut section: Section) -> Option<Rule> {
     let matches = section.texts("matches").unwrap_or_default();
     let ignores = section.texts("ignores").unwrap_or_default();
     section.reject_unknown_keys();
-    let (wants, pattern) = condition?;
-    Some(Rule { id: id?, wants, pattern, unless, stream, at_least, severity, explain, matches, ignores, line })
+    let (expectation, pattern) = condition?;
+    Some(Rule { id: id?, expectation, pattern, unless, stream, at_least, severity, explain, matches, ignores, line })
 }
 
-fn condition_of(section: &mut Section, rule: &str) -> Option<(Wants, Pattern)> {
+fn condition_of(section: &mut Section, rule: &str) -> Option<(Expectation, Pattern)> {
     let (has_pattern, has_require) = (section.has_unread("pattern"), section.has_unread("require"));
     let pattern = pattern_of(section, "pattern", rule);
     let require = pattern_of(section, "require", rule);
     match (has_pattern, has_require) {
-        (true, false) => pattern.map(|pattern| (Wants::Absence, pattern)),
-        (false, true) => require.map(|pattern| (Wants::Presence, pattern)),
+        (true, false) => pattern.map(|pattern| (Expectation::NoMatch, pattern)),
+        (false, true) => require.map(|pattern| (Expectation::Match, pattern)),
         (true, true) => {
             section.fault(section.line(), rule, "has both `pattern` and `require`; make two rules of it");
             None

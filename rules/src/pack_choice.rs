@@ -8,14 +8,14 @@ use domain::job::Command;
 use crate::packs::Packs;
 use crate::rule_set::RulesError;
 
-/// The name in a job's `rules` that stands for [`ALWAYS`] and what the command suggests.
+/// The name in a job's `rules` that stands for [`DEFAULT_PACK`] and what the command suggests.
 pub const AUTO: &str = "auto";
 
 /// The pack that `auto` always takes.
-pub const ALWAYS: &str = "default";
+pub const DEFAULT_PACK: &str = "default";
 
 /// The pack that `auto` takes for every command by the shell.
-const FOR_SHELL: &str = "shell";
+const SHELL_PACK: &str = "shell";
 
 /// Commands within commands (`sh -c "env nice ..."`) that are looked into. Ours.
 const DEPTH_MAX: usize = 8;
@@ -84,13 +84,13 @@ fn suggested<'p>(packs: &'p Packs, command: &Command) -> Vec<&'p str> {
     let programs = programs(command);
     let by_shell = matches!(command, Command::Shell(_));
     let wanted = |name: &str, suggest: &[String]| {
-        name == ALWAYS
-            || (by_shell && name == FOR_SHELL)
+        name == DEFAULT_PACK
+            || (by_shell && name == SHELL_PACK)
             || suggest.iter().any(|wild| programs.iter().any(|program| is_like(program.as_bytes(), wild.as_bytes())))
     };
     let mut names: Vec<&str> =
         packs.iter().filter(|pack| wanted(&pack.name, &pack.suggest)).map(|pack| pack.name.as_str()).collect();
-    names.sort_by_key(|name| (*name != ALWAYS, *name));
+    names.sort_by_key(|name| (*name != DEFAULT_PACK, *name));
     names
 }
 

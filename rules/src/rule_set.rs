@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::automaton::Automaton;
-use crate::pack::{Pack, Rule, StreamChoice, Wants};
+use crate::pack::{Expectation, Pack, Rule, StreamChoice};
 use crate::packs::Packs;
 
 /// Why there is no rule set.
@@ -95,9 +95,9 @@ impl RuleSet {
 fn digest_of(packs: &[Arc<Pack>]) -> String {
     let mut hash = Sha256::new();
     for (pack, rule) in packs.iter().flat_map(|pack| pack.rules.iter().map(move |rule| (pack, rule))) {
-        let wants = match rule.wants {
-            Wants::Absence => "pattern",
-            Wants::Presence => "require",
+        let expectation = match rule.expectation {
+            Expectation::NoMatch => "pattern",
+            Expectation::Match => "require",
         };
         let stream = match rule.stream {
             StreamChoice::Any => "any",
@@ -110,7 +110,7 @@ fn digest_of(packs: &[Arc<Pack>]) -> String {
             domain::run::Severity::Warn => "warn",
         };
         let at_least = rule.at_least.to_string();
-        for part in [&pack.name, &rule.id, wants, rule.pattern.text(), unless, stream, severity, &at_least] {
+        for part in [&pack.name, &rule.id, expectation, rule.pattern.text(), unless, stream, severity, &at_least] {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         }
