@@ -1,8 +1,8 @@
 //! Finds, in one pass over a block, the lines on which any rule of a set matches. The only place where all output of
-//! all jobs goes through; what it does per line decides what the rules cost.
+//! all jobs goes through; what it does per line must_confirm what the rules cost.
 //!
 //! One lazy DFA holds all patterns; of a pattern with a gap it holds a piece (`wide_gap.rs`), and the rule's own regex
-//! decides on the lines that have it. Its states are built as the input asks for them, in a cache with a limit, so
+//! must_confirm on the lines that have it. Its states are built as the input asks for them, in a cache with a limit, so
 //! setting it up costs next to nothing and its memory is bounded whatever the patterns are. The caches stay with the
 //! rule set and are lent to whoever scans: they are warm from the jobs before. [`Automaton::scan`] walks line by line
 //! today; a walk of several lanes over the block fits behind it without a change elsewhere.
@@ -38,7 +38,7 @@ pub(crate) struct Automaton {
 struct Own {
     pattern: Pattern,
     /// The automaton has only a piece of the pattern, and so only says where to look.
-    decides: bool,
+    must_confirm: bool,
 }
 
 /// What one scan writes to. Lent by the set, so that its states are warm.
@@ -61,7 +61,7 @@ impl Automaton {
         let mut own = Vec::with_capacity(patterns.len());
         for (hir, pattern) in parsed.iter_mut().zip(patterns) {
             let piece = wide_gap::longest_piece(hir);
-            own.push(Own { pattern: (*pattern).clone(), decides: piece.is_some() });
+            own.push(Own { pattern: (*pattern).clone(), must_confirm: piece.is_some() });
             if let Some(piece) = piece {
                 *hir = piece;
             }
@@ -98,7 +98,7 @@ impl Automaton {
         let mut next_seq = block.first_seq;
         for line in block.lines() {
             next_seq = line.seq + 1;
-            if line.seq >= from_seq && !line.tag.gap && self.finds(&mut scratch, line.text) {
+            if line.seq >= from_seq && !line.tag.gap && self.match_line(&mut scratch, line.text) {
                 hit(&line, &scratch.found);
             }
         }
@@ -106,7 +106,7 @@ impl Automaton {
     }
 
     /// Whether any pattern matches; which ones is then in `scratch.found`.
-    fn finds(&self, scratch: &mut Scratch, text: &[u8]) -> bool {
+    fn match_line(&self, scratch: &mut Scratch, text: &[u8]) -> bool {
         let input = Input::new(text).earliest(true);
         if let Ok(None) = self.dfa.try_search_fwd(&mut scratch.cache, &input) {
             return false;
@@ -120,7 +120,7 @@ impl Automaton {
         for (number, own) in self.own.iter().enumerate() {
             let Ok(number) = PatternID::new(number) else { break };
             let candidate = gave_up || scratch.candidates.contains(number);
-            if candidate && ((!own.decides && !gave_up) || own.pattern.is_match(text)) {
+            if candidate && ((!own.must_confirm && !gave_up) || own.pattern.is_match(text)) {
                 scratch.found.insert(number);
             }
         }

@@ -118,17 +118,17 @@ pub fn judge_excerpt(
     excerpt: &[ExcerptLine],
     complete: bool,
 ) -> Verdict {
-    let mut hits: Vec<RuleHit> = reported.iter().filter(|hit| stands(hit, rules, excerpt)).cloned().collect();
+    let mut hits: Vec<RuleHit> = reported.iter().filter(|hit| is_still_valid(hit, rules, excerpt)).cloned().collect();
     for (pack, rule) in rules.rules() {
         if hits.iter().any(|hit| hit.pack == pack.name && hit.rule == rule.id) {
             continue;
         }
-        let (count, first) = tried(rule, excerpt);
-        let accuses = match rule.expectation {
+        let (count, first) = match_excerpt(rule, excerpt);
+        let is_met = match rule.expectation {
             Expectation::NoMatch => count >= rule.at_least,
             Expectation::Match => complete && count < rule.at_least,
         };
-        if accuses {
+        if is_met {
             hits.push(RuleHit {
                 rule: rule.id.clone(),
                 pack: pack.name.clone(),
@@ -142,19 +142,19 @@ pub fn judge_excerpt(
     }
     hits.sort_by_key(worst_first);
     let (outcome, mut reason) = outcome_of(facts, limits, &hits);
-    if ends_well(facts, limits) {
+    if is_success_exit(facts, limits) {
         reason.push_str(" (judged on the first and last lines only, because the runner had other rules)");
     }
     Verdict { outcome, reason, judged_on: JudgedOn::Excerpt, hits }
 }
 
 /// Whether the rules at hand still say what the runner's rules said.
-fn stands(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bool {
+fn is_still_valid(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bool {
     let same = rules.rules().find(|(pack, rule)| pack.name == hit.pack && rule.id == hit.rule);
     match same {
         Some((_, rule)) => match rule.expectation {
             Expectation::NoMatch => hit.count >= rule.at_least && rule.matches(hit.first_line.as_bytes()),
-            Expectation::Match => hit.count < rule.at_least && tried(rule, excerpt).0 < rule.at_least,
+            Expectation::Match => hit.count < rule.at_least && match_excerpt(rule, excerpt).0 < rule.at_least,
         },
         // A rule taken out of a pack that is at hand is withdrawn; a pack that only the runner has stands.
         None => !rules.packs().any(|pack| pack == hit.pack),
@@ -162,7 +162,7 @@ fn stands(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bool {
 }
 
 /// How many lines of the excerpt match, and the first.
-fn tried<'x>(rule: &Rule, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'x ExcerptLine>) {
+fn match_excerpt<'x>(rule: &Rule, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'x ExcerptLine>) {
     let on_stream = |line: &&ExcerptLine| match rule.stream {
         StreamChoice::Any => true,
         StreamChoice::Stdout => line.stream == domain::line::Stream::Stdout,
@@ -173,7 +173,7 @@ fn tried<'x>(rule: &Rule, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'x Excerp
     (first.map_or(0, |_| 1 + matching.count() as u64), first)
 }
 
-fn ends_well(facts: &ExitFacts<'_>, limits: &Limits<'_>) -> bool {
+fn is_success_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>) -> bool {
     facts.ended == Ended::Exited && facts.exit_code.is_some_and(|code| limits.success_exit_codes.contains(&code))
 }
 
@@ -181,7 +181,7 @@ fn outcome_of(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (
     let note = facts.note.filter(|note| !note.is_empty());
     let (outcome, said) = match facts.ended {
         Ended::NotStarted => {
-            return (never_began(facts.reported), note.unwrap_or("it could not be started").to_owned());
+            return (outcome_of_unstarted(facts.reported), note.unwrap_or("it could not be started").to_owned());
         }
         Ended::Lost => (Outcome::Lost, "its keeper is gone and left no exit status".to_owned()),
         Ended::TimedOut => (
@@ -192,7 +192,7 @@ fn outcome_of(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (
             },
         ),
         Ended::Stopped => (Outcome::Stopped, "somebody asked to stop it".to_owned()),
-        Ended::Exited if ends_well(facts, limits) => return good_exit(facts, limits, hits),
+        Ended::Exited if is_success_exit(facts, limits) => return good_exit(facts, limits, hits),
         Ended::Exited => (Outcome::Failed, bad_exit(facts)),
     };
     let mut reason = said;
@@ -200,15 +200,15 @@ fn outcome_of(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (
         reason.push_str("; ");
         reason.push_str(note);
     }
-    if let Some(accusation) = accusation(hits, Severity::Fail) {
+    if let Some(summary) = match_summary(hits, Severity::Fail) {
         reason.push_str("; ");
-        reason.push_str(&accusation);
+        reason.push_str(&summary);
     }
     (outcome, reason)
 }
 
 /// A command that never began cannot have ended in any other way than these.
-fn never_began(reported: Outcome) -> Outcome {
+fn outcome_of_unstarted(reported: Outcome) -> Outcome {
     match reported {
         Outcome::Skipped | Outcome::Missed | Outcome::Stopped | Outcome::Lost => reported,
         _ => Outcome::Failed,
@@ -217,12 +217,12 @@ fn never_began(reported: Outcome) -> Outcome {
 
 fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (Outcome, String) {
     let exit = format!("exit code {}", facts.exit_code.unwrap_or_default());
-    if let Some(mut accusation) = accusation(hits, Severity::Fail) {
+    if let Some(mut summary) = match_summary(hits, Severity::Fail) {
         let unmet = hits.iter().any(|hit| hit.severity == Severity::Fail && hit.first_seq == 0);
         if unmet && facts.dropped_lines > 0 {
-            accusation.push_str(&format!(" ({} dropped lines were not looked at)", facts.dropped_lines));
+            summary.push_str(&format!(" ({} dropped lines were not looked at)", facts.dropped_lines));
         }
-        return (Outcome::FalseSuccess, format!("{exit}, but {accusation}"));
+        return (Outcome::FalseSuccess, format!("{exit}, but {summary}"));
     }
     if let Some(least) = limits.min_duration.filter(|least| facts.duration < *least) {
         let took = format_duration(Duration::from_millis(facts.duration.as_millis() as u64));
@@ -231,7 +231,7 @@ fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (O
         return (Outcome::FalseSuccess, reason);
     }
     let mut reason = exit;
-    if let Some(warning) = accusation(hits, Severity::Warn) {
+    if let Some(warning) = match_summary(hits, Severity::Warn) {
         reason.push_str(&format!("; warning: {warning}"));
     }
     if facts.dropped_lines > 0 {
@@ -266,7 +266,7 @@ fn bad_exit(facts: &ExitFacts<'_>) -> String {
 }
 
 /// The worst of the hits of this severity, as half a sentence.
-fn accusation(hits: &[RuleHit], severity: Severity) -> Option<String> {
+fn match_summary(hits: &[RuleHit], severity: Severity) -> Option<String> {
     let mut alike = hits.iter().filter(|hit| hit.severity == severity);
     let hit = alike.next()?;
     let more = match alike.count() {

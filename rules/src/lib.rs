@@ -24,7 +24,7 @@ mod wide_gap;
 pub use judge::{ExitFacts, Limits, Verdict, judge, judge_excerpt, judge_report};
 pub use matcher::{Matcher, MatcherState};
 pub use pack::{Pack, Rule};
-pub use pack_choice::choose;
+pub use pack_choice::choose_packs;
 pub use packs::Packs;
 pub use rule_set::{RuleSet, RulesError};
 pub use test_run::{TestMatch, TestSummary, test_run};

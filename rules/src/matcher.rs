@@ -118,7 +118,7 @@ impl Matcher {
             Some(automaton) => automaton.scan(block, self.next_seq, |line, found| {
                 for number in found.iter().map(|number| number.as_usize()) {
                     let Some((pack, rule)) = rules.rule(number) else { continue };
-                    if self.counts(rule, line) {
+                    if self.is_counted(rule, line) {
                         self.count(number, rule, line);
                         seen(line, pack, rule);
                     }
@@ -128,20 +128,20 @@ impl Matcher {
         self.next_seq = self.next_seq.max(end_seq);
     }
 
-    fn counts(&self, rule: &Rule, line: &Line<'_>) -> bool {
+    fn is_counted(&self, rule: &Rule, line: &Line<'_>) -> bool {
         let stream = match (self.streams, rule.stream) {
             (Streams::Unknown, _) | (_, StreamChoice::Any) => true,
             (_, StreamChoice::Stdout) => line.stream == Stream::Stdout,
             (_, StreamChoice::Stderr) => line.stream == Stream::Stderr,
         };
-        stream && !rule.excused(line.text)
+        stream && !rule.is_excluded(line.text)
     }
 
     fn count(&mut self, number: usize, rule: &Rule, line: &Line<'_>) {
         let Some(tally) = self.tallies.get_mut(number) else { return };
         if tally.count == 0 {
             tally.first_seq = line.seq;
-            tally.first_line = kept(line.text, rule);
+            tally.first_line = shortened_line(line.text, rule);
         }
         tally.count += 1;
     }
@@ -171,7 +171,8 @@ impl Matcher {
     pub fn hits(&self) -> Vec<RuleHit> {
         // Stable, and packs later in the list are the more particular ones: theirs come first on the same line.
         let names: Vec<&str> = self.rules.packs().collect();
-        let mut hits: Vec<RuleHit> = self.accusing().map(|(pack, rule, tally)| hit_of(pack, rule, tally)).collect();
+        let mut hits: Vec<RuleHit> =
+            self.matched_rules().map(|(pack, rule, tally)| hit_of(pack, rule, tally)).collect();
         hits.sort_by_cached_key(|hit| (worst_first(hit), Reverse(names.iter().position(|name| *name == hit.pack))));
         hits.truncate(HITS_MAX);
         hits
@@ -179,7 +180,7 @@ impl Matcher {
 
     /// Rules that speak against the run and do not stand in [`Matcher::hits`].
     pub fn hits_left_out(&self) -> usize {
-        self.accusing().count().saturating_sub(HITS_MAX)
+        self.matched_rules().count().saturating_sub(HITS_MAX)
     }
 
     /// Lines that were never handed over, because they had left the spool.
@@ -196,13 +197,13 @@ impl Matcher {
         &self.rules
     }
 
-    fn accusing(&self) -> impl Iterator<Item = (&Pack, &Rule, &Tally)> {
+    fn matched_rules(&self) -> impl Iterator<Item = (&Pack, &Rule, &Tally)> {
         self.rules.rules().zip(&self.tallies).filter_map(|((pack, rule), tally)| {
-            let accuses = match rule.expectation {
+            let is_met = match rule.expectation {
                 Expectation::NoMatch => tally.count >= rule.at_least,
                 Expectation::Match => tally.count < rule.at_least && !self.rules_changed,
             };
-            accuses.then_some((pack, rule, tally))
+            is_met.then_some((pack, rule, tally))
         })
     }
 }
@@ -228,7 +229,7 @@ fn hit_of(pack: &Pack, rule: &Rule, tally: &Tally) -> RuleHit {
 }
 
 /// The line as it is kept: whole, or the part around the match when it is long.
-fn kept(text: &[u8], rule: &Rule) -> String {
+fn shortened_line(text: &[u8], rule: &Rule) -> String {
     let shown = String::from_utf8_lossy(text);
     if shown.len() <= FIRST_LINE_BYTES_MAX {
         return shown.into_owned();

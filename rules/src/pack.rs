@@ -78,11 +78,11 @@ pub enum StreamChoice {
 impl Rule {
     /// Whether the line counts for this rule, its stream aside.
     pub fn matches(&self, line: &[u8]) -> bool {
-        self.pattern.is_match(line) && !self.excused(line)
+        self.pattern.is_match(line) && !self.is_excluded(line)
     }
 
     /// Whether `unless` takes the line out.
-    pub fn excused(&self, line: &[u8]) -> bool {
+    pub fn is_excluded(&self, line: &[u8]) -> bool {
         self.unless.as_ref().is_some_and(|unless| unless.is_match(line))
     }
 }

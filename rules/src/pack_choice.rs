@@ -62,7 +62,7 @@ const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
 ///
 /// # Errors
 /// A name that no pack has, with the nearest.
-pub fn choose(packs: &Packs, wanted: &[String], command: &Command) -> Result<Vec<String>, RulesError> {
+pub fn choose_packs(packs: &Packs, wanted: &[String], command: &Command) -> Result<Vec<String>, RulesError> {
     let mut chosen: Vec<String> = Vec::new();
     let mut add = |name: &str| {
         if !chosen.iter().any(|known| known == name) {
@@ -71,17 +71,17 @@ pub fn choose(packs: &Packs, wanted: &[String], command: &Command) -> Result<Vec
     };
     for name in wanted {
         if name == AUTO {
-            suggested(packs, command).iter().for_each(|name| add(name));
+            suggested_packs(packs, command).iter().for_each(|name| add(name));
         } else {
-            packs.named(name)?;
+            packs.find(name)?;
             add(name);
         }
     }
     Ok(chosen)
 }
 
-fn suggested<'p>(packs: &'p Packs, command: &Command) -> Vec<&'p str> {
-    let programs = programs(command);
+fn suggested_packs<'p>(packs: &'p Packs, command: &Command) -> Vec<&'p str> {
+    let programs = program_names(command);
     let by_shell = matches!(command, Command::Shell(_));
     let wanted = |name: &str, suggest: &[String]| {
         name == DEFAULT_PACK
@@ -95,26 +95,26 @@ fn suggested<'p>(packs: &'p Packs, command: &Command) -> Vec<&'p str> {
 }
 
 /// The last parts of the paths of all programs that a command seems to run, and of the scripts given to them.
-pub fn programs(command: &Command) -> Vec<String> {
+pub fn program_names(command: &Command) -> Vec<String> {
     let mut programs = Vec::new();
     match command {
-        Command::Shell(text) => of_shell(text, DEPTH_MAX, &mut programs),
-        Command::Argv(words) => of_words(words, DEPTH_MAX, &mut programs),
+        Command::Shell(text) => add_from_shell(text, DEPTH_MAX, &mut programs),
+        Command::Argv(words) => add_from_words(words, DEPTH_MAX, &mut programs),
     }
     programs
 }
 
-fn of_shell(text: &str, depth: usize, programs: &mut Vec<String>) {
+fn add_from_shell(text: &str, depth: usize, programs: &mut Vec<String>) {
     for words in simple_commands(text) {
-        of_words(&words, depth, programs);
+        add_from_words(&words, depth, programs);
     }
 }
 
-fn of_words(words: &[String], depth: usize, programs: &mut Vec<String>) {
+fn add_from_words(words: &[String], depth: usize, programs: &mut Vec<String>) {
     let Some(depth) = depth.checked_sub(1) else { return };
     let begin = words.iter().position(|word| !is_assignment(word) && !KEYWORDS.contains(&word.as_str()));
     let Some((program, arguments)) = begin.and_then(|begin| words[begin..].split_first()) else { return };
-    let name = last_part(program);
+    let name = base_name(program);
     programs.push(name.to_owned());
     if let Some((_, valued, own_words)) = WRAPPERS.iter().find(|(wrapper, _, _)| *wrapper == name) {
         // `env -S "python3 -u"` and `flock FILE -c TEXT` give a command in one word.
@@ -124,12 +124,12 @@ fn of_words(words: &[String], depth: usize, programs: &mut Vec<String>) {
             _ => false,
         };
         if let Some(at) = arguments.iter().position(in_one_word) {
-            return arguments.get(at + 1).into_iter().for_each(|text| of_shell(text, depth, programs));
+            return arguments.get(at + 1).into_iter().for_each(|text| add_from_shell(text, depth, programs));
         }
-        of_words(after_own_words(arguments, valued, *own_words), depth, programs);
+        add_from_words(skip_own_words(arguments, valued, *own_words), depth, programs);
     } else if SHELLS.contains(&name) {
         match arguments.iter().position(|word| is_command_option(word)) {
-            Some(at) => arguments.get(at + 1).into_iter().for_each(|text| of_shell(text, depth, programs)),
+            Some(at) => arguments.get(at + 1).into_iter().for_each(|text| add_from_shell(text, depth, programs)),
             None => programs.extend(script_of(arguments)),
         }
     } else {
@@ -145,13 +145,13 @@ fn is_command_option(word: &str) -> bool {
 /// The first argument that is no option, when it looks like a script (`x.py`, not `x`).
 fn script_of(arguments: &[String]) -> Option<String> {
     let first = arguments.iter().find(|word| !word.starts_with('-'))?;
-    let name = last_part(first);
+    let name = base_name(first);
     let (stem, ending) = name.rsplit_once('.')?;
     (!stem.is_empty() && matches!(ending, "py" | "pyz" | "sh" | "bash" | "pl" | "rb" | "js" | "php"))
         .then(|| name.to_owned())
 }
 
-fn after_own_words<'w>(words: &'w [String], valued: &[&str], own_words: usize) -> &'w [String] {
+fn skip_own_words<'w>(words: &'w [String], valued: &[&str], own_words: usize) -> &'w [String] {
     let mut at = 0;
     let mut left = own_words;
     while let Some(word) = words.get(at) {
@@ -179,7 +179,7 @@ fn is_assignment(word: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn last_part(path: &str) -> &str {
+fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
@@ -207,13 +207,13 @@ fn simple_commands(text: &str) -> Vec<Vec<String>> {
                     // The number before a redirection is no argument.
                     '<' | '>' => {
                         let number = |word: &String| word.chars().all(|c| c.is_ascii_digit());
-                        keep(ended.filter(|word| !number(word)), &mut redirected, &mut commands);
+                        push_word(ended.filter(|word| !number(word)), &mut redirected, &mut commands);
                         while rest.next_if(|c| matches!(c, '<' | '>' | '&')).is_some() {}
                         redirected = true;
                     }
-                    ' ' | '\t' | '\r' => keep(ended, &mut redirected, &mut commands),
+                    ' ' | '\t' | '\r' => push_word(ended, &mut redirected, &mut commands),
                     _ => {
-                        keep(ended, &mut redirected, &mut commands);
+                        push_word(ended, &mut redirected, &mut commands);
                         redirected = false;
                         commands.push(Vec::new());
                     }
@@ -223,13 +223,13 @@ fn simple_commands(text: &str) -> Vec<Vec<String>> {
             (None, _) => word.get_or_insert_default().push(c),
         }
     }
-    keep(word, &mut redirected, &mut commands);
+    push_word(word, &mut redirected, &mut commands);
     commands.retain(|words| !words.is_empty());
     commands
 }
 
 /// Puts a word to the last command, unless it is the file of a redirection.
-fn keep(word: Option<String>, redirected: &mut bool, commands: &mut [Vec<String>]) {
+fn push_word(word: Option<String>, redirected: &mut bool, commands: &mut [Vec<String>]) {
     let Some(word) = word else { return };
     if std::mem::take(redirected) {
         return;
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
-        assert_eq!(programs(&Command::Shell(text.to_owned())), expected, "{text}");
+        assert_eq!(program_names(&Command::Shell(text.to_owned())), expected, "{text}");
     }
 
     #[test]
@@ -295,9 +295,9 @@ mod tests {
     #[test]
     fn a_command_without_a_shell_is_read_word_by_word() {
         let argv = |words: &[&str]| Command::Argv(words.iter().map(|word| (*word).to_owned()).collect());
-        assert_eq!(programs(&argv(&["/usr/bin/env", "python3", "x.py"])), ["env", "python3", "x.py"]);
-        assert_eq!(programs(&argv(&["a b;python3", "c"])), ["a b;python3"]);
-        assert!(programs(&argv(&[])).is_empty());
+        assert_eq!(program_names(&argv(&["/usr/bin/env", "python3", "x.py"])), ["env", "python3", "x.py"]);
+        assert_eq!(program_names(&argv(&["a b;python3", "c"])), ["a b;python3"]);
+        assert!(program_names(&argv(&[])).is_empty());
     }
 
     #[test]

@@ -84,8 +84,8 @@ impl Packs {
         if let Some(set) = compiled.get(names) {
             return Ok(Arc::clone(set));
         }
-        let packs = names.iter().map(|name| self.named(name)).collect::<Result<Vec<_>, _>>()?;
-        let set = Arc::new(RuleSet::of(packs)?);
+        let packs = names.iter().map(|name| self.find(name)).collect::<Result<Vec<_>, _>>()?;
+        let set = Arc::new(RuleSet::from_packs(packs)?);
         if compiled.len() >= RULE_SETS_MAX {
             compiled.retain(|_, set| Arc::strong_count(set) > 1);
         }
@@ -95,7 +95,7 @@ impl Packs {
         Ok(set)
     }
 
-    pub(crate) fn named(&self, name: &str) -> Result<Arc<Pack>, RulesError> {
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<Pack>, RulesError> {
         self.get(name).cloned().ok_or_else(|| RulesError::UnknownPack {
             name: name.to_owned(),
             hint: match nearest_name(name, self.names()) {

@@ -28,7 +28,7 @@ pub struct RuleSet {
 }
 
 impl RuleSet {
-    /// Compiles the packs of these names (as [`crate::choose`] gives them), or hands out the set compiled before.
+    /// Compiles the packs of these names (as [`crate::choose_packs`] gives them), or hands out the set compiled before.
     ///
     /// # Errors
     /// A name that no pack has, with the nearest; or that the rules are too many to be compiled together.
@@ -41,7 +41,7 @@ impl RuleSet {
         Arc::new(RuleSet { digest: digest_of(&[]), packs: Vec::new(), places: Vec::new(), automaton: None })
     }
 
-    pub(crate) fn of(packs: Vec<Arc<Pack>>) -> Result<RuleSet, RulesError> {
+    pub(crate) fn from_packs(packs: Vec<Arc<Pack>>) -> Result<RuleSet, RulesError> {
         let mut places = Vec::new();
         for (pack, held) in packs.iter().enumerate() {
             places.extend((0..held.rules.len()).map(|rule| (pack, rule)));

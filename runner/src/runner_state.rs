@@ -191,7 +191,7 @@ impl RunnerState {
     /// job, and the collector judges with its own.
     pub(crate) fn rules_of(&self, job: &Job) -> Arc<RuleSet> {
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let names = rules::choose(&packs, &job.rules, &job.command).unwrap_or_else(|error| {
+        let names = rules::choose_packs(&packs, &job.rules, &job.command).unwrap_or_else(|error| {
             tracing::error!(%error, job = %job.key(), "cannot select the rules of a job; its known packs are used");
             job.rules.iter().filter(|name| packs.get(name).is_some()).cloned().collect()
         });

@@ -327,8 +327,8 @@ impl Collection<'_> {
                 rules: report.rules.clone(),
             };
         };
-        let rule_set =
-            rules::choose(self.packs, &job.rules, &job.command).and_then(|names| RuleSet::compile(self.packs, &names));
+        let rule_set = rules::choose_packs(self.packs, &job.rules, &job.command)
+            .and_then(|names| RuleSet::compile(self.packs, &names));
         let verdict = match rule_set {
             Ok(rule_set) => rules::judge_report(report, &Limits::of(job), &rule_set),
             Err(error) => {

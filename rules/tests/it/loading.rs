@@ -1,6 +1,6 @@
 use domain::job::Command;
 use proptest::prelude::*;
-use rules::{Pack, Packs, RuleSet, choose};
+use rules::{Pack, Packs, RuleSet, choose_packs};
 
 use crate::names;
 
@@ -153,7 +153,7 @@ fn check_choice(wanted: &[&str], command: &str, expected: &[&str]) {
     packs
         .add("p.toml", "name = \"postgres\"\nsuggest = [\"pg_*\"]\n[[rule]]\nid = \"x\"\npattern = 'x'\n")
         .expect("added");
-    let chosen = choose(&packs, &names(wanted), &Command::Shell(command.to_owned())).expect("known names");
+    let chosen = choose_packs(&packs, &names(wanted), &Command::Shell(command.to_owned())).expect("known names");
     assert_eq!(chosen, expected, "{command}");
 }
 
@@ -167,7 +167,7 @@ fn packs_are_chosen_by_name_and_by_what_the_command_runs() {
     check_choice(&["python"], "true", &["python"]);
     check_choice(&[], "python3 x.py", &[]);
     let packs = Packs::builtin();
-    let argv = |words: &[&str]| choose(&packs, &names(&["auto"]), &Command::Argv(names(words))).expect("known");
+    let argv = |words: &[&str]| choose_packs(&packs, &names(&["auto"]), &Command::Argv(names(words))).expect("known");
     assert_eq!(argv(&["/usr/bin/rsync", "-a"]), ["default"]);
     assert_eq!(argv(&["/srv/run.sh"]), ["default", "shell"]);
     assert_eq!(argv(&["env", "python3", "-m", "x"]), ["default", "python"]);
@@ -176,7 +176,7 @@ fn packs_are_chosen_by_name_and_by_what_the_command_runs() {
 #[test]
 fn an_unknown_pack_is_refused_with_the_nearest_name() {
     let message = |name: &str| {
-        let chosen = choose(&Packs::builtin(), &names(&[name]), &Command::Shell("true".to_owned()));
+        let chosen = choose_packs(&Packs::builtin(), &names(&[name]), &Command::Shell("true".to_owned()));
         chosen.expect_err("unknown").to_string()
     };
     assert_eq!(message("pyhton"), "no rule pack `pyhton`; did you mean `python`?");
@@ -205,8 +205,8 @@ proptest! {
     fn no_command_makes_the_choice_panic(text in "(?s).{0,120}", shellish in r#"[a-z ;|&()<>"'`$\\={}#!\n-]{0,80}"#) {
         let packs = Packs::builtin();
         for text in [text, shellish] {
-            choose(&packs, &names(&["auto"]), &Command::Shell(text.clone())).expect("auto always works");
-            choose(&packs, &names(&["auto"]), &Command::Argv(vec!["env".to_owned(), text])).expect("auto always works");
+            choose_packs(&packs, &names(&["auto"]), &Command::Shell(text.clone())).expect("auto always works");
+            choose_packs(&packs, &names(&["auto"]), &Command::Argv(vec!["env".to_owned(), text])).expect("auto always works");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What a matcher knows is stored next to the output and read by later builds: its form stays to the byte, and so does the
 //! digest by which a runner and the collector see that they use the same rules.
 
-use rules::matcher::{Found, MatcherState};
+use rules::matcher::{MatchCount, MatcherState};
 use rules::{Packs, RuleSet};
 
 #[test]
 fn a_stored_matcher_state_keeps_its_json() {
-    let found = Found {
+    let found = MatchCount {
         pack: "sql".to_owned(),
         rule: "error-line".to_owned(),
         count: 2,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use domain::job::JobKey;
 use domain::ports::{Cursor, Ports};
 use jiff::Timestamp;
-use rules::{Packs, choose};
+use rules::{Packs, choose_packs};
 use services::commands::{ApplyOptions, Difference, apply};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -147,7 +147,7 @@ async fn apply_file(source: &JobsSource, ports: &Ports, packs: &Packs) -> Result
     }
     for job in &read.jobs {
         // Only a warning: the pack can be added later, and the job's other rules are used until then.
-        if let Err(error) = choose(packs, &job.rules, &job.command) {
+        if let Err(error) = choose_packs(packs, &job.rules, &job.command) {
             print_error_line(&format!("{}: warning: {}: {error}", source.path.display(), job.key()));
         }
     }
