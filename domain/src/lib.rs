@@ -26,6 +26,7 @@ pub mod disk_space;
 pub mod document;
 pub mod event;
 pub mod fault;
+pub mod glob;
 pub mod job;
 pub mod job_files;
 pub mod jobs_file;

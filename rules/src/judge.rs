@@ -124,11 +124,11 @@ pub fn judge_excerpt(
             continue;
         }
         let (count, first) = match_excerpt(rule, excerpt);
-        let is_met = match rule.expectation {
+        let is_hit = match rule.expectation {
             Expectation::NoMatch => count >= rule.at_least,
             Expectation::Match => complete && count < rule.at_least,
         };
-        if is_met {
+        if is_hit {
             hits.push(RuleHit {
                 rule: rule.id.clone(),
                 pack: pack.name.clone(),

@@ -172,7 +172,7 @@ impl Matcher {
         // Stable, and packs later in the list are the more particular ones: theirs come first on the same line.
         let names: Vec<&str> = self.rules.packs().collect();
         let mut hits: Vec<RuleHit> =
-            self.matched_rules().map(|(pack, rule, tally)| hit_of(pack, rule, tally)).collect();
+            self.rules_with_hits().map(|(pack, rule, tally)| hit_of(pack, rule, tally)).collect();
         hits.sort_by_cached_key(|hit| (worst_first(hit), Reverse(names.iter().position(|name| *name == hit.pack))));
         hits.truncate(HITS_MAX);
         hits
@@ -180,7 +180,7 @@ impl Matcher {
 
     /// Rules that speak against the run and do not stand in [`Matcher::hits`].
     pub fn hits_left_out(&self) -> usize {
-        self.matched_rules().count().saturating_sub(HITS_MAX)
+        self.rules_with_hits().count().saturating_sub(HITS_MAX)
     }
 
     /// Lines that were never handed over, because they had left the spool.
@@ -197,13 +197,13 @@ impl Matcher {
         &self.rules
     }
 
-    fn matched_rules(&self) -> impl Iterator<Item = (&Pack, &Rule, &Tally)> {
+    fn rules_with_hits(&self) -> impl Iterator<Item = (&Pack, &Rule, &Tally)> {
         self.rules.rules().zip(&self.tallies).filter_map(|((pack, rule), tally)| {
-            let is_met = match rule.expectation {
+            let is_hit = match rule.expectation {
                 Expectation::NoMatch => tally.count >= rule.at_least,
                 Expectation::Match => tally.count < rule.at_least && !self.rules_changed,
             };
-            is_met.then_some((pack, rule, tally))
+            is_hit.then_some((pack, rule, tally))
         })
     }
 }
