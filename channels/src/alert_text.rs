@@ -51,7 +51,7 @@ exit code 2
 Job       db/nightly-dump
 Host      web-3
 Due at    2026-11-23T02:30:00Z
-Since     2026-11-22T02:30:07Z, 2 bad runs in a row
+Since     2026-11-22T02:30:07Z, 2 failed runs in a row
 Exit code 2
 Run       20261123T023000Z-3f9a1c0e7b2d
 
@@ -98,6 +98,9 @@ To see more:
             reason: "no runner of the group has shown life for 10m".into(),
             ..failed_alert()
         };
-        assert_eq!(body(&alert), "group db is silent\nno runner of the group has shown life for 10m\n\nGroup     db\n");
+        assert_eq!(
+            body(&alert),
+            "group db has no live runner\nno runner of the group has shown life for 10m\n\nGroup     db\n"
+        );
     }
 }

@@ -163,7 +163,7 @@ mod tests {
                     { "type": "mrkdwn", "text": "*Job*\ndb/nightly-dump" },
                     { "type": "mrkdwn", "text": "*Host*\nweb-3" },
                     { "type": "mrkdwn", "text": "*Due at*\n2026-11-23T02:30:00Z" },
-                    { "type": "mrkdwn", "text": "*Since*\n2026-11-22T02:30:07Z, 2 bad runs in a row" },
+                    { "type": "mrkdwn", "text": "*Since*\n2026-11-22T02:30:07Z, 2 failed runs in a row" },
                     { "type": "mrkdwn", "text": "*Exit code*\n2" },
                     { "type": "mrkdwn", "text": "*Run*\n20261123T023000Z-3f9a1c0e7b2d" },
                 ] },

@@ -1,8 +1,8 @@
-//! When people are told: the state that a job's alerts are in, the pure decision, and the message.
+//! Alerts: the state of a job between its runs, the decision to alert, and the message.
 //!
-//! A run that ends is an [`Occurrence`]. [`decide`] moves the job's [`JobState`] and says whether that is worth a
-//! message. What is worth one becomes a [`Transition`], stored in the same step as the run; one worker claims it,
-//! builds the [`Alert`] and sends it. Nothing here sends, sleeps or reads a clock.
+//! The end of a run is an [`Occurrence`]. [`decide`] returns the job's next [`JobState`] and the kind of alert, if one
+//! is due. The alert is stored as a [`Transition`] in the same step as the run; a worker claims it, builds the
+//! [`Alert`] and sends it. Nothing here sends, sleeps or reads a clock.
 
 pub mod wording;
 
@@ -15,36 +15,46 @@ use serde::{Deserialize, Serialize};
 use crate::job::{AlertPolicy, JobKey};
 use crate::run::{ExcerptLine, Outcome, RunId};
 
-/// Changes between good and bad within [`FLAP_WINDOW`] that make a job a flapping one. Ours: three failures and three
-/// recoveries a day is a job that nobody believes any more.
+/// Changes of [`Status`] within [`FLAP_WINDOW`] that make a job flapping. Chosen: with three failures and three
+/// recoveries a day, single alerts are no longer read.
 pub const FLAP_CHANGES: usize = 6;
 
-/// How long a change counts towards flapping.
+/// How long a change of status counts towards flapping. Chosen: a daily job never flaps, an hourly one can.
 pub const FLAP_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
-/// Runs in a row with the same verdict after which a flapping job is calm again. Ours.
+/// Runs in a row with the same status after which a job stops flapping. Chosen, not measured.
 pub const FLAP_CALM_RUNS: u32 = 5;
 
+/// The kind of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertKind {
+    /// [`Outcome::Failed`].
     Failed,
+    /// [`Outcome::FalseSuccess`].
     FalseSuccess,
+    /// [`Outcome::TimedOut`].
     TimedOut,
+    /// [`Outcome::Missed`].
     Missed,
+    /// [`Outcome::Lost`].
     Lost,
-    /// A run prints nothing, or no runner of a whole group shows life (then `job` is empty).
+    /// A run prints nothing, or no runner of a group sends heartbeats (then `job` is empty).
     Quiet,
+    /// The job succeeded again.
     Recovered,
-    /// Changes too often to tell each change; silent until it is calm.
+    /// The job fails and recovers too often for single alerts; no alerts until it is stable.
     Flapping,
+    /// The scheduler has stopped ticking.
     SchedulerSilent,
+    /// The job's definition is invalid.
     BadJob,
     /// Many alerts in one message.
     Digest,
 }
 
 impl AlertKind {
+    /// The stored name, as in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             AlertKind::Failed => "failed",
@@ -61,7 +71,7 @@ impl AlertKind {
         }
     }
 
-    /// What a bad outcome is called when people are told; none for an outcome that is not bad.
+    /// The alert for a failure ([`Outcome::is_failure`]); none for any other outcome.
     pub const fn from_outcome(outcome: Outcome) -> Option<AlertKind> {
         match outcome {
             Outcome::Failed => Some(AlertKind::Failed),
@@ -90,79 +100,90 @@ impl AlertKind {
     }
 }
 
-/// One message to people and their programs, as JSON.
+/// One message to people and to their programs, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
+    /// Decides headline and severity.
     pub kind: AlertKind,
     /// Empty when it concerns more than one group.
     pub group: String,
     /// Empty when it concerns no single job.
     pub job: String,
+    /// The run that caused it.
     pub run_id: Option<RunId>,
+    /// Nominal time of that run.
     pub nominal: Option<Timestamp>,
+    /// Outcome of that run.
     pub outcome: Option<Outcome>,
-    /// One sentence a person can act on.
+    /// One sentence that an operator can act on.
     pub reason: String,
+    /// Exit code of that run.
     pub exit_code: Option<i32>,
+    /// Host of that run.
     pub host: Option<String>,
-    /// Since when it is (or, for `recovered`, was) bad.
+    /// Start of the failures; for `recovered`, of those that ended.
     pub since: Option<Timestamp>,
-    /// Bad runs in a row; for a digest, the alerts in it.
+    /// Failed runs in a row; for a digest, the number of its alerts.
     pub count: u32,
     /// The lines around the rule's match, else the last lines.
     pub excerpt: Vec<ExcerptLine>,
     /// The rule that failed the run.
     pub rule: Option<String>,
-    /// `console`, `cloudwatch`, `graylog`: as configured.
+    /// Addresses by name: `console`, `cloudwatch`, `graylog`, as configured.
     pub links: BTreeMap<String, String>,
 }
 
+/// Whether a job fails, by its alert policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
+    /// Fewer failed runs in a row than the policy's `after`.
     #[default]
     Good,
-    /// At least `after` bad runs in a row.
+    /// At least `after` failed runs in a row.
     Bad,
 }
 
-/// What is remembered about a job between its runs, so that only changes are told. A good run after a good run leaves
-/// it as it is: then nothing needs to be written.
+/// The stored state of a job between its runs, so that only changes raise alerts. A success after a success does not
+/// change it, so nothing is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobState {
+    /// Whether the job fails.
     pub status: Status,
-    /// How the latest bad run ended.
+    /// Kind of the latest failure.
     pub kind: Option<AlertKind>,
-    /// Bad runs in a row.
+    /// Failed runs in a row.
     pub streak: u32,
     /// When the first of them ended.
     pub since: Option<Timestamp>,
-    /// When people were last told that it is bad.
+    /// Time of the latest alert about the current failures; stored as `told_at`.
     #[serde(rename = "told_at")]
     pub alerted_at: Option<Timestamp>,
     /// The latest changes of `status`, oldest first, at most [`FLAP_CHANGES`].
     pub changes: Vec<Timestamp>,
+    /// Whether alerts are suspended because of [`FLAP_CHANGES`].
     pub flapping: bool,
-    /// While flapping: runs in a row that agreed with `status`.
+    /// While flapping: runs in a row with the same status; stored as `steady`.
     #[serde(rename = "steady")]
     pub steady_runs: u32,
-    /// The run that was let in last, of a job whose runs may not overlap: whoever lets one in writes this state.
+    /// The latest run that was started, for a job whose runs may not overlap: each start also writes this state. Stored
+    /// as `let_in`.
     #[serde(rename = "let_in", default, skip_serializing_if = "Option::is_none")]
     pub last_started: Option<RunId>,
 }
 
-/// What may be worth a message.
+/// An event that can raise an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occurrence {
-    /// A run ended (no attempt is to follow).
+    /// A run ended, and no retry follows.
     Ended(Outcome),
-    /// A run printed nothing for its silence limit. Reported once per silence.
+    /// A run printed nothing for the job's `quiet_limit`. Occurs once per silence.
     Quiet,
     /// Time passed: a reminder may be due.
     Clock,
 }
 
-/// Moves a job's alert state. The kind, when there is one, is what people are to be told at `at`.
+/// Returns a job's next state, and the kind of the alert to send at `at`, if one is due.
 pub fn decide(
     policy: &AlertPolicy,
     state: &JobState,
@@ -170,7 +191,7 @@ pub fn decide(
     at: Timestamp,
 ) -> (JobState, Option<AlertKind>) {
     let mut next = state.clone();
-    let told = match occurrence {
+    let alert = match occurrence {
         Occurrence::Quiet => (!state.flapping).then_some(AlertKind::Quiet),
         Occurrence::Clock => remind(policy, &mut next, at),
         Occurrence::Ended(Outcome::Succeeded) => good(&mut next, at),
@@ -179,7 +200,7 @@ pub fn decide(
             None => None,
         },
     };
-    (next, told)
+    (next, alert)
 }
 
 fn bad(policy: &AlertPolicy, state: &mut JobState, kind: AlertKind, at: Timestamp) -> Option<AlertKind> {
@@ -192,13 +213,13 @@ fn bad(policy: &AlertPolicy, state: &mut JobState, kind: AlertKind, at: Timestam
     }
     let changed = state.status == Status::Good;
     state.status = Status::Bad;
-    let told = match settle(state, changed, at) {
-        Settled::Tell => Some(kind),
+    let alert = match settle(state, changed, at) {
+        Settled::Alert => Some(kind),
         Settled::Flapping => Some(AlertKind::Flapping),
         Settled::Silent => return remind(policy, state, at),
     };
     state.alerted_at = Some(at);
-    told
+    alert
 }
 
 fn good(state: &mut JobState, at: Timestamp) -> Option<AlertKind> {
@@ -209,19 +230,19 @@ fn good(state: &mut JobState, at: Timestamp) -> Option<AlertKind> {
     state.since = None;
     state.alerted_at = None;
     match settle(state, changed, at) {
-        Settled::Tell => Some(AlertKind::Recovered),
+        Settled::Alert => Some(AlertKind::Recovered),
         Settled::Flapping => Some(AlertKind::Flapping),
         Settled::Silent => None,
     }
 }
 
 enum Settled {
-    Tell,
+    Alert,
     Flapping,
     Silent,
 }
 
-/// Damps: a job that changed too often is told once as flapping, then again when it kept one status for a while.
+/// Suppresses the alerts of a flapping job: one alert when flapping starts, and one when it ends.
 fn settle(state: &mut JobState, changed: bool, at: Timestamp) -> Settled {
     if changed {
         state.changes.push(at);
@@ -237,7 +258,7 @@ fn settle(state: &mut JobState, changed: bool, at: Timestamp) -> Settled {
         state.flapping = false;
         state.steady_runs = 0;
         state.changes.clear();
-        return Settled::Tell;
+        return Settled::Alert;
     }
     if !changed {
         return Settled::Silent;
@@ -248,7 +269,7 @@ fn settle(state: &mut JobState, changed: bool, at: Timestamp) -> Settled {
         state.steady_runs = 1;
         return Settled::Flapping;
     }
-    Settled::Tell
+    Settled::Alert
 }
 
 fn remind(policy: &AlertPolicy, state: &mut JobState, at: Timestamp) -> Option<AlertKind> {
@@ -260,21 +281,23 @@ fn remind(policy: &AlertPolicy, state: &mut JobState, at: Timestamp) -> Option<A
     state.kind
 }
 
-/// `Some` when `span` or more lies between the instants.
+/// `Some` when at least `span` lies between the instants.
 fn passed(from: Timestamp, at: Timestamp, span: Duration) -> Option<()> {
     let span = SignedDuration::try_from(span).ok()?;
     (at.duration_since(from) >= span).then_some(())
 }
 
-/// What becomes of a transition.
+/// How far the sending of a transition is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
+    /// Not sent yet.
     #[default]
     Pending,
+    /// Sent to all its channels, or to those that accepted it. Stored as `told`.
     #[serde(rename = "told")]
     Sent,
-    /// Told as one of many in a digest.
+    /// Sent as one of many in a digest.
     Digested,
     /// A reminder that was no longer true when it was due.
     Overtaken,
@@ -282,39 +305,53 @@ pub enum DeliveryState {
     GivenUp,
 }
 
-/// Something worth telling, stored until it is told. Small: what the message says about a run is read from the run.
+/// A change that raises an alert, stored until the alert is sent. Small: details of a run are read from the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Transition {
-    /// The same for every try to store the same transition.
+    /// The same for each attempt to store the same transition.
     pub id: String,
+    /// Kind of the alert.
     pub kind: AlertKind,
+    /// Empty when it concerns more than one group.
     pub group: String,
+    /// Empty when it concerns no single job.
     pub job: String,
+    /// The run that caused it.
     pub run_id: Option<RunId>,
+    /// Nominal time of that run.
     pub nominal: Option<Timestamp>,
+    /// Outcome of that run.
     pub outcome: Option<Outcome>,
+    /// One sentence that an operator can act on.
     pub reason: String,
+    /// When it happened.
     pub at: Timestamp,
+    /// Start of the failures.
     pub since: Option<Timestamp>,
+    /// Failed runs in a row.
     pub count: u32,
     /// Names of channels; empty means all that are configured.
     pub channels: Vec<String>,
-    /// Told again because it is still so; checked against the state before it is sent.
+    /// Repeats an alert because the job still fails; checked against the job's state before it is sent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reminder: bool,
-    /// Not to be sent before: reminders, and the wait between tries.
+    /// Must not be sent before this instant: the time of a reminder, or of the next try.
     pub not_before: Timestamp,
+    /// Stored as `fate`.
     #[serde(rename = "fate")]
     pub delivery: DeliveryState,
+    /// Failed tries so far.
     pub tries: u32,
-    /// Channels that have it already, so that a retry reaches only the others.
+    /// Channels that have accepted it, so that a retry sends only to the others; stored as `told`.
     #[serde(rename = "told", default, skip_serializing_if = "Vec::is_empty")]
     pub delivered_to: Vec<String>,
+    /// Of the latest failed try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
 impl Transition {
+    /// A pending transition without a run.
     pub fn new(id: String, kind: AlertKind, key: &JobKey, reason: impl Into<String>, at: Timestamp) -> Transition {
         Transition {
             id,
@@ -338,6 +375,7 @@ impl Transition {
         }
     }
 
+    /// The key of its job.
     pub fn key(&self) -> JobKey {
         JobKey::new(&self.group, &self.job)
     }
@@ -352,12 +390,12 @@ mod tests {
         AlertPolicy { after, remind, channels: Vec::new() }
     }
 
-    /// One letter a minute: what happened, and after a colon what was told. `.` good, `F` failed, `T` timed out,
-    /// `s` skipped, `q` quiet, `c` clock; told: `-` nothing, `F` `T` the kind, `R` recovered, `~` flapping, `q` quiet.
+    /// One letter per minute. Occurrences: `.` succeeded, `F` failed, `T` timed out, `s` skipped, `q` quiet, `c` clock.
+    /// Alerts: `-` none, `F` failed, `T` timed out, `R` recovered, `~` flapping, `q` quiet.
     #[track_caller]
-    fn check(policy: &AlertPolicy, happened: &str, told: &str) {
+    fn check(policy: &AlertPolicy, happened: &str, expected: &str) {
         let mut state = JobState::default();
-        let mut heard = String::new();
+        let mut alerts = String::new();
         for (minute, letter) in happened.chars().enumerate() {
             let occurrence = match letter {
                 '.' => Occurrence::Ended(Outcome::Succeeded),
@@ -370,34 +408,34 @@ mod tests {
             let at = Timestamp::from_second(minute as i64 * 60).unwrap();
             let (next, kind) = decide(policy, &state, occurrence, at);
             state = next;
-            heard.push(match kind {
+            alerts.push(match kind {
                 None => '-',
                 Some(AlertKind::Failed) => 'F',
                 Some(AlertKind::TimedOut) => 'T',
                 Some(AlertKind::Recovered) => 'R',
                 Some(AlertKind::Flapping) => '~',
                 Some(AlertKind::Quiet) => 'q',
-                Some(other) => panic!("{other:?} was told"),
+                Some(other) => panic!("alert {other:?}"),
             });
         }
-        assert_eq!(heard, told, "after {happened}");
+        assert_eq!(alerts, expected, "after {happened}");
     }
 
     #[test]
-    fn only_changes_are_told() {
+    fn only_changes_raise_alerts() {
         check(&policy(1, None), "..F..", "--FR-");
         check(&policy(1, None), "FFFTF.", "F----R");
         check(&policy(1, None), "FsF", "F--");
     }
 
     #[test]
-    fn the_threshold_counts_bad_runs_in_a_row() {
+    fn the_threshold_counts_failed_runs_in_a_row() {
         check(&policy(3, None), "FF.FF.FFF.", "--------FR");
         check(&policy(3, None), "FFsTT", "---T-");
     }
 
     #[test]
-    fn a_reminder_comes_while_it_stays_bad_by_a_run_or_by_the_clock() {
+    fn a_run_or_the_clock_raises_a_reminder_while_the_job_fails() {
         check(&policy(1, Some(3)), "FFFFFFF.", "F--F--FR");
         check(&policy(1, Some(3)), "Fccccccc", "F--F--F-");
         check(&policy(1, Some(3)), "F.cccc", "FR----");
@@ -405,19 +443,19 @@ mod tests {
     }
 
     #[test]
-    fn a_flapping_job_is_told_once_and_again_when_it_is_calm() {
+    fn a_flapping_job_raises_one_alert_and_another_when_it_is_stable() {
         check(&policy(1, Some(1)), "F.F.F.F.F.", "FRFRF~----");
         check(&policy(1, None), "F.F.F......", "FRFRF~---R-");
         check(&policy(1, None), "F.F.F.FFFFFF.", "FRFRF~----F-R");
     }
 
     #[test]
-    fn silence_is_told_without_changing_the_state() {
+    fn silence_raises_an_alert_without_changing_the_state() {
         check(&policy(1, None), ".q.qF", "-q-qF");
     }
 
     #[test]
-    fn a_good_run_after_a_good_run_leaves_the_state_as_it_was() {
+    fn a_success_after_a_success_leaves_the_state_unchanged() {
         let (next, _) = decide(
             &policy(1, None),
             &JobState::default(),

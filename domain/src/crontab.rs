@@ -1,10 +1,8 @@
-//! A crontab as a source of jobs, with exactly crontab's meaning (cronie `src/entry.c`, `src/env.c`, crontab(5)).
+//! Reads jobs from a crontab, with the meaning that cron gives it (cronie `src/entry.c`, `src/env.c`, crontab(5)). Used
+//! by `apply`, `plan`, `lint` and `up --crontab`. All valid lines become jobs; all faults are returned.
 //!
-//! Read by `apply`, `plan`, `lint` and `up --crontab`. A faulty line never stops the others: the good lines become
-//! jobs, and everything that is wrong or may surprise is told at once.
-//!
-//! What cron itself ignores carries the rest: `# sexton: key=value ...` sets fields of the next entry,
-//! `# sexton-defaults: key=value ...` of all later ones, so the same file still works with plain cron.
+//! Comments that cron ignores set the other fields: `# sexton: key=value ...` for the next entry,
+//! `# sexton-defaults: key=value ...` for all later ones. The same file still works with cron.
 
 mod default_name;
 mod directive;
@@ -20,7 +18,7 @@ use crate::schedule::zone_named;
 use directive::Directive;
 use line::{Assignment, Entry, Line};
 
-/// Whether entries have a user column: a property of the file, never guessed from a line.
+/// Whether entries have a user column. A property of the file; never guessed from a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A user's crontab: schedule, command.
@@ -29,13 +27,14 @@ pub enum Format {
     System,
 }
 
-const CARRIAGE_RETURN_MESSAGE: &str = "lines end as on Windows, and cron takes the carriage return for a part of the \
-                                    command; convert the file, for example with dos2unix";
-const RANDOM_DELAY_MESSAGE: &str = "RANDOM_DELAY is not honoured: the entries run without a delay; write H or a~b in the \
-                                 schedule for a spread that stays the same";
-const TZ_MESSAGE: &str = "TZ is what commands see and moves no schedule; for the schedule write CRON_TZ";
+const CARRIAGE_RETURN_MESSAGE: &str = "lines end with CR LF, and cron treats the carriage return as a part of the \
+                                       command; convert the file, for example with dos2unix";
+const RANDOM_DELAY_MESSAGE: &str = "RANDOM_DELAY is ignored: the entries run without a delay; write H or a~b in the \
+                                    schedule for a fixed spread";
+const TZ_MESSAGE: &str =
+    "TZ is passed to the commands and does not change the schedule; for the schedule write CRON_TZ";
 
-/// Reads a whole crontab; `file` is named in faults and becomes the jobs' source.
+/// Reads a whole crontab; `file` appears in faults and becomes the source of its jobs.
 pub fn parse(file: &str, text: &str, format: Format) -> (Vec<Job>, Faults) {
     let mut reader = Reader::new(file, format);
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -66,17 +65,18 @@ struct Reader {
     format: Format,
     document: Document,
     jobs: Vec<Job>,
-    /// Where each job stands, to name it when another has the same name.
+    /// The line of each job, for the fault of a second job with its name.
     lines: HashMap<JobKey, u32>,
-    /// How many entries without a name share one by being equal.
+    /// Equal entries without a name, by their common default name.
     equals: HashMap<JobKey, u32>,
-    /// The assignments so far; each entry gets a copy of what stands above it.
+    /// The assignments so far; each entry gets a copy of those above it.
     environment: BTreeMap<String, String>,
     zone: Option<String>,
     defaults: Vec<Directive>,
-    /// What `# sexton:` said for the next entry.
+    /// The `# sexton:` directive of the next entry.
     pending: Option<Directive>,
-    /// A `# sexton:` that cannot be read stands before the next entry, which without it would be another job.
+    /// The directive of the next entry is faulty. The entry is dropped, because without it the job would be another
+    /// one.
     spoiled: bool,
 }
 
@@ -107,7 +107,7 @@ impl Reader {
 
     fn line(&mut self, number: u32, text: &str) {
         if text.contains('\0') {
-            self.fault(number, "", "there is a NUL byte in this line; remove it");
+            self.fault(number, "", "the line contains a NUL byte; remove it");
             return;
         }
         match line::read(text, self.format) {
@@ -140,7 +140,7 @@ impl Reader {
         }
     }
 
-    /// Applies defaults to a job of their own first, so that what is wrong is told once and not for every entry.
+    /// Applies defaults to a probe job first, so that a fault is reported once and not for every entry.
     fn defaults(&mut self, directive: Directive) {
         let number = directive.line;
         let faults_before = self.document.fault_count();
@@ -221,7 +221,7 @@ impl Reader {
         job.cwd = self.environment.get("HOME").cloned();
         job.env = self.environment.clone();
         for directive in &self.defaults {
-            // Checked where they stand; what they say about another entry was said there.
+            // Their faults were reported at their own line.
             directive.apply(&Document::empty(&self.file), &mut job);
         }
         if let Some(zone) = &self.zone {
@@ -239,12 +239,13 @@ impl Reader {
         job
     }
 
-    /// Gives an entry without a name that equals an earlier one a number; two entries cannot be named alike on purpose.
+    /// Adds a number to the default name of an entry that equals an earlier one. Two entries with the same given name
+    /// are a fault.
     fn rename(&mut self, number: u32, entry: &Entry<'_>, earlier: u32, job: &mut Job) -> bool {
         let unnamed = default_name::default_name(entry);
         if job.name != unnamed {
             let message =
-                format!("line {earlier} has a job of this name already; give one of them another name or group");
+                format!("line {earlier} already has a job with this name; give one of them another name or group");
             self.fault(number, &job.key().to_string(), message);
             return false;
         }
@@ -254,9 +255,10 @@ impl Reader {
             job.name = format!("{unnamed}-{count}");
         }
         let also = &job.name;
-        let message =
-            format!("as on line {earlier}, so it also runs as `{also}`; remove one, or write # sexton: name=...");
-        self.warn(number, entry.text, format!("the same entry {message}"));
+        let message = format!(
+            "the same entry as on line {earlier}, so it also runs as `{also}`; remove one, or write # sexton: name=..."
+        );
+        self.warn(number, entry.text, message);
         true
     }
 
@@ -265,18 +267,18 @@ impl Reader {
             self.warn(
                 number,
                 &entry.schedule,
-                "plain cron does not know this schedule and refuses the line; elsewhere write five fields",
+                "cron does not know this schedule and refuses the line; write five fields if cron reads the file too",
             );
         }
         if entry.stdin.is_some() {
             self.warn(
                 number,
                 entry.text,
-                "what follows the first % goes to the command's standard input; for a percent sign write \\%",
+                "the text after the first % is the command's standard input; for a percent sign write \\%",
             );
         }
         if entry.mail_on_failure {
-            self.warn(number, "-n", "no mail is sent, so -n changes nothing; alerts come for failures only anyway");
+            self.warn(number, "-n", "no mail is sent, so -n has no effect; alerts are sent for failures only");
         }
     }
 
@@ -288,7 +290,7 @@ impl Reader {
     }
 }
 
-/// What of a line a message quotes: enough to find it. Characters.
+/// Characters of a line that a fault quotes. Chosen: enough to find the line.
 const QUOTED_MAX: usize = 80;
 
 fn shortened(text: &str) -> String {

@@ -6,7 +6,8 @@ use std::io;
 
 use crate::units::format_size;
 
-/// The reserve of a large disk. Chosen: room for a ledger with its write-ahead log and for small files of some 1,000 runs.
+/// The reserve of a large disk. Chosen: room for a ledger with its write-ahead log and for the small files of 1,000
+/// runs.
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
 
 /// The reserve of a small disk: its size divided by this. Chosen, not measured.
@@ -47,8 +48,8 @@ pub struct WriteAllowance {
 }
 
 impl WriteAllowance {
-    /// Takes `bytes` off the allowance. Calls `read_space` when the allowance is too small; a disk whose space cannot be
-    /// read counts as having room.
+    /// Takes `bytes` off the allowance. Calls `read_space` when the allowance is too small; a disk whose space cannot
+    /// be read counts as having room.
     ///
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] when only the reserve is left.

@@ -1,7 +1,7 @@
-//! Reads a TOML file so that every fault in it is found in one reading, each with its line.
+//! Reads a TOML file and finds all its faults in one reading, each with its line.
 //!
-//! Jobs, sinks, rules and the configuration are all read through [`Section`]. A reader takes each key that it knows
-//! out of its section; what is left at [`Section::reject_unknown_keys`] is unknown and is reported with the nearest known name.
+//! Jobs, sinks, rules and the configuration are read through [`Section`]. A reader takes each key that it knows out of
+//! its section. [`Section::reject_unknown_keys`] reports the other keys, with the nearest known name.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,12 +15,12 @@ use toml::de::{DeTable, DeValue};
 use crate::fault::{Fault, Faults, Level, nearest_name};
 use crate::units;
 
-/// A file being read: its name and the faults found so far. Cheap to clone; clones share the faults.
+/// A file that is being read: its name and the faults found so far. Cheap to clone; clones share the faults.
 #[derive(Clone)]
 pub struct Document {
     file: Rc<str>,
     faults: Rc<RefCell<Vec<Fault>>>,
-    /// How many of them refuse the file; asked for after every entry of large files.
+    /// Faults that refuse the file. Counted, because readers compare the number before and after every entry.
     refusals: Rc<Cell<usize>>,
 }
 
@@ -46,15 +46,15 @@ enum Value {
     Flag(bool),
     List(Vec<(u32, Value)>),
     Table(Vec<Entry>),
-    /// Written without TOML's types; whoever reads the key decides what it is.
+    /// Text without a TOML type; the reader of the key decides its type.
     Word(String),
 }
 
 impl Document {
-    /// Parses `text`; `file` is only named in faults.
+    /// Parses `text`; `file` appears in faults only.
     ///
     /// # Errors
-    /// The syntax error, when the text is not TOML.
+    /// One fault with the syntax error, when the text is not TOML.
     pub fn parse(file: &str, text: &str) -> Result<(Document, Section), Faults> {
         let lines = Lines::of(text);
         let table = DeTable::parse(text).map_err(|error| {
@@ -66,13 +66,13 @@ impl Document {
         Ok((document.clone(), Section { document, line: 1, entries, known: Vec::new() }))
     }
 
-    /// A document with nothing read yet; for files that are not TOML.
+    /// A document without faults, for files that are not TOML.
     pub fn empty(file: &str) -> Document {
         Document { file: file.into(), faults: Rc::default(), refusals: Rc::default() }
     }
 
-    /// A section of plain words, as a comment of a crontab has them: `timeout=2h rules=default,python alert.after=2`.
-    /// A dotted name stands for a table, commas for a list. The last of several equal names holds.
+    /// A section made of words, as in a directive of a crontab: `timeout=2h rules=default,python alert.after=2`. A
+    /// dotted name is a key of a table, and commas separate the items of a list. Of equal names the last one counts.
     pub fn section_of_words(&self, line: u32, words: Vec<(String, String)>) -> Section {
         let mut entries: Vec<Entry> = Vec::new();
         let mut tables: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
@@ -88,16 +88,18 @@ impl Document {
         Section { document: self.clone(), line, entries, known: Vec::new() }
     }
 
+    /// The name of the file in faults.
     pub fn file(&self) -> &str {
         &self.file
     }
 
+    /// Adds a fault or a warning.
     pub fn push(&self, fault: Fault) {
         self.refusals.set(self.refusals.get() + usize::from(fault.level == Level::Fault));
         self.faults.borrow_mut().push(fault);
     }
 
-    /// How many faults that refuse the file were found so far.
+    /// The number of faults found so far, without warnings.
     pub fn fault_count(&self) -> usize {
         self.refusals.get()
     }
@@ -111,21 +113,22 @@ impl Document {
 }
 
 impl Section {
-    /// 1-based line where this table begins.
+    /// 1-based line of the table's head.
     pub fn line(&self) -> u32 {
         self.line
     }
 
+    /// The file of the table.
     pub fn document(&self) -> &Document {
         &self.document
     }
 
-    /// The line of a key that stands here, else the table's own.
+    /// The line of an unread key, else the line of the table.
     pub fn line_of(&self, key: &str) -> u32 {
         self.entries.iter().find(|entry| entry.key == key).map_or(self.line, |entry| entry.line)
     }
 
-    /// Whether the key stands here and nobody has taken it yet.
+    /// Whether the key is present and not yet read.
     pub fn has_unread(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| entry.key == key)
     }
@@ -142,7 +145,7 @@ impl Section {
         Some((entry.line, entry.value))
     }
 
-    /// As [`Section::take_key`]; a plain word is read as what the key wants, where it can be.
+    /// As [`Section::take_key`]; `read` converts a word to the type of the key.
     fn take_key_as(&mut self, key: &'static str, read: impl Fn(&str) -> Option<Value>) -> Option<(u32, Value)> {
         let (line, value) = self.take_key(key)?;
         let read = match &value {
@@ -156,11 +159,12 @@ impl Section {
         self.fault(line, value.to_string(), format!("`{key}` is {}; write {wanted}", value.kind()));
     }
 
+    /// Takes a text.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
         self.text_at(key).map(|(_, text)| text)
     }
 
-    /// The text with the line where it stands.
+    /// Takes a text, with its line.
     pub fn text_at(&mut self, key: &'static str) -> Option<(u32, String)> {
         match self.take_key_as(key, |word| Some(Value::Text(word.to_owned())))? {
             (line, Value::Text(text)) => Some((line, text)),
@@ -171,7 +175,7 @@ impl Section {
         }
     }
 
-    /// As [`Section::text`], and reports when the key is missing.
+    /// As [`Section::text`]; a missing key is a fault.
     pub fn required_text(&mut self, key: &'static str) -> Option<String> {
         let missing = !self.entries.iter().any(|entry| entry.key == key);
         if missing {
@@ -180,11 +184,12 @@ impl Section {
         self.text(key)
     }
 
-    /// A path; relative ones are relative to `folder`, the folder of the file that is read.
+    /// Takes a path; a relative one is relative to `folder`, the folder of the file that is read.
     pub fn path(&mut self, key: &'static str, folder: &Path) -> Option<PathBuf> {
         self.text(key).map(|text| folder.join(text))
     }
 
+    /// Takes `true` or `false`.
     pub fn flag(&mut self, key: &'static str) -> Option<bool> {
         match self.take_key_as(key, |word| word.parse().ok().map(Value::Flag))? {
             (_, Value::Flag(flag)) => Some(flag),
@@ -195,6 +200,7 @@ impl Section {
         }
     }
 
+    /// Takes a whole number; one out of `range` is a fault.
     pub fn integer(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
         match self.take_key_as(key, |word| word.parse().ok().map(Value::Integer))? {
@@ -206,6 +212,7 @@ impl Section {
         }
     }
 
+    /// Takes a number, whole or not; one out of `range` is a fault.
     pub fn number(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let wanted = format!("a number from {} to {}", range.start(), range.end());
         match self.take_key_as(key, |word| word.parse().ok().map(Value::Number))? {
@@ -218,13 +225,13 @@ impl Section {
         }
     }
 
-    /// `90s`, `10m`, `6h`, `2d`.
+    /// Takes a duration: `90s`, `10m`, `6h`, `2d`.
     pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
         let (line, text) = self.text_at(key)?;
         units::parse_duration(&text).map_err(|message| self.fault(line, text, format!("`{key}` is {message}"))).ok()
     }
 
-    /// Bytes: `65536` or `64KiB`.
+    /// Takes bytes: `65536` or `64KiB`.
     pub fn size(&mut self, key: &'static str) -> Option<u64> {
         match self.take_key_as(key, |word| Some(Value::Text(word.to_owned())))? {
             (_, Value::Integer(bytes)) if bytes >= 0 => Some(bytes as u64),
@@ -238,7 +245,7 @@ impl Section {
         }
     }
 
-    /// One of the words given.
+    /// Takes one of these words.
     pub fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
         let (line, text) = self.text_at(key)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
@@ -251,7 +258,7 @@ impl Section {
         found
     }
 
-    /// A list of texts.
+    /// Takes a list of texts.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         self.list(key, "a list of texts, like [\"a\", \"b\"]", |value| match value {
             Value::Text(text) | Value::Word(text) => Some(text.clone()),
@@ -259,7 +266,7 @@ impl Section {
         })
     }
 
-    /// A list of whole numbers.
+    /// Takes a list of whole numbers; each one out of `range` is a fault.
     pub fn integers(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<Vec<i64>> {
         let wanted = format!("a list of whole numbers from {} to {}", range.start(), range.end());
         self.list(key, &wanted, |value| match value {
@@ -293,7 +300,7 @@ impl Section {
         }
     }
 
-    /// A table of texts under free names, like `env`. Numbers and flags are taken as they are written.
+    /// Takes a table of texts with free names, like `env`. Numbers and flags become the text in the file.
     pub fn map(&mut self, key: &'static str) -> Option<BTreeMap<String, String>> {
         match self.take_key(key)? {
             (_, Value::Table(entries)) => {
@@ -315,7 +322,7 @@ impl Section {
         }
     }
 
-    /// A table with known keys, like `tls = { ... }` or `[tls]`.
+    /// Takes a table with known keys, like `tls = { ... }` or `[tls]`.
     pub fn section(&mut self, key: &'static str) -> Option<Section> {
         match self.take_key(key)? {
             (line, Value::Table(entries)) => Some(self.child(line, entries)),
@@ -326,7 +333,7 @@ impl Section {
         }
     }
 
-    /// An array of tables, like `[[job]]`.
+    /// Takes an array of tables, like `[[job]]`.
     pub fn sections(&mut self, key: &'static str) -> Vec<Section> {
         match self.take_key(key) {
             Some((_, Value::List(items))) => {
@@ -347,7 +354,7 @@ impl Section {
         }
     }
 
-    /// Tables under free names, like `[sink.graylog]`, in the order of the file.
+    /// Takes tables with free names, like `[sink.graylog]`, in the order of the file.
     pub fn named_sections(&mut self, key: &'static str) -> Vec<(String, Section)> {
         match self.take_key(key) {
             Some((_, Value::Table(entries))) => {
@@ -373,7 +380,7 @@ impl Section {
         Section { document: self.document.clone(), line, entries, known: Vec::new() }
     }
 
-    /// Reports every key that nobody took.
+    /// Reports every key that was not taken.
     pub fn reject_unknown_keys(self) {
         for entry in &self.entries {
             let message = match nearest_name(&entry.key, self.known.iter().copied()) {
@@ -468,9 +475,9 @@ mod tests {
             job.reject_unknown_keys();
         }
         root.reject_unknown_keys();
-        let said: Vec<String> = document.faults().0.iter().map(ToString::to_string).collect();
+        let faults: Vec<String> = document.faults().0.iter().map(ToString::to_string).collect();
         assert_eq!(
-            said,
+            faults,
             [
                 "jobs.toml:2: `5`: `name` is a whole number; write a text in quotes",
                 "jobs.toml:3: `schedul`: unknown key; did you mean `schedule`?",

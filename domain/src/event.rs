@@ -1,5 +1,5 @@
-//! What runners report. Written to an outbox on the runner's disk before it is sent, sent until accepted, applied by the
-//! collector in any order and any number of times.
+//! Reports of runners. A runner writes each event to its outbox on disk, then sends it until it is accepted. The
+//! collector applies events in any order; a repeated event has no effect.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,24 +7,36 @@ use serde::{Deserialize, Serialize};
 use crate::order::{FORMAT_VERSION, Order};
 use crate::run::{ExcerptLine, Leaked, Outcome, RuleHit, RunId, RunKey, Trigger};
 
+/// One report about one attempt, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
+    /// [`FORMAT_VERSION`] of the build that wrote it.
     pub version: u32,
+    /// The run.
     pub run_id: RunId,
+    /// Group of the job.
     pub group: String,
+    /// Name of the job in its group.
     pub job: String,
+    /// From 1.
     pub attempt: u32,
+    /// Nominal time of the run.
     pub nominal: Timestamp,
+    /// Cause of the attempt.
     pub trigger: Trigger,
+    /// Name of the runner.
     pub runner: String,
+    /// Host name of the runner.
     pub host: String,
+    /// When the event happened, by the runner's clock.
     pub at: Timestamp,
+    /// The kind of the event, stored as `event`, and its fields.
     #[serde(flatten)]
     pub body: Body,
 }
 
 impl Event {
-    /// What `runner` has to say at `at` of the attempt that the order asks for.
+    /// An event of `runner` about the attempt that the order asks for.
     pub fn new(order: &Order, runner: &str, host: &str, at: Timestamp, body: Body) -> Event {
         Event {
             version: FORMAT_VERSION,
@@ -41,11 +53,12 @@ impl Event {
         }
     }
 
+    /// The key of its run in the stores.
     pub fn run_key(&self) -> RunKey {
         RunKey::new(&self.group, self.run_id.clone())
     }
 
-    /// The same for every copy of the same report.
+    /// Identifies the report: the same for every copy of it.
     pub fn id(&self) -> String {
         let kind = match &self.body {
             Body::Started { .. } => "started".to_owned(),
@@ -56,68 +69,92 @@ impl Event {
     }
 }
 
+/// The kind of an event, with its fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Body {
+    /// The command started.
     Started {
-        /// The job's process; absent when it could not be started, and `finished` says why.
+        /// The job's process; absent when it could not be started (then `finished` has the cause).
         pid: Option<u32>,
         /// As executed, for people.
         command: String,
     },
+    /// The attempt ended.
     Finished(Box<Report>),
-    /// No line since then, for longer than the job's silence limit. Sent once per silence.
+    /// No output for longer than the job's `quiet_limit`. Sent once per silence.
     Quiet {
+        /// Time of the last line, or of the start when there was none.
         since: Timestamp,
     },
 }
 
-/// How one attempt ended, as its runner saw it. The collector judges.
+/// The end of one attempt, as its runner saw it. The collector judges it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// How the command ended.
     pub ended: Ended,
-    /// One sentence when `ended` alone does not tell: why it could not be started, what the stop ladder did.
+    /// One sentence where `ended` is not enough: why the command could not be started, what the stop sequence did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Absent when a signal ended the command.
     pub exit_code: Option<i32>,
+    /// Number of the signal that ended the command.
     pub signal: Option<i32>,
+    /// Absent when the command never started.
     pub started_at: Option<Timestamp>,
+    /// By the runner's clock.
     pub finished_at: Timestamp,
+    /// By the monotonic clock; 0 when the command never started.
     pub duration_ms: u64,
+    /// Lines on stdout; a line longer than a record counts once.
     pub stdout_lines: u64,
+    /// Lines on stderr.
     pub stderr_lines: u64,
+    /// Newlines included; of a job with secrets, after masking.
     pub stdout_bytes: u64,
+    /// Newlines included; of a job with secrets, after masking.
     pub stderr_bytes: u64,
+    /// `seq` of the last record in the spool; 0 when there was no output.
     pub last_seq: u64,
+    /// Records that the spool lacks.
     pub dropped_lines: u64,
+    /// Bytes of text of these records.
     pub dropped_bytes: u64,
+    /// User and system time of the command and its ended children.
     pub cpu_ms: Option<u64>,
+    /// Largest resident set of one process of the run.
     pub max_rss_bytes: Option<u64>,
+    /// Processes that the job left behind.
     #[serde(default)]
     pub leaked: Vec<Leaked>,
+    /// Hits of the runner's rules over all output.
     #[serde(default)]
     pub rules: Vec<RuleHit>,
-    /// Digest of the rules that were applied; the collector compares it with its own.
+    /// Digest of the runner's rules; the collector compares it with the digest of its own.
     #[serde(default)]
     pub rules_digest: String,
+    /// Head and tail of the output.
     #[serde(default)]
     pub excerpt: Vec<ExcerptLine>,
-    /// The runner's own verdict, as the brackets in the sinks carry it.
+    /// The runner's own verdict, as in the bracket record `run.finished`.
     pub outcome: Outcome,
+    /// One sentence on the runner's verdict.
     pub reason: String,
 }
 
+/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// By itself: exit code or signal.
+    /// With an exit code, or by a signal that Sexton did not send.
     Exited,
-    /// The run limit.
+    /// Exceeded its `timeout` and was stopped.
     TimedOut,
-    /// Somebody asked.
+    /// Stopped on request.
     Stopped,
-    /// It never began: no such user, no such directory, refused by policy, too late.
+    /// Never started: no such user, no such directory, refused by policy, too late.
     NotStarted,
-    /// Its keeper is gone and left no exit status.
+    /// Its keeper died without recording an exit status.
     Lost,
 }

@@ -1,39 +1,44 @@
-//! What is wrong with a file or an argument, said so that a person can mend it.
+//! Faults: defects of files and arguments, each with its place and the remedy.
 //!
-//! Everything that reads what people wrote (crontab, jobs, sinks, rules, configuration) collects faults and hands
-//! them back all at once. Nothing here prints.
+//! Readers of crontabs, jobs, sinks, rules and configuration collect faults and return all of them. Nothing here
+//! prints.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How bad it is: a fault refuses the file, a warning only says what may surprise.
+/// The effect of a fault on its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
+    /// The file is refused.
     Fault,
+    /// The file is valid, but may not do what its author expects.
     Warning,
 }
 
-/// One fault: where it is, what stands there, and what to write instead.
+/// One fault: its place, the text there, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
+    /// Whether the file is refused.
     pub level: Level,
     /// The file as the user named it; empty for an argument.
     pub file: String,
-    /// 1-based; 0 when no line can be named.
+    /// 1-based; 0 when the line is unknown.
     pub line: u32,
-    /// What stands there.
+    /// The faulty text.
     pub value: String,
     /// One lower-case sentence: what is wrong and what to write instead.
     pub message: String,
 }
 
 impl Fault {
+    /// A fault that refuses the file.
     pub fn new(file: &str, line: u32, value: impl Into<String>, message: impl Into<String>) -> Fault {
         Fault { level: Level::Fault, file: file.to_owned(), line, value: value.into(), message: message.into() }
     }
 
+    /// A warning.
     pub fn warning(file: &str, line: u32, value: impl Into<String>, message: impl Into<String>) -> Fault {
         Fault { level: Level::Warning, ..Fault::new(file, line, value, message) }
     }
@@ -58,12 +63,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// All faults of one reading; shown one a line.
+/// All faults of one reading; displayed one per line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Faults(pub Vec<Fault>);
 
 impl Faults {
-    /// Whether any of them refuses the file.
+    /// Whether any of them refuses the file; warnings do not.
     pub fn has_faults(&self) -> bool {
         self.0.iter().any(|fault| fault.level == Level::Fault)
     }
@@ -83,7 +88,7 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// The known name nearest to `name`, where one is near enough to be what was meant.
+/// The known name nearest to `name`, if the difference can be a typing error: at most 1 edit, plus 1 per 3 characters.
 pub fn nearest_name<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     known
         .into_iter()

@@ -1,4 +1,5 @@
-//! A job: what to run, when, and what to make of how it ends. The shape of the jobs file, of the jobs table and of the API.
+//! A job: what to run, when, and how to classify its end. The format of the jobs file, of the jobs table and of the
+//! API.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,14 +12,17 @@ use sha2::{Digest, Sha256};
 use crate::run::Outcome;
 use crate::units;
 
-/// Group and name: what a job is called everywhere. Shown as `group/name`.
+/// Group and name: the identity of a job. Displayed as `group/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobKey {
+    /// The unit that runners serve.
     pub group: String,
+    /// Unique in its group.
     pub name: String,
 }
 
 impl JobKey {
+    /// The key of these names, unchecked.
     pub fn new(group: impl Into<String>, name: impl Into<String>) -> JobKey {
         JobKey { group: group.into(), name: name.into() }
     }
@@ -26,13 +30,13 @@ impl JobKey {
     /// Reads `group/name`.
     ///
     /// # Errors
-    /// One lower-case sentence that says what to write.
+    /// One lower-case sentence with the remedy.
     pub fn parse(text: &str) -> Result<JobKey, String> {
         match text.split_once('/') {
             Some((group, name)) if !group.is_empty() && !name.is_empty() && !name.contains('/') => {
                 Ok(JobKey::new(group, name))
             }
-            _ => Err(format!("`{text}` does not name a job; write GROUP/NAME, like default/backup")),
+            _ => Err(format!("`{text}` is not the name of a job; write GROUP/NAME, like default/backup")),
         }
     }
 }
@@ -43,76 +47,91 @@ impl fmt::Display for JobKey {
     }
 }
 
+/// The definition of a job, with what the system adds to it (`anchor`, `paused`, `source`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
+    /// The unit that runners serve.
     pub group: String,
+    /// Unique in its group.
     pub name: String,
     /// The schedule as it was written; see [`crate::schedule::Schedule::parse`].
     pub schedule: String,
-    /// IANA name. The schedule's own zone, whatever the host's is.
+    /// IANA name of the schedule's zone; `UTC` by default. The host's zone has no effect.
     #[serde(default = "utc")]
     pub zone: String,
+    /// Stored as `command` or `argv`.
     #[serde(flatten)]
     pub command: Command,
+    /// `false`: the job does not fire. Set in the file.
     #[serde(default = "yes")]
     pub enabled: bool,
+    /// The user that the command runs as; the runner's own by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// The command's working directory; the user's home by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// Values may be references: `ssm:`, `secretsmanager:`, `env:`, `file:`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// What the command reads from its standard input: crontab's text after the first `%`.
+    /// The command's standard input: in a crontab, the text after the first `%`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
-    /// Run limit.
+    /// Limit of the run; none by default.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
-    /// Between TERM and KILL.
+    /// Time between TERM and KILL.
     #[serde(default = "kill_grace", with = "units::duration")]
     pub kill_grace: Duration,
-    /// Later than this after the nominal instant: missed.
+    /// A run that has not started this long after its nominal time is missed.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub start_within: Option<Duration>,
-    /// No line for this long: alert.
+    /// A run without output for this long raises an alert.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub quiet_limit: Option<Duration>,
-    /// Quicker than this and a good exit: false success.
+    /// A run that succeeds in less time is a false success.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub min_duration: Option<Duration>,
+    /// Policy for overlapping runs.
     #[serde(default)]
     pub concurrency: Concurrency,
+    /// Policy for missed firings.
     #[serde(default)]
     pub catch_up: CatchUp,
+    /// Exit codes that mean success, each 0 to 255; `[0]` by default.
     #[serde(default = "zero")]
     pub success_exit_codes: Vec<i32>,
+    /// Retries of failed runs; none by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
+    /// Resources of one run.
     #[serde(default)]
     pub needs: Needs,
     /// Names of rule packs; `auto` chooses by the command.
     #[serde(default = "auto")]
     pub rules: Vec<String>,
+    /// When and where alerts are sent.
     #[serde(default)]
     pub alert: AlertPolicy,
+    /// Free text for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// Free text for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
-    /// Where `rate()` and `@every` begin to count: when the job was first stored.
+    /// When the job was first stored: `rate()` and `@every` count from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Timestamp>,
-    /// Set by `sexton job pause`, apart from `enabled`, which is the file's.
+    /// Set by `sexton job pause`; independent of `enabled`, which belongs to the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
-    /// The file that the job came from, when it came from one; `--prune` removes only those of the same file.
+    /// The file that the job was applied from; `--prune` deletes only jobs of the same file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }
 
 impl Job {
-    /// A job with every default, as a crontab line makes it.
+    /// A job with all defaults, as from a line of a crontab.
     pub fn new(key: JobKey, schedule: impl Into<String>, command: Command) -> Job {
         Job {
             group: key.group,
@@ -145,11 +164,12 @@ impl Job {
         }
     }
 
+    /// Its key in the stores.
     pub fn key(&self) -> JobKey {
         JobKey::new(&self.group, &self.name)
     }
 
-    /// What the firings are a function of, as a short text: the same as long as they are.
+    /// A digest of all fields that decide the firings: 16 hexadecimal digits. It changes when the firings can change.
     pub fn timing(&self) -> String {
         let anchor = self.anchor.map_or(0, Timestamp::as_second);
         let off = if self.enabled { "" } else { "\0off" };
@@ -158,13 +178,13 @@ impl Job {
     }
 }
 
-/// What is executed.
+/// The command of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// By the shell: `$SHELL -c TEXT`.
+    /// Run by the shell: `$SHELL -c TEXT`.
     #[serde(rename = "command")]
     Shell(String),
-    /// Without a shell; the first word is the program.
+    /// Run without a shell; the first word is the program.
     #[serde(rename = "argv")]
     Argv(Vec<String>),
 }
@@ -178,71 +198,77 @@ impl fmt::Display for Command {
     }
 }
 
-/// What happens when a run is due while an earlier one of the same job is still open.
+/// The policy for a run that is due while an earlier run of its job is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Concurrency {
     /// Both run, as cron does.
     #[default]
     Allow,
-    /// The new one is skipped.
+    /// The new run is skipped.
     Forbid,
-    /// The new one waits for the earlier ones.
+    /// The new run waits for the earlier ones.
     Queue,
-    /// The earlier ones are stopped, then the new one starts.
+    /// The earlier runs are stopped, then the new one starts.
     Replace,
 }
 
-/// What firings are worth that the scheduler slept through.
+/// The policy for firings that were missed while the scheduler was down, or that fall into a maintenance window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CatchUp {
+    /// None of them runs.
     #[default]
     Skip,
+    /// The latest of them runs.
     Once,
+    /// All of them run.
     All,
 }
 
+/// The policy for retries of failed runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retries {
-    /// Attempts after the first.
+    /// Attempts after the first: 0 to 100.
     pub max: u32,
+    /// Delay before the first retry.
     #[serde(with = "units::duration")]
     pub delay: Duration,
-    /// The delay is multiplied by this from retry to retry.
+    /// The delay is multiplied by this for each further retry: 1 to 10.
     pub backoff: f64,
+    /// Outcomes that are retried.
     pub on: Vec<Outcome>,
 }
 
 impl Retries {
-    /// How long to wait before `attempt` (2 is the first retry).
+    /// The delay before `attempt` (2 is the first retry), at most [`RETRY_DELAY_MAX`].
     pub fn delay_before(&self, attempt: u32) -> Duration {
         let factor = self.backoff.max(0.0).powi(attempt.saturating_sub(2).min(64) as i32);
         Duration::try_from_secs_f64(self.delay.as_secs_f64() * factor).unwrap_or(RETRY_DELAY_MAX).min(RETRY_DELAY_MAX)
     }
 }
 
-/// No backoff waits longer than a day.
+/// The longest delay before a retry. Chosen: the order's `not_before` plus a day stays far below `ORDER_TTL`.
 pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(86_400);
 
-/// What a run takes from its machine, for runners in the mode `resources`.
+/// Resources of one run, for runners in the mode `resources`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Needs {
-    /// Cores.
+    /// Cores: 0 to 4096.
     #[serde(default)]
     pub cpu: f64,
-    /// Bytes.
+    /// Bytes; stored like `512MiB`.
     #[serde(default, with = "units::size")]
     pub memory: u64,
 }
 
-/// When people are told, and through which channels.
+/// When alerts are sent, and through which channels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlertPolicy {
-    /// Bad runs in a row before the first alert.
+    /// Failed runs in a row before the first alert: 1 to 1000.
     #[serde(default = "one")]
     pub after: u32,
-    /// Told again after this long while it stays bad; never when absent.
+    /// The alert is repeated after this time while the job fails; never when absent.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub remind: Option<Duration>,
     /// Names of channels; empty means all that are configured.
@@ -256,13 +282,15 @@ impl Default for AlertPolicy {
     }
 }
 
-/// Why a job does not fire for now.
+/// A pause of a job: no new firings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
+    /// When the operator paused the job.
     pub since: Timestamp,
-    /// Resumes by itself at this instant.
+    /// End of the pause; without it, until `sexton job resume`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// The operator's reason; may be empty.
     #[serde(default)]
     pub why: String,
 }
@@ -287,7 +315,7 @@ fn auto() -> Vec<String> {
     vec!["auto".to_owned()]
 }
 
-/// What Docker, systemd and Kubernetes settle around; long enough to flush, short enough to wait for.
+/// Chosen: the default of Docker (10 s), between those of Kubernetes (30 s) and of shells (none).
 fn kill_grace() -> Duration {
     Duration::from_secs(10)
 }

@@ -1,7 +1,7 @@
-//! The jobs file: jobs as TOML, the form in which every field of a job can be written.
+//! The jobs file: jobs as TOML, with every field that a job has. Used by `apply`, `plan`, `lint` and `up --jobs`.
 //!
-//! Read by `apply`, `plan`, `lint` and `up --jobs`. What the two sources of jobs have in common (the fields of a job,
-//! the rules for names, the check of a schedule) is in [`fields`], which the crontab reader uses too.
+//! [`fields`] has the parts that the reader of crontabs uses too: fields of a job, rules for names, checks of
+//! schedules.
 
 pub mod fields;
 
@@ -13,10 +13,10 @@ use crate::document::{Document, Section};
 use crate::fault::Faults;
 use crate::job::{Command, Job, JobKey};
 
-/// The group of a job that names none.
+/// The group of a job without `group`.
 pub const GROUP_DEFAULT: &str = "default";
 
-/// Reads a whole jobs file: the good jobs in the order of the file, and everything that is wrong or may surprise.
+/// Reads a whole jobs file: the valid jobs in the order of the file, and all faults and warnings.
 pub fn parse(file: &str, text: &str) -> (Vec<Job>, Faults) {
     let (document, mut root) = match Document::parse(file, text) {
         Ok(read) => read,
@@ -30,7 +30,7 @@ pub fn parse(file: &str, text: &str) -> (Vec<Job>, Faults) {
         match lines.get(&job.key()) {
             Some(earlier) => {
                 let message =
-                    format!("there is such a job on line {earlier} already; give one of them another name or group");
+                    format!("line {earlier} already has a job with this name; give one of them another name or group");
                 root.fault(line, job.key().to_string(), message);
             }
             None => {
@@ -43,7 +43,7 @@ pub fn parse(file: &str, text: &str) -> (Vec<Job>, Faults) {
     (jobs, document.faults())
 }
 
-/// Reads one `[[job]]`; `None` when something in it is wrong.
+/// Reads one `[[job]]`; `None` when it has a fault.
 fn job(file: &str, mut section: Section) -> Option<Job> {
     let document = section.document().clone();
     let faults_before = document.fault_count();
@@ -81,7 +81,7 @@ fn command(section: &mut Section) -> Option<Command> {
             None
         }
         (Some((line, text)), None) if text.contains('\0') => {
-            section.fault(line, "", "`command` has a NUL byte in it; remove it");
+            section.fault(line, "", "`command` contains a NUL byte; remove it");
             None
         }
         (Some((_, text)), None) => Some(Command::Shell(text)),
@@ -90,7 +90,7 @@ fn command(section: &mut Section) -> Option<Command> {
             None
         }
         (None, Some(words)) if words.iter().any(|word| word.contains('\0')) => {
-            section.fault(line, "", "`argv` has a NUL byte in it; remove it");
+            section.fault(line, "", "`argv` contains a NUL byte; remove it");
             None
         }
         (None, Some(words)) => Some(Command::Argv(words)),
@@ -105,10 +105,10 @@ fn command(section: &mut Section) -> Option<Command> {
     }
 }
 
-/// Writes jobs as [`parse`] reads them. What the system adds to a job (`anchor`, `paused`, `source`) is left out.
+/// Writes jobs as [`parse`] reads them, without the fields that the system adds (`anchor`, `paused`, `source`).
 ///
 /// # Errors
-/// Never for jobs that were read; the writer's own message otherwise.
+/// The message of the TOML writer; never for jobs that [`parse`] returned.
 pub fn write(jobs: &[Job]) -> Result<String, String> {
     #[derive(Serialize)]
     struct File {

@@ -1,4 +1,4 @@
-//! The ledger: in any window, what was scheduled is what has ended, by outcome, plus what is still open.
+//! The ledger: in any window, scheduled runs are the sum of ended runs by outcome, plus open runs.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::Outcome;
 
-/// Runs of a window, counted by their nominal instant.
+/// The runs of a window of nominal times, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// Runs there are.
+    /// All runs.
     pub scheduled: u64,
-    /// Ended runs, by outcome; an outcome that none had is absent.
+    /// Ended runs by outcome; an outcome without runs is absent.
     pub outcomes: BTreeMap<Outcome, u64>,
     /// Runs that have not ended.
     pub open: u64,
 }
 
 impl Ledger {
+    /// Runs with this outcome.
     pub fn count(&self, outcome: Outcome) -> u64 {
         self.outcomes.get(&outcome).copied().unwrap_or(0)
     }
@@ -33,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_without_an_outcome_that_is_not_open_is_noticed() {
+    fn a_run_that_is_neither_open_nor_has_an_outcome_is_noticed() {
         let outcomes = BTreeMap::from([(Outcome::Succeeded, 3), (Outcome::Skipped, 1)]);
         let ledger = Ledger { scheduled: 5, outcomes, open: 1 };
         assert!(ledger.adds_up());
@@ -41,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_json_by_the_names_of_outcomes() {
+    fn its_json_has_the_names_of_outcomes() {
         let ledger = Ledger { scheduled: 1, outcomes: BTreeMap::from([(Outcome::FalseSuccess, 1)]), open: 0 };
         let json = serde_json::to_string(&ledger).unwrap();
         assert_eq!(json, r#"{"scheduled":1,"outcomes":{"false_success":1},"open":0}"#);

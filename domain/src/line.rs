@@ -1,5 +1,5 @@
-//! A line as the spool keeps it: the record format that Kubernetes writes for containers (CRI), so that `tail`, `grep`,
-//! Fluent Bit and Vector read a spool as it is.
+//! The records of a spool, in the log format of Kubernetes (CRI), so that `tail`, `grep`, Fluent Bit and Vector can
+//! read a spool.
 //!
 //! ```text
 //! 2026-11-23T07:50:00.123456789Z stdout F text
@@ -9,31 +9,36 @@
 //! 2026-11-23T07:50:00.123456789Z stderr F:gap 12 lines, 900 bytes dropped (seq 7-18): no space left on device
 //! ```
 //!
-//! A record's number (`seq`, from 1, over both streams) is not written: it is its place. The keeper writes records, every
-//! reader walks [`Block`]s of them; the bytes are never copied into lines.
+//! The `seq` of a record is not written; it follows from the record's place. The keeper writes records. Readers walk
+//! over [`Block`]s of them without copying lines.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// A longer line becomes parts. CloudWatch Logs takes events of 1 MiB less 26 bytes and an envelope; one part fits.
+/// A longer line is written in parts. One part with its envelope fits into an event of CloudWatch Logs (PutLogEvents:
+/// 1 MiB less 26 bytes).
 pub const LINE_BYTES_MAX: usize = 1_000_000;
 
-/// `2026-11-23T07:50:00.123456789Z`
+/// Bytes of a time stamp, like `2026-11-23T07:50:00.123456789Z`.
 pub const STAMP_BYTES: usize = 30;
 
 /// Stamp, space, stream, space.
 const TAG_AT: usize = STAMP_BYTES + 1 + 6 + 1;
 
+/// One of the two output streams of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
 impl Stream {
+    /// As in records and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Stream::Stdout => "stdout",
@@ -45,21 +50,23 @@ impl Stream {
 /// How a record relates to the line that the job wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
-    /// 0: the record is the whole line. Else the part's number, from 1.
+    /// Number of the part, from 1; 0: the record is a whole line.
     pub part: u32,
-    /// No further part follows.
+    /// Whether no further part follows.
     pub last: bool,
-    /// The job ended the line with a newline. Only the last record of a stream can lack it.
+    /// Whether the job ended the line with a newline. Only the last record of a stream can lack it.
     pub newline: bool,
-    /// The record stands for lines that were dropped; its text says how many and why.
+    /// Whether the record replaces dropped lines; then its text has their number and the cause.
     pub gap: bool,
 }
 
 impl Tag {
+    /// A whole line: `F`.
     pub const WHOLE: Tag = Tag { part: 0, last: true, newline: true, gap: false };
+    /// A gap: `F:gap`.
     pub const GAP: Tag = Tag { gap: true, ..Tag::WHOLE };
 
-    /// Appends the tag as the record carries it, without spaces.
+    /// Appends the text of the tag, without spaces.
     pub fn write(self, out: &mut Vec<u8>) {
         out.push(if self.last { b'F' } else { b'P' });
         if self.part > 0 {
@@ -82,14 +89,14 @@ impl Tag {
         for word in text.split(|byte| *byte == b':').skip(1) {
             match word {
                 b"gap" => tag.gap = true,
-                // Of a part that others follow it says nothing.
+                // Without meaning on a part that others follow.
                 b"noeol" => tag.newline = !tag.last,
                 digits => {
                     tag.part = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
                 }
             }
         }
-        // A `P` without a number is what other writers of this format make; it is still a part.
+        // Other writers of this format write `P` without a number.
         if !tag.last && tag.part == 0 {
             tag.part = 1;
         }
@@ -100,17 +107,20 @@ impl Tag {
 /// One record, borrowed from its block.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'b> {
+    /// Number of the record, from 1.
     pub seq: u64,
-    /// RFC 3339, UTC, nine fraction digits: [`STAMP_BYTES`] ASCII bytes.
+    /// Time of capture: RFC 3339, UTC, nine fraction digits, [`STAMP_BYTES`] ASCII bytes.
     pub stamp: &'b [u8],
+    /// The stream that the job wrote to.
     pub stream: Stream,
+    /// Whole line, part or gap.
     pub tag: Tag,
-    /// What the job wrote, without the newline. Any bytes.
+    /// The job's bytes without the newline, in any encoding.
     pub text: &'b [u8],
 }
 
 impl Line<'_> {
-    /// The instant of capture; the epoch when the record was damaged.
+    /// The instant of capture; the epoch for a damaged record.
     pub fn at(&self) -> Timestamp {
         std::str::from_utf8(self.stamp).ok().and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
     }
@@ -152,7 +162,7 @@ impl Gap {
     }
 }
 
-/// Appends the head of a record: everything before its text.
+/// Appends the head of a record: all bytes before its text.
 pub fn write_head(stamp: &[u8; STAMP_BYTES], stream: Stream, tag: Tag, out: &mut Vec<u8>) {
     out.extend_from_slice(stamp);
     out.push(b' ');
@@ -162,7 +172,7 @@ pub fn write_head(stamp: &[u8; STAMP_BYTES], stream: Stream, tag: Tag, out: &mut
     out.push(b' ');
 }
 
-/// The stamp of an instant.
+/// The stamp of an instant; all digits are 0 for a year without four digits.
 pub fn stamp(at: Timestamp) -> [u8; STAMP_BYTES] {
     let mut stamp = *b"0000-00-00T00:00:00.000000000Z";
     let text = format!("{at:.9}");
@@ -172,8 +182,8 @@ pub fn stamp(at: Timestamp) -> [u8; STAMP_BYTES] {
     stamp
 }
 
-/// Reads one record without its newline. A record that is not in the format is taken whole, as a line of stdout without
-/// a time: nothing that stands in a spool is ever left out.
+/// Reads one record without its newline. A record that is not in the format becomes a line of stdout with all its bytes
+/// and the epoch as its time: no bytes of a spool are ever left out.
 pub fn parse(record: &[u8], seq: u64) -> Line<'_> {
     let damaged =
         Line { seq, stamp: b"1970-01-01T00:00:00.000000000Z", stream: Stream::Stdout, tag: Tag::WHOLE, text: record };
@@ -194,17 +204,19 @@ pub fn parse(record: &[u8], seq: u64) -> Line<'_> {
     Line { seq, stamp: &record[..STAMP_BYTES], stream, tag, text: &rest[tag_bytes + 1..] }
 }
 
-/// A piece of one run's spool: whole records, each with its newline, all of one segment.
+/// A part of one spool: whole records of one segment, each with its newline.
 #[derive(Clone, Debug)]
 pub struct Block {
-    /// Number of the first record.
+    /// `seq` of the first record.
     pub first_seq: u64,
+    /// The records.
     pub bytes: Arc<[u8]>,
-    /// Where the block ends: what a cursor says once all of it is delivered.
+    /// The position behind the last record: the cursor of a reader that has delivered the block.
     pub end: Position,
 }
 
 impl Block {
+    /// The records, one after the other.
     pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         let mut rest: &[u8] = &self.bytes;
         let mut seq = self.first_seq;
@@ -221,32 +233,34 @@ impl Block {
     }
 }
 
-/// How far a reader of one run has come. Kept on disk as its cursor.
+/// The place of a reader in one spool. Stored on disk as its cursor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
-    /// `seq` of the next record; 1 at the beginning.
+    /// `seq` of the next record; 1 at the start.
     pub seq: u64,
-    /// `seq` of the first record of the segment in which the next record stands, or will.
+    /// `seq` of the first record of the segment that has, or will have, the next record.
     pub segment: u64,
     /// Byte offset in that segment.
     pub offset: u64,
+    /// The bracket records that the reader has passed.
     pub stage: Stage,
 }
 
-/// Which records around the lines have been passed.
+/// The bracket records that a reader has passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// `run.started` is still to come.
+    /// None: `run.started` is next.
     #[default]
     Before,
-    /// `run.started` is through; lines follow.
+    /// `run.started`: lines follow.
     Lines,
-    /// `run.finished` is through: nothing follows.
+    /// `run.finished`: nothing follows.
     Done,
 }
 
 impl Position {
+    /// Before `run.started`.
     pub const START: Position = Position { seq: 1, segment: 1, offset: 0, stage: Stage::Before };
 }
 
@@ -275,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_as_it_was_written() {
+    fn records_are_read_as_they_were_written() {
         let tags = [
             (Tag::WHOLE, "F"),
             (Tag { part: 3, last: false, newline: true, gap: false }, "P:3"),
@@ -299,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_kept_whole() {
+    fn a_damaged_record_keeps_all_its_bytes() {
         for record in [
             &b""[..],
             b"x",

@@ -1,5 +1,5 @@
-//! What the scheduler asks of runners. An order carries the whole job as it was when it fired, so that a runner needs no
-//! table to run it.
+//! Orders: messages from the scheduler to runners. An order has the whole job as it was at the firing, so a runner
+//! needs no table.
 
 use std::time::Duration;
 
@@ -9,46 +9,56 @@ use serde::{Deserialize, Serialize};
 use crate::job::{Job, JobKey};
 use crate::run::{RunId, RunKey, Trigger};
 
-/// The version of orders, reports and spools that this build writes. A newer one is refused, an older one is read.
+/// The version of orders, reports and run directories that this build writes. It reads older versions and refuses newer
+/// ones.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// How long an order holds after it was issued, or after the instant before which it must not begin. As long as SQS keeps a
-/// message that nobody takes (MessageRetentionPeriod, 4 days unless told otherwise). The scheduler issues it anew while
-/// its run waits.
+/// How long an order is valid after it was issued, or after its `not_before`. 4 days, as long as SQS keeps a message by
+/// default (MessageRetentionPeriod). The scheduler issues it again while the run has not started.
 pub const ORDER_TTL: Duration = Duration::from_secs(4 * 86_400);
 
-/// Whose signature under an order is accepted: an Ed25519 key (RFC 8032).
+/// An Ed25519 key (RFC 8032) whose signature under an order is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicKey(pub [u8; 32]);
 
+/// Asks a runner for one attempt of a run, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
+    /// [`FORMAT_VERSION`] of the build that wrote it.
     pub version: u32,
+    /// The run.
     pub run_id: RunId,
+    /// From 1.
     pub attempt: u32,
+    /// Nominal time of the run.
     pub nominal: Timestamp,
+    /// Cause of the attempt.
     pub trigger: Trigger,
+    /// By the scheduler's clock.
     pub issued_at: Timestamp,
-    /// The attempt must not begin before this instant (retries).
+    /// The attempt must not start before this instant (retries).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// Not to be started after this instant: the run is missed by then.
+    /// The attempt must not start after this instant: the run is missed then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_by: Option<Timestamp>,
+    /// The job as it was at the firing.
     pub job: Job,
 }
 
 impl Order {
+    /// The key of its job.
     pub fn key(&self) -> JobKey {
         self.job.key()
     }
 
-    /// From here on nobody executes it, whoever sends it.
+    /// Runners refuse the order after this instant.
     pub fn expires_at(&self) -> Timestamp {
         let from = self.not_before.map_or(self.issued_at, |not_before| not_before.max(self.issued_at));
         from.checked_add(ORDER_TTL).unwrap_or(Timestamp::MAX)
     }
 
+    /// The key of its run in the stores.
     pub fn run_key(&self) -> RunKey {
         RunKey::new(&self.job.group, self.run_id.clone())
     }

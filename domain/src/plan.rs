@@ -1,4 +1,4 @@
-//! Every firing of many jobs in a window, in order of time; what `sexton plan` prints and the console's calendar shows.
+//! All firings of many jobs in a window, in order of time. Used by `sexton plan`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,11 +10,11 @@ use crate::job::Job;
 use crate::jobs_file::fields;
 use crate::schedule::{Firing, Schedule};
 
-/// The firings of a window. Holds one firing per job at a time, however long the window is.
+/// The firings of a window. Memory is one firing per job, for a window of any length.
 pub struct Plan<'j> {
     to: Timestamp,
     timed: Vec<Timed<'j>>,
-    /// The next firing of each job; equal instants come in the order of the jobs.
+    /// The next firing of each job; firings at the same instant are in the order of the jobs.
     due: BinaryHeap<Reverse<(Timestamp, usize)>>,
 }
 
@@ -24,11 +24,11 @@ struct Timed<'j> {
     next: Option<Firing>,
 }
 
-/// Plans from `from` (included) to `to` (not included), so that adjoining windows neither overlap nor leave a gap.
-/// Jobs that are not enabled do not fire. A `rate()` or `@every` of a job that was never stored counts from `from`.
+/// Plans from `from` (included) to `to` (excluded), so that adjacent windows neither overlap nor leave a gap. Disabled
+/// jobs do not fire. A `rate()` or `@every` of a job that was never stored counts from `from`.
 ///
 /// # Errors
-/// The jobs whose schedule or zone cannot be read.
+/// One fault for each job whose schedule or zone is invalid.
 pub fn plan(jobs: &[Job], from: Timestamp, to: Timestamp) -> Result<Plan<'_>, Faults> {
     let mut faults = Vec::new();
     let mut timed = Vec::with_capacity(jobs.len());
@@ -44,7 +44,7 @@ pub fn plan(jobs: &[Job], from: Timestamp, to: Timestamp) -> Result<Plan<'_>, Fa
     if !faults.is_empty() {
         return Err(Faults(faults));
     }
-    // Schedules answer strictly after an instant; the window includes its beginning.
+    // Schedules return firings strictly after an instant; the window includes its start.
     let before = from.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(from);
     let mut plan = Plan { to, timed, due: BinaryHeap::new() };
     for index in 0..plan.timed.len() {

@@ -1,5 +1,5 @@
-//! What the system needs from the world. One suite (`backends/contract`) tells what each port owes; an adapter is done
-//! when the suite passes.
+//! The ports: stores and queues that a backend implements. The suite `backends/contract` tests every promise made here;
+//! a backend is complete when the suite passes.
 
 mod stores;
 
@@ -17,10 +17,10 @@ pub use stores::{
     RunWrite, Settings, StateChange, Stored, StoredJob, WriteResult,
 };
 
-/// What a port could not do. Decided where the fault is born.
+/// A failed call of a port, as one sentence for operators. The adapter decides whether a retry can help.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// Try again later: busy, throttled, unreachable.
+    /// The same call may work later: busy, throttled, unreachable.
     #[error("{0}")]
     Retry(String),
     /// The same call will never work.
@@ -28,22 +28,26 @@ pub enum PortError {
     Permanent(String),
 }
 
+/// The result of a call of a port.
 pub type PortResult<T> = Result<T, PortError>;
 
-/// A message with the means to delete it. Until then it comes again after its lease.
+/// A received message and its receipt. It is redelivered when its lease ends before it is deleted.
 #[derive(Clone, Debug)]
 pub struct Delivery<T> {
+    /// The decoded message.
     pub message: T,
+    /// Opaque; deletes the message.
     pub receipt: String,
 }
 
-/// Orders on their way to runners. At least once, in no promised order: the claim decides.
+/// The queue of orders. Delivers at least once, in any order: the claim decides which runner gets the attempt.
 #[async_trait]
 pub trait Orders: Send + Sync {
-    /// Accepts all or says which call failed; sending one twice is harmless. An order with `not_before` is not received
+    /// Either accepts all orders or returns an error; resending is harmless. An order with `not_before` is not received
     /// before that instant.
     async fn send(&self, orders: &[Order]) -> PortResult<()>;
-    /// Up to `most` orders of `groups` (empty: all), leased for `lease`; waits up to `wait` for the first.
+    /// Returns up to `most` orders of `groups` (empty: all groups), leased for `lease`; waits up to `wait` for the
+    /// first.
     async fn receive(
         &self,
         groups: &[String],
@@ -51,65 +55,82 @@ pub trait Orders: Send + Sync {
         lease: Duration,
         wait: Duration,
     ) -> PortResult<Vec<Delivery<Order>>>;
-    /// Idempotent.
+    /// Deletes a delivered order. Idempotent.
     async fn delete(&self, receipt: &str) -> PortResult<()>;
 }
 
+/// The result of claiming an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// It is the caller's, now or since an earlier call.
+    /// The attempt belongs to the caller, by this call or an earlier one.
     Granted,
-    /// Another runner has it, or it is over, or a newer attempt exists: drop the order.
+    /// Another runner has the attempt, the run has ended, or a newer attempt exists: drop the order.
     Refused,
 }
 
-/// Who runs what, and who is alive.
+/// Claims and heartbeats of runners.
 #[async_trait]
 pub trait Claims: Send + Sync {
-    /// Takes a run's `attempt` for `runner` if the run is still scheduled with that attempt. Idempotent per runner.
+    /// Claims a run's `attempt` for `runner` if the run is still scheduled with that attempt. Idempotent per runner.
     async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim>;
-    /// Says that `beat.runner` lives, unless it was overtaken on its way ([`HEARTBEAT_REORDER_MAX`]), and returns the runs of this runner that somebody asked to stop.
+    /// Stores the heartbeat, unless a later one is stored already ([`HEARTBEAT_REORDER_MAX`]). Returns this runner's
+    /// runs with a stop request.
     async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>>;
 }
 
-/// A beat that is older than the stored one by no more than this was overtaken on its way and is dropped. By more, the
-/// runner's clock was set back, and it is the latest. Ours: two beats.
+/// A heartbeat older than the stored one by at most this was delayed and is dropped. A larger difference means that the
+/// runner's clock was set back, and the heartbeat is stored. Chosen: two intervals of heartbeats.
 pub const HEARTBEAT_REORDER_MAX: Duration = Duration::from_secs(60);
 
+/// "This runner is alive", as JSON. Sent periodically.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Heartbeat {
+    /// Name of the runner, unique in an installation.
     pub runner: String,
+    /// Host name.
     pub host: String,
+    /// The groups whose orders it takes; empty: all.
     pub groups: Vec<String>,
+    /// By the runner's clock.
     pub at: Timestamp,
+    /// Attempts that it runs now.
     pub running: u32,
+    /// Version of the runner's build.
     pub version: String,
     /// Why the runner starts nothing now: a required sink that it cannot reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
 }
 
-/// Reports on their way to the collector. At least once, in any order.
+/// The queue of reports. Delivers at least once, in any order.
 #[async_trait]
 pub trait Reports: Send + Sync {
-    /// Returns once the reports are stored durably; sending one twice is harmless.
+    /// Returns when the reports are stored durably; resending is harmless.
     async fn send(&self, events: &[Event]) -> PortResult<()>;
-    /// Up to `most` reports, leased for `lease`; waits up to `wait` for the first. A record that cannot be read is parked
-    /// by the adapter and counted, never returned and never in the way.
+    /// Returns up to `most` reports, leased for `lease`; waits up to `wait` for the first. The adapter quarantines and
+    /// counts an unreadable message; it never returns one and never stops at one.
     async fn receive(&self, most: usize, lease: Duration, wait: Duration) -> PortResult<Vec<Delivery<Event>>>;
-    /// Idempotent.
+    /// Deletes delivered reports. Idempotent.
     async fn delete(&self, receipts: &[String]) -> PortResult<()>;
 }
 
 /// All ports of one backend. Cheap to clone.
 #[derive(Clone)]
 pub struct Ports {
+    /// Jobs.
     pub jobs: Arc<dyn JobStore>,
+    /// Due entries.
     pub due: Arc<dyn DueIndex>,
+    /// Runs.
     pub runs: Arc<dyn RunStore>,
+    /// Alert states of jobs, and transitions.
     pub alerts: Arc<dyn AlertStore>,
+    /// Settings, stored heartbeats, and the list of quarantined records.
     pub settings: Arc<dyn Settings>,
+    /// Orders to runners.
     pub orders: Arc<dyn Orders>,
+    /// Claims and heartbeats from runners.
     pub claims: Arc<dyn Claims>,
+    /// Reports from runners.
     pub reports: Arc<dyn Reports>,
 }

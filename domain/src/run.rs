@@ -1,7 +1,7 @@
-//! A run: one nominal firing of one job, from `scheduled` to exactly one outcome, over as many attempts as it takes.
+//! A run: one firing of one job, from `scheduled` to exactly one outcome, over one or more attempts.
 //!
-//! [`Run::apply`] is the state machine. It takes events in any order and any number of times and always ends in the same
-//! state; the collector only stores what it says.
+//! [`Run::apply`] is the state machine. Events may arrive in any order and more than once; the final state is the same.
+//! The collector only stores the result.
 
 mod lifecycle;
 
@@ -15,19 +15,19 @@ use crate::job::JobKey;
 use crate::line::Stream;
 pub use lifecycle::{Applied, GOOD_EXCERPT_BYTES_MAX, Verdict};
 
-/// `20261123T075000Z-3f9a1c0e7b2d`: legal as a file name and as a CloudWatch stream name.
+/// The id of a run, like `20261123T075000Z-3f9a1c0e7b2d`: legal as a file name and as a CloudWatch stream name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunId(pub String);
 
 impl RunId {
-    /// The name of a scheduled run. Whoever computes it gets the same: two schedulers, a retry, a redelivery.
+    /// The id of a scheduled run. A function of job and nominal time, so two schedulers create the same run.
     pub fn scheduled(key: &JobKey, nominal: Timestamp) -> RunId {
         let digest = Sha256::digest(format!("{}\0{}\0{}", key.group, key.name, nominal.as_second()));
         RunId::with_suffix(nominal, &digest[..6])
     }
 
-    /// The name of a run that somebody asked for; `random` comes from the caller.
+    /// The id of a manual start or of `sexton exec`; the caller draws `random`.
     pub fn unscheduled(nominal: Timestamp, random: [u8; 6]) -> RunId {
         RunId::with_suffix(nominal, &random)
     }
@@ -37,7 +37,7 @@ impl RunId {
         RunId(format!("{}-{hex}", nominal.strftime("%Y%m%dT%H%M%SZ")))
     }
 
-    /// Whether a text from outside has the form of a run's name; only then may it become part of a path.
+    /// Whether a text from outside has the form of a run id. Only then may it become part of a path.
     pub fn is_valid(text: &str) -> bool {
         let bytes = text.as_bytes();
         bytes.len() == 29
@@ -48,6 +48,7 @@ impl RunId {
             && bytes[17..].iter().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte))
     }
 
+    /// The id as text, 29 bytes of ASCII.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -59,14 +60,17 @@ impl fmt::Display for RunId {
     }
 }
 
-/// Where a run is kept: stores keep runs by group, so that a runner can be let at those of its own group alone.
+/// The key of a stored run. Stores keep runs by group, so that a runner can get access to its own groups only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunKey {
+    /// Group of the run's job.
     pub group: String,
+    /// Unique over all groups.
     pub run_id: RunId,
 }
 
 impl RunKey {
+    /// The key of a run of this group.
     pub fn new(group: impl Into<String>, run_id: RunId) -> RunKey {
         RunKey { group: group.into(), run_id }
     }
@@ -81,44 +85,60 @@ impl fmt::Display for RunKey {
 /// One attempt of one run: run id and attempt number, from 1.
 pub type AttemptKey = (RunId, u32);
 
-/// Why there is a run.
+/// The cause of a run, or of its current attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
+    /// A firing of the job's schedule.
     Schedule,
+    /// `sexton job run`, or the same call of the API.
     Manual,
+    /// The attempt before failed, and the job's `retries` allow another.
     Retry,
+    /// A firing that was missed while the scheduler was down or maintenance was on.
     CatchUp,
+    /// `sexton exec`: started by another scheduler.
     Exec,
 }
 
+/// How far the current attempt of a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// No runner has claimed it.
     Scheduled,
+    /// A runner has claimed it; the start is not reported.
     Claimed,
+    /// The start is reported.
     Running,
+    /// The run has an outcome.
     Finished,
 }
 
+/// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
+    /// A success exit code, and no rule with severity `fail` matched.
     Succeeded,
+    /// Another exit code, a signal, or the command could not be started.
     Failed,
-    /// It exited 0 and lied.
+    /// A success exit code, but the output or the duration contradicts it.
     FalseSuccess,
+    /// Exceeded the job's `timeout` and was stopped.
     TimedOut,
+    /// Stopped on request.
     Stopped,
-    /// Policy said no; the reason says which.
+    /// Not started on purpose; the reason names the cause.
     Skipped,
-    /// It should have started and did not.
+    /// Not started in time.
     Missed,
-    /// It started and nobody knows how it ended.
+    /// Started, and its end is unknown.
     Lost,
 }
 
 impl Outcome {
+    /// Every outcome.
     pub const ALL: [Outcome; 8] = [
         Outcome::Succeeded,
         Outcome::Failed,
@@ -130,6 +150,7 @@ impl Outcome {
         Outcome::Lost,
     ];
 
+    /// The stored name, as in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Outcome::Succeeded => "succeeded",
@@ -143,76 +164,109 @@ impl Outcome {
         }
     }
 
+    /// The outcome with this stored name.
     pub fn parse(text: &str) -> Option<Outcome> {
         Outcome::ALL.into_iter().find(|outcome| outcome.name() == text)
     }
 
-    /// Whether people are told. A stop was asked for and a skip was decided: neither is bad.
+    /// Whether it raises an alert. A stop was requested and a skip was decided: neither is a failure.
     pub const fn is_failure(self) -> bool {
         !matches!(self, Outcome::Succeeded | Outcome::Stopped | Outcome::Skipped)
     }
 }
 
-/// The record of a run, as JSON.
+/// The record of a run, as JSON. What is measured is that of the current attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
+    /// The same for all attempts.
     pub run_id: RunId,
+    /// Group of the job.
     pub group: String,
+    /// Name of the job in its group.
     pub job: String,
+    /// The instant that the schedule names; of a manual start, the instant of the request.
     pub nominal: Timestamp,
+    /// Cause of the current attempt.
     pub trigger: Trigger,
     /// From 1. The fencing token: reports of an older attempt are refused.
     pub attempt: u32,
+    /// How far the current attempt is.
     pub state: State,
+    /// Present when `state` is `finished`.
     pub outcome: Option<Outcome>,
+    /// One sentence on the outcome.
     pub reason: Option<String>,
+    /// Of the command; absent when a signal ended it.
     pub exit_code: Option<i32>,
+    /// Number of the signal that ended the command.
     pub signal: Option<i32>,
+    /// Name of the runner that claimed or reported the attempt.
     pub runner: Option<String>,
+    /// Host name of that runner.
     pub host: Option<String>,
+    /// When the scheduler created the run.
     pub scheduled_at: Timestamp,
+    /// When a runner claimed the attempt.
     pub claimed_at: Option<Timestamp>,
+    /// When the command started, by the runner's clock.
     pub started_at: Option<Timestamp>,
+    /// When the command ended, by the runner's clock, or when the outcome was declared without a report.
     pub finished_at: Option<Timestamp>,
+    /// Of the command, by the monotonic clock. Present only with a report of the end.
     pub duration_ms: Option<u64>,
+    /// Lines on stdout; a line longer than a record counts once.
     pub stdout_lines: u64,
+    /// Lines on stderr.
     pub stderr_lines: u64,
+    /// Newlines included.
     pub stdout_bytes: u64,
+    /// Newlines included.
     pub stderr_bytes: u64,
+    /// `seq` of the last record in the spool; 0 when there was no output.
     pub last_seq: u64,
+    /// Records that the spool lacks.
     pub dropped_lines: u64,
+    /// User and system time of the command and its ended children.
     pub cpu_ms: Option<u64>,
+    /// Largest resident set of one process of the run.
     pub max_rss_bytes: Option<u64>,
+    /// Processes that the job left behind.
     #[serde(default)]
     pub leaked: Vec<Leaked>,
+    /// The hits that the outcome rests on.
     #[serde(default)]
     pub rules: Vec<RuleHit>,
+    /// The output that the rules of the verdict have seen.
     pub judged_on: Option<JudgedOn>,
     /// Head and tail of the output, bounded by [`EXCERPT_BYTES_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excerpt: Vec<ExcerptLine>,
-    /// How the attempts before the current one ended.
+    /// Ends of the attempts before the current one, oldest first; stored as `earlier`.
     #[serde(rename = "earlier", default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_attempts: Vec<Attempt>,
-    /// Waits for earlier runs of its job; no order has been given.
+    /// Waits for another run or for the end of maintenance; has no order yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
-    /// The attempt must not begin before this instant.
+    /// The attempt must not start before this instant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// Not started by then: missed.
+    /// A run that has not started by this instant is missed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_by: Option<Timestamp>,
+    /// When an operator, the API or another run's `replace` asked for a stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_requested_at: Option<Timestamp>,
+    /// Start of the latest silence longer than the job's `quiet_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet_since: Option<Timestamp>,
 }
 
-/// Head and tail that a report carries: with the report's other fields one SQS billing chunk of 64 KiB.
+/// Bytes of text in the excerpt of a report, half for the head, half for the tail. With its other fields the report
+/// stays within one SQS billing chunk of 64 KiB.
 pub const EXCERPT_BYTES_MAX: usize = 16 * 1024;
 
 impl Run {
+    /// A run in the state `scheduled`, with attempt 1 and nothing measured.
     pub fn new(run_id: RunId, key: &JobKey, nominal: Timestamp, trigger: Trigger, scheduled_at: Timestamp) -> Run {
         Run {
             run_id,
@@ -254,77 +308,103 @@ impl Run {
         }
     }
 
+    /// The key of its job.
     pub fn key(&self) -> JobKey {
         JobKey::new(&self.group, &self.job)
     }
 
+    /// Its own key in the stores.
     pub fn run_key(&self) -> RunKey {
         RunKey::new(&self.group, self.run_id.clone())
     }
 
+    /// Whether it has no outcome yet.
     pub fn is_open(&self) -> bool {
         self.state != State::Finished
     }
 }
 
-/// An attempt that another one followed.
+/// The end of an attempt that was followed by a retry. Fields mean the same as in [`Run`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
+    /// From 1.
     pub attempt: u32,
+    /// Of this attempt alone.
     pub outcome: Outcome,
+    /// One sentence.
     pub reason: String,
+    /// Name of its runner.
     pub runner: Option<String>,
+    /// By its runner's clock.
     pub started_at: Option<Timestamp>,
+    /// By its runner's clock.
     pub finished_at: Option<Timestamp>,
+    /// Absent when a signal ended the command.
     pub exit_code: Option<i32>,
+    /// Number of the signal that ended the command.
     pub signal: Option<i32>,
 }
 
 /// A process that outlived its run: it still held the output, or had left the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaked {
+    /// On the runner's host.
     pub pid: u32,
+    /// As the kernel shortens it (`comm`, proc(5)).
     pub name: String,
-    /// Whether the stop ladder ended it.
+    /// Whether the stop sequence ended it.
     #[serde(default)]
     pub killed: bool,
 }
 
-/// What one rule found in all output of a run.
+/// The lines of a run that one rule matched, or the absence of a required line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleHit {
+    /// Id of the rule.
     pub rule: String,
+    /// Name of its pack.
     pub pack: String,
+    /// Whether the hit fails the run.
     pub severity: Severity,
-    /// Matching lines; for a `require` rule that was never satisfied, 0.
+    /// Matching lines; 0 for a `require` rule without a match.
     pub count: u64,
+    /// `seq` of the first matching line; 0 when there is none.
     pub first_seq: u64,
-    /// Bounded; not valid UTF-8 is shown as U+FFFD.
+    /// The text of that line, shortened; invalid UTF-8 is shown as U+FFFD.
     pub first_line: String,
-    /// What the rule says a match means, one sentence; may be empty.
+    /// The rule's own `explain`: what a match means, one sentence; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub explain: String,
 }
 
+/// The effect of a rule's hit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
+    /// A run with a success exit code becomes a false success.
     #[default]
     Fail,
     /// Recorded and shown; the run stays succeeded.
     Warn,
 }
 
+/// The output that the rules of a verdict have seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgedOn {
+    /// All output: the runner applied the same rules.
     All,
+    /// Head and tail only: the runner applied other rules.
     Excerpt,
 }
 
+/// One line of an excerpt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExcerptLine {
+    /// Number of its record.
     pub seq: u64,
+    /// The stream that the job wrote it to.
     pub stream: Stream,
+    /// Without the newline, shortened; invalid UTF-8 is shown as U+FFFD.
     pub text: String,
 }

@@ -1,10 +1,10 @@
 //! When a job fires: crontab's five fields and nicknames, `@every`, `@at`, and AWS's `rate()`, `cron()` and `at()`.
 //!
-//! A schedule is a function of its text and a [`Context`]; it never reads a clock. The scheduler asks for the firings
-//! after its cursor; `sexton next`, `plan`, `lint` and the console show the same firings to people.
+//! A schedule is a function of its text and a [`Context`]; it never reads a clock. The scheduler, `sexton next`, `plan`
+//! and `lint` compute the same firings.
 //!
-//! The meaning is cronie's (`src/entry.c`, `src/cron.c`), with two rules of our own: the repairs for a change of
-//! clocks are made in the job's own zone, and nominal times that fall together are one firing.
+//! Schedules mean the same as in cronie (`src/entry.c`, `src/cron.c`), with two differences: a clock change is handled
+//! in the job's own zone, and nominal times that fall on the same instant are one firing.
 
 mod aws;
 mod calendar;
@@ -23,25 +23,25 @@ use crate::fault::nearest_name;
 use crate::units;
 use calendar::Calendar;
 
-/// What a schedule's text is read against.
+/// The arguments of a schedule besides its text.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// IANA name or `UTC`.
     pub zone: &'a str,
-    /// `group/name`: what `H` and `~` are a function of, so that every host resolves them alike.
+    /// `group/name`: `H` and `~` are a function of it, so that every host resolves them alike.
     pub seed: &'a str,
-    /// Where `rate()` and `@every` start counting.
+    /// `rate()` and `@every` count from this instant.
     pub anchor: Timestamp,
 }
 
-/// A schedule that was read and can fire.
+/// A parsed schedule.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     kind: Expression,
     zone: TimeZone,
     anchor: Timestamp,
     resolved: String,
-    /// What was odd in the text; what is odd in the zone is found in [`Schedule::warnings`].
+    /// Warnings about the text; [`Schedule::warnings`] adds those about the zone.
     warnings: Vec<String>,
 }
 
@@ -61,28 +61,29 @@ struct Once {
     note: Option<String>,
 }
 
-/// What makes a job run.
+/// What starts the runs of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScheduleKind {
     /// The clock.
     Timed,
-    /// The runner's boot.
+    /// `@reboot`: a boot of the machine.
     Reboot,
-    /// People only.
+    /// `@manually`: an operator or the API only.
     Manual,
 }
 
-/// One instant at which a job is due.
+/// One firing of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firing {
+    /// When the job is due.
     pub at: Timestamp,
-    /// The local times it stands for, in order; several when they fell into one gap of the clock.
+    /// The local times of the firing, in order; more than one when they fell into one gap of the clock.
     pub nominal: Vec<DateTime>,
-    /// What a change of clocks did to it, in words.
+    /// The effect of a clock change on this firing, one clause.
     pub note: Option<String>,
 }
 
-/// The shortest `@every`: firings are told apart by the second (`run_id` names no smaller unit).
+/// The shortest `@every`: run ids have whole seconds, so two firings differ by at least one.
 const EVERY_MIN: Duration = Duration::from_secs(1);
 
 const NICKNAMES: [(&str, &str); 7] = [
@@ -98,11 +99,11 @@ const NICKNAMES: [(&str, &str); 7] = [
 const OTHER_NICKNAMES: [&str; 4] = ["@reboot", "@manually", "@every", "@at"];
 
 impl Schedule {
-    /// Reads a schedule in any of its dialects; which one is told by the text itself.
+    /// Parses a schedule of any dialect; the text decides which one.
     ///
     /// # Errors
-    /// One lower-case sentence with the remedy, also for a zone that is unknown and for an expression that can never
-    /// fire. An `@at` in the past is no error (nothing here knows what is past): it has no firings.
+    /// One lower-case sentence with the remedy, also for an unknown zone and for an expression that never fires. An
+    /// `@at` in the past is valid, because the present time is unknown here; it has no firings.
     pub fn parse(text: &str, context: &Context<'_>) -> Result<Schedule, String> {
         let text = text.trim_matches([' ', '\t']);
         let zone = zone_named(context.zone)?;
@@ -119,7 +120,7 @@ impl Schedule {
         Ok(Schedule { kind, zone, anchor: context.anchor, resolved, warnings })
     }
 
-    /// The first firing strictly after an instant; `None` when there is none any more.
+    /// The first firing strictly after an instant; `None` after the last one.
     pub fn next_after(&self, after: Timestamp) -> Option<Firing> {
         match &self.kind {
             Expression::Calendar(calendar) => clock_changes::next_firing(calendar, &self.zone, after),
@@ -134,7 +135,7 @@ impl Schedule {
         }
     }
 
-    /// All firings strictly after an instant, in order. May be endless.
+    /// All firings strictly after an instant, in order. The iterator may be endless.
     pub fn firings(&self, after: Timestamp) -> impl Iterator<Item = Firing> + '_ {
         let mut cursor = after;
         std::iter::from_fn(move || {
@@ -144,12 +145,12 @@ impl Schedule {
         })
     }
 
-    /// The expression with nicknames, `H` and `~` replaced by what they mean here, like `42 3 * * *`.
+    /// The expression with nicknames, `H` and `~` resolved, like `42 3 * * *`.
     pub fn resolved(&self) -> String {
         self.resolved.clone()
     }
 
-    /// What is legal and may surprise, one lower-case sentence each.
+    /// Warnings, one lower-case sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         if let Expression::Calendar(calendar) = &self.kind {
@@ -159,6 +160,7 @@ impl Schedule {
         warnings
     }
 
+    /// What starts the runs of the job.
     pub fn kind(&self) -> ScheduleKind {
         match self.kind {
             Expression::Calendar(_) | Expression::Every(_) | Expression::Once(_) => ScheduleKind::Timed,
@@ -168,7 +170,7 @@ impl Schedule {
     }
 }
 
-/// Finds a zone by its IANA name, in the system's database or else in the one built in.
+/// Finds a zone by its IANA name, in the system's database, or in the built-in one when the system has none.
 ///
 /// # Errors
 /// One lower-case sentence that names the nearest zone.
@@ -194,7 +196,7 @@ fn nickname(
     let (name, argument) = text.split_once([' ', '\t']).map_or((text, ""), |(name, rest)| (name, rest.trim()));
     let alone = |kind| match argument {
         "" => Ok((kind, String::new())),
-        _ => Err(format!("`{argument}` after {name}; write {name} alone")),
+        _ => Err(format!("unexpected `{argument}` after {name}; write {name} alone")),
     };
     match name {
         "@reboot" => alone(Expression::Reboot),
@@ -229,12 +231,12 @@ fn interval(text: &str, warnings: &mut Vec<String>) -> Result<Duration, String> 
     }
     if interval < Duration::from_secs(60) {
         warnings
-            .push("shorter than a minute: a scheduler that wakes once a minute starts several runs at once".to_owned());
+            .push("shorter than a minute: a scheduler that ticks once a minute starts several runs at once".to_owned());
     }
     Ok(interval)
 }
 
-/// Splits `cron(0 10 * * ? *` into name and inside.
+/// Splits `cron(0 10 * * ? *` into its name and its arguments.
 fn call(text: &str) -> Option<(&str, &str)> {
     text.split_once('(').filter(|(name, _)| name.bytes().all(|byte| byte.is_ascii_alphabetic()) && !name.is_empty())
 }

@@ -1,5 +1,5 @@
-//! Secrets of jobs. A job's environment holds references; the values come to be on the runner, just before the command is
-//! executed, and stand in no queue, table, event, log, file or argument list.
+//! Secrets of jobs. A job's environment has references. The runner resolves them just before it starts the command, and
+//! the values appear in no queue, table, event, log, file or argument list.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::ports::PortResult;
 
-/// Where a value is to be found. Written as the value of a variable in a job's `env`.
+/// The place of a secret value. Written as the value of a variable in a job's `env`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reference {
     /// `env:NAME`: a variable of the runner's own environment.
@@ -17,11 +17,16 @@ pub enum Reference {
     /// `ssm:/path`: a parameter of the Systems Manager Parameter Store.
     Parameter(String),
     /// `secretsmanager:NAME` or `secretsmanager:ARN`, with `#KEY` for one value of a secret that is a JSON object.
-    Secret { id: String, key: Option<String> },
+    Secret {
+        /// Name or ARN of the secret.
+        id: String,
+        /// Key of one value of the JSON object.
+        key: Option<String>,
+    },
 }
 
 impl Reference {
-    /// None for text that is what it says: `http://x:1`, `file:relative`, `env:`.
+    /// None for a text that is a plain value: `http://x:1`, `file:relative`, `env:`.
     pub fn parse(text: &str) -> Option<Reference> {
         let (kind, place) = text.split_once(':')?;
         match (kind, place) {
@@ -50,13 +55,13 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Who has the values. A port of the runner.
+/// Resolves references. A port of the runner.
 #[async_trait]
 pub trait Secrets: Send + Sync {
-    /// The value, as the job is to see it. Asked anew for every attempt.
+    /// Returns the value as the job gets it. Called for every attempt; nothing is cached.
     ///
     /// # Errors
-    /// One sentence that names the reference and what to do, never a value. `Retry` when the same call may work later.
+    /// One sentence that names the reference and the remedy, never a value. `Retry` when the same call may work later.
     async fn value(&self, reference: &Reference) -> PortResult<String>;
 }
 
@@ -65,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_are_told_from_text_and_written_as_they_were_read() {
+    fn references_differ_from_plain_values_and_are_written_as_they_were_read() {
         let check = |text: &str, expected: Option<Reference>| {
             let read = Reference::parse(text);
             assert_eq!(read, expected, "{text}");

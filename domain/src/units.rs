@@ -1,11 +1,11 @@
-//! Durations (`90s`, `10m`, `6h`, `2d`) and sizes (`64KiB`), as people write them and as records keep them.
+//! The texts of durations (`90s`, `10m`, `6h`, `2d`) and sizes (`64KiB`), in files and in stored records.
 
 use std::time::Duration;
 
-/// Reads `90s`, `10m`, `1h30m`, `500ms`, `2d`.
+/// Reads `90s`, `10m`, `1h30m`, `500ms`, `2d`; at most 100 years.
 ///
 /// # Errors
-/// One lower-case sentence that says what to write.
+/// One lower-case sentence with the remedy.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, u64); 6] =
         [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
@@ -31,7 +31,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(total_ms))
 }
 
-/// The longest duration that a file may name: 100 years, so that no sum with an instant can overflow.
+/// The longest duration in a file: 100 years, so that no sum with an instant overflows.
 const DURATION_MS_MAX: u64 = 100 * 366 * 86_400_000;
 
 /// Writes a duration as [`parse_duration`] reads it, with the largest units first: `1h30m`, `500ms`, `0s`.
@@ -53,7 +53,7 @@ pub fn format_duration(duration: Duration) -> String {
 /// Reads `512`, `64KiB`, `10MB`, `2GiB` as bytes.
 ///
 /// # Errors
-/// One lower-case sentence that says what to write.
+/// One lower-case sentence with the remedy.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let message = || "not a size; write bytes or a unit, like 65536, 64KiB, 10MB or 2GiB".to_owned();
     let text = text.trim();
@@ -74,7 +74,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(message)
 }
 
-/// Writes bytes as [`parse_size`] reads them: the largest binary unit that loses nothing.
+/// Writes bytes as [`parse_size`] reads them, in the largest binary unit without a fraction.
 pub fn format_size(bytes: u64) -> String {
     for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         if bytes >= 1 << shift && bytes.trailing_zeros() >= shift {
@@ -95,21 +95,24 @@ pub mod duration {
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    /// Writes [`super::format_duration`].
     pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&super::format_duration(*value))
     }
 
+    /// Reads [`super::parse_duration`].
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         super::parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
-/// The same for an optional duration.
+/// As [`duration`], for `Option<Duration>`.
 pub mod optional_duration {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    /// Writes [`super::format_duration`], or null.
     pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             Some(duration) => super::duration::serialize(duration, serializer),
@@ -117,6 +120,7 @@ pub mod optional_duration {
         }
     }
 
+    /// Reads [`super::parse_duration`], or null.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         Option::<String>::deserialize(deserializer)?
             .map(|text| super::parse_duration(&text).map_err(D::Error::custom))
@@ -128,10 +132,12 @@ pub mod optional_duration {
 pub mod size {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    /// Writes [`super::format_size`].
     pub fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&super::format_size(*value))
     }
 
+    /// Reads [`super::parse_size`].
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         super::parse_size(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }

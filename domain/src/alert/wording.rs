@@ -1,4 +1,4 @@
-//! An alert as text that a person likes to read at three in the morning. Pure: used by every channel that shows text.
+//! The text of an alert: headline, subject, facts, body. Used by every channel that sends text. Pure.
 
 use std::fmt::Write as _;
 
@@ -7,16 +7,16 @@ use jiff::Timestamp;
 use super::{Alert, AlertKind};
 use crate::run::ExcerptLine;
 
-/// SNS refuses longer subjects (100 with the terminator), and mail programs cut them; ASCII for the same reason.
+/// Characters of a subject. SNS rejects longer ones (Publish: "less than 100 characters") and any that are not ASCII.
 pub const SUBJECT_CHARS_MAX: usize = 99;
 
-/// The excerpt of a mail; the whole output is one command away.
+/// Lines of the excerpt in a message. Chosen: one screen; `sexton logs` shows the rest.
 const EXCERPT_LINES_MAX: usize = 40;
 
-/// A longer line of the excerpt is cut, and says so.
+/// A longer line of the excerpt is cut. Chosen, not measured.
 const EXCERPT_LINE_CHARS_MAX: usize = 500;
 
-/// What is said in a few words: `db/nightly-dump failed on web-3`.
+/// The alert in a few words: `db/nightly-dump failed on web-3`.
 pub fn headline(alert: &Alert) -> String {
     let who = match (alert.group.as_str(), alert.job.as_str()) {
         ("", "") => String::new(),
@@ -27,6 +27,7 @@ pub fn headline(alert: &Alert) -> String {
     match alert.kind {
         AlertKind::Digest => format!("{} alerts", alert.count),
         AlertKind::SchedulerSilent => "the scheduler is silent".to_owned(),
+        AlertKind::Quiet if alert.job.is_empty() => format!("{who}has no live runner"),
         kind => format!("{who}{}{host}", verb(kind)),
     }
 }
@@ -38,16 +39,16 @@ fn verb(kind: AlertKind) -> &'static str {
         AlertKind::TimedOut => "ran too long and was stopped",
         AlertKind::Missed => "did not start",
         AlertKind::Lost => "was lost",
-        AlertKind::Quiet => "is silent",
-        AlertKind::Recovered => "is good again",
+        AlertKind::Quiet => "prints nothing",
+        AlertKind::Recovered => "recovered",
         AlertKind::Flapping => "keeps failing and recovering",
         AlertKind::SchedulerSilent => "is silent",
-        AlertKind::BadJob => "cannot be scheduled",
+        AlertKind::BadJob => "has an invalid definition",
         AlertKind::Digest => "alerts",
     }
 }
 
-/// ASCII, one line, at most [`SUBJECT_CHARS_MAX`].
+/// The subject of a mail: one line of ASCII, at most [`SUBJECT_CHARS_MAX`] characters.
 pub fn subject(alert: &Alert) -> String {
     let text = format!("[sexton] {}: {}", headline(alert), alert.reason);
     let ascii: String = text
@@ -64,7 +65,7 @@ pub fn subject(alert: &Alert) -> String {
     format!("{}...", ascii[..SUBJECT_CHARS_MAX - 3].trim_end())
 }
 
-/// What, where, since, why, the last lines, and how to see more.
+/// The text of a mail: headline, reason, facts, excerpt, and commands for more.
 pub fn body(alert: &Alert) -> String {
     let mut text = format!("{}\n{}\n\n", headline(alert), alert.reason);
     for (name, value) in facts(alert) {
@@ -88,7 +89,7 @@ pub fn body(alert: &Alert) -> String {
     text
 }
 
-/// The small facts in pairs, in the order in which they are asked for.
+/// The fields of the alert as pairs of label and value, the most important first.
 pub fn facts(alert: &Alert) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if !alert.job.is_empty() {
@@ -100,7 +101,7 @@ pub fn facts(alert: &Alert) -> Vec<(&'static str, String)> {
     facts.extend(alert.nominal.map(|at| ("Due at", instant(at))));
     facts.extend(
         alert.since.map(|since| {
-            (if alert.kind == AlertKind::Recovered { "Was bad" } else { "Since" }, since_text(alert, since))
+            (if alert.kind == AlertKind::Recovered { "Failed" } else { "Since" }, since_text(alert, since))
         }),
     );
     facts.extend(alert.exit_code.map(|code| ("Exit code", code.to_string())));
@@ -112,17 +113,17 @@ pub fn facts(alert: &Alert) -> Vec<(&'static str, String)> {
 fn since_text(alert: &Alert, since: Timestamp) -> String {
     match (alert.kind, alert.count) {
         (AlertKind::Recovered, _) => format!("since {}", instant(since)),
-        (_, count) if count > 1 => format!("{}, {count} bad runs in a row", instant(since)),
+        (_, count) if count > 1 => format!("{}, {count} failed runs in a row", instant(since)),
         _ => instant(since),
     }
 }
 
-/// To the second, UTC.
+/// In whole seconds, UTC.
 fn instant(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Commands and addresses.
+/// Commands and addresses that show more of the run or the job.
 pub fn see_more(alert: &Alert) -> Vec<String> {
     let mut more = Vec::new();
     if let Some(run_id) = &alert.run_id {
@@ -135,7 +136,7 @@ pub fn see_more(alert: &Alert) -> Vec<String> {
     more
 }
 
-/// The last lines, each on one line and bounded; what is left out is said.
+/// The last lines of an excerpt, cut to their limits, with notes on what was cut.
 pub fn excerpt(lines: &[ExcerptLine]) -> Vec<String> {
     let skipped = lines.len().saturating_sub(EXCERPT_LINES_MAX);
     let mut shown = Vec::with_capacity(lines.len() - skipped + 1);

@@ -1,13 +1,13 @@
-//! What an entry without a name is called: its program, and a short hash of its schedule and command.
+//! The default name of an entry: its program, and a short hash of its schedule and command.
 //!
-//! The name must outlive edits elsewhere in the file, reorderings and reinstallations, because the job's history hangs
-//! on it; so it depends on nothing but the entry itself.
+//! The history of a job is stored under its name. So the name is a function of the entry alone, and does not change
+//! when other lines are edited or moved.
 
 use sha2::{Digest, Sha256};
 
 use super::line::Entry;
 
-/// Characters of the program's name that are kept; with the hash and a count the whole stays a legal name.
+/// Characters of the program in the name. With the hash and a count the name has at most 48 characters.
 const PROGRAM_LENGTH_MAX: usize = 32;
 
 pub(super) fn default_name(entry: &Entry<'_>) -> String {
@@ -16,7 +16,7 @@ pub(super) fn default_name(entry: &Entry<'_>) -> String {
     format!("{}-{hash}", program(&entry.command))
 }
 
-/// The program that a command is about: past `cd somewhere &&`, variables, and wrappers that run another program.
+/// The main program of a command: `cd DIR &&`, variables, and wrappers that run another program are skipped.
 fn program(command: &str) -> String {
     const WRAPPERS: [&str; 12] =
         ["sudo", "exec", "nice", "ionice", "env", "time", "nohup", "setsid", "chronic", "command", "test", "["];
@@ -42,7 +42,7 @@ fn program(command: &str) -> String {
     }
 }
 
-/// A step that only prepares the one that matters.
+/// Whether a step only prepares the main one.
 fn is_prelude(step: &str) -> bool {
     const PRELUDES: [&str; 8] = ["cd", ".", "source", "export", "set", "umask", "test", "["];
     let first = step.split_whitespace().next().unwrap_or_default();
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_called_after_the_program_that_matters() {
+    fn an_entry_is_named_after_its_main_program() {
         for (command, expected) in [
             ("/usr/local/bin/dump.sh --all", "dump.sh"),
             ("cd /srv/app && ./bin/report", "report"),

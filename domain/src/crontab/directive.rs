@@ -1,4 +1,4 @@
-//! `# sexton: key=value ...` and `# sexton-defaults: key=value ...`: fields of jobs in comments that cron skips.
+//! Directives: `# sexton: key=value ...` and `# sexton-defaults: key=value ...` set fields of jobs in comments.
 //!
 //! Values may be quoted with `"` or `'`. A dotted key is a field of a table (`retries.max=2`, `alert.channels=oncall`,
 //! `env.LEVEL=9`), commas make a list (`rules=default,python`).
@@ -20,7 +20,7 @@ pub(super) enum DirectiveKind {
     Defaults(Directive),
 }
 
-/// Reads a comment (what follows `#`); `None` when it is meant for people.
+/// Reads a comment without its `#`; `None` when it is not a directive.
 ///
 /// # Errors
 /// One lower-case sentence with the remedy.
@@ -45,7 +45,7 @@ fn words(text: &str) -> Result<Vec<(String, String)>, String> {
         let key = &rest[..end];
         let Some(value) = rest[end..].strip_prefix('=').filter(|_| !key.is_empty()) else {
             return Err(format!(
-                "`{}` is not key=value; write it so, with quotes around blanks",
+                "`{}` is not key=value; put values with blanks in quotes",
                 if end == 0 { rest } else { key }
             ));
         };
@@ -53,7 +53,7 @@ fn words(text: &str) -> Result<Vec<(String, String)>, String> {
         let (value, after) = match quote {
             Some(quote) => value[1..]
                 .split_once(quote)
-                .ok_or_else(|| format!("the quote that begins the value of `{key}` never ends; close it"))?,
+                .ok_or_else(|| format!("the value of `{key}` has no closing quote; add it"))?,
             None => value.split_at(value.find(char::is_whitespace).unwrap_or(value.len())),
         };
         if !after.is_empty() && !after.starts_with(char::is_whitespace) {
@@ -63,7 +63,7 @@ fn words(text: &str) -> Result<Vec<(String, String)>, String> {
         rest = after.trim_start();
     }
     if words.is_empty() {
-        return Err("nothing follows; write key=value, like name=nightly-dump timeout=2h".to_owned());
+        return Err("the directive is empty; write key=value, like name=nightly-dump timeout=2h".to_owned());
     }
     Ok(words)
 }
@@ -73,13 +73,13 @@ impl Directive {
         self.words.iter().any(|(name, _)| name == key)
     }
 
-    /// Another comment for the same entry; what it says wins.
+    /// Adds a later directive of the same entry, whose values win.
     pub fn merge(&mut self, later: Directive) {
         self.line = later.line;
         self.words.extend(later.words);
     }
 
-    /// Sets the fields of a job; what is wrong is told to `document`.
+    /// Sets the fields of a job; faults go to `document`.
     pub fn apply(&self, document: &Document, job: &mut Job) {
         let mut section = document.section_of_words(self.line, self.words.clone());
         if let Some(group) = section.text("group") {

@@ -4,7 +4,7 @@ use super::Format;
 
 pub(super) enum Line<'a> {
     Blank,
-    /// What follows the `#`.
+    /// Text after the `#`.
     Comment(&'a str),
     Assignment(Assignment),
     Entry(Entry<'a>),
@@ -21,12 +21,12 @@ pub(super) struct Entry<'a> {
     pub user: Option<&'a str>,
     /// `-n`: cronie mails on failure only.
     pub mail_on_failure: bool,
-    /// The command as it is written, with its `%`.
+    /// The command as written, with its `%`.
     pub text: &'a str,
-    /// What the shell gets.
+    /// The command for the shell.
     pub command: String,
     pub stdin: Option<String>,
-    /// The schedule is one that plain cron does not know.
+    /// Whether cron does not know the schedule.
     pub extension: bool,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn read(text: &str, format: Format) -> Result<Line<'_>, String> {
     entry(text, format).map(Line::Entry)
 }
 
-/// `NAME = VALUE` as cronie's `load_env` takes it apart: either side may be quoted, nothing is expanded.
+/// `NAME = VALUE`, split as by cronie's `load_env`: either side may be quoted, and nothing is expanded.
 fn assignment(text: &str) -> Result<Option<Assignment>, String> {
     let (name, rest) = match quoted(text) {
         Some(Some((name, rest))) => (name, rest),
@@ -68,20 +68,20 @@ fn assignment(text: &str) -> Result<Option<Assignment>, String> {
                 rest.trim_matches(BLANKS)
             ));
         }
-        Some(None) => return Err("the quote that begins the value never ends; close it".to_owned()),
+        Some(None) => return Err("the value has no closing quote; add it".to_owned()),
         None => value.trim_end_matches(BLANKS),
     };
     Ok(Some(Assignment { name: name.to_owned(), value: value.to_owned() }))
 }
 
-/// The inside of a quoted text and what follows it; `Some(None)` when the quote never ends.
+/// The inside of a quoted text, and the rest; `Some(None)` without a closing quote.
 fn quoted(text: &str) -> Option<Option<(&str, &str)>> {
     let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
     Some(text[1..].split_once(quote))
 }
 
 fn entry(text: &str, format: Format) -> Result<Entry<'_>, String> {
-    // Before the minute, `-` asks cronie not to log the entry; there is nothing of that kind to ask for here.
+    // Before the minute, `-` asks cronie not to log the entry. It has no meaning here.
     let mut rest = text.strip_prefix('-').unwrap_or(text).trim_start_matches(BLANKS);
     let (schedule, extension) = schedule(&mut rest)?;
     let user = match format {
@@ -105,7 +105,7 @@ fn entry(text: &str, format: Format) -> Result<Entry<'_>, String> {
     }
     if rest.starts_with('*') {
         return Err(
-            "the command begins with *, so there is one * too many; write five fields and then the command".to_owned()
+            "the command starts with *, so there is one * too many; write five fields and then the command".to_owned()
         );
     }
     let (command, stdin) = split_percent(rest);
@@ -123,7 +123,7 @@ fn schedule(rest: &mut &str) -> Result<(String, bool), String> {
         }
         if words.len() < 5 {
             return Err(format!(
-                "neither an assignment nor an entry, which has five fields and a command, and here are {} words; \
+                "neither an assignment nor an entry: found {} words, and an entry has five fields and a command; \
                  write minute, hour, day of month, month, day of week, command",
                 words.len()
             ));
@@ -164,8 +164,8 @@ fn word<'a>(rest: &mut &'a str) -> Option<&'a str> {
     (end > 0).then(|| &line[..end])
 }
 
-/// cronie's `src/do_command.c`: the command ends at the first unescaped `%`; in what follows, each further one is a
-/// newline. `\%` is a percent sign, any other backslash stays.
+/// As cronie's `src/do_command.c`: the command ends at the first unescaped `%`; each later one is a newline of the
+/// standard input. `\%` is a percent sign; any other backslash is kept.
 fn split_percent(text: &str) -> (String, Option<String>) {
     let mut command = String::with_capacity(text.len());
     let mut escaped = false;

@@ -1,4 +1,4 @@
-//! The fields of a job as people write them, in a jobs file or after `# sexton:` in a crontab.
+//! Reads and checks the fields of a job, from a jobs file or from a `# sexton:` directive of a crontab.
 
 use std::time::Duration;
 
@@ -10,28 +10,26 @@ use crate::job::{AlertPolicy, CatchUp, Concurrency, Job, Needs, Retries};
 use crate::run::Outcome;
 use crate::schedule::{Context, Schedule};
 
-/// Characters of a group or a job's name: APP-NAME of syslog (RFC 5424, section 6.2.5) holds 48, and everything else
-/// that carries the name (file names, CloudWatch streams, queue names) holds more.
+/// Characters of the name of a group or a job: the limit of APP-NAME (RFC 5424, section 6.2.5). File names, CloudWatch
+/// streams and queue names allow more.
 pub const NAME_LENGTH_MAX: usize = 48;
 
-/// Attempts after the first; more would hide a job that never works.
+/// Attempts after the first. Chosen: more would hide a job that never works.
 const RETRIES_MAX: i64 = 100;
 
-/// A delay that grows faster than tenfold from retry to retry reaches its bound at once.
+/// Factor between two delays. Chosen: with more, the second delay already reaches its limit of a day.
 const BACKOFF_MAX: f64 = 10.0;
 
-/// Cores of the largest machines that clouds rent out, rounded up.
+/// Cores of one run. Chosen: more than the largest machines have (1,920 virtual CPUs on EC2).
 const CPU_MAX: f64 = 4096.0;
 
-/// Bad runs in a row before an alert; whoever wants none writes no channel.
+/// Failed runs in a row before an alert. Chosen, not measured.
 const ALERT_AFTER_MAX: i64 = 1000;
 
-/// Environment names and values, together; Linux gives a process no more than this for one of them
-/// (`MAX_ARG_STRLEN`, execve(2)). Bytes.
+/// Bytes of one environment variable, name and value together: `MAX_ARG_STRLEN` of Linux (execve(2)).
 const ENVIRONMENT_ENTRY_MAX: usize = 131_072;
 
-/// Takes every field that a job may have besides its name, schedule and command. Those that are absent keep the value
-/// that `job` has.
+/// Reads all fields of a job except name, schedule and command. An absent field keeps the value in `job`.
 pub fn read(section: &mut Section, job: &mut Job) {
     set(&mut job.zone, section.text("zone"));
     set(&mut job.enabled, section.flag("enabled"));
@@ -82,12 +80,12 @@ fn set_some<T>(place: &mut Option<T>, value: Option<T>) {
     }
 }
 
-/// A duration that would stop everything at once if it were zero.
+/// Reads a duration that must not be zero.
 fn limit(section: &mut Section, key: &'static str) -> Option<Duration> {
     let line = section.line_of(key);
     let limit = section.duration(key)?;
     if limit.is_zero() {
-        section.fault(line, "0s", format!("`{key}` of nothing stops every run; write a longer one, or leave it out"));
+        section.fault(line, "0s", format!("`{key}` is zero, which stops every run; write a longer one, or omit it"));
         return None;
     }
     Some(limit)
@@ -103,19 +101,19 @@ fn environment(section: &mut Section, job: &mut Job) {
     }
 }
 
-/// Whether a process can be given this variable.
+/// Checks that a process can get this variable.
 ///
 /// # Errors
-/// One lower-case sentence.
+/// One lower-case sentence with the remedy.
 pub fn check_environment(name: &str, value: &str) -> Result<(), String> {
     if name.is_empty() || name.contains(['=', '\0']) {
-        return Err("not a name for a variable; write one without = in it".to_owned());
+        return Err("not a name of a variable; write one without `=`".to_owned());
     }
     if value.contains('\0') {
-        return Err("the value has a NUL byte in it; remove it".to_owned());
+        return Err("the value contains a NUL byte; remove it".to_owned());
     }
     if name.len() + value.len() + 2 > ENVIRONMENT_ENTRY_MAX {
-        return Err(format!("longer than {ENVIRONMENT_ENTRY_MAX} bytes; put it in a file and name the file"));
+        return Err(format!("longer than {ENVIRONMENT_ENTRY_MAX} bytes; put it in a file and pass the file's path"));
     }
     Ok(())
 }
@@ -164,8 +162,8 @@ fn alert(mut section: Section, earlier: AlertPolicy) -> AlertPolicy {
     alert
 }
 
-/// Whether a group or a job may be called so: the name becomes part of file names, CloudWatch streams, queue names and
-/// syslog's APP-NAME.
+/// Checks the name of a group or a job; it becomes part of file names, CloudWatch streams, queue names and the APP-NAME
+/// of syslog.
 ///
 /// # Errors
 /// One lower-case sentence with the remedy.
@@ -175,10 +173,10 @@ pub fn check_name(what: &str, name: &str) -> Result<(), String> {
         return Err(format!("the {what} is empty; write letters, digits, `_`, `-` or `.`"));
     }
     if let Some(wrong) = name.chars().find(|c| !legal(*c)) {
-        return Err(format!("the {what} has {wrong:?} in it; write letters, digits, `_`, `-` and `.` only"));
+        return Err(format!("the {what} contains {wrong:?}; write letters, digits, `_`, `-` and `.` only"));
     }
     if name.starts_with(['.', '-']) {
-        return Err(format!("the {what} begins with `{}`; begin it with a letter, a digit or `_`", &name[..1]));
+        return Err(format!("the {what} starts with `{}`; start it with a letter, a digit or `_`", &name[..1]));
     }
     if name.len() > NAME_LENGTH_MAX {
         return Err(format!("the {what} has {} characters; write at most {NAME_LENGTH_MAX}", name.len()));
@@ -186,7 +184,7 @@ pub fn check_name(what: &str, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Reports a group or a name that cannot be used.
+/// Reports an invalid group or name.
 pub fn check_names(document: &Document, line: u32, job: &Job) {
     for (what, name) in [("group", &job.group), ("name", &job.name)] {
         if let Err(message) = check_name(what, name) {
@@ -195,7 +193,7 @@ pub fn check_names(document: &Document, line: u32, job: &Job) {
     }
 }
 
-/// Reports what is wrong and what may surprise in a job's schedule and zone.
+/// Reports faults and warnings of a job's schedule and zone.
 pub fn check_schedule(document: &Document, line: u32, job: &Job) {
     match schedule(job, Timestamp::UNIX_EPOCH) {
         Ok(schedule) => {
@@ -207,7 +205,7 @@ pub fn check_schedule(document: &Document, line: u32, job: &Job) {
     }
 }
 
-/// A job's schedule. `first_seen` is where `rate()` and `@every` count from when the job itself does not say.
+/// Parses a job's schedule. `first_seen`: where `rate()` and `@every` count from when the job has no anchor.
 ///
 /// # Errors
 /// One lower-case sentence with the remedy.

@@ -1,8 +1,7 @@
-//! What the services keep: jobs, the due index, runs, alerts, settings. Shaped so that a key-value store with
-//! conditional writes can keep it: no port asks for more than one item to change at once, but for [`RunWrite`] with
-//! its [`AlertStep`], which is one small transaction.
+//! Ports of the services' stores: jobs, due index, runs, alerts, settings. A key-value store with conditional writes
+//! can implement them: each call changes one item, except [`RunWrite`] with its [`AlertStep`], a small transaction.
 //!
-//! Versions count the writes of one record, from 1. A conditional write names the version it was made from.
+//! A version counts the writes of one record, from 1. A conditional write names the version that it was made from.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -14,67 +13,77 @@ use crate::job::{Job, JobKey};
 use crate::ledger::Ledger;
 use crate::run::{Outcome, Run, RunId, RunKey};
 
-/// A record and how often it was written.
+/// A record with its version.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored<T> {
+    /// The record as it was read.
     pub record: T,
+    /// Writes so far.
     pub version: u64,
 }
 
-/// Records, and where the next page begins; `None`: there are no more. A page may be shorter than asked for.
+/// One page of a list. It may have fewer records than requested.
 #[derive(Clone, Debug)]
 pub struct Page<T> {
+    /// In the order that the call promises.
     pub records: Vec<T>,
+    /// Start of the next page; `None` after the last.
     pub next: Option<Cursor>,
 }
 
-/// Where a page begins: opaque, of the adapter that gave it.
+/// The start of a page. Opaque; valid only for the adapter that returned it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cursor(pub String);
 
-/// A job as it is stored. What cannot be read (somebody edited it by hand) is one sentence, and is in nobody's way.
+/// A job as it is stored. An unreadable record (edited by hand) is an error of this job alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredJob {
+    /// Readable also when the job is not.
     pub key: JobKey,
+    /// The job, or one sentence why its record is unreadable.
     pub job: Result<Job, String>,
+    /// Writes so far; 0 for a record that was made by hand.
     pub version: u64,
 }
 
-/// The jobs.
+/// The store of jobs.
 #[async_trait]
 pub trait JobStore: Send + Sync {
-    /// The jobs of these keys that exist, in no promised order. Reads what was written before.
+    /// Returns the jobs of these keys that exist, in any order. Reads its own writes.
     async fn get(&self, keys: &[JobKey]) -> PortResult<Vec<StoredJob>>;
-    /// Writes a job if its version still is `expected` (`None`: if there is no such job). `false`: somebody else was
-    /// first; nothing changed.
+    /// Writes a job if its version is still `expected` (`None`: if there is no such job). `false`: a conflict; nothing
+    /// changed.
     async fn put(&self, job: &Job, expected: Option<u64>) -> PortResult<bool>;
-    /// Idempotent.
+    /// Deletes a job. Idempotent.
     async fn remove(&self, key: &JobKey) -> PortResult<()>;
-    /// Jobs of one group or all, by group and name.
+    /// Returns jobs of one group (`None`: all groups), by group and name.
     async fn list(&self, group: Option<&str>, after: Option<&Cursor>, most: usize) -> PortResult<Page<StoredJob>>;
 }
 
-/// One job's next firing.
+/// A due entry: "this job fires at this instant".
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Due {
+    /// Nominal time of the firing.
     pub at: Timestamp,
+    /// The job.
     pub key: JobKey,
-    /// What the firing was computed from ([`Job::timing`]); an entry of an edited job no longer agrees and is dropped.
+    /// [`Job::timing`] of the job that the entry was computed from. After an edit of the job they differ, and the
+    /// scheduler drops the entry.
     pub timing: String,
 }
 
-/// What fires when, by shard and instant. An entry stands until the scheduler has dealt with it, however late.
+/// The due index, by shard and instant. An entry stays until the scheduler has fired it, at any later time.
 #[async_trait]
 pub trait DueIndex: Send + Sync {
-    /// Shards, numbered from 0. A job is always in the same one.
+    /// The number of shards; they are numbered from 0. All entries of a job are in the same shard.
     fn shards(&self) -> u32;
-    /// Adds entries; one that exists already stays as it is.
+    /// Adds entries; an existing entry is left unchanged.
     async fn put(&self, entries: &[Due]) -> PortResult<()>;
-    /// Up to `most` entries of a shard with `from <= at <= until`, earliest first.
+    /// Returns up to `most` entries of a shard with `from <= at <= until`, earliest first.
     async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>>;
-    /// The same where all that was written before `written_since` is dealt with: an adapter that keeps removed entries
-    /// leaves those out that were written earlier (by its own clock); one that forgets them need not look.
+    /// As [`DueIndex::list`], for a caller that has fired all entries written before `written_since`. An adapter that
+    /// keeps removed entries leaves out those written earlier (by its own clock); any other may ignore the instant.
     async fn list_late(
         &self,
         shard: u32,
@@ -85,151 +94,168 @@ pub trait DueIndex: Send + Sync {
     ) -> PortResult<Vec<Due>> {
         self.list(shard, from, until, most).await
     }
-    /// Idempotent. Where a delete costs as much as a write, an adapter may keep the entry until it expires: the
-    /// scheduler reads an entry twice without harm, and looks back with [`DueIndex::list_late`].
+    /// Removes entries. Idempotent. An adapter for which a delete costs as much as a write may keep the entry until it
+    /// expires: reading an entry twice is harmless, and the scheduler looks back with [`DueIndex::list_late`].
     async fn remove(&self, entries: &[Due]) -> PortResult<()>;
 }
 
-/// What is to become of a run, in one atomic step.
+/// One conditional write of a run, atomic with the change of its job's alert state.
 #[derive(Clone, Debug)]
 pub struct RunWrite {
+    /// The new record.
     pub run: Run,
-    /// The version that the run was read with; `None`: it must not exist yet.
+    /// The version that the run was read with; `None`: the run must not exist.
     pub expected: Option<u64>,
-    /// Changes with the run or not at all.
+    /// Written with the run, or not at all.
     pub alert: Option<AlertStep>,
 }
 
-/// What came of a [`RunWrite`].
+/// The result of a [`RunWrite`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum WriteResult {
+    /// Written.
     Done,
-    /// Somebody else was first; this is what the run is now (`None`: it was removed).
+    /// Another writer changed the run before; with the run as it is now (`None`: it was deleted).
     Conflict(Option<Box<Stored<Run>>>),
-    /// The job's alert state is not the one that the step was made from.
+    /// The job's alert state has another version than the step expects.
     AlertConflict,
 }
 
+/// Selects runs by their state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RunFilter {
+    /// Every run.
     #[default]
     All,
-    /// Not ended.
+    /// Runs without an outcome.
     Open,
+    /// Runs with this outcome.
     Ended(Outcome),
 }
 
-/// Which runs; all bounds together. `since <= nominal < until`, compared by whole seconds: fractions are cut off runs'
-/// nominal instants and rounded up in bounds.
+/// Selects runs; all conditions must hold. Instants are compared by whole seconds: fractions are cut off nominal times
+/// and rounded up in bounds.
 #[derive(Clone, Debug, Default)]
 pub struct RunQuery {
+    /// Only runs of this group.
     pub group: Option<String>,
-    /// Only together with `group`.
+    /// Only runs of this job; needs `group`.
     pub job: Option<String>,
-    /// Only the run of this name.
+    /// Only the run with this id.
     pub run_id: Option<RunId>,
+    /// Only runs in this state.
     pub filter: RunFilter,
+    /// Lower bound of the nominal time, included.
     pub since: Option<Timestamp>,
+    /// Upper bound of the nominal time, excluded.
     pub until: Option<Timestamp>,
 }
 
 impl RunQuery {
+    /// All runs without an outcome.
     pub fn open() -> RunQuery {
         RunQuery { filter: RunFilter::Open, ..RunQuery::default() }
     }
 
-    /// The run of a name, when nobody knows its group.
+    /// The run with this id, for a caller that does not know its group.
     pub fn by_id(run_id: &RunId) -> RunQuery {
         RunQuery { run_id: Some(run_id.clone()), ..RunQuery::default() }
     }
 
+    /// All runs of a job.
     pub fn of_job(key: &JobKey) -> RunQuery {
         RunQuery { group: Some(key.group.clone()), job: Some(key.name.clone()), ..RunQuery::default() }
     }
 }
 
-/// The runs.
+/// The store of runs.
 #[async_trait]
 pub trait RunStore: Send + Sync {
-    /// The runs of these names that exist, in no promised order. Reads what was written before.
+    /// Returns the runs of these keys that exist, in any order. Reads its own writes.
     async fn get(&self, runs: &[RunKey]) -> PortResult<Vec<Stored<Run>>>;
-    /// Each write is atomic and stands alone; what came of each is told in the order given. An error says nothing about
-    /// the writes before it: writing the same again is harmless, as it conflicts.
+    /// Writes each run atomically and independently of the others; results are in the order of `writes`. After an error
+    /// some of them may be written: repeating the call is harmless, because written ones conflict.
     async fn write(&self, writes: &[RunWrite]) -> PortResult<Vec<WriteResult>>;
-    /// Newest first. A record that cannot be read is left out and set aside ([`Settings::quarantined`]).
+    /// Returns runs, newest first. An unreadable record is left out and quarantined ([`Settings::quarantined`]).
     async fn list(&self, query: &RunQuery, after: Option<&Cursor>, most: usize) -> PortResult<Page<Stored<Run>>>;
-    /// Counts what the query matches.
+    /// Counts the runs that match.
     async fn count(&self, query: &RunQuery) -> PortResult<Ledger>;
-    /// Idempotent.
+    /// Deletes runs. Idempotent.
     async fn remove(&self, runs: &[RunKey]) -> PortResult<()>;
 }
 
-/// A job's alert state moves, and what is worth telling is stored.
+/// A change of a job's alert state, with the transitions that it causes.
 #[derive(Clone, Debug, Default)]
 pub struct AlertStep {
+    /// The new state, where it changes.
     pub state: Option<StateChange>,
-    /// One whose id exists already stays as it is.
+    /// New transitions; one whose id exists is left unchanged.
     pub transitions: Vec<Transition>,
 }
 
+/// A conditional write of a job's alert state.
 #[derive(Clone, Debug)]
 pub struct StateChange {
+    /// The job.
     pub key: JobKey,
     /// The version that the state was read with; 0 when there was none.
     pub expected: u64,
+    /// The new state.
     pub state: JobState,
 }
 
-/// The alerts on their way to people.
+/// The store of alert states and transitions.
 #[async_trait]
 pub trait AlertStore: Send + Sync {
-    /// The alert states of these jobs, in the order asked for; the default with version 0 where there is none.
+    /// Returns the alert states of these jobs in the order of `keys`; the default with version 0 where there is none.
     async fn states(&self, keys: &[JobKey]) -> PortResult<Vec<Stored<JobState>>>;
-    /// One of them.
+    /// Returns the alert state of one job.
     async fn state(&self, key: &JobKey) -> PortResult<Stored<JobState>> {
         let found = self.states(std::slice::from_ref(key)).await?.pop();
         Ok(found.unwrap_or(Stored { record: JobState::default(), version: 0 }))
     }
-    /// Takes a step that goes with no run. `false`: the state is another one by now; nothing changed.
+    /// Writes a step without a run. `false`: a conflict on the state; nothing changed.
     async fn raise(&self, step: &AlertStep) -> PortResult<bool>;
-    /// Up to `most` pending transitions that are due at `at`, earliest first, kept from other workers until `until`.
+    /// Claims up to `most` pending transitions that are due at `at`, earliest first, for `worker` until `until`.
     async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>>;
-    /// Stores what became of claimed transitions (fate, tries, the next `not_before`) and gives them back. One that
-    /// another worker claimed since stays as it is.
+    /// Stores the results of claimed transitions (delivery state, tries, the next `not_before`) and ends their claims.
+    /// A transition that another worker has claimed since is left unchanged.
     async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()>;
-    /// All transitions, newest first. Those settled for longer than the adapter's keeping time are gone.
+    /// Returns transitions, newest first. The adapter deletes those that have been settled longer than its retention.
     async fn list(&self, after: Option<&Cursor>, most: usize) -> PortResult<Page<Transition>>;
 }
 
-/// A record that could not be read. It stays where it is, and is told.
+/// An unreadable stored record. It stays where it is; an alert reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
     /// `run`, `report`, `order`, `job`, ...
     pub kind: String,
+    /// Key of the record in its table.
     pub key: String,
-    /// One sentence.
+    /// One sentence: why it is unreadable.
     pub why: String,
+    /// When it was found.
     pub at: Timestamp,
 }
 
-/// Small things that the services remember, and who is alive.
+/// Small records of the services, by name; heartbeats; the list of quarantined records.
 #[async_trait]
 pub trait Settings: Send + Sync {
-    /// Reads what was written before.
+    /// Returns a setting. Reads its own writes.
     async fn read(&self, name: &str) -> PortResult<Option<Stored<serde_json::Value>>>;
-    /// Writes if the version still is `expected` (`None`: if there is none). `false`: somebody else was first.
+    /// Writes a setting if its version is still `expected` (`None`: if there is none). `false`: a conflict.
     async fn write(&self, name: &str, value: &serde_json::Value, expected: Option<u64>) -> PortResult<bool>;
-    /// The latest beat of every runner.
+    /// Returns the latest heartbeat of each runner.
     async fn heartbeats(&self) -> PortResult<Vec<Heartbeat>>;
-    /// Forgets runners that have not beaten since. Idempotent.
+    /// Deletes the heartbeats of runners without one since `before`. Idempotent.
     async fn delete_heartbeats(&self, before: Timestamp) -> PortResult<()>;
-    /// Records that could not be read, newest first, at most 100.
+    /// Returns unreadable records, newest first, at most 100.
     async fn quarantined(&self) -> PortResult<Vec<Quarantined>>;
 }
 
-/// Where alerts are sent. At least once: a worker that dies between sending and marking sends again.
+/// Sends alerts, at least once: a worker that dies between sending and settling causes a second message.
 #[async_trait]
 pub trait Notifier: Send + Sync {
-    /// Sends to one channel. A permanent error is not tried again.
+    /// Sends to one channel. A permanent error is not retried.
     async fn notify(&self, channel: &str, alert: &Alert) -> PortResult<()>;
 }

@@ -1,5 +1,5 @@
-//! How a run moves. Every way in which its record changes after it was created is here, so that whoever stores it (the
-//! collector, the claim, overdue) only stores what these functions say.
+//! All changes of a run's record after its creation. The collector, the claim and the check for overdue runs only store
+//! the results of these functions. Pure.
 
 use jiff::Timestamp;
 
@@ -7,36 +7,44 @@ use super::{Attempt, JudgedOn, Outcome, RuleHit, Run, State, Trigger};
 use crate::event::{Body, Event, Report};
 use crate::ports::Claim;
 
-/// Bytes of excerpt that a run keeps when it went well; the whole excerpt is kept for runs that people will look into.
-/// A record in DynamoDB is billed by the KiB.
+/// Bytes of excerpt that a succeeded run keeps; any other run keeps the whole excerpt. Chosen: a record of DynamoDB is
+/// billed per KiB, and a run that succeeded is rarely read.
 pub const GOOD_EXCERPT_BYTES_MAX: usize = 400;
 
-/// What a report comes to, as the judge says.
+/// The result of judging a report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
+    /// Becomes the run's outcome.
     pub outcome: Outcome,
+    /// One sentence.
     pub reason: String,
+    /// The output that the rules have seen.
     pub judged_on: Option<JudgedOn>,
+    /// The hits that the outcome rests on.
     pub rules: Vec<RuleHit>,
 }
 
-/// What an event did to a run.
+/// The effect of an event on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// The record is another one now and is to be stored.
+    /// The record changed and must be stored.
     Moved,
-    /// The run has ended by this event: it is the truth about the attempt. `replaced` is what had been declared before.
-    Ended { replaced: Option<Outcome> },
-    /// Known already, or of no consequence any more.
+    /// The event reports the end of the attempt, so the run has its final outcome.
+    Ended {
+        /// The outcome that was declared before, without a report.
+        replaced: Option<Outcome>,
+    },
+    /// Known already, or without effect on the record.
     Unchanged,
-    /// Of an attempt that another one followed: refused.
+    /// Refused: a retry followed the attempt.
     OlderAttempt,
-    /// Of an attempt that nobody ordered, or of another run: refused.
+    /// Refused: the attempt was never ordered, or the event belongs to another run.
     NotOrdered,
 }
 
 impl Run {
-    /// A run that nobody scheduled, known by what its runner says about it. The same whichever event comes first.
+    /// A run that was not scheduled (`sexton exec`), made from its first event. Any of its events gives the same
+    /// record.
     pub fn from_report(event: &Event) -> Run {
         let key = crate::job::JobKey::new(&event.group, &event.job);
         let mut run = Run::new(event.run_id.clone(), &key, event.nominal, event.trigger, event.nominal);
@@ -44,16 +52,15 @@ impl Run {
         run
     }
 
-    /// Whether a runner told how the current attempt ended, so that nothing may replace its outcome.
+    /// Whether a runner reported the end of the current attempt. Such an outcome is never replaced.
     pub fn has_report(&self) -> bool {
         self.state == State::Finished && self.duration_ms.is_some()
     }
 
-    /// Applies an event. Events may come in any order and any number of times: the record ends the same. `judge` is
-    /// asked only about a report that counts.
+    /// Applies an event. Events may arrive in any order and more than once; the final record is the same. `judge` is
+    /// called only for a report that changes the record.
     ///
-    /// What was only declared (`missed`, `lost`: nobody had heard of the run) gives way to a report of the same
-    /// attempt.
+    /// A report of the same attempt replaces an outcome that was declared without one (`missed`, `lost`).
     pub fn apply(&mut self, event: &Event, judge: impl FnOnce(&Report) -> Verdict) -> Applied {
         if event.run_id != self.run_id || event.attempt > self.attempt {
             return Applied::NotOrdered;
@@ -139,7 +146,8 @@ impl Run {
         self.excerpt.drain(..self.excerpt.len() - kept);
     }
 
-    /// Takes `attempt` for a runner: only while it is scheduled, not held, and not too late. Idempotent per runner.
+    /// Claims `attempt` for a runner: only while it is scheduled, not held, and `start_by` has not passed. Idempotent
+    /// per runner.
     pub fn claim(&mut self, attempt: u32, runner: &str, host: &str, at: Timestamp) -> Claim {
         if attempt != self.attempt || !self.is_open() {
             return Claim::Refused;
@@ -157,8 +165,8 @@ impl Run {
         Claim::Granted
     }
 
-    /// Ends the run without a report: `skipped`, `missed`, `lost`, or `stopped` before it began. A run that has ended
-    /// stays as it is.
+    /// Ends the run without a report: `skipped`, `missed`, `lost`, or `stopped` before its start. No effect on a run
+    /// that has ended.
     pub fn finish(&mut self, outcome: Outcome, reason: impl Into<String>, at: Timestamp) {
         if !self.is_open() {
             return;
@@ -170,7 +178,7 @@ impl Run {
         self.held = false;
     }
 
-    /// Gives the run another attempt. What the last one came to is kept in `earlier`.
+    /// Starts the next attempt. The end of the last one is kept in `earlier_attempts`.
     pub fn retry(&mut self, not_before: Timestamp) {
         let fresh = Run::new(self.run_id.clone(), &self.key(), self.nominal, Trigger::Retry, self.scheduled_at);
         let last = std::mem::replace(self, fresh);
@@ -301,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_known_only_by_its_reports_is_the_same_whichever_comes_first() {
+    fn a_run_made_from_its_reports_is_the_same_for_any_first_report() {
         let (mut forth, mut back) = (Run::from_report(&started(1)), Run::from_report(&finished(1, 0)));
         for event in [started(1), finished(1, 0)] {
             forth.apply(&event, judge);
@@ -313,10 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn the_truth_replaces_what_was_declared_and_never_the_other_way_round() {
+    fn a_report_replaces_a_declared_outcome_and_is_never_replaced_by_one() {
         for declared in [Outcome::Missed, Outcome::Lost] {
             let mut run = run();
-            run.finish(declared, "nobody heard of it", at(5));
+            run.finish(declared, "no report from it", at(5));
             assert_eq!(run.apply(&started(1), judge), Applied::Moved);
             assert_eq!(run.outcome, Some(declared));
             assert_eq!(run.apply(&finished(1, 3), judge), Applied::Ended { replaced: Some(declared) });
@@ -331,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_attempt_is_refused_and_remembered() {
+    fn reports_of_an_older_attempt_are_refused_and_its_end_is_kept() {
         let mut run = run();
         run.apply(&finished(1, 1), judge);
         run.retry(at(60));
@@ -346,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_runner_can_claim_and_only_what_may_start() {
+    fn one_runner_can_claim_an_attempt_and_only_one_that_may_start() {
         let mut claimed = run();
         assert_eq!(claimed.claim(1, "r1", "h1", at(1)), Claim::Granted);
         let once = claimed.clone();
@@ -362,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_run_keeps_its_last_lines_only() {
+    fn a_succeeded_run_keeps_only_its_last_lines() {
         let (mut good, mut bad) = (run(), run());
         good.apply(&finished(1, 0), judge);
         bad.apply(&finished(1, 1), judge);

@@ -12,7 +12,7 @@ use super::calendar::{AwsDays, Calendar, Days, Repair, Years};
 use super::fields::{AWS_WEEKDAY, AWS_YEAR, DAY, Field, HOUR, MINUTE, MONTH, digits, every};
 use super::{Expression, Once};
 
-/// Reads what stands between the parentheses of `name(...)`.
+/// Parses the text between the parentheses of `name(...)`.
 ///
 /// # Errors
 /// One lower-case sentence with the remedy.
@@ -44,7 +44,7 @@ fn rate(inner: &str) -> Result<Duration, String> {
     }
 }
 
-/// No rate counts this far: more days than this are better written as dates.
+/// Rates are smaller than this. Chosen: the largest number that [`digits`] reads exactly.
 const RATE_MAX: u16 = 9999;
 
 fn at(inner: &str, zone: &TimeZone) -> Result<Once, String> {
@@ -59,7 +59,7 @@ fn at(inner: &str, zone: &TimeZone) -> Result<Once, String> {
     let note = match ambiguous.offset() {
         AmbiguousOffset::Unambiguous { .. } => None,
         AmbiguousOffset::Gap { .. } => Some("this local time does not exist: the clocks go forward over it".to_owned()),
-        AmbiguousOffset::Fold { .. } => Some("this local time comes twice: runs the first time".to_owned()),
+        AmbiguousOffset::Fold { .. } => Some("this local time occurs twice: runs the first time".to_owned()),
     };
     Ok(Once { at: ambiguous.compatible().map_err(|_| message())?, nominal, note })
 }
@@ -68,13 +68,13 @@ fn cron(inner: &str) -> Result<Calendar, String> {
     let words: Vec<&str> = inner.split_whitespace().collect();
     let [minute, hour, day, month, weekday, year] = words[..] else {
         return Err(format!(
-            "cron(...) has six fields and here are {}; write minute, hour, day of month, month, day of week, year",
+            "cron(...) has six fields, found {}; write minute, hour, day of month, month, day of week, year",
             words.len()
         ));
     };
     if (day == "?") == (weekday == "?") {
         return Err(format!(
-            "cron(...) wants `?` in exactly one of day of month `{day}` and day of week `{weekday}`; \
+            "cron(...) needs `?` in exactly one of day of month `{day}` and day of week `{weekday}`; \
              write ? in the one that does not matter"
         ));
     }
@@ -94,7 +94,7 @@ fn cron(inner: &str) -> Result<Calendar, String> {
     };
     if calendar.never_fires() {
         return Err(format!(
-            "`cron({inner})` never fires: no such day in those months and years; write a day that they have"
+            "`cron({inner})` never fires: those months and years do not have that day; write a day that they have"
         ));
     }
     Ok(calendar)
@@ -161,7 +161,7 @@ fn day_of_week(element: &str, days: &mut AwsDays) -> Result<(), String> {
         let place = digits(nth).and_then(|nth| days.nth_of_week.get_mut(usize::from(nth).checked_sub(1)?));
         match place {
             Some(place) => *place |= bit(weekday)?,
-            None => return Err(format!("`{element}` names no week of the month; write a number from 1 to 5 after #")),
+            None => return Err(format!("`{element}` is not a week of the month; write a number from 1 to 5 after #")),
         }
     } else {
         days.of_week |= (bits(element, &AWS_WEEKDAY)? >> 1) as u8;

@@ -1,6 +1,6 @@
-//! Which minutes of the calendar match, with no notion of a zone: five sets of bits and the walk over them.
+//! The minutes of the calendar that match, without a zone: five sets of bits and the search in them.
 //!
-//! Local time is counted here in seconds since 1970-01-01T00:00:00 of the local clock. `local` maps it to instants.
+//! Local time is in seconds since 1970-01-01T00:00:00 of the local clock. `clock_changes` maps it to instants.
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
@@ -19,12 +19,13 @@ pub(super) struct Calendar {
     pub repair: Repair,
 }
 
-/// What a change of clocks does to the matching times.
+/// The effect of a clock change on the matching times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repair {
-    /// cronie's wildcard jobs: every real minute whose wall clock matches, so none in a gap and both in an overlap.
+    /// cronie's wildcard jobs: fire in each real minute whose wall clock matches, so not in a gap, and in both passes
+    /// of an overlap.
     Wild,
-    /// cronie's fixed-time jobs: what falls into a gap fires at its end, an overlap fires in its first pass.
+    /// cronie's fixed-time jobs: times in a gap fire at its end; an overlap fires in its first pass.
     Fixed,
     /// EventBridge: a gap is skipped, an overlap fires in its first pass.
     Skip,
@@ -42,14 +43,14 @@ pub(super) enum Days {
     Aws(Box<AwsDays>),
 }
 
-/// crontab(5): a field that begins with `*` narrows the other; two that do not add up.
+/// crontab(5): if one of the day fields starts with `*`, both must match; otherwise one is enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DayRule {
     Both,
     Either,
 }
 
-/// What the days of AWS's `cron()` may name.
+/// The days of AWS's `cron()`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AwsDays {
     /// Bits 1 to 31.
@@ -120,7 +121,7 @@ impl Calendar {
         (hours != 0).then(|| (hours.trailing_zeros() as i8, self.minutes.trailing_zeros() as i8))
     }
 
-    /// The next month that is in the set, and whose year is.
+    /// The next month that is in the set, in a year that is in the set.
     fn month_after(&self, year: i16, month: i8) -> Option<(i16, i8)> {
         let later = self.months & (!0 << (month + 1));
         if later != 0 && self.has_year(year) {
@@ -155,8 +156,8 @@ impl Calendar {
             }
     }
 
-    /// Whether no date can ever match. Constant time: every date that exists falls on every weekday within the 400
-    /// years of the Gregorian calendar, and within 28 years between two exceptions from the leap year rule.
+    /// Whether no date ever matches. Constant time: each date falls on each weekday within 28 years that have no
+    /// exception from the leap year rule.
     pub fn never_fires(&self) -> bool {
         const LONGEST: [u32; 13] = [0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
         if self.minutes == 0 || self.hours == 0 || self.months == 0 {
@@ -180,7 +181,7 @@ impl Calendar {
         (first..=last).any(|year| self.has_year(year) && (1..=12).any(|month| self.days_in(year, month) != 0))
     }
 
-    /// Whether some matching time of day lies in a stretch of local time, whatever the date.
+    /// The first matching time of day in a span of local time, on any date.
     pub fn time_within(&self, from: i64, to: i64) -> Option<i64> {
         (from.div_euclid(60)..to.div_euclid(60))
             .take(24 * 60)

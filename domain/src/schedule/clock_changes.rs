@@ -1,11 +1,11 @@
-//! From local times to instants: what a change of clocks does to a schedule.
+//! Maps local times to instants, and applies clock changes to a schedule.
 //!
-//! A zone is a row of segments, each with one offset from UTC. Within a segment local time runs evenly, so the walk
-//! over the calendar needs no notion of a zone; only the borders do:
+//! A zone is a sequence of segments with one offset from UTC each. Within a segment local time is continuous, so the
+//! search in the calendar needs no zone; only the borders do:
 //!
 //! | job | gap | overlap |
 //! |---|---|---|
-//! | wild | its minutes do not exist | both passes |
+//! | wild | no firing in it | both passes |
 //! | fixed | fires at the first minute after it | first pass |
 //! | AWS | skipped | first pass |
 //! | fixed, change longer than three hours | lost | both passes |
@@ -17,13 +17,13 @@ use jiff::tz::TimeZone;
 use super::Firing;
 use super::calendar::{Calendar, Repair, civil};
 
-/// Seconds. cronie (`src/cron.c`) takes a larger change for a correction of the clock and repairs nothing.
+/// Seconds. cronie (`src/cron.c`) treats a larger change as a correction of the clock, and repairs nothing.
 const REPAIR_MAX: i64 = 3 * 3_600;
 
 /// Seconds that local time can be ahead of UTC (jiff's bound on offsets is 26 hours), and a repair on top.
 const LOCAL_AHEAD_MAX: i64 = 30 * 3_600;
 
-/// A stretch of time with one offset from UTC. Instants and offsets in seconds.
+/// A span of time with one offset from UTC. Instants and offsets in seconds.
 struct Segment {
     start: i64,
     /// First instant after it.
@@ -52,8 +52,8 @@ pub(super) fn next_firing(calendar: &Calendar, zone: &TimeZone, after: Timestamp
                 note: segment.note(calendar.repair, local),
             });
         }
-        // Nothing matches between `from` and `local`, so a match years ahead need not be walked to change by change;
-        // unless the clocks go back behind `from`, to times that were not looked at.
+        // Nothing matches between `from` and `local`, so the search can skip the clock changes before `local`, unless
+        // the clocks go back before `from`, to times that were not searched.
         let ahead = local - LOCAL_AHEAD_MAX;
         if segment.end + segment.after >= from && ahead > segment.end {
             first = ahead;
@@ -65,7 +65,7 @@ pub(super) fn next_firing(calendar: &Calendar, zone: &TimeZone, after: Timestamp
     }
 }
 
-/// The next change of a zone's clocks: where it happens, and the offsets before and after it.
+/// The next clock change of a zone, with the offsets before and after it.
 pub(super) fn next_change(zone: &TimeZone, after: Timestamp) -> Option<Change> {
     zone.following(after).find_map(|transition| {
         let at = transition.timestamp().as_second();
@@ -75,7 +75,7 @@ pub(super) fn next_change(zone: &TimeZone, after: Timestamp) -> Option<Change> {
     })
 }
 
-/// A change of clocks. Seconds.
+/// A clock change. Seconds.
 pub(super) struct Change {
     pub at: i64,
     pub before: i64,
@@ -88,7 +88,7 @@ impl Segment {
         if zone.to_fixed_offset().is_ok() {
             return Some(Segment { start: i64::MIN, end: i64::MAX, offset, before: offset, after: offset });
         }
-        // The start matters only where the clock may have changed so shortly before that a repair still reaches here.
+        // The start matters only where the clock changed within the reach of a repair.
         let (mut start, mut before) = (i64::MIN, offset);
         if offset_at(zone, instant - REPAIR_MAX).is_some_and(|earlier| earlier != offset)
             && let Some(transition) = zone.preceding(Timestamp::from_second(instant + 1).ok()?).next()
@@ -105,7 +105,7 @@ impl Segment {
         Some(Segment { start: self.end, end, offset: self.after, before: self.offset, after })
     }
 
-    /// The local time from which matches count: in an overlap, what the first pass had is not repeated.
+    /// The local time from which matches count: times of the first pass of an overlap are not repeated.
     fn from(&self, repair: Repair, first: i64) -> i64 {
         let from = first + self.offset;
         match repair {
@@ -119,12 +119,12 @@ impl Segment {
         (1..=REPAIR_MAX).contains(&(self.before - self.offset))
     }
 
-    /// The one firing for everything that fell into the gap before this segment.
+    /// The one firing for all times in the gap before this segment.
     fn repaired(&self, calendar: &Calendar, first: i64) -> Option<Firing> {
         if calendar.repair != Repair::Fixed || !(1..=REPAIR_MAX).contains(&(self.offset - self.before)) {
             return None;
         }
-        // Offsets of the 19th century have seconds; a firing is on a whole minute of the local clock.
+        // Offsets of the 19th century have seconds, but a firing is on a whole minute of the local clock.
         let landing = (self.start + self.offset + 59).div_euclid(60) * 60;
         let at = landing - self.offset;
         if at < first {
@@ -154,9 +154,9 @@ impl Segment {
         let second_pass = self.overlaps() && local < self.start + self.before;
         let time = || civil(local).map(time_of).unwrap_or_default();
         match (first_pass, second_pass, repair) {
-            (true, _, Repair::Wild) => Some(format!("clocks go back: {} comes twice, this is the first", time())),
-            (true, _, _) => Some(format!("clocks go back: {} comes twice, runs the first time only", time())),
-            (false, true, _) => Some(format!("clocks went back: {} comes twice, this is the second", time())),
+            (true, _, Repair::Wild) => Some(format!("clocks go back: {} occurs twice, this is the first", time())),
+            (true, _, _) => Some(format!("clocks go back: {} occurs twice, runs the first time only", time())),
+            (false, true, _) => Some(format!("clocks went back: {} occurs twice, this is the second", time())),
             (false, false, _) => None,
         }
     }
@@ -183,7 +183,7 @@ fn gap_note(nominal: &[DateTime], landing: DateTime) -> String {
     format!("clocks go forward: {}{more} {verb} not exist, runs at {}", times.join(", "), time_of(landing))
 }
 
-/// A gap of three hours holds up to 180 times; a note names the first few.
+/// Times that a note names. Chosen: a gap of three hours has up to 180 of them.
 const NOTE_TIMES_MAX: usize = 4;
 
 pub(super) fn time_of(local: DateTime) -> String {

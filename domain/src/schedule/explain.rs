@@ -1,4 +1,4 @@
-//! What a crontab expression means, in words, where the meaning surprises people.
+//! Warnings about crontab expressions whose meaning is easily misread.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use super::calendar::{Calendar, DayRule, Days, Repair, civil};
 use super::clock_changes::{next_change, time_of};
 
-/// Both day fields restrict: say whether that is an OR or an AND.
+/// Warns when both day fields restrict: states whether that is an OR or an AND.
 pub(super) fn both_day_fields(calendar: &Calendar, expression: &str) -> Option<String> {
     let Days::Crontab { of_month, of_week, rule } = &calendar.days else { return None };
     let mut words = expression.split_whitespace();
@@ -18,27 +18,27 @@ pub(super) fn both_day_fields(calendar: &Calendar, expression: &str) -> Option<S
     let weekdays = weekdays(*of_week);
     Some(match rule {
         DayRule::Either => format!(
-            "runs {dates} OR on {weekdays}, whichever comes; \
-             for AND, leave one of them * and test the other in the command, like [ \"$(date +\\%u)\" = 5 ] && ..."
+            "runs {dates} OR on {weekdays}; for AND, leave one of them * and test the other in the command, like \
+             [ \"$(date +\\%u)\" = 5 ] && ..."
         ),
         DayRule::Both => format!(
-            "runs only on days that are both: {dates} AND on {weekdays}, because a day field begins with *; \
+            "runs only on days that are both: {dates} AND on {weekdays}, because a day field starts with *; \
              for OR, write the day field without *"
         ),
     })
 }
 
-/// Times of day that the zone's changes of clocks skip or repeat.
+/// Warns of times of day that clock changes of the zone skip or repeat.
 pub(super) fn clock_changes(calendar: &Calendar, zone: &TimeZone) -> Vec<String> {
     const EVERY_HOUR: u32 = (1 << 24) - 1;
-    // A job of every hour loses or repeats an hour with everyone else; that surprises nobody.
+    // A job that runs every hour skips or repeats an hour as every clock does.
     if calendar.hours == EVERY_HOUR {
         return Vec::new();
     }
     let name = zone.iana_name().unwrap_or("its zone");
     let mut warnings = Vec::new();
     let mut cursor = RULES_SETTLED;
-    // A year of changes; zones that keep Ramadan have four.
+    // The changes of one year.
     for _ in 0..CHANGES_MAX {
         let Some(change) = next_change(zone, cursor) else { break };
         let Ok(at) = Timestamp::from_second(change.at) else { break };
@@ -48,11 +48,11 @@ pub(super) fn clock_changes(calendar: &Calendar, zone: &TimeZone) -> Vec<String>
         let (way, what) = match (before < after, calendar.repair) {
             (true, Repair::Fixed) => ("forward", "does not exist, and the run starts right after the gap"),
             (true, _) => ("forward", "does not exist, and there is no run"),
-            (false, Repair::Wild) => ("back", "comes twice, and it runs both times"),
-            (false, _) => ("back", "comes twice, and it runs the first time only"),
+            (false, Repair::Wild) => ("back", "occurs twice, and it runs both times"),
+            (false, _) => ("back", "occurs twice, and it runs the first time only"),
         };
         let warning = format!(
-            "when the clocks go {way} in {name}, {} {what}; for an even rhythm choose another hour or a zone like UTC",
+            "when the clocks go {way} in {name}, {} {what}; to avoid it choose another hour or a zone like UTC",
             time_of(local)
         );
         if !warnings.contains(&warning) {
@@ -62,9 +62,10 @@ pub(super) fn clock_changes(calendar: &Calendar, zone: &TimeZone) -> Vec<String>
     warnings
 }
 
-/// 2038-01-01: the tables of zones end in 2037, and from there each zone keeps the rule that it has today.
+/// 2038-01-01: the tables of zones end in 2037; from then on each zone keeps its present rule.
 const RULES_SETTLED: Timestamp = Timestamp::constant(2_145_916_800, 0);
 
+/// Clock changes in one year: four in zones that suspend summer time during Ramadan, two elsewhere.
 const CHANGES_MAX: usize = 4;
 
 fn dates(bits: u32, text: &str) -> String {

@@ -1,7 +1,7 @@
 //! Crontab's five fields (cronie `src/entry.c`, crontab(5)), with `H` and `~` as stable spreads.
 //!
-//! Stricter than cronie in two places, where cronie accepts what then never fires as written: descending ranges other
-//! than `fri-sun`, and `x-0` in fields other than the weekday.
+//! Stricter than cronie in two places, where cronie accepts an expression that never fires as written: descending
+//! ranges other than `fri-sun`, and `x-0` in fields other than the weekday.
 
 use super::calendar::{Calendar, DayRule, Days, Repair};
 use super::spread;
@@ -14,7 +14,7 @@ pub(super) struct Field {
     /// Three-letter names, the first of which means `named_from`.
     pub names: &'static [&'static str],
     pub named_from: u16,
-    /// The highest value that `H` and `~` choose by themselves.
+    /// The highest value that `H` and `~` choose without a range.
     spread_high: u16,
 }
 
@@ -43,7 +43,7 @@ pub(super) const AWS_YEAR: Field = Field {
     spread_high: super::calendar::YEAR_MAX,
 };
 
-/// Reads five fields into bits, and writes them with every spread resolved.
+/// Parses five fields into bits, and returns their text with all spreads resolved.
 ///
 /// # Errors
 /// One lower-case sentence with the remedy.
@@ -69,7 +69,7 @@ pub(super) fn parse(text: &str, seed: &str, warnings: &mut Vec<String>) -> Resul
     let of_month = bits(day, &DAY)? as u32;
     let months = bits(month, &MONTH)? as u16;
     let of_week = bits(weekday, &WEEKDAY)?;
-    // cronie's flags look at the first character of the field only, so `*/2` counts as a star and `10,*` does not.
+    // cronie's flags depend on the first character of the field only: `*/2` counts as a star, and `10,*` does not.
     let star = |text: &str| text.starts_with('*');
     let calendar = Calendar {
         minutes,
@@ -84,7 +84,7 @@ pub(super) fn parse(text: &str, seed: &str, warnings: &mut Vec<String>) -> Resul
         repair: if star(minute) || star(hour) { Repair::Wild } else { Repair::Fixed },
     };
     if calendar.never_fires() {
-        return Err(format!("`{text}` never fires: no such day in that month; write a day that the month has"));
+        return Err(format!("`{text}` never fires: the month does not have that day; write a day that it has"));
     }
     Ok((calendar, resolved))
 }
@@ -95,7 +95,7 @@ fn count_message(text: &str) -> String {
         6 => " (six fields are AWS's: write cron(0 10 * * ? *))",
         _ => "",
     };
-    format!("crontab has five fields and here are {count}; write minute, hour, day of month, month, day of week{hint}")
+    format!("crontab has five fields, found {count}; write minute, hour, day of month, month, day of week{hint}")
 }
 
 /// Reads one field.
@@ -151,7 +151,7 @@ impl Reader<'_, '_> {
         self.resolved.push_str(element);
         if let Some(step) = step.filter(|step| *step > high - low && high > low) {
             self.warnings.push(format!(
-                "step {step} of the {} `{element}` is larger than its range: it stands for {low} alone",
+                "step {step} of the {} `{element}` is larger than its range: it means {low} alone",
                 field.name
             ));
         }
@@ -174,9 +174,8 @@ impl Reader<'_, '_> {
         let Field { name, low, high, .. } = *self.field;
         let Some(step) = step else { return };
         if step > high - low {
-            self.warnings.push(format!(
-                "step {step} of the {name} `{element}` is larger than its range: it stands for {low} alone"
-            ));
+            self.warnings
+                .push(format!("step {step} of the {name} `{element}` is larger than its range: it means {low} alone"));
         } else if matches!(name, "minute" | "hour") && !(high + 1).is_multiple_of(step) {
             let rest = (high + 1) % step;
             self.warnings.push(format!(
@@ -185,7 +184,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// The range that `H`, `H(a-b)`, `~`, `a~b` choose from.
+    /// The range of values of `H`, `H(a-b)`, `~`, `a~b`.
     fn spread(&self, text: &str) -> Result<Option<(u16, u16)>, String> {
         let field = self.field;
         if let Some((low, high)) = text.split_once('~') {
@@ -202,7 +201,7 @@ impl Reader<'_, '_> {
         match inside {
             Some((low, high)) => self.spread_range(field.value(low)?, field.value(high)?).map(Some),
             None => Err(format!(
-                "`{text}` is no spread of the {}; write H, H({}-{}) or H/15",
+                "`{text}` is not a spread of the {}; write H, H({}-{}) or H/15",
                 field.name, field.low, field.high
             )),
         }
@@ -211,7 +210,7 @@ impl Reader<'_, '_> {
     fn spread_range(&self, low: u16, high: u16) -> Result<(u16, u16), String> {
         if low > high {
             return Err(format!(
-                "the {} `{}` chooses from a range that runs backwards; write {high}~{low}",
+                "the range of the {} `{}` runs backwards; write {high}~{low}",
                 self.field.name, self.text
             ));
         }
@@ -252,15 +251,15 @@ impl Field {
         }
         Err(match text {
             "" => {
-                format!("something is missing in the {name}; write numbers, ranges like 1-5, or *, with commas between")
+                format!("the {name} has an empty item; write numbers, ranges like 1-5, or *, with commas between")
             }
             "?" | "L" | "W" | "LW" => {
-                format!("`{text}` is not crontab's; write * in the {name}, or AWS's form cron(0 0 L * ? *)")
+                format!("`{text}` is not valid in a crontab; write * in the {name}, or AWS's form cron(0 0 L * ? *)")
             }
             _ if text.bytes().any(|byte| byte == b'#')
                 || text.ends_with(['L', 'W']) && text.starts_with(|c: char| c.is_ascii_digit()) =>
             {
-                format!("`{text}` is not crontab's; write AWS's form, like cron(0 9 ? * 6#3 *)")
+                format!("`{text}` is not valid in a crontab; write AWS's form, like cron(0 9 ? * 6#3 *)")
             }
             _ => match text.get(..3).filter(|prefix| named(prefix).is_some()) {
                 Some(prefix) => {
@@ -302,7 +301,7 @@ impl Field {
         Ok((low, high))
     }
 
-    /// The highest value as people write it in a hint: Saturday, not a second Sunday.
+    /// The highest value for a hint: Saturday, not a second Sunday.
     fn high_written(&self, low: u16) -> u16 {
         if self.high == 7 && self.low == 0 { 6.max(low) } else { self.high }
     }
@@ -316,7 +315,7 @@ pub(super) fn every(low: u16, high: u16, step: u16) -> u64 {
     (low..=high).step_by(usize::from(step)).fold(0, |bits, value| bits | 1 << value)
 }
 
-/// At most four digits: no field has a larger value, and no longer number needs to be told apart from 9999.
+/// Reads a number of any length, capped at 9999: no field has a larger value.
 pub(super) fn digits(text: &str) -> Option<u16> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

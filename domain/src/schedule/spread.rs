@@ -1,9 +1,9 @@
-//! `H` and `~`: a value that is different from job to job, and the same on every host and after every restart.
+//! `H` and `~`: a value that differs from job to job, and is the same on every host and after every restart.
 //!
-//! The hash covers the job's full name in order and the field's name, so that anagrams do not collide and a job's
-//! minute says nothing about its hour.
+//! The hash covers the job's full name, in order, and the field's name. So anagrams do not collide, and the minute of a
+//! job does not determine its hour.
 
-/// A number that depends on nothing but the job (`seed`) and the field.
+/// A number that depends only on the job (`seed`) and the field.
 pub(super) fn hash(seed: &str, field: &str) -> u64 {
     // FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/), then the finalizer of SplitMix64, because the low bits of
     // FNV alone are too regular for a remainder by 24 or 60.
@@ -33,7 +33,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_jobs_use_every_minute_and_no_minute_much() {
+    fn a_thousand_jobs_are_spread_over_all_minutes() {
         let mut used = [0; 60];
         for job in 0..1000 {
             used[usize::from(within(0, 59, hash(&format!("group/job-{job}"), "minute")))] += 1;

@@ -143,7 +143,7 @@ fn faulty_lines_are_refused_with_the_remedy() {
         ("0 9 * * 1", "the command is missing"),
         ("0 9 * * 1 -n", "the command is missing"),
         ("1 * * * * * /opt/x", "one * too many"),
-        ("* * * *", "here are 4 words"),
+        ("* * * *", "found 4 words"),
         ("@fortnightly x", "unknown nickname @fortnightly"),
         ("@daily", "the command is missing"),
         ("60 * * * * x", "write 0 to 59"),
@@ -153,9 +153,9 @@ fn faulty_lines_are_refused_with_the_remedy() {
         ("0 0 * * monday x", "write mon"),
         ("0 0 30 2 * x", "never fires"),
         ("? * * * * x", "write *"),
-        ("****** x", "here are 2 words"),
+        ("****** x", "found 2 words"),
         ("* * * * * -q x", "not an option"),
-        ("X=\"a", "never ends"),
+        ("X=\"a", "has no closing quote"),
         ("X=\"a\" b", "put all of the value between the quotes"),
         ("=x", "not a name"),
         ("a\0b", "NUL byte"),
@@ -176,10 +176,10 @@ fn a_faulty_directive_refuses_its_entry_and_no_other() {
         ("# sexton: tiemout=2h", "did you mean `timeout`?"),
         ("# sexton: timeout=5", "not a duration"),
         ("# sexton: timeout", "is not key=value"),
-        ("# sexton: timeout=\"2h", "never ends"),
+        ("# sexton: timeout=\"2h", "has no closing quote"),
         ("# sexton: name=\"a\"b", "write a blank between"),
         ("# sexton: schedule=@daily", "unknown key"),
-        ("# sexton:", "nothing follows"),
+        ("# sexton:", "the directive is empty"),
         ("# sexton-default: timeout=2h", "did you mean `# sexton-defaults:`?"),
     ] {
         let text = format!("{line}\n0 1 * * * bad\n0 2 * * * good\n");
@@ -224,10 +224,10 @@ fn what_surprises_is_warned_of() {
         ("*/90 * * * * a\n", 1, "larger than its range"),
         ("USER=bob\n0 1 * * * a\n", 1, "cron sets this itself"),
         ("TZ=Europe/Paris\n0 1 * * * a\n", 1, "write CRON_TZ"),
-        ("RANDOM_DELAY=5\n0 1 * * * a\n", 1, "not honoured"),
+        ("RANDOM_DELAY=5\n0 1 * * * a\n", 1, "RANDOM_DELAY is ignored"),
         ("MAILTO=bob\n0 1 * * * a\n", 1, "no mail is sent"),
-        ("@every 90s a\n", 1, "plain cron does not know"),
-        ("0 1 * * * -n a\n", 1, "-n changes nothing"),
+        ("@every 90s a\n", 1, "cron does not know"),
+        ("0 1 * * * -n a\n", 1, "-n has no effect"),
         ("0 1 * * * a\n# sexton: timeout=2h\n", 2, "no entry follows"),
         ("0 1 * * * a\n\n0 1 * * * a\n", 3, "the same entry as on line 1"),
     ] {
@@ -299,7 +299,7 @@ fn names_are_stable_and_distinct() {
 #[test]
 fn a_name_that_is_given_twice_is_a_fault() {
     let text = "# sexton: name=a\n0 1 * * * x\n# sexton: name=a\n0 2 * * * y\n# sexton: name=a group=b\n0 3 * * * z\n";
-    check_fault(text, Format::User, 4, "line 2 has a job of this name already");
+    check_fault(text, Format::User, 4, "line 2 already has a job with this name");
     assert_eq!(user(text).0.len(), 2);
 }
 

@@ -102,11 +102,11 @@ fn what_is_wrong_names_line_and_remedy() {
     check("name = \"a\"\nschedule = \"@daily\"\nargv = []", 1, "`argv` is empty");
     check(&format!("{rest}\nargv = [\"x\"]"), 4, "write one of them");
     check("name = \"a\"\nschedule = \"5/15 * * * *\"\ncommand = \"x\"", 3, "write 5-59/15");
-    check("name = \"a/b\"\nschedule = \"@daily\"\ncommand = \"x\"", 2, "has '/' in it");
-    check("name = \"..\"\nschedule = \"@daily\"\ncommand = \"x\"", 2, "begins with `.`");
+    check("name = \"a/b\"\nschedule = \"@daily\"\ncommand = \"x\"", 2, "contains '/'");
+    check("name = \"..\"\nschedule = \"@daily\"\ncommand = \"x\"", 2, "starts with `.`");
     check("name = \"\"\nschedule = \"@daily\"\ncommand = \"x\"", 2, "the name is empty");
     check(&format!("name = \"{}\"\nschedule = \"@daily\"\ncommand = \"x\"", "n".repeat(49)), 2, "write at most 48");
-    check(&format!("{rest}\ngroup = \"d b\""), 2, "the group has ' ' in it");
+    check(&format!("{rest}\ngroup = \"d b\""), 2, "the group contains ' '");
     check(&format!("{rest}\nzone = \"Europe/Pari\""), 3, "did you mean `Europe/Paris`?");
     check(&format!("{rest}\ntimeout = \"0s\""), 5, "stops every run");
     check(&format!("{rest}\ntimeout = 5"), 5, "`timeout` is a whole number");
@@ -115,7 +115,7 @@ fn what_is_wrong_names_line_and_remedy() {
     check(&format!("{rest}\nretries = {{ max = -1 }}"), 5, "from 0 to 100");
     check(&format!("{rest}\nretries = {{ on = [\"succeeded\"] }}"), 5, "not an outcome to retry on");
     check(&format!("{rest}\nalert = {{ afer = 1 }}"), 5, "did you mean `after`?");
-    check(&format!("{rest}\nenv = {{ \"A=B\" = \"1\" }}"), 5, "not a name for a variable");
+    check(&format!("{rest}\nenv = {{ \"A=B\" = \"1\" }}"), 5, "not a name of a variable");
     check(&format!("{rest}\nscheduel = \"@daily\""), 5, "did you mean `schedule`?");
     check(&format!("{rest}\ncommand = \"y\""), 5, "not TOML");
 }

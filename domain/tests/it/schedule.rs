@@ -73,24 +73,24 @@ fn what_crontab_refuses_is_refused_with_the_remedy() {
         ("0 0 * * fri-mon", "write fri-sat,sun-mon"),
         ("0 0 * * monday", "write mon"),
         ("0 0 * january *", "write jan"),
-        ("* * * *", "five fields and here are 4"),
-        ("1 * * * * *", "five fields and here are 6"),
-        ("", "five fields and here are 0"),
+        ("* * * *", "five fields, found 4"),
+        ("1 * * * * *", "five fields, found 6"),
+        ("", "five fields, found 0"),
         ("@fortnightly", "unknown nickname @fortnightly"),
         ("@dayly", "did you mean @daily?"),
         ("@Daily", "did you mean @daily?"),
         ("@daily x", "write @daily alone"),
         ("0 0 30 2 *", "never fires"),
         ("0 0 31 2,4,6,9,11 *", "never fires"),
-        (",1 * * * *", "something is missing"),
-        ("1, * * * *", "something is missing"),
+        (",1 * * * *", "has an empty item"),
+        ("1, * * * *", "has an empty item"),
         ("1--5 * * * *", "neither a number"),
-        ("-5 * * * *", "something is missing"),
+        ("-5 * * * *", "has an empty item"),
         ("? * * * *", "write *"),
         ("0 0 L * *", "cron(0 0 L * ? *)"),
         ("0 0 * * 5#2", "cron(0 9 ? * 6#3 *)"),
         ("éL * * * *", "neither a number"),
-        ("******", "five fields and here are 1"),
+        ("******", "five fields, found 1"),
         ("*5 * * * *", "neither a number"),
         ("**/5 * * * *", "neither a number"),
         ("1.5 * * * *", "neither a number"),
@@ -106,7 +106,7 @@ fn what_crontab_refuses_is_refused_with_the_remedy() {
         ("rate(minutes)", "rate(5 minutes)"),
         ("cron(0 10 * * * *)", "exactly one"),
         ("cron(0 10 ? * ? *)", "exactly one"),
-        ("cron(0 10 * * ?)", "six fields and here are 5"),
+        ("cron(0 10 * * ?)", "six fields, found 5"),
         ("cron(0 10 ? * 0 *)", "write 1 to 7"),
         ("cron(0 9 ? * 6#6 *)", "from 1 to 5"),
         ("cron(0 9 30 2 ? *)", "never fires"),
@@ -237,14 +237,14 @@ fn repeated_times_say_which_pass_they_are() {
     assert_eq!(
         notes("30 * * * *"),
         [
-            message("clocks go back: 01:30 comes twice, this is the first"),
-            message("clocks went back: 01:30 comes twice, this is the second"),
+            message("clocks go back: 01:30 occurs twice, this is the first"),
+            message("clocks went back: 01:30 occurs twice, this is the second"),
             None
         ]
     );
     assert_eq!(
         notes("30 1 * * *"),
-        [message("clocks go back: 01:30 comes twice, runs the first time only"), None, None]
+        [message("clocks go back: 01:30 occurs twice, runs the first time only"), None, None]
     );
 }
 
@@ -320,14 +320,14 @@ fn nicknames_resolve_to_their_fields() {
 #[test]
 fn what_surprises_is_warned_of() {
     for (text, zone, message) in [
-        ("*/90 * * * *", "UTC", &["larger than its range: it stands for 0 alone"][..]),
-        ("1-5/9 * * * *", "UTC", &["it stands for 1 alone"]),
+        ("*/90 * * * *", "UTC", &["larger than its range: it means 0 alone"][..]),
+        ("1-5/9 * * * *", "UTC", &["it means 1 alone"]),
         ("*/45 * * * *", "UTC", &["the last step is 15 minutes long and not 45"]),
         ("0 0 13 * 5", "UTC", &["runs on the 13th OR on Fridays"]),
         ("0 0 */2 * 0", "UTC", &["AND on Sundays"]),
         ("30 2 * * *", "America/New_York", &["when the clocks go forward in America/New_York, 02:30 does not exist"]),
         ("*/15 2 * * *", "America/New_York", &["02:00 does not exist, and there is no run"]),
-        ("30 1 * * *", "America/New_York", &["when the clocks go back in America/New_York, 01:30 comes twice"]),
+        ("30 1 * * *", "America/New_York", &["when the clocks go back in America/New_York, 01:30 occurs twice"]),
         ("@every 5s", "UTC", &["shorter than a minute"]),
         ("0 0 * * 1-5", "UTC", &[]),
         ("30 2 * * *", "UTC", &[]),
