@@ -25,7 +25,8 @@ const SERVICE: &str = "DynamoDB";
 /// Items in one transaction (DynamoDB API reference, TransactWriteItems).
 const TRANSACTION_MAX: usize = 100;
 
-/// Concurrent calls of one port call with many parts. Chosen: what one partition takes in 30 ms (1000 writes a second).
+/// Concurrent calls of one port call with many parts. Chosen: one partition accepts 1000 writes a second, so these
+/// take about 30 ms.
 pub(crate) const PARALLEL_CALLS_MAX: usize = 32;
 
 /// Client of one installation. Tables are named without the prefix.

@@ -67,6 +67,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("\"told\"", "a label of SEXTON_CRASH_AT; the name of a stored field"),
     ("rename = \"says\"", "the name of a stored field"),
     ("\"nobody", "the name of a user that every Linux machine has"),
+    ("\"told:\"", "the start of stored ids"),
 ];
 
 /// Comments and prose are at most this wide.
