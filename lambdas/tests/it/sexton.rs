@@ -15,7 +15,7 @@ use testbed::{Caller, DEADLINE, ReadyProcess, repository};
 use crate::installation::{ACCOUNT, Installation, STACK};
 
 /// Sources of `sexton`.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "sexton/src",
     "domain/src",
     "rules/src",
@@ -25,6 +25,7 @@ const SOURCES: [&str; 10] = [
     "services/src",
     "backends/aws/src",
     "backends/embedded/src",
+    "channels/src",
     "console/src",
 ];
 
