@@ -100,7 +100,7 @@ impl AlertKind {
     }
 }
 
-/// One message to people and to their programs, as JSON.
+/// The message of an alert. Webhooks and commands get it as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
     /// Decides headline and severity.
@@ -121,7 +121,7 @@ pub struct Alert {
     pub exit_code: Option<i32>,
     /// Host of that run.
     pub host: Option<String>,
-    /// Start of the failures; for `recovered`, of those that ended.
+    /// When the first failed run of the streak ended; for `recovered`, of the streak before it.
     pub since: Option<Timestamp>,
     /// Failed runs in a row; for a digest, the number of its alerts.
     pub count: u32,
@@ -154,7 +154,7 @@ pub struct JobState {
     pub kind: Option<AlertKind>,
     /// Failed runs in a row.
     pub streak: u32,
-    /// When the first of them ended.
+    /// When the first run of the streak ended.
     pub since: Option<Timestamp>,
     /// Time of the latest alert about the current failures; stored as `told_at`.
     #[serde(rename = "told_at")]
@@ -301,7 +301,7 @@ pub enum DeliveryState {
     Digested,
     /// A reminder that was no longer true when it was due.
     Overtaken,
-    /// Every try failed; the last error is kept.
+    /// No channel accepted it; the last error is kept.
     GivenUp,
 }
 
@@ -326,7 +326,7 @@ pub struct Transition {
     pub reason: String,
     /// When it happened.
     pub at: Timestamp,
-    /// Start of the failures.
+    /// When the first failed run of the streak ended.
     pub since: Option<Timestamp>,
     /// Failed runs in a row.
     pub count: u32,
@@ -335,17 +335,17 @@ pub struct Transition {
     /// Repeats an alert because the job still fails; checked against the job's state before it is sent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reminder: bool,
-    /// Must not be sent before this instant: the time of a reminder, or of the next try.
+    /// Must not be sent before this instant: the time of a reminder, or of the next retry.
     pub not_before: Timestamp,
     /// Stored as `fate`.
     #[serde(rename = "fate")]
     pub delivery: DeliveryState,
-    /// Failed tries so far.
+    /// Failed sends so far.
     pub tries: u32,
     /// Channels that have accepted it, so that a retry sends only to the others; stored as `told`.
     #[serde(rename = "told", default, skip_serializing_if = "Vec::is_empty")]
     pub delivered_to: Vec<String>,
-    /// Of the latest failed try.
+    /// Error of the latest failed send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }

@@ -20,7 +20,7 @@ use crate::units;
 pub struct Document {
     file: Rc<str>,
     faults: Rc<RefCell<Vec<Fault>>>,
-    /// Faults that refuse the file. Counted, because readers compare the number before and after every entry.
+    /// Number of faults, without warnings. Readers compare it before and after every entry.
     refusals: Rc<Cell<usize>>,
 }
 
@@ -72,7 +72,7 @@ impl Document {
     }
 
     /// A section made of words, as in a directive of a crontab: `timeout=2h rules=default,python alert.after=2`. A
-    /// dotted name is a key of a table, and commas separate the items of a list. Of equal names the last one counts.
+    /// dotted name is a key of a table, and commas separate the items of a list. The last one of equal names counts.
     pub fn section_of_words(&self, line: u32, words: Vec<(String, String)>) -> Section {
         let mut entries: Vec<Entry> = Vec::new();
         let mut tables: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
@@ -385,7 +385,7 @@ impl Section {
         for entry in &self.entries {
             let message = match nearest_name(&entry.key, self.known.iter().copied()) {
                 Some(name) => format!("unknown key; did you mean `{name}`?"),
-                None => format!("unknown key; known here are {}", self.known.join(", ")),
+                None => format!("unknown key; the known keys are {}", self.known.join(", ")),
             };
             self.fault(entry.line, entry.key.as_str(), message);
         }

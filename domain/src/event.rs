@@ -131,7 +131,7 @@ pub struct Report {
     /// Hits of the runner's rules over all output.
     #[serde(default)]
     pub rules: Vec<RuleHit>,
-    /// Digest of the runner's rules; the collector compares it with the digest of its own.
+    /// Digest of the runner's rules; the collector compares it with the digest of its own rules.
     #[serde(default)]
     pub rules_digest: String,
     /// Head and tail of the output.

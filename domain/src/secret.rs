@@ -1,5 +1,5 @@
-//! Secrets of jobs. A job's environment has references. The runner resolves them just before it starts the command, and
-//! the values appear in no queue, table, event, log, file or argument list.
+//! Secrets of jobs. A job's `env` holds references, not values. The runner resolves them just before it starts the
+//! command. The values appear in no queue, table, event, log, file or argument list.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::ports::PortResult;
 
-/// The place of a secret value. Written as the value of a variable in a job's `env`.
+/// The place at which a secret value is stored. Written as the value of a variable in a job's `env`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reference {
     /// `env:NAME`: a variable of the runner's own environment.
@@ -61,7 +61,7 @@ pub trait Secrets: Send + Sync {
     /// Returns the value as the job gets it. Called for every attempt; nothing is cached.
     ///
     /// # Errors
-    /// One sentence that names the reference and the remedy, never a value. `Retry` when the same call may work later.
+    /// One sentence that names the reference and the remedy, never a value. `Retry` if the same call may succeed later.
     async fn value(&self, reference: &Reference) -> PortResult<String>;
 }
 

@@ -1,4 +1,5 @@
-//! The minutes of the calendar that match, without a zone: five sets of bits and the search in them.
+//! The minutes that a schedule matches, in local time without a zone: one set of bits per field, and the search for the
+//! next match.
 //!
 //! Local time is in seconds since 1970-01-01T00:00:00 of the local clock. `clock_changes` maps it to instants.
 
@@ -69,6 +70,7 @@ pub(super) struct AwsDays {
     pub last_of_week: u8,
 }
 
+/// First and last year of AWS's `cron()` (EventBridge Scheduler, Schedule types).
 pub(super) const YEAR_MIN: u16 = 1970;
 pub(super) const YEAR_MAX: u16 = 2199;
 
@@ -156,8 +158,8 @@ impl Calendar {
             }
     }
 
-    /// Whether no date ever matches. Constant time: each date falls on each weekday within 28 years that have no
-    /// exception from the leap year rule.
+    /// Whether no date ever matches. Constant time: in 28 years without an exception from the leap year rule, each date
+    /// falls on each weekday.
     pub fn never_fires(&self) -> bool {
         const LONGEST: [u32; 13] = [0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
         if self.minutes == 0 || self.hours == 0 || self.months == 0 {
@@ -204,7 +206,7 @@ struct Month {
 impl Month {
     /// The days that fall on the weekdays of a set, bits 1 to 37.
     fn weekly(self, of_week: u8) -> u32 {
-        /// A week of seven bits, six times over.
+        /// As a factor, repeats the seven bits of a week six times.
         const WEEKS: u64 = 1 | 1 << 7 | 1 << 14 | 1 << 21 | 1 << 28 | 1 << 35;
         ((u64::from(of_week & 0x7f) * WEEKS) >> self.first << 1) as u32
     }

@@ -1,11 +1,11 @@
-//! Whatever the text, it is read to an answer; what is accepted can be used.
+//! Readers return an answer for any text, and every accepted value can be used.
 
 use proptest::prelude::*;
 use testbed::try_inputs;
 
 use crate::readers;
 
-/// Texts made of the pieces that the readers look at, so that they get past the first check.
+/// Texts made of pieces that the readers know, so that they pass the first check.
 fn pieces(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         8 => proptest::sample::select(pieces).prop_map(str::to_owned),

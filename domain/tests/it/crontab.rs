@@ -31,7 +31,7 @@ fn shell(job: &Job) -> &str {
     }
 }
 
-/// One fault, on this line, that says this.
+/// Expects one fault, on this line, with this text.
 fn check_fault(text: &str, format: Format, line: u32, message: &str) {
     let (_, faults) = parse("crontab", text, format);
     let found: Vec<String> =

@@ -1,4 +1,4 @@
-//! What must hold of the words, seen from outside the crate.
+//! Tests of the crate's public interface.
 
 mod any_text;
 mod crontab;

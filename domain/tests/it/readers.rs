@@ -1,5 +1,5 @@
-//! Whatever is read is read to an answer, and what is accepted can be used. Each check panics where that is not so. Given
-//! inputs by `any_text.rs`.
+//! Checks that a reader returns an answer for any input, and that every accepted value can be used. Each check panics
+//! otherwise. Called by `any_text.rs`.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use domain::plan::plan;
 use domain::schedule::{Context, Schedule};
 use jiff::Timestamp;
 
-/// Panics where an input is not dealt with.
+/// Panics if the reader has no answer for the input.
 type Check = fn(&[u8]);
 
 /// Each with the name of its corpus.
@@ -87,7 +87,7 @@ fn lines(input: &[u8]) {
         record.extend_from_slice(line.text);
         let again = parse(&record, seq);
         let fields = |line: &Line<'_>| (line.at(), line.stream, line.tag, line.text.to_vec());
-        assert_eq!(fields(&again), fields(&line), "what is written anew reads the same");
+        assert_eq!(fields(&again), fields(&line), "a record that is written again reads the same");
     }
     assert!(bytes <= input.len() + 1, "a line is a piece of its record");
 }

@@ -1,7 +1,7 @@
 //! Schedules against a slow model: cronie's main loop, minute by minute, over the local clock.
 //!
 //! The model shares nothing with the crate but jiff's table of zones. It keeps a virtual clock as cronie does: when
-//! the wall clock jumps ahead it goes through the minutes that were jumped over, when it falls back it waits.
+//! the wall clock jumps ahead, it processes the minutes in between; when it is set back, it waits.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ToSpan};
 use proptest::prelude::*;
 
-/// One field: its text, and what it stands for.
+/// One field: its text, and the values that it matches.
 #[derive(Clone, Debug)]
 struct Field {
     text: String,
@@ -51,7 +51,7 @@ impl Expression {
     }
 }
 
-/// The firings in (from, from + minutes], each with the local times it stands for.
+/// The firings in (from, from + minutes], each with its local nominal times.
 fn model(expression: &Expression, zone: &TimeZone, from: Timestamp, minutes: i64) -> Vec<(Timestamp, Vec<DateTime>)> {
     const WARM_UP: i64 = 24 * 60;
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! What is stored or sent keeps its form to the byte: an older build's records are read by this one, and the reverse.
-//! Every sample has every optional field, each with a value of its own, so that two exchanged names are noticed too.
+//! Stored and sent types keep their form to the byte: this build reads the records of an older one, and the reverse.
+//! Every sample has every optional field, each with a different value, so that two exchanged names are noticed too.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -30,7 +30,7 @@ fn words<T: Serialize + DeserializeOwned + PartialEq + Debug>(kinds: &[T], expec
     assert_eq!(serde_json::from_value::<Vec<T>>(written).expect("read"), kinds);
 }
 
-/// So many seconds after one nominal time.
+/// This number of seconds after one nominal time.
 fn at(seconds: i64) -> Timestamp {
     let nominal: Timestamp = "2026-11-23T07:50:00Z".parse().expect("an instant");
     nominal + jiff::SignedDuration::from_secs(seconds)
@@ -415,7 +415,7 @@ fn computed_names_stay_the_same() {
 /// | `N lines, N bytes dropped (seq A-B): REASON` | keeper, sinks | `sexton logs` | runner `stored` |
 /// | `RUN_ID.ATTEMPT`, `SEGMENT.log`, names in a run directory | runner, keeper | runner | runner `stored` |
 /// | `RUN_ID`, `GROUP/NAME`, `90s`, `64KiB`, `ssm:/x` | domain | domain | here |
-/// | `ready` on a line of its own | `sexton up`, `sexton runner` | supervisors | `sexton/tests/it/running.rs` |
+/// | `ready` alone on a line | `sexton up`, `sexton runner` | supervisors | `sexton/tests/it/running.rs` |
 /// | metric names and labels | console | Prometheus | `console/src/metrics.rs` |
 #[test]
 fn parsed_texts_stay_the_same() {
