@@ -1,4 +1,4 @@
-//! Sends a marked test line to a sink, between the brackets of a run of its own, and reports the result. Called by
+//! Sends a marked test line to a sink, between the brackets of a separate run, and reports the result. Called by
 //! `sexton check`; never retries, and stores nothing.
 
 use std::path::Path;

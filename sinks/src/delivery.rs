@@ -1,6 +1,7 @@
-//! The task of one sink. It reads a little of every run in turn, encodes, sends, asks what the receiver has, and
-//! commits cursors. After a failure it rewinds every unconfirmed feed to its cursor and reads nothing until the sink
-//! works again, so a failing sink costs a timer and no memory. Started by `engine`; never starts or judges a run.
+//! The task of one sink. It reads a part of every run in turn, encodes and sends it, checks what the receiver has
+//! confirmed, and stores cursors. After a failure it rewinds every unconfirmed feed to its cursor and reads nothing
+//! until the sink works again, so a failing sink costs a timer and no memory. Started by `engine`; never starts or
+//! judges a run.
 
 mod cursors;
 mod fill;
@@ -32,7 +33,8 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 /// Every feed is read at least this often, also without a call of `wake`. Chosen, not measured: a lost wake-up delays a
 /// line by 5 s.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Turns that are sent and not confirmed; no feed is read beyond them. Chosen: each takes about 80 bytes here, so 5 MB.
+/// Turns (reads of a feed) that are sent and not confirmed; at this number, reading pauses. Chosen: each takes about 80
+/// bytes here, so 5 MB.
 const UNCONFIRMED_MAX: usize = 65_536;
 /// The shortest wait before a retry. Chosen: with full jitter the drawn wait may be 0, which would be a busy loop.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
@@ -48,9 +50,10 @@ pub(crate) struct Delivery<S: Sink> {
     /// Ids of the feeds that may have something to read, in the order of their turns.
     ready: VecDeque<u64>,
     unconfirmed: VecDeque<Turn>,
-    /// How many turns of `unconfirmed`, from the first, the receiver has accepted.
+    /// Number of turns at the front of `unconfirmed` that the receiver has accepted.
     accepted_turns: usize,
-    /// The records of the batch being filled, and of a batch before that the sink still holds: feed id and record.
+    /// Feed id and record id of each record in the batch being filled, and in an earlier batch that the sink still
+    /// holds.
     sent_records: Vec<(u64, RecordId)>,
     /// Index in `sent_records` of the first record of the batch being filled.
     filled_from: usize,
@@ -84,7 +87,7 @@ enum Reading {
     Done,
 }
 
-/// What one read of a feed gave. Confirmed when its batch is.
+/// The records that one read of a feed returned. Confirmed together with their batch.
 struct Turn {
     feed_id: u64,
     batch: u64,
@@ -132,7 +135,7 @@ impl<S: Sink> Delivery<S> {
             }
         })
         .await;
-        // Confirmed records need not be sent twice by the next engine.
+        // So that the next engine does not send confirmed records again.
         if self.take_confirmed().is_ok()
             && let Err(error) = self.commit_cursors().await
         {
@@ -170,7 +173,7 @@ impl<S: Sink> Delivery<S> {
             self.commit_cursors().await?;
         }
         if !self.ready.is_empty() && self.unconfirmed.len() < UNCONFIRMED_MAX {
-            // Reading and sending may never have to wait: let other tasks of this thread run.
+            // Reading and sending may complete without waiting. Yield, so that other tasks of this thread run.
             tokio::task::yield_now().await;
             return Ok(());
         }
@@ -283,8 +286,8 @@ impl<S: Sink> Delivery<S> {
         }
     }
 
-    /// Waits before the next attempt: exponential backoff with full jitter; the longest wait at once when the operator
-    /// must act. A flush that arrives during the wait may try once without waiting.
+    /// Waits before the next retry: exponential backoff with full jitter, from the longest wait if an operator must
+    /// act. A flush that arrives during the wait ends it, so the sink retries once at once.
     async fn back_off(&mut self, class: ErrorClass) {
         let retry = self.config.retry;
         let most = match class {

@@ -78,7 +78,7 @@ pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Delivers the feeds of one sink in a task of its own.
+/// Delivers the feeds of one sink in a separate task.
 pub struct Engine {
     config: Arc<SinkConfig>,
     environment: Environment,

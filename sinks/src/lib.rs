@@ -4,7 +4,7 @@
 //! | item | purpose |
 //! |---|---|
 //! | [`config::SinksFile`] | reads the sinks file into [`config::SinkConfig`]s, with all its faults |
-//! | [`engine::Engine`] | delivers the feeds of one sink in a task of its own: at least once, in order per run |
+//! | [`engine::Engine`] | delivers the feeds of one sink in a separate task: at least once, in order per run |
 //! | [`feed::Feed`] | the source of one run's records; the runner implements it over a spool |
 //! | [`feed::RunHeader`], [`feed::FinishedRecord`] | the fields of a run, and of its end |
 //! | [`status::SinkStatus`] | the numbers of `sexton sinks` and `/metrics` |

@@ -14,7 +14,7 @@ use crate::file;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to the sink's receiver and disconnects. Does not check what follows a connection (a certificate, a token):
-/// the engine finds that out when it delivers. Always succeeds for CloudWatch Logs, which has no connection of its own.
+/// the engine finds that out when it delivers. Always succeeds for CloudWatch Logs, which has no lasting connection.
 ///
 /// # Errors
 /// One sentence: why nothing can be delivered now.

@@ -1,5 +1,5 @@
 //! A connection that carries bytes in order: TCP, TLS over TCP, or a local stream socket. Used by syslog and GELF;
-//! never reads more than the end of the connection.
+//! reads only to notice the end of the connection.
 
 #![expect(unsafe_code, reason = "the kernel counts unacknowledged bytes behind an ioctl")]
 
@@ -21,18 +21,18 @@ use crate::address::{Address, Scheme};
 use crate::error::{SinkError, SinkResult};
 use crate::tls::{TlsConfig, handshake_fault};
 
-/// Limit for name resolution and connection, and for the TLS handshake. Chosen: well above the handshake with a
-/// distant server.
+/// Limit for name resolution and connection together, and again for the TLS handshake. Chosen: well above the handshake
+/// with a distant server.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without progress for this time the connection counts as dead; also set in the kernel as TCP_USER_TIMEOUT. Chosen: a
-/// restart of a receiver takes less.
+/// receiver restarts in less.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// See [`StreamWire`]. Chosen: a busy receiver reads its kernel's buffer in this time, and a crash of the runner
-/// sends at most 3 s of lines twice.
+/// See [`StreamWire`], condition 2. Chosen: a busy receiver reads its kernel's buffer in this time, and a crash of the
+/// runner sends at most 3 s of lines twice.
 const CONFIRM_DELAY: Duration = Duration::from_secs(3);
-/// How long the receiver may take to answer the end of a connection with its own. Chosen, not measured.
+/// How long a drain waits for the receiver to close its side of the connection. Chosen, not measured.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
-/// Bytes of one write: a larger one exceeds the processor's cache and was slower.
+/// Bytes of one write. A larger one exceeds the processor's cache and was measured slower.
 const WRITE_BYTES: usize = 64 * 1024;
 /// After this time without traffic the kernel sends keepalive probes, and then one per interval. Chosen: a dead peer is
 /// noticed in about two minutes.
@@ -44,8 +44,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// A stream to one receiver. Syslog and GELF acknowledge no message, so a batch counts as confirmed when
 ///
 /// 1. the peer's kernel has acknowledged its last byte (bytes written less `SIOCOUTQ`), and
-/// 2. the connection has stayed open for [`CONFIRM_DELAY`] since then, or the receiver has answered our end with its
-///    own. A receiver that is killed loses what it had not read; the end of the connection shows that within this time.
+/// 2. the connection has stayed open for [`CONFIRM_DELAY`] since then, or the receiver has closed its side after the
+///    sink closed its own. A receiver that is killed loses what it had not read; its kernel then ends the connection,
+///    and the sink notices that within this time.
 ///
 /// Not covered: a receiver that stalls for longer than [`CONFIRM_DELAY`] and is then killed loses what its kernel had
 /// accepted.
@@ -53,16 +54,16 @@ pub(crate) struct StreamWire {
     address: Address,
     tls: TlsConfig,
     connection: Option<Socket>,
-    /// Batches since the connection was opened.
+    /// Batches sent since the connection was opened.
     sent: u64,
     confirmed: u64,
     unconfirmed: VecDeque<SentBatch>,
-    /// How many of `unconfirmed`, from the first, the peer's kernel has acknowledged.
+    /// Number of batches at the front of `unconfirmed` that the peer's kernel has acknowledged.
     acknowledged_batches: usize,
 }
 
-/// A sent batch: the number of socket bytes at its end.
 struct SentBatch {
+    /// Bytes written to the socket up to the end of the batch.
     end: u64,
     acknowledged_at: Option<Instant>,
 }
@@ -126,7 +127,7 @@ impl StreamWire {
         Ok(Socket::Tls(Box::new(stream)))
     }
 
-    /// Writes the batch. Notices an end or reset by the peer before anything is written.
+    /// Writes the batch. First checks whether the peer has ended or reset the connection.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> SinkResult<()> {
         let shown = &self.address;
         let Some(socket) = &mut self.connection else {
@@ -180,8 +181,8 @@ impl StreamWire {
         self.confirmed + self.acknowledged_batches as u64
     }
 
-    /// Ends the sending side. A receiver that ends its own side in answer has read everything. For one that does not
-    /// answer in time its kernel's acknowledgement counts.
+    /// Closes the sending side. A receiver that then closes its side has read everything. If it does not within
+    /// [`CLOSE_WAIT`], the acknowledgement of its kernel counts.
     pub(crate) async fn drain(&mut self) -> SinkResult<()> {
         let Some(mut socket) = self.connection.take() else { return Ok(()) };
         if !self.unconfirmed.is_empty() {
@@ -272,7 +273,7 @@ impl Socket {
         }
     }
 
-    /// How many of the written bytes the peer's kernel has; on a local socket, the peer itself.
+    /// Number of written bytes that the peer's kernel has; on a local socket, the peer itself.
     fn acknowledged(&self) -> io::Result<u64> {
         let descriptor = match self {
             Socket::Plain(stream) => stream.inner.as_fd(),

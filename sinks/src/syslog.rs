@@ -30,7 +30,7 @@ const STREAM_MESSAGE_BYTES: usize = 8192;
 const DATAGRAM_MESSAGE_BYTES: usize = 2048;
 const BSD_DATAGRAM_MESSAGE_BYTES: usize = 1024;
 
-/// Default `sd_id`. RFC 5612 reserves the number 32473 for examples; an operator with a number of their own sets
+/// Default `sd_id`. RFC 5612 reserves the number 32473 for examples; an operator with a registered number sets
 /// `sd_id`.
 const SD_ID: &str = "run@32473";
 
@@ -242,7 +242,7 @@ impl Syslog {
         }
     }
 
-    /// Writes a record that is not a line: parameters of its own instead of seq and stream.
+    /// Writes a record that is not a line: its parameters instead of seq and stream.
     fn write_event(&mut self, head: &Head, stamp: &[u8], params: &[u8], text: &str, frames: &mut Frames) {
         let room = self.message_bytes_max.saturating_sub(head.middle.len() + params.len()).max(TEXT_BYTES_MIN);
         let text = bracket_records::shortened(text, room);

@@ -20,7 +20,7 @@ pub struct TlsConfig {
     pub ca_file: Option<PathBuf>,
     /// PEM files of the certificate for servers that request one, and of its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// Name in the server's certificate when it differs from the address's host. Not for HTTP.
+    /// Name in the server's certificate when it differs from the host of the address. Not for HTTP.
     pub server_name: Option<String>,
 }
 
@@ -38,13 +38,13 @@ impl TlsConfig {
         if let Some((line, name)) = &server_name
             && ServerName::try_from(name.as_str()).is_err()
         {
-            tls.fault(*line, name, "not a name of a server; write a DNS name or an IP address");
+            tls.fault(*line, name, "not a server name; write a DNS name or an IP address");
         }
         tls.reject_unknown_keys();
         TlsConfig { ca_file, identity: crt_file.zip(key_file), server_name: server_name.map(|(_, name)| name) }
     }
 
-    /// For HTTP the name in the URL is checked.
+    /// Reports `server_name` as a fault: over HTTP, the name in the URL is checked.
     pub fn forbid_server_name(&self, section: &mut Section, line: u32) {
         if let Some(name) = &self.server_name {
             section.fault(line, name, "`server_name` is not possible with https; write that name into the address");
@@ -54,7 +54,7 @@ impl TlsConfig {
     /// Reads the files at each call, so the next connection uses a renewed certificate.
     ///
     /// # Errors
-    /// Misconfigured, with the file's name.
+    /// Returns `Misconfigured` with the file's name.
     pub fn client(&self) -> SinkResult<Arc<ClientConfig>> {
         let unusable = |error: rustls::Error| SinkError::misconfigured(format!("cannot use the tls settings: {error}"));
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -87,16 +87,16 @@ impl TlsConfig {
     /// The name that the server's certificate must have.
     ///
     /// # Errors
-    /// Misconfigured, when it is not a valid name.
+    /// Returns `Misconfigured` if it is not a valid name.
     pub fn server_name(&self, host: &str) -> SinkResult<ServerName<'static>> {
         let name = self.server_name.as_deref().unwrap_or(host).to_owned();
         ServerName::try_from(name.clone())
-            .map_err(|_| SinkError::misconfigured(format!("`{name}` is not a name of a server; set tls.server_name")))
+            .map_err(|_| SinkError::misconfigured(format!("`{name}` is not a server name; set tls.server_name")))
     }
 }
 
-/// The error of a failed connection, with the text `message`. The operator must act when the receiver's certificate is
-/// not accepted, or when the receiver rejects ours.
+/// The error of a failed connection, with the text `message`. An operator must act if the sink does not accept the
+/// receiver's certificate, or if the receiver rejects the sink's certificate.
 pub(crate) fn handshake_fault(message: String, error: &(dyn std::error::Error + 'static)) -> SinkError {
     match find_tls_error(error) {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {

@@ -54,7 +54,7 @@ struct Progress {
 }
 
 impl RunState {
-    /// `started_ms` is the time of records without a time of their own.
+    /// `started_ms` is the time of records without a time.
     pub(super) fn new(log_stream: Arc<LogStream>, started_ms: i64) -> Arc<RunState> {
         let accepted = EventMark { place: EventPlace::default(), ms: started_ms };
         Arc::new(RunState {

@@ -21,7 +21,7 @@ use crate::cloudwatch::{self, GROUP, deliver};
 use crate::memory::{RETRY, Run, config, start, wait_until};
 use crate::strict_logs::{Plan, StrictLogs};
 
-/// The files of the AWS tools, in place of those in the home directory. Each test adds profiles of its own.
+/// The files of the AWS tools, in place of those in the home directory. Each test adds its own profiles.
 struct Files {
     _folder: TempDir,
     config: PathBuf,
