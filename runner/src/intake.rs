@@ -28,8 +28,8 @@ const ORDER_LEASE: Duration = Duration::from_secs(60);
 /// The longest poll of SQS (ReceiveMessage, WaitTimeSeconds).
 const RECEIVE_WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// The lease where a required sink can hold orders, which are then left in the queue. Chosen: they are redelivered soon
-/// after the sink recovers.
+/// Lease on a runner with a required sink, which leaves orders in the queue while that sink is unreachable. Chosen:
+/// they are redelivered soon after the sink recovers.
 const HELD_LEASE: Duration = Duration::from_secs(5);
 
 /// Delay after a failed call to a port. Chosen, not measured.
@@ -91,7 +91,7 @@ async fn take_concurrently(shared: &Arc<RunnerState>, ports: &Ports, received: V
     }
 }
 
-/// Takes orders when they must start in the order of issue, for any order of the claims' answers.
+/// Takes orders that must start in the order of issue: claims all at once, then sorts them.
 async fn take_sequentially(shared: &Arc<RunnerState>, ports: &Ports, received: Vec<Delivery<Order>>) {
     let mut taking = JoinSet::new();
     for delivery in received {
@@ -129,7 +129,7 @@ pub(crate) async fn admit_when_possible(shared: Arc<RunnerState>) {
 async fn take_order(shared: Arc<RunnerState>, ports: Ports, delivery: Delivery<Order>) -> Option<Arc<LocalRun>> {
     let order = delivery.message;
     let run_id = order.run_id.clone();
-    // A copy that arrives at the same time is redelivered later; then the first one's directory exists.
+    // A copy that arrives during this take is redelivered later, when the directory of the first exists.
     let _taking = TakingGuard::new(&shared, (run_id.clone(), order.attempt))?;
     let taken = match claim(&shared, &*ports.claims, order).await {
         ClaimResult::Later => return None,
@@ -201,8 +201,8 @@ async fn claim(shared: &RunnerState, claims: &dyn Claims, order: Order) -> Claim
     ClaimResult::Taken(Box::new(Accepted { order, accepted_at: now, boot_id: shared.boot_id.clone(), refused }))
 }
 
-/// Repeats a claim until there is an answer, at most until the lease ends. A claim that succeeded without an answer
-/// makes this runner the owner, and every other runner would drop the order.
+/// Repeats a claim until there is an answer, at most until the lease ends. If a claim succeeded and its answer was
+/// lost, this runner has the attempt, and every other runner drops the order.
 async fn claim_with_retry(shared: &RunnerState, claims: &dyn Claims, order: &Order) -> Result<Claim, PortError> {
     let (runner, host) = (&shared.options.runner, &shared.options.host);
     let until = Instant::now() + lease(shared);

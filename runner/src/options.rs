@@ -36,7 +36,7 @@ pub struct Options {
     pub mode: Mode,
     /// Variables of the runner's own environment that are passed to jobs.
     pub pass_env: Vec<String>,
-    /// Whether jobs get control groups of their own where that is possible.
+    /// Whether each job gets a separate control group where that is possible.
     pub cgroup: bool,
     /// What is kept of finished runs.
     pub retention: Retention,

@@ -23,7 +23,7 @@ const EVENTS_PER_FILE_MAX: usize = 64;
 /// First delay after a failed write or send; doubled up to [`RETRY_MAX`]. Chosen, not measured.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 
-/// Chosen: one failed call per minute during a long outage.
+/// Longest delay between retries. Chosen: one failed call per minute during a long outage.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 struct QueuedReport {
@@ -138,7 +138,7 @@ async fn store(folder: &Path, file: u64, queued: &[QueuedReport]) {
         let written = tokio::task::spawn_blocking(move || write_atomically(&path, &bytes, Durability::Disk)).await;
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(()) => return,
-            Err(error) => tracing::error!(%error, "cannot write the outbox, retrying"),
+            Err(error) => tracing::error!(%error, "cannot write the outbox; retrying"),
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY_MAX);

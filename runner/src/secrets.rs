@@ -1,5 +1,5 @@
-//! Turns a job's environment into what the command gets: references become values, and their names are kept for
-//! masking. This machine resolves `env:` and `file:`; other references go to the configured [`Secrets`].
+//! Replaces the references in a job's environment by their values, and lists their variables for masking. Resolves
+//! `env:` and `file:` on this machine; other references go to the configured [`Secrets`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ fn named(name: &str, error: PortError) -> PortError {
     }
 }
 
-/// Resolves `env:NAME` and `file:/path`; passes everything else on.
+/// Resolves `env:NAME` and `file:/path`; passes other references to `remote`.
 #[derive(Default)]
 pub struct LocalSecrets {
     /// Resolves all other references. None without AWS.
