@@ -29,15 +29,15 @@ use crate::writer::Writer;
 /// Bytes per read: the default capacity of a pipe (pipe(7)).
 const READ_BYTES: usize = 64 << 10;
 
-/// Records are written at this size at the latest. A block of many empty lines grows to many times its size when
-/// encoded.
+/// Encoded bytes after which records are written to the spool. A block of many empty lines grows to many times its size
+/// when it is encoded.
 const WRITE_BYTES: usize = 256 << 10;
 
 /// After the job's end, the keeper reads from a pipe that another process still holds, until no byte came for this
 /// time. Chosen, not measured.
 const DRAIN_QUIET: Duration = Duration::from_secs(2);
 
-/// The longest time of that reading, even while bytes still come. Chosen, not measured.
+/// Longest time of that reading, even if bytes still arrive. Chosen, not measured.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// A process closes its pipes a moment before it can be reaped. A process left after this time counts as leaked.
@@ -154,7 +154,7 @@ impl Job {
             if ready.signals {
                 signals::drain(&signals);
             }
-            // A `stat` per block of output would add a tenth to the cost of the block.
+            // Not after every block of output: the `stat` would add a tenth to the cost of the block.
             if ready.signals || stop_checked_at.elapsed() >= STOP_POLL_INTERVAL {
                 (check_stop, stop_checked_at) = (true, Instant::now());
             }
@@ -176,7 +176,7 @@ impl Job {
         Ok(self.finish(writer, reserve, ending))
     }
 
-    /// Moves to the phase that the facts require. Returns the time of the next check.
+    /// Moves to the next phase if its condition holds. Returns the time of the next check.
     fn advance(&mut self, phase: Phase, children_left: bool, ending: &mut Option<Ending>) -> (Phase, Option<Instant>) {
         let now = Instant::now();
         let drain = || Phase::Draining { until: now + DRAIN_QUIET, end: now + DRAIN_MAX };
@@ -297,7 +297,7 @@ impl Job {
     }
 
     /// Writes the rest of the job's standard input. Closes the pipe at the end of the text, or when the job has closed
-    /// its side.
+    /// its end of the pipe.
     fn write_stdin(&mut self, rest: &mut &[u8]) {
         let Some(stdin) = &mut self.stdin else { return };
         match stdin.write(rest) {
@@ -357,7 +357,7 @@ struct Ready {
     stdin: bool,
 }
 
-/// How the job came to its end.
+/// How the job ended.
 struct Ending {
     cause: Ended,
     note: String,

@@ -1,6 +1,6 @@
 //! A run's output for readers: byte for byte as the job wrote it, or with time and stream before each line. Called by
 //! `sexton logs` and the console. Needs only the run directory, no runner. Lines that retention deleted are never
-//! skipped silently: they are returned as a piece of their own.
+//! skipped silently: they are returned as a separate piece.
 
 use std::io;
 

@@ -45,7 +45,7 @@ pub(crate) struct Dropped {
 
 pub(crate) struct Writer {
     folder: PathBuf,
-    /// The segment that is written. None before the first record and after a gap.
+    /// The open segment. None before the first record and after a gap.
     segment: Option<File>,
     segment_bytes: u64,
     segment_bytes_max: u64,
