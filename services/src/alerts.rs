@@ -34,15 +34,15 @@ const CLAIM_LEASE: Duration = Duration::from_secs(300);
 /// Sends of one alert before it is given up: over half a day with the backoff below.
 pub const TRIES_MAX: u32 = 16;
 
-/// Tries to store what was sent. Chosen: enough for a single failed call. When the store is down for minutes, the
-/// alerts are sent a second time.
+/// Calls that try to store the results. Chosen: enough for a single failed call. When the store is down for minutes,
+/// the alerts are sent a second time.
 const STORE_TRIES_MAX: usize = 3;
 
-/// The backoff after a failed send: doubled from the first to the longest.
+/// The backoff after a failed send: doubled from the first to the longest. Chosen, not measured.
 const BACKOFF_MIN: Duration = Duration::from_secs(15);
 const BACKOFF_MAX: Duration = Duration::from_secs(3600);
 
-/// What one [`tick`] did.
+/// Counts of one [`tick`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AlertSummary {
     /// Messages sent: one for each alert and channel.
@@ -99,8 +99,8 @@ pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Re
     }
 }
 
-/// Stores the results of the claimed transitions: the `settled` ones, and those that were `due` with their next
-/// reminders. Repeating it is harmless. A transition whose result is not stored is sent again.
+/// Stores the results of the claimed transitions, `settled` and `due`, and the next reminders of the `due` ones.
+/// Repeating it is harmless. A transition whose result is not stored is sent again.
 async fn store_results(
     ports: &Ports,
     worker: &AlertWorker<'_>,
@@ -327,7 +327,7 @@ async fn notify(
     worker.notifier.notify(channel, alert).await.map_err(|error| (channel.to_owned(), error))
 }
 
-/// Marks a transition as sent when all its channels have it or never will; otherwise schedules a retry.
+/// Marks a transition as sent if each of its channels has it or refused it permanently; otherwise schedules a retry.
 fn record_result(
     transition: &mut Transition,
     delivery: DeliveryState,

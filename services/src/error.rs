@@ -27,7 +27,7 @@ pub enum Error {
     /// The job or run does not allow the operation in its current state.
     #[error("{0}")]
     Refused(String),
-    /// Other processes changed the same record in every one of 8 tries.
+    /// Other processes changed the same record in each of 8 writes.
     #[error("{0} was changed concurrently; try again")]
     Conflict(String),
 }
@@ -35,5 +35,5 @@ pub enum Error {
 /// The result of every service.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Tries of a conditional write, each against the version then stored. Chosen, not measured.
+/// Most conditional writes of one change, each against the version then stored. Chosen, not measured.
 pub(crate) const CONFLICTS_MAX: u32 = 8;

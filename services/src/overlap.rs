@@ -21,7 +21,7 @@ const OPEN_RUNS_MAX: usize = 1000;
 pub(crate) struct OverlapGuard(Stored<JobState>);
 
 impl OverlapGuard {
-    /// The state change to write with a run that starts. It names the run.
+    /// The state change to write together with the start of `run`. Names the run.
     pub(crate) fn alert_step(&self, run: &Run) -> AlertStep {
         let Stored { record, version } = self.0.clone();
         let state = JobState { last_started: Some(run.run_id.clone()), ..record };
@@ -59,7 +59,8 @@ pub(crate) async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&Overla
     Ok(open)
 }
 
-/// Starts, holds or skips `run` as the job's `concurrency` requires. Skips or stops the runs that it replaces.
+/// Starts, holds or skips `run` as the job's `concurrency` requires. Skips or stops the runs that it replaces, and
+/// removes the skipped ones from `open`.
 pub(crate) async fn apply_concurrency(
     ports: &Ports,
     job: &Job,

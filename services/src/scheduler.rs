@@ -28,11 +28,11 @@ use crate::{Error, Result, maintenance, overlap};
 /// measured.
 pub const LOOKBACK: Duration = Duration::from_secs(600);
 
-/// Largest difference between the clocks of two machines that write entries, for late entries to be found. Chosen:
-/// with NTP they differ by milliseconds. The sweep finds what a worse clock hides.
+/// Largest difference between the clocks of two machines at which a tick still finds late entries. Chosen: with NTP
+/// they differ by milliseconds. With a larger difference, the sweep finds the entries.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(20);
 
-/// The same for the first tick of an installation. Chosen, not measured.
+/// [`LOOKBACK`] of the first tick of an installation. Chosen, not measured.
 pub const FIRST_LOOKBACK: Duration = Duration::from_secs(86_400);
 
 /// Entries processed together. Chosen, not measured.
@@ -42,10 +42,10 @@ const CHUNK_MAX: usize = 500;
 /// not measured.
 const ENTRIES_PER_TICK_MAX: usize = 20_000;
 
-/// Longest time between two ticks.
+/// Longest time between two ticks. Chosen: the resolution of crontabs.
 pub const TICK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
-/// What a tick did.
+/// Counts of one tick.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchedulerSummary {
     /// Runs that were created and ordered.
@@ -85,11 +85,11 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     }
     let Tick { summary, unfinished, .. } = tick;
     let cursor = unfinished.map_or(now, |oldest| oldest.min(now));
-    // A tick far in the future was of a wrong clock: forget it once the clock is right again.
+    // A stored tick far in the future came from a wrong clock. Replace it once the clock is right again.
     let before = state.value.ticked_at.filter(|before| *before <= saturating_add(now, LATE_MAX));
     state.value.ticked_at = Some(before.map_or(now, |before| before.max(now)));
     state.value.cursor = Some(cursor);
-    // When another scheduler wrote first, its progress is as good.
+    // A conflict is ignored: the progress that another scheduler wrote is valid too.
     state.write(ports).await?;
     Ok(summary)
 }
@@ -123,11 +123,12 @@ pub async fn next_wake(ports: &Ports, now: Timestamp) -> Result<Timestamp> {
 struct Window {
     from: Timestamp,
     until: Timestamp,
-    /// Entries written earlier were processed before.
+    /// Reads only entries that were written since then: earlier ones are processed.
     written_since: Option<Timestamp>,
 }
 
-/// The entries that came due since the last tick, after those that were written late for earlier instants.
+/// The ranges that a tick reads: first entries written late, for instants before the last tick; then those due since
+/// it.
 fn windows_due(state: &SchedulerState, now: Timestamp) -> Vec<Window> {
     let Some(cursor) = state.cursor else {
         return vec![Window { from: saturating_sub(now, FIRST_LOOKBACK), until: now, written_since: None }];
@@ -209,7 +210,7 @@ impl Tick<'_> {
             let mut fresh: Vec<Due> = entries.into_iter().filter(|entry| !seen.contains(entry)).collect();
             fresh.truncate(CHUNK_MAX);
             let (Some(first), Some(last)) = (fresh.first(), fresh.last()) else { return Ok(()) };
-            // Entries before it are processed, also those that the adapter still lists.
+            // Entries before this instant are processed, even if the adapter still lists them.
             from = last.at;
             if seen.len() >= ENTRIES_PER_TICK_MAX {
                 self.mark_unfinished(first.at);
@@ -259,7 +260,7 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// Fires a chunk, and again the jobs of it whose writes conflicted.
+    /// Fires a chunk, then again those of its jobs whose writes conflicted; at most [`CONFLICTS_MAX`] times.
     async fn fire_until_no_conflict(
         &mut self,
         by_job: &BTreeMap<JobKey, Vec<Due>>,
@@ -280,7 +281,7 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// Returns the jobs whose writes conflicted with another scheduler: no change of theirs was stored.
+    /// Returns the jobs whose writes conflicted with another scheduler: none of their changes was stored.
     async fn fire_chunk(
         &mut self,
         by_job: &BTreeMap<JobKey, Vec<Due>>,
@@ -348,8 +349,8 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// Firings whose runs exist and wait for no runner. An entry may be read twice, and a run that has ended must not
-    /// keep another one from starting.
+    /// Existing runs of these firings that no longer wait for a runner. An entry may be read twice. Planned again, a
+    /// run that has ended would count as open and block the next one.
     async fn already_fired(&self, due_jobs: &[DueJob<'_>]) -> Result<BTreeSet<RunId>> {
         let single = due_jobs.iter().filter(|due_job| due_job.job.concurrency != Concurrency::Allow);
         let run_keys: Vec<RunKey> = single.flat_map(DueJob::run_keys).collect();
@@ -391,7 +392,7 @@ impl Tick<'_> {
                 apply_concurrency(self.ports, job, &mut run, open, now).await?;
             }
         }
-        // An earlier tick may have created it, and a runner may have claimed it.
+        // A run that an earlier tick created is in `open` already.
         if run.is_open() && !open.iter().any(|other| other.record.run_id == run.run_id) {
             open.push(Stored { record: run.clone(), version: UNWRITTEN });
         }
@@ -448,7 +449,7 @@ impl Tick<'_> {
         Ok(conflicted)
     }
 
-    /// Starts, at their time, runs that a wrong clock had ended. Returns their orders.
+    /// Starts runs that a wrong clock had ended before their time. Returns their orders.
     async fn restart_wrongly_ended(
         &mut self,
         writes: Vec<RunWrite>,
@@ -487,7 +488,7 @@ fn by_job(entries: Vec<Due>) -> BTreeMap<JobKey, Vec<Due>> {
     by_job
 }
 
-/// Whether its order may be in the queue, or may never have been sent.
+/// Whether the run's order may be in the queue, or may never have been sent.
 pub(crate) fn waits_for_a_runner(run: &Run) -> bool {
     run.state == State::Scheduled && !run.held
 }
