@@ -6,9 +6,8 @@
 //! ```
 //!
 //! The signature is Ed25519 (RFC 8032) over the bytes of the text in `order`, so it does not depend on how JSON is
-//! written.
-//! `key` is the id of the key. To change the key: add the new public key to the runners, give the scheduler the new
-//! private key, then remove the old public key from the runners.
+//! written. `key` is the id of the key. To change the key: add the new public key to the runners, give the scheduler
+//! the new private key, then remove the old public key from the runners.
 
 use std::fmt;
 
@@ -64,12 +63,12 @@ impl fmt::Debug for Signer {
 /// Checks signatures of orders against the public keys of a policy file. Used by runners.
 #[derive(Debug)]
 pub struct Verifier {
-    /// By id.
+    /// Each with its id.
     keys: Vec<(String, PublicKey)>,
 }
 
 impl Verifier {
-    /// Accepts orders signed by any of these.
+    /// Creates a verifier that accepts orders signed with any of these keys.
     pub fn new(keys: &[PublicKey]) -> Verifier {
         Verifier { keys: keys.iter().map(|key| (key_id(&key.0), *key)).collect() }
     }

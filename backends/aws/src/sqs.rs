@@ -110,7 +110,8 @@ impl Sqs {
         }
     }
 
-    /// Sends all messages, in as few calls as AWS permits. Sends none if one of them is too long.
+    /// Sends all messages, in as few calls as AWS permits. Sends none if one of them is too long or contains
+    /// a character that SQS refuses.
     pub(crate) async fn send(&self, queue: &str, kind: &'static str, messages: Vec<OutgoingMessage>) -> PortResult<()> {
         for message in &messages {
             check_message(queue, message)?;

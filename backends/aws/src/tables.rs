@@ -98,7 +98,7 @@ pub fn tables(names: &Names) -> Vec<Table> {
         },
         // A runner is stored under the first of its groups.
         plain(names.runners(), "group", "runner"),
-        // The id of a state is `state:GROUP/NAME`; that of a transition has a prefix of its own.
+        // The id of a state is `state:GROUP/NAME`; that of a transition has another prefix.
         Table {
             indexes: vec![
                 Index { name: ALERTS_PENDING, partition: PENDING, sort: READY, projection: Projection::All },

@@ -1,4 +1,4 @@
-//! Creates an installation for each test, in an account of its own.
+//! Creates an installation for each test, each in a separate account.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +49,7 @@ pub async fn subscribe_queue(aws: &Aws) -> (String, String) {
     (topic, queue)
 }
 
-/// Options for an account of its own.
+/// Options for a new account.
 pub fn options(endpoint: &str) -> Options {
     static ACCOUNTS: AtomicU64 = AtomicU64::new(1);
     let account = 100_000_000_000 + ACCOUNTS.fetch_add(1, Ordering::Relaxed);
