@@ -70,7 +70,7 @@ pub struct ReportsRequest {
     events: Vec<Event>,
 }
 
-/// Newest first.
+/// Lists runs, newest first.
 pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<RunPage>> {
     if query.job.is_some() && query.group.is_none() {
         return Err(ApiFault::bad_request("`job` needs `group`; give both"));
