@@ -172,7 +172,7 @@ pub async fn send_alerts(ports: &Ports, notifier: &dyn Notifier, worker: &str, n
     let worker = alerts::AlertWorker { notifier, channels: &channels, links: &links, name: worker };
     let summary = alerts::tick(ports, &worker, now).await?;
     if summary.given_up > 0 {
-        tracing::error!(alerts = summary.given_up, "alerts dropped: publishing to the topic kept failing");
+        tracing::error!(alerts = summary.given_up, "alerts given up: publishing to the topic kept failing");
     }
     Ok(())
 }

@@ -223,7 +223,7 @@ async fn send_alerts(context: &DutyContext) -> services::Result<NextCall> {
     let worker = alerts::AlertWorker { notifier: notifier.as_ref(), channels: &channels, links, name: "up" };
     let summary = alerts::tick(ports, &worker, Timestamp::now()).await?;
     if summary.given_up > 0 {
-        tracing::error!(alerts = summary.given_up, "alerts were given up: no channel accepted them");
+        tracing::error!(alerts = summary.given_up, "alerts given up: not all channels accepted them");
     }
     Ok(NextCall::After(ALERT_INTERVAL))
 }
