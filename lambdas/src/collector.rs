@@ -182,7 +182,7 @@ pub struct DeadLetterQueue {
 const REASON_BYTES_MAX: usize = 1000;
 
 impl DeadLetterQueue {
-    /// Calls nothing.
+    /// Makes no call.
     pub fn new(client: Client, names: &Names) -> DeadLetterQueue {
         DeadLetterQueue { client, queue: names.reports_dead() }
     }
