@@ -1,8 +1,8 @@
 //! HTTP client of the JSON API, used by all subcommands. Never starts a server.
 //!
-//! Which installation, in this order: `--aws`; `--server` or `SEXTON_SERVER` (with `SEXTON_TOKEN`); `[aws]` of the
-//! configuration, unless `--state` is given; the `up` of a state directory of this machine. For AWS, the API runs in
-//! this process over the tables.
+//! The installation is selected by the first of these: `--aws`; `--server` or `SEXTON_SERVER` (with `SEXTON_TOKEN`);
+//! `[aws]` of the configuration, unless `--state` is given; the `up` of a state directory of this machine. For AWS, the
+//! API runs in this process over the tables.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -29,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// [`ApiRequest::with_timeout`].
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// At most this much of a server's error message is printed. A page of another server is longer.
+/// Characters of a server's error message that are printed at most. Chosen: an HTML page of another server is longer.
 const ERROR_CHARS_MAX: usize = 2000;
 
 /// Base address of requests to an API in this process; never resolved.
@@ -92,7 +92,7 @@ impl ServerArguments {
 }
 
 impl AwsArguments {
-    /// The options of `[aws]`, with the prefix of `--aws`; none without both.
+    /// The options of `[aws]`, with the prefix of `--aws`; `None` if neither is given.
     pub(crate) fn options(&self, configuration: &Configuration) -> Option<aws::Options> {
         let Some(prefix) = &self.aws else { return configuration.aws.clone() };
         let mut options = configuration.aws.clone().unwrap_or_default();
@@ -228,7 +228,7 @@ impl Client {
     /// Sends a request and returns the answer as JSON.
     ///
     /// # Errors
-    /// Exit 2 if the server rejects the request as wrong, exit 1 if it is unreachable or fails.
+    /// Exit 2 if the server rejects the request as invalid, exit 1 if it is unreachable or fails.
     pub(crate) async fn send(&self, request: ApiRequest<'_>) -> Result<Value, Failure> {
         let timeout = request.timeout;
         let answer = self.request(request, Some(timeout)).await?;

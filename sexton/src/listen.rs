@@ -9,13 +9,13 @@ use crate::failure::Failure;
 
 /// First port that is tried. Chosen: an arbitrary unprivileged port.
 const PORT_FIRST: u16 = 7077;
-/// Ports that are tried. Chosen: more servers than anyone starts on one machine.
+/// Ports that are tried. Chosen: more servers than one machine needs.
 const PORTS_TRIED_MAX: u16 = 100;
 
 /// Binds the requested address, otherwise the first free port of 127.0.0.1. Returns also the URL of the server.
 ///
 /// # Errors
-/// Fails if the requested address is in use or not of this machine, or if no port is free.
+/// Fails if the requested address is in use or does not belong to this machine, or if no port is free.
 pub(crate) async fn bind(requested: Option<SocketAddr>) -> Result<(TcpListener, String), Failure> {
     let listener = bind_listener(requested).await?;
     let address =
@@ -54,7 +54,7 @@ fn reachable_address(address: SocketAddr) -> SocketAddr {
 /// Parses IP:PORT; `7077` and `:7077` are ports of 127.0.0.1.
 ///
 /// # Errors
-/// Returns what to write.
+/// Returns the form to write.
 pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix(':').unwrap_or(text);
     if let Ok(port) = port.parse::<u16>() {

@@ -53,8 +53,8 @@ pub(crate) struct Arguments {
     /// Listen address of the API [default: 127.0.0.1, first free port from 7077]
     #[arg(long, value_name = "ADDR", value_parser = listen::parse_address)]
     listen: Option<SocketAddr>,
-    /// Crontab to run; can be repeated. Reloaded when it changes. Jobs of files given earlier keep running and are
-    /// listed at the start
+    /// Crontab to run; can be repeated. Reloaded when it changes. Jobs from the files of an earlier start
+    /// stay and are listed at the start
     #[arg(long, value_name = "FILE")]
     crontab: Vec<PathBuf>,
     /// The crontabs have a user column, like those under /etc
@@ -203,7 +203,7 @@ impl RunningUp {
     }
 }
 
-/// Prints address, token file, jobs and sinks; `ready` last, on a line of its own.
+/// Prints address, token file, jobs and sinks; `ready` last, alone on a line.
 fn print_startup(
     url: &str,
     state: &crate::state::StateDirectory,

@@ -1,5 +1,5 @@
 //! Reads the output of runs on AWS from CloudWatch Logs, where the runners' sink sent it. Without such a sink, or with
-//! a format whose lines do not name their run, returns an error that says where the output is.
+//! a format whose lines do not name their run, returns an error that names where the output is.
 
 use std::sync::Arc;
 use std::time::Duration;

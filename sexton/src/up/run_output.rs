@@ -71,7 +71,7 @@ impl Logs for RunOutput {
         // With timestamps, a line of Sexton can be inserted. Without, the bytes are exactly the job's, so lines that
         // are missing at the beginning are counted in a header of the answer.
         let removed_lines = if query.timestamps { 0 } else { missing_at_start(&directory) };
-        // A thread of its own: a reader can take days and must not occupy a thread of the runtime.
+        // A separate thread: a reader can take days and must not occupy a thread of the runtime.
         std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || {
