@@ -1,5 +1,5 @@
 //! `./bench cost`: the cost of a run on AWS. The services call ministack; `aws::Meter` counts requests, read units and
-//! write units. Prices and what cannot be counted are data (`prices`).
+//! write units. `prices` has the prices, and the quantities that the emulator cannot show.
 //!
 //! Time is stepped by minutes. Every second minute is idle: its cost is subtracted from that of the minute before, and
 //! is the cost of an idle installation. The runner is represented by its calls: receive, claim, delete, reports, and a
@@ -27,6 +27,7 @@ use prices::ASSUMED;
 
 const GROUP: &str = "db";
 const RUNNER: &str = "r1";
+/// Lease of each received message. Chosen: no message is received twice during the benchmark.
 const LEASE: Duration = Duration::from_secs(60);
 
 /// The goals of docs/cost.md.
@@ -40,9 +41,10 @@ const IDLE_RUNNERS: f64 = 10.0;
 /// WaitTimeSeconds).
 const BEAT_SECONDS: f64 = 60.0;
 const POLL_SECONDS: f64 = 20.0;
+/// 730 hours, as AWS counts a month in its prices.
 const MONTH_SECONDS: f64 = 730.0 * 3600.0;
 
-/// Minutes in which the jobs are due.
+/// Minutes in which the jobs are due. Chosen, not measured.
 const BUSY_MINUTES: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ enum Reports {
 /// Measures with this number of jobs that are due at once, and prints the result; measures nothing without ministack.
 ///
 /// # Errors
-/// Those of the emulator or of a port.
+/// Returns the errors of the emulator and of the ports.
 pub fn measure(jobs: usize) -> Result<()> {
     let Some(server) = Ministack::start() else {
         println!("left out: ministack is not installed");
@@ -244,7 +246,7 @@ struct Worked {
 }
 
 impl Pipeline {
-    /// A tick as the scheduler's Lambda makes it, and the runs that it starts.
+    /// Runs one tick like the scheduler's Lambda, and the runs that it starts.
     async fn minute(&mut self, reports: Reports) -> Result<Worked> {
         self.now = self.now.checked_add(SignedDuration::from_mins(1))?;
         let (ports, now) = (&self.ports, self.now);
