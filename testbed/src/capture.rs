@@ -150,7 +150,7 @@ impl Shared {
         });
     }
 
-    /// Reads a connection in a thread of its own; false when the capture is being closed.
+    /// Reads a connection in a separate thread; false when the capture is being closed.
     fn take(self: &Arc<Self>, connection: Connection) -> bool {
         let connection = Arc::new(connection);
         lock(&self.connections).push(connection.clone());

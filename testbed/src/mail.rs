@@ -58,7 +58,7 @@ impl Aiosmtpd {
         Some(Aiosmtpd { process, address })
     }
 
-    /// Where it accepts mail.
+    /// The address at which it accepts mail.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -113,7 +113,7 @@ impl SmtpSink {
         Some(SmtpSink { process, address })
     }
 
-    /// Where it accepts or refuses mail.
+    /// The address at which it accepts or refuses mail.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -1,4 +1,4 @@
-//! A process under test that prints `ready` on a line of its own. Called by the tests and the benchmark that start the
+//! A process under test that prints `ready` alone on a line. Called by the tests and the benchmark that start the
 //! binary; it knows nothing else of it.
 
 use std::io::{self, BufRead, BufReader, Read};

@@ -2,7 +2,7 @@
 
 use super::{members, none, read};
 
-/// Which of our crates each of our crates may use, outside tests. `sexton` is where all of them come together.
+/// Which crates of the workspace each of them may use, outside tests. `sexton` combines them.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("rules", &["domain"]),
