@@ -16,7 +16,7 @@ use crate::environment::ALERTS_CHANNEL;
 
 /// Calls of the scheduler service in one tick, if more is due than one call takes. Chosen: 200,000 firings; the next
 /// tick fires the rest.
-const ROUNDS_MAX: usize = 10;
+const CALLS_MAX: usize = 10;
 
 /// Event of the scheduler's Lambda.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Scheduler<'_> {
     }
 
     async fn fire(&self, now: Timestamp) -> services::Result<()> {
-        for _ in 0..ROUNDS_MAX {
+        for _ in 0..CALLS_MAX {
             let summary = scheduler::tick(self.ports, now).await?;
             tracing::info!(
                 started = summary.started,

@@ -215,9 +215,9 @@ fn write_refused(path: &Path, refused: &[(&Event, String)]) -> io::Result<()> {
 }
 
 fn quarantine(path: &Path, message: &str) {
-    let aside = path.with_extension("refused");
-    tracing::error!(error = message, path = %aside.display(), "reports permanently refused; moved to quarantine");
-    if let Err(error) = fs::rename(path, &aside) {
+    let quarantined = path.with_extension("refused");
+    tracing::error!(error = message, path = %quarantined.display(), "reports permanently refused; moved to quarantine");
+    if let Err(error) = fs::rename(path, &quarantined) {
         tracing::error!(%error, path = %path.display(), "cannot move a refused report to quarantine");
     }
 }

@@ -31,7 +31,7 @@ pub(crate) async fn resolve(secrets: &dyn Secrets, env: &BTreeMap<String, String
             None => text.clone(),
             Some(reference) => {
                 resolved.secret_names.push(name.clone());
-                secrets.value(&reference).await.map_err(|error| named(name, error))?
+                secrets.value(&reference).await.map_err(|error| add_variable_name(name, error))?
             }
         };
         resolved.env.insert(name.clone(), value);
@@ -39,7 +39,7 @@ pub(crate) async fn resolve(secrets: &dyn Secrets, env: &BTreeMap<String, String
     Ok(resolved)
 }
 
-fn named(name: &str, error: PortError) -> PortError {
+fn add_variable_name(name: &str, error: PortError) -> PortError {
     match error {
         PortError::Retry(message) => PortError::Retry(format!("variable {name}: {message}")),
         PortError::Permanent(message) => PortError::Permanent(format!("variable {name}: {message}")),

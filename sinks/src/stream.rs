@@ -159,10 +159,10 @@ impl StreamWire {
             && !self.unconfirmed.is_empty()
         {
             let acknowledged = socket.acknowledged().map_err(|error| connection_error(&self.address, &error))?;
-            while let Some(mark) = self.unconfirmed.get_mut(self.acknowledged_batches)
-                && mark.end <= acknowledged
+            while let Some(batch) = self.unconfirmed.get_mut(self.acknowledged_batches)
+                && batch.end <= acknowledged
             {
-                mark.acknowledged_at = Some(now);
+                batch.acknowledged_at = Some(now);
                 self.acknowledged_batches += 1;
             }
         }
@@ -206,7 +206,7 @@ impl StreamWire {
 
     async fn wait_for_kernel(&self, socket: &Socket) -> SinkResult<()> {
         let deadline = Instant::now() + WRITE_TIMEOUT;
-        let end = self.unconfirmed.back().map_or(0, |mark| mark.end);
+        let end = self.unconfirmed.back().map_or(0, |batch| batch.end);
         while socket.acknowledged().map_err(|error| connection_error(&self.address, &error))? < end {
             if Instant::now() >= deadline {
                 return Err(SinkError::timed_out("the acknowledgement of", &self.address.to_string(), WRITE_TIMEOUT));

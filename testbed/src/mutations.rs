@@ -45,14 +45,14 @@ pub fn try_inputs(target: &str, check: impl Fn(&[u8])) {
         try_input(name, input, &check);
     }
     let seconds: Option<u64> = std::env::var(SECONDS).ok().and_then(|text| text.parse().ok());
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut dice = Dice(match seconds {
         Some(_) => SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64),
         None => 20_261_123,
     });
     let mut executions = 0;
     let continues = |executions| match seconds {
-        Some(seconds) => begun.elapsed() < Duration::from_secs(seconds),
+        Some(seconds) => started.elapsed() < Duration::from_secs(seconds),
         None => executions < CASES,
     };
     while continues(executions) {
@@ -60,7 +60,7 @@ pub fn try_inputs(target: &str, check: impl Fn(&[u8])) {
         try_input("a mutation", &input, &check);
         executions += 1;
     }
-    println!("{target}: {} inputs of the corpus, {executions} mutations, {:.1?}", corpus.len(), begun.elapsed());
+    println!("{target}: {} inputs of the corpus, {executions} mutations, {:.1?}", corpus.len(), started.elapsed());
 }
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {

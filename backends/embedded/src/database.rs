@@ -225,15 +225,15 @@ fn commit_group(connection: &Connection, synchronous: &mut Option<Durability>, g
 /// Sets the durability first: the pragma works only between transactions, for later commits.
 fn begin_transaction(
     connection: &Connection,
-    now: &mut Option<Durability>,
+    current: &mut Option<Durability>,
     wanted: Durability,
 ) -> rusqlite::Result<()> {
-    if *now != Some(wanted) {
+    if *current != Some(wanted) {
         connection.execute_batch(match wanted {
             Durability::Normal => "PRAGMA synchronous = NORMAL",
             Durability::Full => "PRAGMA synchronous = FULL",
         })?;
-        *now = Some(wanted);
+        *current = Some(wanted);
     }
     execute(connection, "BEGIN IMMEDIATE")
 }
