@@ -9,8 +9,8 @@
 mod aws;
 mod calendar;
 mod clock_changes;
+mod cron_fields;
 mod explain;
-mod fields;
 mod spread;
 
 use std::time::Duration;
@@ -113,7 +113,7 @@ impl Schedule {
         } else if let Some((name, inner)) = text.strip_suffix(')').and_then(call) {
             aws::parse(name, inner, &zone)?
         } else {
-            let (calendar, resolved) = fields::parse(text, context.seed, &mut warnings)?;
+            let (calendar, resolved) = cron_fields::parse(text, context.seed, &mut warnings)?;
             (Expression::Calendar(calendar), resolved)
         };
         let resolved = if resolved.is_empty() { text.to_owned() } else { resolved };
@@ -211,7 +211,7 @@ fn nickname(
         _ => match NICKNAMES.iter().find(|(known, _)| *known == name) {
             Some((_, meaning)) => {
                 alone(Expression::Manual)?;
-                let (calendar, resolved) = fields::parse(meaning, context.seed, warnings)?;
+                let (calendar, resolved) = cron_fields::parse(meaning, context.seed, warnings)?;
                 Ok((Expression::Calendar(calendar), resolved))
             }
             None => {

@@ -9,7 +9,7 @@ use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 
 use super::calendar::{AwsDays, Calendar, Days, Repair, Years};
-use super::fields::{AWS_WEEKDAY, AWS_YEAR, DAY, Field, HOUR, MINUTE, MONTH, digits, every};
+use super::cron_fields::{AWS_WEEKDAY, AWS_YEAR, DAY, Field, HOUR, MINUTE, MONTH, digits, every};
 use super::{Expression, Once};
 
 /// Parses the text between the parentheses of `name(...)`.
