@@ -294,7 +294,7 @@ pub enum DeliveryState {
     /// Not sent yet.
     #[default]
     Pending,
-    /// Sent to all its channels, or to those that accepted it. Stored as `told`.
+    /// Sent to all its channels, or to those that accepted it.
     #[serde(rename = "told")]
     Sent,
     /// Sent as one of many in a digest.
@@ -342,7 +342,7 @@ pub struct Transition {
     pub delivery: DeliveryState,
     /// Failed sends so far.
     pub tries: u32,
-    /// Channels that have accepted it, so that a retry sends only to the others; stored as `told`.
+    /// Channels that have accepted it, so that a retry sends only to the others.
     #[serde(rename = "told", default, skip_serializing_if = "Vec::is_empty")]
     pub delivered_to: Vec<String>,
     /// Error of the latest failed send.

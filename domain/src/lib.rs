@@ -81,6 +81,8 @@
 //! | installation, prefix | one set of AWS resources; the start of their names |
 //! | ledger | scheduled runs = sum of outcomes + open runs |
 
+#![warn(missing_docs)]
+
 pub mod alert;
 pub mod crontab;
 pub mod disk_space;

@@ -1,11 +1,9 @@
-//! Finds, in one pass over a block, the lines on which any rule of a set matches. The only place where all output of
-//! all jobs goes through; what it does per line must_confirm what the rules cost.
+//! Finds, in one pass over a block, the lines that any rule of a set matches. All output of all jobs passes here, so
+//! its work per line is the cost of the rules.
 //!
-//! One lazy DFA holds all patterns; of a pattern with a gap it holds a piece (`wide_gap.rs`), and the rule's own regex
-//! must_confirm on the lines that have it. Its states are built as the input asks for them, in a cache with a limit, so
-//! setting it up costs next to nothing and its memory is bounded whatever the patterns are. The caches stay with the
-//! rule set and are lent to whoever scans: they are warm from the jobs before. [`Automaton::scan`] walks line by line
-//! today; a walk of several lanes over the block fits behind it without a change elsewhere.
+//! One lazy DFA has all patterns; of a pattern with a gap it has one piece (`wide_gap.rs`), and the rule's own regex
+//! decides on the lines that have it. States are built when the input needs them, in a cache with a limit: setting up
+//! is cheap, and memory is bounded for any patterns. The caches belong to the rule set and are reused from job to job.
 
 use domain::line::{Block, Line};
 use regex_automata::hybrid::dfa::{Cache, DFA};
@@ -17,11 +15,11 @@ use regex_automata::{Input, MatchKind, PatternID, PatternSet};
 use crate::pattern::Pattern;
 use crate::wide_gap;
 
-/// Bytes of one cache of states. Ours: 1000 rules on real logs need 1.2 MB; a cache that is full is emptied and goes
-/// on.
+/// Bytes of one cache of states. Chosen: 1,000 rules on real logs need 1.2 MB. A full cache is cleared and filled
+/// again.
 const CACHE_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes of the compiled patterns of one set together. Ours; 1000 realistic rules take about 2 MB.
+/// Bytes of the compiled patterns of one set together. Chosen: 1,000 realistic rules take about 2 MB.
 const COMPILED_BYTES_MAX: usize = 32 << 20;
 
 type MakeScratch = Box<dyn Fn() -> Scratch + Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe>;
@@ -37,20 +35,22 @@ pub(crate) struct Automaton {
 /// A rule's own regex.
 struct Own {
     pattern: Pattern,
-    /// The automaton has only a piece of the pattern, and so only says where to look.
+    /// The automaton has only a piece of the pattern, so the regex decides.
     must_confirm: bool,
 }
 
-/// What one scan writes to. Lent by the set, so that its states are warm.
+/// Memory of one scan. Reused by later scans, with its states.
 struct Scratch {
     cache: Cache,
-    /// Patterns of which the automaton has found its piece on the line.
+    /// Patterns whose piece is on the line.
     candidates: PatternSet,
     /// Patterns that match the line.
     found: PatternSet,
 }
 
 impl Automaton {
+    /// Compiles all patterns into one automaton.
+    ///
     /// # Errors
     /// Why the patterns cannot be compiled together.
     pub fn compile(patterns: &[&Pattern]) -> Result<Automaton, String> {
@@ -91,8 +91,7 @@ impl Automaton {
     }
 
     /// Calls `hit` with each line from `from_seq` on that some pattern matches, and with the numbers of those patterns.
-    /// Records that stand for dropped lines are passed over: their text is ours, not the job's. Returns the number of
-    /// the record that follows the block.
+    /// Skips gaps, because their text is not the job's. Returns the `seq` after the block.
     pub fn scan(&self, block: &Block, from_seq: u64, mut hit: impl FnMut(&Line<'_>, &PatternSet)) -> u64 {
         let mut scratch = self.scratch.get();
         let mut next_seq = block.first_seq;
@@ -105,7 +104,7 @@ impl Automaton {
         next_seq
     }
 
-    /// Whether any pattern matches; which ones is then in `scratch.found`.
+    /// Whether any pattern matches; those that do are then in `scratch.found`.
     fn match_line(&self, scratch: &mut Scratch, text: &[u8]) -> bool {
         let input = Input::new(text).earliest(true);
         if let Ok(None) = self.dfa.try_search_fwd(&mut scratch.cache, &input) {
@@ -114,7 +113,7 @@ impl Automaton {
         scratch.candidates.clear();
         let searched =
             self.dfa.try_which_overlapping_matches(&mut scratch.cache, &Input::new(text), &mut scratch.candidates);
-        // The DFA is set up never to give up; if it does, all rules' own regexes decide on this line.
+        // The DFA is configured to never give up. If it does, the rules' own regexes decide on this line.
         let gave_up = searched.is_err();
         scratch.found.clear();
         for (number, own) in self.own.iter().enumerate() {

@@ -1,7 +1,5 @@
-//! From how a run ended and what its rules found to an outcome and a reason that a person can act on.
-//!
-//! The runner asks for its brackets in the sinks, the collector for the record. Pure: the same facts always give the
-//! same verdict.
+//! Computes the outcome of a run and its reason from the exit and the hits of its rules. Called by the runner for the
+//! bracket records, and by the collector for the run's record. Pure: the same facts always give the same verdict.
 
 use std::time::Duration;
 
@@ -14,45 +12,54 @@ use crate::matcher::worst_first;
 use crate::pack::{Expectation, Rule, StreamChoice};
 use crate::rule_set::RuleSet;
 
-/// Bytes of a matching line that a reason quotes. Ours; a reason stands in subjects and table cells.
+/// Bytes of a matching line that a reason quotes. Chosen: reasons appear in subjects and table cells.
 const QUOTE_BYTES_MAX: usize = 160;
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug)]
 pub struct ExitFacts<'r> {
+    /// How the command ended.
     pub ended: Ended,
-    /// What its runner adds in words.
+    /// The runner's own sentence.
     pub note: Option<&'r str>,
+    /// Absent when a signal ended the command.
     pub exit_code: Option<i32>,
+    /// Number of the signal that ended the command.
     pub signal: Option<i32>,
+    /// Of the command.
     pub duration: Duration,
     /// Lines that no rule could see.
     pub dropped_lines: u64,
-    /// The runner's own outcome. Believed only where the command never began: the runner alone knows why.
+    /// The runner's own outcome. Used only when the command never started: only the runner knows the cause.
     pub reported: Outcome,
 }
 
-/// What the job says about ending well.
+/// The fields of a job that decide its outcome.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits<'j> {
+    /// Exit codes that mean success.
     pub success_exit_codes: &'j [i32],
+    /// A run that succeeds in less time is a false success.
     pub min_duration: Option<Duration>,
-    /// Run limit; only named in the reason.
+    /// Appears in the reason only.
     pub timeout: Option<Duration>,
 }
 
-/// What becomes of the run.
+/// The result of judging a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
+    /// Of the run.
     pub outcome: Outcome,
     /// One sentence.
     pub reason: String,
+    /// The output that the rules have seen.
     pub judged_on: JudgedOn,
     /// The hits that the verdict rests on, for the record.
     pub hits: Vec<RuleHit>,
 }
 
 impl<'r> ExitFacts<'r> {
+    /// The facts of a report.
     pub fn of(report: &'r Report) -> ExitFacts<'r> {
         ExitFacts {
             ended: report.ended,
@@ -65,7 +72,7 @@ impl<'r> ExitFacts<'r> {
         }
     }
 
-    /// A command that ended by itself with this exit code.
+    /// The facts of a command that exited with this code.
     pub const fn exited(exit_code: i32, duration: Duration) -> ExitFacts<'static> {
         ExitFacts {
             ended: Ended::Exited,
@@ -80,18 +87,18 @@ impl<'r> ExitFacts<'r> {
 }
 
 impl Limits<'static> {
-    /// What holds when a job says nothing.
+    /// The limits of a job with defaults.
     pub const DEFAULT: Limits<'static> = Limits { success_exit_codes: &[0], min_duration: None, timeout: None };
 }
 
 impl<'j> Limits<'j> {
+    /// The limits of a job.
     pub fn of(job: &'j Job) -> Limits<'j> {
         Limits { success_exit_codes: &job.success_exit_codes, min_duration: job.min_duration, timeout: job.timeout }
     }
 }
 
-/// Judges a report by the rules at hand: on what the runner counted when it applied the same rules, else on the
-/// excerpt.
+/// Judges a report by the present rules: by the runner's counts if it applied the same rules, else by the excerpt.
 pub fn judge_report(report: &Report, limits: &Limits<'_>, rules: &RuleSet) -> Verdict {
     let facts = ExitFacts::of(report);
     if report.rules_digest == rules.digest() {
@@ -101,15 +108,15 @@ pub fn judge_report(report: &Report, limits: &Limits<'_>, rules: &RuleSet) -> Ve
     judge_excerpt(&facts, limits, &report.rules, rules, &report.excerpt, complete)
 }
 
-/// Judges by hits that were counted over all output ([`crate::Matcher::hits`]).
+/// Judges by hits over all output ([`crate::Matcher::hits`]).
 pub fn judge(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> Verdict {
     let (outcome, reason) = outcome_of(facts, limits, hits);
     Verdict { outcome, reason, judged_on: JudgedOn::All, hits: hits.to_vec() }
 }
 
-/// Judges where the rules at hand are not those that the runner applied. They are tried on the excerpt; of what the
-/// runner reported, that is kept which the rules at hand do not contradict. `complete`: the excerpt is the whole
-/// output, so that the absence of a line proves something.
+/// Judges a report whose runner applied other rules. The present rules are applied to the excerpt, and reported hits
+/// are kept unless the present rules contradict them. `complete`: the excerpt is the whole output, so the absence of a
+/// line counts.
 pub fn judge_excerpt(
     facts: &ExitFacts<'_>,
     limits: &Limits<'_>,
@@ -143,12 +150,12 @@ pub fn judge_excerpt(
     hits.sort_by_key(worst_first);
     let (outcome, mut reason) = outcome_of(facts, limits, &hits);
     if is_success_exit(facts, limits) {
-        reason.push_str(" (judged on the first and last lines only, because the runner had other rules)");
+        reason.push_str(" (judged on the first and last lines only: the runner used different rules)");
     }
     Verdict { outcome, reason, judged_on: JudgedOn::Excerpt, hits }
 }
 
-/// Whether the rules at hand still say what the runner's rules said.
+/// Whether the present rules still give this hit.
 fn is_still_valid(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bool {
     let same = rules.rules().find(|(pack, rule)| pack.name == hit.pack && rule.id == hit.rule);
     match same {
@@ -156,12 +163,12 @@ fn is_still_valid(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bo
             Expectation::NoMatch => hit.count >= rule.at_least && rule.matches(hit.first_line.as_bytes()),
             Expectation::Match => hit.count < rule.at_least && match_excerpt(rule, excerpt).0 < rule.at_least,
         },
-        // A rule taken out of a pack that is at hand is withdrawn; a pack that only the runner has stands.
+        // A rule removed from a known pack is withdrawn. Hits of a pack that only the runner has are kept.
         None => !rules.packs().any(|pack| pack == hit.pack),
     }
 }
 
-/// How many lines of the excerpt match, and the first.
+/// The number of matching lines in the excerpt, and the first of them.
 fn match_excerpt<'x>(rule: &Rule, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'x ExcerptLine>) {
     let on_stream = |line: &&ExcerptLine| match rule.stream {
         StreamChoice::Any => true,
@@ -181,17 +188,17 @@ fn outcome_of(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (
     let note = facts.note.filter(|note| !note.is_empty());
     let (outcome, said) = match facts.ended {
         Ended::NotStarted => {
-            return (outcome_of_unstarted(facts.reported), note.unwrap_or("it could not be started").to_owned());
+            return (outcome_of_unstarted(facts.reported), note.unwrap_or("could not be started").to_owned());
         }
-        Ended::Lost => (Outcome::Lost, "its keeper is gone and left no exit status".to_owned()),
+        Ended::Lost => (Outcome::Lost, "its keeper died without recording an exit status".to_owned()),
         Ended::TimedOut => (
             Outcome::TimedOut,
             match limits.timeout {
-                Some(limit) => format!("still ran at its limit of {} and was stopped", format_duration(limit)),
-                None => "still ran at its limit and was stopped".to_owned(),
+                Some(limit) => format!("exceeded its timeout of {} and was stopped", format_duration(limit)),
+                None => "exceeded its timeout and was stopped".to_owned(),
             },
         ),
-        Ended::Stopped => (Outcome::Stopped, "somebody asked to stop it".to_owned()),
+        Ended::Stopped => (Outcome::Stopped, "stopped on request".to_owned()),
         Ended::Exited if is_success_exit(facts, limits) => return good_exit(facts, limits, hits),
         Ended::Exited => (Outcome::Failed, bad_exit(facts)),
     };
@@ -207,7 +214,7 @@ fn outcome_of(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (
     (outcome, reason)
 }
 
-/// A command that never began cannot have ended in any other way than these.
+/// A command that never started has one of these outcomes; any other is reported as failed.
 fn outcome_of_unstarted(reported: Outcome) -> Outcome {
     match reported {
         Outcome::Skipped | Outcome::Missed | Outcome::Stopped | Outcome::Lost => reported,
@@ -220,14 +227,14 @@ fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (O
     if let Some(mut summary) = match_summary(hits, Severity::Fail) {
         let unmet = hits.iter().any(|hit| hit.severity == Severity::Fail && hit.first_seq == 0);
         if unmet && facts.dropped_lines > 0 {
-            summary.push_str(&format!(" ({} dropped lines were not looked at)", facts.dropped_lines));
+            summary.push_str(&format!(" ({} dropped lines were not checked)", facts.dropped_lines));
         }
         return (Outcome::FalseSuccess, format!("{exit}, but {summary}"));
     }
     if let Some(least) = limits.min_duration.filter(|least| facts.duration < *least) {
         let took = format_duration(Duration::from_millis(facts.duration.as_millis() as u64));
         let least = format_duration(least);
-        let reason = format!("{exit}, but it took {took} where at least {least} is expected; it probably did nothing");
+        let reason = format!("{exit}, but took {took}, expected at least {least}; it probably did nothing");
         return (Outcome::FalseSuccess, reason);
     }
     let mut reason = exit;
@@ -235,7 +242,7 @@ fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (O
         reason.push_str(&format!("; warning: {warning}"));
     }
     if facts.dropped_lines > 0 {
-        reason.push_str(&format!("; {} dropped lines were not looked at", facts.dropped_lines));
+        reason.push_str(&format!("; {} dropped lines were not checked", facts.dropped_lines));
     }
     (Outcome::Succeeded, reason)
 }
@@ -245,18 +252,18 @@ fn bad_exit(facts: &ExitFacts<'_>) -> String {
         (Some(signal), _) => {
             let name = signal_name(signal).map_or(String::new(), |name| format!(" ({name})"));
             let hint = match signal {
-                9 => ", as the kernel does when memory runs out",
+                9 => ", as the kernel does when memory is exhausted",
                 _ => "",
             };
             format!("killed by signal {signal}{name}{hint}")
         }
         (None, Some(code)) => {
-            // What shells mean by these: POSIX, Shell Command Language, 2.8.2.
+            // The meaning in shells: POSIX, Shell Command Language, 2.8.2.
             let meaning = match code {
-                126 => ", a shell's word for a file that cannot be executed".to_owned(),
-                127 => ", a shell's word for a command that was not found".to_owned(),
+                126 => ", in a shell: a file that cannot be executed".to_owned(),
+                127 => ", in a shell: command not found".to_owned(),
                 129..=192 => signal_name(code - 128)
-                    .map_or(String::new(), |name| format!(", a shell's word for a command killed by {name}")),
+                    .map_or(String::new(), |name| format!(", in a shell: a command killed by {name}")),
                 _ => String::new(),
             };
             format!("exit code {code}{meaning}")
@@ -265,7 +272,7 @@ fn bad_exit(facts: &ExitFacts<'_>) -> String {
     }
 }
 
-/// The worst of the hits of this severity, as half a sentence.
+/// The first hit of this severity, which is the worst, as a clause.
 fn match_summary(hits: &[RuleHit], severity: Severity) -> Option<String> {
     let mut alike = hits.iter().filter(|hit| hit.severity == severity);
     let hit = alike.next()?;
@@ -295,7 +302,7 @@ fn quoted(line: &str) -> String {
     }
 }
 
-/// Linux, signal(7), x86 and ARM numbers.
+/// The name of a signal on Linux, x86 and ARM (signal(7)).
 fn signal_name(signal: i32) -> Option<&'static str> {
     const NAMES: [(i32, &str); 14] = [
         (1, "SIGHUP"),

@@ -1,14 +1,44 @@
-//! False success: a run exits 0 and lied. Rule packs say which lines of output tell a lie, a streaming matcher finds
-//! them, the judge turns exit and hits into an outcome with a reason. Pure: no I/O but a reader handed in, no clock, no
-//! runtime.
+//! Finds false successes: runs that exit with a success code although their output shows a failure. Rule packs name the
+//! lines that show it, a streaming matcher finds them, and the judge computes the outcome and its reason. Used by
+//! `runner`, `services` and `sexton rules`.
+//!
+//! | item | purpose |
+//! |---|---|
+//! | [`Packs`], [`Pack`], [`Rule`] | the built-in rule packs and those of the user, read from TOML |
+//! | [`choose_packs`] | the packs of a job: named ones, or with `auto` those that fit its command |
+//! | [`RuleSet`] | the compiled rules of several packs, shared by all their users |
+//! | [`Matcher`], [`MatcherState`] | counts matching lines of one attempt; resumes after a restart |
+//! | [`judge()`], [`judge_report`], [`Verdict`] | outcome and reason, from exit and hits |
+//! | [`test_run()`] | all of it over plain text, for `sexton rules test` |
+//!
+//! Does this line show that the command failed?
+//!
+//! ```
+//! use std::time::Duration;
+//! use rules::{ExitFacts, Limits, Packs, RuleSet, test_run};
+//!
+//! let rules = RuleSet::compile(&Packs::builtin(), &["shell".to_owned()])?;
+//! let output = "backup.sh: line 3: pg_dump: command not found\n";
+//! let summary = test_run(&rules, output.as_bytes(), |found| assert_eq!(found.line, 1))?;
+//! assert_eq!(summary.verdict.outcome.name(), "false_success");
+//!
+//! // Without a matching line, exit code 0 is a success.
+//! let verdict = rules::judge(&ExitFacts::exited(0, Duration::from_secs(1)), &Limits::DEFAULT, &[]);
+//! assert_eq!(verdict.outcome.name(), "succeeded");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! It never reads files, clocks or the network, and never changes output: text comes through a reader or as blocks.
 //!
 //! ```text
 //! pack.rs (TOML) ▶ packs.rs (all packs) ── pack_choice.rs: which of them a job uses ──▶ rule_set.rs (compiled, shared)
 //! spool blocks ▶ matcher.rs (automaton.rs, wide_gap.rs find the lines) ▶ hits ▶ judge.rs ▶ outcome and reason
 //! ```
 //!
-//! The runner matches all output; the collector judges what the runner counted; `sexton rules test` (`test_run.rs`)
-//! does both over a file.
+//! The runner matches all output. The collector judges the runner's counts. `sexton rules test` (`test_run.rs`) does
+//! both over a file.
+
+#![warn(missing_docs)]
 
 mod automaton;
 pub mod judge;

@@ -1,8 +1,8 @@
-//! Counts, over all output of one attempt, what each rule found. Fed block by block, in the order of the spool.
+//! Counts the matches of each rule over all output of one attempt. The runner feeds it blocks in the order of the
+//! spool.
 //!
-//! The runner keeps one per attempt and stores its [`MatcherState`] beside its cursor, so that a restart neither
-//! forgets a match nor counts one twice. A line longer than the spool's limit arrives in parts and is matched part by
-//! part: a match that a cut goes through is not seen, and each part that matches counts.
+//! The runner stores the [`MatcherState`] with its cursor, so a restart neither loses a match nor counts one twice. A
+//! line longer than a record is matched part by part: each matching part counts, and a match across a cut is not found.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use serde::{Deserialize, Serialize};
 use crate::pack::{Expectation, Pack, Rule, StreamChoice};
 use crate::rule_set::RuleSet;
 
-/// Bytes of a matching line that are kept. Ours; enough to recognise it in an alert, while [`HITS_MAX`] of them still
-/// fit one SQS message (1 MiB since August 2025, 256 KiB before).
+/// Bytes that a hit keeps of its first matching line. Chosen: enough to recognise it in an alert, and [`HITS_MAX`] of
+/// them fit into one SQS message (1 MiB since August 2025, 256 KiB before).
 pub const FIRST_LINE_BYTES_MAX: usize = 1_024;
 
-/// Of these, how many may stand before the match when a line is cut. Ours.
+/// Bytes before the match that are kept when a line is cut. Chosen, not measured.
 const BEFORE_MATCH_BYTES: usize = 256;
 
-/// Rules that one report names; the worst and earliest first. Ours; see [`FIRST_LINE_BYTES_MAX`].
+/// Rules in one report. Chosen with [`FIRST_LINE_BYTES_MAX`].
 pub const HITS_MAX: usize = 64;
 
 /// Marks where a kept line was cut.
 const CUT: &str = "…";
 
-/// The rules of a set and what they have found so far.
+/// The rules of a set with their matches so far.
 pub struct Matcher {
     rules: Arc<RuleSet>,
     /// By the number of the rule.
@@ -35,15 +35,15 @@ pub struct Matcher {
     next_seq: u64,
     unseen_lines: u64,
     streams: Streams,
-    /// The state that it goes on from came from other rules.
+    /// The resumed state came from other rules.
     rules_changed: bool,
 }
 
-/// Whether `stream` of a rule is looked at.
+/// Whether the `stream` of a rule has an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Streams {
     AsRecorded,
-    /// The lines come from a file that does not tell.
+    /// The lines come from a plain file, without streams.
     Unknown,
 }
 
@@ -54,37 +54,44 @@ struct Tally {
     first_line: String,
 }
 
-/// What a matcher knows, to be stored. Small: only rules that found something are in it.
+/// The stored state of a matcher, as JSON. Small: it has only rules with matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MatcherState {
-    /// [`RuleSet::digest`] of the rules that found this.
+    /// [`RuleSet::digest`] of the rules.
     pub digest: String,
-    /// Number of the first line that has not been seen; 0 when none has.
+    /// `seq` of the next line to match; 0 in the state of a new matcher.
     pub next_seq: u64,
-    /// Lines that were never handed over.
+    /// Lines that left the spool before they were matched.
     #[serde(default)]
     pub unseen_lines: u64,
+    /// One entry for each rule with matches.
     pub found: Vec<MatchCount>,
 }
 
-/// What one rule has found.
+/// The matches of one rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MatchCount {
+    /// Name of the rule's pack.
     pub pack: String,
+    /// Id of the rule.
     pub rule: String,
+    /// Matching lines.
     pub count: u64,
+    /// `seq` of the first one.
     pub first_seq: u64,
+    /// Its text, cut to [`FIRST_LINE_BYTES_MAX`].
     pub first_line: String,
 }
 
 impl Matcher {
+    /// A matcher for the output of one attempt, from its first line on.
     pub fn new(rules: Arc<RuleSet>) -> Matcher {
         let tallies = vec![Tally::default(); rules.len()];
         Matcher { rules, tallies, next_seq: 1, unseen_lines: 0, streams: Streams::AsRecorded, rules_changed: false }
     }
 
-    /// Goes on from a stored state. Rules may have changed meanwhile: what was found is kept for the rules that still
-    /// exist, and a `require` rule whose line may have passed before is not held against the run.
+    /// Resumes from a stored state. If the rules have changed since, matches of rules that still exist are kept, and no
+    /// `require` rule is a hit: its line may have been in the output before.
     pub fn resume(rules: Arc<RuleSet>, state: MatcherState) -> Matcher {
         let mut matcher = Matcher::new(rules);
         matcher.next_seq = state.next_seq.max(1);
@@ -104,12 +111,13 @@ impl Matcher {
         Matcher { streams, ..self }
     }
 
-    /// Matches every line of the block. Lines seen before are passed over, so a block may come again.
+    /// Matches every line of the block. Lines that were matched before are skipped, so feeding a block twice is
+    /// harmless.
     pub fn feed(&mut self, block: &Block) {
         self.feed_each(block, |_, _, _| ());
     }
 
-    /// As [`Matcher::feed`], and shows every match as it is found.
+    /// As [`Matcher::feed`]; calls `seen` with every match.
     pub(crate) fn feed_each(&mut self, block: &Block, mut seen: impl FnMut(&Line<'_>, &Pack, &Rule)) {
         self.unseen_lines += block.first_seq.saturating_sub(self.next_seq);
         let rules = Arc::clone(&self.rules);
@@ -146,7 +154,7 @@ impl Matcher {
         tally.count += 1;
     }
 
-    /// What is to be stored beside the cursor.
+    /// The state to store with the cursor.
     pub fn state(&self) -> MatcherState {
         let found = self.rules.rules().zip(&self.tallies).filter(|(_, tally)| tally.count > 0);
         MatcherState {
@@ -165,11 +173,11 @@ impl Matcher {
         }
     }
 
-    /// The rules that speak against the run, for its report: patterns that matched often enough, and required ones that
-    /// did not. Ask when all output is through. At most [`HITS_MAX`], `fail` first, then by line;
-    /// [`Matcher::hits_left_out`] counts the rest.
+    /// The hits, for the report: `pattern` rules with at least `at_least` matches, and `require` rules with fewer. Call
+    /// it after all output. At most [`HITS_MAX`], `fail` first, then by line; [`Matcher::hits_left_out`] counts the
+    /// rest.
     pub fn hits(&self) -> Vec<RuleHit> {
-        // Stable, and packs later in the list are the more particular ones: theirs come first on the same line.
+        // On the same line, hits of later packs come first: these are more specific.
         let names: Vec<&str> = self.rules.packs().collect();
         let mut hits: Vec<RuleHit> =
             self.rules_with_hits().map(|(pack, rule, tally)| hit_of(pack, rule, tally)).collect();
@@ -178,21 +186,22 @@ impl Matcher {
         hits
     }
 
-    /// Rules that speak against the run and do not stand in [`Matcher::hits`].
+    /// Number of hits beyond [`HITS_MAX`].
     pub fn hits_left_out(&self) -> usize {
         self.rules_with_hits().count().saturating_sub(HITS_MAX)
     }
 
-    /// Lines that were never handed over, because they had left the spool.
+    /// Lines that left the spool before they were matched.
     pub fn unseen_lines(&self) -> u64 {
         self.unseen_lines
     }
 
-    /// Whether the state that it went on from came from other rules: earlier lines were matched by those.
+    /// Whether the resumed state came from other rules, so that earlier lines were matched by those.
     pub fn rules_changed(&self) -> bool {
         self.rules_changed
     }
 
+    /// The rules that it applies.
     pub fn rules(&self) -> &Arc<RuleSet> {
         &self.rules
     }
@@ -208,7 +217,7 @@ impl Matcher {
     }
 }
 
-/// Orders hits: `fail` before `warn`, then by line, what is missing last.
+/// Orders hits: `fail` before `warn`, then by line; missing lines last.
 pub(crate) fn worst_first(hit: &RuleHit) -> (bool, u64) {
     (hit.severity != Severity::Fail, hit.first_seq.wrapping_sub(1))
 }
@@ -228,7 +237,7 @@ fn hit_of(pack: &Pack, rule: &Rule, tally: &Tally) -> RuleHit {
     }
 }
 
-/// The line as it is kept: whole, or the part around the match when it is long.
+/// The text that a hit keeps: the whole line, or the part around the match when it is long.
 fn shortened_line(text: &[u8], rule: &Rule) -> String {
     let shown = String::from_utf8_lossy(text);
     if shown.len() <= FIRST_LINE_BYTES_MAX {
@@ -250,7 +259,7 @@ fn shortened_line(text: &[u8], rule: &Rule) -> String {
     line
 }
 
-/// The start of the UTF-8 character in which `at` lies; `at` itself when the bytes are no UTF-8.
+/// The start of the UTF-8 character at `at`; `at` itself when the bytes are not UTF-8.
 fn character_start(text: &[u8], at: usize) -> usize {
     let is_start = |at: &usize| text.get(*at).is_none_or(|byte| byte & 0xC0 != 0x80);
     (at.saturating_sub(3)..=at).rev().find(is_start).unwrap_or(at)

@@ -1,10 +1,9 @@
-//! One rule pack: reads its TOML, compiles its patterns, and says every fault of it at once.
+//! One rule pack: reads its TOML, compiles its patterns, and returns all its faults. Called by [`crate::Packs`]. Never
+//! does I/O: the caller passes the text.
 //!
-//! Called through [`crate::Packs`]. Never does I/O: the caller hands over the text.
-//!
-//! Patterns are those of the crate `regex` (linear time, no look-around) over bytes, in ASCII mode, against one line at
-//! a time. A carriage return ends a line for `^` and `$`, as it does on a screen: so a rule sees each state of a
-//! progress bar, and the line ends of Windows do not get in the way of `$`. Colour codes are not taken out before.
+//! Patterns have the syntax of the crate `regex` (linear time, no look-around), over bytes, in ASCII mode, one line at
+//! a time. `^` and `$` also match at a carriage return, as on a screen: a rule sees each state of a progress bar, and
+//! `$` matches before CR LF. Colour codes are not removed before.
 
 use std::collections::BTreeMap;
 
@@ -14,84 +13,97 @@ use domain::run::Severity;
 
 use crate::pattern::{Mode, Pattern};
 
-/// Rules in one pack. Ours; the automaton of 1000 rules still fits its cache.
+/// Rules in one pack. Chosen: twice the number whose automaton fits its cache.
 pub const RULES_PER_PACK_MAX: usize = 2_000;
 
-/// Bytes of a pack's or a rule's name. Ours; they stand in every report.
+/// Bytes of the name of a pack or the id of a rule. Chosen: both are in every report.
 pub const NAME_BYTES_MAX: usize = 100;
 
-/// Lines that a rule may want before it counts. Ours.
+/// Largest `at_least`. Chosen, not measured.
 pub const AT_LEAST_MAX: i64 = 1_000_000_000;
 
-/// Bytes of `explain`. Ours; it stands in the reason of a run, hence in mails.
+/// Bytes of `explain`. Chosen: it is a part of reasons, which are in mails.
 pub const EXPLAIN_BYTES_MAX: usize = 500;
 
-/// A set of rules with a name, as one file holds it.
+/// The rules of one file.
 #[derive(Debug)]
 pub struct Pack {
+    /// At most [`NAME_BYTES_MAX`] letters, digits, dots, dashes and underscores.
     pub name: String,
+    /// Free text for people; may be empty.
     pub description: String,
-    /// Where it was read, as the user named it; `built-in` for ours.
+    /// The file as the user named it; [`crate::packs::BUILT_IN`] for a built-in pack.
     pub file: String,
-    /// Program names for which `auto` takes this pack; `*` stands for any text, `?` for one character.
+    /// Globs ([`domain::glob`]) of program names for which `auto` includes this pack.
     pub suggest: Vec<String>,
+    /// In the order of the file.
     pub rules: Vec<Rule>,
 }
 
-/// What one line of output, or its absence, says about a run.
+/// A pattern that a run's output must not match, or must match.
 #[derive(Debug)]
 pub struct Rule {
+    /// Unique in its pack.
     pub id: String,
+    /// Whether a match or its absence is the hit.
     pub expectation: Expectation,
+    /// `pattern` or `require`.
     pub pattern: Pattern,
-    /// A line that matches this too does not count.
+    /// A line that also matches this does not count.
     pub unless: Option<Pattern>,
+    /// Lines of other streams do not count.
     pub stream: StreamChoice,
-    /// Lines that must match before the rule says anything (or, with [`Expectation::Match`], before it is content).
+    /// Matching lines from which on the rule is a hit; with [`Expectation::Match`], from which on it is not. From 1.
     pub at_least: u64,
+    /// The effect of a hit.
     pub severity: Severity,
     /// What a match means, one sentence for people; may be empty.
     pub explain: String,
+    /// Example lines that the rule must match.
     pub matches: Vec<String>,
+    /// Example lines that the rule must not match.
     pub ignores: Vec<String>,
     /// 1-based line of the rule in its file.
     pub line: u32,
 }
 
-/// Which way round a rule accuses.
+/// Whether a match is a hit, or its absence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expectation {
-    /// `pattern`: a run in whose output the pattern stands is bad.
+    /// `pattern`: matching lines are the hit.
     NoMatch,
-    /// `require`: a run in whose output the pattern never stands is bad.
+    /// `require`: the absence of matching lines is the hit.
     Match,
 }
 
-/// Which lines a rule looks at.
+/// The streams whose lines count for a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamChoice {
+    /// Both.
     Any,
+    /// Standard output only.
     Stdout,
+    /// Standard error only.
     Stderr,
 }
 
 impl Rule {
-    /// Whether the line counts for this rule, its stream aside.
+    /// Whether the line counts for this rule, on any stream.
     pub fn matches(&self, line: &[u8]) -> bool {
         self.pattern.is_match(line) && !self.is_excluded(line)
     }
 
-    /// Whether `unless` takes the line out.
+    /// Whether `unless` excludes the line.
     pub fn is_excluded(&self, line: &[u8]) -> bool {
         self.unless.as_ref().is_some_and(|unless| unless.is_match(line))
     }
 }
 
 impl Pack {
-    /// Reads a pack. `file` is only named in faults. With the pack come its warnings.
+    /// Reads a pack, with its warnings. `file` appears in faults only.
     ///
     /// # Errors
-    /// Every fault of the file (and its warnings), each with its line.
+    /// All faults and warnings of the file, each with its line.
     pub fn read(file: &str, text: &str) -> Result<(Pack, Faults), Faults> {
         let (document, mut root) = Document::parse(file, text)?;
         let name = name_of(&mut root, "name");
@@ -110,7 +122,7 @@ impl Pack {
             let line = section.line();
             let Some(rule) = rule_of(section) else { continue };
             if let Some(first) = lines.insert(rule.id.clone(), line) {
-                let message = format!("this id stands at line {first} already; give each rule its own");
+                let message = format!("line {first} already has a rule with this id; give each rule its own id");
                 document.push(Fault::new(file, line, rule.id.as_str(), message));
             }
             rules.push(rule);
@@ -125,7 +137,7 @@ impl Pack {
         }
     }
 
-    /// Tries the pack's own examples: each of `matches` must match its rule, none of `ignores` may.
+    /// Tests the pack's own examples: a rule must match each of its `matches` and none of its `ignores`.
     pub fn check_examples(&self) -> Faults {
         let mut faults = Vec::new();
         for rule in &self.rules {
@@ -133,17 +145,15 @@ impl Pack {
                 Fault::new(&self.file, rule.line, example.as_str(), format!("rule `{}` {message}", rule.id))
             };
             let matches = rule.matches.iter().filter(|example| !rule.matches(example.as_bytes()));
-            faults.extend(matches.map(|example| wrong(example, "does not match its own example; mend one of the two")));
+            faults.extend(matches.map(|example| wrong(example, "does not match its own example; fix one of the two")));
             let ignores = rule.ignores.iter().filter(|example| rule.matches(example.as_bytes()));
-            faults.extend(
-                ignores.map(|example| wrong(example, "matches a line that its `ignores` names; mend one of the two")),
-            );
+            faults.extend(ignores.map(|example| wrong(example, "matches a line of its `ignores`; fix one of the two")));
         }
         Faults(faults)
     }
 }
 
-/// A name that people write in lists and see in reports.
+/// Reads the name of a pack or the id of a rule.
 fn name_of(section: &mut Section, key: &'static str) -> Option<String> {
     let line = section.line_of(key);
     let name = section.required_text(key)?;
@@ -154,7 +164,7 @@ fn name_of(section: &mut Section, key: &'static str) -> Option<String> {
         return None;
     }
     if key == "name" && name == crate::pack_choice::AUTO {
-        section.fault(line, name, "the name `auto` is kept for the choice by command; call the pack something else");
+        section.fault(line, name, "`auto` is reserved for the choice by command; give the pack another name");
         return None;
     }
     Some(name)
@@ -167,7 +177,7 @@ fn suggest_of(root: &mut Section) -> Vec<String> {
         root.fault(
             line,
             name.as_str(),
-            "not the name of a program; write its last part without a path, like \"python*\"",
+            "not the name of a program; write its file name without a path, like \"python*\"",
         );
     }
     suggest
@@ -204,7 +214,7 @@ fn condition_of(section: &mut Section, rule: &str) -> Option<(Expectation, Patte
         (true, false) => pattern.map(|pattern| (Expectation::NoMatch, pattern)),
         (false, true) => require.map(|pattern| (Expectation::Match, pattern)),
         (true, true) => {
-            section.fault(section.line(), rule, "has both `pattern` and `require`; make two rules of it");
+            section.fault(section.line(), rule, "has both `pattern` and `require`; make it two rules");
             None
         }
         (false, false) => {
@@ -220,8 +230,8 @@ fn pattern_of(section: &mut Section, key: &'static str, rule: &str) -> Option<Pa
         Ok(pattern) => {
             if let Mode::Unicode(why) = pattern.mode() {
                 let message = format!(
-                    "`{key}` of {rule} is matched in Unicode mode, which is slower, because it does not read in ASCII \
-                     mode ({why}); write ASCII classes where they will do"
+                    "`{key}` of {rule} is matched in Unicode mode, which is slower, because it is not valid in ASCII \
+                     mode ({why}); write ASCII classes where they are enough"
                 );
                 section.document().push(Fault::warning(section.document().file(), line, text, message));
             }

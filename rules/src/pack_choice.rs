@@ -1,7 +1,7 @@
-//! Which packs a job uses: those it names, or with `auto` those that its command suggests.
+//! The packs of a job: those that it names, or with `auto` those that fit its command.
 //!
-//! Reading a command is a guess, made to err on the side of too many packs: a pack for a program that does not run
-//! finds nothing. A command by the shell is cut where the shell would cut it, without expanding anything.
+//! Reading a command is a guess that prefers too many packs: a pack for a program that does not run finds nothing. A
+//! shell command is split as the shell splits it, without any expansion.
 
 use domain::glob;
 use domain::job::Command;
@@ -9,20 +9,20 @@ use domain::job::Command;
 use crate::packs::Packs;
 use crate::rule_set::RulesError;
 
-/// The name in a job's `rules` that stands for [`DEFAULT_PACK`] and what the command suggests.
+/// The name in a job's `rules` for [`DEFAULT_PACK`] and the packs that fit the command.
 pub const AUTO: &str = "auto";
 
-/// The pack that `auto` always takes.
+/// The pack that `auto` always includes.
 pub const DEFAULT_PACK: &str = "default";
 
-/// The pack that `auto` takes for every command by the shell.
+/// The pack that `auto` includes for every shell command.
 const SHELL_PACK: &str = "shell";
 
-/// Commands within commands (`sh -c "env nice ..."`) that are looked into. Ours.
+/// Nesting of commands within commands (`sh -c "env nice ..."`) that is read. Chosen, not measured.
 const DEPTH_MAX: usize = 8;
 
-/// Programs that run another one: the options that take the next word as their value, and how many words of their own
-/// stand before the other program.
+/// Programs that run another program: their options with a value in the next word, and the number of arguments before
+/// the other program.
 const WRAPPERS: [(&str, &[&str], usize); 28] = [
     ("builtin", &[], 0),
     ("chroot", &[], 1),
@@ -54,15 +54,15 @@ const WRAPPERS: [(&str, &[&str], usize); 28] = [
     ("unshare", &[], 0),
 ];
 
-/// Words after which the shell expects a command.
+/// Shell keywords that are followed by a command.
 const KEYWORDS: [&str; 9] = ["if", "then", "else", "elif", "while", "until", "do", "!", "{"];
 
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
 
-/// The names of the packs for a job whose `rules` are `wanted`, each once, in order.
+/// Returns the names of the packs for a job whose `rules` are `wanted`, each once, in order.
 ///
 /// # Errors
-/// A name that no pack has, with the nearest.
+/// An unknown pack, with the nearest known name.
 pub fn choose_packs(packs: &Packs, wanted: &[String], command: &Command) -> Result<Vec<String>, RulesError> {
     let mut chosen: Vec<String> = Vec::new();
     let mut add = |name: &str| {
@@ -95,7 +95,7 @@ fn suggested_packs<'p>(packs: &'p Packs, command: &Command) -> Vec<&'p str> {
     names
 }
 
-/// The last parts of the paths of all programs that a command seems to run, and of the scripts given to them.
+/// The file names of all programs that a command seems to run, and of the scripts passed to them.
 pub fn program_names(command: &Command) -> Vec<String> {
     let mut programs = Vec::new();
     match command {
@@ -118,7 +118,7 @@ fn add_from_words(words: &[String], depth: usize, programs: &mut Vec<String>) {
     let name = base_name(program);
     programs.push(name.to_owned());
     if let Some((_, valued, own_words)) = WRAPPERS.iter().find(|(wrapper, _, _)| *wrapper == name) {
-        // `env -S "python3 -u"` and `flock FILE -c TEXT` give a command in one word.
+        // `env -S "python3 -u"` and `flock FILE -c TEXT` have a command in one word.
         let in_one_word = |word: &String| match name {
             "env" => matches!(word.as_str(), "-S" | "--split-string"),
             "flock" => word == "-c",
@@ -143,7 +143,7 @@ fn is_command_option(word: &str) -> bool {
     word.len() >= 2 && word.starts_with('-') && !word.starts_with("--") && word.ends_with('c')
 }
 
-/// The first argument that is no option, when it looks like a script (`x.py`, not `x`).
+/// The first argument that is not an option, if it has the suffix of a script (`x.py`, not `x`).
 fn script_of(arguments: &[String]) -> Option<String> {
     let first = arguments.iter().find(|word| !word.starts_with('-'))?;
     let name = base_name(first);
@@ -184,8 +184,8 @@ fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Cuts a shell text into simple commands and those into words. Quotes and backslashes are taken off; redirections are
-/// left out; a command in `$( )` or backquotes counts as one of its own.
+/// Splits shell text into simple commands, and those into words. Quotes and backslashes are removed; redirections are
+/// left out; a command in `$( )` or backquotes counts as a separate one.
 fn simple_commands(text: &str) -> Vec<Vec<String>> {
     let mut commands: Vec<Vec<String>> = vec![Vec::new()];
     let mut word: Option<String> = None;
@@ -205,7 +205,7 @@ fn simple_commands(text: &str) -> Vec<Vec<String>> {
             (None, ' ' | '\t' | '\r' | '\n' | ';' | '|' | '&' | '(' | ')' | '`' | '<' | '>') => {
                 let ended = word.take();
                 match c {
-                    // The number before a redirection is no argument.
+                    // The number before a redirection is not an argument.
                     '<' | '>' => {
                         let number = |word: &String| word.chars().all(|c| c.is_ascii_digit());
                         push_word(ended.filter(|word| !number(word)), &mut redirected, &mut commands);
@@ -229,7 +229,7 @@ fn simple_commands(text: &str) -> Vec<Vec<String>> {
     commands
 }
 
-/// Puts a word to the last command, unless it is the file of a redirection.
+/// Adds a word to the last command, unless it is the file of a redirection.
 fn push_word(word: Option<String>, redirected: &mut bool, commands: &mut [Vec<String>]) {
     let Some(word) = word else { return };
     if std::mem::take(redirected) {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_programs_of_a_shell_command_are_found_through_what_stands_before_them() {
+    fn programs_of_a_shell_command_are_found_behind_wrappers_and_assignments() {
         check("python3 /srv/x.py --all", &["python3", "x.py"]);
         check("cd /srv && ./venv/bin/python3 -m app >> /var/log/app.log 2>&1", &["cd", "python3"]);
         check("A=1 B='x y' nice -n 10 timeout -k 5s 10m /usr/bin/python", &["nice", "timeout", "python"]);

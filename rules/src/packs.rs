@@ -1,6 +1,5 @@
-//! All packs at hand: the built-in ones and those that the user's files add.
-//!
-//! Called by whoever wires a runner, a collector or `sexton rules`. Never reads files: text is handed in.
+//! All available packs: the built-in ones and those of the user's files. Used by the runner, the collector and `sexton
+//! rules`. Never reads files: the caller passes their text.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -10,22 +9,22 @@ use domain::fault::{Fault, Faults, nearest_name};
 use crate::pack::Pack;
 use crate::rule_set::{RuleSet, RulesError};
 
-/// Compiled sets kept for further jobs. Ours; one set of 100 rules takes about 200 KiB once it is warm.
+/// Compiled sets that are cached. Chosen: a set of 100 rules takes about 200 KiB after its first use.
 const RULE_SETS_MAX: usize = 64;
 
-/// `file` of a pack that came with the program.
+/// The `file` of a built-in pack.
 pub const BUILT_IN: &str = "built-in";
 
 const BUILT_IN_TEXTS: [&str; 3] =
     [include_str!("../packs/default.toml"), include_str!("../packs/shell.toml"), include_str!("../packs/python.toml")];
 
-/// The tests read every built-in pack, so none is ever missing here.
+/// A test reads every built-in pack, so none is missing here.
 static BUILT_IN_PACKS: LazyLock<BTreeMap<String, Arc<Pack>>> = LazyLock::new(|| {
     let read = BUILT_IN_TEXTS.iter().filter_map(|text| Pack::read(BUILT_IN, text).ok());
     read.map(|(pack, _)| (pack.name.clone(), Arc::new(pack))).collect()
 });
 
-/// Packs by name, with the sets compiled from them so far.
+/// Packs by name, with a cache of the sets compiled from them.
 #[derive(Default)]
 pub struct Packs {
     by_name: BTreeMap<String, Arc<Pack>>,
@@ -34,19 +33,19 @@ pub struct Packs {
 }
 
 impl Packs {
-    /// The packs that come with the program: `default`, `shell`, `python`.
+    /// The built-in packs: `default`, `shell`, `python`.
     pub fn builtin() -> Packs {
         Packs { by_name: BUILT_IN_PACKS.clone(), ..Packs::default() }
     }
 
-    /// Adds the pack that `text` holds. A pack of the user takes the place of a built-in one with the same name.
+    /// Adds the pack in `text`. A pack of the user replaces a built-in one with the same name.
     ///
     /// # Errors
-    /// Every fault of the text, or that another file gave a pack of this name already. Nothing is added then.
+    /// All faults of the text, or that another file already has a pack with this name. Then nothing is added.
     pub fn add(&mut self, file: &str, text: &str) -> Result<(), Faults> {
         let (pack, warnings) = Pack::read(file, text)?;
         if let Some(other) = self.by_name.get(&pack.name).filter(|other| other.file != BUILT_IN) {
-            let message = format!("{} holds a pack of this name already; rename one of the two", other.file);
+            let message = format!("{} already has a pack with this name; rename one of the two", other.file);
             return Err(Faults(vec![Fault::new(file, 1, pack.name, message)]));
         }
         self.warnings.0.extend(warnings.0);
@@ -55,11 +54,12 @@ impl Packs {
         Ok(())
     }
 
-    /// What the files said that works but may surprise.
+    /// The warnings of all files.
     pub fn warnings(&self) -> &Faults {
         &self.warnings
     }
 
+    /// The pack with this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Pack>> {
         self.by_name.get(name)
     }
@@ -69,16 +69,17 @@ impl Packs {
         self.by_name.values()
     }
 
+    /// The names of all packs, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)
     }
 
-    /// Every pack's examples; see [`Pack::check_examples`].
+    /// Tests the examples of every pack; see [`Pack::check_examples`].
     pub fn check_examples(&self) -> Faults {
         Faults(self.iter().flat_map(|pack| pack.check_examples().0).collect())
     }
 
-    /// The set of these packs, compiled once and shared by all who ask for the same names in the same order.
+    /// The set of these packs, compiled once for the same names in the same order.
     pub(crate) fn rule_set(&self, names: &[String]) -> Result<Arc<RuleSet>, RulesError> {
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(set) = compiled.get(names) {

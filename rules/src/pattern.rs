@@ -1,21 +1,21 @@
-//! One regular expression of a rule: how it is read, what it may cost, and what is said when it will not do.
+//! One regular expression of a rule: its syntax, its limits, and the faults of an invalid one.
 //!
-//! The same syntax settings serve a rule's own regex and the automaton that all rules of a set share, so that both
-//! always agree. Never searches more than the line it is given.
+//! A rule's own regex and the shared automaton of a set use the same syntax settings, so both always agree. Never
+//! searches beyond the given line.
 
 use regex::bytes::{Regex, RegexBuilder};
 use regex_automata::util::syntax;
 
-/// Bytes of a pattern's text. Ours; the longest pattern seen in the field has 300.
+/// Bytes of a pattern's text. Chosen: the longest pattern seen in the field has 300.
 pub const PATTERN_BYTES_MAX: usize = 4_096;
 
-/// Bytes that one compiled pattern may take. Ours; `\w{100}` in ASCII mode takes about 20 KiB.
+/// Bytes of one compiled pattern. Chosen: `\w{100}` in ASCII mode takes about 20 KiB.
 pub const COMPILED_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes of the cache in which a rule's own regex builds states. Ours; only lines that hit use it.
+/// Bytes of the cache of states of a rule's own regex. Chosen: only candidate lines use it.
 const OWN_CACHE_BYTES_MAX: usize = 256 << 10;
 
-/// Groups within groups. Ours; the default of the crate `regex` is 250.
+/// Nesting of groups. Chosen, not measured; the default of the crate `regex` is 250.
 const NEST_MAX: u32 = 50;
 
 /// A compiled pattern with its text.
@@ -26,12 +26,12 @@ pub struct Pattern {
     mode: Mode,
 }
 
-/// How the pattern reads letters.
+/// The meaning of character classes in a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Bytes: `\w`, `\b` and `(?i)` know ASCII only.
     Ascii,
-    /// The pattern does not read in ASCII mode, for this reason.
+    /// The pattern is not valid in ASCII mode; with the reason.
     Unicode(String),
 }
 
@@ -39,7 +39,7 @@ impl Pattern {
     /// Compiles a pattern within the limits of this file.
     ///
     /// # Errors
-    /// What is wrong and what to write instead, to stand after the name of the rule.
+    /// The fault and its remedy, as a clause that follows the name of the rule.
     pub fn compile(text: &str) -> Result<Pattern, String> {
         if text.len() > PATTERN_BYTES_MAX {
             return Err(format!("is longer than {PATTERN_BYTES_MAX} bytes; split it into several rules"));
@@ -57,35 +57,35 @@ impl Pattern {
             .properties()
             .look_set();
         if looks.contains_word_unicode() {
-            return Err(
-                "needs the word boundaries of Unicode, which are not had in linear time; write (?-u:\\b)".to_owned()
-            );
+            return Err("needs Unicode word boundaries, which do not run in linear time; write (?-u:\\b)".to_owned());
         }
         if regex.is_match(b"") && regex.is_match(b"\x01") {
-            return Err("matches every line, even one of a single byte; say what must stand there".to_owned());
+            return Err("matches every line; write what a matching line must contain".to_owned());
         }
         Ok(Pattern { text: text.to_owned(), regex, mode })
     }
 
+    /// The text in the pack.
     pub fn text(&self) -> &str {
         &self.text
     }
 
+    /// The mode in which it is valid.
     pub fn mode(&self) -> &Mode {
         &self.mode
     }
 
-    /// Whether it stands anywhere in the line (without its line feed).
+    /// Whether it matches anywhere in the line (passed without its line feed).
     pub fn is_match(&self, line: &[u8]) -> bool {
         self.regex.is_match(line)
     }
 
-    /// Where it stands first in the line.
+    /// The bytes of its first match in the line.
     pub fn find(&self, line: &[u8]) -> Option<std::ops::Range<usize>> {
         self.regex.find(line).map(|found| found.range())
     }
 
-    /// The settings under which this pattern is read.
+    /// The syntax settings of this pattern.
     pub(crate) fn syntax(&self) -> syntax::Config {
         syntax_of(self.mode != Mode::Ascii)
     }
@@ -114,15 +114,15 @@ fn message(error: &regex::Error) -> String {
         other => {
             let why = sentence(&other.to_string());
             let remedy = match why.as_str() {
-                why if why.contains("look-around") => "; put what must not stand on the line into `unless`",
-                why if why.contains("backreference") => "; spell out what repeats",
+                why if why.contains("look-around") => "; write in `unless` what the line must not contain",
+                why if why.contains("backreference") => "; write the repeated text out",
                 why if why.contains("escape") => {
-                    "; write the pattern in single quotes and a backslash only before what needs it"
+                    "; write the pattern in single quotes, with backslashes only before special characters"
                 }
                 why if why.contains("unclosed") || why.contains("unopened") => {
-                    "; put a backslash before a bracket that is meant as text"
+                    "; write a backslash before a bracket that is plain text"
                 }
-                why if why.contains("repetition") => "; put a backslash before a *, + or ? that is meant as text",
+                why if why.contains("repetition") => "; write a backslash before a *, + or ? that is plain text",
                 _ => "; see the syntax of the Rust crate `regex`",
             };
             format!("is not a regular expression: {why}{remedy}")
@@ -130,7 +130,7 @@ fn message(error: &regex::Error) -> String {
     }
 }
 
-/// The sentence at the end of the several lines in which the parser draws its errors.
+/// The last line of the parser's multi-line error.
 fn sentence(drawn: &str) -> String {
     let last = drawn.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     last.trim().trim_start_matches("error: ").trim_end_matches('.').to_owned()

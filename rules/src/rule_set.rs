@@ -9,34 +9,46 @@ use crate::automaton::Automaton;
 use crate::pack::{Expectation, Pack, Rule, StreamChoice};
 use crate::packs::Packs;
 
-/// Why there is no rule set.
+/// A list of packs that has no rule set.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
+    /// No pack has this name.
     #[error("no rule pack `{name}`; {hint}")]
-    UnknownPack { name: String, hint: String },
-    #[error("the rules of {packs} do not fit one automaton ({why}); name fewer packs or write smaller repetitions")]
-    TooLarge { packs: String, why: String },
+    UnknownPack {
+        /// As the job names it.
+        name: String,
+        /// The nearest known name, or all of them.
+        hint: String,
+    },
+    /// The compiled rules exceed their limit together.
+    #[error("the rules of {packs} do not fit into one automaton ({why}); use fewer packs or smaller repetitions")]
+    TooLarge {
+        /// The names of the packs.
+        packs: String,
+        /// The limit, from the compiler.
+        why: String,
+    },
 }
 
 /// Rules of several packs, in the order of the packs and of their files.
 pub struct RuleSet {
     packs: Vec<Arc<Pack>>,
-    /// Which pack and which rule of it the automaton's pattern of the same number is.
+    /// Indices of pack and rule, by the number of the automaton's pattern.
     places: Vec<(usize, usize)>,
     digest: String,
     automaton: Option<Automaton>,
 }
 
 impl RuleSet {
-    /// Compiles the packs of these names (as [`crate::choose_packs`] gives them), or hands out the set compiled before.
+    /// Returns the compiled rules of the packs with these names ([`crate::choose_packs`]); cached in `packs`.
     ///
     /// # Errors
-    /// A name that no pack has, with the nearest; or that the rules are too many to be compiled together.
+    /// An unknown pack, with the nearest known name; or too many rules to compile together.
     pub fn compile(packs: &Packs, names: &[String]) -> Result<Arc<RuleSet>, RulesError> {
         packs.rule_set(names)
     }
 
-    /// No rules at all: nothing is matched, nothing speaks against a run.
+    /// The empty set: nothing is matched, and no run gets a hit.
     pub fn none() -> Arc<RuleSet> {
         Arc::new(RuleSet { digest: digest_of(&[]), packs: Vec::new(), places: Vec::new(), automaton: None })
     }
@@ -57,16 +69,17 @@ impl RuleSet {
         Ok(RuleSet { digest: digest_of(&packs), packs, places, automaton })
     }
 
-    /// How many rules there are; a rule's number is its place.
+    /// The number of rules; they are numbered from 0.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
+    /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// The rule of this number and its pack.
+    /// The rule with this number, and its pack.
     pub fn rule(&self, number: usize) -> Option<(&Pack, &Rule)> {
         let (pack, rule) = *self.places.get(number)?;
         let pack = self.packs.get(pack)?;
@@ -78,11 +91,12 @@ impl RuleSet {
         (0..self.len()).filter_map(|number| self.rule(number))
     }
 
+    /// The names of the packs, in the order of [`RuleSet::compile`].
     pub fn packs(&self) -> impl Iterator<Item = &str> {
         self.packs.iter().map(|pack| pack.name.as_str())
     }
 
-    /// The same for every set that judges alike: what the rules match, not what they say. 16 hexadecimal digits.
+    /// A digest of everything that decides matches; texts for people have no effect. 16 hexadecimal digits.
     pub fn digest(&self) -> &str {
         &self.digest
     }

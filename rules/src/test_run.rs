@@ -1,7 +1,8 @@
 //! Tries rules on plain text, for `sexton rules test`: every match with its line, and the verdict for exit 0.
 //!
-//! The text goes through the same matcher as the output of a run, as records of one stream; rules for one stream look
-//! at every line, because the text does not tell. Memory is bounded by one block and one line of the spool's limit.
+//! The text passes the same matcher as the output of a run, as records of one stream. A rule for one stream applies to
+//! every line, because plain text has no streams. Memory is bounded: one block and one line of at most
+//! [`LINE_BYTES_MAX`].
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -15,37 +16,42 @@ use crate::judge::{ExitFacts, Limits, Verdict, judge};
 use crate::matcher::{Matcher, Streams};
 use crate::rule_set::RuleSet;
 
-/// Bytes read at a time, and about the bytes of a block. As the runner reads.
+/// Bytes of one read, and about the bytes of one block: as in the runner.
 const READ_BYTES: usize = 64 << 10;
 
-/// The text does not tell when it was printed.
+/// The text has no times.
 const NO_STAMP: &[u8; STAMP_BYTES] = b"1970-01-01T00:00:00.000000000Z";
 
-/// One rule on one line.
+/// A rule that matches a line.
 #[derive(Clone, Copy, Debug)]
 pub struct TestMatch<'l> {
-    /// From 1.
+    /// Number of the line, from 1.
     pub line: u64,
+    /// Name of the rule's pack.
     pub pack: &'l str,
+    /// Id of the rule.
     pub rule: &'l str,
+    /// The effect of a hit.
     pub severity: Severity,
     /// The line without its newline; a part of it when it is longer than [`LINE_BYTES_MAX`].
     pub text: &'l [u8],
 }
 
-/// What came of it.
+/// The result of [`test_run`].
 #[derive(Clone, Debug)]
 pub struct TestSummary {
+    /// Lines read.
     pub lines: u64,
+    /// Bytes read.
     pub bytes: u64,
     /// As if the text were all output of a run with exit code 0.
     pub verdict: Verdict,
 }
 
-/// Runs the rules over all that `reader` gives and shows each match to `matched`, in the order of the lines.
+/// Applies the rules to all text of `reader`, and calls `matched` with each match, in the order of the lines.
 ///
 /// # Errors
-/// What the reader says.
+/// The reader's error.
 pub fn test_run(
     rules: &Arc<RuleSet>,
     mut reader: impl Read,
@@ -65,22 +71,22 @@ pub fn test_run(
     Ok(records.finish(&mut matched))
 }
 
-/// Makes blocks of the text, and has them matched.
+/// Splits the text into blocks for the matcher.
 struct Records {
     matcher: Matcher,
-    /// The line that has begun.
+    /// The unfinished line.
     open: Vec<u8>,
     /// Records not yet matched.
     block: Vec<u8>,
-    /// Number of the block's first record, and how many are in it.
+    /// `seq` of the block's first record, and the number of its records.
     first_seq: u64,
     records: u64,
-    /// The line that the block's first record is of.
+    /// Number of the line of the block's first record.
     first_line: u64,
-    /// Lines that have ended.
+    /// Finished lines.
     lines: u64,
     bytes: u64,
-    /// Where each rule matched first, as the verdict names it.
+    /// The first matching line of each rule, for the verdict.
     first_lines: BTreeMap<(String, String), u64>,
 }
 
@@ -118,8 +124,7 @@ impl Records {
         }
     }
 
-    /// A part that does not end its line stands in a block of its own: so the other records of a block are one line
-    /// apart.
+    /// A part that does not end its line gets a block of its own, so all records of any other block are one line each.
     fn end_record(&mut self, ends_line: bool, matched: &mut impl FnMut(TestMatch<'_>)) {
         if !ends_line || self.block.len() >= READ_BYTES {
             self.flush(matched);

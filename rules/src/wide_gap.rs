@@ -1,23 +1,24 @@
-//! Cuts a pattern at its wide gaps, so that many such patterns fit one lazy DFA.
+//! Cuts a pattern at its wide gaps, so that many such patterns fit into one lazy DFA.
 //!
-//! `rsync: .*failed` keeps a DFA guessing after every `rsync: ` until the line ends; with dozens of such rules the
-//! states multiply until building them is all it does (measured with 1000 rules, 57 of them with a gap: 1 MB/s, cut:
-//! hundreds). So the shared automaton gets only the longest piece between two gaps, here `rsync: `, and the rule's own
-//! regex looks at the few lines that have it.
+//! With `rsync: .*failed`, a DFA stays undecided after every `rsync: ` until the end of the line. With dozens of such
+//! rules the states multiply, and the time goes into building them (measured with 1,000 rules, 57 of them with a gap:
+//! 1 MB/s; cut: hundreds). So the shared automaton gets only the longest piece between two gaps, here `rsync: `, and
+//! the rule's own regex decides on the lines that have it.
 
 use regex_syntax::hir::{Class, Hir, HirKind};
 
-/// A class of so many byte values is wide: `.`, `\S`, `[^x]` are, `\w` and `\d` are not.
+/// A class of at least this number of byte values is wide. Chosen: `.`, `\S` and `[^x]` are wide, `\w` and `\d` are
+/// not.
 const WIDE_VALUES_MIN: u64 = 100;
 
-/// A wide class repeated up to so many times is a gap.
+/// A wide class that may repeat this number of times is a gap. Chosen: fewer repetitions add few states.
 const GAP_REPEATS_MIN: u32 = 4;
 
-/// A piece shorter than this stands on too many lines to be worth the second look; the pattern then stays whole.
+/// Bytes of the shortest piece that replaces a pattern. Chosen: a shorter piece is on too many lines.
 const PIECE_BYTES_MIN: usize = 3;
 
-/// A pattern that stands in every text in which `hir` stands, without gaps; none when `hir` has no gap, or when nothing
-/// long enough is left without it.
+/// A pattern without gaps that matches every text that `hir` matches; none when `hir` has no gap, or when no piece is
+/// long enough.
 pub(crate) fn longest_piece(hir: &Hir) -> Option<Hir> {
     if !has_gap(hir) {
         return None;
@@ -49,7 +50,7 @@ fn is_wide(class: &Class) -> bool {
     values >= WIDE_VALUES_MIN
 }
 
-/// What must stand in any match; the empty pattern when nothing must.
+/// A pattern that is part of any match; the empty pattern when there is none.
 fn piece_of(hir: &Hir) -> Hir {
     if !has_gap(hir) {
         return hir.clone();
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_is_cut_at_its_gaps_down_to_the_longest_piece_that_every_match_has() {
+    fn a_pattern_is_reduced_to_the_longest_piece_that_every_match_has() {
         check("rsync: .*failed", Some("rsync: "));
         check(r"^[^\s:]+: (?:line )?\d+: .*\S: Permission denied$", Some(r"\S: Permission denied$"));
         check("(?:abc.*x|y.*defg)", Some("abc|defg"));
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_without_a_gap_or_without_a_long_piece_stays_whole() {
+    fn a_pattern_without_a_gap_or_without_a_long_piece_is_not_cut() {
         check(r"\berror\b", None);
         check(r"\w+: \d+", None);
         check("a[^x]{0,3}b", None);

@@ -1,4 +1,4 @@
-//! Crontabs against tables: lines and what their commands see, refusals, directives, names.
+//! Crontabs against tables: lines and the environment of their commands, faults, directives, names.
 
 use domain::crontab::{Format, parse};
 use domain::fault::{Faults, Level};
@@ -11,7 +11,7 @@ fn user(text: &str) -> (Vec<Job>, Faults) {
     parse("crontab", text, Format::User)
 }
 
-/// The jobs of a crontab in which nothing is wrong.
+/// The jobs of a crontab without faults.
 fn jobs(text: &str) -> Vec<Job> {
     let (jobs, faults) = user(text);
     assert!(!faults.has_faults(), "{text}: {faults}");
@@ -92,7 +92,7 @@ fn assignments_read_as_cron_reads_them() {
 }
 
 #[test]
-fn an_assignment_holds_for_later_entries_only() {
+fn an_assignment_applies_to_later_entries_only() {
     let jobs = jobs("X=1\n0 1 * * * a\nX=2\nY=3\n0 2 * * * b\n");
     assert_eq!(jobs[0].env.get("X").map(String::as_str), Some("1"));
     assert_eq!(jobs[0].env.get("Y"), None);
@@ -201,7 +201,7 @@ fn a_system_crontab_needs_its_user_column() {
 }
 
 #[test]
-fn an_unknown_zone_is_told_where_it_is_set_and_stops_only_its_entries() {
+fn an_unknown_zone_is_a_fault_at_its_line_and_drops_only_its_entries() {
     let (jobs, faults) = user("CRON_TZ=Mars/Olympus\n0 1 * * * a\nCRON_TZ=UTC\n0 1 * * * b\n");
     assert_eq!(jobs.iter().map(shell).collect::<Vec<_>>(), ["b"]);
     assert_eq!(faults.0.iter().map(|fault| fault.line).collect::<Vec<_>>(), [1, 2]);
@@ -215,7 +215,7 @@ fn every_fault_of_a_file_is_found_in_one_reading() {
 }
 
 #[test]
-fn what_surprises_is_warned_of() {
+fn surprising_definitions_cause_warnings() {
     for (text, line, message) in [
         ("0 1 * * * a\r\n", 1, "carriage return"),
         ("0 1 * * * a\n0 2 * * * b", 2, "no newline"),
@@ -236,7 +236,7 @@ fn what_surprises_is_warned_of() {
 }
 
 #[test]
-fn windows_lines_mean_the_same_as_others() {
+fn lines_with_cr_lf_mean_the_same_as_others() {
     let (jobs, _) = user("X=1\r\n\r\n# comment\r\n0 1 * * * a b\r\n");
     assert_eq!(shell(&jobs[0]), "a b");
     assert_eq!(jobs[0].env.get("X").map(String::as_str), Some("1"));
@@ -270,7 +270,7 @@ fn a_directive_sets_fields_of_the_next_entry_only() {
 }
 
 #[test]
-fn defaults_hold_for_all_later_entries_and_a_directive_wins() {
+fn defaults_apply_to_all_later_entries_and_a_directive_wins() {
     let text = "0 1 * * * a\n# sexton-defaults: timeout=1h group=web\n0 2 * * * b\n# sexton: timeout=2h\n0 3 * * * c\n\
                 # sexton-defaults: timeout=3h\n0 4 * * * d\n";
     let found: Vec<_> =
@@ -297,14 +297,14 @@ fn names_are_stable_and_distinct() {
 }
 
 #[test]
-fn a_name_that_is_given_twice_is_a_fault() {
+fn two_entries_with_the_same_name_are_a_fault() {
     let text = "# sexton: name=a\n0 1 * * * x\n# sexton: name=a\n0 2 * * * y\n# sexton: name=a group=b\n0 3 * * * z\n";
     check_fault(text, Format::User, 4, "line 2 already has a job with this name");
     assert_eq!(user(text).0.len(), 2);
 }
 
 #[test]
-fn a_file_is_read_as_what_its_name_says() {
+fn the_name_of_a_file_decides_its_format() {
     let entry = "0 5 * * * root /opt/x\n";
     let command = |file: &str, system| shell(&job_files::parse(file, entry, system).0[0]).to_owned();
     assert_eq!(command("/etc/cron.d/x", false), "/opt/x");

@@ -1,4 +1,4 @@
-//! The jobs file: every field, every refusal, and the way back to text.
+//! The jobs file: every field, every fault, and jobs written as text.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ fn every_field_is_read() {
 }
 
 #[test]
-fn what_is_not_written_has_its_default() {
+fn absent_fields_have_their_defaults() {
     let ping = &good(EVERYTHING)[1];
     assert_eq!((ping.group.as_str(), ping.zone.as_str(), ping.enabled), ("default", "UTC", true));
     assert_eq!(ping.command, Command::Argv(["/usr/bin/ping", "-c", "1", "gateway"].map(str::to_owned).to_vec()));
@@ -87,13 +87,13 @@ fn what_is_not_written_has_its_default() {
 }
 
 #[test]
-fn jobs_read_as_they_were_written() {
+fn jobs_are_read_as_they_were_written() {
     let jobs = good(EVERYTHING);
     assert_eq!(good(&write(&jobs).expect("text")), jobs);
 }
 
 #[test]
-fn what_is_wrong_names_line_and_remedy() {
+fn every_fault_names_line_and_remedy() {
     let rest = "name = \"a\"\nschedule = \"@daily\"\ncommand = \"x\"";
     check("schedule = \"@daily\"\ncommand = \"x\"", 1, "`name` is missing");
     check("name = \"a\"\ncommand = \"x\"", 1, "`schedule` is missing");
@@ -121,7 +121,7 @@ fn what_is_wrong_names_line_and_remedy() {
 }
 
 #[test]
-fn a_good_job_is_read_beside_a_bad_one_and_a_double_one() {
+fn a_valid_job_is_read_next_to_a_faulty_one_and_a_duplicate() {
     let text = "[[job]]\nname = \"a\"\nschedule = \"@daily\"\ncommand = \"x\"\n\
                 [[job]]\nname = \"b\"\nschedule = \"@dayly\"\ncommand = \"x\"\n\
                 [[job]]\nname = \"a\"\nschedule = \"@hourly\"\ncommand = \"y\"\n\
@@ -133,7 +133,7 @@ fn a_good_job_is_read_beside_a_bad_one_and_a_double_one() {
 }
 
 #[test]
-fn a_surprising_schedule_is_warned_of_and_kept() {
+fn a_surprising_schedule_causes_a_warning_and_is_accepted() {
     let (jobs, faults) = parse("jobs.toml", "[[job]]\nname = \"a\"\nschedule = \"0 0 13 * 5\"\ncommand = \"x\"\n");
     assert_eq!(jobs.len(), 1);
     assert!(!faults.has_faults());

@@ -35,7 +35,7 @@ fn firings_come_in_order_of_time_and_then_of_the_file() {
 }
 
 #[test]
-fn adjoining_windows_neither_overlap_nor_leave_a_gap() {
+fn adjacent_windows_neither_overlap_nor_leave_a_gap() {
     let jobs = jobs("CRON_TZ=America/New_York\n30 2 * * * a\n*/7 1-3 * * * b\n");
     let (from, between, to) = ("2026-03-07T00:00:00Z", "2026-03-08T07:00:00Z", "2026-03-12T00:00:00Z");
     let halves = [planned(&jobs, from, between), planned(&jobs, between, to)].concat();
@@ -53,7 +53,7 @@ fn an_interval_of_a_new_job_counts_from_the_beginning_of_the_window() {
 }
 
 #[test]
-fn an_endless_window_is_walked_lazily() {
+fn an_endless_window_is_computed_lazily() {
     let jobs = jobs(&"* * * * * a\n".repeat(100));
     let plan = plan(&jobs, instant("2026-01-01T00:00:00Z"), Timestamp::MAX).expect("good jobs");
     assert_eq!(plan.take(1000).count(), 1000);

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 /// Panics if the reader has no answer for the input.
 type Check = fn(&[u8]);
 
-/// Each with the name of its corpus.
+/// Each check with the name of its corpus.
 pub const TARGETS: [(&str, Check); 5] = [
     ("schedule", |input| schedule(&String::from_utf8_lossy(input))),
     ("crontab", |input| crontab(&String::from_utf8_lossy(input))),
@@ -60,7 +60,7 @@ pub fn jobs_file(text: &str) {
     assert_eq!(domain::jobs_file::parse("jobs.toml", &written).0, jobs, "{text}");
 }
 
-/// Orders and reports, as queues carry them.
+/// Orders and reports, as in queues.
 fn messages(input: &[u8]) {
     if let Ok(order) = serde_json::from_slice::<Order>(input) {
         let again = serde_json::to_vec(&order).expect("written");
@@ -74,7 +74,7 @@ fn messages(input: &[u8]) {
     }
 }
 
-/// A spool's records, whole, torn, or anything.
+/// Records of a spool: whole, torn, or any bytes.
 fn lines(input: &[u8]) {
     let block = Block { first_seq: 1, bytes: input.into(), end: Position::START };
     let (mut seq, mut bytes) = (0, 0);
@@ -89,5 +89,5 @@ fn lines(input: &[u8]) {
         let fields = |line: &Line<'_>| (line.at(), line.stream, line.tag, line.text.to_vec());
         assert_eq!(fields(&again), fields(&line), "a record that is written again reads the same");
     }
-    assert!(bytes <= input.len() + 1, "a line is a piece of its record");
+    assert!(bytes <= input.len() + 1, "a line is a part of its record");
 }

@@ -1,4 +1,4 @@
-//! Schedules against tables: the vectors of cronie's behaviour, the refusals, AWS's dialect, spreads and words.
+//! Schedules against tables: cronie's behaviour, faults, AWS's dialect, spreads and warnings.
 
 use domain::schedule::{Context, Firing, Schedule, ScheduleKind};
 use jiff::Timestamp;
@@ -32,7 +32,7 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
-fn every_vector_fires_when_cronie_does() {
+fn every_test_vector_fires_when_cronie_does() {
     let mut rows = 0;
     for row in VECTORS.lines().skip(1) {
         let columns: Vec<&str> = row.split('\t').collect();
@@ -59,7 +59,7 @@ fn the_second_pass_is_found_from_the_last_minute_of_the_first() {
 }
 
 #[test]
-fn what_crontab_refuses_is_refused_with_the_remedy() {
+fn invalid_expressions_are_refused_with_the_remedy() {
     for (text, message) in [
         ("60 * * * *", "write 0 to 59"),
         ("* 24 * * *", "write 0 to 23"),
@@ -128,7 +128,7 @@ fn an_unknown_zone_is_refused_with_the_nearest() {
 }
 
 #[test]
-fn aws_schedules_fire_as_its_pages_say() {
+fn aws_schedules_fire_as_documented() {
     let utc = "2026-01-01T00:00:00Z";
     for (text, zone, from, expected) in [
         ("cron(0 10 * * ? *)", "UTC", utc, ["2026-01-01T10:00:00Z", "2026-01-02T10:00:00Z", "2026-01-03T10:00:00Z"]),
@@ -208,7 +208,7 @@ fn every_counts_from_its_anchor() {
 }
 
 #[test]
-fn triggers_are_told_apart() {
+fn every_schedule_has_its_kind() {
     for (text, trigger) in [
         ("@reboot", ScheduleKind::Reboot),
         ("@manually", ScheduleKind::Manual),
@@ -229,7 +229,7 @@ fn times_that_fall_into_one_gap_are_one_firing_that_names_them_all() {
 }
 
 #[test]
-fn repeated_times_say_which_pass_they_are() {
+fn repeated_times_have_a_note_with_their_pass() {
     let notes = |text: &str| -> Vec<Option<String>> {
         first(text, "America/New_York", "2026-11-01T05:15:00Z", 3).into_iter().map(|firing| firing.note).collect()
     };
@@ -249,7 +249,7 @@ fn repeated_times_say_which_pass_they_are() {
 }
 
 #[test]
-fn spreads_are_the_same_every_time_and_read_as_what_they_resolve_to() {
+fn spreads_are_stable_and_equal_their_resolved_form() {
     for text in [
         "H H * * *",
         "H/15 * * * *",
@@ -318,7 +318,7 @@ fn nicknames_resolve_to_their_fields() {
 }
 
 #[test]
-fn what_surprises_is_warned_of() {
+fn surprising_definitions_cause_warnings() {
     for (text, zone, message) in [
         ("*/90 * * * *", "UTC", &["larger than its range: it means 0 alone"][..]),
         ("1-5/9 * * * *", "UTC", &["it means 1 alone"]),
@@ -345,7 +345,7 @@ fn what_surprises_is_warned_of() {
 }
 
 #[test]
-fn firings_end_where_time_does() {
+fn firings_end_at_the_end_of_time() {
     let late = instant("9999-12-30T00:00:00Z");
     for text in ["* * * * *", "0 0 29 2 *", "@every 1d", "cron(0 10 * * ? *)"] {
         for zone in ["UTC", "America/New_York", "Pacific/Kiritimati"] {

@@ -108,7 +108,7 @@ fn field(low: i8, high: i8) -> impl Strategy<Value = Field> {
     prop_oneof![4 => star, 2 => stepped, 5 => list, 1 => starred_list]
 }
 
-/// Early hours more often than others: that is when clocks change.
+/// Early hours more often than others, because clocks change then.
 fn hours() -> impl Strategy<Value = Field> {
     let early = (0_i8..4).prop_map(|hour| Field { text: hour.to_string(), values: BTreeSet::from([hour]) });
     let early_range = (0_i8..3, 1_i8..4).prop_map(|(from, width)| Field {
@@ -128,8 +128,8 @@ fn expressions() -> impl Strategy<Value = Expression> {
     )
 }
 
-/// A zone and an instant shortly before one of its changes: an hour, half an hour, two hours, at midnight, a month of
-/// fasting, a day that never was.
+/// A zone and an instant shortly before one of its clock changes: by an hour, half an hour, two hours, at midnight, for
+/// Ramadan, and a skipped day.
 const CHANGES: [(&str, &str); 20] = [
     ("UTC", "2026-02-27T00:00:00Z"),
     ("America/New_York", "2026-03-08T07:00:00Z"),

@@ -367,7 +367,7 @@ fn every_kind_keeps_its_word() {
             DeliveryState::Overtaken,
             DeliveryState::GivenUp,
         ],
-        "pending told digested overtaken given_up",
+        &["pending", "told", "digested", "overtaken", "given_up"].join(" "),
     );
     let alerts = [
         AlertKind::Failed,
@@ -411,11 +411,11 @@ fn computed_names_stay_the_same() {
 ///
 /// | text | written by | parsed by | pinned in |
 /// |---|---|---|---|
-/// | `STAMP STREAM TAG TEXT` (CRI record), `F`, `P:1`, `F:noeol`, `F:gap` | keeper | runner, log collectors | `domain/src/line.rs` |
-/// | `N lines, N bytes dropped (seq A-B): REASON` | keeper, sinks | `sexton logs` | runner `stored` |
-/// | `RUN_ID.ATTEMPT`, `SEGMENT.log`, names in a run directory | runner, keeper | runner | runner `stored` |
+/// | `STAMP STREAM TAG TEXT` with tags like `P:1`, `F:gap` | keeper | runner, log collectors | `domain/src/line.rs` |
+/// | `N lines, N bytes dropped (seq A-B): REASON` | keeper, sinks | `sexton logs` | `domain/src/line.rs` |
+/// | `RUN_ID.ATTEMPT`, names in a run directory | runner, keeper | runner | `keeper/tests/it/stored.rs` |
 /// | `RUN_ID`, `GROUP/NAME`, `90s`, `64KiB`, `ssm:/x` | domain | domain | here |
-/// | `ready` alone on a line | `sexton up`, `sexton runner` | supervisors | `sexton/tests/it/running.rs` |
+/// | `ready` alone on a line | `sexton up`, `sexton runner` | supervisors | `sexton/tests/it/driver.rs` |
 /// | metric names and labels | console | Prometheus | `console/src/metrics.rs` |
 #[test]
 fn parsed_texts_stay_the_same() {

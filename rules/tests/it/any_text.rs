@@ -1,4 +1,4 @@
-//! Inputs that nobody thought of.
+//! Random inputs: no reader panics.
 
 use testbed::try_inputs;
 

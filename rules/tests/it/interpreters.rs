@@ -1,4 +1,4 @@
-//! Real interpreters with real mistakes: the packs are only worth what they find in what these programs really print.
+//! Real interpreters with real mistakes: the built-in packs find the errors that these programs print.
 
 use std::process::Command as Process;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rules::{Packs, RuleSet, choose_packs, test_run};
 
 use crate::names;
 
-/// Runs `program -c script` as a job would run, and tries the packs that `auto` chooses for it on all that it printed.
+/// Runs `program -c script` as a job does, and applies the packs that `auto` chooses for it to all its output.
 fn outcome(program: &str, script: &str) -> (Outcome, Vec<String>, String) {
     let run = Process::new(program)
         .args(["-c", script])
@@ -21,7 +21,7 @@ fn outcome(program: &str, script: &str) -> (Outcome, Vec<String>, String) {
         .unwrap_or_else(|error| panic!("{program} must be installed for this test: {error}"));
     let printed = [run.stdout, run.stderr].concat();
     let shown = String::from_utf8_lossy(&printed).into_owned();
-    assert_eq!(run.status.code(), Some(0), "the script must exit 0 to lie: {script}\n{shown}");
+    assert_eq!(run.status.code(), Some(0), "the script must exit 0: {script}\n{shown}");
     let packs = Packs::builtin();
     let command = Command::Argv(names(&[program, "-c", script]));
     let chosen = choose_packs(&packs, &names(&["auto"]), &command).expect("auto works");
@@ -31,7 +31,7 @@ fn outcome(program: &str, script: &str) -> (Outcome, Vec<String>, String) {
     (summary.verdict.outcome, hits, format!("{}\n{shown}", summary.verdict.reason))
 }
 
-fn lies(program: &str, script: &str, rule: &str) {
+fn is_false_success(program: &str, script: &str, rule: &str) {
     let (outcome, hits, shown) = outcome(program, script);
     assert_eq!(outcome, Outcome::FalseSuccess, "{program}: {script}\n{shown}");
     assert!(hits.iter().any(|hit| hit == rule), "{program}: {script}\n{hits:?}\n{shown}");
@@ -40,7 +40,7 @@ fn lies(program: &str, script: &str, rule: &str) {
     assert!(reason.contains(rule), "the particular rule comes first: {reason}");
 }
 
-fn is_honest(program: &str, script: &str) {
+fn is_success(program: &str, script: &str) {
     let (outcome, _, shown) = outcome(program, script);
     assert_eq!(outcome, Outcome::Succeeded, "{program}: {script}\n{shown}");
 }
@@ -48,7 +48,7 @@ fn is_honest(program: &str, script: &str) {
 const SHELLS: [&str; 3] = ["sh", "dash", "bash"];
 
 #[test]
-fn every_shell_that_stumbles_and_exits_0_is_a_false_success() {
+fn a_shell_error_with_exit_code_0_is_a_false_success() {
     for shell in SHELLS {
         for (script, rule) in [
             ("no-such-command-at-all; echo done", "shell.command-not-found"),
@@ -73,13 +73,13 @@ fn every_shell_that_stumbles_and_exits_0_is_a_false_success() {
             if shell == "bash" && script.contains("kill") {
                 continue;
             }
-            lies(shell, script, rule);
+            is_false_success(shell, script, rule);
         }
     }
 }
 
 #[test]
-fn bash_alone_stumbles_in_further_ways() {
+fn errors_that_only_bash_has_are_false_successes() {
     for (script, rule) in [
         ("x='a b'; echo 1 > $x; echo done", "shell.ambiguous-redirect"),
         ("(echo $((1/0))); echo done", "shell.wrong-expansion"),
@@ -88,12 +88,12 @@ fn bash_alone_stumbles_in_further_ways() {
         ("bash -c 'kill -KILL $$; true'; echo done", "shell.child-killed"),
         ("bash -c 'kill -SEGV $$; true'; echo done", "shell.child-killed"),
     ] {
-        lies("bash", script, rule);
+        is_false_success("bash", script, rule);
     }
 }
 
 #[test]
-fn a_shell_that_does_its_work_is_no_false_success() {
+fn a_shell_without_errors_is_not_a_false_success() {
     for shell in SHELLS {
         for script in [
             "true",
@@ -109,13 +109,13 @@ fn a_shell_that_does_its_work_is_no_false_success() {
             "(sleep 100 & kill $!; wait $!) || true",
             "test -e /no/such/file || echo 'nothing to do'",
         ] {
-            is_honest(shell, script);
+            is_success(shell, script);
         }
     }
 }
 
 #[test]
-fn python_that_prints_its_exception_and_exits_0_is_a_false_success() {
+fn a_python_exception_with_exit_code_0_is_a_false_success() {
     for (script, rule) in [
         ("import traceback\ntry:\n    1/0\nexcept Exception:\n    traceback.print_exc()", "python.traceback"),
         ("import subprocess, sys\nsubprocess.call([sys.executable, '-c', 'if'])", "python.syntax-error"),
@@ -137,12 +137,12 @@ fn python_that_prints_its_exception_and_exits_0_is_a_false_success() {
         ("async def main():\n    pass\nmain()", "python.never-awaited"),
         ("import logging\nlogging.critical('cannot reach the database')", "python.critical"),
     ] {
-        lies("python3", script, rule);
+        is_false_success("python3", script, rule);
     }
 }
 
 #[test]
-fn python_that_copes_is_no_false_success() {
+fn a_python_program_that_handles_its_exception_is_not_a_false_success() {
     for script in [
         "print('done, 0 errors')",
         "import logging\nlogging.error('part 7 failed, trying again')",
@@ -152,6 +152,6 @@ fn python_that_copes_is_no_false_success() {
         "class C:\n    def __init__(self):\n        pass\nC()",
         "import sys\nprint('errors=0', file=sys.stderr)",
     ] {
-        is_honest("python3", script);
+        is_success("python3", script);
     }
 }

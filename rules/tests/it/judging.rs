@@ -26,7 +26,7 @@ fn check(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit], outcome: 
 }
 
 #[test]
-fn exit_limits_and_hits_make_one_outcome_with_a_reason() {
+fn exit_limits_and_hits_give_one_outcome_with_a_reason() {
     let second = Duration::from_secs(1);
     let good = ExitFacts::exited(0, second);
     let plain = Limits::DEFAULT;
@@ -56,14 +56,14 @@ fn exit_limits_and_hits_make_one_outcome_with_a_reason() {
         &plain,
         std::slice::from_ref(&missing),
         Outcome::FalseSuccess,
-        "exit code 0, but no line matches backup.finished: It never said so. (12 dropped lines were not looked at)",
+        "exit code 0, but no line matches backup.finished: It never said so. (12 dropped lines were not checked)",
     );
     check(
         &ExitFacts::exited(0, Duration::from_millis(400)),
         &Limits { min_duration: Some(Duration::from_secs(60)), ..plain },
         &[],
         Outcome::FalseSuccess,
-        "exit code 0, but it took 400ms where at least 1m is expected; it probably did nothing",
+        "exit code 0, but took 400ms, expected at least 1m; it probably did nothing",
     );
     check(
         &ExitFacts::exited(3, second),
@@ -79,7 +79,7 @@ fn exit_limits_and_hits_make_one_outcome_with_a_reason() {
         &plain,
         &[],
         Outcome::Failed,
-        "exit code 127, a shell's word for a command that was not found",
+        "exit code 127, in a shell: command not found",
     );
     let killed = ExitFacts { exit_code: None, signal: Some(9), ..good };
     check(
@@ -87,12 +87,12 @@ fn exit_limits_and_hits_make_one_outcome_with_a_reason() {
         &plain,
         &[],
         Outcome::Failed,
-        "killed by signal 9 (SIGKILL), as the kernel does when memory runs out",
+        "killed by signal 9 (SIGKILL), as the kernel does when memory is exhausted",
     );
 }
 
 #[test]
-fn a_run_that_did_not_end_by_itself_is_not_judged_by_its_output() {
+fn a_run_that_did_not_exit_is_not_judged_by_its_output() {
     let good = ExitFacts::exited(0, Duration::from_secs(1));
     let plain = Limits { timeout: Some(Duration::from_secs(7200)), ..Limits::DEFAULT };
     let note = Some("KILL after 10s");
@@ -102,10 +102,10 @@ fn a_run_that_did_not_end_by_itself_is_not_judged_by_its_output() {
         &plain,
         &[],
         Outcome::TimedOut,
-        "still ran at its limit of 2h and was stopped; KILL after 10s",
+        "exceeded its timeout of 2h and was stopped; KILL after 10s",
     );
-    check(&ended(Ended::Stopped), &plain, &[], Outcome::Stopped, "somebody asked to stop it");
-    check(&ended(Ended::Lost), &plain, &[], Outcome::Lost, "its keeper is gone and left no exit status");
+    check(&ended(Ended::Stopped), &plain, &[], Outcome::Stopped, "stopped on request");
+    check(&ended(Ended::Lost), &plain, &[], Outcome::Lost, "its keeper died without recording an exit status");
     let refused = ExitFacts { note: Some("no user `bob` here"), reported: Outcome::Failed, ..ended(Ended::NotStarted) };
     check(&refused, &plain, &[], Outcome::Failed, "no user `bob` here");
     let late = ExitFacts { note: Some("too late"), reported: Outcome::Missed, ..ended(Ended::NotStarted) };
@@ -145,7 +145,7 @@ fn report(digest: &str, hits: Vec<RuleHit>, excerpt: &[&str], last_seq: u64) -> 
 }
 
 #[test]
-fn newer_rules_judge_the_excerpt_and_say_so() {
+fn newer_rules_judge_the_excerpt_and_the_reason_states_it() {
     let rules = rules_of(
         "[[rule]]\nid = \"a\"\npattern = 'boom'\nexplain = \"It blew up.\"\n\
          [[rule]]\nid = \"done\"\nrequire = 'complete'\n",
@@ -160,10 +160,10 @@ fn newer_rules_judge_the_excerpt_and_say_so() {
     assert_eq!(judged(&report(same, vec![], &["boom"], 1)), (good, JudgedOn::All, String::new()));
     assert_eq!(judged(&report("old", vec![], &["boom", "complete"], 2)), (bad, JudgedOn::Excerpt, "a".to_owned()));
     assert_eq!(judged(&report("old", vec![], &["fine", "complete"], 2)), (good, JudgedOn::Excerpt, String::new()));
-    // That a line is missing is only proved by an excerpt that is the whole output.
+    // Only an excerpt with the whole output proves that a line is missing.
     assert_eq!(judged(&report("old", vec![], &["fine"], 1)), (bad, JudgedOn::Excerpt, "done".to_owned()));
     assert_eq!(judged(&report("old", vec![], &["fine"], 900)), (good, JudgedOn::Excerpt, String::new()));
-    // What the runner found stands unless the newer rules say otherwise.
+    // Hits of the runner are kept unless the newer rules contradict them.
     let found = |rule: &str, pack: &str, line: &str| RuleHit {
         pack: pack.to_owned(),
         first_line: line.to_owned(),
@@ -177,7 +177,7 @@ fn newer_rules_judge_the_excerpt_and_say_so() {
     let reason = judge_report(&report("old", vec![], &["boom"], 900), &Limits::DEFAULT, &rules).reason;
     assert_eq!(
         reason,
-        "exit code 0, but line 1 matches a: It blew up. (judged on the first and last lines only, because \
-         the runner had other rules)"
+        "exit code 0, but line 1 matches a: It blew up. (judged on the first and last lines only: \
+         the runner used different rules)"
     );
 }

@@ -5,7 +5,7 @@ use rules::{Pack, Packs, RuleSet, choose_packs};
 use crate::names;
 
 #[test]
-fn every_example_of_every_built_in_pack_holds_and_every_rule_has_some() {
+fn every_rule_of_a_built_in_pack_has_examples_that_pass() {
     let packs = Packs::builtin();
     assert_eq!(packs.names().collect::<Vec<_>>(), ["default", "python", "shell"]);
     assert_eq!(packs.check_examples().to_string(), "");
@@ -29,7 +29,7 @@ fn built_in_packs_read_without_a_warning() {
 }
 
 #[test]
-fn no_rule_of_the_built_in_packs_fails_an_innocent_line() {
+fn no_built_in_rule_matches_a_harmless_line() {
     let packs = Packs::builtin();
     let innocent = include_str!("innocent.txt");
     for line in innocent.lines() {
@@ -40,7 +40,7 @@ fn no_rule_of_the_built_in_packs_fails_an_innocent_line() {
 }
 
 #[test]
-fn all_faults_of_a_pack_are_told_at_once_each_with_its_line_and_a_remedy() {
+fn all_faults_of_a_pack_are_found_in_one_reading_with_line_and_remedy() {
     let text = r#"name = "my pack"
 descripton = "x"
 suggest = ["/usr/bin/python"]
@@ -75,14 +75,14 @@ id = "e"
     let expected = [
         "p.toml:1: `my pack`: not a name; write 1 to 100 letters, digits, dots, dashes or underscores",
         "p.toml:2: `descripton`: unknown key; did you mean `description`?",
-        "p.toml:3: `/usr/bin/python`: not the name of a program; write its last part without a path, like \"python*\"",
+        "p.toml:3: `/usr/bin/python`: not the name of a program; write its file name without a path, like \"python*\"",
         "p.toml:7: `(?<=x)y`: `pattern` of a is not a regular expression: look-around, including look-ahead and \
-         look-behind, is not supported; put what must not stand on the line into `unless`",
-        "p.toml:9: `b`: has both `pattern` and `require`; make two rules of it",
+         look-behind, is not supported; write in `unless` what the line must not contain",
+        "p.toml:9: `b`: has both `pattern` and `require`; make it two rules",
         "p.toml:14: `c`: has neither `pattern` nor `require`; write pattern = '...'",
         "p.toml:16: `failure`: not a `severity`; write one of fail, warn; did you mean `fail`?",
         "p.toml:17: `0`: `at_least` is a whole number; write a whole number from 1 to 1000000000",
-        "p.toml:21: `.*`: `pattern` of a matches every line, even one of a single byte; say what must stand there",
+        "p.toml:21: `.*`: `pattern` of a matches every line; write what a matching line must contain",
         "p.toml:25: `(\\w{1000}){1000}`: `pattern` of d takes more than 1024 KiB compiled; write smaller repetitions",
         "p.toml:27: `e`: has neither `pattern` nor `require`; write pattern = '...'",
         "p.toml:28: `patern`: unknown key; did you mean `pattern`?",
@@ -91,26 +91,26 @@ id = "e"
 }
 
 #[test]
-fn an_id_that_stands_twice_names_the_first_place() {
+fn a_second_rule_with_the_same_id_names_the_line_of_the_first() {
     let text = "name = \"p\"\n[[rule]]\nid = \"a\"\npattern = 'x'\n[[rule]]\nid = \"a\"\npattern = 'y'\n";
     let faults = Packs::default().add("p.toml", text).expect_err("refused").to_string();
-    assert_eq!(faults, "p.toml:5: `a`: this id stands at line 2 already; give each rule its own");
+    assert_eq!(faults, "p.toml:5: `a`: line 2 already has a rule with this id; give each rule its own id");
 }
 
 #[test]
-fn an_example_that_does_not_hold_is_told() {
+fn a_failing_example_is_a_fault() {
     let text = "name = \"p\"\n[[rule]]\nid = \"a\"\npattern = 'x'\nmatches = [\"y\"]\nignores = [\"x\"]\n";
     let mut packs = Packs::default();
     packs.add("p.toml", text).expect("the pack itself is good");
     assert_eq!(
         packs.check_examples().to_string(),
-        "p.toml:2: `y`: rule `a` does not match its own example; mend one of the two\n\
-         p.toml:2: `x`: rule `a` matches a line that its `ignores` names; mend one of the two"
+        "p.toml:2: `y`: rule `a` does not match its own example; fix one of the two\n\
+         p.toml:2: `x`: rule `a` matches a line of its `ignores`; fix one of the two"
     );
 }
 
 #[test]
-fn a_pattern_that_needs_unicode_is_taken_with_a_warning() {
+fn a_pattern_that_needs_unicode_is_accepted_with_a_warning() {
     let mut packs = Packs::default();
     packs.add("p.toml", "name = \"p\"\n[[rule]]\nid = \"a\"\npattern = '[éè]chec'\n").expect("read");
     let warnings = packs.warnings().to_string();
@@ -125,17 +125,17 @@ fn a_pattern_that_needs_unicode_is_taken_with_a_warning() {
 }
 
 #[test]
-fn a_pack_of_the_user_takes_the_place_of_a_built_in_one_but_not_of_another_file() {
+fn a_pack_of_the_user_replaces_a_built_in_one_but_not_one_of_another_file() {
     let own = |pattern: &str| format!("name = \"python\"\n[[rule]]\nid = \"python.x\"\npattern = '{pattern}'\n");
     let mut packs = Packs::builtin();
     packs.add("a.toml", &own("x")).expect("replaces ours");
     assert_eq!(packs.get("python").expect("there").rules.len(), 1);
     let faults = packs.add("b.toml", &own("y")).expect_err("refused").to_string();
-    assert_eq!(faults, "b.toml:1: `python`: a.toml holds a pack of this name already; rename one of the two");
+    assert_eq!(faults, "b.toml:1: `python`: a.toml already has a pack with this name; rename one of the two");
 }
 
 #[test]
-fn rule_sets_are_compiled_once_and_told_apart_by_what_they_match() {
+fn rule_sets_are_compiled_once_and_their_digest_depends_on_what_they_match() {
     let mut packs = Packs::builtin();
     let first = RuleSet::compile(&packs, &names(&["default", "shell"])).expect("compiles");
     let again = RuleSet::compile(&packs, &names(&["default", "shell"])).expect("compiles");
@@ -158,7 +158,7 @@ fn check_choice(wanted: &[&str], command: &str, expected: &[&str]) {
 }
 
 #[test]
-fn packs_are_chosen_by_name_and_by_what_the_command_runs() {
+fn packs_are_chosen_by_name_and_by_the_programs_of_the_command() {
     check_choice(&["auto"], "/usr/bin/true", &["default", "shell"]);
     check_choice(&["auto"], "cd /srv && LEVEL=9 nice python3.11 x.py", &["default", "python", "shell"]);
     check_choice(&["auto"], "/srv/x.py", &["default", "python", "shell"]);
@@ -202,7 +202,7 @@ proptest! {
     }
 
     #[test]
-    fn no_command_makes_the_choice_panic(text in "(?s).{0,120}", shellish in r#"[a-z ;|&()<>"'`$\\={}#!\n-]{0,80}"#) {
+    fn no_command_makes_the_choice_of_packs_panic(text in "(?s).{0,120}", shellish in r#"[a-z ;|&()<>"'`$\\={}#!\n-]{0,80}"#) {
         let packs = Packs::builtin();
         for text in [text, shellish] {
             choose_packs(&packs, &names(&["auto"]), &Command::Shell(text.clone())).expect("auto always works");

@@ -1,4 +1,4 @@
-//! Tests of the rules from outside: packs, real interpreters, random input, verdicts.
+//! Tests of the public items of the crate: packs, real interpreters, random input, verdicts.
 
 mod any_text;
 mod interpreters;

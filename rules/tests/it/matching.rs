@@ -74,7 +74,7 @@ fn fed(rules: &std::sync::Arc<RuleSet>, lines: &[Text], cuts: &[usize], restarts
     matcher
 }
 
-/// What each rule must find, by its own regex, line by line, without the automaton.
+/// The expected matches of each rule: its own regex on each line, without the automaton.
 fn naive(rules: &RuleSet, lines: &[Text]) -> Vec<(String, u64, u64)> {
     let mut all = Vec::new();
     for (_, rule) in rules.rules() {
@@ -155,7 +155,7 @@ fn samples() -> Vec<String> {
 }
 
 #[test]
-fn a_required_line_that_never_comes_is_a_hit_without_a_line() {
+fn a_missing_required_line_is_a_hit_without_a_line() {
     let rules = rules_of("[[rule]]\nid = \"done\"\nrequire = '^backup complete'\n");
     let mut matcher = Matcher::new(rules);
     matcher.feed(&block(1, &[(Stream::Stdout, b"backup started")]));
@@ -189,7 +189,7 @@ fn each_part_of_a_cut_line_is_matched_by_itself() {
 }
 
 #[test]
-fn a_block_that_comes_again_counts_once_and_lines_that_never_come_are_counted() {
+fn a_block_fed_twice_counts_once_and_lines_never_fed_are_counted() {
     let rules = rules_of("[[rule]]\nid = \"x\"\npattern = 'x'\n");
     let mut matcher = Matcher::new(rules);
     let lines: [(Stream, &[u8]); 2] = [(Stream::Stdout, b"x"), (Stream::Stdout, b"x")];
@@ -202,7 +202,7 @@ fn a_block_that_comes_again_counts_once_and_lines_that_never_come_are_counted() 
 }
 
 #[test]
-fn a_carriage_return_begins_and_ends_a_line_as_on_a_screen() {
+fn a_carriage_return_ends_a_line_as_on_a_screen() {
     let rules = rules_of("[[rule]]\nid = \"x\"\npattern = '^ERROR: \\w+$'\n");
     let mut matcher = Matcher::new(rules);
     matcher.feed(&block(1, &[(Stream::Stdout, b"ERROR: full\r"), (Stream::Stdout, b" 99 %\rERROR: full\r100 %")]));
@@ -210,7 +210,7 @@ fn a_carriage_return_begins_and_ends_a_line_as_on_a_screen() {
 }
 
 #[test]
-fn a_long_matching_line_is_kept_around_its_match_within_its_limit() {
+fn a_long_matching_line_is_cut_around_its_match() {
     let rules = rules_of("[[rule]]\nid = \"x\"\npattern = 'boom'\n");
     for (before, after) in [(0, 5_000), (900, 900), (3_000, 10), (100_000, 100_000)] {
         let line = format!("{}boom{}", "é".repeat(before), "ü".repeat(after));
@@ -229,7 +229,7 @@ fn a_long_matching_line_is_kept_around_its_match_within_its_limit() {
 }
 
 #[test]
-fn what_was_found_survives_new_rules_and_a_new_requirement_is_not_held_against_the_past() {
+fn matches_survive_new_rules_and_a_new_required_line_is_no_hit_for_earlier_output() {
     let before = rules_of("[[rule]]\nid = \"x\"\npattern = 'x'\n[[rule]]\nid = \"gone\"\npattern = 'y'\n");
     let after = rules_of("[[rule]]\nid = \"new\"\nrequire = 'x'\n[[rule]]\nid = \"x\"\npattern = 'x|z'\n");
     let mut matcher = Matcher::new(before);
@@ -242,7 +242,7 @@ fn what_was_found_survives_new_rules_and_a_new_requirement_is_not_held_against_t
 }
 
 #[test]
-fn a_report_names_the_worst_and_earliest_rules_and_counts_the_rest() {
+fn a_report_has_the_worst_and_earliest_hits_and_counts_the_rest() {
     let rules: String = (0..70)
         .map(|n| {
             format!(

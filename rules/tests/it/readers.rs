@@ -1,19 +1,19 @@
-//! Whatever a rule pack says, it is read to faults or to rules that can be used; whatever a report says, it is judged. Each
-//! check panics where that is not so. Given inputs by `any_text.rs`.
+//! Checks of the readers for any input: a rule pack becomes faults or usable rules, and every report is judged. A
+//! failed check panics. `any_text.rs` supplies the inputs.
 
 use domain::event::{Body, Event};
 use domain::line::{Block, Position};
 use domain::order::Order;
 use rules::{Limits, Matcher, Packs, RuleSet, judge_report};
 
-/// Panics where an input is not dealt with.
+/// Panics when a reader fails on the input.
 type Check = fn(&[u8]);
 
-/// Each with the name of its corpus.
+/// Each check with the name of its corpus.
 pub const TARGETS: [(&str, Check); 2] =
     [("rules", |input| pack(&String::from_utf8_lossy(input))), ("messages", report)];
 
-/// The pack reads its own text as a job's output, too.
+/// The pack also matches its own text as the output of a job.
 fn pack(text: &str) {
     let mut packs = Packs::default();
     if packs.add("pack.toml", text).is_err() {
@@ -27,7 +27,11 @@ fn pack(text: &str) {
     bytes.push(b'\n');
     matcher.feed(&Block { first_seq: 1, bytes: bytes.into(), end: Position::START });
     let state = matcher.state();
-    assert_eq!(Matcher::resume(matcher.rules().clone(), state).hits(), matcher.hits(), "what is kept is what was seen");
+    assert_eq!(
+        Matcher::resume(matcher.rules().clone(), state).hits(),
+        matcher.hits(),
+        "the stored state has the same hits"
+    );
 }
 
 fn report(input: &[u8]) {

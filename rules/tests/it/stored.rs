@@ -1,5 +1,5 @@
-//! What a matcher knows is stored next to the output and read by later builds: its form stays to the byte, and so does the
-//! digest by which a runner and the collector see that they use the same rules.
+//! The state of a matcher is stored next to the output and read by later builds, so its JSON never changes. The digest
+//! of rules never changes either: runner and collector compare it.
 
 use rules::matcher::{MatchCount, MatcherState};
 use rules::{Packs, RuleSet};

@@ -9,7 +9,7 @@ use crate::rules_of;
 const OWN: &str =
     "[[rule]]\nid = \"x\"\npattern = '^x'\nstream = \"stderr\"\n[[rule]]\nid = \"end\"\npattern = 'end$'\n";
 
-/// Gives at most `most` bytes at a time.
+/// Returns at most `most` bytes per read.
 struct Dribble<'t>(&'t [u8], usize);
 
 impl Read for Dribble<'_> {
@@ -27,7 +27,7 @@ fn tried(text: &[u8], most: usize) -> (Vec<(u64, String)>, TestSummary) {
 }
 
 #[test]
-fn every_match_is_shown_with_its_line_whatever_the_reads_are() {
+fn every_match_is_shown_with_its_line_for_any_size_of_reads() {
     let text = b"x one\nfine\n\nx at the end\nno newline end";
     let expected = [(1, "x"), (4, "x"), (4, "end"), (5, "end")].map(|(line, rule)| (line, rule.to_owned()));
     for most in [1, 3, 7, 100_000] {
@@ -45,7 +45,7 @@ fn every_match_is_shown_with_its_line_whatever_the_reads_are() {
 }
 
 #[test]
-fn lines_keep_their_numbers_behind_a_line_that_is_cut() {
+fn lines_after_a_cut_line_keep_their_numbers() {
     let long = vec![b'-'; 2 * LINE_BYTES_MAX + 5];
     let exact = vec![b'-'; LINE_BYTES_MAX];
     let text = [b"x\n".as_slice(), &long, b"end\n", &exact, b"\nx last\n"].concat();
@@ -55,7 +55,7 @@ fn lines_keep_their_numbers_behind_a_line_that_is_cut() {
 }
 
 #[test]
-fn many_lines_pass_block_by_block() {
+fn many_lines_are_matched_block_by_block() {
     let text: String = (1..=20_000).map(|line| if line % 1_000 == 0 { "x\n" } else { "nothing here\n" }).collect();
     let (matches, _) = tried(text.as_bytes(), 65_536);
     let lines: Vec<u64> = matches.iter().map(|(line, _)| *line).collect();
