@@ -59,7 +59,7 @@ enum Reports {
 ///
 /// # Errors
 /// Returns the errors of the emulator and of the ports.
-pub fn measure(jobs: usize) -> Result<()> {
+pub(crate) fn measure(jobs: usize) -> Result<()> {
     let Some(server) = Ministack::start() else {
         println!("left out: ministack is not installed");
         return Ok(());

@@ -18,9 +18,9 @@ use crate::workload::now_nanoseconds;
 /// PutLogEvents, API reference of CloudWatch Logs: a batch has at most 10,000 events and 1,048,576 bytes, counted as
 /// the messages in UTF-8 and 26 bytes per event. It spans at most a day, in order. No event is older than 14 days or
 /// more than two hours in the future.
-pub const EVENTS_MAX: u64 = 10_000;
-pub const BATCH_BYTES_MAX: u64 = 1_048_576;
-pub const EVENT_OVERHEAD_BYTES: u64 = 26;
+pub(crate) const EVENTS_MAX: u64 = 10_000;
+pub(crate) const BATCH_BYTES_MAX: u64 = 1_048_576;
+pub(crate) const EVENT_OVERHEAD_BYTES: u64 = 26;
 const SPAN_MAX_MS: i64 = 24 * 3_600_000;
 const AGE_MAX_MS: i64 = 14 * SPAN_MAX_MS;
 const FUTURE_MAX_MS: i64 = 2 * 3_600_000;
@@ -32,7 +32,7 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The requests received so far.
 #[derive(Clone, Debug, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     pub events: u64,
     pub batches: u64,
     /// How full each batch was, 0 to 1: the larger of its shares of the limits of events and of bytes.
@@ -42,7 +42,7 @@ pub struct Counts {
     pub first_violation: Option<String>,
 }
 
-pub struct LogEvents {
+pub(crate) struct LogEvents {
     address: SocketAddr,
     counts: Arc<Mutex<Counts>>,
     is_over: Arc<AtomicBool>,
@@ -53,7 +53,7 @@ impl LogEvents {
     ///
     /// # Errors
     /// When no port is available.
-    pub fn start() -> Result<LogEvents> {
+    pub(crate) fn start() -> Result<LogEvents> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port for PutLogEvents")?;
         let address = listener.local_addr()?;
         let (counts, is_over) = (Arc::new(Mutex::new(Counts::default())), Arc::new(AtomicBool::new(false)));
@@ -74,16 +74,16 @@ impl LogEvents {
         Ok(LogEvents { address, counts, is_over })
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for `events` events as [`wait_for_count`] does.
-    pub fn wait_for(&self, events: u64) -> Counts {
+    pub(crate) fn wait_for(&self, events: u64) -> Counts {
         wait_for_count(events, || self.counts.lock().unwrap_or_else(PoisonError::into_inner).events);
         self.counts()
     }
@@ -104,7 +104,7 @@ impl Counts {
     }
 
     /// Mean fullness without the last batch, which ends with the output.
-    pub fn mean_fullness(&self) -> f64 {
+    pub(crate) fn mean_fullness(&self) -> f64 {
         let full = &self.fullness[..self.fullness.len().saturating_sub(1)];
         if full.is_empty() { 0.0 } else { full.iter().sum::<f64>() / full.len() as f64 }
     }

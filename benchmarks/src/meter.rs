@@ -15,7 +15,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// CPU seconds of a process.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cpu {
+pub(crate) struct Cpu {
     /// All its threads, ended ones included; resolution 10 ms.
     pub own: f64,
     /// The children that it has waited for, with their children; resolution 10 ms.
@@ -23,7 +23,7 @@ pub struct Cpu {
 }
 
 /// The CPU time of a process so far; `None` when it has exited.
-pub fn cpu(pid: u32) -> Option<Cpu> {
+pub(crate) fn cpu(pid: u32) -> Option<Cpu> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<f64> = text
         .rsplit_once(')')?
@@ -38,7 +38,7 @@ pub fn cpu(pid: u32) -> Option<Cpu> {
 }
 
 /// Peak resident memory in bytes; `None` when the process has exited.
-pub fn peak_bytes(pid: u32) -> Option<u64> {
+pub(crate) fn peak_bytes(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
@@ -49,7 +49,7 @@ pub fn peak_bytes(pid: u32) -> Option<u64> {
 ///
 /// # Errors
 /// When the child has been waited for already.
-pub fn wait(child: &Child) -> io::Result<(f64, u64)> {
+pub(crate) fn wait(child: &Child) -> io::Result<(f64, u64)> {
     let mut status = 0;
     // SAFETY: `rusage` has only integers, for which all zeros is a value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };

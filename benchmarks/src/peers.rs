@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::meter;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub(crate) enum Peer {
     S6Log,
     Multilog,
     Logger,
@@ -22,7 +22,7 @@ pub enum Peer {
 
 /// The input of a peer.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub(crate) enum Source {
     /// A complete file.
     File(PathBuf),
     /// A command that prints at its own pace.
@@ -30,7 +30,7 @@ pub enum Source {
 }
 
 impl Peer {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Peer::S6Log => "s6-log",
             Peer::Multilog => "multilog",
@@ -41,7 +41,7 @@ impl Peer {
     }
 
     /// The path of the program; `None` when it is not installed.
-    pub fn program(self) -> Option<PathBuf> {
+    pub(crate) fn program(self) -> Option<PathBuf> {
         let unpacked = testbed::repository().join(".testbed/bin");
         let name = if self == Peer::Rsyslog { "rsyslogd" } else { self.name() };
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -56,7 +56,7 @@ impl Peer {
 ///
 /// # Errors
 /// When it fails, or does not write all lines.
-pub fn write_to_file(peer: Peer, lines: &Path) -> Result<(f64, u64)> {
+pub(crate) fn write_to_file(peer: Peer, lines: &Path) -> Result<(f64, u64)> {
     let folder = TempDir::with_prefix("bench-")?;
     let to = folder.path().join("log");
     let arguments: &[&str] = match peer {
@@ -73,7 +73,7 @@ pub fn write_to_file(peer: Peer, lines: &Path) -> Result<(f64, u64)> {
 ///
 /// # Errors
 /// When it fails.
-pub fn send_by_logger(source: &Source, to: SocketAddr) -> Result<(f64, u64)> {
+pub(crate) fn send_by_logger(source: &Source, to: SocketAddr) -> Result<(f64, u64)> {
     let mut logger = Command::new(Peer::Logger.program().context("a program")?);
     logger.args(["-n", &to.ip().to_string(), "-P", &to.port().to_string()]);
     logger.args(["-T", "--rfc5424", "--octet-count", "-t", "bench", "-S", "65536"]);
@@ -109,7 +109,7 @@ fn finish(peer: &mut Command, mut feeder: Child) -> Result<(f64, u64)> {
 }
 
 /// rsyslogd or syslog-ng, which forwards its input. Killed when it is dropped.
-pub struct Forwarder {
+pub(crate) struct Forwarder {
     child: Child,
     emitter: Option<Child>,
     folder: TempDir,
@@ -120,7 +120,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(peer: Peer, source: &Source, to: &[SocketAddr]) -> Result<Forwarder> {
+    pub(crate) fn start(peer: Peer, source: &Source, to: &[SocketAddr]) -> Result<Forwarder> {
         let folder = TempDir::with_prefix("bench-")?;
         let file = folder.path().join("configuration");
         let program = peer.program().context("a program")?;
@@ -156,7 +156,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// When it has exited.
-    pub fn used(&self) -> Result<(f64, u64)> {
+    pub(crate) fn used(&self) -> Result<(f64, u64)> {
         let used = meter::cpu(self.child.id()).zip(meter::peak_bytes(self.child.id()));
         let (cpu, peak) = used.with_context(|| {
             let output = fs::read_to_string(self.folder.path().join("output")).unwrap_or_default();

@@ -23,7 +23,7 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub(crate) enum Pace {
     Full,
     Slow,
 }
@@ -38,7 +38,7 @@ struct Received {
     delays: Mutex<Vec<u64>>,
 }
 
-pub struct Receiver {
+pub(crate) struct Receiver {
     address: SocketAddr,
     received: Arc<Received>,
 }
@@ -48,7 +48,7 @@ impl Receiver {
     ///
     /// # Errors
     /// When no port is available.
-    pub fn start(pace: Pace) -> std::io::Result<Receiver> {
+    pub(crate) fn start(pace: Pace) -> std::io::Result<Receiver> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let received = Arc::new(Received::default());
@@ -65,20 +65,20 @@ impl Receiver {
         Ok(Receiver { address, received })
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn messages(&self) -> u64 {
+    pub(crate) fn messages(&self) -> u64 {
         self.received.messages.load(Ordering::Relaxed)
     }
 
-    pub fn faults(&self) -> u64 {
+    pub(crate) fn faults(&self) -> u64 {
         self.received.faults.load(Ordering::Relaxed)
     }
 
     /// Milliseconds from writing to arrival, sorted.
-    pub fn delays_ms(&self) -> Vec<f64> {
+    pub(crate) fn delays_ms(&self) -> Vec<f64> {
         let delays = self.received.delays.lock().unwrap_or_else(PoisonError::into_inner);
         let mut delays: Vec<f64> = delays.iter().map(|nanoseconds| *nanoseconds as f64 / 1e6).collect();
         delays.sort_by(f64::total_cmp);
@@ -86,13 +86,13 @@ impl Receiver {
     }
 
     /// Waits as [`wait_for_count`] does, and returns the number of messages.
-    pub fn wait_for(&self, messages: u64) -> u64 {
+    pub(crate) fn wait_for(&self, messages: u64) -> u64 {
         wait_for_count(messages, || self.messages())
     }
 }
 
 /// Waits until `count` reaches `wanted`, or does not change for [`IDLE_MAX`].
-pub fn wait_for_count(wanted: u64, count: impl Fn() -> u64) -> u64 {
+pub(crate) fn wait_for_count(wanted: u64, count: impl Fn() -> u64) -> u64 {
     let (mut last, mut progress) = (count(), Instant::now());
     while last < wanted && progress.elapsed() < IDLE_MAX {
         sleep(Duration::from_millis(5));

@@ -18,14 +18,14 @@ use crate::table::{Goal, Metric, quantile};
 const BRACKETS: u64 = 2;
 
 /// Time between two lines of row 8: 20 lines per second.
-pub const TRICKLE_INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const TRICKLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Bytes per megabyte, the unit of the memory columns.
 const MEGABYTE: f64 = 1e6;
 
 /// A row of the goals, by its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Row {
+pub(crate) enum Row {
     /// Pipe to spool
     #[value(name = "1")]
     Spool,
@@ -45,7 +45,7 @@ pub enum Row {
 
 /// The second receiver of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Second {
+pub(crate) enum Second {
     None,
     /// Reads about 1 MB per second.
     Slow,
@@ -54,13 +54,13 @@ pub enum Second {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     Syslog,
     Gelf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Program {
+pub(crate) enum Program {
     /// A build of this project, by its path.
     Sexton(PathBuf),
     Peer(Peer),
@@ -68,7 +68,7 @@ pub enum Program {
 
 /// One workload, measured with several programs.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub(crate) struct Case {
     pub row: Row,
     pub second: Second,
     pub protocol: Protocol,
@@ -76,7 +76,7 @@ pub struct Case {
 }
 
 /// The inputs of all measurements.
-pub struct Material {
+pub(crate) struct Material {
     /// A file with its number of lines, for all rows but row 9.
     pub lines: (PathBuf, u64),
     /// A longer file for row 9.
@@ -89,13 +89,13 @@ pub struct Material {
 
 /// The result of one measurement: a value for each metric of its case that applies to the program.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub values: Vec<Option<f64>>,
     pub notes: Vec<String>,
 }
 
 /// All cases of these rows. The goals are for the first of `builds`.
-pub fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Case> {
+pub(crate) fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &row in rows {
         let seconds: &[Second] = match row {
@@ -127,7 +127,7 @@ fn peers_for(row: Row, second: Second) -> &'static [Peer] {
 }
 
 impl Case {
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         let work = match (self.row, self.protocol) {
             (Row::Spool, _) => "1 pipe to spool",
             (Row::Ship, Protocol::Syslog) => "2 to syslog over TCP",
@@ -145,7 +145,7 @@ impl Case {
     }
 
     /// The goals of docs/speed.md.
-    pub fn metrics(&self) -> Vec<Metric> {
+    pub(crate) fn metrics(&self) -> Vec<Metric> {
         let cpu = |goal: f64| Metric { name: "CPU-s per M lines", goal: Some(Goal::AtMost(goal)), decimals: 3 };
         match self.row {
             Row::Spool => vec![cpu(0.12)],
@@ -168,7 +168,7 @@ impl Case {
     ///
     /// # Errors
     /// When the program fails; missing lines are notes.
-    pub fn measure(&self, program: &Program, material: &Material) -> Result<Outcome> {
+    pub(crate) fn measure(&self, program: &Program, material: &Material) -> Result<Outcome> {
         let (source, wanted) = self.source(material);
         if let (Row::Spool, Program::Peer(peer)) = (self.row, program) {
             let (cpu, _) = peers::write_to_file(*peer, &material.lines.0)?;
@@ -322,7 +322,7 @@ fn missing_note(wanted: u64, came: u64) -> Option<String> {
 ///
 /// # Errors
 /// When this program cannot be found.
-pub fn sexton_beside(bench: &std::path::Path) -> Result<PathBuf> {
+pub(crate) fn sexton_beside(bench: &std::path::Path) -> Result<PathBuf> {
     let folder = bench.parent().context("this program is in no folder")?;
     Ok(folder.join("sexton"))
 }

@@ -30,7 +30,7 @@ const CREDENTIALS: [(&str, &str); 3] =
     [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "example"), ("AWS_EC2_METADATA_DISABLED", "true")];
 
 /// A running `sexton up`. Killed when it is dropped, because a regular stop would wait for a dead sink.
-pub struct SextonProcess {
+pub(crate) struct SextonProcess {
     process: ReadyProcess,
     sexton: PathBuf,
     folder: TempDir,
@@ -38,7 +38,7 @@ pub struct SextonProcess {
 }
 
 /// The counts of a finished run.
-pub struct FinishedRun {
+pub(crate) struct FinishedRun {
     /// CPU seconds of the job, which do not count.
     job_cpu: f64,
     pub keeper_peak_bytes: u64,
@@ -50,7 +50,7 @@ impl SextonProcess {
     ///
     /// # Errors
     /// When it does not start; the error contains its log.
-    pub fn start(sexton: &Path, job: &[String], sinks: &str) -> Result<SextonProcess> {
+    pub(crate) fn start(sexton: &Path, job: &[String], sinks: &str) -> Result<SextonProcess> {
         let folder = TempDir::with_prefix("bench-")?;
         let path = |name: &str| folder.path().join(name);
         let argv = job.iter().map(|argument| format!("{argument:?}")).collect::<Vec<_>>().join(", ");
@@ -77,7 +77,7 @@ impl SextonProcess {
     ///
     /// # Errors
     /// When it does not succeed.
-    pub fn run(&self) -> Result<FinishedRun> {
+    pub(crate) fn run(&self) -> Result<FinishedRun> {
         let peak = Arc::new(AtomicU64::new(0));
         let is_over = Arc::new(AtomicBool::new(false));
         let runs = self.folder.path().join("state/runner/runs");
@@ -118,13 +118,13 @@ impl SextonProcess {
     ///
     /// # Errors
     /// When `up` has exited.
-    pub fn cpu_since_ready(&self, ran: &FinishedRun) -> Result<f64> {
+    pub(crate) fn cpu_since_ready(&self, ran: &FinishedRun) -> Result<f64> {
         Ok(self.cpu()? - self.cpu_when_ready - ran.job_cpu)
     }
 
     /// # Errors
     /// When `up` has exited.
-    pub fn peak_bytes(&self) -> Result<u64> {
+    pub(crate) fn peak_bytes(&self) -> Result<u64> {
         meter::peak_bytes(self.process.pid())
             .with_context(|| format!("`sexton up` has exited: {}", self.process.printed()))
     }

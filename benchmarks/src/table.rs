@@ -2,7 +2,7 @@
 
 /// A number of a row, and its goal.
 #[derive(Clone, Copy, Debug)]
-pub struct Metric {
+pub(crate) struct Metric {
     pub name: &'static str,
     /// `None`: for comparison only.
     pub goal: Option<Goal>,
@@ -10,14 +10,14 @@ pub struct Metric {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Goal {
+pub(crate) enum Goal {
     AtMost(f64),
     AtLeast(f64),
 }
 
 /// All values of one metric for one program.
 #[derive(Clone, Debug)]
-pub struct Series {
+pub(crate) struct Series {
     pub row: String,
     pub metric: Metric,
     pub program: String,
@@ -27,7 +27,7 @@ pub struct Series {
 }
 
 /// The first program of each (row, metric) is the baseline: the table shows the other medians as multiples of it.
-pub fn render(all: &[Series]) -> String {
+pub(crate) fn render(all: &[Series]) -> String {
     let mut text = String::from("| row | what | program | median | min to max | goal | times the first | |\n");
     text += "|---|---|---|---|---|---|---|---|\n";
     for (at, series) in all.iter().enumerate() {
@@ -79,12 +79,12 @@ fn verdict(goal: Goal, median: Option<f64>) -> String {
     format!("{sign} {bound}{}", if is_met { "" } else { " MISSED" })
 }
 
-pub fn median(values: &[f64]) -> Option<f64> {
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)
 }
 
 /// The quantile `share` (0 to 1), interpolated between neighbours; `None` without values.
-pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
+pub(crate) fn quantile(values: &[f64], share: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let place = share * (sorted.len().checked_sub(1)? as f64);

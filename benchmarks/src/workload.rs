@@ -7,19 +7,19 @@ use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Length of a line, with its newline.
-pub const LINE_BYTES: usize = 100;
+pub(crate) const LINE_BYTES: usize = 100;
 
 /// One line in this number contains the text of a failure.
 const FAILURE_EVERY: u64 = 1000;
 
 /// Precedes the time of writing in a line of row 8: nanoseconds since 1970.
-pub const SENT: &[u8] = b"sent=";
+pub(crate) const SENT: &[u8] = b"sent=";
 
 /// Writes `lines` lines of [`LINE_BYTES`], the same in every run.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_lines(path: &Path, lines: u64) -> io::Result<()> {
+pub(crate) fn write_lines(path: &Path, lines: u64) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
     let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
     for number in 0..lines {
@@ -40,7 +40,7 @@ pub fn write_lines(path: &Path, lines: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// When standard output is closed.
-pub fn trickle(count: u64, interval: Duration) -> io::Result<()> {
+pub(crate) fn trickle(count: u64, interval: Duration) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for number in 0..count {
         let now = now_nanoseconds();
@@ -51,6 +51,6 @@ pub fn trickle(count: u64, interval: Duration) -> io::Result<()> {
     Ok(())
 }
 
-pub fn now_nanoseconds() -> u64 {
+pub(crate) fn now_nanoseconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }

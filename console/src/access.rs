@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use crate::fault::ApiFault;
 
-pub async fn check(State(token): State<Arc<str>>, request: Request, next: Next) -> Result<Response, ApiFault> {
+pub(crate) async fn check(State(token): State<Arc<str>>, request: Request, next: Next) -> Result<Response, ApiFault> {
     let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
     let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
     if !is_equal(given, token.as_bytes()) {

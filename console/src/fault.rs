@@ -11,41 +11,41 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 #[derive(Debug)]
-pub struct ApiFault {
+pub(crate) struct ApiFault {
     status: StatusCode,
     message: String,
 }
 
-pub type ApiResult<T> = Result<T, ApiFault>;
+pub(crate) type ApiResult<T> = Result<T, ApiFault>;
 
 impl ApiFault {
     /// 400: the request cannot be parsed.
-    pub fn bad_request(message: impl Into<String>) -> ApiFault {
+    pub(crate) fn bad_request(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
     /// 404: the path, job or run does not exist.
-    pub fn not_found(message: impl Into<String>) -> ApiFault {
+    pub(crate) fn not_found(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::NOT_FOUND, message: message.into() }
     }
 
     /// 422: the request was parsed, but its job has faults.
-    pub fn unprocessable(message: impl Into<String>) -> ApiFault {
+    pub(crate) fn unprocessable(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::UNPROCESSABLE_ENTITY, message: message.into() }
     }
 
     /// 409: refused in the current state; the same request may succeed later.
-    pub fn conflict(message: impl Into<String>) -> ApiFault {
+    pub(crate) fn conflict(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::CONFLICT, message: message.into() }
     }
 
     /// 500: a failure of the server.
-    pub fn internal(message: impl Into<String>) -> ApiFault {
+    pub(crate) fn internal(message: impl Into<String>) -> ApiFault {
         ApiFault { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() }
     }
 
     /// 401: no token, or a wrong one.
-    pub fn unauthorized() -> ApiFault {
+    pub(crate) fn unauthorized() -> ApiFault {
         let message = "token missing or invalid; send `Authorization: Bearer` with the token in the state directory";
         ApiFault { status: StatusCode::UNAUTHORIZED, message: message.to_owned() }
     }
@@ -96,7 +96,7 @@ impl IntoResponse for ApiFault {
 }
 
 /// A JSON body; its faults have the form of all other faults.
-pub struct Json<T>(pub T);
+pub(crate) struct Json<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = ApiFault;
@@ -114,7 +114,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
 }
 
 /// Query parameters; their faults have the form of all other faults.
-pub struct Query<T>(pub T);
+pub(crate) struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = ApiFault;
@@ -125,11 +125,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-pub async fn no_such_path(uri: Uri) -> ApiFault {
+pub(crate) async fn no_such_path(uri: Uri) -> ApiFault {
     ApiFault::not_found(format!("no such path {}", uri.path()))
 }
 
-pub async fn no_such_method(method: Method, uri: Uri) -> ApiFault {
+pub(crate) async fn no_such_method(method: Method, uri: Uri) -> ApiFault {
     let message = format!("method {method} is not allowed for {}", uri.path());
     ApiFault { status: StatusCode::METHOD_NOT_ALLOWED, message }
 }

@@ -21,18 +21,18 @@ const APPLY_JOBS_MAX: usize = 200_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ListQuery {
+pub(crate) struct ListQuery {
     group: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct JobList {
+pub(crate) struct JobList {
     jobs: Vec<JobRecord>,
 }
 
 /// A stored job and its next firing.
 #[derive(Debug, Serialize)]
-pub struct JobRecord {
+pub(crate) struct JobRecord {
     #[serde(flatten)]
     job: Option<Job>,
     /// Group and name of a job whose record cannot be read.
@@ -65,7 +65,7 @@ fn next_firing(job: &Job, now: Timestamp) -> Option<Timestamp> {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PauseRequest {
+pub(crate) struct PauseRequest {
     until: Option<Timestamp>,
     #[serde(default)]
     why: String,
@@ -73,7 +73,7 @@ pub struct PauseRequest {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ApplyRequest {
+pub(crate) struct ApplyRequest {
     jobs: Vec<Value>,
     /// Name of the file, equal in each call for the same file.
     source: String,
@@ -85,7 +85,7 @@ pub struct ApplyRequest {
 
 /// Jobs as `group/name`.
 #[derive(Debug, Serialize)]
-pub struct DifferenceRecord {
+pub(crate) struct DifferenceRecord {
     added: Vec<String>,
     changed: Vec<String>,
     removed: Vec<String>,
@@ -97,7 +97,7 @@ pub struct DifferenceRecord {
     dry_run: bool,
 }
 
-pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<JobList>> {
+pub(crate) async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<JobList>> {
     let (now, mut jobs) = (console.now(), Vec::new());
     let mut after: Option<Cursor> = None;
     loop {
@@ -110,12 +110,15 @@ pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>
     }
 }
 
-pub async fn show(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<JobRecord>> {
+pub(crate) async fn show(
+    State(console): State<Console>,
+    Path(path): Path<(String, String)>,
+) -> ApiResult<Json<JobRecord>> {
     let stored = commands::get(&console.ports, &job_key(path)).await?;
     Ok(Json(JobRecord::new(stored, console.now())))
 }
 
-pub async fn put(
+pub(crate) async fn put(
     State(console): State<Console>,
     Path(path): Path<(String, String)>,
     Json(record): Json<Value>,
@@ -133,13 +136,16 @@ pub async fn put(
     Ok(Json(job))
 }
 
-pub async fn remove(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Value>> {
+pub(crate) async fn remove(
+    State(console): State<Console>,
+    Path(path): Path<(String, String)>,
+) -> ApiResult<Json<Value>> {
     let key = job_key(path);
     commands::remove(&console.ports, &key, console.now()).await?;
     Ok(Json(serde_json::json!({ "removed": key.to_string() })))
 }
 
-pub async fn pause(
+pub(crate) async fn pause(
     State(console): State<Console>,
     Path(path): Path<(String, String)>,
     Json(request): Json<PauseRequest>,
@@ -148,20 +154,20 @@ pub async fn pause(
     Ok(Json(commands::pause(&console.ports, &job_key(path), request.until, &request.why, now).await?))
 }
 
-pub async fn resume(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Job>> {
+pub(crate) async fn resume(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Job>> {
     let job = commands::resume(&console.ports, &job_key(path), console.now()).await?;
     (console.nudge)();
     Ok(Json(job))
 }
 
-pub async fn run(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Run>> {
+pub(crate) async fn run(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Run>> {
     let run = commands::run_now(&console.ports, &job_key(path), (console.random)(), console.now()).await?;
     (console.nudge)();
     Ok(Json(run))
 }
 
 /// Applies all jobs or, when one has a fault, none: every job is checked before the first is stored.
-pub async fn apply(
+pub(crate) async fn apply(
     State(console): State<Console>,
     Json(request): Json<ApplyRequest>,
 ) -> ApiResult<Json<DifferenceRecord>> {

@@ -52,7 +52,7 @@ pub struct LogQuery {
     pub follow: bool,
 }
 
-pub async fn read(
+pub(crate) async fn read(
     State(console): State<Console>,
     Path(run_id): Path<String>,
     Query(query): Query<LogQuery>,

@@ -14,7 +14,7 @@ use services::{commands, scheduler};
 use crate::Console;
 use crate::fault::ApiResult;
 
-pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Pending alerts are counted among this many of the latest alerts, so that a scrape has a bounded cost.
 const ALERTS_CHECKED_MAX: usize = 5000;
@@ -38,7 +38,7 @@ const SINK_METRICS: [(&str, &str, &str, &str); 9] = [
     ),
 ];
 
-pub async fn metrics(State(console): State<Console>) -> ApiResult<impl IntoResponse> {
+pub(crate) async fn metrics(State(console): State<Console>) -> ApiResult<impl IntoResponse> {
     let mut page = Page::default();
     write_runs(&mut page, &console.ports).await?;
     write_sinks(&mut page, &console.sinks.status().await);
@@ -59,7 +59,7 @@ async fn write_runs(page: &mut Page, ports: &Ports) -> ApiResult<()> {
     Ok(())
 }
 
-pub fn write_sinks(page: &mut Page, statuses: &[Value]) {
+pub(crate) fn write_sinks(page: &mut Page, statuses: &[Value]) {
     let text = |status: &Value, name: &str| status[name].as_str().unwrap_or_default().to_owned();
     page.family("sexton_sink_working", "gauge", "1 when nothing fails, else 0.");
     for status in statuses {
@@ -119,16 +119,16 @@ fn age_seconds(at: Timestamp, now: Timestamp) -> f64 {
 }
 
 #[derive(Default)]
-pub struct Page {
+pub(crate) struct Page {
     pub text: String,
 }
 
 impl Page {
-    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub(crate) fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
-    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+    pub(crate) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
         let labels: Vec<String> =
             labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escape_label(text))).collect();
         match labels.is_empty() {

@@ -17,13 +17,13 @@ const PAGE_ALERTS_DEFAULT: usize = 100;
 const PAGE_ALERTS_MAX: usize = 1000;
 
 /// Needs no token, so it returns only status and version.
-pub async fn health() -> Json<Value> {
+pub(crate) async fn health() -> Json<Value> {
     Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MaintenanceRequest {
+pub(crate) struct MaintenanceRequest {
     on: bool,
     group: Option<String>,
     until: Option<Timestamp>,
@@ -33,7 +33,7 @@ pub struct MaintenanceRequest {
     catch_up: Option<CatchUp>,
 }
 
-pub async fn maintenance(
+pub(crate) async fn maintenance(
     State(console): State<Console>,
     Json(request): Json<MaintenanceRequest>,
 ) -> ApiResult<Json<Value>> {
@@ -52,43 +52,49 @@ pub async fn maintenance(
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WindowQuery {
+pub(crate) struct WindowQuery {
     since: Option<Timestamp>,
     until: Option<Timestamp>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct LedgerRecord {
+pub(crate) struct LedgerRecord {
     #[serde(flatten)]
     ledger: Ledger,
     adds_up: bool,
 }
 
-pub async fn ledger(State(console): State<Console>, Query(query): Query<WindowQuery>) -> ApiResult<Json<LedgerRecord>> {
+pub(crate) async fn ledger(
+    State(console): State<Console>,
+    Query(query): Query<WindowQuery>,
+) -> ApiResult<Json<LedgerRecord>> {
     let ledger = commands::ledger(&console.ports, query.since, query.until).await?;
     Ok(Json(LedgerRecord { adds_up: ledger.adds_up(), ledger }))
 }
 
-pub async fn sinks(State(console): State<Console>) -> Json<Value> {
+pub(crate) async fn sinks(State(console): State<Console>) -> Json<Value> {
     Json(json!({ "sinks": console.sinks.status().await }))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AlertsQuery {
+pub(crate) struct AlertsQuery {
     limit: Option<usize>,
     cursor: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct AlertPage {
+pub(crate) struct AlertPage {
     alerts: Vec<Transition>,
     /// Start of the next page; null on the last page.
     cursor: Option<Cursor>,
 }
 
 /// Lists alerts with the state of their delivery, newest first.
-pub async fn alerts(State(console): State<Console>, Query(query): Query<AlertsQuery>) -> ApiResult<Json<AlertPage>> {
+pub(crate) async fn alerts(
+    State(console): State<Console>,
+    Query(query): Query<AlertsQuery>,
+) -> ApiResult<Json<AlertPage>> {
     let most = query.limit.unwrap_or(PAGE_ALERTS_DEFAULT).clamp(1, PAGE_ALERTS_MAX);
     let page = console.ports.alerts.list(query.cursor.map(Cursor).as_ref(), most).await?;
     Ok(Json(AlertPage { alerts: page.records, cursor: page.next }))

@@ -27,7 +27,7 @@ const REPORTS_MAX: usize = 1000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ListQuery {
+pub(crate) struct ListQuery {
     group: Option<String>,
     job: Option<String>,
     outcome: Option<Outcome>,
@@ -42,7 +42,7 @@ pub struct ListQuery {
 
 /// A run, and the sinks that lack lines of it.
 #[derive(Debug, Serialize)]
-pub struct RunAnswer {
+pub(crate) struct RunAnswer {
     #[serde(flatten)]
     run: Run,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -50,7 +50,7 @@ pub struct RunAnswer {
 }
 
 #[derive(Debug, Serialize)]
-pub struct RunPage {
+pub(crate) struct RunPage {
     runs: Vec<RunAnswer>,
     /// Start of the next page; null on the last page.
     cursor: Option<Cursor>,
@@ -58,7 +58,7 @@ pub struct RunPage {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ShowQuery {
+pub(crate) struct ShowQuery {
     /// Seconds to wait for the end of the run.
     #[serde(default)]
     wait: u64,
@@ -66,12 +66,12 @@ pub struct ShowQuery {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ReportsRequest {
+pub(crate) struct ReportsRequest {
     events: Vec<Event>,
 }
 
 /// Lists runs, newest first.
-pub async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<RunPage>> {
+pub(crate) async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<RunPage>> {
     if query.job.is_some() && query.group.is_none() {
         return Err(ApiFault::bad_request("`job` needs `group`; give both"));
     }
@@ -98,7 +98,7 @@ async fn run_answer(console: &Console, run: Run) -> RunAnswer {
     RunAnswer { run, undelivered }
 }
 
-pub async fn show(
+pub(crate) async fn show(
     State(console): State<Console>,
     Path(run_id): Path<String>,
     Query(query): Query<ShowQuery>,
@@ -114,12 +114,12 @@ pub async fn show(
     }
 }
 
-pub async fn stop(State(console): State<Console>, Path(run_id): Path<String>) -> ApiResult<Json<Run>> {
+pub(crate) async fn stop(State(console): State<Console>, Path(run_id): Path<String>) -> ApiResult<Json<Run>> {
     Ok(Json(services::commands::stop(&console.ports, &parse_run_id(&run_id)?, console.now()).await?))
 }
 
 /// Accepts reports of runs that another scheduler started (`sexton exec`). Sending a report twice is harmless.
-pub async fn report(
+pub(crate) async fn report(
     State(console): State<Console>,
     Json(reported): Json<ReportsRequest>,
 ) -> ApiResult<Json<serde_json::Value>> {

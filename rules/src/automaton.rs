@@ -53,7 +53,7 @@ impl Automaton {
     ///
     /// # Errors
     /// Why the patterns cannot be compiled together.
-    pub fn compile(patterns: &[&Pattern]) -> Result<Automaton, String> {
+    pub(crate) fn compile(patterns: &[&Pattern]) -> Result<Automaton, String> {
         let parse = |pattern: &&Pattern| {
             syntax::parse_with(pattern.text(), &pattern.syntax()).map_err(|error| error.to_string())
         };
@@ -92,7 +92,7 @@ impl Automaton {
 
     /// Calls `hit` with each line from `from_seq` on that some pattern matches, and with the numbers of those patterns.
     /// Skips gaps, because their text is not the job's. Returns the `seq` after the block.
-    pub fn scan(&self, block: &Block, from_seq: u64, mut hit: impl FnMut(&Line<'_>, &PatternSet)) -> u64 {
+    pub(crate) fn scan(&self, block: &Block, from_seq: u64, mut hit: impl FnMut(&Line<'_>, &PatternSet)) -> u64 {
         let mut scratch = self.scratch.get();
         let mut next_seq = block.first_seq;
         for line in block.lines() {

@@ -47,7 +47,7 @@ impl Sinks for OneSink {
     }
 }
 
-pub struct Server {
+pub(crate) struct Server {
     url: String,
     http: reqwest::Client,
     printed: Printed,
@@ -55,7 +55,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn start() -> Server {
+    pub(crate) async fn start() -> Server {
         let folder = TempDir::new().expect("temporary directory");
         let now = "2026-11-23T12:00:00Z".parse().expect("instant");
         let store = Embedded::open_at(&folder.path().join("sexton.db"), Arc::new(move || now)).expect("opened");
@@ -76,16 +76,16 @@ impl Server {
     }
 
     /// Sets the output that the next request for logs returns.
-    pub fn print(&self, pieces: BodyChunks) {
+    pub(crate) fn print(&self, pieces: BodyChunks) {
         *self.printed.0.lock().expect("not poisoned") = Some(pieces);
     }
 
-    pub async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         self.send_as(Some(TOKEN), method, path, body).await
     }
 
     /// Sends any body as JSON and returns the status; `None` when the path is not part of a valid URL.
-    pub async fn status_of(&self, method: Method, path: &str, body: Vec<u8>) -> Option<StatusCode> {
+    pub(crate) async fn status_of(&self, method: Method, path: &str, body: Vec<u8>) -> Option<StatusCode> {
         let url = format!("{}/{}", self.url, path.trim_start_matches('/')).parse::<reqwest::Url>().ok()?;
         let request = self.http.request(method, url).bearer_auth(TOKEN).header("content-type", "application/json");
         let response = request.body(body).send().await.expect("answered");
@@ -94,7 +94,7 @@ impl Server {
         Some(status)
     }
 
-    pub async fn send_as(
+    pub(crate) async fn send_as(
         &self,
         token: Option<&str>,
         method: Method,
@@ -115,13 +115,13 @@ impl Server {
     }
 
     /// Sends a request that must succeed, and returns the answer.
-    pub async fn send_ok(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+    pub(crate) async fn send_ok(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let (status, answer) = self.send(method.clone(), path, body).await;
         assert!(status.is_success(), "{method} {path}: {status} {answer}");
         answer
     }
 
-    pub async fn read_bytes(&self, path: &str) -> reqwest::Result<Vec<u8>> {
+    pub(crate) async fn read_bytes(&self, path: &str) -> reqwest::Result<Vec<u8>> {
         let response = self.http.get(format!("{}{path}", self.url)).bearer_auth(TOKEN).send().await?;
         Ok(response.error_for_status()?.bytes().await?.to_vec())
     }

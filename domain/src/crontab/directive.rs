@@ -69,18 +69,18 @@ fn words(text: &str) -> Result<Vec<(String, String)>, String> {
 }
 
 impl Directive {
-    pub fn names(&self, key: &str) -> bool {
+    pub(crate) fn names(&self, key: &str) -> bool {
         self.words.iter().any(|(name, _)| name == key)
     }
 
     /// Adds a later directive of the same entry, whose values win.
-    pub fn merge(&mut self, later: Directive) {
+    pub(crate) fn merge(&mut self, later: Directive) {
         self.line = later.line;
         self.words.extend(later.words);
     }
 
     /// Sets the fields of a job; faults go to `document`.
-    pub fn apply(&self, document: &Document, job: &mut Job) {
+    pub(crate) fn apply(&self, document: &Document, job: &mut Job) {
         let mut section = document.section_of_words(self.line, self.words.clone());
         if let Some(group) = section.text("group") {
             job.group = group;

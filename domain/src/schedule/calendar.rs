@@ -79,14 +79,14 @@ pub(super) const YEAR_MAX: u16 = 2199;
 pub(super) struct Years([u64; 4]);
 
 impl Years {
-    pub fn insert(&mut self, year: u16) {
+    pub(crate) fn insert(&mut self, year: u16) {
         let bit = usize::from(year.saturating_sub(YEAR_MIN));
         if let Some(word) = self.0.get_mut(bit / 64) {
             *word |= 1 << (bit % 64);
         }
     }
 
-    pub fn contains(&self, year: i16) -> bool {
+    pub(crate) fn contains(&self, year: i16) -> bool {
         let bit = usize::try_from(i32::from(year) - i32::from(YEAR_MIN)).unwrap_or(usize::MAX);
         self.0.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1)
     }
@@ -94,7 +94,7 @@ impl Years {
 
 impl Calendar {
     /// The first matching minute at or after a local time.
-    pub fn next(&self, from: i64) -> Option<i64> {
+    pub(crate) fn next(&self, from: i64) -> Option<i64> {
         let from = from.checked_add(59)?.div_euclid(60) * 60;
         let from = civil(from)?;
         let (mut year, mut month) = (from.year(), from.month());
@@ -160,7 +160,7 @@ impl Calendar {
 
     /// Whether no date ever matches. Constant time: in 28 years without an exception from the leap year rule, each date
     /// falls on each weekday.
-    pub fn never_fires(&self) -> bool {
+    pub(crate) fn never_fires(&self) -> bool {
         const LONGEST: [u32; 13] = [0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
         if self.minutes == 0 || self.hours == 0 || self.months == 0 {
             return true;
@@ -184,7 +184,7 @@ impl Calendar {
     }
 
     /// The first matching time of day in a span of local time, on any date.
-    pub fn time_within(&self, from: i64, to: i64) -> Option<i64> {
+    pub(crate) fn time_within(&self, from: i64, to: i64) -> Option<i64> {
         (from.div_euclid(60)..to.div_euclid(60))
             .take(24 * 60)
             .find(|minute| {

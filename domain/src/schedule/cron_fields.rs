@@ -237,7 +237,7 @@ impl Reader<'_, '_> {
 
 impl Field {
     /// A number or a name.
-    pub fn value(&self, text: &str) -> Result<u16, String> {
+    pub(crate) fn value(&self, text: &str) -> Result<u16, String> {
         let Field { name, low, high, .. } = self;
         if let Some(value) = digits(text) {
             return match (*low..=*high).contains(&value) {
@@ -281,7 +281,7 @@ impl Field {
     }
 
     /// Both ends of `low-high`.
-    pub fn range(&self, low_text: &str, high_text: &str) -> Result<(u16, u16), String> {
+    pub(crate) fn range(&self, low_text: &str, high_text: &str) -> Result<(u16, u16), String> {
         let (low, mut high) = (self.value(low_text)?, self.value(high_text)?);
         // cronie: Sunday may end a range, as in `fri-sun`.
         if high == 0 && low > 0 && self.high == 7 && self.low == 0 {

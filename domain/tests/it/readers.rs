@@ -16,7 +16,7 @@ use jiff::Timestamp;
 type Check = fn(&[u8]);
 
 /// Each check with the name of its corpus.
-pub const TARGETS: [(&str, Check); 5] = [
+pub(crate) const TARGETS: [(&str, Check); 5] = [
     ("schedule", |input| schedule(&String::from_utf8_lossy(input))),
     ("crontab", |input| crontab(&String::from_utf8_lossy(input))),
     ("jobs_file", |input| jobs_file(&String::from_utf8_lossy(input))),
@@ -24,7 +24,7 @@ pub const TARGETS: [(&str, Check); 5] = [
     ("lines", lines),
 ];
 
-pub fn schedule(text: &str) {
+pub(crate) fn schedule(text: &str) {
     for zone in ["UTC", "America/New_York"] {
         let context = Context { zone, seed: "a/b", anchor: Timestamp::UNIX_EPOCH };
         if let Ok(schedule) = Schedule::parse(text, &context) {
@@ -43,7 +43,7 @@ pub fn schedule(text: &str) {
     }
 }
 
-pub fn crontab(text: &str) {
+pub(crate) fn crontab(text: &str) {
     for format in [Format::User, Format::System] {
         let (jobs, _) = domain::crontab::parse("crontab", text, format);
         let window = plan(&jobs, Timestamp::UNIX_EPOCH, Timestamp::MAX);
@@ -54,7 +54,7 @@ pub fn crontab(text: &str) {
     }
 }
 
-pub fn jobs_file(text: &str) {
+pub(crate) fn jobs_file(text: &str) {
     let (jobs, _) = domain::jobs_file::parse("jobs.toml", text);
     let written = domain::jobs_file::write(&jobs).unwrap_or_else(|message| panic!("{text}: {message}"));
     assert_eq!(domain::jobs_file::parse("jobs.toml", &written).0, jobs, "{text}");

@@ -7,17 +7,17 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use testbed::{Boto, Caller, DEADLINE, Ministack, Refusal, repository};
 
-pub const ACCOUNT: &str = "111111111111";
+pub(crate) const ACCOUNT: &str = "111111111111";
 
 /// Name of the installation's stack, and its prefix.
-pub const STACK: &str = "sexton";
+pub(crate) const STACK: &str = "sexton";
 
 /// Resource types that ministack does not support. Nothing else is left out.
 const UNKNOWN_TYPES: [&str; 1] = ["AWS::Logs::QueryDefinition"];
 
 const LAMBDAS: [&str; 4] = ["scheduler", "collector", "pruner", "api"];
 
-pub struct Installation {
+pub(crate) struct Installation {
     pub boto: Boto,
     pub server: Ministack,
 }
@@ -25,7 +25,7 @@ pub struct Installation {
 impl Installation {
     /// Deploys an installation with the groups `db` and `web`. IAM is enforced, also for the Lambdas.
     #[track_caller]
-    pub fn deploy() -> Option<Installation> {
+    pub(crate) fn deploy() -> Option<Installation> {
         let server = Ministack::start_enforcing()?;
         let boto = Boto::start(&server)?;
         let installation = Installation { boto, server };
@@ -41,30 +41,30 @@ impl Installation {
         Some(installation)
     }
 
-    pub fn root(&self) -> Caller {
+    pub(crate) fn root(&self) -> Caller {
         Caller::root(ACCOUNT)
     }
 
     /// Calls AWS as the account's root, which has all permissions.
     #[track_caller]
-    pub fn call(&self, service: &str, action: &str, parameters: Value) -> Value {
+    pub(crate) fn call(&self, service: &str, action: &str, parameters: Value) -> Value {
         self.try_call(service, action, parameters)
             .unwrap_or_else(|refusal| panic!("{service} {action}: {refusal:?}\n{}", self.server.diagnostics()))
     }
 
-    pub fn try_call(&self, service: &str, action: &str, parameters: Value) -> Result<Value, Refusal> {
+    pub(crate) fn try_call(&self, service: &str, action: &str, parameters: Value) -> Result<Value, Refusal> {
         self.boto.call(&self.root(), service, action, parameters)
     }
 
     /// Reads a template of this crate as JSON.
     #[track_caller]
-    pub fn template(&self, file: &str) -> Value {
+    pub(crate) fn template(&self, file: &str) -> Value {
         template(&self.boto, file)
     }
 
     /// Returns the physical name of a resource.
     #[track_caller]
-    pub fn resource(&self, stack: &str, logical: &str) -> String {
+    pub(crate) fn resource(&self, stack: &str, logical: &str) -> String {
         let found = self.call(
             "cloudformation",
             "describe_stack_resource",
@@ -75,7 +75,7 @@ impl Installation {
 
     /// Assumes a role of a stack.
     #[track_caller]
-    pub fn role(&self, stack: &str, logical: &str) -> Caller {
+    pub(crate) fn role(&self, stack: &str, logical: &str) -> Caller {
         let arn = format!("arn:aws:iam::{ACCOUNT}:role/{}", self.resource(stack, logical));
         let answer = self.call("sts", "assume_role", json!({ "RoleArn": arn, "RoleSessionName": "test" }));
         let text = |name: &str| answer["Credentials"][name].as_str().expect(name).to_owned();
@@ -84,7 +84,7 @@ impl Installation {
 
     /// Stores a job with the five required attributes, as an operator does in the AWS console.
     #[track_caller]
-    pub fn put_job(&self, group: &str, name: &str, command: &str, schedule: &str) {
+    pub(crate) fn put_job(&self, group: &str, name: &str, command: &str, schedule: &str) {
         let item = json!({
             "group": { "S": group }, "name": { "S": name }, "command": { "S": command }, "schedule": { "S": schedule },
             "enabled": { "BOOL": true }
@@ -94,14 +94,14 @@ impl Installation {
 
     /// Returns all items of a table.
     #[track_caller]
-    pub fn items(&self, table: &str) -> Vec<Value> {
+    pub(crate) fn items(&self, table: &str) -> Vec<Value> {
         let found = self.call("dynamodb", "scan", json!({ "TableName": format!("{STACK}-{table}") }));
         found["Items"].as_array().cloned().unwrap_or_default()
     }
 
     /// Invokes a Lambda, and returns its answer or its error message.
     #[track_caller]
-    pub fn invoke(&self, name: &str, payload: &str) -> Result<Value, String> {
+    pub(crate) fn invoke(&self, name: &str, payload: &str) -> Result<Value, String> {
         let request = json!({ "FunctionName": format!("{STACK}-{name}"), "Payload": payload });
         let answer = self.call("lambda", "invoke", request);
         let text = answer["Payload"].as_str().unwrap_or_default();
@@ -113,13 +113,13 @@ impl Installation {
 
     /// Invokes the scheduler with a tick.
     #[track_caller]
-    pub fn tick(&self) {
+    pub(crate) fn tick(&self) {
         self.invoke("scheduler", r#"{"duty":"tick"}"#).expect("a tick");
     }
 
     /// Waits until `condition` holds; otherwise fails with a diagnosis of the installation.
     #[track_caller]
-    pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
+    pub(crate) fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let started = Instant::now();
         while !condition() {
             assert!(started.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}; {}", self.diagnosis());
@@ -127,7 +127,7 @@ impl Installation {
     }
 
     /// Returns tables and logs of the installation, for a failed test.
-    pub fn diagnosis(&self) -> String {
+    pub(crate) fn diagnosis(&self) -> String {
         let tables = ["jobs", "due", "runs", "alerts"].map(|table| format!("{table}: {:#?}", self.items(table)));
         let logs = ["scheduler", "collector"].map(|name| self.lambda_log(name).concat());
         format!("{}\n{}\n{}", tables.join("\n"), logs.concat(), self.server.diagnostics())
@@ -135,7 +135,7 @@ impl Installation {
 
     /// Waits for `count` messages of a queue, and deletes them.
     #[track_caller]
-    pub fn receive(&self, queue: &str, count: usize) -> Vec<Value> {
+    pub(crate) fn receive(&self, queue: &str, count: usize) -> Vec<Value> {
         let mut messages = Vec::new();
         self.wait(&format!("{count} messages are in {queue}"), || {
             messages.extend(self.received_now(queue));
@@ -146,7 +146,7 @@ impl Installation {
 
     /// Returns and deletes the available messages of a queue.
     #[track_caller]
-    pub fn received_now(&self, queue: &str) -> Vec<Value> {
+    pub(crate) fn received_now(&self, queue: &str) -> Vec<Value> {
         let url = self.queue_url(queue);
         let request = json!({
             "QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 0, "MessageAttributeNames": ["All"]
@@ -160,14 +160,14 @@ impl Installation {
 
     /// Returns the role id of a group's runners, from the tag of the group's queue.
     #[track_caller]
-    pub fn role_id(&self, group: &str) -> String {
+    pub(crate) fn role_id(&self, group: &str) -> String {
         let tags = self.call("sqs", "list_queue_tags", json!({ "QueueUrl": self.orders_url(group) }));
         tags["Tags"]["sexton-runner-role"].as_str().expect("the tag").to_owned()
     }
 
     /// Permits a sender to report for a group.
     #[track_caller]
-    pub fn trust_sender(&self, group: &str, sender: &str) {
+    pub(crate) fn trust_sender(&self, group: &str, sender: &str) {
         let tags = json!({ "sexton-runner-role": sender });
         self.call("sqs", "tag_queue", json!({ "QueueUrl": self.orders_url(group), "Tags": tags }));
     }
@@ -176,19 +176,19 @@ impl Installation {
         self.queue_url(&format!("{STACK}-orders-{group}"))
     }
 
-    pub fn queue_url(&self, queue: &str) -> String {
+    pub(crate) fn queue_url(&self, queue: &str) -> String {
         format!("{}/{ACCOUNT}/{queue}", self.server.endpoint())
     }
 
     /// Returns the log lines of a Lambda.
     #[track_caller]
-    pub fn lambda_log(&self, name: &str) -> Vec<String> {
+    pub(crate) fn lambda_log(&self, name: &str) -> Vec<String> {
         self.logged(&format!("/aws/lambda/{STACK}-{name}"))
     }
 
     /// Returns the shipped records of a run: its lines and bracket records.
     #[track_caller]
-    pub fn output_of(&self, group: &str, run_id: &str) -> Vec<Value> {
+    pub(crate) fn output_of(&self, group: &str, run_id: &str) -> Vec<Value> {
         let records = self.logged(&format!("/cron/{group}"));
         let records = records.iter().map(|text| serde_json::from_str(text).expect("JSON"));
         records.filter(|record: &Value| record["run_id"] == run_id).collect()
@@ -240,7 +240,7 @@ impl Installation {
 
 /// Reads a template as JSON, with the long forms of its functions.
 #[track_caller]
-pub fn template(boto: &Boto, file: &str) -> Value {
+pub(crate) fn template(boto: &Boto, file: &str) -> Value {
     let path = repository().join("lambdas").join(file);
     boto.template(&std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
 }

@@ -33,7 +33,7 @@ const SOURCES: [&str; 11] = [
 const SINKS: &str = "[sink.aws]\ntype = \"cloudwatch_logs\"\ngroup = \"/cron/{group}\"\nstream = \"{job}/{date}\"\n";
 
 /// `sexton` with a configuration and the credentials of its user.
-pub struct Sexton<'a> {
+pub(crate) struct Sexton<'a> {
     installation: &'a Installation,
     caller: Caller,
     folder: TempDir,
@@ -42,7 +42,7 @@ pub struct Sexton<'a> {
 impl<'a> Sexton<'a> {
     /// A server of group `db` outside EC2: its user may only assume the group's role.
     #[track_caller]
-    pub fn of_group(installation: &'a Installation) -> Sexton<'a> {
+    pub(crate) fn of_group(installation: &'a Installation) -> Sexton<'a> {
         let arn = format!("arn:aws:iam::{ACCOUNT}:role/{}", installation.resource("db", "RunnerRole"));
         let caller = user(installation, "server", "sts:AssumeRole", &arn);
         Sexton::of(installation, caller, &format!("role_arn = \"{arn}\"\n"))
@@ -51,7 +51,7 @@ impl<'a> Sexton<'a> {
     /// An operator's machine with the permissions of docs/aws.md: the stack's `ClientPolicy`, and
     /// `logs:FilterLogEvents`.
     #[track_caller]
-    pub fn of_operator(installation: &'a Installation) -> Sexton<'a> {
+    pub(crate) fn of_operator(installation: &'a Installation) -> Sexton<'a> {
         let logs = format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/cron/*");
         let caller = user(installation, "person", "logs:FilterLogEvents", &logs);
         let policy = installation.resource(STACK, "ClientPolicy");
@@ -68,12 +68,12 @@ impl<'a> Sexton<'a> {
         sexton
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Writes a file, and returns its path.
-    pub fn write(&self, name: &str, text: &str) -> String {
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
         fs::write(self.path(name), text).expect("written");
         self.path(name).display().to_string()
     }
@@ -107,7 +107,7 @@ impl<'a> Sexton<'a> {
 
     /// Runs a command that must succeed, and returns its output.
     #[track_caller]
-    pub fn run(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().expect("the binary starts");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "sexton {arguments:?}: {}\n{out}\n{err}", output.status);
@@ -116,14 +116,14 @@ impl<'a> Sexton<'a> {
 
     /// Runs a command with `--json`, and returns each line as JSON.
     #[track_caller]
-    pub fn records(&self, arguments: &[&str]) -> Vec<Value> {
+    pub(crate) fn records(&self, arguments: &[&str]) -> Vec<Value> {
         let text = self.run(&[arguments, &["--json"]].concat());
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     /// Starts `sexton runner`, and waits until it is ready.
     #[track_caller]
-    pub fn runner(&self) -> ReadyProcess {
+    pub(crate) fn runner(&self) -> ReadyProcess {
         let listen = testbed::free_port().to_string();
         let mut command = self.command(&["runner", "--group", "db", "--listen", &listen]);
         let runner = ReadyProcess::spawn(&mut command).expect("the binary starts");

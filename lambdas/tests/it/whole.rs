@@ -14,7 +14,7 @@ use crate::sexton::Sexton;
 const AHEAD: SignedDuration = SignedDuration::from_secs(20);
 
 /// Returns a schedule with one firing, after [`AHEAD`].
-pub fn soon() -> String {
+pub(crate) fn soon() -> String {
     Timestamp::now().checked_add(AHEAD).expect("an instant").strftime("at(%Y-%m-%dT%H:%M:%S)").to_string()
 }
 

@@ -10,7 +10,7 @@ use rules::{Limits, Matcher, Packs, RuleSet, judge_report};
 type Check = fn(&[u8]);
 
 /// Each check with the name of its corpus.
-pub const TARGETS: [(&str, Check); 2] =
+pub(crate) const TARGETS: [(&str, Check); 2] =
     [("rules", |input| pack(&String::from_utf8_lossy(input))), ("messages", report)];
 
 /// The pack also matches its own text as the output of a job.

@@ -17,38 +17,38 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub(crate) enum Moment {
     Before,
     /// The call took effect, but its caller got an error.
     After,
 }
 
 /// Which call fails.
-pub struct Plan {
+pub(crate) struct Plan {
     pub call: usize,
     pub moment: Moment,
     made: AtomicUsize,
 }
 
 impl Plan {
-    pub fn new(call: usize, moment: Moment) -> Arc<Plan> {
+    pub(crate) fn new(call: usize, moment: Moment) -> Arc<Plan> {
         Arc::new(Plan { call, moment, made: AtomicUsize::new(0) })
     }
 
     /// Calls made so far.
-    pub fn made(&self) -> usize {
+    pub(crate) fn made(&self) -> usize {
         self.made.load(Ordering::SeqCst)
     }
 }
 
 #[derive(Clone)]
-pub struct Faulty {
+pub(crate) struct Faulty {
     real: Ports,
     plan: Arc<Plan>,
 }
 
 impl Faulty {
-    pub fn ports(real: &Ports, plan: &Arc<Plan>) -> Ports {
+    pub(crate) fn ports(real: &Ports, plan: &Arc<Plan>) -> Ports {
         let all = Arc::new(Faulty { real: real.clone(), plan: plan.clone() });
         Ports {
             jobs: all.clone(),

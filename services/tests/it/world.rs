@@ -4,35 +4,35 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex};
 
 use contract::world::Clock;
-pub use contract::world::{job, key};
+pub(crate) use contract::world::{job, key};
 use domain::ports::Ports;
 use embedded::Embedded;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-pub struct World {
+pub(crate) struct World {
     world: contract::world::World,
     directory: TempDir,
 }
 
 impl World {
-    pub fn new(now: &str) -> World {
+    pub(crate) fn new(now: &str) -> World {
         World::in_directory(tempfile::tempdir().unwrap(), now)
     }
 
-    pub fn in_directory(directory: TempDir, now: &str) -> World {
+    pub(crate) fn in_directory(directory: TempDir, now: &str) -> World {
         let clock = Arc::new(Mutex::new(now.parse::<Timestamp>().unwrap()));
         let ports = open(&directory, &clock);
         World { world: contract::world::World::with_clock(&ports, clock), directory }
     }
 
     /// The same file opened a second time, as by another process: with its own writer and readers.
-    pub fn open_second(&self) -> Ports {
+    pub(crate) fn open_second(&self) -> Ports {
         open(&self.directory, &self.clock)
     }
 
     /// An operator edits the database with `sqlite3`.
-    pub fn edit_with_sqlite(&self, statements: &str) {
+    pub(crate) fn edit_with_sqlite(&self, statements: &str) {
         embedded::edit_by_hand(&self.directory.path().join("sexton.db"), statements).unwrap();
     }
 }

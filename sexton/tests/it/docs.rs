@@ -54,7 +54,7 @@ const PUBLIC_KEY: &str = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rX
 /// No server listens at the port `discard` (RFC 863) of this machine.
 const URL_OF_NO_SERVER: &str = "http://127.0.0.1:9/";
 
-pub struct Block {
+pub(crate) struct Block {
     /// The info string of the fence.
     pub kind: String,
     pub text: String,
@@ -63,7 +63,7 @@ pub struct Block {
 }
 
 /// The fenced blocks of a page.
-pub fn blocks(page: &str) -> Vec<Block> {
+pub(crate) fn blocks(page: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
     for (index, line) in page.lines().enumerate() {
@@ -81,13 +81,13 @@ pub fn blocks(page: &str) -> Vec<Block> {
 }
 
 /// The name in the first line of a block that is a file.
-pub fn file_name(text: &str) -> Option<&str> {
+pub(crate) fn file_name(text: &str) -> Option<&str> {
     text.lines().next()?.strip_prefix("# ").filter(|name| !name.contains(' '))
 }
 
 /// Tries every block of a page, in order; returns how many commands it ran and how many files the binary read.
 #[track_caller]
-pub fn try_page(page: &str) -> (usize, usize) {
+pub(crate) fn try_page(page: &str) -> (usize, usize) {
     let text = std::fs::read_to_string(testbed::repository().join(page)).expect(page);
     let mut trial = Trial::new(page, &text);
     let blocks = blocks(&text);

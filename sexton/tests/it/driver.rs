@@ -11,20 +11,20 @@ use testbed::{DEADLINE, ReadyProcess};
 
 /// Exit code and output of a command.
 #[derive(Debug)]
-pub struct CommandOutput {
+pub(crate) struct CommandOutput {
     pub code: Option<i32>,
     pub out: Vec<u8>,
     pub err: String,
 }
 
 impl CommandOutput {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.out).into_owned()
     }
 
     /// Each line as JSON.
     #[track_caller]
-    pub fn records(&self) -> Vec<Value> {
+    pub(crate) fn records(&self) -> Vec<Value> {
         self.text()
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
@@ -32,13 +32,13 @@ impl CommandOutput {
     }
 
     #[track_caller]
-    pub fn expect(self, code: i32) -> CommandOutput {
+    pub(crate) fn expect(self, code: i32) -> CommandOutput {
         assert_eq!(self.code, Some(code), "{}\n{}", self.text(), self.err);
         self
     }
 }
 
-pub fn command(arguments: &[&str]) -> Command {
+pub(crate) fn command(arguments: &[&str]) -> Command {
     command_with_binary(Path::new(env!("CARGO_BIN_EXE_sexton")), arguments)
 }
 
@@ -51,12 +51,12 @@ fn command_with_binary(binary: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-pub fn sexton(arguments: &[&str]) -> CommandOutput {
+pub(crate) fn sexton(arguments: &[&str]) -> CommandOutput {
     sexton_with_input(arguments, b"")
 }
 
 /// Runs the binary with this standard input.
-pub fn sexton_with_input(arguments: &[&str], input: &[u8]) -> CommandOutput {
+pub(crate) fn sexton_with_input(arguments: &[&str], input: &[u8]) -> CommandOutput {
     let mut child = command(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -74,30 +74,30 @@ pub fn sexton_with_input(arguments: &[&str], input: &[u8]) -> CommandOutput {
 }
 
 /// A temporary folder with files.
-pub struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    pub fn new() -> Folder {
+    pub(crate) fn new() -> Folder {
         Folder(TempDir::new().expect("temporary directory"))
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    pub fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
 
     /// Writes a file, and returns its path.
-    pub fn write(&self, name: &str, text: &str) -> String {
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
         std::fs::write(self.path(name), text).expect("written");
         self.text(name)
     }
 }
 
 /// A running `sexton up` or `sexton runner`.
-pub struct Up {
+pub(crate) struct Up {
     process: ReadyProcess,
     state: PathBuf,
     keeps_jobs: bool,
@@ -106,13 +106,13 @@ pub struct Up {
 impl Up {
     /// Starts it and waits for `ready`.
     #[track_caller]
-    pub fn start(state: &Path, arguments: &[&str]) -> Up {
+    pub(crate) fn start(state: &Path, arguments: &[&str]) -> Up {
         Up::start_as(Path::new(env!("CARGO_BIN_EXE_sexton")), state, arguments)
     }
 
     /// Like [`Up::start`], with another copy of the binary.
     #[track_caller]
-    pub fn start_as(binary: &Path, state: &Path, arguments: &[&str]) -> Up {
+    pub(crate) fn start_as(binary: &Path, state: &Path, arguments: &[&str]) -> Up {
         let mut command = command_with_binary(binary, &["up"]);
         command.args(arguments);
         Up::serve(state, command)
@@ -120,14 +120,14 @@ impl Up {
 
     /// Starts another command that serves.
     #[track_caller]
-    pub fn serve(state: &Path, command: Command) -> Up {
+    pub(crate) fn serve(state: &Path, command: Command) -> Up {
         let up = Up::spawn(state, command);
         assert!(up.process.is_ready_within(DEADLINE), "not ready; it printed: {}", up.printed());
         up
     }
 
     /// Starts an `up` that kills itself at a labelled step, without waiting for `ready`.
-    pub fn start_crashing_at(state: &Path, arguments: &[&str], label: &str) -> Up {
+    pub(crate) fn start_crashing_at(state: &Path, arguments: &[&str], label: &str) -> Up {
         let mut command = command(&["up"]);
         command.args(arguments).env("SEXTON_CRASH_AT", label);
         Up::spawn(state, command)
@@ -139,16 +139,16 @@ impl Up {
         Up { process, state: state.to_owned(), keeps_jobs: false }
     }
 
-    pub fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.process.has_ended()
     }
 
-    pub fn printed(&self) -> String {
+    pub(crate) fn printed(&self) -> String {
         self.process.printed()
     }
 
     /// Runs a command against this `up`.
-    pub fn run(&self, arguments: &[&str]) -> CommandOutput {
+    pub(crate) fn run(&self, arguments: &[&str]) -> CommandOutput {
         let state = self.state.display().to_string();
         let at = arguments.iter().position(|argument| *argument == "--").unwrap_or(arguments.len());
         let mut all = arguments[..at].to_vec();
@@ -159,7 +159,7 @@ impl Up {
 
     /// The records of a `--json` command, which must succeed.
     #[track_caller]
-    pub fn records(&self, arguments: &[&str]) -> Vec<Value> {
+    pub(crate) fn records(&self, arguments: &[&str]) -> Vec<Value> {
         let mut all = arguments.to_vec();
         all.push("--json");
         self.run(&all).expect(0).records()
@@ -167,7 +167,7 @@ impl Up {
 
     /// Waits for a run of this job with this outcome.
     #[track_caller]
-    pub fn wait_for_run(&self, job: &str, outcome: &str) -> Value {
+    pub(crate) fn wait_for_run(&self, job: &str, outcome: &str) -> Value {
         let mut found = None;
         let mut look = || {
             found = self.records(&["runs", job, "--outcome", outcome]).into_iter().next();
@@ -186,30 +186,30 @@ impl Up {
         found.expect("found")
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
 
     /// Stops it in order and kills the jobs that still run.
     #[track_caller]
-    pub fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         self.process.stop()
     }
 
     /// Stops it in order; jobs continue and the next `up` resumes them.
     #[track_caller]
-    pub fn stop_and_keep_jobs(mut self) -> Option<i32> {
+    pub(crate) fn stop_and_keep_jobs(mut self) -> Option<i32> {
         self.keeps_jobs = true;
         self.process.stop()
     }
 
     /// Kills it and its jobs.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.process.kill();
     }
 
     /// Kills it; jobs continue and the next `up` resumes them.
-    pub fn kill_and_keep_jobs(mut self) {
+    pub(crate) fn kill_and_keep_jobs(mut self) {
         self.keeps_jobs = true;
         self.kill();
     }
@@ -242,13 +242,13 @@ fn end_keepers(state: &Path) {
 
 /// The standard output of a shell command.
 #[track_caller]
-pub fn shell_output(line: &str) -> String {
+pub(crate) fn shell_output(line: &str) -> String {
     let output = Command::new("sh").args(["-c", line]).output().expect("a shell");
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-pub fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     // Fails if the process has exited.
     let _gone = Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status();
 }

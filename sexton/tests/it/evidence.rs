@@ -13,17 +13,17 @@ use testbed::{DEADLINE, LogServer, wait_until};
 use crate::driver::{Folder, Up};
 
 /// Memory limit of keeper and `up` in tests, for any output of a job.
-pub const MEMORY_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const MEMORY_BYTES_MAX: u64 = 64 << 20;
 
 /// Deadline of tests that move gigabytes through an unoptimised build.
-pub const LONG_DEADLINE: Duration = Duration::from_secs(600);
+pub(crate) const LONG_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A jobs file with one job that only `run` starts.
-pub fn job(name: &str, command: &str, more: &str) -> String {
+pub(crate) fn job(name: &str, command: &str, more: &str) -> String {
     format!("[[job]]\ngroup = \"t\"\nname = \"{name}\"\nschedule = \"@manually\"\ncommand = '''{command}'''\n{more}\n")
 }
 
-pub fn sinks(folder: &Folder, server: std::net::SocketAddr) -> String {
+pub(crate) fn sinks(folder: &Folder, server: std::net::SocketAddr) -> String {
     let text = format!(
         "[sink.central]\ntype = \"syslog\"\naddress = \"tcp://{server}\"\nframing = \"octet_counting\"\n\
          retry = {{ initial = \"50ms\", max = \"500ms\" }}\n\
@@ -34,7 +34,7 @@ pub fn sinks(folder: &Folder, server: std::net::SocketAddr) -> String {
 }
 
 /// A configuration with one channel, which appends each alert to a file as one line of JSON; and the file.
-pub fn pager(folder: &Folder) -> (String, PathBuf) {
+pub(crate) fn pager(folder: &Folder) -> (String, PathBuf) {
     let alert_file = folder.path("alerts");
     let text =
         format!("[channel.pager]\ntype = \"command\"\ncommand = '''\n(cat; echo) >> {0}'''\n", alert_file.display());
@@ -42,14 +42,14 @@ pub fn pager(folder: &Folder) -> (String, PathBuf) {
 }
 
 /// The alerts sent so far.
-pub fn alerts(alert_file: &Path) -> Vec<Value> {
+pub(crate) fn alerts(alert_file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(alert_file).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Waits until every sent alert is recorded as sent: an `up` that is killed before may send it again.
 #[track_caller]
-pub fn wait_for_recorded_alerts(state: &Path) {
+pub(crate) fn wait_for_recorded_alerts(state: &Path) {
     let token = std::fs::read_to_string(state.join("token")).expect("a token");
     let server = std::fs::read_to_string(state.join("server.json")).expect("a server");
     let server: Value = serde_json::from_str(&server).expect("JSON");
@@ -65,13 +65,13 @@ pub fn wait_for_recorded_alerts(state: &Path) {
 }
 
 /// The folder of a run's first attempt.
-pub fn directory(state: &Path, run_id: &str) -> PathBuf {
+pub(crate) fn directory(state: &Path, run_id: &str) -> PathBuf {
     state.join(format!("runner/runs/{run_id}.1"))
 }
 
 /// Waits for the pid of the keeper of a run's first attempt.
 #[track_caller]
-pub fn keeper(state: &Path, run_id: &str) -> u32 {
+pub(crate) fn keeper(state: &Path, run_id: &str) -> u32 {
     let mut pid = None;
     wait_until(DEADLINE, || {
         let text = std::fs::read_to_string(directory(state, run_id).join("keeper")).unwrap_or_default();
@@ -82,17 +82,17 @@ pub fn keeper(state: &Path, run_id: &str) -> u32 {
 }
 
 #[track_caller]
-pub fn start_run(up: &Up, job: &str) -> String {
+pub(crate) fn start_run(up: &Up, job: &str) -> String {
     let output = up.run(&["run", &format!("t/{job}"), "--json"]).expect(0);
     output.records()[0]["run_id"].as_str().expect("a run id").to_owned()
 }
 
-pub fn show(up: &Up, run_id: &str) -> Value {
+pub(crate) fn show(up: &Up, run_id: &str) -> Value {
     up.records(&["show", run_id]).remove(0)
 }
 
 #[track_caller]
-pub fn wait_for_end(up: &Up, run_id: &str, deadline: Duration) -> Value {
+pub(crate) fn wait_for_end(up: &Up, run_id: &str, deadline: Duration) -> Value {
     let start = Instant::now();
     loop {
         let run = show(up, run_id);
@@ -106,7 +106,7 @@ pub fn wait_for_end(up: &Up, run_id: &str, deadline: Duration) -> Value {
 
 /// What one sink received of a run: `seq`s in order of arrival, lines by `seq`, and bracket records.
 #[derive(Default)]
-pub struct Arrived {
+pub(crate) struct Arrived {
     pub order: Vec<u64>,
     pub lines: BTreeMap<u64, String>,
     pub brackets: Vec<String>,
@@ -125,7 +125,7 @@ impl Arrived {
         }
     }
 
-    pub fn of_syslog(server: &LogServer, run_id: &str) -> Arrived {
+    pub(crate) fn of_syslog(server: &LogServer, run_id: &str) -> Arrived {
         let mut arrived = Arrived::default();
         for record in server.records() {
             let sd = record["sd"].as_str().expect("structured data");
@@ -139,7 +139,7 @@ impl Arrived {
         arrived
     }
 
-    pub fn of_file(path: &Path, run_id: &str) -> Arrived {
+    pub(crate) fn of_file(path: &Path, run_id: &str) -> Arrived {
         let mut arrived = Arrived::default();
         for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
             let record: Value = serde_json::from_str(line).expect("one object a line");
@@ -152,13 +152,13 @@ impl Arrived {
         arrived
     }
 
-    pub fn is_complete(&self, last_seq: u64) -> bool {
+    pub(crate) fn is_complete(&self, last_seq: u64) -> bool {
         self.lines.len() as u64 == last_seq && self.brackets.iter().any(|kind| kind == "run.finished")
     }
 
     /// Checks that no line is missing and that first arrivals are in order; a resend goes back but never skips ahead.
     #[track_caller]
-    pub fn check(&self, last_seq: u64) {
+    pub(crate) fn check(&self, last_seq: u64) {
         assert_eq!(self.lines.keys().copied().collect::<Vec<_>>(), (1..=last_seq).collect::<Vec<_>>());
         let mut highest = 0;
         for seq in &self.order {
@@ -171,7 +171,7 @@ impl Arrived {
 }
 
 #[track_caller]
-pub fn check_sinks(server: &LogServer, archive: &Path, run_id: &str, last_seq: u64) {
+pub(crate) fn check_sinks(server: &LogServer, archive: &Path, run_id: &str, last_seq: u64) {
     wait_until(DEADLINE, || {
         Arrived::of_syslog(server, run_id).is_complete(last_seq)
             && Arrived::of_file(archive, run_id).is_complete(last_seq)
@@ -181,19 +181,19 @@ pub fn check_sinks(server: &LogServer, archive: &Path, run_id: &str, last_seq: u
 }
 
 #[track_caller]
-pub fn check_ledger(up: &Up) {
+pub(crate) fn check_ledger(up: &Up) {
     let ledger = up.run(&["ledger", "--json"]).expect(0).records().remove(0);
     assert_eq!(ledger["open"], 0, "{ledger}");
 }
 
 /// VmHWM of proc_pid_status(5); 0 after the process has exited.
-pub fn peak_memory_bytes(pid: u32) -> u64 {
+pub(crate) fn peak_memory_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     peak.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |kib| kib << 10)
 }
 
-pub fn shell(text: &str) -> Command {
+pub(crate) fn shell(text: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", text]);
     command
@@ -201,7 +201,7 @@ pub fn shell(text: &str) -> Command {
 
 /// SHA-256 of what a command prints, by coreutils.
 #[track_caller]
-pub fn checksum(mut command: Command) -> String {
+pub(crate) fn checksum(mut command: Command) -> String {
     let mut printing = command.stdout(Stdio::piped()).spawn().expect("it starts");
     let output = printing.stdout.take().expect("piped");
     let sum = Command::new("sha256sum").stdin(output).output().expect("sha256sum runs");
@@ -210,7 +210,7 @@ pub fn checksum(mut command: Command) -> String {
 }
 
 /// Processes with the run's id in their environment: the job and its descendants.
-pub fn processes_of(run_id: &str) -> Vec<u32> {
+pub(crate) fn processes_of(run_id: &str) -> Vec<u32> {
     let wanted = format!("SEXTON_RUN_ID={run_id}").into_bytes();
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
     processes

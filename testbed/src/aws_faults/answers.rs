@@ -16,7 +16,7 @@ use super::{Answer, AwsCall};
 const SERVICES: [(&str, &str); 3] = [("DynamoDB_", "DynamoDB"), ("AmazonSQS", "SQS"), ("AmazonSSM", "SSM")];
 
 /// The call of a request. The query protocol names the action in the form.
-pub fn call_of(head: &Parts, body: &[u8]) -> AwsCall {
+pub(crate) fn call_of(head: &Parts, body: &[u8]) -> AwsCall {
     if let Some((service, action)) = head
         .headers
         .get("x-amz-target")
@@ -32,7 +32,7 @@ pub fn call_of(head: &Parts, body: &[u8]) -> AwsCall {
     AwsCall { service: "SNS".to_owned(), action: action.to_owned(), body: Value::Null }
 }
 
-pub fn refused(call: &AwsCall) -> Answer {
+pub(crate) fn refused(call: &AwsCall) -> Answer {
     let (code, message) = match call.service.as_str() {
         "SQS" | "SNS" => ("InternalFailure", "The request processing has failed because of an unknown error."),
         _ => ("InternalServerError", "Internal server error"),
@@ -40,7 +40,7 @@ pub fn refused(call: &AwsCall) -> Answer {
     failed(call, 500, code, message)
 }
 
-pub fn throttled(call: &AwsCall) -> Answer {
+pub(crate) fn throttled(call: &AwsCall) -> Answer {
     match (call.service.as_str(), call.action.as_str()) {
         ("DynamoDB", "TransactWriteItems") => cancelled(call),
         ("DynamoDB", _) => failed(
@@ -107,7 +107,7 @@ fn answer(call: &AwsCall, status: u16, query_error: Option<String>, body: String
 
 /// The number of entries of a batch that can fail in part. SQS can fail every entry; DynamoDB throttles the call
 /// instead when it can execute none.
-pub fn entries(call: &AwsCall) -> usize {
+pub(crate) fn entries(call: &AwsCall) -> usize {
     match asked_of_table(call) {
         Some((_, [_])) => 0,
         Some((_, items)) => items.len(),
@@ -116,13 +116,13 @@ pub fn entries(call: &AwsCall) -> usize {
 }
 
 /// The table of a batch, and its items or keys. Batches of this project always have one table.
-pub fn asked_of_table(call: &AwsCall) -> Option<(&str, &[Value])> {
+pub(crate) fn asked_of_table(call: &AwsCall) -> Option<(&str, &[Value])> {
     let (table, asked) = call.body["RequestItems"].as_object()?.iter().next()?;
     Some((table, asked.as_array().or_else(|| asked["Keys"].as_array())?))
 }
 
 /// The batch without its last entry, and that entry; `None` when no other entry remains.
-pub fn without_last(call: &AwsCall) -> Option<(Value, Value)> {
+pub(crate) fn without_last(call: &AwsCall) -> Option<(Value, Value)> {
     let mut body = call.body.clone();
     let table = asked_of_table(call).map(|(table, _)| table.to_owned());
     let entries = match table {
@@ -136,7 +136,7 @@ pub fn without_last(call: &AwsCall) -> Option<(Value, Value)> {
 }
 
 /// The answer to such a batch, with the entry left out as not processed.
-pub fn with_left(call: &AwsCall, mut answered: Value, left: &Value) -> Value {
+pub(crate) fn with_left(call: &AwsCall, mut answered: Value, left: &Value) -> Value {
     match (call.action.as_str(), asked_of_table(call)) {
         ("BatchWriteItem", Some((table, _))) => answered["UnprocessedItems"] = json!({ table: [left] }),
         ("BatchGetItem", Some((table, _))) => {
@@ -150,7 +150,7 @@ pub fn with_left(call: &AwsCall, mut answered: Value, left: &Value) -> Value {
 }
 
 /// The answer to a batch of messages of which none was accepted.
-pub fn none_done(call: &AwsCall) -> Answer {
+pub(crate) fn none_done(call: &AwsCall) -> Answer {
     let failed: Vec<Value> = call.body["Entries"].as_array().into_iter().flatten().map(entry_failed).collect();
     answer(call, 200, None, json!({ "Successful": [], "Failed": failed }).to_string())
 }

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Sends one message with logger(1), which adds the time and the host.
-pub fn logger(address: SocketAddr, arguments: &[&str]) {
+pub(crate) fn logger(address: SocketAddr, arguments: &[&str]) {
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     run(Command::new("logger").args(["--server", &ip, "--port", &port]).args(arguments), b"");
 }
 
 /// Sends bytes through TLS with openssl(1), which verifies the server against the test CA.
-pub fn openssl(address: SocketAddr, bytes: &[u8]) {
+pub(crate) fn openssl(address: SocketAddr, bytes: &[u8]) {
     let certificates = testbed::certificates().expect("the server has started with them");
     let mut command = Command::new("openssl");
     command.args(["s_client", "-quiet", "-no_ign_eof", "-verify_return_error", "-verify_hostname", "localhost"]);
@@ -21,12 +21,12 @@ pub fn openssl(address: SocketAddr, bytes: &[u8]) {
 }
 
 /// Runs a Python program that finds host, port and the rest of `arguments` in `sys.argv`.
-pub fn python(program: &str, address: SocketAddr, arguments: &[&str]) {
+pub(crate) fn python(program: &str, address: SocketAddr, arguments: &[&str]) {
     run_python(&testbed::python().expect("the test has asked for it"), program, address, arguments);
 }
 
 /// The same with the Python that has boto3, AWS's own client.
-pub fn aws_python(program: &str, address: SocketAddr, arguments: &[&str]) {
+pub(crate) fn aws_python(program: &str, address: SocketAddr, arguments: &[&str]) {
     run_python(&testbed::repository().join(".testbed/aws/bin/python"), program, address, arguments);
 }
 

@@ -21,27 +21,27 @@ const NOT_YET: &[(&str, &[&str])] = &[
 ];
 
 /// Whether the rule holds for the file already.
-pub fn is_due(rule: &str, path: &str) -> bool {
+pub(crate) fn is_due(rule: &str, path: &str) -> bool {
     let passed_over = |entry: &&str| path == *entry || entry.ends_with('/') && path.starts_with(*entry);
     let not_yet = NOT_YET.iter().any(|(name, files)| *name == rule && files.iter().any(passed_over));
     !not_yet || std::env::var_os("TIDY_ALL").is_some()
 }
 
 /// A file by its path from the root of the repository.
-pub struct Source {
+pub(crate) struct Source {
     pub path: String,
     pub text: String,
 }
 
 /// The folders of the workspace's crates.
-pub fn members() -> Vec<String> {
+pub(crate) fn members() -> Vec<String> {
     let table: toml::Table = read("Cargo.toml").parse().expect("Cargo.toml is TOML");
     let members = table["workspace"]["members"].as_array().expect("the members are a list");
     members.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect()
 }
 
 /// Every Rust file of the members.
-pub fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     let folders = members().iter().map(|member| repository().join(member)).collect();
     let sources = files_in(folders, |path| path.extension().is_some_and(|extension| extension == "rs"));
     assert!(sources.len() >= 30, "the sources were not found");
@@ -49,7 +49,7 @@ pub fn sources() -> Vec<Source> {
 }
 
 /// Every other text that is written for people: documents, templates, and files with comments.
-pub fn documents() -> Vec<Source> {
+pub(crate) fn documents() -> Vec<Source> {
     const SUFFIXES: [&str; 7] = [".md", ".toml", ".yaml", ".yml", ".service", ".crontab", ".py"];
     const SCRIPTS: [&str; 3] = ["bench", "test", "install"];
     let is_text = |path: &Path| {
@@ -82,12 +82,12 @@ fn files_in(mut folders: Vec<PathBuf>, wanted: impl Fn(&Path) -> bool) -> Vec<So
     files
 }
 
-pub fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 #[track_caller]
-pub fn none(faults: impl Iterator<Item = String>) {
+pub(crate) fn none(faults: impl Iterator<Item = String>) {
     let faults: Vec<String> = faults.collect();
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }

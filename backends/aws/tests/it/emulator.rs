@@ -10,7 +10,7 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use testbed::Ministack;
 
 /// A fresh, empty installation in its own account.
-pub struct Installation {
+pub(crate) struct Installation {
     pub aws: Aws,
     pub options: Options,
     /// Keeps the server running.
@@ -19,7 +19,7 @@ pub struct Installation {
 
 impl Installation {
     /// Returns none if ministack is not installed.
-    pub async fn start(groups: &[&str]) -> Option<Installation> {
+    pub(crate) async fn start(groups: &[&str]) -> Option<Installation> {
         let server = server()?;
         let options = options(&server.endpoint());
         let aws = aws::connect(&options).await.unwrap();
@@ -28,18 +28,18 @@ impl Installation {
     }
 
     /// Address of the server.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
     /// Connects as another process of the same installation.
-    pub async fn connect_again(&self) -> Aws {
+    pub(crate) async fn connect_again(&self) -> Aws {
         aws::connect_with_signing(&self.options, OrderSigning::default()).await.unwrap()
     }
 }
 
 /// Subscribes a queue to the alerts topic. Returns the ARN of the topic and the URL of the queue.
-pub async fn subscribe_queue(aws: &Aws) -> (String, String) {
+pub(crate) async fn subscribe_queue(aws: &Aws) -> (String, String) {
     let (sns, sqs) = (aws_sdk_sns::Client::new(&aws.sdk_config), aws_sdk_sqs::Client::new(&aws.sdk_config));
     let topic = sns.create_topic().name(aws.names.alerts_topic()).send().await.unwrap().topic_arn.unwrap();
     let queue = sqs.create_queue().queue_name("subscriber").send().await.unwrap().queue_url.unwrap();
@@ -50,7 +50,7 @@ pub async fn subscribe_queue(aws: &Aws) -> (String, String) {
 }
 
 /// Options for a new account.
-pub fn options(endpoint: &str) -> Options {
+pub(crate) fn options(endpoint: &str) -> Options {
     static ACCOUNTS: AtomicU64 = AtomicU64::new(1);
     let account = 100_000_000_000 + ACCOUNTS.fetch_add(1, Ordering::Relaxed);
     Options {

@@ -18,7 +18,7 @@ use crate::world::World;
 /// hours old.
 const AFTERMATH: SignedDuration = SignedDuration::from_mins(5);
 
-pub struct Disturbances {
+pub(crate) struct Disturbances {
     /// The second scheduler: the same file through its own writer.
     other: Ports,
     down_until: Timestamp,
@@ -32,7 +32,7 @@ pub struct Disturbances {
 }
 
 impl Disturbances {
-    pub fn new(world: &World, rarity: u64) -> Disturbances {
+    pub(crate) fn new(world: &World, rarity: u64) -> Disturbances {
         Disturbances {
             other: world.open_second(),
             down_until: Timestamp::MIN,
@@ -44,12 +44,12 @@ impl Disturbances {
     }
 
     /// When the scheduler is up again: it then ticks every minute.
-    pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn next(&self, now: Timestamp) -> Option<Timestamp> {
         Some(self.down_until).filter(|until| *until > now)
     }
 
     /// Moves the clock at times. Returns whether it did.
-    pub fn move_clock(&mut self, world: &World, expected: &mut ExpectedRuns, random: &mut SeededRandom) -> bool {
+    pub(crate) fn move_clock(&mut self, world: &World, expected: &mut ExpectedRuns, random: &mut SeededRandom) -> bool {
         let now = world.now();
         let minutes = match self.wrong {
             Some((minutes, until)) if until <= now => {
@@ -76,7 +76,7 @@ impl Disturbances {
     }
 
     /// Ticks. Returns whether a tick at `now` completed.
-    pub async fn tick(&mut self, world: &World, expected: &mut ExpectedRuns, random: &mut SeededRandom) -> bool {
+    pub(crate) async fn tick(&mut self, world: &World, expected: &mut ExpectedRuns, random: &mut SeededRandom) -> bool {
         let now = world.now();
         if self.down_until > now {
             return false;
@@ -121,7 +121,7 @@ impl Disturbances {
     }
 
     /// Commands of operators. Only right after a tick, so that the book knows what the scheduler had fired.
-    pub async fn act_as_operator(
+    pub(crate) async fn act_as_operator(
         &mut self,
         world: &World,
         expected: &mut ExpectedRuns,

@@ -34,7 +34,7 @@ struct AttemptRecord {
 }
 
 #[derive(Default)]
-pub struct ExpectedRuns {
+pub(crate) struct ExpectedRuns {
     spans: BTreeMap<JobKey, Vec<Span>>,
     attempts: HashMap<RunId, BTreeMap<u32, AttemptRecord>>,
     manual: BTreeSet<RunId>,
@@ -50,12 +50,12 @@ pub struct ExpectedRuns {
 }
 
 impl ExpectedRuns {
-    pub fn new(begin: Timestamp) -> ExpectedRuns {
+    pub(crate) fn new(begin: Timestamp) -> ExpectedRuns {
         ExpectedRuns { horizon: begin, ..ExpectedRuns::default() }
     }
 
     /// A job is stored or edited at `now`; the scheduler has ticked at the same instant.
-    pub fn record_job(&mut self, job: &Job, now: Timestamp) {
+    pub(crate) fn record_job(&mut self, job: &Job, now: Timestamp) {
         self.record_removal(&job.key());
         if !job.enabled {
             return;
@@ -67,14 +67,14 @@ impl ExpectedRuns {
         self.spans.entry(job.key()).or_default().push(Span { schedule, after: now, next, until: None });
     }
 
-    pub fn record_removal(&mut self, key: &JobKey) {
+    pub(crate) fn record_removal(&mut self, key: &JobKey) {
         for span in self.spans.entry(key.clone()).or_default() {
             span.until = span.until.or(Some(self.horizon));
         }
     }
 
     /// The clock is set back: a job that was edited later by the clock may fire in the repeated time.
-    pub fn record_clock_change(&mut self, now: Timestamp) {
+    pub(crate) fn record_clock_change(&mut self, now: Timestamp) {
         for (key, spans) in &self.spans {
             for span in spans.iter().filter(|span| span.until.is_none() && span.after > now) {
                 let firings =
@@ -85,18 +85,18 @@ impl ExpectedRuns {
         }
     }
 
-    pub fn record_manual(&mut self, run: &Run) {
+    pub(crate) fn record_manual(&mut self, run: &Run) {
         self.manual.insert(run.run_id.clone());
     }
 
-    pub fn record_start(&mut self, run_id: &RunId, attempt: u32) {
+    pub(crate) fn record_start(&mut self, run_id: &RunId, attempt: u32) {
         let record = self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default();
         record.started += 1;
         self.attempts_started += 1;
         assert_eq!(record.started, 1, "attempt {attempt} of run {run_id} was started twice");
     }
 
-    pub fn record_report(&mut self, run_id: &RunId, attempt: u32, outcome: Outcome) {
+    pub(crate) fn record_report(&mut self, run_id: &RunId, attempt: u32, outcome: Outcome) {
         self.attempts.entry(run_id.clone()).or_default().entry(attempt).or_default().reported = Some(outcome);
     }
 
@@ -119,7 +119,7 @@ impl ExpectedRuns {
 
     /// Checks a day that ended long ago: its runs are the firings of its schedules, and all have ended as their
     /// runners reported.
-    pub async fn check_day(&mut self, ports: &Ports, begin: Timestamp) {
+    pub(crate) async fn check_day(&mut self, ports: &Ports, begin: Timestamp) {
         let end = begin + SignedDuration::from_hours(24);
         let mut expected = self.take_expected(end);
         let query = RunQuery { since: Some(begin), until: Some(end), ..RunQuery::default() };
@@ -171,7 +171,7 @@ impl ExpectedRuns {
     }
 
     /// Older troubles are checked and no longer needed.
-    pub fn forget_troubles(&mut self, before: Timestamp) {
+    pub(crate) fn forget_troubles(&mut self, before: Timestamp) {
         self.troubles.retain(|(_, to)| *to >= before);
     }
 }

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::seeded_random::SeededRandom;
 
-pub const GROUPS: [&str; 4] = ["db", "web", "mail", "batch"];
+pub(crate) const GROUPS: [&str; 4] = ["db", "web", "mail", "batch"];
 
 /// Whole hours, half hours, both hemispheres, a change of half an hour, changes at midnight, none at all.
 const ZONES: [&str; 10] = [
@@ -34,7 +34,7 @@ const MINUTES: [u32; 4] = [0, 0, 1, 2];
 const HOURS: [u32; 6] = [0, 1, 2, 3, 9, 18];
 
 /// Job `number` of the fleet, as defined before `begin`.
-pub fn job(number: usize, begin: Timestamp, days: i64, random: &mut SeededRandom) -> Job {
+pub(crate) fn job(number: usize, begin: Timestamp, days: i64, random: &mut SeededRandom) -> Job {
     let key = JobKey::new(GROUPS[number % GROUPS.len()], format!("job-{number:05}"));
     let mut job = Job::new(key, schedule(number, begin, days, random), Command::Argv(vec!["dump".to_owned()]));
     job.zone = (*random.one_of(&ZONES)).to_owned();
@@ -113,7 +113,7 @@ fn often(which: usize, minute: u32) -> String {
 }
 
 /// Another schedule for a job that an operator edits.
-pub fn edited(random: &mut SeededRandom) -> String {
+pub(crate) fn edited(random: &mut SeededRandom) -> String {
     let (minute, hour) = (*random.one_of(&MINUTES), *random.one_of(&HOURS));
     match random.below(3) {
         0 => format!("{minute} {hour} * * {}", random.below(7)),

@@ -36,7 +36,7 @@ struct PendingReport {
     event: Event,
 }
 
-pub struct FleetRunners {
+pub(crate) struct FleetRunners {
     /// Failures become rarer with larger numbers; with 1 they are frequent.
     rarity: u64,
     /// The attempts that each runner has started, as on its disk.
@@ -48,7 +48,7 @@ pub struct FleetRunners {
 }
 
 impl FleetRunners {
-    pub fn new(rarity: u64) -> FleetRunners {
+    pub(crate) fn new(rarity: u64) -> FleetRunners {
         FleetRunners {
             rarity,
             started: HashSet::new(),
@@ -59,7 +59,7 @@ impl FleetRunners {
     }
 
     /// When a runner next acts without an order.
-    pub fn next(&self) -> Option<Timestamp> {
+    pub(crate) fn next(&self) -> Option<Timestamp> {
         let attempt = self
             .attempts
             .iter()
@@ -69,22 +69,22 @@ impl FleetRunners {
     }
 
     /// The orders under way whose end will be reported.
-    pub fn reporting_orders(&self) -> impl Iterator<Item = &Order> {
+    pub(crate) fn reporting_orders(&self) -> impl Iterator<Item = &Order> {
         self.attempts.iter().filter(|attempt| !attempt.lost).map(|attempt| &attempt.order)
     }
 
-    pub fn is_running(&self, key: &JobKey) -> bool {
+    pub(crate) fn is_running(&self, key: &JobKey) -> bool {
         self.attempts.iter().any(|attempt| attempt.order.key() == *key)
     }
 
     /// Forgets attempts that are too old for a second order.
-    pub fn forget_before(&mut self, before: Timestamp) {
+    pub(crate) fn forget_before(&mut self, before: Timestamp) {
         let oldest = RunId::unscheduled(before, [0; 6]);
         self.started.retain(|(_, run_id, _)| *run_id >= oldest);
     }
 
     /// One minute of all runners.
-    pub async fn run_minute(&mut self, world: &World, expected: &mut ExpectedRuns, random: &mut SeededRandom) {
+    pub(crate) async fn run_minute(&mut self, world: &World, expected: &mut ExpectedRuns, random: &mut SeededRandom) {
         for runner in 0..RUNNERS.len() {
             self.change_presence(runner, world.now(), random);
             if self.away[runner] <= world.now() {

@@ -9,7 +9,7 @@ use testbed::LogServer;
 
 /// What one sink received of one attempt.
 #[derive(Default)]
-pub struct Shipped {
+pub(crate) struct Shipped {
     seqs: BTreeSet<u64>,
     brackets: BTreeSet<String>,
     /// A line that arrived before its predecessor.
@@ -17,7 +17,7 @@ pub struct Shipped {
 }
 
 /// By `RUN_ID.ATTEMPT`.
-pub type ByAttempt = BTreeMap<String, Shipped>;
+pub(crate) type ByAttempt = BTreeMap<String, Shipped>;
 
 impl Shipped {
     fn line(&mut self, seq: u64) {
@@ -30,7 +30,7 @@ impl Shipped {
 }
 
 /// What the file contains. A line that a kill cut off is repeated in full.
-pub fn of_file(file: &Path) -> ByAttempt {
+pub(crate) fn of_file(file: &Path) -> ByAttempt {
     let mut all = ByAttempt::new();
     let bytes = std::fs::read(file).expect("read");
     for record in bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok()) {
@@ -46,7 +46,7 @@ pub fn of_file(file: &Path) -> ByAttempt {
 }
 
 /// What rsyslog has written. Its order is not checked: lines of a closed connection can be written late.
-pub fn of_syslog(server: &LogServer) -> ByAttempt {
+pub(crate) fn of_syslog(server: &LogServer) -> ByAttempt {
     let mut all = ByAttempt::new();
     for record in server.records() {
         let sd = record["sd"].as_str().expect("structured data");
@@ -65,7 +65,7 @@ pub fn of_syslog(server: &LogServer) -> ByAttempt {
 }
 
 /// The first difference between an attempt and what a sink received; none if all is well.
-pub fn unshipped(got: Option<&Shipped>, name: &str, exit: &Exit) -> Option<String> {
+pub(crate) fn unshipped(got: Option<&Shipped>, name: &str, exit: &Exit) -> Option<String> {
     let Some(got) = got else { return Some(format!("nothing of {name}: {exit:?}")) };
     let (last_seq, dropped) = (exit.output.last_seq, exit.output.dropped_lines);
     let missing: Vec<u64> = (1..=last_seq).filter(|seq| !got.seqs.contains(seq)).collect();

@@ -22,7 +22,7 @@ use crate::evidence::alerts;
 /// minute.
 const WAIT_MAX: Duration = Duration::from_secs(240);
 
-pub struct Verdict<'v> {
+pub(crate) struct Verdict<'v> {
     pub state: &'v Path,
     /// One file per attempt, with one line per real start.
     pub starts: &'v Path,
@@ -39,7 +39,7 @@ pub struct Verdict<'v> {
 
 impl Verdict<'_> {
     #[track_caller]
-    pub fn check(&self, up: Up) {
+    pub(crate) fn check(&self, up: Up) {
         self.wait("every run to end", || up.records(&["ledger"])[0]["open"] == 0, &up);
         self.wait("every alert to be sent", || pending(&self.transitions()) == 0, &up);
         let lag = || up.records(&["sinks"]).iter().map(|sink| sink["lag_lines"].as_u64().unwrap_or(1)).sum::<u64>();

@@ -3,7 +3,7 @@
 use crate::tidy::Source;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Of Rust. Comments on lines that follow each other are one piece.
     Comment,
     /// A literal of Rust, without its escapes and `{name}`.
@@ -16,13 +16,13 @@ pub enum Kind {
     Data,
 }
 
-pub struct Piece {
+pub(crate) struct Piece {
     pub kind: Kind,
     /// Numbers from 0, with what each line has of the piece.
     pub lines: Vec<(usize, String)>,
 }
 
-pub fn pieces(source: &Source) -> Vec<Piece> {
+pub(crate) fn pieces(source: &Source) -> Vec<Piece> {
     match source.path.rsplit('.').next() {
         Some("rs") => rust(&source.text),
         Some("md") => markdown(&source.text),

@@ -37,7 +37,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
 const NEVER: [(&str, &str); 2] = [("runner", "services"), ("services", "runner")];
 
 /// Crates whose time and input are arguments, so they use no runtime.
-pub const PURE: [&str; 3] = ["domain", "rules", "services"];
+pub(crate) const PURE: [&str; 3] = ["domain", "rules", "services"];
 const RUNTIMES: [&str; 4] = ["tokio", "rustix", "reqwest", "axum"];
 
 /// The keeper is one small blocking process per run, without a network.

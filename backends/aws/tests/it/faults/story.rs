@@ -32,7 +32,7 @@ const DAY_S: i64 = 86_400;
 /// Attempts of a duty: more than the number of failing calls.
 const ATTEMPTS_MAX: usize = 10;
 
-pub struct Story {
+pub(crate) struct Story {
     aws: Aws,
     /// Reads the state with calls that never fail.
     world: World,
@@ -65,7 +65,7 @@ async fn retry<T, E: Into<services::Error>>(what: &str, mut duty: impl AsyncFnMu
 
 impl Story {
     /// Starts at 07:59, with two jobs for 08:00. `aws` never fails; the duties call `faulty`.
-    pub async fn start(aws: &Aws, faulty: &Aws) -> Story {
+    pub(crate) async fn start(aws: &Aws, faulty: &Aws) -> Story {
         let world = World::new(&aws.ports);
         // Ahead of this machine's clock, which stamps entries: so no later tick finds an entry that one has missed.
         world.pass(2 * DAY_S);
@@ -86,7 +86,7 @@ impl Story {
     }
 
     /// Runs until the story has ended, and one minute longer.
-    pub async fn run_to_end(&mut self) {
+    pub(crate) async fn run_to_end(&mut self) {
         for minute in 0..MINUTES_MAX {
             self.world.pass(60);
             let was_over = minute > 0 && self.is_over().await;
@@ -168,7 +168,7 @@ impl Story {
     }
 
     /// Checks that one runner started each run, that each ended once, and that the alert of the failed one was sent.
-    pub async fn assert_one_outcome(&self, may_repeat: bool) {
+    pub(crate) async fn assert_one_outcome(&self, may_repeat: bool) {
         assert_eq!(self.queued_messages().await, [], "messages left in queues");
         assert_eq!(self.world.history("dump").await, ["08:00 failed"]);
         assert_eq!(self.world.history("rotate").await, ["08:00 succeeded"]);
