@@ -17,7 +17,7 @@ use domain::event::{Body, Ended, Event, Report};
 use domain::job::{Command, Job, JobKey};
 use domain::order::Order;
 use domain::ports::{Claim, Heartbeat, Notifier, PortResult, Ports};
-use domain::run::{Outcome, RunKey};
+use domain::run::{Outcome, OutputCounts, RunKey};
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
 use services::{Links, alerts, collector, commands, liveness, overdue, release, scheduler, sweep};
@@ -349,13 +349,15 @@ impl Pipeline {
             started_at: Some(self.now),
             finished_at: self.now,
             duration_ms: 1_000,
-            stdout_lines: 20,
-            stderr_lines: 0,
-            stdout_bytes: 2_000,
-            stderr_bytes: 0,
-            last_seq: 20,
-            dropped_lines: 0,
-            dropped_bytes: 0,
+            output: OutputCounts {
+                stdout_lines: 20,
+                stderr_lines: 0,
+                stdout_bytes: 2_000,
+                stderr_bytes: 0,
+                last_seq: 20,
+                dropped_lines: 0,
+                dropped_bytes: 0,
+            },
             cpu_ms: Some(500),
             max_rss_bytes: Some(8 << 20),
             leaked: Vec::new(),

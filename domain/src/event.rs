@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::order::{FORMAT_VERSION, Order};
-use crate::run::{ExcerptLine, Leaked, Outcome, RuleHit, RunId, RunKey, Trigger};
+use crate::run::{ExcerptLine, Leaked, Outcome, OutputCounts, RuleHit, RunId, RunKey, Trigger};
 
 /// One report about one attempt, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,20 +107,9 @@ pub struct Report {
     pub finished_at: Timestamp,
     /// By the monotonic clock; 0 when the command never started.
     pub duration_ms: u64,
-    /// Lines on stdout; a line longer than a record counts once.
-    pub stdout_lines: u64,
-    /// Lines on stderr.
-    pub stderr_lines: u64,
-    /// Newlines included; of a job with secrets, after masking.
-    pub stdout_bytes: u64,
-    /// Newlines included; of a job with secrets, after masking.
-    pub stderr_bytes: u64,
-    /// `seq` of the last record in the spool; 0 when there was no output.
-    pub last_seq: u64,
-    /// Records that the spool lacks.
-    pub dropped_lines: u64,
-    /// Bytes of text of these records.
-    pub dropped_bytes: u64,
+    /// Stored without a level of their own.
+    #[serde(flatten)]
+    pub output: OutputCounts,
     /// User and system time of the command and its ended children.
     pub cpu_ms: Option<u64>,
     /// Largest resident set of one process of the run.

@@ -345,6 +345,25 @@ pub struct Attempt {
     pub signal: Option<i32>,
 }
 
+/// Counts of the job's output. A line longer than a record counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputCounts {
+    /// Lines of standard output.
+    pub stdout_lines: u64,
+    /// Lines of standard error.
+    pub stderr_lines: u64,
+    /// Bytes read from the pipe, newlines included. For a job with secrets: after masking.
+    pub stdout_bytes: u64,
+    /// As `stdout_bytes`.
+    pub stderr_bytes: u64,
+    /// The seq of the last record; 0 without output.
+    pub last_seq: u64,
+    /// Records that the spool lacks.
+    pub dropped_lines: u64,
+    /// Bytes of their text, newlines included.
+    pub dropped_bytes: u64,
+}
+
 /// A process that outlived its run: it still held the output, or had left the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaked {

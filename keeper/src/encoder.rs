@@ -5,7 +5,7 @@
 use domain::line::{LINE_BYTES_MAX, STAMP_BYTES, Stream, Tag, stamp, write_head};
 use jiff::Timestamp;
 
-use crate::records::OutputCounts;
+use domain::run::OutputCounts;
 
 /// The bytes before the text of a whole line: `2026-11-23T07:50:00.123456789Z stdout F `.
 const HEAD_BYTES: usize = STAMP_BYTES + 10;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use domain::line::{Block, Position, STAMP_BYTES, Stage};
 
-use crate::records::OutputCounts;
+use domain::run::OutputCounts;
 
 /// `00000000000000000001.log`: the order by name is the order by number.
 pub fn segment_name(first_seq: u64) -> String {

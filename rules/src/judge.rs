@@ -67,7 +67,7 @@ impl<'r> ExitFacts<'r> {
             exit_code: report.exit_code,
             signal: report.signal,
             duration: Duration::from_millis(report.duration_ms),
-            dropped_lines: report.dropped_lines,
+            dropped_lines: report.output.dropped_lines,
             reported: report.outcome,
         }
     }
@@ -104,7 +104,7 @@ pub fn judge_report(report: &Report, limits: &Limits<'_>, rules: &RuleSet) -> Ve
     if report.rules_digest == rules.digest() {
         return judge(&facts, limits, &report.rules);
     }
-    let complete = report.dropped_lines == 0 && report.excerpt.len() as u64 == report.last_seq;
+    let complete = report.output.dropped_lines == 0 && report.excerpt.len() as u64 == report.output.last_seq;
     judge_excerpt(&facts, limits, &report.rules, rules, &report.excerpt, complete)
 }
 

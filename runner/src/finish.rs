@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use domain::event::{Body, Ended, Event};
 use domain::line::{Position, Stream};
-use domain::run::Leaked;
+use domain::run::{Leaked, OutputCounts};
 use jiff::Timestamp;
 use keeper::crash;
 use keeper::directory::{Durability, create_marker, write_json};
 use keeper::leftovers::kill_leftovers;
-use keeper::records::{Exit, OutputCounts};
+use keeper::records::Exit;
 use keeper::spool::{self, SpoolReader};
 
 use crate::keeper_state::stored_report;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::line::{Block, Position, Stage};
+use domain::run::OutputCounts;
 use keeper::SEGMENT_BYTES_MAX;
 use keeper::directory::{Durability, RunDirectory, read_json, write_json};
-use keeper::records::OutputCounts;
 use keeper::spool::{SpoolReader, last_records, segment_name, segments};
 use rules::{Matcher, MatcherState, RuleSet};
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ use domain::ledger::Ledger;
 use domain::line::Stream;
 use domain::order::Order;
 use domain::ports::{Claim, Delivery, Heartbeat, Notifier, PortError, PortResult, Ports, RunQuery};
-use domain::run::{ExcerptLine, Outcome, Run, RunId};
+use domain::run::{ExcerptLine, Outcome, OutputCounts, Run, RunId};
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
 use services::collector::CollectorSummary;
@@ -302,13 +302,15 @@ impl World {
             started_at: Some(self.now()),
             finished_at: self.now(),
             duration_ms: 1_000,
-            stdout_lines: 2,
-            stderr_lines: 0,
-            stdout_bytes: 20,
-            stderr_bytes: 0,
-            last_seq: 2,
-            dropped_lines: 0,
-            dropped_bytes: 0,
+            output: OutputCounts {
+                stdout_lines: 2,
+                stderr_lines: 0,
+                stdout_bytes: 20,
+                stderr_bytes: 0,
+                last_seq: 2,
+                dropped_lines: 0,
+                dropped_bytes: 0,
+            },
             cpu_ms: None,
             max_rss_bytes: None,
             leaked: Vec::new(),

@@ -115,12 +115,12 @@ impl Run {
         self.started_at = report.started_at.or(self.started_at);
         self.finished_at = Some(report.finished_at);
         self.duration_ms = Some(report.duration_ms);
-        self.stdout_lines = report.stdout_lines;
-        self.stderr_lines = report.stderr_lines;
-        self.stdout_bytes = report.stdout_bytes;
-        self.stderr_bytes = report.stderr_bytes;
-        self.last_seq = report.last_seq;
-        self.dropped_lines = report.dropped_lines;
+        self.stdout_lines = report.output.stdout_lines;
+        self.stderr_lines = report.output.stderr_lines;
+        self.stdout_bytes = report.output.stdout_bytes;
+        self.stderr_bytes = report.output.stderr_bytes;
+        self.last_seq = report.output.last_seq;
+        self.dropped_lines = report.output.dropped_lines;
         self.cpu_ms = report.cpu_ms;
         self.max_rss_bytes = report.max_rss_bytes;
         self.leaked = report.leaked.clone();
@@ -204,7 +204,7 @@ mod tests {
     use crate::event::Ended;
     use crate::job::JobKey;
     use crate::line::Stream;
-    use crate::run::{ExcerptLine, RunId};
+    use crate::run::{ExcerptLine, OutputCounts, RunId};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_795_420_200 + second).unwrap()
@@ -246,13 +246,15 @@ mod tests {
             started_at: None,
             finished_at: at(9),
             duration_ms: 7_000,
-            stdout_lines: 10,
-            stderr_lines: 0,
-            stdout_bytes: 1_010,
-            stderr_bytes: 0,
-            last_seq: 10,
-            dropped_lines: 0,
-            dropped_bytes: 0,
+            output: OutputCounts {
+                stdout_lines: 10,
+                stderr_lines: 0,
+                stdout_bytes: 1_010,
+                stderr_bytes: 0,
+                last_seq: 10,
+                dropped_lines: 0,
+                dropped_bytes: 0,
+            },
             cpu_ms: Some(3),
             max_rss_bytes: Some(4),
             leaked: Vec::new(),

@@ -13,7 +13,9 @@ use domain::ledger::Ledger;
 use domain::line::{Position, Stage, Stream};
 use domain::order::Order;
 use domain::ports::{Cursor, Due, Heartbeat, Quarantined};
-use domain::run::{Attempt, ExcerptLine, JudgedOn, Leaked, Outcome, RuleHit, Run, RunId, Severity, State, Trigger};
+use domain::run::{
+    Attempt, ExcerptLine, JudgedOn, Leaked, Outcome, OutputCounts, RuleHit, Run, RunId, Severity, State, Trigger,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -113,13 +115,15 @@ fn report() -> Report {
         started_at: Some(at(2)),
         finished_at: at(12),
         duration_ms: 10_001,
-        stdout_lines: 11,
-        stderr_lines: 12,
-        stdout_bytes: 1300,
-        stderr_bytes: 1400,
-        last_seq: 23,
-        dropped_lines: 5,
-        dropped_bytes: 600,
+        output: OutputCounts {
+            stdout_lines: 11,
+            stderr_lines: 12,
+            stdout_bytes: 1300,
+            stderr_bytes: 1400,
+            last_seq: 23,
+            dropped_lines: 5,
+            dropped_bytes: 600,
+        },
         cpu_ms: Some(700),
         max_rss_bytes: Some(8 << 20),
         leaked: leaked(),

@@ -7,9 +7,9 @@ use std::fmt::Debug;
 use domain::event::Ended;
 use domain::job::{Command, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
-use domain::run::{Leaked, RunId, Trigger};
+use domain::run::{Leaked, OutputCounts, RunId, Trigger};
 use jiff::Timestamp;
-use keeper::records::{Accepted, Exit, Launch, OutputCounts, Refusal, RefusalKind, Started, StopRequest};
+use keeper::records::{Accepted, Exit, Launch, Refusal, RefusalKind, Started, StopRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

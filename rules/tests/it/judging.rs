@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use domain::event::{Ended, Report};
 use domain::line::Stream;
-use domain::run::{ExcerptLine, JudgedOn, Outcome, RuleHit, Severity};
+use domain::run::{ExcerptLine, JudgedOn, Outcome, OutputCounts, RuleHit, Severity};
 use rules::{ExitFacts, Limits, judge, judge_report};
 
 use crate::rules_of;
@@ -126,13 +126,15 @@ fn report(digest: &str, hits: Vec<RuleHit>, excerpt: &[&str], last_seq: u64) -> 
         started_at: None,
         finished_at: "2026-11-23T07:50:00Z".parse().expect("instant"),
         duration_ms: 1_000,
-        stdout_lines: last_seq,
-        stderr_lines: 0,
-        stdout_bytes: 0,
-        stderr_bytes: 0,
-        last_seq,
-        dropped_lines: 0,
-        dropped_bytes: 0,
+        output: OutputCounts {
+            stdout_lines: last_seq,
+            stderr_lines: 0,
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            last_seq,
+            dropped_lines: 0,
+            dropped_bytes: 0,
+        },
         cpu_ms: None,
         max_rss_bytes: None,
         leaked: Vec::new(),

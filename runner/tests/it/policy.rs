@@ -20,7 +20,7 @@ fn a_genuine_order_that_is_not_allowed_ends_failed_with_file_and_line() {
     let refused = world.order(job);
     assert_eq!(world.report(&allowed.run_id).outcome, Outcome::Succeeded);
     let report = world.report(&refused.run_id);
-    assert_eq!((report.ended, report.outcome, report.last_seq), (Ended::NotStarted, Outcome::Failed, 0));
+    assert_eq!((report.ended, report.outcome, report.output.last_seq), (Ended::NotStarted, Outcome::Failed, 0));
     let place = format!("{}:2", world.path("policy.toml").display());
     for part in ["refused by the policy of runner r1", &place, "shell command"] {
         assert!(report.reason.contains(part), "{}", report.reason);

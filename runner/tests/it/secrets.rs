@@ -113,7 +113,7 @@ fn a_job_without_its_secret_fails_with_the_reason() {
     for part in ["PASSWORD", "NO_SUCH_VARIABLE", "change the job"] {
         assert!(report.reason.contains(part), "{}", report.reason);
     }
-    assert_eq!(report.stdout_lines, 0);
+    assert_eq!(report.output.stdout_lines, 0);
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn an_order_becomes_a_run_with_reports_and_shipped_lines() {
     let order = world.order(shell("echo one; echo two >&2; exit 4"));
     let report = world.report(&order.run_id);
     assert_eq!((report.ended, report.exit_code, report.outcome), (Ended::Exited, Some(4), Outcome::Failed));
-    assert_eq!((report.stdout_lines, report.stderr_lines, report.last_seq), (1, 1, 2));
+    assert_eq!((report.output.stdout_lines, report.output.stderr_lines, report.output.last_seq), (1, 1, 2));
     let excerpt: Vec<&str> = report.excerpt.iter().map(|line| line.text.as_str()).collect();
     assert_eq!(excerpt.len(), 2, "{excerpt:?}");
     let events = world.events(&order.run_id);
@@ -71,7 +71,7 @@ fn jobs_of_a_killed_runner_continue_and_the_next_runner_finishes_them() {
     world.start();
     fs::write(&go, "").expect("go");
     let report = world.report(&order.run_id);
-    assert_eq!((report.outcome, report.exit_code, report.last_seq), (Outcome::Succeeded, Some(0), 2));
+    assert_eq!((report.outcome, report.exit_code, report.output.last_seq), (Outcome::Succeeded, Some(0), 2));
     assert_eq!(count_starts(&world), 1);
     let lines: Vec<_> = world.shipped(&order.run_id).iter().filter_map(|record| record["seq"].as_u64()).collect();
     assert!(lines.contains(&1) && lines.contains(&2), "{lines:?}");
@@ -110,8 +110,8 @@ fn the_run_of_a_killed_keeper_is_lost_and_leaves_no_process() {
     });
     keeper::processes::send_signal(&keeper, rustix::process::Signal::KILL);
     let report = world.report(&order.run_id);
-    assert_eq!((report.ended, report.outcome, report.last_seq), (Ended::Lost, Outcome::Lost, 1));
-    assert_eq!((report.stdout_lines, report.exit_code), (1, None));
+    assert_eq!((report.ended, report.outcome, report.output.last_seq), (Ended::Lost, Outcome::Lost, 1));
+    assert_eq!((report.output.stdout_lines, report.exit_code), (1, None));
     assert!(report.leaked.iter().all(|leaked| leaked.killed) && report.leaked.len() == 3, "{:?}", report.leaked);
     assert!(family.iter().all(|process| !is_alive(process.pid)));
     assert_eq!(count_starts(&world), 1);
@@ -424,6 +424,6 @@ fn a_damaged_exit_record_makes_the_run_lost() {
     fs::remove_file(world.path("deaf")).expect("hearing");
     world.start();
     let report = world.report(&order.run_id);
-    assert_eq!((report.ended, report.outcome, report.last_seq), (Ended::Lost, Outcome::Lost, 1));
+    assert_eq!((report.ended, report.outcome, report.output.last_seq), (Ended::Lost, Outcome::Lost, 1));
     assert_eq!(count_starts(&world), 1);
 }

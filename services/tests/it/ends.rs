@@ -141,7 +141,7 @@ async fn the_collector_judges_by_its_own_rules_and_shows_the_match() {
     let text = |seq: u64| if seq == 12 { "Traceback (most recent call last):" } else { "all is well" };
     report.excerpt =
         (1..=40).map(|seq| ExcerptLine { seq, stream: Stream::Stderr, text: text(seq).to_owned() }).collect();
-    report.last_seq = 40;
+    report.output.last_seq = 40;
     world.ports.reports.send(&[world.event(&order, Body::Finished(Box::new(report)))]).await.unwrap();
     world.collect().await;
     let run = world.run(&order.run_id).await;
