@@ -84,7 +84,8 @@ impl Verdict<'_> {
         let by_id: BTreeMap<&str, &Run> = runs.iter().map(|run| (run.run_id.as_str(), run)).collect();
         for file in files(self.starts) {
             let (name, starts) = (name_of(&file), std::fs::read_to_string(&file).expect("read"));
-            assert_eq!(starts.lines().count(), 1, "{name} was started more than once:\n{}", self.log.join("\n"));
+            // None: the job was killed after its shell had created the file, and before it wrote the line.
+            assert!(starts.lines().count() <= 1, "{name} was started more than once:\n{}", self.log.join("\n"));
             let run = by_id[name.split('.').next().expect("a run id")];
             let never_began = matches!(run.outcome, Some(Outcome::Missed | Outcome::Skipped));
             assert!(!never_began, "{name} was started and counts as {:?}", run.outcome);
