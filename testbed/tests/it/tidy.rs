@@ -12,21 +12,6 @@ mod dependencies;
 mod paths;
 mod shape;
 
-/// Rules that are not kept everywhere yet: files, and folders ending in `/`, that a rule passes over. Delete each entry
-/// when its file is clean. With TIDY_ALL=1 nothing is passed over.
-const NOT_YET: &[(&str, &[&str])] = &[
-    ("words", &["backends/contract/", "services/"]),
-    ("columns", &["backends/contract/", "docs/cli.md", "services/"]),
-    ("stems", &[]),
-];
-
-/// Whether the rule holds for the file already.
-pub(crate) fn is_due(rule: &str, path: &str) -> bool {
-    let passed_over = |entry: &&str| path == *entry || entry.ends_with('/') && path.starts_with(*entry);
-    let not_yet = NOT_YET.iter().any(|(name, files)| *name == rule && files.iter().any(passed_over));
-    !not_yet || std::env::var_os("TIDY_ALL").is_some()
-}
-
 /// A file by its path from the root of the repository.
 pub(crate) struct Source {
     pub path: String,
