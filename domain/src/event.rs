@@ -77,7 +77,7 @@ pub enum Body {
     Started {
         /// The job's process; absent when it could not be started (then `finished` has the cause).
         pid: Option<u32>,
-        /// As executed, for people.
+        /// As executed. Shown to operators, never run.
         command: String,
     },
     /// The attempt ended.

@@ -113,10 +113,10 @@ pub struct Job {
     /// When and where alerts are sent.
     #[serde(default)]
     pub alert: AlertPolicy,
-    /// Free text for people.
+    /// Free text, shown to users.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// Free text for people.
+    /// Free text, shown to users.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
     /// When the job was first stored: `rate()` and `@every` count from here.

@@ -73,7 +73,7 @@ impl Directive {
         self.words.iter().any(|(name, _)| name == key)
     }
 
-    /// Adds a later directive of the same entry, whose values win.
+    /// Adds a later directive of the same entry, whose values take precedence.
     pub(crate) fn merge(&mut self, later: Directive) {
         self.line = later.line;
         self.words.extend(later.words);

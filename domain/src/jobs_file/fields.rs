@@ -14,16 +14,17 @@ use crate::schedule::{Context, Schedule};
 /// streams and queue names allow more.
 pub const NAME_LENGTH_MAX: usize = 48;
 
-/// Attempts after the first. Chosen: more would hide a job that never works.
+/// Largest `retries.max`: attempts after the first. Chosen: more would hide a job that never works.
 const RETRIES_MAX: i64 = 100;
 
-/// Factor between two delays. Chosen: with more, the second delay already reaches its limit of a day.
+/// Largest `retries.backoff`: the factor between two delays. Chosen: with more, the second delay already reaches its
+/// limit of a day.
 const BACKOFF_MAX: f64 = 10.0;
 
-/// Cores of one run. Chosen: more than the largest machines have (1,920 virtual CPUs on EC2).
+/// Largest `needs.cpu`: cores of one run. Chosen: more than the largest machines have (1,920 virtual CPUs on EC2).
 const CPU_MAX: f64 = 4096.0;
 
-/// Failed runs in a row before an alert. Chosen, not measured.
+/// Largest `alert.after`: failed runs in a row before an alert. Chosen, not measured.
 const ALERT_AFTER_MAX: i64 = 1000;
 
 /// Bytes of one environment variable, name and value together: `MAX_ARG_STRLEN` of Linux (execve(2)).
@@ -107,7 +108,7 @@ fn environment(section: &mut Section, job: &mut Job) {
 /// One lower-case sentence with the remedy.
 pub fn check_environment(name: &str, value: &str) -> Result<(), String> {
     if name.is_empty() || name.contains(['=', '\0']) {
-        return Err("not a name of a variable; write one without `=`".to_owned());
+        return Err("not a variable name; write one without `=`".to_owned());
     }
     if value.contains('\0') {
         return Err("the value contains a NUL byte; remove it".to_owned());

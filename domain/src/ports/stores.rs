@@ -43,7 +43,7 @@ pub struct StoredJob {
     pub key: JobKey,
     /// The job, or one sentence why its record is unreadable.
     pub job: Result<Job, String>,
-    /// Writes so far; 0 for a record that was made by hand.
+    /// Writes so far; 0 for a record that was written by hand.
     pub version: u64,
 }
 

@@ -115,7 +115,7 @@ fn every_fault_names_line_and_remedy() {
     check(&format!("{rest}\nretries = {{ max = -1 }}"), 5, "from 0 to 100");
     check(&format!("{rest}\nretries = {{ on = [\"succeeded\"] }}"), 5, "not an outcome to retry on");
     check(&format!("{rest}\nalert = {{ afer = 1 }}"), 5, "did you mean `after`?");
-    check(&format!("{rest}\nenv = {{ \"A=B\" = \"1\" }}"), 5, "not a name of a variable");
+    check(&format!("{rest}\nenv = {{ \"A=B\" = \"1\" }}"), 5, "not a variable name");
     check(&format!("{rest}\nscheduel = \"@daily\""), 5, "did you mean `schedule`?");
     check(&format!("{rest}\ncommand = \"y\""), 5, "not TOML");
 }

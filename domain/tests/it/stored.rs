@@ -24,7 +24,7 @@ fn golden<T: Serialize + DeserializeOwned>(name: &str, sample: &T) {
     testbed::golden(env!("CARGO_MANIFEST_DIR"), name, sample);
 }
 
-/// The words of all kinds of a type, in the order given.
+/// Checks the stored names of an enum's values. `expected`: the names in the same order, separated by spaces.
 fn words<T: Serialize + DeserializeOwned + PartialEq + Debug>(kinds: &[T], expected: &str) {
     let expected: Vec<&str> = expected.split(' ').collect();
     let written = serde_json::to_value(kinds).expect("JSON");
@@ -411,7 +411,7 @@ fn computed_names_stay_the_same() {
     assert_eq!(jobs[0].key(), JobKey::new("default", "backup.sh-fd223879"));
 }
 
-/// Texts that programs parse, and where the others are pinned:
+/// Texts that programs parse, and the test that pins each:
 ///
 /// | text | written by | parsed by | pinned in |
 /// |---|---|---|---|
