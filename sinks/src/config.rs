@@ -15,22 +15,22 @@ use crate::stdout::{self, StdoutConfig};
 use crate::syslog::{self, SyslogConfig};
 
 /// Waits before a retry, by default: doubled from the first to the last. Chosen: an outage of seconds costs seconds; a
-/// long one costs two attempts a minute.
+/// long one costs two calls a minute.
 const RETRY_INITIAL: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Default of `retry.max_age`: CloudWatch Logs rejects events older than 14 days (API reference, PutLogEvents).
 const RETRY_MAX_AGE: Duration = Duration::from_secs(14 * 86_400);
-/// Default of `alert_after`. Chosen: a restart of a receiver takes less.
+/// Default of `alert_after`. Chosen: a receiver restarts in less.
 const ALERT_AFTER: Duration = Duration::from_secs(300);
 /// Default bytes of a batch: the write of this size cost the kernel least per byte when measured.
-/// Default records of a batch. Chosen: the default bytes are reached first.
 const BATCH_BYTES: usize = 64 * 1024;
+/// Default records of a batch. Chosen: the default bytes are reached first.
 const BATCH_EVENTS: usize = 10_000;
 /// Largest `batch.max_bytes`. Chosen: above it a batch costs memory and no fewer calls.
 const BATCH_BYTES_MAX: u64 = 16 << 20;
 
-#[derive(Clone, Debug, PartialEq)]
 /// One sink of the sinks file.
+#[derive(Clone, Debug, PartialEq)]
 pub struct SinkConfig {
     /// Name of its section.
     pub name: String,
@@ -53,8 +53,8 @@ pub struct SinkConfig {
     pub alert_after: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq)]
 /// The type of a sink, with its options.
+#[derive(Clone, Debug, PartialEq)]
 pub enum SinkKind {
     /// Files on this machine.
     File(FileConfig),
@@ -81,8 +81,8 @@ impl SinkKind {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 /// A batch is sent when it reaches any of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchConfig {
     /// Records.
     pub max_events: usize,
@@ -92,8 +92,8 @@ pub struct BatchConfig {
     pub timeout: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 /// Exponential backoff with full jitter, and the age limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryConfig {
     /// Longest wait before the first retry; doubled for each further one.
     pub initial: Duration,
@@ -142,7 +142,7 @@ impl SinksFile {
 
 fn read_sink(document: &Document, name: String, mut section: Section) -> Option<SinkConfig> {
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') || name.is_empty() {
-        let message = "not a name of a sink; write letters, digits, _ and -";
+        let message = "not a sink name; write letters, digits, _ and -";
         document.push(Fault::new(document.file(), section.line(), &*name, message));
     }
     let type_known = section.line_of("type") != section.line();

@@ -16,8 +16,8 @@ const EMF_NAMESPACE: &str = "Sexton";
 /// A metric namespace has 1 to 255 characters (API reference of CloudWatch, PutMetricData).
 const EMF_NAMESPACE_CHARS_MAX: usize = 255;
 
-#[derive(Clone, Debug, PartialEq)]
 /// The options of one sink.
+#[derive(Clone, Debug, PartialEq)]
 pub struct CloudwatchLogsConfig {
     /// Name of the log group; with placeholders one group per job, host or date.
     pub group: Template,
@@ -67,8 +67,8 @@ pub struct Access {
     pub tls: TlsConfig,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 /// The message of a line's event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloudwatchFormat {
     /// An object with the fields of the line, and its text in `message`.
     Json,
@@ -104,7 +104,7 @@ fn read_group(section: &mut Section) -> Option<Template> {
     let group = section.required_text("group")?;
     let places_out = group.replace(['{', '}'], "");
     if !places_out.chars().all(is_group_char) || group.starts_with("aws/") {
-        let message = "not a name of a log group; write letters, digits and _ - / . #, and do not begin with aws/";
+        let message = "not a log group name; write letters, digits and _ - / . #, and do not begin with aws/";
         section.fault(line, &*group, message);
     }
     Template::parse(&group).map_err(|message| section.fault(line, &*group, message)).ok()
