@@ -1,8 +1,8 @@
 //! The due index: one partition per minute and shard. Entries are not deleted but expire, because a delete costs as
 //! much as a write; a tick skips processed entries by the time at which they were written.
 //!
-//! The number of shards can change at any time. From then on entries are written by the new number, and the shards of
-//! both numbers are read until the sweep has written an entry of every job by the new number.
+//! The number of shards can change at any time. New entries are then spread over the new number. For 48 h, the shards
+//! of the old number are read too: by then the sweep has rewritten the entry of every job.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -27,14 +27,15 @@ pub const SHARDS_DEFAULT: u32 = 2;
 /// Largest number of shards. Chosen: over 100,000 firings at once.
 pub const SHARDS_MAX: u32 = 128;
 
-/// How long the shards of both numbers are read. Chosen: the sweep rewrites all entries every 15 min, and may be down
-/// for a day.
+/// How long the shards of the old number are read after a change. Chosen: the sweep rewrites all entries every 15 min,
+/// and may be down for a day.
 const OLD_SHARDS_READ_FOR: SignedDuration = SignedDuration::from_hours(48);
 
 /// How long this process uses a number of shards before it reads it again. Chosen: one read every 30 s costs little.
 const SHARDS_CACHED_FOR: Duration = Duration::from_secs(30);
 
-/// An entry expires this long after its instant. Chosen: seven times the day over which a first tick looks back.
+/// An entry expires this long after its instant. Chosen: seven times the range that
+/// a first tick reads (a day).
 const ENTRY_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 const SHARDS_SETTING: &str = "due_shards";
@@ -42,9 +43,9 @@ const SHARDS_SETTING: &str = "due_shards";
 /// The number of shards, stored in the setting `due_shards`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct Shards {
-    /// Number by which entries are written.
+    /// Number of shards over which new entries are spread.
     pub now: u32,
-    /// Largest number by which older entries may have been written.
+    /// Largest number over which older entries may be spread.
     pub before: u32,
     /// Until then the shards of `before` are read as well.
     pub before_until: Option<Timestamp>,

@@ -41,7 +41,7 @@ pub(crate) fn to_item<T: Serialize>(record: &T) -> Result<Item, PortError> {
         Ok(other) => {
             Err(PortError::Permanent(format!("{other} is not a JSON object, so it cannot be stored as an item")))
         }
-        Err(error) => Err(PortError::Permanent(format!("a record cannot be written as json: {error}"))),
+        Err(error) => Err(PortError::Permanent(format!("a record cannot be written as JSON: {error}"))),
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::item::{Item, to_item, to_json};
 
-/// Attribute that counts the writes of Sexton; an item made by hand has none.
+/// Attribute that counts the writes of Sexton; an item written by hand has none.
 pub(crate) const VERSION: &str = "version";
 
 /// Type of a field, to which values of other types are converted.
@@ -83,7 +83,7 @@ pub(crate) fn job_to_item(job: &Job) -> Result<Item, PortError> {
     to_item(job)
 }
 
-/// Reads an item that may have been made by hand.
+/// Reads an item that may have been written by hand.
 ///
 /// # Errors
 /// Returns one sentence with the correction.

@@ -32,7 +32,7 @@ impl JobStore for Backend {
         item.insert(VERSION.to_owned(), n(expected.unwrap_or(0) + 1));
         let put = match expected {
             None => self.dynamo.put(JOBS, item, "attribute_not_exists(#name)", vec![]).await?,
-            // An item made by hand has no version.
+            // An item written by hand has no version.
             Some(0) => {
                 let condition = "attribute_exists(#name) AND attribute_not_exists(#version)";
                 self.dynamo.put(JOBS, item, condition, vec![]).await?
