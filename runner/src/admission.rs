@@ -98,7 +98,7 @@ impl<K: PartialEq> Admission<K> {
 
     fn fits(&self, needs: Needs) -> bool {
         match self.mode {
-            // A job that needs more than the capacity runs alone: late is better than never.
+            // A job that needs more than the capacity runs alone. Otherwise it would never start.
             _ if self.running == 0 => true,
             Mode::Serial => false,
             Mode::Resources { cpu, memory_bytes } => {

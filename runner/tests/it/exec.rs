@@ -59,7 +59,7 @@ fn the_run_of_a_killed_exec_is_finished_by_the_next_exec() {
     first.wait().expect("wait");
     std::fs::write(&go, "").expect("go");
     wait_for("its end", || (run.exit().exists() && !run.has_keeper().expect("lock")).then_some(()));
-    // The caller distinguishes the run ids of one second; here there is only one.
+    // The run ids of the harness differ only in the second, so the next `exec` needs another second.
     wait_for("the next second", || (!is_this_second(&run)).then_some(()));
     assert!(world.command(&["exec", "true"]).status().expect("exec").success());
     let reports = std::fs::read_to_string(world.path("reports.jsonl")).expect("reports");
@@ -94,13 +94,13 @@ fn undelivered_exec() -> World {
     let status = world.command(&["exec", "echo", "late"]).env("SEXTON_FLUSH_MS", "300").status();
     assert!(status.expect("exec").success());
     assert_eq!(count_states(&world), 1);
-    // The caller distinguishes the run ids of one second; here there is only one.
+    // The run ids of the harness differ only in the second, so the next `exec` needs another second.
     let second = jiff::Timestamp::now().as_second();
     wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
     world
 }
 
-/// Makes both reachable.
+/// Makes the sink and the server reachable.
 fn make_reachable(world: &World) {
     std::fs::remove_file(world.path("later")).expect("file");
     std::fs::remove_file(world.path("deaf")).expect("deaf");
@@ -159,7 +159,7 @@ fn an_exec_starts_while_another_process_checks_its_directory() {
     std::fs::create_dir_all(world.path("state").join("exec")).expect("folder");
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // A process that adopts takes each lock for a moment and removes empty directories.
+        // A process that adopts abandoned commands locks each directory for a moment and removes the empty ones.
         scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 for state in std::fs::read_dir(world.path("state").join("exec")).expect("exec").flatten() {

@@ -35,7 +35,7 @@ async fn a_clock_set_back_by_an_hour_fires_each_minute_once() {
     assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded) && run.attempt == 1), "{runs:?}");
 }
 
-/// The history of a job of every ten minutes after the clock jumps from 08:00 to 09:05.
+/// The history of a job that fires every ten minutes, after the clock jumps from 08:00 to 09:05.
 async fn history_after_jump(catch_up: CatchUp) -> Vec<String> {
     let world = World::new("2026-11-23T07:59:00Z");
     let mut dump = job("dump", "*/10 * * * *");
@@ -247,7 +247,7 @@ async fn two_schedulers_over_one_file_with_clocks_that_differ_start_each_run_onc
         for tick in ticks {
             tick.await.unwrap();
         }
-        // Two runners at once, one on each side. Both may receive the same order.
+        // Two runners at once, each over one connection. Both may receive the same order.
         let (one, two) = tokio::join!(claim_all(&world.ports, &world, "r1"), claim_all(&other, &world, "r2"));
         assert_eq!(one + two, JOBS, "in minute {minute}");
     }
