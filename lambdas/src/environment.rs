@@ -9,7 +9,7 @@ use services::pruner::RetentionPolicy;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The only alert channel of an installation on AWS. People subscribe to its topic.
+/// The only alert channel of an installation on AWS. Operators subscribe to its topic.
 pub const ALERTS_CHANNEL: &str = "alerts";
 
 /// The variables that `template.yaml` sets. All are optional.

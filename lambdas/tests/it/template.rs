@@ -114,7 +114,7 @@ fn queues_and_topics_have_the_names_of_the_code() {
     assert_eq!(found, wanted);
 }
 
-/// Alarms take 0.40 of the two dollars a month that an idle installation may cost.
+/// Alarms cost 0.40 of the two dollars a month that an idle installation may cost.
 #[test]
 fn an_installation_has_four_alarms_and_a_group_has_none_unless_asked() {
     let Some(server) = Ministack::start() else { return };

@@ -14,7 +14,7 @@ use sinks::cloudwatch_logs::{CloudwatchFormat, CloudwatchLogsConfig};
 use sinks::feed::RunHeader;
 use tokio::sync::mpsc;
 
-/// Chunks that wait for one slow reader.
+/// Chunks that wait for one slow reader. Chosen, not measured.
 const CHUNKS_MAX: usize = 4;
 
 /// Poll interval with `follow`. FilterLogEvents allows 5 calls per second and account, shared with the AWS console.
@@ -88,7 +88,8 @@ struct OutputCopy {
 }
 
 impl OutputCopy {
-    /// Sends all stored lines; with `follow`, until `run.finished` arrives or [`POLLS_AFTER_END`] polls after the end.
+    /// Sends all stored lines. With `follow`, continues until `run.finished` arrives, at most [`POLLS_AFTER_END`] polls
+    /// after the end of the run.
     async fn copy_all(mut self) {
         let mut polls_left = POLLS_AFTER_END;
         loop {
@@ -123,7 +124,7 @@ impl OutputCopy {
 
     async fn is_open(&self) -> bool {
         let found = self.runs.get(&[self.run.run_key()]).await;
-        // After an error, the next poll asks again.
+        // After an error, the next poll retries.
         found.map_or(true, |found| found.first().is_some_and(|stored| stored.record.is_open()))
     }
 }

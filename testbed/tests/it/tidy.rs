@@ -33,7 +33,7 @@ pub(crate) fn sources() -> Vec<Source> {
     sources
 }
 
-/// Every other text that is written for people: documents, templates, and files with comments.
+/// Every other text for readers: documents, templates, and files with comments.
 pub(crate) fn documents() -> Vec<Source> {
     const SUFFIXES: [&str; 7] = [".md", ".toml", ".yaml", ".yml", ".service", ".crontab", ".py"];
     const SCRIPTS: [&str; 3] = ["bench", "test", "install"];
