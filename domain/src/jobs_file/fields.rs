@@ -28,7 +28,7 @@ const CPU_MAX: f64 = 4096.0;
 const ALERT_AFTER_MAX: i64 = 1000;
 
 /// Bytes of one environment variable, name and value together: `MAX_ARG_STRLEN` of Linux (execve(2)).
-const ENVIRONMENT_ENTRY_MAX: usize = 131_072;
+const ENVIRONMENT_ENTRY_BYTES_MAX: usize = 131_072;
 
 /// Reads all fields of a job except name, schedule and command. An absent field keeps the value in `job`.
 pub fn read(section: &mut Section, job: &mut Job) {
@@ -36,7 +36,7 @@ pub fn read(section: &mut Section, job: &mut Job) {
     set(&mut job.enabled, section.flag("enabled"));
     set_some(&mut job.user, section.text("user"));
     set_some(&mut job.cwd, section.text("cwd"));
-    environment(section, job);
+    read_environment(section, job);
     set_some(&mut job.stdin, section.text("stdin"));
     set_some(&mut job.timeout, limit(section, "timeout"));
     set(&mut job.kill_grace, section.duration("kill_grace"));
@@ -92,7 +92,7 @@ fn limit(section: &mut Section, key: &'static str) -> Option<Duration> {
     Some(limit)
 }
 
-fn environment(section: &mut Section, job: &mut Job) {
+fn read_environment(section: &mut Section, job: &mut Job) {
     let line = section.line_of("env");
     for (name, value) in section.map("env").unwrap_or_default() {
         match check_environment(&name, &value) {
@@ -113,8 +113,10 @@ pub fn check_environment(name: &str, value: &str) -> Result<(), String> {
     if value.contains('\0') {
         return Err("the value contains a NUL byte; remove it".to_owned());
     }
-    if name.len() + value.len() + 2 > ENVIRONMENT_ENTRY_MAX {
-        return Err(format!("longer than {ENVIRONMENT_ENTRY_MAX} bytes; put it in a file and pass the file's path"));
+    if name.len() + value.len() + 2 > ENVIRONMENT_ENTRY_BYTES_MAX {
+        return Err(format!(
+            "longer than {ENVIRONMENT_ENTRY_BYTES_MAX} bytes; put it in a file and pass the file's path"
+        ));
     }
     Ok(())
 }

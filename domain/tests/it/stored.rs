@@ -25,7 +25,7 @@ fn golden<T: Serialize + DeserializeOwned>(name: &str, sample: &T) {
 }
 
 /// Checks the stored names of an enum's values. `expected`: the names in the same order, separated by spaces.
-fn words<T: Serialize + DeserializeOwned + PartialEq + Debug>(kinds: &[T], expected: &str) {
+fn check_stored_names<T: Serialize + DeserializeOwned + PartialEq + Debug>(kinds: &[T], expected: &str) {
     let expected: Vec<&str> = expected.split(' ').collect();
     let written = serde_json::to_value(kinds).expect("JSON");
     assert_eq!(written, serde_json::json!(expected));
@@ -340,30 +340,33 @@ fn records_of_the_ports_keep_their_json() {
 /// Programs compare these words: in JSON, in queries, in columns and in attributes.
 #[test]
 fn every_kind_keeps_its_word() {
-    words(
+    check_stored_names(
         &[Trigger::Schedule, Trigger::Manual, Trigger::Retry, Trigger::CatchUp, Trigger::Exec],
         "schedule manual retry catch_up exec",
     );
-    words(&[State::Scheduled, State::Claimed, State::Running, State::Finished], "scheduled claimed running finished");
-    words(&Outcome::ALL, "succeeded failed false_success timed_out stopped skipped missed lost");
+    check_stored_names(
+        &[State::Scheduled, State::Claimed, State::Running, State::Finished],
+        "scheduled claimed running finished",
+    );
+    check_stored_names(&Outcome::ALL, "succeeded failed false_success timed_out stopped skipped missed lost");
     for outcome in Outcome::ALL {
         assert_eq!(serde_json::to_value(outcome).expect("JSON"), outcome.name());
         assert_eq!(Outcome::parse(outcome.name()), Some(outcome));
     }
-    words(&[Severity::Fail, Severity::Warn], "fail warn");
-    words(&[JudgedOn::All, JudgedOn::Excerpt], "all excerpt");
-    words(
+    check_stored_names(&[Severity::Fail, Severity::Warn], "fail warn");
+    check_stored_names(&[JudgedOn::All, JudgedOn::Excerpt], "all excerpt");
+    check_stored_names(
         &[Ended::Exited, Ended::TimedOut, Ended::Stopped, Ended::NotStarted, Ended::Lost],
         "exited timed_out stopped not_started lost",
     );
     let concurrency = [Concurrency::Allow, Concurrency::Forbid, Concurrency::Queue, Concurrency::Replace];
-    words(&concurrency, "allow forbid queue replace");
-    words(&[CatchUp::Skip, CatchUp::Once, CatchUp::All], "skip once all");
-    words(&[Stream::Stdout, Stream::Stderr], "stdout stderr");
-    words(&[Stage::Before, Stage::Lines, Stage::Done], "before lines done");
-    words(&[Level::Fault, Level::Warning], "fault warning");
-    words(&[Status::Good, Status::Bad], "good bad");
-    words(
+    check_stored_names(&concurrency, "allow forbid queue replace");
+    check_stored_names(&[CatchUp::Skip, CatchUp::Once, CatchUp::All], "skip once all");
+    check_stored_names(&[Stream::Stdout, Stream::Stderr], "stdout stderr");
+    check_stored_names(&[Stage::Before, Stage::Lines, Stage::Done], "before lines done");
+    check_stored_names(&[Level::Fault, Level::Warning], "fault warning");
+    check_stored_names(&[Status::Good, Status::Bad], "good bad");
+    check_stored_names(
         &[
             DeliveryState::Pending,
             DeliveryState::Sent,
@@ -386,7 +389,7 @@ fn every_kind_keeps_its_word() {
         AlertKind::BadJob,
         AlertKind::Digest,
     ];
-    words(
+    check_stored_names(
         &alerts,
         "failed false_success timed_out missed lost quiet recovered flapping scheduler_silent bad_job digest",
     );

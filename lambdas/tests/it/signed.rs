@@ -82,9 +82,9 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
     };
     forged(genuine, &format!("touch {}", trace.display())).iter().for_each(|body| send(body));
     let mut runner = server.runner();
-    let none_was_executed = || assert!(!trace.exists(), "a forged order was executed: {}", runner.printed());
+    let check_none_executed = || assert!(!trace.exists(), "a forged order was executed: {}", runner.printed());
     installation.wait("both forged orders are refused", || {
-        none_was_executed();
+        check_none_executed();
         runner.printed().matches("order refused").count() == 2
     });
     assert!(runner.printed().contains("not signed"), "{}", runner.printed());
@@ -94,8 +94,8 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
         runs = operator.records(&["runs", "db/teller", "--outcome", "succeeded", "--aws"]);
         !runs.is_empty()
     });
-    none_was_executed();
-    left_to_the_dead_letter_queue(&installation);
+    check_none_executed();
+    check_left_to_the_dead_letter_queue(&installation);
 
     let run_id = runs[0]["run_id"].as_str().expect("its name");
     let mut output = Vec::new();
@@ -111,7 +111,7 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
 
 /// Checks that the two refused orders are still in SQS, which moves them to the dead-letter queue after five receives.
 #[track_caller]
-fn left_to_the_dead_letter_queue(installation: &Installation) {
+fn check_left_to_the_dead_letter_queue(installation: &Installation) {
     let request = json!({ "QueueUrl": installation.queue_url(ORDERS), "AttributeNames": ["All"] });
     let attributes = installation.call("sqs", "get_queue_attributes", request)["Attributes"].clone();
     let count = |name: &str| attributes[name].as_str().and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();

@@ -165,7 +165,7 @@ fn an_exec_starts_while_another_process_checks_its_directory() {
                 for state in std::fs::read_dir(world.path("state").join("exec")).expect("exec").flatten() {
                     let Ok(_lock) = runner::lock_state_directory(&state.path()) else { continue };
                     if !state.path().join("runs").exists() {
-                        let _gone = std::fs::remove_dir_all(state.path());
+                        let _removed = std::fs::remove_dir_all(state.path());
                     }
                 }
             }

@@ -96,7 +96,7 @@ impl OutputCopy {
             match self.reader.next().await {
                 Err(message) => {
                     // Fails only if the reader has disconnected.
-                    let _gone = self.sender.send(Err(std::io::Error::other(message))).await;
+                    let _disconnected = self.sender.send(Err(std::io::Error::other(message))).await;
                     return;
                 }
                 Ok(events) => {

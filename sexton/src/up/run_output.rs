@@ -83,7 +83,7 @@ impl Logs for RunOutput {
                 if let Err(why) = copy_output(&directory, query, send, missing_text, || sender.is_closed()) {
                     tracing::warn!(%why, "cannot read the output of a run to its end");
                     // Fails only if the reader has disconnected.
-                    let _gone = sender.blocking_send(Err(why));
+                    let _disconnected = sender.blocking_send(Err(why));
                 }
             })
             .map_err(|why| format!("no thread to read output: {why}"))?;

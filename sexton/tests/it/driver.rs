@@ -250,5 +250,5 @@ pub(crate) fn shell_output(line: &str) -> String {
 
 pub(crate) fn signal(pid: u32, name: &str) {
     // Fails if the process has exited.
-    let _gone = Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status();
+    let _exited = Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status();
 }
