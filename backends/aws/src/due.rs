@@ -34,8 +34,7 @@ const OLD_SHARDS_READ_FOR: SignedDuration = SignedDuration::from_hours(48);
 /// How long this process uses a number of shards before it reads it again. Chosen: one read every 30 s costs little.
 const SHARDS_CACHED_FOR: Duration = Duration::from_secs(30);
 
-/// An entry expires this long after its instant. Chosen: seven times the range that
-/// a first tick reads (a day).
+/// An entry expires this long after its instant. Chosen: seven times the range that a first tick reads (a day).
 const ENTRY_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 const SHARDS_SETTING: &str = "due_shards";
