@@ -27,7 +27,7 @@
 //! | `received_reports` | the reports, leased | they are redelivered after their lease |
 //! | `judged_reports` | the runs with outcomes and transitions; the reports are deleted | sends the alerts |
 //! | `telling` | the transition, claimed | sends the alert after the claim expires |
-//! | `alerted` | as above; the alert was sent | sends the alert again: the one place where an alert is doubled |
+//! | `alerted` | as above; the alert was sent | sends the alert again: the one place where an alert is duplicated |
 
 /// Does nothing in this build.
 #[cfg(not(feature = "crash_points"))]

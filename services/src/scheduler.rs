@@ -1,9 +1,9 @@
 //! Turns due entries into runs and orders. Called every minute, and at [`next_wake`] if that is earlier.
 //!
-//! The due index holds one entry for each job: its next firing. A tick reads the entries up to now, plans each job's
-//! firings since its entry (`firing_plan`), creates the runs, sends the orders, puts the next entries, and only then
-//! removes the old ones. When a tick is interrupted between two of these steps, the entry remains. The next tick
-//! repeats them: it finds the runs and resends their orders, which the claim makes harmless.
+//! The due index holds one entry for each job: its next firing. A tick reads the entries up to now and plans each job's
+//! firings since its entry (`firing_plan`). Then it creates the runs, sends the orders and puts the next entries. Only
+//! then does it remove the old ones. When a tick is interrupted between two of these steps, the entry remains. The next
+//! tick repeats them: it finds the runs and resends their orders, which the claim makes harmless.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;

@@ -41,9 +41,9 @@ pub(crate) fn read(section: &mut Section) -> Option<FileConfig> {
     Some(FileConfig { path, format })
 }
 
-/// A run's cursor moves past a line only after the file was synced (`fdatasync`), so a crash of the machine can double
-/// lines here and never loses one. A sync happens once per commit, not per line. The last free space of a disk is left
-/// ([`domain::disk_space`]): lines wait in their spools.
+/// A run's cursor moves past a line only after the file was synced (`fdatasync`), so a crash of the machine can
+/// duplicate lines here, but loses none. A sync happens once per commit, not per line. The last free space of a disk is
+/// left ([`domain::disk_space`]): lines wait in their spools.
 pub(crate) struct FileSink {
     config: FileConfig,
     text_bytes_max: usize,

@@ -1,7 +1,7 @@
 //! AWS's dialect: `rate(5 minutes)`, `cron(0 10 * * ? *)`, `at(2026-12-24T18:00:00)`.
 //!
 //! EventBridge Scheduler user guide, "Schedule types". Weekdays count from 1 = Sunday, exactly one of the day fields is
-//! `?`, a number may carry a step (`0/15`), and the days know `L`, `W` and `#`.
+//! `?`, a number can have a step (`0/15`), and the day fields accept `L`, `W` and `#`.
 
 use std::time::Duration;
 
