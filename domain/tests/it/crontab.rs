@@ -157,7 +157,7 @@ fn faulty_lines_are_refused_with_the_remedy() {
         ("* * * * * -q x", "not an option"),
         ("X=\"a", "has no closing quote"),
         ("X=\"a\" b", "put all of the value between the quotes"),
-        ("=x", "not a name"),
+        ("=x", "not a variable name"),
         ("a\0b", "NUL byte"),
         ("# sexton-defaults: timeout=soon", "not a duration"),
         ("# sexton-defaults: name=x", "cannot be the default"),
