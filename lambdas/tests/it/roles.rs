@@ -15,13 +15,54 @@ const DENIALS: [&str; 5] = [
     "UnauthorizedOperation",
 ];
 
-/// A call with parameters that are complete enough for the policy check, which comes before all other checks.
-struct Call(&'static str, &'static str, Value);
+/// One call of boto3. The parameters are complete enough for the policy check, which comes before all other checks.
+struct Call {
+    service: &'static str,
+    action: String,
+    parameters: Value,
+}
 
-fn on_table(action: &'static str, table: &str) -> Call {
+/// The calls of a table of this form, where each line is `KIND NAME: ACTION ...`:
+///
+/// ```text
+/// table jobs: get_item scan
+/// queue orders-db: send_message
+/// ```
+fn calls(installation: &Installation, table: &str) -> Vec<Call> {
+    let lines = table.lines().map(str::trim).filter(|line| !line.is_empty());
+    let rows = lines.map(|line| line.split_once(": ").unwrap_or_else(|| panic!("{line} has no action")));
+    rows.flat_map(|(resource, actions)| {
+        let (kind, name) = resource.split_once(' ').unwrap_or_else(|| panic!("{resource} has no name"));
+        actions.split(' ').map(move |action| call(installation, kind, name, action))
+    })
+    .collect()
+}
+
+fn call(installation: &Installation, kind: &str, name: &str, action: &str) -> Call {
+    let (service, parameters) = match kind {
+        "table" => ("dynamodb", on_table(action, name)),
+        "queue" => ("sqs", on_queue(&installation.server.endpoint(), action, name)),
+        "topic" => {
+            let arn = format!("arn:aws:sns:us-east-1:{ACCOUNT}:sexton-{name}");
+            ("sns", json!({ "TopicArn": arn, "Message": "m" }))
+        }
+        "parameter" => ("ssm", json!({ "Name": name })),
+        "secret" => ("secretsmanager", json!({ "SecretId": name })),
+        "logs" => ("logs", on_log_group(action, name)),
+        "users" => ("iam", json!({})),
+        "runner-role" => {
+            let arn = format!("arn:aws:iam::{ACCOUNT}:role/{}", installation.resource(name, "RunnerRole"));
+            ("sts", json!({ "RoleArn": arn, "RoleSessionName": "other" }))
+        }
+        _ => panic!("{kind} is not a kind of resource"),
+    };
+    Call { service, action: action.to_owned(), parameters }
+}
+
+fn on_table(action: &str, table: &str) -> Value {
     let name = format!("sexton-{table}");
     let key = json!({ "group": { "S": "db" } });
-    let parameters = match action {
+    match action {
         "batch_get_item" => json!({ "RequestItems": { name: { "Keys": [key] } } }),
         "batch_write_item" => json!({ "RequestItems": { name: [{ "PutRequest": { "Item": key } }] } }),
         "put_item" => json!({ "TableName": name, "Item": key }),
@@ -31,13 +72,11 @@ fn on_table(action: &'static str, table: &str) -> Call {
         }),
         "scan" => json!({ "TableName": name }),
         _ => json!({ "TableName": name, "Key": key }),
-    };
-    Call("dynamodb", action, parameters)
+    }
 }
 
-fn on_queue(installation: &Installation, action: &'static str, queue: &str) -> Call {
-    let url = format!("{}/{ACCOUNT}/sexton-{queue}", installation.server.endpoint());
-    let mut parameters = json!({ "QueueUrl": url });
+fn on_queue(endpoint: &str, action: &str, queue: &str) -> Value {
+    let mut parameters = json!({ "QueueUrl": format!("{endpoint}/{ACCOUNT}/sexton-{queue}") });
     match action {
         "send_message" => parameters["MessageBody"] = json!("{}"),
         "receive_message" => parameters["WaitTimeSeconds"] = json!(0),
@@ -45,39 +84,31 @@ fn on_queue(installation: &Installation, action: &'static str, queue: &str) -> C
         "tag_queue" => parameters["Tags"] = json!({ "sexton-runner-role": "AROA" }),
         _ => {}
     }
-    Call("sqs", action, parameters)
+    parameters
 }
 
-fn publish(topic: &str) -> Call {
-    let arn = format!("arn:aws:sns:us-east-1:{ACCOUNT}:sexton-{topic}");
-    Call("sns", "publish", json!({ "TopicArn": arn, "Message": "m" }))
+fn on_log_group(action: &str, group: &str) -> Value {
+    let mut parameters = json!({ "logGroupName": group, "logStreamName": "s" });
+    if action == "put_log_events" {
+        parameters["logEvents"] = json!([{ "timestamp": 1, "message": "m" }]);
+    }
+    parameters
 }
 
-fn parameter(name: &str) -> Call {
-    Call("ssm", "get_parameter", json!({ "Name": name }))
-}
-
-fn log_to(group: &str) -> Call {
-    let events = json!([{ "timestamp": 1, "message": "m" }]);
-    Call("logs", "put_log_events", json!({ "logGroupName": group, "logStreamName": "s", "logEvents": events }))
-}
-
-fn stream_in(group: &str) -> Call {
-    Call("logs", "create_log_stream", json!({ "logGroupName": group, "logStreamName": "s" }))
-}
-
+/// Makes each call as the role, and compares which of them IAM permits. The tables have the form of [`calls`].
 #[track_caller]
-fn check(installation: &Installation, stack: &str, role: &str, allowed: Vec<Call>, denied: Vec<Call>) {
+fn check(stack: &str, role: &str, allowed: &str, denied: &str) {
+    let Some(installation) = Installation::deploy() else { return };
     let caller = installation.role(stack, role);
-    let expected_calls =
-        allowed.into_iter().map(|call| (call, true)).chain(denied.into_iter().map(|call| (call, false)));
     let mut faults = Vec::new();
-    for (Call(service, action, parameters), allowed) in expected_calls {
-        let name = format!("{service} {action} {parameters}");
-        let answer = installation.boto.call(&caller, service, action, parameters);
-        let was_allowed = !matches!(&answer, Err(refusal) if DENIALS.contains(&refusal.code.as_str()));
-        if was_allowed != allowed {
-            faults.push(format!("{name}: expected allowed {allowed}, got {answer:?}"));
+    for (table, is_allowed) in [(allowed, true), (denied, false)] {
+        for Call { service, action, parameters } in calls(&installation, table) {
+            let name = format!("{service} {action} {parameters}");
+            let answer = installation.boto.call(&caller, service, &action, parameters);
+            let was_allowed = !matches!(&answer, Err(refusal) if DENIALS.contains(&refusal.code.as_str()));
+            if was_allowed != is_allowed {
+                faults.push(format!("{name}: expected allowed {is_allowed}, got {answer:?}"));
+            }
         }
     }
     assert!(faults.is_empty(), "{role} of {stack}:\n{}", faults.join("\n"));
@@ -85,147 +116,99 @@ fn check(installation: &Installation, stack: &str, role: &str, allowed: Vec<Call
 
 #[test]
 fn the_scheduler_fires_and_alerts_and_writes_no_job() {
-    let Some(installation) = Installation::deploy() else { return };
-    let queue = |action, name| on_queue(&installation, action, name);
-    let allowed = vec![
-        on_table("batch_get_item", "jobs"),
-        on_table("scan", "jobs"),
-        on_table("query", "due"),
-        on_table("batch_write_item", "due"),
-        on_table("put_item", "runs"),
-        on_table("update_item", "runs"),
-        on_table("query", "runs"),
-        on_table("scan", "runners"),
-        on_table("update_item", "runners"),
-        on_table("put_item", "alerts"),
-        on_table("update_item", "alerts"),
-        on_table("put_item", "settings"),
-        queue("send_message", "orders-db"),
-        queue("send_message", "orders-web"),
-        publish("alerts"),
-        parameter("/sexton/order-signing-key"),
-        stream_in("/aws/lambda/sexton-scheduler"),
-        log_to("/aws/lambda/sexton-scheduler"),
-    ];
-    let denied = vec![
-        on_table("put_item", "jobs"),
-        on_table("update_item", "jobs"),
-        on_table("delete_item", "jobs"),
-        on_table("delete_item", "runs"),
-        on_table("batch_write_item", "runs"),
-        on_table("delete_item", "settings"),
-        on_table("delete_item", "runners"),
-        on_table("scan", "runs"),
-        queue("receive_message", "orders-db"),
-        queue("delete_message", "orders-db"),
-        queue("tag_queue", "orders-db"),
-        queue("receive_message", "reports"),
-        queue("send_message", "reports"),
-        publish("operations"),
-        parameter("/db/password"),
-        parameter("/other/order-signing-key"),
-        log_to("/aws/lambda/sexton-collector"),
-        log_to("/cron/db"),
-        Call("iam", "list_roles", json!({})),
-    ];
-    check(&installation, STACK, "SchedulerRole", allowed, denied);
+    let allowed = "
+        table jobs: batch_get_item scan
+        table due: query batch_write_item
+        table runs: put_item update_item query
+        table runners: scan update_item
+        table alerts: put_item update_item
+        table settings: put_item
+        queue orders-db: send_message
+        queue orders-web: send_message
+        topic alerts: publish
+        parameter /sexton/order-signing-key: get_parameter
+        logs /aws/lambda/sexton-scheduler: create_log_stream put_log_events";
+    let denied = "
+        table jobs: put_item update_item delete_item
+        table runs: delete_item batch_write_item scan
+        table settings: delete_item
+        table runners: delete_item
+        queue orders-db: receive_message delete_message tag_queue
+        queue reports: receive_message send_message
+        topic operations: publish
+        parameter /db/password: get_parameter
+        parameter /other/order-signing-key: get_parameter
+        logs /aws/lambda/sexton-collector: put_log_events
+        logs /cron/db: put_log_events
+        users all: list_roles";
+    check(STACK, "SchedulerRole", allowed, denied);
 }
 
 #[test]
 fn the_collector_receives_and_rejects_reports_and_writes_no_job() {
-    let Some(installation) = Installation::deploy() else { return };
-    let queue = |action, name| on_queue(&installation, action, name);
-    let allowed = vec![
-        queue("receive_message", "reports"),
-        queue("delete_message", "reports"),
-        queue("get_queue_attributes", "reports"),
-        queue("send_message", "reports-dead"),
-        queue("list_queue_tags", "orders-db"),
-        queue("send_message", "orders-db"),
-        on_table("batch_get_item", "jobs"),
-        on_table("batch_get_item", "runs"),
-        on_table("put_item", "runs"),
-        on_table("update_item", "runners"),
-        on_table("put_item", "alerts"),
-        on_table("get_item", "settings"),
-        publish("alerts"),
-        parameter("/sexton/order-signing-key"),
-        log_to("/aws/lambda/sexton-collector"),
-    ];
-    let denied = vec![
-        on_table("put_item", "jobs"),
-        on_table("scan", "jobs"),
-        on_table("put_item", "due"),
-        on_table("delete_item", "runs"),
-        on_table("scan", "runs"),
-        queue("send_message", "reports"),
-        queue("tag_queue", "orders-db"),
-        queue("receive_message", "orders-db"),
-        queue("receive_message", "reports-dead"),
-        publish("operations"),
-        parameter("/db/password"),
-    ];
-    check(&installation, STACK, "CollectorRole", allowed, denied);
+    let allowed = "
+        queue reports: receive_message delete_message get_queue_attributes
+        queue reports-dead: send_message
+        queue orders-db: list_queue_tags send_message
+        table jobs: batch_get_item
+        table runs: batch_get_item put_item
+        table runners: update_item
+        table alerts: put_item
+        table settings: get_item
+        topic alerts: publish
+        parameter /sexton/order-signing-key: get_parameter
+        logs /aws/lambda/sexton-collector: put_log_events";
+    let denied = "
+        table jobs: put_item scan
+        table due: put_item
+        table runs: delete_item scan
+        queue reports: send_message
+        queue orders-db: tag_queue receive_message
+        queue reports-dead: receive_message
+        topic operations: publish
+        parameter /db/password: get_parameter";
+    check(STACK, "CollectorRole", allowed, denied);
 }
 
 #[test]
 fn the_pruner_deletes_runs_and_nothing_else() {
-    let Some(installation) = Installation::deploy() else { return };
-    let queue = |action, name| on_queue(&installation, action, name);
-    let allowed = vec![
-        on_table("scan", "jobs"),
-        on_table("query", "jobs"),
-        on_table("query", "runs"),
-        on_table("batch_write_item", "runs"),
-        on_table("delete_item", "runs"),
-        on_table("scan", "runners"),
-        on_table("delete_item", "runners"),
-        on_table("put_item", "settings"),
-        log_to("/aws/lambda/sexton-pruner"),
-    ];
-    let denied = vec![
-        on_table("delete_item", "jobs"),
-        on_table("put_item", "jobs"),
-        on_table("update_item", "runs"),
-        on_table("put_item", "runs"),
-        on_table("put_item", "due"),
-        on_table("delete_item", "alerts"),
-        on_table("delete_item", "settings"),
-        queue("send_message", "orders-db"),
-        publish("alerts"),
-        parameter("/sexton/order-signing-key"),
-    ];
-    check(&installation, STACK, "PrunerRole", allowed, denied);
+    let allowed = "
+        table jobs: scan query
+        table runs: query batch_write_item delete_item
+        table runners: scan delete_item
+        table settings: put_item
+        logs /aws/lambda/sexton-pruner: put_log_events";
+    let denied = "
+        table jobs: delete_item put_item
+        table runs: update_item put_item
+        table due: put_item
+        table alerts: delete_item
+        table settings: delete_item
+        queue orders-db: send_message
+        topic alerts: publish
+        parameter /sexton/order-signing-key: get_parameter";
+    check(STACK, "PrunerRole", allowed, denied);
 }
 
 #[test]
 fn the_api_edits_jobs_and_orders_runs_and_receives_no_orders() {
-    let Some(installation) = Installation::deploy() else { return };
-    let queue = |action, name| on_queue(&installation, action, name);
-    let allowed = vec![
-        on_table("put_item", "jobs"),
-        on_table("delete_item", "jobs"),
-        on_table("scan", "jobs"),
-        on_table("put_item", "due"),
-        on_table("put_item", "runs"),
-        on_table("query", "runs"),
-        on_table("update_item", "runners"),
-        on_table("query", "alerts"),
-        on_table("put_item", "settings"),
-        queue("send_message", "orders-db"),
-        parameter("/sexton/order-signing-key"),
-        log_to("/aws/lambda/sexton-api"),
-    ];
-    let denied = vec![
-        on_table("delete_item", "runs"),
-        on_table("batch_write_item", "runs"),
-        queue("receive_message", "orders-db"),
-        queue("send_message", "reports"),
-        queue("tag_queue", "orders-db"),
-        publish("alerts"),
-        parameter("/db/password"),
-    ];
-    check(&installation, STACK, "ApiRole", allowed, denied);
+    let allowed = "
+        table jobs: put_item delete_item scan
+        table due: put_item
+        table runs: put_item query
+        table runners: update_item
+        table alerts: query
+        table settings: put_item
+        queue orders-db: send_message
+        parameter /sexton/order-signing-key: get_parameter
+        logs /aws/lambda/sexton-api: put_log_events";
+    let denied = "
+        table runs: delete_item batch_write_item
+        queue orders-db: receive_message tag_queue
+        queue reports: send_message
+        topic alerts: publish
+        parameter /db/password: get_parameter";
+    check(STACK, "ApiRole", allowed, denied);
 }
 
 /// Only EventBridge Scheduler can assume this role, so the test asks the policy evaluator.
@@ -255,55 +238,35 @@ fn the_role_of_the_timers_invokes_two_lambdas_and_nothing_else() {
 
 #[test]
 fn a_runner_receives_and_reports_only_for_its_group() {
-    let Some(installation) = Installation::deploy() else { return };
-    let queue = |action, name| on_queue(&installation, action, name);
-    let secret = |id: &str| Call("secretsmanager", "get_secret_value", json!({ "SecretId": id }));
-    let allowed = vec![
-        queue("receive_message", "orders-db"),
-        queue("delete_message", "orders-db"),
-        queue("send_message", "reports"),
-        on_table("update_item", "runs"),
-        on_table("update_item", "runners"),
-        stream_in("/cron/db"),
-        log_to("/cron/db"),
-        parameter("/db/password"),
-        secret("db/password"),
-    ];
-    let mut denied = vec![
-        queue("receive_message", "orders-web"),
-        queue("delete_message", "orders-web"),
-        queue("send_message", "orders-db"),
-        queue("send_message", "orders-web"),
-        queue("tag_queue", "orders-db"),
-        queue("receive_message", "reports"),
-        queue("delete_message", "reports"),
-        queue("receive_message", "orders-db-dead"),
-        publish("alerts"),
-        publish("operations"),
-        log_to("/cron/web"),
-        stream_in("/cron/web"),
-        log_to("/aws/lambda/sexton-scheduler"),
-        parameter("/web/password"),
-        parameter("/sexton/order-signing-key"),
-        secret("web/password"),
-        Call("logs", "get_log_events", json!({ "logGroupName": "/cron/db", "logStreamName": "s" })),
-        Call(
-            "sts",
-            "assume_role",
-            json!({
-                "RoleArn": format!("arn:aws:iam::{ACCOUNT}:role/{}", installation.resource("web", "RunnerRole")),
-                "RoleSessionName": "other"
-            }),
-        ),
-    ];
-    for table in ["jobs", "due", "runs", "runners", "alerts", "settings"] {
-        denied.extend(
-            ["get_item", "query", "scan", "put_item", "delete_item", "batch_get_item", "batch_write_item"]
-                .map(|action| on_table(action, table)),
-        );
-    }
-    denied.extend(["jobs", "due", "alerts", "settings"].map(|table| on_table("update_item", table)));
-    check(&installation, "db", "RunnerRole", allowed, denied);
+    let allowed = "
+        queue orders-db: receive_message delete_message
+        queue reports: send_message
+        table runs: update_item
+        table runners: update_item
+        logs /cron/db: create_log_stream put_log_events
+        parameter /db/password: get_parameter
+        secret db/password: get_secret_value";
+    let denied = "
+        queue orders-web: receive_message delete_message send_message
+        queue orders-db: send_message tag_queue
+        queue reports: receive_message delete_message
+        queue orders-db-dead: receive_message
+        topic alerts: publish
+        topic operations: publish
+        logs /cron/web: put_log_events create_log_stream
+        logs /cron/db: get_log_events
+        logs /aws/lambda/sexton-scheduler: put_log_events
+        parameter /web/password: get_parameter
+        parameter /sexton/order-signing-key: get_parameter
+        secret web/password: get_secret_value
+        runner-role web: assume_role
+        table jobs: get_item query scan put_item update_item delete_item batch_get_item batch_write_item
+        table due: get_item query scan put_item update_item delete_item batch_get_item batch_write_item
+        table runs: get_item query scan put_item delete_item batch_get_item batch_write_item
+        table runners: get_item query scan put_item delete_item batch_get_item batch_write_item
+        table alerts: get_item query scan put_item update_item delete_item batch_get_item batch_write_item
+        table settings: get_item query scan put_item update_item delete_item batch_get_item batch_write_item";
+    check("db", "RunnerRole", allowed, denied);
 }
 
 #[test]
