@@ -385,7 +385,7 @@ impl Section {
         for entry in &self.entries {
             let message = match nearest_name(&entry.key, self.known.iter().copied()) {
                 Some(name) => format!("unknown key; did you mean `{name}`?"),
-                None => format!("unknown key; the known keys are {}", self.known.join(", ")),
+                None => format!("unknown key; known here are {}", self.known.join(", ")),
             };
             self.fault(entry.line, entry.key.as_str(), message);
         }
