@@ -84,8 +84,7 @@ fn known((_, file, begin): Probe, folder: &Folder) -> BTreeSet<String> {
     };
     assert_eq!(found.code, Some(2), "{text}: {found:?}");
     let printed = format!("{}{}", found.text(), found.err);
-    let list =
-        printed.lines().find_map(|line| line.split_once(&format!("`{UNKNOWN}`: unknown key; known here are ")));
+    let list = printed.lines().find_map(|line| line.split_once(&format!("`{UNKNOWN}`: unknown key; known here are ")));
     let (_, keys) = list.unwrap_or_else(|| panic!("no list of keys for {text}: {printed}"));
     keys.split(", ").map(str::to_owned).collect()
 }
