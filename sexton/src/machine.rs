@@ -79,12 +79,22 @@ pub(crate) fn set_mmap_threshold() {
 }
 
 /// Six random bytes for the id of a run that no schedule started.
-pub(crate) fn random_bytes() -> [u8; 6] {
+///
+/// # Errors
+/// When the kernel returns none.
+pub(crate) fn random_bytes() -> Result<[u8; 6], getrandom::Error> {
     let mut bytes = [0; 6];
-    if let Err(why) = getrandom::fill(&mut bytes) {
-        // The clock's nanoseconds still distinguish runs, and the store refuses an id that exists.
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same, with the clock's nanoseconds in place of random bytes when there are none. For runs in a store: it refuses
+/// an id that exists.
+pub(crate) fn random_or_clock_bytes() -> [u8; 6] {
+    random_bytes().unwrap_or_else(|why| {
         tracing::warn!(%why, "random bytes unavailable; using the clock");
+        let mut bytes = [0; 6];
         bytes.copy_from_slice(&Timestamp::now().as_nanosecond().to_le_bytes()[..6]);
-    }
-    bytes
+        bytes
+    })
 }

@@ -17,7 +17,7 @@ use sinks::config::SinkKind;
 
 use crate::configuration::Configuration;
 use crate::failure::Failure;
-use crate::machine::random_bytes;
+use crate::machine::random_or_clock_bytes;
 use crate::setup::SinksSource;
 use cloudwatch_output::CloudwatchOutput;
 
@@ -42,7 +42,7 @@ pub(crate) async fn api(options: &aws::Options, configuration: &Configuration) -
         sinks: Arc::new(NoSinks),
         token: IN_PROCESS_TOKEN.into(),
         clock: Arc::new(Timestamp::now),
-        random: Arc::new(random_bytes),
+        random: Arc::new(random_or_clock_bytes),
         // The scheduler on AWS ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
     };

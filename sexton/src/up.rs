@@ -116,7 +116,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
         sinks: runner.clone(),
         token,
         clock: Arc::new(Timestamp::now),
-        random: Arc::new(machine::random_bytes),
+        random: Arc::new(machine::random_or_clock_bytes),
         nudge: Arc::new({
             let nudge = nudge.clone();
             move || nudge.notify_one()

@@ -75,7 +75,7 @@ async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     // The command gets its caller's environment, without the variables of Sexton (the token).
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     options.pass_env = names.filter(|name| !name.starts_with("SEXTON_")).collect();
-    let order = new_order(&arguments);
+    let order = new_order(&arguments)?;
     let key = order.key();
     let executed =
         runner::exec::exec(options, reports, order).await.map_err(|error| Failure::failed(error.to_string()))?;
@@ -85,9 +85,11 @@ async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     Ok(executed.code)
 }
 
-fn new_order(arguments: &Arguments) -> Order {
+fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
     let now = Timestamp::now();
     let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let random = machine::random_bytes()
+        .map_err(|why| Failure::failed(format!("cannot create a run id: no random bytes: {why}")))?;
     let key = JobKey::new(&arguments.group, &arguments.name);
     let mut job = Job::new(key, "@manually", Command::Argv(arguments.command.clone()));
     job.timeout = arguments.timeout;
@@ -95,9 +97,9 @@ fn new_order(arguments: &Arguments) -> Order {
     if !arguments.pack.is_empty() {
         job.rules.clone_from(&arguments.pack);
     }
-    Order {
+    Ok(Order {
         version: FORMAT_VERSION,
-        run_id: RunId::unscheduled(nominal, machine::random_bytes()),
+        run_id: RunId::unscheduled(nominal, random),
         attempt: 1,
         nominal,
         trigger: Trigger::Exec,
@@ -105,7 +107,7 @@ fn new_order(arguments: &Arguments) -> Order {
         not_before: None,
         start_by: None,
         job,
-    }
+    })
 }
 
 /// The receiver of the run's reports: the selected installation, otherwise the `up` of the state directory if it
