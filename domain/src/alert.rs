@@ -4,6 +4,7 @@
 //! is due. The alert is stored as a [`Transition`] in the same step as the run; a worker claims it, builds the
 //! [`Alert`] and sends it. Nothing here sends, sleeps or reads a clock.
 
+pub mod blocked;
 pub mod wording;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,8 @@ pub enum AlertKind {
     SchedulerSilent,
     /// The job's definition is invalid.
     BadJob,
+    /// [`blocked::STUCK_FIRINGS`] firings in a row could not start, because earlier runs have not ended.
+    Stuck,
     /// Many alerts in one message.
     Digest,
 }
@@ -67,6 +70,7 @@ impl AlertKind {
             AlertKind::Flapping => "flapping",
             AlertKind::SchedulerSilent => "scheduler_silent",
             AlertKind::BadJob => "bad_job",
+            AlertKind::Stuck => "stuck",
             AlertKind::Digest => "digest",
         }
     }
@@ -93,6 +97,7 @@ impl AlertKind {
             | AlertKind::Missed
             | AlertKind::Lost
             | AlertKind::BadJob
+            | AlertKind::Stuck
             | AlertKind::Digest => "error",
             AlertKind::Quiet | AlertKind::Flapping => "warning",
             AlertKind::Recovered => "info",
@@ -170,6 +175,9 @@ pub struct JobState {
     /// as `let_in`.
     #[serde(rename = "let_in", default, skip_serializing_if = "Option::is_none")]
     pub last_started: Option<RunId>,
+    /// The latest firings that could not start; `None` when the latest one could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<blocked::Blocked>,
 }
 
 /// An event that can raise an alert.

@@ -95,6 +95,9 @@ pub struct Job {
     /// Policy for overlapping runs.
     #[serde(default)]
     pub concurrency: Concurrency,
+    /// Open runs at once while `concurrency` is `allow`; [`MAX_OPEN_DEFAULT`] by default. One machine only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_open: Option<u32>,
     /// Policy for missed firings.
     #[serde(default)]
     pub catch_up: CatchUp,
@@ -150,6 +153,7 @@ impl Job {
             quiet_limit: None,
             min_duration: None,
             concurrency: Concurrency::default(),
+            max_open: None,
             catch_up: CatchUp::default(),
             success_exit_codes: zero(),
             retries: None,
@@ -177,6 +181,9 @@ impl Job {
         Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
+
+/// Open runs of a job that sets no `max_open`. Chosen: no job of a crontab that works well has more.
+pub const MAX_OPEN_DEFAULT: u32 = 16;
 
 /// The command of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -131,6 +131,8 @@ pub struct Ports {
     pub orders: Arc<dyn Orders>,
     /// Claims and heartbeats from runners.
     pub claims: Arc<dyn Claims>,
+    /// Whether `max_open` of a job is enforced: counting open runs costs a read for each firing.
+    pub enforces_max_open: bool,
     /// Reports from runners.
     pub reports: Arc<dyn Reports>,
 }

@@ -19,13 +19,26 @@ pub enum ConcurrencyDecision {
     },
 }
 
-/// Decides about `run`. `open`: the other open runs of its job.
-pub fn decide(job: &Job, run: &Run, open: &[&Run]) -> ConcurrencyDecision {
+/// Decides about `run`. `open`: the other open runs of its job. `open_max`: how many of them may be open while
+/// `concurrency` is `allow`.
+pub fn decide(job: &Job, run: &Run, open: &[&Run], open_max: usize) -> ConcurrencyDecision {
     let Some(first) = open.iter().find(|other| other.state >= State::Claimed).or(open.first()) else {
         return ConcurrencyDecision::Start;
     };
     match (job.concurrency, run.trigger) {
-        (Concurrency::Allow, _) => ConcurrencyDecision::Start,
+        (Concurrency::Allow, trigger) => {
+            let started = open.iter().filter(|other| !other.held).count();
+            match (started < open_max, trigger) {
+                (true, _) => ConcurrencyDecision::Start,
+                (false, Trigger::CatchUp) => {
+                    ConcurrencyDecision::Hold(format!("waits: {started} runs are open, as many as `max_open` allows"))
+                }
+                (false, _) => ConcurrencyDecision::Skip(format!(
+                    "{started} runs have not ended, as many as `max_open` allows; the oldest is {}",
+                    open.iter().min_by_key(|other| other.nominal).map_or(&first.run_id, |oldest| &oldest.run_id)
+                )),
+            }
+        }
         // `catch_up = "all"` with `forbid` asks for every missed firing and for no overlap: one after another.
         (Concurrency::Forbid, Trigger::CatchUp) | (Concurrency::Queue, _) => {
             ConcurrencyDecision::Hold(format!("waits for run {}", first.run_id))
@@ -65,7 +78,7 @@ mod tests {
         let mut job = Job::new(JobKey::new("db", "dump"), "* * * * *", Command::Shell("true".to_owned()));
         job.concurrency = concurrency;
         let open: Vec<Run> = open.iter().map(|state| run(1, Trigger::Schedule, *state)).collect();
-        let decision = decide(&job, &run(60, trigger, State::Scheduled), &open.iter().collect::<Vec<_>>());
+        let decision = decide(&job, &run(60, trigger, State::Scheduled), &open.iter().collect::<Vec<_>>(), 2);
         let got = match decision {
             ConcurrencyDecision::Start => "start",
             ConcurrencyDecision::Hold(_) => "hold",
@@ -83,6 +96,8 @@ mod tests {
             check(concurrency, Trigger::Schedule, &[], "start");
         }
         check(Allow, Trigger::Schedule, &[State::Running], "start");
+        check(Allow, Trigger::Schedule, &[State::Running, State::Scheduled], "skip");
+        check(Allow, Trigger::CatchUp, &[State::Running, State::Running], "hold");
         check(Forbid, Trigger::Schedule, &[State::Scheduled], "skip");
         check(Forbid, Trigger::Manual, &[State::Running], "skip");
         check(Forbid, Trigger::CatchUp, &[State::Running], "hold");
@@ -97,6 +112,6 @@ mod tests {
         job.concurrency = Concurrency::Replace;
         let (older, newer) =
             (run(60, Trigger::CatchUp, State::Scheduled), run(120, Trigger::Schedule, State::Scheduled));
-        assert!(matches!(decide(&job, &older, &[&newer]), ConcurrencyDecision::Skip(_)));
+        assert!(matches!(decide(&job, &older, &[&newer], 1), ConcurrencyDecision::Skip(_)));
     }
 }

@@ -29,11 +29,13 @@
 pub mod alert_message;
 pub mod alerts;
 pub mod boot;
+mod chunk_plan;
 pub mod collector;
 pub mod commands;
 pub mod concurrency;
 pub mod error;
 pub mod firing_plan;
+mod job_guard;
 pub mod liveness;
 pub mod maintenance;
 mod new_runs;

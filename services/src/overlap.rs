@@ -1,56 +1,48 @@
-//! Guards jobs whose runs must not overlap. Each start also writes the job's state at the version read before the
-//! search for open runs; the second writer gets a conflict and searches again. Called by the scheduler, by `release`
-//! and by the command that starts a job.
+//! Limits the open runs of a job. Each start of a job whose runs must not overlap also writes the job's state
+//! (`job_guard`). Called by the scheduler, by `release` and by the command that starts a job.
 
 use std::collections::BTreeMap;
 
-use domain::alert::JobState;
-use domain::job::{Concurrency, Job, JobKey};
-use domain::ports::{AlertStep, Ports, RunFilter, RunQuery, RunWrite, StateChange, Stored};
-use domain::run::{Outcome, Run, RunKey, State};
+use domain::job::{Concurrency, Job, JobKey, MAX_OPEN_DEFAULT};
+use domain::ports::{Ports, RunFilter, RunQuery, RunWrite, Stored};
+use domain::run::{Outcome, Run, RunKey, State, Trigger};
 use jiff::Timestamp;
 
 use crate::Result;
 use crate::concurrency::{ConcurrencyDecision, decide};
+use crate::job_guard::JobGuard;
 use crate::run_end::{end_without_report, write_run};
 
 /// Open runs read for one job. Chosen, not measured.
 const OPEN_RUNS_MAX: usize = 1000;
 
-/// A job's state, read before the search for its open runs.
-pub(crate) struct OverlapGuard(Stored<JobState>);
-
-impl OverlapGuard {
-    /// The state change to write together with the start of `run`. Names the run.
-    pub(crate) fn alert_step(&self, run: &Run) -> AlertStep {
-        let Stored { record, version } = self.0.clone();
-        let state = JobState { last_started: Some(run.run_id.clone()), ..record };
-        AlertStep { state: Some(StateChange { key: run.key(), expected: version, state }), transitions: Vec::new() }
+/// How many runs of the job may be open; `None`: any number, because this backend does not count them.
+pub(crate) fn open_max(ports: &Ports, job: &Job) -> Option<usize> {
+    match job.concurrency {
+        Concurrency::Allow => ports.enforces_max_open.then(|| job.max_open.unwrap_or(MAX_OPEN_DEFAULT) as usize),
+        Concurrency::Forbid | Concurrency::Queue | Concurrency::Replace => Some(1),
     }
 }
 
-/// Reads the guards of those jobs whose runs may not overlap.
+/// Reads the guards of those jobs whose open runs are limited.
 ///
 /// # Errors
 /// Returns the port's error.
-pub(crate) async fn read_guards(
-    ports: &Ports,
-    jobs: impl Iterator<Item = &Job>,
-) -> Result<BTreeMap<JobKey, OverlapGuard>> {
-    let keys: Vec<JobKey> = jobs.filter(|job| job.concurrency != Concurrency::Allow).map(Job::key).collect();
+pub(crate) async fn read_guards(ports: &Ports, jobs: impl Iterator<Item = &Job>) -> Result<BTreeMap<JobKey, JobGuard>> {
+    let keys: Vec<JobKey> = jobs.filter(|job| open_max(ports, job).is_some()).map(Job::key).collect();
     if keys.is_empty() {
         return Ok(BTreeMap::new());
     }
     let states = ports.alerts.states(&keys).await?;
-    Ok(keys.into_iter().zip(states.into_iter().map(OverlapGuard)).collect())
+    Ok(keys.into_iter().zip(states.into_iter().map(JobGuard::new)).collect())
 }
 
 /// A job's open runs, newest first. Includes the run that the guard names as started last: an index may not contain it
 /// yet.
-pub(crate) async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&OverlapGuard>) -> Result<Vec<Stored<Run>>> {
+pub(crate) async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&JobGuard>) -> Result<Vec<Stored<Run>>> {
     let query = RunQuery { filter: RunFilter::Open, ..RunQuery::of_job(key) };
     let mut open = ports.runs.list(&query, None, OPEN_RUNS_MAX).await?.records;
-    let last_started = guard.and_then(|guard| guard.0.record.last_started.clone());
+    let last_started = guard.and_then(JobGuard::last_started).cloned();
     if let Some(run_id) = last_started.filter(|run_id| !open.iter().any(|run| run.record.run_id == *run_id)) {
         let found = ports.runs.get(&[RunKey::new(&key.group, run_id)]).await?;
         open.extend(found.into_iter().filter(|run| run.record.is_open()));
@@ -59,18 +51,34 @@ pub(crate) async fn open_runs(ports: &Ports, key: &JobKey, guard: Option<&Overla
     Ok(open)
 }
 
-/// Starts, holds or skips `run` as the job's `concurrency` requires. Skips or stops the runs that it replaces, and
-/// removes the skipped ones from `open`.
+/// All open runs by job, newest first; `None` when there are too many to read at once.
+pub(crate) async fn all_open_runs(ports: &Ports) -> Result<Option<BTreeMap<JobKey, Vec<Stored<Run>>>>> {
+    let query = RunQuery { filter: RunFilter::Open, ..RunQuery::default() };
+    let page = ports.runs.list(&query, None, OPEN_RUNS_MAX).await?;
+    if page.next.is_some() {
+        return Ok(None);
+    }
+    let mut by_job: BTreeMap<JobKey, Vec<Stored<Run>>> = BTreeMap::new();
+    for run in page.records {
+        by_job.entry(run.record.key()).or_default().push(run);
+    }
+    Ok(Some(by_job))
+}
+
+/// Starts, holds or skips `run` as the job's `concurrency` requires, and notes it in the guard. Skips or stops the runs
+/// that it replaces, and removes the skipped ones from `open`.
 pub(crate) async fn apply_concurrency(
     ports: &Ports,
     job: &Job,
     run: &mut Run,
     open: &mut Vec<Stored<Run>>,
+    guard: Option<&mut JobGuard>,
     now: Timestamp,
 ) -> Result<()> {
     let itself = open.iter().position(|other| other.record.run_id == run.run_id).map(|place| open.remove(place));
     let others: Vec<&Run> = open.iter().map(|stored| &stored.record).collect();
-    let decision = decide(job, run, &others);
+    let decision = decide(job, run, &others, open_max(ports, job).unwrap_or(usize::MAX));
+    let replaced_by_newer = job.concurrency == Concurrency::Replace && matches!(decision, ConcurrencyDecision::Skip(_));
     match decision {
         ConcurrencyDecision::Start => {}
         ConcurrencyDecision::Hold(reason) => hold_run(run, reason),
@@ -84,6 +92,14 @@ pub(crate) async fn apply_concurrency(
             if let Some(reason) = hold {
                 hold_run(run, reason);
             }
+        }
+    }
+    if let Some(guard) = guard {
+        if run.is_open() && !run.held {
+            let waits = open.iter().any(|other| other.record.held);
+            guard.start(job, run, waits, now);
+        } else if run.trigger == Trigger::Schedule && !replaced_by_newer {
+            guard.block(job, run, open, now);
         }
     }
     open.extend(itself);

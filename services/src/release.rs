@@ -92,6 +92,7 @@ async fn release_job(
     summary: &mut ReleaseSummary,
 ) -> Result<()> {
     let mut started = open.iter().filter(|run| !run.record.held).count();
+    let open_max = overlap::open_max(ports, job).unwrap_or(usize::MAX);
     let mut waiting: Vec<&Stored<Run>> = open.iter().filter(|run| run.record.held).collect();
     for caught_up in caught_up_once(&mut waiting, windows, job) {
         let newest = waiting.last().map(|run| run.record.nominal).unwrap_or(now);
@@ -107,11 +108,12 @@ async fn release_job(
             summary.skipped += 1;
         }
     }
-    for run in waiting {
-        if started > 0 && job.concurrency != Concurrency::Allow {
+    let waiting_count = waiting.len();
+    for (index, run) in waiting.into_iter().enumerate() {
+        if started >= open_max {
             return Ok(());
         }
-        if release_run(ports, job, run, now).await? {
+        if release_run(ports, job, run, index + 1 < waiting_count, now).await? {
             summary.released += 1;
         }
         // After a conflict, the run of the other writer has started.
@@ -134,10 +136,11 @@ fn caught_up_once<'r>(waiting: &mut Vec<&'r Stored<Run>>, windows: &Windows, job
     caught_up.into_iter().map(|(_, run)| run).collect()
 }
 
-/// Starts a held run. If this call dies before it sends the order, `overdue` resends it.
-async fn release_run(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestamp) -> Result<bool> {
-    let guard = overlap::read_guards(ports, [job].into_iter()).await?.remove(&job.key());
-    if guard.is_some()
+/// Starts a held run. `waits`: others of the job still wait. If this call dies before it sends the order, `overdue`
+/// resends it.
+async fn release_run(ports: &Ports, job: &Job, held: &Stored<Run>, waits: bool, now: Timestamp) -> Result<bool> {
+    let mut guard = overlap::read_guards(ports, [job].into_iter()).await?.remove(&job.key());
+    if job.concurrency != Concurrency::Allow
         && overlap::open_runs(ports, &job.key(), guard.as_ref()).await?.iter().any(|run| !run.record.held)
     {
         // Another run has started since the job's runs were read.
@@ -148,7 +151,10 @@ async fn release_run(ports: &Ports, job: &Job, held: &Stored<Run>, now: Timestam
     run.reason = None;
     run.not_before = Some(now);
     run.start_by = Some(start_by(job, now));
-    let alert = guard.map(|guard| guard.alert_step(&run));
+    let alert = guard.as_mut().and_then(|guard| {
+        guard.start(job, &run, waits, now);
+        guard.alert_step(&run)
+    });
     let write = RunWrite { run: run.clone(), expected: Some(held.version), alert };
     if write_run(ports, write).await? != WriteResult::Done {
         return Ok(false);

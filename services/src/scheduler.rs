@@ -16,10 +16,11 @@ use domain::schedule::Schedule;
 use jiff::Timestamp;
 
 use crate::alerts::bad_job_transition;
+use crate::chunk_plan::{ChunkPlan, DueJob, UNWRITTEN};
 use crate::error::CONFLICTS_MAX;
 use crate::firing_plan::{FiringContext, LATE_MAX, PlannedAction, PlannedRun, plan_runs};
 use crate::new_runs::{new_order, new_run, next_due_entry, saturating_add, saturating_sub, schedule_of};
-use crate::overlap::{OverlapGuard, apply_concurrency, hold_run, open_runs, replaced_reason};
+use crate::overlap::{apply_concurrency, hold_run, open_max, open_runs};
 use crate::run_end::write_with_alerts;
 use crate::settings::{self, SCHEDULER, SchedulerState};
 use crate::{Error, Result, maintenance, overlap};
@@ -154,48 +155,6 @@ struct Tick<'t> {
     unfinished: Option<Timestamp>,
 }
 
-/// The version of a run that is planned but not written.
-const UNWRITTEN: u64 = 0;
-
-/// The plan for a chunk of entries, before anything is written.
-#[derive(Default)]
-struct ChunkPlan {
-    /// Runs to create, and whether to send their order.
-    runs: Vec<(Run, bool)>,
-    next: Vec<Due>,
-    done: Vec<Due>,
-    jobs: BTreeMap<JobKey, Job>,
-    guards: BTreeMap<JobKey, OverlapGuard>,
-}
-
-/// A job that is due, and the runs for its firings.
-struct DueJob<'j> {
-    job: &'j Job,
-    schedule: Schedule,
-    planned: Vec<PlannedRun>,
-}
-
-impl DueJob<'_> {
-    fn run_keys(&self) -> impl Iterator<Item = RunKey> {
-        let key = self.job.key();
-        self.planned.iter().map(move |run| RunKey::new(&key.group, RunId::scheduled(&key, run.nominal)))
-    }
-}
-
-impl ChunkPlan {
-    /// Skips the planned runs of the job that `by` replaces.
-    fn skip_replaced(&mut self, open: &mut Vec<Stored<Run>>, by: &Run, now: Timestamp) {
-        for (run, start) in &mut self.runs {
-            let unwritten = |other: &Stored<Run>| other.version == UNWRITTEN && other.record.run_id == run.run_id;
-            if let Some(index) = open.iter().position(unwritten) {
-                open.remove(index);
-                run.finish(Outcome::Skipped, replaced_reason(by), now);
-                *start = false;
-            }
-        }
-    }
-}
-
 impl Tick<'_> {
     async fn scan_window(&mut self, shard: u32, window: &Window) -> Result<()> {
         let mut seen: HashSet<Due> = HashSet::new();
@@ -301,6 +260,9 @@ impl Tick<'_> {
             plan.done.extend(entries.iter().cloned());
         }
         plan.guards = overlap::read_guards(self.ports, due_jobs.iter().map(|due_job| due_job.job)).await?;
+        if self.ports.enforces_max_open {
+            plan.open = overlap::all_open_runs(self.ports).await?;
+        }
         let already_fired = self.already_fired(&due_jobs).await?;
         for due_job in due_jobs {
             self.plan_job(&mut plan, due_job, &already_fired).await?;
@@ -335,9 +297,12 @@ impl Tick<'_> {
         already_fired: &BTreeSet<RunId>,
     ) -> Result<()> {
         let DueJob { job, schedule, planned } = due_job;
-        let mut open = match job.concurrency {
-            Concurrency::Allow => Vec::new(),
-            _ => open_runs(self.ports, &job.key(), plan.guards.get(&job.key())).await?,
+        let mut open = match (open_max(self.ports, job), &plan.open) {
+            (None, _) => Vec::new(),
+            (Some(_), Some(open)) if job.concurrency == Concurrency::Allow => {
+                open.get(&job.key()).cloned().unwrap_or_default()
+            }
+            (Some(_), _) => open_runs(self.ports, &job.key(), plan.guards.get(&job.key())).await?,
         };
         for planned_run in planned {
             if !already_fired.contains(&RunId::scheduled(&job.key(), planned_run.nominal)) {
@@ -349,16 +314,17 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// Existing runs of these firings that no longer wait for a runner. An entry may be read twice. Planned again, a
-    /// run that has ended would count as open and block the next one.
+    /// Existing runs of these firings that neither wait for a runner nor are to start again. An entry may be read twice.
+    /// Planned again, a run that has ended would count as open and block the next one.
     async fn already_fired(&self, due_jobs: &[DueJob<'_>]) -> Result<BTreeSet<RunId>> {
-        let single = due_jobs.iter().filter(|due_job| due_job.job.concurrency != Concurrency::Allow);
-        let run_keys: Vec<RunKey> = single.flat_map(DueJob::run_keys).collect();
+        let limited = due_jobs.iter().filter(|due_job| open_max(self.ports, due_job.job).is_some());
+        let run_keys: Vec<RunKey> = limited.flat_map(DueJob::run_keys).collect();
         if run_keys.is_empty() {
             return Ok(BTreeSet::new());
         }
         let stored = self.ports.runs.get(&run_keys).await?.into_iter().map(|stored| stored.record);
-        Ok(stored.filter(|run| !waits_for_a_runner(run)).map(|run| run.run_id).collect())
+        let starts = |run: &Run| waits_for_a_runner(run) || was_ended_by_wrong_clock(run, self.context.now);
+        Ok(stored.filter(|run| !starts(run)).map(|run| run.run_id).collect())
     }
 
     async fn plan_firing(
@@ -389,7 +355,8 @@ impl Tick<'_> {
                 if job.concurrency == Concurrency::Replace {
                     plan.skip_replaced(open, &run, now);
                 }
-                apply_concurrency(self.ports, job, &mut run, open, now).await?;
+                let guard = plan.guards.get_mut(&job.key());
+                apply_concurrency(self.ports, job, &mut run, open, guard, now).await?;
             }
         }
         // A run that an earlier tick created is in `open` already.
@@ -404,8 +371,8 @@ impl Tick<'_> {
     /// Returns the jobs whose writes conflicted with another scheduler.
     async fn execute_plan(&mut self, plan: ChunkPlan) -> Result<BTreeSet<JobKey>> {
         let mut conflicted = BTreeSet::new();
-        let write = |(run, start): &(Run, bool)| {
-            let alert = plan.guards.get(&run.key()).filter(|_| *start).map(|guard| guard.alert_step(run));
+        let write = |(run, _): &(Run, bool)| {
+            let alert = plan.guards.get(&run.key()).and_then(|guard| guard.alert_step(run));
             RunWrite { run: run.clone(), expected: None, alert }
         };
         let writes: Vec<RunWrite> = plan.runs.iter().map(write).collect();

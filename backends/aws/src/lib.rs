@@ -180,6 +180,7 @@ pub async fn connect_with_signing(options: &Options, signing: OrderSigning) -> R
         settings: backend_ports.clone(),
         orders: backend_ports.clone(),
         claims: backend_ports.clone(),
+        enforces_max_open: false,
         reports: backend_ports,
     };
     let refused_orders = backend.refused_orders.clone();

@@ -154,6 +154,7 @@ impl Embedded {
             settings: embedded.clone(),
             orders: embedded.clone(),
             claims: embedded.clone(),
+            enforces_max_open: true,
             reports: embedded,
         }
     }

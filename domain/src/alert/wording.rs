@@ -44,6 +44,7 @@ fn verb(kind: AlertKind) -> &'static str {
         AlertKind::Flapping => "keeps failing and recovering",
         AlertKind::SchedulerSilent => "is silent",
         AlertKind::BadJob => "has an invalid definition",
+        AlertKind::Stuck => "is stuck",
         AlertKind::Digest => "alerts",
     }
 }

@@ -27,6 +27,9 @@ const CPU_MAX: f64 = 4096.0;
 /// Largest `alert.after`: failed runs in a row before an alert. Chosen, not measured.
 const ALERT_AFTER_MAX: i64 = 1000;
 
+/// Largest `max_open`: open runs of one job. Chosen: more runs of one job at once are a fault.
+const MAX_OPEN_MAX: i64 = 1000;
+
 /// Bytes of one environment variable, name and value together: `MAX_ARG_STRLEN` of Linux (execve(2)).
 const ENVIRONMENT_ENTRY_BYTES_MAX: usize = 131_072;
 
@@ -50,6 +53,7 @@ pub fn read(section: &mut Section, job: &mut Job) {
         ("replace", Concurrency::Replace),
     ];
     set(&mut job.concurrency, section.choice("concurrency", &concurrency));
+    set_some(&mut job.max_open, section.integer("max_open", 1..=MAX_OPEN_MAX).map(|max| max as u32));
     let catch_up = [("skip", CatchUp::Skip), ("once", CatchUp::Once), ("all", CatchUp::All)];
     set(&mut job.catch_up, section.choice("catch_up", &catch_up));
     if let Some(codes) = section.integers("success_exit_codes", 0..=255) {

@@ -60,6 +60,7 @@ fn job() -> Job {
         quiet_limit: Some(Duration::from_secs(1800)),
         min_duration: Some(Duration::from_millis(1500)),
         concurrency: Concurrency::Queue,
+        max_open: Some(4),
         catch_up: CatchUp::Once,
         success_exit_codes: vec![0, 3],
         retries: Some(Retries {
@@ -272,6 +273,7 @@ fn alerts_keep_their_json() {
             flapping: true,
             steady_runs: 2,
             last_started: Some(run_id()),
+            blocked: Some(domain::alert::blocked::Blocked { firings: 4, since: at(-240) }),
         },
     );
     golden(

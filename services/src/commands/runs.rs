@@ -26,11 +26,11 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
     new.start_by = Some(start_by(&job, now));
     for _ in 0..CONFLICTS_MAX {
         let mut run = new.clone();
-        let guard = overlap::read_guards(ports, [&job].into_iter()).await?.remove(key);
+        let mut guard = overlap::read_guards(ports, [&job].into_iter()).await?.remove(key);
         let mut open = open_runs(ports, key, guard.as_ref()).await?;
-        apply_concurrency(ports, &job, &mut run, &mut open, now).await?;
+        apply_concurrency(ports, &job, &mut run, &mut open, guard.as_mut(), now).await?;
         let start = run.is_open() && !run.held;
-        let alert = guard.filter(|_| start).map(|guard| guard.alert_step(&run));
+        let alert = guard.and_then(|guard| guard.alert_step(&run));
         match write_run(ports, RunWrite { run: run.clone(), expected: None, alert }).await? {
             WriteResult::Done => {}
             WriteResult::AlertConflict => continue,

@@ -1,5 +1,6 @@
 //! Overlapping runs of one job under every policy.
 
+use domain::alert::AlertKind;
 use domain::job::Concurrency;
 use domain::run::Outcome;
 use services::commands;
@@ -79,4 +80,99 @@ async fn a_held_run_of_a_removed_job_is_skipped() {
     commands::remove(&world.ports, &key("dump"), world.now()).await.unwrap();
     world.release_held().await;
     assert_eq!(world.history("dump").await, ["08:00 running", "08:01 skipped", "08:02 skipped"]);
+}
+
+/// The next firing, a minute after the last one.
+async fn fire_next(world: &World) {
+    world.pass(60);
+    world.schedule().await;
+    world.release_held().await;
+}
+
+#[tokio::test]
+async fn three_firings_that_cannot_start_raise_one_alert_and_the_next_start_ends_it() {
+    for (concurrency, verb) in [(Concurrency::Forbid, "skipped"), (Concurrency::Queue, "wait")] {
+        let (world, first) = overlapping(concurrency).await;
+        assert_eq!(world.send_alert_kinds().await, [], "two firings are not enough");
+        for _ in 0..3 {
+            fire_next(&world).await;
+        }
+        let alerts = world.send_alerts().await;
+        assert_eq!(alerts.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::Stuck]);
+        let stop = format!("to end it: sexton stop {}", first.run_id);
+        let reason = format!("3 firings {verb}, run {} since 2026-11-23T08:00:00Z; {stop}", first.run_id);
+        assert_eq!(alerts[0].reason, reason);
+        world.report_finished(&first, 0).await;
+        world.collect().await;
+        // The queue holds five runs: the recovery is due when none waits any longer.
+        while !world.run_all(0).await.is_empty() {
+            world.collect().await;
+        }
+        fire_next(&world).await;
+        let alerts = world.send_alerts().await;
+        assert_eq!(
+            alerts.iter().map(|alert| alert.kind).collect::<Vec<_>>(),
+            [AlertKind::Recovered],
+            "{concurrency:?}"
+        );
+        assert!(
+            alerts[0]
+                .reason
+                .ends_with("starts, after 5 firings in a row since 2026-11-23T08:01:00Z that could not start")
+        );
+    }
+}
+
+#[tokio::test]
+async fn on_one_machine_max_open_limits_the_open_runs_of_a_job_that_may_overlap() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut job = job("dump", "* * * * *");
+    job.max_open = Some(2);
+    world.put(&job).await;
+    let mut orders = Vec::new();
+    for _ in 0..5 {
+        fire_next(&world).await;
+        for order in world.take_orders("r1").await {
+            world.report_started(&order).await;
+            world.collect().await;
+            orders.push(order);
+        }
+    }
+    let history = ["08:00 running", "08:01 running", "08:02 skipped", "08:03 skipped", "08:04 skipped"];
+    assert_eq!(world.history("dump").await, history);
+    let reason = world.runs("dump").await[2].reason.clone().unwrap();
+    let oldest = &orders[0].run_id;
+    assert_eq!(reason, format!("2 runs have not ended, as many as `max_open` allows; the oldest is {oldest}"));
+    let alerts = world.send_alerts().await;
+    assert_eq!(alerts[0].kind, AlertKind::Stuck);
+    assert!(alerts[0].reason.starts_with(&format!("3 firings skipped, 2 runs open, the oldest {oldest} since")));
+    world.report_finished(&orders[0], 0).await;
+    world.collect().await;
+    fire_next(&world).await;
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Recovered]);
+    assert_eq!(world.take_orders("r1").await.len(), 1);
+}
+
+#[tokio::test]
+async fn missed_firings_of_a_job_that_may_overlap_start_as_max_open_allows() {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut job = job("dump", "* * * * *");
+    (job.max_open, job.catch_up) = (Some(2), domain::job::CatchUp::All);
+    world.put(&job).await;
+    world.schedule().await;
+    world.set("2026-11-23T08:09:00Z");
+    world.schedule().await;
+    let mut started = 0;
+    loop {
+        world.release_held().await;
+        let orders = world.run_all(0).await;
+        if orders.is_empty() {
+            break;
+        }
+        assert!(orders.len() <= 2, "{} runs at once", orders.len());
+        started += orders.len();
+        world.collect().await;
+    }
+    assert_eq!(started, 7, "all but the three that were not late: they found too many open runs");
+    assert_eq!(world.ledger().await.count(Outcome::Missed), 0);
 }

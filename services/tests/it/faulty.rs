@@ -58,6 +58,7 @@ impl Faulty {
             settings: all.clone(),
             orders: all.clone(),
             claims: all.clone(),
+            enforces_max_open: real.enforces_max_open,
             reports: all,
         }
     }
