@@ -50,9 +50,24 @@ enum Expression {
     Calendar(Calendar),
     Every(Duration),
     Once(Once),
+    /// A date that never comes.
+    Never,
     Reboot,
     Manual,
 }
+
+impl Expression {
+    fn of_calendar(calendar: Calendar, warnings: &mut Vec<String>) -> Expression {
+        if calendar.never_fires() {
+            warnings.push(NEVER_MESSAGE.to_owned());
+            return Expression::Never;
+        }
+        Expression::Calendar(calendar)
+    }
+}
+
+const NEVER_MESSAGE: &str =
+    "never fires, because no month of the schedule has that day; write a day that one of them has";
 
 #[derive(Clone, Debug)]
 struct Once {
@@ -102,8 +117,8 @@ impl Schedule {
     /// Parses a schedule of any dialect; the text decides which one.
     ///
     /// # Errors
-    /// One lower-case sentence with the remedy, also for an unknown zone and for an expression that never fires. An
-    /// `@at` in the past is valid, because the present time is unknown here; it has no firings.
+    /// One lower-case sentence with the remedy, also for an unknown zone. A date that never comes, like February 31, is
+    /// valid with a warning, as in cron. An `@at` in the past is valid too, because the present time is unknown here.
     pub fn parse(text: &str, context: &Context<'_>) -> Result<Schedule, String> {
         let text = text.trim_matches([' ', '\t']);
         let zone = zone_named(context.zone)?;
@@ -111,10 +126,10 @@ impl Schedule {
         let (kind, resolved) = if text.starts_with('@') {
             nickname(text, &zone, context, &mut warnings)?
         } else if let Some((name, inner)) = text.strip_suffix(')').and_then(call) {
-            aws::parse(name, inner, &zone)?
+            aws::parse(name, inner, &zone, &mut warnings)?
         } else {
             let (calendar, resolved) = cron_fields::parse(text, context.seed, &mut warnings)?;
-            (Expression::Calendar(calendar), resolved)
+            (Expression::of_calendar(calendar, &mut warnings), resolved)
         };
         let resolved = if resolved.is_empty() { text.to_owned() } else { resolved };
         Ok(Schedule { kind, zone, anchor: context.anchor, resolved, warnings })
@@ -131,7 +146,7 @@ impl Schedule {
             Expression::Once(once) => {
                 (once.at > after).then(|| Firing { at: once.at, nominal: vec![once.nominal], note: once.note.clone() })
             }
-            Expression::Reboot | Expression::Manual => None,
+            Expression::Never | Expression::Reboot | Expression::Manual => None,
         }
     }
 
@@ -163,7 +178,9 @@ impl Schedule {
     /// What starts the runs of the job.
     pub fn kind(&self) -> ScheduleKind {
         match self.kind {
-            Expression::Calendar(_) | Expression::Every(_) | Expression::Once(_) => ScheduleKind::Timed,
+            Expression::Calendar(_) | Expression::Every(_) | Expression::Once(_) | Expression::Never => {
+                ScheduleKind::Timed
+            }
             Expression::Reboot => ScheduleKind::Reboot,
             Expression::Manual => ScheduleKind::Manual,
         }

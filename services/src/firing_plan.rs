@@ -30,6 +30,17 @@ pub struct FiringContext<'s> {
     pub ticked_at: Option<Timestamp>,
     /// All maintenance windows.
     pub windows: &'s Windows,
+    /// The job returned to its file a short time ago.
+    pub absence: Option<Absence>,
+}
+
+/// The time in which a job was missing from its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// When the job was removed.
+    pub from: Timestamp,
+    /// When it returned.
+    pub until: Timestamp,
 }
 
 /// A run to record.
@@ -136,8 +147,11 @@ fn catch_up_once(nominal: Timestamp, newest: Option<Timestamp>, context: &Firing
 
 /// Why a firing was not started in time.
 fn late_reason(nominal: Timestamp, context: &FiringContext<'_>) -> String {
-    match context.ticked_at {
-        Some(ticked_at) if elapsed_since(ticked_at, context.now) > LATE_MAX => {
+    match (context.ticked_at, context.absence) {
+        (_, Some(absence)) if (absence.from..=absence.until).contains(&nominal) => {
+            format!("the job was missing from its file from {} to {}", absence.from, absence.until)
+        }
+        (Some(ticked_at), _) if elapsed_since(ticked_at, context.now) > LATE_MAX => {
             format!("the scheduler was down from {ticked_at} to {}", context.now)
         }
         _ => format!("the scheduler reached the firing of {nominal} only at {}", context.now),

@@ -43,11 +43,13 @@ pub mod overdue;
 mod overlap;
 pub mod pruner;
 pub mod release;
+mod removed_jobs;
 mod run_end;
 pub mod scheduler;
 mod settings;
 pub mod sweep;
 pub mod system_alerts;
+mod tick_progress;
 
 pub use alert_message::Links;
 pub use error::{Error, Result};

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::new_runs::saturating_sub;
 use crate::settings::{self, PRUNER, PrunerState};
-use crate::{Result, overdue};
+use crate::{Result, overdue, removed_jobs};
 
 /// Which runs are kept.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +54,7 @@ pub async fn tick(ports: &Ports, policy: &RetentionPolicy, now: Timestamp) -> Re
     let mut summary = PrunerSummary::default();
     prune_by_age(ports, policy, now, &mut summary).await?;
     prune_by_count(ports, policy, &mut summary).await?;
+    forget_removed_jobs(ports, policy, now).await?;
     overdue::delete_old_runners(ports, now).await?;
     Ok(summary)
 }
@@ -85,6 +86,15 @@ async fn prune_by_count(ports: &Ports, policy: &RetentionPolicy, summary: &mut P
         prune_job(ports, &stored.key, policy.runs_per_job_max, summary).await?;
     }
     state.value.after = page.next;
+    state.write(ports).await?;
+    Ok(())
+}
+
+/// Forgets the jobs that were removed before the oldest run that is kept, in one part of them.
+async fn forget_removed_jobs(ports: &Ports, policy: &RetentionPolicy, now: Timestamp) -> Result<()> {
+    let mut state = settings::read::<PrunerState>(ports, PRUNER).await?;
+    removed_jobs::forget_old(ports, state.value.removed_part, policy.age_max, now).await?;
+    state.value.removed_part = (state.value.removed_part + 1) % removed_jobs::PARTS;
     state.write(ports).await?;
     Ok(())
 }

@@ -18,23 +18,14 @@ use jiff::Timestamp;
 use crate::alerts::bad_job_transition;
 use crate::chunk_plan::{ChunkPlan, DueJob, UNWRITTEN};
 use crate::error::CONFLICTS_MAX;
-use crate::firing_plan::{FiringContext, LATE_MAX, PlannedAction, PlannedRun, plan_runs};
-use crate::new_runs::{new_order, new_run, next_due_entry, saturating_add, saturating_sub, schedule_of};
+use crate::firing_plan::{Absence, FiringContext, LATE_MAX, PlannedAction, PlannedRun, plan_runs};
+use crate::new_runs::{new_order, new_run, next_due_entry, saturating_add, schedule_of};
 use crate::overlap::{apply_concurrency, hold_run, open_max, open_runs};
 use crate::run_end::write_with_alerts;
 use crate::settings::{self, SCHEDULER, SchedulerState};
-use crate::{Error, Result, maintenance, overlap};
-
-/// How far before its cursor a tick reads again, for entries that another scheduler or an edit wrote late. Chosen, not
-/// measured.
-pub const LOOKBACK: Duration = Duration::from_secs(600);
-
-/// Largest difference between the clocks of two machines at which a tick still finds late entries. Chosen: with NTP
-/// they differ by milliseconds. With a larger difference, the sweep finds the entries.
-pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(20);
-
-/// [`LOOKBACK`] of the first tick of an installation. Chosen, not measured.
-pub const FIRST_LOOKBACK: Duration = Duration::from_secs(86_400);
+pub use crate::tick_progress::{CLOCK_SKEW_MAX, FIRST_LOOKBACK, LOOKBACK, ticked_at};
+use crate::tick_progress::{Window, windows_due};
+use crate::{Error, Result, maintenance, overlap, removed_jobs};
 
 /// Entries processed together. Chosen, not measured.
 const CHUNK_MAX: usize = 500;
@@ -76,7 +67,7 @@ pub struct SchedulerSummary {
 pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     let mut state = settings::read::<SchedulerState>(ports, SCHEDULER).await?;
     let windows = maintenance::read(ports).await?;
-    let context = FiringContext { now, ticked_at: state.value.ticked_at, windows: &windows };
+    let context = FiringContext { now, ticked_at: state.value.ticked_at, windows: &windows, absence: None };
     let windows_due = windows_due(&state.value, now);
     let mut tick = Tick { ports, context, summary: SchedulerSummary::default(), unfinished: None };
     for shard in 0..ports.due.shards() {
@@ -95,14 +86,6 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     Ok(summary)
 }
 
-/// When a tick last completed; `None` before the first one.
-///
-/// # Errors
-/// Returns the port's error.
-pub async fn ticked_at(ports: &Ports) -> Result<Option<Timestamp>> {
-    Ok(settings::read::<SchedulerState>(ports, SCHEDULER).await?.value.ticked_at)
-}
-
 /// When to tick next: at the next full minute, or when an entry is due before. Entries that came due since the last
 /// tick count, so the result may be before `now`.
 ///
@@ -118,33 +101,6 @@ pub async fn next_wake(ports: &Ports, now: Timestamp) -> Result<Timestamp> {
         wake = next.first().map_or(wake, |entry| entry.at.min(wake));
     }
     Ok(wake)
-}
-
-/// A range of instants whose entries a tick reads, both ends included.
-struct Window {
-    from: Timestamp,
-    until: Timestamp,
-    /// Reads only entries that were written since then: earlier ones are processed.
-    written_since: Option<Timestamp>,
-}
-
-/// The ranges that a tick reads: first entries written late, for instants before the last tick; then those due since
-/// it.
-fn windows_due(state: &SchedulerState, now: Timestamp) -> Vec<Window> {
-    let Some(cursor) = state.cursor else {
-        return vec![Window { from: saturating_sub(now, FIRST_LOOKBACK), until: now, written_since: None }];
-    };
-    let (cursor, from) = (cursor.min(now), saturating_sub(cursor.min(now), LOOKBACK));
-    let Some(ticked_at) = state.ticked_at.filter(|ticked_at| *ticked_at <= now) else {
-        return vec![Window { from, until: now, written_since: None }];
-    };
-    // A completed tick processed its own instant too.
-    let done_until = if ticked_at == cursor { cursor } else { saturating_sub(cursor, Duration::from_nanos(1)) };
-    let written_since = Some(saturating_sub(ticked_at, CLOCK_SKEW_MAX));
-    vec![
-        Window { from, until: done_until, written_since },
-        Window { from: saturating_add(done_until, Duration::from_nanos(1)), until: now, written_since: None },
-    ]
 }
 
 struct Tick<'t> {
@@ -248,13 +204,14 @@ impl Tick<'_> {
     ) -> Result<BTreeSet<JobKey>> {
         let mut plan = ChunkPlan::default();
         let mut due_jobs = Vec::with_capacity(by_job.len());
+        let absences = self.absences(by_job).await?;
         for (key, entries) in by_job {
             match jobs.get(key).map(|stored| &stored.job) {
                 None => self.summary.dropped += entries.len() as u32,
                 Some(Err(reason)) => self.alert_bad_job(key, reason).await?,
                 Some(Ok(job)) => match schedule_of(job) {
                     Err(reason) => self.alert_bad_job(key, &reason).await?,
-                    Ok(schedule) => due_jobs.extend(self.match_entries(job, schedule, entries)),
+                    Ok(schedule) => due_jobs.extend(self.match_entries(job, schedule, entries, absences.get(key))),
                 },
             }
             plan.done.extend(entries.iter().cloned());
@@ -270,15 +227,30 @@ impl Tick<'_> {
         self.execute_plan(plan).await
     }
 
+    /// When the jobs whose entry was put too late were missing from their file.
+    async fn absences(&self, by_job: &BTreeMap<JobKey, Vec<Due>>) -> Result<BTreeMap<JobKey, Absence>> {
+        let Some(ticked_at) = self.context.ticked_at else { return Ok(BTreeMap::new()) };
+        let is_late = |entries: &[Due]| entries.iter().any(|entry| entry.at <= ticked_at);
+        let late = by_job.iter().filter(|(_, entries)| is_late(entries)).map(|(key, _)| key);
+        removed_jobs::absences(self.ports, late).await
+    }
+
     /// The runs for a job's entries; `None` when the job was edited after they were written.
-    fn match_entries<'j>(&mut self, job: &'j Job, schedule: Schedule, entries: &[Due]) -> Option<DueJob<'j>> {
+    fn match_entries<'j>(
+        &mut self,
+        job: &'j Job,
+        schedule: Schedule,
+        entries: &[Due],
+        absence: Option<&Absence>,
+    ) -> Option<DueJob<'j>> {
         let timing = job.timing();
         let valid = entries.iter().filter(|entry| entry.timing == timing).map(|entry| entry.at);
         let Some(from) = valid.min() else {
             self.summary.dropped += entries.len() as u32;
             return None;
         };
-        let planned = plan_runs(job, &schedule, from, &self.context);
+        let context = FiringContext { absence: absence.copied(), ..self.context };
+        let planned = plan_runs(job, &schedule, from, &context);
         Some(DueJob { job, schedule, planned })
     }
 

@@ -1,5 +1,7 @@
 //! The small records that duties keep between calls, as types.
 
+use std::borrow::Cow;
+
 use domain::ports::Ports;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -9,18 +11,22 @@ use crate::Result;
 
 /// A setting as it was read: its value, and the version for a conditional write.
 pub(crate) struct Setting<T> {
-    name: &'static str,
+    name: Cow<'static, str>,
     pub(crate) value: T,
     version: Option<u64>,
 }
 
 /// Reads a setting; the default when it is absent or unreadable.
-pub(crate) async fn read<T: DeserializeOwned + Default>(ports: &Ports, name: &'static str) -> Result<Setting<T>> {
-    let stored = ports.settings.read(name).await?;
+pub(crate) async fn read<T: DeserializeOwned + Default>(
+    ports: &Ports,
+    name: impl Into<Cow<'static, str>>,
+) -> Result<Setting<T>> {
+    let name = name.into();
+    let stored = ports.settings.read(&name).await?;
     let version = stored.as_ref().map(|stored| stored.version);
     let value = match stored {
         Some(stored) => serde_json::from_value(stored.record).unwrap_or_else(|error| {
-            tracing::warn!(setting = name, %error, "cannot read a setting; starting from its default");
+            tracing::warn!(setting = &*name, %error, "cannot read a setting; starting from its default");
             T::default()
         }),
         None => T::default(),
@@ -33,7 +39,7 @@ impl<T: Serialize> Setting<T> {
     pub(crate) async fn write(&self, ports: &Ports) -> Result<bool> {
         let value = serde_json::to_value(&self.value)
             .map_err(|error| domain::ports::PortError::Permanent(format!("setting {}: {error}", self.name)))?;
-        Ok(ports.settings.write(self.name, &value, self.version).await?)
+        Ok(ports.settings.write(&self.name, &value, self.version).await?)
     }
 }
 
@@ -90,6 +96,13 @@ pub(crate) const ALERT_RATE: &str = "alert_rate";
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PrunerState {
     pub(crate) after: Option<domain::ports::Cursor>,
+    /// The part of the removed jobs to continue with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) removed_part: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 pub(crate) const PRUNER: &str = "pruner";
@@ -116,7 +129,8 @@ mod tests {
         golden(BOOT, &BootState { boot_id: "b".to_owned(), booted_at: Some(at(1)), done: true });
         golden(SWEEP, &SweepState { swept_at: Some(at(1)) });
         golden(ALERT_RATE, &AlertRate { minute: 1, messages: 2, digests: 3 });
-        golden(PRUNER, &PrunerState { after: Some(Cursor("opaque".to_owned())) });
+        golden(PRUNER, &PrunerState { after: Some(Cursor("opaque".to_owned())), removed_part: 0 });
+        golden("removed_jobs", &crate::removed_jobs::sample(at(1)));
         let window = Window {
             group: Some("db".to_owned()),
             since: at(1),

@@ -16,10 +16,15 @@ use super::{Expression, Once};
 ///
 /// # Errors
 /// One lower-case sentence with the remedy.
-pub(super) fn parse(name: &str, inner: &str, zone: &TimeZone) -> Result<(Expression, String), String> {
+pub(super) fn parse(
+    name: &str,
+    inner: &str,
+    zone: &TimeZone,
+    warnings: &mut Vec<String>,
+) -> Result<(Expression, String), String> {
     let kind = match name {
         "rate" => Expression::Every(rate(inner)?),
-        "cron" => Expression::Calendar(cron(inner)?),
+        "cron" => Expression::of_calendar(cron(inner)?, warnings),
         "at" => Expression::Once(at(inner, zone)?),
         _ => return Err(format!("unknown form `{name}(...)`; write rate(...), cron(...) or at(...)")),
     };
@@ -84,20 +89,14 @@ fn cron(inner: &str) -> Result<Calendar, String> {
     } else {
         weekday.split(',').try_for_each(|element| day_of_week(element, &mut days))?;
     }
-    let calendar = Calendar {
+    Ok(Calendar {
         minutes: bits(minute, &MINUTE)?,
         hours: bits(hour, &HOUR)? as u32,
         months: bits(month, &MONTH)? as u16,
         days: Days::Aws(Box::new(days)),
         years: years(year)?,
         repair: Repair::Skip,
-    };
-    if calendar.never_fires() {
-        return Err(format!(
-            "`cron({inner})` never fires: those months and years do not have that day; write a day that they have"
-        ));
-    }
-    Ok(calendar)
+    })
 }
 
 fn bits(text: &str, field: &Field) -> Result<u64, String> {

@@ -83,9 +83,6 @@ pub(super) fn parse(text: &str, seed: &str, warnings: &mut Vec<String>) -> Resul
         years: None,
         repair: if star(minute) || star(hour) { Repair::Wild } else { Repair::Fixed },
     };
-    if calendar.never_fires() {
-        return Err(format!("`{text}` never fires: the month does not have that day; write a day that it has"));
-    }
     Ok((calendar, resolved))
 }
 

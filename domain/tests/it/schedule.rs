@@ -80,8 +80,6 @@ fn invalid_expressions_are_refused_with_the_remedy() {
         ("@dayly", "did you mean @daily?"),
         ("@Daily", "did you mean @daily?"),
         ("@daily x", "write @daily alone"),
-        ("0 0 30 2 *", "never fires"),
-        ("0 0 31 2,4,6,9,11 *", "never fires"),
         (",1 * * * *", "has an empty item"),
         ("1, * * * *", "has an empty item"),
         ("1--5 * * * *", "neither a number"),
@@ -109,8 +107,6 @@ fn invalid_expressions_are_refused_with_the_remedy() {
         ("cron(0 10 * * ?)", "six fields, found 5"),
         ("cron(0 10 ? * 0 *)", "write 1 to 7"),
         ("cron(0 9 ? * 6#6 *)", "from 1 to 5"),
-        ("cron(0 9 30 2 ? *)", "never fires"),
-        ("cron(0 9 29 2 ? 2027)", "never fires"),
         ("cron(0 9 1 1 ? 2200)", "write 1970 to 2199"),
         ("at(2026-11-20T13:00:00Z)", "without a zone"),
         ("soon(5)", "write rate(...), cron(...) or at(...)"),
@@ -118,6 +114,19 @@ fn invalid_expressions_are_refused_with_the_remedy() {
         let found = refused(text);
         assert!(found.contains(message), "{text}: {found}");
         assert!(!found.contains('\n') && !found.ends_with('.'), "{text}: {found}");
+    }
+}
+
+#[test]
+fn a_date_that_never_comes_is_valid_with_a_warning_and_has_no_firing() {
+    for text in ["0 0 30 2 *", "0 0 31 2,4,6,9,11 *", "0 0 31 2 0", "cron(0 9 30 2 ? *)", "cron(0 9 29 2 ? 2027)"] {
+        let context = Context { zone: "Europe/Paris", seed: "a/b", anchor: Timestamp::UNIX_EPOCH };
+        let schedule = Schedule::parse(text, &context).expect(text);
+        let fires = schedule.next_after(Timestamp::UNIX_EPOCH).is_some();
+        // cron fires on Sundays too, because one day field is enough.
+        assert_eq!(fires, text == "0 0 31 2 0", "{text}");
+        assert_eq!(schedule.warnings().iter().any(|warning| warning.contains("never fires")), !fires, "{text}");
+        assert_eq!(schedule.kind(), ScheduleKind::Timed, "{text}");
     }
 }
 

@@ -7,9 +7,9 @@ use domain::ports::{Ports, StoredJob};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::jobs::{anchor_of, change_job, check_job};
-use crate::Result;
+use super::jobs::{anchor_of, change_job, check_job, remove_from_file};
 use crate::sweep::PAGE_MAX;
+use crate::{Result, removed_jobs};
 
 /// What [`apply`] may change.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +57,8 @@ pub async fn apply(
     for job in jobs {
         wanted.insert(job.key(), Job { source: Some(source.to_owned()), ..job.clone() });
     }
+    let new_keys = wanted.keys().filter(|key| !before.contains_key(key));
+    let removed = removed_jobs::find(ports, new_keys).await?;
     for (key, job) in &wanted {
         let stored = before.get(key);
         let stored_job = stored.and_then(|stored| stored.job.as_ref().ok());
@@ -74,11 +76,16 @@ pub async fn apply(
         if !options.dry_run {
             change_job(ports, key, now, |before| {
                 let stored_job = before.and_then(|before| before.job.ok());
+                let stored_job = stored_job.or_else(|| removed.get(key).map(|removed| removed.restore(job)));
                 Ok(merge_stored(stored_job.as_ref(), job, now))
             })
             .await?;
         }
     }
+    if !options.dry_run {
+        removed_jobs::complete_return(ports, &removed, now).await?;
+    }
+    let mut pruned = Vec::new();
     for (key, stored) in &before {
         let of_source = stored.job.as_ref().is_ok_and(|job| job.source.as_deref() == Some(source));
         if !of_source || wanted.contains_key(key) {
@@ -88,11 +95,12 @@ pub async fn apply(
             false => difference.kept.push(key.clone()),
             true => {
                 difference.removed.push(key.clone());
-                if !options.dry_run {
-                    super::remove(ports, key, now).await?;
-                }
+                pruned.push(stored);
             }
         }
+    }
+    if !options.dry_run {
+        remove_from_file(ports, &pruned, now).await?;
     }
     Ok(difference)
 }

@@ -6,7 +6,7 @@ use domain::ports::{Ports, StoredJob};
 use jiff::Timestamp;
 
 use crate::new_runs::{next_due_entry, schedule_of};
-use crate::{Error, Result, error::CONFLICTS_MAX};
+use crate::{Error, Result, error::CONFLICTS_MAX, removed_jobs};
 
 /// The stored job: its definition, or the reason why it is unreadable.
 ///
@@ -33,14 +33,34 @@ pub async fn put(ports: &Ports, job: &Job, now: Timestamp) -> Result<Job> {
     .await
 }
 
-/// Deletes a job. Its runs are kept, and orders already sent still start.
+/// Deletes a job and its alert state. Its runs are kept, and orders already sent still start. A job that was removed
+/// from its file before is forgotten.
 ///
 /// # Errors
 /// Returns [`Error::NoSuchJob`], or the port's error.
 pub async fn remove(ports: &Ports, key: &JobKey, now: Timestamp) -> Result<()> {
-    let before = get(ports, key).await?;
-    ports.jobs.remove(key).await?;
-    if let Ok(job) = &before.job
+    let before = find_job(ports, key).await?;
+    let was_removed = removed_jobs::forget(ports, key).await?;
+    match &before {
+        Some(before) => delete(ports, before, now).await?,
+        None if was_removed => {}
+        None => return Err(Error::NoSuchJob(key.clone())),
+    }
+    removed_jobs::reset_alert_state(ports, key).await
+}
+
+/// Deletes jobs that their file no longer contains. What a job needs when it returns is kept.
+pub(super) async fn remove_from_file(ports: &Ports, jobs: &[&StoredJob], now: Timestamp) -> Result<()> {
+    removed_jobs::remember(ports, jobs, now).await?;
+    for stored in jobs {
+        delete(ports, stored, now).await?;
+    }
+    Ok(())
+}
+
+async fn delete(ports: &Ports, stored: &StoredJob, now: Timestamp) -> Result<()> {
+    ports.jobs.remove(&stored.key).await?;
+    if let Ok(job) = &stored.job
         && let Ok(schedule) = schedule_of(job)
         && let Some(entry) = next_due_entry(job, &schedule, now)
     {

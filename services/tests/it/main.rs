@@ -9,5 +9,6 @@ mod dying;
 mod ends;
 mod faulty;
 mod firing;
+mod returning;
 mod world;
 mod year;

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use domain::job::Job;
+use domain::jobs_file::fields;
+use domain::schedule::{Schedule, ScheduleKind};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::jobs_source::{JobsSource, read_valid_jobs};
-use crate::print::{Printer, Table, dash, format_instant, format_pairs, parse_instant, parse_job_key};
+use crate::print::{Printer, Table, format_instant, format_pairs, parse_instant, parse_job_key};
 
 #[derive(Debug, Args)]
 pub(crate) struct JobsArguments {
@@ -149,7 +151,7 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
                 .get("next")
                 .and_then(Value::as_str)
                 .and_then(|text| text.parse().ok())
-                .map_or_else(dash, format_instant);
+                .map_or_else(|| no_firing(&job).to_owned(), format_instant);
             table.add_row(vec![
                 job.key().to_string(),
                 job.schedule.clone(),
@@ -165,6 +167,16 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
         out.finish()?;
         Ok(SUCCESS)
     })
+}
+
+/// The text for a job without a next firing.
+fn no_firing(job: &Job) -> &'static str {
+    let is_timed = |schedule: Schedule| schedule.kind() == ScheduleKind::Timed;
+    let is_on = job.enabled && job.paused.is_none();
+    match is_on && fields::schedule(job, Timestamp::UNIX_EPOCH).is_ok_and(is_timed) {
+        true => "never",
+        false => "-",
+    }
 }
 
 fn job_state(job: &Job) -> String {
@@ -207,15 +219,19 @@ fn show(arguments: &OneArguments) -> Outcome {
 }
 
 fn describe(record: &Value) -> String {
-    let Value::Object(fields) = record else { return String::new() };
+    let Value::Object(values) = record else { return String::new() };
+    let job =
+        parse_job(record).ok().filter(|job| no_firing(job) == "never" && values.get("next").is_none_or(Value::is_null));
+    let never = job.map(|_| ("next", "never".to_owned()));
     let shown = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let rows: Vec<(&str, String)> = fields
+    let rows: Vec<(&str, String)> = values
         .iter()
         .filter(|(_, value)| !value.is_null())
         .map(|(name, value)| (name.as_str(), shown(value)))
+        .chain(never)
         .collect();
     format_pairs(&rows)
 }
