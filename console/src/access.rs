@@ -7,15 +7,43 @@ use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
 
+use crate::caller::Peer;
 use crate::fault::ApiFault;
+use crate::wrong_tokens::{ANSWER_DELAY, WrongTokens};
 
-pub(crate) async fn check(State(token): State<Arc<str>>, request: Request, next: Next) -> Result<Response, ApiFault> {
+/// The token of a server, and its refused requests.
+pub(crate) struct Access {
+    token: Arc<str>,
+    wrong_tokens: WrongTokens,
+}
+
+impl Access {
+    pub(crate) fn new(token: Arc<str>) -> Arc<Access> {
+        Arc::new(Access { token, wrong_tokens: WrongTokens::default() })
+    }
+}
+
+/// Refuses a request without a token at once, and one with a wrong token after a delay.
+pub(crate) async fn check(
+    State(access): State<Arc<Access>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiFault> {
     let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
     let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
-    if !is_equal(given, token.as_bytes()) {
-        return Err(ApiFault::unauthorized());
+    let peer = request.extensions().get::<Peer>();
+    if is_equal(given, access.token.as_bytes()) {
+        if let Some(peer) = peer {
+            peer.accept_token();
+        }
+        return Ok(next.run(request).await);
     }
-    Ok(next.run(request).await)
+    if !given.is_empty() {
+        access.wrong_tokens.note(peer.map(Peer::address));
+        drop(request);
+        tokio::time::sleep(ANSWER_DELAY).await;
+    }
+    Err(ApiFault::unauthorized())
 }
 
 /// Compares in constant time, so that the time of an answer does not show how many leading bytes are correct.

@@ -12,6 +12,7 @@ use serde_json::Value;
 use services::commands::{self, ApplyOptions};
 
 use crate::Console;
+use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
 
 /// Jobs per read of the store.
@@ -120,6 +121,7 @@ pub(crate) async fn show(
 
 pub(crate) async fn put(
     State(console): State<Console>,
+    caller: Caller,
     Path(path): Path<(String, String)>,
     Json(record): Json<Value>,
 ) -> ApiResult<Json<Job>> {
@@ -132,36 +134,75 @@ pub(crate) async fn put(
         )));
     }
     let job = commands::put(&console.ports, &job, console.now()).await?;
+    caller.log(format_args!("job {key} stored"));
     (console.nudge)();
     Ok(Json(job))
 }
 
 pub(crate) async fn remove(
     State(console): State<Console>,
+    caller: Caller,
     Path(path): Path<(String, String)>,
 ) -> ApiResult<Json<Value>> {
     let key = job_key(path);
     commands::remove(&console.ports, &key, console.now()).await?;
+    caller.log(format_args!("job {key} removed"));
     Ok(Json(serde_json::json!({ "removed": key.to_string() })))
 }
 
 pub(crate) async fn pause(
     State(console): State<Console>,
+    caller: Caller,
     Path(path): Path<(String, String)>,
     Json(request): Json<PauseRequest>,
 ) -> ApiResult<Json<Job>> {
-    let now = console.now();
-    Ok(Json(commands::pause(&console.ports, &job_key(path), request.until, &request.why, now).await?))
+    let (key, now) = (job_key(path), console.now());
+    check_until(request.until, now)?;
+    let job = commands::pause(&console.ports, &key, request.until, &request.why, now).await?;
+    caller.log(format_args!("job {key} paused{}", end_and_reason(request.until, &request.why)));
+    Ok(Json(job))
 }
 
-pub(crate) async fn resume(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Job>> {
-    let job = commands::resume(&console.ports, &job_key(path), console.now()).await?;
+/// Checks the automatic end of a pause or of a maintenance window.
+///
+/// # Errors
+/// 400 when it is not in the future: such a pause would have no effect.
+pub(crate) fn check_until(until: Option<Timestamp>, now: Timestamp) -> ApiResult<()> {
+    match until.filter(|until| *until <= now) {
+        Some(until) => {
+            Err(ApiFault::bad_request(format!("`until` is {until}, which has passed; name a later instant")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The end and the reason of a pause or of a maintenance window, for the log.
+pub(crate) fn end_and_reason(until: Option<Timestamp>, why: &str) -> String {
+    let until = until.map_or_else(String::new, |until| format!(" until {until}"));
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    format!("{until}{why}")
+}
+
+pub(crate) async fn resume(
+    State(console): State<Console>,
+    caller: Caller,
+    Path(path): Path<(String, String)>,
+) -> ApiResult<Json<Job>> {
+    let key = job_key(path);
+    let job = commands::resume(&console.ports, &key, console.now()).await?;
+    caller.log(format_args!("job {key} resumed"));
     (console.nudge)();
     Ok(Json(job))
 }
 
-pub(crate) async fn run(State(console): State<Console>, Path(path): Path<(String, String)>) -> ApiResult<Json<Run>> {
-    let run = commands::run_now(&console.ports, &job_key(path), (console.random)(), console.now()).await?;
+pub(crate) async fn run(
+    State(console): State<Console>,
+    caller: Caller,
+    Path(path): Path<(String, String)>,
+) -> ApiResult<Json<Run>> {
+    let key = job_key(path);
+    let run = commands::run_now(&console.ports, &key, (console.random)(), console.now()).await?;
+    caller.log(format_args!("run {} of job {key} started", run.run_id));
     (console.nudge)();
     Ok(Json(run))
 }
@@ -169,6 +210,7 @@ pub(crate) async fn run(State(console): State<Console>, Path(path): Path<(String
 /// Applies all jobs or, when one has a fault, none: every job is checked before the first is stored.
 pub(crate) async fn apply(
     State(console): State<Console>,
+    caller: Caller,
     Json(request): Json<ApplyRequest>,
 ) -> ApiResult<Json<DifferenceRecord>> {
     if request.source.is_empty() {
@@ -181,6 +223,13 @@ pub(crate) async fn apply(
     let jobs = request.jobs.into_iter().map(parse_job).collect::<ApiResult<Vec<Job>>>()?;
     let how = ApplyOptions { prune: request.prune, dry_run: request.dry_run };
     let difference = commands::apply(&console.ports, &request.source, &jobs, how, console.now()).await?;
+    if !request.dry_run {
+        let (added, changed, removed) = (difference.added.len(), difference.changed.len(), difference.removed.len());
+        caller.log(format_args!(
+            "file {} applied: {added} jobs added, {changed} changed, {removed} removed",
+            request.source
+        ));
+    }
     (console.nudge)();
     let names = |keys: Vec<JobKey>| keys.iter().map(ToString::to_string).collect();
     Ok(Json(DifferenceRecord {

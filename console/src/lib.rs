@@ -9,6 +9,8 @@
 //! | [`Console`] | the dependencies of the handlers: ports, logs, sinks, token, clock |
 //! | [`router`] | all routes of an installation |
 //! | [`RunnerConsole`], [`runner_router`] | the routes of a single runner: its sinks and metrics |
+//! | [`serve`], [`ServerLimits`] | serves either router over TCP, with limits |
+//! | [`Peer`] | the address of a client |
 //! | [`Logs`], [`Sinks`] | what the process that serves the API knows of output and sinks |
 //!
 //! This crate decides nothing: rules and state changes are in `services`. It never reads a runner's disk itself.
@@ -30,13 +32,16 @@
 #![warn(missing_docs)]
 
 mod access;
+mod caller;
 mod fault;
+mod http_server;
 mod jobs;
 mod logs;
 mod metrics;
 mod overview;
 mod runner;
 mod runs;
+mod wrong_tokens;
 
 use std::sync::Arc;
 
@@ -50,11 +55,21 @@ use domain::run::{Run, RunId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use caller::Peer;
+pub use http_server::{ServerLimits, serve};
 pub use logs::{LogChunks, LogOutput, LogQuery, REMOVED_LINES};
 pub use runner::{RunnerConsole, runner_router};
 
-/// Largest request body. Chosen: a crontab of 100,000 lines fits.
+/// Largest body of a request that carries many records: a whole file of jobs, or reports. Chosen: a crontab of 100,000
+/// lines fits.
 pub const BODY_BYTES_MAX: usize = 32 << 20;
+
+/// Largest body of a request with one job: arguments and environment of a process have 2 MiB by default (execve(2)), a
+/// quarter of its stack.
+const JOB_BODY_BYTES_MAX: usize = 2 << 20;
+
+/// Largest body of any other request: a few short fields.
+const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Reads the output of runs from the place where it is kept.
 #[async_trait]
@@ -121,32 +136,35 @@ impl Console {
 
 /// All routes of an installation.
 pub fn router(console: Console) -> Router {
+    let access = access::Access::new(console.token.clone());
+    let body_max = DefaultBodyLimit::max;
+    let job = get(jobs::show).put(jobs::put).delete(jobs::remove);
     let guarded = Router::new()
         .route("/jobs", get(jobs::list))
-        .route("/jobs/{group}/{name}", get(jobs::show).put(jobs::put).delete(jobs::remove))
+        .route("/jobs/{group}/{name}", job.layer(body_max(JOB_BODY_BYTES_MAX)))
         .route("/jobs/{group}/{name}/pause", post(jobs::pause))
         .route("/jobs/{group}/{name}/resume", post(jobs::resume))
         .route("/jobs/{group}/{name}/run", post(jobs::run))
-        .route("/apply", post(jobs::apply))
+        .route("/apply", post(jobs::apply).layer(body_max(BODY_BYTES_MAX)))
         .route("/runs", get(runs::list))
         .route("/runs/{run_id}", get(runs::show))
         .route("/runs/{run_id}/stop", post(runs::stop))
         .route("/runs/{run_id}/logs", get(logs::read))
-        .route("/reports", post(runs::report))
+        .route("/reports", post(runs::report).layer(body_max(BODY_BYTES_MAX)))
         .route("/maintenance", post(overview::maintenance))
         .route("/ledger", get(overview::ledger))
         .route("/sinks", get(overview::sinks))
         .route("/alerts", get(overview::alerts))
-        .layer(middleware::from_fn_with_state(console.token.clone(), access::check))
+        .layer(middleware::from_fn_with_state(access.clone(), access::check))
         .route("/health", get(overview::health));
     let measured = Router::new()
         .route("/metrics", get(metrics::metrics))
-        .layer(middleware::from_fn_with_state(console.token.clone(), access::check));
+        .layer(middleware::from_fn_with_state(access, access::check));
     Router::new()
         .nest("/api", guarded)
         .merge(measured)
         .fallback(fault::no_such_path)
         .method_not_allowed_fallback(fault::no_such_method)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(body_max(SMALL_BODY_BYTES_MAX))
         .with_state(console)
 }

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use services::commands;
 
 use crate::Console;
+use crate::caller::Caller;
 use crate::fault::{ApiResult, Json, Query};
+use crate::jobs::{check_until, end_and_reason};
 
 const PAGE_ALERTS_DEFAULT: usize = 100;
 const PAGE_ALERTS_MAX: usize = 1000;
@@ -35,15 +37,21 @@ pub(crate) struct MaintenanceRequest {
 
 pub(crate) async fn maintenance(
     State(console): State<Console>,
+    caller: Caller,
     Json(request): Json<MaintenanceRequest>,
 ) -> ApiResult<Json<Value>> {
     let (now, group) = (console.now(), request.group.as_deref());
     let mut ended = 0;
+    let scope = group.map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
     if request.on {
+        check_until(request.until, now)?;
         let catch_up = request.catch_up.unwrap_or_default();
         commands::begin_maintenance(&console.ports, group, request.until, &request.why, catch_up, now).await?;
+        let details = end_and_reason(request.until, &request.why);
+        caller.log(format_args!("maintenance of {scope} started{details}"));
     } else {
         ended = commands::end_maintenance(&console.ports, group, now).await?;
+        caller.log(format_args!("maintenance of {scope} ended"));
     }
     (console.nudge)();
     let windows = commands::maintenance_windows(&console.ports, now).await?;

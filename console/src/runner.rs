@@ -33,7 +33,7 @@ pub fn runner_router(console: RunnerConsole) -> Router {
     Router::new()
         .route("/api/sinks", get(sinks))
         .route("/metrics", get(metrics))
-        .layer(middleware::from_fn_with_state(console.token.clone(), access::check))
+        .layer(middleware::from_fn_with_state(access::Access::new(console.token.clone()), access::check))
         .route("/api/health", get(overview::health))
         .fallback(not_found)
         .with_state(console)

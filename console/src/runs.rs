@@ -9,6 +9,7 @@ use domain::run::{Outcome, Run, RunId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
 use crate::{Console, Undelivered};
 
@@ -114,8 +115,15 @@ pub(crate) async fn show(
     }
 }
 
-pub(crate) async fn stop(State(console): State<Console>, Path(run_id): Path<String>) -> ApiResult<Json<Run>> {
-    Ok(Json(services::commands::stop(&console.ports, &parse_run_id(&run_id)?, console.now()).await?))
+pub(crate) async fn stop(
+    State(console): State<Console>,
+    caller: Caller,
+    Path(run_id): Path<String>,
+) -> ApiResult<Json<Run>> {
+    let run_id = parse_run_id(&run_id)?;
+    let run = services::commands::stop(&console.ports, &run_id, &caller.text(), console.now()).await?;
+    caller.log(format_args!("stop of run {run_id} of job {} requested", run.key()));
+    Ok(Json(run))
 }
 
 /// Accepts reports of runs that another scheduler started (`sexton exec`). Sending a report twice is harmless.

@@ -1,8 +1,9 @@
 //! The jobs file: jobs as TOML, with every field that a job has. Used by `apply`, `plan`, `lint` and `up --jobs`.
 //!
 //! [`fields`] has the parts that the reader of crontabs uses too: fields of a job, rules for names, checks of
-//! schedules.
+//! schedules. [`check_job`] checks a whole job from elsewhere by the same rules.
 
+mod definition;
 pub mod fields;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ use serde::Serialize;
 use crate::document::{Document, Section};
 use crate::fault::Faults;
 use crate::job::{Command, Job, JobKey};
+
+pub use definition::check_job;
 
 /// The group of a job without `group`.
 pub const GROUP_DEFAULT: &str = "default";

@@ -256,6 +256,9 @@ pub struct Run {
     /// When an operator, the API or another run's `replace` asked for a stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_requested_at: Option<Timestamp>,
+    /// The request for the stop, for the `reason` of the run: who requested it, or which run replaces this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<String>,
     /// Start of the latest silence longer than the job's `quiet_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet_since: Option<Timestamp>,
@@ -304,6 +307,7 @@ impl Run {
             not_before: None,
             start_by: None,
             stop_requested_at: None,
+            stop_reason: None,
             quiet_since: None,
         }
     }

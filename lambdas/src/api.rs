@@ -10,7 +10,7 @@ use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{self, Next};
-use console::{Console, LogOutput, LogQuery, Logs, Sinks};
+use console::{Console, LogOutput, LogQuery, Logs, Peer, Sinks};
 use domain::ports::Ports;
 use domain::run::Run;
 use jiff::Timestamp;
@@ -42,11 +42,16 @@ pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
 
 /// Replaces the caller's `Authorization` header, so that only the signature that AWS checked counts.
 async fn authorize(bearer: HeaderValue, mut request: Request, next: Next) -> axum::response::Response {
-    let is_signed = matches!(
-        request.extensions().get::<RequestContext>(),
-        Some(RequestContext::ApiGatewayV2(context))
-            if context.authorizer.as_ref().is_some_and(|authorizer| authorizer.iam.is_some())
-    );
+    let context = match request.extensions().get::<RequestContext>() {
+        Some(RequestContext::ApiGatewayV2(context)) => Some(context),
+        _ => None,
+    };
+    let is_signed =
+        context.is_some_and(|context| context.authorizer.as_ref().is_some_and(|authorizer| authorizer.iam.is_some()));
+    let address = context.and_then(|context| context.http.source_ip.as_ref()?.parse().ok());
+    if let Some(address) = address {
+        request.extensions_mut().insert(Peer::new(address));
+    }
     request.headers_mut().remove(AUTHORIZATION);
     if is_signed {
         request.headers_mut().insert(AUTHORIZATION, bearer);

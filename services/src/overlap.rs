@@ -124,7 +124,9 @@ async fn replace_run(
     }
     if other.record.stop_requested_at.is_none() {
         other.record.stop_requested_at = Some(now);
-        other.record.reason = Some(format!("replaced by run {}", by.run_id));
+        let reason = format!("replaced by run {}", by.run_id);
+        other.record.reason = Some(reason.clone());
+        other.record.stop_reason = Some(reason);
         let write = RunWrite { run: other.record.clone(), expected: Some(other.version), alert: None };
         write_run(ports, write).await?;
     }

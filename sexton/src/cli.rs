@@ -49,7 +49,7 @@ enum Command {
     Jobs(jobs::JobsArguments),
     /// Show, change, pause or remove one job
     Job(jobs::JobArguments),
-    /// Start a job now
+    /// Start a job now, even if it is paused or under maintenance
     Run(runs::RunArguments),
     /// Stop a run
     Stop(runs::StopArguments),
@@ -59,7 +59,7 @@ enum Command {
     Show(runs::ShowArguments),
     /// Print the output of a run, byte for byte
     Logs(logs::Arguments),
-    /// Start or end a maintenance window: no new runs are started
+    /// Start or end a maintenance window: schedules start no new runs
     Maintenance(jobs::MaintenanceArguments),
     /// Check that every scheduled run has ended in one outcome or is still open
     Ledger(runs::LedgerArguments),

@@ -25,6 +25,8 @@ pub(crate) const FILE_BYTES_MAX: u64 = 16 << 20;
 pub(crate) struct Configuration {
     pub(crate) state: Option<PathBuf>,
     pub(crate) listen: Option<SocketAddr>,
+    /// `plain`: whether `listen` may be an address beyond loopback.
+    pub(crate) plain: bool,
     pub(crate) crontabs: Vec<PathBuf>,
     pub(crate) jobs: Vec<PathBuf>,
     pub(crate) sinks: Option<PathBuf>,
@@ -99,6 +101,7 @@ impl Configuration {
         let configuration = Configuration {
             state: root.path("state", folder),
             listen: read_address(&mut root, "listen"),
+            plain: root.flag("plain").unwrap_or_default(),
             crontabs: read_paths(&mut root, "crontabs", folder),
             jobs: read_paths(&mut root, "jobs", folder),
             sinks: root.path("sinks", folder),

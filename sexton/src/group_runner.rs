@@ -42,6 +42,9 @@ pub(crate) struct Arguments {
     /// Listen address of /metrics and `sexton sinks` [default: 127.0.0.1, first free port from 7077]
     #[arg(long, value_name = "ADDR", value_parser = listen::parse_address)]
     listen: Option<SocketAddr>,
+    /// Allow a listen address beyond loopback, without encryption; for use behind a proxy that terminates TLS
+    #[arg(long)]
+    plain: bool,
     #[command(flatten)]
     aws: AwsArguments,
 }
@@ -55,9 +58,10 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     }
     let aws = arguments.aws.options(&setup.configuration).unwrap_or_default();
     check_groups(&setup.configuration.runner.groups, &aws)?;
+    let listen = arguments.listen.or(setup.configuration.listen);
+    listen::check_exposure(listen, arguments.plain || setup.configuration.plain)?;
     setup.state.create()?;
     let _lock = setup.state.lock()?;
-    let listen = arguments.listen.or(setup.configuration.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
     let served = runtime.block_on(serve(setup, &aws, listen));
@@ -92,8 +96,10 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let counting = runner.clone();
     let running = Arc::new(move || counting.running_count());
     let console = RunnerConsole { runner: name.clone(), sinks: runner.clone(), running, token };
-    let server = tokio::spawn(axum::serve(listener, console::runner_router(console)).into_future());
     let stop = CancellationToken::new();
+    let closing = stop.clone().cancelled_owned();
+    let router = console::runner_router(console);
+    let server = tokio::spawn(console::serve(listener, router, listen::server_limits(), closing));
     let reloading =
         tokio::spawn(runner.clone().reload_on_change(setup.sinks_source, setup.rules, state.clone(), stop.clone()));
     let server_info = ServerInfo { url: url.clone(), pid: std::process::id() };

@@ -53,6 +53,9 @@ pub(crate) struct Arguments {
     /// Listen address of the API [default: 127.0.0.1, first free port from 7077]
     #[arg(long, value_name = "ADDR", value_parser = listen::parse_address)]
     listen: Option<SocketAddr>,
+    /// Allow a listen address beyond loopback, without encryption; for use behind a proxy that terminates TLS
+    #[arg(long)]
+    plain: bool,
     /// Crontab to run; can be repeated. Reloaded when it changes. Jobs from the files of an earlier start
     /// stay and are listed at the start
     #[arg(long, value_name = "FILE")]
@@ -79,6 +82,8 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         sinks: arguments.sinks,
         rules: arguments.rules,
     })?;
+    let listen = arguments.listen.or(setup.configuration.listen);
+    listen::check_exposure(listen, arguments.plain || setup.configuration.plain)?;
     setup.state.create()?;
     let _lock = setup.state.lock()?;
     let named = JobFileArgs {
@@ -86,7 +91,6 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
         system: arguments.system,
     };
-    let listen = arguments.listen.or(setup.configuration.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
     let served = runtime.block_on(serve(setup, named, listen));
@@ -122,9 +126,8 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
             move || nudge.notify_one()
         }),
     };
-    let closing = stop.clone();
-    let server = axum::serve(listener, console::router(console)).with_graceful_shutdown(closing.cancelled_owned());
-    let server = tokio::spawn(server.into_future());
+    let closing = stop.clone().cancelled_owned();
+    let server = tokio::spawn(console::serve(listener, console::router(console), listen::server_limits(), closing));
     let duties = Duties {
         ports: ports.clone(),
         packs: runner.packs(),
@@ -183,7 +186,7 @@ struct RunningUp {
     alert_watchers: [JoinHandle<()>; 2],
     job_files: JoinHandle<()>,
     reloader: JoinHandle<()>,
-    server: JoinHandle<std::io::Result<()>>,
+    server: JoinHandle<()>,
     stop: CancellationToken,
 }
 

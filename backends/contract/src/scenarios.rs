@@ -174,7 +174,7 @@ pub async fn a_stop_reaches_the_runner_and_ends_the_run(ports: &Ports) {
     world.report_started(&order).await;
     world.collect().await;
     assert!(world.send_heartbeat(RUNNER).await.is_empty());
-    commands::stop(&world.ports, &order.run_id, world.now()).await.unwrap();
+    commands::stop(&world.ports, &order.run_id, "owner", world.now()).await.unwrap();
     assert_eq!(world.send_heartbeat(RUNNER).await, std::slice::from_ref(&order.run_id));
     let report = domain::event::Report { ended: Ended::Stopped, ..world.report(143) };
     world.send_report(&order, report).await;

@@ -1,6 +1,7 @@
 //! The API over a real socket and a real store.
 
 mod any_text;
+mod many_clients;
 mod server;
 
 use reqwest::{Method, StatusCode};
@@ -128,6 +129,33 @@ async fn a_file_is_applied_with_its_difference_and_a_dry_run_changes_nothing() {
     assert_eq!(names(server.send_ok(Method::GET, "/api/jobs", None).await), ["a", "b"]);
     server.send_ok(Method::POST, "/api/apply", Some(pruning(false))).await;
     assert_eq!(names(server.send_ok(Method::GET, "/api/jobs", None).await), ["b", "c"]);
+}
+
+#[tokio::test]
+async fn the_api_checks_a_job_as_a_file_is_checked() {
+    let server = Server::start().await;
+    let with = |key: &str, value: Value| {
+        let mut job = a_job("dump");
+        job[key] = value;
+        job
+    };
+    for (job, part) in [
+        (with("env", json!({ "A=B": "x" })), "not a variable name"),
+        (with("env", json!({ "A": "x".repeat(131_072) })), "longer than 131072 bytes"),
+        (with("env", json!({ "A": "x\u{0}" })), "NUL byte"),
+        (with("command", json!("")), "`command` is empty"),
+        (with("timeout", json!("0s")), "`timeout` is zero"),
+    ] {
+        let apply = json!({ "jobs": [a_job("other"), job], "source": "file" });
+        for (method, path, body) in
+            [(Method::PUT, "/api/jobs/db/dump", job.clone()), (Method::POST, "/api/apply", apply)]
+        {
+            let (status, answer) = server.send(method, path, Some(body)).await;
+            assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{path}: {answer}");
+            assert!(answer["error"].as_str().is_some_and(|message| message.contains(part)), "{answer}");
+        }
+    }
+    assert_eq!(server.send_ok(Method::GET, "/api/jobs", None).await, json!({ "jobs": [] }));
 }
 
 #[tokio::test]

@@ -3,33 +3,27 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use console::{Console, LogOutput, LogQuery, Logs, Sinks};
+use console::{Console, LogChunks, LogOutput, LogQuery, Logs, ServerLimits, Sinks};
 use domain::run::Run;
 use embedded::Embedded;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const TOKEN: &str = "token-of-this-test";
+pub(crate) const TOKEN: &str = "token-of-this-test";
 
 type BodyChunks = Vec<Result<Vec<u8>, String>>;
 
+/// Sends the next chunks of a run's output.
+pub(crate) type ChunkSender = tokio::sync::mpsc::Sender<std::io::Result<axum::body::Bytes>>;
+
 #[derive(Clone, Default)]
-struct Printed(Arc<Mutex<Option<BodyChunks>>>);
+struct Printed(Arc<Mutex<Option<LogChunks>>>);
 
 #[async_trait]
 impl Logs for Printed {
     async fn read(&self, _run: &Run, _query: LogQuery) -> Result<Option<LogOutput>, String> {
-        let Some(pieces) = self.0.lock().expect("not poisoned").take() else { return Ok(None) };
-        let (sender, chunks) = tokio::sync::mpsc::channel(1);
-        tokio::spawn(async move {
-            for piece in pieces {
-                let piece = piece.map(Into::into).map_err(std::io::Error::other);
-                if sender.send(piece).await.is_err() {
-                    return;
-                }
-            }
-        });
+        let Some(chunks) = self.0.lock().expect("not poisoned").take() else { return Ok(None) };
         Ok(Some(LogOutput { chunks, removed_lines: 0 }))
     }
 }
@@ -56,6 +50,10 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Server {
+        Server::start_with(ServerLimits::default()).await
+    }
+
+    pub(crate) async fn start_with(limits: ServerLimits) -> Server {
         let folder = TempDir::new().expect("temporary directory");
         let now = "2026-11-23T12:00:00Z".parse().expect("instant");
         let store = Embedded::open_at(&folder.path().join("sexton.db"), Arc::new(move || now)).expect("opened");
@@ -71,13 +69,32 @@ impl Server {
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("address"));
-        tokio::spawn(async move { axum::serve(listener, console::router(console)).await.expect("served") });
+        tokio::spawn(console::serve(listener, console::router(console), limits, std::future::pending()));
         Server { url, http: reqwest::Client::new(), printed, _folder: folder }
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
     }
 
     /// Sets the output that the next request for logs returns.
     pub(crate) fn print(&self, pieces: BodyChunks) {
-        *self.printed.0.lock().expect("not poisoned") = Some(pieces);
+        let sender = self.print_later();
+        tokio::spawn(async move {
+            for piece in pieces {
+                if sender.send(piece.map(Into::into).map_err(std::io::Error::other)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// The next request for logs returns what the test sends; the output is complete when the sender is dropped.
+    pub(crate) fn print_later(&self) -> ChunkSender {
+        let (sender, chunks) = tokio::sync::mpsc::channel(1);
+        *self.printed.0.lock().expect("not poisoned") = Some(chunks);
+        sender
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {

@@ -15,17 +15,21 @@ use crate::schedule::{Context, Schedule};
 pub const NAME_LENGTH_MAX: usize = 48;
 
 /// Largest `retries.max`: attempts after the first. Chosen: more would hide a job that never works.
-const RETRIES_MAX: i64 = 100;
+pub(super) const RETRIES_MAX: i64 = 100;
 
 /// Largest `retries.backoff`: the factor between two delays. Chosen: with more, the second delay already reaches its
 /// limit of a day.
-const BACKOFF_MAX: f64 = 10.0;
+pub(super) const BACKOFF_MAX: f64 = 10.0;
 
 /// Largest `needs.cpu`: cores of one run. Chosen: more than the largest machines have (1,920 virtual CPUs on EC2).
-const CPU_MAX: f64 = 4096.0;
+pub(super) const CPU_MAX: f64 = 4096.0;
 
 /// Largest `alert.after`: failed runs in a row before an alert. Chosen, not measured.
-const ALERT_AFTER_MAX: i64 = 1000;
+pub(super) const ALERT_AFTER_MAX: i64 = 1000;
+
+/// The outcomes in `retries.on`.
+pub(super) const RETRY_OUTCOMES: [Outcome; 4] =
+    [Outcome::Failed, Outcome::FalseSuccess, Outcome::TimedOut, Outcome::Lost];
 
 /// Largest `max_open`: open runs of one job. Chosen: more runs of one job at once are a fault.
 const MAX_OPEN_MAX: i64 = 1000;
@@ -137,11 +141,10 @@ fn retries(mut section: Section, earlier: Option<Retries>) -> Retries {
     set(&mut retries.backoff, section.number("backoff", 1.0..=BACKOFF_MAX));
     let line = section.line_of("on");
     if let Some(words) = section.texts("on") {
-        const ON: [Outcome; 4] = [Outcome::Failed, Outcome::FalseSuccess, Outcome::TimedOut, Outcome::Lost];
         let read = |word: &String| {
-            let outcome = ON.into_iter().find(|outcome| outcome.name() == word);
+            let outcome = RETRY_OUTCOMES.into_iter().find(|outcome| outcome.name() == word);
             if outcome.is_none() {
-                let all = ON.map(Outcome::name).join(", ");
+                let all = RETRY_OUTCOMES.map(Outcome::name).join(", ");
                 section.fault(line, word.as_str(), format!("not an outcome to retry on; write some of {all}"));
             }
             outcome

@@ -107,7 +107,10 @@ impl Run {
         self.state = State::Finished;
         self.held = false;
         self.outcome = Some(verdict.outcome);
-        self.reason = Some(verdict.reason);
+        self.reason = Some(match &self.stop_reason {
+            Some(stop_reason) if verdict.outcome == Outcome::Stopped => stopped_reason(stop_reason, &verdict.reason),
+            _ => verdict.reason,
+        });
         self.judged_on = verdict.judged_on;
         self.rules = verdict.rules;
         self.exit_code = report.exit_code;
@@ -195,6 +198,14 @@ impl Run {
             exit_code: last.exit_code,
             signal: last.signal,
         });
+    }
+}
+
+/// The reason of a stopped run names the request where the verdict only states that there was one.
+fn stopped_reason(stop_reason: &str, verdict: &str) -> String {
+    match verdict.strip_prefix("stopped on request") {
+        Some(rest) => format!("{stop_reason}{rest}"),
+        None => format!("{stop_reason}; {verdict}"),
     }
 }
 

@@ -198,6 +198,7 @@ fn run() -> Run {
         not_before: Some(at(-5)),
         start_by: Some(at(100)),
         stop_requested_at: Some(at(12)),
+        stop_reason: None,
         quiet_since: Some(at(8)),
     }
 }

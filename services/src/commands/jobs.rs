@@ -1,7 +1,6 @@
 //! Jobs: read, store, delete, pause, resume.
 
 use domain::job::{Job, JobKey, Pause};
-use domain::jobs_file::fields::check_name;
 use domain::ports::{Ports, StoredJob};
 use jiff::Timestamp;
 
@@ -95,13 +94,9 @@ pub async fn resume(ports: &Ports, key: &JobKey, now: Timestamp) -> Result<Job> 
     .await
 }
 
-/// Checks a job that was not read from a file.
+/// Checks a job as the reader of files does.
 pub(super) fn check_job(job: &Job) -> Result<()> {
-    let fault = |message| Error::BadJob { key: job.key(), message };
-    check_name("group", &job.group).map_err(fault)?;
-    check_name("name", &job.name).map_err(fault)?;
-    schedule_of(job).map_err(fault)?;
-    Ok(())
+    domain::jobs_file::check_job(job).map_err(|message| Error::BadJob { key: job.key(), message })
 }
 
 /// The instant from which `@every` counts: kept unless the schedule changes. Whole seconds, the resolution of run ids.

@@ -50,10 +50,11 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
 }
 
 /// Stops a run: one that has not started ends now; a running one is stopped by its runner. Repeating it is harmless.
+/// `by` is who requested it, for the `reason` of the run.
 ///
 /// # Errors
 /// Returns [`Error::NoSuchRun`], [`Error::Refused`] when the run has ended, or the port's error.
-pub async fn stop(ports: &Ports, run_id: &RunId, now: Timestamp) -> Result<Run> {
+pub async fn stop(ports: &Ports, run_id: &RunId, by: &str, now: Timestamp) -> Result<Run> {
     for _ in 0..CONFLICTS_MAX {
         let found = ports.runs.list(&RunQuery::by_id(run_id), None, 1).await?.records.into_iter().next();
         let Some(Stored { record: mut run, version }) = found else { return Err(Error::NoSuchRun(run_id.clone())) };
@@ -63,7 +64,7 @@ pub async fn stop(ports: &Ports, run_id: &RunId, now: Timestamp) -> Result<Run> 
             }
             State::Scheduled => {
                 run.stop_requested_at = Some(now);
-                run.finish(Outcome::Stopped, "stopped before it started", now);
+                run.finish(Outcome::Stopped, format!("stopped on request of {by} before it started"), now);
                 let jobs = load_jobs(ports, [run.key()]).await?;
                 let occurrence = Occurrence::Ended(Outcome::Stopped);
                 write_with_alerts(ports, jobs.get(&run.key()), &run, Some(version), occurrence, now).await?
@@ -71,6 +72,7 @@ pub async fn stop(ports: &Ports, run_id: &RunId, now: Timestamp) -> Result<Run> 
             State::Claimed | State::Running if run.stop_requested_at.is_some() => return Ok(run),
             State::Claimed | State::Running => {
                 run.stop_requested_at = Some(now);
+                run.stop_reason = Some(format!("stopped on request of {by}"));
                 write_run(ports, RunWrite { run: run.clone(), expected: Some(version), alert: None }).await?
             }
         };

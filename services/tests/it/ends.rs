@@ -211,15 +211,15 @@ async fn stopping_ends_a_waiting_run_and_sends_a_request_for_a_running_one() {
     let world = World::new("2026-11-23T08:00:00Z");
     world.put(&job("dump", "@manually")).await;
     let waiting = commands::run_now(&world.ports, &key("dump"), [1; 6], world.now()).await.unwrap();
-    let stopped = commands::stop(&world.ports, &waiting.run_id, world.now()).await.unwrap();
+    let stopped = commands::stop(&world.ports, &waiting.run_id, "owner", world.now()).await.unwrap();
     assert_eq!((stopped.outcome, stopped.state), (Some(Outcome::Stopped), State::Finished));
     assert!(world.take_orders("r1").await.is_empty());
     let running = commands::run_now(&world.ports, &key("dump"), [2; 6], world.now()).await.unwrap();
     assert_eq!(world.take_orders("r1").await.len(), 1);
-    commands::stop(&world.ports, &running.run_id, world.now()).await.unwrap();
-    commands::stop(&world.ports, &running.run_id, world.now()).await.unwrap();
+    commands::stop(&world.ports, &running.run_id, "owner", world.now()).await.unwrap();
+    commands::stop(&world.ports, &running.run_id, "owner", world.now()).await.unwrap();
     assert_eq!(world.send_heartbeat("r1").await, std::slice::from_ref(&running.run_id));
-    let error = commands::stop(&world.ports, &waiting.run_id, world.now()).await.unwrap_err();
+    let error = commands::stop(&world.ports, &waiting.run_id, "owner", world.now()).await.unwrap_err();
     assert_eq!(error.to_string(), format!("run {} has already ended: stopped", waiting.run_id));
     assert!(world.send_alerts().await.is_empty());
 }

@@ -39,7 +39,7 @@ enum JobCommand {
     Set(SetArguments),
     /// Delete the job; its history is kept
     Remove(OneArguments),
-    /// Pause the job: no new runs are started
+    /// Pause the job: its schedule starts no new runs
     Pause(PauseArguments),
     /// Resume a paused job
     Resume(OneArguments),
@@ -344,9 +344,11 @@ pub(crate) fn maintenance(arguments: MaintenanceArguments) -> Outcome {
             arguments.group.as_deref().map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
         let message = match (on, until) {
             (true, Some(until)) => {
-                format!("maintenance of {scope} until {}: no new runs are started", format_instant(until))
+                format!("maintenance of {scope} until {}: schedules start no new runs", format_instant(until))
             }
-            (true, None) => format!("maintenance of {scope}: no new runs are started until `sexton maintenance off`"),
+            (true, None) => {
+                format!("maintenance of {scope}: schedules start no new runs until `sexton maintenance off`")
+            }
             (false, _) => format!("maintenance of {scope} ended"),
         };
         print_confirmation(&answer, arguments.json, &message)

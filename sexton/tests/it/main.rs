@@ -2,6 +2,7 @@
 
 mod aws;
 mod campaign;
+mod clients;
 mod commands;
 mod configuration_docs;
 mod disk;

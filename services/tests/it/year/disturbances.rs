@@ -144,7 +144,7 @@ impl Disturbances {
             && let Some(run_id) = runners.reporting_orders().next().map(|order| order.run_id.clone())
         {
             // The run may have ended.
-            let _ = commands::stop(&world.ports, &run_id, now).await;
+            let _ = commands::stop(&world.ports, &run_id, "owner", now).await;
         }
     }
 
