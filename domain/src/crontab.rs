@@ -35,26 +35,33 @@ const TZ_MESSAGE: &str =
     "TZ is passed to the commands and does not change the schedule; for the schedule write CRON_TZ";
 
 /// Reads a whole crontab; `file` appears in faults and becomes the source of its jobs.
-pub fn parse(file: &str, text: &str, format: Format) -> (Vec<Job>, Faults) {
+///
+/// A comment may hold any bytes, as in cron; any other line is UTF-8.
+pub fn parse(file: &str, text: impl AsRef<[u8]>, format: Format) -> (Vec<Job>, Faults) {
     let mut reader = Reader::new(file, format);
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.as_ref();
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     let mut carriage_return = None;
-    for (index, line) in text.split_terminator('\n').enumerate() {
+    let lines = text.strip_suffix(b"\n").unwrap_or(text);
+    for (index, line) in lines.split(|byte| *byte == b'\n').enumerate() {
         let number = index as u32 + 1;
-        let line = match line.strip_suffix('\r') {
+        let line = match line.strip_suffix(b"\r") {
             Some(line) => {
                 carriage_return.get_or_insert(number);
                 line
             }
             None => line,
         };
-        reader.line(number, line);
+        match std::str::from_utf8(line) {
+            Ok(line) => reader.line(number, line),
+            Err(_) => reader.line_of_other_encoding(number, &String::from_utf8_lossy(line)),
+        }
     }
     if let Some(number) = carriage_return {
         reader.warn(number, "", CARRIAGE_RETURN_MESSAGE);
     }
-    if !text.is_empty() && !text.ends_with('\n') {
-        let number = text.split('\n').count() as u32;
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        let number = text.split(|byte| *byte == b'\n').count() as u32;
         reader.warn(number, "", "the last line has no newline, and cron then ignores it or the whole file; add one");
     }
     reader.finish()
@@ -120,6 +127,17 @@ impl Reader {
                 self.fault(number, text.trim(), message);
             }
         }
+    }
+
+    /// Reads a line that is not UTF-8. `text` has replacement characters.
+    fn line_of_other_encoding(&mut self, number: u32, text: &str) {
+        let comment = text.trim_start().strip_prefix('#');
+        if comment.is_some_and(|comment| matches!(directive::read(number, comment), Ok(None))) {
+            return;
+        }
+        // Without its directive, the next entry would be another job.
+        (self.pending, self.spoiled) = (None, comment.is_some());
+        self.fault(number, text.trim(), "the line is not UTF-8; save the file as UTF-8");
     }
 
     fn comment(&mut self, number: u32, text: &str) {

@@ -7,7 +7,7 @@ use crate::jobs_file;
 
 /// Reads a jobs file (its name ends in `.toml`) or a crontab (any other name), with all its faults. `system`: a crontab
 /// has a user column, which a file below `/etc` has anyway.
-pub fn parse(file: &str, text: &str, system: bool) -> (Vec<Job>, Faults) {
+pub fn parse(file: &str, text: impl AsRef<[u8]>, system: bool) -> (Vec<Job>, Faults) {
     if file.ends_with(".toml") {
         return jobs_file::parse(file, text);
     }

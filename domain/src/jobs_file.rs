@@ -5,12 +5,13 @@
 
 mod definition;
 pub mod fields;
+mod recovery;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::document::{Document, Section};
+use crate::document::Section;
 use crate::fault::Faults;
 use crate::job::{Command, Job, JobKey};
 
@@ -19,9 +20,10 @@ pub use definition::check_job;
 /// The group of a job without `group`.
 pub const GROUP_DEFAULT: &str = "default";
 
-/// Reads a whole jobs file: the valid jobs in the order of the file, and all faults and warnings.
-pub fn parse(file: &str, text: &str) -> (Vec<Job>, Faults) {
-    let (document, mut root) = match Document::parse(file, text) {
+/// Reads a whole jobs file: the valid jobs in the order of the file, and all faults and warnings. Comments may hold any
+/// bytes; all other text is UTF-8. A syntax error costs only the job that it is in.
+pub fn parse(file: &str, text: impl AsRef<[u8]>) -> (Vec<Job>, Faults) {
+    let (document, mut root) = match recovery::parse_document(file, text.as_ref()) {
         Ok(read) => read,
         Err(faults) => return (Vec::new(), faults),
     };

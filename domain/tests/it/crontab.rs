@@ -312,3 +312,13 @@ fn the_name_of_a_file_decides_its_format() {
     let toml = "[[job]]\nname = \"x\"\nschedule = \"@daily\"\ncommand = \"y\"\n";
     assert_eq!(job_files::parse("jobs.toml", toml, false).0[0].name, "x");
 }
+
+#[test]
+fn a_comment_holds_any_bytes_and_only_other_lines_that_are_not_utf_8_are_left_out() {
+    let text = b"# caf\xe9\n* * * * * a\n* * * * * b \xff\n# sexton: name=\xff\n* * * * * c\n* * * * * d\n";
+    let (jobs, faults) = domain::crontab::parse("crontab", text, domain::crontab::Format::User);
+    let commands: Vec<String> = jobs.iter().map(|job| job.command.to_string()).collect();
+    assert_eq!(commands, ["a", "d"]);
+    let lines: Vec<u32> = faults.0.iter().map(|fault| fault.line).collect();
+    assert_eq!(lines, [3, 4], "{faults}");
+}

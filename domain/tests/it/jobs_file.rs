@@ -142,3 +142,35 @@ fn a_surprising_schedule_causes_a_warning_and_is_accepted() {
         "{faults}"
     );
 }
+
+#[test]
+fn a_syntax_error_or_another_encoding_costs_only_its_job() {
+    let job = |name: &str, more: &str| {
+        format!("[[job]]\nname = \"{name}\"\nschedule = \"@daily\"\ncommand = \"x\"\n{more}\n").into_bytes()
+    };
+    let bad: [&[u8]; 6] = [
+        b"timeout = \"2h\nowner = \"x\"",
+        b"description = \"\"\"never closed",
+        b"owner",
+        b"owner = \"caf\xe9\"",
+        b"name = \"twice\"",
+        b"env = { A = \"1\"",
+    ];
+    for fault in bad {
+        let middle = [&job("b", ""), fault, b"\n"].concat();
+        for text in [
+            [&job("a", "# any \u{e9} byte"), &middle, &job("c", "")[..]].concat(),
+            [&middle, &job("a", ""), &job("c", "")[..]].concat(),
+            [&job("a", ""), &job("c", ""), &middle[..]].concat(),
+        ] {
+            let (jobs, faults) = parse("jobs.toml", &text);
+            let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+            assert_eq!(names, ["a", "c"], "{}\n{faults}", String::from_utf8_lossy(&text));
+            assert!(faults.has_faults() && faults.0.iter().all(|fault| fault.line > 0), "{faults}");
+        }
+    }
+    let (jobs, faults) = parse("jobs.toml", [b"# caf\xe9\n", &job("a", "")[..]].concat());
+    assert_eq!((jobs.len(), faults.to_string().as_str()), (1, ""));
+    let (jobs, faults) = parse("jobs.toml", "= \n".repeat(1000));
+    assert!(jobs.is_empty() && faults.0.len() == 1, "{faults}");
+}
