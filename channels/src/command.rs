@@ -126,10 +126,7 @@ impl CommandChannel {
         if status.success() {
             return Ok(());
         }
-        let quote = String::from_utf8_lossy(quote);
-        let last = quote.lines().rev().find(|line| !line.trim().is_empty());
-        let quote = last.map_or_else(String::new, |line| format!(": {}", line.trim()));
-        let message = format!("`{}` ended with {status}{quote}", self.options.command);
+        let message = format!("`{}` ended with {status}{}", self.options.command, last_line(quote));
         if matches!(status.code(), Some(126 | 127)) {
             Err(PortError::Permanent(message))
         } else {
@@ -138,8 +135,15 @@ impl CommandChannel {
     }
 }
 
+/// The last line of standard error, to be appended to a fault; empty when there is none.
+pub(crate) fn last_line(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    last.map_or_else(String::new, |line| format!(": {}", line.trim()))
+}
+
 /// Writes the input, reads standard error and waits for the exit. A command may ignore its input.
-async fn feed_and_wait(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+pub(crate) async fn feed_and_wait(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
     let mut quote = Vec::new();
     let status = {
@@ -176,7 +180,7 @@ async fn read_stderr(stderr: Option<ChildStderr>, quote: &mut Vec<u8>) {
 }
 
 /// Kills what remains of the command's process group when dropped: after delivery, failure or timeout.
-struct ProcessGroup(u32);
+pub(crate) struct ProcessGroup(pub(crate) u32);
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {

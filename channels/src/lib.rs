@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`read_options`] | reads `[channel.NAME]` of `sexton.toml`; every fault carries its line |
 //! | [`Channels`] | all channels by name: [`Channels::send`] sends, [`Channels::probe`] only connects |
+//! | [`OutputMailer`] | mails the output of runs (MAILTO): [`Channels::output_mailer`] |
 //!
 //! `sexton` gives them to the alerts service as its notifier. A channel sends an alert once and never retries: the
 //! service decides that from the class of the error.
@@ -13,6 +14,7 @@
 mod alert_text;
 mod command;
 mod http;
+mod output_mail;
 mod secret_reference;
 mod slack;
 mod smtp;
@@ -20,10 +22,12 @@ mod webhook;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use domain::alert::Alert;
 use domain::document::Section;
 use domain::ports::PortResult;
+pub use output_mail::OutputMailer;
 
 /// A channel as configured by `[channel.NAME]`.
 #[derive(Debug)]
@@ -79,7 +83,7 @@ pub fn read_options(mut section: Section, folder: &Path) -> Option<ChannelOption
 enum Sender {
     Webhook(Box<webhook::Webhook>),
     Slack(slack::Slack),
-    Smtp(smtp::Smtp),
+    Smtp(Arc<smtp::Smtp>),
     Command(command::CommandChannel),
 }
 
@@ -103,7 +107,7 @@ impl Channels {
                     webhook::Webhook::new(options).map(|sender| Sender::Webhook(Box::new(sender)))
                 }
                 ChannelOptions::Slack(options) => slack::Slack::new(options).map(Sender::Slack),
-                ChannelOptions::Smtp(options) => smtp::Smtp::new(options).map(Sender::Smtp),
+                ChannelOptions::Smtp(options) => smtp::Smtp::new(options).map(|smtp| Sender::Smtp(Arc::new(smtp))),
                 ChannelOptions::Command(options) => Ok(Sender::Command(command::CommandChannel::new(options))),
             };
             match sender {
@@ -131,6 +135,36 @@ impl Channels {
             Some(Sender::Command(sender)) => sender.send(alert).await,
             None => Err(domain::ports::PortError::Permanent(unknown_channel(channel, self.names()))),
         }
+    }
+
+    /// How the output of runs is mailed: through the SMTP channel `named`, else through the only one, else through the
+    /// sendmail of this machine.
+    ///
+    /// # Errors
+    /// Returns one sentence when `named` is no SMTP channel.
+    pub fn output_mailer(&self, named: Option<&str>) -> Result<OutputMailer, String> {
+        let smtp = |(name, sender): (&String, &Sender)| match sender {
+            Sender::Smtp(smtp) => Some((name.clone(), smtp.clone())),
+            _ => None,
+        };
+        let mut all: Vec<(String, Arc<smtp::Smtp>)> = self.senders.iter().filter_map(smtp).collect();
+        if let Some(named) = named {
+            let found = all.into_iter().find(|(name, _)| name == named).map(|(_, smtp)| smtp);
+            return found.map(OutputMailer::over_smtp).ok_or_else(|| {
+                format!(
+                    "`channel` of [mail] names no smtp channel: `{named}`; write [channel.{named}] with type = \"smtp\""
+                )
+            });
+        }
+        Ok(match all.len() {
+            1 => OutputMailer::over_smtp(all.remove(0).1),
+            0 => OutputMailer::over_sendmail(
+                "there is neither an smtp channel nor a sendmail on this machine; write [channel.NAME] with type = \"smtp\"",
+            ),
+            _ => OutputMailer::over_sendmail(
+                "there are several smtp channels and no sendmail; write channel = \"NAME\" in [mail]",
+            ),
+        })
     }
 
     /// Connects to the channel's receiver without sending an alert, and describes what was found.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use domain::alert::Alert;
 use domain::document::Section;
 use domain::ports::{PortError, PortResult};
+use lettre::address::Envelope;
 use lettre::message::header::ContentType;
 use lettre::message::{Mailbox, Message};
 use lettre::transport::smtp::authentication::Credentials;
@@ -132,6 +133,15 @@ impl Smtp {
     pub(crate) async fn send(&self, alert: &Alert) -> PortResult<()> {
         let message = self.message(alert).map_err(PortError::Permanent)?;
         self.transport.send(message).await.map(drop).map_err(classify)
+    }
+
+    pub(crate) fn from(&self) -> &Mailbox {
+        &self.from
+    }
+
+    /// Sends a whole message, with CR LF.
+    pub(crate) async fn send_raw(&self, envelope: &Envelope, message: &[u8]) -> PortResult<()> {
+        self.transport.send_raw(envelope, message).await.map(drop).map_err(classify)
     }
 
     /// Connects, encrypts and authenticates; sends no mail.

@@ -14,6 +14,7 @@ use crate::document::Document;
 use crate::fault::{Fault, Faults};
 use crate::job::{Command, Job, JobKey};
 use crate::jobs_file::{GROUP_DEFAULT, fields};
+use crate::mailto::{MailSettings, check_recipients};
 use crate::schedule::zone_named;
 use directive::Directive;
 use line::{Assignment, Entry, Line};
@@ -196,10 +197,10 @@ impl Reader {
             }
             "TZ" => self.warn(number, &value, TZ_MESSAGE),
             "RANDOM_DELAY" => self.warn(number, &value, RANDOM_DELAY_MESSAGE),
-            "MAILTO" | "MAILFROM" if !value.is_empty() && !self.environment.contains_key(&name) => {
-                let message =
-                    format!("no mail is sent for {name}; output goes to the sinks and alerts to the channels");
-                self.warn(number, &value, message);
+            "MAILTO" | "MAILFROM" if !value.is_empty() => {
+                if let Err(message) = check_recipients(&value) {
+                    self.warn(number, &value, message);
+                }
             }
             _ => {}
         }
@@ -238,6 +239,7 @@ impl Reader {
         job.stdin = entry.stdin.clone();
         job.cwd = self.environment.get("HOME").cloned();
         job.env = self.environment.clone();
+        job.mail = self.mail(entry);
         for directive in &self.defaults {
             // Their faults were reported at their own line.
             directive.apply(&Document::empty(&self.file), &mut job);
@@ -255,6 +257,12 @@ impl Reader {
             job.name = default_name::default_name(entry);
         }
         job
+    }
+
+    /// Who gets the output of this entry; `None` without a MAILTO that cron accepts.
+    fn mail(&self, entry: &Entry<'_>) -> Option<MailSettings> {
+        let accepted = |name| self.environment.get(name).filter(|value| check_recipients(value).is_ok()).cloned();
+        Some(MailSettings { to: accepted("MAILTO")?, from: accepted("MAILFROM"), only_failed: entry.mail_on_failure })
     }
 
     /// Adds a number to the default name of an entry that equals an earlier one. Two entries with the same given name
@@ -288,15 +296,15 @@ impl Reader {
                 "cron does not know this schedule and refuses the line; write five fields if cron reads the file too",
             );
         }
+        if entry.mail_on_failure && !self.environment.contains_key("MAILTO") {
+            self.warn(number, "-n", "-n limits the mail with output, and no MAILTO is above; write one, or remove -n");
+        }
         if entry.stdin.is_some() {
             self.warn(
                 number,
                 entry.text,
                 "the text after the first % is the command's standard input; for a percent sign write \\%",
             );
-        }
-        if entry.mail_on_failure {
-            self.warn(number, "-n", "no mail is sent, so -n has no effect; alerts are sent for failures only");
         }
     }
 

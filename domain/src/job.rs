@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::mailto::MailSettings;
 use crate::run::Outcome;
 use crate::units;
 
@@ -116,6 +117,9 @@ pub struct Job {
     /// When and where alerts are sent.
     #[serde(default)]
     pub alert: AlertPolicy,
+    /// Who gets the output as mail. Set from MAILTO of a crontab.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<MailSettings>,
     /// Free text, shown to users.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
@@ -160,6 +164,7 @@ impl Job {
             needs: Needs::default(),
             rules: auto(),
             alert: AlertPolicy::default(),
+            mail: None,
             description: String::new(),
             owner: String::new(),
             anchor: None,

@@ -95,6 +95,7 @@ pub mod job_files;
 pub mod jobs_file;
 pub mod ledger;
 pub mod line;
+pub mod mailto;
 pub mod order;
 pub mod plan;
 pub mod ports;

@@ -16,6 +16,7 @@
 //!   finished.json   runner: the report, made once
 //!   told.started    runner: the event `started` is in the outbox
 //!   told.finished   runner: the report is in the outbox
+//!   mailed          runner: the output was mailed, or never can be
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -126,6 +127,11 @@ impl RunDirectory {
     /// `told.finished`
     pub fn end_reported(&self) -> PathBuf {
         self.file("told.finished")
+    }
+
+    /// `mailed`
+    pub fn mailed(&self) -> PathBuf {
+        self.file("mailed")
     }
 
     /// `spool/`

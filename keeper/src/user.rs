@@ -63,6 +63,13 @@ pub fn own_user() -> String {
     resolve(None).map_or_else(|message| message, |(user, _)| user.name)
 }
 
+/// Name and home directory of the user that runs a job with this `user`. A user without an entry on this machine keeps
+/// its name and gets `/`.
+pub fn name_and_home(wanted: Option<&str>) -> (String, String) {
+    let found = wanted.map_or_else(|| resolve(None).ok().map(|(user, _)| user), find_by_name);
+    found.map_or_else(|| (wanted.unwrap_or_default().to_owned(), "/".to_owned()), |user| (user.name, user.home))
+}
+
 fn find_by_name(name: &str) -> Option<User> {
     let name = CString::new(name).ok()?;
     look_up_entry(|passwd, buffer, length, found| {

@@ -16,6 +16,7 @@ use keeper::spool::{self, SpoolReader};
 
 use crate::keeper_state::stored_report;
 use crate::local_run::LocalRun;
+use crate::mailing::start_mailing;
 use crate::report;
 use crate::reporting::{queue_report, report_started};
 use crate::runner_state::RunnerState;
@@ -57,6 +58,7 @@ pub(crate) async fn finish(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit:
         }
         crash::point("told");
     }
+    start_mailing(shared, run);
     shared.grown.notify_waiters();
 }
 

@@ -38,6 +38,7 @@ mod heartbeat;
 mod intake;
 mod keeper_state;
 mod local_run;
+mod mailing;
 pub mod options;
 mod outbox;
 mod policy;

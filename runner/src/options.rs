@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::mailto::Mailer;
 use domain::order::{Order, PublicKey};
 use domain::ports::{Claims, Orders, Reports};
 use domain::secret::Secrets;
@@ -56,6 +57,8 @@ pub struct Options {
     pub packs: Arc<Packs>,
     /// The running sinks.
     pub sinks: Vec<Engine>,
+    /// Sends the output of jobs with a MAILTO; `None` sends nothing.
+    pub mailer: Option<Arc<dyn Mailer>>,
 }
 
 impl Options {
@@ -79,6 +82,7 @@ impl Options {
             secrets: Arc::new(crate::secrets::LocalSecrets::default()),
             packs: Arc::new(Packs::builtin()),
             sinks: Vec::new(),
+            mailer: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use keeper::records::Accepted;
 
 use crate::keeper_state::{KeeperState, keeper_state, stored_report};
 use crate::local_run::{LocalRun, lock};
+use crate::mailing::start_mailing;
 use crate::report;
 use crate::retention::REMOVED_PREFIX;
 use crate::runner_state::RunnerState;
@@ -76,12 +77,13 @@ pub(crate) fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> 
 
 /// Restores a reported run, which only sinks may still need. Returns false when its report is missing, as after a full
 /// disk. It is then supervised to its end again, which makes the report again and sends it to no receiver.
-fn restore_finished(shared: &RunnerState, run: &Arc<LocalRun>) -> bool {
+fn restore_finished(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> bool {
     let Some(event) = stored_report(run) else { return false };
     let Body::Finished(report) = event.body else { return false };
     let started = run.started().unwrap_or_default();
     run.make_header(&shared.options.runner, &shared.options.host, started.as_ref(), event.at);
     run.set_finished(report::finished_record(&report));
     shared.add_feeds(run);
+    start_mailing(shared, run);
     true
 }

@@ -14,6 +14,7 @@ use keeper::spool::{segment_name, segments};
 use crate::adopt::adopt_abandoned;
 use crate::feed::cursor_path;
 use crate::local_run::{LocalRun, lock};
+use crate::mailing::needs_mail;
 use crate::runner_state::RunnerState;
 use crate::scan;
 
@@ -73,7 +74,7 @@ pub(crate) fn sweep(shared: &RunnerState, now: Timestamp) {
         let age = Duration::try_from(now.duration_since(finished_at)).unwrap_or_default();
         bytes += spool_bytes(run);
         let kept = index < retention.runs && bytes <= retention.bytes && age < retention.age;
-        if !kept && is_delivered(shared, run) {
+        if !kept && is_delivered(shared, run) && !needs_mail(shared, run) {
             bytes -= spool_bytes(run);
             remove_run(shared, run);
         }

@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Admission;
 use crate::feed::SpoolFeed;
 use crate::local_run::{LocalRun, lock};
+use crate::mailing::MAILS_MAX;
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::required_sinks::RequiredSinks;
@@ -74,6 +75,8 @@ pub(crate) struct RunnerState {
     pub store_permits: Semaphore,
     pub claim_permits: Arc<Semaphore>,
     pub scan_permits: Semaphore,
+    /// Limits how many mails are sent at once.
+    pub mail_permits: Semaphore,
     /// The tasks that supervise runs.
     pub supervisors: TaskTracker,
     /// Cancelled when supervising tasks must leave their runs to the keepers.
@@ -109,6 +112,7 @@ impl RunnerState {
             store_permits: Semaphore::new(STORES_MAX),
             claim_permits: Arc::new(Semaphore::new(CLAIMS_MAX)),
             scan_permits: Semaphore::new(cores),
+            mail_permits: Semaphore::new(MAILS_MAX),
             supervisors: TaskTracker::new(),
             leave: CancellationToken::new(),
             grown: Notify::new(),

@@ -286,7 +286,7 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// Existing runs of these firings that neither wait for a runner nor are to start again. An entry may be read twice.
+    /// Existing runs of these firings that neither wait for a runner nor start again. An entry may be read twice.
     /// Planned again, a run that has ended would count as open and block the next one.
     async fn already_fired(&self, due_jobs: &[DueJob<'_>]) -> Result<BTreeSet<RunId>> {
         let limited = due_jobs.iter().filter(|due_job| open_max(self.ports, due_job.job).is_some());

@@ -34,6 +34,7 @@ pub(crate) struct Configuration {
     pub(crate) runner: RunnerSection,
     pub(crate) history: HistorySection,
     pub(crate) channels: Vec<Channel>,
+    pub(crate) mail: MailSection,
     /// `[links]`: names with URLs, in which `{group}`, `{job}`, `{run_id}` and `{attempt}` are replaced by the run's.
     pub(crate) links: BTreeMap<String, String>,
     /// `[aws]`: the installation that `sexton runner` and the client commands use.
@@ -76,6 +77,15 @@ pub(crate) struct HistorySection {
     pub(crate) runs_per_job: Option<usize>,
 }
 
+/// `[mail]`: how the output of crontab entries is mailed.
+#[derive(Debug, Default)]
+pub(crate) struct MailSection {
+    /// The smtp channel; the only one by default.
+    pub(crate) channel: Option<String>,
+    /// Whether entries without MAILTO are mailed to their user, as cron does.
+    pub(crate) owner: bool,
+}
+
 impl Configuration {
     /// Reads the file; all defaults without one. Prints its warnings.
     ///
@@ -109,6 +119,7 @@ impl Configuration {
             runner: root.section("runner").map(|section| read_runner(section, folder)).unwrap_or_default(),
             history: root.section("history").map(read_history).unwrap_or_default(),
             channels: read_channels(&mut root, folder),
+            mail: root.section("mail").map(read_mail).unwrap_or_default(),
             links: root.map("links").unwrap_or_default(),
             aws: root.section("aws").map(read_aws),
         };
@@ -169,6 +180,12 @@ fn read_history(mut section: Section) -> HistorySection {
     };
     section.reject_unknown_keys();
     history
+}
+
+fn read_mail(mut section: Section) -> MailSection {
+    let mail = MailSection { channel: section.text("channel"), owner: section.flag("owner").unwrap_or_default() };
+    section.reject_unknown_keys();
+    mail
 }
 
 fn read_channels(root: &mut Section, folder: &Path) -> Vec<Channel> {

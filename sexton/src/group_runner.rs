@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use channels::Channels;
 use console::RunnerConsole;
 use runner::Options;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::AwsArguments;
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::local_runner::{self, LocalRunner, stopped_message};
+use crate::mailer::AlertingMailer;
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
@@ -83,7 +85,9 @@ fn check_groups(groups: &[String], aws: &aws::Options) -> Result<(), Failure> {
 async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>) -> Outcome {
     let mut signals = Signals::new()?;
     let state = setup.state.clone();
-    let options = runner_options(&setup, aws)?;
+    let mut options = runner_options(&setup, aws)?;
+    let channels = Channels::new(std::mem::take(&mut setup.configuration.channels)).map_err(Failure::Usage)?;
+    options.mailer = Some(AlertingMailer::new(&channels, &setup.configuration.mail, None)?);
     let (name, groups): (Arc<str>, _) = (options.runner.as_str().into(), options.groups.join(", "));
     let ports = on_aws::connect_runner(aws, options.policy.order_keys()).await?.ports;
     let ports = runner::Ports { orders: ports.orders, claims: ports.claims, reports: ports.reports };

@@ -13,6 +13,7 @@ use domain::jobs_file::GROUP_DEFAULT;
 
 use crate::configuration::{FILE_BYTES_MAX, read_text};
 use crate::failure::Failure;
+use crate::mailer::mail_owners;
 
 /// Crontabs below this folder have a user column (crontab(5)).
 const SYSTEM_FOLDER: &str = "/etc";
@@ -26,6 +27,8 @@ pub(crate) struct JobsSource {
     pub(crate) group: Option<String>,
     /// The crontab has a user column, in any folder.
     pub(crate) system: bool,
+    /// Entries of a crontab without MAILTO are mailed to their user (`[mail] owner`).
+    pub(crate) mail_owners: bool,
 }
 
 /// The content of a file: its valid jobs, and all faults and warnings.
@@ -46,7 +49,7 @@ pub(crate) struct ValidJobs {
 
 impl JobsSource {
     pub(crate) fn new(path: impl Into<PathBuf>) -> JobsSource {
-        JobsSource { path: path.into(), group: None, system: false }
+        JobsSource { path: path.into(), group: None, system: false, mail_owners: false }
     }
 
     /// The stored `source` of the jobs.
@@ -72,7 +75,10 @@ impl JobsSource {
         let shown =
             if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
         let system = self.system || self.absolute().starts_with(Path::new(SYSTEM_FOLDER));
-        let (jobs, faults) = job_files::parse(&shown, &text, system);
+        let (mut jobs, faults) = job_files::parse(&shown, &text, system);
+        if self.mail_owners && !job_files::is_jobs_file(&shown) {
+            mail_owners(&mut jobs);
+        }
         Ok(self.assign_group_and_source(&shown, jobs, faults))
     }
 

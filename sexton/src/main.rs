@@ -14,6 +14,7 @@ mod listen;
 mod local_runner;
 mod log;
 mod machine;
+mod mailer;
 mod on_aws;
 mod print;
 mod setup;

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::local_runner::{LocalRunner, stopped_message};
+use crate::mailer::AlertingMailer;
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
@@ -90,6 +91,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         crontabs: [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
         jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
         system: arguments.system,
+        mail_owners: setup.configuration.mail.owner,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
@@ -109,11 +111,13 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
     let (listener, url) = listen::bind(listen).await?;
     let token: Arc<str> = state.token()?.into();
 
-    let channels = std::mem::take(&mut setup.configuration.channels);
-    let notifier = Arc::new(notifier::ChannelNotifier::new(Channels::new(channels).map_err(Failure::Usage)?));
+    let channels = Channels::new(std::mem::take(&mut setup.configuration.channels)).map_err(Failure::Usage)?;
+    let mailer = AlertingMailer::new(&channels, &setup.configuration.mail, Some(ports.clone()))?;
+    mailer.warn_if_missing(&ports).await.map_err(|error| Failure::failed(error.to_string()))?;
+    let notifier = Arc::new(notifier::ChannelNotifier::new(channels));
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
-    let runner = start_runner(&mut setup, &ports)?;
+    let runner = start_runner(&mut setup, &ports, mailer)?;
     let console = Console {
         ports: ports.clone(),
         logs: Arc::new(run_output::RunOutput::new(&state.runner_folder())),
@@ -170,8 +174,9 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
     Ok(SUCCESS)
 }
 
-fn start_runner(setup: &mut Setup, ports: &Ports) -> Result<Arc<LocalRunner>, Failure> {
-    let options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
+fn start_runner(setup: &mut Setup, ports: &Ports, mailer: Arc<AlertingMailer>) -> Result<Arc<LocalRunner>, Failure> {
+    let mut options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
+    options.mailer = Some(mailer);
     let runner_ports =
         runner::Ports { orders: ports.orders.clone(), claims: ports.claims.clone(), reports: ports.reports.clone() };
     let (runner, sink_events) = LocalRunner::start(setup, options, runner_ports)?;

@@ -4,6 +4,7 @@ use domain::crontab::{Format, parse};
 use domain::fault::{Faults, Level};
 use domain::job::{CatchUp, Command, Concurrency, Job};
 use domain::job_files;
+use domain::mailto::MailSettings;
 use domain::run::Outcome;
 use std::time::Duration;
 
@@ -224,9 +225,9 @@ fn surprising_definitions_cause_warnings() {
         ("USER=bob\n0 1 * * * a\n", 1, "cron sets this itself"),
         ("TZ=Europe/Paris\n0 1 * * * a\n", 1, "write CRON_TZ"),
         ("RANDOM_DELAY=5\n0 1 * * * a\n", 1, "RANDOM_DELAY is ignored"),
-        ("MAILTO=bob\n0 1 * * * a\n", 1, "no mail is sent"),
+        ("MAILTO=\"a@x, b@y\"\n0 1 * * * a\n", 1, "cron refuses ` ` there and sends no mail"),
         ("@every 90s a\n", 1, "cron does not know"),
-        ("0 1 * * * -n a\n", 1, "-n has no effect"),
+        ("0 1 * * * -n a\n", 1, "no MAILTO is above"),
         ("0 1 * * * a\n# sexton: timeout=2h\n", 2, "no entry follows"),
         ("0 1 * * * a\n\n0 1 * * * a\n", 3, "the same entry as on line 1"),
     ] {
@@ -321,4 +322,15 @@ fn a_comment_holds_any_bytes_and_only_other_lines_that_are_not_utf_8_are_left_ou
     assert_eq!(commands, ["a", "d"]);
     let lines: Vec<u32> = faults.0.iter().map(|fault| fault.line).collect();
     assert_eq!(lines, [3, 4], "{faults}");
+}
+
+#[test]
+fn mailto_names_who_gets_the_output_of_the_entries_below_it() {
+    let text = "0 1 * * * before\nMAILTO=ops@example.org\nMAILFROM=cron@example.org\n0 2 * * * -n after\n\
+                MAILTO=\"\"\n0 3 * * * unwanted\nMAILTO=a@x, b@y\n0 4 * * * refused\n";
+    let (jobs, _) = user(text);
+    let mail: Vec<Option<MailSettings>> = jobs.into_iter().map(|job| job.mail).collect();
+    let after =
+        MailSettings { to: "ops@example.org".to_owned(), from: Some("cron@example.org".to_owned()), only_failed: true };
+    assert_eq!(mail, [None, Some(after), None, None]);
 }

@@ -11,6 +11,7 @@ use domain::fault::{Fault, Level};
 use domain::job::{AlertPolicy, CatchUp, Command, Concurrency, Job, JobKey, Needs, Pause, Retries};
 use domain::ledger::Ledger;
 use domain::line::{Position, Stage, Stream};
+use domain::mailto::MailSettings;
 use domain::order::Order;
 use domain::ports::{Cursor, Due, Heartbeat, Quarantined};
 use domain::run::{
@@ -76,6 +77,11 @@ fn job() -> Job {
             remind: Some(Duration::from_secs(6 * 3600)),
             channels: vec!["mail".to_owned(), "slack".to_owned()],
         },
+        mail: Some(MailSettings {
+            to: "ops@example.org".to_owned(),
+            from: Some("cron@example.org".to_owned()),
+            only_failed: true,
+        }),
         description: "Dumps every database".to_owned(),
         owner: "team-db".to_owned(),
         anchor: Some(at(-86_400)),

@@ -238,7 +238,8 @@ fn describe(record: &Value) -> String {
 
 fn set(arguments: &SetArguments) -> Outcome {
     let key = parse_job_key(&arguments.job)?;
-    let source = JobsSource { path: arguments.file.clone(), group: Some(key.group.clone()), system: false };
+    let source =
+        JobsSource { path: arguments.file.clone(), group: Some(key.group.clone()), ..JobsSource::new(&arguments.file) };
     let read = read_valid_jobs(&source)?;
     let [job] = read.jobs.as_slice() else {
         return Err(Failure::usage(format!(
@@ -287,7 +288,12 @@ fn print_confirmation(answer: &Value, json: bool, message: &str) -> Outcome {
 }
 
 pub(crate) fn apply(arguments: ApplyArguments) -> Outcome {
-    let source = JobsSource { path: arguments.file.clone(), group: arguments.group.clone(), system: arguments.system };
+    let source = JobsSource {
+        group: arguments.group.clone(),
+        system: arguments.system,
+        mail_owners: arguments.server.configuration()?.mail.owner,
+        ..JobsSource::new(&arguments.file)
+    };
     let read = read_valid_jobs(&source)?;
     for warning in &read.warnings.0 {
         print_error_line(&warning.to_string());

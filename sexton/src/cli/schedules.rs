@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Outcome, SUCCESS, USAGE, print_error_line};
 use crate::jobs_source::{JobsSource, read_valid_jobs};
+use crate::mailer::mail_note;
 use crate::print::{self, OutputFormat, Printer, parse_instant};
 
 /// Largest `--count`. Chosen: for more firings there is `plan`.
@@ -172,6 +173,9 @@ pub(crate) fn lint(arguments: LintArguments) -> Outcome {
     }
     if !arguments.json {
         out.print_line(&format!("{} valid jobs, {} faults, {} warnings", parsed.jobs.len(), counts.0, counts.1))?;
+        if let Some(note) = mail_note(&parsed.jobs) {
+            out.print_line(note)?;
+        }
     }
     out.finish()?;
     Ok(if counts.0 > 0 { USAGE } else { SUCCESS })

@@ -35,6 +35,8 @@ pub(crate) struct JobFileArgs {
     pub(crate) jobs: Vec<PathBuf>,
     /// The crontabs have a user column.
     pub(crate) system: bool,
+    /// Entries without MAILTO are mailed to their user.
+    pub(crate) mail_owners: bool,
 }
 
 pub(crate) struct JobFiles {
@@ -56,7 +58,10 @@ impl JobFiles {
         {
             paths.push(sample::write_crontab(state)?);
         }
-        let sources = paths.iter().map(|path| JobsSource { system: args.system, ..JobsSource::new(path) }).collect();
+        let sources = paths
+            .iter()
+            .map(|path| JobsSource { system: args.system, mail_owners: args.mail_owners, ..JobsSource::new(path) })
+            .collect();
         Ok(JobFiles { watch: FileWatch::new(paths), sample, sources })
     }
 

@@ -14,10 +14,11 @@ const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz";
 /// A table of a file: the sections that document its keys, the file, and its text up to the unknown key.
 type Probe = (&'static [&'static str], &'static str, &'static str);
 
-const PROBES: [Probe; 30] = [
+const PROBES: [Probe; 31] = [
     (&["`sexton.toml`"], "sexton.toml", ""),
     (&["`[runner]`"], "sexton.toml", "[runner]\n"),
     (&["`[history]`"], "sexton.toml", "[history]\n"),
+    (&["`[mail]`"], "sexton.toml", "[mail]\n"),
     (&["`[aws]`"], "sexton.toml", "[aws]\n"),
     (
         &["`[channel.NAME]`", "`[channel.NAME]` with `type = \"webhook\"`"],

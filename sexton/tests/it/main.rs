@@ -10,6 +10,7 @@ mod docs;
 mod driver;
 mod evidence;
 mod faults;
+mod mail;
 mod output;
 mod readme;
 mod running;
