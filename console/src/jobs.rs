@@ -1,6 +1,9 @@
 //! `/api/jobs` and `/api/apply`: lists and changes jobs, one at a time or as a whole file.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, State};
+use domain::crontab::FormerNames;
 use domain::fault::nearest_name;
 use domain::job::{Job, JobKey};
 use domain::jobs_file::fields;
@@ -9,7 +12,7 @@ use domain::run::Run;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use services::commands::{self, ApplyOptions};
+use services::commands::{self, AppliedFile, ApplyOptions};
 
 use crate::Console;
 use crate::caller::Caller;
@@ -78,10 +81,23 @@ pub(crate) struct ApplyRequest {
     jobs: Vec<Value>,
     /// Name of the file, equal in each call for the same file.
     source: String,
+    /// Former names of its jobs, by name. A stored job with such a name is renamed.
+    #[serde(default)]
+    former_names: BTreeMap<String, Vec<String>>,
+    /// Names under which earlier builds stored jobs of the file.
+    #[serde(default)]
+    former_sources: Vec<String>,
     #[serde(default)]
     prune: bool,
     #[serde(default)]
     dry_run: bool,
+}
+
+/// A job that gets another name.
+#[derive(Debug, Serialize)]
+pub(crate) struct RenamedRecord {
+    from: String,
+    to: String,
 }
 
 /// Jobs as `group/name`.
@@ -94,6 +110,9 @@ pub(crate) struct DifferenceRecord {
     left: Vec<String>,
     /// Came from another file or from none until now.
     taken_over: Vec<String>,
+    /// Stored with another name until now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    renamed: Vec<RenamedRecord>,
     unchanged: usize,
     dry_run: bool,
 }
@@ -222,7 +241,14 @@ pub(crate) async fn apply(
     }
     let jobs = request.jobs.into_iter().map(parse_job).collect::<ApiResult<Vec<Job>>>()?;
     let how = ApplyOptions { prune: request.prune, dry_run: request.dry_run };
-    let difference = commands::apply(&console.ports, &request.source, &jobs, how, console.now()).await?;
+    let file = AppliedFile {
+        source: &request.source,
+        jobs: &jobs,
+        former_names: &parse_former_names(&request.former_names)?,
+        former_sources: &request.former_sources,
+        other_sources: &[],
+    };
+    let difference = commands::apply_file(&console.ports, &file, how, console.now()).await?;
     if !request.dry_run {
         let (added, changed, removed) = (difference.added.len(), difference.changed.len(), difference.removed.len());
         caller.log(format_args!(
@@ -238,9 +264,23 @@ pub(crate) async fn apply(
         removed: names(difference.removed),
         left: names(difference.kept),
         taken_over: names(difference.taken_over),
+        renamed: difference
+            .renamed
+            .iter()
+            .map(|(from, to)| RenamedRecord { from: from.to_string(), to: to.to_string() })
+            .collect(),
         unchanged: difference.unchanged.len(),
         dry_run: request.dry_run,
     }))
+}
+
+fn parse_former_names(names: &BTreeMap<String, Vec<String>>) -> ApiResult<FormerNames> {
+    let parse = |name: &String| JobKey::parse(name).map_err(ApiFault::bad_request);
+    let mut parsed = FormerNames::new();
+    for (name, former) in names {
+        parsed.insert(parse(name)?, former.iter().map(parse).collect::<ApiResult<_>>()?);
+    }
+    Ok(parsed)
 }
 
 fn job_key((group, name): (String, String)) -> JobKey {
@@ -248,7 +288,7 @@ fn job_key((group, name): (String, String)) -> JobKey {
 }
 
 /// The fields of a job, and `next`: clients may send back what they have read.
-const FIELDS: [&str; 29] = [
+const FIELDS: [&str; 30] = [
     "group",
     "name",
     "schedule",
@@ -277,6 +317,7 @@ const FIELDS: [&str; 29] = [
     "anchor",
     "paused",
     "source",
+    "seed",
     "next",
 ];
 
@@ -302,7 +343,7 @@ mod tests {
             "quiet_limit": "1m", "min_duration": "1s", "concurrency": "forbid", "catch_up": "all",
             "success_exit_codes": [0], "retries": { "max": 1, "delay": "1s", "backoff": 1.0, "on": ["failed"] },
             "needs": { "cpu": 1.0, "memory": "1KiB" }, "rules": [], "alert": { "after": 2 }, "description": "d", "owner": "o",
-            "anchor": "2026-01-01T00:00:00Z", "paused": { "since": "2026-01-01T00:00:00Z" }, "source": "s",
+            "anchor": "2026-01-01T00:00:00Z", "paused": { "since": "2026-01-01T00:00:00Z" }, "source": "s", "seed": "g/m",
         });
         let job = parse_job(record).expect("a job");
         let written = serde_json::to_value(&job).expect("written");

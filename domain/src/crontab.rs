@@ -6,7 +6,9 @@
 
 mod default_name;
 mod directive;
+mod former_name;
 mod line;
+mod program_name;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,6 +30,52 @@ pub enum Format {
     System,
 }
 
+/// Whether the operator named the file itself, or a directory of crontabs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The file: the names of its entries contain the file's name.
+    Alone,
+    /// A directory that holds it: the file's name is the group of its entries.
+    Directory,
+}
+
+/// How a crontab is read and its entries are named.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// Whether entries have a user column.
+    pub format: Format,
+    /// The stored `source` of the jobs: an absolute path. A part of the identity of entries without a name.
+    pub source: &'a str,
+    /// Decides the names and the group of entries that have none.
+    pub place: Place,
+    /// The group of entries that name none; by default as `place` decides.
+    pub group: Option<&'a str>,
+    /// The user whose crontab it is. All entries run as this user, and none can name another one.
+    pub user: Option<&'a str>,
+}
+
+impl<'a> Options<'a> {
+    /// A file that was named itself.
+    pub fn new(source: &'a str, format: Format) -> Options<'a> {
+        Options { format, source, place: Place::Alone, group: None, user: None }
+    }
+}
+
+/// The jobs that a job may have been stored as: by an older build, or when its file was named in another way. The
+/// newest name is first.
+pub type FormerNames = BTreeMap<JobKey, Vec<JobKey>>;
+
+/// The content of a file with jobs.
+#[derive(Clone, Debug, Default)]
+pub struct FileContent {
+    /// The valid jobs, in the order of the file.
+    pub jobs: Vec<Job>,
+    /// All faults and warnings.
+    pub faults: Faults,
+    /// Former names of entries without a name.
+    pub former_names: FormerNames,
+}
+
 const CARRIAGE_RETURN_MESSAGE: &str = "lines end with CR LF, and cron treats the carriage return as a part of the \
                                        command; convert the file, for example with dos2unix";
 const RANDOM_DELAY_MESSAGE: &str = "RANDOM_DELAY is ignored: the entries run without a delay; write H or a~b in the \
@@ -39,7 +87,13 @@ const TZ_MESSAGE: &str =
 ///
 /// A comment may hold any bytes, as in cron; any other line is UTF-8.
 pub fn parse(file: &str, text: impl AsRef<[u8]>, format: Format) -> (Vec<Job>, Faults) {
-    let mut reader = Reader::new(file, format);
+    let content = read(file, text, &Options::new(file, format));
+    (content.jobs, content.faults)
+}
+
+/// As [`parse`]; `file` appears in faults.
+pub fn read(file: &str, text: impl AsRef<[u8]>, options: &Options<'_>) -> FileContent {
+    let mut reader = Reader::new(file, *options);
     let text = text.as_ref();
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     let mut carriage_return = None;
@@ -68,15 +122,20 @@ pub fn parse(file: &str, text: impl AsRef<[u8]>, format: Format) -> (Vec<Job>, F
     reader.finish()
 }
 
-struct Reader {
+struct Reader<'a> {
     file: String,
-    format: Format,
+    options: Options<'a>,
     document: Document,
     jobs: Vec<Job>,
+    former_names: FormerNames,
     /// The line of each job, for the fault of a second job with its name.
     lines: HashMap<JobKey, u32>,
-    /// Equal entries without a name, by their common default name.
+    /// Entries without a name, by their common default name.
     equals: HashMap<JobKey, u32>,
+    /// The line of each entry without a name, by its default name and its schedule.
+    repeated: HashMap<(JobKey, String), u32>,
+    /// As `equals`, by the default name of older builds.
+    former_equals: HashMap<JobKey, u32>,
     /// The assignments so far; each entry gets a copy of those above it.
     environment: BTreeMap<String, String>,
     zone: Option<String>,
@@ -88,15 +147,18 @@ struct Reader {
     spoiled: bool,
 }
 
-impl Reader {
-    fn new(file: &str, format: Format) -> Reader {
+impl<'a> Reader<'a> {
+    fn new(file: &str, options: Options<'a>) -> Reader<'a> {
         Reader {
             file: file.to_owned(),
-            format,
+            options,
             document: Document::empty(file),
             jobs: Vec::new(),
+            former_names: FormerNames::new(),
             lines: HashMap::new(),
             equals: HashMap::new(),
+            repeated: HashMap::new(),
+            former_equals: HashMap::new(),
             environment: BTreeMap::new(),
             zone: None,
             defaults: Vec::new(),
@@ -118,7 +180,7 @@ impl Reader {
             self.fault(number, "", "the line contains a NUL byte; remove it");
             return;
         }
-        match line::read(text, self.format) {
+        match line::read(text, self.options.format) {
             Ok(Line::Blank) => {}
             Ok(Line::Comment(text)) => self.comment(number, text),
             Ok(Line::Assignment(assignment)) => self.assignment(number, assignment),
@@ -167,12 +229,13 @@ impl Reader {
             let message = "a name cannot be the default of all entries; write it with # sexton: before one";
             self.fault(number, "name", message);
         }
+        self.check_user(&directive);
         let mut probe = Job::new(JobKey::new(GROUP_DEFAULT, "probe"), "@manually", Command::Shell(String::new()));
         directive.apply(&self.document, &mut probe);
         if let Err(message) = zone_named(&probe.zone) {
             self.fault(number, &probe.zone, message);
         }
-        if let Err(message) = fields::check_name("group", &probe.group) {
+        if let Err(message) = fields::check_group(&probe.group) {
             self.fault(number, &probe.group, message);
         }
         if self.document.fault_count() == faults_before {
@@ -217,25 +280,31 @@ impl Reader {
         if self.document.fault_count() > faults_before {
             return;
         }
-        if let Some(earlier) = self.lines.get(&job.key()).copied()
-            && !self.rename(number, entry, earlier, &mut job)
-        {
-            return;
-        }
+        let former = match job.name.is_empty() {
+            true => self.set_default_name(number, entry, &mut job),
+            false => match self.lines.get(&job.key()) {
+                Some(earlier) => return self.fault_of_name(number, *earlier, &job),
+                None => Vec::new(),
+            },
+        };
         fields::check_names(&self.document, number, &job);
         fields::check_schedule(&self.document, number, &job);
         self.warn_of_entry(number, entry);
         if self.document.fault_count() == faults_before {
             self.lines.insert(job.key(), number);
+            if !former.is_empty() {
+                self.former_names.insert(job.key(), former);
+            }
             self.jobs.push(job);
         }
     }
 
+    /// The job of an entry. Its name is empty if the entry has none, and so is its group.
     fn job(&self, number: u32, entry: &Entry<'_>, pending: Option<Directive>) -> Job {
-        let key = JobKey::new(GROUP_DEFAULT, "");
+        let key = JobKey::new("", "");
         let mut job = Job::new(key, entry.schedule.as_str(), Command::Shell(entry.command.clone()));
-        job.source = Some(self.file.clone());
-        job.user = entry.user.map(str::to_owned);
+        job.source = Some(self.options.source.to_owned());
+        job.user = entry.user.or(self.options.user).map(str::to_owned);
         job.stdin = entry.stdin.clone();
         job.cwd = self.environment.get("HOME").cloned();
         job.env = self.environment.clone();
@@ -249,12 +318,16 @@ impl Reader {
         }
         if let Some(directive) = pending {
             directive.apply(&self.document, &mut job);
-            if job.name.is_empty() && directive.names("name") {
-                self.fault(number, "name", "the name is empty; write one, or leave it out");
+            for key in ["name", "group"] {
+                let value = if key == "name" { &job.name } else { &job.group };
+                if value.is_empty() && directive.names(key) {
+                    self.fault(number, key, format!("the {key} is empty; write one, or leave it out"));
+                }
             }
+            self.check_user(&directive);
         }
-        if job.name.is_empty() {
-            job.name = default_name::default_name(entry);
+        if !job.name.is_empty() && job.group.is_empty() {
+            job.group = default_name::default_group(&self.options, self.options.place);
         }
         job
     }
@@ -265,27 +338,60 @@ impl Reader {
         Some(MailSettings { to: accepted("MAILTO")?, from: accepted("MAILFROM"), only_failed: entry.mail_on_failure })
     }
 
-    /// Adds a number to the default name of an entry that equals an earlier one. Two entries with the same given name
-    /// are a fault.
-    fn rename(&mut self, number: u32, entry: &Entry<'_>, earlier: u32, job: &mut Job) -> bool {
-        let unnamed = default_name::default_name(entry);
-        if job.name != unnamed {
-            let message =
-                format!("line {earlier} already has a job with this name; give one of them another name or group");
-            self.fault(number, &job.key().to_string(), message);
-            return false;
+    /// An entry of a user's crontab runs as this user; its comments cannot change that.
+    fn check_user(&self, directive: &Directive) {
+        if let Some(user) = self.options.user.filter(|_| directive.names("user")) {
+            let message = format!("this is the crontab of `{user}`, whose entries run as no other user; remove `user`");
+            self.fault(directive.line, "user", message);
         }
-        let count = self.equals.entry(job.key()).or_insert(1);
-        while self.lines.contains_key(&job.key()) {
+    }
+
+    fn fault_of_name(&self, number: u32, earlier: u32, job: &Job) {
+        let message =
+            format!("line {earlier} already has a job with this name; give one of them another name or group");
+        self.fault(number, &job.key().to_string(), message);
+    }
+
+    /// Sets name and group of an entry that has no name. Entries that are equal in file, user and command are numbered
+    /// in the order of the file. Returns the former names.
+    fn set_default_name(&mut self, number: u32, entry: &Entry<'_>, job: &mut Job) -> Vec<JobKey> {
+        let own_group = std::mem::take(&mut job.group);
+        let user = entry.user.or(self.options.user);
+        let key_in = |place: Place| {
+            let group = match own_group.as_str() {
+                "" => default_name::default_group(&self.options, place),
+                own_group => own_group.to_owned(),
+            };
+            JobKey::new(group, default_name::default_name(entry, user, place, self.options.source))
+        };
+        let other_place = if self.options.place == Place::Alone { Place::Directory } else { Place::Alone };
+        let (unnumbered, other) = (key_in(self.options.place), key_in(other_place));
+        let former = JobKey::new(key_in(Place::Alone).group, former_name::former_name(entry));
+
+        let count = self.equals.entry(unnumbered.clone()).or_insert(0);
+        *count += 1;
+        while self.lines.contains_key(&numbered(&unnumbered, *count)) {
             *count += 1;
-            job.name = format!("{unnamed}-{count}");
         }
-        let also = &job.name;
-        let message = format!(
-            "the same entry as on line {earlier}, so it also runs as `{also}`; remove one, or write # sexton: name=..."
-        );
-        self.warn(number, entry.text, message);
-        true
+        let (key, other) = (numbered(&unnumbered, *count), numbered(&other, *count));
+        let former_count = self.former_equals.entry(former.clone()).or_insert(0);
+        *former_count += 1;
+        let former = numbered(&former, *former_count);
+
+        (job.group, job.name) = (key.group.clone(), key.name.clone());
+        if job.schedule.contains(['H', '~']) {
+            job.seed = Some(former.to_string());
+        }
+        // A faulty entry takes its number, too, so that its repair renames no other.
+        self.lines.insert(key, number);
+        if let Some(earlier) = self.repeated.insert((unnumbered, entry.schedule.clone()), number) {
+            let message = format!(
+                "the same entry as on line {earlier}, so it also runs as `{}`; remove one, or write # sexton: name=...",
+                job.name
+            );
+            self.warn(number, entry.text, message);
+        }
+        vec![other, former]
     }
 
     fn warn_of_entry(&self, number: u32, entry: &Entry<'_>) {
@@ -308,11 +414,19 @@ impl Reader {
         }
     }
 
-    fn finish(self) -> (Vec<Job>, Faults) {
+    fn finish(self) -> FileContent {
         if let Some(pending) = &self.pending {
             self.warn(pending.line, "", "no entry follows this # sexton: line, so it has no effect; remove it");
         }
-        (self.jobs, self.document.faults())
+        FileContent { jobs: self.jobs, faults: self.document.faults(), former_names: self.former_names }
+    }
+}
+
+/// The key of the `count`th entry with this default name.
+fn numbered(key: &JobKey, count: u32) -> JobKey {
+    match count {
+        0 | 1 => key.clone(),
+        _ => JobKey::new(&key.group, format!("{}-{count}", key.name)),
     }
 }
 

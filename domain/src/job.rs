@@ -48,7 +48,7 @@ impl fmt::Display for JobKey {
     }
 }
 
-/// The definition of a job, with what the system adds to it (`anchor`, `paused`, `source`).
+/// The definition of a job, with what the system adds to it (`anchor`, `paused`, `source`, `seed`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// The unit that runners serve.
@@ -135,6 +135,10 @@ pub struct Job {
     /// The file that the job was applied from; `--prune` deletes only jobs of the same file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// What `H` and `a~b` in the schedule are derived from, where it is not the job's key: set for entries of a crontab
+    /// without a name, so that their minute stays the same when their default name changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<String>,
 }
 
 impl Job {
@@ -170,6 +174,7 @@ impl Job {
             anchor: None,
             paused: None,
             source: None,
+            seed: None,
         }
     }
 
@@ -182,7 +187,8 @@ impl Job {
     pub fn timing(&self) -> String {
         let anchor = self.anchor.map_or(0, Timestamp::as_second);
         let off = if self.enabled { "" } else { "\0off" };
-        let text = format!("{}\0{}\0{}\0{}\0{anchor}{off}", self.group, self.name, self.schedule, self.zone);
+        let seed = self.seed.as_ref().map_or_else(String::new, |seed| format!("\0{seed}"));
+        let text = format!("{}\0{}\0{}\0{}\0{anchor}{off}{seed}", self.group, self.name, self.schedule, self.zone);
         Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

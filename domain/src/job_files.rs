@@ -1,21 +1,25 @@
 //! Reads a file of jobs of either format. Used by `lint`, `plan`, `apply` and `up`.
 
-use crate::crontab::{self, Format};
-use crate::fault::Faults;
-use crate::job::Job;
+use crate::crontab::{self, FileContent, FormerNames, Options};
 use crate::jobs_file;
 
-/// Whether the file is a jobs file, not a crontab.
-pub fn is_jobs_file(file: &str) -> bool {
-    file.ends_with(".toml")
+/// Reads a jobs file (its name ends in `.toml`) or a crontab (any other name), with all its faults. `file` appears in
+/// faults.
+pub fn read(file: &str, text: impl AsRef<[u8]>, options: &Options<'_>) -> FileContent {
+    if !is_jobs_file(file) {
+        return crontab::read(file, text, options);
+    }
+    let (mut jobs, faults) = jobs_file::parse(file, text);
+    for job in &mut jobs {
+        job.source = Some(options.source.to_owned());
+        if let Some(group) = options.group.filter(|_| job.group == jobs_file::GROUP_DEFAULT) {
+            job.group = group.to_owned();
+        }
+    }
+    FileContent { jobs, faults, former_names: FormerNames::new() }
 }
 
-/// Reads a jobs file (its name ends in `.toml`) or a crontab (any other name), with all its faults. `system`: a crontab
-/// has a user column, which a file below `/etc` has anyway.
-pub fn parse(file: &str, text: impl AsRef<[u8]>, system: bool) -> (Vec<Job>, Faults) {
-    if is_jobs_file(file) {
-        return jobs_file::parse(file, text);
-    }
-    let format = if system || file.starts_with("/etc/") { Format::System } else { Format::User };
-    crontab::parse(file, text, format)
+/// Whether a file of this name is a jobs file.
+pub fn is_jobs_file(file: &str) -> bool {
+    file.ends_with(".toml")
 }

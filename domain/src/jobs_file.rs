@@ -20,6 +20,9 @@ pub use definition::check_job;
 /// The group of a job without `group`.
 pub const GROUP_DEFAULT: &str = "default";
 
+/// The group of alerts about Sexton itself (`sexton/disk`). No job may use it.
+pub const GROUP_RESERVED: &str = "sexton";
+
 /// Reads a whole jobs file: the valid jobs in the order of the file, and all faults and warnings. Comments may hold any
 /// bytes; all other text is UTF-8. A syntax error costs only the job that it is in.
 pub fn parse(file: &str, text: impl AsRef<[u8]>) -> (Vec<Job>, Faults) {
@@ -110,7 +113,7 @@ fn command(section: &mut Section) -> Option<Command> {
     }
 }
 
-/// Writes jobs as [`parse`] reads them, without the fields that the system adds (`anchor`, `paused`, `source`).
+/// Writes jobs as [`parse`] reads them, without the fields that the system adds (`anchor`, `paused`, `source`, `seed`).
 ///
 /// # Errors
 /// The message of the TOML writer; never for jobs that [`parse`] returned.
@@ -119,6 +122,7 @@ pub fn write(jobs: &[Job]) -> Result<String, String> {
     struct File {
         job: Vec<Job>,
     }
-    let job = jobs.iter().map(|job| Job { anchor: None, paused: None, source: None, ..job.clone() }).collect();
+    let job =
+        jobs.iter().map(|job| Job { anchor: None, paused: None, source: None, seed: None, ..job.clone() }).collect();
     toml::to_string(&File { job }).map_err(|error| format!("the jobs cannot be written as TOML: {error}"))
 }

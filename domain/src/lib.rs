@@ -4,7 +4,7 @@
 //! | item | purpose |
 //! |---|---|
 //! | [`schedule::Schedule`], [`plan::plan`] | the firings of one schedule; of many jobs in a window |
-//! | [`crontab::parse`], [`jobs_file::parse`], [`job_files::parse`] | jobs from files, with all their faults |
+//! | [`crontab::read`], [`jobs_file::parse`], [`job_files::read`] | jobs from files, with all their faults |
 //! | [`document::Section`], [`fault::Faults`] | reads TOML and reports all faults of a file in one reading |
 //! | [`job::Job`], [`order::Order`], [`event::Event`], [`run::Run`] | what is stored and sent; JSON |
 //! | [`run::Run::apply`] | the state machine of a run |

@@ -39,7 +39,7 @@ mod signals;
 pub mod spawn;
 pub mod spool;
 mod stop_sequence;
-mod user;
+pub mod user;
 mod writer;
 
 pub use cgroup::remove as remove_cgroup;

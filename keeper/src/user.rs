@@ -10,11 +10,16 @@ use std::mem::MaybeUninit;
 /// measured.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
+/// An account of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct User {
+pub struct User {
+    /// Login name.
     pub name: String,
+    /// Numeric id.
     pub uid: u32,
+    /// Numeric id of the primary group.
     pub gid: u32,
+    /// Home directory.
     pub home: String,
 }
 
@@ -70,7 +75,8 @@ pub fn name_and_home(wanted: Option<&str>) -> (String, String) {
     found.map_or_else(|| (wanted.unwrap_or_default().to_owned(), "/".to_owned()), |user| (user.name, user.home))
 }
 
-fn find_by_name(name: &str) -> Option<User> {
+/// The account with this login name.
+pub fn find_by_name(name: &str) -> Option<User> {
     let name = CString::new(name).ok()?;
     look_up_entry(|passwd, buffer, length, found| {
         // SAFETY: all pointers are valid during the call, and the name ends in NUL.
@@ -78,7 +84,8 @@ fn find_by_name(name: &str) -> Option<User> {
     })
 }
 
-fn find_by_uid(uid: u32) -> Option<User> {
+/// The first account with this numeric id.
+pub fn find_by_uid(uid: u32) -> Option<User> {
     look_up_entry(|passwd, buffer, length, found| {
         // SAFETY: all pointers are valid during the call.
         unsafe { libc::getpwuid_r(uid, passwd, buffer, length, found) }

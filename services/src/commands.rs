@@ -3,8 +3,9 @@
 mod apply;
 mod jobs;
 mod runs;
+mod take_over;
 
-pub use apply::{ApplyOptions, Difference, apply};
+pub use apply::{AppliedFile, ApplyOptions, Difference, apply, apply_file};
 pub use jobs::{get, pause, put, remove, resume};
 pub use runs::{ledger, run_now, stop};
 

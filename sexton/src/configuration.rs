@@ -4,7 +4,8 @@
 //! `file:/path`); they are resolved when the file is read and never printed.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, Metadata};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use rules::Packs;
 use runner::PolicyFile;
 
 use crate::failure::{Failure, print_error_line};
+use crate::ownership;
 
 /// Longest file that is read. Chosen: far above any handwritten file, so a longer one is a mistake (a log, a device).
 pub(crate) const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -209,20 +211,35 @@ fn read_address(section: &mut Section, key: &'static str) -> Option<SocketAddr> 
         .ok()
 }
 
-/// Reads a text file of the user.
+/// Reads a text file that decides what Sexton does. As root, only one that no other user can write.
 ///
 /// # Errors
-/// Exit 2 if it cannot be read, is longer than [`FILE_BYTES_MAX`], or is not UTF-8.
+/// As [`read_checked`].
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
+    read_checked(path, &mut |file| ownership::check_when_root(file, None))
+}
+
+/// Reads a text file of the user. `check` gets the metadata of the opened file and refuses it with one sentence.
+///
+/// # Errors
+/// Exit 2 if it cannot be read, is refused, is longer than [`FILE_BYTES_MAX`], or is not UTF-8.
+pub(crate) fn read_checked(
+    path: &Path,
+    check: &mut dyn FnMut(&Metadata) -> Result<(), String>,
+) -> Result<String, Failure> {
     let fault = |why: String| Failure::usage(Fault::new(&path.display().to_string(), 0, "", why).to_string());
-    let length = fs::metadata(path).map_err(|why| fault(format!("cannot be read: {why}")))?.len();
-    if length > FILE_BYTES_MAX {
+    let unreadable = |why: std::io::Error| fault(format!("cannot be read: {why}"));
+    let mut file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    check(&metadata).map_err(fault)?;
+    if metadata.len() > FILE_BYTES_MAX {
         return Err(fault(format!(
             "longer than {}; is it the right file?",
             domain::units::format_size(FILE_BYTES_MAX)
         )));
     }
-    let bytes = fs::read(path).map_err(|why| fault(format!("cannot be read: {why}")))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(unreadable)?;
     String::from_utf8(bytes).map_err(|error| {
         let line =
             1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();

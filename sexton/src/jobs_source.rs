@@ -3,20 +3,23 @@
 //! Used by `apply`, `plan`, `lint`, `job set` and `up`. Never stores anything.
 
 use std::collections::BTreeSet;
+use std::fs::Metadata;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use domain::crontab::{FileContent, Format, FormerNames, Options, Place};
 use domain::fault::{Fault, Faults, Level};
 use domain::job::Job;
 use domain::job_files;
-use domain::jobs_file::GROUP_DEFAULT;
 
-use crate::configuration::{FILE_BYTES_MAX, read_text};
+use crate::configuration::{FILE_BYTES_MAX, read_checked};
+use crate::crontab_kind::CrontabKind;
 use crate::failure::Failure;
 use crate::mailer::mail_owners;
+use crate::{ownership, source_path};
 
-/// Crontabs below this folder have a user column (crontab(5)).
-const SYSTEM_FOLDER: &str = "/etc";
+/// The name of a crontab without a file.
+const STANDARD_INPUT: &str = "standard input";
 
 /// A file with jobs, and how to read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,20 @@ pub(crate) struct JobsSource {
     pub(crate) system: bool,
     /// Entries of a crontab without MAILTO are mailed to their user (`[mail] owner`).
     pub(crate) mail_owners: bool,
+    /// Whether the operator named the file or its directory.
+    pub(crate) place: Place,
+    pub(crate) purpose: Purpose,
+}
+
+/// What happens with the jobs of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// They are shown. What the other purposes refuse is a warning.
+    Show,
+    /// They are sent to a server.
+    Send,
+    /// This process runs them.
+    Run,
 }
 
 /// The content of a file: its valid jobs, and all faults and warnings.
@@ -36,6 +53,7 @@ pub(crate) struct JobsSource {
 pub(crate) struct ParsedJobs {
     pub(crate) jobs: Vec<Job>,
     pub(crate) faults: Faults,
+    pub(crate) former_names: FormerNames,
 }
 
 /// The jobs of a file without faults.
@@ -45,23 +63,31 @@ pub(crate) struct ValidJobs {
     pub(crate) name: String,
     pub(crate) jobs: Vec<Job>,
     pub(crate) warnings: Faults,
+    pub(crate) former_names: FormerNames,
 }
 
 impl JobsSource {
-    pub(crate) fn new(path: impl Into<PathBuf>) -> JobsSource {
-        JobsSource { path: path.into(), group: None, system: false, mail_owners: false }
+    pub(crate) fn new(path: impl Into<PathBuf>, purpose: Purpose) -> JobsSource {
+        JobsSource { path: path.into(), group: None, system: false, mail_owners: false, place: Place::Alone, purpose }
     }
 
     /// The stored `source` of the jobs.
     pub(crate) fn name(&self) -> String {
-        if self.is_standard_input() {
-            return "standard input".to_owned();
+        if self.is_standard_input() || source_path::is_descriptor(&self.path) {
+            return STANDARD_INPUT.to_owned();
         }
-        self.absolute().display().to_string()
+        source_path::absolute(&self.path).display().to_string()
     }
 
-    fn absolute(&self) -> PathBuf {
-        self.path.canonicalize().or_else(|_| std::path::absolute(&self.path)).unwrap_or_else(|_| self.path.clone())
+    /// The `source` that builds up to 0.2.0 stored, where it is another one: they resolved links.
+    pub(crate) fn former_name(&self) -> Option<String> {
+        let resolved = self.path.canonicalize().ok()?.display().to_string();
+        Some(resolved).filter(|resolved| *resolved != self.name() && !self.is_standard_input())
+    }
+
+    /// Whether the stored `source` of a job names this file.
+    pub(crate) fn is_stored_as(&self, source: &str) -> bool {
+        self.name() == source || self.former_name().as_deref() == Some(source)
     }
 
     fn is_standard_input(&self) -> bool {
@@ -71,34 +97,59 @@ impl JobsSource {
     /// # Errors
     /// Exit 2 if the file cannot be read. Faults of its content are part of the result.
     pub(crate) fn parse(&self) -> Result<ParsedJobs, Failure> {
-        let text = if self.is_standard_input() { standard_input()? } else { read_text(&self.path)? };
-        let shown =
-            if self.is_standard_input() { "standard input".to_owned() } else { self.path.display().to_string() };
-        let system = self.system || self.absolute().starts_with(Path::new(SYSTEM_FOLDER));
-        let (mut jobs, faults) = job_files::parse(&shown, &text, system);
-        if self.mail_owners && !job_files::is_jobs_file(&shown) {
-            mail_owners(&mut jobs);
-        }
-        Ok(self.assign_group_and_source(&shown, jobs, faults))
-    }
-
-    /// Sets the requested group and the source of each job.
-    fn assign_group_and_source(&self, shown: &str, jobs: Vec<Job>, mut faults: Faults) -> ParsedJobs {
         let name = self.name();
-        let mut keys = BTreeSet::new();
-        let mut settled = Vec::with_capacity(jobs.len());
-        for mut job in jobs {
-            if let Some(group) = self.group.as_ref().filter(|_| job.group == GROUP_DEFAULT) {
-                job.group.clone_from(group);
+        let shown = if self.is_standard_input() { name.clone() } else { self.path.display().to_string() };
+        let kind = match self.is_standard_input() || job_files::is_jobs_file(&shown) {
+            true => CrontabKind::Plain,
+            false => CrontabKind::of(&source_path::absolute(&self.path), self.system),
+        };
+        let account = match kind.account() {
+            Ok(account) => account,
+            Err(message) => return Ok(ParsedJobs::refused(Fault::new(&shown, 0, "", message))),
+        };
+        let owner = account.as_ref().map(|account| account.uid);
+        let mut refusals = Vec::new();
+        let mut check = |file: &Metadata| match (ownership::check_when_root(file, owner), self.purpose) {
+            (Err(message), Purpose::Show) => {
+                refusals.push(Fault::warning(&shown, 0, "", format!("`up` as root refuses the file: {message}")));
+                Ok(())
             }
+            (checked, _) => checked,
+        };
+        let text = if self.is_standard_input() { standard_input()? } else { read_checked(&self.path, &mut check)? };
+        let format = if self.is_standard_input() && self.system { Format::System } else { kind.format() };
+        let options = Options {
+            format,
+            source: &name,
+            place: self.place,
+            group: self.group.as_deref(),
+            user: account.as_ref().map(|account| account.name.as_str()),
+        };
+        let mut content = job_files::read(&shown, &text, &options);
+        if self.mail_owners && !job_files::is_jobs_file(&shown) {
+            mail_owners(&mut content.jobs);
+        }
+        Ok(ParsedJobs::new(content, &shown, refusals))
+    }
+}
+
+impl ParsedJobs {
+    fn new(content: FileContent, shown: &str, more: Vec<Fault>) -> ParsedJobs {
+        let FileContent { jobs, mut faults, former_names } = content;
+        let mut keys = BTreeSet::new();
+        for job in &jobs {
             if !keys.insert(job.key()) {
                 let message = "two jobs have this name after --group is applied; rename one or change its group";
                 faults.0.push(Fault::new(shown, 0, job.key().to_string(), message));
             }
-            job.source = Some(name.clone());
-            settled.push(job);
         }
-        ParsedJobs { jobs: settled, faults }
+        faults.0.extend(more);
+        ParsedJobs { jobs, faults, former_names }
+    }
+
+    /// A file that is refused as a whole.
+    fn refused(fault: Fault) -> ParsedJobs {
+        ParsedJobs { jobs: Vec::new(), faults: Faults(vec![fault]), former_names: FormerNames::new() }
     }
 }
 
@@ -112,7 +163,8 @@ pub(crate) fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure>
         let only_faults = parsed.faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect();
         return Err(Faults(only_faults).into());
     }
-    Ok(ValidJobs { name: source.name(), jobs: parsed.jobs, warnings: parsed.faults })
+    let ParsedJobs { jobs, faults: warnings, former_names } = parsed;
+    Ok(ValidJobs { name: source.name(), jobs, warnings, former_names })
 }
 
 fn standard_input() -> Result<String, Failure> {

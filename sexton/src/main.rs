@@ -6,6 +6,7 @@
 mod cli;
 mod client;
 mod configuration;
+mod crontab_kind;
 mod failure;
 mod file_watch;
 mod group_runner;
@@ -16,9 +17,11 @@ mod log;
 mod machine;
 mod mailer;
 mod on_aws;
+mod ownership;
 mod print;
 mod setup;
 mod signals;
+mod source_path;
 mod state;
 mod up;
 

@@ -15,6 +15,7 @@ mod disk_alerts;
 mod duties;
 mod job_files;
 mod notifier;
+mod reserved_group;
 pub(crate) mod run_output;
 pub(crate) mod sample;
 mod sink_alerts;
@@ -61,7 +62,7 @@ pub(crate) struct Arguments {
     /// stay and are listed at the start
     #[arg(long, value_name = "FILE")]
     crontab: Vec<PathBuf>,
-    /// The crontabs have a user column, like those under /etc
+    /// The crontabs have a user column, like /etc/crontab
     #[arg(long)]
     system: bool,
     /// Jobs file (TOML) to run; can be repeated. Reloaded when it changes, like a crontab
@@ -107,7 +108,8 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
     let store = Embedded::open(&state.database()).map_err(|error| Failure::failed(error.to_string()))?;
     let ports = store.ports();
     let files = JobFiles::new(named, &state, &ports).await?;
-    let applied = files.apply_all(&ports, &setup.packs).await?;
+    let mut applied = files.apply_all(&ports, &setup.packs).await?;
+    applied.extend(reserved_group::report_line(&ports).await?);
     let (listener, url) = listen::bind(listen).await?;
     let token: Arc<str> = state.token()?.into();
 

@@ -1,72 +1,86 @@
-//! The default name of an entry: its program, and a short hash of its schedule and command.
+//! The default name of an entry: its file, its program, and a short hash of file, user and command.
 //!
-//! The history of a job is stored under its name. So the name is a function of the entry alone, and does not change
-//! when other lines are edited or moved.
+//! The history of a job is stored under its name. So the name is a function of these three, and does not change when
+//! the schedule or other lines are edited. Equal entries are numbered by the reader.
 
 use sha2::{Digest, Sha256};
 
 use super::line::Entry;
+use super::program_name::program_name;
+use super::{Options, Place};
+use crate::jobs_file::fields::NAME_LENGTH_MAX;
+use crate::jobs_file::{GROUP_DEFAULT, GROUP_RESERVED};
 
-/// Characters of the program in the name. With the hash and a count the name has at most 48 characters.
-const PROGRAM_LENGTH_MAX: usize = 32;
+/// Characters of the hash.
+const HASH_LENGTH: usize = 8;
 
-pub(super) fn default_name(entry: &Entry<'_>) -> String {
-    let digest = Sha256::digest(format!("{}\0{}", entry.schedule, entry.text));
-    let hash: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{hash}", program(&entry.command))
+/// Characters kept free for the hyphen before the hash, the hash, and the number of an equal entry (`-99999`).
+const TAIL_LENGTH: usize = 1 + HASH_LENGTH + 6;
+
+/// Characters of file, hyphen and program.
+const STEM_LENGTH_MAX: usize = NAME_LENGTH_MAX - TAIL_LENGTH;
+
+/// Characters of the program, so that at least 10 remain for the file. Chosen, not measured.
+const PROGRAM_LENGTH_MAX: usize = STEM_LENGTH_MAX - 11;
+
+/// The name of an entry whose file is in this place. `user`: the user column, or the user whose crontab it is.
+pub(super) fn default_name(entry: &Entry<'_>, user: Option<&str>, place: Place, source: &str) -> String {
+    let digest = Sha256::digest(format!("{source}\0{}\0{}", user.unwrap_or_default(), entry.text));
+    let hash: String = digest[..HASH_LENGTH / 2].iter().map(|byte| format!("{byte:02x}")).collect();
+    let program = program_name(&entry.command);
+    let program = shortened(&program, PROGRAM_LENGTH_MAX);
+    let file = match place {
+        Place::Alone => file_name(source).map(|file| legal(file, "")).unwrap_or_default(),
+        Place::Directory => String::new(),
+    };
+    let stem = match (file.as_str(), program) {
+        ("", program) => program.to_owned(),
+        (file, program) if begins_with_word(program, file) => program.to_owned(),
+        (file, program) if begins_with_word(file, program) => shortened(file, STEM_LENGTH_MAX).to_owned(),
+        (file, program) => format!("{}-{program}", shortened(file, STEM_LENGTH_MAX - 1 - program.len())),
+    };
+    format!("{stem}-{hash}")
 }
 
-/// The main program of a command: `cd DIR &&`, variables, and wrappers that run another program are skipped.
-fn program(command: &str) -> String {
-    const WRAPPERS: [&str; 12] =
-        ["sudo", "exec", "nice", "ionice", "env", "time", "nohup", "setsid", "chronic", "command", "test", "["];
-    let step = command.split(['&', ';', '|']).map(str::trim).find(|step| !step.is_empty() && !is_prelude(step));
-    let mut words = step.unwrap_or(command).split_whitespace();
-    let mut base = "";
-    while let Some(word) = words.next() {
-        match word {
-            // Options of wrappers that take a word: `sudo -u postgres`, `nice -n 19`.
-            "-u" | "-g" | "-n" | "-c" => drop(words.next()),
-            _ if word.starts_with('-') || word.contains('=') || WRAPPERS.contains(&word) => {}
-            _ => {
-                base = word.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default();
-                break;
-            }
+/// The group of entries that name none.
+pub(super) fn default_group(options: &Options<'_>, place: Place) -> String {
+    match (options.group, place, file_name(options.source)) {
+        (Some(group), _, _) => group.to_owned(),
+        (None, Place::Directory, Some(file)) => match legal(file, "_") {
+            group if group.is_empty() => GROUP_DEFAULT.to_owned(),
+            // cron reads a file of this name, so its jobs must run.
+            group if group == GROUP_RESERVED => format!("{group}_"),
+            group => shortened(&group, NAME_LENGTH_MAX).to_owned(),
+        },
+        _ => GROUP_DEFAULT.to_owned(),
+    }
+}
+
+/// The last part of a path; none for standard input.
+fn file_name(source: &str) -> Option<&str> {
+    if !source.starts_with('/') && source.contains(' ') {
+        return None;
+    }
+    source.rsplit('/').find(|part| !part.is_empty())
+}
+
+/// `text` with its illegal characters replaced.
+fn legal(text: &str, replacement: &str) -> String {
+    let mut legal = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.') {
+            true => legal.push(c),
+            false => legal.push_str(replacement),
         }
     }
-    let legal: String = base.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')).collect();
-    let legal = legal.trim_start_matches(['.', '-']);
-    match legal.get(..PROGRAM_LENGTH_MAX).unwrap_or(legal) {
-        "" => "job".to_owned(),
-        program => program.to_owned(),
-    }
+    legal.trim_start_matches(['.', '-']).to_owned()
 }
 
-/// Whether a step only prepares the main one.
-fn is_prelude(step: &str) -> bool {
-    const PRELUDES: [&str; 8] = ["cd", ".", "source", "export", "set", "umask", "test", "["];
-    let first = step.split_whitespace().next().unwrap_or_default();
-    PRELUDES.contains(&first)
+/// ASCII text, cut after this many characters.
+fn shortened(text: &str, length: usize) -> &str {
+    text.get(..length).unwrap_or(text)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_is_named_after_its_main_program() {
-        for (command, expected) in [
-            ("/usr/local/bin/dump.sh --all", "dump.sh"),
-            ("cd /srv/app && ./bin/report", "report"),
-            ("LEVEL=9 PATH=/x nice -n 19 backup", "backup"),
-            ("[ \"$(date +%u)\" = 5 ] && weekly", "weekly"),
-            ("sudo -u root /opt/x/", "x"),
-            ("$HOME/bin/thing", "thing"),
-            ("(true)", "true"),
-            ("...", "job"),
-            ("ünïcode", "ncode"),
-        ] {
-            assert_eq!(program(command), expected, "{command}");
-        }
-    }
+fn begins_with_word(text: &str, word: &str) -> bool {
+    text.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-', '_']))
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::fields::{
-    ALERT_AFTER_MAX, BACKOFF_MAX, CPU_MAX, RETRIES_MAX, RETRY_OUTCOMES, check_environment, check_name, schedule,
+    ALERT_AFTER_MAX, BACKOFF_MAX, CPU_MAX, RETRIES_MAX, RETRY_OUTCOMES, check_environment, check_group, check_name,
+    schedule,
 };
 use crate::job::{Command, Job};
 use crate::run::Outcome;
@@ -16,7 +17,7 @@ use crate::run::Outcome;
 /// # Errors
 /// One lower-case sentence with the remedy, for the first fault.
 pub fn check_job(job: &Job) -> Result<(), String> {
-    check_name("group", &job.group)?;
+    check_group(&job.group)?;
     check_name("name", &job.name)?;
     schedule(job, Timestamp::UNIX_EPOCH)?;
     check_command(&job.command)?;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::document::{Document, Section};
 use crate::fault::Fault;
 use crate::job::{AlertPolicy, CatchUp, Concurrency, Job, Needs, Retries};
+use crate::jobs_file::GROUP_RESERVED;
 use crate::run::Outcome;
 use crate::schedule::{Context, Schedule};
 
@@ -194,10 +195,24 @@ pub fn check_name(what: &str, name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks the group of a job.
+///
+/// # Errors
+/// As [`check_name`]; also for the group that is reserved.
+pub fn check_group(group: &str) -> Result<(), String> {
+    check_name("group", group)?;
+    match group {
+        GROUP_RESERVED => {
+            Err(format!("the group `{GROUP_RESERVED}` is reserved for alerts about Sexton itself; choose another name"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reports an invalid group or name.
 pub fn check_names(document: &Document, line: u32, job: &Job) {
-    for (what, name) in [("group", &job.group), ("name", &job.name)] {
-        if let Err(message) = check_name(what, name) {
+    for (name, checked) in [(&job.group, check_group(&job.group)), (&job.name, check_name("name", &job.name))] {
+        if let Err(message) = checked {
             document.push(Fault::new(document.file(), line, name.as_str(), message));
         }
     }
@@ -220,7 +235,7 @@ pub fn check_schedule(document: &Document, line: u32, job: &Job) {
 /// # Errors
 /// One lower-case sentence with the remedy.
 pub fn schedule(job: &Job, first_seen: Timestamp) -> Result<Schedule, String> {
-    let seed = job.key().to_string();
+    let seed = job.seed.clone().unwrap_or_else(|| job.key().to_string());
     let context = Context { zone: &job.zone, seed: &seed, anchor: job.anchor.unwrap_or(first_seen) };
     Schedule::parse(&job.schedule, &context)
 }

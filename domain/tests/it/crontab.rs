@@ -1,6 +1,6 @@
 //! Crontabs against tables: lines and the environment of their commands, faults, directives, names.
 
-use domain::crontab::{Format, parse};
+use domain::crontab::{Format, Options, parse};
 use domain::fault::{Faults, Level};
 use domain::job::{CatchUp, Command, Concurrency, Job};
 use domain::job_files;
@@ -280,23 +280,6 @@ fn defaults_apply_to_all_later_entries_and_a_directive_wins() {
 }
 
 #[test]
-fn names_are_stable_and_distinct() {
-    let alone = job("0 5 * * * /opt/bin/report --all\n");
-    assert!(alone.name.starts_with("report-"), "{}", alone.name);
-    let among = jobs("0 4 * * * x\nA=1\n0 5 * * *  /opt/bin/report --all\n");
-    assert_eq!(among[1].name, alone.name);
-    for other in
-        ["0 6 * * * /opt/bin/report --all\n", "0 5 * * * /opt/bin/report\n", "0 5 * * * /opt/bin/report --all%x\n"]
-    {
-        let other = job(other);
-        assert!(other.name.starts_with("report-") && other.name != alone.name, "{}", other.name);
-    }
-    let (three, _) = user(&"0 5 * * * /opt/bin/report --all\n".repeat(3));
-    let names: Vec<&str> = three.iter().map(|job| job.name.as_str()).collect();
-    assert_eq!(names, [alone.name.clone(), format!("{}-2", alone.name), format!("{}-3", alone.name)]);
-}
-
-#[test]
 fn two_entries_with_the_same_name_are_a_fault() {
     let text = "# sexton: name=a\n0 1 * * * x\n# sexton: name=a\n0 2 * * * y\n# sexton: name=a group=b\n0 3 * * * z\n";
     check_fault(text, Format::User, 4, "line 2 already has a job with this name");
@@ -304,14 +287,13 @@ fn two_entries_with_the_same_name_are_a_fault() {
 }
 
 #[test]
-fn the_name_of_a_file_decides_its_format() {
-    let entry = "0 5 * * * root /opt/x\n";
-    let command = |file: &str, system| shell(&job_files::parse(file, entry, system).0[0]).to_owned();
-    assert_eq!(command("/etc/cron.d/x", false), "/opt/x");
-    assert_eq!(command("x", true), "/opt/x");
-    assert_eq!(command("x", false), "root /opt/x");
+fn a_file_that_ends_in_toml_is_a_jobs_file() {
+    let options = Options::new("/srv/jobs.toml", Format::System);
     let toml = "[[job]]\nname = \"x\"\nschedule = \"@daily\"\ncommand = \"y\"\n";
-    assert_eq!(job_files::parse("jobs.toml", toml, false).0[0].name, "x");
+    let read = job_files::read("jobs.toml", toml, &options);
+    assert_eq!((read.jobs[0].name.as_str(), read.jobs[0].source.as_deref()), ("x", Some("/srv/jobs.toml")));
+    let read = job_files::read("crontab", "0 5 * * * root /opt/x\n", &options);
+    assert_eq!((shell(&read.jobs[0]), read.jobs[0].user.as_deref()), ("/opt/x", Some("root")));
 }
 
 #[test]

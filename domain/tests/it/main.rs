@@ -2,6 +2,7 @@
 
 mod any_text;
 mod crontab;
+mod entry_names;
 mod jobs_file;
 mod plan;
 mod readers;

@@ -87,6 +87,7 @@ fn job() -> Job {
         anchor: Some(at(-86_400)),
         paused: Some(Pause { since: at(-600), until: Some(at(600)), why: "disk".to_owned() }),
         source: Some("jobs.toml".to_owned()),
+        seed: Some("db/dump-0a1b2c3d".to_owned()),
     }
 }
 
@@ -322,7 +323,10 @@ fn records_of_the_ports_keep_their_json() {
             held: Some("sink `central` is unreachable".to_owned()),
         },
     );
-    golden("due", &Due { at: at(0), key: JobKey::new("db", "nightly-dump"), timing: job().timing() });
+    golden(
+        "due",
+        &Due { at: at(0), key: JobKey::new("db", "nightly-dump"), timing: Job { seed: None, ..job() }.timing() },
+    );
     golden(
         "quarantined",
         &Quarantined {
@@ -413,14 +417,17 @@ fn computed_names_stay_the_same() {
     let key = JobKey::new("db", "nightly-dump");
     assert_eq!(RunId::scheduled(&key, at(0)).as_str(), "20261123T075000Z-6306e19857a2");
     assert_eq!(RunId::unscheduled(at(0), [1, 2, 3, 0xfd, 0xfe, 0xff]).as_str(), "20261123T075000Z-010203fdfeff");
-    assert_eq!(job().timing(), "8e67007a89d8392e");
+    assert_eq!(Job { seed: None, ..job() }.timing(), "8e67007a89d8392e");
     assert_eq!(event(Body::Started { pid: None, command: String::new() }).id(), format!("{}:2:started", run_id()));
     assert_eq!(event(Body::Finished(Box::new(report()))).id(), format!("{}:2:finished", run_id()));
     assert_eq!(event(Body::Quiet { since: at(9) }).id(), format!("{}:2:quiet-1795420209", run_id()));
     assert_eq!(run().run_key().to_string(), format!("{} of group db", run_id()));
     let (jobs, faults) = domain::crontab::parse("crontab", "*/5 * * * * backup.sh\n", domain::crontab::Format::User);
     assert!(faults.0.is_empty(), "{faults}");
-    assert_eq!(jobs[0].key(), JobKey::new("default", "backup.sh-fd223879"));
+    assert_eq!(jobs[0].key(), JobKey::new("default", "crontab-backup.sh-8718122a"));
+    let options = domain::crontab::Options::new("crontab", domain::crontab::Format::User);
+    let former = domain::crontab::read("crontab", "*/5 * * * * backup.sh\n", &options).former_names;
+    assert_eq!(former[&jobs[0].key()].last(), Some(&JobKey::new("default", "backup.sh-fd223879")));
 }
 
 /// Texts that programs parse, and the test that pins each:

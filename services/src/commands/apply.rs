@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use domain::crontab::FormerNames;
 use domain::job::{Job, JobKey};
 use domain::ports::{Ports, StoredJob};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::jobs::{anchor_of, change_job, check_job, remove_from_file};
+use super::jobs::{anchor_of, change_job, check_job, remove_from_file, store_job};
+use super::take_over::TakeOver;
 use crate::sweep::PAGE_MAX;
 use crate::{Result, removed_jobs};
 
@@ -35,12 +37,29 @@ pub struct Difference {
     pub kept: Vec<JobKey>,
     /// Came from another file, or from none, until now. They are among `changed` too.
     pub taken_over: Vec<JobKey>,
+    /// Stored with another name until now: the old and the new one.
+    pub renamed: Vec<(JobKey, JobKey)>,
 }
 
-/// Stores the jobs of `source` (a file name, the same in each call). All jobs are checked before the first is stored.
+/// A file with jobs.
+#[derive(Clone, Copy, Debug)]
+pub struct AppliedFile<'f> {
+    /// Name of the file, the same in each call.
+    pub source: &'f str,
+    /// All jobs of the file.
+    pub jobs: &'f [Job],
+    /// Former names of its jobs. A stored job with such a name is renamed.
+    pub former_names: &'f FormerNames,
+    /// Names under which earlier builds stored jobs of this file.
+    pub former_sources: &'f [String],
+    /// Names of other files whose jobs are not taken over under a former name.
+    pub other_sources: &'f [String],
+}
+
+/// Stores the jobs of `source` (a file name, the same in each call), as [`apply_file`].
 ///
 /// # Errors
-/// Returns [`crate::Error::BadJob`] for the first invalid job, or the port's error.
+/// As [`apply_file`].
 pub async fn apply(
     ports: &Ports,
     source: &str,
@@ -48,14 +67,34 @@ pub async fn apply(
     options: ApplyOptions,
     now: Timestamp,
 ) -> Result<Difference> {
-    for job in jobs {
+    let former_names = FormerNames::new();
+    let file = AppliedFile { source, jobs, former_names: &former_names, former_sources: &[], other_sources: &[] };
+    apply_file(ports, &file, options, now).await
+}
+
+/// Stores the jobs of a file. All jobs are checked before the first is stored.
+///
+/// # Errors
+/// Returns [`crate::Error::BadJob`] for the first invalid job, or the port's error.
+pub async fn apply_file(
+    ports: &Ports,
+    file: &AppliedFile<'_>,
+    options: ApplyOptions,
+    now: Timestamp,
+) -> Result<Difference> {
+    for job in file.jobs {
         check_job(job)?;
     }
     let before = list_all_jobs(ports).await?;
     let mut difference = Difference::default();
     let mut wanted: BTreeMap<JobKey, Job> = BTreeMap::new();
-    for job in jobs {
-        wanted.insert(job.key(), Job { source: Some(source.to_owned()), ..job.clone() });
+    for job in file.jobs {
+        wanted.insert(job.key(), Job { source: Some(file.source.to_owned()), ..job.clone() });
+    }
+    let is_own = |source: Option<&str>| source.is_none_or(|source| !file.other_sources.iter().any(|own| own == source));
+    let take_over = TakeOver::find(&wanted, file.former_names, &before, is_own);
+    if !options.dry_run {
+        take_over.copy_alert_states(ports).await?;
     }
     let new_keys = wanted.keys().filter(|key| !before.contains_key(key));
     let removed = removed_jobs::find(ports, new_keys).await?;
@@ -66,29 +105,35 @@ pub async fn apply(
             difference.unchanged.push(key.clone());
             continue;
         }
-        match stored {
-            None => difference.added.push(key.clone()),
-            Some(_) => difference.changed.push(key.clone()),
+        let former = take_over.former(key);
+        match (stored, former) {
+            (None, Some(former)) => difference.renamed.push((former.key(), key.clone())),
+            (None, None) => difference.added.push(key.clone()),
+            (Some(_), _) => difference.changed.push(key.clone()),
         }
-        if stored_job.is_some_and(|stored_job| stored_job.source != job.source) {
+        if stored_job.is_some_and(|stored_job| !file.owns(stored_job)) {
             difference.taken_over.push(key.clone());
         }
         if !options.dry_run {
-            change_job(ports, key, now, |before| {
+            let edit = |before: Option<StoredJob>| {
                 let stored_job = before.and_then(|before| before.job.ok());
                 let stored_job = stored_job.or_else(|| removed.get(key).map(|removed| removed.restore(job)));
-                Ok(merge_stored(stored_job.as_ref(), job, now))
-            })
-            .await?;
+                Ok(merge_stored(stored_job.as_ref().or(former), job, now))
+            };
+            match former {
+                Some(_) if stored.is_none() => drop(store_job(ports, key, edit).await?),
+                _ => drop(change_job(ports, key, now, edit).await?),
+            }
         }
     }
     if !options.dry_run {
         removed_jobs::complete_return(ports, &removed, now).await?;
+        take_over.complete(ports, now).await?;
     }
     let mut pruned = Vec::new();
     for (key, stored) in &before {
-        let of_source = stored.job.as_ref().is_ok_and(|job| job.source.as_deref() == Some(source));
-        if !of_source || wanted.contains_key(key) {
+        let of_source = stored.job.as_ref().is_ok_and(|job| file.owns(job));
+        if !of_source || wanted.contains_key(key) || take_over.replaces(key) {
             continue;
         }
         match options.prune {
@@ -103,6 +148,15 @@ pub async fn apply(
         remove_from_file(ports, &pruned, now).await?;
     }
     Ok(difference)
+}
+
+impl AppliedFile<'_> {
+    /// Whether the stored job came from this file.
+    fn owns(&self, job: &Job) -> bool {
+        job.source
+            .as_deref()
+            .is_some_and(|source| source == self.source || self.former_sources.iter().any(|former| former == source))
+    }
 }
 
 /// The job as the file defines it, with the fields that Sexton added to the stored one.

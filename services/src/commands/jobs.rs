@@ -112,14 +112,24 @@ pub(super) async fn change_job(
     now: Timestamp,
     edit: impl Fn(Option<StoredJob>) -> Result<Job>,
 ) -> Result<Job> {
+    let (was, job) = store_job(ports, key, edit).await?;
+    update_due_entries(ports, was.as_ref(), &job, now).await?;
+    Ok(job)
+}
+
+/// Stores the job that `edit` makes of the stored one, without a due entry. Returns both.
+pub(super) async fn store_job(
+    ports: &Ports,
+    key: &JobKey,
+    edit: impl Fn(Option<StoredJob>) -> Result<Job>,
+) -> Result<(Option<Job>, Job)> {
     for _ in 0..CONFLICTS_MAX {
         let before = find_job(ports, key).await?;
         let version = before.as_ref().map(|before| before.version);
         let was = before.as_ref().and_then(|before| before.job.clone().ok());
         let job = edit(before)?;
         if ports.jobs.put(&job, version).await? {
-            update_due_entries(ports, was.as_ref(), &job, now).await?;
-            return Ok(job);
+            return Ok((was, job));
         }
     }
     Err(Error::Conflict(format!("job {key}")))

@@ -9,6 +9,7 @@ mod dying;
 mod ends;
 mod faulty;
 mod firing;
+mod renaming;
 mod returning;
 mod world;
 mod year;

@@ -15,7 +15,7 @@ use sinks::check::CHECK_GROUP;
 use crate::client::{AwsArguments, block_on};
 use crate::configuration::load_policy;
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
-use crate::jobs_source::{JobsSource, read_valid_jobs};
+use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::state::StateDirectory;
@@ -177,7 +177,7 @@ fn check_database(state: &StateDirectory) -> Result<String, String> {
 }
 
 fn check_jobs(path: &Path) -> Result<String, String> {
-    match read_valid_jobs(&JobsSource::new(path)) {
+    match read_valid_jobs(&JobsSource::new(path, Purpose::Run)) {
         Ok(read) => Ok(format!("{} jobs, {} warnings", read.jobs.len(), read.warnings.0.len())),
         Err(Failure::Usage(messages) | Failure::Failed(messages)) => Err(messages.join("; ")),
         Err(Failure::ReaderGone) => Err("cannot be read".to_owned()),

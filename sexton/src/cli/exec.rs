@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use clap::Args;
 use domain::event::Event;
 use domain::job::{Command, Job, JobKey};
-use domain::jobs_file::fields::check_name;
+use domain::jobs_file::fields::{check_group, check_name};
 use domain::order::{FORMAT_VERSION, Order};
 use domain::ports::{Delivery, PortError, PortResult, Reports};
 use domain::run::{Outcome as RunOutcome, RunId, Trigger};
@@ -53,7 +53,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
-    check_name("group", &arguments.group).map_err(Failure::usage)?;
+    check_group(&arguments.group).map_err(Failure::usage)?;
     check_name("name", &arguments.name).map_err(Failure::usage)?;
     let setup = Setup::load(Overrides {
         config: arguments.server.config.clone(),

@@ -1,9 +1,11 @@
 //! `jobs`, `job`, `apply` and `maintenance`: shows and changes jobs through the API.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use domain::job::Job;
+use domain::crontab::FormerNames;
+use domain::job::{Job, JobKey};
 use domain::jobs_file::fields;
 use domain::schedule::{Schedule, ScheduleKind};
 use jiff::Timestamp;
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
-use crate::jobs_source::{JobsSource, read_valid_jobs};
+use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
 use crate::print::{Printer, Table, format_instant, format_pairs, parse_instant, parse_job_key};
 
 #[derive(Debug, Args)]
@@ -89,7 +91,7 @@ pub(crate) struct ApplyArguments {
     /// Group of the entries that name none
     #[arg(long, value_name = "G")]
     group: Option<String>,
-    /// The crontab has a user column, like those under /etc
+    /// The crontab has a user column, like /etc/crontab
     #[arg(long)]
     system: bool,
     /// Also delete jobs that this file no longer contains
@@ -239,7 +241,7 @@ fn describe(record: &Value) -> String {
 fn set(arguments: &SetArguments) -> Outcome {
     let key = parse_job_key(&arguments.job)?;
     let source =
-        JobsSource { path: arguments.file.clone(), group: Some(key.group.clone()), ..JobsSource::new(&arguments.file) };
+        JobsSource { group: Some(key.group.clone()), ..JobsSource::new(arguments.file.clone(), Purpose::Send) };
     let read = read_valid_jobs(&source)?;
     let [job] = read.jobs.as_slice() else {
         return Err(Failure::usage(format!(
@@ -248,7 +250,7 @@ fn set(arguments: &SetArguments) -> Outcome {
             read.jobs.len()
         )));
     };
-    let job = Job { group: key.group.clone(), name: key.name.clone(), source: None, ..job.clone() };
+    let job = Job { group: key.group.clone(), name: key.name.clone(), source: None, seed: None, ..job.clone() };
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let body = serde_json::to_value(&job)
@@ -292,7 +294,7 @@ pub(crate) fn apply(arguments: ApplyArguments) -> Outcome {
         group: arguments.group.clone(),
         system: arguments.system,
         mail_owners: arguments.server.configuration()?.mail.owner,
-        ..JobsSource::new(&arguments.file)
+        ..JobsSource::new(arguments.file.clone(), Purpose::Send)
     };
     let read = read_valid_jobs(&source)?;
     for warning in &read.warnings.0 {
@@ -302,6 +304,7 @@ pub(crate) fn apply(arguments: ApplyArguments) -> Outcome {
         let client = Client::find(&arguments.server).await?;
         let body = json!({
             "jobs": read.jobs, "source": read.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
+            "former_names": names(&read.former_names), "former_sources": source.former_name().into_iter().collect::<Vec<_>>(),
         });
         let answer = client.send(ApiRequest::post(&["apply"], body)).await?;
         let mut out = Printer::new();
@@ -315,7 +318,13 @@ pub(crate) fn apply(arguments: ApplyArguments) -> Outcome {
     })
 }
 
-/// `+` added, `~` changed, `-` removed; one job per line, then the counts.
+/// Former names by name, as the API reads them.
+fn names(former_names: &FormerNames) -> BTreeMap<String, Vec<String>> {
+    let texts = |names: &[JobKey]| names.iter().map(ToString::to_string).collect();
+    former_names.iter().map(|(name, former)| (name.to_string(), texts(former))).collect()
+}
+
+/// `+` added, `~` changed, `-` removed, `>` renamed; one job per line, then the counts.
 fn difference_text(answer: &Value, dry_run: bool) -> String {
     let list = |name: &str| answer.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut text = String::new();
@@ -331,6 +340,14 @@ fn difference_text(answer: &Value, dry_run: bool) -> String {
             });
             text.push_str(&format!("{sign} {key}{fields}\n"));
         }
+    }
+    let renamed = list("renamed");
+    for entry in &renamed {
+        let name = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or("?");
+        text.push_str(&format!("> {} is now {}\n", name("from"), name("to")));
+    }
+    if !renamed.is_empty() {
+        counts.push(format!("{} renamed", renamed.len()));
     }
     counts.push(format!("{} unchanged", answer.get("unchanged").and_then(Value::as_u64).unwrap_or(0)));
     let note = if dry_run { " (nothing was stored)" } else { "" };

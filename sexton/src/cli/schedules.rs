@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::failure::{Failure, Outcome, SUCCESS, USAGE, print_error_line};
-use crate::jobs_source::{JobsSource, read_valid_jobs};
+use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
 use crate::mailer::mail_note;
 use crate::print::{self, OutputFormat, Printer, parse_instant};
 
@@ -94,7 +94,7 @@ pub(crate) struct PlanArguments {
     /// Only firings before this instant
     #[arg(long, value_name = "INSTANT")]
     to: String,
-    /// The crontab has a user column, like those under /etc
+    /// The crontab has a user column, like /etc/crontab
     #[arg(long)]
     system: bool,
     /// Print one JSON object per line
@@ -106,7 +106,7 @@ pub(crate) struct PlanArguments {
 pub(crate) struct LintArguments {
     /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
     file: PathBuf,
-    /// The crontab has a user column, like those under /etc
+    /// The crontab has a user column, like /etc/crontab
     #[arg(long)]
     system: bool,
     /// Print one JSON object per line
@@ -130,7 +130,7 @@ pub(crate) fn plan(arguments: PlanArguments) -> Outcome {
     if to <= from {
         return Err(Failure::usage(format!("--to {} is not after --from {}; swap them", arguments.to, arguments.from)));
     }
-    let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file) };
+    let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file, Purpose::Show) };
     let read = read_valid_jobs(&source)?;
     for warning in &read.warnings.0 {
         print_error_line(&warning.to_string());
@@ -156,7 +156,7 @@ pub(crate) fn plan(arguments: PlanArguments) -> Outcome {
 }
 
 pub(crate) fn lint(arguments: LintArguments) -> Outcome {
-    let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file) };
+    let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file, Purpose::Show) };
     let parsed = source.parse()?;
     let mut out = Printer::new();
     let mut counts = (0, 0);

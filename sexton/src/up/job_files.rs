@@ -12,14 +12,14 @@ use domain::job::JobKey;
 use domain::ports::{Cursor, Ports};
 use jiff::Timestamp;
 use rules::{Packs, choose_packs};
-use services::commands::{ApplyOptions, Difference, apply};
+use services::commands::{AppliedFile, ApplyOptions, Difference, apply, apply_file};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::sample;
 use crate::failure::{Failure, print_error_line};
 use crate::file_watch::{FileWatch, POLL_INTERVAL};
-use crate::jobs_source::{JobsSource, read_valid_jobs};
+use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
 use crate::local_runner::SharedPacks;
 use crate::state::StateDirectory;
 
@@ -41,8 +41,8 @@ pub(crate) struct JobFileArgs {
 
 pub(crate) struct JobFiles {
     sources: Vec<JobsSource>,
-    /// The `source` of the sample's jobs.
-    sample: String,
+    /// The sample, whose jobs are deleted as soon as there are others.
+    sample: JobsSource,
     watch: FileWatch,
 }
 
@@ -52,15 +52,19 @@ impl JobFiles {
     /// # Errors
     /// Fails if the stored jobs cannot be read, or if the sample cannot be written.
     pub(crate) async fn new(args: JobFileArgs, state: &StateDirectory, ports: &Ports) -> Result<JobFiles, Failure> {
-        let sample = JobsSource::new(state.sample_crontab()).name();
+        let sample = JobsSource::new(state.sample_crontab(), Purpose::Run);
         let mut paths = [args.crontabs, args.jobs].concat();
-        if paths.is_empty() && stored_jobs_by_source(ports).await?.keys().all(|source| source.as_ref() == Some(&sample))
-        {
+        let is_sample = |source: &Option<String>| source.as_ref().is_some_and(|source| sample.is_stored_as(source));
+        if paths.is_empty() && stored_jobs_by_source(ports).await?.keys().all(is_sample) {
             paths.push(sample::write_crontab(state)?);
         }
         let sources = paths
             .iter()
-            .map(|path| JobsSource { system: args.system, mail_owners: args.mail_owners, ..JobsSource::new(path) })
+            .map(|path| JobsSource {
+                system: args.system,
+                mail_owners: args.mail_owners,
+                ..JobsSource::new(path, Purpose::Run)
+            })
             .collect();
         Ok(JobFiles { watch: FileWatch::new(paths), sample, sources })
     }
@@ -73,9 +77,9 @@ impl JobFiles {
     pub(crate) async fn apply_all(&self, ports: &Ports, packs: &Packs) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
         for source in &self.sources {
-            let line = match apply_file(source, ports, packs).await {
+            let line = match self.apply_source(source, ports, packs).await {
                 Ok((count, _)) => format!("{count} of {}", source.path.display()),
-                Err(failure) if !has_stored_jobs(&source.name(), ports).await? => return Err(failure),
+                Err(failure) if !has_stored_jobs(source, ports).await? => return Err(failure),
                 Err(failure) => {
                     failure.print();
                     format!("{} has faults; its stored jobs are unchanged", source.path.display())
@@ -89,11 +93,13 @@ impl JobFiles {
 
     /// Lists the stored jobs of files that are not named, and deletes those of the sample.
     async fn handle_other_sources(&self, ports: &Ports) -> Result<Vec<String>, Failure> {
-        let own: Vec<String> = self.sources.iter().map(JobsSource::name).collect();
         let mut lines = Vec::new();
         for (source, keys) in stored_jobs_by_source(ports).await? {
-            let Some(source) = source.filter(|source| !own.contains(source)) else { continue };
-            if source == self.sample {
+            let Some(source) = source else { continue };
+            if self.sources.iter().any(|own| own.is_stored_as(&source)) {
+                continue;
+            }
+            if self.sample.is_stored_as(&source) {
                 let how = ApplyOptions { prune: true, dry_run: false };
                 apply(ports, &source, &[], how, Timestamp::now())
                     .await
@@ -128,7 +134,7 @@ impl JobFiles {
             }
             for path in self.watch.take_changed() {
                 let Some(source) = self.sources.iter().find(|source| source.path == path) else { continue };
-                match apply_file(source, &ports, &packs.current()).await {
+                match self.apply_source(source, &ports, &packs.current()).await {
                     Ok((_, difference)) => print_error_line(&change_summary(source, &difference)),
                     Err(failure) => {
                         failure.print();
@@ -142,28 +148,70 @@ impl JobFiles {
             }
         }
     }
+
+    /// Applies a file. Returns its number of jobs, and the difference to the stored ones.
+    async fn apply_source(
+        &self,
+        source: &JobsSource,
+        ports: &Ports,
+        packs: &Packs,
+    ) -> Result<(usize, Difference), Failure> {
+        let read = read_valid_jobs(source)?;
+        for warning in &read.warnings.0 {
+            print_error_line(&warning.to_string());
+        }
+        for job in &read.jobs {
+            // Only a warning: the pack can be added later, and the job's other rules are used until then.
+            if let Err(error) = choose_packs(packs, &job.rules, &job.command) {
+                print_error_line(&format!("{}: warning: {}: {error}", source.path.display(), job.key()));
+            }
+        }
+        let how = ApplyOptions { prune: true, dry_run: false };
+        let others = self.sources.iter().filter(|other| *other != source);
+        let file = AppliedFile {
+            source: &read.name,
+            jobs: &read.jobs,
+            former_names: &read.former_names,
+            former_sources: &self.former_sources(source),
+            other_sources: &others
+                .flat_map(|other| [Some(other.name()), other.former_name()])
+                .flatten()
+                .collect::<Vec<_>>(),
+        };
+        let difference = apply_file(ports, &file, how, Timestamp::now())
+            .await
+            .map_err(|error| Failure::failed(format!("{}: {error}", source.path.display())))?;
+        for key in &difference.taken_over {
+            print_error_line(&format!(
+                "{}: takes over job {key}, which came from another source",
+                source.path.display()
+            ));
+        }
+        print_renamed(source, &difference);
+        Ok((read.jobs.len(), difference))
+    }
+
+    /// The name under which an older build stored the jobs of a file, unless it is another file of this `up`.
+    fn former_sources(&self, source: &JobsSource) -> Vec<String> {
+        let is_free = |former: &String| self.sources.iter().all(|own| own.name() != *former);
+        source.former_name().into_iter().filter(is_free).collect()
+    }
 }
 
-/// Applies a file. Returns its number of jobs, and the difference to the stored ones.
-async fn apply_file(source: &JobsSource, ports: &Ports, packs: &Packs) -> Result<(usize, Difference), Failure> {
-    let read = read_valid_jobs(source)?;
-    for warning in &read.warnings.0 {
-        print_error_line(&warning.to_string());
+fn print_renamed(source: &JobsSource, difference: &Difference) {
+    let renamed = &difference.renamed;
+    if renamed.is_empty() {
+        return;
     }
-    for job in &read.jobs {
-        // Only a warning: the pack can be added later, and the job's other rules are used until then.
-        if let Err(error) = choose_packs(packs, &job.rules, &job.command) {
-            print_error_line(&format!("{}: warning: {}: {error}", source.path.display(), job.key()));
-        }
-    }
-    let how = ApplyOptions { prune: true, dry_run: false };
-    let difference = apply(ports, &read.name, &read.jobs, how, Timestamp::now())
-        .await
-        .map_err(|error| Failure::failed(format!("{}: {error}", source.path.display())))?;
-    for key in &difference.taken_over {
-        print_error_line(&format!("{}: takes over job {key}, which came from another source", source.path.display()));
-    }
-    Ok((read.jobs.len(), difference))
+    let named: Vec<String> =
+        renamed.iter().take(LISTED_JOBS_MAX).map(|(from, to)| format!("{from} is now {to}")).collect();
+    let more = if renamed.len() > named.len() { ", ..." } else { "" };
+    print_error_line(&format!(
+        "{}: {} entries without a name have new names; their earlier runs stay under the old ones: {}{more}",
+        source.path.display(),
+        renamed.len(),
+        named.join(", ")
+    ));
 }
 
 fn change_summary(source: &JobsSource, difference: &Difference) -> String {
@@ -176,9 +224,9 @@ fn change_summary(source: &JobsSource, difference: &Difference) -> String {
     )
 }
 
-/// Whether a job with this source is stored.
-async fn has_stored_jobs(source: &str, ports: &Ports) -> Result<bool, Failure> {
-    Ok(stored_jobs_by_source(ports).await?.keys().flatten().any(|stored| stored == source))
+/// Whether a job of this file is stored.
+async fn has_stored_jobs(source: &JobsSource, ports: &Ports) -> Result<bool, Failure> {
+    Ok(stored_jobs_by_source(ports).await?.keys().flatten().any(|stored| source.is_stored_as(stored)))
 }
 
 /// The stored jobs by source. An unreadable job has no source.

@@ -5,6 +5,7 @@ mod campaign;
 mod clients;
 mod commands;
 mod configuration_docs;
+mod crontab_sources;
 mod disk;
 mod docs;
 mod driver;

@@ -1,0 +1,138 @@
+//! Passes pause, alert state and due entries of jobs to their new names. Called by `apply`, for entries of a crontab
+//! that have no name: their default name changes with an upgrade of Sexton.
+//!
+//! A former job is first disabled and deleted last, and each step can be repeated. So the next `apply` completes one
+//! that was interrupted, and no instant fires under both names. Runs stay under the old name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::alert::JobState;
+use domain::crontab::FormerNames;
+use domain::job::{Job, JobKey};
+use domain::ports::{AlertStep, Due, Ports, RunQuery, StateChange, StoredJob};
+use domain::run::{RunId, RunKey};
+use jiff::Timestamp;
+
+use super::jobs::change_job;
+use crate::new_runs::schedule_of;
+use crate::{Result, removed_jobs, tick_progress};
+
+/// Runs read in one call of the store. Chosen, not measured.
+const PAGE_MAX: usize = 1000;
+
+/// Stored jobs that jobs of a file replace, by the key of the new job.
+pub(super) struct TakeOver(BTreeMap<JobKey, Job>);
+
+impl TakeOver {
+    /// For each job without a name: the stored job with one of its former names. `is_own`: whether a stored job with
+    /// this source may be taken over.
+    pub(super) fn find(
+        wanted: &BTreeMap<JobKey, Job>,
+        former_names: &FormerNames,
+        before: &BTreeMap<JobKey, StoredJob>,
+        is_own: impl Fn(Option<&str>) -> bool,
+    ) -> TakeOver {
+        let former_job = |name: &JobKey| {
+            let job = before.get(name).filter(|_| !wanted.contains_key(name))?.job.as_ref().ok()?;
+            is_own(job.source.as_deref()).then(|| job.clone())
+        };
+        let named = former_names.iter().filter(|(key, _)| wanted.contains_key(key));
+        TakeOver(named.filter_map(|(key, names)| Some((key.clone(), names.iter().find_map(former_job)?))).collect())
+    }
+
+    /// The stored job that becomes the job with this key.
+    pub(super) fn former(&self, key: &JobKey) -> Option<&Job> {
+        self.0.get(key)
+    }
+
+    /// Whether a stored job is replaced under another name.
+    pub(super) fn replaces(&self, stored: &JobKey) -> bool {
+        self.0.values().any(|former| former.group == stored.group && former.name == stored.name)
+    }
+
+    /// Copies the alert states to the new names. Called before the new jobs are stored.
+    pub(super) async fn copy_alert_states(&self, ports: &Ports) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<JobKey> = self.0.keys().cloned().collect();
+        let before = ports.alerts.states(&self.former_keys()).await?;
+        let after = ports.alerts.states(&keys).await?;
+        for ((key, before), after) in keys.into_iter().zip(before).zip(after) {
+            if before.record == JobState::default() || after.record != JobState::default() {
+                continue;
+            }
+            // `last_started` names a run of the former job.
+            let state = JobState { last_started: None, ..before.record };
+            let state = Some(StateChange { key, expected: after.version, state });
+            // A conflict means that a run of the new job has ended, so its state is newer.
+            ports.alerts.raise(&AlertStep { state, transitions: Vec::new() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Passes the due entries on and deletes the former jobs. Called after the new jobs are stored. A former job with
+    /// open runs stays disabled, because its definition decides how they end; a later `apply` deletes it.
+    pub(super) async fn complete(&self, ports: &Ports, now: Timestamp) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        for former in self.0.values().filter(|former| former.enabled) {
+            let disable = |_| Ok(Job { enabled: false, ..former.clone() });
+            change_job(ports, &former.key(), now, disable).await?;
+        }
+        let processed_until = tick_progress::processed_until(ports).await?.map_or(now, |until| until.min(now));
+        let stored = ports.jobs.get(&self.0.keys().cloned().collect::<Vec<_>>()).await?;
+        let mut entries = Vec::with_capacity(stored.len());
+        for job in stored.into_iter().filter_map(|stored| stored.job.ok()) {
+            let Some(former) = self.former(&job.key()).filter(|_| job.enabled) else { continue };
+            let first = first_due(ports, &job, former, processed_until, now).await?;
+            entries.extend(first.map(|at| Due { at, key: job.key(), timing: job.timing() }));
+        }
+        ports.due.put(&entries).await?;
+        let open = keys_of_open_runs(ports).await?;
+        for former in self.former_keys().iter().filter(|former| !open.contains(former)) {
+            ports.jobs.remove(former).await?;
+            removed_jobs::reset_alert_state(ports, former).await?;
+        }
+        Ok(())
+    }
+
+    fn former_keys(&self) -> Vec<JobKey> {
+        self.0.values().map(Job::key).collect()
+    }
+}
+
+/// The first instant at which `job` is due: the first firing of the former job that no tick has processed, also when it
+/// is in the past, else the next firing that the former job has not started.
+async fn first_due(
+    ports: &Ports,
+    job: &Job,
+    former: &Job,
+    processed_until: Timestamp,
+    now: Timestamp,
+) -> Result<Option<Timestamp>> {
+    let (Ok(schedule), Ok(former_schedule)) = (schedule_of(job), schedule_of(former)) else { return Ok(None) };
+    let unprocessed = former_schedule.firings(processed_until).map(|firing| firing.at).take_while(|at| *at <= now);
+    // After `now`: a scheduler may have fired the former job since.
+    let next = schedule.firings(now).map(|firing| firing.at);
+    for at in unprocessed.chain(next) {
+        let run = RunKey::new(&former.group, RunId::scheduled(&former.key(), at));
+        if ports.runs.get(&[run]).await?.is_empty() {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+async fn keys_of_open_runs(ports: &Ports) -> Result<BTreeSet<JobKey>> {
+    let (mut keys, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = ports.runs.list(&RunQuery::open(), after.as_ref(), PAGE_MAX).await?;
+        keys.extend(page.records.iter().map(|stored| stored.record.key()));
+        after = page.next;
+        if after.is_none() {
+            return Ok(keys);
+        }
+    }
+}
