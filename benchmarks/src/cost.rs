@@ -366,6 +366,7 @@ impl Pipeline {
             excerpt: Vec::new(),
             outcome: Outcome::Succeeded,
             reason: "exit code 0".to_owned(),
+            output_open: false,
         }
     }
 }

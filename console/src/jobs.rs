@@ -304,6 +304,7 @@ const FIELDS: [&str; 30] = [
     "kill_grace",
     "start_within",
     "quiet_limit",
+    "late_output_limit",
     "min_duration",
     "concurrency",
     "catch_up",
@@ -340,7 +341,7 @@ mod tests {
         let record = serde_json::json!({
             "group": "g", "name": "n", "schedule": "@daily", "zone": "UTC", "command": "true", "enabled": true, "user": "u",
             "cwd": "/", "env": { "A": "b" }, "stdin": "x", "timeout": "1h", "kill_grace": "1s", "start_within": "1m",
-            "quiet_limit": "1m", "min_duration": "1s", "concurrency": "forbid", "catch_up": "all",
+            "quiet_limit": "1m", "late_output_limit": "1m", "min_duration": "1s", "concurrency": "forbid", "catch_up": "all",
             "success_exit_codes": [0], "retries": { "max": 1, "delay": "1s", "backoff": 1.0, "on": ["failed"] },
             "needs": { "cpu": 1.0, "memory": "1KiB" }, "rules": [], "alert": { "after": 2 }, "description": "d", "owner": "o",
             "anchor": "2026-01-01T00:00:00Z", "paused": { "since": "2026-01-01T00:00:00Z" }, "source": "s", "seed": "g/m",

@@ -109,6 +109,9 @@ pub trait Sinks: Send + Sync {
 /// Returns the current time. Tests pass one that they step.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// Stops a run whose runner is in this process; the text names the requester.
+pub type StopNow = Arc<dyn Fn(&RunId, &str) + Send + Sync>;
+
 /// The dependencies of the handlers. Cheap to clone.
 #[derive(Clone)]
 pub struct Console {
@@ -126,6 +129,9 @@ pub struct Console {
     pub random: Arc<dyn Fn() -> [u8; 6] + Send + Sync>,
     /// Called when an entry may be due before the scheduler's next tick.
     pub nudge: Arc<dyn Fn() + Send + Sync>,
+    /// Called with the run and the requester after a stop request was stored. Stops the run at once where its runner
+    /// is in this process; any other runner reads the request with its heartbeat.
+    pub stop_now: StopNow,
 }
 
 impl Console {

@@ -122,6 +122,7 @@ pub(crate) async fn stop(
 ) -> ApiResult<Json<Run>> {
     let run_id = parse_run_id(&run_id)?;
     let run = services::commands::stop(&console.ports, &run_id, &caller.text(), console.now()).await?;
+    (console.stop_now)(&run_id, &caller.text());
     caller.log(format_args!("stop of run {run_id} of job {} requested", run.key()));
     Ok(Json(run))
 }

@@ -63,6 +63,7 @@ impl Event {
         let kind = match &self.body {
             Body::Started { .. } => "started".to_owned(),
             Body::Finished(_) => "finished".to_owned(),
+            Body::OutputEnded(_) => "output_ended".to_owned(),
             Body::Quiet { since } => format!("quiet-{}", since.as_second()),
         };
         format!("{}:{}:{kind}", self.run_id, self.attempt)
@@ -82,6 +83,8 @@ pub enum Body {
     },
     /// The attempt ended.
     Finished(Box<Report>),
+    /// The output of the attempt ended after its process did. Follows a report with `output_open`.
+    OutputEnded(Box<OutputEnd>),
     /// No output for longer than the job's `quiet_limit`. Sent once per silence.
     Quiet {
         /// Time of the last line, or of the start when there was none.
@@ -130,6 +133,24 @@ pub struct Report {
     pub outcome: Outcome,
     /// One sentence on the runner's verdict.
     pub reason: String,
+    /// Another process still has the output open: a report of [`Body::OutputEnded`] follows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub output_open: bool,
+}
+
+/// The end of an output that stayed open after the end of the run's process. Corrects the counts of the [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputEnd {
+    /// By the runner's clock.
+    pub ended_at: Timestamp,
+    /// Of the whole output, late lines included. Stored without a level of their own.
+    #[serde(flatten)]
+    pub output: OutputCounts,
+    /// Lines that were printed after the report.
+    pub late_lines: u64,
+    /// One sentence where the output did not simply end: a stop, the limit, a keeper that died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// How a command ended.

@@ -90,6 +90,10 @@ pub struct Job {
     /// A run without output for this long raises an alert.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub quiet_limit: Option<Duration>,
+    /// How long output is read after the end of the run's process, while another process still has it open; without a
+    /// limit by default.
+    #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
+    pub late_output_limit: Option<Duration>,
     /// A run that succeeds in less time is a false success.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub min_duration: Option<Duration>,
@@ -159,6 +163,7 @@ impl Job {
             kill_grace: kill_grace(),
             start_within: None,
             quiet_limit: None,
+            late_output_limit: None,
             min_duration: None,
             concurrency: Concurrency::default(),
             max_open: None,

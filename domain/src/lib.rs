@@ -77,7 +77,7 @@
 //! | fault, warning | a defect in a file or an argument; legal, but surprising |
 //! | reference, secret, mask | `ssm:/x`; its value, which exists on the runner only; `***` |
 //! | retention, prune | what is kept and for how long; deleting the rest |
-//! | bracket records | `run.started`, `run.finished` |
+//! | bracket records | `run.started`, `run.finished`, `run.output_ended` |
 //! | installation, prefix | one set of AWS resources; the start of their names |
 //! | ledger | scheduled runs = sum of outcomes + open runs |
 

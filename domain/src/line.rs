@@ -54,7 +54,8 @@ pub struct Tag {
     pub part: u32,
     /// Whether no further part follows.
     pub last: bool,
-    /// Whether the job ended the line with a newline. Only the last record of a stream can lack it.
+    /// Whether the job ended the line with a newline. Only the last record of a stream can lack it, and the last one
+    /// before the end of the run's process.
     pub newline: bool,
     /// Whether the record replaces dropped lines; then its text has their number and the cause.
     pub gap: bool,
@@ -255,7 +256,9 @@ pub enum Stage {
     Before,
     /// `run.started`: lines follow.
     Lines,
-    /// `run.finished`: nothing follows.
+    /// `run.finished`: late lines and `run.output_ended` follow.
+    Late,
+    /// The last one: `run.finished`, or `run.output_ended` where the output ended later. Nothing follows.
     Done,
 }
 

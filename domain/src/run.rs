@@ -262,6 +262,19 @@ pub struct Run {
     /// Start of the latest silence longer than the job's `quiet_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet_since: Option<Timestamp>,
+    /// The run has ended, and another process still has its output open: more lines may come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub output_open: bool,
+    /// When the output ended, where that was later than the end of the run's process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_ended_at: Option<Timestamp>,
+    /// Lines that were printed after the end of the run's process. The other counts include them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub late_lines: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Bytes of text in the excerpt of a report, half for the head, half for the tail. With its other fields the report
@@ -309,6 +322,9 @@ impl Run {
             stop_requested_at: None,
             stop_reason: None,
             quiet_since: None,
+            output_open: false,
+            output_ended_at: None,
+            late_lines: 0,
         }
     }
 
@@ -325,6 +341,11 @@ impl Run {
     /// Whether it has no outcome yet.
     pub fn is_open(&self) -> bool {
         self.state != State::Finished
+    }
+
+    /// Whether its runner has to get its stop request: a process of it may be running.
+    pub fn needs_stop_request(&self) -> bool {
+        self.stop_requested_at.is_some() && (matches!(self.state, State::Claimed | State::Running) || self.output_open)
     }
 }
 

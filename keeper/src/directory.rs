@@ -8,7 +8,9 @@
 //!   starting        keeper, before the job is launched: from now on the job may have started
 //!   started.json    keeper: the job's process
 //!   stop            runner: stop request to the keeper
+//!   stopping        keeper: its stop sequence has started
 //!   exit.json       keeper: how the job ended
+//!   output.json     keeper: how the output ended, where another process had it open after the job's end
 //!   reserve         keeper: space kept for exit.json on a full disk
 //!   keeper.log      keeper, only after an error
 //!   spool/          keeper: segments of output, named by the seq of their first record
@@ -17,6 +19,7 @@
 //!   told.started    runner: the event `started` is in the outbox
 //!   told.finished   runner: the report is in the outbox
 //!   mailed          runner: the output was mailed, or never can be
+//!   reported.output runner: the report of output.json is in the outbox
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -114,6 +117,16 @@ impl RunDirectory {
         self.file("exit.json")
     }
 
+    /// `stopping`
+    pub fn stopping(&self) -> PathBuf {
+        self.file("stopping")
+    }
+
+    /// `output.json`
+    pub fn output_end(&self) -> PathBuf {
+        self.file("output.json")
+    }
+
     /// `finished.json`
     pub fn finished(&self) -> PathBuf {
         self.file("finished.json")
@@ -132,6 +145,11 @@ impl RunDirectory {
     /// `mailed`
     pub fn mailed(&self) -> PathBuf {
         self.file("mailed")
+    }
+
+    /// `reported.output`
+    pub fn output_end_reported(&self) -> PathBuf {
+        self.file("reported.output")
     }
 
     /// `spool/`

@@ -1,4 +1,5 @@
-//! The loop of a keeper while its job runs: pipes, children, timeout and stop requests.
+//! The loop of a keeper until its job's process has ended: pipes, children, timeout and stop requests. What follows is
+//! in `late_output`.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,17 +9,17 @@ use std::time::{Duration, Instant};
 use domain::event::Ended;
 use domain::line::Stream;
 use domain::order::Order;
-use domain::run::{Leaked, OutputCounts};
+use domain::run::Leaked;
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::cgroup::Cgroup;
-use crate::directory::{RunDirectory, read_json};
-use crate::encoder::Encoder;
+use crate::directory::{RunDirectory, create_marker, read_json};
+use crate::late_output::LateOutput;
 use crate::launch::Launched;
 use crate::mask::Masker;
+use crate::output_pipes::OutputPipes;
 use crate::processes::Process;
 use crate::records::{Exit, StopRequest};
 use crate::reserve::Reserve;
@@ -26,27 +27,9 @@ use crate::signals::{self, Children, Reaped};
 use crate::stop_sequence::{self, Step, StopSequence};
 use crate::writer::Writer;
 
-/// Bytes per read: the default capacity of a pipe (pipe(7)).
-const READ_BYTES: usize = 64 << 10;
-
-/// Encoded bytes after which records are written to the spool. A block of many empty lines grows to many times its size
-/// when it is encoded.
-const WRITE_BYTES: usize = 256 << 10;
-
-/// After the job's end, the keeper reads from a pipe that another process still holds, until no byte came for this
-/// time. Chosen, not measured.
-const DRAIN_QUIET: Duration = Duration::from_secs(2);
-
-/// Longest time of that reading, even if bytes still arrive. Chosen, not measured.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
-
-/// A process closes its pipes a moment before it can be reaped. A process left after this time counts as leaked.
-/// Chosen, not measured.
-const REAP_GRACE: Duration = Duration::from_millis(100);
-
-/// A masker holds lines back while a secret of several lines may continue. After this time they are written anyway.
-/// Chosen, not measured.
-const HOLD_MAX: Duration = Duration::from_millis(500);
+/// After the end of the job's process, output is read for this time before the end is recorded. A process closes its
+/// pipes a moment before it can be reaped. A process left after this time counts as leaked. Chosen, not measured.
+const LAST_OUTPUT_TIME: Duration = Duration::from_millis(100);
 
 /// Poll interval of the file `stop`, in case its signal was lost. Chosen, not measured.
 const STOP_POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -55,26 +38,30 @@ pub(crate) struct Job {
     pid: u32,
     started_at: Timestamp,
     started: Instant,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
+    pub(crate) pipes: OutputPipes,
     stdin: Option<File>,
-    cgroup: Option<Cgroup>,
+    /// The rest of the job's standard input.
+    stdin_text: Vec<u8>,
+    signals: OwnedFd,
+    pub(crate) cgroup: Option<Cgroup>,
     reaped: Option<Reaped>,
+    /// How long the job's process ran, once it was reaped.
+    duration: Option<Duration>,
     /// CPU time of the job's orphans, which the keeper reaped.
     orphans_cpu_ms: u64,
     orphans_rss_bytes: u64,
-    /// None for a job without secrets.
-    masker: Option<Masker>,
-    encoder: Encoder,
+    /// A signal arrived since the file `stop` was checked, or the check is due.
+    check_stop: bool,
+    stop_checked_at: Instant,
 }
 
 enum Phase {
     Running,
     Stopping(StopSequence),
-    /// The job's process has ended; another process may still hold its pipes.
-    Draining {
+    /// The job's process has ended. What it printed is read to the end, and other output until `until`.
+    Ending {
         until: Instant,
-        end: Instant,
+        unread_bytes: u64,
     },
     Over,
 }
@@ -83,105 +70,94 @@ impl Job {
     /// `started` is the same instant as `started_at`, on the monotonic clock.
     pub(crate) fn new(
         launched: Launched,
-        started_at: Timestamp,
-        started: Instant,
+        (started_at, started): (Timestamp, Instant),
         cgroup: Option<Cgroup>,
         masker: Option<Masker>,
+        run: &RunDirectory,
+        signals: OwnedFd,
     ) -> Job {
         Job {
             pid: launched.pid,
             started_at,
             started,
-            stdout: Some(launched.stdout),
-            stderr: Some(launched.stderr),
+            pipes: OutputPipes::new(launched.stdout, launched.stderr, masker, Writer::new(run.spool())),
             stdin: launched.stdin.map(File::from),
+            stdin_text: Vec::new(),
+            signals,
             cgroup,
             reaped: None,
+            duration: None,
             orphans_cpu_ms: 0,
             orphans_rss_bytes: 0,
-            masker,
-            encoder: Encoder::default(),
+            // A request made before the signal was blocked is read now.
+            check_stop: true,
+            stop_checked_at: Instant::now(),
         }
     }
 
-    /// Runs the loop until the job has ended and its output is read.
+    /// Runs the loop until the job's process has ended. Returns the rest of the output when another process still has
+    /// it open.
     ///
     /// # Errors
     /// When the kernel refuses `poll`; the run is then lost.
-    pub(crate) fn run_to_end(
+    pub(crate) fn run_to_exit(
         mut self,
         run: &RunDirectory,
         order: &Order,
-        signals: OwnedFd,
         reserve: &Reserve,
-    ) -> io::Result<Exit> {
-        let mut writer = Writer::new(run.spool());
-        let mut stdin_text = order.job.stdin.as_deref().unwrap_or_default().as_bytes();
+    ) -> io::Result<(Exit, Option<LateOutput>)> {
         if let Some(stdin) = &self.stdin {
             fcntl_setfl(stdin, OFlags::NONBLOCK)?;
+            self.stdin_text = order.job.stdin.clone().unwrap_or_default().into_bytes();
         }
         let limit = order.job.timeout.map(|timeout| self.started + timeout);
-        let mut buffer = vec![0; READ_BYTES];
         let mut phase = Phase::Running;
         let mut ending = None;
-        // A request made before the signal was blocked is read now.
-        let mut check_stop = true;
-        let mut stop_checked_at = Instant::now();
-        let mut held_since = None;
         loop {
-            if let Phase::Running = phase {
-                if std::mem::take(&mut check_stop)
-                    && let Some(requested) = read_stop_request(run)
-                {
-                    phase = Phase::Stopping(StopSequence::start(Ended::Stopped, requested, order.job.kill_grace));
-                } else if limit.is_some_and(|limit| limit <= Instant::now()) {
-                    phase =
-                        Phase::Stopping(StopSequence::start(Ended::TimedOut, "timeout".into(), order.job.kill_grace));
-                }
-            }
+            self.check_for_stop(&mut phase, run, order, limit);
             let children_left = self.reap();
             let (next, wake_at) = self.advance(phase, children_left, &mut ending);
             phase = next;
             if let Phase::Over = phase {
                 break;
             }
-            let holds_lines = self.masker.as_ref().is_some_and(Masker::holds_lines);
-            held_since = holds_lines.then(|| held_since.unwrap_or_else(Instant::now));
-            let hold_until = held_since.map(|since| since + HOLD_MAX);
-            let due = [wake_at, limit.filter(|_| matches!(phase, Phase::Running)), writer.retry_at(), hold_until];
-            let wait = due.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
-            let ready = self.poll(&signals, wait.unwrap_or(STOP_POLL_INTERVAL).min(STOP_POLL_INTERVAL))?;
-            if ready.signals {
-                signals::drain(&signals);
-            }
-            // Not after every block of output: the `stat` would add a tenth to the cost of the block.
-            if ready.signals || stop_checked_at.elapsed() >= STOP_POLL_INTERVAL {
-                (check_stop, stop_checked_at) = (true, Instant::now());
-            }
-            if ready.stdin {
-                self.write_stdin(&mut stdin_text);
-            }
-            let now = clock_gettime(ClockId::Realtime);
-            self.encoder.set_time(now.tv_sec, now.tv_nsec as u32);
-            let read = (ready.stdout && self.read(Stream::Stdout, &mut buffer, &mut writer))
-                | (ready.stderr && self.read(Stream::Stderr, &mut buffer, &mut writer));
-            if hold_until.is_some_and(|until| until <= Instant::now()) {
-                self.write_held_lines(&mut writer);
-            }
-            writer.retry(self.encoder.stamp());
-            if let (Phase::Draining { until, end }, true) = (&mut phase, read) {
-                *until = (Instant::now() + DRAIN_QUIET).min(*end);
+            let limit = limit.filter(|_| matches!(phase, Phase::Running));
+            let read_bytes = self.wait_and_read(wake_at.into_iter().chain(limit).min())?;
+            if let Phase::Ending { unread_bytes, .. } = &mut phase {
+                *unread_bytes = unread_bytes.saturating_sub(read_bytes);
             }
         }
-        Ok(self.finish(writer, reserve, ending))
+        Ok(self.into_exit(reserve, ending))
+    }
+
+    /// Starts the stop sequence on request and at the limit; shortens its grace when a later request limits it.
+    fn check_for_stop(&mut self, phase: &mut Phase, run: &RunDirectory, order: &Order, limit: Option<Instant>) {
+        match phase {
+            Phase::Running => {
+                if let Some(request) = self.take_stop_request(run) {
+                    *phase = Phase::Stopping(start_stop(run, Ended::Stopped, &request, order));
+                } else if limit.is_some_and(|limit| limit <= Instant::now()) {
+                    let request = StopText { requested: "timeout".to_owned(), grace_max: None };
+                    *phase = Phase::Stopping(start_stop(run, Ended::TimedOut, &request, order));
+                }
+            }
+            Phase::Stopping(sequence) => {
+                if let Some(grace_max) = self.take_stop_request(run).and_then(|request| request.grace_max) {
+                    sequence.shorten_grace(grace_max);
+                }
+            }
+            Phase::Ending { .. } | Phase::Over => {}
+        }
     }
 
     /// Moves to the next phase if its condition holds. Returns the time of the next check.
     fn advance(&mut self, phase: Phase, children_left: bool, ending: &mut Option<Ending>) -> (Phase, Option<Instant>) {
         let now = Instant::now();
-        let drain = || Phase::Draining { until: now + DRAIN_QUIET, end: now + DRAIN_MAX };
         match phase {
-            Phase::Running if self.reaped.is_some() => self.advance(drain(), children_left, ending),
+            Phase::Running if self.reaped.is_some() => {
+                let phase = self.ending_phase(now);
+                self.advance(phase, children_left, ending)
+            }
             Phase::Running => (Phase::Running, None),
             Phase::Stopping(mut sequence) => match sequence.advance(children_left, self.cgroup.as_ref()) {
                 Step::Wait(at) => (Phase::Stopping(sequence), Some(at)),
@@ -190,15 +166,15 @@ impl Job {
                         (sequence.cause, if children_left { stop_sequence::living_descendants() } else { Vec::new() });
                     let (message, leaked) = sequence.summary(left);
                     *ending = Some(Ending { cause, note: message, leaked });
-                    self.advance(drain(), children_left, ending)
+                    let phase = self.ending_phase(now);
+                    self.advance(phase, children_left, ending)
                 }
             },
-            Phase::Draining { until, end } => {
-                let closed = self.stdout.is_none() && self.stderr.is_none();
-                let over = now >= until || (closed && (!children_left || ending.is_some()));
-                if !over {
-                    let until = if closed { until.min(now + REAP_GRACE) } else { until };
-                    return (Phase::Draining { until, end }, Some(until));
+            Phase::Ending { until, unread_bytes } => {
+                let unread_bytes = if now < until { unread_bytes } else { unread_bytes.min(self.pipes.unread_bytes()) };
+                let is_read = now >= until && unread_bytes == 0;
+                if !is_read && !(self.pipes.are_closed() && (!children_left || ending.is_some())) {
+                    return (Phase::Ending { until, unread_bytes }, Some(until).filter(|until| now < *until));
                 }
                 if ending.is_none() && children_left {
                     *ending = Some(Ending::exited(stop_sequence::living_descendants()));
@@ -209,13 +185,20 @@ impl Job {
         }
     }
 
+    fn ending_phase(&self, now: Instant) -> Phase {
+        Phase::Ending { until: now + LAST_OUTPUT_TIME, unread_bytes: self.pipes.unread_bytes() }
+    }
+
     /// Reaps every child that has ended. Returns whether any child is left.
-    fn reap(&mut self) -> bool {
+    pub(crate) fn reap(&mut self) -> bool {
         loop {
             match signals::reap() {
                 Children::None => return false,
                 Children::Running => return true,
-                Children::Reaped(child) if child.pid == self.pid => self.reaped = Some(child),
+                Children::Reaped(child) if child.pid == self.pid && self.reaped.is_none() => {
+                    self.reaped = Some(child);
+                    self.duration = Some(self.started.elapsed());
+                }
                 Children::Reaped(orphan) => {
                     self.orphans_cpu_ms += orphan.cpu_ms;
                     self.orphans_rss_bytes = self.orphans_rss_bytes.max(orphan.max_rss_bytes);
@@ -224,10 +207,38 @@ impl Job {
         }
     }
 
-    fn poll(&self, signals: &OwnedFd, wait: Duration) -> io::Result<Ready> {
-        let mut descriptors = vec![PollFd::new(signals, PollFlags::IN)];
-        let pipes = [&self.stdout, &self.stderr].map(Option::as_ref);
-        descriptors.extend(pipes.into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+    /// Waits for signals, output, room in the standard input, or `wake_at`, and handles what came. Returns the number
+    /// of bytes read.
+    pub(crate) fn wait_and_read(&mut self, wake_at: Option<Instant>) -> io::Result<u64> {
+        let due = wake_at.into_iter().chain(self.pipes.due_at()).min();
+        let wait = due.map_or(STOP_POLL_INTERVAL, |at| at.saturating_duration_since(Instant::now()));
+        let ready = self.poll(wait.min(STOP_POLL_INTERVAL))?;
+        if ready.signals {
+            signals::drain(&self.signals);
+        }
+        // Not after every block of output: the `stat` would add a tenth to the cost of the block.
+        if ready.signals || self.stop_checked_at.elapsed() >= STOP_POLL_INTERVAL {
+            (self.check_stop, self.stop_checked_at) = (true, Instant::now());
+        }
+        if ready.stdin {
+            self.write_stdin();
+        }
+        self.pipes.set_time();
+        let mut bytes = 0;
+        for stream in ready.streams.into_iter().flatten() {
+            bytes += self.pipes.read(stream);
+        }
+        self.pipes.write_due();
+        Ok(bytes)
+    }
+
+    fn poll(&self, wait: Duration) -> io::Result<Ready> {
+        let mut descriptors = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let mut streams = [None; 2];
+        for (index, (stream, descriptor)) in self.pipes.poll_descriptors().enumerate() {
+            streams[index] = Some(stream);
+            descriptors.push(descriptor);
+        }
         descriptors.extend(self.stdin.as_ref().map(|stdin| PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::OUT)));
         let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         match poll(&mut descriptors, Some(&wait)) {
@@ -235,100 +246,48 @@ impl Job {
             Err(errno) => return Err(errno.into()),
         }
         let mut ready = descriptors.iter().map(|descriptor| !descriptor.revents().is_empty());
-        let mut next = |is_polled: bool| is_polled && ready.next().unwrap_or(false);
-        Ok(Ready {
-            signals: next(true),
-            stdout: next(self.stdout.is_some()),
-            stderr: next(self.stderr.is_some()),
-            stdin: next(self.stdin.is_some()),
-        })
-    }
-
-    /// Reads once from a readable pipe. Returns whether it had bytes.
-    fn read(&mut self, stream: Stream, buffer: &mut [u8], writer: &mut Writer) -> bool {
-        let pipe = match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        let Some(descriptor) = pipe else { return false };
-        let bytes = match rustix::io::read(&*descriptor, &mut *buffer) {
-            Ok(bytes) => bytes,
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return false,
-            // No other error is known for a pipe; after one, the pipe counts as closed.
-            Err(_) => 0,
-        };
-        if bytes == 0 {
-            *pipe = None;
-            self.end_stream(stream);
-        }
-        for piece in buffer[..bytes].chunks(READ_BYTES / 4) {
-            match &mut self.masker {
-                None => self.encoder.push(stream, piece),
-                Some(masker) => self.encoder.push(stream, masker.push(stream, piece)),
-            }
-            if self.encoder.out.len() >= WRITE_BYTES {
-                self.write(writer);
-            }
-        }
-        self.write(writer);
-        bytes > 0
-    }
-
-    fn end_stream(&mut self, stream: Stream) {
-        if let Some(masker) = &mut self.masker {
-            self.encoder.push(stream, masker.end(stream));
-        }
-        self.encoder.end_stream(stream);
-    }
-
-    fn write_held_lines(&mut self, writer: &mut Writer) {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            if let Some(masker) = &mut self.masker {
-                self.encoder.push(stream, masker.release_lines(stream));
-            }
-        }
-        self.write(writer);
-    }
-
-    fn write(&mut self, writer: &mut Writer) {
-        writer.append(&self.encoder.out, self.encoder.out_records, self.encoder.stamp());
-        self.encoder.out.clear();
-        self.encoder.out_records = 0;
+        let signals = ready.next().unwrap_or(false);
+        let streams = streams.map(|stream| stream.filter(|_| ready.next().unwrap_or(false)));
+        Ok(Ready { signals, streams, stdin: ready.next().unwrap_or(false) })
     }
 
     /// Writes the rest of the job's standard input. Closes the pipe at the end of the text, or when the job has closed
     /// its end of the pipe.
-    fn write_stdin(&mut self, rest: &mut &[u8]) {
+    fn write_stdin(&mut self) {
         let Some(stdin) = &mut self.stdin else { return };
-        match stdin.write(rest) {
-            Ok(written) => *rest = &rest[written..],
+        match stdin.write(&self.stdin_text) {
+            Ok(written) => drop(self.stdin_text.drain(..written)),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
-            Err(_) => *rest = &[],
+            Err(_) => self.stdin_text.clear(),
         }
-        if rest.is_empty() {
+        if self.stdin_text.is_empty() {
             self.stdin = None;
         }
     }
 
-    fn finish(mut self, mut writer: Writer, reserve: &Reserve, ending: Option<Ending>) -> Exit {
-        self.end_stream(Stream::Stdout);
-        self.end_stream(Stream::Stderr);
-        self.write(&mut writer);
-        if writer.retry_at().is_some() {
-            reserve.release();
+    /// The stop request, if there is one and it may be new.
+    pub(crate) fn take_stop_request(&mut self, run: &RunDirectory) -> Option<StopText> {
+        if !std::mem::take(&mut self.check_stop) || !run.stop().exists() {
+            return None;
         }
-        writer.finish(self.encoder.stamp());
-        let dropped = writer.dropped();
-        let output = OutputCounts {
-            last_seq: writer.last_seq(),
-            dropped_lines: dropped.records,
-            dropped_bytes: dropped.bytes,
-            ..self.encoder.counts
+        // The file's existence is the request; its content only names the requester.
+        let request = read_json::<StopRequest>(&run.stop()).ok().flatten();
+        let by = request.as_ref().map(|request| request.by.clone()).unwrap_or_default();
+        let requested = if by.is_empty() { "stop requested".to_owned() } else { format!("stop requested by {by}") };
+        let grace_max = request.and_then(|request| request.grace_max_ms).map(Duration::from_millis);
+        Some(StopText { requested, grace_max })
+    }
+
+    fn into_exit(mut self, reserve: &Reserve, ending: Option<Ending>) -> (Exit, Option<LateOutput>) {
+        let is_open = !self.pipes.are_closed();
+        let output = match is_open {
+            true => self.pipes.end_part(|| reserve.release()),
+            false => self.pipes.end(|| reserve.release()),
         };
         let ending = ending.unwrap_or_else(|| Ending::exited(Vec::new()));
-        let duration = self.started.elapsed();
+        let duration = self.duration.unwrap_or_else(|| self.started.elapsed());
         let reaped = self.reaped.as_ref();
-        Exit {
+        let exit = Exit {
             ended: ending.cause,
             note: Some(ending.note).filter(|note| !note.is_empty()),
             exit_code: reaped.and_then(|reaped| reaped.exit_code),
@@ -340,8 +299,27 @@ impl Job {
             cpu_ms: reaped.map(|reaped| reaped.cpu_ms + self.orphans_cpu_ms),
             max_rss_bytes: reaped.map(|reaped| reaped.max_rss_bytes.max(self.orphans_rss_bytes)),
             leaked: ending.leaked,
-        }
+            output_open: is_open,
+        };
+        // A request that came during the last phase is for what is left.
+        self.check_stop = true;
+        let late = is_open.then(|| LateOutput::new(self, output));
+        (exit, late)
     }
+}
+
+/// Starts a stop sequence. The marker shows the runner that this keeper acts.
+pub(crate) fn start_stop(run: &RunDirectory, cause: Ended, request: &StopText, order: &Order) -> StopSequence {
+    let _ = create_marker(&run.stopping());
+    let grace = order.job.kill_grace;
+    let grace = request.grace_max.map_or(grace, |max| grace.min(max));
+    StopSequence::start(cause, request.requested.clone(), grace)
+}
+
+/// A stop request: what requested it, for the run's note, and the longest grace.
+pub(crate) struct StopText {
+    pub requested: String,
+    pub grace_max: Option<Duration>,
 }
 
 /// The wall-clock time of the end of a job that started at `started_at` and ran for `duration`. Never before
@@ -352,8 +330,7 @@ fn finish_time(started_at: Timestamp, duration: Duration, now: Timestamp) -> Tim
 
 struct Ready {
     signals: bool,
-    stdout: bool,
-    stderr: bool,
+    streams: [Option<Stream>; 2],
     stdin: bool,
 }
 
@@ -369,15 +346,6 @@ impl Ending {
         let leaked = family.into_iter().map(|process| Leaked { pid: process.pid, name: process.name, killed: false });
         Ending { cause: Ended::Exited, note: String::new(), leaked: leaked.collect() }
     }
-}
-
-fn read_stop_request(run: &RunDirectory) -> Option<String> {
-    if !run.stop().exists() {
-        return None;
-    }
-    // The file's existence is the request; its content only names the requester.
-    let by = read_json::<StopRequest>(&run.stop()).ok().flatten().map(|request| request.by).unwrap_or_default();
-    Some(if by.is_empty() { "stop requested".to_owned() } else { format!("stop requested by {by}") })
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use domain::order::Order;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::cgroup;
 use crate::crash;
@@ -75,14 +76,17 @@ fn run_attempt(run: &RunDirectory) -> io::Result<()> {
     // From now on the job may have started, also when this process dies.
     directory::create_marker(&run.starting())?;
     crash::point("starting");
-    let exit = match launch.and_then(|launch| start(run, &order, &launch)) {
-        Err(message) => Exit::not_started(message, Timestamp::now()),
-        Ok(job) => job.run_to_end(run, &order, signals, &reserve)?,
+    let (exit, late_output) = match launch.and_then(|launch| start(run, &order, &launch, signals)) {
+        Err(message) => (Exit::not_started(message, Timestamp::now()), None),
+        Ok(job) => job.run_to_exit(run, &order, &reserve)?,
     };
     crash::point("reaped");
     reserve.release();
-    write_exit(run, &exit)?;
+    write_record(run, &run.exit(), &exit)?;
     crash::point("recorded");
+    if let Some(late_output) = late_output {
+        late_output.run_to_end(run, &order, |end| write_record(run, &run.output_end(), end))?;
+    }
     drop(lock);
     Ok(())
 }
@@ -121,7 +125,7 @@ fn detach_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
 }
 
 /// Launches the job and writes started.json.
-fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, String> {
+fn start(run: &RunDirectory, order: &Order, launch: &Launch, signals: OwnedFd) -> Result<Job, String> {
     let (user, identity) = user::resolve(order.job.user.as_deref())?;
     let env = launch::environment(order, launch, &user);
     let masker = Masker::new(launch.secret_values())?;
@@ -140,6 +144,7 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
         start_ticks: processes::find(launched.pid).map_or(0, |process| process.start_ticks),
         boot_id: processes::boot_id(),
         started_at,
+        monotonic_ms: Some(processes::monotonic_ms()),
         cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_string_lossy().into_owned()),
         pipes: [&launched.stdout, &launched.stderr].map(inode).into_iter().flatten().collect(),
         keeper: Some(std::process::id()),
@@ -148,19 +153,19 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch) -> Result<Job, Stri
         log(run, &format!("cannot write started.json: {error}"));
     }
     crash::point("started");
-    Ok(Job::new(launched, started_at, start, cgroup, masker))
+    Ok(Job::new(launched, (started_at, start), cgroup, masker, run, signals))
 }
 
 fn inode(file: &OwnedFd) -> Option<u64> {
     rustix::fs::fstat(file).ok().map(|stat| stat.st_ino)
 }
 
-/// Writes exit.json, with retries. While this process holds the lock, no runner records the run as lost.
-fn write_exit(run: &RunDirectory, exit: &Exit) -> io::Result<()> {
+/// Writes a record of the end, with retries. While this process holds the lock, no runner records the run as lost.
+fn write_record(run: &RunDirectory, path: &Path, record: &impl Serialize) -> io::Result<()> {
     let start = std::time::Instant::now();
     let mut logged = false;
     loop {
-        let error = match directory::write_json(&run.exit(), exit, Durability::Disk) {
+        let error = match directory::write_json(path, record, Durability::Disk) {
             Ok(()) => return Ok(()),
             Err(error) if start.elapsed() > EXIT_RETRY_MAX || error.kind() == io::ErrorKind::NotFound => {
                 return Err(error);
@@ -168,7 +173,8 @@ fn write_exit(run: &RunDirectory, exit: &Exit) -> io::Result<()> {
             Err(error) => error,
         };
         if !logged {
-            log(run, &format!("cannot write exit.json, retrying: {error}"));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            log(run, &format!("cannot write {name}, retrying: {error}"));
             logged = true;
         }
         std::thread::sleep(EXIT_RETRY_INTERVAL);

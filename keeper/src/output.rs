@@ -4,6 +4,7 @@
 
 use std::io;
 
+use domain::event::OutputEnd;
 use domain::line::{Block, Gap, Line, Position, Stream};
 use domain::units::format_lines;
 
@@ -131,12 +132,10 @@ impl Output {
     }
 
     fn is_over(&mut self) -> bool {
-        if self.last_seq.is_none()
-            && let Ok(Some(exit)) = read_json::<Exit>(&self.run.exit())
-        {
-            self.last_seq = Some(exit.output.last_seq);
+        if self.last_seq.is_none() {
+            self.last_seq = last_seq_of_ended(&self.run);
         }
-        self.last_seq.is_some() || self.run.exit().exists() || !self.run.path().exists()
+        self.last_seq.is_some() || !self.run.path().exists()
     }
 
     /// The missing lines from the next seq to `last_seq`. Returned only once.
@@ -167,6 +166,19 @@ impl Output {
             out.push(b'\n');
         }
         self.open_line = (!line.tag.last).then_some(line.stream);
+    }
+}
+
+/// The last seq of an output that has ended; 0 when its record is damaged. None while it may grow.
+fn last_seq_of_ended(run: &RunDirectory) -> Option<u64> {
+    match read_json::<Exit>(&run.exit()) {
+        Ok(None) => None,
+        Ok(Some(exit)) if !exit.output_open => Some(exit.output.last_seq),
+        Ok(Some(_)) => match read_json::<OutputEnd>(&run.output_end()) {
+            Ok(end) => end.map(|end| end.output.last_seq),
+            Err(_) => run.output_end().exists().then_some(0),
+        },
+        Err(_) => run.exit().exists().then_some(0),
     }
 }
 

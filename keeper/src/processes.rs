@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Fields of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +74,12 @@ pub fn send_signal(process: &Process, signal: Signal) -> bool {
     let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
     let same = find(process.pid).is_some_and(|now| now.start_ticks == process.start_ticks);
     same && pidfd_send_signal(handle, signal).is_ok()
+}
+
+/// The monotonic clock of this boot, in ms: the same for all processes.
+pub fn monotonic_ms() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// Identifies one boot of the machine. Empty when the kernel does not provide it.

@@ -108,6 +108,9 @@ pub struct Started {
     pub boot_id: String,
     /// When the job was started.
     pub started_at: Timestamp,
+    /// The same instant on the monotonic clock of this boot, in ms. Absent in files of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monotonic_ms: Option<u64>,
     /// The job's control group, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
@@ -127,6 +130,10 @@ pub struct StopRequest {
     pub at: Timestamp,
     /// The requester, for the run's note.
     pub by: String,
+    /// The longest time between TERM and KILL, from when the keeper reads the request; the job's `kill_grace` where
+    /// that is shorter. Absent: the job's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_max_ms: Option<u64>,
 }
 
 /// `exit.json`: everything that the keeper knows about the end.
@@ -145,9 +152,9 @@ pub struct Exit {
     pub started_at: Option<Timestamp>,
     /// Never before `started_at` plus the duration.
     pub finished_at: Timestamp,
-    /// Measured on the monotonic clock.
+    /// Of the job's process, measured on the monotonic clock.
     pub duration_ms: u64,
-    /// Counts of the whole output.
+    /// Counts of the output up to here.
     pub output: OutputCounts,
     /// User and system time of the job and its reaped descendants.
     pub cpu_ms: Option<u64>,
@@ -156,6 +163,9 @@ pub struct Exit {
     /// Processes left after the end of the job.
     #[serde(default)]
     pub leaked: Vec<Leaked>,
+    /// Another process still had the output open. `output.json`, with the counts of all of it, follows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub output_open: bool,
 }
 
 impl Exit {
@@ -173,6 +183,7 @@ impl Exit {
             cpu_ms: None,
             max_rss_bytes: None,
             leaked: Vec::new(),
+            output_open: false,
         }
     }
 }

@@ -3,11 +3,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::directory::RunDirectory;
+use crate::processes::{self, Process};
 use crate::records::Launch;
 
 /// The running program with the arguments that make it a keeper, like `["/usr/bin/sexton", "keeper"]`; the run
@@ -61,10 +64,30 @@ fn is_being_replaced(error: &io::Error) -> bool {
 
 /// Signals the keeper to check the file `stop`. Does nothing without a keeper. A keeper also checks every 10 s.
 pub fn wake_keeper(run: &RunDirectory) {
-    let Ok(text) = std::fs::read_to_string(run.keeper()) else { return };
-    let Some(process) = text.trim().parse().ok().and_then(crate::processes::find) else { return };
-    // The lock is checked after the process was read: while it is held, the process id is the keeper's.
-    if run.has_keeper().unwrap_or(false) {
-        crate::processes::send_signal(&process, rustix::process::Signal::USR1);
+    if let Some(process) = recorded_keeper(run) {
+        processes::send_signal(&process, rustix::process::Signal::USR1);
     }
+}
+
+/// The process of the keeper, also of one that has not recorded its process id yet. None without a keeper.
+pub fn find_keeper(run: &RunDirectory) -> Option<Process> {
+    recorded_keeper(run).or_else(|| {
+        let all = processes::list().unwrap_or_default();
+        let found = all.into_iter().find(|process| !process.is_zombie() && is_keeper_of(process.pid, run.path()));
+        found.filter(|_| run.has_keeper().unwrap_or(false))
+    })
+}
+
+fn recorded_keeper(run: &RunDirectory) -> Option<Process> {
+    let text = std::fs::read_to_string(run.keeper()).ok()?;
+    let process = text.trim().parse().ok().and_then(processes::find)?;
+    // The lock is checked after the process was read: while it is held, the process id is the keeper's.
+    run.has_keeper().unwrap_or(false).then_some(process)
+}
+
+/// Whether the arguments of the process are those that [`spawn_keeper`] gives to the keeper of this directory.
+fn is_keeper_of(pid: u32, path: &Path) -> bool {
+    let Ok(arguments) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let mut words = arguments.split(|byte| *byte == 0).rev().filter(|word| !word.is_empty());
+    words.next() == Some(path.as_os_str().as_bytes())
 }

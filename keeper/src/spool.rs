@@ -83,9 +83,14 @@ impl SpoolReader {
 
     /// Bytes between the position and the end of the spool.
     pub fn bytes_behind(&self) -> io::Result<u64> {
+        self.bytes_behind_in(u64::MAX)
+    }
+
+    /// The same, without segments that begin after `last_seq`.
+    pub fn bytes_behind_in(&self, last_seq: u64) -> io::Result<u64> {
         let mut bytes = 0;
         for first_seq in segments(&self.folder)? {
-            if first_seq >= self.position.segment {
+            if first_seq >= self.position.segment && first_seq <= last_seq.max(1) {
                 bytes += fs::metadata(self.folder.join(segment_name(first_seq))).map_or(0, |file| file.len());
             }
         }
@@ -177,7 +182,9 @@ pub fn last_records(folder: &Path, counts: &OutputCounts, bytes_max: usize) -> i
     const HEAD_BYTES: u64 = STAMP_BYTES as u64 + " stdout F ".len() as u64;
     let lines = counts.stdout_lines + counts.stderr_lines;
     let counted = counts.stdout_bytes + counts.stderr_bytes + HEAD_BYTES * lines;
-    let segments = segments(folder)?;
+    // Lines that were printed after the counts are in later segments.
+    let mut segments = segments(folder)?;
+    segments.retain(|first_seq| *first_seq <= counts.last_seq);
     let Some(segment) = segments.last().copied() else { return Ok(None) };
     let mut bytes = 0;
     let mut segment_bytes = 0;

@@ -59,6 +59,11 @@ impl StopSequence {
         }
     }
 
+    /// Limits the grace to this time from now.
+    pub(crate) fn shorten_grace(&mut self, grace_max: Duration) {
+        self.grace = self.grace.min(self.started.elapsed() + grace_max);
+    }
+
     /// Takes the next step when it is due. `children_left` is the result of wait.
     pub(crate) fn advance(&mut self, children_left: bool, group: Option<&Cgroup>) -> Step {
         if !children_left {

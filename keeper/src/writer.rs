@@ -115,8 +115,9 @@ impl Writer {
         }
     }
 
-    /// Ends the spool. Called after the reserve was freed: records that still do not fit are dropped.
-    pub(crate) fn finish(&mut self, stamp: &[u8; STAMP_BYTES]) {
+    /// Ends a part of the spool: later records go into a new segment. Called after the reserve was freed: records that
+    /// still do not fit are dropped, and their gap is written when there is space again.
+    pub(crate) fn finish_part(&mut self, stamp: &[u8; STAMP_BYTES]) {
         self.may_use_reserve = true;
         self.recover(stamp);
         if let Some(outage) = &mut self.outage {
@@ -125,6 +126,13 @@ impl Writer {
             outage.dropped.bytes += text_bytes(&tail);
             self.recover(stamp);
         }
+        self.may_use_reserve = false;
+        self.segment = None;
+    }
+
+    /// Ends the spool. Called after the reserve was freed, as [`Writer::finish_part`].
+    pub(crate) fn finish(&mut self, stamp: &[u8; STAMP_BYTES]) {
+        self.finish_part(stamp);
         if let Some(outage) = self.outage.take() {
             self.next_seq += outage.dropped.records;
             self.dropped.records += outage.dropped.records;

@@ -35,6 +35,7 @@ pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
         random: Arc::new(random_bytes),
         // The scheduler ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
+        stop_now: Arc::new(|_, _| {}),
     };
     Ok(console::router(console)
         .layer(middleware::from_fn(move |request, next| authorize(bearer.clone(), request, next))))

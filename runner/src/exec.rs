@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use domain::order::Order;
 use domain::ports::Reports;
 use domain::run::Outcome;
 use jiff::Timestamp;
-use keeper::directory::{Durability, read_json, write_json};
+use keeper::directory::{Durability, RunDirectory, read_json, write_json};
 use keeper::output::{LineFormat, Output, Piece};
 use keeper::records::Accepted;
 use sinks::engine::Engine;
@@ -31,6 +31,7 @@ use crate::keeper_state::stored_report;
 use crate::local_run::{LocalRun, lock};
 use crate::options::Options;
 use crate::outbox::Outbox;
+use crate::recover::resume_run;
 use crate::retention::Retention;
 use crate::runner::{flush, send_reports, serve_watch};
 use crate::runner_state::RunnerState;
@@ -47,12 +48,17 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of these retries. Chosen, not measured.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Poll interval of the end of an output. Chosen, not measured.
+const OVER_POLL_INTERVAL: Duration = Duration::from_millis(200);
+
 /// The result of a wrapped command.
 pub struct Executed {
     /// The exit code of `sexton exec`.
     pub code: u8,
     /// The run's report, with the runner's own verdict.
     pub report: Report,
+    /// The state of this call, when another process still has the command's output open: for [`follow`].
+    pub open_state: Option<PathBuf>,
 }
 
 /// Runs one order in the foreground. Every call has its own state below `options.state`. It is removed at the end when
@@ -74,13 +80,7 @@ pub async fn exec(
     write_json(&options.state.join(SINKS_FILE), &sinks, Durability::Cache).map_err(failed)?;
     options.retention = Retention::default();
     let stop_sending = CancellationToken::new();
-    let (outbox, sending) = match reports {
-        None => (None, None),
-        Some(reports) => {
-            let (outbox, tasks) = Outbox::open(options.state.join("outbox")).map_err(failed)?;
-            (Some(outbox), Some(send_reports(tasks, reports, stop_sending.clone())))
-        }
-    };
+    let (outbox, sending) = open_outbox(&options, reports, &stop_sending).map_err(failed)?;
     let shared = Arc::new(RunnerState::new(options, outbox).map_err(failed)?);
     let refused = policy_refusal(&shared, &order);
     let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: shared.boot_id.clone(), refused };
@@ -110,9 +110,74 @@ pub async fn exec(
         Some(Body::Finished(report)) => *report,
         _ => return Err(failed(io::Error::other("cannot read the command's report"))),
     };
-    remove_if_delivered(&shared, &state);
+    let open_state = run.has_open_output().then(|| state.clone());
+    if open_state.is_none() {
+        remove_if_delivered(&shared, &state);
+    }
     drop(in_use);
-    Ok(Executed { code: exit_code(&report), report })
+    Ok(Executed { code: exit_code(&report), report, open_state })
+}
+
+/// Delivers the output that other processes print after the command of an earlier [`exec`] has ended, until its end.
+/// `state` is its [`Executed::open_state`]. INT and TERM end it before; a later call then delivers the rest.
+///
+/// # Errors
+/// When the state directory cannot be used.
+pub async fn follow(mut options: Options, reports: Option<Arc<dyn Reports>>, state: &Path) -> Result<(), RunnerError> {
+    let failed = |error: io::Error| RunnerError::State(state.to_owned(), error);
+    let in_use = lock_own_directory(state).await?;
+    options.state = std::fs::canonicalize(state).map_err(failed)?;
+    options.retention = Retention::default();
+    let stop_sending = CancellationToken::new();
+    let (outbox, sending) = open_outbox(&options, reports, &stop_sending).map_err(failed)?;
+    let shared = Arc::new(RunnerState::new(options, outbox).map_err(failed)?);
+    let mut tasks = JoinSet::new();
+    serve_watch(&shared, &mut tasks);
+    for entry in std::fs::read_dir(&shared.runs_folder).map_err(failed)? {
+        // A run that was not started stays for a later call, which ends it.
+        resume_run(&shared, RunDirectory::open(entry.map_err(failed)?.path())).map_err(failed)?;
+    }
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?);
+    tokio::select! {
+        () = wait_until_over(&shared) => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    flush(&shared).await;
+    stop_sending.cancel();
+    if let Some(sending) = sending {
+        let _ = sending.await;
+    }
+    tasks.shutdown().await;
+    remove_if_delivered(&shared, state);
+    drop(in_use);
+    Ok(())
+}
+
+async fn wait_until_over(shared: &RunnerState) {
+    loop {
+        let grown = shared.grown.notified();
+        let reported = |run: &Arc<LocalRun>| run.is_over() && run.directory.output_end_reported().exists();
+        if lock(&shared.runs).values().all(reported) {
+            return;
+        }
+        // The marker is set a moment after the readers were woken.
+        tokio::select! { () = grown => {}, () = tokio::time::sleep(OVER_POLL_INTERVAL) => {} }
+    }
+}
+
+type OpenOutbox = (Option<Outbox>, Option<tokio::task::JoinHandle<()>>);
+
+/// Opens the outbox of this call and starts sending, where there is a receiver of reports.
+fn open_outbox(
+    options: &Options,
+    reports: Option<Arc<dyn Reports>>,
+    stop: &CancellationToken,
+) -> io::Result<OpenOutbox> {
+    let Some(reports) = reports else { return Ok((None, None)) };
+    let (outbox, tasks) = Outbox::open(options.state.join("outbox"))?;
+    Ok((Some(outbox), Some(send_reports(tasks, reports, stop.clone()))))
 }
 
 /// Locks the state of this call. The run id is unique, so another process only holds the lock while it checks for an
@@ -214,7 +279,7 @@ fn remove_if_delivered(shared: &RunnerState, state: &Path) {
 
 /// Whether every sink that has this run has all of it. The sinks themselves have stopped by now.
 fn is_delivered(run: &LocalRun) -> bool {
-    run.finished().is_some()
+    run.is_over()
         && run.fed_sinks().iter().all(|sink| {
             let cursor = read_json::<Position>(&cursor_path(run, sink));
             cursor.is_ok_and(|place| place.is_some_and(|place| place.stage == Stage::Done))

@@ -1,15 +1,17 @@
-//! A run's spool as one sink reads it: `run.started`, the lines, `run.finished`, from the sink's own cursor.
+//! A run's spool as one sink reads it, from the sink's own cursor: `run.started`, the lines, `run.finished`; late lines
+//! and `run.output_ended` where the output stays open.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use domain::line::{Position, STAMP_BYTES, Stage, parse};
+use domain::line::{Block, Position, STAMP_BYTES, Stage, parse};
 use keeper::directory::{Durability, read_json, write_json};
 use keeper::spool::{SpoolReader, segment_name};
 use sinks::feed::{Feed, Item, Lag, Next, RunHeader};
 
 use crate::local_run::LocalRun;
+use crate::output_end::is_late;
 
 /// Path of a sink's cursor. A sink's name is any key of the sinks file. Characters that a file name cannot have are
 /// replaced, and the length distinguishes such names.
@@ -53,6 +55,12 @@ impl SpoolFeed {
         self.stored.stage == Stage::Done
     }
 
+    fn pass_block(&self, block: Block) -> Next {
+        self.run.note_read_position(block.end);
+        let end = block.end;
+        Next::Item { item: Item::Lines(block), end }
+    }
+
     fn pass_item(&mut self, item: Item, stage: Stage) -> Next {
         let end = Position { stage, ..self.reader.position() };
         self.reader.seek(end);
@@ -78,15 +86,30 @@ impl Feed for SpoolFeed {
         match self.reader.position().stage {
             Stage::Before => Ok(self.pass_item(Item::Started, Stage::Lines)),
             Stage::Lines => {
-                // Checked before reading: a finished run's spool does not grow.
+                // Checked before reading: what a finished run printed is in its spool.
                 let finished = self.run.finished().cloned();
+                let before = self.reader.position();
                 if let Some(block) = self.reader.read(bytes_max)? {
-                    self.run.note_read_position(block.end);
-                    let end = block.end;
-                    return Ok(Next::Item { item: Item::Lines(block), end });
+                    if !is_late(&self.run.directory, &block) {
+                        return Ok(self.pass_block(block));
+                    }
+                    self.reader.seek(before);
                 }
                 Ok(match finished {
-                    Some(record) => self.pass_item(Item::Finished(record), Stage::Done),
+                    Some(record) => {
+                        let stage = if record.output_open { Stage::Late } else { Stage::Done };
+                        self.pass_item(Item::Finished(record), stage)
+                    }
+                    None => Next::Pending,
+                })
+            }
+            Stage::Late => {
+                let ended = self.run.output_ended().cloned();
+                if let Some(block) = self.reader.read(bytes_max)? {
+                    return Ok(self.pass_block(block));
+                }
+                Ok(match ended {
+                    Some(record) => self.pass_item(Item::OutputEnded(record), Stage::Done),
                     None => Next::Pending,
                 })
             }
@@ -121,10 +144,7 @@ impl Feed for SpoolFeed {
             return Lag::default();
         }
         let behind = SpoolReader::open(self.run.directory.spool(), from).bytes_behind().unwrap_or(0);
-        let last_seq = self
-            .run
-            .finished()
-            .map_or_else(|| self.run.read_position().seq.saturating_sub(1), |record| record.last_seq);
+        let last_seq = self.run.last_known_seq();
         Lag {
             lines: (last_seq + 1).saturating_sub(from.seq),
             bytes: behind,

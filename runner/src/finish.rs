@@ -69,7 +69,7 @@ async fn make_report(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit,
         match &scan {
             Some(scan) if scan.position().seq > exit.output.last_seq => break,
             // The lines that the disk refused, without a gap, are at the end: no more will come.
-            Some(scan) if exit.output.dropped_lines > 0 && is_spool_read(run, scan) => break,
+            Some(scan) if exit.output.dropped_lines > 0 && is_spool_read(run, scan, &exit.output) => break,
             _ => {}
         }
         if spool::segments(&run.directory.spool()).is_ok_and(|segments| segments.is_empty()) {
@@ -77,7 +77,7 @@ async fn make_report(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit,
             break;
         }
         tracing::error!(run_id = %run.run_id(), "spool shorter than recorded; reading it again");
-        if scan.as_ref().is_some_and(|scan| is_spool_read(run, scan)) {
+        if scan.as_ref().is_some_and(|scan| is_spool_read(run, scan, &exit.output)) {
             break;
         }
         tokio::time::sleep(RETRY_DELAY).await;
@@ -94,8 +94,9 @@ async fn make_report(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit,
     event
 }
 
-fn is_spool_read(run: &LocalRun, scan: &Scan) -> bool {
-    SpoolReader::open(run.directory.spool(), scan.position()).bytes_behind().is_ok_and(|bytes| bytes == 0)
+fn is_spool_read(run: &LocalRun, scan: &Scan, output: &OutputCounts) -> bool {
+    let reader = SpoolReader::open(run.directory.spool(), scan.position());
+    reader.bytes_behind_in(output.last_seq).is_ok_and(|bytes| bytes == 0)
 }
 
 /// Ends an attempt whose keeper died: kills its leftovers, recounts its output, and writes exit.json in place of the
@@ -138,10 +139,11 @@ fn write_lost_exit(run: &LocalRun) -> io::Result<Exit> {
         started_at,
         finished_at: now,
         duration_ms: duration.unwrap_or_default().as_millis() as u64,
-        output: recount_output(run, repair.last_seq)?,
+        output: OutputCounts { last_seq: repair.last_seq, ..recount_output(run, Position::START)? },
         cpu_ms: None,
         max_rss_bytes: None,
         leaked,
+        output_open: false,
     };
     if is_removed {
         return Ok(exit);
@@ -161,10 +163,10 @@ fn lost_note(leaked: &[Leaked], started: bool) -> String {
     }
 }
 
-/// Counts the output from the spool, as the keeper would have recorded it.
-fn recount_output(run: &LocalRun, last_seq: u64) -> io::Result<OutputCounts> {
-    let mut counts = OutputCounts { last_seq, ..OutputCounts::default() };
-    let mut reader = SpoolReader::open(run.directory.spool(), Position::START);
+/// Counts the lines and bytes of the output from a position on, as the keeper would have recorded them.
+pub(crate) fn recount_output(run: &LocalRun, from: Position) -> io::Result<OutputCounts> {
+    let mut counts = OutputCounts::default();
+    let mut reader = SpoolReader::open(run.directory.spool(), from);
     while let Some(block) = reader.read(1 << 20)? {
         for line in block.lines().filter(|line| !line.tag.gap) {
             let (lines, bytes) = match line.stream {

@@ -1,8 +1,9 @@
 //! Queries and commands to a runner from other tasks of its process: runs, output, sinks, stop, reload.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use domain::run::{AttemptKey, Outcome, RunId};
+use domain::run::{Outcome, RunId};
 use jiff::Timestamp;
 use keeper::directory::{Durability, RunDirectory, write_json};
 use keeper::output::{LineFormat, Output};
@@ -54,28 +55,40 @@ impl Handle {
         lock(&self.shared.runs).values().map(|run| info(run)).collect()
     }
 
-    /// Requests a stop from the keeper, or cancels a run that was not started. Returns whether there was anything to
-    /// stop. Idempotent.
+    /// Requests a stop from the keeper, or cancels a run that was not started. Of a run that has ended, it stops the
+    /// processes that still have its output open. Returns whether there was anything to stop. Idempotent.
     pub fn stop(&self, run_id: &RunId, by: &str) -> bool {
-        let runs: Vec<(AttemptKey, Arc<LocalRun>)> = lock(&self.shared.runs)
-            .iter()
-            .filter(|((id, _), run)| id == run_id && run.finished().is_none())
-            .map(|(key, run)| (key.clone(), run.clone()))
-            .collect();
-        for (key, run) in &runs {
-            if lock(&self.shared.admission).cancel(key) {
+        let of_run = (run_id.clone(), 0)..=(run_id.clone(), u32::MAX);
+        let runs: Vec<Arc<LocalRun>> = lock(&self.shared.runs).range(of_run).map(|(_, run)| run.clone()).collect();
+        self.stop_runs(runs, by, None)
+    }
+
+    /// Stops every run here that has not ended, with a grace of at most `grace_max`. Returns whether there was any.
+    pub fn stop_all(&self, by: &str, grace_max: Option<Duration>) -> bool {
+        let runs: Vec<Arc<LocalRun>> = lock(&self.shared.runs).values().cloned().collect();
+        self.stop_runs(runs, by, grace_max)
+    }
+
+    fn stop_runs(&self, mut runs: Vec<Arc<LocalRun>>, by: &str, grace_max: Option<Duration>) -> bool {
+        // After the limit of its late output, a run's keeper still has its processes.
+        runs.retain(|run| run.finished().is_none() || run.directory.has_keeper().unwrap_or(false));
+        for run in &runs {
+            let (key, run_id) = (run.key(), run.run_id());
+            if lock(&self.shared.admission).cancel(&key) {
                 let message = format!("stopped by {by} before it started");
                 let refused = refuse(&self.shared, run, Refusal { why: RefusalKind::Stopped, message });
                 lock(&self.shared.admission).count_running(run.job().needs);
                 self.shared.supervisors.spawn(supervise(self.shared.clone(), refused));
                 continue;
             }
-            if !run.directory.stop().exists() {
-                let request = StopRequest { at: Timestamp::now(), by: by.to_owned() };
+            if grace_max.is_some() || !run.directory.stop().exists() {
+                let grace_max_ms = grace_max.map(|grace| grace.as_millis() as u64);
+                let request = StopRequest { at: Timestamp::now(), by: by.to_owned(), grace_max_ms };
                 if let Err(error) = write_json(&run.directory.stop(), &request, Durability::Cache) {
                     tracing::error!(%error, %run_id, "cannot write a stop request for the keeper");
                 }
             }
+            run.note_stop(by, grace_max);
             wake_keeper(&run.directory);
         }
         !runs.is_empty()

@@ -19,6 +19,7 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) enum KeeperState {
     /// A keeper is alive or being started.
     Alive,
+    /// The end is recorded. The keeper may still read output of other processes ([`Exit::output_open`]).
     Ended(Box<Exit>),
     /// There is no keeper, and the job may have started.
     Orphaned,
@@ -29,7 +30,10 @@ pub(crate) enum KeeperState {
 pub(crate) fn keeper_state(run: &LocalRun) -> io::Result<KeeperState> {
     // The lock first: after its release, everything that the keeper wrote is visible.
     if run.directory.has_keeper()? {
-        return Ok(KeeperState::Alive);
+        return Ok(match run.exit() {
+            Ok(Some(exit)) if exit.output_open => KeeperState::Ended(Box::new(exit)),
+            _ => KeeperState::Alive,
+        });
     }
     match run.exit() {
         Ok(Some(exit)) => return Ok(KeeperState::Ended(Box::new(exit))),

@@ -17,6 +17,7 @@
 //! | `intake`, `admission`, `required_sinks` | orders: claim, store, admit; hold while a required sink is unreachable |
 //! | `supervise`, `keeper_state`, `reporting`, `finish`, `report` | one run from its start to its report |
 //! | `policy`, `secrets` | what may run here; the values of references |
+//! | `output_end`, `hung_keeper` | output after the end of a run; keepers that do not act |
 //! | `feed`, `scan`, `excerpt` | the readers of the output: sinks and rules |
 //! | `outbox` | unsent reports on disk |
 //! | `recover`, `adopt`, `retention` | runs of an earlier runner, of a killed `exec`, and old runs |
@@ -35,12 +36,14 @@ mod feed;
 mod finish;
 mod handle;
 mod heartbeat;
+mod hung_keeper;
 mod intake;
 mod keeper_state;
 mod local_run;
 mod mailing;
 pub mod options;
 mod outbox;
+mod output_end;
 mod policy;
 mod recover;
 mod report;

@@ -4,22 +4,33 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use domain::line::Position;
 use domain::run::{AttemptKey, RunId};
 use jiff::Timestamp;
 use keeper::directory::{RunDirectory, read_json};
-use keeper::records::{Accepted, Exit, Started};
-use sinks::feed::{FinishedRecord, RunHeader};
+use keeper::records::{Accepted, Exit, Started, StopRequest};
+use sinks::feed::{FinishedRecord, OutputEndedRecord, RunHeader};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 pub(crate) struct LocalRun {
     pub directory: RunDirectory,
     pub accepted: Accepted,
     /// Set once, when it is known whether and when the job started.
     header: OnceLock<Arc<RunHeader>>,
-    /// Set once, when all output is matched and the run is judged. The spool does not grow after this.
+    /// Set once, when the run is judged. The spool does not grow after this, unless its output is open.
     finished: OnceLock<FinishedRecord>,
+    /// Set once, for a run with open output: the spool does not grow after this.
+    output_ended: OnceLock<OutputEndedRecord>,
+    /// When this process first knew of the run.
+    seen_at: Instant,
+    /// When the run's limit passes, once its start is known.
+    limit_at: OnceLock<Instant>,
+    stop: Mutex<Option<RequestedStop>>,
+    /// When killing a keeper that does not act failed.
+    kill_failed_at: Mutex<Option<Instant>>,
     /// Notified when the directory or the spool has changed.
     pub wake: Notify,
     changed: AtomicBool,
@@ -30,6 +41,14 @@ pub(crate) struct LocalRun {
     read_position: Mutex<Position>,
 }
 
+/// A stop request for the keeper, as this process knows it.
+#[derive(Clone, Debug)]
+struct RequestedStop {
+    at: Instant,
+    by: String,
+    grace_max: Option<Duration>,
+}
+
 /// Locks plain data. A panic while the lock was held does not make it invalid.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -37,7 +56,18 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl LocalRun {
     pub(crate) fn new(directory: RunDirectory, accepted: Accepted) -> LocalRun {
+        // Written by an earlier runner; from its start on, this one sees to it.
+        let stop = read_json::<StopRequest>(&directory.stop()).ok().flatten().map(|request| RequestedStop {
+            at: Instant::now(),
+            by: request.by,
+            grace_max: request.grace_max_ms.map(Duration::from_millis),
+        });
         LocalRun {
+            output_ended: OnceLock::new(),
+            seen_at: Instant::now(),
+            limit_at: OnceLock::new(),
+            stop: Mutex::new(stop),
+            kill_failed_at: Mutex::default(),
             directory,
             accepted,
             header: OnceLock::new(),
@@ -98,6 +128,93 @@ impl LocalRun {
 
     pub(crate) fn set_finished(&self, record: FinishedRecord) {
         let _ = self.finished.set(record);
+    }
+
+    pub(crate) fn output_ended(&self) -> Option<&OutputEndedRecord> {
+        self.output_ended.get()
+    }
+
+    pub(crate) fn set_output_ended(&self, record: OutputEndedRecord) {
+        let _ = self.output_ended.set(record);
+        self.note_change();
+    }
+
+    /// Whether the run has ended, and another process still has its output open.
+    pub(crate) fn has_open_output(&self) -> bool {
+        self.finished().is_some_and(|record| record.output_open) && self.output_ended().is_none()
+    }
+
+    /// Whether the run and its output have ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.finished().is_some() && !self.has_open_output()
+    }
+
+    /// End of the run, or of its output where that was later.
+    pub(crate) fn over_at(&self) -> Option<Timestamp> {
+        let output_ended_at = self.output_ended().map(|record| record.ended_at);
+        output_ended_at.or(self.finished().map(|record| record.finished_at)).filter(|_| self.is_over())
+    }
+
+    /// The seq of the last line that is known to exist.
+    pub(crate) fn last_known_seq(&self) -> u64 {
+        let read = self.read_position().seq.saturating_sub(1);
+        match (self.finished(), self.output_ended()) {
+            (_, Some(ended)) => ended.last_seq,
+            (Some(finished), None) if finished.output_open => finished.last_seq.max(read),
+            (Some(finished), None) => finished.last_seq,
+            (None, None) => read,
+        }
+    }
+
+    /// When this process first knew of the run.
+    pub(crate) fn seen_at(&self) -> Instant {
+        self.seen_at
+    }
+
+    /// When the run's limit passes; `compute` is called until it returns it.
+    pub(crate) fn limit_at(&self, compute: impl FnOnce() -> Option<Instant>) -> Option<Instant> {
+        match self.limit_at.get() {
+            Some(at) => Some(*at),
+            None => compute().map(|at| *self.limit_at.get_or_init(|| at)),
+        }
+    }
+
+    /// Notes a stop request that was written for the keeper. The first one counts, with the shortest grace.
+    pub(crate) fn note_stop(&self, by: &str, grace_max: Option<Duration>) {
+        let mut stop = lock(&self.stop);
+        match &mut *stop {
+            Some(earlier) => {
+                let ends = grace_max.map(|max| earlier.at.elapsed() + max);
+                earlier.grace_max = earlier.grace_max.into_iter().chain(ends).min();
+            }
+            None => *stop = Some(RequestedStop { at: Instant::now(), by: by.to_owned(), grace_max }),
+        }
+        drop(stop);
+        self.wake.notify_one();
+    }
+
+    /// When this process first knew of a stop request.
+    pub(crate) fn stop_requested(&self) -> Option<Instant> {
+        lock(&self.stop).as_ref().map(|stop| stop.at)
+    }
+
+    /// Who requested the stop.
+    pub(crate) fn stop_requester(&self) -> String {
+        lock(&self.stop).as_ref().map(|stop| stop.by.clone()).unwrap_or_default()
+    }
+
+    /// The time between TERM and KILL of this run.
+    pub(crate) fn stop_grace(&self) -> Duration {
+        let max = lock(&self.stop).as_ref().and_then(|stop| stop.grace_max);
+        max.map_or(self.job().kill_grace, |max| max.min(self.job().kill_grace))
+    }
+
+    pub(crate) fn kill_failed_at(&self) -> Option<Instant> {
+        *lock(&self.kill_failed_at)
+    }
+
+    pub(crate) fn note_kill_failed(&self) {
+        *lock(&self.kill_failed_at) = Some(Instant::now());
     }
 
     /// Notes a change in the directory.

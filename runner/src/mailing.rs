@@ -40,12 +40,13 @@ pub(crate) fn needs_mail(shared: &RunnerState, run: &LocalRun) -> bool {
 fn settings(run: &LocalRun) -> Option<&MailSettings> {
     let (settings, finished) = (run.job().mail.as_ref()?, run.finished()?);
     let wanted = !settings.only_failed || finished.outcome != Outcome::Succeeded;
-    (wanted && finished.last_seq > 0).then_some(settings)
+    (wanted && run.last_known_seq() > 0).then_some(settings)
 }
 
-/// Starts to mail the output of a run that is judged, if it must be mailed.
+/// Starts to mail the output of a run that is judged, if it must be mailed. Has no effect while the output is open: as
+/// with cron, the mail has late lines, too.
 pub(crate) fn start_mailing(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
-    if !needs_mail(shared, run) {
+    if !run.is_over() || !needs_mail(shared, run) {
         return;
     }
     let (shared, run) = (shared.clone(), run.clone());
@@ -86,9 +87,8 @@ async fn mail_until_settled(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
 }
 
 fn is_too_old(run: &LocalRun, now: Timestamp) -> bool {
-    run.finished().is_some_and(|finished| {
-        Duration::try_from(now.duration_since(finished.finished_at)).is_ok_and(|age| age > GIVE_UP_AFTER)
-    })
+    run.over_at()
+        .is_some_and(|over_at| Duration::try_from(now.duration_since(over_at)).is_ok_and(|age| age > GIVE_UP_AFTER))
 }
 
 async fn mail_once(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> Result<(), PortError> {

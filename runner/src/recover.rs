@@ -13,6 +13,7 @@ use keeper::records::Accepted;
 use crate::keeper_state::{KeeperState, keeper_state, stored_report};
 use crate::local_run::{LocalRun, lock};
 use crate::mailing::start_mailing;
+use crate::output_end::follow_output;
 use crate::report;
 use crate::retention::REMOVED_PREFIX;
 use crate::runner_state::RunnerState;
@@ -85,5 +86,8 @@ fn restore_finished(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> bool {
     run.set_finished(report::finished_record(&report));
     shared.add_feeds(run);
     start_mailing(shared, run);
+    if run.has_open_output() {
+        follow_output(shared, run, None);
+    }
     true
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use domain::event::{Body, Ended, Event, Report};
+use domain::event::{Body, Ended, Event, OutputEnd, Report};
 use domain::order::FORMAT_VERSION;
 use domain::run::Outcome;
 use jiff::Timestamp;
 use keeper::records::{Accepted, Exit, RefusalKind};
 use rules::{ExitFacts, Limits, Matcher};
-use sinks::feed::{FinishedRecord, RunHeader};
+use sinks::feed::{FinishedRecord, OutputEndedRecord, RunHeader};
 
 use crate::excerpt::Excerpt;
 
@@ -48,6 +48,7 @@ pub(crate) fn new_report(accepted: &Accepted, exit: Exit, matcher: &Matcher, exc
         excerpt: excerpt.lines(),
         outcome: outcome_of_unstarted(accepted),
         reason: String::new(),
+        output_open: exit.output_open,
     };
     let verdict = {
         let facts = ExitFacts { duration: Duration::from_millis(report.duration_ms), ..ExitFacts::of(&report) };
@@ -82,5 +83,21 @@ pub(crate) fn finished_record(report: &Report) -> FinishedRecord {
         last_seq: report.output.last_seq,
         dropped_lines: report.output.dropped_lines,
         finished_at: report.finished_at,
+        output_open: report.output_open,
+    }
+}
+
+/// The record that closes the log of a run whose output stayed open.
+pub(crate) fn output_ended_record(end: &OutputEnd) -> OutputEndedRecord {
+    OutputEndedRecord {
+        reason: end.note.clone().unwrap_or_default(),
+        late_lines: end.late_lines,
+        stdout_lines: end.output.stdout_lines,
+        stderr_lines: end.output.stderr_lines,
+        stdout_bytes: end.output.stdout_bytes,
+        stderr_bytes: end.output.stderr_bytes,
+        last_seq: end.output.last_seq,
+        dropped_lines: end.output.dropped_lines,
+        ended_at: end.ended_at,
     }
 }

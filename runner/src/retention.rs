@@ -27,7 +27,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// How much delivered output is kept for `sexton logs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// After the end of the run.
+    /// After the end of the run and of its output.
     pub age: Duration,
     /// Number of finished runs.
     pub runs: usize,
@@ -65,13 +65,12 @@ pub(crate) fn sweep(shared: &RunnerState, now: Timestamp) {
     }
     let retention = shared.options.retention;
     let runs: Vec<Arc<LocalRun>> = lock(&shared.runs).values().cloned().collect();
-    let (mut ended, running): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| run.finished().is_some());
+    let (mut ended, running): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| run.is_over());
     running.iter().for_each(|run| free_segments(shared, run, retention.run_bytes));
-    ended.sort_by_key(|run| std::cmp::Reverse(run.finished().map(|record| record.finished_at)));
+    ended.sort_by_key(|run| std::cmp::Reverse(run.over_at()));
     let mut bytes = 0;
     for (index, run) in ended.iter().enumerate() {
-        let finished_at = run.finished().map_or(now, |record| record.finished_at);
-        let age = Duration::try_from(now.duration_since(finished_at)).unwrap_or_default();
+        let age = Duration::try_from(now.duration_since(run.over_at().unwrap_or(now))).unwrap_or_default();
         bytes += spool_bytes(run);
         let kept = index < retention.runs && bytes <= retention.bytes && age < retention.age;
         if !kept && is_delivered(shared, run) && !needs_mail(shared, run) {
@@ -128,7 +127,9 @@ fn free_segments(shared: &RunnerState, run: &LocalRun, bytes_max: u64) {
     let Some(header) = run.header().filter(|_| bytes > bytes_max) else { return };
     let readers: Vec<Option<Position>> = shared.with_sinks(|sinks| {
         let wanting = sinks.iter().filter(|sink| sink.wants(header));
-        wanting.map(|sink| read_cursor(run, sink.name())).chain([scan::stored_position(&run.directory)]).collect()
+        // The rules read nothing after the end of the run.
+        let rules = run.finished().is_none().then(|| scan::stored_position(&run.directory));
+        wanting.map(|sink| read_cursor(run, sink.name())).chain(rules).collect()
     });
     let Some(passed) = readers.into_iter().map(|place| place.unwrap_or(Position::START).segment).min() else { return };
     let folder = run.directory.spool();
@@ -143,5 +144,65 @@ fn free_segments(shared: &RunnerState, run: &LocalRun, bytes_max: u64) {
             return;
         }
         tracing::info!(run_id = %run.run_id(), first_seq, "delivered segment of a long run deleted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::job::{Command, Job, JobKey};
+    use domain::order::Order;
+    use domain::run::{RunId, Trigger};
+    use jiff::SignedDuration;
+    use keeper::directory::{RunDirectory, create_marker};
+    use keeper::records::{Accepted, Exit};
+    use keeper::spawn::KeeperCommand;
+    use rules::Matcher;
+
+    use super::*;
+    use crate::excerpt::Excerpt;
+    use crate::options::Options;
+    use crate::report;
+
+    fn accepted(at: Timestamp) -> Accepted {
+        let job = Job::new(JobKey::new("g", "j"), "@manually", Command::Shell("true".into()));
+        let order = Order {
+            version: 1,
+            run_id: RunId::unscheduled(at, [1; 6]),
+            attempt: 1,
+            nominal: at,
+            trigger: Trigger::Manual,
+            issued_at: at,
+            not_before: None,
+            start_by: None,
+            job,
+        };
+        Accepted { order, accepted_at: at, boot_id: "b".into(), refused: None }
+    }
+
+    #[tokio::test]
+    async fn retention_of_a_run_starts_at_the_end_of_its_output() {
+        let folder = tempfile::tempdir().expect("folder");
+        let shared = RunnerState::new(Options::new(folder.path(), "r", "h", KeeperCommand(Vec::new())), None)
+            .expect("a state directory");
+        let at = Timestamp::UNIX_EPOCH;
+        let after = |days: i64| at + SignedDuration::from_hours(24 * days);
+        let accepted = accepted(at);
+        let directory = RunDirectory::new(&shared.runs_folder, &accepted.order.run_id, 1);
+        directory.create().expect("directory");
+        create_marker(&directory.end_reported()).expect("marker");
+        let exit = Exit { output_open: true, ..Exit::not_started("", at) };
+        let report = report::new_report(&accepted, exit, &Matcher::new(rules::RuleSet::none()), &Excerpt::default());
+        let run = Arc::new(LocalRun::new(directory.clone(), accepted));
+        run.make_header("r", "h", None, at);
+        run.set_finished(report::finished_record(&report));
+        lock(&shared.runs).insert(run.key(), run.clone());
+        sweep(&shared, after(100));
+        assert!(directory.path().exists(), "its output is open");
+        let end = domain::event::OutputEnd { ended_at: after(100), output: report.output, late_lines: 0, note: None };
+        run.set_output_ended(report::output_ended_record(&end));
+        sweep(&shared, after(102));
+        assert!(directory.path().exists(), "the output ended 2 days ago");
+        sweep(&shared, after(104));
+        assert!(!directory.path().exists());
     }
 }

@@ -81,6 +81,8 @@ impl Runner {
         }
         shared.supervisors.close();
         shared.supervisors.wait().await;
+        // Output of runs that have ended may stay open for any time: it is left to the keepers.
+        shared.leave.cancel();
         flush(&shared).await;
         stop_sending.cancel();
         if let Err(error) = sending.await {

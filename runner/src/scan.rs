@@ -1,5 +1,5 @@
-//! The rules' reader of a spool. It counts matches, keeps the excerpt, and stores its position and results on disk. For
-//! a run without rules it reads only what the excerpt needs.
+//! The rules' reader of a spool, up to the end of the run's process. It counts matches, keeps the excerpt, and stores
+//! its position and results on disk. For a run without rules it reads only what the excerpt needs.
 
 use std::fs::metadata;
 use std::io;
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::excerpt::Excerpt;
 use crate::local_run::LocalRun;
+use crate::output_end::is_late;
 use crate::runner_state::RunnerState;
 
 /// Bytes per read of the spool.
@@ -113,7 +114,12 @@ impl Scan {
     fn continue_matching(&mut self, last: &mut Option<Block>) -> io::Result<bool> {
         let mut bytes = 0;
         while bytes < TURN_BYTES {
+            let before = self.reader.position();
             let Some(block) = self.reader.read(BLOCK_BYTES)? else { return Ok(false) };
+            if is_late(&self.run, &block) {
+                self.reader.seek(before);
+                return Ok(false);
+            }
             self.matcher.feed(&block);
             bytes += block.bytes.len();
             let is_passed = self.excerpt.is_superseded_by(&block);

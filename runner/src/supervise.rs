@@ -15,8 +15,10 @@ use keeper::records::{Exit, Refusal, RefusalKind};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::finish::{finish, record_lost_run};
+use crate::hung_keeper;
 use crate::keeper_state::{KeeperState, POLL_INTERVAL, keeper_state, wait_for_keeper_state};
 use crate::local_run::{LocalRun, lock};
+use crate::output_end::follow_output;
 use crate::reporting::{quiet_deadline, report_if_quiet, report_started};
 use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::{RunnerState, SpawnError};
@@ -47,15 +49,19 @@ const SECRET_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Supervises the run to its end and releases its place in admission.
 pub(crate) async fn supervise(shared: Arc<RunnerState>, run: Arc<LocalRun>) {
     let leave = shared.leave.clone();
-    let left = leave.run_until_cancelled(supervise_to_end(&shared, run.clone())).await.is_none();
+    let ended = leave.run_until_cancelled(supervise_to_end(&shared, run.clone())).await;
     shared.watch.remove(&run);
-    if !left {
+    if let Some(keeper) = ended {
         lock(&shared.admission).release(run.job().needs);
         shared.admission_changed.notify_waiters();
+        if run.has_open_output() {
+            follow_output(&shared, &run, keeper);
+        }
     }
 }
 
-async fn supervise_to_end(shared: &Arc<RunnerState>, mut run: Arc<LocalRun>) {
+/// Returns the keeper, if this process started it and it still reads output.
+async fn supervise_to_end(shared: &Arc<RunnerState>, mut run: Arc<LocalRun>) -> Option<Child> {
     if let Err(error) = shared.watch.add(&run) {
         tracing::warn!(%error, run_id = %run.run_id(), "inotify watch failed; polling the run every 5 s");
     }
@@ -66,7 +72,11 @@ async fn supervise_to_end(shared: &Arc<RunnerState>, mut run: Arc<LocalRun>) {
         match wait_for_keeper_state(&run).await {
             KeeperState::Ended(exit) => break *exit,
             KeeperState::Orphaned => break record_lost_run(shared, &run).await,
-            KeeperState::Alive => watch_keeper(shared, &run, &mut scan).await,
+            KeeperState::Alive => {
+                if watch_keeper(shared, &run, &mut scan).await == Watched::Overdue {
+                    hung_keeper::end_run(&run).await;
+                }
+            }
             KeeperState::NotStarted => match start_keeper(shared, &run, &mut attempts).await {
                 StartResult::CheckAgain(None) => {}
                 StartResult::CheckAgain(Some(keeper)) => {
@@ -85,10 +95,13 @@ async fn supervise_to_end(shared: &Arc<RunnerState>, mut run: Arc<LocalRun>) {
         }
     };
     crash::point("seen");
-    if let Some(child) = child {
+    if !exit.output_open
+        && let Some(child) = child.take()
+    {
         wait_for_keeper(child).await;
     }
     finish(shared, &run, exit, scan).await;
+    child
 }
 
 /// The attempts to start a run so far.
@@ -219,8 +232,17 @@ fn refusal_reason(run: &LocalRun) -> String {
     run.accepted.refused.as_ref().map(|refusal| refusal.message.clone()).unwrap_or_default()
 }
 
-/// Returns when the keeper has exited.
-async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut Option<Scan>) {
+/// Why [`watch_keeper`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    /// The keeper has exited or has recorded the end.
+    Changed,
+    /// The keeper did not end the run at its limit or on a stop request.
+    Overdue,
+}
+
+/// Returns when the state of the keeper has changed, or should have.
+async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut Option<Scan>) -> Watched {
     let mut scan_at = None;
     let mut quiet_reported = false;
     loop {
@@ -231,7 +253,7 @@ async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut
                 report_started(shared, run, &started).await;
             }
             if !matches!(keeper_state(run), Ok(KeeperState::Alive)) {
-                return;
+                return Watched::Changed;
             }
         }
         if run.take_grown() {
@@ -242,6 +264,7 @@ async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut
         let poll_at = Instant::now() + POLL_INTERVAL;
         tokio::select! {
             () = run.wake.notified() => {}
+            () = hung_keeper::wait_until_overdue(run) => return Watched::Overdue,
             () = sleep_until(scan_at.unwrap_or(poll_at)) => {
                 if scan_at.take().is_some() {
                     if match_new_output(shared, run, scan, None).await {
@@ -261,7 +284,7 @@ async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut
 }
 
 /// Reaps the keeper, which exits right after its last write.
-async fn wait_for_keeper(mut child: Child) {
+pub(crate) async fn wait_for_keeper(mut child: Child) {
     let ended = tokio::task::spawn_blocking(move || child.wait()).await;
     if let Ok(Err(error)) = ended {
         tracing::warn!(%error, "cannot reap a keeper");

@@ -128,6 +128,12 @@ async fn exec(state: &str, world: &str, command: &[&str]) -> ExitCode {
     if let Some(limit) = std::env::var("SEXTON_FLUSH_MS").ok().and_then(|limit| limit.parse().ok()) {
         options.flush_limit = Duration::from_millis(limit);
     }
+    if let Some(state) = std::env::var_os("SEXTON_FOLLOW_OUTPUT") {
+        return match runner::exec::follow(options, reports, Path::new(&state)).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     match runner::exec::exec(options, reports, order).await {
         Ok(executed) => ExitCode::from(executed.code),
         Err(error) => {

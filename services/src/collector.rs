@@ -18,7 +18,7 @@ use rules::{ExitFacts, Limits, Packs, RuleSet};
 
 use crate::error::CONFLICTS_MAX;
 use crate::new_runs::new_order;
-use crate::run_end::{alert_step, load_jobs, next_attempt};
+use crate::run_end::{alert_step, late_loss_step, load_jobs, next_attempt};
 use crate::scheduler::waits_for_a_runner;
 use crate::{Error, Result};
 
@@ -146,6 +146,8 @@ struct Effect {
     ended: bool,
     replaced: bool,
     quiet: bool,
+    /// Late lines were dropped.
+    lost_late_lines: bool,
     retried: bool,
     order: Option<Order>,
 }
@@ -220,11 +222,13 @@ impl Collection<'_> {
     fn apply_events<'e>(&self, run: &mut Run, events: impl Iterator<Item = &'e Event>, job: Option<&Job>) -> Effect {
         let mut effect = Effect::default();
         for event in events {
+            let dropped_before = run.dropped_lines;
             match run.apply(event, |report| self.judge(event.trigger, job, report)) {
                 Applied::Unchanged => {}
                 Applied::Moved => {
                     effect.changed = true;
                     effect.quiet |= matches!(event.body, Body::Quiet { .. });
+                    effect.lost_late_lines |= run.dropped_lines > dropped_before;
                 }
                 Applied::Ended { replaced } => {
                     effect.changed = true;
@@ -279,10 +283,11 @@ impl Collection<'_> {
             let key = updated.run.key();
             let job = self.jobs.get(&key);
             let step = |occurrence| alert_step(job, &updated.run, states.get(&key)?, occurrence, self.now);
+            let late_loss = updated.effect.lost_late_lines.then(|| late_loss_step(&updated.run, self.now)).flatten();
             RunWrite {
                 run: updated.run.clone(),
                 expected: updated.expected,
-                alert: updated.occurrence().and_then(step),
+                alert: updated.occurrence().and_then(step).or(late_loss),
             }
         });
         Ok(self.ports.runs.write(&writes.collect::<Vec<_>>()).await?)

@@ -163,6 +163,11 @@ fn spool_loss_alert(run: &Run, at: Timestamp) -> Option<Transition> {
     Some(transition)
 }
 
+/// The alert about late lines that the disk of the runner's spools did not take.
+pub(crate) fn late_loss_step(run: &Run, at: Timestamp) -> Option<AlertStep> {
+    Some(AlertStep { state: None, transitions: vec![spool_loss_alert(run, at)?] })
+}
+
 fn failed_runs(count: u32) -> String {
     match count {
         1 => "1 failed run".to_owned(),

@@ -149,6 +149,11 @@ impl LocalRunner {
         self.handle.sinks()
     }
 
+    /// Stops a run that is on this machine, without waiting for a heartbeat.
+    pub(crate) fn stop_run(&self, run_id: &RunId, by: &str) {
+        self.handle.stop(run_id, by);
+    }
+
     /// The number of runs that have started and not ended.
     pub(crate) fn running_count(&self) -> usize {
         self.handle.runs().iter().filter(|run| run.outcome.is_none() && run.started_at.is_some()).count()

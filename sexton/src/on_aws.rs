@@ -45,6 +45,7 @@ pub(crate) async fn api(options: &aws::Options, configuration: &Configuration) -
         random: Arc::new(random_or_clock_bytes),
         // The scheduler on AWS ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
+        stop_now: Arc::new(|_, _| {}),
     };
     Ok(Api { router: console::router(console), token: IN_PROCESS_TOKEN.to_owned() })
 }

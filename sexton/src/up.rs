@@ -120,18 +120,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
     let runner = start_runner(&mut setup, &ports, mailer)?;
-    let console = Console {
-        ports: ports.clone(),
-        logs: Arc::new(run_output::RunOutput::new(&state.runner_folder())),
-        sinks: runner.clone(),
-        token,
-        clock: Arc::new(Timestamp::now),
-        random: Arc::new(machine::random_or_clock_bytes),
-        nudge: Arc::new({
-            let nudge = nudge.clone();
-            move || nudge.notify_one()
-        }),
-    };
+    let console = new_console(&ports, &state, &runner, token, nudge.clone());
     let closing = stop.clone().cancelled_owned();
     let server = tokio::spawn(console::serve(listener, console::router(console), listen::server_limits(), closing));
     let duties = Duties {
@@ -174,6 +163,27 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
         }
     }
     Ok(SUCCESS)
+}
+
+/// The API over the store and the runner of this process. Wakes the scheduler through `nudge`.
+fn new_console(
+    ports: &Ports,
+    state: &crate::state::StateDirectory,
+    runner: &Arc<LocalRunner>,
+    token: Arc<str>,
+    nudge: Arc<Notify>,
+) -> Console {
+    let stopping = runner.clone();
+    Console {
+        ports: ports.clone(),
+        logs: Arc::new(run_output::RunOutput::new(&state.runner_folder())),
+        sinks: runner.clone(),
+        token,
+        clock: Arc::new(Timestamp::now),
+        random: Arc::new(machine::random_or_clock_bytes),
+        nudge: Arc::new(move || nudge.notify_one()),
+        stop_now: Arc::new(move |run_id, by| stopping.stop_run(run_id, by)),
+    }
 }
 
 fn start_runner(setup: &mut Setup, ports: &Ports, mailer: Arc<AlertingMailer>) -> Result<Arc<LocalRunner>, Failure> {

@@ -1,13 +1,14 @@
-//! The texts and members of the records `run.started` and `run.finished`. Shared by all sinks, so every receiver gets
-//! the same.
+//! The texts and members of the records `run.started`, `run.finished` and `run.output_ended`. Shared by all sinks, so
+//! every receiver gets the same.
 
 use domain::run::Trigger;
 
-use crate::feed::{FinishedRecord, RunHeader};
+use crate::feed::{FinishedRecord, OutputEndedRecord, RunHeader};
 use crate::json::{number_member, text_member};
 
 pub(crate) const STARTED: &str = "run.started";
 pub(crate) const FINISHED: &str = "run.finished";
+pub(crate) const OUTPUT_ENDED: &str = "run.output_ended";
 pub(crate) const GAP: &str = "gap";
 
 /// Bytes of a command in `run.started`, which has no parts and must fit into any transport. Chosen: half of a syslog
@@ -42,7 +43,28 @@ pub(crate) fn finished_text(finished: &FinishedRecord) -> String {
     if finished.dropped_lines > 0 {
         text.push_str(&format!(", {} dropped", finished.dropped_lines));
     }
+    if finished.output_open {
+        text.push_str(", more may follow");
+    }
     text.push(')');
+    text
+}
+
+/// One line of text: `run output ended: 2 late lines (5 lines)`.
+pub(crate) fn output_ended_text(ended: &OutputEndedRecord) -> String {
+    let late = match ended.late_lines {
+        1 => "1 late line".to_owned(),
+        lines => format!("{lines} late lines"),
+    };
+    let mut text = format!("run output ended: {late} ({} lines", ended.stdout_lines + ended.stderr_lines);
+    if ended.dropped_lines > 0 {
+        text.push_str(&format!(", {} dropped", ended.dropped_lines));
+    }
+    text.push(')');
+    if !ended.reason.is_empty() {
+        text.push_str("; ");
+        text.push_str(&one_line(&shortened(&ended.reason, COMMAND_BYTES_MAX)));
+    }
     text
 }
 
@@ -51,13 +73,16 @@ fn one_line(text: &str) -> String {
     text.replace('\n', "\\n").replace('\r', "\\r").replace('\0', "\\0")
 }
 
-/// Appends the members of `run.finished`, each followed by a comma; every key begins with `prefix`.
-pub(crate) fn finished_members(finished: &FinishedRecord, prefix: &str, out: &mut Vec<u8>) {
-    for (key, value) in finished_pairs(finished) {
+/// Appends members, each followed by a comma; every key begins with `prefix`.
+pub(crate) fn write_members(pairs: Vec<(&'static str, Value)>, prefix: &str, out: &mut Vec<u8>) {
+    for (key, value) in pairs {
         let key = format!("{prefix}{key}");
         match value {
             Value::Text(text) => text_member(&key, &text, out),
             Value::Number(number) => number_member(&key, number, out),
+            // Graylog, whose fields have the prefix, drops booleans.
+            Value::Flag(flag) if !prefix.is_empty() => text_member(&key, &flag.to_string(), out),
+            Value::Flag(flag) => number_member(&key, flag, out),
         }
     }
 }
@@ -65,6 +90,7 @@ pub(crate) fn finished_members(finished: &FinishedRecord, prefix: &str, out: &mu
 pub(crate) enum Value {
     Text(String),
     Number(i128),
+    Flag(bool),
 }
 
 /// The members of `run.finished` in the order of writing, without those that are unknown.
@@ -84,6 +110,24 @@ pub(crate) fn finished_pairs(finished: &FinishedRecord) -> Vec<(&'static str, Va
         ("stderr_bytes", number(finished.stderr_bytes)),
         ("last_seq", number(finished.last_seq)),
         ("dropped_lines", number(finished.dropped_lines)),
+    ]);
+    pairs.extend(finished.output_open.then_some(("output_open", Value::Flag(true))));
+    pairs
+}
+
+/// The members of `run.output_ended` in the order of writing.
+pub(crate) fn output_ended_pairs(ended: &OutputEndedRecord) -> Vec<(&'static str, Value)> {
+    let number = |number: u64| Value::Number(number.into());
+    let reason = (!ended.reason.is_empty()).then(|| Value::Text(shortened(&ended.reason, COMMAND_BYTES_MAX)));
+    let mut pairs: Vec<(&'static str, Value)> = reason.map(|reason| ("reason", reason)).into_iter().collect();
+    pairs.extend([
+        ("late_lines", number(ended.late_lines)),
+        ("stdout_lines", number(ended.stdout_lines)),
+        ("stderr_lines", number(ended.stderr_lines)),
+        ("stdout_bytes", number(ended.stdout_bytes)),
+        ("stderr_bytes", number(ended.stderr_bytes)),
+        ("last_seq", number(ended.last_seq)),
+        ("dropped_lines", number(ended.dropped_lines)),
     ]);
     pairs
 }

@@ -127,6 +127,7 @@ impl TestRun {
             last_seq: 1,
             dropped_lines: 0,
             finished_at: self.header.started_at,
+            output_open: false,
         };
         sink.connect().await?;
         let run = sink.open(&self.header);

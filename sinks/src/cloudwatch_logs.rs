@@ -199,6 +199,7 @@ impl CloudwatchLogs {
             Record::Line(piece) => stamp::millis(piece.stamp, &mut self.second),
             Record::Gap(gap) => gap.at.as_millisecond(),
             Record::Finished(finished) => finished.finished_at.as_millisecond(),
+            Record::OutputEnded(ended) => ended.ended_at.as_millisecond(),
         }
     }
 

@@ -78,6 +78,7 @@ impl<'c> Encoding<'c> {
         match item {
             Item::Started => writer.encode(run, &Record::Started, &mut counts),
             Item::Finished(finished) => writer.encode(run, &Record::Finished(finished), &mut counts),
+            Item::OutputEnded(ended) => writer.encode(run, &Record::OutputEnded(ended), &mut counts),
             Item::Lines(block) => self.encode_block(&mut writer, run, block, &mut counts),
         }
         counts

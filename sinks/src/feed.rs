@@ -62,9 +62,36 @@ pub struct FinishedRecord {
     pub dropped_lines: u64,
     /// End of the attempt.
     pub finished_at: Timestamp,
+    /// Another process still has the output open: late lines may follow, and `run.output_ended` does.
+    pub output_open: bool,
 }
 
-/// One part of an attempt, always in this order: `Started`, any number of `Lines`, `Finished`.
+/// The end of an output that stayed open after the end of its run: the content of the record `run.output_ended`. Its
+/// counts replace those of `run.finished`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputEndedRecord {
+    /// Empty where the output simply ended; else one sentence.
+    pub reason: String,
+    /// Lines after `run.finished`.
+    pub late_lines: u64,
+    /// As in [`FinishedRecord`], late lines included.
+    pub stdout_lines: u64,
+    /// As in [`FinishedRecord`], late lines included.
+    pub stderr_lines: u64,
+    /// As in [`FinishedRecord`], late lines included.
+    pub stdout_bytes: u64,
+    /// As in [`FinishedRecord`], late lines included.
+    pub stderr_bytes: u64,
+    /// `seq` of the last record of the spool, late ones included; 0 when nothing was printed.
+    pub last_seq: u64,
+    /// Lines that never reached the spool, late ones included.
+    pub dropped_lines: u64,
+    /// End of the output.
+    pub ended_at: Timestamp,
+}
+
+/// One part of an attempt, always in this order: `Started`, any number of `Lines`, `Finished`. Where the output stays
+/// open after the run's process, any number of `Lines` and `OutputEnded` follow.
 #[derive(Clone, Debug)]
 pub enum Item {
     /// The record `run.started`.
@@ -73,6 +100,8 @@ pub enum Item {
     Lines(Block),
     /// The record `run.finished`.
     Finished(FinishedRecord),
+    /// The record `run.output_ended`.
+    OutputEnded(OutputEndedRecord),
 }
 
 /// The result of [`Feed::read`].
@@ -87,7 +116,7 @@ pub enum Next {
     },
     /// Nothing new at present; the runner calls `wake` when that changes.
     Pending,
-    /// `run.finished` was read: nothing follows.
+    /// The last record of the attempt was read: nothing follows.
     Done,
 }
 

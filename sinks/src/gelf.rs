@@ -183,11 +183,18 @@ impl Gelf {
             }
             Record::Finished(finished) => {
                 let mut rest = Vec::with_capacity(256);
-                bracket_records::finished_members(finished, "_", &mut rest);
+                bracket_records::write_members(bracket_records::finished_pairs(finished), "_", &mut rest);
                 let text = bracket_records::finished_text(finished);
                 let head = if finished.outcome.is_failure() { &run.error } else { &run.info };
                 let stamp = stamp::format(finished.finished_at);
                 self.write_event(head, &stamp, bracket_records::FINISHED, &text, &rest, out);
+            }
+            Record::OutputEnded(ended) => {
+                let mut rest = Vec::with_capacity(256);
+                bracket_records::write_members(bracket_records::output_ended_pairs(ended), "_", &mut rest);
+                let text = bracket_records::output_ended_text(ended);
+                let stamp = stamp::format(ended.ended_at);
+                self.write_event(&run.info, &stamp, bracket_records::OUTPUT_ENDED, &text, &rest, out);
             }
         }
     }

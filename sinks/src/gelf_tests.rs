@@ -4,7 +4,7 @@ use std::io::Read;
 
 use super::*;
 use crate::record::tests::piece;
-use crate::sample_records::{finished, header};
+use crate::sample_records::{finished, header, output_ended};
 
 fn gelf(address: &str, compression: Compression) -> Gelf {
     let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Http];
@@ -65,6 +65,12 @@ fn brackets_match_the_golden_bytes() {
         Record::Finished(&finished()),
         &format!(
             r#"{HEAD}"level":3,"timestamp":1795420201.750000,"_event":"run.finished","_outcome":"failed","_reason":"exit code 3","_exit_code":3,"_duration_ms":1500,"_stdout_lines":2,"_stderr_lines":1,"_stdout_bytes":20,"_stderr_bytes":10,"_last_seq":3,"_dropped_lines":0,"short_message":"run failed after 1s500ms: exit code 3 (3 lines)"}}"#
+        ),
+    );
+    check(
+        Record::OutputEnded(&output_ended()),
+        &format!(
+            r#"{HEAD}"level":6,"timestamp":1795420207.500000,"_event":"run.output_ended","_late_lines":2,"_stdout_lines":4,"_stderr_lines":1,"_stdout_bytes":40,"_stderr_bytes":10,"_last_seq":5,"_dropped_lines":0,"short_message":"run output ended: 2 late lines (5 lines)"}}"#
         ),
     );
 }

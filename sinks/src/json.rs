@@ -1,6 +1,7 @@
 //! JSON written by hand, because a line may cost only nanoseconds: escapes strings, and writes the records of the sinks
 //! `file` and `stdout` with `format = "json"`.
 
+use crate::bracket_records;
 use crate::feed::RunHeader;
 use crate::record::{Piece, Record};
 use crate::stamp;
@@ -125,7 +126,7 @@ impl JsonRun {
         text_member("host", &header.host, &mut shared);
         let mut started = Vec::with_capacity(256);
         text_member("nominal", &header.nominal.to_string(), &mut started);
-        text_member("trigger", crate::bracket_records::trigger_name(header.trigger), &mut started);
+        text_member("trigger", bracket_records::trigger_name(header.trigger), &mut started);
         text_member("runner", &header.runner, &mut started);
         if let Some(pid) = header.pid {
             number_member("pid", pid, &mut started);
@@ -150,7 +151,12 @@ impl JsonRun {
             }
             Record::Finished(finished) => {
                 self.open(&stamp::format(finished.finished_at), "run.finished", out);
-                crate::bracket_records::finished_members(finished, "", out);
+                bracket_records::write_members(bracket_records::finished_pairs(finished), "", out);
+                close(out);
+            }
+            Record::OutputEnded(ended) => {
+                self.open(&stamp::format(ended.ended_at), bracket_records::OUTPUT_ENDED, out);
+                bracket_records::write_members(bracket_records::output_ended_pairs(ended), "", out);
                 close(out);
             }
         }
@@ -199,7 +205,7 @@ pub(crate) fn close(out: &mut [u8]) {
 mod tests {
     use super::*;
     use crate::record::tests::piece;
-    use crate::sample_records::{finished, header};
+    use crate::sample_records::{finished, header, output_ended};
     use domain::line::Stream;
 
     fn check(record: Record<'_>, wanted: &str) {
@@ -236,6 +242,12 @@ mod tests {
             Record::Finished(&finished()),
             &format!(
                 r#"{{"timestamp":"2026-11-23T07:50:01.750000000Z",{SHARED}"event":"run.finished","outcome":"failed","reason":"exit code 3","exit_code":3,"duration_ms":1500,"stdout_lines":2,"stderr_lines":1,"stdout_bytes":20,"stderr_bytes":10,"last_seq":3,"dropped_lines":0}}"#
+            ),
+        );
+        check(
+            Record::OutputEnded(&output_ended()),
+            &format!(
+                r#"{{"timestamp":"2026-11-23T07:50:07.500000000Z",{SHARED}"event":"run.output_ended","late_lines":2,"stdout_lines":4,"stderr_lines":1,"stdout_bytes":40,"stderr_bytes":10,"last_seq":5,"dropped_lines":0}}"#
             ),
         );
     }

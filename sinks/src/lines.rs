@@ -57,6 +57,12 @@ impl LineRun {
                     let text = format!("{text} {names} last_seq={}", finished.last_seq);
                     write_event(finished.finished_at, bracket_records::FINISHED, &text, out);
                 }
+                Record::OutputEnded(ended) => {
+                    let text = bracket_records::output_ended_text(ended);
+                    let (late, last) = (ended.late_lines, ended.last_seq);
+                    let text = format!("{text} {names} late_lines={late} last_seq={last}");
+                    write_event(ended.ended_at, bracket_records::OUTPUT_ENDED, &text, out);
+                }
             },
         }
         out.push(b'\n');
@@ -90,7 +96,7 @@ mod tests {
     use super::*;
     use crate::record::Gap;
     use crate::record::tests::piece;
-    use crate::sample_records::{finished, header};
+    use crate::sample_records::{finished, header, output_ended};
 
     fn check(record: Record<'_>, wanted: &str) {
         let mut out = Vec::new();
@@ -114,6 +120,10 @@ mod tests {
         check(
             Record::Finished(&finished()),
             "2026-11-23T07:50:01.750000000Z stderr F:run.finished run failed after 1s500ms: exit code 3 (3 lines) run_id=20261123T075000Z-3f9a1c0e7b2d attempt=1 last_seq=3",
+        );
+        check(
+            Record::OutputEnded(&output_ended()),
+            "2026-11-23T07:50:07.500000000Z stderr F:run.output_ended run output ended: 2 late lines (5 lines) run_id=20261123T075000Z-3f9a1c0e7b2d attempt=1 late_lines=2 last_seq=5",
         );
         let at = "2026-11-23T07:50:01Z".parse().expect("instant");
         check(

@@ -3,7 +3,7 @@
 use domain::line::{LINE_BYTES_MAX, Line, Stream};
 use jiff::Timestamp;
 
-use crate::feed::FinishedRecord;
+use crate::feed::{FinishedRecord, OutputEndedRecord};
 
 /// A cut moves back at most this far to a character boundary: a UTF-8 character has at most 4 bytes.
 const BOUNDARY_BYTES_MAX: usize = 3;
@@ -21,6 +21,8 @@ pub(crate) enum Record<'r> {
     Gap(Gap),
     /// `run.finished`
     Finished(&'r FinishedRecord),
+    /// `run.output_ended`
+    OutputEnded(&'r OutputEndedRecord),
 }
 
 /// Names a record within its run, in refusals.
@@ -30,6 +32,7 @@ pub(crate) enum RecordId {
     Line { seq: u64 },
     Gap { first_seq: u64 },
     Finished,
+    OutputEnded,
 }
 
 impl Record<'_> {
@@ -39,6 +42,7 @@ impl Record<'_> {
             Record::Line(piece) => RecordId::Line { seq: piece.seq },
             Record::Gap(gap) => RecordId::Gap { first_seq: gap.first_seq },
             Record::Finished(_) => RecordId::Finished,
+            Record::OutputEnded(_) => RecordId::OutputEnded,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use domain::run::{Outcome, RunId, Trigger};
 
-use crate::feed::{FinishedRecord, RunHeader};
+use crate::feed::{FinishedRecord, OutputEndedRecord, RunHeader};
 
 pub(crate) fn header() -> RunHeader {
     RunHeader {
@@ -34,5 +34,20 @@ pub(crate) fn finished() -> FinishedRecord {
         last_seq: 3,
         dropped_lines: 0,
         finished_at: "2026-11-23T07:50:01.75Z".parse().expect("instant"),
+        output_open: false,
+    }
+}
+
+pub(crate) fn output_ended() -> OutputEndedRecord {
+    OutputEndedRecord {
+        reason: String::new(),
+        late_lines: 2,
+        stdout_lines: 4,
+        stderr_lines: 1,
+        stdout_bytes: 40,
+        stderr_bytes: 10,
+        last_seq: 5,
+        dropped_lines: 0,
+        ended_at: "2026-11-23T07:50:07.5Z".parse().expect("instant"),
     }
 }

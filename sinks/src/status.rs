@@ -82,7 +82,7 @@ pub struct RefusedRecord {
     pub run_id: RunId,
     /// The run's attempt, from 1.
     pub attempt: u32,
-    /// `line`, or the event's name: `run.started`, `run.finished`, `gap`.
+    /// `line`, or the event's name: `run.started`, `run.finished`, `run.output_ended`, `gap`.
     pub record: &'static str,
     /// The line's number; of a gap, its first line.
     pub seq: Option<u64>,
@@ -99,6 +99,7 @@ impl RefusedRecord {
             RecordId::Line { seq } => ("line", Some(seq)),
             RecordId::Gap { first_seq } => (bracket_records::GAP, Some(first_seq)),
             RecordId::Finished => (bracket_records::FINISHED, None),
+            RecordId::OutputEnded => (bracket_records::OUTPUT_ENDED, None),
         };
         RefusedRecord { run_id: run_id.clone(), attempt: *attempt, record, seq, message, at }
     }

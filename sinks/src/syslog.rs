@@ -149,6 +149,7 @@ pub(crate) struct SyslogRun {
     started: Head,
     finished: Head,
     finished_failed: Head,
+    output_ended: Head,
     gap: Head,
     stamp_started: [u8; domain::line::STAMP_BYTES],
     started_text: String,
@@ -269,6 +270,7 @@ impl Format for Syslog {
             started: self.head(header, Severity::Info, bracket_records::STARTED, None),
             finished: self.head(header, Severity::Info, bracket_records::FINISHED, None),
             finished_failed: self.head(header, Severity::Error, bracket_records::FINISHED, None),
+            output_ended: self.head(header, Severity::Info, bracket_records::OUTPUT_ENDED, None),
             gap: self.head(header, Severity::Warning, bracket_records::GAP, None),
             stamp_started: stamp::format(header.started_at),
             started_text: bracket_records::started_text(header),
@@ -297,23 +299,34 @@ impl Format for Syslog {
                 self.write_event(&run.gap, &stamp::format(gap.at), &params, &gap.text(), frames);
             }
             Record::Finished(finished) => {
-                let mut params = Vec::with_capacity(256);
-                param("event", bracket_records::FINISHED, &mut params);
-                for (name, value) in bracket_records::finished_pairs(finished) {
-                    match value {
-                        bracket_records::Value::Text(text) if name == "reason" => {
-                            param(name, &bracket_records::shortened(&text, TEXT_BYTES_MIN), &mut params);
-                        }
-                        bracket_records::Value::Text(text) => param(name, &text, &mut params),
-                        bracket_records::Value::Number(number) => param(name, &number.to_string(), &mut params),
-                    }
-                }
+                let params = event_params(bracket_records::FINISHED, bracket_records::finished_pairs(finished));
                 let text = bracket_records::finished_text(finished);
                 let head = if finished.outcome.is_failure() { &run.finished_failed } else { &run.finished };
                 self.write_event(head, &stamp::format(finished.finished_at), &params, &text, frames);
             }
+            Record::OutputEnded(ended) => {
+                let params = event_params(bracket_records::OUTPUT_ENDED, bracket_records::output_ended_pairs(ended));
+                let text = bracket_records::output_ended_text(ended);
+                self.write_event(&run.output_ended, &stamp::format(ended.ended_at), &params, &text, frames);
+            }
         }
     }
+}
+
+fn event_params(event: &str, pairs: Vec<(&'static str, bracket_records::Value)>) -> Vec<u8> {
+    let mut params = Vec::with_capacity(256);
+    param("event", event, &mut params);
+    for (name, value) in pairs {
+        match value {
+            bracket_records::Value::Text(text) if name == "reason" => {
+                param(name, &bracket_records::shortened(&text, TEXT_BYTES_MIN), &mut params);
+            }
+            bracket_records::Value::Text(text) => param(name, &text, &mut params),
+            bracket_records::Value::Number(number) => param(name, &number.to_string(), &mut params),
+            bracket_records::Value::Flag(flag) => param(name, &flag.to_string(), &mut params),
+        }
+    }
+    params
 }
 
 fn write_frame(framing: Framing, head: &Head, time: &[u8], rest: &[&[u8]], text: &[u8], frames: &mut Frames) {

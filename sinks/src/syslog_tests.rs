@@ -3,7 +3,7 @@
 use super::*;
 use crate::record::Gap;
 use crate::record::tests::piece;
-use crate::sample_records::{finished, header};
+use crate::sample_records::{finished, header, output_ended};
 
 fn syslog(address: &str, format: SyslogFormat, framing: Framing) -> Syslog {
     let schemes = [Scheme::Udp, Scheme::Tcp, Scheme::Tls, Scheme::Unix];
@@ -61,6 +61,12 @@ fn brackets_match_the_golden_bytes_of_rfc5424() {
     let finished = finished();
     let record = Record::Finished(&finished);
     check(syslog("udp://x", SyslogFormat::Rfc5424, Framing::None), &header(), record, ended.as_bytes());
+    let late = format!(
+        "<78>1 2026-11-23T07:50:07.500000Z host1 nightly-dump 4242 run.output_ended {SD} event=\"run.output_ended\" late_lines=\"2\" stdout_lines=\"4\" stderr_lines=\"1\" stdout_bytes=\"40\" stderr_bytes=\"10\" last_seq=\"5\" dropped_lines=\"0\"] run output ended: 2 late lines (5 lines)"
+    );
+    let output_ended = output_ended();
+    let record = Record::OutputEnded(&output_ended);
+    check(syslog("udp://x", SyslogFormat::Rfc5424, Framing::None), &header(), record, late.as_bytes());
     let at = "2026-11-23T07:50:01Z".parse().expect("instant");
     let gap = Gap { first_seq: 7, last_seq: 18, lines: 12, bytes: 900, at };
     let text = format!(

@@ -73,15 +73,15 @@ impl Claims for Backend {
 }
 
 impl Backend {
-    /// Returns the update of a runner's item for a run with a stop request: adds the run while it is open, and removes
-    /// it after its end.
+    /// Returns the update of a runner's item for a run with a stop request: adds the run while a process of it may be
+    /// running, and removes it afterwards.
     pub(crate) async fn stop_request_update(&self, run: &Run) -> PortResult<Option<TransactionPart>> {
         let (Some(runner), Some(_)) = (&run.runner, run.stop_requested_at) else { return Ok(None) };
         let mut beats: Vec<Heartbeat> = self.runners().await?.iter().filter_map(beat_from_item).collect();
         beats.retain(|beat| beat.runner == *runner);
         let latest = beats.iter().max_by_key(|beat| beat.at);
         let home = latest.map_or(run.group.as_str(), home_group);
-        let verb = if run.is_open() { "ADD" } else { "DELETE" };
+        let verb = if run.is_open() || run.needs_stop_request() { "ADD" } else { "DELETE" };
         let update = ItemUpdate {
             expression: format!("{verb} #{STOPS} :run_id"),
             values: vec![(":run_id", AttributeValue::Ss(vec![run.run_id.0.clone()]))],

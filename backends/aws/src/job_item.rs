@@ -30,7 +30,7 @@ enum FieldKind {
 }
 
 /// Every field of a job, with its name in the jobs file.
-const FIELDS: [(&str, FieldKind); 27] = [
+const FIELDS: [(&str, FieldKind); 28] = [
     ("group", FieldKind::Text),
     ("name", FieldKind::Text),
     ("schedule", FieldKind::Text),
@@ -46,6 +46,7 @@ const FIELDS: [(&str, FieldKind); 27] = [
     ("kill_grace", FieldKind::Duration),
     ("start_within", FieldKind::Duration),
     ("quiet_limit", FieldKind::Duration),
+    ("late_output_limit", FieldKind::Duration),
     ("min_duration", FieldKind::Duration),
     ("concurrency", FieldKind::Text),
     ("catch_up", FieldKind::Text),
@@ -253,6 +254,7 @@ mod tests {
             kill_grace = "3s"
             start_within = "5m"
             quiet_limit = "20m"
+            late_output_limit = "1h"
             min_duration = "1m"
             concurrency = "forbid"
             catch_up = "once"

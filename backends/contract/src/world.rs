@@ -319,6 +319,7 @@ impl World {
             excerpt: vec![line(1, "begins"), line(2, "ends")],
             outcome: if exit_code == 0 { Outcome::Succeeded } else { Outcome::Failed },
             reason: format!("exit code {exit_code}"),
+            output_open: false,
         }
     }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::ledger::Ledger;
 use domain::ports::{Cursor, Page, PortResult, RunFilter, RunQuery, RunStore, RunWrite, Stored, WriteResult};
-use domain::run::{Outcome as RunOutcome, Run, RunId, RunKey, State};
+use domain::run::{Outcome as RunOutcome, Run, RunId, RunKey};
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
@@ -201,7 +201,7 @@ pub(crate) fn update(connection: &Connection, run: &Run, version: u64) -> Outcom
             open,
             run.outcome.map(RunOutcome::name),
             run.runner,
-            needs_stop_request(run),
+            run.needs_stop_request(),
             serde_json::to_string(run)?,
         ])?;
     Ok(changed > 0)
@@ -220,15 +220,10 @@ fn insert(connection: &Connection, run: &Run) -> Outcome<bool> {
             run.is_open(),
             run.outcome.map(RunOutcome::name),
             run.runner,
-            needs_stop_request(run),
+            run.needs_stop_request(),
             serde_json::to_string(run)?,
         ])?;
     Ok(changed > 0)
-}
-
-/// Whether the run's runner has to get its stop request.
-fn needs_stop_request(run: &Run) -> bool {
-    run.stop_requested_at.is_some() && matches!(run.state, State::Claimed | State::Running)
 }
 
 fn write_one(connection: &Connection, write: &RunWrite) -> Outcome<WriteResult> {

@@ -66,6 +66,7 @@ impl Server {
             clock: Arc::new(move || now),
             random: Arc::new(|| [1, 2, 3, 4, 5, 6]),
             nudge: Arc::new(|| {}),
+            stop_now: Arc::new(|_, _| {}),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("address"));

@@ -50,6 +50,7 @@ pub fn read(section: &mut Section, job: &mut Job) {
     set(&mut job.kill_grace, section.duration("kill_grace"));
     set_some(&mut job.start_within, limit(section, "start_within"));
     set_some(&mut job.quiet_limit, limit(section, "quiet_limit"));
+    set_some(&mut job.late_output_limit, limit(section, "late_output_limit"));
     set_some(&mut job.min_duration, section.duration("min_duration"));
     let concurrency = [
         ("allow", Concurrency::Allow),

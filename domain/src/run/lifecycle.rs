@@ -3,8 +3,8 @@
 
 use jiff::Timestamp;
 
-use super::{Attempt, JudgedOn, Outcome, RuleHit, Run, State, Trigger};
-use crate::event::{Body, Event, Report};
+use super::{Attempt, JudgedOn, Outcome, OutputCounts, RuleHit, Run, State, Trigger};
+use crate::event::{Body, Event, OutputEnd, Report};
 use crate::ports::Claim;
 
 /// Bytes of excerpt that a succeeded run keeps; any other run keeps the whole excerpt. Chosen: a record of DynamoDB is
@@ -72,6 +72,7 @@ impl Run {
             Body::Started { .. } => self.apply_started(event),
             Body::Quiet { since } => self.apply_quiet(*since),
             Body::Finished(report) => self.apply_finished(event, report, judge),
+            Body::OutputEnded(end) => self.apply_output_end(end),
         }
     }
 
@@ -118,12 +119,11 @@ impl Run {
         self.started_at = report.started_at.or(self.started_at);
         self.finished_at = Some(report.finished_at);
         self.duration_ms = Some(report.duration_ms);
-        self.stdout_lines = report.output.stdout_lines;
-        self.stderr_lines = report.output.stderr_lines;
-        self.stdout_bytes = report.output.stdout_bytes;
-        self.stderr_bytes = report.output.stderr_bytes;
-        self.last_seq = report.output.last_seq;
-        self.dropped_lines = report.output.dropped_lines;
+        // The end of the output may have been reported before the end of the run.
+        if self.output_ended_at.is_none() {
+            self.output_open = report.output_open;
+            self.set_counts(&report.output);
+        }
         self.cpu_ms = report.cpu_ms;
         self.max_rss_bytes = report.max_rss_bytes;
         self.leaked = report.leaked.clone();
@@ -132,6 +132,26 @@ impl Run {
             self.keep_last_lines(GOOD_EXCERPT_BYTES_MAX);
         }
         Applied::Ended { replaced: declared }
+    }
+
+    fn apply_output_end(&mut self, end: &OutputEnd) -> Applied {
+        if self.output_ended_at.is_some() {
+            return Applied::Unchanged;
+        }
+        self.output_open = false;
+        self.output_ended_at = Some(end.ended_at);
+        self.late_lines = end.late_lines;
+        self.set_counts(&end.output);
+        Applied::Moved
+    }
+
+    fn set_counts(&mut self, output: &OutputCounts) {
+        self.stdout_lines = output.stdout_lines;
+        self.stderr_lines = output.stderr_lines;
+        self.stdout_bytes = output.stdout_bytes;
+        self.stderr_bytes = output.stderr_bytes;
+        self.last_seq = output.last_seq;
+        self.dropped_lines = output.dropped_lines;
     }
 
     fn seen_at(&mut self, event: &Event) {
@@ -215,7 +235,7 @@ mod tests {
     use crate::event::Ended;
     use crate::job::JobKey;
     use crate::line::Stream;
-    use crate::run::{ExcerptLine, OutputCounts, RunId};
+    use crate::run::{ExcerptLine, RunId};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_795_420_200 + second).unwrap()
@@ -274,6 +294,7 @@ mod tests {
             excerpt,
             outcome: Outcome::Succeeded,
             reason: String::new(),
+            output_open: true,
         };
         event(attempt, 9, Body::Finished(Box::new(report)))
     }
@@ -298,12 +319,14 @@ mod tests {
     #[test]
     fn every_order_and_every_repetition_of_the_events_gives_the_same_run() {
         let quiet = |second| event(1, second + 1, Body::Quiet { since: at(second) });
+        let output = OutputCounts { stdout_lines: 12, stdout_bytes: 1_012, last_seq: 12, ..OutputCounts::default() };
+        let end = OutputEnd { ended_at: at(15), output, late_lines: 2, note: None };
         let mut events = vec![
             started(1),
             quiet(3),
             quiet(5),
             finished(1, 0),
-            started(1),
+            event(1, 15, Body::OutputEnded(Box::new(end))),
             finished(1, 0),
             started(2),
             finished(0, 1),
@@ -319,6 +342,8 @@ mod tests {
         let run = first.unwrap();
         assert_eq!((run.state, run.outcome, run.started_at), (State::Finished, Some(Outcome::Succeeded), Some(at(2))));
         assert_eq!((run.quiet_since, run.finished_at), (Some(at(5)), Some(at(9))));
+        assert_eq!((run.output_open, run.output_ended_at), (false, Some(at(15))));
+        assert_eq!((run.stdout_lines, run.last_seq, run.late_lines), (12, 12, 2));
     }
 
     #[test]

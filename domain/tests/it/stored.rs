@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use domain::alert::{Alert, AlertKind, DeliveryState, JobState, Status, Transition};
-use domain::event::{Body, Ended, Event, Report};
+use domain::event::{Body, Ended, Event, OutputEnd, Report};
 use domain::fault::{Fault, Level};
 use domain::job::{AlertPolicy, CatchUp, Command, Concurrency, Job, JobKey, Needs, Pause, Retries};
 use domain::ledger::Ledger;
@@ -59,6 +59,7 @@ fn job() -> Job {
         kill_grace: Duration::from_secs(15),
         start_within: Some(Duration::from_secs(10 * 60)),
         quiet_limit: Some(Duration::from_secs(1800)),
+        late_output_limit: None,
         min_duration: Some(Duration::from_millis(1500)),
         concurrency: Concurrency::Queue,
         max_open: Some(4),
@@ -140,6 +141,7 @@ fn report() -> Report {
         excerpt: excerpt(),
         outcome: Outcome::FalseSuccess,
         reason: "exit code 0, but line 9 matches error-line".to_owned(),
+        output_open: false,
     }
 }
 
@@ -207,6 +209,9 @@ fn run() -> Run {
         stop_requested_at: Some(at(12)),
         stop_reason: None,
         quiet_since: Some(at(8)),
+        output_open: false,
+        output_ended_at: None,
+        late_lines: 0,
     }
 }
 
@@ -236,6 +241,8 @@ fn jobs_and_orders_keep_their_json() {
 fn reports_keep_their_json() {
     golden("event_started", &event(Body::Started { pid: Some(4242), command: "dump.sh \"all\"".to_owned() }));
     golden("event_finished", &event(Body::Finished(Box::new(report()))));
+    let end = OutputEnd { ended_at: at(20), output: report().output, late_lines: 4, note: Some("stopped".to_owned()) };
+    golden("event_output_ended", &event(Body::OutputEnded(Box::new(end))));
     golden("event_quiet", &event(Body::Quiet { since: at(9) }));
     golden("report", &report());
 }
@@ -243,6 +250,7 @@ fn reports_keep_their_json() {
 #[test]
 fn runs_and_the_ledger_keep_their_json() {
     golden("run", &run());
+    golden("run_with_late_output", &Run { output_open: true, output_ended_at: Some(at(20)), late_lines: 4, ..run() });
     golden("run_with_defaults", &Run::new(run_id(), &JobKey::new("db", "bare"), at(0), Trigger::Schedule, at(1)));
     let outcomes = BTreeMap::from([(Outcome::Succeeded, 3), (Outcome::FalseSuccess, 1)]);
     golden("ledger", &Ledger { scheduled: 6, outcomes, open: 2 });

@@ -95,7 +95,11 @@ impl Attempt {
     }
 
     pub(crate) fn request_stop(&self) {
-        let request = StopRequest { at: Timestamp::now(), by: "a test".into() };
+        self.request_stop_within(None);
+    }
+
+    pub(crate) fn request_stop_within(&self, grace_max_ms: Option<u64>) {
+        let request = StopRequest { at: Timestamp::now(), by: "a test".into(), grace_max_ms };
         write_json(&self.run.stop(), &request, Durability::Cache).expect("stop");
         keeper::spawn::wake_keeper(&self.run);
     }

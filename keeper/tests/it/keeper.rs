@@ -145,30 +145,6 @@ fn cpu_time_and_memory_are_recorded() {
 }
 
 #[test]
-fn a_grandchild_that_holds_the_output_is_listed_and_not_waited_for() {
-    let mut attempt = Attempt::start(shell("sleep 1000 & echo $!"));
-    let exit = attempt.wait_for_end();
-    let pid: u32 = attempt.texts(Stream::Stdout)[0].parse().expect("pid");
-    assert_eq!((exit.ended, exit.exit_code), (Ended::Exited, Some(0)));
-    assert_eq!(
-        exit.leaked.iter().map(|leaked| (leaked.pid, leaked.name.as_str(), leaked.killed)).collect::<Vec<_>>(),
-        [(pid, "sleep", false)]
-    );
-    assert!(is_alive(pid), "a run that ended by itself leaves its daemons alone, as cron does");
-    assert!(exit.duration_ms < 900_000);
-    let process = keeper::processes::find(pid).expect("process");
-    keeper::processes::send_signal(&process, rustix::process::Signal::KILL);
-}
-
-#[test]
-fn a_late_line_of_a_grandchild_is_kept() {
-    let mut attempt = Attempt::start(shell("(sleep 0.3; echo late) & echo early"));
-    let exit = attempt.wait_for_end();
-    assert_eq!(attempt.texts(Stream::Stdout), ["early", "late"]);
-    assert!(exit.leaked.is_empty());
-}
-
-#[test]
 fn a_killed_keeper_leaves_its_spool_and_a_free_lock() {
     let mut attempt = Attempt::start(shell("echo before; exec sleep 1000"));
     let started = attempt.started();

@@ -4,6 +4,7 @@ mod any_spool;
 mod attempt;
 mod disk;
 mod keeper;
+mod late_output;
 mod output;
 mod secrets;
 mod stopping;

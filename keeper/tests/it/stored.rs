@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use domain::event::Ended;
+use domain::event::{Ended, OutputEnd};
 use domain::job::{Command, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
 use domain::run::{Leaked, OutputCounts, RunId, Trigger};
@@ -59,6 +59,7 @@ fn the_records_of_start_stop_and_exit_keep_their_form() {
         start_ticks: 8,
         boot_id: "b".into(),
         started_at: at(0),
+        monotonic_ms: None,
         cgroup: None,
         pipes: vec![9, 10],
         keeper: None,
@@ -69,7 +70,10 @@ fn the_records_of_start_stop_and_exit_keep_their_form() {
         &started,
         r#"{"pid":7,"start_ticks":8,"boot_id":"b","started_at":"1970-01-01T00:00:00Z","cgroup":"/sys/fs/cgroup/x","pipes":[9,10],"keeper":6}"#,
     );
-    check(&StopRequest { at: at(0), by: "alice".into() }, r#"{"at":"1970-01-01T00:00:00Z","by":"alice"}"#);
+    let mut stop = StopRequest { at: at(0), by: "alice".into(), grace_max_ms: None };
+    check(&stop, r#"{"at":"1970-01-01T00:00:00Z","by":"alice"}"#);
+    stop.grace_max_ms = Some(9_000);
+    check(&stop, r#"{"at":"1970-01-01T00:00:00Z","by":"alice","grace_max_ms":9000}"#);
     let output = OutputCounts {
         stdout_lines: 1,
         stderr_lines: 2,
@@ -79,7 +83,7 @@ fn the_records_of_start_stop_and_exit_keep_their_form() {
         dropped_lines: 6,
         dropped_bytes: 7,
     };
-    let exit = Exit {
+    let mut exit = Exit {
         ended: Ended::TimedOut,
         note: Some("run limit".into()),
         exit_code: None,
@@ -91,10 +95,19 @@ fn the_records_of_start_stop_and_exit_keep_their_form() {
         cpu_ms: Some(8),
         max_rss_bytes: None,
         leaked: vec![Leaked { pid: 9, name: "sleep".into(), killed: true }],
+        output_open: false,
     };
     check(
         &exit,
         r#"{"ended":"timed_out","note":"run limit","exit_code":null,"signal":15,"started_at":"1970-01-01T00:00:00Z","finished_at":"1970-01-01T00:00:01Z","duration_ms":1000,"output":{"stdout_lines":1,"stderr_lines":2,"stdout_bytes":3,"stderr_bytes":4,"last_seq":5,"dropped_lines":6,"dropped_bytes":7},"cpu_ms":8,"max_rss_bytes":null,"leaked":[{"pid":9,"name":"sleep","killed":true}]}"#,
+    );
+    exit = Exit { output_open: true, ..Exit::not_started("no", at(0)) };
+    let text = serde_json::to_string(&exit).expect("json");
+    assert!(text.ends_with(r#""leaked":[],"output_open":true}"#), "{text}");
+    let end = OutputEnd { ended_at: at(2), output, late_lines: 1, note: None };
+    check(
+        &end,
+        r#"{"ended_at":"1970-01-01T00:00:02Z","stdout_lines":1,"stderr_lines":2,"stdout_bytes":3,"stderr_bytes":4,"last_seq":5,"dropped_lines":6,"dropped_bytes":7,"late_lines":1}"#,
     );
     check(
         &Exit::not_started("no", at(0)),

@@ -143,6 +143,7 @@ fn report(digest: &str, hits: Vec<RuleHit>, excerpt: &[&str], last_seq: u64) -> 
         excerpt: excerpt.iter().enumerate().map(line).collect(),
         outcome: Outcome::Succeeded,
         reason: String::new(),
+        output_open: false,
     }
 }
 

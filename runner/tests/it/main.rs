@@ -5,6 +5,8 @@ mod any_policy;
 mod crashes;
 mod disk;
 mod exec;
+mod hung_keepers;
+mod open_output;
 mod policy;
 mod required;
 mod secrets;

@@ -49,7 +49,8 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
     Err(Error::Conflict(format!("job {key}")))
 }
 
-/// Stops a run: one that has not started ends now; a running one is stopped by its runner. Repeating it is harmless.
+/// Stops a run: one that has not started ends now; a running one is stopped by its runner. Of one
+/// that has ended with its output still open, the runner stops the processes that are left. Repeating it is harmless.
 /// `by` is who requested it, for the `reason` of the run.
 ///
 /// # Errors
@@ -59,6 +60,12 @@ pub async fn stop(ports: &Ports, run_id: &RunId, by: &str, now: Timestamp) -> Re
         let found = ports.runs.list(&RunQuery::by_id(run_id), None, 1).await?.records.into_iter().next();
         let Some(Stored { record: mut run, version }) = found else { return Err(Error::NoSuchRun(run_id.clone())) };
         let written = match run.state {
+            // The stop is for the processes that still have its output open; the outcome stays.
+            State::Finished if run.output_open && run.stop_requested_at.is_some() => return Ok(run),
+            State::Finished if run.output_open => {
+                run.stop_requested_at = Some(now);
+                write_run(ports, RunWrite { run: run.clone(), expected: Some(version), alert: None }).await?
+            }
             State::Finished => {
                 return Err(Error::Refused(format!("run {run_id} has already ended: {}", outcome_name(&run))));
             }

@@ -1,6 +1,8 @@
 //! `exec`: runs one command now, called by another scheduler. Needs no `up`; reports the run if it finds a server.
 
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +19,16 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
-use crate::failure::{Failure, Outcome, print_error_line};
+use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::local_runner;
 use crate::machine;
 use crate::setup::{Overrides, Setup};
 
 /// Sink events that wait to be logged. Chosen, not measured.
 const EVENTS_MAX: usize = 100;
+
+/// Environment variable with the state of an earlier call whose output is followed, instead of running a command.
+const FOLLOW_VARIABLE: &str = "SEXTON_FOLLOW_OUTPUT";
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -75,14 +80,41 @@ async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     // The command gets its caller's environment, without the variables of Sexton (the token).
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     options.pass_env = names.filter(|name| !name.starts_with("SEXTON_")).collect();
+    if let Some(state) = std::env::var_os(FOLLOW_VARIABLE) {
+        let followed = runner::exec::follow(options, reports, Path::new(&state)).await;
+        return followed.map(|()| SUCCESS).map_err(|error| Failure::failed(error.to_string()));
+    }
     let order = new_order(&arguments)?;
     let key = order.key();
     let executed =
         runner::exec::exec(options, reports, order).await.map_err(|error| Failure::failed(error.to_string()))?;
+    if let Some(state) = &executed.open_state {
+        follow_output(state);
+    }
     if executed.report.outcome != RunOutcome::Succeeded {
         print_error_line(&format!("sexton: {key} {}: {}", executed.report.outcome.name(), executed.report.reason));
     }
     Ok(executed.code)
+}
+
+/// Starts this call again in the background, to deliver what the command's children print until their output ends. The
+/// caller gets the exit code of the command now.
+fn follow_output(state: &Path) {
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    let started = Process::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(FOLLOW_VARIABLE, state)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
+    if let Err(error) = started {
+        let state = state.display();
+        print_error_line(&format!(
+            "sexton: cannot follow the output that is still open: {error}; a later call delivers it from {state}"
+        ));
+    }
 }
 
 fn new_order(arguments: &Arguments) -> Result<Order, Failure> {

@@ -168,9 +168,10 @@ pub(crate) fn stop(arguments: StopArguments) -> Outcome {
             out.print_json(&answer)?;
         } else {
             let run = parse_run(&answer)?;
-            let message = match run.is_open() {
-                true => "stop requested",
-                false => "already finished",
+            let message = match (run.is_open(), run.output_open) {
+                (true, _) => "stop requested",
+                (false, true) => "has ended; stop of its remaining processes requested",
+                (false, false) => "already finished",
             };
             out.print_line(&format!("{run_id}: {message}"))?;
         }
@@ -254,6 +255,13 @@ fn parse_undelivered(record: &Value) -> Vec<Undelivered> {
     record.get("undelivered").and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
 }
 
+fn late_lines_text(lines: u64) -> String {
+    match lines {
+        1 => "1 line".to_owned(),
+        lines => format!("{lines} lines"),
+    }
+}
+
 fn missing_lines(lag: &Undelivered) -> String {
     format!("{} lacks {}", lag.sink, format_lines(lag.lines))
 }
@@ -306,6 +314,13 @@ fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
     rows.extend(run.host.clone().map(|name| ("host", name)));
     rows.push(("stdout", format!("{} lines, {}", run.stdout_lines, format_bytes(run.stdout_bytes))));
     rows.push(("stderr", format!("{} lines, {}", run.stderr_lines, format_bytes(run.stderr_bytes))));
+    if run.output_open {
+        rows.push(("output", "still open: a process of the run may print more".to_owned()));
+    }
+    if run.output_ended_at.is_some() {
+        let ended_at = format_optional_instant(run.output_ended_at);
+        rows.push(("output", format!("ended {ended_at}, {} after the run", late_lines_text(run.late_lines))));
+    }
     if run.dropped_lines > 0 {
         rows.push(("dropped", format!("{} lines", run.dropped_lines)));
     }

@@ -186,6 +186,14 @@ impl Up {
         found.expect("found")
     }
 
+    /// Waits for a run of this job in this state.
+    #[track_caller]
+    pub(crate) fn wait_for_state(&self, job: &str, state: &str) -> Value {
+        testbed::wait_for("a run in that state", || {
+            self.records(&["runs", job]).into_iter().find(|run| run["state"] == state)
+        })
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }

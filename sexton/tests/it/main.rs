@@ -1,6 +1,7 @@
 //! Tests of the binary: output, exit codes, and the behaviour of a running `up`.
 
 mod aws;
+mod background;
 mod campaign;
 mod clients;
 mod commands;

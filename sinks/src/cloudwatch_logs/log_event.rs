@@ -186,6 +186,17 @@ impl EventEncoder {
                 let text = bracket_records::finished_text(finished);
                 out.extend_from_slice(format!("{text}{}", self.run_text).as_bytes());
             }
+            Record::OutputEnded(ended) if json => {
+                out.extend_from_slice(&self.head);
+                text_member("event", bracket_records::OUTPUT_ENDED, out);
+                bracket_records::write_members(bracket_records::output_ended_pairs(ended), "", out);
+                text_member("message", &bracket_records::output_ended_text(ended), out);
+                close(out);
+            }
+            Record::OutputEnded(ended) => {
+                let text = bracket_records::output_ended_text(ended);
+                out.extend_from_slice(format!("{text}{}", self.run_text).as_bytes());
+            }
             Record::Line(piece) => out.extend_from_slice(piece.text),
         }
     }
@@ -193,7 +204,7 @@ impl EventEncoder {
     fn write_finished(&self, finished: &FinishedRecord, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         text_member("event", bracket_records::FINISHED, out);
-        bracket_records::finished_members(finished, "", out);
+        bracket_records::write_members(bracket_records::finished_pairs(finished), "", out);
         if let Some(namespace) = &self.emf_namespace {
             number_member("succeeded", u8::from(finished.outcome == Outcome::Succeeded), out);
             number_member("failed", u8::from(finished.outcome != Outcome::Succeeded), out);

@@ -3,7 +3,7 @@ use domain::line::Stream;
 use super::*;
 use crate::config::{SinkKind, SinksFile};
 use crate::record::tests::piece;
-use crate::sample_records::{finished, header};
+use crate::sample_records::{finished, header, output_ended};
 
 const HEAD: &str =
     r#"{"run_id":"20261123T075000Z-3f9a1c0e7b2d","group":"db","job":"nightly-dump","attempt":1,"host":"host1","#;
@@ -53,6 +53,21 @@ fn an_empty_line_is_sent_as_a_space() {
         "format = \"text\"\n",
         Record::Started,
         "run started: dump.sh \"all\" (run 20261123T075000Z-3f9a1c0e7b2d, attempt 1)",
+    );
+}
+
+#[test]
+fn an_output_that_ends_after_its_run_has_its_own_record() {
+    let open = FinishedRecord { output_open: true, ..finished() };
+    let end = r#""event":"run.finished","outcome":"failed","reason":"exit code 3","exit_code":3,"duration_ms":1500,"stdout_lines":2,"stderr_lines":1,"stdout_bytes":20,"stderr_bytes":10,"last_seq":3,"dropped_lines":0,"output_open":true,"#;
+    let message = r#""message":"run failed after 1s500ms: exit code 3 (3 lines, more may follow)"}"#;
+    check("", Record::Finished(&open), &format!("{HEAD}{end}{message}"));
+    check(
+        "",
+        Record::OutputEnded(&output_ended()),
+        &format!(
+            r#"{HEAD}"event":"run.output_ended","late_lines":2,"stdout_lines":4,"stderr_lines":1,"stdout_bytes":40,"stderr_bytes":10,"last_seq":5,"dropped_lines":0,"message":"run output ended: 2 late lines (5 lines)"}}"#
+        ),
     );
 }
 

@@ -13,7 +13,7 @@ use super::client::Client;
 use super::create::to_bytes;
 use super::options::CloudwatchLogsConfig;
 use super::{group_name, stream_name};
-use crate::bracket_records::{FINISHED, GAP, STARTED};
+use crate::bracket_records::{FINISHED, GAP, OUTPUT_ENDED, STARTED};
 use crate::feed::RunHeader;
 
 /// Events are read from this long before the start: lines have the host's clock, the start may have another. Chosen:
@@ -72,6 +72,8 @@ struct Message {
     part_last: Option<bool>,
     event: Option<String>,
     #[serde(default)]
+    output_open: bool,
+    #[serde(default)]
     message: String,
 }
 
@@ -97,7 +99,7 @@ impl Reader {
         Ok(Reader { client, wanted, next_token: None, returned: (0, 0), since_ms, has_ended: false })
     }
 
-    /// Whether `run.finished` was read: no event follows it.
+    /// Whether the last bracket record was read: no event follows it.
     pub fn has_ended(&self) -> bool {
         self.has_ended
     }
@@ -145,6 +147,10 @@ impl Reader {
         match message.event.as_deref() {
             Some(STARTED) => return None,
             Some(FINISHED) => {
+                self.has_ended |= !message.output_open;
+                return None;
+            }
+            Some(OUTPUT_ENDED) => {
                 self.has_ended = true;
                 return None;
             }

@@ -10,7 +10,7 @@ use crate::record::Record;
 /// future time, which the service rejects. Chosen, not measured.
 const CLOCK_STEP_MS_MAX: i64 = 10 * 60 * 1000;
 
-/// Position of a record in its run. Rises from `run.started` to `run.finished`.
+/// Position of a record in its run. Rises from `run.started` to the last bracket record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EventPlace {
     seq: u64,
@@ -22,8 +22,10 @@ impl EventPlace {
         match record {
             Record::Started => EventPlace { seq: 0, part: 1 },
             Record::Line(piece) => EventPlace { seq: piece.seq, part: piece.part.saturating_add(1) },
-            Record::Gap(gap) => EventPlace { seq: gap.last_seq, part: u64::MAX },
-            Record::Finished(_) => EventPlace { seq: u64::MAX, part: u64::MAX },
+            Record::Gap(gap) => EventPlace { seq: gap.last_seq, part: u64::MAX - 1 },
+            // Late lines follow.
+            Record::Finished(finished) if finished.output_open => EventPlace { seq: finished.last_seq, part: u64::MAX },
+            Record::Finished(_) | Record::OutputEnded(_) => EventPlace { seq: u64::MAX, part: u64::MAX },
         }
     }
 }

@@ -100,6 +100,31 @@ async fn missing_streams_and_groups_are_created_after_a_put_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn late_lines_follow_the_end_of_their_run_and_a_last_record_closes_the_log() {
+    let logs = serve().await;
+    let run = Run::new(1);
+    run.print(Stream::Stdout, b"first");
+    run.finish_with_open_output();
+    let engine = deliver(&sink(logs.address, ""), &[&run]).await;
+    assert!(!run.is_delivered());
+    run.print(Stream::Stdout, b"late");
+    run.print(Stream::Stderr, b"later");
+    run.end_output();
+    engine.wake(&run.header.run_id);
+    assert!(engine.flush(testbed::DEADLINE).await, "{:?}", engine.status());
+    assert!(run.is_delivered());
+    engine.shutdown().await;
+    let seen: Vec<Value> = logs.events(GROUP, "job1").iter().map(|event| event.object()).collect();
+    let of = |key: &str| seen.iter().map(|event| event[key].clone()).collect::<Vec<_>>();
+    let events = [json!("run.started"), json!(null), json!("run.finished"), json!(null), json!(null)];
+    assert_eq!(of("event"), [&events[..], &[json!("run.output_ended")]].concat());
+    assert_eq!(of("seq"), [json!(null), json!(1), json!(null), json!(2), json!(3), json!(null)]);
+    assert_eq!((&seen[2]["last_seq"], &seen[2]["output_open"]), (&json!(1), &json!(true)));
+    assert_eq!((&seen[5]["last_seq"], &seen[5]["late_lines"]), (&json!(3), &json!(2)));
+    no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_flood_is_sent_in_full_batches_and_in_order() {
     let logs = serve().await;
     let run = Run::new(1);

@@ -9,7 +9,7 @@ use domain::run::{Outcome, RunId};
 use jiff::{SignedDuration, Timestamp};
 use sinks::config::{SinkConfig, SinksFile};
 use sinks::engine::{Engine, Environment};
-use sinks::feed::{Feed, FinishedRecord, Item, Lag, Next, RunHeader};
+use sinks::feed::{Feed, FinishedRecord, Item, Lag, Next, OutputEndedRecord, RunHeader};
 use sinks::status::SinkEvent;
 use tokio::sync::mpsc;
 
@@ -32,6 +32,7 @@ struct Spool {
     /// Encoded records, each with its newline.
     records: Vec<Vec<u8>>,
     finished: Option<FinishedRecord>,
+    output_ended: Option<OutputEndedRecord>,
     durable: Position,
     commits: usize,
     at: Timestamp,
@@ -52,6 +53,7 @@ impl Run {
         let spool = Spool {
             records: Vec::new(),
             finished: None,
+            output_ended: None,
             durable: Position::START,
             commits: 0,
             at: now,
@@ -109,6 +111,27 @@ impl Run {
         });
     }
 
+    /// Ends the run's process; its output stays open.
+    pub(crate) fn finish_with_open_output(&self) {
+        self.finish();
+        self.spool().finished.as_mut().expect("finished").output_open = true;
+    }
+
+    /// Ends an output that was open.
+    pub(crate) fn end_output(&self) {
+        let mut spool = self.spool();
+        let lines = spool.records.len() as u64;
+        let late_lines = lines - spool.finished.as_ref().expect("finished").last_seq;
+        spool.output_ended = Some(OutputEndedRecord {
+            late_lines,
+            stdout_lines: lines,
+            stderr_lines: 0,
+            last_seq: lines,
+            ended_at: Timestamp::now(),
+            ..sample_records::output_ended()
+        });
+    }
+
     /// The position up to which the sink has confirmed the run.
     pub(crate) fn durable(&self) -> Position {
         self.spool().durable
@@ -147,11 +170,16 @@ impl Feed for MemoryFeed {
         let (item, end) = match self.place.stage {
             Stage::Done => return Ok(Next::Done),
             Stage::Before => (Item::Started, Position { stage: Stage::Lines, ..self.place }),
-            Stage::Lines => {
+            Stage::Lines | Stage::Late => {
+                // Lines after the end of the run come after its record.
+                let late_from = spool.finished.as_ref().map_or(u64::MAX, |finished| finished.last_seq + 1);
+                let is_late = self.place.stage == Stage::Late;
                 let mut bytes = Vec::new();
                 let mut end = self.place;
                 for record in &spool.records[self.place.seq as usize - 1..] {
-                    if !bytes.is_empty() && bytes.len() + record.len() > bytes_max {
+                    if (!bytes.is_empty() && bytes.len() + record.len() > bytes_max)
+                        || (!is_late && end.seq >= late_from)
+                    {
                         break;
                     }
                     bytes.extend_from_slice(record);
@@ -159,9 +187,16 @@ impl Feed for MemoryFeed {
                     end.offset += record.len() as u64;
                 }
                 match (&spool.finished, bytes.is_empty()) {
+                    (Some(_), true) if is_late => match &spool.output_ended {
+                        Some(ended) => {
+                            (Item::OutputEnded(ended.clone()), Position { stage: Stage::Done, ..self.place })
+                        }
+                        None => return Ok(Next::Pending),
+                    },
                     (_, false) => (Item::Lines(Block { first_seq: self.place.seq, bytes: bytes.into(), end }), end),
                     (Some(finished), true) => {
-                        (Item::Finished(finished.clone()), Position { stage: Stage::Done, ..self.place })
+                        let stage = if finished.output_open { Stage::Late } else { Stage::Done };
+                        (Item::Finished(finished.clone()), Position { stage, ..self.place })
                     }
                     (None, true) => return Ok(Next::Pending),
                 }

@@ -96,6 +96,7 @@ impl World {
                 assert_eq!(run.next, run.texts.len() as u64 + 1, "run.finished before the last line");
                 run.finished_arrived = true;
             }
+            RecordId::OutputEnded => panic!("no output stays open here: {got:?}"),
             RecordId::Gap { .. } => panic!("nothing was dropped: {got:?}"),
         }
         self.arrived.push(got);
@@ -157,7 +158,7 @@ impl Feed for ModelFeed {
         }
         let run = &world.runs[&self.header.run_id];
         let (item, end) = match self.place.stage {
-            Stage::Done => return Ok(Next::Done),
+            Stage::Late | Stage::Done => return Ok(Next::Done),
             Stage::Before => (Item::Started, Position { stage: Stage::Lines, ..self.place }),
             Stage::Lines => {
                 let (mut bytes, mut end) = (Vec::new(), self.place);
