@@ -288,7 +288,7 @@ fn job_key((group, name): (String, String)) -> JobKey {
 }
 
 /// The fields of a job, and `next`: clients may send back what they have read.
-const FIELDS: [&str; 30] = [
+const FIELDS: [&str; 31] = [
     "group",
     "name",
     "schedule",
