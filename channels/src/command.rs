@@ -199,7 +199,7 @@ fn environment(alert: &Alert) -> Vec<(&'static str, String)> {
         ("SEXTON_ALERT_SEVERITY", alert.kind.severity().to_owned()),
         ("SEXTON_ALERT_GROUP", alert.group.clone()),
         ("SEXTON_ALERT_JOB", alert.job.clone()),
-        ("SEXTON_ALERT_REASON", alert.reason.replace('\0', "\u{fffd}")),
+        ("SEXTON_ALERT_REASON", crate::alert_text::reason(alert).replace('\0', "\u{fffd}")),
         ("SEXTON_ALERT_SUBJECT", crate::alert_text::subject(alert)),
     ];
     variables.extend(alert.run_id.as_ref().map(|run_id| ("SEXTON_ALERT_RUN_ID", run_id.to_string())));

@@ -66,7 +66,7 @@ fn blocks(alert: &Alert) -> Value {
     let title: String = format!("{} {headline}", severity_emoji(alert)).chars().take(HEADER_CHARS_MAX).collect();
     let mut blocks = vec![json!({ "type": "header", "text": { "type": "plain_text", "text": title, "emoji": true } })];
     if !alert.reason.is_empty() {
-        blocks.push(section(truncate(&escape(&alert.reason), TEXT_CHARS_MAX)));
+        blocks.push(section(truncate(&escape(&alert_text::reason(alert)), TEXT_CHARS_MAX)));
     }
     let fields: Vec<Value> = alert_text::facts(alert)
         .into_iter()

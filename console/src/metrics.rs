@@ -45,6 +45,7 @@ pub(crate) async fn metrics(State(console): State<Console>) -> ApiResult<impl In
     write_alerts(&mut page, &console.ports).await?;
     write_runners(&mut page, &console.ports, console.now()).await?;
     write_ticks(&mut page, &console.ports, console.now()).await?;
+    write_tzdata(&mut page);
     Ok(([(CONTENT_TYPE, TEXT_FORMAT)], page.text))
 }
 
@@ -112,6 +113,12 @@ async fn write_ticks(page: &mut Page, ports: &Ports, now: Timestamp) -> ApiResul
         page.sample("sexton_scheduler_tick_age_seconds", &[], age_seconds(ticked_at, now));
     }
     Ok(())
+}
+
+fn write_tzdata(page: &mut Page) {
+    let release = domain::zones::release();
+    page.family("sexton_tzdata_info", "gauge", "Version and place of the tzdata in use.");
+    page.sample("sexton_tzdata_info", &[("version", release.version_text()), ("place", &release.place)], 1.0);
 }
 
 fn age_seconds(at: Timestamp, now: Timestamp) -> f64 {

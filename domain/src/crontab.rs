@@ -10,14 +10,14 @@ mod former_name;
 mod line;
 mod program_name;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::document::Document;
 use crate::fault::{Fault, Faults};
 use crate::job::{Command, Job, JobKey};
 use crate::jobs_file::{GROUP_DEFAULT, fields};
 use crate::mailto::{MailSettings, check_recipients};
-use crate::schedule::zone_named;
+use crate::zones::{HostZone, LOCAL, zone_named};
 use directive::Directive;
 use line::{Assignment, Entry, Line};
 
@@ -52,12 +52,14 @@ pub struct Options<'a> {
     pub group: Option<&'a str>,
     /// The user whose crontab it is. All entries run as this user, and none can name another one.
     pub user: Option<&'a str>,
+    /// The zone of the host, which entries have that name no zone; UTC without one.
+    pub host_zone: Option<&'a HostZone>,
 }
 
 impl<'a> Options<'a> {
     /// A file that was named itself.
     pub fn new(source: &'a str, format: Format) -> Options<'a> {
-        Options { format, source, place: Place::Alone, group: None, user: None }
+        Options { format, source, place: Place::Alone, group: None, user: None, host_zone: None }
     }
 }
 
@@ -74,12 +76,16 @@ pub struct FileContent {
     pub faults: Faults,
     /// Former names of entries without a name.
     pub former_names: FormerNames,
+    /// The jobs whose zone the file does not name: they have that of the host.
+    pub in_host_zone: BTreeSet<JobKey>,
 }
 
 const CARRIAGE_RETURN_MESSAGE: &str = "lines end with CR LF, and cron treats the carriage return as a part of the \
                                        command; convert the file, for example with dos2unix";
 const RANDOM_DELAY_MESSAGE: &str = "RANDOM_DELAY is ignored: the entries run without a delay; write H or a~b in the \
                                     schedule for a fixed spread";
+/// Schedules that mean the same in every zone.
+const ZONELESS: [&str; 4] = ["@reboot", "@manually", "@every", "@at"];
 const TZ_MESSAGE: &str =
     "TZ is passed to the commands and does not change the schedule; for the schedule write CRON_TZ";
 
@@ -139,6 +145,11 @@ struct Reader<'a> {
     /// The assignments so far; each entry gets a copy of those above it.
     environment: BTreeMap<String, String>,
     zone: Option<String>,
+    host_zone: HostZone,
+    /// The jobs whose zone is that of the host.
+    in_host_zone: BTreeSet<JobKey>,
+    /// The host's zone has no name, and the fault for it was reported.
+    host_zone_refused: bool,
     defaults: Vec<Directive>,
     /// The `# sexton:` directive of the next entry.
     pending: Option<Directive>,
@@ -161,6 +172,9 @@ impl<'a> Reader<'a> {
             former_equals: HashMap::new(),
             environment: BTreeMap::new(),
             zone: None,
+            host_zone: options.host_zone.cloned().unwrap_or_else(HostZone::utc),
+            in_host_zone: BTreeSet::new(),
+            host_zone_refused: false,
             defaults: Vec::new(),
             pending: None,
             spoiled: false,
@@ -232,7 +246,9 @@ impl<'a> Reader<'a> {
         self.check_user(&directive);
         let mut probe = Job::new(JobKey::new(GROUP_DEFAULT, "probe"), "@manually", Command::Shell(String::new()));
         directive.apply(&self.document, &mut probe);
-        if let Err(message) = zone_named(&probe.zone) {
+        if !probe.zone.eq_ignore_ascii_case(LOCAL)
+            && let Err(message) = zone_named(&probe.zone)
+        {
             self.fault(number, &probe.zone, message);
         }
         if let Err(message) = fields::check_group(&probe.group) {
@@ -253,8 +269,11 @@ impl<'a> Reader<'a> {
                 return self.warn(number, &name, "cron sets this itself and ignores the line; remove it");
             }
             "CRON_TZ" => {
-                self.zone = (!value.is_empty()).then(|| value.clone());
-                if let Some(Err(message)) = self.zone.as_deref().map(zone_named) {
+                // As in TZ, a name may follow a colon (tzset(3)).
+                let zone = value.strip_prefix(':').unwrap_or(&value);
+                self.zone = (!zone.is_empty()).then(|| zone.to_owned());
+                let named = self.zone.as_deref().filter(|zone| !zone.eq_ignore_ascii_case(LOCAL));
+                if let Some(Err(message)) = named.map(zone_named) {
                     self.fault(number, &value, message);
                 }
             }
@@ -280,6 +299,7 @@ impl<'a> Reader<'a> {
         if self.document.fault_count() > faults_before {
             return;
         }
+        let Some(in_host_zone) = self.resolve_zone(number, &mut job) else { return };
         let former = match job.name.is_empty() {
             true => self.set_default_name(number, entry, &mut job),
             false => match self.lines.get(&job.key()) {
@@ -292,10 +312,31 @@ impl<'a> Reader<'a> {
         self.warn_of_entry(number, entry);
         if self.document.fault_count() == faults_before {
             self.lines.insert(job.key(), number);
+            if in_host_zone {
+                self.in_host_zone.insert(job.key());
+            }
             if !former.is_empty() {
                 self.former_names.insert(job.key(), former);
             }
             self.jobs.push(job);
+        }
+    }
+
+    /// Whether the job's zone is that of the host; `None` when that zone has no name.
+    fn resolve_zone(&mut self, number: u32, job: &mut Job) -> Option<bool> {
+        match self.host_zone.resolve(&mut job.zone) {
+            Ok(in_host_zone) => Some(in_host_zone),
+            Err(_) if ZONELESS.iter().any(|nickname| job.schedule.starts_with(nickname)) => {
+                job.zone = "UTC".to_owned();
+                Some(false)
+            }
+            Err(why) => {
+                if !std::mem::replace(&mut self.host_zone_refused, true) {
+                    let remedy = "write CRON_TZ=, like CRON_TZ=Europe/Paris, above the entry";
+                    self.fault(number, "", format!("{why}; {remedy}"));
+                }
+                None
+            }
         }
     }
 
@@ -304,6 +345,7 @@ impl<'a> Reader<'a> {
         let key = JobKey::new("", "");
         let mut job = Job::new(key, entry.schedule.as_str(), Command::Shell(entry.command.clone()));
         job.source = Some(self.options.source.to_owned());
+        LOCAL.clone_into(&mut job.zone);
         job.user = entry.user.or(self.options.user).map(str::to_owned);
         job.stdin = entry.stdin.clone();
         job.cwd = self.environment.get("HOME").cloned();
@@ -314,7 +356,7 @@ impl<'a> Reader<'a> {
             directive.apply(&Document::empty(&self.file), &mut job);
         }
         if let Some(zone) = &self.zone {
-            job.zone = zone.clone();
+            job.zone.clone_from(zone);
         }
         if let Some(directive) = pending {
             directive.apply(&self.document, &mut job);
@@ -418,7 +460,12 @@ impl<'a> Reader<'a> {
         if let Some(pending) = &self.pending {
             self.warn(pending.line, "", "no entry follows this # sexton: line, so it has no effect; remove it");
         }
-        FileContent { jobs: self.jobs, faults: self.document.faults(), former_names: self.former_names }
+        FileContent {
+            jobs: self.jobs,
+            faults: self.document.faults(),
+            former_names: self.former_names,
+            in_host_zone: self.in_host_zone,
+        }
     }
 }
 

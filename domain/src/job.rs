@@ -57,7 +57,8 @@ pub struct Job {
     pub name: String,
     /// The schedule as it was written; see [`crate::schedule::Schedule::parse`].
     pub schedule: String,
-    /// IANA name of the schedule's zone; `UTC` by default. The host's zone has no effect.
+    /// IANA name of the schedule's zone. A jobs file without one means `UTC`, a crontab the zone of the host that
+    /// reads it; the name is stored.
     #[serde(default = "utc")]
     pub zone: String,
     /// Stored as `command` or `argv`.

@@ -1,7 +1,8 @@
 //! Reads a file of jobs of either format. Used by `lint`, `plan`, `apply` and `up`.
 
-use crate::crontab::{self, FileContent, FormerNames, Options};
+use crate::crontab::{self, FileContent, Options};
 use crate::jobs_file;
+use crate::zones::HostZone;
 
 /// Reads a jobs file (its name ends in `.toml`) or a crontab (any other name), with all its faults. `file` appears in
 /// faults.
@@ -9,14 +10,20 @@ pub fn read(file: &str, text: impl AsRef<[u8]>, options: &Options<'_>) -> FileCo
     if !is_jobs_file(file) {
         return crontab::read(file, text, options);
     }
-    let (mut jobs, faults) = jobs_file::parse(file, text);
-    for job in &mut jobs {
+    let host_zone = options.host_zone.cloned().unwrap_or_else(HostZone::utc);
+    let mut content = jobs_file::read(file, text, &host_zone);
+    let in_host_zone = std::mem::take(&mut content.in_host_zone);
+    for job in &mut content.jobs {
+        let has_host_zone = in_host_zone.contains(&job.key());
         job.source = Some(options.source.to_owned());
         if let Some(group) = options.group.filter(|_| job.group == jobs_file::GROUP_DEFAULT) {
             job.group = group.to_owned();
         }
+        if has_host_zone {
+            content.in_host_zone.insert(job.key());
+        }
     }
-    FileContent { jobs, faults, former_names: FormerNames::new() }
+    content
 }
 
 /// Whether a file of this name is a jobs file.

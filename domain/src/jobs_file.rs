@@ -7,13 +7,15 @@ mod definition;
 pub mod fields;
 mod recovery;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::crontab::FileContent;
 use crate::document::Section;
-use crate::fault::Faults;
+use crate::fault::{Fault, Faults};
 use crate::job::{Command, Job, JobKey};
+use crate::zones::{HostZone, LOCAL};
 
 pub use definition::check_job;
 
@@ -26,15 +28,22 @@ pub const GROUP_RESERVED: &str = "sexton";
 /// Reads a whole jobs file: the valid jobs in the order of the file, and all faults and warnings. Comments may hold any
 /// bytes; all other text is UTF-8. A syntax error costs only the job that it is in.
 pub fn parse(file: &str, text: impl AsRef<[u8]>) -> (Vec<Job>, Faults) {
+    let content = read(file, text, &HostZone::utc());
+    (content.jobs, content.faults)
+}
+
+/// As [`parse`], for a host with this zone. A job without `zone` has UTC.
+pub fn read(file: &str, text: impl AsRef<[u8]>, host_zone: &HostZone) -> FileContent {
     let (document, mut root) = match recovery::parse_document(file, text.as_ref()) {
         Ok(read) => read,
-        Err(faults) => return (Vec::new(), faults),
+        Err(faults) => return FileContent { faults, ..FileContent::default() },
     };
     let mut jobs = Vec::new();
+    let mut in_host_zone = BTreeSet::new();
     let mut lines: BTreeMap<JobKey, u32> = BTreeMap::new();
     for section in root.sections("job") {
         let line = section.line();
-        let Some(job) = job(file, section) else { continue };
+        let Some((job, has_host_zone)) = job(file, section, host_zone) else { continue };
         match lines.get(&job.key()) {
             Some(earlier) => {
                 let message =
@@ -43,16 +52,19 @@ pub fn parse(file: &str, text: impl AsRef<[u8]>) -> (Vec<Job>, Faults) {
             }
             None => {
                 lines.insert(job.key(), line);
+                if has_host_zone {
+                    in_host_zone.insert(job.key());
+                }
                 jobs.push(job);
             }
         }
     }
     root.reject_unknown_keys();
-    (jobs, document.faults())
+    FileContent { jobs, faults: document.faults(), in_host_zone, ..FileContent::default() }
 }
 
-/// Reads one `[[job]]`; `None` when it has a fault.
-fn job(file: &str, mut section: Section) -> Option<Job> {
+/// Reads one `[[job]]`, and whether its zone is that of the host; `None` when it has a fault.
+fn job(file: &str, mut section: Section, host_zone: &HostZone) -> Option<(Job, bool)> {
     let document = section.document().clone();
     let faults_before = document.fault_count();
     let group = section.text("group").unwrap_or_else(|| GROUP_DEFAULT.to_owned());
@@ -61,6 +73,7 @@ fn job(file: &str, mut section: Section) -> Option<Job> {
     let schedule_line = section.line_of("schedule");
     let schedule = section.required_text("schedule");
     let command = command(&mut section);
+    let zone_line = section.line_of("zone");
     let mut job = Job::new(
         JobKey::new(group, name.clone().unwrap_or_default()),
         schedule.clone().unwrap_or_default(),
@@ -69,14 +82,20 @@ fn job(file: &str, mut section: Section) -> Option<Job> {
     job.source = Some(file.to_owned());
     fields::read(&mut section, &mut job);
     section.reject_unknown_keys();
+    let has_host_zone = host_zone.resolve(&mut job.zone).unwrap_or_else(|why| {
+        let message = format!("{why}; write a name, like zone = \"Europe/Paris\"");
+        document.push(Fault::new(file, zone_line, LOCAL, message));
+        false
+    });
     if name.is_some() {
         fields::check_names(&document, name_line, &job);
     }
-    if schedule.is_some() {
+    // A host zone without a name was reported above.
+    if schedule.is_some() && !job.zone.eq_ignore_ascii_case(LOCAL) {
         fields::check_schedule(&document, schedule_line, &job);
     }
     command?;
-    (document.fault_count() == faults_before).then_some(job)
+    (document.fault_count() == faults_before).then_some((job, has_host_zone))
 }
 
 fn command(section: &mut Section) -> Option<Command> {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`schedule::Schedule`], [`plan::plan`] | the firings of one schedule; of many jobs in a window |
 //! | [`crontab::read`], [`jobs_file::parse`], [`job_files::read`] | jobs from files, with all their faults |
+//! | [`zones::zone_named`], [`zones::HostZone`] | time zones by name; the zone of the host |
 //! | [`document::Section`], [`fault::Faults`] | reads TOML and reports all faults of a file in one reading |
 //! | [`job::Job`], [`order::Order`], [`event::Event`], [`run::Run`] | what is stored and sent; JSON |
 //! | [`run::Run::apply`] | the state machine of a run |
@@ -95,6 +96,7 @@ pub mod job_files;
 pub mod jobs_file;
 pub mod ledger;
 pub mod line;
+pub mod local_time;
 pub mod mailto;
 pub mod order;
 pub mod plan;
@@ -103,3 +105,4 @@ pub mod run;
 pub mod schedule;
 pub mod secret;
 pub mod units;
+pub mod zones;

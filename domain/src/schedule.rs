@@ -21,6 +21,7 @@ use jiff::tz::TimeZone;
 
 use crate::fault::nearest_name;
 use crate::units;
+use crate::zones::zone_named;
 use calendar::Calendar;
 
 /// The arguments of a schedule besides its text.
@@ -185,23 +186,6 @@ impl Schedule {
             Expression::Manual => ScheduleKind::Manual,
         }
     }
-}
-
-/// Finds a zone by its IANA name, in the system's database, or in the built-in one when the system has none.
-///
-/// # Errors
-/// One lower-case sentence that names the nearest zone.
-pub fn zone_named(name: &str) -> Result<TimeZone, String> {
-    if name == "UTC" {
-        return Ok(TimeZone::UTC);
-    }
-    TimeZone::get(name).map_err(|_| {
-        let known: Vec<String> = jiff::tz::db().available().map(|known| known.to_string()).collect();
-        match nearest_name(name, known.iter().map(String::as_str)) {
-            Some(near) => format!("unknown time zone `{name}`; did you mean `{near}`?"),
-            None => format!("unknown time zone `{name}`; write an IANA name like Europe/Paris, or UTC"),
-        }
-    })
 }
 
 fn nickname(

@@ -11,10 +11,12 @@ mod runs;
 mod schedules;
 mod sinks;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use domain::{local_time, zones};
+use jiff::tz::TimeZone;
 
 use crate::failure::{Failure, Outcome};
-use crate::{group_runner, log, up};
+use crate::{group_runner, host_zone, log, up};
 
 /// Runs commands on a schedule, ships their output to log systems, and alerts when a run fails, falsely reports
 /// success, or does not start.
@@ -25,6 +27,9 @@ pub(crate) struct Cli {
     /// `runner`, `warn` for other commands]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
+    /// Show times in UTC [default: local time with its offset]
+    #[arg(long, global = true)]
+    utc: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -78,13 +83,23 @@ impl Command {
     }
 }
 
+/// Parses the arguments of this process; prints faults, help or version, and exits, where that is all to do.
+pub(crate) fn parse_arguments() -> Cli {
+    let version = format!("{}, tzdata {}", env!("CARGO_PKG_VERSION"), zones::release());
+    // clap borrows it for the rest of the process.
+    let version: &'static str = Box::leak(version.into_boxed_str());
+    let mut matches = Cli::command().version(version).get_matches();
+    Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+}
+
 /// # Errors
 /// Returns the failure of the subcommand.
 pub(crate) fn run(cli: Cli) -> Outcome {
+    local_time::use_zone(if cli.utc { TimeZone::UTC } else { host_zone::display_zone() });
     let default = if cli.command.is_server() { log::SERVER_FILTER } else { log::COMMAND_FILTER };
     log::start_logging(cli.log.as_deref(), default).map_err(Failure::usage)?;
     match cli.command {
-        Command::Up(arguments) => up::run(arguments),
+        Command::Up(arguments) => up::run(arguments, cli.utc),
         Command::Runner(arguments) => group_runner::run(arguments),
         Command::Exec(arguments) => exec::run(arguments),
         Command::Next(arguments) => schedules::next(arguments),

@@ -9,14 +9,15 @@ use std::path::PathBuf;
 
 use domain::crontab::{FileContent, Format, FormerNames, Options, Place};
 use domain::fault::{Fault, Faults, Level};
-use domain::job::Job;
+use domain::job::{Job, JobKey};
 use domain::job_files;
+use domain::zones::HostZone;
 
 use crate::configuration::{FILE_BYTES_MAX, read_checked};
 use crate::crontab_kind::CrontabKind;
 use crate::failure::Failure;
 use crate::mailer::mail_owners;
-use crate::{ownership, source_path};
+use crate::{host_zone, ownership, source_path};
 
 /// The name of a crontab without a file.
 const STANDARD_INPUT: &str = "standard input";
@@ -54,6 +55,31 @@ pub(crate) struct ParsedJobs {
     pub(crate) jobs: Vec<Job>,
     pub(crate) faults: Faults,
     pub(crate) former_names: FormerNames,
+    pub(crate) host_zone: HostZoneJobs,
+}
+
+/// The jobs of a file whose zone is that of this host, because the file names none.
+#[derive(Debug)]
+pub(crate) struct HostZoneJobs {
+    zone: HostZone,
+    keys: BTreeSet<JobKey>,
+}
+
+impl HostZoneJobs {
+    pub(crate) fn new(zone: HostZone, keys: impl IntoIterator<Item = JobKey>) -> HostZoneJobs {
+        HostZoneJobs { zone, keys: keys.into_iter().collect() }
+    }
+
+    /// Names the zone, if any job has it.
+    pub(crate) fn note(&self) -> Option<String> {
+        let name = self.zone.0.as_ref().ok().filter(|_| !self.keys.is_empty())?;
+        Some(format!("zone {name}, from this host"))
+    }
+
+    /// Names the zone, if this job has it.
+    pub(crate) fn note_for(&self, key: &str) -> Option<String> {
+        self.note().filter(|_| self.keys.iter().any(|known| known.to_string() == key))
+    }
 }
 
 /// The jobs of a file without faults.
@@ -64,6 +90,7 @@ pub(crate) struct ValidJobs {
     pub(crate) jobs: Vec<Job>,
     pub(crate) warnings: Faults,
     pub(crate) former_names: FormerNames,
+    pub(crate) host_zone: HostZoneJobs,
 }
 
 impl JobsSource {
@@ -118,24 +145,26 @@ impl JobsSource {
         };
         let text = if self.is_standard_input() { standard_input()? } else { read_checked(&self.path, &mut check)? };
         let format = if self.is_standard_input() && self.system { Format::System } else { kind.format() };
+        let zone = host_zone::find().name;
         let options = Options {
             format,
             source: &name,
             place: self.place,
             group: self.group.as_deref(),
             user: account.as_ref().map(|account| account.name.as_str()),
+            host_zone: Some(&zone),
         };
         let mut content = job_files::read(&shown, &text, &options);
         if self.mail_owners && !job_files::is_jobs_file(&shown) {
             mail_owners(&mut content.jobs);
         }
-        Ok(ParsedJobs::new(content, &shown, refusals))
+        Ok(ParsedJobs::new(content, zone, &shown, refusals))
     }
 }
 
 impl ParsedJobs {
-    fn new(content: FileContent, shown: &str, more: Vec<Fault>) -> ParsedJobs {
-        let FileContent { jobs, mut faults, former_names } = content;
+    fn new(content: FileContent, zone: HostZone, shown: &str, more: Vec<Fault>) -> ParsedJobs {
+        let FileContent { jobs, mut faults, former_names, in_host_zone } = content;
         let mut keys = BTreeSet::new();
         for job in &jobs {
             if !keys.insert(job.key()) {
@@ -144,12 +173,17 @@ impl ParsedJobs {
             }
         }
         faults.0.extend(more);
-        ParsedJobs { jobs, faults, former_names }
+        ParsedJobs { jobs, faults, former_names, host_zone: HostZoneJobs::new(zone, in_host_zone) }
     }
 
     /// A file that is refused as a whole.
     fn refused(fault: Fault) -> ParsedJobs {
-        ParsedJobs { jobs: Vec::new(), faults: Faults(vec![fault]), former_names: FormerNames::new() }
+        ParsedJobs {
+            jobs: Vec::new(),
+            faults: Faults(vec![fault]),
+            former_names: FormerNames::new(),
+            host_zone: HostZoneJobs::new(HostZone::utc(), []),
+        }
     }
 }
 
@@ -163,8 +197,8 @@ pub(crate) fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure>
         let only_faults = parsed.faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect();
         return Err(Faults(only_faults).into());
     }
-    let ParsedJobs { jobs, faults: warnings, former_names } = parsed;
-    Ok(ValidJobs { name: source.name(), jobs, warnings, former_names })
+    let ParsedJobs { jobs, faults: warnings, former_names, host_zone } = parsed;
+    Ok(ValidJobs { name: source.name(), jobs, warnings, former_names, host_zone })
 }
 
 fn standard_input() -> Result<String, Failure> {

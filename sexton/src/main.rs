@@ -10,6 +10,7 @@ mod crontab_kind;
 mod failure;
 mod file_watch;
 mod group_runner;
+mod host_zone;
 mod jobs_source;
 mod listen;
 mod local_runner;
@@ -23,12 +24,11 @@ mod setup;
 mod signals;
 mod source_path;
 mod state;
+mod tzdata;
 mod up;
 
 use std::path::Path;
 use std::process::ExitCode;
-
-use clap::Parser;
 
 fn main() -> ExitCode {
     // Only the runner starts a keeper. It is checked first, because it is started for every attempt.
@@ -39,8 +39,8 @@ fn main() -> ExitCode {
         return keeper::main(Path::new(&directory));
     }
     print_panics_in_one_line();
-    let arguments = cli::Cli::parse();
-    match cli::run(arguments) {
+    tzdata::choose();
+    match cli::run(cli::parse_arguments()) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => ExitCode::from(failure.print()),
     }

@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use std::time::Duration;
 
 use domain::job::JobKey;
+use domain::local_time;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -117,16 +118,21 @@ fn replace_controls(cell: String) -> String {
     cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// `2026-11-23T07:50:00Z`: to the second.
-pub(crate) fn format_instant(at: Timestamp) -> String {
+/// `2026-11-23T07:50:00Z`: to the second, in UTC.
+pub(crate) fn format_utc(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Local time with its offset, to the second.
+pub(crate) fn format_instant(at: Timestamp) -> String {
+    local_time::format(at)
 }
 
 pub(crate) fn format_optional_instant(at: Option<Timestamp>) -> String {
     at.map_or_else(dash, format_instant)
 }
 
-/// `2026-11-23T08:50:00+01:00`
+/// `2026-11-23T08:50:00+01:00`: in the zone of a schedule.
 pub(crate) fn format_local(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }

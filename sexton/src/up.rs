@@ -7,6 +7,7 @@
 //! | `notifier` | sends alerts to the configured channels |
 //! | `sink_alerts`, `disk_alerts` | alerts about failing sinks and a full disk |
 //! | `run_output` | reads the output of runs for the API |
+//! | `zone_duty` | follows the tzdata and the zone of the host |
 //! | `sample` | the crontab and the sinks without any configuration |
 //!
 //! The runner with its sinks and rules is `local_runner`, which `sexton runner` uses, too.
@@ -19,6 +20,7 @@ mod reserved_group;
 pub(crate) mod run_output;
 pub(crate) mod sample;
 mod sink_alerts;
+mod zone_duty;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,6 +42,7 @@ use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::ServerInfo;
+use crate::tzdata::TzdataWatch;
 use crate::{listen, machine};
 use duties::Duties;
 use job_files::{JobFileArgs, JobFiles};
@@ -76,7 +79,8 @@ pub(crate) struct Arguments {
     rules: Vec<PathBuf>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Outcome {
+/// `utc`: times are shown in UTC.
+pub(crate) fn run(arguments: Arguments, utc: bool) -> Outcome {
     machine::set_mmap_threshold();
     let setup = Setup::load(Overrides {
         config: arguments.config,
@@ -96,14 +100,15 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
-    let served = runtime.block_on(serve(setup, named, listen));
+    let served = runtime.block_on(serve(setup, named, listen, utc));
     // Does not wait for threads that wait for a disk or a reader.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>) -> Outcome {
+async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>, utc: bool) -> Outcome {
     let mut signals = Signals::new()?;
+    let tzdata = TzdataWatch::new();
     let state = setup.state.clone();
     let store = Embedded::open(&state.database()).map_err(|error| Failure::failed(error.to_string()))?;
     let ports = store.ports();
@@ -139,6 +144,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>)
             tokio::spawn(sink_alerts::watch_sinks(runner.clone(), ports.clone(), stop.clone())),
             tokio::spawn(disk_alerts::watch_disk(ports.clone(), notifier, state.dir.clone(), stop.clone())),
         ],
+        zones: tokio::spawn(zone_duty::follow_zones(tzdata, utc, nudge.clone(), stop.clone())),
         job_files: tokio::spawn(files.apply_on_change(ports, runner.packs(), nudge, stop.clone())),
         reloader: tokio::spawn(runner.clone().reload_on_change(
             setup.sinks_source,
@@ -201,6 +207,7 @@ struct RunningUp {
     runner: Arc<LocalRunner>,
     duties: duties::RunningDuties,
     alert_watchers: [JoinHandle<()>; 2],
+    zones: JoinHandle<()>,
     job_files: JoinHandle<()>,
     reloader: JoinHandle<()>,
     server: JoinHandle<()>,
@@ -213,7 +220,7 @@ impl RunningUp {
     async fn shut_down(self) -> usize {
         self.stop.cancel();
         let left = self.runner.shut_down().await;
-        for task in self.alert_watchers.into_iter().chain([self.job_files, self.reloader]) {
+        for task in self.alert_watchers.into_iter().chain([self.zones, self.job_files, self.reloader]) {
             task.abort();
         }
         self.duties.finish().await;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::{Alert, AlertKind};
+use crate::local_time;
 use crate::run::ExcerptLine;
 
 /// Characters of a subject. SNS rejects longer ones (Publish: "less than 100 characters") and any that are not ASCII.
@@ -49,9 +50,14 @@ fn verb(kind: AlertKind) -> &'static str {
     }
 }
 
+/// The reason, with local times.
+pub fn reason(alert: &Alert) -> String {
+    local_time::localize(&alert.reason).into_owned()
+}
+
 /// The subject of a mail: one line of ASCII, at most [`SUBJECT_CHARS_MAX`] characters.
 pub fn subject(alert: &Alert) -> String {
-    let text = format!("[sexton] {}: {}", headline(alert), alert.reason);
+    let text = format!("[sexton] {}: {}", headline(alert), reason(alert));
     let ascii: String = text
         .chars()
         .map(|c| match c {
@@ -68,7 +74,7 @@ pub fn subject(alert: &Alert) -> String {
 
 /// The text of a mail: headline, reason, facts, excerpt, and commands for more.
 pub fn body(alert: &Alert) -> String {
-    let mut text = format!("{}\n{}\n\n", headline(alert), alert.reason);
+    let mut text = format!("{}\n{}\n\n", headline(alert), reason(alert));
     for (name, value) in facts(alert) {
         let _infallible = writeln!(text, "{name:<10}{value}");
     }
@@ -99,7 +105,7 @@ pub fn facts(alert: &Alert) -> Vec<(&'static str, String)> {
         facts.push(("Group", alert.group.clone()));
     }
     facts.extend(alert.host.clone().map(|host| ("Host", host)));
-    facts.extend(alert.nominal.map(|at| ("Due at", instant(at))));
+    facts.extend(alert.nominal.map(|at| ("Due at", local_time::format(at))));
     facts.extend(
         alert.since.map(|since| {
             (if alert.kind == AlertKind::Recovered { "Failed" } else { "Since" }, since_text(alert, since))
@@ -113,15 +119,10 @@ pub fn facts(alert: &Alert) -> Vec<(&'static str, String)> {
 
 fn since_text(alert: &Alert, since: Timestamp) -> String {
     match (alert.kind, alert.count) {
-        (AlertKind::Recovered, _) => format!("since {}", instant(since)),
-        (_, count) if count > 1 => format!("{}, {count} failed runs in a row", instant(since)),
-        _ => instant(since),
+        (AlertKind::Recovered, _) => format!("since {}", local_time::format(since)),
+        (_, count) if count > 1 => format!("{}, {count} failed runs in a row", local_time::format(since)),
+        _ => local_time::format(since),
     }
-}
-
-/// In whole seconds, UTC.
-fn instant(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Commands and addresses that show more of the run or the job.

@@ -1,11 +1,12 @@
 //! Crontabs against tables: lines and the environment of their commands, faults, directives, names.
 
-use domain::crontab::{Format, Options, parse};
+use domain::crontab::{self, Format, Options, parse};
 use domain::fault::{Faults, Level};
 use domain::job::{CatchUp, Command, Concurrency, Job};
 use domain::job_files;
 use domain::mailto::MailSettings;
 use domain::run::Outcome;
+use domain::zones::HostZone;
 use std::time::Duration;
 
 fn user(text: &str) -> (Vec<Job>, Faults) {
@@ -315,4 +316,70 @@ fn mailto_names_who_gets_the_output_of_the_entries_below_it() {
     let after =
         MailSettings { to: "ops@example.org".to_owned(), from: Some("cron@example.org".to_owned()), only_failed: true };
     assert_eq!(mail, [None, Some(after), None, None]);
+}
+
+/// The zone of each job on a host in Paris, and the names of those that have it from the host.
+fn zones_in_paris(file: &str, text: &str) -> (Vec<String>, Vec<String>) {
+    let paris = HostZone::named("Europe/Paris");
+    let read = job_files::read(file, text, &Options { host_zone: Some(&paris), ..Options::new(file, Format::User) });
+    assert!(!read.faults.has_faults(), "{}", read.faults);
+    let zones = read.jobs.into_iter().map(|job| job.zone).collect();
+    (zones, read.in_host_zone.into_iter().map(|key| key.name).collect())
+}
+
+#[test]
+fn entries_of_a_crontab_have_the_zone_of_the_host_unless_another_is_named() {
+    let named = |name: &str, rest: &str| format!("# sexton: name={name} {rest}\n30 9 * * * x\n");
+    let text = [
+        named("a", ""),
+        named("b", "zone=Asia/Tokyo"),
+        "CRON_TZ=America/New_York\n".to_owned(),
+        named("c", ""),
+        named("d", "zone=local"),
+        "CRON_TZ=local\n".to_owned(),
+        named("e", ""),
+        "CRON_TZ=:UTC\n".to_owned(),
+        named("f", ""),
+        "CRON_TZ=\n# sexton-defaults: zone=Asia/Tokyo\n".to_owned(),
+        named("g", ""),
+        "CRON_TZ=local\n".to_owned(),
+        named("i", ""),
+        "CRON_TZ=\n".to_owned(),
+        "# sexton-defaults: zone=Local\n".to_owned(),
+        named("h", ""),
+    ];
+    let (zones, from_host) = zones_in_paris("crontab", &text.concat());
+    let (paris, tokyo) = ("Europe/Paris", "Asia/Tokyo");
+    assert_eq!(zones, [paris, tokyo, "America/New_York", paris, paris, "UTC", tokyo, paris, paris]);
+    assert_eq!(from_host, ["a", "d", "e", "h", "i"]);
+}
+
+#[test]
+fn jobs_of_a_jobs_file_have_utc_unless_they_name_the_zone_of_the_host() {
+    let named = |name: &str, zone: &str| {
+        format!("[[job]]\nname = \"{name}\"\nschedule = \"@daily\"\ncommand = \"y\"\n{zone}\n")
+    };
+    let text = [named("a", ""), named("b", "zone = \"local\""), named("c", "zone = \"Asia/Tokyo\"")].concat();
+    let (zones, from_host) = zones_in_paris("jobs.toml", &text);
+    assert_eq!(zones, ["UTC", "Europe/Paris", "Asia/Tokyo"]);
+    assert_eq!(from_host, ["b"]);
+}
+
+#[test]
+fn a_host_zone_without_a_name_is_one_fault_where_it_is_needed() {
+    let nameless = HostZone(Err("the zone of this host has no name".to_owned()));
+    let text = "CRON_TZ=UTC\n0 1 * * * a\nCRON_TZ=\n0 2 * * * b\n0 3 * * * c\n@reboot d\n";
+    let options = Options { host_zone: Some(&nameless), ..Options::new("crontab", Format::User) };
+    let read = crontab::read("crontab", text, &options);
+    assert_eq!(read.jobs.iter().map(|job| job.zone.as_str()).collect::<Vec<_>>(), ["UTC", "UTC"]);
+    assert_eq!(
+        read.faults.to_string(),
+        "crontab:4: the zone of this host has no name; write CRON_TZ=, like CRON_TZ=Europe/Paris, above the entry"
+    );
+    let text = "[[job]]\nname = \"a\"\nschedule = \"@daily\"\ncommand = \"y\"\nzone = \"local\"\n";
+    let read = job_files::read("jobs.toml", text, &options);
+    assert_eq!(
+        read.faults.to_string(),
+        "jobs.toml:5: `local`: the zone of this host has no name; write a name, like zone = \"Europe/Paris\""
+    );
 }

@@ -94,6 +94,7 @@ impl<'a> Sexton<'a> {
         }
         let Caller { key, secret, .. } = &self.caller;
         command
+            .env("TZ", "UTC")
             .env("XDG_STATE_HOME", self.folder.path())
             .env("AWS_ACCESS_KEY_ID", key)
             .env("AWS_SECRET_ACCESS_KEY", secret)

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use channels::Channels;
 use clap::Args;
 use domain::ports::PortResult;
+use domain::zones;
 use embedded::Embedded;
 use serde_json::json;
 use sinks::check::CHECK_GROUP;
@@ -19,6 +20,7 @@ use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::state::StateDirectory;
+use crate::tzdata;
 
 /// Jobs read by one call of the store. Chosen, not measured.
 const PAGE_JOBS_MAX: usize = 1000;
@@ -78,6 +80,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     if let Some(shown) = shown {
         findings.print("configuration", &shown, Ok("no faults".to_owned()))?;
     }
+    findings.print("tzdata", zones::release().version_text(), Ok(tzdata::description()))?;
     let installation = arguments.aws.options(&setup.configuration);
     findings.print("state", &setup.state.dir.display().to_string(), check_state(&setup.state))?;
     if installation.is_none() {
@@ -178,7 +181,10 @@ fn check_database(state: &StateDirectory) -> Result<String, String> {
 
 fn check_jobs(path: &Path) -> Result<String, String> {
     match read_valid_jobs(&JobsSource::new(path, Purpose::Run)) {
-        Ok(read) => Ok(format!("{} jobs, {} warnings", read.jobs.len(), read.warnings.0.len())),
+        Ok(read) => {
+            let zone = read.host_zone.note().map_or_else(String::new, |zone| format!("; {zone}"));
+            Ok(format!("{} jobs, {} warnings{zone}", read.jobs.len(), read.warnings.0.len()))
+        }
         Err(Failure::Usage(messages) | Failure::Failed(messages)) => Err(messages.join("; ")),
         Err(Failure::ReaderGone) => Err("cannot be read".to_owned()),
     }

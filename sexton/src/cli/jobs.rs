@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
-use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
+use crate::jobs_source::{HostZoneJobs, JobsSource, Purpose, read_valid_jobs};
 use crate::print::{Printer, Table, format_instant, format_pairs, parse_instant, parse_job_key};
 
 #[derive(Debug, Args)]
@@ -311,7 +311,7 @@ pub(crate) fn apply(arguments: ApplyArguments) -> Outcome {
         if arguments.json {
             out.print_json(&answer)?
         } else {
-            out.print_bytes(difference_text(&answer, arguments.dry_run).as_bytes())?
+            out.print_bytes(difference_text(&answer, arguments.dry_run, &read.host_zone).as_bytes())?
         }
         out.finish()?;
         Ok(SUCCESS)
@@ -324,8 +324,9 @@ fn names(former_names: &FormerNames) -> BTreeMap<String, Vec<String>> {
     former_names.iter().map(|(name, former)| (name.to_string(), texts(former))).collect()
 }
 
-/// `+` added, `~` changed, `-` removed, `>` renamed; one job per line, then the counts.
-fn difference_text(answer: &Value, dry_run: bool) -> String {
+/// `+` added, `~` changed, `-` removed, `>` renamed; one job per line, then the counts. A zone that is not in the file
+/// is named.
+fn difference_text(answer: &Value, dry_run: bool, host_zone: &HostZoneJobs) -> String {
     let list = |name: &str| answer.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut text = String::new();
     let mut counts = Vec::new();
@@ -338,7 +339,9 @@ fn difference_text(answer: &Value, dry_run: bool) -> String {
                 let names: Vec<&str> = fields.iter().filter_map(Value::as_str).collect();
                 format!(": {}", names.join(", "))
             });
-            text.push_str(&format!("{sign} {key}{fields}\n"));
+            let zone =
+                host_zone.note_for(key).filter(|_| sign != '-').map_or_else(String::new, |zone| format!(" ({zone})"));
+            text.push_str(&format!("{sign} {key}{fields}{zone}\n"));
         }
     }
     let renamed = list("renamed");
@@ -403,6 +406,8 @@ fn unexpected_answer() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use domain::zones::HostZone;
+
     use super::*;
 
     #[test]
@@ -411,8 +416,10 @@ mod tests {
             "added": ["db/dump"], "changed": [{ "job": "db/vacuum", "fields": ["schedule", "timeout"] }],
             "removed": ["db/old"], "unchanged": 3,
         });
-        let lines = "+ db/dump\n~ db/vacuum: schedule, timeout\n- db/old\n";
-        assert_eq!(difference_text(&answer, false), format!("{lines}1 added, 1 changed, 1 removed, 3 unchanged\n"));
-        assert!(difference_text(&answer, true).ends_with("3 unchanged (nothing was stored)\n"));
+        let host_zone = HostZoneJobs::new(HostZone::named("Europe/Paris"), [JobKey::new("db", "vacuum")]);
+        let lines = "+ db/dump\n~ db/vacuum: schedule, timeout (zone Europe/Paris, from this host)\n- db/old\n";
+        let text = difference_text(&answer, false, &host_zone);
+        assert_eq!(text, format!("{lines}1 added, 1 changed, 1 removed, 3 unchanged\n"));
+        assert!(difference_text(&answer, true, &host_zone).ends_with("3 unchanged (nothing was stored)\n"));
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use console::Undelivered;
+use domain::local_time::localize;
 use domain::run::{Outcome as RunOutcome, Run, RunId};
 use domain::units::format_lines;
 use jiff::Timestamp;
@@ -152,7 +153,7 @@ async fn wait_until_ended(client: &Client, run_id: &RunId) -> Result<Value, Fail
 /// The end of a run on one line.
 pub(crate) fn end_summary(run: &Run) -> String {
     let outcome = run.outcome.map_or("open", RunOutcome::name);
-    let reason = run.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
+    let reason = run.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", localize(reason)));
     let took =
         run.duration_ms.map_or_else(String::new, |ms| format!(" after {}", format_duration(Duration::from_millis(ms))));
     format!("{} {outcome}{took}{reason}", run.key())
@@ -246,7 +247,7 @@ fn run_row(run: &Run, undelivered: &[Undelivered]) -> Vec<String> {
         run.duration_ms.map_or_else(dash, |ms| format_duration(Duration::from_millis(ms))),
         exit,
         format!("{}{lacking}", run.stdout_lines + run.stderr_lines),
-        run.reason.clone().unwrap_or_default(),
+        localize(run.reason.as_deref().unwrap_or_default()).into_owned(),
     ]
 }
 
@@ -304,7 +305,7 @@ fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
         ("attempt", run.attempt.to_string()),
         ("outcome", run.outcome.map_or_else(|| state_name(run), RunOutcome::name).to_owned()),
     ];
-    rows.extend(run.reason.clone().map(|reason| ("reason", reason)));
+    rows.extend(run.reason.as_deref().map(|reason| ("reason", localize(reason).into_owned())));
     rows.push(("started", format_optional_instant(run.started_at)));
     rows.push(("finished", format_optional_instant(run.finished_at)));
     rows.extend(run.duration_ms.map(|ms| ("took", format_duration(Duration::from_millis(ms)))));
@@ -342,7 +343,10 @@ fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
         rows.push(("rule", format!("{} ({}): {at}: {}", hit.rule, hit.pack, hit.first_line)));
     }
     for earlier in &run.earlier_attempts {
-        rows.push(("earlier", format!("attempt {}: {}: {}", earlier.attempt, earlier.outcome.name(), earlier.reason)));
+        rows.push((
+            "earlier",
+            format!("attempt {}: {}: {}", earlier.attempt, earlier.outcome.name(), localize(&earlier.reason)),
+        ));
     }
     for line in &run.excerpt {
         rows.push((line.stream.name(), line.text.clone()));

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use domain::fault::Level;
 use domain::plan;
-use domain::schedule::{Context, Firing, Schedule, ScheduleKind, zone_named};
+use domain::schedule::{Context, Firing, Schedule, ScheduleKind};
+use domain::zones::{LOCAL, zone_named};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::failure::{Failure, Outcome, SUCCESS, USAGE, print_error_line};
+use crate::host_zone;
 use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
 use crate::mailer::mail_note;
 use crate::print::{self, OutputFormat, Printer, parse_instant};
@@ -22,8 +24,8 @@ pub(crate) struct NextArguments {
     /// Schedule: five fields, @daily, @every 90s, rate(5 minutes), cron(0 10 * * ? *), at(2026-12-24T18:00:00)
     #[arg(value_name = "EXPR", allow_hyphen_values = true)]
     expression: String,
-    /// IANA time zone of the schedule
-    #[arg(long, default_value = "UTC", value_name = "TZ")]
+    /// IANA time zone of the schedule, or `local` for that of this host
+    #[arg(long, default_value = LOCAL, value_name = "TZ")]
     zone: String,
     /// Only firings after this instant [default: now]
     #[arg(long, value_name = "INSTANT")]
@@ -46,8 +48,11 @@ struct NextRecord<'a> {
 pub(crate) fn next(arguments: NextArguments) -> Outcome {
     let now = Timestamp::now();
     let from = arguments.from.as_deref().map_or(Ok(now), |text| parse_instant(text, now)).map_err(Failure::usage)?;
-    let zone = zone_named(&arguments.zone).map_err(Failure::usage)?;
-    let context = Context { zone: &arguments.zone, seed: "default/next", anchor: from };
+    let mut name = arguments.zone;
+    let found = host_zone::find().name.resolve(&mut name);
+    found.map_err(|why| Failure::usage(format!("{why}; write --zone, like --zone Europe/Paris")))?;
+    let zone = zone_named(&name).map_err(Failure::usage)?;
+    let context = Context { zone: &name, seed: "default/next", anchor: from };
     let schedule = Schedule::parse(&arguments.expression, &context)
         .map_err(|message| Failure::usage(format!("`{}`: {message}", arguments.expression)))?;
     let mut out = Printer::new();
@@ -61,7 +66,7 @@ pub(crate) fn next(arguments: NextArguments) -> Outcome {
             }
             OutputFormat::Text => out.print_line(&format!(
                 "{}\t{local}\t{}",
-                print::format_instant(firing.at),
+                print::format_utc(firing.at),
                 firing.note.as_deref().unwrap_or_default()
             ))?,
         }
@@ -145,7 +150,7 @@ pub(crate) fn plan(arguments: PlanArguments) -> Outcome {
             }
             OutputFormat::Text => out.print_line(&format!(
                 "{}\t{local}\t{}\t{}",
-                print::format_instant(firing.at),
+                print::format_utc(firing.at),
                 job.key(),
                 note.unwrap_or_default()
             ))?,
@@ -172,6 +177,9 @@ pub(crate) fn lint(arguments: LintArguments) -> Outcome {
         }
     }
     if !arguments.json {
+        if let Some(zone) = parsed.host_zone.note() {
+            out.print_line(&zone)?;
+        }
         out.print_line(&format!("{} valid jobs, {} faults, {} warnings", parsed.jobs.len(), counts.0, counts.1))?;
         if let Some(note) = mail_note(&parsed.jobs) {
             out.print_line(note)?;

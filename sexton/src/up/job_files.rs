@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use domain::job::JobKey;
 use domain::ports::{Cursor, Ports};
+use domain::zones::HostZone;
 use jiff::Timestamp;
 use rules::{Packs, choose_packs};
 use services::commands::{AppliedFile, ApplyOptions, Difference, apply, apply_file};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::sample;
 use crate::failure::{Failure, print_error_line};
 use crate::file_watch::{FileWatch, POLL_INTERVAL};
+use crate::host_zone::HostZoneWatch;
 use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
 use crate::local_runner::SharedPacks;
 use crate::state::StateDirectory;
@@ -44,6 +46,7 @@ pub(crate) struct JobFiles {
     /// The sample, whose jobs are deleted as soon as there are others.
     sample: JobsSource,
     watch: FileWatch,
+    host_zone: HostZoneWatch,
 }
 
 impl JobFiles {
@@ -66,7 +69,7 @@ impl JobFiles {
                 ..JobsSource::new(path, Purpose::Run)
             })
             .collect();
-        Ok(JobFiles { watch: FileWatch::new(paths), sample, sources })
+        Ok(JobFiles { watch: FileWatch::new(paths), host_zone: HostZoneWatch::new(), sample, sources })
     }
 
     /// Applies all files. Returns one line per file, and one per other source of stored jobs.
@@ -78,7 +81,7 @@ impl JobFiles {
         let mut lines = Vec::new();
         for source in &self.sources {
             let line = match self.apply_source(source, ports, packs).await {
-                Ok((count, _)) => format!("{count} of {}", source.path.display()),
+                Ok(applied) => applied.summary(source),
                 Err(failure) if !has_stored_jobs(source, ports).await? => return Err(failure),
                 Err(failure) => {
                     failure.print();
@@ -119,7 +122,7 @@ impl JobFiles {
         Ok(lines)
     }
 
-    /// Applies each file when it changes, until `stop`.
+    /// Applies each file when it changes, and all when the zone of this host changes, until `stop`.
     pub(crate) async fn apply_on_change(
         mut self,
         ports: Ports,
@@ -132,10 +135,15 @@ impl JobFiles {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
-            for path in self.watch.take_changed() {
+            let mut changed = self.watch.take_changed();
+            if let Some(zone) = self.host_zone.take_changed() {
+                print_error_line(&zone_summary(&zone));
+                changed = self.sources.iter().map(|source| source.path.clone()).collect();
+            }
+            for path in changed {
                 let Some(source) = self.sources.iter().find(|source| source.path == path) else { continue };
                 match self.apply_source(source, &ports, &packs.current()).await {
-                    Ok((_, difference)) => print_error_line(&change_summary(source, &difference)),
+                    Ok(applied) => print_error_line(&change_summary(source, &applied.difference)),
                     Err(failure) => {
                         failure.print();
                         print_error_line(&format!(
@@ -149,13 +157,8 @@ impl JobFiles {
         }
     }
 
-    /// Applies a file. Returns its number of jobs, and the difference to the stored ones.
-    async fn apply_source(
-        &self,
-        source: &JobsSource,
-        ports: &Ports,
-        packs: &Packs,
-    ) -> Result<(usize, Difference), Failure> {
+    /// Applies a file: the stored jobs are then those of the file.
+    async fn apply_source(&self, source: &JobsSource, ports: &Ports, packs: &Packs) -> Result<Applied, Failure> {
         let read = read_valid_jobs(source)?;
         for warning in &read.warnings.0 {
             print_error_line(&warning.to_string());
@@ -188,13 +191,35 @@ impl JobFiles {
             ));
         }
         print_renamed(source, &difference);
-        Ok((read.jobs.len(), difference))
+        Ok(Applied { jobs: read.jobs.len(), zone: read.host_zone.note(), difference })
     }
 
     /// The name under which an older build stored the jobs of a file, unless it is another file of this `up`.
     fn former_sources(&self, source: &JobsSource) -> Vec<String> {
         let is_free = |former: &String| self.sources.iter().all(|own| own.name() != *former);
         source.former_name().into_iter().filter(is_free).collect()
+    }
+}
+
+/// The result of applying a file.
+struct Applied {
+    jobs: usize,
+    /// Names the zone of this host, if jobs have it.
+    zone: Option<String>,
+    difference: Difference,
+}
+
+impl Applied {
+    fn summary(&self, source: &JobsSource) -> String {
+        let zone = self.zone.as_ref().map_or_else(String::new, |zone| format!(" ({zone})"));
+        format!("{} of {}{zone}", self.jobs, source.path.display())
+    }
+}
+
+fn zone_summary(zone: &HostZone) -> String {
+    match &zone.0 {
+        Ok(name) => format!("the zone of this host is {name} now; applying all files again"),
+        Err(why) => format!("{why}; applying all files again"),
     }
 }
 

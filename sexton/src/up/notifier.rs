@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use channels::Channels;
 use domain::alert::Alert;
-use domain::alert::wording::headline;
+use domain::alert::wording::{headline, reason};
 use domain::ports::{Notifier, PortResult};
 use keeper::crash;
 
@@ -29,7 +29,7 @@ impl ChannelNotifier {
 impl Notifier for ChannelNotifier {
     async fn notify(&self, channel: &str, alert: &Alert) -> PortResult<()> {
         if channel == LOG_CHANNEL && self.channels.names().next().is_none() {
-            tracing::warn!(kind = alert.kind.name(), "alert: {}: {}", headline(alert), alert.reason);
+            tracing::warn!(kind = alert.kind.name(), "alert: {}: {}", headline(alert), reason(alert));
             return Ok(());
         }
         crash::point("telling");

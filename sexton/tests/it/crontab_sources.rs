@@ -41,7 +41,7 @@ fn one_entry_in_two_files_is_two_jobs_and_lint_advises_to_remove_none() {
     assert!(!up.printed().contains("takes over"), "{}", up.printed());
     let system = folder.write("system", "0 5 * * * root /opt/x\n0 5 * * * daemon /opt/x\n0 17 * * * daemon /opt/x\n");
     let lint = sexton(&["lint", "--system", &system]).expect(0);
-    assert_eq!(lint.text(), "3 valid jobs, 0 faults, 0 warnings\n");
+    assert!(lint.text().lines().any(|line| line == "3 valid jobs, 0 faults, 0 warnings"), "{}", lint.text());
 }
 
 #[test]

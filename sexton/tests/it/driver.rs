@@ -48,6 +48,8 @@ fn command_with_binary(binary: &Path, arguments: &[&str]) -> Command {
     for name in ["SEXTON_SERVER", "SEXTON_TOKEN", "SEXTON_AWS", "SEXTON_CONFIG", "RUST_LOG", "XDG_STATE_HOME"] {
         command.env_remove(name);
     }
+    // The zone of the machine must not decide what a test sees.
+    command.env("TZ", "UTC");
     command
 }
 

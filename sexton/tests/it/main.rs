@@ -20,3 +20,5 @@ mod secrets;
 mod sinks;
 mod troubleshooting;
 mod upgrade;
+mod zone_rules;
+mod zones;

@@ -31,6 +31,7 @@ const CLOCK_IS_AN_ARGUMENT: &[(&str, &str)] = &[
     ("sexton/src/print.rs", "`parse_instant` takes the time"),
     ("sexton/tests/it/commands.rs", "`next` and `plan` take the time as `--from` and `--to`"),
     ("sexton/tests/it/running.rs", "the id of a run that never existed, looked up by its whole id"),
+    ("sexton/tests/it/zone_rules.rs", "`next` and `plan` take the time as `--from` and `--to`"),
     ("sexton/tests/it/upgrade.rs", "the state of the first release: retention is set to 100 years, no sink gets it"),
     ("sinks/src/cloudwatch_logs/batch_tests.rs", "only the bytes of a batch"),
     ("sinks/src/cloudwatch_logs/log_event_tests.rs", "only the bytes of an event"),
