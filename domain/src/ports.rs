@@ -68,15 +68,66 @@ pub enum Claim {
     Refused,
 }
 
+/// A runner that claims.
+#[derive(Clone, Copy, Debug)]
+pub struct Claimant<'c> {
+    /// Its name.
+    pub runner: &'c str,
+    /// Its host name.
+    pub host: &'c str,
+    /// Its own random id; `None` for an older build.
+    pub id: Option<&'c str>,
+}
+
+impl<'c> Claimant<'c> {
+    /// A runner of an older build, which has no id.
+    pub fn new(runner: &'c str, host: &'c str) -> Claimant<'c> {
+        Claimant { runner, host, id: None }
+    }
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HeartbeatAnswer {
+    /// This runner's runs with a stop request.
+    Stops(Vec<RunId>),
+    /// Another runner with the same name and another id is alive; nothing was stored.
+    NameInUse(NameInUse),
+}
+
+impl HeartbeatAnswer {
+    /// The runs with a stop request; none for a refused heartbeat.
+    pub fn stops(self) -> Vec<RunId> {
+        match self {
+            HeartbeatAnswer::Stops(stops) => stops,
+            HeartbeatAnswer::NameInUse(_) => Vec::new(),
+        }
+    }
+}
+
+/// The runner that has the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameInUse {
+    /// Its host name.
+    pub host: String,
+    /// Its last heartbeat, by its own clock.
+    pub last_heartbeat: Timestamp,
+}
+
 /// Claims and heartbeats of runners.
 #[async_trait]
 pub trait Claims: Send + Sync {
-    /// Claims a run's `attempt` for `runner` if the run is still scheduled with that attempt. Idempotent per runner.
-    async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim>;
-    /// Stores the heartbeat, unless a later one is stored already ([`HEARTBEAT_REORDER_MAX`]). Returns this runner's
-    /// runs with a stop request.
-    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>>;
+    /// Claims a run's `attempt` for a runner if the run is still scheduled with that attempt. Idempotent per runner: by
+    /// name and id, or by name alone where one of the two claims has no id.
+    async fn claim(&self, run: &RunKey, attempt: u32, by: Claimant<'_>, at: Timestamp) -> PortResult<Claim>;
+    /// Stores the heartbeat, unless a later one is stored already ([`HEARTBEAT_REORDER_MAX`]), or another runner has the
+    /// name ([`Heartbeat::has_rival`]).
+    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<HeartbeatAnswer>;
 }
+
+/// A runner keeps its name for this time after its last heartbeat; then another one may take it, such as the same
+/// machine with a new disk. The time after which a run is `lost`.
+pub const NAME_HELD: Duration = Duration::from_secs(90);
 
 /// A heartbeat older than the stored one by at most this was delayed and is dropped. A larger difference means that the
 /// runner's clock was set back, and the heartbeat is stored. Chosen: two intervals of heartbeats.
@@ -93,6 +144,9 @@ pub struct Heartbeat {
     pub groups: Vec<String>,
     /// By the runner's clock.
     pub at: Timestamp,
+    /// The runner's own random id, which its state directory keeps; absent from an older build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Attempts that it runs now.
     pub running: u32,
     /// Version of the runner's build.
@@ -100,6 +154,17 @@ pub struct Heartbeat {
     /// Why the runner starts nothing now: a required sink that it cannot reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+}
+
+impl Heartbeat {
+    /// Whether the stored heartbeat is that of another runner with the same name that is alive. One without an id, of an
+    /// older build, is accepted by its name.
+    pub fn has_rival(&self, stored: &Heartbeat) -> Option<NameInUse> {
+        let differs = matches!((&self.id, &stored.id), (Some(own), Some(other)) if own != other);
+        let is_alive = self.at.duration_since(stored.at).unsigned_abs() < NAME_HELD;
+        let rival = || NameInUse { host: stored.host.clone(), last_heartbeat: stored.at };
+        (differs && is_alive).then(rival)
+    }
 }
 
 /// The queue of reports. Delivers at least once, in any order.

@@ -204,6 +204,9 @@ pub struct Run {
     pub runner: Option<String>,
     /// Host name of that runner.
     pub host: Option<String>,
+    /// The random id of the runner that claimed the attempt; absent for a runner of an older build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner_id: Option<String>,
     /// When the scheduler created the run.
     pub scheduled_at: Timestamp,
     /// When a runner claimed the attempt.
@@ -298,6 +301,7 @@ impl Run {
             signal: None,
             runner: None,
             host: None,
+            runner_id: None,
             scheduled_at,
             claimed_at: None,
             started_at: None,

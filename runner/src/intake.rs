@@ -3,10 +3,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use domain::order::{FORMAT_VERSION, Order};
-use domain::ports::{Claim, Claims, Delivery, Orders, PortError};
+use domain::ports::{Claim, Claimant, Claims, Delivery, Orders, PortError};
 use domain::run::{AttemptKey, RunId};
 use jiff::Timestamp;
 use keeper::crash;
@@ -42,11 +43,16 @@ fn lease(shared: &RunnerState) -> Duration {
 /// Takes orders until `stop`.
 pub(crate) async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: CancellationToken) {
     let mut logged = false;
+    stop.run_until_cancelled(shared.first_heartbeat.cancelled()).await;
     while !stop.is_cancelled() {
         let changed = shared.admission_changed.notified();
         let room = lock(&shared.admission).receive_max();
         if room == 0 {
             tokio::select! { () = changed => {}, () = stop.cancelled() => {} }
+            continue;
+        }
+        if shared.is_name_refused.load(Ordering::Relaxed) {
+            tokio::select! { () = tokio::time::sleep(RETRY_DELAY) => {}, () = stop.cancelled() => {} }
             continue;
         }
         if shared.blocking_reason_for_all().await.is_some() {
@@ -204,10 +210,11 @@ async fn claim(shared: &RunnerState, claims: &dyn Claims, order: Order) -> Claim
 /// Repeats a claim until there is an answer, at most until the lease ends. If a claim succeeded and its answer was
 /// lost, this runner has the attempt, and every other runner drops the order.
 async fn claim_with_retry(shared: &RunnerState, claims: &dyn Claims, order: &Order) -> Result<Claim, PortError> {
-    let (runner, host) = (&shared.options.runner, &shared.options.host);
+    let options = &shared.options;
+    let by = Claimant { runner: &options.runner, host: &options.host, id: options.id.as_deref() };
     let until = Instant::now() + lease(shared);
     loop {
-        let claimed = claims.claim(&order.run_key(), order.attempt, runner, host, Timestamp::now()).await;
+        let claimed = claims.claim(&order.run_key(), order.attempt, by, Timestamp::now()).await;
         match claimed {
             Err(PortError::Retry(message)) if Instant::now() + RETRY_DELAY < until && !shared.leave.is_cancelled() => {
                 tracing::debug!(error = message, run_id = %order.run_id, "claim unanswered; retrying");

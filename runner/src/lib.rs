@@ -37,6 +37,7 @@ mod finish;
 mod handle;
 mod heartbeat;
 mod hung_keeper;
+mod identity;
 mod intake;
 mod keeper_state;
 mod local_run;

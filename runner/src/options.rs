@@ -29,6 +29,8 @@ pub struct Options {
     pub runner: String,
     /// Name of this machine, for reports and sinks.
     pub host: String,
+    /// The random id of this runner. [`crate::Runner`] reads it from the state directory.
+    pub id: Option<String>,
     /// The groups whose orders are taken; empty for all.
     pub groups: Vec<String>,
     /// The program that becomes a keeper.
@@ -68,6 +70,7 @@ impl Options {
             state: state.into(),
             runner: runner.to_owned(),
             host: host.to_owned(),
+            id: None,
             groups: Vec::new(),
             keeper,
             mode: Mode::Free,

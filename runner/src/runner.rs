@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::handle::Handle;
-use crate::heartbeat::send_heartbeats;
+use crate::heartbeat::{check_name, send_heartbeats};
+use crate::identity::load_id;
 use crate::intake::{admit_when_possible, take_orders};
 use crate::local_run::lock;
 use crate::options::{OnShutdown, Options, Ports};
@@ -47,10 +48,19 @@ impl Runner {
         let in_use = lock_state_directory(&state)?;
         // The working directory of keepers is `/`.
         options.state = std::fs::canonicalize(&state).map_err(|error| failed(&state, error))?;
+        options.id = Some(load_id(&options.state).map_err(|error| failed(&state, error))?);
         let (outbox, outbox_tasks) =
             Outbox::open(options.state.join("outbox")).map_err(|error| failed(&state, error))?;
         let shared = RunnerState::new(options, Some(outbox)).map_err(|error| failed(&state, error))?;
         Ok(Runner { shared: Arc::new(shared), ports, outbox_tasks, _in_use: in_use })
+    }
+
+    /// Sends a first heartbeat.
+    ///
+    /// # Errors
+    /// When another runner with the same name is alive.
+    pub async fn check_name(&self) -> Result<(), RunnerError> {
+        check_name(&self.shared, &self.ports).await
     }
 
     /// Access to this runner for other tasks.

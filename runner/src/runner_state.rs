@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use domain::job::{Job, JobKey};
@@ -81,6 +81,10 @@ pub(crate) struct RunnerState {
     pub supervisors: TaskTracker,
     /// Cancelled when supervising tasks must leave their runs to the keepers.
     pub leave: CancellationToken,
+    /// Cancelled after the first heartbeat, with any answer.
+    pub first_heartbeat: CancellationToken,
+    /// Whether another runner has the name of this one.
+    pub is_name_refused: AtomicBool,
     /// Notified when a spool has grown or a run has ended, for readers that follow output.
     pub grown: Notify,
 }
@@ -99,6 +103,8 @@ impl RunnerState {
             boot_id: processes::boot_id(),
             runs: Mutex::default(),
             taking: Mutex::default(),
+            first_heartbeat: CancellationToken::new(),
+            is_name_refused: AtomicBool::new(false),
             admission: Mutex::new(Admission::new(options.mode)),
             admission_changed: Notify::new(),
             sinks: RwLock::new(std::mem::take(&mut options.sinks)),

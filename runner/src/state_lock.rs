@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use domain::ports::{NAME_HELD, NameInUse};
 use keeper::directory::open_private;
 use rustix::fs::{FlockOperation, flock};
 
@@ -14,6 +15,17 @@ pub enum RunnerError {
     /// Another process has locked the directory.
     #[error("another runner uses the state directory {0}; stop it, or give this one its own with --state")]
     InUse(PathBuf),
+    /// Another runner with this name is alive.
+    #[error(
+        "the runner name `{runner}` is in use by a runner on host {}, whose last heartbeat was at {}; set another `name` \
+         in [runner], or stop that runner and wait {} s", rival.host, rival.last_heartbeat, NAME_HELD.as_secs()
+    )]
+    NameInUse {
+        /// The name.
+        runner: String,
+        /// The other runner.
+        rival: NameInUse,
+    },
     /// The directory cannot be created or opened.
     #[error("the state directory {0} cannot be used: {1}")]
     State(PathBuf, io::Error),

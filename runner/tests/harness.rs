@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use domain::event::Event;
 use domain::job::{Command, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
-use domain::ports::{Claim, Claims, Delivery, Heartbeat, Orders, PortError, PortResult, Reports};
+use domain::ports::{
+    Claim, Claimant, Claims, Delivery, Heartbeat, HeartbeatAnswer, NameInUse, Orders, PortError, PortResult, Reports,
+};
 use domain::run::{RunId, RunKey, Trigger};
 use domain::secret::{Reference, Secrets};
 use jiff::Timestamp;
@@ -233,23 +235,28 @@ impl World {
 
 #[async_trait]
 impl Claims for World {
-    async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, _: &str, _: Timestamp) -> PortResult<Claim> {
+    async fn claim(&self, run: &RunKey, attempt: u32, by: Claimant<'_>, _: Timestamp) -> PortResult<Claim> {
         let run_id = &run.run_id;
         let path = self.folder.join("claims").join(format!("{run_id}.{attempt}"));
         if let Ok(mut file) = fs::OpenOptions::new().write(true).create_new(true).open(&path) {
-            file.write_all(runner.as_bytes()).map_err(retry)?;
+            file.write_all(by.runner.as_bytes()).map_err(retry)?;
             return self.answered(Claim::Granted);
         }
         let is_over = fs::read_to_string(self.folder.join("reports.jsonl"))
             .is_ok_and(|text| text.lines().any(|line| line.contains(run_id.as_str()) && line.contains("\"finished\"")));
         let holder = fs::read_to_string(&path).map_err(retry)?;
-        Ok(if holder == runner && !is_over { Claim::Granted } else { Claim::Refused })
+        Ok(if holder == by.runner && !is_over { Claim::Granted } else { Claim::Refused })
     }
 
-    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
+    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<HeartbeatAnswer> {
+        if let Ok(host) = fs::read_to_string(self.folder.join("rival")) {
+            fs::write(self.folder.join("rival-named"), "").map_err(retry)?;
+            return Ok(HeartbeatAnswer::NameInUse(NameInUse { host, last_heartbeat: beat.at }));
+        }
         fs::write(self.folder.join("beat"), serde_json::to_vec(beat).map_err(retry)?).map_err(retry)?;
         let entries = fs::read_dir(self.folder.join("stops")).map_err(retry)?;
-        Ok(entries.flatten().map(|entry| RunId(entry.file_name().to_string_lossy().into_owned())).collect())
+        let stops = entries.flatten().map(|entry| RunId(entry.file_name().to_string_lossy().into_owned())).collect();
+        Ok(HeartbeatAnswer::Stops(stops))
     }
 }
 

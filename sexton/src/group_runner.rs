@@ -94,7 +94,7 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     let (listener, url) = listen::bind(listen).await?;
     let token: Arc<str> = state.token()?.into();
 
-    let (runner, sink_events) = LocalRunner::start(&mut setup, options, ports)?;
+    let (runner, sink_events) = LocalRunner::start(&mut setup, options, ports, true).await?;
     let runner = Arc::new(runner);
     tokio::spawn(local_runner::log_sink_events(sink_events));
     let counting = runner.clone();

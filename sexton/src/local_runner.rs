@@ -49,21 +49,25 @@ pub(crate) struct LocalRunner {
 }
 
 impl LocalRunner {
-    /// Starts a runner with the rules and sinks of `setup`; the caller receives the events of the sinks. Must be called
-    /// inside a tokio runtime.
+    /// Starts a runner with the rules and sinks of `setup`; the caller receives the events of the sinks.
     ///
     /// # Errors
-    /// Fails if a sink cannot be started, or if the runner's directory cannot be used.
-    pub(crate) fn start(
+    /// Fails if a sink cannot be started, if the runner's directory cannot be used, or if `needs_name` and another
+    /// runner with the same name is alive.
+    pub(crate) async fn start(
         setup: &mut Setup,
         mut options: Options,
         ports: runner::Ports,
+        needs_name: bool,
     ) -> Result<(LocalRunner, mpsc::Receiver<SinkEvent>), Failure> {
         let (events, sink_events) = mpsc::channel(EVENTS_MAX);
         let packs = Arc::new(std::mem::take(&mut setup.packs));
         options.packs = packs.clone();
         options.sinks = start_sinks(&setup.sinks, &events)?;
         let runner = Runner::new(options, ports).map_err(|error| Failure::failed(error.to_string()))?;
+        if needs_name {
+            runner.check_name().await.map_err(|error| Failure::failed(error.to_string()))?;
+        }
         let (handle, stop) = (runner.handle(), CancellationToken::new());
         let task = tokio::spawn(runner.run(stop.clone()));
         let local_runner = LocalRunner {

@@ -124,7 +124,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
     let notifier = Arc::new(notifier::ChannelNotifier::new(channels));
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
-    let runner = start_runner(&mut setup, &ports, mailer)?;
+    let runner = start_runner(&mut setup, &ports, mailer).await?;
     let console = new_console(&ports, &state, &runner, token, nudge.clone());
     let closing = stop.clone().cancelled_owned();
     let server = tokio::spawn(console::serve(listener, console::router(console), listen::server_limits(), closing));
@@ -192,12 +192,18 @@ fn new_console(
     }
 }
 
-fn start_runner(setup: &mut Setup, ports: &Ports, mailer: Arc<AlertingMailer>) -> Result<Arc<LocalRunner>, Failure> {
+async fn start_runner(
+    setup: &mut Setup,
+    ports: &Ports,
+    mailer: Arc<AlertingMailer>,
+) -> Result<Arc<LocalRunner>, Failure> {
     let mut options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
     options.mailer = Some(mailer);
     let runner_ports =
         runner::Ports { orders: ports.orders.clone(), claims: ports.claims.clone(), reports: ports.reports.clone() };
-    let (runner, sink_events) = LocalRunner::start(setup, options, runner_ports)?;
+    // The ledger is in the state directory, which is locked, so another runner with this name has stopped. Orders wait
+    // until its last heartbeat is old enough.
+    let (runner, sink_events) = LocalRunner::start(setup, options, runner_ports, false).await?;
     tokio::spawn(sink_alerts::log_and_alert(sink_events, ports.clone()));
     Ok(Arc::new(runner))
 }

@@ -3,7 +3,9 @@
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
-use domain::ports::{Claim, Claims, HEARTBEAT_REORDER_MAX, Heartbeat, PortError, PortResult};
+use domain::ports::{
+    Claim, Claimant, Claims, HEARTBEAT_REORDER_MAX, Heartbeat, HeartbeatAnswer, NAME_HELD, PortError, PortResult,
+};
 use domain::run::{Run, RunId, RunKey};
 use jiff::Timestamp;
 
@@ -18,31 +20,34 @@ const STOPS: &str = "stops";
 
 #[async_trait]
 impl Claims for Backend {
-    async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
-        let update = ItemUpdate {
-            expression: "SET #state = :claimed, #runner = :runner, #host = :host, #claimed_at = :at ADD #version :one"
-                .to_owned(),
+    async fn claim(&self, run: &RunKey, attempt: u32, by: Claimant<'_>, at: Timestamp) -> PortResult<Claim> {
+        let set_id = if by.id.is_some() { ", #runner_id = :runner_id" } else { "" };
+        let mut update = ItemUpdate {
+            expression: format!(
+                "SET #state = :claimed, #runner = :runner, #host = :host, #claimed_at = :at{set_id} ADD #version :one"
+            ),
             condition: "#attempt = :attempt AND #state = :scheduled AND attribute_not_exists(#held) \
                         AND (attribute_not_exists(#start_by) OR #start_by >= :at)"
                 .to_owned(),
             values: vec![
                 (":claimed", s("claimed")),
                 (":scheduled", s("scheduled")),
-                (":runner", s(runner)),
-                (":host", s(host)),
+                (":runner", s(by.runner)),
+                (":host", s(by.host)),
                 (":at", s(sortable_instant(at))),
                 (":attempt", n(attempt)),
                 (":one", n(1)),
             ],
             return_item: false,
         };
+        update.values.extend(by.id.map(|id| (":runner_id", s(id))));
         match self.dynamo.update(RUNS, run_item_key(run)?, update).await? {
             ItemWriteResult::Done(_) => Ok(Claim::Granted),
             ItemWriteResult::Refused(None) => Ok(Claim::Refused),
             ItemWriteResult::Refused(Some(item)) => {
                 let mut stored: Run = run_from_item(&item).map_err(PortError::Permanent)?.record;
                 let before = stored.state;
-                let claim = stored.claim(attempt, runner, host, at);
+                let claim = stored.claim(attempt, by, at);
                 // Granted only if this runner already has the run: a run that is still free would have met the
                 // condition.
                 Ok(if stored.state == before { claim } else { Claim::Refused })
@@ -50,11 +55,11 @@ impl Claims for Backend {
         }
     }
 
-    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
+    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<HeartbeatAnswer> {
         let ahead = beat.at.checked_add(HEARTBEAT_REORDER_MAX).unwrap_or(Timestamp::MAX);
-        let update = ItemUpdate {
+        let mut update = ItemUpdate {
             expression: "SET #beat = :beat, #at = :at".to_owned(),
-            condition: "attribute_not_exists(#at) OR #at <= :at OR #at > :ahead".to_owned(),
+            condition: "(attribute_not_exists(#at) OR #at <= :at OR #at > :ahead)".to_owned(),
             values: vec![
                 (":beat", AttributeValue::M(to_item(beat)?)),
                 (":at", s(sortable_instant(beat.at))),
@@ -62,13 +67,33 @@ impl Claims for Backend {
             ],
             return_item: true,
         };
+        if let Some(id) = &beat.id {
+            update.condition +=
+                " AND (attribute_not_exists(#beat.#id) OR #beat.#id = :id OR #at <= :silent OR #at >= :other_clock)";
+            let silent = beat.at.checked_sub(NAME_HELD).unwrap_or(Timestamp::MIN);
+            let other_clock = beat.at.checked_add(NAME_HELD).unwrap_or(Timestamp::MAX);
+            update.values.extend([
+                (":id", s(id)),
+                (":silent", s(sortable_instant(silent))),
+                (":other_clock", s(sortable_instant(other_clock))),
+            ]);
+        }
         let item = match self.dynamo.update(RUNNERS, runner_item_key(home_group(beat), &beat.runner), update).await? {
             ItemWriteResult::Done(item) => item,
-            ItemWriteResult::Refused(item) => item.unwrap_or_default(),
+            ItemWriteResult::Refused(item) => {
+                let item = item.unwrap_or_default();
+                if let Some(rival) = beat_from_item(&item).and_then(|stored| beat.has_rival(&stored)) {
+                    return Ok(HeartbeatAnswer::NameInUse(rival));
+                }
+                item
+            }
         };
-        let Some(AttributeValue::Ss(mut stops)) = item.get(STOPS).cloned() else { return Ok(Vec::new()) };
+        let mut stops = match item.get(STOPS) {
+            Some(AttributeValue::Ss(stops)) => stops.clone(),
+            _ => Vec::new(),
+        };
         stops.sort();
-        Ok(stops.into_iter().map(RunId).collect())
+        Ok(HeartbeatAnswer::Stops(stops.into_iter().map(RunId).collect()))
     }
 }
 

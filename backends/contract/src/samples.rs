@@ -100,6 +100,7 @@ pub fn heartbeat(runner: &str, second: i64) -> Heartbeat {
         host: "h1".to_owned(),
         groups: vec!["db".to_owned()],
         at: at(second),
+        id: None,
         running: 1,
         version: "0.1.0".to_owned(),
         held: None,

@@ -13,7 +13,7 @@ use domain::job::{Command, Job, JobKey};
 use domain::ledger::Ledger;
 use domain::line::Stream;
 use domain::order::Order;
-use domain::ports::{Claim, Delivery, Heartbeat, Notifier, PortError, PortResult, Ports, RunQuery};
+use domain::ports::{Claim, Claimant, Delivery, Heartbeat, Notifier, PortError, PortResult, Ports, RunQuery};
 use domain::run::{ExcerptLine, Outcome, OutputCounts, Run, RunId};
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
@@ -221,11 +221,12 @@ impl World {
             host: HOST.to_owned(),
             groups: vec![GROUP.to_owned()],
             at: self.now(),
+            id: None,
             running: 0,
             version: "0.1.0".to_owned(),
             held: None,
         };
-        self.ports.claims.heartbeat(&heartbeat).await.unwrap()
+        self.ports.claims.heartbeat(&heartbeat).await.unwrap().stops()
     }
 
     /// Receives all orders and claims them for this runner. Returns those that it may start: refused ones and copies
@@ -257,7 +258,7 @@ impl World {
 
     /// Claims the attempt of an order for this runner.
     pub async fn claim(&self, order: &Order, runner: &str) -> Claim {
-        self.ports.claims.claim(&order.run_key(), order.attempt, runner, HOST, self.now()).await.unwrap()
+        self.ports.claims.claim(&order.run_key(), order.attempt, Claimant::new(runner, HOST), self.now()).await.unwrap()
     }
 
     /// Reports that the attempt has started.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::fields::{
-    ALERT_AFTER_MAX, BACKOFF_MAX, CPU_MAX, RETRIES_MAX, RETRY_OUTCOMES, check_environment, check_group, check_name,
-    schedule,
+    ALERT_AFTER_MAX, BACKOFF_MAX, CPU_MAX, MAX_OPEN_MAX, RETRIES_MAX, RETRY_OUTCOMES, check_environment, check_group,
+    check_name, schedule,
 };
 use crate::job::{Command, Job};
 use crate::run::Outcome;
@@ -41,6 +41,9 @@ pub fn check_job(job: &Job) -> Result<(), String> {
         }
     }
     check_range("alert.after", f64::from(job.alert.after), 1.0..=ALERT_AFTER_MAX as f64)?;
+    if let Some(max_open) = job.max_open {
+        check_range("max_open", f64::from(max_open), 1.0..=MAX_OPEN_MAX as f64)?;
+    }
     check_range("needs.cpu", job.needs.cpu, 0.0..=CPU_MAX)?;
     for code in &job.success_exit_codes {
         check_range("success_exit_codes", f64::from(*code), 0.0..=255.0)?;
@@ -103,6 +106,9 @@ mod tests {
             ("success_exit_codes", json!([0, 255]), true),
             ("success_exit_codes", json!([256]), false),
             ("success_exit_codes", json!([-1]), false),
+            ("max_open", json!(1000), true),
+            ("max_open", json!(0), false),
+            ("max_open", json!(1001), false),
             ("retries", json!({ "max": 100, "delay": "1s", "backoff": 10.0, "on": ["lost"] }), true),
             ("retries", json!({ "max": 101, "delay": "1s", "backoff": 1.0, "on": ["lost"] }), false),
             ("retries", json!({ "max": 1, "delay": "1s", "backoff": 0.5, "on": ["lost"] }), false),

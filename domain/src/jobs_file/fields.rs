@@ -33,7 +33,7 @@ pub(super) const RETRY_OUTCOMES: [Outcome; 4] =
     [Outcome::Failed, Outcome::FalseSuccess, Outcome::TimedOut, Outcome::Lost];
 
 /// Largest `max_open`: open runs of one job. Chosen: more runs of one job at once are a fault.
-const MAX_OPEN_MAX: i64 = 1000;
+pub(super) const MAX_OPEN_MAX: i64 = 1000;
 
 /// Bytes of one environment variable, name and value together: `MAX_ARG_STRLEN` of Linux (execve(2)).
 const ENVIRONMENT_ENTRY_BYTES_MAX: usize = 131_072;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::{Attempt, JudgedOn, Outcome, OutputCounts, RuleHit, Run, State, Trigger};
 use crate::event::{Body, Event, OutputEnd, Report};
-use crate::ports::Claim;
+use crate::ports::{Claim, Claimant};
 
 /// Bytes of excerpt that a succeeded run keeps; any other run keeps the whole excerpt. Chosen: a record of DynamoDB is
 /// billed per KiB, and a run that succeeded is rarely read.
@@ -170,20 +170,23 @@ impl Run {
     }
 
     /// Claims `attempt` for a runner: only while it is scheduled, not held, and `start_by` has not passed. Idempotent
-    /// per runner.
-    pub fn claim(&mut self, attempt: u32, runner: &str, host: &str, at: Timestamp) -> Claim {
+    /// per runner: by name and id, or by name alone where one of the two claims has no id.
+    pub fn claim(&mut self, attempt: u32, by: Claimant<'_>, at: Timestamp) -> Claim {
         if attempt != self.attempt || !self.is_open() {
             return Claim::Refused;
         }
         if self.state != State::Scheduled {
-            return if self.runner.as_deref() == Some(runner) { Claim::Granted } else { Claim::Refused };
+            let same_id = self.runner_id.as_deref().zip(by.id).is_none_or(|(one, other)| one == other);
+            let is_own = self.runner.as_deref() == Some(by.runner) && same_id;
+            return if is_own { Claim::Granted } else { Claim::Refused };
         }
         if self.held || self.start_by.is_some_and(|start_by| start_by < at) {
             return Claim::Refused;
         }
         self.state = State::Claimed;
-        self.runner = Some(runner.to_owned());
-        self.host = Some(host.to_owned());
+        self.runner = Some(by.runner.to_owned());
+        self.host = Some(by.host.to_owned());
+        self.runner_id = by.id.map(str::to_owned);
         self.claimed_at = Some(at);
         Claim::Granted
     }
@@ -394,17 +397,17 @@ mod tests {
     #[test]
     fn one_runner_can_claim_an_attempt_and_only_one_that_may_start() {
         let mut claimed = run();
-        assert_eq!(claimed.claim(1, "r1", "h1", at(1)), Claim::Granted);
+        assert_eq!(claimed.claim(1, Claimant::new("r1", "h1"), at(1)), Claim::Granted);
         let once = claimed.clone();
-        assert_eq!(claimed.claim(1, "r1", "h1", at(2)), Claim::Granted);
-        assert_eq!(claimed.claim(1, "r2", "h2", at(2)), Claim::Refused);
-        assert_eq!(claimed.claim(2, "r1", "h1", at(2)), Claim::Refused);
+        assert_eq!(claimed.claim(1, Claimant::new("r1", "h1"), at(2)), Claim::Granted);
+        assert_eq!(claimed.claim(1, Claimant::new("r2", "h2"), at(2)), Claim::Refused);
+        assert_eq!(claimed.claim(2, Claimant::new("r1", "h1"), at(2)), Claim::Refused);
         assert_eq!(claimed, once);
-        assert_eq!(Run { held: true, ..run() }.claim(1, "r1", "h1", at(1)), Claim::Refused);
-        assert_eq!(Run { start_by: Some(at(0)), ..run() }.claim(1, "r1", "h1", at(1)), Claim::Refused);
+        assert_eq!(Run { held: true, ..run() }.claim(1, Claimant::new("r1", "h1"), at(1)), Claim::Refused);
+        assert_eq!(Run { start_by: Some(at(0)), ..run() }.claim(1, Claimant::new("r1", "h1"), at(1)), Claim::Refused);
         let mut over = run();
         over.finish(Outcome::Missed, "too late", at(5));
-        assert_eq!(over.claim(1, "r1", "h1", at(6)), Claim::Refused);
+        assert_eq!(over.claim(1, Claimant::new("r1", "h1"), at(6)), Claim::Refused);
     }
 
     #[test]

@@ -427,3 +427,19 @@ fn a_damaged_exit_record_makes_the_run_lost() {
     assert_eq!((report.ended, report.outcome, report.output.last_seq), (Ended::Lost, Outcome::Lost, 1));
     assert_eq!(count_starts(&world), 1);
 }
+
+#[test]
+fn a_runner_whose_name_another_one_has_takes_no_orders_until_it_is_free() {
+    let mut world = World::new();
+    fs::write(world.path("rival"), "host-2").expect("written");
+    world.start();
+    let order = world.order(counted_job(&world, "echo one"));
+    // After the second refusal, the runner had time to take the order.
+    for _ in 0..2 {
+        wait_for("a refusal", || fs::remove_file(world.path("rival-named")).ok());
+    }
+    assert_eq!(count_starts(&world), 0);
+    fs::remove_file(world.path("rival")).expect("removed");
+    assert_eq!(world.report(&order.run_id).outcome, Outcome::Succeeded);
+    assert_eq!(count_starts(&world), 1);
+}

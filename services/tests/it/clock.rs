@@ -259,7 +259,11 @@ async fn claim_all(ports: &domain::ports::Ports, world: &World, runner: &str) ->
     let mut granted = 0;
     for order in ports.orders.receive(&[], 1000, Duration::ZERO, Duration::ZERO).await.unwrap() {
         let order = order.message;
-        let claim = ports.claims.claim(&order.run_key(), order.attempt, runner, "h1", world.now()).await.unwrap();
+        let claim = ports
+            .claims
+            .claim(&order.run_key(), order.attempt, domain::ports::Claimant::new(runner, "h1"), world.now())
+            .await
+            .unwrap();
         let run = world.run(&order.run_id).await;
         granted += usize::from(
             claim == domain::ports::Claim::Granted

@@ -195,10 +195,10 @@ impl Orders for Faulty {
 
 #[async_trait]
 impl Claims for Faulty {
-    async fn claim(&self, run: &RunKey, attempt: u32, runner: &str, host: &str, at: Timestamp) -> PortResult<Claim> {
-        self.call(self.real.claims.claim(run, attempt, runner, host, at)).await
+    async fn claim(&self, run: &RunKey, attempt: u32, by: Claimant<'_>, at: Timestamp) -> PortResult<Claim> {
+        self.call(self.real.claims.claim(run, attempt, by, at)).await
     }
-    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<Vec<RunId>> {
+    async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<HeartbeatAnswer> {
         self.call(self.real.claims.heartbeat(beat)).await
     }
 }

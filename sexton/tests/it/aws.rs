@@ -171,6 +171,27 @@ fn jobs_runs_and_logs_work_on_aws_as_on_one_machine() {
 }
 
 #[test]
+fn a_second_runner_with_the_same_name_is_refused_and_names_the_other_host() {
+    let Some(installation) = Installation::new() else { return };
+    let named = "[runner]\nname = \"web-3\"\n[aws]\nprefix = \"sexton\"\n";
+    let configuration = installation.folder.write("named.toml", named);
+    let command = || installation.command(&["runner", "--group", "db", "--config", &configuration, "--aws"]);
+    let state = installation.folder.path("state");
+    let runner = Up::serve(&state, command());
+    let mut second = command();
+    second.args(["--listen", &testbed::free_port().to_string(), "--state"]).arg(installation.folder.path("other"));
+    let mut second = testbed::ReadyProcess::spawn(&mut second).expect("the binary starts");
+    wait_until(DEADLINE, || second.has_ended());
+    assert_eq!(second.stop(), Some(1));
+    let host = crate::driver::shell_output("uname -n");
+    let expected = format!("the runner name `web-3` is in use by a runner on host {}, whose last", host.trim());
+    wait_until(DEADLINE, || second.printed().contains(&expected));
+    assert_eq!(runner.stop(), Some(0));
+    // The same runner is accepted at once.
+    assert_eq!(Up::serve(&state, command()).stop(), Some(0));
+}
+
+#[test]
 fn a_stopped_runner_leaves_its_jobs_to_the_next_one() {
     let Some(installation) = Installation::new() else { return };
     let go_on = installation.folder.text("go-on");

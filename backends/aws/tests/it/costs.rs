@@ -3,7 +3,7 @@
 use aws::Aws;
 use contract::samples::{at, job, key, run};
 use domain::job::{Job, JobKey};
-use domain::ports::{Due, RunWrite};
+use domain::ports::{Claimant, Due, RunWrite};
 use domain::run::{Outcome, RunKey};
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinSet;
@@ -76,7 +76,7 @@ async fn a_usual_run_costs_at_most_six_write_units() {
     aws.ports.due.put(std::slice::from_ref(&entry)).await.unwrap();
     aws.ports.due.remove(&[entry]).await.unwrap();
     let name = RunKey::new("db", run("dump", 0).run_id);
-    aws.ports.claims.claim(&name, 1, "r1", "h1", at(1)).await.unwrap();
+    aws.ports.claims.claim(&name, 1, Claimant::new("r1", "h1"), at(1)).await.unwrap();
     for ended in [false, true] {
         let mut stored = aws.ports.runs.get(std::slice::from_ref(&name)).await.unwrap().remove(0);
         if ended {

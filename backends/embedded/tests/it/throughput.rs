@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use contract::samples::{at, key, run};
-use domain::ports::{Claim, RunQuery, RunWrite, WriteResult};
+use domain::ports::{Claim, Claimant, RunQuery, RunWrite, WriteResult};
 use domain::run::Outcome;
 use embedded::Embedded;
 use tokio::task::JoinSet;
@@ -26,9 +26,10 @@ async fn concurrent_callers_finish_all_their_runs() {
                 let mut mine = run(&format!("job-{caller}"), number * 60);
                 let create = RunWrite { run: mine.clone(), expected: None, alert: None };
                 assert_eq!(ports.runs.write(&[create]).await.unwrap(), [WriteResult::Done]);
-                let claim = ports.claims.claim(&mine.run_key(), 1, "r1", "h1", mine.nominal).await.unwrap();
+                let claim =
+                    ports.claims.claim(&mine.run_key(), 1, Claimant::new("r1", "h1"), mine.nominal).await.unwrap();
                 assert_eq!(claim, Claim::Granted);
-                mine.claim(1, "r1", "h1", mine.nominal);
+                mine.claim(1, Claimant::new("r1", "h1"), mine.nominal);
                 mine.finish(Outcome::Succeeded, "exit code 0", at(number * 60 + 1));
                 let finish = RunWrite { run: mine, expected: Some(2), alert: None };
                 assert_eq!(ports.runs.write(&[finish]).await.unwrap(), [WriteResult::Done]);

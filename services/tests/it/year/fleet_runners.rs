@@ -8,7 +8,7 @@ use std::time::Duration;
 use domain::event::{Body, Ended, Event};
 use domain::job::{Concurrency, JobKey};
 use domain::order::Order;
-use domain::ports::{Claim, Heartbeat, RunQuery};
+use domain::ports::{Claim, Claimant, Heartbeat, RunQuery};
 use domain::run::{Outcome, RunId};
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinHandle;
@@ -119,11 +119,12 @@ impl FleetRunners {
             host: "h1".to_owned(),
             groups: groups.iter().map(|group| (*group).to_owned()).collect(),
             at: world.now(),
+            id: None,
             running: 0,
             version: "0.1.0".to_owned(),
             held: None,
         };
-        world.ports.claims.heartbeat(&beat).await.unwrap()
+        world.ports.claims.heartbeat(&beat).await.unwrap().stops()
     }
 
     fn stop_attempts(&mut self, stops: &[RunId], now: Timestamp) {
@@ -267,7 +268,7 @@ async fn call_all<T: Send + 'static>(calls: impl Iterator<Item = impl Future<Out
 
 fn claim(world: &World, order: &Order, runner: &'static str) -> impl Future<Output = Claim> + use<> {
     let (claims, run, attempt, now) = (world.ports.claims.clone(), order.run_key(), order.attempt, world.now());
-    async move { claims.claim(&run, attempt, runner, "h1", now).await.unwrap() }
+    async move { claims.claim(&run, attempt, Claimant::new(runner, "h1"), now).await.unwrap() }
 }
 
 fn delete(world: &World, receipt: &str) -> impl Future<Output = ()> + use<> {

@@ -10,7 +10,7 @@ use contract::world::{GROUP, World, job, key};
 use domain::alert::{Alert, AlertKind, DeliveryState};
 use domain::event::{Body, Event};
 use domain::order::Order;
-use domain::ports::{Claim, Delivery, Heartbeat, PortError, Ports};
+use domain::ports::{Claim, Claimant, Delivery, Heartbeat, PortError, Ports};
 use domain::run::RunId;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -228,6 +228,7 @@ impl Runner {
             host: self.name.to_owned(),
             groups: vec![GROUP.to_owned()],
             at: world.now(),
+            id: None,
             running: 0,
             version: "0.1.0".to_owned(),
             held: None,
@@ -248,7 +249,9 @@ impl Runner {
         let order = delivery.message;
         if !self.disk.contains(&(order.run_id.clone(), order.attempt)) {
             let run = order.run_key();
-            let claim = async || ports.claims.claim(&run, order.attempt, self.name, self.name, world.now()).await;
+            let claim = async || {
+                ports.claims.claim(&run, order.attempt, Claimant::new(self.name, self.name), world.now()).await
+            };
             if retry("claim", claim).await == Claim::Granted {
                 self.start_run(world, &order);
             }
