@@ -16,7 +16,7 @@ use domain::alert::Alert;
 use domain::event::{Body, Ended, Event, Report};
 use domain::job::{Command, Job, JobKey};
 use domain::order::Order;
-use domain::ports::{Claim, Heartbeat, Notifier, PortResult, Ports};
+use domain::ports::{Claim, Claimant, Heartbeat, Notifier, PortResult, Ports};
 use domain::run::{Outcome, OutputCounts, RunKey};
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
@@ -26,6 +26,7 @@ use testbed::Ministack;
 use prices::ASSUMED;
 
 const GROUP: &str = "db";
+const RUNNER_ID: &str = "0123456789abcdef0123456789abcdef";
 const RUNNER: &str = "r1";
 /// Lease of each received message. Chosen: no message is received twice during the benchmark.
 const LEASE: Duration = Duration::from_secs(60);
@@ -295,7 +296,8 @@ impl Pipeline {
         for delivery in received {
             let order = delivery.message;
             let run = RunKey::new(GROUP, order.run_id.clone());
-            let claim = self.ports.claims.claim(&run, order.attempt, RUNNER, "h1", self.now).await?;
+            let by = Claimant { runner: RUNNER, host: "h1", id: Some(RUNNER_ID) };
+            let claim = self.ports.claims.claim(&run, order.attempt, by, self.now).await?;
             self.ports.orders.delete(&delivery.receipt).await?;
             anyhow::ensure!(claim == Claim::Granted, "an order could not be claimed");
             orders.push(order);
@@ -327,6 +329,7 @@ impl Pipeline {
             host: "h1".to_owned(),
             groups: vec![GROUP.to_owned()],
             at: self.now,
+            id: Some(RUNNER_ID.to_owned()),
             running: 0,
             version: "0.1.0".to_owned(),
             held: None,

@@ -120,8 +120,8 @@ pub trait Claims: Send + Sync {
     /// Claims a run's `attempt` for a runner if the run is still scheduled with that attempt. Idempotent per runner: by
     /// name and id, or by name alone where one of the two claims has no id.
     async fn claim(&self, run: &RunKey, attempt: u32, by: Claimant<'_>, at: Timestamp) -> PortResult<Claim>;
-    /// Stores the heartbeat, unless a later one is stored already ([`HEARTBEAT_REORDER_MAX`]), or another runner has the
-    /// name ([`Heartbeat::has_rival`]).
+    /// Stores the heartbeat, unless a later one is stored already ([`HEARTBEAT_REORDER_MAX`]), or another runner has
+    /// the name ([`Heartbeat::has_rival`]).
     async fn heartbeat(&self, beat: &Heartbeat) -> PortResult<HeartbeatAnswer>;
 }
 
@@ -157,8 +157,8 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Whether the stored heartbeat is that of another runner with the same name that is alive. One without an id, of an
-    /// older build, is accepted by its name.
+    /// Whether the stored heartbeat is that of another runner with the same name that is alive. One without an id, of
+    /// an older build, is accepted by its name.
     pub fn has_rival(&self, stored: &Heartbeat) -> Option<NameInUse> {
         let differs = matches!((&self.id, &stored.id), (Some(own), Some(other)) if own != other);
         let is_alive = self.at.duration_since(stored.at).unsigned_abs() < NAME_HELD;

@@ -15,7 +15,6 @@ const CLOCK_IS_AN_ARGUMENT: &[(&str, &str)] = &[
     ("backends/aws/src/signature.rs", "`open` takes the time"),
     ("backends/aws/tests/it/alerts.rs", "the notifier takes its clock; SNS sends at once"),
     ("benchmarks/src/log_events.rs", "`check` takes the time"),
-    ("console/src/jobs.rs", "only the conversion of a job from JSON and back"),
     ("console/tests/it/", "server.rs gives the console and its store one fixed clock"),
     ("domain/", "PURE: reads no clock"),
     ("keeper/src/directory.rs", "only names of folders"),
