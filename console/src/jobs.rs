@@ -328,7 +328,8 @@ const FIELDS: &[&str] = &[
 fn parse_job(record: Value) -> ApiResult<Job> {
     let unknown = record.as_object().and_then(|fields| fields.keys().find(|name| !FIELDS.contains(&name.as_str())));
     if let Some(name) = unknown {
-        let near = nearest_name(name, FIELDS.iter().copied()).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        let near = nearest_name(name, FIELDS.iter().copied())
+            .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
         return Err(ApiFault::unprocessable(format!("a job has no field `{name}`{near}")));
     }
     serde_json::from_value(record).map_err(|error| ApiFault::unprocessable(format!("this is not a job: {error}")))

@@ -138,7 +138,7 @@ pub async fn a_heartbeat_returns_the_stop_requests_of_its_own_runs_only(ports: &
     stored.record.finish(Outcome::Stopped, "stopped on request", at(301));
     stored.record.output_open = true;
     write(ports, RunWrite { run: stored.record, expected: Some(stored.version), alert: None }).await;
-    assert_eq!(ports.claims.heartbeat(&heartbeat("r1", 15)).await.unwrap(), [run("dump", 60).run_id]);
+    assert_eq!(ports.claims.heartbeat(&heartbeat("r1", 15)).await.unwrap().stops(), [run("dump", 60).run_id]);
     let mut stored = ports.runs.get(&[run("dump", 60).run_key()]).await.unwrap().remove(0);
     stored.record.output_open = false;
     write(ports, RunWrite { run: stored.record, expected: Some(stored.version), alert: None }).await;

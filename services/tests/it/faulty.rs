@@ -12,7 +12,7 @@ use domain::job::{Job, JobKey};
 use domain::ledger::Ledger;
 use domain::order::Order;
 use domain::ports::*;
-use domain::run::{Run, RunId, RunKey};
+use domain::run::{Run, RunKey};
 use jiff::Timestamp;
 use serde_json::Value;
 
