@@ -1,7 +1,9 @@
 //! HTTP client of the webhook and Slack channels, and the classification of their errors.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use domain::ca_store;
 use domain::ports::{PortError, PortResult};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 
@@ -11,20 +13,61 @@ pub(crate) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// At most this much of an error response is quoted.
 const QUOTE_CHARS_MAX: usize = 200;
 
+/// The receiver of a channel.
+pub(crate) struct Receiver {
+    url: Url,
+    timeout: Duration,
+    /// Made at the first use: only `https` needs the CA certificates of the machine, and they may be installed later.
+    client: OnceLock<Client>,
+}
+
+impl Receiver {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// Returns one message for an invalid address.
+    pub(crate) fn new(url: &str, timeout: Duration) -> Result<Receiver, String> {
+        Ok(Receiver { url: parse_url(url)?, timeout, client: OnceLock::new() })
+    }
+
+    /// A POST to the address.
+    pub(crate) fn post(&self) -> PortResult<RequestBuilder> {
+        Ok(self.client()?.post(self.url.clone()))
+    }
+
+    fn client(&self) -> PortResult<&Client> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = build_client(self.timeout, self.url.scheme() == "https").map_err(|error| {
+            match ca_store::is_missing(&error) {
+                true => PortError::Retry(ca_store::MISSING.to_owned()),
+                false => PortError::Retry(format!("cannot create an HTTP client: {error}")),
+            }
+        })?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    /// Opens a TCP connection and closes it. Sends no request, because a webhook would treat any request as an alert.
+    pub(crate) async fn probe(&self) -> PortResult<&'static str> {
+        self.client()?;
+        probe(&self.url, self.timeout).await
+    }
+}
+
 /// Follows no redirects: a redirected POST would become a GET without its body (RFC 9110, 15.4).
-pub(crate) fn client(timeout: Duration) -> Result<Client, String> {
-    Client::builder()
+fn build_client(timeout: Duration, uses_tls: bool) -> reqwest::Result<Client> {
+    let builder = Client::builder()
         .timeout(timeout)
         .connect_timeout(timeout)
         .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| format!("cannot create an HTTP client: {error}"))
+        .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")));
+    if uses_tls { builder.build() } else { builder.tls_certs_only([]).build() }
 }
 
 /// # Errors
 /// Returns one message, without the address: the address of a webhook is a secret.
-pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
+fn parse_url(text: &str) -> Result<Url, String> {
     Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
@@ -55,8 +98,7 @@ pub(crate) async fn send_request(request: RequestBuilder) -> PortResult<()> {
     }
 }
 
-/// Opens a TCP connection and closes it. Sends no request, because a webhook would treat any request as an alert.
-pub(crate) async fn probe(url: &Url, timeout: Duration) -> PortResult<&'static str> {
+async fn probe(url: &Url, timeout: Duration) -> PortResult<&'static str> {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(443);
     let connect = tokio::net::TcpStream::connect((host.as_str(), port));

@@ -9,7 +9,6 @@ use std::time::Duration;
 use domain::alert::Alert;
 use domain::document::Section;
 use domain::ports::PortResult;
-use reqwest::Url;
 use serde_json::{Value, json};
 
 use crate::{alert_text, http};
@@ -40,23 +39,20 @@ impl Options {
 }
 
 pub(crate) struct Slack {
-    http: reqwest::Client,
-    url: Url,
-    timeout: Duration,
+    receiver: http::Receiver,
 }
 
 impl Slack {
     pub(crate) fn new(options: Options) -> Result<Slack, String> {
-        let (http, url) = (http::client(options.timeout)?, http::parse_url(&options.url)?);
-        Ok(Slack { http, url, timeout: options.timeout })
+        Ok(Slack { receiver: http::Receiver::new(&options.url, options.timeout)? })
     }
 
     pub(crate) async fn send(&self, alert: &Alert) -> PortResult<()> {
-        http::send_request(self.http.post(self.url.clone()).json(&blocks(alert))).await
+        http::send_request(self.receiver.post()?.json(&blocks(alert))).await
     }
 
     pub(crate) async fn probe(&self) -> PortResult<&'static str> {
-        http::probe(&self.url, self.timeout).await
+        self.receiver.probe().await
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use domain::alert::Alert;
+use domain::ca_store;
 use domain::document::Section;
 use domain::ports::{PortError, PortResult};
 use lettre::address::Envelope;
@@ -108,31 +110,52 @@ fn mailbox(section: &Section, key: &str, text: &str) -> Option<Mailbox> {
 }
 
 pub(crate) struct Smtp {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
-    from: Mailbox,
-    to: Vec<Mailbox>,
+    options: Options,
+    /// Made at the first use where the machine has no CA certificates yet.
+    transport: OnceLock<AsyncSmtpTransport<Tokio1Executor>>,
+}
+
+/// Why no session can be opened.
+enum TransportError {
+    /// The machine has no CA certificates; they may be installed later.
+    NoCaStore,
+    /// One message.
+    Options(String),
 }
 
 impl Smtp {
     pub(crate) fn new(options: Options) -> Result<Smtp, String> {
+        let smtp = Smtp { options, transport: OnceLock::new() };
+        match smtp.transport() {
+            Ok(_) | Err(TransportError::NoCaStore) => Ok(smtp),
+            Err(TransportError::Options(message)) => Err(message),
+        }
+    }
+
+    fn transport(&self) -> Result<&AsyncSmtpTransport<Tokio1Executor>, TransportError> {
+        if let Some(transport) = self.transport.get() {
+            return Ok(transport);
+        }
+        let options = &self.options;
         let tls = match options.encryption {
             Encryption::Plain => Tls::None,
-            Encryption::StartTls => Tls::Required(tls_parameters(&options)?),
-            Encryption::Tls => Tls::Wrapper(tls_parameters(&options)?),
+            Encryption::StartTls => Tls::Required(tls_parameters(options)?),
+            Encryption::Tls => Tls::Wrapper(tls_parameters(options)?),
         };
         let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&options.host)
             .port(options.port)
             .tls(tls)
             .timeout(Some(options.timeout));
-        if let Some(credentials) = options.credentials {
-            builder = builder.credentials(credentials);
+        if let Some(credentials) = &options.credentials {
+            builder = builder.credentials(credentials.clone());
         }
-        Ok(Smtp { transport: builder.build(), from: options.from, to: options.to })
+        let transport = builder.build();
+        Ok(self.transport.get_or_init(|| transport))
     }
 
     pub(crate) async fn send(&self, alert: &Alert) -> PortResult<()> {
         let message = self.message(alert).map_err(PortError::Permanent)?;
-        self.transport.send(message).await.map(drop).map_err(classify)
+        self.transport()?.send(message).await.map(drop).map_err(classify)
     }
 
     pub(crate) fn from(&self) -> &Mailbox {
@@ -146,7 +169,7 @@ impl Smtp {
 
     /// Connects, encrypts and authenticates; sends no mail.
     pub(crate) async fn probe(&self) -> PortResult<&'static str> {
-        match self.transport.test_connection().await {
+        match self.transport()?.test_connection().await {
             Ok(true) => Ok("accepts the session (nothing was sent)"),
             Ok(false) => Err(PortError::Retry("the server accepted the connection but did not answer".to_owned())),
             Err(error) => Err(classify(error)),
@@ -154,8 +177,8 @@ impl Smtp {
     }
 
     fn message(&self, alert: &Alert) -> Result<Message, String> {
-        let mut builder = Message::builder().from(self.from.clone()).subject(alert_text::subject(alert));
-        for to in &self.to {
+        let mut builder = Message::builder().from(self.options.from.clone()).subject(alert_text::subject(alert));
+        for to in &self.options.to {
             builder = builder.to(to.clone());
         }
         builder
@@ -184,15 +207,28 @@ impl lettre::message::header::Header for AutoSubmitted {
     }
 }
 
-fn tls_parameters(options: &Options) -> Result<TlsParameters, String> {
+fn tls_parameters(options: &Options) -> Result<TlsParameters, TransportError> {
     let mut builder = TlsParameters::builder(options.host.clone());
     if let Some(path) = &options.ca_file {
-        let pem = std::fs::read(path).map_err(|why| format!("{} cannot be read: {why}", path.display()))?;
+        let fault = |message: String| TransportError::Options(format!("{} {message}", path.display()));
+        let pem = std::fs::read(path).map_err(|why| fault(format!("cannot be read: {why}")))?;
         let certificate =
-            Certificate::from_pem(&pem).map_err(|why| format!("{} contains no certificate: {why}", path.display()))?;
+            Certificate::from_pem(&pem).map_err(|why| fault(format!("contains no certificate: {why}")))?;
         builder = builder.add_root_certificate(certificate);
     }
-    builder.build().map_err(|why| format!("cannot set up TLS for {}: {why}", options.host))
+    builder.build().map_err(|why| match ca_store::is_missing(&why) {
+        true => TransportError::NoCaStore,
+        false => TransportError::Options(format!("cannot set up TLS for {}: {why}", options.host)),
+    })
+}
+
+impl From<TransportError> for PortError {
+    fn from(error: TransportError) -> PortError {
+        match error {
+            TransportError::NoCaStore => PortError::Retry(ca_store::MISSING.to_owned()),
+            TransportError::Options(message) => PortError::Permanent(message),
+        }
+    }
 }
 
 /// Replies 5xx and faults of this client are permanent; all other errors are retried.

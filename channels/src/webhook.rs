@@ -11,7 +11,6 @@ use aws_lc_rs::hmac;
 use domain::alert::Alert;
 use domain::document::Section;
 use domain::ports::{PortError, PortResult};
-use reqwest::Url;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use crate::http;
@@ -49,11 +48,9 @@ impl Options {
 }
 
 pub(crate) struct Webhook {
-    http: reqwest::Client,
-    url: Url,
+    receiver: http::Receiver,
     headers: HeaderMap,
     key: Option<hmac::Key>,
-    timeout: Duration,
 }
 
 impl Webhook {
@@ -67,18 +64,16 @@ impl Webhook {
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Webhook {
-            http: http::client(options.timeout)?,
-            url: http::parse_url(&options.url)?,
+            receiver: http::Receiver::new(&options.url, options.timeout)?,
             headers,
             key: options.secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())),
-            timeout: options.timeout,
         })
     }
 
     pub(crate) async fn send(&self, alert: &Alert) -> PortResult<()> {
         let body = serde_json::to_vec(alert)
             .map_err(|error| PortError::Permanent(format!("cannot write the alert as JSON: {error}")))?;
-        let mut request = self.http.post(self.url.clone()).headers(self.headers.clone());
+        let mut request = self.receiver.post()?.headers(self.headers.clone());
         if let Some(key) = &self.key {
             request = request.header("x-sexton-signature", signature(key, &body));
         }
@@ -86,7 +81,7 @@ impl Webhook {
     }
 
     pub(crate) async fn probe(&self) -> PortResult<&'static str> {
-        http::probe(&self.url, self.timeout).await
+        self.receiver.probe().await
     }
 }
 

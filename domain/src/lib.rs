@@ -12,7 +12,7 @@
 //! | [`alert::decide`] | when a job's runs raise an alert |
 //! | [`line::Block`], [`line::parse`] | the records of a spool |
 //! | [`ports::Ports`] | the stores and queues that a backend implements |
-//! | [`secret::Reference`], [`disk_space::DiskSpace`], [`units`], [`glob`] | small values and their texts |
+//! | [`secret::Reference`], [`disk_space::DiskSpace`], [`units`], [`glob`], [`ca_store`] | small values and their texts |
 //!
 //! The next firings of a schedule:
 //!
@@ -85,6 +85,7 @@
 #![warn(missing_docs)]
 
 pub mod alert;
+pub mod ca_store;
 pub mod crontab;
 pub mod disk_space;
 pub mod document;

@@ -47,5 +47,5 @@ mod writer;
 pub use cgroup::remove as remove_cgroup;
 pub use keeper::main;
 pub use secret_encodings::{SECRET_BYTES_MIN, is_masked};
-pub use user::{name_and_home, own_user};
+pub use user::{name_and_home, own_home, own_user};
 pub use writer::SEGMENT_BYTES_MAX;

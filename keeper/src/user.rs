@@ -68,6 +68,11 @@ pub fn own_user() -> String {
     resolve(None).map_or_else(|message| message, |(user, _)| user.name)
 }
 
+/// Home directory of the own user in the passwd database. None without an entry.
+pub fn own_home() -> Option<String> {
+    find_by_uid(rustix::process::geteuid().as_raw()).map(|user| user.home)
+}
+
 /// Name and home directory of the user that runs a job with this `user`. A user without an entry on this machine keeps
 /// its name and gets `/`.
 pub fn name_and_home(wanted: Option<&str>) -> (String, String) {

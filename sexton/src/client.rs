@@ -4,6 +4,7 @@
 //! `[aws]` of the configuration, unless `--state` is given; the `up` of a state directory of this machine. For AWS, the
 //! API runs in this process over the tables.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use axum::Router;
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::response::Response;
+use domain::ca_store;
 use futures_core::Stream;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
@@ -216,12 +218,10 @@ impl Client {
         let invalid = || format!("`{server}` is not a server address; write http://HOST:PORT or https://HOST");
         let base = Url::parse(server).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let base = base.ok_or_else(|| Failure::usage(invalid()))?;
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(Duration::from_secs(30))
-            .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
+        let http = http_client(&base).map_err(|error| match ca_store::is_missing(&error) {
+            true => Failure::failed(format!("cannot reach the server at {base}: {}", ca_store::MISSING)),
+            false => Failure::failed(format!("cannot create an HTTP client: {error}")),
+        })?;
         Ok(Client { transport: Transport::Http(http), base, token })
     }
 
@@ -338,6 +338,24 @@ impl Client {
             _ => Failure::Failed(sentences),
         }
     }
+}
+
+/// Only `https` needs the CA certificates of the machine, which minimal images do not have. They are not read for a
+/// server on this machine, and read for other `http` servers because these may redirect to `https`.
+fn http_client(base: &Url) -> reqwest::Result<reqwest::Client> {
+    let builder = || {
+        reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(Duration::from_secs(30))
+            .user_agent(concat!("sexton/", env!("CARGO_PKG_VERSION")))
+    };
+    let without_certificates = || builder().tls_certs_only([]).build();
+    let is_plain = base.scheme() == "http";
+    let host = base.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    if is_plain && (host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())) {
+        return without_certificates();
+    }
+    builder().build().or_else(|error| if is_plain { without_certificates() } else { Err(error) })
 }
 
 /// Runs a future to its end on this thread.

@@ -41,7 +41,10 @@ pub(crate) enum StateError {
         path.display()
     )]
     InUse { path: PathBuf, by: String },
-    #[error("neither XDG_STATE_HOME nor HOME is set; name a state directory with --state")]
+    #[error(
+        "no home directory is known: neither XDG_STATE_HOME nor HOME is set, and this user has no passwd entry; name a \
+         state directory with --state"
+    )]
     NoHome,
 }
 
@@ -67,7 +70,8 @@ impl StateDirectory {
     }
 
     /// `dir` if given, otherwise `$XDG_STATE_HOME/sexton`, otherwise `/var/lib/sexton` for root and
-    /// `~/.local/state/sexton` for other users (XDG Base Directory Specification 0.8).
+    /// `~/.local/state/sexton` for other users (XDG Base Directory Specification 0.8). Without HOME, `~` is read from
+    /// the passwd entry.
     ///
     /// # Errors
     /// Fails if no home directory is known.
@@ -83,7 +87,8 @@ impl StateDirectory {
         if rustix::process::geteuid().is_root() {
             return Ok(StateDirectory::new("/var/lib/sexton"));
         }
-        absolute("HOME").map(|home| StateDirectory::new(home.join(".local/state/sexton"))).ok_or(StateError::NoHome)
+        let home = absolute("HOME").or_else(|| keeper::own_home().map(PathBuf::from).filter(|path| path.is_absolute()));
+        home.map(|home| StateDirectory::new(home.join(".local/state/sexton"))).ok_or(StateError::NoHome)
     }
 
     pub(crate) fn database(&self) -> PathBuf {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
 
-use crate::address::Address;
+use crate::address::{Address, Scheme};
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::frames::Frames;
 use crate::gelf::{Compression, compress};
@@ -53,7 +53,7 @@ impl HttpWire {
         if self.client.is_some() {
             return Ok(());
         }
-        let tls = self.tls.client()?;
+        let tls = self.tls.client_where(self.address.scheme == Scheme::Https)?;
         let client = Client::builder()
             .tls_backend_preconfigured((*tls).clone())
             .connect_timeout(CONNECT_TIMEOUT)

@@ -4,9 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use domain::ca_store;
 use domain::document::Section;
 use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -51,15 +52,25 @@ impl TlsConfig {
         }
     }
 
+    /// For connections that may be plain: the CA certificates of the machine are needed only where `uses_tls`.
+    ///
+    /// # Errors
+    /// Returns the errors of [`TlsConfig::client`].
+    pub fn client_where(&self, uses_tls: bool) -> SinkResult<Arc<ClientConfig>> {
+        if uses_tls {
+            return self.client();
+        }
+        let builder = client_builder().map_err(|error| unusable(&error))?;
+        Ok(Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()))
+    }
+
     /// Reads the files at each call, so the next connection uses a renewed certificate.
     ///
     /// # Errors
-    /// Returns `Misconfigured` with the file's name.
+    /// Returns `Misconfigured` with the file's name, or when the machine has no CA certificates.
     pub fn client(&self) -> SinkResult<Arc<ClientConfig>> {
-        let unusable = |error: rustls::Error| SinkError::misconfigured(format!("cannot use the tls settings: {error}"));
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(unusable)?;
+        let unusable = |error: rustls::Error| unusable(&error);
+        let builder = client_builder().map_err(unusable)?;
         let builder = match &self.ca_file {
             Some(path) => {
                 let mut roots = RootCertStore::empty();
@@ -92,6 +103,17 @@ impl TlsConfig {
         let name = self.server_name.as_deref().unwrap_or(host).to_owned();
         ServerName::try_from(name.clone())
             .map_err(|_| SinkError::misconfigured(format!("`{name}` is not a server name; set tls.server_name")))
+    }
+}
+
+fn client_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_safe_default_protocol_versions()
+}
+
+fn unusable(error: &rustls::Error) -> SinkError {
+    match ca_store::is_missing(error) {
+        true => SinkError::misconfigured(ca_store::MISSING),
+        false => SinkError::misconfigured(format!("cannot use the tls settings: {error}")),
     }
 }
 

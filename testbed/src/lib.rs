@@ -19,6 +19,7 @@ mod installation;
 mod listeners;
 mod log_server;
 mod mail;
+mod minimal_machine;
 mod mutations;
 mod process;
 mod proxy;
@@ -37,6 +38,7 @@ pub use installation::{Certificates, certificates, cfn_lint, python, repository}
 pub use listeners::free_port;
 pub use log_server::LogServer;
 pub use mail::{Aiosmtpd, SmtpMode, SmtpSink};
+pub use minimal_machine::MinimalMachine;
 pub use mutations::try_inputs;
 pub use proxy::Proxy;
 pub use ready_process::ReadyProcess;

@@ -4,6 +4,7 @@ use std::error::Error;
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use domain::ca_store;
 use domain::ports::PortError;
 
 /// Error codes of DynamoDB, SQS, SNS, STS and KMS after which the same call can succeed: throttling, a concurrent
@@ -100,8 +101,18 @@ fn required_permission(action: &str) -> &str {
     action.strip_suffix("Batch").unwrap_or(action)
 }
 
-/// Writes an error and its causes on one line.
-pub(crate) fn error_chain(error: &dyn Error) -> String {
+/// Writes an error and its causes on one line, with the remedy on a machine without CA certificates.
+pub(crate) fn error_chain(error: &(dyn Error + 'static)) -> String {
+    // The SDK trusts no certificate where it finds no CA certificates; reqwest reads the same files and names the cause.
+    let has_no_store = || reqwest::Client::builder().build().err().is_some_and(|error| ca_store::is_missing(&error));
+    let text = chain_text(error);
+    if ca_store::is_missing(error) || (text.contains("UnknownIssuer") && has_no_store()) {
+        return ca_store::MISSING.to_owned();
+    }
+    text
+}
+
+fn chain_text(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -14,6 +14,7 @@ use aws_sigv4::sign::v4;
 use aws_types::service_config::ServiceConfigKey;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use domain::ca_store;
 use domain::ports::{PortError, PortResult};
 use domain::secret::{Reference, Secrets};
 use serde_json::{Value, json};
@@ -140,8 +141,13 @@ impl Secrets for AwsSecrets {
 async fn connect(options: &Options) -> PortResult<Connection> {
     let permanent = |message: String| PortError::Permanent(message);
     let sdk = options.sdk_config().await.map_err(|error| permanent(error.to_string()))?;
-    let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
-    let http = http.map_err(|error| permanent(format!("cannot build an HTTP client: {}", error_chain(&error))))?;
+    let builder = || reqwest::Client::builder().timeout(REQUEST_TIMEOUT).redirect(reqwest::redirect::Policy::none());
+    let is_plain = sdk.endpoint_url().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let http = if is_plain { builder().tls_certs_only([]).build() } else { builder().build() };
+    let http = http.map_err(|error| match ca_store::is_missing(&error) {
+        true => PortError::Retry(ca_store::MISSING.to_owned()),
+        false => permanent(format!("cannot build an HTTP client: {}", error_chain(&error))),
+    })?;
     Ok(Connection { http, sdk })
 }
 

@@ -166,9 +166,11 @@ fn open_reader(file: &Path) -> Outcome<Connection> {
     Ok(connection)
 }
 
-/// Makes SQLite compile each statement once. By default, it compiles a statement again if its plan may depend on the
+/// Makes SQLite compile each statement once, and keep temporary data in memory. By default, it compiles a statement again if its plan may depend on the
 /// value of a parameter, such as a `LIMIT`.
 fn configure_statements(connection: &Connection) -> rusqlite::Result<()> {
+    // Sorting needs no temporary file, so that it works where no directory but the state directory can be written.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
     Ok(())

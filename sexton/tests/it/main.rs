@@ -13,6 +13,7 @@ mod driver;
 mod evidence;
 mod faults;
 mod mail;
+mod minimal_machine;
 mod output;
 mod readme;
 mod running;

@@ -61,7 +61,13 @@ impl Client {
     /// # Errors
     /// Misconfigured, when there is no region or the TLS settings are not usable.
     pub(super) async fn new(access: &Access, now: fn() -> Timestamp) -> SinkResult<Client> {
-        let tls = access.tls.client()?;
+        let sdk = load_sdk_config(access).await;
+        let region = sdk.region().map(ToString::to_string);
+        let region =
+            region.ok_or_else(|| SinkError::misconfigured("no AWS region is known; set region or AWS_REGION"))?;
+        let endpoint = access.endpoint.clone().or_else(|| configured_endpoint(&sdk));
+        let endpoint = endpoint.unwrap_or_else(|| regional_endpoint(&region, &sdk));
+        let tls = access.tls.client_where(!endpoint.starts_with("http://"))?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured((*tls).clone())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -71,12 +77,6 @@ impl Client {
             .map_err(|error| {
                 SinkError::misconfigured(format!("cannot create an HTTP client: {}", root_cause(&error)))
             })?;
-        let sdk = load_sdk_config(access).await;
-        let region = sdk.region().map(ToString::to_string);
-        let region =
-            region.ok_or_else(|| SinkError::misconfigured("no AWS region is known; set region or AWS_REGION"))?;
-        let endpoint = access.endpoint.clone().or_else(|| configured_endpoint(&sdk));
-        let endpoint = endpoint.unwrap_or_else(|| regional_endpoint(&region, &sdk));
         let identity = Mutex::new(Some(Identity::find(access, &sdk).await?));
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         Ok(Client { http, endpoint, region, access: access.clone(), identity, now })
