@@ -9,6 +9,7 @@ mod peers;
 mod receiver;
 mod rows;
 mod sexton_process;
+mod starts;
 mod table;
 mod workload;
 
@@ -41,6 +42,9 @@ struct Options {
     /// Lines of row 8, at 20 per second
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     trickle: u64,
+    /// Jobs of row 10
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    starts: u64,
     /// Program to measure [default: the sexton beside this program]
     #[arg(long, value_name = "PATH")]
     sexton: Option<PathBuf>,
@@ -87,7 +91,7 @@ fn measure(options: &Options) -> Result<()> {
     };
     let builds: Vec<PathBuf> = std::iter::once(sexton).chain(options.against.iter().cloned()).collect();
     let rows = match options.rows.as_slice() {
-        [] => vec![Row::Spool, Row::Ship, Row::Cloudwatch, Row::Delay, Row::Memory],
+        [] => vec![Row::Spool, Row::Ship, Row::Cloudwatch, Row::Delay, Row::Memory, Row::Starts],
         rows => rows.to_vec(),
     };
     let cases = rows::cases(&rows, &builds, &peers_here(options.alone));
@@ -143,6 +147,7 @@ fn material(options: &Options, rows: &[Row], folder: &TempDir, bench: PathBuf) -
         lines: file("lines", options.lines, has_short)?,
         many_lines: file("many-lines", options.lines * MANY / OF, rows.contains(&Row::Memory))?,
         trickle: options.trickle,
+        starts: options.starts,
         bench,
     })
 }

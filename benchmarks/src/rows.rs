@@ -12,6 +12,7 @@ use crate::log_events::LogEvents;
 use crate::peers::{self, Forwarder, Peer, Source};
 use crate::receiver::{Pace, Receiver};
 use crate::sexton_process::{FinishedRun, SextonProcess};
+use crate::starts;
 use crate::table::{Goal, Metric, quantile};
 
 /// `run.started` and `run.finished`, the bracket records of a run.
@@ -41,6 +42,9 @@ pub(crate) enum Row {
     /// Peak memory
     #[value(name = "9")]
     Memory,
+    /// Many jobs in one minute
+    #[value(name = "10")]
+    Starts,
 }
 
 /// The second receiver of the lines.
@@ -83,6 +87,8 @@ pub(crate) struct Material {
     pub many_lines: (PathBuf, u64),
     /// Number of lines of row 8.
     pub trickle: u64,
+    /// Number of jobs of row 10.
+    pub starts: u64,
     /// This program, which prints the lines of row 8.
     pub bench: PathBuf,
 }
@@ -99,7 +105,7 @@ pub(crate) fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Cas
     let mut cases = Vec::new();
     for &row in rows {
         let seconds: &[Second] = match row {
-            Row::Spool | Row::Cloudwatch => &[Second::None],
+            Row::Spool | Row::Cloudwatch | Row::Starts => &[Second::None],
             Row::Ship | Row::Delay | Row::Memory => &[Second::None, Second::Slow, Second::Dead],
         };
         for &second in seconds {
@@ -120,7 +126,7 @@ pub(crate) fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Cas
 fn peers_for(row: Row, second: Second) -> &'static [Peer] {
     match (row, second) {
         (Row::Spool, _) => &[Peer::S6Log, Peer::Multilog],
-        (Row::Cloudwatch, _) => &[],
+        (Row::Cloudwatch | Row::Starts, _) => &[],
         (Row::Ship | Row::Delay | Row::Memory, Second::None) => &[Peer::Rsyslog, Peer::SyslogNg, Peer::Logger],
         (Row::Ship | Row::Delay | Row::Memory, _) => &[Peer::Rsyslog, Peer::SyslogNg],
     }
@@ -135,6 +141,7 @@ impl Case {
             (Row::Cloudwatch, _) => "5 to CloudWatch Logs",
             (Row::Delay, _) => "8 line to sink",
             (Row::Memory, _) => "9 peak memory",
+            (Row::Starts, _) => "10 jobs of one minute",
         };
         let second = match self.second {
             Second::None => "",
@@ -161,6 +168,10 @@ impl Case {
                 Metric { name: "runner MB", goal: Some(Goal::AtMost(40.0)), decimals: 1 },
                 Metric { name: "keeper MB", goal: Some(Goal::AtMost(8.0)), decimals: 1 },
             ],
+            Row::Starts => vec![
+                Metric { name: "last start, s", goal: Some(Goal::AtMost(1.3)), decimals: 2 },
+                Metric { name: "CPU-s", goal: Some(Goal::AtMost(3.2)), decimals: 2 },
+            ],
         }
     }
 
@@ -173,6 +184,9 @@ impl Case {
         if let (Row::Spool, Program::Peer(peer)) = (self.row, program) {
             let (cpu, _) = peers::write_to_file(*peer, &material.lines.0)?;
             return Ok(Outcome { values: vec![Some(cpu * 1e6 / wanted as f64)], notes: Vec::new() });
+        }
+        if let (Row::Starts, Program::Sexton(path)) = (self.row, program) {
+            return starts::measure(path, material.starts);
         }
         if let (Row::Cloudwatch, Program::Sexton(path)) = (self.row, program) {
             return measure_cloudwatch(path, &source, wanted);
@@ -198,7 +212,7 @@ impl Case {
                 let delays = first.delays_ms();
                 vec![quantile(&delays, 0.5), quantile(&delays, 0.99)]
             }
-            Row::Memory | Row::Cloudwatch => {
+            Row::Memory | Row::Cloudwatch | Row::Starts => {
                 vec![Some(used.peak_bytes as f64 / MEGABYTE), used.keeper_peak_bytes.map(|b| b as f64 / MEGABYTE)]
             }
         };

@@ -51,18 +51,30 @@ impl SextonProcess {
     /// # Errors
     /// When it does not start; the error contains its log.
     pub(crate) fn start(sexton: &Path, job: &[String], sinks: &str) -> Result<SextonProcess> {
-        let folder = TempDir::with_prefix("bench-")?;
-        let path = |name: &str| folder.path().join(name);
         let argv = job.iter().map(|argument| format!("{argument:?}")).collect::<Vec<_>>().join(", ");
         let (group, name) = JOB.split_once('/').unwrap_or_default();
         let jobs = format!(
             "[[job]]\ngroup = \"{group}\"\nname = \"{name}\"\nschedule = \"@manually\"\nargv = [{argv}]\nrules = []\n"
         );
-        fs::write(path("jobs.toml"), jobs)?;
+        SextonProcess::start_with(sexton, "--jobs", &jobs, sinks)
+    }
+
+    /// Starts `up` with this crontab and no sink.
+    ///
+    /// # Errors
+    /// As [`SextonProcess::start`].
+    pub(crate) fn start_crontab(sexton: &Path, crontab: &str) -> Result<SextonProcess> {
+        SextonProcess::start_with(sexton, "--crontab", crontab, "")
+    }
+
+    fn start_with(sexton: &Path, flag: &str, jobs: &str, sinks: &str) -> Result<SextonProcess> {
+        let folder = TempDir::with_prefix("bench-")?;
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("jobs"), jobs)?;
         fs::write(path("sinks.toml"), sinks)?;
         let mut command = Command::new(sexton);
         command.args(["up", "--listen", &testbed::free_port().to_string(), "--state"]).arg(path("state"));
-        command.arg("--jobs").arg(path("jobs.toml")).arg("--sinks").arg(path("sinks.toml")).envs(CREDENTIALS);
+        command.arg(flag).arg(path("jobs")).arg("--sinks").arg(path("sinks.toml")).envs(CREDENTIALS);
         let process = ReadyProcess::spawn(&mut command)
             .with_context(|| format!("cannot start {}; run cargo build -p sexton", sexton.display()))?;
         if !process.is_ready_within(READY_MAX) {
@@ -120,6 +132,22 @@ impl SextonProcess {
     /// When `up` has exited.
     pub(crate) fn cpu_since_ready(&self, ran: &FinishedRun) -> Result<f64> {
         Ok(self.cpu()? - self.cpu_when_ready - ran.job_cpu)
+    }
+
+    /// CPU seconds of `up`, and of its ended keepers with their jobs, since `up` was ready.
+    ///
+    /// # Errors
+    /// When `up` has exited.
+    pub(crate) fn cpu_since_ready_with_jobs(&self) -> Result<f64> {
+        Ok(self.cpu()? - self.cpu_when_ready)
+    }
+
+    /// The newest runs.
+    ///
+    /// # Errors
+    /// When `up` does not answer.
+    pub(crate) fn list_runs(&self, most: u64) -> Result<Vec<Value>> {
+        crate::starts::list_runs(&self.sexton, &self.folder.path().join("state"), most)
     }
 
     /// # Errors

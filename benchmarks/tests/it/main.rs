@@ -14,7 +14,7 @@ fn sexton() -> PathBuf {
 #[track_caller]
 fn check(row: &str, lines_wanted: usize) {
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
-        .args([row, "--alone", "--runs", "1", "--lines", "20000", "--trickle", "3", "--sexton"])
+        .args([row, "--alone", "--runs", "1", "--lines", "20000", "--trickle", "3", "--starts", "5", "--sexton"])
         .arg(sexton())
         .output()
         .expect("bench runs");
@@ -54,6 +54,12 @@ fn row_8_measures_delays_also_with_failing_second_sinks() {
 #[test]
 fn row_9_measures_memory_also_with_failing_second_sinks() {
     check("9", 6);
+}
+
+/// Waits for the next minute.
+#[test]
+fn row_10_measures_the_jobs_of_one_minute() {
+    check("10", 2);
 }
 
 /// Units are counted, so they are the same on every machine.
