@@ -1,10 +1,12 @@
 //! The texts in which a secret can appear in output: the value, its lines, the leaves of its JSON, and each of these as
-//! base64, percent-encoded, and escaped for JSON. Pure.
+//! base64, percent-encoded, escaped for JSON (also twice), and as shells, languages and markup print it. Pure.
 
 use std::collections::BTreeSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+use crate::quoted_forms::{quoted_forms, quotemeta_bytes};
 
 /// Shorter values are not masked: they are words of every log, and masking `1` or `{` would make it unreadable
 /// (actions/runner#326).
@@ -28,11 +30,13 @@ fn add_value(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
         return;
     }
     texts.insert(value.into());
-    let lines = value.lines().map(str::trim).filter(|line| is_masked(line));
-    texts.extend(lines.map(|line| line.as_bytes().to_owned()));
+    let lines = || value.lines().map(str::trim).filter(|line| is_masked(line));
+    texts.extend(lines().map(|line| line.as_bytes().to_owned()));
     add_json_encodings(value, texts);
     add_url_encodings(value, texts);
     add_base64_encodings(value.as_bytes(), texts);
+    add_quoted_forms(value, texts);
+    lines().filter(|line| *line != value).for_each(|line| add_quoted_forms(line, texts));
     if let Ok(json) = serde_json::from_str(value) {
         add_leaves(&json, texts);
     }
@@ -55,37 +59,123 @@ fn add_inner(json: &serde_json::Value, texts: &mut BTreeSet<Vec<u8>>) {
     }
 }
 
-/// The value as JSON writers escape it between quotes: with characters unchanged, with `\\u` for non-ASCII characters
-/// (Python), and with `\\/` for the slash (PHP).
-fn add_json_encodings(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
-    let quoted = serde_json::Value::from(value).to_string();
-    let plain = &quoted[1..quoted.len() - 1];
-    let mut ascii = String::new();
-    for character in plain.chars() {
-        match character.is_ascii() {
-            true => ascii.push(character),
-            false => {
-                character.encode_utf16(&mut [0; 2]).iter().for_each(|unit| ascii.push_str(&format!("\\u{unit:04x}")))
+/// Bytes of the quoted forms of one value at most. Chosen: the automaton of one value needs less than 100 MB. The lines
+/// of a longer value are masked each by itself.
+const FORMS_BYTES_MAX: usize = 1 << 20;
+
+/// Adds the quoted forms, also escaped for JSON: a job may log its trace as JSON.
+fn add_quoted_forms(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
+    let mut bytes = 0;
+    texts.insert(quotemeta_bytes(value));
+    let mut known = BTreeSet::from([value.to_owned()]);
+    for form in quoted_forms(value) {
+        if bytes > FORMS_BYTES_MAX {
+            return;
+        }
+        if known.contains(&form) {
+            continue;
+        }
+        bytes += form.len();
+        for text in json_texts(&form) {
+            bytes += text.len();
+            texts.insert(text.into());
+        }
+        texts.insert(form.as_bytes().into());
+        known.insert(form);
+    }
+}
+
+/// How a JSON writer escapes characters that it need not escape.
+#[derive(Clone, Copy)]
+struct JsonStyle {
+    /// Characters that it writes as `\u` with four digits.
+    escaped: &'static str,
+    /// Whether non-ASCII characters are among them.
+    ascii: bool,
+    upper: bool,
+    /// Whether the slash is written as `\/`.
+    slash: bool,
+}
+
+/// Sets of characters that writers escape without need: none; Go and Rails; Gson; PHP with JSON_HEX flags;
+/// System.Text.Json.
+const JSON_ESCAPED: [&str; 5] = ["", "<>&", "<>&='", "\"'<>&", "\"'<>&+`\u{7f}"];
+
+/// All styles, the most common first. Python escapes non-ASCII characters; PHP and JavaScript the slash.
+fn json_styles() -> impl Iterator<Item = JsonStyle> {
+    let flags = (0..8).map(|bits: u8| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0));
+    JSON_ESCAPED.into_iter().flat_map(move |escaped| {
+        flags.clone().map(move |(ascii, slash, upper)| JsonStyle { escaped, ascii, upper, slash })
+    })
+}
+
+/// The value as JSON writers escape it between quotes.
+fn json_escaped(value: &str, style: JsonStyle) -> String {
+    let mut text = String::with_capacity(value.len() + 16);
+    let unit = |unit: u16| if style.upper { format!("\\u{unit:04X}") } else { format!("\\u{unit:04x}") };
+    for character in value.chars() {
+        let is_escaped = style.escaped.contains(character) || (style.ascii && !character.is_ascii());
+        match character {
+            character if is_escaped => {
+                character.encode_utf16(&mut [0; 2]).iter().for_each(|one| text.push_str(&unit(*one)));
             }
+            '"' | '\\' => text.extend(['\\', character]),
+            '/' if style.slash => text.push_str("\\/"),
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            '\t' => text.push_str("\\t"),
+            '\u{8}' => text.push_str("\\b"),
+            '\u{c}' => text.push_str("\\f"),
+            character if character.is_ascii_control() && character != '\u{7f}' => {
+                text.push_str(&unit(u32::from(character) as u16));
+            }
+            character => text.push(character),
         }
     }
-    for text in [plain, &ascii] {
-        texts.insert(text.into());
-        texts.insert(text.replace('/', "\\/").into());
+    text
+}
+
+/// The common styles of JSON, each different from the value.
+fn json_texts(value: &str) -> impl Iterator<Item = String> {
+    let texts: BTreeSet<String> = json_styles().take(4).map(|style| json_escaped(value, style)).collect();
+    texts.into_iter().filter(move |text| text != value)
+}
+
+/// JSON, JSON as a string in JSON, and that in a string once more.
+fn add_json_encodings(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
+    let mut bytes = 0;
+    let mut known = BTreeSet::new();
+    for once in json_styles().map(|style| json_escaped(value, style)) {
+        if bytes > FORMS_BYTES_MAX || !known.insert(once.clone()) {
+            continue;
+        }
+        for twice in json_texts(&once) {
+            for text in json_texts(&twice).chain([twice.clone()]) {
+                bytes += text.len();
+                texts.insert(text.into());
+            }
+        }
+        texts.insert(once.into());
     }
 }
 
 /// Characters that stay unchanged in a URL: RFC 3986 2.3; the same and the slash (Python's `quote`); encodeURIComponent
-/// (ECMA-262).
-const UNRESERVED: [&str; 3] = ["-_.~", "-_.~/", "-_.!~*'()"];
+/// and encodeURI (ECMA-262); urlencode of PHP and Java; none.
+const UNRESERVED: [&str; 6] = ["-_.~", "-_.~/", "-_.!~*'()", "-_.!~*'();/?:@&=+$,#", "-_.*", ""];
 
 fn add_url_encodings(value: &str, texts: &mut BTreeSet<Vec<u8>>) {
+    let mut add = |text: String| {
+        // application/x-www-form-urlencoded writes a space as a plus. A URL within a URL is encoded twice.
+        texts.insert(text.replace("%20", "+").into());
+        texts.insert(text.replace('%', "%25").into());
+        texts.insert(text.into());
+    };
     for kept in UNRESERVED {
-        let upper = percent_encoded(value, kept, |byte| format!("%{byte:02X}"));
-        // application/x-www-form-urlencoded writes a space as a plus.
-        texts.insert(upper.replace("%20", "+").into());
-        texts.insert(upper.into());
-        texts.insert(percent_encoded(value, kept, |byte| format!("%{byte:02x}")).into());
+        add(percent_encoded(value, kept, |byte| format!("%{byte:02X}")));
+        add(percent_encoded(value, kept, |byte| format!("%{byte:02x}")));
+    }
+    for escape in [|byte: &u8| format!("%{byte:02X}"), |byte: &u8| format!("%{byte:02x}")] {
+        texts.insert(value.as_bytes().iter().map(escape).collect::<String>().into());
     }
 }
 
@@ -127,7 +217,7 @@ mod tests {
     fn masked(value: &str) -> Vec<String> {
         let texts = texts_to_mask(std::iter::once(value));
         assert!(texts.iter().all(|text| text.len() >= SECRET_BYTES_MIN), "{texts:?}");
-        texts.into_iter().map(|text| String::from_utf8(text).expect("text")).collect()
+        texts.into_iter().filter_map(|text| String::from_utf8(text).ok()).collect()
     }
 
     #[test]

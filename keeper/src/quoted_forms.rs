@@ -1,0 +1,294 @@
+//! The texts in which shells, languages and markup print a value: quoted, escaped, as a dump, in hex. Pure.
+//!
+//! Each function returns what one family of programs prints between its quotes. Where a family has several styles, all
+//! are returned; equal texts are removed by the caller.
+
+/// Every quoted form of a value, the most common first.
+pub(crate) fn quoted_forms(value: &str) -> impl Iterator<Item = String> {
+    shell_forms(value)
+        .into_iter()
+        .chain(sql_and_csv_forms(value))
+        .chain(language_forms(value))
+        .chain(html_forms(value))
+        .chain(hex_forms(value))
+}
+
+/// Replaces each character for which `escape` returns a text.
+fn replaced(value: &str, escape: impl Fn(char) -> Option<String>) -> String {
+    value.chars().fold(String::with_capacity(value.len() + 16), |mut text, character| {
+        match escape(character) {
+            Some(escaped) => text.push_str(&escaped),
+            None => text.push(character),
+        }
+        text
+    })
+}
+
+fn with_backslash(value: &str, is_special: impl Fn(char) -> bool) -> String {
+    replaced(value, |character| is_special(character).then(|| format!("\\{character}")))
+}
+
+/// `printf %q` and `set -x` of bash, dash, zsh and ksh; `declare -p`; `ls` and `printf %q` of coreutils; `shlex.quote`;
+/// `Shellwords.escape`; quotemeta.
+fn shell_forms(value: &str) -> Vec<String> {
+    // bash, lib/sh/shquote.c; a `#` or `~` only as first character.
+    let bash = |character: char| "\t !\"$&'()*,;<>?[\\]^`{|}".contains(character);
+    let zsh = |character: char| "\t !\"#$&'()*;<=>?[\\]^`{|}~".contains(character);
+    let ruby = |character: char| !character.is_ascii_alphanumeric() && !"_-.,:+/@\n".contains(character);
+    let word = |character: char| character.is_ascii() && !character.is_ascii_alphanumeric() && character != '_';
+    let python = |character: char| "\t\n\r\u{b}\u{c} #$&()*+-.?[\\]^{|}~".contains(character);
+    let mut forms = vec![with_backslash(value, bash)];
+    if value.starts_with(['#', '~']) {
+        forms.push(format!("\\{}", with_backslash(value, bash)));
+    }
+    forms.extend([with_backslash(value, zsh), with_backslash(value, ruby)]);
+    forms.extend([with_backslash(value, word), with_backslash(value, python)]);
+    // Within double quotes, as `declare -p` prints.
+    forms.push(with_backslash(value, |character| "\"$`\\".contains(character)));
+    forms.push(with_backslash(value, |character| "\"$`\\!".contains(character)));
+    // Within single quotes: bash, zsh, mksh and String::ShellQuote; Python; dash and busybox.
+    let single = [value.replace('\'', r"'\''"), value.replace('\'', r#"'"'"'"#), dash_quoted(value)];
+    for nonascii in [NonAscii::Kept, NonAscii::BytesInOctal] {
+        forms.push(escaped(value, "'", Controls::Shell, nonascii));
+        forms.push(escaped(value, "'\"?", Controls::Shell, nonascii));
+        forms.push(coreutils_quoted(value, nonascii));
+    }
+    forms.extend(single);
+    forms
+}
+
+/// quotemeta of Perl on bytes, which also escapes each byte of a character outside of ASCII.
+pub(crate) fn quotemeta_bytes(value: &str) -> Vec<u8> {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    value.bytes().flat_map(|byte| (!is_word(byte)).then_some(b'\\').into_iter().chain([byte])).collect()
+}
+
+/// dash puts each run of single quotes between double quotes.
+fn dash_quoted(value: &str) -> String {
+    let mut text = String::new();
+    let mut is_quotes = false;
+    for character in value.chars() {
+        if (character == '\'') != is_quotes {
+            is_quotes = !is_quotes;
+            text.push_str(if is_quotes { "'\"" } else { "\"'" });
+        }
+        text.push(character);
+    }
+    text + if is_quotes { "\"'" } else { "" }
+}
+
+/// Coreutils leaves the single quotes for each run of characters that it escapes: `a'$'\n''b`.
+fn coreutils_quoted(value: &str, nonascii: NonAscii) -> String {
+    let mut text = String::new();
+    let mut is_escaped = false;
+    for character in value.chars() {
+        let escape = character.is_control() || (!character.is_ascii() && nonascii != NonAscii::Kept);
+        match (is_escaped, escape) {
+            (false, true) => text.push_str("'$'"),
+            (true, false) if character != '\'' => text.push_str("''"),
+            _ => {}
+        }
+        is_escaped = escape;
+        match character {
+            character if escape => {
+                text.push_str(&escaped(character.encode_utf8(&mut [0; 4]), "", Controls::Octal, nonascii));
+            }
+            '\'' => text.push_str(r"'\''"),
+            character => text.push(character),
+        }
+    }
+    text
+}
+
+/// Quotes doubled: SQL, CSV, and names in SQL.
+fn sql_and_csv_forms(value: &str) -> Vec<String> {
+    vec![value.replace('\'', "''"), value.replace('"', "\"\""), value.replace('\'', "''").replace('\\', "\\\\")]
+}
+
+/// How a language prints characters outside of ASCII.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NonAscii {
+    Kept,
+    /// `\xf6`, `\u20ac`, `\U0001f600`: Python's `ascii`.
+    Python,
+    /// `\xc3\xb6`: bytes of Python, C, Go.
+    BytesInHex,
+    BytesInUpperHex,
+    /// `\303\266`: Perl, C, git.
+    BytesInOctal,
+    /// `\x{f6}`: Perl.
+    PerlWide,
+    /// `\u{f6}`: Rust, PHP, JavaScript.
+    Braces,
+    /// `\u00f6`: JavaScript, Java, Go.
+    Units,
+    UpperUnits,
+}
+
+/// How a language prints control characters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Controls {
+    /// As they are: strings in single quotes of Perl and PHP.
+    Kept,
+    /// `\n`, else `\x1b`.
+    Hex,
+    /// `\n`, else `\u001b`.
+    Unit,
+    /// `\n`, `\a`, `\E`, else `\033`: shells.
+    Shell,
+    /// `\n`, `\a`, else `\033`: coreutils.
+    Octal,
+    /// `\n`, `\a`, `\e`, else `\033`: Perl, Ruby, C.
+    Named,
+    /// `\n`, else `\u{1b}`.
+    Braces,
+}
+
+/// Characters that languages escape besides the backslash, by their kind of quotes.
+const QUOTES: [&str; 7] = ["'", "\"", "'\"", "", "\"$@", "\"$", "\"#"];
+
+const NON_ASCII: [NonAscii; 9] = [
+    NonAscii::Kept,
+    NonAscii::Python,
+    NonAscii::BytesInHex,
+    NonAscii::BytesInUpperHex,
+    NonAscii::BytesInOctal,
+    NonAscii::PerlWide,
+    NonAscii::Braces,
+    NonAscii::Units,
+    NonAscii::UpperUnits,
+];
+
+const CONTROLS: [Controls; 5] = [Controls::Hex, Controls::Kept, Controls::Unit, Controls::Named, Controls::Braces];
+
+/// `repr` and `ascii` of Python, Data::Dumper of Perl, `inspect` of Ruby, `var_export` of PHP, `%q` of Go, `{:?}` of
+/// Rust, `util.inspect` of Node.
+fn language_forms(value: &str) -> Vec<String> {
+    let controls = if value.chars().any(char::is_control) { &CONTROLS[..] } else { &CONTROLS[..1] };
+    let nonascii = if value.is_ascii() { &NON_ASCII[..1] } else { &NON_ASCII[..] };
+    let mut forms = Vec::new();
+    for quotes in QUOTES {
+        for controls in controls {
+            forms.extend(nonascii.iter().map(|nonascii| escaped(value, quotes, *controls, *nonascii)));
+        }
+    }
+    forms
+}
+
+fn escaped(value: &str, quotes: &str, controls: Controls, nonascii: NonAscii) -> String {
+    replaced(value, |character| match character {
+        '\\' => Some("\\\\".to_owned()),
+        character if quotes.contains(character) => Some(format!("\\{character}")),
+        character if character.is_ascii_control() => escaped_control(character, controls),
+        character if !character.is_ascii() => escaped_nonascii(character, nonascii),
+        _ => None,
+    })
+}
+
+fn escaped_control(character: char, controls: Controls) -> Option<String> {
+    let code = u32::from(character);
+    let named = match character {
+        '\n' => "\\n",
+        '\r' => "\\r",
+        '\t' => "\\t",
+        '\u{7}' => "\\a",
+        '\u{8}' => "\\b",
+        '\u{b}' => "\\v",
+        '\u{c}' => "\\f",
+        '\u{1b}' if controls == Controls::Octal => "",
+        '\u{1b}' if controls == Controls::Shell => "\\E",
+        '\u{1b}' => "\\e",
+        _ => "",
+    };
+    let is_common = matches!(character, '\n' | '\r' | '\t');
+    match controls {
+        Controls::Kept => None,
+        Controls::Shell | Controls::Octal | Controls::Named if !named.is_empty() => Some(named.to_owned()),
+        _ if is_common => Some(named.to_owned()),
+        Controls::Shell | Controls::Octal | Controls::Named => Some(format!("\\{code:03o}")),
+        Controls::Hex => Some(format!("\\x{code:02x}")),
+        Controls::Unit => Some(format!("\\u{code:04x}")),
+        Controls::Braces => Some(format!("\\u{{{code:x}}}")),
+    }
+}
+
+fn escaped_nonascii(character: char, nonascii: NonAscii) -> Option<String> {
+    let code = u32::from(character);
+    let bytes = |form: fn(u8) -> String| Some(character.encode_utf8(&mut [0; 4]).bytes().map(form).collect::<String>());
+    let units = |form: fn(u16) -> String| {
+        Some(character.encode_utf16(&mut [0; 2]).iter().map(|unit| form(*unit)).collect::<String>())
+    };
+    match nonascii {
+        NonAscii::Kept => None,
+        NonAscii::Python if code <= 0xff => Some(format!("\\x{code:02x}")),
+        NonAscii::Python if code <= 0xffff => Some(format!("\\u{code:04x}")),
+        NonAscii::Python => Some(format!("\\U{code:08x}")),
+        NonAscii::BytesInHex => bytes(|byte| format!("\\x{byte:02x}")),
+        NonAscii::BytesInUpperHex => bytes(|byte| format!("\\x{byte:02X}")),
+        NonAscii::BytesInOctal => bytes(|byte| format!("\\{byte:03o}")),
+        NonAscii::PerlWide => Some(format!("\\x{{{code:x}}}")),
+        NonAscii::Braces => Some(format!("\\u{{{code:x}}}")),
+        NonAscii::Units => units(|unit| format!("\\u{unit:04x}")),
+        NonAscii::UpperUnits => units(|unit| format!("\\u{unit:04X}")),
+    }
+}
+
+/// What libraries write for `"` and `'`: none; Python; Go and MarkupSafe; Ruby and lodash; PHP; XML; attributes.
+const HTML_QUOTES: [(&str, &str); 8] = [
+    ("\"", "'"),
+    ("&quot;", "&#x27;"),
+    ("&#34;", "&#39;"),
+    ("&quot;", "&#39;"),
+    ("&quot;", "&#039;"),
+    ("&quot;", "&apos;"),
+    ("&quot;", "'"),
+    ("&#x22;", "&#x27;"),
+];
+
+/// Text and attributes of HTML and XML, with non-ASCII characters as they are, decimal, or in hex.
+fn html_forms(value: &str) -> Vec<String> {
+    let mut forms = Vec::new();
+    let numbers: [fn(u32) -> Option<String>; 4] = [
+        |_| None,
+        |code| Some(format!("&#{code};")),
+        |code| Some(format!("&#x{code:x};")),
+        |code| Some(format!("&#x{code:X};")),
+    ];
+    let numbers = if value.is_ascii() { &numbers[..1] } else { &numbers[..] };
+    let slashes = if value.contains(['/', '`', '=']) { &["/", "&#x2F;", "&#47;"][..] } else { &["/"] };
+    for ((double, single), slash) in
+        HTML_QUOTES.into_iter().flat_map(|pair| slashes.iter().map(move |one| (pair, *one)))
+    {
+        for (number, greater) in numbers.iter().flat_map(|number| [(number, "&gt;"), (number, ">")]) {
+            forms.push(replaced(value, |character| match character {
+                '&' => Some("&amp;".to_owned()),
+                '<' => Some("&lt;".to_owned()),
+                '>' => Some(greater.to_owned()),
+                '"' => Some(double.to_owned()),
+                '\'' => Some(single.to_owned()),
+                '/' => Some(slash.to_owned()),
+                // mustache.js
+                '`' | '=' if slash == "&#x2F;" => Some(format!("&#x{:X};", u32::from(character))),
+                character if !character.is_ascii() => number(u32::from(character)),
+                _ => None,
+            }));
+        }
+    }
+    forms
+}
+
+/// The bytes in hex, in both cases: `xxd -p`, `hexdump`, `od`, bytes with separators, `\x70\x61`.
+fn hex_forms(value: &str) -> Vec<String> {
+    let lower = |separator: &str| value.bytes().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(separator);
+    let pairs =
+        value.as_bytes().chunks(2).map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let pairs = pairs.collect::<Vec<_>>().join(" ");
+    let separators = ["", " ", ":", "-", ", ", "\\x", ", 0x", ",0x"];
+    let forms = separators.map(lower).into_iter().chain([pairs]);
+    forms.flat_map(|form| [upper_hex(&form), form]).collect()
+}
+
+/// Digits in upper case; the `x` of a prefix stays.
+fn upper_hex(form: &str) -> String {
+    form.chars().map(|c| if c == 'x' { c } else { c.to_ascii_uppercase() }).collect()
+}
