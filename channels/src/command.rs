@@ -3,6 +3,9 @@
 //! The command runs in its own process group, which is killed at the timeout. Exit code 0 means delivered. 126 and 127
 //! (of the shell: cannot be executed, not found) are permanent errors; any other exit code is retried.
 
+#![expect(unsafe_code, reason = "only an unsafe call can run code between fork and exec")]
+
+use std::ffi::OsString;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -10,7 +13,8 @@ use domain::alert::Alert;
 use domain::document::Section;
 use domain::job::Command as JobCommand;
 use domain::ports::{PortError, PortResult};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::fs::Mode;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit, umask};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 
@@ -24,17 +28,51 @@ const QUOTE_BYTES_MAX: u64 = 2000;
 /// grandchild can keep the pipe open for any time.
 const STDERR_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The keys `command` or `argv`, and `timeout`.
+/// The keys `command` or `argv`, `timeout` and `pass_env`.
 #[derive(Debug)]
 pub struct Options {
     command: JobCommand,
     timeout: Duration,
+    /// Further variables of Sexton's own environment that the command gets.
+    pass_env: Vec<String>,
+}
+
+/// Variables that every command gets. All others may be credentials: the environment of a process is readable by all
+/// processes of its user.
+const PASSED: [&str; 14] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NO_PROXY",
+    "no_proxy",
+];
+
+/// Addresses of proxies, which may contain a password.
+const PROXIES: [&str; 6] = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+
+/// Settings that commands get instead of Sexton's own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CommandLimits {
+    /// The file mode creation mask.
+    pub umask: Option<u32>,
+    /// The soft limit of open files.
+    pub open_files: Option<u64>,
 }
 
 impl Options {
     pub(crate) fn read(section: &mut Section) -> Option<Options> {
         let (text, argv) = (section.text("command"), section.texts("argv"));
         let timeout = section.duration("timeout").unwrap_or(TIMEOUT_DEFAULT);
+        let pass_env = section.texts("pass_env").unwrap_or_default();
         let command = match (text, argv) {
             (Some(text), None) if !text.trim().is_empty() => JobCommand::Shell(text),
             (None, Some(argv)) if !argv.is_empty() => JobCommand::Argv(argv),
@@ -47,17 +85,18 @@ impl Options {
                 return None;
             }
         };
-        Some(Options { command, timeout })
+        Some(Options { command, timeout, pass_env })
     }
 }
 
 pub(crate) struct CommandChannel {
     options: Options,
+    pub(crate) limits: CommandLimits,
 }
 
 impl CommandChannel {
     pub(crate) fn new(options: Options) -> CommandChannel {
-        CommandChannel { options }
+        CommandChannel { options, limits: CommandLimits::default() }
     }
 
     pub(crate) async fn send(&self, alert: &Alert) -> PortResult<()> {
@@ -119,6 +158,10 @@ impl CommandChannel {
             }
         };
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        command.env_clear().envs(passed_environment(&self.options.pass_env));
+        let limits = self.limits;
+        // SAFETY: the closure only makes system calls.
+        unsafe { command.pre_exec(move || limits.apply()) };
         command
     }
 
@@ -132,6 +175,32 @@ impl CommandChannel {
         } else {
             Err(PortError::Retry(message))
         }
+    }
+}
+
+/// The variables of this process that a child gets: harmless ones, and those that the configuration names.
+pub(crate) fn passed_environment(named: &[String]) -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(move |(name, value)| {
+        let name = name.to_string_lossy();
+        PASSED.contains(&&*name)
+            || name.starts_with("LC_")
+            || (PROXIES.contains(&&*name) && !value.to_string_lossy().contains('@'))
+            || named.iter().any(|passed| *passed == name)
+    })
+}
+
+impl CommandLimits {
+    /// Applies them to this process, which is about to become the command.
+    fn apply(self) -> std::io::Result<()> {
+        if let Some(mask) = self.umask {
+            umask(Mode::from_raw_mode(mask));
+        }
+        if let Some(soft) = self.open_files {
+            let maximum = getrlimit(Resource::Nofile).maximum;
+            let current = Some(maximum.map_or(soft, |hard| soft.min(hard)));
+            setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+        }
+        Ok(())
     }
 }
 
@@ -215,7 +284,7 @@ mod tests {
     use crate::alert_text::tests::{failed_alert, long_alert};
 
     fn channel(command: &str, timeout: Duration) -> CommandChannel {
-        CommandChannel::new(Options { command: JobCommand::Shell(command.to_owned()), timeout })
+        CommandChannel::new(Options { command: JobCommand::Shell(command.to_owned()), timeout, pass_env: Vec::new() })
     }
 
     const GENEROUS: Duration = Duration::from_secs(60);
@@ -241,7 +310,8 @@ mod tests {
         assert!(matches!(&error, Err(PortError::Retry(message)) if message.ends_with(": no network")), "{error:?}");
         let error = channel("/nowhere/at-all", GENEROUS).send(&failed_alert()).await;
         assert!(matches!(&error, Err(PortError::Permanent(_))), "{error:?}");
-        let argv = Options { command: JobCommand::Argv(vec!["/nowhere/at-all".into()]), timeout: GENEROUS };
+        let command = JobCommand::Argv(vec!["/nowhere/at-all".into()]);
+        let argv = Options { command, timeout: GENEROUS, pass_env: Vec::new() };
         let error = CommandChannel::new(argv).send(&failed_alert()).await;
         assert!(matches!(&error, Err(PortError::Permanent(_))), "{error:?}");
     }

@@ -20,6 +20,8 @@ mod slack;
 mod smtp;
 mod webhook;
 
+pub use command::CommandLimits;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -116,6 +118,17 @@ impl Channels {
             }
         }
         if faults.is_empty() { Ok(Channels { senders }) } else { Err(faults) }
+    }
+
+    /// Gives the commands these settings instead of Sexton's own.
+    #[must_use]
+    pub fn with_command_limits(mut self, limits: CommandLimits) -> Channels {
+        for sender in self.senders.values_mut() {
+            if let Sender::Command(command) = sender {
+                command.limits = limits;
+            }
+        }
+        self
     }
 
     /// The names, in alphabetical order.

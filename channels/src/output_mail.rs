@@ -15,7 +15,7 @@ use lettre::message::Body;
 use lettre::message::header::{ContentTransferEncoding, HeaderName, HeaderValue, Headers};
 use tokio::process::Command;
 
-use crate::command::{ProcessGroup, feed_and_wait, last_line};
+use crate::command::{ProcessGroup, feed_and_wait, last_line, passed_environment};
 use crate::smtp::Smtp;
 
 /// Bytes of a line in a mail (RFC 5322, 2.1.1), without CR LF.
@@ -106,6 +106,7 @@ async fn send_over_sendmail(program: &Path, mail: &OutputMail) -> PortResult<()>
     }
     command.args(&to).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
+    command.env_clear().envs(passed_environment(&[]));
     // Programs read standard input with the line ends of this system.
     let message: Vec<u8> =
         message(mail, &header, &to.join(", "), true).into_iter().filter(|byte| *byte != b'\r').collect();

@@ -159,12 +159,12 @@ impl Smtp {
     }
 
     pub(crate) fn from(&self) -> &Mailbox {
-        &self.from
+        &self.options.from
     }
 
     /// Sends a whole message, with CR LF.
     pub(crate) async fn send_raw(&self, envelope: &Envelope, message: &[u8]) -> PortResult<()> {
-        self.transport.send_raw(envelope, message).await.map(drop).map_err(classify)
+        self.transport()?.send_raw(envelope, message).await.map(drop).map_err(classify)
     }
 
     /// Connects, encrypts and authenticates; sends no mail.

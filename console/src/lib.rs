@@ -99,6 +99,11 @@ pub trait Sinks: Send + Sync {
     /// Returns one JSON object per sink, as its delivery engine reports it.
     async fn status(&self) -> Vec<serde_json::Value>;
 
+    /// Returns why a run that has not started waits on this machine; none when it waits for nothing here.
+    async fn waiting_reason(&self, _run_id: &RunId) -> Option<String> {
+        None
+    }
+
     /// Returns the sinks that lack lines of this run; none when the runners are other processes, whose sinks are
     /// unknown here.
     async fn undelivered(&self, _run_id: &RunId) -> Vec<Undelivered> {

@@ -94,7 +94,10 @@ pub(crate) async fn list(State(console): State<Console>, Query(query): Query<Lis
     Ok(Json(RunPage { runs, cursor: page.next }))
 }
 
-async fn run_answer(console: &Console, run: Run) -> RunAnswer {
+async fn run_answer(console: &Console, mut run: Run) -> RunAnswer {
+    if run.is_open() && run.started_at.is_none() && run.reason.is_none() {
+        run.reason = console.sinks.waiting_reason(&run.run_id).await;
+    }
     let undelivered = console.sinks.undelivered(&run.run_id).await;
     RunAnswer { run, undelivered }
 }

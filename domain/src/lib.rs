@@ -12,7 +12,8 @@
 //! | [`alert::decide`] | when a job's runs raise an alert |
 //! | [`line::Block`], [`line::parse`] | the records of a spool |
 //! | [`ports::Ports`] | the stores and queues that a backend implements |
-//! | [`secret::Reference`], [`disk_space::DiskSpace`], [`units`], [`glob`], [`ca_store`] | small values and their texts |
+//! | [`secret::Reference`], [`disk_space::DiskSpace`], [`units`], [`glob`] | small values and their texts |
+//! | [`ca_store`] | the error on a machine without CA certificates |
 //!
 //! The next firings of a schedule:
 //!

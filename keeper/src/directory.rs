@@ -221,6 +221,34 @@ pub fn write_atomically(path: &Path, bytes: &[u8], durability: Durability) -> io
     Ok(())
 }
 
+/// A file that was written and renamed, and is not synced yet.
+pub struct UnsyncedFile {
+    file: File,
+    folder: PathBuf,
+}
+
+impl UnsyncedFile {
+    /// Writes a file that does not exist yet, or whose content is not needed: a power cut before the sync can leave it
+    /// empty. Processes see the whole file or none.
+    pub fn write(path: &Path, bytes: &[u8]) -> io::Result<UnsyncedFile> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
+        };
+        let beside = folder.join(format!(".{}.new", name.to_string_lossy()));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&beside)?;
+        file.write_all(bytes)?;
+        fs::rename(&beside, path)?;
+        Ok(UnsyncedFile { file, folder: folder.to_owned() })
+    }
+
+    /// Returns when content and name survive a power cut. Of several files that were written before, the first sync
+    /// commits all on a journalling file system, and the others cost little.
+    pub fn sync(self) -> io::Result<()> {
+        self.file.sync_all()?;
+        File::open(&self.folder)?.sync_all()
+    }
+}
+
 /// Writes a value as JSON, whole or not at all; see [`write_atomically`].
 pub fn write_json<T: Serialize>(path: &Path, value: &T, durability: Durability) -> io::Result<()> {
     write_atomically(path, &serde_json::to_vec(value)?, durability)

@@ -39,8 +39,11 @@ const EXIT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a keeper from start to exit.
 pub fn main(path: &Path) -> ExitCode {
+    // Before secrets are read: processes of the same user must not read them from /proc. Costs core dumps.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077)).as_raw_mode();
     let run = RunDirectory::open(path);
-    match run_attempt(&run) {
+    match run_attempt(&run, umask) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log(&run, &format!("the keeper gave up: {error}"));
@@ -57,11 +60,15 @@ fn log(run: &RunDirectory, message: &str) {
     }
 }
 
-fn run_attempt(run: &RunDirectory) -> io::Result<()> {
+/// `umask` is the mask of this process at its start.
+fn run_attempt(run: &RunDirectory, umask: u32) -> io::Result<()> {
     // Fails only for a group leader, which is already detached.
     let _ = rustix::process::setsid();
     let signals = signals::block_and_open()?;
-    let launch = read_launch();
+    let launch = read_launch().map(|mut launch| {
+        launch.inherited.umask.get_or_insert(umask);
+        launch
+    });
     let lock = detach_streams(run)?;
     crash::point("locked");
     if run.exit().exists() || run.starting().exists() {
@@ -131,7 +138,7 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch, signals: OwnedFd) -
     let masker = Masker::new(launch.secret_values())?;
     // The error may contain a secret, as when SHELL has one as its value.
     let mask = |message: String| masker.as_ref().map_or(message.clone(), |masker| masker.mask(&message));
-    let prepared = launch::prepare(&order.job, &env, &user, identity).map_err(mask)?;
+    let prepared = launch::prepare(order, launch, &env, &user, identity).map_err(mask)?;
     // Two installations on one machine may have runs with the same name.
     let name = run.path().file_name().unwrap_or_default().to_string_lossy();
     let name = format!("{name}.{}", std::process::id());

@@ -11,7 +11,7 @@ use std::ffi::{CString, NulError};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use domain::job::{Command, Job};
+use domain::job::Command;
 use domain::order::Order;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -39,6 +39,12 @@ pub(crate) struct Prepared {
     cwd: CString,
     /// The job names a working directory. Without one, a missing home directory is no error.
     cwd_required: bool,
+    /// Where the job may start; None allows every directory.
+    allowed_directories: Option<Vec<String>>,
+    /// The sentence when it may not start there.
+    refusal: String,
+    umask: Option<u32>,
+    open_files: Option<libc::rlimit>,
     identity: Option<Identity>,
     /// The program's name for the error when it cannot be executed.
     program_shown: String,
@@ -81,11 +87,13 @@ pub(crate) fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeM
 /// # Errors
 /// Returns one sentence for the run's record.
 pub(crate) fn prepare(
-    job: &Job,
+    order: &Order,
+    launch: &Launch,
     env: &BTreeMap<String, String>,
     user: &User,
     identity: Option<Identity>,
 ) -> Result<Prepared, String> {
+    let job = &order.job;
     let var = |name: &str, default: &str| env.get(name).cloned().unwrap_or_else(|| default.to_owned());
     let words = match &job.command {
         Command::Shell(text) => vec![var("SHELL", SHELL_DEFAULT), "-c".to_owned(), text.clone()],
@@ -110,8 +118,18 @@ pub(crate) fn prepare(
         cwd: CString::new(cwd.as_str()).map_err(nul)?,
         cwd_shown: cwd,
         cwd_required: job.cwd.is_some(),
+        allowed_directories: launch.allowed_directories.as_ref().map(|allowed| allowed.paths.clone()),
+        refusal: launch.allowed_directories.as_ref().map(|allowed| allowed.refusal.clone()).unwrap_or_default(),
+        umask: launch.inherited.umask,
+        open_files: launch.inherited.open_files.map(open_files_limit),
         identity,
     })
+}
+
+/// The job's limit of open files: a soft limit, below the hard limit of this process.
+fn open_files_limit(soft: u64) -> libc::rlimit {
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(libc::RLIM_INFINITY);
+    libc::rlimit { rlim_cur: soft.min(hard), rlim_max: hard }
 }
 
 /// The steps of the child. On an error it writes the number of the step to the failure pipe.
@@ -120,6 +138,11 @@ const STEP_USER: u8 = 2;
 const STEP_FOLDER: u8 = 3;
 const STEP_STREAMS: u8 = 4;
 const STEP_PROGRAM: u8 = 5;
+const STEP_POLICY: u8 = 6;
+const STEP_LIMITS: u8 = 7;
+
+/// The longest path that getcwd(2) returns (PATH_MAX).
+const PATH_BYTES_MAX: usize = 4_096;
 
 /// Starts the job.
 ///
@@ -162,6 +185,7 @@ impl Prepared {
         let error = error.split(" (os error").next().unwrap_or_default().to_lowercase();
         match step {
             STEP_FOLDER => format!("cannot enter the working directory `{}`: {error}", self.cwd_shown),
+            STEP_POLICY => self.refusal.clone(),
             STEP_USER => format!("cannot become the job's user: {error}"),
             STEP_PROGRAM => format!("cannot execute `{}`: {error}", self.program_shown),
             _ => format!("cannot set up the job's process: {error}"),
@@ -225,8 +249,21 @@ unsafe fn child(prepared: &Prepared, pointers: &Pointers, streams: [RawFd; 3], f
         {
             fail(failure, STEP_USER);
         }
-        if libc::chdir(prepared.cwd.as_ptr()) != 0 && (prepared.cwd_required || libc::chdir(c"/".as_ptr()) != 0) {
+        if libc::chdir(prepared.cwd.as_ptr()) == 0 {
+            // After the change: no link that is switched in between leads elsewhere.
+            if prepared.allowed_directories.as_ref().is_some_and(|allowed| !is_in_one_of(allowed)) {
+                fail(failure, STEP_POLICY);
+            }
+        } else if prepared.cwd_required || libc::chdir(c"/".as_ptr()) != 0 {
             fail(failure, STEP_FOLDER);
+        }
+        if let Some(umask) = prepared.umask {
+            libc::umask(umask);
+        }
+        if let Some(limit) = &prepared.open_files
+            && libc::setrlimit(libc::RLIMIT_NOFILE, limit) != 0
+        {
+            fail(failure, STEP_LIMITS);
         }
         for (target, source) in streams.into_iter().enumerate() {
             if libc::dup2(source, target as RawFd) < 0 {
@@ -250,6 +287,20 @@ unsafe fn child(prepared: &Prepared, pointers: &Pointers, streams: [RawFd; 3], f
         }
         fail(failure, STEP_PROGRAM)
     }
+}
+
+/// Whether the working directory is one of these or below. Allocates nothing.
+fn is_in_one_of(allowed: &[String]) -> bool {
+    let mut buffer = [0u8; PATH_BYTES_MAX];
+    // SAFETY: the buffer has the given length; the system call returns the length with the final NUL.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    let Some(path) = usize::try_from(length).ok().and_then(|length| buffer.get(..length.saturating_sub(1))) else {
+        return false;
+    };
+    allowed
+        .iter()
+        .map(|one| one.trim_end_matches('/').as_bytes())
+        .any(|one| path.strip_prefix(one).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")))
 }
 
 /// # Safety

@@ -140,6 +140,8 @@ enum Controls {
     Octal,
     /// `\n`, `\a`, `\e`, else `\033`: Perl, Ruby, C.
     Named,
+    /// `\n`, `\a`, `\e`, else `\1`, or `\001` before a digit: Perl.
+    ShortOctal,
     /// `\n`, else `\u{1b}`.
     Braces,
 }
@@ -159,7 +161,8 @@ const NON_ASCII: [NonAscii; 9] = [
     NonAscii::UpperUnits,
 ];
 
-const CONTROLS: [Controls; 5] = [Controls::Hex, Controls::Kept, Controls::Unit, Controls::Named, Controls::Braces];
+const CONTROLS: [Controls; 6] =
+    [Controls::Hex, Controls::Kept, Controls::Unit, Controls::Named, Controls::ShortOctal, Controls::Braces];
 
 /// `repr` and `ascii` of Python, Data::Dumper of Perl, `inspect` of Ruby, `var_export` of PHP, `%q` of Go, `{:?}` of
 /// Rust, `util.inspect` of Node.
@@ -176,16 +179,26 @@ fn language_forms(value: &str) -> Vec<String> {
 }
 
 fn escaped(value: &str, quotes: &str, controls: Controls, nonascii: NonAscii) -> String {
-    replaced(value, |character| match character {
-        '\\' => Some("\\\\".to_owned()),
-        character if quotes.contains(character) => Some(format!("\\{character}")),
-        character if character.is_ascii_control() => escaped_control(character, controls),
-        character if !character.is_ascii() => escaped_nonascii(character, nonascii),
-        _ => None,
-    })
+    let mut text = String::with_capacity(value.len() + 16);
+    let mut characters = value.chars().peekable();
+    while let Some(character) = characters.next() {
+        let is_before_digit = characters.peek().is_some_and(char::is_ascii_digit);
+        let escape = match character {
+            '\\' => Some("\\\\".to_owned()),
+            character if quotes.contains(character) => Some(format!("\\{character}")),
+            character if character.is_ascii_control() => escaped_control(character, controls, is_before_digit),
+            character if !character.is_ascii() => escaped_nonascii(character, nonascii),
+            _ => None,
+        };
+        match escape {
+            Some(escape) => text.push_str(&escape),
+            None => text.push(character),
+        }
+    }
+    text
 }
 
-fn escaped_control(character: char, controls: Controls) -> Option<String> {
+fn escaped_control(character: char, controls: Controls, is_before_digit: bool) -> Option<String> {
     let code = u32::from(character);
     let named = match character {
         '\n' => "\\n",
@@ -203,9 +216,13 @@ fn escaped_control(character: char, controls: Controls) -> Option<String> {
     let is_common = matches!(character, '\n' | '\r' | '\t');
     match controls {
         Controls::Kept => None,
-        Controls::Shell | Controls::Octal | Controls::Named if !named.is_empty() => Some(named.to_owned()),
+        Controls::Shell | Controls::Octal | Controls::Named | Controls::ShortOctal if !named.is_empty() => {
+            Some(named.to_owned())
+        }
         _ if is_common => Some(named.to_owned()),
         Controls::Shell | Controls::Octal | Controls::Named => Some(format!("\\{code:03o}")),
+        Controls::ShortOctal if !is_before_digit => Some(format!("\\{code:o}")),
+        Controls::ShortOctal => Some(format!("\\{code:03o}")),
         Controls::Hex => Some(format!("\\x{code:02x}")),
         Controls::Unit => Some(format!("\\u{code:04x}")),
         Controls::Braces => Some(format!("\\u{{{code:x}}}")),

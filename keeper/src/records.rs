@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 
 use domain::event::Ended;
 use domain::order::{FORMAT_VERSION, Order};
@@ -38,6 +39,9 @@ impl Accepted {
             version: u32,
         }
         let file = directory.order();
+        if is_empty_after_power_cut(&file)? {
+            return Ok(None);
+        }
         let Some(Versioned { version }) = read_json(&file)? else { return Ok(None) };
         if version > FORMAT_VERSION {
             let message = format!(
@@ -48,6 +52,15 @@ impl Accepted {
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         read_json(&file)
+    }
+}
+
+/// Whether a file has no content, or only NUL bytes: the machine lost power before the file was synced.
+fn is_empty_after_power_cut(file: &Path) -> io::Result<bool> {
+    match std::fs::read(file) {
+        Ok(bytes) => Ok(bytes.iter().all(|byte| *byte == 0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -88,6 +101,38 @@ pub struct Launch {
     pub passed: BTreeMap<String, String>,
     /// Whether the keeper may create a control group for the job.
     pub cgroup: bool,
+    /// What the job gets instead of the runner's own settings.
+    #[serde(default, skip_serializing_if = "Inherited::is_empty")]
+    pub inherited: Inherited,
+    /// Where the job must start, by the policy of the machine; any directory when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_directories: Option<AllowedDirectories>,
+}
+
+/// Settings that Sexton got from its parent process and changed for itself. Jobs get them as they were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inherited {
+    /// The file mode creation mask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub umask: Option<u32>,
+    /// The soft limit of open files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+}
+
+impl Inherited {
+    fn is_empty(&self) -> bool {
+        *self == Inherited::default()
+    }
+}
+
+/// The directories in which the policy allows a job to start, with links resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowedDirectories {
+    /// The job may start in one of these or below.
+    pub paths: Vec<String>,
+    /// The sentence for the run when it would start elsewhere.
+    pub refusal: String,
 }
 
 impl Launch {

@@ -41,6 +41,8 @@ pub fn spawn_keeper(command: &KeeperCommand, run: &RunDirectory, launch: &Launch
             .args(arguments)
             .arg(run.path())
             .current_dir("/")
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
             .stdin(Stdio::from(document.try_clone()?))
             .stdout(Stdio::from(lock.try_clone()?))
             .stderr(Stdio::null())
@@ -51,6 +53,14 @@ pub fn spawn_keeper(command: &KeeperCommand, run: &RunDirectory, launch: &Launch
         spawned => spawned,
     };
     child.map(Some)
+}
+
+/// Whether a keeper gets this variable of the runner. Only what the loader of programs and tests need: the environment
+/// of a process is in /proc, and the runner's may hold credentials. The job's environment is part of the launch
+/// document.
+fn is_kept(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("LD_") || name.starts_with("FAKETIME") || name == "SEXTON_CRASH_AT"
 }
 
 /// proc_pid_exe(5): can be executed even after its file was deleted.

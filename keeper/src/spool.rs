@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use domain::line::{Block, Position, STAMP_BYTES, Stage};
 
@@ -34,11 +35,38 @@ pub fn segments(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(found)
 }
 
+/// Segments that readers of this process keep open between reads.
+static OPEN_SEGMENTS: AtomicUsize = AtomicUsize::new(0);
+
+static OPEN_SEGMENTS_MAX: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Limits the segments that all readers of this process keep open between reads. Above the limit, a reader opens its
+/// segment for each read.
+pub fn set_open_segments_max(most: usize) {
+    OPEN_SEGMENTS_MAX.store(most, Ordering::Relaxed);
+}
+
+/// An open segment, counted.
+struct OpenSegment(File);
+
+impl OpenSegment {
+    fn new(file: File) -> OpenSegment {
+        OPEN_SEGMENTS.fetch_add(1, Ordering::Relaxed);
+        OpenSegment(file)
+    }
+}
+
+impl Drop for OpenSegment {
+    fn drop(&mut self) {
+        OPEN_SEGMENTS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// One reader of one spool.
 pub struct SpoolReader {
     folder: PathBuf,
     position: Position,
-    segment: Option<File>,
+    segment: Option<OpenSegment>,
 }
 
 impl SpoolReader {
@@ -67,6 +95,14 @@ impl SpoolReader {
     /// When a segment cannot be read. A segment that was deleted before it was read is skipped; the `first_seq` of the
     /// next block shows how many records are missing.
     pub fn read(&mut self, bytes_max: usize) -> io::Result<Option<Block>> {
+        let block = self.read_next(bytes_max);
+        if OPEN_SEGMENTS.load(Ordering::Relaxed) > OPEN_SEGMENTS_MAX.load(Ordering::Relaxed) {
+            self.segment = None;
+        }
+        block
+    }
+
+    fn read_next(&mut self, bytes_max: usize) -> io::Result<Option<Block>> {
         loop {
             if let Some(block) = self.read_segment(bytes_max)? {
                 return Ok(Some(block));
@@ -115,12 +151,12 @@ impl SpoolReader {
     fn open_segment(&mut self) -> io::Result<Option<&File>> {
         if self.segment.is_none() {
             match File::open(self.folder.join(segment_name(self.position.segment))) {
-                Ok(file) => self.segment = Some(file),
+                Ok(file) => self.segment = Some(OpenSegment::new(file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
-        Ok(self.segment.as_ref())
+        Ok(self.segment.as_ref().map(|segment| &segment.0))
     }
 }
 

@@ -68,6 +68,11 @@ pub fn own_user() -> String {
     resolve(None).map_or_else(|message| message, |(user, _)| user.name)
 }
 
+/// The name of a user. None without a passwd entry.
+pub fn user_name(uid: u32) -> Option<String> {
+    find_by_uid(uid).map(|user| user.name)
+}
+
 /// Home directory of the own user in the passwd database. None without an entry.
 pub fn own_home() -> Option<String> {
     find_by_uid(rustix::process::geteuid().as_raw()).map(|user| user.home)

@@ -33,6 +33,8 @@ pub(crate) const RUNNING_MAX: usize = 10_000;
 
 pub(crate) struct Admission<K> {
     mode: Mode,
+    /// Runs at a time, in every mode: at most [`RUNNING_MAX`], fewer where descriptors are few.
+    running_max: usize,
     running: usize,
     used_cpu: f64,
     used_memory_bytes: u64,
@@ -40,19 +42,29 @@ pub(crate) struct Admission<K> {
 }
 
 impl<K: PartialEq> Admission<K> {
-    pub(crate) fn new(mode: Mode) -> Admission<K> {
-        Admission { mode, running: 0, used_cpu: 0.0, used_memory_bytes: 0, waiting: VecDeque::new() }
+    pub(crate) fn new(mode: Mode, running_max: usize) -> Admission<K> {
+        Admission { mode, running_max, running: 0, used_cpu: 0.0, used_memory_bytes: 0, waiting: VecDeque::new() }
     }
 
     /// How many orders may be received now.
     pub(crate) fn receive_max(&self) -> usize {
-        if !self.waiting.is_empty() || self.running >= RUNNING_MAX {
+        if !self.waiting.is_empty() || self.running >= self.running_max {
             return 0;
         }
         match self.mode {
             Mode::Serial => 1usize.saturating_sub(self.running),
             Mode::Resources { .. } | Mode::Free => RECEIVE_MAX,
         }
+    }
+
+    /// The number of active runs, when it is the largest that is possible and further runs wait.
+    pub(crate) fn running_at_limit(&self) -> Option<usize> {
+        (self.running >= self.running_max).then_some(self.running)
+    }
+
+    /// The orders that wait, in their order.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &K> {
+        self.waiting.iter().map(|(key, _)| key)
     }
 
     /// Adds an order to the end of the queue.
@@ -104,9 +116,9 @@ impl<K: PartialEq> Admission<K> {
             Mode::Resources { cpu, memory_bytes } => {
                 self.used_cpu + needs.cpu <= cpu
                     && self.used_memory_bytes.saturating_add(needs.memory) <= memory_bytes
-                    && self.running < RUNNING_MAX
+                    && self.running < self.running_max
             }
-            Mode::Free => self.running < RUNNING_MAX,
+            Mode::Free => self.running < self.running_max,
         }
     }
 }
@@ -121,7 +133,7 @@ mod tests {
 
     #[test]
     fn serial_means_one_at_a_time_in_order_of_arrival() {
-        let mut admission = Admission::new(Mode::Serial);
+        let mut admission = Admission::new(Mode::Serial, RUNNING_MAX);
         assert_eq!(admission.receive_max(), 1);
         admission.enqueue('a', needs(0.0, 0));
         admission.enqueue('b', needs(0.0, 0));
@@ -134,7 +146,7 @@ mod tests {
 
     #[test]
     fn small_jobs_do_not_starve_a_large_one() {
-        let mut admission = Admission::new(Mode::Resources { cpu: 4.0, memory_bytes: 100 });
+        let mut admission = Admission::new(Mode::Resources { cpu: 4.0, memory_bytes: 100 }, RUNNING_MAX);
         admission.enqueue("small", needs(1.0, 10));
         admission.enqueue("big", needs(4.0, 10));
         admission.enqueue("small too", needs(1.0, 10));
@@ -150,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_job_that_needs_more_than_the_capacity_runs_alone() {
-        let mut admission = Admission::new(Mode::Resources { cpu: 1.0, memory_bytes: 100 });
+        let mut admission = Admission::new(Mode::Resources { cpu: 1.0, memory_bytes: 100 }, RUNNING_MAX);
         admission.count_running(needs(0.0, 10));
         admission.enqueue((), needs(0.0, 1_000));
         assert_eq!(admission.admit_next(), None);
@@ -160,9 +172,19 @@ mod tests {
 
     #[test]
     fn a_cancelled_order_is_not_admitted() {
-        let mut admission = Admission::new(Mode::Free);
+        let mut admission = Admission::new(Mode::Free, RUNNING_MAX);
         admission.enqueue(1, needs(0.0, 0));
         assert!(admission.cancel(&1) && !admission.cancel(&1));
         assert_eq!(admission.admit_next(), None);
+    }
+
+    #[test]
+    fn fewer_runs_are_admitted_where_descriptors_are_few() {
+        let mut admission = Admission::new(Mode::Free, 2);
+        (1..=3).for_each(|key| admission.enqueue(key, needs(0.0, 0)));
+        assert_eq!([(); 3].map(|()| admission.admit_next()), [Some(1), Some(2), None]);
+        assert_eq!((admission.running_at_limit(), admission.receive_max()), (Some(2), 0));
+        admission.release(needs(0.0, 0));
+        assert_eq!((admission.running_at_limit(), admission.admit_next()), (None, Some(3)));
     }
 }

@@ -94,6 +94,23 @@ impl Handle {
         !runs.is_empty()
     }
 
+    /// Why a run that has not started waits here: a limit of this machine.
+    pub fn waiting_reason(&self, run_id: &RunId) -> Option<String> {
+        let running = lock(&self.shared.admission).running_at_limit()?;
+        let runs = lock(&self.shared.runs);
+        let mut attempts = runs.range((run_id.clone(), 0)..=(run_id.clone(), u32::MAX)).map(|(_, run)| run);
+        // A run without a directory waits in the queue of orders.
+        let has_started = attempts.next_back().is_some_and(|run| run.delayed_by.get().is_none());
+        (!has_started).then(|| self.shared.open_files.waiting_reason(running))
+    }
+
+    /// The limit of this machine that as many runs as possible are active by, so that further runs wait.
+    pub fn limit_reached(&self) -> Option<String> {
+        let admission = lock(&self.shared.admission);
+        let running = admission.running_at_limit()?;
+        Some(self.shared.open_files.limit_reached(running))
+    }
+
     /// The output of one attempt, or of the newest with `attempt` None.
     pub fn output(
         &self,

@@ -1,7 +1,6 @@
 //! Takes orders: receives as many as admission allows, claims each, stores it on disk, and only then deletes its
 //! message.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use domain::ports::{Claim, Claimant, Claims, Delivery, Orders, PortError};
 use domain::run::{AttemptKey, RunId};
 use jiff::Timestamp;
 use keeper::crash;
-use keeper::directory::{Durability, RunDirectory, write_json};
+use keeper::directory::RunDirectory;
 use keeper::records::{Accepted, Refusal, RefusalKind};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -114,10 +113,24 @@ async fn take_sequentially(shared: &Arc<RunnerState>, ports: &Ports, received: V
 /// Starts every run that may start now.
 pub(crate) fn admit(shared: &Arc<RunnerState>) {
     loop {
-        let Some(key) = lock(&shared.admission).admit_next() else { return };
+        let Some(key) = lock(&shared.admission).admit_next() else { return note_delay(shared) };
         match shared.run(&key) {
             Some(run) => drop(shared.supervisors.spawn(supervise(shared.clone(), run))),
             None => lock(&shared.admission).release(domain::job::Needs::default()),
+        }
+    }
+}
+
+/// Notes for the waiting runs that a limit of the machine delays them.
+fn note_delay(shared: &RunnerState) {
+    let (running, waiting) = {
+        let admission = lock(&shared.admission);
+        let Some(running) = admission.running_at_limit() else { return };
+        (running, admission.waiting().cloned().collect::<Vec<_>>())
+    };
+    for run in waiting.iter().filter_map(|key| shared.run(key)) {
+        if run.delayed_by.set(shared.open_files.waiting_reason(running)).is_ok() {
+            tracing::warn!(run_id = %run.run_id(), "run waits: {}", shared.open_files.limit_reached(running));
         }
     }
 }
@@ -257,15 +270,7 @@ pub(crate) fn policy_refusal(shared: &RunnerState, order: &Order) -> Option<Refu
 pub(crate) async fn store_order(shared: &RunnerState, accepted: Accepted) -> Option<Arc<LocalRun>> {
     let directory = RunDirectory::new(&shared.runs_folder, &accepted.order.run_id, accepted.order.attempt);
     let run = Arc::new(LocalRun::new(directory, accepted));
-    let task_run = run.clone();
-    let turn = shared.store_permits.acquire().await;
-    let stored = tokio::task::spawn_blocking(move || -> io::Result<()> {
-        task_run.directory.create()?;
-        write_json(&task_run.directory.order(), &task_run.accepted, Durability::Disk)
-    })
-    .await;
-    drop(turn);
-    match stored.unwrap_or_else(|error| Err(io::Error::other(error))) {
+    match shared.order_store.store(run.clone()).await {
         Ok(()) => {
             crash::point("ordered");
             lock(&shared.runs).insert(run.key(), run.clone());

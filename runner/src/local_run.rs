@@ -31,6 +31,8 @@ pub(crate) struct LocalRun {
     stop: Mutex<Option<RequestedStop>>,
     /// When killing a keeper that does not act failed.
     kill_failed_at: Mutex<Option<Instant>>,
+    /// Set while it waits for other runs because of a limit of the machine: the reason of a start that came too late.
+    pub delayed_by: OnceLock<String>,
     /// Notified when the directory or the spool has changed.
     pub wake: Notify,
     changed: AtomicBool,
@@ -72,6 +74,7 @@ impl LocalRun {
             accepted,
             header: OnceLock::new(),
             finished: OnceLock::new(),
+            delayed_by: OnceLock::new(),
             wake: Notify::new(),
             changed: AtomicBool::new(true),
             grown: AtomicBool::new(true),

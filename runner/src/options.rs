@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::job::Job;
 use domain::mailto::Mailer;
 use domain::order::{Order, PublicKey};
 use domain::ports::{Claims, Orders, Reports};
 use domain::secret::Secrets;
+use keeper::records::{AllowedDirectories, Inherited};
 use keeper::spawn::KeeperCommand;
 use rules::Packs;
 use sinks::engine::Engine;
@@ -41,6 +43,10 @@ pub struct Options {
     pub pass_env: Vec<String>,
     /// Whether each job gets a separate control group where that is possible.
     pub cgroup: bool,
+    /// The limit of open files of this process; absent where it is no limit.
+    pub open_files_max: Option<u64>,
+    /// What jobs get instead of this process's own settings.
+    pub inherited: Inherited,
     /// What is kept of finished runs.
     pub retention: Retention,
     /// The interval while a run is here.
@@ -76,6 +82,8 @@ impl Options {
             mode: Mode::Free,
             pass_env: Vec::new(),
             cgroup: true,
+            open_files_max: None,
+            inherited: Inherited::default(),
             retention: Retention::default(),
             heartbeat_interval: HEARTBEAT_INTERVAL,
             idle_heartbeat_interval: HEARTBEAT_INTERVAL,
@@ -117,6 +125,12 @@ pub trait Policy: Send + Sync {
     /// # Errors
     /// Returns one sentence with the reason when it may not.
     fn check_order(&self, order: &Order) -> Result<(), String>;
+
+    /// Where the job may start; None where any directory is allowed. The keeper checks it when it has entered the
+    /// directory.
+    fn allowed_directories(&self, _job: &Job) -> Option<AllowedDirectories> {
+        None
+    }
 
     /// The keys of which one must have signed an order from a queue; empty where orders need no signature.
     fn order_keys(&self) -> &[PublicKey] {

@@ -29,6 +29,7 @@ use domain::order::{Order, PublicKey};
 use domain::secret::Reference;
 use domain::units::format_duration;
 use keeper::own_user;
+use keeper::records::AllowedDirectories;
 use regex::Regex;
 
 use crate::options::Policy;
@@ -122,19 +123,31 @@ impl PolicyFile {
         Err(self.refusal(list.line, what, &allowed))
     }
 
+    /// The rule and the directory that it concerns. Without `cwd` a job starts in its user's home, which the machine
+    /// defines, unless the job sets HOME.
+    fn directory_rule<'j>(&self, job: &'j Job) -> Option<(&Directories, &'j str)> {
+        Some((self.directories.as_ref()?, job.cwd.as_ref().or_else(|| job.env.get("HOME"))?))
+    }
+
     fn check_directory(&self, job: &Job) -> Result<(), String> {
-        // Without `cwd` a job starts in its user's home, which the machine defines, unless the job sets HOME.
-        let (Some(rule), Some(cwd)) = (&self.directories, job.cwd.as_ref().or_else(|| job.env.get("HOME"))) else {
-            return Ok(());
-        };
+        let Some((rule, cwd)) = self.directory_rule(job) else { return Ok(()) };
         let path = Path::new(cwd);
         let is_plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
-        if is_plain && rule.paths.iter().any(|allowed| path.starts_with(allowed)) {
+        let resolved = resolve_links(path);
+        if is_plain && rule.resolved().any(|allowed| resolved.starts_with(allowed)) {
             return Ok(());
         }
+        Err(self.directory_refusal(rule, cwd, &resolved))
+    }
+
+    fn directory_refusal(&self, rule: &Directories, cwd: &str, resolved: &Path) -> String {
         let allowed: Vec<String> = rule.paths.iter().map(|path| path.display().to_string()).collect();
         let message = format!("`directories` lists {}, and `..` is not allowed in a path", allowed.join(", "));
-        Err(self.refusal(rule.line, &format!("the directory `{cwd}`"), &message))
+        let shown = match resolved == Path::new(cwd) {
+            true => format!("the directory `{cwd}`"),
+            false => format!("the directory `{cwd}`, which is {}", resolved.display()),
+        };
+        self.refusal(rule.line, &shown, &message)
     }
 
     fn check_command(&self, command: &Command) -> Result<(), String> {
@@ -182,8 +195,34 @@ impl Policy for PolicyFile {
         self.check_timeout(job)
     }
 
+    fn allowed_directories(&self, job: &Job) -> Option<AllowedDirectories> {
+        let (rule, cwd) = self.directory_rule(job)?;
+        Some(AllowedDirectories {
+            paths: rule.resolved().map(|path| path.to_string_lossy().into_owned()).collect(),
+            refusal: self.directory_refusal(rule, cwd, Path::new(cwd)),
+        })
+    }
+
     fn order_keys(&self) -> &[PublicKey] {
         &self.order_keys
+    }
+}
+
+impl Directories {
+    /// The directories with links resolved: /var/run is /run on most systems.
+    fn resolved(&self) -> impl Iterator<Item = PathBuf> {
+        self.paths.iter().map(|path| resolve_links(path))
+    }
+}
+
+/// The path that the kernel would enter. What does not exist, or cannot be read by this process, is kept as written;
+/// the keeper checks the directory again when the job has entered it.
+fn resolve_links(path: &Path) -> PathBuf {
+    let existing = path.ancestors().find_map(|ancestor| Some((ancestor, std::fs::canonicalize(ancestor).ok()?)));
+    let Some((ancestor, resolved)) = existing else { return path.to_owned() };
+    match path.strip_prefix(ancestor) {
+        Ok(rest) if !rest.as_os_str().is_empty() => resolved.join(rest),
+        _ => resolved,
     }
 }
 

@@ -25,7 +25,9 @@ use crate::admission::Admission;
 use crate::feed::SpoolFeed;
 use crate::local_run::{LocalRun, lock};
 use crate::mailing::MAILS_MAX;
+use crate::open_files::{OpenFiles, is_limit};
 use crate::options::Options;
+use crate::order_store::OrderStore;
 use crate::outbox::Outbox;
 use crate::required_sinks::RequiredSinks;
 use crate::secrets::{Resolved, resolve};
@@ -34,9 +36,6 @@ use crate::spool_watch::SpoolWatch;
 /// Keepers started at the same time. posix_spawn blocks its thread until exec, and more than a few threads gain
 /// nothing. Measured on two cores: four threads start 1,000 processes 2.5 times as fast as one; sixteen are no faster.
 const SPAWNS_MAX: usize = 4;
-
-/// Orders synced at the same time; the file system joins their commits. Chosen, not measured.
-const STORES_MAX: usize = 16;
 
 /// Orders claimed and stored at the same time, in a mode without an order of starts. Chosen, not measured.
 const CLAIMS_MAX: usize = 128;
@@ -47,6 +46,8 @@ pub(crate) enum SpawnError {
     Secret(PortError),
     /// One sentence.
     Keeper(String),
+    /// A limit of this process or machine: the same call can succeed later. One sentence.
+    Limit(String),
 }
 
 pub(crate) struct RunnerState {
@@ -58,6 +59,7 @@ pub(crate) struct RunnerState {
     /// Attempts whose orders are being claimed and stored.
     pub taking: Mutex<BTreeSet<AttemptKey>>,
     pub admission: Mutex<Admission<AttemptKey>>,
+    pub open_files: OpenFiles,
     /// Notified when admission may have room, or a new order to admit.
     pub admission_changed: Notify,
     sinks: RwLock<Vec<Engine>>,
@@ -72,7 +74,7 @@ pub(crate) struct RunnerState {
     /// Variables that a warning was logged for because their values are not masked.
     unmasked_logged: Mutex<BTreeSet<(JobKey, String)>>,
     spawn_permits: Semaphore,
-    pub store_permits: Semaphore,
+    pub order_store: OrderStore,
     pub claim_permits: Arc<Semaphore>,
     pub scan_permits: Semaphore,
     /// Limits how many mails are sent at once.
@@ -97,6 +99,7 @@ impl RunnerState {
     pub(crate) fn new(mut options: Options, outbox: Option<Outbox>) -> io::Result<RunnerState> {
         let runs_folder = options.state.join("runs");
         std::fs::create_dir_all(&runs_folder)?;
+        let open_files = OpenFiles::new(options.open_files_max);
         let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
         Ok(RunnerState {
             runs_folder,
@@ -105,7 +108,8 @@ impl RunnerState {
             taking: Mutex::default(),
             first_heartbeat: CancellationToken::new(),
             is_name_refused: AtomicBool::new(false),
-            admission: Mutex::new(Admission::new(options.mode)),
+            admission: Mutex::new(Admission::new(options.mode, open_files.running_max())),
+            open_files,
             admission_changed: Notify::new(),
             sinks: RwLock::new(std::mem::take(&mut options.sinks)),
             sinks_version: AtomicU64::new(0),
@@ -115,7 +119,7 @@ impl RunnerState {
             outbox,
             unmasked_logged: Mutex::default(),
             spawn_permits: Semaphore::new(SPAWNS_MAX),
-            store_permits: Semaphore::new(STORES_MAX),
+            order_store: OrderStore::default(),
             claim_permits: Arc::new(Semaphore::new(CLAIMS_MAX)),
             scan_permits: Semaphore::new(cores),
             mail_permits: Semaphore::new(MAILS_MAX),
@@ -220,13 +224,21 @@ impl RunnerState {
             resolve(&*self.options.secrets, &run.job().env).await.map_err(SpawnError::Secret)?;
         self.warn_unmasked_secrets(run.job(), &env, &secret_names);
         let passed = self.options.pass_env.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
-        let launch = Launch { env, secret_names, passed: passed.collect(), cgroup: self.options.cgroup };
+        let launch = Launch {
+            env,
+            secret_names,
+            passed: passed.collect(),
+            cgroup: self.options.cgroup,
+            inherited: self.options.inherited,
+            allowed_directories: self.options.policy.allowed_directories(run.job()),
+        };
         let (command, directory) = (self.options.keeper.clone(), run.directory.clone());
         let _turn = self.spawn_permits.acquire().await;
         let spawned = tokio::task::spawn_blocking(move || spawn::spawn_keeper(&command, &directory, &launch)).await;
-        spawned
-            .unwrap_or_else(|error| Err(io::Error::other(error)))
-            .map_err(|error| SpawnError::Keeper(format!("cannot start its keeper: {error}")))
+        spawned.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| {
+            let message = format!("cannot start its keeper: {error}");
+            if is_limit(&error) { SpawnError::Limit(message) } else { SpawnError::Keeper(message) }
+        })
     }
 
     /// Logs once for each variable that its value is too short to be masked.

@@ -33,6 +33,9 @@ const SPAWN_ATTEMPTS_MAX: u32 = 3;
 /// Delay before the second start; the third waits twice as long. Chosen, not measured.
 const SPAWN_RETRY_DELAY: Duration = Duration::from_millis(500);
 
+/// Retry interval of starts that a limit of the machine refuses. Chosen, not measured.
+const LIMIT_RETRY_DELAY: Duration = Duration::from_secs(1);
+
 /// Retry interval of writes that the disk refuses. Chosen, not measured.
 const STORE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -111,6 +114,8 @@ struct StartAttempts {
     secrets: u32,
     /// Start of the failing secret lookup, and its last error.
     secret: Option<(Instant, String)>,
+    /// The last start that a limit of the machine refused.
+    limit: Option<String>,
 }
 
 enum StartResult {
@@ -137,6 +142,8 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
     if let Some(start_by) = accepted.order.start_by.filter(|start_by| *start_by < Timestamp::now()) {
         let why = blocking_reason
             .or_else(|| attempts.secret.take().map(|(_, message)| message))
+            .or_else(|| attempts.limit.take())
+            .or_else(|| run.delayed_by.get().cloned())
             .map(|message| format!(": {message}"))
             .unwrap_or_default();
         return refused(RefusalKind::TooLate, format!("the runner could not start it before {start_by}{why}"));
@@ -162,6 +169,12 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
             refused(RefusalKind::Impossible, format!("a secret of the job is not available: {message}"))
         }
         Err(SpawnError::Secret(PortError::Retry(message))) => retry_secret(run, attempts, message).await,
+        Err(SpawnError::Limit(message)) => {
+            tracing::warn!(error = message, "a limit of this machine delays the start of runs; retrying");
+            attempts.limit = Some(message);
+            sleep(LIMIT_RETRY_DELAY).await;
+            StartResult::CheckAgain(None)
+        }
         Err(SpawnError::Keeper(message)) if attempts.keepers + 1 >= SPAWN_ATTEMPTS_MAX => {
             refused(RefusalKind::Impossible, message)
         }

@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["keeper", _] if is_doomed() => ExitCode::FAILURE,
-        ["keeper", path] => keeper::main(Path::new(path)),
+        ["keeper", world, _] if is_doomed(Path::new(world)) => ExitCode::FAILURE,
+        ["keeper", _, path] => keeper::main(Path::new(path)),
         ["run", state, world, mode, shutdown] => within_runtime(run(state, world, mode, shutdown)),
         ["exec", state, world, command @ ..] => within_runtime(exec(state, world, command)),
         _ => ExitCode::from(2),
@@ -38,8 +38,7 @@ fn main() -> ExitCode {
 }
 
 /// As many keepers as the file `doomed` states exit before they start anything, once the file `wait` is absent.
-fn is_doomed() -> bool {
-    let Some(world) = std::env::var_os("SEXTON_WORLD").map(PathBuf::from) else { return false };
+fn is_doomed(world: &Path) -> bool {
     let left = || fs::read_to_string(world.join("doomed")).ok()?.parse::<u32>().ok();
     let Some(left) = left().filter(|left| *left > 0) else { return false };
     while world.join("wait").exists() {
@@ -61,7 +60,7 @@ fn within_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 
 fn options(state: &str, world: &Path) -> Options {
     let own = std::env::current_exe().unwrap_or_default();
-    let mut options = Options::new(state, "r1", "h1", KeeperCommand(vec![own.into(), "keeper".into()]));
+    let mut options = Options::new(state, "r1", "h1", KeeperCommand(vec![own.into(), "keeper".into(), world.into()]));
     options.heartbeat_interval = Duration::from_millis(50);
     options.idle_heartbeat_interval = Duration::from_millis(50);
     let folder = world.to_owned();

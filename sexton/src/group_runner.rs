@@ -21,7 +21,7 @@ use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::ServerInfo;
-use crate::{listen, machine, on_aws};
+use crate::{listen, machine, on_aws, own_process};
 
 /// Interval of heartbeats while runs are active. Each is a paid write on AWS: $0.055 per runner and month at 30 s. A
 /// run is `lost` after three missing heartbeats.
@@ -64,7 +64,9 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     listen::check_exposure(listen, arguments.plain || setup.configuration.plain)?;
     setup.state.create()?;
     let _lock = setup.state.lock()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    setup.state.make_files_private()?;
+    let blocking = own_process::blocking_threads_max();
+    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
     let served = runtime.block_on(serve(setup, &aws, listen));
     // Does not wait for threads that wait for a disk.

@@ -158,6 +158,11 @@ impl LocalRunner {
         self.handle.stop(run_id, by);
     }
 
+    /// What runs wait for because of a limit of this machine.
+    pub(crate) fn limit_reached(&self) -> Option<String> {
+        self.handle.limit_reached()
+    }
+
     /// The number of runs that have started and not ended.
     pub(crate) fn running_count(&self) -> usize {
         self.handle.runs().iter().filter(|run| run.outcome.is_none() && run.started_at.is_some()).count()
@@ -222,6 +227,10 @@ impl console::Sinks for LocalRunner {
         let statuses = self.sink_statuses();
         // A status is plain data, so the conversion to JSON cannot fail.
         statuses.into_iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
+    }
+
+    async fn waiting_reason(&self, run_id: &RunId) -> Option<String> {
+        self.handle.waiting_reason(run_id)
     }
 
     async fn undelivered(&self, run_id: &RunId) -> Vec<Undelivered> {

@@ -2,6 +2,10 @@
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::repeated::RepeatedErrors;
 
 /// Default filter of `up` and `runner`: `info` of Sexton's crates, `warn` of all others.
 pub(crate) const SERVER_FILTER: &str =
@@ -31,6 +35,8 @@ pub(crate) fn start_logging(filter: Option<&str>, default: &str) -> Result<(), S
         .with_target(false)
         .with_timer(UtcTime)
         .compact()
+        .finish()
+        .with(RepeatedErrors::default())
         .try_init()
         .map_err(|error| format!("cannot start logging: {error}"))
 }

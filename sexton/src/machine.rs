@@ -13,6 +13,7 @@ use runner::{LocalSecrets, Options};
 
 use crate::configuration::{Configuration, Mode, load_policy};
 use crate::failure::Failure;
+use crate::own_process;
 
 pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -32,6 +33,8 @@ pub(crate) fn runner_options(configuration: &Configuration, folder: PathBuf) -> 
     let mut options = Options::new(folder, section.name.as_deref().unwrap_or(&host), &host, keeper);
     options.groups.clone_from(&section.groups);
     options.pass_env.clone_from(&section.pass_env);
+    options.inherited = own_process::inherited();
+    options.open_files_max = own_process::open_files_max();
     options.secrets = secrets(configuration.aws.clone().unwrap_or_default());
     if let Some(path) = &section.policy {
         options.policy = Arc::new(load_policy(path)?);

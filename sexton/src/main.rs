@@ -18,8 +18,10 @@ mod log;
 mod machine;
 mod mailer;
 mod on_aws;
+mod own_process;
 mod ownership;
 mod print;
+mod repeated;
 mod setup;
 mod signals;
 mod source_path;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     {
         return keeper::main(Path::new(&directory));
     }
+    own_process::set_up();
     print_panics_in_one_line();
     tzdata::choose();
     match cli::run(cli::parse_arguments()) {

@@ -10,10 +10,13 @@
 //! | `runner/` | run directories, spools, outbox |
 //! | `logs/` | files of the default sink |
 //! | `sample.crontab` | the crontab that runs when no file is given |
+//! | `modes-checked` | exists once files of older builds were made private |
+
+mod protection;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -41,6 +44,18 @@ pub(crate) enum StateError {
         path.display()
     )]
     InUse { path: PathBuf, by: String },
+    #[error(
+        "the state directory {} belongs to {}, who could replace its files, and this process runs as {}; run it as \
+         the owner, change the owner with chown, or name another directory with --state",
+        path.display(), user_name(*owner), user_name(*own)
+    )]
+    Foreign { path: PathBuf, owner: u32, own: u32 },
+    #[error(
+        "all users can write to the state directory {} (mode {mode:04o}); name a directory below it with --state, like {}, \
+         which is created, or run `chmod o-w {}`",
+        path.display(), path.join("sexton").display(), path.display()
+    )]
+    WritableByAll { path: PathBuf, mode: u32 },
     #[error(
         "no home directory is known: neither XDG_STATE_HOME nor HOME is set, and this user has no passwd entry; name a \
          state directory with --state"
@@ -138,13 +153,17 @@ impl StateDirectory {
     /// Creates the directory, readable only by its owner, because it contains the token and output of jobs.
     ///
     /// # Errors
-    /// Fails if it cannot be created.
+    /// Fails if it cannot be created, or if other users can replace its files.
     pub(crate) fn create(&self) -> Result<(), StateError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)
-            .map_err(|why| io_error("create", &self.dir, why))
+        protection::create(&self.dir)
+    }
+
+    /// Makes the files that older builds left readable for others private. For the holder of the lock.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be written.
+    pub(crate) fn make_files_private(&self) -> Result<(), StateError> {
+        protection::make_files_private(&self.dir).map_err(|why| io_error("write to", &self.dir, why))
     }
 
     /// Locks the directory for this process.
@@ -215,6 +234,11 @@ impl StateDirectory {
             tracing::debug!(%why, "cannot delete server.json");
         }
     }
+}
+
+/// A user, for messages.
+pub(crate) fn user_name(uid: u32) -> String {
+    keeper::user_name(uid).map_or_else(|| format!("user {uid}"), |name| format!("user `{name}`"))
 }
 
 fn random_hex(bytes: usize) -> io::Result<String> {

@@ -5,7 +5,7 @@
 //! | `job_files` | applies crontabs and jobs files, at the start and when they change |
 //! | `duties` | the loops around `services`: scheduler, collector, overdue, alerts, pruner |
 //! | `notifier` | sends alerts to the configured channels |
-//! | `sink_alerts`, `disk_alerts` | alerts about failing sinks and a full disk |
+//! | `sink_alerts`, `disk_alerts`, `limit_alerts` | alerts about failing sinks, a full disk, too few open files |
 //! | `run_output` | reads the output of runs for the API |
 //! | `zone_duty` | follows the tzdata and the zone of the host |
 //! | `sample` | the crontab and the sinks without any configuration |
@@ -15,6 +15,7 @@
 mod disk_alerts;
 mod duties;
 mod job_files;
+mod limit_alerts;
 mod notifier;
 mod reserved_group;
 pub(crate) mod run_output;
@@ -43,7 +44,7 @@ use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::ServerInfo;
 use crate::tzdata::TzdataWatch;
-use crate::{listen, machine};
+use crate::{listen, machine, own_process};
 use duties::Duties;
 use job_files::{JobFileArgs, JobFiles};
 
@@ -92,13 +93,15 @@ pub(crate) fn run(arguments: Arguments, utc: bool) -> Outcome {
     listen::check_exposure(listen, arguments.plain || setup.configuration.plain)?;
     setup.state.create()?;
     let _lock = setup.state.lock()?;
+    setup.state.make_files_private()?;
     let named = JobFileArgs {
         crontabs: [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
         jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
         system: arguments.system,
         mail_owners: setup.configuration.mail.owner,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let blocking = own_process::blocking_threads_max();
+    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
     let served = runtime.block_on(serve(setup, named, listen, utc));
     // Does not wait for threads that wait for a disk or a reader.
@@ -118,7 +121,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
     let (listener, url) = listen::bind(listen).await?;
     let token: Arc<str> = state.token()?.into();
 
-    let channels = Channels::new(std::mem::take(&mut setup.configuration.channels)).map_err(Failure::Usage)?;
+    let channels = configured_channels(&mut setup)?;
     let mailer = AlertingMailer::new(&channels, &setup.configuration.mail, Some(ports.clone()))?;
     mailer.warn_if_missing(&ports).await.map_err(|error| Failure::failed(error.to_string()))?;
     let notifier = Arc::new(notifier::ChannelNotifier::new(channels));
@@ -142,6 +145,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
         duties: duties.start(),
         alert_watchers: [
             tokio::spawn(sink_alerts::watch_sinks(runner.clone(), ports.clone(), stop.clone())),
+            tokio::spawn(limit_alerts::watch_limits(runner.clone(), ports.clone(), stop.clone())),
             tokio::spawn(disk_alerts::watch_disk(ports.clone(), notifier, state.dir.clone(), stop.clone())),
         ],
         zones: tokio::spawn(zone_duty::follow_zones(tzdata, utc, nudge.clone(), stop.clone())),
@@ -192,6 +196,11 @@ fn new_console(
     }
 }
 
+fn configured_channels(setup: &mut Setup) -> Result<Channels, Failure> {
+    let channels = Channels::new(std::mem::take(&mut setup.configuration.channels)).map_err(Failure::Usage)?;
+    Ok(channels.with_command_limits(own_process::command_limits()))
+}
+
 async fn start_runner(
     setup: &mut Setup,
     ports: &Ports,
@@ -212,7 +221,7 @@ async fn start_runner(
 struct RunningUp {
     runner: Arc<LocalRunner>,
     duties: duties::RunningDuties,
-    alert_watchers: [JoinHandle<()>; 2],
+    alert_watchers: [JoinHandle<()>; 3],
     zones: JoinHandle<()>,
     job_files: JoinHandle<()>,
     reloader: JoinHandle<()>,

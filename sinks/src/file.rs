@@ -1,8 +1,8 @@
 //! The sink `file`: one file per job, run or day, by the template of its path. Appends only, and reopens a file that
 //! was rotated.
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use domain::document::Section;
 
 use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
+use crate::file_access::{FileAccess, check_directory, is_standard};
 use crate::lines::{LineFormat, LineRun};
 use crate::record::Record;
 use crate::sink::{Acknowledge, Connection, Encode, Refused};
@@ -26,6 +27,7 @@ const OPEN_FILES_MAX: usize = 64;
 pub struct FileConfig {
     pub path: Template,
     pub format: LineFormat,
+    pub access: FileAccess,
 }
 
 /// Reads the options of `type = "file"`.
@@ -33,12 +35,28 @@ pub(crate) fn read(section: &mut Section) -> Option<FileConfig> {
     let line = section.line_of("path");
     let text = section.required_text("path");
     let format = LineFormat::read(section);
+    let access = read_access(section);
     let text = text?;
     if !text.starts_with('/') {
         section.fault(line, &*text, "not an absolute path; write for example /var/log/sexton/{group}/{job}.log");
     }
     let path = Template::parse(&text).map_err(|message| section.fault(line, &*text, message)).ok()?;
-    Some(FileConfig { path, format })
+    Some(FileConfig { path, format, access })
+}
+
+fn read_access(section: &mut Section) -> FileAccess {
+    let mut access = FileAccess { owner: section.text("owner"), ..FileAccess::default() };
+    if let Some((line, text)) = section.text_at("mode") {
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 => access.mode = mode,
+            _ => section.fault(
+                line,
+                text,
+                "not a `mode`; write 3 or 4 octal digits with read and write for the owner, like \"0640\"",
+            ),
+        }
+    }
+    access
 }
 
 /// A run's cursor moves past a line only after the file was synced (`fdatasync`), so a crash of the machine can
@@ -65,10 +83,12 @@ pub(crate) struct FileRun {
 }
 
 /// The open files. Moved to a blocking thread and back.
-#[derive(Default)]
 struct Files {
+    access: FileAccess,
     open: BTreeMap<Arc<Path>, OpenFile>,
     clock: u64,
+    /// Warnings that were logged.
+    warned: BTreeSet<String>,
 }
 
 struct OpenFile {
@@ -82,7 +102,7 @@ struct OpenFile {
 
 impl FileSink {
     pub(crate) fn new(config: FileConfig, text_bytes_max: usize) -> FileSink {
-        let files = Some(Files::default());
+        let files = Some(Files::new(config.access.clone()));
         FileSink { config, text_bytes_max, filled: Vec::new(), files, connected: false }
     }
 
@@ -145,7 +165,7 @@ impl Connection for FileSink {
 
     fn disconnect(&mut self) {
         self.filled.clear();
-        self.files = Some(Files::default());
+        self.files = Some(Files::new(self.config.access.clone()));
         self.connected = false;
     }
 
@@ -173,6 +193,10 @@ impl Acknowledge for FileSink {
 }
 
 impl Files {
+    fn new(access: FileAccess) -> Files {
+        Files { access, open: BTreeMap::new(), clock: 0, warned: BTreeSet::new() }
+    }
+
     fn append(&mut self, path: &Arc<Path>, bytes: &[u8]) -> SinkResult<()> {
         self.clock += 1;
         let clock = self.clock;
@@ -201,14 +225,20 @@ impl Files {
         }
         match self.open.entry(path.clone()) {
             std::collections::btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
-            std::collections::btree_map::Entry::Vacant(entry) => Ok(entry.insert(open(path)?)),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                let (opened, warning) = open(&self.access, path)?;
+                if let Some(warning) = warning.filter(|warning| self.warned.insert(warning.clone())) {
+                    tracing::warn!("{warning}");
+                }
+                Ok(entry.insert(opened))
+            }
         }
     }
 
     fn sync(&mut self) -> SinkResult<()> {
         for (path, open) in &mut self.open {
             if open.dirty {
-                open.file.sync_data().map_err(|error| SinkError::from_path_error("sync", path, &error))?;
+                sync_data(&open.file, path)?;
                 open.dirty = false;
             }
         }
@@ -217,19 +247,14 @@ impl Files {
 }
 
 /// Creates the directories, opens for appending, and completes a line that an earlier failure left torn.
-fn open(path: &Path) -> SinkResult<OpenFile> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)
-            .map_err(|error| SinkError::from_path_error("create the directory", directory, &error))?;
-    }
-    let opened = OpenOptions::new().create(true).read(true).append(true).open(path);
-    let mut file = opened.map_err(|error| SinkError::from_path_error("open", path, &error))?;
+fn open(access: &FileAccess, path: &Path) -> SinkResult<(OpenFile, Option<String>)> {
+    let (mut file, warning) = access.open(path)?;
     let metadata = file.metadata().map_err(|error| SinkError::from_path_error("read the metadata of", path, &error))?;
     if metadata.is_file() && metadata.len() > 0 && last_byte(&file, metadata.len()).is_ok_and(|byte| byte != b'\n') {
         file.write_all(b"\n").map_err(|error| SinkError::from_path_error("write to", path, &error))?;
     }
     let identity = (metadata.dev(), metadata.ino());
-    Ok(OpenFile { file, identity, dirty: true, used: 0, allowance: WriteAllowance::default() })
+    Ok((OpenFile { file, identity, dirty: true, used: 0, allowance: WriteAllowance::default() }, warning))
 }
 
 fn last_byte(file: &File, bytes: u64) -> io::Result<u8> {
@@ -245,23 +270,37 @@ fn free_space(file: &File) -> io::Result<DiskSpace> {
     Ok(DiskSpace { free_bytes: bytes(stat.f_bavail), total_bytes: bytes(stat.f_blocks) })
 }
 
+/// A device or pipe has no data to sync and returns EINVAL (fsync(2)).
+fn sync_data(file: &File, path: &Path) -> SinkResult<()> {
+    match file.sync_data() {
+        Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
+            Err(SinkError::from_path_error("sync", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn close(path: &Path, open: OpenFile) -> SinkResult<()> {
     match open.dirty {
-        true => open.file.sync_data().map_err(|error| SinkError::from_path_error("sync", path, &error)),
+        true => sync_data(&open.file, path),
         false => Ok(()),
     }
 }
 
 /// Checks that files can be created below the first directory of the path without a placeholder.
 pub(crate) fn check(config: &FileConfig) -> Result<String, String> {
+    if is_standard(Path::new(config.path.text())) {
+        return Ok(format!("{} is written as it is", config.path.text()));
+    }
     let fixed = config.path.text().split('{').next().unwrap_or_default();
     let directory = match fixed.ends_with('/') {
         true => Path::new(fixed),
         false => Path::new(fixed).parent().unwrap_or(Path::new("/")),
     };
-    std::fs::create_dir_all(directory)
-        .map_err(|error| SinkError::from_path_error("create the directory", directory, &error).message)?;
+    config.access.create_directories(directory).map_err(|error| error.message)?;
+    let warning = check_directory(directory).map_err(|error| error.message)?;
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
         .map_err(|error| SinkError::from_path_error("write to", directory, &error.into()).message)?;
-    Ok(format!("files can be created below {}", directory.display()))
+    let warning = warning.map_or_else(String::new, |warning| format!("; warning: {warning}"));
+    Ok(format!("files can be created below {}{warning}", directory.display()))
 }

@@ -40,6 +40,7 @@ pub mod engine;
 pub mod error;
 pub mod feed;
 mod file;
+mod file_access;
 mod filter;
 mod frames;
 mod gelf;

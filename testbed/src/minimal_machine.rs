@@ -1,6 +1,6 @@
-//! A machine with nothing but programs and libraries: no /etc, so neither CA certificates nor passwd entries nor a zone;
-//! a root that cannot be written; no environment; a user id without a name. Entering it needs root, or `sudo` without a
-//! password as on CI machines.
+//! A machine with nothing but programs and libraries: no /etc, so neither CA certificates nor passwd entries nor a
+//! zone; a root that cannot be written; no environment; a user id without a name. Entering it needs root, or `sudo`
+//! without a password as on CI machines.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +26,7 @@ mkdir -p "$root$folder"; mount --bind "$folder" "$root$folder"
 mkdir -p "$(dirname "$root$binary")"; touch "$root$binary"; mount --bind "$binary" "$root$binary"
 chown -R 54321:54321 "$root$folder"
 mount -o remount,ro "$root"
-exec chroot --userspec=54321:54321 --groups= "$root" /usr/bin/env -i "$binary" "$@"
+exec chroot --userspec=54321:54321 --groups= "$root" /usr/bin/env -i "$@"
 "#;
 
 /// The machine. Each command gets a new one; they share the folder and the network.
@@ -57,9 +57,16 @@ impl MinimalMachine {
 
     /// The program with these arguments, on this machine.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut words = self.prefix.iter().chain(&["unshare", "-m", "--propagation", "private", "sh", "-c", ENTER, "sh"]);
+        self.command_with(&[], arguments)
+    }
+
+    /// The same, with these variables (`NAME=value`) in its environment.
+    pub fn command_with(&self, variables: &[&str], arguments: &[&str]) -> Command {
+        let mut words =
+            self.prefix.iter().chain(&["unshare", "-m", "--propagation", "private", "sh", "-c", ENTER, "sh"]);
         let mut command = Command::new(words.next().expect("a program"));
-        command.args(words).arg(self.root.path()).arg(&self.folder).arg(&self.binary).args(arguments);
+        command.args(words).arg(self.root.path()).arg(&self.folder).arg(&self.binary);
+        command.args(variables).arg(&self.binary).args(arguments);
         command
     }
 }

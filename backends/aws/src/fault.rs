@@ -103,7 +103,7 @@ fn required_permission(action: &str) -> &str {
 
 /// Writes an error and its causes on one line, with the remedy on a machine without CA certificates.
 pub(crate) fn error_chain(error: &(dyn Error + 'static)) -> String {
-    // The SDK trusts no certificate where it finds no CA certificates; reqwest reads the same files and names the cause.
+    // The SDK trusts no certificate where it finds no CA certificates; reqwest reads the same files and names that.
     let has_no_store = || reqwest::Client::builder().build().err().is_some_and(|error| ca_store::is_missing(&error));
     let text = chain_text(error);
     if ca_store::is_missing(error) || (text.contains("UnknownIssuer") && has_no_store()) {

@@ -4,6 +4,8 @@
 //! A commit costs the same for one write as for a hundred. So the writer runs all waiting writes in one transaction,
 //! commits, and only then answers. Each write has its own savepoint, so a failing write does not undo the others.
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -68,6 +70,7 @@ impl Database {
     pub(crate) fn open(file: &Path) -> Result<Database, OpenError> {
         let name = || file.display().to_string();
         let sqlite = |source| OpenError::Sqlite { file: name(), source };
+        create_private(file);
         let mut connection = Connection::open(file).map_err(sqlite)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
         schema::migrate(&mut connection).map_err(|mismatch| match mismatch {
@@ -152,6 +155,13 @@ impl Drop for Database {
     }
 }
 
+/// SQLite gives its own files the mode of the database. Errors are left to SQLite, whose texts name them.
+fn create_private(file: &Path) {
+    if let Ok(created) = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
+        let _ = created.set_permissions(Permissions::from_mode(0o600));
+    }
+}
+
 fn writer_stopped() -> PortError {
     PortError::Retry("the writer thread of the database has stopped; restart sexton".to_owned())
 }
@@ -166,8 +176,8 @@ fn open_reader(file: &Path) -> Outcome<Connection> {
     Ok(connection)
 }
 
-/// Makes SQLite compile each statement once, and keep temporary data in memory. By default, it compiles a statement again if its plan may depend on the
-/// value of a parameter, such as a `LIMIT`.
+/// Makes SQLite compile each statement once, and keep temporary data in memory. By default, it compiles a statement
+/// again if its plan may depend on the value of a parameter, such as a `LIMIT`.
 fn configure_statements(connection: &Connection) -> rusqlite::Result<()> {
     // Sorting needs no temporary file, so that it works where no directory but the state directory can be written.
     connection.pragma_update(None, "temp_store", "MEMORY")?;

@@ -10,7 +10,7 @@ use domain::order::{FORMAT_VERSION, Order};
 use domain::run::{RunId, Trigger};
 use jiff::Timestamp;
 use keeper::directory::{Durability, RunDirectory, read_json, write_json};
-use keeper::records::{Accepted, Exit, Launch, Started, StopRequest};
+use keeper::records::{Accepted, AllowedDirectories, Exit, Inherited, Launch, Started, StopRequest};
 use keeper::spawn::{KeeperCommand, spawn_keeper};
 use keeper::spool::SpoolReader;
 use testbed::wait_for;
@@ -75,6 +75,21 @@ impl Attempt {
         let secret_names = env.keys().cloned().collect();
         let launch = Launch { env, secret_names, cgroup: true, ..Launch::default() };
         let mut attempt = Attempt::launch(folder.path(), job, launch);
+        attempt._folder = Some(folder);
+        attempt
+    }
+
+    pub(crate) fn start_in_directories(job: Job, allowed: AllowedDirectories) -> Attempt {
+        let folder = tempfile::tempdir().expect("folder");
+        let launch = Launch { allowed_directories: Some(allowed), ..Launch::default() };
+        let mut attempt = Attempt::launch(folder.path(), job, launch);
+        attempt._folder = Some(folder);
+        attempt
+    }
+
+    pub(crate) fn start_with_inherited(job: Job, inherited: Inherited) -> Attempt {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut attempt = Attempt::launch(folder.path(), job, Launch { inherited, ..Launch::default() });
         attempt._folder = Some(folder);
         attempt
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use domain::event::Ended;
 use domain::job::Job;
 use domain::line::Stream;
+use keeper::records::{AllowedDirectories, Inherited};
 
 use testbed::wait_for;
 
@@ -170,4 +171,37 @@ fn a_keeper_survives_hangup_interrupt_and_term() {
     // Its standard input is empty, so it exits by itself.
     assert_eq!(attempt.wait_for_end().exit_code, Some(0));
     assert!(!is_alive(pid));
+}
+
+#[test]
+fn a_link_that_leads_out_of_the_allowed_directories_is_found_when_the_job_has_entered_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let allowed = folder.path().join("allowed");
+    std::fs::create_dir_all(allowed.join("inner")).expect("folder");
+    std::os::unix::fs::symlink("/", allowed.join("out")).expect("link");
+    let check = |name: &str, note: Option<&str>| {
+        let mut job = shell("pwd -P");
+        job.cwd = Some(allowed.join(name).display().to_string());
+        let resolved = std::fs::canonicalize(&allowed).expect("resolved").display().to_string();
+        let directories = AllowedDirectories { paths: vec![resolved], refusal: "not allowed".to_owned() };
+        let mut attempt = Attempt::start_in_directories(job, directories);
+        let exit = attempt.wait_for_end();
+        assert_eq!(exit.note.as_deref(), note, "{name}");
+    };
+    check("inner", None);
+    check(".", None);
+    check("out", Some("not allowed"));
+    check("out/tmp", Some("not allowed"));
+}
+
+#[test]
+fn a_job_gets_the_mask_and_the_limit_of_open_files_of_the_runners_parent() {
+    let inherited = Inherited { umask: Some(0o026), open_files: Some(77) };
+    let mut attempt = Attempt::start_with_inherited(shell("umask; ulimit -Sn"), inherited);
+    attempt.wait_for_end();
+    assert_eq!(attempt.texts(Stream::Stdout), ["0026", "77"]);
+    // The keeper's own files are private.
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(attempt.run.keeper()).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }

@@ -118,7 +118,8 @@ fn the_records_of_start_stop_and_exit_keep_their_form() {
 #[test]
 fn the_launch_document_keeps_its_form() {
     let env = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
-    let launch = Launch { env, secret_names: vec!["A".into()], passed: BTreeMap::new(), cgroup: true };
+    let launch =
+        Launch { env, secret_names: vec!["A".into()], passed: BTreeMap::new(), cgroup: true, ..Launch::default() };
     let golden = r#"{"env":{"A":"1"},"secret_names":["A"],"passed":{},"cgroup":true}"#;
     // Without `Debug`, so that no secret gets into a log.
     assert_eq!(serde_json::to_string(&launch).expect("json"), golden);

@@ -1,6 +1,7 @@
 //! The machine's policy for orders.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use domain::event::Ended;
 use domain::run::Outcome;
@@ -37,4 +38,43 @@ fn the_policy_also_applies_to_exec() {
     assert_eq!(code(&["exec", "true"]), Some(0));
     assert_eq!(code(&["exec", "touch", &world.path("touched").display().to_string()]), Some(127));
     assert!(!world.path("touched").exists());
+}
+
+#[test]
+fn directories_are_compared_with_links_resolved() {
+    let mut world = World::new();
+    let [allowed, other] = ["allowed", "other"].map(|name| {
+        fs::create_dir(world.path(name)).expect("folder");
+        world.path(name)
+    });
+    symlink(&other, allowed.join("elsewhere")).expect("link");
+    symlink(&allowed, world.path("alias")).expect("link");
+    let text = |path: std::path::PathBuf| path.display().to_string();
+    let policy = format!("directories = [{:?}]\n", text(world.path("alias")));
+    fs::write(world.path("policy.toml"), policy).expect("policy");
+    world.start();
+    let check = |cwd: String, outcome: Outcome| {
+        let mut job = argv(&["true"]);
+        job.cwd = Some(cwd.clone());
+        let order = world.order(job);
+        let report = world.report(&order.run_id);
+        assert_eq!(report.outcome, outcome, "{cwd}: {}", report.reason);
+        report.reason
+    };
+    check(text(allowed.clone()), Outcome::Succeeded);
+    check(text(world_path(&allowed, "alias")), Outcome::Succeeded);
+    let reason = check(text(allowed.join("elsewhere")), Outcome::Failed);
+    assert!(reason.contains("policy.toml:1 does not allow") && reason.contains(&text(other.clone())), "{reason}");
+    check(text(other), Outcome::Failed);
+    check(format!("{}/../other", text(allowed.clone())), Outcome::Failed);
+    // HOME is the working directory of a job without `cwd`.
+    let mut job = argv(&["true"]);
+    job.env.insert("HOME".to_owned(), text(allowed.join("elsewhere")));
+    let order = world.order(job);
+    assert_eq!(world.report(&order.run_id).outcome, Outcome::Failed);
+    world.end();
+}
+
+fn world_path(beside: &std::path::Path, name: &str) -> std::path::PathBuf {
+    beside.parent().expect("a folder").join(name)
 }

@@ -3,6 +3,7 @@
 //! `--group` needs.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use channels::Channels;
@@ -10,6 +11,7 @@ use clap::Args;
 use domain::ports::PortResult;
 use domain::zones;
 use embedded::Embedded;
+use rustix::process::geteuid;
 use serde_json::json;
 use sinks::check::CHECK_GROUP;
 
@@ -104,7 +106,12 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         // Permissions can differ by group, so each sink is checked for each group.
         let default_groups = [CHECK_GROUP.to_owned()];
         let groups = if arguments.group.is_empty() { &default_groups[..] } else { &arguments.group };
-        for (sink, group) in setup.sinks.iter().flat_map(|sink| groups.iter().map(move |group| (sink, group))) {
+        // Root would judge the default sink of another user by its own rights.
+        let sinks = match (other_owner(&setup.state), &setup.sinks_source.file) {
+            (Some(_), None) => &[],
+            _ => &setup.sinks[..],
+        };
+        for (sink, group) in sinks.iter().flat_map(|sink| groups.iter().map(move |group| (sink, group))) {
             findings.print("sink", &sink.name, sinks::check::check(sink, group).await)?;
         }
         let channels = Channels::new(setup.configuration.channels).map_err(Failure::Usage)?;
@@ -165,6 +172,9 @@ async fn groups_with_jobs(aws: &aws::Aws) -> PortResult<BTreeSet<String>> {
 }
 
 fn check_state(state: &StateDirectory) -> Result<String, String> {
+    if let Some(owner) = other_owner(state) {
+        return Ok(format!("belongs to {owner}; run `sexton check` as that user to check more"));
+    }
     state.create().map_err(|error| error.to_string())?;
     let probe = state.dir.join(format!("check.{}", std::process::id()));
     std::fs::write(&probe, b"").map_err(|why| format!("cannot write: {why}"))?;
@@ -175,7 +185,16 @@ fn check_state(state: &StateDirectory) -> Result<String, String> {
     }
 }
 
+/// The owner of the directory, where root checks the directory of another user and must leave no file in it.
+fn other_owner(state: &StateDirectory) -> Option<String> {
+    let owner = std::fs::metadata(&state.dir).ok()?.uid();
+    (geteuid().is_root() && owner != 0).then(|| crate::state::user_name(owner))
+}
+
 fn check_database(state: &StateDirectory) -> Result<String, String> {
+    if let Some(owner) = other_owner(state) {
+        return Ok(format!("belongs to {owner}; not opened"));
+    }
     Embedded::open(&state.database()).map(|_| "opens".to_owned()).map_err(|error| error.to_string())
 }
 

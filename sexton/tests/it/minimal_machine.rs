@@ -46,7 +46,6 @@ fn up_and_every_client_command_work_on_a_minimal_machine() {
         &["job", "resume", "default/greet"],
         &["maintenance", "on", "--group", "default"],
         &["maintenance", "off", "--group", "default"],
-        &["apply", &tab],
         &["check"],
     ] {
         client(arguments);
@@ -54,6 +53,7 @@ fn up_and_every_client_command_work_on_a_minimal_machine() {
     for arguments in [&["lint", &tab][..], &["next", "0 3 * * *"], &["rules", "list"]] {
         run(&machine, arguments).expect(0);
     }
+    run(&machine, &["apply", &tab, "--state", &state]).expect(0);
     let output = run(&machine, &["exec", "--name", "once", "--state", &state, "--", "id", "-u"]).expect(0);
     assert_eq!(output.err, "");
     drop(up);

@@ -1,8 +1,11 @@
 //! The sink `file` on a real file system.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 
 use domain::line::Stream;
+use sinks::status::SinkEvent;
 
 use crate::memory::{RETRY, Run, capture_time, deliver, start, wait_until};
 
@@ -78,6 +81,121 @@ async fn an_obstacle_is_reported_and_a_torn_line_is_completed() {
     assert_eq!(written.lines().next(), Some("torn"));
     assert_eq!(written.lines().count(), 4);
     let event = events.recv().await.expect("an event");
-    assert!(matches!(event, sinks::status::SinkEvent::Recovered { .. }), "{event:?}");
+    assert!(matches!(event, SinkEvent::Recovered { .. }), "{event:?}");
     engine.shutdown().await;
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).expect("there").mode() & 0o7777
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+/// Starts a sink on `path`, prints one line and returns the first event.
+async fn first_event(path: &str) -> SinkEvent {
+    let (engine, mut events) = start(&format!("[sink.a]\ntype = \"file\"\npath = \"{path}\"\n{RETRY}"));
+    let run = Run::new(1);
+    run.print(Stream::Stdout, b"kept");
+    run.finish();
+    engine.add(run.feed());
+    let event = events.recv().await.expect("an event");
+    assert_eq!(engine.status().state, sinks::status::SinkState::Misconfigured);
+    engine.shutdown().await;
+    event
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_in_place_of_a_file_is_never_followed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let target = folder.path().join("target");
+    fs::write(&target, "untouched\n").expect("target");
+    for (name, leads_to) in [("job1.log", target.clone()), ("dangling.log", folder.path().join("nothing"))] {
+        let link = folder.path().join(name);
+        symlink(leads_to, &link).expect("link");
+        let event = first_event(&link.display().to_string()).await;
+        assert!(format!("{event:?}").contains("is a symbolic link"), "{event:?}");
+    }
+    assert_eq!(fs::read_to_string(&target).expect("target"), "untouched\n");
+    assert!(!folder.path().join("nothing").exists());
+    // A link to a directory is followed.
+    symlink(folder.path(), folder.path().join("alias")).expect("link");
+    let run = Run::new(1);
+    run.print(Stream::Stdout, b"line");
+    run.finish();
+    deliver(&format!("[sink.a]\ntype = \"file\"\npath = \"{}/alias/new.log\"\n", folder.path().display()), &run).await;
+    assert!(fs::read_to_string(folder.path().join("new.log")).expect("the file").contains("line"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_others_can_write_is_an_error_for_root_and_a_warning_for_others() {
+    let folder = tempfile::tempdir().expect("folder");
+    let check = async |directory: &Path, part: &str| {
+        let path = directory.join("job1.log").display().to_string();
+        let toml = format!("[sink.a]\ntype = \"file\"\npath = \"{path}\"\n");
+        if is_root() {
+            let event = first_event(&path).await;
+            assert!(format!("{event:?}").contains(part), "{part}: {event:?}");
+            assert!(!Path::new(&path).exists(), "{path}");
+        } else {
+            let checked = sinks::check::check(&crate::memory::config(&toml), "g").await.expect("a warning");
+            assert!(checked.contains("warning") && checked.contains(part), "{checked}");
+            let run = Run::new(1);
+            run.print(Stream::Stdout, b"line");
+            run.finish();
+            deliver(&toml, &run).await;
+        }
+    };
+    for (name, mode, part) in
+        [("all", 0o777, "every user can write"), ("sticky", 0o1777, "every user"), ("group", 0o770, "its group")]
+    {
+        let directory = folder.path().join(name);
+        fs::create_dir(&directory).expect("folder");
+        fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).expect("own");
+        check(&directory, part).await;
+        if mode == 0o777 {
+            // A user who can write above can replace the directory.
+            fs::create_dir(directory.join("inner")).expect("folder");
+            check(&directory.join("inner"), "every user can replace").await;
+        }
+    }
+    if is_root() {
+        let directory = folder.path().join("foreign");
+        fs::create_dir_all(directory.join("inner")).expect("folder");
+        std::os::unix::fs::chown(&directory, Some(65_534), None).expect("root");
+        check(&directory, "belongs to user 65534").await;
+        check(&directory.join("inner"), "belongs to user 65534").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_files_get_mode_and_owner_and_existing_ones_keep_theirs() {
+    let folder = tempfile::tempdir().expect("folder");
+    let shown = folder.path().display();
+    let write = async |toml: &str| {
+        let run = Run::new(1);
+        run.print(Stream::Stdout, b"line");
+        run.finish();
+        deliver(toml, &run).await;
+    };
+    write(&format!("[sink.a]\ntype = \"file\"\npath = \"{shown}/a/{{job}}.log\"\n")).await;
+    assert_eq!((mode(&folder.path().join("a")), mode(&folder.path().join("a/job1.log"))), (0o700, 0o600));
+    write(&format!("[sink.a]\ntype = \"file\"\nmode = \"644\"\npath = \"{shown}/b/{{job}}.log\"\n")).await;
+    assert_eq!((mode(&folder.path().join("b")), mode(&folder.path().join("b/job1.log"))), (0o755, 0o644));
+    write(&format!("[sink.a]\ntype = \"file\"\npath = \"{shown}/b/{{job}}.log\"\n")).await;
+    assert_eq!(mode(&folder.path().join("b/job1.log")), 0o644);
+    write("[sink.a]\ntype = \"file\"\npath = \"/dev/null\"\n").await;
+    if is_root() {
+        for (owner, expected) in [("daemon", (1, None)), ("1234:4321", (1234, Some(4321))), ("daemon:0", (1, Some(0)))]
+        {
+            let name = owner.replace(':', "-");
+            write(&format!("[sink.a]\ntype = \"file\"\nowner = \"{owner}\"\npath = \"{shown}/{name}/x.log\"\n")).await;
+            let written = fs::metadata(folder.path().join(&name).join("x.log")).expect("the file");
+            assert_eq!((written.uid(), expected.1.map(|_| written.gid())), expected, "{owner}");
+            // The owner can reach its file, and cannot replace it.
+            let directory = fs::metadata(folder.path().join(&name)).expect("the directory");
+            assert_eq!((directory.uid(), directory.mode() & 0o777), (0, 0o755));
+        }
+    }
 }

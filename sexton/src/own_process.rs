@@ -1,0 +1,46 @@
+//! What this process changes for itself at its start. Jobs and alert commands get the settings as they were
+//! ([`inherited`]).
+
+use std::sync::OnceLock;
+
+use keeper::records::Inherited;
+use rustix::fs::Mode;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
+
+static INHERITED: OnceLock<Inherited> = OnceLock::new();
+
+/// Hides the environment and memory of this process from jobs of the same user (PR_SET_DUMPABLE, which also ends core
+/// dumps), makes every new file private, and raises the soft limit of open files to the hard limit. Called once, before
+/// any other thread exists.
+pub(crate) fn set_up() {
+    // Linux refuses none of these for the own process; without them, Sexton works with less protection.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let mask = umask(Mode::from_raw_mode(0o077)).as_raw_mode();
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let open_files = limit.current.filter(|_| raised.is_ok());
+    let _ = INHERITED.set(Inherited { umask: Some(mask), open_files });
+}
+
+/// The settings of the parent process.
+pub(crate) fn inherited() -> Inherited {
+    INHERITED.get().copied().unwrap_or_default()
+}
+
+/// The limit of open files of this process; none when it is no limit.
+pub(crate) fn open_files_max() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// Threads that may block at once: each has up to three files open, and at most half of the limit is for them. Chosen:
+/// tokio's default is 512.
+pub(crate) fn blocking_threads_max() -> usize {
+    let allowed = open_files_max().map_or(u64::MAX, |limit| limit / 8);
+    usize::try_from(allowed).unwrap_or(usize::MAX).clamp(8, 512)
+}
+
+/// The settings of the parent process, for the commands of alert channels.
+pub(crate) fn command_limits() -> channels::CommandLimits {
+    let Inherited { umask, open_files } = inherited();
+    channels::CommandLimits { umask, open_files }
+}

@@ -1,0 +1,233 @@
+//! Opens the files of the sink `file` so that no other user of the machine can redirect them: never through a link, and
+//! only in directories that other users cannot write.
+
+#![expect(unsafe_code, reason = "the users and groups of the machine are read through libc")]
+
+use std::ffi::{CString, OsStr};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, open, openat};
+use rustix::process::geteuid;
+
+use crate::error::{SinkError, SinkResult};
+
+/// Mode of new files without the key `mode`.
+pub(crate) const MODE_DEFAULT: u32 = 0o600;
+
+/// Opened as they are: two are links to a descriptor of this process.
+const STANDARD_FILES: [&str; 3] = ["/dev/stdout", "/dev/stderr", "/dev/null"];
+
+/// Mode and owner of the files that a sink creates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileAccess {
+    pub mode: u32,
+    /// `USER` or `USER:GROUP`, by name or number; absent: the user of this process.
+    pub owner: Option<String>,
+}
+
+impl Default for FileAccess {
+    fn default() -> FileAccess {
+        FileAccess { mode: MODE_DEFAULT, owner: None }
+    }
+}
+
+impl FileAccess {
+    /// Readers of a file must be able to enter its directory.
+    fn directory_mode(&self) -> u32 {
+        match self.owner {
+            Some(_) => 0o755,
+            None => 0o700 | (self.mode & 0o044) | ((self.mode & 0o044) >> 2),
+        }
+    }
+
+    /// Opens for appending; creates the file and its directories. The warning names a directory that other users can
+    /// write, where this process does not run as root.
+    pub(crate) fn open(&self, path: &Path) -> SinkResult<(File, Option<String>)> {
+        let failed = |error: &io::Error| SinkError::from_path_error("open", path, error);
+        if is_standard(path) {
+            let opened = OpenOptions::new().append(true).open(path);
+            return opened.map(|file| (file, None)).map_err(|error| failed(&error));
+        }
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(SinkError::misconfigured(format!("{} is not the path of a file", path.display())));
+        };
+        self.create_directories(directory)?;
+        let opened = open_directory(directory).map_err(|error| failed(&error))?;
+        let warning = check_opened(directory, &opened)?;
+        Ok((self.open_in(&opened, name, path)?, warning))
+    }
+
+    fn open_in(&self, directory: &OwnedFd, name: &OsStr, path: &Path) -> SinkResult<File> {
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let private = Mode::from_raw_mode(MODE_DEFAULT);
+        loop {
+            match openat(directory, name, flags | OFlags::CREATE | OFlags::EXCL, private) {
+                Ok(created) => return self.give(created.into(), path),
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(SinkError::from_path_error("create", path, &errno.into())),
+            }
+            match openat(directory, name, flags, Mode::empty()) {
+                Ok(existing) => return Ok(existing.into()),
+                // Rotated away since the first call.
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(rustix::io::Errno::LOOP) => {
+                    return Err(SinkError::misconfigured(format!(
+                        "{} is a symbolic link, which is never followed; write to its target, or remove the link",
+                        path.display()
+                    )));
+                }
+                Err(errno) => return Err(SinkError::from_path_error("open", path, &errno.into())),
+            }
+        }
+    }
+
+    /// Sets owner and mode of a new file, with any umask.
+    fn give(&self, file: File, path: &Path) -> SinkResult<File> {
+        if let Some(owner) = &self.owner {
+            let (user, group) = find_owner(owner).map_err(SinkError::misconfigured)?;
+            fchown(&file, Some(user), group).map_err(|errno| {
+                let _ = std::fs::remove_file(path);
+                SinkError::from_path_error(&format!("make `{owner}` the owner of"), path, &errno.into())
+            })?;
+        }
+        let permitted = file.set_permissions(Permissions::from_mode(self.mode));
+        permitted.map(|()| file).map_err(|error| SinkError::from_path_error("set the mode of", path, &error))
+    }
+
+    /// Creates what is missing of a directory.
+    pub(crate) fn create_directories(&self, directory: &Path) -> SinkResult<()> {
+        let failed = |error: io::Error| SinkError::from_path_error("create the directory", directory, &error);
+        let missing: Vec<&Path> = directory.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+        let mode = self.directory_mode();
+        for missing in missing.into_iter().rev() {
+            match std::fs::DirBuilder::new().mode(mode).create(missing) {
+                Ok(()) => std::fs::set_permissions(missing, Permissions::from_mode(mode)).map_err(failed)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        std::fs::create_dir_all(directory).map_err(failed)
+    }
+}
+
+pub(crate) fn is_standard(path: &Path) -> bool {
+    STANDARD_FILES.iter().any(|standard| Path::new(standard) == path)
+}
+
+fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(directory, flags, Mode::empty()).map_err(io::Error::from)
+}
+
+/// Checks a directory without writing to it.
+///
+/// # Errors
+/// As for the first line of a file in it.
+pub(crate) fn check_directory(directory: &Path) -> SinkResult<Option<String>> {
+    let opened = open_directory(directory).map_err(|error| SinkError::from_path_error("open", directory, &error))?;
+    check_opened(directory, &opened)
+}
+
+/// Checks the directory of a file, and those above it. Where this process runs as root, a directory that other users
+/// can write is an error; else the returned warning names it, because /var/log is writable by a group on some systems.
+fn check_opened(directory: &Path, opened: &OwnedFd) -> SinkResult<Option<String>> {
+    let unreadable = |error: &io::Error| SinkError::from_path_error("read the owner of", directory, error);
+    let own = rustix::fs::fstat(opened).map_err(|errno| unreadable(&errno.into()))?;
+    let resolved = std::fs::canonicalize(directory).map_err(|error| unreadable(&error))?;
+    let mut above = Vec::new();
+    for ancestor in directory.ancestors().chain(resolved.ancestors()).skip(1) {
+        if ancestor != directory && ancestor != resolved {
+            above.extend(std::fs::metadata(ancestor).ok().map(|metadata| (ancestor, metadata)));
+        }
+    }
+    let reason = untrusted(own.st_uid, own.st_mode, directory)
+        .or_else(|| above.iter().find_map(|(ancestor, metadata)| untrusted_above(ancestor, metadata)));
+    match reason {
+        Some(reason) if geteuid().is_root() => Err(SinkError::misconfigured(reason)),
+        reason => Ok(reason),
+    }
+}
+
+/// Why other users could replace files in this directory.
+fn untrusted(owner: u32, mode: u32, directory: &Path) -> Option<String> {
+    let shown = directory.display();
+    if let Some(reason) = foreign(owner, directory) {
+        return Some(reason);
+    }
+    let who = match mode & 0o022 {
+        0 => return None,
+        0o020 => "its group",
+        _ => "every user",
+    };
+    let mode = mode & 0o7777;
+    Some(format!(
+        "{who} can write to the directory {shown} (mode {mode:04o}) and replace its files; run `chmod go-w {shown}`, or \
+         write below a directory of your own"
+    ))
+}
+
+/// Why other users could replace a directory in this one. A group that can write is accepted here, and so is a
+/// directory for all in which each user can remove only own entries, like /tmp.
+fn untrusted_above(directory: &Path, metadata: &Metadata) -> Option<String> {
+    let open_to_all = metadata.mode() & 0o1002 == 0o002;
+    foreign(metadata.uid(), directory).or_else(|| {
+        open_to_all.then(|| format!("every user can replace what is in {0}; run `chmod o-w {0}`", directory.display()))
+    })
+}
+
+fn foreign(owner: u32, directory: &Path) -> Option<String> {
+    let trusted = [0, geteuid().as_raw()].contains(&owner);
+    (!trusted).then(|| {
+        format!(
+            "the directory {} belongs to user {owner}, who could replace its files; give it to root or to Sexton's \
+             user with chown, or write below another directory",
+            directory.display()
+        )
+    })
+}
+
+/// The user and group of `USER` or `USER:GROUP`; without a group, the user's own.
+fn find_owner(text: &str) -> Result<(Uid, Option<Gid>), String> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let unknown =
+        |kind: &str, name: &str| format!("`owner`: {kind} `{name}` does not exist on this machine; create it");
+    let found = find_user(user);
+    let uid = user.parse().ok().or(found.map(|(uid, _)| uid)).ok_or_else(|| unknown("user", user))?;
+    let gid = match group {
+        None => found.map(|(_, gid)| gid),
+        Some(group) => Some(group.parse().ok().or_else(|| find_group(group)).ok_or_else(|| unknown("group", group))?),
+    };
+    Ok((Uid::from_raw(uid), gid.map(Gid::from_raw)))
+}
+
+/// A buffer for one entry of passwd or group. Chosen: far longer than any entry without thousands of members.
+const ENTRY_BYTES: usize = 1 << 20;
+
+fn find_user(name: &str) -> Option<(u32, u32)> {
+    let name = CString::new(name).ok()?;
+    let mut buffer: Vec<libc::c_char> = vec![0; ENTRY_BYTES];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: plain data; all pointers are valid during the call, and the name ends in NUL. The entry is read only if
+    // the call found one.
+    unsafe {
+        let mut entry: libc::passwd = std::mem::zeroed();
+        libc::getpwnam_r(name.as_ptr(), &mut entry, buffer.as_mut_ptr(), buffer.len(), &mut found);
+        (!found.is_null()).then_some((entry.pw_uid, entry.pw_gid))
+    }
+}
+
+fn find_group(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    let mut buffer: Vec<libc::c_char> = vec![0; ENTRY_BYTES];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: as for users.
+    unsafe {
+        let mut entry: libc::group = std::mem::zeroed();
+        libc::getgrnam_r(name.as_ptr(), &mut entry, buffer.as_mut_ptr(), buffer.len(), &mut found);
+        (!found.is_null()).then_some(entry.gr_gid)
+    }
+}
