@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use services::commands::{self, AppliedFile, ApplyOptions};
 
-use crate::Console;
 use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
+use crate::{Console, SourceState};
 
 /// Jobs per read of the store.
 const PAGE_JOBS: usize = 1000;
@@ -32,6 +32,9 @@ pub(crate) struct ListQuery {
 #[derive(Debug, Serialize)]
 pub(crate) struct JobList {
     jobs: Vec<JobRecord>,
+    /// Files with jobs that differ from the stored ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    out_of_sync: Vec<SourceState>,
 }
 
 /// A stored job and its next firing.
@@ -125,7 +128,9 @@ pub(crate) async fn list(State(console): State<Console>, Query(query): Query<Lis
         jobs.extend(page.records.into_iter().map(|stored| JobRecord::new(stored, now)));
         after = page.next;
         if after.is_none() {
-            return Ok(Json(JobList { jobs }));
+            let mut out_of_sync = (console.sources)();
+            out_of_sync.retain(|state| !state.in_sync && state.kind == "jobs");
+            return Ok(Json(JobList { jobs, out_of_sync }));
         }
     }
 }

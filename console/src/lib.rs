@@ -19,7 +19,8 @@
 //!
 //! | path | |
 //! |---|---|
-//! | `GET /api/health` | status and version |
+//! | `GET /api/health` | status and version, and whether all watched files are in use as they are |
+//! | `GET /api/sources` | the state of each watched file |
 //! | `GET /api/jobs`, `GET PUT DELETE /api/jobs/{group}/{name}` | `jobs.rs` |
 //! | `POST /api/jobs/{group}/{name}/pause`, `.../resume`, `.../run` | `jobs.rs` |
 //! | `POST /api/apply` | `jobs.rs` |
@@ -111,6 +112,26 @@ pub trait Sinks: Send + Sync {
     }
 }
 
+/// Whether a watched file is in use as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceState {
+    /// The file, as jobs name it in `source`.
+    pub source: String,
+    /// What the file defines: `jobs`, `sinks` or `rules`.
+    pub kind: String,
+    /// What is in use equals the file.
+    pub in_sync: bool,
+    /// Why not, for operators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+/// Returns the state of every watched file; none where the process watches no files.
+pub type Sources = Arc<dyn Fn() -> Vec<SourceState> + Send + Sync>;
+
 /// Returns the current time. Tests pass one that they step.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -126,6 +147,8 @@ pub struct Console {
     pub logs: Arc<dyn Logs>,
     /// The sinks of this process.
     pub sinks: Arc<dyn Sinks>,
+    /// The files that this process watches.
+    pub sources: Sources,
     /// The bearer token; an empty one refuses every request.
     pub token: Arc<str>,
     /// The current time.
@@ -165,6 +188,7 @@ pub fn router(console: Console) -> Router {
         .route("/maintenance", post(overview::maintenance))
         .route("/ledger", get(overview::ledger))
         .route("/sinks", get(overview::sinks))
+        .route("/sources", get(overview::sources))
         .route("/alerts", get(overview::alerts))
         .layer(middleware::from_fn_with_state(access.clone(), access::check))
         .route("/health", get(overview::health));

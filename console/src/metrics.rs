@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 use services::{commands, scheduler};
 
-use crate::Console;
 use crate::fault::ApiResult;
+use crate::{Console, SourceState};
 
 pub(crate) const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -42,6 +42,7 @@ pub(crate) async fn metrics(State(console): State<Console>) -> ApiResult<impl In
     let mut page = Page::default();
     write_runs(&mut page, &console.ports).await?;
     write_sinks(&mut page, &console.sinks.status().await);
+    write_sources(&mut page, &(console.sources)());
     write_alerts(&mut page, &console.ports).await?;
     write_runners(&mut page, &console.ports, console.now()).await?;
     write_ticks(&mut page, &console.ports, console.now()).await?;
@@ -74,6 +75,14 @@ pub(crate) fn write_sinks(page: &mut Page, statuses: &[Value]) {
             let labels = [("sink", &*text(status, "name")), ("type", &*text(status, "kind"))];
             page.sample(metric, &labels, status[field].as_f64().unwrap_or_default());
         }
+    }
+}
+
+pub(crate) fn write_sources(page: &mut Page, states: &[SourceState]) {
+    let help = "1 when what is in use (for jobs: stored) is what the file defines, else 0.";
+    page.family("sexton_source_in_sync", "gauge", help);
+    for state in states {
+        page.sample("sexton_source_in_sync", &[("source", &state.source)], f64::from(u8::from(state.in_sync)));
     }
 }
 

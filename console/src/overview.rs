@@ -10,17 +10,29 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use services::commands;
 
-use crate::Console;
 use crate::caller::Caller;
 use crate::fault::{ApiResult, Json, Query};
 use crate::jobs::{check_until, end_and_reason};
+use crate::{Console, SourceState};
 
 const PAGE_ALERTS_DEFAULT: usize = 100;
 const PAGE_ALERTS_MAX: usize = 1000;
 
-/// Needs no token, so it returns only status and version.
-pub(crate) async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
+/// Needs no token, so it names no file.
+pub(crate) async fn health(State(console): State<Console>) -> Json<Value> {
+    Json(describe_health(&(console.sources)()))
+}
+
+/// Status, version, and whether all watched files are in use as they are. A file that is not is no failure: what ran
+/// before still runs.
+pub(crate) fn describe_health(sources: &[SourceState]) -> Value {
+    let in_sync = sources.iter().all(|state| state.in_sync);
+    json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION"), "sources_in_sync": in_sync })
+}
+
+/// The state of every watched file.
+pub(crate) async fn sources(State(console): State<Console>) -> Json<Value> {
+    Json(json!({ "sources": (console.sources)() }))
 }
 
 #[derive(Debug, Deserialize)]

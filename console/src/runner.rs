@@ -12,8 +12,8 @@ use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
 
 use crate::fault::ApiFault;
-use crate::metrics::{Page, TEXT_FORMAT, write_sinks};
-use crate::{Sinks, access, overview};
+use crate::metrics::{Page, TEXT_FORMAT, write_sinks, write_sources};
+use crate::{Sinks, Sources, access, overview};
 
 /// The dependencies of the handlers. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +22,8 @@ pub struct RunnerConsole {
     pub runner: Arc<str>,
     /// Its sinks.
     pub sinks: Arc<dyn Sinks>,
+    /// Its sinks file and rule packs.
+    pub sources: Sources,
     /// Number of its running runs.
     pub running: Arc<dyn Fn() -> usize + Send + Sync>,
     /// The bearer token.
@@ -32,11 +34,20 @@ pub struct RunnerConsole {
 pub fn runner_router(console: RunnerConsole) -> Router {
     Router::new()
         .route("/api/sinks", get(sinks))
+        .route("/api/sources", get(sources))
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(access::Access::new(console.token.clone()), access::check))
-        .route("/api/health", get(overview::health))
+        .route("/api/health", get(health))
         .fallback(not_found)
         .with_state(console)
+}
+
+async fn health(State(console): State<RunnerConsole>) -> Json<Value> {
+    Json(overview::describe_health(&(console.sources)()))
+}
+
+async fn sources(State(console): State<RunnerConsole>) -> Json<Value> {
+    Json(json!({ "sources": (console.sources)() }))
 }
 
 async fn sinks(State(console): State<RunnerConsole>) -> Json<Value> {
@@ -48,6 +59,7 @@ async fn metrics(State(console): State<RunnerConsole>) -> impl IntoResponse {
     page.family("sexton_runner_running", "gauge", "Running runs of a runner.");
     page.sample("sexton_runner_running", &[("runner", &console.runner)], (console.running)() as f64);
     write_sinks(&mut page, &console.sinks.status().await);
+    write_sources(&mut page, &(console.sources)());
     ([(CONTENT_TYPE, TEXT_FORMAT)], page.text)
 }
 

@@ -30,6 +30,7 @@ pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
         ports,
         logs: Arc::new(NoLocalOutput),
         sinks: Arc::new(NoLocalOutput),
+        sources: Arc::new(Vec::new),
         token: token.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_bytes),

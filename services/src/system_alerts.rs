@@ -1,4 +1,5 @@
-//! Alerts about Sexton itself, as alerts of system jobs: `sexton/disk`, `sexton/sink.NAME`, `sexton/spool.RUNNER`.
+//! Alerts about Sexton itself, as alerts of system jobs: `sexton/disk`, `sexton/sink.NAME`, `sexton/file.NAME`,
+//! `sexton/spool.RUNNER`.
 //! Called by the watchers of disks and sinks, and where a run ends. Thresholds are the callers'. Never sends anything.
 
 use domain::alert::{AlertKind, JobState, Occurrence, Status, Transition, decide};
@@ -38,11 +39,25 @@ pub struct Condition<'a> {
 /// # Errors
 /// Returns the port's error; nothing was recorded then.
 pub async fn change(ports: &Ports, condition: Condition<'_>, now: Timestamp) -> PortResult<bool> {
+    change_of_kind(ports, AlertKind::Failed, condition, now).await
+}
+
+/// As [`change`], with another kind of alert for the failure.
+///
+/// # Errors
+/// Returns the port's error; nothing was recorded then.
+pub async fn change_of_kind(
+    ports: &Ports,
+    failure: AlertKind,
+    condition: Condition<'_>,
+    now: Timestamp,
+) -> PortResult<bool> {
     let before = ports.alerts.state(condition.key).await?;
-    match change_step(&before, condition, now) {
-        Some(step) => ports.alerts.raise(&step).await,
-        None => Ok(false),
+    let Some(mut step) = change_step(&before, condition, now) else { return Ok(false) };
+    for transition in step.transitions.iter_mut().filter(|transition| transition.kind == AlertKind::Failed) {
+        transition.kind = failure;
     }
+    ports.alerts.raise(&step).await
 }
 
 fn change_step(before: &Stored<JobState>, condition: Condition<'_>, now: Timestamp) -> Option<AlertStep> {

@@ -1,6 +1,7 @@
 //! The subcommands, one file per family. Each decodes its arguments, calls a library and prints the result.
 
 mod check;
+mod check_sources;
 mod exec;
 mod jobs;
 mod logs;

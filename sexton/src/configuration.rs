@@ -4,8 +4,7 @@
 //! `file:/path`); they are resolved when the file is read and never printed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
-use std::io::Read;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,10 +16,7 @@ use rules::Packs;
 use runner::PolicyFile;
 
 use crate::failure::{Failure, print_error_line};
-use crate::ownership;
-
-/// Longest file that is read. Chosen: far above any handwritten file, so a longer one is a mistake (a log, a device).
-pub(crate) const FILE_BYTES_MAX: u64 = 16 << 20;
+use crate::text_files::{read_file, to_checked_text};
 
 /// The content of the file; keys that are absent have their defaults.
 #[derive(Debug, Default)]
@@ -214,37 +210,10 @@ fn read_address(section: &mut Section, key: &'static str) -> Option<SocketAddr> 
 /// Reads a text file that decides what Sexton does. As root, only one that no other user can write.
 ///
 /// # Errors
-/// As [`read_checked`].
+/// Exit 2 if it cannot be read, is refused, is not a regular file, is too long, or is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    read_checked(path, &mut |file| ownership::check_when_root(file, None))
-}
-
-/// Reads a text file of the user. `check` gets the metadata of the opened file and refuses it with one sentence.
-///
-/// # Errors
-/// Exit 2 if it cannot be read, is refused, is longer than [`FILE_BYTES_MAX`], or is not UTF-8.
-pub(crate) fn read_checked(
-    path: &Path,
-    check: &mut dyn FnMut(&Metadata) -> Result<(), String>,
-) -> Result<String, Failure> {
-    let fault = |why: String| Failure::usage(Fault::new(&path.display().to_string(), 0, "", why).to_string());
-    let unreadable = |why: std::io::Error| fault(format!("cannot be read: {why}"));
-    let mut file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    check(&metadata).map_err(fault)?;
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(fault(format!(
-            "longer than {}; is it the right file?",
-            domain::units::format_size(FILE_BYTES_MAX)
-        )));
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(unreadable)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let line =
-            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-        fault(format!("line {line} is not UTF-8; save the file as UTF-8"))
-    })
+    let text = read_file(path).map_err(|unreadable| unreadable.message).and_then(to_checked_text);
+    text.map_err(|why| Failure::usage(Fault::new(&path.display().to_string(), 0, "", why).to_string()))
 }
 
 /// Reads the policy of this machine. Prints its warnings.
@@ -275,7 +244,18 @@ pub(crate) fn load_packs(paths: &[PathBuf]) -> Result<Packs, Failure> {
     for warning in &packs.warnings().0 {
         print_error_line(&warning.to_string());
     }
+    empty_pack_directories(paths).iter().for_each(|warning| print_error_line(warning));
     if faults.is_empty() { Ok(packs) } else { Err(Faults(faults).into()) }
+}
+
+/// A warning for each directory without a pack.
+pub(crate) fn empty_pack_directories(paths: &[PathBuf]) -> Vec<String> {
+    let is_empty =
+        |path: &&PathBuf| path.is_dir() && pack_files(&[path.to_path_buf()]).is_ok_and(|files| files.is_empty());
+    let warning = |path: &PathBuf| {
+        format!("{}: warning: this directory has no rule pack; the name of a pack ends in .toml", path.display())
+    };
+    paths.iter().filter(is_empty).map(warning).collect()
 }
 
 /// The files of `--rules`: a directory is replaced by all packs in it.

@@ -36,6 +36,14 @@ impl Failure {
         Failure::Failed(vec![message.into()])
     }
 
+    /// The messages, one per fault.
+    pub(crate) fn messages(self) -> Vec<String> {
+        match self {
+            Failure::Usage(messages) | Failure::Failed(messages) => messages,
+            Failure::ReaderGone => Vec::new(),
+        }
+    }
+
     /// Prints the messages and returns the exit code.
     pub(crate) fn print(&self) -> u8 {
         let (code, messages): (u8, &[String]) = match self {

@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::AwsArguments;
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
+use crate::file_states::FileStates;
 use crate::local_runner::{self, LocalRunner, stopped_message};
 use crate::mailer::AlertingMailer;
 use crate::print::Printer;
+use crate::reload::Reloader;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::ServerInfo;
@@ -54,7 +56,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Outcome {
     machine::set_mmap_threshold();
     let overrides = Overrides { config: arguments.config, state: arguments.state, ..Overrides::default() };
-    let mut setup = Setup::load(overrides)?;
+    let mut setup = Setup::open(overrides)?;
     if !arguments.group.is_empty() {
         setup.configuration.runner.groups = arguments.group;
     }
@@ -86,6 +88,8 @@ fn check_groups(groups: &[String], aws: &aws::Options) -> Result<(), Failure> {
 
 async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>) -> Outcome {
     let mut signals = Signals::new()?;
+    let states = FileStates::default();
+    let reloader = tokio::task::block_in_place(|| Reloader::start(&mut setup, &states))?;
     let state = setup.state.clone();
     let mut options = runner_options(&setup, aws)?;
     let channels = Channels::new(std::mem::take(&mut setup.configuration.channels)).map_err(Failure::Usage)?;
@@ -101,13 +105,13 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     tokio::spawn(local_runner::log_sink_events(sink_events));
     let counting = runner.clone();
     let running = Arc::new(move || counting.running_count());
-    let console = RunnerConsole { runner: name.clone(), sinks: runner.clone(), running, token };
+    let sources = states.sources();
+    let console = RunnerConsole { runner: name.clone(), sinks: runner.clone(), sources, running, token };
     let stop = CancellationToken::new();
     let closing = stop.clone().cancelled_owned();
     let router = console::runner_router(console);
     let server = tokio::spawn(console::serve(listener, router, listen::server_limits(), closing));
-    let reloading =
-        tokio::spawn(runner.clone().reload_on_change(setup.sinks_source, setup.rules, state.clone(), stop.clone()));
+    let reloading = tokio::spawn(reloader.run(runner.clone(), signals.reload_requests(), stop.clone()));
     let server_info = ServerInfo { url: url.clone(), pid: std::process::id() };
     state.write_server_file(&server_info)?;
     print_startup(&[

@@ -3,8 +3,6 @@
 //! Used by `apply`, `plan`, `lint`, `job set` and `up`. Never stores anything.
 
 use std::collections::BTreeSet;
-use std::fs::Metadata;
-use std::io::Read;
 use std::path::PathBuf;
 
 use domain::crontab::{FileContent, Format, FormerNames, Options, Place};
@@ -13,10 +11,10 @@ use domain::job::{Job, JobKey};
 use domain::job_files;
 use domain::zones::HostZone;
 
-use crate::configuration::{FILE_BYTES_MAX, read_checked};
 use crate::crontab_kind::CrontabKind;
 use crate::failure::Failure;
 use crate::mailer::mail_owners;
+use crate::text_files::{ReadFile, Unreadable, read_file_or_pipe, read_standard_input};
 use crate::{host_zone, ownership, source_path};
 
 /// The name of a crontab without a file.
@@ -121,29 +119,42 @@ impl JobsSource {
         self.path.as_os_str() == "-"
     }
 
+    /// Reads the file, a pipe or standard input.
+    ///
     /// # Errors
-    /// Exit 2 if the file cannot be read. Faults of its content are part of the result.
+    /// Exit 2 if it cannot be read. Faults of its content are part of the result.
     pub(crate) fn parse(&self) -> Result<ParsedJobs, Failure> {
+        let read = if self.is_standard_input() { read_standard_input() } else { read_file_or_pipe(&self.path) };
+        let fault = |why: Unreadable| Failure::usage(Fault::new(&self.shown_name(), 0, "", why.message).to_string());
+        Ok(self.parse_content(&read.map_err(fault)?))
+    }
+
+    /// The name of the file in faults.
+    pub(crate) fn shown_name(&self) -> String {
+        if self.is_standard_input() { self.name() } else { self.path.display().to_string() }
+    }
+
+    /// Parses the file as it was read.
+    pub(crate) fn parse_content(&self, file: &ReadFile) -> ParsedJobs {
         let name = self.name();
-        let shown = if self.is_standard_input() { name.clone() } else { self.path.display().to_string() };
+        let shown = self.shown_name();
         let kind = match self.is_standard_input() || job_files::is_jobs_file(&shown) {
             true => CrontabKind::Plain,
             false => CrontabKind::of(&source_path::absolute(&self.path), self.system),
         };
         let account = match kind.account() {
             Ok(account) => account,
-            Err(message) => return Ok(ParsedJobs::refused(Fault::new(&shown, 0, "", message))),
+            Err(message) => return ParsedJobs::refused(Fault::new(&shown, 0, "", message)),
         };
         let owner = account.as_ref().map(|account| account.uid);
         let mut refusals = Vec::new();
-        let mut check = |file: &Metadata| match (ownership::check_when_root(file, owner), self.purpose) {
+        match (ownership::check_when_root(file.owner, owner), self.purpose) {
+            (Ok(()), _) => {}
             (Err(message), Purpose::Show) => {
                 refusals.push(Fault::warning(&shown, 0, "", format!("`up` as root refuses the file: {message}")));
-                Ok(())
             }
-            (checked, _) => checked,
-        };
-        let text = if self.is_standard_input() { standard_input()? } else { read_checked(&self.path, &mut check)? };
+            (Err(message), _) => return ParsedJobs::refused(Fault::new(&shown, 0, "", message)),
+        }
         let format = if self.is_standard_input() && self.system { Format::System } else { kind.format() };
         let zone = host_zone::find().name;
         let options = Options {
@@ -154,24 +165,26 @@ impl JobsSource {
             user: account.as_ref().map(|account| account.name.as_str()),
             host_zone: Some(&zone),
         };
-        let mut content = job_files::read(&shown, &text, &options);
+        let mut content = job_files::read(&shown, &file.bytes, &options);
         if self.mail_owners && !job_files::is_jobs_file(&shown) {
             mail_owners(&mut content.jobs);
         }
-        Ok(ParsedJobs::new(content, zone, &shown, refusals))
+        ParsedJobs::new(content, zone, &shown, refusals)
     }
 }
 
 impl ParsedJobs {
     fn new(content: FileContent, zone: HostZone, shown: &str, more: Vec<Fault>) -> ParsedJobs {
-        let FileContent { jobs, mut faults, former_names, in_host_zone } = content;
+        let FileContent { mut jobs, mut faults, former_names, in_host_zone } = content;
         let mut keys = BTreeSet::new();
-        for job in &jobs {
-            if !keys.insert(job.key()) {
+        jobs.retain(|job| {
+            let is_first = keys.insert(job.key());
+            if !is_first {
                 let message = "two jobs have this name after --group is applied; rename one or change its group";
                 faults.0.push(Fault::new(shown, 0, job.key().to_string(), message));
             }
-        }
+            is_first
+        });
         faults.0.extend(more);
         ParsedJobs { jobs, faults, former_names, host_zone: HostZoneJobs::new(zone, in_host_zone) }
     }
@@ -199,11 +212,4 @@ pub(crate) fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure>
     }
     let ParsedJobs { jobs, faults: warnings, former_names, host_zone } = parsed;
     Ok(ValidJobs { name: source.name(), jobs, warnings, former_names, host_zone })
-}
-
-fn standard_input() -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = std::io::stdin().lock().take(FILE_BYTES_MAX).read_to_string(&mut text);
-    read.map_err(|why| Failure::usage(format!("standard input cannot be read: {why}")))?;
-    Ok(text)
 }

@@ -1,7 +1,6 @@
-//! A runner with its sinks and rules: starts it, reloads sinks and rules when their files change, and stops it. Used by
-//! `up` and by `sexton runner`; the caller chooses the ports.
+//! A runner with its sinks and rules: starts it, replaces sinks and rules, and stops it. Used by `up` and by `sexton
+//! runner`; the caller chooses the ports, and `reload` reads the files.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -16,11 +15,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::configuration::{load_packs, pack_files};
-use crate::failure::{Failure, print_error_line};
-use crate::file_watch::{FileWatch, POLL_INTERVAL};
-use crate::setup::{Setup, SinksSource, sink_line};
-use crate::state::StateDirectory;
+use crate::failure::Failure;
+use crate::setup::{Setup, sink_line};
 
 /// Sink events that wait to be logged. Chosen: a sink sends one per failure and one per recovery.
 const EVENTS_MAX: usize = 1000;
@@ -103,50 +99,19 @@ impl LocalRunner {
         self.running_count()
     }
 
-    /// Reloads the sinks file and the rule packs when they change, until `stop`. A faulty file changes nothing.
-    pub(crate) async fn reload_on_change(
-        self: Arc<Self>,
-        sinks: SinksSource,
-        rules: Vec<PathBuf>,
-        state: StateDirectory,
-        stop: CancellationToken,
-    ) {
-        let mut sinks_watch = FileWatch::new(sinks.file.clone());
-        let mut pack_paths = pack_files(&rules).unwrap_or_default();
-        let mut packs_watch = FileWatch::new(pack_paths.clone());
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
-            }
-            if !sinks_watch.take_changed().is_empty() {
-                match sinks.load(&state).and_then(|configs| self.start_sinks(&configs)) {
-                    Ok(engines) => {
-                        self.handle.set_sinks(engines).await;
-                        print_error_line("sinks file reloaded");
-                    }
-                    Err(failure) => print_reload_failure(&failure, "reload failed; keeping the previous sinks"),
-                }
-            }
-            // Files may have been added to or removed from a directory of packs.
-            let paths = pack_files(&rules).unwrap_or_else(|_| pack_paths.clone());
-            let other_files = paths != pack_paths;
-            if !packs_watch.take_changed().is_empty() || other_files {
-                if other_files {
-                    packs_watch = FileWatch::new(paths.clone());
-                    pack_paths = paths;
-                }
-                match load_packs(&rules) {
-                    Ok(packs) => {
-                        let packs = Arc::new(packs);
-                        self.handle.set_packs(packs.clone());
-                        self.packs.set(packs);
-                        print_error_line("rules reloaded");
-                    }
-                    Err(failure) => print_reload_failure(&failure, "reload failed; keeping the previous rules"),
-                }
-            }
-        }
+    /// Replaces the sinks.
+    ///
+    /// # Errors
+    /// Fails if a sink cannot be started; the sinks before stay.
+    pub(crate) async fn use_sinks(&self, configs: &[SinkConfig]) -> Result<(), Failure> {
+        self.handle.set_sinks(start_sinks(configs, &self.events)?).await;
+        Ok(())
+    }
+
+    /// Replaces the rules, also of running jobs.
+    pub(crate) fn use_packs(&self, packs: Arc<Packs>) {
+        self.handle.set_packs(packs.clone());
+        self.packs.set(packs);
     }
 
     pub(crate) fn sink_statuses(&self) -> Vec<SinkStatus> {
@@ -167,15 +132,6 @@ impl LocalRunner {
     pub(crate) fn running_count(&self) -> usize {
         self.handle.runs().iter().filter(|run| run.outcome.is_none() && run.started_at.is_some()).count()
     }
-
-    fn start_sinks(&self, configs: &[SinkConfig]) -> Result<Vec<Engine>, Failure> {
-        start_sinks(configs, &self.events)
-    }
-}
-
-fn print_reload_failure(failure: &Failure, message: &str) {
-    failure.print();
-    print_error_line(message);
 }
 
 /// The last message of `up` and `sexton runner`.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use domain::fault::{Faults, Level};
+use domain::fault::{Fault, Level};
 use rules::Packs;
 use sinks::cloudwatch_logs::options::Access;
 use sinks::config::{SinkConfig, SinkKind, SinksFile};
@@ -43,18 +43,29 @@ pub(crate) struct SinksSource {
 }
 
 impl Setup {
+    /// Reads everything, for a command that refuses faulty files.
+    ///
     /// # Errors
     /// Returns every fault of the first faulty file.
     pub(crate) fn load(overrides: Overrides) -> Result<Setup, Failure> {
+        let mut setup = Setup::open(overrides)?;
+        setup.packs = load_packs(&setup.rules)?;
+        setup.sinks = setup.sinks_source.load(&setup.state)?;
+        Ok(setup)
+    }
+
+    /// Reads only the configuration: [`Reloader`](crate::reload::Reloader) reads sinks and rules.
+    ///
+    /// # Errors
+    /// Returns every fault of the configuration.
+    pub(crate) fn open(overrides: Overrides) -> Result<Setup, Failure> {
         let configuration = Configuration::load(overrides.config.as_deref())?;
         let state = overrides.state.as_deref().or(configuration.state.as_deref());
         let state = StateDirectory::find(state).map_err(|error| Failure::usage(error.to_string()))?;
         let rules = [configuration.rules.clone(), overrides.rules].concat();
-        let packs = load_packs(&rules)?;
         let file = overrides.sinks.or_else(|| configuration.sinks.clone());
         let sinks_source = SinksSource { file, aws: configuration.aws.clone() };
-        let sinks = sinks_source.load(&state)?;
-        Ok(Setup { configuration, state, rules, packs, sinks, sinks_source })
+        Ok(Setup { configuration, state, rules, packs: Packs::builtin(), sinks: Vec::new(), sinks_source })
     }
 }
 
@@ -71,7 +82,10 @@ impl SinksSource {
     pub(crate) fn load(&self, state: &StateDirectory) -> Result<Vec<SinkConfig>, Failure> {
         match &self.file {
             Some(path) => self.load_file(path),
-            None => parse_sinks("the default sink", &sample::default_sinks(state)),
+            None => {
+                let (sinks, faults) = parse_sinks("the default sink", &sample::default_sinks(state));
+                if faults.is_empty() { Ok(sinks) } else { Err(Failure::Usage(faults)) }
+            }
         }
     }
 
@@ -84,13 +98,26 @@ impl SinksSource {
     }
 
     fn load_file(&self, path: &Path) -> Result<Vec<SinkConfig>, Failure> {
-        let mut sinks = parse_sinks(&path.display().to_string(), &read_text(path)?)?;
+        let (sinks, faults) = self.parse(path, &read_text(path)?);
+        if faults.is_empty() { Ok(sinks) } else { Err(Failure::Usage(faults)) }
+    }
+
+    /// The sinks without a fault, and all faults of the file. Prints warnings.
+    pub(crate) fn parse(&self, path: &Path, text: &str) -> (Vec<SinkConfig>, Vec<String>) {
+        let shown = path.display().to_string();
+        let (mut sinks, faults) = parse_sinks(&shown, text);
         for sink in &mut sinks {
             if let (SinkKind::CloudwatchLogs(logs), Some(aws)) = (&mut sink.kind, &self.aws) {
                 fill_from_aws(&mut logs.access, aws);
             }
         }
-        Ok(sinks)
+        if sinks.is_empty() && faults.is_empty() {
+            print_error_line(&format!(
+                "{shown}: warning: the file defines no sink, so output is only kept in the state directory; write a \
+                 table like [sink.NAME]"
+            ));
+        }
+        (sinks, faults)
     }
 }
 
@@ -106,15 +133,14 @@ fn fill_from_aws(access: &mut Access, aws: &aws::Options) {
     access.endpoint = access.endpoint.take().or_else(|| aws.endpoint.clone());
 }
 
-fn parse_sinks(name: &str, text: &str) -> Result<Vec<SinkConfig>, Failure> {
+fn parse_sinks(name: &str, text: &str) -> (Vec<SinkConfig>, Vec<String>) {
     let (sinks, faults) = SinksFile::parse(name, text);
-    if faults.has_faults() {
-        return Err(Faults(faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect()).into());
+    let (faults, warnings): (Vec<Fault>, Vec<Fault>) =
+        faults.0.into_iter().partition(|fault| fault.level == Level::Fault);
+    if faults.is_empty() {
+        warnings.iter().for_each(|warning| print_error_line(&warning.to_string()));
     }
-    for warning in &faults.0 {
-        print_error_line(&warning.to_string());
-    }
-    Ok(sinks)
+    (sinks, faults.iter().map(ToString::to_string).collect())
 }
 
 /// One line about a sink, printed at the start.

@@ -6,6 +6,7 @@
 //! | `token` | token of the API; mode 0600 |
 //! | `server.json` | `url` and `pid` of the serving `up` or `runner`; absent when none serves |
 //! | `runner-id` | distinguishes this runner from others with the same host name |
+//! | `last_good/` | the last good version of the sinks file and of rule packs |
 //! | `sexton.db` | jobs, runs, orders, reports, alerts |
 //! | `runner/` | run directories, spools, outbox |
 //! | `logs/` | files of the default sink |
@@ -248,7 +249,7 @@ fn random_hex(bytes: usize) -> io::Result<String> {
 }
 
 /// Writes a file atomically: a temporary file is renamed.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;

@@ -5,7 +5,9 @@
 //! | `job_files` | applies crontabs and jobs files, at the start and when they change |
 //! | `duties` | the loops around `services`: scheduler, collector, overdue, alerts, pruner |
 //! | `notifier` | sends alerts to the configured channels |
+//! | `stored_sources` | which files the stored jobs came from |
 //! | `sink_alerts`, `disk_alerts`, `limit_alerts` | alerts about failing sinks, a full disk, too few open files |
+//! | `file_alerts` | alerts about faulty files |
 //! | `run_output` | reads the output of runs for the API |
 //! | `zone_duty` | follows the tzdata and the zone of the host |
 //! | `sample` | the crontab and the sinks without any configuration |
@@ -14,6 +16,7 @@
 
 mod disk_alerts;
 mod duties;
+mod file_alerts;
 mod job_files;
 mod limit_alerts;
 mod notifier;
@@ -21,6 +24,7 @@ mod reserved_group;
 pub(crate) mod run_output;
 pub(crate) mod sample;
 mod sink_alerts;
+pub(crate) mod stored_sources;
 mod zone_duty;
 
 use std::net::SocketAddr;
@@ -37,9 +41,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
+use crate::file_states::FileStates;
 use crate::local_runner::{LocalRunner, stopped_message};
 use crate::mailer::AlertingMailer;
 use crate::print::Printer;
+use crate::reload::Reloader;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::ServerInfo;
@@ -83,7 +89,7 @@ pub(crate) struct Arguments {
 /// `utc`: times are shown in UTC.
 pub(crate) fn run(arguments: Arguments, utc: bool) -> Outcome {
     machine::set_mmap_threshold();
-    let setup = Setup::load(Overrides {
+    let setup = Setup::open(Overrides {
         config: arguments.config,
         state: arguments.state,
         sinks: arguments.sinks,
@@ -99,6 +105,7 @@ pub(crate) fn run(arguments: Arguments, utc: bool) -> Outcome {
         jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
         system: arguments.system,
         mail_owners: setup.configuration.mail.owner,
+        channels: setup.configuration.channels.iter().map(|channel| channel.name.clone()).collect(),
     };
     let blocking = own_process::blocking_threads_max();
     let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build();
@@ -115,7 +122,9 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
     let state = setup.state.clone();
     let store = Embedded::open(&state.database()).map_err(|error| Failure::failed(error.to_string()))?;
     let ports = store.ports();
-    let files = JobFiles::new(named, &state, &ports).await?;
+    let states = FileStates::default();
+    let reloader = tokio::task::block_in_place(|| Reloader::start(&mut setup, &states))?;
+    let mut files = JobFiles::new(named, &state, &ports, &states).await?;
     let mut applied = files.apply_all(&ports, &setup.packs).await?;
     applied.extend(reserved_group::report_line(&ports).await?);
     let (listener, url) = listen::bind(listen).await?;
@@ -128,7 +137,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
     let stop = CancellationToken::new();
     let nudge = Arc::new(Notify::new());
     let runner = start_runner(&mut setup, &ports, mailer).await?;
-    let console = new_console(&ports, &state, &runner, token, nudge.clone());
+    let console = new_console(&ports, &state, &runner, &states, token, nudge.clone());
     let closing = stop.clone().cancelled_owned();
     let server = tokio::spawn(console::serve(listener, console::router(console), listen::server_limits(), closing));
     let duties = Duties {
@@ -140,6 +149,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
         nudge: nudge.clone(),
         stop: stop.clone(),
     };
+    let reloads = signals.reload_requests();
     let running = RunningUp {
         runner: runner.clone(),
         duties: duties.start(),
@@ -147,15 +157,11 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
             tokio::spawn(sink_alerts::watch_sinks(runner.clone(), ports.clone(), stop.clone())),
             tokio::spawn(limit_alerts::watch_limits(runner.clone(), ports.clone(), stop.clone())),
             tokio::spawn(disk_alerts::watch_disk(ports.clone(), notifier, state.dir.clone(), stop.clone())),
+            tokio::spawn(file_alerts::watch_files(states, ports.clone(), stop.clone())),
         ],
         zones: tokio::spawn(zone_duty::follow_zones(tzdata, utc, nudge.clone(), stop.clone())),
-        job_files: tokio::spawn(files.apply_on_change(ports, runner.packs(), nudge, stop.clone())),
-        reloader: tokio::spawn(runner.clone().reload_on_change(
-            setup.sinks_source,
-            setup.rules,
-            state.clone(),
-            stop.clone(),
-        )),
+        job_files: tokio::spawn(files.apply_on_change(ports, runner.packs(), nudge, reloads.clone(), stop.clone())),
+        reloader: tokio::spawn(reloader.run(runner.clone(), reloads, stop.clone())),
         server,
         stop,
     };
@@ -180,6 +186,7 @@ fn new_console(
     ports: &Ports,
     state: &crate::state::StateDirectory,
     runner: &Arc<LocalRunner>,
+    states: &FileStates,
     token: Arc<str>,
     nudge: Arc<Notify>,
 ) -> Console {
@@ -188,6 +195,7 @@ fn new_console(
         ports: ports.clone(),
         logs: Arc::new(run_output::RunOutput::new(&state.runner_folder())),
         sinks: runner.clone(),
+        sources: states.sources(),
         token,
         clock: Arc::new(Timestamp::now),
         random: Arc::new(machine::random_or_clock_bytes),
@@ -221,7 +229,7 @@ async fn start_runner(
 struct RunningUp {
     runner: Arc<LocalRunner>,
     duties: duties::RunningDuties,
-    alert_watchers: [JoinHandle<()>; 3],
+    alert_watchers: [JoinHandle<()>; 4],
     zones: JoinHandle<()>,
     job_files: JoinHandle<()>,
     reloader: JoinHandle<()>,

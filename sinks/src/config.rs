@@ -124,7 +124,7 @@ const KINDS: [(&str, Kind); 5] = [
 pub struct SinksFile;
 
 impl SinksFile {
-    /// Reads the text; `file` is only named in faults. The sinks are valid only when no fault refuses the file.
+    /// Reads the text; `file` is only named in faults. Returns the sinks without a fault, and all faults and warnings.
     pub fn parse(file: &str, text: &str) -> (Vec<SinkConfig>, Faults) {
         let (document, mut root) = match Document::parse(file, text) {
             Ok(parsed) => parsed,
@@ -133,7 +133,9 @@ impl SinksFile {
         let sections = root.named_sections("sink");
         let mut sinks = Vec::with_capacity(sections.len());
         for (name, section) in sections {
-            sinks.extend(read_sink(&document, name, section));
+            let faults_before = document.fault_count();
+            let sink = read_sink(&document, name, section);
+            sinks.extend(sink.filter(|_| document.fault_count() == faults_before));
         }
         root.reject_unknown_keys();
         (sinks, document.faults())

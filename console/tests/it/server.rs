@@ -62,6 +62,7 @@ impl Server {
             ports: store.ports(),
             logs: Arc::new(printed.clone()),
             sinks: Arc::new(OneSink),
+            sources: Arc::new(Vec::new),
             token: TOKEN.into(),
             clock: Arc::new(move || now),
             random: Arc::new(|| [1, 2, 3, 4, 5, 6]),

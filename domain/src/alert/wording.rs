@@ -28,10 +28,14 @@ pub fn headline(alert: &Alert) -> String {
     match alert.kind {
         AlertKind::Digest => format!("{} alerts", alert.count),
         AlertKind::SchedulerSilent => "the scheduler is silent".to_owned(),
+        AlertKind::BadJob if alert.group == SYSTEM_GROUP => format!("{who}needs attention{host}"),
         AlertKind::Quiet if alert.job.is_empty() => format!("{who}has no live runner"),
         kind => format!("{who}{}{host}", verb(kind)),
     }
 }
+
+/// The group of Sexton's own jobs, like `sexton/file.crontab`.
+const SYSTEM_GROUP: &str = "sexton";
 
 fn verb(kind: AlertKind) -> &'static str {
     match kind {

@@ -130,7 +130,7 @@ fn entries_read_in_both_formats() {
         (Format::User, "@at 2026-12-24T18:00:00Z /opt/x", "@at 2026-12-24T18:00:00Z", None, "/opt/x"),
         (Format::User, "@manually FOO=1 /opt/x", "@manually", None, "FOO=1 /opt/x"),
     ] {
-        let (jobs, faults) = parse("crontab", &format!("{line}\n"), format);
+        let (jobs, faults) = parse("crontab", format!("{line}\n"), format);
         assert!(!faults.has_faults(), "{line}: {faults}");
         assert_eq!(jobs[0].schedule, schedule, "{line}");
         assert_eq!(jobs[0].user.as_deref(), user, "{line}");

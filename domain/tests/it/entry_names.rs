@@ -152,7 +152,7 @@ fn the_minute_of_a_hashed_schedule_stays_that_of_the_former_name() {
 fn entries_of_a_crontab_of_a_user_run_as_no_other_user() {
     let options = Options { user: Some("daemon"), ..Options::new("/var/spool/cron/crontabs/daemon", Format::User) };
     for line in ["# sexton: user=root", "# sexton-defaults: user=root", "#sexton: name=x user=daemon"] {
-        let content = read("shown", &format!("{line}\n* * * * * x\n"), &options);
+        let content = read("shown", format!("{line}\n* * * * * x\n"), &options);
         let faults = content.faults.to_string();
         assert!(faults.starts_with("shown:1: `user`: this is the crontab of `daemon`"), "{line}: {faults}");
         assert!(content.jobs.iter().all(|job| job.user.as_deref() == Some("daemon")), "{line}");
@@ -163,7 +163,7 @@ fn entries_of_a_crontab_of_a_user_run_as_no_other_user() {
 fn the_group_of_alerts_about_sexton_is_reserved() {
     let options = Options::new(SOURCE, Format::User);
     for line in ["# sexton: group=sexton", "# sexton-defaults: group=sexton"] {
-        let content = read("shown", &format!("{line}\n* * * * * x\n"), &options);
+        let content = read("shown", format!("{line}\n* * * * * x\n"), &options);
         assert!(content.faults.to_string().contains("the group `sexton` is reserved"), "{}", content.faults);
         assert!(content.jobs.iter().all(|job| job.key() != JobKey::new("sexton", &job.name)));
     }

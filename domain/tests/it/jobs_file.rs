@@ -46,7 +46,7 @@ fn good(text: &str) -> Vec<Job> {
 }
 
 fn check(job: &str, line: u32, message: &str) {
-    let (jobs, faults) = parse("jobs.toml", &format!("[[job]]\n{job}\n"));
+    let (jobs, faults) = parse("jobs.toml", format!("[[job]]\n{job}\n"));
     let found: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
     assert_eq!(found.len(), 1, "{job}: {found:?}");
     assert!(found[0].starts_with(&format!("jobs.toml:{line}: ")) && found[0].contains(message), "{job}: {}", found[0]);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use channels::Channels;
 use clap::Args;
@@ -15,10 +15,10 @@ use rustix::process::geteuid;
 use serde_json::json;
 use sinks::check::CHECK_GROUP;
 
+use crate::cli::check_sources::{check_jobs, served_sources};
 use crate::client::{AwsArguments, block_on};
 use crate::configuration::load_policy;
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
-use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::state::StateDirectory;
@@ -88,9 +88,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     if installation.is_none() {
         findings.print("table", &setup.state.database().display().to_string(), check_database(&setup.state))?;
     }
-    for path in setup.configuration.crontabs.iter().chain(&setup.configuration.jobs) {
-        findings.print("jobs", &path.display().to_string(), check_jobs(path))?;
-    }
+    block_on(check_files(&setup, installation.is_none(), &mut findings))?;
     if let Some(path) = &setup.configuration.runner.policy {
         load_policy(path)?;
         findings.print("policy", &path.display().to_string(), Ok("no faults".to_owned()))?;
@@ -198,13 +196,18 @@ fn check_database(state: &StateDirectory) -> Result<String, String> {
     Embedded::open(&state.database()).map(|_| "opens".to_owned()).map_err(|error| error.to_string())
 }
 
-fn check_jobs(path: &Path) -> Result<String, String> {
-    match read_valid_jobs(&JobsSource::new(path, Purpose::Run)) {
-        Ok(read) => {
-            let zone = read.host_zone.note().map_or_else(String::new, |zone| format!("; {zone}"));
-            Ok(format!("{} jobs, {} warnings{zone}", read.jobs.len(), read.warnings.0.len()))
-        }
-        Err(Failure::Usage(messages) | Failure::Failed(messages)) => Err(messages.join("; ")),
-        Err(Failure::ReaderGone) => Err("cannot be read".to_owned()),
+/// Checks the files with jobs, and those that a running `up` watches.
+async fn check_files(setup: &Setup, is_local: bool, findings: &mut Findings) -> Result<(), Failure> {
+    let served = if is_local { served_sources(setup).await } else { None };
+    let store = if is_local { Embedded::open(&setup.state.database()).ok() } else { None };
+    let ports = store.map(|store| store.ports());
+    for path in setup.configuration.crontabs.iter().chain(&setup.configuration.jobs) {
+        let found = check_jobs(path, setup, ports.as_ref(), served.is_some()).await;
+        findings.print("jobs", &path.display().to_string(), found)?;
     }
+    for state in served.unwrap_or_default() {
+        let found = state.reason.map_or_else(|| Ok("in use as it is".to_owned()), Err);
+        findings.print("file", &state.source, found)?;
+    }
+    Ok(())
 }

@@ -167,6 +167,10 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
             out.print_table(&table)?;
         }
         out.finish()?;
+        for state in answer.get("out_of_sync").and_then(Value::as_array).into_iter().flatten() {
+            let text = |name: &str| state.get(name).and_then(Value::as_str).unwrap_or_default();
+            print_error_line(&format!("{} differs from the stored jobs: {}", text("source"), text("reason")));
+        }
         Ok(SUCCESS)
     })
 }

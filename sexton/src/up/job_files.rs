@@ -1,32 +1,35 @@
 //! Applies the crontabs and jobs files of an `up`, at the start and when they change. The stored jobs of a file equal
-//! its content. A faulty file changes nothing and is reported once.
+//! its content. A faulty file keeps the jobs of its last good version; in a file that never had one, only the faulty
+//! lines or jobs are left out.
 //!
 //! Jobs of a file that is no longer named stay and are listed, because `sexton apply` may have stored them. Jobs of the
 //! sample are deleted as soon as there are others.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use domain::job::JobKey;
-use domain::ports::{Cursor, Ports};
+use domain::fault::Level;
+use domain::ports::Ports;
 use domain::zones::HostZone;
 use jiff::Timestamp;
-use rules::{Packs, choose_packs};
+use rules::Packs;
 use services::commands::{AppliedFile, ApplyOptions, Difference, apply, apply_file};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::file_alerts::alert_lost_jobs;
 use super::sample;
+use super::stored_sources::{IncompleteSources, stored_jobs_by_source};
 use crate::failure::{Failure, print_error_line};
-use crate::file_watch::{FileWatch, POLL_INTERVAL};
+use crate::file_states::{FileKind, FileStates, reason};
+use crate::file_watch::{Content, FileWatch, POLL_INTERVAL};
 use crate::host_zone::HostZoneWatch;
-use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
+use crate::job_warnings::unknown_names;
+use crate::jobs_source::{JobsSource, ParsedJobs, Purpose};
 use crate::local_runner::SharedPacks;
+use crate::signals::ReloadRequests;
 use crate::state::StateDirectory;
-
-/// Jobs read by one call of the store. Chosen, not measured.
-const PAGE_JOBS_MAX: usize = 1000;
 
 /// Jobs listed by name on one line; the rest is only counted.
 const LISTED_JOBS_MAX: usize = 5;
@@ -39,6 +42,8 @@ pub(crate) struct JobFileArgs {
     pub(crate) system: bool,
     /// Entries without MAILTO are mailed to their user.
     pub(crate) mail_owners: bool,
+    /// Names of the configured channels.
+    pub(crate) channels: Vec<String>,
 }
 
 pub(crate) struct JobFiles {
@@ -47,6 +52,20 @@ pub(crate) struct JobFiles {
     sample: JobsSource,
     watch: FileWatch,
     host_zone: HostZoneWatch,
+    states: FileStates,
+    channels: Vec<String>,
+    /// The failure of each file that was printed last, so that it is printed once while it is retried.
+    failures: BTreeMap<PathBuf, Failure>,
+}
+
+/// What the content of a file changed.
+enum Applied {
+    /// All jobs are stored. `zone` names the zone of this host, if jobs have it.
+    Whole { jobs: usize, zone: Option<String>, difference: Difference },
+    /// The file has faults and never had a good version: its good jobs are stored.
+    Part { jobs: usize, faults: Vec<String> },
+    /// The file has faults; nothing changed.
+    Kept { faults: Vec<String> },
 }
 
 impl JobFiles {
@@ -54,55 +73,88 @@ impl JobFiles {
     ///
     /// # Errors
     /// Fails if the stored jobs cannot be read, or if the sample cannot be written.
-    pub(crate) async fn new(args: JobFileArgs, state: &StateDirectory, ports: &Ports) -> Result<JobFiles, Failure> {
+    pub(crate) async fn new(
+        args: JobFileArgs,
+        state: &StateDirectory,
+        ports: &Ports,
+        states: &FileStates,
+    ) -> Result<JobFiles, Failure> {
         let sample = JobsSource::new(state.sample_crontab(), Purpose::Run);
         let mut paths = [args.crontabs, args.jobs].concat();
         let is_sample = |source: &Option<String>| source.as_ref().is_some_and(|source| sample.is_stored_as(source));
         if paths.is_empty() && stored_jobs_by_source(ports).await?.keys().all(is_sample) {
             paths.push(sample::write_crontab(state)?);
         }
-        let sources = paths
-            .iter()
-            .map(|path| JobsSource {
-                system: args.system,
-                mail_owners: args.mail_owners,
-                ..JobsSource::new(path, Purpose::Run)
-            })
-            .collect();
-        Ok(JobFiles { watch: FileWatch::new(paths), host_zone: HostZoneWatch::new(), sample, sources })
+        let source = |path| JobsSource {
+            system: args.system,
+            mail_owners: args.mail_owners,
+            ..JobsSource::new(path, Purpose::Run)
+        };
+        let sources = paths.iter().map(source).collect();
+        Ok(JobFiles {
+            watch: FileWatch::new(paths),
+            host_zone: HostZoneWatch::new(),
+            sample,
+            sources,
+            states: states.clone(),
+            channels: args.channels,
+            failures: BTreeMap::new(),
+        })
     }
 
     /// Applies all files. Returns one line per file, and one per other source of stored jobs.
     ///
     /// # Errors
-    /// Exit 2 if a file is faulty and none of its jobs is stored: an operator tries it for the first time. A file that
-    /// was valid before keeps its stored jobs.
-    pub(crate) async fn apply_all(&self, ports: &Ports, packs: &Packs) -> Result<Vec<String>, Failure> {
-        let mut lines = Vec::new();
+    /// Exit 2 if a file is faulty, no file has a good job, and no job is stored: an operator tries it for the first
+    /// time.
+    pub(crate) async fn apply_all(&mut self, ports: &Ports, packs: &Packs) -> Result<Vec<String>, Failure> {
+        let watch = &mut self.watch;
+        let read: BTreeMap<PathBuf, Content> =
+            tokio::task::block_in_place(|| watch.read_at_start()).into_iter().collect();
+        let (mut lines, mut all_faults, mut good) = (Vec::new(), Vec::new(), 0);
         for source in &self.sources {
-            let line = match self.apply_source(source, ports, packs).await {
-                Ok(applied) => applied.summary(source),
-                Err(failure) if !has_stored_jobs(source, ports).await? => return Err(failure),
-                Err(failure) => {
-                    failure.print();
-                    format!("{} has faults; its stored jobs are unchanged", source.path.display())
-                }
+            let shown = source.path.display();
+            let Some(content) = read.get(&source.path) else {
+                lines.push(format!("{shown} is being written; it is applied when it is complete"));
+                continue;
             };
-            lines.push(line);
+            match self.apply_content(source, content, ports, packs).await? {
+                Applied::Whole { jobs, zone, .. } => {
+                    good += jobs;
+                    let zone = zone.map_or_else(String::new, |zone| format!(" ({zone})"));
+                    lines.push(format!("{jobs} of {shown}{zone}"));
+                }
+                Applied::Part { jobs, faults } => {
+                    good += jobs;
+                    all_faults.extend(faults);
+                    lines.push(format!("{jobs} of {shown}; its faulty entries are left out"));
+                }
+                Applied::Kept { faults } => {
+                    all_faults.extend(faults);
+                    lines.push(format!("{shown} has faults; its stored jobs are unchanged"));
+                }
+            }
         }
+        if !all_faults.is_empty() && good == 0 && stored_jobs_by_source(ports).await?.is_empty() {
+            return Err(Failure::Usage(all_faults));
+        }
+        all_faults.iter().for_each(|fault| print_error_line(fault));
         lines.extend(self.handle_other_sources(ports).await?);
         Ok(lines)
     }
 
-    /// Lists the stored jobs of files that are not named, and deletes those of the sample.
+    /// Lists the stored jobs of files that are not named, and deletes those of the sample when there are others.
     async fn handle_other_sources(&self, ports: &Ports) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
-        for (source, keys) in stored_jobs_by_source(ports).await? {
+        let stored = stored_jobs_by_source(ports).await?;
+        let is_sample = |source: &str| self.sample.is_stored_as(source);
+        let are_others_stored = stored.keys().any(|source| !source.as_deref().is_some_and(is_sample));
+        for (source, keys) in stored {
             let Some(source) = source else { continue };
             if self.sources.iter().any(|own| own.is_stored_as(&source)) {
                 continue;
             }
-            if self.sample.is_stored_as(&source) {
+            if is_sample(&source) && are_others_stored {
                 let how = ApplyOptions { prune: true, dry_run: false };
                 apply(ports, &source, &[], how, Timestamp::now())
                     .await
@@ -128,62 +180,121 @@ impl JobFiles {
         ports: Ports,
         packs: SharedPacks,
         nudge: Arc<Notify>,
+        mut reloads: ReloadRequests,
         stop: CancellationToken,
     ) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
+                Ok(()) = reloads.changed() => self.watch.read_again(),
             }
-            let mut changed = self.watch.take_changed();
             if let Some(zone) = self.host_zone.take_changed() {
                 print_error_line(&zone_summary(&zone));
-                changed = self.sources.iter().map(|source| source.path.clone()).collect();
+                self.watch.read_again();
             }
-            for path in changed {
+            let watch = &mut self.watch;
+            for (path, content) in tokio::task::block_in_place(|| watch.take_changed()) {
                 let Some(source) = self.sources.iter().find(|source| source.path == path) else { continue };
-                match self.apply_source(source, &ports, &packs.current()).await {
-                    Ok(applied) => print_error_line(&change_summary(source, &applied.difference)),
-                    Err(failure) => {
-                        failure.print();
-                        print_error_line(&format!(
-                            "{}: change not applied because of the faults above",
-                            path.display()
-                        ));
+                match self.apply_content(source, &content, &ports, &packs.current()).await {
+                    Ok(applied) => {
+                        print_change(&path, &applied);
+                        self.failures.remove(&path);
                     }
+                    Err(failure) => self.retry_later(&path, failure),
                 }
                 nudge.notify_one();
             }
         }
     }
 
-    /// Applies a file: the stored jobs are then those of the file.
-    async fn apply_source(&self, source: &JobsSource, ports: &Ports, packs: &Packs) -> Result<Applied, Failure> {
-        let read = read_valid_jobs(source)?;
-        for warning in &read.warnings.0 {
-            print_error_line(&warning.to_string());
+    /// The store failed: the file is applied again at the next poll.
+    fn retry_later(&mut self, path: &Path, failure: Failure) {
+        self.watch.retry(path);
+        if self.failures.get(path) != Some(&failure) {
+            failure.print();
+            self.failures.insert(path.to_owned(), failure);
         }
-        for job in &read.jobs {
-            // Only a warning: the pack can be added later, and the job's other rules are used until then.
-            if let Err(error) = choose_packs(packs, &job.rules, &job.command) {
-                print_error_line(&format!("{}: warning: {}: {error}", source.path.display(), job.key()));
+    }
+
+    /// Makes the stored jobs equal to the content of the file, as far as its faults allow, and records whether they are.
+    ///
+    /// # Errors
+    /// Returns the failure of the store.
+    async fn apply_content(
+        &self,
+        source: &JobsSource,
+        content: &Content,
+        ports: &Ports,
+        packs: &Packs,
+    ) -> Result<Applied, Failure> {
+        let name = source.name();
+        let applied = self.apply_parsed(source, read_jobs(source, content), ports, packs).await;
+        let state = match &applied {
+            Ok(Applied::Whole { .. }) => Ok(()),
+            Ok(Applied::Part { faults, .. }) => Err(reason(faults, "the faulty entries are left out")),
+            Ok(Applied::Kept { faults }) => Err(reason(faults, "the jobs of its last good version stay")),
+            Err(Failure::Usage(messages) | Failure::Failed(messages)) => {
+                Err(reason(messages, "the change is not applied"))
             }
+            Err(Failure::ReaderGone) => Ok(()),
+        };
+        self.states.set(FileKind::Jobs, &name, state);
+        applied
+    }
+
+    async fn apply_parsed(
+        &self,
+        source: &JobsSource,
+        read: Result<ParsedJobs, String>,
+        ports: &Ports,
+        packs: &Packs,
+    ) -> Result<Applied, Failure> {
+        let parsed = match read {
+            Ok(parsed) => parsed,
+            Err(message) => return Ok(Applied::Kept { faults: vec![message] }),
+        };
+        let (faults, warnings): (Vec<_>, Vec<_>) =
+            parsed.faults.0.iter().partition(|fault| fault.level == Level::Fault);
+        let faults: Vec<String> = faults.into_iter().map(ToString::to_string).collect();
+        let (name, jobs) = (source.name(), parsed.jobs.len());
+        let mut incomplete = IncompleteSources::read(ports).await?;
+        if !faults.is_empty() {
+            let never_had_a_good_version = incomplete.contains(&name) || !has_stored_jobs(source, ports).await?;
+            if jobs == 0 || !never_had_a_good_version {
+                return Ok(Applied::Kept { faults });
+            }
+            incomplete.insert(&name, ports).await?;
         }
+        warnings.iter().for_each(|warning| print_error_line(&warning.to_string()));
+        for warning in unknown_names(&parsed.jobs, packs, &self.channels) {
+            print_error_line(&format!("{}: warning: {warning}", source.shown_name()));
+        }
+        let difference = self.store_jobs(source, &parsed, ports).await?;
+        if !faults.is_empty() {
+            return Ok(Applied::Part { jobs, faults });
+        }
+        incomplete.remove(&name, ports).await?;
+        Ok(Applied::Whole { jobs, zone: parsed.host_zone.note(), difference })
+    }
+
+    /// Makes the stored jobs of the file equal to these. Alerts when most of them are removed.
+    async fn store_jobs(&self, source: &JobsSource, parsed: &ParsedJobs, ports: &Ports) -> Result<Difference, Failure> {
         let how = ApplyOptions { prune: true, dry_run: false };
+        let failure = |error: &dyn std::fmt::Display| Failure::failed(format!("{}: {error}", source.path.display()));
+        let (name, now) = (source.name(), Timestamp::now());
         let others = self.sources.iter().filter(|other| *other != source);
         let file = AppliedFile {
-            source: &read.name,
-            jobs: &read.jobs,
-            former_names: &read.former_names,
+            source: &name,
+            jobs: &parsed.jobs,
+            former_names: &parsed.former_names,
             former_sources: &self.former_sources(source),
             other_sources: &others
                 .flat_map(|other| [Some(other.name()), other.former_name()])
                 .flatten()
                 .collect::<Vec<_>>(),
         };
-        let difference = apply_file(ports, &file, how, Timestamp::now())
-            .await
-            .map_err(|error| Failure::failed(format!("{}: {error}", source.path.display())))?;
+        let difference = apply_file(ports, &file, how, now).await.map_err(|error| failure(&error))?;
         for key in &difference.taken_over {
             print_error_line(&format!(
                 "{}: takes over job {key}, which came from another source",
@@ -191,7 +302,8 @@ impl JobFiles {
             ));
         }
         print_renamed(source, &difference);
-        Ok(Applied { jobs: read.jobs.len(), zone: read.host_zone.note(), difference })
+        alert_lost_jobs(ports, &name, &difference, now).await.map_err(|error| failure(&error))?;
+        Ok(difference)
     }
 
     /// The name under which an older build stored the jobs of a file, unless it is another file of this `up`.
@@ -201,18 +313,16 @@ impl JobFiles {
     }
 }
 
-/// The result of applying a file.
-struct Applied {
-    jobs: usize,
-    /// Names the zone of this host, if jobs have it.
-    zone: Option<String>,
-    difference: Difference,
+/// Whether a job of this file is stored.
+async fn has_stored_jobs(source: &JobsSource, ports: &Ports) -> Result<bool, Failure> {
+    Ok(stored_jobs_by_source(ports).await?.keys().flatten().any(|stored| source.is_stored_as(stored)))
 }
 
-impl Applied {
-    fn summary(&self, source: &JobsSource) -> String {
-        let zone = self.zone.as_ref().map_or_else(String::new, |zone| format!(" ({zone})"));
-        format!("{} of {}{zone}", self.jobs, source.path.display())
+/// The jobs of a file, or one sentence why it cannot be read.
+fn read_jobs(source: &JobsSource, content: &Content) -> Result<ParsedJobs, String> {
+    match content {
+        Ok(file) => Ok(source.parse_content(file)),
+        Err(unreadable) => Err(format!("{}: {}", source.shown_name(), unreadable.message)),
     }
 }
 
@@ -220,6 +330,26 @@ fn zone_summary(zone: &HostZone) -> String {
     match &zone.0 {
         Ok(name) => format!("the zone of this host is {name} now; applying all files again"),
         Err(why) => format!("{why}; applying all files again"),
+    }
+}
+
+fn print_change(path: &Path, applied: &Applied) {
+    let shown = path.display();
+    match applied {
+        Applied::Whole { difference, .. } => print_error_line(&format!(
+            "{shown} changed: {} jobs added, {} changed, {} removed",
+            difference.added.len(),
+            difference.changed.len(),
+            difference.removed.len()
+        )),
+        Applied::Part { jobs, faults } => {
+            faults.iter().for_each(|fault| print_error_line(fault));
+            print_error_line(&format!("{shown} changed: {jobs} jobs run; its faulty entries are left out"));
+        }
+        Applied::Kept { faults } => {
+            faults.iter().for_each(|fault| print_error_line(fault));
+            print_error_line(&format!("{shown}: change not applied because of the faults above"));
+        }
     }
 }
 
@@ -237,36 +367,4 @@ fn print_renamed(source: &JobsSource, difference: &Difference) {
         renamed.len(),
         named.join(", ")
     ));
-}
-
-fn change_summary(source: &JobsSource, difference: &Difference) -> String {
-    format!(
-        "{} changed: {} jobs added, {} changed, {} removed",
-        source.path.display(),
-        difference.added.len(),
-        difference.changed.len(),
-        difference.removed.len()
-    )
-}
-
-/// Whether a job of this file is stored.
-async fn has_stored_jobs(source: &JobsSource, ports: &Ports) -> Result<bool, Failure> {
-    Ok(stored_jobs_by_source(ports).await?.keys().flatten().any(|stored| source.is_stored_as(stored)))
-}
-
-/// The stored jobs by source. An unreadable job has no source.
-async fn stored_jobs_by_source(ports: &Ports) -> Result<BTreeMap<Option<String>, Vec<JobKey>>, Failure> {
-    let mut by_source: BTreeMap<Option<String>, Vec<JobKey>> = BTreeMap::new();
-    let mut after: Option<Cursor> = None;
-    loop {
-        let page = ports.jobs.list(None, after.as_ref(), PAGE_JOBS_MAX).await;
-        let page = page.map_err(|error| Failure::failed(format!("cannot read the stored jobs: {error}")))?;
-        for stored in page.records {
-            by_source.entry(stored.job.ok().and_then(|job| job.source)).or_default().push(stored.key);
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(by_source);
-        }
-    }
 }

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::driver::{Folder, Up, command, sexton};
+use crate::evidence::page;
 
 /// One test for each page.
 macro_rules! pages {
@@ -204,6 +205,9 @@ impl Trial<'_> {
         let mut started = command(&["up"]);
         started.args(arguments).current_dir(self.folder.path("")).envs(self.environment());
         let up = Up::serve(state.path(), started);
+        let metrics = page(state.path(), "/metrics");
+        let is_faulty = |line: &&str| line.starts_with("sexton_source_in_sync{") && line.ends_with(" 0");
+        assert_eq!(metrics.lines().find(is_faulty), None, "{place}: {}", up.printed());
         assert_eq!(up.stop(), Some(0), "{place}");
     }
 

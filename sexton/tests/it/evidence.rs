@@ -50,18 +50,25 @@ pub(crate) fn alerts(alert_file: &Path) -> Vec<Value> {
 /// Waits until every sent alert is recorded as sent: an `up` that is killed before may send it again.
 #[track_caller]
 pub(crate) fn wait_for_recorded_alerts(state: &Path) {
+    wait_until(DEADLINE, || {
+        let page = page(state, "/metrics");
+        assert!(page.contains("sexton_alerts_pending "), "{page}");
+        page.lines().any(|line| line == "sexton_alerts_pending 0")
+    });
+}
+
+/// A page of the API, with its head.
+#[track_caller]
+pub(crate) fn page(state: &Path, path: &str) -> String {
     let token = std::fs::read_to_string(state.join("token")).expect("a token");
     let server = std::fs::read_to_string(state.join("server.json")).expect("a server");
     let server: Value = serde_json::from_str(&server).expect("JSON");
     let address = server["url"].as_str().and_then(|url| url.strip_prefix("http://")).expect("an address");
-    wait_until(DEADLINE, || {
-        let mut stream = TcpStream::connect(address).expect("it listens");
-        write!(stream, "GET /metrics HTTP/1.0\r\nAuthorization: Bearer {}\r\n\r\n", token.trim()).expect("sent");
-        let mut page = String::new();
-        stream.read_to_string(&mut page).expect("a page");
-        assert!(page.contains("sexton_alerts_pending "), "{page}");
-        page.lines().any(|line| line == "sexton_alerts_pending 0")
-    });
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET {path} HTTP/1.0\r\nAuthorization: Bearer {}\r\n\r\n", token.trim()).expect("sent");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("a page");
+    page
 }
 
 /// The folder of a run's first attempt.

@@ -23,5 +23,6 @@ mod secrets;
 mod sinks;
 mod troubleshooting;
 mod upgrade;
+mod watching;
 mod zone_rules;
 mod zones;

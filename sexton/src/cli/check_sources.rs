@@ -1,0 +1,62 @@
+//! The part of `check` about watched files: faults of files with jobs, names that their jobs refer to, and whether the
+//! stored jobs equal them. Changes nothing.
+
+use std::path::Path;
+
+use console::SourceState;
+use domain::ports::Ports;
+use jiff::Timestamp;
+use services::commands::{ApplyOptions, Difference, apply};
+
+use crate::client::{ApiRequest, Client, ServerArguments};
+use crate::job_warnings::unknown_names;
+use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
+use crate::setup::Setup;
+
+/// Checks one file. `stored`: the ledger of this machine, where there is one.
+///
+/// # Errors
+/// Returns the faults, the unknown names, or the difference to the stored jobs of a running `up`.
+pub(super) async fn check_jobs(
+    path: &Path,
+    setup: &Setup,
+    stored: Option<&Ports>,
+    is_served: bool,
+) -> Result<String, String> {
+    let read =
+        read_valid_jobs(&JobsSource::new(path, Purpose::Run)).map_err(|failure| failure.messages().join("; "))?;
+    let channels: Vec<String> = setup.configuration.channels.iter().map(|channel| channel.name.clone()).collect();
+    let unknown = unknown_names(&read.jobs, &setup.packs, &channels);
+    if !unknown.is_empty() {
+        return Err(unknown.join("; "));
+    }
+    let zone = read.host_zone.note().map_or_else(String::new, |zone| format!("; {zone}"));
+    let found = format!("{} jobs, {} warnings{zone}", read.jobs.len(), read.warnings.0.len());
+    let Some(ports) = stored else { return Ok(found) };
+    let how = ApplyOptions { prune: true, dry_run: true };
+    let difference = apply(ports, &read.name, &read.jobs, how, Timestamp::now()).await;
+    let Difference { added, changed, removed, unchanged, .. } = difference.map_err(|error| error.to_string())?;
+    if added.len() + changed.len() + removed.len() == 0 {
+        return Ok(found);
+    }
+    let differs = format!(
+        "{found}; the stored jobs differ ({} to add, {} to change, {} to remove)",
+        added.len(),
+        changed.len(),
+        removed.len()
+    );
+    match is_served {
+        true => Err(format!("{differs}; `kill -HUP` of `sexton up` applies the file again")),
+        false if unchanged.is_empty() && changed.is_empty() && removed.is_empty() => Ok(found),
+        false => Ok(format!("{differs}; the next start of `sexton up` applies the file")),
+    }
+}
+
+/// The states of the files that the running `up` of this state directory watches; none when none answers.
+pub(super) async fn served_sources(setup: &Setup) -> Option<Vec<SourceState>> {
+    setup.state.read_server_file()?;
+    let arguments = ServerArguments { state: Some(setup.state.dir.clone()), ..ServerArguments::default() };
+    let client = Client::for_server(&arguments, &setup.configuration).ok()?;
+    let mut answer = client.send(ApiRequest::get(&["sources"])).await.ok()?;
+    serde_json::from_value(answer.get_mut("sources")?.take()).ok()
+}
