@@ -7,8 +7,10 @@ use domain::crontab::FormerNames;
 use domain::fault::nearest_name;
 use domain::job::{Job, JobKey};
 use domain::jobs_file::fields;
+use domain::plan::next_start;
 use domain::ports::{Cursor, StoredJob};
 use domain::run::Run;
+use domain::units::format_duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -50,13 +52,24 @@ pub(crate) struct JobRecord {
     fault: Option<String>,
     /// The next nominal time; null when there is none.
     next: Option<Timestamp>,
+    /// How long after its nominal time each run starts, where the job has a `random_delay`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<String>,
 }
 
 impl JobRecord {
     fn new(stored: StoredJob, now: Timestamp) -> JobRecord {
         match stored.job {
-            Ok(job) => JobRecord { next: next_firing(&job, now), job: Some(job), key: None, fault: None },
-            Err(message) => JobRecord { job: None, key: Some(stored.key), fault: Some(message), next: None },
+            Ok(job) => JobRecord {
+                next: next_firing(&job, now),
+                delay: Some(job.delay()).filter(|delay| !delay.is_zero()).map(format_duration),
+                job: Some(job),
+                key: None,
+                fault: None,
+            },
+            Err(message) => {
+                JobRecord { job: None, key: Some(stored.key), fault: Some(message), next: None, delay: None }
+            }
         }
     }
 }
@@ -67,7 +80,7 @@ fn next_firing(job: &Job, now: Timestamp) -> Option<Timestamp> {
         Some(pause) => pause.until?.max(now),
     };
     let schedule = fields::schedule(job, Timestamp::UNIX_EPOCH).ok().filter(|_| job.enabled)?;
-    schedule.next_after(resumes).map(|firing| firing.at)
+    next_start(job, &schedule, resumes).map(|(firing, _)| firing.at)
 }
 
 #[derive(Debug, Deserialize)]
@@ -292,7 +305,7 @@ fn job_key((group, name): (String, String)) -> JobKey {
     JobKey::new(group, name)
 }
 
-/// The fields of a job, and `next`: clients may send back what they have read.
+/// The fields of a job, `next` and `delay`: clients may send back what they have read.
 const FIELDS: &[&str] = &[
     "group",
     "name",
@@ -308,6 +321,7 @@ const FIELDS: &[&str] = &[
     "timeout",
     "kill_grace",
     "start_within",
+    "random_delay",
     "quiet_limit",
     "late_output_limit",
     "min_duration",
@@ -327,6 +341,7 @@ const FIELDS: &[&str] = &[
     "source",
     "seed",
     "next",
+    "delay",
 ];
 
 /// Parses a job. An unknown field is a fault, as in a file.
@@ -351,7 +366,7 @@ mod tests {
         let job = parse_job(serde_json::from_str(golden).expect("JSON")).expect("a job");
         let written = serde_json::to_value(&job).expect("written");
         let fields = written.as_object().expect("an object");
-        assert_eq!(fields.len() + 2, FIELDS.len(), "argv and next are not among them: {fields:?}");
+        assert_eq!(fields.len() + 3, FIELDS.len(), "argv, next and delay are not among them: {fields:?}");
         assert!(parse_job(written).is_ok());
         let fault = parse_job(serde_json::json!({ "schedul": "@daily" })).expect_err("refused");
         assert!(format!("{fault:?}").contains("did you mean `schedule`?"), "{fault:?}");

@@ -4,13 +4,20 @@
 //! Comments that cron ignores set the other fields: `# sexton: key=value ...` for the next entry,
 //! `# sexton-defaults: key=value ...` for all later ones. The same file still works with cron.
 
+mod advice;
+mod bash_syntax;
 mod default_name;
 mod directive;
+mod exposed_password;
 mod former_name;
 mod line;
+mod near_miss;
 mod program_name;
+mod random_delay;
+mod shell_advice;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use crate::document::Document;
 use crate::fault::{Fault, Faults};
@@ -82,8 +89,6 @@ pub struct FileContent {
 
 const CARRIAGE_RETURN_MESSAGE: &str = "lines end with CR LF, and cron treats the carriage return as a part of the \
                                        command; convert the file, for example with dos2unix";
-const RANDOM_DELAY_MESSAGE: &str = "RANDOM_DELAY is ignored: the entries run without a delay; write H or a~b in the \
-                                    schedule for a fixed spread";
 /// Schedules that mean the same in every zone.
 const ZONELESS: [&str; 4] = ["@reboot", "@manually", "@every", "@at"];
 const TZ_MESSAGE: &str =
@@ -150,6 +155,7 @@ struct Reader<'a> {
     in_host_zone: BTreeSet<JobKey>,
     /// The host's zone has no name, and the fault for it was reported.
     host_zone_refused: bool,
+    random_delay: Option<Duration>,
     defaults: Vec<Directive>,
     /// The `# sexton:` directive of the next entry.
     pending: Option<Directive>,
@@ -175,6 +181,7 @@ impl<'a> Reader<'a> {
             host_zone: options.host_zone.cloned().unwrap_or_else(HostZone::utc),
             in_host_zone: BTreeSet::new(),
             host_zone_refused: false,
+            random_delay: None,
             defaults: Vec::new(),
             pending: None,
             spoiled: false,
@@ -193,6 +200,12 @@ impl<'a> Reader<'a> {
         if text.contains('\0') {
             self.fault(number, "", "the line contains a NUL byte; remove it");
             return;
+        }
+        if let Some(line) = advice::anacron_line(text) {
+            match line.is_entry {
+                true => self.warn(number, text.trim(), line.message),
+                false => return self.fault(number, text.trim(), line.message),
+            }
         }
         match line::read(text, self.options.format) {
             Ok(Line::Blank) => {}
@@ -219,7 +232,12 @@ impl<'a> Reader<'a> {
 
     fn comment(&mut self, number: u32, text: &str) {
         let read = match directive::read(number, text) {
-            Ok(None) => return,
+            Ok(None) => {
+                if let Some(message) = near_miss::of_comment(text) {
+                    self.warn(number, &format!("#{text}"), message);
+                }
+                return;
+            }
             Ok(Some(read)) => read,
             Err(message) => {
                 self.spoiled = true;
@@ -264,6 +282,9 @@ impl<'a> Reader<'a> {
         if let Err(message) = fields::check_environment(&name, &value) {
             return self.fault(number, &name, message);
         }
+        if let Some(advice) = advice::of_assignment(&name, &value, &self.environment) {
+            self.warn(number, &advice.value, advice.message);
+        }
         match name.as_str() {
             "LOGNAME" | "USER" => {
                 return self.warn(number, &name, "cron sets this itself and ignores the line; remove it");
@@ -278,7 +299,13 @@ impl<'a> Reader<'a> {
                 }
             }
             "TZ" => self.warn(number, &value, TZ_MESSAGE),
-            "RANDOM_DELAY" => self.warn(number, &value, RANDOM_DELAY_MESSAGE),
+            "RANDOM_DELAY" => match random_delay::read(&value) {
+                Ok(limit) => self.random_delay = limit,
+                Err(message) => {
+                    self.random_delay = None;
+                    self.warn(number, &value, message);
+                }
+            },
             "MAILTO" | "MAILFROM" if !value.is_empty() => {
                 if let Err(message) = check_recipients(&value) {
                     self.warn(number, &value, message);
@@ -289,30 +316,33 @@ impl<'a> Reader<'a> {
         self.environment.insert(name, value);
     }
 
+    /// Checks all of an entry, also when its directive is faulty, so that one reading finds every fault.
     fn entry(&mut self, number: u32, entry: &Entry<'_>) {
         let pending = self.pending.take();
-        if std::mem::take(&mut self.spoiled) {
-            return;
-        }
+        let spoiled = std::mem::take(&mut self.spoiled);
         let faults_before = self.document.fault_count();
         let mut job = self.job(number, entry, pending);
-        if self.document.fault_count() > faults_before {
-            return;
+        let mut is_usable = !spoiled && self.document.fault_count() == faults_before;
+        let in_host_zone = self.resolve_zone(number, &mut job);
+        is_usable &= in_host_zone.is_some();
+        let mut former = Vec::new();
+        if is_usable {
+            match self.lines.get(&job.key()).copied() {
+                _ if job.name.is_empty() => former = self.set_default_name(number, entry, &mut job),
+                Some(earlier) => self.fault_of_name(number, earlier, &job),
+                None => {}
+            }
+            is_usable = self.document.fault_count() == faults_before;
+            fields::check_names(&self.document, number, &job);
         }
-        let Some(in_host_zone) = self.resolve_zone(number, &mut job) else { return };
-        let former = match job.name.is_empty() {
-            true => self.set_default_name(number, entry, &mut job),
-            false => match self.lines.get(&job.key()) {
-                Some(earlier) => return self.fault_of_name(number, *earlier, &job),
-                None => Vec::new(),
-            },
-        };
-        fields::check_names(&self.document, number, &job);
+        if in_host_zone.is_some() {
+            fields::check_zone(&self.document, number, &job);
+        }
         fields::check_schedule(&self.document, number, &job);
         self.warn_of_entry(number, entry);
-        if self.document.fault_count() == faults_before {
+        if is_usable && self.document.fault_count() == faults_before {
             self.lines.insert(job.key(), number);
-            if in_host_zone {
+            if in_host_zone == Some(true) {
                 self.in_host_zone.insert(job.key());
             }
             if !former.is_empty() {
@@ -358,6 +388,7 @@ impl<'a> Reader<'a> {
         if let Some(zone) = &self.zone {
             job.zone.clone_from(zone);
         }
+        job.random_delay = self.random_delay.or(job.random_delay);
         if let Some(directive) = pending {
             directive.apply(&self.document, &mut job);
             for key in ["name", "group"] {
@@ -437,6 +468,12 @@ impl<'a> Reader<'a> {
     }
 
     fn warn_of_entry(&self, number: u32, entry: &Entry<'_>) {
+        if let Some(message) = near_miss::of_command(entry.text) {
+            self.warn(number, entry.text, message);
+        }
+        for advice in advice::of_entry(entry, &self.environment) {
+            self.warn(number, &advice.value, advice.message);
+        }
         if entry.extension {
             self.warn(
                 number,

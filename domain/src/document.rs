@@ -3,6 +3,8 @@
 //! Jobs, sinks, rules and the configuration are read through [`Section`]. A reader takes each key that it knows out of
 //! its section. [`Section::reject_unknown_keys`] reports the other keys, with the nearest known name.
 
+mod toml_value;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -10,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
+
+use toml_value::{Entry, Lines, Value, entries_of};
 
 use crate::fault::{Fault, Faults, Level, nearest_name};
 use crate::units;
@@ -31,23 +35,6 @@ pub struct Section {
     line: u32,
     entries: Vec<Entry>,
     known: Vec<&'static str>,
-}
-
-struct Entry {
-    key: String,
-    line: u32,
-    value: Value,
-}
-
-enum Value {
-    Text(String),
-    Integer(i64),
-    Number(f64),
-    Flag(bool),
-    List(Vec<(u32, Value)>),
-    Table(Vec<Entry>),
-    /// Text without a TOML type; the reader of the key decides its type.
-    Word(String),
 }
 
 impl Document {
@@ -133,6 +120,11 @@ impl Section {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
+    /// The keys that were asked for, whether present or not.
+    pub fn known_keys(&self) -> &[&'static str] {
+        &self.known
+    }
+
     /// Reports a fault at `line`.
     pub fn fault(&self, line: u32, value: impl Into<String>, message: impl Into<String>) {
         self.document.push(Fault::new(&self.document.file, line, value, message));
@@ -157,6 +149,11 @@ impl Section {
 
     fn type_fault(&self, line: u32, key: &str, value: &Value, wanted: &str) {
         self.fault(line, value.to_string(), format!("`{key}` is {}; write {wanted}", value.kind()));
+    }
+
+    /// For a value of the right type that is too small or too large.
+    fn range_fault(&self, line: u32, key: &str, value: &Value, wanted: &str) {
+        self.fault(line, value.to_string(), format!("`{key}` is out of range; write {wanted}"));
     }
 
     /// Takes a text.
@@ -205,6 +202,10 @@ impl Section {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
         match self.take_key_as(key, |word| word.parse().ok().map(Value::Integer))? {
             (_, Value::Integer(number)) if range.contains(&number) => Some(number),
+            (line, value @ Value::Integer(_)) => {
+                self.range_fault(line, key, &value, &wanted);
+                None
+            }
             (line, value) => {
                 self.type_fault(line, key, &value, &wanted);
                 None
@@ -218,6 +219,10 @@ impl Section {
         match self.take_key_as(key, |word| word.parse().ok().map(Value::Number))? {
             (_, Value::Number(number)) if range.contains(&number) => Some(number),
             (_, Value::Integer(number)) if range.contains(&(number as f64)) => Some(number as f64),
+            (line, value @ (Value::Number(_) | Value::Integer(_))) => {
+                self.range_fault(line, key, &value, &wanted);
+                None
+            }
             (line, value) => {
                 self.type_fault(line, key, &value, &wanted);
                 None
@@ -288,6 +293,9 @@ impl Section {
                 for (line, item) in &items {
                     match read(item) {
                         Some(read) => list.push(read),
+                        None if wanted.contains("number") && item.is_whole_number() => {
+                            self.range_fault(*line, key, item, wanted);
+                        }
                         None => self.type_fault(*line, key, item, wanted),
                     }
                 }
@@ -389,73 +397,6 @@ impl Section {
             };
             self.fault(entry.line, entry.key.as_str(), message);
         }
-    }
-}
-
-impl Value {
-    fn kind(&self) -> &'static str {
-        match self {
-            Value::Text(_) => "a text",
-            Value::Integer(_) => "a whole number",
-            Value::Number(_) => "a number",
-            Value::Flag(_) => "true or false",
-            Value::List(_) => "a list",
-            Value::Table(_) => "a table",
-            Value::Word(_) => "a word",
-        }
-    }
-}
-
-impl std::fmt::Display for Value {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Value::Text(text) | Value::Word(text) => f.write_str(text),
-            Value::Integer(number) => number.fmt(f),
-            Value::Number(number) => number.fmt(f),
-            Value::Flag(flag) => flag.fmt(f),
-            Value::List(_) => f.write_str("[...]"),
-            Value::Table(_) => f.write_str("{...}"),
-        }
-    }
-}
-
-fn entries_of(table: DeTable<'_>, lines: &Lines) -> Vec<Entry> {
-    table
-        .into_iter()
-        .map(|(key, value)| {
-            let line = lines.line(key.span().start);
-            Entry { key: key.into_inner().into_owned(), line, value: value_of(value.into_inner(), lines) }
-        })
-        .collect()
-}
-
-fn value_of(value: DeValue<'_>, lines: &Lines) -> Value {
-    match value {
-        DeValue::String(text) => Value::Text(text.into_owned()),
-        DeValue::Integer(number) => {
-            let digits = number.to_string();
-            digits.parse().map_or(Value::Text(digits), Value::Integer)
-        }
-        DeValue::Float(number) => Value::Number(number.to_string().parse().unwrap_or(f64::NAN)),
-        DeValue::Boolean(flag) => Value::Flag(flag),
-        DeValue::Datetime(instant) => Value::Text(instant.to_string()),
-        DeValue::Array(items) => Value::List(
-            items.into_iter().map(|item| (lines.line(item.span().start), value_of(item.into_inner(), lines))).collect(),
-        ),
-        DeValue::Table(table) => Value::Table(entries_of(table, lines)),
-    }
-}
-
-/// Byte offsets at which the lines of a text begin.
-struct Lines(Vec<usize>);
-
-impl Lines {
-    fn of(text: &str) -> Lines {
-        Lines(std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect())
-    }
-
-    fn line(&self, offset: usize) -> u32 {
-        self.0.partition_point(|begin| *begin <= offset) as u32
     }
 }
 

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::mailto::MailSettings;
 use crate::run::Outcome;
+use crate::schedule::spread_seconds;
 use crate::units;
 
 /// Group and name: the identity of a job. Displayed as `group/name`.
@@ -88,6 +89,9 @@ pub struct Job {
     /// A run that has not started this long after its nominal time is missed.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub start_within: Option<Duration>,
+    /// Upper limit of the delay after the nominal time; see [`Job::delay`].
+    #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
+    pub random_delay: Option<Duration>,
     /// A run without output for this long raises an alert.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub quiet_limit: Option<Duration>,
@@ -163,6 +167,7 @@ impl Job {
             timeout: None,
             kill_grace: kill_grace(),
             start_within: None,
+            random_delay: None,
             quiet_limit: None,
             late_output_limit: None,
             min_duration: None,
@@ -189,12 +194,22 @@ impl Job {
         JobKey::new(&self.group, &self.name)
     }
 
+    /// The time from a nominal time to the start of its run: below `random_delay`, in whole seconds, and a function of
+    /// group and name, so the same for each run and on each machine.
+    pub fn delay(&self) -> Duration {
+        let limit_seconds = self.random_delay.map_or(0, |limit| limit.as_secs());
+        Duration::from_secs(spread_seconds(&self.key().to_string(), limit_seconds))
+    }
+
     /// A digest of all fields that decide the firings: 16 hexadecimal digits. It changes when the firings can change.
     pub fn timing(&self) -> String {
         let anchor = self.anchor.map_or(0, Timestamp::as_second);
         let off = if self.enabled { "" } else { "\0off" };
         let seed = self.seed.as_ref().map_or_else(String::new, |seed| format!("\0{seed}"));
-        let text = format!("{}\0{}\0{}\0{}\0{anchor}{off}{seed}", self.group, self.name, self.schedule, self.zone);
+        let delay_seconds = self.delay().as_secs();
+        let delay = if delay_seconds == 0 { String::new() } else { format!("\0delay {delay_seconds}") };
+        let names = format!("{}\0{}", self.group, self.name);
+        let text = format!("{names}\0{}\0{}\0{anchor}{off}{seed}{delay}", self.schedule, self.zone);
         Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -91,7 +91,10 @@ fn job(file: &str, mut section: Section, host_zone: &HostZone) -> Option<(Job, b
         fields::check_names(&document, name_line, &job);
     }
     // A host zone without a name was reported above.
-    if schedule.is_some() && !job.zone.eq_ignore_ascii_case(LOCAL) {
+    if !job.zone.eq_ignore_ascii_case(LOCAL) {
+        fields::check_zone(&document, zone_line, &job);
+    }
+    if schedule.is_some() {
         fields::check_schedule(&document, schedule_line, &job);
     }
     command?;

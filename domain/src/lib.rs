@@ -12,6 +12,7 @@
 //! | [`alert::decide`] | when a job's runs raise an alert |
 //! | [`line::Block`], [`line::parse`] | the records of a spool |
 //! | [`ports::Ports`] | the stores and queues that a backend implements |
+//! | [`guard::Guards`] | the tests before `&&` in a command, and which of them was false |
 //! | [`secret::Reference`], [`disk_space::DiskSpace`], [`units`], [`glob`] | small values and their texts |
 //! | [`ca_store`] | the error on a machine without CA certificates |
 //!
@@ -93,6 +94,7 @@ pub mod document;
 pub mod event;
 pub mod fault;
 pub mod glob;
+pub mod guard;
 pub mod job;
 pub mod job_files;
 pub mod jobs_file;
@@ -106,5 +108,6 @@ pub mod ports;
 pub mod run;
 pub mod schedule;
 pub mod secret;
+mod shell_text;
 pub mod units;
 pub mod zones;

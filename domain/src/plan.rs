@@ -24,6 +24,18 @@ struct Timed<'j> {
     next: Option<Firing>,
 }
 
+/// The first firing of a job whose run starts after an instant, and that start: the nominal time plus the job's delay.
+/// No firing before the job was first stored.
+pub fn next_start(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<(Firing, Timestamp)> {
+    let delay = SignedDuration::try_from(job.delay()).ok()?;
+    let stored_at = job.anchor.filter(|stored_at| *stored_at <= after);
+    let before_stored = stored_at.and_then(|at| at.checked_sub(SignedDuration::from_nanos(1)).ok());
+    let nominal_after = after.checked_sub(delay).unwrap_or(Timestamp::MIN);
+    let firing = schedule.next_after(before_stored.map_or(nominal_after, |at| at.max(nominal_after)).min(after))?;
+    let start = firing.at.checked_add(delay).unwrap_or(Timestamp::MAX);
+    Some((firing, start))
+}
+
 /// Plans from `from` (included) to `to` (excluded), so that adjacent windows neither overlap nor leave a gap. Disabled
 /// jobs do not fire. A `rate()` or `@every` of a job that was never stored counts from `from`.
 ///

@@ -10,7 +10,9 @@ mod aws;
 mod calendar;
 mod clock_changes;
 mod cron_fields;
+mod day_letters;
 mod explain;
+mod hints;
 mod spread;
 
 use std::time::Duration;
@@ -19,7 +21,6 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use crate::fault::nearest_name;
 use crate::units;
 use crate::zones::zone_named;
 use calendar::Calendar;
@@ -170,6 +171,7 @@ impl Schedule {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         if let Expression::Calendar(calendar) = &self.kind {
+            warnings.extend(explain::every_minute(calendar, &self.resolved));
             warnings.extend(explain::both_day_fields(calendar, &self.resolved));
             warnings.extend(explain::clock_changes(calendar, &self.zone));
         }
@@ -186,6 +188,11 @@ impl Schedule {
             Expression::Manual => ScheduleKind::Manual,
         }
     }
+}
+
+/// A number of seconds below `limit_seconds` that depends only on the job (`seed`); 0 when the limit is 0.
+pub(crate) fn spread_seconds(seed: &str, limit_seconds: u64) -> u64 {
+    spread::hash(seed, "delay").checked_rem(limit_seconds).unwrap_or(0)
 }
 
 fn nickname(
@@ -218,8 +225,8 @@ fn nickname(
             None => {
                 let known = NICKNAMES.iter().map(|(known, _)| *known).chain(OTHER_NICKNAMES);
                 let all = known.clone().collect::<Vec<_>>().join(", ");
-                let near = nearest_name(name, known).map_or(String::new(), |near| format!("; did you mean {near}?"));
-                Err(format!("unknown nickname {name}{near}; known are {all}"))
+                let hint = hints::for_nickname(name, known);
+                Err(format!("unknown nickname {name}{hint}; known are {all}"))
             }
         },
     }

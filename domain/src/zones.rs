@@ -3,14 +3,14 @@
 //! This crate reads no file. The binary chooses the tzdata and passes it in with [`use_database`]; without that, the
 //! built-in one is used. Which zone the host has is an argument too: [`HostZone`].
 
+mod zone_hints;
+
 use std::fmt;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use sha2::{Digest, Sha256};
-
-use crate::fault::nearest_name;
 
 /// Names the zone of the host that reads a file: `zone = "local"`, `CRON_TZ=local`. Never stored.
 pub const LOCAL: &str = "local";
@@ -133,10 +133,7 @@ pub fn zone_named(name: &str) -> Result<TimeZone, String> {
     }
     in_use().zone(name).or_else(|| built_in().zone(name)).ok_or_else(|| {
         let known = names();
-        match nearest_name(name, known.iter().map(String::as_str)) {
-            Some(near) => format!("unknown time zone `{name}`; did you mean `{near}`?"),
-            None => format!("unknown time zone `{name}`; write an IANA name like Europe/Paris, or UTC"),
-        }
+        format!("unknown time zone `{name}`; {}", zone_hints::for_zone(name, &known))
     })
 }
 

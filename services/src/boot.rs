@@ -5,7 +5,7 @@ use domain::run::Trigger;
 use domain::schedule;
 use jiff::Timestamp;
 
-use crate::new_runs::{new_order, new_run, schedule_of};
+use crate::new_runs::{due_at, new_order, new_run, schedule_of, start_by};
 use crate::scheduler::waits_for_a_runner;
 use crate::settings::{self, BOOT, BootState};
 use crate::sweep::PAGE_MAX;
@@ -59,7 +59,9 @@ async fn start_job(
         return Ok(false);
     }
     let mut run = new_run(job, nominal, Trigger::Schedule, now);
-    run.start_by = Some(crate::new_runs::start_by(job, now));
+    let due = due_at(job, now);
+    run.not_before = Some(due).filter(|due| *due > now);
+    run.start_by = Some(start_by(job, due));
     let blocked = match (&job.paused, windows.active_window(&job.group, now)) {
         (Some(pause), _) if pause.until.is_none_or(|until| now < until) => {
             Some(format!("paused since {}", pause.since))

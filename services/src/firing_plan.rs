@@ -9,7 +9,7 @@ use domain::schedule::Schedule;
 use jiff::Timestamp;
 
 use crate::maintenance::Windows;
-use crate::new_runs::{elapsed_since, saturating_sub};
+use crate::new_runs::{due_at, elapsed_since, saturating_sub};
 
 /// A firing that is at most this late starts normally: a tick was slow, or a machine rebooted quickly. Chosen, not
 /// measured.
@@ -67,8 +67,10 @@ pub enum PlannedAction {
 
 /// The runs for all firings from `from` (included) to now, oldest first.
 pub fn plan_runs(job: &Job, schedule: &Schedule, from: Timestamp, context: &FiringContext<'_>) -> Vec<PlannedRun> {
-    let (firings, uncounted) = due_firings(schedule, from, context.now);
-    let late = |nominal: Timestamp| elapsed_since(nominal, context.now) > LATE_MAX;
+    // Due entries have the time of the start; nominal times are earlier by the job's delay.
+    let nominal_of = |due: Timestamp| saturating_sub(due, job.delay());
+    let (firings, uncounted) = due_firings(schedule, nominal_of(from), nominal_of(context.now));
+    let late = |nominal: Timestamp| elapsed_since(due_at(job, nominal), context.now) > LATE_MAX;
     let oldest_counted = firings.front().copied();
     let any_late = firings.iter().any(|nominal| late(*nominal) && blocked_by(job, *nominal, context).is_none());
     let newest = firings.iter().rev().copied().find(|nominal| blocked_by(job, *nominal, context).is_none());
@@ -123,13 +125,14 @@ fn newest_of(firings: impl Iterator<Item = Timestamp>) -> (VecDeque<Timestamp>, 
 
 /// The action for a firing that a pause or a maintenance window blocks.
 fn blocked_by(job: &Job, nominal: Timestamp, context: &FiringContext<'_>) -> Option<PlannedAction> {
+    let due = due_at(job, nominal);
     if let Some(pause) = &job.paused
-        && pause.until.is_none_or(|until| nominal < until)
+        && pause.until.is_none_or(|until| due < until)
     {
         let why = if pause.why.is_empty() { String::new() } else { format!(": {}", pause.why) };
         return Some(PlannedAction::Skip(format!("paused since {}{why}", pause.since)));
     }
-    let window = context.windows.blocking_window(&job.group, nominal, context.now)?;
+    let window = context.windows.blocking_window(&job.group, due, context.now)?;
     Some(match window.catch_up {
         CatchUp::Skip => PlannedAction::Skip(window.reason()),
         CatchUp::Once | CatchUp::All => PlannedAction::Hold(window.reason()),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use domain::job::Job;
 use domain::jobs_file::fields;
 use domain::order::{FORMAT_VERSION, Order};
+use domain::plan::next_start;
 use domain::ports::Due;
 use domain::run::{Run, RunId, Trigger};
 use domain::schedule::Schedule;
@@ -18,13 +19,13 @@ pub(crate) fn schedule_of(job: &Job) -> Result<Schedule, String> {
     fields::schedule(job, Timestamp::UNIX_EPOCH)
 }
 
-/// The due entry of the job's first firing after an instant; `None` when it is disabled, or never fires again.
+/// The due entry of the job's first start after an instant; `None` when it is disabled, or never fires again.
 pub(crate) fn next_due_entry(job: &Job, schedule: &Schedule, after: Timestamp) -> Option<Due> {
     if !job.enabled {
         return None;
     }
-    let firing = schedule.next_after(after)?;
-    Some(Due { at: firing.at, key: job.key(), timing: job.timing() })
+    let (_, at) = next_start(job, schedule, after)?;
+    Some(Due { at, key: job.key(), timing: job.timing() })
 }
 
 pub(crate) fn saturating_add(at: Timestamp, span: Duration) -> Timestamp {
@@ -45,10 +46,15 @@ pub(crate) fn start_by(job: &Job, from: Timestamp) -> Timestamp {
     saturating_add(from, job.start_within.unwrap_or(START_WITHIN_DEFAULT))
 }
 
+/// When a firing is due: its nominal time plus the job's delay.
+pub(crate) fn due_at(job: &Job, nominal: Timestamp) -> Timestamp {
+    saturating_add(nominal, job.delay())
+}
+
 /// The run of a firing, to be started.
 pub(crate) fn new_run(job: &Job, nominal: Timestamp, trigger: Trigger, now: Timestamp) -> Run {
     let mut run = Run::new(RunId::scheduled(&job.key(), nominal), &job.key(), nominal, trigger, now);
-    let from = if trigger == Trigger::Schedule { nominal } else { now };
+    let from = if trigger == Trigger::Schedule { due_at(job, nominal) } else { now };
     run.start_by = Some(start_by(job, from));
     run
 }

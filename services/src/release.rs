@@ -9,7 +9,7 @@ use domain::run::{Outcome, Run};
 use jiff::Timestamp;
 
 use crate::maintenance::{self, Windows};
-use crate::new_runs::{new_order, start_by};
+use crate::new_runs::{due_at, new_order, start_by};
 use crate::run_end::{end_without_report, load_jobs, write_run};
 use crate::{Result, overlap};
 
@@ -126,8 +126,8 @@ async fn release_job(
 /// them.
 fn caught_up_once<'r>(waiting: &mut Vec<&'r Stored<Run>>, windows: &Windows, job: &Job) -> Vec<&'r Stored<Run>> {
     let held_by_once = |run: &Stored<Run>| {
-        let nominal = run.record.nominal;
-        windows.0.iter().any(|window| window.catch_up == CatchUp::Once && window.contains(&job.group, nominal))
+        let due = due_at(job, run.record.nominal);
+        windows.0.iter().any(|window| window.catch_up == CatchUp::Once && window.contains(&job.group, due))
     };
     let Some(newest) = waiting.iter().rposition(|run| held_by_once(run)) else { return Vec::new() };
     let (caught_up, kept): (Vec<_>, Vec<_>) =

@@ -30,7 +30,7 @@ enum FieldKind {
 }
 
 /// Every field of a job, with its name in the jobs file.
-const FIELDS: [(&str, FieldKind); 28] = [
+const FIELDS: [(&str, FieldKind); 29] = [
     ("group", FieldKind::Text),
     ("name", FieldKind::Text),
     ("schedule", FieldKind::Text),
@@ -45,6 +45,7 @@ const FIELDS: [(&str, FieldKind); 28] = [
     ("timeout", FieldKind::Duration),
     ("kill_grace", FieldKind::Duration),
     ("start_within", FieldKind::Duration),
+    ("random_delay", FieldKind::Duration),
     ("quiet_limit", FieldKind::Duration),
     ("late_output_limit", FieldKind::Duration),
     ("min_duration", FieldKind::Duration),
@@ -253,6 +254,7 @@ mod tests {
             timeout = "2h"
             kill_grace = "3s"
             start_within = "5m"
+            random_delay = "10m"
             quiet_limit = "20m"
             late_output_limit = "1h"
             min_duration = "1m"

@@ -105,7 +105,9 @@ fn entry(text: &str, format: Format) -> Result<Entry<'_>, String> {
     }
     if rest.starts_with('*') {
         return Err(
-            "the command starts with *, so there is one * too many; write five fields and then the command".to_owned()
+            "the command starts with *, so there is one * too many; write five fields, without seconds and years, and then \
+             the command"
+                .to_owned()
         );
     }
     let (command, stdin) = split_percent(rest);

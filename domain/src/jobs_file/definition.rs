@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::fields::{
     ALERT_AFTER_MAX, BACKOFF_MAX, CPU_MAX, MAX_OPEN_MAX, RETRIES_MAX, RETRY_OUTCOMES, check_environment, check_group,
-    check_name, schedule,
+    check_name, check_random_delay, schedule,
 };
 use crate::job::{Command, Job};
 use crate::run::Outcome;
@@ -39,6 +39,9 @@ pub fn check_job(job: &Job) -> Result<(), String> {
         if limit == Some(Duration::ZERO) {
             return Err(format!("`{key}` is zero; write a longer one, or omit it"));
         }
+    }
+    if let Some(limit) = job.random_delay {
+        check_random_delay(limit)?;
     }
     check_range("alert.after", f64::from(job.alert.after), 1.0..=ALERT_AFTER_MAX as f64)?;
     if let Some(max_open) = job.max_open {
@@ -102,6 +105,8 @@ mod tests {
             ("timeout", json!("0s"), false),
             ("start_within", json!("0s"), false),
             ("quiet_limit", json!("0s"), false),
+            ("random_delay", json!("24h"), true),
+            ("random_delay", json!("24h1s"), false),
             ("min_duration", json!("0s"), true),
             ("success_exit_codes", json!([0, 255]), true),
             ("success_exit_codes", json!([256]), false),

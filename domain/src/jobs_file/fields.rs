@@ -6,10 +6,12 @@ use jiff::Timestamp;
 
 use crate::document::{Document, Section};
 use crate::fault::Fault;
-use crate::job::{AlertPolicy, CatchUp, Concurrency, Job, Needs, Retries};
+use crate::job::{AlertPolicy, CatchUp, Command, Concurrency, Job, JobKey, Needs, Retries};
 use crate::jobs_file::GROUP_RESERVED;
 use crate::run::Outcome;
 use crate::schedule::{Context, Schedule};
+use crate::units;
+use crate::zones::zone_named;
 
 /// Characters of the name of a group or a job: the limit of APP-NAME (RFC 5424, section 6.2.5). File names, CloudWatch
 /// streams and queue names allow more.
@@ -38,6 +40,13 @@ pub(super) const MAX_OPEN_MAX: i64 = 1000;
 /// Bytes of one environment variable, name and value together: `MAX_ARG_STRLEN` of Linux (execve(2)).
 const ENVIRONMENT_ENTRY_BYTES_MAX: usize = 131_072;
 
+/// The keys of a job in a directive: its group, its name, and all that [`read`] reads.
+pub fn keys() -> Vec<&'static str> {
+    let mut section = Document::empty("").section_of_words(0, Vec::new());
+    read(&mut section, &mut Job::new(JobKey::new("", ""), "", Command::Shell(String::new())));
+    ["group", "name"].into_iter().chain(section.known_keys().iter().copied()).collect()
+}
+
 /// Reads all fields of a job except name, schedule and command. An absent field keeps the value in `job`.
 pub fn read(section: &mut Section, job: &mut Job) {
     set(&mut job.zone, section.text("zone"));
@@ -49,6 +58,7 @@ pub fn read(section: &mut Section, job: &mut Job) {
     set_some(&mut job.timeout, limit(section, "timeout"));
     set(&mut job.kill_grace, section.duration("kill_grace"));
     set_some(&mut job.start_within, limit(section, "start_within"));
+    read_random_delay(section, job);
     set_some(&mut job.quiet_limit, limit(section, "quiet_limit"));
     set_some(&mut job.late_output_limit, limit(section, "late_output_limit"));
     set_some(&mut job.min_duration, section.duration("min_duration"));
@@ -77,6 +87,30 @@ pub fn read(section: &mut Section, job: &mut Job) {
     }
     set(&mut job.description, section.text("description"));
     set(&mut job.owner, section.text("owner"));
+}
+
+/// The longest `random_delay`. A day, as in cronie, so that a firing starts before the next one of a daily job.
+const RANDOM_DELAY_MAX: Duration = Duration::from_secs(86_400);
+
+/// Zero, in a directive below a RANDOM_DELAY, means no delay.
+fn read_random_delay(section: &mut Section, job: &mut Job) {
+    let line = section.line_of("random_delay");
+    let Some(limit) = section.duration("random_delay") else { return };
+    match check_random_delay(limit) {
+        Ok(()) => job.random_delay = Some(limit).filter(|limit| !limit.is_zero()),
+        Err(message) => section.fault(line, units::format_duration(limit), message),
+    }
+}
+
+/// Checks the limit of a delay.
+///
+/// # Errors
+/// One lower-case sentence with the remedy.
+pub fn check_random_delay(limit: Duration) -> Result<(), String> {
+    match limit > RANDOM_DELAY_MAX {
+        true => Err("`random_delay` is longer than a day; write at most 24h".to_owned()),
+        false => Ok(()),
+    }
 }
 
 fn set<T>(place: &mut T, value: Option<T>) {
@@ -219,9 +253,17 @@ pub fn check_names(document: &Document, line: u32, job: &Job) {
     }
 }
 
-/// Reports faults and warnings of a job's schedule and zone.
+/// Reports an unknown zone of a job.
+pub fn check_zone(document: &Document, line: u32, job: &Job) {
+    if let Err(message) = zone_named(&job.zone) {
+        document.push(Fault::new(document.file(), line, job.zone.as_str(), message));
+    }
+}
+
+/// Reports faults and warnings of a job's schedule, also when its zone is unknown.
 pub fn check_schedule(document: &Document, line: u32, job: &Job) {
-    match schedule(job, Timestamp::UNIX_EPOCH) {
+    let zone = if zone_named(&job.zone).is_ok() { job.zone.as_str() } else { "UTC" };
+    match schedule_in(zone, job, Timestamp::UNIX_EPOCH) {
         Ok(schedule) => {
             for message in schedule.warnings() {
                 document.push(Fault::warning(document.file(), line, job.schedule.as_str(), message));
@@ -236,7 +278,11 @@ pub fn check_schedule(document: &Document, line: u32, job: &Job) {
 /// # Errors
 /// One lower-case sentence with the remedy.
 pub fn schedule(job: &Job, first_seen: Timestamp) -> Result<Schedule, String> {
+    schedule_in(&job.zone, job, first_seen)
+}
+
+fn schedule_in(zone: &str, job: &Job, first_seen: Timestamp) -> Result<Schedule, String> {
     let seed = job.seed.clone().unwrap_or_else(|| job.key().to_string());
-    let context = Context { zone: &job.zone, seed: &seed, anchor: job.anchor.unwrap_or(first_seen) };
+    let context = Context { zone, seed: &seed, anchor: job.anchor.unwrap_or(first_seen) };
     Schedule::parse(&job.schedule, &context)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 
-use super::calendar::{AwsDays, Calendar, Days, Repair, Years};
+use super::calendar::{Calendar, Days, LetterDays, Repair, Years};
 use super::cron_fields::{AWS_WEEKDAY, AWS_YEAR, DAY, Field, HOUR, MINUTE, MONTH, digits, every};
 use super::{Expression, Once};
 
@@ -83,7 +83,7 @@ fn cron(inner: &str) -> Result<Calendar, String> {
              write ? in the one that does not matter"
         ));
     }
-    let mut days = AwsDays::default();
+    let mut days = LetterDays::default();
     if day != "?" {
         day.split(',').try_for_each(|element| day_of_month(element, &mut days))?;
     } else {
@@ -138,7 +138,7 @@ fn range(element: &str, field: &Field) -> Result<(u16, u16, u16), String> {
     Ok((low, high, step.unwrap_or(1)))
 }
 
-fn day_of_month(element: &str, days: &mut AwsDays) -> Result<(), String> {
+fn day_of_month(element: &str, days: &mut LetterDays) -> Result<(), String> {
     match element {
         "L" => days.last = true,
         "LW" => days.last_weekday = true,
@@ -150,7 +150,7 @@ fn day_of_month(element: &str, days: &mut AwsDays) -> Result<(), String> {
     Ok(())
 }
 
-fn day_of_week(element: &str, days: &mut AwsDays) -> Result<(), String> {
+fn day_of_week(element: &str, days: &mut LetterDays) -> Result<(), String> {
     let bit = |text: &str| AWS_WEEKDAY.value(text).map(|value| 1_u8 << (value - 1));
     if element == "L" {
         days.of_week |= bit("7")?;

@@ -41,7 +41,16 @@ pub(super) enum Days {
         of_week: u8,
         rule: DayRule,
     },
-    Aws(Box<AwsDays>),
+    /// A crontab with `L`, `W` or `#`.
+    Letters {
+        /// Bits 1 to 31.
+        of_month: u32,
+        /// Bits 0 to 6, Sunday first.
+        of_week: u8,
+        letters: Box<LetterDays>,
+        rule: DayRule,
+    },
+    Aws(Box<LetterDays>),
 }
 
 /// crontab(5): if one of the day fields starts with `*`, both must match; otherwise one is enough.
@@ -51,9 +60,9 @@ pub(super) enum DayRule {
     Either,
 }
 
-/// The days of AWS's `cron()`.
-#[derive(Clone, Debug, Default)]
-pub(super) struct AwsDays {
+/// The days of AWS's `cron()`, and those that letters name in a crontab.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LetterDays {
     /// Bits 1 to 31.
     pub of_month: u32,
     /// `L`
@@ -154,7 +163,15 @@ impl Calendar {
             & match &self.days {
                 Days::Crontab { of_month, of_week, rule: DayRule::Both } => of_month & month.weekly(*of_week),
                 Days::Crontab { of_month, of_week, rule: DayRule::Either } => of_month | month.weekly(*of_week),
-                Days::Aws(days) => days.in_month(month),
+                Days::Letters { of_month, of_week, letters, rule } => {
+                    let of_month = of_month | letters.by_date(month);
+                    let of_week = month.weekly(*of_week) | letters.by_weekday(month);
+                    match rule {
+                        DayRule::Both => of_month & of_week,
+                        DayRule::Either => of_month | of_week,
+                    }
+                }
+                Days::Aws(days) => days.by_date(month) | days.by_weekday(month),
             }
     }
 
@@ -227,9 +244,9 @@ impl Month {
     }
 }
 
-impl AwsDays {
-    fn in_month(&self, month: Month) -> u32 {
-        let mut days = self.of_month | month.weekly(self.of_week);
+impl LetterDays {
+    fn by_date(&self, month: Month) -> u32 {
+        let mut days = self.of_month;
         if self.last {
             days |= 1 << month.length;
         }
@@ -239,6 +256,11 @@ impl AwsDays {
         for day in (1..=month.length).filter(|day| self.nearest_weekday >> day & 1 == 1) {
             days |= 1 << month.nearest_weekday(day);
         }
+        days
+    }
+
+    fn by_weekday(&self, month: Month) -> u32 {
+        let mut days = month.weekly(self.of_week);
         for (nth, of_week) in self.nth_of_week.iter().enumerate() {
             days |= month.weekly(*of_week) & (0x7f << (1 + 7 * nth));
         }

@@ -3,8 +3,8 @@
 //! Stricter than cronie in two places, where cronie accepts an expression that never fires as written: descending
 //! ranges other than `fri-sun`, and `x-0` in fields other than the weekday.
 
-use super::calendar::{Calendar, DayRule, Days, Repair};
-use super::spread;
+use super::calendar::{Calendar, DayRule, Days, LetterDays, Repair};
+use super::{day_letters, hints, spread};
 
 /// One field's name, range and names of values.
 pub(super) struct Field {
@@ -30,7 +30,8 @@ pub(super) const DAY: Field =
     Field { name: "day of month", low: 1, high: 31, names: &[], named_from: 0, spread_high: SPREAD_DAY_MAX };
 pub(super) const MONTH: Field =
     Field { name: "month", low: 1, high: 12, names: &MONTHS, named_from: 1, spread_high: 12 };
-const WEEKDAY: Field = Field { name: "day of week", low: 0, high: 7, names: &WEEKDAYS, named_from: 0, spread_high: 6 };
+pub(super) const WEEKDAY: Field =
+    Field { name: "day of week", low: 0, high: 7, names: &WEEKDAYS, named_from: 0, spread_high: 6 };
 /// AWS counts from 1 = Sunday.
 pub(super) const AWS_WEEKDAY: Field =
     Field { name: "day of week", low: 1, high: 7, names: &WEEKDAYS, named_from: 1, spread_high: 7 };
@@ -58,28 +59,39 @@ pub(super) fn parse(text: &str, seed: &str, warnings: &mut Vec<String>) -> Resul
         return Err(count_message(text));
     }
     let mut resolved = String::with_capacity(text.len() + 8);
+    let mut letters = LetterDays::default();
+    let mut messages = Vec::new();
     let mut bits = |text: &str, field: &Field| {
         if !resolved.is_empty() {
             resolved.push(' ');
         }
-        Reader { text, field, seed, resolved: &mut resolved, warnings }.list()
+        let mut reader = Reader { text, field, seed, resolved: &mut resolved, letters: &mut letters, warnings };
+        reader.list().unwrap_or_else(|message| {
+            messages.push(message);
+            0
+        })
     };
-    let minutes = bits(minute, &MINUTE)?;
-    let hours = bits(hour, &HOUR)? as u32;
-    let of_month = bits(day, &DAY)? as u32;
-    let months = bits(month, &MONTH)? as u16;
-    let of_week = bits(weekday, &WEEKDAY)?;
+    let minutes = bits(minute, &MINUTE);
+    let hours = bits(hour, &HOUR) as u32;
+    let of_month = bits(day, &DAY) as u32;
+    let months = bits(month, &MONTH) as u16;
+    let of_week = bits(weekday, &WEEKDAY);
+    if !messages.is_empty() {
+        return Err(messages.join("; also "));
+    }
     // cronie's flags depend on the first character of the field only: `*/2` counts as a star, and `10,*` does not.
     let star = |text: &str| text.starts_with('*');
+    let of_week = (of_week | of_week >> 7) as u8 & 0x7f;
+    let rule = if star(day) || star(weekday) { DayRule::Both } else { DayRule::Either };
+    let days = match letters == LetterDays::default() {
+        true => Days::Crontab { of_month, of_week, rule },
+        false => Days::Letters { of_month, of_week, letters: Box::new(letters), rule },
+    };
     let calendar = Calendar {
         minutes,
         hours,
         months,
-        days: Days::Crontab {
-            of_month,
-            of_week: (of_week | of_week >> 7) as u8 & 0x7f,
-            rule: if star(day) || star(weekday) { DayRule::Both } else { DayRule::Either },
-        },
+        days,
         years: None,
         repair: if star(minute) || star(hour) { Repair::Wild } else { Repair::Fixed },
     };
@@ -87,12 +99,8 @@ pub(super) fn parse(text: &str, seed: &str, warnings: &mut Vec<String>) -> Resul
 }
 
 fn count_message(text: &str) -> String {
-    let count = text.split([' ', '\t']).filter(|word| !word.is_empty()).count();
-    let hint = match count {
-        6 => " (six fields are AWS's: write cron(0 10 * * ? *))",
-        _ => "",
-    };
-    format!("crontab has five fields, found {count}; write minute, hour, day of month, month, day of week{hint}")
+    let words: Vec<&str> = text.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
+    format!("crontab has five fields, found {}; {}", words.len(), hints::for_count(&words))
 }
 
 /// Reads one field.
@@ -101,19 +109,34 @@ struct Reader<'a, 'o> {
     field: &'a Field,
     seed: &'a str,
     resolved: &'o mut String,
+    letters: &'o mut LetterDays,
     warnings: &'o mut Vec<String>,
 }
 
 impl Reader<'_, '_> {
     fn list(&mut self) -> Result<u64, String> {
         let mut bits = 0;
+        let mut messages = Vec::new();
         for (index, element) in self.text.split(',').enumerate() {
             if index > 0 {
                 self.resolved.push(',');
             }
-            bits |= self.element(element)?;
+            match self.letters(element).map_or_else(|| self.element(element), |read| read.map(|()| 0)) {
+                Ok(element) => bits |= element,
+                Err(message) => messages.push(message),
+            }
         }
-        Ok(bits)
+        if messages.is_empty() { Ok(bits) } else { Err(messages.join("; also ")) }
+    }
+
+    fn letters(&mut self, element: &str) -> Option<Result<(), String>> {
+        let read = match self.field.name {
+            "day of month" => day_letters::of_month(element, self.letters)?,
+            "day of week" => day_letters::of_week(element, self.letters)?,
+            _ => return None,
+        };
+        self.resolved.push_str(element);
+        Some(read)
     }
 
     fn element(&mut self, element: &str) -> Result<u64, String> {
@@ -250,13 +273,10 @@ impl Field {
             "" => {
                 format!("the {name} has an empty item; write numbers, ranges like 1-5, or *, with commas between")
             }
-            "?" | "L" | "W" | "LW" => {
-                format!("`{text}` is not valid in a crontab; write * in the {name}, or AWS's form cron(0 0 L * ? *)")
-            }
-            _ if text.bytes().any(|byte| byte == b'#')
-                || text.ends_with(['L', 'W']) && text.starts_with(|c: char| c.is_ascii_digit()) =>
-            {
-                format!("`{text}` is not valid in a crontab; write AWS's form, like cron(0 9 ? * 6#3 *)")
+            "?" => format!("`?` is not valid in a crontab; write * in the {name}"),
+            "L" | "W" | "LW" => format!("`{text}` is for days, not for the {name}; write numbers or *"),
+            _ if text.contains('#') => {
+                format!("`{text}` is for the day of week, like 5#1; write numbers in the {name}")
             }
             _ => match text.get(..3).filter(|prefix| named(prefix).is_some()) {
                 Some(prefix) => {

@@ -8,14 +8,19 @@ use super::clock_changes::{next_change, time_of};
 
 /// Warns when both day fields restrict: states whether that is an OR or an AND.
 pub(super) fn both_day_fields(calendar: &Calendar, expression: &str) -> Option<String> {
-    let Days::Crontab { of_month, of_week, rule } = &calendar.days else { return None };
+    let rule = match &calendar.days {
+        Days::Crontab { rule, .. } | Days::Letters { rule, .. } => rule,
+        Days::Aws(_) => return None,
+    };
     let mut words = expression.split_whitespace();
     let (day, weekday) = (words.nth(2)?, words.nth(1)?);
     if day == "*" || weekday == "*" {
         return None;
     }
-    let dates = dates(*of_month, day);
-    let weekdays = weekdays(*of_week);
+    let (dates, weekdays) = match &calendar.days {
+        Days::Crontab { of_month, of_week, .. } => (dates(*of_month, day), weekdays(*of_week)),
+        _ => (format!("on the days {day} of the month"), format!("the days {weekday} of the week")),
+    };
     Some(match rule {
         DayRule::Either => format!(
             "runs {dates} OR on {weekdays}; for AND, leave one of them * and test the other in the command, like \
@@ -26,6 +31,30 @@ pub(super) fn both_day_fields(calendar: &Calendar, expression: &str) -> Option<S
              for OR, write the day field without *"
         ),
     })
+}
+
+/// Warns when a minute field of `*` makes a job run in each minute of single hours or single days.
+pub(super) fn every_minute(calendar: &Calendar, expression: &str) -> Option<String> {
+    let words: Vec<&str> = expression.split_whitespace().collect();
+    let [minute, hour, day, month, weekday] = words[..] else { return None };
+    if !matches!(minute, "*" | "*/1" | "0-59") {
+        return None;
+    }
+    // A range of hours or days is how a job that shall run in each of their minutes is written.
+    let single = |field: &str| field != "*" && !field.split(',').any(|item| item.contains('-') && !item.contains('/'));
+    let first = calendar.hours.trailing_zeros();
+    if single(hour) && hour != "*/1" {
+        let count = calendar.hours.count_ones();
+        let more = match count {
+            1 => String::new(),
+            _ => format!(", and in {} more {}", count - 1, if count == 2 { "hour" } else { "hours" }),
+        };
+        return Some(format!(
+            "runs 60 times between {first:02}:00 and {first:02}:59{more}; once is `0 {hour} {day} {month} {weekday}`"
+        ));
+    }
+    (hour == "*" && (single(day) || single(weekday)))
+        .then(|| format!("runs 1440 times on each of its days; once a day is `0 0 {day} {month} {weekday}`"))
 }
 
 /// Warns of times of day that clock changes of the zone skip or repeat.

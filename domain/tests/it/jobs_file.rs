@@ -20,6 +20,7 @@ env = { LEVEL = "9", PASSWORD = "ssm:/db/password" }
 timeout = "2h"
 kill_grace = "20s"
 start_within = "5m"
+random_delay = "10m"
 quiet_limit = "20m"
 min_duration = "1m"
 concurrency = "forbid"
@@ -62,6 +63,7 @@ fn every_field_is_read() {
     assert_eq!(dump.command, Command::Shell("/usr/local/bin/dump.sh".to_owned()));
     assert_eq!((dump.user.as_deref(), dump.cwd.as_deref()), (Some("postgres"), Some("/var/lib/dumps")));
     assert_eq!(dump.env.len(), 2);
+    assert_eq!(dump.random_delay, Some(Duration::from_secs(600)));
     let limits = [dump.timeout, Some(dump.kill_grace), dump.start_within, dump.quiet_limit, dump.min_duration];
     assert_eq!(limits, [7200, 20, 300, 1200, 60].map(|seconds| Some(Duration::from_secs(seconds))));
     assert_eq!((dump.concurrency, dump.catch_up), (Concurrency::Forbid, CatchUp::Once));
@@ -107,7 +109,7 @@ fn every_fault_names_line_and_remedy() {
     check("name = \"\"\nschedule = \"@daily\"\ncommand = \"x\"", 2, "the name is empty");
     check(&format!("name = \"{}\"\nschedule = \"@daily\"\ncommand = \"x\"", "n".repeat(49)), 2, "write at most 48");
     check(&format!("{rest}\ngroup = \"d b\""), 2, "the group contains ' '");
-    check(&format!("{rest}\nzone = \"Europe/Pari\""), 3, "did you mean `Europe/Paris`?");
+    check(&format!("{rest}\nzone = \"Europe/Pari\""), 5, "did you mean `Europe/Paris`?");
     check(&format!("{rest}\ntimeout = \"0s\""), 5, "stops every run");
     check(&format!("{rest}\ntimeout = 5"), 5, "`timeout` is a whole number");
     check(&format!("{rest}\nconcurrency = \"forbit\""), 5, "did you mean `forbid`?");

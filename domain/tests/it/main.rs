@@ -4,6 +4,7 @@ mod any_text;
 mod crontab;
 mod entry_names;
 mod jobs_file;
+mod lint;
 mod plan;
 mod readers;
 mod schedule;

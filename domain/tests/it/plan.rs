@@ -67,3 +67,35 @@ fn a_job_that_cannot_be_planned_is_named() {
     let faults = plan(&jobs, Timestamp::UNIX_EPOCH, Timestamp::MAX).err().expect("refused");
     assert_eq!(faults.to_string(), "crontab: `default/broken`: minute 60 is out of range; write 0 to 59");
 }
+
+#[test]
+fn a_delayed_job_starts_after_its_nominal_time_and_not_for_one_before_it_was_stored() {
+    let mut job = jobs("RANDOM_DELAY=10\n0 * * * * a\n").remove(0);
+    let delay = job.delay();
+    assert_eq!(job.random_delay, Some(std::time::Duration::from_secs(600)));
+    assert!(delay.as_secs() > 60 && delay.as_secs() < 600, "{delay:?}");
+    let schedule = domain::jobs_file::fields::schedule(&job, Timestamp::UNIX_EPOCH).expect("good");
+    let shortly_before = |at: &str| instant(at) + delay - std::time::Duration::from_secs(1);
+    let next = |job: &Job, after| {
+        let (firing, start) = domain::plan::next_start(job, &schedule, after).expect("endless");
+        assert_eq!(start, firing.at + delay);
+        firing.at
+    };
+    assert_eq!(next(&job, shortly_before("2026-01-01T03:00:00Z")), instant("2026-01-01T03:00:00Z"));
+    assert_eq!(next(&job, instant("2026-01-01T03:00:00Z") + delay), instant("2026-01-01T04:00:00Z"));
+    job.anchor = Some(instant("2026-01-01T03:00:30Z"));
+    assert_eq!(next(&job, shortly_before("2026-01-01T03:00:00Z")), instant("2026-01-01T04:00:00Z"));
+    // Jobs with another name have another delay, and the delay is less than the limit for every name.
+    let named: std::collections::BTreeSet<u64> =
+        (0..100).map(|number| Job { name: format!("job-{number}"), ..job.clone() }.delay().as_secs()).collect();
+    assert!(named.len() > 80 && named.iter().all(|seconds| *seconds < 600), "{named:?}");
+}
+
+#[test]
+fn random_delay_holds_for_later_entries_until_it_is_set_again() {
+    let text = "0 1 * * * a\nRANDOM_DELAY=5\n0 2 * * * b\n# sexton: random_delay=1h\n0 3 * * * c\nRANDOM_DELAY=0\n0 4 * * * d\n\
+                RANDOM_DELAY=2000\n0 5 * * * e\n";
+    let minutes: Vec<Option<u64>> =
+        jobs(text).iter().map(|job| job.random_delay.map(|limit| limit.as_secs() / 60)).collect();
+    assert_eq!(minutes, [None, Some(5), Some(60), None, None]);
+}

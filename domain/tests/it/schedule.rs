@@ -85,8 +85,16 @@ fn invalid_expressions_are_refused_with_the_remedy() {
         ("1--5 * * * *", "neither a number"),
         ("-5 * * * *", "has an empty item"),
         ("? * * * *", "write *"),
-        ("0 0 L * *", "cron(0 0 L * ? *)"),
-        ("0 0 * * 5#2", "cron(0 9 ? * 6#3 *)"),
+        ("0 L * * *", "is for days"),
+        ("0 5#2 * * *", "is for the day of week"),
+        ("0 0 5L * *", "write L for the last day"),
+        ("0 0 L-3 * *", "write L"),
+        ("0 0 32W * *", "write 1 to 31"),
+        ("0 0 * * 5#6", "from 1 to 5"),
+        ("0 0 * * 8L", "write 0 to 7"),
+        ("0 0 * * xL", "neither a number"),
+        ("60 24 * * *", "hour 24 is out of range"),
+        ("1,60,61 * * * *", "minute 61 is out of range"),
         ("éL * * * *", "neither a number"),
         ("******", "five fields, found 1"),
         ("*5 * * * *", "neither a number"),
@@ -127,6 +135,25 @@ fn a_date_that_never_comes_is_valid_with_a_warning_and_has_no_firing() {
         assert_eq!(fires, text == "0 0 31 2 0", "{text}");
         assert_eq!(schedule.warnings().iter().any(|warning| warning.contains("never fires")), !fires, "{text}");
         assert_eq!(schedule.kind(), ScheduleKind::Timed, "{text}");
+    }
+}
+
+#[test]
+fn schedules_of_other_programs_are_refused_with_the_same_schedule_as_a_crontab_has_it() {
+    for (text, message) in [
+        ("0 0 12 * * MON-FRI", "without the seconds write `0 12 * * MON-FRI`"),
+        ("30 6 1 * * ?", "without the seconds write `6 1 * * *`"),
+        ("0 10 * * ? 2027", "write `0 10 * * *`, or AWS's form `cron(0 10 * * ? 2027)`"),
+        ("0 10 ? * MON *", "write `0 10 * * MON`, or AWS's form `cron(0 10 ? * MON *)`"),
+        ("0 0 12 ? * WED 2027", "without the seconds and the year write `0 12 * * WED`"),
+        ("@minutely", "write * * * * *"),
+        ("@every_minute", "write * * * * *"),
+        ("@quarterly", "write 0 0 1 1,4,7,10 *"),
+        ("@weekdays", "write 0 0 * * 1-5"),
+        ("@10", "write @every 10s"),
+    ] {
+        let found = refused(text);
+        assert!(found.contains(message), "{text}: {found}");
     }
 }
 
@@ -193,6 +220,53 @@ fn a_year_in_the_past_and_an_instant_in_the_past_have_no_firings() {
     {
         check(text, "Europe/Paris", "2026-01-01T00:00:00Z", &[]);
         assert_eq!(parse(text, "Europe/Paris").next_after(instant("2026-01-01T00:00:00Z")), None, "{text}");
+    }
+}
+
+#[test]
+fn letters_in_a_crontab_mean_what_they_mean_for_aws_and_digits_do_not_change() {
+    let utc = "2026-01-01T00:00:00Z";
+    for (text, same_for_aws) in [
+        ("0 9 L * *", "cron(0 9 L * ? *)"),
+        ("0 9 LW * *", "cron(0 9 LW * ? *)"),
+        ("0 9 15W * *", "cron(0 9 15W * ? *)"),
+        ("0 9 31W * *", "cron(0 9 31W * ? *)"),
+        ("0 9 1,L * *", "cron(0 9 1,L * ? *)"),
+        // 5 is Friday here; AWS counts from 1 = Sunday.
+        ("0 9 * * 5L", "cron(0 9 ? * 6L *)"),
+        ("0 9 * * friL", "cron(0 9 ? * FRIL *)"),
+        ("0 9 * * 5#3", "cron(0 9 ? * 6#3 *)"),
+        ("0 9 * * SUN#1", "cron(0 9 ? * 1#1 *)"),
+        ("0 9 * * 0#1", "cron(0 9 ? * 1#1 *)"),
+        ("0 9 * * 7L", "cron(0 9 ? * 1L *)"),
+        ("0 9 * * L", "cron(0 9 ? * L *)"),
+        ("0 9 * 2 1#5", "cron(0 9 ? 2 2#5 *)"),
+    ] {
+        let expected: Vec<String> =
+            first(same_for_aws, "UTC", utc, 30).iter().map(|firing| firing.at.to_string()).collect();
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        check(text, "UTC", utc, &expected);
+    }
+    check("0 9 * * 5L", "UTC", utc, &["2026-01-30T09:00:00Z", "2026-02-27T09:00:00Z"]);
+    // Both day fields restrict: either is enough, and with a star first, both must match.
+    check("0 9 15 * 5L", "UTC", utc, &["2026-01-15T09:00:00Z", "2026-01-30T09:00:00Z", "2026-02-15T09:00:00Z"]);
+    check("0 9 */2 * 5L", "UTC", utc, &["2026-02-27T09:00:00Z", "2026-03-27T09:00:00Z", "2026-05-29T09:00:00Z"]);
+}
+
+#[test]
+fn an_unknown_zone_is_refused_with_the_zone_that_was_meant() {
+    for (zone, hint) in [
+        ("UTC+2", "Etc/GMT-2 for this fixed offset"),
+        ("GMT-5", "Etc/GMT+5 for this fixed offset"),
+        ("+05:30", "write the place"),
+        ("CEST", "write one, like Europe/Paris"),
+        ("PST", "write one, like America/Los_Angeles"),
+        ("Paris", "did you mean `Europe/Paris`?"),
+        ("new york", "did you mean `America/New_York`?"),
+        ("Europe/Pari", "did you mean `Europe/Paris`?"),
+    ] {
+        let found = Schedule::parse("0 1 * * *", &context(zone)).expect_err(zone);
+        assert!(found.contains(hint), "{zone}: {found}");
     }
 }
 

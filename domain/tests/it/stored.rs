@@ -58,8 +58,10 @@ fn job() -> Job {
         timeout: Some(Duration::from_secs(2 * 3600)),
         kill_grace: Duration::from_secs(15),
         start_within: Some(Duration::from_secs(10 * 60)),
+        // Below one second there is no delay, so that the timing stays that of older builds.
+        random_delay: Some(Duration::from_secs(1)),
         quiet_limit: Some(Duration::from_secs(1800)),
-        late_output_limit: None,
+        late_output_limit: Some(Duration::from_secs(3600)),
         min_duration: Some(Duration::from_millis(1500)),
         concurrency: Concurrency::Queue,
         max_open: Some(4),
@@ -464,4 +466,16 @@ fn parsed_texts_stay_the_same() {
         let read = domain::secret::Reference::parse(reference).expect("a reference");
         assert_eq!(read.to_string(), reference);
     }
+}
+
+#[test]
+fn a_random_delay_is_stored_and_changes_no_timing_of_other_jobs() {
+    let delayed = Job { random_delay: Some(Duration::from_secs(5 * 60)), ..job() };
+    let text = serde_json::to_string(&delayed).expect("JSON");
+    assert!(text.contains("\"random_delay\":\"5m\""), "{text}");
+    assert_eq!(serde_json::from_str::<Job>(&text).expect("a job"), delayed);
+    assert_ne!(delayed.timing(), job().timing());
+    // The same on every machine and in every version: due entries and runs depend on it.
+    assert_eq!(delayed.delay(), Duration::from_secs(204));
+    assert_eq!(job().delay(), Duration::ZERO);
 }

@@ -4,6 +4,7 @@ mod alerting;
 mod clock;
 mod commands;
 mod concurrency;
+mod delays;
 mod downtime;
 mod dying;
 mod ends;

@@ -154,12 +154,14 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
                 .and_then(Value::as_str)
                 .and_then(|text| text.parse().ok())
                 .map_or_else(|| no_firing(&job).to_owned(), format_instant);
+            let delay =
+                record.get("delay").and_then(Value::as_str).map_or_else(String::new, |delay| format!(" +{delay}"));
             table.add_row(vec![
                 job.key().to_string(),
                 job.schedule.clone(),
                 job.zone.clone(),
                 job_state(&job),
-                next,
+                next + &delay,
                 job.command.to_string(),
             ]);
         }

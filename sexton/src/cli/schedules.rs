@@ -6,6 +6,7 @@ use clap::Args;
 use domain::fault::Level;
 use domain::plan;
 use domain::schedule::{Context, Firing, Schedule, ScheduleKind};
+use domain::units::format_duration;
 use domain::zones::{LOCAL, zone_named};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -125,6 +126,9 @@ struct PlanRecord<'a> {
     local: String,
     group: &'a str,
     job: &'a str,
+    /// From the nominal time to the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<String>,
     note: Option<&'a str>,
 }
 
@@ -144,20 +148,27 @@ pub(crate) fn plan(arguments: PlanArguments) -> Outcome {
     for (job, firing) in plan::plan(&read.jobs, from, to)? {
         let zone = zone_named(&job.zone).map_err(Failure::usage)?;
         let (local, note) = (print::format_local(firing.at, &zone), firing.note.as_deref());
+        let delay = Some(job.delay()).filter(|delay| !delay.is_zero()).map(format_duration);
         match OutputFormat::new(arguments.json) {
             OutputFormat::Json => {
-                out.print_json(&PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, note })?
+                out.print_json(&PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, delay, note })?
             }
             OutputFormat::Text => out.print_line(&format!(
                 "{}\t{local}\t{}\t{}",
                 print::format_utc(firing.at),
                 job.key(),
-                note.unwrap_or_default()
+                plan_note(delay, note)
             ))?,
         }
     }
     out.finish()?;
     Ok(SUCCESS)
+}
+
+/// The note of a firing, with the delay of its start.
+fn plan_note(delay: Option<String>, note: Option<&str>) -> String {
+    let delay = delay.map(|delay| format!("starts {delay} later"));
+    delay.iter().map(String::as_str).chain(note).collect::<Vec<_>>().join("; ")
 }
 
 pub(crate) fn lint(arguments: LintArguments) -> Outcome {
