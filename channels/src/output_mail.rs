@@ -126,17 +126,21 @@ fn message(mail: &OutputMail, from: &str, to: &str, eight_bit: bool) -> Vec<u8> 
     let of = |name: &str| mail.environment.get(name).filter(|value| !value.is_empty());
     let (body, encoding) = body(mail, of("CONTENT_TRANSFER_ENCODING").map(String::as_str), eight_bit);
     let short_host = mail.host.split('.').next().unwrap_or_default();
-    let failed = if mail.failed { " (failed)" } else { "" };
     let content_type = of("CONTENT_TYPE").map_or("text/plain; charset=UTF-8", String::as_str);
     let mut text = String::new();
     let mut push = |name: &'static str, value: &str| {
+        let line = format!("{name}: {}\r\n", one_line(value));
+        if line.is_ascii() && line.len() <= LINE_BYTES_MAX {
+            // As cron writes it: not folded.
+            return text.push_str(&line);
+        }
         let mut headers = Headers::new();
         headers.insert_raw(HeaderValue::new(HeaderName::new_from_ascii_str(name), one_line(value)));
         let _infallible = write!(text, "{headers}");
     };
     push("From", from);
     push("To", to);
-    push("Subject", &format!("Cron <{}@{short_host}> {}{failed}", mail.user, mail.command));
+    push("Subject", &format!("Cron <{}@{short_host}> {}", mail.user, mail.command));
     push("Date", &mail.ended_at.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string());
     push("MIME-Version", "1.0");
     push("Content-Type", content_type);

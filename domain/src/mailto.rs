@@ -43,8 +43,6 @@ pub struct OutputMail {
     pub host: String,
     /// The command as it is in the crontab.
     pub command: String,
-    /// Whether the run did not succeed.
-    pub failed: bool,
     /// The variables of the job.
     pub environment: BTreeMap<String, String>,
     /// What the command printed, both streams.

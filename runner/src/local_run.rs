@@ -36,6 +36,7 @@ pub(crate) struct LocalRun {
     /// Notified when the directory or the spool has changed.
     pub wake: Notify,
     changed: AtomicBool,
+    mailing: AtomicBool,
     grown: AtomicBool,
     /// The sinks that have this run, with the version of the list of sinks.
     fed: Mutex<(u64, BTreeSet<String>)>,
@@ -77,6 +78,7 @@ impl LocalRun {
             delayed_by: OnceLock::new(),
             wake: Notify::new(),
             changed: AtomicBool::new(true),
+            mailing: AtomicBool::new(false),
             grown: AtomicBool::new(true),
             fed: Mutex::default(),
             read_position: Mutex::new(Position::START),
@@ -145,6 +147,11 @@ impl LocalRun {
     /// Whether the run has ended, and another process still has its output open.
     pub(crate) fn has_open_output(&self) -> bool {
         self.finished().is_some_and(|record| record.output_open) && self.output_ended().is_none()
+    }
+
+    /// Whether the caller is the first to mail the output.
+    pub(crate) fn begin_mailing(&self) -> bool {
+        !self.mailing.swap(true, Ordering::AcqRel)
     }
 
     /// Whether the run and its output have ended.

@@ -43,10 +43,10 @@ fn settings(run: &LocalRun) -> Option<&MailSettings> {
     (wanted && run.last_known_seq() > 0).then_some(settings)
 }
 
-/// Starts to mail the output of a run that is judged, if it must be mailed. Has no effect while the output is open: as
-/// with cron, the mail has late lines, too.
+/// Starts to mail the output of a run that is judged, if it must be mailed. As with Debian's cron, the mail has the
+/// lines up to the end of the run's process; only where there were none, it has those that its children print later.
 pub(crate) fn start_mailing(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
-    if !run.is_over() || !needs_mail(shared, run) {
+    if !needs_mail(shared, run) || !run.begin_mailing() {
         return;
     }
     let (shared, run) = (shared.clone(), run.clone());
@@ -119,7 +119,6 @@ fn build_mail(run: &LocalRun, host: &str) -> io::Result<Option<OutputMail>> {
         user,
         host: host.to_owned(),
         command: job.command.to_string(),
-        failed: finished.outcome != Outcome::Succeeded,
         environment,
         text: mail_text(run)?,
         ended_at: finished.finished_at,

@@ -11,6 +11,7 @@
 mod aws_faults;
 mod boto;
 mod capture;
+mod debian_cron;
 mod disk;
 mod emulators;
 mod gelf;
@@ -30,6 +31,7 @@ mod wait;
 pub use aws_faults::{AwsCall, AwsFault, AwsFaults};
 pub use boto::{Boto, Caller, Refusal};
 pub use capture::{Capture, Transport};
+pub use debian_cron::DebianCron;
 pub use disk::SmallDisk;
 pub use emulators::{AwsServer, Ministack, Moto};
 pub use gelf::{Graygelf, RsyslogGelf};

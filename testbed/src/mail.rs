@@ -132,7 +132,7 @@ fn path_text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }

@@ -2,6 +2,7 @@
 
 mod aws;
 mod background;
+mod beside_cron;
 mod campaign;
 mod clients;
 mod commands;
