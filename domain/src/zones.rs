@@ -48,6 +48,11 @@ impl ZoneRelease {
         self.version.as_deref().unwrap_or("unknown")
     }
 
+    /// Differs between two releases whose data may differ.
+    pub fn identity(&self) -> String {
+        format!("{self} {}", self.stamp)
+    }
+
     /// Whether this release is newer than another. One without a version counts as older.
     pub fn is_newer_than(&self, other: &ZoneRelease) -> bool {
         self.version.as_deref().and_then(version_order) > other.version.as_deref().and_then(version_order)

@@ -5,6 +5,8 @@
 //! then does it remove the old ones. When a tick is interrupted between two of these steps, the entry remains. The next
 //! tick repeats them: it finds the runs and resends their orders, which the claim makes harmless.
 
+pub(crate) mod zone_changes;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use domain::order::Order;
 use domain::ports::{AlertStep, Due, PortError, Ports, RunWrite, Stored, StoredJob, WriteResult};
 use domain::run::{Outcome, Run, RunId, RunKey, State};
 use domain::schedule::Schedule;
+use domain::zones;
 use jiff::Timestamp;
 
 use crate::alerts::bad_job_transition;
@@ -70,6 +73,11 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     let context = FiringContext { now, ticked_at: state.value.ticked_at, windows: &windows, absence: None };
     let windows_due = windows_due(&state.value, now);
     let mut tick = Tick { ports, context, summary: SchedulerSummary::default(), unfinished: None };
+    let tzdata = zones::release().identity();
+    if state.value.tzdata.as_ref() != Some(&tzdata) {
+        tick.follow_zone_changes(&tzdata).await?;
+        state.value.tzdata = Some(tzdata);
+    }
     for shard in 0..ports.due.shards() {
         for window in &windows_due {
             tick.scan_window(shard, window).await?;

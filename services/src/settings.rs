@@ -50,6 +50,9 @@ pub(crate) struct SchedulerState {
     pub(crate) ticked_at: Option<Timestamp>,
     /// Every due entry before this instant was processed.
     pub(crate) cursor: Option<Timestamp>,
+    /// The tzdata of the last tick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tzdata: Option<String>,
 }
 
 pub(crate) const SCHEDULER: &str = "scheduler";
@@ -115,6 +118,7 @@ mod tests {
 
     use super::*;
     use crate::maintenance::{Window, Windows};
+    use crate::scheduler::zone_changes::{ZONES, ZoneDigests};
 
     fn golden<T: Serialize + DeserializeOwned>(name: &str, sample: &T) {
         testbed::golden(env!("CARGO_MANIFEST_DIR"), name, sample);
@@ -124,7 +128,10 @@ mod tests {
     #[test]
     fn stored_settings_keep_their_json() {
         let at = |second| Timestamp::from_second(second).expect("an instant");
-        golden(SCHEDULER, &SchedulerState { ticked_at: Some(at(1)), cursor: Some(at(2)) });
+        let tzdata = Some("2026a (built-in) ".to_owned());
+        golden(SCHEDULER, &SchedulerState { ticked_at: Some(at(1)), cursor: Some(at(2)), tzdata });
+        let zones = [("Europe/Paris".to_owned(), "0123456789abcdef".to_owned())].into();
+        golden(ZONES, &ZoneDigests { tzdata: "2026a (built-in) ".to_owned(), zones });
         golden(OVERDUE, &OverdueState { ticked_at: Some(at(1)), watching_since: Some(at(2)) });
         golden(BOOT, &BootState { boot_id: "b".to_owned(), booted_at: Some(at(1)), done: true });
         golden(SWEEP, &SweepState { swept_at: Some(at(1)) });

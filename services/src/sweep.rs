@@ -1,6 +1,7 @@
 //! Checks every job periodically: puts a missing due entry (after an edit by hand, or when a command died before it
 //! put the entry), and alerts about jobs that cannot fire. Putting an entry that exists changes nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domain::alert::{AlertKind, Transition};
@@ -11,6 +12,7 @@ use jiff::Timestamp;
 use crate::Result;
 use crate::alerts::bad_job_transition;
 use crate::new_runs::{elapsed_since, next_due_entry, schedule_of};
+use crate::scheduler::zone_changes;
 use crate::settings::{self, SWEEP, SweepState};
 
 /// Time between two sweeps. Chosen: a job edited by hand fires within a quarter of an hour.
@@ -69,14 +71,18 @@ pub async fn sweep(ports: &Ports, now: Timestamp) -> Result<SweepSummary> {
     alert_quarantined(ports, now).await?;
     let mut summary = SweepSummary::default();
     let mut after = None;
+    let mut zones = BTreeSet::new();
     loop {
         let page = ports.jobs.list(None, after.as_ref(), PAGE_MAX).await?;
+        zones.extend(page.records.iter().filter_map(|stored| Some(stored.job.as_ref().ok()?.zone.clone())));
         check_jobs(ports, &page.records, now, &mut summary).await?;
         after = page.next;
         if after.is_none() {
-            return Ok(summary);
+            break;
         }
     }
+    zone_changes::record_zones(ports, zones.iter().map(String::as_str)).await?;
+    Ok(summary)
 }
 
 /// Checks these jobs, which were edited. Deleted ones need nothing.

@@ -14,3 +14,4 @@ mod renaming;
 mod returning;
 mod world;
 mod year;
+mod zone_changes;

@@ -20,7 +20,7 @@ fn zone_file(hours: i32) -> Vec<u8> {
 }
 
 /// The system's tzdata in a folder: `TZDIR` names it.
-fn write_tzdata(folder: &Folder, version: &str, hours: i32) {
+pub(crate) fn write_tzdata(folder: &Folder, version: &str, hours: i32) {
     let zoneinfo = folder.path("zoneinfo");
     std::fs::create_dir_all(zoneinfo.join("Europe")).expect("created");
     std::fs::write(zoneinfo.join("Europe/Paris"), zone_file(hours)).expect("written");

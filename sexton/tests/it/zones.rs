@@ -4,10 +4,13 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use testbed::{DEADLINE, wait_until};
 
 use crate::driver::{CommandOutput, Folder, Up, command};
+use crate::evidence::page;
+use crate::zone_rules::write_tzdata;
 
 pub(crate) const NINE_THIRTY: &str = "# sexton: name=report\n30 9 * * * true\n";
 
@@ -137,4 +140,32 @@ fn tables_and_messages_show_local_time_and_json_shows_utc() {
     assert!(paused.lines().any(|line| line.contains("paused until") && line.contains("+09:00")), "{paused}");
     let message = print("Asia/Tokyo", &["maintenance", "on", "--until", "2h"]);
     assert!(message.contains("+09:00: "), "{message}");
+}
+
+/// The start of the minute after the next: the earliest that is still ahead when an `up` has started.
+fn minute_after_next() -> Timestamp {
+    Timestamp::from_second((Timestamp::now().as_second() / 60 + 2) * 60).expect("an instant")
+}
+
+#[test]
+fn an_updated_tzdata_is_used_without_a_restart_and_moves_the_next_firing() {
+    let folder = Folder::new();
+    let tzdir = folder.text("zoneinfo");
+    write_tzdata(&folder, "2999a", 0);
+    let due = minute_after_next();
+    // By the first release the job fires in five hours.
+    let local = due.checked_add(SignedDuration::from_hours(5)).expect("an instant").strftime("%M %H");
+    let tab = folder.write("crontab", &format!("CRON_TZ=Europe/Paris\n# sexton: name=report\n{local} * * * true\n"));
+    let up = up_with(&folder, &[("TZDIR", &tzdir)], &["--crontab", &tab]);
+    let next = || only_job(&up)["next"].as_str().and_then(|next| next.parse::<Timestamp>().ok());
+    assert!(next().is_some_and(|next| next.duration_since(due) == SignedDuration::from_hours(5)), "{:?}", next());
+    let metrics = || page(&folder.path("state"), "/metrics");
+    assert!(metrics().contains("sexton_tzdata_info{version=\"2999a\""), "{}", metrics());
+    write_tzdata(&folder, "2999b", 5);
+    wait_until(DEADLINE, || metrics().contains("sexton_tzdata_info{version=\"2999b\""));
+    // Up to two minutes.
+    wait_until(3 * DEADLINE, || Timestamp::now() > due);
+    let run = up.wait_for_run("default/report", "succeeded");
+    assert_eq!(run["nominal"].as_str().and_then(|nominal| nominal.parse().ok()), Some(due), "{run}");
+    assert_eq!(run["trigger"], "schedule");
 }
