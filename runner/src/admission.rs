@@ -95,6 +95,11 @@ impl<K: PartialEq> Admission<K> {
         self.waiting.len() < before
     }
 
+    /// Whether this order waits.
+    pub(crate) fn is_waiting(&self, key: &K) -> bool {
+        self.waiting.iter().any(|(waiting, _)| waiting == key)
+    }
+
     /// Counts down a run that has ended.
     pub(crate) fn release(&mut self, needs: Needs) {
         self.running = self.running.saturating_sub(1);

@@ -33,8 +33,9 @@ use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::recover::resume_run;
 use crate::retention::Retention;
-use crate::runner::{flush, send_reports, serve_watch};
+use crate::runner::{send_reports, serve_watch};
 use crate::runner_state::RunnerState;
+use crate::shutdown::flush;
 use crate::state_lock::{RunnerError, lock_state_directory};
 use crate::supervise::supervise;
 
@@ -100,7 +101,7 @@ pub async fn exec(
     adopt_abandoned(&shared, &exec_folder, &mut BTreeSet::new()).await;
     shared.supervisors.close();
     let _ = tokio::time::timeout(shared.options.flush_limit, shared.supervisors.wait()).await;
-    flush(&shared).await;
+    flush(&shared, shared.options.flush_limit).await;
     stop_sending.cancel();
     if let Some(sending) = sending {
         let _ = sending.await;
@@ -144,7 +145,7 @@ pub async fn follow(mut options: Options, reports: Option<Arc<dyn Reports>>, sta
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    flush(&shared).await;
+    flush(&shared, shared.options.flush_limit).await;
     stop_sending.cancel();
     if let Some(sending) = sending {
         let _ = sending.await;

@@ -63,10 +63,11 @@ impl Handle {
         self.stop_runs(runs, by, None)
     }
 
-    /// Stops every run here that has not ended, with a grace of at most `grace_max`. Returns whether there was any.
-    pub fn stop_all(&self, by: &str, grace_max: Option<Duration>) -> bool {
-        let runs: Vec<Arc<LocalRun>> = lock(&self.shared.runs).values().cloned().collect();
-        self.stop_runs(runs, by, grace_max)
+    /// Stops every run here that has started and not ended, with a grace of at most `grace_max`.
+    pub(crate) fn stop_started(&self, by: &str, grace_max: Option<Duration>) {
+        let mut runs: Vec<Arc<LocalRun>> = lock(&self.shared.runs).values().cloned().collect();
+        runs.retain(|run| !lock(&self.shared.admission).is_waiting(&run.key()));
+        self.stop_runs(runs, by, grace_max);
     }
 
     fn stop_runs(&self, mut runs: Vec<Arc<LocalRun>>, by: &str, grace_max: Option<Duration>) -> bool {
@@ -158,7 +159,7 @@ impl Handle {
     /// Replaces the sinks. A sink with the same name continues from its cursor; a new sink gets everything that is
     /// still on disk.
     pub async fn set_sinks(&self, sinks: Vec<Engine>) {
-        self.shared.end_sinks().await;
+        self.shared.end_sinks(self.shared.options.flush_limit).await;
         self.shared.set_sinks(sinks);
         let runs: Vec<Arc<LocalRun>> = lock(&self.shared.runs).values().cloned().collect();
         runs.iter().for_each(|run| self.shared.add_feeds(run));

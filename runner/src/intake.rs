@@ -112,7 +112,7 @@ async fn take_sequentially(shared: &Arc<RunnerState>, ports: &Ports, received: V
 
 /// Starts every run that may start now.
 pub(crate) fn admit(shared: &Arc<RunnerState>) {
-    loop {
+    while shared.admits_runs() {
         let Some(key) = lock(&shared.admission).admit_next() else { return note_delay(shared) };
         match shared.run(&key) {
             Some(run) => drop(shared.supervisors.spawn(supervise(shared.clone(), run))),

@@ -13,7 +13,7 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `runner`, `handle`, `heartbeat`, `exec`, `options` | the runner as a whole |
+//! | `runner`, `handle`, `heartbeat`, `exec`, `options`, `shutdown` | the runner as a whole |
 //! | `intake`, `admission`, `required_sinks` | orders: claim, store, admit; hold while a required sink is unreachable |
 //! | `supervise`, `keeper_state`, `reporting`, `finish`, `report` | one run from its start to its report |
 //! | `policy`, `secrets` | what may run here; the values of references |
@@ -57,6 +57,7 @@ mod runner;
 mod runner_state;
 mod scan;
 mod secrets;
+mod shutdown;
 mod spool_watch;
 mod state_lock;
 mod supervise;

@@ -23,6 +23,10 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a shutdown waits for sinks. Chosen: well below the 90 s after which systemd sends KILL.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(15);
 
+/// The part of [`Options::shutdown_max`] in which runs are killed, judged and reported. Chosen: judging and storing the
+/// end of a run takes a few ms.
+pub const SHUTDOWN_REPORT_TIME: Duration = Duration::from_millis(700);
+
 /// The configuration of a runner.
 pub struct Options {
     /// The state directory; created if absent. One runner at a time may use it.
@@ -55,6 +59,9 @@ pub struct Options {
     pub idle_heartbeat_interval: Duration,
     /// What happens to running jobs.
     pub on_shutdown: OnShutdown,
+    /// The longest time of a shutdown with [`OnShutdown::Stop`]. Jobs have the kill grace that leaves
+    /// [`SHUTDOWN_REPORT_TIME`] of it. None: the kill grace of each job, then the flush limit.
+    pub shutdown_max: Option<Duration>,
     /// How long a shutdown waits for sinks and reports.
     pub flush_limit: Duration,
     /// Checked for every order before its start.
@@ -88,6 +95,7 @@ impl Options {
             heartbeat_interval: HEARTBEAT_INTERVAL,
             idle_heartbeat_interval: HEARTBEAT_INTERVAL,
             on_shutdown: OnShutdown::Leave,
+            shutdown_max: None,
             flush_limit: FLUSH_LIMIT,
             policy: Arc::new(AllowAll),
             secrets: Arc::new(crate::secrets::LocalSecrets::default()),
@@ -116,6 +124,8 @@ pub enum OnShutdown {
     Leave,
     /// The runner takes no new orders and stays until they have ended.
     Drain,
+    /// The runner takes no new orders, stops them, and reports their end.
+    Stop,
 }
 
 /// Decides which orders may run on this machine.

@@ -91,6 +91,7 @@ async fn follow_to_end(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
             tracing::warn!(%error, run_id = %run.run_id(), "cannot mark the end of an output as reported; it may be reported twice");
         }
     }
+    shared.admission_changed.notify_waiters();
 }
 
 fn output_end_event(shared: &RunnerState, run: &LocalRun, end: OutputEnd) -> Event {

@@ -12,12 +12,12 @@ use crate::handle::Handle;
 use crate::heartbeat::{check_name, send_heartbeats};
 use crate::identity::load_id;
 use crate::intake::{admit_when_possible, take_orders};
-use crate::local_run::lock;
-use crate::options::{OnShutdown, Options, Ports};
+use crate::options::{Options, Ports};
 use crate::outbox::{Outbox, OutboxTasks};
 use crate::recover::recover;
 use crate::retention::sweep_periodically;
 use crate::runner_state::RunnerState;
+use crate::shutdown;
 use crate::state_lock::{RunnerError, lock_state_directory};
 
 /// A runner that is ready to run.
@@ -85,15 +85,7 @@ impl Runner {
         tasks.spawn(admit_when_possible(shared.clone()));
         tasks.spawn(sweep_periodically(shared.clone()));
         take_orders(shared.clone(), self.ports.clone(), shutdown).await;
-        match shared.options.on_shutdown {
-            OnShutdown::Leave => shared.leave.cancel(),
-            OnShutdown::Drain => wait_until_idle(&shared).await,
-        }
-        shared.supervisors.close();
-        shared.supervisors.wait().await;
-        // Output of runs that have ended may stay open for any time: it is left to the keepers.
-        shared.leave.cancel();
-        flush(&shared).await;
+        shutdown::end(&shared).await;
         stop_sending.cancel();
         if let Err(error) = sending.await {
             tracing::error!(%error, "outbox task failed; the next start sends its reports");
@@ -109,27 +101,6 @@ pub(crate) fn serve_watch(shared: &Arc<RunnerState>, tasks: &mut JoinSet<()>) {
         let woken = shared.clone();
         shared.watch.serve(move |run| woken.wake_readers(run)).await;
     });
-}
-
-async fn wait_until_idle(shared: &RunnerState) {
-    loop {
-        let changed = shared.admission_changed.notified();
-        if lock(&shared.runs).values().all(|run| run.finished().is_some()) {
-            return;
-        }
-        changed.await;
-    }
-}
-
-/// Waits up to the flush limit for sinks and collector; everything undelivered stays on disk.
-pub(crate) async fn flush(shared: &RunnerState) {
-    let limit = shared.options.flush_limit;
-    if let Some(outbox) = &shared.outbox
-        && tokio::time::timeout(limit, outbox.wait_flushed()).await.is_err()
-    {
-        tracing::warn!("reports unsent at shutdown; the next start sends them");
-    }
-    shared.end_sinks().await;
 }
 
 /// Sends the reports of an outbox, for a process without orders.

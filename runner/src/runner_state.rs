@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use domain::job::{Job, JobKey};
 use domain::ports::PortError;
@@ -60,6 +61,8 @@ pub(crate) struct RunnerState {
     pub taking: Mutex<BTreeSet<AttemptKey>>,
     pub admission: Mutex<Admission<AttemptKey>>,
     pub open_files: OpenFiles,
+    /// No run is admitted any more.
+    admission_stopped: AtomicBool,
     /// Notified when admission may have room, or a new order to admit.
     pub admission_changed: Notify,
     sinks: RwLock<Vec<Engine>>,
@@ -110,6 +113,7 @@ impl RunnerState {
             is_name_refused: AtomicBool::new(false),
             admission: Mutex::new(Admission::new(options.mode, open_files.running_max())),
             open_files,
+            admission_stopped: AtomicBool::new(false),
             admission_changed: Notify::new(),
             sinks: RwLock::new(std::mem::take(&mut options.sinks)),
             sinks_version: AtomicU64::new(0),
@@ -132,6 +136,16 @@ impl RunnerState {
 
     pub(crate) fn run(&self, key: &AttemptKey) -> Option<Arc<LocalRun>> {
         lock(&self.runs).get(key).cloned()
+    }
+
+    /// Admits no run from now on.
+    pub(crate) fn stop_admission(&self) {
+        self.admission_stopped.store(true, Ordering::Release);
+    }
+
+    /// Whether runs are still admitted.
+    pub(crate) fn admits_runs(&self) -> bool {
+        !self.admission_stopped.load(Ordering::Acquire)
     }
 
     pub(crate) fn with_sinks<T>(&self, ask: impl FnOnce(&[Engine]) -> T) -> T {
@@ -166,9 +180,8 @@ impl RunnerState {
         std::mem::take(&mut *sinks)
     }
 
-    /// Removes all sinks, waits up to the flush limit for their delivery, and stops them.
-    pub(crate) async fn end_sinks(&self) {
-        let limit = self.options.flush_limit;
+    /// Removes all sinks, waits up to the limit for their delivery, and stops them.
+    pub(crate) async fn end_sinks(&self, limit: Duration) {
         let sinks = self.take_sinks();
         let mut ending = JoinSet::new();
         for sink in sinks {

@@ -88,7 +88,11 @@ async fn run(state: &str, world: &str, mode: &str, shutdown: &str) -> ExitCode {
         "serial" => Mode::Serial,
         _ => Mode::Free,
     };
-    options.on_shutdown = if shutdown == "drain" { OnShutdown::Drain } else { OnShutdown::Leave };
+    options.on_shutdown = match shutdown {
+        "drain" => OnShutdown::Drain,
+        "stop" => OnShutdown::Stop,
+        _ => OnShutdown::Leave,
+    };
     let ready = Path::new(world).join("ready");
     let world = Arc::new(World { folder: world.into(), leased: Mutex::default() });
     let ports = Ports { orders: world.clone(), claims: world.clone(), reports: world };

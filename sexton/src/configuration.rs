@@ -13,7 +13,7 @@ use channels::Channel;
 use domain::document::{Document, Section};
 use domain::fault::{Fault, Faults};
 use rules::Packs;
-use runner::PolicyFile;
+use runner::{OnShutdown, PolicyFile};
 
 use crate::failure::{Failure, print_error_line};
 use crate::text_files::{read_file, to_checked_text};
@@ -54,6 +54,8 @@ pub(crate) struct RunnerSection {
     pub(crate) retention: Option<Duration>,
     /// Bytes of output kept on disk over all runs.
     pub(crate) spool_max: Option<u64>,
+    /// What happens to running jobs at a shutdown; absent: it depends on whether this is process 1.
+    pub(crate) on_shutdown: Option<OnShutdown>,
 }
 
 /// How many runs are executed at once.
@@ -129,6 +131,7 @@ impl Configuration {
 
 fn read_runner(mut section: Section, folder: &Path) -> RunnerSection {
     let modes = [("serial", Mode::Serial), ("resources", Mode::Resources), ("free", Mode::Free)];
+    let on_shutdown = [("leave", OnShutdown::Leave), ("drain", OnShutdown::Drain), ("stop", OnShutdown::Stop)];
     let runner = RunnerSection {
         name: section.text("name"),
         mode: section.choice("mode", &modes).unwrap_or_default(),
@@ -137,6 +140,7 @@ fn read_runner(mut section: Section, folder: &Path) -> RunnerSection {
         policy: section.path("policy", folder),
         retention: section.duration("retention"),
         spool_max: section.size("spool_max"),
+        on_shutdown: section.choice("on_shutdown", &on_shutdown),
     };
     section.reject_unknown_keys();
     runner

@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use crate::client::AwsArguments;
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::file_states::FileStates;
-use crate::local_runner::{self, LocalRunner, stopped_message};
+use crate::local_runner::{self, LocalRunner, exited_message, stopped_message};
 use crate::mailer::AlertingMailer;
 use crate::print::Printer;
 use crate::reload::Reloader;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::ServerInfo;
-use crate::{listen, machine, on_aws, own_process};
+use crate::{listen, machine, on_aws, own_process, process_one};
 
 /// Interval of heartbeats while runs are active. Each is a paid write on AWS: $0.055 per runner and month at 30 s. A
 /// run is `lost` after three missing heartbeats.
@@ -54,6 +54,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
+    process_one::serve_in_child()?;
     machine::set_mmap_threshold();
     let overrides = Overrides { config: arguments.config, state: arguments.state, ..Overrides::default() };
     let mut setup = Setup::open(overrides)?;
@@ -123,13 +124,13 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
     ])?;
 
     signals.wait().await;
-    print_error_line("stopping: no more orders are taken; send the signal again to exit immediately");
+    runner.print_stopping();
     state.remove_server_file();
     stop.cancel();
     tokio::select! {
         left = runner.shut_down() => print_error_line(&stopped_message(left, "sexton runner")),
         () = signals.wait() => {
-            print_error_line("exited immediately; running jobs continue and the next `sexton runner` resumes them");
+            print_error_line(&exited_message("sexton runner"));
             std::process::exit(EXIT_INTERRUPTED);
         }
     }

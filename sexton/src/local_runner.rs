@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use console::Undelivered;
 use domain::run::RunId;
 use rules::Packs;
-use runner::{Handle, Options, Runner};
+use runner::{Handle, OnShutdown, Options, Runner};
 use sinks::config::SinkConfig;
 use sinks::engine::{Engine, Environment};
 use sinks::status::{SinkEvent, SinkStatus};
@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, print_error_line};
+use crate::process_one;
 use crate::setup::{Setup, sink_line};
 
 /// Sink events that wait to be logged. Chosen: a sink sends one per failure and one per recovery.
@@ -41,6 +42,7 @@ pub(crate) struct LocalRunner {
     sink_lines: Vec<String>,
     events: mpsc::Sender<SinkEvent>,
     stop: CancellationToken,
+    on_shutdown: OnShutdown,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -58,6 +60,7 @@ impl LocalRunner {
     ) -> Result<(LocalRunner, mpsc::Receiver<SinkEvent>), Failure> {
         let (events, sink_events) = mpsc::channel(EVENTS_MAX);
         let packs = Arc::new(std::mem::take(&mut setup.packs));
+        let on_shutdown = options.on_shutdown;
         options.packs = packs.clone();
         options.sinks = start_sinks(&setup.sinks, &events)?;
         let runner = Runner::new(options, ports).map_err(|error| Failure::failed(error.to_string()))?;
@@ -72,6 +75,7 @@ impl LocalRunner {
             sink_lines: setup.sinks.iter().map(sink_line).collect(),
             events,
             stop,
+            on_shutdown,
             task: Mutex::new(Some(task)),
         };
         Ok((local_runner, sink_events))
@@ -86,7 +90,24 @@ impl LocalRunner {
         &self.sink_lines
     }
 
-    /// Takes no more orders, leaves running jobs to their keepers, and gives the sinks time to deliver. Returns the
+    /// Whether a shutdown leaves running jobs to their keepers.
+    pub(crate) fn leaves_jobs(&self) -> bool {
+        self.on_shutdown == OnShutdown::Leave
+    }
+
+    /// Prints that a shutdown begins, and what happens to running jobs.
+    pub(crate) fn print_stopping(&self) {
+        let jobs = match self.on_shutdown {
+            OnShutdown::Leave => "",
+            OnShutdown::Drain => ", and running jobs are awaited",
+            OnShutdown::Stop => ", and running jobs get TERM",
+        };
+        print_error_line(&format!(
+            "stopping: no new runs are started{jobs}; send the signal again to exit immediately"
+        ));
+    }
+
+    /// Takes no more orders, leaves, awaits or stops running jobs, and gives the sinks time to deliver. Returns the
     /// number of runs that continue.
     pub(crate) async fn shut_down(&self) -> usize {
         self.stop.cancel();
@@ -131,6 +152,14 @@ impl LocalRunner {
     /// The number of runs that have started and not ended.
     pub(crate) fn running_count(&self) -> usize {
         self.handle.runs().iter().filter(|run| run.outcome.is_none() && run.started_at.is_some()).count()
+    }
+}
+
+/// The message after a second signal.
+pub(crate) fn exited_message(command: &str) -> String {
+    match process_one::is_process_one() {
+        true => "exited immediately; running jobs end with the container".to_owned(),
+        false => format!("exited immediately; running jobs continue and the next `{command}` resumes them"),
     }
 }
 

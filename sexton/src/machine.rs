@@ -3,17 +3,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws::AwsSecrets;
 use domain::secret::Secrets;
 use jiff::Timestamp;
 use keeper::spawn::KeeperCommand;
 use runner::options::{Mode as RunnerMode, Retention};
-use runner::{LocalSecrets, Options};
+use runner::{LocalSecrets, OnShutdown, Options};
 
 use crate::configuration::{Configuration, Mode, load_policy};
 use crate::failure::Failure;
 use crate::own_process;
+use crate::process_one;
+
+/// The longest shutdown as process 1: jobs get 9 s of it. Docker kills a container 10 s after TERM.
+const SHUTDOWN_MAX: Duration = Duration::from_millis(9_700);
 
 pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -44,6 +49,10 @@ pub(crate) fn runner_options(configuration: &Configuration, folder: PathBuf) -> 
         Mode::Free => RunnerMode::Free,
         Mode::Resources => RunnerMode::Resources { cpu: cores(), memory_bytes: memory_bytes() },
     };
+    let is_process_one = process_one::is_process_one();
+    let on_shutdown = if is_process_one { OnShutdown::Stop } else { OnShutdown::Leave };
+    options.on_shutdown = section.on_shutdown.unwrap_or(on_shutdown);
+    options.shutdown_max = is_process_one.then_some(SHUTDOWN_MAX);
     let default = Retention::default();
     options.retention = Retention {
         age: section.retention.unwrap_or(default.age),

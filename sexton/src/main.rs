@@ -24,6 +24,7 @@ mod on_aws;
 mod own_process;
 mod ownership;
 mod print;
+mod process_one;
 mod reload;
 mod repeated;
 mod setup;

@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::file_states::FileStates;
-use crate::local_runner::{LocalRunner, stopped_message};
+use crate::local_runner::{LocalRunner, exited_message, stopped_message};
 use crate::mailer::AlertingMailer;
 use crate::print::Printer;
 use crate::reload::Reloader;
@@ -50,7 +50,7 @@ use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::ServerInfo;
 use crate::tzdata::TzdataWatch;
-use crate::{listen, machine, own_process};
+use crate::{listen, machine, own_process, process_one};
 use duties::Duties;
 use job_files::{JobFileArgs, JobFiles};
 
@@ -88,6 +88,7 @@ pub(crate) struct Arguments {
 
 /// `utc`: times are shown in UTC.
 pub(crate) fn run(arguments: Arguments, utc: bool) -> Outcome {
+    process_one::serve_in_child()?;
     machine::set_mmap_threshold();
     let setup = Setup::open(Overrides {
         config: arguments.config,
@@ -135,6 +136,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
     mailer.warn_if_missing(&ports).await.map_err(|error| Failure::failed(error.to_string()))?;
     let notifier = Arc::new(notifier::ChannelNotifier::new(channels));
     let stop = CancellationToken::new();
+    let stop_starting = stop.child_token();
     let nudge = Arc::new(Notify::new());
     let runner = start_runner(&mut setup, &ports, mailer).await?;
     let console = new_console(&ports, &state, &runner, &states, token, nudge.clone());
@@ -147,6 +149,7 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
         links: services::Links(setup.configuration.links.clone()),
         keep: duties::retention_policy(&setup.configuration.history),
         nudge: nudge.clone(),
+        stop_starting: stop_starting.clone(),
         stop: stop.clone(),
     };
     let reloads = signals.reload_requests();
@@ -160,25 +163,41 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
             tokio::spawn(file_alerts::watch_files(states, ports.clone(), stop.clone())),
         ],
         zones: tokio::spawn(zone_duty::follow_zones(tzdata, utc, nudge.clone(), stop.clone())),
-        job_files: tokio::spawn(files.apply_on_change(ports, runner.packs(), nudge, reloads.clone(), stop.clone())),
+        job_files: tokio::spawn(files.apply_on_change(
+            ports,
+            runner.packs(),
+            nudge,
+            reloads.clone(),
+            stop_starting.clone(),
+        )),
         reloader: tokio::spawn(reloader.run(runner.clone(), reloads, stop.clone())),
         server,
+        stop_starting,
         stop,
     };
     let server_info = ServerInfo { url: url.clone(), pid: std::process::id() };
     state.write_server_file(&server_info)?;
     print_startup(&url, &state, &applied, &runner)?;
     signals.wait().await;
-    print_error_line("stopping: no new runs are started; send the signal again to exit immediately");
-    state.remove_server_file();
+    end(running, &state, &mut signals).await;
+    Ok(SUCCESS)
+}
+
+/// Shuts down; exits at once at another signal. While running jobs are awaited or stopped, clients still find the server.
+async fn end(running: RunningUp, state: &crate::state::StateDirectory, signals: &mut Signals) {
+    running.runner.print_stopping();
+    if running.runner.leaves_jobs() {
+        state.remove_server_file();
+    }
     tokio::select! {
         left = running.shut_down() => print_error_line(&stopped_message(left, "sexton up")),
         () = signals.wait() => {
-            print_error_line("exited immediately; running jobs continue and the next `sexton up` resumes them");
+            state.remove_server_file();
+            print_error_line(&exited_message("sexton up"));
             std::process::exit(EXIT_INTERRUPTED);
         }
     }
-    Ok(SUCCESS)
+    state.remove_server_file();
 }
 
 /// The API over the store and the runner of this process. Wakes the scheduler through `nudge`.
@@ -234,15 +253,20 @@ struct RunningUp {
     job_files: JoinHandle<()>,
     reloader: JoinHandle<()>,
     server: JoinHandle<()>,
+    stop_starting: CancellationToken,
     stop: CancellationToken,
 }
 
 impl RunningUp {
-    /// Stops the runner and the duties; running jobs continue with their keepers. Returns the number of runs that
-    /// continue.
+    /// Stops the runner and the duties. While running jobs are awaited or stopped, reports are collected and the API
+    /// answers. Returns the number of runs that continue.
     async fn shut_down(self) -> usize {
-        self.stop.cancel();
+        self.stop_starting.cancel();
+        if self.runner.leaves_jobs() {
+            self.stop.cancel();
+        }
         let left = self.runner.shut_down().await;
+        self.stop.cancel();
         for task in self.alert_watchers.into_iter().chain([self.zones, self.job_files, self.reloader]) {
             task.abort();
         }

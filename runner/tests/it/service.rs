@@ -443,3 +443,23 @@ fn a_runner_whose_name_another_one_has_takes_no_orders_until_it_is_free() {
     assert_eq!(world.report(&order.run_id).outcome, Outcome::Succeeded);
     assert_eq!(count_starts(&world), 1);
 }
+
+#[test]
+fn stopping_ends_running_jobs_and_leaves_waiting_ones_to_the_next_start() {
+    let mut world = World::new();
+    world.start_as("serial", "stop", None);
+    let first = world.order(shell("trap 'echo cleaned; exit 0' TERM; echo ready; while :; do sleep 0.02; done"));
+    let ready = || fs::metadata(world.directory(&first).spool().join(keeper::spool::segment_name(1))).is_ok();
+    wait_for("the first job", || ready().then_some(()));
+    let second = world.order(counted_job(&world, "true"));
+    world.end();
+    let report = world.report(&first.run_id);
+    assert_eq!((report.ended, report.outcome), (Ended::Stopped, Outcome::Stopped), "{}", report.reason);
+    assert!(report.reason.contains("stop requested by the shutdown of its runner"), "{}", report.reason);
+    let log = world.shipped(&first.run_id);
+    assert!(log.iter().any(|record| record["message"] == "cleaned"), "{log:?}");
+    assert_eq!((world.events(&second.run_id).len(), count_starts(&world)), (0, 0));
+    world.start();
+    assert_eq!(world.report(&second.run_id).outcome, Outcome::Succeeded);
+    assert_eq!(count_starts(&world), 1);
+}

@@ -39,6 +39,9 @@ pub(crate) struct Duties {
     pub(crate) keep: RetentionPolicy,
     /// Wakes the scheduler when something may be due earlier than planned.
     pub(crate) nudge: Arc<Notify>,
+    /// Ends the duties that start runs.
+    pub(crate) stop_starting: CancellationToken,
+    /// Ends the others.
     pub(crate) stop: CancellationToken,
 }
 
@@ -142,7 +145,10 @@ const FINAL_CALLS_MAX: usize = 50;
 
 async fn run_duty(duty: Duty, context: Arc<DutyContext>) {
     let mut last_error: Option<String> = None;
-    let stop = context.duties.stop.clone();
+    let stop = match duty {
+        Duty::Scheduler | Duty::Release => context.duties.stop_starting.clone(),
+        _ => context.duties.stop.clone(),
+    };
     while !stop.is_cancelled() {
         let called = context.clone();
         let wait = match tokio::spawn(async move { duty.call(&called).await }).await {
@@ -243,13 +249,30 @@ async fn run_overdue(context: &DutyContext) -> services::Result<NextCall> {
     Ok(NextCall::After(MINUTE))
 }
 
-/// The id and the time of this boot of the machine.
+/// The id and the time of this boot of the machine. In a container, those of its start: a boot of the machine has many.
 fn this_boot(now: Timestamp) -> Option<(String, Timestamp)> {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let booted_at = Timestamp::from_second(now.as_second().checked_sub(uptime.tv_sec)?).ok()?;
-    Some((boot_id.trim().to_owned(), booted_at))
+    let boot_id = keeper::processes::boot_id();
+    let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+    let container = container_start();
+    let ran = container.map_or(uptime, |(_, since_boot)| uptime - since_boot);
+    let booted_at = Timestamp::from_second(now.as_second().checked_sub(ran)?).ok()?;
+    let id = container.map_or_else(|| boot_id.clone(), |(ticks, _)| format!("{boot_id}/{ticks}"));
+    (!boot_id.is_empty()).then_some((id, booted_at))
 }
+
+/// The start of the first process of this container, in ticks and seconds since the machine's boot. None outside of a
+/// container.
+fn container_start() -> Option<(u64, i64)> {
+    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    if namespace.as_os_str() == FIRST_PID_NAMESPACE {
+        return None;
+    }
+    let ticks = keeper::processes::find(1)?.start_ticks;
+    Some((ticks, (ticks / rustix::param::clock_ticks_per_second()) as i64))
+}
+
+/// The pid namespace of the machine itself has this number (PROC_PID_INIT_INO of Linux).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 async fn run_release(context: &DutyContext) -> services::Result<NextCall> {
     let ports = &context.duties.ports;

@@ -7,6 +7,7 @@ mod campaign;
 mod clients;
 mod commands;
 mod configuration_docs;
+mod container;
 mod crontab_sources;
 mod disk;
 mod docs;
