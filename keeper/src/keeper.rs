@@ -17,11 +17,10 @@ use std::time::Duration;
 
 use domain::order::Order;
 use jiff::Timestamp;
-use serde::Serialize;
 
 use crate::cgroup;
 use crate::crash;
-use crate::directory::{self, Durability, RunDirectory};
+use crate::directory::{self, Durability, RunDirectory, UnsyncedFile};
 use crate::job_loop::Job;
 use crate::launch;
 use crate::mask::Masker;
@@ -89,10 +88,21 @@ fn run_attempt(run: &RunDirectory, umask: u32) -> io::Result<()> {
     };
     crash::point("reaped");
     reserve.release();
-    write_record(run, &run.exit(), &exit)?;
+    match late_output {
+        // The runner reads the record of such an end while this process is alive: it must not be seen before the sync.
+        Some(_) => write_record(run, "exit.json", |path| directory::write_json(path, &exit, Durability::Disk))?,
+        // One commit of the file system instead of two. The runner reads it when this process has released the lock.
+        None => write_record(run, "exit.json", |path| {
+            UnsyncedFile::write(path, &serde_json::to_vec(&exit)?).and_then(UnsyncedFile::sync)
+        })?,
+    }
     crash::point("recorded");
     if let Some(late_output) = late_output {
-        late_output.run_to_end(run, &order, |end| write_record(run, &run.output_end(), end))?;
+        late_output.run_to_end(run, &order, |end| {
+            let path = run.output_end();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            write_record(run, &name, |path| directory::write_json(path, end, Durability::Disk))
+        })?;
     }
     drop(lock);
     Ok(())
@@ -168,11 +178,12 @@ fn inode(file: &OwnedFd) -> Option<u64> {
 }
 
 /// Writes a record of the end, with retries. While this process holds the lock, no runner records the run as lost.
-fn write_record(run: &RunDirectory, path: &Path, record: &impl Serialize) -> io::Result<()> {
+fn write_record(run: &RunDirectory, name: &str, write: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let path = run.file(name);
     let start = std::time::Instant::now();
     let mut logged = false;
     loop {
-        let error = match directory::write_json(path, record, Durability::Disk) {
+        let error = match write(&path) {
             Ok(()) => return Ok(()),
             Err(error) if start.elapsed() > EXIT_RETRY_MAX || error.kind() == io::ErrorKind::NotFound => {
                 return Err(error);
@@ -180,7 +191,6 @@ fn write_record(run: &RunDirectory, path: &Path, record: &impl Serialize) -> io:
             Err(error) => error,
         };
         if !logged {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
             log(run, &format!("cannot write {name}, retrying: {error}"));
             logged = true;
         }

@@ -49,8 +49,8 @@ fn shell_forms(value: &str) -> Vec<String> {
     // Within single quotes: bash, zsh, mksh and String::ShellQuote; Python; dash and busybox.
     let single = [value.replace('\'', r"'\''"), value.replace('\'', r#"'"'"'"#), dash_quoted(value)];
     for nonascii in [NonAscii::Kept, NonAscii::BytesInOctal] {
-        forms.push(escaped(value, "'", Controls::Shell, nonascii));
-        forms.push(escaped(value, "'\"?", Controls::Shell, nonascii));
+        forms.push(escaped(value, "'", SHELL_CONTROLS, nonascii));
+        forms.push(escaped(value, "'\"?", SHELL_CONTROLS, nonascii));
         forms.push(coreutils_quoted(value, nonascii));
     }
     forms.extend(single);
@@ -91,7 +91,7 @@ fn coreutils_quoted(value: &str, nonascii: NonAscii) -> String {
         is_escaped = escape;
         match character {
             character if escape => {
-                text.push_str(&escaped(character.encode_utf8(&mut [0; 4]), "", Controls::Octal, nonascii));
+                text.push_str(&escaped(character.encode_utf8(&mut [0; 4]), "", COREUTILS_CONTROLS, nonascii));
             }
             '\'' => text.push_str(r"'\''"),
             character => text.push(character),
@@ -127,24 +127,42 @@ enum NonAscii {
 
 /// How a language prints control characters.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Controls {
-    /// As they are: strings in single quotes of Perl and PHP.
+struct Controls {
+    /// Letters of the characters that have a name, like `\n`.
+    named: &'static str,
+    number: Number,
+}
+
+/// How a language prints control characters without a name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Number {
+    /// As they are, and so are those with a name: strings in single quotes of Perl and PHP.
     Kept,
-    /// `\n`, else `\x1b`.
+    /// `\x1b`
     Hex,
-    /// `\n`, else `\u001b`.
+    /// `\x1B`
+    UpperHex,
+    /// `\u001b`
     Unit,
-    /// `\n`, `\a`, `\E`, else `\033`: shells.
-    Shell,
-    /// `\n`, `\a`, else `\033`: coreutils.
+    /// `\033`
     Octal,
-    /// `\n`, `\a`, `\e`, else `\033`: Perl, Ruby, C.
-    Named,
-    /// `\n`, `\a`, `\e`, else `\1`, or `\001` before a digit: Perl.
+    /// `\33`, or `\033` before a digit.
     ShortOctal,
-    /// `\n`, else `\u{1b}`.
+    /// `\u{1b}`
     Braces,
 }
+
+/// The names of bash.
+const SHELL_CONTROLS: Controls = Controls { named: "nrtabvfE", number: Number::Octal };
+
+/// The names of coreutils.
+const COREUTILS_CONTROLS: Controls = Controls { named: "nrtabvf", number: Number::Octal };
+
+/// The names of Python and Rust; of Node and Java; of C and Go; of Perl and Ruby.
+const NAMES: [&str; 4] = ["nrt", "nrtbf", "nrtabvf", "nrtabvfe"];
+
+const NUMBERS: [Number; 6] =
+    [Number::Hex, Number::UpperHex, Number::Unit, Number::Octal, Number::ShortOctal, Number::Braces];
 
 /// Characters that languages escape besides the backslash, by their kind of quotes.
 const QUOTES: [&str; 7] = ["'", "\"", "'\"", "", "\"$@", "\"$", "\"#"];
@@ -161,18 +179,22 @@ const NON_ASCII: [NonAscii; 9] = [
     NonAscii::UpperUnits,
 ];
 
-const CONTROLS: [Controls; 6] =
-    [Controls::Hex, Controls::Kept, Controls::Unit, Controls::Named, Controls::ShortOctal, Controls::Braces];
+/// Every way to print control characters.
+fn all_controls() -> impl Iterator<Item = Controls> {
+    let kept = Controls { named: "", number: Number::Kept };
+    let written = NUMBERS.into_iter().flat_map(|number| NAMES.map(|named| Controls { named, number }));
+    written.chain([kept])
+}
 
 /// `repr` and `ascii` of Python, Data::Dumper of Perl, `inspect` of Ruby, `var_export` of PHP, `%q` of Go, `{:?}` of
 /// Rust, `util.inspect` of Node.
 fn language_forms(value: &str) -> Vec<String> {
-    let controls = if value.chars().any(char::is_control) { &CONTROLS[..] } else { &CONTROLS[..1] };
+    let ways = if value.chars().any(char::is_control) { usize::MAX } else { 1 };
     let nonascii = if value.is_ascii() { &NON_ASCII[..1] } else { &NON_ASCII[..] };
     let mut forms = Vec::new();
     for quotes in QUOTES {
-        for controls in controls {
-            forms.extend(nonascii.iter().map(|nonascii| escaped(value, quotes, *controls, *nonascii)));
+        for controls in all_controls().take(ways) {
+            forms.extend(nonascii.iter().map(|nonascii| escaped(value, quotes, controls, *nonascii)));
         }
     }
     forms
@@ -199,34 +221,33 @@ fn escaped(value: &str, quotes: &str, controls: Controls, nonascii: NonAscii) ->
 }
 
 fn escaped_control(character: char, controls: Controls, is_before_digit: bool) -> Option<String> {
+    if controls.number == Number::Kept {
+        return None;
+    }
     let code = u32::from(character);
-    let named = match character {
-        '\n' => "\\n",
-        '\r' => "\\r",
-        '\t' => "\\t",
-        '\u{7}' => "\\a",
-        '\u{8}' => "\\b",
-        '\u{b}' => "\\v",
-        '\u{c}' => "\\f",
-        '\u{1b}' if controls == Controls::Octal => "",
-        '\u{1b}' if controls == Controls::Shell => "\\E",
-        '\u{1b}' => "\\e",
+    let names = match character {
+        '\n' => "n",
+        '\r' => "r",
+        '\t' => "t",
+        '\u{7}' => "a",
+        '\u{8}' => "b",
+        '\u{b}' => "v",
+        '\u{c}' => "f",
+        '\u{1b}' => "eE",
         _ => "",
     };
-    let is_common = matches!(character, '\n' | '\r' | '\t');
-    match controls {
-        Controls::Kept => None,
-        Controls::Shell | Controls::Octal | Controls::Named | Controls::ShortOctal if !named.is_empty() => {
-            Some(named.to_owned())
-        }
-        _ if is_common => Some(named.to_owned()),
-        Controls::Shell | Controls::Octal | Controls::Named => Some(format!("\\{code:03o}")),
-        Controls::ShortOctal if !is_before_digit => Some(format!("\\{code:o}")),
-        Controls::ShortOctal => Some(format!("\\{code:03o}")),
-        Controls::Hex => Some(format!("\\x{code:02x}")),
-        Controls::Unit => Some(format!("\\u{code:04x}")),
-        Controls::Braces => Some(format!("\\u{{{code:x}}}")),
+    if let Some(name) = controls.named.chars().find(|name| names.contains(*name)) {
+        return Some(format!("\\{name}"));
     }
+    Some(match controls.number {
+        Number::Kept => return None,
+        Number::Hex => format!("\\x{code:02x}"),
+        Number::UpperHex => format!("\\x{code:02X}"),
+        Number::Unit => format!("\\u{code:04x}"),
+        Number::ShortOctal if !is_before_digit => format!("\\{code:o}"),
+        Number::Octal | Number::ShortOctal => format!("\\{code:03o}"),
+        Number::Braces => format!("\\u{{{code:x}}}"),
+    })
 }
 
 fn escaped_nonascii(character: char, nonascii: NonAscii) -> Option<String> {
