@@ -16,7 +16,8 @@ use rules::Packs;
 use runner::{OnShutdown, PolicyFile};
 
 use crate::failure::{Failure, print_error_line};
-use crate::text_files::{read_file, to_checked_text};
+use crate::source_path;
+use crate::text_files::{read_file, read_file_or_pipe, to_checked_text};
 
 /// The content of the file; keys that are absent have their defaults.
 #[derive(Debug, Default)]
@@ -214,9 +215,10 @@ fn read_address(section: &mut Section, key: &'static str) -> Option<SocketAddr> 
 /// Reads a text file that decides what Sexton does. As root, only one that no other user can write.
 ///
 /// # Errors
-/// Exit 2 if it cannot be read, is refused, is not a regular file, is too long, or is not UTF-8.
+/// Exit 2 if it cannot be read, is refused, is neither a regular file nor an inherited pipe (`<(...)`), is too long, or is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    let text = read_file(path).map_err(|unreadable| unreadable.message).and_then(to_checked_text);
+    let read = if source_path::is_descriptor(path) { read_file_or_pipe(path) } else { read_file(path) };
+    let text = read.map_err(|unreadable| unreadable.message).and_then(to_checked_text);
     text.map_err(|why| Failure::usage(Fault::new(&path.display().to_string(), 0, "", why).to_string()))
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -38,6 +39,27 @@ impl KeptFiles {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(copy.parent().unwrap_or(&self.folder));
         if let Err(why) = made.and_then(|()| write_private(&copy, text.as_bytes())) {
             tracing::warn!(file = %file.display(), %why, "cannot keep a copy of the last good version");
+        }
+    }
+
+    /// The packs of which a last good version is kept, for a directory that is missing now.
+    pub(crate) fn packs_in(&self, directory: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.copy_of(directory)).into_iter().flatten().flatten();
+        let names = entries.map(|entry| directory.join(entry.file_name()));
+        let mut packs: Vec<PathBuf> =
+            names.filter(|file| file.extension().is_some_and(|extension| extension == "toml")).collect();
+        packs.sort();
+        packs
+    }
+
+    /// Forgets a file that was removed on purpose.
+    pub(crate) fn forget(&mut self, file: &Path) {
+        let copy = self.copy_of(file);
+        self.in_memory.remove(&copy);
+        if let Err(why) = fs::remove_file(&copy)
+            && why.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %file.display(), %why, "cannot delete the copy of the last good version");
         }
     }
 

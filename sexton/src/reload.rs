@@ -18,6 +18,7 @@ use crate::kept_files::KeptFiles;
 use crate::local_runner::LocalRunner;
 use crate::setup::{Setup, SinksSource};
 use crate::signals::ReloadRequests;
+use crate::source_path;
 use crate::state::StateDirectory;
 use crate::text_files::to_checked_text;
 
@@ -36,6 +37,11 @@ pub(crate) struct Reloader {
     state: StateDirectory,
     kept: KeptFiles,
     states: FileStates,
+}
+
+/// The name of a file in its state: as for files with jobs, its absolute path.
+fn source_name(path: &Path) -> String {
+    source_path::absolute(path).display().to_string()
 }
 
 impl Reloader {
@@ -71,7 +77,9 @@ impl Reloader {
             (None, _) => reloader.sinks.load(&reloader.state)?,
             (Some(path), Some((_, content))) => reloader.load_sinks(&path, content, true).unwrap_or_default(),
             (Some(path), None) => {
-                print_error_line(&format!("{}: it is being written; using its last good version", path.display()));
+                let message = "the file is being written, so its last good version is in use";
+                print_error_line(&format!("{}: {message}", path.display()));
+                reloader.states.set(FileKind::Sinks, &source_name(&path), Err(message.to_owned()));
                 reloader.kept_sinks(&path).unwrap_or_default()
             }
         };
@@ -123,7 +131,7 @@ impl Reloader {
         };
         if let (Ok(text), true) = (&text, faults.is_empty()) {
             self.kept.keep(path, text);
-            self.states.set(FileKind::Sinks, &shown, Ok(()));
+            self.states.set(FileKind::Sinks, &source_name(path), Ok(()));
             return Some(sinks);
         }
         faults.iter().for_each(|fault| print_error_line(fault));
@@ -135,7 +143,7 @@ impl Reloader {
         if at_start {
             print_error_line(&format!("{shown}: {instead}"));
         }
-        self.states.set(FileKind::Sinks, &shown, Err(reason(&faults, instead)));
+        self.states.set(FileKind::Sinks, &source_name(path), Err(reason(&faults, instead)));
         used
     }
 
@@ -146,7 +154,13 @@ impl Reloader {
 
     /// Finds the files of `rules` again. Returns whether a file is no longer among them.
     fn find_packs(&mut self) -> bool {
-        let (paths, messages) = match pack_files(&self.rules) {
+        // A directory that is missing is a fault: its packs keep their last good versions.
+        let with_kept = |path: &PathBuf| match path.exists() {
+            true => vec![path.clone()],
+            false => Some(self.kept.packs_in(path)).filter(|packs| !packs.is_empty()).unwrap_or(vec![path.clone()]),
+        };
+        let rules: Vec<PathBuf> = self.rules.iter().flat_map(with_kept).collect();
+        let (paths, messages) = match pack_files(&rules) {
             Ok(paths) => (paths, empty_pack_directories(&self.rules)),
             Err(failure) => (self.pack_paths.clone(), failure.messages()),
         };
@@ -157,7 +171,8 @@ impl Reloader {
         let gone: Vec<PathBuf> = self.pack_paths.iter().filter(|path| !paths.contains(path)).cloned().collect();
         for path in &gone {
             self.pack_contents.remove(path);
-            self.states.remove(&path.display().to_string());
+            self.states.remove(&source_name(path));
+            self.kept.forget(path);
         }
         if paths != self.pack_paths {
             self.packs_watch.set_paths(&paths);
@@ -189,7 +204,7 @@ impl Reloader {
                 Ok(text) => match packs.add(&shown, &text) {
                     Ok(()) => {
                         self.kept.keep(&path, &text);
-                        self.states.set(FileKind::Rules, &shown, Ok(()));
+                        self.states.set(FileKind::Rules, &source_name(&path), Ok(()));
                         continue;
                     }
                     Err(faults) => Failure::from(faults).messages(),
@@ -203,7 +218,7 @@ impl Reloader {
                 false => "its pack is left out",
             };
             print_error_line(&format!("{shown}: {instead}"));
-            self.states.set(FileKind::Rules, &shown, Err(reason(&faults, instead)));
+            self.states.set(FileKind::Rules, &source_name(&path), Err(reason(&faults, instead)));
         }
         for warning in &packs.warnings().0 {
             print_error_line(&warning.to_string());

@@ -115,7 +115,9 @@ impl JobFiles {
         for source in &self.sources {
             let shown = source.path.display();
             let Some(content) = read.get(&source.path) else {
-                lines.push(format!("{shown} is being written; it is applied when it is complete"));
+                let message = "being written; it is applied when it is complete";
+                self.states.set(FileKind::Jobs, &source.name(), Err(format!("the file is {message}")));
+                lines.push(format!("{shown} is {message}"));
                 continue;
             };
             match self.apply_content(source, content, ports, packs).await? {

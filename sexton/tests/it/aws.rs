@@ -10,7 +10,7 @@ use services::{collector, overdue};
 use testbed::{DEADLINE, Ministack, wait_until};
 
 use crate::docs::{Block, blocks, file_name};
-use crate::driver::{CommandOutput, Folder, Up, command};
+use crate::driver::{CommandOutput, Folder, Up, command, signal};
 
 const ACCOUNT: &str = "123456789012";
 const REGION: &str = "eu-west-1";
@@ -163,6 +163,10 @@ fn jobs_runs_and_logs_work_on_aws_as_on_one_machine() {
     let mut lines: Vec<&str> = std::str::from_utf8(&logs).expect("text").lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["one", "three", "two"]);
+    for (name, message) in [("USR1", "signal USR1 is ignored"), ("HUP", "sinks file reloaded")] {
+        signal(runner.pid(), name);
+        wait_until(DEADLINE, || runner.printed().contains(message));
+    }
     // The runner serves its own sinks, and names --aws for the rest.
     assert_eq!(runner.records(&["sinks"])[0]["name"], "cloud");
     let output = runner.run(&["jobs"]).expect(2).err;

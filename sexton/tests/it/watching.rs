@@ -117,7 +117,12 @@ fn a_faulty_file_keeps_its_last_good_version_also_across_restarts() {
         folder.write(name, text);
     };
     let empty_toml: &dyn Fn(&str) = &|name| drop(folder.write(name, "not toml\n"));
-    for (number, break_file) in [faulty, empty_toml, unreadable].into_iter().enumerate() {
+    // The whole directory of the packs is missing.
+    let missing: &dyn Fn(&str) = &|name| {
+        let place = if name.starts_with("rules") { "rules" } else { name };
+        std::fs::remove_dir_all(folder.path(place)).expect("removed");
+    };
+    for (number, break_file) in [faulty, empty_toml, unreadable, missing].into_iter().enumerate() {
         ["crontab", "sinks.toml", "rules/mine.toml"].into_iter().for_each(break_file);
         for _ in 0..2 {
             let up = Up::start(&folder.path("state"), &arguments);
@@ -128,6 +133,31 @@ fn a_faulty_file_keeps_its_last_good_version_also_across_restarts() {
             assert_eq!(up.stop(), Some(0));
         }
     }
+}
+
+#[test]
+fn a_pack_that_is_removed_on_purpose_does_not_return_with_its_directory_missing() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("rules")).expect("made");
+    let pack = |name: &str| {
+        let text = format!("name = \"{name}\"\n[[rule]]\nid = \"{name}.word\"\npattern = 'word {name}'\n");
+        folder.write(&format!("rules/{name}.toml"), &text)
+    };
+    let (first, second) = (pack("first"), pack("second"));
+    let tab = folder.write("crontab", "# sexton: name=a rules=first,second\n@manually echo word first\n");
+    let rules = folder.text("rules");
+    let up = Up::start(&folder.path("state"), &["--crontab", &tab, "--rules", &rules]);
+    up.run(&["run", "default/a", "--wait"]).expect(1);
+    std::fs::remove_file(&first).expect("removed");
+    wait_until(DEADLINE, || up.printed().contains("rules reloaded"));
+    up.run(&["run", "default/a", "--wait"]).expect(0);
+    shell_output(&format!("mv {rules} {rules}.away"));
+    wait_until(DEADLINE, || in_sync(&folder, &second).as_deref() == Some("0"));
+    assert_eq!(up.stop(), Some(0));
+    let up = Up::start(&folder.path("state"), &["--crontab", &tab, "--rules", &rules]);
+    assert_eq!((in_sync(&folder, &first), in_sync(&folder, &second).as_deref()), (None, Some("0")));
+    up.run(&["run", "default/a", "--wait"]).expect(0);
+    assert!(!up.printed().contains("no rule pack `second`"), "it is still in use: {}", up.printed());
 }
 
 #[test]
