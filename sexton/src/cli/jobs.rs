@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use domain::crontab::FormerNames;
 use domain::job::{Job, JobKey};
 use domain::jobs_file::fields;
+use domain::local_time::localize;
 use domain::schedule::{Schedule, ScheduleKind};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -226,6 +227,9 @@ fn show(arguments: &OneArguments) -> Outcome {
     })
 }
 
+/// Fields of a job that hold instants; others hold the user's own text.
+const INSTANTS: [&str; 3] = ["anchor", "next", "paused"];
+
 fn describe(record: &Value) -> String {
     let Value::Object(values) = record else { return String::new() };
     let job =
@@ -238,7 +242,10 @@ fn describe(record: &Value) -> String {
     let rows: Vec<(&str, String)> = values
         .iter()
         .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| (name.as_str(), shown(value)))
+        .map(|(name, value)| match INSTANTS.contains(&name.as_str()) {
+            true => (name.as_str(), localize(&shown(value)).into_owned()),
+            false => (name.as_str(), shown(value)),
+        })
         .chain(never)
         .collect();
     format_pairs(&rows)

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use testbed::{DEADLINE, wait_until};
+use testbed::{Aiosmtpd, DEADLINE, SmtpMode, wait_until};
 
 use crate::driver::{CommandOutput, Folder, Up, command};
 use crate::evidence::page;
@@ -136,6 +136,9 @@ fn tables_and_messages_show_local_time_and_json_shows_utc() {
         let json = print("Asia/Tokyo", &[arguments, &["--json"]].concat());
         assert!(json.contains("Z\"") && !json.contains("+09:00"), "{json}");
     }
+    let shown = print("Asia/Tokyo", &["job", "show", "default/report"]);
+    let has_local_time = |line: &&str| line.starts_with("anchor") || line.starts_with("paused");
+    assert_eq!(shown.lines().filter(has_local_time).filter(|line| line.contains("+09:00")).count(), 2, "{shown}");
     let paused = print("Asia/Tokyo", &["jobs"]);
     assert!(paused.lines().any(|line| line.contains("paused until") && line.contains("+09:00")), "{paused}");
     let message = print("Asia/Tokyo", &["maintenance", "on", "--until", "2h"]);
@@ -168,4 +171,24 @@ fn an_updated_tzdata_is_used_without_a_restart_and_moves_the_next_firing() {
     let run = up.wait_for_run("default/report", "succeeded");
     assert_eq!(run["nominal"].as_str().and_then(|nominal| nominal.parse().ok()), Some(due), "{run}");
     assert_eq!(run["trigger"], "schedule");
+}
+
+#[test]
+fn alerts_for_people_show_the_local_time_of_the_host_with_its_offset() {
+    let Some(server) = Aiosmtpd::start(SmtpMode::Plain) else { return };
+    let folder = Folder::new();
+    let config = folder.write(
+        "sexton.toml",
+        &format!(
+            "[channel.mail]\ntype = \"smtp\"\naddress = \"{}\"\ntls = \"none\"\n\
+             from = \"sexton@example.org\"\nto = [\"oncall@example.org\"]\n",
+            server.address()
+        ),
+    );
+    let tab = folder.write("crontab", "# sexton: name=report\n30 9 * * * false\n");
+    let up = up_with(&folder, &[("TZ", "Asia/Tokyo")], &["--config", &config, "--crontab", &tab]);
+    up.run(&["run", "default/report", "--wait"]).expect(1);
+    let mail = server.wait_for_count(1).remove(0);
+    let due = mail.lines().find(|line| line.starts_with("Due at")).unwrap_or_default();
+    assert!(due.trim_end().ends_with("+09:00"), "{mail}");
 }
