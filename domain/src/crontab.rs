@@ -8,6 +8,7 @@ mod advice;
 mod bash_syntax;
 mod default_name;
 mod directive;
+mod entry_zone;
 mod exposed_password;
 mod former_name;
 mod line;
@@ -24,8 +25,9 @@ use crate::fault::{Fault, Faults};
 use crate::job::{Command, Job, JobKey};
 use crate::jobs_file::{GROUP_DEFAULT, fields};
 use crate::mailto::{MailSettings, check_recipients};
-use crate::zones::{HostZone, LOCAL, zone_named};
+use crate::zones::{HostZone, LOCAL};
 use directive::Directive;
+use entry_zone::EntryZones;
 use line::{Assignment, Entry, Line};
 
 /// Whether entries have a user column. A property of the file; never guessed from a line.
@@ -89,8 +91,6 @@ pub struct FileContent {
 
 const CARRIAGE_RETURN_MESSAGE: &str = "lines end with CR LF, and cron treats the carriage return as a part of the \
                                        command; convert the file, for example with dos2unix";
-/// Schedules that mean the same in every zone.
-const ZONELESS: [&str; 4] = ["@reboot", "@manually", "@every", "@at"];
 const TZ_MESSAGE: &str =
     "TZ is passed to the commands and does not change the schedule; for the schedule write CRON_TZ";
 
@@ -149,12 +149,7 @@ struct Reader<'a> {
     former_equals: HashMap<JobKey, u32>,
     /// The assignments so far; each entry gets a copy of those above it.
     environment: BTreeMap<String, String>,
-    zone: Option<String>,
-    host_zone: HostZone,
-    /// The jobs whose zone is that of the host.
-    in_host_zone: BTreeSet<JobKey>,
-    /// The host's zone has no name, and the fault for it was reported.
-    host_zone_refused: bool,
+    zones: EntryZones,
     random_delay: Option<Duration>,
     defaults: Vec<Directive>,
     /// The `# sexton:` directive of the next entry.
@@ -177,10 +172,7 @@ impl<'a> Reader<'a> {
             repeated: HashMap::new(),
             former_equals: HashMap::new(),
             environment: BTreeMap::new(),
-            zone: None,
-            host_zone: options.host_zone.cloned().unwrap_or_else(HostZone::utc),
-            in_host_zone: BTreeSet::new(),
-            host_zone_refused: false,
+            zones: EntryZones::new(options.host_zone),
             random_delay: None,
             defaults: Vec::new(),
             pending: None,
@@ -264,9 +256,7 @@ impl<'a> Reader<'a> {
         self.check_user(&directive);
         let mut probe = Job::new(JobKey::new(GROUP_DEFAULT, "probe"), "@manually", Command::Shell(String::new()));
         directive.apply(&self.document, &mut probe);
-        if !probe.zone.eq_ignore_ascii_case(LOCAL)
-            && let Err(message) = zone_named(&probe.zone)
-        {
+        if let Err(message) = entry_zone::check(&probe.zone) {
             self.fault(number, &probe.zone, message);
         }
         if let Err(message) = fields::check_group(&probe.group) {
@@ -290,11 +280,7 @@ impl<'a> Reader<'a> {
                 return self.warn(number, &name, "cron sets this itself and ignores the line; remove it");
             }
             "CRON_TZ" => {
-                // As in TZ, a name may follow a colon (tzset(3)).
-                let zone = value.strip_prefix(':').unwrap_or(&value);
-                self.zone = (!zone.is_empty()).then(|| zone.to_owned());
-                let named = self.zone.as_deref().filter(|zone| !zone.eq_ignore_ascii_case(LOCAL));
-                if let Some(Err(message)) = named.map(zone_named) {
+                if let Err(message) = self.zones.assign(&value) {
                     self.fault(number, &value, message);
                 }
             }
@@ -323,7 +309,11 @@ impl<'a> Reader<'a> {
         let faults_before = self.document.fault_count();
         let mut job = self.job(number, entry, pending);
         let mut is_usable = !spoiled && self.document.fault_count() == faults_before;
-        let in_host_zone = self.resolve_zone(number, &mut job);
+        let mut nameless = None;
+        let in_host_zone = self.zones.resolve(&mut job, |message| nameless = Some(message));
+        if let Some(message) = nameless {
+            self.fault(number, "", message);
+        }
         is_usable &= in_host_zone.is_some();
         let mut former = Vec::new();
         if is_usable {
@@ -343,30 +333,12 @@ impl<'a> Reader<'a> {
         if is_usable && self.document.fault_count() == faults_before {
             self.lines.insert(job.key(), number);
             if in_host_zone == Some(true) {
-                self.in_host_zone.insert(job.key());
+                self.zones.in_host_zone.insert(job.key());
             }
             if !former.is_empty() {
                 self.former_names.insert(job.key(), former);
             }
             self.jobs.push(job);
-        }
-    }
-
-    /// Whether the job's zone is that of the host; `None` when that zone has no name.
-    fn resolve_zone(&mut self, number: u32, job: &mut Job) -> Option<bool> {
-        match self.host_zone.resolve(&mut job.zone) {
-            Ok(in_host_zone) => Some(in_host_zone),
-            Err(_) if ZONELESS.iter().any(|nickname| job.schedule.starts_with(nickname)) => {
-                job.zone = "UTC".to_owned();
-                Some(false)
-            }
-            Err(why) => {
-                if !std::mem::replace(&mut self.host_zone_refused, true) {
-                    let remedy = "write CRON_TZ=, like CRON_TZ=Europe/Paris, above the entry";
-                    self.fault(number, "", format!("{why}; {remedy}"));
-                }
-                None
-            }
         }
     }
 
@@ -385,9 +357,7 @@ impl<'a> Reader<'a> {
             // Their faults were reported at their own line.
             directive.apply(&Document::empty(&self.file), &mut job);
         }
-        if let Some(zone) = &self.zone {
-            job.zone.clone_from(zone);
-        }
+        self.zones.set_assigned(&mut job);
         job.random_delay = self.random_delay.or(job.random_delay);
         if let Some(directive) = pending {
             directive.apply(&self.document, &mut job);
@@ -501,7 +471,7 @@ impl<'a> Reader<'a> {
             jobs: self.jobs,
             faults: self.document.faults(),
             former_names: self.former_names,
-            in_host_zone: self.in_host_zone,
+            in_host_zone: self.zones.in_host_zone,
         }
     }
 }
