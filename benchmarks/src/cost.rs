@@ -363,6 +363,7 @@ impl Pipeline {
             },
             cpu_ms: Some(500),
             max_rss_bytes: Some(8 << 20),
+            guard: None,
             leaked: Vec::new(),
             rules: Vec::new(),
             rules_digest: String::new(),

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::guard::FalseGuard;
 use crate::order::{FORMAT_VERSION, Order};
 use crate::run::{ExcerptLine, Leaked, Outcome, OutputCounts, RuleHit, RunId, RunKey, Trigger};
 
@@ -117,6 +118,9 @@ pub struct Report {
     pub cpu_ms: Option<u64>,
     /// Largest resident set of one process of the run.
     pub max_rss_bytes: Option<u64>,
+    /// The guard before `&&` that was false, so that the rest of the command did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<FalseGuard>,
     /// Processes that the job left behind.
     #[serde(default)]
     pub leaked: Vec<Leaked>,

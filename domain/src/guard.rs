@@ -30,6 +30,8 @@ pub enum Program {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guards {
     guards: Vec<Guard>,
+    /// The guards, or commands before them, may start programs.
+    guards_start_children: bool,
     /// What follows the guards fails with a message or starts a program. So a silent exit without one proves that a
     /// guard was false.
     rest_is_loud: bool,
@@ -68,23 +70,33 @@ impl Guards {
         let all = tokens(command);
         let assigned: Vec<&str> = shell_text::words(&all).into_iter().filter_map(assigned_name).collect();
         let known = |name: &str| variable(name).filter(|_| !assigned.contains(&name));
-        let (guards, rest) = split(&all)?;
+        let GuardedList { guards, rest, is_alone } = split(&all)?;
         let rest_tokens: Vec<Token<'_>> = rest.iter().flat_map(|pipeline| pipeline.tokens.iter().copied()).collect();
-        let reader =
-            GuardReader { command, known: &known, rest: &rest_tokens, path_changes: assigned.contains(&"PATH") };
+        let mut reader = GuardReader {
+            command,
+            known: &known,
+            rest: &rest_tokens,
+            path_changes: assigned.contains(&"PATH"),
+            folder: Some(String::new()),
+        };
+        let starts_child = |word: &&str| word.contains(['`', '(']) || *word == "which";
+        let guards_start_children =
+            !is_alone || guards.iter().any(|pipeline| pipeline.words().iter().any(starts_child));
         let guards: Vec<Guard> = guards.iter().filter_map(|pipeline| reader.read(pipeline)).collect();
         let rest_is_loud = simple_commands(&rest_tokens).all(|command| {
             let words = shell_text::words(command);
             words.first().is_none_or(|word| !may_fail_silently(word)) && !words.is_empty()
         });
-        (!guards.is_empty()).then_some(Guards { guards, rest_is_loud })
+        (!guards.is_empty()).then_some(Guards { guards, guards_start_children, rest_is_loud })
     }
 
     /// The guard that was false, if the exit of a run that printed nothing proves it. `is_missing`: whether a program
     /// does not exist.
     pub fn find_false(&self, exit: SilentExit, is_missing: impl Fn(&Program) -> bool) -> Option<FalseGuard> {
         let fits = |guard: &Guard| exit.exit_code == FALSE_CODE || guard.is_search && exit.exit_code == NOT_FOUND_CODE;
-        for guard in &self.guards {
+        // A program that was started may have removed itself; then its guard was true.
+        let rest_may_have_run = !exit.without_children && !self.guards_start_children;
+        for guard in self.guards.iter().filter(|_| !rest_may_have_run) {
             let first_missing = |programs: &Vec<Program>| programs.iter().find(|program| is_missing(program)).cloned();
             let missing: Option<Vec<Program>> = guard.alternatives.iter().map(first_missing).collect();
             if let Some(Program::Path(name) | Program::Name(name)) =
@@ -106,12 +118,23 @@ impl Guards {
     }
 }
 
-/// The guards and the rest of the last list of a command, whose exit code is that of the command.
-fn split<'t>(tokens: &[Token<'t>]) -> Option<(Vec<Pipeline<'t>>, Vec<Pipeline<'t>>)> {
+/// The last list of a command, whose exit code is that of the command.
+struct GuardedList<'t> {
+    guards: Vec<Pipeline<'t>>,
+    rest: Vec<Pipeline<'t>>,
+    /// No list precedes it, and no subshell executes it.
+    is_alone: bool,
+}
+
+fn split<'t>(tokens: &[Token<'t>]) -> Option<GuardedList<'t>> {
     let mut list = pipelines(tokens);
+    let mut is_subshell = false;
     if let [only] = list.as_slice() {
         let inner = match only.tokens.as_slice() {
-            [Token::Operator("("), inner @ .., Token::Operator(")")] => inner,
+            [Token::Operator("("), inner @ .., Token::Operator(")")] => {
+                is_subshell = true;
+                inner
+            }
             [Token::Word("{"), inner @ .., Token::Word("}")] => inner,
             _ => return None,
         };
@@ -126,7 +149,7 @@ fn split<'t>(tokens: &[Token<'t>]) -> Option<(Vec<Pipeline<'t>>, Vec<Pipeline<'t
     let is_guard = |pipeline: &Pipeline<'_>| pipeline.end == "&&" && (is_test(pipeline) || is_prelude(pipeline));
     let count = list.iter().take_while(|pipeline| is_guard(pipeline)).count();
     let rest = list[count..].to_vec();
-    Some((list[..count].to_vec(), rest))
+    Some(GuardedList { guards: list[..count].to_vec(), rest, is_alone: start == 0 && !is_subshell })
 }
 
 fn is_test(pipeline: &Pipeline<'_>) -> bool {
@@ -176,15 +199,21 @@ struct GuardReader<'r, 't, F> {
     rest: &'r [Token<'t>],
     /// The command sets `PATH` itself.
     path_changes: bool,
+    /// Where `cd` led so far, relative to the working directory; `None` when the text does not show it.
+    folder: Option<String>,
 }
 
 impl<F: Fn(&str) -> Option<String>> GuardReader<'_, '_, F> {
     /// `None` for a prelude.
-    fn read(&self, pipeline: &Pipeline<'_>) -> Option<Guard> {
+    fn read(&mut self, pipeline: &Pipeline<'_>) -> Option<Guard> {
+        let words = pipeline.words();
         if !is_test(pipeline) {
+            if let ["cd", folder @ ..] = words.as_slice() {
+                let folder = folder.first().and_then(|word| shell_text::expanded(word, self.known));
+                self.folder = folder.filter(|folder| folder.starts_with('/'));
+            }
             return None;
         }
-        let words = pipeline.words();
         let text = self.source_of(&words);
         let (is_search, (alternatives, is_about_programs_only)) = match words.as_slice() {
             ["[", inner @ .., "]"] | ["[[", inner @ .., "]]"] | ["test", inner @ ..] => (false, self.expression(inner)),
@@ -213,7 +242,9 @@ impl<F: Fn(&str) -> Option<String>> GuardReader<'_, '_, F> {
 
     fn search(&self, word: &str) -> Vec<Vec<Program>> {
         match shell_text::expanded(word, self.known) {
-            Some(name) if name.contains('/') => vec![vec![Program::Path(name)]],
+            Some(name) if name.contains('/') => {
+                self.located(&name).map(|path| vec![vec![Program::Path(path)]]).unwrap_or_default()
+            }
             Some(name) if !self.path_changes && !name.is_empty() && !name.starts_with('-') => {
                 vec![vec![Program::Name(name)]]
             }
@@ -264,7 +295,17 @@ impl<F: Fn(&str) -> Option<String>> GuardReader<'_, '_, F> {
         };
         // An existing file may still have no execute permission, or be empty.
         let is_enough = matches!(operator, "-e");
-        (is_program && !path.is_empty()).then_some((Program::Path(path), is_enough))
+        let located = self.located(&path).filter(|_| is_program && !path.is_empty())?;
+        Some((Program::Path(located), is_enough))
+    }
+
+    /// A path relative to the working directory of the command.
+    fn located(&self, path: &str) -> Option<String> {
+        match (path.starts_with('/'), self.folder.as_deref()) {
+            (true, _) | (false, Some("")) => Some(path.to_owned()),
+            (false, Some(folder)) => Some(format!("{}/{path}", folder.trim_end_matches('/'))),
+            (false, None) => None,
+        }
     }
 
     fn is_called_in_rest(&self, path: &str) -> bool {

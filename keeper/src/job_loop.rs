@@ -16,6 +16,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 
 use crate::cgroup::Cgroup;
 use crate::directory::{RunDirectory, create_marker, read_json};
+use crate::guard_check::GuardCheck;
 use crate::late_output::LateOutput;
 use crate::launch::Launched;
 use crate::mask::Masker;
@@ -44,6 +45,7 @@ pub(crate) struct Job {
     stdin_text: Vec<u8>,
     signals: OwnedFd,
     pub(crate) cgroup: Option<Cgroup>,
+    guard_check: Option<GuardCheck>,
     reaped: Option<Reaped>,
     /// How long the job's process ran, once it was reaped.
     duration: Option<Duration>,
@@ -85,6 +87,7 @@ impl Job {
             stdin_text: Vec::new(),
             signals,
             cgroup,
+            guard_check: None,
             reaped: None,
             duration: None,
             orphans_cpu_ms: 0,
@@ -93,6 +96,11 @@ impl Job {
             check_stop: true,
             stop_checked_at: Instant::now(),
         }
+    }
+
+    /// Sets the guards to check when the job's process has ended.
+    pub(crate) fn with_guard_check(self, guard_check: Option<GuardCheck>) -> Job {
+        Job { guard_check, ..self }
     }
 
     /// Runs the loop until the job's process has ended. Returns the rest of the output when another process still has
@@ -192,7 +200,13 @@ impl Job {
     /// Reaps every child that has ended. Returns whether any child is left.
     pub(crate) fn reap(&mut self) -> bool {
         loop {
-            match signals::reap() {
+            let (pid, is_reaped, guard_check) = (self.pid, self.reaped.is_some(), self.guard_check.as_mut());
+            let observe = |exited: u32| {
+                if let Some(check) = guard_check.filter(|_| exited == pid && !is_reaped) {
+                    check.observe(pid);
+                }
+            };
+            match signals::reap(observe) {
                 Children::None => return false,
                 Children::Running => return true,
                 Children::Reaped(child) if child.pid == self.pid && self.reaped.is_none() => {
@@ -296,6 +310,10 @@ impl Job {
             finished_at: finish_time(self.started_at, duration, Timestamp::now()),
             duration_ms: duration.as_millis() as u64,
             output,
+            guard: self.guard_check.as_ref().filter(|_| ending.cause == Ended::Exited).and_then(|check| {
+                let printed = output.last_seq > 0 || output.dropped_lines > 0;
+                check.find_false(reaped.and_then(|reaped| reaped.exit_code), printed)
+            }),
             cpu_ms: reaped.map(|reaped| reaped.cpu_ms + self.orphans_cpu_ms),
             max_rss_bytes: reaped.map(|reaped| reaped.max_rss_bytes.max(self.orphans_rss_bytes)),
             leaked: ending.leaked,

@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use crate::cgroup;
 use crate::crash;
 use crate::directory::{self, Durability, RunDirectory, UnsyncedFile};
+use crate::guard_check::GuardCheck;
 use crate::job_loop::Job;
 use crate::launch;
 use crate::mask::Masker;
@@ -170,7 +171,8 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch, signals: OwnedFd) -
         log(run, &format!("cannot write started.json: {error}"));
     }
     crash::point("started");
-    Ok(Job::new(launched, (started_at, start), cgroup, masker, run, signals))
+    let guard_check = GuardCheck::new(&order.job, &env, launch);
+    Ok(Job::new(launched, (started_at, start), cgroup, masker, run, signals).with_guard_check(guard_check))
 }
 
 fn inode(file: &OwnedFd) -> Option<u64> {

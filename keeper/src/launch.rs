@@ -22,10 +22,10 @@ use crate::user::{Identity, User};
 
 /// Where `sh` and other programs are searched when neither the crontab nor the configuration sets PATH (crontab(5) of
 /// Debian).
-const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
+pub(crate) const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 
 /// crontab(5): the shell of a job without SHELL.
-const SHELL_DEFAULT: &str = "/bin/sh";
+pub(crate) const SHELL_DEFAULT: &str = "/bin/sh";
 
 /// clone(2). The constant of libc has too few bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;

@@ -25,6 +25,7 @@ pub mod crash;
 pub mod directory;
 mod encoder;
 pub mod free_space;
+mod guard_check;
 mod job_loop;
 mod keeper;
 mod late_output;

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use domain::event::Ended;
+use domain::guard::FalseGuard;
 use domain::order::{FORMAT_VERSION, Order};
 use domain::run::{Leaked, OutputCounts};
 use jiff::Timestamp;
@@ -205,6 +206,9 @@ pub struct Exit {
     pub cpu_ms: Option<u64>,
     /// Largest resident set of one process of the job.
     pub max_rss_bytes: Option<u64>,
+    /// The guard before `&&` that was false, so that the rest of the command did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<FalseGuard>,
     /// Processes left after the end of the job.
     #[serde(default)]
     pub leaked: Vec<Leaked>,
@@ -227,6 +231,7 @@ impl Exit {
             output: OutputCounts::default(),
             cpu_ms: None,
             max_rss_bytes: None,
+            guard: None,
             leaked: Vec::new(),
             output_open: false,
         }

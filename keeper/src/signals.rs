@@ -86,12 +86,19 @@ pub(crate) enum Children {
     None,
 }
 
-pub(crate) fn reap() -> Children {
+/// Reaps one child that has exited. `before` gets its process id while /proc still shows it.
+pub(crate) fn reap(before: impl FnOnce(u32)) -> Children {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: both out parameters are valid; rusage is plain data, for which zeroes are a value.
+    // SAFETY: all out parameters are valid; siginfo and rusage are plain data, for which zeroes are a value.
     let (pid, usage) = unsafe {
-        let pid = libc::wait4(-1, &mut status, libc::WNOHANG, usage.as_mut_ptr());
+        let mut information = MaybeUninit::<libc::siginfo_t>::zeroed().assume_init();
+        let found = libc::waitid(libc::P_ALL, 0, &mut information, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) == 0;
+        let exited = if found { information.si_pid() } else { 0 };
+        if exited > 0 {
+            before(exited as u32);
+        }
+        let pid = libc::wait4(if exited > 0 { exited } else { -1 }, &mut status, libc::WNOHANG, usage.as_mut_ptr());
         (pid, usage.assume_init())
     };
     match pid {

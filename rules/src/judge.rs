@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use domain::event::{Ended, Report};
+use domain::guard::FalseGuard;
 use domain::job::Job;
 use domain::run::{ExcerptLine, JudgedOn, Outcome, RuleHit, Severity};
 use domain::units::format_duration;
@@ -28,6 +29,8 @@ pub struct ExitFacts<'r> {
     pub signal: Option<i32>,
     /// Of the command.
     pub duration: Duration,
+    /// The guard before `&&` that was false.
+    pub guard: Option<&'r FalseGuard>,
     /// Lines that no rule could see.
     pub dropped_lines: u64,
     /// The runner's own outcome. Used only when the command never started: only the runner knows the cause.
@@ -67,6 +70,7 @@ impl<'r> ExitFacts<'r> {
             exit_code: report.exit_code,
             signal: report.signal,
             duration: Duration::from_millis(report.duration_ms),
+            guard: report.guard.as_ref(),
             dropped_lines: report.output.dropped_lines,
             reported: report.outcome,
         }
@@ -80,6 +84,7 @@ impl<'r> ExitFacts<'r> {
             exit_code: Some(exit_code),
             signal: None,
             duration,
+            guard: None,
             dropped_lines: 0,
             reported: Outcome::Succeeded,
         }
@@ -180,8 +185,27 @@ fn match_excerpt<'x>(rule: &Rule, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'
     (first.map_or(0, |_| 1 + matching.count() as u64), first)
 }
 
+/// Whether the exit is one of success. A command whose guard asks for a program that is not installed has nothing to
+/// do: packages leave such entries behind when they are removed.
 fn is_success_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>) -> bool {
-    facts.ended == Ended::Exited && facts.exit_code.is_some_and(|code| limits.success_exit_codes.contains(&code))
+    let is_success_code = facts.exit_code.is_some_and(|code| limits.success_exit_codes.contains(&code));
+    let has_no_program = facts.guard.is_some_and(|guard| guard.missing_program.is_some());
+    facts.ended == Ended::Exited && (is_success_code || has_no_program)
+}
+
+/// The guard that was false, as a clause.
+fn guard_summary(guard: &FalseGuard) -> String {
+    let FalseGuard { text, missing_program } = guard;
+    match missing_program {
+        Some(program) => {
+            format!(
+                "the guard `{}` before && was false, because {} is not installed",
+                quotable(text),
+                quotable(program)
+            )
+        }
+        None => format!("the guard `{}` before && was false, so the rest did not run", quotable(text)),
+    }
 }
 
 fn outcome_of(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (Outcome, String) {
@@ -223,7 +247,11 @@ fn outcome_of_unstarted(reported: Outcome) -> Outcome {
 }
 
 fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (Outcome, String) {
-    let exit = format!("exit code {}", facts.exit_code.unwrap_or_default());
+    let mut exit = format!("exit code {}", facts.exit_code.unwrap_or_default());
+    if let Some(guard) = facts.guard {
+        exit.push_str(": ");
+        exit.push_str(&guard_summary(guard));
+    }
     if let Some(mut summary) = match_summary(hits, Severity::Fail) {
         let unmet = hits.iter().any(|hit| hit.severity == Severity::Fail && hit.first_seq == 0);
         if unmet && facts.dropped_lines > 0 {
@@ -248,6 +276,9 @@ fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (O
 }
 
 fn bad_exit(facts: &ExitFacts<'_>) -> String {
+    if let (Some(guard), Some(code)) = (facts.guard, facts.exit_code) {
+        return format!("exit code {code}: {}", guard_summary(guard));
+    }
     match (facts.signal, facts.exit_code) {
         (Some(signal), _) => {
             let name = signal_name(signal).map_or(String::new(), |name| format!(" ({name})"));
@@ -295,10 +326,14 @@ fn match_summary(hits: &[RuleHit], severity: Severity) -> Option<String> {
 }
 
 fn quoted(line: &str) -> String {
+    format!("\"{}\"", quotable(line))
+}
+
+fn quotable(line: &str) -> String {
     let line: String = line.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     match line.len() <= QUOTE_BYTES_MAX {
-        true => format!("\"{line}\""),
-        false => format!("\"{}…\"", &line[..line.floor_char_boundary(QUOTE_BYTES_MAX)]),
+        true => line,
+        false => format!("{}…", &line[..line.floor_char_boundary(QUOTE_BYTES_MAX)]),
     }
 }
 

@@ -142,6 +142,7 @@ fn write_lost_exit(run: &LocalRun) -> io::Result<Exit> {
         output: OutputCounts { last_seq: repair.last_seq, ..recount_output(run, Position::START)? },
         cpu_ms: None,
         max_rss_bytes: None,
+        guard: None,
         leaked,
         output_open: false,
     };

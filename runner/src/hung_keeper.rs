@@ -137,6 +137,7 @@ fn record_killed(run: &LocalRun, cause: Ended) -> io::Result<()> {
         output,
         cpu_ms: None,
         max_rss_bytes: None,
+        guard: None,
         leaked,
         output_open: false,
     };

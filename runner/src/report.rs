@@ -42,6 +42,7 @@ pub(crate) fn new_report(accepted: &Accepted, exit: Exit, matcher: &Matcher, exc
         output: exit.output,
         cpu_ms: exit.cpu_ms,
         max_rss_bytes: exit.max_rss_bytes,
+        guard: exit.guard,
         leaked: exit.leaked,
         rules: if exit.ended == Ended::NotStarted { Vec::new() } else { matcher.hits() },
         rules_digest: matcher.rules().digest().to_owned(),

@@ -42,6 +42,11 @@ pub fn cfn_lint() -> Option<PathBuf> {
     installed("cfn-lint", "lint/bin/cfn-lint")
 }
 
+/// A folder with the files for cron of Debian packages: PACKAGE/etc/cron.d and PACKAGE/etc/crontab.
+pub fn debian_cron_files() -> Option<PathBuf> {
+    installed("cron-files", "debian/cron-files")
+}
+
 /// The root of the repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))

@@ -36,7 +36,7 @@ pub use disk::SmallDisk;
 pub use emulators::{AwsServer, Ministack, Moto};
 pub use gelf::{Graygelf, RsyslogGelf};
 pub use golden::{golden, golden_written};
-pub use installation::{Certificates, certificates, cfn_lint, python, repository};
+pub use installation::{Certificates, certificates, cfn_lint, debian_cron_files, python, repository};
 pub use listeners::free_port;
 pub use log_server::LogServer;
 pub use mail::{Aiosmtpd, SmtpMode, SmtpSink};

@@ -314,6 +314,7 @@ impl World {
             },
             cpu_ms: None,
             max_rss_bytes: None,
+            guard: None,
             leaked: Vec::new(),
             rules: Vec::new(),
             rules_digest: String::new(),

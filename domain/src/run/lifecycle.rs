@@ -291,6 +291,7 @@ mod tests {
             },
             cpu_ms: Some(3),
             max_rss_bytes: Some(4),
+            guard: None,
             leaked: Vec::new(),
             rules: Vec::new(),
             rules_digest: String::new(),

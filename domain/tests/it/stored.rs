@@ -137,6 +137,7 @@ fn report() -> Report {
         },
         cpu_ms: Some(700),
         max_rss_bytes: Some(8 << 20),
+        guard: None,
         leaked: leaked(),
         rules: rule_hits(),
         rules_digest: "0123456789abcdef".to_owned(),

@@ -3,6 +3,7 @@
 mod any_spool;
 mod attempt;
 mod disk;
+mod guards;
 mod keeper;
 mod late_output;
 mod output;

@@ -94,6 +94,7 @@ fn the_records_of_start_stop_and_exit_keep_their_form() {
         output,
         cpu_ms: Some(8),
         max_rss_bytes: None,
+        guard: None,
         leaked: vec![Leaked { pid: 9, name: "sleep".into(), killed: true }],
         output_open: false,
     };

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use domain::event::{Ended, Report};
+use domain::guard::FalseGuard;
 use domain::line::Stream;
 use domain::run::{ExcerptLine, JudgedOn, Outcome, OutputCounts, RuleHit, Severity};
 use rules::{ExitFacts, Limits, judge, judge_report};
@@ -137,6 +138,7 @@ fn report(digest: &str, hits: Vec<RuleHit>, excerpt: &[&str], last_seq: u64) -> 
         },
         cpu_ms: None,
         max_rss_bytes: None,
+        guard: None,
         leaked: Vec::new(),
         rules: hits,
         rules_digest: digest.to_owned(),
@@ -183,4 +185,24 @@ fn newer_rules_judge_the_excerpt_and_the_reason_states_it() {
         "exit code 0, but line 1 matches a: It blew up. (judged on the first and last lines only: \
          the runner used different rules)"
     );
+}
+
+#[test]
+fn a_false_guard_is_the_reason_and_a_missing_program_a_success() {
+    let judged = |guard: &FalseGuard, limits: Limits<'_>| {
+        let facts = ExitFacts { guard: Some(guard), ..ExitFacts::exited(1, Duration::ZERO) };
+        let verdict = judge(&facts, &limits, &[]);
+        (verdict.outcome, verdict.reason)
+    };
+    let missing =
+        FalseGuard { text: "[ -x /usr/sbin/dma ]".to_owned(), missing_program: Some("/usr/sbin/dma".to_owned()) };
+    let reason =
+        "exit code 1: the guard `[ -x /usr/sbin/dma ]` before && was false, because /usr/sbin/dma is not installed";
+    assert_eq!(judged(&missing, Limits::DEFAULT), (Outcome::Succeeded, reason.to_owned()));
+    let other = FalseGuard { text: "[ -d /mnt/backup ]".to_owned(), missing_program: None };
+    let reason = "exit code 1: the guard `[ -d /mnt/backup ]` before && was false, so the rest did not run";
+    assert_eq!(judged(&other, Limits::DEFAULT), (Outcome::Failed, reason.to_owned()));
+    // What the operator expects of a success is still checked.
+    let slow = Limits { min_duration: Some(Duration::from_secs(60)), ..Limits::DEFAULT };
+    assert_eq!(judged(&missing, slow).0, Outcome::FalseSuccess);
 }

@@ -8,6 +8,7 @@ mod clients;
 mod commands;
 mod configuration_docs;
 mod container;
+mod cron_files;
 mod crontab_sources;
 mod disk;
 mod docs;
