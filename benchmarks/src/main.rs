@@ -3,6 +3,7 @@
 //! measures the cost of a run on AWS.
 
 mod cost;
+mod first_start;
 mod log_events;
 mod meter;
 mod peers;
@@ -91,7 +92,7 @@ fn measure(options: &Options) -> Result<()> {
     };
     let builds: Vec<PathBuf> = std::iter::once(sexton).chain(options.against.iter().cloned()).collect();
     let rows = match options.rows.as_slice() {
-        [] => vec![Row::Spool, Row::Ship, Row::Cloudwatch, Row::Delay, Row::Memory, Row::Starts],
+        [] => vec![Row::Spool, Row::Ship, Row::Cloudwatch, Row::Delay, Row::Memory, Row::Starts, Row::FirstStart],
         rows => rows.to_vec(),
     };
     let cases = rows::cases(&rows, &builds, &peers_here(options.alone));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::first_start;
 use crate::log_events::LogEvents;
 
 use crate::peers::{self, Forwarder, Peer, Source};
@@ -45,6 +46,9 @@ pub(crate) enum Row {
     /// Many jobs in one minute
     #[value(name = "10")]
     Starts,
+    /// First start with 100,000 entries
+    #[value(name = "11")]
+    FirstStart,
 }
 
 /// The second receiver of the lines.
@@ -105,7 +109,7 @@ pub(crate) fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Cas
     let mut cases = Vec::new();
     for &row in rows {
         let seconds: &[Second] = match row {
-            Row::Spool | Row::Cloudwatch | Row::Starts => &[Second::None],
+            Row::Spool | Row::Cloudwatch | Row::Starts | Row::FirstStart => &[Second::None],
             Row::Ship | Row::Delay | Row::Memory => &[Second::None, Second::Slow, Second::Dead],
         };
         for &second in seconds {
@@ -126,7 +130,7 @@ pub(crate) fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Cas
 fn peers_for(row: Row, second: Second) -> &'static [Peer] {
     match (row, second) {
         (Row::Spool, _) => &[Peer::S6Log, Peer::Multilog],
-        (Row::Cloudwatch | Row::Starts, _) => &[],
+        (Row::Cloudwatch | Row::Starts | Row::FirstStart, _) => &[],
         (Row::Ship | Row::Delay | Row::Memory, Second::None) => &[Peer::Rsyslog, Peer::SyslogNg, Peer::Logger],
         (Row::Ship | Row::Delay | Row::Memory, _) => &[Peer::Rsyslog, Peer::SyslogNg],
     }
@@ -142,6 +146,7 @@ impl Case {
             (Row::Delay, _) => "8 line to sink",
             (Row::Memory, _) => "9 peak memory",
             (Row::Starts, _) => "10 jobs of one minute",
+            (Row::FirstStart, _) => "11 first start, 100,000 entries",
         };
         let second = match self.second {
             Second::None => "",
@@ -172,6 +177,10 @@ impl Case {
                 Metric { name: "last start, s", goal: Some(Goal::AtMost(1.3)), decimals: 2 },
                 Metric { name: "CPU-s", goal: Some(Goal::AtMost(3.2)), decimals: 2 },
             ],
+            Row::FirstStart => vec![
+                Metric { name: "s", goal: Some(Goal::AtMost(15.0)), decimals: 1 },
+                Metric { name: "MB", goal: Some(Goal::AtMost(150.0)), decimals: 0 },
+            ],
         }
     }
 
@@ -190,6 +199,10 @@ impl Case {
         }
         if let (Row::Cloudwatch, Program::Sexton(path)) = (self.row, program) {
             return measure_cloudwatch(path, &source, wanted);
+        }
+        if let (Row::FirstStart, Program::Sexton(path)) = (self.row, program) {
+            let (seconds, bytes) = first_start::measure(path)?;
+            return Ok(Outcome { values: vec![Some(seconds), Some(bytes as f64 / MEGABYTE)], notes: Vec::new() });
         }
         let first = Receiver::start(Pace::Full)?;
         let second = match self.second {
@@ -212,7 +225,7 @@ impl Case {
                 let delays = first.delays_ms();
                 vec![quantile(&delays, 0.5), quantile(&delays, 0.99)]
             }
-            Row::Memory | Row::Cloudwatch | Row::Starts => {
+            Row::Memory | Row::Cloudwatch | Row::Starts | Row::FirstStart => {
                 vec![Some(used.peak_bytes as f64 / MEGABYTE), used.keeper_peak_bytes.map(|b| b as f64 / MEGABYTE)]
             }
         };

@@ -44,6 +44,11 @@ impl ApiFault {
         ApiFault { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() }
     }
 
+    /// The fault as a line of an answer whose status was sent before.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        json!({ "error": self.message, "status": self.status.as_u16() })
+    }
+
     /// 401: no token, or a wrong one.
     pub(crate) fn unauthorized() -> ApiFault {
         let message = "token missing or invalid; send `Authorization: Bearer` with the token in the state directory";

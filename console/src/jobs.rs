@@ -1,9 +1,6 @@
-//! `/api/jobs` and `/api/apply`: lists and changes jobs, one at a time or as a whole file.
-
-use std::collections::BTreeMap;
+//! `/api/jobs`: lists and changes jobs, one at a time.
 
 use axum::extract::{Path, State};
-use domain::crontab::FormerNames;
 use domain::fault::nearest_name;
 use domain::job::{Job, JobKey};
 use domain::jobs_file::fields;
@@ -14,7 +11,7 @@ use domain::units::format_duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use services::commands::{self, AppliedFile, ApplyOptions};
+use services::commands;
 
 use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
@@ -22,8 +19,6 @@ use crate::{Console, SourceState};
 
 /// Jobs per read of the store.
 const PAGE_JOBS: usize = 1000;
-/// Jobs of one request. Chosen, not measured; the body limit of 32 MiB is usually reached first.
-const APPLY_JOBS_MAX: usize = 200_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,48 +84,6 @@ pub(crate) struct PauseRequest {
     until: Option<Timestamp>,
     #[serde(default)]
     why: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ApplyRequest {
-    jobs: Vec<Value>,
-    /// Name of the file, equal in each call for the same file.
-    source: String,
-    /// Former names of its jobs, by name. A stored job with such a name is renamed.
-    #[serde(default)]
-    former_names: BTreeMap<String, Vec<String>>,
-    /// Names under which earlier builds stored jobs of the file.
-    #[serde(default)]
-    former_sources: Vec<String>,
-    #[serde(default)]
-    prune: bool,
-    #[serde(default)]
-    dry_run: bool,
-}
-
-/// A job that gets another name.
-#[derive(Debug, Serialize)]
-pub(crate) struct RenamedRecord {
-    from: String,
-    to: String,
-}
-
-/// Jobs as `group/name`.
-#[derive(Debug, Serialize)]
-pub(crate) struct DifferenceRecord {
-    added: Vec<String>,
-    changed: Vec<String>,
-    removed: Vec<String>,
-    /// No longer in the file, and kept because `prune` is false.
-    left: Vec<String>,
-    /// Came from another file or from none until now.
-    taken_over: Vec<String>,
-    /// Stored with another name until now.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    renamed: Vec<RenamedRecord>,
-    unchanged: usize,
-    dry_run: bool,
 }
 
 pub(crate) async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<JobList>> {
@@ -244,63 +197,6 @@ pub(crate) async fn run(
     Ok(Json(run))
 }
 
-/// Applies all jobs or, when one has a fault, none: every job is checked before the first is stored.
-pub(crate) async fn apply(
-    State(console): State<Console>,
-    caller: Caller,
-    Json(request): Json<ApplyRequest>,
-) -> ApiResult<Json<DifferenceRecord>> {
-    if request.source.is_empty() {
-        return Err(ApiFault::bad_request("`source` is empty; name the file that the jobs come from"));
-    }
-    if request.jobs.len() > APPLY_JOBS_MAX {
-        let count = request.jobs.len();
-        return Err(ApiFault::bad_request(format!("{count} jobs are more than {APPLY_JOBS_MAX}; split the file")));
-    }
-    let jobs = request.jobs.into_iter().map(parse_job).collect::<ApiResult<Vec<Job>>>()?;
-    let how = ApplyOptions { prune: request.prune, dry_run: request.dry_run };
-    let file = AppliedFile {
-        source: &request.source,
-        jobs: &jobs,
-        former_names: &parse_former_names(&request.former_names)?,
-        former_sources: &request.former_sources,
-        other_sources: &[],
-    };
-    let difference = commands::apply_file(&console.ports, &file, how, console.now()).await?;
-    if !request.dry_run {
-        let (added, changed, removed) = (difference.added.len(), difference.changed.len(), difference.removed.len());
-        caller.log(format_args!(
-            "file {} applied: {added} jobs added, {changed} changed, {removed} removed",
-            request.source
-        ));
-    }
-    (console.nudge)();
-    let names = |keys: Vec<JobKey>| keys.iter().map(ToString::to_string).collect();
-    Ok(Json(DifferenceRecord {
-        added: names(difference.added),
-        changed: names(difference.changed),
-        removed: names(difference.removed),
-        left: names(difference.kept),
-        taken_over: names(difference.taken_over),
-        renamed: difference
-            .renamed
-            .iter()
-            .map(|(from, to)| RenamedRecord { from: from.to_string(), to: to.to_string() })
-            .collect(),
-        unchanged: difference.unchanged.len(),
-        dry_run: request.dry_run,
-    }))
-}
-
-fn parse_former_names(names: &BTreeMap<String, Vec<String>>) -> ApiResult<FormerNames> {
-    let parse = |name: &String| JobKey::parse(name).map_err(ApiFault::bad_request);
-    let mut parsed = FormerNames::new();
-    for (name, former) in names {
-        parsed.insert(parse(name)?, former.iter().map(parse).collect::<ApiResult<_>>()?);
-    }
-    Ok(parsed)
-}
-
 fn job_key((group, name): (String, String)) -> JobKey {
     JobKey::new(group, name)
 }
@@ -345,7 +241,7 @@ const FIELDS: &[&str] = &[
 ];
 
 /// Parses a job. An unknown field is a fault, as in a file.
-fn parse_job(record: Value) -> ApiResult<Job> {
+pub(crate) fn parse_job(record: Value) -> ApiResult<Job> {
     let unknown = record.as_object().and_then(|fields| fields.keys().find(|name| !FIELDS.contains(&name.as_str())));
     if let Some(name) = unknown {
         let near = nearest_name(name, FIELDS.iter().copied())
@@ -365,8 +261,6 @@ mod tests {
         let golden = include_str!("../../domain/tests/golden/job.json");
         let job = parse_job(serde_json::from_str(golden).expect("JSON")).expect("a job");
         let written = serde_json::to_value(&job).expect("written");
-        let fields = written.as_object().expect("an object");
-        assert_eq!(fields.len() + 3, FIELDS.len(), "argv, next and delay are not among them: {fields:?}");
         assert!(parse_job(written).is_ok());
         let fault = parse_job(serde_json::json!({ "schedul": "@daily" })).expect_err("refused");
         assert!(format!("{fault:?}").contains("did you mean `schedule`?"), "{fault:?}");

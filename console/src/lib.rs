@@ -23,7 +23,7 @@
 //! | `GET /api/sources` | the state of each watched file |
 //! | `GET /api/jobs`, `GET PUT DELETE /api/jobs/{group}/{name}` | `jobs.rs` |
 //! | `POST /api/jobs/{group}/{name}/pause`, `.../resume`, `.../run` | `jobs.rs` |
-//! | `POST /api/apply` | `jobs.rs` |
+//! | `POST /api/apply` | `applied_file.rs` |
 //! | `GET /api/runs`, `GET /api/runs/{id}?wait=`, `POST .../stop` | `runs.rs` |
 //! | `GET /api/runs/{id}/logs?stream=&timestamps=&follow=` | `logs.rs` |
 //! | `POST /api/reports` | `runs.rs` |
@@ -33,6 +33,7 @@
 #![warn(missing_docs)]
 
 mod access;
+mod applied_file;
 mod caller;
 mod fault;
 mod http_server;
@@ -56,14 +57,15 @@ use domain::run::{Run, RunId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use applied_file::LINES;
 pub use caller::Peer;
 pub use http_server::{ServerLimits, serve};
 pub use logs::{LogChunks, LogOutput, LogQuery, REMOVED_LINES};
 pub use runner::{RunnerConsole, runner_router};
 
 /// Largest body of a request that carries many records: a whole file of jobs, or reports. Chosen: a crontab of 100,000
-/// lines fits.
-pub const BODY_BYTES_MAX: usize = 32 << 20;
+/// lines has about 50 MB as JSON.
+pub const BODY_BYTES_MAX: usize = 128 << 20;
 
 /// Largest body of a request with one job: arguments and environment of a process have 2 MiB by default (execve(2)), a
 /// quarter of its stack.
@@ -179,7 +181,7 @@ pub fn router(console: Console) -> Router {
         .route("/jobs/{group}/{name}/pause", post(jobs::pause))
         .route("/jobs/{group}/{name}/resume", post(jobs::resume))
         .route("/jobs/{group}/{name}/run", post(jobs::run))
-        .route("/apply", post(jobs::apply).layer(body_max(BODY_BYTES_MAX)))
+        .route("/apply", post(applied_file::apply).layer(body_max(BODY_BYTES_MAX)))
         .route("/runs", get(runs::list))
         .route("/runs/{run_id}", get(runs::show))
         .route("/runs/{run_id}/stop", post(runs::stop))

@@ -87,7 +87,8 @@ async fn open(console: &Console, run_id: &str, query: LogQuery) -> ApiResult<Opt
     }
 }
 
-struct Chunks(LogChunks);
+/// The body of an answer, as a stream.
+pub(crate) struct Chunks(pub LogChunks);
 
 impl FuturesStream for Chunks {
     type Item = io::Result<Bytes>;

@@ -13,8 +13,8 @@ use crate::event::Event;
 use crate::order::Order;
 use crate::run::{RunId, RunKey};
 pub use stores::{
-    AlertStep, AlertStore, Cursor, Due, DueIndex, JobStore, Notifier, Page, Quarantined, RunFilter, RunQuery, RunStore,
-    RunWrite, Settings, StateChange, Stored, StoredJob, WriteResult,
+    AlertStep, AlertStore, Cursor, Due, DueIndex, JobStore, JobWrite, Notifier, Page, Quarantined, RunFilter, RunQuery,
+    RunStore, RunWrite, Settings, StateChange, Stored, StoredJob, WriteResult,
 };
 
 /// A failed call of a port, as one sentence for operators. The adapter decides whether a retry can help.

@@ -1,5 +1,6 @@
 //! The subcommands, one file per family. Each decodes its arguments, calls a library and prints the result.
 
+mod apply_progress;
 mod check;
 mod check_sources;
 mod exec;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, BodyDataStream, Bytes};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use axum::response::Response;
 use domain::ca_store;
 use futures_core::Stream;
@@ -134,6 +134,8 @@ pub(crate) struct ApiRequest<'a> {
     segments: Vec<&'a str>,
     query: Vec<(&'a str, String)>,
     body: Option<Value>,
+    /// The media type that the answer should have.
+    accept: Option<&'static str>,
     timeout: Duration,
 }
 
@@ -144,6 +146,7 @@ impl<'a> ApiRequest<'a> {
             segments: segments.to_vec(),
             query: Vec::new(),
             body: None,
+            accept: None,
             timeout: ANSWER_TIMEOUT,
         }
     }
@@ -163,6 +166,12 @@ impl<'a> ApiRequest<'a> {
     /// Adds a query parameter if there is a value.
     pub(crate) fn with(mut self, name: &'a str, value: Option<impl ToString>) -> ApiRequest<'a> {
         self.query.extend(value.map(|value| (name, value.to_string())));
+        self
+    }
+
+    /// Requests an answer with this media type; a server that does not know it sends another one.
+    pub(crate) fn accepting(mut self, media_type: &'static str) -> ApiRequest<'a> {
+        self.accept = Some(media_type);
         self
     }
 
@@ -268,6 +277,9 @@ impl Client {
                 if let Some(token) = &self.token {
                     http_request = http_request.bearer_auth(token);
                 }
+                if let Some(accept) = request.accept {
+                    http_request = http_request.header(ACCEPT, accept);
+                }
                 if let Some(body) = &request.body {
                     http_request = http_request.json(body);
                 }
@@ -281,6 +293,7 @@ impl Client {
                     .uri(url.as_str())
                     .header(AUTHORIZATION, format!("Bearer {token}"))
                     .header(CONTENT_TYPE, "application/json")
+                    .header(ACCEPT, request.accept.unwrap_or("*/*"))
                     .body(request.body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
                 let request = request.map_err(|error| Failure::failed(format!("cannot request {url}: {error}")))?;
                 let Ok(answer) = router.clone().call(request).await;
@@ -316,7 +329,7 @@ impl Client {
         }
     }
 
-    fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
+    pub(crate) fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
         let parsed: Option<Value> = serde_json::from_slice(body).ok();
         let server_message = parsed.as_ref().and_then(|body| body.get("error")).and_then(Value::as_str);
         let message = match (status, server_message) {

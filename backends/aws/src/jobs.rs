@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use domain::job::{Job, JobKey};
-use domain::ports::{Cursor, JobStore, Page, PortResult, StoredJob};
+use domain::ports::{Cursor, DueIndex, JobStore, JobWrite, Page, PortResult, StoredJob};
 
 use crate::Backend;
 use crate::dynamo::{Dynamo, ItemWriteResult, Query, QueryPage};
@@ -40,6 +40,23 @@ impl JobStore for Backend {
             Some(version) => self.dynamo.put(JOBS, item, "#version = :version", vec![(":version", n(version))]).await?,
         };
         Ok(matches!(put, ItemWriteResult::Done(_)))
+    }
+
+    async fn put_all(&self, writes: Vec<JobWrite>) -> PortResult<Vec<bool>> {
+        let mut results = Vec::with_capacity(writes.len());
+        for write in &writes {
+            let is_written = JobStore::put(self, &write.job, write.expected).await?;
+            if is_written {
+                if let Some(entry) = &write.entry {
+                    DueIndex::put(self, std::slice::from_ref(entry)).await?;
+                }
+                if let Some(former) = &write.former_entry {
+                    DueIndex::remove(self, std::slice::from_ref(former)).await?;
+                }
+            }
+            results.push(is_written);
+        }
+        Ok(results)
     }
 
     async fn remove(&self, key: &JobKey) -> PortResult<()> {

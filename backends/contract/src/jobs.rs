@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use domain::job::JobKey;
-use domain::ports::Ports;
+use domain::ports::{Due, JobWrite, Ports};
 use tokio::task::JoinSet;
 
-use crate::samples::{job, key};
+use crate::samples::{at, job, key};
 
 pub async fn a_job_comes_back_as_it_was_put(ports: &Ports) {
     let stored = job(&key("dump"));
@@ -79,4 +79,25 @@ pub async fn all_jobs_are_listed_page_by_page_and_group_by_group(ports: &Ports) 
         }
         assert_eq!(seen, wanted.into_iter().collect::<Vec<_>>(), "{group:?}");
     }
+}
+
+pub async fn a_batch_of_jobs_is_written_with_its_due_entries(ports: &Ports) {
+    let write = |name: &str, expected: Option<u64>, second: i64| {
+        let job = job(&key(name));
+        let entry = Due { at: at(second), key: job.key(), timing: job.timing() };
+        JobWrite { job, expected, entry: Some(entry), former_entry: None }
+    };
+    assert!(ports.jobs.put(&job(&key("stored")), None).await.unwrap());
+    let writes = vec![write("new", None, 60), write("stored", None, 120), write("stored", Some(1), 180)];
+    assert_eq!(ports.jobs.put_all(writes).await.unwrap(), [true, false, true], "each is written on its own");
+    let mut entries = Vec::new();
+    for shard in 0..ports.due.shards() {
+        entries.extend(ports.due.list(shard, at(0), at(600), 10).await.unwrap());
+    }
+    entries.sort();
+    let found: Vec<(&str, jiff::Timestamp)> = entries.iter().map(|entry| (&*entry.key.name, entry.at)).collect();
+    assert_eq!(found, [("new", at(60)), ("stored", at(180))]);
+    let former = JobWrite { entry: None, former_entry: Some(entries[0].clone()), ..write("new", Some(1), 0) };
+    assert_eq!(ports.jobs.put_all(vec![former]).await.unwrap(), [true]);
+    assert_eq!(ports.jobs.get(&[key("new")]).await.unwrap()[0].version, 2);
 }

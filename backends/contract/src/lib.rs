@@ -60,6 +60,7 @@ macro_rules! suite {
             jobs::concurrent_creates_of_a_job_have_one_winner,
             jobs::a_job_changes_only_at_its_latest_version,
             jobs::removing_a_job_twice_is_harmless,
+            jobs::a_batch_of_jobs_is_written_with_its_due_entries,
             jobs::all_jobs_are_listed_page_by_page_and_group_by_group,
             due::an_entry_is_listed_when_its_instant_is_within_both_bounds,
             due::an_entry_put_twice_is_there_once,

@@ -4,11 +4,11 @@ use async_trait::async_trait;
 use domain::job::JobKey;
 use domain::ports::{Due, DueIndex, PortResult};
 use jiff::Timestamp;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
-use crate::Embedded;
 use crate::database::Durability;
 use crate::row::{instant, stamp};
+use crate::{Embedded, Outcome};
 
 #[async_trait]
 impl DueIndex for Embedded {
@@ -18,16 +18,7 @@ impl DueIndex for Embedded {
 
     async fn put(&self, entries: &[Due]) -> PortResult<()> {
         let entries = entries.to_vec();
-        let write = move |connection: &rusqlite::Connection| {
-            let mut insert = connection.prepare_cached(
-                "INSERT INTO due (at, grp, name, timing) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-            )?;
-            for entry in &entries {
-                insert.execute(params![stamp(entry.at), entry.key.group, entry.key.name, entry.timing])?;
-            }
-            Ok(())
-        };
-        self.database.write(Durability::Normal, write).await
+        self.database.write(Durability::Normal, move |connection| insert(connection, &entries)).await
     }
 
     async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>> {
@@ -49,14 +40,24 @@ impl DueIndex for Embedded {
 
     async fn remove(&self, entries: &[Due]) -> PortResult<()> {
         let entries = entries.to_vec();
-        let write = move |connection: &rusqlite::Connection| {
-            let mut delete = connection
-                .prepare_cached("DELETE FROM due WHERE at = ?1 AND grp = ?2 AND name = ?3 AND timing = ?4")?;
-            for entry in &entries {
-                delete.execute(params![stamp(entry.at), entry.key.group, entry.key.name, entry.timing])?;
-            }
-            Ok(())
-        };
-        self.database.write(Durability::Normal, write).await
+        self.database.write(Durability::Normal, move |connection| delete(connection, &entries)).await
     }
+}
+
+pub(crate) fn insert(connection: &Connection, entries: &[Due]) -> Outcome<()> {
+    let mut insert = connection
+        .prepare_cached("INSERT INTO due (at, grp, name, timing) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?;
+    for entry in entries {
+        insert.execute(params![stamp(entry.at), entry.key.group, entry.key.name, entry.timing])?;
+    }
+    Ok(())
+}
+
+pub(crate) fn delete(connection: &Connection, entries: &[Due]) -> Outcome<()> {
+    let mut delete =
+        connection.prepare_cached("DELETE FROM due WHERE at = ?1 AND grp = ?2 AND name = ?3 AND timing = ?4")?;
+    for entry in entries {
+        delete.execute(params![stamp(entry.at), entry.key.group, entry.key.name, entry.timing])?;
+    }
+    Ok(())
 }

@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 use domain::job::{Job, JobKey};
-use domain::ports::{Cursor, JobStore, Page, PortResult, StoredJob};
+use domain::ports::{Cursor, JobStore, JobWrite, Page, PortResult, StoredJob};
 use rusqlite::{OptionalExtension, Row, params};
 
 use crate::database::Durability;
-use crate::{Embedded, row};
+use crate::{Embedded, Outcome, due, row};
 
 #[async_trait]
 impl JobStore for Embedded {
@@ -26,22 +26,22 @@ impl JobStore for Embedded {
 
     async fn put(&self, job: &Job, expected: Option<u64>) -> PortResult<bool> {
         let job = job.clone();
+        let write = move |connection: &rusqlite::Connection| put_job(connection, &job, expected);
+        self.database.write(Durability::Full, write).await
+    }
+
+    async fn put_all(&self, writes: Vec<JobWrite>) -> PortResult<Vec<bool>> {
         let write = move |connection: &rusqlite::Connection| {
-            let body = serde_json::to_string(&job)?;
-            let changed = match expected {
-                None => connection
-                    .prepare_cached(
-                        "INSERT INTO jobs (grp, name, version, body) VALUES (?1, ?2, 1, ?3) ON CONFLICT DO NOTHING",
-                    )?
-                    .execute(params![job.group, job.name, body])?,
-                Some(version) => connection
-                    .prepare_cached(
-                        "UPDATE jobs SET version = version + 1, body = ?3
-                         WHERE grp = ?1 AND name = ?2 AND version = ?4",
-                    )?
-                    .execute(params![job.group, job.name, body, version as i64])?,
-            };
-            Ok(changed > 0)
+            let mut results = Vec::with_capacity(writes.len());
+            for write in &writes {
+                let is_written = put_job(connection, &write.job, write.expected)?;
+                if is_written {
+                    due::insert(connection, write.entry.as_slice())?;
+                    due::delete(connection, write.former_entry.as_slice())?;
+                }
+                results.push(is_written);
+            }
+            Ok(results)
         };
         self.database.write(Durability::Full, write).await
     }
@@ -91,4 +91,21 @@ fn stored_job(columns: &Row<'_>) -> rusqlite::Result<StoredJob> {
         }
     });
     Ok(StoredJob { key, job, version: version as u64 })
+}
+
+fn put_job(connection: &rusqlite::Connection, job: &Job, expected: Option<u64>) -> Outcome<bool> {
+    let body = serde_json::to_string(job)?;
+    let changed = match expected {
+        None => connection
+            .prepare_cached(
+                "INSERT INTO jobs (grp, name, version, body) VALUES (?1, ?2, 1, ?3) ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![job.group, job.name, body])?,
+        Some(version) => connection
+            .prepare_cached(
+                "UPDATE jobs SET version = version + 1, body = ?3 WHERE grp = ?1 AND name = ?2 AND version = ?4",
+            )?
+            .execute(params![job.group, job.name, body, version as i64])?,
+    };
+    Ok(changed > 0)
 }

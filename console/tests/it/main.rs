@@ -132,6 +132,21 @@ async fn a_file_is_applied_with_its_difference_and_a_dry_run_changes_nothing() {
 }
 
 #[tokio::test]
+async fn applying_a_file_reports_the_progress_to_a_client_that_accepts_lines() {
+    let server = Server::start().await;
+    let jobs: Vec<Value> = (0..1200).map(|number| a_job(&format!("job-{number}"))).collect();
+    let lines = server.apply_by_lines(json!({ "jobs": jobs, "source": "file" })).await;
+    let (last, progress) = lines.split_last().expect("lines");
+    assert!(progress.iter().any(|line| line["processed"] == 500 && line["jobs"] == 1200), "{progress:?}");
+    assert_eq!(last["difference"]["added"].as_array().map(Vec::len), Some(1200), "{last}");
+    let mut bad = a_job("bad");
+    bad["schedule"] = json!("61 * * * *");
+    let lines = server.apply_by_lines(json!({ "jobs": [bad], "source": "file" })).await;
+    assert_eq!((lines.len(), &lines[0]["status"]), (1, &json!(422)), "{lines:?}");
+    assert!(lines[0]["error"].as_str().is_some_and(|error| error.contains("db/bad")), "{lines:?}");
+}
+
+#[tokio::test]
 async fn the_api_checks_a_job_as_a_file_is_checked() {
     let server = Server::start().await;
     let with = |key: &str, value: Value| {

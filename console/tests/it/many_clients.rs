@@ -217,8 +217,8 @@ async fn each_route_accepts_bodies_of_its_own_size_only() {
     let routes: [(Method, &str, Body, usize, usize); 4] = [
         (Method::PUT, "/api/jobs/db/dump", Box::new(job), 1 << 20, 3 << 20),
         (Method::POST, "/api/maintenance", Box::new(why), 1 << 10, 100 << 10),
-        (Method::POST, "/api/apply", Box::new(apply), 3 << 20, 33 << 20),
-        (Method::POST, "/api/reports", Box::new(reports), 3 << 20, 33 << 20),
+        (Method::POST, "/api/apply", Box::new(apply), 3 << 20, 129 << 20),
+        (Method::POST, "/api/reports", Box::new(reports), 3 << 20, 129 << 20),
     ];
     for (method, path, body, within, above) in routes {
         for (bytes, is_too_large) in [(within, false), (above, true)] {

@@ -140,6 +140,15 @@ impl Server {
         answer
     }
 
+    /// Applies a file as a client that accepts lines. Returns the lines.
+    pub(crate) async fn apply_by_lines(&self, body: Value) -> Vec<Value> {
+        let request = self.http.post(format!("{}/api/apply", self.url)).bearer_auth(TOKEN);
+        let answer = request.header("accept", console::LINES).json(&body).send().await.expect("answered");
+        assert_eq!(answer.headers()["content-type"], console::LINES);
+        let text = answer.text().await.expect("whole");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
     pub(crate) async fn read_bytes(&self, path: &str) -> reqwest::Result<Vec<u8>> {
         let response = self.http.get(format!("{}{path}", self.url)).bearer_auth(TOKEN).send().await?;
         Ok(response.error_for_status()?.bytes().await?.to_vec())

@@ -47,6 +47,19 @@ pub struct StoredJob {
     pub version: u64,
 }
 
+/// A job to write, with the changes of the due index that follow from it.
+#[derive(Clone, Debug)]
+pub struct JobWrite {
+    /// The new definition.
+    pub job: Job,
+    /// The version that the job was read with; `None`: the job must not exist.
+    pub expected: Option<u64>,
+    /// The due entry of its next firing.
+    pub entry: Option<Due>,
+    /// The due entry of its former schedule, to be removed.
+    pub former_entry: Option<Due>,
+}
+
 /// The store of jobs.
 #[async_trait]
 pub trait JobStore: Send + Sync {
@@ -55,6 +68,9 @@ pub trait JobStore: Send + Sync {
     /// Writes a job if its version is still `expected` (`None`: if there is no such job). `false`: a conflict; nothing
     /// changed.
     async fn put(&self, job: &Job, expected: Option<u64>) -> PortResult<bool>;
+    /// Writes each job as [`JobStore::put`] does, and then its due entries; results are in the order of `writes`. An
+    /// adapter with transactions writes all of them in one.
+    async fn put_all(&self, writes: Vec<JobWrite>) -> PortResult<Vec<bool>>;
     /// Deletes a job. Idempotent.
     async fn remove(&self, key: &JobKey) -> PortResult<()>;
     /// Returns jobs of one group (`None`: all groups), by group and name.

@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 
 use domain::crontab::FormerNames;
 use domain::job::{Job, JobKey};
-use domain::ports::{Ports, StoredJob};
+use domain::ports::{JobWrite, Ports, StoredJob};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::jobs::{anchor_of, change_job, check_job, remove_from_file, store_job};
+use super::jobs::{anchor_of, change_job, check_job, due_entries, remove_from_file, store_job};
 use super::take_over::TakeOver;
+use crate::Result;
+use crate::removed_jobs::{self, RemovedJob};
 use crate::sweep::PAGE_MAX;
-use crate::{Result, removed_jobs};
+
+/// Jobs written by one call of the store. Chosen: a transaction of them takes tens of milliseconds, so no firing, claim
+/// or heartbeat waits for it noticeably.
+const BATCH_JOBS: usize = 500;
 
 /// What [`apply`] may change.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,7 +77,11 @@ pub async fn apply(
     apply_file(ports, &file, options, now).await
 }
 
-/// Stores the jobs of a file. All jobs are checked before the first is stored.
+/// Called with the number of jobs that were processed.
+pub type Progress<'p> = &'p (dyn Fn(usize) + Sync);
+
+/// Stores the jobs of a file. All jobs are checked before the first is stored. When the call is interrupted, the next
+/// one completes it.
 ///
 /// # Errors
 /// Returns [`crate::Error::BadJob`] for the first invalid job, or the port's error.
@@ -82,15 +91,26 @@ pub async fn apply_file(
     options: ApplyOptions,
     now: Timestamp,
 ) -> Result<Difference> {
+    apply_with_progress(ports, file, options, now, &|_| {}).await
+}
+
+/// As [`apply_file`]; reports the progress.
+///
+/// # Errors
+/// As [`apply_file`].
+pub async fn apply_with_progress(
+    ports: &Ports,
+    file: &AppliedFile<'_>,
+    options: ApplyOptions,
+    now: Timestamp,
+    progress: Progress<'_>,
+) -> Result<Difference> {
     for job in file.jobs {
         check_job(job)?;
     }
     let before = list_all_jobs(ports).await?;
     let mut difference = Difference::default();
-    let mut wanted: BTreeMap<JobKey, Job> = BTreeMap::new();
-    for job in file.jobs {
-        wanted.insert(job.key(), Job { source: Some(file.source.to_owned()), ..job.clone() });
-    }
+    let wanted: BTreeMap<JobKey, &Job> = file.jobs.iter().map(|job| (job.key(), job)).collect();
     let is_own = |source: Option<&str>| source.is_none_or(|source| !file.other_sources.iter().any(|own| own == source));
     let take_over = TakeOver::find(&wanted, file.former_names, &before, is_own);
     if !options.dry_run {
@@ -98,15 +118,26 @@ pub async fn apply_file(
     }
     let new_keys = wanted.keys().filter(|key| !before.contains_key(key));
     let removed = removed_jobs::find(ports, new_keys).await?;
-    for (key, job) in &wanted {
+    let mut writer = BatchWriter {
+        ports,
+        source: file.source,
+        now,
+        removed: &removed,
+        take_over: &take_over,
+        wanted: &wanted,
+        waiting: Vec::new(),
+    };
+    for (processed, (key, job)) in wanted.iter().enumerate() {
+        if processed % BATCH_JOBS == 0 {
+            progress(processed);
+        }
         let stored = before.get(key);
         let stored_job = stored.and_then(|stored| stored.job.as_ref().ok());
-        if stored_job.is_some_and(|stored_job| merge_stored(Some(stored_job), job, now) == *stored_job) {
+        if stored_job.is_some_and(|stored_job| merge_stored(Some(stored_job), job, file.source, now) == *stored_job) {
             difference.unchanged.push(key.clone());
             continue;
         }
-        let former = take_over.former(key);
-        match (stored, former) {
+        match (stored, take_over.former(key)) {
             (None, Some(former)) => difference.renamed.push((former.key(), key.clone())),
             (None, None) => difference.added.push(key.clone()),
             (Some(_), _) => difference.changed.push(key.clone()),
@@ -115,17 +146,10 @@ pub async fn apply_file(
             difference.taken_over.push(key.clone());
         }
         if !options.dry_run {
-            let edit = |before: Option<StoredJob>| {
-                let stored_job = before.and_then(|before| before.job.ok());
-                let stored_job = stored_job.or_else(|| removed.get(key).map(|removed| removed.restore(job)));
-                Ok(merge_stored(stored_job.as_ref().or(former), job, now))
-            };
-            match former {
-                Some(_) if stored.is_none() => drop(store_job(ports, key, edit).await?),
-                _ => drop(change_job(ports, key, now, edit).await?),
-            }
+            writer.write(key, job, stored).await?;
         }
     }
+    writer.flush().await?;
     if !options.dry_run {
         removed_jobs::complete_return(ports, &removed, now).await?;
         take_over.complete(ports, now).await?;
@@ -150,6 +174,63 @@ pub async fn apply_file(
     Ok(difference)
 }
 
+/// Writes jobs in batches.
+struct BatchWriter<'w> {
+    ports: &'w Ports,
+    source: &'w str,
+    now: Timestamp,
+    removed: &'w BTreeMap<JobKey, RemovedJob>,
+    take_over: &'w TakeOver,
+    wanted: &'w BTreeMap<JobKey, &'w Job>,
+    waiting: Vec<JobWrite>,
+}
+
+impl BatchWriter<'_> {
+    async fn write(&mut self, key: &JobKey, job: &Job, stored: Option<&StoredJob>) -> Result<()> {
+        let was = stored.and_then(|stored| stored.job.as_ref().ok());
+        let definition = self.definition(key, job, was);
+        // The due entry of a renamed job follows from that of its former name.
+        let is_renamed = stored.is_none() && self.take_over.former(key).is_some();
+        let (entry, former_entry) = if is_renamed { (None, None) } else { due_entries(was, &definition, self.now)? };
+        let expected = stored.map(|stored| stored.version);
+        self.waiting.push(JobWrite { job: definition, expected, entry, former_entry });
+        if self.waiting.len() < BATCH_JOBS { Ok(()) } else { self.flush().await }
+    }
+
+    /// Writes the batch. A job that another writer changed since is read and written again.
+    async fn flush(&mut self) -> Result<()> {
+        let writes = std::mem::take(&mut self.waiting);
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<JobKey> = writes.iter().map(|write| write.job.key()).collect();
+        let written = self.ports.jobs.put_all(writes).await?;
+        for key in keys.iter().zip(written).filter(|(_, is_written)| !is_written).map(|(key, _)| key) {
+            let Some(job) = self.wanted.get(key) else { continue };
+            let edit = |before: Option<StoredJob>| {
+                let before = before.and_then(|before| before.job.ok());
+                Ok(self.definition(key, job, before.as_ref()))
+            };
+            match self.take_over.former(key) {
+                Some(_) => drop(store_job(self.ports, key, edit).await?),
+                None => drop(change_job(self.ports, key, self.now, edit).await?),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is stored: the job of the file, with the fields that Sexton added to the stored one, to the one that was
+    /// removed from the file before, or to the one with the former name.
+    fn definition(&self, key: &JobKey, job: &Job, stored: Option<&Job>) -> Job {
+        let restored = match stored {
+            Some(_) => None,
+            None => self.removed.get(key).map(|removed| removed.restore(job)),
+        };
+        let before = stored.or(restored.as_ref()).or(self.take_over.former(key));
+        merge_stored(before, job, self.source, self.now)
+    }
+}
+
 impl AppliedFile<'_> {
     /// Whether the stored job came from this file.
     fn owns(&self, job: &Job) -> bool {
@@ -160,8 +241,9 @@ impl AppliedFile<'_> {
 }
 
 /// The job as the file defines it, with the fields that Sexton added to the stored one.
-fn merge_stored(stored_job: Option<&Job>, job: &Job, now: Timestamp) -> Job {
+fn merge_stored(stored_job: Option<&Job>, job: &Job, source: &str, now: Timestamp) -> Job {
     Job {
+        source: Some(source.to_owned()),
         anchor: anchor_of(stored_job, job, now),
         paused: stored_job.and_then(|stored_job| stored_job.paused.clone()),
         ..job.clone()

@@ -1,7 +1,7 @@
 //! Jobs: read, store, delete, pause, resume.
 
 use domain::job::{Job, JobKey, Pause};
-use domain::ports::{Ports, StoredJob};
+use domain::ports::{Due, Ports, StoredJob};
 use jiff::Timestamp;
 
 use crate::new_runs::{next_due_entry, schedule_of};
@@ -138,17 +138,22 @@ pub(super) async fn store_job(
 /// Puts the entry of the job's next firing and removes the one of its former schedule. When this is interrupted, the
 /// sweep puts the entry, and the scheduler drops the former one.
 async fn update_due_entries(ports: &Ports, was: Option<&Job>, job: &Job, now: Timestamp) -> Result<()> {
-    let schedule = schedule_of(job).map_err(|message| Error::BadJob { key: job.key(), message })?;
-    if let Some(entry) = next_due_entry(job, &schedule, now) {
+    let (entry, former) = due_entries(was, job, now)?;
+    if let Some(entry) = entry {
         ports.due.put(&[entry]).await?;
     }
-    if let Some(was) = was.filter(|was| was.timing() != job.timing())
-        && let Ok(former) = schedule_of(was)
-        && let Some(entry) = next_due_entry(was, &former, now)
-    {
-        ports.due.remove(&[entry]).await?;
+    if let Some(former) = former {
+        ports.due.remove(&[former]).await?;
     }
     Ok(())
+}
+
+/// The entry of the job's next firing, and that of its former schedule, where it differs.
+pub(super) fn due_entries(was: Option<&Job>, job: &Job, now: Timestamp) -> Result<(Option<Due>, Option<Due>)> {
+    let schedule = schedule_of(job).map_err(|message| Error::BadJob { key: job.key(), message })?;
+    let changed = was.filter(|was| was.timing() != job.timing());
+    let former = changed.and_then(|was| next_due_entry(was, &schedule_of(was).ok()?, now));
+    Ok((next_due_entry(job, &schedule, now), former))
 }
 
 async fn find_job(ports: &Ports, key: &JobKey) -> Result<Option<StoredJob>> {

@@ -21,13 +21,17 @@ use crate::{Result, removed_jobs, tick_progress};
 const PAGE_MAX: usize = 1000;
 
 /// Stored jobs that jobs of a file replace, by the key of the new job.
-pub(super) struct TakeOver(BTreeMap<JobKey, Job>);
+pub(super) struct TakeOver {
+    jobs: BTreeMap<JobKey, Job>,
+    /// The keys of the stored jobs.
+    replaced: BTreeSet<JobKey>,
+}
 
 impl TakeOver {
     /// For each job without a name: the stored job with one of its former names. `is_own`: whether a stored job with
     /// this source may be taken over.
     pub(super) fn find(
-        wanted: &BTreeMap<JobKey, Job>,
+        wanted: &BTreeMap<JobKey, &Job>,
         former_names: &FormerNames,
         before: &BTreeMap<JobKey, StoredJob>,
         is_own: impl Fn(Option<&str>) -> bool,
@@ -37,25 +41,28 @@ impl TakeOver {
             is_own(job.source.as_deref()).then(|| job.clone())
         };
         let named = former_names.iter().filter(|(key, _)| wanted.contains_key(key));
-        TakeOver(named.filter_map(|(key, names)| Some((key.clone(), names.iter().find_map(former_job)?))).collect())
+        let jobs: BTreeMap<JobKey, Job> =
+            named.filter_map(|(key, names)| Some((key.clone(), names.iter().find_map(former_job)?))).collect();
+        let replaced = jobs.values().map(Job::key).collect();
+        TakeOver { jobs, replaced }
     }
 
     /// The stored job that becomes the job with this key.
     pub(super) fn former(&self, key: &JobKey) -> Option<&Job> {
-        self.0.get(key)
+        self.jobs.get(key)
     }
 
     /// Whether a stored job is replaced under another name.
     pub(super) fn replaces(&self, stored: &JobKey) -> bool {
-        self.0.values().any(|former| former.group == stored.group && former.name == stored.name)
+        self.replaced.contains(stored)
     }
 
     /// Copies the alert states to the new names. Called before the new jobs are stored.
     pub(super) async fn copy_alert_states(&self, ports: &Ports) -> Result<()> {
-        if self.0.is_empty() {
+        if self.jobs.is_empty() {
             return Ok(());
         }
-        let keys: Vec<JobKey> = self.0.keys().cloned().collect();
+        let keys: Vec<JobKey> = self.jobs.keys().cloned().collect();
         let before = ports.alerts.states(&self.former_keys()).await?;
         let after = ports.alerts.states(&keys).await?;
         for ((key, before), after) in keys.into_iter().zip(before).zip(after) {
@@ -74,15 +81,15 @@ impl TakeOver {
     /// Passes the due entries on and deletes the former jobs. Called after the new jobs are stored. A former job with
     /// open runs stays disabled, because its definition decides how they end; a later `apply` deletes it.
     pub(super) async fn complete(&self, ports: &Ports, now: Timestamp) -> Result<()> {
-        if self.0.is_empty() {
+        if self.jobs.is_empty() {
             return Ok(());
         }
-        for former in self.0.values().filter(|former| former.enabled) {
+        for former in self.jobs.values().filter(|former| former.enabled) {
             let disable = |_| Ok(Job { enabled: false, ..former.clone() });
             change_job(ports, &former.key(), now, disable).await?;
         }
         let processed_until = tick_progress::processed_until(ports).await?.map_or(now, |until| until.min(now));
-        let stored = ports.jobs.get(&self.0.keys().cloned().collect::<Vec<_>>()).await?;
+        let stored = ports.jobs.get(&self.jobs.keys().cloned().collect::<Vec<_>>()).await?;
         let mut entries = Vec::with_capacity(stored.len());
         for job in stored.into_iter().filter_map(|stored| stored.job.ok()) {
             let Some(former) = self.former(&job.key()).filter(|_| job.enabled) else { continue };
@@ -99,7 +106,7 @@ impl TakeOver {
     }
 
     fn former_keys(&self) -> Vec<JobKey> {
-        self.0.values().map(Job::key).collect()
+        self.jobs.values().map(Job::key).collect()
     }
 }
 

@@ -7,6 +7,7 @@ use domain::job::{CatchUp, Concurrency, Retries};
 use domain::ports::Ports;
 use domain::run::Outcome;
 use jiff::Timestamp;
+use services::commands::{self, ApplyOptions};
 use services::{collector, overdue, release, scheduler};
 
 use crate::faulty::{Faulty, Moment, Plan};
@@ -102,6 +103,28 @@ async fn death_in_any_call_leaves_the_same_runs_and_alerts() {
             let plan = Plan::new(call, moment);
             let got = run_story(&world_with_jobs().await, &plan).await;
             assert_eq!(got, wanted, "after dying {moment:?} call {call}");
+        }
+    }
+}
+
+/// A file of several batches; a call that stored nothing fails, or the answer of one that stored a batch is lost.
+#[tokio::test]
+async fn an_interrupted_apply_is_completed_by_the_next() {
+    let jobs: Vec<_> = (0..1200).map(|number| job(&format!("job-{number}"), "0 9 * * *")).collect();
+    let how = ApplyOptions::default();
+    for moment in [Moment::Before, Moment::After] {
+        let counting = Plan::new(usize::MAX, moment);
+        let world = World::new("2026-11-23T07:00:00Z");
+        commands::apply(&Faulty::ports(&world.ports, &counting), "f", &jobs, how, world.now()).await.unwrap();
+        for call in 0..counting.made() {
+            let world = World::new("2026-11-23T07:00:00Z");
+            let faulty = Faulty::ports(&world.ports, &Plan::new(call, moment));
+            commands::apply(&faulty, "f", &jobs, how, world.now()).await.unwrap_err();
+            let again = commands::apply(&world.ports, "f", &jobs, how, world.now()).await.unwrap();
+            assert_eq!(again.added.len() + again.unchanged.len(), jobs.len(), "call {call}");
+            let at = "2026-11-23T09:00:00Z".parse().unwrap();
+            let entries = world.ports.due.list(0, at, at, 2000).await.unwrap();
+            assert_eq!(entries.len(), jobs.len(), "every job has its due entry, call {call}");
         }
     }
 }

@@ -83,6 +83,9 @@ impl JobStore for Faulty {
     async fn put(&self, job: &Job, expected: Option<u64>) -> PortResult<bool> {
         self.call(self.real.jobs.put(job, expected)).await
     }
+    async fn put_all(&self, writes: Vec<JobWrite>) -> PortResult<Vec<bool>> {
+        self.call(self.real.jobs.put_all(writes)).await
+    }
     async fn remove(&self, key: &JobKey) -> PortResult<()> {
         self.call(self.real.jobs.remove(key)).await
     }

@@ -12,6 +12,7 @@ use domain::schedule::{Schedule, ScheduleKind};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::cli::apply_progress::send_file;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::jobs_source::{HostZoneJobs, JobsSource, Purpose, read_valid_jobs};
@@ -319,7 +320,7 @@ pub(crate) fn apply(arguments: ApplyArguments) -> Outcome {
             "jobs": read.jobs, "source": read.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
             "former_names": names(&read.former_names), "former_sources": source.former_name().into_iter().collect::<Vec<_>>(),
         });
-        let answer = client.send(ApiRequest::post(&["apply"], body)).await?;
+        let answer = send_file(&client, body).await?;
         let mut out = Printer::new();
         if arguments.json {
             out.print_json(&answer)?
