@@ -9,4 +9,5 @@ mod plan;
 mod readers;
 mod schedule;
 mod schedule_model;
+mod second_parser;
 mod stored;
