@@ -130,7 +130,8 @@ fn note_delay(shared: &RunnerState) {
     };
     for run in waiting.iter().filter_map(|key| shared.run(key)) {
         if run.delayed_by.set(shared.open_files.waiting_reason(running)).is_ok() {
-            tracing::warn!(run_id = %run.run_id(), "run waits: {}", shared.open_files.limit_reached(running));
+            let error = shared.open_files.limit_reached(running);
+            tracing::warn!(error, run_id = %run.run_id(), "a run waits for a limit of this machine");
         }
     }
 }
