@@ -14,6 +14,7 @@ use crate::peers::{self, Forwarder, Peer, Source};
 use crate::receiver::{Pace, Receiver};
 use crate::sexton_process::{FinishedRun, SextonProcess};
 use crate::starts;
+use crate::stops;
 use crate::table::{Goal, Metric, quantile};
 
 /// `run.started` and `run.finished`, the bracket records of a run.
@@ -49,6 +50,9 @@ pub(crate) enum Row {
     /// First start with 100,000 entries
     #[value(name = "11")]
     FirstStart,
+    /// From `sexton stop` to the end of the process
+    #[value(name = "12")]
+    Stops,
 }
 
 /// The second receiver of the lines.
@@ -109,7 +113,7 @@ pub(crate) fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Cas
     let mut cases = Vec::new();
     for &row in rows {
         let seconds: &[Second] = match row {
-            Row::Spool | Row::Cloudwatch | Row::Starts | Row::FirstStart => &[Second::None],
+            Row::Spool | Row::Cloudwatch | Row::Starts | Row::FirstStart | Row::Stops => &[Second::None],
             Row::Ship | Row::Delay | Row::Memory => &[Second::None, Second::Slow, Second::Dead],
         };
         for &second in seconds {
@@ -130,7 +134,7 @@ pub(crate) fn cases(rows: &[Row], builds: &[PathBuf], peers: &[Peer]) -> Vec<Cas
 fn peers_for(row: Row, second: Second) -> &'static [Peer] {
     match (row, second) {
         (Row::Spool, _) => &[Peer::S6Log, Peer::Multilog],
-        (Row::Cloudwatch | Row::Starts | Row::FirstStart, _) => &[],
+        (Row::Cloudwatch | Row::Starts | Row::FirstStart | Row::Stops, _) => &[],
         (Row::Ship | Row::Delay | Row::Memory, Second::None) => &[Peer::Rsyslog, Peer::SyslogNg, Peer::Logger],
         (Row::Ship | Row::Delay | Row::Memory, _) => &[Peer::Rsyslog, Peer::SyslogNg],
     }
@@ -147,6 +151,7 @@ impl Case {
             (Row::Memory, _) => "9 peak memory",
             (Row::Starts, _) => "10 jobs of one minute",
             (Row::FirstStart, _) => "11 first start, 100,000 entries",
+            (Row::Stops, _) => "12 stop to end",
         };
         let second = match self.second {
             Second::None => "",
@@ -181,6 +186,7 @@ impl Case {
                 Metric { name: "s", goal: Some(Goal::AtMost(15.0)), decimals: 1 },
                 Metric { name: "MB", goal: Some(Goal::AtMost(150.0)), decimals: 0 },
             ],
+            Row::Stops => vec![Metric { name: "median ms", goal: Some(Goal::AtMost(100.0)), decimals: 1 }],
         }
     }
 
@@ -196,6 +202,9 @@ impl Case {
         }
         if let (Row::Starts, Program::Sexton(path)) = (self.row, program) {
             return starts::measure(path, material.starts);
+        }
+        if let (Row::Stops, Program::Sexton(path)) = (self.row, program) {
+            return stops::measure(path);
         }
         if let (Row::Cloudwatch, Program::Sexton(path)) = (self.row, program) {
             return measure_cloudwatch(path, &source, wanted);
@@ -225,7 +234,7 @@ impl Case {
                 let delays = first.delays_ms();
                 vec![quantile(&delays, 0.5), quantile(&delays, 0.99)]
             }
-            Row::Memory | Row::Cloudwatch | Row::Starts | Row::FirstStart => {
+            Row::Memory | Row::Cloudwatch | Row::Starts | Row::FirstStart | Row::Stops => {
                 vec![Some(used.peak_bytes as f64 / MEGABYTE), used.keeper_peak_bytes.map(|b| b as f64 / MEGABYTE)]
             }
         };

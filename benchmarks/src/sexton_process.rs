@@ -23,7 +23,7 @@ const READY_MAX: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The one job.
-const JOB: &str = "bench/job";
+pub(crate) const JOB: &str = "bench/job";
 
 /// Credentials for the CloudWatch sink. The receiver checks only that a request is signed.
 const CREDENTIALS: [(&str, &str); 3] =
@@ -56,7 +56,7 @@ impl SextonProcess {
         let jobs = format!(
             "[[job]]\ngroup = \"{group}\"\nname = \"{name}\"\nschedule = \"@manually\"\nargv = [{argv}]\nrules = []\n"
         );
-        SextonProcess::start_with(sexton, "--jobs", &jobs, sinks)
+        SextonProcess::start_with(sexton, ("--jobs", "jobs.toml"), &jobs, sinks)
     }
 
     /// Starts `up` with this crontab and no sink.
@@ -64,17 +64,17 @@ impl SextonProcess {
     /// # Errors
     /// As [`SextonProcess::start`].
     pub(crate) fn start_crontab(sexton: &Path, crontab: &str) -> Result<SextonProcess> {
-        SextonProcess::start_with(sexton, "--crontab", crontab, "")
+        SextonProcess::start_with(sexton, ("--crontab", "crontab"), crontab, "")
     }
 
-    fn start_with(sexton: &Path, flag: &str, jobs: &str, sinks: &str) -> Result<SextonProcess> {
+    fn start_with(sexton: &Path, (flag, file): (&str, &str), jobs: &str, sinks: &str) -> Result<SextonProcess> {
         let folder = TempDir::with_prefix("bench-")?;
         let path = |name: &str| folder.path().join(name);
-        fs::write(path("jobs"), jobs)?;
+        fs::write(path(file), jobs)?;
         fs::write(path("sinks.toml"), sinks)?;
         let mut command = Command::new(sexton);
         command.args(["up", "--listen", &testbed::free_port().to_string(), "--state"]).arg(path("state"));
-        command.arg(flag).arg(path("jobs")).arg("--sinks").arg(path("sinks.toml")).envs(CREDENTIALS);
+        command.arg(flag).arg(path(file)).arg("--sinks").arg(path("sinks.toml")).envs(CREDENTIALS);
         let process = ReadyProcess::spawn(&mut command)
             .with_context(|| format!("cannot start {}; run cargo build -p sexton", sexton.display()))?;
         if !process.is_ready_within(READY_MAX) {
@@ -83,6 +83,11 @@ impl SextonProcess {
         let mut up = SextonProcess { process, sexton: sexton.to_owned(), folder, cpu_when_ready: 0.0 };
         up.cpu_when_ready = up.cpu()?;
         Ok(up)
+    }
+
+    /// Its state directory.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
     }
 
     /// Starts the job and waits until its run has succeeded.

@@ -88,8 +88,8 @@ struct OutputCopy {
 }
 
 impl OutputCopy {
-    /// Sends all stored lines. With `follow`, continues until `run.finished` arrives, at most [`POLLS_AFTER_END`] polls
-    /// after the end of the run.
+    /// Sends all stored lines. With `follow`, continues until the last bracket record arrives, at most
+    /// [`POLLS_AFTER_END`] polls after the end of the run and of its output.
     async fn copy_all(mut self) {
         let mut polls_left = POLLS_AFTER_END;
         loop {
@@ -125,7 +125,8 @@ impl OutputCopy {
     async fn is_open(&self) -> bool {
         let found = self.runs.get(&[self.run.run_key()]).await;
         // After an error, the next poll retries.
-        found.map_or(true, |found| found.first().is_some_and(|stored| stored.record.is_open()))
+        let may_grow = |run: &Run| run.is_open() || run.output_open;
+        found.map_or(true, |found| found.first().is_some_and(|stored| may_grow(&stored.record)))
     }
 }
 
