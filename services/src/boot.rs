@@ -12,8 +12,8 @@ use crate::sweep::PAGE_MAX;
 use crate::{Result, maintenance};
 
 /// Starts all `@reboot` jobs, unless they were started for this boot already, and returns how many were started.
-/// `boot_id` identifies the boot (Linux: `/proc/sys/kernel/random/boot_id`), or the start of a container. `booted_at` is
-/// the nominal time of the runs; the first value given for a boot is kept. The next call completes one that was
+/// `boot_id` identifies the boot (Linux: `/proc/sys/kernel/random/boot_id`), or the start of a container. `booted_at`
+/// is the nominal time of the runs; the first value given for a boot is kept. The next call completes one that was
 /// interrupted.
 ///
 /// # Errors
