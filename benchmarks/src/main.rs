@@ -93,7 +93,16 @@ fn measure(options: &Options) -> Result<()> {
     };
     let builds: Vec<PathBuf> = std::iter::once(sexton).chain(options.against.iter().cloned()).collect();
     let rows = match options.rows.as_slice() {
-        [] => vec![Row::Spool, Row::Ship, Row::Cloudwatch, Row::Delay, Row::Memory, Row::Starts, Row::FirstStart, Row::Stops],
+        [] => vec![
+            Row::Spool,
+            Row::Ship,
+            Row::Cloudwatch,
+            Row::Delay,
+            Row::Memory,
+            Row::Starts,
+            Row::FirstStart,
+            Row::Stops,
+        ],
         rows => rows.to_vec(),
     };
     let cases = rows::cases(&rows, &builds, &peers_here(options.alone));
