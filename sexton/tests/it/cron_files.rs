@@ -26,6 +26,9 @@ fn the_crontabs_of_debian_packages_have_no_fault_and_recognisable_names() {
     let Some(root) = testbed::debian_cron_files() else { return };
     let packages: Vec<PathBuf> =
         std::fs::read_dir(root).expect("a folder").flatten().map(|entry| entry.path()).collect();
+    // Every monthly job fires in it.
+    let now = jiff::Timestamp::now();
+    let window = (now.to_string(), (now + jiff::SignedDuration::from_hours(32 * 24)).to_string());
     let (mut read, mut warned, mut names) = (0, 0, Vec::new());
     for package in &packages {
         let files = files_of(package);
@@ -37,7 +40,7 @@ fn the_crontabs_of_debian_packages_have_no_fault_and_recognisable_names() {
                 assert_eq!(text(warning, "level"), "warning", "{file}: {warning}");
             }
             warned += found.len();
-            let window = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-02-02T00:00:00Z"];
+            let window = ["--from", &window.0, "--to", &window.1];
             let plan = sexton(&[&["plan", "--system", "--json", &file][..], &window].concat()).expect(0).records();
             names.extend(plan.iter().map(|firing| text(firing, "job").to_owned()));
         }
