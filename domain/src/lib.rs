@@ -13,6 +13,7 @@
 //! | [`line::Block`], [`line::parse`] | the records of a spool |
 //! | [`ports::Ports`] | the stores and queues that a backend implements |
 //! | [`guard::Guards`] | the tests before `&&` in a command, and which of them was false |
+//! | [`restored::RestoredLedger`] | what a ledger lacks that was restored from a copy |
 //! | [`secret::Reference`], [`disk_space::DiskSpace`], [`units`], [`glob`] | small values and their texts |
 //! | [`ca_store`] | the error on a machine without CA certificates |
 //!
@@ -105,6 +106,7 @@ pub mod mailto;
 pub mod order;
 pub mod plan;
 pub mod ports;
+pub mod restored;
 pub mod run;
 pub mod schedule;
 pub mod secret;

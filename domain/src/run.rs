@@ -278,6 +278,9 @@ pub struct Run {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
+    /// The attempt ended between copy and restore of the ledger: this is the instant of the copy. No retry follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<Timestamp>,
 }
 
 /// Bytes of text in the excerpt of a report, half for the head, half for the tail. With its other fields the report
@@ -329,6 +332,7 @@ impl Run {
             output_open: false,
             output_ended_at: None,
             late_lines: 0,
+            restored_from: None,
         }
     }
 

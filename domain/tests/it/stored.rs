@@ -216,6 +216,7 @@ fn run() -> Run {
         output_open: false,
         output_ended_at: None,
         late_lines: 0,
+        restored_from: None,
     }
 }
 
