@@ -1,34 +1,32 @@
-//! The SQLite file: one writer thread that commits the writes of many callers together, and reader connections. Called
-//! by every port; knows no table.
-//!
-//! A commit costs the same for one write as for a hundred. So the writer runs all waiting writes in one transaction,
-//! commits, and only then answers. Each write has its own savepoint, so a failing write does not undo the others.
+//! The SQLite file: one writer thread that commits the writes of many callers together (`group_commit`), and reader
+//! connections. Called by every port; knows no table.
 
-use std::fs::{OpenOptions, Permissions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use domain::ports::{PortError, PortResult};
+use domain::ports::PortResult;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
+use crate::group_commit::{Answer, Request, Writer};
+use crate::ledger_fault::FaultKind;
+use crate::ledger_mark::{Mark, MarkFile};
 use crate::schema::{self, Mismatch};
-use crate::{Failure, OpenError, Outcome};
-
-/// Writes in one transaction. Chosen: enough to make the commit cheap, few enough to answer within milliseconds.
-const GROUP_WRITES_MAX: usize = 256;
+use crate::{Denied, Failure, OpenError, Outcome, ledger_space};
 
 /// Writes waiting for the writer; further callers get an error to retry. Chosen, not measured.
 const WAITING_WRITES_MAX: usize = 16_384;
 
 /// How long a statement waits for another process that locks the file (a backup, `sqlite3` by hand). Chosen, not
 /// measured.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reader connections kept open between reads. Chosen, not measured.
 const READERS_MAX: usize = 4;
@@ -48,29 +46,70 @@ pub(crate) enum Durability {
     Full,
 }
 
-/// Sends a caller the result of its write, after the transaction was committed or has failed.
-type Answer = Box<dyn FnOnce(Result<(), String>) + Send>;
-
-/// Runs a write; with `Err`, it runs nothing and answers with the error. Returns whether to keep its savepoint.
-type Work = Box<dyn FnOnce(Result<&Connection, String>) -> (bool, Answer) + Send>;
-
-struct Request {
-    durability: Durability,
-    work: Work,
+pub(crate) struct Database {
+    pub(crate) file: OpenFile,
+    requests: Mutex<Option<SyncSender<Request>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    readers: Mutex<Vec<Connection>>,
+    is_closed: AtomicBool,
+    /// A read or write found damage: for the next probe.
+    pub(crate) is_suspect: Arc<AtomicBool>,
 }
 
-pub(crate) struct Database {
-    file: PathBuf,
-    requests: Option<SyncSender<Request>>,
-    writer: Option<JoinHandle<()>>,
-    readers: Mutex<Vec<Connection>>,
+/// The file as it was opened. Its handle stays open, because closing any handle of the file would release the locks
+/// of SQLite in this process (fcntl(2), "Advisory record locking").
+#[derive(Clone)]
+pub(crate) struct OpenFile {
+    pub(crate) path: PathBuf,
+    pub(crate) handle: Arc<File>,
+}
+
+impl OpenFile {
+    fn open(path: &Path) -> std::io::Result<OpenFile> {
+        let handle = File::options().read(true).write(true).open(path)?;
+        Ok(OpenFile { path: path.to_owned(), handle: Arc::new(handle) })
+    }
+
+    /// Fails if the path leads to another file than the one that was opened.
+    pub(crate) fn check_is_in_place(&self) -> Result<(), Denied> {
+        let missing = |why: &str| Denied::new(FaultKind::Missing, format!("the file {} {why}", self.path.display()));
+        let opened = self.handle.metadata().map_err(|error| missing(&format!("cannot be checked: {error}")))?;
+        match std::fs::metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == (opened.dev(), opened.ino()) => Ok(()),
+            Ok(_) => Err(missing("was replaced by another one")),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing("was deleted")),
+            Err(error) => Err(missing(&format!("cannot be reached: {error}"))),
+        }
+    }
+
+    /// Opens a connection to this file, never to another one at its path.
+    pub(crate) fn connect(&self, flags: OpenFlags) -> Outcome<Connection> {
+        self.check_is_in_place().map_err(Failure::Transaction)?;
+        let connection = Connection::open_with_flags(&self.path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        configure_statements(&connection)?;
+        Ok(connection)
+    }
+
+    pub(crate) fn connect_writer(&self) -> Outcome<Connection> {
+        let connection = self.connect(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.execute_batch(&format!("PRAGMA journal_size_limit = {LOG_BYTES_MAX}"))?;
+        ledger_space::limit_log(&connection, self)?;
+        Ok(connection)
+    }
+
+    fn connect_reader(&self) -> Outcome<Connection> {
+        self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY)
+    }
 }
 
 impl Database {
-    pub(crate) fn open(file: &Path) -> Result<Database, OpenError> {
+    /// Opens, creates or migrates the file. With `mark`, the file of the ledger's mark in the state directory.
+    pub(crate) fn open(file: &Path, mark: Option<MarkFile>) -> Result<Database, OpenError> {
         let name = || file.display().to_string();
         let sqlite = |source| OpenError::Sqlite { file: name(), source };
-        create_private(file);
+        create_private(file).map_err(|source| OpenError::Create { file: name(), source })?;
+        let opened = OpenFile::open(file).map_err(|source| OpenError::Create { file: name(), source })?;
         let mut connection = Connection::open(file).map_err(sqlite)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
         schema::migrate(&mut connection).map_err(|mismatch| match mismatch {
@@ -81,16 +120,29 @@ impl Database {
         let set_up = format!("PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = {LOG_BYTES_MAX}");
         connection.execute_batch(&set_up).map_err(sqlite)?;
         configure_statements(&connection).map_err(sqlite)?;
+        ledger_space::limit_log(&connection, &opened).map_err(sqlite)?;
+        let marked = match mark {
+            None => None,
+            Some(mark_file) => Some((Mark::read(&connection).map_err(sqlite)?, mark_file)),
+        };
+        let is_suspect = Arc::new(AtomicBool::new(false));
+        let writer = Writer::new(opened.clone(), connection, is_suspect.clone());
+        let writer = match marked {
+            None => writer,
+            Some((mark, mark_file)) => writer.with_mark(mark, mark_file).map_err(sqlite)?,
+        };
         let (requests, waiting) = sync_channel(WAITING_WRITES_MAX);
         let writer = std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
-            .spawn(move || write_until_closed(connection, &waiting))
+            .spawn(move || writer.write_until_closed(&waiting))
             .map_err(|source| OpenError::Thread { file: name(), source })?;
         Ok(Database {
-            file: file.to_owned(),
-            requests: Some(requests),
-            writer: Some(writer),
-            readers: Mutex::new(Vec::new()),
+            file: opened,
+            requests: Mutex::new(Some(requests)),
+            writer: Mutex::new(Some(writer)),
+            readers: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+            is_suspect,
         })
     }
 
@@ -100,158 +152,131 @@ impl Database {
         durability: Durability,
         work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
     ) -> PortResult<T> {
+        Ok(self.try_write(durability, work).await?)
+    }
+
+    /// As [`Database::write`], with the error of the file.
+    pub(crate) async fn try_write<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
         let (sender, receiver) = oneshot::channel();
-        let work = Box::new(move |connection: Result<&Connection, String>| -> (bool, Answer) {
+        let suspect = self.is_suspect.clone();
+        let work = Box::new(move |connection: Result<&Connection, Denied>| -> (bool, Answer) {
             let result = connection.map_err(Failure::Transaction).and_then(work);
+            note_damage(&suspect, &result);
             let keep = result.is_ok();
-            let answer = move |committed: Result<(), String>| {
+            let answer = move |committed: Result<(), Denied>| {
                 // The caller may have stopped waiting; the write stays.
                 let _ = sender.send(result.and_then(|value| committed.map(|()| value).map_err(Failure::Transaction)));
             };
             (keep, Box::new(answer))
         });
-        match self.requests.as_ref().map(|requests| requests.try_send(Request { durability, work })) {
+        let request = Request { durability, work };
+        match lock(&self.requests).as_ref().map(|requests| requests.try_send(request)) {
             Some(Ok(())) => {}
             Some(Err(TrySendError::Full(_))) => {
-                return Err(PortError::Retry(format!("the database is busy: {WAITING_WRITES_MAX} writes are waiting")));
+                let message = format!("the database is busy: {WAITING_WRITES_MAX} writes are waiting");
+                return Err(Failure::Transaction(Denied::new(FaultKind::Silent, message)));
             }
             Some(Err(TrySendError::Disconnected(_))) | None => return Err(writer_stopped()),
         }
-        Ok(receiver.await.map_err(|_| writer_stopped())??)
+        receiver.await.map_err(|_| writer_stopped())?
     }
 
     /// Runs `work` on a connection that sees everything committed before.
     pub(crate) async fn read<T: Send + 'static>(
-        self: &std::sync::Arc<Self>,
+        self: &Arc<Self>,
         work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
     ) -> PortResult<T> {
+        Ok(self.try_read(work).await?)
+    }
+
+    /// As [`Database::read`], with the error of the file.
+    pub(crate) async fn try_read<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
         let database = self.clone();
         let read = move || -> Outcome<T> {
-            let connection = match database.readers.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            if database.is_closed.load(Ordering::Acquire) {
+                return Err(writer_stopped());
+            }
+            let pooled = lock(&database.readers).pop();
+            let connection = match pooled {
                 Some(connection) => connection,
-                None => open_reader(&database.file)?,
+                None => database.file.connect_reader()?,
             };
             let result = work(&connection);
-            let mut readers = database.readers.lock().unwrap_or_else(PoisonError::into_inner);
-            if readers.len() < READERS_MAX {
+            note_damage(&database.is_suspect, &result);
+            // After an error, the next read opens a new connection: this one may have cached what has changed since.
+            let mut readers = lock(&database.readers);
+            if result.is_ok() && readers.len() < READERS_MAX && !database.is_closed.load(Ordering::Acquire) {
                 readers.push(connection);
             }
             result
         };
         match tokio::task::spawn_blocking(read).await {
-            Ok(result) => Ok(result?),
-            Err(error) => Err(PortError::Retry(format!("a read of the database was interrupted: {error}"))),
+            Ok(result) => result,
+            Err(error) => {
+                let message = format!("a read of the database was interrupted: {error}");
+                Err(Failure::Transaction(Denied::new(FaultKind::Unusable, message)))
+            }
         }
     }
-}
 
-impl Drop for Database {
-    /// Waits for the last commit, so that the next process that opens the file finds all writes.
-    fn drop(&mut self) {
-        drop(self.requests.take());
-        if let Some(writer) = self.writer.take() {
+    /// Ends reads and writes, and waits for the last commit, so that the next process that opens the file finds all
+    /// writes. Idempotent.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        lock(&self.readers).clear();
+        drop(lock(&self.requests).take());
+        if let Some(writer) = lock(&self.writer).take() {
             let _ = writer.join();
         }
     }
 }
 
-/// SQLite gives its own files the mode of the database. Errors are left to SQLite, whose texts name them.
-fn create_private(file: &Path) {
-    if let Ok(created) = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
-        let _ = created.set_permissions(Permissions::from_mode(0o600));
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
-fn writer_stopped() -> PortError {
-    PortError::Retry("the writer thread of the database has stopped; restart sexton".to_owned())
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn open_reader(file: &Path) -> Outcome<Connection> {
-    let connection = Connection::open_with_flags(
-        file,
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI,
-    )?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    configure_statements(&connection)?;
-    Ok(connection)
+fn note_damage<T>(suspect: &AtomicBool, result: &Outcome<T>) {
+    if result.as_ref().err().and_then(Failure::fault_kind) == Some(FaultKind::Damaged) {
+        suspect.store(true, Ordering::Release);
+    }
+}
+
+fn writer_stopped() -> Failure {
+    let message = "the writer thread of the database has stopped; restart sexton";
+    Failure::Transaction(Denied::new(FaultKind::Silent, message))
+}
+
+/// Creates a missing file, readable only by its owner, before SQLite does: the log gets the mode of the file.
+fn create_private(file: &Path) -> std::io::Result<()> {
+    match File::options().write(true).create_new(true).mode(0o600).open(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        // Also with a umask that removes more.
+        created => created?.set_permissions(Permissions::from_mode(0o600)),
+    }
 }
 
 /// Makes SQLite compile each statement once, and keep temporary data in memory. By default, it compiles a statement
 /// again if its plan may depend on the value of a parameter, such as a `LIMIT`.
 fn configure_statements(connection: &Connection) -> rusqlite::Result<()> {
-    // Sorting needs no temporary file, so that it works where no directory but the state directory can be written.
+    // Sorting and savepoints need no temporary file, so that they work where no directory but the state directory can
+    // be written, and where the folder for temporary files is full.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
     Ok(())
-}
-
-fn write_until_closed(connection: Connection, waiting: &Receiver<Request>) {
-    let mut synchronous = None;
-    while let Ok(first) = waiting.recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP_WRITES_MAX {
-            match waiting.try_recv() {
-                Ok(request) => group.push(request),
-                Err(_) => break,
-            }
-        }
-        commit_group(&connection, &mut synchronous, group);
-    }
-}
-
-fn commit_group(connection: &Connection, synchronous: &mut Option<Durability>, group: Vec<Request>) {
-    let wanted = match group.iter().any(|request| request.durability == Durability::Full) {
-        true => Durability::Full,
-        false => Durability::Normal,
-    };
-    if let Err(error) = begin_transaction(connection, synchronous, wanted) {
-        for request in group {
-            let (_, answer) = (request.work)(Err(error.to_string()));
-            answer(Ok(()));
-        }
-        return;
-    }
-    let mut answers = Vec::with_capacity(group.len());
-    for request in group {
-        let saved = execute(connection, "SAVEPOINT one").map_err(|error| error.to_string());
-        let started = saved.is_ok();
-        let (keep, answer) = (request.work)(saved.map(|()| connection));
-        let undone = if keep || !started { Ok(()) } else { execute(connection, "ROLLBACK TO one") };
-        let released = if started { execute(connection, "RELEASE one") } else { Ok(()) };
-        answers.push((answer, undone.and(released)));
-    }
-    let committed = execute(connection, "COMMIT").map_err(|error| error.to_string());
-    if committed.is_err() && !connection.is_autocommit() {
-        // SQLite rolls back by itself on a full disk, but not on a locked file. The next group must not commit these
-        // writes.
-        if let Err(error) = execute(connection, "ROLLBACK") {
-            tracing::error!(%error, "cannot roll back a database transaction");
-        }
-    }
-    for (answer, saved) in answers {
-        answer(committed.clone().and(saved.map_err(|error| error.to_string())));
-    }
-}
-
-/// Sets the durability first: the pragma works only between transactions, for later commits.
-fn begin_transaction(
-    connection: &Connection,
-    current: &mut Option<Durability>,
-    wanted: Durability,
-) -> rusqlite::Result<()> {
-    if *current != Some(wanted) {
-        connection.execute_batch(match wanted {
-            Durability::Normal => "PRAGMA synchronous = NORMAL",
-            Durability::Full => "PRAGMA synchronous = FULL",
-        })?;
-        *current = Some(wanted);
-    }
-    execute(connection, "BEGIN IMMEDIATE")
-}
-
-fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(statement)?.execute([]).map(|_| ())
 }
 
 #[cfg(test)]
@@ -264,8 +289,8 @@ mod tests {
     fn a_statement_is_compiled_once_for_all_values_of_its_parameters() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sexton.db");
-        let _database = Database::open(&file).unwrap();
-        let connection = open_reader(&file).unwrap();
+        let database = Database::open(&file, None).unwrap();
+        let connection = database.file.connect_reader().unwrap();
         let mut select = connection.prepare_cached("SELECT at FROM due WHERE at <= ?1 ORDER BY at LIMIT ?2").unwrap();
         for most in 1..=5 {
             assert!(select.query_map([i64::MAX, most], |_| Ok(())).unwrap().next().is_none());

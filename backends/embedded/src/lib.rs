@@ -5,6 +5,9 @@
 //! | [`Embedded`] | an open database; [`Embedded::ports`] returns its ports |
 //! | [`Clock`] | the clock of leases and waits, which tests replace |
 //! | [`OpenError`] | reasons why a file cannot be opened |
+//! | [`Embedded::open_ledger`] | opens the ledger of a state directory, after checking that it is whole and its own |
+//! | [`Embedded::probe`] | whether the file works now |
+//! | [`copies`] | copies a ledger, and puts a copy in its place |
 //!
 //! One connection writes, in its own thread, and commits the writes of many callers together (`database`). Readers have
 //! their own connections. Orders and reports are tables with leases (`queue`).
@@ -20,9 +23,16 @@
 
 mod alerts;
 mod claims;
+pub mod copies;
 mod database;
 mod due;
+mod group_commit;
 mod jobs;
+mod ledger_fault;
+mod ledger_mark;
+mod ledger_opening;
+mod ledger_probe;
+mod ledger_space;
 mod orders;
 mod queue;
 mod reports;
@@ -39,6 +49,9 @@ use domain::ports::{PortError, Ports};
 use jiff::Timestamp;
 
 use database::Database;
+pub use ledger_fault::{FaultKind, LedgerFault};
+pub use ledger_opening::{Opened, Opening};
+use ledger_probe::Watch;
 use queue::Queue;
 
 /// Clock of leases and waits. Tests advance it.
@@ -66,6 +79,34 @@ pub enum OpenError {
         /// Path of the file.
         file: String,
     },
+    /// The file is damaged.
+    #[error("the ledger {file} is damaged: {why}; {REMEDY}")]
+    Damaged {
+        /// Path of the file.
+        file: String,
+        /// The first damage that was found.
+        why: String,
+    },
+    /// The state directory was used with a ledger that is not there.
+    #[error("the ledger {file} is missing or empty, but {why}; {REMEDY}")]
+    Missing {
+        /// Path of the file.
+        file: String,
+        /// What shows that there was one.
+        why: String,
+    },
+    /// The ledger is an older copy, or belongs to another state directory.
+    #[error(
+        "the ledger {file} {why}. It lacks the runs since then, which would be started again; accept it with `sexton \
+         restore {file}`, which starts nothing twice, put the right file back, or start with an empty ledger with \
+         `sexton up --new-ledger`"
+    )]
+    Other {
+        /// Path of the file.
+        file: String,
+        /// How it differs.
+        why: String,
+    },
     /// SQLite cannot open or migrate the file.
     #[error("cannot open the database {file}: {source}; check that its directory exists and is writable")]
     Sqlite {
@@ -73,6 +114,14 @@ pub enum OpenError {
         file: String,
         /// The error of SQLite.
         source: rusqlite::Error,
+    },
+    /// The system refuses to create or open the file.
+    #[error("cannot open {file}: {source}; check that its directory exists and is writable")]
+    Create {
+        /// Path of the file.
+        file: String,
+        /// The error of the system.
+        source: std::io::Error,
     },
     /// The system refuses the thread of the writer.
     #[error("cannot start the writer thread of the database {file}: {source}")]
@@ -84,6 +133,10 @@ pub enum OpenError {
     },
 }
 
+/// The two ways to start without the ledger of the state directory.
+const REMEDY: &str = "restore a copy with `sexton restore FILE`, which starts nothing twice, or start with an empty \
+    ledger with `sexton up --new-ledger`, which keeps the old file beside it";
+
 /// Errors of a read or write.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -92,21 +145,52 @@ enum Failure {
     #[error("cannot write a record as JSON: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{0}")]
-    Transaction(String),
+    Transaction(Denied),
+}
+
+/// Why a transaction was not committed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+struct Denied {
+    kind: FaultKind,
+    message: String,
+}
+
+impl Denied {
+    fn new(kind: FaultKind, message: impl Into<String>) -> Denied {
+        Denied { kind, message: message.into() }
+    }
+}
+
+impl From<rusqlite::Error> for Denied {
+    fn from(error: rusqlite::Error) -> Denied {
+        let kind = error.sqlite_error_code().and_then(FaultKind::of).unwrap_or(FaultKind::Unusable);
+        Denied::new(kind, error.to_string())
+    }
+}
+
+impl Failure {
+    /// What the failure shows about the file. `None`: the failure concerns one statement.
+    fn fault_kind(&self) -> Option<FaultKind> {
+        match self {
+            Failure::Sqlite(error) => error.sqlite_error_code().and_then(FaultKind::of),
+            Failure::Json(_) => None,
+            Failure::Transaction(denied) => Some(denied.kind),
+        }
+    }
 }
 
 impl From<Failure> for PortError {
+    /// A fault of the file is to be retried, whatever it is: a permanent error would make callers give up what they
+    /// have to write.
     fn from(failure: Failure) -> PortError {
-        use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, SystemIoFailure};
         let message = failure.to_string();
-        match &failure {
-            Failure::Sqlite(error) => match error.sqlite_error_code() {
-                Some(DatabaseBusy | DatabaseLocked) => PortError::Retry(format!("the database is busy: {error}")),
-                Some(DiskFull | SystemIoFailure | OutOfMemory | CannotOpen) => PortError::Retry(message),
-                _ => PortError::Permanent(message),
-            },
-            Failure::Json(_) => PortError::Permanent(message),
-            Failure::Transaction(_) => PortError::Retry(message),
+        match (&failure, failure.fault_kind()) {
+            (Failure::Sqlite(error), Some(FaultKind::Locked)) => {
+                PortError::Retry(format!("the database is busy: {error}"))
+            }
+            (_, Some(_)) => PortError::Retry(message),
+            (_, None) => PortError::Permanent(message),
         }
     }
 }
@@ -121,6 +205,7 @@ pub struct Embedded {
     reports: Arc<Queue>,
     /// Whether this process has claimed transitions since it opened the file.
     has_claimed: Arc<AtomicBool>,
+    watch: Arc<Watch>,
 }
 
 impl Embedded {
@@ -137,10 +222,20 @@ impl Embedded {
     /// # Errors
     /// Returns the errors of [`Embedded::open`].
     pub fn open_at(file: &Path, clock: Clock) -> Result<Embedded, OpenError> {
-        let database = Arc::new(Database::open(file)?);
+        Ok(Embedded::over(Database::open(file, None)?, clock))
+    }
+
+    fn over(database: Database, clock: Clock) -> Embedded {
+        let database = Arc::new(database);
         let orders = Arc::new(Queue::new(database.clone(), "orders", clock.clone()));
         let reports = Arc::new(Queue::new(database.clone(), "reports", clock));
-        Ok(Embedded { database, orders, reports, has_claimed: Arc::default() })
+        Embedded { database, orders, reports, has_claimed: Arc::default(), watch: Arc::default() }
+    }
+
+    /// Ends all writes and closes the file, so that the next start need not check it. Later calls of the ports fail.
+    /// Blocks until the last commit.
+    pub fn close(&self) {
+        self.database.close();
     }
 
     /// Returns all ports over this database.
@@ -171,4 +266,24 @@ pub fn edit_by_hand(file: &Path, statements: &str) -> Result<(), OpenError> {
         connection.execute_batch(statements)
     });
     edited.map_err(|source| OpenError::Sqlite { file: file.display().to_string(), source })
+}
+
+/// Locks a file against all writers until the value is dropped, as another program does. For tests.
+///
+/// # Errors
+/// Returns the error of SQLite.
+#[doc(hidden)]
+pub fn lock_by_hand(file: &Path) -> Result<impl Drop + use<>, OpenError> {
+    struct LockedFile(rusqlite::Connection);
+    impl Drop for LockedFile {
+        fn drop(&mut self) {
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
+    let locked = rusqlite::Connection::open(file).and_then(|connection| {
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        connection.execute_batch("BEGIN EXCLUSIVE")?;
+        Ok(LockedFile(connection))
+    });
+    locked.map_err(|source| OpenError::Sqlite { file: file.display().to_string(), source })
 }

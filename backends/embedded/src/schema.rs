@@ -80,19 +80,27 @@ impl From<rusqlite::Error> for Mismatch {
     }
 }
 
-/// Migrates the file to the version of this build, in one transaction.
-pub(crate) fn migrate(connection: &mut Connection) -> Result<(), Mismatch> {
+/// Checks that the file is a database of this build or of an older one. Returns the number of its tables and indexes.
+pub(crate) fn check_version(connection: &Connection) -> Result<i64, Mismatch> {
     let known = MIGRATIONS.len() as i64;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let application: i64 = transaction.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-    let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables > 0 && application != APPLICATION_ID {
         return Err(Mismatch::Foreign);
     }
     if found > known {
         return Err(Mismatch::Newer { found, known });
     }
+    Ok(tables)
+}
+
+/// Migrates the file to the version of this build, in one transaction.
+pub(crate) fn migrate(connection: &mut Connection) -> Result<(), Mismatch> {
+    let known = MIGRATIONS.len() as i64;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    check_version(&transaction)?;
+    let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     for migration in &MIGRATIONS[found.max(0) as usize..] {
         transaction.execute_batch(migration)?;
     }

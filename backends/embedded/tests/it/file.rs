@@ -63,7 +63,7 @@ fn a_file_of_another_program_is_refused() {
     std::fs::write(&file, "a text of more than a hundred bytes ".repeat(10)).unwrap();
     assert!(matches!(Embedded::open(&file), Err(OpenError::Foreign { .. })));
     let missing = file.join("no/such/directory");
-    assert!(matches!(Embedded::open(&missing), Err(OpenError::Sqlite { .. })));
+    assert!(matches!(Embedded::open(&missing), Err(OpenError::Create { .. })));
 }
 
 #[tokio::test]
