@@ -274,13 +274,13 @@ pub struct Run {
     /// Lines that were printed after the end of the run's process. The other counts include them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub late_lines: u64,
+    /// The attempt ended between copy and restore of the ledger: this is the instant of the copy. No retry follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<Timestamp>,
 }
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
-    /// The attempt ended between copy and restore of the ledger: this is the instant of the copy. No retry follows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restored_from: Option<Timestamp>,
 }
 
 /// Bytes of text in the excerpt of a report, half for the head, half for the tail. With its other fields the report

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use domain::job::{CatchUp, Job};
+use domain::restored::RestoredLedger;
 use domain::run::Trigger;
 use domain::schedule::Schedule;
 use jiff::Timestamp;
@@ -32,6 +33,8 @@ pub struct FiringContext<'s> {
     pub windows: &'s Windows,
     /// The job returned to its file a short time ago.
     pub absence: Option<Absence>,
+    /// The gap of a ledger that was restored from a copy: its firings may have been started.
+    pub restored: Option<RestoredLedger>,
 }
 
 /// The time in which a job was missing from its file.
@@ -63,6 +66,8 @@ pub enum PlannedAction {
     Skip(String),
     /// Is recorded as missed.
     Miss(String),
+    /// Is recorded as lost: it may have been started before the ledger was restored.
+    Lose(String),
 }
 
 /// The runs for all firings from `from` (included) to now, oldest first.
@@ -123,9 +128,12 @@ fn newest_of(firings: impl Iterator<Item = Timestamp>) -> (VecDeque<Timestamp>, 
     (newest, count)
 }
 
-/// The action for a firing that a pause or a maintenance window blocks.
+/// The action for a firing that a pause, a maintenance window or the restore of the ledger blocks.
 fn blocked_by(job: &Job, nominal: Timestamp, context: &FiringContext<'_>) -> Option<PlannedAction> {
     let due = due_at(job, nominal);
+    if let Some(restored) = context.restored.filter(|restored| due <= restored.restored_at) {
+        return Some(PlannedAction::Lose(restored.reason()));
+    }
     if let Some(pause) = &job.paused
         && pause.until.is_none_or(|until| due < until)
     {
@@ -169,6 +177,9 @@ fn count_older_firings(planned: &mut [PlannedRun], oldest: Timestamp, older: usi
     first.action = match &first.action {
         PlannedAction::Skip(reason) => {
             PlannedAction::Skip(format!("{reason}; also covers {more}{older} earlier firings"))
+        }
+        PlannedAction::Lose(reason) => {
+            PlannedAction::Lose(format!("{reason}; also covers {more}{older} earlier firings"))
         }
         _ => PlannedAction::Miss(counted),
     };

@@ -10,6 +10,7 @@
 //! | [`boot`] | starts `@reboot` jobs once a boot | [`boot::start_reboot_jobs`] |
 //! | [`sweep`] | finds jobs without a due entry, and invalid jobs | [`sweep::tick`], [`sweep::sweep_jobs`] |
 //! | [`release`] | starts held runs when their wait is over | [`release::release_due`], [`release::release_jobs`] |
+//! | [`restore`] | records the runs that a restored ledger lacks | [`restore::settle`] |
 //! | [`collector`] | judges reports, ends runs, orders retries | [`collector::receive`], [`collector::collect`] |
 //! | [`overdue`] | ends runs that are missed or lost; resends orders | [`overdue::list_open_runs`], [`overdue::tick`] |
 //! | [`liveness`] | alerts about a silent scheduler and groups without a runner | [`liveness::tick`] |
@@ -44,6 +45,7 @@ mod overlap;
 pub mod pruner;
 pub mod release;
 mod removed_jobs;
+pub mod restore;
 mod run_end;
 pub mod scheduler;
 mod settings;

@@ -99,6 +99,10 @@ pub(crate) fn next_attempt(job: Option<&Job>, run: &mut Run, at: Timestamp) -> O
     if !retries.on.contains(&outcome) || run.attempt > retries.max || run.stop_requested_at.is_some() {
         return None;
     }
+    // The ledger cannot know whether the next attempt was started before the restore.
+    if run.restored_from.is_some() {
+        return None;
+    }
     let not_before = saturating_add(at, retries.delay_before(run.attempt + 1));
     run.retry(not_before);
     run.start_by = Some(start_by(job, not_before));

@@ -51,6 +51,8 @@ pub struct SchedulerSummary {
     pub skipped: u32,
     /// Runs recorded as missed.
     pub missed: u32,
+    /// Runs recorded as lost, because the ledger was restored from a copy.
+    pub lost: u32,
     /// Orders resent for runs that an earlier tick created.
     pub resent: u32,
     /// Entries of jobs that were edited or deleted since.
@@ -70,7 +72,13 @@ pub struct SchedulerSummary {
 pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     let mut state = settings::read::<SchedulerState>(ports, SCHEDULER).await?;
     let windows = maintenance::read(ports).await?;
-    let context = FiringContext { now, ticked_at: state.value.ticked_at, windows: &windows, absence: None };
+    let context = FiringContext {
+        now,
+        ticked_at: state.value.ticked_at,
+        windows: &windows,
+        absence: None,
+        restored: state.value.restored,
+    };
     let windows_due = windows_due(&state.value, now);
     let mut tick = Tick { ports, context, summary: SchedulerSummary::default(), unfinished: None };
     let tzdata = zones::release().identity();
@@ -318,7 +326,7 @@ impl Tick<'_> {
         let trigger = match &planned_run.action {
             PlannedAction::Start(trigger) => *trigger,
             PlannedAction::Hold(_) => domain::run::Trigger::CatchUp,
-            PlannedAction::Skip(_) | PlannedAction::Miss(_) => domain::run::Trigger::Schedule,
+            PlannedAction::Skip(_) | PlannedAction::Miss(_) | PlannedAction::Lose(_) => domain::run::Trigger::Schedule,
         };
         let mut run = new_run(job, planned_run.nominal, trigger, now);
         match planned_run.action {
@@ -329,6 +337,13 @@ impl Tick<'_> {
                 let occurrence = domain::alert::Occurrence::Ended(Outcome::Missed);
                 let written = write_with_alerts(self.ports, Some(job), &run, None, occurrence, now).await?;
                 self.summary.missed += u32::from(written == WriteResult::Done);
+                return Ok(());
+            }
+            PlannedAction::Lose(reason) => {
+                run.finish(Outcome::Lost, reason, now);
+                let occurrence = domain::alert::Occurrence::Ended(Outcome::Lost);
+                let written = write_with_alerts(self.ports, Some(job), &run, None, occurrence, now).await?;
+                self.summary.lost += u32::from(written == WriteResult::Done);
                 return Ok(());
             }
             PlannedAction::Start(_) => {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use domain::ports::Ports;
+use domain::restored::RestoredLedger;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,9 @@ pub(crate) struct SchedulerState {
     /// The tzdata of the last tick.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tzdata: Option<String>,
+    /// The gap of a ledger that was restored from a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restored: Option<RestoredLedger>,
 }
 
 pub(crate) const SCHEDULER: &str = "scheduler";
@@ -129,7 +133,8 @@ mod tests {
     fn stored_settings_keep_their_json() {
         let at = |second| Timestamp::from_second(second).expect("an instant");
         let tzdata = Some("2026a (built-in) ".to_owned());
-        golden(SCHEDULER, &SchedulerState { ticked_at: Some(at(1)), cursor: Some(at(2)), tzdata });
+        let scheduler = SchedulerState { ticked_at: Some(at(1)), cursor: Some(at(2)), tzdata, restored: None };
+        golden(SCHEDULER, &scheduler);
         let zones = [("Europe/Paris".to_owned(), "0123456789abcdef".to_owned())].into();
         golden(ZONES, &ZoneDigests { tzdata: "2026a (built-in) ".to_owned(), zones });
         golden(OVERDUE, &OverdueState { ticked_at: Some(at(1)), watching_since: Some(at(2)) });
