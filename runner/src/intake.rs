@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::local_run::{LocalRun, lock};
 use crate::options::{Mode, Ports};
+use crate::reporting::report_again;
 use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::RunnerState;
 use crate::supervise::supervise;
@@ -190,13 +191,16 @@ enum ClaimResult {
     Later,
 }
 
-async fn claim(shared: &RunnerState, claims: &dyn Claims, order: Order) -> ClaimResult {
+async fn claim(shared: &Arc<RunnerState>, claims: &dyn Claims, order: Order) -> ClaimResult {
     let (run_id, attempt) = (order.run_id.clone(), order.attempt);
     if !RunId::is_valid(run_id.as_str()) || attempt == 0 {
         tracing::error!(%run_id, attempt, "order with an invalid run id dropped");
         return ClaimResult::Drop;
     }
-    if shared.run(&(run_id.clone(), attempt)).is_some() {
+    if let Some(run) = shared.run(&(run_id.clone(), attempt)) {
+        // The sender of the order may have lost the reports: its store may be a restored copy.
+        let shared_by_task = shared.clone();
+        shared.supervisors.spawn(async move { report_again(&shared_by_task, &run).await });
         return ClaimResult::Drop;
     }
     if let Some(message) = shared.blocking_reason(&order.job).await {
@@ -271,6 +275,8 @@ pub(crate) fn policy_refusal(shared: &RunnerState, order: &Order) -> Option<Refu
 pub(crate) async fn store_order(shared: &RunnerState, accepted: Accepted) -> Option<Arc<LocalRun>> {
     let directory = RunDirectory::new(&shared.runs_folder, &accepted.order.run_id, accepted.order.attempt);
     let run = Arc::new(LocalRun::new(directory, accepted));
+    // Reads only the free space, unless the disk is full.
+    shared.start_reserve.make_room();
     match shared.order_store.store(run.clone()).await {
         Ok(()) => {
             crash::point("ordered");

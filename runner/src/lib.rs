@@ -9,7 +9,9 @@
 //! | [`Handle`] | queries and commands to a runner of the same process |
 //! | [`Policy`], [`PolicyFile`] | what may run on this machine |
 //! | [`LocalSecrets`] | references that the machine itself resolves |
+//! | [`make_room`] | frees space that is kept for starts |
 //! | [`lock_state_directory`] | one process per state directory |
+//! | [`find_traces`], [`report_all_again`], [`count_runs`] | attempts that a restored ledger may not know |
 //!
 //! | file | duty |
 //! |---|---|
@@ -20,7 +22,8 @@
 //! | `output_end`, `hung_keeper` | output after the end of a run; keepers that do not act |
 //! | `feed`, `scan`, `excerpt` | the readers of the output: sinks and rules |
 //! | `outbox` | unsent reports on disk |
-//! | `recover`, `adopt`, `retention` | runs of an earlier runner, of a killed `exec`, and old runs |
+//! | `recover`, `adopt`, `traces`, `retention` | runs of an earlier runner, of a killed `exec`, of a restored ledger, old |
+//! | `start_reserve` | space for starts on a full disk |
 //! | `spool_watch`, `local_run`, `runner_state`, `state_lock` | what the others share |
 //!
 //! What this crate never does: schedule, write the ledger, judge by itself (that is `rules`), use a network except
@@ -59,12 +62,16 @@ mod scan;
 mod secrets;
 mod shutdown;
 mod spool_watch;
+mod start_reserve;
 mod state_lock;
 mod supervise;
+mod traces;
 
 pub use handle::{Handle, LocalInfo};
 pub use options::{OnShutdown, Options, Policy, Ports};
 pub use policy::PolicyFile;
 pub use runner::{Runner, run};
 pub use secrets::LocalSecrets;
+pub use start_reserve::make_room;
 pub use state_lock::{RunnerError, lock_state_directory};
+pub use traces::{count_runs, find_traces, report_all_again};

@@ -11,6 +11,7 @@ use keeper::records::Started;
 use keeper::spool;
 use tokio::time::Instant;
 
+use crate::keeper_state::stored_report;
 use crate::local_run::LocalRun;
 use crate::report;
 use crate::runner_state::RunnerState;
@@ -27,6 +28,21 @@ pub(crate) async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun
     queue_report(shared, run, report::new_event(&header, started.started_at, body)).await;
     if let Err(error) = create_marker(&run.directory.start_reported()) {
         tracing::warn!(%error, run_id = %run.run_id(), "cannot mark start as reported; it may be reported twice");
+    }
+}
+
+/// Queues the start of the run again, and its end if it has ended. What was never reported is left to the supervision
+/// of the run.
+pub(crate) async fn report_again(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
+    if let (Some(header), Ok(Some(started))) = (run.header(), run.started())
+        && run.directory.start_reported().exists()
+    {
+        let body = Body::Started { pid: Some(started.pid), command: header.command.clone() };
+        queue_report(shared, run, report::new_event(header, started.started_at, body)).await;
+    }
+    if let Some(event) = stored_report(run).filter(|_| run.directory.end_reported().exists()) {
+        tracing::info!(run_id = %run.run_id(), "order of an ended attempt received; its report is sent again");
+        queue_report(shared, run, event).await;
     }
 }
 

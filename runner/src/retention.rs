@@ -21,6 +21,9 @@ use crate::scan;
 /// Prefix of directories that are being deleted, so that half a directory never looks like a run.
 pub(crate) const REMOVED_PREFIX: &str = ".removed-";
 
+/// Delivered runs that are kept on a full disk without any space for starts. Chosen: the last few for `sexton logs`.
+const FULL_DISK_RUNS: usize = 10;
+
 /// Time between two sweeps. Chosen, not measured.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -49,6 +52,13 @@ impl Default for Retention {
 pub(crate) async fn sweep_periodically(shared: Arc<RunnerState>) {
     let mut logged = BTreeSet::new();
     loop {
+        let filled = tokio::task::spawn_blocking({
+            let shared = shared.clone();
+            move || shared.start_reserve.fill()
+        });
+        if let Err(error) = filled.await {
+            tracing::error!(%error, "allocating space for starts failed, retrying");
+        }
         adopt_abandoned(&shared, &shared.options.state.join("exec"), &mut logged).await;
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let task_state = shared.clone();
@@ -69,10 +79,13 @@ pub(crate) fn sweep(shared: &RunnerState, now: Timestamp) {
     running.iter().for_each(|run| free_segments(shared, run, retention.run_bytes));
     ended.sort_by_key(|run| std::cmp::Reverse(run.over_at()));
     let mut bytes = 0;
+    let is_full = shared.start_reserve.is_exhausted();
     for (index, run) in ended.iter().enumerate() {
         let age = Duration::try_from(now.duration_since(run.over_at().unwrap_or(now))).unwrap_or_default();
         bytes += spool_bytes(run);
-        let kept = index < retention.runs && bytes <= retention.bytes && age < retention.age;
+        // A full disk keeps the output of few runs: jobs that start need the space.
+        let runs = if is_full { retention.runs.min(FULL_DISK_RUNS) } else { retention.runs };
+        let kept = index < runs && bytes <= retention.bytes && age < retention.age;
         if !kept && is_delivered(shared, run) && !needs_mail(shared, run) {
             bytes -= spool_bytes(run);
             remove_run(shared, run);

@@ -33,6 +33,7 @@ use crate::outbox::Outbox;
 use crate::required_sinks::RequiredSinks;
 use crate::secrets::{Resolved, resolve};
 use crate::spool_watch::SpoolWatch;
+use crate::start_reserve::StartReserve;
 
 /// Keepers started at the same time. posix_spawn blocks its thread until exec, and more than a few threads gain
 /// nothing. Measured on two cores: four threads start 1,000 processes 2.5 times as fast as one; sixteen are no faster.
@@ -72,6 +73,8 @@ pub(crate) struct RunnerState {
     /// Results of the last probes.
     pub required_sinks: RequiredSinks,
     pub watch: SpoolWatch,
+    /// Space for starts on a full disk.
+    pub start_reserve: StartReserve,
     /// None for an `exec` without a server.
     pub outbox: Option<Outbox>,
     /// Variables that a warning was logged for because their values are not masked.
@@ -120,6 +123,7 @@ impl RunnerState {
             packs: RwLock::new(options.packs.clone()),
             required_sinks: RequiredSinks::default(),
             watch: SpoolWatch::new()?,
+            start_reserve: StartReserve::new(&options.state),
             outbox,
             unmasked_logged: Mutex::default(),
             spawn_permits: Semaphore::new(SPAWNS_MAX),
