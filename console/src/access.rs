@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -29,8 +30,7 @@ pub(crate) async fn check(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiFault> {
-    let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-    let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+    let given = given_token(request.headers());
     let peer = request.extensions().get::<Peer>();
     if is_equal(given, access.token.as_bytes()) {
         if let Some(peer) = peer {
@@ -44,6 +44,16 @@ pub(crate) async fn check(
         tokio::time::sleep(ANSWER_DELAY).await;
     }
     Err(ApiFault::unauthorized())
+}
+
+/// Whether the request has the token.
+pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    is_equal(given_token(headers), token.as_bytes())
+}
+
+fn given_token(headers: &HeaderMap) -> &[u8] {
+    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    given.strip_prefix(b"Bearer ").unwrap_or_default()
 }
 
 /// Compares in constant time, so that the time of an answer does not show how many leading bytes are correct.

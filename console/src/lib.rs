@@ -11,7 +11,7 @@
 //! | [`RunnerConsole`], [`runner_router`] | the routes of a single runner: its sinks and metrics |
 //! | [`serve`], [`ServerLimits`] | serves either router over TCP, with limits |
 //! | [`Peer`] | the address of a client |
-//! | [`Logs`], [`Sinks`] | what the process that serves the API knows of output and sinks |
+//! | [`Logs`], [`Sinks`], [`Health`] | what the process that serves the API knows of output, sinks and the store |
 //!
 //! This crate decides nothing: rules and state changes are in `services`. It never reads a runner's disk itself.
 //!
@@ -19,7 +19,7 @@
 //!
 //! | path | |
 //! |---|---|
-//! | `GET /api/health` | status and version, and whether all watched files are in use as they are |
+//! | `GET /api/health` | status and version, and whether all watched files are in use; 503 while the store does not work |
 //! | `GET /api/sources` | the state of each watched file |
 //! | `GET /api/jobs`, `GET PUT DELETE /api/jobs/{group}/{name}` | `jobs.rs` |
 //! | `POST /api/jobs/{group}/{name}/pause`, `.../resume`, `.../run` | `jobs.rs` |
@@ -134,6 +134,30 @@ pub struct SourceState {
 /// Returns the state of every watched file; none where the process watches no files.
 pub type Sources = Arc<dyn Fn() -> Vec<SourceState> + Send + Sync>;
 
+/// A store that does not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreFault {
+    /// One sentence that names no path, job or host: callers without the token read it.
+    pub summary: String,
+    /// The error, with the file.
+    pub detail: String,
+    /// When it was found.
+    pub since: Timestamp,
+}
+
+/// Reports whether the store works, for `/api/health`.
+pub trait Health: Send + Sync {
+    /// Returns what is wrong with the store now.
+    fn store_fault(&self) -> Option<StoreFault>;
+}
+
+/// A store that another party watches, as on AWS.
+impl Health for () {
+    fn store_fault(&self) -> Option<StoreFault> {
+        None
+    }
+}
+
 /// Returns the current time. Tests pass one that they step.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -151,6 +175,8 @@ pub struct Console {
     pub sinks: Arc<dyn Sinks>,
     /// The files that this process watches.
     pub sources: Sources,
+    /// The state of the store.
+    pub health: Arc<dyn Health>,
     /// The bearer token; an empty one refuses every request.
     pub token: Arc<str>,
     /// The current time.

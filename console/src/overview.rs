@@ -1,6 +1,7 @@
 //! `/api/health`, `/api/maintenance`, `/api/ledger`, `/api/sinks`, `/api/alerts`: the state of the whole installation.
 
 use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
 use domain::alert::Transition;
 use domain::job::CatchUp;
 use domain::ledger::Ledger;
@@ -13,15 +14,10 @@ use services::commands;
 use crate::caller::Caller;
 use crate::fault::{ApiResult, Json, Query};
 use crate::jobs::{check_until, end_and_reason};
-use crate::{Console, SourceState};
+use crate::{Console, SourceState, access};
 
 const PAGE_ALERTS_DEFAULT: usize = 100;
 const PAGE_ALERTS_MAX: usize = 1000;
-
-/// Needs no token, so it names no file.
-pub(crate) async fn health(State(console): State<Console>) -> Json<Value> {
-    Json(describe_health(&(console.sources)()))
-}
 
 /// Status, version, and whether all watched files are in use as they are. A file that is not is no failure: what ran
 /// before still runs.
@@ -33,6 +29,20 @@ pub(crate) fn describe_health(sources: &[SourceState]) -> Value {
 /// The state of every watched file.
 pub(crate) async fn sources(State(console): State<Console>) -> Json<Value> {
     Json(json!({ "sources": (console.sources)() }))
+}
+
+/// Needs no token, so it names no file; 503 while the store does not work. The token adds the error with its file.
+pub(crate) async fn health(State(console): State<Console>, headers: HeaderMap) -> (StatusCode, Json<Value>) {
+    let mut answer = describe_health(&(console.sources)());
+    let Some(fault) = console.health.store_fault() else { return (StatusCode::OK, Json(answer)) };
+    answer["status"] = "broken".into();
+    answer["reason"] = fault.summary.clone().into();
+    answer["error"] = fault.summary.into();
+    answer["since"] = json!(fault.since);
+    if access::has_token(&headers, &console.token) {
+        answer["detail"] = fault.detail.into();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, Json(answer))
 }
 
 #[derive(Debug, Deserialize)]

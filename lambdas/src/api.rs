@@ -31,6 +31,7 @@ pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
         logs: Arc::new(NoLocalOutput),
         sinks: Arc::new(NoLocalOutput),
         sources: Arc::new(Vec::new),
+        health: Arc::new(()),
         token: token.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_bytes),

@@ -94,6 +94,15 @@ async fn follow_to_end(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
     shared.admission_changed.notify_waiters();
 }
 
+/// Queues the end of the output again, if it was reported.
+pub(crate) async fn report_output_end_again(shared: &RunnerState, run: &LocalRun) {
+    if run.directory.output_end_reported().exists()
+        && let Ok(Some(end)) = read_json::<OutputEnd>(&run.directory.output_end())
+    {
+        queue_report(shared, run, output_end_event(shared, run, end)).await;
+    }
+}
+
 fn output_end_event(shared: &RunnerState, run: &LocalRun, end: OutputEnd) -> Event {
     let header = run.make_header(&shared.options.runner, &shared.options.host, None, end.ended_at);
     report::new_event(header, end.ended_at, Body::OutputEnded(Box::new(end)))

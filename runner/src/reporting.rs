@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::keeper_state::stored_report;
 use crate::local_run::LocalRun;
+use crate::output_end::report_output_end_again;
 use crate::report;
 use crate::runner_state::RunnerState;
 
@@ -44,6 +45,7 @@ pub(crate) async fn report_again(shared: &Arc<RunnerState>, run: &Arc<LocalRun>)
         tracing::info!(run_id = %run.run_id(), "order of an ended attempt received; its report is sent again");
         queue_report(shared, run, event).await;
     }
+    report_output_end_again(shared, run).await;
 }
 
 pub(crate) async fn queue_report(shared: &RunnerState, run: &LocalRun, event: Event) {

@@ -38,7 +38,7 @@ pub fn count_runs(state: &Path) -> usize {
 pub fn report_all_again(state: &Path) -> io::Result<()> {
     for path in list(&state.join("runs"))? {
         let directory = RunDirectory::open(path);
-        for marker in [directory.start_reported(), directory.end_reported()] {
+        for marker in [directory.start_reported(), directory.end_reported(), directory.output_end_reported()] {
             match fs::remove_file(marker) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

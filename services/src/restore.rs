@@ -3,8 +3,8 @@
 //! runner.
 //!
 //! A run of the gap with a run directory on this machine gets its outcome from the report that the runner sends again.
-//! A run without one ends as `lost`. Firings of the gap are handled by the scheduler (`firing_plan`). Neither `catch_up`
-//! nor `retries` starts any of them.
+//! A run without one ends as `lost`. Firings of the gap are handled by the scheduler (`firing_plan`). Neither
+//! `catch_up` nor `retries` starts any of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -5,6 +5,7 @@ mod check;
 mod check_sources;
 mod exec;
 mod jobs;
+mod ledger_copies;
 mod logs;
 #[cfg(test)]
 mod reference;
@@ -70,6 +71,10 @@ enum Command {
     Maintenance(jobs::MaintenanceArguments),
     /// Check that every scheduled run has ended in one outcome or is still open
     Ledger(runs::LedgerArguments),
+    /// Copy the ledger to a file, while `up` runs or not
+    Backup(ledger_copies::BackupArguments),
+    /// Put a copy in the place of the ledger, while `up` is stopped; nothing is started twice
+    Restore(ledger_copies::RestoreArguments),
     /// List rule packs, or test rules on output
     Rules(rules::Arguments),
     /// Show the delivery lag of each sink
@@ -117,6 +122,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Logs(arguments) => logs::run(arguments),
         Command::Maintenance(arguments) => jobs::maintenance(arguments),
         Command::Ledger(arguments) => runs::ledger(arguments),
+        Command::Backup(arguments) => ledger_copies::back_up(arguments),
+        Command::Restore(arguments) => ledger_copies::restore(arguments),
         Command::Rules(arguments) => rules::run(arguments),
         Command::Sinks(arguments) => sinks::run(arguments),
         Command::Check(arguments) => check::run(arguments),

@@ -41,6 +41,7 @@ pub(crate) async fn api(options: &aws::Options, configuration: &Configuration) -
         logs: Arc::new(output),
         sinks: Arc::new(NoSinks),
         sources: Arc::new(Vec::new),
+        health: Arc::new(()),
         token: IN_PROCESS_TOKEN.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_or_clock_bytes),

@@ -7,7 +7,9 @@
 //! | `server.json` | `url` and `pid` of the serving `up` or `runner`; absent when none serves |
 //! | `runner-id` | distinguishes this runner from others with the same host name |
 //! | `last_good/` | the last good version of the sinks file and of rule packs |
-//! | `sexton.db` | jobs, runs, orders, reports, alerts |
+//! | `sexton.db` | the ledger: jobs, runs, orders, reports, alerts |
+//! | `ledger.json` | id and counter of the ledger |
+//! | `store-alert.json` | when the alert `sexton/store` was last sent |
 //! | `runner/` | run directories, spools, outbox |
 //! | `logs/` | files of the default sink |
 //! | `sample.crontab` | the crontab that runs when no file is given |
@@ -109,6 +111,11 @@ impl StateDirectory {
 
     pub(crate) fn database(&self) -> PathBuf {
         self.dir.join("sexton.db")
+    }
+
+    /// The file that shows whether the ledger is the one that the directory was last used with.
+    pub(crate) fn ledger_mark(&self) -> PathBuf {
+        self.dir.join("ledger.json")
     }
 
     pub(crate) fn runner_folder(&self) -> PathBuf {

@@ -8,6 +8,8 @@
 //! | `stored_sources` | which files the stored jobs came from |
 //! | `sink_alerts`, `disk_alerts`, `limit_alerts` | alerts about failing sinks, a full disk, too few open files |
 //! | `file_alerts` | alerts about faulty files |
+//! | `ledger_start` | opens the ledger, and settles a restored one |
+//! | `store_watch` | probes the ledger; alerts without it |
 //! | `run_output` | reads the output of runs for the API |
 //! | `zone_duty` | follows the tzdata and the zone of the host |
 //! | `sample` | the crontab and the sinks without any configuration |
@@ -18,41 +20,51 @@ mod disk_alerts;
 mod duties;
 mod file_alerts;
 mod job_files;
+mod ledger_start;
 mod limit_alerts;
-mod notifier;
+pub(crate) mod notifier;
 mod reserved_group;
 pub(crate) mod run_output;
 pub(crate) mod sample;
 mod sink_alerts;
+mod store_watch;
 pub(crate) mod stored_sources;
 mod zone_duty;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use channels::Channels;
 use console::Console;
 use domain::ports::Ports;
-use embedded::Embedded;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
+use crate::failure::{FAILED, Failure, Outcome, SUCCESS, print_error_line};
 use crate::file_states::FileStates;
 use crate::local_runner::{LocalRunner, exited_message, stopped_message};
 use crate::mailer::AlertingMailer;
 use crate::print::Printer;
 use crate::reload::Reloader;
+use crate::sd_notify::Pulse;
 use crate::setup::{Overrides, Setup};
 use crate::signals::{EXIT_INTERRUPTED, Signals};
-use crate::state::ServerInfo;
+use crate::state::{ServerInfo, StateError};
+use crate::store_alert::StoreAlert;
 use crate::tzdata::TzdataWatch;
-use crate::{listen, machine, own_process, process_one};
+use crate::{listen, machine, own_process, process_one, sd_notify};
 use duties::Duties;
 use job_files::{JobFileArgs, JobFiles};
+use ledger_start::StartedLedger;
+use notifier::ChannelNotifier;
+use store_watch::{StoreHealth, StoreWatch};
+
+/// Time for an orderly end when the store gives no answer. Chosen: a hanging disk never answers.
+const GIVE_UP_GRACE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -84,6 +96,10 @@ pub(crate) struct Arguments {
     /// Rule pack or directory of rule packs; can be repeated
     #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
+    /// Start with an empty ledger, if the ledger is damaged, missing, an older copy, or of another state directory.
+    /// The old files are kept
+    #[arg(long)]
+    new_ledger: bool,
 }
 
 /// `utc`: times are shown in UTC.
@@ -98,9 +114,6 @@ pub(crate) fn run(arguments: Arguments, utc: bool) -> Outcome {
     })?;
     let listen = arguments.listen.or(setup.configuration.listen);
     listen::check_exposure(listen, arguments.plain || setup.configuration.plain)?;
-    setup.state.create()?;
-    let _lock = setup.state.lock()?;
-    setup.state.make_files_private()?;
     let named = JobFileArgs {
         crontabs: [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
         jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
@@ -111,18 +124,68 @@ pub(crate) fn run(arguments: Arguments, utc: bool) -> Outcome {
     let blocking = own_process::blocking_threads_max();
     let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("cannot start: {why}")))?;
-    let served = runtime.block_on(serve(setup, named, listen, utc));
+    let served = runtime.block_on(lock_and_serve(setup, named, listen, utc, arguments.new_ledger));
     // Does not wait for threads that wait for a disk or a reader.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>, utc: bool) -> Outcome {
+/// Serves under the lock of the state directory. A state directory or ledger that cannot be used is alerted.
+async fn lock_and_serve(
+    mut setup: Setup,
+    named: JobFileArgs,
+    listen: Option<SocketAddr>,
+    utc: bool,
+    new_ledger: bool,
+) -> Outcome {
+    let notifier = Arc::new(ChannelNotifier::new(configured_channels(&mut setup)?));
+    let alert = StoreAlert::new(&setup.state, notifier.clone());
+    runner::make_room(&setup.state.runner_folder());
+    let lock = || {
+        setup.state.create()?;
+        let lock = setup.state.lock()?;
+        setup.state.make_files_private()?;
+        Ok(lock)
+    };
+    let _lock = match lock() {
+        Err(error @ StateError::Io { .. }) => return Err(refuse_start(&alert, error.into()).await),
+        locked => locked?,
+    };
+    let ledger = match ledger_start::open_ledger(&setup.state, new_ledger).await {
+        Ok(ledger) => ledger,
+        Err(failure) => return Err(refuse_start(&alert, failure).await),
+    };
+    serve(setup, named, listen, utc, StartedStore { ledger, notifier, alert }).await
+}
+
+/// Alerts that the store prevents the start. The process then exits, and its service manager restarts it.
+async fn refuse_start(alert: &StoreAlert, failure: Failure) -> Failure {
+    if let Failure::Failed(messages) = &failure {
+        alert.alert_refused_start(&messages.join("; ")).await;
+    }
+    failure
+}
+
+/// The open ledger, and what alerts about it without it.
+struct StartedStore {
+    ledger: StartedLedger,
+    notifier: Arc<ChannelNotifier>,
+    alert: StoreAlert,
+}
+
+async fn serve(
+    mut setup: Setup,
+    named: JobFileArgs,
+    listen: Option<SocketAddr>,
+    utc: bool,
+    StartedStore { ledger, notifier, alert }: StartedStore,
+) -> Outcome {
     let mut signals = Signals::new()?;
     let tzdata = TzdataWatch::new();
     let state = setup.state.clone();
-    let store = Embedded::open(&state.database()).map_err(|error| Failure::failed(error.to_string()))?;
-    let ports = store.ports();
+    let ports = ledger.store.ports();
+    let mut options = machine::runner_options(&setup.configuration, state.runner_folder())?;
+    ledger_start::settle_restore(&ledger, &ports, &state, &options).await?;
     let states = FileStates::default();
     let reloader = tokio::task::block_in_place(|| Reloader::start(&mut setup, &states))?;
     let mut files = JobFiles::new(named, &state, &ports, &states).await?;
@@ -131,15 +194,17 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
     let (listener, url) = listen::bind(listen).await?;
     let token: Arc<str> = state.token()?.into();
 
-    let channels = configured_channels(&mut setup)?;
-    let mailer = AlertingMailer::new(&channels, &setup.configuration.mail, Some(ports.clone()))?;
+    let mailer = AlertingMailer::new(notifier.channels(), &setup.configuration.mail, Some(ports.clone()))?;
     mailer.warn_if_missing(&ports).await.map_err(|error| Failure::failed(error.to_string()))?;
-    let notifier = Arc::new(notifier::ChannelNotifier::new(channels));
     let stop = CancellationToken::new();
     let stop_starting = stop.child_token();
     let nudge = Arc::new(Notify::new());
-    let runner = start_runner(&mut setup, &ports, mailer).await?;
-    let console = new_console(&ports, &state, &runner, &states, token, nudge.clone());
+    options.mailer = Some(mailer);
+    let runner = start_runner(&mut setup, options, &ports).await?;
+    let store_watch = StoreWatch::new(&ledger.store, alert, state.runner_folder());
+    let give_up = store_watch.give_up.clone();
+    let pulse = Arc::new(Pulse::default());
+    let console = new_console(&ports, &state, &runner, &states, token, nudge.clone(), store_watch.health.clone());
     let closing = stop.clone().cancelled_owned();
     let server = tokio::spawn(console::serve(listener, console::router(console), listen::server_limits(), closing));
     let duties = Duties {
@@ -151,16 +216,19 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
         nudge: nudge.clone(),
         stop_starting: stop_starting.clone(),
         stop: stop.clone(),
+        pulse: pulse.clone(),
     };
     let reloads = signals.reload_requests();
     let running = RunningUp {
         runner: runner.clone(),
         duties: duties.start(),
-        alert_watchers: [
+        alert_watchers: vec![
             tokio::spawn(sink_alerts::watch_sinks(runner.clone(), ports.clone(), stop.clone())),
             tokio::spawn(limit_alerts::watch_limits(runner.clone(), ports.clone(), stop.clone())),
             tokio::spawn(disk_alerts::watch_disk(ports.clone(), notifier, state.dir.clone(), stop.clone())),
             tokio::spawn(file_alerts::watch_files(states, ports.clone(), stop.clone())),
+            tokio::spawn(store_watch.watch(stop.clone())),
+            tokio::spawn(sd_notify::feed_watchdog(pulse, stop.clone())),
         ],
         zones: tokio::spawn(zone_duty::follow_zones(tzdata, utc, nudge.clone(), stop.clone())),
         job_files: tokio::spawn(files.apply_on_change(
@@ -175,22 +243,47 @@ async fn serve(mut setup: Setup, named: JobFileArgs, listen: Option<SocketAddr>,
         stop_starting,
         stop,
     };
-    let server_info = ServerInfo { url: url.clone(), pid: std::process::id() };
-    state.write_server_file(&server_info)?;
+    state.write_server_file(&ServerInfo { url: url.clone(), pid: std::process::id() })?;
     print_startup(&url, &state, &applied, &runner)?;
-    signals.wait().await;
-    end(running, &state, &mut signals).await;
-    Ok(SUCCESS)
+    sd_notify::send("READY=1");
+    let outcome = wait_for_end(&mut signals, &give_up).await;
+    end(running, &state, &mut signals, ledger.store).await;
+    outcome
+}
+
+/// Waits for a signal, or until only a restart can help. Then the process exits even if the store hangs.
+async fn wait_for_end(signals: &mut Signals, give_up: &Notify) -> Outcome {
+    sd_notify::send("READY=1");
+    let outcome = tokio::select! {
+        () = signals.wait() => Ok(SUCCESS),
+        () = give_up.notified() => {
+            tokio::spawn(async {
+                tokio::time::sleep(GIVE_UP_GRACE).await;
+                std::process::exit(i32::from(FAILED));
+            });
+            Err(Failure::failed("the ledger gave no usable answer for 5 min; exiting for a restart"))
+        }
+    };
+    sd_notify::send("STOPPING=1");
+    outcome
 }
 
 /// Shuts down; exits at once at another signal. While running jobs are awaited or stopped, clients still find the server.
-async fn end(running: RunningUp, state: &crate::state::StateDirectory, signals: &mut Signals) {
+async fn end(
+    running: RunningUp,
+    state: &crate::state::StateDirectory,
+    signals: &mut Signals,
+    store: embedded::Embedded,
+) {
     running.runner.print_stopping();
     if running.runner.leaves_jobs() {
         state.remove_server_file();
     }
     tokio::select! {
-        left = running.shut_down() => print_error_line(&stopped_message(left, "sexton up")),
+        left = running.shut_down() => {
+            let _closed = tokio::task::spawn_blocking(move || store.close()).await;
+            print_error_line(&stopped_message(left, "sexton up"));
+        }
         () = signals.wait() => {
             state.remove_server_file();
             print_error_line(&exited_message("sexton up"));
@@ -208,6 +301,7 @@ fn new_console(
     states: &FileStates,
     token: Arc<str>,
     nudge: Arc<Notify>,
+    health: Arc<StoreHealth>,
 ) -> Console {
     let stopping = runner.clone();
     Console {
@@ -215,6 +309,7 @@ fn new_console(
         logs: Arc::new(run_output::RunOutput::new(&state.runner_folder())),
         sinks: runner.clone(),
         sources: states.sources(),
+        health,
         token,
         clock: Arc::new(Timestamp::now),
         random: Arc::new(machine::random_or_clock_bytes),
@@ -228,13 +323,7 @@ fn configured_channels(setup: &mut Setup) -> Result<Channels, Failure> {
     Ok(channels.with_command_limits(own_process::command_limits()))
 }
 
-async fn start_runner(
-    setup: &mut Setup,
-    ports: &Ports,
-    mailer: Arc<AlertingMailer>,
-) -> Result<Arc<LocalRunner>, Failure> {
-    let mut options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
-    options.mailer = Some(mailer);
+async fn start_runner(setup: &mut Setup, options: runner::Options, ports: &Ports) -> Result<Arc<LocalRunner>, Failure> {
     let runner_ports =
         runner::Ports { orders: ports.orders.clone(), claims: ports.claims.clone(), reports: ports.reports.clone() };
     // The ledger is in the state directory, which is locked, so another runner with this name has stopped. Orders wait
@@ -248,7 +337,7 @@ async fn start_runner(
 struct RunningUp {
     runner: Arc<LocalRunner>,
     duties: duties::RunningDuties,
-    alert_watchers: [JoinHandle<()>; 4],
+    alert_watchers: Vec<JoinHandle<()>>,
     zones: JoinHandle<()>,
     job_files: JoinHandle<()>,
     reloader: JoinHandle<()>,

@@ -153,7 +153,7 @@ pub fn restore(from: &Path, ledger: &Path, mark_file: &Path, now: Timestamp) -> 
         false => None,
     };
     for suffix in ["-wal", "-shm"] {
-        // The log of a ledger that is gone belongs to no other.
+        // The log of a missing ledger belongs to no other.
         let _ = fs::remove_file(beside(ledger, suffix));
     }
     fs::rename(&partial, ledger).map_err(write_error)?;

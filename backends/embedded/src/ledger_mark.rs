@@ -1,6 +1,6 @@
 //! The mark of a ledger: an id and a counter, stored both in the database and in a file of the state directory. They
-//! show whether the database is the one that the state directory was last used with. Called by `ledger_opening` and by the
-//! writer; decides nothing.
+//! show whether the database is the one that the state directory was last used with. Called by `ledger_opening` and by
+//! the writer; decides nothing.
 //!
 //! The writer advances the counter in each transaction that it syncs, and writes the file after that. So the file is
 //! never ahead of its own database, also after a power cut, and is ahead of every older copy of it.

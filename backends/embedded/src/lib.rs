@@ -181,8 +181,7 @@ impl Failure {
 }
 
 impl From<Failure> for PortError {
-    /// A fault of the file is to be retried, whatever it is: a permanent error would make callers give up what they
-    /// have to write.
+    /// Every fault of the file is to be retried: after a permanent error, callers give up what they have to write.
     fn from(failure: Failure) -> PortError {
         let message = failure.to_string();
         match (&failure, failure.fault_kind()) {

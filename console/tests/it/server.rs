@@ -63,6 +63,7 @@ impl Server {
             logs: Arc::new(printed.clone()),
             sinks: Arc::new(OneSink),
             sources: Arc::new(Vec::new),
+            health: Arc::new(()),
             token: TOKEN.into(),
             clock: Arc::new(move || now),
             random: Arc::new(|| [1, 2, 3, 4, 5, 6]),

@@ -193,7 +193,16 @@ fn check_database(state: &StateDirectory) -> Result<String, String> {
     if let Some(owner) = other_owner(state) {
         return Ok(format!("belongs to {owner}; not opened"));
     }
-    Embedded::open(&state.database()).map(|_| "opens".to_owned()).map_err(|error| error.to_string())
+    let file = state.database();
+    match (file.exists(), state.ledger_mark().exists()) {
+        (false, false) => Ok("not made yet".to_owned()),
+        (false, true) => Err(format!(
+            "{} is missing; restore a copy with `sexton restore FILE`, or start with an empty ledger with `sexton up \
+             --new-ledger`",
+            file.display()
+        )),
+        (true, _) => Embedded::check(&file).map(|()| "whole".to_owned()).map_err(|error| error.to_string()),
+    }
 }
 
 /// Checks the files with jobs, and those that a running `up` watches.

@@ -150,7 +150,13 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
                 out.print_json(record)?;
                 continue;
             }
-            let job = parse_job(record)?;
+            let job = match parse_job(record) {
+                Ok(job) => job,
+                Err(failure) => {
+                    table.add_row(unreadable_row(record, &failure));
+                    continue;
+                }
+            };
             let next = record
                 .get("next")
                 .and_then(Value::as_str)
@@ -187,6 +193,18 @@ fn no_firing(job: &Job) -> &'static str {
         true => "never",
         false => "-",
     }
+}
+
+/// The row of a job whose record this build cannot read: its name and the fault.
+fn unreadable_row(record: &Value, failure: &Failure) -> Vec<String> {
+    let text = |key: &str| record.get(key).and_then(Value::as_str);
+    let name = format!("{}/{}", text("group").unwrap_or("?"), text("name").unwrap_or("?"));
+    let fault = match (text("fault"), failure) {
+        (Some(fault), _) => fault.to_owned(),
+        (None, Failure::Usage(messages) | Failure::Failed(messages)) => messages.join("; "),
+        (None, Failure::ReaderGone) => String::new(),
+    };
+    [&*name, "-", "-", "unreadable", "-", &*fault].map(str::to_owned).to_vec()
 }
 
 fn job_state(job: &Job) -> String {

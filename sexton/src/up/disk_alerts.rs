@@ -5,18 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::alert::{AlertKind, Transition};
 use domain::disk_space::DiskSpace;
 use domain::job::JobKey;
-use domain::ports::{Notifier, PortResult, Ports};
+use domain::ports::{PortResult, Ports};
 use domain::run::Outcome;
 use jiff::Timestamp;
 use keeper::free_space;
-use services::Links;
 use services::system_alerts::{self, Condition};
 use tokio_util::sync::CancellationToken;
 
-use super::notifier::ChannelNotifier;
+use super::notifier::{ChannelNotifier, send_without_store};
 use crate::print::format_bytes;
 
 /// Interval of checking the disk. Chosen: shorter than a job needs to fill the reserve.
@@ -82,7 +80,7 @@ impl DiskAlerts {
         let reason = reason(outcome, folder, space);
         let recorded = self.record_change(ports, outcome, &reason, now).await;
         if recorded.is_err() && outcome == Outcome::Failed && !self.sent_unrecorded {
-            self.sent_unrecorded = send_unrecorded(notifier, &reason, now).await;
+            self.sent_unrecorded = send_without_store(notifier, &key(), "disk:unstored", &reason, now).await;
         }
         recorded
     }
@@ -111,20 +109,6 @@ fn reason(outcome: Outcome, folder: &Path, space: DiskSpace) -> String {
         ),
         _ => format!("the disk of {} has space again ({free} of {all} free)", folder.display()),
     }
-}
-
-/// Sends the alert through every channel. Returns whether one of them accepted it.
-async fn send_unrecorded(notifier: &ChannelNotifier, reason: &str, now: Timestamp) -> bool {
-    let transition = Transition::new("disk:unstored".to_owned(), AlertKind::Failed, &key(), reason, now);
-    let alert = services::alert_message::build_alert(&transition, None, &Links::default());
-    let mut sent = false;
-    for channel in notifier.channel_names() {
-        match notifier.notify(&channel, &alert).await {
-            Ok(()) => sent = true,
-            Err(error) => tracing::error!(%error, channel, "cannot send the alert about the full disk"),
-        }
-    }
-    sent
 }
 
 #[cfg(test)]

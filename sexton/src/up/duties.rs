@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::notifier::ChannelNotifier;
 use crate::configuration::HistorySection;
 use crate::local_runner::SharedPacks;
+use crate::sd_notify::Pulse;
 
 /// Longest wait of the collector for a report. Chosen: short, so that a stop takes effect soon.
 const REPORT_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -43,6 +44,8 @@ pub(crate) struct Duties {
     pub(crate) stop_starting: CancellationToken,
     /// Ends the others.
     pub(crate) stop: CancellationToken,
+    /// Beats when the scheduler finishes a call.
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// The running loops.
@@ -171,6 +174,9 @@ async fn run_duty(duty: Duty, context: Arc<DutyContext>) {
                 NextCall::After(RETRY_DELAY)
             }
         };
+        if matches!(duty, Duty::Scheduler) {
+            context.duties.pulse.beat();
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = wait_for_next_call(duty, wait, &context) => {}

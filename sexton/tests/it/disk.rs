@@ -56,6 +56,36 @@ fn a_disk_filled_by_other_processes_loses_no_end_and_no_outcome() {
     assert!(!up.printed().contains("panicked"), "{}", up.printed());
 }
 
+#[test]
+fn on_a_disk_filled_to_the_last_byte_the_job_that_frees_space_starts() {
+    let Some(disk) = SmallDisk::mount(64 << 20) else { return };
+    let folder = Folder::new();
+    let (configuration, alert_file) = pager(&folder);
+    let ballast = disk.path().join("ballast");
+    let jobs = [job("clean", &format!("rm {}", ballast.display()), ""), job("other", "echo fine", "")].concat();
+    let often = "[[job]]\ngroup = \"t\"\nname = \"often\"\nschedule = \"@every 1s\"\ncommand = \"true\"\n";
+    let jobs = folder.write("jobs.toml", &format!("{jobs}{often}"));
+    let state = disk.path().join("state");
+    let arguments = ["--jobs", &*jobs, "--config", &*configuration];
+    let up = Up::start(&state, &arguments);
+    up.wait_for_run("t/often", "succeeded");
+    disk.fill();
+    wait_until(DEADLINE, || is_disk_alerted(&alert_file));
+    // Runs that do not help use up only a part of what is kept for starts; a restart needs none.
+    let ended = |up: &Up| up.records(&["runs", "t/often", "--outcome", "succeeded"]).len();
+    let before = ended(&up);
+    wait_until(DEADLINE, || ended(&up) > before + 1);
+    up.kill_and_keep_jobs();
+    let up = Up::start(&state, &arguments);
+    let other = start_run(&up, "other");
+    assert_eq!(wait_for_end(&up, &other, DEADLINE)["outcome"], "succeeded", "{}", up.printed());
+    let clean = start_run(&up, "clean");
+    assert_eq!(wait_for_end(&up, &clean, DEADLINE)["outcome"], "succeeded", "{}", up.printed());
+    assert!(!ballast.exists());
+    check_ledger(&up);
+    assert!(!up.printed().contains("panicked"), "{}", up.printed());
+}
+
 /// Checks head, tail, and one gap between them with the number of dropped lines.
 fn check_gap(up: &Up, run: &Value, run_id: &str, lines: u64) {
     let dropped = run["dropped_lines"].as_u64().expect("a number");

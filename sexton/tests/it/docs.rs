@@ -39,6 +39,7 @@ macro_rules! pages {
 
 pages! {
     the_blocks_of_alerts_md_work "docs/alerts.md"
+    the_commands_of_backup_md_exist "docs/backup.md"
     the_files_of_configuration_md_are_read "docs/configuration.md"
     the_blocks_of_rules_md_work "docs/rules.md"
     the_blocks_of_sinks_md_work "docs/sinks.md"
