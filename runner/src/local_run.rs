@@ -33,6 +33,8 @@ pub(crate) struct LocalRun {
     kill_failed_at: Mutex<Option<Instant>>,
     /// Set while it waits for other runs because of a limit of the machine: the reason of a start that came too late.
     pub delayed_by: OnceLock<String>,
+    /// Its reports were sent again, because its order was received again.
+    pub reported_again: AtomicBool,
     /// Notified when the directory or the spool has changed.
     pub wake: Notify,
     changed: AtomicBool,
@@ -67,6 +69,7 @@ impl LocalRun {
         });
         LocalRun {
             output_ended: OnceLock::new(),
+            reported_again: AtomicBool::new(false),
             seen_at: Instant::now(),
             limit_at: OnceLock::new(),
             stop: Mutex::new(stop),

@@ -2,6 +2,7 @@
 //! them. This module never waits for the network.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use domain::event::{Body, Event};
@@ -32,9 +33,12 @@ pub(crate) async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun
     }
 }
 
-/// Queues the start of the run again, and its end if it has ended. What was never reported is left to the supervision
-/// of the run.
+/// Queues the reports of an ended run again, once for each process: a store that was set back sends its order again,
+/// but so does a queue that delivers twice. What was never reported is left to the supervision of the run.
 pub(crate) async fn report_again(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
+    if run.finished().is_none() || run.reported_again.swap(true, Ordering::Relaxed) {
+        return;
+    }
     if let (Some(header), Ok(Some(started))) = (run.header(), run.started())
         && run.directory.start_reported().exists()
     {

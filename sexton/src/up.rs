@@ -193,13 +193,10 @@ async fn serve(
     applied.extend(reserved_group::report_line(&ports).await?);
     let (listener, url) = listen::bind(listen).await?;
     let token: Arc<str> = state.token()?.into();
-
-    let mailer = AlertingMailer::new(notifier.channels(), &setup.configuration.mail, Some(ports.clone()))?;
-    mailer.warn_if_missing(&ports).await.map_err(|error| Failure::failed(error.to_string()))?;
+    options.mailer = Some(start_mailer(&notifier, &setup, &ports).await?);
     let stop = CancellationToken::new();
     let stop_starting = stop.child_token();
     let nudge = Arc::new(Notify::new());
-    options.mailer = Some(mailer);
     let runner = start_runner(&mut setup, options, &ports).await?;
     let store_watch = StoreWatch::new(&ledger.store, alert, state.runner_folder());
     let give_up = store_watch.give_up.clone();
@@ -219,6 +216,8 @@ async fn serve(
         pulse: pulse.clone(),
     };
     let reloads = signals.reload_requests();
+    let applying =
+        files.apply_on_change(ports.clone(), runner.packs(), nudge.clone(), reloads.clone(), stop_starting.clone());
     let running = RunningUp {
         runner: runner.clone(),
         duties: duties.start(),
@@ -231,13 +230,7 @@ async fn serve(
             tokio::spawn(sd_notify::feed_watchdog(pulse, stop.clone())),
         ],
         zones: tokio::spawn(zone_duty::follow_zones(tzdata, utc, nudge.clone(), stop.clone())),
-        job_files: tokio::spawn(files.apply_on_change(
-            ports,
-            runner.packs(),
-            nudge,
-            reloads.clone(),
-            stop_starting.clone(),
-        )),
+        job_files: tokio::spawn(applying),
         reloader: tokio::spawn(reloader.run(runner.clone(), reloads, stop.clone())),
         server,
         stop_starting,
@@ -249,6 +242,16 @@ async fn serve(
     let outcome = wait_for_end(&mut signals, &give_up).await;
     end(running, &state, &mut signals, ledger.store).await;
     outcome
+}
+
+async fn start_mailer(
+    notifier: &ChannelNotifier,
+    setup: &Setup,
+    ports: &Ports,
+) -> Result<Arc<AlertingMailer>, Failure> {
+    let mailer = AlertingMailer::new(notifier.channels(), &setup.configuration.mail, Some(ports.clone()))?;
+    mailer.warn_if_missing(ports).await.map_err(|error| Failure::failed(error.to_string()))?;
+    Ok(mailer)
 }
 
 /// Waits for a signal, or until only a restart can help. Then the process exits even if the store hangs.
@@ -268,7 +271,8 @@ async fn wait_for_end(signals: &mut Signals, give_up: &Notify) -> Outcome {
     outcome
 }
 
-/// Shuts down; exits at once at another signal. While running jobs are awaited or stopped, clients still find the server.
+/// Shuts down; exits at once at another signal. While running jobs are awaited or stopped, clients still find the
+/// server.
 async fn end(
     running: RunningUp,
     state: &crate::state::StateDirectory,

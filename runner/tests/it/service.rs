@@ -215,6 +215,8 @@ fn a_redelivered_order_starts_nothing() {
     wait_for("the message's deletion", || {
         (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(())
     });
+    // Its sender may not know its end: both reports are sent again.
+    wait_for("the reports", || (world.events(&order.run_id).len() >= 4).then_some(()));
     world.end();
     assert_eq!(count_starts(&world), 1);
 }
@@ -232,7 +234,12 @@ fn concurrent_copies_of_an_order_are_one_run() {
         (fs::read_dir(world.path("orders")).expect("orders").count() == 0).then_some(())
     });
     world.end();
-    assert_eq!((count_starts(&world), world.events(&order.run_id).len()), (1, 2));
+    // A copy that arrives after the end makes the runner repeat its reports once.
+    let mut events: Vec<String> = world.events(&order.run_id).iter().map(domain::event::Event::id).collect();
+    assert!(matches!(events.len(), 2 | 4), "{events:?}");
+    events.sort();
+    events.dedup();
+    assert_eq!((count_starts(&world), events.len()), (1, 2));
     assert_eq!(world.shipped(&order.run_id).len(), 2);
 }
 
