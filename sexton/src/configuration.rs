@@ -215,7 +215,8 @@ fn read_address(section: &mut Section, key: &'static str) -> Option<SocketAddr> 
 /// Reads a text file that decides what Sexton does. As root, only one that no other user can write.
 ///
 /// # Errors
-/// Exit 2 if it cannot be read, is refused, is neither a regular file nor an inherited pipe (`<(...)`), is too long, or is not UTF-8.
+/// Exit 2 if it cannot be read, is refused, is neither a regular file nor an inherited pipe (`<(...)`), is too long, or
+/// is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
     let read = if source_path::is_descriptor(path) { read_file_or_pipe(path) } else { read_file(path) };
     let text = read.map_err(|unreadable| unreadable.message).and_then(to_checked_text);

@@ -1,5 +1,5 @@
-//! The signals of `up` and `runner`. INT and TERM: the first one stops them in order, a second one immediately. HUP reads
-//! all watched files again. USR1 and USR2 are ignored: their default would end the process.
+//! The signals of `up` and `runner`. INT and TERM: the first one stops them in order, a second one immediately. HUP
+//! reads all watched files again. USR1 and USR2 are ignored: their default would end the process.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

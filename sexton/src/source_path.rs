@@ -1,5 +1,5 @@
-//! The name of a file with jobs: its path as the operator gave it, made absolute. Links are not resolved, so a link that
-//! is switched to another release stays the same source.
+//! The name of a file with jobs: its path as the operator gave it, made absolute. Links are not resolved, so a link
+//! that is switched to another release stays the same source.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};

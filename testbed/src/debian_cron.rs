@@ -51,8 +51,8 @@ pub struct DebianCron {
 }
 
 impl DebianCron {
-    /// Starts cron with these crontabs of users (user, text) and files of cron.d (name, text), in the zone of this name.
-    /// `None` when it is not available here, or this process is not root.
+    /// Starts cron with these crontabs of users (user, text) and files of cron.d (name, text), in the zone of this
+    /// name. `None` when it is not available here, or this process is not root.
     ///
     /// # Panics
     /// When the namespace cannot be prepared.
