@@ -144,20 +144,21 @@ fn a_pack_that_is_removed_on_purpose_does_not_return_with_its_directory_missing(
         folder.write(&format!("rules/{name}.toml"), &text)
     };
     let (first, second) = (pack("first"), pack("second"));
-    let tab = folder.write("crontab", "# sexton: name=a rules=first,second\n@manually echo word first\n");
+    let entry = |name: &str| format!("# sexton: name={name} rules={name}\n@manually echo word {name}\n");
+    let tab = folder.write("crontab", &[entry("first"), entry("second")].concat());
     let rules = folder.text("rules");
     let up = Up::start(&folder.path("state"), &["--crontab", &tab, "--rules", &rules]);
-    up.run(&["run", "default/a", "--wait"]).expect(1);
+    up.run(&["run", "default/first", "--wait"]).expect(1);
     std::fs::remove_file(&first).expect("removed");
     wait_until(DEADLINE, || up.printed().contains("rules reloaded"));
-    up.run(&["run", "default/a", "--wait"]).expect(0);
+    up.run(&["run", "default/first", "--wait"]).expect(0);
     shell_output(&format!("mv {rules} {rules}.away"));
     wait_until(DEADLINE, || in_sync(&folder, &second).as_deref() == Some("0"));
     assert_eq!(up.stop(), Some(0));
     let up = Up::start(&folder.path("state"), &["--crontab", &tab, "--rules", &rules]);
     assert_eq!((in_sync(&folder, &first), in_sync(&folder, &second).as_deref()), (None, Some("0")));
-    up.run(&["run", "default/a", "--wait"]).expect(0);
-    assert!(!up.printed().contains("no rule pack `second`"), "it is still in use: {}", up.printed());
+    up.run(&["run", "default/first", "--wait"]).expect(0);
+    up.run(&["run", "default/second", "--wait"]).expect(1);
 }
 
 #[test]
@@ -228,8 +229,8 @@ fn a_file_that_is_still_written_at_the_start_is_applied_later() {
     assert_eq!(up.stop(), Some(0));
     // A writer that never pauses for long: every line of the file is complete only at its end.
     let script = format!(
-        "i=0; while [ ! -e {go} ]; do i=$((i+1)); printf '# %s\\n# sexton: name=x\\n@manually x' $i > {tab}; sleep 0.1; \
-         done",
+        "i=0; while [ ! -e {go} ] && [ $i -lt 1200 ]; do i=$((i+1)); \
+         printf '# %s\\n# sexton: name=x\\n@manually x' $i > {tab}; sleep 0.1; done",
         go = folder.text("go")
     );
     let mut writer = Command::new("sh").args(["-c", &script]).spawn().expect("a shell");
