@@ -57,18 +57,26 @@ impl CrontabKind {
         }
     }
 
-    /// The account of [`CrontabKind::user`].
+    /// The account of [`CrontabKind::user`]. `runs_here`: this process starts the commands.
     ///
     /// # Errors
-    /// One lower-case sentence if there is no such account.
-    pub(crate) fn account(&self) -> Result<Option<User>, String> {
+    /// One lower-case sentence if there is no such account, or if this process may not change to it.
+    pub(crate) fn account(&self, runs_here: bool) -> Result<Option<User>, String> {
         let Some(name) = self.user() else { return Ok(None) };
-        find_by_name(name).map(Some).ok_or_else(|| {
+        let account = find_by_name(name).ok_or_else(|| {
             format!(
                 "a file in this directory is the crontab of the user of its name, and there is no user `{name}` on this \
                  machine; create the user, or move the file"
             )
-        })
+        })?;
+        let own = rustix::process::geteuid();
+        if runs_here && !own.is_root() && own.as_raw() != account.uid {
+            return Err(format!(
+                "this is the crontab of `{name}`, and only root may run commands as another user; run Sexton as root or \
+                 as `{name}`, or move the file"
+            ));
+        }
+        Ok(Some(account))
     }
 }
 
@@ -89,6 +97,11 @@ fn spool_user(path: &Path) -> Option<String> {
 
 fn is_system_crontab(path: &Path) -> bool {
     path == Path::new(SYSTEM_CRONTAB) || path.parent() == Some(Path::new(SYSTEM_DIRECTORY))
+}
+
+/// Whether files of this directory are crontabs of users.
+pub(crate) fn is_spool_directory(directory: &Path) -> bool {
+    spool_user(&directory.join("user")).is_some() || spool_user(&resolved(&directory.join("user"))).is_some()
 }
 
 #[cfg(test)]
@@ -126,5 +139,6 @@ mod tests {
         for path in ["file", "mine/daemon", "crontabs/daemon"] {
             assert_eq!(CrontabKind::of(&at(path), true).user(), Some("daemon"), "{path}");
         }
+        assert!(is_spool_directory(&at("mine")) && !is_spool_directory(folder.path()));
     }
 }

@@ -9,13 +9,21 @@ use domain::crontab::{FileContent, Format, FormerNames, Options, Place};
 use domain::fault::{Fault, Faults, Level};
 use domain::job::{Job, JobKey};
 use domain::job_files;
+use domain::secret::Reference;
 use domain::zones::HostZone;
 
 use crate::crontab_kind::CrontabKind;
 use crate::failure::Failure;
 use crate::mailer::mail_owners;
+use crate::system_format::looks_like_system_crontab;
 use crate::text_files::{ReadFile, Unreadable, read_file_or_pipe, read_standard_input};
 use crate::{host_zone, ownership, source_path};
+
+const SYSTEM_FORMAT_MESSAGE: &str = "looks like a system crontab, because every entry begins with a user of this host \
+                                     and no program; pass --system";
+
+const REFERENCE_MESSAGE: &str = "a reference is read with the rights of Sexton, so the crontab of another user cannot \
+                                 have one; write the value";
 
 /// The name of a crontab without a file.
 const STANDARD_INPUT: &str = "standard input";
@@ -48,7 +56,7 @@ pub(crate) enum Purpose {
 }
 
 /// The content of a file: its valid jobs, and all faults and warnings.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ParsedJobs {
     pub(crate) jobs: Vec<Job>,
     pub(crate) faults: Faults,
@@ -61,6 +69,12 @@ pub(crate) struct ParsedJobs {
 pub(crate) struct HostZoneJobs {
     zone: HostZone,
     keys: BTreeSet<JobKey>,
+}
+
+impl Default for HostZoneJobs {
+    fn default() -> HostZoneJobs {
+        HostZoneJobs::new(HostZone::utc(), [])
+    }
 }
 
 impl HostZoneJobs {
@@ -81,7 +95,7 @@ impl HostZoneJobs {
 }
 
 /// The jobs of a file without faults.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ValidJobs {
     /// The stored `source` of the jobs: the absolute path.
     pub(crate) name: String,
@@ -89,6 +103,8 @@ pub(crate) struct ValidJobs {
     pub(crate) warnings: Faults,
     pub(crate) former_names: FormerNames,
     pub(crate) host_zone: HostZoneJobs,
+    /// [`JobsSource::former_name`].
+    pub(crate) former_source: Option<String>,
 }
 
 impl JobsSource {
@@ -115,6 +131,13 @@ impl JobsSource {
         self.name() == source || self.former_name().as_deref() == Some(source)
     }
 
+    /// Whether the crontab belongs to another user than the one of this process.
+    pub(crate) fn is_of_another_user(&self) -> bool {
+        let kind = CrontabKind::of(&source_path::absolute(&self.path), self.system);
+        let account = kind.account(false).ok().flatten();
+        account.is_some_and(|account| account.uid != rustix::process::geteuid().as_raw())
+    }
+
     fn is_standard_input(&self) -> bool {
         self.path.as_os_str() == "-"
     }
@@ -124,9 +147,20 @@ impl JobsSource {
     /// # Errors
     /// Exit 2 if it cannot be read. Faults of its content are part of the result.
     pub(crate) fn parse(&self) -> Result<ParsedJobs, Failure> {
-        let read = if self.is_standard_input() { read_standard_input() } else { read_file_or_pipe(&self.path) };
         let fault = |why: Unreadable| Failure::usage(Fault::new(&self.shown_name(), 0, "", why.message).to_string());
-        Ok(self.parse_content(&read.map_err(fault)?))
+        Ok(self.parse_content(&self.read().map_err(fault)?))
+    }
+
+    /// As [`JobsSource::parse`]; a file that cannot be read has one fault.
+    pub(crate) fn parse_or_fault(&self) -> ParsedJobs {
+        match self.read() {
+            Ok(file) => self.parse_content(&file),
+            Err(why) => ParsedJobs::refused(Fault::new(&self.shown_name(), 0, "", why.message)),
+        }
+    }
+
+    fn read(&self) -> Result<ReadFile, Unreadable> {
+        if self.is_standard_input() { read_standard_input() } else { read_file_or_pipe(&self.path) }
     }
 
     /// The name of the file in faults.
@@ -142,11 +176,16 @@ impl JobsSource {
             true => CrontabKind::Plain,
             false => CrontabKind::of(&source_path::absolute(&self.path), self.system),
         };
-        let account = match kind.account() {
+        let account = match kind.account(self.purpose == Purpose::Run) {
             Ok(account) => account,
             Err(message) => return ParsedJobs::refused(Fault::new(&shown, 0, "", message)),
         };
         let owner = account.as_ref().map(|account| account.uid);
+        if self.place == Place::Directory
+            && let Err(message) = ownership::check_as_cron(file.owner, owner)
+        {
+            return ParsedJobs::refused(Fault::new(&shown, 0, "", message));
+        }
         let mut refusals = Vec::new();
         match (ownership::check_when_root(file.owner, owner), self.purpose) {
             (Ok(()), _) => {}
@@ -168,6 +207,12 @@ impl JobsSource {
         let mut content = job_files::read(&shown, &file.bytes, &options);
         if self.mail_owners && !job_files::is_jobs_file(&shown) {
             mail_owners(&mut content.jobs);
+        }
+        if kind == CrontabKind::Plain && !job_files::is_jobs_file(&shown) && looks_like_system_crontab(&content.jobs) {
+            return ParsedJobs::refused(Fault::new(&shown, 0, "", SYSTEM_FORMAT_MESSAGE));
+        }
+        if owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw()) {
+            refuse_references(&mut content, &shown);
         }
         ParsedJobs::new(content, zone, &shown, refusals)
     }
@@ -200,6 +245,18 @@ impl ParsedJobs {
     }
 }
 
+/// Drops the entries with variables that Sexton would resolve: `file:/etc/shadow` is readable for root only.
+fn refuse_references(content: &mut FileContent, shown: &str) {
+    let FileContent { jobs, faults, .. } = content;
+    jobs.retain(|job| {
+        let reference = job.env.iter().find(|(_, value)| Reference::parse(value).is_some());
+        if let Some((name, _)) = reference {
+            faults.0.push(Fault::new(shown, 0, format!("{}: {name}", job.key()), REFERENCE_MESSAGE));
+        }
+        reference.is_none()
+    });
+}
+
 /// Reads a file whose jobs are all valid.
 ///
 /// # Errors
@@ -211,5 +268,6 @@ pub(crate) fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure>
         return Err(Faults(only_faults).into());
     }
     let ParsedJobs { jobs, faults: warnings, former_names, host_zone } = parsed;
-    Ok(ValidJobs { name: source.name(), jobs, warnings, former_names, host_zone })
+    let former_source = source.former_name();
+    Ok(ValidJobs { name: source.name(), jobs, warnings, former_names, host_zone, former_source })
 }

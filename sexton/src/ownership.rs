@@ -37,6 +37,16 @@ pub(crate) fn check_when_root(file: Option<FileOwner>, owner: Option<u32>) -> Re
     }
 }
 
+/// Checks a file of a directory of crontabs, as cron does: it belongs to root, to the user of this process, or to
+/// `owner` where there is one, and no other user can write it.
+///
+/// # Errors
+/// As [`check_when_root`].
+pub(crate) fn check_as_cron(file: Option<FileOwner>, owner: Option<u32>) -> Result<(), String> {
+    let own = rustix::process::geteuid().as_raw();
+    file.map_or(Ok(()), |file| check(file, &[Some(ROOT), Some(own), owner]))
+}
+
 fn check(file: FileOwner, owners: &[Option<u32>]) -> Result<(), String> {
     if !owners.contains(&Some(file.uid)) {
         let name = |uid: u32| find_by_uid(uid).map_or_else(|| uid.to_string(), |user| user.name);

@@ -80,15 +80,15 @@ pub(crate) struct Arguments {
     /// Allow a listen address beyond loopback, without encryption; for use behind a proxy that terminates TLS
     #[arg(long)]
     plain: bool,
-    /// Crontab to run; can be repeated. Reloaded when it changes. Jobs from the files of an earlier start
-    /// stay and are listed at the start
-    #[arg(long, value_name = "FILE")]
+    /// Crontabs to run, or directories of crontabs like /etc/cron.d; can be repeated. Reloaded when they change. Jobs
+    /// from the files of an earlier start stay and are listed at the start
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     crontab: Vec<PathBuf>,
     /// The crontabs have a user column, like /etc/crontab
     #[arg(long)]
     system: bool,
-    /// Jobs file (TOML) to run; can be repeated. Reloaded when it changes, like a crontab
-    #[arg(long, value_name = "FILE")]
+    /// Jobs files (TOML) to run; can be repeated. Reloaded when they change, like crontabs
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     jobs: Vec<PathBuf>,
     /// Sinks file: where output is sent [default: files in `logs` of the state directory]
     #[arg(long, value_name = "FILE")]

@@ -19,8 +19,10 @@ use crate::cli::check_sources::{check_jobs, served_sources};
 use crate::client::{AwsArguments, block_on};
 use crate::configuration::load_policy;
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
+use crate::jobs_source::{JobsSource, Purpose};
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
+use crate::source_list::{ExpandedSources, SourceList};
 use crate::state::StateDirectory;
 use crate::tzdata;
 
@@ -210,9 +212,15 @@ async fn check_files(setup: &Setup, is_local: bool, findings: &mut Findings) -> 
     let served = if is_local { served_sources(setup).await } else { None };
     let store = if is_local { Embedded::open(&setup.state.database()).ok() } else { None };
     let ports = store.map(|store| store.ports());
-    for path in setup.configuration.crontabs.iter().chain(&setup.configuration.jobs) {
-        let found = check_jobs(path, setup, ports.as_ref(), served.is_some()).await;
-        findings.print("jobs", &path.display().to_string(), found)?;
+    let named = setup.configuration.crontabs.iter().chain(&setup.configuration.jobs);
+    let named = named.map(|path| JobsSource::new(path, Purpose::Run)).collect();
+    let ExpandedSources { sources, failures, .. } = SourceList::new(named).expand();
+    for failure in failures {
+        findings.print("jobs", &failure.file, Err(failure.message))?;
+    }
+    for source in &sources {
+        let found = check_jobs(source, setup, ports.as_ref(), served.is_some()).await;
+        findings.print("jobs", &source.shown_name(), found)?;
     }
     for state in served.unwrap_or_default() {
         let found = state.reason.map_or_else(|| Ok("in use as it is".to_owned()), Err);

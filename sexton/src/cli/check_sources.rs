@@ -1,8 +1,6 @@
 //! The part of `check` about watched files: faults of files with jobs, names that their jobs refer to, and whether the
 //! stored jobs equal them. Changes nothing.
 
-use std::path::Path;
-
 use console::SourceState;
 use domain::ports::Ports;
 use jiff::Timestamp;
@@ -10,7 +8,7 @@ use services::commands::{ApplyOptions, Difference, apply};
 
 use crate::client::{ApiRequest, Client, ServerArguments};
 use crate::job_warnings::unknown_names;
-use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
+use crate::jobs_source::{JobsSource, read_valid_jobs};
 use crate::setup::Setup;
 
 /// Checks one file. `stored`: the ledger of this machine, where there is one.
@@ -18,13 +16,12 @@ use crate::setup::Setup;
 /// # Errors
 /// Returns the faults, the unknown names, or the difference to the stored jobs of a running `up`.
 pub(super) async fn check_jobs(
-    path: &Path,
+    source: &JobsSource,
     setup: &Setup,
     stored: Option<&Ports>,
     is_served: bool,
 ) -> Result<String, String> {
-    let read =
-        read_valid_jobs(&JobsSource::new(path, Purpose::Run)).map_err(|failure| failure.messages().join("; "))?;
+    let read = read_valid_jobs(source).map_err(|failure| failure.messages().join("; "))?;
     let channels: Vec<String> = setup.configuration.channels.iter().map(|channel| channel.name.clone()).collect();
     let unknown = unknown_names(&read.jobs, &setup.packs, &channels);
     if !unknown.is_empty() {

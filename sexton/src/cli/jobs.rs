@@ -1,6 +1,6 @@
 //! `jobs`, `job`, `apply` and `maintenance`: shows and changes jobs through the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use crate::cli::apply_progress::send_file;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
-use crate::jobs_source::{HostZoneJobs, JobsSource, Purpose, read_valid_jobs};
+use crate::jobs_source::{HostZoneJobs, JobsSource, Purpose, ValidJobs, read_valid_jobs};
 use crate::print::{Printer, Table, format_instant, format_pairs, parse_instant, parse_job_key};
+use crate::source_list::{SourceList, read_valid_files};
 
 #[derive(Debug, Args)]
 pub(crate) struct JobsArguments {
@@ -88,8 +89,9 @@ struct PauseArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArguments {
-    /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
-    file: PathBuf,
+    /// Crontab, directory of crontabs, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
     /// Group of the entries that name none
     #[arg(long, value_name = "G")]
     group: Option<String>,
@@ -322,32 +324,51 @@ fn print_confirmation(answer: &Value, json: bool, message: &str) -> Outcome {
 }
 
 pub(crate) fn apply(arguments: ApplyArguments) -> Outcome {
-    let source = JobsSource {
+    let mail_owners = arguments.server.configuration()?.mail.owner;
+    let source = |file: &PathBuf| JobsSource {
         group: arguments.group.clone(),
         system: arguments.system,
-        mail_owners: arguments.server.configuration()?.mail.owner,
-        ..JobsSource::new(arguments.file.clone(), Purpose::Send)
+        mail_owners,
+        ..JobsSource::new(file, Purpose::Send)
     };
-    let read = read_valid_jobs(&source)?;
-    for warning in &read.warnings.0 {
+    let mut list = SourceList::new(arguments.files.iter().map(source).collect());
+    let mut files = read_valid_files(&mut list)?;
+    for warning in files.iter().flat_map(|file| &file.warnings.0) {
         print_error_line(&warning.to_string());
     }
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let body = json!({
-            "jobs": read.jobs, "source": read.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
-            "former_names": names(&read.former_names), "former_sources": source.former_name().into_iter().collect::<Vec<_>>(),
-        });
-        let answer = send_file(&client, body).await?;
+        if arguments.prune && list.has_directories() {
+            files.extend(lost_files(&client, &list).await?);
+        }
         let mut out = Printer::new();
-        if arguments.json {
-            out.print_json(&answer)?
-        } else {
-            out.print_bytes(difference_text(&answer, arguments.dry_run, &read.host_zone).as_bytes())?
+        for file in &files {
+            let body = json!({
+                "jobs": file.jobs, "source": file.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
+                "former_names": names(&file.former_names), "former_sources": Vec::from_iter(&file.former_source),
+            });
+            let answer = send_file(&client, body).await?;
+            if arguments.json {
+                out.print_json(&answer)?;
+                continue;
+            }
+            if files.len() > 1 {
+                out.print_line(&format!("{}:", file.name))?;
+            }
+            out.print_bytes(difference_text(&answer, arguments.dry_run, &file.host_zone).as_bytes())?
         }
         out.finish()?;
         Ok(SUCCESS)
     })
+}
+
+/// The files that left a directory: without jobs, so that their stored jobs are deleted.
+async fn lost_files(client: &Client, list: &SourceList) -> Result<Vec<ValidJobs>, Failure> {
+    let answer = client.send(ApiRequest::get(&["jobs"])).await?;
+    let Some(Value::Array(jobs)) = answer.get("jobs") else { return Err(unexpected_answer()) };
+    let sources: BTreeSet<&str> = jobs.iter().filter_map(|job| job.get("source")?.as_str()).collect();
+    let lost = sources.into_iter().filter(|source| list.has_lost(source));
+    Ok(lost.map(|source| ValidJobs { name: source.to_owned(), ..ValidJobs::default() }).collect())
 }
 
 /// Former names by name, as the API reads them.

@@ -1,9 +1,11 @@
 //! `next`, `plan` and `lint`: shows firings of schedules and faults of files. Needs no server.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::Args;
-use domain::fault::Level;
+use domain::fault::{Fault, Level};
+use domain::job::{Job, JobKey};
 use domain::plan;
 use domain::schedule::{Context, Firing, Schedule, ScheduleKind};
 use domain::units::format_duration;
@@ -13,9 +15,11 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Outcome, SUCCESS, USAGE, print_error_line};
 use crate::host_zone;
-use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
+use crate::jobs_source::{JobsSource, Purpose};
 use crate::mailer::mail_note;
 use crate::print::{self, OutputFormat, Printer, parse_instant};
+use crate::shared_names::refuse_owned;
+use crate::source_list::{ExpandedSources, SourceList, read_valid_files};
 
 /// Largest `--count`. Chosen: for more firings there is `plan`.
 const COUNT_MAX: u64 = 100_000;
@@ -92,8 +96,9 @@ pub(crate) fn next(arguments: NextArguments) -> Outcome {
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArguments {
-    /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
-    file: PathBuf,
+    /// Crontab, directory of crontabs, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
     /// Only firings at or after this instant
     #[arg(long, value_name = "INSTANT")]
     from: String,
@@ -110,8 +115,9 @@ pub(crate) struct PlanArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct LintArguments {
-    /// Crontab, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
-    file: PathBuf,
+    /// Crontab, directory of crontabs, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
     /// The crontab has a user column, like /etc/crontab
     #[arg(long)]
     system: bool,
@@ -139,13 +145,9 @@ pub(crate) fn plan(arguments: PlanArguments) -> Outcome {
     if to <= from {
         return Err(Failure::usage(format!("--to {} is not after --from {}; swap them", arguments.to, arguments.from)));
     }
-    let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file, Purpose::Show) };
-    let read = read_valid_jobs(&source)?;
-    for warning in &read.warnings.0 {
-        print_error_line(&warning.to_string());
-    }
+    let jobs = read_all_jobs(named_sources(arguments.files, arguments.system))?;
     let mut out = Printer::new();
-    for (job, firing) in plan::plan(&read.jobs, from, to)? {
+    for (job, firing) in plan::plan(&jobs, from, to)? {
         let zone = zone_named(&job.zone).map_err(Failure::usage)?;
         let (local, note) = (print::format_local(firing.at, &zone), firing.note.as_deref());
         let delay = Some(job.delay()).filter(|delay| !delay.is_zero()).map(format_duration);
@@ -171,12 +173,37 @@ fn plan_note(delay: Option<String>, note: Option<&str>) -> String {
     delay.iter().map(String::as_str).chain(note).collect::<Vec<_>>().join("; ")
 }
 
+fn named_sources(files: Vec<PathBuf>, system: bool) -> Vec<JobsSource> {
+    files.into_iter().map(|file| JobsSource { system, ..JobsSource::new(file, Purpose::Show) }).collect()
+}
+
+/// Reads files whose jobs are all valid. Prints warnings.
+fn read_all_jobs(named: Vec<JobsSource>) -> Result<Vec<Job>, Failure> {
+    let read = read_valid_files(&mut SourceList::new(named))?;
+    for warning in read.iter().flat_map(|file| &file.warnings.0) {
+        print_error_line(&warning.to_string());
+    }
+    Ok(read.into_iter().flat_map(|file| file.jobs).collect())
+}
+
 pub(crate) fn lint(arguments: LintArguments) -> Outcome {
-    let source = JobsSource { system: arguments.system, ..JobsSource::new(arguments.file, Purpose::Show) };
-    let parsed = source.parse()?;
+    let ExpandedSources { sources, warnings, failures } =
+        SourceList::new(named_sources(arguments.files, arguments.system)).expand();
+    let mut found: Vec<Fault> = failures.into_iter().chain(warnings).collect();
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut owners: BTreeMap<JobKey, String> = BTreeMap::new();
+    let mut zones: BTreeSet<String> = BTreeSet::new();
+    for source in &sources {
+        let mut parsed = source.parse_or_fault();
+        zones.extend(parsed.host_zone.note());
+        found.append(&mut parsed.faults.0);
+        found.extend(refuse_owned(source, &mut parsed.jobs, |key| owners.get(key).cloned()));
+        owners.extend(parsed.jobs.iter().map(|job| (job.key(), source.shown_name())));
+        jobs.append(&mut parsed.jobs);
+    }
     let mut out = Printer::new();
     let mut counts = (0, 0);
-    for fault in &parsed.faults.0 {
+    for fault in &found {
         match fault.level {
             Level::Fault => counts.0 += 1,
             Level::Warning => counts.1 += 1,
@@ -188,13 +215,13 @@ pub(crate) fn lint(arguments: LintArguments) -> Outcome {
         }
     }
     if !arguments.json {
-        if let Some(zone) = parsed.host_zone.note() {
+        for zone in zones {
             out.print_line(&zone)?;
         }
-        out.print_line(&format!("{} valid jobs, {} faults, {} warnings", parsed.jobs.len(), counts.0, counts.1))?;
-        if let Some(note) = mail_note(&parsed.jobs) {
+        if let Some(note) = mail_note(&jobs) {
             out.print_line(note)?;
         }
+        out.print_line(&format!("{} valid jobs, {} faults, {} warnings", jobs.len(), counts.0, counts.1))?;
     }
     out.finish()?;
     Ok(if counts.0 > 0 { USAGE } else { SUCCESS })

@@ -5,11 +5,13 @@
 //! Jobs of a file that is no longer named stay and are listed, because `sexton apply` may have stored them. Jobs of the
 //! sample are deleted as soon as there are others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use domain::crontab::Place;
 use domain::fault::Level;
+use domain::job::{Job, JobKey};
 use domain::ports::Ports;
 use domain::zones::HostZone;
 use jiff::Timestamp;
@@ -28,7 +30,9 @@ use crate::host_zone::HostZoneWatch;
 use crate::job_warnings::unknown_names;
 use crate::jobs_source::{JobsSource, ParsedJobs, Purpose};
 use crate::local_runner::SharedPacks;
+use crate::shared_names::NameClaims;
 use crate::signals::ReloadRequests;
+use crate::source_list::SourceList;
 use crate::state::StateDirectory;
 
 /// Jobs listed by name on one line; the rest is only counted.
@@ -47,7 +51,10 @@ pub(crate) struct JobFileArgs {
 }
 
 pub(crate) struct JobFiles {
+    named: SourceList,
+    /// The files of the names. One that left its directory stays until its absence is certain.
     sources: Vec<JobsSource>,
+    claims: NameClaims,
     /// The sample, whose jobs are deleted as soon as there are others.
     sample: JobsSource,
     watch: FileWatch,
@@ -82,7 +89,8 @@ impl JobFiles {
         let sample = JobsSource::new(state.sample_crontab(), Purpose::Run);
         let mut paths = [args.crontabs, args.jobs].concat();
         let is_sample = |source: &Option<String>| source.as_ref().is_some_and(|source| sample.is_stored_as(source));
-        if paths.is_empty() && stored_jobs_by_source(ports).await?.keys().all(is_sample) {
+        let stored = stored_jobs_by_source(ports).await?;
+        if paths.is_empty() && stored.keys().all(is_sample) {
             paths.push(sample::write_crontab(state)?);
         }
         let source = |path| JobsSource {
@@ -90,12 +98,15 @@ impl JobFiles {
             mail_owners: args.mail_owners,
             ..JobsSource::new(path, Purpose::Run)
         };
-        let sources = paths.iter().map(source).collect();
+        let mut named = SourceList::with_stored(paths.iter().map(source).collect(), stored.keys().flatten());
+        let sources = named.expand_and_print();
         Ok(JobFiles {
-            watch: FileWatch::new(paths),
+            watch: FileWatch::new(sources.iter().map(|source| source.path.clone())),
+            named,
             host_zone: HostZoneWatch::new(),
             sample,
             sources,
+            claims: NameClaims::default(),
             states: states.clone(),
             channels: args.channels,
             failures: BTreeMap::new(),
@@ -157,11 +168,16 @@ impl JobFiles {
                 continue;
             }
             if is_sample(&source) && are_others_stored {
-                let how = ApplyOptions { prune: true, dry_run: false };
-                apply(ports, &source, &[], how, Timestamp::now())
-                    .await
-                    .map_err(|error| Failure::failed(format!("cannot delete the jobs of the sample: {error}")))?;
+                self.delete_jobs_of(&source, ports).await?;
                 lines.push(format!("{} of the sample deleted, because other jobs are stored", keys.len()));
+                continue;
+            }
+            if self.named.has_lost(&source) {
+                self.delete_jobs_of(&source, ports).await?;
+                lines.push(format!(
+                    "{} of {source} deleted, because the file is no longer in its directory",
+                    keys.len()
+                ));
                 continue;
             }
             let named: Vec<String> = keys.iter().take(LISTED_JOBS_MAX).map(ToString::to_string).collect();
@@ -174,6 +190,40 @@ impl JobFiles {
             ));
         }
         Ok(lines)
+    }
+
+    async fn delete_jobs_of(&self, source: &str, ports: &Ports) -> Result<(), Failure> {
+        let how = ApplyOptions { prune: true, dry_run: false };
+        let deleted = apply(ports, source, &[], how, Timestamp::now()).await;
+        deleted.map_err(|error| Failure::failed(format!("cannot delete the jobs of {source}: {error}")))?;
+        Ok(())
+    }
+
+    /// Watches files that are new in a directory, too.
+    fn add_new_files(&mut self) {
+        let found = self.named.expand_and_print();
+        let is_new = |source: &JobsSource| !self.sources.contains(source);
+        if !found.iter().any(is_new) {
+            return;
+        }
+        let kept = self.sources.drain(..).filter(|source| !found.contains(source)).collect::<Vec<_>>();
+        self.sources = [found, kept].concat();
+        self.watch_sources();
+    }
+
+    fn watch_sources(&mut self) {
+        let paths: Vec<PathBuf> = self.sources.iter().map(|source| source.path.clone()).collect();
+        self.watch.set_paths(&paths);
+    }
+
+    /// The file left its directory.
+    async fn remove_source(&mut self, source: &JobsSource, ports: &Ports) -> Result<Difference, Failure> {
+        let difference = self.store_jobs(source, &ParsedJobs::default(), ports).await?;
+        self.claims.set(&self.sources, source, None);
+        self.states.remove(&source.name());
+        self.sources.retain(|other| other != source);
+        self.watch_sources();
+        Ok(difference)
     }
 
     /// Applies each file when it changes, and all when the zone of this host changes, until `stop`.
@@ -195,10 +245,20 @@ impl JobFiles {
                 print_error_line(&zone_summary(&zone));
                 self.watch.read_again();
             }
-            let watch = &mut self.watch;
-            for (path, content) in tokio::task::block_in_place(|| watch.take_changed()) {
-                let Some(source) = self.sources.iter().find(|source| source.path == path) else { continue };
-                match self.apply_content(source, &content, &ports, &packs.current()).await {
+            let changed = tokio::task::block_in_place(|| {
+                self.add_new_files();
+                self.watch.take_changed()
+            });
+            for (path, content) in changed {
+                let Some(source) = self.sources.iter().find(|source| source.path == path).cloned() else { continue };
+                let applied = match has_left_directory(&source, &content) {
+                    true => {
+                        let removed = self.remove_source(&source, &ports).await;
+                        removed.map(|difference| Applied::Whole { jobs: 0, zone: None, difference })
+                    }
+                    false => self.apply_content(&source, &content, &ports, &packs.current()).await,
+                };
+                match applied {
                     Ok(applied) => {
                         print_change(&path, &applied);
                         self.failures.remove(&path);
@@ -207,6 +267,15 @@ impl JobFiles {
                 }
                 nudge.notify_one();
             }
+            self.retry_concerned();
+        }
+    }
+
+    /// Files that share a job with a changed one are applied again at the next poll.
+    fn retry_concerned(&mut self) {
+        let concerned = self.claims.take_retries();
+        for source in self.sources.iter().filter(|source| concerned.contains(&source.name())) {
+            self.watch.retry(&source.path);
         }
     }
 
@@ -252,7 +321,7 @@ impl JobFiles {
         ports: &Ports,
         packs: &Packs,
     ) -> Result<Applied, Failure> {
-        let parsed = match read {
+        let mut parsed = match read {
             Ok(parsed) => parsed,
             Err(message) => return Ok(Applied::Kept { faults: vec![message] }),
         };
@@ -272,12 +341,33 @@ impl JobFiles {
         for warning in unknown_names(&parsed.jobs, packs, &self.channels) {
             print_error_line(&format!("{}: warning: {warning}", source.shown_name()));
         }
+        let keys: BTreeSet<JobKey> = parsed.jobs.iter().map(Job::key).collect();
+        let shared = self.refuse_shared_jobs(source, &mut parsed, ports).await?;
         let difference = self.store_jobs(source, &parsed, ports).await?;
+        self.claims.set(&self.sources, source, Some(keys));
         if !faults.is_empty() {
-            return Ok(Applied::Part { jobs, faults });
+            return Ok(Applied::Part { jobs, faults: [faults, shared].concat() });
         }
         incomplete.remove(&name, ports).await?;
-        Ok(Applied::Whole { jobs, zone: parsed.host_zone.note(), difference })
+        match shared.is_empty() {
+            true => Ok(Applied::Whole { jobs, zone: parsed.host_zone.note(), difference }),
+            false => Ok(Applied::Part { jobs: parsed.jobs.len(), faults: shared }),
+        }
+    }
+
+    /// Leaves out the jobs that another file has, too. Returns one fault for each.
+    async fn refuse_shared_jobs(
+        &self,
+        source: &JobsSource,
+        parsed: &mut ParsedJobs,
+        ports: &Ports,
+    ) -> Result<Vec<String>, Failure> {
+        let stored = match self.claims.needs_stored(&self.sources, source) {
+            true => stored_jobs_by_source(ports).await?,
+            false => BTreeMap::new(),
+        };
+        let shared = self.claims.refuse(&self.sources, source, &mut parsed.jobs, &stored);
+        Ok(shared.iter().map(ToString::to_string).collect())
     }
 
     /// Makes the stored jobs of the file equal to these. Alerts when most of them are removed.
@@ -333,6 +423,11 @@ fn zone_summary(zone: &HostZone) -> String {
         Ok(name) => format!("the zone of this host is {name} now; applying all files again"),
         Err(why) => format!("{why}; applying all files again"),
     }
+}
+
+/// Whether a file that was found in a directory is there no longer. A file that was named itself is expected to return.
+fn has_left_directory(source: &JobsSource, content: &Content) -> bool {
+    source.place == Place::Directory && content.as_ref().is_err_and(|unreadable| unreadable.is_missing)
 }
 
 fn print_change(path: &Path, applied: &Applied) {

@@ -1,6 +1,6 @@
 //! Crontabs as sources of jobs: the identity of their entries, links, directories, owners.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use domain::crontab::{Format, Options};
@@ -130,4 +130,122 @@ fn stored_jobs_of_the_reserved_group_keep_running_and_are_reported_at_each_start
     }
     let exec = sexton(&["exec", "--group", "sexton", "--name", "x", "--", "true"]).expect(2);
     assert!(exec.err.contains("the group `sexton` is reserved"), "{}", exec.err);
+}
+
+#[test]
+fn a_directory_of_crontabs_is_read_as_cron_reads_it_and_followed() {
+    let folder = folder_with(&["cron.d", "cron.d/sub"]);
+    folder.write("cron.d/php", "0 5 * * * root /usr/lib/php/sessionclean\n");
+    folder.write("cron.d/mail_queue", "# sexton: name=flush\n0 5 * * * root /opt/flush\n");
+    for ignored in ["php.dpkg-old", ".placeholder", "backup~", "run.sh", "sub/x"] {
+        folder.write(&format!("cron.d/{ignored}"), "0 5 * * * root /opt/never\n");
+    }
+    let directory = folder.text("cron.d");
+    let state = folder.path("state");
+    let up = Up::start(&state, &["--system", "--crontab", &directory]);
+    let found = names(&up);
+    assert_eq!((found.len(), found[0].as_str()), (2, "mail_queue/flush"), "{found:?}");
+    assert!(found[1].starts_with("php/sessionclean-"), "{found:?}");
+    assert!(up.printed().contains("run.sh: warning: the file is ignored, as by cron"), "{}", up.printed());
+    assert!(!up.printed().contains("dpkg-old"), "{}", up.printed());
+    // Package managers write another name first.
+    folder.write("cron.d/new.dpkg-new", "# sexton: name=one\n0 5 * * * root /opt/one\n");
+    std::fs::rename(folder.path("cron.d/new.dpkg-new"), folder.path("cron.d/new")).expect("renamed");
+    wait_until(DEADLINE, || names(&up).contains(&"new/one".to_owned()));
+    std::fs::remove_file(folder.path("cron.d/php")).expect("removed");
+    wait_until(DEADLINE, || names(&up) == ["mail_queue/flush", "new/one"]);
+    assert_eq!(up.stop(), Some(0));
+    // Removed while no `up` runs.
+    std::fs::remove_file(folder.path("cron.d/new")).expect("removed");
+    let up = Up::start(&state, &["--system", "--crontab", &directory]);
+    assert_eq!(names(&up), ["mail_queue/flush"]);
+    assert!(up.printed().contains("deleted, because the file is no longer in its directory"), "{}", up.printed());
+    assert_eq!(up.stop(), Some(0));
+    // A directory that is not there now deletes nothing.
+    std::fs::rename(folder.path("cron.d"), folder.path("elsewhere")).expect("renamed");
+    let up = Up::start(&state, &["--system", "--crontab", &directory]);
+    assert_eq!(names(&up), ["mail_queue/flush"]);
+}
+
+#[test]
+fn a_file_of_a_directory_that_others_can_write_is_refused_and_the_other_files_run() {
+    let folder = folder_with(&["cron.d"]);
+    folder.write("cron.d/good", "# sexton: name=good\n@manually true\n");
+    let open = folder.write("cron.d/open", "# sexton: name=open\n@manually true\n");
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o666)).expect("set");
+    let directory = folder.text("cron.d");
+    let lint = sexton(&["lint", &directory]).expect(2);
+    assert!(lint.err.contains("open: other users can write the file (mode 0666)"), "{}", lint.err);
+    let up = Up::start(&folder.path("state"), &["--crontab", &directory]);
+    assert_eq!(names(&up), ["good/good"]);
+    assert!(up.printed().contains("other users can write the file"), "{}", up.printed());
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).expect("set");
+    wait_until(DEADLINE, || names(&up) == ["good/good", "open/open"]);
+}
+
+#[test]
+fn several_files_are_read_and_a_job_of_two_files_is_a_fault_of_the_second() {
+    let folder = folder_with(&["d"]);
+    let shared = "# sexton: name=shared\n0 1 1 1 * true\n";
+    let first = folder.write("first", &format!("{shared}# sexton: name=a\n0 1 1 1 * true\n"));
+    let second = folder.write("second", &format!("{shared}# sexton: name=b\n0 1 1 1 * true\n"));
+    let fault = format!("{second}: `default/shared`: {first} has a job of this name, too");
+    let lint = sexton(&["lint", &first, &second, &folder.text("d")]).expect(2);
+    assert!(lint.err.contains(&fault), "{}", lint.err);
+    assert!(lint.text().ends_with("3 valid jobs, 1 faults, 0 warnings\n"), "{}", lint.text());
+    let window = ["--from", "1970-01-01", "--to", "1970-01-02"];
+    let plan = sexton(&[&["plan", &first, &second][..], &window].concat()).expect(2);
+    assert!(plan.err.contains(&fault), "{}", plan.err);
+
+    let up = Up::start(&folder.path("state"), &["--crontab", &first, &second]);
+    let source = |up: &Up, name: &str| {
+        up.records(&["jobs"])
+            .iter()
+            .find(|job| job["name"] == name)
+            .map(|job| job["source"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(names(&up), ["default/a", "default/b", "default/shared"]);
+    assert_eq!(source(&up, "shared").as_ref(), Some(&first));
+    assert!(up.printed().contains(&fault) && !up.printed().contains("takes over"), "{}", up.printed());
+    // The other file may have it when the first no longer does.
+    folder.write("first", "# sexton: name=a\n0 1 1 1 * true\n");
+    wait_until(DEADLINE, || source(&up, "shared").as_ref() == Some(&second));
+    folder.write("first", &format!("{shared}# sexton: name=a\n0 1 1 1 * true\n"));
+    wait_until(DEADLINE, || source(&up, "shared").as_ref() == Some(&first));
+    assert_eq!(names(&up), ["default/a", "default/b", "default/shared"]);
+}
+
+#[test]
+fn apply_takes_files_and_directories_and_prunes_files_that_left() {
+    let folder = folder_with(&["cron.d"]);
+    let alone = folder.write("alone", "# sexton: name=alone\n@manually true\n");
+    folder.write("cron.d/one", "# sexton: name=x\n@manually true\n");
+    folder.write("cron.d/two", "# sexton: name=x\n@manually true\n");
+    let directory = folder.text("cron.d");
+    let up = Up::start(&folder.path("state"), &["--crontab", &folder.write("empty", "# none\n")]);
+    let text = up.run(&["apply", &alone, &directory]).expect(0).text();
+    assert!(text.contains("+ one/x") && text.contains("+ two/x"), "{text}");
+    assert_eq!(names(&up), ["default/alone", "one/x", "two/x"]);
+    std::fs::remove_file(folder.path("cron.d/one")).expect("removed");
+    up.run(&["apply", &directory]).expect(0);
+    assert_eq!(names(&up), ["default/alone", "one/x", "two/x"]);
+    let text = up.run(&["apply", "--prune", &directory]).expect(0).text();
+    assert!(text.contains("- one/x\n"), "{text}");
+    assert_eq!(names(&up), ["default/alone", "two/x"]);
+}
+
+#[test]
+fn a_system_crontab_without_its_flag_is_a_fault_and_not_a_program() {
+    let folder = folder_with(&[]);
+    let tab = folder.write("crontab", "PATH=/usr/bin:/bin\n0 5 * * * root /opt/x\n@daily daemon /opt/y\n");
+    let lint = sexton(&["lint", &tab]).expect(2);
+    assert!(lint.err.contains("looks like a system crontab"), "{}", lint.err);
+    assert!(lint.err.contains("pass --system"), "{}", lint.err);
+    sexton(&["lint", "--system", &tab]).expect(0);
+    let mixed = folder.write("mixed", "0 5 * * * root /opt/x\n0 5 * * * /opt/y\n");
+    sexton(&["lint", &mixed]).expect(0);
+    // A user and a program: `sync` and `mail` are both on many systems.
+    std::fs::write(folder.path("daemon"), "").expect("written");
+    let both = format!("PATH={}\n0 5 * * * daemon x\n", folder.path("").display());
+    sexton(&["lint", &folder.write("both", &both)]).expect(0);
 }

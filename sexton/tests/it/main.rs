@@ -16,6 +16,7 @@ mod driver;
 mod evidence;
 mod faults;
 mod few_open_files;
+mod file_owners;
 mod mail;
 mod minimal_machine;
 mod other_users;

@@ -315,10 +315,8 @@ fn lint_plan_and_apply_read_standard_input_and_pipes_with_a_limit() {
             );
         }
     }
-    for path in ["/dev/zero", "/etc"] {
-        let output = sexton(&["lint", path]).expect(2);
-        assert!(output.err.contains("not a regular file") && output.err.lines().count() == 1, "{}", output.err);
-    }
+    let output = sexton(&["lint", "/dev/zero"]).expect(2);
+    assert!(output.err.contains("not a regular file") && output.err.lines().count() == 1, "{}", output.err);
     // As `lint <(crontab -l)` does.
     let child = command(&["lint", "/dev/fd/0"]).stdin(Stdio::piped()).output().expect("ran");
     assert_eq!(child.status.code(), Some(0));
