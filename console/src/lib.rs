@@ -19,7 +19,7 @@
 //!
 //! | path | |
 //! |---|---|
-//! | `GET /api/health` | status and version, and whether all watched files are in use; 503 while the store does not work |
+//! | `GET /api/health` | status, version, and whether all watched files are in use; 503 while the store is broken |
 //! | `GET /api/sources` | the state of each watched file |
 //! | `GET /api/jobs`, `GET PUT DELETE /api/jobs/{group}/{name}` | `jobs.rs` |
 //! | `POST /api/jobs/{group}/{name}/pause`, `.../resume`, `.../run` | `jobs.rs` |

@@ -22,7 +22,7 @@
 //! | `output_end`, `hung_keeper` | output after the end of a run; keepers that do not act |
 //! | `feed`, `scan`, `excerpt` | the readers of the output: sinks and rules |
 //! | `outbox` | unsent reports on disk |
-//! | `recover`, `adopt`, `traces`, `retention` | runs of an earlier runner, of a killed `exec`, of a restored ledger, old |
+//! | `recover`, `adopt`, `traces`, `retention` | runs of an earlier runner, a killed `exec`, a restored ledger, old |
 //! | `start_reserve` | space for starts on a full disk |
 //! | `spool_watch`, `local_run`, `runner_state`, `state_lock` | what the others share |
 //!

@@ -2,7 +2,7 @@
 //! editors that replace the file.
 //!
 //! A change counts when two reads [`POLL_INTERVAL`] apart agree and the file ends with a newline, or when it has not
-//! changed for [`QUIET_TIME`]. So a file that is being written is not read in parts, and an empty file is believed late.
+//! changed for [`QUIET_TIME`]. So a file is not read while it is being written.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};

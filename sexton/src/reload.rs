@@ -1,6 +1,6 @@
-//! Reads the sinks file and the rule packs of `up` and `sexton runner`, at the start and when they change. A faulty file
-//! keeps its last good version, also across restarts. Without one, only its faulty sinks, or the faulty pack, are left
-//! out.
+//! Reads the sinks file and the rule packs of `up` and `sexton runner`, at the start and when they change. A faulty
+//! file keeps its last good version, also across restarts. Without one, only its faulty sinks, or the faulty pack, are
+//! left out.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -120,8 +120,8 @@ impl Reloader {
         }
     }
 
-    /// The sinks of the file. A faulty one returns `None`, except at the start: then its last good version, or the sinks
-    /// without a fault.
+    /// The sinks of the file. A faulty one returns `None`, except at the start: then its last good version, or its
+    /// sinks without a fault.
     fn load_sinks(&mut self, path: &Path, content: Content, at_start: bool) -> Option<Vec<SinkConfig>> {
         let shown = path.display().to_string();
         let text = content.map_err(|unreadable| unreadable.message).and_then(to_checked_text);

@@ -1,5 +1,5 @@
-//! Alerts about watched files, as alerts of the system jobs `sexton/file.NAME`: a file that is faulty, and one that lost
-//! most of its jobs. The state of each is stored, so a restart repeats no alert.
+//! Alerts about watched files, as alerts of the system jobs `sexton/file.NAME`: a file that is faulty, and one that
+//! lost most of its jobs. The state of each is stored, so a restart repeats no alert.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,8 +48,8 @@ pub(crate) async fn watch_files(states: FileStates, ports: Ports, stop: Cancella
     }
 }
 
-/// Records the states that differ from those recorded before. Files of the same name share a system job: it is bad while
-/// one of them is.
+/// Records the states that differ from those recorded before. Files of the same name share a system job: it is bad
+/// while one of them is.
 async fn record_states(
     states: &[SourceState],
     recorded: &mut BTreeMap<JobKey, Option<String>>,

@@ -288,7 +288,7 @@ impl JobFiles {
         }
     }
 
-    /// Makes the stored jobs equal to the content of the file, as far as its faults allow, and records whether they are.
+    /// Makes the stored jobs equal to the content of the file, as its faults allow, and records whether they are.
     ///
     /// # Errors
     /// Returns the failure of the store.
