@@ -81,7 +81,7 @@ id = "e"
         "p.toml:9: `b`: has both `pattern` and `require`; make it two rules",
         "p.toml:14: `c`: has neither `pattern` nor `require`; write pattern = '...'",
         "p.toml:16: `failure`: not a `severity`; write one of fail, warn; did you mean `fail`?",
-        "p.toml:17: `0`: `at_least` is a whole number; write a whole number from 1 to 1000000000",
+        "p.toml:17: `0`: `at_least` is out of range; write a whole number from 1 to 1000000000",
         "p.toml:21: `.*`: `pattern` of a matches every line; write what a matching line must contain",
         "p.toml:25: `(\\w{1000}){1000}`: `pattern` of d takes more than 1024 KiB compiled; write smaller repetitions",
         "p.toml:27: `e`: has neither `pattern` nor `require`; write pattern = '...'",
