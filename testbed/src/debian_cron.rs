@@ -73,6 +73,8 @@ impl DebianCron {
             fs::write(folder.join("cron.d").join(name), text).expect("written");
         }
         let mut command = Command::new("unshare");
+        // libc prefers it to /etc/localtime.
+        command.env_remove("TZ");
         command.args(["--mount", "--propagation", "private", "bash", "-c", SCRIPT, "bash"]);
         command.arg(folder).arg(cron).arg(format!("/usr/share/zoneinfo/{zone}"));
         let process = ReadyProcess::spawn(&mut command).expect("unshare starts");

@@ -52,7 +52,7 @@ impl Scene {
              concurrency = \"forbid\"\ncatch_up = \"all\"\nretries = {{ max = 1, delay = \"1s\", on = [\"lost\"] }}\n",
             start("often")
         );
-        let retried = "retries = { max = 5, delay = \"1s\", on = [\"failed\", \"lost\"] }";
+        let retried = "retries = { max = 2, delay = \"1s\", on = [\"failed\", \"lost\"] }";
         let jobs = [
             often,
             job("long", &format!("{}; {wait}", start("long")), "concurrency = \"forbid\""),
