@@ -28,6 +28,10 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// The same for a keeper whose stop sequence has started: it kills for up to 10 s, and then reads the last output.
 const MARGIN_ACTING: Duration = Duration::from_secs(15);
 
+/// The same when a shutdown limits the grace: the time until then is the grace of all jobs. Chosen: with it, the end of
+/// the run is still judged and reported in time ([`crate::options::SHUTDOWN_REPORT_TIME`]).
+const MARGIN_SHUTDOWN: Duration = Duration::from_millis(100);
+
 /// A process that survives KILL for this time hangs in the kernel. Chosen: as in the keeper's stop sequence.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -75,7 +79,9 @@ pub(crate) async fn wait_until_overdue(run: &LocalRun) {
         None => std::future::pending().await,
         Some((at, _)) => {
             let over = at + run.stop_grace();
-            sleep_until(over + MARGIN).await;
+            // A shutdown that must end in time cannot wait for the whole margin.
+            let last = run.stop_by().map(|by| by + MARGIN_SHUTDOWN);
+            sleep_until(last.map_or(over + MARGIN, |last| last.min(over + MARGIN))).await;
             if run.directory.stopping().exists() {
                 sleep_until(over + MARGIN_ACTING).await;
             }

@@ -222,6 +222,11 @@ impl LocalRun {
         max.map_or(self.job().kill_grace, |max| max.min(self.job().kill_grace))
     }
 
+    /// When the grace of a stop ends at the latest, for a stop whose grace is limited.
+    pub(crate) fn stop_by(&self) -> Option<Instant> {
+        lock(&self.stop).as_ref().and_then(|stop| Some(stop.at + stop.grace_max?))
+    }
+
     pub(crate) fn kill_failed_at(&self) -> Option<Instant> {
         *lock(&self.kill_failed_at)
     }

@@ -148,3 +148,28 @@ fn draining_waits_for_running_jobs_and_the_api_answers() {
     up.wait_for_run("t/long", "succeeded");
     assert_eq!(up.stop(), Some(0));
 }
+
+#[test]
+fn at_term_a_suspended_keeper_and_its_job_are_killed_in_time() {
+    let folder = Folder::new();
+    let jobs = folder.write("jobs.toml", &job("hung", "echo ready; exec sleep 1000", "kill_grace = \"1h\""));
+    let up = start_as_process_one(&folder.path("state"), &["--jobs", &jobs]);
+    up.run(&["run", "t/hung"]).expect(0);
+    let log = || fs::read_to_string(folder.path("state/logs/t/hung.log")).unwrap_or_default();
+    wait_until(DEADLINE, || log().contains(" F ready"));
+    let of_job = |process: &Process| process.name == "sleep";
+    let sleeper = wait_for("the job", || {
+        let all = processes::list().expect("processes");
+        let server = children_of(&process_one(&up));
+        let keepers: Vec<u32> =
+            all.iter().filter(|one| server.iter().any(|parent| parent.pid == one.parent)).map(|one| one.pid).collect();
+        all.into_iter().find(|one| of_job(one) && keepers.contains(&one.parent))
+    });
+    signal(sleeper.parent, "STOP");
+    let printed = terminate(up);
+    assert!(printed.contains("nothing is running"), "{printed}");
+    let up = Up::start(&folder.path("state"), &["--jobs", &jobs]);
+    let run = up.wait_for_run("t/hung", "stopped");
+    assert!(text(&run, "reason").contains("did not act"), "{run}");
+    assert_eq!(up.stop(), Some(0));
+}
