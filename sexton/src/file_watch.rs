@@ -199,7 +199,7 @@ mod tests {
         }
 
         fn write(&self, text: &str) {
-            fs::write(self.path(), text).expect("written");
+            write_now(&self.path(), text);
         }
 
         /// Polls after this time; returns the text, `-` for a missing file, and nothing for no change.
@@ -208,6 +208,13 @@ mod tests {
             let content = self.watch.files[0].poll(self.now)?;
             Some(content.map_or_else(|_| "-".to_owned(), |file| String::from_utf8(file.bytes).expect("UTF-8")))
         }
+    }
+
+    /// Writes a file that changed now, also by a clock that only this process has.
+    fn write_now(path: &Path, text: &str) {
+        fs::write(path, text).expect("written");
+        let file = fs::File::options().write(true).open(path).expect("opened");
+        file.set_modified(std::time::SystemTime::now()).expect("own file");
     }
 
     #[test]
@@ -229,7 +236,7 @@ mod tests {
         // Replaced, as by an editor, by the same text and by another.
         let beside = watched.folder.path().join("new");
         for (text, expected) in [("a\nb\nc\n", None), ("d\n", Some("d\n"))] {
-            fs::write(&beside, text).expect("written");
+            write_now(&beside, text);
             fs::rename(&beside, watched.path()).expect("renamed");
             assert_eq!(watched.poll_after(500), None);
             assert_eq!(watched.poll_after(500).as_deref(), expected);
