@@ -14,7 +14,7 @@ mod former_name;
 mod line;
 mod near_miss;
 mod options;
-mod program_name;
+pub(crate) mod program_name;
 mod random_delay;
 mod shell_advice;
 

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::crontab::program_name::{self, Executed};
 use crate::shell_text::{self, Pipeline, Token, pipelines, simple_commands, tokens};
 
 /// A guard that was false, so that the rest of the command did not run.
@@ -71,7 +72,10 @@ impl Guards {
         let assigned: Vec<&str> = shell_text::words(&all).into_iter().filter_map(assigned_name).collect();
         let known = |name: &str| variable(name).filter(|_| !assigned.contains(&name));
         let GuardedList { guards, rest, is_alone } = split(&all)?;
-        let rest_tokens: Vec<Token<'_>> = rest.iter().flat_map(|pipeline| pipeline.tokens.iter().copied()).collect();
+        let rest_tokens: Vec<Token<'_>> = rest
+            .iter()
+            .flat_map(|pipeline| pipeline.tokens.iter().copied().chain([Token::Operator(pipeline.end)]))
+            .collect();
         let mut reader = GuardReader {
             command,
             known: &known,
@@ -287,10 +291,12 @@ impl<F: Fn(&str) -> Option<String>> GuardReader<'_, '_, F> {
             return self.search(name).into_iter().flatten().next().map(|program| (program, true));
         }
         let path = shell_text::expanded(word, self.known)?;
-        let folder = path.rsplit('/').nth(1).unwrap_or_default();
         let is_program = match operator {
-            "-x" => true,
-            "-e" | "-f" | "-r" | "-s" => matches!(folder, "bin" | "sbin" | "libexec") || self.is_called_in_rest(&path),
+            "-x" => {
+                let name = path.rsplit('/').next().unwrap_or_default();
+                is_in_program_folder(&path) || self.rest_calls(|word| word == path || word == name)
+            }
+            "-e" | "-f" | "-r" | "-s" => self.rest_calls(|word| word == path),
             _ => false,
         };
         // An existing file may still have no execute permission, or be empty.
@@ -308,12 +314,44 @@ impl<F: Fn(&str) -> Option<String>> GuardReader<'_, '_, F> {
         }
     }
 
-    fn is_called_in_rest(&self, path: &str) -> bool {
-        simple_commands(self.rest).any(|command| {
-            shell_text::words(command)
-                .into_iter()
-                .any(|word| shell_text::expanded(word, self.known).as_deref() == Some(path))
-        })
+    /// Whether what follows the guards executes a program that is `wanted`. A file that `.` reads is none.
+    fn rest_calls(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        let wanted = |word: &str| shell_text::expanded(word, self.known).is_some_and(|word| wanted(&word));
+        calls(self.rest, &wanted, 0)
+    }
+}
+
+/// Commands in commands that are read: `sh -c "flock f -c '...'"`. Chosen, not measured.
+const DEPTH_MAX: usize = 4;
+
+/// Whether a command executes a program that is `wanted`. `depth`: of commands in commands.
+fn calls(tokens: &[Token<'_>], wanted: &dyn Fn(&str) -> bool, depth: usize) -> bool {
+    simple_commands(tokens).any(|command| {
+        let words = shell_text::words(command);
+        let called = program_name::called(&words);
+        called.first().is_some_and(|word| wanted(word))
+            || match program_name::executed(called) {
+                Some(Executed::Script(word)) => wanted(word),
+                Some(Executed::Command(word)) if depth < DEPTH_MAX => {
+                    calls(&shell_text::tokens(word.trim_matches(['"', '\''])), wanted, depth + 1)
+                }
+                _ => false,
+            }
+    })
+}
+
+/// Whether a path is in a directory of programs by the Filesystem Hierarchy Standard. A mount point or a data directory
+/// is none, whatever its last part is called.
+fn is_in_program_folder(path: &str) -> bool {
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts.as_slice() {
+        _ if parts.contains(&"..") => false,
+        ["", "bin" | "sbin", _] | ["", "etc", "init.d", _] => true,
+        ["", "usr", "bin" | "sbin" | "games", _] => true,
+        ["", "usr", "lib" | "lib64" | "libexec" | "share", _, ..] => true,
+        ["", "usr", "local", "bin" | "sbin", _] | ["", "usr", "local", "lib" | "libexec", _, ..] => true,
+        ["", "opt", _, .., "bin" | "sbin", _] => true,
+        _ => false,
     }
 }
 

@@ -87,6 +87,38 @@ enum Rank {
     Main,
 }
 
+/// The words of a simple command from its program on: without assignments, and without the programs that run it.
+pub(crate) fn called<'a, 'w>(words: &'w [&'a str]) -> &'w [&'a str] {
+    let mut words = words;
+    while let Some(word) = words.first() {
+        let wrapper = WRAPPERS.iter().find(|wrapper| wrapper.name == base_name(word));
+        words = match wrapper {
+            _ if is_assignment(word) => &words[1..],
+            Some(wrapper) => after_options(&words[1..], wrapper.options).get(wrapper.words..).unwrap_or_default(),
+            None => return words,
+        };
+    }
+    words
+}
+
+/// What the words of [`called`] execute beside their program.
+pub(crate) enum Executed<'a> {
+    /// A script of an interpreter.
+    Script(&'a str),
+    /// The command of a shell's option `-c`.
+    Command(&'a str),
+}
+
+pub(crate) fn executed<'a>(called: &[&'a str]) -> Option<Executed<'a>> {
+    let (program, rest) = called.split_first()?;
+    let base = base_name(program);
+    if let Some(command) = option_c(base, rest) {
+        return Some(Executed::Command(command));
+    }
+    let is_script = base != "su" && (SHELLS.contains(&base) || is_interpreter(base));
+    after_options(rest, "").first().filter(|_| is_script).map(|script| Executed::Script(script))
+}
+
 /// The first program of the highest rank.
 fn main_program(command: &str, depth: usize) -> Option<Program> {
     let mut best: Option<Program> = None;
