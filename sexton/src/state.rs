@@ -163,7 +163,9 @@ impl StateDirectory {
     /// # Errors
     /// Fails if it cannot be created, or if other users can replace its files.
     pub(crate) fn create(&self) -> Result<(), StateError> {
-        protection::create(&self.dir)
+        protection::create(&self.dir)?;
+        sinks::trust_directory(&self.dir);
+        Ok(())
     }
 
     /// Makes the files that older builds left readable for others private. For the holder of the lock.

@@ -13,7 +13,7 @@ use domain::document::Section;
 
 use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
-use crate::file_access::{FileAccess, check_directory, is_standard};
+use crate::file_access::{FileAccess, is_standard};
 use crate::lines::{LineFormat, LineRun};
 use crate::record::Record;
 use crate::sink::{Acknowledge, Connection, Encode, Refused};
@@ -297,8 +297,7 @@ pub(crate) fn check(config: &FileConfig) -> Result<String, String> {
         true => Path::new(fixed),
         false => Path::new(fixed).parent().unwrap_or(Path::new("/")),
     };
-    config.access.create_directories(directory).map_err(|error| error.message)?;
-    let warning = check_directory(directory).map_err(|error| error.message)?;
+    let warning = config.access.create_directories(directory).map_err(|error| error.message)?;
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
         .map_err(|error| SinkError::from_path_error("write to", directory, &error.into()).message)?;
     let warning = warning.map_or_else(String::new, |warning| format!("; warning: {warning}"));

@@ -4,16 +4,17 @@
 #![expect(unsafe_code, reason = "the users and groups of the machine are read through libc")]
 
 use std::ffi::{CString, OsStr};
-use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, open, openat};
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, openat};
 use rustix::process::geteuid;
 
 use crate::error::{SinkError, SinkResult};
+use crate::file_directory::{OpenDirectory, open_directory};
 
 /// Mode of new files without the key `mode`.
 pub(crate) const MODE_DEFAULT: u32 = 0o600;
@@ -55,9 +56,7 @@ impl FileAccess {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(SinkError::misconfigured(format!("{} is not the path of a file", path.display())));
         };
-        self.create_directories(directory)?;
-        let opened = open_directory(directory).map_err(|error| failed(&error))?;
-        let warning = check_opened(directory, &opened)?;
+        let (opened, warning) = open_trusted(directory, self.directory_mode())?;
         Ok((self.open_in(&opened, name, path)?, warning))
     }
 
@@ -98,19 +97,9 @@ impl FileAccess {
         permitted.map(|()| file).map_err(|error| SinkError::from_path_error("set the mode of", path, &error))
     }
 
-    /// Creates what is missing of a directory.
-    pub(crate) fn create_directories(&self, directory: &Path) -> SinkResult<()> {
-        let failed = |error: io::Error| SinkError::from_path_error("create the directory", directory, &error);
-        let missing: Vec<&Path> = directory.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
-        let mode = self.directory_mode();
-        for missing in missing.into_iter().rev() {
-            match std::fs::DirBuilder::new().mode(mode).create(missing) {
-                Ok(()) => std::fs::set_permissions(missing, Permissions::from_mode(mode)).map_err(failed)?,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        std::fs::create_dir_all(directory).map_err(failed)
+    /// Creates what is missing of a directory, and checks it as for the first line of a file in it.
+    pub(crate) fn create_directories(&self, directory: &Path) -> SinkResult<Option<String>> {
+        open_trusted(directory, self.directory_mode()).map(|(_, warning)| warning)
     }
 }
 
@@ -118,76 +107,15 @@ pub(crate) fn is_standard(path: &Path) -> bool {
     STANDARD_FILES.iter().any(|standard| Path::new(standard) == path)
 }
 
-fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    open(directory, flags, Mode::empty()).map_err(io::Error::from)
-}
-
-/// Checks a directory without writing to it.
-///
-/// # Errors
-/// As for the first line of a file in it.
-pub(crate) fn check_directory(directory: &Path) -> SinkResult<Option<String>> {
-    let opened = open_directory(directory).map_err(|error| SinkError::from_path_error("open", directory, &error))?;
-    check_opened(directory, &opened)
-}
-
-/// Checks the directory of a file, and those above it. Where this process runs as root, a directory that other users
-/// can write is an error; else the returned warning names it, because /var/log is writable by a group on some systems.
-fn check_opened(directory: &Path, opened: &OwnedFd) -> SinkResult<Option<String>> {
-    let unreadable = |error: &io::Error| SinkError::from_path_error("read the owner of", directory, error);
-    let own = rustix::fs::fstat(opened).map_err(|errno| unreadable(&errno.into()))?;
-    let resolved = std::fs::canonicalize(directory).map_err(|error| unreadable(&error))?;
-    let mut above = Vec::new();
-    for ancestor in directory.ancestors().chain(resolved.ancestors()).skip(1) {
-        if ancestor != directory && ancestor != resolved {
-            above.extend(std::fs::metadata(ancestor).ok().map(|metadata| (ancestor, metadata)));
-        }
-    }
-    let reason = untrusted(own.st_uid, own.st_mode, directory)
-        .or_else(|| above.iter().find_map(|(ancestor, metadata)| untrusted_above(ancestor, metadata)));
+/// As root, a directory that other users can write is an error; else the returned warning names it, because /var/log
+/// is writable by a group on some systems.
+fn open_trusted(directory: &Path, mode: u32) -> SinkResult<(OwnedFd, Option<String>)> {
+    let failed = |error: io::Error| SinkError::from_path_error("create the directory", directory, &error);
+    let OpenDirectory { opened, reason } = open_directory(directory, mode).map_err(failed)?;
     match reason {
         Some(reason) if geteuid().is_root() => Err(SinkError::misconfigured(reason)),
-        reason => Ok(reason),
+        reason => Ok((opened, reason)),
     }
-}
-
-/// Why other users could replace files in this directory.
-fn untrusted(owner: u32, mode: u32, directory: &Path) -> Option<String> {
-    let shown = directory.display();
-    if let Some(reason) = foreign(owner, directory) {
-        return Some(reason);
-    }
-    let who = match mode & 0o022 {
-        0 => return None,
-        0o020 => "its group",
-        _ => "every user",
-    };
-    let mode = mode & 0o7777;
-    Some(format!(
-        "{who} can write to the directory {shown} (mode {mode:04o}) and replace its files; run `chmod go-w {shown}`, or \
-         write below a directory of your own"
-    ))
-}
-
-/// Why other users could replace a directory in this one. A group that can write is accepted here, and so is a
-/// directory for all in which each user can remove only own entries, like /tmp.
-fn untrusted_above(directory: &Path, metadata: &Metadata) -> Option<String> {
-    let open_to_all = metadata.mode() & 0o1002 == 0o002;
-    foreign(metadata.uid(), directory).or_else(|| {
-        open_to_all.then(|| format!("every user can replace what is in {0}; run `chmod o-w {0}`", directory.display()))
-    })
-}
-
-fn foreign(owner: u32, directory: &Path) -> Option<String> {
-    let trusted = [0, geteuid().as_raw()].contains(&owner);
-    (!trusted).then(|| {
-        format!(
-            "the directory {} belongs to user {owner}, who could replace its files; give it to root or to Sexton's \
-             user with chown, or write below another directory",
-            directory.display()
-        )
-    })
 }
 
 /// The user and group of `USER` or `USER:GROUP`; without a group, the user's own.

@@ -41,6 +41,7 @@ pub mod error;
 pub mod feed;
 mod file;
 mod file_access;
+mod file_directory;
 mod filter;
 mod frames;
 mod gelf;
@@ -60,3 +61,5 @@ mod syslog;
 mod template;
 mod tls;
 mod wire;
+
+pub use file_directory::trust_directory;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use testbed::{DEADLINE, MinimalMachine, wait_until};
 
-use crate::driver::{Folder, Up, sexton};
+use crate::driver::{Folder, Up, sexton, shell_output};
 
 /// A user id without rights here.
 const OTHER: u32 = 65_534;
@@ -70,6 +70,36 @@ fn a_missing_state_directory_below_a_directory_for_all_is_made_private() {
     let up = Up::start(&state, &[]);
     assert_eq!((mode(&state), mode(&volume.join("deep"))), (0o700, 0o700));
     drop(up);
+}
+
+#[test]
+fn the_default_output_works_in_an_accepted_state_directory_below_any_directory() {
+    let folder = Folder::new();
+    let tab = folder.write("crontab", "# sexton: name=printer\n0 0 1 1 * echo printed\n");
+    let check = |state: &Path| {
+        let up = Up::start(state, &["--crontab", &tab]);
+        up.run(&["run", "default/printer", "--wait"]).expect(0);
+        wait_until(DEADLINE, || !shell_output(&format!("grep -rl printed {}/logs || :", state.display())).is_empty());
+        assert!(!up.printed().contains("can write"), "{}", up.printed());
+        assert_eq!(up.stop(), Some(0));
+    };
+    for (name, mode) in [("for-all", 0o777), ("for-group", 0o775), ("sticky", 0o1777)] {
+        let volume = folder.path(name);
+        fs::create_dir(&volume).expect("folder");
+        set_mode(&volume, mode);
+        check(&volume.join("state"));
+        let exec = volume.join("exec").display().to_string();
+        sexton(&["exec", "--name", "x", "--state", &exec, "--", "true"]).expect(0);
+    }
+    std::os::unix::fs::symlink(folder.path("for-all/state"), folder.path("for-all/link")).expect("link");
+    check(&folder.path("for-all/link"));
+    if is_root() {
+        let inner = folder.path("foreign/inner");
+        fs::create_dir_all(&inner).expect("folder");
+        chown(&inner, Some(OTHER), None).expect("root");
+        chown(folder.path("foreign"), Some(OTHER), None).expect("root");
+        check(&inner.join("state"));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The sink `file` on a real file system.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use domain::line::Stream;
@@ -154,19 +154,47 @@ async fn a_directory_that_others_can_write_is_an_error_for_root_and_a_warning_fo
         fs::create_dir(&directory).expect("folder");
         fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).expect("own");
         check(&directory, part).await;
-        if mode == 0o777 {
-            // A user who can write above can replace the directory.
-            fs::create_dir(directory.join("inner")).expect("folder");
-            check(&directory.join("inner"), "every user can replace").await;
+        // Above a directory, only what another user could have put there is refused: a link, a foreign directory.
+        let real = folder.path().join(format!("real-{name}"));
+        fs::create_dir(&real).expect("folder");
+        symlink(&real, directory.join("link")).expect("link");
+        match mode & 0o1000 {
+            0 => check(&directory.join("link"), "is a symbolic link").await,
+            _ => write(&directory.join("link/sub")).await,
+        }
+        write(&directory.join("inner")).await;
+        if is_root() {
+            check_untouched(&directory.join("link"), &real, mode).await;
+            chown(&directory.join("inner"), Some(65_534), None).expect("root");
+            check(&directory.join("inner/own"), "belongs to user 65534").await;
         }
     }
     if is_root() {
         let directory = folder.path().join("foreign");
         fs::create_dir_all(directory.join("inner")).expect("folder");
-        std::os::unix::fs::chown(&directory, Some(65_534), None).expect("root");
+        chown(&directory, Some(65_534), None).expect("root");
         check(&directory, "belongs to user 65534").await;
-        check(&directory.join("inner"), "belongs to user 65534").await;
+        write(&directory.join("inner")).await;
+        symlink(folder.path(), directory.join("link")).expect("link");
+        check(&directory.join("link"), "is a symbolic link").await;
     }
+}
+
+/// Root creates no directory through a link that another user can replace.
+async fn check_untouched(link: &Path, real: &Path, mode: u32) {
+    if mode & 0o1000 == 0 {
+        first_event(&link.join("new/job1.log").display().to_string()).await;
+        assert_eq!(fs::read_dir(real).expect("folder").count(), 0);
+    }
+}
+
+async fn write(directory: &Path) {
+    let run = Run::new(1);
+    run.print(Stream::Stdout, b"line");
+    run.finish();
+    let path = directory.join("new.log");
+    deliver(&format!("[sink.a]\ntype = \"file\"\npath = \"{}\"\n", path.display()), &run).await;
+    assert!(fs::read_to_string(path).expect("the file").contains("line"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
