@@ -4,7 +4,6 @@
 //! `env.LEVEL=9`), commas make a list (`rules=default,python`).
 
 use crate::document::Document;
-use crate::fault::nearest_name;
 use crate::job::Job;
 use crate::jobs_file::fields;
 
@@ -29,11 +28,8 @@ pub(super) fn read(line: u32, comment: &str) -> Result<Option<DirectiveKind>, St
     match head {
         "sexton" => Ok(Some(DirectiveKind::Next(Directive { line, words: words(rest)? }))),
         "sexton-defaults" => Ok(Some(DirectiveKind::Defaults(Directive { line, words: words(rest)? }))),
-        _ if !head.starts_with("sexton") => Ok(None),
-        _ => match nearest_name(head, ["sexton", "sexton-defaults"]) {
-            Some(near) => Err(format!("`# {head}:` is not read by sexton; did you mean `# {near}:`?")),
-            None => Ok(None),
-        },
+        // Near misses are warnings: a comment that is none may begin like one.
+        _ => Ok(None),
     }
 }
 

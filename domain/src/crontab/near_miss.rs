@@ -16,8 +16,10 @@ pub(super) fn of_comment(comment: &str) -> Option<String> {
         _ => return None,
     };
     let rest = rest.trim_start();
+    let has_colon = rest.starts_with(':');
     let rest = rest.strip_prefix([':', '=', ';', ',', '.', '-']).unwrap_or(rest).trim_start();
-    sets_field(rest).then(|| {
+    let sets_any = || rest.split_whitespace().next().is_some_and(|word| word.contains('='));
+    (sets_field(rest) || has_colon && sets_any()).then(|| {
         format!(
             "sexton ignores this comment, although it looks like a directive; write `# {meant}: {}`",
             rest.trim_end()

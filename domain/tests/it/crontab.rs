@@ -181,7 +181,6 @@ fn a_faulty_directive_refuses_its_entry_and_no_other() {
         ("# sexton: name=\"a\"b", "write a blank between"),
         ("# sexton: schedule=@daily", "unknown key"),
         ("# sexton:", "the directive is empty"),
-        ("# sexton-default: timeout=2h", "did you mean `# sexton-defaults:`?"),
     ] {
         let text = format!("{line}\n0 1 * * * bad\n0 2 * * * good\n");
         check_fault(&text, Format::User, 1, message);

@@ -280,12 +280,20 @@ fn near_misses_of_a_directive_are_shown() {
         ("# sextn: name=x", "`# sexton: name=x`"),
         ("# sexon name=x", "`# sexton: name=x`"),
         ("# sexton-defaults group=db", "`# sexton-defaults: group=db`"),
+        ("# sexton-default: timeout=2h", "`# sexton-defaults: timeout=2h`"),
+        ("# sexton : name=x", "`# sexton: name=x`"),
+        ("# sexton : tiemout=2h", "`# sexton: tiemout=2h`"),
+        ("# sextons: name=x", "`# sexton: name=x`"),
     ] {
         check_user(&format!("0 2 * * * a\n{comment}"), &[written]);
+        let jobs = parse("crontab", &format!("{comment}\n0 2 * * * a\n"), Format::User).0.len();
+        assert_eq!(jobs, 1, "{comment}");
     }
     check_user("0 1 * * * a # sexton: name=x", &["on the line above", "`# sexton: name=x`"]);
     for comment in [
         "# sexton runs this file",
+        "# sexton : the backup job of Ann",
+        "# sexton-default: see the manual",
         "# Sexton reads a=b",
         "# see sexton: name=x",
         "# section: name=x",
@@ -293,6 +301,7 @@ fn near_misses_of_a_directive_are_shown() {
         "# name=x",
     ] {
         check_silent(&format!("0 2 * * * a\n{comment}"), Format::User);
+        check_silent(&format!("{comment}\n0 2 * * * a"), Format::User);
     }
 }
 
