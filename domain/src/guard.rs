@@ -27,6 +27,15 @@ pub enum Program {
     Name(String),
 }
 
+/// A test of `[` about one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileTest {
+    /// `-d`, `-e`, `-f`, `-r`, `-s` or `-x`.
+    pub operator: String,
+    /// A relative one is relative to the working directory of the command.
+    pub path: String,
+}
+
 /// The guards of one command, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guards {
@@ -47,6 +56,8 @@ struct Guard {
     alternatives: Vec<Vec<Program>>,
     /// The guard is true when no program is missing.
     is_about_programs_only: bool,
+    /// The guard is true when all of these are. Empty: not known.
+    files: Vec<FileTest>,
 }
 
 /// What the keeper observed at the exit of the shell, which did not become another program.
@@ -71,7 +82,7 @@ impl Guards {
         let all = tokens(command);
         let assigned: Vec<&str> = shell_text::words(&all).into_iter().filter_map(assigned_name).collect();
         let known = |name: &str| variable(name).filter(|_| !assigned.contains(&name));
-        let GuardedList { guards, rest, is_alone } = split(&all)?;
+        let GuardedList { guards, rest, is_alone, is_redirected } = split(&all)?;
         let rest_tokens: Vec<Token<'_>> = rest
             .iter()
             .flat_map(|pipeline| pipeline.tokens.iter().copied().chain([Token::Operator(pipeline.end)]))
@@ -83,20 +94,28 @@ impl Guards {
             path_changes: assigned.contains(&"PATH"),
             folder: Some(String::new()),
         };
-        let starts_child = |word: &&str| word.contains(['`', '(']) || *word == "which";
+        let starts_child = |word: &&str| {
+            word.contains(['`', '(']) || *word == "which" || word.starts_with('/') && is_test_program(word)
+        };
         let guards_start_children =
             !is_alone || guards.iter().any(|pipeline| pipeline.words().iter().any(starts_child));
         let guards: Vec<Guard> = guards.iter().filter_map(|pipeline| reader.read(pipeline)).collect();
-        let rest_is_loud = simple_commands(&rest_tokens).all(|command| {
-            let words = shell_text::words(command);
-            words.first().is_none_or(|word| !may_fail_silently(word)) && !words.is_empty()
-        });
+        let rest_is_loud = !is_redirected
+            && simple_commands(&rest_tokens).all(|command| {
+                let words = shell_text::words(command);
+                words.first().is_none_or(|word| !may_fail_silently(word)) && !words.is_empty()
+            });
         (!guards.is_empty()).then_some(Guards { guards, guards_start_children, rest_is_loud })
     }
 
     /// The guard that was false, if the exit of a run that printed nothing proves it. `is_missing`: whether a program
-    /// does not exist.
-    pub fn find_false(&self, exit: SilentExit, is_missing: impl Fn(&Program) -> bool) -> Option<FalseGuard> {
+    /// does not exist. `holds`: whether a test is true.
+    pub fn find_false(
+        &self,
+        exit: SilentExit,
+        is_missing: impl Fn(&Program) -> bool,
+        holds: impl Fn(&FileTest) -> bool,
+    ) -> Option<FalseGuard> {
         let fits = |guard: &Guard| exit.exit_code == FALSE_CODE || guard.is_search && exit.exit_code == NOT_FOUND_CODE;
         // A program that was started may have removed itself; then its guard was true.
         let rest_may_have_run = !exit.without_children && !self.guards_start_children;
@@ -110,7 +129,8 @@ impl Guards {
                 return fits(guard).then_some(found);
             }
             // Whether the shell came to the guards after this one is not known.
-            if !guard.is_about_programs_only {
+            let is_true = !guard.files.is_empty() && guard.files.iter().all(&holds);
+            if !guard.is_about_programs_only && !is_true {
                 break;
             }
         }
@@ -128,13 +148,18 @@ struct GuardedList<'t> {
     rest: Vec<Pipeline<'t>>,
     /// No list precedes it, and no subshell executes it.
     is_alone: bool,
+    /// Its messages may not reach the output of the run.
+    is_redirected: bool,
 }
 
 fn split<'t>(tokens: &[Token<'t>]) -> Option<GuardedList<'t>> {
     let mut list = pipelines(tokens);
-    let mut is_subshell = false;
+    let (mut is_subshell, mut is_redirected) = (false, false);
     if let [only] = list.as_slice() {
-        let inner = match only.tokens.as_slice() {
+        let redirected = only.tokens.iter().rev().take_while(|token| matches!(token, Token::Redirection { .. }));
+        let redirections = redirected.count();
+        is_redirected = redirections > 0;
+        let inner = match &only.tokens[..only.tokens.len() - redirections] {
             [Token::Operator("("), inner @ .., Token::Operator(")")] => {
                 is_subshell = true;
                 inner
@@ -153,22 +178,28 @@ fn split<'t>(tokens: &[Token<'t>]) -> Option<GuardedList<'t>> {
     let is_guard = |pipeline: &Pipeline<'_>| pipeline.end == "&&" && (is_test(pipeline) || is_prelude(pipeline));
     let count = list.iter().take_while(|pipeline| is_guard(pipeline)).count();
     let rest = list[count..].to_vec();
-    Some(GuardedList { guards: list[..count].to_vec(), rest, is_alone: start == 0 && !is_subshell })
+    Some(GuardedList { guards: list[..count].to_vec(), rest, is_alone: start == 0 && !is_subshell, is_redirected })
 }
 
 fn is_test(pipeline: &Pipeline<'_>) -> bool {
     let words = pipeline.words();
     let words = words.strip_prefix(&["!"]).unwrap_or(&words);
-    let operators = pipeline.tokens.iter().any(|token| matches!(token, Token::Operator(_)));
+    let is_bash = words.first() == Some(&"[[");
+    let operators = pipeline.tokens.iter().any(|token| match token {
+        Token::Operator("&&" | "||") => !is_bash,
+        token => matches!(token, Token::Operator(_)),
+    });
     !operators
-        && matches!(
-            words,
-            ["[", .., "]"]
-                | ["[[", .., "]]"]
-                | ["test", ..]
-                | ["command", "-v" | "-V", _, ..]
-                | ["type" | "hash" | "which", _, ..]
-        )
+        && match words {
+            ["[[", .., "]]"] | ["command", "-v" | "-V", _, ..] | ["type" | "hash" | "which", _, ..] => true,
+            [program, .., last] => is_test_program(program) && (!program.ends_with('[') || *last == "]"),
+            _ => false,
+        }
+}
+
+/// `[` or `test`, builtin or not.
+fn is_test_program(word: &str) -> bool {
+    matches!(word, "[" | "test" | "/usr/bin/[" | "/usr/bin/test" | "/bin/[" | "/bin/test")
 }
 
 /// Whether a pipeline prepares the rest, and prints a message when it fails.
@@ -219,9 +250,19 @@ impl<F: Fn(&str) -> Option<String>> GuardReader<'_, '_, F> {
             return None;
         }
         let text = self.source_of(&words);
-        let (is_search, (alternatives, is_about_programs_only)) = match words.as_slice() {
-            ["[", inner @ .., "]"] | ["[[", inner @ .., "]]"] | ["test", inner @ ..] => (false, self.expression(inner)),
-            ["command", _, name] | ["type" | "hash" | "which", name] => {
+        // `&&` and `||` inside of `[[ ]]`.
+        let joined: Vec<&str> = pipeline.tokens.iter().filter_map(joined_word).collect();
+        let mut files = Vec::new();
+        let (is_search, (alternatives, is_about_programs_only)) = match joined.as_slice() {
+            ["[[", inner @ .., "]]"] | ["test" | "/usr/bin/test" | "/bin/test", inner @ ..] => {
+                files = self.file_tests(inner);
+                (false, self.expression(inner))
+            }
+            ["[" | "/usr/bin/[" | "/bin/[", inner @ .., "]"] => {
+                files = self.file_tests(inner);
+                (false, self.expression(inner))
+            }
+            ["command", _, name] | ["type" | "hash" | "which", name] | ["type", "-p" | "-P", name] => {
                 let programs = self.search(name);
                 let is_known = !programs.is_empty();
                 (true, (programs, is_known))
@@ -229,7 +270,19 @@ impl<F: Fn(&str) -> Option<String>> GuardReader<'_, '_, F> {
             ["command" | "type" | "hash" | "which", ..] => (true, (Vec::new(), false)),
             _ => (false, (Vec::new(), false)),
         };
-        Some(Guard { text, is_search, alternatives, is_about_programs_only })
+        Some(Guard { text, is_search, alternatives, is_about_programs_only, files })
+    }
+
+    /// The tests of an expression that consists of tests of files, joined by `-a`; empty for any other expression.
+    fn file_tests(&self, words: &[&str]) -> Vec<FileTest> {
+        let test = |primary: &[&str]| match primary {
+            [operator @ ("-d" | "-e" | "-f" | "-r" | "-s" | "-x"), word] => {
+                let path = shell_text::expanded(word, self.known).filter(|path| !path.is_empty())?;
+                Some(FileTest { operator: (*operator).to_owned(), path: self.located(&path)? })
+            }
+            _ => None,
+        };
+        words.split(|word| *word == "-a").map(test).collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 
     /// The words as they are in the command, with the blanks between them.
@@ -352,6 +405,16 @@ fn is_in_program_folder(path: &str) -> bool {
         ["", "usr", "local", "bin" | "sbin", _] | ["", "usr", "local", "lib" | "libexec", _, ..] => true,
         ["", "opt", _, .., "bin" | "sbin", _] => true,
         _ => false,
+    }
+}
+
+/// A word of a guard, with the operators of `[[ ]]` as those of `[`.
+fn joined_word<'t>(token: &Token<'t>) -> Option<&'t str> {
+    match token {
+        Token::Word(word) => Some(word),
+        Token::Operator("&&") => Some("-a"),
+        Token::Operator("||") => Some("-o"),
+        _ => None,
     }
 }
 

@@ -264,12 +264,15 @@ impl Nesting {
             Token::Operator("((") => self.open.extend([")", ")"]),
             // The pattern of a case ends with a parenthesis that none opens.
             Token::Operator(")") if self.open.last() != Some(&"esac") => drop(self.open.pop()),
+            Token::Word("]]") if self.open.last() == Some(&"]]") => drop(self.open.pop()),
+            Token::Word(_) if self.open.last() == Some(&"]]") => {}
             Token::Word(word) if !self.in_command => {
                 match *word {
                     "if" => self.open.push("fi"),
                     "while" | "until" | "for" | "select" => self.open.push("done"),
                     "case" => self.open.push("esac"),
                     "{" => self.open.push("}"),
+                    "[[" => self.open.push("]]"),
                     word if self.open.last() == Some(&word) => drop(self.open.pop()),
                     _ => {}
                 }
@@ -300,6 +303,7 @@ mod tests {
             ("case $x in a) b;; esac; d", vec![("case $x in a b esac", ";"), ("d", "")]),
             ("echo if; a # b; c", vec![("echo if", ";"), ("a", "")]),
             ("for f in *; do a; done && { b; c; }", vec![("for f in * do a done", "&&"), ("{ b c }", "")]),
+            ("[[ -x a && ( -d if || -d b ) ]] && c", vec![("[[ -x a -d if -d b ]]", "&&"), ("c", "")]),
             ("diff <(a; b) x=(1 2) c", vec![("diff <(a; b) x=(1 2) c", "")]),
             ("\u{e4}\u{f6} && '", vec![("\u{e4}\u{f6}", "&&"), ("'", "")]),
         ] {

@@ -6,8 +6,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use domain::guard::{FalseGuard, Guards, Program, SilentExit};
+use domain::guard::{FalseGuard, FileTest, Guards, Program, SilentExit};
 use domain::job::{Command, Job};
+use rustix::fs::Access;
 
 use crate::launch::{PATH_DEFAULT, SHELL_DEFAULT};
 use crate::processes;
@@ -73,7 +74,22 @@ impl GuardCheck {
         if printed {
             return None;
         }
-        self.guards.find_false(exit, |program| self.is_missing(program))
+        self.guards.find_false(exit, |program| self.is_missing(program), |test| self.holds(test))
+    }
+
+    fn holds(&self, test: &FileTest) -> bool {
+        let path = Path::new(&self.folder).join(&test.path);
+        let metadata = fs::metadata(&path);
+        let is = |fits: fn(&fs::Metadata) -> bool| metadata.as_ref().is_ok_and(fits);
+        match test.operator.as_str() {
+            "-d" => is(fs::Metadata::is_dir),
+            "-e" => metadata.is_ok(),
+            "-f" => is(fs::Metadata::is_file),
+            "-s" => is(|metadata| metadata.len() > 0),
+            "-r" => rustix::fs::access(&path, Access::READ_OK).is_ok(),
+            "-x" => rustix::fs::access(&path, Access::EXEC_OK).is_ok(),
+            _ => false,
+        }
     }
 
     fn is_missing(&self, program: &Program) -> bool {

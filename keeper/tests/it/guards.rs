@@ -33,6 +33,13 @@ fn a_guard_that_asks_for_a_missing_program_is_named_with_the_program() {
         ("[ -x /no/dma ] && /no/dma -q", "[ -x /no/dma ]", "/no/dma"),
         ("test -x /no/dma && /no/dma -q | cat", "test -x /no/dma", "/no/dma"),
         ("[ -x /no/dma ] && LEVEL=9 nice -n 19 dma -q", "[ -x /no/dma ]", "/no/dma"),
+        ("[ -d /tmp ] && [ -x /no/a ] && /no/a", "[ -x /no/a ]", "/no/a"),
+        ("[ -x ./there ] && test -d / -a -f conf && [ -x /no/a ] && /no/a", "[ -x /no/a ]", "/no/a"),
+        ("( [ -x /no/a ] && /no/a ) >/dev/null", "[ -x /no/a ]", "/no/a"),
+        ("( [ -x /no/a ] && /no/a ) >/dev/null 2>&1", "[ -x /no/a ]", "/no/a"),
+        ("{ [ -x /no/a ] && /no/a; } 2>&1", "[ -x /no/a ]", "/no/a"),
+        ("/usr/bin/test -x /no/a && /no/a", "/usr/bin/test -x /no/a", "/no/a"),
+        ("/usr/bin/[ -x /no/a ] && /no/a", "/usr/bin/[ -x /no/a ]", "/no/a"),
         ("[ -x /usr/sbin/no-dma ] && date", "[ -x /usr/sbin/no-dma ]", "/usr/sbin/no-dma"),
         ("[ -x /opt/no/bin/a ] && date", "[ -x /opt/no/bin/a ]", "/opt/no/bin/a"),
         ("[ -x /no/dma ] && sh -c 'cd /; exec /no/dma -q'", "[ -x /no/dma ]", "/no/dma"),
@@ -53,8 +60,18 @@ fn a_guard_that_asks_for_a_missing_program_is_named_with_the_program() {
         let missing = found.missing_program.unwrap_or_else(|| panic!("{command}"));
         assert!(missing == program || program.is_empty() && missing.ends_with("/no"), "{command}: {missing}");
     }
-    let in_bash = argv(&["bash", "-c", "[[ -x /no/dma ]] && /no/dma -q"]);
-    assert_eq!(guard_of(in_bash).and_then(|guard| guard.missing_program).as_deref(), Some("/no/dma"));
+    for (command, program) in [
+        ("[[ -x /no/dma ]] && /no/dma -q", "/no/dma"),
+        ("[[ -x /no/dma && -d /tmp ]] && /no/dma -q", "/no/dma"),
+        ("[[ -d /tmp && ( -e / ) && -x /no/dma ]] && /no/dma -q", ""),
+        ("[[ -x /no/dma || -x /no/b ]] && { /no/dma; /no/b; }", "/no/dma"),
+        ("[[ -x /no/dma || -d /no ]] && /no/dma -q", ""),
+        ("type -P no-such-program >/dev/null && no-such-program", "no-such-program"),
+        ("type -p no-such-program && no-such-program", "no-such-program"),
+    ] {
+        let missing = guard_of(argv(&["bash", "-c", command])).and_then(|guard| guard.missing_program);
+        assert_eq!(missing.as_deref().unwrap_or_default(), program, "{command}");
+    }
 }
 
 #[test]
@@ -95,6 +112,9 @@ fn a_command_that_failed_after_its_guards_names_none() {
         "command -v sh > /dev/null && sh -c 'exit 1'",
         "[ -d /no ] || false",
         "[ -x /no/a ] && /no/a || false",
+        "{ [ -f conf ] && ./there; } >/dev/null 2>&1",
+        "( [ -d /no ] && no-such-program ) >/dev/null 2>&1",
+        "/usr/bin/test -f conf && ./there",
         "[ -x /no/a ] && /no/a || { echo not installed; exit 1; }",
         "[ -x /no/a ]; [ -f conf ] && ./there",
         "if [ -x /no/a ]; then /no/a; else exit 1; fi",
