@@ -12,7 +12,7 @@ mod clock_changes;
 mod cron_fields;
 mod day_letters;
 mod explain;
-mod hints;
+pub(crate) mod hints;
 mod spread;
 
 use std::time::Duration;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::line::Entry;
 use super::shell_advice;
+use crate::schedule::hints;
 
 /// A warning: the part of the line that it is about, and what to write instead.
 pub(super) struct Advice {
@@ -73,17 +74,17 @@ fn six_fields(entry: &Entry<'_>) -> Option<Advice> {
         Some(user) => user,
         None => take_word(&mut rest),
     };
-    if !looks_like_field(sixth) {
+    if !looks_like_field(sixth) && !looks_like_day(sixth) {
         return None;
     }
     let mut fields: Vec<&str> = entry.schedule.split(' ').collect();
-    let year = |word: &str| word.len() == 4 && word.bytes().all(|byte| byte.is_ascii_digit());
-    if !year(sixth) {
+    let short = short_names(sixth);
+    if !hints::is_year(sixth) {
         fields.remove(0);
-        fields.push(sixth);
+        fields.push(&short);
         let mut after = rest;
         let seventh = take_word(&mut after);
-        if year(seventh) || seventh == "?" || seventh.starts_with('*') && looks_like_field(seventh) {
+        if hints::is_year(seventh) || seventh == "?" || seventh.starts_with('*') && looks_like_field(seventh) {
             rest = after;
         }
     }
@@ -95,6 +96,42 @@ fn six_fields(entry: &Entry<'_>) -> Option<Advice> {
         shortened(rest)
     );
     Some(Advice::new(sixth, message))
+}
+
+/// What to write for an entry with a sixth field that starts with `*`. It has seconds before, as of Spring, or a year
+/// behind, as of AWS.
+pub(super) fn one_star_too_many(schedule: &str, mut rest: &str) -> String {
+    let sixth = take_word(&mut rest);
+    let command = shortened(rest);
+    let (first, others) = schedule.split_once(' ').unwrap_or((schedule, ""));
+    let without_seconds = match first.strip_prefix("*/") {
+        Some(seconds) if sixth == "*" && others.split(' ').all(|field| field == "*") => format!("@every {seconds}s"),
+        _ => format!("{others} {sixth}"),
+    };
+    format!(
+        "so this looks like six fields with one * too many, and a crontab has five: without the seconds write \
+         `{without_seconds} {command}`, without the year `{schedule} {command}`"
+    )
+}
+
+const DAYS: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+
+/// Whether a word is a full name of a day, or a short one like `Mon`, or a list or range of them.
+fn looks_like_day(word: &str) -> bool {
+    word.split([',', '-']).all(|item| {
+        let lower = item.to_ascii_lowercase();
+        let is_short = item.len() == 3 && item.starts_with(|c: char| c.is_ascii_uppercase());
+        DAYS.iter().any(|day| *day == lower || is_short && day[..3] == lower)
+    })
+}
+
+/// The field with full names of days as crontabs have them: `MON`.
+fn short_names(field: &str) -> String {
+    let mut text = field.to_owned();
+    for word in field.split([',', '-']).filter(|word| DAYS.contains(&word.to_ascii_lowercase().as_str())) {
+        text = text.replacen(word, &word[..3].to_ascii_uppercase(), 1);
+    }
+    text
 }
 
 /// Whether a word can be a field of a schedule and is hardly the name of a program or a user.
@@ -163,6 +200,7 @@ pub(super) fn anacron_line(text: &str) -> Option<AnacronLine> {
     let numeric = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
     let named = name.len() > 3
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !looks_like_field(name)
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     let nickname = match period {
         "1" | "@daily" => "@daily",

@@ -1,6 +1,6 @@
 //! One line of a crontab: nothing, a comment, an assignment, or an entry.
 
-use super::Format;
+use super::{Format, advice};
 
 pub(super) enum Line<'a> {
     Blank,
@@ -86,6 +86,9 @@ fn entry(text: &str, format: Format) -> Result<Entry<'_>, String> {
     let (schedule, extension) = schedule(&mut rest)?;
     let user = match format {
         Format::User => None,
+        Format::System if rest.starts_with('*') => {
+            return Err(format!("the user is *, {}", advice::one_star_too_many(&schedule, rest)));
+        }
         Format::System => Some(user(&mut rest)?),
     };
     let mail_on_failure = matches!(rest.split(BLANKS).next(), Some("-n"));
@@ -104,11 +107,7 @@ fn entry(text: &str, format: Format) -> Result<Entry<'_>, String> {
         });
     }
     if rest.starts_with('*') {
-        return Err(
-            "the command starts with *, so there is one * too many; write five fields, without seconds and years, and then \
-             the command"
-                .to_owned()
-        );
+        return Err(format!("the command starts with *, {}", advice::one_star_too_many(&schedule, rest)));
     }
     let (command, stdin) = split_percent(rest);
     Ok(Entry { schedule, user, mail_on_failure, text: rest, command, stdin, extension })
@@ -146,11 +145,6 @@ fn user<'a>(rest: &mut &'a str) -> Result<&'a str, String> {
     let name = word(rest).unwrap_or_default();
     if name.is_empty() {
         return Err("the user and the command are missing; write them after the schedule".to_owned());
-    }
-    if name == "*" {
-        return Err(
-            "the user is *, so there is one * too many; write five fields, a user and then the command".to_owned()
-        );
     }
     if name.contains(['/', '=', '$', '"', '\'', ';', '|', '&']) {
         return Err(format!("`{name}` is not a user; this file needs one between the schedule and the command"));

@@ -39,9 +39,14 @@ pub(super) fn for_nickname<'k>(name: &str, known: impl Iterator<Item = &'k str>)
     }
 }
 
+/// Whether a field has years: `2027`, `2026-2030`, `2026,2028`, `2026/2`.
+pub(crate) fn is_year(field: &str) -> bool {
+    let field = field.split_once('/').map_or(field, |(years, _)| years);
+    field.split([',', '-']).all(|year| year.len() == 4 && year.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// What to write for a number of fields other than five.
 pub(super) fn for_count(words: &[&str]) -> String {
-    let is_year = |word: &str| word.len() == 4 && word.bytes().all(|byte| byte.is_ascii_digit());
     let has_open = words.contains(&"?");
     let stars =
         |words: &[&str]| words.iter().map(|word| if *word == "?" { "*" } else { *word }).collect::<Vec<_>>().join(" ");

@@ -41,11 +41,19 @@ fn six_fields_are_shown_as_five() {
         ("0 0 12 1 * 5L /x", "`5L`", "`0 12 1 * 5L /x`"),
         ("0 15 10 1 * ? 2027 /x", "`?`", "`15 10 1 * * /x`"),
         ("30 2 * * 1 2027 /x", "`2027`", "`30 2 * * 1 /x`"),
-        ("0 0 2 * * */2 /x", "", ""),
+        ("0 12 * * * 2026-2030 /x", "`2026-2030`", "`0 12 * * * /x`"),
+        ("0 12 * * * 2026/2 /x", "`2026/2`", "`0 12 * * * /x`"),
+        ("0 0 12 * * Monday /x", "`Monday`", "`0 12 * * MON /x`"),
+        ("0 0 12 * * monday-friday /x", "`monday-friday`", "`0 12 * * MON-FRI /x`"),
+        ("0 0 12 * * Mon /x", "`Mon`", "`0 12 * * Mon /x`"),
+        ("0 0 2 * * */2 /x", "six fields", "`0 2 * * */2 /x`"),
+        ("0 */5 * * * * /x", "six fields", "`*/5 * * * * /x`"),
+        ("*/10 * * * * * /x", "six fields", "`@every 10s /x`"),
+        ("30 2 * * * * root /x", "six fields", "`30 2 * * * root /x`"),
     ] {
-        if five.is_empty() {
+        if program == "six fields" {
             let found = lint(&format!("{line}\n"), Format::User);
-            assert!(found.len() == 1 && found[0].contains("without seconds and years"), "{line}: {found:?}");
+            assert!(found.len() == 1 && found[0].contains(program) && found[0].contains(five), "{line}: {found:?}");
         } else {
             check_user(line, &["looks like six fields", program, five]);
         }
@@ -264,6 +272,8 @@ fn the_lines_of_an_anacrontab_are_shown_as_entries() {
     assert!(faults[1].contains("`@weekly run-parts /x`"), "{}", faults[1]);
     check_user("@monthly 45 cron.monthly run-parts /x", &["anacrontab", "`@monthly run-parts /x`"]);
     check_user("START_HOURS_RANGE=3-22", &["only anacron"]);
+    let found = lint("1 2 L-30 2 * x\n", Format::User);
+    assert!(!found.iter().any(|message| message.contains("anacrontab")), "{found:?}");
     for line in ["0 5 H * * backup", "@daily 7z backup.7z data x", "1 5 * * * a"] {
         check_silent(line, Format::User);
     }
