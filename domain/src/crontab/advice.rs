@@ -234,14 +234,15 @@ pub(super) fn of_assignment(name: &str, value: &str, environment: &BTreeMap<Stri
     let variable = value.match_indices('$').find_map(|(at, _)| {
         let text = &value[at..];
         if text.starts_with("$(") {
-            return Some("$(");
+            return Some("$(...)");
         }
         let found = crate::shell_text::variable(text)?;
         let known = CRON_VARIABLES.contains(&found) || environment.contains_key(found) || text.starts_with("${");
         known.then_some(found)
     });
-    if let Some(found) = variable {
-        let shown = if found == "$(" { "$(...)".to_owned() } else { format!("${found}") };
+    let in_backticks = || value.split_once('`').is_some_and(|(_, rest)| rest.contains('`')).then_some("`...`");
+    if let Some(found) = variable.or_else(in_backticks) {
+        let shown = if found.ends_with(['`', ')']) { found.to_owned() } else { format!("${found}") };
         let message = format!(
             "cron expands nothing in a value, so {name} contains the text {shown} itself; write the value of {shown} \
              here, or set {name} in the command"
@@ -249,7 +250,14 @@ pub(super) fn of_assignment(name: &str, value: &str, environment: &BTreeMap<Stri
         return Some(Advice::new(value, message));
     }
     let is_list = name.ends_with("PATH");
-    let homes = |part: &str| part == "~" || part.starts_with("~/");
+    // `~`, `~/x` and `~user/x`.
+    let homes = |part: &str| {
+        part.strip_prefix('~').is_some_and(|rest| {
+            let (user, folder) = rest.split_once('/').map_or((rest, None), |(user, folder)| (user, Some(folder)));
+            let is_name = user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+            user.is_empty() || is_name && (folder.is_some() || name == "HOME")
+        })
+    };
     if homes(value) || is_list && value.split(':').any(homes) {
         let message = format!(
             "cron does not expand ~ in a value, so {name} contains the character itself; write the whole path of the \

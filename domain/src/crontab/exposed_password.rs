@@ -75,6 +75,7 @@ fn of_command(words: &[&str]) -> Option<String> {
             let next = words.get(index + 1).copied().unwrap_or_default();
             of_long_option(word, next)
                 .or_else(|| of_address(word))
+                .or_else(|| of_query(word))
                 .or_else(|| of_assignment(word).filter(|_| programs.first() == Some(&"env")))
                 .or_else(|| of_header(word))
                 .or_else(|| of_short_option(&programs, word, next))
@@ -136,6 +137,18 @@ fn of_address(word: &str) -> Option<String> {
     let (user, _) = rest.split_once('@')?;
     let scheme = before.rsplit(['"', '\'', '=']).next().unwrap_or(before);
     (!user.contains('/') && has_password(user)).then(|| format!("{scheme}://...@"))
+}
+
+/// `https://host/path?token=SECRET`.
+fn of_query(word: &str) -> Option<String> {
+    const NAMES: [&str; 9] =
+        ["token", "secret", "password", "passwd", "apikey", "api_key", "api-key", "accesskey", "access_key"];
+    let (_, query) = word.trim_matches(['"', '\'']).split_once("://")?.1.split_once('?')?;
+    let found = query.split(['&', ';', '#']).filter_map(|pair| pair.split_once('=')).find(|(name, value)| {
+        let lower = name.to_ascii_lowercase();
+        NAMES.iter().any(|ending| lower.ends_with(ending)) && is_secret(value)
+    });
+    found.map(|(name, _)| format!("?{name}="))
 }
 
 fn has_password(user: &str) -> bool {

@@ -76,10 +76,14 @@ fn hidden_output(pipelines: &[Pipeline<'_>]) -> Option<Advice> {
         let commands = pipeline.commands();
         match commands.as_slice() {
             [only] => redirected(only),
-            [.., last] => piped(last),
+            [between @ .., last] => piped(last).or_else(|| copied(between, last)),
             [] => None,
         }
     })
+}
+
+fn program_of<'t>(command: &[Token<'t>]) -> Option<&'t str> {
+    words(command).first()?.rsplit('/').next()
 }
 
 fn piped(last: &[Token<'_>]) -> Option<Advice> {
@@ -97,8 +101,7 @@ fn piped(last: &[Token<'_>]) -> Option<Advice> {
         "rotatelogs",
         "multilog",
     ];
-    let words = words(last);
-    let program = words.first()?.rsplit('/').next()?;
+    let program = program_of(last)?;
     COLLECTORS.contains(&program).then(|| {
         let message = format!(
             "the exit code is that of {program}, so a failure before the pipe goes unnoticed; remove the pipe, because \
@@ -106,6 +109,18 @@ fn piped(last: &[Token<'_>]) -> Option<Advice> {
         );
         Advice::new(format!("| {program}"), message)
     })
+}
+
+/// A `tee` between the pipes.
+fn copied(between: &[&[Token<'_>]], last: &[Token<'_>]) -> Option<Advice> {
+    let after_first = between.get(1..).unwrap_or_default();
+    after_first.iter().find(|command| program_of(command) == Some("tee"))?;
+    let program = program_of(last)?;
+    let message = format!(
+        "the output goes to a file, and the exit code is that of {program}, so a failure before the pipe goes unnoticed; \
+         remove tee, because Sexton keeps and ships the output itself"
+    );
+    Some(Advice::new("| tee", message))
 }
 
 fn redirected(command: &[Token<'_>]) -> Option<Advice> {
@@ -138,6 +153,10 @@ fn redirected(command: &[Token<'_>]) -> Option<Advice> {
         (Destination::Null, Destination::Null) => {
             "the output is discarded, so no rule can find an error in it and no log has it; remove the redirection, \
              because Sexton keeps and ships the output"
+        }
+        (Destination::Null, Destination::Sexton) => {
+            "the standard output is discarded, so no rule can find an error in it and no log has it; remove the \
+             redirection, because Sexton keeps and ships the output"
         }
         (Destination::Sexton | Destination::File, Destination::Null) => {
             "the error messages are discarded, so no rule can find them and no log has them; remove the redirection"

@@ -91,6 +91,11 @@ fn values_that_cron_does_not_expand_are_shown() {
         ("DIR = \"$HOME/data\"", ["$HOME", "DIR"]),
         ("TODAY=$(date +%F)", ["$(...)", "TODAY"]),
         ("HOME=~/x", ["does not expand ~", "whole path"]),
+        ("HOME=~bob/x", ["does not expand ~", "whole path"]),
+        ("HOME=~bob", ["does not expand ~", "whole path"]),
+        ("PATH=/bin:~bob/bin", ["does not expand ~", "whole path"]),
+        ("FOO=`date`", ["`...`", "expands nothing"]),
+        ("FOO=\"x-`date +%F`\"", ["`...`", "expands nothing"]),
         ("BACKUP=~", ["does not expand ~", "whole path"]),
         ("PATH=/bin:~/bin", ["does not expand ~", "whole path"]),
         ("LEVEL=9 # of ten", ["part of the value", "LEVEL"]),
@@ -98,9 +103,17 @@ fn values_that_cron_does_not_expand_are_shown() {
         check_user(line, &parts);
     }
     check_user("A=1\nB=$A/x", &["$A", "B"]);
-    for line in
-        ["PATH=/usr/bin:/bin", "SECRET=pa$Word", "MAILTO=$LOGNAME", "X=a~b", "PRICE=5$", "HOME=/home/a", "COLOR=#fff"]
-    {
+    for line in [
+        "PATH=/usr/bin:/bin",
+        "SECRET=pa$Word",
+        "MAILTO=$LOGNAME",
+        "X=a~b",
+        "X=~5",
+        "X=a`b",
+        "PRICE=5$",
+        "HOME=/home/a",
+        "COLOR=#fff",
+    ] {
         let found: Vec<String> = lint(&format!("{line}\n"), Format::User);
         assert!(found.iter().all(|warning| warning.contains("mail")), "{line}: {found:?}");
     }
@@ -146,6 +159,8 @@ fn output_that_does_not_arrive_is_shown() {
         ("a >/dev/null 2>&1 || true", ">/dev/null 2>&1", "the output is discarded"),
         ("[ -x /a ] && /a >>/dev/null 2>&1", ">>/dev/null 2>&1", "the output is discarded"),
         ("( cd /x; a ) >/dev/null 2>&1", ">/dev/null 2>&1", "the output is discarded"),
+        ("a >/dev/null", ">/dev/null", "the standard output is discarded"),
+        ("a | tee -a l | grep y", "| tee", "exit code is that of grep"),
         ("a 2>/dev/null", "2>/dev/null", "the error messages are discarded"),
         ("a >> /var/log/a.log 2>&1", ">> /var/log/a.log 2>&1", "goes to a file"),
         ("a | tee /var/log/a.log", "| tee", "exit code is that of tee"),
@@ -157,7 +172,7 @@ fn output_that_does_not_arrive_is_shown() {
     }
     check_user("SHELL=/bin/bash\n0 1 * * * a &>/dev/null", &["`&>/dev/null`", "the output is discarded"]);
     for command in [
-        "a >/dev/null",
+        "a | grep tee | sort",
         "a > /var/log/a.log",
         "command -v a >/dev/null 2>&1 && a",
         "pgrep a >/dev/null 2>&1 || a",
@@ -230,6 +245,8 @@ fn a_password_in_a_command_is_shown_without_the_password() {
         ("cd /x && env MYSQL_PWD='S3cret' mysqldump app", "MYSQL_PWD"),
         ("curl -u ops:S3cret x", "-u"),
         ("curl https://ops:S3cret@example.net/x", "https://...@"),
+        ("curl 'https://x?token=S3cret'", "?token="),
+        ("curl -s \"https://x/y?a=b&access_token=S3cret\"", "?access_token="),
         ("curl -H 'Authorization: Bearer S3cret' x", "Authorization:"),
         ("sshpass -p S3cret ssh a", "-p"),
         ("redis-cli -a S3cret save", "-a"),
@@ -251,6 +268,8 @@ fn a_password_in_a_command_is_shown_without_the_password() {
         "curl -u ops: x",
         "curl https://example.net/a:b@c",
         "a --token-file x",
+        "curl \"https://x?token=$TOKEN\"",
+        "curl 'https://x?tokens=9&page=2'",
         "rsync -a user@host:/x /y",
     ] {
         check_silent(&format!("0 1 * * * {command}"), Format::User);
