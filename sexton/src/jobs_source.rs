@@ -16,7 +16,7 @@ use crate::crontab_kind::CrontabKind;
 use crate::failure::Failure;
 use crate::mailer::mail_owners;
 use crate::system_format::looks_like_system_crontab;
-use crate::text_files::{ReadFile, Unreadable, read_file_or_pipe, read_standard_input};
+use crate::text_files::{ReadFile, Unreadable, read_file, read_file_or_pipe, read_standard_input};
 use crate::{host_zone, ownership, source_path};
 
 const SYSTEM_FORMAT_MESSAGE: &str = "looks like a system crontab, because every entry begins with a user of this host \
@@ -160,7 +160,12 @@ impl JobsSource {
     }
 
     fn read(&self) -> Result<ReadFile, Unreadable> {
-        if self.is_standard_input() { read_standard_input() } else { read_file_or_pipe(&self.path) }
+        match self.place {
+            // A FIFO in a directory would block.
+            Place::Directory => read_file(&self.path),
+            _ if self.is_standard_input() => read_standard_input(),
+            _ => read_file_or_pipe(&self.path),
+        }
     }
 
     /// The name of the file in faults.

@@ -7,7 +7,7 @@ use domain::crontab::{Format, Options};
 use serde_json::Value;
 use testbed::{DEADLINE, wait_until};
 
-use crate::driver::{Folder, Up, sexton};
+use crate::driver::{Folder, Up, sexton, shell_output};
 
 fn names(up: &Up) -> Vec<String> {
     let name = |job: &Value| format!("{}/{}", job["group"].as_str().unwrap(), job["name"].as_str().unwrap());
@@ -165,6 +165,25 @@ fn a_directory_of_crontabs_is_read_as_cron_reads_it_and_followed() {
     std::fs::rename(folder.path("cron.d"), folder.path("elsewhere")).expect("renamed");
     let up = Up::start(&state, &["--system", "--crontab", &directory]);
     assert_eq!(names(&up), ["mail_queue/flush"]);
+}
+
+#[test]
+fn a_fifo_in_a_directory_is_a_fault_and_never_blocks() {
+    let folder = folder_with(&["cron.d"]);
+    folder.write("cron.d/good", "# sexton: name=good\n0 5 * * * true\n");
+    let directory = folder.text("cron.d");
+    shell_output(&format!("mkfifo {directory}/pipe && ln -s pipe {directory}/link && ln -s /dev/stdin {directory}/in"));
+    let up = Up::start(&folder.path("state"), &["--crontab", &directory]);
+    assert!(up.printed().contains("pipe: a FIFO, not a regular file"), "{}", up.printed());
+    let state = folder.text("state");
+    let plan = vec!["plan", &directory, "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"];
+    for command in [vec!["lint", &directory], plan, vec!["apply", &directory, "--state", &state]] {
+        let output = sexton(&command);
+        let printed = format!("{}{}", output.text(), output.err);
+        for name in ["pipe", "link"] {
+            assert!(printed.contains(&format!("{name}: a FIFO, not a regular file")), "{command:?}: {printed}");
+        }
+    }
 }
 
 #[test]
