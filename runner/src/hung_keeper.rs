@@ -68,7 +68,9 @@ fn limit_instant(run: &LocalRun, timeout: Duration) -> Instant {
     run.limit_at(|| {
         let started = run.started().ok().flatten().filter(|started| started.boot_id == processes::boot_id())?;
         let ran = processes::monotonic_ms().saturating_sub(started.monotonic_ms?);
-        Some(Instant::now() + timeout.saturating_sub(Duration::from_millis(ran)))
+        let (now, ran) = (Instant::now(), Duration::from_millis(ran));
+        // A limit that has passed is in the past, so that it comes before a stop that was requested after it.
+        now.checked_sub(ran).map(|started| started + timeout).or(Some(now + timeout.saturating_sub(ran)))
     })
     .unwrap_or_else(|| run.seen_at() + timeout)
 }
@@ -78,7 +80,8 @@ pub(crate) async fn wait_until_overdue(run: &LocalRun) {
     match Deadlines::of(run).first() {
         None => std::future::pending().await,
         Some((at, _)) => {
-            let over = at + run.stop_grace();
+            // A keeper gets its time also after a start of the runner, and when the clock was set forward.
+            let over = at.max(run.seen_at()) + run.stop_grace();
             // A shutdown that must end in time cannot wait for the whole margin.
             let last = run.stop_by().map(|by| by + MARGIN_SHUTDOWN);
             sleep_until(last.map_or(over + MARGIN, |last| last.min(over + MARGIN))).await;

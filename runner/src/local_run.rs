@@ -59,11 +59,19 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The monotonic instant of a time that has passed; now for one in the future or before the boot.
+fn instant_of(at: Timestamp) -> Instant {
+    let now = Instant::now();
+    let passed = Duration::try_from(Timestamp::now().duration_since(at)).unwrap_or_default();
+    now.checked_sub(passed).unwrap_or(now)
+}
+
 impl LocalRun {
     pub(crate) fn new(directory: RunDirectory, accepted: Accepted) -> LocalRun {
-        // Written by an earlier runner; from its start on, this one sees to it.
+        // Written by an earlier runner. The request counts from when it was written, so that a limit that had passed
+        // by then is what ended the run.
         let stop = read_json::<StopRequest>(&directory.stop()).ok().flatten().map(|request| RequestedStop {
-            at: Instant::now(),
+            at: instant_of(request.at),
             by: request.by,
             grace_max: request.grace_max_ms.map(Duration::from_millis),
         });

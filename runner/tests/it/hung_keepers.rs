@@ -7,7 +7,9 @@ use domain::event::{Body, Ended};
 use domain::job::Job;
 use domain::order::Order;
 use domain::run::Outcome;
+use keeper::directory::{Durability, write_json};
 use keeper::processes::{self, Process};
+use keeper::records::StopRequest;
 use rustix::process::Signal;
 use testbed::wait_for;
 
@@ -78,6 +80,33 @@ fn the_next_runner_keeps_the_limit_of_a_suspended_keeper() {
     world.start();
     check_end(&world, &order, Ended::TimedOut, Outcome::TimedOut, "exceeded its timeout");
     assert!(!is_alive(keeper.pid) && family.iter().all(|process| !is_alive(process.pid)));
+}
+
+/// The next runner reads a stop request that was written so long after the start; the limit is 2 s.
+fn check_stop_before_restart(requested_after: Duration, ended: Ended, outcome: Outcome) {
+    let mut world = World::new();
+    world.start();
+    let mut job = shell("sleep 1000");
+    (job.timeout, job.kill_grace) = (Some(Duration::from_secs(2)), Duration::from_millis(100));
+    let (order, keeper, _) = start_suspended(&world, job, 1);
+    world.kill();
+    std::thread::sleep(requested_after);
+    let request = StopRequest { at: jiff::Timestamp::now(), by: "the operator".to_owned(), grace_max_ms: None };
+    write_json(&world.directory(&order).stop(), &request, Durability::Cache).expect("stop");
+    std::thread::sleep(Duration::from_secs(3).saturating_sub(requested_after));
+    world.start();
+    check_end(&world, &order, ended, outcome, "");
+    assert!(!is_alive(keeper.pid));
+}
+
+#[test]
+fn after_a_restart_a_stop_request_after_the_limit_leaves_the_run_timed_out() {
+    check_stop_before_restart(Duration::from_millis(2500), Ended::TimedOut, Outcome::TimedOut);
+}
+
+#[test]
+fn after_a_restart_a_stop_request_before_the_limit_still_ends_the_run() {
+    check_stop_before_restart(Duration::ZERO, Ended::Stopped, Outcome::Stopped);
 }
 
 #[test]
