@@ -418,9 +418,10 @@ fn joined_word<'t>(token: &Token<'t>) -> Option<&'t str> {
     }
 }
 
-/// `NAME` of `"$(command -v NAME)"`, `$(which NAME)` or the same in backticks.
+/// `NAME` of `"$(command -v NAME)"`, `"$(which NAME)"` or the same in backticks. Without quotes, `[ -x $(which NAME) ]`
+/// is true for a missing program: `[` then has the one word `-x`.
 fn searched_program(word: &str) -> Option<&str> {
-    let word = word.trim_matches('"');
+    let word = word.strip_prefix('"')?.strip_suffix('"')?;
     let inner = word
         .strip_prefix("$(")
         .and_then(|rest| rest.strip_suffix(')'))
