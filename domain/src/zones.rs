@@ -136,10 +136,17 @@ pub fn zone_named(name: &str) -> Result<TimeZone, String> {
     if name.eq_ignore_ascii_case(LOCAL) {
         return Err("`local` is the zone of the host that reads a file; write its name, like Europe/Paris".to_owned());
     }
-    in_use().zone(name).or_else(|| built_in().zone(name)).ok_or_else(|| {
+    let plain = plain_name(name);
+    in_use().zone(plain).or_else(|| built_in().zone(plain)).ok_or_else(|| {
         let known = names();
         format!("unknown time zone `{name}`; {}", zone_hints::for_zone(name, &known))
     })
+}
+
+/// A name without the folder of its variant: `posix` is the usual one, and `right` counts leap seconds, so that its
+/// clock changes are the same civil times.
+pub fn plain_name(name: &str) -> &str {
+    name.strip_prefix("posix/").or_else(|| name.strip_prefix("right/")).unwrap_or(name)
 }
 
 /// A digest of the zone's clock changes from 2020 to 2045: 16 hexadecimal digits. Two releases with equal digests give
@@ -191,6 +198,9 @@ impl HostZone {
     /// One lower-case sentence, without the remedy, when the host's zone has no name.
     pub fn resolve(&self, zone: &mut String) -> Result<bool, String> {
         if !zone.eq_ignore_ascii_case(LOCAL) {
+            if zone_named(zone).is_ok() {
+                *zone = plain_name(zone).to_owned();
+            }
             return Ok(false);
         }
         zone.clone_from(self.0.as_ref().map_err(Clone::clone)?);
@@ -219,6 +229,19 @@ mod tests {
         }
         assert!(release(Some("2020a")).is_newer_than(&release(Some("unknown"))));
         assert!(built_in().release().version.as_deref().and_then(version_order).is_some());
+    }
+
+    #[test]
+    fn the_variants_of_a_zone_are_known_and_stored_by_its_plain_name() {
+        for variant in ["posix/Europe/Paris", "right/Europe/Paris"] {
+            let zone = zone_named(variant).expect("known");
+            assert_eq!(zone.iana_name(), Some("Europe/Paris"));
+            let mut name = variant.to_owned();
+            assert_eq!(HostZone::utc().resolve(&mut name), Ok(false));
+            assert_eq!(name, "Europe/Paris");
+        }
+        assert!(zone_named("right/Mars/Olympus").expect_err("unknown").contains("`right/Mars/Olympus`"));
+        assert!(zone_named("left/Europe/Paris").is_err());
     }
 
     #[test]

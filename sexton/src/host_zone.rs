@@ -142,7 +142,7 @@ impl ZoneFiles {
         if text.is_empty() {
             return Setting::Known(FoundZone::utc());
         }
-        if let Some(found) = FoundZone::known(without_variant(text)) {
+        if let Some(found) = FoundZone::known(text) {
             return Setting::Known(found);
         }
         if let Some(file) = self.folders.iter().map(|folder| folder.join(text)).find(|file| file.is_file()) {
@@ -204,7 +204,7 @@ impl ZoneFiles {
             let folder = parts.iter().rposition(is_folder)?;
             Some(parts[folder + 1..].iter().collect())
         })?;
-        FoundZone::known(without_variant(inside.to_str()?))
+        FoundZone::known(inside.to_str()?)
     }
 
     /// The zone whose data a file has: the one that `/etc/timezone` names if it is equal, otherwise any that is equal.
@@ -217,10 +217,7 @@ impl ZoneFiles {
             return found;
         }
         let names = self.candidates();
-        let same_file = |name: &&String| {
-            self.folders.iter().any(|folder| fs::read(folder.join(name.as_str())).is_ok_and(|file| file == bytes))
-        };
-        if let Some(found) = names.iter().filter(same_file).find_map(|name| FoundZone::known(name)) {
+        if let Some(found) = self.zone_with_bytes(&names, bytes) {
             return found;
         }
         // Distributions differ in the data before 1970.
@@ -244,11 +241,32 @@ impl ZoneFiles {
         }
     }
 
-    fn zone_of_timezone_file(&self) -> Option<FoundZone> {
+    /// The zone whose file, or a variant of it, has this content. The clock changes of the variant `right` differ by leap
+    /// seconds, so that no comparison of them finds it.
+    fn zone_with_bytes(&self, names: &[String], bytes: &[u8]) -> Option<FoundZone> {
+        let files = |variant: &'static str| {
+            let is_equal = move |name: &&String| {
+                let file = |folder: &PathBuf| folder.join(variant).join(name.as_str());
+                self.folders.iter().any(|folder| fs::read(file(folder)).is_ok_and(|content| content == bytes))
+            };
+            names.iter().filter(is_equal).find_map(|name| FoundZone::known(name))
+        };
+        let named = self.timezone_line().filter(|line| {
+            self.folders
+                .iter()
+                .any(|folder| read_zone_file(&folder.join(line)).is_ok_and(|file| file.as_deref() == Some(bytes)))
+        });
+        named.and_then(|line| FoundZone::known(&line)).or_else(|| ["", "posix", "right"].into_iter().find_map(files))
+    }
+
+    fn timezone_line(&self) -> Option<String> {
         let text = read_zone_file(&self.timezone).ok()??;
         let text = String::from_utf8_lossy(&text);
-        let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
-        FoundZone::known(line)
+        text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
+    }
+
+    fn zone_of_timezone_file(&self) -> Option<FoundZone> {
+        FoundZone::known(&self.timezone_line()?)
     }
 
     /// All names of zones; those in use today come first.
@@ -284,11 +302,6 @@ fn stamp(metadata: std::io::Result<fs::Metadata>) -> String {
         |_| String::new(),
         |metadata| format!("{}.{}.{}.{}", metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()),
     )
-}
-
-/// A name without the folder of its variant: `posix` is the usual one, `right` counts leap seconds.
-fn without_variant(name: &str) -> &str {
-    name.strip_prefix("posix/").or_else(|| name.strip_prefix("right/")).unwrap_or(name)
 }
 
 /// Resolves `.` and `..` in the text: the target of a link may not exist.
