@@ -49,6 +49,7 @@ impl Writer {
     /// Keeps the mark, and writes it now: `found` in the database, or a new one.
     pub(crate) fn with_mark(mut self, found: Option<Mark>, file: MarkFile) -> rusqlite::Result<Writer> {
         let Some(connection) = &self.connection else { return Ok(self) };
+        let is_new = found.is_none();
         let mark = match found {
             Some(mark) => mark,
             None => Mark::new(connection, Timestamp::now())?,
@@ -56,6 +57,10 @@ impl Writer {
         let mark = Mark { count: mark.count + 1, at: Timestamp::now(), closed: None, ..mark };
         connection.execute_batch("PRAGMA synchronous = FULL")?;
         mark.store(connection)?;
+        if is_new {
+            // A copy of the file without its log then has the id too. An error leaves the id in the log.
+            let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        }
         file.write(&mark);
         self.mark = Some((mark, file));
         Ok(self)

@@ -115,7 +115,10 @@ fn examine(opening: &Opening, mark: Option<&Mark>) -> Result<(), OpenError> {
 fn compare(mark: &Mark, stored: Option<&Mark>) -> Result<(), String> {
     let last = shown(mark.at);
     match stored {
-        None => Err(format!("is a copy from before {last}, when the state directory was last used, by an older build")),
+        None => Err(format!(
+            "has no id: it belongs to another state directory, or is a copy from before {last}, when the state \
+             directory was last used, by an older build"
+        )),
         Some(stored) if stored.id != mark.id => {
             Err(format!("belongs to another state directory: this one was last used with another ledger at {last}"))
         }

@@ -170,6 +170,19 @@ async fn a_copy_from_before_ledgers_had_an_id_is_refused_but_the_ledger_of_an_ol
 }
 
 #[tokio::test]
+async fn a_copy_of_the_running_ledger_of_another_installation_is_refused_as_such_also_without_its_log() {
+    for runs in [0, 300] {
+        let folder = StateFolder::filled().await;
+        let other = StateFolder::new();
+        let running = other.open();
+        fill(&running, 0..runs).await;
+        fs::copy(other.file(), folder.file()).unwrap();
+        folder.check_refused("belongs to another state directory: this one was last used with another ledger");
+        drop(running);
+    }
+}
+
+#[tokio::test]
 async fn after_a_clean_stop_only_the_header_of_an_unchanged_file_is_read() {
     let folder = StateFolder::filled().await;
     let modified = fs::metadata(folder.file()).unwrap().modified().unwrap();
