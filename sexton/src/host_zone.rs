@@ -241,8 +241,8 @@ impl ZoneFiles {
         }
     }
 
-    /// The zone whose file, or a variant of it, has this content. The clock changes of the variant `right` differ by leap
-    /// seconds, so that no comparison of them finds it.
+    /// The zone whose file, or a variant of it, has this content. The clock changes of the variant `right` differ by
+    /// leap seconds, so that no comparison of them finds it.
     fn zone_with_bytes(&self, names: &[String], bytes: &[u8]) -> Option<FoundZone> {
         let files = |variant: &'static str| {
             let is_equal = move |name: &&String| {

@@ -126,7 +126,7 @@ fn a_copy_gets_its_name_from_timezone_or_from_equal_data() {
 
 #[test]
 fn a_copy_of_a_variant_with_leap_seconds_gets_the_plain_name() {
-    // Stands in for the file with leap seconds: another zone file whose clock changes no comparison finds.
+    // Instead of the file with leap seconds: another zone file whose clock changes no comparison finds.
     let host = || {
         let host = Host::new(None).write("share/zoneinfo/right/Europe/Paris", &odd_zone());
         host.write("share/zoneinfo/right/Europe/Berlin", &odd_zone()).write("localtime", &odd_zone())

@@ -125,7 +125,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Creates a directory with its mode, whatever the umask.
+    /// Creates a directory with its mode, with any umask.
     fn make(&self, name: &OsStr) -> rustix::io::Result<OwnedFd> {
         let mode = Mode::from_raw_mode(self.create);
         match mkdirat(&self.opened, name, mode) {

@@ -82,7 +82,7 @@ fn the_next_runner_keeps_the_limit_of_a_suspended_keeper() {
     assert!(!is_alive(keeper.pid) && family.iter().all(|process| !is_alive(process.pid)));
 }
 
-/// The next runner reads a stop request that was written so long after the start; the limit is 2 s.
+/// The next runner reads a stop request that was written after this delay; the limit is 2 s.
 fn check_stop_before_restart(requested_after: Duration, ended: Ended, outcome: Outcome) {
     let mut world = World::new();
     world.start();

@@ -176,7 +176,9 @@ fn a_fifo_in_a_directory_is_a_fault_and_never_blocks() {
     let up = Up::start(&folder.path("state"), &["--crontab", &directory]);
     assert!(up.printed().contains("pipe: a FIFO, not a regular file"), "{}", up.printed());
     let state = folder.text("state");
-    let plan = vec!["plan", &directory, "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"];
+    let now = jiff::Timestamp::now();
+    let (from, to) = (now.to_string(), (now + jiff::SignedDuration::from_hours(25)).to_string());
+    let plan = vec!["plan", &directory, "--from", &from, "--to", &to];
     for command in [vec!["lint", &directory], plan, vec!["apply", &directory, "--state", &state]] {
         let output = sexton(&command);
         let printed = format!("{}{}", output.text(), output.err);

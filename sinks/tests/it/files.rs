@@ -165,7 +165,7 @@ async fn a_directory_that_others_can_write_is_an_error_for_root_and_a_warning_fo
         write(&directory.join("inner")).await;
         if is_root() {
             check_untouched(&directory.join("link"), &real, mode).await;
-            chown(&directory.join("inner"), Some(65_534), None).expect("root");
+            chown(directory.join("inner"), Some(65_534), None).expect("root");
             check(&directory.join("inner/own"), "belongs to user 65534").await;
         }
     }
