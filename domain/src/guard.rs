@@ -394,7 +394,7 @@ fn calls(tokens: &[Token<'_>], wanted: &dyn Fn(&str) -> bool, depth: usize) -> b
 }
 
 /// Whether a path is in a directory of programs by the Filesystem Hierarchy Standard. A mount point or a data directory
-/// is none, whatever its last part is called.
+/// is none, with any name of its last part.
 fn is_in_program_folder(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
     match parts.as_slice() {
