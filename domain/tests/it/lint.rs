@@ -315,7 +315,7 @@ fn near_misses_of_a_directive_are_shown() {
         ("# sextons: name=x", "`# sexton: name=x`"),
     ] {
         check_user(&format!("0 2 * * * a\n{comment}"), &[written]);
-        let jobs = parse("crontab", &format!("{comment}\n0 2 * * * a\n"), Format::User).0.len();
+        let jobs = parse("crontab", format!("{comment}\n0 2 * * * a\n"), Format::User).0.len();
         assert_eq!(jobs, 1, "{comment}");
     }
     check_user("0 1 * * * a # sexton: name=x", &["on the line above", "`# sexton: name=x`"]);
