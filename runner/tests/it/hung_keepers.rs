@@ -7,9 +7,9 @@ use domain::event::{Body, Ended};
 use domain::job::Job;
 use domain::order::Order;
 use domain::run::Outcome;
-use keeper::directory::{Durability, write_json};
+use keeper::directory::{Durability, read_json, write_json};
 use keeper::processes::{self, Process};
-use keeper::records::StopRequest;
+use keeper::records::{Started, StopRequest};
 use rustix::process::Signal;
 use testbed::wait_for;
 
@@ -45,9 +45,9 @@ fn a_limit_is_kept_when_the_keeper_is_suspended() {
     world.start();
     // Below the keeper in another session, without its environment and its output.
     let mut job = shell("env -i setsid sleep 1001 </dev/null >/dev/null 2>&1 & echo first; sleep 1002");
-    (job.timeout, job.kill_grace) = (Some(Duration::from_secs(1)), Duration::from_millis(100));
+    (job.timeout, job.kill_grace) = (Some(Duration::from_secs(5)), Duration::from_millis(100));
     let (order, keeper, family) = start_suspended(&world, job, 3);
-    check_end(&world, &order, Ended::TimedOut, Outcome::TimedOut, "exceeded its timeout of 1s and was stopped");
+    check_end(&world, &order, Ended::TimedOut, Outcome::TimedOut, "exceeded its timeout of 5s and was stopped");
     assert!(!is_alive(keeper.pid));
     for process in family {
         assert!(!is_alive(process.pid), "{process:?}");
@@ -74,7 +74,7 @@ fn the_next_runner_keeps_the_limit_of_a_suspended_keeper() {
     let mut world = World::new();
     world.start();
     let mut job = shell("sleep 1000");
-    (job.timeout, job.kill_grace) = (Some(Duration::from_millis(1500)), Duration::from_millis(100));
+    (job.timeout, job.kill_grace) = (Some(Duration::from_secs(5)), Duration::from_millis(100));
     let (order, keeper, family) = start_suspended(&world, job, 1);
     world.kill();
     world.start();
@@ -82,18 +82,20 @@ fn the_next_runner_keeps_the_limit_of_a_suspended_keeper() {
     assert!(!is_alive(keeper.pid) && family.iter().all(|process| !is_alive(process.pid)));
 }
 
-/// The next runner reads a stop request that was written after this delay; the limit is 2 s.
+/// The next runner reads a stop request of this time after the start, when the limit of 5 s has passed.
 fn check_stop_before_restart(requested_after: Duration, ended: Ended, outcome: Outcome) {
     let mut world = World::new();
     world.start();
     let mut job = shell("sleep 1000");
-    (job.timeout, job.kill_grace) = (Some(Duration::from_secs(2)), Duration::from_millis(100));
+    (job.timeout, job.kill_grace) = (Some(Duration::from_secs(5)), Duration::from_millis(100));
     let (order, keeper, _) = start_suspended(&world, job, 1);
     world.kill();
-    std::thread::sleep(requested_after);
-    let request = StopRequest { at: jiff::Timestamp::now(), by: "the operator".to_owned(), grace_max_ms: None };
-    write_json(&world.directory(&order).stop(), &request, Durability::Cache).expect("stop");
-    std::thread::sleep(Duration::from_secs(3).saturating_sub(requested_after));
+    let directory = world.directory(&order);
+    let started: Started = read_json(&directory.started()).expect("read").expect("started");
+    let at = started.started_at + jiff::SignedDuration::try_from(requested_after).expect("short");
+    let request = StopRequest { at, by: "the operator".to_owned(), grace_max_ms: None };
+    write_json(&directory.stop(), &request, Durability::Cache).expect("stop");
+    std::thread::sleep(Duration::from_secs(6));
     world.start();
     check_end(&world, &order, ended, outcome, "");
     assert!(!is_alive(keeper.pid));
@@ -101,7 +103,7 @@ fn check_stop_before_restart(requested_after: Duration, ended: Ended, outcome: O
 
 #[test]
 fn after_a_restart_a_stop_request_after_the_limit_leaves_the_run_timed_out() {
-    check_stop_before_restart(Duration::from_millis(2500), Ended::TimedOut, Outcome::TimedOut);
+    check_stop_before_restart(Duration::from_millis(5500), Ended::TimedOut, Outcome::TimedOut);
 }
 
 #[test]
