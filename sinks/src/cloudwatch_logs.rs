@@ -12,7 +12,7 @@ pub mod read_back;
 mod run_state;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -27,7 +27,7 @@ use crate::cloudwatch_logs::log_event::EventEncoder;
 use crate::cloudwatch_logs::options::is_group_char;
 pub(crate) use crate::cloudwatch_logs::options::read;
 pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig};
-use crate::cloudwatch_logs::put::{PutResult, Putter};
+use crate::cloudwatch_logs::put::{Evidence, PutResult, Putter};
 use crate::cloudwatch_logs::run_state::{EventMark, EventPlace, RunState};
 use crate::config::{BatchConfig, SinkConfig};
 use crate::engine::Environment;
@@ -50,7 +50,7 @@ const NAME_BYTES_MAX: usize = 512;
 
 /// A call has events of one stream only, so records collect in one batch per stream. Streams are sent in parallel, the
 /// batches of one stream in order, so the accepted records of a run are always its first ones. A refused call is halved
-/// until each bad event is alone.
+/// until each bad event is alone (`refusals`).
 ///
 /// The body is written by hand from the bytes of the spool: the SDK's client would copy every message twice. From the
 /// SDK come credentials, region, endpoint and signature.
@@ -60,6 +60,7 @@ pub(crate) struct CloudwatchLogs {
     max_line: Option<usize>,
     environment: Environment,
     creator: Arc<Creator>,
+    evidence: Arc<Mutex<Evidence>>,
     /// Kept across connections, with its credentials.
     client: Option<Arc<Client>>,
     connected: bool,
@@ -106,6 +107,7 @@ impl CloudwatchLogs {
         };
         CloudwatchLogs {
             creator: Arc::new(Creator::new(config, environment.random)),
+            evidence: Arc::default(),
             config: config.clone(),
             limits,
             max_line: sink.max_line,
@@ -263,7 +265,8 @@ impl CloudwatchLogs {
             while calls.len() < CALLS_MAX
                 && let Some(stream) = streams.next()
             {
-                let putter = Putter { client: client.clone(), creator: self.creator.clone() };
+                let (creator, evidence) = (self.creator.clone(), self.evidence.clone());
+                let putter = Putter { client: client.clone(), creator, evidence };
                 calls.spawn(putter.put_all(stream));
             }
             let Some(ended) = calls.join_next().await else { break };

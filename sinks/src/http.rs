@@ -11,6 +11,7 @@ use crate::address::{Address, Scheme};
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::frames::Frames;
 use crate::gelf::{Compression, compress};
+use crate::refusals::{Parts, send_parts};
 use crate::sink::{READ_BYTES_MAX, Refused};
 use crate::stream::CONNECT_TIMEOUT;
 use crate::tls::{TlsConfig, handshake_fault};
@@ -23,6 +24,8 @@ const ATTEMPTS_MAX: u32 = 3;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(100);
 /// Read size without `bulk`: one request per message, so about 40 lines are sent twice after a failure.
 const SINGLE_READ_BYTES_MAX: usize = 4096;
+/// Longest message that is kept to be sent again. Chosen: larger than most lines.
+const ACCEPTED_BYTES_MAX: usize = 8192;
 /// Characters of an answer that an error quotes. Chosen, not measured.
 const ANSWER_CHARS_MAX: usize = 200;
 
@@ -33,11 +36,23 @@ pub(crate) struct HttpWire {
     tls: TlsConfig,
     client: Option<Client>,
     last_status: Option<StatusCode>,
+    /// The latest accepted message of at most [`ACCEPTED_BYTES_MAX`].
+    accepted: Option<Vec<u8>>,
+    refused_batches: u32,
 }
 
 impl HttpWire {
     pub(crate) fn new(address: Address, compression: Compression, bulk: bool, tls: TlsConfig) -> HttpWire {
-        HttpWire { address, compression, bulk, tls, client: None, last_status: None }
+        HttpWire {
+            address,
+            compression,
+            bulk,
+            tls,
+            client: None,
+            last_status: None,
+            accepted: None,
+            refused_batches: 0,
+        }
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -67,27 +82,12 @@ impl HttpWire {
     }
 
     pub(crate) async fn send(&mut self, frames: &Frames) -> SinkResult<Vec<Refused>> {
-        let mut refused = Vec::new();
-        // The ranges that are still to be sent, the next one last: one request each.
-        let mut parts: Vec<Range<usize>> = match self.bulk {
+        // The ranges that are to be sent, the next one last: one request each.
+        let ranges = match self.bulk {
             true => std::iter::once(0..frames.count()).collect(),
             false => (0..frames.count()).rev().map(|frame| frame..frame + 1).collect(),
         };
-        while let Some(part) = parts.pop() {
-            match self.post_with_retry(frames.slice(part.clone())).await {
-                Ok(()) => {}
-                Err(SinkError { class: ErrorClass::Permanent, message }) if part.len() == 1 => {
-                    refused.push(Refused { frame: part.start, message });
-                }
-                // One message of the range is refused; halving finds it in few requests.
-                Err(error) if error.class == ErrorClass::Permanent => {
-                    let middle = part.start + part.len() / 2;
-                    parts.extend([middle..part.end, part.start..middle]);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(refused)
+        send_parts(&mut Posts { wire: self, frames }, ranges).await
     }
 
     pub(crate) fn read_bytes_max(&self) -> usize {
@@ -131,6 +131,40 @@ impl HttpWire {
     /// The status of the latest answer.
     pub(crate) fn last_status(&self) -> Option<StatusCode> {
         self.last_status
+    }
+}
+
+/// The requests of one batch.
+struct Posts<'w> {
+    wire: &'w mut HttpWire,
+    frames: &'w Frames,
+}
+
+impl Parts for Posts<'_> {
+    async fn send(&mut self, range: Range<usize>) -> SinkResult<Vec<Refused>> {
+        self.wire.post_with_retry(self.frames.slice(range.clone())).await?;
+        let last = self.frames.slice(range.end.saturating_sub(1)..range.end);
+        if last.len() <= ACCEPTED_BYTES_MAX {
+            let kept = self.wire.accepted.get_or_insert_default();
+            kept.clear();
+            kept.extend_from_slice(last);
+        }
+        Ok(Vec::new())
+    }
+
+    async fn send_accepted_again(&mut self) -> SinkResult<Option<bool>> {
+        let Some(accepted) = self.wire.accepted.take() else { return Ok(None) };
+        let sent = self.wire.post_with_retry(&accepted).await;
+        self.wire.accepted = Some(accepted);
+        match sent {
+            Ok(()) => Ok(Some(true)),
+            Err(error) if error.class == ErrorClass::Permanent => Ok(Some(false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn refused_batches(&mut self) -> &mut u32 {
+        &mut self.wire.refused_batches
     }
 }
 

@@ -21,6 +21,7 @@
 //! | `config`, `address`, `template`, `filter`, `tls` | the sinks file |
 //! | `engine`, `delivery` (`fill`, `cursors`, `health_events`), `encode`, `status` | delivery from feeds to a sink |
 //! | `feed`, `record`, `sink` | the input of a sink, and the traits that a sink implements |
+//! | `refusals` | which records a receiver refuses while it accepts others |
 //! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | one file for each type of sink |
 //! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | encoding of records |
 //! | `wire`, `stream`, `datagram`, `http` | transport of bytes |
@@ -50,6 +51,7 @@ mod json;
 mod lines;
 pub mod probe;
 mod record;
+mod refusals;
 #[cfg(test)]
 mod sample_records;
 mod sink;

@@ -1,9 +1,9 @@
-//! The calls for one stream, in order: put, create what is missing, put again; halve what is refused. Spawned by the
+//! The calls for one stream, in order: put, create what is missing, put again. Spawned by the
 //! sink.
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -11,16 +11,26 @@ use crate::cloudwatch_logs::answer::{CallFailure, FailureCause, RejectedEvents};
 use crate::cloudwatch_logs::batch::{BodyBuffer, LogStream, SealedBatch};
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
+use crate::engine::locked;
 use crate::error::{ErrorClass, SinkError, SinkResult};
+use crate::refusals::{Parts, send_parts};
 use crate::sink::Refused;
 
-/// After this many refused single events without an accepted one, the error is not in the events. Chosen: far more than
-/// a batch has bad events.
-const REFUSED_ALONE_MAX: usize = 32;
+/// Longest body of a call that is kept to be sent again. Chosen: larger than most lines.
+const ACCEPTED_BYTES_MAX: usize = 8192;
 
 pub(super) struct Putter {
     pub client: Arc<Client>,
     pub creator: Arc<Creator>,
+    pub evidence: Arc<Mutex<Evidence>>,
+}
+
+/// Whether the service accepts any event, for all streams of the sink.
+#[derive(Debug, Default)]
+pub(super) struct Evidence {
+    /// The body of a call with one event, which was accepted.
+    accepted: Option<Bytes>,
+    refused_batches: u32,
 }
 
 /// The result for the batches of one stream: those before the error were accepted.
@@ -58,41 +68,11 @@ impl Putter {
     }
 
     async fn put(&self, batch: &SealedBatch) -> SinkResult<Vec<Refused>> {
-        match self.put_or_create(&batch.log_stream, batch.body.clone()).await {
-            Ok(answer) => Ok(rejected_records(&answer, batch, 0..batch.len())),
-            Err(error) if error.class == ErrorClass::Permanent => self.put_halves(batch, error).await,
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Sends a refused batch in halves until each bad event is alone; these are returned as refused. The order is kept.
-    async fn put_halves(&self, batch: &SealedBatch, error: SinkError) -> SinkResult<Vec<Refused>> {
-        let mut refused = Vec::new();
-        let mut alone = 0;
-        let mut any_taken = false;
-        // The whole batch is already known to be refused.
-        let mut ranges = halves(0..batch.len());
-        if ranges.is_empty() {
-            return Ok(vec![Refused { frame: batch.frame(0), message: error.message }]);
-        }
-        while let Some(range) = ranges.pop() {
-            match self.put_or_create(&batch.log_stream, batch.part(range.clone())).await {
-                Ok(answer) => {
-                    any_taken = true;
-                    refused.extend(rejected_records(&answer, batch, range));
-                }
-                Err(error) if error.class == ErrorClass::Permanent && range.len() == 1 => {
-                    alone += 1;
-                    if alone >= REFUSED_ALONE_MAX && !any_taken {
-                        return Err(SinkError::misconfigured(format!("{} (for every event)", error.message)));
-                    }
-                    refused.push(Refused { frame: batch.frame(range.start), message: error.message });
-                }
-                Err(error) if error.class == ErrorClass::Permanent => ranges.extend(halves(range)),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(refused)
+        let refused_batches = locked(&self.evidence).refused_batches;
+        let mut calls = Calls { putter: self, batch, refused_batches };
+        let sent = send_parts(&mut calls, vec![0..batch.len()]).await;
+        locked(&self.evidence).refused_batches = calls.refused_batches;
+        sent
     }
 
     async fn put_or_create(&self, log_stream: &LogStream, body: Bytes) -> SinkResult<Bytes> {
@@ -110,12 +90,47 @@ impl Putter {
     }
 }
 
-/// The second half first: `pop` takes from the end.
-fn halves(range: Range<usize>) -> Vec<Range<usize>> {
-    let middle = range.start + range.len() / 2;
-    match range.len() {
-        0 | 1 => Vec::new(),
-        _ => vec![middle..range.end, range.start..middle],
+/// The calls for one batch.
+struct Calls<'p> {
+    putter: &'p Putter,
+    batch: &'p SealedBatch,
+    refused_batches: u32,
+}
+
+impl Parts for Calls<'_> {
+    async fn send(&mut self, range: Range<usize>) -> SinkResult<Vec<Refused>> {
+        let batch = self.batch;
+        let is_whole = range == (0..batch.len());
+        let body = if is_whole { batch.body.clone() } else { batch.part(range.clone()) };
+        let answer = self.putter.put_or_create(&batch.log_stream, body).await?;
+        let last = batch.part(range.end.saturating_sub(1)..range.end);
+        let rejected = rejected_records(&answer, batch, range);
+        if rejected.is_empty() && last.len() <= ACCEPTED_BYTES_MAX {
+            locked(&self.putter.evidence).accepted = Some(last);
+        }
+        Ok(rejected)
+    }
+
+    async fn send_accepted_again(&mut self) -> SinkResult<Option<bool>> {
+        let Some(accepted) = locked(&self.putter.evidence).accepted.clone() else { return Ok(None) };
+        match self.putter.client.call("PutLogEvents", accepted).await {
+            Ok(_) => Ok(Some(true)),
+            // Its stream was deleted since then.
+            Err(CallFailure { cause: FailureCause::NotFound, .. }) => {
+                locked(&self.putter.evidence).accepted = None;
+                Ok(None)
+            }
+            Err(failure) if failure.error.class == ErrorClass::Permanent => Ok(Some(false)),
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    fn frame(&self, record: usize) -> usize {
+        self.batch.frame(record)
+    }
+
+    fn refused_batches(&mut self) -> &mut u32 {
+        &mut self.refused_batches
     }
 }
 

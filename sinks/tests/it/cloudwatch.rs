@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "credentials come from the environment, which a test must set")]
 
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use domain::line::{Position, Stream};
 use jiff::{SignedDuration, Timestamp};
@@ -213,6 +214,69 @@ async fn one_bad_event_is_skipped_and_its_batch_is_delivered() {
     assert_eq!(status.refused.iter().map(|refused| refused.seq).collect::<Vec<_>>(), [Some(400), Some(401)]);
     assert!(matches!(events.recv().await, Some(SinkEvent::Trouble(trouble)) if trouble.class == ErrorClass::Permanent));
     assert!(run.is_delivered());
+    engine.shutdown().await;
+    no_violation(&logs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_refuses_everything_is_misconfigured_and_no_event_is_refused() {
+    static REFUSES: AtomicBool = AtomicBool::new(false);
+    for (plan, accepted_first, lines) in
+        [(Plan::Refuse, true, 1), (Plan::Refuse, false, 3), (Plan::Refuse, true, 500), (Plan::TooLarge, true, 20)]
+    {
+        REFUSES.store(!accepted_first, SeqCst);
+        let logs = StrictLogs::start(
+            move |action, _, _| {
+                if action == "PutLogEvents" && REFUSES.load(SeqCst) { plan } else { Plan::Serve }
+            },
+        )
+        .await;
+        let run = Run::new(1);
+        let (engine, mut events) = start(&sink(logs.address, ""));
+        engine.add(run.feed());
+        if accepted_first {
+            wait_until(|| logs.events(GROUP, "job1").len() == 1).await;
+            REFUSES.store(true, SeqCst);
+        }
+        run.print_numbers(0..lines);
+        engine.wake(&run.header.run_id);
+        let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("no trouble event") };
+        assert_eq!(trouble.class, ErrorClass::Misconfigured, "{}", trouble.error);
+        assert!(trouble.error.contains("every record is refused"), "{}", trouble.error);
+        let before = logs.count("PutLogEvents");
+        wait_until(|| logs.count("PutLogEvents") > before + 4).await;
+        assert_eq!(engine.status().refused_records, 0);
+        REFUSES.store(false, SeqCst);
+        run.finish();
+        engine.wake(&run.header.run_id);
+        wait_until(|| run.is_delivered()).await;
+        // Where the endpoint begins to accept in mid-batch, an event may arrive before one that was refused.
+        let mut seqs = seqs(&logs, "job1");
+        seqs.sort_unstable();
+        assert_eq!(seqs, (1..=lines).collect::<Vec<u64>>());
+        assert_eq!(engine.status().refused_records, 0);
+        engine.shutdown().await;
+        no_violation(&logs);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_bad_events_is_refused_and_holds_no_good_one() {
+    let logs = serve().await;
+    let run = Run::new(1);
+    let (engine, _events) = start(&sink(logs.address, ""));
+    engine.add(run.feed());
+    wait_until(|| logs.events(GROUP, "job1").len() == 1).await;
+    for _ in 0..100 {
+        run.print(Stream::Stdout, b"poison");
+    }
+    engine.wake(&run.header.run_id);
+    wait_until(|| engine.status().refused_records == 100).await;
+    run.print(Stream::Stdout, b"good");
+    run.finish();
+    engine.wake(&run.header.run_id);
+    wait_until(|| run.is_delivered()).await;
+    assert_eq!(seqs(&logs, "job1"), [101]);
     engine.shutdown().await;
     no_violation(&logs);
 }

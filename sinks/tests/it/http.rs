@@ -1,10 +1,13 @@
 //! GELF over HTTP. Graylog itself is not available here: the receiver is a listener that answers with the test's status
 //! and keeps each request; it does not check GELF.
 
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use domain::line::Stream;
 use serde_json::Value;
+use sinks::error::ErrorClass;
+use sinks::status::SinkEvent;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -158,5 +161,97 @@ async fn halving_finds_refused_messages_in_few_requests() {
     assert_eq!(refused, [Some(7), Some(57)]);
     let requests = received.requests();
     assert!(requests < 40, "{requests} requests for 102 messages");
+    engine.shutdown().await;
+}
+
+/// The sequence numbers that were accepted, in the order of arrival.
+fn seqs(received: &Received) -> Vec<u64> {
+    received.accepted().iter().filter_map(|message| message["_seq"].as_u64()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_everything_is_misconfigured_and_no_record_is_refused() {
+    static REFUSES: AtomicBool = AtomicBool::new(false);
+    for status in [400, 413, 422, 401, 403, 404] {
+        static STATUS: AtomicU16 = AtomicU16::new(0);
+        STATUS.store(status, SeqCst);
+        // A first batch is accepted, or nothing ever was; one message a request, or many; one line, or many.
+        let cases = [(true, "", 300), (true, "bulk = true\n", 300), (false, "", 1), (false, "bulk = true\n", 300)];
+        for (accepted_first, options, lines) in &cases[..if status == 400 { 4 } else { 1 }] {
+            let (accepted_first, lines) = (*accepted_first, *lines);
+            REFUSES.store(!accepted_first, SeqCst);
+            let answer = |_: &str, _| if REFUSES.load(SeqCst) { STATUS.load(SeqCst) } else { 202 };
+            let (address, received) = serve(answer).await;
+            let case = format!("{status} {options} {lines}");
+            let run = Run::new(1);
+            let retry = "retry = { initial = \"5ms\", max = \"10ms\" }\n";
+            let (engine, mut events) =
+                start(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}\"\n{options}{retry}"));
+            engine.add(run.feed());
+            if accepted_first {
+                wait_until(|| received.accepted().len() == 1).await;
+                REFUSES.store(true, SeqCst);
+            }
+            run.print_numbers(0..lines);
+            engine.wake(&run.header.run_id);
+            let Some(SinkEvent::Trouble(trouble)) = events.recv().await else { panic!("no trouble event: {case}") };
+            assert_eq!(trouble.class, ErrorClass::Misconfigured, "{case}: {}", trouble.error);
+            assert!(trouble.error.contains(&format!("answered {status}")), "{case}: {}", trouble.error);
+            let before = received.requests();
+            wait_until(|| received.requests() > before + 20).await;
+            assert_eq!(engine.status().refused_records, 0, "{case}");
+            REFUSES.store(false, SeqCst);
+            run.finish();
+            engine.wake(&run.header.run_id);
+            wait_until(|| run.is_delivered()).await;
+            let mut seqs = seqs(&received);
+            seqs.sort_unstable();
+            seqs.dedup();
+            assert_eq!(seqs, (1..=lines).collect::<Vec<u64>>(), "{case}");
+            assert_eq!(engine.status().refused_records, 0, "{case}");
+            engine.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_bad_messages_is_refused_and_holds_no_good_one() {
+    let (address, received) = serve(|body, _| if body.contains("poison") { 413 } else { 202 }).await;
+    for options in ["", "bulk = true\n"] {
+        let run = Run::new(1);
+        let (engine, _events) =
+            start(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}\"\n{options}{RETRY}"));
+        engine.add(run.feed());
+        for _ in 0..100 {
+            run.print(Stream::Stdout, b"poison");
+        }
+        engine.wake(&run.header.run_id);
+        // No good message follows yet: the accepted start of the run is sent again in its place.
+        wait_until(|| engine.status().refused_records == 100).await;
+        run.print(Stream::Stdout, b"good");
+        run.finish();
+        engine.wake(&run.header.run_id);
+        wait_until(|| run.is_delivered()).await;
+        assert!(seqs(&received).ends_with(&[101]), "{options}");
+        assert_eq!(engine.status().refused_records, 100);
+        engine.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_server_behind_a_load_balancer_refuses_no_record() {
+    // Requests go to a good and to a bad server in turn.
+    let (address, received) = serve(|_, attempt| if attempt % 2 == 1 { 400 } else { 202 }).await;
+    let run = Run::new(1);
+    run.print_numbers(0..200);
+    run.finish();
+    let (engine, _events) = start(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"http://{address}\"\n{RETRY}"));
+    engine.add(run.feed());
+    wait_until(|| run.is_delivered()).await;
+    let mut seqs = seqs(&received);
+    seqs.sort_unstable();
+    seqs.dedup();
+    assert_eq!(seqs, (1..=200).collect::<Vec<u64>>());
+    assert_eq!(engine.status().refused_records, 0);
     engine.shutdown().await;
 }

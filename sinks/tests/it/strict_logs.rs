@@ -29,6 +29,10 @@ pub(crate) enum Plan {
     /// The call is executed, and its answer is lost.
     LoseAnswer,
     Deny,
+    /// As for an event that is not valid.
+    Refuse,
+    /// As a proxy that admits no large body.
+    TooLarge,
     ExpiredToken,
     /// Another client makes the same call a moment before.
     AnotherFirst,
@@ -119,6 +123,8 @@ impl StrictLogs {
                 Plan::Throttle => (400, error("ThrottlingException", "Rate exceeded")),
                 Plan::Fail => (500, error("InternalFailure", "")),
                 Plan::Deny => (400, error("AccessDeniedException", "not authorized")),
+                Plan::Refuse => (400, error("InvalidParameterException", "Log event is not valid")),
+                Plan::TooLarge => (413, Value::Null),
                 Plan::ExpiredToken => (400, error("ExpiredTokenException", "expired")),
                 Plan::AnotherFirst => {
                     let mut state = self.state();
