@@ -14,7 +14,8 @@ use crate::gelf::{Compression, compress};
 use crate::refusals::{Parts, send_parts};
 use crate::sink::{READ_BYTES_MAX, Refused};
 use crate::stream::CONNECT_TIMEOUT;
-use crate::tls::{TlsConfig, handshake_fault};
+use crate::tls::TlsConfig;
+use crate::tls_faults::tls_fault;
 
 /// From the first byte sent to the last byte of the answer. Chosen: a working server answers within seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -184,7 +185,7 @@ fn classify_status(status: StatusCode) -> ErrorClass {
 
 /// No connection, no answer, or a certificate that is not trusted.
 pub(crate) fn unreachable(shown: impl Display, error: &reqwest::Error) -> SinkError {
-    handshake_fault(format!("cannot reach {shown}: {}", root_cause(error)), error)
+    tls_fault(&shown, error).unwrap_or_else(|| SinkError::retry(format!("cannot reach {shown}: {}", root_cause(error))))
 }
 
 /// The innermost cause: the outer ones repeat the URL, which may contain a password.

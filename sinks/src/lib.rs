@@ -18,13 +18,14 @@
 //!
 //! | files | duty |
 //! |---|---|
-//! | `config`, `address`, `template`, `filter`, `tls` | the sinks file |
+//! | `config`, `address`, `template`, `filter` | the sinks file |
 //! | `engine`, `delivery` (`fill`, `cursors`, `health_events`), `encode`, `status` | delivery from feeds to a sink |
 //! | `feed`, `record`, `sink` | the input of a sink, and the traits that a sink implements |
 //! | `refusals` | which records a receiver refuses while it accepts others |
 //! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | one file for each type of sink |
 //! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | encoding of records |
 //! | `wire`, `stream`, `datagram`, `http` | transport of bytes |
+//! | `tls` (`tls_files`, `tls_verifier`, `tls_faults`) | trust, client certificates and faults of TLS |
 
 #![warn(missing_docs)]
 
@@ -62,6 +63,9 @@ mod stream;
 mod syslog;
 mod template;
 mod tls;
+mod tls_faults;
+mod tls_files;
+mod tls_verifier;
 mod wire;
 
 pub use file_directory::trust_directory;

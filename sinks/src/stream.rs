@@ -14,12 +14,12 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::address::{Address, Scheme};
 use crate::error::{SinkError, SinkResult};
-use crate::tls::{TlsConfig, handshake_fault};
+use crate::tls::TlsConfig;
+use crate::tls_faults;
 
 /// Limit for name resolution and connection together, and again for the TLS handshake. Chosen: well above the handshake
 /// with a distant server.
@@ -118,12 +118,8 @@ impl StreamWire {
         let stream = stream.await.map_err(too_long)?.map_err(unreachable)?;
         set_socket_options(&stream).map_err(unreachable)?;
         let stream = CountedStream { inner: stream, written: 0 };
-        let Some((config, name)) = tls else { return Ok(Socket::Plain(stream)) };
-        let handshake = TlsConnector::from(config).connect(name, stream);
-        let stream = timeout(CONNECT_TIMEOUT, handshake)
-            .await
-            .map_err(|_| SinkError::timed_out("the TLS handshake with", &shown, CONNECT_TIMEOUT))?
-            .map_err(|error| handshake_fault(format!("TLS handshake with {shown} failed: {error}"), &error))?;
+        let Some((client, name)) = tls else { return Ok(Socket::Plain(stream)) };
+        let stream = tls_faults::connect(client, name, stream, &shown, CONNECT_TIMEOUT).await?;
         Ok(Socket::Tls(Box::new(stream)))
     }
 
@@ -225,6 +221,9 @@ impl StreamWire {
 }
 
 fn connection_error(address: &Address, error: &io::Error) -> SinkError {
+    if let Some(fault) = tls_faults::tls_fault(address, error) {
+        return fault;
+    }
     match error.kind() {
         io::ErrorKind::UnexpectedEof => SinkError::retry(format!("{address} ended the connection")),
         _ => SinkError::retry(format!("lost the connection to {address}: {error}")),

@@ -1,28 +1,43 @@
-//! TLS of the sinks that support it: which certificates are trusted, and which one the sink presents.
+//! TLS of the sinks that support it: the keys of `tls`, and the client configuration that they make.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::ca_store;
 use domain::document::Section;
-use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls_platform_verifier::BuilderVerifierExt;
+use rustls::client::ResolvesClientCert;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_platform_verifier::Verifier;
 
 use crate::error::{SinkError, SinkResult};
+use crate::tls_files::{self, KeyPassword};
+use crate::tls_verifier::{Fingerprint, ReceiverVerifier};
 
-/// `tls = { ca_file, crt_file, key_file, server_name }`
+/// `tls = { ca_file, fingerprint, crt_file, key_file, key_password, server_name }`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsConfig {
     /// PEM file of trusted certificates. Absent: those that the machine trusts.
     pub ca_file: Option<PathBuf>,
+    /// SHA-256 of the only accepted certificate.
+    pub fingerprint: Option<Fingerprint>,
     /// PEM files of the certificate for servers that request one, and of its key.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// Password of an encrypted key.
+    pub key_password: Option<KeyPassword>,
     /// Name in the server's certificate when it differs from the host of the address. Not for HTTP.
     pub server_name: Option<String>,
+}
+
+/// The configuration of one connection, and whether its server requested a client certificate.
+pub(crate) struct TlsClient {
+    pub config: Arc<ClientConfig>,
+    pub certificate_requested: Arc<AtomicBool>,
 }
 
 impl TlsConfig {
@@ -30,11 +45,19 @@ impl TlsConfig {
         let Some(mut tls) = section.section("tls") else { return TlsConfig::default() };
         let line = tls.line();
         let ca_file = tls.text("ca_file").map(PathBuf::from);
+        let fingerprint = read_fingerprint(&mut tls);
         let (crt_file, key_file) = (tls.text("crt_file").map(PathBuf::from), tls.text("key_file").map(PathBuf::from));
+        let password_line = tls.line_of("key_password");
+        let key_password = tls
+            .text("key_password")
+            .and_then(|text| KeyPassword::parse(text).map_err(|message| tls.fault(password_line, "", message)).ok());
         let server_name = tls.text_at("server_name");
         if crt_file.is_some() != key_file.is_some() {
             let missing = if crt_file.is_none() { "crt_file" } else { "key_file" };
             tls.fault(line, "", format!("`{missing}` is missing; crt_file and key_file go together"));
+        }
+        if key_password.is_some() && key_file.is_none() {
+            tls.fault(password_line, "", "`key_password` has no effect without key_file; add it");
         }
         if let Some((line, name)) = &server_name
             && ServerName::try_from(name.as_str()).is_err()
@@ -42,7 +65,8 @@ impl TlsConfig {
             tls.fault(*line, name, "not a server name; write a DNS name or an IP address");
         }
         tls.reject_unknown_keys();
-        TlsConfig { ca_file, identity: crt_file.zip(key_file), server_name: server_name.map(|(_, name)| name) }
+        let server_name = server_name.map(|(_, name)| name);
+        TlsConfig { ca_file, fingerprint, identity: crt_file.zip(key_file), key_password, server_name }
     }
 
     /// Reports `server_name` as a fault: over HTTP, the name in the URL is checked.
@@ -58,9 +82,10 @@ impl TlsConfig {
     /// Returns the errors of [`TlsConfig::client`].
     pub fn client_where(&self, uses_tls: bool) -> SinkResult<Arc<ClientConfig>> {
         if uses_tls {
-            return self.client();
+            return self.client().map(|client| client.config);
         }
-        let builder = client_builder().map_err(|error| unusable(&error))?;
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(|error| unusable(&error))?;
         Ok(Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()))
     }
 
@@ -68,31 +93,65 @@ impl TlsConfig {
     ///
     /// # Errors
     /// Returns `Misconfigured` with the file's name, or when the machine has no CA certificates.
-    pub fn client(&self) -> SinkResult<Arc<ClientConfig>> {
-        let unusable = |error: rustls::Error| unusable(&error);
-        let builder = client_builder().map_err(unusable)?;
-        let builder = match &self.ca_file {
-            Some(path) => {
+    pub(crate) fn client(&self) -> SinkResult<TlsClient> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let certificate_requested = Arc::new(AtomicBool::new(false));
+        let identity = ClientIdentity { key: self.client_key(&provider)?, requested: certificate_requested.clone() };
+        let verifier = self.verifier(&provider)?;
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().map_err(|error| unusable(&error))?;
+        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+        let config = Arc::new(builder.with_client_cert_resolver(Arc::new(identity)));
+        Ok(TlsClient { config, certificate_requested })
+    }
+
+    fn verifier(&self, provider: &Arc<CryptoProvider>) -> SinkResult<ReceiverVerifier> {
+        let mut pinned = Vec::new();
+        let issuer: Option<Arc<dyn ServerCertVerifier>> = match (&self.ca_file, self.fingerprint) {
+            (Some(path), _) => {
+                pinned = tls_files::certificates("ca_file", path)?;
                 let mut roots = RootCertStore::empty();
-                for certificate in certificates(path)? {
-                    roots.add(certificate).map_err(|error| {
-                        SinkError::misconfigured(format!("cannot use ca_file {}: {error}", path.display()))
+                for certificate in &pinned {
+                    roots.add(certificate.clone()).map_err(|error| {
+                        SinkError::misconfigured(format!(
+                            "tls.ca_file: {} has a certificate that cannot be used ({error}); make it again",
+                            path.display()
+                        ))
                     })?;
                 }
-                builder.with_root_certificates(roots)
+                let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+                Some(verifier.map_err(|error| {
+                    SinkError::misconfigured(format!("tls.ca_file: {} cannot be used: {error}", path.display()))
+                })?)
             }
-            None => builder.with_platform_verifier().map_err(unusable)?,
+            (None, Some(_)) => None,
+            (None, None) => Some(Arc::new(Verifier::new(provider.clone()).map_err(|error| unusable(&error))?)),
         };
-        let config = match &self.identity {
-            Some((crt_file, key_file)) => {
-                let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
-                    SinkError::misconfigured(format!("cannot read key_file {}: {error}", key_file.display()))
-                })?;
-                builder.with_client_auth_cert(certificates(crt_file)?, key).map_err(unusable)?
-            }
-            None => builder.with_no_client_auth(),
-        };
-        Ok(Arc::new(config))
+        Ok(ReceiverVerifier {
+            issuer,
+            pinned,
+            ca_file: self.ca_file.clone(),
+            fingerprint: self.fingerprint,
+            algorithms: provider.signature_verification_algorithms,
+        })
+    }
+
+    fn client_key(&self, provider: &CryptoProvider) -> SinkResult<Option<Arc<CertifiedKey>>> {
+        let Some((crt_file, key_file)) = &self.identity else { return Ok(None) };
+        let chain: Vec<CertificateDer<'static>> = tls_files::certificates("crt_file", crt_file)?;
+        let key = tls_files::private_key(key_file, self.key_password.as_ref())?;
+        let (crt_file, key_file) = (crt_file.display(), key_file.display());
+        let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => SinkError::misconfigured(format!(
+                "tls.key_file: {key_file} is not the key of the first certificate in {crt_file}; write the client's \
+                 own certificate first, and its key into key_file"
+            )),
+            _ => SinkError::misconfigured(format!(
+                "tls.key_file: {key_file} has a key that cannot be used ({error}); make an RSA key of 2048 bits or \
+                 more, or an EC key on P-256, P-384 or P-521"
+            )),
+        })?;
+        Ok(Some(Arc::new(certified)))
     }
 
     /// The name that the server's certificate must have.
@@ -106,8 +165,9 @@ impl TlsConfig {
     }
 }
 
-fn client_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
-    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_safe_default_protocol_versions()
+fn read_fingerprint(tls: &mut Section) -> Option<Fingerprint> {
+    let (line, text) = tls.text_at("fingerprint")?;
+    Fingerprint::parse(&text).map_err(|message| tls.fault(line, text, message)).ok()
 }
 
 fn unusable(error: &rustls::Error) -> SinkError {
@@ -117,41 +177,20 @@ fn unusable(error: &rustls::Error) -> SinkError {
     }
 }
 
-/// The error of a failed connection, with the text `message`. An operator must act if the sink does not accept the
-/// receiver's certificate, or if the receiver rejects the sink's certificate.
-pub(crate) fn handshake_fault(message: String, error: &(dyn std::error::Error + 'static)) -> SinkError {
-    match find_tls_error(error) {
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {
-            SinkError::misconfigured(message)
-        }
-        Some(rustls::Error::InvalidMessage(_)) => {
-            SinkError::misconfigured(format!("{message}; does that port speak TLS?"))
-        }
-        _ => SinkError::retry(message),
-    }
+/// Presents the client certificate, and notes that the server requested one.
+#[derive(Debug)]
+struct ClientIdentity {
+    key: Option<Arc<CertifiedKey>>,
+    requested: Arc<AtomicBool>,
 }
 
-/// The TLS error among the causes. The error inside an I/O error is not its source, so both are followed.
-fn find_tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(found) = cause.downcast_ref() {
-            return Some(found);
-        }
-        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match wrapped {
-            Some(inner) => Some(inner),
-            None => cause.source(),
-        };
+impl ResolvesClientCert for ClientIdentity {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.requested.store(true, Ordering::Relaxed);
+        self.key.clone()
     }
-    None
-}
 
-fn certificates(path: &PathBuf) -> SinkResult<Vec<CertificateDer<'static>>> {
-    let read = |error| SinkError::misconfigured(format!("cannot read certificates from {}: {error}", path.display()));
-    let list: Vec<_> = CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<_, _>>().map_err(read)?;
-    match list.is_empty() {
-        true => Err(SinkError::misconfigured(format!("{} contains no PEM certificate", path.display()))),
-        false => Ok(list),
+    fn has_certs(&self) -> bool {
+        self.key.is_some()
     }
 }

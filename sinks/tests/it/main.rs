@@ -19,6 +19,8 @@ mod sample_records;
 mod speed;
 mod strict_logs;
 mod syslog;
+mod tls_key_files;
+mod tls_trust;
 
 // The path by which `sample_records` names these types in both places.
 use sinks::feed;
