@@ -1,28 +1,38 @@
 //! UDP and local datagram sockets. Used by syslog and GELF.
 //!
-//! UDP is UDP: no receiver acknowledges a datagram. A batch counts as confirmed when the kernel has accepted it and no
-//! ICMP refusal (port unreachable) arrives for [`CONFIRM_DELAY`]. A refusal sends every batch of that time again. A
-//! datagram lost on the network is lost without a trace.
+//! UDP is UDP: no receiver acknowledges a datagram. A batch counts as confirmed when the kernel has accepted it and the
+//! network reports no failure for [`CONFIRM_DELAY`]: no program on that port, no machine with that address. A failure
+//! sends every batch of that time again, to the next address of the name. A datagram lost on the network is lost
+//! without a trace.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg, sockopt};
 use tokio::io::Interest;
-use tokio::net::{UdpSocket, UnixDatagram, lookup_host};
+use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::address::{Address, Scheme};
 use crate::error::{SinkError, SinkResult};
 use crate::frames::Frames;
+use crate::resolver::Targets;
 use crate::sink::Refused;
-use crate::stream::{CONNECT_TIMEOUT, WRITE_TIMEOUT};
+use crate::stream::WRITE_TIMEOUT;
+use crate::udp_reports;
 
-/// Time without a refusal after which a batch counts as confirmed. Chosen: an ICMP refusal takes one round trip.
-const CONFIRM_DELAY: Duration = Duration::from_secs(1);
+/// Time without a report of a failure after which a batch counts as confirmed. The kernel needs 3 s to find out that no
+/// machine has an address (arp(7): 3 requests, 1 s apart), and reports that after 3.1 s as measured.
+const CONFIRM_DELAY: Duration = Duration::from_secs(4);
+/// The same for receivers on this machine. Chosen: the kernel refuses within the call.
+const LOCAL_CONFIRM_DELAY: Duration = Duration::from_secs(1);
+/// A drain waits for reports only [`PROBE_WAIT`] when a batch was confirmed within this time. Chosen: shorter than the
+/// kernel's memory of a machine (arp(7): base_reachable_time, 30 s).
+const PROVEN_TIME: Duration = Duration::from_secs(20);
 /// Datagrams in one call of `sendmmsg(2)`. Chosen, not measured.
 const CALL_DATAGRAMS_MAX: usize = 64;
 /// Size of a burst over UDP, and the pause after it, in which the receiver can read. Linux's default receive buffer
@@ -31,7 +41,8 @@ const CALL_DATAGRAMS_MAX: usize = 64;
 const BURST_DATAGRAMS_MAX: usize = 32;
 const BURST_BYTES_MAX: usize = 32 * 1024;
 const BURST_PAUSE: Duration = Duration::from_millis(1);
-/// After a failure one datagram is sent first; a refusal of it is awaited for this time. Chosen: far above the round
+/// After a failure, and to a name with several addresses, one datagram is sent first; a refusal of it is awaited for
+/// this time. Chosen: far above the round
 /// trip of a local network.
 const PROBE_WAIT: Duration = Duration::from_millis(50);
 /// Pause when the kernel has no buffer (`ENOBUFS`). Chosen, not measured.
@@ -39,7 +50,12 @@ const BUFFER_WAIT: Duration = Duration::from_millis(1);
 
 pub(crate) struct DatagramWire {
     address: Address,
+    targets: Targets,
     socket: Option<Socket>,
+    /// The address in use failed; the next connection uses the next one.
+    target_failed: bool,
+    /// When a batch to the address in use was confirmed last.
+    proven_at: Option<Instant>,
     /// The last connection failed: wait for a refusal of the first datagram before sending the rest.
     probe_first: bool,
     sent: u64,
@@ -64,8 +80,11 @@ enum SendResult {
 impl DatagramWire {
     pub(crate) fn new(address: Address) -> DatagramWire {
         DatagramWire {
+            targets: Targets::new(address.host_port()),
             address,
             socket: None,
+            target_failed: false,
+            proven_at: None,
             probe_first: false,
             sent: 0,
             confirmed: 0,
@@ -81,6 +100,7 @@ impl DatagramWire {
 
     pub(crate) fn disconnect(&mut self) {
         self.probe_first |= self.socket.take().is_some();
+        self.proven_at = None;
         self.sent_at.clear();
         (self.sent, self.confirmed) = (0, 0);
     }
@@ -89,23 +109,70 @@ impl DatagramWire {
         if self.socket.is_some() {
             return Ok(());
         }
-        self.socket = Some(match self.address.scheme {
-            Scheme::Unix => {
-                let socket = UnixDatagram::unbound()?;
-                socket.connect(self.address.socket_path())?;
-                Socket::Unix(socket)
+        if self.address.scheme == Scheme::Unix {
+            let socket = UnixDatagram::unbound()?;
+            socket.connect(self.address.socket_path())?;
+            self.socket = Some(Socket::Unix(socket));
+            return Ok(());
+        }
+        self.targets.resolve().await?;
+        if std::mem::take(&mut self.target_failed) {
+            self.targets.advance();
+        }
+        self.open_udp().await
+    }
+
+    /// Opens a socket to the current address, or to the next one that this machine has a route to.
+    async fn open_udp(&mut self) -> io::Result<()> {
+        loop {
+            match connect_udp(self.targets.current()).await {
+                Ok(socket) => {
+                    self.probe_first |= self.targets.has_several();
+                    self.proven_at = None;
+                    self.socket = Some(Socket::Udp(socket));
+                    return Ok(());
+                }
+                Err(_) if self.targets.advance() => {}
+                Err(error) => return Err(error),
             }
-            _ => Socket::Udp(connect_udp(&self.address).await?),
-        });
-        Ok(())
+        }
     }
 
     /// Sends each frame as one datagram, without the last `trailer` bytes of the frame.
     pub(crate) async fn send(&mut self, frames: &Frames, trailer: usize) -> SinkResult<Vec<Refused>> {
-        let Some(socket) = &self.socket else {
-            return Err(SinkError::retry(format!("not connected to {}", self.address)));
-        };
         let datagrams: Vec<&[u8]> = frames.iter().map(|frame| &frame[..frame.len() - trailer]).collect();
+        if self.address.scheme != Scheme::Unix {
+            self.targets.refresh();
+            self.targets.is_resolving();
+            if self.has_old_address() {
+                if !self.sent_at.is_empty() {
+                    return Err(self.address_changed());
+                }
+                self.open_udp().await.map_err(|error| self.send_error(&error))?;
+            }
+        }
+        loop {
+            match self.send_datagrams(&datagrams).await {
+                Ok(refused) => {
+                    self.sent += 1;
+                    self.sent_at.push_back(Instant::now());
+                    return Ok(refused);
+                }
+                // The first datagrams to this address, so no earlier batch is lost.
+                Err(_) if self.sent == 0 && self.next_address() => {
+                    self.open_udp().await.map_err(|error| self.send_error(&error))?;
+                }
+                Err(error) => return Err(self.note_failure(&error)),
+            }
+        }
+    }
+
+    fn next_address(&mut self) -> bool {
+        self.address.scheme != Scheme::Unix && self.targets.advance()
+    }
+
+    async fn send_datagrams(&mut self, datagrams: &[&[u8]]) -> io::Result<Vec<Refused>> {
+        let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut refused = Vec::new();
         // A local socket blocks the sender when it is full.
         let paced = self.address.scheme != Scheme::Unix;
@@ -121,11 +188,8 @@ impl DatagramWire {
                 (false, false) => CALL_DATAGRAMS_MAX,
             };
             let end = datagrams.len().min(at + most);
-            let taken = timeout(WRITE_TIMEOUT, send_some(socket, &datagrams[at..end]))
-                .await
-                .map_err(|_| SinkError::timed_out("sending to", &self.address.to_string(), WRITE_TIMEOUT))?
-                .map_err(|error| send_error(&self.address, &error))?;
-            match taken {
+            let sending = timeout(WRITE_TIMEOUT, send_some(socket, &datagrams[at..end])).await;
+            match sending.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
                 SendResult::Datagrams(count) => {
                     self.burst_datagrams += count;
                     self.burst_bytes += datagrams[at..at + count].iter().map(|datagram| datagram.len()).sum::<usize>();
@@ -140,33 +204,49 @@ impl DatagramWire {
             }
             if self.probe_first {
                 sleep(PROBE_WAIT).await;
-                pending_error(socket).map_err(|error| send_error(&self.address, &error))?;
+                pending_error(socket)?;
                 self.probe_first = false;
             }
         }
-        self.sent += 1;
-        self.sent_at.push_back(Instant::now());
         Ok(refused)
     }
 
     pub(crate) fn confirmed_batches(&mut self) -> SinkResult<u64> {
         if let Some(socket) = &self.socket {
-            pending_error(socket).map_err(|error| send_error(&self.address, &error))?;
+            pending_error(socket).map_err(|error| self.note_failure(&error))?;
         }
-        while self.sent_at.front().is_some_and(|at| at.elapsed() >= CONFIRM_DELAY) {
+        if self.targets.is_resolving() {
+            // The address may be an old one.
+            return Ok(self.confirmed);
+        }
+        if self.has_old_address() && !self.sent_at.is_empty() {
+            return Err(self.address_changed());
+        }
+        let delay = if self.is_local() { LOCAL_CONFIRM_DELAY } else { CONFIRM_DELAY };
+        while self.sent_at.front().is_some_and(|at| at.elapsed() >= delay) {
             self.sent_at.pop_front();
             self.confirmed += 1;
+            self.proven_at = Some(Instant::now());
         }
         Ok(self.confirmed)
     }
 
-    /// Waits [`PROBE_WAIT`] for a refusal; then every batch counts as confirmed.
+    /// Waits for reports of failures; then every batch counts as confirmed.
     pub(crate) async fn drain(&mut self) -> SinkResult<()> {
-        if let Some(socket) = &self.socket
-            && !self.sent_at.is_empty()
+        let is_proven = self.is_local() || self.proven_at.is_some_and(|at| at.elapsed() < PROVEN_TIME);
+        let wait = if is_proven { PROBE_WAIT } else { CONFIRM_DELAY };
+        while let Some(socket) = &self.socket
+            && let Some(at) = self.sent_at.back().copied()
         {
+            pending_error(socket).map_err(|error| self.note_failure(&error))?;
+            let is_resolving = self.targets.is_resolving() && at.elapsed() < CONFIRM_DELAY;
+            if self.has_old_address() {
+                return Err(self.address_changed());
+            }
+            if at.elapsed() >= wait && !is_resolving {
+                break;
+            }
             sleep(PROBE_WAIT).await;
-            pending_error(socket).map_err(|error| send_error(&self.address, &error))?;
         }
         self.sent_at.clear();
         self.confirmed = self.sent;
@@ -176,37 +256,76 @@ impl DatagramWire {
     pub(crate) async fn wait_closed(&mut self) -> SinkError {
         let mut buffer = [0; 512];
         loop {
-            let buffer = match &self.socket {
+            let received = match &self.socket {
                 Some(Socket::Udp(socket)) => socket.recv(&mut buffer).await,
                 Some(Socket::Unix(socket)) => socket.recv(&mut buffer).await,
                 None => std::future::pending().await,
             };
-            if let Err(error) = buffer {
-                return send_error(&self.address, &error);
+            if let Err(error) = received {
+                return self.note_failure(&error);
             }
         }
     }
-}
 
-async fn connect_udp(address: &Address) -> io::Result<UdpSocket> {
-    let resolved = timeout(CONNECT_TIMEOUT, lookup_host(address.host_port()));
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name does not resolve to an address");
-    for target in resolved.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
-        let local = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(local).await?;
-        match socket.connect(target).await {
-            Ok(()) => return Ok(socket),
-            Err(error) => last = error,
+    /// Whether the receiver is on this machine.
+    fn is_local(&self) -> bool {
+        match &self.socket {
+            Some(Socket::Udp(socket)) => match (socket.local_addr(), socket.peer_addr()) {
+                (Ok(local), Ok(peer)) => peer.ip().is_loopback() || local.ip() == peer.ip(),
+                _ => false,
+            },
+            Some(Socket::Unix(_)) => true,
+            None => false,
         }
     }
-    Err(last)
+
+    /// Whether the name now has other addresses than the one in use.
+    fn has_old_address(&self) -> bool {
+        match &self.socket {
+            Some(Socket::Udp(socket)) => socket.peer_addr().is_ok_and(|peer| {
+                let current = self.targets.current();
+                (peer.ip(), peer.port()) != (current.ip(), current.port())
+            }),
+            Some(Socket::Unix(_)) | None => false,
+        }
+    }
+
+    fn address_changed(&self) -> SinkError {
+        let target = self.targets.current().ip();
+        SinkError::retry(format!("{} has the new address {target}; sending the latest lines again", self.address))
+    }
+
+    /// The error of lines that were sent; the next connection uses the next address.
+    fn note_failure(&mut self, error: &io::Error) -> SinkError {
+        self.target_failed = true;
+        self.send_error(error)
+    }
+
+    fn send_error(&self, error: &io::Error) -> SinkError {
+        let shown = &self.address;
+        let by = match &self.socket {
+            Some(Socket::Udp(socket)) => socket.peer_addr().map_or_else(|_| String::new(), |peer| format!(" ({peer})")),
+            _ => String::new(),
+        };
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => SinkError::retry(format!(
+                "no program receives at {shown}{by}; start the receiver, or correct the address"
+            )),
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => SinkError::retry(format!(
+                "{shown}{by} is unreachable: {error}; is that machine switched on, and is the address right?"
+            )),
+            io::ErrorKind::TimedOut => SinkError::timed_out("sending to", &shown.to_string(), WRITE_TIMEOUT),
+            _ => SinkError::from_network_error(format!("cannot send to {shown}: {error}"), error),
+        }
+    }
 }
 
-fn send_error(address: &Address, error: &io::Error) -> SinkError {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => SinkError::retry(format!("connection refused by {address}")),
-        _ => SinkError::from_network_error(format!("cannot send to {address}: {error}"), error),
-    }
+async fn connect_udp(target: SocketAddr) -> io::Result<UdpSocket> {
+    let local = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(local).await?;
+    udp_reports::enable(socket.as_fd(), target.is_ipv4())?;
+    socket.connect(target).await?;
+    Ok(socket)
 }
 
 /// How many of these datagrams fit into the burst; at least one.
@@ -219,13 +338,16 @@ fn burst_len(datagrams: &[&[u8]], sent: usize, sent_bytes: usize) -> usize {
     room.count().max(1)
 }
 
-/// The error that the network has reported since the last call.
+/// The failure that the network has reported since the last call. The queue is read too: a call of sendmmsg(2) that
+/// sends some of its datagrams takes the error of the socket with it.
 fn pending_error(socket: &Socket) -> io::Result<()> {
     match socket {
-        Socket::Udp(socket) => sockopt::socket_error(socket)??,
-        Socket::Unix(socket) => sockopt::socket_error(socket)??,
+        Socket::Udp(socket) => {
+            sockopt::socket_error(socket)??;
+            udp_reports::take(socket.as_fd()).map_or(Ok(()), Err)
+        }
+        Socket::Unix(socket) => Ok(sockopt::socket_error(socket)??),
     }
-    Ok(())
 }
 
 async fn send_some(socket: &Socket, datagrams: &[&[u8]]) -> io::Result<SendResult> {
@@ -257,3 +379,7 @@ fn send_datagrams(descriptor: BorrowedFd<'_>, datagrams: &[&[u8]]) -> io::Result
         slices.iter().zip(&mut controls).map(|(slice, control)| MMsgHdr::new(slice, control)).collect();
     Ok(sendmmsg(descriptor, &mut messages, SendFlags::DONTWAIT)?)
 }
+
+#[cfg(test)]
+#[path = "datagram_tests.rs"]
+mod tests;

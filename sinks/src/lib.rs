@@ -24,7 +24,7 @@
 //! | `refusals` | which records a receiver refuses while it accepts others |
 //! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | one file for each type of sink |
 //! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | encoding of records |
-//! | `wire`, `stream`, `datagram`, `http` | transport of bytes |
+//! | `wire`, `stream`, `datagram` (`udp_reports`), `http`, `resolver` | transport of bytes |
 //! | `tls` (`tls_files`, `tls_verifier`, `tls_faults`) | trust, client certificates and faults of TLS |
 
 #![warn(missing_docs)]
@@ -53,6 +53,7 @@ mod lines;
 pub mod probe;
 mod record;
 mod refusals;
+mod resolver;
 #[cfg(test)]
 mod sample_records;
 mod sink;
@@ -66,6 +67,7 @@ mod tls;
 mod tls_faults;
 mod tls_files;
 mod tls_verifier;
+mod udp_reports;
 mod wire;
 
 pub use file_directory::trust_directory;

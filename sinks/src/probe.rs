@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixDatagram, UnixStream, lookup_host};
+use tokio::net::{UnixDatagram, UnixStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::address::{Address, Scheme};
 use crate::config::{SinkConfig, SinkKind};
 use crate::file;
+use crate::resolver::connect_tcp;
 
 /// A server that accepts no connection in this time is unreachable. Chosen: the same as for a delivery.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ async fn connect(address: &Address) -> Result<(), String> {
             },
             // Only name resolution can fail: UDP does not show whether a server listens.
             Scheme::Udp => lookup_host(address.host_port()).await.map(drop),
-            _ => TcpStream::connect(address.host_port()).await.map(drop),
+            _ => connect_tcp(&address.host_port()).await.map(drop),
         }
     });
     match connected.await {

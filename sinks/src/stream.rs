@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::address::{Address, Scheme};
 use crate::error::{SinkError, SinkResult};
+use crate::resolver::connect_tcp;
 use crate::tls::TlsConfig;
 use crate::tls_faults;
 
@@ -114,7 +115,8 @@ impl StreamWire {
             Scheme::Tls => Some((self.tls.client()?, self.tls.server_name(&self.address.host)?)),
             _ => None,
         };
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address.host_port()));
+        let host_port = self.address.host_port();
+        let stream = timeout(CONNECT_TIMEOUT, connect_tcp(&host_port));
         let stream = stream.await.map_err(too_long)?.map_err(unreachable)?;
         set_socket_options(&stream).map_err(unreachable)?;
         let stream = CountedStream { inner: stream, written: 0 };

@@ -12,6 +12,7 @@ mod files;
 mod gelf;
 mod http;
 mod memory;
+mod names;
 mod outage;
 mod pacing;
 #[path = "../../src/sample_records.rs"]
