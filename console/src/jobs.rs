@@ -3,27 +3,28 @@
 use axum::extract::{Path, State};
 use domain::fault::nearest_name;
 use domain::job::{Job, JobKey};
-use domain::jobs_file::fields;
-use domain::plan::next_start;
-use domain::ports::{Cursor, StoredJob};
+use domain::ports::Cursor;
 use domain::run::Run;
 use domain::units::format_duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use services::commands;
+use services::current_state::{self, Failing, JobWithFailing, next_firing};
 
 use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
 use crate::{Console, SourceState};
 
-/// Jobs per read of the store.
-const PAGE_JOBS: usize = 1000;
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
     group: Option<String>,
+    /// Only jobs of this name, of any group.
+    name: Option<String>,
+    /// Only jobs that fail.
+    #[serde(default)]
+    bad: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -34,7 +35,7 @@ pub(crate) struct JobList {
     out_of_sync: Vec<SourceState>,
 }
 
-/// A stored job and its next firing.
+/// A stored job, its next firing, and whether it fails.
 #[derive(Debug, Serialize)]
 pub(crate) struct JobRecord {
     #[serde(flatten)]
@@ -50,10 +51,13 @@ pub(crate) struct JobRecord {
     /// How long after its nominal time each run starts, where the job has a `random_delay`.
     #[serde(skip_serializing_if = "Option::is_none")]
     delay: Option<String>,
+    /// Its present series of failures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bad: Option<Failing>,
 }
 
 impl JobRecord {
-    fn new(stored: StoredJob, now: Timestamp) -> JobRecord {
+    fn new((stored, bad): JobWithFailing, now: Timestamp) -> JobRecord {
         match stored.job {
             Ok(job) => JobRecord {
                 next: next_firing(&job, now),
@@ -61,21 +65,13 @@ impl JobRecord {
                 job: Some(job),
                 key: None,
                 fault: None,
+                bad,
             },
             Err(message) => {
-                JobRecord { job: None, key: Some(stored.key), fault: Some(message), next: None, delay: None }
+                JobRecord { job: None, key: Some(stored.key), fault: Some(message), next: None, delay: None, bad }
             }
         }
     }
-}
-
-fn next_firing(job: &Job, now: Timestamp) -> Option<Timestamp> {
-    let resumes = match &job.paused {
-        None => now,
-        Some(pause) => pause.until?.max(now),
-    };
-    let schedule = fields::schedule(job, Timestamp::UNIX_EPOCH).ok().filter(|_| job.enabled)?;
-    next_start(job, &schedule, resumes).map(|(firing, _)| firing.at)
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,11 +84,14 @@ pub(crate) struct PauseRequest {
 
 pub(crate) async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<JobList>> {
     let (now, mut jobs) = (console.now(), Vec::new());
+    let is_wanted = |(stored, failing): &JobWithFailing| {
+        query.name.as_ref().is_none_or(|name| *name == stored.key.name) && (!query.bad || failing.is_some())
+    };
     let mut after: Option<Cursor> = None;
     loop {
-        let page = console.ports.jobs.list(query.group.as_deref(), after.as_ref(), PAGE_JOBS).await?;
-        jobs.extend(page.records.into_iter().map(|stored| JobRecord::new(stored, now)));
-        after = page.next;
+        let (page, next) = current_state::list_jobs(&console.ports, query.group.as_deref(), after.as_ref()).await?;
+        jobs.extend(page.into_iter().filter(is_wanted).map(|job| JobRecord::new(job, now)));
+        after = next;
         if after.is_none() {
             let mut out_of_sync = (console.sources)();
             out_of_sync.retain(|state| !state.in_sync && state.kind == "jobs");
@@ -106,7 +105,8 @@ pub(crate) async fn show(
     Path(path): Path<(String, String)>,
 ) -> ApiResult<Json<JobRecord>> {
     let stored = commands::get(&console.ports, &job_key(path)).await?;
-    Ok(Json(JobRecord::new(stored, console.now())))
+    let state = console.ports.alerts.state(&stored.key).await?;
+    Ok(Json(JobRecord::new((stored, Failing::of(&state.record)), console.now())))
 }
 
 pub(crate) async fn put(
@@ -201,7 +201,7 @@ fn job_key((group, name): (String, String)) -> JobKey {
     JobKey::new(group, name)
 }
 
-/// The fields of a job, `next` and `delay`: clients may send back what they have read.
+/// The fields of a job, `next`, `delay` and `bad`: clients may send back what they have read.
 const FIELDS: &[&str] = &[
     "group",
     "name",
@@ -238,6 +238,7 @@ const FIELDS: &[&str] = &[
     "seed",
     "next",
     "delay",
+    "bad",
 ];
 
 /// Parses a job. An unknown field is a fault, as in a file.

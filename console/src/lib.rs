@@ -21,7 +21,8 @@
 //! |---|---|
 //! | `GET /api/health` | status, version, and whether all watched files are in use; 503 while the store is broken |
 //! | `GET /api/sources` | the state of each watched file |
-//! | `GET /api/jobs`, `GET PUT DELETE /api/jobs/{group}/{name}` | `jobs.rs` |
+//! | `GET /api/status` | `overview.rs`: what is bad, what runs, what is next, what is behind |
+//! | `GET /api/jobs?group=&name=&bad=`, `GET PUT DELETE /api/jobs/{group}/{name}` | `jobs.rs` |
 //! | `POST /api/jobs/{group}/{name}/pause`, `.../resume`, `.../run` | `jobs.rs` |
 //! | `POST /api/apply` | `applied_file.rs` |
 //! | `GET /api/runs`, `GET /api/runs/{id}?wait=`, `POST .../stop` | `runs.rs` |
@@ -214,6 +215,7 @@ pub fn router(console: Console) -> Router {
         .route("/runs/{run_id}/logs", get(logs::read))
         .route("/reports", post(runs::report).layer(body_max(BODY_BYTES_MAX)))
         .route("/maintenance", post(overview::maintenance))
+        .route("/status", get(overview::status))
         .route("/ledger", get(overview::ledger))
         .route("/sinks", get(overview::sinks))
         .route("/sources", get(overview::sources))

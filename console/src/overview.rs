@@ -1,4 +1,5 @@
-//! `/api/health`, `/api/maintenance`, `/api/ledger`, `/api/sinks`, `/api/alerts`: the state of the whole installation.
+//! `/api/health`, `/api/status`, `/api/maintenance`, `/api/ledger`, `/api/sinks`, `/api/alerts`: the state of the whole
+//! installation.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -9,11 +10,12 @@ use domain::ports::Cursor;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use services::commands;
+use services::{commands, current_state};
 
 use crate::caller::Caller;
 use crate::fault::{ApiResult, Json, Query};
 use crate::jobs::{check_until, end_and_reason};
+use crate::runs::run_answer;
 use crate::{Console, SourceState, access};
 
 const PAGE_ALERTS_DEFAULT: usize = 100;
@@ -43,6 +45,26 @@ pub(crate) async fn health(State(console): State<Console>, headers: HeaderMap) -
         answer["detail"] = fault.detail.into();
     }
     (StatusCode::SERVICE_UNAVAILABLE, Json(answer))
+}
+
+/// What is bad, what runs, what is next and what is behind.
+pub(crate) async fn status(State(console): State<Console>) -> ApiResult<Json<Value>> {
+    let now = console.now();
+    let state = current_state::read(&console.ports, now).await?;
+    let mut open = Vec::with_capacity(state.open.len());
+    for run in &state.open {
+        open.push(run_answer(&console, run.clone()).await);
+    }
+    let mut answer = json!(state);
+    answer["open"] = json!(open);
+    answer["at"] = json!(now);
+    answer["version"] = env!("CARGO_PKG_VERSION").into();
+    answer["sinks"] = console.sinks.status().await.into();
+    answer["sources"] = json!((console.sources)());
+    if let Some(fault) = console.health.store_fault() {
+        answer["store_fault"] = json!({ "reason": fault.detail, "since": fault.since });
+    }
+    Ok(Json(answer))
 }
 
 #[derive(Debug, Deserialize)]

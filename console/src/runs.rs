@@ -94,7 +94,8 @@ pub(crate) async fn list(State(console): State<Console>, Query(query): Query<Lis
     Ok(Json(RunPage { runs, cursor: page.next }))
 }
 
-async fn run_answer(console: &Console, mut run: Run) -> RunAnswer {
+/// A run with what this process knows of it.
+pub(crate) async fn run_answer(console: &Console, mut run: Run) -> RunAnswer {
     if run.is_open() && run.started_at.is_none() && run.reason.is_none() {
         run.reason = console.sinks.waiting_reason(&run.run_id).await;
     }

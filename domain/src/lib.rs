@@ -110,6 +110,6 @@ pub mod restored;
 pub mod run;
 pub mod schedule;
 pub mod secret;
-mod shell_text;
+pub mod shell_text;
 pub mod units;
 pub mod zones;

@@ -21,6 +21,15 @@ pub(crate) enum Token<'t> {
     },
 }
 
+/// Quotes a word so that a shell reads it as it is; a plain one needs no quotes.
+pub fn quote_word(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 const OPERATORS: [&str; 11] = ["&&", "||", ";;", "|&", "((", "&", "|", ";", "(", ")", "\n"];
 const REDIRECTIONS: [&str; 12] = ["&>>", "<<<", "<<-", "&>", ">>", ">|", ">&", "<<", "<&", "<>", ">", "<"];
 

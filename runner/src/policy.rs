@@ -27,6 +27,7 @@ use domain::fault::Faults;
 use domain::job::{Command, Job};
 use domain::order::{Order, PublicKey};
 use domain::secret::Reference;
+use domain::shell_text::quote_word;
 use domain::units::format_duration;
 use keeper::own_user;
 use keeper::records::AllowedDirectories;
@@ -238,12 +239,7 @@ impl List {
 
 /// A command without a shell as one unambiguous text.
 fn words_as_text(words: &[String]) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&byte);
-    let quoted = |word: &String| match !word.is_empty() && word.bytes().all(is_plain) {
-        true => word.clone(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    };
-    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
+    words.iter().map(|word| quote_word(word)).collect::<Vec<_>>().join(" ")
 }
 
 fn glob_to_regex(glob: &str) -> String {

@@ -17,6 +17,7 @@
 //! | [`alerts`] | sends stored transitions as alerts | [`alerts::tick`] |
 //! | [`system_alerts`] | records alerts about Sexton itself | [`system_alerts::change`], [`system_alerts::loss`] |
 //! | [`pruner`] | deletes old runs | [`pruner::tick`] |
+//! | [`current_state`] | reads what is bad, what runs and what is next | [`current_state::read`] |
 //! | [`commands`] | jobs, runs and maintenance windows | [`commands::apply`], [`commands::run_now`], ... |
 //!
 //! Every duty is idempotent, works in bounded batches, and leaves what failed to its next call. Two calls of one duty
@@ -34,6 +35,7 @@ mod chunk_plan;
 pub mod collector;
 pub mod commands;
 pub mod concurrency;
+pub mod current_state;
 pub mod error;
 pub mod firing_plan;
 mod job_guard;

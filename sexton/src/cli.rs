@@ -1,18 +1,23 @@
 //! The subcommands, one file per family. Each decodes its arguments, calls a library and prints the result.
 
+mod apply_files;
 mod apply_progress;
 mod check;
 mod check_sources;
 mod exec;
+mod firing_lines;
+mod job_lookup;
 mod jobs;
 mod ledger_copies;
 mod logs;
 #[cfg(test)]
 mod reference;
 mod rules;
+mod run_progress;
 mod runs;
 mod schedules;
 mod sinks;
+mod status_screen;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use domain::{local_time, zones};
@@ -52,7 +57,9 @@ enum Command {
     /// Show every fault and warning of a crontab or jobs file
     Lint(schedules::LintArguments),
     /// Apply a crontab or jobs file: create, update and (with --prune) remove jobs
-    Apply(jobs::ApplyArguments),
+    Apply(apply_files::Arguments),
+    /// Show what is bad, what runs, what is next and what is behind, on one screen
+    Status(status_screen::Arguments),
     /// List jobs
     Jobs(jobs::JobsArguments),
     /// Show, change, pause or remove one job
@@ -112,7 +119,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Next(arguments) => schedules::next(arguments),
         Command::Plan(arguments) => schedules::plan(arguments),
         Command::Lint(arguments) => schedules::lint(arguments),
-        Command::Apply(arguments) => jobs::apply(arguments),
+        Command::Apply(arguments) => apply_files::run(arguments),
+        Command::Status(arguments) => status_screen::run(arguments),
         Command::Jobs(arguments) => jobs::list(arguments),
         Command::Job(arguments) => jobs::one(arguments),
         Command::Run(arguments) => runs::start(arguments),

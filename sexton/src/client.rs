@@ -49,7 +49,7 @@ pub(crate) struct ServerArguments {
     #[arg(long, value_name = "FILE", env = "SEXTON_CONFIG")]
     pub(crate) config: Option<PathBuf>,
     /// State directory of an `up` on this machine
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "SEXTON_STATE")]
     pub(crate) state: Option<PathBuf>,
 }
 

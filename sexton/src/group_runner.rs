@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", env = "SEXTON_CONFIG")]
     config: Option<PathBuf>,
     /// State directory [default: $XDG_STATE_HOME/sexton or ~/.local/state/sexton; for root /var/lib/sexton]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "SEXTON_STATE")]
     state: Option<PathBuf>,
     /// Listen address of /metrics and `sexton sinks` [default: 127.0.0.1, first free port from 7077]
     #[arg(long, value_name = "ADDR", value_parser = listen::parse_address)]

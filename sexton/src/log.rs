@@ -6,6 +6,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::repeated::RepeatedErrors;
+use crate::terminal::Terminal;
 
 /// Default filter of `up` and `runner`: `info` of Sexton's crates, `warn` of all others.
 pub(crate) const SERVER_FILTER: &str =
@@ -31,7 +32,7 @@ pub(crate) fn start_logging(filter: Option<&str>, default: &str) -> Result<(), S
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(Terminal::of(&std::io::stderr()).colours)
         .with_target(false)
         .with_timer(UtcTime)
         .compact()

@@ -37,7 +37,9 @@ mod source_path;
 mod state;
 mod store_alert;
 mod system_format;
+mod terminal;
 mod text_files;
+mod text_table;
 mod tzdata;
 mod up;
 

@@ -1,6 +1,7 @@
 //! Prints on standard output: aligned tables, or one JSON object per line.
 //!
-//! Used by every subcommand. Never prints colours. A closed pipe is [`crate::failure::Failure::ReaderGone`].
+//! Used by every subcommand. Prints colours only on a terminal. A closed pipe is
+//! [`crate::failure::Failure::ReaderGone`].
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, StdoutLock, Write};
@@ -13,6 +14,8 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::terminal::{Terminal, Tone};
+use crate::text_table::{Table, replace_controls};
 
 /// Text or JSON lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,30 +30,43 @@ impl OutputFormat {
     }
 }
 
-pub(crate) struct Printer(BufWriter<StdoutLock<'static>>);
+pub(crate) struct Printer {
+    out: BufWriter<StdoutLock<'static>>,
+    terminal: Terminal,
+}
 
 impl Printer {
     pub(crate) fn new() -> Printer {
-        Printer(BufWriter::new(io::stdout().lock()))
+        Printer { out: BufWriter::new(io::stdout().lock()), terminal: Terminal::of_stdout() }
     }
 
     pub(crate) fn print_line(&mut self, line: &str) -> Result<(), Failure> {
-        self.0.write_all(line.as_bytes())?;
-        Ok(self.0.write_all(b"\n")?)
+        self.out.write_all(line.as_bytes())?;
+        Ok(self.out.write_all(b"\n")?)
     }
 
     /// Prints one record as one line of JSON.
     pub(crate) fn print_json(&mut self, record: &impl Serialize) -> Result<(), Failure> {
-        serde_json::to_writer(&mut self.0, record).map_err(io::Error::from)?;
-        Ok(self.0.write_all(b"\n")?)
+        serde_json::to_writer(&mut self.out, record).map_err(io::Error::from)?;
+        Ok(self.out.write_all(b"\n")?)
     }
 
     pub(crate) fn print_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        Ok(self.0.write_all(bytes)?)
+        Ok(self.out.write_all(bytes)?)
     }
 
     pub(crate) fn print_table(&mut self, table: &Table) -> Result<(), Failure> {
-        self.print_bytes(table.to_text().as_bytes())
+        self.print_bytes(table.to_text(self.terminal).as_bytes())
+    }
+
+    /// Returns the text in the colour of its tone, where standard output shows colours.
+    pub(crate) fn paint(&self, text: &str, tone: Tone) -> String {
+        self.terminal.paint(text, tone)
+    }
+
+    /// Columns of the terminal; none without one.
+    pub(crate) fn width(&self) -> Option<usize> {
+        self.terminal.width
     }
 
     /// Writes the rest of the buffer. Must be called last.
@@ -59,43 +75,7 @@ impl Printer {
     }
 
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
-        Ok(self.0.flush()?)
-    }
-}
-
-/// A table whose columns are padded to their widest cell, two spaces apart.
-pub(crate) struct Table {
-    head: &'static [&'static str],
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    pub(crate) fn new(head: &'static [&'static str]) -> Table {
-        Table { head, rows: Vec::new() }
-    }
-
-    pub(crate) fn add_row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells.into_iter().map(replace_controls).collect());
-    }
-
-    pub(crate) fn to_text(&self) -> String {
-        let mut widths: Vec<usize> = self.head.iter().map(|name| name.chars().count()).collect();
-        for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        let mut text = String::new();
-        let head = self.head.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        for row in std::iter::once(&head).chain(&self.rows) {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                let _infallible = write!(line, "{cell:<width$}  ");
-            }
-            text.push_str(line.trim_end());
-            text.push('\n');
-        }
-        text
+        Ok(self.out.flush()?)
     }
 }
 
@@ -107,15 +87,6 @@ pub(crate) fn format_pairs(rows: &[(&str, String)]) -> String {
         let _infallible = writeln!(text, "{name:<width$}  {}", replace_controls(value.clone()));
     }
     text
-}
-
-/// Control characters, which names of jobs and lines of output may contain, would break the table or control the
-/// terminal.
-fn replace_controls(cell: String) -> String {
-    if !cell.chars().any(char::is_control) {
-        return cell;
-    }
-    cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// `2026-11-23T07:50:00Z`: to the second, in UTC.
@@ -147,6 +118,14 @@ pub(crate) fn format_duration(duration: Duration) -> String {
         60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds / 60 % 60),
         _ => format!("{}d{}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// As [`format_duration`], in whole seconds: `3s`, `3m04s`.
+pub(crate) fn format_elapsed(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds => format_duration(Duration::from_secs(seconds)),
     }
 }
 
@@ -222,6 +201,8 @@ mod tests {
             (273_600_000, "3d4h"),
         ] {
             assert_eq!(format_duration(Duration::from_millis(ms)), text, "{ms}");
+            let whole = format_elapsed(Duration::from_millis(ms));
+            assert!(!whole.contains('.') && !whole.contains("ms"), "{whole}");
         }
     }
 
@@ -240,13 +221,5 @@ mod tests {
         for text in ["", "yesterday", "2026-11-23T07:50:00", "2026-13-01", "99"] {
             assert!(parse_instant(text, now).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_table_is_aligned_and_contains_no_control_characters() {
-        let mut table = Table::new(&["job", "outcome"]);
-        table.add_row(vec!["db/dump".into(), "failed".into()]);
-        table.add_row(vec!["db/\u{1b}[2Jx".into(), String::new()]);
-        assert_eq!(table.to_text(), "job       outcome\ndb/dump   failed\ndb/\u{fffd}[2Jx\n");
     }
 }

@@ -39,6 +39,7 @@ use std::time::Duration;
 use channels::Channels;
 use console::Console;
 use domain::ports::Ports;
+use domain::shell_text::quote_word;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -72,7 +73,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// State directory [default: $XDG_STATE_HOME/sexton or ~/.local/state/sexton; for root /var/lib/sexton]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "SEXTON_STATE")]
     state: Option<PathBuf>,
     /// Listen address of the API [default: 127.0.0.1, first free port from 7077]
     #[arg(long, value_name = "ADDR", value_parser = listen::parse_address)]
@@ -370,6 +371,15 @@ impl RunningUp {
     }
 }
 
+/// ` --state DIR` for the commands of users, unless they find this directory without it.
+fn state_option(state: &crate::state::StateDirectory) -> String {
+    let is_default = crate::state::StateDirectory::find(None).is_ok_and(|default| default.dir == state.dir);
+    match is_default {
+        true => String::new(),
+        false => format!(" --state {}", quote_word(&state.dir.display().to_string())),
+    }
+}
+
 /// Prints address, token file, jobs and sinks; `ready` last, alone on a line.
 fn print_startup(
     url: &str,
@@ -390,7 +400,9 @@ fn print_startup(
     for sink in runner.sink_lines() {
         out.print_line(&format!("output    {sink}"))?;
     }
-    out.print_line("try       sexton jobs, sexton runs, sexton logs RUN_ID")?;
+    let state = state_option(state);
+    let tries = ["sexton status", "sexton jobs", "sexton runs -n 5"].map(|command| format!("{command}{state}"));
+    out.print_line(&format!("try       {}", tries.join(", ")))?;
     out.print_line("ready")?;
     match out.finish() {
         // The parent process may have closed the pipe.

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     group: Vec<String>,
     /// State directory of an `up` on this machine
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "SEXTON_STATE")]
     state: Option<PathBuf>,
     /// Sinks file
     #[arg(long, value_name = "FILE")]

@@ -1,28 +1,33 @@
-//! `jobs`, `job`, `apply` and `maintenance`: shows and changes jobs through the API.
+//! `jobs`, `job` and `maintenance`: shows and changes jobs through the API.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use domain::crontab::FormerNames;
-use domain::job::{Job, JobKey};
+use domain::job::Job;
 use domain::jobs_file::fields;
 use domain::local_time::localize;
 use domain::schedule::{Schedule, ScheduleKind};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cli::apply_progress::send_file;
+use crate::cli::job_lookup::NamedJob;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
-use crate::jobs_source::{HostZoneJobs, JobsSource, Purpose, ValidJobs, read_valid_jobs};
-use crate::print::{Printer, Table, format_instant, format_pairs, parse_instant, parse_job_key};
-use crate::source_list::{SourceList, read_valid_files};
+use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
+use crate::print::{Printer, format_instant, format_pairs, parse_instant, parse_job_key};
+use crate::text_table::{Column, Table};
 
 #[derive(Debug, Args)]
 pub(crate) struct JobsArguments {
     /// Only jobs of this group
+    #[arg(value_name = "GROUP")]
     group: Option<String>,
+    /// Only jobs of this group, as the argument GROUP
+    #[arg(long = "group", value_name = "G", conflicts_with = "group")]
+    group_flag: Option<String>,
+    /// Only jobs that are bad: their latest runs failed
+    #[arg(long)]
+    bad: bool,
     #[command(flatten)]
     server: ServerArguments,
     /// Print one JSON object per line
@@ -52,7 +57,7 @@ enum JobCommand {
 
 #[derive(Debug, Args)]
 struct OneArguments {
-    /// Job, as GROUP/NAME
+    /// Job, as GROUP/NAME, or NAME where only one group has it
     job: String,
     #[command(flatten)]
     server: ServerArguments,
@@ -87,30 +92,6 @@ struct PauseArguments {
     why: String,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct ApplyArguments {
-    /// Crontab, directory of crontabs, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
-    #[arg(value_name = "FILE", required = true)]
-    files: Vec<PathBuf>,
-    /// Group of the entries that name none
-    #[arg(long, value_name = "G")]
-    group: Option<String>,
-    /// The crontab has a user column, like /etc/crontab
-    #[arg(long)]
-    system: bool,
-    /// Also delete jobs that this file no longer contains
-    #[arg(long)]
-    prune: bool,
-    /// Print the difference without storing it
-    #[arg(long)]
-    dry_run: bool,
-    #[command(flatten)]
-    server: ServerArguments,
-    /// Print one JSON object per line
-    #[arg(long)]
-    json: bool,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Switch {
     On,
@@ -140,13 +121,25 @@ pub(crate) struct MaintenanceArguments {
     json: bool,
 }
 
+/// The columns of the list of jobs.
+const COLUMNS: &[Column] = &[
+    Column::whole("job"),
+    Column::whole("schedule"),
+    Column::extra("zone", 1),
+    Column::state("state"),
+    Column::whole("next"),
+    Column::text("command"),
+];
+
 pub(crate) fn list(arguments: JobsArguments) -> Outcome {
     block_on(async {
         let client = Client::find(&arguments.server).await?;
-        let mut answer = client.send(ApiRequest::get(&["jobs"]).with("group", arguments.group.as_ref())).await?;
+        let group = arguments.group.as_ref().or(arguments.group_flag.as_ref());
+        let request = ApiRequest::get(&["jobs"]).with("group", group).with("bad", arguments.bad.then_some(true));
+        let mut answer = client.send(request).await?;
         let Some(Value::Array(jobs)) = answer.get_mut("jobs").map(Value::take) else { return Err(unexpected_answer()) };
         let mut out = Printer::new();
-        let mut table = Table::new(&["job", "schedule", "zone", "state", "next", "command"]);
+        let mut table = Table::new(COLUMNS);
         for record in &jobs {
             if arguments.json {
                 out.print_json(record)?;
@@ -170,7 +163,7 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
                 job.key().to_string(),
                 job.schedule.clone(),
                 job.zone.clone(),
-                job_state(&job),
+                job_state(&job, record.get("bad")),
                 next + &delay,
                 job.command.to_string(),
             ]);
@@ -209,13 +202,14 @@ fn unreadable_row(record: &Value, failure: &Failure) -> Vec<String> {
     [&*name, "-", "-", "unreadable", "-", &*fault].map(str::to_owned).to_vec()
 }
 
-fn job_state(job: &Job) -> String {
+fn job_state(job: &Job, bad: Option<&Value>) -> String {
+    let failing = bad.and_then(|bad| bad.get("kind")?.as_str()).map(|kind| format!("bad: {kind}"));
     match &job.paused {
         _ if !job.enabled => "disabled".to_owned(),
         Some(pause) => {
             pause.until.map_or_else(|| "paused".to_owned(), |until| format!("paused until {}", format_instant(until)))
         }
-        None => "on".to_owned(),
+        None => failing.unwrap_or_else(|| "on".to_owned()),
     }
 }
 
@@ -233,9 +227,10 @@ pub(crate) fn one(arguments: JobArguments) -> Outcome {
 }
 
 fn show(arguments: &OneArguments) -> Outcome {
-    let key = parse_job_key(&arguments.job)?;
+    let job = NamedJob::parse(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
+        let key = job.find(&client).await?;
         let answer = client.send(ApiRequest::get(&["jobs", &key.group, &key.name])).await?;
         let mut out = Printer::new();
         if arguments.json {
@@ -249,7 +244,7 @@ fn show(arguments: &OneArguments) -> Outcome {
 }
 
 /// Fields of a job that hold instants; others hold the user's own text.
-const INSTANTS: [&str; 3] = ["anchor", "next", "paused"];
+const INSTANTS: [&str; 4] = ["anchor", "next", "paused", "bad"];
 
 fn describe(record: &Value) -> String {
     let Value::Object(values) = record else { return String::new() };
@@ -295,18 +290,20 @@ fn set(arguments: &SetArguments) -> Outcome {
 }
 
 fn post_action(arguments: &OneArguments, verb: &str, body: Value, done: &str) -> Outcome {
-    let key = parse_job_key(&arguments.job)?;
+    let job = NamedJob::parse(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
+        let key = job.find(&client).await?;
         let answer = client.send(ApiRequest::post(&["jobs", &key.group, &key.name, verb], body)).await?;
         print_confirmation(&answer, arguments.json, &format!("{key} {done}"))
     })
 }
 
 fn remove(arguments: &OneArguments) -> Outcome {
-    let key = parse_job_key(&arguments.job)?;
+    let job = NamedJob::parse(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
+        let key = job.find(&client).await?;
         let answer = client.send(ApiRequest::delete(&["jobs", &key.group, &key.name])).await?;
         print_confirmation(&answer, arguments.json, &format!("{key} removed"))
     })
@@ -321,93 +318,6 @@ fn print_confirmation(answer: &Value, json: bool, message: &str) -> Outcome {
     }
     out.finish()?;
     Ok(SUCCESS)
-}
-
-pub(crate) fn apply(arguments: ApplyArguments) -> Outcome {
-    let mail_owners = arguments.server.configuration()?.mail.owner;
-    let source = |file: &PathBuf| JobsSource {
-        group: arguments.group.clone(),
-        system: arguments.system,
-        mail_owners,
-        ..JobsSource::new(file, Purpose::Send)
-    };
-    let mut list = SourceList::new(arguments.files.iter().map(source).collect());
-    let mut files = read_valid_files(&mut list)?;
-    for warning in files.iter().flat_map(|file| &file.warnings.0) {
-        print_error_line(&warning.to_string());
-    }
-    block_on(async {
-        let client = Client::find(&arguments.server).await?;
-        if arguments.prune && list.has_directories() {
-            files.extend(lost_files(&client, &list).await?);
-        }
-        let mut out = Printer::new();
-        for file in &files {
-            let body = json!({
-                "jobs": file.jobs, "source": file.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
-                "former_names": names(&file.former_names), "former_sources": Vec::from_iter(&file.former_source),
-            });
-            let answer = send_file(&client, body).await?;
-            if arguments.json {
-                out.print_json(&answer)?;
-                continue;
-            }
-            if files.len() > 1 {
-                out.print_line(&format!("{}:", file.name))?;
-            }
-            out.print_bytes(difference_text(&answer, arguments.dry_run, &file.host_zone).as_bytes())?
-        }
-        out.finish()?;
-        Ok(SUCCESS)
-    })
-}
-
-/// The files that left a directory: without jobs, so that their stored jobs are deleted.
-async fn lost_files(client: &Client, list: &SourceList) -> Result<Vec<ValidJobs>, Failure> {
-    let answer = client.send(ApiRequest::get(&["jobs"])).await?;
-    let Some(Value::Array(jobs)) = answer.get("jobs") else { return Err(unexpected_answer()) };
-    let sources: BTreeSet<&str> = jobs.iter().filter_map(|job| job.get("source")?.as_str()).collect();
-    let lost = sources.into_iter().filter(|source| list.has_lost(source));
-    Ok(lost.map(|source| ValidJobs { name: source.to_owned(), ..ValidJobs::default() }).collect())
-}
-
-/// Former names by name, as the API reads them.
-fn names(former_names: &FormerNames) -> BTreeMap<String, Vec<String>> {
-    let texts = |names: &[JobKey]| names.iter().map(ToString::to_string).collect();
-    former_names.iter().map(|(name, former)| (name.to_string(), texts(former))).collect()
-}
-
-/// `+` added, `~` changed, `-` removed, `>` renamed; one job per line, then the counts. A zone that is not in the file
-/// is named.
-fn difference_text(answer: &Value, dry_run: bool, host_zone: &HostZoneJobs) -> String {
-    let list = |name: &str| answer.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut text = String::new();
-    let mut counts = Vec::new();
-    for (sign, name) in [('+', "added"), ('~', "changed"), ('-', "removed")] {
-        let entries = list(name);
-        counts.push(format!("{} {name}", entries.len()));
-        for entry in entries {
-            let key = entry.as_str().or_else(|| entry.get("job").and_then(Value::as_str)).unwrap_or("?");
-            let fields = entry.get("fields").and_then(Value::as_array).map_or_else(String::new, |fields| {
-                let names: Vec<&str> = fields.iter().filter_map(Value::as_str).collect();
-                format!(": {}", names.join(", "))
-            });
-            let zone =
-                host_zone.note_for(key).filter(|_| sign != '-').map_or_else(String::new, |zone| format!(" ({zone})"));
-            text.push_str(&format!("{sign} {key}{fields}{zone}\n"));
-        }
-    }
-    let renamed = list("renamed");
-    for entry in &renamed {
-        let name = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or("?");
-        text.push_str(&format!("> {} is now {}\n", name("from"), name("to")));
-    }
-    if !renamed.is_empty() {
-        counts.push(format!("{} renamed", renamed.len()));
-    }
-    counts.push(format!("{} unchanged", answer.get("unchanged").and_then(Value::as_u64).unwrap_or(0)));
-    let note = if dry_run { " (nothing was stored)" } else { "" };
-    text + &counts.join(", ") + note + "\n"
 }
 
 pub(crate) fn maintenance(arguments: MaintenanceArguments) -> Outcome {
@@ -453,26 +363,6 @@ fn parse_job(record: &Value) -> Result<Job, Failure> {
     })
 }
 
-fn unexpected_answer() -> Failure {
+pub(crate) fn unexpected_answer() -> Failure {
     Failure::failed("unexpected answer from the server: no jobs; does it run the same version?")
-}
-
-#[cfg(test)]
-mod tests {
-    use domain::zones::HostZone;
-
-    use super::*;
-
-    #[test]
-    fn a_difference_has_one_job_per_line_and_counts() {
-        let answer = json!({
-            "added": ["db/dump"], "changed": [{ "job": "db/vacuum", "fields": ["schedule", "timeout"] }],
-            "removed": ["db/old"], "unchanged": 3,
-        });
-        let host_zone = HostZoneJobs::new(HostZone::named("Europe/Paris"), [JobKey::new("db", "vacuum")]);
-        let lines = "+ db/dump\n~ db/vacuum: schedule, timeout (zone Europe/Paris, from this host)\n- db/old\n";
-        let text = difference_text(&answer, false, &host_zone);
-        assert_eq!(text, format!("{lines}1 added, 1 changed, 1 removed, 3 unchanged\n"));
-        assert!(difference_text(&answer, true, &host_zone).ends_with("3 unchanged (nothing was stored)\n"));
-    }
 }

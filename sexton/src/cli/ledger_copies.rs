@@ -35,7 +35,7 @@ struct PlaceArguments {
     #[arg(long, value_name = "FILE", env = "SEXTON_CONFIG")]
     config: Option<PathBuf>,
     /// State directory of the ledger
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "SEXTON_STATE")]
     state: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]

@@ -6,18 +6,20 @@ use console::{LogQuery, REMOVED_LINES};
 use domain::line::Stream;
 use domain::run::RunId;
 
-use crate::cli::runs::valid_run_id;
+use crate::cli::job_lookup::{NamedJob, latest_started_run};
+use crate::cli::runs::state_name;
 use crate::client::{ApiRequest, BodyChunks, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
-use crate::print::Printer;
+use crate::print::{Printer, format_optional_instant};
 use crate::up::run_output::{RunOutput, copy_output, missing_lines_text};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Run id, as printed by `sexton runs`
-    run_id: String,
+    /// Run id as printed by `sexton runs`, or a job as GROUP/NAME: its latest run that has started
+    #[arg(value_name = "RUN_ID|GROUP/NAME")]
+    of: String,
     /// Print new lines until the run ends
-    #[arg(long)]
+    #[arg(short, long)]
     follow: bool,
     /// Only this stream [default: both, in the order of capture]
     #[arg(long, value_parser = ["stdout", "stderr"])]
@@ -30,15 +32,30 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
-    let run_id = valid_run_id(&arguments.run_id)?.to_owned();
     block_on(async {
-        match open_stream(&arguments, &run_id).await {
-            Ok((client, answer)) => print_stream(&arguments, &run_id, &client, answer).await,
+        let run_id = match RunId::is_valid(&arguments.of) {
+            true => RunId(arguments.of.clone()),
+            false => find_latest(&arguments).await?,
+        };
+        match open_stream(&arguments, run_id.as_str()).await {
+            Ok((client, answer)) => print_stream(&arguments, run_id.as_str(), &client, answer).await,
             // No server answers, or it is a runner, which serves no output. With --server, the disk is not read.
-            Err(failure) if arguments.server.server.is_none() => print_from_disk(&arguments, &run_id, failure),
+            Err(failure) if arguments.server.server.is_none() => print_from_disk(&arguments, run_id.as_str(), failure),
             Err(failure) => Err(failure),
         }
     })
+}
+
+/// The latest run of a job that has started. Names it on standard error, because the output does not.
+async fn find_latest(arguments: &Arguments) -> Result<RunId, Failure> {
+    let job = NamedJob::parse(&arguments.of)?;
+    let client = Client::find(&arguments.server).await?;
+    let key = job.find(&client).await?;
+    let run = latest_started_run(&client, &key).await?;
+    let started = format_optional_instant(run.started_at);
+    let state = run.outcome.map_or_else(|| state_name(&run), domain::run::Outcome::name);
+    print_error_line(&format!("sexton: run {} of {key}, started {started}: {state}", run.run_id));
+    Ok(run.run_id)
 }
 
 type OutputStream = (HeaderMap, BodyChunks);

@@ -11,7 +11,8 @@ use serde_json::json;
 
 use crate::configuration::load_packs;
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
-use crate::print::{Printer, Table};
+use crate::print::Printer;
+use crate::text_table::{Column, Table};
 
 /// At most this much of a matching line is printed.
 const MATCH_CHARS_MAX: usize = 400;
@@ -62,10 +63,19 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     }
 }
 
+/// The columns of the list of packs.
+const COLUMNS: &[Column] = &[
+    Column::whole("pack"),
+    Column::whole("rules"),
+    Column::text("for"),
+    Column::extra("file", 1),
+    Column::text("description"),
+];
+
 fn list(arguments: ListArguments) -> Outcome {
     let packs = load_packs(&arguments.rules)?;
     let mut out = Printer::new();
-    let mut table = Table::new(&["pack", "rules", "for", "file", "description"]);
+    let mut table = Table::new(COLUMNS);
     for pack in packs.iter() {
         if arguments.json {
             let rules: Vec<&str> = pack.rules.iter().map(|rule| rule.id.as_str()).collect();

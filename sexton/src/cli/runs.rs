@@ -10,22 +10,22 @@ use domain::units::format_lines;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::client::{ANSWER_TIMEOUT, ApiRequest, Client, ServerArguments, block_on};
+use crate::cli::job_lookup::NamedJob;
+use crate::cli::run_progress::{RunProgress, wait_until_ended};
+use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
 use crate::print::{
-    Printer, Table, dash, format_bytes, format_duration, format_instant, format_optional_instant, format_pairs,
-    parse_instant, parse_job_key,
+    Printer, dash, format_bytes, format_duration, format_instant, format_optional_instant, format_pairs, parse_instant,
+    parse_job_key,
 };
-
-/// How long one request lets the server wait for the end of a run; repeated until the run has ended.
-const WAIT_PER_REQUEST: Duration = Duration::from_secs(30);
+use crate::text_table::{Column, Table};
 
 /// Runs fetched by one request. Chosen, not measured.
 const PAGE_RUNS_MAX: u64 = 500;
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
-    /// Job, as GROUP/NAME
+    /// Job, as GROUP/NAME, or NAME where only one group has it
     job: String,
     /// Wait until the run ends; exit 1 unless it succeeded
     #[arg(long)]
@@ -62,7 +62,7 @@ pub(crate) struct RunsArguments {
     #[arg(long, value_name = "T")]
     until: Option<String>,
     /// Maximum number of runs, newest first
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     #[command(flatten)]
     server: ServerArguments,
@@ -107,9 +107,10 @@ fn parse_outcome(text: &str) -> Result<RunOutcome, String> {
 }
 
 pub(crate) fn start(arguments: RunArguments) -> Outcome {
-    let key = parse_job_key(&arguments.job)?;
+    let job = NamedJob::parse(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
+        let key = job.find(&client).await?;
         let started = client.send(ApiRequest::post(&["jobs", &key.group, &key.name, "run"], json!({}))).await?;
         let run_id = parse_run(&started)?.run_id;
         let mut out = Printer::new();
@@ -126,7 +127,7 @@ pub(crate) fn start(arguments: RunArguments) -> Outcome {
             out.print_line(run_id.as_str())?;
             out.flush()?;
         }
-        let ended = wait_until_ended(&client, &run_id).await?;
+        let ended = wait_until_ended(&client, &run_id, &mut RunProgress::new(arguments.json)).await?;
         let run = parse_run(&ended)?;
         if arguments.json {
             out.print_json(&ended)?
@@ -136,18 +137,6 @@ pub(crate) fn start(arguments: RunArguments) -> Outcome {
         out.finish()?;
         Ok(if run.outcome == Some(RunOutcome::Succeeded) { SUCCESS } else { FAILED })
     })
-}
-
-async fn wait_until_ended(client: &Client, run_id: &RunId) -> Result<Value, Failure> {
-    loop {
-        let request = ApiRequest::get(&["runs", run_id.as_str()])
-            .with("wait", Some(WAIT_PER_REQUEST.as_secs()))
-            .with_timeout(ANSWER_TIMEOUT + WAIT_PER_REQUEST);
-        let answer = client.send(request).await?;
-        if !parse_run(&answer)?.is_open() {
-            return Ok(answer);
-        }
-    }
 }
 
 /// The end of a run on one line.
@@ -181,6 +170,19 @@ pub(crate) fn stop(arguments: StopArguments) -> Outcome {
     })
 }
 
+/// The columns of the list of runs.
+const COLUMNS: &[Column] = &[
+    Column::whole("run_id"),
+    Column::whole("job"),
+    Column::extra("trigger", 1),
+    Column::state("outcome"),
+    Column::extra("started", 5),
+    Column::extra("took", 4),
+    Column::extra("exit", 2),
+    Column::extra("lines", 3),
+    Column::text("reason"),
+];
+
 pub(crate) fn list(arguments: RunsArguments) -> Outcome {
     let now = Timestamp::now();
     let since = parse_optional_instant(arguments.since.as_deref(), now)?;
@@ -189,8 +191,7 @@ pub(crate) fn list(arguments: RunsArguments) -> Outcome {
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let mut out = Printer::new();
-        let mut table =
-            Table::new(&["run_id", "job", "trigger", "outcome", "started", "took", "exit", "lines", "reason"]);
+        let mut table = Table::new(COLUMNS);
         let mut cursor: Option<String> = None;
         let mut remaining = arguments.limit;
         while remaining > 0 {
@@ -267,7 +268,7 @@ fn missing_lines(lag: &Undelivered) -> String {
     format!("{} lacks {}", lag.sink, format_lines(lag.lines))
 }
 
-fn state_name(run: &Run) -> &'static str {
+pub(crate) fn state_name(run: &Run) -> &'static str {
     match run.state {
         domain::run::State::Scheduled => "scheduled",
         domain::run::State::Claimed => "claimed",
@@ -415,7 +416,7 @@ fn parse_optional_instant(text: Option<&str>, now: Timestamp) -> Result<Option<T
     text.map(|text| parse_instant(text, now)).transpose().map_err(Failure::usage)
 }
 
-fn parse_run(record: &Value) -> Result<Run, Failure> {
+pub(crate) fn parse_run(record: &Value) -> Result<Run, Failure> {
     serde_json::from_value(record.clone()).map_err(|error| {
         Failure::failed(format!(
             "unexpected answer from the server: not a run ({error}); does it run the same version?"
@@ -423,6 +424,6 @@ fn parse_run(record: &Value) -> Result<Run, Failure> {
     })
 }
 
-fn unexpected_answer(wanted: &str) -> Failure {
+pub(crate) fn unexpected_answer(wanted: &str) -> Failure {
     Failure::failed(format!("unexpected answer from the server: no {wanted}; does it run the same version?"))
 }

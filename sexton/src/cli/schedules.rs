@@ -13,6 +13,7 @@ use domain::zones::{LOCAL, zone_named};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::cli::firing_lines::{self, FiringLine};
 use crate::failure::{Failure, Outcome, SUCCESS, USAGE, print_error_line};
 use crate::host_zone;
 use crate::jobs_source::{JobsSource, Purpose};
@@ -108,7 +109,7 @@ pub(crate) struct PlanArguments {
     /// The crontab has a user column, like /etc/crontab
     #[arg(long)]
     system: bool,
-    /// Print one JSON object per line
+    /// Print one JSON object per firing, one per line; the text has one line for firings at equal steps
     #[arg(long)]
     json: bool,
 }
@@ -147,30 +148,45 @@ pub(crate) fn plan(arguments: PlanArguments) -> Outcome {
     }
     let jobs = read_all_jobs(named_sources(arguments.files, arguments.system))?;
     let mut out = Printer::new();
-    for (job, firing) in plan::plan(&jobs, from, to)? {
-        let zone = zone_named(&job.zone).map_err(Failure::usage)?;
-        let (local, note) = (print::format_local(firing.at, &zone), firing.note.as_deref());
-        let delay = Some(job.delay()).filter(|delay| !delay.is_zero()).map(format_duration);
-        match OutputFormat::new(arguments.json) {
-            OutputFormat::Json => {
-                out.print_json(&PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, delay, note })?
-            }
-            OutputFormat::Text => out.print_line(&format!(
-                "{}\t{local}\t{}\t{}",
-                print::format_utc(firing.at),
-                job.key(),
-                plan_note(delay, note)
-            ))?,
+    let planned = plan::plan(&jobs, from, to)?;
+    if arguments.json {
+        for (job, firing) in planned {
+            out.print_json(&plan_record(job, &firing)?)?;
+        }
+    } else {
+        for line in firing_lines::join(planned) {
+            out.print_line(&plan_line(&line)?)?;
         }
     }
     out.finish()?;
     Ok(SUCCESS)
 }
 
-/// The note of a firing, with the delay of its start.
-fn plan_note(delay: Option<String>, note: Option<&str>) -> String {
+fn plan_record<'a>(job: &'a Job, firing: &'a Firing) -> Result<PlanRecord<'a>, Failure> {
+    let zone = zone_named(&job.zone).map_err(Failure::usage)?;
+    let local = print::format_local(firing.at, &zone);
+    let note = firing.note.as_deref();
+    Ok(PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, delay: shown_delay(job), note })
+}
+
+fn plan_line(line: &FiringLine<'_>) -> Result<String, Failure> {
+    let PlanRecord { at, local, delay, note, .. } = plan_record(line.job, &line.first)?;
+    let more = match &line.more {
+        None => None,
+        Some(more) => {
+            let zone = zone_named(&line.job.zone).map_err(Failure::usage)?;
+            let step = format_duration(more.step.unsigned_abs());
+            let last = print::format_local(more.last, &zone);
+            Some(format!("and every {step} until {last}, {} firings", more.count))
+        }
+    };
     let delay = delay.map(|delay| format!("starts {delay} later"));
-    delay.iter().map(String::as_str).chain(note).collect::<Vec<_>>().join("; ")
+    let notes: Vec<&str> = [more.as_deref(), delay.as_deref(), note].into_iter().flatten().collect();
+    Ok(format!("{}\t{local}\t{}\t{}", print::format_utc(at), line.job.key(), notes.join("; ")))
+}
+
+fn shown_delay(job: &Job) -> Option<String> {
+    Some(job.delay()).filter(|delay| !delay.is_zero()).map(format_duration)
 }
 
 fn named_sources(files: Vec<PathBuf>, system: bool) -> Vec<JobsSource> {

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS};
-use crate::print::{Printer, Table, dash, format_bytes, format_duration};
+use crate::print::{Printer, dash, format_bytes, format_duration};
+use crate::text_table::{Column, Table};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -34,20 +35,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
             return Err(Failure::failed("unexpected answer from the server: no sinks; does it run the same version?"));
         };
         let mut out = Printer::new();
-        let mut table = Table::new(&[
-            "sink",
-            "type",
-            "state",
-            "lag lines",
-            "lag bytes",
-            "lag",
-            "unconfirmed",
-            "lines/s",
-            "dropped",
-            "refused",
-            "oldest run",
-            "last error",
-        ]);
+        let mut table = Table::new(COLUMNS);
         for sink in sinks {
             if arguments.json { out.print_json(sink)? } else { table.add_row(sink_row(sink)) }
         }
@@ -58,6 +46,22 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         Ok(SUCCESS)
     })
 }
+
+/// The columns of the table.
+const COLUMNS: &[Column] = &[
+    Column::whole("sink"),
+    Column::extra("type", 5),
+    Column::state("state"),
+    Column::whole("lag lines"),
+    Column::extra("lag bytes", 3),
+    Column::whole("lag"),
+    Column::extra("unconfirmed", 2),
+    Column::extra("lines/s", 1),
+    Column::whole("dropped"),
+    Column::whole("refused"),
+    Column::extra("oldest run", 4),
+    Column::text("last error"),
+];
 
 fn sink_row(sink: &Value) -> Vec<String> {
     let text = |name: &str| sink.get(name).and_then(Value::as_str).map_or_else(dash, str::to_owned);

@@ -140,6 +140,7 @@ fn jobs_runs_and_logs_work_on_aws_as_on_one_machine() {
     );
     installation.run(&["apply", &jobs]).expect(0);
     assert_eq!(installation.records(&["jobs"])[0]["name"], "hello");
+    assert_eq!(installation.records(&["status"])[0]["jobs"]["all"], 1);
     let runner = installation.runner();
     let run_id = installation.run(&["run", "db/hello"]).expect(0).text().trim().to_owned();
     let run = installation.wait_for(&run_id, |run| run["state"] == "finished");

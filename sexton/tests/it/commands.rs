@@ -40,7 +40,8 @@ fn a_wrong_argument_is_exit_2_and_one_sentence() {
         (vec!["next", "* * * * *", "--from", "yesterday"], "`yesterday` is not an instant"),
         (vec!["plan", "/nowhere", "--from", "2026-01-01", "--to", "2026-01-02"], "/nowhere: cannot be read"),
         (vec!["show", "../../etc/passwd"], "is not a run id"),
-        (vec!["job", "pause", "nameless"], "write GROUP/NAME"),
+        (vec!["job", "pause", "a/b/c"], "write GROUP/NAME"),
+        (vec!["logs", "../../etc/passwd"], "write GROUP/NAME"),
         (vec!["check", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
     ] {
         let output = sexton(&arguments).expect(2);
@@ -81,6 +82,18 @@ fn plan_shows_every_firing_of_a_window_in_order() {
     assert_eq!(output.text(), expected);
     let records = sexton(&[&["plan", &tab, "--json"][..], &window].concat()).expect(0).records();
     assert_eq!((records.len(), &records[0]["job"]), (4, &"a".into()));
+}
+
+#[test]
+fn plan_shows_firings_at_equal_steps_on_one_line() {
+    let folder = Folder::new();
+    let tab = folder.write("crontab", "# sexton: name=each\n* * * * * true\n# sexton: name=daily\n0 0 * * * true\n");
+    let plan = ["plan", &tab, "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"];
+    let expected = "2026-01-01T00:00:00Z\t2026-01-01T00:00:00+00:00\tdefault/each\t\
+                    and every 1m until 2026-01-01T23:59:00+00:00, 1440 firings\n\
+                    2026-01-01T00:00:00Z\t2026-01-01T00:00:00+00:00\tdefault/daily\t\n";
+    assert_eq!(sexton(&plan).expect(0).text(), expected);
+    assert_eq!(sexton(&[&plan[..], &["--json"]].concat()).expect(0).records().len(), 1441);
 }
 
 #[test]

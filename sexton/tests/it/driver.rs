@@ -45,7 +45,9 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 fn command_with_binary(binary: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary);
     command.args(arguments);
-    for name in ["SEXTON_SERVER", "SEXTON_TOKEN", "SEXTON_AWS", "SEXTON_CONFIG", "RUST_LOG", "XDG_STATE_HOME"] {
+    for name in
+        ["SEXTON_SERVER", "SEXTON_TOKEN", "SEXTON_AWS", "SEXTON_CONFIG", "SEXTON_STATE", "RUST_LOG", "XDG_STATE_HOME"]
+    {
         command.env_remove(name);
     }
     // The zone of the machine must not decide what a test sees.

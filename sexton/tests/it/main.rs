@@ -17,6 +17,7 @@ mod evidence;
 mod faults;
 mod few_open_files;
 mod file_owners;
+mod first_steps;
 mod mail;
 mod minimal_machine;
 mod other_users;

@@ -1,0 +1,214 @@
+//! `status`: what is bad, what runs, what is next and what is behind, on one screen.
+
+use std::time::Duration;
+
+use clap::Args;
+use domain::local_time::localize;
+use domain::run::Run;
+use domain::units::format_lines;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::cli::runs::{parse_run, state_name, unexpected_answer};
+use crate::client::{ApiRequest, Client, ServerArguments, block_on};
+use crate::failure::{Outcome, SUCCESS};
+use crate::print::{Printer, format_duration, format_elapsed, format_instant};
+use crate::terminal::Tone;
+use crate::text_table::{cut_text, replace_controls};
+
+/// Entries per part. Chosen: four parts fit a screen of 50 lines; commands name the rest.
+const ENTRIES_MAX: usize = 8;
+
+/// Width of the names of the parts.
+const HEAD_WIDTH: usize = 10;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Outcome {
+    block_on(async {
+        let client = Client::find(&arguments.server).await?;
+        let answer = client.send(ApiRequest::get(&["status"])).await?;
+        let mut out = Printer::new();
+        if arguments.json {
+            out.print_json(&answer)?;
+        } else {
+            for line in screen(&answer, Timestamp::now())? {
+                print_screen_line(&mut out, &line)?;
+            }
+        }
+        out.finish()?;
+        Ok(SUCCESS)
+    })
+}
+
+/// A line of the screen: the name of its part where it begins, and its text.
+#[derive(Debug, PartialEq, Eq)]
+struct ScreenLine {
+    part: &'static str,
+    text: String,
+    tone: Tone,
+}
+
+fn print_screen_line(out: &mut Printer, line: &ScreenLine) -> Result<(), crate::failure::Failure> {
+    let text = replace_controls(line.text.clone());
+    let text = match out.width() {
+        Some(width) => cut_text(&text, width.saturating_sub(HEAD_WIDTH).max(HEAD_WIDTH)),
+        None => text,
+    };
+    let head = format!("{:<HEAD_WIDTH$}", line.part);
+    out.print_line(&format!("{}{}", out.paint(&head, Tone::Head), out.paint(&text, line.tone)))
+}
+
+fn screen(answer: &Value, now: Timestamp) -> Result<Vec<ScreenLine>, crate::failure::Failure> {
+    let open = answer.get("open").and_then(Value::as_array).ok_or_else(|| unexpected_answer("status"))?;
+    let open = open.iter().map(parse_run).collect::<Result<Vec<Run>, _>>()?;
+    let mut lines = vec![headline(answer)];
+    let mut bad = troubles(answer);
+    bad.extend(entries(answer, "bad").map(|job| bad_text(job, now)));
+    add_part(&mut lines, "bad", Tone::Bad, bad, "nothing", "sexton jobs --bad");
+    let (running, waiting): (Vec<&Run>, Vec<&Run>) = open.iter().partition(|run| run.started_at.is_some());
+    let running = running.into_iter().map(|run| open_text(run, run.started_at, now)).collect();
+    add_part(&mut lines, "running", Tone::Active, running, "nothing", "sexton runs");
+    if !waiting.is_empty() {
+        let waiting = waiting.into_iter().map(|run| open_text(run, Some(run.nominal), now)).collect();
+        add_part(&mut lines, "waiting", Tone::Warning, waiting, "nothing", "sexton runs");
+    }
+    let next = entries(answer, "next").map(|firing| next_text(firing, now)).collect();
+    add_part(&mut lines, "next", Tone::Plain, next, "no firing", "sexton jobs");
+    let behind = entries(answer, "sinks").filter_map(sink_text).collect();
+    add_part(&mut lines, "behind", Tone::Warning, behind, "nothing: the sinks have all lines", "sexton sinks");
+    Ok(lines)
+}
+
+fn entries<'a>(answer: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    answer.get(name).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn text<'a>(record: &'a Value, name: &str) -> &'a str {
+    record.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn instant(record: &Value, name: &str) -> Option<Timestamp> {
+    text(record, name).parse().ok()
+}
+
+fn job_name(record: &Value) -> String {
+    format!("{}/{}", text(record, "group"), text(record, "name"))
+}
+
+/// How many jobs there are, and how many are not as they should be.
+fn headline(answer: &Value) -> ScreenLine {
+    let number = |name: &str| answer.get("jobs").and_then(|jobs| jobs.get(name)?.as_u64()).unwrap_or(0);
+    let all = number("all");
+    let named = ["bad", "paused", "disabled", "unreadable"].map(|name| (number(name), name));
+    let special: Vec<String> =
+        named.iter().filter(|(number, _)| *number > 0).map(|(number, name)| format!("{number} {name}")).collect();
+    let jobs = if all == 1 { "1 job".to_owned() } else { format!("{all} jobs") };
+    let (text, tone) = match (all, special.is_empty()) {
+        (0, true) => ("no jobs; `sexton apply FILE` stores those of a crontab".to_owned(), Tone::Plain),
+        (_, true) => (format!("{jobs}, all well"), Tone::Good),
+        (_, false) => (format!("{jobs}: {}", special.join(", ")), Tone::Plain),
+    };
+    ScreenLine { part: "jobs", text, tone }
+}
+
+/// What is wrong beside jobs: the store, files that are not in use as they are, maintenance.
+fn troubles(answer: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(fault) = answer.get("store_fault") {
+        found.push(format!("the ledger: {}", text(fault, "reason")));
+    }
+    for source in entries(answer, "sources") {
+        if source.get("in_sync").and_then(Value::as_bool) == Some(false) {
+            found.push(format!("{}: {}", text(source, "source"), localize(text(source, "reason"))));
+        }
+    }
+    for window in entries(answer, "maintenance") {
+        let scope = match text(window, "group") {
+            "" => "all groups".to_owned(),
+            group => format!("group {group}"),
+        };
+        let since = instant(window, "since").map_or_else(String::new, format_instant);
+        let until = instant(window, "until").map_or_else(String::new, |at| format!(" until {}", format_instant(at)));
+        let why = Some(text(window, "why")).filter(|why| !why.is_empty());
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        found.push(format!("maintenance of {scope} since {since}{until}{why}"));
+    }
+    found
+}
+
+fn bad_text(job: &Value, now: Timestamp) -> String {
+    let streak = job.get("streak").and_then(Value::as_u64).unwrap_or(0);
+    let since = instant(job, "since").map_or_else(String::new, |since| format!(" for {}", elapsed(since, now)));
+    let streak = if streak > 1 { format!(", {streak} runs in a row") } else { String::new() };
+    let reason = Some(text(job, "reason")).filter(|reason| !reason.is_empty());
+    let reason = reason.map_or_else(String::new, |reason| format!(": {}", localize(reason)));
+    format!("{}  {}{since}{streak}{reason}", job_name(job), text(job, "kind"))
+}
+
+fn open_text(run: &Run, since: Option<Timestamp>, now: Timestamp) -> String {
+    let state = if run.held { "held" } else { state_name(run) };
+    let time = since.map_or_else(String::new, |since| format!(" for {}", elapsed(since, now)));
+    let reason = run.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", localize(reason)));
+    format!("{}  {state}{time}{reason}  {}", run.key(), run.run_id)
+}
+
+fn next_text(firing: &Value, now: Timestamp) -> String {
+    let at = instant(firing, "at");
+    let shown = at.map_or_else(String::new, format_instant);
+    let until = at.map_or_else(String::new, |at| format!("  in {}", elapsed(now, at)));
+    format!("{shown}  {}{until}", job_name(firing))
+}
+
+/// A sink that lacks lines or does not work; none for one that is well.
+fn sink_text(sink: &Value) -> Option<String> {
+    let number = |name: &str| sink.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+    let lag = number("lag_lines") as u64;
+    let state = text(sink, "state");
+    let lost = [("dropped_lines", "dropped"), ("refused_records", "refused")];
+    let lost: Vec<String> = lost
+        .iter()
+        .filter(|(name, _)| number(name) > 0.0)
+        .map(|(name, shown)| format!("{} {shown}", number(name)))
+        .collect();
+    if lag == 0 && lost.is_empty() && state == "working" {
+        return None;
+    }
+    let lag = match lag {
+        0 => "has all lines".to_owned(),
+        lag => {
+            let age = Duration::try_from_secs_f64(number("lag_seconds")).unwrap_or_default();
+            format!("lacks {}, the oldest from {} ago", format_lines(lag), format_duration(age))
+        }
+    };
+    let lost = if lost.is_empty() { String::new() } else { format!(", {}", lost.join(", ")) };
+    let error = Some(text(sink, "last_error")).filter(|error| !error.is_empty() && state != "working");
+    let error = error.map_or_else(String::new, |error| format!(": {error}"));
+    Some(format!("{}  {state}, {lag}{lost}{error}", text(sink, "name")))
+}
+
+fn elapsed(from: Timestamp, to: Timestamp) -> String {
+    format_elapsed(Duration::try_from(to.duration_since(from)).unwrap_or_default())
+}
+
+/// Adds a part with its first entries, and the command that lists the rest.
+fn add_part(lines: &mut Vec<ScreenLine>, part: &'static str, tone: Tone, entries: Vec<String>, none: &str, all: &str) {
+    if entries.is_empty() {
+        lines.push(ScreenLine { part, text: none.to_owned(), tone: Tone::Dim });
+        return;
+    }
+    let more = entries.len().saturating_sub(ENTRIES_MAX);
+    for (index, text) in entries.into_iter().take(ENTRIES_MAX).enumerate() {
+        lines.push(ScreenLine { part: if index == 0 { part } else { "" }, text, tone });
+    }
+    if more > 0 {
+        lines.push(ScreenLine { part: "", text: format!("and {more} more: `{all}`"), tone: Tone::Dim });
+    }
+}
