@@ -66,7 +66,7 @@ pub(crate) fn write_sinks(page: &mut Page, statuses: &[Value]) {
     page.family("sexton_sink_working", "gauge", "1 when nothing fails, else 0.");
     for status in statuses {
         let (name, kind) = (text(status, "name"), text(status, "kind"));
-        let working = status["state"] == "working";
+        let working = matches!(status["state"].as_str(), Some("working" | "waiting"));
         page.sample("sexton_sink_working", &[("sink", &name), ("type", &kind)], f64::from(u8::from(working)));
     }
     for (field, metric, kind, help) in SINK_METRICS {

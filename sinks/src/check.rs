@@ -137,7 +137,8 @@ impl TestRun {
         let refused = sink.send().await?;
         sink.drain().await?;
         sink.sync().await?;
-        Ok(refused.into_iter().next().map(|refused| refused.message))
+        let named = sink.named_refusals().into_iter().map(|refused| refused.message);
+        Ok(refused.into_iter().map(|refused| refused.message).chain(named).next())
     }
 
     fn check_result(&self, address: &str, scheme: Scheme, answer: Option<String>) -> String {

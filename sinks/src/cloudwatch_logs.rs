@@ -5,6 +5,7 @@ mod answer;
 mod batch;
 mod client;
 mod create;
+mod flights;
 mod log_event;
 pub mod options;
 mod put;
@@ -15,32 +16,30 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-
 use crate::cloudwatch_logs::batch::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Batch, BodyBuffer, EVENT_OVERHEAD_BYTES, Limits, LogStream, SealedBatch,
     close_event, open_event,
 };
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
+use crate::cloudwatch_logs::flights::Flights;
 use crate::cloudwatch_logs::log_event::EventEncoder;
 use crate::cloudwatch_logs::options::is_group_char;
 pub(crate) use crate::cloudwatch_logs::options::read;
 pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig};
-use crate::cloudwatch_logs::put::{Evidence, PutResult, Putter};
+use crate::cloudwatch_logs::put::{Evidence, Putter};
 use crate::cloudwatch_logs::run_state::{EventMark, EventPlace, RunState};
 use crate::config::{BatchConfig, SinkConfig};
 use crate::engine::Environment;
-use crate::error::{ErrorClass, SinkError, SinkResult};
+use crate::error::{ErrorClass, SinkResult};
 use crate::feed::RunHeader;
 use crate::record::Record;
-use crate::sink::{Acknowledge, Connection, Encode, Refused};
+use crate::sink::{Acknowledge, Connection, Encode, NamedRefusal, Place, Refused};
 use crate::stamp::{self, Digits};
+use crate::unanswered::UnansweredCalls;
 
 /// Bytes over all streams after which calls are made. Chosen: four full calls.
 const GATHERED_BYTES: usize = 4 << 20;
-/// Calls at once, each to another stream. Chosen: enough to hide the latency of one call.
-const CALLS_MAX: usize = 8;
 /// Default batch: one full call. A call that is not full waits up to 1 s for more.
 pub(crate) const BATCH: BatchConfig =
     BatchConfig { max_events: BATCH_EVENTS_MAX, max_bytes: BATCH_BYTES_MAX, timeout: Duration::from_secs(1) };
@@ -49,7 +48,8 @@ pub(crate) const BATCH: BatchConfig =
 const NAME_BYTES_MAX: usize = 512;
 
 /// A call has events of one stream only, so records collect in one batch per stream. Streams are sent in parallel, the
-/// batches of one stream in order, so the accepted records of a run are always its first ones. A refused call is halved
+/// batches of one stream in order, so the accepted records of a run are always its first ones. A stream whose call
+/// hangs is left to itself (`flights`): nothing more is read for it, and the others go on. A refused call is halved
 /// until each bad event is alone (`refusals`).
 ///
 /// The body is written by hand from the bytes of the spool: the SDK's client would copy every message twice. From the
@@ -61,6 +61,8 @@ pub(crate) struct CloudwatchLogs {
     environment: Environment,
     creator: Arc<Creator>,
     evidence: Arc<Mutex<Evidence>>,
+    unanswered: Arc<UnansweredCalls>,
+    flights: Flights,
     /// Kept across connections, with its credentials.
     client: Option<Arc<Client>>,
     connected: bool,
@@ -77,12 +79,8 @@ pub(crate) struct CloudwatchLogs {
     sent: u64,
     confirmed: u64,
     connections: u64,
-    /// Number of the next record, and of the first record of this engine batch. Lower numbers belong to the batch
-    /// before while any of its records wait.
-    frames: usize,
-    fill_start: usize,
-    /// Refused records not yet returned to the engine: their call was accepted while another call failed.
-    unreported: Vec<Refused>,
+    /// Records encoded since the last send.
+    encoded: usize,
     scratch: Vec<u8>,
     millis: Digits,
     /// The second of the last stamp, as text and as seconds since 1970.
@@ -108,6 +106,8 @@ impl CloudwatchLogs {
         CloudwatchLogs {
             creator: Arc::new(Creator::new(config, environment.random)),
             evidence: Arc::default(),
+            unanswered: Arc::default(),
+            flights: Flights::default(),
             config: config.clone(),
             limits,
             max_line: sink.max_line,
@@ -122,9 +122,7 @@ impl CloudwatchLogs {
             sent: 0,
             confirmed: 0,
             connections: 0,
-            frames: 0,
-            fill_start: 0,
-            unreported: Vec::new(),
+            encoded: 0,
             scratch: Vec::new(),
             millis: Digits::default(),
             second: ([0; stamp::SECOND_BYTES], 0),
@@ -135,7 +133,7 @@ impl CloudwatchLogs {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let client = Arc::new(Client::new(&self.config.access, self.environment.now).await?);
+        let client = Arc::new(Client::new(&self.config.access, self.environment.now, self.unanswered.clone()).await?);
         self.client = Some(client.clone());
         Ok(client)
     }
@@ -181,14 +179,14 @@ impl CloudwatchLogs {
         let bytes = run.encoder.write(record, &mut self.scratch, &mut batch.body);
         close_event(&mut batch.body);
         if batch.fits(self.limits, ms, bytes) {
-            batch.finish_event(start, ms, bytes, self.frames);
+            batch.finish_event(start, ms, bytes, record.id());
         } else {
             let event = batch.remove_event(start);
             let next = Batch::new(run.state.log_stream.clone(), self.sent + 1);
             self.full.push(std::mem::replace(batch, next));
             let start = batch.begin_event(&mut self.spare);
             batch.body.extend_from_slice(&event);
-            batch.finish_event(start, ms, bytes, self.frames);
+            batch.finish_event(start, ms, bytes, record.id());
         }
         batch.mark(&run.state, EventMark { place, ms });
         self.gathered += bytes + EVENT_OVERHEAD_BYTES;
@@ -216,9 +214,9 @@ impl CloudwatchLogs {
         self.current
     }
 
-    /// Removes the batches to send now, in order for each stream. Only a batch started in the present engine batch may
-    /// wait, and only while more lines are available.
-    fn take_due(&mut self) -> Vec<VecDeque<SealedBatch>> {
+    /// Removes the batches to send now, in order for each stream, with the first engine batch of each stream. Only a
+    /// batch started in the present engine batch may wait, and only while more lines are available.
+    fn take_due(&mut self) -> Vec<(u64, VecDeque<SealedBatch>)> {
         let more_comes = self.gathered >= GATHERED_BYTES;
         let newest = self.sent + 1;
         let open = std::mem::take(&mut self.open);
@@ -227,71 +225,48 @@ impl CloudwatchLogs {
         self.gathered = kept.iter().map(Batch::counted_bytes).sum();
         self.open = kept;
         self.current = 0;
-        let mut streams: Vec<VecDeque<SealedBatch>> = Vec::new();
+        let mut streams: Vec<(u64, VecDeque<SealedBatch>)> = Vec::new();
         let mut index_of = HashMap::new();
         for batch in std::mem::take(&mut self.full).into_iter().chain(ended).filter(|batch| !batch.is_empty()) {
             let index = *index_of.entry(batch.log_stream.clone()).or_insert_with(|| {
-                streams.push(VecDeque::new());
+                streams.push((batch.first_batch, VecDeque::new()));
                 streams.len() - 1
             });
-            if let Some(stream) = streams.get_mut(index) {
+            if let Some((first_batch, stream)) = streams.get_mut(index) {
+                *first_batch = batch.first_batch.min(*first_batch);
                 stream.push_back(batch.seal());
             }
         }
         streams
     }
 
-    /// Follows the engine, which renumbers records before it fills the next batch.
-    fn forget_frames(&mut self) {
-        if self.open.is_empty() {
-            (self.frames, self.fill_start) = (0, 0);
-            return;
-        }
-        self.open.iter_mut().for_each(|batch| batch.forget_frames(self.fill_start));
-        self.frames -= self.fill_start;
-        self.fill_start = self.frames;
+    /// Sends the due batches.
+    async fn put_due(&mut self) -> SinkResult<()> {
+        let client = self.open_client().await?;
+        let due = self.take_due();
+        let (creator, evidence) = (self.creator.clone(), self.evidence.clone());
+        let (open, gathered) = (&mut self.open, &mut self.gathered);
+        let held_back = |log_stream: &Arc<LogStream>| {
+            let found = open.extract_if(.., |batch| batch.log_stream == *log_stream);
+            let held: Vec<Batch> = found.inspect(|batch| *gathered -= batch.counted_bytes()).collect();
+            held.into_iter().filter(|batch| !batch.is_empty()).map(Batch::seal).collect()
+        };
+        let sent = self.flights.send(&Putter { client, creator, evidence }, due, held_back).await;
+        self.spare = self.flights.take_spare();
+        self.after_calls(sent)
     }
 
-    /// Sends the due batches, several streams at once, and waits for every answer: an accepted call is not repeated
-    /// when another stream fails.
-    async fn put_due(&mut self) -> SinkResult<Vec<Refused>> {
-        let client = self.open_client().await?;
-        let mut streams = self.take_due().into_iter();
-        let mut calls = JoinSet::new();
-        let mut refused = Vec::new();
-        let mut error: Option<SinkError> = None;
-        self.spare.clear();
-        loop {
-            while calls.len() < CALLS_MAX
-                && let Some(stream) = streams.next()
-            {
-                let (creator, evidence) = (self.creator.clone(), self.evidence.clone());
-                let putter = Putter { client: client.clone(), creator, evidence };
-                calls.spawn(putter.put_all(stream));
-            }
-            let Some(ended) = calls.join_next().await else { break };
-            let result =
-                ended.unwrap_or_else(|ended| PutResult::failed(format!("a call to CloudWatch Logs failed: {ended}")));
-            refused.extend(result.refused);
-            self.spare.extend(result.spare);
-            // An error for the operator comes before one that may pass.
-            if let Some(failed) = result.error
-                && (error.is_none() || failed.class == ErrorClass::Misconfigured)
-            {
-                error = Some(failed);
-            }
+    fn after_calls(&mut self, sent: SinkResult<()>) -> SinkResult<()> {
+        // The operator may change files that the client has already read.
+        if sent.as_ref().is_err_and(|error| error.class == ErrorClass::Misconfigured) {
+            self.client = None;
         }
-        match error {
-            None => Ok(refused),
-            Some(error) => {
-                // The operator may change files that the client has already read.
-                if error.class == ErrorClass::Misconfigured {
-                    self.client = None;
-                }
-                self.unreported = refused;
-                Err(error)
-            }
-        }
+        sent
+    }
+
+    fn note_confirmed(&mut self) {
+        let open = self.open.iter().map(|batch| batch.first_batch).chain(self.flights.first_batch()).min();
+        self.confirmed = open.map_or(self.sent, |first| (first - 1).min(self.sent));
     }
 }
 
@@ -301,7 +276,8 @@ impl Encode for CloudwatchLogs {
     fn open(&self, header: &RunHeader) -> Run {
         let log_stream = self.log_stream(header);
         let encoder = EventEncoder::new(&self.config, self.max_line, header);
-        Run { state: RunState::new(Arc::new(log_stream), header.started_at.as_millisecond()), encoder }
+        let attempt = (header.run_id.clone(), header.attempt);
+        Run { state: RunState::new(Arc::new(log_stream), attempt, header.started_at.as_millisecond()), encoder }
     }
 
     fn text_bytes_max(&self, run: &Run) -> usize {
@@ -313,12 +289,12 @@ impl Encode for CloudwatchLogs {
             Record::Line(piece) => run.encoder.pieces(piece, |piece| self.append_event(run, &Record::Line(piece))),
             record => self.append_event(run, record),
         }
-        self.frames += 1;
+        self.encoded += 1;
     }
 
     fn filled_bytes(&self) -> usize {
         // Records that the service already has also form a batch: the engine numbers records by batches.
-        self.gathered.max(usize::from(self.frames > self.fill_start))
+        self.gathered.max(usize::from(self.encoded > 0))
     }
 }
 
@@ -339,32 +315,54 @@ impl Connection for CloudwatchLogs {
         self.open.clear();
         self.full.clear();
         self.spare.clear();
+        self.flights.forget_batches();
         self.gathered = 0;
         self.sent = 0;
         self.confirmed = 0;
         self.connections += 1;
-        self.unreported.clear();
-        (self.frames, self.fill_start) = (0, 0);
+        self.encoded = 0;
         self.connected = false;
     }
 
     async fn send(&mut self) -> SinkResult<Vec<Refused>> {
-        let refused = self.put_due().await?;
+        self.put_due().await?;
         self.sent += 1;
-        self.forget_frames();
-        let first_open = self.open.iter().map(|batch| batch.first_batch).min();
-        self.confirmed = first_open.map_or(self.sent, |first| first - 1);
-        Ok(refused)
+        self.encoded = 0;
+        self.note_confirmed();
+        Ok(Vec::new())
+    }
+
+    fn unanswered(&self) -> Option<Arc<UnansweredCalls>> {
+        Some(self.unanswered.clone())
     }
 }
 
 impl Acknowledge for CloudwatchLogs {
     fn confirmed_batches(&mut self, _sent: u64) -> SinkResult<u64> {
+        let reaped = self.flights.reap();
+        self.after_calls(reaped)?;
+        self.note_confirmed();
         Ok(self.confirmed)
     }
 
-    fn refused(&mut self) -> Vec<Refused> {
-        std::mem::take(&mut self.unreported)
+    fn has_waiting_runs(&self) -> bool {
+        self.flights.any()
+    }
+
+    fn is_waiting(&self, run: &Run) -> bool {
+        self.flights.is_waiting(&run.state.log_stream)
+    }
+
+    fn place(&self, run: &Run) -> Place {
+        run.state.encoded()
+    }
+
+    fn accepted_place(&self, run: &Run) -> Place {
+        run.state.accepted()
+    }
+
+    fn named_refusals(&mut self) -> Vec<NamedRefusal> {
+        self.flights.take_refused()
     }
 
     fn is_complete(&self, run: &Run) -> bool {
@@ -374,8 +372,10 @@ impl Acknowledge for CloudwatchLogs {
     async fn drain(&mut self) -> SinkResult<()> {
         // During a drain no batch may wait for more.
         self.gathered = 0;
-        self.unreported = self.put_due().await?;
-        self.confirmed = self.sent;
+        self.put_due().await?;
+        let finished = self.flights.finish().await;
+        self.after_calls(finished)?;
+        self.note_confirmed();
         Ok(())
     }
 }

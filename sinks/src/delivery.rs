@@ -25,7 +25,7 @@ use crate::encode::BatchCounts;
 use crate::engine::{EngineShared, Environment, FeedHandle, locked};
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::record::RecordId;
-use crate::sink::Sink;
+use crate::sink::{Place, Sink};
 
 /// Cursors are stored at most once in this time. Chosen: one sync for many batches, and a crash of the runner sends at
 /// most 250 ms of confirmed lines twice.
@@ -49,6 +49,8 @@ pub(crate) struct Delivery<S: Sink> {
     next_id: u64,
     /// Ids of the feeds that may have something to read, in the order of their turns.
     ready: VecDeque<u64>,
+    /// Ids of the feeds whose run waits for an answer, which holds no other run.
+    waiting: Vec<u64>,
     unconfirmed: VecDeque<Turn>,
     /// Number of turns at the front of `unconfirmed` that the receiver has accepted.
     accepted_turns: usize,
@@ -84,6 +86,8 @@ enum Reading {
     /// Its id is in `ready`.
     Ready,
     Pending,
+    /// Its id is in `waiting`.
+    Waiting,
     Done,
 }
 
@@ -92,6 +96,7 @@ struct Turn {
     feed_id: u64,
     batch: u64,
     end: Position,
+    place: Place,
     counts: BatchCounts,
 }
 
@@ -111,6 +116,7 @@ impl<S: Sink> Delivery<S> {
             id_of_attempt: HashMap::new(),
             next_id: 0,
             ready: VecDeque::new(),
+            waiting: Vec::new(),
             unconfirmed: VecDeque::new(),
             accepted_turns: 0,
             sent_records: Vec::new(),
@@ -184,7 +190,7 @@ impl<S: Sink> Delivery<S> {
     }
 
     async fn finish_flush(&mut self) -> SinkResult<()> {
-        if !self.unconfirmed.is_empty() {
+        if !self.unconfirmed.is_empty() || !self.waiting.is_empty() {
             self.sink.drain().await?;
             let refused = self.sink.refused();
             self.note_refused(&refused);
@@ -192,6 +198,10 @@ impl<S: Sink> Delivery<S> {
             self.sink.disconnect();
             self.clear_sent();
             self.sent = 0;
+            if !self.ready.is_empty() {
+                // Runs that waited for an answer may have more records.
+                return Ok(());
+            }
         }
         self.commit_cursors().await?;
         // A flush is done only when every cursor is stored; the next wake-up retries.
@@ -207,7 +217,7 @@ impl<S: Sink> Delivery<S> {
 
     /// Waits for new lines, a flush, the next commit, or the end of the connection.
     async fn wait_for_work(&mut self) -> SinkResult<()> {
-        let waiting = !self.unconfirmed.is_empty() || !self.dirty.is_empty();
+        let waiting = !self.unconfirmed.is_empty() || !self.dirty.is_empty() || !self.waiting.is_empty();
         let tick = if waiting { COMMIT_INTERVAL } else { RECHECK_INTERVAL };
         tokio::select! {
             () = self.shared.notify.notified() => Ok(()),

@@ -203,6 +203,7 @@ impl Engine {
             last_error: health.last_error.as_ref().map(|(message, _)| message.clone()),
             last_error_at: health.last_error.as_ref().map(|(_, at)| *at),
             failing_since: health.failing.map(|failing| failing.since),
+            waiting_since: health.waiting_since(),
             oldest_undelivered_run: oldest_run,
             delivered_lines: health.delivered_lines,
             dropped_lines: health.dropped_lines,
@@ -257,6 +258,7 @@ struct Start<'s> {
 
 impl Start<'_> {
     fn task<S: Sink>(&self, sink: S) -> JoinHandle<()> {
+        locked(&self.shared.health).unanswered = sink.unanswered();
         let delivery = Delivery::new(sink, self.config.clone(), self.environment.clone(), self.shared.clone());
         tokio::spawn(delivery.run(self.stop.clone()))
     }

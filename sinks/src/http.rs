@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
@@ -16,6 +17,7 @@ use crate::sink::{READ_BYTES_MAX, Refused};
 use crate::stream::CONNECT_TIMEOUT;
 use crate::tls::TlsConfig;
 use crate::tls_faults::tls_fault;
+use crate::unanswered::UnansweredCalls;
 
 /// From the first byte sent to the last byte of the answer. Chosen: a working server answers within seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +42,7 @@ pub(crate) struct HttpWire {
     /// The latest accepted message of at most [`ACCEPTED_BYTES_MAX`].
     accepted: Option<Vec<u8>>,
     refused_batches: u32,
+    pub unanswered: Arc<UnansweredCalls>,
 }
 
 impl HttpWire {
@@ -53,6 +56,7 @@ impl HttpWire {
             last_status: None,
             accepted: None,
             refused_batches: 0,
+            unanswered: Arc::default(),
         }
     }
 
@@ -88,7 +92,9 @@ impl HttpWire {
             true => std::iter::once(0..frames.count()).collect(),
             false => (0..frames.count()).rev().map(|frame| frame..frame + 1).collect(),
         };
-        send_parts(&mut Posts { wire: self, frames }, ranges).await
+        let mut refused = send_parts(&mut Posts { wire: self, frames }, ranges).await?;
+        refused.sort_by_key(|refused| refused.frame);
+        Ok(refused)
     }
 
     pub(crate) fn read_bytes_max(&self) -> usize {
@@ -117,6 +123,7 @@ impl HttpWire {
         if self.compression != Compression::None {
             request = request.header("content-encoding", "gzip");
         }
+        let unanswered = self.unanswered.begin();
         let answer = request.body(compress(body, self.compression)).send().await;
         let answer = answer.map_err(|error| unreachable(shown, &error))?;
         let status = answer.status();
@@ -125,6 +132,7 @@ impl HttpWire {
             return Ok(());
         }
         let text: String = answer.text().await.unwrap_or_default().chars().take(ANSWER_CHARS_MAX).collect();
+        drop(unanswered);
         let message = format!("{shown} answered {status}: {}", text.trim());
         Err(SinkError { class: classify_status(status), message })
     }
@@ -142,6 +150,8 @@ struct Posts<'w> {
 }
 
 impl Parts for Posts<'_> {
+    type Refusal = Refused;
+
     async fn send(&mut self, range: Range<usize>) -> SinkResult<Vec<Refused>> {
         self.wire.post_with_retry(self.frames.slice(range.clone())).await?;
         let last = self.frames.slice(range.end.saturating_sub(1)..range.end);
@@ -162,6 +172,10 @@ impl Parts for Posts<'_> {
             Err(error) if error.class == ErrorClass::Permanent => Ok(Some(false)),
             Err(error) => Err(error),
         }
+    }
+
+    fn refusal(&self, record: usize, message: String) -> Option<Refused> {
+        Some(Refused { frame: record, message })
     }
 
     fn refused_batches(&mut self) -> &mut u32 {

@@ -21,7 +21,7 @@
 //! | `config`, `address`, `template`, `filter` | the sinks file |
 //! | `engine`, `delivery` (`fill`, `cursors`, `health_events`), `encode`, `status` | delivery from feeds to a sink |
 //! | `feed`, `record`, `sink` | the input of a sink, and the traits that a sink implements |
-//! | `refusals` | which records a receiver refuses while it accepts others |
+//! | `refusals`, `unanswered` | which records a receiver refuses while it accepts others; calls without an answer |
 //! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | one file for each type of sink |
 //! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | encoding of records |
 //! | `wire`, `stream`, `datagram` (`udp_reports`), `http`, `resolver` | transport of bytes |
@@ -68,6 +68,7 @@ mod tls_faults;
 mod tls_files;
 mod tls_verifier;
 mod udp_reports;
+mod unanswered;
 mod wire;
 
 pub use file_directory::trust_directory;

@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use crate::error::{ErrorClass, SinkError, SinkResult};
-use crate::sink::Refused;
 
 /// Refused records without an accepted one in between, before a record that the receiver accepted earlier is sent
 /// again. Chosen: more than a batch usually has bad records, and few requests.
@@ -19,11 +18,14 @@ const VERIFICATIONS: usize = 2;
 
 /// The way to a receiver, for the parts of one batch.
 pub(crate) trait Parts {
+    /// How a refused record is reported.
+    type Refusal: Send;
+
     /// Sends the records of the range. Returns those that an accepting answer named as refused.
     ///
     /// # Errors
     /// `Permanent` when the receiver refused the whole range.
-    fn send(&mut self, range: Range<usize>) -> impl Future<Output = SinkResult<Vec<Refused>>> + Send;
+    fn send(&mut self, range: Range<usize>) -> impl Future<Output = SinkResult<Vec<Self::Refusal>>> + Send;
 
     /// Sends a record again that the receiver accepted before; the copy is a duplicate. Returns whether it was accepted
     /// again; `None` without such a record.
@@ -32,10 +34,8 @@ pub(crate) trait Parts {
     /// The error of the call, unless it is `Permanent`.
     fn send_accepted_again(&mut self) -> impl Future<Output = SinkResult<Option<bool>>> + Send;
 
-    /// Position of the record in the engine's batch.
-    fn frame(&self, record: usize) -> usize {
-        record
-    }
+    /// Reports a refused record.
+    fn refusal(&self, record: usize, message: String) -> Option<Self::Refusal>;
 
     /// Number of consecutive batches that were refused completely. Kept across connections.
     fn refused_batches(&mut self) -> &mut u32;
@@ -55,7 +55,10 @@ struct Suspect {
 ///
 /// # Errors
 /// `Misconfigured` when the receiver refuses every record; no record counts as refused then.
-pub(crate) async fn send_parts<P: Parts + Send>(parts: &mut P, ranges: Vec<Range<usize>>) -> SinkResult<Vec<Refused>> {
+pub(crate) async fn send_parts<P: Parts + Send>(
+    parts: &mut P,
+    ranges: Vec<Range<usize>>,
+) -> SinkResult<Vec<P::Refusal>> {
     let mut refused = Vec::new();
     let mut suspects: Vec<Suspect> = Vec::new();
     let mut accepted = 0_u64;
@@ -86,7 +89,6 @@ pub(crate) async fn send_parts<P: Parts + Send>(parts: &mut P, ranges: Vec<Range
             Err(error) => return Err(error),
         }
     }
-    refused.sort_by_key(|refused| refused.frame);
     Ok(refused)
 }
 
@@ -94,7 +96,7 @@ pub(crate) async fn send_parts<P: Parts + Send>(parts: &mut P, ranges: Vec<Range
 async fn judge<P: Parts + Send>(
     parts: &mut P,
     suspects: &mut Vec<Suspect>,
-    refused: &mut Vec<Refused>,
+    refused: &mut Vec<P::Refusal>,
 ) -> SinkResult<()> {
     match parts.send_accepted_again().await? {
         Some(true) => {
@@ -114,7 +116,7 @@ async fn judge<P: Parts + Send>(
 async fn verify<P: Parts + Send>(
     parts: &mut P,
     suspects: &mut Vec<Suspect>,
-    refused: &mut Vec<Refused>,
+    refused: &mut Vec<P::Refusal>,
 ) -> SinkResult<()> {
     'suspects: for Suspect { record, mut message } in suspects.drain(..) {
         for _ in 0..VERIFICATIONS {
@@ -127,7 +129,7 @@ async fn verify<P: Parts + Send>(
                 Err(error) => return Err(error),
             }
         }
-        refused.push(Refused { frame: parts.frame(record), message });
+        refused.extend(parts.refusal(record, message));
     }
     Ok(())
 }

@@ -2,11 +2,15 @@
 //! into frames.
 
 use std::future::Future;
+use std::sync::Arc;
+
+use domain::run::AttemptKey;
 
 use crate::error::{SinkError, SinkResult};
 use crate::feed::RunHeader;
 use crate::frames::Frames;
-use crate::record::Record;
+use crate::record::{Record, RecordId};
+use crate::unanswered::UnansweredCalls;
 
 /// Turns records into the batch that is sent next.
 pub(crate) trait Encode {
@@ -51,10 +55,18 @@ pub(crate) trait Connection {
     fn wait_closed(&mut self) -> impl Future<Output = SinkError> + Send {
         std::future::pending()
     }
+
+    /// The calls without an answer, where the protocol has answers.
+    fn unanswered(&self) -> Option<Arc<UnansweredCalls>> {
+        None
+    }
 }
 
+/// Position of a record in its run, as the sink counts it; it rises from record to record.
+pub(crate) type Place = (u64, u64);
+
 /// What the receiver has. The defaults are for sinks whose [`Connection::send`] returns when the receiver has the
-/// batch. Six methods: each answer is needed at its own moment.
+/// batch. Many methods: each answer is needed at its own moment.
 pub(crate) trait Acknowledge: Encode {
     /// How many of the `sent` batches since `connect` are confirmed: their records may be dropped here.
     ///
@@ -76,10 +88,36 @@ pub(crate) trait Acknowledge: Encode {
         Vec::new()
     }
 
+    /// The refused records that the sink names itself, since the last call.
+    fn named_refusals(&mut self) -> Vec<NamedRefusal> {
+        Vec::new()
+    }
+
     /// After a failure, before `disconnect`: whether the receiver has every record of the run that was encoded,
     /// although another run's records failed.
     fn is_complete(&self, _run: &Self::Run) -> bool {
         false
+    }
+
+    /// Whether some runs wait for an answer that the sink no longer waits for itself. Their turns are confirmed by
+    /// [`Acknowledge::accepted_place`], so they hold no other run.
+    fn has_waiting_runs(&self) -> bool {
+        false
+    }
+
+    /// Whether this run is one of them: nothing more of it may be encoded.
+    fn is_waiting(&self, _run: &Self::Run) -> bool {
+        false
+    }
+
+    /// Place of the last record of the run that was encoded.
+    fn place(&self, _run: &Self::Run) -> Place {
+        Place::default()
+    }
+
+    /// Place up to which the receiver has every record of the run.
+    fn accepted_place(&self, _run: &Self::Run) -> Place {
+        Place::default()
     }
 
     /// Waits until every sent batch is confirmed; ends the connection where only its end confirms.
@@ -107,6 +145,14 @@ pub(crate) struct Refused {
     /// Index of the record in its batch, from 0, in the order of encoding. A sink that held back records of the batch
     /// before counts from that batch's first record.
     pub frame: usize,
+    pub message: String,
+}
+
+/// A record that the receiver will never accept, of a sink whose answers may come after later batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedRefusal {
+    pub attempt: AttemptKey,
+    pub record: RecordId,
     pub message: String,
 }
 

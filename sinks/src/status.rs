@@ -1,6 +1,7 @@
 //! The health of a sink: the numbers of `sexton sinks` and of `/metrics`, and the events that become alerts.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::run::RunId;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use crate::bracket_records;
 use crate::error::{ErrorClass, SinkError};
 use crate::record::RecordId;
+use crate::unanswered::UnansweredCalls;
 
 /// Time over which the rate is averaged. Chosen: smooth enough to read, short enough to show a stop.
 const RATE_SPAN: Duration = Duration::from_secs(10);
@@ -24,6 +26,8 @@ pub enum SinkState {
     Retrying,
     /// The operator must change something; the engine retries every `retry.max`.
     Misconfigured,
+    /// Nothing failed, and a call to the server has had no answer for more than 1 s.
+    Waiting,
     /// The engine has ended.
     Stopped,
 }
@@ -56,6 +60,9 @@ pub struct SinkStatus {
     pub last_error_at: Option<Timestamp>,
     /// Start of the present series of failures.
     pub failing_since: Option<Timestamp>,
+    /// Start of the oldest call to the server that has had no answer for more than 1 s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_since: Option<Timestamp>,
     /// The run with the oldest line that the receiver has not accepted.
     pub oldest_undelivered_run: Option<RunId>,
     /// Lines confirmed since the engine was started.
@@ -149,6 +156,7 @@ pub struct SinkTrouble {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     pub stopped: bool,
+    pub unanswered: Option<Arc<UnansweredCalls>>,
     pub failing: Option<FailureSpan>,
     pub last_error: Option<(String, Timestamp)>,
     pub delivered_lines: u64,
@@ -171,10 +179,15 @@ impl Health {
     pub(crate) fn state(&self) -> SinkState {
         match self.failing {
             _ if self.stopped => SinkState::Stopped,
+            None if self.waiting_since().is_some() => SinkState::Waiting,
             None => SinkState::Working,
             Some(FailureSpan { class: ErrorClass::Misconfigured, .. }) => SinkState::Misconfigured,
             Some(_) => SinkState::Retrying,
         }
+    }
+
+    pub(crate) fn waiting_since(&self) -> Option<Timestamp> {
+        self.unanswered.as_ref().filter(|_| !self.stopped)?.since()
     }
 
     pub(crate) fn note_error(&mut self, error: &SinkError, at: Timestamp) {

@@ -1,5 +1,7 @@
 //! A [`Format`] on a wire is a [`Sink`](crate::sink::Sink). Syslog and GELF are built from it.
 
+use std::sync::Arc;
+
 use crate::address::Scheme;
 use crate::datagram::DatagramWire;
 use crate::error::{SinkError, SinkResult};
@@ -10,6 +12,7 @@ use crate::record::Record;
 use crate::sink::{Acknowledge, Connection, Encode, Format, READ_BYTES_MAX, Refused};
 use crate::stream::StreamWire;
 use crate::tls::TlsConfig;
+use crate::unanswered::UnansweredCalls;
 
 pub(crate) enum Wire {
     Stream(StreamWire),
@@ -147,6 +150,13 @@ impl<F: Format> Connection for WireSink<F> {
             Wire::Stream(wire) => wire.wait_closed().await,
             Wire::Datagram(wire) => wire.wait_closed().await,
             Wire::Http(_) => std::future::pending().await,
+        }
+    }
+
+    fn unanswered(&self) -> Option<Arc<UnansweredCalls>> {
+        match &self.wire {
+            Wire::Http(wire) => Some(wire.unanswered.clone()),
+            Wire::Stream(_) | Wire::Datagram(_) => None,
         }
     }
 }

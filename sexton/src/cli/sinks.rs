@@ -70,7 +70,7 @@ fn sink_row(sink: &Value) -> Vec<String> {
     vec![
         text("name"),
         text("kind"),
-        text("state"),
+        state_text(sink),
         format!("{}", number("lag_lines")),
         format_bytes(number("lag_bytes") as u64),
         if behind > 0.0 { format_duration(Duration::from_secs_f64(behind)) } else { dash() },
@@ -81,4 +81,12 @@ fn sink_row(sink: &Value) -> Vec<String> {
         text("oldest_undelivered_run"),
         text("last_error"),
     ]
+}
+
+fn state_text(sink: &Value) -> String {
+    let text = |name: &str| sink.get(name).and_then(Value::as_str);
+    match (text("state"), text("waiting_since")) {
+        (Some("waiting"), Some(since)) => format!("waiting for an answer since {since}"),
+        (state, _) => state.map_or_else(dash, str::to_owned),
+    }
 }

@@ -87,7 +87,8 @@ async fn alert_loss(ports: &Ports, trouble: &SinkTrouble, now: Timestamp) -> Por
 fn failure_reason(status: &SinkStatus) -> Option<String> {
     let name = &status.name;
     let error = status.last_error.as_deref().filter(|_| status.failing_since.is_some());
-    let cause = error.map_or_else(String::new, |error| format!(": {error}"));
+    let waiting_since = status.waiting_since.map(|since| format!("waiting for an answer since {since}"));
+    let cause = error.map(str::to_owned).or(waiting_since).map_or_else(String::new, |cause| format!(": {cause}"));
     if status.state == SinkState::Misconfigured {
         let waiting = format_lines(status.lag_lines);
         return Some(format!("sink `{name}` is misconfigured and needs a change; {waiting} waiting{cause}"));
@@ -124,6 +125,7 @@ mod tests {
             last_error: None,
             last_error_at: None,
             failing_since: None,
+            waiting_since: None,
             oldest_undelivered_run: None,
             delivered_lines: 0,
             dropped_lines: 0,

@@ -7,6 +7,8 @@ use bytes::Bytes;
 
 use crate::cloudwatch_logs::run_state::{EventMark, RunState};
 use crate::json::write_text;
+use crate::record::RecordId;
+use crate::sink::NamedRefusal;
 use crate::stamp::Digits;
 
 /// Bytes of all events of a call, with [`EVENT_OVERHEAD_BYTES`] for each (API reference, PutLogEvents).
@@ -43,8 +45,9 @@ struct Entry {
     /// Range of the event in the body, without the comma before the next.
     start: usize,
     end: usize,
-    /// The engine's number of the record.
-    frame: usize,
+    record: RecordId,
+    /// Index of its run in the marks of the batch.
+    run: usize,
 }
 
 /// Events for one stream. An event is appended in two steps: its bytes to [`Batch::body`], then
@@ -114,9 +117,9 @@ impl Batch {
     }
 
     /// Makes the bytes since `start` (from [`Batch::begin_event`]) an event.
-    pub(super) fn finish_event(&mut self, start: usize, ms: i64, message_bytes: usize, frame: usize) {
+    pub(super) fn finish_event(&mut self, start: usize, ms: i64, message_bytes: usize, record: RecordId) {
         self.sorted &= ms >= self.max_ms || self.entries.is_empty();
-        self.entries.push(Entry { ms, start, end: self.body.len(), frame });
+        self.entries.push(Entry { ms, start, end: self.body.len(), record, run: 0 });
         self.counted_bytes += message_bytes + EVENT_OVERHEAD_BYTES;
         self.min_ms = self.min_ms.min(ms);
         self.max_ms = self.max_ms.max(ms);
@@ -131,15 +134,14 @@ impl Batch {
         event
     }
 
-    /// The engine has forgotten its first `count` records: renumbers the others.
-    pub(super) fn forget_frames(&mut self, count: usize) {
-        self.entries.iter_mut().for_each(|entry| entry.frame = entry.frame.saturating_sub(count));
-    }
-
+    /// The last event is of this run.
     pub(super) fn mark(&mut self, run: &Arc<RunState>, mark: EventMark) {
         match self.marks.last_mut() {
             Some((last, at)) if Arc::ptr_eq(last, run) => *at = mark,
             _ => self.marks.push((run.clone(), mark)),
+        }
+        if let Some(entry) = self.entries.last_mut() {
+            entry.run = self.marks.len() - 1;
         }
     }
 
@@ -181,9 +183,11 @@ impl SealedBatch {
         self.entries.len()
     }
 
-    /// The record of an event.
-    pub(super) fn frame(&self, event: usize) -> usize {
-        self.entries.get(event).map_or(usize::MAX, |entry| entry.frame)
+    /// Names an event that the service refused.
+    pub(super) fn refusal(&self, event: usize, message: String) -> Option<NamedRefusal> {
+        let entry = self.entries.get(event)?;
+        let (run, _) = self.marks.get(entry.run)?;
+        Some(NamedRefusal { attempt: run.attempt.clone(), record: entry.record, message })
     }
 
     /// The memory, when it is that of a full batch and has no other reader.

@@ -1,6 +1,7 @@
 //! Calls to CloudWatch Logs: finds credentials, region and endpoint like the AWS SDKs, signs with SigV4, and sends
 //! once. Never retries: that is the engine's decision.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_config::ecs::EcsCredentialsProvider;
@@ -25,6 +26,7 @@ use crate::cloudwatch_logs::options::Access;
 use crate::error::{SinkError, SinkResult};
 use crate::http::{root_cause, unreachable};
 use crate::stream::CONNECT_TIMEOUT;
+use crate::unanswered::UnansweredCalls;
 
 const SERVICE: &str = "logs";
 const TARGET_PREFIX: &str = "Logs_20140328.";
@@ -47,6 +49,7 @@ pub(super) struct Client {
     /// `None`: to be found again at the next call.
     identity: Mutex<Option<Identity>>,
     now: fn() -> Timestamp,
+    unanswered: Arc<UnansweredCalls>,
 }
 
 /// Credentials and their provider. A provider reads its files once.
@@ -60,7 +63,11 @@ impl Client {
     ///
     /// # Errors
     /// Misconfigured, when there is no region or the TLS settings are not usable.
-    pub(super) async fn new(access: &Access, now: fn() -> Timestamp) -> SinkResult<Client> {
+    pub(super) async fn new(
+        access: &Access,
+        now: fn() -> Timestamp,
+        unanswered: Arc<UnansweredCalls>,
+    ) -> SinkResult<Client> {
         let sdk = load_sdk_config(access).await;
         let region = sdk.region().map(ToString::to_string);
         let region =
@@ -79,7 +86,7 @@ impl Client {
             })?;
         let identity = Mutex::new(Some(Identity::find(access, &sdk).await?));
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        Ok(Client { http, endpoint, region, access: access.clone(), identity, now })
+        Ok(Client { http, endpoint, region, access: access.clone(), identity, now, unanswered })
     }
 
     /// Calls an action with a JSON body; returns the answer's body.
@@ -87,6 +94,7 @@ impl Client {
     /// # Errors
     /// The service's error, or that there was no answer.
     pub(super) async fn call(&self, action: &str, body: Bytes) -> Result<Bytes, CallFailure> {
+        let _unanswered = self.unanswered.begin();
         let credentials = self.credentials().await?;
         let target = format!("{TARGET_PREFIX}{action}");
         let url = format!("{}/", self.endpoint);

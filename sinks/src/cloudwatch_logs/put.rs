@@ -1,24 +1,25 @@
 //! The calls for one stream, in order: put, create what is missing, put again. Spawned by the
 //! sink.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use crate::cloudwatch_logs::answer::{CallFailure, FailureCause, RejectedEvents};
-use crate::cloudwatch_logs::batch::{BodyBuffer, LogStream, SealedBatch};
+use crate::cloudwatch_logs::batch::{LogStream, SealedBatch};
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
+use crate::cloudwatch_logs::flights::{Flight, PutResult};
 use crate::engine::locked;
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::refusals::{Parts, send_parts};
-use crate::sink::Refused;
+use crate::sink::NamedRefusal;
 
 /// Longest body of a call that is kept to be sent again. Chosen: larger than most lines.
 const ACCEPTED_BYTES_MAX: usize = 8192;
 
+#[derive(Clone)]
 pub(super) struct Putter {
     pub client: Arc<Client>,
     pub creator: Arc<Creator>,
@@ -33,43 +34,25 @@ pub(super) struct Evidence {
     refused_batches: u32,
 }
 
-/// The result for the batches of one stream: those before the error were accepted.
-#[derive(Default)]
-pub(super) struct PutResult {
-    pub refused: Vec<Refused>,
-    /// For reuse by the next batches.
-    pub spare: Vec<BodyBuffer>,
-    pub error: Option<SinkError>,
-}
-
-impl PutResult {
-    pub(super) fn failed(message: String) -> PutResult {
-        PutResult { error: Some(SinkError::retry(message)), ..PutResult::default() }
-    }
-}
-
 impl Putter {
-    pub(super) async fn put_all(self, mut batches: VecDeque<SealedBatch>) -> PutResult {
+    pub(super) async fn put_all(self, flight: &Flight) -> PutResult {
         let mut result = PutResult::default();
-        while let Some(batch) = batches.pop_front() {
-            match self.put(&batch).await {
-                Ok(refused) => result.refused.extend(refused),
+        while let Some(batch) = flight.next() {
+            match self.put(&batch, flight).await {
+                Ok(refused) => flight.accept(&batch, refused),
                 Err(error) => {
                     result.error = Some(error);
                     return result;
                 }
-            }
-            for (run, mark) in &batch.marks {
-                run.mark_accepted(*mark);
             }
             result.spare.extend(batch.into_buffer());
         }
         result
     }
 
-    async fn put(&self, batch: &SealedBatch) -> SinkResult<Vec<Refused>> {
+    async fn put(&self, batch: &SealedBatch, flight: &Flight) -> SinkResult<Vec<NamedRefusal>> {
         let refused_batches = locked(&self.evidence).refused_batches;
-        let mut calls = Calls { putter: self, batch, refused_batches };
+        let mut calls = Calls { putter: self, batch, flight, refused_batches };
         let sent = send_parts(&mut calls, vec![0..batch.len()]).await;
         locked(&self.evidence).refused_batches = calls.refused_batches;
         sent
@@ -94,15 +77,20 @@ impl Putter {
 struct Calls<'p> {
     putter: &'p Putter,
     batch: &'p SealedBatch,
+    flight: &'p Flight,
     refused_batches: u32,
 }
 
 impl Parts for Calls<'_> {
-    async fn send(&mut self, range: Range<usize>) -> SinkResult<Vec<Refused>> {
+    type Refusal = NamedRefusal;
+
+    async fn send(&mut self, range: Range<usize>) -> SinkResult<Vec<NamedRefusal>> {
         let batch = self.batch;
         let is_whole = range == (0..batch.len());
         let body = if is_whole { batch.body.clone() } else { batch.part(range.clone()) };
-        let answer = self.putter.put_or_create(&batch.log_stream, body).await?;
+        let answer = self.putter.put_or_create(&batch.log_stream, body).await;
+        self.flight.note_answer();
+        let answer = answer?;
         let last = batch.part(range.end.saturating_sub(1)..range.end);
         let rejected = rejected_records(&answer, batch, range);
         if rejected.is_empty() && last.len() <= ACCEPTED_BYTES_MAX {
@@ -125,8 +113,8 @@ impl Parts for Calls<'_> {
         }
     }
 
-    fn frame(&self, record: usize) -> usize {
-        self.batch.frame(record)
+    fn refusal(&self, record: usize, message: String) -> Option<NamedRefusal> {
+        self.batch.refusal(record, message)
     }
 
     fn refused_batches(&mut self) -> &mut u32 {
@@ -134,11 +122,11 @@ impl Parts for Calls<'_> {
     }
 }
 
-fn rejected_records(answer: &[u8], batch: &SealedBatch, range: Range<usize>) -> Vec<Refused> {
+fn rejected_records(answer: &[u8], batch: &SealedBatch, range: Range<usize>) -> Vec<NamedRefusal> {
     let LogStream { group, stream } = &*batch.log_stream;
     let rejected_events = RejectedEvents::parse(answer);
     let message =
         |why| format!("CloudWatch Logs accepted the call, but not events that are {why} (stream {stream} of {group})");
     let refused = rejected_events.indices(range.len());
-    refused.map(|(index, why)| Refused { frame: batch.frame(range.start + index), message: message(why) }).collect()
+    refused.filter_map(|(index, why)| batch.refusal(range.start + index, message(why))).collect()
 }

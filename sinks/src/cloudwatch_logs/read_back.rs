@@ -4,6 +4,8 @@
 //! One stream may contain many runs, and delivery is at least once: events are selected by run id and attempt, and each
 //! seq is returned once.
 
+use std::sync::Arc;
+
 use domain::line::Stream;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -94,7 +96,8 @@ impl Reader {
     /// # Errors
     /// One sentence: there is no region, or the TLS settings are not usable.
     pub async fn new(config: &CloudwatchLogsConfig, wanted: AttemptFilter) -> Result<Reader, String> {
-        let client = Client::new(&config.access, Timestamp::now).await.map_err(|error| error.message)?;
+        let client =
+            Client::new(&config.access, Timestamp::now, Arc::default()).await.map_err(|error| error.message)?;
         let since_ms = wanted.since.as_millisecond();
         Ok(Reader { client, wanted, next_token: None, returned: (0, 0), since_ms, has_ended: false })
     }

@@ -2,9 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use domain::run::AttemptKey;
+
 use crate::cloudwatch_logs::batch::LogStream;
 use crate::engine::locked;
 use crate::record::Record;
+use crate::sink::Place;
 
 /// A larger step back means that the clock was wrong before: event times follow it, or all later lines would have a
 /// future time, which the service rejects. Chosen, not measured.
@@ -42,6 +45,7 @@ pub(super) struct EventMark {
 #[derive(Debug)]
 pub(super) struct RunState {
     pub log_stream: Arc<LogStream>,
+    pub attempt: AttemptKey,
     progress: Mutex<Progress>,
 }
 
@@ -57,10 +61,11 @@ struct Progress {
 
 impl RunState {
     /// `started_ms` is the time of records without a time.
-    pub(super) fn new(log_stream: Arc<LogStream>, started_ms: i64) -> Arc<RunState> {
+    pub(super) fn new(log_stream: Arc<LogStream>, attempt: AttemptKey, started_ms: i64) -> Arc<RunState> {
         let accepted = EventMark { place: EventPlace::default(), ms: started_ms };
         Arc::new(RunState {
             log_stream,
+            attempt,
             progress: Mutex::new(Progress {
                 accepted,
                 encoded: EventPlace::default(),
@@ -94,6 +99,16 @@ impl RunState {
         if mark.place > progress.accepted.place {
             progress.accepted = mark;
         }
+    }
+
+    pub(super) fn encoded(&self) -> Place {
+        let place = locked(&self.progress).encoded;
+        (place.seq, place.part)
+    }
+
+    pub(super) fn accepted(&self) -> Place {
+        let place = locked(&self.progress).accepted.place;
+        (place.seq, place.part)
     }
 
     /// Whether the service has every encoded record.

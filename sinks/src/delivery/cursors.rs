@@ -15,10 +15,11 @@ use crate::sink::Sink;
 impl<S: Sink> Delivery<S> {
     /// Removes the confirmed turns from `unconfirmed` and counts their lines as delivered.
     pub(super) fn take_confirmed(&mut self) -> SinkResult<()> {
-        if self.unconfirmed.is_empty() {
+        if self.unconfirmed.is_empty() && self.waiting.is_empty() {
             return Ok(());
         }
         let confirmed = self.sink.confirmed_batches(self.sent)?;
+        self.note_named_refusals();
         let accepted = self.sink.accepted_batches().max(confirmed);
         while let Some(turn) = self.unconfirmed.get(self.accepted_turns)
             && turn.batch <= accepted
@@ -41,10 +42,46 @@ impl<S: Sink> Delivery<S> {
                 self.dirty.insert(turn.feed_id);
             }
         }
-        if any {
+        if self.sink.has_waiting_runs() {
+            // The sink as a whole is not known to work.
+            self.confirm_apart(&mut total);
+            self.count_delivered(&total);
+        } else if any {
             self.note_delivered(&total);
         }
+        self.resume_answered();
         Ok(())
+    }
+
+    /// Removes the turns that the receiver has, although an answer for another run is missing.
+    fn confirm_apart(&mut self, total: &mut BatchCounts) {
+        for turn in std::mem::take(&mut self.unconfirmed) {
+            match self.feeds.get_mut(&turn.feed_id) {
+                Some(state) if self.sink.accepted_place(&state.run) >= turn.place => {
+                    total.add(&turn.counts);
+                    state.outstanding -= 1;
+                    state.confirmed = Some(turn.end);
+                    self.dirty.insert(turn.feed_id);
+                }
+                _ => self.unconfirmed.push_back(turn),
+            }
+        }
+        self.accepted_turns = 0;
+    }
+
+    /// Reads again the runs whose answer has arrived.
+    fn resume_answered(&mut self) {
+        for id in std::mem::take(&mut self.waiting) {
+            match self.feeds.get_mut(&id) {
+                Some(state) if state.reading != Reading::Waiting => {}
+                Some(state) if self.sink.is_waiting(&state.run) => self.waiting.push(id),
+                Some(state) => {
+                    state.reading = Reading::Ready;
+                    self.ready.push_back(id);
+                }
+                None => {}
+            }
+        }
     }
 
     /// Removes the turns of runs that the receiver has completely, although records of other runs before them failed.
@@ -116,6 +153,7 @@ impl<S: Sink> Delivery<S> {
         }
         let refused = self.sink.refused();
         self.note_refused(&refused);
+        self.note_named_refusals();
         self.confirm_complete_runs();
         if let Err(error) = self.commit_cursors().await {
             tracing::warn!(sink = %self.config.name, %error, "cannot store cursors; retrying");

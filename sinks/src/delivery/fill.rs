@@ -51,6 +51,11 @@ impl<S: Sink> Delivery<S> {
     /// Reads and encodes one turn of a run; returns the number of encoded records.
     fn read_turn(&mut self, id: u64) -> usize {
         let Some(state) = self.feeds.get_mut(&id) else { return 0 };
+        if self.sink.is_waiting(&state.run) {
+            state.reading = Reading::Waiting;
+            self.waiting.push(id);
+            return 0;
+        }
         let read = locked(&state.feed).feed.read(self.sink.read_bytes_max());
         match read {
             Ok(Next::Item { item, end }) => {
@@ -61,7 +66,8 @@ impl<S: Sink> Delivery<S> {
                 state.outstanding += 1;
                 self.ready.push_back(id);
                 let events = counts.events;
-                self.unconfirmed.push_back(Turn { feed_id: id, batch: self.sent + 1, end, counts });
+                let place = self.sink.place(&state.run);
+                self.unconfirmed.push_back(Turn { feed_id: id, batch: self.sent + 1, end, place, counts });
                 events
             }
             Ok(Next::Pending) => {

@@ -9,7 +9,7 @@ use super::Delivery;
 use crate::encode::BatchCounts;
 use crate::engine::locked;
 use crate::error::{ErrorClass, SinkError};
-use crate::sink::{Refused, Sink};
+use crate::sink::{NamedRefusal, Refused, Sink};
 use crate::status::{FailureSpan, RefusedRecord, SinkEvent, SinkTrouble};
 
 /// At most one loss event per sink in this time; the counters stay exact. Chosen: an alert a minute is enough to act.
@@ -67,20 +67,34 @@ impl<S: Sink> Delivery<S> {
 
     pub(super) fn note_refused(&mut self, refused: &[Refused]) {
         let now = (self.environment.now)();
+        let name = |Refused { frame, message }: &Refused| {
+            // The run was removed: no record to name.
+            let (feed_id, record_id) = self.sent_records.get(*frame)?;
+            Some(RefusedRecord::new(&self.feeds.get(feed_id)?.key, *record_id, message.clone(), now))
+        };
+        let records = refused.iter().filter_map(name).collect();
+        self.note_refused_records(records);
+    }
+
+    pub(super) fn note_named_refusals(&mut self) {
+        let now = (self.environment.now)();
+        let refused = self.sink.named_refusals().into_iter();
+        let name = |NamedRefusal { attempt, record, message }| RefusedRecord::new(&attempt, record, message, now);
+        self.note_refused_records(refused.map(name).collect());
+    }
+
+    fn note_refused_records(&mut self, records: Vec<RefusedRecord>) {
+        let now = (self.environment.now)();
         let mut health = locked(&self.shared.health);
         let mut first = None;
         let mut count = 0;
-        for Refused { frame, message } in refused {
-            // The run was removed: no record to name.
-            let Some((feed_id, record_id)) = self.sent_records.get(*frame) else { continue };
-            let Some(state) = self.feeds.get(feed_id) else { continue };
-            let record = RefusedRecord::new(&state.key, *record_id, message.clone(), now);
+        for record in records {
             if !health.note_refused(&record) {
                 continue;
             }
             tracing::warn!(
                 sink = %self.config.name, run_id = %record.run_id, attempt = record.attempt, record = record.record,
-                seq = record.seq, "record permanently refused; skipped: {message}"
+                seq = record.seq, "record permanently refused; skipped: {}", record.message
             );
             count += 1;
             first.get_or_insert(record);

@@ -10,6 +10,7 @@ mod conformance_targets;
 mod delivery;
 mod files;
 mod gelf;
+mod hanging;
 mod http;
 mod memory;
 mod names;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 const BATCH_BYTES_MAX: usize = 1_048_576;
@@ -28,6 +29,8 @@ pub(crate) enum Plan {
     Fail,
     /// The call is executed, and its answer is lost.
     LoseAnswer,
+    /// The call is executed when the test releases it.
+    Hang,
     Deny,
     /// As for an event that is not valid.
     Refuse,
@@ -74,6 +77,7 @@ type Planner = Box<dyn Fn(&str, &Value, usize) -> Plan + Send + Sync>;
 pub(crate) struct StrictLogs {
     state: Arc<Mutex<State>>,
     planner: Arc<Planner>,
+    released: Arc<Semaphore>,
     pub address: std::net::SocketAddr,
 }
 
@@ -82,7 +86,12 @@ impl StrictLogs {
     pub(crate) async fn start(planner: impl Fn(&str, &Value, usize) -> Plan + Send + Sync + 'static) -> StrictLogs {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
-        let this = StrictLogs { state: Arc::default(), planner: Arc::new(Box::new(planner)), address };
+        let this = StrictLogs {
+            state: Arc::default(),
+            planner: Arc::new(Box::new(planner)),
+            released: Arc::new(Semaphore::new(0)),
+            address,
+        };
         let serving = this.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -94,6 +103,11 @@ impl StrictLogs {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("lock")
+    }
+
+    /// Lets every hanging call end, now and later.
+    pub(crate) fn release(&self) {
+        self.released.close();
     }
 
     pub(crate) fn count(&self, action: &str) -> usize {
@@ -117,6 +131,10 @@ impl StrictLogs {
             let signer = header(&head, "authorization").and_then(signer).unwrap_or_default().to_owned();
             self.state().signers.push(signer.clone());
             let expired = self.state().expired.contains(&signer);
+            if plan == Plan::Hang {
+                // Returns when the semaphore is closed.
+                let _ = self.released.acquire().await;
+            }
             let (status, answer) = match plan {
                 _ if expired => (400, error("ExpiredTokenException", "The security token included is expired")),
                 _ if signer.is_empty() => (400, error("MissingAuthenticationTokenException", "not signed")),
@@ -131,7 +149,7 @@ impl StrictLogs {
                     state.serve(&action, &body);
                     state.serve(&action, &body)
                 }
-                Plan::Serve | Plan::LoseAnswer => self.state().serve(&action, &body),
+                Plan::Serve | Plan::LoseAnswer | Plan::Hang => self.state().serve(&action, &body),
             };
             if plan == Plan::LoseAnswer {
                 return;
