@@ -18,6 +18,7 @@ use crate::feed::{FinishedRecord, RunHeader};
 use crate::file::{self, FileConfig, FileSink};
 use crate::record::{MAX_LINE_BYTES_MIN, Piece, Record};
 use crate::sink::Sink;
+use crate::special_file::is_standard;
 use crate::stamp;
 
 /// Group of the test run, unless the operator checks another group's permissions. Rules of receivers can match it.
@@ -38,6 +39,8 @@ pub async fn check(config: &SinkConfig, group: &str) -> Result<String, String> {
     let test = TestRun::new(group, Timestamp::now());
     match &config.kind {
         SinkKind::Stdout(_) => Ok("standard output".to_owned()),
+        // As for the sink `stdout`.
+        SinkKind::File(file) if is_standard(Path::new(file.path.text())) => Ok(file.path.text().to_owned()),
         SinkKind::File(file) => {
             file::check(file)?;
             test.send(&mut FileSink::new(file.clone(), MAX_LINE_BYTES_MIN)).await?;
@@ -165,8 +168,13 @@ impl TestRun {
 
 fn file_contains(path: &Path, text: &[u8]) -> std::io::Result<bool> {
     use std::os::unix::fs::FileExt;
+    let metadata = std::fs::symlink_metadata(path)?;
+    if !metadata.is_file() {
+        // Opening a FIFO waits for a writer.
+        return Err(std::io::Error::other("not a regular file"));
+    }
     let file = std::fs::File::open(path)?;
-    let bytes = file.metadata()?.len();
+    let bytes = metadata.len();
     let mut tail = vec![0; READ_BACK_BYTES.min(bytes as usize)];
     let begin = bytes - tail.len() as u64;
     file.read_exact_at(&mut tail, begin)?;

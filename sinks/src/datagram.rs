@@ -18,7 +18,7 @@ use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::address::{Address, Scheme};
-use crate::error::{SinkError, SinkResult};
+use crate::error::{SinkError, SinkResult, network_words};
 use crate::frames::Frames;
 use crate::resolver::Targets;
 use crate::sink::Refused;
@@ -311,11 +311,8 @@ impl DatagramWire {
             io::ErrorKind::ConnectionRefused => SinkError::retry(format!(
                 "no program receives at {shown}{by}; start the receiver, or correct the address"
             )),
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => SinkError::retry(format!(
-                "{shown}{by} is unreachable: {error}; is that machine switched on, and is the address right?"
-            )),
             io::ErrorKind::TimedOut => SinkError::timed_out("sending to", &shown.to_string(), WRITE_TIMEOUT),
-            _ => SinkError::from_network_error(format!("cannot send to {shown}: {error}"), error),
+            _ => SinkError::from_network_error(format!("cannot send to {shown}{by}: {}", network_words(error)), error),
         }
     }
 }

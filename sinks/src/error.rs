@@ -1,5 +1,8 @@
 //! Errors of sinks. The class is decided where the error arises; it decides what the engine does next.
 
+use std::fmt::Display;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::time::Duration;
 
 /// What the engine does after a failure.
@@ -47,18 +50,22 @@ impl SinkError {
         SinkError { class: ErrorClass::Misconfigured, message: message.into() }
     }
 
+    /// A failed connection to `shown`. Only what this machine forbids needs the operator.
+    pub(crate) fn unreachable(shown: impl Display, error: &io::Error) -> SinkError {
+        SinkError::from_network_error(format!("cannot reach {shown}: {}", network_words(error)), error)
+    }
+
     /// An error of a network call. Only what this machine forbids needs the operator.
-    pub(crate) fn from_network_error(message: String, error: &std::io::Error) -> SinkError {
+    pub(crate) fn from_network_error(message: String, error: &io::Error) -> SinkError {
         match error.kind() {
-            std::io::ErrorKind::PermissionDenied => SinkError::misconfigured(message),
+            ErrorKind::PermissionDenied => SinkError::misconfigured(message),
             _ => SinkError::retry(message),
         }
     }
 
     /// An error of a file or directory: missing paths and permissions need the operator; other errors are retried.
-    pub(crate) fn from_path_error(doing: &str, path: &std::path::Path, error: &std::io::Error) -> SinkError {
-        use std::io::ErrorKind;
-        let message = format!("cannot {doing} {}: {error}", path.display());
+    pub(crate) fn from_path_error(doing: &str, path: &Path, error: &io::Error) -> SinkError {
+        let message = format!("cannot {doing} {}: {}", path.display(), path_words(error));
         match error.kind() {
             ErrorKind::PermissionDenied
             | ErrorKind::NotFound
@@ -80,3 +87,72 @@ impl SinkError {
 
 /// Result of a sink's step.
 pub type SinkResult<T> = Result<T, SinkError>;
+
+/// What happened to a network call, and the remedy.
+pub(crate) fn network_words(error: &io::Error) -> String {
+    let text = without_number(error);
+    let words = match error.kind() {
+        ErrorKind::ConnectionRefused => "is the receiver running, and are host and port right?",
+        ErrorKind::HostUnreachable => "is that machine switched on, and is the address right?",
+        ErrorKind::NetworkUnreachable => "this machine has no route there; check its network",
+        ErrorKind::TimedOut => "is that machine running, and does a firewall drop the packets?",
+        ErrorKind::ConnectionReset => "the receiver ended the connection; its log may have the reason",
+        ErrorKind::PermissionDenied => "this machine forbids it; check its firewall and the sandbox of the service",
+        ErrorKind::AddrNotAvailable => "this machine has no free port or no such address; check its network",
+        _ if text.contains("temporary failure in name resolution") || text.contains("try again") => {
+            "no name server answers; check the network and /etc/resolv.conf"
+        }
+        _ if is_unknown_name(&text) => "correct the name, or add it to the name server or to /etc/hosts",
+        _ => return text,
+    };
+    format!("{text}; {words}")
+}
+
+/// glibc and musl have several texts for a name without an address.
+fn is_unknown_name(text: &str) -> bool {
+    ["name or service not known", "no address associated", "name does not resolve", "name has no usable address"]
+        .iter()
+        .any(|known| text.contains(known))
+        || text.contains("the name has no address")
+}
+
+/// What happened to a file, and the remedy.
+fn path_words(error: &io::Error) -> String {
+    let text = without_number(error);
+    let words = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            let user = rustix::process::geteuid().as_raw();
+            return format!("{text} to user {user}; give that user access with chown or chmod, or write elsewhere");
+        }
+        ErrorKind::NotFound => "correct the path, or create it",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "a file with the name of a directory is in the way; move it, or correct the path"
+        }
+        ErrorKind::IsADirectory => "write the path of a file in it",
+        ErrorKind::ReadOnlyFilesystem => {
+            "mount it writable, add the path to ReadWritePaths= of the unit, or write elsewhere"
+        }
+        ErrorKind::InvalidFilename => "the name is too long; shorten the path",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space; the lines wait",
+        ErrorKind::FileTooLarge => "the file has the largest size that is allowed; rotate it, or raise `ulimit -f`",
+        _ => return text,
+    };
+    format!("{text}; {words}")
+}
+
+/// The system's text in lower case, without `(os error 111)`.
+fn without_number(error: &io::Error) -> String {
+    let text = error.to_string();
+    let mut rest = text.as_str();
+    let mut plain = String::with_capacity(text.len());
+    while let Some(at) = rest.find(" (os error ") {
+        plain.push_str(&rest[..at]);
+        rest = rest[at..].split_once(')').map_or("", |(_, after)| after);
+    }
+    plain.push_str(rest);
+    match plain.chars().nth(1) {
+        // Not the first letter of an abbreviation.
+        Some(second) if second.is_lowercase() => plain[..1].to_lowercase() + &plain[1..],
+        _ => plain,
+    }
+}

@@ -4,23 +4,21 @@
 #![expect(unsafe_code, reason = "the users and groups of the machine are read through libc")]
 
 use std::ffi::{CString, OsStr};
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, openat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, fchown, openat, statat};
 use rustix::process::geteuid;
 
 use crate::error::{SinkError, SinkResult};
 use crate::file_directory::{OpenDirectory, open_directory};
+use crate::special_file::{self, FileKind};
 
 /// Mode of new files without the key `mode`.
 pub(crate) const MODE_DEFAULT: u32 = 0o600;
-
-/// Opened as they are: two are links to a descriptor of this process.
-const STANDARD_FILES: [&str; 3] = ["/dev/stdout", "/dev/stderr", "/dev/null"];
 
 /// Mode and owner of the files that a sink creates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,39 +44,59 @@ impl FileAccess {
     }
 
     /// Opens for appending; creates the file and its directories. The warning names a directory that other users can
-    /// write, where this process does not run as root.
-    pub(crate) fn open(&self, path: &Path) -> SinkResult<(File, Option<String>)> {
-        let failed = |error: &io::Error| SinkError::from_path_error("open", path, error);
-        if is_standard(path) {
-            let opened = OpenOptions::new().append(true).open(path);
-            return opened.map(|file| (file, None)).map_err(|error| failed(&error));
+    /// write, where this process does not run as root. Never waits: a FIFO without a reader is an error.
+    pub(crate) fn open(&self, path: &Path) -> SinkResult<(File, FileKind, Option<String>)> {
+        if let Some(opened) = special_file::open_standard(path) {
+            let (file, kind) = opened.map_err(|error| SinkError::from_path_error("open", path, &error))?;
+            return Ok((file, kind, None));
         }
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(SinkError::misconfigured(format!("{} is not the path of a file", path.display())));
         };
         let (opened, warning) = open_trusted(directory, self.directory_mode())?;
-        Ok((self.open_in(&opened, name, path)?, warning))
+        let (file, kind) = self.open_in(&opened, name, path)?;
+        Ok((file, kind, warning))
     }
 
-    fn open_in(&self, directory: &OwnedFd, name: &OsStr, path: &Path) -> SinkResult<File> {
+    fn open_in(&self, directory: &OwnedFd, name: &OsStr, path: &Path) -> SinkResult<(File, FileKind)> {
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+        // Another file that takes the place of this one at this moment must not make the call wait.
+        let flags = flags | OFlags::NONBLOCK;
         let private = Mode::from_raw_mode(MODE_DEFAULT);
         loop {
-            match openat(directory, name, flags | OFlags::CREATE | OFlags::EXCL, private) {
-                Ok(created) => return self.give(created.into(), path),
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(errno) => return Err(SinkError::from_path_error("create", path, &errno.into())),
+            let found = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                Err(rustix::io::Errno::NOENT) => {
+                    if is_device_folder(path) {
+                        return Err(SinkError::misconfigured(format!("{} does not exist; correct it", path.display())));
+                    }
+                    match openat(directory, name, flags | OFlags::CREATE | OFlags::EXCL, private) {
+                        Ok(created) => return Ok((self.give(created.into(), path)?, FileKind::Regular)),
+                        // Made since the first call.
+                        Err(rustix::io::Errno::EXIST) => continue,
+                        Err(errno) => return Err(SinkError::from_path_error("create", path, &errno.into())),
+                    }
+                }
+                Err(errno) => return Err(SinkError::from_path_error("open", path, &errno.into())),
+            };
+            if let Some(fault) = special_file::type_fault(found, path) {
+                return Err(fault);
+            }
+            if found != FileType::RegularFile {
+                match special_file::open_special(directory, name, path, found)? {
+                    Some(opened) => return Ok(opened),
+                    None => continue,
+                }
             }
             match openat(directory, name, flags, Mode::empty()) {
-                Ok(existing) => return Ok(existing.into()),
-                // Rotated away since the first call.
-                Err(rustix::io::Errno::NOENT) => {}
-                Err(rustix::io::Errno::LOOP) => {
-                    return Err(SinkError::misconfigured(format!(
-                        "{} is a symbolic link, which is never followed; write to its target, or remove the link",
-                        path.display()
-                    )));
+                Ok(existing) => {
+                    let file = File::from(existing);
+                    if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                        return Ok((file, FileKind::Regular));
+                    }
                 }
+                // Rotated away or replaced since the first call.
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP) => {}
                 Err(errno) => return Err(SinkError::from_path_error("open", path, &errno.into())),
             }
         }
@@ -103,8 +121,9 @@ impl FileAccess {
     }
 }
 
-pub(crate) fn is_standard(path: &Path) -> bool {
-    STANDARD_FILES.iter().any(|standard| Path::new(standard) == path)
+/// A misspelt device must not become a file in memory.
+fn is_device_folder(path: &Path) -> bool {
+    path.starts_with("/dev") && !path.starts_with("/dev/shm")
 }
 
 /// As root, a directory that other users can write is an error; else the returned warning names it, because /var/log

@@ -23,6 +23,7 @@
 //! | `feed`, `record`, `sink` | the input of a sink, and the traits that a sink implements |
 //! | `refusals`, `unanswered` | which records a receiver refuses while it accepts others; calls without an answer |
 //! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | one file for each type of sink |
+//! | `file_access`, `file_directory`, `special_file` | how the sink `file` opens and writes |
 //! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | encoding of records |
 //! | `wire`, `stream`, `datagram` (`udp_reports`), `http`, `resolver` | transport of bytes |
 //! | `tls` (`tls_files`, `tls_verifier`, `tls_faults`) | trust, client certificates and faults of TLS |
@@ -57,6 +58,7 @@ mod resolver;
 #[cfg(test)]
 mod sample_records;
 mod sink;
+mod special_file;
 mod stamp;
 pub mod status;
 mod stdout;

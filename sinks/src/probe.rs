@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::address::{Address, Scheme};
 use crate::config::{SinkConfig, SinkKind};
+use crate::error::SinkError;
 use crate::file;
 use crate::resolver::connect_tcp;
 
@@ -42,11 +43,7 @@ async fn connect(address: &Address) -> Result<(), String> {
     });
     match connected.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(format!("{address}: {}", without_number(&error))),
+        Ok(Err(error)) => Err(SinkError::unreachable(address, &error).message),
         Err(_) => Err(format!("{address} accepted no connection within {} s", CONNECT_TIMEOUT.as_secs())),
     }
-}
-
-fn without_number(error: &std::io::Error) -> String {
-    error.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
 }

@@ -102,8 +102,7 @@ impl StreamWire {
 
     async fn open(&self) -> SinkResult<Socket> {
         let shown = self.address.to_string();
-        let unreachable =
-            |error: io::Error| SinkError::from_network_error(format!("cannot reach {shown}: {error}"), &error);
+        let unreachable = |error: io::Error| SinkError::unreachable(&shown, &error);
         let too_long = |_| SinkError::timed_out("connecting to", &shown, CONNECT_TIMEOUT);
         if self.address.scheme == Scheme::Unix {
             let stream = UnixStream::connect(self.address.socket_path());

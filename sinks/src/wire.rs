@@ -55,7 +55,7 @@ impl<F: Format> WireSink<F> {
         }
         match self.address.scheme {
             Scheme::Unix => Err(SinkError::from_path_error("open", &self.address.socket_path(), &error)),
-            _ => Err(SinkError::retry(format!("cannot reach {}: {error}", self.address))),
+            _ => Err(SinkError::unreachable(&self.address, &error)),
         }
     }
 }

@@ -171,9 +171,10 @@ async fn check_sends_a_test_line_or_returns_the_reason() {
         "[sink.a]\ntype = \"gelf\"\naddress = \"tcp+tls://{free}\"\ntls = {{ ca_file = \"/nowhere.pem\" }}\n"
     ));
     let refused = sinks::check::check(&tls, CHECK_GROUP).await.expect_err("no such file");
-    assert!(refused.starts_with("cannot read certificates from /nowhere.pem: "), "{refused}");
+    assert!(refused.starts_with("tls.ca_file: /nowhere.pem does not exist; "), "{refused}");
     let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{free}\"\n"));
-    assert_eq!(sinks::check::check(&udp, CHECK_GROUP).await, Err(format!("connection refused by udp://{free}")));
+    let refused = sinks::check::check(&udp, CHECK_GROUP).await.expect_err("no receiver");
+    assert!(refused.starts_with(&format!("no program receives at udp://{free} ")), "{refused}");
     let datagrams = Capture::start(Transport::Udp);
     let udp = config(&format!("[sink.a]\ntype = \"gelf\"\naddress = \"udp://{}\"\n", datagrams.address()));
     assert!(sinks::check::check(&udp, CHECK_GROUP).await.is_ok_and(|message| message.contains("udp does not confirm")));

@@ -18,6 +18,7 @@ mod outage;
 mod pacing;
 #[path = "../../src/sample_records.rs"]
 mod sample_records;
+mod special_files;
 mod speed;
 mod strict_logs;
 mod syslog;
