@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::address::Scheme;
-use crate::cloudwatch_logs::CloudwatchLogs;
+use crate::cloudwatch_logs::{CloudwatchLogs, CloudwatchLogsConfig};
 use crate::config::{SinkConfig, SinkKind};
 use crate::engine::{Environment, gelf_sink, syslog_sink};
 use crate::error::SinkResult;
@@ -58,9 +58,12 @@ pub async fn check(config: &SinkConfig, group: &str) -> Result<String, String> {
             Ok(test.check_result(&address.to_string(), address.scheme, sink.answer()))
         }
         SinkKind::CloudwatchLogs(logs) => {
-            let mut sink = CloudwatchLogs::new(logs, config, Environment::real(mpsc::channel(1).0));
+            // A check leaves no group behind that no job uses.
+            let create_group = logs.create_group && group != CHECK_GROUP;
+            let checked = CloudwatchLogsConfig { create_group, ..(**logs).clone() };
+            let mut sink = CloudwatchLogs::new(&checked, config, Environment::real(mpsc::channel(1).0));
             let sent = test.send(&mut sink).await;
-            sink.check_result(&test.header, sent)
+            sink.check_result(&test.header, sent, logs.create_group)
         }
     }
 }

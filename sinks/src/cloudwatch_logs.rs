@@ -9,8 +9,10 @@ mod flights;
 mod log_event;
 pub mod options;
 mod put;
+mod rate_limiter;
 pub mod read_back;
 mod run_state;
+mod set_up;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -29,12 +31,13 @@ pub(crate) use crate::cloudwatch_logs::options::read;
 pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig};
 use crate::cloudwatch_logs::put::{Evidence, Putter};
 use crate::cloudwatch_logs::run_state::{EventMark, EventPlace, RunState};
+use crate::cloudwatch_logs::set_up::SetUp;
 use crate::config::{BatchConfig, SinkConfig};
 use crate::engine::Environment;
 use crate::error::{ErrorClass, SinkResult};
 use crate::feed::RunHeader;
 use crate::record::Record;
-use crate::sink::{Acknowledge, Connection, Encode, NamedRefusal, Place, Refused};
+use crate::sink::{Acknowledge, Connection, Encode, NamedRefusal, Place, Refused, SetUpFault};
 use crate::stamp::{self, Digits};
 use crate::unanswered::UnansweredCalls;
 
@@ -60,6 +63,7 @@ pub(crate) struct CloudwatchLogs {
     max_line: Option<usize>,
     environment: Environment,
     creator: Arc<Creator>,
+    set_up: Arc<SetUp>,
     evidence: Arc<Mutex<Evidence>>,
     unanswered: Arc<UnansweredCalls>,
     flights: Flights,
@@ -103,8 +107,10 @@ impl CloudwatchLogs {
             events: sink.batch.max_events.min(BATCH_EVENTS_MAX),
             bytes: sink.batch.max_bytes.min(BATCH_BYTES_MAX),
         };
+        let set_up = SetUp::new(environment.random, sink.retry.max);
         CloudwatchLogs {
-            creator: Arc::new(Creator::new(config, environment.random)),
+            creator: Arc::new(Creator::new(config, environment.random, set_up.clone())),
+            set_up,
             evidence: Arc::default(),
             unanswered: Arc::default(),
             flights: Flights::default(),
@@ -138,26 +144,37 @@ impl CloudwatchLogs {
         Ok(client)
     }
 
-    /// The result of `sexton check` for its test line. When the group's name depends on the run and this sink may not
-    /// create groups, the group of the test run may be missing: signature and permission are checked anyway.
+    /// The result of `sexton check` for its test line. A missing group that jobs will create, or whose name depends on
+    /// the run, is no fault: signature and permission are checked anyway.
     ///
     /// # Errors
     /// The error of sending the line.
-    pub(crate) fn check_result(&self, header: &RunHeader, sent: Result<(), String>) -> Result<String, String> {
+    pub(crate) fn check_result(
+        &self,
+        header: &RunHeader,
+        sent: Result<(), String>,
+        jobs_create_group: bool,
+    ) -> Result<String, String> {
         let LogStream { group, stream } = self.log_stream(header);
         let endpoint = self.client.as_ref().map_or("CloudWatch Logs", |client| &client.endpoint);
         let run_id = &header.run_id;
-        match sent {
-            Ok(()) => Ok(format!("{endpoint} accepted the test line of run {run_id} in stream {stream} of {group}")),
-            Err(message)
-                if self.config.group.has_placeholders() && message == create::missing_group(&group).message =>
-            {
-                Ok(format!(
-                    "{endpoint} answers and permits writing to log group {group}; no test line was sent, because the group does not exist \
-                 and create_group is not true"
-                ))
+        let sent = match sent {
+            Ok(()) => {
+                let accepted = "accepted the test line of run";
+                return Ok(format!("{endpoint} {accepted} {run_id} in stream {stream} of {group}"));
             }
-            Err(message) => Err(message),
+            Err(message) => message,
+        };
+        let permitted = format!("{endpoint} answers and permits writing to log group {group}");
+        match sent == create::missing_group(&group).message {
+            true if jobs_create_group => Ok(format!(
+                "{permitted}, which does not exist and would be made; nothing was written, and whether it may be \
+                 made is unknown (`--group GROUP` writes into the group of a job)"
+            )),
+            true if self.config.group.has_placeholders() => Ok(format!(
+                "{permitted}; no test line was sent, because the group does not exist and create_group is not true"
+            )),
+            _ => Err(sent),
         }
     }
 
@@ -330,6 +347,10 @@ impl Connection for CloudwatchLogs {
         self.encoded = 0;
         self.note_confirmed();
         Ok(Vec::new())
+    }
+
+    fn set_up_fault(&self) -> Option<SetUpFault> {
+        Some(self.set_up.fault())
     }
 
     fn unanswered(&self) -> Option<Arc<UnansweredCalls>> {

@@ -204,6 +204,7 @@ impl Engine {
             last_error_at: health.last_error.as_ref().map(|(_, at)| *at),
             failing_since: health.failing.map(|failing| failing.since),
             waiting_since: health.waiting_since(),
+            set_up_fault: health.set_up_fault.as_ref().and_then(|fault| locked(fault).clone()),
             oldest_undelivered_run: oldest_run,
             delivered_lines: health.delivered_lines,
             dropped_lines: health.dropped_lines,
@@ -258,7 +259,9 @@ struct Start<'s> {
 
 impl Start<'_> {
     fn task<S: Sink>(&self, sink: S) -> JoinHandle<()> {
-        locked(&self.shared.health).unanswered = sink.unanswered();
+        let mut health = locked(&self.shared.health);
+        (health.unanswered, health.set_up_fault) = (sink.unanswered(), sink.set_up_fault());
+        drop(health);
         let delivery = Delivery::new(sink, self.config.clone(), self.environment.clone(), self.shared.clone());
         tokio::spawn(delivery.run(self.stop.clone()))
     }

@@ -2,7 +2,7 @@
 //! into frames.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use domain::run::AttemptKey;
 
@@ -56,11 +56,19 @@ pub(crate) trait Connection {
         std::future::pending()
     }
 
+    /// An optional setting of the receiver that the sink could not apply, although lines are delivered.
+    fn set_up_fault(&self) -> Option<SetUpFault> {
+        None
+    }
+
     /// The calls without an answer, where the protocol has answers.
     fn unanswered(&self) -> Option<Arc<UnansweredCalls>> {
         None
     }
 }
+
+/// Shared by a sink and its status; one sentence while there is a fault.
+pub(crate) type SetUpFault = Arc<Mutex<Option<String>>>;
 
 /// Position of a record in its run, as the sink counts it; it rises from record to record.
 pub(crate) type Place = (u64, u64);

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::bracket_records;
 use crate::error::{ErrorClass, SinkError};
 use crate::record::RecordId;
+use crate::sink::SetUpFault;
 use crate::unanswered::UnansweredCalls;
 
 /// Time over which the rate is averaged. Chosen: smooth enough to read, short enough to show a stop.
@@ -63,6 +64,10 @@ pub struct SinkStatus {
     /// Start of the oldest call to the server that has had no answer for more than 1 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_since: Option<Timestamp>,
+    /// An optional setting of the receiver that could not be applied, like the retention of a log group; lines are
+    /// delivered anyway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_up_fault: Option<String>,
     /// The run with the oldest line that the receiver has not accepted.
     pub oldest_undelivered_run: Option<RunId>,
     /// Lines confirmed since the engine was started.
@@ -157,6 +162,7 @@ pub struct SinkTrouble {
 pub(crate) struct Health {
     pub stopped: bool,
     pub unanswered: Option<Arc<UnansweredCalls>>,
+    pub set_up_fault: Option<SetUpFault>,
     pub failing: Option<FailureSpan>,
     pub last_error: Option<(String, Timestamp)>,
     pub delivered_lines: u64,

@@ -79,7 +79,7 @@ fn sink_row(sink: &Value) -> Vec<String> {
         format!("{}", number("dropped_lines")),
         format!("{}", number("refused_records")),
         text("oldest_undelivered_run"),
-        text("last_error"),
+        text(if sink.get("set_up_fault").is_some() { "set_up_fault" } else { "last_error" }),
     ]
 }
 

@@ -94,7 +94,10 @@ fn failure_reason(status: &SinkStatus) -> Option<String> {
         return Some(format!("sink `{name}` is misconfigured and needs a change; {waiting} waiting{cause}"));
     }
     let behind = status.lag_lines > 0 && status.lag_seconds >= status.alert_after_seconds;
-    behind.then(|| {
+    if !behind {
+        return status.set_up_fault.as_ref().map(|fault| format!("sink `{name}` delivers its lines, but {fault}"));
+    }
+    Some({
         let (lines, bytes) = (format_lines(status.lag_lines), format_bytes(status.lag_bytes));
         let span = format_duration(Duration::from_secs_f64(status.lag_seconds));
         format!("sink `{name}` lags {span}; {lines} ({bytes}) waiting{cause}")
@@ -126,6 +129,7 @@ mod tests {
             last_error_at: None,
             failing_since: None,
             waiting_since: None,
+            set_up_fault: None,
             oldest_undelivered_run: None,
             delivered_lines: 0,
             dropped_lines: 0,
@@ -158,6 +162,8 @@ mod tests {
         let misconfigured = SinkStatus { state: SinkState::Misconfigured, ..behind(1.0) };
         let catching_up = SinkStatus { lag_lines: 3, delivered_lines: 4, ..status() };
         let never_tried = SinkStatus { lag_lines: 7, ..status() };
+        let fault = "cannot set the retention of log group /x to 30 days: denied".to_owned();
+        let set_up = SinkStatus { set_up_fault: Some(fault), ..status() };
         let history = [
             (status(), 0),
             (behind(299.0), 0),
@@ -168,6 +174,10 @@ mod tests {
             (catching_up, 2),
             (status(), 2),
             (misconfigured, 3),
+            (status(), 4),
+            (set_up.clone(), 5),
+            (set_up, 5),
+            (status(), 6),
         ];
         for (step, (status, wanted)) in history.into_iter().enumerate() {
             let now = Timestamp::from_second(1_000_000 + step as i64).expect("instant");
@@ -176,11 +186,13 @@ mod tests {
         }
         let alerts = alerts(&ports).await;
         let kinds: Vec<&str> = alerts.iter().map(|(kind, _, _)| kind.as_str()).collect();
-        assert_eq!(kinds, ["failed", "recovered", "failed"]);
+        assert_eq!(kinds, ["failed", "recovered", "failed", "recovered", "failed", "recovered"]);
         assert!(alerts.iter().all(|(_, job, _)| job == "sink.central"));
         let first = "sink `central` lags 5m01s; 7 lines (700 B) waiting: connection refused";
         assert_eq!(alerts[0].2, first);
         assert!(alerts[2].2.contains("is misconfigured"), "{}", alerts[2].2);
+        let text = "sink `central` delivers its lines, but cannot set the retention of log group /x to 30 days: denied";
+        assert_eq!(alerts[4].2, text);
     }
 
     #[tokio::test]

@@ -22,6 +22,8 @@ pub(super) enum FailureCause {
     Exists,
     /// The credentials may have expired.
     Credentials,
+    /// The credentials lack a permission.
+    Denied,
     Other,
 }
 
@@ -64,6 +66,7 @@ fn classify(status: u16, kind: &str, message: &str) -> (ErrorClass, FailureCause
         "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => {
             return (ErrorClass::Retry, FailureCause::Credentials);
         }
+        "AccessDeniedException" | "AccessDenied" => return (ErrorClass::Misconfigured, FailureCause::Denied),
         // A wrong clock or a wrong key: only the message shows which.
         "InvalidSignatureException" if message.contains("xpired") || message.contains("not yet current") => {
             return (ErrorClass::Retry, FailureCause::Credentials);
@@ -164,7 +167,7 @@ mod tests {
                 400,
                 r#"{"__type":"AccessDeniedException","Message":"no"}"#,
                 ErrorClass::Misconfigured,
-                FailureCause::Other,
+                FailureCause::Denied,
             ),
             (403, "<Error/>", ErrorClass::Misconfigured, FailureCause::Credentials),
             (400, r#"{"__type":"UnrecognizedClientException"}"#, ErrorClass::Misconfigured, FailureCause::Credentials),

@@ -59,7 +59,6 @@ impl Putter {
     }
 
     async fn put_or_create(&self, log_stream: &LogStream, body: Bytes) -> SinkResult<Bytes> {
-        self.creator.apply_retention(&self.client, &log_stream.group).await?;
         match self.client.call("PutLogEvents", body.clone()).await {
             Err(CallFailure { cause: FailureCause::NotFound, .. }) => {}
             answer => return answer.map_err(|failure| failure.error),

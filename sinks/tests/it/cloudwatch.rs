@@ -429,6 +429,7 @@ async fn a_missing_group_blocks_no_cursor_of_another_group() {
 async fn check_sends_a_test_line_like_any_other_and_returns_the_result() {
     let check = async |text: &str| sinks::check::check(&config(text), CHECK_GROUP).await;
     let logs = serve().await;
+    logs.state().groups.insert("/cron/sexton".to_owned(), Default::default());
     let message = check(&sink(logs.address, "retention_days = 7\n")).await.expect("accepted");
     let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
     assert!(
@@ -443,7 +444,7 @@ async fn check_sends_a_test_line_like_any_other_and_returns_the_result() {
         "{seen:?}"
     );
     assert_eq!((&seen[1]["group"], &seen[1]["job"]), (&json!("sexton"), &json!("check")));
-    assert_eq!(logs.state().groups["/cron/sexton"].0, Some(7));
+    assert_eq!(logs.state().groups["/cron/sexton"].0, None, "a group that exists is not changed");
     let message = sinks::check::check(&config(&sink(logs.address, "")), "db").await.expect("accepted");
     assert!(message.ends_with(" in stream check of /cron/db"), "{message}");
     no_violation(&logs);

@@ -5,6 +5,7 @@ mod any_text;
 mod cloudwatch;
 mod cloudwatch_access;
 mod cloudwatch_emulated;
+mod cloudwatch_set_up;
 mod conformance;
 mod conformance_targets;
 mod delivery;

@@ -203,6 +203,7 @@ impl State {
                 }
                 None => missing("The specified log group does not exist."),
             },
+            "TagLogGroup" | "TagResource" => (200, json!({})),
             "CreateLogStream" => match self.groups.get_mut(&group) {
                 None => missing("The specified log group does not exist."),
                 Some((_, streams)) if streams.contains_key(&stream) => {
