@@ -105,6 +105,7 @@ impl RunnerState {
     pub(crate) fn new(mut options: Options, outbox: Option<Outbox>) -> io::Result<RunnerState> {
         let runs_folder = options.state.join("runs");
         std::fs::create_dir_all(&runs_folder)?;
+        sinks::clock_history::ClockHistory::of_process().keep_in(&options.state);
         let open_files = OpenFiles::new(options.open_files_max);
         let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
         Ok(RunnerState {

@@ -2,14 +2,14 @@
 //! gap, and cuts long lines. Called for every turn; knows no connection.
 
 use domain::line::{Block, Line, STAMP_BYTES};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::ansi;
+use crate::clock_history::{AgeLimits, ClockHistory};
 use crate::config::SinkConfig;
 use crate::feed::Item;
 use crate::record::{Gap, Record, RecordId, pieces};
 use crate::sink::Sink;
-use crate::stamp;
 
 /// Replaces the stamp of a damaged record: its age is unknown, so it is never too old.
 const UNKNOWN_STAMP: &[u8] = b"1970-01-01T00:00:00.000000000Z";
@@ -53,15 +53,14 @@ impl<S: Sink> BatchWriter<'_, S> {
 pub(crate) struct Encoding<'c> {
     config: &'c SinkConfig,
     now: Timestamp,
-    /// Lines stamped before this are too old.
-    oldest: [u8; STAMP_BYTES],
+    age_limits: AgeLimits,
     wanted: bool,
 }
 
 impl<'c> Encoding<'c> {
-    pub(crate) fn new(config: &'c SinkConfig, now: Timestamp, wanted: bool) -> Encoding<'c> {
-        let oldest = now.checked_sub(config.retry.max_age).unwrap_or(Timestamp::UNIX_EPOCH);
-        Encoding { config, now, oldest: stamp::format(oldest.max(Timestamp::UNIX_EPOCH)), wanted }
+    pub(crate) fn new(config: &'c SinkConfig, now: Timestamp, clock: &ClockHistory, wanted: bool) -> Encoding<'c> {
+        let max_age = SignedDuration::try_from(config.retry.max_age).unwrap_or(SignedDuration::MAX);
+        Encoding { config, now, age_limits: clock.limits(max_age), wanted }
     }
 
     /// Encodes the item's records.
@@ -126,9 +125,8 @@ impl<'c> Encoding<'c> {
         }
     }
 
-    /// Stamps have one fixed form, so they compare as text.
     fn is_too_old(&self, line: &Line<'_>) -> bool {
-        line.stamp < &self.oldest[..] && line.stamp != UNKNOWN_STAMP
+        line.stamp != UNKNOWN_STAMP && self.age_limits.is_too_old(line.stamp)
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Scheme;
+use crate::clock_history::ClockHistory;
 use crate::cloudwatch_logs::{self, CloudwatchLogs};
 use crate::config::{SinkConfig, SinkKind};
 use crate::datagram::DatagramWire;
@@ -36,6 +37,8 @@ pub struct Environment {
     pub now: fn() -> Timestamp,
     /// For the jitter of retries and the ids of chunked GELF messages.
     pub random: fn() -> u64,
+    /// How long ago a line was captured.
+    pub clock: Arc<ClockHistory>,
     /// Receives trouble and recovery; a full channel loses the event, which is logged.
     pub events: mpsc::Sender<SinkEvent>,
 }
@@ -43,7 +46,8 @@ pub struct Environment {
 impl Environment {
     /// The real clock and random numbers.
     pub fn real(events: mpsc::Sender<SinkEvent>) -> Environment {
-        Environment { now: Timestamp::now, random: || getrandom::u64().unwrap_or_default(), events }
+        let clock = ClockHistory::of_process();
+        Environment { now: Timestamp::now, random: || getrandom::u64().unwrap_or_default(), clock, events }
     }
 }
 
@@ -188,7 +192,7 @@ impl Engine {
                 oldest_run = Some(run_id);
             }
         }
-        let now = (self.environment.now)();
+        let lag = total.oldest.map_or(Duration::ZERO, |at| self.environment.clock.age(at));
         let health = locked(&self.shared.health);
         SinkStatus {
             name: self.config.name.clone(),
@@ -196,7 +200,7 @@ impl Engine {
             state: health.state(),
             lag_lines: total.lines,
             lag_bytes: total.bytes,
-            lag_seconds: total.oldest.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0)),
+            lag_seconds: lag.as_secs_f64(),
             unconfirmed_lines: unconfirmed.lines,
             unconfirmed_bytes: unconfirmed.bytes,
             rate_lines_per_second: health.rate(Instant::now()),

@@ -20,6 +20,7 @@
 //! |---|---|
 //! | `config`, `address`, `template`, `filter` | the sinks file |
 //! | `engine`, `delivery` (`fill`, `cursors`, `health_events`), `encode`, `status` | delivery from feeds to a sink |
+//! | `clock_history` | the age of lines |
 //! | `feed`, `record`, `sink` | the input of a sink, and the traits that a sink implements |
 //! | `refusals`, `unanswered` | which records a receiver refuses while it accepts others; calls without an answer |
 //! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | one file for each type of sink |
@@ -34,6 +35,7 @@ mod address;
 mod ansi;
 mod bracket_records;
 pub mod check;
+pub mod clock_history;
 pub mod cloudwatch_logs;
 pub mod config;
 mod datagram;

@@ -60,7 +60,7 @@ impl<S: Sink> Delivery<S> {
         match read {
             Ok(Next::Item { item, end }) => {
                 let now = (self.environment.now)();
-                let encoding = Encoding::new(&self.config, now, state.wanted);
+                let encoding = Encoding::new(&self.config, now, &self.environment.clock, state.wanted);
                 let writer = BatchWriter { sink: &mut self.sink, feed_id: id, sent_records: &mut self.sent_records };
                 let counts = encoding.encode_item(writer, &state.run, &item);
                 state.outstanding += 1;

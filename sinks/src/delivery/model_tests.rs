@@ -43,7 +43,8 @@ impl Life {
             health: Mutex::default(),
         });
         let (events, _) = mpsc::channel(1);
-        let environment = Environment { now: world::now, random: || 0x1234_5678_9abc_def0, events };
+        let environment =
+            Environment { now: world::now, random: || 0x1234_5678_9abc_def0, ..Environment::real(events) };
         locked_world(world).connected = false;
         let sink = ModelSink {
             world: world.clone(),

@@ -1,9 +1,16 @@
 //! The guarantees of the engine to the owner of its feeds.
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
 use domain::line::{Position, Stream};
 use jiff::{SignedDuration, Timestamp};
 use sinks::check::CHECK_GROUP;
+use sinks::clock_history::ClockHistory;
+use sinks::engine::{Engine, Environment};
 use testbed::{Capture, Proxy, Transport};
+use tokio::sync::mpsc;
 
 use crate::http;
 use crate::memory::{RETRY, Run, config, start, wait_until};
@@ -40,6 +47,51 @@ async fn lines_older_than_max_age_are_dropped_counted_and_marked_by_a_gap() {
     assert_eq!((status.dropped_lines, status.dropped_bytes, status.delivered_lines), (2, 10, 2));
     assert!(format!("{:?}", events.try_recv()).contains("2 lines were dropped: older than max_age 1h"));
     engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_forward_or_back_makes_no_line_old() {
+    static STEP_HOURS: AtomicI64 = AtomicI64::new(0);
+    let wall = || Timestamp::now() + SignedDuration::from_hours(STEP_HOURS.load(SeqCst));
+    for (step_hours, days_later, dropped) in [(20 * 24, 0, 0), (-20 * 24, 0, 0), (500, 13, 0), (500, 15, 2)] {
+        static LATER_DAYS: AtomicI64 = AtomicI64::new(0);
+        STEP_HOURS.store(0, SeqCst);
+        LATER_DAYS.store(0, SeqCst);
+        let capture = Capture::start(Transport::Tcp);
+        let proxy = Proxy::start(capture.address());
+        proxy.refuse();
+        let boot = || Duration::from_secs(LATER_DAYS.load(SeqCst) as u64 * 86_400) + since_start();
+        let (events, _receiver) = mpsc::channel(64);
+        let clock = ClockHistory::with_clocks(wall, boot);
+        let environment = Environment { now: wall, clock, ..Environment::real(events) };
+        let text = format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{}\"\n{RETRY}", proxy.address());
+        let engine = Engine::start(config(&text), environment).expect("the sink starts");
+        let run = Run::new(1);
+        run.print_numbers(0..2);
+        run.finish();
+        engine.add(run.feed());
+        wait_until(|| engine.status().failing_since.is_some()).await;
+        // Days pass on both clocks; the step is one of the wall clock alone.
+        LATER_DAYS.store(days_later, SeqCst);
+        STEP_HOURS.store(step_hours + days_later * 24, SeqCst);
+        let lag = engine.status().lag_seconds;
+        let passed = days_later as f64 * 86_400.0;
+        assert!((passed..passed + 3600.0).contains(&lag), "{step_hours}: {lag}");
+        proxy.pass();
+        wait_until(|| run.is_delivered()).await;
+        assert_eq!(engine.status().dropped_lines, dropped, "{step_hours} {days_later}");
+        // Stamps stay as captured.
+        let day = run.time().strftime("%Y-%m-%dT%H:%M").to_string();
+        let lines = lines_of(&capture).into_iter().filter(|line| line.contains(" stdout ")).collect::<Vec<_>>();
+        assert!(lines.iter().all(|line| line.contains(&day)), "{lines:?}");
+        assert_eq!(lines.len() as u64, 2 - dropped);
+        engine.shutdown().await;
+    }
+}
+
+fn since_start() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed() + Duration::from_secs(86_400)
 }
 
 #[tokio::test(flavor = "multi_thread")]
