@@ -3,6 +3,7 @@
 //! Decodes arguments, calls a library, prints the result. The runner executes the hidden subcommand `keeper` once per
 //! attempt. A keeper is blocking and single-threaded, so no runtime is started before the subcommand is known.
 
+mod bus_fault;
 mod cli;
 mod client;
 mod configuration;

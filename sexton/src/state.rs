@@ -9,6 +9,7 @@
 //! | `last_good/` | the last good version of the sinks file and of rule packs |
 //! | `sexton.db` | the ledger: jobs, runs, orders, reports, alerts |
 //! | `ledger.json` | id and counter of the ledger |
+//! | `bus-fault` | not empty after a process that SIGBUS has ended |
 //! | `store-alert.json` | when the alert `sexton/store` was last sent |
 //! | `runner/` | run directories, spools, outbox |
 //! | `logs/` | files of the default sink |
@@ -116,6 +117,11 @@ impl StateDirectory {
     /// The file that shows whether the ledger is the one that the directory was last used with.
     pub(crate) fn ledger_mark(&self) -> PathBuf {
         self.dir.join("ledger.json")
+    }
+
+    /// The file that shows whether SIGBUS has ended the last process.
+    pub(crate) fn bus_fault(&self) -> PathBuf {
+        self.dir.join("bus-fault")
     }
 
     pub(crate) fn runner_folder(&self) -> PathBuf {

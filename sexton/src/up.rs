@@ -45,6 +45,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bus_fault::BusFault;
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS, print_error_line};
 use crate::file_states::FileStates;
 use crate::local_runner::{LocalRunner, exited_message, stopped_message};
@@ -57,7 +58,7 @@ use crate::signals::{EXIT_INTERRUPTED, Signals};
 use crate::state::{ServerInfo, StateError};
 use crate::store_alert::StoreAlert;
 use crate::tzdata::TzdataWatch;
-use crate::{listen, machine, own_process, process_one, sd_notify};
+use crate::{bus_fault, listen, machine, own_process, process_one, sd_notify};
 use duties::Duties;
 use job_files::{JobFileArgs, JobFiles};
 use ledger_start::StartedLedger;
@@ -156,7 +157,8 @@ async fn lock_and_serve(
         Ok(ledger) => ledger,
         Err(failure) => return Err(refuse_start(&alert, failure).await),
     };
-    serve(setup, named, listen, utc, StartedStore { ledger, notifier, alert }).await
+    let bus_fault = bus_fault::watch(&setup.state.bus_fault());
+    serve(setup, named, listen, utc, StartedStore { ledger, notifier, alert, bus_fault }).await
 }
 
 /// Alerts that the store prevents the start. The process then exits, and its service manager restarts it.
@@ -172,6 +174,7 @@ struct StartedStore {
     ledger: StartedLedger,
     notifier: Arc<ChannelNotifier>,
     alert: StoreAlert,
+    bus_fault: BusFault,
 }
 
 async fn serve(
@@ -179,12 +182,13 @@ async fn serve(
     named: JobFileArgs,
     listen: Option<SocketAddr>,
     utc: bool,
-    StartedStore { ledger, notifier, alert }: StartedStore,
+    StartedStore { ledger, notifier, alert, bus_fault }: StartedStore,
 ) -> Outcome {
     let mut signals = Signals::new()?;
     let tzdata = TzdataWatch::new();
     let state = setup.state.clone();
     let ports = ledger.store.ports();
+    bus_fault.alert(&ports).await.map_err(|error| Failure::failed(error.to_string()))?;
     let mut options = machine::runner_options(&setup.configuration, state.runner_folder())?;
     ledger_start::settle_restore(&ledger, &ports, &state, &options).await?;
     let states = FileStates::default();

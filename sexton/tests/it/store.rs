@@ -187,6 +187,29 @@ fn a_deleted_ledger_is_alerted_and_the_next_start_is_refused_once_an_hour() {
 }
 
 #[test]
+fn a_process_that_a_cut_file_ended_is_alerted_once_at_the_next_start() {
+    let store = Store::new();
+    let mut up = store.start(&[]);
+    up.wait_for_run("t/often", "succeeded");
+    let index = fs::File::options().write(true).open(store.state.join("sexton.db-shm")).expect("there while it runs");
+    index.set_len(0).expect("cut");
+    wait_until(DEADLINE, || up.has_ended());
+    up.kill();
+
+    let up = store.start(&[]);
+    wait_until(DEADLINE, || !store_alerts(&store.alert_file).is_empty());
+    let alert = store_alerts(&store.alert_file).remove(0);
+    let reason = alert["reason"].as_str().expect("a reason");
+    assert!(reason.contains("ended by the signal BUS at ") && reason.contains("sexton.db-shm"), "{reason}");
+    up.wait_for_run("t/often", "succeeded");
+    assert_eq!(up.stop(), Some(0));
+    let up = store.start(&[]);
+    up.wait_for_run("t/often", "succeeded");
+    assert_eq!(up.stop(), Some(0));
+    assert_eq!(store_alerts(&store.alert_file).len(), 1);
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_written_is_alerted() {
     let Some(disk) = SmallDisk::mount(64 << 20) else { return };
     let store = Store::at(Folder::new(), disk.path().join("state"));
