@@ -185,6 +185,7 @@ impl Case {
             Row::FirstStart => vec![
                 Metric { name: "s", goal: Some(Goal::AtMost(15.0)), decimals: 1 },
                 Metric { name: "MB", goal: Some(Goal::AtMost(150.0)), decimals: 0 },
+                Metric { name: "wait of a firing, s", goal: Some(Goal::AtMost(1.0)), decimals: 2 },
             ],
             Row::Stops => vec![Metric { name: "median ms", goal: Some(Goal::AtMost(100.0)), decimals: 1 }],
         }
@@ -211,7 +212,9 @@ impl Case {
         }
         if let (Row::FirstStart, Program::Sexton(path)) = (self.row, program) {
             let (seconds, bytes) = first_start::measure(path)?;
-            return Ok(Outcome { values: vec![Some(seconds), Some(bytes as f64 / MEGABYTE)], notes: Vec::new() });
+            let wait = first_start::measure_wait(path)?;
+            let values = vec![Some(seconds), Some(bytes as f64 / MEGABYTE), Some(wait)];
+            return Ok(Outcome { values, notes: Vec::new() });
         }
         let first = Receiver::start(Pace::Full)?;
         let second = match self.second {

@@ -65,7 +65,7 @@ fn starts(runs: &[Value], minute: Duration) -> Result<Vec<f64>> {
 }
 
 /// The seconds since midnight of a time like `2026-11-23T07:50:00.25Z`.
-fn seconds_within_day(time: &str) -> Result<f64> {
+pub(crate) fn seconds_within_day(time: &str) -> Result<f64> {
     let clock = time.split_once('T').and_then(|(_, clock)| clock.strip_suffix('Z')).context("not a time in UTC")?;
     clock.split(':').try_fold(0.0, |seconds, part| Ok(seconds * 60.0 + part.parse::<f64>()?))
 }
