@@ -1,5 +1,5 @@
-//! Row 11: the first start of `sexton up` with a large crontab, from its start to `ready`, with its peak memory; and how
-//! long firings wait while a running `up` applies such a crontab.
+//! Row 11: the first start of `sexton up` with a large crontab, from its start to `ready`, with its peak memory; and
+//! how long firings wait while a running `up` applies such a crontab.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use domain::alert::Alert;
 use domain::document::Section;
 use domain::ports::PortResult;
+use domain::units::format_lines;
 use serde_json::{Value, json};
 
 use crate::{alert_text, http};
@@ -135,7 +136,7 @@ fn code_block(lines: &[String]) -> String {
     }
     let left_out = lines.len() - kept.len();
     if left_out > 0 {
-        kept.push(format!("... {left_out} lines before these ..."));
+        kept.push(format!("... {} before these ...", format_lines(left_out as u64)));
     }
     kept.reverse();
     format!("{FENCE}\n{}\n{FENCE}", kept.join("\n"))

@@ -2,16 +2,18 @@
 //! result as the last line, so no timeout of an answer limits the size of a file.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::{fmt, io};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use domain::crontab::FormerNames;
-use domain::job::{Job, JobKey};
+use domain::job::JobKey;
+use domain::job_list::{JobList, ListedJob};
+use domain::units::format_count;
 use jiff::Timestamp;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use services::commands::{self, AppliedFile, ApplyOptions, Difference, Progress};
@@ -35,7 +37,7 @@ pub const LINES: &str = "application/x-ndjson";
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ApplyRequest {
-    jobs: Vec<ReadJob>,
+    jobs: ReadJobs,
     /// Name of the file, equal in each call for the same file.
     source: String,
     /// Former names of its jobs, by name. A stored job with such a name is renamed.
@@ -74,13 +76,41 @@ pub(crate) struct DifferenceRecord {
     dry_run: bool,
 }
 
-/// A job that is checked while the request is read, so that no second copy of the file is in memory.
+/// Jobs that are checked while the request is read, so that no second copy of the file is in memory; or the first
+/// fault.
 #[derive(Debug)]
-pub(crate) struct ReadJob(ApiResult<Job>);
+pub(crate) struct ReadJobs(ApiResult<JobList>);
 
-impl<'de> Deserialize<'de> for ReadJob {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ReadJob, D::Error> {
-        Value::deserialize(deserializer).map(|record| ReadJob(parse_job(record)))
+impl<'de> Deserialize<'de> for ReadJobs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ReadJobs, D::Error> {
+        deserializer.deserialize_seq(JobsVisitor)
+    }
+}
+
+struct JobsVisitor;
+
+impl<'de> Visitor<'de> for JobsVisitor {
+    type Value = ReadJobs;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of jobs")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<ReadJobs, A::Error> {
+        let (mut jobs, mut count) = (Ok(JobList::default()), 0);
+        while let Some(record) = records.next_element::<Value>()? {
+            count += 1;
+            if let Ok(list) = &mut jobs {
+                match parse_job(record) {
+                    Ok(job) => list.push(job),
+                    Err(fault) => jobs = Err(fault),
+                }
+            }
+        }
+        if count > APPLY_JOBS_MAX {
+            jobs = Err(ApiFault::bad_request(format!("{count} jobs are more than {APPLY_JOBS_MAX}; split the file")));
+        }
+        Ok(ReadJobs(jobs))
     }
 }
 
@@ -95,7 +125,7 @@ impl DifferenceRecord {
             left: names(difference.kept),
             taken_over: names(difference.taken_over),
             renamed: renamed.map(|(from, to)| RenamedRecord { from: from.to_string(), to: to.to_string() }).collect(),
-            unchanged: difference.unchanged.len(),
+            unchanged: difference.unchanged,
             dry_run,
         }
     }
@@ -103,9 +133,8 @@ impl DifferenceRecord {
 
 /// A request whose jobs and names are valid.
 struct ValidFile {
-    jobs: Vec<Job>,
+    jobs: JobList,
     source: String,
-    former_names: FormerNames,
     former_sources: Vec<String>,
     options: ApplyOptions,
 }
@@ -149,13 +178,8 @@ fn read_file(request: ApplyRequest) -> ApiResult<ValidFile> {
     if request.source.is_empty() {
         return Err(ApiFault::bad_request("`source` is empty; name the file that the jobs come from"));
     }
-    if request.jobs.len() > APPLY_JOBS_MAX {
-        let count = request.jobs.len();
-        return Err(ApiFault::bad_request(format!("{count} jobs are more than {APPLY_JOBS_MAX}; split the file")));
-    }
     Ok(ValidFile {
-        jobs: request.jobs.into_iter().map(|read| read.0).collect::<ApiResult<Vec<Job>>>()?,
-        former_names: parse_former_names(&request.former_names)?,
+        jobs: with_former_names(request.jobs.0?, &request.former_names)?,
         source: request.source,
         former_sources: request.former_sources,
         options: ApplyOptions { prune: request.prune, dry_run: request.dry_run },
@@ -171,8 +195,8 @@ async fn apply_file(
     let applied = AppliedFile {
         source: &file.source,
         jobs: &file.jobs,
-        former_names: &file.former_names,
         former_sources: &file.former_sources,
+        replaced_sources: &[],
         other_sources: &[],
     };
     let now: Timestamp = console.now();
@@ -180,19 +204,27 @@ async fn apply_file(
     if !file.options.dry_run {
         let (added, changed, removed) = (difference.added.len(), difference.changed.len(), difference.removed.len());
         caller.log(format_args!(
-            "file {} applied: {added} jobs added, {changed} changed, {removed} removed",
-            file.source
+            "file {} applied: {} added, {changed} changed, {removed} removed",
+            file.source,
+            format_count(added, "job")
         ));
     }
     (console.nudge)();
     Ok(DifferenceRecord::new(difference, file.options.dry_run))
 }
 
-fn parse_former_names(names: &BTreeMap<String, Vec<String>>) -> ApiResult<FormerNames> {
+fn with_former_names(jobs: JobList, names: &BTreeMap<String, Vec<String>>) -> ApiResult<JobList> {
     let parse = |name: &String| JobKey::parse(name).map_err(ApiFault::bad_request);
-    let mut parsed = FormerNames::new();
+    if names.is_empty() {
+        return Ok(jobs);
+    }
+    let mut parsed: BTreeMap<JobKey, Vec<JobKey>> = BTreeMap::new();
     for (name, former) in names {
         parsed.insert(parse(name)?, former.iter().map(parse).collect::<ApiResult<_>>()?);
     }
-    Ok(parsed)
+    let listed = jobs.iter().map(|job| {
+        let former_names = parsed.remove(&job.key()).unwrap_or_default();
+        ListedJob { job, former_names, in_host_zone: false }
+    });
+    Ok(listed.collect())
 }

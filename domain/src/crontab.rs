@@ -11,29 +11,36 @@ mod directive;
 mod entry_zone;
 mod exposed_password;
 mod former_name;
+mod host_words;
 mod line;
+mod name_register;
 mod near_miss;
 mod options;
 pub(crate) mod program_name;
 mod random_delay;
 mod shell_advice;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::document::Document;
 use crate::fault::{Fault, Faults};
 use crate::job::{Command, Job, JobKey};
+use crate::job_list::{JobList, ListedJob};
 use crate::jobs_file::{GROUP_DEFAULT, fields};
 use crate::mailto::{MailSettings, check_recipients};
 use crate::zones::LOCAL;
 use directive::Directive;
 use entry_zone::EntryZones;
+use host_words::HostWords;
 use line::{Assignment, Entry, Line};
-pub use options::{FileContent, Format, FormerNames, Options, Place};
+use name_register::{NameRegister, numbered};
+pub use options::{FileContent, Format, HostNames, Options, Place};
 
 const CARRIAGE_RETURN_MESSAGE: &str = "lines end with CR LF, and cron treats the carriage return as a part of the \
                                        command; convert the file, for example with dos2unix";
+const MAIL_ON_FAILURE_MESSAGE: &str = "-n limits the mail with output, and no MAILTO is above; write one, set owner = \
+                                       true in [mail], or remove -n";
 const TZ_MESSAGE: &str =
     "TZ is passed to the commands and does not change the schedule; for the schedule write CRON_TZ";
 
@@ -42,7 +49,7 @@ const TZ_MESSAGE: &str =
 /// A comment may hold any bytes, as in cron; any other line is UTF-8.
 pub fn parse(file: &str, text: impl AsRef<[u8]>, format: Format) -> (Vec<Job>, Faults) {
     let content = read(file, text, &Options::new(file, format));
-    (content.jobs, content.faults)
+    (content.jobs.iter().collect(), content.faults)
 }
 
 /// As [`parse`]; `file` appears in faults.
@@ -80,16 +87,9 @@ struct Reader<'a> {
     file: String,
     options: Options<'a>,
     document: Document,
-    jobs: Vec<Job>,
-    former_names: FormerNames,
-    /// The line of each job, for the fault of a second job with its name.
-    lines: HashMap<JobKey, u32>,
-    /// Entries without a name, by their common default name.
-    equals: HashMap<JobKey, u32>,
-    /// The line of each entry without a name, by its default name and its schedule.
-    repeated: HashMap<(JobKey, String), u32>,
-    /// As `equals`, by the default name of older builds.
-    former_equals: HashMap<JobKey, u32>,
+    jobs: JobList,
+    names: NameRegister,
+    host_words: HostWords,
     /// The assignments so far; each entry gets a copy of those above it.
     environment: BTreeMap<String, String>,
     zones: EntryZones,
@@ -108,12 +108,9 @@ impl<'a> Reader<'a> {
             file: file.to_owned(),
             options,
             document: Document::empty(file),
-            jobs: Vec::new(),
-            former_names: FormerNames::new(),
-            lines: HashMap::new(),
-            equals: HashMap::new(),
-            repeated: HashMap::new(),
-            former_equals: HashMap::new(),
+            jobs: JobList::default(),
+            names: NameRegister::default(),
+            host_words: HostWords::new(options.host_names),
             environment: BTreeMap::new(),
             zones: EntryZones::new(options.host_zone),
             random_delay: None,
@@ -258,12 +255,12 @@ impl<'a> Reader<'a> {
             self.fault(number, "", message);
         }
         is_usable &= in_host_zone.is_some();
-        let mut former = Vec::new();
+        let mut former_names = Vec::new();
         if is_usable {
-            match self.lines.get(&job.key()).copied() {
-                _ if job.name.is_empty() => former = self.set_default_name(number, entry, &mut job),
+            match self.names.line_of(&job.key()) {
+                _ if job.name.is_empty() => former_names = self.set_default_name(number, entry, &mut job),
                 Some(earlier) => self.fault_of_name(number, earlier, &job),
-                None => {}
+                None => former_names = self.replaced_keys(&job),
             }
             is_usable = self.document.fault_count() == faults_before;
             fields::check_names(&self.document, number, &job);
@@ -274,14 +271,8 @@ impl<'a> Reader<'a> {
         fields::check_schedule(&self.document, number, &job);
         self.warn_of_entry(number, entry);
         if is_usable && self.document.fault_count() == faults_before {
-            self.lines.insert(job.key(), number);
-            if in_host_zone == Some(true) {
-                self.zones.in_host_zone.insert(job.key());
-            }
-            if !former.is_empty() {
-                self.former_names.insert(job.key(), former);
-            }
-            self.jobs.push(job);
+            self.names.take(&job.key(), number);
+            self.jobs.push(ListedJob { job, former_names, in_host_zone: in_host_zone == Some(true) });
         }
     }
 
@@ -312,6 +303,9 @@ impl<'a> Reader<'a> {
             }
             self.check_user(&directive);
         }
+        if let Some(owner) = self.options.mail_owner.filter(|_| !job.env.contains_key("MAILTO")) {
+            job.mail = Some(self.mail_to(job.user.as_deref().unwrap_or(owner), entry));
+        }
         if !job.name.is_empty() && job.group.is_empty() {
             job.group = default_name::default_group(&self.options, self.options.place);
         }
@@ -320,8 +314,16 @@ impl<'a> Reader<'a> {
 
     /// Who gets the output of this entry; `None` without a MAILTO that cron accepts.
     fn mail(&self, entry: &Entry<'_>) -> Option<MailSettings> {
-        let accepted = |name| self.environment.get(name).filter(|value| check_recipients(value).is_ok()).cloned();
-        Some(MailSettings { to: accepted("MAILTO")?, from: accepted("MAILFROM"), only_failed: entry.mail_on_failure })
+        Some(self.mail_to(self.accepted_address("MAILTO")?, entry))
+    }
+
+    fn mail_to(&self, to: &str, entry: &Entry<'_>) -> MailSettings {
+        let from = self.accepted_address("MAILFROM").map(str::to_owned);
+        MailSettings { to: to.to_owned(), from, only_failed: entry.mail_on_failure }
+    }
+
+    fn accepted_address(&self, variable: &str) -> Option<&str> {
+        self.environment.get(variable).map(String::as_str).filter(|value| check_recipients(value).is_ok())
     }
 
     /// An entry of a user's crontab runs as this user; its comments cannot change that.
@@ -343,48 +345,59 @@ impl<'a> Reader<'a> {
     fn set_default_name(&mut self, number: u32, entry: &Entry<'_>, job: &mut Job) -> Vec<JobKey> {
         let own_group = std::mem::take(&mut job.group);
         let user = entry.user.or(self.options.user);
-        let key_in = |place: Place| {
+        let key_in = |place: Place, options: &Options<'_>| {
             let group = match own_group.as_str() {
-                "" => default_name::default_group(&self.options, place),
+                "" => default_name::default_group(options, place),
                 own_group => own_group.to_owned(),
             };
-            JobKey::new(group, default_name::default_name(entry, user, place, self.options.source))
+            JobKey::new(group, default_name::default_name(entry, user, place, options.source))
         };
-        let other_place = if self.options.place == Place::Alone { Place::Directory } else { Place::Alone };
-        let (unnumbered, other) = (key_in(self.options.place), key_in(other_place));
-        let former = JobKey::new(key_in(Place::Alone).group, former_name::former_name(entry));
+        let other_place = self.options.place.other();
+        let (unnumbered, other) = (key_in(self.options.place, &self.options), key_in(other_place, &self.options));
+        let former = JobKey::new(key_in(Place::Alone, &self.options).group, former_name::former_name(entry));
 
-        let count = self.equals.entry(unnumbered.clone()).or_insert(0);
-        *count += 1;
-        while self.lines.contains_key(&numbered(&unnumbered, *count)) {
-            *count += 1;
-        }
-        let (key, other) = (numbered(&unnumbered, *count), numbered(&other, *count));
-        let former_count = self.former_equals.entry(former.clone()).or_insert(0);
-        *former_count += 1;
-        let former = numbered(&former, *former_count);
+        let count = self.names.next_number(&unnumbered);
+        let (key, other) = (numbered(&unnumbered, count), numbered(&other, count));
+        let replaced = self.replaced_options().map(|options| numbered(&key_in(other_place, &options), count)).collect();
+        let former = numbered(&former, self.names.next_former_number(&former));
 
         (job.group, job.name) = (key.group.clone(), key.name.clone());
         if job.schedule.contains(['H', '~']) {
             job.seed = Some(former.to_string());
         }
         // A faulty entry takes its number, too, so that its repair renames no other.
-        self.lines.insert(key, number);
-        if let Some(earlier) = self.repeated.insert((unnumbered, entry.schedule.clone()), number) {
+        self.names.take(&key, number);
+        if let Some(earlier) = self.names.repeat(&unnumbered, &entry.schedule, number) {
             let message = format!(
                 "the same entry as on line {earlier}, so it also runs as `{}`; remove one, or write # sexton: name=...",
                 job.name
             );
             self.warn(number, entry.text, message);
         }
-        vec![other, former]
+        [vec![other, former], replaced].concat()
     }
 
-    fn warn_of_entry(&self, number: u32, entry: &Entry<'_>) {
+    /// The options of the files that this one replaces.
+    fn replaced_options(&self) -> impl Iterator<Item = Options<'a>> {
+        let options = self.options;
+        options.replaced_sources.iter().map(move |source| Options { source, ..options })
+    }
+
+    /// The keys of an entry that has a name and no group, in the files that this one replaces.
+    fn replaced_keys(&self, job: &Job) -> Vec<JobKey> {
+        if job.group != default_name::default_group(&self.options, self.options.place) {
+            return Vec::new();
+        }
+        let other_place = self.options.place.other();
+        let groups = self.replaced_options().map(|options| default_name::default_group(&options, other_place));
+        groups.map(|group| JobKey::new(group, &job.name)).filter(|key| *key != job.key()).collect()
+    }
+
+    fn warn_of_entry(&mut self, number: u32, entry: &Entry<'_>) {
         if let Some(message) = near_miss::of_command(entry.text) {
             self.warn(number, entry.text, message);
         }
-        for advice in advice::of_entry(entry, &self.environment) {
+        for advice in advice::of_entry(entry, &self.environment, &mut self.host_words) {
             self.warn(number, &advice.value, advice.message);
         }
         if entry.extension {
@@ -394,8 +407,9 @@ impl<'a> Reader<'a> {
                 "cron does not know this schedule and refuses the line; write five fields if cron reads the file too",
             );
         }
-        if entry.mail_on_failure && !self.environment.contains_key("MAILTO") {
-            self.warn(number, "-n", "-n limits the mail with output, and no MAILTO is above; write one, or remove -n");
+        let is_mailed = self.options.mail_owner.is_some() || self.environment.contains_key("MAILTO");
+        if entry.mail_on_failure && !is_mailed {
+            self.warn(number, "-n", MAIL_ON_FAILURE_MESSAGE);
         }
         if entry.stdin.is_some() {
             self.warn(
@@ -410,20 +424,7 @@ impl<'a> Reader<'a> {
         if let Some(pending) = &self.pending {
             self.warn(pending.line, "", "no entry follows this # sexton: line, so it has no effect; remove it");
         }
-        FileContent {
-            jobs: self.jobs,
-            faults: self.document.faults(),
-            former_names: self.former_names,
-            in_host_zone: self.zones.in_host_zone,
-        }
-    }
-}
-
-/// The key of the `count`th entry with this default name.
-fn numbered(key: &JobKey, count: u32) -> JobKey {
-    match count {
-        0 | 1 => key.clone(),
-        _ => JobKey::new(&key.group, format!("{}-{count}", key.name)),
+        FileContent { jobs: self.jobs, faults: self.document.take_faults() }
     }
 }
 

@@ -97,6 +97,13 @@ impl Document {
         faults.sort_by_key(|fault| fault.line);
         Faults(faults)
     }
+
+    /// As [`Document::faults`], for the end of the reading: they are not copied.
+    pub fn take_faults(&self) -> Faults {
+        let mut faults = self.faults.take();
+        faults.sort_by_key(|fault| fault.line);
+        Faults(faults)
+    }
 }
 
 impl Section {

@@ -1,6 +1,7 @@
 //! Reads a file of jobs of either format. Used by `lint`, `plan`, `apply` and `up`.
 
 use crate::crontab::{self, FileContent, Options};
+use crate::job_list::{JobList, ListedJob};
 use crate::jobs_file;
 use crate::zones::HostZone;
 
@@ -12,17 +13,15 @@ pub fn read(file: &str, text: impl AsRef<[u8]>, options: &Options<'_>) -> FileCo
     }
     let host_zone = options.host_zone.cloned().unwrap_or_else(HostZone::utc);
     let mut content = jobs_file::read(file, text, &host_zone);
-    let in_host_zone = std::mem::take(&mut content.in_host_zone);
-    for job in &mut content.jobs {
-        let has_host_zone = in_host_zone.contains(&job.key());
+    let mut jobs = JobList::default();
+    for (index, mut job) in content.jobs.iter().enumerate() {
         job.source = Some(options.source.to_owned());
         if let Some(group) = options.group.filter(|_| job.group == jobs_file::GROUP_DEFAULT) {
             job.group = group.to_owned();
         }
-        if has_host_zone {
-            content.in_host_zone.insert(job.key());
-        }
+        jobs.push(ListedJob { job, former_names: Vec::new(), in_host_zone: content.jobs.is_in_host_zone(index) });
     }
+    content.jobs = jobs;
     content
 }
 

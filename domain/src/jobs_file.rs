@@ -7,7 +7,7 @@ mod definition;
 pub mod fields;
 mod recovery;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use crate::crontab::FileContent;
 use crate::document::Section;
 use crate::fault::{Fault, Faults};
 use crate::job::{Command, Job, JobKey};
+use crate::job_list::{JobList, ListedJob};
 use crate::zones::{HostZone, LOCAL};
 
 pub use definition::check_job;
@@ -29,7 +30,7 @@ pub const GROUP_RESERVED: &str = "sexton";
 /// bytes; all other text is UTF-8. A syntax error costs only the job that it is in.
 pub fn parse(file: &str, text: impl AsRef<[u8]>) -> (Vec<Job>, Faults) {
     let content = read(file, text, &HostZone::utc());
-    (content.jobs, content.faults)
+    (content.jobs.iter().collect(), content.faults)
 }
 
 /// As [`parse`], for a host with this zone. A job without `zone` has UTC.
@@ -38,12 +39,11 @@ pub fn read(file: &str, text: impl AsRef<[u8]>, host_zone: &HostZone) -> FileCon
         Ok(read) => read,
         Err(faults) => return FileContent { faults, ..FileContent::default() },
     };
-    let mut jobs = Vec::new();
-    let mut in_host_zone = BTreeSet::new();
+    let mut jobs = JobList::default();
     let mut lines: BTreeMap<JobKey, u32> = BTreeMap::new();
     for section in root.sections("job") {
         let line = section.line();
-        let Some((job, has_host_zone)) = job(file, section, host_zone) else { continue };
+        let Some((job, in_host_zone)) = job(file, section, host_zone) else { continue };
         match lines.get(&job.key()) {
             Some(earlier) => {
                 let message =
@@ -52,15 +52,12 @@ pub fn read(file: &str, text: impl AsRef<[u8]>, host_zone: &HostZone) -> FileCon
             }
             None => {
                 lines.insert(job.key(), line);
-                if has_host_zone {
-                    in_host_zone.insert(job.key());
-                }
-                jobs.push(job);
+                jobs.push(ListedJob { job, former_names: Vec::new(), in_host_zone });
             }
         }
     }
     root.reject_unknown_keys();
-    FileContent { jobs, faults: document.faults(), in_host_zone, ..FileContent::default() }
+    FileContent { jobs, faults: document.take_faults() }
 }
 
 /// Reads one `[[job]]`, and whether its zone is that of the host; `None` when it has a fault.

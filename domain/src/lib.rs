@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`schedule::Schedule`], [`plan::plan`] | the firings of one schedule; of many jobs in a window |
 //! | [`crontab::read`], [`jobs_file::parse`], [`job_files::read`] | jobs from files, with all their faults |
+//! | [`job_list::JobList`] | the jobs of a file, in little memory |
 //! | [`zones::zone_named`], [`zones::HostZone`] | time zones by name; the zone of the host |
 //! | [`document::Section`], [`fault::Faults`] | reads TOML and reports all faults of a file in one reading |
 //! | [`job::Job`], [`order::Order`], [`event::Event`], [`run::Run`] | what is stored and sent; JSON |
@@ -98,6 +99,7 @@ pub mod glob;
 pub mod guard;
 pub mod job;
 pub mod job_files;
+pub mod job_list;
 pub mod jobs_file;
 pub mod ledger;
 pub mod line;

@@ -143,6 +143,16 @@ pub mod size {
     }
 }
 
+/// A number with its noun: `1 job`, `2 jobs`, `0 entries`. `noun`: the singular.
+pub fn format_count(count: usize, noun: &str) -> String {
+    let is_vowel = |c: char| matches!(c, 'a' | 'e' | 'i' | 'o' | 'u');
+    match (count, noun.strip_suffix('y').filter(|stem| !stem.ends_with(is_vowel))) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {noun}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,5 +188,12 @@ mod tests {
         for text in ["", "KiB", "-1", "1.5GiB", "3 furlongs", "99999999999999TiB"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_count_has_its_noun_in_the_singular_or_plural() {
+        let texts = [(1, "job"), (0, "job"), (2, "entry"), (1, "entry"), (3, "key")];
+        let texts = texts.map(|(count, noun)| format_count(count, noun));
+        assert_eq!(texts, ["1 job", "0 jobs", "2 entries", "1 entry", "3 keys"]);
     }
 }

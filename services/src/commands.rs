@@ -5,7 +5,7 @@ mod jobs;
 mod runs;
 mod take_over;
 
-pub use apply::{AppliedFile, ApplyOptions, Difference, Progress, apply, apply_file, apply_with_progress};
+pub use apply::{AppliedFile, ApplyOptions, BATCH_JOBS, Difference, Progress, apply, apply_file, apply_with_progress};
 pub use jobs::{get, pause, put, remove, resume};
 pub use runs::{ledger, run_now, stop};
 

@@ -31,10 +31,12 @@ pub fn decide(job: &Job, run: &Run, open: &[&Run], open_max: usize) -> Concurren
             match (started < open_max, trigger) {
                 (true, _) => ConcurrencyDecision::Start,
                 (false, Trigger::CatchUp) => {
-                    ConcurrencyDecision::Hold(format!("waits: {started} runs are open, as many as `max_open` allows"))
+                    let are_open = if started == 1 { "1 run is open" } else { &format!("{started} runs are open") };
+                    ConcurrencyDecision::Hold(format!("waits: {are_open}, as many as `max_open` allows"))
                 }
                 (false, _) => ConcurrencyDecision::Skip(format!(
-                    "{started} runs have not ended, as many as `max_open` allows; the oldest is {}",
+                    "{} not ended, as many as `max_open` allows; the oldest is {}",
+                    if started == 1 { "1 run has".to_owned() } else { format!("{started} runs have") },
                     open.iter().min_by_key(|other| other.nominal).map_or(&first.run_id, |oldest| &oldest.run_id)
                 )),
             }

@@ -4,7 +4,7 @@
 //! The records are settings: a job that is often removed and returned costs no table. Called by `commands`, the
 //! scheduler and the pruner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use domain::alert::JobState;
@@ -13,6 +13,7 @@ use domain::ports::{AlertStep, Due, Ports, StateChange, StoredJob};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::commands::BATCH_JOBS;
 use crate::error::CONFLICTS_MAX;
 use crate::firing_plan::Absence;
 use crate::new_runs::{elapsed_since, schedule_of};
@@ -59,7 +60,7 @@ impl RemovedJob {
 #[serde(transparent)]
 pub(crate) struct RemovedJobs(BTreeMap<String, RemovedJob>);
 
-fn part_of(key: &JobKey) -> u32 {
+pub(crate) fn part_of(key: &JobKey) -> u32 {
     key.to_string().bytes().fold(0_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte))) % PARTS
 }
 
@@ -82,7 +83,7 @@ async fn change_part(ports: &Ports, part: u32, edit: impl Fn(&mut RemovedJobs) -
 }
 
 /// Stores what the jobs need when they return. Called before they are deleted.
-pub(crate) async fn remember(ports: &Ports, jobs: &[&StoredJob], now: Timestamp) -> Result<()> {
+pub(crate) async fn remember(ports: &Ports, jobs: &[StoredJob], now: Timestamp) -> Result<()> {
     let processed_until = match jobs {
         [] => return Ok(()),
         _ => tick_progress::processed_until(ports).await?.map_or(now, |until| until.min(now)),
@@ -112,13 +113,20 @@ pub(crate) async fn remember(ports: &Ports, jobs: &[&StoredJob], now: Timestamp)
 }
 
 /// The records of these jobs, for those that were removed and have not returned.
-pub(crate) async fn find<'k>(
+pub(crate) async fn find(
     ports: &Ports,
-    keys: impl Iterator<Item = &'k JobKey>,
+    keys: impl Iterator<Item = JobKey> + Clone,
 ) -> Result<BTreeMap<JobKey, RemovedJob>> {
-    let mut records = read_records(ports, keys).await?;
+    let parts: BTreeSet<u32> = keys.clone().map(|key| part_of(&key)).collect();
+    let mut records = BTreeMap::new();
+    for part in parts {
+        records.extend(read_part(ports, part).await?.value.0);
+    }
     records.retain(|_, record| record.returned_at.is_none());
-    Ok(records)
+    if records.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    Ok(keys.filter_map(|key| Some((key.clone(), records.remove(&key.to_string())?))).collect())
 }
 
 /// When these jobs were missing from their file, for those that returned a short time ago.
@@ -127,22 +135,15 @@ pub(crate) async fn absences<'k>(
     keys: impl Iterator<Item = &'k JobKey>,
 ) -> Result<BTreeMap<JobKey, Absence>> {
     let absence = |record: &RemovedJob| Some(Absence { from: record.at, until: record.returned_at? });
-    let records = read_records(ports, keys).await?;
-    Ok(records.into_iter().filter_map(|(key, record)| Some((key, absence(&record)?))).collect())
-}
-
-async fn read_records<'k>(
-    ports: &Ports,
-    keys: impl Iterator<Item = &'k JobKey>,
-) -> Result<BTreeMap<JobKey, RemovedJob>> {
     let mut by_part: BTreeMap<u32, Vec<&JobKey>> = BTreeMap::new();
     for key in keys {
         by_part.entry(part_of(key)).or_default().push(key);
     }
     let mut found = BTreeMap::new();
     for (part, keys) in by_part {
-        let mut records = read_part(ports, part).await?.value.0;
-        found.extend(keys.into_iter().filter_map(|key| Some((key.clone(), records.remove(&key.to_string())?))));
+        let records = read_part(ports, part).await?.value.0;
+        let of_key = |key: &JobKey| absence(records.get(&key.to_string())?);
+        found.extend(keys.into_iter().filter_map(|key| Some((key.clone(), of_key(key)?))));
     }
     Ok(found)
 }
@@ -183,7 +184,9 @@ pub(crate) async fn complete_return(
         change_part(ports, part, mark).await?;
     }
     if let Some(first) = entries.iter().map(|entry| entry.at).min() {
-        ports.due.put(&entries).await?;
+        for batch in entries.chunks(BATCH_JOBS) {
+            ports.due.put(batch).await?;
+        }
         tick_progress::read_again_from(ports, first).await?;
     }
     Ok(())
@@ -191,7 +194,7 @@ pub(crate) async fn complete_return(
 
 /// Forgets a removed job. Returns whether there was one.
 pub(crate) async fn forget(ports: &Ports, key: &JobKey) -> Result<bool> {
-    let was_away = find(ports, std::iter::once(key)).await?.contains_key(key);
+    let was_away = find(ports, std::iter::once(key.clone())).await?.contains_key(key);
     let name = key.to_string();
     change_part(ports, part_of(key), |removed| removed.0.remove(&name).is_some()).await?;
     Ok(was_away)

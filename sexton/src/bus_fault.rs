@@ -1,6 +1,6 @@
-//! Remembers that a process was ended by SIGBUS, so that the next start alerts about it. The kernel sends it when a file
-//! that is mapped into memory was cut, as `sexton.db-shm` of a running ledger, or when its disk cannot be read. No code
-//! of the process can handle that, so the signal handler only writes a word to a file that is open already.
+//! Remembers that a process was ended by SIGBUS, so that the next start alerts about it. The kernel sends it when a
+//! file that is mapped into memory was cut, as `sexton.db-shm` of a running ledger, or when its disk cannot be read. No
+//! code of the process can handle that, so the signal handler only writes a word to a file that is open already.
 
 #![expect(unsafe_code, reason = "signal handlers have no safe form")]
 
@@ -78,9 +78,9 @@ impl BusFault {
         let Some(at) = self.at else { return Ok(()) };
         let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
         let reason = format!(
-            "the last `sexton up` was ended by the signal BUS at {at}: another program cut a file that was in use, like \
-             sexton.db-shm, or the disk cannot be read; no job was started until this start. Let no other program write \
-             to the state directory, and check the disk"
+            "the last `sexton up` was ended by the signal BUS at {at}: another program cut a file that was in use, \
+             like sexton.db-shm, or the disk cannot be read; no job was started until this start. Let no other \
+             program write to the state directory, and check the disk"
         );
         tracing::error!("{reason}");
         loss(ports, &key("store"), &format!("store:bus:{at}"), reason, Timestamp::now()).await?;

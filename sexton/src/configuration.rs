@@ -27,6 +27,8 @@ pub(crate) struct Configuration {
     /// `plain`: whether `listen` may be an address beyond loopback.
     pub(crate) plain: bool,
     pub(crate) crontabs: Vec<PathBuf>,
+    /// All crontabs have a user column.
+    pub(crate) system: bool,
     pub(crate) jobs: Vec<PathBuf>,
     pub(crate) sinks: Option<PathBuf>,
     pub(crate) rules: Vec<PathBuf>,
@@ -114,6 +116,7 @@ impl Configuration {
             listen: read_address(&mut root, "listen"),
             plain: root.flag("plain").unwrap_or_default(),
             crontabs: read_paths(&mut root, "crontabs", folder),
+            system: root.flag("system").unwrap_or_default(),
             jobs: read_paths(&mut root, "jobs", folder),
             sinks: root.path("sinks", folder),
             rules: read_paths(&mut root, "rules", folder),

@@ -2,13 +2,13 @@
 //! and until then the job runs with its other packs and channels.
 
 use domain::fault::nearest_name;
-use domain::job::Job;
+use domain::job_list::JobList;
 use rules::{Packs, choose_packs};
 
 /// One warning for each unknown name of each job.
-pub(crate) fn unknown_names(jobs: &[Job], packs: &Packs, channels: &[String]) -> Vec<String> {
+pub(crate) fn unknown_names(jobs: &JobList, packs: &Packs, channels: &[String]) -> Vec<String> {
     let mut warnings = Vec::new();
-    for job in jobs {
+    for job in jobs.iter() {
         if let Err(error) = choose_packs(packs, &job.rules, &job.command) {
             warnings.push(format!("{}: {error}", job.key()));
         }

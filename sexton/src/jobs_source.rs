@@ -5,17 +5,16 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use domain::crontab::{FileContent, Format, FormerNames, Options, Place};
+use domain::crontab::{FileContent, Format, Options, Place};
 use domain::fault::{Fault, Faults, Level};
-use domain::job::{Job, JobKey};
 use domain::job_files;
+use domain::job_list::JobList;
 use domain::secret::Reference;
 use domain::zones::HostZone;
 
 use crate::crontab_kind::CrontabKind;
 use crate::failure::Failure;
-use crate::mailer::mail_owners;
-use crate::system_format::looks_like_system_crontab;
+use crate::system_format::{HOST_NAMES, looks_like_system_crontab};
 use crate::text_files::{ReadFile, Unreadable, read_file, read_file_or_pipe, read_standard_input};
 use crate::{host_zone, ownership, source_path};
 
@@ -41,6 +40,8 @@ pub(crate) struct JobsSource {
     pub(crate) mail_owners: bool,
     /// Whether the operator named the file or its directory.
     pub(crate) place: Place,
+    /// Sources of stored jobs that the file replaces, because a file became a directory, or a directory a file.
+    pub(crate) replaced: Vec<String>,
     pub(crate) purpose: Purpose,
 }
 
@@ -58,40 +59,9 @@ pub(crate) enum Purpose {
 /// The content of a file: its valid jobs, and all faults and warnings.
 #[derive(Debug, Default)]
 pub(crate) struct ParsedJobs {
-    pub(crate) jobs: Vec<Job>,
+    pub(crate) jobs: JobList,
     pub(crate) faults: Faults,
-    pub(crate) former_names: FormerNames,
-    pub(crate) host_zone: HostZoneJobs,
-}
-
-/// The jobs of a file whose zone is that of this host, because the file names none.
-#[derive(Debug)]
-pub(crate) struct HostZoneJobs {
-    zone: HostZone,
-    keys: BTreeSet<JobKey>,
-}
-
-impl Default for HostZoneJobs {
-    fn default() -> HostZoneJobs {
-        HostZoneJobs::new(HostZone::utc(), [])
-    }
-}
-
-impl HostZoneJobs {
-    pub(crate) fn new(zone: HostZone, keys: impl IntoIterator<Item = JobKey>) -> HostZoneJobs {
-        HostZoneJobs { zone, keys: keys.into_iter().collect() }
-    }
-
-    /// Names the zone, if any job has it.
-    pub(crate) fn note(&self) -> Option<String> {
-        let name = self.zone.0.as_ref().ok().filter(|_| !self.keys.is_empty())?;
-        Some(format!("zone {name}, from this host"))
-    }
-
-    /// Names the zone, if this job has it.
-    pub(crate) fn note_for(&self, key: &str) -> Option<String> {
-        self.note().filter(|_| self.keys.iter().any(|known| known.to_string() == key))
-    }
+    host_zone: Option<HostZone>,
 }
 
 /// The jobs of a file without faults.
@@ -99,17 +69,42 @@ impl HostZoneJobs {
 pub(crate) struct ValidJobs {
     /// The stored `source` of the jobs: the absolute path.
     pub(crate) name: String,
-    pub(crate) jobs: Vec<Job>,
+    pub(crate) jobs: JobList,
     pub(crate) warnings: Faults,
-    pub(crate) former_names: FormerNames,
-    pub(crate) host_zone: HostZoneJobs,
+    host_zone: Option<HostZone>,
     /// [`JobsSource::former_name`].
     pub(crate) former_source: Option<String>,
 }
 
+/// Names the zone of this host, if any job has it because its file names none.
+fn zone_note(zone: Option<&HostZone>, jobs: &JobList) -> Option<String> {
+    let name = zone?.0.as_ref().ok()?;
+    (0..jobs.len()).any(|index| jobs.is_in_host_zone(index)).then(|| format!("zone {name}, from this host"))
+}
+
+impl ValidJobs {
+    /// A file without jobs: it was deleted.
+    pub(crate) fn none(name: &str) -> ValidJobs {
+        ValidJobs { name: name.to_owned(), ..ValidJobs::default() }
+    }
+
+    /// Names the zone of this host, if any job has it because its file names none.
+    pub(crate) fn zone_note(&self) -> Option<String> {
+        zone_note(self.host_zone.as_ref(), &self.jobs)
+    }
+}
+
 impl JobsSource {
     pub(crate) fn new(path: impl Into<PathBuf>, purpose: Purpose) -> JobsSource {
-        JobsSource { path: path.into(), group: None, system: false, mail_owners: false, place: Place::Alone, purpose }
+        JobsSource {
+            path: path.into(),
+            group: None,
+            system: false,
+            mail_owners: false,
+            place: Place::Alone,
+            replaced: Vec::new(),
+            purpose,
+        }
     }
 
     /// The stored `source` of the jobs.
@@ -201,6 +196,7 @@ impl JobsSource {
         }
         let format = if self.is_standard_input() && self.system { Format::System } else { kind.format() };
         let zone = host_zone::find().name;
+        let own_user = self.mail_owners.then(keeper::own_user);
         let options = Options {
             format,
             source: &name,
@@ -208,11 +204,11 @@ impl JobsSource {
             group: self.group.as_deref(),
             user: account.as_ref().map(|account| account.name.as_str()),
             host_zone: Some(&zone),
+            mail_owner: own_user.as_deref(),
+            replaced_sources: &self.replaced,
+            host_names: Some(HOST_NAMES),
         };
         let mut content = job_files::read(&shown, &file.bytes, &options);
-        if self.mail_owners && !job_files::is_jobs_file(&shown) {
-            mail_owners(&mut content.jobs);
-        }
         if kind == CrontabKind::Plain && !job_files::is_jobs_file(&shown) && looks_like_system_crontab(&content.jobs) {
             return ParsedJobs::refused(Fault::new(&shown, 0, "", SYSTEM_FORMAT_MESSAGE));
         }
@@ -225,34 +221,36 @@ impl JobsSource {
 
 impl ParsedJobs {
     fn new(content: FileContent, zone: HostZone, shown: &str, more: Vec<Fault>) -> ParsedJobs {
-        let FileContent { mut jobs, mut faults, former_names, in_host_zone } = content;
-        let mut keys = BTreeSet::new();
-        jobs.retain(|job| {
-            let is_first = keys.insert(job.key());
-            if !is_first {
-                let message = "two jobs have this name after --group is applied; rename one or change its group";
-                faults.0.push(Fault::new(shown, 0, job.key().to_string(), message));
-            }
-            is_first
-        });
+        let FileContent { mut jobs, mut faults } = content;
+        if jobs.sorted().len() < jobs.len() {
+            let mut keys = BTreeSet::new();
+            jobs.retain_keys(|key| {
+                let is_first = keys.insert(key.clone());
+                if !is_first {
+                    let message = "two jobs have this name after --group is applied; rename one or change its group";
+                    faults.0.push(Fault::new(shown, 0, key.to_string(), message));
+                }
+                is_first
+            });
+        }
         faults.0.extend(more);
-        ParsedJobs { jobs, faults, former_names, host_zone: HostZoneJobs::new(zone, in_host_zone) }
+        ParsedJobs { jobs, faults, host_zone: Some(zone) }
+    }
+
+    /// Names the zone of this host, if any job has it because its file names none.
+    pub(crate) fn zone_note(&self) -> Option<String> {
+        zone_note(self.host_zone.as_ref(), &self.jobs)
     }
 
     /// A file that is refused as a whole.
     fn refused(fault: Fault) -> ParsedJobs {
-        ParsedJobs {
-            jobs: Vec::new(),
-            faults: Faults(vec![fault]),
-            former_names: FormerNames::new(),
-            host_zone: HostZoneJobs::new(HostZone::utc(), []),
-        }
+        ParsedJobs { faults: Faults(vec![fault]), ..ParsedJobs::default() }
     }
 }
 
 /// Drops the entries with variables that Sexton would resolve: `file:/etc/shadow` is readable for root only.
 fn refuse_references(content: &mut FileContent, shown: &str) {
-    let FileContent { jobs, faults, .. } = content;
+    let FileContent { jobs, faults } = content;
     jobs.retain(|job| {
         let reference = job.env.iter().find(|(_, value)| Reference::parse(value).is_some());
         if let Some((name, _)) = reference {
@@ -272,7 +270,7 @@ pub(crate) fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure>
         let only_faults = parsed.faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect();
         return Err(Faults(only_faults).into());
     }
-    let ParsedJobs { jobs, faults: warnings, former_names, host_zone } = parsed;
+    let ParsedJobs { jobs, faults: warnings, host_zone } = parsed;
     let former_source = source.former_name();
-    Ok(ValidJobs { name: source.name(), jobs, warnings, former_names, host_zone, former_source })
+    Ok(ValidJobs { name: source.name(), jobs, warnings, host_zone, former_source })
 }

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use channels::{Channels, OutputMailer};
 use domain::job::Job;
 use domain::job_files;
-use domain::mailto::{MailSettings, Mailer, OutputMail};
+use domain::job_list::JobList;
+use domain::mailto::{Mailer, OutputMail};
 use domain::ports::{PortError, PortResult, Ports, StoredJob};
 use domain::run::Outcome;
 use jiff::Timestamp;
@@ -110,16 +111,9 @@ impl Mailer for AlertingMailer {
     }
 }
 
-/// Gives the entries of a crontab without MAILTO their owner as recipient, as cron does (`[mail] owner = true`).
-pub(crate) fn mail_owners(jobs: &mut [Job]) {
-    for job in jobs.iter_mut().filter(|job| !job.env.contains_key("MAILTO")) {
-        job.mail = Some(MailSettings::new(job.user.clone().unwrap_or_else(keeper::own_user)));
-    }
-}
-
 /// What `lint` adds when an entry of a crontab has no MAILTO.
-pub(crate) fn mail_note(jobs: &[Job]) -> Option<&'static str> {
-    let is_entry = |job: &&Job| job.source.as_deref().is_some_and(|source| !job_files::is_jobs_file(source));
+pub(crate) fn mail_note(jobs: &JobList) -> Option<&'static str> {
+    let is_entry = |job: &Job| job.source.as_deref().is_some_and(|source| !job_files::is_jobs_file(source));
     jobs.iter().filter(is_entry).any(|job| !job.env.contains_key("MAILTO")).then_some(
         "note: cron mails the output of entries without MAILTO to their owner; Sexton does so only with owner = true \
          in [mail]",

@@ -10,7 +10,7 @@ use domain::fault::Fault;
 use crate::crontab_directory::{DirectoryContent, list};
 use crate::failure::{Failure, print_error_line};
 use crate::jobs_source::{JobsSource, ValidJobs, read_valid_jobs};
-use crate::shared_names::refuse_owned;
+use crate::shared_names::JobOwners;
 use crate::source_path;
 
 /// Files and directories, as the operator named them.
@@ -40,11 +40,27 @@ impl SourceList {
         SourceList { named, directories: BTreeMap::new(), files: BTreeSet::new(), printed: BTreeSet::new() }
     }
 
-    /// As [`SourceList::new`]; a name with stored jobs of its own was a file before.
-    pub(crate) fn with_stored<'s>(named: Vec<JobsSource>, stored: impl Iterator<Item = &'s String>) -> SourceList {
+    /// As [`SourceList::new`]. A name with stored jobs of its own was a file before. One that is a directory of
+    /// crontabs now replaces that file, and one that is a file now replaces the files of a directory. A directory
+    /// without a crontab replaces nothing: container engines make one where a file is missing.
+    pub(crate) fn with_stored<'s>(mut named: Vec<JobsSource>, stored: impl Iterator<Item = &'s String>) -> SourceList {
         let stored: Vec<&String> = stored.collect();
-        let was_file = |name: &&JobsSource| stored.iter().any(|stored| name.is_stored_as(stored));
-        let files = named.iter().filter(was_file).map(|name| name.path.clone()).collect();
+        let mut files = BTreeSet::new();
+        for name in &mut named {
+            let path = source_path::absolute(&name.path);
+            let is_own = |source: &&&String| name.is_stored_as(source);
+            let is_below = |source: &&&String| Path::new(source).parent() == Some(&*path);
+            let has_crontabs = list(&name.path).is_ok_and(|content| !content.files.is_empty());
+            let replaced: Vec<String> = match (has_crontabs, name.path.is_file()) {
+                (true, _) => stored.iter().filter(is_own).map(ToString::to_string).collect(),
+                (false, true) => stored.iter().filter(is_below).map(ToString::to_string).collect(),
+                (false, false) => Vec::new(),
+            };
+            if !has_crontabs && stored.iter().any(|source| name.is_stored_as(source)) {
+                files.insert(name.path.clone());
+            }
+            name.replaced = replaced;
+        }
         SourceList { files, ..SourceList::new(named) }
     }
 
@@ -115,13 +131,12 @@ pub(crate) fn read_valid_files(list: &mut SourceList) -> Result<Vec<ValidJobs>, 
     let ExpandedSources { sources, warnings, failures } = list.expand();
     warnings.iter().for_each(|warning| print_error_line(&warning.to_string()));
     let mut faults: Vec<String> = failures.iter().map(ToString::to_string).collect();
-    let (mut files, mut owners) = (Vec::new(), BTreeMap::new());
-    for source in &sources {
+    let (mut files, mut owners) = (Vec::new(), JobOwners::default());
+    for (index, source) in sources.iter().enumerate() {
         match read_valid_jobs(source) {
             Ok(mut file) => {
-                let shared = refuse_owned(source, &mut file.jobs, |key| owners.get(key).cloned());
+                let shared = owners.claim(source, &mut file.jobs, index + 1 == sources.len());
                 faults.extend(shared.iter().map(ToString::to_string));
-                owners.extend(file.jobs.iter().map(|job| (job.key(), source.shown_name())));
                 files.push(file);
             }
             Err(failure) => faults.extend(failure.messages()),

@@ -3,23 +3,31 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use domain::crontab::HostNames;
 use domain::job::{Command, Job};
+use domain::job_list::JobList;
 use keeper::user::find_by_name;
 
 /// Where programs are searched when the crontab sets no PATH (crontab(5)).
 const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 
+/// The users and programs of this host, for warnings about entries of a crontab.
+pub(crate) const HOST_NAMES: HostNames = HostNames {
+    is_account: |name| find_by_name(name).is_some(),
+    is_program: |name, path| is_program(name, path.unwrap_or(PATH_DEFAULT)),
+};
+
 /// Whether every command begins with a user of this host that is no program in the PATH of its entry. `sync`, `mail`
 /// and `backup` can be both.
-pub(crate) fn looks_like_system_crontab(jobs: &[Job]) -> bool {
+pub(crate) fn looks_like_system_crontab(jobs: &JobList) -> bool {
     let mut users = BTreeMap::new();
-    let begins_with_user = |job: &Job| {
+    let mut begins_with_user = |job: Job| {
         let Command::Shell(command) = &job.command else { return false };
         let Some(word) = command.split_whitespace().next() else { return false };
         let is_user = *users.entry(word.to_owned()).or_insert_with(|| find_by_name(word).is_some());
         is_user && !is_program(word, job.env.get("PATH").map_or(PATH_DEFAULT, String::as_str))
     };
-    !jobs.is_empty() && jobs.iter().all(begins_with_user)
+    !jobs.is_empty() && jobs.iter().all(&mut begins_with_user)
 }
 
 fn is_program(word: &str, path: &str) -> bool {
@@ -46,7 +54,7 @@ mod tests {
             ("# nothing\n", false),
         ] {
             let (jobs, _) = parse("crontab", text, Format::User);
-            assert_eq!(looks_like_system_crontab(&jobs), expected, "{text}");
+            assert_eq!(looks_like_system_crontab(&jobs[..].into()), expected, "{text}");
         }
     }
 }

@@ -119,7 +119,7 @@ pub(crate) fn run(arguments: Arguments, utc: bool) -> Outcome {
     let named = JobFileArgs {
         crontabs: [setup.configuration.crontabs.clone(), arguments.crontab].concat(),
         jobs: [setup.configuration.jobs.clone(), arguments.jobs].concat(),
-        system: arguments.system,
+        system: arguments.system || setup.configuration.system,
         mail_owners: setup.configuration.mail.owner,
         channels: setup.configuration.channels.iter().map(|channel| channel.name.clone()).collect(),
     };

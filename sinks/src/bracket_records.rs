@@ -2,6 +2,7 @@
 //! every receiver gets the same.
 
 use domain::run::Trigger;
+use domain::units::format_lines;
 
 use crate::feed::{FinishedRecord, OutputEndedRecord, RunHeader};
 use crate::json::{number_member, text_member};
@@ -39,7 +40,7 @@ pub(crate) fn finished_text(finished: &FinishedRecord) -> String {
         text.push_str(": ");
         text.push_str(&one_line(&shortened(reason, COMMAND_BYTES_MAX)));
     }
-    text.push_str(&format!(" ({} lines", stdout_lines + stderr_lines));
+    text.push_str(&format!(" ({}", format_lines(stdout_lines + stderr_lines)));
     if finished.dropped_lines > 0 {
         text.push_str(&format!(", {} dropped", finished.dropped_lines));
     }
@@ -56,7 +57,7 @@ pub(crate) fn output_ended_text(ended: &OutputEndedRecord) -> String {
         1 => "1 late line".to_owned(),
         lines => format!("{lines} late lines"),
     };
-    let mut text = format!("run output ended: {late} ({} lines", ended.stdout_lines + ended.stderr_lines);
+    let mut text = format!("run output ended: {late} ({}", format_lines(ended.stdout_lines + ended.stderr_lines));
     if ended.dropped_lines > 0 {
         text.push_str(&format!(", {} dropped", ended.dropped_lines));
     }

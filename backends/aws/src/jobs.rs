@@ -59,8 +59,11 @@ impl JobStore for Backend {
         Ok(results)
     }
 
-    async fn remove(&self, key: &JobKey) -> PortResult<()> {
-        self.dynamo.delete(JOBS, item_key(key), "", vec![]).await
+    async fn remove(&self, keys: &[JobKey]) -> PortResult<()> {
+        for key in keys {
+            self.dynamo.delete(JOBS, item_key(key), "", vec![]).await?;
+        }
+        Ok(())
     }
 
     async fn list(&self, group: Option<&str>, after: Option<&Cursor>, most: usize) -> PortResult<Page<StoredJob>> {

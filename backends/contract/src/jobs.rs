@@ -50,9 +50,12 @@ pub async fn a_job_changes_only_at_its_latest_version(ports: &Ports) {
 
 pub async fn removing_a_job_twice_is_harmless(ports: &Ports) {
     assert!(ports.jobs.put(&job(&key("dump")), None).await.unwrap());
-    ports.jobs.remove(&key("dump")).await.unwrap();
-    ports.jobs.remove(&key("dump")).await.unwrap();
-    assert!(ports.jobs.get(&[key("dump")]).await.unwrap().is_empty());
+    assert!(ports.jobs.put(&job(&key("other")), None).await.unwrap());
+    let both = [key("dump"), key("other")];
+    ports.jobs.remove(&both).await.unwrap();
+    ports.jobs.remove(&both).await.unwrap();
+    ports.jobs.remove(&[]).await.unwrap();
+    assert!(ports.jobs.get(&both).await.unwrap().is_empty());
     assert!(ports.jobs.put(&job(&key("dump")), None).await.unwrap(), "a removed job can be created again");
 }
 

@@ -46,12 +46,13 @@ impl JobStore for Embedded {
         self.database.write(Durability::Full, write).await
     }
 
-    async fn remove(&self, key: &JobKey) -> PortResult<()> {
-        let key = key.clone();
+    async fn remove(&self, keys: &[JobKey]) -> PortResult<()> {
+        let keys = keys.to_vec();
         let write = move |connection: &rusqlite::Connection| {
-            connection
-                .prepare_cached("DELETE FROM jobs WHERE grp = ?1 AND name = ?2")?
-                .execute([&key.group, &key.name])?;
+            let mut delete = connection.prepare_cached("DELETE FROM jobs WHERE grp = ?1 AND name = ?2")?;
+            for key in &keys {
+                delete.execute([&key.group, &key.name])?;
+            }
             Ok(())
         };
         self.database.write(Durability::Full, write).await

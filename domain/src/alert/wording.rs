@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{Alert, AlertKind};
 use crate::local_time;
 use crate::run::ExcerptLine;
+use crate::units::format_lines;
 
 /// Characters of a subject. SNS rejects longer ones (Publish: "less than 100 characters") and any that are not ASCII.
 pub const SUBJECT_CHARS_MAX: usize = 99;
@@ -147,7 +148,7 @@ pub fn excerpt(lines: &[ExcerptLine]) -> Vec<String> {
     let skipped = lines.len().saturating_sub(EXCERPT_LINES_MAX);
     let mut shown = Vec::with_capacity(lines.len() - skipped + 1);
     if skipped > 0 {
-        shown.push(format!("... {skipped} lines before these ..."));
+        shown.push(format!("... {} before these ...", format_lines(skipped as u64)));
     }
     for line in &lines[skipped..] {
         let clean = line.text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c });

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::host_words::HostWords;
 use super::line::Entry;
 use super::shell_advice;
 use crate::schedule::hints;
@@ -23,14 +24,18 @@ impl Advice {
 const ARGUMENT_BYTES_MAX: usize = 131_071;
 
 /// All warnings about an entry. `environment`: the assignments above it.
-pub(super) fn of_entry(entry: &Entry<'_>, environment: &BTreeMap<String, String>) -> Vec<Advice> {
+pub(super) fn of_entry(
+    entry: &Entry<'_>,
+    environment: &BTreeMap<String, String>,
+    host_words: &mut HostWords,
+) -> Vec<Advice> {
     let mut found = Vec::new();
     if !entry.schedule.starts_with('@') {
-        found.extend(six_fields(entry));
+        found.extend(six_fields(entry, |word| host_words.is_known(word, environment)));
     }
     found.extend(day_letters(&entry.schedule));
     if found.is_empty() && entry.user.is_none() {
-        found.extend(user_column(&entry.command));
+        found.extend(user_column(&entry.command, |word| host_words.is_account(word, environment)));
     }
     if entry.command.len() > ARGUMENT_BYTES_MAX {
         let message = format!(
@@ -68,13 +73,16 @@ fn day_letters(schedule: &str) -> Option<Advice> {
 }
 
 /// Schedules of Quartz, Spring and others begin with the seconds; those of AWS end with the year.
-fn six_fields(entry: &Entry<'_>) -> Option<Advice> {
+/// `is_known`: whether the host has a user or a program of this name.
+fn six_fields(entry: &Entry<'_>, is_known: impl Fn(&str) -> bool) -> Option<Advice> {
     let mut rest = entry.text;
     let sixth = match entry.user {
         Some(user) => user,
         None => take_word(&mut rest),
     };
-    if !looks_like_field(sixth) && !looks_like_day(sixth) {
+    // `mon` is a program, too, so it counts only before something that can be the command.
+    let is_lower_day = DAYS.iter().any(|day| day[..3] == *sixth) && !rest.is_empty() && !rest.starts_with('-');
+    if !(looks_like_field(sixth) || looks_like_day(sixth) || is_lower_day && !is_known(sixth)) {
         return None;
     }
     let mut fields: Vec<&str> = entry.schedule.split(' ').collect();
@@ -158,13 +166,11 @@ fn looks_like_field(word: &str) -> bool {
     certain && word.split([',', '-']).all(item)
 }
 
-/// Accounts whose names are no programs. Chosen: those that system crontabs name most, on Debian and Red Hat.
-const ACCOUNTS: [&str; 6] = ["root", "www-data", "nobody", "daemon", "postgres", "apache"];
-
-fn user_column(command: &str) -> Option<Advice> {
+/// `is_account`: whether a word is the name of a user and not of a program.
+fn user_column(command: &str, mut is_account: impl FnMut(&str) -> bool) -> Option<Advice> {
     let mut rest = command;
     let name = take_word(&mut rest);
-    (ACCOUNTS.contains(&name) && !rest.is_empty() && !rest.starts_with('-')).then(|| {
+    (!rest.is_empty() && !rest.starts_with('-') && is_account(name)).then(|| {
         let message = format!(
             "a user's crontab has no user column, so cron runs a program `{name}`; write `{}` alone, or pass --system if \
              this is a system crontab",

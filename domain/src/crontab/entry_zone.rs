@@ -1,8 +1,6 @@
 //! The zones of a crontab's entries: that of `CRON_TZ`, otherwise that of the host, as with cron.
 
-use std::collections::BTreeSet;
-
-use crate::job::{Job, JobKey};
+use crate::job::Job;
 use crate::zones::{HostZone, LOCAL, zone_named};
 
 /// Schedules that mean the same in every zone.
@@ -15,14 +13,12 @@ pub(super) struct EntryZones {
     host_zone: HostZone,
     /// The host's zone has no name, and this was reported.
     refused: bool,
-    /// The jobs whose zone is that of the host.
-    pub(super) in_host_zone: BTreeSet<JobKey>,
 }
 
 impl EntryZones {
     pub(super) fn new(host_zone: Option<&HostZone>) -> EntryZones {
         let host_zone = host_zone.cloned().unwrap_or_else(HostZone::utc);
-        EntryZones { assigned: None, host_zone, refused: false, in_host_zone: BTreeSet::new() }
+        EntryZones { assigned: None, host_zone, refused: false }
     }
 
     /// Reads an assignment to `CRON_TZ`.

@@ -1,9 +1,7 @@
 //! How a crontab is read, and what reading it returns.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::fault::Faults;
-use crate::job::{Job, JobKey};
+use crate::job_list::JobList;
 use crate::zones::HostZone;
 
 /// Whether entries have a user column. A property of the file; never guessed from a line.
@@ -24,6 +22,24 @@ pub enum Place {
     Directory,
 }
 
+impl Place {
+    pub(super) fn other(self) -> Place {
+        match self {
+            Place::Alone => Place::Directory,
+            Place::Directory => Place::Alone,
+        }
+    }
+}
+
+/// The names that the host which reads a crontab knows, for warnings about words that are no programs.
+#[derive(Clone, Copy, Debug)]
+pub struct HostNames {
+    /// Whether there is a user of this name.
+    pub is_account: fn(&str) -> bool,
+    /// Whether there is a program of this name in the folders of this PATH, or else in those that cron searches.
+    pub is_program: fn(&str, Option<&str>) -> bool,
+}
+
 /// How a crontab is read and its entries are named.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
@@ -39,28 +55,37 @@ pub struct Options<'a> {
     pub user: Option<&'a str>,
     /// The zone of the host, which entries have that name no zone; UTC without one.
     pub host_zone: Option<&'a HostZone>,
+    /// Entries without MAILTO are mailed to their user, as cron does: `Some` with the user of entries that name none.
+    pub mail_owner: Option<&'a str>,
+    /// Sources of stored jobs that the file replaces: the file that its directory was before, or the files of the
+    /// directory that it was before.
+    pub replaced_sources: &'a [String],
+    /// `None`: warnings know only the accounts that most systems have.
+    pub host_names: Option<HostNames>,
 }
 
 impl<'a> Options<'a> {
     /// A file that was named itself.
     pub fn new(source: &'a str, format: Format) -> Options<'a> {
-        Options { format, source, place: Place::Alone, group: None, user: None, host_zone: None }
+        Options {
+            format,
+            source,
+            place: Place::Alone,
+            group: None,
+            user: None,
+            host_zone: None,
+            mail_owner: None,
+            replaced_sources: &[],
+            host_names: None,
+        }
     }
 }
-
-/// The jobs that a job may have been stored as: by an older build, or when its file was named in another way. The
-/// newest name is first.
-pub type FormerNames = BTreeMap<JobKey, Vec<JobKey>>;
 
 /// The content of a file with jobs.
 #[derive(Clone, Debug, Default)]
 pub struct FileContent {
     /// The valid jobs, in the order of the file.
-    pub jobs: Vec<Job>,
+    pub jobs: JobList,
     /// All faults and warnings.
     pub faults: Faults,
-    /// Former names of entries without a name.
-    pub former_names: FormerNames,
-    /// The jobs whose zone the file does not name: they have that of the host.
-    pub in_host_zone: BTreeSet<JobKey>,
 }

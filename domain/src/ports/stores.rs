@@ -71,8 +71,8 @@ pub trait JobStore: Send + Sync {
     /// Writes each job as [`JobStore::put`] does, and then its due entries; results are in the order of `writes`. An
     /// adapter with transactions writes all of them in one.
     async fn put_all(&self, writes: Vec<JobWrite>) -> PortResult<Vec<bool>>;
-    /// Deletes a job. Idempotent.
-    async fn remove(&self, key: &JobKey) -> PortResult<()>;
+    /// Deletes jobs. Idempotent. An adapter with transactions deletes all of them in one.
+    async fn remove(&self, keys: &[JobKey]) -> PortResult<()>;
     /// Returns jobs of one group (`None`: all groups), by group and name.
     async fn list(&self, group: Option<&str>, after: Option<&Cursor>, most: usize) -> PortResult<Page<StoredJob>>;
 }

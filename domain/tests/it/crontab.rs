@@ -291,9 +291,11 @@ fn a_file_that_ends_in_toml_is_a_jobs_file() {
     let options = Options::new("/srv/jobs.toml", Format::System);
     let toml = "[[job]]\nname = \"x\"\nschedule = \"@daily\"\ncommand = \"y\"\n";
     let read = job_files::read("jobs.toml", toml, &options);
-    assert_eq!((read.jobs[0].name.as_str(), read.jobs[0].source.as_deref()), ("x", Some("/srv/jobs.toml")));
+    let job = read.jobs.job(0);
+    assert_eq!((job.name.as_str(), job.source.as_deref()), ("x", Some("/srv/jobs.toml")));
     let read = job_files::read("crontab", "0 5 * * * root /opt/x\n", &options);
-    assert_eq!((shell(&read.jobs[0]), read.jobs[0].user.as_deref()), ("/opt/x", Some("root")));
+    let job = read.jobs.job(0);
+    assert_eq!((shell(&job), job.user.as_deref()), ("/opt/x", Some("root")));
 }
 
 #[test]
@@ -317,13 +319,32 @@ fn mailto_names_who_gets_the_output_of_the_entries_below_it() {
     assert_eq!(mail, [None, Some(after), None, None]);
 }
 
+#[test]
+fn the_owner_gets_the_output_of_entries_without_mailto_as_the_prefix_n_states() {
+    let text = "0 1 * * * all\n0 2 * * * -n failures\n# sexton: user=web\n0 3 * * * of-web\nMAILFROM=cron@example.org\n\
+                0 4 * * * -n from\nMAILTO=\"\"\n0 5 * * * unwanted\nMAILTO=ops@example.org\n0 6 * * * -n to\n";
+    let options = Options { mail_owner: Some("alice"), ..Options::new("crontab", Format::User) };
+    let read = crontab::read("crontab", text, &options);
+    assert_eq!(read.faults.to_string(), "", "no warning about -n");
+    let shown = |mail: MailSettings| {
+        let from = mail.from.unwrap_or_default();
+        format!("{} {}{from}", mail.to, if mail.only_failed { "-n " } else { "" }).trim_end().to_owned()
+    };
+    let mail: Vec<Option<String>> = read.jobs.iter().map(|job| job.mail.map(shown)).collect();
+    let expected = ["alice", "alice -n", "web", "alice -n cron@example.org", "", "ops@example.org -n cron@example.org"];
+    assert_eq!(mail, expected.map(|text| (!text.is_empty()).then(|| text.to_owned())));
+    let without = crontab::read("crontab", "0 2 * * * -n x\n", &Options::new("crontab", Format::User));
+    assert!(without.faults.to_string().contains("`-n`: -n limits the mail"), "{}", without.faults);
+}
+
 /// The zone of each job on a host in Paris, and the names of those that have it from the host.
 fn zones_in_paris(file: &str, text: &str) -> (Vec<String>, Vec<String>) {
     let paris = HostZone::named("Europe/Paris");
     let read = job_files::read(file, text, &Options { host_zone: Some(&paris), ..Options::new(file, Format::User) });
     assert!(!read.faults.has_faults(), "{}", read.faults);
-    let zones = read.jobs.into_iter().map(|job| job.zone).collect();
-    (zones, read.in_host_zone.into_iter().map(|key| key.name).collect())
+    let zones = read.jobs.iter().map(|job| job.zone).collect();
+    let from_host = (0..read.jobs.len()).filter(|index| read.jobs.is_in_host_zone(*index));
+    (zones, from_host.map(|index| read.jobs.key(index).name).collect())
 }
 
 #[test]
@@ -350,7 +371,7 @@ fn entries_of_a_crontab_have_the_zone_of_the_host_unless_another_is_named() {
     let (zones, from_host) = zones_in_paris("crontab", &text.concat());
     let (paris, tokyo) = ("Europe/Paris", "Asia/Tokyo");
     assert_eq!(zones, [paris, tokyo, "America/New_York", paris, paris, "UTC", tokyo, paris, paris]);
-    assert_eq!(from_host, ["a", "d", "e", "h", "i"]);
+    assert_eq!(from_host, ["a", "d", "e", "i", "h"]);
 }
 
 #[test]
@@ -370,7 +391,7 @@ fn a_host_zone_without_a_name_is_one_fault_where_it_is_needed() {
     let text = "CRON_TZ=UTC\n0 1 * * * a\nCRON_TZ=\n0 2 * * * b\n0 3 * * * c\n@reboot d\n";
     let options = Options { host_zone: Some(&nameless), ..Options::new("crontab", Format::User) };
     let read = crontab::read("crontab", text, &options);
-    assert_eq!(read.jobs.iter().map(|job| job.zone.as_str()).collect::<Vec<_>>(), ["UTC", "UTC"]);
+    assert_eq!(read.jobs.iter().map(|job| job.zone).collect::<Vec<_>>(), ["UTC", "UTC"]);
     assert_eq!(
         read.faults.to_string(),
         "crontab:4: the zone of this host has no name; write CRON_TZ=, like CRON_TZ=Europe/Paris, above the entry"

@@ -19,9 +19,9 @@ fn keys(options: &Options<'_>, text: &str) -> Vec<String> {
 
 #[track_caller]
 fn only(options: &Options<'_>, text: &str) -> Job {
-    let mut jobs = content(options, text).jobs;
+    let jobs = content(options, text).jobs;
     assert_eq!(jobs.len(), 1, "{text}");
-    jobs.remove(0)
+    jobs.job(0)
 }
 
 #[test]
@@ -67,16 +67,16 @@ fn equal_entries_are_numbered_in_the_order_of_the_file_also_when_one_is_faulty()
     let options = Options::new(SOURCE, Format::User);
     let content_of = |text: &str| read("shown", text, &options);
     let two = content_of("0 5 * * * /opt/x\n0 17 * * * /opt/x\n");
-    let first = two.jobs[0].name.clone();
-    assert_eq!((two.jobs[1].name.clone(), two.jobs[1].schedule.as_str()), (format!("{first}-2"), "0 17 * * *"));
+    let first = two.jobs.job(0).name.clone();
+    assert_eq!((two.jobs.key(1).name, two.jobs.job(1).schedule), (format!("{first}-2"), "0 17 * * *".to_owned()));
     assert_eq!(two.faults.to_string(), "", "two schedules of one command are common");
     let three = content_of("0 5 * * * /opt/x\n61 * * * * /opt/x\n0 5 * * * /opt/x\n");
-    let names: Vec<&str> = three.jobs.iter().map(|job| job.name.as_str()).collect();
+    let names: Vec<String> = three.jobs.keys().map(|key| key.name).collect();
     assert_eq!(names, [first.clone(), format!("{first}-3")]);
     let warning = three.faults.to_string();
     assert!(warning.contains("the same entry as on line 1, so it also runs as"), "{warning}");
     let named = content_of(&format!("# sexton: name={first}\n0 5 * * * y\n0 5 * * * /opt/x\n"));
-    assert_eq!(named.jobs[1].name, format!("{first}-2"));
+    assert_eq!(named.jobs.key(1).name, format!("{first}-2"));
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn default_names_are_legal_and_short_enough() {
         ("/x/an-equally-long-name-of-a-file-without-an-end", &*long, "an-equally"),
     ] {
         let text = format!("0 5 * * * {command}\n").repeat(3);
-        for job in content(&Options::new(source, Format::User), &text).jobs {
+        for job in content(&Options::new(source, Format::User), &text).jobs.iter() {
             assert!(job.name.starts_with(start), "{source}: {}", job.name);
             assert_eq!(fields::check_name("name", &job.name), Ok(()), "{source}");
         }
@@ -125,16 +125,16 @@ fn a_former_name_is_that_of_the_build_before_with_its_number() {
     let text = "*/5 * * * * backup.sh\n*/5 * * * * backup.sh\n0 1 * * * backup.sh\n";
     let content = content(&options, text);
     let former: Vec<String> =
-        content.jobs.iter().map(|job| content.former_names[&job.key()].last().expect("one").to_string()).collect();
+        (0..3).map(|index| content.jobs.former_names(index).last().expect("one").to_string()).collect();
     assert_eq!(former[..2], ["default/backup.sh-fd223879", "default/backup.sh-fd223879-2"]);
     assert!(former[2].starts_with("default/backup.sh-") && former[2].len() == former[0].len(), "{former:?}");
     // A file that was named itself, and then its directory.
     let in_directory = Options { place: Place::Directory, ..options };
     let other = read("shown", text, &in_directory);
-    assert!(other.former_names[&other.jobs[0].key()].contains(&content.jobs[0].key()));
-    assert!(content.former_names[&content.jobs[0].key()].contains(&other.jobs[0].key()));
+    assert!(other.jobs.former_names(0).contains(&content.jobs.key(0)));
+    assert!(content.jobs.former_names(0).contains(&other.jobs.key(0)));
     let named = read("shown", "# sexton: name=x\n* * * * * y\n", &options);
-    assert!(named.former_names.is_empty());
+    assert!(named.jobs.former_names(0).is_empty());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn the_minute_of_a_hashed_schedule_stays_that_of_the_former_name() {
     let schedule = |job: &Job| fields::schedule(job, Timestamp::UNIX_EPOCH).expect("a schedule").resolved().to_owned();
     let options = Options::new(SOURCE, Format::User);
     let job = only(&options, "H H * * * backup.sh\n");
-    let former = content(&options, "H H * * * backup.sh\n").former_names[&job.key()].last().expect("one").clone();
+    let former = content(&options, "H H * * * backup.sh\n").jobs.former_names(0).last().expect("one").clone();
     let stored = Job { name: former.name, seed: None, ..job.clone() };
     assert_eq!(schedule(&job), schedule(&stored));
     assert_eq!(only(&options, "5 * * * * backup.sh\n").seed, None);

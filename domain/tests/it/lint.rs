@@ -1,7 +1,7 @@
 //! The warnings of `lint`: lines that cron accepts and that do not do what was intended, and lines of real crontabs
 //! that must not cause any.
 
-use domain::crontab::{Format, parse};
+use domain::crontab::{Format, HostNames, Options, parse, read};
 use domain::fault::Level;
 
 /// The warnings and faults of a crontab, as they are printed.
@@ -29,8 +29,34 @@ fn check_silent(text: &str, format: Format) {
 }
 
 #[test]
+fn users_and_programs_of_the_host_decide_about_the_first_word() {
+    let host_names = HostNames {
+        is_account: |name| ["deploy", "backup", "svc.web", "sat"].contains(&name),
+        is_program: |name, path| name == "backup" && path.is_none() || name == "tue",
+    };
+    let options = Options { host_names: Some(host_names), ..Options::new("crontab", Format::User) };
+    let warned = |text: &str| {
+        let faults = read("crontab", text, &options).faults;
+        faults.0.iter().map(|fault| fault.value.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warned("0 5 * * * deploy /opt/x\n0 6 * * * deploy y\n0 6 * * * svc.web y\n"),
+        ["deploy", "deploy", "svc.web"]
+    );
+    // A program, too; no user; an option or nothing follows.
+    assert!(warned("0 5 * * * backup /srv\n0 5 * * * www /x\n0 5 * * * deploy\n0 5 * * * deploy -v\n").is_empty());
+    assert_eq!(warned("PATH=/opt/bin\n0 5 * * * backup /srv\n"), ["backup"]);
+    // Days that are programs or users.
+    assert_eq!(warned("0 0 5 * * mon /x\n0 0 5 * * tue /x\n0 0 5 * * wed\n0 0 5 * * thu -x\n"), ["mon"]);
+    assert_eq!(warned("0 0 5 * * sat /x\n"), ["sat"], "a user, and no day");
+    assert!(read("crontab", "0 0 5 * * sat /x\n", &options).faults.to_string().contains("has no user column"));
+}
+
+#[test]
 fn six_fields_are_shown_as_five() {
     for (line, program, five) in [
+        ("0 0 12 * * mon java -jar x", "`mon`", "`0 12 * * mon java -jar x`"),
+        ("30 6 1 * * sun /x", "`sun`", "`6 1 * * sun /x`"),
         ("0 0 12 * * MON-FRI java -jar x", "`MON-FRI`", "`0 12 * * MON-FRI java -jar x`"),
         ("30 6 1 * * ? /x", "`?`", "`6 1 * * * /x`"),
         ("0 15 10 * * 1-5 /x -v", "`1-5`", "`15 10 * * 1-5 /x -v`"),

@@ -440,8 +440,8 @@ fn computed_names_stay_the_same() {
     assert!(faults.0.is_empty(), "{faults}");
     assert_eq!(jobs[0].key(), JobKey::new("default", "crontab-backup.sh-8718122a"));
     let options = domain::crontab::Options::new("crontab", domain::crontab::Format::User);
-    let former = domain::crontab::read("crontab", "*/5 * * * * backup.sh\n", &options).former_names;
-    assert_eq!(former[&jobs[0].key()].last(), Some(&JobKey::new("default", "backup.sh-fd223879")));
+    let former = domain::crontab::read("crontab", "*/5 * * * * backup.sh\n", &options).jobs.former_names(0);
+    assert_eq!(former.last(), Some(&JobKey::new("default", "backup.sh-fd223879")));
 }
 
 /// Texts that programs parse, and the test that pins each:

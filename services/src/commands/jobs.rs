@@ -4,6 +4,7 @@ use domain::job::{Job, JobKey, Pause};
 use domain::ports::{Due, Ports, StoredJob};
 use jiff::Timestamp;
 
+use super::apply::BATCH_JOBS;
 use crate::new_runs::{next_due_entry, schedule_of};
 use crate::{Error, Result, error::CONFLICTS_MAX, removed_jobs};
 
@@ -41,31 +42,39 @@ pub async fn remove(ports: &Ports, key: &JobKey, now: Timestamp) -> Result<()> {
     let before = find_job(ports, key).await?;
     let was_removed = removed_jobs::forget(ports, key).await?;
     match &before {
-        Some(before) => delete(ports, before, now).await?,
+        Some(before) => delete(ports, std::slice::from_ref(before), now).await?,
         None if was_removed => {}
         None => return Err(Error::NoSuchJob(key.clone())),
     }
     removed_jobs::reset_alert_state(ports, key).await
 }
 
-/// Deletes jobs that their file no longer contains. What a job needs when it returns is kept.
-pub(super) async fn remove_from_file(ports: &Ports, jobs: &[&StoredJob], now: Timestamp) -> Result<()> {
-    removed_jobs::remember(ports, jobs, now).await?;
-    for stored in jobs {
-        delete(ports, stored, now).await?;
+/// Deletes jobs that their file no longer contains, in batches. What a job needs when it returns is kept.
+pub(super) async fn remove_from_file(ports: &Ports, keys: &[JobKey], now: Timestamp) -> Result<()> {
+    // Jobs that share a record are in the same batches, so that no record is written once for each batch.
+    let mut keys: Vec<&JobKey> = keys.iter().collect();
+    keys.sort_by_key(|key| removed_jobs::part_of(key));
+    for batch in keys.chunks(BATCH_JOBS) {
+        let batch: Vec<JobKey> = batch.iter().map(|key| (*key).clone()).collect();
+        let stored = ports.jobs.get(&batch).await?;
+        removed_jobs::remember(ports, &stored, now).await?;
+        delete(ports, &stored, now).await?;
     }
     Ok(())
 }
 
-async fn delete(ports: &Ports, stored: &StoredJob, now: Timestamp) -> Result<()> {
-    ports.jobs.remove(&stored.key).await?;
-    if let Ok(job) = &stored.job
-        && let Ok(schedule) = schedule_of(job)
-        && let Some(entry) = next_due_entry(job, &schedule, now)
-    {
-        ports.due.remove(&[entry]).await?;
+async fn delete(ports: &Ports, jobs: &[StoredJob], now: Timestamp) -> Result<()> {
+    let keys: Vec<JobKey> = jobs.iter().map(|stored| stored.key.clone()).collect();
+    ports.jobs.remove(&keys).await?;
+    let entry = |stored: &StoredJob| {
+        let job = stored.job.as_ref().ok()?;
+        next_due_entry(job, &schedule_of(job).ok()?, now)
+    };
+    let entries: Vec<Due> = jobs.iter().filter_map(entry).collect();
+    if entries.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    Ok(ports.due.remove(&entries).await?)
 }
 
 /// Pauses a job until it is resumed, or until an instant. Its firings are recorded as skipped.

@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::alert::JobState;
-use domain::crontab::FormerNames;
 use domain::job::{Job, JobKey};
-use domain::ports::{AlertStep, Due, Ports, RunQuery, StateChange, StoredJob};
+use domain::job_list::JobList;
+use domain::ports::{AlertStep, Due, Ports, RunQuery, StateChange};
 use domain::run::{RunId, RunKey};
 use jiff::Timestamp;
 
+use super::apply::{AppliedFile, BATCH_JOBS, SurplusJob};
 use super::jobs::change_job;
 use crate::new_runs::schedule_of;
 use crate::{Result, removed_jobs, tick_progress};
@@ -20,36 +21,60 @@ use crate::{Result, removed_jobs, tick_progress};
 /// Runs read in one call of the store. Chosen, not measured.
 const PAGE_MAX: usize = 1000;
 
-/// Stored jobs that jobs of a file replace, by the key of the new job.
+/// Stored jobs that jobs of a file replace.
+#[derive(Default)]
 pub(super) struct TakeOver {
-    jobs: BTreeMap<JobKey, Job>,
-    /// The keys of the stored jobs.
+    /// The index of the former job, by the key of the new one.
+    indexes: BTreeMap<JobKey, usize>,
+    former: JobList,
+    /// The keys of the former jobs.
     replaced: BTreeSet<JobKey>,
 }
 
 impl TakeOver {
-    /// For each job without a name: the stored job with one of its former names. `is_own`: whether a stored job with
-    /// this source may be taken over.
-    pub(super) fn find(
-        wanted: &BTreeMap<JobKey, &Job>,
-        former_names: &FormerNames,
-        before: &BTreeMap<JobKey, StoredJob>,
-        is_own: impl Fn(Option<&str>) -> bool,
-    ) -> TakeOver {
-        let former_job = |name: &JobKey| {
-            let job = before.get(name).filter(|_| !wanted.contains_key(name))?.job.as_ref().ok()?;
-            is_own(job.source.as_deref()).then(|| job.clone())
+    /// For each job without a name: the stored job with one of its former names. `surplus`: the stored jobs that are
+    /// not in the file, by group and name.
+    pub(super) async fn find(ports: &Ports, file: &AppliedFile<'_>, surplus: &[SurplusJob]) -> Result<TakeOver> {
+        let jobs = file.jobs;
+        let mut found = TakeOver::default();
+        if surplus.is_empty() {
+            return Ok(found);
+        }
+        let can_be_renamed = |name: &JobKey| {
+            let at = surplus.binary_search_by(|surplus| surplus.key.cmp(name));
+            at.is_ok_and(|at| !surplus[at].is_of_others)
         };
-        let named = former_names.iter().filter(|(key, _)| wanted.contains_key(key));
-        let jobs: BTreeMap<JobKey, Job> =
-            named.filter_map(|(key, names)| Some((key.clone(), names.iter().find_map(former_job)?))).collect();
-        let replaced = jobs.values().map(Job::key).collect();
-        TakeOver { jobs, replaced }
+        let candidates = (0..jobs.len()).filter_map(|index| {
+            let names: Vec<JobKey> = jobs.former_names(index).into_iter().filter(&can_be_renamed).collect();
+            (!names.is_empty()).then(|| (jobs.key(index), names))
+        });
+        let candidates: Vec<(JobKey, Vec<JobKey>)> = candidates.collect();
+        for batch in candidates.chunks(BATCH_JOBS) {
+            let names: Vec<JobKey> = batch.iter().flat_map(|(_, names)| names.iter().cloned()).collect();
+            let stored = ports.jobs.get(&names).await?.into_iter().filter_map(|stored| stored.job.ok());
+            let stored: BTreeMap<JobKey, Job> = stored.map(|job| (job.key(), job)).collect();
+            for (key, names) in batch {
+                let Some(former) =
+                    names.iter().filter_map(|name| stored.get(name)).find(|job| file.may_rename(job, key))
+                else {
+                    continue;
+                };
+                found.indexes.insert(key.clone(), found.former.len());
+                found.replaced.insert(former.key());
+                found.former.push(former.clone());
+            }
+        }
+        Ok(found)
     }
 
     /// The stored job that becomes the job with this key.
-    pub(super) fn former(&self, key: &JobKey) -> Option<&Job> {
-        self.jobs.get(key)
+    pub(super) fn former(&self, key: &JobKey) -> Option<Job> {
+        self.indexes.get(key).map(|index| self.former.job(*index))
+    }
+
+    /// Whether a stored job becomes the job with this key.
+    pub(super) fn has_former(&self, key: &JobKey) -> bool {
+        self.indexes.contains_key(key)
     }
 
     /// Whether a stored job is replaced under another name.
@@ -59,10 +84,10 @@ impl TakeOver {
 
     /// Copies the alert states to the new names. Called before the new jobs are stored.
     pub(super) async fn copy_alert_states(&self, ports: &Ports) -> Result<()> {
-        if self.jobs.is_empty() {
+        if self.indexes.is_empty() {
             return Ok(());
         }
-        let keys: Vec<JobKey> = self.jobs.keys().cloned().collect();
+        let keys: Vec<JobKey> = self.indexes.keys().cloned().collect();
         let before = ports.alerts.states(&self.former_keys()).await?;
         let after = ports.alerts.states(&keys).await?;
         for ((key, before), after) in keys.into_iter().zip(before).zip(after) {
@@ -81,32 +106,34 @@ impl TakeOver {
     /// Passes the due entries on and deletes the former jobs. Called after the new jobs are stored. A former job with
     /// open runs stays disabled, because its definition decides how they end; a later `apply` deletes it.
     pub(super) async fn complete(&self, ports: &Ports, now: Timestamp) -> Result<()> {
-        if self.jobs.is_empty() {
+        if self.indexes.is_empty() {
             return Ok(());
         }
-        for former in self.jobs.values().filter(|former| former.enabled) {
+        for former in self.former.iter().filter(|former| former.enabled) {
             let disable = |_| Ok(Job { enabled: false, ..former.clone() });
             change_job(ports, &former.key(), now, disable).await?;
         }
         let processed_until = tick_progress::processed_until(ports).await?.map_or(now, |until| until.min(now));
-        let stored = ports.jobs.get(&self.jobs.keys().cloned().collect::<Vec<_>>()).await?;
+        let stored = ports.jobs.get(&self.indexes.keys().cloned().collect::<Vec<_>>()).await?;
         let mut entries = Vec::with_capacity(stored.len());
         for job in stored.into_iter().filter_map(|stored| stored.job.ok()) {
             let Some(former) = self.former(&job.key()).filter(|_| job.enabled) else { continue };
-            let first = first_due(ports, &job, former, processed_until, now).await?;
+            let first = first_due(ports, &job, &former, processed_until, now).await?;
             entries.extend(first.map(|at| Due { at, key: job.key(), timing: job.timing() }));
         }
-        ports.due.put(&entries).await?;
+        for batch in entries.chunks(BATCH_JOBS) {
+            ports.due.put(batch).await?;
+        }
         let open = keys_of_open_runs(ports).await?;
         for former in self.former_keys().iter().filter(|former| !open.contains(former)) {
-            ports.jobs.remove(former).await?;
+            ports.jobs.remove(std::slice::from_ref(former)).await?;
             removed_jobs::reset_alert_state(ports, former).await?;
         }
         Ok(())
     }
 
     fn former_keys(&self) -> Vec<JobKey> {
-        self.jobs.values().map(Job::key).collect()
+        self.indexes.values().map(|index| self.former.key(*index)).collect()
     }
 }
 

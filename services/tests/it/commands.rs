@@ -28,10 +28,10 @@ async fn applying_a_file_makes_the_stored_jobs_equal_to_it() {
     let second = [job("a", "0 2 * * *"), job("b", "@every 7m"), job("d", "0 3 * * *")];
     let difference = apply(&world, "one.toml", &second, ApplyOptions::default()).await;
     assert_eq!((names(&difference.added), names(&difference.changed)), (vec!["d"], vec!["a"]));
-    assert_eq!((names(&difference.unchanged), names(&difference.kept)), (vec!["b"], vec!["c"]));
+    assert_eq!((difference.unchanged, names(&difference.kept)), (1, vec!["c"]));
     let difference = apply(&world, "one.toml", &second, ApplyOptions { prune: true, ..ApplyOptions::default() }).await;
     assert_eq!(names(&difference.removed), ["c"]);
-    assert_eq!(names(&difference.unchanged), ["a", "b", "d"]);
+    assert_eq!(difference.unchanged, 3);
     let b = commands::get(&world.ports, &key("b")).await.unwrap().job.unwrap();
     assert!(b.paused.is_some() && b.anchor == Some("2026-11-23T08:00:00Z".parse().unwrap()), "{b:?}");
     assert!(commands::get(&world.ports, &key("other")).await.is_ok(), "jobs of other files stay");

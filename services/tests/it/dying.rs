@@ -7,7 +7,7 @@ use domain::job::{CatchUp, Concurrency, Retries};
 use domain::ports::Ports;
 use domain::run::Outcome;
 use jiff::Timestamp;
-use services::commands::{self, ApplyOptions};
+use services::commands::{self, ApplyOptions, BATCH_JOBS};
 use services::{collector, overdue, release, scheduler};
 
 use crate::faulty::{Faulty, Moment, Plan};
@@ -107,6 +107,33 @@ async fn death_in_any_call_leaves_the_same_runs_and_alerts() {
     }
 }
 
+/// Each call is one transaction, and other writes wait for at most one.
+#[tokio::test]
+async fn an_apply_of_many_jobs_changes_few_in_one_call() {
+    let file = |schedule: &str, from: usize| -> Vec<_> {
+        (from..1700).map(|number| job(&format!("job-{number}"), schedule)).collect()
+    };
+    let (plan, world) = (Plan::new(usize::MAX, Moment::Before), World::new("2026-11-23T07:00:00Z"));
+    let ports = Faulty::ports(&world.ports, &plan);
+    let how = ApplyOptions { prune: true, dry_run: false };
+    let apply = async |jobs: Vec<_>| {
+        let done = commands::apply(&ports, "f", &jobs, how, world.now()).await.unwrap();
+        let is_stored = world.ports.jobs.list(None, None, 2000).await.unwrap().records.len() == jobs.len();
+        let entries =
+            world.ports.due.list(0, world.now(), "2027-01-01T00:00:00Z".parse().unwrap(), 2000).await.unwrap();
+        let counts = [done.added.len(), done.changed.len(), done.unchanged, done.removed.len()];
+        (counts, is_stored && entries.len() == jobs.len())
+    };
+    assert_eq!(apply(file("0 9 * * *", 0)).await, ([1700, 0, 0, 0], true));
+    assert_eq!(apply(file("0 8 * * *", 0)).await, ([0, 1700, 0, 0], true));
+    assert_eq!(apply(file("0 8 * * *", 1690)).await, ([0, 0, 10, 1690], true));
+    // They return in time for the firing at 08:00.
+    world.set("08:10");
+    let (counts, _) = apply(file("0 8 * * *", 0)).await;
+    assert_eq!(counts, [1690, 0, 10, 0]);
+    assert!(plan.largest() == BATCH_JOBS, "{} in one call", plan.largest());
+}
+
 /// A file of several batches; a call that stored nothing fails, or the answer of one that stored a batch is lost.
 #[tokio::test]
 async fn an_interrupted_apply_is_completed_by_the_next() {
@@ -121,7 +148,7 @@ async fn an_interrupted_apply_is_completed_by_the_next() {
             let faulty = Faulty::ports(&world.ports, &Plan::new(call, moment));
             commands::apply(&faulty, "f", &jobs, how, world.now()).await.unwrap_err();
             let again = commands::apply(&world.ports, "f", &jobs, how, world.now()).await.unwrap();
-            assert_eq!(again.added.len() + again.unchanged.len(), jobs.len(), "call {call}");
+            assert_eq!(again.added.len() + again.unchanged, jobs.len(), "call {call}");
             let at = "2026-11-23T09:00:00Z".parse().unwrap();
             let entries = world.ports.due.list(0, at, at, 2000).await.unwrap();
             assert_eq!(entries.len(), jobs.len(), "every job has its due entry, call {call}");

@@ -28,11 +28,21 @@ pub(crate) struct Plan {
     pub call: usize,
     pub moment: Moment,
     made: AtomicUsize,
+    largest: AtomicUsize,
 }
 
 impl Plan {
     pub(crate) fn new(call: usize, moment: Moment) -> Arc<Plan> {
-        Arc::new(Plan { call, moment, made: AtomicUsize::new(0) })
+        Arc::new(Plan { call, moment, made: AtomicUsize::new(0), largest: AtomicUsize::new(0) })
+    }
+
+    /// The largest number of jobs or due entries that one call changed.
+    pub(crate) fn largest(&self) -> usize {
+        self.largest.load(Ordering::SeqCst)
+    }
+
+    fn note_changes(&self, count: usize) {
+        self.largest.fetch_max(count, Ordering::SeqCst);
     }
 
     /// Calls made so far.
@@ -84,10 +94,12 @@ impl JobStore for Faulty {
         self.call(self.real.jobs.put(job, expected)).await
     }
     async fn put_all(&self, writes: Vec<JobWrite>) -> PortResult<Vec<bool>> {
+        self.plan.note_changes(writes.len());
         self.call(self.real.jobs.put_all(writes)).await
     }
-    async fn remove(&self, key: &JobKey) -> PortResult<()> {
-        self.call(self.real.jobs.remove(key)).await
+    async fn remove(&self, keys: &[JobKey]) -> PortResult<()> {
+        self.plan.note_changes(keys.len());
+        self.call(self.real.jobs.remove(keys)).await
     }
     async fn list(&self, group: Option<&str>, after: Option<&Cursor>, most: usize) -> PortResult<Page<StoredJob>> {
         self.call(self.real.jobs.list(group, after, most)).await
@@ -100,6 +112,7 @@ impl DueIndex for Faulty {
         self.real.due.shards()
     }
     async fn put(&self, entries: &[Due]) -> PortResult<()> {
+        self.plan.note_changes(entries.len());
         self.call(self.real.due.put(entries)).await
     }
     async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>> {
@@ -116,6 +129,7 @@ impl DueIndex for Faulty {
         self.call(self.real.due.list_late(shard, from, until, written_since, most)).await
     }
     async fn remove(&self, entries: &[Due]) -> PortResult<()> {
+        self.plan.note_changes(entries.len());
         self.call(self.real.due.remove(entries)).await
     }
 }

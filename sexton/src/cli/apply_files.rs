@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::Args;
-use domain::crontab::FormerNames;
 use domain::job::JobKey;
+use domain::job_list::JobList;
 use serde_json::{Value, json};
 
 use crate::cli::apply_progress::send_file;
 use crate::cli::jobs::unexpected_answer;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
-use crate::jobs_source::{HostZoneJobs, JobsSource, Purpose, ValidJobs};
+use crate::jobs_source::{JobsSource, Purpose, ValidJobs};
 use crate::print::Printer;
 use crate::source_list::{SourceList, read_valid_files};
 
@@ -61,8 +61,9 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         let mut out = Printer::new();
         for file in &files {
             let body = json!({
-                "jobs": file.jobs, "source": file.name, "prune": arguments.prune, "dry_run": arguments.dry_run,
-                "former_names": names(&file.former_names), "former_sources": Vec::from_iter(&file.former_source),
+                "jobs": Vec::from_iter(file.jobs.iter()), "former_names": former_names(&file.jobs),
+                "source": file.name, "former_sources": Vec::from_iter(&file.former_source),
+                "prune": arguments.prune, "dry_run": arguments.dry_run,
             });
             let answer = send_file(&client, body).await?;
             if arguments.json {
@@ -72,7 +73,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
             if files.len() > 1 {
                 out.print_line(&format!("{}:", file.name))?;
             }
-            out.print_bytes(difference_text(&answer, arguments.dry_run, &file.host_zone).as_bytes())?
+            out.print_bytes(difference_text(&answer, arguments.dry_run, &host_zone_notes(file)).as_bytes())?
         }
         out.finish()?;
         Ok(SUCCESS)
@@ -85,18 +86,28 @@ async fn lost_files(client: &Client, list: &SourceList) -> Result<Vec<ValidJobs>
     let Some(Value::Array(jobs)) = answer.get("jobs") else { return Err(unexpected_answer()) };
     let sources: BTreeSet<&str> = jobs.iter().filter_map(|job| job.get("source")?.as_str()).collect();
     let lost = sources.into_iter().filter(|source| list.has_lost(source));
-    Ok(lost.map(|source| ValidJobs { name: source.to_owned(), ..ValidJobs::default() }).collect())
+    Ok(lost.map(ValidJobs::none).collect())
 }
 
 /// Former names by name, as the API reads them.
-fn names(former_names: &FormerNames) -> BTreeMap<String, Vec<String>> {
-    let texts = |names: &[JobKey]| names.iter().map(ToString::to_string).collect();
-    former_names.iter().map(|(name, former)| (name.to_string(), texts(former))).collect()
+fn former_names(jobs: &JobList) -> BTreeMap<String, Vec<String>> {
+    let names = |index| {
+        let former: Vec<String> = jobs.former_names(index).iter().map(JobKey::to_string).collect();
+        (!former.is_empty()).then(|| (jobs.key(index).to_string(), former))
+    };
+    (0..jobs.len()).filter_map(names).collect()
+}
+
+/// A note about the zone of this host, for each job that has it because its file names none.
+fn host_zone_notes(file: &ValidJobs) -> BTreeMap<String, String> {
+    let Some(note) = file.zone_note() else { return BTreeMap::new() };
+    let in_host_zone = (0..file.jobs.len()).filter(|index| file.jobs.is_in_host_zone(*index));
+    in_host_zone.map(|index| (file.jobs.key(index).to_string(), note.clone())).collect()
 }
 
 /// `+` added, `~` changed, `-` removed, `>` renamed; one job per line, then the counts. A zone that is not in the file
 /// is named.
-fn difference_text(answer: &Value, dry_run: bool, host_zone: &HostZoneJobs) -> String {
+fn difference_text(answer: &Value, dry_run: bool, zones: &BTreeMap<String, String>) -> String {
     let list = |name: &str| answer.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut text = String::new();
     let mut counts = Vec::new();
@@ -109,8 +120,7 @@ fn difference_text(answer: &Value, dry_run: bool, host_zone: &HostZoneJobs) -> S
                 let names: Vec<&str> = fields.iter().filter_map(Value::as_str).collect();
                 format!(": {}", names.join(", "))
             });
-            let zone =
-                host_zone.note_for(key).filter(|_| sign != '-').map_or_else(String::new, |zone| format!(" ({zone})"));
+            let zone = zones.get(key).filter(|_| sign != '-').map_or_else(String::new, |zone| format!(" ({zone})"));
             text.push_str(&format!("{sign} {key}{fields}{zone}\n"));
         }
     }
@@ -129,8 +139,6 @@ fn difference_text(answer: &Value, dry_run: bool, host_zone: &HostZoneJobs) -> S
 
 #[cfg(test)]
 mod tests {
-    use domain::zones::HostZone;
-
     use super::*;
 
     #[test]
@@ -139,10 +147,10 @@ mod tests {
             "added": ["db/dump"], "changed": [{ "job": "db/vacuum", "fields": ["schedule", "timeout"] }],
             "removed": ["db/old"], "unchanged": 3,
         });
-        let host_zone = HostZoneJobs::new(HostZone::named("Europe/Paris"), [JobKey::new("db", "vacuum")]);
+        let zones = BTreeMap::from([("db/vacuum".to_owned(), "zone Europe/Paris, from this host".to_owned())]);
         let lines = "+ db/dump\n~ db/vacuum: schedule, timeout (zone Europe/Paris, from this host)\n- db/old\n";
-        let text = difference_text(&answer, false, &host_zone);
+        let text = difference_text(&answer, false, &zones);
         assert_eq!(text, format!("{lines}1 added, 1 changed, 1 removed, 3 unchanged\n"));
-        assert!(difference_text(&answer, true, &host_zone).ends_with("3 unchanged (nothing was stored)\n"));
+        assert!(difference_text(&answer, true, &zones).ends_with("3 unchanged (nothing was stored)\n"));
     }
 }

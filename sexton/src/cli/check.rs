@@ -213,7 +213,9 @@ async fn check_files(setup: &Setup, is_local: bool, findings: &mut Findings) -> 
     let store = if is_local { Embedded::open(&setup.state.database()).ok() } else { None };
     let ports = store.map(|store| store.ports());
     let named = setup.configuration.crontabs.iter().chain(&setup.configuration.jobs);
-    let named = named.map(|path| JobsSource::new(path, Purpose::Run)).collect();
+    let (system, mail_owners) = (setup.configuration.system, setup.configuration.mail.owner);
+    let source = |path| JobsSource { system, mail_owners, ..JobsSource::new(path, Purpose::Run) };
+    let named = named.map(source).collect();
     let ExpandedSources { sources, failures, .. } = SourceList::new(named).expand();
     for failure in failures {
         findings.print("jobs", &failure.file, Err(failure.message))?;

@@ -3,8 +3,9 @@
 
 use console::SourceState;
 use domain::ports::Ports;
+use domain::units::format_count;
 use jiff::Timestamp;
-use services::commands::{ApplyOptions, Difference, apply};
+use services::commands::{AppliedFile, ApplyOptions, Difference, apply_file};
 
 use crate::client::{ApiRequest, Client, ServerArguments};
 use crate::job_warnings::unknown_names;
@@ -27,11 +28,19 @@ pub(super) async fn check_jobs(
     if !unknown.is_empty() {
         return Err(unknown.join("; "));
     }
-    let zone = read.host_zone.note().map_or_else(String::new, |zone| format!("; {zone}"));
-    let found = format!("{} jobs, {} warnings{zone}", read.jobs.len(), read.warnings.0.len());
+    let zone = read.zone_note().map_or_else(String::new, |zone| format!("; {zone}"));
+    let (jobs, warnings) = (format_count(read.jobs.len(), "job"), format_count(read.warnings.0.len(), "warning"));
+    let found = format!("{jobs}, {warnings}{zone}");
     let Some(ports) = stored else { return Ok(found) };
     let how = ApplyOptions { prune: true, dry_run: true };
-    let difference = apply(ports, &read.name, &read.jobs, how, Timestamp::now()).await;
+    let file = AppliedFile {
+        source: &read.name,
+        jobs: &read.jobs,
+        former_sources: &[],
+        replaced_sources: &[],
+        other_sources: &[],
+    };
+    let difference = apply_file(ports, &file, how, Timestamp::now()).await;
     let Difference { added, changed, removed, unchanged, .. } = difference.map_err(|error| error.to_string())?;
     if added.len() + changed.len() + removed.len() == 0 {
         return Ok(found);
@@ -44,7 +53,7 @@ pub(super) async fn check_jobs(
     );
     match is_served {
         true => Err(format!("{differs}; `kill -HUP` of `sexton up` applies the file again")),
-        false if unchanged.is_empty() && changed.is_empty() && removed.is_empty() => Ok(found),
+        false if unchanged == 0 && changed.is_empty() && removed.is_empty() => Ok(found),
         false => Ok(format!("{differs}; the next start of `sexton up` applies the file")),
     }
 }

@@ -7,6 +7,7 @@ use domain::job::Job;
 use domain::jobs_file::fields;
 use domain::local_time::localize;
 use domain::schedule::{Schedule, ScheduleKind};
+use domain::units::format_count;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -272,14 +273,12 @@ fn set(arguments: &SetArguments) -> Outcome {
     let source =
         JobsSource { group: Some(key.group.clone()), ..JobsSource::new(arguments.file.clone(), Purpose::Send) };
     let read = read_valid_jobs(&source)?;
-    let [job] = read.jobs.as_slice() else {
-        return Err(Failure::usage(format!(
-            "{} contains {} jobs; `job set` needs a file with exactly one",
-            read.name,
-            read.jobs.len()
-        )));
-    };
-    let job = Job { group: key.group.clone(), name: key.name.clone(), source: None, seed: None, ..job.clone() };
+    if read.jobs.len() != 1 {
+        let found = format_count(read.jobs.len(), "job");
+        return Err(Failure::usage(format!("{} contains {found}; `job set` needs a file with exactly one", read.name)));
+    }
+    let job = read.jobs.job(0);
+    let job = Job { group: key.group.clone(), name: key.name.clone(), source: None, seed: None, ..job };
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let body = serde_json::to_value(&job)

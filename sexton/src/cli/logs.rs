@@ -74,7 +74,8 @@ async fn open_stream(arguments: &Arguments, run_id: &str) -> Result<(Client, Out
 async fn print_stream(arguments: &Arguments, run_id: &str, client: &Client, (head, mut body): OutputStream) -> Outcome {
     let removed = head.get(REMOVED_LINES).and_then(|lines| lines.to_str().ok());
     if let Some(lines) = removed.filter(|lines| *lines != "0") {
-        print_error_line(&format!("sexton: the first {lines} lines of {run_id} were deleted by retention"));
+        let what = if lines == "1" { "the first line" } else { &format!("the first {lines} lines") };
+        print_error_line(&format!("sexton: retention deleted {what} of {run_id}"));
     }
     let mut out = Printer::new();
     while let Some(piece) = body.next().await {

@@ -257,13 +257,6 @@ fn parse_undelivered(record: &Value) -> Vec<Undelivered> {
     record.get("undelivered").and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
 }
 
-fn late_lines_text(lines: u64) -> String {
-    match lines {
-        1 => "1 line".to_owned(),
-        lines => format!("{lines} lines"),
-    }
-}
-
 fn missing_lines(lag: &Undelivered) -> String {
     format!("{} lacks {}", lag.sink, format_lines(lag.lines))
 }
@@ -314,17 +307,17 @@ fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
     rows.extend(run.signal.map(|signal| ("signal", signal.to_string())));
     rows.extend(run.runner.clone().map(|name| ("runner", name)));
     rows.extend(run.host.clone().map(|name| ("host", name)));
-    rows.push(("stdout", format!("{} lines, {}", run.stdout_lines, format_bytes(run.stdout_bytes))));
-    rows.push(("stderr", format!("{} lines, {}", run.stderr_lines, format_bytes(run.stderr_bytes))));
+    rows.push(("stdout", format!("{}, {}", format_lines(run.stdout_lines), format_bytes(run.stdout_bytes))));
+    rows.push(("stderr", format!("{}, {}", format_lines(run.stderr_lines), format_bytes(run.stderr_bytes))));
     if run.output_open {
         rows.push(("output", "still open: a process of the run may print more".to_owned()));
     }
     if run.output_ended_at.is_some() {
         let ended_at = format_optional_instant(run.output_ended_at);
-        rows.push(("output", format!("ended {ended_at}, {} after the run", late_lines_text(run.late_lines))));
+        rows.push(("output", format!("ended {ended_at}, {} after the run", format_lines(run.late_lines))));
     }
     if run.dropped_lines > 0 {
-        rows.push(("dropped", format!("{} lines", run.dropped_lines)));
+        rows.push(("dropped", format_lines(run.dropped_lines)));
     }
     rows.extend(
         undelivered.iter().map(|lag| ("undelivered", format!("{}, {}", missing_lines(lag), format_bytes(lag.bytes)))),
@@ -336,10 +329,10 @@ fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
         rows.push(("leaked", format!("pid {} ({}), {fate}", leaked.pid, leaked.name)));
     }
     for hit in &run.rules {
-        let at = if hit.count == 0 {
-            "never seen".to_owned()
-        } else {
-            format!("{} times, first in line {}", hit.count, hit.first_seq)
+        let at = match hit.count {
+            0 => "never seen".to_owned(),
+            1 => format!("once, in line {}", hit.first_seq),
+            count => format!("{count} times, first in line {}", hit.first_seq),
         };
         rows.push(("rule", format!("{} ({}): {at}: {}", hit.rule, hit.pack, hit.first_line)));
     }

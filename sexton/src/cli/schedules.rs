@@ -1,14 +1,14 @@
 //! `next`, `plan` and `lint`: shows firings of schedules and faults of files. Needs no server.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
 use domain::fault::{Fault, Level};
-use domain::job::{Job, JobKey};
+use domain::job::Job;
 use domain::plan;
 use domain::schedule::{Context, Firing, Schedule, ScheduleKind};
-use domain::units::format_duration;
+use domain::units::{format_count, format_duration};
 use domain::zones::{LOCAL, zone_named};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::host_zone;
 use crate::jobs_source::{JobsSource, Purpose};
 use crate::mailer::mail_note;
 use crate::print::{self, OutputFormat, Printer, parse_instant};
-use crate::shared_names::refuse_owned;
+use crate::shared_names::JobOwners;
 use crate::source_list::{ExpandedSources, SourceList, read_valid_files};
 
 /// Largest `--count`. Chosen: for more firings there is `plan`.
@@ -199,23 +199,22 @@ fn read_all_jobs(named: Vec<JobsSource>) -> Result<Vec<Job>, Failure> {
     for warning in read.iter().flat_map(|file| &file.warnings.0) {
         print_error_line(&warning.to_string());
     }
-    Ok(read.into_iter().flat_map(|file| file.jobs).collect())
+    Ok(read.iter().flat_map(|file| file.jobs.iter()).collect())
 }
 
 pub(crate) fn lint(arguments: LintArguments) -> Outcome {
     let ExpandedSources { sources, warnings, failures } =
         SourceList::new(named_sources(arguments.files, arguments.system)).expand();
     let mut found: Vec<Fault> = failures.into_iter().chain(warnings).collect();
-    let mut jobs: Vec<Job> = Vec::new();
-    let mut owners: BTreeMap<JobKey, String> = BTreeMap::new();
+    let (mut jobs, mut note, mut owners) = (0, None, JobOwners::default());
     let mut zones: BTreeSet<String> = BTreeSet::new();
-    for source in &sources {
+    for (index, source) in sources.iter().enumerate() {
         let mut parsed = source.parse_or_fault();
-        zones.extend(parsed.host_zone.note());
+        zones.extend(parsed.zone_note());
         found.append(&mut parsed.faults.0);
-        found.extend(refuse_owned(source, &mut parsed.jobs, |key| owners.get(key).cloned()));
-        owners.extend(parsed.jobs.iter().map(|job| (job.key(), source.shown_name())));
-        jobs.append(&mut parsed.jobs);
+        found.extend(owners.claim(source, &mut parsed.jobs, index + 1 == sources.len()));
+        jobs += parsed.jobs.len();
+        note = note.or_else(|| mail_note(&parsed.jobs));
     }
     let mut out = Printer::new();
     let mut counts = (0, 0);
@@ -234,10 +233,15 @@ pub(crate) fn lint(arguments: LintArguments) -> Outcome {
         for zone in zones {
             out.print_line(&zone)?;
         }
-        if let Some(note) = mail_note(&jobs) {
+        if let Some(note) = note {
             out.print_line(note)?;
         }
-        out.print_line(&format!("{} valid jobs, {} faults, {} warnings", jobs.len(), counts.0, counts.1))?;
+        out.print_line(&format!(
+            "{}, {}, {}",
+            format_count(jobs, "valid job"),
+            format_count(counts.0, "fault"),
+            format_count(counts.1, "warning")
+        ))?;
     }
     out.finish()?;
     Ok(if counts.0 > 0 { USAGE } else { SUCCESS })

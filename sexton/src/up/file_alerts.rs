@@ -10,6 +10,7 @@ use domain::alert::{AlertKind, Transition};
 use domain::job::JobKey;
 use domain::ports::{AlertStep, PortResult, Ports};
 use domain::run::Outcome;
+use domain::units::format_count;
 use jiff::Timestamp;
 use services::commands::Difference;
 use services::system_alerts::{self, Condition};
@@ -91,15 +92,16 @@ pub(crate) async fn alert_lost_jobs(
     now: Timestamp,
 ) -> PortResult<()> {
     let Difference { added, changed, unchanged, removed, taken_over, renamed, .. } = difference;
-    let before = unchanged.len() + changed.len() - taken_over.len() + renamed.len() + removed.len();
+    let before = unchanged + changed.len() - taken_over.len() + renamed.len() + removed.len();
     if removed.len() * 2 <= before || added.len() >= removed.len() {
         return Ok(());
     }
     let named: Vec<String> = removed.iter().take(NAMED_JOBS_MAX).map(ToString::to_string).collect();
     let more = if removed.len() > named.len() { ", ..." } else { "" };
     let reason = format!(
-        "{source} lost {} of its {before} jobs: {}{more}; a job that returns within an hour loses no firing",
+        "{source} lost {} of its {}: {}{more}; a job that returns within an hour loses no firing",
         removed.len(),
+        format_count(before, "job"),
         named.join(", ")
     );
     let id = format!("file_lost_jobs:{source}:{}", now.as_millisecond());
@@ -131,7 +133,7 @@ mod tests {
         ] {
             let folder = tempfile::tempdir().expect("folder");
             let ports = Embedded::open(&folder.path().join("db")).expect("opened").ports();
-            let [removed, added, changed, unchanged] = [removed, added, changed, unchanged].map(keys);
+            let [removed, added, changed] = [removed, added, changed].map(keys);
             let difference = Difference { removed, added, changed, unchanged, ..Difference::default() };
             alert_lost_jobs(&ports, "/etc/x", &difference, Timestamp::UNIX_EPOCH).await.expect("alerted");
             let alerts = ports.alerts.list(None, 10).await.expect("listed").records;

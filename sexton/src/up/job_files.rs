@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use domain::crontab::Place;
 use domain::fault::Level;
-use domain::job::{Job, JobKey};
 use domain::ports::Ports;
+use domain::units::format_count;
 use domain::zones::HostZone;
 use jiff::Timestamp;
 use rules::Packs;
@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::file_alerts::alert_lost_jobs;
 use super::sample;
-use super::stored_sources::{IncompleteSources, stored_jobs_by_source};
+use super::stored_sources::{
+    IncompleteSources, NAMED_JOBS_MAX, StoredKeys, stored_jobs_by_source, stored_keys_by_source,
+};
 use crate::failure::{Failure, print_error_line};
 use crate::file_states::{FileKind, FileStates, reason};
 use crate::file_watch::{Content, FileWatch, POLL_INTERVAL};
@@ -34,9 +36,6 @@ use crate::shared_names::NameClaims;
 use crate::signals::ReloadRequests;
 use crate::source_list::SourceList;
 use crate::state::StateDirectory;
-
-/// Jobs listed by name on one line; the rest is only counted.
-const LISTED_JOBS_MAX: usize = 5;
 
 /// The files of flags and configuration.
 pub(crate) struct JobFileArgs {
@@ -123,6 +122,7 @@ impl JobFiles {
         let read: BTreeMap<PathBuf, Content> =
             tokio::task::block_in_place(|| watch.read_at_start()).into_iter().collect();
         let (mut lines, mut all_faults, mut good) = (Vec::new(), Vec::new(), 0);
+        let mut replaced: BTreeSet<&String> = BTreeSet::new();
         for source in &self.sources {
             let shown = source.path.display();
             let Some(content) = read.get(&source.path) else {
@@ -134,11 +134,13 @@ impl JobFiles {
             match self.apply_content(source, content, ports, packs).await? {
                 Applied::Whole { jobs, zone, .. } => {
                     good += jobs;
+                    replaced.extend(source.replaced.iter().filter(|_| jobs > 0));
                     let zone = zone.map_or_else(String::new, |zone| format!(" ({zone})"));
                     lines.push(format!("{jobs} of {shown}{zone}"));
                 }
                 Applied::Part { jobs, faults } => {
                     good += jobs;
+                    replaced.extend(source.replaced.iter().filter(|_| jobs > 0));
                     all_faults.extend(faults);
                     lines.push(format!("{jobs} of {shown}; its faulty entries are left out"));
                 }
@@ -152,40 +154,48 @@ impl JobFiles {
             return Err(Failure::Usage(all_faults));
         }
         all_faults.iter().for_each(|fault| print_error_line(fault));
-        lines.extend(self.handle_other_sources(ports).await?);
+        lines.extend(self.handle_other_sources(ports, &replaced).await?);
         Ok(lines)
     }
 
     /// Lists the stored jobs of files that are not named, and deletes those of the sample when there are others.
-    async fn handle_other_sources(&self, ports: &Ports) -> Result<Vec<String>, Failure> {
+    /// `replaced`: the sources whose jobs other files have now.
+    async fn handle_other_sources(&self, ports: &Ports, replaced: &BTreeSet<&String>) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
         let stored = stored_jobs_by_source(ports).await?;
         let is_sample = |source: &str| self.sample.is_stored_as(source);
         let are_others_stored = stored.keys().any(|source| !source.as_deref().is_some_and(is_sample));
-        for (source, keys) in stored {
+        for (source, jobs) in stored {
             let Some(source) = source else { continue };
             if self.sources.iter().any(|own| own.is_stored_as(&source)) {
                 continue;
             }
             if is_sample(&source) && are_others_stored {
                 self.delete_jobs_of(&source, ports).await?;
-                lines.push(format!("{} of the sample deleted, because other jobs are stored", keys.len()));
+                lines.push(format!("{} of the sample deleted, because other jobs are stored", jobs.count));
+                continue;
+            }
+            if replaced.contains(&source) {
+                self.delete_jobs_of(&source, ports).await?;
+                let what = if Path::new(&source).is_dir() { "it is a directory" } else { "its directory is a file" };
+                let count = format_count(jobs.count, "job");
+                lines.push(format!("{count} of {source} deleted, because {what} now"));
                 continue;
             }
             if self.named.has_lost(&source) {
                 self.delete_jobs_of(&source, ports).await?;
                 lines.push(format!(
                     "{} of {source} deleted, because the file is no longer in its directory",
-                    keys.len()
+                    jobs.count
                 ));
                 continue;
             }
-            let named: Vec<String> = keys.iter().take(LISTED_JOBS_MAX).map(ToString::to_string).collect();
-            let more = if keys.len() > named.len() { ", ..." } else { "" };
+            let named: Vec<String> = jobs.named.iter().map(ToString::to_string).collect();
+            let more = if jobs.count > named.len() { ", ..." } else { "" };
             lines.push(format!(
                 "{} of {source}, which is not named now, keep running: {}{more}; \
                  `sexton job remove GROUP/NAME` deletes one",
-                keys.len(),
+                jobs.count,
                 named.join(", ")
             ));
         }
@@ -341,7 +351,7 @@ impl JobFiles {
         for warning in unknown_names(&parsed.jobs, packs, &self.channels) {
             print_error_line(&format!("{}: warning: {warning}", source.shown_name()));
         }
-        let keys: BTreeSet<JobKey> = parsed.jobs.iter().map(Job::key).collect();
+        let keys = self.claims.hashes(&parsed.jobs);
         let shared = self.refuse_shared_jobs(source, &mut parsed, ports).await?;
         let difference = self.store_jobs(source, &parsed, ports).await?;
         self.claims.set(&self.sources, source, Some(keys));
@@ -350,7 +360,7 @@ impl JobFiles {
         }
         incomplete.remove(&name, ports).await?;
         match shared.is_empty() {
-            true => Ok(Applied::Whole { jobs, zone: parsed.host_zone.note(), difference }),
+            true => Ok(Applied::Whole { jobs, zone: parsed.zone_note(), difference }),
             false => Ok(Applied::Part { jobs: parsed.jobs.len(), faults: shared }),
         }
     }
@@ -363,8 +373,8 @@ impl JobFiles {
         ports: &Ports,
     ) -> Result<Vec<String>, Failure> {
         let stored = match self.claims.needs_stored(&self.sources, source) {
-            true => stored_jobs_by_source(ports).await?,
-            false => BTreeMap::new(),
+            true => stored_keys_by_source(ports).await?,
+            false => StoredKeys::new(),
         };
         let shared = self.claims.refuse(&self.sources, source, &mut parsed.jobs, &stored);
         Ok(shared.iter().map(ToString::to_string).collect())
@@ -379,8 +389,8 @@ impl JobFiles {
         let file = AppliedFile {
             source: &name,
             jobs: &parsed.jobs,
-            former_names: &parsed.former_names,
             former_sources: &self.former_sources(source),
+            replaced_sources: &source.replaced,
             other_sources: &others
                 .flat_map(|other| [Some(other.name()), other.former_name()])
                 .flatten()
@@ -434,14 +444,17 @@ fn print_change(path: &Path, applied: &Applied) {
     let shown = path.display();
     match applied {
         Applied::Whole { difference, .. } => print_error_line(&format!(
-            "{shown} changed: {} jobs added, {} changed, {} removed",
-            difference.added.len(),
+            "{shown} changed: {} added, {} changed, {} removed",
+            format_count(difference.added.len(), "job"),
             difference.changed.len(),
             difference.removed.len()
         )),
         Applied::Part { jobs, faults } => {
             faults.iter().for_each(|fault| print_error_line(fault));
-            print_error_line(&format!("{shown} changed: {jobs} jobs run; its faulty entries are left out"));
+            print_error_line(&format!(
+                "{shown} changed: {} in use; its faulty entries are left out",
+                format_count(*jobs, "job")
+            ));
         }
         Applied::Kept { faults } => {
             faults.iter().for_each(|fault| print_error_line(fault));
@@ -456,12 +469,12 @@ fn print_renamed(source: &JobsSource, difference: &Difference) {
         return;
     }
     let named: Vec<String> =
-        renamed.iter().take(LISTED_JOBS_MAX).map(|(from, to)| format!("{from} is now {to}")).collect();
+        renamed.iter().take(NAMED_JOBS_MAX).map(|(from, to)| format!("{from} is now {to}")).collect();
     let more = if renamed.len() > named.len() { ", ..." } else { "" };
     print_error_line(&format!(
-        "{}: {} entries without a name have new names; their earlier runs stay under the old ones: {}{more}",
+        "{}: new names of {}; earlier runs stay under the old names: {}{more}",
         source.path.display(),
-        renamed.len(),
+        format_count(renamed.len(), "job"),
         named.join(", ")
     ));
 }

@@ -16,22 +16,61 @@ const SETTING: &str = "incomplete_sources";
 /// Writes of the setting, each against the version then stored. Chosen: only this process writes it.
 const WRITES_MAX: usize = 8;
 
+/// Jobs of a source that are kept by name; the rest is only counted. Chosen: a line of names stays readable.
+pub(crate) const NAMED_JOBS_MAX: usize = 5;
+
+/// The stored jobs of one source.
+#[derive(Debug, Default)]
+pub(crate) struct SourceJobs {
+    pub(crate) count: usize,
+    /// The first ones, by group and name.
+    pub(crate) named: Vec<JobKey>,
+}
+
+/// The keys of the stored jobs, by source.
+pub(crate) type StoredKeys = BTreeMap<Option<String>, BTreeSet<JobKey>>;
+
 /// The stored jobs by source. An unreadable job has no source.
 ///
 /// # Errors
 /// Fails if the store cannot be read.
-pub(crate) async fn stored_jobs_by_source(ports: &Ports) -> Result<BTreeMap<Option<String>, Vec<JobKey>>, Failure> {
-    let mut by_source: BTreeMap<Option<String>, Vec<JobKey>> = BTreeMap::new();
+pub(crate) async fn stored_jobs_by_source(ports: &Ports) -> Result<BTreeMap<Option<String>, SourceJobs>, Failure> {
+    let mut by_source: BTreeMap<Option<String>, SourceJobs> = BTreeMap::new();
+    for_each_stored(ports, |source, key| {
+        let jobs = by_source.entry(source).or_default();
+        jobs.count += 1;
+        if jobs.named.len() < NAMED_JOBS_MAX {
+            jobs.named.push(key);
+        }
+    })
+    .await?;
+    Ok(by_source)
+}
+
+/// The keys of all stored jobs by source.
+///
+/// # Errors
+/// As [`stored_jobs_by_source`].
+pub(crate) async fn stored_keys_by_source(ports: &Ports) -> Result<StoredKeys, Failure> {
+    let mut by_source = StoredKeys::new();
+    for_each_stored(ports, |source, key| {
+        by_source.entry(source).or_default().insert(key);
+    })
+    .await?;
+    Ok(by_source)
+}
+
+async fn for_each_stored(ports: &Ports, mut use_job: impl FnMut(Option<String>, JobKey)) -> Result<(), Failure> {
     let mut after: Option<Cursor> = None;
     loop {
         let page = ports.jobs.list(None, after.as_ref(), PAGE_JOBS_MAX).await;
         let page = page.map_err(|error| Failure::failed(format!("cannot read the stored jobs: {error}")))?;
         for stored in page.records {
-            by_source.entry(stored.job.ok().and_then(|job| job.source)).or_default().push(stored.key);
+            use_job(stored.job.ok().and_then(|job| job.source), stored.key);
         }
         after = page.next;
         if after.is_none() {
-            return Ok(by_source);
+            return Ok(());
         }
     }
 }

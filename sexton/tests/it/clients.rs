@@ -103,7 +103,7 @@ fn changes_are_logged_and_a_stopped_run_names_who_requested_it() {
     for change in [
         "job default/tick paused: disk full",
         "job default/tick resumed",
-        "other applied: 1 jobs added, 0 changed, 0 removed",
+        "other applied: 1 job added, 0 changed, 0 removed",
         "job default/other removed",
         "maintenance of group db started until ",
         "maintenance of group db ended",

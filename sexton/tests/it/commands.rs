@@ -121,7 +121,7 @@ fn lint_prints_every_fault_with_its_line_and_exits_2() {
     for place in [":1:", ":3:"] {
         assert!(output.err.contains(&format!("{tab}{place}")), "{place}: {}", output.err);
     }
-    assert!(output.text().ends_with("1 valid jobs, 2 faults, 0 warnings\n"), "{}", output.text());
+    assert!(output.text().ends_with("1 valid job, 2 faults, 0 warnings\n"), "{}", output.text());
     let records = sexton(&["lint", &tab, "--json"]).expect(2).records();
     assert_eq!((records.len(), &records[0]["line"], &records[0]["level"]), (2, &1.into(), &"fault".into()));
     let good = folder.write("jobs.toml", "[[job]]\nname = \"a\"\nschedule = \"@daily\"\ncommand = \"true\"\n");

@@ -71,7 +71,7 @@ fn at_the_first_start_after_the_upgrade_an_unnamed_entry_keeps_its_pause_under_i
 
     // As the build before stored it: with its name, and under the resolved path.
     let content = domain::crontab::read("x", "0 5 * * * /opt/x\n", &Options::new(&linked, Format::User));
-    let old = content.former_names.values().next().and_then(|names| names.last()).expect("a former name").clone();
+    let old = content.jobs.former_names(0).pop().expect("a former name");
     let new_name = new.strip_prefix("default/").expect("the group");
     let statements = format!(
         "UPDATE jobs SET name = '{0}', body = replace(replace(body, '{new_name}', '{0}'), '{linked}', '{tab}'); \
@@ -168,6 +168,71 @@ fn a_directory_of_crontabs_is_read_as_cron_reads_it_and_followed() {
 }
 
 #[test]
+fn a_file_that_became_a_directory_is_replaced_by_its_crontabs_and_back() {
+    let folder = Folder::new();
+    let tab = "# sexton: name=flush\n0 5 * * * /opt/flush\n0 6 * * * /opt/x\n# sexton: name=old\n0 7 * * * /opt/old\n";
+    let path = folder.write("tab", tab);
+    let state = folder.path("state");
+    let up = Up::start(&state, &["--crontab", &path]);
+    let unnamed =
+        names(&up).into_iter().find(|name| name.starts_with("default/tab-x-")).expect("the entry without a name");
+    for job in ["default/flush", &unnamed] {
+        up.run(&["job", "pause", job, "--why", "noise"]).expect(0);
+    }
+    assert_eq!(up.stop(), Some(0));
+
+    // An empty directory, as a container engine makes it for a file that is not there, replaces nothing.
+    std::fs::rename(folder.path("tab"), folder.path("moved")).expect("renamed");
+    std::fs::create_dir(folder.path("tab")).expect("made");
+    let up = Up::start(&state, &["--crontab", &path]);
+    assert_eq!(names(&up).len(), 3);
+    assert!(up.printed().contains("tab: a directory, not a regular file"), "{}", up.printed());
+    assert_eq!(up.stop(), Some(0));
+
+    let without_old: String = tab.lines().take(3).map(|line| format!("{line}\n")).collect();
+    folder.write("tab/main", &without_old);
+    let reasons = |up: &Up| -> Vec<(String, String)> {
+        let why = |job: &Value| job["paused"]["why"].as_str().unwrap_or("runs").to_owned();
+        names(up).into_iter().zip(up.records(&["jobs"]).iter().map(why)).collect()
+    };
+    let up = Up::start(&state, &["--crontab", &path]);
+    let found = reasons(&up);
+    assert_eq!(found.len(), 2, "{found:?}\n{}", up.printed());
+    assert_eq!(found[0], ("main/flush".to_owned(), "noise".to_owned()));
+    assert!(found[1].0.starts_with("main/x-") && found[1].1 == "noise", "{found:?}");
+    assert!(up.printed().contains("1 job of "), "{}", up.printed());
+    assert!(up.printed().contains("deleted, because it is a directory now"), "{}", up.printed());
+    assert_eq!(up.stop(), Some(0));
+
+    folder.write("tab/other", "0 8 * * * /opt/other\n");
+    let up = Up::start(&state, &["--crontab", &path]);
+    assert_eq!(names(&up).len(), 3);
+    assert_eq!(up.stop(), Some(0));
+    std::fs::rename(folder.path("tab"), folder.path("directory")).expect("renamed");
+    folder.write("tab", &without_old);
+    let up = Up::start(&state, &["--crontab", &path]);
+    assert_eq!(
+        reasons(&up),
+        [("default/flush".to_owned(), "noise".to_owned()), (unnamed, "noise".to_owned())],
+        "{}",
+        up.printed()
+    );
+    assert!(up.printed().contains("deleted, because its directory is a file now"), "{}", up.printed());
+}
+
+#[test]
+fn the_configuration_states_that_crontabs_have_a_user_column() {
+    let folder = Folder::new();
+    folder.write("tab", "# sexton: name=x\n0 5 * * * root /opt/x\n");
+    let configuration = folder.write("sexton.toml", "crontabs = [\"tab\"]\nsystem = true\n");
+    let up = Up::start(&folder.path("state"), &["--config", &configuration]);
+    let jobs = up.records(&["jobs"]);
+    assert_eq!((&jobs[0]["user"], &jobs[0]["command"]), (&"root".into(), &"/opt/x".into()));
+    let check = sexton(&["check", "--config", &configuration, "--state", &folder.text("state")]);
+    assert!(check.text().contains("1 job, 0 warnings"), "{}", check.text());
+}
+
+#[test]
 fn a_fifo_in_a_directory_is_a_fault_and_never_blocks() {
     let folder = folder_with(&["cron.d"]);
     folder.write("cron.d/good", "# sexton: name=good\n0 5 * * * true\n");
@@ -213,7 +278,7 @@ fn several_files_are_read_and_a_job_of_two_files_is_a_fault_of_the_second() {
     let fault = format!("{second}: `default/shared`: {first} has a job of this name, too");
     let lint = sexton(&["lint", &first, &second, &folder.text("d")]).expect(2);
     assert!(lint.err.contains(&fault), "{}", lint.err);
-    assert!(lint.text().ends_with("3 valid jobs, 1 faults, 0 warnings\n"), "{}", lint.text());
+    assert!(lint.text().ends_with("3 valid jobs, 1 fault, 0 warnings\n"), "{}", lint.text());
     let window = ["--from", "1970-01-01", "--to", "1970-01-02"];
     let plan = sexton(&[&["plan", &first, &second][..], &window].concat()).expect(2);
     assert!(plan.err.contains(&fault), "{}", plan.err);

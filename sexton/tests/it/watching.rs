@@ -285,7 +285,7 @@ fn lint_plan_and_apply_read_standard_input_and_pipes_with_a_limit() {
     let commands = |file: &'static str| {
         let file = if file == "FIFO" { &fifo } else { file };
         [
-            (vec!["lint", file], "1 valid jobs, 0 faults"),
+            (vec!["lint", file], "1 valid job, 0 faults"),
             ([&["plan", file][..], &window].concat(), "default/piped"),
             (vec!["apply", file, "--state", &state], " 0 removed"),
         ]
