@@ -28,7 +28,7 @@
 //! | `GET /api/runs`, `GET /api/runs/{id}?wait=`, `POST .../stop` | `runs.rs` |
 //! | `GET /api/runs/{id}/logs?stream=&timestamps=&follow=` | `logs.rs` |
 //! | `POST /api/reports` | `runs.rs` |
-//! | `POST /api/maintenance`, `GET /api/ledger`, `/api/sinks`, `/api/alerts` | `overview.rs` |
+//! | `POST /api/maintenance`, `GET /api/ledger`, `/api/sinks`, `/api/alerts`, `POST /api/sinks/reset` | `overview.rs` |
 //! | `GET /metrics` | `metrics.rs`: Prometheus text, with the same token |
 
 #![warn(missing_docs)]
@@ -97,11 +97,31 @@ pub struct Undelivered {
     pub bytes: u64,
 }
 
+/// Why the counters of sinks were not reset. One lower-case sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResetFault {
+    /// No sink has this name.
+    Unknown(String),
+    /// The counters cannot be stored.
+    Failed(String),
+}
+
 /// Reports the delivery state of the sinks.
 #[async_trait]
 pub trait Sinks: Send + Sync {
     /// Returns one JSON object per sink, as its delivery engine reports it.
     async fn status(&self) -> Vec<serde_json::Value>;
+
+    /// Sets the counters of dropped lines and refused records of one sink, or of all, to 0. Returns one JSON object per
+    /// sink with the counters before.
+    ///
+    /// # Errors
+    /// [`ResetFault`]; always where the sinks are those of other processes.
+    async fn reset(&self, _sink: Option<&str>) -> Result<Vec<serde_json::Value>, ResetFault> {
+        let message =
+            "each runner counts the losses of its own sinks; run `sexton sinks --reset --state DIR` on its machine";
+        Err(ResetFault::Unknown(message.to_owned()))
+    }
 
     /// Returns why a run that has not started waits on this machine; none when it waits for nothing here.
     async fn waiting_reason(&self, _run_id: &RunId) -> Option<String> {
@@ -218,6 +238,7 @@ pub fn router(console: Console) -> Router {
         .route("/status", get(overview::status))
         .route("/ledger", get(overview::ledger))
         .route("/sinks", get(overview::sinks))
+        .route("/sinks/reset", post(overview::reset_sinks))
         .route("/sources", get(overview::sources))
         .route("/alerts", get(overview::alerts))
         .layer(middleware::from_fn_with_state(access.clone(), access::check))

@@ -28,13 +28,18 @@ const SINK_METRICS: [(&str, &str, &str, &str); 9] = [
     ("unconfirmed_lines", "sexton_sink_unconfirmed_lines", "gauge", "Lines accepted but not yet confirmed."),
     ("rate_lines_per_second", "sexton_sink_lines_per_second", "gauge", "Recent delivery rate."),
     ("delivered_lines", "sexton_sink_delivered_lines_total", "counter", "Lines delivered since the start."),
-    ("dropped_lines", "sexton_sink_dropped_lines_total", "counter", "Lines older than max_age, not sent."),
-    ("dropped_bytes", "sexton_sink_dropped_bytes_total", "counter", "Bytes of lines older than max_age, not sent."),
+    (
+        "dropped_lines",
+        "sexton_sink_dropped_lines_total",
+        "counter",
+        "Lines older than max_age, not sent; also before a restart.",
+    ),
+    ("dropped_bytes", "sexton_sink_dropped_bytes_total", "counter", "Bytes of these lines."),
     (
         "refused_records",
         "sexton_sink_refused_records_total",
         "counter",
-        "Records that the receiver refused permanently.",
+        "Records that the receiver refused permanently; also before a restart.",
     ),
 ];
 

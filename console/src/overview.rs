@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use services::{commands, current_state};
 
 use crate::caller::Caller;
-use crate::fault::{ApiResult, Json, Query};
+use crate::fault::{ApiFault, ApiResult, Json, Query};
 use crate::jobs::{check_until, end_and_reason};
 use crate::runs::run_answer;
-use crate::{Console, SourceState, access};
+use crate::{Console, ResetFault, Sinks, SourceState, access};
 
 const PAGE_ALERTS_DEFAULT: usize = 100;
 const PAGE_ALERTS_MAX: usize = 1000;
@@ -122,6 +122,29 @@ pub(crate) async fn ledger(
 ) -> ApiResult<Json<LedgerRecord>> {
     let ledger = commands::ledger(&console.ports, query.since, query.until).await?;
     Ok(Json(LedgerRecord { adds_up: ledger.adds_up(), ledger }))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResetRequest {
+    /// Absent: all sinks.
+    sink: Option<String>,
+}
+
+/// Resets the counters of lost lines.
+pub(crate) async fn reset_sinks(
+    State(console): State<Console>,
+    Json(request): Json<ResetRequest>,
+) -> ApiResult<Json<Value>> {
+    reset_losses(&*console.sinks, request).await
+}
+
+pub(crate) async fn reset_losses(sinks: &dyn Sinks, request: ResetRequest) -> ApiResult<Json<Value>> {
+    match sinks.reset(request.sink.as_deref()).await {
+        Ok(reset) => Ok(Json(json!({ "reset": reset }))),
+        Err(ResetFault::Unknown(message)) => Err(ApiFault::not_found(message)),
+        Err(ResetFault::Failed(message)) => Err(ApiFault::internal(message)),
+    }
 }
 
 pub(crate) async fn sinks(State(console): State<Console>) -> Json<Value> {

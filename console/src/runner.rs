@@ -7,11 +7,11 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
 
-use crate::fault::ApiFault;
+use crate::fault::{self, ApiFault, ApiResult};
 use crate::metrics::{Page, TEXT_FORMAT, write_sinks, write_sources};
 use crate::{Sinks, Sources, access, overview};
 
@@ -34,6 +34,7 @@ pub struct RunnerConsole {
 pub fn runner_router(console: RunnerConsole) -> Router {
     Router::new()
         .route("/api/sinks", get(sinks))
+        .route("/api/sinks/reset", post(reset_sinks))
         .route("/api/sources", get(sources))
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(access::Access::new(console.token.clone()), access::check))
@@ -52,6 +53,13 @@ async fn sources(State(console): State<RunnerConsole>) -> Json<Value> {
 
 async fn sinks(State(console): State<RunnerConsole>) -> Json<Value> {
     Json(json!({ "sinks": console.sinks.status().await }))
+}
+
+async fn reset_sinks(
+    State(console): State<RunnerConsole>,
+    fault::Json(request): fault::Json<overview::ResetRequest>,
+) -> ApiResult<fault::Json<Value>> {
+    overview::reset_losses(&*console.sinks, request).await
 }
 
 async fn metrics(State(console): State<RunnerConsole>) -> impl IntoResponse {

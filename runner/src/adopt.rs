@@ -75,7 +75,7 @@ async fn adopt(shared: &Arc<RunnerState>, state: &Path) -> io::Result<()> {
 /// Refuses to take over output that is due to sinks which are not configured here.
 fn check_sinks_match(shared: &RunnerState, state: &Path) -> io::Result<()> {
     let wanted = read_json::<BTreeSet<String>>(&state.join(SINKS_FILE))?.unwrap_or_default();
-    let here: BTreeSet<String> = shared.with_sinks(|sinks| sinks.iter().map(|sink| sink.name().to_owned()).collect());
+    let here = shared.sinks.names();
     let elsewhere: Vec<String> = wanted.difference(&here).map(|name| format!("`{name}`")).collect();
     match elsewhere.is_empty() {
         true => Ok(()),

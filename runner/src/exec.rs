@@ -18,7 +18,6 @@ use jiff::Timestamp;
 use keeper::directory::{Durability, RunDirectory, read_json, write_json};
 use keeper::output::{LineFormat, Output, Piece};
 use keeper::records::Accepted;
-use sinks::engine::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +35,7 @@ use crate::retention::Retention;
 use crate::runner::{send_reports, serve_watch};
 use crate::runner_state::RunnerState;
 use crate::shutdown::flush;
+use crate::sink_records::SinkRecords;
 use crate::state_lock::{RunnerError, lock_state_directory};
 use crate::supervise::supervise;
 
@@ -77,12 +77,12 @@ pub async fn exec(
     let failed = |error: io::Error| RunnerError::State(state.clone(), error);
     let in_use = lock_own_directory(&state).await?;
     options.state = std::fs::canonicalize(&state).map_err(failed)?;
-    let sinks: Vec<&str> = options.sinks.iter().map(Engine::name).collect();
+    let sinks: Vec<&str> = options.sinks.iter().map(|sink| &*sink.name).collect();
     write_json(&options.state.join(SINKS_FILE), &sinks, Durability::Cache).map_err(failed)?;
     options.retention = Retention::default();
     let stop_sending = CancellationToken::new();
     let (outbox, sending) = open_outbox(&options, reports, &stop_sending).map_err(failed)?;
-    let shared = Arc::new(RunnerState::new(options, outbox).map_err(failed)?);
+    let shared = Arc::new(RunnerState::new(options, outbox, SinkRecords::none()).map_err(failed)?);
     let refused = policy_refusal(&shared, &order);
     let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: shared.boot_id.clone(), refused };
     let run = store_order(&shared, accepted)
@@ -131,7 +131,7 @@ pub async fn follow(mut options: Options, reports: Option<Arc<dyn Reports>>, sta
     options.retention = Retention::default();
     let stop_sending = CancellationToken::new();
     let (outbox, sending) = open_outbox(&options, reports, &stop_sending).map_err(failed)?;
-    let shared = Arc::new(RunnerState::new(options, outbox).map_err(failed)?);
+    let shared = Arc::new(RunnerState::new(options, outbox, SinkRecords::none()).map_err(failed)?);
     let mut tasks = JoinSet::new();
     serve_watch(&shared, &mut tasks);
     for entry in std::fs::read_dir(&shared.runs_folder).map_err(failed)? {

@@ -20,12 +20,47 @@ pub(crate) fn cursor_path(run: &LocalRun, sink: &str) -> PathBuf {
 }
 
 pub(crate) fn cursor_name(sink: &str) -> String {
+    format!("{}{CURSOR_EXTENSION}", file_stem(sink))
+}
+
+/// End of the names of cursors.
+pub(crate) const CURSOR_EXTENSION: &str = ".sink";
+
+/// The sink's name as part of file names.
+pub(crate) fn file_stem(sink: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '~' };
     let name: String = sink.chars().take(100).map(plain).collect();
     match name == sink {
-        true => format!("{name}.sink"),
-        false => format!("{name}~{}.sink", sink.len()),
+        true => name,
+        false => format!("{name}~{}", sink.len()),
     }
+}
+
+/// The stored cursor of a sink. None where there is none, and where it cannot be read.
+pub(crate) fn read_cursor(run: &LocalRun, sink: &str) -> Option<Position> {
+    read_json(&cursor_path(run, sink)).ok().flatten()
+}
+
+/// What a sink lacks of the run after this position.
+pub(crate) fn lag_after(run: &LocalRun, from: Position) -> Lag {
+    if from.stage == Stage::Done {
+        return Lag::default();
+    }
+    let behind = SpoolReader::open(run.directory.spool(), from).bytes_behind().unwrap_or(0);
+    Lag {
+        lines: (run.last_known_seq() + 1).saturating_sub(from.seq),
+        bytes: behind,
+        oldest: if behind > 0 { captured_at(run, from) } else { None },
+    }
+}
+
+/// Capture time of the record at this position.
+fn captured_at(run: &LocalRun, place: Position) -> Option<jiff::Timestamp> {
+    use std::os::unix::fs::FileExt;
+    let path = run.directory.spool().join(segment_name(place.segment));
+    let mut head = [0; STAMP_BYTES + 16];
+    let got = std::fs::File::open(path).ok()?.read_at(&mut head, place.offset).ok()?;
+    Some(parse(head.get(..got)?, 0).at()).filter(|at| *at != jiff::Timestamp::UNIX_EPOCH)
 }
 
 pub(crate) struct SpoolFeed {
@@ -65,15 +100,6 @@ impl SpoolFeed {
         let end = Position { stage, ..self.reader.position() };
         self.reader.seek(end);
         Next::Item { item, end }
-    }
-
-    /// Capture time of the record at this position.
-    fn captured_at(&self, place: Position) -> Option<jiff::Timestamp> {
-        use std::os::unix::fs::FileExt;
-        let path = self.run.directory.spool().join(segment_name(place.segment));
-        let mut head = [0; STAMP_BYTES + 16];
-        let got = std::fs::File::open(path).ok()?.read_at(&mut head, place.offset).ok()?;
-        Some(parse(head.get(..got)?, 0).at()).filter(|at| *at != jiff::Timestamp::UNIX_EPOCH)
     }
 }
 
@@ -139,16 +165,6 @@ impl Feed for SpoolFeed {
     }
 
     fn lag(&self, position: Position) -> Lag {
-        let from = self.stored.max(position);
-        if from.stage == Stage::Done {
-            return Lag::default();
-        }
-        let behind = SpoolReader::open(self.run.directory.spool(), from).bytes_behind().unwrap_or(0);
-        let last_seq = self.run.last_known_seq();
-        Lag {
-            lines: (last_seq + 1).saturating_sub(from.seq),
-            bytes: behind,
-            oldest: if behind > 0 { self.captured_at(from) } else { None },
-        }
+        lag_after(&self.run, self.stored.max(position))
     }
 }

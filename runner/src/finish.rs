@@ -35,7 +35,7 @@ pub(crate) async fn finish(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit:
     let at = exit.finished_at;
     if run.header().is_none() {
         run.make_header(&shared.options.runner, &shared.options.host, None, at);
-        shared.add_feeds(run);
+        shared.sinks.add(run);
     }
     let event = match stored_report(run) {
         Some(event) => event,

@@ -10,12 +10,16 @@ use keeper::output::{LineFormat, Output};
 use keeper::records::{Refusal, RefusalKind, StopRequest};
 use keeper::spawn::wake_keeper;
 use rules::Packs;
-use sinks::engine::Engine;
+use sinks::config::SinkConfig;
 use sinks::feed::Lag;
+use sinks::losses::Losses;
 use sinks::status::SinkStatus;
 
 use crate::local_run::{LocalRun, lock};
+use crate::removed_sinks::{RemovedSink, list_removed};
 use crate::runner_state::RunnerState;
+use crate::sink_records::ResetError;
+use crate::sink_table::{SinkChanges, set_sinks};
 use crate::supervise::{refuse, supervise};
 
 /// Access to a runner from any task of its process.
@@ -142,13 +146,12 @@ impl Handle {
 
     /// State and lag of every sink.
     pub fn sinks(&self) -> Vec<SinkStatus> {
-        self.shared.with_sinks(|sinks| sinks.iter().map(Engine::status).collect())
+        self.shared.sinks.statuses()
     }
 
     /// The sinks that lack lines of this run, with their lag.
     pub fn undelivered(&self, run_id: &RunId) -> Vec<(String, Lag)> {
-        let lags = |sink: &Engine| Some((sink.name().to_owned(), sink.lag_of(run_id))).filter(|(_, lag)| lag.lines > 0);
-        self.shared.with_sinks(|sinks| sinks.iter().filter_map(lags).collect())
+        self.shared.sinks.undelivered(run_id)
     }
 
     /// Uses these rules from now on.
@@ -156,13 +159,23 @@ impl Handle {
         self.shared.set_packs(packs);
     }
 
-    /// Replaces the sinks. A sink with the same name continues from its cursor; a new sink gets everything that is
-    /// still on disk.
-    pub async fn set_sinks(&self, sinks: Vec<Engine>) {
-        self.shared.end_sinks(self.shared.options.flush_limit).await;
-        self.shared.set_sinks(sinks);
-        let runs: Vec<Arc<LocalRun>> = lock(&self.shared.runs).values().cloned().collect();
-        runs.iter().for_each(|run| self.shared.add_feeds(run));
+    /// Uses these sinks from now on, without waiting for any of them: a sink whose configuration is the same goes on, a
+    /// changed one continues from its cursor once its connection has ended.
+    pub async fn set_sinks(&self, configs: Vec<SinkConfig>) -> SinkChanges {
+        set_sinks(&self.shared, configs).await
+    }
+
+    /// The sinks that are no longer configured, as long as output is kept that they could lack.
+    pub fn removed_sinks(&self) -> Vec<RemovedSink> {
+        list_removed(&self.shared)
+    }
+
+    /// Sets the counters of lost lines of one sink, or of all, to 0. Returns each name with the counters before.
+    ///
+    /// # Errors
+    /// [`ResetError`]
+    pub fn reset_losses(&self, sink: Option<&str>) -> Result<Vec<(String, Losses)>, ResetError> {
+        self.shared.sinks.reset_losses(sink)
     }
 }
 

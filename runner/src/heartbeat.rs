@@ -70,7 +70,7 @@ fn note_name(shared: &RunnerState, fault: Option<RunnerError>) {
 }
 
 async fn new_heartbeat(shared: &RunnerState) -> Heartbeat {
-    let held = shared.cached_blocking_reason().await;
+    let held = shared.cached_blocking_reason();
     Heartbeat {
         runner: shared.options.runner.clone(),
         host: shared.options.host.clone(),

@@ -9,6 +9,7 @@
 //! | [`Handle`] | queries and commands to a runner of the same process |
 //! | [`Policy`], [`PolicyFile`] | what may run on this machine |
 //! | [`LocalSecrets`] | references that the machine itself resolves |
+//! | [`reset_stored_losses`] | counters of sinks in a state directory that no runner uses |
 //! | [`make_room`] | frees space that is kept for starts |
 //! | [`lock_state_directory`] | one process per state directory |
 //! | [`find_traces`], [`report_all_again`], [`count_runs`] | attempts that a restored ledger may not know |
@@ -21,6 +22,7 @@
 //! | `policy`, `secrets` | what may run here; the values of references |
 //! | `output_end`, `hung_keeper` | output after the end of a run; keepers that do not act |
 //! | `feed`, `scan`, `excerpt` | the readers of the output: sinks and rules |
+//! | `sink_table`, `sink_records`, `removed_sinks` | the sinks, edits of the sinks file, and what is stored of them |
 //! | `outbox` | unsent reports on disk |
 //! | `recover`, `adopt`, `traces`, `retention` | runs of an earlier runner, a killed `exec`, a restored ledger, old |
 //! | `start_reserve` | space for starts on a full disk |
@@ -52,6 +54,7 @@ mod outbox;
 mod output_end;
 mod policy;
 mod recover;
+mod removed_sinks;
 mod report;
 mod reporting;
 mod required_sinks;
@@ -61,6 +64,8 @@ mod runner_state;
 mod scan;
 mod secrets;
 mod shutdown;
+mod sink_records;
+mod sink_table;
 mod spool_watch;
 mod start_reserve;
 mod state_lock;
@@ -70,8 +75,11 @@ mod traces;
 pub use handle::{Handle, LocalInfo};
 pub use options::{OnShutdown, Options, Policy, Ports};
 pub use policy::PolicyFile;
+pub use removed_sinks::RemovedSink;
 pub use runner::{Runner, run};
 pub use secrets::LocalSecrets;
+pub use sink_records::{ResetError, reset_stored_losses};
+pub use sink_table::SinkChanges;
 pub use start_reserve::make_room;
 pub use state_lock::{RunnerError, lock_state_directory};
 pub use traces::{count_runs, find_traces, report_all_again};

@@ -1,6 +1,6 @@
 //! One attempt on this machine, as the runner's tasks share it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -40,8 +40,8 @@ pub(crate) struct LocalRun {
     changed: AtomicBool,
     mailing: AtomicBool,
     grown: AtomicBool,
-    /// The sinks that have this run, with the version of the list of sinks.
-    fed: Mutex<(u64, BTreeSet<String>)>,
+    /// The sinks that have this run, each with the number of its engine.
+    fed: Mutex<BTreeMap<String, u64>>,
     /// Position of the reader that is furthest ahead.
     read_position: Mutex<Position>,
 }
@@ -265,18 +265,14 @@ impl LocalRun {
         self.grown.swap(false, Ordering::AcqRel)
     }
 
-    /// Locks the set of sinks that have this run; a set of an older version of the list is cleared.
-    pub(crate) fn lock_fed_sinks(&self, version: u64) -> MutexGuard<'_, (u64, BTreeSet<String>)> {
-        let mut fed = lock(&self.fed);
-        if fed.0 != version {
-            *fed = (version, BTreeSet::new());
-        }
-        fed
+    /// Locks the sinks that have this run, each with the number of its engine.
+    pub(crate) fn lock_fed_sinks(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        lock(&self.fed)
     }
 
     /// The sinks that have this run.
     pub(crate) fn fed_sinks(&self) -> BTreeSet<String> {
-        lock(&self.fed).1.clone()
+        lock(&self.fed).keys().cloned().collect()
     }
 
     pub(crate) fn note_read_position(&self, place: Position) {

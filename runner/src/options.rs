@@ -1,5 +1,6 @@
 //! Everything that a runner is given: state directory, limits, policy, secrets, sinks and ports.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use domain::secret::Secrets;
 use keeper::records::{AllowedDirectories, Inherited};
 use keeper::spawn::KeeperCommand;
 use rules::Packs;
-use sinks::engine::Engine;
+use sinks::config::SinkConfig;
+use sinks::engine::Environment;
 
 pub use crate::admission::Mode;
 pub use crate::retention::Retention;
@@ -70,8 +72,14 @@ pub struct Options {
     pub secrets: Arc<dyn Secrets>,
     /// The rule packs.
     pub packs: Arc<Packs>,
-    /// The running sinks.
-    pub sinks: Vec<Engine>,
+    /// The sinks.
+    pub sinks: Vec<SinkConfig>,
+    /// False where a faulty sinks file leaves some out: an absent sink then does not count as removed.
+    pub has_all_sinks: bool,
+    /// The sinks of an older build, which stored none: they are not new.
+    pub known_sinks: BTreeSet<String>,
+    /// Clock, random numbers and receiver of events of the sinks.
+    pub sink_environment: Environment,
     /// Sends the output of jobs with a MAILTO; `None` sends nothing.
     pub mailer: Option<Arc<dyn Mailer>>,
 }
@@ -101,6 +109,9 @@ impl Options {
             secrets: Arc::new(crate::secrets::LocalSecrets::default()),
             packs: Arc::new(Packs::builtin()),
             sinks: Vec::new(),
+            has_all_sinks: true,
+            known_sinks: BTreeSet::new(),
+            sink_environment: Environment::real(tokio::sync::mpsc::channel(1).0),
             mailer: None,
         }
     }

@@ -84,7 +84,7 @@ fn restore_finished(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> bool {
     let started = run.started().unwrap_or_default();
     run.make_header(&shared.options.runner, &shared.options.host, started.as_ref(), event.at);
     run.set_finished(report::finished_record(&report));
-    shared.add_feeds(run);
+    shared.sinks.add(run);
     start_mailing(shared, run);
     if run.has_open_output() {
         follow_output(shared, run, None);

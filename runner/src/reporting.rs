@@ -22,7 +22,7 @@ use crate::runner_state::RunnerState;
 pub(crate) async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, started: &Started) {
     let header =
         run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
-    shared.add_feeds(run);
+    shared.sinks.add(run);
     if run.directory.start_reported().exists() {
         return;
     }

@@ -5,35 +5,38 @@
 //! start. Sinks that are not required never hold a run.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use domain::job::Job;
 use sinks::config::SinkConfig;
-use sinks::engine::Engine;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::local_run::lock;
 use crate::runner_state::RunnerState;
 
 /// How long the result of a probe is used. Chosen: 1,000 runs at once cause one probe.
 pub(crate) const PROBE_MAX_AGE: Duration = Duration::from_secs(2);
 
+/// The probes, by sink.
 #[derive(Default)]
 pub(crate) struct RequiredSinks {
-    probes: Mutex<BTreeMap<String, ProbeResult>>,
+    probes: Mutex<BTreeMap<String, Arc<Probe>>>,
 }
 
+#[derive(Default)]
+struct Probe {
+    /// Held while the sink is probed.
+    turn: tokio::sync::Mutex<()>,
+    last: Mutex<Option<ProbeResult>>,
+}
+
+#[derive(Clone)]
 struct ProbeResult {
     at: Instant,
     /// The configuration that was probed; a reload can change it under the same name.
     config: SinkConfig,
     result: Result<(), String>,
-}
-
-/// A required sink, and its error while it has output to deliver.
-struct RequiredSink {
-    config: SinkConfig,
-    failing: Option<String>,
 }
 
 impl RunnerState {
@@ -48,39 +51,38 @@ impl RunnerState {
     }
 
     /// The reason by the last probes, for the heartbeat; probes nothing.
-    pub(crate) async fn cached_blocking_reason(&self) -> Option<String> {
-        let found = self.required_sinks.probes.lock().await;
-        let closed = found.iter().find_map(|(name, found)| Some((name, found.result.as_ref().err()?)));
-        closed.map(|(name, message)| unreachable_text(name, message))
+    pub(crate) fn cached_blocking_reason(&self) -> Option<String> {
+        let probes = lock(&self.required_sinks.probes);
+        self.sinks.required().into_iter().find_map(|config| {
+            let last = lock(&probes.get(&config.name)?.last).clone()?;
+            Some(unreachable_text(&config.name, &last.result.err()?))
+        })
     }
 
     pub(crate) fn has_required_sinks(&self) -> bool {
-        self.with_sinks(|sinks| sinks.iter().any(|sink| sink.config().required))
+        !self.sinks.required().is_empty()
     }
 
     async fn first_unreachable(&self, wanted: impl Fn(&SinkConfig) -> bool) -> Option<String> {
-        if !self.has_sinks() {
-            return Some("the sinks are being replaced".to_owned());
-        }
-        let names: Vec<String> = self.with_sinks(|sinks| {
-            let required = sinks.iter().filter(|sink| sink.config().required && wanted(sink.config()));
-            required.map(|sink| sink.name().to_owned()).collect()
-        });
-        for name in names {
-            if let Err(message) = self.probe(&name).await {
-                return Some(unreachable_text(&name, &message));
+        for config in self.sinks.required().into_iter().filter(|config| wanted(config)) {
+            if let Err(message) = self.probe(&config.name).await {
+                return Some(unreachable_text(&config.name, &message));
             }
         }
         None
     }
 
-    /// The state of the sink, probed again when the last result is too old. Concurrent callers wait for the same probe.
+    /// The state of the sink, probed again when the last result is too old. Concurrent callers wait for the same probe,
+    /// and for no other sink's.
     async fn probe(&self, name: &str) -> Result<(), String> {
-        let mut found = self.required_sinks.probes.lock().await;
-        let required = self.with_sinks(|sinks| sinks.iter().find(|sink| sink.name() == name).map(required_sink));
-        let Some(RequiredSink { config, failing }) = required else { return Ok(()) };
-        let before = found.get(name);
-        if let Some(before) = before.filter(|before| before.at.elapsed() < PROBE_MAX_AGE && before.config == config) {
+        let probe = lock(&self.required_sinks.probes).entry(name.to_owned()).or_default().clone();
+        let _turn = probe.turn.lock().await;
+        let Some((config, failing)) = self.sinks.failing(name) else { return Ok(()) };
+        let before = lock(&probe.last).clone();
+        if let Some(before) = &before
+            && before.at.elapsed() < PROBE_MAX_AGE
+            && before.config == config
+        {
             return before.result.clone();
         }
         let result = match failing {
@@ -94,20 +96,11 @@ impl RunnerState {
             (Ok(()), true) => tracing::info!(sink = name, "required sink reachable again; held runs start"),
             _ => {}
         }
-        found.insert(name.to_owned(), ProbeResult { at: Instant::now(), config, result: result.clone() });
+        *lock(&probe.last) = Some(ProbeResult { at: Instant::now(), config, result: result.clone() });
         result
     }
 }
 
 fn unreachable_text(name: &str, message: &str) -> String {
     format!("the required sink `{name}` is unreachable: {message}")
-}
-
-fn required_sink(sink: &Engine) -> RequiredSink {
-    let status = sink.status();
-    // A sink without output to deliver would never report its recovery.
-    let has_work = status.lag_lines > 0 || status.lag_bytes > 0;
-    let failing = status.failing_since.filter(|_| has_work);
-    let failing = failing.map(|_| status.last_error.unwrap_or_else(|| "its last delivery failed".to_owned()));
-    RequiredSink { config: sink.config().clone(), failing }
 }

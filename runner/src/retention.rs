@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use domain::line::{Position, Stage};
 use jiff::Timestamp;
-use keeper::directory::read_json;
 use keeper::spool::{segment_name, segments};
 
 use crate::adopt::adopt_abandoned;
-use crate::feed::cursor_path;
+use crate::feed::read_cursor;
 use crate::local_run::{LocalRun, lock};
 use crate::mailing::needs_mail;
+use crate::removed_sinks::end_old_removals;
 use crate::runner_state::RunnerState;
 use crate::scan;
 
@@ -70,9 +70,6 @@ pub(crate) async fn sweep_periodically(shared: Arc<RunnerState>) {
 
 /// Deletes what retention no longer keeps. Blocking, idempotent.
 pub(crate) fn sweep(shared: &RunnerState, now: Timestamp) {
-    if !shared.has_sinks() {
-        return;
-    }
     let retention = shared.options.retention;
     let runs: Vec<Arc<LocalRun>> = lock(&shared.runs).values().cloned().collect();
     let (mut ended, running): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| run.is_over());
@@ -91,20 +88,18 @@ pub(crate) fn sweep(shared: &RunnerState, now: Timestamp) {
             remove_run(shared, run);
         }
     }
+    end_old_removals(shared);
 }
 
 /// Whether every reader but `sexton logs` is done with the directory.
 fn is_delivered(shared: &RunnerState, run: &LocalRun) -> bool {
-    let Some(header) = run.header() else { return false };
-    let wanted: Vec<String> = shared.with_sinks(|sinks| {
-        sinks.iter().filter(|sink| sink.wants(header)).map(|sink| sink.name().to_owned()).collect()
-    });
-    run.directory.end_reported().exists()
-        && wanted.iter().all(|sink| read_cursor(run, sink).is_some_and(|place| place.stage == Stage::Done))
-}
-
-fn read_cursor(run: &LocalRun, sink: &str) -> Option<Position> {
-    read_json(&cursor_path(run, sink)).ok().flatten()
+    run.header().is_some()
+        && run.directory.end_reported().exists()
+        && shared
+            .sinks
+            .readers(run)
+            .iter()
+            .all(|sink| read_cursor(run, sink).is_some_and(|place| place.stage == Stage::Done))
 }
 
 fn spool_bytes(run: &LocalRun) -> u64 {
@@ -123,7 +118,7 @@ fn remove_run(shared: &RunnerState, run: &LocalRun) {
     }
     lock(&shared.runs).remove(&run.key());
     let (run_id, attempt) = run.key();
-    shared.with_sinks(|sinks| sinks.iter().for_each(|sink| sink.remove(&run_id, attempt)));
+    shared.sinks.remove(&run_id, attempt);
     if let Ok(Some(started)) = keeper::directory::read_json::<keeper::records::Started>(&removed.join("started.json"))
         && let Some(group) = started.cgroup
     {
@@ -137,14 +132,14 @@ fn remove_run(shared: &RunnerState, run: &LocalRun) {
 /// Deletes the oldest segments of a running run that is too large, as far as every reader has passed them.
 fn free_segments(shared: &RunnerState, run: &LocalRun, bytes_max: u64) {
     let mut bytes = spool_bytes(run);
-    let Some(header) = run.header().filter(|_| bytes > bytes_max) else { return };
-    let readers: Vec<Option<Position>> = shared.with_sinks(|sinks| {
-        let wanting = sinks.iter().filter(|sink| sink.wants(header));
-        // The rules read nothing after the end of the run.
-        let rules = run.finished().is_none().then(|| scan::stored_position(&run.directory));
-        wanting.map(|sink| read_cursor(run, sink.name())).chain(rules).collect()
-    });
-    let Some(passed) = readers.into_iter().map(|place| place.unwrap_or(Position::START).segment).min() else { return };
+    if run.header().is_none() || bytes <= bytes_max {
+        return;
+    }
+    // The rules read nothing after the end of the run.
+    let rules = run.finished().is_none().then(|| scan::stored_position(&run.directory));
+    let sinks = shared.sinks.readers(run);
+    let readers = sinks.iter().map(|sink| read_cursor(run, sink)).chain(rules);
+    let Some(passed) = readers.map(|place| place.unwrap_or(Position::START).segment).min() else { return };
     let folder = run.directory.spool();
     for first_seq in segments(&folder).unwrap_or_default() {
         if first_seq >= passed || bytes <= bytes_max {
@@ -175,6 +170,7 @@ mod tests {
     use crate::excerpt::Excerpt;
     use crate::options::Options;
     use crate::report;
+    use crate::sink_records::SinkRecords;
 
     fn accepted(at: Timestamp) -> Accepted {
         let job = Job::new(JobKey::new("g", "j"), "@manually", Command::Shell("true".into()));
@@ -195,8 +191,12 @@ mod tests {
     #[tokio::test]
     async fn retention_of_a_run_starts_at_the_end_of_its_output() {
         let folder = tempfile::tempdir().expect("folder");
-        let shared = RunnerState::new(Options::new(folder.path(), "r", "h", KeeperCommand(Vec::new())), None)
-            .expect("a state directory");
+        let shared = RunnerState::new(
+            Options::new(folder.path(), "r", "h", KeeperCommand(Vec::new())),
+            None,
+            SinkRecords::none(),
+        )
+        .expect("a state directory");
         let at = Timestamp::UNIX_EPOCH;
         let after = |days: i64| at + SignedDuration::from_hours(24 * days);
         let accepted = accepted(at);

@@ -15,9 +15,11 @@ use crate::intake::{admit_when_possible, take_orders};
 use crate::options::{Options, Ports};
 use crate::outbox::{Outbox, OutboxTasks};
 use crate::recover::recover;
+use crate::removed_sinks::record_earlier_removals;
 use crate::retention::sweep_periodically;
 use crate::runner_state::RunnerState;
 use crate::shutdown;
+use crate::sink_records::SinkRecords;
 use crate::state_lock::{RunnerError, lock_state_directory};
 
 /// A runner that is ready to run.
@@ -51,7 +53,9 @@ impl Runner {
         options.id = Some(load_id(&options.state).map_err(|error| failed(&state, error))?);
         let (outbox, outbox_tasks) =
             Outbox::open(options.state.join("outbox")).map_err(|error| failed(&state, error))?;
-        let shared = RunnerState::new(options, Some(outbox)).map_err(|error| failed(&state, error))?;
+        let records = SinkRecords::open(&options.state, std::mem::take(&mut options.known_sinks))
+            .map_err(|error| failed(&state, error))?;
+        let shared = RunnerState::new(options, Some(outbox), records).map_err(|error| failed(&state, error))?;
         Ok(Runner { shared: Arc::new(shared), ports, outbox_tasks, _in_use: in_use })
     }
 
@@ -78,7 +82,12 @@ impl Runner {
         tasks.spawn(send_heartbeats(shared.clone(), self.ports.clone()));
         // Takes seconds with tens of thousands of runs, so it must not block a thread of the runtime.
         let task_state = shared.clone();
-        let recovered = tokio::task::spawn_blocking(move || recover(&task_state)).await;
+        let recovered = tokio::task::spawn_blocking(move || {
+            recover(&task_state)?;
+            record_earlier_removals(&task_state);
+            Ok(())
+        });
+        let recovered = recovered.await;
         if let Err(error) = recovered.unwrap_or_else(|error| Err(io::Error::other(error))) {
             tracing::error!(%error, "cannot resume earlier runs; their directories are unchanged, and the next start retries");
         }

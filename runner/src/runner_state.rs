@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use domain::job::{Job, JobKey};
 use domain::ports::PortError;
@@ -16,14 +15,11 @@ use keeper::records::Launch;
 use keeper::spawn;
 use keeper::{SECRET_BYTES_MIN, is_masked};
 use rules::{Packs, RuleSet};
-use sinks::engine::Engine;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
-use crate::feed::SpoolFeed;
 use crate::local_run::{LocalRun, lock};
 use crate::mailing::MAILS_MAX;
 use crate::open_files::{OpenFiles, is_limit};
@@ -32,6 +28,8 @@ use crate::order_store::OrderStore;
 use crate::outbox::Outbox;
 use crate::required_sinks::RequiredSinks;
 use crate::secrets::{Resolved, resolve};
+use crate::sink_records::SinkRecords;
+use crate::sink_table::SinkTable;
 use crate::spool_watch::SpoolWatch;
 use crate::start_reserve::StartReserve;
 
@@ -66,9 +64,7 @@ pub(crate) struct RunnerState {
     admission_stopped: AtomicBool,
     /// Notified when admission may have room, or a new order to admit.
     pub admission_changed: Notify,
-    sinks: RwLock<Vec<Engine>>,
-    /// Version of the list of sinks: even while there is a list, odd while it is being replaced.
-    sinks_version: AtomicU64,
+    pub sinks: SinkTable,
     packs: RwLock<Arc<Packs>>,
     /// Results of the last probes.
     pub required_sinks: RequiredSinks,
@@ -98,11 +94,11 @@ pub(crate) struct RunnerState {
 }
 
 impl RunnerState {
-    /// Opens the state below the state directory.
+    /// Opens the state below the state directory, and starts the sinks. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When the directory cannot be created, or inotify is not available.
-    pub(crate) fn new(mut options: Options, outbox: Option<Outbox>) -> io::Result<RunnerState> {
+    pub(crate) fn new(mut options: Options, outbox: Option<Outbox>, records: SinkRecords) -> io::Result<RunnerState> {
         let runs_folder = options.state.join("runs");
         std::fs::create_dir_all(&runs_folder)?;
         sinks::clock_history::ClockHistory::of_process().keep_in(&options.state);
@@ -119,8 +115,7 @@ impl RunnerState {
             open_files,
             admission_stopped: AtomicBool::new(false),
             admission_changed: Notify::new(),
-            sinks: RwLock::new(std::mem::take(&mut options.sinks)),
-            sinks_version: AtomicU64::new(0),
+            sinks: SinkTable::start(std::mem::take(&mut options.sinks), options.sink_environment.clone(), records),
             packs: RwLock::new(options.packs.clone()),
             required_sinks: RequiredSinks::default(),
             watch: SpoolWatch::new()?,
@@ -153,65 +148,10 @@ impl RunnerState {
         !self.admission_stopped.load(Ordering::Acquire)
     }
 
-    pub(crate) fn with_sinks<T>(&self, ask: impl FnOnce(&[Engine]) -> T) -> T {
-        ask(&self.sinks.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// Wakes the readers of a run: its spool has grown or it has ended.
     pub(crate) fn wake_readers(&self, run: &LocalRun) {
-        self.with_sinks(|sinks| sinks.iter().for_each(|sink| sink.wake(run.run_id())));
+        self.sinks.wake(run.run_id());
         self.grown.notify_waiters();
-    }
-
-    /// Gives the run to every sink that wants it and does not have it. The header must be set.
-    pub(crate) fn add_feeds(&self, run: &Arc<LocalRun>) {
-        let Some(header) = run.header() else { return };
-        let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
-        let mut fed = run.lock_fed_sinks(self.sinks_version.load(Ordering::Acquire));
-        for sink in sinks.iter().filter(|sink| sink.wants(header)) {
-            if fed.1.insert(sink.name().to_owned()) {
-                let feed = SpoolFeed::open(run.clone(), header.clone(), sink.name());
-                if !feed.is_done() {
-                    sink.add(Box::new(feed));
-                }
-            }
-        }
-    }
-
-    /// Removes all sinks, to stop them. Until new ones are set, no run counts as delivered.
-    fn take_sinks(&self) -> Vec<Engine> {
-        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
-        self.sinks_version.fetch_or(1, Ordering::AcqRel);
-        std::mem::take(&mut *sinks)
-    }
-
-    /// Removes all sinks, waits up to the limit for their delivery, and stops them.
-    pub(crate) async fn end_sinks(&self, limit: Duration) {
-        let sinks = self.take_sinks();
-        let mut ending = JoinSet::new();
-        for sink in sinks {
-            ending.spawn(async move {
-                if !sink.flush(limit).await {
-                    tracing::warn!(
-                        sink = sink.name(),
-                        "delivery incomplete at shutdown; the next start sends the rest"
-                    );
-                }
-                sink.shutdown().await;
-            });
-        }
-        while ending.join_next().await.is_some() {}
-    }
-
-    pub(crate) fn set_sinks(&self, new: Vec<Engine>) {
-        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
-        *sinks = new;
-        self.sinks_version.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Whether the list of sinks is complete, not being replaced.
-    pub(crate) fn has_sinks(&self) -> bool {
-        self.sinks_version.load(Ordering::Acquire).is_multiple_of(2)
     }
 
     /// Uses these rules from now on, also for the rest of running runs.

@@ -86,5 +86,5 @@ pub(crate) async fn flush(shared: &RunnerState, limit: Duration) {
     {
         tracing::warn!("reports unsent at shutdown; the next start sends them");
     }
-    shared.end_sinks(limit).await;
+    shared.sinks.end(limit).await;
 }

@@ -23,7 +23,7 @@ use keeper::spawn::KeeperCommand;
 use runner::options::Mode;
 use runner::{LocalSecrets, OnShutdown, Options, PolicyFile, Ports};
 use sinks::config::SinksFile;
-use sinks::engine::{Engine, Environment};
+use sinks::engine::Environment;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -76,8 +76,8 @@ fn options(state: &str, world: &Path) -> Options {
         let (events, receiver) = tokio::sync::mpsc::channel(16);
         // Without a receiver of events the engines must still work.
         drop(receiver);
-        let start = |config| Engine::start(config, Environment::real(events.clone())).expect("sink");
-        options.sinks = configs.into_iter().map(start).collect();
+        options.sink_environment = Environment::real(events);
+        options.sinks = configs;
     }
     options
 }

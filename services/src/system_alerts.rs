@@ -86,6 +86,21 @@ fn change_step(before: &Stored<JobState>, condition: Condition<'_>, now: Timesta
     Some(AlertStep { state: Some(StateChange { key: key.clone(), expected: before.version, state }), transitions })
 }
 
+/// Records that a system job is bad, with an alert also where it was bad before: something else has happened. Of
+/// several with the same `id`, the first is sent. Returns whether it was recorded, as [`change`].
+///
+/// # Errors
+/// Returns the port's error; nothing was recorded then.
+pub async fn failure(ports: &Ports, key: &JobKey, id: &str, reason: &str, now: Timestamp) -> PortResult<bool> {
+    let before = ports.alerts.state(key).await?;
+    let policy = AlertPolicy { after: 1, remind: None, channels: Vec::new() };
+    let (state, _) = decide(&policy, &before.record, Occurrence::Ended(Outcome::Failed), now);
+    let transition =
+        Transition { since: state.since, ..Transition::new(id.to_owned(), AlertKind::Failed, key, reason, now) };
+    let state = Some(StateChange { key: key.clone(), expected: before.version, state });
+    ports.alerts.raise(&AlertStep { state, transitions: vec![transition] }).await
+}
+
 /// Records an alert that lines are lost permanently, at most one an hour for each `id_prefix`.
 ///
 /// # Errors

@@ -4,12 +4,13 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use console::Undelivered;
+use console::{ResetFault, Undelivered};
 use domain::run::RunId;
 use rules::Packs;
-use runner::{Handle, OnShutdown, Options, Runner};
+use runner::{Handle, OnShutdown, Options, RemovedSink, ResetError, Runner, SinkChanges};
 use sinks::config::SinkConfig;
-use sinks::engine::{Engine, Environment};
+use sinks::engine::Environment;
+use sinks::losses::Losses;
 use sinks::status::{SinkEvent, SinkStatus};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -40,7 +41,6 @@ pub(crate) struct LocalRunner {
     handle: Handle,
     packs: SharedPacks,
     sink_lines: Vec<String>,
-    events: mpsc::Sender<SinkEvent>,
     stop: CancellationToken,
     on_shutdown: OnShutdown,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -50,7 +50,7 @@ impl LocalRunner {
     /// Starts a runner with the rules and sinks of `setup`; the caller receives the events of the sinks.
     ///
     /// # Errors
-    /// Fails if a sink cannot be started, if the runner's directory cannot be used, or if `needs_name` and another
+    /// Fails if the runner's directory cannot be used, or if `needs_name` and another
     /// runner with the same name is alive.
     pub(crate) async fn start(
         setup: &mut Setup,
@@ -62,7 +62,10 @@ impl LocalRunner {
         let packs = Arc::new(std::mem::take(&mut setup.packs));
         let on_shutdown = options.on_shutdown;
         options.packs = packs.clone();
-        options.sinks = start_sinks(&setup.sinks, &events)?;
+        options.sinks.clone_from(&setup.sinks);
+        options.has_all_sinks = setup.has_all_sinks;
+        options.known_sinks = std::mem::take(&mut setup.known_sinks);
+        options.sink_environment = Environment::real(events);
         let runner = Runner::new(options, ports).map_err(|error| Failure::failed(error.to_string()))?;
         if needs_name {
             runner.check_name().await.map_err(|error| Failure::failed(error.to_string()))?;
@@ -73,7 +76,6 @@ impl LocalRunner {
             handle,
             packs: SharedPacks(Arc::new(RwLock::new(packs))),
             sink_lines: setup.sinks.iter().map(sink_line).collect(),
-            events,
             stop,
             on_shutdown,
             task: Mutex::new(Some(task)),
@@ -120,13 +122,14 @@ impl LocalRunner {
         self.running_count()
     }
 
-    /// Replaces the sinks.
-    ///
-    /// # Errors
-    /// Fails if a sink cannot be started; the sinks before stay.
-    pub(crate) async fn use_sinks(&self, configs: &[SinkConfig]) -> Result<(), Failure> {
-        self.handle.set_sinks(start_sinks(configs, &self.events)?).await;
-        Ok(())
+    /// Uses these sinks from now on. Waits for none of them.
+    pub(crate) async fn use_sinks(&self, configs: Vec<SinkConfig>) -> SinkChanges {
+        self.handle.set_sinks(configs).await
+    }
+
+    /// The sinks that are no longer configured.
+    pub(crate) fn removed_sinks(&self) -> Vec<RemovedSink> {
+        self.handle.removed_sinks()
     }
 
     /// Replaces the rules, also of running jobs.
@@ -174,18 +177,6 @@ pub(crate) fn stopped_message(remaining: usize, command: &str) -> String {
     }
 }
 
-/// Starts the engines of these sinks, in this order. They connect when there is something to deliver.
-///
-/// # Errors
-/// Exit 2 if a sink cannot be started.
-pub(crate) fn start_sinks(configs: &[SinkConfig], events: &mpsc::Sender<SinkEvent>) -> Result<Vec<Engine>, Failure> {
-    let start = |config: &SinkConfig| {
-        Engine::start(config.clone(), Environment::real(events.clone()))
-            .map_err(|error| Failure::usage(format!("sink `{}`: {}", config.name, error.message)))
-    };
-    configs.iter().map(start).collect()
-}
-
 /// Logs failures and recoveries of sinks; `sexton sinks` shows the numbers.
 pub(crate) async fn log_sink_events(mut sink_events: mpsc::Receiver<SinkEvent>) {
     while let Some(event) = sink_events.recv().await {
@@ -206,12 +197,30 @@ pub(crate) fn log_sink_event(event: &SinkEvent) {
     }
 }
 
+/// The counters of a sink before they were reset, for the API.
+pub(crate) fn reset_record(sink: &str, before: &Losses) -> serde_json::Value {
+    serde_json::json!({
+        "name": sink,
+        "dropped_lines": before.dropped_lines,
+        "dropped_bytes": before.dropped_bytes,
+        "refused_records": before.refused_records,
+    })
+}
+
 #[async_trait]
 impl console::Sinks for LocalRunner {
     async fn status(&self) -> Vec<serde_json::Value> {
         let statuses = self.sink_statuses();
         // A status is plain data, so the conversion to JSON cannot fail.
         statuses.into_iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
+    }
+
+    async fn reset(&self, sink: Option<&str>) -> Result<Vec<serde_json::Value>, ResetFault> {
+        match self.handle.reset_losses(sink) {
+            Ok(reset) => Ok(reset.iter().map(|(name, losses)| reset_record(name, losses)).collect()),
+            Err(error @ ResetError::Unknown { .. }) => Err(ResetFault::Unknown(error.to_string())),
+            Err(error @ ResetError::Io(_)) => Err(ResetFault::Failed(error.to_string())),
+        }
     }
 
     async fn waiting_reason(&self, run_id: &RunId) -> Option<String> {

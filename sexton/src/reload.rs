@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rules::Packs;
+use runner::SinkChanges;
 use sinks::config::SinkConfig;
 use tokio_util::sync::CancellationToken;
 
@@ -37,11 +38,25 @@ pub(crate) struct Reloader {
     state: StateDirectory,
     kept: KeptFiles,
     states: FileStates,
+    /// False when sinks of a faulty file were left out at the start.
+    has_all_sinks: bool,
 }
 
 /// The name of a file in its state: as for files with jobs, its absolute path.
 fn source_name(path: &Path) -> String {
     source_path::absolute(path).display().to_string()
+}
+
+/// The sinks that a reload changed.
+fn changes_text(changes: &SinkChanges) -> String {
+    let SinkChanges { added, changed, removed } = changes;
+    let parts = [("new", added), ("changed", changed), ("removed", removed)];
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+        .collect();
+    if parts.is_empty() { "no sink changed".to_owned() } else { parts.join("; ") }
 }
 
 impl Reloader {
@@ -61,6 +76,7 @@ impl Reloader {
             state: setup.state.clone(),
             kept: KeptFiles::new(&setup.state),
             states: states.clone(),
+            has_all_sinks: true,
         };
         reloader.find_packs();
         let packs_watch = &mut reloader.packs_watch;
@@ -73,6 +89,10 @@ impl Reloader {
         });
         reloader.pack_contents.extend(packs);
         setup.packs = reloader.load_packs().0;
+        if let Some(path) = &reloader.sinks.file {
+            let kept = reloader.kept_sinks(path).unwrap_or_default();
+            setup.known_sinks = kept.into_iter().map(|sink| sink.name).collect();
+        }
         setup.sinks = match (reloader.sinks.file.clone(), sinks.into_iter().next()) {
             (None, _) => reloader.sinks.load(&reloader.state)?,
             (Some(path), Some((_, content))) => reloader.load_sinks(&path, content, true).unwrap_or_default(),
@@ -80,9 +100,12 @@ impl Reloader {
                 let message = "the file is being written, so its last good version is in use";
                 print_error_line(&format!("{}: {message}", path.display()));
                 reloader.states.set(FileKind::Sinks, &source_name(&path), Err(message.to_owned()));
-                reloader.kept_sinks(&path).unwrap_or_default()
+                let kept = reloader.kept_sinks(&path);
+                reloader.has_all_sinks = kept.is_some();
+                kept.unwrap_or_default()
             }
         };
+        setup.has_all_sinks = reloader.has_all_sinks;
         Ok(reloader)
     }
 
@@ -103,10 +126,8 @@ impl Reloader {
                     print_error_line("reload failed; keeping the previous sinks");
                     continue;
                 };
-                match runner.use_sinks(&configs).await {
-                    Ok(()) => print_error_line("sinks file reloaded"),
-                    Err(failure) => drop(failure.print()),
-                }
+                let changes = runner.use_sinks(configs).await;
+                print_error_line(&format!("sinks file reloaded: {}", changes_text(&changes)));
             }
             if tokio::task::block_in_place(|| self.take_changed_packs()) {
                 let (packs, all_good) = tokio::task::block_in_place(|| self.load_packs());
@@ -138,7 +159,10 @@ impl Reloader {
         let (used, instead) = match (at_start, at_start.then(|| self.kept_sinks(path)).flatten()) {
             (false, _) => (None, "the previous sinks stay in use"),
             (true, Some(kept)) => (Some(kept), "the last good version is in use"),
-            (true, None) => (Some(sinks), "only the sinks without a fault are in use"),
+            (true, None) => {
+                self.has_all_sinks = false;
+                (Some(sinks), "only the sinks without a fault are in use")
+            }
         };
         if at_start {
             print_error_line(&format!("{shown}: {instead}"));

@@ -1,6 +1,7 @@
 //! Loads what `up`, `runner`, `exec` and `check` need: configuration, state directory, rule packs, sinks. Flags
 //! override the file.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use domain::fault::{Fault, Level};
@@ -30,6 +31,10 @@ pub(crate) struct Setup {
     pub(crate) rules: Vec<PathBuf>,
     pub(crate) packs: Packs,
     pub(crate) sinks: Vec<SinkConfig>,
+    /// False when a faulty file leaves sinks out.
+    pub(crate) has_all_sinks: bool,
+    /// The sinks of the last good version of the file, before this start.
+    pub(crate) known_sinks: BTreeSet<String>,
     pub(crate) sinks_source: SinksSource,
 }
 
@@ -65,7 +70,16 @@ impl Setup {
         let rules = [configuration.rules.clone(), overrides.rules].concat();
         let file = overrides.sinks.or_else(|| configuration.sinks.clone());
         let sinks_source = SinksSource { file, aws: configuration.aws.clone() };
-        Ok(Setup { configuration, state, rules, packs: Packs::builtin(), sinks: Vec::new(), sinks_source })
+        Ok(Setup {
+            configuration,
+            state,
+            rules,
+            packs: Packs::builtin(),
+            sinks: Vec::new(),
+            has_all_sinks: true,
+            known_sinks: BTreeSet::new(),
+            sinks_source,
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use domain::line::Stream;
 
 use crate::cloudwatch_logs::{self, CloudwatchLogsConfig};
 use crate::file::{self, FileConfig};
-use crate::filter::Filter;
+pub use crate::filter::Filter;
 use crate::gelf::{self, GelfConfig};
 use crate::record::MAX_LINE_BYTES_MIN;
 use crate::stdout::{self, StdoutConfig};
@@ -49,8 +49,28 @@ pub struct SinkConfig {
     pub max_line: Option<usize>,
     /// A run starts only while this sink is reachable.
     pub required: bool,
+    /// The output that a new sink gets.
+    pub start: StartFrom,
     /// A sink that lags or fails for longer raises an alert.
     pub alert_after: Duration,
+}
+
+impl SinkConfig {
+    /// Whether delivery goes on unchanged when `other` replaces this configuration: `required` and `start` concern only
+    /// the runner.
+    pub fn delivers_as(&self, other: &SinkConfig) -> bool {
+        *self == SinkConfig { required: self.required, start: self.start, ..other.clone() }
+    }
+}
+
+/// The output that a sink gets when it first appears. Later it has no effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartFrom {
+    /// Every run that has not ended, from its first line, and all later runs.
+    #[default]
+    Now,
+    /// The kept output of ended runs too.
+    Kept,
 }
 
 /// The type of a sink, with its options.
@@ -167,6 +187,7 @@ fn read_sink(document: &Document, name: String, mut section: Section) -> Option<
         section.fault(max_line_line, bytes.to_string(), message);
     }
     let required = section.flag("required").unwrap_or(false);
+    let start = section.choice("start", &[("now", StartFrom::Now), ("kept", StartFrom::Kept)]).unwrap_or_default();
     let alert_after = section.duration("alert_after").unwrap_or(ALERT_AFTER);
     let kind = match kind? {
         Kind::File => file::read(&mut section).map(SinkKind::File),
@@ -177,7 +198,7 @@ fn read_sink(document: &Document, name: String, mut section: Section) -> Option<
     };
     section.reject_unknown_keys();
     let max_line = max_line.map(|bytes| bytes as usize);
-    Some(SinkConfig { name, kind: kind?, when, strip_ansi, batch, retry, max_line, required, alert_after })
+    Some(SinkConfig { name, kind: kind?, when, strip_ansi, batch, retry, max_line, required, start, alert_after })
 }
 
 fn kind_names() -> String {

@@ -67,6 +67,8 @@ pub(crate) struct Delivery<S: Sink> {
     committed_at: Instant,
     rechecked_at: Instant,
     loss_sent_at: Option<Instant>,
+    /// The last attempt to store the counters of lost lines failed.
+    loss_store_fails: bool,
     failures: u32,
 }
 
@@ -127,6 +129,7 @@ impl<S: Sink> Delivery<S> {
             committed_at: Instant::now(),
             rechecked_at: Instant::now(),
             loss_sent_at: None,
+            loss_store_fails: false,
             failures: 0,
         }
     }
@@ -147,6 +150,7 @@ impl<S: Sink> Delivery<S> {
         {
             tracing::warn!(sink = %self.config.name, %error, "cannot store cursors at shutdown; the next start sends their records again");
         }
+        self.store_losses();
         locked(&self.shared.health).stopped = true;
     }
 
@@ -161,9 +165,18 @@ impl<S: Sink> Delivery<S> {
 
     async fn step(&mut self) -> SinkResult<()> {
         self.apply_inbox();
+        if self.shared.settle.is_cancelled() {
+            return self.finish_flush().await;
+        }
         if !self.ready.is_empty() && self.unconfirmed.len() < UNCONFIRMED_MAX {
             if !self.sink.is_connected() {
-                self.sink.connect().await?;
+                match self.shared.settle.run_until_cancelled(self.sink.connect()).await {
+                    Some(connected) => connected?,
+                    None => {
+                        self.sink.disconnect();
+                        return Ok(());
+                    }
+                }
                 self.sent = 0;
             }
             self.fill_batch().await;
@@ -189,6 +202,8 @@ impl<S: Sink> Delivery<S> {
         self.wait_for_work().await
     }
 
+    /// Ends the connection to confirm what was sent, stores the cursors and answers the flushes. A settling sink does
+    /// nothing else.
     async fn finish_flush(&mut self) -> SinkResult<()> {
         if !self.unconfirmed.is_empty() || !self.waiting.is_empty() {
             self.sink.drain().await?;
@@ -210,7 +225,9 @@ impl<S: Sink> Delivery<S> {
                 // The caller may have stopped waiting.
                 let _ = done.send(());
             }
-            return Ok(());
+            if !self.shared.settle.is_cancelled() {
+                return Ok(());
+            }
         }
         self.wait_for_work().await
     }
@@ -297,7 +314,8 @@ impl<S: Sink> Delivery<S> {
     }
 
     /// Waits before the next retry: exponential backoff with full jitter, from the longest wait if an operator must
-    /// act. A flush that arrives during the wait ends it, so the sink retries once at once.
+    /// act. A flush that arrives during the wait ends it, so the sink retries once at once. A settling sink does not
+    /// wait.
     async fn back_off(&mut self, class: ErrorClass) {
         let retry = self.config.retry;
         let most = match class {
@@ -311,6 +329,7 @@ impl<S: Sink> Delivery<S> {
         loop {
             tokio::select! {
                 () = sleep_until(until) => return,
+                () = self.shared.settle.cancelled() => return,
                 () = self.shared.notify.notified() => {
                     self.apply_inbox();
                     if self.flushes.len() > waiting_flushes {

@@ -2,6 +2,7 @@
 //! every kind of sink; its task is in `delivery.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use crate::feed::{Feed, Lag, RunHeader};
 use crate::file::FileSink;
 use crate::gelf::{self, Gelf, GelfConfig};
 use crate::http::HttpWire;
+use crate::losses::{LossStore, Losses};
 use crate::sink::Sink;
 use crate::status::{Health, SinkEvent, SinkStatus};
 use crate::stdout::StdoutSink;
@@ -61,12 +63,33 @@ pub(crate) struct TrackedFeed {
 }
 
 /// The state that the engine's callers share with its task.
+#[derive(Default)]
 pub(crate) struct EngineShared {
     pub inbox: Mutex<Inbox>,
     pub notify: Notify,
     /// Every feed that is not delivered completely.
     pub feeds: Mutex<BTreeMap<AttemptKey, FeedHandle>>,
     pub health: Mutex<Health>,
+    /// Cancelled when the sink must read nothing more.
+    pub settle: CancellationToken,
+    loss_store: Mutex<Option<Box<dyn LossStore>>>,
+}
+
+impl EngineShared {
+    /// Stores the losses if they have changed since they were stored.
+    pub(crate) fn store_losses(&self) -> io::Result<()> {
+        // Locked until the write is done, so that no older state is written last.
+        let mut store = locked(&self.loss_store);
+        let losses = {
+            let mut health = locked(&self.health);
+            if !std::mem::take(&mut health.losses_changed) {
+                return Ok(());
+            }
+            health.losses.clone()
+        };
+        let Some(store) = &mut *store else { return Ok(()) };
+        store.store(&losses).inspect_err(|_| locked(&self.health).losses_changed = true)
+    }
 }
 
 #[derive(Default)]
@@ -88,21 +111,32 @@ pub struct Engine {
     environment: Environment,
     shared: Arc<EngineShared>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    /// None once an ending has awaited it.
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Engine {
     /// Starts the sink's task; must be called inside a tokio runtime. Connects only when there is something to deliver.
+    /// Its losses are counted from 0, in memory.
     ///
     /// # Errors
     /// None at present: a wrong configuration shows when the sink connects.
     pub fn start(config: SinkConfig, environment: Environment) -> SinkResult<Engine> {
+        Ok(Engine::start_with_losses(config, environment, Losses::default(), None))
+    }
+
+    /// As [`Engine::start`], and counts its losses on from `losses`, in `store`.
+    pub fn start_with_losses(
+        config: SinkConfig,
+        environment: Environment,
+        losses: Losses,
+        store: Option<Box<dyn LossStore>>,
+    ) -> Engine {
         let config = Arc::new(config);
         let shared = Arc::new(EngineShared {
-            inbox: Mutex::default(),
-            notify: Notify::new(),
-            feeds: Mutex::default(),
-            health: Mutex::default(),
+            health: Mutex::new(Health::new(losses)),
+            loss_store: Mutex::new(store),
+            ..EngineShared::default()
         });
         let stop = CancellationToken::new();
         let start = Start { config: &config, environment: &environment, shared: &shared, stop: &stop };
@@ -119,7 +153,7 @@ impl Engine {
                 Start { config: &config, ..start }.task(sink)
             }
         };
-        Ok(Engine { config, environment, shared, stop, task })
+        Engine { config, environment, shared, stop, task: tokio::sync::Mutex::new(Some(task)) }
     }
 
     /// Name of the sink.
@@ -211,12 +245,18 @@ impl Engine {
             set_up_fault: health.set_up_fault.as_ref().and_then(|fault| locked(fault).clone()),
             oldest_undelivered_run: oldest_run,
             delivered_lines: health.delivered_lines,
-            dropped_lines: health.dropped_lines,
-            dropped_bytes: health.dropped_bytes,
-            refused_records: health.refused_records,
-            refused: health.refused.iter().cloned().collect(),
+            dropped_lines: health.losses.dropped_lines,
+            dropped_bytes: health.losses.dropped_bytes,
+            refused_records: health.losses.refused_records,
+            refused: health.losses.refused.iter().cloned().collect(),
+            counted_since: health.losses.counted_since,
             alert_after_seconds: self.config.alert_after.as_secs_f64(),
         }
+    }
+
+    /// Whether its last attempt failed.
+    pub fn is_failing(&self) -> bool {
+        locked(&self.shared.health).failing.is_some()
     }
 
     /// What the receiver has not accepted of one run, summed over all its attempts here.
@@ -244,11 +284,53 @@ impl Engine {
         matches!(tokio::time::timeout(deadline, flushed).await, Ok(Ok(())))
     }
 
+    /// Reads and sends nothing more from now on; what was sent is confirmed as in [`Engine::flush`]. Feeds may still be
+    /// added, so that their lag is counted. Permanent.
+    pub fn begin_settling(&self) {
+        self.shared.settle.cancel();
+        self.shared.notify.notify_one();
+    }
+
+    /// Whether the sink reads nothing more.
+    pub fn is_settling(&self) -> bool {
+        self.shared.settle.is_cancelled()
+    }
+
+    /// Waits until everything that was sent is confirmed, and reads nothing more. Returns false when `deadline` comes
+    /// first: the next engine then sends what is unconfirmed again. A sink that fails has nothing to wait for.
+    pub async fn settle(&self, deadline: Duration) -> bool {
+        self.begin_settling();
+        self.flush(deadline).await
+    }
+
+    /// Sets the counters of lost lines to 0 and stores them. Returns those before.
+    ///
+    /// # Errors
+    /// They cannot be stored. They are 0 in memory, and the sink's task retries.
+    pub fn reset_losses(&self) -> io::Result<Losses> {
+        let before = {
+            let mut health = locked(&self.shared.health);
+            health.losses_changed = true;
+            std::mem::replace(&mut health.losses, Losses::new((self.environment.now)()))
+        };
+        self.shared.store_losses()?;
+        Ok(before)
+    }
+
+    /// Hands the counters of an ended engine, and their store, to its successor.
+    pub fn take_losses(&self) -> (Losses, Option<Box<dyn LossStore>>) {
+        let store = locked(&self.shared.loss_store).take();
+        (locked(&self.shared.health).losses.clone(), store)
+    }
+
     /// Stops immediately. Confirmed records are committed; the rest stays in the feeds. Call `flush` before, to wait
-    /// for it.
-    pub async fn shutdown(self) {
+    /// for it. Idempotent: each call returns when the task has ended.
+    pub async fn shutdown(&self) {
         self.stop.cancel();
-        if let Err(error) = self.task.await {
+        let mut task = self.task.lock().await;
+        if let Some(task) = task.take()
+            && let Err(error) = task.await
+        {
             tracing::error!(sink = %self.config.name, %error, "sink task failed");
         }
     }

@@ -2,10 +2,13 @@
 
 use domain::glob;
 use domain::line::Stream;
+use serde::{Deserialize, Serialize};
 
 /// An empty list accepts everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Filter {
+    /// Patterns of groups.
     pub groups: Vec<String>,
     /// A pattern with `/` is compared with `group/job`, any other with the job's name.
     pub jobs: Vec<String>,
@@ -14,6 +17,7 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether runs of this job are accepted.
     pub fn wants_job(&self, group: &str, job: &str) -> bool {
         let group_wanted = self.groups.is_empty() || self.groups.iter().any(|glob| glob::matches(glob, group));
         let job_matches = |glob: &String| match glob.contains('/') {
@@ -23,6 +27,7 @@ impl Filter {
         group_wanted && (self.jobs.is_empty() || self.jobs.iter().any(job_matches))
     }
 
+    /// Whether lines of this stream are accepted.
     pub fn wants_stream(&self, stream: Stream) -> bool {
         self.streams.is_empty() || self.streams.contains(&stream)
     }

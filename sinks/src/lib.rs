@@ -8,6 +8,7 @@
 //! | [`feed::Feed`] | the source of one run's records; the runner implements it over a spool |
 //! | [`feed::RunHeader`], [`feed::FinishedRecord`] | the fields of a run, and of its end |
 //! | [`status::SinkStatus`] | the numbers of `sexton sinks` and `/metrics` |
+//! | [`losses::Losses`] | the counters of refused and dropped lines, which the runner stores |
 //! | [`status::SinkEvent`] | failures, losses and recoveries, which become alerts |
 //! | [`check::check`] | sends a test line, for `sexton check` |
 //! | [`probe::probe`] | connects and sends nothing, for sinks with `required = true` |
@@ -19,7 +20,8 @@
 //! | files | duty |
 //! |---|---|
 //! | `config`, `address`, `template`, `filter` | the sinks file |
-//! | `engine`, `delivery` (`fill`, `cursors`, `health_events`), `encode`, `status` | delivery from feeds to a sink |
+//! | `engine`, `delivery` (`fill`, `cursors`, `health_events`), `encode` | delivery from feeds to a sink |
+//! | `status`, `losses` | its numbers |
 //! | `clock_history` | the age of lines |
 //! | `feed`, `record`, `sink` | the input of a sink, and the traits that a sink implements |
 //! | `refusals`, `unanswered` | which records a receiver refuses while it accepts others; calls without an answer |
@@ -53,6 +55,7 @@ mod gelf;
 mod http;
 mod json;
 mod lines;
+pub mod losses;
 pub mod probe;
 mod record;
 mod refusals;

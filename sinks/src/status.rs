@@ -1,15 +1,17 @@
 //! The health of a sink: the numbers of `sexton sinks` and of `/metrics`, and the events that become alerts.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::run::RunId;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bracket_records;
 use crate::error::{ErrorClass, SinkError};
+use crate::losses::Losses;
 use crate::record::RecordId;
 use crate::sink::SetUpFault;
 use crate::unanswered::UnansweredCalls;
@@ -78,24 +80,24 @@ pub struct SinkStatus {
     pub dropped_bytes: u64,
     /// Records that the receiver permanently refused; skipped here, still in the spool.
     pub refused_records: u64,
-    /// The latest of them, at most [`REFUSED_KEPT_MAX`].
+    /// The latest of them, at most [`REFUSED_KEPT_MAX`](crate::losses::REFUSED_KEPT_MAX).
     pub refused: Vec<RefusedRecord>,
+    /// Start of the counting of dropped lines and refused records; absent where no runner stores them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counted_since: Option<Timestamp>,
     /// `alert_after` of the sinks file: a lag older than this raises an alert.
     pub alert_after_seconds: f64,
 }
 
-/// Refused records that a status lists. Chosen: enough to see what they have in common.
-pub const REFUSED_KEPT_MAX: usize = 20;
-
 /// A record that the receiver will never accept. The run's spool still has it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RefusedRecord {
     /// The run of the record.
     pub run_id: RunId,
     /// The run's attempt, from 1.
     pub attempt: u32,
     /// `line`, or the event's name: `run.started`, `run.finished`, `run.output_ended`, `gap`.
-    pub record: &'static str,
+    pub record: Cow<'static, str>,
     /// The line's number; of a gap, its first line.
     pub seq: Option<u64>,
     /// The receiver's reason.
@@ -113,7 +115,7 @@ impl RefusedRecord {
             RecordId::Finished => (bracket_records::FINISHED, None),
             RecordId::OutputEnded => (bracket_records::OUTPUT_ENDED, None),
         };
-        RefusedRecord { run_id: run_id.clone(), attempt: *attempt, record, seq, message, at }
+        RefusedRecord { run_id: run_id.clone(), attempt: *attempt, record: record.into(), seq, message, at }
     }
 
     /// Names the record in messages: `seq 7 of run 2026…`.
@@ -124,9 +126,8 @@ impl RefusedRecord {
         }
     }
 
-    fn is_same(&self, other: &RefusedRecord) -> bool {
-        let key = |refused: &RefusedRecord| (refused.run_id.clone(), refused.attempt, refused.record, refused.seq);
-        key(self) == key(other)
+    pub(crate) fn is_same(&self, other: &RefusedRecord) -> bool {
+        (&self.run_id, self.attempt, &self.record, self.seq) == (&other.run_id, other.attempt, &other.record, other.seq)
     }
 }
 
@@ -166,10 +167,9 @@ pub(crate) struct Health {
     pub failing: Option<FailureSpan>,
     pub last_error: Option<(String, Timestamp)>,
     pub delivered_lines: u64,
-    pub dropped_lines: u64,
-    pub dropped_bytes: u64,
-    pub refused_records: u64,
-    pub refused: VecDeque<RefusedRecord>,
+    pub losses: Losses,
+    /// The losses have changed since they were stored.
+    pub losses_changed: bool,
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -182,6 +182,11 @@ pub(crate) struct FailureSpan {
 }
 
 impl Health {
+    /// Continues these counters.
+    pub(crate) fn new(losses: Losses) -> Health {
+        Health { losses, ..Health::default() }
+    }
+
     pub(crate) fn state(&self) -> SinkState {
         match self.failing {
             _ if self.stopped => SinkState::Stopped,
@@ -202,15 +207,15 @@ impl Health {
 
     /// Counts the record and keeps it. Returns false for a record already counted: its batch was sent twice.
     pub(crate) fn note_refused(&mut self, record: &RefusedRecord) -> bool {
-        if self.refused.iter().any(|known| known.is_same(record)) {
-            return false;
-        }
-        self.refused_records += 1;
-        self.refused.push_back(record.clone());
-        if self.refused.len() > REFUSED_KEPT_MAX {
-            self.refused.pop_front();
-        }
-        true
+        let is_new = self.losses.note_refused(record);
+        self.losses_changed |= is_new;
+        is_new
+    }
+
+    pub(crate) fn note_dropped(&mut self, lines: u64, bytes: u64) {
+        self.losses.dropped_lines += lines;
+        self.losses.dropped_bytes += bytes;
+        self.losses_changed = true;
     }
 
     /// Counts delivered lines and samples the time for the rate.

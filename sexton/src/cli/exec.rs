@@ -16,6 +16,7 @@ use domain::ports::{Delivery, PortError, PortResult, Reports};
 use domain::run::{Outcome as RunOutcome, RunId, Trigger};
 use jiff::Timestamp;
 use serde_json::json;
+use sinks::engine::Environment;
 use tokio::sync::mpsc;
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
@@ -75,7 +76,8 @@ async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
     let mut options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
     let (events, sink_events) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(local_runner::log_sink_events(sink_events));
-    options.sinks = local_runner::start_sinks(&setup.sinks, &events)?;
+    options.sinks = setup.sinks;
+    options.sink_environment = Environment::real(events);
     options.packs = Arc::new(setup.packs);
     // The command gets its caller's environment, without the variables of Sexton (the token).
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());

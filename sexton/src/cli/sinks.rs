@@ -1,12 +1,16 @@
-//! `sinks`: prints the delivery lag of each sink, as seen by the `up` or the runner of this machine.
+//! `sinks`: prints the delivery lag of each sink, as seen by the `up` or the runner of this machine, and resets the
+//! counters of lost lines.
 
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
+use domain::units::format_lines;
+use runner::ResetError;
+use serde_json::{Value, json};
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS};
+use crate::local_runner::reset_record;
 use crate::print::{Printer, dash, format_bytes, format_duration};
 use crate::text_table::{Column, Table};
 
@@ -14,6 +18,10 @@ use crate::text_table::{Column, Table};
 pub(crate) struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
+    /// Set the counters of dropped lines and refused records of this sink to 0, or of all sinks without NAME. Also
+    /// works while no `up` and no runner uses the state directory. Ends the alert about a removed sink
+    #[arg(long, value_name = "NAME", num_args = 0..=1)]
+    reset: Option<Option<String>>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -21,29 +29,10 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
     block_on(async {
-        let configuration = arguments.server.configuration()?;
-        let on_aws = arguments.server.on_aws(&configuration).is_some();
-        let client = Client::for_server(&arguments.server, &configuration).map_err(|failure| match failure {
-            Failure::Failed(_) if on_aws => Failure::usage(
-                "on AWS each runner ships its own lines; run `sexton sinks --state DIR` on its machine, or read \
-                 its /metrics",
-            ),
-            failure => failure,
-        })?;
-        let answer = client.send(ApiRequest::get(&["sinks"])).await?;
-        let Some(sinks) = answer.get("sinks").and_then(Value::as_array) else {
-            return Err(Failure::failed("unexpected answer from the server: no sinks; does it run the same version?"));
-        };
-        let mut out = Printer::new();
-        let mut table = Table::new(COLUMNS);
-        for sink in sinks {
-            if arguments.json { out.print_json(sink)? } else { table.add_row(sink_row(sink)) }
+        match &arguments.reset {
+            Some(name) => reset(&arguments, name.as_deref()).await,
+            None => list(&arguments).await,
         }
-        if !arguments.json {
-            out.print_table(&table)?;
-        }
-        out.finish()?;
-        Ok(SUCCESS)
     })
 }
 
@@ -62,6 +51,90 @@ const COLUMNS: &[Column] = &[
     Column::extra("oldest run", 4),
     Column::text("last error"),
 ];
+
+/// The client of the `up` or runner of this machine, or of the named server.
+fn client(server: &ServerArguments) -> Result<Client, Failure> {
+    let configuration = server.configuration()?;
+    let on_aws = server.on_aws(&configuration).is_some();
+    Client::for_server(server, &configuration).map_err(|failure| match failure {
+        Failure::Failed(_) if on_aws => Failure::usage(
+            "on AWS each runner ships its own lines; run `sexton sinks --state DIR` on its machine, or read its \
+             /metrics",
+        ),
+        failure => failure,
+    })
+}
+
+/// Takes the list at this key of an answer.
+fn take_list(mut answer: Value, key: &str) -> Result<Vec<Value>, Failure> {
+    match answer.get_mut(key).map(Value::take) {
+        Some(Value::Array(list)) => Ok(list),
+        _ => {
+            Err(Failure::failed(format!("unexpected answer from the server: no {key}; does it run the same version?")))
+        }
+    }
+}
+
+async fn list(arguments: &Arguments) -> Outcome {
+    let sinks = take_list(client(&arguments.server)?.send(ApiRequest::get(&["sinks"])).await?, "sinks")?;
+    let mut out = Printer::new();
+    let mut table = Table::new(COLUMNS);
+    for sink in &sinks {
+        if arguments.json { out.print_json(sink)? } else { table.add_row(sink_row(sink)) }
+    }
+    if !arguments.json {
+        out.print_table(&table)?;
+    }
+    out.finish()?;
+    Ok(SUCCESS)
+}
+
+async fn reset(arguments: &Arguments, name: Option<&str>) -> Outcome {
+    let request = ApiRequest::post(&["sinks", "reset"], json!({ "sink": name }));
+    let answer = match client(&arguments.server) {
+        Ok(client) => client.send(request).await,
+        Err(failure) => Err(failure),
+    };
+    let reset = match answer {
+        Ok(answer) => take_list(answer, "reset")?,
+        // Nothing serves here, or `server.json` is that of a killed process.
+        Err(Failure::Failed(messages)) if arguments.server.server.is_none() => {
+            reset_stored(&arguments.server, name, Failure::Failed(messages))?
+        }
+        Err(failure) => return Err(failure),
+    };
+    let mut out = Printer::new();
+    for sink in &reset {
+        if arguments.json { out.print_json(sink)? } else { out.print_line(&reset_line(sink))? }
+    }
+    out.finish()?;
+    Ok(SUCCESS)
+}
+
+/// Resets the counters in a state directory that no process uses; `unserved` is the failure for one that is absent.
+fn reset_stored(server: &ServerArguments, name: Option<&str>, unserved: Failure) -> Result<Vec<Value>, Failure> {
+    let state = server.state(&server.configuration()?)?;
+    if !state.runner_folder().is_dir() {
+        return Err(unserved);
+    }
+    state.create()?;
+    let _lock = state.lock()?;
+    match runner::reset_stored_losses(&state.runner_folder(), name) {
+        Ok(reset) => Ok(reset.iter().map(|(name, before)| reset_record(name, before)).collect()),
+        Err(error @ ResetError::Unknown { .. }) => Err(Failure::usage(error.to_string())),
+        Err(error @ ResetError::Io(_)) => Err(Failure::failed(error.to_string())),
+    }
+}
+
+fn reset_line(sink: &Value) -> String {
+    let number = |name: &str| sink.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let name = sink.get("name").and_then(Value::as_str).unwrap_or_default();
+    format!(
+        "sink {name}: counters reset; before: {} dropped, {} refused",
+        format_lines(number("dropped_lines")),
+        number("refused_records")
+    )
+}
 
 fn sink_row(sink: &Value) -> Vec<String> {
     let text = |name: &str| sink.get(name).and_then(Value::as_str).map_or_else(dash, str::to_owned);

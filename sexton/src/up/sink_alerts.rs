@@ -2,6 +2,7 @@
 //! changes them. The state of each job is stored, so a restart repeats no alert and a flapping sink is damped like a
 //! job.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use domain::ports::{PortResult, Ports};
 use domain::run::Outcome;
 use domain::units::format_lines;
 use jiff::Timestamp;
+use runner::RemovedSink;
 use services::system_alerts::{self, Condition};
 use sinks::error::ErrorClass;
 use sinks::status::{SinkEvent, SinkState, SinkStatus, SinkTrouble};
@@ -28,10 +30,14 @@ fn sink_key(sink: &str) -> JobKey {
 
 /// Alerts about sinks that lag or are misconfigured, until `stop`.
 pub(crate) async fn watch_sinks(runner: Arc<LocalRunner>, ports: Ports, stop: CancellationToken) {
+    let mut alerted = BTreeSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(POLL_INTERVAL) => {}
+        }
+        if let Err(error) = check_removed(&ports, &runner.removed_sinks(), &mut alerted, Timestamp::now()).await {
+            tracing::warn!(%error, "cannot store the alert about a removed sink; retrying");
         }
         if let Err(error) = check_sinks(&ports, &runner.sink_statuses(), Timestamp::now()).await {
             tracing::warn!(%error, "cannot store sink alerts; retrying");
@@ -69,6 +75,47 @@ async fn check_sinks(ports: &Ports, statuses: &[SinkStatus], now: Timestamp) -> 
         system_alerts::change(ports, condition, now).await?;
     }
     Ok(())
+}
+
+/// Records that removed sinks lack lines, with one alert for each removal, and that they no longer do.
+///
+/// # Errors
+/// Returns the port's error; the next check retries.
+async fn check_removed(
+    ports: &Ports,
+    removed: &[RemovedSink],
+    alerted: &mut BTreeSet<String>,
+    now: Timestamp,
+) -> PortResult<()> {
+    for sink in removed {
+        let (key, name) = (sink_key(&sink.name), &sink.name);
+        if sink.lines > 0 && !sink.is_over {
+            let id = format!("sink_removed:{name}:{}", sink.at.as_millisecond());
+            if !alerted.contains(&id) && system_alerts::failure(ports, &key, &id, &removed_reason(sink), now).await? {
+                alerted.insert(id);
+            }
+            continue;
+        }
+        let reason = match sink.lines {
+            0 => format!("sink `{name}` was removed; it had every line"),
+            _ => format!("sink `{name}` was removed; the lines that it lacked are no longer kept, or were given up"),
+        };
+        let (outcome, id_prefix) = (Outcome::Succeeded, format!("sink:{name}"));
+        let condition =
+            Condition { key: &key, id_prefix: &id_prefix, outcome, reason: &reason, sent_unrecorded: false };
+        system_alerts::change(ports, condition, now).await?;
+    }
+    Ok(())
+}
+
+fn removed_reason(sink: &RemovedSink) -> String {
+    let RemovedSink { name, lines, runs, .. } = sink;
+    let runs = if *runs == 1 { "1 run".to_owned() } else { format!("{runs} runs") };
+    format!(
+        "sink `{name}` was removed or renamed with {} of {runs} undelivered; add a sink with this name to deliver them \
+         while they are kept, or run `sexton sinks --reset {name}` to give them up",
+        format_lines(*lines)
+    )
 }
 
 /// Alerts that a sink lost lines permanently, at most once an hour. Other failures are part of the status.
@@ -136,6 +183,7 @@ mod tests {
             dropped_bytes: 0,
             refused_records: 0,
             refused: Vec::new(),
+            counted_since: None,
             alert_after_seconds: 300.0,
         }
     }

@@ -26,6 +26,7 @@ mod readme;
 mod restored;
 mod running;
 mod secrets;
+mod sink_exchange;
 mod sinks;
 mod store;
 mod troubleshooting;

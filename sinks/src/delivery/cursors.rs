@@ -105,6 +105,7 @@ impl<S: Sink> Delivery<S> {
     /// Stores the confirmed positions.
     pub(super) async fn commit_cursors(&mut self) -> SinkResult<()> {
         self.committed_at = Instant::now();
+        self.store_losses();
         if self.dirty.is_empty() {
             return Ok(());
         }
@@ -128,6 +129,20 @@ impl<S: Sink> Delivery<S> {
             }
         }
         Ok(())
+    }
+
+    /// Stores the counters of lost lines if they have changed.
+    pub(super) fn store_losses(&mut self) {
+        match self.shared.store_losses() {
+            Ok(()) => self.loss_store_fails = false,
+            Err(error) if self.loss_store_fails => {
+                tracing::debug!(sink = %self.config.name, %error, "storing the counters of a sink failed again");
+            }
+            Err(error) => {
+                self.loss_store_fails = true;
+                tracing::error!(sink = %self.config.name, %error, "cannot store the counters of lost lines; retrying");
+            }
+        }
     }
 
     /// Forgets a run once `run.finished` is confirmed and its cursor is stored.

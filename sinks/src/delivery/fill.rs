@@ -23,7 +23,10 @@ impl<S: Sink> Delivery<S> {
                     return;
                 }
             }
-            let wait = self.sink.filled_bytes() > 0 && self.flushes.is_empty() && Instant::now() < deadline;
+            let wait = self.sink.filled_bytes() > 0
+                && self.flushes.is_empty()
+                && Instant::now() < deadline
+                && !self.shared.settle.is_cancelled();
             if !wait {
                 break;
             }

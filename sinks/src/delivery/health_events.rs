@@ -55,8 +55,9 @@ impl<S: Sink> Delivery<S> {
     pub(super) fn count_delivered(&mut self, total: &BatchCounts) {
         let mut health = locked(&self.shared.health);
         health.delivered(total.lines, std::time::Instant::now());
-        health.dropped_lines += total.dropped_lines;
-        health.dropped_bytes += total.dropped_bytes;
+        if total.dropped_lines > 0 {
+            health.note_dropped(total.dropped_lines, total.dropped_bytes);
+        }
         drop(health);
         if total.dropped_lines > 0 {
             let age = domain::units::format_duration(self.config.retry.max_age);
@@ -93,7 +94,7 @@ impl<S: Sink> Delivery<S> {
                 continue;
             }
             tracing::warn!(
-                sink = %self.config.name, run_id = %record.run_id, attempt = record.attempt, record = record.record,
+                sink = %self.config.name, run_id = %record.run_id, attempt = record.attempt, record = &*record.record,
                 seq = record.seq, "record permanently refused; skipped: {}", record.message
             );
             count += 1;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use domain::line::{Position, Stage};
 use domain::run::{AttemptKey, RunId};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Delivery;
@@ -36,12 +36,7 @@ struct Life {
 
 impl Life {
     fn begin(world: &SharedWorld, config: &Arc<SinkConfig>) -> Life {
-        let shared = Arc::new(EngineShared {
-            inbox: Mutex::default(),
-            notify: Notify::new(),
-            feeds: Mutex::default(),
-            health: Mutex::default(),
-        });
+        let shared = Arc::new(EngineShared::default());
         let (events, _) = mpsc::channel(1);
         let environment =
             Environment { now: world::now, random: || 0x1234_5678_9abc_def0, ..Environment::real(events) };
@@ -194,12 +189,12 @@ fn produce(world: &SharedWorld, script: &mut Dice, life: &Life) {
 fn check_refused(world: &SharedWorld, life: &Life) {
     let world = locked_world(world);
     let health = locked(&life.shared.health);
-    for refused in &health.refused {
+    for refused in &health.losses.refused {
         let seq = refused.seq.expect("only lines can be poison");
         assert!(world.runs[&refused.run_id].poison.contains(&seq), "{} was not refused", refused.name());
     }
-    let counted = health.refused_records >= health.refused.len() as u64;
-    assert!(counted, "{} named, but {} counted", health.refused.len(), health.refused_records);
+    let counted = health.losses.refused_records >= health.losses.refused.len() as u64;
+    assert!(counted, "{} named, but {} counted", health.losses.refused.len(), health.losses.refused_records);
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -108,7 +108,7 @@ async fn a_refused_message_is_skipped_and_the_others_are_delivered() {
         assert_eq!(engine.status().refused_records, 1);
         let refused = engine.status().refused;
         assert_eq!(refused.len(), 1, "{refused:?}");
-        assert_eq!((&refused[0].run_id, refused[0].seq, refused[0].record), (&run.header.run_id, Some(2), "line"));
+        assert_eq!((&refused[0].run_id, refused[0].seq, &*refused[0].record), (&run.header.run_id, Some(2), "line"));
         assert!(refused[0].message.contains("answered 400"), "{refused:?}");
         let event = format!("{:?}", events.try_recv().expect("an event about the loss"));
         assert!(event.contains(&format!("the first is seq 2 of run {}", run.header.run_id)), "{event}");
