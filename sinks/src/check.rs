@@ -1,15 +1,16 @@
 //! Sends a marked test line to a sink, between the brackets of a separate run, and reports the result. Called by
 //! `sexton check`; never retries, and stores nothing.
 
+use std::future::Future;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::line::{STAMP_BYTES, Stream};
 use domain::run::{Outcome, RunId, Trigger};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use crate::address::Scheme;
+use crate::address::{Address, Scheme};
 use crate::cloudwatch_logs::{CloudwatchLogs, CloudwatchLogsConfig};
 use crate::config::{SinkConfig, SinkKind};
 use crate::engine::{Environment, gelf_sink, syslog_sink};
@@ -17,9 +18,11 @@ use crate::error::SinkResult;
 use crate::feed::{FinishedRecord, RunHeader};
 use crate::file::{self, FileConfig, FileSink};
 use crate::record::{MAX_LINE_BYTES_MIN, Piece, Record};
-use crate::sink::Sink;
+use crate::sink::{Acknowledge, Format, Sink};
 use crate::special_file::is_standard;
 use crate::stamp;
+use crate::stream::Reached;
+use crate::wire::WireSink;
 
 /// Group of the test run, unless the operator checks another group's permissions. Rules of receivers can match it.
 pub const CHECK_GROUP: &str = "sexton";
@@ -29,9 +32,12 @@ const CHECK_JOB: &str = "check";
 const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes read from the end of a file to find the test line. Chosen: other writers may have appended after it.
 const READ_BACK_BYTES: usize = 1 << 20;
+/// How long a connection without acknowledgements is watched after the test line. Chosen: a port for another protocol
+/// answers or closes at once, and HAProxy ends a connection without a server after 3 retries, one a second.
+const WATCH_TIME: Duration = Duration::from_secs(4);
 
-/// Sends a test line of a run in `group`. Returns one sentence: which receiver accepted it. Sends nothing to standard
-/// output, which belongs to the caller.
+/// Sends a test line of a run in `group`. Returns one sentence: how far the line is known to have come. Sends nothing
+/// to standard output, which belongs to the caller.
 ///
 /// # Errors
 /// One sentence: the sink is unreachable, or refuses the line.
@@ -48,14 +54,11 @@ pub async fn check(config: &SinkConfig, group: &str) -> Result<String, String> {
         }
         SinkKind::Syslog(syslog) => {
             let address = &syslog.address;
-            test.send(&mut syslog_sink(syslog, config.max_line)).await?;
-            Ok(test.check_result(&address.to_string(), address.scheme, None))
+            test.send_over_wire(&mut syslog_sink(syslog, config.max_line, Instant::now), address).await
         }
         SinkKind::Gelf(gelf) => {
-            let address = &gelf.address;
-            let mut sink = gelf_sink(gelf, config.max_line, || Timestamp::now().as_nanosecond() as u64);
-            test.send(&mut sink).await?;
-            Ok(test.check_result(&address.to_string(), address.scheme, sink.answer()))
+            let mut sink = gelf_sink(gelf, config.max_line, &Environment::real(mpsc::channel(1).0));
+            test.send_over_wire(&mut sink, &gelf.address).await
         }
         SinkKind::CloudwatchLogs(logs) => {
             // A check leaves no group behind that no job uses.
@@ -100,9 +103,54 @@ impl TestRun {
 
     /// Sends the run and waits until the receiver has it, as far as its protocol shows that.
     async fn send<S: Sink>(&self, sink: &mut S) -> Result<(), String> {
-        match tokio::time::timeout(CHECK_TIMEOUT, self.send_records(sink)).await {
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(refused))) => Err(format!("the test line of run {} was refused: {refused}", self.header.run_id)),
+        self.within_timeout(async {
+            let refused = self.send_records(sink).await?;
+            sink.drain().await?;
+            sink.sync().await?;
+            Ok((refused.or_else(|| first_named(sink)), ()))
+        })
+        .await
+    }
+
+    /// Sends the run to a receiver of syslog or GELF. Returns what is known about it afterwards.
+    async fn send_over_wire<F: Format>(&self, sink: &mut WireSink<F>, address: &Address) -> Result<String, String> {
+        let reached = self.within_timeout(async {
+            let refused = self.send_records(sink).await?;
+            let reached = sink.observe(WATCH_TIME).await?;
+            if reached.is_none() {
+                sink.drain().await?;
+            }
+            Ok((refused.or_else(|| first_named(sink)), reached))
+        });
+        let (reached, run_id) = (reached.await?, &self.header.run_id);
+        let sent = format!("{address}: connected, sent the test line of run {run_id}");
+        match (reached, sink.answer()) {
+            (Some(Reached::Kernel), _) => Ok(format!(
+                "{sent}, accepted by the receiver's kernel, application unknown: this protocol has no acknowledgement"
+            )),
+            (Some(Reached::Receiver), _) => Ok(format!("{sent}, read by the receiver")),
+            (Some(Reached::Unknown), _) => {
+                let seconds = WATCH_TIME.as_secs();
+                Err(format!("{sent}, not accepted by the receiver's kernel within {seconds} s"))
+            }
+            (None, Some(answer)) => Ok(format!("{address} answered {answer} to the test line of run {run_id}")),
+            (None, None) if address.scheme == Scheme::Udp => {
+                Ok(format!("the test line of run {run_id} was sent to {address}; udp does not confirm its arrival"))
+            }
+            (None, None) => Ok(format!("{sent}, accepted by the kernel, application unknown")),
+        }
+    }
+
+    /// Runs a check that returns a refused record's reason beside its result.
+    async fn within_timeout<T>(
+        &self,
+        check: impl Future<Output = SinkResult<(Option<String>, T)>>,
+    ) -> Result<T, String> {
+        match tokio::time::timeout(CHECK_TIMEOUT, check).await {
+            Ok(Ok((None, found))) => Ok(found),
+            Ok(Ok((Some(refused), _))) => {
+                Err(format!("the test line of run {} was refused: {refused}", self.header.run_id))
+            }
             Ok(Err(error)) => Err(error.message),
             Err(_) => Err(format!("no answer within {} s", CHECK_TIMEOUT.as_secs())),
         }
@@ -141,21 +189,7 @@ impl TestRun {
             sink.encode(&run, &record);
         }
         let refused = sink.send().await?;
-        sink.drain().await?;
-        sink.sync().await?;
-        let named = sink.named_refusals().into_iter().map(|refused| refused.message);
-        Ok(refused.into_iter().map(|refused| refused.message).chain(named).next())
-    }
-
-    fn check_result(&self, address: &str, scheme: Scheme, answer: Option<String>) -> String {
-        let run_id = &self.header.run_id;
-        match (scheme, answer) {
-            (_, Some(answer)) => format!("{address} answered {answer} to the test line of run {run_id}"),
-            (Scheme::Udp, None) => {
-                format!("the test line of run {run_id} was sent to {address}; udp does not confirm its arrival")
-            }
-            (_, None) => format!("{address} acknowledged the test line of run {run_id}"),
-        }
+        Ok(refused.into_iter().next().map(|refused| refused.message))
     }
 
     fn read_back(&self, config: &FileConfig) -> Result<String, String> {
@@ -167,6 +201,11 @@ impl TestRun {
             Err(error) => Ok(format!("the test line was written to {path}, which cannot be read back: {error}")),
         }
     }
+}
+
+/// The reason of a refusal that the sink names after the answer.
+fn first_named<S: Sink>(sink: &mut S) -> Option<String> {
+    sink.named_refusals().into_iter().next().map(|refused| refused.message)
 }
 
 fn file_contains(path: &Path, text: &[u8]) -> std::io::Result<bool> {

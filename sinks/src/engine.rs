@@ -37,6 +37,8 @@ use crate::wire::{Wire, WireSink};
 pub struct Environment {
     /// Present time.
     pub now: fn() -> Timestamp,
+    /// A clock that no operator sets. Measures how long a connection has stood.
+    pub steady_now: fn() -> Instant,
     /// For the jitter of retries and the ids of chunked GELF messages.
     pub random: fn() -> u64,
     /// How long ago a line was captured.
@@ -48,8 +50,9 @@ pub struct Environment {
 impl Environment {
     /// The real clock and random numbers.
     pub fn real(events: mpsc::Sender<SinkEvent>) -> Environment {
+        let random = || getrandom::u64().unwrap_or_default();
         let clock = ClockHistory::of_process();
-        Environment { now: Timestamp::now, random: || getrandom::u64().unwrap_or_default(), clock, events }
+        Environment { now: Timestamp::now, steady_now: Instant::now, random, clock, events }
     }
 }
 
@@ -144,8 +147,8 @@ impl Engine {
         let task = match &config.kind {
             SinkKind::File(file) => start.task(FileSink::new(file.clone(), line_max)),
             SinkKind::Stdout(stdout) => start.task(StdoutSink::new(stdout.clone(), line_max)),
-            SinkKind::Syslog(syslog) => start.task(syslog_sink(syslog, config.max_line)),
-            SinkKind::Gelf(gelf) => start.task(gelf_sink(gelf, config.max_line, environment.random)),
+            SinkKind::Syslog(syslog) => start.task(syslog_sink(syslog, config.max_line, environment.steady_now)),
+            SinkKind::Gelf(gelf) => start.task(gelf_sink(gelf, config.max_line, &environment)),
             SinkKind::CloudwatchLogs(logs) => {
                 let sink = CloudwatchLogs::new(logs, &config, environment.clone());
                 let batch = cloudwatch_logs::engine_batch(config.batch);
@@ -275,8 +278,8 @@ impl Engine {
     }
 
     /// Sends all available records and waits until they are confirmed and the cursors are stored. Returns false when
-    /// `deadline` comes first. A connection without acknowledgements is ended for this: the receiver's own end
-    /// confirms.
+    /// `deadline` comes first. A connection without acknowledgements is ended for this when it has stood for 10 s: the
+    /// receiver's end in answer confirms. A younger one is kept until then, so a flush can take 10 s.
     pub async fn flush(&self, deadline: Duration) -> bool {
         let (done, flushed) = oneshot::channel();
         locked(&self.shared.inbox).flushes.push(done);
@@ -353,20 +356,21 @@ impl Start<'_> {
     }
 }
 
-pub(crate) fn syslog_sink(config: &SyslogConfig, max_line: Option<usize>) -> WireSink<Syslog> {
+pub(crate) fn syslog_sink(config: &SyslogConfig, max_line: Option<usize>, clock: fn() -> Instant) -> WireSink<Syslog> {
     let wire = match config.address.scheme {
         Scheme::Udp | Scheme::Unix => Wire::Datagram(DatagramWire::new(config.address.clone())),
-        _ => Wire::Stream(StreamWire::new(config.address.clone(), config.tls.clone())),
+        _ => Wire::Stream(StreamWire::new(config.address.clone(), config.tls.clone(), clock)),
     };
     let format = Syslog::new(config.clone(), max_line.unwrap_or_else(|| syslog::message_bytes_max(config)));
-    WireSink::new(format, wire, config.address.clone())
+    WireSink::new(format, wire, config.address.clone(), clock)
 }
 
-pub(crate) fn gelf_sink(config: &GelfConfig, max_line: Option<usize>, random: fn() -> u64) -> WireSink<Gelf> {
+pub(crate) fn gelf_sink(config: &GelfConfig, max_line: Option<usize>, environment: &Environment) -> WireSink<Gelf> {
+    let (clock, random) = (environment.steady_now, environment.random);
     let (address, tls) = (config.address.clone(), config.tls.clone());
     let wire = match address.scheme {
         Scheme::Udp | Scheme::Unix => Wire::Datagram(DatagramWire::new(address.clone())),
-        Scheme::Tcp | Scheme::Tls => Wire::Stream(StreamWire::new(address.clone(), tls)),
+        Scheme::Tcp | Scheme::Tls => Wire::Stream(StreamWire::new(address.clone(), tls, clock)),
         Scheme::Http | Scheme::Https => {
             Wire::Http(HttpWire::new(address.clone(), config.compression, config.bulk, tls))
         }
@@ -377,5 +381,5 @@ pub(crate) fn gelf_sink(config: &GelfConfig, max_line: Option<usize>, random: fn
         Scheme::Udp => max_line.unwrap_or(most).min(most),
         _ => max_line.unwrap_or(most),
     };
-    WireSink::new(Gelf::new(config.clone(), bytes_max, random), wire, address)
+    WireSink::new(Gelf::new(config.clone(), bytes_max, random), wire, address, clock)
 }

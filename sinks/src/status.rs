@@ -50,7 +50,7 @@ pub struct SinkStatus {
     pub lag_bytes: u64,
     /// Age in seconds of the oldest of these lines, by its capture time; 0 without any.
     pub lag_seconds: f64,
-    /// Lines that the receiver's kernel has accepted, still kept here until they are confirmed (3 s on TCP, TLS and
+    /// Lines that the receiver's kernel has accepted, still kept here until they are confirmed (10 s on TCP, TLS and
     /// stream sockets). Sent twice when the connection breaks before that.
     pub unconfirmed_lines: u64,
     /// Text bytes of these lines.

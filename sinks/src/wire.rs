@@ -1,6 +1,7 @@
 //! A [`Format`] on a wire is a [`Sink`](crate::sink::Sink). Syslog and GELF are built from it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::address::Scheme;
 use crate::datagram::DatagramWire;
@@ -10,7 +11,7 @@ use crate::frames::Frames;
 use crate::http::HttpWire;
 use crate::record::Record;
 use crate::sink::{Acknowledge, Connection, Encode, Format, READ_BYTES_MAX, Refused};
-use crate::stream::StreamWire;
+use crate::stream::{Reached, StreamWire};
 use crate::tls::TlsConfig;
 use crate::unanswered::UnansweredCalls;
 
@@ -27,11 +28,24 @@ pub(crate) struct WireSink<F> {
     records: Vec<usize>,
     wire: Wire,
     address: crate::address::Address,
+    clock: fn() -> Instant,
 }
 
 impl<F: Format> WireSink<F> {
-    pub(crate) fn new(format: F, wire: Wire, address: crate::address::Address) -> WireSink<F> {
-        WireSink { format, frames: Frames::default(), records: Vec::new(), wire, address }
+    /// `clock` measures how long a connection has stood.
+    pub(crate) fn new(format: F, wire: Wire, address: crate::address::Address, clock: fn() -> Instant) -> WireSink<F> {
+        WireSink { format, frames: Frames::default(), records: Vec::new(), wire, address, clock }
+    }
+
+    /// After a send: how far its bytes are known to be. Watches a stream for `time`; `None` on other wires.
+    ///
+    /// # Errors
+    /// The end of the connection, or an answer.
+    pub(crate) async fn observe(&mut self, time: Duration) -> SinkResult<Option<Reached>> {
+        match &mut self.wire {
+            Wire::Stream(wire) => wire.observe(time).await.map(Some),
+            Wire::Datagram(_) | Wire::Http(_) => Ok(None),
+        }
     }
 
     /// The receiver's last answer, when its protocol has answers.
@@ -48,7 +62,7 @@ impl<F: Format> WireSink<F> {
         let Err(error) = wire.connect().await else { return Ok(()) };
         let wrong_type = rustix::io::Errno::PROTOTYPE.raw_os_error();
         if self.address.scheme == Scheme::Unix && error.raw_os_error() == Some(wrong_type) {
-            let mut stream = StreamWire::new(self.address.clone(), TlsConfig::default());
+            let mut stream = StreamWire::new(self.address.clone(), TlsConfig::default(), self.clock);
             stream.connect().await?;
             self.wire = Wire::Stream(stream);
             return Ok(());

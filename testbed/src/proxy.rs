@@ -1,17 +1,26 @@
 //! A TCP proxy between a client under test and a real server, for outages. It refuses, hangs, cuts connections in the
-//! middle of a record, slows down, or loses the server's answer. It never changes a byte.
+//! middle of a record, slows down, or loses the server's answer. It also fails as load balancers do: it accepts and
+//! drops bytes whose server is absent, and ends the connection later. It never changes a byte.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::listeners::free_port;
 use crate::wait::{DEADLINE, wait_until};
 
 /// Most bytes that are read and forwarded at once.
 const CHUNK_BYTES: usize = 16 * 1024;
+
+/// How long a connection whose bytes are dropped stays open: like a load balancer that still tries to reach a server.
+/// Chosen: long enough for several batches.
+const DROPPED_TIME: Duration = Duration::from_millis(300);
+
+/// What a TLS server answers to plain text, and to a client that it does not accept: the fatal alert
+/// `unexpected_message` (RFC 8446, section 6).
+const TLS_ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x0a];
 
 /// Pause after each piece of a slowed connection.
 const SLOW_PIECE: Duration = Duration::from_millis(10);
@@ -46,6 +55,11 @@ enum Mode {
     Refuse,
     Hang,
     CutAfter { left_bytes: u64 },
+    SwitchAfter { left_bytes: u64 },
+    HangAfter { left_bytes: u64 },
+    NoServer,
+    TlsPort,
+    HalfClose,
     LoseAnswer,
     Slow { bytes_per_second: u64 },
 }
@@ -62,6 +76,12 @@ enum Permit {
     Forward(usize),
     ForwardSlowly(usize),
     ForwardThenCut(usize),
+    /// Forward, then read and drop the rest, and end the connection after [`DROPPED_TIME`].
+    ForwardThenDrop(usize),
+    /// Answer with [`TLS_ALERT`] and end the connection.
+    Alert,
+    /// End the direction to the client, then read and drop everything until the client ends the connection.
+    EndAnswers,
     Over,
 }
 
@@ -106,10 +126,51 @@ impl Proxy {
         self.change(Mode::Hang);
     }
 
+    /// Hangs after `bytes` more bytes to the server, like a server that freezes in mid-stream.
+    pub fn hang_after(&self, bytes: u64) {
+        self.change(Mode::HangAfter { left_bytes: bytes });
+    }
+
+    /// Whether it hangs.
+    pub fn is_hanging(&self) -> bool {
+        self.shared.lock().mode == Mode::Hang
+    }
+
     /// Cuts every connection after `bytes` more bytes to the server, also in the middle of a record. Then forwards
     /// everything again.
     pub fn cut_after(&self, bytes: u64) {
         self.change(Mode::CutAfter { left_bytes: bytes });
+    }
+
+    /// Forwards `bytes` more bytes to the server. Then, on every open connection, accepts and drops what follows, and
+    /// ends the connection without an error, like a load balancer whose server dies in mid-stream. Forwards new
+    /// connections, as to the next server.
+    pub fn switch_after(&self, bytes: u64) {
+        self.change(Mode::SwitchAfter { left_bytes: bytes });
+    }
+
+    /// Accepts connections, drops what it reads, and ends each without an error a moment later, like a load balancer
+    /// that finds no server.
+    pub fn have_no_server(&self) {
+        self.change(Mode::NoServer);
+    }
+
+    /// Answers the first bytes of each connection with a TLS alert and ends it, like a TLS port that gets plain text.
+    pub fn speak_tls(&self) {
+        self.change(Mode::TlsPort);
+    }
+
+    /// Ends its direction of each connection at the first bytes, and drops what it reads until the client ends the
+    /// connection too.
+    pub fn half_close(&self) {
+        self.change(Mode::HalfClose);
+    }
+
+    /// Ends every connection with unread bytes by a reset, as the kernel does when a frozen server is killed, and
+    /// accepts new ones.
+    pub fn kill(&self) {
+        self.refuse();
+        self.pass();
     }
 
     /// Forwards everything to the server, but drops its next answer and cuts every connection, as when the network
@@ -207,9 +268,21 @@ impl Shared {
             let mut rest = &buffer[..count];
             while !rest.is_empty() {
                 let permit = self.permit(rest.len(), direction);
-                let (Permit::Forward(size) | Permit::ForwardSlowly(size) | Permit::ForwardThenCut(size)) = permit
-                else {
-                    return;
+                let size = match permit {
+                    Permit::Forward(size)
+                    | Permit::ForwardSlowly(size)
+                    | Permit::ForwardThenCut(size)
+                    | Permit::ForwardThenDrop(size) => size,
+                    Permit::Alert => {
+                        from.write_all(&TLS_ALERT).ok();
+                        return end(&from, &to);
+                    }
+                    Permit::EndAnswers => {
+                        from.shutdown(Shutdown::Write).ok();
+                        io::copy(&mut from, &mut io::sink()).ok();
+                        return end(&from, &to);
+                    }
+                    Permit::Over => return,
                 };
                 let (piece, after) = rest.split_at(size);
                 if to.write_all(piece).is_err() {
@@ -219,13 +292,26 @@ impl Shared {
                 rest = after;
                 match permit {
                     Permit::ForwardThenCut(_) => return self.lock().cut(),
+                    Permit::ForwardThenDrop(_) => {
+                        drop_for(&mut from, DROPPED_TIME);
+                        self.end_switch();
+                        return end(&from, &to);
+                    }
                     Permit::ForwardSlowly(_) => thread::sleep(SLOW_PIECE),
-                    Permit::Forward(_) | Permit::Over => {}
+                    _ => {}
                 }
             }
         }
         // Fails when the other side has closed already.
         to.shutdown(Shutdown::Write).ok();
+    }
+
+    /// The first connection that has ended makes way for the next server.
+    fn end_switch(&self) {
+        let mut state = self.lock();
+        if matches!(state.mode, Mode::SwitchAfter { .. }) {
+            state.mode = Mode::Pass;
+        }
     }
 
     fn wait_while_hanging(&self) {
@@ -256,6 +342,25 @@ impl Shared {
                 let piece = u128::from(bytes_per_second) * SLOW_PIECE.as_millis() / 1000;
                 Permit::ForwardSlowly(count.min(usize::try_from(piece).unwrap_or(count).max(1)))
             }
+            Mode::NoServer => return Permit::ForwardThenDrop(0),
+            Mode::TlsPort => return Permit::Alert,
+            Mode::HalfClose => return Permit::EndAnswers,
+            Mode::SwitchAfter { left_bytes } => {
+                let size = left_bytes.min(count as u64);
+                state.mode = Mode::SwitchAfter { left_bytes: left_bytes - size };
+                match size == left_bytes {
+                    true => Permit::ForwardThenDrop(size as usize),
+                    false => Permit::Forward(size as usize),
+                }
+            }
+            Mode::HangAfter { left_bytes } => {
+                let size = left_bytes.min(count as u64);
+                state.mode = match left_bytes - size {
+                    0 => Mode::Hang,
+                    left_bytes => Mode::HangAfter { left_bytes },
+                };
+                Permit::Forward(size as usize)
+            }
             Mode::CutAfter { left_bytes } if left_bytes <= count as u64 => {
                 state.mode = Mode::Pass;
                 Permit::ForwardThenCut(left_bytes as usize)
@@ -265,11 +370,35 @@ impl Shared {
                 Permit::Forward(count)
             }
         };
-        if let Permit::Forward(size) | Permit::ForwardSlowly(size) | Permit::ForwardThenCut(size) = permit {
+        if let Permit::Forward(size)
+        | Permit::ForwardSlowly(size)
+        | Permit::ForwardThenCut(size)
+        | Permit::ForwardThenDrop(size) = permit
+        {
             state.forwarded_bytes += size as u64;
         }
         permit
     }
+}
+
+/// Reads and drops bytes for this time.
+fn drop_for(from: &mut TcpStream, time: Duration) {
+    let end = Instant::now() + time;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        // Fails for a time of zero: the time is over.
+        if from.set_read_timeout(Some(left)).is_err() || !matches!(from.read(&mut buffer), Ok(1..)) {
+            return;
+        }
+    }
+}
+
+/// Ends both sides of one connection.
+fn end(client: &TcpStream, server: &TcpStream) {
+    // Fails for a side that is closed already, which is fine.
+    client.shutdown(Shutdown::Both).ok();
+    server.shutdown(Shutdown::Both).ok();
 }
 
 impl State {

@@ -18,11 +18,13 @@ use testbed::{
 
 use crate::cloudwatch;
 use crate::http;
-use crate::memory::Run;
+use crate::memory::{Run, step};
 use crate::strict_logs::{Plan, StrictLogs};
 
 /// Bytes after which a connection is cut: inside a record of the first run, after the start of its first batch.
 const CUT_AFTER_BYTES: u64 = 54_321;
+/// How long a receiver is frozen before it is killed.
+const FROZEN_TIME: Duration = Duration::from_secs(5);
 /// Slow enough that batches wait for the wire, and over within two seconds.
 const SLOW_BYTES_PER_SECOND: u64 = 400_000;
 
@@ -36,6 +38,16 @@ pub(crate) enum Fault {
     /// The connection ends inside a record.
     Cut,
     Slow,
+    /// A load balancer without a server: accepts and drops every byte, and ends the connection without an error.
+    NoServer,
+    /// A load balancer whose server dies inside a record; the next connection gets another server.
+    Switch,
+    /// A port that speaks TLS, to a sink that does not, or a server that accepts no handshake.
+    TlsPort,
+    /// The receiver ends its direction and reads on, without keeping anything.
+    HalfClose,
+    /// The receiver accepts bytes, reads none for some seconds, and is killed.
+    FrozenThenKilled,
     /// The server accepted the request, and its answer is lost.
     AnswerLost,
 }
@@ -81,10 +93,44 @@ const LINES: u64 = 400;
 /// Two runs of these fit into a receive buffer of the default size; UDP loses the rest.
 const DATAGRAM_LINES: u64 = 75;
 const MICROSECONDS: Duration = Duration::from_micros(2);
-const OF_A_STREAM: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::Slow];
+const OF_A_STREAM: &[Fault] = &[
+    Fault::None,
+    Fault::Down,
+    Fault::Hang,
+    Fault::Cut,
+    Fault::Slow,
+    Fault::NoServer,
+    Fault::Switch,
+    Fault::TlsPort,
+    Fault::HalfClose,
+    Fault::FrozenThenKilled,
+];
 /// Without `Slow`: many small requests would take too long.
-const OF_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::AnswerLost];
-const OF_FULL_REQUESTS: &[Fault] = &[Fault::None, Fault::Down, Fault::Hang, Fault::Cut, Fault::Slow, Fault::AnswerLost];
+const OF_REQUESTS: &[Fault] = &[
+    Fault::None,
+    Fault::Down,
+    Fault::Hang,
+    Fault::Cut,
+    Fault::NoServer,
+    Fault::Switch,
+    Fault::TlsPort,
+    Fault::HalfClose,
+    Fault::FrozenThenKilled,
+    Fault::AnswerLost,
+];
+const OF_FULL_REQUESTS: &[Fault] = &[
+    Fault::None,
+    Fault::Down,
+    Fault::Hang,
+    Fault::Cut,
+    Fault::Slow,
+    Fault::NoServer,
+    Fault::Switch,
+    Fault::TlsPort,
+    Fault::HalfClose,
+    Fault::FrozenThenKilled,
+    Fault::AnswerLost,
+];
 const OF_DATAGRAMS: &[Fault] = &[Fault::None, Fault::Down];
 
 pub(crate) fn rsyslog(framing: Framing, scheme: &str, options: &str) -> Option<Target> {
@@ -220,16 +266,31 @@ fn by_proxy(
             Fault::None => proxy.pass(),
             Fault::Down => proxy.refuse(),
             Fault::Hang => proxy.hang(),
+            Fault::FrozenThenKilled => proxy.hang_after(CUT_AFTER_BYTES),
             Fault::Cut => {
                 before.store(proxy.connections(), SeqCst);
                 proxy.cut_after(CUT_AFTER_BYTES);
             }
+            Fault::Switch => {
+                before.store(proxy.connections(), SeqCst);
+                proxy.switch_after(CUT_AFTER_BYTES);
+            }
+            Fault::NoServer => proxy.have_no_server(),
+            Fault::TlsPort => proxy.speak_tls(),
+            Fault::HalfClose => proxy.half_close(),
             Fault::Slow => proxy.slow(SLOW_BYTES_PER_SECOND),
             Fault::AnswerLost => proxy.lose_answer(),
         }),
         end: Box::new(move |fault| match fault {
             // These end without us, and must have happened and been noticed.
-            Fault::Cut => testbed::wait_until(testbed::DEADLINE, || repairing.connections() >= ended.load(SeqCst) + 2),
+            Fault::Cut | Fault::Switch => {
+                testbed::wait_until(testbed::DEADLINE, || repairing.connections() >= ended.load(SeqCst) + 2)
+            }
+            Fault::FrozenThenKilled => {
+                testbed::wait_until(testbed::DEADLINE, || repairing.is_hanging());
+                step(FROZEN_TIME);
+                repairing.kill();
+            }
             Fault::AnswerLost => testbed::wait_until(testbed::DEADLINE, || repairing.is_passing()),
             _ => repairing.pass(),
         }),

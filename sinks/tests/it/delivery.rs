@@ -13,7 +13,10 @@ use testbed::{Capture, Proxy, Transport};
 use tokio::sync::mpsc;
 
 use crate::http;
-use crate::memory::{RETRY, Run, config, start, wait_until};
+use crate::memory::{RETRY, Run, config, flush, start, step, wait_delivered, wait_until};
+
+/// After this time an open connection confirms what its kernel has acknowledged.
+const HOLD: Duration = Duration::from_secs(10);
 
 fn sink(capture: &Capture, options: &str) -> String {
     format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp://{}\"\n{options}", capture.address())
@@ -36,7 +39,7 @@ async fn lines_older_than_max_age_are_dropped_counted_and_marked_by_a_gap() {
     run.print(Stream::Stdout, b"new again");
     run.finish();
     engine.add(run.feed());
-    assert!(engine.flush(testbed::DEADLINE).await);
+    assert!(flush(&engine).await);
     let lines = lines_of(&capture);
     let texts: Vec<&str> = lines.iter().filter_map(|line| line.split("] ").nth(1)).collect();
     assert_eq!(texts[1], "new");
@@ -107,7 +110,7 @@ async fn unwanted_runs_and_streams_are_not_sent_and_their_cursors_move_on() {
         engine.add(run.feed());
     }
     assert!(engine.wants(&runs[0].header) && !engine.wants(&runs[1].header));
-    assert!(engine.flush(testbed::DEADLINE).await);
+    assert!(flush(&engine).await);
     assert!(runs.iter().all(Run::is_delivered));
     let lines = lines_of(&capture);
     assert_eq!(lines.len(), 3, "{lines:?}");
@@ -137,6 +140,8 @@ async fn a_cursor_waits_for_confirmation_and_is_not_stored_for_every_line() {
             assert_eq!(run.durable(), Position::START, "accepting moves no cursor");
         }
     }
+    wait_until(|| engine.status().unconfirmed_lines == 200).await;
+    step(HOLD);
     wait_until(|| run.durable().seq == 201).await;
     assert!(run.commits() < 100, "{} commits", run.commits());
     engine.shutdown().await;
@@ -156,7 +161,7 @@ async fn a_loud_run_does_not_starve_a_quiet_one() {
     engine.add(quiet.feed());
     wait_until(|| engine.status().last_error.is_some()).await;
     proxy.pass();
-    assert!(engine.flush(testbed::DEADLINE).await);
+    assert!(flush(&engine).await);
     let lines = lines_of(&capture);
     let place = lines.iter().position(|line| line.ends_with("here I am")).expect("the quiet run's line");
     assert!(place < 5_000, "it came as line {place}");
@@ -171,12 +176,14 @@ async fn the_end_of_an_idle_connection_is_not_a_failure() {
     let run = Run::new(1);
     run.print(Stream::Stdout, b"one");
     engine.add(run.feed());
+    wait_until(|| engine.status().unconfirmed_lines == 1).await;
+    step(HOLD);
     wait_until(|| run.durable().seq == 2).await;
     capture.disconnect();
     run.print(Stream::Stdout, b"two");
     run.finish();
     engine.wake(&run.header.run_id);
-    wait_until(|| run.is_delivered()).await;
+    wait_delivered(&run).await;
     assert!(lines_of(&capture).iter().any(|line| line.ends_with("] two")));
     assert!(events.try_recv().is_err());
     engine.shutdown().await;
@@ -197,7 +204,7 @@ async fn a_batch_waits_for_its_timeout_and_is_sent_as_one() {
     assert_eq!(received.requests(), 1, "run.started and the first line have waited");
     run.print(Stream::Stdout, b"three");
     engine.wake(&run.header.run_id);
-    assert!(engine.flush(testbed::DEADLINE).await, "a flush does not wait for the batch");
+    assert!(flush(&engine).await, "a flush does not wait for the batch");
     assert_eq!((received.requests(), received.accepted().len()), (2, 4));
     engine.shutdown().await;
 }
@@ -207,10 +214,10 @@ async fn check_sends_a_test_line_or_returns_the_reason() {
     let capture = Capture::start(Transport::Tcp);
     let reached = sinks::check::check(&config(&sink(&capture, "")), CHECK_GROUP).await;
     let message = reached.expect("the server listens");
-    assert!(
-        message.starts_with(&format!("tcp://{} acknowledged the test line of run 2", capture.address())),
-        "{message}"
-    );
+    let sent = format!("tcp://{}: connected, sent the test line of run 2", capture.address());
+    assert!(message.starts_with(&sent), "{message}");
+    let known = ", accepted by the receiver's kernel, application unknown: this protocol has no acknowledgement";
+    assert!(message.ends_with(known), "{message}");
     let lines = lines_of(&capture);
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines[1].contains(" group=\"sexton\" job=\"check\" "), "the line is marked: {lines:?}");
@@ -246,7 +253,7 @@ async fn the_next_engine_sends_unconfirmed_lines_again() {
     assert_eq!(run.durable(), Position::START);
     let (engine, _events) = start(&sink(&capture, ""));
     engine.add(run.feed());
-    assert!(engine.flush(testbed::DEADLINE).await);
+    assert!(flush(&engine).await);
     assert!(run.is_delivered());
     let lines = lines_of(&capture);
     assert_eq!(lines.len(), 204);
@@ -281,6 +288,6 @@ async fn a_removed_run_is_forgotten() {
     assert_eq!(engine.status().lag_lines, 10);
     engine.remove(&run.header.run_id, 1);
     assert_eq!((engine.status().lag_lines, engine.status().oldest_undelivered_run), (0, None));
-    assert!(engine.flush(testbed::DEADLINE).await, "no record is left to flush");
+    assert!(flush(&engine).await, "no record is left to flush");
     engine.shutdown().await;
 }

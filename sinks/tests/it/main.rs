@@ -9,6 +9,7 @@ mod cloudwatch_set_up;
 mod conformance;
 mod conformance_targets;
 mod delivery;
+mod false_receivers;
 mod files;
 mod gelf;
 mod hanging;

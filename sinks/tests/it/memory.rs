@@ -1,8 +1,10 @@
 //! A run's output in memory, as a feed: what the runner does over its spool, without a disk.
 
 use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::line::{Block, Position, Stage, Stream, Tag, stamp, write_head};
 use domain::run::{Outcome, RunId};
@@ -238,16 +240,50 @@ pub(crate) fn config(text: &str) -> SinkConfig {
 /// Short waits before retries, so that tests of outages are fast.
 pub(crate) const RETRY: &str = "retry = { initial = \"20ms\", max = \"200ms\" }\n";
 
+/// How far the sinks' clock is ahead of the real one.
+static AHEAD_MS: AtomicU64 = AtomicU64::new(0);
+
+/// Sets the sinks' clock forward.
+pub(crate) fn step(time: Duration) {
+    AHEAD_MS.fetch_add(time.as_millis() as u64, SeqCst);
+}
+
+fn clock() -> Instant {
+    Instant::now() + Duration::from_millis(AHEAD_MS.load(SeqCst))
+}
+
 pub(crate) fn start(text: &str) -> (Engine, mpsc::Receiver<SinkEvent>) {
     let (events, receiver) = mpsc::channel(64);
-    (Engine::start(config(text), Environment::real(events)).expect("the sink starts"), receiver)
+    let environment = Environment { steady_now: clock, ..Environment::real(events) };
+    (Engine::start(config(text), environment).expect("the sink starts"), receiver)
+}
+
+/// Flushes while the sinks' clock runs fast, so that no test waits until a connection has stood for 10 s. Only where
+/// the receiver loses nothing more.
+pub(crate) async fn flush(engine: &Engine) -> bool {
+    let mut flushed = std::pin::pin!(engine.flush(testbed::DEADLINE));
+    loop {
+        tokio::select! {
+            done = &mut flushed => return done,
+            () = tokio::time::sleep(Duration::from_millis(20)) => step(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// Waits for the delivery of the whole run while the sinks' clock runs fast.
+pub(crate) async fn wait_delivered(run: &Run) {
+    wait_until(|| {
+        step(Duration::from_millis(500));
+        run.is_delivered()
+    })
+    .await;
 }
 
 /// Delivers the whole run.
 pub(crate) async fn deliver(text: &str, run: &Run) {
     let (engine, _events) = start(text);
     engine.add(run.feed());
-    assert!(engine.flush(testbed::DEADLINE).await, "delivered in time: {:?}", engine.status());
+    assert!(flush(&engine).await, "delivered in time: {:?}", engine.status());
     assert!(run.is_delivered());
     engine.shutdown().await;
 }

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use testbed::{Capture, LogServer, Proxy, Rsyslog, RsyslogOptions, Transport};
 
-use crate::memory::{RETRY, Run, start, wait_until};
+use crate::memory::{RETRY, Run, flush, start, wait_delivered, wait_until};
 
 const LINES: u64 = 5_000;
 /// Several batches.
@@ -68,7 +68,7 @@ async fn a_server_killed_during_delivery_gets_every_line_after_its_restart() {
     server.kill();
     wait_until(|| engine.status().failing_since.is_some()).await;
     server.restart();
-    wait_until(|| run.is_delivered()).await;
+    wait_delivered(&run).await;
     wait_for_complete(&server, &run, LINES);
     engine.shutdown().await;
 }
@@ -103,7 +103,7 @@ async fn many_runs_stay_in_order_while_the_server_refuses_and_is_slow() {
         engine.wake(&run.header.run_id);
     }
     for run in &runs {
-        wait_until(|| run.is_delivered()).await;
+        wait_delivered(run).await;
     }
     for run in &runs {
         wait_for_complete(&server, run, 600);
@@ -125,7 +125,7 @@ async fn a_hanging_server_confirms_nothing_and_gets_every_line_later() {
     let status = engine.status();
     assert!(status.lag_lines > HUNG_LINES / 10, "{status:?}");
     proxy.pass();
-    assert!(engine.flush(testbed::DEADLINE).await, "{:?}", engine.status());
+    assert!(flush(&engine).await, "{:?}", engine.status());
     let received = capture.bytes();
     let text = String::from_utf8_lossy(&received);
     let mut seqs = text.split(" seq=\"").skip(1).map(|rest| rest.split('"').next().unwrap_or_default());

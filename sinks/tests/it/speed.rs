@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use testbed::Capture;
 
-use crate::memory::{Run, start};
+use crate::memory::{Run, flush, start};
 
 const LINES: u64 = 1_000_000;
 
@@ -45,7 +45,7 @@ async fn speed_of_encoding_and_sending() {
         let (engine, _events) = start(&format!("[sink.a]\ntype = \"{kind}\"\naddress = \"tcp://{address}\"\n"));
         let (before, started) = (cpu_seconds(), Instant::now());
         engine.add(run.feed());
-        assert!(engine.flush(testbed::DEADLINE).await);
+        assert!(flush(&engine).await);
         let wall = started.elapsed().as_secs_f64();
         let (bytes, reading) = reader.join().expect("reader");
         let cpu = cpu_seconds() - before - reading - reading_feed;
