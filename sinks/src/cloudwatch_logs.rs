@@ -5,8 +5,10 @@ mod answer;
 mod batch;
 mod client;
 mod create;
+mod endpoint;
 mod flights;
 mod log_event;
+mod message_limit;
 pub mod options;
 mod put;
 mod rate_limiter;
@@ -26,6 +28,7 @@ use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
 use crate::cloudwatch_logs::flights::Flights;
 use crate::cloudwatch_logs::log_event::EventEncoder;
+use crate::cloudwatch_logs::message_limit::MessageLimit;
 use crate::cloudwatch_logs::options::is_group_char;
 pub(crate) use crate::cloudwatch_logs::options::read;
 pub use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig};
@@ -60,6 +63,7 @@ const NAME_BYTES_MAX: usize = 512;
 pub(crate) struct CloudwatchLogs {
     config: CloudwatchLogsConfig,
     limits: Limits,
+    message_limit: MessageLimit,
     max_line: Option<usize>,
     environment: Environment,
     creator: Arc<Creator>,
@@ -116,6 +120,7 @@ impl CloudwatchLogs {
             flights: Flights::default(),
             config: config.clone(),
             limits,
+            message_limit: MessageLimit::new(),
             max_line: sink.max_line,
             environment,
             client: None,
@@ -188,7 +193,9 @@ impl CloudwatchLogs {
     fn append_event(&mut self, run: &Run, record: &Record<'_>) {
         let place = EventPlace::of(record);
         let captured_ms = self.capture_ms(record);
-        let Some(ms) = run.state.next_event_ms(place, captured_ms, self.connections) else { return };
+        let Some(ms) = run.state.next_event_ms(place, captured_ms, self.connections, self.message_limit.bytes()) else {
+            return;
+        };
         let index = self.open_batch(&run.state.log_stream);
         let Some(batch) = self.open.get_mut(index) else { return };
         let start = batch.begin_event(&mut self.spare);
@@ -262,13 +269,14 @@ impl CloudwatchLogs {
         let client = self.open_client().await?;
         let due = self.take_due();
         let (creator, evidence) = (self.creator.clone(), self.evidence.clone());
+        let limit = self.message_limit.clone();
         let (open, gathered) = (&mut self.open, &mut self.gathered);
         let held_back = |log_stream: &Arc<LogStream>| {
             let found = open.extract_if(.., |batch| batch.log_stream == *log_stream);
             let held: Vec<Batch> = found.inspect(|batch| *gathered -= batch.counted_bytes()).collect();
             held.into_iter().filter(|batch| !batch.is_empty()).map(Batch::seal).collect()
         };
-        let sent = self.flights.send(&Putter { client, creator, evidence }, due, held_back).await;
+        let sent = self.flights.send(&Putter { client, creator, evidence, limit }, due, held_back).await;
         self.spare = self.flights.take_spare();
         self.after_calls(sent)
     }
@@ -292,7 +300,7 @@ impl Encode for CloudwatchLogs {
 
     fn open(&self, header: &RunHeader) -> Run {
         let log_stream = self.log_stream(header);
-        let encoder = EventEncoder::new(&self.config, self.max_line, header);
+        let encoder = EventEncoder::new(&self.config, self.max_line, self.message_limit.clone(), header);
         let attempt = (header.run_id.clone(), header.attempt);
         Run { state: RunState::new(Arc::new(log_stream), attempt, header.started_at.as_millisecond()), encoder }
     }
@@ -333,6 +341,7 @@ impl Connection for CloudwatchLogs {
         self.full.clear();
         self.spare.clear();
         self.flights.forget_batches();
+        self.message_limit.apply();
         self.gathered = 0;
         self.sent = 0;
         self.confirmed = 0;

@@ -183,6 +183,11 @@ impl SealedBatch {
         self.entries.len()
     }
 
+    /// Bytes of an event in the body.
+    pub(super) fn event_bytes(&self, event: usize) -> usize {
+        self.entries.get(event).map_or(0, |entry| entry.end - entry.start)
+    }
+
     /// Names an event that the service refused.
     pub(super) fn refusal(&self, event: usize, message: String) -> Option<NamedRefusal> {
         let entry = self.entries.get(event)?;

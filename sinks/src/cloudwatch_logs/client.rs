@@ -22,6 +22,7 @@ use reqwest::StatusCode;
 use tokio::sync::Mutex;
 
 use crate::cloudwatch_logs::answer::{CallFailure, FailureCause, parse_failure};
+use crate::cloudwatch_logs::endpoint::regional_endpoint;
 use crate::cloudwatch_logs::options::Access;
 use crate::error::{SinkError, SinkResult};
 use crate::http::{root_cause, unreachable};
@@ -73,7 +74,8 @@ impl Client {
         let region =
             region.ok_or_else(|| SinkError::misconfigured("no AWS region is known; set region or AWS_REGION"))?;
         let endpoint = access.endpoint.clone().or_else(|| configured_endpoint(&sdk));
-        let endpoint = endpoint.unwrap_or_else(|| regional_endpoint(&region, &sdk));
+        let (use_fips, use_dual_stack) = (sdk.use_fips().unwrap_or(false), sdk.use_dual_stack().unwrap_or(false));
+        let endpoint = endpoint.unwrap_or_else(|| regional_endpoint(&region, use_fips, use_dual_stack));
         let tls = access.tls.client_where(!endpoint.starts_with("http://"))?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured((*tls).clone())
@@ -235,18 +237,6 @@ fn configured_endpoint(sdk: &SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder().service_id("cloudwatch_logs").env("AWS_ENDPOINT_URL").profile("endpoint_url");
     let specific = key.build().ok().and_then(|key| sdk.service_config()?.load_config(key));
     specific.or_else(|| sdk.endpoint_url().map(str::to_owned))
-}
-
-/// The endpoint of a region (AWS general reference, CloudWatch Logs endpoints). Other partitions need `endpoint`.
-fn regional_endpoint(region: &str, sdk: &SdkConfig) -> String {
-    let fips = if sdk.use_fips().unwrap_or(false) { "-fips" } else { "" };
-    let domain = match (region.starts_with("cn-"), sdk.use_dual_stack().unwrap_or(false)) {
-        (true, true) => "api.amazonwebservices.com.cn",
-        (true, false) => "amazonaws.com.cn",
-        (false, true) => "api.aws",
-        (false, false) => "amazonaws.com",
-    };
-    format!("https://{SERVICE}{fips}.{region}.{domain}")
 }
 
 fn credentials_error(error: &CredentialsError, access: &Access) -> SinkError {

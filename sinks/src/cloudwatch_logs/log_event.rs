@@ -4,7 +4,7 @@
 use domain::run::Outcome;
 
 use crate::bracket_records::{self, COMMAND_BYTES_MAX};
-use crate::cloudwatch_logs::batch::MESSAGE_BYTES_MAX;
+use crate::cloudwatch_logs::message_limit::MessageLimit;
 use crate::cloudwatch_logs::options::{CloudwatchFormat, CloudwatchLogsConfig};
 use crate::feed::{FinishedRecord, RunHeader};
 use crate::json::{close, escape, escape_valid, number_member, text_member};
@@ -33,12 +33,18 @@ pub(super) struct EventEncoder {
     /// ` (run 20261123T075000Z-3f9a1c0e7b2d, attempt 1)`
     run_text: String,
     emf_namespace: Option<String>,
-    message_bytes_max: usize,
+    max_line: usize,
+    limit: MessageLimit,
 }
 
 impl EventEncoder {
     /// `max_line` is the longest message in bytes.
-    pub(super) fn new(config: &CloudwatchLogsConfig, max_line: Option<usize>, header: &RunHeader) -> EventEncoder {
+    pub(super) fn new(
+        config: &CloudwatchLogsConfig,
+        max_line: Option<usize>,
+        limit: MessageLimit,
+        header: &RunHeader,
+    ) -> EventEncoder {
         let mut head = b"{".to_vec();
         text_member("run_id", header.run_id.as_str(), &mut head);
         text_member("group", &header.group, &mut head);
@@ -64,7 +70,8 @@ impl EventEncoder {
             started_text: bracket_records::started_text(header),
             run_text: format!(" (run {}, attempt {})", header.run_id, header.attempt),
             emf_namespace: config.emf_namespace.clone(),
-            message_bytes_max: max_line.unwrap_or(MESSAGE_BYTES_MAX).min(MESSAGE_BYTES_MAX),
+            max_line: max_line.unwrap_or(usize::MAX),
+            limit,
         }
     }
 
@@ -74,14 +81,14 @@ impl EventEncoder {
             CloudwatchFormat::Json => self.head.len() + MEMBERS_BYTES_MAX,
             CloudwatchFormat::Text => 0,
         };
-        self.message_bytes_max.saturating_sub(taken).max(MAX_LINE_BYTES_MIN / 2)
+        self.max_line.min(self.limit.bytes()).saturating_sub(taken).max(MAX_LINE_BYTES_MIN / 2)
     }
 
     /// Passes on the piece, cut into more pieces when escaping makes its message too long. Their numbers depend on the
     /// piece alone.
     pub(super) fn pieces<'r>(&self, piece: &Piece<'r>, mut take: impl FnMut(Piece<'r>)) {
         let longest = self.text_bytes_max();
-        if longest * ESCAPED_BYTES_MAX <= MESSAGE_BYTES_MAX {
+        if longest * ESCAPED_BYTES_MAX <= self.limit.bytes() {
             return take(*piece);
         }
         let first = piece.part.saturating_sub(1).saturating_mul(PIECES_MAX) + 1;

@@ -13,7 +13,7 @@ fn encoder(options: &str) -> EventEncoder {
     let (mut sinks, faults) = SinksFile::parse("sinks.toml", &text);
     assert_eq!(faults.to_string(), "");
     let SinkKind::CloudwatchLogs(config) = sinks.remove(0).kind else { panic!("another kind") };
-    EventEncoder::new(&config, None, &header())
+    EventEncoder::new(&config, None, MessageLimit::new(), &header())
 }
 
 fn check(options: &str, record: Record<'_>, wanted: &str) {

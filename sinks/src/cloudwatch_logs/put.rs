@@ -11,6 +11,7 @@ use crate::cloudwatch_logs::batch::{LogStream, SealedBatch};
 use crate::cloudwatch_logs::client::Client;
 use crate::cloudwatch_logs::create::Creator;
 use crate::cloudwatch_logs::flights::{Flight, PutResult};
+use crate::cloudwatch_logs::message_limit::MessageLimit;
 use crate::engine::locked;
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::refusals::{Parts, send_parts};
@@ -24,6 +25,7 @@ pub(super) struct Putter {
     pub client: Arc<Client>,
     pub creator: Arc<Creator>,
     pub evidence: Arc<Mutex<Evidence>>,
+    pub limit: MessageLimit,
 }
 
 /// Whether the service accepts any event, for all streams of the sink.
@@ -53,7 +55,7 @@ impl Putter {
     async fn put(&self, batch: &SealedBatch, flight: &Flight) -> SinkResult<Vec<NamedRefusal>> {
         let refused_batches = locked(&self.evidence).refused_batches;
         let mut calls = Calls { putter: self, batch, flight, refused_batches };
-        let sent = send_parts(&mut calls, vec![0..batch.len()]).await;
+        let sent = send_parts(&mut calls, std::iter::once(0..batch.len()).collect()).await;
         locked(&self.evidence).refused_batches = calls.refused_batches;
         sent
     }
@@ -89,6 +91,14 @@ impl Parts for Calls<'_> {
         let body = if is_whole { batch.body.clone() } else { batch.part(range.clone()) };
         let answer = self.putter.put_or_create(&batch.log_stream, body).await;
         self.flight.note_answer();
+        if let Err(refused) = &answer
+            && refused.class == ErrorClass::Permanent
+            && range.len() == 1
+            && let Some(limit) = self.putter.limit.learn(&refused.message, batch.event_bytes(range.start))
+        {
+            let message = "the endpoint refuses long lines; they are cut to its limit and sent again";
+            return Err(SinkError::retry(format!("{message} ({limit} bytes): {}", refused.message)));
+        }
         let answer = answer?;
         let last = batch.part(range.end.saturating_sub(1)..range.end);
         let rejected = rejected_records(&answer, batch, range);

@@ -56,6 +56,8 @@ struct Progress {
     encoded: EventPlace,
     /// Number of the connection.
     connection: u64,
+    /// The longest message in bytes that parts of lines were cut to.
+    message_bytes: usize,
     last_ms: i64,
 }
 
@@ -70,6 +72,7 @@ impl RunState {
                 accepted,
                 encoded: EventPlace::default(),
                 connection: 0,
+                message_bytes: 0,
                 last_ms: started_ms,
             }),
         })
@@ -77,8 +80,22 @@ impl RunState {
 
     /// The event time of a record in ms: its capture time, but not slightly before that of an earlier record of the
     /// run. Returns `None` when the service already has the record.
-    pub(super) fn next_event_ms(&self, place: EventPlace, ms: i64, connection: u64) -> Option<i64> {
+    /// With another `message_bytes`, parts of lines have other numbers: the last line is sent again from its start.
+    pub(super) fn next_event_ms(
+        &self,
+        place: EventPlace,
+        ms: i64,
+        connection: u64,
+        message_bytes: usize,
+    ) -> Option<i64> {
         let mut progress = locked(&self.progress);
+        let accepted = progress.accepted.place;
+        if progress.message_bytes != message_bytes {
+            if progress.message_bytes > 0 && (2..u64::MAX - 1).contains(&accepted.part) {
+                progress.accepted.place = EventPlace { seq: accepted.seq - 1, part: u64::MAX };
+            }
+            progress.message_bytes = message_bytes;
+        }
         if progress.connection != connection {
             progress.connection = connection;
             progress.last_ms = progress.accepted.ms;

@@ -1,7 +1,10 @@
-//! Optional settings of new groups, and groups that are slow to be created: neither holds a line that can be delivered.
+//! Optional settings of new groups, groups that are slow to be created, and endpoints with a smaller limit: none of
+//! them holds a line that can be delivered.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use domain::line::Stream;
 use serde_json::json;
 use sinks::check::CHECK_GROUP;
 use sinks::status::SinkState;
@@ -93,4 +96,40 @@ async fn check_writes_only_into_groups_that_exist_or_that_a_job_has() {
     let message = check(&sink(logs.address, SETTINGS), "db").await;
     assert!(message.ends_with("in stream check of /cron/db"), "{message}");
     assert_eq!(logs.state().groups[GROUP].0, Some(30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_cut_to_the_limit_that_an_endpoint_names_and_none_is_refused() {
+    for (format, event_bytes) in [("json", 262_144), ("text", 262_144), ("json", 65_536)] {
+        let logs = StrictLogs::start(move |_, _, _| Plan::EventBytesMax(event_bytes)).await;
+        let run = Run::new(1);
+        let texts = [vec![b'a'; 100], vec![b'b'; 300_000], vec![b'c'; 1_000_000], vec![0x1b; 200_000], vec![b'd'; 10]];
+        for text in &texts {
+            run.print(Stream::Stdout, text);
+        }
+        run.finish();
+        let (engine, _events) = start(&sink(logs.address, &format!("format = \"{format}\"\n")));
+        engine.add(run.feed());
+        wait_until(|| run.is_delivered()).await;
+        assert_eq!(engine.status().refused_records, 0, "{format}");
+        let events = logs.events(GROUP, "job1");
+        assert!(events.iter().all(|event| event.message.len() + 26 <= event_bytes), "{format}");
+        if format == "json" {
+            for (seq, text) in (1_u64..).zip(&texts) {
+                // What was accepted before the limit was known is sent again with the rest of its call.
+                let parts: BTreeMap<u64, String> = events
+                    .iter()
+                    .map(|event| event.object())
+                    .filter(|event| event["seq"] == seq)
+                    .map(|event| (event["part"].as_u64().unwrap_or(0), event["message"].as_str().unwrap_or("").into()))
+                    .collect();
+                assert!(parts.into_values().collect::<String>().as_bytes() == text, "seq {seq}");
+            }
+        } else {
+            let bytes: usize = events.iter().skip(1).map(|event| event.message.len()).sum();
+            assert!(bytes >= texts.iter().map(Vec::len).sum(), "{bytes}");
+        }
+        engine.shutdown().await;
+        assert_eq!(logs.state().violations, Vec::<String>::new());
+    }
 }

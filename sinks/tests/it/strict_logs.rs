@@ -36,6 +36,8 @@ pub(crate) enum Plan {
     Refuse,
     /// As a proxy that admits no large body.
     TooLarge,
+    /// Refuses events of more bytes than this, like the service until April 2025.
+    EventBytesMax(usize),
     ExpiredToken,
     /// Another client makes the same call a moment before.
     AnotherFirst,
@@ -149,7 +151,14 @@ impl StrictLogs {
                     state.serve(&action, &body);
                     state.serve(&action, &body)
                 }
-                Plan::Serve | Plan::LoseAnswer | Plan::Hang => self.state().serve(&action, &body),
+                Plan::EventBytesMax(most) if largest_event(&body) > most => {
+                    let message =
+                        format!("Log event too large: {} bytes exceeds limit of {most}", largest_event(&body));
+                    (400, error("InvalidParameterException", &message))
+                }
+                Plan::Serve | Plan::LoseAnswer | Plan::Hang | Plan::EventBytesMax(_) => {
+                    self.state().serve(&action, &body)
+                }
             };
             if plan == Plan::LoseAnswer {
                 return;
@@ -262,6 +271,11 @@ impl State {
         };
         (200, answer)
     }
+}
+
+fn largest_event(body: &Value) -> usize {
+    let bytes = |event: &Value| event["message"].as_str().unwrap_or_default().len() + EVENT_BYTES;
+    body["logEvents"].as_array().into_iter().flatten().map(bytes).max().unwrap_or_default()
 }
 
 fn broken_limit(events: &[Event], bytes: usize) -> Option<String> {
