@@ -172,6 +172,10 @@ impl Section {
     pub fn text_at(&mut self, key: &'static str) -> Option<(u32, String)> {
         match self.take_key_as(key, |word| Some(Value::Text(word.to_owned())))? {
             (line, Value::Text(text)) => Some((line, text)),
+            (line, value @ (Value::Integer(_) | Value::Number(_) | Value::Flag(_))) => {
+                self.type_fault(line, key, &value, &format!("it in quotes: {key} = \"{value}\""));
+                None
+            }
             (line, value) => {
                 self.type_fault(line, key, &value, "a text in quotes");
                 None
@@ -259,15 +263,33 @@ impl Section {
 
     /// Takes one of these words.
     pub fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
-        let (line, text) = self.text_at(key)?;
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        if found.is_none() {
-            let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let hint = nearest_name(&text, all.iter().copied())
-                .map_or(String::new(), |word| format!("; did you mean `{word}`?"));
-            self.fault(line, text, format!("not a `{key}`; write one of {}{hint}", all.join(", ")));
+        self.choice_by_meaning(key, words, |_| None)
+    }
+
+    /// As [`Section::choice`]. `meaning` returns what to write instead of a word, also of a number, that other programs
+    /// use.
+    pub fn choice_by_meaning<T: Copy>(
+        &mut self,
+        key: &'static str,
+        words: &[(&'static str, T)],
+        meaning: impl Fn(&str) -> Option<String>,
+    ) -> Option<T> {
+        let (line, value) = self.take_key_as(key, |word| Some(Value::Text(word.to_owned())))?;
+        let text = value.to_string();
+        if let Value::Text(text) = &value
+            && let Some((_, found)) = words.iter().find(|(word, _)| word == text)
+        {
+            return Some(*found);
         }
-        found
+        let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let same = all.iter().find(|word| word.eq_ignore_ascii_case(&text)).copied();
+        let message = match (meaning(&text), same.or_else(|| nearest_name(&text, all.iter().copied()))) {
+            (Some(meaning), _) => format!("not a `{key}`; {meaning}"),
+            (None, Some(near)) => format!("not a `{key}`; write one of {}; did you mean `{near}`?", all.join(", ")),
+            (None, None) => format!("not a `{key}`; write one of {}", all.join(", ")),
+        };
+        self.fault(line, text, message);
+        None
     }
 
     /// Takes a list of texts.
@@ -377,6 +399,12 @@ impl Section {
                 for entry in entries {
                     match entry.value {
                         Value::Table(inner) => sections.push((entry.key, self.child(entry.line, inner))),
+                        // The head of the table lacks its name.
+                        Value::Text(_) | Value::Integer(_) | Value::Flag(_) if !entry.key.contains(' ') => self.fault(
+                            entry.line,
+                            entry.key.as_str(),
+                            format!("a key outside of a table [{key}.NAME]; write that line above it"),
+                        ),
                         value => self.type_fault(entry.line, &entry.key, &value, &format!("[{key}.{}]", entry.key)),
                     }
                 }
@@ -397,10 +425,16 @@ impl Section {
 
     /// Reports every key that was not taken.
     pub fn reject_unknown_keys(self) {
+        self.reject_unknown_keys_by_meaning(|_| None);
+    }
+
+    /// As [`Section::reject_unknown_keys`]. `meaning` returns what to write instead of a key of other programs.
+    pub fn reject_unknown_keys_by_meaning(self, meaning: impl Fn(&str) -> Option<String>) {
         for entry in &self.entries {
-            let message = match nearest_name(&entry.key, self.known.iter().copied()) {
-                Some(name) => format!("unknown key; did you mean `{name}`?"),
-                None => format!("unknown key; known here are {}", self.known.join(", ")),
+            let message = match (meaning(&entry.key), nearest_name(&entry.key, self.known.iter().copied())) {
+                (Some(meaning), _) => format!("unknown key; {meaning}"),
+                (None, Some(name)) => format!("unknown key; did you mean `{name}`?"),
+                (None, None) => format!("unknown key; known here are {}", self.known.join(", ")),
             };
             self.fault(entry.line, entry.key.as_str(), message);
         }
@@ -427,7 +461,7 @@ mod tests {
         assert_eq!(
             faults,
             [
-                "jobs.toml:2: `5`: `name` is a whole number; write a text in quotes",
+                "jobs.toml:2: `5`: `name` is a whole number; write it in quotes: name = \"5\"",
                 "jobs.toml:3: `schedul`: unknown key; did you mean `schedule`?",
                 "jobs.toml:4: `soon`: `timeout` is not a duration; write a number with a unit, like 90s, 10m, 6h or 2d",
                 "jobs.toml:7: `forbit`: not a `mode`; write one of forbid, allow; did you mean `forbid`?",

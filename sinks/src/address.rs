@@ -60,7 +60,7 @@ pub(crate) fn read(
     let tls = TlsConfig::read(section);
     let text = text?;
     let address =
-        Address::parse(&text, schemes, port_of).map_err(|message| section.fault(line, &*text, message)).ok()?;
+        Address::parse(&text, schemes, port_of).map_err(|message| section.fault(line, masked(&text), message)).ok()?;
     if tls != TlsConfig::default() && !address.scheme.has_tls() {
         let known = schemes.iter().filter(|scheme| scheme.has_tls()).map(|scheme| format!("{}://", scheme.name()));
         let known = known.collect::<Vec<_>>().join(" or ");
@@ -79,6 +79,9 @@ impl Address {
     /// One lower-case sentence: the fault, then what to write.
     pub fn parse(text: &str, schemes: &[Scheme], port_of: impl Fn(Scheme) -> u16) -> Result<Address, String> {
         let known = schemes.iter().map(|scheme| format!("{}://", scheme.name())).collect::<Vec<_>>().join(" ");
+        if let Some(meant) = meant_address(text, schemes) {
+            return Err(format!("write {meant}"));
+        }
         let (scheme, rest) =
             text.split_once("://").ok_or_else(|| format!("not an address; begin it with one of {known}"))?;
         let scheme = schemes
@@ -149,6 +152,56 @@ impl fmt::Display for Address {
     }
 }
 
+/// The address that was meant by a spelling of other programs: `tls://host`, `/dev/log`, `host:514`.
+fn meant_address(text: &str, schemes: &[Scheme]) -> Option<String> {
+    let first = |wanted: &[Scheme]| wanted.iter().find(|scheme| schemes.contains(scheme)).map(|scheme| scheme.name());
+    let local = text.strip_prefix("unixgram:").or_else(|| text.strip_prefix("unix:")).or_else(|| {
+        text.strip_prefix("udp://")
+            .or_else(|| text.strip_prefix("tcp://"))
+            .or(Some(text))
+            .filter(|p| p.starts_with('/'))
+    });
+    if let Some(path) = local.map(|rest| rest.trim_start_matches('/'))
+        && schemes.contains(&Scheme::Unix)
+        && !path.is_empty()
+        && !text.starts_with("unix://")
+    {
+        return Some(format!("unix:///{path}"));
+    }
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+        None => (None, text),
+    };
+    let scheme = match scheme.as_deref() {
+        Some("tls" | "ssl" | "tcps" | "tcp+ssl" | "tcp_tls" | "syslog+tls" | "syslogs" | "syslog-tls") => {
+            first(&[Scheme::Tls, Scheme::Https])?
+        }
+        Some("syslog" | "gelf" | "graylog") => first(&[Scheme::Tcp])?,
+        Some(known) => {
+            // Upper case, or an address without a fault of this kind.
+            let known = schemes.iter().find(|scheme| scheme.name() == known)?;
+            return (!text.starts_with(known.name())).then(|| format!("{}://{rest}", known.name()));
+        }
+        // `host:514`, and not a path or a word.
+        None if rest.split_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) => {
+            first(&[Scheme::Tcp])?
+        }
+        None => return None,
+    };
+    Some(format!("{scheme}://{rest}"))
+}
+
+/// Without the password, which must not appear in a fault.
+fn masked(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((user, host)) if user.contains(':') => {
+            format!("{scheme}://{}:***@{host}", user.split(':').next().unwrap_or_default())
+        }
+        _ => text.to_owned(),
+    }
+}
+
 fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
     let message = |port: &str| format!("`{port}` is not a port; write a number from 1 to 65535");
     let port_of = |port: &str| port.parse().ok().filter(|port| *port > 0).map(Some).ok_or_else(|| message(port));
@@ -203,7 +256,16 @@ mod tests {
     #[test]
     fn the_fault_of_an_address_names_the_remedy() {
         for (text, message) in [
-            ("logs.internal:514", "not an address; begin it with one of"),
+            ("logs.internal", "not an address; begin it with one of"),
+            ("logs.internal:514", "write tcp://logs.internal:514"),
+            ("/dev/log", "write unix:///dev/log"),
+            ("unix:/dev/log", "write unix:///dev/log"),
+            ("unixgram:///dev/log", "write unix:///dev/log"),
+            ("udp:///dev/log", "write unix:///dev/log"),
+            ("tls://logs:6514", "write tcp+tls://logs:6514"),
+            ("SSL://logs", "write tcp+tls://logs"),
+            ("TCP://logs", "write tcp://logs"),
+            ("syslog://logs:514", "write tcp://logs:514"),
             ("ftp://x", "`ftp://` is not possible with this sink"),
             ("tcp://x:0", "`0` is not a port"),
             ("tcp://x:99999", "`99999` is not a port"),

@@ -9,6 +9,7 @@ use domain::line::Stream;
 use crate::cloudwatch_logs::{self, CloudwatchLogsConfig};
 use crate::file::{self, FileConfig};
 pub use crate::filter::Filter;
+use crate::foreign_names;
 use crate::gelf::{self, GelfConfig};
 use crate::record::MAX_LINE_BYTES_MIN;
 use crate::stdout::{self, StdoutConfig};
@@ -172,7 +173,7 @@ fn read_sink(document: &Document, name: String, mut section: Section) -> Option<
         let message = format!("sink `{name}` has no `type`; write type = \"syslog\" or another of {}", kind_names());
         section.fault(section.line(), "", message);
     }
-    let kind = section.choice("type", &KINDS);
+    let kind = section.choice_by_meaning("type", &KINDS, foreign_names::kind);
     let when = read_when(&mut section);
     let strip_ansi = section.flag("strip_ansi").unwrap_or(false);
     let batch = read_batch(&mut section, kind);
@@ -196,7 +197,7 @@ fn read_sink(document: &Document, name: String, mut section: Section) -> Option<
         Kind::Gelf => gelf::read(&mut section).map(SinkKind::Gelf),
         Kind::CloudwatchLogs => cloudwatch_logs::read(&mut section).map(Box::new).map(SinkKind::CloudwatchLogs),
     };
-    section.reject_unknown_keys();
+    section.reject_unknown_keys_by_meaning(foreign_names::key);
     let max_line = max_line.map(|bytes| bytes as usize);
     Some(SinkConfig { name, kind: kind?, when, strip_ansi, batch, retry, max_line, required, start, alert_after })
 }

@@ -152,3 +152,53 @@ fn conflicting_options_are_faults() {
         assert_eq!(faults.0.first().map(ToString::to_string).as_deref(), Some(wanted), "{text}");
     }
 }
+
+#[test]
+fn words_of_other_programs_lead_to_the_right_ones() {
+    let check = |text: &str, wanted: &str| {
+        let (_, faults) = SinksFile::parse("sinks.toml", text);
+        assert!(faults.0.iter().any(|fault| fault.to_string().contains(wanted)), "{text}: {faults}");
+    };
+    for (name, remedy) in [
+        ("awslogs", "`awslogs`: not a `type`; CloudWatch Logs is type = \"cloudwatch_logs\""),
+        ("CloudWatch", "CloudWatch Logs is type"),
+        ("json-file", "type = \"file\""),
+        ("local", "type = \"file\""),
+        ("journald", "type = \"syslog\" with address = \"unix:///dev/log\""),
+        ("fluentd", "type = \"syslog\" with its address"),
+        ("splunk", "Splunk reads syslog"),
+        ("gcplogs", "its agent reads files"),
+        ("etwlogs", "write one of file, stdout, syslog"),
+        ("none", "leave out this table"),
+        ("Syslog", "did you mean `syslog`?"),
+        ("stderr", "path = \"/dev/stderr\""),
+    ] {
+        check(&format!("[sink.a]\ntype = \"{name}\"\n"), remedy);
+    }
+    check("[sink.a]\ntype = 5\n", "`5`: not a `type`; write one of file");
+    let syslog = |rest: &str| format!("[sink.a]\ntype = \"syslog\"\naddress = \"tcp+tls://h\"\n{rest}\n");
+    for (rest, wanted) in [
+        ("facility = 16", "`16`: not a `facility`; facility 16 has a name: write facility = \"local0\""),
+        ("facility = \"9\"", "write facility = \"cron\""),
+        ("facility = 13", "write the name of a facility, for example"),
+        ("facility = \"LOCAL0\"", "did you mean `local0`?"),
+        ("severity = \"info\"", "`severity`: unknown key; the severity follows from the stream; remove it"),
+        ("syslog-address = \"x\"", "write address = \"PROTOCOL://HOST:PORT\""),
+        ("ca_file = \"/x\"", "it belongs into the table `tls`"),
+        (
+            "tls = { skip_verify = true }",
+            "`skip_verify`: unknown key; the certificate of a receiver is always checked;",
+        ),
+        ("tls = { cert = \"/x\" }", "write `crt_file`"),
+        ("tls = { key_file = \"/x\", crt_file = \"/y\", key_password = \"ssm:/p\" }", "write env:NAME or file:/path"),
+        ("tls = { fingerprint = \"ab\" }", "2 hexadecimal digits, but a SHA-256 fingerprint has 64"),
+    ] {
+        check(&syslog(rest), wanted);
+    }
+    check("[sink.a]\ntype = \"file\"\npath = \"/x\"\nmode = 640\n", "write it in quotes: mode = \"640\"");
+    check("[sink]\ntype = \"file\"\n", "`type`: a key outside of a table [sink.NAME]; write that line above it");
+    // A fault shows no password.
+    let (_, faults) = SinksFile::parse("x", "[sink.a]\ntype = \"gelf\"\naddress = \"https://me:geheim@h:99999/\"\n");
+    let shown = faults.to_string();
+    assert!(shown.contains("https://me:***@h:99999/") && !shown.contains("geheim"), "{shown}");
+}

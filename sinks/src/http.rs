@@ -1,30 +1,32 @@
 //! GELF over HTTP(S): one POST per message, or many messages in one POST with `bulk`. The only GELF transport whose
 //! receiver answers: 202 confirms the message.
 
-use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
+use tokio::time::Instant;
 
 use crate::address::{Address, Scheme};
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::frames::Frames;
 use crate::gelf::{Compression, compress};
+use crate::http_faults::{root_cause, status_remedy, unreachable};
 use crate::refusals::{Parts, send_parts};
 use crate::sink::{READ_BYTES_MAX, Refused};
 use crate::stream::CONNECT_TIMEOUT;
 use crate::tls::TlsConfig;
-use crate::tls_faults::tls_fault;
 use crate::unanswered::UnansweredCalls;
 
 /// From the first byte sent to the last byte of the answer. Chosen: a working server answers within seconds.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Attempts for one request before the whole batch fails, and the wait after the first; twice as long after the
 /// second. Chosen: a busy moment of the server does not resend the batch.
 const ATTEMPTS_MAX: u32 = 3;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(100);
+/// A request that failed after a longer time is not repeated at once. Chosen: a busy server refuses in less.
+const QUICK_FAILURE: Duration = Duration::from_secs(2);
 /// Read size without `bulk`: one request per message, so about 40 lines are sent twice after a failure.
 const SINGLE_READ_BYTES_MAX: usize = 4096;
 /// Longest message that is kept to be sent again. Chosen: larger than most lines.
@@ -104,8 +106,13 @@ impl HttpWire {
     async fn post_with_retry(&mut self, body: &[u8]) -> SinkResult<()> {
         let mut attempt = 1;
         loop {
+            let started = Instant::now();
             match self.post_once(body).await {
-                Err(error) if error.class == ErrorClass::Retry && attempt < ATTEMPTS_MAX => {
+                Err(error)
+                    if error.class == ErrorClass::Retry
+                        && attempt < ATTEMPTS_MAX
+                        && started.elapsed() < QUICK_FAILURE =>
+                {
                     tokio::time::sleep(ATTEMPT_WAIT * attempt).await;
                     attempt += 1;
                 }
@@ -131,9 +138,13 @@ impl HttpWire {
         if status.is_success() {
             return Ok(());
         }
+        let location = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(|to| format!(" to {to}"));
         let text: String = answer.text().await.unwrap_or_default().chars().take(ANSWER_CHARS_MAX).collect();
         drop(unanswered);
-        let message = format!("{shown} answered {status}: {}", text.trim());
+        let remedy = status_remedy(status, &shown.to_string());
+        let (location, text) = (location.filter(|_| status.is_redirection()).unwrap_or_default(), text.trim());
+        let said = if text.is_empty() { String::new() } else { format!(": {text}") };
+        let message = format!("{shown} answered {status}{location}{said}{remedy}");
         Err(SinkError { class: classify_status(status), message })
     }
 
@@ -195,20 +206,6 @@ fn classify_status(status: StatusCode) -> ErrorClass {
         status if status.is_server_error() => ErrorClass::Retry,
         _ => ErrorClass::Misconfigured,
     }
-}
-
-/// No connection, no answer, or a certificate that is not trusted.
-pub(crate) fn unreachable(shown: impl Display, error: &reqwest::Error) -> SinkError {
-    tls_fault(&shown, error).unwrap_or_else(|| SinkError::retry(format!("cannot reach {shown}: {}", root_cause(error))))
-}
-
-/// The innermost cause: the outer ones repeat the URL, which may contain a password.
-pub(crate) fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    if error.is_timeout() { format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()) } else { cause.to_string() }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@
 //!
 //! | files | duty |
 //! |---|---|
-//! | `config`, `address`, `template`, `filter` | the sinks file |
+//! | `config`, `address`, `template`, `filter`, `foreign_names` | the sinks file |
 //! | `engine`, `delivery` (`fill`, `cursors`, `health_events`), `encode` | delivery from feeds to a sink |
 //! | `status`, `losses` | its numbers |
 //! | `clock_history` | the age of lines |
@@ -28,7 +28,7 @@
 //! | `syslog`, `gelf`, `file`, `stdout`, `cloudwatch_logs` | one file for each type of sink |
 //! | `file_access`, `file_directory`, `special_file` | how the sink `file` opens and writes |
 //! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | encoding of records |
-//! | `wire`, `stream`, `datagram` (`udp_reports`), `http`, `resolver` | transport of bytes |
+//! | `wire`, `stream`, `datagram` (`udp_reports`), `http` (`http_faults`), `resolver` | transport of bytes |
 //! | `tls` (`tls_files`, `tls_verifier`, `tls_faults`) | trust, client certificates and faults of TLS |
 
 #![warn(missing_docs)]
@@ -52,9 +52,11 @@ mod file_access;
 mod file_directory;
 mod filter;
 mod foreign_answer;
+mod foreign_names;
 mod frames;
 mod gelf;
 mod http;
+mod http_faults;
 mod json;
 mod lines;
 pub mod losses;

@@ -98,7 +98,7 @@ pub(crate) fn read(section: &mut Section) -> Option<SyslogConfig> {
     let framing_line = section.line_of("framing");
     let framing =
         section.choice("framing", &[("octet_counting", Framing::OctetCounting), ("newline", Framing::Newline)]);
-    let facility = section.choice("facility", &FACILITIES).unwrap_or(9);
+    let facility = section.choice_by_meaning("facility", &FACILITIES, facility_by_number).unwrap_or(9);
     let (sd_id_line, sd_id) = (section.line_of("sd_id"), section.text("sd_id").unwrap_or_else(|| SD_ID.to_owned()));
     if sd_id.is_empty() || sd_id.len() > SD_ID_BYTES_MAX || !sd_id.bytes().all(is_sd_name) {
         section.fault(sd_id_line, &*sd_id, "not an SD-ID; write up to 32 printable characters without = ] \" or space");
@@ -129,6 +129,15 @@ pub(crate) fn message_bytes_max(config: &SyslogConfig) -> usize {
         (Scheme::Udp, SyslogFormat::Rfc5424) => DATAGRAM_MESSAGE_BYTES,
         _ => STREAM_MESSAGE_BYTES,
     }
+}
+
+/// RFC 5424, table 1, numbers the facilities. 12 to 15 have no name that receivers agree on.
+fn facility_by_number(text: &str) -> Option<String> {
+    let number: u8 = text.parse().ok()?;
+    Some(match FACILITIES.iter().find(|(_, known)| *known == number) {
+        Some((name, _)) => format!("facility {number} has a name: write facility = \"{name}\""),
+        None => "write the name of a facility, for example facility = \"local0\"".to_owned(),
+    })
 }
 
 fn is_sd_name(byte: u8) -> bool {

@@ -16,6 +16,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::Verifier;
 
 use crate::error::{SinkError, SinkResult};
+use crate::foreign_names;
 use crate::tls_files::{self, KeyPassword};
 use crate::tls_verifier::{Fingerprint, ReceiverVerifier};
 
@@ -64,7 +65,7 @@ impl TlsConfig {
         {
             tls.fault(*line, name, "not a server name; write a DNS name or an IP address");
         }
-        tls.reject_unknown_keys();
+        tls.reject_unknown_keys_by_meaning(foreign_names::tls_key);
         let server_name = server_name.map(|(_, name)| name);
         TlsConfig { ca_file, fingerprint, identity: crt_file.zip(key_file), key_password, server_name }
     }

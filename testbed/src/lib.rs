@@ -47,7 +47,7 @@ pub use mail::{Aiosmtpd, SmtpMode, SmtpSink};
 pub use minimal_machine::MinimalMachine;
 pub use mutations::try_inputs;
 pub use openssl::{Openssl, OpensslServer};
-pub use own_network::{SILENT_NETWORK, in_own_network};
+pub use own_network::{SILENT_NETWORK, in_own_network, with_variables};
 pub use proxy::Proxy;
 pub use ready_process::ReadyProcess;
 pub use syslog::{Framing, Rsyslog, RsyslogOptions, SyslogFormat, SyslogNg};

@@ -1,5 +1,5 @@
-//! A network and an `/etc/hosts` that belong to one test: the test binary starts itself once more inside namespaces.
-//! Needs root, or a machine that allows user namespaces.
+//! A network, an `/etc/hosts` or an environment that belongs to one test: the test binary starts itself once more. A
+//! network needs root, or a machine that allows user namespaces.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,13 +40,11 @@ pub fn in_own_network(setup: &str, test: impl FnOnce(&Path)) {
     if !probe.as_ref().is_ok_and(|output| output.status.success()) {
         return leave_out("an own network", &format!("unshare or ip failed: {probe:?}"));
     }
-    let current = || std::thread::current().name().unwrap_or_default().to_owned();
-    let name = std::env::var("NEXTEST_TEST_NAME").unwrap_or_else(|_| current());
     let inside = Command::new("unshare")
         .args(&namespaces)
         .args(["sh", "-c", ENTER, "sh"])
         .arg(std::env::current_exe().expect("the test binary"))
-        .args(["--exact", &name, "--nocapture"])
+        .args(["--exact", &running_test(), "--nocapture"])
         .env(HOSTS, &hosts)
         .env("SEXTON_TEST_SETUP", setup)
         .output()
@@ -54,4 +52,31 @@ pub fn in_own_network(setup: &str, test: impl FnOnce(&Path)) {
     let printed = [inside.stdout, inside.stderr].concat();
     let printed = String::from_utf8_lossy(&printed);
     assert!(inside.status.success() && printed.contains("1 passed"), "in its own network: {printed}");
+}
+
+/// Runs `test` in a process with these variables: the test binary starts itself once more. Call it first in a
+/// `#[test]`, as [`in_own_network`].
+///
+/// # Panics
+/// When the test fails inside.
+pub fn with_variables(variables: &[(&str, &str)], test: impl FnOnce()) {
+    const INSIDE: &str = "SEXTON_TEST_VARIABLES";
+    if std::env::var_os(INSIDE).is_some() {
+        return test();
+    }
+    let output = Command::new(std::env::current_exe().expect("the test binary"))
+        .args(["--exact", &running_test(), "--nocapture"])
+        .env(INSIDE, "1")
+        .envs(variables.iter().copied())
+        .output()
+        .expect("it starts");
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    assert!(output.status.success() && printed.contains("1 passed"), "with {variables:?}: {printed}");
+}
+
+/// The path of the calling test, as `--exact` takes it.
+fn running_test() -> String {
+    let current = || std::thread::current().name().unwrap_or_default().to_owned();
+    std::env::var("NEXTEST_TEST_NAME").unwrap_or_else(|_| current())
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use clap::Args;
 use domain::units::format_lines;
+use jiff::Timestamp;
 use runner::ResetError;
 use serde_json::{Value, json};
 
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS};
 use crate::local_runner::reset_record;
-use crate::print::{Printer, dash, format_bytes, format_duration};
+use crate::print::{Printer, dash, format_bytes, format_duration, format_elapsed};
 use crate::text_table::{Column, Table};
 
 #[derive(Debug, Args)]
@@ -152,8 +153,21 @@ fn sink_row(sink: &Value) -> Vec<String> {
         format!("{}", number("dropped_lines")),
         format!("{}", number("refused_records")),
         text("oldest_undelivered_run"),
-        text(if sink.get("set_up_fault").is_some() { "set_up_fault" } else { "last_error" }),
+        error_text(sink, Timestamp::now()),
     ]
+}
+
+/// The latest error with its age, and whether it is over.
+fn error_text(sink: &Value, now: Timestamp) -> String {
+    let text = |name: &str| sink.get(name).and_then(Value::as_str);
+    if let Some(fault) = text("set_up_fault") {
+        return fault.to_owned();
+    }
+    let Some(error) = text("last_error") else { return dash() };
+    let Some(at) = text("last_error_at").and_then(|at| at.parse::<Timestamp>().ok()) else { return error.to_owned() };
+    let age = format_elapsed(Duration::try_from(now.duration_since(at)).unwrap_or_default());
+    let over = if text("failing_since").is_some() { "" } else { "over, " };
+    format!("{over}{age} ago: {error}")
 }
 
 fn state_text(sink: &Value) -> String {
@@ -161,5 +175,27 @@ fn state_text(sink: &Value) -> String {
     match (text("state"), text("waiting_since")) {
         (Some("waiting"), Some(since)) => format!("waiting for an answer since {since}"),
         (state, _) => state.map_or_else(dash, str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_error_shows_its_age_and_whether_it_is_over() {
+        let now = Timestamp::now();
+        let check = |sink: Value, wanted: &str| assert_eq!(error_text(&sink, now), wanted, "{sink}");
+        check(json!({}), "-");
+        let at = (now - SignedDuration::from_secs(184)).to_string();
+        check(json!({"last_error": "refused", "last_error_at": at}), "over, 3m04s ago: refused");
+        let failing = json!({"last_error": "refused", "last_error_at": at, "failing_since": at});
+        check(failing, "3m04s ago: refused");
+        // The clock was set back.
+        let later = json!({"last_error": "refused", "last_error_at": (now + SignedDuration::from_secs(9)).to_string()});
+        check(later, "over, 0s ago: refused");
     }
 }

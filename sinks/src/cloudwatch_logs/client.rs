@@ -25,7 +25,7 @@ use crate::cloudwatch_logs::answer::{CallFailure, FailureCause, parse_failure};
 use crate::cloudwatch_logs::endpoint::regional_endpoint;
 use crate::cloudwatch_logs::options::Access;
 use crate::error::{SinkError, SinkResult};
-use crate::http::{root_cause, unreachable};
+use crate::http_faults::{root_cause, unreachable};
 use crate::stream::CONNECT_TIMEOUT;
 use crate::unanswered::UnansweredCalls;
 

@@ -14,6 +14,7 @@ mod files;
 mod gelf;
 mod hanging;
 mod http;
+mod http_faults;
 mod memory;
 mod names;
 mod outage;
