@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use domain::line::{Position, Stream};
+use domain::line::Position;
 use sinks::check::CHECK_GROUP;
 use sinks::engine::Engine;
 use sinks::status::SinkState;
@@ -287,60 +287,103 @@ async fn check_reports_how_far_the_test_line_is_known_to_have_come() {
     }
 }
 
-/// Records what it reads, and resets the open connection when it gets a message.
-fn resettable() -> (SocketAddr, Arc<Mutex<Vec<u8>>>, Sender<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound");
-    let received = Arc::new(Mutex::new(Vec::new()));
-    let (reset, resets) = mpsc::channel();
-    let keep = received.clone();
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let (mut reading, keep) = (stream.try_clone().expect("a handle"), keep.clone());
-            let reader = thread::spawn(move || {
-                let mut buffer = [0; 4096];
-                while let Ok(count @ 1..) = reading.read(&mut buffer) {
-                    keep.lock().expect("no panic").extend_from_slice(&buffer[..count]);
-                }
-            });
-            if resets.recv().is_err() {
-                return;
+/// A listener that serves one connection after the other, records what it reads, and resets the open one on request.
+struct Resettable {
+    address: SocketAddr,
+    received: Arc<Mutex<Vec<u8>>>,
+    requests: Sender<Sender<()>>,
+}
+
+impl Resettable {
+    fn start() -> Resettable {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let (requests, resets) = mpsc::channel::<Sender<()>>();
+        let keep = received.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (mut reading, keep) = (stream.try_clone().expect("a handle"), keep.clone());
+                let reader = thread::spawn(move || {
+                    let mut buffer = [0; 4096];
+                    while let Ok(count @ 1..) = reading.read(&mut buffer) {
+                        keep.lock().expect("no panic").extend_from_slice(&buffer[..count]);
+                    }
+                });
+                let Ok(done) = resets.recv() else { return };
+                // Without lingering, closing sends a reset. The reader's handle must be closed first.
+                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("set");
+                stream.shutdown(std::net::Shutdown::Read).ok();
+                reader.join().expect("no panic");
+                drop(stream);
+                done.send(()).ok();
             }
-            // Without lingering, closing sends a reset. The reader's handle must be closed first.
-            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("set");
-            stream.shutdown(std::net::Shutdown::Read).ok();
-            reader.join().expect("no panic");
-            drop(stream);
-        }
-    });
-    (address, received, reset)
+        });
+        Resettable { address, received, requests }
+    }
+
+    /// Returns when the reset is sent.
+    fn reset(&self) {
+        let (done, is_done) = mpsc::channel();
+        self.requests.send(done).expect("the listener runs");
+        is_done.recv().expect("reset");
+    }
+
+    fn copies(&self, lines: u64) -> Vec<usize> {
+        copies(&String::from_utf8_lossy(&self.received.lock().expect("no panic")), lines)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_on_an_idle_connection_repeats_what_was_sent_less_than_ten_seconds_before() {
-    let (address, received, reset) = resettable();
-    let counts = |lines| copies(&String::from_utf8_lossy(&received.lock().expect("no panic")), lines);
+    let server = Resettable::start();
     let run = Run::new(1);
     run.print_numbers(0..3);
-    let (engine, _events) = start(&sink(format!("tcp://{address}"), ""));
+    let (engine, _events) = start(&sink(format!("tcp://{}", server.address), ""));
     engine.add(run.feed());
-    wait_until(|| counts(3) == [1, 1, 1] && engine.status().unconfirmed_lines == 3).await;
+    wait_until(|| server.copies(3) == [1, 1, 1] && engine.status().unconfirmed_lines == 3).await;
     step(Duration::from_secs(11));
     wait_until(|| run.durable().seq == 4).await;
     run.print_numbers(3..5);
     engine.wake(&run.header.run_id);
-    wait_until(|| counts(5) == [1, 1, 1, 1, 1] && engine.status().unconfirmed_lines == 2).await;
-    // The connection has stood for long, but these two lines were sent 8 s before its end.
+    wait_until(|| server.copies(5) == [1; 5] && engine.status().unconfirmed_lines == 2).await;
+    // The connection has stood for long, but these two lines were sent 8 s before its end. Sending one more line makes
+    // the sink check what is confirmed by now.
     step(Duration::from_secs(8));
-    reset.send(()).expect("the listener runs");
-    wait_until(|| counts(5) == [1, 1, 1, 2, 2]).await;
-    step(Duration::from_secs(11));
-    wait_until(|| run.durable().seq == 6).await;
-    // A firewall that resets a silent connection doubles nothing.
-    reset.send(()).expect("the listener runs");
-    run.print(Stream::Stdout, b"line 5 ");
+    run.print_numbers(5..6);
     engine.wake(&run.header.run_id);
-    wait_until(|| counts(6) == [1, 1, 1, 2, 2, 1]).await;
+    wait_until(|| server.copies(6) == [1; 6] && engine.status().unconfirmed_lines == 3).await;
+    server.reset();
+    wait_until(|| server.copies(6) == [1, 1, 1, 2, 2, 2] && engine.status().unconfirmed_lines == 3).await;
+    step(Duration::from_secs(11));
+    wait_until(|| run.durable().seq == 7).await;
+    // A firewall that resets a silent connection doubles nothing.
+    server.reset();
+    run.print_numbers(6..7);
+    engine.wake(&run.header.run_id);
+    wait_until(|| server.copies(7) == [1, 1, 1, 2, 2, 2, 1]).await;
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_that_is_noticed_late_confirms_nothing() {
+    let server = Resettable::start();
+    let run = Run::new(1);
+    run.print_numbers(0..1);
+    // `run.started` and a line fill a batch; a line alone waits for the next one.
+    let batch = "batch = { timeout = \"10m\", max_events = 2 }\n";
+    let (engine, _events) = start(&sink(format!("tcp://{}", server.address), batch));
+    engine.add(run.feed());
+    wait_until(|| server.copies(1) == [1] && engine.status().unconfirmed_lines == 1).await;
+    let read = run.ahead_bytes_max();
+    run.print_numbers(1..2);
+    engine.wake(&run.header.run_id);
+    wait_until(|| run.ahead_bytes_max() > read).await;
+    server.reset();
+    step(Duration::from_mins(5));
+    run.print_numbers(2..3);
+    engine.wake(&run.header.run_id);
+    wait_until(|| server.copies(3) == [2, 1, 1]).await;
     engine.shutdown().await;
 }
 
