@@ -4,6 +4,8 @@
 //! and writes what differs in batches. So the memory hardly depends on the number of jobs.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 use domain::job::{Job, JobKey};
 use domain::job_list::JobList;
@@ -109,8 +111,11 @@ pub async fn apply_with_progress(
     now: Timestamp,
     progress: Progress<'_>,
 ) -> Result<Difference> {
-    for job in file.jobs.iter() {
+    for (number, job) in file.jobs.iter().enumerate() {
         check_job(&job)?;
+        if number % BATCH_JOBS == 0 {
+            yield_now().await;
+        }
     }
     let compared = Comparison::read(ports, file, now).await?;
     let take_over = TakeOver::find(ports, file, &compared.surplus).await?;
@@ -147,6 +152,19 @@ pub async fn apply_with_progress(
         }
     }
     Ok(difference)
+}
+
+/// Lets other tasks of this thread run.
+async fn yield_now() {
+    let mut has_yielded = false;
+    let yield_once = |context: &mut Context<'_>| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    };
+    poll_fn(yield_once).await;
 }
 
 /// How the jobs of a file and the stored jobs differ.

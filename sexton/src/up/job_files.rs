@@ -310,7 +310,9 @@ impl JobFiles {
         packs: &Packs,
     ) -> Result<Applied, Failure> {
         let name = source.name();
-        let applied = self.apply_parsed(source, read_jobs(source, content), ports, packs).await;
+        // A large file takes seconds, in which this thread serves nothing else.
+        let read = tokio::task::block_in_place(|| read_jobs(source, content));
+        let applied = self.apply_parsed(source, read, ports, packs).await;
         let state = match &applied {
             Ok(Applied::Whole { .. }) => Ok(()),
             Ok(Applied::Part { faults, .. }) => Err(reason(faults, "the faulty entries are left out")),
@@ -348,7 +350,7 @@ impl JobFiles {
             incomplete.insert(&name, ports).await?;
         }
         warnings.iter().for_each(|warning| print_error_line(&warning.to_string()));
-        for warning in unknown_names(&parsed.jobs, packs, &self.channels) {
+        for warning in tokio::task::block_in_place(|| unknown_names(&parsed.jobs, packs, &self.channels)) {
             print_error_line(&format!("{}: warning: {warning}", source.shown_name()));
         }
         let keys = self.claims.hashes(&parsed.jobs);
