@@ -91,6 +91,9 @@ pub type SinkResult<T> = Result<T, SinkError>;
 /// What happened to a network call, and the remedy.
 pub(crate) fn network_words(error: &io::Error) -> String {
     let text = without_number(error);
+    // glibc and musl write several texts, which the standard library begins with these words.
+    let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned();
+    let lower = text.to_lowercase();
     let words = match error.kind() {
         ErrorKind::ConnectionRefused => "is the receiver running, and are host and port right?",
         ErrorKind::HostUnreachable => "is that machine switched on, and is the address right?",
@@ -99,21 +102,21 @@ pub(crate) fn network_words(error: &io::Error) -> String {
         ErrorKind::ConnectionReset => "the receiver ended the connection; its log may have the reason",
         ErrorKind::PermissionDenied => "this machine forbids it; check its firewall and the sandbox of the service",
         ErrorKind::AddrNotAvailable => "this machine has no free port or no such address; check its network",
-        _ if text.contains("temporary failure in name resolution") || text.contains("try again") => {
-            "no name server answers; check the network and /etc/resolv.conf"
+        _ if lower.contains("temporary failure in name resolution") || lower.contains("try again") => {
+            return "no name server answers; check the network and /etc/resolv.conf".to_owned();
         }
-        _ if is_unknown_name(&text) => "correct the name, or add it to the name server or to /etc/hosts",
+        _ if is_unknown_name(&lower) => {
+            return "the name has no address; correct it, or add it to the name server or to /etc/hosts".to_owned();
+        }
         _ => return text,
     };
     format!("{text}; {words}")
 }
 
-/// glibc and musl have several texts for a name without an address.
-fn is_unknown_name(text: &str) -> bool {
-    ["name or service not known", "no address associated", "name does not resolve", "name has no usable address"]
+fn is_unknown_name(lower: &str) -> bool {
+    ["name or service not known", "no address associated", "name does not resolve", "the name has no address"]
         .iter()
-        .any(|known| text.contains(known))
-        || text.contains("the name has no address")
+        .any(|known| lower.contains(known))
 }
 
 /// What happened to a file, and the remedy.
@@ -141,7 +144,7 @@ fn path_words(error: &io::Error) -> String {
 }
 
 /// The system's text in lower case, without `(os error 111)`.
-fn without_number(error: &io::Error) -> String {
+pub(crate) fn without_number(error: &io::Error) -> String {
     let text = error.to_string();
     let mut rest = text.as_str();
     let mut plain = String::with_capacity(text.len());
@@ -154,5 +157,39 @@ fn without_number(error: &io::Error) -> String {
         // Not the first letter of an abbreviation.
         Some(second) if second.is_lowercase() => plain[..1].to_lowercase() + &plain[1..],
         _ => plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_get_their_remedy_and_lose_their_number() {
+        let number = |number: i32| io::Error::from_raw_os_error(number);
+        for (error, text) in [
+            (number(libc::ECONNREFUSED), "connection refused; is the receiver running, and are host and port right?"),
+            (number(libc::EHOSTUNREACH), "no route to host; is that machine switched on, and is the address right?"),
+            (
+                io::Error::other("failed to lookup address information: Name or service not known"),
+                "the name has no address; correct it, or add it to the name server or to /etc/hosts",
+            ),
+            (
+                io::Error::other("failed to lookup address information: Temporary failure in name resolution"),
+                "no name server answers; check the network and /etc/resolv.conf",
+            ),
+            (
+                io::Error::other(
+                    "127.0.0.1:1: Connection refused (os error 111), [::1]:1: Connection refused (os error 111)",
+                ),
+                "127.0.0.1:1: Connection refused, [::1]:1: Connection refused",
+            ),
+            (number(libc::EPROTO), "protocol error"),
+        ] {
+            assert_eq!(network_words(&error), text);
+        }
+        let full = SinkError::from_path_error("write to", Path::new("/x"), &number(libc::ENOSPC));
+        let wanted = "cannot write to /x: no space left on device; free some space; the lines wait";
+        assert_eq!((full.class, full.message.as_str()), (ErrorClass::Retry, wanted));
     }
 }

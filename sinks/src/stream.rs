@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::address::{Address, Scheme};
 use crate::confirmation::Confirmation;
-use crate::error::{SinkError, SinkResult};
+use crate::error::{SinkError, SinkResult, without_number};
 use crate::foreign_answer;
 use crate::resolver::connect_tcp;
 use crate::stream_socket::{CountedStream, PeerEnd, Socket, set_socket_options};
@@ -92,9 +92,12 @@ impl StreamWire {
 
     async fn open_socket(&self) -> SinkResult<Socket> {
         let shown = self.address.to_string();
-        let unreachable =
-            |error: io::Error| SinkError::from_network_error(format!("cannot reach {shown}: {error}"), &error);
-        let too_long = |_| SinkError::timed_out("connecting to", &shown, CONNECT_TIMEOUT);
+        let unreachable = |error: io::Error| SinkError::unreachable(&shown, &error);
+        let too_long = |_| {
+            let seconds = CONNECT_TIMEOUT.as_secs();
+            let advice = "is that machine running, and does a firewall drop the packets?";
+            SinkError::retry(format!("cannot reach {shown}: no connection within {seconds} s; {advice}"))
+        };
         if self.address.scheme == Scheme::Unix {
             let stream = UnixStream::connect(self.address.socket_path());
             let stream = timeout(CONNECT_TIMEOUT, stream).await.map_err(too_long)?.map_err(unreachable)?;
@@ -250,6 +253,27 @@ fn end_error(address: &Address, end: &PeerEnd, young: Option<Duration>) -> SinkE
             SinkError::misconfigured(format!("{address}: {}", foreign_answer::describe(answer)))
         }
         PeerEnd::Closed => SinkError::retry(format!("{address} ended the connection{after}{advice}")),
-        PeerEnd::Failed(error) => SinkError::retry(format!("lost the connection to {address}{after}: {error}{advice}")),
+        PeerEnd::Failed(error) => tls_faults::tls_fault(address, error).unwrap_or_else(|| {
+            let error = without_number(error);
+            SinkError::retry(format!("lost the connection to {address}{after}: {error}{advice}"))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorClass;
+
+    #[test]
+    fn a_refused_client_certificate_is_misconfigured_also_when_the_alert_comes_late() {
+        let address = Address::parse("tcp+tls://logs", &[Scheme::Tls], |_| 6514).expect("an address");
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        let end = PeerEnd::Failed(std::io::Error::new(std::io::ErrorKind::InvalidData, alert));
+        for young in [None, Some(Duration::ZERO)] {
+            let error = end_error(&address, &end, young);
+            let wanted = "tcp+tls://logs:6514: it requires a client certificate; set tls.crt_file and tls.key_file";
+            assert_eq!((error.class, error.message.as_str()), (ErrorClass::Misconfigured, wanted));
+        }
     }
 }

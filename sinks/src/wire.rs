@@ -68,9 +68,25 @@ impl<F: Format> WireSink<F> {
             return Ok(());
         }
         match self.address.scheme {
-            Scheme::Unix => Err(SinkError::from_path_error("open", &self.address.socket_path(), &error)),
+            Scheme::Unix => Err(local_socket_error(&self.address, &error)),
             _ => Err(SinkError::unreachable(&self.address, &error)),
         }
+    }
+}
+
+fn local_socket_error(address: &crate::address::Address, error: &std::io::Error) -> SinkError {
+    let path = address.socket_path();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => SinkError::misconfigured(format!(
+            "{} does not exist; start the daemon that makes it (rsyslog, syslog-ng or systemd-journald), or correct the \
+             address",
+            path.display()
+        )),
+        std::io::ErrorKind::ConnectionRefused => SinkError::retry(format!(
+            "no process receives at {}; start its daemon, or correct the address",
+            path.display()
+        )),
+        _ => SinkError::from_path_error("open", &path, error),
     }
 }
 
