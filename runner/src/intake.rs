@@ -60,7 +60,8 @@ pub(crate) async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: Ca
             tokio::select! { () = tokio::time::sleep(PROBE_MAX_AGE) => {}, () = stop.cancelled() => {} }
             continue;
         }
-        let received = ports.orders.receive(&shared.options.groups, room, lease(&shared), RECEIVE_WAIT_MAX);
+        let lease = lease(&shared);
+        let received = ports.orders.receive(&shared.options.groups, room, lease, RECEIVE_WAIT_MAX);
         let received = match stop.run_until_cancelled(received).await {
             None => return,
             Some(Ok(received)) => received,
@@ -75,40 +76,90 @@ pub(crate) async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: Ca
         };
         logged = false;
         crash::point("received");
+        let taker = Taker { shared: &shared, ports: &ports, stop: &stop, until: Instant::now() + lease };
         match shared.options.mode {
-            Mode::Free => take_concurrently(&shared, &ports, received).await,
-            Mode::Serial | Mode::Resources { .. } => take_sequentially(&shared, &ports, received).await,
+            Mode::Free => taker.take_concurrently(received).await,
+            Mode::Serial | Mode::Resources { .. } => taker.take_sequentially(received).await,
         }
     }
 }
 
-/// Takes orders when all may start at once: no order waits for the disk write of another.
-async fn take_concurrently(shared: &Arc<RunnerState>, ports: &Ports, received: Vec<Delivery<Order>>) {
-    for delivery in received {
-        let Ok(turn) = shared.claim_permits.clone().acquire_owned().await else { return };
-        let (shared_by_task, ports) = (shared.clone(), ports.clone());
-        shared.supervisors.spawn(async move {
-            if let Some(run) = take_order(shared_by_task.clone(), ports, delivery).await {
-                lock(&shared_by_task.admission).enqueue(run.key(), run.job().needs);
-                admit(&shared_by_task);
+/// Takes the orders of one call.
+struct Taker<'t> {
+    shared: &'t Arc<RunnerState>,
+    ports: &'t Ports,
+    stop: &'t CancellationToken,
+    /// When they are redelivered.
+    until: Instant,
+}
+
+impl Taker<'_> {
+    /// Takes orders when all may start at once: no order waits for the disk write of another.
+    async fn take_concurrently(&self, received: Vec<Delivery<Order>>) {
+        for delivery in received {
+            let Ok(turn) = self.shared.claim_permits.clone().acquire_owned().await else { return };
+            let (shared, ports, stop, until) = (self.shared.clone(), self.ports.clone(), self.stop.clone(), self.until);
+            self.shared.supervisors.spawn(async move {
+                match take_order(shared.clone(), ports.clone(), delivery).await {
+                    TakeResult::Taken(run) => start_taken(&shared, &run),
+                    TakeResult::Held(delivery) => take_later(&shared, ports, stop, *delivery, until),
+                    TakeResult::Nothing => {}
+                }
+                drop(turn);
+            });
+        }
+    }
+
+    /// Takes orders that must start in the order of issue: claims all at once, then sorts them.
+    async fn take_sequentially(&self, received: Vec<Delivery<Order>>) {
+        let mut taking = JoinSet::new();
+        for delivery in received {
+            taking.spawn(take_order(self.shared.clone(), self.ports.clone(), delivery));
+        }
+        let mut taken: Vec<Arc<LocalRun>> = Vec::new();
+        for result in taking.join_all().await {
+            match result {
+                TakeResult::Taken(run) => taken.push(run),
+                TakeResult::Held(delivery) => {
+                    take_later(self.shared, self.ports.clone(), self.stop.clone(), *delivery, self.until);
+                }
+                TakeResult::Nothing => {}
             }
-            drop(turn);
-        });
+        }
+        taken.sort_by(|a, b| (a.accepted.order.issued_at, a.run_id()).cmp(&(b.accepted.order.issued_at, b.run_id())));
+        for run in taken {
+            lock(&self.shared.admission).enqueue(run.key(), run.job().needs);
+        }
+        admit(self.shared);
     }
 }
 
-/// Takes orders that must start in the order of issue: claims all at once, then sorts them.
-async fn take_sequentially(shared: &Arc<RunnerState>, ports: &Ports, received: Vec<Delivery<Order>>) {
-    let mut taking = JoinSet::new();
-    for delivery in received {
-        taking.spawn(take_order(shared.clone(), ports.clone(), delivery));
-    }
-    let mut taken: Vec<Arc<LocalRun>> = taking.join_all().await.into_iter().flatten().collect();
-    taken.sort_by(|a, b| (a.accepted.order.issued_at, a.run_id()).cmp(&(b.accepted.order.issued_at, b.run_id())));
-    for run in taken {
-        lock(&shared.admission).enqueue(run.key(), run.job().needs);
-    }
+fn start_taken(shared: &Arc<RunnerState>, run: &LocalRun) {
+    lock(&shared.admission).enqueue(run.key(), run.job().needs);
     admit(shared);
+}
+
+/// Retries a held order while its message is hidden from all runners. So an order that came with the long lease, before
+/// its sink became required, does not wait for the end of that lease.
+fn take_later(
+    shared: &Arc<RunnerState>,
+    ports: Ports,
+    stop: CancellationToken,
+    mut delivery: Delivery<Order>,
+    until: Instant,
+) {
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        while Instant::now() + HELD_LEASE < until
+            && stop.run_until_cancelled(tokio::time::sleep(PROBE_MAX_AGE)).await.is_some()
+        {
+            match take_order(shared.clone(), ports.clone(), delivery).await {
+                TakeResult::Taken(run) => return start_taken(&shared, &run),
+                TakeResult::Held(held) => delivery = *held,
+                TakeResult::Nothing => return,
+            }
+        }
+    });
 }
 
 /// Starts every run that may start now.
@@ -146,16 +197,29 @@ pub(crate) async fn admit_when_possible(shared: Arc<RunnerState>) {
     }
 }
 
-/// Claims and stores an order. None when it must not run here, or not yet.
-async fn take_order(shared: Arc<RunnerState>, ports: Ports, delivery: Delivery<Order>) -> Option<Arc<LocalRun>> {
-    let order = delivery.message;
-    let run_id = order.run_id.clone();
+enum TakeResult {
+    Taken(Arc<LocalRun>),
+    /// A required sink is unreachable.
+    Held(Box<Delivery<Order>>),
+    /// It must not run here, or its message is redelivered.
+    Nothing,
+}
+
+/// Claims and stores an order, unless a required sink for its output is unreachable.
+async fn take_order(shared: Arc<RunnerState>, ports: Ports, delivery: Delivery<Order>) -> TakeResult {
+    let run_id = delivery.message.run_id.clone();
     // A copy that arrives during this take is redelivered later, when the directory of the first exists.
-    let _taking = TakingGuard::new(&shared, (run_id.clone(), order.attempt))?;
-    let taken = match claim(&shared, &*ports.claims, order).await {
-        ClaimResult::Later => return None,
-        ClaimResult::Drop => None,
-        ClaimResult::Taken(accepted) => Some(store_order(&shared, *accepted).await?),
+    let Some(_taking) = TakingGuard::new(&shared, (run_id.clone(), delivery.message.attempt)) else {
+        return TakeResult::Nothing;
+    };
+    let taken = match claim(&shared, &*ports.claims, delivery.message.clone()).await {
+        ClaimResult::Later => return TakeResult::Nothing,
+        ClaimResult::Held => return TakeResult::Held(Box::new(delivery)),
+        ClaimResult::Drop => TakeResult::Nothing,
+        ClaimResult::Taken(accepted) => match store_order(&shared, *accepted).await {
+            Some(run) => TakeResult::Taken(run),
+            None => return TakeResult::Nothing,
+        },
     };
     if let Err(error) = delete_order(&*ports.orders, &delivery.receipt).await {
         tracing::warn!(%error, %run_id, "cannot delete an order's message; it will be redelivered and dropped");
@@ -189,6 +253,8 @@ enum ClaimResult {
     Drop,
     /// The message is redelivered.
     Later,
+    /// A required sink is unreachable.
+    Held,
 }
 
 async fn claim(shared: &Arc<RunnerState>, claims: &dyn Claims, order: Order) -> ClaimResult {
@@ -205,7 +271,7 @@ async fn claim(shared: &Arc<RunnerState>, claims: &dyn Claims, order: Order) -> 
     }
     if let Some(message) = shared.blocking_reason(&order.job).await {
         tracing::debug!(error = message, %run_id, "order left in the queue");
-        return ClaimResult::Later;
+        return ClaimResult::Held;
     }
     let now = Timestamp::now();
     match claim_with_retry(shared, claims, &order).await {

@@ -62,6 +62,7 @@ fn record_as_removed(shared: &RunnerState, record: SinkRecord, skipped: &Skipped
 
 /// Records the sinks that were removed while no runner was running. Called once, when all runs are known. Blocking.
 pub(crate) fn record_earlier_removals(shared: &RunnerState) {
+    let _editing = shared.sinks.lock_editing();
     let records = &shared.sinks.records;
     if shared.options.has_all_sinks {
         let names = shared.sinks.names();

@@ -162,13 +162,17 @@ impl SinkRecords {
 
     /// Keeps the record, in memory also when it cannot be written.
     pub(crate) fn store(&self, record: SinkRecord) {
-        if let Some(folder) = &self.folder {
-            let path = folder.join(format!("{}{RECORD_END}", file_stem(&record.name)));
-            if let Err(error) = write_json(&path, &record, Durability::Disk) {
-                tracing::error!(%error, sink = record.name, "cannot store the record of a sink");
-            }
+        let mut records = lock(&self.records);
+        self.write(&record);
+        records.insert(record.name.clone(), record);
+    }
+
+    fn write(&self, record: &SinkRecord) {
+        let Some(folder) = &self.folder else { return };
+        let path = folder.join(format!("{}{RECORD_END}", file_stem(&record.name)));
+        if let Err(error) = write_json(&path, record, Durability::Disk) {
+            tracing::error!(%error, sink = record.name, "cannot store the record of a sink");
         }
-        lock(&self.records).insert(record.name.clone(), record);
     }
 
     /// The record of a name.
@@ -255,10 +259,14 @@ fn reset_one(records: &SinkRecords, name: String) -> io::Result<(String, Losses)
 impl SinkRecords {
     /// Ends the alert about a removed sink, if there is one: an operator has seen it, or the lines are no longer kept.
     pub(crate) fn end_removal(&self, name: &str) {
-        if let Some(record) = self.get(name)
-            && let Some(removal) = record.removal.filter(|removal| removal.lines > 0 && !removal.is_over)
+        let mut records = lock(&self.records);
+        if let Some(record) = records.get_mut(name)
+            && let Some(removal) = &mut record.removal
+            && removal.lines > 0
+            && !removal.is_over
         {
-            self.store(SinkRecord { removal: Some(Removal { is_over: true, ..removal }), ..record });
+            removal.is_over = true;
+            self.write(record);
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::sink_records::{ResetError, SinkHistory, SinkRecords, SkippedRuns};
 pub struct SinkChanges {
     /// New names.
     pub added: Vec<String>,
-    /// Names whose configuration changed. The earlier connection may still be draining.
+    /// Names whose configuration changed. An earlier connection may still be draining.
     pub changed: Vec<String>,
     /// Names that are no longer configured.
     pub removed: Vec<String>,
@@ -58,6 +58,12 @@ impl Slot {
         let job = run.job();
         let wants = |config: &SinkConfig| config.when.wants_job(&job.group, &job.name);
         (wants(self.engine.config()) || self.wanted.as_ref().is_some_and(wants)) && !self.is_skipped(run)
+    }
+
+    /// Whether the engine delivers as the configuration wants it.
+    fn is_unchanged(&self) -> bool {
+        let wanted = self.wanted.as_ref();
+        wanted.is_some_and(|wanted| wanted.delivers_as(self.engine.config())) && !self.engine.is_settling()
     }
 
     fn is_skipped(&self, run: &LocalRun) -> bool {
@@ -260,15 +266,14 @@ impl SinkTable {
         for slot in slots.iter_mut() {
             let wanted = configs.iter().find(|config| config.name == slot.name());
             match (&slot.wanted, wanted) {
-                (Some(before), Some(wanted)) if wanted.delivers_as(before) => {}
+                (Some(before), Some(wanted)) if wanted == before => {}
                 (Some(_), Some(_)) => changes.changed.push(slot.name().to_owned()),
                 (None, Some(_)) => changes.added.push(slot.name().to_owned()),
                 (Some(_), None) => changes.removed.push(slot.name().to_owned()),
                 (None, None) => {}
             }
             slot.wanted = wanted.cloned();
-            let is_kept = wanted.is_some_and(|wanted| wanted.delivers_as(slot.engine.config()));
-            if is_kept && !slot.engine.is_settling() {
+            if slot.is_unchanged() {
                 continue;
             }
             if wanted.is_some() {
@@ -299,15 +304,20 @@ impl SinkTable {
     }
 
     /// Whether the engine can go on after all: its sink was removed and is back unchanged.
+    fn is_unchanged(&self, name: &str) -> bool {
+        self.read().iter().find(|slot| slot.name() == name).is_some_and(Slot::is_unchanged)
+    }
+
+    /// Lets the engine go on if it can.
     fn keep_engine(&self, name: &str) -> bool {
         let mut slots = self.write();
-        let Some(slot) = slots.iter_mut().find(|slot| slot.name() == name) else { return false };
-        let is_wanted = slot.wanted.as_ref().is_some_and(|wanted| wanted.delivers_as(slot.engine.config()));
-        let is_kept = is_wanted && !slot.engine.is_settling();
-        if is_kept {
-            slot.is_changing = false;
-        }
-        is_kept
+        let slot = slots.iter_mut().find(|slot| slot.name() == name && slot.is_unchanged());
+        slot.map(|slot| slot.is_changing = false).is_some()
+    }
+
+    /// Waits until no other task changes the set of names. Blocking.
+    pub(crate) fn lock_editing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.editing.blocking_lock()
     }
 
     /// Replaces an engine that has ended. Returns its configuration when the sink was removed.
@@ -363,15 +373,18 @@ fn add_all(shared: &RunnerState) {
     runs.iter().for_each(|run| shared.sinks.add(run));
 }
 
+/// Waits until what the engine has sent is confirmed, unless it goes on after all. Returns whether it was in time.
+async fn engine_settles(table: &SinkTable, name: &str, engine: &Engine, limit: Duration) -> bool {
+    table.is_unchanged(name) || engine.settle(limit).await
+}
+
 /// Ends the engine of a sink that was changed or removed, and starts its successor.
 async fn exchange(shared: Arc<RunnerState>, name: String) {
     let (table, limit) = (&shared.sinks, shared.options.flush_limit);
     let Some((engine, is_removed)) = table.ending(&name) else { return };
     // A removed sink that fails delivers nothing more: it keeps the lines, and an alert reports them.
-    let in_time = match is_removed && !engine.is_failing() {
-        true => engine.flush(limit).await,
-        false => engine.settle(limit).await,
-    };
+    let is_flushed = is_removed && !engine.is_failing() && engine.flush(limit).await;
+    let in_time = is_flushed || engine_settles(table, &name, &engine, limit).await;
     if table.keep_engine(&name) {
         return;
     }

@@ -10,6 +10,9 @@ use testbed::{Capture, DEADLINE, Proxy, Transport, wait_until};
 use crate::driver::{Folder, Up, sexton, signal};
 use crate::evidence::{alerts, job, page, pager, start_run, wait_for_end};
 
+/// How long a runner without a required sink hides an order from others (`runner/src/intake.rs`).
+const ORDER_LEASE: std::time::Duration = std::time::Duration::from_secs(60);
+
 const RETRY: &str = "retry = { initial = \"20ms\", max = \"200ms\" }\n";
 
 fn syslog(name: &str, address: impl std::fmt::Display, more: &str) -> String {
@@ -130,23 +133,26 @@ fn a_required_sink_holds_a_start_only_while_its_new_address_is_unreachable() {
     let (deaf, absent) = (Deaf::start(), testbed::free_port());
     let capture = Capture::start(Transport::Tcp);
     let required = |address: SocketAddr| syslog("must", address, "required = true");
-    let sinks = folder.write("sinks.toml", &required(deaf.address()));
+    let sinks = folder.write("sinks.toml", &syslog("must", deaf.address(), ""));
     let jobs = folder.write("jobs.toml", &job("a", "echo one", ""));
     let up = Up::start(&folder.path("state"), &["--jobs", &jobs, "--sinks", &sinks]);
     let first = start_run(&up, "a");
     wait_for_end(&up, &first, DEADLINE);
     let (_held, _) = deaf.accept("run.finished");
-    // Its connection drains, and the new address can be reached.
-    edit(&up, &sinks, &required(capture.address()), "changed: must");
-    let second = start_run(&up, "a");
-    assert_eq!(wait_for_end(&up, &second, DEADLINE)["outcome"], "succeeded");
-    // Unreachable: held, and the reason names the sink.
+    // Unreachable from now on: held, and the reason names the sink. The order came before the runner knew of it.
     edit(&up, &sinks, &required(absent), "changed: must");
-    let third = start_run(&up, "a");
+    let ordered = std::time::Instant::now();
+    let second = start_run(&up, "a");
     wait_until(DEADLINE, || up.printed().contains("required sink unreachable; runs are held"));
-    assert!(up.records(&["runs", "t/a"]).iter().any(|run| run["run_id"] == *third && run["state"] != "finished"));
-    // Not required, although its old engine may still drain: starts at once.
-    edit(&up, &sinks, &syslog("must", absent, ""), "no sink changed");
+    assert!(up.records(&["runs", "t/a"]).iter().any(|run| run["run_id"] == *second && run["state"] != "finished"));
+    // Its first connection still drains, and the new address can be reached.
+    edit(&up, &sinks, &required(capture.address()), "changed: must");
+    assert_eq!(wait_for_end(&up, &second, DEADLINE)["outcome"], "succeeded");
+    assert!(ordered.elapsed() < ORDER_LEASE, "the start did not wait for the lease of its order");
+    // Not required, although nothing listens and its old engine may still drain: starts at once.
+    edit(&up, &sinks, &required(absent), "changed: must");
+    edit(&up, &sinks, &syslog("must", absent, ""), "changed: must");
+    let third = start_run(&up, "a");
     assert_eq!(wait_for_end(&up, &third, DEADLINE)["outcome"], "succeeded");
 }
 
