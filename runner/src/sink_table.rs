@@ -195,7 +195,7 @@ impl SinkTable {
     }
 
     /// The present configuration of a sink, and its error while it has output to deliver. An engine that is being
-    /// replaced says nothing about its successor.
+    /// replaced proves nothing about its successor.
     pub(crate) fn failing(&self, name: &str) -> Option<(SinkConfig, Option<String>)> {
         let slots = self.read();
         let slot = slots.iter().find(|slot| slot.name() == name)?;
