@@ -284,7 +284,13 @@ impl Pipeline {
 
     async fn alerts(&self) -> Result<()> {
         let (links, channels) = (Links::default(), ["topic".to_owned()]);
-        let worker = alerts::AlertWorker { notifier: &NoChannel, channels: &channels, links: &links, name: "bench" };
+        let worker = alerts::AlertWorker {
+            notifier: &NoChannel,
+            channels: &channels,
+            links: &links,
+            name: "bench",
+            limits: Default::default(),
+        };
         alerts::tick(&self.ports, &worker, self.now).await?;
         Ok(())
     }
@@ -367,6 +373,7 @@ impl Pipeline {
             leaked: Vec::new(),
             rules: Vec::new(),
             rules_digest: String::new(),
+            pack_digests: Default::default(),
             excerpt: Vec::new(),
             outcome: Outcome::Succeeded,
             reason: "exit code 0".to_owned(),

@@ -82,6 +82,13 @@ pub fn read_options(mut section: Section, folder: &Path) -> Option<ChannelOption
     options
 }
 
+/// Bytes of a reason where the receiver has no known limit. Chosen: about 1,000 jobs, and below the usual limit of a
+/// request, 100 KB.
+const REASON_BYTES_MAX: usize = 64 << 10;
+
+/// As [`REASON_BYTES_MAX`], for the log. Chosen: journald splits longer lines at 48 KiB.
+const LOGGED_BYTES_MAX: usize = 16 << 10;
+
 enum Sender {
     Webhook(Box<webhook::Webhook>),
     Slack(slack::Slack),
@@ -147,6 +154,15 @@ impl Channels {
             Some(Sender::Smtp(sender)) => sender.send(alert).await,
             Some(Sender::Command(sender)) => sender.send(alert).await,
             None => Err(domain::ports::PortError::Permanent(unknown_channel(channel, self.names()))),
+        }
+    }
+
+    /// Bytes of a reason that the channel shows without cutting it.
+    pub fn reason_bytes_max(&self, channel: &str) -> usize {
+        match self.senders.get(channel) {
+            Some(Sender::Slack(_)) => slack::DIGEST_BYTES_MAX,
+            Some(_) => REASON_BYTES_MAX,
+            None => LOGGED_BYTES_MAX,
         }
     }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use domain::alert::Alert;
+use domain::alert::{Alert, AlertKind};
 use domain::document::Section;
 use domain::ports::PortResult;
 use domain::units::format_lines;
@@ -17,6 +17,13 @@ use crate::{alert_text, http};
 const HEADER_CHARS_MAX: usize = 150;
 const TEXT_CHARS_MAX: usize = 3000;
 const FIELDS_MAX: usize = 10;
+
+/// Sections with the text of a digest; a message has at most 50 blocks.
+const DIGEST_SECTIONS_MAX: usize = 10;
+
+/// Bytes of the text of a digest. Each section can end with most of a job's name unused.
+pub(crate) const DIGEST_BYTES_MAX: usize = DIGEST_SECTIONS_MAX * (TEXT_CHARS_MAX - 200);
+
 const FIELD_CHARS_MAX: usize = 2000;
 
 /// The keys `url` and `timeout`.
@@ -62,8 +69,11 @@ fn blocks(alert: &Alert) -> Value {
     let headline = alert_text::headline(alert);
     let title: String = format!("{} {headline}", severity_emoji(alert)).chars().take(HEADER_CHARS_MAX).collect();
     let mut blocks = vec![json!({ "type": "header", "text": { "type": "plain_text", "text": title, "emoji": true } })];
-    if !alert.reason.is_empty() {
-        blocks.push(section(truncate(&escape(&alert_text::reason(alert)), TEXT_CHARS_MAX)));
+    let reason = escape(&alert_text::reason(alert));
+    match alert.kind {
+        AlertKind::Digest => blocks.extend(split_list(&reason).into_iter().map(section)),
+        _ if reason.is_empty() => {}
+        _ => blocks.push(section(truncate(&reason, TEXT_CHARS_MAX))),
     }
     let fields: Vec<Value> = alert_text::facts(alert)
         .into_iter()
@@ -82,6 +92,21 @@ fn blocks(alert: &Alert) -> Value {
     }
     // `text` is what notifications show.
     json!({ "text": truncate(&escape(&headline), TEXT_CHARS_MAX), "blocks": blocks })
+}
+
+/// Splits the text of a digest after its commas into texts for sections.
+fn split_list(mut text: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    while text.chars().count() > TEXT_CHARS_MAX && texts.len() + 1 < DIGEST_SECTIONS_MAX {
+        let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(end, _)| end);
+        let end = text[..end].rfind(", ").map_or(end, |comma| comma + 2);
+        texts.push(text[..end].trim_end().to_owned());
+        text = &text[end..];
+    }
+    if !text.is_empty() {
+        texts.push(truncate(text, TEXT_CHARS_MAX));
+    }
+    texts
 }
 
 fn severity_emoji(alert: &Alert) -> &'static str {
@@ -185,6 +210,19 @@ mod tests {
         assert!(excerpt.starts_with("```\n...") && excerpt.ends_with("\n```"), "{excerpt}");
         assert_eq!(excerpt.matches("```").count(), 2, "{excerpt}");
         assert!(blocks[1]["text"]["text"].as_str().expect("text").ends_with(" [cut]"));
+    }
+
+    #[test]
+    fn a_digest_of_the_largest_size_is_shown_whole() {
+        let jobs: Vec<String> = (0..1000).map(|number| format!("group/job-{number:04}-{}", "x".repeat(60))).collect();
+        let mut reason = format!("1000 alerts at once: 1000 failed: {}", jobs.join(", "));
+        reason.truncate(DIGEST_BYTES_MAX);
+        let message = blocks(&Alert { kind: AlertKind::Digest, reason: reason.clone(), ..failed_alert() });
+        let text = |block: &Value| block["text"]["text"].as_str().map(str::to_owned);
+        let sections: Vec<String> =
+            message["blocks"].as_array().expect("blocks")[1..].iter().filter_map(text).collect();
+        assert!(sections.len() <= 12 && sections.iter().all(|text| text.chars().count() <= TEXT_CHARS_MAX));
+        assert!(sections.join(" ").starts_with(&reason), "{sections:?}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use crate::Console;
 use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json};
-use crate::jobs::parse_job;
+use crate::jobs::{check_names, parse_job};
 use crate::logs::Chunks;
 
 /// Jobs of one request. Chosen, not measured; the body limit is usually reached first.
@@ -147,6 +147,7 @@ pub(crate) async fn apply(
     Json(request): Json<ApplyRequest>,
 ) -> ApiResult<Response> {
     let file = read_file(request)?;
+    check_names(&console, &file.jobs)?;
     if !headers.get_all(ACCEPT).iter().any(|accepted| accepted.as_bytes() == LINES.as_bytes()) {
         let record = apply_file(&console, &caller, &file, &|_| {}).await?;
         return Ok(Json(record).into_response());

@@ -123,10 +123,31 @@ pub(crate) async fn put(
             job.key()
         )));
     }
+    check_names(&console, std::slice::from_ref(&job))?;
     let job = commands::put(&console.ports, &job, console.now()).await?;
     caller.log(format_args!("job {key} stored"));
     (console.nudge)();
     Ok(Json(job))
+}
+
+/// Unknown names that one fault lists; the others are counted. Chosen: more do not fit on a screen.
+const NAMES_LISTED_MAX: usize = 20;
+
+/// Checks the rule packs and alert channels of jobs.
+///
+/// # Errors
+/// 422 with one line for each unknown name.
+pub(crate) fn check_names(console: &Console, jobs: &[Job]) -> ApiResult<()> {
+    let unknown_of =
+        |job: &Job| (console.check_job)(job).into_iter().map(|name| format!("job {}: {name}", job.key())).collect();
+    let mut unknown: Vec<String> = jobs.iter().flat_map::<Vec<String>, _>(unknown_of).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let more = unknown.len().saturating_sub(NAMES_LISTED_MAX);
+    unknown.truncate(NAMES_LISTED_MAX);
+    unknown.extend((more > 0).then(|| format!("and {more} more unknown names")));
+    Err(ApiFault::unprocessable(unknown.join("\n")))
 }
 
 pub(crate) async fn remove(

@@ -53,6 +53,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::{get, post};
+use domain::job::Job;
 use domain::ports::Ports;
 use domain::run::{Run, RunId};
 use jiff::Timestamp;
@@ -182,6 +183,9 @@ impl Health for () {
 /// Returns the current time. Tests pass one that they step.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// Returns one sentence for each name in a job that does not exist: a rule pack, an alert channel.
+pub type JobCheck = Arc<dyn Fn(&Job) -> Vec<String> + Send + Sync>;
+
 /// Stops a run whose runner is in this process; the text names the requester.
 pub type StopNow = Arc<dyn Fn(&RunId, &str) + Send + Sync>;
 
@@ -204,6 +208,8 @@ pub struct Console {
     pub clock: Clock,
     /// Six random bytes, for the name of a manual run.
     pub random: Arc<dyn Fn() -> [u8; 6] + Send + Sync>,
+    /// Checks the names in a job that is stored; none where they are not known.
+    pub check_job: JobCheck,
     /// Called when an entry may be due before the scheduler's next tick.
     pub nudge: Arc<dyn Fn() + Send + Sync>,
     /// Called with the run and the requester after a stop request was stored. Stops the run at once where its runner

@@ -424,7 +424,11 @@ impl<'a> Reader<'a> {
         if let Some(pending) = &self.pending {
             self.warn(pending.line, "", "no entry follows this # sexton: line, so it has no effect; remove it");
         }
-        FileContent { jobs: self.jobs, faults: self.document.take_faults() }
+        FileContent {
+            jobs: self.jobs,
+            faults: self.document.take_faults(),
+            references: self.document.references(),
+        }
     }
 }
 

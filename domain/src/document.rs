@@ -3,6 +3,7 @@
 //! Jobs, sinks, rules and the configuration are read through [`Section`]. A reader takes each key that it knows out of
 //! its section. [`Section::reject_unknown_keys`] reports the other keys, with the nearest known name.
 
+mod name_reference;
 mod toml_value;
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+pub use name_reference::{NameReference, NamedKind};
 use toml_value::{Entry, Lines, Value, entries_of};
 
 use crate::fault::{Fault, Faults, Level, nearest_name};
@@ -26,6 +28,7 @@ pub struct Document {
     faults: Rc<RefCell<Vec<Fault>>>,
     /// Number of faults, without warnings. Readers compare it before and after every entry.
     refusals: Rc<Cell<usize>>,
+    references: Rc<RefCell<Vec<NameReference>>>,
 }
 
 /// One table of the file. Taking a key marks it as known.
@@ -55,7 +58,7 @@ impl Document {
 
     /// A document without faults, for files that are not TOML.
     pub fn empty(file: &str) -> Document {
-        Document { file: file.into(), faults: Rc::default(), refusals: Rc::default() }
+        Document { file: file.into(), faults: Rc::default(), refusals: Rc::default(), references: Rc::default() }
     }
 
     /// A section made of words, as in a directive of a crontab: `timeout=2h rules=default,python alert.after=2`. A
@@ -84,6 +87,11 @@ impl Document {
     pub fn push(&self, fault: Fault) {
         self.refusals.set(self.refusals.get() + usize::from(fault.level == Level::Fault));
         self.faults.borrow_mut().push(fault);
+    }
+
+    /// All names found so far that other files define, in the order of the file.
+    pub fn references(&self) -> Vec<NameReference> {
+        self.references.borrow().clone()
     }
 
     /// The number of faults found so far, without warnings.
@@ -290,6 +298,15 @@ impl Section {
         };
         self.fault(line, text, message);
         None
+    }
+
+    /// As [`Section::texts`], for names that other files define.
+    pub fn references(&mut self, key: &'static str, kind: NamedKind) -> Option<Vec<String>> {
+        let line = self.line_of(key);
+        let names = self.texts(key)?;
+        let reference = |name: &String| NameReference { kind, line, name: name.clone() };
+        self.document.references.borrow_mut().extend(names.iter().map(reference));
+        Some(names)
     }
 
     /// Takes a list of texts.

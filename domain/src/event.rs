@@ -1,6 +1,8 @@
 //! Reports of runners. A runner writes each event to its outbox on disk, then sends it until it is accepted. The
 //! collector applies events in any order; a repeated event has no effect.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +132,10 @@ pub struct Report {
     /// Digest of the runner's rules; the collector compares it with the digest of its own rules.
     #[serde(default)]
     pub rules_digest: String,
+    /// Digest of each of the runner's packs, by name. Where the collector has the same pack, the runner's matches over
+    /// all output count, even if other packs differ.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pack_digests: BTreeMap<String, String>,
     /// Head and tail of the output.
     #[serde(default)]
     pub excerpt: Vec<ExcerptLine>,

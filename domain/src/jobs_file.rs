@@ -57,7 +57,7 @@ pub fn read(file: &str, text: impl AsRef<[u8]>, host_zone: &HostZone) -> FileCon
         }
     }
     root.reject_unknown_keys();
-    FileContent { jobs, faults: document.take_faults() }
+    FileContent { jobs, faults: document.take_faults(), references: document.references() }
 }
 
 /// Reads one `[[job]]`, and whether its zone is that of the host; `None` when it has a fault.

@@ -35,6 +35,8 @@ pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
         token: token.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_bytes),
+        // Packs and channels are those of the runners and topics.
+        check_job: Arc::new(|_| Vec::new()),
         // The scheduler ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
         stop_now: Arc::new(|_, _| {}),

@@ -169,7 +169,8 @@ impl Scheduler<'_> {
 /// Returns the port's error; the next tick retries.
 pub async fn send_alerts(ports: &Ports, notifier: &dyn Notifier, worker: &str, now: Timestamp) -> services::Result<()> {
     let (channels, links) = ([ALERTS_CHANNEL.to_owned()], Links::default());
-    let worker = alerts::AlertWorker { notifier, channels: &channels, links: &links, name: worker };
+    let worker =
+        alerts::AlertWorker { notifier, channels: &channels, links: &links, name: worker, limits: Default::default() };
     let summary = alerts::tick(ports, &worker, now).await?;
     if summary.given_up > 0 {
         tracing::error!(alerts = summary.given_up, "alerts given up: publishing to the topic kept failing");

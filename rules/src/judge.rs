@@ -1,6 +1,7 @@
 //! Computes the outcome of a run and its reason from the exit and the hits of its rules. Called by the runner for the
 //! bracket records, and by the collector for the run's record. Pure: the same facts always give the same verdict.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domain::event::{Ended, Report};
@@ -9,7 +10,7 @@ use domain::job::Job;
 use domain::run::{ExcerptLine, JudgedOn, Outcome, RuleHit, Severity};
 use domain::units::format_duration;
 
-use crate::matcher::worst_first;
+use crate::matcher::{is_altered, worst_first};
 use crate::pack::{Expectation, Rule, StreamChoice};
 use crate::rule_set::RuleSet;
 
@@ -110,18 +111,35 @@ pub fn judge_report(report: &Report, limits: &Limits<'_>, rules: &RuleSet) -> Ve
         return judge(&facts, limits, &report.rules);
     }
     let complete = report.output.dropped_lines == 0 && report.excerpt.len() as u64 == report.output.last_seq;
-    judge_excerpt(&facts, limits, &report.rules, rules, &report.excerpt, complete)
+    let is_same = |(name, digest): &(&String, &String)| report.pack_digests.get(*name) == Some(*digest);
+    let same_packs = rules.pack_digests().iter().filter(is_same).map(|(name, _)| name.as_str()).collect();
+    judge_excerpt(&facts, limits, &report.rules, rules, &report.excerpt, complete, &same_packs)
 }
 
 /// Judges by hits over all output ([`crate::Matcher::hits`]).
 pub fn judge(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> Verdict {
-    let (outcome, reason) = outcome_of(facts, limits, hits);
-    Verdict { outcome, reason, judged_on: JudgedOn::All, hits: hits.to_vec() }
+    let hits = weaken_unmet(facts, hits.to_vec());
+    let (outcome, reason) = outcome_of(facts, limits, &hits);
+    Verdict { outcome, reason, judged_on: JudgedOn::All, hits }
+}
+
+/// Where lines were dropped, the required line may be among them: its absence is a warning.
+fn weaken_unmet(facts: &ExitFacts<'_>, mut hits: Vec<RuleHit>) -> Vec<RuleHit> {
+    if facts.dropped_lines > 0 {
+        hits.iter_mut().filter(|hit| is_unmet(hit)).for_each(|hit| hit.severity = Severity::Warn);
+        hits.sort_by_key(worst_first);
+    }
+    hits
+}
+
+/// Whether the hit is the absence of a required line.
+fn is_unmet(hit: &RuleHit) -> bool {
+    hit.required.is_some() || hit.first_seq == 0
 }
 
 /// Judges a report whose runner applied other rules. The present rules are applied to the excerpt, and reported hits
 /// are kept unless the present rules contradict them. `complete`: the excerpt is the whole output, so the absence of a
-/// line counts.
+/// line counts. `same_packs`: packs that the runner applied to all output as they are here; its matches decide.
 pub fn judge_excerpt(
     facts: &ExitFacts<'_>,
     limits: &Limits<'_>,
@@ -129,9 +147,13 @@ pub fn judge_excerpt(
     rules: &RuleSet,
     excerpt: &[ExcerptLine],
     complete: bool,
+    same_packs: &BTreeSet<&str>,
 ) -> Verdict {
-    let mut hits: Vec<RuleHit> = reported.iter().filter(|hit| is_still_valid(hit, rules, excerpt)).cloned().collect();
-    for (pack, rule) in rules.rules() {
+    let is_valid = |hit: &&RuleHit| same_packs.contains(hit.pack.as_str()) || is_still_valid(hit, rules, excerpt);
+    let mut hits: Vec<RuleHit> = reported.iter().filter(is_valid).cloned().collect();
+    let complete = complete && !excerpt.iter().any(|line| is_altered(&line.text));
+    let others = rules.rules().filter(|(pack, _)| !same_packs.contains(pack.name.as_str()));
+    for (pack, rule) in others {
         if hits.iter().any(|hit| hit.pack == pack.name && hit.rule == rule.id) {
             continue;
         }
@@ -149,11 +171,16 @@ pub fn judge_excerpt(
                 first_seq: first.map_or(0, |line| line.seq),
                 first_line: first.map(|line| line.text.clone()).unwrap_or_default(),
                 explain: rule.explain.clone(),
+                required: (rule.expectation == Expectation::Match).then_some(rule.at_least),
             });
         }
     }
     hits.sort_by_key(worst_first);
+    let hits = weaken_unmet(facts, hits);
     let (outcome, mut reason) = outcome_of(facts, limits, &hits);
+    if rules.packs().all(|pack| same_packs.contains(pack)) {
+        return Verdict { outcome, reason, judged_on: JudgedOn::All, hits };
+    }
     if is_success_exit(facts, limits) {
         reason.push_str(" (judged on the first and last lines only: the runner used different rules)");
     }
@@ -165,8 +192,13 @@ fn is_still_valid(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bo
     let same = rules.rules().find(|(pack, rule)| pack.name == hit.pack && rule.id == hit.rule);
     match same {
         Some((_, rule)) => match rule.expectation {
-            Expectation::NoMatch => hit.count >= rule.at_least && rule.matches(hit.first_line.as_bytes()),
-            Expectation::Match => hit.count < rule.at_least && match_excerpt(rule, excerpt).0 < rule.at_least,
+            Expectation::NoMatch => {
+                let matches = rule.matches(hit.first_line.as_bytes()) || is_altered(&hit.first_line);
+                hit.required.is_none() && hit.count >= rule.at_least && matches
+            }
+            Expectation::Match => {
+                is_unmet(hit) && hit.count < rule.at_least && match_excerpt(rule, excerpt).0 < rule.at_least
+            }
         },
         // A rule removed from a known pack is withdrawn. Hits of a pack that only the runner has are kept.
         None => !rules.packs().any(|pack| pack == hit.pack),
@@ -180,7 +212,10 @@ fn match_excerpt<'x>(rule: &Rule, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'
         StreamChoice::Stdout => line.stream == domain::line::Stream::Stdout,
         StreamChoice::Stderr => line.stream == domain::line::Stream::Stderr,
     };
-    let mut matching = excerpt.iter().filter(on_stream).filter(|line| rule.matches(line.text.as_bytes()));
+    // The rest of a cut line could match `unless`.
+    let is_certain = |line: &&ExcerptLine| rule.unless.is_none() || !is_altered(&line.text);
+    let matches = |line: &&ExcerptLine| rule.matches(line.text.as_bytes());
+    let mut matching = excerpt.iter().filter(on_stream).filter(is_certain).filter(matches);
     let first = matching.next();
     (first.map_or(0, |_| 1 + matching.count() as u64), first)
 }
@@ -252,11 +287,7 @@ fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (O
         exit.push_str(": ");
         exit.push_str(&guard_summary(guard));
     }
-    if let Some(mut summary) = match_summary(hits, Severity::Fail) {
-        let unmet = hits.iter().any(|hit| hit.severity == Severity::Fail && hit.first_seq == 0);
-        if unmet && facts.dropped_lines > 0 {
-            summary.push_str(&format!(" ({} dropped lines were not checked)", facts.dropped_lines));
-        }
+    if let Some(summary) = match_summary(hits, Severity::Fail) {
         return (Outcome::FalseSuccess, format!("{exit}, but {summary}"));
     }
     if let Some(least) = limits.min_duration.filter(|least| facts.duration < *least) {
@@ -312,10 +343,11 @@ fn match_summary(hits: &[RuleHit], severity: Severity) -> Option<String> {
         1 => " (and 1 more rule)".to_owned(),
         more => format!(" (and {more} more rules)"),
     };
-    let place = match (hit.first_seq, hit.count) {
-        (0, _) => "no line matches".to_owned(),
-        (seq, 1) => format!("line {seq} matches"),
-        (seq, count) => format!("line {seq} and {} more match", count - 1),
+    let place = match (hit.required, hit.first_seq, hit.count) {
+        (Some(required), _, count) if required > 1 => format!("only {count} of {required} required lines match"),
+        (Some(_), _, _) | (None, 0, _) => "no line matches".to_owned(),
+        (None, seq, 1) => format!("line {seq} matches"),
+        (None, seq, count) => format!("line {seq} and {} more match", count - 1),
     };
     let means = match hit.explain.is_empty() {
         false => format!(": {}", hit.explain),

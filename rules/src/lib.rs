@@ -5,7 +5,7 @@
 //! | item | purpose |
 //! |---|---|
 //! | [`Packs`], [`Pack`], [`Rule`] | the built-in rule packs and those of the user, read from TOML |
-//! | [`choose_packs`] | the packs of a job: named ones, or with `auto` those that fit its command |
+//! | [`choose_packs`] | the packs of a job: named ones, or with `auto` those that fit its command; and the unknown names |
 //! | [`RuleSet`] | the compiled rules of several packs, shared by all their users |
 //! | [`Matcher`], [`MatcherState`] | counts matching lines of one attempt; resumes after a restart |
 //! | [`judge()`], [`judge_report`], [`Verdict`] | outcome and reason, from exit and hits |
@@ -54,7 +54,7 @@ mod wide_gap;
 pub use judge::{ExitFacts, Limits, Verdict, judge, judge_excerpt, judge_report};
 pub use matcher::{Matcher, MatcherState};
 pub use pack::{Pack, Rule};
-pub use pack_choice::choose_packs;
+pub use pack_choice::{ChosenPacks, choose_packs};
 pub use packs::Packs;
 pub use rule_set::{RuleSet, RulesError};
 pub use test_run::{TestMatch, TestSummary, test_run};

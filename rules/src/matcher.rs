@@ -24,6 +24,9 @@ const BEFORE_MATCH_BYTES: usize = 256;
 /// Rules in one report. Chosen with [`FIRST_LINE_BYTES_MAX`].
 pub const HITS_MAX: usize = 64;
 
+/// Bytes that a cut line can be shorter than [`FIRST_LINE_BYTES_MAX`]: two marks, and a character that did not fit.
+const CUT_SLACK_BYTES: usize = 16;
+
 /// Marks where a kept line was cut.
 const CUT: &str = "…";
 
@@ -231,10 +234,20 @@ fn hit_of(pack: &Pack, rule: &Rule, tally: &Tally) -> RuleHit {
         first_seq: tally.first_seq,
         first_line: tally.first_line.clone(),
         explain: match rule.expectation {
-            Expectation::Match if rule.explain.is_empty() => format!("No line matches {}.", rule.pattern.text()),
+            Expectation::Match if rule.explain.is_empty() => {
+                let lines = if tally.count == 0 { "No line matches" } else { "Too few lines match" };
+                format!("{lines} {}.", rule.pattern.text())
+            }
             _ => rule.explain.clone(),
         },
+        required: (rule.expectation == Expectation::Match).then_some(rule.at_least),
     }
+}
+
+/// Whether a text that a report keeps of a line may not be the whole line as it was printed.
+pub(crate) fn is_altered(text: &str) -> bool {
+    let is_cut = text.ends_with(CUT) && text.len() >= FIRST_LINE_BYTES_MAX - CUT_SLACK_BYTES;
+    is_cut || text.contains(char::REPLACEMENT_CHARACTER)
 }
 
 /// The text that a hit keeps: the whole line, or the part around the match when it is long.

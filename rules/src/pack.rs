@@ -34,8 +34,9 @@ pub struct Pack {
     pub description: String,
     /// The file as the user named it; [`crate::packs::BUILT_IN`] for a built-in pack.
     pub file: String,
-    /// Globs ([`domain::glob`]) of program names for which `auto` includes this pack.
-    pub suggest: Vec<String>,
+    /// Globs ([`domain::glob`]) of program names for which `auto` includes this pack. `None`: for every program, where
+    /// the pack is not built in.
+    pub suggest: Option<Vec<String>>,
     /// In the order of the file.
     pub rules: Vec<Rule>,
 }
@@ -170,9 +171,9 @@ fn name_of(section: &mut Section, key: &'static str) -> Option<String> {
     Some(name)
 }
 
-fn suggest_of(root: &mut Section) -> Vec<String> {
+fn suggest_of(root: &mut Section) -> Option<Vec<String>> {
     let line = root.line_of("suggest");
-    let suggest = root.texts("suggest").unwrap_or_default();
+    let suggest = root.texts("suggest")?;
     for name in suggest.iter().filter(|name| name.is_empty() || name.contains('/')) {
         root.fault(
             line,
@@ -180,7 +181,7 @@ fn suggest_of(root: &mut Section) -> Vec<String> {
             "not the name of a program; write its file name without a path, like \"python*\"",
         );
     }
-    suggest
+    Some(suggest)
 }
 
 fn rule_of(mut section: Section) -> Option<Rule> {

@@ -1,4 +1,5 @@
-//! The packs of a job: those that it names, or with `auto` those that fit its command.
+//! The packs of a job: those that it names, or with `auto` those that fit its command, and each pack of the user that
+//! names no programs.
 //!
 //! Reading a command is a guess that prefers too many packs: a pack for a program that does not run finds nothing. A
 //! shell command is split as the shell splits it, without any expansion.
@@ -6,7 +7,8 @@
 use domain::glob;
 use domain::job::Command;
 
-use crate::packs::Packs;
+use crate::pack::Pack;
+use crate::packs::{BUILT_IN, Packs};
 use crate::rule_set::RulesError;
 
 /// The name in a job's `rules` for [`DEFAULT_PACK`] and the packs that fit the command.
@@ -59,12 +61,19 @@ const KEYWORDS: [&str; 9] = ["if", "then", "else", "elif", "while", "until", "do
 
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
 
-/// Returns the names of the packs for a job whose `rules` are `wanted`, each once, in order.
-///
-/// # Errors
-/// An unknown pack, with the nearest known name.
-pub fn choose_packs(packs: &Packs, wanted: &[String], command: &Command) -> Result<Vec<String>, RulesError> {
-    let mut chosen: Vec<String> = Vec::new();
+/// The packs of a job.
+#[derive(Debug)]
+pub struct ChosenPacks {
+    /// The packs that exist, each once, in order.
+    pub names: Vec<String>,
+    /// An error for each name that no pack has, with the nearest known name.
+    pub unknown: Vec<RulesError>,
+}
+
+/// Chooses the packs for a job whose `rules` are `wanted`. A job runs with the packs that exist: a job without some of
+/// its rules is better than no job.
+pub fn choose_packs(packs: &Packs, wanted: &[String], command: &Command) -> ChosenPacks {
+    let (mut chosen, mut unknown): (Vec<String>, _) = (Vec::new(), Vec::new());
     let mut add = |name: &str| {
         if !chosen.iter().any(|known| known == name) {
             chosen.push(name.to_owned());
@@ -74,23 +83,27 @@ pub fn choose_packs(packs: &Packs, wanted: &[String], command: &Command) -> Resu
         if name == AUTO {
             suggested_packs(packs, command).iter().for_each(|name| add(name));
         } else {
-            packs.find(name)?;
-            add(name);
+            match packs.find(name) {
+                Ok(_) => add(name),
+                Err(error) => unknown.push(error),
+            }
         }
     }
-    Ok(chosen)
+    ChosenPacks { names: chosen, unknown }
 }
 
 fn suggested_packs<'p>(packs: &'p Packs, command: &Command) -> Vec<&'p str> {
     let programs = program_names(command);
     let by_shell = matches!(command, Command::Shell(_));
-    let wanted = |name: &str, suggest: &[String]| {
-        name == DEFAULT_PACK
-            || (by_shell && name == SHELL_PACK)
-            || suggest.iter().any(|wild| programs.iter().any(|program| glob::matches(wild, program)))
+    let by_name = |name: &str| name == DEFAULT_PACK || (by_shell && name == SHELL_PACK);
+    let wanted = |pack: &Pack| match &pack.suggest {
+        None => pack.file != BUILT_IN || by_name(&pack.name),
+        Some(globs) if globs.is_empty() => false,
+        Some(globs) => {
+            by_name(&pack.name) || globs.iter().any(|wild| programs.iter().any(|program| glob::matches(wild, program)))
+        }
     };
-    let mut names: Vec<&str> =
-        packs.iter().filter(|pack| wanted(&pack.name, &pack.suggest)).map(|pack| pack.name.as_str()).collect();
+    let mut names: Vec<&str> = packs.iter().filter(|pack| wanted(pack)).map(|pack| pack.name.as_str()).collect();
     names.sort_by_key(|name| (*name != DEFAULT_PACK, *name));
     names
 }

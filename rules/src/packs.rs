@@ -54,6 +54,11 @@ impl Packs {
         Ok(())
     }
 
+    /// The packs of the user that replace a built-in one of the same name.
+    pub fn replacing_built_in(&self) -> impl Iterator<Item = &Arc<Pack>> {
+        self.iter().filter(|pack| pack.file != BUILT_IN && BUILT_IN_PACKS.contains_key(&pack.name))
+    }
+
     /// The warnings of all files.
     pub fn warnings(&self) -> &Faults {
         &self.warnings
@@ -96,7 +101,11 @@ impl Packs {
         Ok(set)
     }
 
-    pub(crate) fn find(&self, name: &str) -> Result<Arc<Pack>, RulesError> {
+    /// The pack with this name.
+    ///
+    /// # Errors
+    /// An unknown pack, with the nearest known name.
+    pub fn find(&self, name: &str) -> Result<Arc<Pack>, RulesError> {
         self.get(name).cloned().ok_or_else(|| RulesError::UnknownPack {
             name: name.to_owned(),
             hint: match nearest_name(name, self.names()) {

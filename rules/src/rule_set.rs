@@ -1,5 +1,6 @@
 //! The rules that one job uses, compiled into one automaton and shared by all jobs with the same packs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ pub struct RuleSet {
     /// Indices of pack and rule, by the number of the automaton's pattern.
     places: Vec<(usize, usize)>,
     digest: String,
+    /// By the name of the pack.
+    pack_digests: BTreeMap<String, String>,
     automaton: Option<Automaton>,
 }
 
@@ -50,7 +53,13 @@ impl RuleSet {
 
     /// The empty set: nothing is matched, and no run gets a hit.
     pub fn none() -> Arc<RuleSet> {
-        Arc::new(RuleSet { digest: digest_of(&[]), packs: Vec::new(), places: Vec::new(), automaton: None })
+        Arc::new(RuleSet {
+            digest: digest_of(&[]),
+            pack_digests: BTreeMap::new(),
+            packs: Vec::new(),
+            places: Vec::new(),
+            automaton: None,
+        })
     }
 
     pub(crate) fn from_packs(packs: Vec<Arc<Pack>>) -> Result<RuleSet, RulesError> {
@@ -66,7 +75,14 @@ impl RuleSet {
                 why,
             })?),
         };
-        Ok(RuleSet { digest: digest_of(&packs), packs, places, automaton })
+        let digest = |pack: &Arc<Pack>| (pack.name.clone(), digest_of(std::slice::from_ref(pack)));
+        let pack_digests = packs.iter().map(digest).collect();
+        Ok(RuleSet { digest: digest_of(&packs), pack_digests, packs, places, automaton })
+    }
+
+    /// The digest of each pack, by name.
+    pub fn pack_digests(&self) -> &BTreeMap<String, String> {
+        &self.pack_digests
     }
 
     /// The number of rules; they are numbered from 0.

@@ -14,6 +14,7 @@ use domain::run::Severity;
 
 use crate::judge::{ExitFacts, Limits, Verdict, judge};
 use crate::matcher::{Matcher, Streams};
+use crate::pack::Expectation;
 use crate::rule_set::RuleSet;
 
 /// Bytes of one read, and about the bytes of one block: as in the runner.
@@ -31,6 +32,12 @@ pub struct TestMatch<'l> {
     pub pack: &'l str,
     /// Id of the rule.
     pub rule: &'l str,
+    /// Whether matching lines are the hit, or required.
+    pub expectation: Expectation,
+    /// Matching lines of the rule up to this one.
+    pub count: u64,
+    /// Matching lines from which on the rule is a hit, or satisfied.
+    pub at_least: u64,
     /// The effect of a hit.
     pub severity: Severity,
     /// The line without its newline; a part of it when it is longer than [`LINE_BYTES_MAX`].
@@ -88,6 +95,8 @@ struct Records {
     bytes: u64,
     /// The first matching line of each rule, for the verdict.
     first_lines: BTreeMap<(String, String), u64>,
+    /// Matching lines of each rule.
+    counts: BTreeMap<(String, String), u64>,
 }
 
 impl Records {
@@ -102,6 +111,7 @@ impl Records {
             lines: 0,
             bytes: 0,
             first_lines: BTreeMap::new(),
+            counts: BTreeMap::new(),
         }
     }
 
@@ -146,10 +156,22 @@ impl Records {
     fn flush(&mut self, matched: &mut impl FnMut(TestMatch<'_>)) {
         let block = Block { first_seq: self.first_seq, bytes: self.block.as_slice().into(), end: Position::START };
         let (first_seq, first_line, first_lines) = (self.first_seq, self.first_line, &mut self.first_lines);
+        let counts = &mut self.counts;
         self.matcher.feed_each(&block, |record, pack, rule| {
             let line = first_line + (record.seq - first_seq);
             first_lines.entry((pack.name.clone(), rule.id.clone())).or_insert(line);
-            matched(TestMatch { line, pack: &pack.name, rule: &rule.id, severity: rule.severity, text: record.text });
+            let count = counts.entry((pack.name.clone(), rule.id.clone())).or_default();
+            *count += 1;
+            matched(TestMatch {
+                line,
+                pack: &pack.name,
+                rule: &rule.id,
+                expectation: rule.expectation,
+                count: *count,
+                at_least: rule.at_least,
+                severity: rule.severity,
+                text: record.text,
+            });
         });
         self.block.clear();
         self.first_seq += std::mem::take(&mut self.records);

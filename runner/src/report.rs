@@ -1,5 +1,6 @@
 //! Builds the report, and the record that closes the log, from the keeper's record and the matches of the rules. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domain::event::{Body, Ended, Event, OutputEnd, Report};
@@ -46,6 +47,11 @@ pub(crate) fn new_report(accepted: &Accepted, exit: Exit, matcher: &Matcher, exc
         leaked: exit.leaked,
         rules: if exit.ended == Ended::NotStarted { Vec::new() } else { matcher.hits() },
         rules_digest: matcher.rules().digest().to_owned(),
+        pack_digests: match matcher.rules_changed() {
+            // Earlier lines were matched by other rules.
+            true => BTreeMap::new(),
+            false => matcher.rules().pack_digests().clone(),
+        },
         excerpt: excerpt.lines(),
         outcome: outcome_of_unstarted(accepted),
         reason: String::new(),

@@ -159,15 +159,14 @@ impl RunnerState {
         *self.packs.write().unwrap_or_else(PoisonError::into_inner) = packs;
     }
 
-    /// The compiled rules of a job. An unknown pack is logged and left out: a job without its rules is better than no
-    /// job, and the collector judges with its own.
+    /// The compiled rules of a job. An unknown pack is logged and left out.
     pub(crate) fn rules_of(&self, job: &Job) -> Arc<RuleSet> {
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let names = rules::choose_packs(&packs, &job.rules, &job.command).unwrap_or_else(|error| {
-            tracing::error!(%error, job = %job.key(), "cannot select the rules of a job; its known packs are used");
-            job.rules.iter().filter(|name| packs.get(name).is_some()).cloned().collect()
-        });
-        RuleSet::compile(&packs, &names).unwrap_or_else(|error| {
+        let chosen = rules::choose_packs(&packs, &job.rules, &job.command);
+        for error in &chosen.unknown {
+            tracing::warn!(%error, job = %job.key(), "unknown rule pack; the job runs with its other packs");
+        }
+        RuleSet::compile(&packs, &chosen.names).unwrap_or_else(|error| {
             tracing::error!(%error, job = %job.key(), "cannot compile the rules of a job; its output is not matched");
             RuleSet::none()
         })

@@ -1,6 +1,6 @@
 //! Builds an alert from its transition and its run. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::alert::{Alert, AlertKind, Transition};
 use domain::run::{ExcerptLine, Run, Severity};
@@ -13,9 +13,6 @@ const LAST_LINES: usize = 20;
 
 /// Bytes of all lines shown. A section of a Slack message holds 3,000 characters.
 const EXCERPT_BYTES_MAX: usize = 2_500;
-
-/// Jobs that a digest names; the others are counted. Chosen, not measured.
-const DIGEST_JOBS_NAMED: usize = 10;
 
 /// Links shown in alerts: link name to a URL, in which `{run_id}`, `{group}`, `{job}` and `{attempt}` are replaced by
 /// the values of the run.
@@ -129,19 +126,9 @@ fn cut_text(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 
-/// One alert for many transitions.
-pub fn build_digest(transitions: &[&Transition], links: &Links) -> Alert {
-    let mut kinds: BTreeMap<AlertKind, u32> = BTreeMap::new();
-    for transition in transitions {
-        *kinds.entry(transition.kind).or_default() += 1;
-    }
-    let counts: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
-    let mut jobs: Vec<String> = transitions.iter().map(|transition| transition.key().to_string()).collect();
-    jobs.sort();
-    jobs.dedup();
-    let unnamed = jobs.len().saturating_sub(DIGEST_JOBS_NAMED);
-    jobs.truncate(DIGEST_JOBS_NAMED);
-    let more = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
+/// One alert for many transitions. Names every job by the kind of its alert, as far as `bytes_max` allows; the others
+/// are counted.
+pub fn build_digest(transitions: &[&Transition], links: &Links, bytes_max: usize) -> Alert {
     let group = transitions.first().map(|transition| transition.group.clone()).unwrap_or_default();
     let one_group = transitions.iter().all(|transition| transition.group == group);
     let no_run =
@@ -153,7 +140,7 @@ pub fn build_digest(transitions: &[&Transition], links: &Links) -> Alert {
         run_id: None,
         nominal: None,
         outcome: None,
-        reason: format!("{} alerts at once: {}; {}{more}", transitions.len(), counts.join(", "), jobs.join(", ")),
+        reason: digest_reason(transitions, bytes_max),
         exit_code: None,
         host: None,
         since: transitions.iter().filter_map(|transition| transition.since).min(),
@@ -162,4 +149,37 @@ pub fn build_digest(transitions: &[&Transition], links: &Links) -> Alert {
         rule: None,
         links: links.fill(&no_run, None),
     }
+}
+
+/// Bytes for the counts of jobs that are not named, in the text of a digest.
+const UNNAMED_BYTES: usize = 40;
+
+fn digest_reason(transitions: &[&Transition], bytes_max: usize) -> String {
+    let mut kinds: BTreeMap<AlertKind, (usize, BTreeSet<String>)> = BTreeMap::new();
+    for transition in transitions {
+        let (count, jobs) = kinds.entry(transition.kind).or_default();
+        *count += 1;
+        jobs.insert(transition.key().to_string());
+    }
+    let mut text = format!("{} alerts at once", transitions.len());
+    // The number of each kind is named even where its jobs are not.
+    let mut room = bytes_max.saturating_sub(text.len() + kinds.len() * 2 * UNNAMED_BYTES);
+    for (position, (kind, (count, jobs))) in kinds.iter().enumerate() {
+        let separator = if position == 0 { ":" } else { ";" };
+        text.push_str(&format!("{separator} {count} {}", kind.name()));
+        let mut unnamed = 0;
+        for (index, job) in jobs.iter().enumerate() {
+            if unnamed > 0 || job.len() + 2 > room {
+                unnamed += 1;
+                continue;
+            }
+            room -= job.len() + 2;
+            text.push_str(if index == 0 { ": " } else { ", " });
+            text.push_str(job);
+        }
+        if unnamed > 0 {
+            text.push_str(&format!(" and {unnamed} more"));
+        }
+    }
+    text
 }

@@ -1,32 +1,27 @@
-//! Sends stored transitions as alerts. Called in a loop by any number of workers; one worker claims each transition.
+//! Sends stored transitions as alerts. Any number of workers can call [`tick`] in a loop, or, as `up` does, claim, send
+//! to each channel and store by themselves. One worker claims each transition.
 //!
-//! More alerts than the limits below allow become one digest. A failed alert is retried with a growing delay and given
-//! up after [`TRIES_MAX`] sends; the store keeps its last error.
+//! [`alert_batch`](crate::alert_batch) decides which alerts share a message. A failed alert is retried with a growing
+//! delay and given up after [`TRIES_MAX`] sends; the store keeps its last error.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use domain::alert::{Alert, AlertKind, DeliveryState, Occurrence, Transition, decide};
+use domain::alert::{AlertKind, DeliveryState, Occurrence, Transition, decide};
 use domain::job::JobKey;
 use domain::ports::{AlertStep, Notifier, PortError, Ports, StateChange};
-use domain::run::{Run, RunKey};
 use jiff::Timestamp;
 
-use crate::alert_message::{self, Links};
+use crate::alert_batch::{BatchLimits, Delivery, send_batch};
+use crate::alert_message::Links;
 use crate::new_runs::saturating_add;
 use crate::run_end::load_jobs;
-use crate::settings::{self, ALERT_RATE, AlertRate};
 use crate::{Error, Result, error::CONFLICTS_MAX};
 
-/// Single alerts sent in one minute by all workers together; the others become a digest. Chosen: an operator cannot
-/// read more. Amazon SNS suspends a mail subscription at ten messages a second.
-pub const MESSAGES_PER_MINUTE_MAX: u32 = 10;
-
-/// Digests sent in one minute. When they are used up, alerts wait for the next minute.
-pub const DIGESTS_PER_MINUTE_MAX: u32 = 1;
-
-/// Transitions claimed in one call, so also the most alerts in a digest. Chosen, not measured.
+/// Transitions claimed in one call of the store. Chosen, not measured.
 const CLAIM_MAX: usize = 500;
+
+/// Transitions claimed in one call of [`claim_due`]. Chosen: bounds the memory; the next call claims the others.
+const CLAIMED_MAX: usize = 20_000;
 
 /// Lease of a claim. When a worker dies, another one claims its transitions after this time. Chosen, not measured.
 const CLAIM_LEASE: Duration = Duration::from_secs(300);
@@ -67,70 +62,116 @@ pub struct AlertWorker<'s> {
     pub links: &'s Links,
     /// Identifies the worker in the claims of transitions.
     pub name: &'s str,
+    /// Limits of the messages of each channel.
+    pub limits: BatchLimits,
 }
 
-/// Claims the transitions that are due and sends them.
+/// Claims the transitions that are due and sends them, channel by channel.
 ///
 /// # Errors
 /// Returns the port's error; transitions whose result is not stored are sent again later. The error of a channel is
 /// stored with its alert instead.
 pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Result<AlertSummary> {
     let mut summary = AlertSummary::default();
-    let claimed = ports.alerts.claim(worker.name, now, saturating_add(now, CLAIM_LEASE), CLAIM_MAX).await?;
-    if claimed.is_empty() {
+    let ClaimedAlerts { overtaken, mut due } = claim_due(ports, worker.name, now).await?;
+    if overtaken.is_empty() && due.is_empty() {
         return Ok(summary);
     }
-    let (settled, mut due) = check_reminders(ports, claimed, now).await?;
-    summary.overtaken = settled.len() as u32;
-    match take_allowance(ports, &due, now).await? {
-        Allowance::Single => send_single(ports, worker, &mut due, &mut summary, now).await?,
-        Allowance::Digest => send_digest(worker, &mut due, &mut summary, now).await,
-        Allowance::NextMinute(minute) => {
-            summary.waiting = due.len() as u32;
-            due.iter_mut().for_each(|transition| transition.not_before = minute);
+    summary.overtaken = overtaken.len() as u32;
+    let mut failed: Option<Error> = None;
+    let mut deliveries: Vec<Vec<(String, Delivery)>> = due.iter().map(|_| Vec::new()).collect();
+    for channel in worker.channels {
+        let wants = |index: &usize| channels_of(&due[*index], worker.channels).contains(channel);
+        let indexes: Vec<usize> = (0..due.len()).filter(wants).collect();
+        if indexes.is_empty() {
+            continue;
+        }
+        let batch: Vec<&Transition> = indexes.iter().map(|index| &due[*index]).collect();
+        let results = send_batch(ports, worker, channel, &batch, now).await.unwrap_or_else(|error| {
+            failed.get_or_insert(error);
+            batch.iter().map(|_| Delivery::Unsent).collect()
+        });
+        for (index, delivery) in indexes.into_iter().zip(results) {
+            deliveries[index].push((channel.clone(), delivery));
         }
     }
-    let mut tries = 1;
-    loop {
-        match store_results(ports, worker, &settled, &due, now).await {
-            Err(Error::Port(PortError::Retry(_))) if tries < STORE_TRIES_MAX => tries += 1,
-            stored => return stored.map(|()| summary),
-        }
+    for (transition, deliveries) in due.iter_mut().zip(deliveries) {
+        record_deliveries(transition, worker.channels, deliveries, &mut summary, now);
     }
+    store_results(ports, worker.name, &[overtaken, due].concat(), now).await?;
+    failed.map_or(Ok(summary), Err)
 }
 
-/// Stores the results of the claimed transitions, `settled` and `due`, and the next reminders of the `due` ones.
-/// Repeating it is harmless. A transition whose result is not stored is sent again.
-async fn store_results(
-    ports: &Ports,
-    worker: &AlertWorker<'_>,
-    settled: &[Transition],
-    due: &[Transition],
-    now: Timestamp,
-) -> Result<()> {
-    raise_reminders(ports, due, now).await?;
-    ports.alerts.settle(worker.name, &[settled, due].concat()).await?;
-    Ok(())
+/// The transitions that a worker claimed.
+#[derive(Debug, Default)]
+pub struct ClaimedAlerts {
+    /// Reminders that are no longer true; only their result is to be stored.
+    pub overtaken: Vec<Transition>,
+    /// To be sent.
+    pub due: Vec<Transition>,
+}
+
+/// Claims the transitions that are due. A claim ends after five minutes; then any worker can claim it again.
+///
+/// # Errors
+/// Returns the port's error; what was claimed is claimed again later.
+pub async fn claim_due(ports: &Ports, worker: &str, now: Timestamp) -> Result<ClaimedAlerts> {
+    let mut claimed = Vec::new();
+    while claimed.len() < CLAIMED_MAX {
+        let more = ports.alerts.claim(worker, now, saturating_add(now, CLAIM_LEASE), CLAIM_MAX).await?;
+        let is_last = more.len() < CLAIM_MAX;
+        claimed.extend(more);
+        if is_last {
+            break;
+        }
+    }
+    check_reminders(ports, claimed, now).await
+}
+
+/// Stores the results of claimed transitions, and the next reminders of those that were sent. Repeating it is harmless.
+/// A transition whose result is not stored is sent again.
+///
+/// # Errors
+/// Returns the port's error, after some retries.
+pub async fn store_results(ports: &Ports, worker: &str, results: &[Transition], now: Timestamp) -> Result<()> {
+    let mut tries = 1;
+    loop {
+        let stored = async {
+            raise_reminders(ports, results, now).await?;
+            ports.alerts.settle(worker, results).await?;
+            Ok(())
+        };
+        match stored.await {
+            Err(Error::Port(PortError::Retry(_))) if tries < STORE_TRIES_MAX => tries += 1,
+            stored => return stored,
+        }
+    }
 }
 
 /// The alert about an invalid job: at most one a day for the same fault.
 pub(crate) fn bad_job_transition(key: &JobKey, message: &str, now: Timestamp) -> Transition {
+    fault_transition("bad_job", key, message, format!("the job cannot fire: {message}"), now)
+}
+
+/// An alert about the definition of a job, of the kind `bad_job`: at most one a day for the same `id_prefix` and fault.
+pub fn fault_transition(
+    id_prefix: &str,
+    key: &JobKey,
+    fault: &str,
+    reason: impl Into<String>,
+    now: Timestamp,
+) -> Transition {
     // FNV-1a, because the id of a transition must be the same in every build.
-    let fault = message
+    let digest = fault
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     let day = now.as_second().div_euclid(86_400);
-    let reason = format!("the job cannot fire: {message}");
-    Transition::new(format!("bad_job:{key}:{fault:016x}:{day}"), AlertKind::BadJob, key, reason, now)
+    Transition::new(format!("{id_prefix}:{key}:{digest:016x}:{day}"), AlertKind::BadJob, key, reason, now)
 }
 
 /// Checks whether each reminder is still true, and advances the state of the job if it is. Returns the outdated ones,
 /// and the rest.
-async fn check_reminders(
-    ports: &Ports,
-    claimed: Vec<Transition>,
-    now: Timestamp,
-) -> Result<(Vec<Transition>, Vec<Transition>)> {
+async fn check_reminders(ports: &Ports, claimed: Vec<Transition>, now: Timestamp) -> Result<ClaimedAlerts> {
     let (mut overtaken, mut due) = (Vec::new(), Vec::new());
     for mut transition in claimed {
         // A reminder that was sent before has already advanced the state.
@@ -150,7 +191,7 @@ async fn check_reminders(
             }
         }
     }
-    Ok((overtaken, due))
+    Ok(ClaimedAlerts { overtaken, due })
 }
 
 async fn advance_reminder(ports: &Ports, transition: &Transition, now: Timestamp) -> Result<Option<(AlertKind, u32)>> {
@@ -208,154 +249,75 @@ async fn raise_reminders(ports: &Ports, settled: &[Transition], now: Timestamp) 
     Ok(())
 }
 
-enum Allowance {
-    Single,
-    Digest,
-    NextMinute(Timestamp),
+/// The channels that do not have the alert yet. An alert none of whose channels exists goes to all: a wrong name must
+/// not silence it.
+pub fn channels_of(transition: &Transition, all: &[String]) -> Vec<String> {
+    let is_wanted = |channel: &&String| transition.channels.contains(channel);
+    let named: Vec<&String> = all.iter().filter(is_wanted).collect();
+    let wanted = if named.is_empty() { all.iter().collect() } else { named };
+    wanted.into_iter().filter(|channel| !transition.delivered_to.contains(channel)).cloned().collect()
 }
 
-/// Takes from this minute's allowance, which all workers share.
-async fn take_allowance(ports: &Ports, due: &[Transition], now: Timestamp) -> Result<Allowance> {
-    let minute = now.as_second().div_euclid(60);
-    let next = Timestamp::from_second((minute + 1) * 60).unwrap_or(Timestamp::MAX);
-    for _ in 0..CONFLICTS_MAX {
-        let mut rate = settings::read::<AlertRate>(ports, ALERT_RATE).await?;
-        if rate.value.minute != minute {
-            rate.value = AlertRate { minute, ..AlertRate::default() };
-        }
-        let wanted = due.len() as u32;
-        let allowance = if rate.value.messages + wanted <= MESSAGES_PER_MINUTE_MAX {
-            rate.value.messages += wanted;
-            Allowance::Single
-        } else if rate.value.digests < DIGESTS_PER_MINUTE_MAX {
-            rate.value.digests += 1;
-            Allowance::Digest
-        } else {
-            return Ok(Allowance::NextMinute(next));
-        };
-        if rate.write(ports).await? {
-            return Ok(allowance);
-        }
-    }
-    Ok(Allowance::NextMinute(next))
-}
-
-async fn send_single(
-    ports: &Ports,
-    worker: &AlertWorker<'_>,
-    due: &mut [Transition],
-    summary: &mut AlertSummary,
-    now: Timestamp,
-) -> Result<()> {
-    let run_of = |transition: &Transition| Some(RunKey::new(&transition.group, transition.run_id.clone()?));
-    let run_keys: Vec<RunKey> = due.iter().filter_map(run_of).collect();
-    let runs: BTreeMap<RunKey, Run> = match run_keys.is_empty() {
-        true => BTreeMap::new(),
-        false => {
-            let found = ports.runs.get(&run_keys).await?;
-            found.into_iter().map(|stored| (stored.record.run_key(), stored.record)).collect()
-        }
-    };
-    for transition in due {
-        let run = run_of(transition).and_then(|run_key| runs.get(&run_key));
-        let alert = alert_message::build_alert(transition, run, worker.links);
-        let mut errors = Vec::new();
-        for channel in channels_of(transition, worker.channels) {
-            match notify(worker, &channel, &alert).await {
-                Ok(()) => {
-                    summary.sent += 1;
-                    transition.delivered_to.push(channel);
-                }
-                Err(error) => errors.push(error),
-            }
-        }
-        record_result(transition, DeliveryState::Sent, errors, summary, now);
-    }
-    Ok(())
-}
-
-/// Sends one digest to each channel.
-async fn send_digest(worker: &AlertWorker<'_>, due: &mut [Transition], summary: &mut AlertSummary, now: Timestamp) {
-    let wanted: Vec<Vec<String>> = due.iter().map(|transition| channels_of(transition, worker.channels)).collect();
-    let channels: BTreeSet<String> = wanted.iter().flatten().cloned().collect();
-    let mut errors: Vec<Vec<(String, PortError)>> = due.iter().map(|_| Vec::new()).collect();
-    for channel in channels {
-        let indexes: Vec<usize> = (0..due.len()).filter(|index| wanted[*index].contains(&channel)).collect();
-        let alert = {
-            let members: Vec<&Transition> = indexes.iter().map(|index| &due[*index]).collect();
-            alert_message::build_digest(&members, worker.links)
-        };
-        match notify(worker, &channel, &alert).await {
-            Ok(()) => {
-                summary.sent += 1;
-                for index in indexes {
-                    due[index].delivered_to.push(channel.clone());
-                }
-            }
-            Err((_, error)) => {
-                for index in indexes {
-                    let same = match &error {
-                        PortError::Retry(message) => PortError::Retry(message.clone()),
-                        PortError::Permanent(message) => PortError::Permanent(message.clone()),
-                    };
-                    errors[index].push((channel.clone(), same));
-                }
-            }
-        }
-    }
-    for (transition, errors) in due.iter_mut().zip(errors) {
-        summary.digested += u32::from(errors.is_empty());
-        record_result(transition, DeliveryState::Digested, errors, summary, now);
-    }
-}
-
-/// The channels that do not have the alert yet.
-fn channels_of(transition: &Transition, all: &[String]) -> Vec<String> {
-    let wanted = if transition.channels.is_empty() { all } else { &transition.channels };
-    wanted.iter().filter(|channel| !transition.delivered_to.contains(channel)).cloned().collect()
-}
-
-async fn notify(
-    worker: &AlertWorker<'_>,
-    channel: &str,
-    alert: &Alert,
-) -> std::result::Result<(), (String, PortError)> {
-    if !worker.channels.iter().any(|known| known == channel) {
-        let message = format!("no channel {channel}; configured: {}", worker.channels.join(", "));
-        return Err((channel.to_owned(), PortError::Permanent(message)));
-    }
-    worker.notifier.notify(channel, alert).await.map_err(|error| (channel.to_owned(), error))
+/// The errors of the channels that the alert names and that do not exist.
+fn unknown_channels(transition: &Transition, all: &[String]) -> Vec<String> {
+    let unknown = transition.channels.iter().filter(|channel| !all.contains(channel));
+    unknown.map(|channel| format!("{channel}: no channel {channel}; configured: {}", all.join(", "))).collect()
 }
 
 /// Marks a transition as sent if each of its channels has it or refused it permanently; otherwise schedules a retry.
-fn record_result(
+/// `all`: the names of all channels. `deliveries`: the result of each channel that the alert was for.
+pub fn record_deliveries(
     transition: &mut Transition,
-    delivery: DeliveryState,
-    errors: Vec<(String, PortError)>,
+    all: &[String],
+    deliveries: Vec<(String, Delivery)>,
     summary: &mut AlertSummary,
     now: Timestamp,
 ) {
-    let message: Vec<String> = errors.iter().map(|(channel, error)| format!("{channel}: {error}")).collect();
-    if !message.is_empty() {
-        transition.last_error = Some(message.join("; "));
+    let mut errors = unknown_channels(transition, all);
+    let mut retry_at: Option<Timestamp> = None;
+    let mut wait_until = |at: Timestamp| retry_at = Some(retry_at.map_or(at, |earlier| earlier.min(at)));
+    let (mut is_failed, mut is_digested) = (false, false);
+    let backoff = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(transition.tries)).min(BACKOFF_MAX);
+    for (channel, delivery) in deliveries {
+        match delivery {
+            Delivery::Sent | Delivery::Digested => {
+                summary.sent += 1;
+                is_digested |= matches!(delivery, Delivery::Digested);
+                transition.delivered_to.push(channel);
+            }
+            Delivery::Waits(minute) => wait_until(minute),
+            Delivery::Unsent => wait_until(saturating_add(now, BACKOFF_MIN)),
+            Delivery::Failed(error) => {
+                if matches!(error, PortError::Retry(_)) && transition.tries + 1 < TRIES_MAX {
+                    wait_until(saturating_add(now, backoff));
+                }
+                is_failed = true;
+                errors.push(format!("{channel}: {error}"));
+            }
+        }
     }
-    let again = errors.iter().any(|(_, error)| matches!(error, PortError::Retry(_)));
-    if errors.is_empty() {
-        transition.delivery = delivery;
-        return;
+    summary.digested += u32::from(is_digested);
+    transition.tries += u32::from(is_failed);
+    if !errors.is_empty() {
+        transition.last_error = Some(errors.join("; "));
     }
-    transition.tries += 1;
-    if again && transition.tries < TRIES_MAX {
+    if let Some(retry_at) = retry_at {
         summary.waiting += 1;
-        let factor = 2_u32.saturating_pow(transition.tries - 1);
-        transition.not_before = saturating_add(now, BACKOFF_MIN.saturating_mul(factor).min(BACKOFF_MAX));
+        transition.not_before = retry_at;
         return;
     }
-    summary.given_up += 1;
-    transition.delivery = if transition.delivered_to.is_empty() { DeliveryState::GivenUp } else { delivery };
-    tracing::error!(
-        alert = transition.id,
-        error = transition.last_error,
-        "alert given up: not all channels accepted it"
-    );
+    let has_errors = !errors.is_empty();
+    transition.delivery = match (has_errors && transition.delivered_to.is_empty(), is_digested) {
+        (true, _) => DeliveryState::GivenUp,
+        (false, true) => DeliveryState::Digested,
+        (false, false) => DeliveryState::Sent,
+    };
+    if has_errors {
+        summary.given_up += 1;
+        tracing::error!(
+            alert = transition.id,
+            error = transition.last_error,
+            "alert given up: not all channels accepted it"
+        );
+    }
 }

@@ -332,9 +332,8 @@ impl Collection<'_> {
                 rules: report.rules.clone(),
             };
         };
-        let rule_set = rules::choose_packs(self.packs, &job.rules, &job.command)
-            .and_then(|names| RuleSet::compile(self.packs, &names));
-        let verdict = match rule_set {
+        let chosen = rules::choose_packs(self.packs, &job.rules, &job.command);
+        let verdict = match RuleSet::compile(self.packs, &chosen.names) {
             Ok(rule_set) => rules::judge_report(report, &Limits::of(job), &rule_set),
             Err(error) => {
                 tracing::warn!(job = %job.key(), %error, "cannot load rules; judging by the runner's matches");

@@ -28,6 +28,7 @@
 
 #![warn(missing_docs)]
 
+pub mod alert_batch;
 pub mod alert_message;
 pub mod alerts;
 pub mod boot;

@@ -88,7 +88,7 @@ pub(crate) struct SweepState {
 
 pub(crate) const SWEEP: &str = "sweep";
 
-/// `alert_rate`: alerts sent in the current minute, for the rate limit over all workers.
+/// `alert_rate:CHANNEL`: messages sent to a channel in the current minute, for the rate limit over all workers.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct AlertRate {
     /// Minutes since 1970.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use domain::crontab::{FileContent, Format, Options, Place};
+use domain::document::NameReference;
 use domain::fault::{Fault, Faults, Level};
 use domain::job_files;
 use domain::job_list::JobList;
@@ -62,6 +63,7 @@ pub(crate) struct ParsedJobs {
     pub(crate) jobs: JobList,
     pub(crate) faults: Faults,
     host_zone: Option<HostZone>,
+    pub(crate) references: Vec<NameReference>,
 }
 
 /// The jobs of a file without faults.
@@ -221,7 +223,7 @@ impl JobsSource {
 
 impl ParsedJobs {
     fn new(content: FileContent, zone: HostZone, shown: &str, more: Vec<Fault>) -> ParsedJobs {
-        let FileContent { mut jobs, mut faults } = content;
+        let FileContent { mut jobs, mut faults, references } = content;
         if jobs.sorted().len() < jobs.len() {
             let mut keys = BTreeSet::new();
             jobs.retain_keys(|key| {
@@ -234,7 +236,7 @@ impl ParsedJobs {
             });
         }
         faults.0.extend(more);
-        ParsedJobs { jobs, faults, host_zone: Some(zone) }
+        ParsedJobs { jobs, faults, host_zone: Some(zone), references }
     }
 
     /// Names the zone of this host, if any job has it because its file names none.
@@ -270,7 +272,7 @@ pub(crate) fn read_valid_jobs(source: &JobsSource) -> Result<ValidJobs, Failure>
         let only_faults = parsed.faults.0.into_iter().filter(|fault| fault.level == Level::Fault).collect();
         return Err(Faults(only_faults).into());
     }
-    let ParsedJobs { jobs, faults: warnings, host_zone } = parsed;
+    let ParsedJobs { jobs, faults: warnings, host_zone, .. } = parsed;
     let former_source = source.former_name();
     Ok(ValidJobs { name: source.name(), jobs, warnings, host_zone, former_source })
 }

@@ -45,6 +45,8 @@ pub(crate) async fn api(options: &aws::Options, configuration: &Configuration) -
         token: IN_PROCESS_TOKEN.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_or_clock_bytes),
+        // Packs and channels are those of the runners and topics.
+        check_job: Arc::new(|_| Vec::new()),
         // The scheduler on AWS ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
         stop_now: Arc::new(|_, _| {}),

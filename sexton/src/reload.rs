@@ -16,6 +16,7 @@ use crate::failure::{Failure, print_error_line};
 use crate::file_states::{FileKind, FileStates, reason};
 use crate::file_watch::{Content, FileWatch, POLL_INTERVAL};
 use crate::kept_files::KeptFiles;
+use crate::known_names::replaced_packs;
 use crate::local_runner::LocalRunner;
 use crate::setup::{Setup, SinksSource};
 use crate::signals::ReloadRequests;
@@ -247,6 +248,7 @@ impl Reloader {
         for warning in &packs.warnings().0 {
             print_error_line(&warning.to_string());
         }
+        replaced_packs(&packs).iter().for_each(|note| print_error_line(note));
         (packs, all_good)
     }
 

@@ -70,7 +70,9 @@ impl StoreAlert {
         if self.read().as_ref().is_some_and(is_recent) {
             return;
         }
-        if send_without_store(&self.notifier, &key(), "store:unstored", reason, now).await {
+        let alert = send_without_store(&self.notifier, &key(), "store:unstored", reason, now).await;
+        let is_accepted = if is_running { alert.continue_in_background() } else { alert.finish().await };
+        if is_accepted {
             self.write(SentAlert { at: now, open: true });
         }
     }

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `job_files` | applies crontabs and jobs files, at the start and when they change |
 //! | `duties` | the loops around `services`: scheduler, collector, overdue, alerts, pruner |
+//! | `alert_queues` | the queue and the task of each alert channel |
 //! | `notifier` | sends alerts to the configured channels |
 //! | `stored_sources` | which files the stored jobs came from |
 //! | `sink_alerts`, `disk_alerts`, `limit_alerts` | alerts about failing sinks, a full disk, too few open files |
 //! | `file_alerts` | alerts about faulty files |
+//! | `name_alerts` | alerts about jobs that name a rule pack or an alert channel that does not exist |
 //! | `ledger_start` | opens the ledger, and settles a restored one |
 //! | `store_watch` | probes the ledger; alerts without it |
 //! | `run_output` | reads the output of runs for the API |
@@ -16,12 +18,14 @@
 //!
 //! The runner with its sinks and rules is `local_runner`, which `sexton runner` uses, too.
 
+mod alert_queues;
 mod disk_alerts;
 mod duties;
 mod file_alerts;
 mod job_files;
 mod ledger_start;
 mod limit_alerts;
+mod name_alerts;
 pub(crate) mod notifier;
 mod reserved_group;
 pub(crate) mod run_output;
@@ -48,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus_fault::BusFault;
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS, print_error_line};
 use crate::file_states::FileStates;
+use crate::known_names::check_of_api;
 use crate::local_runner::{LocalRunner, exited_message, stopped_message};
 use crate::mailer::AlertingMailer;
 use crate::print::Printer;
@@ -193,6 +198,7 @@ async fn serve(
     ledger_start::settle_restore(&ledger, &ports, &state, &options).await?;
     let states = FileStates::default();
     let reloader = tokio::task::block_in_place(|| Reloader::start(&mut setup, &states))?;
+    let channels = named.channels.clone();
     let mut files = JobFiles::new(named, &state, &ports, &states).await?;
     let mut applied = files.apply_all(&ports, &setup.packs).await?;
     applied.extend(reserved_group::report_line(&ports).await?);
@@ -206,7 +212,11 @@ async fn serve(
     let store_watch = StoreWatch::new(&ledger.store, alert, state.runner_folder());
     let give_up = store_watch.give_up.clone();
     let pulse = Arc::new(Pulse::default());
-    let console = new_console(&ports, &state, &runner, &states, token, nudge.clone(), store_watch.health.clone());
+    let known = check_of_api(runner.packs(), channels.clone());
+    let console = Console {
+        check_job: known,
+        ..new_console(&ports, &state, &runner, &states, token, nudge.clone(), store_watch.health.clone())
+    };
     let closing = stop.clone().cancelled_owned();
     let server = tokio::spawn(console::serve(listener, console::router(console), listen::server_limits(), closing));
     let duties = Duties {
@@ -231,6 +241,7 @@ async fn serve(
             tokio::spawn(limit_alerts::watch_limits(runner.clone(), ports.clone(), stop.clone())),
             tokio::spawn(disk_alerts::watch_disk(ports.clone(), notifier, state.dir.clone(), stop.clone())),
             tokio::spawn(file_alerts::watch_files(states, ports.clone(), stop.clone())),
+            tokio::spawn(name_alerts::watch_names(runner.packs(), channels, ports.clone(), stop.clone())),
             tokio::spawn(store_watch.watch(stop.clone())),
             tokio::spawn(sd_notify::feed_watchdog(pulse, stop.clone())),
         ],
@@ -322,6 +333,7 @@ fn new_console(
         token,
         clock: Arc::new(Timestamp::now),
         random: Arc::new(machine::random_or_clock_bytes),
+        check_job: Arc::new(|_| Vec::new()),
         nudge: Arc::new(move || nudge.notify_one()),
         stop_now: Arc::new(move |run_id, by| stopping.stop_run(run_id, by)),
     }

@@ -209,8 +209,13 @@ impl World {
     /// Returns the error of the service.
     pub async fn tick_alerts_over(&self, ports: &Ports) -> services::Result<alerts::AlertSummary> {
         let links = Links([("console".to_owned(), "http://console/runs/{run_id}".to_owned())].into());
-        let worker =
-            alerts::AlertWorker { notifier: &self.channel, channels: &self.channels, links: &links, name: "test" };
+        let worker = alerts::AlertWorker {
+            notifier: &self.channel,
+            channels: &self.channels,
+            links: &links,
+            name: "test",
+            limits: Default::default(),
+        };
         alerts::tick(ports, &worker, self.now()).await
     }
 
@@ -318,6 +323,7 @@ impl World {
             leaked: Vec::new(),
             rules: Vec::new(),
             rules_digest: String::new(),
+            pack_digests: Default::default(),
             excerpt: vec![line(1, "begins"), line(2, "ends")],
             outcome: if exit_code == 0 { Outcome::Succeeded } else { Outcome::Failed },
             reason: format!("exit code {exit_code}"),

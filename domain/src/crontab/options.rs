@@ -1,5 +1,6 @@
 //! How a crontab is read, and what reading it returns.
 
+use crate::document::NameReference;
 use crate::fault::Faults;
 use crate::job_list::JobList;
 use crate::zones::HostZone;
@@ -88,4 +89,6 @@ pub struct FileContent {
     pub jobs: JobList,
     /// All faults and warnings.
     pub faults: Faults,
+    /// The rule packs and alert channels that the file names, also in faulty jobs.
+    pub references: Vec<NameReference>,
 }

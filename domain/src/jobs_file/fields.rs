@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::document::{Document, Section};
+use crate::document::{Document, NamedKind, Section};
 use crate::fault::Fault;
 use crate::job::{AlertPolicy, CatchUp, Command, Concurrency, Job, JobKey, Needs, Retries};
 use crate::jobs_file::GROUP_RESERVED;
@@ -81,7 +81,7 @@ pub fn read(section: &mut Section, job: &mut Job) {
     if let Some(inner) = section.section("needs") {
         job.needs = needs(inner, job.needs);
     }
-    set(&mut job.rules, section.texts("rules"));
+    set(&mut job.rules, section.references("rules", NamedKind::RulePack));
     if let Some(inner) = section.section("alert") {
         job.alert = alert(inner, std::mem::take(&mut job.alert));
     }
@@ -203,7 +203,7 @@ fn alert(mut section: Section, earlier: AlertPolicy) -> AlertPolicy {
     let mut alert = earlier;
     set(&mut alert.after, section.integer("after", 1..=ALERT_AFTER_MAX).map(|after| after as u32));
     set_some(&mut alert.remind, limit(&mut section, "remind"));
-    set(&mut alert.channels, section.texts("channels"));
+    set(&mut alert.channels, section.references("channels", NamedKind::AlertChannel));
     section.reject_unknown_keys();
     alert
 }

@@ -274,4 +274,8 @@ pub trait Settings: Send + Sync {
 pub trait Notifier: Send + Sync {
     /// Sends to one channel. A permanent error is not retried.
     async fn notify(&self, channel: &str, alert: &Alert) -> PortResult<()>;
+    /// Bytes of a reason that the channel shows without cutting it. Chosen for channels without a known limit.
+    fn reason_bytes_max(&self, _channel: &str) -> usize {
+        16 << 10
+    }
 }

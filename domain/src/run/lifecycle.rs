@@ -295,6 +295,7 @@ mod tests {
             leaked: Vec::new(),
             rules: Vec::new(),
             rules_digest: String::new(),
+            pack_digests: Default::default(),
             excerpt,
             outcome: Outcome::Succeeded,
             reason: String::new(),

@@ -114,6 +114,7 @@ fn rule_hits() -> Vec<RuleHit> {
         first_seq: 9,
         first_line: "ERROR: x".to_owned(),
         explain: "The client printed an error and went on.".to_owned(),
+        required: None,
     }]
 }
 
@@ -141,6 +142,7 @@ fn report() -> Report {
         leaked: leaked(),
         rules: rule_hits(),
         rules_digest: "0123456789abcdef".to_owned(),
+        pack_digests: Default::default(),
         excerpt: excerpt(),
         outcome: Outcome::FalseSuccess,
         reason: "exit code 0, but line 9 matches error-line".to_owned(),

@@ -4,7 +4,7 @@ use domain::event::{Ended, Report};
 use domain::guard::FalseGuard;
 use domain::line::Stream;
 use domain::run::{ExcerptLine, JudgedOn, Outcome, OutputCounts, RuleHit, Severity};
-use rules::{ExitFacts, Limits, judge, judge_report};
+use rules::{ExitFacts, Limits, Matcher, judge, judge_report};
 
 use crate::rules_of;
 
@@ -17,6 +17,7 @@ fn hit(rule: &str, severity: Severity, first_seq: u64, explain: &str) -> RuleHit
         first_seq,
         first_line: "the line".to_owned(),
         explain: explain.to_owned(),
+        required: None,
     }
 }
 
@@ -53,11 +54,11 @@ fn exit_limits_and_hits_give_one_outcome_with_a_reason() {
         "exit code 0; warning: line 5 matches python.logged-error: \"the line\"",
     );
     check(
-        &ExitFacts { dropped_lines: 12, ..good },
+        &good,
         &plain,
         std::slice::from_ref(&missing),
         Outcome::FalseSuccess,
-        "exit code 0, but no line matches backup.finished: It never said so. (12 dropped lines were not checked)",
+        "exit code 0, but no line matches backup.finished: It never said so.",
     );
     check(
         &ExitFacts::exited(0, Duration::from_millis(400)),
@@ -90,6 +91,60 @@ fn exit_limits_and_hits_give_one_outcome_with_a_reason() {
         Outcome::Failed,
         "killed by signal 9 (SIGKILL), as the kernel does when memory is exhausted",
     );
+}
+
+#[test]
+fn a_missing_line_is_a_warning_where_lines_were_dropped_and_a_matching_one_fails_the_run() {
+    let facts = ExitFacts { dropped_lines: 12, ..ExitFacts::exited(0, Duration::from_secs(1)) };
+    let too_few =
+        RuleHit { count: 2, required: Some(3), ..hit("backup.files", Severity::Fail, 7, "Too few files were saved.") };
+    let missing = RuleHit { required: Some(1), ..hit("backup.finished", Severity::Fail, 0, "It never said so.") };
+    let verdict = judge(&facts, &Limits::DEFAULT, &[too_few.clone(), missing.clone()]);
+    assert_eq!(
+        (verdict.outcome, verdict.reason.as_str()),
+        (
+            Outcome::Succeeded,
+            "exit code 0; warning: only 2 of 3 required lines match backup.files (and 1 more rule): \
+             Too few files were saved.; 12 dropped lines were not checked"
+        )
+    );
+    assert!(verdict.hits.iter().all(|hit| hit.severity == Severity::Warn), "{verdict:?}");
+    // An older runner does not name the rule's kind, but its line number.
+    let old = RuleHit { required: None, ..missing.clone() };
+    assert_eq!(judge(&facts, &Limits::DEFAULT, &[old]).outcome, Outcome::Succeeded);
+    let traceback = hit("python.traceback", Severity::Fail, 812, "");
+    let verdict = judge(&facts, &Limits::DEFAULT, &[missing, traceback]);
+    assert_eq!(verdict.outcome, Outcome::FalseSuccess);
+    assert_eq!(verdict.reason, "exit code 0, but line 812 matches python.traceback: \"the line\"");
+    let whole = ExitFacts { dropped_lines: 0, ..facts };
+    let verdict = judge(&whole, &Limits::DEFAULT, &[too_few]);
+    assert_eq!(verdict.outcome, Outcome::FalseSuccess);
+    let reason = "exit code 0, but only 2 of 3 required lines match backup.files: Too few files were saved.";
+    assert_eq!(verdict.reason, reason);
+}
+
+/// The runner matches whole lines; its report has at most 1 KiB of each.
+#[test]
+fn cut_lines_change_no_verdict_where_runner_and_collector_have_different_rules() {
+    let text = "[[rule]]\nid = \"end\"\npattern = 'error$'\n\
+                [[rule]]\nid = \"unless\"\npattern = '^begin'\nunless = 'fine$'\n\
+                [[rule]]\nid = \"done\"\nrequire = 'complete$'\n";
+    let (own, newer) = (rules_of(text), rules_of(&format!("{text}[[rule]]\nid = \"new\"\npattern = 'boom'\n")));
+    let (long, cut) = ("x".repeat(2_000), format!("begin {}…", "x".repeat(1_012)));
+    let lines = [format!("{long} error"), format!("begin {long} fine"), format!("{long} complete")];
+    let printed: Vec<(Stream, &[u8])> = lines.iter().map(|line| (Stream::Stdout, line.as_bytes())).collect();
+    let block = crate::block(1, &printed);
+    let mut matcher = Matcher::new(own.clone());
+    matcher.feed(&block);
+    let names = |hits: &[RuleHit]| hits.iter().map(|hit| hit.rule.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&matcher.hits()), ["end"]);
+    let mut report = report("old", matcher.hits(), &[cut.as_str(), cut.as_str(), cut.as_str()], 3);
+    let verdict = judge_report(&report, &Limits::DEFAULT, &newer);
+    assert_eq!((names(&verdict.hits), verdict.judged_on), (vec!["end".to_owned()], JudgedOn::Excerpt));
+    // A pack that both have is judged by the runner's matches, although another pack differs.
+    report.pack_digests = own.pack_digests().clone();
+    let verdict = judge_report(&report, &Limits::DEFAULT, &own);
+    assert_eq!((names(&verdict.hits), verdict.judged_on), (vec!["end".to_owned()], JudgedOn::All));
 }
 
 #[test]
@@ -142,6 +197,7 @@ fn report(digest: &str, hits: Vec<RuleHit>, excerpt: &[&str], last_seq: u64) -> 
         leaked: Vec::new(),
         rules: hits,
         rules_digest: digest.to_owned(),
+        pack_digests: Default::default(),
         excerpt: excerpt.iter().enumerate().map(line).collect(),
         outcome: Outcome::Succeeded,
         reason: String::new(),

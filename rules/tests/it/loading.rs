@@ -153,7 +153,7 @@ fn check_choice(wanted: &[&str], command: &str, expected: &[&str]) {
     packs
         .add("p.toml", "name = \"postgres\"\nsuggest = [\"pg_*\"]\n[[rule]]\nid = \"x\"\npattern = 'x'\n")
         .expect("added");
-    let chosen = choose_packs(&packs, &names(wanted), &Command::Shell(command.to_owned())).expect("known names");
+    let chosen = choose_packs(&packs, &names(wanted), &Command::Shell(command.to_owned())).names;
     assert_eq!(chosen, expected, "{command}");
 }
 
@@ -167,17 +167,55 @@ fn packs_are_chosen_by_name_and_by_the_programs_of_the_command() {
     check_choice(&["python"], "true", &["python"]);
     check_choice(&[], "python3 x.py", &[]);
     let packs = Packs::builtin();
-    let argv = |words: &[&str]| choose_packs(&packs, &names(&["auto"]), &Command::Argv(names(words))).expect("known");
+    let argv = |words: &[&str]| choose_packs(&packs, &names(&["auto"]), &Command::Argv(names(words))).names;
     assert_eq!(argv(&["/usr/bin/rsync", "-a"]), ["default"]);
     assert_eq!(argv(&["/srv/run.sh"]), ["default", "shell"]);
     assert_eq!(argv(&["env", "python3", "-m", "x"]), ["default", "python"]);
 }
 
 #[test]
+fn a_pack_without_suggest_is_for_every_job_with_auto() {
+    let mut packs = Packs::builtin();
+    for (name, suggest) in [
+        ("everywhere", ""),
+        ("named-only", "suggest = []\n"),
+        ("restic", "suggest = [\"restic\"]\n"),
+        ("shell", "suggest = []\n"),
+        ("python", ""),
+    ] {
+        let text = format!("name = \"{name}\"\n{suggest}[[rule]]\nid = \"{name}.x\"\npattern = 'x'\n");
+        packs.add(&format!("{name}.toml"), &text).expect("added");
+    }
+    let chosen = |wanted: &[&str], command: &str| {
+        choose_packs(&packs, &names(wanted), &Command::Shell(command.to_owned())).names
+    };
+    assert_eq!(chosen(&["auto"], "true"), ["default", "everywhere", "python"]);
+    assert_eq!(chosen(&["auto"], "restic backup"), ["default", "everywhere", "python", "restic"]);
+    assert_eq!(chosen(&["named-only", "auto"], "true"), ["named-only", "default", "everywhere", "python"]);
+    assert_eq!(chosen(&["restic"], "true"), ["restic"]);
+    assert!(chosen(&[], "restic").is_empty());
+    let replacing: Vec<&str> = packs.replacing_built_in().map(|pack| pack.name.as_str()).collect();
+    assert_eq!(replacing, ["python", "shell"]);
+}
+
+#[test]
+fn a_job_with_an_unknown_pack_keeps_its_other_packs() {
+    let command = Command::Shell("python3 x.py".to_owned());
+    let chosen = choose_packs(&Packs::builtin(), &names(&["absent", "auto", "defualt"]), &command);
+    assert_eq!(chosen.names, ["default", "python", "shell"]);
+    let unknown: Vec<String> = chosen.unknown.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        unknown,
+        ["no rule pack `absent`; known are default, python, shell", "no rule pack `defualt`; did you mean `default`?"]
+    );
+}
+
+#[test]
 fn an_unknown_pack_is_refused_with_the_nearest_name() {
     let message = |name: &str| {
         let chosen = choose_packs(&Packs::builtin(), &names(&[name]), &Command::Shell("true".to_owned()));
-        chosen.expect_err("unknown").to_string()
+        assert!(chosen.names.is_empty());
+        chosen.unknown[0].to_string()
     };
     assert_eq!(message("pyhton"), "no rule pack `pyhton`; did you mean `python`?");
     assert_eq!(message("mainframe-cobol"), "no rule pack `mainframe-cobol`; known are default, python, shell");
@@ -205,8 +243,8 @@ proptest! {
     fn no_command_makes_the_choice_of_packs_panic(text in "(?s).{0,120}", shellish in r#"[a-z ;|&()<>"'`$\\={}#!\n-]{0,80}"#) {
         let packs = Packs::builtin();
         for text in [text, shellish] {
-            choose_packs(&packs, &names(&["auto"]), &Command::Shell(text.clone())).expect("auto always works");
-            choose_packs(&packs, &names(&["auto"]), &Command::Argv(vec!["env".to_owned(), text])).expect("auto always works");
+            choose_packs(&packs, &names(&["auto"]), &Command::Shell(text.clone()));
+            choose_packs(&packs, &names(&["auto"]), &Command::Argv(vec!["env".to_owned(), text]));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::alert::{AlertKind, DeliveryState};
 use domain::job::Job;
-use services::alerts::TRIES_MAX;
+use services::alerts::{AlertSummary, TRIES_MAX};
 
 use crate::faulty::{Faulty, Moment, Plan};
 use crate::world::{World, job};
@@ -146,12 +146,8 @@ async fn forty_alerts_at_once_become_one_digest() {
     let alerts = world.send_alerts().await;
     assert_eq!(alerts.len(), 1);
     assert_eq!((alerts[0].kind, alerts[0].count, alerts[0].group.as_str()), (AlertKind::Digest, 40, "db"));
-    assert!(
-        alerts[0].reason.starts_with("40 alerts at once: 40 failed; db/job-00, db/job-01,"),
-        "{}",
-        alerts[0].reason
-    );
-    assert!(alerts[0].reason.ends_with("and 30 more"));
+    let jobs: Vec<String> = (0..40).map(|number| format!("db/job-{number:02}")).collect();
+    assert_eq!(alerts[0].reason, format!("40 alerts at once: 40 failed: {}", jobs.join(", ")));
     let transitions = world.ports.alerts.list(None, 100).await.unwrap().records;
     assert!(transitions.iter().all(|transition| transition.delivery == DeliveryState::Digested));
 }
@@ -169,18 +165,64 @@ async fn alerts_beyond_the_limits_of_a_minute_wait_for_the_next() {
             })
             .collect(),
     };
-    world.ports.alerts.raise(&step(0, 8)).await.unwrap();
-    assert_eq!(world.tick_alerts().await.sent, 8);
-    world.ports.alerts.raise(&step(8, 16)).await.unwrap();
+    for from in [0, 5] {
+        world.ports.alerts.raise(&step(from, from + 5)).await.unwrap();
+        assert_eq!(world.tick_alerts().await, AlertSummary { sent: 5, ..AlertSummary::default() });
+    }
+    // The ten messages of the minute are used up.
+    world.ports.alerts.raise(&step(10, 12)).await.unwrap();
     let summary = world.tick_alerts().await;
-    assert_eq!((summary.sent, summary.digested), (1, 8));
-    world.ports.alerts.raise(&step(16, 24)).await.unwrap();
+    assert_eq!((summary.sent, summary.digested), (2, 2), "two alerts, of which a digest is one message");
+    assert_eq!(world.channel.sent.lock().unwrap().len(), 11);
+    world.ports.alerts.raise(&step(12, 15)).await.unwrap();
     let summary = world.tick_alerts().await;
-    assert_eq!((summary.sent, summary.waiting), (0, 8));
+    assert_eq!((summary.sent, summary.waiting), (0, 3));
     world.pass(59);
     assert_eq!(world.tick_alerts().await.sent, 0);
     world.pass(1);
-    assert_eq!(world.tick_alerts().await.sent, 8);
+    assert_eq!(world.tick_alerts().await.sent, 3);
+}
+
+#[tokio::test]
+async fn a_digest_is_about_one_group_and_a_storm_over_many_groups_stays_within_the_limit() {
+    let world = World::new("2026-11-23T08:00:00Z");
+    let raise = async |groups: u32, jobs: u32| {
+        let transitions = (0..groups * jobs)
+            .map(|number| {
+                let key = domain::job::JobKey::new(format!("g{:02}", number % groups), format!("job-{number}"));
+                let id = format!("{}:{key}", world.now());
+                domain::alert::Transition::new(id, AlertKind::Missed, &key, "not started in time", world.now())
+            })
+            .collect();
+        world.ports.alerts.raise(&domain::ports::AlertStep { state: None, transitions }).await.unwrap();
+        let alerts = world.send_alerts().await;
+        alerts.iter().map(|alert| (alert.group.clone(), alert.count)).collect::<Vec<_>>()
+    };
+    assert_eq!(raise(3, 4).await, [("g00".to_owned(), 4), ("g01".to_owned(), 4), ("g02".to_owned(), 4)]);
+    world.pass(60);
+    assert_eq!(raise(12, 2).await, [(String::new(), 24)]);
+    world.pass(60);
+    // Each group has one alert, so a digest would show less.
+    assert_eq!(raise(6, 1).await.len(), 6);
+}
+
+#[tokio::test]
+async fn a_digest_names_as_many_jobs_as_the_channel_accepts_and_counts_the_others() {
+    let world = World::new("2026-11-23T08:00:00Z");
+    let transition = |number: u32, kind| {
+        let key = crate::world::key(&format!("a-job-with-a-rather-long-name-{number:05}"));
+        domain::alert::Transition::new(format!("{kind:?}{number}"), kind, &key, "exit code 1", world.now())
+    };
+    let failed = (0..2_000).map(|number| transition(number, AlertKind::Failed));
+    let missed = (2_000..2_010).map(|number| transition(number, AlertKind::Missed));
+    let transitions = failed.chain(missed).collect();
+    world.ports.alerts.raise(&domain::ports::AlertStep { state: None, transitions }).await.unwrap();
+    let alert = world.send_alerts().await.remove(0);
+    assert_eq!(alert.count, 2_010);
+    assert!((15 << 10..=16 << 10).contains(&alert.reason.len()), "{}", alert.reason.len());
+    let named = alert.reason.matches("db/").count();
+    let ending = format!(" and {} more; 10 missed and 10 more", 2_000 - named);
+    assert!(alert.reason.ends_with(&ending), "{}", &alert.reason[alert.reason.len() - 100..]);
 }
 
 #[tokio::test]
@@ -222,4 +264,12 @@ async fn an_unknown_channel_is_recorded_and_not_retried() {
     let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
     assert_eq!(transition.delivery, DeliveryState::Sent);
     assert_eq!(transition.last_error.as_deref(), Some("absent: no channel absent; configured: oncall"));
+}
+
+#[tokio::test]
+async fn an_alert_none_of_whose_channels_exists_goes_to_all_channels() {
+    let world = world_with_job(|job| job.alert.channels = vec!["absent".to_owned()]).await;
+    assert_eq!(alerts_after_exits(&world, &[1]).await[0], [AlertKind::Failed]);
+    let transition = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0);
+    assert_eq!((transition.delivery, transition.delivered_to), (DeliveryState::Sent, vec!["oncall".to_owned()]));
 }

@@ -18,8 +18,9 @@ use sinks::check::CHECK_GROUP;
 use crate::cli::check_sources::{check_jobs, served_sources};
 use crate::client::{AwsArguments, block_on};
 use crate::configuration::load_policy;
-use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
+use crate::failure::{FAILED, Failure, Outcome, SUCCESS, print_error_line};
 use crate::jobs_source::{JobsSource, Purpose};
+use crate::known_names::replaced_packs;
 use crate::print::Printer;
 use crate::setup::{Overrides, Setup};
 use crate::source_list::{ExpandedSources, SourceList};
@@ -99,6 +100,9 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     let examples = setup.packs.check_examples();
     let examples = if examples.has_faults() { Err(examples.to_string()) } else { Ok("all examples pass".to_owned()) };
     findings.print("rules", &packs.join(", "), examples)?;
+    for note in replaced_packs(&setup.packs) {
+        print_error_line(&note);
+    }
     block_on(async {
         if let Some(options) = &installation {
             check_aws(options, &arguments.group, &setup.configuration.runner.groups, &mut findings).await?;

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use services::commands::{AppliedFile, ApplyOptions, Difference, apply_file};
 
 use crate::client::{ApiRequest, Client, ServerArguments};
-use crate::job_warnings::unknown_names;
 use crate::jobs_source::{JobsSource, read_valid_jobs};
+use crate::known_names::KnownNames;
 use crate::setup::Setup;
 
 /// Checks one file. `stored`: the ledger of this machine, where there is one.
@@ -24,7 +24,7 @@ pub(super) async fn check_jobs(
 ) -> Result<String, String> {
     let read = read_valid_jobs(source).map_err(|failure| failure.messages().join("; "))?;
     let channels: Vec<String> = setup.configuration.channels.iter().map(|channel| channel.name.clone()).collect();
-    let unknown = unknown_names(&read.jobs, &setup.packs, &channels);
+    let unknown = KnownNames { packs: &setup.packs, channels: Some(&channels) }.problems_of_all(&read.jobs);
     if !unknown.is_empty() {
         return Err(unknown.join("; "));
     }

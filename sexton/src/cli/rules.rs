@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use domain::run::{Outcome as RunOutcome, Severity};
-use rules::{Packs, RuleSet, TestMatch, test_run};
+use rules::pack::Expectation;
+use rules::{Pack, Packs, RuleSet, TestMatch, test_run};
 use serde_json::json;
 
 use crate::configuration::load_packs;
-use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
+use crate::failure::{FAILED, Failure, Outcome, SUCCESS, print_error_line};
+use crate::known_names::replaced_packs;
 use crate::print::Printer;
 use crate::text_table::{Column, Table};
 
@@ -80,20 +82,30 @@ fn list(arguments: ListArguments) -> Outcome {
         if arguments.json {
             let rules: Vec<&str> = pack.rules.iter().map(|rule| rule.id.as_str()).collect();
             out.print_json(&json!({
-                "pack": pack.name, "description": pack.description, "file": pack.file, "suggest": pack.suggest,
-                "rules": rules,
+                "pack": pack.name, "description": pack.description, "file": pack.file,
+                "suggest": pack.suggest.as_deref().unwrap_or_default(), "for": jobs_of(pack), "rules": rules,
             }))?;
         } else {
-            let suggest = pack.suggest.join(" ");
             let rules = pack.rules.len().to_string();
-            table.add_row(vec![pack.name.clone(), rules, suggest, pack.file.clone(), pack.description.clone()]);
+            let row = [pack.name.clone(), rules, jobs_of(pack), pack.file.clone(), pack.description.clone()];
+            table.add_row(row.to_vec());
         }
     }
     if !arguments.json {
         out.print_table(&table)?;
     }
     out.finish()?;
+    replaced_packs(&packs).iter().for_each(|note| print_error_line(note));
     Ok(SUCCESS)
+}
+
+/// The jobs with `auto` that the pack applies to.
+fn jobs_of(pack: &Pack) -> String {
+    match &pack.suggest {
+        None => "every job".to_owned(),
+        Some(globs) if globs.is_empty() => "jobs that name it".to_owned(),
+        Some(globs) => globs.join(" "),
+    }
 }
 
 fn test(arguments: TestArguments) -> Outcome {
@@ -136,17 +148,28 @@ fn test(arguments: TestArguments) -> Outcome {
 
 fn show_match(out: &mut Printer, json: bool, found: &TestMatch<'_>) -> Result<(), Failure> {
     let text: String = String::from_utf8_lossy(found.text).chars().take(MATCH_CHARS_MAX).collect();
+    let is_required = found.expectation == Expectation::Match;
+    // A required line is none that fails the run, and neither is one of too few.
+    let severity = (!is_required && found.count >= found.at_least).then_some(found.severity);
     if json {
         return out.print_json(&json!({
-            "line": found.line, "rule": found.rule, "pack": found.pack, "severity": found.severity, "text": text,
+            "line": found.line, "rule": found.rule, "pack": found.pack, "severity": severity, "required": is_required,
+            "count": found.count, "at_least": found.at_least, "text": text,
         }));
     }
-    let severity = match found.severity {
-        Severity::Fail => "fail",
-        Severity::Warn => "warn",
+    let count = if found.count < found.at_least || (is_required && found.at_least > 1) {
+        format!("{} of {} ", found.count, found.at_least)
+    } else {
+        String::new()
+    };
+    let effect = match severity {
+        Some(Severity::Fail) => "fail ",
+        Some(Severity::Warn) => "warn ",
+        None if is_required => "required ",
+        None => "",
     };
     let shown: String = text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-    out.print_line(&format!("{}: {severity} {}: {shown}", found.line, found.rule))
+    out.print_line(&format!("{}: {effect}{count}{}: {shown}", found.line, found.rule))
 }
 
 /// The named packs; otherwise those of `--rules`; otherwise the default of jobs.

@@ -5,18 +5,21 @@ use std::path::PathBuf;
 
 use clap::Args;
 use domain::fault::{Fault, Level};
-use domain::job::Job;
+use domain::job::{Job, JobKey};
 use domain::plan;
 use domain::schedule::{Context, Firing, Schedule, ScheduleKind};
 use domain::units::{format_count, format_duration};
 use domain::zones::{LOCAL, zone_named};
 use jiff::Timestamp;
+use rules::Packs;
 use serde::Serialize;
 
 use crate::cli::firing_lines::{self, FiringLine};
+use crate::configuration::{Configuration, load_packs};
 use crate::failure::{Failure, Outcome, SUCCESS, USAGE, print_error_line};
 use crate::host_zone;
 use crate::jobs_source::{JobsSource, Purpose};
+use crate::known_names::{KnownNames, replaced_packs};
 use crate::mailer::mail_note;
 use crate::print::{self, OutputFormat, Printer, parse_instant};
 use crate::shared_names::JobOwners;
@@ -122,6 +125,13 @@ pub(crate) struct LintArguments {
     /// The crontab has a user column, like /etc/crontab
     #[arg(long)]
     system: bool,
+    /// Rule pack or directory of rule packs that jobs may name; can be repeated
+    #[arg(long, value_name = "PATH")]
+    rules: Vec<PathBuf>,
+    /// Configuration file with the rule packs and alert channels that jobs may name; without it, alert channels are not
+    /// checked
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -202,7 +212,20 @@ fn read_all_jobs(named: Vec<JobsSource>) -> Result<Vec<Job>, Failure> {
     Ok(read.iter().flat_map(|file| file.jobs.iter()).collect())
 }
 
+/// The packs of `--rules` and `--config`, and the channels of `--config`.
+fn read_names(arguments: &LintArguments) -> Result<(Packs, Option<Vec<String>>), Failure> {
+    let configuration = arguments.config.as_deref().map(|path| Configuration::load(Some(path))).transpose()?;
+    let configured = configuration.as_ref().map(|configuration| configuration.rules.clone()).unwrap_or_default();
+    let packs = load_packs(&[configured, arguments.rules.clone()].concat())?;
+    let names = |configuration: Configuration| {
+        configuration.channels.into_iter().map(|channel| channel.name).collect::<Vec<String>>()
+    };
+    Ok((packs, configuration.map(names)))
+}
+
 pub(crate) fn lint(arguments: LintArguments) -> Outcome {
+    let (packs, channels) = read_names(&arguments)?;
+    let known = KnownNames { packs: &packs, channels: channels.as_deref() };
     let ExpandedSources { sources, warnings, failures } =
         SourceList::new(named_sources(arguments.files, arguments.system)).expand();
     let mut found: Vec<Fault> = failures.into_iter().chain(warnings).collect();
@@ -211,7 +234,15 @@ pub(crate) fn lint(arguments: LintArguments) -> Outcome {
     for (index, source) in sources.iter().enumerate() {
         let mut parsed = source.parse_or_fault();
         zones.extend(parsed.zone_note());
-        found.append(&mut parsed.faults.0);
+        let unknown = parsed.references.iter().filter_map(|name| known.fault(&source.shown_name(), name));
+        let mut faults = [std::mem::take(&mut parsed.faults.0), unknown.collect()].concat();
+        faults.sort_by_key(|fault| fault.line);
+        found.append(&mut faults);
+        if !parsed.references.is_empty() {
+            let unknown: BTreeSet<JobKey> =
+                parsed.jobs.iter().filter(|job| !known.unknown_of(job).is_empty()).map(|job| job.key()).collect();
+            parsed.jobs.retain_keys(|key| !unknown.contains(key));
+        }
         found.extend(owners.claim(source, &mut parsed.jobs, index + 1 == sources.len()));
         jobs += parsed.jobs.len();
         note = note.or_else(|| mail_note(&parsed.jobs));
@@ -235,6 +266,9 @@ pub(crate) fn lint(arguments: LintArguments) -> Outcome {
         }
         if let Some(note) = note {
             out.print_line(note)?;
+        }
+        for note in replaced_packs(&packs) {
+            out.print_line(&note)?;
         }
         out.print_line(&format!(
             "{}, {}, {}",

@@ -66,7 +66,7 @@ impl DiskAlerts {
     async fn check_disk(
         &mut self,
         ports: &Ports,
-        notifier: &ChannelNotifier,
+        notifier: &Arc<ChannelNotifier>,
         folder: &Path,
         now: Timestamp,
     ) -> PortResult<()> {
@@ -80,7 +80,8 @@ impl DiskAlerts {
         let reason = reason(outcome, folder, space);
         let recorded = self.record_change(ports, outcome, &reason, now).await;
         if recorded.is_err() && outcome == Outcome::Failed && !self.sent_unrecorded {
-            self.sent_unrecorded = send_without_store(notifier, &key(), "disk:unstored", &reason, now).await;
+            let alert = send_without_store(notifier, &key(), "disk:unstored", &reason, now).await;
+            self.sent_unrecorded = alert.continue_in_background();
         }
         recorded
     }

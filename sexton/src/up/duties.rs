@@ -8,11 +8,12 @@ use domain::ports::Ports;
 use jiff::Timestamp;
 use keeper::crash;
 use services::pruner::RetentionPolicy;
-use services::{Links, alerts, boot, collector, liveness, overdue, pruner, release, scheduler, sweep};
+use services::{Links, boot, collector, liveness, overdue, pruner, release, scheduler, sweep};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::alert_queues::AlertQueues;
 use super::notifier::ChannelNotifier;
 use crate::configuration::HistorySection;
 use crate::local_runner::SharedPacks;
@@ -21,7 +22,7 @@ use crate::sd_notify::Pulse;
 /// Longest wait of the collector for a report. Chosen: short, so that a stop takes effect soon.
 const REPORT_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Interval of sending alerts; a run that ends triggers it immediately. Chosen, not measured.
+/// Interval of queueing alerts; a run that ends triggers it immediately. Chosen, not measured.
 const ALERT_INTERVAL: Duration = Duration::from_secs(5);
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -51,11 +52,13 @@ pub(crate) struct Duties {
 /// The running loops.
 pub(crate) struct RunningDuties {
     tasks: Vec<JoinHandle<()>>,
+    channel_tasks: Vec<JoinHandle<()>>,
     duties: Arc<DutyContext>,
 }
 
 struct DutyContext {
     duties: Duties,
+    alerts: AlertQueues,
     /// A run ended: an alert may be due.
     alert_due: Notify,
     /// A run ended: a held run may be due.
@@ -87,7 +90,7 @@ impl Duty {
         match self {
             Duty::Scheduler => run_scheduler(context).await,
             Duty::Collector => run_collector(context, REPORT_WAIT_MAX).await.map(|_| NextCall::AtOnce),
-            Duty::Alerts => send_alerts(context).await,
+            Duty::Alerts => queue_alerts(context).await,
             Duty::Overdue => run_overdue(context).await,
             Duty::Release => run_release(context).await,
             Duty::Pruner => run_pruner(context).await,
@@ -112,9 +115,12 @@ pub(crate) fn retention_policy(history: &HistorySection) -> RetentionPolicy {
 
 impl Duties {
     pub(crate) fn start(self) -> RunningDuties {
-        let context = Arc::new(DutyContext { duties: self, alert_due: Notify::new(), release_due: Notify::new() });
+        let alerts = AlertQueues::new(self.ports.clone(), self.notifier.clone(), self.links.clone());
+        let channel_tasks = alerts.start();
+        let (alert_due, release_due) = (Notify::new(), Notify::new());
+        let context = Arc::new(DutyContext { duties: self, alerts, alert_due, release_due });
         let tasks = Duty::ALL.into_iter().map(|duty| tokio::spawn(run_duty(duty, context.clone()))).collect();
-        RunningDuties { tasks, duties: context }
+        RunningDuties { tasks, channel_tasks, duties: context }
     }
 }
 
@@ -137,9 +143,7 @@ impl RunningDuties {
                 }
             }
         }
-        if let Err(error) = send_alerts(&self.duties).await {
-            tracing::warn!(%error, "sending the last alerts failed; the next start sends them");
-        }
+        self.duties.alerts.close(self.channel_tasks).await;
     }
 }
 
@@ -229,14 +233,8 @@ async fn run_collector(context: &DutyContext, wait: Duration) -> services::Resul
     Ok(summary)
 }
 
-async fn send_alerts(context: &DutyContext) -> services::Result<NextCall> {
-    let Duties { ports, notifier, links, .. } = &context.duties;
-    let channels = notifier.channel_names();
-    let worker = alerts::AlertWorker { notifier: notifier.as_ref(), channels: &channels, links, name: "up" };
-    let summary = alerts::tick(ports, &worker, Timestamp::now()).await?;
-    if summary.given_up > 0 {
-        tracing::error!(alerts = summary.given_up, "alerts given up: not all channels accepted them");
-    }
+async fn queue_alerts(context: &DutyContext) -> services::Result<NextCall> {
+    context.alerts.advance(Timestamp::now()).await?;
     Ok(NextCall::After(ALERT_INTERVAL))
 }
 

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::file_alerts::alert_lost_jobs;
+use super::name_alerts;
 use super::sample;
 use super::stored_sources::{
     IncompleteSources, NAMED_JOBS_MAX, StoredKeys, stored_jobs_by_source, stored_keys_by_source,
@@ -29,8 +30,8 @@ use crate::failure::{Failure, print_error_line};
 use crate::file_states::{FileKind, FileStates, reason};
 use crate::file_watch::{Content, FileWatch, POLL_INTERVAL};
 use crate::host_zone::HostZoneWatch;
-use crate::job_warnings::unknown_names;
 use crate::jobs_source::{JobsSource, ParsedJobs, Purpose};
+use crate::known_names::KnownNames;
 use crate::local_runner::SharedPacks;
 use crate::shared_names::NameClaims;
 use crate::signals::ReloadRequests;
@@ -350,12 +351,16 @@ impl JobFiles {
             incomplete.insert(&name, ports).await?;
         }
         warnings.iter().for_each(|warning| print_error_line(&warning.to_string()));
-        for warning in tokio::task::block_in_place(|| unknown_names(&parsed.jobs, packs, &self.channels)) {
-            print_error_line(&format!("{}: warning: {warning}", source.shown_name()));
+        let known = KnownNames { packs, channels: Some(&self.channels) };
+        for problem in known.problems_of_all(&parsed.jobs) {
+            print_error_line(&format!("{}: warning: {problem}", source.shown_name()));
         }
         let keys = self.claims.hashes(&parsed.jobs);
         let shared = self.refuse_shared_jobs(source, &mut parsed, ports).await?;
         let difference = self.store_jobs(source, &parsed, ports).await?;
+        name_alerts::alert_problems(ports, &known, &parsed.jobs, Timestamp::now())
+            .await
+            .map_err(|error| Failure::failed(error.to_string()))?;
         self.claims.set(&self.sources, source, Some(keys));
         if !faults.is_empty() {
             return Ok(Applied::Part { jobs, faults: [faults, shared].concat() });

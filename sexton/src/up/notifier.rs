@@ -1,5 +1,7 @@
 //! Sends alerts through the configured channels; without channels, writes them to Sexton's own log.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use channels::Channels;
 use domain::alert::wording::{headline, reason};
@@ -10,6 +12,7 @@ use jiff::Timestamp;
 use keeper::crash;
 use services::Links;
 use services::alert_message::build_alert;
+use tokio::task::JoinSet;
 
 /// Name of the channel that is used when none is configured: alerts are logged.
 const LOG_CHANNEL: &str = "log";
@@ -33,25 +36,54 @@ impl ChannelNotifier {
     }
 }
 
-/// Sends an alert about a system job through every channel, without a record in the store. Returns whether a channel
-/// accepted it.
+/// An alert that is being sent to all channels at once, without a record in the store.
+pub(crate) struct UnstoredAlert {
+    /// A channel accepted it.
+    pub(crate) is_accepted: bool,
+    rest: JoinSet<bool>,
+}
+
+impl UnstoredAlert {
+    /// Leaves the channels without an answer to their tasks: one that hangs delays no caller.
+    pub(crate) fn continue_in_background(mut self) -> bool {
+        self.rest.detach_all();
+        self.is_accepted
+    }
+
+    /// Waits for all channels, because the process exits afterwards.
+    pub(crate) async fn finish(self) -> bool {
+        self.is_accepted | self.rest.join_all().await.contains(&true)
+    }
+}
+
+/// Sends an alert about a system job through every channel, without a record in the store. Returns when a channel
+/// accepted it, or all have failed.
 pub(crate) async fn send_without_store(
-    notifier: &ChannelNotifier,
+    notifier: &Arc<ChannelNotifier>,
     key: &JobKey,
     id: &str,
     reason: &str,
     now: Timestamp,
-) -> bool {
+) -> UnstoredAlert {
     let transition = Transition::new(id.to_owned(), AlertKind::Failed, key, reason, now);
-    let alert = build_alert(&transition, None, &Links::default());
-    let mut sent = false;
+    let alert = Arc::new(build_alert(&transition, None, &Links::default()));
+    let mut rest = JoinSet::new();
     for channel in notifier.channel_names() {
-        match notifier.notify(&channel, &alert).await {
-            Ok(()) => sent = true,
-            Err(error) => tracing::error!(%error, channel, job = %key, "cannot send an alert"),
+        let (notifier, alert) = (notifier.clone(), alert.clone());
+        rest.spawn(async move {
+            let sent = notifier.notify(&channel, &alert).await;
+            if let Err(error) = &sent {
+                tracing::error!(%error, channel, job = %alert.job, "cannot send an alert");
+            }
+            sent.is_ok()
+        });
+    }
+    while let Some(sent) = rest.join_next().await {
+        if sent.is_ok_and(|accepted| accepted) {
+            return UnstoredAlert { is_accepted: true, rest };
         }
     }
-    sent
+    UnstoredAlert { is_accepted: false, rest }
 }
 
 #[async_trait]
@@ -65,5 +97,9 @@ impl Notifier for ChannelNotifier {
         let sent = self.channels.send(channel, alert).await;
         crash::point("alerted");
         sent
+    }
+
+    fn reason_bytes_max(&self, channel: &str) -> usize {
+        self.channels.reason_bytes_max(channel)
     }
 }

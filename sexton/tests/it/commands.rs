@@ -1,5 +1,7 @@
 //! Subcommands that need no server.
 
+use serde_json::Value;
+
 use crate::driver::{Folder, command, sexton, sexton_with_input};
 
 #[track_caller]
@@ -147,6 +149,44 @@ fn rules_test_prints_matching_lines_and_the_verdict() {
     sexton_with_input(&["rules", "test", "--rules", &pack], b"done\n").expect(0);
     let records = sexton_with_input(&["rules", "test", "--rules", &pack, "--json"], b"done\n").expect(0).records();
     assert_eq!(records.last().expect("a verdict")["verdict"], "succeeded");
+    assert_eq!((&records[0]["severity"], &records[0]["required"]), (&Value::Null, &true.into()), "{records:?}");
+}
+
+#[test]
+fn rules_test_states_the_effect_of_each_line() {
+    let folder = Folder::new();
+    let pack = folder.write(
+        "mine.toml",
+        "name = \"mine\"\n[[rule]]\nid = \"retry\"\npattern = '^retry'\nat_least = 3\n\
+         [[rule]]\nid = \"odd\"\npattern = '^odd'\nseverity = \"warn\"\n\
+         [[rule]]\nid = \"saved\"\nrequire = '^saved'\nat_least = 2\n",
+    );
+    let tried = |text: &str, code| {
+        let output = sexton_with_input(&["rules", "test", "--rules", &pack], text.as_bytes()).expect(code);
+        output.text().lines().map(str::to_owned).collect::<Vec<String>>()
+    };
+    assert_eq!(
+        tried("retry a\nodd\nsaved x\nretry b\nsaved y\n", 0),
+        [
+            "1: 1 of 3 retry: retry a",
+            "2: warn odd: odd",
+            "3: required 1 of 2 saved: saved x",
+            "4: 2 of 3 retry: retry b",
+            "5: required 2 of 2 saved: saved y",
+            "verdict for exit 0: succeeded: exit code 0; warning: line 2 matches odd: \"odd\"",
+        ]
+    );
+    assert_eq!(
+        tried("retry a\nsaved x\nretry b\nretry c\n", 1)[3..],
+        [
+            "4: fail retry: retry c",
+            "verdict for exit 0: false_success: exit code 0, but line 1 and 2 more match retry (and 1 more rule): \
+             \"retry a\"",
+        ]
+    );
+    let last = tried("saved x\n", 1).pop().expect("a verdict");
+    let reason = "exit code 0, but only 1 of 2 required lines match saved: Too few lines match ^saved.";
+    assert_eq!(last, format!("verdict for exit 0: false_success: {reason}"));
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! | `text`, `json` and others | nothing, except that a first line `# NAME` writes it as a file |
 //!
 //! NAME chooses the reader: `sexton.toml` and `sinks.toml` (`up` starts with them), `policy.toml` (`up` starts with a
-//! runner that has it), `jobs.toml` and `crontab` (`lint` finds no fault), `packs/NAME.toml` (`rules test` reads
+//! runner that has it), `jobs.toml` and `crontab` (`lint` finds no fault, with the packs of the page), `packs/NAME.toml` (`rules test` reads
 //! it and its examples pass). Other names are only written. A name may occur again: each block is read on
 //! its own and replaces the one before. All files of a page are there from the start, so a block may name a later one.
 //!
@@ -192,7 +192,9 @@ impl Trial<'_> {
                 self.start_with(&["--config", &configuration], place);
             }
             "jobs.toml" | "crontab" => {
-                let linted = sexton(&["lint", &shown]);
+                let packs = self.folder.text("packs");
+                let own = if Path::new(&packs).is_dir() { vec!["--rules", &*packs] } else { Vec::new() };
+                let linted = sexton(&[vec!["lint", &*shown], own].concat());
                 assert_eq!(linted.code, Some(0), "{place}: {}{}", linted.text(), linted.err);
             }
             _ => return false,

@@ -1,5 +1,6 @@
 //! Tests of the binary: output, exit codes, and the behaviour of a running `up`.
 
+mod alert_channels;
 mod aws;
 mod background;
 mod beside_cron;

@@ -115,8 +115,13 @@ impl Story {
         }
         self.collect(&ports).await;
         let (channels, links) = (["alerts".to_owned()], Links([].into()));
-        let worker =
-            alerts::AlertWorker { notifier: &self.topics, channels: &channels, links: &links, name: "scheduler" };
+        let worker = alerts::AlertWorker {
+            notifier: &self.topics,
+            channels: &channels,
+            links: &links,
+            name: "scheduler",
+            limits: Default::default(),
+        };
         retry("alerts", async || alerts::tick(&ports, &worker, now).await).await;
     }
 

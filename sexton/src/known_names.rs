@@ -1,0 +1,85 @@
+//! Checks the names that jobs refer to: rule packs and alert channels. Used by `lint`, `check`, `up` and its API.
+
+use std::sync::Arc;
+
+use domain::document::{NameReference, NamedKind};
+use domain::fault::{Fault, nearest_name};
+use domain::job::Job;
+use rules::{Packs, RuleSet, choose_packs};
+
+use crate::local_runner::SharedPacks;
+
+/// The rule packs and alert channels that exist.
+pub(crate) struct KnownNames<'n> {
+    pub(crate) packs: &'n Packs,
+    /// `None`: unknown, so channels are not checked.
+    pub(crate) channels: Option<&'n [String]>,
+}
+
+impl KnownNames<'_> {
+    /// One sentence for each unknown name of a job.
+    pub(crate) fn unknown_of(&self, job: &Job) -> Vec<String> {
+        let chosen = choose_packs(self.packs, &job.rules, &job.command);
+        let packs = chosen.unknown.iter().map(ToString::to_string);
+        let channels = job.alert.channels.iter().filter_map(|name| self.unknown_channel(name));
+        packs.chain(channels).collect()
+    }
+
+    /// As [`KnownNames::unknown_of`], and whether the packs of the job fit into one rule set.
+    pub(crate) fn problems_of(&self, job: &Job) -> Vec<String> {
+        let mut problems = self.unknown_of(job);
+        let chosen = choose_packs(self.packs, &job.rules, &job.command);
+        problems.extend(RuleSet::compile(self.packs, &chosen.names).err().map(|error| error.to_string()));
+        problems
+    }
+
+    /// The problems of all jobs, each with the name of the job.
+    pub(crate) fn problems_of_all(&self, jobs: &[Job]) -> Vec<String> {
+        let problems_of = |job| self.problems_of(job).into_iter().map(|problem| format!("{}: {problem}", job.key()));
+        jobs.iter().flat_map(problems_of).collect()
+    }
+
+    /// The fault of a name in a file; none when it exists.
+    pub(crate) fn fault(&self, file: &str, reference: &NameReference) -> Option<Fault> {
+        let NameReference { kind, line, name } = reference;
+        let message = match kind {
+            NamedKind::RulePack if name == rules::pack_choice::AUTO => return None,
+            NamedKind::RulePack => self.packs.find(name).err()?.to_string(),
+            NamedKind::AlertChannel => self.unknown_channel(name)?,
+        };
+        let key = match kind {
+            NamedKind::RulePack => "rules",
+            NamedKind::AlertChannel => "alert.channels",
+        };
+        Some(Fault::new(file, *line, key, message))
+    }
+
+    fn unknown_channel(&self, name: &String) -> Option<String> {
+        let channels = self.channels?;
+        if channels.contains(name) {
+            return None;
+        }
+        let hint = match nearest_name(name, channels.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if channels.is_empty() => "no channel is configured; write a table [channel.NAME]".to_owned(),
+            None => format!("configured are {}", channels.join(", ")),
+        };
+        Some(format!("no alert channel `{name}`; {hint}"))
+    }
+}
+
+/// A check of jobs for the API of `up`, with the packs in use at the time of each call.
+pub(crate) fn check_of_api(packs: SharedPacks, channels: Vec<String>) -> console::JobCheck {
+    Arc::new(move |job| {
+        let packs = packs.current();
+        KnownNames { packs: &packs, channels: Some(&channels) }.unknown_of(job)
+    })
+}
+
+/// One line for each pack that replaces a built-in one.
+pub(crate) fn replaced_packs(packs: &Packs) -> Vec<String> {
+    let line = |pack: &Arc<rules::Pack>| {
+        format!("{}: note: the pack `{}` of this file replaces the built-in pack of that name", pack.file, pack.name)
+    };
+    packs.replacing_built_in().map(line).collect()
+}
