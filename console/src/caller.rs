@@ -42,19 +42,32 @@ impl Peer {
     }
 }
 
+/// The header in which a command names the user of its machine. Only a holder of the token can send it.
+pub const USER_HEADER: &str = "sexton-user";
+
+/// Characters of a user's name. Chosen: Linux allows 32.
+const USER_CHARS_MAX: usize = 64;
+
 /// The sender of a request that changes something.
 #[derive(Debug)]
 pub(crate) struct Caller {
     address: Option<IpAddr>,
+    user: Option<String>,
 }
 
 impl Caller {
     /// Logs a change: what was changed, who requested it, and from which address.
     pub(crate) fn log(&self, change: std::fmt::Arguments<'_>) {
+        let by = self.user.as_deref().unwrap_or(OWNER);
         match self.address {
-            Some(address) => tracing::info!(by = OWNER, from = %address, "{change}"),
-            None => tracing::info!(by = OWNER, "{change}"),
+            Some(address) => tracing::info!(by, from = %address, "{change}"),
+            None => tracing::info!(by, "{change}"),
         }
+    }
+
+    /// For records of who did something: `user:NAME` where the command named its user.
+    pub(crate) fn by(&self) -> String {
+        self.user.clone().unwrap_or_else(|| OWNER.to_owned())
     }
 
     /// For the `reason` of a run.
@@ -67,6 +80,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Infallible> {
-        Ok(Caller { address: parts.extensions.get::<Peer>().map(Peer::address) })
+        let is_legal = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '@' | '$');
+        let named = parts.headers.get(USER_HEADER).and_then(|name| name.to_str().ok());
+        let user = named.filter(|name| !name.is_empty() && name.len() <= USER_CHARS_MAX && name.chars().all(is_legal));
+        Ok(Caller {
+            address: parts.extensions.get::<Peer>().map(Peer::address),
+            user: user.map(|name| format!("user:{name}")),
+        })
     }
 }

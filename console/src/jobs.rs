@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use services::commands;
 use services::current_state::{self, Failing, JobWithFailing, next_firing};
+use services::maintenance::{self, Window, Windows};
 
 use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
@@ -54,22 +55,33 @@ pub(crate) struct JobRecord {
     /// Its present series of failures.
     #[serde(skip_serializing_if = "Option::is_none")]
     bad: Option<Failing>,
+    /// The maintenance window that keeps its schedule from starting runs now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maintenance: Option<Window>,
 }
 
 impl JobRecord {
-    fn new((stored, bad): JobWithFailing, now: Timestamp) -> JobRecord {
+    fn new((stored, bad): JobWithFailing, windows: &Windows, now: Timestamp) -> JobRecord {
+        let maintenance = windows.active_window(&stored.key.group, now).cloned();
         match stored.job {
             Ok(job) => JobRecord {
-                next: next_firing(&job, now),
+                next: next_firing(&job, windows, now),
+                maintenance,
                 delay: Some(job.delay()).filter(|delay| !delay.is_zero()).map(format_duration),
                 job: Some(job),
                 key: None,
                 fault: None,
                 bad,
             },
-            Err(message) => {
-                JobRecord { job: None, key: Some(stored.key), fault: Some(message), next: None, delay: None, bad }
-            }
+            Err(message) => JobRecord {
+                job: None,
+                key: Some(stored.key),
+                fault: Some(message),
+                next: None,
+                delay: None,
+                bad,
+                maintenance,
+            },
         }
     }
 }
@@ -84,13 +96,14 @@ pub(crate) struct PauseRequest {
 
 pub(crate) async fn list(State(console): State<Console>, Query(query): Query<ListQuery>) -> ApiResult<Json<JobList>> {
     let (now, mut jobs) = (console.now(), Vec::new());
+    let windows = maintenance::read(&console.ports).await?;
     let is_wanted = |(stored, failing): &JobWithFailing| {
         query.name.as_ref().is_none_or(|name| *name == stored.key.name) && (!query.bad || failing.is_some())
     };
     let mut after: Option<Cursor> = None;
     loop {
         let (page, next) = current_state::list_jobs(&console.ports, query.group.as_deref(), after.as_ref()).await?;
-        jobs.extend(page.into_iter().filter(is_wanted).map(|job| JobRecord::new(job, now)));
+        jobs.extend(page.into_iter().filter(is_wanted).map(|job| JobRecord::new(job, &windows, now)));
         after = next;
         if after.is_none() {
             let mut out_of_sync = (console.sources)();
@@ -106,7 +119,8 @@ pub(crate) async fn show(
 ) -> ApiResult<Json<JobRecord>> {
     let stored = commands::get(&console.ports, &job_key(path)).await?;
     let state = console.ports.alerts.state(&stored.key).await?;
-    Ok(Json(JobRecord::new((stored, Failing::of(&state.record)), console.now())))
+    let windows = maintenance::read(&console.ports).await?;
+    Ok(Json(JobRecord::new((stored, Failing::of(&state.record)), &windows, console.now())))
 }
 
 pub(crate) async fn put(
@@ -123,7 +137,7 @@ pub(crate) async fn put(
             job.key()
         )));
     }
-    check_names(&console, std::slice::from_ref(&job))?;
+    check_names(&console, [job.clone()])?;
     let job = commands::put(&console.ports, &job, console.now()).await?;
     caller.log(format_args!("job {key} stored"));
     (console.nudge)();
@@ -137,10 +151,10 @@ const NAMES_LISTED_MAX: usize = 20;
 ///
 /// # Errors
 /// 422 with one line for each unknown name.
-pub(crate) fn check_names(console: &Console, jobs: &[Job]) -> ApiResult<()> {
+pub(crate) fn check_names(console: &Console, jobs: impl IntoIterator<Item = Job>) -> ApiResult<()> {
     let unknown_of =
-        |job: &Job| (console.check_job)(job).into_iter().map(|name| format!("job {}: {name}", job.key())).collect();
-    let mut unknown: Vec<String> = jobs.iter().flat_map::<Vec<String>, _>(unknown_of).collect();
+        |job: Job| (console.check_job)(&job).into_iter().map(move |name| format!("job {}: {name}", job.key()));
+    let mut unknown: Vec<String> = jobs.into_iter().flat_map(unknown_of).collect();
     if unknown.is_empty() {
         return Ok(());
     }
@@ -187,6 +201,19 @@ pub(crate) fn check_until(until: Option<Timestamp>, now: Timestamp) -> ApiResult
     }
 }
 
+/// Checks the span of nominal times of a query.
+///
+/// # Errors
+/// 400 when its start is not before its end: no run can be in it.
+pub(crate) fn check_span(since: Option<Timestamp>, until: Option<Timestamp>) -> ApiResult<()> {
+    match since.zip(until).filter(|(since, until)| since >= until) {
+        Some((since, until)) => {
+            Err(ApiFault::bad_request(format!("`since` is {since}, which is not before `until`, {until}; swap them")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The end and the reason of a pause or of a maintenance window, for the log.
 pub(crate) fn end_and_reason(until: Option<Timestamp>, why: &str) -> String {
     let until = until.map_or_else(String::new, |until| format!(" until {until}"));
@@ -222,7 +249,7 @@ fn job_key((group, name): (String, String)) -> JobKey {
     JobKey::new(group, name)
 }
 
-/// The fields of a job, `next`, `delay` and `bad`: clients may send back what they have read.
+/// The fields of a job, and those that the server adds: clients may send back what they have read.
 const FIELDS: &[&str] = &[
     "group",
     "name",
@@ -260,6 +287,7 @@ const FIELDS: &[&str] = &[
     "next",
     "delay",
     "bad",
+    "maintenance",
 ];
 
 /// Parses a job. An unknown field is a fault, as in a file.

@@ -28,7 +28,8 @@
 //! | `GET /api/runs`, `GET /api/runs/{id}?wait=`, `POST .../stop` | `runs.rs` |
 //! | `GET /api/runs/{id}/logs?stream=&timestamps=&follow=` | `logs.rs` |
 //! | `POST /api/reports` | `runs.rs` |
-//! | `POST /api/maintenance`, `GET /api/ledger`, `/api/sinks`, `/api/alerts`, `POST /api/sinks/reset` | `overview.rs` |
+//! | `GET POST /api/maintenance`, `GET /api/ledger`, `/api/sinks`, `/api/alerts` | `overview.rs` |
+//! | `POST /api/sinks/reset` | `overview.rs` |
 //! | `GET /metrics` | `metrics.rs`: Prometheus text, with the same token |
 
 #![warn(missing_docs)]
@@ -60,7 +61,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use applied_file::LINES;
-pub use caller::Peer;
+pub use caller::{Peer, USER_HEADER};
 pub use http_server::{ServerLimits, serve};
 pub use logs::{LogChunks, LogOutput, LogQuery, REMOVED_LINES};
 pub use runner::{RunnerConsole, runner_router};
@@ -240,7 +241,7 @@ pub fn router(console: Console) -> Router {
         .route("/runs/{run_id}/stop", post(runs::stop))
         .route("/runs/{run_id}/logs", get(logs::read))
         .route("/reports", post(runs::report).layer(body_max(BODY_BYTES_MAX)))
-        .route("/maintenance", post(overview::maintenance))
+        .route("/maintenance", get(overview::list_maintenance).post(overview::maintenance))
         .route("/status", get(overview::status))
         .route("/ledger", get(overview::ledger))
         .route("/sinks", get(overview::sinks))

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use domain::alert::Transition;
 use domain::job::CatchUp;
+use domain::jobs_file::fields::check_group;
 use domain::ledger::Ledger;
 use domain::ports::Cursor;
 use jiff::Timestamp;
@@ -14,7 +15,7 @@ use services::{commands, current_state};
 
 use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
-use crate::jobs::{check_until, end_and_reason};
+use crate::jobs::{check_span, check_until, end_and_reason};
 use crate::runs::run_answer;
 use crate::{Console, ResetFault, Sinks, SourceState, access};
 
@@ -75,8 +76,13 @@ pub(crate) struct MaintenanceRequest {
     until: Option<Timestamp>,
     #[serde(default)]
     why: String,
-    /// Policy for firings during the window; default `skip`.
+    /// Policy for firings during the window; default `skip`. With `until` and `why`, only where `on`.
     catch_up: Option<CatchUp>,
+}
+
+/// Lists the windows that have not ended.
+pub(crate) async fn list_maintenance(State(console): State<Console>) -> ApiResult<Json<Value>> {
+    Ok(Json(json!({ "windows": commands::maintenance_windows(&console.ports, console.now()).await? })))
 }
 
 pub(crate) async fn maintenance(
@@ -87,13 +93,22 @@ pub(crate) async fn maintenance(
     let (now, group) = (console.now(), request.group.as_deref());
     let mut ended = 0;
     let scope = group.map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
+    if let Some(group) = group {
+        check_group(group).map_err(ApiFault::bad_request)?;
+    }
     if request.on {
         check_until(request.until, now)?;
         let catch_up = request.catch_up.unwrap_or_default();
-        commands::begin_maintenance(&console.ports, group, request.until, &request.why, catch_up, now).await?;
+        commands::begin_maintenance(&console.ports, group, request.until, &request.why, &caller.by(), catch_up, now)
+            .await?;
         let details = end_and_reason(request.until, &request.why);
         caller.log(format_args!("maintenance of {scope} started{details}"));
     } else {
+        if request.until.is_some() || request.catch_up.is_some() || !request.why.is_empty() {
+            let message =
+                "`until`, `why` and `catch_up` belong to the start of a window; leave them out where `on` is false";
+            return Err(ApiFault::bad_request(message));
+        }
         ended = commands::end_maintenance(&console.ports, group, now).await?;
         caller.log(format_args!("maintenance of {scope} ended"));
     }
@@ -120,6 +135,7 @@ pub(crate) async fn ledger(
     State(console): State<Console>,
     Query(query): Query<WindowQuery>,
 ) -> ApiResult<Json<LedgerRecord>> {
+    check_span(query.since, query.until)?;
     let ledger = commands::ledger(&console.ports, query.since, query.until).await?;
     Ok(Json(LedgerRecord { adds_up: ledger.adds_up(), ledger }))
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
+use crate::jobs::check_span;
 use crate::{Console, Undelivered};
 
 /// Runs per page by default.
@@ -76,6 +77,7 @@ pub(crate) async fn list(State(console): State<Console>, Query(query): Query<Lis
     if query.job.is_some() && query.group.is_none() {
         return Err(ApiFault::bad_request("`job` needs `group`; give both"));
     }
+    check_span(query.since, query.until)?;
     let which = match (query.outcome, query.open) {
         (Some(_), true) => return Err(ApiFault::bad_request("an open run has no outcome; give `outcome` or `open`")),
         (Some(outcome), false) => RunFilter::Ended(outcome),
@@ -97,7 +99,11 @@ pub(crate) async fn list(State(console): State<Console>, Query(query): Query<Lis
 /// A run with what this process knows of it.
 pub(crate) async fn run_answer(console: &Console, mut run: Run) -> RunAnswer {
     if run.is_open() && run.started_at.is_none() && run.reason.is_none() {
-        run.reason = console.sinks.waiting_reason(&run.run_id).await;
+        let not_before = run.not_before.filter(|not_before| *not_before > console.now());
+        run.reason = match not_before {
+            Some(at) => Some(format!("waits until {at} for attempt {}", run.attempt)),
+            None => console.sinks.waiting_reason(&run.run_id).await,
+        };
     }
     let undelivered = console.sinks.undelivered(&run.run_id).await;
     RunAnswer { run, undelivered }

@@ -424,11 +424,7 @@ impl<'a> Reader<'a> {
         if let Some(pending) = &self.pending {
             self.warn(pending.line, "", "no entry follows this # sexton: line, so it has no effect; remove it");
         }
-        FileContent {
-            jobs: self.jobs,
-            faults: self.document.take_faults(),
-            references: self.document.references(),
-        }
+        FileContent { jobs: self.jobs, faults: self.document.take_faults(), references: self.document.references() }
     }
 }
 

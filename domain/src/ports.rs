@@ -151,7 +151,7 @@ pub struct Heartbeat {
     pub running: u32,
     /// Version of the runner's build.
     pub version: String,
-    /// Why the runner starts nothing now: a required sink that it cannot reach.
+    /// Why the runner starts nothing now: a required sink that it cannot reach, or runs that take all of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
 }

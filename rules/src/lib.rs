@@ -5,7 +5,7 @@
 //! | item | purpose |
 //! |---|---|
 //! | [`Packs`], [`Pack`], [`Rule`] | the built-in rule packs and those of the user, read from TOML |
-//! | [`choose_packs`] | the packs of a job: named ones, or with `auto` those that fit its command; and the unknown names |
+//! | [`choose_packs`] | the packs of a job, by name or by its command; and the unknown names |
 //! | [`RuleSet`] | the compiled rules of several packs, shared by all their users |
 //! | [`Matcher`], [`MatcherState`] | counts matching lines of one attempt; resumes after a restart |
 //! | [`judge()`], [`judge_report`], [`Verdict`] | outcome and reason, from exit and hits |

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use domain::job::Needs;
+use domain::units::format_size;
 
 /// How many runs may be active at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,6 +61,32 @@ impl<K: PartialEq> Admission<K> {
     /// The number of active runs, when it is the largest that is possible and further runs wait.
     pub(crate) fn running_at_limit(&self) -> Option<usize> {
         (self.running >= self.running_max).then_some(self.running)
+    }
+
+    /// Why an order waits that does not start now: one with these needs, or one that is not received yet (`None`).
+    /// Nothing in the mode `free`, whose limit is [`Admission::running_at_limit`].
+    pub(crate) fn waiting_reason(&self, needs: Option<Needs>) -> Option<String> {
+        match self.mode {
+            _ if self.running == 0 => None,
+            Mode::Free => None,
+            Mode::Serial => Some("this machine runs one job at a time (`mode` is `serial`)".to_owned()),
+            Mode::Resources { cpu, memory_bytes } => {
+                let in_use = format!(
+                    "{} of {cpu} CPUs and {} of {} of memory are in use",
+                    rounded(self.used_cpu),
+                    format_size(self.used_memory_bytes),
+                    format_size(memory_bytes)
+                );
+                match needs {
+                    Some(needs) if !self.fits(needs) => {
+                        let wanted = format!("{} CPUs and {}", rounded(needs.cpu), format_size(needs.memory));
+                        Some(format!("waits for {wanted} of memory; {in_use}"))
+                    }
+                    _ if !self.waiting.is_empty() => Some(format!("waits behind an earlier run; {in_use}")),
+                    _ => None,
+                }
+            }
+        }
     }
 
     /// The orders that wait, in their order.
@@ -126,6 +153,11 @@ impl<K: PartialEq> Admission<K> {
             Mode::Free => self.running < self.running_max,
         }
     }
+}
+
+/// Sums of decimal fractions have binary rests.
+fn rounded(cpu: f64) -> f64 {
+    (cpu * 1000.0).round() / 1000.0
 }
 
 #[cfg(test)]

@@ -99,14 +99,22 @@ impl Handle {
         !runs.is_empty()
     }
 
-    /// Why a run that has not started waits here: a limit of this machine.
+    /// Why a run that has not started waits here: for other runs, for resources, a limit or a required sink.
     pub fn waiting_reason(&self, run_id: &RunId) -> Option<String> {
-        let running = lock(&self.shared.admission).running_at_limit()?;
-        let runs = lock(&self.shared.runs);
-        let mut attempts = runs.range((run_id.clone(), 0)..=(run_id.clone(), u32::MAX)).map(|(_, run)| run);
-        // A run without a directory waits in the queue of orders.
-        let has_started = attempts.next_back().is_some_and(|run| run.delayed_by.get().is_none());
-        (!has_started).then(|| self.shared.open_files.waiting_reason(running))
+        let run = {
+            let runs = lock(&self.shared.runs);
+            runs.range((run_id.clone(), 0)..=(run_id.clone(), u32::MAX)).next_back().map(|(_, run)| run.clone())
+        };
+        let Some(run) = run else {
+            // A run without a directory waits in the queue of orders.
+            let busy = self.shared.waiting_reason(None);
+            return busy.or_else(|| self.shared.cached_blocking_reason_for_all());
+        };
+        if run.header().is_some() {
+            return None;
+        }
+        let is_waiting = lock(&self.shared.admission).is_waiting(&run.key());
+        if is_waiting { self.shared.waiting_reason(Some(run.job().needs)) } else { run.waits_for() }
     }
 
     /// The limit of this machine that as many runs as possible are active by, so that further runs wait.

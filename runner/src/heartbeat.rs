@@ -37,6 +37,7 @@ pub(crate) async fn send_heartbeats(shared: Arc<RunnerState>, ports: Ports) {
             }
         }
         shared.first_heartbeat.cancel();
+        shared.refuse_late_runs(Timestamp::now());
         let options = &shared.options;
         let interval = if beat.running > 0 { options.heartbeat_interval } else { options.idle_heartbeat_interval };
         tokio::time::sleep(interval).await;
@@ -70,7 +71,7 @@ fn note_name(shared: &RunnerState, fault: Option<RunnerError>) {
 }
 
 async fn new_heartbeat(shared: &RunnerState) -> Heartbeat {
-    let held = shared.cached_blocking_reason();
+    let held = shared.cached_blocking_reason().or_else(|| shared.waiting_reason(None));
     Heartbeat {
         runner: shared.options.runner.clone(),
         host: shared.options.host.clone(),

@@ -68,6 +68,7 @@ mod sink_records;
 mod sink_table;
 mod spool_watch;
 mod start_reserve;
+mod start_waits;
 mod state_lock;
 mod supervise;
 mod traces;

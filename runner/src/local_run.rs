@@ -33,6 +33,8 @@ pub(crate) struct LocalRun {
     kill_failed_at: Mutex<Option<Instant>>,
     /// Set while it waits for other runs because of a limit of the machine: the reason of a start that came too late.
     pub delayed_by: OnceLock<String>,
+    /// What its start waits for now.
+    waits_for: Mutex<Option<String>>,
     /// Its reports were sent again, because its order was received again.
     pub reported_again: AtomicBool,
     /// Notified when the directory or the spool has changed.
@@ -87,6 +89,7 @@ impl LocalRun {
             header: OnceLock::new(),
             finished: OnceLock::new(),
             delayed_by: OnceLock::new(),
+            waits_for: Mutex::default(),
             wake: Notify::new(),
             changed: AtomicBool::new(true),
             mailing: AtomicBool::new(false),
@@ -102,6 +105,15 @@ impl LocalRun {
 
     pub(crate) fn run_id(&self) -> &RunId {
         &self.accepted.order.run_id
+    }
+
+    /// What its start waits for now; `None` when for nothing.
+    pub(crate) fn waits_for(&self) -> Option<String> {
+        lock(&self.waits_for).clone()
+    }
+
+    pub(crate) fn set_waits_for(&self, reason: Option<String>) {
+        *lock(&self.waits_for) = reason;
     }
 
     pub(crate) fn job(&self) -> &domain::job::Job {

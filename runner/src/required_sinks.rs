@@ -52,11 +52,20 @@ impl RunnerState {
 
     /// The reason by the last probes, for the heartbeat; probes nothing.
     pub(crate) fn cached_blocking_reason(&self) -> Option<String> {
+        self.cached_reason(|_| true)
+    }
+
+    fn cached_reason(&self, wanted: impl Fn(&SinkConfig) -> bool) -> Option<String> {
         let probes = lock(&self.required_sinks.probes);
-        self.sinks.required().into_iter().find_map(|config| {
+        self.sinks.required().into_iter().filter(|config| wanted(config)).find_map(|config| {
             let last = lock(&probes.get(&config.name)?.last).clone()?;
             Some(unreachable_text(&config.name, &last.result.err()?))
         })
+    }
+
+    /// As [`RunnerState::cached_blocking_reason`], of sinks that hold every run.
+    pub(crate) fn cached_blocking_reason_for_all(&self) -> Option<String> {
+        self.cached_reason(|config| config.when.groups.is_empty() && config.when.jobs.is_empty())
     }
 
     pub(crate) fn has_required_sinks(&self) -> bool {

@@ -144,11 +144,15 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
             .or_else(|| attempts.secret.take().map(|(_, message)| message))
             .or_else(|| attempts.limit.take())
             .or_else(|| run.delayed_by.get().cloned())
+            .or_else(|| run.waits_for())
             .map(|message| format!(": {message}"))
             .unwrap_or_default();
         return refused(RefusalKind::TooLate, format!("the runner could not start it before {start_by}{why}"));
     }
-    if blocking_reason.is_some() {
+    let is_blocked = blocking_reason.is_some();
+    let lasting = attempts.secret.as_ref().map(|(_, message)| format!("a secret is not available: {message}"));
+    run.set_waits_for(blocking_reason.or(lasting).or_else(|| attempts.limit.clone()));
+    if is_blocked {
         sleep(PROBE_MAX_AGE).await;
         return StartResult::CheckAgain(None);
     }
@@ -171,6 +175,7 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
         Err(SpawnError::Secret(PortError::Retry(message))) => retry_secret(run, attempts, message).await,
         Err(SpawnError::Limit(message)) => {
             tracing::warn!(error = message, "a limit of this machine delays the start of runs; retrying");
+            run.set_waits_for(Some(message.clone()));
             attempts.limit = Some(message);
             sleep(LIMIT_RETRY_DELAY).await;
             StartResult::CheckAgain(None)
@@ -205,6 +210,7 @@ async fn retry_secret(run: &LocalRun, attempts: &mut StartAttempts, message: Str
     }
     let delay = SECRET_RETRY_DELAY.saturating_mul(1 << attempts.secrets.min(8)).min(SECRET_RETRY_DELAY_MAX);
     attempts.secrets += 1;
+    run.set_waits_for(Some(format!("a secret is not available: {message}")));
     attempts.secret = Some((since, message));
     // A stop request, or the latest start time, must not wait for the secret.
     let until_start_by = run.accepted.order.start_by.map(|by| Duration::try_from(by.duration_since(Timestamp::now())));

@@ -17,6 +17,7 @@ use crate::Result;
 use crate::maintenance::{self, Window};
 
 /// Starts a maintenance window for a group, or for all groups. No new runs are started in it; running ones continue.
+/// `by`: who requested it.
 ///
 /// # Errors
 /// Returns the port's error, or [`crate::Error::Conflict`].
@@ -25,11 +26,12 @@ pub async fn begin_maintenance(
     group: Option<&str>,
     until: Option<Timestamp>,
     why: &str,
+    by: &str,
     catch_up: CatchUp,
     now: Timestamp,
 ) -> Result<Window> {
-    let window =
-        Window { group: group.map(str::to_owned), since: now, until, ended_at: None, why: why.to_owned(), catch_up };
+    let (group, why, by) = (group.map(str::to_owned), why.to_owned(), Some(by.to_owned()));
+    let window = Window { group, since: now, until, ended_at: None, why, by, catch_up };
     maintenance::begin_window(ports, window.clone()).await?;
     Ok(window)
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::commands::maintenance_windows;
-use crate::maintenance::Window;
+use crate::maintenance::{self, Window, Windows};
 
 /// Jobs per read of the store.
 const PAGE_JOBS: usize = 1000;
@@ -131,11 +131,16 @@ pub async fn list_jobs(
     Ok((page.records.into_iter().zip(failing).collect(), page.next))
 }
 
-/// The next nominal time of a job; none when it is disabled or paused without an end, or never fires again.
-pub fn next_firing(job: &Job, now: Timestamp) -> Option<Timestamp> {
+/// The next nominal time of a job that starts a run; none when it is disabled, paused or under maintenance without an
+/// end, or never fires again.
+pub fn next_firing(job: &Job, windows: &Windows, now: Timestamp) -> Option<Timestamp> {
     let resumes = match &job.paused {
         None => now,
         Some(pause) => pause.until?.max(now),
+    };
+    let resumes = match windows.active_window(&job.group, now) {
+        None => resumes,
+        Some(window) => window.end()?.max(resumes),
     };
     let schedule = fields::schedule(job, Timestamp::UNIX_EPOCH).ok().filter(|_| job.enabled)?;
     next_start(job, &schedule, resumes).map(|(firing, _)| firing.at)
@@ -148,6 +153,7 @@ pub fn next_firing(job: &Job, now: Timestamp) -> Option<Timestamp> {
 pub async fn read(ports: &Ports, now: Timestamp) -> Result<CurrentState> {
     let mut jobs = JobCounts::default();
     let mut bad = failing_system_jobs(ports).await?;
+    let windows = maintenance::read(ports).await?;
     let mut next: Vec<NextFiring> = Vec::new();
     let mut after = None;
     loop {
@@ -155,7 +161,7 @@ pub async fn read(ports: &Ports, now: Timestamp) -> Result<CurrentState> {
         for (stored, failing) in page {
             bad.extend(failing.map(|failing| BadJob { key: stored.key.clone(), failing, reason: None, run_id: None }));
             jobs.count(&stored);
-            let at = stored.job.as_ref().ok().and_then(|job| next_firing(job, now));
+            let at = stored.job.as_ref().ok().and_then(|job| next_firing(job, &windows, now));
             next.extend(at.map(|at| NextFiring { at, key: stored.key }));
         }
         next.sort_unstable();

@@ -3,6 +3,7 @@
 
 use domain::job::CatchUp;
 use domain::ports::Ports;
+use domain::run::Run;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,9 @@ pub struct Window {
     pub ended_at: Option<Timestamp>,
     /// The operator's reason; may be empty.
     pub why: String,
+    /// Who started it, as `user:NAME` or `owner`; absent in windows of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// The policy for its firings: `skip` records them as skipped at once, `once` and `all` hold them.
     pub catch_up: CatchUp,
 }
@@ -64,6 +68,13 @@ impl Windows {
     pub fn blocking_window(&self, group: &str, nominal: Timestamp, now: Timestamp) -> Option<&Window> {
         let covering = |at| self.0.iter().rev().find(move |window| window.contains(group, at));
         covering(now).or_else(|| covering(nominal))
+    }
+
+    /// Whether a held run counts from its release, because a window of its group was active while it waited.
+    pub(crate) fn held(&self, run: &Run, now: Timestamp) -> bool {
+        let concerns = |window: &&Window| window.group.as_deref().is_none_or(|group| group == run.group);
+        let overlaps = |window: &Window| window.since <= now && window.end().is_none_or(|end| end > run.scheduled_at);
+        self.0.iter().filter(concerns).any(overlaps)
     }
 
     /// The window that is active now.

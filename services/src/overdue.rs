@@ -13,7 +13,9 @@ use domain::run::{Outcome, Run, State, Trigger};
 use jiff::Timestamp;
 
 use crate::Result;
+use crate::maintenance::{self, Windows};
 use crate::new_runs::{elapsed_since, new_order, saturating_add, saturating_sub};
+use crate::release::too_late_reason;
 use crate::run_end::{end_without_report, load_jobs};
 use crate::scheduler::waits_for_a_runner;
 use crate::settings::{self, OVERDUE, OverdueState};
@@ -82,6 +84,10 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
         previous_at: ticked_at.unwrap_or(now),
         watching_since,
         heartbeats: ports.settings.heartbeats().await?,
+        windows: match open.iter().any(|run| run.record.held && run.record.start_by.is_some_and(|by| by < now)) {
+            true => maintenance::read(ports).await?,
+            false => Windows::default(),
+        },
     };
     let mut summary = OverdueSummary::default();
     for page in open.chunks(PAGE_MAX) {
@@ -99,6 +105,14 @@ struct OverdueCheck<'l> {
     previous_at: Timestamp,
     watching_since: Timestamp,
     heartbeats: Vec<Heartbeat>,
+    /// Read only when the latest start of a held run has passed.
+    windows: Windows,
+}
+
+/// The next latest start of a run that has not started; none when there is no such run.
+pub fn next_start_by(open: &[Stored<Run>], now: Timestamp) -> Option<Timestamp> {
+    let waiting = open.iter().map(|run| &run.record).filter(|run| run.state == State::Scheduled);
+    waiting.filter_map(|run| run.start_by).filter(|start_by| *start_by >= now).min()
 }
 
 enum Finding {
@@ -145,7 +159,7 @@ impl OverdueCheck<'_> {
 
     fn check_run(&self, run: &Run, job: Option<&Job>) -> Option<Finding> {
         match run.state {
-            State::Scheduled if run.held => None,
+            State::Scheduled if run.held => too_late_reason(run, &self.windows, self.now).map(Finding::Missed),
             State::Scheduled => self.check_unstarted(run),
             State::Claimed | State::Running => self.lost_reason(run, job).map(Finding::Lost),
             State::Finished => None,

@@ -133,7 +133,18 @@ async fn replace_run(
     Ok(Some(other))
 }
 
-pub(crate) fn hold_run(run: &mut Run, reason: String) {
+/// Holds a run that waits for other runs. Its latest start stays, unless it makes up for a missed firing: such runs
+/// wait for each other as long as it takes.
+fn hold_run(run: &mut Run, reason: String) {
+    if run.trigger == Trigger::CatchUp {
+        return hold_until_release(run, reason);
+    }
+    run.held = true;
+    run.reason = Some(reason);
+}
+
+/// Holds a run until the end of maintenance. Its latest start counts from its release.
+pub(crate) fn hold_until_release(run: &mut Run, reason: String) {
     run.held = true;
     run.reason = Some(reason);
     run.start_by = None;

@@ -20,6 +20,15 @@ pub struct ReleaseSummary {
     pub released: u32,
     /// Held runs that another run replaced or caught up, or whose job was deleted.
     pub skipped: u32,
+    /// Held runs whose latest start passed.
+    pub missed: u32,
+}
+
+/// Why a held run must not start any more: the latest start of a run that waits for other runs counts, too.
+pub(crate) fn too_late_reason(run: &Run, windows: &Windows, now: Timestamp) -> Option<String> {
+    let start_by = run.start_by.filter(|start_by| run.held && *start_by < now && !windows.held(run, now))?;
+    let reason = run.reason.as_deref().unwrap_or("held");
+    Some(format!("not started by {start_by}, its `start_within`: {reason}"))
 }
 
 /// Releases the held runs that may start. `open`: all open runs.
@@ -100,6 +109,14 @@ async fn release_job(
         end_without_report(ports, Some(job), caught_up, Outcome::Skipped, reason, now).await?;
         summary.skipped += 1;
     }
+    let (late, in_time): (Vec<_>, Vec<_>) =
+        waiting.into_iter().partition(|run| too_late_reason(&run.record, windows, now).is_some());
+    for run in late {
+        let reason = too_late_reason(&run.record, windows, now).unwrap_or_default();
+        end_without_report(ports, Some(job), run, Outcome::Missed, reason, now).await?;
+        summary.missed += 1;
+    }
+    waiting = in_time;
     if job.concurrency == Concurrency::Replace {
         // Of several held runs, only the newest replaces.
         while waiting.len() > 1 {
@@ -113,13 +130,21 @@ async fn release_job(
         if started >= open_max {
             return Ok(());
         }
-        if release_run(ports, job, run, index + 1 < waiting_count, now).await? {
+        let run = from_release(run, windows, now);
+        if release_run(ports, job, &run, index + 1 < waiting_count, now).await? {
             summary.released += 1;
         }
         // After a conflict, the run of the other writer has started.
         started += 1;
     }
     Ok(())
+}
+
+/// The run, whose latest start counts from its release where maintenance held it.
+fn from_release(run: &Stored<Run>, windows: &Windows, now: Timestamp) -> Stored<Run> {
+    let mut run = run.clone();
+    run.record.start_by = run.record.start_by.filter(|_| !windows.held(&run.record, now));
+    run
 }
 
 /// Removes from `waiting` (oldest first) the runs that a window with `catch_up = "once"` held, except the newest of
@@ -150,7 +175,7 @@ async fn release_run(ports: &Ports, job: &Job, held: &Stored<Run>, waits: bool, 
     run.held = false;
     run.reason = None;
     run.not_before = Some(now);
-    run.start_by = Some(start_by(job, now));
+    run.start_by = run.start_by.or_else(|| Some(start_by(job, now)));
     let alert = guard.as_mut().and_then(|guard| {
         guard.start(job, &run, waits, now);
         guard.alert_step(&run)

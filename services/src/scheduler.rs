@@ -23,7 +23,7 @@ use crate::chunk_plan::{ChunkPlan, DueJob, UNWRITTEN};
 use crate::error::CONFLICTS_MAX;
 use crate::firing_plan::{Absence, FiringContext, LATE_MAX, PlannedAction, PlannedRun, plan_runs};
 use crate::new_runs::{new_order, new_run, next_due_entry, saturating_add, schedule_of};
-use crate::overlap::{apply_concurrency, hold_run, open_max, open_runs};
+use crate::overlap::{apply_concurrency, hold_until_release, open_max, open_runs};
 use crate::run_end::write_with_alerts;
 use crate::settings::{self, SCHEDULER, SchedulerState};
 pub use crate::tick_progress::{CLOCK_SKEW_MAX, FIRST_LOOKBACK, LOOKBACK, ticked_at};
@@ -331,7 +331,7 @@ impl Tick<'_> {
         let mut run = new_run(job, planned_run.nominal, trigger, now);
         match planned_run.action {
             PlannedAction::Skip(reason) => run.finish(Outcome::Skipped, reason, now),
-            PlannedAction::Hold(reason) => hold_run(&mut run, reason),
+            PlannedAction::Hold(reason) => hold_until_release(&mut run, reason),
             PlannedAction::Miss(reason) => {
                 run.finish(Outcome::Missed, reason, now);
                 let occurrence = domain::alert::Occurrence::Ended(Outcome::Missed);

@@ -149,6 +149,7 @@ mod tests {
             until: Some(at(2)),
             ended_at: Some(at(3)),
             why: "move".to_owned(),
+            by: None,
             catch_up: CatchUp::All,
         };
         golden("maintenance", &Windows(vec![window]));

@@ -10,6 +10,7 @@ mod job_lookup;
 mod jobs;
 mod ledger_copies;
 mod logs;
+mod maintenance_windows;
 #[cfg(test)]
 mod reference;
 mod rules;
@@ -74,8 +75,8 @@ enum Command {
     Show(runs::ShowArguments),
     /// Print the output of a run, byte for byte
     Logs(logs::Arguments),
-    /// Start or end a maintenance window: schedules start no new runs
-    Maintenance(jobs::MaintenanceArguments),
+    /// Start, end or list maintenance windows: schedules start no new runs
+    Maintenance(maintenance_windows::MaintenanceArguments),
     /// Check that every scheduled run has ended in one outcome or is still open
     Ledger(runs::LedgerArguments),
     /// Copy the ledger to a file, while `up` runs or not
@@ -128,7 +129,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Runs(arguments) => runs::list(arguments),
         Command::Show(arguments) => runs::show(arguments),
         Command::Logs(arguments) => logs::run(arguments),
-        Command::Maintenance(arguments) => jobs::maintenance(arguments),
+        Command::Maintenance(arguments) => maintenance_windows::maintenance(arguments),
         Command::Ledger(arguments) => runs::ledger(arguments),
         Command::Backup(arguments) => ledger_copies::back_up(arguments),
         Command::Restore(arguments) => ledger_copies::restore(arguments),

@@ -270,7 +270,7 @@ impl Client {
         }
         let answer = match &self.transport {
             Transport::Http(http) => {
-                let mut http_request = http.request(request.method, url);
+                let mut http_request = http.request(request.method, url).header(console::USER_HEADER, own_user());
                 if let Some(limit) = limit {
                     http_request = http_request.timeout(limit);
                 }
@@ -293,6 +293,7 @@ impl Client {
                     .uri(url.as_str())
                     .header(AUTHORIZATION, format!("Bearer {token}"))
                     .header(CONTENT_TYPE, "application/json")
+                    .header(console::USER_HEADER, own_user())
                     .header(ACCEPT, request.accept.unwrap_or("*/*"))
                     .body(request.body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
                 let request = request.map_err(|error| Failure::failed(format!("cannot request {url}: {error}")))?;
@@ -351,6 +352,13 @@ impl Client {
             _ => Failure::Failed(sentences),
         }
     }
+}
+
+/// The user that runs this command, for the server's record of who requested a change.
+fn own_user() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let is_header = |name: &String| name.chars().all(|c| c.is_ascii_graphic());
+    keeper::user_name(uid).filter(is_header).unwrap_or_else(|| uid.to_string())
 }
 
 /// Only `https` needs the CA certificates of the machine, which minimal images do not have. They are not read for a

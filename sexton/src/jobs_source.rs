@@ -252,7 +252,7 @@ impl ParsedJobs {
 
 /// Drops the entries with variables that Sexton would resolve: `file:/etc/shadow` is readable for root only.
 fn refuse_references(content: &mut FileContent, shown: &str) {
-    let FileContent { jobs, faults } = content;
+    let FileContent { jobs, faults, .. } = content;
     jobs.retain(|job| {
         let reference = job.env.iter().find(|(_, value)| Reference::parse(value).is_some());
         if let Some((name, _)) = reference {

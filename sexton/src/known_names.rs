@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use domain::document::{NameReference, NamedKind};
 use domain::fault::{Fault, nearest_name};
-use domain::job::Job;
-use rules::{Packs, RuleSet, choose_packs};
+use domain::job::{Job, JobKey};
+use rules::{ChosenPacks, Packs, RuleSet, choose_packs};
 
 use crate::local_runner::SharedPacks;
 
@@ -19,24 +19,34 @@ pub(crate) struct KnownNames<'n> {
 impl KnownNames<'_> {
     /// One sentence for each unknown name of a job.
     pub(crate) fn unknown_of(&self, job: &Job) -> Vec<String> {
+        if names_nothing(job) {
+            return Vec::new();
+        }
         let chosen = choose_packs(self.packs, &job.rules, &job.command);
-        let packs = chosen.unknown.iter().map(ToString::to_string);
-        let channels = job.alert.channels.iter().filter_map(|name| self.unknown_channel(name));
-        packs.chain(channels).collect()
+        self.unknown_names(job, &chosen)
     }
 
     /// As [`KnownNames::unknown_of`], and whether the packs of the job fit into one rule set.
     pub(crate) fn problems_of(&self, job: &Job) -> Vec<String> {
-        let mut problems = self.unknown_of(job);
+        // Built-in packs fit. Most jobs of a large crontab have no others.
+        if names_nothing(job) && self.packs.iter().all(|pack| pack.file == rules::packs::BUILT_IN) {
+            return Vec::new();
+        }
         let chosen = choose_packs(self.packs, &job.rules, &job.command);
+        let mut problems = self.unknown_names(job, &chosen);
         problems.extend(RuleSet::compile(self.packs, &chosen.names).err().map(|error| error.to_string()));
         problems
     }
 
-    /// The problems of all jobs, each with the name of the job.
-    pub(crate) fn problems_of_all(&self, jobs: &[Job]) -> Vec<String> {
-        let problems_of = |job| self.problems_of(job).into_iter().map(|problem| format!("{}: {problem}", job.key()));
-        jobs.iter().flat_map(problems_of).collect()
+    /// The problems of all jobs.
+    pub(crate) fn problems_of_all(&self, jobs: impl IntoIterator<Item = Job>) -> Vec<(JobKey, String)> {
+        let problems_of = |job: Job| self.problems_of(&job).into_iter().map(move |problem| (job.key(), problem));
+        jobs.into_iter().flat_map(problems_of).collect()
+    }
+
+    fn unknown_names(&self, job: &Job, chosen: &ChosenPacks) -> Vec<String> {
+        let packs = chosen.unknown.iter().map(ToString::to_string);
+        packs.chain(job.alert.channels.iter().filter_map(|name| self.unknown_channel(name))).collect()
     }
 
     /// The fault of a name in a file; none when it exists.
@@ -66,6 +76,11 @@ impl KnownNames<'_> {
         };
         Some(format!("no alert channel `{name}`; {hint}"))
     }
+}
+
+/// Whether the job has the default packs and channels.
+fn names_nothing(job: &Job) -> bool {
+    job.alert.channels.is_empty() && job.rules.iter().all(|name| name == rules::pack_choice::AUTO)
 }
 
 /// A check of jobs for the API of `up`, with the packs in use at the time of each call.

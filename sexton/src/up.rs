@@ -212,23 +212,16 @@ async fn serve(
     let store_watch = StoreWatch::new(&ledger.store, alert, state.runner_folder());
     let give_up = store_watch.give_up.clone();
     let pulse = Arc::new(Pulse::default());
-    let known = check_of_api(runner.packs(), channels.clone());
-    let console = Console {
-        check_job: known,
-        ..new_console(&ports, &state, &runner, &states, token, nudge.clone(), store_watch.health.clone())
-    };
+    let mut console = new_console(&ports, &state, &runner, &states, token, nudge.clone(), store_watch.health.clone());
+    console.check_job = check_of_api(runner.packs(), channels.clone());
     let closing = stop.clone().cancelled_owned();
     let server = tokio::spawn(console::serve(listener, console::router(console), listen::server_limits(), closing));
     let duties = Duties {
-        ports: ports.clone(),
-        packs: runner.packs(),
-        notifier: notifier.clone(),
-        links: services::Links(setup.configuration.links.clone()),
-        keep: duties::retention_policy(&setup.configuration.history),
         nudge: nudge.clone(),
         stop_starting: stop_starting.clone(),
         stop: stop.clone(),
         pulse: pulse.clone(),
+        ..Duties::new(&setup.configuration, ports.clone(), runner.packs(), notifier.clone())
     };
     let reloads = signals.reload_requests();
     let applying =

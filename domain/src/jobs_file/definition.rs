@@ -33,6 +33,7 @@ pub fn check_job(job: &Job) -> Result<(), String> {
         ("timeout", job.timeout),
         ("start_within", job.start_within),
         ("quiet_limit", job.quiet_limit),
+        ("late_output_limit", job.late_output_limit),
         ("alert.remind", job.alert.remind),
     ];
     for (key, limit) in limits {

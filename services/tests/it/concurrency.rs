@@ -1,7 +1,9 @@
 //! Overlapping runs of one job under every policy.
 
+use std::time::Duration;
+
 use domain::alert::AlertKind;
-use domain::job::Concurrency;
+use domain::job::{CatchUp, Concurrency};
 use domain::run::Outcome;
 use services::commands;
 
@@ -57,6 +59,75 @@ async fn queue_runs_them_one_after_the_other() {
         world.collect().await;
     }
     assert_eq!(world.ledger().await.count(Outcome::Succeeded), 3);
+}
+
+/// A job of every minute, whose run of 08:00 runs on.
+async fn world_with_long_run(change: impl FnOnce(&mut domain::job::Job)) -> (World, domain::order::Order) {
+    let world = World::new("2026-11-23T07:59:00Z");
+    let mut job = job("dump", "* * * * *");
+    job.concurrency = Concurrency::Queue;
+    job.start_within = Some(Duration::from_secs(90));
+    change(&mut job);
+    world.put(&job).await;
+    world.set("2026-11-23T08:00:00Z");
+    world.schedule().await;
+    let first = world.take_orders("r1").await.remove(0);
+    world.report_started(&first).await;
+    world.collect().await;
+    (world, first)
+}
+
+#[tokio::test]
+async fn start_within_counts_while_a_run_waits_for_an_earlier_one() {
+    let (world, first) = world_with_long_run(|_| {}).await;
+    for minute in ["08:01", "08:02"] {
+        world.set(minute);
+        world.schedule().await;
+    }
+    world.pass(30);
+    assert_eq!(world.check_overdue().await.missed, 0, "at its latest start");
+    world.pass(1);
+    assert_eq!(world.check_overdue().await.missed, 1);
+    let reason = "not started by 2026-11-23T08:02:30Z, its `start_within`: waits for run ";
+    assert_eq!(world.runs("dump").await[1].reason, Some(format!("{reason}{}", first.run_id)));
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Missed]);
+    // The end of the earlier run, before the next check: a run that is too late is not started.
+    world.set("2026-11-23T08:03:40Z");
+    world.report_finished(&first, 0).await;
+    world.collect().await;
+    assert_eq!(world.history("dump").await, ["08:00 succeeded", "08:01 missed", "08:02 missed"]);
+    assert!(world.take_orders("r1").await.is_empty());
+}
+
+#[tokio::test]
+async fn start_within_counts_from_the_release_of_runs_that_maintenance_holds() {
+    let (world, first) = world_with_long_run(|_| {}).await;
+    world.set("08:01");
+    world.schedule().await;
+    // Maintenance during the wait.
+    let begin = async |catch_up| {
+        commands::begin_maintenance(&world.ports, None, None, "", "test", catch_up, world.now()).await.unwrap();
+    };
+    begin(CatchUp::All).await;
+    for minute in ["08:02", "08:03", "08:04"] {
+        world.set(minute);
+        world.run_duties().await;
+    }
+    commands::end_maintenance(&world.ports, None, world.now()).await.unwrap();
+    world.report_finished(&first, 0).await;
+    world.collect().await;
+    // Each takes longer than `start_within`, so the last one waits for minutes.
+    for _ in 0..4 {
+        let run = world.take_orders("r1").await;
+        assert_eq!(run.len(), 1, "{:?}", world.history("dump").await);
+        world.report_started(&run[0]).await;
+        world.pass(300);
+        world.check_overdue().await;
+        world.report_finished(&run[0], 0).await;
+        world.collect().await;
+    }
+    let wanted = ["08:00", "08:01", "08:02", "08:03", "08:04"].map(|minute| format!("{minute} succeeded"));
+    assert_eq!(world.history("dump").await, wanted);
 }
 
 #[tokio::test]

@@ -136,7 +136,9 @@ async fn after_maintenance(catch_up: CatchUp) -> World {
     world.set("2026-11-23T08:00:00Z");
     world.schedule().await;
     world.set("2026-11-23T08:00:30Z");
-    commands::begin_maintenance(&world.ports, Some("db"), None, "new disks", catch_up, world.now()).await.unwrap();
+    commands::begin_maintenance(&world.ports, Some("db"), None, "new disks", "test", catch_up, world.now())
+        .await
+        .unwrap();
     for minute in 1..4 {
         world.set(&format!("2026-11-23T08:0{minute}:00Z"));
         world.run_duties().await;

@@ -24,9 +24,10 @@ pub(super) async fn check_jobs(
 ) -> Result<String, String> {
     let read = read_valid_jobs(source).map_err(|failure| failure.messages().join("; "))?;
     let channels: Vec<String> = setup.configuration.channels.iter().map(|channel| channel.name.clone()).collect();
-    let unknown = KnownNames { packs: &setup.packs, channels: Some(&channels) }.problems_of_all(&read.jobs);
+    let unknown = KnownNames { packs: &setup.packs, channels: Some(&channels) }.problems_of_all(read.jobs.iter());
     if !unknown.is_empty() {
-        return Err(unknown.join("; "));
+        let texts: Vec<String> = unknown.iter().map(|(key, problem)| format!("{key}: {problem}")).collect();
+        return Err(texts.join("; "));
     }
     let zone = read.zone_note().map_or_else(String::new, |zone| format!("; {zone}"));
     let (jobs, warnings) = (format_count(read.jobs.len(), "job"), format_count(read.warnings.0.len(), "warning"));

@@ -1,8 +1,8 @@
-//! `jobs`, `job` and `maintenance`: shows and changes jobs through the API.
+//! `jobs` and `job`: shows and changes jobs through the API.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use domain::job::Job;
 use domain::jobs_file::fields;
 use domain::local_time::localize;
@@ -93,35 +93,6 @@ struct PauseArguments {
     why: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct MaintenanceArguments {
-    /// Start (`on`) or end (`off`) the window
-    switch: Switch,
-    /// Only jobs of this group [default: all groups]
-    #[arg(long, value_name = "G")]
-    group: Option<String>,
-    /// End automatically at this instant
-    #[arg(long, value_name = "T")]
-    until: Option<String>,
-    /// Reason shown to other users
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    why: String,
-    /// Which firings of the window are made up afterwards [default: `catch_up` of each job]
-    #[arg(long, value_parser = ["skip", "once", "all"])]
-    catch_up: Option<String>,
-    #[command(flatten)]
-    server: ServerArguments,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 /// The columns of the list of jobs.
 const COLUMNS: &[Column] = &[
     Column::whole("job"),
@@ -157,14 +128,14 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
                 .get("next")
                 .and_then(Value::as_str)
                 .and_then(|text| text.parse().ok())
-                .map_or_else(|| no_firing(&job).to_owned(), format_instant);
+                .map_or_else(|| no_firing(&job, is_under_maintenance(record)).to_owned(), format_instant);
             let delay =
                 record.get("delay").and_then(Value::as_str).map_or_else(String::new, |delay| format!(" +{delay}"));
             table.add_row(vec![
                 job.key().to_string(),
                 job.schedule.clone(),
                 job.zone.clone(),
-                job_state(&job, record.get("bad")),
+                job_state(&job, record),
                 next + &delay,
                 job.command.to_string(),
             ]);
@@ -181,10 +152,14 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
     })
 }
 
+fn is_under_maintenance(record: &Value) -> bool {
+    record.get("maintenance").is_some_and(Value::is_object)
+}
+
 /// The text for a job without a next firing.
-fn no_firing(job: &Job) -> &'static str {
+fn no_firing(job: &Job, is_under_maintenance: bool) -> &'static str {
     let is_timed = |schedule: Schedule| schedule.kind() == ScheduleKind::Timed;
-    let is_on = job.enabled && job.paused.is_none();
+    let is_on = job.enabled && job.paused.is_none() && !is_under_maintenance;
     match is_on && fields::schedule(job, Timestamp::UNIX_EPOCH).is_ok_and(is_timed) {
         true => "never",
         false => "-",
@@ -203,12 +178,15 @@ fn unreadable_row(record: &Value, failure: &Failure) -> Vec<String> {
     [&*name, "-", "-", "unreadable", "-", &*fault].map(str::to_owned).to_vec()
 }
 
-fn job_state(job: &Job, bad: Option<&Value>) -> String {
-    let failing = bad.and_then(|bad| bad.get("kind")?.as_str()).map(|kind| format!("bad: {kind}"));
+fn job_state(job: &Job, record: &Value) -> String {
+    let failing = record.get("bad").and_then(|bad| bad.get("kind")?.as_str()).map(|kind| format!("bad: {kind}"));
+    let until = |at: Option<Timestamp>| at.map_or_else(String::new, |at| format!(" until {}", format_instant(at)));
     match &job.paused {
         _ if !job.enabled => "disabled".to_owned(),
-        Some(pause) => {
-            pause.until.map_or_else(|| "paused".to_owned(), |until| format!("paused until {}", format_instant(until)))
+        Some(pause) => format!("paused{}", until(pause.until)),
+        None if is_under_maintenance(record) => {
+            let end = record["maintenance"]["until"].as_str().and_then(|text| text.parse().ok());
+            format!("maintenance{}", until(end))
         }
         None => failing.unwrap_or_else(|| "on".to_owned()),
     }
@@ -245,12 +223,13 @@ fn show(arguments: &OneArguments) -> Outcome {
 }
 
 /// Fields of a job that hold instants; others hold the user's own text.
-const INSTANTS: [&str; 4] = ["anchor", "next", "paused", "bad"];
+const INSTANTS: [&str; 5] = ["anchor", "next", "paused", "bad", "maintenance"];
 
 fn describe(record: &Value) -> String {
     let Value::Object(values) = record else { return String::new() };
-    let job =
-        parse_job(record).ok().filter(|job| no_firing(job) == "never" && values.get("next").is_none_or(Value::is_null));
+    let job = parse_job(record).ok().filter(|job| {
+        no_firing(job, is_under_maintenance(record)) == "never" && values.get("next").is_none_or(Value::is_null)
+    });
     let never = job.map(|_| ("next", "never".to_owned()));
     let shown = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -308,7 +287,7 @@ fn remove(arguments: &OneArguments) -> Outcome {
     })
 }
 
-fn print_confirmation(answer: &Value, json: bool, message: &str) -> Outcome {
+pub(crate) fn print_confirmation(answer: &Value, json: bool, message: &str) -> Outcome {
     let mut out = Printer::new();
     if json {
         out.print_json(answer)?
@@ -319,32 +298,8 @@ fn print_confirmation(answer: &Value, json: bool, message: &str) -> Outcome {
     Ok(SUCCESS)
 }
 
-pub(crate) fn maintenance(arguments: MaintenanceArguments) -> Outcome {
-    let until = arguments.until.as_deref().map(parse_future_instant).transpose()?;
-    let on = arguments.switch == Switch::On;
-    block_on(async {
-        let client = Client::find(&arguments.server).await?;
-        let body = json!({
-            "on": on, "group": arguments.group, "until": until, "why": arguments.why, "catch_up": arguments.catch_up,
-        });
-        let answer = client.send(ApiRequest::post(&["maintenance"], body)).await?;
-        let scope =
-            arguments.group.as_deref().map_or_else(|| "all groups".to_owned(), |group| format!("group {group}"));
-        let message = match (on, until) {
-            (true, Some(until)) => {
-                format!("maintenance of {scope} until {}: schedules start no new runs", format_instant(until))
-            }
-            (true, None) => {
-                format!("maintenance of {scope}: schedules start no new runs until `sexton maintenance off`")
-            }
-            (false, _) => format!("maintenance of {scope} ended"),
-        };
-        print_confirmation(&answer, arguments.json, &message)
-    })
-}
-
 /// Parses the value of `--until`: an instant, or a duration from now (`2h`).
-fn parse_future_instant(text: &str) -> Result<Timestamp, Failure> {
+pub(crate) fn parse_future_instant(text: &str) -> Result<Timestamp, Failure> {
     let now = Timestamp::now();
     if let Ok(duration) = domain::units::parse_duration(text) {
         let too_late =

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::alert_queues::AlertQueues;
 use super::notifier::ChannelNotifier;
-use crate::configuration::HistorySection;
+use crate::configuration::{Configuration, HistorySection};
 use crate::local_runner::SharedPacks;
 use crate::sd_notify::Pulse;
 
@@ -105,7 +105,7 @@ enum NextCall {
     At(Timestamp),
 }
 
-pub(crate) fn retention_policy(history: &HistorySection) -> RetentionPolicy {
+fn retention_policy(history: &HistorySection) -> RetentionPolicy {
     let default = RetentionPolicy::default();
     RetentionPolicy {
         age_max: history.keep.unwrap_or(default.age_max),
@@ -114,6 +114,26 @@ pub(crate) fn retention_policy(history: &HistorySection) -> RetentionPolicy {
 }
 
 impl Duties {
+    /// The duties of `up`, which nothing stops or wakes yet.
+    pub(crate) fn new(
+        configuration: &Configuration,
+        ports: Ports,
+        packs: SharedPacks,
+        notifier: Arc<ChannelNotifier>,
+    ) -> Duties {
+        Duties {
+            ports,
+            packs,
+            notifier,
+            links: Links(configuration.links.clone()),
+            keep: retention_policy(&configuration.history),
+            nudge: Arc::default(),
+            stop_starting: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            pulse: Arc::default(),
+        }
+    }
+
     pub(crate) fn start(self) -> RunningDuties {
         let alerts = AlertQueues::new(self.ports.clone(), self.notifier.clone(), self.links.clone());
         let channel_tasks = alerts.start();
@@ -244,13 +264,15 @@ async fn run_overdue(context: &DutyContext) -> services::Result<NextCall> {
         boot::start_reboot_jobs(ports, &boot_id, booted_at, now).await?;
     }
     let open = overdue::list_open_runs(ports).await?;
+    let start_by = overdue::next_start_by(&open, now).and_then(|at| Duration::try_from(at.duration_since(now)).ok());
     let summary = overdue::tick(ports, &open, now).await?;
     liveness::tick(ports, &open, now).await?;
     sweep::tick(ports, now).await?;
     if summary.missed > 0 || summary.lost > 0 {
         context.notify_run_ended();
     }
-    Ok(NextCall::After(MINUTE))
+    // Right after the latest start of a waiting run.
+    Ok(NextCall::After(start_by.map_or(MINUTE, |wait| (wait + Duration::from_millis(1)).min(MINUTE))))
 }
 
 /// The id and the time of this boot of the machine. In a container, those of its start: a boot of the machine has many.
@@ -282,7 +304,7 @@ async fn run_release(context: &DutyContext) -> services::Result<NextCall> {
     let ports = &context.duties.ports;
     let open = overdue::list_open_runs(ports).await?;
     let summary = release::release_due(ports, &open, Timestamp::now()).await?;
-    if summary.skipped > 0 {
+    if summary.skipped > 0 || summary.missed > 0 {
         context.notify_run_ended();
     }
     Ok(NextCall::After(MINUTE))

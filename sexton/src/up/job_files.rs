@@ -352,13 +352,14 @@ impl JobFiles {
         }
         warnings.iter().for_each(|warning| print_error_line(&warning.to_string()));
         let known = KnownNames { packs, channels: Some(&self.channels) };
-        for problem in known.problems_of_all(&parsed.jobs) {
-            print_error_line(&format!("{}: warning: {problem}", source.shown_name()));
+        let problems = tokio::task::block_in_place(|| known.problems_of_all(parsed.jobs.iter()));
+        for (key, problem) in &problems {
+            print_error_line(&format!("{}: warning: {key}: {problem}", source.shown_name()));
         }
         let keys = self.claims.hashes(&parsed.jobs);
         let shared = self.refuse_shared_jobs(source, &mut parsed, ports).await?;
         let difference = self.store_jobs(source, &parsed, ports).await?;
-        name_alerts::alert_problems(ports, &known, &parsed.jobs, Timestamp::now())
+        name_alerts::alert_problems(ports, &problems, Timestamp::now())
             .await
             .map_err(|error| Failure::failed(error.to_string()))?;
         self.claims.set(&self.sources, source, Some(keys));

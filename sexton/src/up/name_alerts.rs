@@ -5,8 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::alert::Transition;
-use domain::job::Job;
+use domain::job::JobKey;
 use domain::ports::{AlertStep, Cursor, PortResult, Ports};
 use jiff::Timestamp;
 use rules::Packs;
@@ -45,8 +44,8 @@ async fn check_stored_jobs(ports: &Ports, known: &KnownNames<'_>) -> PortResult<
     let mut after: Option<Cursor> = None;
     loop {
         let page = ports.jobs.list(None, after.as_ref(), PAGE_JOBS).await?;
-        let jobs: Vec<Job> = page.records.into_iter().filter_map(|stored| stored.job.ok()).collect();
-        alert_problems(ports, known, &jobs, Timestamp::now()).await?;
+        let problems = known.problems_of_all(page.records.into_iter().filter_map(|stored| stored.job.ok()));
+        alert_problems(ports, &problems, Timestamp::now()).await?;
         after = page.next;
         if after.is_none() {
             return Ok(());
@@ -54,23 +53,17 @@ async fn check_stored_jobs(ports: &Ports, known: &KnownNames<'_>) -> PortResult<
     }
 }
 
-/// Alerts about the names in these jobs through all channels, for each job and problem at most once a day.
+/// Alerts about problems of jobs through all channels, each at most once a day.
 ///
 /// # Errors
 /// Returns the port's error.
-pub(super) async fn alert_problems(
-    ports: &Ports,
-    known: &KnownNames<'_>,
-    jobs: &[Job],
-    now: Timestamp,
-) -> PortResult<()> {
-    let alert = |job: &Job, problem: String| {
+pub(super) async fn alert_problems(ports: &Ports, problems: &[(JobKey, String)], now: Timestamp) -> PortResult<()> {
+    let alert = |(key, problem): &(JobKey, String)| {
         let reason = format!("{problem}; the job keeps running with the packs and channels that exist");
-        fault_transition("unknown_name", &job.key(), &problem, reason, now)
+        fault_transition("unknown_name", key, problem, reason, now)
     };
-    let transitions_of = |job| known.problems_of(job).into_iter().map(move |problem| alert(job, problem));
-    let transitions: Vec<Transition> = jobs.iter().flat_map(transitions_of).collect();
-    if !transitions.is_empty() {
+    if !problems.is_empty() {
+        let transitions = problems.iter().map(alert).collect();
         ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
     }
     Ok(())

@@ -1,17 +1,18 @@
-//! Alerts of a running `up`: channels that hang, jobs that fail together, names of packs and channels that do not exist.
+//! Alerts of a running `up`: channels that hang, jobs that fail together, names that no pack or channel has.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use testbed::{DEADLINE, wait_for, wait_until};
+use testbed::{DEADLINE, wait_until};
 
 use crate::driver::{Folder, Up, sexton};
 use crate::evidence::{alerts, pager};
 
-/// An HTTP server that accepts every request, and answers only when told to.
+/// An HTTP server that accepts every request, and answers only while `answers` is set.
 struct Hook {
     address: SocketAddr,
     answers: Arc<AtomicBool>,
@@ -125,47 +126,43 @@ fn jobs_that_fail_together_are_one_message_that_names_each() {
 
 const OWN_PACK: &str = "name = \"own\"\n[[rule]]\nid = \"own.wrong\"\npattern = 'gone wrong'\n";
 
-#[test]
-fn packs_and_channels_that_do_not_exist_are_faults_and_silence_no_job() {
-    let folder = Folder::new();
-    let (configuration, alert_file) = pager(&folder);
-    std::fs::create_dir(folder.path("rules")).expect("made");
-    folder.write("rules/own.toml", OWN_PACK);
-    folder.write("rules/python.toml", &OWN_PACK.replace("own", "python").replace("gone wrong", "py wrong"));
-    let rules = folder.text("rules");
-    let tab = "# sexton-defaults: alert.channels=pagr\n\
-               # sexton: name=typo rules=pyhton,default alert.channels=pagr\n@manually echo 'Segmentation fault'\n\
-               # sexton: name=auto\n@manually echo 'gone wrong'\n\
-               # sexton: name=own rules=own\n@manually echo 'gone wrong'\n";
-    let tab = folder.write("crontab", tab);
-    let toml = folder.write(
-        "jobs.toml",
-        "[[job]]\nname = \"t\"\nschedule = \"@manually\"\ncommand = \"true\"\nrules = [\"pyhton\"]\n\
-         [job.alert]\nchannels = [\"pagr\"]\n",
-    );
+/// A pack of its own, one that replaces a built-in one, and files with names that do not exist.
+struct Names {
+    folder: Folder,
+    configuration: String,
+    alert_file: PathBuf,
+    rules: String,
+    tab: String,
+    toml: String,
+}
 
-    let linted = sexton(&["lint", &tab, &toml]).expect(2);
-    for fault in [
-        "crontab:2: `rules`: no rule pack `pyhton`; did you mean `python`?",
-        "crontab:6: `rules`: no rule pack `own`; known are default, python, shell",
-        "jobs.toml:5: `rules`: no rule pack `pyhton`; did you mean `python`?",
-    ] {
-        assert_eq!(linted.err.matches(fault).count(), 1, "{fault}: {}", linted.err);
-    }
-    assert!(!linted.err.contains("pagr"), "channels are unknown without a configuration: {}", linted.err);
-    let linted = sexton(&["lint", &tab, &toml, "--rules", &rules, "--config", &configuration]).expect(2);
-    assert!(!linted.err.contains("pack `own`"), "{}", linted.err);
-    for line in ["crontab:1:", "crontab:2:", "jobs.toml:7:"] {
-        let fault = format!("{line} `alert.channels`: no alert channel `pagr`; did you mean `pager`?");
-        assert_eq!(linted.err.matches(&fault).count(), 1, "{fault}: {}", linted.err);
-    }
-    let note = "rules/python.toml: note: the pack `python` of this file replaces the built-in pack of that name";
-    assert!(linted.text().contains(note), "{}", linted.text());
+const REPLACED: &str =
+    "rules/python.toml: note: the pack `python` of this file replaces the built-in pack of that name";
 
-    let state = folder.path("state");
-    let up = Up::start(&state, &["--crontab", &tab, "--rules", &rules, "--config", &configuration]);
-    assert!(up.printed().contains(note), "{}", up.printed());
-    let alert_of = |job: &str, kind: &str, part: &str| {
+impl Names {
+    fn new() -> Names {
+        let folder = Folder::new();
+        let (configuration, alert_file) = pager(&folder);
+        std::fs::create_dir(folder.path("rules")).expect("made");
+        folder.write("rules/own.toml", OWN_PACK);
+        folder.write("rules/python.toml", &OWN_PACK.replace("own", "python").replace("gone wrong", "py wrong"));
+        let tab = "# sexton-defaults: alert.channels=pagr\n\
+                   # sexton: name=typo rules=pyhton,default alert.channels=pagr\n@manually echo 'Segmentation fault'\n\
+                   # sexton: name=auto\n@manually echo 'gone wrong'\n\
+                   # sexton: name=own rules=own\n@manually echo 'gone wrong'\n";
+        let toml = "[[job]]\nname = \"t\"\nschedule = \"@manually\"\ncommand = \"true\"\nrules = [\"pyhton\"]\n\
+                    [job.alert]\nchannels = [\"pagr\"]\n";
+        let (tab, toml) = (folder.write("crontab", tab), folder.write("jobs.toml", toml));
+        Names { rules: folder.text("rules"), folder, configuration, alert_file, tab, toml }
+    }
+
+    fn start(&self) -> Up {
+        let arguments = ["--crontab", &self.tab, "--rules", &self.rules, "--config", &self.configuration];
+        Up::start(&self.folder.path("state"), &arguments)
+    }
+
+    /// Waits for an alert about the job, alone or in a digest.
+    fn wait_for_alert(&self, job: &str, kind: &str, part: &str) {
         let named = format!("default/{job}");
         let is_it = |alert: &Value| {
             let reason = alert["reason"].as_str().unwrap_or("");
@@ -174,18 +171,46 @@ fn packs_and_channels_that_do_not_exist_are_faults_and_silence_no_job() {
                 false => alert["job"] == job && alert["kind"] == kind && reason.contains(part),
             }
         };
-        wait_for("an alert", || alerts(&alert_file).into_iter().find(is_it))
-    };
-    alert_of("typo", "bad_job", "did you mean");
+        wait_until(DEADLINE, || alerts(&self.alert_file).iter().any(is_it));
+    }
+}
+
+#[test]
+fn lint_finds_packs_and_channels_that_do_not_exist() {
+    let Names { folder: _folder, configuration, rules, tab, toml, .. } = &Names::new();
+    let linted = sexton(&["lint", tab, toml]).expect(2);
+    for fault in [
+        "crontab:2: `rules`: no rule pack `pyhton`; did you mean `python`?",
+        "crontab:6: `rules`: no rule pack `own`; known are default, python, shell",
+        "jobs.toml:5: `rules`: no rule pack `pyhton`; did you mean `python`?",
+    ] {
+        assert_eq!(linted.err.matches(fault).count(), 1, "{fault}: {}", linted.err);
+    }
+    assert!(!linted.err.contains("pagr"), "channels are unknown without a configuration: {}", linted.err);
+    let linted = sexton(&["lint", tab, toml, "--rules", rules, "--config", configuration]).expect(2);
+    assert!(!linted.err.contains("pack `own`"), "{}", linted.err);
+    for line in ["crontab:1:", "crontab:2:", "jobs.toml:7:"] {
+        let fault = format!("{line} `alert.channels`: no alert channel `pagr`; did you mean `pager`?");
+        assert_eq!(linted.err.matches(&fault).count(), 1, "{fault}: {}", linted.err);
+    }
+    assert!(linted.text().contains(REPLACED), "{}", linted.text());
+}
+
+#[test]
+fn packs_and_channels_that_do_not_exist_are_faults_and_silence_no_job() {
+    let names = Names::new();
+    let up = names.start();
+    assert!(up.printed().contains(REPLACED), "{}", up.printed());
+    names.wait_for_alert("typo", "bad_job", "did you mean");
     // It runs with the packs that exist, and its alert reaches the channels that exist.
     for (job, rule) in [("typo", ""), ("auto", "own.wrong"), ("own", "own.wrong")] {
         let run = up.run(&["run", &format!("default/{job}"), "--wait", "--json"]).expect(1).records().remove(0);
         assert_eq!(run["outcome"], "false_success", "{run}");
         assert!(run["reason"].as_str().is_some_and(|reason| reason.contains(rule)), "{run}");
-        alert_of(job, "false_success", "");
+        names.wait_for_alert(job, "false_success", "");
     }
 
-    let applied = up.run(&["apply", &toml]).expect(2);
+    let applied = up.run(&["apply", &names.toml]).expect(2);
     let faults = [
         "job default/t: no rule pack `pyhton`; did you mean `python`?",
         "job default/t: no alert channel `pagr`; did you mean `pager`?",
@@ -193,16 +218,13 @@ fn packs_and_channels_that_do_not_exist_are_faults_and_silence_no_job() {
     for fault in faults {
         assert!(applied.err.lines().any(|line| line.contains(fault)), "{fault}: {}", applied.err);
     }
-    let set = up.run(&["job", "set", "default/t", &toml]).expect(2);
+    let set = up.run(&["job", "set", "default/t", &names.toml]).expect(2);
     assert!(faults.iter().all(|fault| set.err.contains(fault)), "{}", set.err);
     up.run(&["job", "show", "default/t"]).expect(2);
 
     // A pack that disappears while `up` runs.
-    std::fs::remove_file(folder.path("rules/own.toml")).expect("removed");
-    let reason = |part: &str| {
-        alerts(&alert_file).iter().any(|alert| alert["reason"].as_str().is_some_and(|text| text.contains(part)))
-    };
-    wait_until(DEADLINE, || reason("no rule pack `own`") || reason("default/own"));
+    std::fs::remove_file(names.folder.path("rules/own.toml")).expect("removed");
+    names.wait_for_alert("own", "bad_job", "no rule pack `own`");
     let run = up.run(&["run", "default/own", "--wait", "--json"]).expect(0).records().remove(0);
     assert_eq!((&run["outcome"], &run["rules"]), (&json!("succeeded"), &json!([])), "{run}");
 }

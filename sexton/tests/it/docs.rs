@@ -10,9 +10,10 @@
 //! | `text`, `json` and others | nothing, except that a first line `# NAME` writes it as a file |
 //!
 //! NAME chooses the reader: `sexton.toml` and `sinks.toml` (`up` starts with them), `policy.toml` (`up` starts with a
-//! runner that has it), `jobs.toml` and `crontab` (`lint` finds no fault, with the packs of the page), `packs/NAME.toml` (`rules test` reads
-//! it and its examples pass). Other names are only written. A name may occur again: each block is read on
-//! its own and replaces the one before. All files of a page are there from the start, so a block may name a later one.
+//! runner that has it), `jobs.toml` and `crontab` (`lint` finds no fault, with the packs of the page),
+//! `packs/NAME.toml` (`rules test` reads it and its examples pass). Other names are only written. A name may occur
+//! again: each block is read on its own and replaces the one before. All files of a page are there from the start, so a
+//! block may name a later one.
 //!
 //! In commands, `RUN_ID` is the newest run and `up` runs until the next `up` or the end of the page. In files and
 //! commands, `/etc/sexton`, `/var/lib/sexton` and `/var/log/sexton` are folders of the test. `ca.pem`, `client.pem` and

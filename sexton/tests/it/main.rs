@@ -32,6 +32,7 @@ mod sinks;
 mod store;
 mod troubleshooting;
 mod upgrade;
+mod waiting_runs;
 mod watching;
 mod zone_rules;
 mod zones;

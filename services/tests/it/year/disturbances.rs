@@ -138,7 +138,7 @@ impl Disturbances {
             let group = if random.one_in(4) { None } else { Some(*random.one_of(&GROUPS)) };
             let until = Some(now + SignedDuration::from_mins(random.between(5, 240)));
             let catch_up = *random.one_of(&[CatchUp::Skip, CatchUp::Once, CatchUp::All]);
-            commands::begin_maintenance(&world.ports, group, until, "new disks", catch_up, now).await.unwrap();
+            commands::begin_maintenance(&world.ports, group, until, "new disks", "test", catch_up, now).await.unwrap();
         }
         if random.one_in(20 * self.rarity)
             && let Some(run_id) = runners.reporting_orders().next().map(|order| order.run_id.clone())
