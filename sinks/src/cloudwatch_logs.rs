@@ -161,7 +161,8 @@ impl CloudwatchLogs {
         jobs_create_group: bool,
     ) -> Result<String, String> {
         let LogStream { group, stream } = self.log_stream(header);
-        let endpoint = self.client.as_ref().map_or("CloudWatch Logs", |client| &client.endpoint);
+        let configured = self.config.access.endpoint.as_deref().unwrap_or("CloudWatch Logs");
+        let endpoint = self.client.as_ref().map_or(configured, |client| &client.endpoint);
         let run_id = &header.run_id;
         let sent = match sent {
             Ok(()) => {

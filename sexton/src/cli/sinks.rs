@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS};
 use crate::local_runner::reset_record;
-use crate::print::{Printer, dash, format_bytes, format_duration, format_elapsed};
+use crate::print::{Printer, dash, format_bytes, format_duration, format_elapsed, format_instant};
 use crate::text_table::{Column, Table};
 
 #[derive(Debug, Args)]
@@ -170,10 +170,12 @@ fn error_text(sink: &Value, now: Timestamp) -> String {
     format!("{over}{age} ago: {error}")
 }
 
-fn state_text(sink: &Value) -> String {
+/// The state of a sink, with the start of a wait.
+pub(crate) fn state_text(sink: &Value) -> String {
     let text = |name: &str| sink.get(name).and_then(Value::as_str);
-    match (text("state"), text("waiting_since")) {
-        (Some("waiting"), Some(since)) => format!("waiting for an answer since {since}"),
+    let since = text("waiting_since").and_then(|since| since.parse().ok());
+    match (text("state"), since) {
+        (Some("waiting"), Some(since)) => format!("waiting for an answer since {}", format_instant(since)),
         (state, _) => state.map_or_else(dash, str::to_owned),
     }
 }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::cli::runs::{parse_run, state_name, unexpected_answer};
+use crate::cli::sinks::state_text;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Outcome, SUCCESS};
 use crate::print::{Printer, format_duration, format_elapsed, format_instant};
@@ -178,7 +179,8 @@ fn sink_text(sink: &Value) -> Option<String> {
         .filter(|(name, _)| number(name) > 0.0)
         .map(|(name, shown)| format!("{} {shown}", number(name)))
         .collect();
-    if lag == 0 && lost.is_empty() && state == "working" {
+    let set_up_fault = text(sink, "set_up_fault");
+    if lag == 0 && lost.is_empty() && set_up_fault.is_empty() && state == "working" {
         return None;
     }
     let lag = match lag {
@@ -191,7 +193,8 @@ fn sink_text(sink: &Value) -> Option<String> {
     let lost = if lost.is_empty() { String::new() } else { format!(", {}", lost.join(", ")) };
     let error = Some(text(sink, "last_error")).filter(|error| !error.is_empty() && state != "working");
     let error = error.map_or_else(String::new, |error| format!(": {error}"));
-    Some(format!("{}  {state}, {lag}{lost}{error}", text(sink, "name")))
+    let set_up = if set_up_fault.is_empty() { String::new() } else { format!("; {set_up_fault}") };
+    Some(format!("{}  {}, {lag}{lost}{error}{set_up}", text(sink, "name"), state_text(sink)))
 }
 
 fn elapsed(from: Timestamp, to: Timestamp) -> String {
