@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Delivery;
+use crate::clock_history::ClockHistory;
 use crate::config::{SinkConfig, SinksFile};
 use crate::engine::{EngineShared, Environment, TrackedFeed, locked};
 use other_side::ModelSink;
@@ -38,8 +39,9 @@ impl Life {
     fn begin(world: &SharedWorld, config: &Arc<SinkConfig>) -> Life {
         let shared = Arc::new(EngineShared::default());
         let (events, _) = mpsc::channel(1);
-        let environment =
-            Environment { now: world::now, random: || 0x1234_5678_9abc_def0, ..Environment::real(events) };
+        let clock = ClockHistory::with_clocks(world::now, || Duration::from_secs(3600));
+        let random = || 0x1234_5678_9abc_def0;
+        let environment = Environment { now: world::now, random, clock, ..Environment::real(events) };
         locked_world(world).connected = false;
         let sink = ModelSink {
             world: world.clone(),

@@ -32,6 +32,7 @@ const CLOCK_IS_AN_ARGUMENT: &[(&str, &str)] = &[
     ("sexton/tests/it/running.rs", "the id of a run that never existed, looked up by its whole id"),
     ("sexton/tests/it/zone_rules.rs", "`next` and `plan` take the time as `--from` and `--to`"),
     ("sexton/tests/it/upgrade.rs", "the state of the first release: retention is set to 100 years, no sink gets it"),
+    ("sinks/src/clock_history_tests.rs", "the history takes its clocks, which the tests set"),
     ("sinks/src/cloudwatch_logs/batch_tests.rs", "only the bytes of a batch"),
     ("sinks/src/cloudwatch_logs/log_event_tests.rs", "only the bytes of an event"),
     ("sinks/src/delivery/model_tests.rs", "the engine takes its clock, which is fixed"),
