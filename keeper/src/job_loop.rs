@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use domain::event::Ended;
@@ -14,6 +15,8 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 
+use crate::caller_process::{Control, KeeperMessage, Received, is_end_signal};
+use crate::caller_stream::CallerStream;
 use crate::cgroup::Cgroup;
 use crate::directory::{RunDirectory, create_marker, read_json};
 use crate::guard_check::GuardCheck;
@@ -24,7 +27,7 @@ use crate::output_pipes::OutputPipes;
 use crate::processes::Process;
 use crate::records::{Exit, StopRequest};
 use crate::reserve::Reserve;
-use crate::signals::{self, Children, Reaped};
+use crate::signals::{self, Children, Reaped, Suspension};
 use crate::stop_sequence::{self, Step, StopSequence};
 use crate::writer::Writer;
 
@@ -55,6 +58,10 @@ pub(crate) struct Job {
     /// A signal arrived since the file `stop` was checked, or the check is due.
     check_stop: bool,
     stop_checked_at: Instant,
+    /// The process in the foreground that the job belongs to.
+    control: Option<Rc<Control>>,
+    /// The message about the end, until it is sent.
+    end_message: Option<KeeperMessage>,
 }
 
 enum Phase {
@@ -95,7 +102,20 @@ impl Job {
             // A request made before the signal was blocked is read now.
             check_stop: true,
             stop_checked_at: Instant::now(),
+            control: None,
+            end_message: None,
         }
+    }
+
+    /// Makes the job that of a caller: its output is copied, and signals come from there.
+    pub(crate) fn with_caller(
+        mut self,
+        control: Rc<Control>,
+        stdout: Option<CallerStream>,
+        stderr: Option<CallerStream>,
+    ) -> Job {
+        self.pipes = self.pipes.with_copies(stdout, stderr);
+        Job { control: Some(control), ..self }
     }
 
     /// Sets the guards to check when the job's process has ended.
@@ -172,6 +192,8 @@ impl Job {
                 Step::Done => {
                     let (cause, left) =
                         (sequence.cause, if children_left { stop_sequence::living_descendants() } else { Vec::new() });
+                    // A caller that does not read must not hold up the end.
+                    self.pipes.stop_copying();
                     let (message, leaked) = sequence.summary(left);
                     *ending = Some(Ending { cause, note: message, leaked });
                     let phase = self.ending_phase(now);
@@ -199,6 +221,7 @@ impl Job {
 
     /// Reaps every child that has ended. Returns whether any child is left.
     pub(crate) fn reap(&mut self) -> bool {
+        self.report_suspension();
         loop {
             let (pid, is_reaped, guard_check) = (self.pid, self.reaped.is_some(), self.guard_check.as_mut());
             let observe = |exited: u32| {
@@ -237,7 +260,11 @@ impl Job {
         if ready.stdin {
             self.write_stdin();
         }
+        if ready.control {
+            self.handle_caller();
+        }
         self.pipes.set_time();
+        ready.gone.into_iter().flatten().for_each(|stream| self.pipes.close(stream));
         let mut bytes = 0;
         for stream in ready.streams.into_iter().flatten() {
             bytes += self.pipes.read(stream);
@@ -248,21 +275,77 @@ impl Job {
 
     fn poll(&self, wait: Duration) -> io::Result<Ready> {
         let mut descriptors = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        let mut streams = [None; 2];
+        let (mut streams, mut readers) = ([None; 2], [None; 2]);
         for (index, (stream, descriptor)) in self.pipes.poll_descriptors().enumerate() {
             streams[index] = Some(stream);
             descriptors.push(descriptor);
         }
+        for (index, (stream, descriptor)) in self.pipes.poll_readers().enumerate() {
+            readers[index] = Some(stream);
+            descriptors.push(descriptor);
+        }
         descriptors.extend(self.stdin.as_ref().map(|stdin| PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::OUT)));
+        let control = self.control.as_ref();
+        descriptors.extend(control.map(|control| PollFd::new(control.descriptor(), PollFlags::IN)));
         let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         match poll(&mut descriptors, Some(&wait)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
         let mut ready = descriptors.iter().map(|descriptor| !descriptor.revents().is_empty());
-        let signals = ready.next().unwrap_or(false);
-        let streams = streams.map(|stream| stream.filter(|_| ready.next().unwrap_or(false)));
-        Ok(Ready { signals, streams, stdin: ready.next().unwrap_or(false) })
+        let mut next = || ready.next().unwrap_or(false);
+        let signals = next();
+        let streams = streams.map(|stream| stream.filter(|_| next()));
+        let gone = readers.map(|stream| stream.filter(|_| next()));
+        let stdin = self.stdin.is_some() && next();
+        Ok(Ready { signals, streams, gone, stdin, control: control.is_some() && next() })
+    }
+
+    /// Passes a signal of the caller on to the job. After the end of the job, the caller does not want to wait for the
+    /// reader of its output.
+    fn handle_caller(&mut self) {
+        let Some(control) = self.control.clone() else { return };
+        loop {
+            match control.receive() {
+                Received::Signal { number, is_delivered: false } if self.reaped.is_none() => {
+                    signals::send(self.pid, number);
+                }
+                Received::Signal { number, .. } if self.reaped.is_some() && is_end_signal(number) => {
+                    self.pipes.interrupt_copying();
+                }
+                Received::Signal { .. } => {}
+                Received::Nothing => return,
+                Received::CallerGone => {
+                    self.control = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Suspends the caller with the job, and continues it with the job: the shell of a terminal waits for the caller.
+    fn report_suspension(&self) {
+        let Some(control) = self.control.as_ref().filter(|_| self.reaped.is_none()) else { return };
+        match signals::suspension_of(self.pid) {
+            Suspension::Suspended => control.send(&KeeperMessage::Suspended),
+            Suspension::Continued => control.continue_caller(),
+            Suspension::None => {}
+        }
+    }
+
+    /// Informs the caller of the end, once all output up to it is copied.
+    pub(crate) fn send_end(&mut self) {
+        if self.pipes.are_copying() {
+            return;
+        }
+        let Some(mut message) = self.end_message.take() else { return };
+        if let KeeperMessage::Ended { copy_error, .. } = &mut message {
+            *copy_error = self.pipes.copy_error();
+        }
+        self.pipes.release_readers();
+        if let Some(control) = &self.control {
+            control.send(&message);
+        }
     }
 
     /// Writes the rest of the job's standard input. Closes the pipe at the end of the text, or when the job has closed
@@ -321,6 +404,9 @@ impl Job {
         };
         // A request that came during the last phase is for what is left.
         self.check_stop = true;
+        self.end_message =
+            Some(KeeperMessage::Ended { exit_code: exit.exit_code, signal: exit.signal, copy_error: None });
+        self.send_end();
         let late = is_open.then(|| LateOutput::new(self, output));
         (exit, late)
     }
@@ -349,7 +435,10 @@ fn finish_time(started_at: Timestamp, duration: Duration, now: Timestamp) -> Tim
 struct Ready {
     signals: bool,
     streams: [Option<Stream>; 2],
+    /// The caller's streams whose reader has closed them.
+    gone: [Option<Stream>; 2],
     stdin: bool,
+    control: bool,
 }
 
 /// How the job ended.

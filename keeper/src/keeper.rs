@@ -18,18 +18,20 @@ use std::time::Duration;
 use domain::order::Order;
 use jiff::Timestamp;
 
+use crate::caller_process::{Control, KeeperMessage, Passed, close_descriptors};
+use crate::caller_stream::CallerStream;
 use crate::cgroup;
 use crate::crash;
 use crate::directory::{self, Durability, RunDirectory, UnsyncedFile};
 use crate::guard_check::GuardCheck;
 use crate::job_loop::Job;
-use crate::launch;
+use crate::launch::{self, Input, LaunchError};
 use crate::mask::Masker;
 use crate::processes;
 use crate::records::{Exit, Launch, Started};
 use crate::reserve;
 use crate::signals;
-use crate::user;
+use crate::user::{self, User};
 
 /// How long writing exit.json is retried on a full disk. Chosen: an operator can react to the alert within a day.
 const EXIT_RETRY_MAX: Duration = Duration::from_secs(24 * 3_600);
@@ -62,14 +64,18 @@ fn log(run: &RunDirectory, message: &str) {
 
 /// `umask` is the mask of this process at its start.
 fn run_attempt(run: &RunDirectory, umask: u32) -> io::Result<()> {
-    // Fails only for a group leader, which is already detached.
-    let _ = rustix::process::setsid();
     let signals = signals::block_and_open()?;
     let launch = read_launch().map(|mut launch| {
         launch.inherited.umask.get_or_insert(umask);
         launch
     });
-    let lock = detach_streams(run)?;
+    let caller = launch.as_ref().ok().and_then(|launch| launch.caller.as_ref());
+    if caller.is_none() {
+        leave_session();
+    }
+    let passed = caller.map(Passed::take).transpose()?;
+    let control = passed.as_ref().map(|passed| passed.control.clone());
+    let lock = detach_streams(run, passed.is_some())?;
     crash::point("locked");
     if run.exit().exists() || run.starting().exists() {
         // A second keeper of the same attempt: the first one decides.
@@ -83,17 +89,31 @@ fn run_attempt(run: &RunDirectory, umask: u32) -> io::Result<()> {
     // From now on the job may have started, also when this process dies.
     directory::create_marker(&run.starting())?;
     crash::point("starting");
-    let (exit, late_output) = match launch.and_then(|launch| start(run, &order, &launch, signals)) {
-        Err(message) => (Exit::not_started(message, Timestamp::now()), None),
+    let started = launch.map_err(LaunchError::from).and_then(|launch| start(run, &order, &launch, passed, signals));
+    if control.is_some() {
+        // The job has the caller's session now; this process needs neither its terminal nor its directory.
+        leave_session();
+        let _ = std::env::set_current_dir("/");
+    }
+    let (exit, late_output) = match started {
+        Err(LaunchError { reason, program_error }) => {
+            if let Some(control) = &control {
+                control.send(&KeeperMessage::NotStarted { reason: reason.clone(), error: program_error });
+            }
+            (Exit::not_started(reason, Timestamp::now()), None)
+        }
         Ok(job) => job.run_to_exit(run, &order, &reserve)?,
     };
     crash::point("reaped");
     reserve.release();
+    let control = control.as_deref();
     match late_output {
         // The runner reads the record of such an end while this process is alive: it must not be seen before the sync.
-        Some(_) => write_record(run, "exit.json", |path| directory::write_json(path, &exit, Durability::Disk))?,
+        Some(_) => {
+            write_record(run, "exit.json", control, |path| directory::write_json(path, &exit, Durability::Disk))?
+        }
         // One commit of the file system instead of two. The runner reads it when this process has released the lock.
-        None => write_record(run, "exit.json", |path| {
+        None => write_record(run, "exit.json", control, |path| {
             UnsyncedFile::write(path, &serde_json::to_vec(&exit)?).and_then(UnsyncedFile::sync)
         })?,
     }
@@ -102,11 +122,16 @@ fn run_attempt(run: &RunDirectory, umask: u32) -> io::Result<()> {
         late_output.run_to_end(run, &order, |end| {
             let path = run.output_end();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            write_record(run, &name, |path| directory::write_json(path, end, Durability::Disk))
+            write_record(run, &name, None, |path| directory::write_json(path, end, Durability::Disk))
         })?;
     }
     drop(lock);
     Ok(())
+}
+
+/// Fails only for a group leader, which is already detached.
+fn leave_session() {
+    let _ = rustix::process::setsid();
 }
 
 /// Reads the launch document, before the streams are changed.
@@ -117,8 +142,8 @@ fn read_launch() -> Result<Launch, String> {
 }
 
 /// Takes the lock from standard output and opens /dev/null as all three standard streams. The job inherits no
-/// descriptor that the runner was started with.
-fn detach_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
+/// descriptor that the runner was started with; the job of a caller inherits the caller's.
+fn detach_streams(run: &RunDirectory, has_caller: bool) -> io::Result<OwnedFd> {
     let handed = launch::move_fd_above_stdio(1)?;
     let same_file = |file: &OwnedFd| -> io::Result<bool> {
         let expected = rustix::fs::stat(run.lock())?;
@@ -136,6 +161,9 @@ fn detach_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
             return Err(io::Error::last_os_error());
         }
     }
+    if has_caller {
+        return Ok(lock);
+    }
     // SAFETY: the call only sets flags of descriptors. Kernels before 5.11 refuse it; there the runner has set the
     // flags of its own descriptors.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
@@ -143,18 +171,40 @@ fn detach_streams(run: &RunDirectory) -> io::Result<OwnedFd> {
 }
 
 /// Launches the job and writes started.json.
-fn start(run: &RunDirectory, order: &Order, launch: &Launch, signals: OwnedFd) -> Result<Job, String> {
-    let (user, identity) = user::resolve(order.job.user.as_deref())?;
+fn start(
+    run: &RunDirectory,
+    order: &Order,
+    launch: &Launch,
+    passed: Option<Passed>,
+    signals: OwnedFd,
+) -> Result<Job, LaunchError> {
+    let (user, identity) = match &launch.caller {
+        // The job of a caller needs no user of its own.
+        Some(_) => (User { name: String::new(), uid: 0, gid: 0, home: String::new() }, None),
+        None => user::resolve(order.job.user.as_deref())?,
+    };
     let env = launch::environment(order, launch, &user);
     let masker = Masker::new(launch.secret_values())?;
     // The error may contain a secret, as when SHELL has one as its value.
     let mask = |message: String| masker.as_ref().map_or(message.clone(), |masker| masker.mask(&message));
-    let prepared = launch::prepare(order, launch, &env, &user, identity).map_err(mask)?;
+    let prepared = match &launch.caller {
+        Some(caller) => launch::prepare_for_caller(caller, launch, &env),
+        None => launch::prepare(order, launch, &env, &user, identity),
+    };
+    let prepared = prepared.map_err(mask)?;
     // Two installations on one machine may have runs with the same name.
     let name = run.path().file_name().unwrap_or_default().to_string_lossy();
     let name = format!("{name}.{}", std::process::id());
     let cgroup = if launch.cgroup { cgroup::Cgroup::create(&name) } else { None };
-    let launched = launch::launch(&prepared, order.job.stdin.is_some(), cgroup.as_ref()).map_err(mask)?;
+    let (input, copies) = match passed {
+        Some(Passed { stdin, stdout, stderr, control, inherited }) => {
+            (stdin.map_or(Input::Nothing, Input::Descriptor), Some((stdout, stderr, control, inherited)))
+        }
+        None if order.job.stdin.is_some() => (Input::Text, None),
+        None => (Input::Nothing, None),
+    };
+    let launched = launch::launch(&prepared, input, cgroup.as_ref())
+        .map_err(|error| LaunchError { reason: mask(error.reason), ..error })?;
     let (started_at, start) = (Timestamp::now(), std::time::Instant::now());
     crash::point("launched");
     let started = Started {
@@ -172,15 +222,31 @@ fn start(run: &RunDirectory, order: &Order, launch: &Launch, signals: OwnedFd) -
     }
     crash::point("started");
     let guard_check = GuardCheck::new(&order.job, &env, launch);
-    Ok(Job::new(launched, (started_at, start), cgroup, masker, run, signals).with_guard_check(guard_check))
+    let job = Job::new(launched, (started_at, start), cgroup, masker, run, signals).with_guard_check(guard_check);
+    let Some((stdout, stderr, control, inherited)) = copies else { return Ok(job) };
+    close_descriptors(&inherited);
+    let copy = |stream: Option<OwnedFd>| {
+        let copied = stream.map(CallerStream::new).transpose();
+        copied.unwrap_or_else(|error| {
+            log(run, &format!("cannot copy output to the caller: {error}"));
+            None
+        })
+    };
+    Ok(job.with_caller(control, copy(stdout), copy(stderr)))
 }
 
 fn inode(file: &OwnedFd) -> Option<u64> {
     rustix::fs::fstat(file).ok().map(|stat| stat.st_ino)
 }
 
-/// Writes a record of the end, with retries. While this process holds the lock, no runner records the run as lost.
-fn write_record(run: &RunDirectory, name: &str, write: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+/// Writes a record of the end, with retries. While this process holds the lock, no runner records the run as lost. A
+/// caller is informed once, because it does not wait that long.
+fn write_record(
+    run: &RunDirectory,
+    name: &str,
+    control: Option<&Control>,
+    write: impl Fn(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let path = run.file(name);
     let start = std::time::Instant::now();
     let mut logged = false;
@@ -195,6 +261,10 @@ fn write_record(run: &RunDirectory, name: &str, write: impl Fn(&Path) -> io::Res
         if !logged {
             log(run, &format!("cannot write {name}, retrying: {error}"));
             logged = true;
+            if let Some(control) = control {
+                control
+                    .send(&KeeperMessage::Unrecorded { reason: format!("cannot write {}: {error}", path.display()) });
+            }
         }
         std::thread::sleep(EXIT_RETRY_INTERVAL);
     }

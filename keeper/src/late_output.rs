@@ -56,6 +56,7 @@ impl LateOutput {
         let mut recorded = false;
         loop {
             let children_left = self.job.reap();
+            self.job.send_end();
             if let Some(request) = self.job.take_stop_request(run) {
                 match (&mut stop, request.grace_max) {
                     (Stop::Running(sequence), Some(grace_max)) => sequence.shorten_grace(grace_max),

@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "fork, exec and what happens between them are system calls")]
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, NulError};
+use std::ffi::{CStr, CString, NulError};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -15,6 +15,7 @@ use domain::job::Command;
 use domain::order::Order;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::caller_process::Caller;
 use crate::cgroup::Cgroup;
 use crate::records::Launch;
 use crate::signals;
@@ -34,9 +35,12 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 pub(crate) struct Prepared {
     /// Tried in this order, as execvp(3) does along PATH.
     programs: Vec<CString>,
+    /// The program is a path, so that it is not searched in PATH.
+    is_path: bool,
     argv: Vec<CString>,
     envp: Vec<CString>,
-    cwd: CString,
+    /// None for a job of a caller: it stays where the caller is.
+    cwd: Option<CString>,
     /// The job names a working directory. Without one, a missing home directory is no error.
     cwd_required: bool,
     /// Where the job may start; None allows every directory.
@@ -46,6 +50,9 @@ pub(crate) struct Prepared {
     umask: Option<u32>,
     open_files: Option<libc::rlimit>,
     identity: Option<Identity>,
+    /// Bit sets of signals: what the job blocks and ignores.
+    blocked_signals: u64,
+    ignored_signals: u64,
     /// The program's name for the error when it cannot be executed.
     program_shown: String,
     cwd_shown: String,
@@ -62,6 +69,9 @@ pub(crate) struct Launched {
 /// Environment variable with the keeper's process id. It distinguishes the leftovers of this run from an equal run of
 /// another installation.
 pub(crate) const KEEPER_VARIABLE: &str = "SEXTON_KEEPER";
+
+/// Prefix of the variables that identify the run.
+const OWN_PREFIX: &str = "SEXTON_";
 
 /// The job's whole environment: crontab's variables, passed variables of the runner, the job's own, and those that
 /// identify the run.
@@ -82,6 +92,60 @@ pub(crate) fn environment(order: &Order, launch: &Launch, user: &User) -> BTreeM
     env.insert("SEXTON_NOMINAL".to_owned(), order.nominal.to_string());
     env.insert(KEEPER_VARIABLE.to_owned(), std::process::id().to_string());
     env
+}
+
+/// The environment of a job that belongs to a caller: the caller's, and the variables that identify the run.
+fn caller_environment(caller: &Caller, env: &BTreeMap<String, String>) -> Vec<Vec<u8>> {
+    let own: Vec<(&String, &String)> = env.iter().filter(|(name, _)| name.starts_with(OWN_PREFIX)).collect();
+    let is_own = |entry: &[u8]| {
+        own.iter().any(|(name, _)| entry.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))
+    };
+    let inherited = caller.environment.iter().filter(|entry| !is_own(entry)).cloned();
+    inherited.chain(own.iter().map(|(name, value)| format!("{name}={value}").into_bytes())).collect()
+}
+
+/// Prepares the job of a caller.
+///
+/// # Errors
+/// Returns one sentence for the run's record.
+pub(crate) fn prepare_for_caller(
+    caller: &Caller,
+    launch: &Launch,
+    env: &BTreeMap<String, String>,
+) -> Result<Prepared, String> {
+    let Some(program) = caller.words.first().filter(|program| !program.is_empty()) else {
+        return Err("the command is empty".to_owned());
+    };
+    let nul = |_: NulError| "the command holds a NUL byte; remove it".to_owned();
+    let c_strings = |texts: Vec<Vec<u8>>| texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let search_path = caller.environment.iter().find_map(|entry| entry.strip_prefix(b"PATH="));
+    let search_path = search_path.unwrap_or(PATH_DEFAULT.as_bytes());
+    let is_path = program.contains(&b'/');
+    let programs = match is_path {
+        true => vec![program.clone()],
+        // An empty folder is the working directory (environ(7)).
+        false => search_path
+            .split(|byte| *byte == b':')
+            .map(|folder| [if folder.is_empty() { b".".as_slice() } else { folder }, b"/", program].concat())
+            .collect(),
+    };
+    Ok(Prepared {
+        programs: c_strings(programs).map_err(nul)?,
+        is_path,
+        program_shown: String::from_utf8_lossy(program).into_owned(),
+        argv: c_strings(caller.words.clone()).map_err(nul)?,
+        envp: c_strings(caller_environment(caller, env)).map_err(nul)?,
+        cwd: None,
+        cwd_shown: String::new(),
+        cwd_required: false,
+        allowed_directories: launch.allowed_directories.as_ref().map(|allowed| allowed.paths.clone()),
+        refusal: launch.allowed_directories.as_ref().map(|allowed| allowed.refusal.clone()).unwrap_or_default(),
+        umask: launch.inherited.umask,
+        open_files: launch.inherited.open_files.map(open_files_limit),
+        identity: None,
+        blocked_signals: caller.blocked_signals,
+        ignored_signals: caller.ignored_signals,
+    })
 }
 
 /// # Errors
@@ -112,10 +176,11 @@ pub(crate) fn prepare(
     let c_strings = |texts: Vec<String>| texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
     Ok(Prepared {
         programs: c_strings(programs).map_err(nul)?,
+        is_path: program.contains('/'),
         program_shown: program.clone(),
         argv: c_strings(words).map_err(nul)?,
         envp: c_strings(env.iter().map(|(name, value)| format!("{name}={value}")).collect()).map_err(nul)?,
-        cwd: CString::new(cwd.as_str()).map_err(nul)?,
+        cwd: Some(CString::new(cwd.as_str()).map_err(nul)?),
         cwd_shown: cwd,
         cwd_required: job.cwd.is_some(),
         allowed_directories: launch.allowed_directories.as_ref().map(|allowed| allowed.paths.clone()),
@@ -123,6 +188,8 @@ pub(crate) fn prepare(
         umask: launch.inherited.umask,
         open_files: launch.inherited.open_files.map(open_files_limit),
         identity,
+        blocked_signals: 0,
+        ignored_signals: 0,
     })
 }
 
@@ -141,22 +208,49 @@ const STEP_PROGRAM: u8 = 5;
 const STEP_POLICY: u8 = 6;
 const STEP_LIMITS: u8 = 7;
 
+/// Executes a script without an interpreter line, as execvp(3) does.
+const SCRIPT_SHELL: &CStr = c"/bin/sh";
+
 /// The longest path that getcwd(2) returns (PATH_MAX).
 const PATH_BYTES_MAX: usize = 4_096;
+
+/// What the job's standard input is.
+pub(crate) enum Input {
+    Nothing,
+    /// A pipe, to which the keeper writes.
+    Text,
+    /// The descriptor of a caller.
+    Descriptor(OwnedFd),
+}
+
+/// Why a job did not start.
+pub(crate) struct LaunchError {
+    /// One sentence for the run's record.
+    pub reason: String,
+    /// The error of the kernel when the program could not be executed.
+    pub program_error: Option<i32>,
+}
+
+impl From<String> for LaunchError {
+    fn from(reason: String) -> LaunchError {
+        LaunchError { reason, program_error: None }
+    }
+}
 
 /// Starts the job.
 ///
 /// # Errors
-/// Returns one sentence for the run's record.
-pub(crate) fn launch(prepared: &Prepared, with_stdin: bool, cgroup: Option<&Cgroup>) -> Result<Launched, String> {
+/// Returns the reason for the run's record.
+pub(crate) fn launch(prepared: &Prepared, input: Input, cgroup: Option<&Cgroup>) -> Result<Launched, LaunchError> {
     let message = |error: io::Error| format!("cannot start a process: {error}");
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| message(errno.into()));
     let (stdout, job_stdout) = pipe()?;
     let (stderr, job_stderr) = pipe()?;
     let (failure, job_failure) = pipe()?;
-    let (job_stdin, stdin) = match with_stdin {
-        true => pipe().map(|(read, write)| (read, Some(write)))?,
-        false => (std::fs::File::open("/dev/null").map_err(message)?.into(), None),
+    let (job_stdin, stdin) = match input {
+        Input::Text => pipe().map(|(read, write)| (read, Some(write)))?,
+        Input::Nothing => (std::fs::File::open("/dev/null").map_err(message)?.into(), None),
+        Input::Descriptor(descriptor) => (descriptor, None),
     };
     let pointers = Pointers::new(prepared);
     let streams = [job_stdin.as_raw_fd(), job_stdout.as_raw_fd(), job_stderr.as_raw_fd()];
@@ -174,7 +268,9 @@ pub(crate) fn launch(prepared: &Prepared, with_stdin: bool, cgroup: Option<&Cgro
     {
         // SAFETY: the child has exited, so the call returns at once; a null status is allowed.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-        return Err(prepared.failure(*step, io::Error::from_raw_os_error(i32::from_ne_bytes(code))));
+        let code = i32::from_ne_bytes(code);
+        let reason = prepared.failure(*step, io::Error::from_raw_os_error(code));
+        return Err(LaunchError { reason, program_error: Some(code).filter(|_| *step == STEP_PROGRAM) });
     }
     Ok(Launched { pid: pid as u32, stdout, stderr, stdin })
 }
@@ -197,6 +293,8 @@ impl Prepared {
 struct Pointers {
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
+    /// For each program, the arguments of a shell that executes it: a script without an interpreter line.
+    script_argvs: Vec<Vec<*const libc::c_char>>,
 }
 
 impl Pointers {
@@ -204,7 +302,16 @@ impl Pointers {
         let terminated = |texts: &[CString]| {
             texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<*const libc::c_char>>()
         };
-        Pointers { argv: terminated(&prepared.argv), envp: terminated(&prepared.envp) }
+        let script_argv = |program: &CString| {
+            let arguments = prepared.argv.iter().skip(1).map(|text| text.as_ptr());
+            let words = [SCRIPT_SHELL.as_ptr(), program.as_ptr()].into_iter().chain(arguments);
+            words.chain([std::ptr::null()]).collect()
+        };
+        Pointers {
+            argv: terminated(&prepared.argv),
+            envp: terminated(&prepared.envp),
+            script_argvs: prepared.programs.iter().map(script_argv).collect(),
+        }
     }
 }
 
@@ -239,7 +346,8 @@ unsafe fn fork_into(cgroup: Option<&Cgroup>) -> io::Result<libc::pid_t> {
 unsafe fn child(prepared: &Prepared, pointers: &Pointers, streams: [RawFd; 3], failure: RawFd) -> ! {
     // SAFETY: only system calls, on values that were built before the fork.
     unsafe {
-        if libc::setsid() < 0 {
+        // The job of a caller stays in the session and process group of its terminal.
+        if prepared.cwd.is_some() && libc::setsid() < 0 {
             fail(failure, STEP_SESSION);
         }
         if let Some(identity) = &prepared.identity
@@ -249,7 +357,7 @@ unsafe fn child(prepared: &Prepared, pointers: &Pointers, streams: [RawFd; 3], f
         {
             fail(failure, STEP_USER);
         }
-        if libc::chdir(prepared.cwd.as_ptr()) == 0 {
+        if prepared.cwd.as_ref().is_none_or(|cwd| libc::chdir(cwd.as_ptr()) == 0) {
             // After the change: no link that is switched in between leads elsewhere.
             if prepared.allowed_directories.as_ref().is_some_and(|allowed| !is_in_one_of(allowed)) {
                 fail(failure, STEP_POLICY);
@@ -270,22 +378,39 @@ unsafe fn child(prepared: &Prepared, pointers: &Pointers, streams: [RawFd; 3], f
                 fail(failure, STEP_STREAMS);
             }
         }
-        if signals::unblock_all() != 0 {
+        if signals::set_for_job(prepared.blocked_signals, prepared.ignored_signals) != 0 {
             fail(failure, STEP_STREAMS);
         }
+        execute(prepared, pointers);
+        fail(failure, STEP_PROGRAM)
+    }
+}
+
+/// Executes the program, as execvp(3) does. Returns with its error in errno.
+///
+/// # Safety
+/// Only in a child that was just forked.
+unsafe fn execute(prepared: &Prepared, pointers: &Pointers) {
+    // SAFETY: only system calls, on values that were built before the fork; every array ends in null.
+    unsafe {
         let mut refused = false;
-        for program in &prepared.programs {
+        for (program, script_argv) in prepared.programs.iter().zip(&pointers.script_argvs) {
             libc::execve(program.as_ptr(), pointers.argv.as_ptr(), pointers.envp.as_ptr());
             match *libc::__errno_location() {
                 libc::EACCES => refused = true,
                 libc::ENOENT | libc::ENOTDIR => {}
-                _ => fail(failure, STEP_PROGRAM),
+                libc::ENOEXEC => {
+                    libc::execve(SCRIPT_SHELL.as_ptr(), script_argv.as_ptr(), pointers.envp.as_ptr());
+                    return;
+                }
+                _ => return,
             }
         }
-        if refused {
-            *libc::__errno_location() = libc::EACCES;
+        match refused {
+            true => *libc::__errno_location() = libc::EACCES,
+            false if !prepared.is_path => *libc::__errno_location() = libc::ENOENT,
+            false => {}
         }
-        fail(failure, STEP_PROGRAM)
     }
 }
 

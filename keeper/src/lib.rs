@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`main`] | the keeper: starts the job, writes its output to the spool, stops it, records the exit |
 //! | [`spawn::KeeperCommand`] | the program that becomes a keeper |
+//! | [`foreground::Foreground`] | a process in the foreground whose command a keeper owns |
 //! | [`directory::RunDirectory`] | paths and lock of one run directory |
 //! | [`records::Accepted`], [`records::Launch`], [`records::Started`], [`records::Exit`] | its JSON files |
 //! | [`spool::SpoolReader`] | reads whole records while the keeper writes, or afterwards |
@@ -20,10 +21,13 @@
 
 #![warn(missing_docs)]
 
+pub mod caller_process;
+mod caller_stream;
 mod cgroup;
 pub mod crash;
 pub mod directory;
 mod encoder;
+pub mod foreground;
 pub mod free_space;
 mod guard_check;
 mod job_loop;

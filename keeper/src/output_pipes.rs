@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::ioctl_fionread;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::caller_stream::{CallerStream, Copied};
 use crate::encoder::Encoder;
 use crate::mask::Masker;
 use crate::writer::Writer;
@@ -26,8 +27,8 @@ const WRITE_BYTES: usize = 256 << 10;
 const HOLD_MAX: Duration = Duration::from_millis(500);
 
 pub(crate) struct OutputPipes {
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
+    stdout: Pipe,
+    stderr: Pipe,
     /// None for a job without secrets.
     masker: Option<Masker>,
     encoder: Encoder,
@@ -37,13 +38,38 @@ pub(crate) struct OutputPipes {
     held_since: Option<Instant>,
     /// What is read is not kept.
     is_discarding: bool,
+    /// Why a part of the output could not be copied to the caller.
+    copy_error: Option<String>,
+}
+
+/// The keeper's end of one pipe.
+struct Pipe {
+    /// None after end of file.
+    descriptor: Option<OwnedFd>,
+    /// The caller's stream that gets a copy.
+    copy: Option<CallerStream>,
+}
+
+impl Pipe {
+    fn new(descriptor: OwnedFd) -> Pipe {
+        Pipe { descriptor: Some(descriptor), copy: None }
+    }
+
+    fn is_copying(&self) -> bool {
+        self.copy.as_ref().is_some_and(CallerStream::is_busy)
+    }
+
+    fn unread_bytes(&self) -> u64 {
+        self.descriptor.as_ref().map_or(0, |pipe| ioctl_fionread(pipe).unwrap_or(0))
+    }
 }
 
 impl OutputPipes {
     pub(crate) fn new(stdout: OwnedFd, stderr: OwnedFd, masker: Option<Masker>, writer: Writer) -> OutputPipes {
         OutputPipes {
-            stdout: Some(stdout),
-            stderr: Some(stderr),
+            stdout: Pipe::new(stdout),
+            stderr: Pipe::new(stderr),
+            copy_error: None,
             masker,
             encoder: Encoder::default(),
             writer,
@@ -53,21 +79,67 @@ impl OutputPipes {
         }
     }
 
+    /// Copies both streams to those of a caller, from the first byte on.
+    pub(crate) fn with_copies(mut self, stdout: Option<CallerStream>, stderr: Option<CallerStream>) -> OutputPipes {
+        (self.stdout.copy, self.stderr.copy) = (stdout, stderr);
+        self
+    }
+
     /// Whether no process has the output open any more.
     pub(crate) fn are_closed(&self) -> bool {
-        self.stdout.is_none() && self.stderr.is_none()
+        self.stdout.descriptor.is_none() && self.stderr.descriptor.is_none()
     }
 
     /// Bytes that were printed and not read.
     pub(crate) fn unread_bytes(&self) -> u64 {
-        [&self.stdout, &self.stderr].into_iter().flatten().map(|pipe| ioctl_fionread(pipe).unwrap_or(0)).sum()
+        self.stdout.unread_bytes() + self.stderr.unread_bytes()
     }
 
-    /// The open pipes, for `poll`.
+    /// Whether a block is still being written to the caller.
+    pub(crate) fn are_copying(&self) -> bool {
+        self.stdout.is_copying() || self.stderr.is_copying()
+    }
+
+    /// Why a part of the output could not be copied to the caller, if so.
+    pub(crate) fn copy_error(&self) -> Option<String> {
+        self.copy_error.clone()
+    }
+
+    /// Copies no more: a caller that does not read must not hold up the end of the run.
+    pub(crate) fn stop_copying(&mut self) {
+        (self.stdout.copy, self.stderr.copy) = (None, None);
+    }
+
+    /// Closes the pipes of the caller, whose readers wait for the end of the command. Late output is copied only
+    /// to files and terminals.
+    pub(crate) fn release_readers(&mut self) {
+        for pipe in [&mut self.stdout, &mut self.stderr] {
+            pipe.copy = pipe.copy.take().filter(|copy| !copy.is_awaited());
+        }
+    }
+
+    /// Copies no more, because a signal ended the wait for a slow reader.
+    pub(crate) fn interrupt_copying(&mut self) {
+        if self.are_copying() {
+            self.copy_error.get_or_insert_with(|| "a signal ended the wait for its reader".to_owned());
+        }
+        self.stop_copying();
+    }
+
+    /// The open pipes, for `poll`; while a block of a stream is being copied, the end of that copy.
     pub(crate) fn poll_descriptors(&self) -> impl Iterator<Item = (Stream, PollFd<'_>)> {
+        [(Stream::Stdout, &self.stdout), (Stream::Stderr, &self.stderr)].into_iter().filter_map(|(stream, pipe)| {
+            let descriptor = pipe.descriptor.as_ref()?;
+            let copied = pipe.copy.as_ref().filter(|copy| copy.is_busy());
+            Some((stream, copied.map_or_else(|| PollFd::new(descriptor, PollFlags::IN), CallerStream::written)))
+        })
+    }
+
+    /// The caller's streams whose readers may go away, for `poll`.
+    pub(crate) fn poll_readers(&self) -> impl Iterator<Item = (Stream, PollFd<'_>)> {
         [(Stream::Stdout, &self.stdout), (Stream::Stderr, &self.stderr)]
             .into_iter()
-            .filter_map(|(stream, pipe)| Some((stream, PollFd::new(pipe.as_ref()?, PollFlags::IN))))
+            .filter_map(|(stream, pipe)| Some((stream, pipe.copy.as_ref()?.reader()?)))
     }
 
     /// When [`OutputPipes::write_due`] has something to do: held lines, or a retry of a disk that refused records.
@@ -82,30 +154,60 @@ impl OutputPipes {
         self.encoder.set_time(now.tv_sec, now.tv_nsec as u32);
     }
 
-    /// Reads once from a readable pipe. Returns the number of bytes.
-    pub(crate) fn read(&mut self, stream: Stream) -> u64 {
-        let pipe = match stream {
+    fn pipe(&mut self, stream: Stream) -> &mut Pipe {
+        match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
-        };
-        let Some(descriptor) = pipe else { return 0 };
-        let bytes = match rustix::io::read(&*descriptor, &mut self.buffer[..]) {
+        }
+    }
+
+    /// Handles a stream that `poll` reported: reads once from its pipe, or takes the result of its copy. Returns the
+    /// number of bytes read.
+    pub(crate) fn read(&mut self, stream: Stream) -> u64 {
+        let pipe = self.pipe(stream);
+        if let Some(copy) = pipe.copy.as_mut().filter(|copy| copy.is_busy()) {
+            let copied = copy.check();
+            self.handle_copied(stream, copied);
+            return 0;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let bytes = self.read_into(stream, &mut buffer);
+        if let Some(bytes) = bytes {
+            let copied = match &mut self.pipe(stream).copy {
+                Some(copy) if bytes > 0 => copy.push(&buffer[..bytes]),
+                _ => Copied::All,
+            };
+            self.record(stream, &buffer[..bytes]);
+            self.handle_copied(stream, copied);
+        }
+        self.buffer = buffer;
+        bytes.unwrap_or(0) as u64
+    }
+
+    /// None when there is nothing to read now; 0 at end of file, which closes the pipe.
+    fn read_into(&mut self, stream: Stream, buffer: &mut [u8]) -> Option<usize> {
+        let pipe = self.pipe(stream);
+        let bytes = match rustix::io::read(pipe.descriptor.as_ref()?, buffer) {
             Ok(bytes) => bytes,
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return 0,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return None,
             // No other error is known for a pipe; after one, the pipe counts as closed.
             Err(_) => 0,
         };
         if bytes == 0 {
-            *pipe = None;
+            *pipe = Pipe { descriptor: None, copy: None };
         }
+        Some(bytes)
+    }
+
+    /// Masks and encodes a block, and passes it to the writer of the spool. An empty block ends the stream.
+    fn record(&mut self, stream: Stream, block: &[u8]) {
         if self.is_discarding {
-            return bytes as u64;
+            return;
         }
-        if bytes == 0 {
+        if block.is_empty() {
             self.end_line(stream);
         }
-        let buffer = std::mem::take(&mut self.buffer);
-        for piece in buffer[..bytes].chunks(READ_BYTES / 4) {
+        for piece in block.chunks(READ_BYTES / 4) {
             match &mut self.masker {
                 None => self.encoder.push(stream, piece),
                 Some(masker) => self.encoder.push(stream, masker.push(stream, piece)),
@@ -114,11 +216,38 @@ impl OutputPipes {
                 self.write();
             }
         }
-        self.buffer = buffer;
         self.write();
         let holds_lines = self.masker.as_ref().is_some_and(Masker::holds_lines);
         self.held_since = holds_lines.then(|| self.held_since.unwrap_or_else(Instant::now));
-        bytes as u64
+    }
+
+    /// Acts on the result of a copy. A job whose caller takes no more bytes gets SIGPIPE, as it would without Sexton.
+    fn handle_copied(&mut self, stream: Stream, copied: Copied) {
+        match copied {
+            Copied::All | Copied::Busy => {}
+            Copied::TerminalGone => self.pipe(stream).copy = None,
+            Copied::ReaderGone => self.close(stream),
+            Copied::Failed(error) => {
+                self.copy_error.get_or_insert(error);
+                self.close(stream);
+            }
+        }
+    }
+
+    /// Closes the pipe of a stream: the job's next write to it fails. What was printed before is recorded.
+    pub(crate) fn close(&mut self, stream: Stream) {
+        self.pipe(stream).copy = None;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut left = self.pipe(stream).unread_bytes();
+        while left > 0 {
+            let Some(bytes @ 1..) = self.read_into(stream, &mut buffer) else { break };
+            self.record(stream, &buffer[..bytes]);
+            left = left.saturating_sub(bytes as u64);
+        }
+        self.buffer = buffer;
+        if self.pipe(stream).descriptor.take().is_some() {
+            self.record(stream, &[]);
+        }
     }
 
     /// Writes what is due: lines that the masker held for long enough, and records that the disk refused.

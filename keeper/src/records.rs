@@ -11,6 +11,7 @@ use domain::run::{Leaked, OutputCounts};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::caller_process::Caller;
 use crate::directory::{RunDirectory, read_json};
 
 /// `order.json`: the order as it was received, with time and boot of the machine.
@@ -108,6 +109,9 @@ pub struct Launch {
     /// Where the job must start, by the policy of the machine; any directory when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_directories: Option<AllowedDirectories>,
+    /// The process in the foreground that the job belongs to; absent for a job of a runner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Caller>,
 }
 
 /// Settings that Sexton got from its parent process and changed for itself. Jobs get them as they were.

@@ -25,7 +25,9 @@ pub(crate) fn block_and_open() -> io::Result<OwnedFd> {
         }
         let mut blocked = empty_set();
         let survived = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGUSR2];
-        for signal in survived.into_iter().chain([libc::SIGCHLD, libc::SIGUSR1]) {
+        // Until it leaves the session of a caller, the keeper is in a process group that a terminal can suspend.
+        let suspending = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        for signal in survived.into_iter().chain(suspending).chain([libc::SIGCHLD, libc::SIGUSR1]) {
             libc::sigaddset(&mut blocked, signal);
         }
         if libc::sigprocmask(libc::SIG_SETMASK, &blocked, std::ptr::null_mut()) != 0 {
@@ -48,19 +50,61 @@ pub(crate) fn drain(signals: &OwnedFd) {
     while unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
 }
 
-/// Unblocks every signal, as the job needs it. Async-signal-safe, for the time between fork and exec.
+/// Blocks exactly these signals, and ignores those: the job's start. Both are bit sets; bit 0 is signal 1.
+/// Async-signal-safe, for the time between fork and exec.
 ///
 /// # Safety
-/// Changes the mask of the calling thread.
-pub(crate) unsafe fn unblock_all() -> i32 {
-    // SAFETY: the caller allows the change of its mask; the set is initialised.
+/// Changes the mask and the dispositions of the process.
+pub(crate) unsafe fn set_for_job(blocked: u64, ignored: u64) -> i32 {
+    // SAFETY: the caller allows the changes; the sets are initialised.
     unsafe {
-        let none = empty_set();
-        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut())
+        let mut mask = empty_set();
+        for signal in 1..=SIGNAL_MAX {
+            let bit = 1u64 << (signal - 1);
+            if ignored & bit != 0 {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            if blocked & bit != 0 {
+                libc::sigaddset(&mut mask, signal);
+            }
+        }
+        libc::sigprocmask(libc::SIG_SETMASK, &mask, std::ptr::null_mut())
     }
 }
 
-unsafe fn empty_set() -> libc::sigset_t {
+/// Sends a signal to a process that cannot have been replaced by another one, like a child that was not reaped.
+pub(crate) fn send(pid: u32, signal: i32) {
+    // SAFETY: the call has no effect on this process; an invalid number only makes it fail.
+    unsafe { libc::kill(pid as libc::pid_t, signal) };
+}
+
+/// Whether a child was suspended or continued since the last call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suspension {
+    Suspended,
+    Continued,
+    None,
+}
+
+/// Reads how a child's suspension has changed.
+pub(crate) fn suspension_of(pid: u32) -> Suspension {
+    // SAFETY: siginfo is plain data, for which zeroes are a value.
+    let information = unsafe {
+        let mut information = MaybeUninit::<libc::siginfo_t>::zeroed().assume_init();
+        let wanted = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
+        match libc::waitid(libc::P_PID, pid, &mut information, wanted) {
+            0 if information.si_pid() != 0 => information,
+            _ => return Suspension::None,
+        }
+    };
+    match information.si_code {
+        libc::CLD_STOPPED | libc::CLD_TRAPPED => Suspension::Suspended,
+        libc::CLD_CONTINUED => Suspension::Continued,
+        _ => Suspension::None,
+    }
+}
+
+pub(crate) unsafe fn empty_set() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set.
     unsafe {

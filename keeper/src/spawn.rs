@@ -37,10 +37,14 @@ pub fn spawn_keeper(command: &KeeperCommand, run: &RunDirectory, launch: &Launch
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command that starts a keeper is empty"))?;
     let spawn = |program: &OsStr| -> io::Result<Child> {
-        Command::new(program)
+        let mut command = Command::new(program);
+        // The job of a caller stays in the caller's working directory, which may have no name any more.
+        if launch.caller.is_none() {
+            command.current_dir("/");
+        }
+        command
             .args(arguments)
             .arg(run.path())
-            .current_dir("/")
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
             .stdin(Stdio::from(document.try_clone()?))

@@ -1,46 +1,42 @@
 //! `sexton exec`: runs one command with log shipping and rules, for use inside another scheduler. Keeper, spool, rules,
-//! sinks and reports are the same as for a runner. The output is also copied to the caller's streams, and the exit code
-//! is the command's own.
+//! sinks and reports are the same as for a runner.
+//!
+//! The process of the caller only waits: the keeper has the command and copies its output, and the sender
+//! ([`crate::sender`]) judges and delivers. So the caller gets the exit code when the command has ended, and the sender
+//! continues alone.
 
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::{ChildStderr, ChildStdout};
 use std::time::{Duration, Instant};
 
-use domain::event::{Body, Report};
-use domain::line::{Position, Stage, Stream};
 use domain::order::Order;
-use domain::ports::Reports;
 use domain::run::Outcome;
 use jiff::Timestamp;
-use keeper::directory::{Durability, RunDirectory, read_json, write_json};
-use keeper::output::{LineFormat, Output, Piece};
-use keeper::records::Accepted;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use keeper::caller_process::KeeperMessage;
+use keeper::directory::{Durability, RunDirectory, write_json};
+use keeper::foreground::{CallerSignals, Foreground, Received};
+use keeper::records::{Accepted, Refusal};
+use keeper::{free_space, processes};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
 
-use crate::adopt::{SINKS_FILE, adopt_abandoned, quarantine_refused};
-use crate::feed::cursor_path;
-use crate::handle::Handle;
-use crate::intake::{policy_refusal, store_order};
-use crate::keeper_state::stored_report;
-use crate::local_run::{LocalRun, lock};
-use crate::options::Options;
-use crate::outbox::Outbox;
-use crate::recover::resume_run;
-use crate::retention::Retention;
-use crate::runner::{send_reports, serve_watch};
-use crate::runner_state::RunnerState;
-use crate::shutdown::flush;
-use crate::sink_records::SinkRecords;
+use crate::intake::refusal_of;
+use crate::options::Policy;
 use crate::state_lock::{RunnerError, lock_state_directory};
-use crate::supervise::supervise;
+
+/// Folder of the calls whose output is not delivered, below the runner's directory.
+pub const EXEC_FOLDER: &str = "exec";
+
+/// The code of a shell for a command that it cannot find.
+pub const NOT_FOUND_CODE: u8 = 127;
 
 /// The code of a shell for a command that it cannot execute.
-const NOT_STARTED_CODE: u8 = 127;
+const NOT_EXECUTABLE_CODE: u8 = 126;
+
+/// Code of a command whose end is unknown, and of one that the rules failed.
+const FAILED_CODE: u8 = 1;
 
 /// How long another process may hold the lock of a new directory. Chosen: a check for abandoned directories takes less
 /// than 1 ms.
@@ -49,240 +45,337 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of these retries. Chosen, not measured.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Poll interval of the end of an output. Chosen, not measured.
-const OVER_POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How long the caller waits for the rules after the end of the command. Chosen: they read while the command runs, so
+/// only a machine that hangs takes longer.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The result of a wrapped command.
-pub struct Executed {
-    /// The exit code of `sexton exec`.
-    pub code: u8,
-    /// The run's report, with the runner's own verdict.
-    pub report: Report,
-    /// The state of this call, when another process still has the command's output open: for [`follow`].
-    pub open_state: Option<PathBuf>,
+/// Bytes per read of the sender's messages.
+const MESSAGE_BYTES: usize = 4 << 10;
+
+/// One call, stored on disk. Its command has not started.
+pub struct Call {
+    /// Directory of this call.
+    pub state: PathBuf,
+    /// Directory of its run.
+    pub run: RunDirectory,
+    /// The lock on `state`, for the sender.
+    pub in_use: File,
 }
 
-/// Runs one order in the foreground. Every call has its own state below `options.state`. It is removed at the end when
-/// everything was delivered, else kept for a later call.
-///
-/// # Errors
-/// When the state directory cannot be used; the command was then not started.
-pub async fn exec(
-    mut options: Options,
-    reports: Option<Arc<dyn Reports>>,
-    order: Order,
-) -> Result<Executed, RunnerError> {
-    let exec_folder = options.state.join("exec");
-    let state = exec_folder.join(order.run_id.as_str());
-    let failed = |error: io::Error| RunnerError::State(state.clone(), error);
-    let in_use = lock_own_directory(&state).await?;
-    options.state = std::fs::canonicalize(&state).map_err(failed)?;
-    let sinks: Vec<&str> = options.sinks.iter().map(|sink| &*sink.name).collect();
-    write_json(&options.state.join(SINKS_FILE), &sinks, Durability::Cache).map_err(failed)?;
-    options.retention = Retention::default();
-    let stop_sending = CancellationToken::new();
-    let (outbox, sending) = open_outbox(&options, reports, &stop_sending).map_err(failed)?;
-    let shared = Arc::new(RunnerState::new(options, outbox, SinkRecords::none()).map_err(failed)?);
-    let refused = policy_refusal(&shared, &order);
-    let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: shared.boot_id.clone(), refused };
-    let run = store_order(&shared, accepted)
-        .await
-        .ok_or_else(|| failed(io::Error::other("cannot store the order; see the log above")))?;
-    let mut tasks = JoinSet::new();
-    serve_watch(&shared, &mut tasks);
-    forward_signals(&shared, &run, &mut tasks).map_err(failed)?;
-    lock(&shared.admission).count_running(run.job().needs);
-    let supervisor = tokio::spawn(supervise(shared.clone(), run.clone()));
-    copy_output(&shared, &run).await;
-    if let Err(error) = supervisor.await {
-        tracing::error!(%error, "supervising the command failed");
-    }
-    // Finishes the output of killed calls, within this call's flush limit.
-    adopt_abandoned(&shared, &exec_folder, &mut BTreeSet::new()).await;
-    shared.supervisors.close();
-    let _ = tokio::time::timeout(shared.options.flush_limit, shared.supervisors.wait()).await;
-    flush(&shared, shared.options.flush_limit).await;
-    stop_sending.cancel();
-    if let Some(sending) = sending {
-        let _ = sending.await;
-    }
-    tasks.shutdown().await;
-    let report = match stored_report(&run).map(|event| event.body) {
-        Some(Body::Finished(report)) => *report,
-        _ => return Err(failed(io::Error::other("cannot read the command's report"))),
-    };
-    let open_state = run.has_open_output().then(|| state.clone());
-    if open_state.is_none() {
-        remove_if_delivered(&shared, &state);
-    }
-    drop(in_use);
-    Ok(Executed { code: exit_code(&report), report, open_state })
-}
-
-/// Delivers the output that other processes print after the command of an earlier [`exec`] has ended, until its end.
-/// `state` is its [`Executed::open_state`]. INT and TERM end it before; a later call then delivers the rest.
-///
-/// # Errors
-/// When the state directory cannot be used.
-pub async fn follow(mut options: Options, reports: Option<Arc<dyn Reports>>, state: &Path) -> Result<(), RunnerError> {
-    let failed = |error: io::Error| RunnerError::State(state.to_owned(), error);
-    let in_use = lock_own_directory(state).await?;
-    options.state = std::fs::canonicalize(state).map_err(failed)?;
-    options.retention = Retention::default();
-    let stop_sending = CancellationToken::new();
-    let (outbox, sending) = open_outbox(&options, reports, &stop_sending).map_err(failed)?;
-    let shared = Arc::new(RunnerState::new(options, outbox, SinkRecords::none()).map_err(failed)?);
-    let mut tasks = JoinSet::new();
-    serve_watch(&shared, &mut tasks);
-    for entry in std::fs::read_dir(&shared.runs_folder).map_err(failed)? {
-        // A run that was not started stays for a later call, which ends it.
-        resume_run(&shared, RunDirectory::open(entry.map_err(failed)?.path())).map_err(failed)?;
-    }
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?);
-    tokio::select! {
-        () = wait_until_over(&shared) => {}
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    flush(&shared, shared.options.flush_limit).await;
-    stop_sending.cancel();
-    if let Some(sending) = sending {
-        let _ = sending.await;
-    }
-    tasks.shutdown().await;
-    remove_if_delivered(&shared, state);
-    drop(in_use);
-    Ok(())
-}
-
-async fn wait_until_over(shared: &RunnerState) {
-    loop {
-        let grown = shared.grown.notified();
-        let reported = |run: &Arc<LocalRun>| run.is_over() && run.directory.output_end_reported().exists();
-        if lock(&shared.runs).values().all(reported) {
-            return;
+impl Call {
+    /// Stores the order below the runner's directory. A refused one is not started.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or its disk has no space for output. Nothing is left behind.
+    pub fn prepare(runner_folder: &Path, order: Order, refused: Option<Refusal>) -> io::Result<Call> {
+        let state = runner_folder.join(EXEC_FOLDER).join(order.run_id.as_str());
+        let prepared = Call::create(&state, order, refused);
+        if prepared.is_err() {
+            let _ = std::fs::remove_dir_all(&state);
         }
-        // The marker is set a moment after the readers were woken.
-        tokio::select! { () = grown => {}, () = tokio::time::sleep(OVER_POLL_INTERVAL) => {} }
+        prepared
+    }
+
+    fn create(state: &Path, order: Order, refused: Option<Refusal>) -> io::Result<Call> {
+        let in_use = lock_own_directory(state).map_err(|error| match error {
+            RunnerError::State(_, error) => error,
+            other => io::Error::other(other.to_string()),
+        })?;
+        if free_space::read(state)?.available_for_output_bytes() == 0 {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "its disk is full"));
+        }
+        // The keeper has another working directory.
+        let state = std::fs::canonicalize(state)?;
+        let run = RunDirectory::new(&state.join("runs"), &order.run_id, order.attempt);
+        run.create()?;
+        let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: processes::boot_id(), refused };
+        write_json(&run.order(), &accepted, Durability::Cache)?;
+        Ok(Call { state, run, in_use })
+    }
+
+    /// Removes the call: its command runs without Sexton.
+    pub fn discard(self) {
+        let _ = std::fs::remove_dir_all(&self.state);
     }
 }
 
-type OpenOutbox = (Option<Outbox>, Option<tokio::task::JoinHandle<()>>);
-
-/// Opens the outbox of this call and starts sending, where there is a receiver of reports.
-fn open_outbox(
-    options: &Options,
-    reports: Option<Arc<dyn Reports>>,
-    stop: &CancellationToken,
-) -> io::Result<OpenOutbox> {
-    let Some(reports) = reports else { return Ok((None, None)) };
-    let (outbox, tasks) = Outbox::open(options.state.join("outbox"))?;
-    Ok((Some(outbox), Some(send_reports(tasks, reports, stop.clone()))))
+/// The refusal of an order by the policy of this machine, if any.
+pub fn refusal(policy: &dyn Policy, runner: &str, order: &Order) -> Option<Refusal> {
+    refusal_of(policy, runner, order)
 }
 
 /// Locks the state of this call. The run id is unique, so another process only holds the lock while it checks for an
 /// abandoned directory.
-async fn lock_own_directory(state: &Path) -> Result<File, RunnerError> {
+fn lock_own_directory(state: &Path) -> Result<File, RunnerError> {
     let start = Instant::now();
     loop {
         match lock_state_directory(state) {
-            Err(_) if start.elapsed() < LOCK_TIMEOUT => tokio::time::sleep(LOCK_RETRY_INTERVAL).await,
+            Err(RunnerError::InUse(_)) if start.elapsed() < LOCK_TIMEOUT => std::thread::sleep(LOCK_RETRY_INTERVAL),
             result => return result,
         }
     }
 }
 
-/// SIGINT and SIGTERM start the job's stop sequence; this process stays until the end.
-fn forward_signals(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, tasks: &mut JoinSet<()>) -> io::Result<()> {
-    for (kind, name) in [(SignalKind::interrupt(), "SIGINT"), (SignalKind::terminate(), "SIGTERM")] {
-        let mut signals = signal(kind)?;
-        let handle = Handle::new(shared.clone());
-        let run_id = run.run_id().clone();
-        tasks.spawn(async move {
-            while signals.recv().await.is_some() {
-                handle.stop(&run_id, name);
-            }
-        });
-    }
-    Ok(())
+/// What the rules found, as the sender prints it on one line of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Outcome of the run.
+    pub outcome: Outcome,
+    /// One sentence.
+    pub reason: String,
+    /// Lines that the disk refused.
+    pub dropped_lines: u64,
+    /// The sinks are files, which take the lines at once.
+    #[serde(default)]
+    pub is_local: bool,
 }
 
-/// Copies both streams to this process's own until the run is judged. When an own stream is closed, its copy ends; the
-/// spool is complete anyway.
-async fn copy_output(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
-    let mut copies = [Stream::Stdout, Stream::Stderr].map(|stream| Some(open_copy(run, stream)));
-    loop {
-        let grown = shared.grown.notified();
-        // Looked up again: a refused run is replaced by another object.
-        let over = shared.run(&run.key()).is_none_or(|run| run.finished().is_some());
-        for copy in &mut copies {
-            if let Some((output, to)) = copy
-                && let Err(error) = copy_all(output, to)
-            {
-                tracing::debug!(%error, "the output is no longer copied");
-                *copy = None;
+/// The sender's ends of its pipes.
+pub struct SenderPipes {
+    /// Its standard output: the verdict; closed at its end.
+    pub verdict: Option<ChildStdout>,
+    /// Its standard error: messages for the operator.
+    pub messages: Option<ChildStderr>,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The command has ended with this code, or by this signal.
+    Command {
+        /// Its exit code.
+        exit_code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+        /// Why a part of its output did not reach the caller.
+        copy_error: Option<String>,
+    },
+    /// The command could not be started.
+    NotStarted {
+        /// One sentence.
+        reason: String,
+        /// The error of the kernel.
+        error: Option<i32>,
+    },
+    /// The keeper exited early. `started`: whether the command may have started.
+    KeeperLost {
+        /// Without it, nothing was started.
+        started: bool,
+    },
+}
+
+/// The result of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// How the command ended.
+    pub ended: Ended,
+    /// None when the rules did not finish in time.
+    pub verdict: Option<Verdict>,
+    /// Why the end is not recorded on disk, if so.
+    pub unrecorded: Option<String>,
+}
+
+impl Executed {
+    /// The exit code: that of the command, as a shell reports it; 1 for one that exited 0 and that a rule failed, or
+    /// whose output did not reach the caller.
+    pub fn code(&self) -> u8 {
+        let is_bad = self.verdict.as_ref().is_some_and(|verdict| verdict.outcome != Outcome::Succeeded);
+        match &self.ended {
+            Ended::Command { exit_code: Some(0), copy_error, .. } if is_bad || copy_error.is_some() => FAILED_CODE,
+            Ended::Command { exit_code: Some(code), .. } => *code as u8,
+            Ended::Command { signal: Some(signal), .. } => signal_code(*signal),
+            Ended::NotStarted { error, .. } => error.map_or(NOT_FOUND_CODE, refused_code),
+            Ended::Command { .. } | Ended::KeeperLost { .. } => FAILED_CODE,
+        }
+    }
+}
+
+/// 128 plus the signal, as in shells.
+fn signal_code(signal: i32) -> u8 {
+    128u8.saturating_add(signal as u8)
+}
+
+/// The exit code for a command that the kernel refuses to execute with this error.
+pub fn refused_code(error: i32) -> u8 {
+    if error == rustix::io::Errno::NOENT.raw_os_error() { NOT_FOUND_CODE } else { NOT_EXECUTABLE_CODE }
+}
+
+/// Waits in the foreground for the end of a call.
+pub struct Wait<'w> {
+    /// The run.
+    pub run: &'w RunDirectory,
+    /// Its keeper; none for a command that was refused.
+    pub foreground: Option<Foreground>,
+    /// The signals of this process.
+    pub signals: &'w CallerSignals,
+    /// The sender.
+    pub sender: SenderPipes,
+}
+
+impl Wait<'_> {
+    /// Returns when the command has ended, all its output is copied, and the rules have judged it. Passes signals on.
+    /// `print` gets the messages of the sender.
+    ///
+    /// # Errors
+    /// When the kernel refuses `poll`.
+    pub fn run(&mut self, mut print: impl FnMut(&[u8])) -> io::Result<Executed> {
+        let mut executed = Executed { ended: Ended::KeeperLost { started: false }, verdict: None, unrecorded: None };
+        let mut ended_at: Option<Instant> = None;
+        if self.foreground.is_none() {
+            executed.ended =
+                Ended::NotStarted { reason: "the policy of this machine refuses it".to_owned(), error: None };
+            ended_at = Some(Instant::now());
+        }
+        let mut is_interrupted = false;
+        let mut line = Vec::new();
+        loop {
+            let timeout = ended_at.map(|at| VERDICT_TIMEOUT.saturating_sub(at.elapsed()));
+            let is_judged = executed.verdict.is_some() || self.sender.verdict.is_none();
+            let is_over = is_judged || executed.unrecorded.is_some() || timeout.is_some_and(|left| left.is_zero());
+            if ended_at.is_some() && (is_over || is_interrupted) {
+                self.drain_messages(&mut print);
+                return Ok(executed);
+            }
+            self.poll(timeout)?;
+            while let Some(signal) = self.signals.next() {
+                if ended_at.is_some() && signal.is_end() {
+                    // The code is known; the rules are not waited for.
+                    is_interrupted = true;
+                } else if let Some(foreground) = &self.foreground {
+                    foreground.pass_on(signal);
+                }
+            }
+            if let Some(ended) = self.receive(&mut executed) {
+                executed.ended = ended;
+                ended_at = Some(Instant::now());
+            }
+            self.read_verdict(&mut line, &mut executed);
+            self.read_messages(&mut print);
+        }
+    }
+
+    fn poll(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut descriptors = vec![PollFd::new(self.signals.descriptor(), PollFlags::IN)];
+        let foreground = self.foreground.as_ref().filter(|foreground| !foreground.is_gone());
+        descriptors.extend(foreground.map(|foreground| PollFd::new(foreground.descriptor(), PollFlags::IN)));
+        descriptors.extend(self.sender.verdict.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        descriptors.extend(self.sender.messages.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        let timeout =
+            timeout.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
+        match poll(&mut descriptors, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Handles the keeper's messages. Returns the end of the command.
+    fn receive(&mut self, executed: &mut Executed) -> Option<Ended> {
+        let mut end = None;
+        let foreground = self.foreground.as_mut()?;
+        loop {
+            match foreground.receive() {
+                Received::Message(KeeperMessage::Suspended) => self.signals.suspend(),
+                Received::Message(KeeperMessage::NotStarted { reason, error }) => {
+                    end = Some(Ended::NotStarted { reason, error });
+                }
+                Received::Message(KeeperMessage::Ended { exit_code, signal, copy_error }) => {
+                    end = Some(Ended::Command { exit_code, signal, copy_error });
+                }
+                Received::Message(KeeperMessage::Unrecorded { reason }) => executed.unrecorded = Some(reason),
+                Received::Nothing => return end,
+                Received::KeeperGone => {
+                    let is_new = foreground.note_gone();
+                    let is_known = end.is_some() || !matches!(executed.ended, Ended::KeeperLost { .. });
+                    let lost = Ended::KeeperLost { started: self.run.starting().exists() };
+                    return end.or(Some(lost).filter(|_| is_new && !is_known));
+                }
             }
         }
-        if over {
+    }
+
+    fn read_verdict(&mut self, line: &mut Vec<u8>, executed: &mut Executed) {
+        let Some(pipe) = &mut self.sender.verdict else { return };
+        if !is_readable(pipe) {
             return;
         }
-        grown.await;
+        let mut buffer = [0u8; MESSAGE_BYTES];
+        match pipe.read(&mut buffer) {
+            Ok(0) | Err(_) => self.sender.verdict = None,
+            Ok(bytes) => line.extend_from_slice(&buffer[..bytes]),
+        }
+        if line.ends_with(b"\n") {
+            executed.verdict = executed.verdict.take().or_else(|| serde_json::from_slice(line).ok());
+            line.clear();
+        }
     }
-}
 
-type Copy = (Output, Box<dyn Write + Send>);
+    fn read_messages(&mut self, print: &mut impl FnMut(&[u8])) {
+        let Some(pipe) = &mut self.sender.messages else { return };
+        if !is_readable(pipe) {
+            return;
+        }
+        let mut buffer = [0u8; MESSAGE_BYTES];
+        match pipe.read(&mut buffer) {
+            Ok(0) | Err(_) => self.sender.messages = None,
+            Ok(bytes) => print(&buffer[..bytes]),
+        }
+    }
 
-fn open_copy(run: &LocalRun, stream: Stream) -> Copy {
-    let to: Box<dyn Write + Send> = match stream {
-        Stream::Stdout => Box::new(io::stdout()),
-        Stream::Stderr => Box::new(io::stderr()),
-    };
-    (Output::open(run.directory.clone(), Some(stream), LineFormat::Raw), to)
-}
+    /// Prints what the sender has written so far.
+    fn drain_messages(&mut self, print: &mut impl FnMut(&[u8])) {
+        while self.sender.messages.as_ref().is_some_and(is_readable) {
+            self.read_messages(print);
+        }
+    }
 
-fn copy_all(output: &mut Output, to: &mut Box<dyn Write + Send>) -> io::Result<()> {
-    loop {
-        match output.read()? {
-            Piece::Bytes(bytes) => to.write_all(&bytes)?,
-            Piece::Missing(removed) => tracing::warn!("output is incomplete: {removed}"),
-            Piece::Pending | Piece::End => return to.flush(),
+    /// Returns when the sender has exited, or after `limit`: where nothing of this machine outlives the call.
+    pub fn wait_for_sender(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut buffer = [0u8; MESSAGE_BYTES];
+        while let Some(pipe) = &mut self.sender.verdict {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let wait = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+            let ready = poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&wait));
+            match ready {
+                Ok(0) => return,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(_) => return,
+                Ok(_) if matches!(pipe.read(&mut buffer), Ok(0) | Err(_)) => return,
+                Ok(_) => {}
+            }
         }
     }
 }
 
-/// The command's own code; 1 for a false success; 128 plus the signal, as in shells.
-fn exit_code(report: &Report) -> u8 {
-    match (report.exit_code, report.signal) {
-        (Some(0), _) if report.outcome == Outcome::FalseSuccess => 1,
-        (Some(code), _) => code as u8,
-        (None, Some(signal)) => 128u8.saturating_add(signal as u8),
-        (None, None) => NOT_STARTED_CODE,
-    }
+/// Whether a read returns at once: with bytes, or at the end.
+fn is_readable(pipe: &impl std::os::fd::AsFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&now)), Ok(1..))
 }
 
-/// Removes this call's state when every sink has the whole run and every report was sent.
-fn remove_if_delivered(shared: &RunnerState, state: &Path) {
-    if let Err(error) = quarantine_refused(state) {
-        tracing::warn!(%error, state = %state.display(), "cannot quarantine refused reports; the state is kept");
-        return;
-    }
-    let unsent = std::fs::read_dir(shared.options.state.join("outbox")).map_or(0, |files| files.count());
-    let runs: Vec<Arc<LocalRun>> = lock(&shared.runs).values().cloned().collect();
-    if unsent > 0 || !runs.iter().all(|run| is_delivered(run)) {
-        tracing::warn!(state = %state.display(), "delivery incomplete; the state is kept, and a later call sends the rest");
-        return;
-    }
-    if let Err(error) = std::fs::remove_dir_all(state) {
-        tracing::warn!(%error, state = %state.display(), "cannot remove the run's directory");
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Whether every sink that has this run has all of it. The sinks themselves have stopped by now.
-fn is_delivered(run: &LocalRun) -> bool {
-    run.is_over()
-        && run.fed_sinks().iter().all(|sink| {
-            let cursor = read_json::<Position>(&cursor_path(run, sink));
-            cursor.is_ok_and(|place| place.is_some_and(|place| place.stage == Stage::Done))
-        })
+    #[test]
+    fn the_exit_code_is_that_of_the_command_as_a_shell_reports_it() {
+        let check = |ended: Ended, outcome: Option<Outcome>, expected: u8| {
+            let verdict =
+                outcome.map(|outcome| Verdict { outcome, reason: String::new(), dropped_lines: 0, is_local: false });
+            assert_eq!(Executed { ended: ended.clone(), verdict, unrecorded: None }.code(), expected, "{ended:?}");
+        };
+        let command = |exit_code, signal| Ended::Command { exit_code, signal, copy_error: None };
+        check(command(Some(0), None), None, 0);
+        check(command(Some(0), None), Some(Outcome::Succeeded), 0);
+        check(command(Some(0), None), Some(Outcome::FalseSuccess), 1);
+        check(command(Some(0), None), Some(Outcome::TimedOut), 1);
+        check(command(Some(255), None), Some(Outcome::Failed), 255);
+        check(command(None, Some(2)), Some(Outcome::Failed), 130);
+        check(command(None, Some(9)), None, 137);
+        check(Ended::Command { exit_code: Some(0), signal: None, copy_error: Some(String::new()) }, None, 1);
+        check(Ended::NotStarted { reason: String::new(), error: Some(2) }, None, 127);
+        check(Ended::NotStarted { reason: String::new(), error: Some(13) }, None, 126);
+        check(Ended::NotStarted { reason: String::new(), error: None }, None, 127);
+        check(Ended::KeeperLost { started: true }, Some(Outcome::Lost), 1);
+    }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::local_run::{LocalRun, lock};
-use crate::options::{Mode, Ports};
+use crate::options::{Mode, Policy, Ports};
 use crate::reporting::report_again;
 use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::RunnerState;
@@ -331,9 +331,14 @@ fn refusal_reason(shared: &RunnerState, order: &Order, now: Timestamp) -> Option
 }
 
 /// The refusal by this machine's policy, if any.
-pub(crate) fn policy_refusal(shared: &RunnerState, order: &Order) -> Option<Refusal> {
-    let message = shared.options.policy.check_order(order).err()?;
-    let message = format!("refused by the policy of runner {}: {message}", shared.options.runner);
+fn policy_refusal(shared: &RunnerState, order: &Order) -> Option<Refusal> {
+    refusal_of(&*shared.options.policy, &shared.options.runner, order)
+}
+
+/// The refusal by a policy, if any.
+pub(crate) fn refusal_of(policy: &dyn Policy, runner: &str, order: &Order) -> Option<Refusal> {
+    let message = policy.check_order(order).err()?;
+    let message = format!("refused by the policy of runner {runner}: {message}");
     Some(Refusal { why: RefusalKind::Policy, message })
 }
 

@@ -4,7 +4,8 @@
 //! | type or function | purpose |
 //! |---|---|
 //! | [`Runner`], [`run`] | a runner as a service |
-//! | [`exec::exec`] | one command in the foreground, for `sexton exec` |
+//! | [`exec::Call`], [`exec::Wait`] | one command in the foreground, for `sexton exec` |
+//! | [`sender::send`] | the process that delivers it |
 //! | [`Options`], [`Ports`] | everything that a runner is given |
 //! | [`Handle`] | queries and commands to a runner of the same process |
 //! | [`Policy`], [`PolicyFile`] | what may run on this machine |
@@ -16,7 +17,8 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `runner`, `handle`, `heartbeat`, `exec`, `options`, `shutdown` | the runner as a whole |
+//! | `runner`, `handle`, `heartbeat`, `options`, `shutdown` | the runner as a whole |
+//! | `exec`, `sender`, `kept` | one command of another scheduler: waits, delivers, keeps |
 //! | `intake`, `admission`, `required_sinks` | orders: claim, store, admit; hold while a required sink is unreachable |
 //! | `supervise`, `keeper_state`, `reporting`, `finish`, `report` | one run from its start to its report |
 //! | `policy`, `secrets` | what may run here; the values of references |
@@ -45,6 +47,7 @@ mod hung_keeper;
 mod identity;
 mod intake;
 mod keeper_state;
+mod kept;
 mod local_run;
 mod mailing;
 mod open_files;
@@ -63,6 +66,7 @@ mod runner;
 mod runner_state;
 mod scan;
 mod secrets;
+pub mod sender;
 mod shutdown;
 mod sink_records;
 mod sink_table;
@@ -74,6 +78,7 @@ mod supervise;
 mod traces;
 
 pub use handle::{Handle, LocalInfo};
+pub use kept::KEPT_FOLDER;
 pub use options::{OnShutdown, Options, Policy, Ports};
 pub use policy::PolicyFile;
 pub use removed_sinks::RemovedSink;

@@ -80,6 +80,8 @@ pub struct Options {
     pub known_sinks: BTreeSet<String>,
     /// Clock, random numbers and receiver of events of the sinks.
     pub sink_environment: Environment,
+    /// Distinguishes the source of the sinks from others, for calls of `exec` whose sinks file was faulty.
+    pub sinks_key: Option<String>,
     /// Sends the output of jobs with a MAILTO; `None` sends nothing.
     pub mailer: Option<Arc<dyn Mailer>>,
 }
@@ -112,6 +114,7 @@ impl Options {
             has_all_sinks: true,
             known_sinks: BTreeSet::new(),
             sink_environment: Environment::real(tokio::sync::mpsc::channel(1).0),
+            sinks_key: None,
             mailer: None,
         }
     }

@@ -10,7 +10,8 @@ use domain::line::{Position, Stage};
 use jiff::Timestamp;
 use keeper::spool::{segment_name, segments};
 
-use crate::adopt::adopt_abandoned;
+use crate::adopt::{adopt_abandoned, adopt_kept};
+use crate::exec::EXEC_FOLDER;
 use crate::feed::read_cursor;
 use crate::local_run::{LocalRun, lock};
 use crate::mailing::needs_mail;
@@ -59,7 +60,8 @@ pub(crate) async fn sweep_periodically(shared: Arc<RunnerState>) {
         if let Err(error) = filled.await {
             tracing::error!(%error, "allocating space for starts failed, retrying");
         }
-        adopt_abandoned(&shared, &shared.options.state.join("exec"), &mut logged).await;
+        adopt_abandoned(&shared, &shared.options.state.join(EXEC_FOLDER), &mut logged).await;
+        adopt_kept(&shared, &mut logged).await;
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let task_state = shared.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || sweep(&task_state, Timestamp::now())).await {

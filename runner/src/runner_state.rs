@@ -97,7 +97,7 @@ impl RunnerState {
     /// Opens the state below the state directory, and starts the sinks. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When the directory cannot be created, or inotify is not available.
+    /// When the directory cannot be created.
     pub(crate) fn new(mut options: Options, outbox: Option<Outbox>, records: SinkRecords) -> io::Result<RunnerState> {
         let runs_folder = options.state.join("runs");
         std::fs::create_dir_all(&runs_folder)?;
@@ -118,7 +118,7 @@ impl RunnerState {
             sinks: SinkTable::start(std::mem::take(&mut options.sinks), options.sink_environment.clone(), records),
             packs: RwLock::new(options.packs.clone()),
             required_sinks: RequiredSinks::default(),
-            watch: SpoolWatch::new()?,
+            watch: SpoolWatch::new(),
             start_reserve: StartReserve::new(&options.state),
             outbox,
             unmasked_logged: Mutex::default(),
@@ -188,6 +188,7 @@ impl RunnerState {
             cgroup: self.options.cgroup,
             inherited: self.options.inherited,
             allowed_directories: self.options.policy.allowed_directories(run.job()),
+            caller: None,
         };
         let (command, directory) = (self.options.keeper.clone(), run.directory.clone());
         let _turn = self.spawn_permits.acquire().await;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,8 +25,18 @@ enum WatchedPart {
 }
 
 pub(crate) struct SpoolWatch {
-    instance: AsyncFd<OwnedFd>,
+    /// None where the machine has no inotify instance left.
+    instance: Option<AsyncFd<OwnedFd>>,
+    /// Not every run is watched.
+    is_incomplete: AtomicBool,
     watched: Mutex<HashMap<i32, (Arc<LocalRun>, WatchedPart)>>,
+}
+
+fn open_instance() -> io::Result<AsyncFd<OwnedFd>> {
+    let instance = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    // SAFETY: an OwnedFd keeps the same descriptor open during its whole life.
+    let instance = unsafe { AsyncFd::register_with_interest(instance, Interest::READABLE)? };
+    Ok(instance)
 }
 
 /// Pause after each wake-up. A job that prints continuously does not cause a wake-up per block, and a line after a
@@ -36,15 +47,20 @@ const PAUSE: Duration = Duration::from_millis(1);
 const BUFFER_BYTES: usize = 16 << 10;
 
 impl SpoolWatch {
-    /// Opens the inotify instance.
-    ///
-    /// # Errors
-    /// When the user has too many inotify instances (fs.inotify.max_user_instances).
-    pub(crate) fn new() -> io::Result<SpoolWatch> {
-        let instance = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        // SAFETY: an OwnedFd keeps the same descriptor open during its whole life.
-        let instance = unsafe { AsyncFd::register_with_interest(instance, Interest::READABLE)? };
-        Ok(SpoolWatch { instance, watched: Mutex::default() })
+    /// Opens the inotify instance. Without one, because the user has too many (fs.inotify.max_user_instances), the
+    /// periodic poll finds every change.
+    pub(crate) fn new() -> SpoolWatch {
+        let instance = open_instance();
+        if let Err(error) = &instance {
+            tracing::warn!(%error, "no inotify instance available; polling runs");
+        }
+        let is_incomplete = AtomicBool::new(instance.is_err());
+        SpoolWatch { instance: instance.ok(), is_incomplete, watched: Mutex::default() }
+    }
+
+    /// Whether the changes of some run are only found by polls.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.is_incomplete.load(Ordering::Relaxed)
     }
 
     /// Wakes the run at every change from now on. Idempotent.
@@ -56,9 +72,15 @@ impl SpoolWatch {
         let growth = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::ONLYDIR;
         // Locked for both insertions, so that no event arrives before its run is known.
         let mut watched = lock(&self.watched);
-        let directory = inotify::add_watch(self.instance.get_ref(), run.directory.path(), files)?;
+        // Logged at the start.
+        let Some(instance) = &self.instance else { return Ok(()) };
+        let add = |path, flags| {
+            inotify::add_watch(instance.get_ref(), path, flags)
+                .inspect_err(|_too_many| self.is_incomplete.store(true, Ordering::Relaxed))
+        };
+        let directory = add(run.directory.path().to_owned(), files)?;
         watched.insert(directory, (run.clone(), WatchedPart::Directory));
-        let spool = inotify::add_watch(self.instance.get_ref(), run.directory.spool(), growth)?;
+        let spool = add(run.directory.spool(), growth)?;
         watched.insert(spool, (run.clone(), WatchedPart::Spool));
         Ok(())
     }
@@ -70,16 +92,19 @@ impl SpoolWatch {
         let ended: Vec<i32> = task_run.map(|(descriptor, _)| *descriptor).collect();
         for descriptor in ended {
             watched.remove(&descriptor);
-            let _ = inotify::remove_watch(self.instance.get_ref(), descriptor);
+            if let Some(instance) = &self.instance {
+                let _ = inotify::remove_watch(instance.get_ref(), descriptor);
+            }
         }
     }
 
     /// Dispatches events until dropped. Calls `grown` for every run whose spool has grown.
     pub(crate) async fn serve(&self, mut grown: impl FnMut(&Arc<LocalRun>)) {
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let Some(instance) = &self.instance else { return };
         loop {
-            let Ok(mut ready) = self.instance.readable().await else { return };
-            let mut events = Reader::new(self.instance.get_ref(), &mut buffer);
+            let Ok(mut ready) = instance.readable().await else { return };
+            let mut events = Reader::new(instance.get_ref(), &mut buffer);
             loop {
                 match events.next() {
                     Ok(event) => self.dispatch(event.wd(), event.events(), &mut grown),

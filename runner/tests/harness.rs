@@ -2,8 +2,11 @@
 //! are files in a folder: orders, claims, stops and reports.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -19,11 +22,16 @@ use domain::ports::{
 use domain::run::{RunId, RunKey, Trigger};
 use domain::secret::{Reference, Secrets};
 use jiff::Timestamp;
+use keeper::foreground::{CallerSignals, Foreground};
+use keeper::records::Launch;
 use keeper::spawn::KeeperCommand;
+use runner::exec::{Call, SenderPipes, Verdict, Wait};
 use runner::options::Mode;
+use runner::sender::CallSinks;
 use runner::{LocalSecrets, OnShutdown, Options, PolicyFile, Ports};
 use sinks::config::SinksFile;
 use sinks::engine::Environment;
+use sinks::feed::FinishedRecord;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -32,7 +40,8 @@ fn main() -> ExitCode {
         ["keeper", world, _] if is_doomed(Path::new(world)) => ExitCode::FAILURE,
         ["keeper", _, path] => keeper::main(Path::new(path)),
         ["run", state, world, mode, shutdown] => within_runtime(run(state, world, mode, shutdown)),
-        ["exec", state, world, command @ ..] => within_runtime(exec(state, world, command)),
+        ["exec", state, world, command @ ..] => exec(state, world, command),
+        ["sender", state, world] => within_runtime(sender(state, world)),
         _ => ExitCode::from(2),
     }
 }
@@ -113,9 +122,11 @@ async fn run(state: &str, world: &str, mode: &str, shutdown: &str) -> ExitCode {
     }
 }
 
-async fn exec(state: &str, world: &str, command: &[&str]) -> ExitCode {
+/// The call of `sexton exec`, with this program as keeper and as sender.
+fn exec(state: &str, world: &str, command: &[&str]) -> ExitCode {
+    let signals = CallerSignals::block().expect("signals");
     let now = Timestamp::now();
-    let words = command.iter().map(|word| (*word).to_owned()).collect();
+    let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
     let order = Order {
         version: FORMAT_VERSION,
         run_id: RunId::unscheduled(now, [7; 6]),
@@ -125,25 +136,65 @@ async fn exec(state: &str, world: &str, command: &[&str]) -> ExitCode {
         issued_at: now,
         not_before: None,
         start_by: None,
-        job: Job::new(JobKey::new("g", "wrapped"), "@manually", Command::Argv(words)),
+        job: Job::new(JobKey::new("g", "wrapped"), "@manually", Command::Argv(words.clone())),
     };
+    let policy = fs::read_to_string(Path::new(world).join("policy.toml")).ok();
+    let policy = policy.map(|text| PolicyFile::parse("policy.toml", &text).expect("policy").0);
+    let refused = policy.and_then(|policy| runner::exec::refusal(&policy, "r1", &order));
+    let is_refused = refused.is_some();
+    let call = match Call::prepare(Path::new(state), order, refused) {
+        Ok(call) => call,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    let own = std::env::current_exe().unwrap_or_default();
+    let keeper = KeeperCommand(vec![own.clone().into(), "keeper".into(), world.into()]);
+    let environment = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+    let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+    let command = (words.as_slice(), environment.collect(), true);
+    let start = || Foreground::start(&keeper, &call.run, Launch::default(), &signals, command).expect("keeper");
+    let foreground = (!is_refused).then(start);
+    keeper::foreground::keep_descriptors();
+    let mut sender = std::process::Command::new(own)
+        .args(["sender".as_ref(), call.state.as_os_str(), world.as_ref()])
+        .stdin(call.in_use.try_clone().expect("lock"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("sender");
+    let pipes = SenderPipes { verdict: sender.stdout.take(), messages: sender.stderr.take() };
+    let mut wait = Wait { run: &call.run, foreground, signals: &signals, sender: pipes };
+    let executed = wait.run(|_message| {}).expect("poll");
+    if std::env::var_os("SEXTON_WAIT_FOR_SENDER").is_some() {
+        wait.wait_for_sender(Duration::from_secs(60));
+    }
+    ExitCode::from(executed.code())
+}
+
+async fn sender(state: &str, world: &str) -> ExitCode {
+    keeper::foreground::leave_caller();
+    let in_use = std::fs::File::from(std::io::stdin().as_fd().try_clone_to_owned().expect("lock"));
     let reports: Arc<dyn Reports> = Arc::new(World { folder: world.into(), leased: Mutex::default() });
     let reports = std::env::var_os("SEXTON_NO_SERVER").is_none().then_some(reports);
     let mut options = options(state, Path::new(world));
     if let Some(limit) = std::env::var("SEXTON_FLUSH_MS").ok().and_then(|limit| limit.parse().ok()) {
         options.flush_limit = Duration::from_millis(limit);
     }
-    if let Some(state) = std::env::var_os("SEXTON_FOLLOW_OUTPUT") {
-        return match runner::exec::follow(options, reports, Path::new(&state)).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        };
-    }
-    match runner::exec::exec(options, reports, order).await {
-        Ok(executed) => ExitCode::from(executed.code),
+    let (configs, environment) = (std::mem::take(&mut options.sinks), options.sink_environment.clone());
+    let sinks = CallSinks { configs, environment, are_complete: true, key: "test".to_owned() };
+    let judged = |finished: &FinishedRecord| {
+        let (outcome, reason) = (finished.outcome, finished.reason.clone());
+        let verdict = Verdict { outcome, reason, dropped_lines: finished.dropped_lines, is_local: false };
+        // The caller may have exited.
+        let _closed = writeln!(std::io::stdout(), "{}", serde_json::to_string(&verdict).expect("json"));
+    };
+    match runner::sender::send(options, sinks, reports, in_use, judged).await {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(2)
+            ExitCode::FAILURE
         }
     }
 }

@@ -4,7 +4,7 @@ mod apply_files;
 mod apply_progress;
 mod check;
 mod check_sources;
-mod exec;
+pub(crate) mod exec;
 mod firing_lines;
 mod job_lookup;
 mod jobs;
@@ -16,6 +16,7 @@ mod reference;
 mod rules;
 mod run_progress;
 mod runs;
+pub(crate) mod runs_on_disk;
 mod schedules;
 mod sinks;
 mod status_screen;
@@ -24,7 +25,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use domain::{local_time, zones};
 use jiff::tz::TimeZone;
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, print_error_line};
 use crate::{group_runner, host_zone, log, up};
 
 /// Runs commands on a schedule, ships their output to log systems, and alerts when a run fails, falsely reports
@@ -112,7 +113,11 @@ pub(crate) fn parse_arguments() -> Cli {
 pub(crate) fn run(cli: Cli) -> Outcome {
     local_time::use_zone(if cli.utc { TimeZone::UTC } else { host_zone::display_zone() });
     let default = if cli.command.is_server() { log::SERVER_FILTER } else { log::COMMAND_FILTER };
-    log::start_logging(cli.log.as_deref(), default).map_err(Failure::usage)?;
+    match log::start_logging(cli.log.as_deref(), default) {
+        // The filter of RUST_LOG may be for other programs; the command of `exec` runs anyway.
+        Err(message) if cli.log.is_none() && matches!(cli.command, Command::Exec(_)) => print_error_line(&message),
+        started => started.map_err(Failure::usage)?,
+    }
     match cli.command {
         Command::Up(arguments) => up::run(arguments, cli.utc),
         Command::Runner(arguments) => group_runner::run(arguments),

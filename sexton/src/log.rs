@@ -1,5 +1,7 @@
 //! Sexton's own log, on standard error. Job output never passes through it.
 
+use std::io::{self, Write};
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
@@ -31,7 +33,7 @@ pub(crate) fn start_logging(filter: Option<&str>, default: &str) -> Result<(), S
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| StandardError)
         .with_ansi(Terminal::of(&std::io::stderr()).colours)
         .with_target(false)
         .with_timer(UtcTime)
@@ -40,6 +42,20 @@ pub(crate) fn start_logging(filter: Option<&str>, default: &str) -> Result<(), S
         .with(RepeatedErrors::default())
         .try_init()
         .map_err(|error| format!("cannot start logging: {error}"))
+}
+
+/// Standard error that may be closed: an error would make the subscriber print it there, which ends the task.
+struct StandardError;
+
+impl Write for StandardError {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _closed = io::stderr().lock().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct UtcTime;

@@ -57,6 +57,13 @@ fn main() -> ExitCode {
     }
     own_process::set_up();
     print_panics_in_one_line();
+    let mut words = std::env::args_os().skip(1);
+    if let (Some(word), Some(directory), Some(settings)) = (words.next(), words.next(), words.next())
+        && word == cli::exec::SENDER_WORD
+    {
+        tzdata::choose();
+        return cli::exec::sender_main(Path::new(&directory), &settings.to_string_lossy());
+    }
     tzdata::choose();
     match cli::run(cli::parse_arguments()) {
         Ok(code) => ExitCode::from(code),

@@ -27,6 +27,18 @@ pub(crate) fn inherited() -> Inherited {
     INHERITED.get().copied().unwrap_or_default()
 }
 
+/// Gives this process the settings of its parent process again, before another program replaces it.
+pub(crate) fn restore() {
+    let Inherited { umask: mask, open_files } = inherited();
+    if let Some(mask) = mask {
+        umask(Mode::from_raw_mode(mask));
+    }
+    if let Some(current) = open_files {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum });
+    }
+}
+
 /// The limit of open files of this process; none when it is no limit.
 pub(crate) fn open_files_max() -> Option<u64> {
     getrlimit(Resource::Nofile).current

@@ -2,6 +2,7 @@
 //! override the file.
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use domain::fault::{Fault, Level};
@@ -11,7 +12,7 @@ use sinks::config::{SinkConfig, SinkKind, SinksFile};
 
 use crate::configuration::{Configuration, load_packs, read_text};
 use crate::failure::{Failure, print_error_line};
-use crate::state::StateDirectory;
+use crate::state::{StateDirectory, UpSettings};
 use crate::up::sample;
 
 /// Flags that override the configuration file.
@@ -25,6 +26,7 @@ pub(crate) struct Overrides {
 }
 
 pub(crate) struct Setup {
+    pub(crate) config_file: Option<PathBuf>,
     pub(crate) configuration: Configuration,
     pub(crate) state: StateDirectory,
     /// Files and directories of rule packs.
@@ -59,6 +61,16 @@ impl Setup {
         Ok(setup)
     }
 
+    /// What a call of `exec` with this state directory uses.
+    pub(crate) fn for_exec(&self) -> UpSettings {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        UpSettings {
+            config: self.config_file.as_ref().map(absolute),
+            sinks: self.sinks_source.file.as_ref().map(absolute),
+            rules: self.rules.iter().map(absolute).collect(),
+        }
+    }
+
     /// Reads only the configuration: [`Reloader`](crate::reload::Reloader) reads sinks and rules.
     ///
     /// # Errors
@@ -70,7 +82,9 @@ impl Setup {
         let rules = [configuration.rules.clone(), overrides.rules].concat();
         let file = overrides.sinks.or_else(|| configuration.sinks.clone());
         let sinks_source = SinksSource { file, aws: configuration.aws.clone() };
+        let config_file = overrides.config;
         Ok(Setup {
+            config_file,
             configuration,
             state,
             rules,
@@ -84,6 +98,20 @@ impl Setup {
 }
 
 impl SinksSource {
+    /// The source of a call of `exec`.
+    pub(crate) fn new(file: Option<PathBuf>, aws: Option<aws::Options>) -> SinksSource {
+        SinksSource { file, aws }
+    }
+
+    /// Distinguishes the file from others. A legal file name.
+    pub(crate) fn key(&self) -> String {
+        let Some(file) = &self.file else { return "default".to_owned() };
+        let path = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        // FNV-1a, 64 bits.
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        format!("{:016x}", path.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, step))
+    }
+
     /// The source that the configuration names.
     pub(crate) fn from_configuration(configuration: &Configuration) -> SinksSource {
         SinksSource { file: configuration.sinks.clone(), aws: configuration.aws.clone() }

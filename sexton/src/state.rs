@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lock` | locked while an `up` or `runner` uses the directory |
 //! | `token` | token of the API; mode 0600 |
+//! | `up.json` | files of sinks and rules that the last `up` was started with, for `exec` |
 //! | `server.json` | `url` and `pid` of the serving `up` or `runner`; absent when none serves |
 //! | `runner-id` | distinguishes this runner from others with the same host name |
 //! | `last_good/` | the last good version of the sinks file and of rule packs |
@@ -72,6 +73,17 @@ pub(crate) enum StateError {
 pub(crate) struct ServerInfo {
     pub(crate) url: String,
     pub(crate) pid: u32,
+}
+
+/// The content of `up.json`: absolute paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UpSettings {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) config: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sinks: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rules: Vec<PathBuf>,
 }
 
 /// The paths of a state directory. Creating this value accesses no file.
@@ -242,6 +254,21 @@ impl StateDirectory {
         let path = self.server_file();
         let text = serde_json::to_vec(server).map_err(|why| io_error("write", &path, why.into()))?;
         write_private(&path, &text).map_err(|why| io_error("write", &path, why))
+    }
+
+    /// The files of the last `up`, if there was one.
+    pub(crate) fn read_up_settings(&self) -> Option<UpSettings> {
+        serde_json::from_slice(&fs::read(self.dir.join("up.json")).ok()?).ok()
+    }
+
+    /// Stores the files of an `up`. A failure is only logged: `exec` then uses the defaults.
+    pub(crate) fn write_up_settings(&self, settings: &UpSettings) {
+        let path = self.dir.join("up.json");
+        let written =
+            serde_json::to_vec(settings).map_err(io::Error::from).and_then(|text| write_private(&path, &text));
+        if let Err(why) = written {
+            tracing::warn!(%why, "cannot store the paths of sinks and rules for `sexton exec`");
+        }
     }
 
     /// Deletes `server.json`. A file that remains is harmless: commands report that the server is unreachable.

@@ -204,6 +204,7 @@ async fn serve(
     applied.extend(reserved_group::report_line(&ports).await?);
     let (listener, url) = listen::bind(listen).await?;
     let token: Arc<str> = state.token()?.into();
+    options.sinks_key = Some(setup.sinks_source.key());
     options.mailer = Some(start_mailer(&notifier, &setup, &ports).await?);
     let stop = CancellationToken::new();
     let stop_starting = stop.child_token();
@@ -245,6 +246,7 @@ async fn serve(
         stop_starting,
         stop,
     };
+    state.write_up_settings(&setup.for_exec());
     state.write_server_file(&ServerInfo { url: url.clone(), pid: std::process::id() })?;
     print_startup(&url, &state, &applied, &runner)?;
     sd_notify::send("READY=1");

@@ -53,9 +53,13 @@ enum Connection {
 impl Capture {
     /// Starts to listen on a free port of 127.0.0.1 or on a socket in a temporary folder.
     pub fn start(transport: Transport) -> Capture {
+        Capture::start_at(transport, free_port())
+    }
+
+    /// The same, on this address for TCP and UDP.
+    pub fn start_at(transport: Transport, address: SocketAddr) -> Capture {
         let folder = TempDir::with_prefix("testbed-").expect("a temporary folder can be made");
         let path = folder.path().join("socket");
-        let address = free_port();
         let shared = Arc::new(Shared::default());
         match transport {
             Transport::Tcp => shared.accept_tcp(TcpListener::bind(address).expect("the port is free")),

@@ -10,26 +10,26 @@ fn exec_returns_the_code_and_output_of_the_command() {
     let check = |command: &[&str], code: i32, stdout: &str, stderr: &str| {
         let world = World::new();
         let words: Vec<&str> = ["exec"].into_iter().chain(command.iter().copied()).collect();
-        let output = world.command(&words).output().expect("exec");
+        let output = world.command(&words).env("SEXTON_WAIT_FOR_SENDER", "1").output().expect("exec");
         assert_eq!(output.status.code(), Some(code), "{command:?}: {output:?}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), stdout, "{command:?}");
         assert_eq!(String::from_utf8_lossy(&output.stderr), stderr, "{command:?}");
         let reports = std::fs::read_to_string(world.path("reports.jsonl")).expect("reports");
         assert!(reports.lines().last().is_some_and(|line| line.contains("\"finished\"")), "{reports}");
-        let left = std::fs::read_dir(world.path("state").join("exec")).expect("exec").count();
-        assert_eq!(left, 0, "everything was delivered");
+        assert_eq!(count_states(&world), 0, "everything was delivered");
     };
     check(&["sh", "-c", "echo out; printf err >&2; exit 3"], 3, "out\n", "err");
     check(&["true"], 0, "", "");
     check(&["sh", "-c", "kill -9 $$"], 137, "", "");
     check(&["no-such-program-anywhere"], 127, "", "");
+    check(&["/etc/passwd"], 126, "", "");
     check(&["sh", "-c", "echo 'Traceback (most recent call last):'"], 1, "Traceback (most recent call last):\n", "");
 }
 
 #[test]
-fn a_signal_stops_the_wrapped_command() {
+fn a_signal_is_passed_on_to_the_wrapped_command() {
     let world = World::new();
-    let words = ["exec", "sh", "-c", "trap 'echo bye; exit 6' TERM; echo up; while :; do sleep 0.02; done"];
+    let words = ["exec", "sh", "-c", "trap 'echo bye; exit 6' INT; echo up; while :; do sleep 0.02; done"];
     let child = world.command(&words).stdout(Stdio::piped()).spawn().expect("exec");
     wait_for("the job", || {
         let exec = std::fs::read_dir(world.path("state").join("exec")).ok()?.flatten().next()?;
@@ -44,7 +44,7 @@ fn a_signal_stops_the_wrapped_command() {
 }
 
 #[test]
-fn the_run_of_a_killed_exec_is_finished_by_the_next_exec() {
+fn the_run_of_a_killed_exec_is_finished_by_its_sender_or_by_the_next_exec() {
     let world = World::new();
     let go = world.path("go");
     let script = format!("echo up; while [ ! -e {} ]; do sleep 0.02; done; echo over", go.display());
@@ -57,20 +57,39 @@ fn the_run_of_a_killed_exec_is_finished_by_the_next_exec() {
     });
     first.kill().expect("kill");
     first.wait().expect("wait");
+    world.end_senders();
     std::fs::write(&go, "").expect("go");
     wait_for("its end", || (run.exit().exists() && !run.has_keeper().expect("lock")).then_some(()));
-    // The run ids of the harness differ only in the second, so the next `exec` needs another second.
-    wait_for("the next second", || (!is_this_second(&run)).then_some(()));
-    assert!(world.command(&["exec", "true"]).status().expect("exec").success());
-    let reports = std::fs::read_to_string(world.path("reports.jsonl")).expect("reports");
-    assert_eq!(reports.matches("\"event\":\"finished\"").count(), 2, "{reports}");
-    let left = std::fs::read_dir(world.path("state").join("exec")).expect("exec").count();
-    assert_eq!(left, 0, "everything was delivered");
+    wait_for_next_second();
+    next_exec(&world);
+    assert_eq!(count_finished(&world), 2);
+    assert_eq!(count_states(&world), 0, "everything was delivered");
+    // The sender alone is enough.
+    wait_for_next_second();
+    let mut killed = world.command(&["exec", "sh", "-c", "echo $$; read line"]);
+    let mut killed = killed.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("exec");
+    let mut pid = [0u8];
+    std::io::Read::read_exact(killed.stdout.as_mut().expect("pipe"), &mut pid).expect("started");
+    killed.kill().expect("kill");
+    killed.wait().expect("wait");
+    drop(killed.stdin.take());
+    wait_for("the delivery", || (count_finished(&world) == 3 && count_states(&world) == 0).then_some(()));
 }
 
-fn is_this_second(run: &keeper::directory::RunDirectory) -> bool {
-    let name = run.path().file_name().expect("name").to_string_lossy().into_owned();
-    name.starts_with(&jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string())
+/// The run ids of the harness differ only in the second, so the next `exec` needs another second.
+fn wait_for_next_second() {
+    let second = jiff::Timestamp::now().as_second();
+    wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
+}
+
+/// Runs a command and waits for its sender.
+fn next_exec(world: &World) {
+    assert!(world.command(&["exec", "true"]).env("SEXTON_WAIT_FOR_SENDER", "1").status().expect("exec").success());
+}
+
+fn count_finished(world: &World) -> usize {
+    let reports = std::fs::read_to_string(world.path("reports.jsonl")).unwrap_or_default();
+    reports.matches("\"event\":\"finished\"").count()
 }
 
 /// Number of state directories of `exec`s.
@@ -93,10 +112,9 @@ fn undelivered_exec() -> World {
     sink_at(&world, "archive", "later");
     let status = world.command(&["exec", "echo", "late"]).env("SEXTON_FLUSH_MS", "300").status();
     assert!(status.expect("exec").success());
+    world.end_senders();
     assert_eq!(count_states(&world), 1);
-    // The run ids of the harness differ only in the second, so the next `exec` needs another second.
-    let second = jiff::Timestamp::now().as_second();
-    wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
+    wait_for_next_second();
     world
 }
 
@@ -117,7 +135,7 @@ fn is_delivered(world: &World) -> bool {
 fn undelivered_output_of_an_exec_is_delivered_by_the_next_exec() {
     let world = undelivered_exec();
     make_reachable(&world);
-    assert!(world.command(&["exec", "true"]).status().expect("exec").success());
+    next_exec(&world);
     assert!(is_delivered(&world) && count_states(&world) == 0);
 }
 
@@ -133,13 +151,15 @@ fn undelivered_output_of_an_exec_is_delivered_by_a_runner() {
 fn an_exec_without_a_server_delivers_output_and_leaves_reports_to_one_with_a_server() {
     let world = undelivered_exec();
     make_reachable(&world);
-    let alone = world.command(&["exec", "true"]).env("SEXTON_NO_SERVER", "1").status();
+    let mut alone = world.command(&["exec", "true"]);
+    let alone = alone.env("SEXTON_NO_SERVER", "1").env("SEXTON_FLUSH_MS", "300").status();
     assert!(alone.expect("exec").success());
+    let has_line = || std::fs::read_to_string(world.path("later").join("all.log")).unwrap_or_default().contains("late");
+    wait_for("the line", || has_line().then_some(()));
+    world.end_senders();
     assert_eq!(count_states(&world), 1, "the reports are still to be sent");
-    assert!(std::fs::read_to_string(world.path("later").join("all.log")).expect("log").contains("late"));
-    let second = jiff::Timestamp::now().as_second();
-    wait_for("the next second", || (jiff::Timestamp::now().as_second() > second).then_some(()));
-    assert!(world.command(&["exec", "true"]).status().expect("exec").success());
+    wait_for_next_second();
+    next_exec(&world);
     assert!(is_delivered(&world) && count_states(&world) == 0);
 }
 
@@ -148,7 +168,7 @@ fn output_due_to_one_sink_is_not_given_to_another() {
     let world = undelivered_exec();
     make_reachable(&world);
     sink_at(&world, "other", "elsewhere");
-    assert!(world.command(&["exec", "true"]).status().expect("exec").success());
+    next_exec(&world);
     assert_eq!(count_states(&world), 1);
     assert!(!std::fs::read_to_string(world.path("elsewhere").join("all.log")).expect("log").contains("late"));
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use domain::event::{Body, Ended, OutputEnd};
@@ -202,26 +202,24 @@ fn a_stop_ends_what_is_left_of_a_run_that_has_ended() {
 }
 
 #[test]
-fn exec_exits_with_its_command_and_a_second_process_delivers_late_lines() {
+fn exec_exits_with_its_command_and_its_sender_delivers_late_lines() {
     let world = World::new();
     let words = ["exec", "sh", "-c", &background(&world, "exit 3")];
     let output = world.command(&words).stderr(Stdio::null()).output().expect("exec");
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(3), "first\n"));
     let states = || fs::read_dir(world.path("state").join("exec")).expect("exec").flatten().map(|state| state.path());
     let state = states().next().expect("the state is kept");
-    let mut follower: Command = world.command(&["exec"]);
-    let mut follower = follower.env("SEXTON_FOLLOW_OUTPUT", &state).spawn().expect("follower");
     go(&world);
-    assert!(wait_for("the follower's end", || follower.try_wait().expect("wait")).success());
-    assert_eq!(states().count(), 0, "everything was delivered");
+    wait_for("the delivery", || (states().count() == 0).then_some(()));
     check_log(&world, &RunId(state.file_name().expect("name").to_string_lossy().into_owned()));
 }
 
 #[test]
-fn late_lines_of_an_exec_without_a_follower_are_delivered_by_a_runner() {
+fn late_lines_of_an_exec_without_a_sender_are_delivered_by_a_runner() {
     let mut world = World::new();
     let words = ["exec", "sh", "-c", &background(&world, "exit 0")];
     assert!(world.command(&words).stdout(Stdio::null()).status().expect("exec").success());
+    world.end_senders();
     let exec = world.path("state").join("exec");
     let state = fs::read_dir(&exec).expect("exec").flatten().next().expect("the state is kept").path();
     go(&world);

@@ -87,6 +87,25 @@ impl World {
         command
     }
 
+    /// Ends the senders of earlier `exec`s, as a shutdown of the machine does.
+    pub(crate) fn end_senders(&self) {
+        let folder = self.folder.path().to_string_lossy().into_owned();
+        let is_sender = |process: &keeper::processes::Process| {
+            let arguments = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+            let words: Vec<String> =
+                arguments.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+            words.get(1).is_some_and(|word| word == "sender") && words.contains(&folder)
+        };
+        wait_for("the end of the senders", || {
+            let all = keeper::processes::list().expect("processes").into_iter();
+            let senders: Vec<_> = all.filter(|process| !process.is_zombie() && is_sender(process)).collect();
+            for sender in &senders {
+                keeper::processes::send_signal(sender, rustix::process::Signal::TERM);
+            }
+            senders.is_empty().then_some(())
+        });
+    }
+
     /// Starts a runner that takes every order and leaves its jobs when it stops.
     pub(crate) fn start(&mut self) {
         self.start_as("free", "leave", None);

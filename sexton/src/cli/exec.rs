@@ -1,37 +1,48 @@
 //! `exec`: runs one command now, called by another scheduler. Needs no `up`; reports the run if it finds a server.
+//!
+//! The command always runs: only arguments that cannot be read prevent its start. Everything else that fails is
+//! reported on standard error.
 
+mod call_settings;
+mod call_state;
+mod sending;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use clap::Args;
-use domain::event::Event;
 use domain::job::{Command, Job, JobKey};
 use domain::jobs_file::fields::{check_group, check_name};
 use domain::order::{FORMAT_VERSION, Order};
-use domain::ports::{Delivery, PortError, PortResult, Reports};
 use domain::run::{Outcome as RunOutcome, RunId, Trigger};
+use domain::units::format_lines;
 use jiff::Timestamp;
-use serde_json::json;
-use sinks::engine::Environment;
-use tokio::sync::mpsc;
+use keeper::foreground::{CallerSignals, Foreground, keep_descriptors};
+use keeper::records::Launch;
+use keeper::spawn::KeeperCommand;
+use runner::Policy;
+use runner::exec::{Call, Ended, Executed, NOT_FOUND_CODE, SenderPipes, Wait, refused_code};
 
-use crate::client::{ApiRequest, Client, ServerArguments, block_on};
-use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
-use crate::local_runner;
-use crate::machine;
-use crate::setup::{Overrides, Setup};
+use crate::client::ServerArguments;
+use crate::failure::{FAILED, Failure, Outcome, print_error_line};
+use crate::{machine, own_process};
 
-/// Sink events that wait to be logged. Chosen, not measured.
-const EVENTS_MAX: usize = 100;
+use call_settings::CallSettings;
+pub(crate) use sending::{SENDER_WORD, main as sender_main};
 
-/// Environment variable with the state of an earlier call whose output is followed, instead of running a command.
-const FOLLOW_VARIABLE: &str = "SEXTON_FOLLOW_OUTPUT";
+/// How long process 1 of a container waits for the sender, which ends with it. Chosen: as the shutdown of a runner.
+const SENDER_WAIT: Duration = runner::options::FLUSH_LIMIT;
 
-#[derive(Debug, Args)]
+/// How long a call waits for sinks that are files, so that its lines are there when it returns. Chosen: they take a
+/// few ms, and a directory that hangs must not delay the caller.
+const LOCAL_WAIT: Duration = Duration::from_millis(200);
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Arguments {
     /// Name of the job
     #[arg(long, value_name = "NAME")]
@@ -39,7 +50,14 @@ pub(crate) struct Arguments {
     /// Group of the job
     #[arg(long, default_value = "default", value_name = "G")]
     group: String,
-    /// Sinks file: where output is sent [default: files in `logs` of the state directory]
+    /// Pass standard input, output and error of the caller through, unmasked; the default
+    #[arg(long, overrides_with = "no_tee")]
+    tee: bool,
+    /// Print no output of the command, and give it no input
+    #[arg(long, overrides_with = "tee")]
+    no_tee: bool,
+    /// Sinks file: where output is sent [default: that of the `up` with this state directory, else files in `logs` of
+    /// the state directory]
     #[arg(long, value_name = "FILE")]
     sinks: Option<PathBuf>,
     /// Rule pack or directory of rule packs; can be repeated
@@ -55,85 +73,178 @@ pub(crate) struct Arguments {
     server: ServerArguments,
     /// Command with its arguments; executed without a shell
     #[arg(last = true, required = true, value_name = "COMMAND")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
+/// # Errors
+/// Exit 2 when the name or the group is invalid; nothing else.
 pub(crate) fn run(arguments: Arguments) -> Outcome {
     check_group(&arguments.group).map_err(Failure::usage)?;
     check_name("name", &arguments.name).map_err(Failure::usage)?;
-    let setup = Setup::load(Overrides {
-        config: arguments.server.config.clone(),
-        state: arguments.server.state.clone(),
-        sinks: arguments.sinks.clone(),
-        rules: arguments.rules.clone(),
-    })?;
-    setup.state.create()?;
-    block_on(execute(arguments, setup))
-}
-
-async fn execute(arguments: Arguments, setup: Setup) -> Outcome {
-    let reports = find_report_server(&arguments.server, &setup).await?;
-    let mut options = machine::runner_options(&setup.configuration, setup.state.runner_folder())?;
-    let (events, sink_events) = mpsc::channel(EVENTS_MAX);
-    tokio::spawn(local_runner::log_sink_events(sink_events));
-    options.sinks = setup.sinks;
-    options.sink_environment = Environment::real(events);
-    options.packs = Arc::new(setup.packs);
-    // The command gets its caller's environment, without the variables of Sexton (the token).
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    options.pass_env = names.filter(|name| !name.starts_with("SEXTON_")).collect();
-    if let Some(state) = std::env::var_os(FOLLOW_VARIABLE) {
-        let followed = runner::exec::follow(options, reports, Path::new(&state)).await;
-        return followed.map(|()| SUCCESS).map_err(|error| Failure::failed(error.to_string()));
-    }
-    let order = new_order(&arguments)?;
-    let key = order.key();
-    let executed =
-        runner::exec::exec(options, reports, order).await.map_err(|error| Failure::failed(error.to_string()))?;
-    if let Some(state) = &executed.open_state {
-        follow_output(state);
-    }
-    if executed.report.outcome != RunOutcome::Succeeded {
-        print_error_line(&format!("sexton: {key} {}: {}", executed.report.outcome.name(), executed.report.reason));
-    }
-    Ok(executed.code)
-}
-
-/// Starts this call again in the background, to deliver what the command's children print until their output ends. The
-/// caller gets the exit code of the command now.
-fn follow_output(state: &Path) {
+    let signals = match CallerSignals::block() {
+        Ok(signals) => signals,
+        Err(why) => return run_alone(&arguments, &format!("cannot read signals: {why}"), None),
+    };
+    let settings = CallSettings::load(&arguments);
+    let order = new_order(&arguments);
+    let policy = settings.policy();
+    let refused = policy.as_ref().and_then(|policy| runner::exec::refusal(policy, &settings.runner_name(), &order));
+    let (call, state) = match call_state::prepare(&settings.state, &order, refused.as_ref()) {
+        Ok(prepared) => prepared,
+        Err(why) => match refused {
+            Some(refusal) => {
+                print_error_line(&format!("sexton: {}: {}", order.key(), refusal.message));
+                return Ok(NOT_FOUND_CODE);
+            }
+            None => return run_alone(&arguments, &why, Some(signals)),
+        },
+    };
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    let started = Process::new(program)
-        .args(std::env::args_os().skip(1))
-        .env(FOLLOW_VARIABLE, state)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn();
-    if let Err(error) = started {
-        let state = state.display();
-        print_error_line(&format!(
-            "sexton: cannot follow the output that is still open: {error}; a later call delivers it from {state}"
-        ));
+    let keeper = KeeperCommand(vec![program.clone().into(), "keeper".into()]);
+    let allowed_directories = policy.as_ref().and_then(|policy| policy.allowed_directories(&order.job));
+    let launch = Launch { inherited: own_process::inherited(), allowed_directories, ..Launch::default() };
+    let command = (arguments.command.as_slice(), environment(), !arguments.no_tee);
+    let start = || Foreground::start(&keeper, &call.run, launch, &signals, command);
+    let foreground = match refused.is_none().then(start).transpose() {
+        Ok(foreground) => foreground,
+        Err(why) => {
+            call.discard();
+            return run_alone(&arguments, &format!("cannot start its keeper: {why}"), Some(signals));
+        }
+    };
+    keep_descriptors();
+    let sender = start_sender(&program, &call, &settings, &state);
+    let mut wait = Wait { run: &call.run, foreground, signals: &signals, sender };
+    let executed = match wait.run(print_bytes) {
+        Ok(executed) => executed,
+        Err(why) => {
+            print_error_line(&format!("sexton: cannot wait for the command: {why}; it continues"));
+            return Ok(FAILED);
+        }
+    };
+    if matches!(executed.ended, Ended::KeeperLost { started: false }) && executed.verdict.is_none() {
+        call.discard();
+        return run_alone(&arguments, "its keeper exited before it started the command", Some(signals));
+    }
+    report(&order.key(), &executed);
+    let is_local = executed.verdict.as_ref().is_some_and(|verdict| verdict.is_local);
+    match std::process::id() {
+        1 => wait.wait_for_sender(SENDER_WAIT),
+        _ if is_local => wait.wait_for_sender(LOCAL_WAIT),
+        _ => {}
+    }
+    Ok(executed.code())
+}
+
+/// Starts the process that judges and delivers. Without it, a later call delivers.
+fn start_sender(
+    program: &std::path::Path,
+    call: &Call,
+    settings: &CallSettings,
+    state: &crate::state::StateDirectory,
+) -> SenderPipes {
+    let started = call.in_use.try_clone().and_then(|lock| {
+        Process::new(program)
+            .arg(SENDER_WORD)
+            .arg(&call.state)
+            .arg(settings.to_json(state))
+            .stdin(Stdio::from(lock))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+    });
+    match started {
+        Ok(mut sender) => SenderPipes { verdict: sender.stdout.take(), messages: sender.stderr.take() },
+        Err(why) => {
+            print_error_line(&format!(
+                "sexton: cannot start the sender: {why}; the rules do not check this run, and a later call delivers its \
+                 lines from {}",
+                call.state.display()
+            ));
+            SenderPipes { verdict: None, messages: None }
+        }
     }
 }
 
-fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
+/// Replaces this process by the command, because Sexton cannot record it.
+fn run_alone(arguments: &Arguments, why: &str, signals: Option<CallerSignals>) -> Outcome {
+    print_error_line(&format!(
+        "sexton: the run of {}/{} is not recorded: {why}; the command runs without Sexton",
+        arguments.group, arguments.name
+    ));
+    if let Some(signals) = signals {
+        signals.restore();
+    }
+    own_process::restore();
+    let Some((program, words)) = arguments.command.split_first() else { return Ok(FAILED) };
+    let mut command = Process::new(program);
+    command.args(words);
+    if arguments.no_tee {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    }
+    let why = command.exec();
+    print_error_line(&format!("sexton: cannot execute `{}`: {why}", program.display()));
+    Ok(refused_code(why.raw_os_error().unwrap_or_default()))
+}
+
+/// Prints why a run was not successful, and what is not recorded.
+fn report(key: &JobKey, executed: &Executed) {
+    if let Some(why) = &executed.unrecorded {
+        print_error_line(&format!("sexton: the end of {key} is not recorded yet: {why}"));
+    }
+    if let Ended::Command { copy_error: Some(why), .. } = &executed.ended {
+        print_error_line(&format!("sexton: a part of the output of {key} could not be written: {why}"));
+    }
+    let Some(verdict) = &executed.verdict else {
+        if let Ended::NotStarted { reason, .. } = &executed.ended {
+            print_error_line(&format!("sexton: {key} failed: {reason}"));
+        } else {
+            print_error_line(&format!("sexton: the rules did not check the output of {key}"));
+        }
+        return;
+    };
+    if verdict.outcome != RunOutcome::Succeeded {
+        print_error_line(&format!("sexton: {key} {}: {}", verdict.outcome.name(), verdict.reason));
+    }
+    if verdict.dropped_lines > 0 {
+        let lines = format_lines(verdict.dropped_lines);
+        print_error_line(&format!("sexton: {lines} of {key} are not kept: the disk refused them"));
+    }
+}
+
+fn print_bytes(bytes: &[u8]) {
+    // A closed standard error is ignored.
+    let _closed = std::io::stderr().lock().write_all(bytes);
+}
+
+/// The caller's environment, without the token of Sexton's API.
+fn environment() -> Vec<Vec<u8>> {
+    let variables = std::env::vars_os().filter(|(name, _)| name != "SEXTON_TOKEN");
+    variables
+        .map(|(name, value)| {
+            let mut entry = name.into_vec();
+            entry.push(b'=');
+            entry.extend_from_slice(value.as_bytes());
+            entry
+        })
+        .collect()
+}
+
+fn new_order(arguments: &Arguments) -> Order {
     let now = Timestamp::now();
     let nominal = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let random = machine::random_bytes()
-        .map_err(|why| Failure::failed(format!("cannot create a run id: no random bytes: {why}")))?;
     let key = JobKey::new(&arguments.group, &arguments.name);
-    let mut job = Job::new(key, "@manually", Command::Argv(arguments.command.clone()));
+    // Text for people and rules; the keeper gets the exact bytes.
+    let words = arguments.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut job = Job::new(key, "@manually", Command::Argv(words));
     job.timeout = arguments.timeout;
     job.cwd = std::env::current_dir().ok().map(|path| path.display().to_string());
     if !arguments.pack.is_empty() {
         job.rules.clone_from(&arguments.pack);
     }
-    Ok(Order {
+    Order {
         version: FORMAT_VERSION,
-        run_id: RunId::unscheduled(nominal, random),
+        run_id: RunId::unscheduled(nominal, machine::random_or_clock_bytes()),
         attempt: 1,
         nominal,
         trigger: Trigger::Exec,
@@ -141,54 +252,5 @@ fn new_order(arguments: &Arguments) -> Result<Order, Failure> {
         not_before: None,
         start_by: None,
         job,
-    })
-}
-
-/// The receiver of the run's reports: the selected installation, otherwise the `up` of the state directory if it
-/// answers. Reports to a selected installation are retried; whether it answers is not checked first.
-async fn find_report_server(arguments: &ServerArguments, setup: &Setup) -> Result<Option<Arc<dyn Reports>>, Failure> {
-    // `--state` selects the spool here; unlike for other commands, it does not override [aws].
-    let named = ServerArguments { state: None, ..arguments.clone() };
-    if arguments.server.is_some() || named.on_aws(&setup.configuration).is_some() {
-        return Ok(Some(Arc::new(ServerReports { client: Client::find(&named).await? })));
-    }
-    if setup.state.read_server_file().is_none() {
-        return Ok(None);
-    }
-    let state = Some(setup.state.dir.clone());
-    let client = Client::for_server(&ServerArguments { state, ..ServerArguments::default() }, &setup.configuration)?;
-    match client.send(ApiRequest::get(&["health"])).await {
-        Ok(_) => Ok(Some(Arc::new(ServerReports { client }))),
-        Err(failure) => {
-            failure.print();
-            print_error_line("sexton: the command runs, but its run is not reported: no server found");
-            Ok(None)
-        }
-    }
-}
-
-/// Sends reports to the API.
-struct ServerReports {
-    client: Client,
-}
-
-#[async_trait]
-impl Reports for ServerReports {
-    async fn send(&self, events: &[Event]) -> PortResult<()> {
-        let request = ApiRequest::post(&["reports"], json!({ "events": events }));
-        match self.client.send(request).await {
-            Ok(_) => Ok(()),
-            Err(Failure::Usage(messages)) => Err(PortError::Permanent(messages.join("; "))),
-            Err(Failure::Failed(messages)) => Err(PortError::Retry(messages.join("; "))),
-            Err(Failure::ReaderGone) => Err(PortError::Retry("the server closed the connection".to_owned())),
-        }
-    }
-
-    async fn receive(&self, _most: usize, _lease: Duration, _wait: Duration) -> PortResult<Vec<Delivery<Event>>> {
-        Err(PortError::Permanent("reports are received by the server itself".to_owned()))
-    }
-
-    async fn delete(&self, _receipts: &[String]) -> PortResult<()> {
-        Err(PortError::Permanent("reports are deleted by the server itself".to_owned()))
     }
 }

@@ -29,9 +29,11 @@ it. `sexton COMMAND --help` prints the same.
 | 2 | the arguments or a file are wrong; each fault is one line on standard error |
 | 130 | `up` and `runner`: a second signal ended the process before the stop was complete |
 
-`exec` exits with the code of its command. The exceptions: 1 when the command exited 0 and a rule failed it; 128 plus
-the number of the signal when a signal ended it; 127 when it was not started. `lint` exits 2 when the file has a
-fault, 0 when it has only warnings.
+`exec` exits with the code of its command: 128 plus the number of the signal when a signal ended it (^C is 130), 127
+when it was not found, 126 when it could not be executed. The exception is 1: it exited 0, and a rule failed it or its
+output could not be written. Code 2 is only for a command line that cannot be read.
+
+`lint` exits 2 when the file has a fault, 0 when it has only warnings.
 
 With `--json`, a command prints one JSON object for each record. Instants are RFC 3339, such as `2026-11-23T07:50:00Z`.
 Durations are written like `90s`, `10m`, `6h` or `2d`.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cli::job_lookup::NamedJob;
 use crate::cli::run_progress::{RunProgress, wait_until_ended};
+use crate::cli::runs_on_disk::{self, Filter};
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
 use crate::print::{
@@ -189,7 +190,15 @@ pub(crate) fn list(arguments: RunsArguments) -> Outcome {
     let until = parse_optional_instant(arguments.until.as_deref(), now)?;
     let (group, job) = group_and_job(arguments.job.as_deref())?;
     block_on(async {
-        let client = Client::find(&arguments.server).await?;
+        let client = match reachable_client(&arguments.server).await {
+            Ok(client) => client,
+            Err(failure) => {
+                let outcome = arguments.outcome;
+                let filter = Filter { group, job, outcome, since, until, ..Filter::default() };
+                let runs = runs_on_disk::list(&arguments.server, &filter, arguments.limit, failure)?;
+                return print_runs_on_disk(&runs, arguments.json);
+            }
+        };
         let mut out = Printer::new();
         let mut table = Table::new(COLUMNS);
         let mut cursor: Option<String> = None;
@@ -225,6 +234,29 @@ pub(crate) fn list(arguments: RunsArguments) -> Outcome {
         out.finish()?;
         Ok(SUCCESS)
     })
+}
+
+/// The client of a server that answers.
+async fn reachable_client(server: &ServerArguments) -> Result<Client, Failure> {
+    let client = Client::find(server).await?;
+    client.send(ApiRequest::get(&["health"])).await.map(|_healthy| client)
+}
+
+/// Prints runs that were read without a server.
+fn print_runs_on_disk(runs: &[Run], json: bool) -> Outcome {
+    let mut out = Printer::new();
+    let mut table = Table::new(COLUMNS);
+    for run in runs {
+        match json {
+            true => out.print_json(run)?,
+            false => table.add_row(run_row(run, &[])),
+        }
+    }
+    if !json {
+        out.print_table(&table)?;
+    }
+    out.finish()?;
+    Ok(SUCCESS)
 }
 
 fn run_row(run: &Run, undelivered: &[Undelivered]) -> Vec<String> {
@@ -277,8 +309,18 @@ fn trigger_name(run: &Run) -> String {
 pub(crate) fn show(arguments: ShowArguments) -> Outcome {
     let run_id = valid_run_id(&arguments.run_id)?;
     block_on(async {
-        let client = Client::find(&arguments.server).await?;
-        let answer = client.send(ApiRequest::get(&["runs", run_id])).await?;
+        let answer = match Client::find(&arguments.server).await {
+            Ok(client) => client.send(ApiRequest::get(&["runs", run_id])).await,
+            Err(failure) => Err(failure),
+        };
+        let answer = match answer {
+            Err(failure @ Failure::Failed(_)) => {
+                let filter = Filter { run_id: Some(RunId(run_id.to_owned())), ..Filter::default() };
+                let mut runs = runs_on_disk::list(&arguments.server, &filter, 1, failure)?;
+                json!(runs.remove(0))
+            }
+            answer => answer?,
+        };
         let mut out = Printer::new();
         if arguments.json {
             out.print_json(&answer)?;

@@ -11,13 +11,15 @@ use keeper::directory::RunDirectory;
 use keeper::output::{LineFormat, MissingLines, Output, Piece, missing_at_start};
 use tokio::sync::mpsc;
 
+use crate::cli::runs_on_disk::run_folders;
+
 /// Chunks that wait for one slow reader.
 const CHUNKS_MAX: usize = 4;
 
 /// Poll interval of a followed spool. Chosen: shorter than a person notices.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The run directories of this machine: those of the runner, and undelivered ones of `sexton exec`.
+/// The run directories of this machine: those of the runner, and of `sexton exec`.
 #[derive(Clone, Debug)]
 pub(crate) struct RunOutput {
     folder: PathBuf,
@@ -34,11 +36,13 @@ impl RunOutput {
     /// # Errors
     /// Fails if the directory of runs cannot be read.
     pub(crate) fn find(&self, run_id: &RunId) -> io::Result<Option<RunDirectory>> {
-        let executed = self.folder.join("exec").join(run_id.as_str());
-        match latest_attempt(&self.folder.join("runs"), run_id)? {
-            None => latest_attempt(&executed.join("runs"), run_id),
-            found => Ok(found),
+        // Twice: a sender of `exec` may move the run during the first pass to a folder that was already read.
+        for folder in (0..2).flat_map(|_| run_folders(&self.folder)) {
+            if let Some(found) = latest_attempt(&folder, run_id)? {
+                return Ok(Some(found));
+            }
         }
+        Ok(None)
     }
 }
 
