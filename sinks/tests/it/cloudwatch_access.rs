@@ -22,30 +22,39 @@ use crate::memory::{RETRY, Run, config, start, wait_until};
 use crate::strict_logs::{Plan, StrictLogs};
 
 /// The files of the AWS tools, in place of those in the home directory. Each test adds its own profiles.
-struct Files {
-    _folder: TempDir,
+pub(crate) struct Files {
+    /// The home directory.
+    folder: TempDir,
     config: PathBuf,
     credentials: PathBuf,
     /// Configuration and credentials of all tests so far.
     added: Mutex<(String, String)>,
 }
 
-static FILES: LazyLock<Files> = LazyLock::new(|| {
+pub(crate) static FILES: LazyLock<Files> = LazyLock::new(|| {
     let folder = TempDir::with_prefix("aws-").expect("a temporary folder");
     let (config, credentials) = (folder.path().join("config"), folder.path().join("credentials"));
-    for (name, path) in [("AWS_CONFIG_FILE", &config), ("AWS_SHARED_CREDENTIALS_FILE", &credentials)] {
+    let home = folder.path().to_owned();
+    for (name, path) in [("AWS_CONFIG_FILE", &config), ("AWS_SHARED_CREDENTIALS_FILE", &credentials), ("HOME", &home)] {
         #[expect(clippy::disallowed_methods, reason = "where profiles are found in the environment is under test")]
         // SAFETY: tests read the environment through std only, which locks it.
         unsafe {
             std::env::set_var(name, path);
         }
     }
-    Files { _folder: folder, config, credentials, added: Mutex::default() }
+    Files { folder, config, credentials, added: Mutex::default() }
 });
 
 impl Files {
+    /// Writes a file below the home directory.
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.folder.path().join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("created");
+        fs::write(path, text).expect("written");
+    }
+
     /// Adds sections to the configuration and to the credentials.
-    fn add(&self, config: &str, credentials: &str) {
+    pub(crate) fn add(&self, config: &str, credentials: &str) {
         let mut added = self.added.lock().expect("lock");
         added.0.push_str(config);
         added.1.push_str(credentials);
@@ -68,7 +77,7 @@ fn replace(path: &Path, text: &str) {
 }
 
 /// A sink without region, endpoint and credentials.
-fn sink(options: &str) -> String {
+pub(crate) fn sink(options: &str) -> String {
     let options_of_all = cloudwatch::options("nowhere");
     let kept = options_of_all.lines().filter(|line| !line.starts_with("region") && !line.starts_with("endpoint"));
     let kept: String = kept.map(|line| format!("{line}\n")).collect();

@@ -6,6 +6,7 @@ mod cloudwatch;
 mod cloudwatch_access;
 mod cloudwatch_emulated;
 mod cloudwatch_set_up;
+mod cloudwatch_sso;
 mod conformance;
 mod conformance_targets;
 mod delivery;
