@@ -40,12 +40,26 @@ pub struct Delivery<T> {
     pub receipt: String,
 }
 
+/// What became of an order that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendResult {
+    /// It will be delivered.
+    Sent,
+    /// A later send can succeed: a timeout, a throttle. With the error.
+    Retry(String),
+    /// Refused until an operator changes something: a missing permission. One sentence with the remedy.
+    Denied(String),
+    /// No later send of this order can succeed: its group has no queue or cannot have one, or it is too large. One
+    /// sentence with the remedy.
+    Never(String),
+}
+
 /// The queue of orders. Delivers at least once, in any order: the claim decides which runner gets the attempt.
 #[async_trait]
 pub trait Orders: Send + Sync {
-    /// Either accepts all orders or returns an error; resending is harmless. An order with `not_before` is not received
-    /// before that instant.
-    async fn send(&self, orders: &[Order]) -> PortResult<()>;
+    /// Sends orders; results are in their order, and one that cannot be sent stops no other. After an error some may
+    /// have been sent; resending is harmless. An order with `not_before` is not received before that instant.
+    async fn send(&self, orders: &[Order]) -> PortResult<Vec<SendResult>>;
     /// Returns up to `most` orders of `groups` (empty: all groups), leased for `lease`; waits up to `wait` for the
     /// first.
     async fn receive(

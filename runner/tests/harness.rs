@@ -18,6 +18,7 @@ use domain::job::{Command, Job, JobKey};
 use domain::order::{FORMAT_VERSION, Order};
 use domain::ports::{
     Claim, Claimant, Claims, Delivery, Heartbeat, HeartbeatAnswer, NameInUse, Orders, PortError, PortResult, Reports,
+    SendResult,
 };
 use domain::run::{RunId, RunKey, Trigger};
 use domain::secret::{Reference, Secrets};
@@ -231,7 +232,7 @@ impl Secrets for WorldSecrets {
 
 #[async_trait]
 impl Orders for World {
-    async fn send(&self, _orders: &[Order]) -> PortResult<()> {
+    async fn send(&self, _orders: &[Order]) -> PortResult<Vec<SendResult>> {
         Err(PortError::Permanent("the tests write orders themselves".into()))
     }
 

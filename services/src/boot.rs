@@ -10,6 +10,7 @@ use domain::schedule;
 use jiff::Timestamp;
 
 use crate::new_runs::{due_at, new_order, new_run, saturating_add, saturating_sub, schedule_of, start_by};
+use crate::ordering::send_order;
 use crate::run_end::write_with_alerts;
 use crate::scheduler::waits_for_a_runner;
 use crate::settings::{self, BOOT, BootState, SCHEDULER, SchedulerState};
@@ -90,7 +91,7 @@ async fn start_job(
         WriteResult::Conflict(None) | WriteResult::AlertConflict => return Ok(false),
     };
     if waits_for_a_runner(&run) {
-        ports.orders.send(&[new_order(&run, job, now)]).await?;
+        send_order(ports, new_order(&run, job, now), now).await?;
     }
     Ok(run.is_open())
 }

@@ -18,6 +18,7 @@ use rules::{ExitFacts, Limits, Packs, RuleSet};
 
 use crate::error::CONFLICTS_MAX;
 use crate::new_runs::new_order;
+use crate::ordering::send_order;
 use crate::run_end::{alert_step, late_loss_step, load_jobs, next_attempt};
 use crate::scheduler::waits_for_a_runner;
 use crate::{Error, Result};
@@ -191,8 +192,8 @@ impl Collection<'_> {
         }
         for updated in stored {
             match &updated.effect.order {
-                Some(order) => match self.ports.orders.send(std::slice::from_ref(order)).await {
-                    Ok(()) => self.count_stored(updated),
+                Some(order) => match send_order(self.ports, order.clone(), self.now).await {
+                    Ok(_) => self.count_stored(updated),
                     Err(error) => self.log_failure(&updated.reports, &error.to_string()),
                 },
                 None => self.count_stored(updated),

@@ -43,6 +43,7 @@ mod job_guard;
 pub mod liveness;
 pub mod maintenance;
 mod new_runs;
+mod ordering;
 pub mod overdue;
 mod overlap;
 pub mod pruner;

@@ -8,17 +8,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domain::job::{Job, JobKey};
-use domain::ports::{Heartbeat, Ports, RunQuery, Stored};
+use domain::order::Order;
+use domain::ports::{Heartbeat, PortError, Ports, RunQuery, Stored};
 use domain::run::{Outcome, Run, State, Trigger};
 use jiff::Timestamp;
 
-use crate::Result;
 use crate::maintenance::{self, Windows};
 use crate::new_runs::{elapsed_since, new_order, saturating_add, saturating_sub};
+use crate::ordering::{Ordered, alert_denied, send_orders};
 use crate::release::too_late_reason;
 use crate::run_end::{end_without_report, load_jobs};
 use crate::scheduler::waits_for_a_runner;
 use crate::settings::{self, OVERDUE, OverdueState};
+use crate::{Error, Result};
 
 /// A runner without a heartbeat for this time counts as dead: three heartbeats of 30 s.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -49,6 +51,8 @@ pub struct OverdueSummary {
     pub lost: u32,
     /// Orders that were resent.
     pub resent: u32,
+    /// Runs that cannot be ended because of a fault of their own.
+    pub failed: u32,
 }
 
 /// All open runs, read once a minute for `overdue`, `release` and `liveness` together.
@@ -126,28 +130,55 @@ impl OverdueCheck<'_> {
         summary.open += page.len() as u32;
         let wanted = page.iter().filter(|run| self.needs_check(&run.record)).map(|run| run.record.key());
         let jobs: BTreeMap<JobKey, Job> = load_jobs(self.ports, wanted).await?;
+        let mut waiting: Vec<(&Run, Order)> = Vec::new();
         for stored in page {
             let job = jobs.get(&stored.record.key());
             let Some(finding) = self.check_run(&stored.record, job) else { continue };
             let (outcome, reason) = match finding {
                 Finding::Resend => {
-                    if let Some(job) = job {
-                        self.ports.orders.send(&[new_order(&stored.record, job, self.now)]).await?;
-                        summary.resent += 1;
-                    }
+                    waiting.extend(job.map(|job| (&stored.record, new_order(&stored.record, job, self.now))));
                     continue;
                 }
                 Finding::Missed(reason) => (Outcome::Missed, reason),
                 Finding::Lost(reason) => (Outcome::Lost, reason),
             };
-            if end_without_report(self.ports, job, stored, outcome, reason, self.now).await?.is_some() {
-                match outcome {
-                    Outcome::Missed => summary.missed += 1,
-                    _ => summary.lost += 1,
+            match end_without_report(self.ports, job, stored, outcome, reason, self.now).await {
+                Ok(Some(_)) if outcome == Outcome::Missed => summary.missed += 1,
+                Ok(Some(_)) => summary.lost += 1,
+                Ok(None) => {}
+                // A fault of this run alone.
+                Err(Error::Port(PortError::Permanent(error))) => {
+                    tracing::error!(run_id = %stored.record.run_id, error, "cannot end a run; trying again later");
+                    summary.failed += 1;
                 }
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        self.resend(waiting, summary).await
+    }
+
+    async fn resend(&self, waiting: Vec<(&Run, Order)>, summary: &mut OverdueSummary) -> Result<()> {
+        let (runs, orders): (Vec<&Run>, Vec<Order>) = waiting.into_iter().unzip();
+        let sent = send_orders(self.ports, &orders, self.now).await?;
+        let mut failed = None;
+        for (run, ordered) in runs.into_iter().zip(sent) {
+            match ordered {
+                Ordered::Sent => {
+                    summary.resent += 1;
+                    if run.reason.is_some() {
+                        // Its order was refused before.
+                        alert_denied(self.ports, &run.group, None, self.now).await?;
+                    }
+                }
+                Ordered::Retry(error) => failed = Some(error),
+                Ordered::Denied(reason) => alert_denied(self.ports, &run.group, Some(&reason), self.now).await?,
+                Ordered::Ended(_) => summary.missed += 1,
+            }
+        }
+        match failed {
+            Some(error) => Err(PortError::Retry(error).into()),
+            None => Ok(()),
+        }
     }
 
     /// Whether anything may be found about the run. Only then is its job read.

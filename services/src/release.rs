@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::maintenance::{self, Windows};
 use crate::new_runs::{due_at, new_order, start_by};
+use crate::ordering::send_order;
 use crate::run_end::{end_without_report, load_jobs, write_run};
 use crate::{Result, overlap};
 
@@ -184,6 +185,6 @@ async fn release_run(ports: &Ports, job: &Job, held: &Stored<Run>, waits: bool, 
     if write_run(ports, write).await? != WriteResult::Done {
         return Ok(false);
     }
-    ports.orders.send(&[new_order(&run, job, now)]).await?;
+    send_order(ports, new_order(&run, job, now), now).await?;
     Ok(true)
 }

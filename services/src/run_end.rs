@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use crate::error::CONFLICTS_MAX;
 use crate::new_runs::{new_order, saturating_add, start_by};
+use crate::ordering::send_order;
 use crate::{Error, Result, system_alerts};
 
 /// The job's alert policy; the default when the job was deleted.
@@ -86,7 +87,7 @@ pub(crate) async fn end_without_report(
         return Ok(None);
     }
     if let Some(order) = order {
-        ports.orders.send(&[order]).await?;
+        send_order(ports, order, at).await?;
     }
     Ok(Some(run))
 }

@@ -5,6 +5,7 @@
 //! then does it remove the old ones. When a tick is interrupted between two of these steps, the entry remains. The next
 //! tick repeats them: it finds the runs and resends their orders, which the claim makes harmless.
 
+mod deliveries;
 pub(crate) mod zone_changes;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -29,6 +30,7 @@ use crate::settings::{self, SCHEDULER, SchedulerState};
 pub use crate::tick_progress::{CLOCK_SKEW_MAX, FIRST_LOOKBACK, LOOKBACK, ticked_at};
 use crate::tick_progress::{Window, windows_due};
 use crate::{Error, Result, maintenance, overlap, removed_jobs};
+use deliveries::Deliveries;
 
 /// Entries processed together. Chosen, not measured.
 const CHUNK_MAX: usize = 500;
@@ -49,7 +51,7 @@ pub struct SchedulerSummary {
     pub held: u32,
     /// Runs recorded as skipped.
     pub skipped: u32,
-    /// Runs recorded as missed.
+    /// Runs recorded as missed, also those of [`SchedulerSummary::started`] whose order can never be sent.
     pub missed: u32,
     /// Runs recorded as lost, because the ledger was restored from a copy.
     pub lost: u32,
@@ -80,7 +82,8 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
         restored: state.value.restored,
     };
     let windows_due = windows_due(&state.value, now);
-    let mut tick = Tick { ports, context, summary: SchedulerSummary::default(), unfinished: None };
+    let deliveries = Deliveries::default();
+    let mut tick = Tick { ports, context, summary: SchedulerSummary::default(), unfinished: None, deliveries };
     let tzdata = zones::release().identity();
     if state.value.tzdata.as_ref() != Some(&tzdata) {
         tick.follow_zone_changes(&tzdata).await?;
@@ -91,7 +94,8 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
             tick.scan_window(shard, window).await?;
         }
     }
-    let Tick { summary, unfinished, .. } = tick;
+    let Tick { summary, unfinished, deliveries, .. } = tick;
+    deliveries.alert(ports, &mut state.value.denied_groups, now).await?;
     let cursor = unfinished.map_or(now, |oldest| oldest.min(now));
     // A stored tick far in the future came from a wrong clock. Replace it once the clock is right again.
     let before = state.value.ticked_at.filter(|before| *before <= saturating_add(now, LATE_MAX));
@@ -125,6 +129,7 @@ struct Tick<'t> {
     summary: SchedulerSummary,
     /// The oldest instant with an unprocessed entry.
     unfinished: Option<Timestamp>,
+    deliveries: Deliveries,
 }
 
 impl Tick<'_> {
@@ -169,12 +174,43 @@ impl Tick<'_> {
             Err(Error::Port(PortError::Permanent(reason))) => return self.record_failed_jobs(&by_job, &reason).await,
             other => return other,
         }
+        let all = by_job.len();
+        let mut failed: Vec<(BTreeMap<JobKey, Vec<Due>>, String)> = Vec::new();
         for (key, entries) in by_job {
             let single = BTreeMap::from([(key, entries)]);
             match self.fire_until_no_conflict(&single, &jobs).await {
-                Err(Error::Port(PortError::Permanent(reason))) => self.record_failed_jobs(&single, &reason).await?,
+                Err(Error::Port(PortError::Permanent(reason))) => failed.push((single, reason)),
                 other => other?,
             }
+        }
+        let is_of_all = failed.len() == all;
+        for (single, reason) in failed {
+            match is_of_all {
+                // The fault is not of the jobs: a table that refuses this process loses no firing.
+                true => self.record_failed_jobs(&single, &reason).await?,
+                false => self.drop_failed_job(&single, &jobs, &reason).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Alerts about a job whose firings can never be stored, and goes on with its next firing.
+    async fn drop_failed_job(
+        &mut self,
+        single: &BTreeMap<JobKey, Vec<Due>>,
+        jobs: &BTreeMap<JobKey, StoredJob>,
+        reason: &str,
+    ) -> Result<()> {
+        for (key, entries) in single {
+            tracing::error!(job = %key, error = reason, "cannot record the firings of a job; going on with its next one");
+            self.summary.failed += 1;
+            self.alert_bad_job(key, reason).await?;
+            let job = jobs.get(key).and_then(|stored| stored.job.as_ref().ok());
+            let next = job.and_then(|job| next_due_entry(job, &schedule_of(job).ok()?, self.context.now));
+            if let Some(next) = next {
+                self.ports.due.put(&[next]).await?;
+            }
+            self.ports.due.remove(entries).await?;
         }
         Ok(())
     }
@@ -397,16 +433,15 @@ impl Tick<'_> {
             }
         }
         orders.extend(self.restart_wrongly_ended(wrongly_ended, &plan.jobs).await?);
-        if !orders.is_empty() {
-            self.ports.orders.send(&orders).await?;
-        }
-        let has_no_conflict = |entry: &&Due| !conflicted.contains(&entry.key);
-        let next: BTreeSet<Due> = plan.next.iter().filter(has_no_conflict).cloned().collect();
+        let unsent = self.send_orders(&orders).await?;
+        plan.done.iter().filter(|entry| unsent.contains(&entry.key)).for_each(|entry| self.mark_unfinished(entry.at));
+        let is_done = |entry: &&Due| !conflicted.contains(&entry.key) && !unsent.contains(&entry.key);
+        let next: BTreeSet<Due> = plan.next.iter().filter(is_done).cloned().collect();
         if !next.is_empty() {
             self.ports.due.put(&next.iter().cloned().collect::<Vec<_>>()).await?;
         }
         // An entry may be its own successor after the clock was set back; it must then remain.
-        let done = plan.done.iter().filter(has_no_conflict).filter(|entry| !next.contains(entry));
+        let done = plan.done.iter().filter(is_done).filter(|entry| !next.contains(entry));
         self.ports.due.remove(&done.cloned().collect::<Vec<_>>()).await?;
         Ok(conflicted)
     }

@@ -1,6 +1,7 @@
 //! The small records that duties keep between calls, as types.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use domain::ports::Ports;
 use domain::restored::RestoredLedger;
@@ -57,6 +58,9 @@ pub(crate) struct SchedulerState {
     /// The gap of a ledger that was restored from a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restored: Option<RestoredLedger>,
+    /// Groups whose orders the latest send refused until an operator changes something.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) denied_groups: BTreeSet<String>,
 }
 
 pub(crate) const SCHEDULER: &str = "scheduler";
@@ -133,7 +137,8 @@ mod tests {
     fn stored_settings_keep_their_json() {
         let at = |second| Timestamp::from_second(second).expect("an instant");
         let tzdata = Some("2026a (built-in) ".to_owned());
-        let scheduler = SchedulerState { ticked_at: Some(at(1)), cursor: Some(at(2)), tzdata, restored: None };
+        let scheduler =
+            SchedulerState { ticked_at: Some(at(1)), cursor: Some(at(2)), tzdata, ..SchedulerState::default() };
         golden(SCHEDULER, &scheduler);
         let zones = [("Europe/Paris".to_owned(), "0123456789abcdef".to_owned())].into();
         golden(ZONES, &ZoneDigests { tzdata: "2026a (built-in) ".to_owned(), zones });

@@ -49,6 +49,46 @@ const ABSENT_CODES: [&str; 6] = [
     "QueueDoesNotExistException",
 ];
 
+/// Why AWS refused a call, as far as callers differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The same call can succeed.
+    Transient,
+    /// A missing permission.
+    Denied,
+    /// A missing table, queue, topic or parameter.
+    Absent,
+    /// The call is wrong.
+    Invalid,
+}
+
+impl Cause {
+    pub(crate) fn of(status: u16, code: &str) -> Cause {
+        let code = code.rsplit('#').next().unwrap_or(code);
+        match code {
+            _ if TRANSIENT_CODES.contains(&code) || status >= 500 || status == 429 => Cause::Transient,
+            _ if DENIED_CODES.contains(&code) => Cause::Denied,
+            _ if ABSENT_CODES.contains(&code) => Cause::Absent,
+            _ => Cause::Invalid,
+        }
+    }
+}
+
+/// The cause of a failed call.
+pub(crate) fn cause_of<E>(error: &SdkError<E, HttpResponse>) -> Cause
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error.as_service_error() {
+        Some(service_error) => {
+            let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+            Cause::of(status, service_error.code().unwrap_or("no code"))
+        }
+        None if matches!(error, SdkError::ConstructionFailure(_)) => Cause::Invalid,
+        None => Cause::Transient,
+    }
+}
+
 /// Names a call in error texts: `PutItem` on `the table sexton-runs`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallName<'c> {
@@ -81,16 +121,14 @@ pub(crate) fn code_error(call_name: CallName<'_>, status: u16, code: &str, messa
     let CallName { service, action, place } = call_name;
     let code = code.rsplit('#').next().unwrap_or(code);
     let text = format!("{service} {action} on {place} failed with {code}: {message}");
-    if TRANSIENT_CODES.contains(&code) || status >= 500 || status == 429 {
-        return PortError::Retry(text);
-    }
-    let remedy = if DENIED_CODES.contains(&code) {
-        let permission = required_permission(action);
-        format!("; allow the role of this process {}:{permission} there", service.to_ascii_lowercase())
-    } else if ABSENT_CODES.contains(&code) {
-        "; deploy the template, add the group, or correct `prefix` and `region`".to_owned()
-    } else {
-        String::new()
+    let remedy = match Cause::of(status, code) {
+        Cause::Transient => return PortError::Retry(text),
+        Cause::Denied => {
+            let permission = required_permission(action);
+            format!("; allow the role of this process {}:{permission} there", service.to_ascii_lowercase())
+        }
+        Cause::Absent => "; deploy the template, add the group, or correct `prefix` and `region`".to_owned(),
+        Cause::Invalid => String::new(),
     };
     PortError::Permanent(format!("{text}{remedy}"))
 }

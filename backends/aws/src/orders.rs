@@ -8,14 +8,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_sqs::types::Message;
 use domain::order::Order;
-use domain::ports::{Delivery, Orders, PortError, PortResult};
+use domain::ports::{Delivery, Orders, PortError, PortResult, SendResult};
 use jiff::Timestamp;
 
 use crate::Backend;
-use crate::names::check_group_for_port;
+use crate::dynamo::run_parallel;
+use crate::names::{check_group, check_group_for_port};
 use crate::signature::{self, Signer, Verifier, VerifyError};
 use crate::signing_key::SigningKey;
-use crate::sqs::{DELAY_MAX, OutgoingMessage, escape_for_sqs};
+use crate::sqs::{DELAY_MAX, Origin, OutgoingMessage, escape_for_sqs};
 
 const METER_KIND: &str = "orders";
 
@@ -44,21 +45,43 @@ impl RefusedOrders {
 
 #[async_trait]
 impl Orders for Backend {
-    async fn send(&self, orders: &[Order]) -> PortResult<()> {
+    async fn send(&self, orders: &[Order]) -> PortResult<Vec<SendResult>> {
         let now = Timestamp::now();
         let signer = match &self.signing.signing_key {
             Some(key) => key.signer().await?,
             None => None,
         };
-        let mut by_group: BTreeMap<&str, Vec<OutgoingMessage>> = BTreeMap::new();
-        for order in orders {
-            check_group_for_port(&self.names, &order.job.group)?;
-            by_group.entry(&order.job.group).or_default().push(outgoing_message(order, signer, now)?);
+        let mut results = vec![SendResult::Sent; orders.len()];
+        let mut by_group: BTreeMap<&str, OrdersOfGroup> = BTreeMap::new();
+        for (index, order) in orders.iter().enumerate() {
+            let group = &order.job.group;
+            let message = check_group(&self.names, group).and_then(|()| outgoing_message(order, signer, now));
+            match message {
+                Ok(message) => by_group.entry(group).or_default().push((index, message)),
+                Err(reason) => results[index] = SendResult::Never(reason),
+            }
         }
-        for (group, messages) in by_group {
-            self.sqs.send(&self.names.orders(group), METER_KIND, messages).await?;
+        let issued_at = orders.first().map(|order| order.issued_at);
+        let this = self.clone();
+        let send = move |(group, messages): (String, OrdersOfGroup)| {
+            let this = this.clone();
+            async move {
+                let queue = this.names.orders(&group);
+                let absent = format!(
+                    "group {group} has no queue: the queue {queue} does not exist; add the group to the installation, \
+                     or correct the group of the job"
+                );
+                let origin = Origin { issued_at, absent };
+                let (indexes, messages): (Vec<usize>, Vec<OutgoingMessage>) = messages.into_iter().unzip();
+                let sent = this.sqs.send_each(&queue, METER_KIND, messages, origin).await?;
+                Ok(indexes.into_iter().zip(sent).collect::<Vec<_>>())
+            }
+        };
+        let groups = by_group.into_iter().map(|(group, messages)| (group.to_owned(), messages)).collect();
+        for (index, result) in run_parallel(groups, send).await?.into_iter().flatten() {
+            results[index] = result;
         }
-        Ok(())
+        Ok(results)
     }
 
     async fn receive(
@@ -160,11 +183,15 @@ impl Backend {
     }
 }
 
-fn outgoing_message(order: &Order, signer: Option<&Signer>, now: Timestamp) -> PortResult<OutgoingMessage> {
+/// Messages to one queue, each with the place of its order in the call.
+type OrdersOfGroup = Vec<(usize, OutgoingMessage)>;
+
+/// # Errors
+/// Returns why the order cannot be written.
+fn outgoing_message(order: &Order, signer: Option<&Signer>, now: Timestamp) -> Result<OutgoingMessage, String> {
     let name = format!("the order for {}", order.key());
-    let permanent = |reason: String| PortError::Permanent(format!("{name} cannot be sent: {reason}"));
     let body = signature::sign_order(order, signer);
-    let body = escape_for_sqs(&body.map_err(|error| permanent(error.to_string()))?);
+    let body = escape_for_sqs(&body.map_err(|error| format!("{name} cannot be sent: {error}"))?);
     let delay = order.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok());
     Ok(OutgoingMessage { body, delay: delay.unwrap_or_default().min(DELAY_MAX), name })
 }

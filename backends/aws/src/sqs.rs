@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::Builder;
+use aws_sdk_sqs::config::http::HttpResponse;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{
     BatchResultErrorEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
     SendMessageBatchRequestEntry,
 };
-use domain::ports::{PortError, PortResult};
+use domain::ports::{PortError, PortResult, SendResult};
+use jiff::Timestamp;
 
 use crate::dynamo::run_parallel;
-use crate::fault::{CallName, call_error, code_error};
+use crate::fault::{CallName, Cause, call_error, cause_of, code_error};
 use crate::meter::Meter;
 
 const SERVICE: &str = "SQS";
@@ -43,8 +46,46 @@ pub(crate) struct Sqs {
     client: Client,
     meter: Arc<Meter>,
     urls: Arc<Mutex<HashMap<String, String>>>,
+    /// Queues that were found not to exist, with `issued_at` of the messages.
+    absent: Arc<Mutex<HashMap<String, Timestamp>>>,
     /// Added to the wait of a receive, as its timeout.
     call_timeout: Duration,
+}
+
+/// The error of a call, with its cause.
+#[derive(Debug)]
+struct FailedCall {
+    cause: Cause,
+    error: PortError,
+}
+
+impl FailedCall {
+    fn new<E>(call_name: CallName<'_>, error: &SdkError<E, HttpResponse>) -> FailedCall
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        FailedCall { cause: cause_of(error), error: call_error(call_name, error) }
+    }
+
+    /// What becomes of the messages of the call.
+    fn into_result(self, origin: &Origin) -> SendResult {
+        let message = self.error.to_string();
+        match self.cause {
+            Cause::Transient => SendResult::Retry(message),
+            Cause::Denied => SendResult::Denied(message),
+            Cause::Absent => SendResult::Never(origin.absent.clone()),
+            Cause::Invalid => SendResult::Never(message),
+        }
+    }
+}
+
+/// The caller's knowledge of messages that are sent together.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// The tick of the messages: a queue that does not exist is requested once in it.
+    pub issued_at: Option<Timestamp>,
+    /// What a missing queue means, with the remedy.
+    pub absent: String,
 }
 
 /// A message to be sent.
@@ -59,7 +100,7 @@ pub(crate) struct OutgoingMessage {
 
 impl Sqs {
     pub(crate) fn new(client: Client, meter: Arc<Meter>, call_timeout: Duration) -> Sqs {
-        Sqs { client, meter, urls: Arc::default(), call_timeout }
+        Sqs { client, meter, urls: Arc::default(), absent: Arc::default(), call_timeout }
     }
 
     fn add_request(&self, action: &str, kind: &str, payload_bytes: usize) {
@@ -67,6 +108,10 @@ impl Sqs {
     }
 
     async fn queue_url(&self, queue: &str, kind: &str) -> PortResult<String> {
+        self.find_queue(queue, kind).await.map_err(|failed| failed.error)
+    }
+
+    async fn find_queue(&self, queue: &str, kind: &str) -> Result<String, FailedCall> {
         if let Some(url) = self.urls.lock().unwrap_or_else(PoisonError::into_inner).get(queue) {
             return Ok(url.clone());
         }
@@ -79,9 +124,10 @@ impl Sqs {
             .queue_name(queue)
             .send()
             .await
-            .map_err(|error| call_error(call_name, &error))?;
+            .map_err(|error| FailedCall::new(call_name, &error))?;
         let Some(url) = found.queue_url else {
-            return Err(code_error(call_name, 500, "InternalError", "the answer has no URL"));
+            let error = code_error(call_name, 500, "InternalError", "the answer has no URL");
+            return Err(FailedCall { cause: Cause::Transient, error });
         };
         self.urls.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), url.clone());
         Ok(url)
@@ -114,32 +160,119 @@ impl Sqs {
     /// a character that SQS refuses.
     pub(crate) async fn send(&self, queue: &str, kind: &'static str, messages: Vec<OutgoingMessage>) -> PortResult<()> {
         for message in &messages {
-            check_message(queue, message)?;
+            check_message(queue, message).map_err(PortError::Permanent)?;
         }
-        let url = self.queue_url(queue, kind).await?;
-        let (this, queue) = (self.clone(), queue.to_owned());
-        let send = move |batch: Vec<OutgoingMessage>| {
-            let (this, url, queue) = (this.clone(), url.clone(), queue.clone());
-            async move { this.send_batch(&url, &queue, kind, batch).await }
-        };
-        run_parallel(batches(messages), send).await?;
+        let origin = Origin { issued_at: None, absent: format!("{} does not exist", place(queue)) };
+        for result in self.send_each(queue, kind, messages, origin).await? {
+            match result {
+                SendResult::Sent => {}
+                SendResult::Retry(message) => return Err(PortError::Retry(message)),
+                SendResult::Denied(message) | SendResult::Never(message) => return Err(PortError::Permanent(message)),
+            }
+        }
         Ok(())
     }
 
-    async fn send_batch(&self, url: &str, queue: &str, kind: &str, batch: Vec<OutgoingMessage>) -> PortResult<()> {
-        self.add_request("SendMessageBatch", kind, batch.iter().map(|message| message.body.len()).sum());
+    /// Sends messages, in as few calls as AWS permits; one that cannot be sent stops no other. A queue that does not
+    /// exist is not requested again for messages of the same `issued_at`.
+    pub(crate) async fn send_each(
+        &self,
+        queue: &str,
+        kind: &'static str,
+        messages: Vec<OutgoingMessage>,
+        origin: Origin,
+    ) -> PortResult<Vec<SendResult>> {
+        let mut results = vec![SendResult::Sent; messages.len()];
+        let mut sendable = Vec::with_capacity(messages.len());
+        for (index, message) in messages.into_iter().enumerate() {
+            match check_message(queue, &message) {
+                Ok(()) => sendable.push((index, message)),
+                Err(reason) => results[index] = SendResult::Never(reason),
+            }
+        }
+        if sendable.is_empty() {
+            return Ok(results);
+        }
+        let url = match self.find_queue_once(queue, kind, &origin).await {
+            Ok(url) => url,
+            Err(refused) => {
+                for (index, _) in sendable {
+                    results[index] = refused.clone();
+                }
+                return Ok(results);
+            }
+        };
+        let (this, queue) = (self.clone(), queue.to_owned());
+        let send = move |batch: Vec<(usize, OutgoingMessage)>| {
+            let (this, url, queue, origin) = (this.clone(), url.clone(), queue.clone(), origin.clone());
+            async move { Ok(this.send_batch(&url, &queue, kind, batch, &origin).await) }
+        };
+        for (index, result) in run_parallel(batches(sendable), send).await?.into_iter().flatten() {
+            results[index] = result;
+        }
+        Ok(results)
+    }
+
+    /// The URL of a queue, or what becomes of every message to it.
+    async fn find_queue_once(&self, queue: &str, kind: &str, origin: &Origin) -> Result<String, SendResult> {
+        let absent_at = self.absent.lock().unwrap_or_else(PoisonError::into_inner).get(queue).copied();
+        if absent_at.is_some() && absent_at == origin.issued_at {
+            return Err(SendResult::Never(origin.absent.clone()));
+        }
+        self.find_queue(queue, kind).await.map_err(|failed| {
+            if let (Cause::Absent, Some(at)) = (failed.cause, origin.issued_at) {
+                self.absent.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), at);
+            }
+            failed.into_result(origin)
+        })
+    }
+
+    /// Sends one batch; returns the result of each message.
+    async fn send_batch(
+        &self,
+        url: &str,
+        queue: &str,
+        kind: &str,
+        batch: Vec<(usize, OutgoingMessage)>,
+        origin: &Origin,
+    ) -> Vec<(usize, SendResult)> {
+        self.add_request("SendMessageBatch", kind, batch.iter().map(|(_, message)| message.body.len()).sum());
         let place = place(queue);
         let call_name = CallName { service: SERVICE, action: "SendMessageBatch", place: &place };
         let mut call = self.client.send_message_batch().queue_url(url);
-        for (place, message) in batch.into_iter().enumerate() {
+        let mut results: Vec<(usize, SendResult)> = Vec::with_capacity(batch.len());
+        for (position, (index, message)) in batch.into_iter().enumerate() {
+            results.push((index, SendResult::Sent));
             let entry = SendMessageBatchRequestEntry::builder()
-                .id(place.to_string())
+                .id(position.to_string())
                 .message_body(message.body)
                 .delay_seconds(whole_seconds(message.delay.min(DELAY_MAX)));
-            call = call.entries(entry.build().map_err(|error| PortError::Permanent(error.to_string()))?);
+            match entry.build() {
+                Ok(entry) => call = call.entries(entry),
+                Err(error) => results[position].1 = SendResult::Never(error.to_string()),
+            }
         }
-        let sent = call.send().await.map_err(|error| self.forget_url(queue, call_error(call_name, &error)))?;
-        batch_result(call_name, &sent.failed)
+        let refused = match call.send().await {
+            Ok(sent) => sent.failed,
+            Err(error) => {
+                let failed = FailedCall::new(call_name, &error);
+                if failed.cause != Cause::Transient {
+                    self.drop_url(queue);
+                }
+                let refused = failed.into_result(origin);
+                return results.into_iter().map(|(index, _)| (index, refused.clone())).collect();
+            }
+        };
+        for entry in refused {
+            let status = entry_status(&entry);
+            let message = entry.message.as_deref().unwrap_or("no message");
+            let error = code_error(call_name, status, &entry.code, message);
+            let failed = FailedCall { cause: Cause::of(status, &entry.code), error };
+            if let Some(result) = entry.id.parse::<usize>().ok().and_then(|position| results.get_mut(position)) {
+                result.1 = failed.into_result(origin);
+            }
+        }
+        results
     }
 
     /// Receives up to `most` messages, leased for `lease`; waits up to `wait` for the first.
@@ -217,9 +350,13 @@ impl Sqs {
     /// created again has the same URL, unless account or region changed.
     fn forget_url(&self, queue: &str, error: PortError) -> PortError {
         if matches!(error, PortError::Permanent(_)) {
-            self.urls.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
+            self.drop_url(queue);
         }
         error
+    }
+
+    fn drop_url(&self, queue: &str) {
+        self.urls.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
     }
 }
 
@@ -233,34 +370,31 @@ fn place(queue: &str) -> String {
     format!("the queue {queue}")
 }
 
-fn check_message(queue: &str, message: &OutgoingMessage) -> PortResult<()> {
+/// # Errors
+/// Returns why SQS refuses the message.
+fn check_message(queue: &str, message: &OutgoingMessage) -> Result<(), String> {
     let bytes = message.body.len();
     if bytes > MESSAGE_BYTES_MAX {
-        return Err(PortError::Permanent(format!(
+        return Err(format!(
             "{} has {bytes} bytes, and messages of the queue {queue} have at most {MESSAGE_BYTES_MAX}; \
              shorten its command, stdin or environment, or put them into a file on the runners",
             message.name
-        )));
+        ));
     }
     let is_legal =
         |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     match message.body.chars().find(|c| !is_legal(*c)) {
-        Some(wrong) => Err(PortError::Permanent(format!(
-            "{} contains the character {wrong:?}, which SQS does not accept",
-            message.name
-        ))),
-        None if message.body.is_empty() => {
-            Err(PortError::Permanent(format!("{} is empty, which SQS does not accept", message.name)))
-        }
+        Some(wrong) => Err(format!("{} contains the character {wrong:?}, which SQS does not accept", message.name)),
+        None if message.body.is_empty() => Err(format!("{} is empty, which SQS does not accept", message.name)),
         None => Ok(()),
     }
 }
 
 /// Splits messages, in order, into batches of at most [`BATCH_MAX`] entries and [`MESSAGE_BYTES_MAX`] bytes.
-fn batches(messages: Vec<OutgoingMessage>) -> Vec<Vec<OutgoingMessage>> {
-    let mut batches: Vec<Vec<OutgoingMessage>> = Vec::new();
+fn batches(messages: Vec<(usize, OutgoingMessage)>) -> Vec<Vec<(usize, OutgoingMessage)>> {
+    let mut batches: Vec<Vec<(usize, OutgoingMessage)>> = Vec::new();
     let mut bytes = 0;
-    for message in messages {
+    for (index, message) in messages {
         let needs_new_batch = match batches.last() {
             Some(last) => last.len() == BATCH_MAX || bytes + message.body.len() > MESSAGE_BYTES_MAX,
             None => true,
@@ -271,7 +405,7 @@ fn batches(messages: Vec<OutgoingMessage>) -> Vec<Vec<OutgoingMessage>> {
         }
         bytes += message.body.len();
         if let Some(last) = batches.last_mut() {
-            last.push(message);
+            last.push((index, message));
         }
     }
     batches
@@ -283,10 +417,14 @@ fn batch_result(call_name: CallName<'_>, failed: &[BatchResultErrorEntry]) -> Po
         None => Ok(()),
         Some(entry) => {
             let message = entry.message.as_deref().unwrap_or("no message");
-            let status = if entry.sender_fault { 400 } else { 500 };
-            Err(code_error(call_name, status, &entry.code, message))
+            Err(code_error(call_name, entry_status(entry), &entry.code, message))
         }
     }
+}
+
+/// The status that the entry would have as a call of its own.
+fn entry_status(entry: &BatchResultErrorEntry) -> u16 {
+    if entry.sender_fault { 400 } else { 500 }
 }
 
 fn whole_seconds(span: Duration) -> i32 {
@@ -303,7 +441,9 @@ mod tests {
 
     #[test]
     fn a_batch_has_at_most_ten_messages_and_one_mebibyte() {
-        let sizes = |messages: Vec<OutgoingMessage>| batches(messages).iter().map(Vec::len).collect::<Vec<_>>();
+        let sizes = |messages: Vec<OutgoingMessage>| {
+            batches(messages.into_iter().enumerate().collect()).iter().map(Vec::len).collect::<Vec<_>>()
+        };
         assert_eq!(sizes((0..25).map(|_| message(10)).collect()), [10, 10, 5]);
         assert_eq!(sizes(vec![message(600_000), message(600_000), message(400_000), message(48_576)]), [1, 3]);
         assert_eq!(sizes(vec![message(MESSAGE_BYTES_MAX), message(1)]), [1, 1]);
@@ -313,7 +453,7 @@ mod tests {
     #[test]
     fn a_message_that_sqs_would_refuse_is_refused_before_it_is_sent() {
         assert!(check_message("q", &message(MESSAGE_BYTES_MAX)).is_ok());
-        let text = check_message("q", &message(MESSAGE_BYTES_MAX + 1)).unwrap_err().to_string();
+        let text = check_message("q", &message(MESSAGE_BYTES_MAX + 1)).unwrap_err();
         assert!(text.starts_with("the order for db/dump has 1048577 bytes"), "{text}");
         for wrong in ["a\u{0}", "\u{b}", "\u{ffff}", "\u{fffe}", ""] {
             assert!(

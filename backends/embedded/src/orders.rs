@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::order::Order;
-use domain::ports::{Delivery, Orders, PortError, PortResult};
+use domain::ports::{Delivery, Orders, PortError, PortResult, SendResult};
 use jiff::Timestamp;
 
 use crate::Embedded;
@@ -13,9 +13,10 @@ use crate::queue::QueuedMessage;
 
 #[async_trait]
 impl Orders for Embedded {
-    async fn send(&self, orders: &[Order]) -> PortResult<()> {
+    async fn send(&self, orders: &[Order]) -> PortResult<Vec<SendResult>> {
         let messages = orders.iter().map(queued_message).collect::<PortResult<Vec<_>>>()?;
-        self.orders.send(messages, Durability::Normal).await
+        self.orders.send(messages, Durability::Normal).await?;
+        Ok(vec![SendResult::Sent; orders.len()])
     }
 
     async fn receive(

@@ -80,6 +80,8 @@ impl Run {
         let before = (self.state, self.started_at, self.runner.clone());
         if self.is_open() {
             self.state = State::Running;
+            // What it waited for.
+            self.reason = None;
         }
         self.started_at = self.started_at.or(Some(event.at));
         self.seen_at(event);

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::error::CONFLICTS_MAX;
 use crate::new_runs::{new_order, start_by};
+use crate::ordering::{Ordered, send_order};
 use crate::overlap::{apply_concurrency, open_runs};
 use crate::run_end::{load_jobs, write_run, write_with_alerts};
 use crate::{Error, Result, overlap};
@@ -42,7 +43,13 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
             }
         }
         if start {
-            ports.orders.send(&[new_order(&run, &job, now)]).await?;
+            match send_order(ports, new_order(&run, &job, now), now).await? {
+                Ordered::Ended(reason) => {
+                    return Err(Error::Refused(format!("run {} is missed: {reason}", run.run_id)));
+                }
+                Ordered::Denied(reason) => run.reason = Some(reason),
+                Ordered::Sent | Ordered::Retry(_) => {}
+            }
         }
         return Ok(run);
     }

@@ -193,7 +193,7 @@ impl Settings for Faulty {
 
 #[async_trait]
 impl Orders for Faulty {
-    async fn send(&self, orders: &[Order]) -> PortResult<()> {
+    async fn send(&self, orders: &[Order]) -> PortResult<Vec<SendResult>> {
         self.call(self.real.orders.send(orders)).await
     }
     async fn receive(

@@ -10,6 +10,7 @@ mod dying;
 mod ends;
 mod faulty;
 mod firing;
+mod isolation;
 mod renaming;
 mod returning;
 mod world;

@@ -2,7 +2,9 @@
 
 use contract::samples::{key, order, run};
 use domain::job::{Command, Job, JobKey};
-use domain::ports::{PortError, RunWrite};
+use domain::ports::{PortError, RunWrite, SendResult};
+use jiff::{SignedDuration, Timestamp};
+use services::{commands, scheduler};
 
 use crate::emulator::Installation;
 
@@ -16,16 +18,17 @@ fn permanent<T: std::fmt::Debug>(answer: Result<T, PortError>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_is_too_large_is_one_error_and_nothing_of_its_call_is_done() {
+async fn a_record_that_is_too_large_is_one_error_and_stops_no_other_order() {
     let Some(installation) = Installation::start(&["db"]).await else { return };
     let ports = &installation.aws.ports;
     let mut long = order("db", 0);
     long.job.command = Command::Shell("x".repeat(1024 * 1024));
-    let message = permanent(ports.orders.send(&[order("db", 60), long]).await);
+    let sent = ports.orders.send(&[order("db", 60), long]).await.unwrap();
+    let [SendResult::Sent, SendResult::Never(message)] = sent.as_slice() else { panic!("{sent:?}") };
     assert!(message.starts_with("the order for db/dump has 10") && message.contains("sexton-orders-db"), "{message}");
     let (groups, lease) = (["db".to_owned()], std::time::Duration::from_secs(60));
     let received = ports.orders.receive(&groups, 10, lease, std::time::Duration::ZERO).await.unwrap();
-    assert!(received.is_empty());
+    assert_eq!(received.len(), 1, "the other order");
 
     let large = Job::new(key("dump"), "@daily", Command::Shell("x".repeat(400 * 1024)));
     let message = permanent(ports.jobs.put(&large, None).await);
@@ -42,9 +45,42 @@ async fn a_group_that_cannot_have_a_queue_is_refused_in_jobs_and_orders() {
     let ports = &installation.aws.ports;
     let job = Job::new(JobKey::new("a.b", "dump"), "@daily", Command::Shell("x".to_owned()));
     assert!(permanent(ports.jobs.put(&job, None).await).contains("group `a.b` cannot be part"));
-    assert!(permanent(ports.orders.send(&[order("a.b", 0)]).await).contains("group `a.b`"));
-    let message = permanent(ports.orders.send(&[order("absent", 0)]).await);
-    assert!(message.contains("the queue sexton-orders-absent") && message.contains("add the group"), "{message}");
+    let orders = [order("a.b", 0), order("db", 0), order("absent", 0), order("absent", 60)];
+    let sent = ports.orders.send(&orders).await.unwrap();
+    let [SendResult::Never(illegal), SendResult::Sent, SendResult::Never(absent), SendResult::Never(second)] =
+        sent.as_slice()
+    else {
+        panic!("{sent:?}")
+    };
+    assert!(illegal.contains("group `a.b`"), "{illegal}");
+    let queue = "group absent has no queue: the queue sexton-orders-absent does not exist; add the group";
+    assert!(absent.starts_with(queue) && absent == second, "{absent}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_without_a_queue_costs_one_request_a_tick_and_no_other_group_anything() {
+    let Some(installation) = Installation::start(&["db"]).await else { return };
+    let aws = &installation.aws;
+    // Ahead of this machine's clock, which stamps entries.
+    let mut now = Timestamp::from_second((Timestamp::now().as_second() / 86_400 + 1) * 86_400).unwrap();
+    for number in 0..20 {
+        let group = if number == 10 { "absent" } else { "db" };
+        let job = Job::new(JobKey::new(group, format!("each-{number}")), "* * * * *", Command::Shell("true".into()));
+        commands::put(&aws.ports, &job, now - SignedDuration::from_secs(30)).await.unwrap();
+    }
+    let mut calls = Vec::new();
+    for _ in 0..14 {
+        let before = (aws.meter.total("").requests, aws.meter.total("sqs GetQueueUrl").requests);
+        let ticked = scheduler::tick(&aws.ports, now).await.unwrap();
+        assert_eq!((ticked.started, ticked.missed, ticked.failed), (20, 1, 0));
+        let after = (aws.meter.total("").requests, aws.meter.total("sqs GetQueueUrl").requests);
+        calls.push((after.0 - before.0, after.1 - before.1));
+        now += SignedDuration::from_secs(60);
+    }
+    // A bucket of ten minutes is opened now and then.
+    let (second, last) = (calls[1], calls[13]);
+    assert!(last.0 * 10 <= second.0 * 11, "{calls:?}");
+    assert!(calls[1..].iter().all(|call| call.1 == 1), "{calls:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,57 @@
+//! The orders of a tick: what could not be sent, and the alerts about groups that refuse orders.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::job::JobKey;
+use domain::order::Order;
+use domain::ports::Ports;
+use jiff::Timestamp;
+
+use super::Tick;
+use crate::Result;
+use crate::ordering::{Ordered, alert_denied, send_orders};
+
+/// Groups by what became of their orders in this tick.
+#[derive(Debug, Default)]
+pub(super) struct Deliveries {
+    /// With the reason of the latest refusal.
+    denied: BTreeMap<String, String>,
+    accepted: BTreeSet<String>,
+}
+
+impl Deliveries {
+    /// Alerts about groups that refuse orders, and about those that accept them again. `known` is stored between ticks.
+    pub(super) async fn alert(self, ports: &Ports, known: &mut BTreeSet<String>, now: Timestamp) -> Result<()> {
+        for group in known.iter().filter(|group| self.accepted.contains(*group) && !self.denied.contains_key(*group)) {
+            alert_denied(ports, group, None, now).await?;
+        }
+        known.retain(|group| !self.accepted.contains(group));
+        for (group, reason) in &self.denied {
+            alert_denied(ports, group, Some(reason), now).await?;
+            known.insert(group.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Tick<'_> {
+    /// Sends orders; returns the jobs whose orders the next tick must send again.
+    pub(super) async fn send_orders(&mut self, orders: &[Order]) -> Result<BTreeSet<JobKey>> {
+        let mut again = BTreeSet::new();
+        let sent = send_orders(self.ports, orders, self.context.now).await?;
+        for (order, ordered) in orders.iter().zip(sent) {
+            let group = &order.job.group;
+            match ordered {
+                Ordered::Sent => drop(self.deliveries.accepted.insert(group.clone())),
+                Ordered::Retry(error) => {
+                    tracing::warn!(job = %order.job.key(), %error, "order not sent; sending it again with the next tick");
+                    self.summary.failed += 1;
+                    again.insert(order.job.key());
+                }
+                Ordered::Denied(reason) => drop(self.deliveries.denied.insert(group.clone(), reason)),
+                Ordered::Ended(_) => self.summary.missed += 1,
+            }
+        }
+        Ok(again)
+    }
+}
