@@ -7,34 +7,58 @@ use std::io;
 use std::process::Child;
 use std::time::Duration;
 
-/// Index of utime among the fields of `/proc/PID/stat` after the command's name (proc_pid_stat(5)).
-const UTIME_AT: usize = 11;
+/// Index of the parent among the fields of `/proc/PID/stat` after the command's name (proc_pid_stat(5)).
+const PARENT_AT: usize = 1;
+
+/// Index of utime among the fields from the parent on; stime, cutime and cstime follow.
+const UTIME_AT: usize = 10;
 
 /// Clock ticks per second in `/proc`, the same on every architecture (USER_HZ).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// CPU seconds of a process.
+/// CPU seconds of a process; resolution 10 ms.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cpu {
-    /// All its threads, ended ones included; resolution 10 ms.
+    /// All its threads, ended ones included.
     pub own: f64,
-    /// The children that it has waited for, with their children; resolution 10 ms.
-    pub reaped: f64,
+    /// All processes below it, running, and ended if they were waited for.
+    pub below: f64,
 }
 
-/// The CPU time of a process so far; `None` when it has exited.
+/// A process at one instant.
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    pid: u32,
+    parent: u32,
+    /// CPU seconds of all its threads.
+    own: f64,
+    /// CPU seconds of the children that it has waited for, with their children.
+    reaped: f64,
+}
+
+/// The CPU time so far of a process and of everything below it; `None` when it has exited.
 pub(crate) fn cpu(pid: u32) -> Option<Cpu> {
+    let process = read(pid)?;
+    let mut cpu = Cpu { own: process.own, below: process.reaped };
+    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let all: Vec<Process> = pids.filter_map(read).collect();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        for child in all.iter().filter(|process| process.parent == parent) {
+            cpu.below += child.own + child.reaped;
+            parents.push(child.pid);
+        }
+    }
+    Some(cpu)
+}
+
+fn read(pid: u32) -> Option<Process> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<f64> = text
-        .rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .skip(UTIME_AT)
-        .take(4)
-        .map_while(|field| field.parse().ok())
-        .collect();
-    let [utime, stime, cutime, cstime] = fields[..] else { return None };
-    Some(Cpu { own: (utime + stime) / TICKS_PER_SECOND, reaped: (cutime + cstime) / TICKS_PER_SECOND })
+    let fields = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(PARENT_AT);
+    let fields: Vec<f64> = fields.map_while(|field| field.parse().ok()).collect();
+    let [utime, stime, cutime, cstime] = fields.get(UTIME_AT..UTIME_AT + 4)?.try_into().ok()?;
+    let [own, reaped] = [utime + stime, cutime + cstime].map(|ticks: f64| ticks / TICKS_PER_SECOND);
+    Some(Process { pid, parent: *fields.first()? as u32, own, reaped })
 }
 
 /// Peak resident memory in bytes; `None` when the process has exited.

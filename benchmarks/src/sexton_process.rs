@@ -131,7 +131,7 @@ impl SextonProcess {
         })
     }
 
-    /// CPU seconds of `up` and of its ended keeper, since `up` was ready and without the job.
+    /// CPU seconds of `up` and of its keepers, since `up` was ready and without the job.
     ///
     /// # Errors
     /// When `up` has exited.
@@ -139,7 +139,7 @@ impl SextonProcess {
         Ok(self.cpu()? - self.cpu_when_ready - ran.job_cpu)
     }
 
-    /// CPU seconds of `up`, and of its ended keepers with their jobs, since `up` was ready.
+    /// CPU seconds of `up`, and of its keepers with their jobs, since `up` was ready.
     ///
     /// # Errors
     /// When `up` has exited.
@@ -165,7 +165,7 @@ impl SextonProcess {
     fn cpu(&self) -> Result<f64> {
         let cpu = meter::cpu(self.process.pid())
             .with_context(|| format!("`sexton up` has exited: {}", self.process.printed()))?;
-        Ok(cpu.own + cpu.reaped)
+        Ok(cpu.own + cpu.below)
     }
 }
 
