@@ -1,7 +1,7 @@
 //! Space for starts on a full disk: files and inodes that are allocated while there is space, and freed when a run has
 //! to be started on a disk that other files have filled. So the job that frees space still starts.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,10 @@ const LOW_BYTES: u64 = 128 << 10;
 
 /// Files of one start. Chosen: a run has fewer.
 const START_FILES: u64 = 24;
+
+/// Free inodes above which none are reserved: they cost a file each. Chosen: other programs do not make that many files
+/// between two calls of [`StartReserve::fill`].
+const PLENTY_OF_INODES: u64 = 4 << 20;
 
 /// Starts that find space. Chosen: 8 MiB.
 const STARTS_MAX: u64 = 32;
@@ -44,13 +48,17 @@ impl StartReserve {
             if number >= starts {
                 return;
             }
-            let path = self.folder.join(format!("{number:02}"));
+            let path = self.folder.join(file_name(number));
+            let with_inodes = !has_inodes(&disk, PLENTY_OF_INODES);
             if path.exists() {
+                if with_inodes && has_inodes(&disk, 4 * START_FILES) {
+                    let _ = allocate_inodes(&path);
+                }
                 continue;
             }
             if free_bytes(&disk) < 2 * starts * START_BYTES
                 || !has_inodes(&disk, 4 * START_FILES)
-                || allocate(&path).is_err()
+                || allocate(&path, with_inodes).is_err()
             {
                 let _ = fs::remove_dir_all(&path);
                 return;
@@ -93,13 +101,25 @@ pub fn make_room(state: &Path) {
     StartReserve::new(state).make_room();
 }
 
-fn allocate(path: &Path) -> io::Result<()> {
+fn allocate(path: &Path, with_inodes: bool) -> io::Result<()> {
     fs::create_dir(path)?;
-    for number in 1..START_FILES {
-        File::create_new(path.join(format!("{number:02}")))?;
+    if with_inodes {
+        allocate_inodes(path)?;
     }
     let space = open_private(&path.join("space"))?;
     Ok(fallocate(&space, FallocateFlags::empty(), 0, START_BYTES)?)
+}
+
+/// Creates the files of one start, if they are missing.
+fn allocate_inodes(path: &Path) -> io::Result<()> {
+    if path.join(file_name(START_FILES - 1)).exists() {
+        return Ok(());
+    }
+    (1..START_FILES).try_for_each(|number| open_private(&path.join(file_name(number))).map(drop))
+}
+
+fn file_name(number: u64) -> String {
+    format!("{number:02}")
 }
 
 /// How many starts have space on this disk.
@@ -114,4 +134,21 @@ fn free_bytes(disk: &StatVfs) -> u64 {
 /// Whether there are as many free inodes, or the file system does not count them.
 fn has_inodes(disk: &StatVfs, files: u64) -> bool {
     disk.f_files == 0 || disk.f_favail >= files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inodes_are_reserved_once_and_only_where_it_is_asked_for() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("00");
+        let files = || fs::read_dir(&path).expect("there").count() as u64;
+        allocate(&path, false).expect("space");
+        assert_eq!(files(), 1);
+        allocate_inodes(&path).expect("inodes");
+        allocate_inodes(&path).expect("inodes");
+        assert_eq!(files(), START_FILES);
+    }
 }
