@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub(crate) struct Cgroup {
     path: PathBuf,
@@ -63,8 +64,20 @@ pub fn remove(path: &Path) {
     let _ = fs::remove_dir(path);
 }
 
+/// Set by a fork server, whose keepers are in its group.
+static OWN_FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+
+/// Finds the directory of the own group for this process and those that it forks.
+pub(crate) fn remember_own_folder() {
+    OWN_FOLDER.get_or_init(find_own_folder);
+}
+
 /// The directory of the keeper's own group.
 fn own_folder() -> Option<PathBuf> {
+    OWN_FOLDER.get().cloned().unwrap_or_else(find_own_folder)
+}
+
+fn find_own_folder() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;

@@ -11,7 +11,7 @@
 //!   stopping        keeper: its stop sequence has started
 //!   exit.json       keeper: how the job ended
 //!   output.json     keeper: how the output ended, where another process had it open after the job's end
-//!   reserve         keeper: space kept for exit.json on a full disk
+//!   .exit.json.new  keeper: space kept for exit.json on a full disk; older builds: `reserve`
 //!   keeper.log      keeper, only after an error
 //!   spool/          keeper: segments of output, named by the seq of their first record
 //!   cursors/        runner: the cursor of each sink, and the state of the rules
@@ -202,12 +202,17 @@ pub fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
 }
 
+/// The file beside `path` that is renamed to it once it is whole.
+pub(crate) fn unfinished_path(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
 /// Writes the whole file or nothing: into a temporary file beside it, which is then renamed.
 pub fn write_atomically(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+    let (Some(folder), Some(_)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
     };
-    let beside = folder.join(format!(".{}.new", name.to_string_lossy()));
+    let beside = unfinished_path(path);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&beside)?;
     file.write_all(bytes)?;
     if durability == Durability::Disk {
@@ -231,10 +236,10 @@ impl UnsyncedFile {
     /// Writes a file that does not exist yet, or whose content is not needed: a power cut before the sync can leave it
     /// empty. Processes see the whole file or none.
     pub fn write(path: &Path, bytes: &[u8]) -> io::Result<UnsyncedFile> {
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        let (Some(folder), Some(_)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
         };
-        let beside = folder.join(format!(".{}.new", name.to_string_lossy()));
+        let beside = unfinished_path(path);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&beside)?;
         file.write_all(bytes)?;
         fs::rename(&beside, path)?;

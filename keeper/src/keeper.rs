@@ -10,7 +10,7 @@
 #![expect(unsafe_code, reason = "the keeper replaces its own standard streams")]
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -105,7 +105,6 @@ fn run_attempt(run: &RunDirectory, umask: u32) -> io::Result<()> {
         Ok(job) => job.run_to_exit(run, &order, &reserve)?,
     };
     crash::point("reaped");
-    reserve.release();
     let control = control.as_deref();
     match late_output {
         // The runner reads the record of such an end while this process is alive: it must not be seen before the sync.
@@ -154,13 +153,7 @@ fn detach_streams(run: &RunDirectory, has_caller: bool) -> io::Result<OwnedFd> {
         true => handed,
         false => run.take_lock()?.ok_or_else(|| io::Error::other("another keeper holds the lock"))?,
     };
-    let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    for stream in 0..3 {
-        // SAFETY: both descriptors are open, and no Rust object uses the standard streams after this.
-        if unsafe { libc::dup2(nothing.as_raw_fd(), stream) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
+    launch::open_null_as_stdio()?;
     if has_caller {
         return Ok(lock);
     }

@@ -1,10 +1,9 @@
-//! From an order to a running process: environment, arguments, identity, and the one fork.
+//! From an order to a running process: environment, arguments, identity, and the one clone (`job_clone`).
 //!
-//! The fork is written by hand for two reasons: the job must start in its session, its control group and its user at
-//! once, and an error must name the step that failed. The keeper has one thread and little memory, which makes a plain
-//! fork safe and cheap. The runner never forks.
+//! The steps between clone and exec are written by hand for two reasons: the job must start in its session, its control
+//! group and its user at once, and an error must name the step that failed. The runner never forks.
 
-#![expect(unsafe_code, reason = "fork, exec and what happens between them are system calls")]
+#![expect(unsafe_code, reason = "clone, exec and what happens between them are system calls")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, NulError};
@@ -17,6 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::caller_process::Caller;
 use crate::cgroup::Cgroup;
+use crate::job_clone;
 use crate::records::Launch;
 use crate::signals;
 use crate::user::{Identity, User};
@@ -28,10 +28,7 @@ pub(crate) const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 /// crontab(5): the shell of a job without SHELL.
 pub(crate) const SHELL_DEFAULT: &str = "/bin/sh";
 
-/// clone(2). The constant of libc has too few bits.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-/// Everything that the child needs. It is built before the fork, because the child must not allocate.
+/// Everything that the child needs. It is built before the clone, because the child must not allocate.
 pub(crate) struct Prepared {
     /// Tried in this order, as execvp(3) does along PATH.
     programs: Vec<CString>,
@@ -254,12 +251,13 @@ pub(crate) fn launch(prepared: &Prepared, input: Input, cgroup: Option<&Cgroup>)
     };
     let pointers = Pointers::new(prepared);
     let streams = [job_stdin.as_raw_fd(), job_stdout.as_raw_fd(), job_stderr.as_raw_fd()];
+    let mut child = Child { prepared, pointers: &pointers, streams, failure: job_failure.as_raw_fd() };
+    // The memory of a keeper with another user's process in it would be within reach of that user. The job of a caller
+    // (which has no `cwd`) is one at a time, and gains nothing.
+    let shares_memory = prepared.identity.is_none() && prepared.cwd.is_some();
     // SAFETY: the keeper has one thread, and the child only makes system calls until exec or exit.
-    let pid = match unsafe { fork_into(cgroup) }.map_err(message)? {
-        // SAFETY: this is the child that was just forked, and the failure pipe is open.
-        0 => unsafe { child(prepared, &pointers, streams, job_failure.as_raw_fd()) },
-        pid => pid,
-    };
+    let pid =
+        unsafe { job_clone::start(cgroup, shares_memory, run_child, (&raw mut child).cast()) }.map_err(message)?;
     drop((job_stdin, job_stdout, job_stderr, job_failure));
     let mut report = Vec::new();
     let _ = std::fs::File::from(failure).read_to_end(&mut report);
@@ -315,36 +313,22 @@ impl Pointers {
     }
 }
 
-/// Forks, into the control group where the kernel supports it (clone3, Linux 5.7), else without.
-///
-/// # Safety
-/// As fork(2): the child may only make async-signal-safe calls.
-unsafe fn fork_into(cgroup: Option<&Cgroup>) -> io::Result<libc::pid_t> {
-    if let Some(cgroup) = cgroup {
-        // SAFETY: the struct is plain data, and zeroes are its defaults.
-        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        arguments.flags = CLONE_INTO_CGROUP;
-        arguments.exit_signal = libc::SIGCHLD as u64;
-        arguments.cgroup = cgroup.folder().as_raw_fd() as u64;
-        // SAFETY: without CLONE_VM the call is a fork; the size is that of the arguments.
-        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
-        if pid >= 0 {
-            return Ok(pid as libc::pid_t);
-        }
-    }
-    // SAFETY: the caller guarantees that the child only makes async-signal-safe calls.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        pid => Ok(pid),
-    }
+/// What the child needs.
+struct Child<'p> {
+    prepared: &'p Prepared,
+    pointers: &'p Pointers,
+    streams: [RawFd; 3],
+    failure: RawFd,
 }
 
-/// The child's side of the fork.
+/// The child's side of the clone.
 ///
 /// # Safety
-/// Only in a child that was just forked.
-unsafe fn child(prepared: &Prepared, pointers: &Pointers, streams: [RawFd; 3], failure: RawFd) -> ! {
-    // SAFETY: only system calls, on values that were built before the fork.
+/// Only in a child that was just cloned; `data` is a [`Child`].
+unsafe extern "C" fn run_child(data: *mut libc::c_void) -> ! {
+    // SAFETY: the caller guarantees the type, and the keeper keeps it while the child uses it.
+    let &Child { prepared, pointers, streams, failure } = unsafe { &*data.cast::<Child<'_>>() };
+    // SAFETY: only system calls, on values that were built before the clone.
     unsafe {
         // The job of a caller stays in the session and process group of its terminal.
         if prepared.cwd.is_some() && libc::setsid() < 0 {
@@ -429,7 +413,7 @@ fn is_in_one_of(allowed: &[String]) -> bool {
 }
 
 /// # Safety
-/// Only in a child that was just forked; `failure` must be open.
+/// Only in a child that was just cloned; `failure` must be open.
 unsafe fn fail(failure: RawFd, step: u8) -> ! {
     // SAFETY: only system calls; the buffer has the given length.
     unsafe {
@@ -449,4 +433,16 @@ pub(crate) fn move_fd_above_stdio(descriptor: RawFd) -> io::Result<OwnedFd> {
             moved => Ok(OwnedFd::from_raw_fd(moved)),
         }
     }
+}
+
+/// Opens /dev/null as all three standard streams.
+pub(crate) fn open_null_as_stdio() -> io::Result<()> {
+    let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for stream in 0..3 {
+        // SAFETY: both descriptors are open, and no Rust object uses the standard streams of a keeper after this.
+        if unsafe { libc::dup2(nothing.as_raw_fd(), stream) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }

@@ -7,6 +7,8 @@
 //! | [`main`] | the keeper: starts the job, writes its output to the spool, stops it, records the exit |
 //! | [`spawn::KeeperCommand`] | the program that becomes a keeper |
 //! | [`foreground::Foreground`] | a process in the foreground whose command a keeper owns |
+//! | [`spawn::KeeperStarter`] | starts keepers, by the fork server where it works |
+//! | [`fork_server::serve`] | the process that forks keepers |
 //! | [`directory::RunDirectory`] | paths and lock of one run directory |
 //! | [`records::Accepted`], [`records::Launch`], [`records::Started`], [`records::Exit`] | its JSON files |
 //! | [`spool::SpoolReader`] | reads whole records while the keeper writes, or afterwards |
@@ -28,8 +30,10 @@ pub mod crash;
 pub mod directory;
 mod encoder;
 pub mod foreground;
+pub mod fork_server;
 pub mod free_space;
 mod guard_check;
+mod job_clone;
 mod job_loop;
 mod keeper;
 mod late_output;
@@ -38,6 +42,7 @@ pub mod leftovers;
 mod mask;
 pub mod output;
 mod output_pipes;
+mod process_title;
 pub mod processes;
 mod quoted_forms;
 pub mod records;

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::OnceLock;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::time::{ClockId, clock_gettime};
@@ -84,7 +85,9 @@ pub fn monotonic_ms() -> u64 {
 
 /// Identifies one boot of the machine. Empty when the kernel does not provide it.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    BOOT_ID.get_or_init(|| read().map(|text| text.trim().to_owned()).unwrap_or_default()).clone()
 }
 
 fn parse_stat(stat: &[u8]) -> Option<Process> {

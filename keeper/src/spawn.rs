@@ -1,15 +1,20 @@
-//! Starts keepers. The runner does not fork (std uses posix_spawn), and the lock is never free in between.
+//! Starts keepers, by the fork server where it works. The runner does not fork (std uses posix_spawn), and the lock is
+//! never free in between.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::directory::RunDirectory;
+use crate::fork_server::{ForkError, ForkServer};
 use crate::processes::{self, Process};
 use crate::records::Launch;
 
@@ -19,7 +24,132 @@ use crate::records::Launch;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperCommand(pub Vec<OsString>);
 
-/// Starts the keeper of a run that has its order.json. None when another keeper already holds the lock.
+impl KeeperCommand {
+    /// Executes the program with these further arguments. Its working directory is `/`, unless it `stays` in that of this
+    /// process. `streams` makes its standard input and output.
+    pub(crate) fn spawn(
+        &self,
+        further: &[&OsStr],
+        stays: bool,
+        streams: impl Fn() -> io::Result<(Stdio, Stdio)>,
+    ) -> io::Result<Child> {
+        let (program, arguments) = self
+            .0
+            .split_first()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command that starts a keeper is empty"))?;
+        let spawn = |program: &OsStr| -> io::Result<Child> {
+            let (stdin, stdout) = streams()?;
+            let mut command = Command::new(program);
+            if !stays {
+                command.current_dir("/");
+            }
+            command
+                .args(arguments)
+                .args(further)
+                .env_clear()
+                .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
+                .stdin(stdin)
+                .stdout(stdout)
+                .stderr(Stdio::null())
+                .spawn()
+        };
+        match spawn(program) {
+            Err(error) if is_being_replaced(&error) => spawn(OsStr::new(OWN_PROGRAM)),
+            spawned => spawned,
+        }
+    }
+}
+
+/// Delay until a fork server that failed is replaced; keepers are executed until then. Chosen: a server that cannot
+/// work costs little.
+const SERVER_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Starts the keepers of one runner. Usable from several threads.
+pub struct KeeperStarter {
+    command: KeeperCommand,
+    /// None for a starter that executes every keeper.
+    server: Option<Mutex<Server>>,
+}
+
+enum Server {
+    /// It is started with the next keeper, but not before this instant.
+    Absent(Option<Instant>),
+    Running(ForkServer),
+}
+
+impl KeeperStarter {
+    /// Starts each keeper by executing the program.
+    pub fn executing(command: KeeperCommand) -> KeeperStarter {
+        KeeperStarter { command, server: None }
+    }
+
+    /// Starts keepers by a fork server, which the first keeper starts.
+    pub fn forking(command: KeeperCommand) -> KeeperStarter {
+        KeeperStarter { command, server: Some(Mutex::new(Server::Absent(None))) }
+    }
+
+    /// Starts the keeper of a run; see [`spawn_keeper`].
+    ///
+    /// # Errors
+    /// As [`spawn_keeper`].
+    pub fn spawn(&self, run: &RunDirectory, launch: &Launch) -> io::Result<Option<Keeper>> {
+        let Some(lock) = run.take_lock()? else { return Ok(None) };
+        let document = launch_document(launch)?;
+        if let Some(server) = &self.server {
+            let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(running) = server.running(&self.command) {
+                match running.fork_keeper(run, &lock, &document) {
+                    Ok(()) => return Ok(Some(Keeper(None))),
+                    Err(ForkError::Refused(error)) => return Err(error),
+                    // From the end of the server on, the lock is held exactly when it has forked the keeper.
+                    Err(ForkError::Server) => *server = Server::Absent(Some(Instant::now() + SERVER_RETRY_DELAY)),
+                }
+                drop((lock, document, server));
+                return Ok(spawn_keeper(&self.command, run, launch)?.map(|child| Keeper(Some(child))));
+            }
+        }
+        execute(&self.command, run, &lock, (launch, &document)).map(|child| Some(Keeper(Some(child))))
+    }
+}
+
+impl Server {
+    /// The fork server, if there is one or it can be started now.
+    fn running(&mut self, command: &KeeperCommand) -> Option<&ForkServer> {
+        if let Server::Absent(retry_at) = self
+            && retry_at.is_none_or(|at| at <= Instant::now())
+        {
+            *self = match ForkServer::start(command) {
+                Ok(server) => Server::Running(server),
+                Err(_) => Server::Absent(Some(Instant::now() + SERVER_RETRY_DELAY)),
+            };
+        }
+        match self {
+            Server::Running(server) => Some(server),
+            Server::Absent(_) => None,
+        }
+    }
+}
+
+/// A keeper that was started.
+pub struct Keeper(Option<Child>);
+
+impl Keeper {
+    /// Whether it is a child of this process, which has to reap it. The fork server reaps its own.
+    pub fn is_child(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Waits for the exit of a child, and reaps it.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn wait(self) -> io::Result<()> {
+        self.0.map_or(Ok(()), |mut child| child.wait().map(drop))
+    }
+}
+
+/// Starts the keeper of a run that has its order.json, by executing the program. None when another keeper already holds
+/// the lock.
 ///
 /// This function takes the lock and passes it to the keeper as its standard output. If this process dies at any point,
 /// the lock is held exactly when a keeper was started. The launch document is complete in memory before the keeper
@@ -29,34 +159,26 @@ pub struct KeeperCommand(pub Vec<OsString>);
 /// When the program cannot be executed, or the directory cannot be written.
 pub fn spawn_keeper(command: &KeeperCommand, run: &RunDirectory, launch: &Launch) -> io::Result<Option<Child>> {
     let Some(lock) = run.take_lock()? else { return Ok(None) };
+    execute(command, run, &lock, (launch, &launch_document(launch)?)).map(Some)
+}
+
+fn launch_document(launch: &Launch) -> io::Result<File> {
     let mut document = File::from(memfd_create("launch", MemfdFlags::CLOEXEC)?);
     document.write_all(&serde_json::to_vec(launch)?)?;
     document.rewind()?;
-    let (program, arguments) = command
-        .0
-        .split_first()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command that starts a keeper is empty"))?;
-    let spawn = |program: &OsStr| -> io::Result<Child> {
-        let mut command = Command::new(program);
-        // The job of a caller stays in the caller's working directory, which may have no name any more.
-        if launch.caller.is_none() {
-            command.current_dir("/");
-        }
-        command
-            .args(arguments)
-            .arg(run.path())
-            .env_clear()
-            .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
-            .stdin(Stdio::from(document.try_clone()?))
-            .stdout(Stdio::from(lock.try_clone()?))
-            .stderr(Stdio::null())
-            .spawn()
-    };
-    let child = match spawn(program) {
-        Err(error) if is_being_replaced(&error) => spawn(OsStr::new(OWN_PROGRAM)),
-        spawned => spawned,
-    };
-    child.map(Some)
+    Ok(document)
+}
+
+/// The job of a caller stays in the caller's working directory, which may have no name any more.
+fn execute(
+    command: &KeeperCommand,
+    run: &RunDirectory,
+    lock: &OwnedFd,
+    (launch, document): (&Launch, &File),
+) -> io::Result<Child> {
+    command.spawn(&[run.path().as_os_str()], launch.caller.is_some(), || {
+        Ok((Stdio::from(document.try_clone()?), Stdio::from(lock.try_clone()?)))
+    })
 }
 
 /// Whether a keeper gets this variable of the runner. Only what the loader of programs and tests need: the environment

@@ -18,7 +18,7 @@ use crate::keeper_state::stored_report;
 use crate::local_run::LocalRun;
 use crate::mailing::start_mailing;
 use crate::report;
-use crate::reporting::{queue_report, report_started};
+use crate::reporting::{pass_start_to_sinks, queue_report};
 use crate::runner_state::RunnerState;
 use crate::scan::{Scan, match_new_output};
 
@@ -28,7 +28,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Turns an exit into a report and a closed log. Idempotent; a report that is already stored is sent unchanged.
 pub(crate) async fn finish(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, exit: Exit, scan: Option<Scan>) {
     match run.started() {
-        Ok(Some(started)) if run.header().is_none() => report_started(shared, run, &started).await,
+        // The report of the end has all facts of the start.
+        Ok(Some(started)) if run.header().is_none() => pass_start_to_sinks(shared, run, &started),
         Ok(_) => {}
         Err(error) => tracing::error!(%error, run_id = %run.run_id(), "cannot read started.json"),
     }

@@ -2,7 +2,6 @@
 //! run is decided by then and never changes here. Started when a run has ended, and when a runner resumes such a run.
 
 use std::io;
-use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use domain::run::OutputCounts;
 use jiff::Timestamp;
 use keeper::directory::{Durability, RunDirectory, create_marker, read_json, write_json};
 use keeper::records::Exit;
+use keeper::spawn::Keeper;
 use keeper::spool::{self, SpoolReader};
 use tokio::time::sleep;
 
@@ -40,7 +40,7 @@ pub(crate) fn is_late(run: &RunDirectory, block: &Block) -> bool {
 }
 
 /// Follows the output of a run that has ended until its end is reported. Returns at once.
-pub(crate) fn follow_output(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, keeper: Option<Child>) {
+pub(crate) fn follow_output(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, keeper: Option<Keeper>) {
     let (shared, run) = (shared.clone(), run.clone());
     tokio::spawn(async move {
         if let Err(error) = shared.watch.add(&run) {

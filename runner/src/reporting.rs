@@ -18,16 +18,21 @@ use crate::output_end::report_output_end_again;
 use crate::report;
 use crate::runner_state::RunnerState;
 
-/// Reports the start of the job to every sink and to the collector.
-pub(crate) async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, started: &Started) {
-    let header =
-        run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at).clone();
+/// How long after its start a run's start is reported to the collector. Chosen: the report of the end has all facts of
+/// the start, so a run that has ended by then needs one report instead of two.
+pub(crate) const START_REPORT_DELAY: Duration = Duration::from_millis(100);
+
+/// Passes the start of the job to every sink.
+pub(crate) fn pass_start_to_sinks(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, started: &Started) {
+    run.make_header(&shared.options.runner, &shared.options.host, Some(started), started.started_at);
     shared.sinks.add(run);
-    if run.directory.start_reported().exists() {
-        return;
-    }
-    let body = Body::Started { pid: Some(started.pid), command: header.command.clone() };
-    queue_report(shared, run, report::new_event(&header, started.started_at, body)).await;
+}
+
+/// Reports the start of the job to the collector.
+pub(crate) async fn report_started(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) {
+    let Some(header) = run.header().filter(|_| !run.directory.start_reported().exists()) else { return };
+    let body = Body::Started { pid: header.pid, command: header.command.clone() };
+    queue_report(shared, run, report::new_event(header, header.started_at, body)).await;
     if let Err(error) = create_marker(&run.directory.start_reported()) {
         tracing::warn!(%error, run_id = %run.run_id(), "cannot mark start as reported; it may be reported twice");
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -12,7 +11,7 @@ use domain::ports::PortError;
 use domain::run::AttemptKey;
 use keeper::processes;
 use keeper::records::Launch;
-use keeper::spawn;
+use keeper::spawn::{Keeper, KeeperStarter};
 use keeper::{SECRET_BYTES_MIN, is_masked};
 use rules::{Packs, RuleSet};
 use tokio::sync::{Notify, Semaphore};
@@ -75,6 +74,7 @@ pub(crate) struct RunnerState {
     pub outbox: Option<Outbox>,
     /// Variables that a warning was logged for because their values are not masked.
     unmasked_logged: Mutex<BTreeSet<(JobKey, String)>>,
+    keepers: Arc<KeeperStarter>,
     spawn_permits: Semaphore,
     pub order_store: OrderStore,
     pub claim_permits: Arc<Semaphore>,
@@ -122,6 +122,10 @@ impl RunnerState {
             start_reserve: StartReserve::new(&options.state),
             outbox,
             unmasked_logged: Mutex::default(),
+            keepers: Arc::new(match options.fork_server {
+                true => KeeperStarter::forking(options.keeper.clone()),
+                false => KeeperStarter::executing(options.keeper.clone()),
+            }),
             spawn_permits: Semaphore::new(SPAWNS_MAX),
             order_store: OrderStore::default(),
             claim_permits: Arc::new(Semaphore::new(CLAIMS_MAX)),
@@ -176,7 +180,7 @@ impl RunnerState {
     ///
     /// # Errors
     /// Returns the reason of this failed attempt.
-    pub(crate) async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Child>, SpawnError> {
+    pub(crate) async fn spawn_keeper(&self, run: &LocalRun) -> Result<Option<Keeper>, SpawnError> {
         let Resolved { env, secret_names } =
             resolve(&*self.options.secrets, &run.job().env).await.map_err(SpawnError::Secret)?;
         self.warn_unmasked_secrets(run.job(), &env, &secret_names);
@@ -190,9 +194,9 @@ impl RunnerState {
             allowed_directories: self.options.policy.allowed_directories(run.job()),
             caller: None,
         };
-        let (command, directory) = (self.options.keeper.clone(), run.directory.clone());
+        let (keepers, directory) = (self.keepers.clone(), run.directory.clone());
         let _turn = self.spawn_permits.acquire().await;
-        let spawned = tokio::task::spawn_blocking(move || spawn::spawn_keeper(&command, &directory, &launch)).await;
+        let spawned = tokio::task::spawn_blocking(move || keepers.spawn(&directory, &launch)).await;
         spawned.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| {
             let message = format!("cannot start its keeper: {error}");
             if is_limit(&error) { SpawnError::Limit(message) } else { SpawnError::Keeper(message) }

@@ -2,7 +2,6 @@
 //! task may stop at any point; the next runner then resumes the run. See [`keeper::crash`].
 
 use std::io;
-use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use keeper::crash;
 use keeper::directory::{Durability, write_json};
 use keeper::free_space;
 use keeper::records::{Exit, Refusal, RefusalKind};
+use keeper::spawn::Keeper;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::finish::{finish, record_lost_run};
@@ -19,7 +19,7 @@ use crate::hung_keeper;
 use crate::keeper_state::{KeeperState, POLL_INTERVAL, keeper_state, wait_for_keeper_state};
 use crate::local_run::{LocalRun, lock};
 use crate::output_end::follow_output;
-use crate::reporting::{quiet_deadline, report_if_quiet, report_started};
+use crate::reporting::{START_REPORT_DELAY, pass_start_to_sinks, quiet_deadline, report_if_quiet, report_started};
 use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::{RunnerState, SpawnError};
 use crate::scan::{Scan, match_new_output};
@@ -64,7 +64,7 @@ pub(crate) async fn supervise(shared: Arc<RunnerState>, run: Arc<LocalRun>) {
 }
 
 /// Returns the keeper, if this process started it and it still reads output.
-async fn supervise_to_end(shared: &Arc<RunnerState>, mut run: Arc<LocalRun>) -> Option<Child> {
+async fn supervise_to_end(shared: &Arc<RunnerState>, mut run: Arc<LocalRun>) -> Option<Keeper> {
     if let Err(error) = shared.watch.add(&run) {
         tracing::warn!(%error, run_id = %run.run_id(), "inotify watch failed; polling the run every 5 s");
     }
@@ -119,7 +119,7 @@ struct StartAttempts {
 }
 
 enum StartResult {
-    CheckAgain(Option<Child>),
+    CheckAgain(Option<Keeper>),
     Refused(Refusal),
     Failed(Box<Exit>),
 }
@@ -263,13 +263,15 @@ enum Watched {
 /// Returns when the state of the keeper has changed, or should have.
 async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut Option<Scan>) -> Watched {
     let mut scan_at = None;
+    let mut report_start_at = None;
     let mut quiet_reported = false;
     loop {
         if run.take_changed() {
             if run.header().is_none()
                 && let Ok(Some(started)) = run.started()
             {
-                report_started(shared, run, &started).await;
+                pass_start_to_sinks(shared, run, &started);
+                report_start_at = Some(Instant::now() + START_REPORT_DELAY);
             }
             if !matches!(keeper_state(run), Ok(KeeperState::Alive)) {
                 return Watched::Changed;
@@ -295,6 +297,10 @@ async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut
                     shared.wake_readers(run);
                 }
             }
+            () = sleep_until(report_start_at.unwrap_or(poll_at)), if report_start_at.is_some() => {
+                report_start_at = None;
+                report_started(shared, run).await;
+            }
             () = sleep_until(quiet_at.unwrap_or(poll_at)), if quiet_at.is_some() => {
                 quiet_reported = report_if_quiet(shared, run).await;
             }
@@ -303,8 +309,11 @@ async fn watch_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, scan: &mut
 }
 
 /// Reaps the keeper, which exits right after its last write.
-pub(crate) async fn wait_for_keeper(mut child: Child) {
-    let ended = tokio::task::spawn_blocking(move || child.wait()).await;
+pub(crate) async fn wait_for_keeper(keeper: Keeper) {
+    if !keeper.is_child() {
+        return;
+    }
+    let ended = tokio::task::spawn_blocking(move || keeper.wait()).await;
     if let Ok(Err(error)) = ended {
         tracing::warn!(%error, "cannot reap a keeper");
     }

@@ -38,13 +38,19 @@ use tokio_util::sync::CancellationToken;
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["keeper", world, _] if is_doomed(Path::new(world)) => ExitCode::FAILURE,
-        ["keeper", _, path] => keeper::main(Path::new(path)),
+        ["keeper", world, keeper::fork_server::ARGUMENT, _] => {
+            keeper::fork_server::serve(|path| keep(Path::new(world), path))
+        }
+        ["keeper", world, path] => keep(Path::new(world), Path::new(path)),
         ["run", state, world, mode, shutdown] => within_runtime(run(state, world, mode, shutdown)),
         ["exec", state, world, command @ ..] => exec(state, world, command),
         ["sender", state, world] => within_runtime(sender(state, world)),
         _ => ExitCode::from(2),
     }
+}
+
+fn keep(world: &Path, path: &Path) -> ExitCode {
+    if is_doomed(world) { ExitCode::FAILURE } else { keeper::main(path) }
 }
 
 /// As many keepers as the file `doomed` states exit before they start anything, once the file `wait` is absent.

@@ -53,7 +53,10 @@ fn main() -> ExitCode {
     if let (Some(word), Some(directory)) = (words.next(), words.next())
         && word == "keeper"
     {
-        return keeper::main(Path::new(&directory));
+        return match directory == keeper::fork_server::ARGUMENT {
+            true => keeper::fork_server::serve(keeper::main),
+            false => keeper::main(Path::new(&directory)),
+        };
     }
     own_process::set_up();
     print_panics_in_one_line();

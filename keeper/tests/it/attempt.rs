@@ -38,6 +38,44 @@ pub(crate) fn order(job: Job) -> Order {
     }
 }
 
+pub(crate) fn harness() -> &'static str {
+    env!("CARGO_BIN_EXE_keeper-harness")
+}
+
+/// The directory of a new attempt, with its order.
+pub(crate) fn prepare(folder: &Path, job: Job) -> RunDirectory {
+    let order = order(job);
+    let run = RunDirectory::new(folder, &order.run_id, order.attempt);
+    run.create().expect("directory");
+    let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: String::new(), refused: None };
+    write_json(&run.order(), &accepted, Durability::Cache).expect("order");
+    run
+}
+
+pub(crate) fn stop_request() -> StopRequest {
+    StopRequest { at: Timestamp::now(), by: "a test".into(), grace_max_ms: None }
+}
+
+pub(crate) fn lines(run: &RunDirectory) -> Vec<SpooledLine> {
+    let mut reader = SpoolReader::open(run.spool(), Position::START);
+    let mut lines = Vec::new();
+    while let Some(block) = reader.read(65_536).expect("read") {
+        lines.extend(block.lines().map(|line| SpooledLine {
+            seq: line.seq,
+            stream: line.stream,
+            tag: line.tag,
+            text: line.text.to_vec(),
+        }));
+    }
+    lines
+}
+
+pub(crate) fn texts(run: &RunDirectory, stream: Stream) -> Vec<String> {
+    let lines = lines(run);
+    let texts = lines.iter().filter(|line| line.stream == stream).map(|line| String::from_utf8_lossy(&line.text));
+    texts.map(|text| text.into_owned()).collect()
+}
+
 pub(crate) struct Attempt {
     pub run: RunDirectory,
     pub keeper: Child,
@@ -95,12 +133,8 @@ impl Attempt {
     }
 
     fn launch(folder: &Path, job: Job, launch: Launch) -> Attempt {
-        let order = order(job);
-        let run = RunDirectory::new(folder, &order.run_id, order.attempt);
-        run.create().expect("directory");
-        let accepted = Accepted { order, accepted_at: Timestamp::now(), boot_id: String::new(), refused: None };
-        write_json(&run.order(), &accepted, Durability::Cache).expect("order");
-        let command = KeeperCommand(vec![env!("CARGO_BIN_EXE_keeper-harness").into()]);
+        let run = prepare(folder, job);
+        let command = KeeperCommand(vec![harness().into()]);
         let keeper = spawn_keeper(&command, &run, &launch).expect("keeper").expect("lock");
         Attempt { run, keeper, _folder: None }
     }
@@ -114,7 +148,7 @@ impl Attempt {
     }
 
     pub(crate) fn request_stop_within(&self, grace_max_ms: Option<u64>) {
-        let request = StopRequest { at: Timestamp::now(), by: "a test".into(), grace_max_ms };
+        let request = StopRequest { grace_max_ms, ..stop_request() };
         write_json(&self.run.stop(), &request, Durability::Cache).expect("stop");
         keeper::spawn::wake_keeper(&self.run);
     }
@@ -126,23 +160,11 @@ impl Attempt {
     }
 
     pub(crate) fn lines(&self) -> Vec<SpooledLine> {
-        let mut reader = SpoolReader::open(self.run.spool(), Position::START);
-        let mut lines = Vec::new();
-        while let Some(block) = reader.read(65_536).expect("read") {
-            lines.extend(block.lines().map(|line| SpooledLine {
-                seq: line.seq,
-                stream: line.stream,
-                tag: line.tag,
-                text: line.text.to_vec(),
-            }));
-        }
-        lines
+        lines(&self.run)
     }
 
     pub(crate) fn texts(&self, stream: Stream) -> Vec<String> {
-        let lines = self.lines();
-        let texts = lines.iter().filter(|line| line.stream == stream).map(|line| String::from_utf8_lossy(&line.text));
-        texts.map(|text| text.into_owned()).collect()
+        texts(&self.run, stream)
     }
 }
 

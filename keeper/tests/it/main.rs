@@ -3,6 +3,7 @@
 mod any_spool;
 mod attempt;
 mod disk;
+mod fork_server;
 mod guards;
 mod keeper;
 mod late_output;

@@ -159,11 +159,8 @@ fn at_term_a_suspended_keeper_and_its_job_are_killed_in_time() {
     wait_until(DEADLINE, || log().contains(" F ready"));
     let of_job = |process: &Process| process.name == "sleep";
     let sleeper = wait_for("the job", || {
-        let all = processes::list().expect("processes");
-        let server = children_of(&process_one(&up));
-        let keepers: Vec<u32> =
-            all.iter().filter(|one| server.iter().any(|parent| parent.pid == one.parent)).map(|one| one.pid).collect();
-        all.into_iter().find(|one| of_job(one) && keepers.contains(&one.parent))
+        let servers = children_of(&process_one(&up)).into_iter();
+        servers.flat_map(|server| processes::descendants(server.pid).expect("processes")).find(of_job)
     });
     signal(sleeper.parent, "STOP");
     let printed = terminate(up);
