@@ -110,9 +110,19 @@ fn lock_own_directory(state: &Path) -> Result<File, RunnerError> {
     let start = Instant::now();
     loop {
         match lock_state_directory(state) {
-            Err(RunnerError::InUse(_)) if start.elapsed() < LOCK_TIMEOUT => std::thread::sleep(LOCK_RETRY_INTERVAL),
+            Err(error) if is_being_checked(&error) && start.elapsed() < LOCK_TIMEOUT => {
+                std::thread::sleep(LOCK_RETRY_INTERVAL);
+            }
             result => return result,
         }
+    }
+}
+
+/// Whether another process holds the lock, or has just removed the new directory.
+fn is_being_checked(error: &RunnerError) -> bool {
+    match error {
+        RunnerError::State(_, error) => error.kind() == io::ErrorKind::NotFound,
+        error => matches!(error, RunnerError::InUse(_)),
     }
 }
 
