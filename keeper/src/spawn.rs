@@ -25,8 +25,8 @@ use crate::records::Launch;
 pub struct KeeperCommand(pub Vec<OsString>);
 
 impl KeeperCommand {
-    /// Executes the program with these further arguments. Its working directory is `/`, unless it `stays` in that of this
-    /// process. `streams` makes its standard input and output.
+    /// Executes the program with these further arguments. Its working directory is `/`, unless it `stays` in that of
+    /// this process. `streams` makes its standard input and output.
     pub(crate) fn spawn(
         &self,
         further: &[&OsStr],
