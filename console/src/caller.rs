@@ -72,7 +72,11 @@ impl Caller {
 
     /// For the `reason` of a run.
     pub(crate) fn text(&self) -> String {
-        self.address.map_or_else(|| OWNER.to_owned(), |address| format!("{OWNER} from {address}"))
+        let by = self.by();
+        match self.address {
+            Some(address) => format!("{by} from {address}"),
+            None => by,
+        }
     }
 }
 

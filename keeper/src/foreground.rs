@@ -85,6 +85,10 @@ impl CallerSignals {
                 return Err(io::Error::last_os_error());
             }
             let before = before.assume_init();
+            // A limit of file sizes ends no process of Sexton; the write fails instead.
+            let mut limits = empty_set();
+            libc::sigaddset(&mut limits, libc::SIGXFSZ);
+            libc::sigprocmask(libc::SIG_BLOCK, &limits, std::ptr::null_mut());
             let blocked = (1..=64)
                 .filter(|signal| libc::sigismember(&before, *signal) == 1)
                 .map(bit)
@@ -159,7 +163,7 @@ pub fn leave_caller() {
             libc::signal(signal, libc::SIG_DFL);
         }
     }
-    restore_mask(0);
+    restore_mask(bit(libc::SIGXFSZ));
 }
 
 /// Reads the ignored signals of this process; none where /proc is missing.

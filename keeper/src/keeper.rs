@@ -93,7 +93,7 @@ fn run_attempt(run: &RunDirectory, umask: u32) -> io::Result<()> {
     if control.is_some() {
         // The job has the caller's session now; this process needs neither its terminal nor its directory.
         leave_session();
-        let _ = std::env::set_current_dir("/");
+        let _ = rustix::process::chdir("/");
     }
     let (exit, late_output) = match started {
         Err(LaunchError { reason, program_error }) => {

@@ -24,7 +24,9 @@ pub(crate) fn block_and_open() -> io::Result<OwnedFd> {
             libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null::<u64>(), 8);
         }
         let mut blocked = empty_set();
-        let survived = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGUSR2];
+        // SIGXFSZ: a limit of file sizes is like a full disk.
+        let survived =
+            [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGUSR2, libc::SIGXFSZ];
         // Until it leaves the session of a caller, the keeper is in a process group that a terminal can suspend.
         let suspending = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
         for signal in survived.into_iter().chain(suspending).chain([libc::SIGCHLD, libc::SIGUSR1]) {

@@ -1,4 +1,4 @@
-//! Sends the orders of stored runs, and decides what becomes of those that cannot be sent. Called by every duty that
+//! Sends the orders of stored runs, and handles those that cannot be sent. Called by every duty that
 //! orders a run, so that a group without a queue, or one that refuses this process, affects no other.
 
 use domain::alert::Occurrence;

@@ -70,7 +70,7 @@ pub struct SchedulerSummary {
 /// Starts, holds, skips or misses all firings that are due at `now`.
 ///
 /// # Errors
-/// Returns the port's error; the next tick retries.
+/// Returns the port's error; the next tick retries. An order that could not be sent is an error after all others.
 pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     let mut state = settings::read::<SchedulerState>(ports, SCHEDULER).await?;
     let windows = maintenance::read(ports).await?;
@@ -95,7 +95,7 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
         }
     }
     let Tick { summary, unfinished, deliveries, .. } = tick;
-    deliveries.alert(ports, &mut state.value.denied_groups, now).await?;
+    let unsent = deliveries.alert(ports, &mut state.value.denied_groups, now).await?;
     let cursor = unfinished.map_or(now, |oldest| oldest.min(now));
     // A stored tick far in the future came from a wrong clock. Replace it once the clock is right again.
     let before = state.value.ticked_at.filter(|before| *before <= saturating_add(now, LATE_MAX));
@@ -103,7 +103,10 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     state.value.cursor = Some(cursor);
     // A conflict is ignored: the progress that another scheduler wrote is valid too.
     state.write(ports).await?;
-    Ok(summary)
+    match unsent {
+        Some(error) => Err(PortError::Retry(error).into()),
+        None => Ok(summary),
+    }
 }
 
 /// When to tick next: at the next full minute, or when an entry is due before. Entries that came due since the last

@@ -15,8 +15,8 @@ pub(crate) const SERVER_FILTER: &str =
     "warn,sexton=info,runner=info,sinks=info,services=info,embedded=info,console=info";
 
 /// Default filter of other commands, whose result is on standard output. `console=off`: errors of an API in the same
-/// process are printed as the command's failure.
-pub(crate) const COMMAND_FILTER: &str = "warn,console=off";
+/// process are printed as the command's failure. So are those of the AWS SDK, whose warnings are not for operators.
+pub(crate) const COMMAND_FILTER: &str = "warn,console=off,aws_config=off,aws_runtime=off,aws_smithy_runtime=off";
 
 /// Starts logging with `--log`, else `RUST_LOG`, else `default`.
 ///

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
             false => keeper::main(Path::new(&directory)),
         };
     }
+    own_process::drop_empty_variables();
     own_process::set_up();
     print_panics_in_one_line();
     let mut words = std::env::args_os().skip(1);

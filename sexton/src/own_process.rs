@@ -1,11 +1,33 @@
 //! What this process changes for itself at its start. Jobs and alert commands get the settings as they were
 //! ([`inherited`]).
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use keeper::records::Inherited;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
+
+/// Variables that set options of the command line.
+const OPTION_VARIABLES: [&str; 5] = ["SEXTON_STATE", "SEXTON_CONFIG", "SEXTON_SERVER", "SEXTON_AWS", "SEXTON_TOKEN"];
+
+/// Executes the program again without variables that are set to nothing, so that these count as unset. A crontab line
+/// like `SEXTON_CONFIG=` must not stop a command.
+pub(crate) fn drop_empty_variables() {
+    let is_empty = |name: &&str| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let empty: Vec<&str> = OPTION_VARIABLES.into_iter().filter(is_empty).collect();
+    let mut words = std::env::args_os();
+    if let (false, Ok(program), Some(name)) = (empty.is_empty(), std::env::current_exe(), words.next()) {
+        let mut again = Command::new(program);
+        again.arg0(name).args(words);
+        for name in empty {
+            again.env_remove(name);
+        }
+        // Returns only when it fails; then the options report the empty value.
+        let _ = again.exec();
+    }
+}
 
 static INHERITED: OnceLock<Inherited> = OnceLock::new();
 

@@ -101,7 +101,7 @@ impl Table {
                 *width = (*width).max(cell.width());
             }
         }
-        let mut shown: Vec<Option<usize>> = natural.into_iter().map(Some).collect();
+        let mut shown: Vec<Option<usize>> = natural.iter().copied().map(Some).collect();
         let Some(most) = width else { return shown };
         while total(&self.cut(&shown, most, CUT_FIRST)) > most {
             let ranks = self.columns.iter().enumerate().filter_map(|(index, column)| match column.fit {
@@ -111,8 +111,26 @@ impl Table {
             let Some((_, least)) = ranks.min() else { break };
             shown[least] = None;
         }
+        self.add_back(&mut shown, &natural, most);
         let fitting = self.cut(&shown, most, CUT_FIRST);
         if total(&fitting) <= most { fitting } else { self.cut(&shown, most, CUT_LAST) }
+    }
+
+    /// Shows columns again that fit beside those that are left, the highest rank first.
+    fn add_back(&self, shown: &mut [Option<usize>], natural: &[usize], most: usize) {
+        let mut left_out: Vec<(u8, usize)> = Vec::new();
+        for (index, column) in self.columns.iter().enumerate() {
+            if let (Fit::LeftOut { rank }, None) = (column.fit, shown[index]) {
+                left_out.push((rank, index));
+            }
+        }
+        left_out.sort_unstable();
+        for (_, index) in left_out.into_iter().rev() {
+            shown[index] = Some(natural[index]);
+            if total(&self.cut(shown, most, CUT_FIRST)) > most {
+                shown[index] = None;
+            }
+        }
     }
 
     /// Cuts texts, the widest first, to no less than `least`, until the table fits.

@@ -67,7 +67,7 @@ impl FailedCall {
         FailedCall { cause: cause_of(error), error: call_error(call_name, error) }
     }
 
-    /// What becomes of the messages of the call.
+    /// The result of each message of the call.
     fn into_result(self, origin: &Origin) -> SendResult {
         let message = self.error.to_string();
         match self.cause {
@@ -213,7 +213,7 @@ impl Sqs {
         Ok(results)
     }
 
-    /// The URL of a queue, or what becomes of every message to it.
+    /// The URL of a queue, or the result of every message to it.
     async fn find_queue_once(&self, queue: &str, kind: &str, origin: &Origin) -> Result<String, SendResult> {
         let absent_at = self.absent.lock().unwrap_or_else(PoisonError::into_inner).get(queue).copied();
         if absent_at.is_some() && absent_at == origin.issued_at {

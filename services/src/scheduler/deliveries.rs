@@ -17,11 +17,19 @@ pub(super) struct Deliveries {
     /// With the reason of the latest refusal.
     denied: BTreeMap<String, String>,
     accepted: BTreeSet<String>,
+    /// Why an order could not be sent that the next tick sends again.
+    unsent: Option<String>,
 }
 
 impl Deliveries {
     /// Alerts about groups that refuse orders, and about those that accept them again. `known` is stored between ticks.
-    pub(super) async fn alert(self, ports: &Ports, known: &mut BTreeSet<String>, now: Timestamp) -> Result<()> {
+    /// Returns why an order could not be sent that the next tick sends again.
+    pub(super) async fn alert(
+        self,
+        ports: &Ports,
+        known: &mut BTreeSet<String>,
+        now: Timestamp,
+    ) -> Result<Option<String>> {
         for group in known.iter().filter(|group| self.accepted.contains(*group) && !self.denied.contains_key(*group)) {
             alert_denied(ports, group, None, now).await?;
         }
@@ -30,7 +38,7 @@ impl Deliveries {
             alert_denied(ports, group, Some(reason), now).await?;
             known.insert(group.clone());
         }
-        Ok(())
+        Ok(self.unsent)
     }
 }
 
@@ -44,9 +52,8 @@ impl Tick<'_> {
             match ordered {
                 Ordered::Sent => drop(self.deliveries.accepted.insert(group.clone())),
                 Ordered::Retry(error) => {
-                    tracing::warn!(job = %order.job.key(), %error, "order not sent; sending it again with the next tick");
-                    self.summary.failed += 1;
                     again.insert(order.job.key());
+                    self.deliveries.unsent = Some(error);
                 }
                 Ordered::Denied(reason) => drop(self.deliveries.denied.insert(group.clone(), reason)),
                 Ordered::Ended(_) => self.summary.missed += 1,

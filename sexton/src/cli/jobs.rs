@@ -96,10 +96,10 @@ struct PauseArguments {
 /// The columns of the list of jobs.
 const COLUMNS: &[Column] = &[
     Column::whole("job"),
-    Column::whole("schedule"),
+    Column::text("schedule"),
     Column::extra("zone", 1),
     Column::state("state"),
-    Column::whole("next"),
+    Column::extra("next", 2),
     Column::text("command"),
 ];
 

@@ -4,10 +4,11 @@ use axum::http::HeaderMap;
 use clap::Args;
 use console::{LogQuery, REMOVED_LINES};
 use domain::line::Stream;
-use domain::run::RunId;
+use domain::run::{Run, RunId};
 
 use crate::cli::job_lookup::{NamedJob, latest_started_run};
 use crate::cli::runs::state_name;
+use crate::cli::runs_on_disk::{self, Filter};
 use crate::client::{ApiRequest, BodyChunks, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::print::{Printer, format_optional_instant};
@@ -49,13 +50,31 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
 /// The latest run of a job that has started. Names it on standard error, because the output does not.
 async fn find_latest(arguments: &Arguments) -> Result<RunId, Failure> {
     let job = NamedJob::parse(&arguments.of)?;
-    let client = Client::find(&arguments.server).await?;
-    let key = job.find(&client).await?;
-    let run = latest_started_run(&client, &key).await?;
+    let found = async {
+        let client = Client::find(&arguments.server).await?;
+        let key = NamedJob::parse(&arguments.of)?.find(&client).await?;
+        latest_started_run(&client, &key).await
+    };
+    let run = match found.await {
+        Err(failure @ Failure::Failed(_)) => latest_on_disk(arguments, job, failure)?,
+        found => found?,
+    };
+    let key = run.key();
     let started = format_optional_instant(run.started_at);
     let state = run.outcome.map_or_else(|| state_name(&run), domain::run::Outcome::name);
     print_error_line(&format!("sexton: run {} of {key}, started {started}: {state}", run.run_id));
     Ok(run.run_id)
+}
+
+/// The latest run of a job of `sexton exec` that has started, where no server answers.
+fn latest_on_disk(arguments: &Arguments, job: NamedJob, no_server: Failure) -> Result<Run, Failure> {
+    let (group, job) = match job {
+        NamedJob::Key(key) => (Some(key.group), key.name),
+        NamedJob::Name(name) => (None, name),
+    };
+    let filter = Filter { group, job: Some(job), ..Filter::default() };
+    let runs = runs_on_disk::list(&arguments.server, &filter, 1, no_server)?;
+    runs.into_iter().next().ok_or_else(|| Failure::usage(format!("no run of {} is kept here", arguments.of)))
 }
 
 type OutputStream = (HeaderMap, BodyChunks);

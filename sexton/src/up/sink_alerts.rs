@@ -228,7 +228,8 @@ mod tests {
             (status(), 6),
         ];
         for (step, (status, wanted)) in history.into_iter().enumerate() {
-            let now = Timestamp::from_second(1_000_000 + step as i64).expect("instant");
+            // Days apart: frequent changes count as flapping.
+            let now = Timestamp::from_second(1_000_000 + step as i64 * 86_400).expect("instant");
             check_sinks(&ports, &[status], now).await.expect("checked");
             assert_eq!(alerts(&ports).await.len(), wanted, "step {step}");
         }

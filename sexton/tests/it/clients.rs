@@ -97,7 +97,7 @@ fn changes_are_logged_and_a_stopped_run_names_who_requested_it() {
     up.run(&["stop", &run_id]).expect(0);
     let stopped = up.wait_for_run("default/long", "stopped");
     let reason = stopped["reason"].as_str().unwrap_or_default();
-    assert!(reason.starts_with("stopped on request of owner from 127.0.0.1"), "{reason}");
+    assert!(reason.starts_with("stopped on request of user:") && reason.contains(" from 127.0.0.1"), "{reason}");
 
     let printed = up.printed();
     for change in [
@@ -112,7 +112,7 @@ fn changes_are_logged_and_a_stopped_run_names_who_requested_it() {
     ] {
         let lines: Vec<&str> = printed.lines().filter(|line| line.contains(change)).collect();
         let [line] = lines.as_slice() else { panic!("{change} is in {} lines of\n{printed}", lines.len()) };
-        assert!(line.contains("owner") && line.contains("127.0.0.1"), "{line}");
+        assert!(line.contains("user:") && line.contains("127.0.0.1"), "{line}");
     }
 }
 

@@ -45,7 +45,7 @@ const UP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The whole sender.
 pub(crate) fn main(directory: &Path, settings: &str) -> ExitCode {
     keeper::foreground::leave_caller();
-    let _ = std::env::set_current_dir("/");
+    let _ = rustix::process::chdir("/");
     // Without a log, the delivery is the same.
     let _ = log::start_logging(None, log::COMMAND_FILTER);
     let settings = CallSettings::from_json(settings);
