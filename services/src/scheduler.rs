@@ -23,7 +23,7 @@ use crate::alerts::bad_job_transition;
 use crate::chunk_plan::{ChunkPlan, DueJob, UNWRITTEN};
 use crate::error::CONFLICTS_MAX;
 use crate::firing_plan::{Absence, FiringContext, LATE_MAX, PlannedAction, PlannedRun, plan_runs};
-use crate::new_runs::{new_order, new_run, next_due_entry, saturating_add, schedule_of};
+use crate::new_runs::{new_order, new_run, next_due_entry, saturating_add, saturating_sub, schedule_of};
 use crate::overlap::{apply_concurrency, hold_until_release, open_max, open_runs};
 use crate::run_end::write_with_alerts;
 use crate::settings::{self, SCHEDULER, SchedulerState};
@@ -96,7 +96,8 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     }
     let Tick { summary, unfinished, deliveries, .. } = tick;
     let unsent = deliveries.alert(ports, &mut state.value.denied_groups, now).await?;
-    let cursor = unfinished.map_or(now, |oldest| oldest.min(now));
+    // Before the oldest unprocessed entry: a cursor at the instant of its tick counts as processed.
+    let cursor = unfinished.map_or(now, |oldest| saturating_sub(oldest.min(now), Duration::from_nanos(1)));
     // A stored tick far in the future came from a wrong clock. Replace it once the clock is right again.
     let before = state.value.ticked_at.filter(|before| *before <= saturating_add(now, LATE_MAX));
     state.value.ticked_at = Some(before.map_or(now, |before| before.max(now)));
