@@ -117,8 +117,10 @@ fn a_reader_that_goes_away_ends_the_command_as_it_does_without_exec() {
     );
     check("CALL sh -c 'echo a; exit 3' | cat", "a\n3\n");
     // The end of a command does not wait for its children in the background, nor does its reader.
-    let done = folder.text("done");
-    let line = format!("$S sh -c '(until [ -e {done} ]; do sleep 0.01; done) & echo first' | cat; touch {done}");
+    let (done, folder_path) = (folder.text("done"), folder.text(""));
+    let line = format!(
+        "$S sh -c '(while [ ! -e {done} ] && [ -d {folder_path} ]; do sleep 0.01; done) & echo first' | cat; touch {done}"
+    );
     assert_eq!(bash(&folder, &line).1, "first\n");
 }
 
