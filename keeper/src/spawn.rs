@@ -67,8 +67,7 @@ const SERVER_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Starts the keepers of one runner. Usable from several threads.
 pub struct KeeperStarter {
     command: KeeperCommand,
-    /// None for a starter that executes every keeper.
-    server: Option<Mutex<Server>>,
+    server: Mutex<Server>,
 }
 
 enum Server {
@@ -78,14 +77,9 @@ enum Server {
 }
 
 impl KeeperStarter {
-    /// Starts each keeper by executing the program.
-    pub fn executing(command: KeeperCommand) -> KeeperStarter {
-        KeeperStarter { command, server: None }
-    }
-
     /// Starts keepers by a fork server, which the first keeper starts.
     pub fn forking(command: KeeperCommand) -> KeeperStarter {
-        KeeperStarter { command, server: Some(Mutex::new(Server::Absent(None))) }
+        KeeperStarter { command, server: Mutex::new(Server::Absent(None)) }
     }
 
     /// Starts the keeper of a run; see [`spawn_keeper`].
@@ -95,19 +89,18 @@ impl KeeperStarter {
     pub fn spawn(&self, run: &RunDirectory, launch: &Launch) -> io::Result<Option<Keeper>> {
         let Some(lock) = run.take_lock()? else { return Ok(None) };
         let document = launch_document(launch)?;
-        if let Some(server) = &self.server {
-            let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(running) = server.running(&self.command) {
-                match running.fork_keeper(run, &lock, &document) {
-                    Ok(()) => return Ok(Some(Keeper(None))),
-                    Err(ForkError::Refused(error)) => return Err(error),
-                    // From the end of the server on, the lock is held exactly when it has forked the keeper.
-                    Err(ForkError::Server) => *server = Server::Absent(Some(Instant::now() + SERVER_RETRY_DELAY)),
-                }
-                drop((lock, document, server));
-                return Ok(spawn_keeper(&self.command, run, launch)?.map(|child| Keeper(Some(child))));
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = server.running(&self.command) {
+            match running.fork_keeper(run, &lock, &document) {
+                Ok(()) => return Ok(Some(Keeper(None))),
+                Err(ForkError::Refused(error)) => return Err(error),
+                // From the end of the server on, the lock is held exactly when it has forked the keeper.
+                Err(ForkError::Server) => *server = Server::Absent(Some(Instant::now() + SERVER_RETRY_DELAY)),
             }
+            drop((lock, document, server));
+            return Ok(spawn_keeper(&self.command, run, launch)?.map(|child| Keeper(Some(child))));
         }
+        drop(server);
         execute(&self.command, run, &lock, (launch, &document)).map(|child| Some(Keeper(Some(child))))
     }
 }

@@ -43,8 +43,6 @@ pub struct Options {
     pub groups: Vec<String>,
     /// The program that becomes a keeper.
     pub keeper: KeeperCommand,
-    /// Whether a fork server starts the keepers; without one, the program is executed for each.
-    pub fork_server: bool,
     /// How many runs may be active at once.
     pub mode: Mode,
     /// Variables of the runner's own environment that are passed to jobs.
@@ -98,7 +96,6 @@ impl Options {
             id: None,
             groups: Vec::new(),
             keeper,
-            fork_server: true,
             mode: Mode::Free,
             pass_env: Vec::new(),
             cgroup: true,

@@ -122,10 +122,7 @@ impl RunnerState {
             start_reserve: StartReserve::new(&options.state),
             outbox,
             unmasked_logged: Mutex::default(),
-            keepers: Arc::new(match options.fork_server {
-                true => KeeperStarter::forking(options.keeper.clone()),
-                false => KeeperStarter::executing(options.keeper.clone()),
-            }),
+            keepers: Arc::new(KeeperStarter::forking(options.keeper.clone())),
             spawn_permits: Semaphore::new(SPAWNS_MAX),
             order_store: OrderStore::default(),
             claim_permits: Arc::new(Semaphore::new(CLAIMS_MAX)),

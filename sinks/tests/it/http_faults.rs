@@ -1,4 +1,4 @@
-//! What `sexton check` says of HTTP receivers that cannot be reached or answer with an error.
+//! The messages of `sexton check` about HTTP receivers that cannot be reached or answer with an error.
 
 use testbed::{Openssl, OpensslServer};
 use tokio::io::AsyncWriteExt;

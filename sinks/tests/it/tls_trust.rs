@@ -1,4 +1,4 @@
-//! Which receivers a sink trusts over TLS, by openssl's certificates and server, and what a refusal says.
+//! Which receivers a sink trusts over TLS, by openssl's certificates and server, and the messages of refusals.
 
 use std::path::Path;
 
