@@ -18,7 +18,12 @@ use crate::world::{World, is_alive, shell};
 /// Starts a job and suspends its keeper. Returns the keeper and all processes below it.
 fn start_suspended(world: &World, job: Job, processes_min: usize) -> (Order, Process, Vec<Process>) {
     let order = world.order(job);
-    let directory = world.directory(&order);
+    let (keeper, family) = suspend(world, &order, processes_min);
+    (order, keeper, family)
+}
+
+fn suspend(world: &World, order: &Order, processes_min: usize) -> (Process, Vec<Process>) {
+    let directory = world.directory(order);
     wait_for("the job", || directory.started().exists().then_some(()));
     let pid = fs::read_to_string(directory.keeper()).expect("keeper").trim().parse().expect("pid");
     let keeper = processes::find(pid).expect("keeper");
@@ -27,7 +32,7 @@ fn start_suspended(world: &World, job: Job, processes_min: usize) -> (Order, Pro
         (family.len() >= processes_min).then_some(family)
     });
     assert!(processes::send_signal(&keeper, Signal::STOP));
-    (order, keeper, family)
+    (keeper, family)
 }
 
 fn check_end(world: &World, order: &Order, ended: Ended, outcome: Outcome, reason: &str) {
@@ -46,7 +51,11 @@ fn a_limit_is_kept_when_the_keeper_is_suspended() {
     // Below the keeper in another session, without its environment and its output.
     let mut job = shell("env -i setsid sleep 1001 </dev/null >/dev/null 2>&1 & echo first; sleep 1002");
     (job.timeout, job.kill_grace) = (Some(Duration::from_secs(5)), Duration::from_millis(100));
-    let (order, keeper, family) = start_suspended(&world, job, 3);
+    let order = world.order(job);
+    // A line that its keeper has not read dies with the pipe.
+    let mut spool = keeper::spool::SpoolReader::open(world.directory(&order).spool(), domain::line::Position::START);
+    wait_for("the line", || spool.read(4096).expect("read"));
+    let (keeper, family) = suspend(&world, &order, 3);
     check_end(&world, &order, Ended::TimedOut, Outcome::TimedOut, "exceeded its timeout of 5s and was stopped");
     assert!(!is_alive(keeper.pid));
     for process in family {

@@ -18,15 +18,16 @@ const ZONE: &str = "Asia/Kathmandu";
 const ADDED: [&str; 6] =
     ["SEXTON_RUN_ID", "SEXTON_GROUP", "SEXTON_JOB", "SEXTON_ATTEMPT", "SEXTON_NOMINAL", "SEXTON_KEEPER"];
 
-/// The crontab of a user. `W` is the folder that a command writes to: it differs for cron and Sexton. The last field of
-/// a firing is the minute in local time.
+/// The crontab of a user. `w` is the path that a command writes to: it differs for cron and Sexton. A file gets its name
+/// when it is complete.
 fn user_crontab(folder: &str, minute: i8, hour: i8) -> String {
     let to = format!("w={folder}/${{SEXTON_RUN_ID:+sexton.}}");
     format!(
         "MAILTO=ops@example.org\n\
          A_VALUE = '  two  blanks'\n\
-         {minute} {hour} * * * {to}; {{ id -un; id -Gn; pwd; umask; date +\\%R; }} > ${{w}}facts; env > ${{w}}env\n\
-         * * * * * {to}; cat > ${{w}}input%one%two\\%\n\
+         {minute} {hour} * * * {to}; {{ id -un; id -Gn; pwd; umask; date +\\%R; }} > ${{w}}facts.part; env > ${{w}}env.part; \
+         mv ${{w}}facts.part ${{w}}facts; mv ${{w}}env.part ${{w}}env\n\
+         * * * * * {to}; cat > ${{w}}input.part; mv ${{w}}input.part ${{w}}input%one%two\\%\n\
          * * * * * echo printed; exit 3\n\
          * * * * * {to}; (sleep 3; echo late; : > ${{w}}late) & echo started\n\
          MAILTO=\"\"\n\
@@ -67,7 +68,7 @@ fn the_same_crontab_does_the_same_under_debians_cron_and_under_sexton() {
     let local = first.to_zoned(TimeZone::get(ZONE).expect("a zone"));
     let crontab = user_crontab(folder.text("").trim_end_matches('/'), local.minute(), local.hour());
     let system = format!(
-        "* * * * * games id -un > {0}/${{SEXTON_RUN_ID:+sexton.}}system\n",
+        "* * * * * games w={0}/${{SEXTON_RUN_ID:+sexton.}}system; id -un > $w.part; mv $w.part $w\n",
         folder.text("").trim_end_matches('/')
     );
     let Some(cron) = DebianCron::start(&folder.path(""), ZONE, &[("daemon", &crontab)], &[("packaged", &system)])
