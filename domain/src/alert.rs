@@ -5,6 +5,7 @@
 //! [`Alert`] and sends it. Nothing here sends, sleeps or reads a clock.
 
 pub mod blocked;
+pub mod channel_progress;
 pub mod wording;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{AlertPolicy, JobKey};
 use crate::run::{ExcerptLine, Outcome, RunId};
+use channel_progress::ChannelProgress;
 
 /// Changes of [`Status`] within [`FLAP_WINDOW`] that make a job flapping. Chosen: with three failures and three
 /// recoveries a day, single alerts are no longer read.
@@ -124,9 +126,10 @@ pub struct Alert {
     pub reason: String,
     /// Exit code of that run.
     pub exit_code: Option<i32>,
-    /// Host of that run.
+    /// Host of that run; without one, the machine of `sexton up`.
     pub host: Option<String>,
-    /// When the first failed run of the streak ended; for `recovered`, of the streak before it.
+    /// When the first failed run of the streak ended; for `recovered`, of the streak before it. For other kinds: when
+    /// the silence or the first change began, or when the cause was found.
     pub since: Option<Timestamp>,
     /// Failed runs in a row; for a digest, the number of its alerts.
     pub count: u32,
@@ -334,7 +337,7 @@ pub struct Transition {
     pub reason: String,
     /// When it happened.
     pub at: Timestamp,
-    /// When the first failed run of the streak ended.
+    /// As [`Alert::since`].
     pub since: Option<Timestamp>,
     /// Failed runs in a row.
     pub count: u32,
@@ -348,18 +351,21 @@ pub struct Transition {
     /// Stored as `fate`.
     #[serde(rename = "fate")]
     pub delivery: DeliveryState,
-    /// Failed sends so far.
+    /// Failed sends so far, of the channel with the most.
     pub tries: u32,
     /// Channels that have accepted it, so that a retry sends only to the others.
     #[serde(rename = "told", default, skip_serializing_if = "Vec::is_empty")]
     pub delivered_to: Vec<String>,
-    /// Error of the latest failed send.
+    /// The channels that failed to accept it at least once, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub progress: BTreeMap<String, ChannelProgress>,
+    /// Errors of the channels that have not accepted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
 impl Transition {
-    /// A pending transition without a run.
+    /// A pending transition without a run, whose cause is known since `at`.
     pub fn new(id: String, kind: AlertKind, key: &JobKey, reason: impl Into<String>, at: Timestamp) -> Transition {
         Transition {
             id,
@@ -371,7 +377,7 @@ impl Transition {
             outcome: None,
             reason: reason.into(),
             at,
-            since: None,
+            since: Some(at),
             count: 1,
             channels: Vec::new(),
             reminder: false,
@@ -379,6 +385,7 @@ impl Transition {
             delivery: DeliveryState::Pending,
             tries: 0,
             delivered_to: Vec::new(),
+            progress: BTreeMap::new(),
             last_error: None,
         }
     }

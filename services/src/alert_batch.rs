@@ -103,7 +103,7 @@ pub async fn send_batch(
     let groups: Vec<&str> = batch.iter().map(|transition| transition.group.as_str()).collect();
     let mut messages = plan_messages(&groups, worker.limits.singles_max);
     // An alert that failed before must not keep the others waiting again.
-    messages.sort_by_key(|message| message.members().iter().map(|index| batch[*index].tries).max());
+    messages.sort_by_key(|message| message.members().iter().map(|index| batch[*index].tries_of(channel)).max());
     match take_allowance(ports, &worker.limits, channel, messages.len() as u32, now).await? {
         Allowance::Planned => {}
         Allowance::OneDigest => messages = vec![PlannedMessage::Digest((0..batch.len()).collect())],

@@ -1,17 +1,20 @@
 //! Sends stored transitions as alerts. Any number of workers can call [`tick`] in a loop, or, as `up` does, claim, send
 //! to each channel and store by themselves. One worker claims each transition.
 //!
-//! [`alert_batch`](crate::alert_batch) decides which alerts share a message. A failed alert is retried with a growing
-//! delay and given up after [`TRIES_MAX`] sends; the store keeps its last error.
+//! [`alert_batch`](crate::alert_batch) decides which alerts share a message,
+//! [`alert_delivery`](crate::alert_delivery) when a channel that failed is tried again. The answer of each channel is
+//! stored before the next one is asked.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use domain::alert::{AlertKind, DeliveryState, Occurrence, Transition, decide};
+use domain::alert::{AlertKind, DeliveryState, Occurrence, Status, Transition, decide};
 use domain::job::JobKey;
 use domain::ports::{AlertStep, Notifier, PortError, Ports, StateChange};
 use jiff::Timestamp;
 
 use crate::alert_batch::{BatchLimits, Delivery, send_batch};
+use crate::alert_delivery::{ChannelHealth, awaited_channels, conclude, record_delivery};
 use crate::alert_message::Links;
 use crate::new_runs::saturating_add;
 use crate::run_end::load_jobs;
@@ -26,16 +29,9 @@ const CLAIMED_MAX: usize = 20_000;
 /// Lease of a claim. When a worker dies, another one claims its transitions after this time. Chosen, not measured.
 const CLAIM_LEASE: Duration = Duration::from_secs(300);
 
-/// Sends of one alert before it is given up: over half a day with the backoff below.
-pub const TRIES_MAX: u32 = 16;
-
 /// Calls that try to store the results. Chosen: enough for a single failed call. When the store is down for minutes,
 /// the alerts are sent a second time.
 const STORE_TRIES_MAX: usize = 3;
-
-/// The backoff after a failed send: doubled from the first to the longest. Chosen, not measured.
-const BACKOFF_MIN: Duration = Duration::from_secs(15);
-const BACKOFF_MAX: Duration = Duration::from_secs(3600);
 
 /// Counts of one [`tick`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,10 +75,11 @@ pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Re
     }
     summary.overtaken = overtaken.len() as u32;
     let mut failed: Option<Error> = None;
-    let mut deliveries: Vec<Vec<(String, Delivery)>> = due.iter().map(|_| Vec::new()).collect();
-    for channel in worker.channels {
-        let wants = |index: &usize| channels_of(&due[*index], worker.channels).contains(channel);
-        let indexes: Vec<usize> = (0..due.len()).filter(wants).collect();
+    let mut health = ChannelHealth::default();
+    let mut digested = BTreeSet::new();
+    for (position, channel) in worker.channels.iter().enumerate() {
+        let is_due = |transition: &Transition| is_due_for(transition, channel, worker.channels, now);
+        let indexes: Vec<usize> = (0..due.len()).filter(|index| is_due(&due[*index])).collect();
         if indexes.is_empty() {
             continue;
         }
@@ -91,15 +88,36 @@ pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Re
             failed.get_or_insert(error);
             batch.iter().map(|_| Delivery::Unsent).collect()
         });
-        for (index, delivery) in indexes.into_iter().zip(results) {
-            deliveries[index].push((channel.clone(), delivery));
+        health.observe(channel, &results);
+        for (index, delivery) in indexes.iter().zip(&results) {
+            summary.sent += u32::from(matches!(delivery, Delivery::Sent | Delivery::Digested));
+            if matches!(delivery, Delivery::Digested) {
+                digested.insert(*index);
+            }
+            record_delivery(&mut due[*index], channel, delivery, now);
+        }
+        // The next channel can take longer than this process lives.
+        let others = &worker.channels[position + 1..];
+        let is_awaited = |transition: &Transition| {
+            others.iter().any(|channel| is_due_for(transition, channel, worker.channels, now))
+        };
+        let unfinished: Vec<Transition> =
+            indexes.into_iter().map(|index| &due[index]).filter(|due| is_awaited(due)).cloned().collect();
+        if let Err(error) = store_progress(ports, worker.name, &unfinished, now).await {
+            failed.get_or_insert(error);
         }
     }
-    for (transition, deliveries) in due.iter_mut().zip(deliveries) {
-        record_deliveries(transition, worker.channels, deliveries, &mut summary, now);
+    summary.digested = digested.len() as u32;
+    for (index, transition) in due.iter_mut().enumerate() {
+        conclude(transition, worker.channels, digested.contains(&index), &mut summary);
     }
     store_results(ports, worker.name, &[overtaken, due].concat(), now).await?;
     failed.map_or(Ok(summary), Err)
+}
+
+fn is_due_for(transition: &Transition, channel: &str, all: &[String], now: Timestamp) -> bool {
+    let awaited = awaited_channels(transition, all);
+    awaited.iter().any(|(name, retry_at)| name == channel && retry_at.is_none_or(|at| at <= now))
 }
 
 /// The transitions that a worker claimed.
@@ -138,7 +156,7 @@ pub async fn store_results(ports: &Ports, worker: &str, results: &[Transition], 
     loop {
         let stored = async {
             raise_reminders(ports, results, now).await?;
-            ports.alerts.settle(worker, results).await?;
+            ports.alerts.settle(worker, results, None).await?;
             Ok(())
         };
         match stored.await {
@@ -146,6 +164,17 @@ pub async fn store_results(ports: &Ports, worker: &str, results: &[Transition], 
             stored => return stored,
         }
     }
+}
+
+/// Stores what the channels of claimed transitions have answered so far, and extends the claims.
+///
+/// # Errors
+/// Returns the port's error; the answers are stored with the results.
+pub async fn store_progress(ports: &Ports, worker: &str, unfinished: &[Transition], now: Timestamp) -> Result<()> {
+    if unfinished.is_empty() {
+        return Ok(());
+    }
+    Ok(ports.alerts.settle(worker, unfinished, Some(saturating_add(now, CLAIM_LEASE))).await?)
 }
 
 /// The alert about an invalid job: at most one a day for the same fault.
@@ -174,8 +203,7 @@ pub fn fault_transition(
 async fn check_reminders(ports: &Ports, claimed: Vec<Transition>, now: Timestamp) -> Result<ClaimedAlerts> {
     let (mut overtaken, mut due) = (Vec::new(), Vec::new());
     for mut transition in claimed {
-        // A reminder that was sent before has already advanced the state.
-        if !transition.reminder || transition.tries > 0 {
+        if !transition.reminder {
             due.push(transition);
             continue;
         }
@@ -203,6 +231,11 @@ async fn advance_reminder(ports: &Ports, transition: &Transition, now: Timestamp
         if stored.record.since != transition.since {
             return Ok(None);
         }
+        // An earlier claim of this reminder has advanced the state, and ended before the reminder was sent everywhere.
+        let is_advanced = stored.record.alerted_at.is_some_and(|at| at.as_second() >= reminder_due(transition));
+        if is_advanced && stored.record.status == Status::Bad && !stored.record.flapping {
+            return Ok(stored.record.kind.map(|kind| (kind, stored.record.streak)));
+        }
         let (state, kind) = decide(&job.alert, &stored.record, Occurrence::Clock, now);
         let Some(kind) = kind else { return Ok(None) };
         let count = state.streak;
@@ -212,6 +245,12 @@ async fn advance_reminder(ports: &Ports, transition: &Transition, now: Timestamp
         }
     }
     Ok(None)
+}
+
+/// The second at which a reminder became due: the end of its id. `not_before` is also that of a retry.
+fn reminder_due(transition: &Transition) -> i64 {
+    let due = transition.id.rsplit(':').next().and_then(|due| due.parse().ok());
+    due.unwrap_or_else(|| transition.not_before.as_second())
 }
 
 /// Stores the next reminder of each job that was alerted as bad.
@@ -239,6 +278,7 @@ async fn raise_reminders(ports: &Ports, settled: &[Transition], now: Timestamp) 
             delivery: DeliveryState::Pending,
             tries: 0,
             delivered_to: Vec::new(),
+            progress: BTreeMap::new(),
             last_error: None,
             ..transition.clone()
         });
@@ -247,77 +287,4 @@ async fn raise_reminders(ports: &Ports, settled: &[Transition], now: Timestamp) 
         ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
     }
     Ok(())
-}
-
-/// The channels that do not have the alert yet. An alert none of whose channels exists goes to all: a wrong name must
-/// not silence it.
-pub fn channels_of(transition: &Transition, all: &[String]) -> Vec<String> {
-    let is_wanted = |channel: &&String| transition.channels.contains(channel);
-    let named: Vec<&String> = all.iter().filter(is_wanted).collect();
-    let wanted = if named.is_empty() { all.iter().collect() } else { named };
-    wanted.into_iter().filter(|channel| !transition.delivered_to.contains(channel)).cloned().collect()
-}
-
-/// The errors of the channels that the alert names and that do not exist.
-fn unknown_channels(transition: &Transition, all: &[String]) -> Vec<String> {
-    let unknown = transition.channels.iter().filter(|channel| !all.contains(channel));
-    unknown.map(|channel| format!("{channel}: no channel {channel}; configured: {}", all.join(", "))).collect()
-}
-
-/// Marks a transition as sent if each of its channels has it or refused it permanently; otherwise schedules a retry.
-/// `all`: the names of all channels. `deliveries`: the result of each channel that the alert was for.
-pub fn record_deliveries(
-    transition: &mut Transition,
-    all: &[String],
-    deliveries: Vec<(String, Delivery)>,
-    summary: &mut AlertSummary,
-    now: Timestamp,
-) {
-    let mut errors = unknown_channels(transition, all);
-    let mut retry_at: Option<Timestamp> = None;
-    let mut wait_until = |at: Timestamp| retry_at = Some(retry_at.map_or(at, |earlier| earlier.min(at)));
-    let (mut is_failed, mut is_digested) = (false, false);
-    let backoff = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(transition.tries)).min(BACKOFF_MAX);
-    for (channel, delivery) in deliveries {
-        match delivery {
-            Delivery::Sent | Delivery::Digested => {
-                summary.sent += 1;
-                is_digested |= matches!(delivery, Delivery::Digested);
-                transition.delivered_to.push(channel);
-            }
-            Delivery::Waits(minute) => wait_until(minute),
-            Delivery::Unsent => wait_until(saturating_add(now, BACKOFF_MIN)),
-            Delivery::Failed(error) => {
-                if matches!(error, PortError::Retry(_)) && transition.tries + 1 < TRIES_MAX {
-                    wait_until(saturating_add(now, backoff));
-                }
-                is_failed = true;
-                errors.push(format!("{channel}: {error}"));
-            }
-        }
-    }
-    summary.digested += u32::from(is_digested);
-    transition.tries += u32::from(is_failed);
-    if !errors.is_empty() {
-        transition.last_error = Some(errors.join("; "));
-    }
-    if let Some(retry_at) = retry_at {
-        summary.waiting += 1;
-        transition.not_before = retry_at;
-        return;
-    }
-    let has_errors = !errors.is_empty();
-    transition.delivery = match (has_errors && transition.delivered_to.is_empty(), is_digested) {
-        (true, _) => DeliveryState::GivenUp,
-        (false, true) => DeliveryState::Digested,
-        (false, false) => DeliveryState::Sent,
-    };
-    if has_errors {
-        summary.given_up += 1;
-        tracing::error!(
-            alert = transition.id,
-            error = transition.last_error,
-            "alert given up: not all channels accepted it"
-        );
-    }
 }

@@ -29,6 +29,7 @@
 #![warn(missing_docs)]
 
 pub mod alert_batch;
+pub mod alert_delivery;
 pub mod alert_message;
 pub mod alerts;
 pub mod boot;

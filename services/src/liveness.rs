@@ -45,18 +45,15 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
         summary.scheduler_silent = true;
         let reason = format!("the scheduler has not ticked since {ticked_at}; no job is started until it ticks again");
         let id = format!("scheduler_silent:{}", ticked_at.as_second());
-        transitions.push(Transition::new(id, AlertKind::SchedulerSilent, &JobKey::new("", ""), reason, now));
+        let transition = Transition::new(id, AlertKind::SchedulerSilent, &JobKey::new("", ""), reason, now);
+        transitions.push(Transition { since: Some(ticked_at), ..transition });
     }
     if watching > HEARTBEAT_TIMEOUT {
         for (group, silent) in groups_without_runner(ports, open, now).await? {
             let key = JobKey::new(&group, "");
-            transitions.push(Transition::new(
-                silent.transition_id(&group),
-                AlertKind::Quiet,
-                &key,
-                silent.reason(&group),
-                now,
-            ));
+            let (id, reason) = (silent.transition_id(&group), silent.reason(&group));
+            let transition = Transition::new(id, AlertKind::Quiet, &key, reason, now);
+            transitions.push(Transition { since: silent.since(), ..transition });
             summary.groups_without_runner.push(group);
         }
     }
@@ -76,8 +73,12 @@ struct SilentGroup {
 }
 
 impl SilentGroup {
+    fn since(&self) -> Option<Timestamp> {
+        self.last_heartbeat.or(self.waiting_since)
+    }
+
     fn transition_id(&self, group: &str) -> String {
-        let silent_since = self.last_heartbeat.or(self.waiting_since).map_or(0, Timestamp::as_second);
+        let silent_since = self.since().map_or(0, Timestamp::as_second);
         format!("no_runner:{group}:{silent_since}")
     }
 

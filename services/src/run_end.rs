@@ -142,7 +142,13 @@ fn new_transition(
     transition.run_id = Some(run.run_id.clone());
     transition.nominal = Some(run.nominal);
     transition.outcome = run.outcome;
-    transition.since = if kind == AlertKind::Recovered { before.since } else { after.since };
+    transition.since = match kind {
+        // A job that was flapping recovers with a success after successes.
+        AlertKind::Recovered => before.since.or(before.changes.first().copied()),
+        AlertKind::Flapping => after.changes.first().copied(),
+        AlertKind::Quiet => run.quiet_since,
+        _ => after.since,
+    };
     transition.count = if kind == AlertKind::Recovered { before.streak } else { after.streak.max(1) };
     transition.channels = policy.channels.clone();
     transition

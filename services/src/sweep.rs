@@ -54,7 +54,8 @@ async fn alert_quarantined(ports: &Ports, now: Timestamp) -> Result<()> {
             "an unreadable record ({} {}) was quarantined: {}",
             quarantined.kind, quarantined.key, quarantined.why
         );
-        Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), reason, now)
+        let transition = Transition::new(id, AlertKind::BadJob, &JobKey::new("", ""), reason, now);
+        Transition { since: Some(quarantined.at), ..transition }
     };
     let transitions: Vec<Transition> = ports.settings.quarantined().await?.iter().map(transition).collect();
     if !transitions.is_empty() {

@@ -135,19 +135,23 @@ impl AlertStore for Backend {
         }
     }
 
-    async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()> {
+    async fn settle(&self, worker: &str, transitions: &[Transition], kept_until: Option<Timestamp>) -> PortResult<()> {
         for transition in transitions {
             let pending = transition.delivery == DeliveryState::Pending;
+            let ready = kept_until.unwrap_or(transition.not_before);
             let mut values = vec![
                 (":transition", AttributeValue::M(to_item(transition)?)),
-                (":ready", s(sort_key(transition.not_before, &transition.id))),
+                (":ready", s(sort_key(ready, &transition.id))),
                 (":worker", s(worker)),
             ];
-            let expression = if pending {
-                values.push((":yes", s(INDEXED)));
-                format!("SET #transition = :transition, #{READY} = :ready, #{PENDING} = :yes REMOVE #worker")
-            } else {
-                format!("SET #transition = :transition, #{READY} = :ready REMOVE #worker, #{PENDING}")
+            let set = format!("SET #transition = :transition, #{READY} = :ready");
+            let expression = match (pending, kept_until) {
+                (true, Some(_)) => set,
+                (true, None) => {
+                    values.push((":yes", s(INDEXED)));
+                    format!("{set}, #{PENDING} = :yes REMOVE #worker")
+                }
+                (false, _) => format!("{set} REMOVE #worker, #{PENDING}"),
             };
             let update =
                 ItemUpdate { expression, condition: "#worker = :worker".to_owned(), values, return_item: false };

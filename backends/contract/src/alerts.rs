@@ -91,7 +91,7 @@ pub async fn a_settled_transition_is_not_claimed_again(ports: &Ports) {
     both[1].tries = 1;
     both[1].not_before = at(300);
     both[1].last_error = Some("refused".to_owned());
-    ports.alerts.settle("w", &both).await.unwrap();
+    ports.alerts.settle("w", &both, None).await.unwrap();
     assert!(claim_ids(ports, "w", 299).await.is_empty());
     let again = ports.alerts.claim("w", at(300), at(360), 10).await.unwrap();
     assert_eq!(again, [both[1].clone()]);
@@ -102,11 +102,27 @@ pub async fn a_worker_that_lost_its_claim_settles_nothing(ports: &Ports) {
     let mut mine = ports.alerts.claim("slow", at(0), at(60), 10).await.unwrap();
     assert_eq!(claim_ids(ports, "fast", 60).await, ["a"]);
     mine[0].delivery = DeliveryState::GivenUp;
-    ports.alerts.settle("slow", &mine).await.unwrap();
+    ports.alerts.settle("slow", &mine, None).await.unwrap();
     assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].delivery, DeliveryState::Pending);
     mine[0].delivery = DeliveryState::Sent;
-    ports.alerts.settle("fast", &mine).await.unwrap();
+    ports.alerts.settle("fast", &mine, None).await.unwrap();
     assert_eq!(ports.alerts.list(None, 10).await.unwrap().records[0].delivery, DeliveryState::Sent);
+}
+
+pub async fn progress_is_stored_while_the_claim_is_kept(ports: &Ports) {
+    raise(ports, &[("a", 0)]).await;
+    let mut mine = ports.alerts.claim("w", at(0), at(60), 10).await.unwrap();
+    mine[0].delivered_to = vec!["mail".to_owned()];
+    ports.alerts.settle("w", &mine, Some(at(90))).await.unwrap();
+    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records, mine);
+    assert!(claim_ids(ports, "other", 89).await.is_empty());
+    let claimed = ports.alerts.claim("other", at(90), at(150), 10).await.unwrap();
+    assert_eq!(claimed, mine, "a worker that dies leaves its progress");
+    mine[0].delivery = DeliveryState::Sent;
+    ports.alerts.settle("w", &mine, Some(at(200))).await.unwrap();
+    assert_eq!(ports.alerts.list(None, 10).await.unwrap().records, claimed, "the claim was lost");
+    ports.alerts.settle("other", &mine, None).await.unwrap();
+    assert!(claim_ids(ports, "other", 10_000).await.is_empty());
 }
 
 pub async fn transitions_are_listed_newest_first(ports: &Ports) {

@@ -82,6 +82,7 @@ macro_rules! suite {
             alerts::a_transition_is_not_claimed_before_it_is_due,
             alerts::a_settled_transition_is_not_claimed_again,
             alerts::a_worker_that_lost_its_claim_settles_nothing,
+            alerts::progress_is_stored_while_the_claim_is_kept,
             alerts::transitions_are_listed_newest_first,
             settings::a_setting_changes_only_at_its_latest_version,
             settings::a_runners_latest_heartbeat_is_kept_until_it_is_deleted,

@@ -190,7 +190,12 @@ impl World {
     /// Sends the alerts that are due and returns them.
     pub async fn send_alerts(&self) -> Vec<Alert> {
         self.tick_alerts().await;
-        std::mem::take(&mut *self.channel.sent.lock().unwrap()).into_iter().map(|(_, alert)| alert).collect()
+        let sent = std::mem::take(&mut *self.channel.sent.lock().unwrap());
+        let alerts: Vec<Alert> = sent.into_iter().map(|(_, alert)| alert).collect();
+        for alert in &alerts {
+            assert!(alert.since.is_some(), "every kind of alert has the instant since when: {alert:?}");
+        }
+        alerts
     }
 
     /// Sends the alerts that are due and returns their kinds.

@@ -70,12 +70,12 @@ impl AlertStore for Embedded {
         self.database.write(Durability::Normal, write).await
     }
 
-    async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()> {
+    async fn settle(&self, worker: &str, transitions: &[Transition], kept_until: Option<Timestamp>) -> PortResult<()> {
         let (worker, transitions) = (worker.to_owned(), transitions.to_vec());
         let write = move |connection: &Connection| {
             let mut update = connection.prepare_cached(
-                "UPDATE transitions SET pending = ?3, ready = ?4, worker = NULL, leased_at = NULL, body = ?5
-                 WHERE id = ?1 AND worker = ?2",
+                "UPDATE transitions SET pending = ?3, ready = ?4, body = ?5, worker = CASE WHEN ?6 THEN worker END,
+                 leased_at = CASE WHEN ?6 THEN leased_at END WHERE id = ?1 AND worker = ?2",
             )?;
             let mut newest = Timestamp::MIN;
             for transition in &transitions {
@@ -83,8 +83,9 @@ impl AlertStore for Embedded {
                     transition.id,
                     worker,
                     transition.delivery == DeliveryState::Pending,
-                    stamp(transition.not_before),
+                    stamp(kept_until.unwrap_or(transition.not_before)),
                     serde_json::to_string(transition)?,
+                    kept_until.is_some(),
                 ])?;
                 newest = newest.max(transition.at);
             }

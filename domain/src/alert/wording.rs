@@ -124,8 +124,9 @@ pub fn facts(alert: &Alert) -> Vec<(&'static str, String)> {
 
 fn since_text(alert: &Alert, since: Timestamp) -> String {
     match (alert.kind, alert.count) {
-        (AlertKind::Digest, _) => local_time::format(since),
+        (AlertKind::Digest | AlertKind::Flapping | AlertKind::Quiet, _) => local_time::format(since),
         (AlertKind::Recovered, _) => format!("since {}", local_time::format(since)),
+        (AlertKind::Stuck, count) => format!("{}, {count} firings in a row", local_time::format(since)),
         (_, count) if count > 1 => format!("{}, {count} failed runs in a row", local_time::format(since)),
         _ => local_time::format(since),
     }

@@ -234,9 +234,9 @@ pub trait AlertStore: Send + Sync {
     async fn raise(&self, step: &AlertStep) -> PortResult<bool>;
     /// Claims up to `most` pending transitions that are due at `at`, earliest first, for `worker` until `until`.
     async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>>;
-    /// Stores the results of claimed transitions (delivery state, tries, the next `not_before`) and ends their claims.
-    /// A transition that another worker has claimed since is left unchanged.
-    async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()>;
+    /// Stores the results of claimed transitions (delivery state, progress, the next `not_before`) and ends their
+    /// claims, or extends them until `kept_until`. A transition that another worker has claimed since is left unchanged.
+    async fn settle(&self, worker: &str, transitions: &[Transition], kept_until: Option<Timestamp>) -> PortResult<()>;
     /// Returns transitions, newest first. The adapter deletes those that have been settled longer than its retention.
     async fn list(&self, after: Option<&Cursor>, most: usize) -> PortResult<Page<Transition>>;
 }

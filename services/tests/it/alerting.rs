@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use domain::alert::{AlertKind, DeliveryState};
 use domain::job::Job;
-use services::alerts::{AlertSummary, TRIES_MAX};
+use services::alert_delivery::TRIES_MAX;
+use services::alerts::AlertSummary;
 
 use crate::faulty::{Faulty, Moment, Plan};
 use crate::world::{World, job};
@@ -125,6 +126,7 @@ async fn reminders_are_sent_by_the_clock_while_the_job_stays_bad() {
 #[tokio::test]
 async fn a_flapping_job_is_alerted_once() {
     let world = world_with_job(|_| {}).await;
+    // Each alert has the instant since when: `World::send_alerts` checks it.
     let alerts = alerts_after_exits(&world, &[1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]).await;
     let alerted: Vec<AlertKind> = alerts.into_iter().flatten().collect();
     use AlertKind::{Failed, Flapping, Recovered};
@@ -241,6 +243,49 @@ async fn a_failed_channel_is_retried_and_the_others_get_one_alert() {
         (transition.delivery, transition.tries, transition.delivered_to),
         (DeliveryState::Sent, 1, vec!["second".into(), "first".into()])
     );
+}
+
+/// A worker that dies in any call after the first channel has answered.
+#[tokio::test]
+async fn a_dying_worker_repeats_no_channel_whose_answer_it_stored() {
+    for call in 0.. {
+        let mut world = world_with_job(|_| {}).await;
+        world.channels = vec!["first".to_owned(), "second".to_owned()];
+        world.pass(60);
+        world.schedule().await;
+        world.run_all(3).await;
+        world.collect().await;
+        let plan = Plan::new(call, Moment::Death);
+        let _ = world.tick_alerts_over(&Faulty::ports(&world.ports, &plan)).await;
+        let stored = world.ports.alerts.list(None, 10).await.unwrap().records.remove(0).delivered_to;
+        let sent_first = world.channel.sent.lock().unwrap().clone();
+        world.pass(301);
+        world.tick_alerts().await;
+        let sent = world.channel.sent.lock().unwrap().clone();
+        for channel in ["first", "second"] {
+            let count = sent.iter().filter(|(name, _)| name == channel).count();
+            let is_stored = stored.iter().any(|name| name == channel);
+            assert!(count == 1 || (count == 2 && !is_stored), "call {call}: {channel} got {count}, {stored:?}");
+        }
+        assert!(stored.len() <= sent_first.len(), "call {call}");
+        if plan.made() <= call {
+            assert_eq!(stored, ["first", "second"], "the last round dies in no call");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reminder_that_waited_or_whose_worker_died_is_sent() {
+    let world = world_with_job(|job| job.alert.remind = Some(Duration::from_secs(4 * 3600))).await;
+    assert_eq!(alerts_after_exits(&world, &[3]).await, [[AlertKind::Failed]]);
+    world.pass(4 * 3600);
+    // It has claimed the reminder and recorded it in the state of the job, and dies before it sends it.
+    let _ = services::alerts::claim_due(&world.ports, "dead", world.now()).await.unwrap();
+    world.pass(301);
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed]);
+    world.pass(4 * 3600);
+    assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed], "and the next one");
 }
 
 #[tokio::test]

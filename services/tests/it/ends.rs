@@ -166,7 +166,7 @@ async fn a_silent_run_is_alerted_once_per_silence() {
         world.collect().await;
         let alerts = world.send_alerts().await;
         assert_eq!(alerts.len(), expected, "silence since {minute}");
-        assert!(alerts.iter().all(|alert| alert.kind == AlertKind::Quiet));
+        assert!(alerts.iter().all(|alert| alert.kind == AlertKind::Quiet && alert.since == Some(since)));
     }
 }
 
@@ -190,6 +190,8 @@ async fn a_silent_scheduler_and_an_abandoned_group_raise_alerts() {
     assert_eq!(alerts[0].group, "db");
     assert_eq!(alerts[0].reason, "no heartbeat from any runner of group db since 2026-11-23T08:00:00Z");
     assert!(alerts[1].reason.starts_with("the scheduler has not ticked since 2026-11-23T08:00:00Z"));
+    let since = Some("2026-11-23T08:00:00Z".parse().unwrap());
+    assert_eq!((alerts[0].since, alerts[1].since), (since, since));
 }
 
 #[tokio::test]
@@ -204,6 +206,7 @@ async fn a_group_without_runners_raises_an_alert() {
     let alerts = world.send_alerts().await;
     assert_eq!(alerts.len(), 1);
     assert_eq!(alerts[0].reason, "no runner of group db has ever sent a heartbeat; 1 run waits for one");
+    assert_eq!(alerts[0].since, Some("2026-11-23T08:00:00Z".parse().unwrap()));
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ pub(crate) enum Moment {
     Before,
     /// The call took effect, but its caller got an error.
     After,
+    /// The process dies before the call: no later one is made either.
+    Death,
 }
 
 /// Which call fails.
@@ -75,7 +77,8 @@ impl Faulty {
 
     async fn call<T>(&self, real: impl Future<Output = PortResult<T>>) -> PortResult<T> {
         let number = self.plan.made.fetch_add(1, Ordering::SeqCst);
-        if number != self.plan.call {
+        let is_dead = self.plan.moment == Moment::Death && number > self.plan.call;
+        if number != self.plan.call && !is_dead {
             return real.await;
         }
         if self.plan.moment == Moment::After {
@@ -164,8 +167,8 @@ impl AlertStore for Faulty {
     async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>> {
         self.call(self.real.alerts.claim(worker, at, until, most)).await
     }
-    async fn settle(&self, worker: &str, transitions: &[Transition]) -> PortResult<()> {
-        self.call(self.real.alerts.settle(worker, transitions)).await
+    async fn settle(&self, worker: &str, transitions: &[Transition], kept_until: Option<Timestamp>) -> PortResult<()> {
+        self.call(self.real.alerts.settle(worker, transitions, kept_until)).await
     }
     async fn list(&self, after: Option<&Cursor>, most: usize) -> PortResult<Page<Transition>> {
         self.call(self.real.alerts.list(after, most)).await

@@ -103,6 +103,7 @@ async fn an_invalid_job_raises_one_alert_a_day_and_stops_no_other() {
     jobs.sort();
     assert_eq!(jobs, ["broken", "faulty"]);
     assert!(alerts.iter().all(|alert| alert.kind == AlertKind::BadJob && alert.reason.contains("cannot fire")));
+    assert!(alerts.iter().all(|alert| alert.since == Some(world.now())), "{alerts:?}");
     world.set("2026-11-23T07:51:00Z");
     assert_eq!(world.schedule().await.started, 1);
     sweep::sweep(&world.ports, world.now()).await.unwrap();

@@ -1,6 +1,6 @@
 //! Sends alerts: one queue and one task for each channel, so that a channel that hangs delays no other. What becomes
-//! due within [`WINDOW`] is sent together. Transitions stay claimed in the store until each of their channels has
-//! answered; a channel that has not answered at the end is left to the next start.
+//! due within [`WINDOW`] is sent together, and a retry at its own time. What a channel answered is stored at once. An
+//! alert stays claimed while a channel has yet to answer; what is left at the end is due at the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,8 @@ use domain::ports::Ports;
 use jiff::Timestamp;
 use services::Links;
 use services::alert_batch::{BatchLimits, Delivery, send_batch};
-use services::alerts::{self, AlertSummary, AlertWorker, ClaimedAlerts, channels_of};
+use services::alert_delivery::{ChannelHealth, awaited_channels, conclude, record_delivery};
+use services::alerts::{self, AlertSummary, AlertWorker, ClaimedAlerts};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -44,21 +45,38 @@ struct Shared {
     close: CancellationToken,
 }
 
+/// A retry that is later than this waits in the store. Chosen: the first two retries are exact; memory stays bounded.
+const KEPT_MAX: Duration = Duration::from_secs(60);
+
 #[derive(Default)]
 struct Alerts {
     /// The claimed transitions that are not settled, by id.
     open: BTreeMap<String, OpenAlert>,
-    /// By channel: the ids of transitions to send.
-    queues: BTreeMap<String, Vec<String>>,
-    /// Results that are not stored yet.
-    settled: Vec<Transition>,
+    /// By channel: the transitions to send.
+    queues: BTreeMap<String, Vec<Queued>>,
+    /// Ids of open alerts with answers that are not stored.
+    unstored: BTreeSet<String>,
+    /// Outdated reminders whose result is not stored.
+    overtaken: Vec<Transition>,
+    health: ChannelHealth,
+    /// Nothing more is sent: all claims end.
+    is_ending: bool,
 }
 
 struct OpenAlert {
     transition: Transition,
-    /// Channels without an answer.
-    awaited: BTreeSet<String>,
-    deliveries: Vec<(String, Delivery)>,
+    /// Channels to which it is being sent.
+    in_flight: BTreeSet<String>,
+    is_digested: bool,
+}
+
+/// An alert in the queue of a channel.
+struct Queued {
+    id: String,
+    /// When it is sent at the latest.
+    due: Timestamp,
+    /// Sent before, so that it waits for no others.
+    is_retry: bool,
 }
 
 impl AlertQueues {
@@ -92,9 +110,11 @@ impl AlertQueues {
             let _turn = self.0.claiming.lock().await;
             let ClaimedAlerts { overtaken, due } = alerts::claim_due(&self.0.ports, WORKER, now).await?;
             let mut alerts = self.alerts();
-            alerts.settled.extend(overtaken);
+            let is_new: Vec<Transition> =
+                overtaken.into_iter().filter(|transition| !alerts.open.contains_key(&transition.id)).collect();
+            alerts.overtaken.extend(is_new);
             for transition in due {
-                alerts.add(transition, &self.0.channels, now);
+                alerts.add(transition, &self.0.channels);
             }
         }
         self.0.wakers.values().for_each(Notify::notify_one);
@@ -117,7 +137,7 @@ impl AlertQueues {
             tracing::warn!("a channel did not answer; the next start sends its alerts");
         }
         let now = Timestamp::now();
-        self.alerts().settle_all(&self.0.channels, now);
+        self.alerts().end_all();
         if let Err(error) = self.store_results(now).await {
             tracing::warn!(%error, "storing the results of alerts failed; the next start sends them again");
         }
@@ -139,7 +159,7 @@ impl AlertQueues {
             if let Err(error) = self.advance(Timestamp::now()).await {
                 tracing::warn!(%error, "cannot claim alerts; retrying");
             }
-            self.send_queued(&channel).await;
+            self.send_queued(&channel, is_last).await;
             if let Err(error) = self.store_results(Timestamp::now()).await {
                 tracing::warn!(%error, "cannot store the results of alerts; retrying");
             }
@@ -156,8 +176,8 @@ impl AlertQueues {
         }
     }
 
-    async fn send_queued(&self, channel: &str) {
-        let batch = self.alerts().take_batch(channel);
+    async fn send_queued(&self, channel: &str, is_last: bool) {
+        let batch = self.alerts().take_batch(channel, is_last, Timestamp::now());
         if batch.is_empty() {
             return;
         }
@@ -177,11 +197,7 @@ impl AlertQueues {
             }
         };
         drop(abort_on_drop);
-        let now = Timestamp::now();
-        let given_up = self.alerts().record(channel, &batch, deliveries, &self.0.channels, now);
-        if given_up > 0 {
-            tracing::error!(alerts = given_up, "alerts given up: not all channels accepted them");
-        }
+        self.alerts().record(channel, &batch, &deliveries, Timestamp::now());
     }
 
     async fn send(&self, channel: &str, batch: &[Transition]) -> services::Result<Vec<Delivery>> {
@@ -191,93 +207,135 @@ impl AlertQueues {
         send_batch(ports, &worker, channel, &batch.iter().collect::<Vec<_>>(), Timestamp::now()).await
     }
 
+    /// Stores all answers that are not stored. Alerts that are complete, and those that wait for a late retry, are no
+    /// longer open then.
     async fn store_results(&self, now: Timestamp) -> services::Result<()> {
         // No claim until the end: one between storing and forgetting a result would be ignored as open.
         let _turn = self.0.claiming.lock().await;
-        let results = std::mem::take(&mut self.alerts().settled);
-        if results.is_empty() {
-            return Ok(());
-        }
-        let stored = alerts::store_results(&self.0.ports, WORKER, &results, now).await;
+        let Unstored { ids, overtaken, ended, kept } = self.alerts().take_unstored(&self.0.channels, now);
+        let results = [overtaken.as_slice(), &ended].concat();
+        let stored = async {
+            if !results.is_empty() {
+                alerts::store_results(&self.0.ports, WORKER, &results, now).await?;
+            }
+            alerts::store_progress(&self.0.ports, WORKER, &kept, now).await
+        };
+        let stored = stored.await;
         let mut alerts = self.alerts();
         match &stored {
-            Ok(()) => results.iter().for_each(|transition| drop(alerts.open.remove(&transition.id))),
-            Err(_) => alerts.settled.extend(results),
+            Ok(()) => ended.iter().for_each(|transition| alerts.forget(&transition.id)),
+            Err(_) => {
+                alerts.unstored.extend(ids);
+                alerts.overtaken.extend(overtaken);
+            }
         }
         stored
     }
 }
 
+/// What [`AlertQueues::store_results`] stores.
+struct Unstored {
+    ids: BTreeSet<String>,
+    overtaken: Vec<Transition>,
+    /// Their claims end.
+    ended: Vec<Transition>,
+    /// Their claims are kept.
+    kept: Vec<Transition>,
+}
+
 impl Alerts {
     /// Queues a claimed transition. One that is open is only claimed for longer.
-    fn add(&mut self, transition: Transition, channels: &[String], now: Timestamp) {
-        if self.open.contains_key(&transition.id) {
+    fn add(&mut self, transition: Transition, channels: &[String]) {
+        let id = transition.id.clone();
+        if self.open.contains_key(&id) {
             return;
         }
-        let id = transition.id.clone();
-        let awaited: BTreeSet<String> = channels_of(&transition, channels).into_iter().collect();
-        for channel in &awaited {
-            self.queues.entry(channel.clone()).or_default().push(id.clone());
+        let awaited = awaited_channels(&transition, channels);
+        if awaited.is_empty() {
+            // Its channels have answered, but that was not recorded as its result.
+            self.unstored.insert(id.clone());
         }
-        self.open.insert(id.clone(), OpenAlert { transition, awaited, deliveries: Vec::new() });
-        // Its channels have it, but that was not recorded as its result.
-        self.settle_if_complete(&id, channels, now);
+        for (channel, retry_at) in awaited {
+            // Older builds count the tries of all channels together.
+            let is_retry = retry_at.is_some() || transition.tries_of(&channel) > 0;
+            let due = match retry_at {
+                Some(retry_at) => retry_at,
+                None if is_retry => transition.not_before,
+                None => transition.not_before.saturating_add(WINDOW).unwrap_or(Timestamp::MAX),
+            };
+            self.queues.entry(channel).or_default().push(Queued { id: id.clone(), due, is_retry });
+        }
+        self.open.insert(id, OpenAlert { transition, in_flight: BTreeSet::new(), is_digested: false });
     }
 
     /// The time until the queue of the channel is sent; none while it is empty.
     fn wait_of(&self, channel: &str, now: Timestamp) -> Option<Duration> {
-        let queue = self.queues.get(channel)?;
-        let due = queue.iter().filter_map(|id| self.open.get(id)).map(|alert| alert.transition.not_before).min()?;
-        let waited = Duration::try_from(now.duration_since(due)).unwrap_or_default();
-        Some(WINDOW.saturating_sub(waited))
+        let due = self.queues.get(channel)?.iter().map(|queued| queued.due).min()?;
+        Some(Duration::try_from(due.duration_since(now)).unwrap_or_default())
     }
 
-    fn take_batch(&mut self, channel: &str) -> Vec<Transition> {
-        let ids = self.queues.remove(channel).unwrap_or_default();
-        ids.iter().filter_map(|id| self.open.get(id)).map(|alert| alert.transition.clone()).collect()
-    }
-
-    /// Records what the channel answered. Returns the number of alerts that were given up.
-    fn record(
-        &mut self,
-        channel: &str,
-        batch: &[Transition],
-        deliveries: Vec<Delivery>,
-        channels: &[String],
-        now: Timestamp,
-    ) -> u32 {
-        let mut given_up = 0;
-        for (transition, delivery) in batch.iter().zip(deliveries) {
-            if let Some(alert) = self.open.get_mut(&transition.id) {
-                alert.awaited.remove(channel);
-                alert.deliveries.push((channel.to_owned(), delivery));
-                given_up += self.settle_if_complete(&transition.id, channels, now);
+    /// The alerts to send to the channel now: retries whose time has come, and the new ones when the first of them has
+    /// waited for [`WINDOW`], or at the end.
+    fn take_batch(&mut self, channel: &str, is_last: bool, now: Timestamp) -> Vec<Transition> {
+        let Some(queue) = self.queues.get_mut(channel) else { return Vec::new() };
+        let is_window_over = is_last || queue.iter().any(|queued| !queued.is_retry && queued.due <= now);
+        let is_ready = |queued: &mut Queued| queued.due <= now || (is_window_over && !queued.is_retry);
+        let taken: Vec<Queued> = queue.extract_if(.., is_ready).collect();
+        let mut batch = Vec::with_capacity(taken.len());
+        for Queued { id, .. } in taken {
+            if let Some(alert) = self.open.get_mut(&id) {
+                alert.in_flight.insert(channel.to_owned());
+                batch.push(alert.transition.clone());
             }
         }
-        given_up
+        batch
     }
 
-    fn settle_if_complete(&mut self, id: &str, channels: &[String], now: Timestamp) -> u32 {
-        let Some(alert) = self.open.get_mut(id).filter(|alert| alert.awaited.is_empty()) else { return 0 };
-        let mut transition = alert.transition.clone();
-        let mut summary = AlertSummary::default();
-        let deliveries = std::mem::take(&mut alert.deliveries);
-        alerts::record_deliveries(&mut transition, channels, deliveries, &mut summary, now);
-        self.settled.push(transition);
-        summary.given_up
+    /// Records what the channel answered, and queues what it did not accept for its next time.
+    fn record(&mut self, channel: &str, batch: &[Transition], deliveries: &[Delivery], now: Timestamp) {
+        self.health.observe(channel, deliveries);
+        for (Transition { id, .. }, delivery) in batch.iter().zip(deliveries) {
+            let Some(alert) = self.open.get_mut(id) else { continue };
+            alert.in_flight.remove(channel);
+            alert.is_digested |= matches!(delivery, Delivery::Digested);
+            self.unstored.insert(id.clone());
+            if let Some(due) = record_delivery(&mut alert.transition, channel, delivery, now) {
+                let queued = Queued { id: id.clone(), due, is_retry: true };
+                self.queues.entry(channel.to_owned()).or_default().push(queued);
+            }
+        }
+    }
+
+    fn take_unstored(&mut self, channels: &[String], now: Timestamp) -> Unstored {
+        let ids = std::mem::take(&mut self.unstored);
+        let (mut ended, mut kept) = (Vec::new(), Vec::new());
+        for id in &ids {
+            let Some(alert) = self.open.get(id) else { continue };
+            let mut result = alert.transition.clone();
+            let awaited = awaited_channels(&result, channels);
+            let kept_until = now.saturating_add(KEPT_MAX).unwrap_or(Timestamp::MAX);
+            let is_late = |retry_at: &Option<Timestamp>| retry_at.is_some_and(|at| at > kept_until);
+            let can_wait = alert.in_flight.is_empty() && awaited.iter().all(|(_, retry_at)| is_late(retry_at));
+            if can_wait || self.is_ending {
+                conclude(&mut result, channels, alert.is_digested, &mut AlertSummary::default());
+                ended.push(result);
+            } else {
+                kept.push(result);
+            }
+        }
+        Unstored { ids, overtaken: std::mem::take(&mut self.overtaken), ended, kept }
+    }
+
+    /// Forgets an alert whose claim has ended.
+    fn forget(&mut self, id: &str) {
+        self.open.remove(id);
+        self.queues.values_mut().for_each(|queue| queue.retain(|queued| queued.id != id));
     }
 
     /// Ends all open alerts: channels that have not answered get them after the next start.
-    fn settle_all(&mut self, channels: &[String], now: Timestamp) {
-        let settled: BTreeSet<String> = self.settled.iter().map(|transition| transition.id.clone()).collect();
-        let open: Vec<String> = self.open.keys().filter(|id| !settled.contains(*id)).cloned().collect();
-        for id in open {
-            if let Some(alert) = self.open.get_mut(&id) {
-                let unanswered = std::mem::take(&mut alert.awaited);
-                alert.deliveries.extend(unanswered.into_iter().map(|channel| (channel, Delivery::Waits(now))));
-            }
-            self.settle_if_complete(&id, channels, now);
-        }
+    fn end_all(&mut self) {
+        self.is_ending = true;
+        self.unstored.extend(self.open.keys().cloned());
     }
 }
 

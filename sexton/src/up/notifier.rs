@@ -19,11 +19,13 @@ const LOG_CHANNEL: &str = "log";
 
 pub(crate) struct ChannelNotifier {
     channels: Channels,
+    /// Name of this machine.
+    host: String,
 }
 
 impl ChannelNotifier {
     pub(crate) fn new(channels: Channels) -> ChannelNotifier {
-        ChannelNotifier { channels }
+        ChannelNotifier { channels, host: crate::machine::host_name() }
     }
 
     pub(crate) fn channels(&self) -> &Channels {
@@ -94,7 +96,9 @@ impl Notifier for ChannelNotifier {
             return Ok(());
         }
         crash::point("telling");
-        let sent = self.channels.send(channel, alert).await;
+        // One that names no host is about this machine.
+        let host = alert.host.clone().or_else(|| Some(self.host.clone()));
+        let sent = self.channels.send(channel, &Alert { host, ..alert.clone() }).await;
         crash::point("alerted");
         sent
     }

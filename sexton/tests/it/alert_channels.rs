@@ -2,42 +2,56 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use testbed::{DEADLINE, wait_until};
 
 use crate::driver::{Folder, Up, sexton};
-use crate::evidence::{alerts, pager};
+use crate::evidence::{alerts, page, pager};
 
-/// An HTTP server that accepts every request, and answers only while `answers` is set.
+/// An HTTP server that accepts every request, and answers only while an answer is set.
 struct Hook {
     address: SocketAddr,
-    answers: Arc<AtomicBool>,
+    /// Status code and reason.
+    answer: Arc<Mutex<Option<&'static str>>>,
     /// The bodies so far, answered or not.
     bodies: Arc<Mutex<Vec<Value>>>,
 }
 
+const ACCEPTED: &str = "204 No Content";
+
 impl Hook {
-    fn start() -> Hook {
+    fn start(answer: Option<&'static str>) -> Hook {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("address");
-        let (answers, bodies) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Vec<Value>>>::default());
-        let hook = Hook { address, answers: answers.clone(), bodies: bodies.clone() };
+        let (answer, bodies) = (Arc::new(Mutex::new(answer)), Arc::<Mutex<Vec<Value>>>::default());
+        let hook = Hook { address, answer: answer.clone(), bodies: bodies.clone() };
         std::thread::spawn(move || {
             let mut unanswered = Vec::new();
             for mut stream in listener.incoming().flatten() {
                 let Some(body) = read_body(&mut stream) else { continue };
                 bodies.lock().expect("not poisoned").push(body);
-                match answers.load(Ordering::SeqCst) {
-                    true => drop(stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")),
-                    false => unanswered.push(stream),
+                match *answer.lock().expect("not poisoned") {
+                    Some(answer) => {
+                        let head = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                        drop(stream.write_all(head.as_bytes()));
+                    }
+                    None => unanswered.push(stream),
                 }
             }
         });
         hook
+    }
+
+    fn answer(&self, answer: &'static str) {
+        *self.answer.lock().expect("not poisoned") = Some(answer);
+    }
+
+    /// The table of this webhook in a configuration.
+    fn channel(&self, name: &str) -> String {
+        format!("[channel.{name}]\ntype = \"webhook\"\nurl = \"http://{}/\"\ntimeout = \"1h\"\n", self.address)
     }
 
     fn jobs(&self) -> Vec<String> {
@@ -70,11 +84,10 @@ fn jobs_of(alerts: &[Value]) -> Vec<&str> {
 #[test]
 fn a_channel_that_hangs_delays_no_other_and_gets_its_alerts_after_a_restart() {
     let folder = Folder::new();
-    let hook = Hook::start();
+    let hook = Hook::start(None);
     let (configuration, alert_file) = pager(&folder);
     let text = std::fs::read_to_string(&configuration).expect("read");
-    let channel = format!("[channel.hook]\ntype = \"webhook\"\nurl = \"http://{}/\"\ntimeout = \"1h\"\n", hook.address);
-    folder.write("sexton.toml", &(text + &channel));
+    folder.write("sexton.toml", &(text + &hook.channel("hook")));
     let tab = folder.write("crontab", "# sexton: name=a\n@manually exit 1\n# sexton: name=b\n@manually exit 1\n");
     let state = folder.path("state");
     let arguments = ["--crontab", &*tab, "--config", &*configuration];
@@ -86,7 +99,7 @@ fn a_channel_that_hangs_delays_no_other_and_gets_its_alerts_after_a_restart() {
     assert_eq!(hook.jobs(), ["a"], "the channel still hangs");
     assert_eq!(up.stop(), Some(0));
 
-    hook.answers.store(true, Ordering::SeqCst);
+    hook.answer(ACCEPTED);
     let up = Up::start(&state, &arguments);
     wait_until(DEADLINE, || hook.jobs().len() == 3);
     let mut again = hook.jobs()[1..].to_vec();
@@ -94,6 +107,58 @@ fn a_channel_that_hangs_delays_no_other_and_gets_its_alerts_after_a_restart() {
     assert_eq!(again, ["a", "b"]);
     wait_until(DEADLINE, || up.records(&["runs"]).len() == 2);
     assert_eq!(jobs_of(&alerts(&alert_file)), ["a", "b"], "no channel gets an alert twice");
+}
+
+/// The stored alert about the job; null while there is none.
+fn stored_alert(state: &Path, job: &str) -> Value {
+    let page = page(state, "/api/alerts");
+    let body = page.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let listed: Value = serde_json::from_str(body).unwrap_or_default();
+    let listed = listed["alerts"].as_array().cloned().unwrap_or_default();
+    listed.into_iter().find(|alert| alert["job"] == job).unwrap_or_default()
+}
+
+/// The number of lines of Sexton's own log with all these parts.
+fn logged(up: &Up, parts: &[&str]) -> usize {
+    up.printed().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+}
+
+#[test]
+fn each_channel_is_retried_alone_and_a_refusal_is_final_also_after_a_kill() {
+    let folder = Folder::new();
+    let (refusing, failing) = (Hook::start(Some("404 Not Found")), Hook::start(Some("503 Service Unavailable")));
+    let (configuration, alert_file) = pager(&folder);
+    let text = std::fs::read_to_string(&configuration).expect("read");
+    folder.write("sexton.toml", &(text + &refusing.channel("refusing") + &failing.channel("failing")));
+    let tab = folder.write("crontab", "# sexton: name=a\n@manually exit 1\n# sexton: name=b\n@manually exit 1\n");
+    let state = folder.path("state");
+    let arguments = ["--crontab", &*tab, "--config", &*configuration];
+    let up = Up::start(&state, &arguments);
+    up.run(&["run", "default/a", "--wait"]).expect(1);
+    // Each answer is stored while another channel has not accepted the alert.
+    wait_until(DEADLINE, || {
+        let alert = stored_alert(&state, "a");
+        let progress = &alert["progress"];
+        let refused = progress["refusing"]["error"].as_str().is_some_and(|error| error.contains("404"));
+        let retried = progress["failing"]["tries"].as_u64() >= Some(1) && progress["failing"]["retry_at"].is_string();
+        refused && retried && alert["told"] == json!(["pager"])
+    });
+    assert_eq!(stored_alert(&state, "a")["progress"]["refusing"]["retry_at"], Value::Null);
+    assert_eq!(logged(&up, &["alert channel failed; retrying", "failing", "503"]), 1, "{}", up.printed());
+    assert_eq!(logged(&up, &["alert given up", "refusing", "404"]), 1, "{}", up.printed());
+    assert_eq!(logged(&up, &["alert"]), 2, "{}", up.printed());
+    up.kill();
+
+    let up = Up::start(&state, &arguments);
+    up.run(&["run", "default/b", "--wait"]).expect(1);
+    wait_until(DEADLINE, || failing.jobs().contains(&"b".to_owned()));
+    failing.answer(ACCEPTED);
+    wait_until(DEADLINE, || logged(&up, &["alert channel works again", "failing"]) == 1);
+    wait_until(DEADLINE, || stored_alert(&state, "a")["fate"] == "told");
+    wait_until(DEADLINE, || stored_alert(&state, "b")["told"].to_string().contains("pager"));
+    assert_eq!(logged(&up, &["alert channel failed; retrying"]), 1, "{}", up.printed());
+    assert_eq!(refusing.jobs(), ["a", "b"], "an alert that was refused is not sent again");
+    assert_eq!(jobs_of(&alerts(&alert_file)), ["a", "b"], "an accepted alert is not sent again");
 }
 
 #[test]
@@ -165,6 +230,7 @@ impl Names {
     fn wait_for_alert(&self, job: &str, kind: &str, part: &str) {
         let named = format!("default/{job}");
         let is_it = |alert: &Value| {
+            assert!(alert["since"].is_string() && alert["host"].is_string(), "{alert}");
             let reason = alert["reason"].as_str().unwrap_or("");
             match alert["kind"] == "digest" {
                 true => reason.contains(kind) && reason.contains(&named),
