@@ -427,9 +427,12 @@ pub struct RuleHit {
     /// The rule's own `explain`: what a match means, one sentence; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub explain: String,
-    /// The matching lines that a `require` rule needs, where there were fewer; absent for a `pattern` rule.
+    /// The matching lines that a `require` rule needs, where their number was another; absent for a `pattern` rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required: Option<u64>,
+    /// The `at_most` of the rule, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<u64>,
 }
 
 /// The effect of a rule's hit.

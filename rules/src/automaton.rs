@@ -1,17 +1,21 @@
-//! Finds, in one pass over a block, the lines that any rule of a set matches. All output of all jobs passes here, so
-//! its work per line is the cost of the rules.
+//! Finds, in one pass over a line, which patterns of a rule set match it. All output of all jobs passes here, so its
+//! work per line is the cost of the rules.
 //!
 //! One lazy DFA has all patterns; of a pattern with a gap it has one piece (`wide_gap.rs`), and the rule's own regex
 //! decides on the lines that have it. States are built when the input needs them, in a cache with a limit: setting up
 //! is cheap, and memory is bounded for any patterns. The caches belong to the rule set and are reused from job to job.
+//!
+//! A match that needs `^` at the begin of a message starts there. So the whole line is searched once, and each message
+//! only for matches that start at its begin, which nearly always fails after a few bytes.
 
-use domain::line::{Block, Line};
+use std::sync::Arc;
+
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson;
-use regex_automata::util::pool::Pool;
-use regex_automata::util::syntax;
-use regex_automata::{Input, MatchKind, PatternID, PatternSet};
+use regex_automata::util::pool::{Pool, PoolGuard};
+use regex_automata::{MatchKind, PatternID, PatternSet};
 
+use crate::line_text::LineText;
 use crate::pattern::Pattern;
 use crate::wide_gap;
 
@@ -22,25 +26,27 @@ const CACHE_BYTES_MAX: usize = 8 << 20;
 /// Bytes of the compiled patterns of one set together. Chosen: 1,000 realistic rules take about 2 MB.
 const COMPILED_BYTES_MAX: usize = 32 << 20;
 
-type MakeScratch = Box<dyn Fn() -> Scratch + Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe>;
+/// Makes the memory of a search.
+pub(crate) type MakeScratch =
+    Box<dyn Fn() -> Scratch + Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe>;
 
 /// All patterns of a rule set.
 pub(crate) struct Automaton {
     dfa: DFA,
-    /// The rules' own regexes, by number.
+    /// The patterns' own regexes, by number.
     own: Vec<Own>,
     scratch: Pool<Scratch, MakeScratch>,
 }
 
-/// A rule's own regex.
+/// A pattern's own regex.
 struct Own {
-    pattern: Pattern,
+    pattern: Arc<Pattern>,
     /// The automaton has only a piece of the pattern, so the regex decides.
     must_confirm: bool,
 }
 
 /// Memory of one scan. Reused by later scans, with its states.
-struct Scratch {
+pub(crate) struct Scratch {
     cache: Cache,
     /// Patterns whose piece is on the line.
     candidates: PatternSet,
@@ -53,18 +59,13 @@ impl Automaton {
     ///
     /// # Errors
     /// Why the patterns cannot be compiled together.
-    pub(crate) fn compile(patterns: &[&Pattern]) -> Result<Automaton, String> {
-        let parse = |pattern: &&Pattern| {
-            syntax::parse_with(pattern.text(), &pattern.syntax()).map_err(|error| error.to_string())
-        };
-        let mut parsed = patterns.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    pub(crate) fn compile(patterns: &[Arc<Pattern>]) -> Result<Automaton, String> {
+        let mut parsed = Vec::with_capacity(patterns.len());
         let mut own = Vec::with_capacity(patterns.len());
-        for (hir, pattern) in parsed.iter_mut().zip(patterns) {
-            let piece = wide_gap::longest_piece(hir);
-            own.push(Own { pattern: (*pattern).clone(), must_confirm: piece.is_some() });
-            if let Some(piece) = piece {
-                *hir = piece;
-            }
+        for pattern in patterns {
+            let piece = wide_gap::longest_piece(pattern.hir());
+            own.push(Own { pattern: Arc::clone(pattern), must_confirm: piece.is_some() });
+            parsed.push(piece.unwrap_or_else(|| pattern.hir().clone()));
         }
         let nfa = thompson::Compiler::new()
             .configure(
@@ -90,39 +91,35 @@ impl Automaton {
         Ok(Automaton { dfa, own, scratch: Pool::new(make) })
     }
 
-    /// Calls `hit` with each line from `from_seq` on that some pattern matches, and with the numbers of those patterns.
-    /// Skips gaps, because their text is not the job's. Returns the `seq` after the block.
-    pub(crate) fn scan(&self, block: &Block, from_seq: u64, mut hit: impl FnMut(&Line<'_>, &PatternSet)) -> u64 {
-        let mut scratch = self.scratch.get();
-        let mut next_seq = block.first_seq;
-        for line in block.lines() {
-            next_seq = line.seq + 1;
-            if line.seq >= from_seq && !line.tag.gap && self.match_line(&mut scratch, line.text) {
-                hit(&line, &scratch.found);
-            }
-        }
-        next_seq
+    /// Memory for searches; returned for reuse when it is dropped.
+    pub(crate) fn scratch(&self) -> PoolGuard<'_, Scratch, MakeScratch> {
+        self.scratch.get()
     }
 
-    /// Whether any pattern matches; those that do are then in `scratch.found`.
-    fn match_line(&self, scratch: &mut Scratch, text: &[u8]) -> bool {
-        let input = Input::new(text).earliest(true);
-        if let Ok(None) = self.dfa.try_search_fwd(&mut scratch.cache, &input) {
-            return false;
+    /// The numbers of the patterns that match the line; none when there is no such pattern.
+    pub(crate) fn search<'s>(&self, scratch: &'s mut Scratch, line: &LineText<'_>) -> Option<&'s PatternSet> {
+        let inputs = || std::iter::once(line.whole()).chain(line.at_messages().map(|(_, input)| input));
+        let mut is_candidate = |input: regex_automata::Input<'_>| {
+            !matches!(self.dfa.try_search_fwd(&mut scratch.cache, &input.earliest(true)), Ok(None))
+        };
+        if !inputs().any(&mut is_candidate) {
+            return None;
         }
         scratch.candidates.clear();
-        let searched =
-            self.dfa.try_which_overlapping_matches(&mut scratch.cache, &Input::new(text), &mut scratch.candidates);
-        // The DFA is configured to never give up. If it does, the rules' own regexes decide on this line.
-        let gave_up = searched.is_err();
+        let mut gave_up = false;
+        for input in inputs() {
+            let searched = self.dfa.try_which_overlapping_matches(&mut scratch.cache, &input, &mut scratch.candidates);
+            // The DFA is configured to never give up. If it does, the patterns' own regexes decide on this line.
+            gave_up |= searched.is_err();
+        }
         scratch.found.clear();
         for (number, own) in self.own.iter().enumerate() {
             let Ok(number) = PatternID::new(number) else { break };
             let candidate = gave_up || scratch.candidates.contains(number);
-            if candidate && ((!own.must_confirm && !gave_up) || own.pattern.is_match(text)) {
+            if candidate && ((!own.must_confirm && !gave_up) || own.pattern.is_match(line)) {
                 scratch.found.insert(number);
             }
         }
-        !scratch.found.is_empty()
+        (!scratch.found.is_empty()).then_some(&scratch.found)
     }
 }

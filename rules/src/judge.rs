@@ -7,11 +7,14 @@ use std::time::Duration;
 use domain::event::{Ended, Report};
 use domain::guard::FalseGuard;
 use domain::job::Job;
+use domain::line::Gap;
 use domain::run::{ExcerptLine, JudgedOn, Outcome, RuleHit, Severity};
 use domain::units::format_duration;
 
-use crate::matcher::{is_altered, worst_first};
-use crate::pack::{Expectation, Rule, StreamChoice};
+use crate::kept_line::is_altered;
+use crate::matcher::worst_first;
+use crate::pack::{Expectation, Rule};
+use crate::replay::{ReplayLine, matching_lines};
 use crate::rule_set::RuleSet;
 
 /// Bytes of a matching line that a reason quotes. Chosen: reasons appear in subjects and table cells.
@@ -123,16 +126,25 @@ pub fn judge(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> Ve
     Verdict { outcome, reason, judged_on: JudgedOn::All, hits }
 }
 
-/// Where lines were dropped, the required line may be among them: its absence is a warning.
+/// Where lines were dropped, a hit that one more line would undo is a warning.
 fn weaken_unmet(facts: &ExitFacts<'_>, mut hits: Vec<RuleHit>) -> Vec<RuleHit> {
     if facts.dropped_lines > 0 {
-        hits.iter_mut().filter(|hit| is_unmet(hit)).for_each(|hit| hit.severity = Severity::Warn);
+        hits.iter_mut().filter(|hit| needs_all_lines(hit)).for_each(|hit| hit.severity = Severity::Warn);
         hits.sort_by_key(worst_first);
     }
     hits
 }
 
-/// Whether the hit is the absence of a required line.
+/// Whether one more matching line could undo the hit.
+fn needs_all_lines(hit: &RuleHit) -> bool {
+    match (hit.required, hit.at_most) {
+        (Some(_), Some(most)) => hit.count <= most,
+        (None, Some(_)) => true,
+        (_, None) => is_unmet(hit),
+    }
+}
+
+/// Whether the hit is of a `require` rule.
 fn is_unmet(hit: &RuleHit) -> bool {
     hit.required.is_some() || hit.first_seq == 0
 }
@@ -158,10 +170,12 @@ pub fn judge_excerpt(
             continue;
         }
         let (count, first) = match_excerpt(rule, excerpt);
-        let is_hit = match rule.expectation {
-            Expectation::NoMatch => count >= rule.at_least,
-            Expectation::Match => complete && count < rule.at_least,
+        // More matching lines may follow in what is missing.
+        let is_final = match rule.expectation {
+            Expectation::NoMatch => complete || rule.at_most.is_none(),
+            Expectation::Match => complete || rule.at_most.is_some_and(|most| count > most),
         };
+        let is_hit = is_final && rule.is_hit(count);
         if is_hit {
             hits.push(RuleHit {
                 rule: rule.id.clone(),
@@ -172,6 +186,7 @@ pub fn judge_excerpt(
                 first_line: first.map(|line| line.text.clone()).unwrap_or_default(),
                 explain: rule.explain.clone(),
                 required: (rule.expectation == Expectation::Match).then_some(rule.at_least),
+                at_most: rule.at_most,
             });
         }
     }
@@ -194,10 +209,11 @@ fn is_still_valid(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bo
         Some((_, rule)) => match rule.expectation {
             Expectation::NoMatch => {
                 let matches = rule.matches(hit.first_line.as_bytes()) || is_altered(&hit.first_line);
-                hit.required.is_none() && hit.count >= rule.at_least && matches
+                hit.required.is_none() && rule.is_hit(hit.count) && matches && !is_cleared(rule, hit, excerpt)
             }
             Expectation::Match => {
-                is_unmet(hit) && hit.count < rule.at_least && match_excerpt(rule, excerpt).0 < rule.at_least
+                let is_short = hit.count < rule.at_least && match_excerpt(rule, excerpt).0 < rule.at_least;
+                is_unmet(hit) && rule.is_hit(hit.count) && (is_short || hit.count > rule.at_least)
             }
         },
         // A rule removed from a known pack is withdrawn. Hits of a pack that only the runner has are kept.
@@ -205,19 +221,25 @@ fn is_still_valid(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bo
     }
 }
 
+/// Whether a line of the excerpt behind the hit clears its rule.
+fn is_cleared(rule: &Rule, hit: &RuleHit, excerpt: &[ExcerptLine]) -> bool {
+    let mut later = excerpt.iter().filter(|line| line.seq > hit.first_seq);
+    rule.cleared_by.is_some() && later.any(|line| rule.clears(line.text.as_bytes()))
+}
+
 /// The number of matching lines in the excerpt, and the first of them.
 fn match_excerpt<'x>(rule: &Rule, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'x ExcerptLine>) {
-    let on_stream = |line: &&ExcerptLine| match rule.stream {
-        StreamChoice::Any => true,
-        StreamChoice::Stdout => line.stream == domain::line::Stream::Stdout,
-        StreamChoice::Stderr => line.stream == domain::line::Stream::Stderr,
+    let of_job = excerpt.iter().filter(|line| Gap::parse(line.text.as_bytes()).is_none());
+    let line = |line: &'x ExcerptLine| ReplayLine {
+        seq: line.seq,
+        stream: Some(line.stream),
+        text: &line.text,
+        is_cut: is_altered(&line.text),
     };
-    // The rest of a cut line could match `unless`.
-    let is_certain = |line: &&ExcerptLine| rule.unless.is_none() || !is_altered(&line.text);
-    let matches = |line: &&ExcerptLine| rule.matches(line.text.as_bytes());
-    let mut matching = excerpt.iter().filter(on_stream).filter(is_certain).filter(matches);
-    let first = matching.next();
-    (first.map_or(0, |_| 1 + matching.count() as u64), first)
+    let lines: Vec<ReplayLine<'_>> = of_job.map(line).collect();
+    let matching = matching_lines(rule, &lines);
+    let first = matching.first().and_then(|seq| excerpt.iter().find(|line| line.seq == *seq));
+    (matching.len() as u64, first)
 }
 
 /// Whether the exit is one of success. A command whose guard asks for a program that is not installed has nothing to
@@ -343,7 +365,11 @@ fn match_summary(hits: &[RuleHit], severity: Severity) -> Option<String> {
         1 => " (and 1 more rule)".to_owned(),
         more => format!(" (and {more} more rules)"),
     };
+    let too_many = hit.at_most.filter(|most| hit.required.is_some() && hit.count > *most);
     let place = match (hit.required, hit.first_seq, hit.count) {
+        (Some(_), _, count) if too_many.is_some() => {
+            format!("{count} lines (at most {} may) match", too_many.unwrap_or_default())
+        }
         (Some(required), _, count) if required > 1 => format!("only {count} of {required} required lines match"),
         (Some(_), _, _) | (None, 0, _) => "no line matches".to_owned(),
         (None, seq, 1) => format!("line {seq} matches"),

@@ -32,7 +32,8 @@
 //!
 //! ```text
 //! pack.rs (TOML) ▶ packs.rs (all packs) ── pack_choice.rs: which of them a job uses ──▶ rule_set.rs (compiled, shared)
-//! spool blocks ▶ matcher.rs (automaton.rs, wide_gap.rs find the lines) ▶ hits ▶ judge.rs ▶ outcome and reason
+//! spool blocks ▶ line_text.rs (the text that patterns see) ▶ matcher.rs (automaton.rs, wide_gap.rs find the lines)
+//!              ▶ hits ▶ judge.rs ▶ outcome and reason
 //! ```
 //!
 //! The runner matches all output. The collector judges the runner's counts. `sexton rules test` (`test_run.rs`) does
@@ -42,13 +43,22 @@
 
 mod automaton;
 pub mod judge;
+pub mod kept_line;
+mod line_text;
+mod long_line;
 pub mod matcher;
+pub mod matcher_state;
+mod message_begin;
 pub mod pack;
 pub mod pack_choice;
 pub mod packs;
 pub mod pattern;
+mod pattern_check;
+mod replay;
+pub mod rule;
 pub mod rule_set;
 pub mod test_run;
+mod time_stamp;
 mod wide_gap;
 
 pub use judge::{ExitFacts, Limits, Verdict, judge, judge_excerpt, judge_report};

@@ -2,44 +2,41 @@
 //! spool.
 //!
 //! The runner stores the [`MatcherState`] with its cursor, so a restart neither loses a match nor counts one twice. A
-//! line longer than a record is matched part by part: each matching part counts, and a match across a cut is not found.
+//! line that the spool cut into parts counts as one line (`long_line.rs`).
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use domain::line::{Block, Line, Stream};
+use domain::line::{Block, Line, Stream, Tag};
 use domain::run::{RuleHit, Severity};
-use serde::{Deserialize, Serialize};
 
-use crate::pack::{Expectation, Pack, Rule, StreamChoice};
-use crate::rule_set::RuleSet;
-
-/// Bytes that a hit keeps of its first matching line. Chosen: enough to recognise it in an alert, and [`HITS_MAX`] of
-/// them fit into one SQS message (1 MiB since August 2025, 256 KiB before).
-pub const FIRST_LINE_BYTES_MAX: usize = 1_024;
-
-/// Bytes before the match that are kept when a line is cut. Chosen, not measured.
-const BEFORE_MATCH_BYTES: usize = 256;
+use crate::automaton::Scratch;
+pub use crate::kept_line::FIRST_LINE_BYTES_MAX;
+use crate::kept_line::kept_line;
+use crate::line_text::LineReader;
+use crate::long_line::{OpenLine, open_line_of, stored_open_line};
+pub use crate::matcher_state::{MarkKey, MatchCount, MatcherState, StoredMark, StoredOpenLine, WaitingMatch};
+use crate::pack::{Expectation, Pack, Rule};
+use crate::replay::on_stream;
+use crate::rule_set::{PatternUse, RuleSet};
 
 /// Rules in one report. Chosen with [`FIRST_LINE_BYTES_MAX`].
 pub const HITS_MAX: usize = 64;
-
-/// Bytes that a cut line can be shorter than [`FIRST_LINE_BYTES_MAX`]: two marks, and a character that did not fit.
-const CUT_SLACK_BYTES: usize = 16;
-
-/// Marks where a kept line was cut.
-const CUT: &str = "…";
 
 /// The rules of a set with their matches so far.
 pub struct Matcher {
     rules: Arc<RuleSet>,
     /// By the number of the rule.
     tallies: Vec<Tally>,
+    waiting: Vec<Waiting>,
+    open_lines: Vec<OpenLine>,
     next_seq: u64,
     unseen_lines: u64,
     streams: Streams,
     /// The resumed state came from other rules.
     rules_changed: bool,
+    reader: LineReader,
 }
 
 /// Whether the `stream` of a rule has an effect.
@@ -50,6 +47,15 @@ pub(crate) enum Streams {
     Unknown,
 }
 
+/// What a line means for a rule.
+pub(crate) struct Effect<'l> {
+    pub(crate) seq: u64,
+    /// Whether it cancels the earlier matches instead of counting.
+    pub(crate) clears: bool,
+    /// The text of the line, cut around the match.
+    pub(crate) text: &'l dyn Fn() -> String,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Tally {
     count: u64,
@@ -57,40 +63,31 @@ struct Tally {
     first_line: String,
 }
 
-/// The stored state of a matcher, as JSON. Small: it has only rules with matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MatcherState {
-    /// [`RuleSet::digest`] of the rules.
-    pub digest: String,
-    /// `seq` of the next line to match; 0 in the state of a new matcher.
-    pub next_seq: u64,
-    /// Lines that left the spool before they were matched.
-    #[serde(default)]
-    pub unseen_lines: u64,
-    /// One entry for each rule with matches.
-    pub found: Vec<MatchCount>,
-}
-
-/// The matches of one rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MatchCount {
-    /// Name of the rule's pack.
-    pub pack: String,
-    /// Id of the rule.
-    pub rule: String,
-    /// Matching lines.
-    pub count: u64,
-    /// `seq` of the first one.
-    pub first_seq: u64,
-    /// Its text, cut to [`FIRST_LINE_BYTES_MAX`].
-    pub first_line: String,
+/// A match that waits for the `then` of its rule.
+#[derive(Clone, Debug)]
+struct Waiting {
+    rule: usize,
+    stream: Stream,
+    left: u32,
+    seq: u64,
+    line: String,
 }
 
 impl Matcher {
     /// A matcher for the output of one attempt, from its first line on.
     pub fn new(rules: Arc<RuleSet>) -> Matcher {
         let tallies = vec![Tally::default(); rules.len()];
-        Matcher { rules, tallies, next_seq: 1, unseen_lines: 0, streams: Streams::AsRecorded, rules_changed: false }
+        Matcher {
+            rules,
+            tallies,
+            waiting: Vec::new(),
+            open_lines: Vec::new(),
+            next_seq: 1,
+            unseen_lines: 0,
+            streams: Streams::AsRecorded,
+            rules_changed: false,
+            reader: LineReader::default(),
+        }
     }
 
     /// Resumes from a stored state. If the rules have changed since, matches of rules that still exist are kept, and no
@@ -101,12 +98,13 @@ impl Matcher {
         matcher.unseen_lines = state.unseen_lines;
         matcher.rules_changed = state.next_seq > 1 && state.digest != matcher.rules.digest();
         for found in state.found {
-            let same = |(pack, rule): (&Pack, &Rule)| pack.name == found.pack && rule.id == found.rule;
-            let number = matcher.rules.rules().position(same);
+            let number = matcher.rules.number_of(&found.pack, &found.rule);
             if let Some(tally) = number.and_then(|number| matcher.tallies.get_mut(number)) {
                 *tally = Tally { count: found.count, first_seq: found.first_seq, first_line: found.first_line };
             }
         }
+        matcher.waiting = state.waiting.into_iter().filter_map(|stored| waiting_of(&matcher.rules, stored)).collect();
+        matcher.open_lines = state.open_lines.into_iter().map(|stored| open_line_of(&matcher.rules, stored)).collect();
         matcher
     }
 
@@ -120,39 +118,206 @@ impl Matcher {
         self.feed_each(block, |_, _, _| ());
     }
 
-    /// As [`Matcher::feed`]; calls `seen` with every match.
-    pub(crate) fn feed_each(&mut self, block: &Block, mut seen: impl FnMut(&Line<'_>, &Pack, &Rule)) {
+    /// As [`Matcher::feed`]; calls `seen` with every line that counts for a rule or clears it.
+    pub(crate) fn feed_each(&mut self, block: &Block, mut seen: impl FnMut(&Pack, &Rule, Effect<'_>)) {
         self.unseen_lines += block.first_seq.saturating_sub(self.next_seq);
         let rules = Arc::clone(&self.rules);
-        let end_seq = match rules.automaton() {
-            None => block.first_seq + memchr::memchr_iter(b'\n', &block.bytes).count() as u64,
-            Some(automaton) => automaton.scan(block, self.next_seq, |line, found| {
-                for number in found.iter().map(|number| number.as_usize()) {
-                    let Some((pack, rule)) = rules.rule(number) else { continue };
-                    if self.is_counted(rule, line) {
-                        self.count(number, rule, line);
-                        seen(line, pack, rule);
-                    }
+        let Some(automaton) = rules.automaton() else {
+            let end_seq = block.first_seq + memchr::memchr_iter(b'\n', &block.bytes).count() as u64;
+            self.next_seq = self.next_seq.max(end_seq);
+            return;
+        };
+        let mut scratch = automaton.scratch();
+        let mut reader = std::mem::take(&mut self.reader);
+        for line in block.lines() {
+            // The text of a gap is not the job's.
+            if line.seq >= self.next_seq && !line.tag.gap {
+                match line.tag.part {
+                    0 => self.take_line(&rules, &mut scratch, &mut reader, &line, &mut seen),
+                    _ => self.take_part(&rules, &mut scratch, &mut reader, &line, &mut seen),
                 }
-            }),
-        };
-        self.next_seq = self.next_seq.max(end_seq);
+            }
+            self.next_seq = self.next_seq.max(line.seq + 1);
+        }
+        self.reader = reader;
     }
 
-    fn is_counted(&self, rule: &Rule, line: &Line<'_>) -> bool {
-        let stream = match (self.streams, rule.stream) {
-            (Streams::Unknown, _) | (_, StreamChoice::Any) => true,
-            (_, StreamChoice::Stdout) => line.stream == Stream::Stdout,
-            (_, StreamChoice::Stderr) => line.stream == Stream::Stderr,
+    fn take_line(
+        &mut self,
+        rules: &RuleSet,
+        scratch: &mut Scratch,
+        reader: &mut LineReader,
+        line: &Line<'_>,
+        seen: &mut impl FnMut(&Pack, &Rule, Effect<'_>),
+    ) {
+        let text = reader.read(line.text);
+        let found = rules.automaton().and_then(|automaton| automaton.search(scratch, &text));
+        if (found.is_none() && self.waiting.is_empty()) || text.is_trace() {
+            return;
+        }
+        let uses: Vec<PatternUse> = found
+            .into_iter()
+            .flat_map(|found| found.iter())
+            .filter_map(|it| rules.pattern_use(it.as_usize()))
+            .collect();
+        let clears = uses.iter().filter_map(|it| if let PatternUse::Clears(rule) = it { Some(*rule) } else { None });
+        for number in clears {
+            let Some((pack, rule)) = rules.rule(number) else { continue };
+            if self.clear(number) {
+                seen(pack, rule, Effect { seq: line.seq, clears: true, text: &|| kept_line(text.text, None) });
+            }
+        }
+        let is_met = |number: usize| {
+            let then = rules.rule(number).and_then(|(_, rule)| rule.then.as_ref());
+            then.is_some_and(|then| then.pattern.is_match(&text))
         };
-        stream && !rule.is_excluded(line.text)
+        self.settle(rules, line.stream, is_met, seen);
+        let counts = uses.iter().filter_map(|it| if let PatternUse::Counts(rule) = it { Some(*rule) } else { None });
+        for number in counts {
+            let Some((_, rule)) = rules.rule(number) else { continue };
+            if !self.is_on_stream(rule, line.stream) || rule.is_excluded(&text) {
+                continue;
+            }
+            if rule.unless_here.is_none() || rule.match_in(&text).is_some() {
+                let kept = || kept_line(text.text, rule.match_in(&text));
+                self.count(rules, number, line.stream, line.seq, &kept, seen);
+            }
+        }
     }
 
-    fn count(&mut self, number: usize, rule: &Rule, line: &Line<'_>) {
+    fn take_part(
+        &mut self,
+        rules: &RuleSet,
+        scratch: &mut Scratch,
+        reader: &mut LineReader,
+        line: &Line<'_>,
+        seen: &mut impl FnMut(&Pack, &Rule, Effect<'_>),
+    ) {
+        let place = self.open_lines.iter().position(|open| open.stream == line.stream);
+        let earlier = place.map(|place| self.open_lines.swap_remove(place));
+        if line.tag.part == 1
+            && let Some(unended) = &earlier
+        {
+            self.end_line(rules, unended, seen);
+        }
+        let mut open = earlier.filter(|_| line.tag.part > 1).unwrap_or_else(|| OpenLine::new(line.stream));
+        open.feed(rules, scratch, reader, line, &self.awaited(line.stream));
+        match line.tag.last {
+            true => self.end_line(rules, &open, seen),
+            false => self.open_lines.push(open),
+        }
+    }
+
+    /// The rules whose `then` the next line of the stream can meet.
+    fn awaited(&self, stream: Stream) -> Vec<usize> {
+        let waiting = self.waiting.iter().filter(|waiting| waiting.stream == stream);
+        let mut awaited: Vec<usize> = waiting.map(|waiting| waiting.rule).collect();
+        awaited.dedup();
+        awaited
+    }
+
+    /// Counts a line that was matched in parts.
+    fn end_line(&mut self, rules: &RuleSet, line: &OpenLine, seen: &mut impl FnMut(&Pack, &Rule, Effect<'_>)) {
+        if line.is_trace {
+            return;
+        }
+        for ((number, key), (seq, text)) in &line.marks {
+            let Some((pack, rule)) = rules.rule(*number) else { continue };
+            if *key == MarkKey::ClearedBy && self.clear(*number) {
+                seen(pack, rule, Effect { seq: *seq, clears: true, text: &|| text.clone() });
+            }
+        }
+        self.settle(rules, line.stream, |number| line.has(number, MarkKey::Then), seen);
+        for ((number, key), (seq, text)) in &line.marks {
+            let Some((_, rule)) = rules.rule(*number) else { continue };
+            let is_counted = *key == MarkKey::Pattern && !line.has(*number, MarkKey::Unless);
+            if is_counted && self.is_on_stream(rule, line.stream) {
+                self.count(rules, *number, line.stream, *seq, &|| text.clone(), seen);
+            }
+        }
+    }
+
+    fn is_on_stream(&self, rule: &Rule, stream: Stream) -> bool {
+        match self.streams {
+            Streams::Unknown => true,
+            Streams::AsRecorded => on_stream(rule.stream, Some(stream)),
+        }
+    }
+
+    /// Cancels all matches of the rule. Returns whether there were any.
+    fn clear(&mut self, number: usize) -> bool {
+        let Some(tally) = self.tallies.get_mut(number) else { return false };
+        let waiting = self.waiting.len();
+        self.waiting.retain(|waiting| waiting.rule != number);
+        std::mem::take(tally).count > 0 || self.waiting.len() < waiting
+    }
+
+    /// Settles the matches that wait for a line of this stream. `is_met`: whether the line meets the rule's `then`.
+    fn settle(
+        &mut self,
+        rules: &RuleSet,
+        stream: Stream,
+        is_met: impl Fn(usize) -> bool,
+        seen: &mut impl FnMut(&Pack, &Rule, Effect<'_>),
+    ) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut known: Option<(usize, bool)> = None;
+        let mut met = Vec::new();
+        self.waiting.retain_mut(|waiting| {
+            if waiting.stream != stream {
+                return true;
+            }
+            // Matches of one rule follow each other.
+            let is_met = match known {
+                Some((rule, is_met)) if rule == waiting.rule => is_met,
+                _ => is_met(waiting.rule),
+            };
+            known = Some((waiting.rule, is_met));
+            waiting.left -= 1;
+            if is_met {
+                met.push(waiting.clone());
+            }
+            !is_met && waiting.left > 0
+        });
+        for waiting in met {
+            let Some((pack, rule)) = rules.rule(waiting.rule) else { continue };
+            let text = || waiting.line.clone();
+            self.add(waiting.rule, waiting.seq, &text);
+            seen(pack, rule, Effect { seq: waiting.seq, clears: false, text: &text });
+        }
+    }
+
+    /// Counts a match, now or when the rule's `then` matches.
+    fn count(
+        &mut self,
+        rules: &RuleSet,
+        number: usize,
+        stream: Stream,
+        seq: u64,
+        text: &dyn Fn() -> String,
+        seen: &mut impl FnMut(&Pack, &Rule, Effect<'_>),
+    ) {
+        let Some((pack, rule)) = rules.rule(number) else { return };
+        match &rule.then {
+            Some(then) => {
+                let waiting = Waiting { rule: number, stream, left: then.within, seq, line: text() };
+                let place = self.waiting.iter().rposition(|other| other.rule == number).map_or(0, |place| place + 1);
+                self.waiting.insert(place, waiting);
+            }
+            None => {
+                self.add(number, seq, text);
+                seen(pack, rule, Effect { seq, clears: false, text });
+            }
+        }
+    }
+
+    fn add(&mut self, number: usize, seq: u64, text: &dyn Fn() -> String) {
         let Some(tally) = self.tallies.get_mut(number) else { return };
-        if tally.count == 0 {
-            tally.first_seq = line.seq;
-            tally.first_line = shortened_line(line.text, rule);
+        if tally.count == 0 || seq < tally.first_seq {
+            tally.first_seq = seq;
+            tally.first_line = text();
         }
         tally.count += 1;
     }
@@ -163,6 +328,8 @@ impl Matcher {
         MatcherState {
             digest: self.rules.digest().to_owned(),
             next_seq: self.next_seq,
+            waiting: self.waiting.iter().filter_map(|waiting| stored_waiting(&self.rules, waiting)).collect(),
+            open_lines: self.open_lines.iter().map(|line| stored_open_line(&self.rules, line)).collect(),
             unseen_lines: self.unseen_lines,
             found: found
                 .map(|((pack, rule), tally)| MatchCount {
@@ -182,8 +349,9 @@ impl Matcher {
     pub fn hits(&self) -> Vec<RuleHit> {
         // On the same line, hits of later packs come first: these are more specific.
         let names: Vec<&str> = self.rules.packs().collect();
-        let mut hits: Vec<RuleHit> =
-            self.rules_with_hits().map(|(pack, rule, tally)| hit_of(pack, rule, tally)).collect();
+        let tallies = self.final_tallies();
+        let with_hits = self.rules_with_hits(&tallies);
+        let mut hits: Vec<RuleHit> = with_hits.map(|(pack, rule, tally)| hit_of(pack, rule, tally)).collect();
         hits.sort_by_cached_key(|hit| (worst_first(hit), Reverse(names.iter().position(|name| *name == hit.pack))));
         hits.truncate(HITS_MAX);
         hits
@@ -191,7 +359,7 @@ impl Matcher {
 
     /// Number of hits beyond [`HITS_MAX`].
     pub fn hits_left_out(&self) -> usize {
-        self.rules_with_hits().count().saturating_sub(HITS_MAX)
+        self.rules_with_hits(&self.final_tallies()).count().saturating_sub(HITS_MAX)
     }
 
     /// Lines that left the spool before they were matched.
@@ -209,13 +377,35 @@ impl Matcher {
         &self.rules
     }
 
-    fn rules_with_hits(&self) -> impl Iterator<Item = (&Pack, &Rule, &Tally)> {
-        self.rules.rules().zip(&self.tallies).filter_map(|((pack, rule), tally)| {
-            let is_hit = match rule.expectation {
-                Expectation::NoMatch => tally.count >= rule.at_least,
-                Expectation::Match => tally.count < rule.at_least && !self.rules_changed,
+    /// The tallies at the end of the output: a line that has no last part has ended, too.
+    fn final_tallies(&self) -> Cow<'_, [Tally]> {
+        if self.open_lines.is_empty() {
+            return Cow::Borrowed(&self.tallies);
+        }
+        let mut ended = Matcher { waiting: self.waiting.clone(), ..Matcher::new(Arc::clone(&self.rules)) };
+        ended.tallies.clone_from(&self.tallies);
+        ended.streams = self.streams;
+        let Some(automaton) = self.rules.automaton() else { return Cow::Owned(ended.tallies) };
+        let (mut scratch, mut reader) = (automaton.scratch(), LineReader::default());
+        for line in &self.open_lines {
+            let last = Line {
+                seq: self.next_seq.saturating_sub(1),
+                stamp: b"",
+                stream: line.stream,
+                tag: Tag { part: u32::MAX, ..Tag::WHOLE },
+                text: b"",
             };
-            is_hit.then_some((pack, rule, tally))
+            let mut line = line.clone();
+            line.feed(&self.rules, &mut scratch, &mut reader, &last, &ended.awaited(line.stream));
+            ended.end_line(&self.rules, &line, &mut |_, _, _| ());
+        }
+        Cow::Owned(ended.tallies)
+    }
+
+    fn rules_with_hits<'t>(&'t self, tallies: &'t [Tally]) -> impl Iterator<Item = (&'t Pack, &'t Rule, &'t Tally)> {
+        self.rules.rules().zip(tallies).filter_map(|((pack, rule), tally)| {
+            let is_unknown = rule.expectation == Expectation::Match && self.rules_changed;
+            (rule.is_hit(tally.count) && !is_unknown).then_some((pack, rule, tally))
         })
     }
 }
@@ -235,45 +425,35 @@ fn hit_of(pack: &Pack, rule: &Rule, tally: &Tally) -> RuleHit {
         first_line: tally.first_line.clone(),
         explain: match rule.expectation {
             Expectation::Match if rule.explain.is_empty() => {
-                let lines = if tally.count == 0 { "No line matches" } else { "Too few lines match" };
+                let lines = match tally.count {
+                    0 => "No line matches",
+                    count if count < rule.at_least => "Too few lines match",
+                    _ => "Too many lines match",
+                };
                 format!("{lines} {}.", rule.pattern.text())
             }
             _ => rule.explain.clone(),
         },
         required: (rule.expectation == Expectation::Match).then_some(rule.at_least),
+        at_most: rule.at_most,
     }
 }
 
-/// Whether a text that a report keeps of a line may not be the whole line as it was printed.
-pub(crate) fn is_altered(text: &str) -> bool {
-    let is_cut = text.ends_with(CUT) && text.len() >= FIRST_LINE_BYTES_MAX - CUT_SLACK_BYTES;
-    is_cut || text.contains(char::REPLACEMENT_CHARACTER)
+fn waiting_of(rules: &RuleSet, stored: WaitingMatch) -> Option<Waiting> {
+    let WaitingMatch { pack, rule, stream, left, seq, line } = stored;
+    let number = rules.number_of(&pack, &rule)?;
+    let within = rules.rule(number)?.1.then.as_ref()?.within;
+    Some(Waiting { rule: number, stream, left: left.clamp(1, within), seq, line })
 }
 
-/// The text that a hit keeps: the whole line, or the part around the match when it is long.
-fn shortened_line(text: &[u8], rule: &Rule) -> String {
-    let shown = String::from_utf8_lossy(text);
-    if shown.len() <= FIRST_LINE_BYTES_MAX {
-        return shown.into_owned();
-    }
-    let room = FIRST_LINE_BYTES_MAX - 2 * CUT.len();
-    let begin = match rule.pattern.find(text) {
-        Some(found) if found.end > room => found.start.saturating_sub(BEFORE_MATCH_BYTES).min(text.len() - room),
-        _ => 0,
-    };
-    let begin = character_start(text, begin);
-    let end = (begin + room).min(text.len());
-    let mut line = String::from_utf8_lossy(&text[begin..character_start(text, end)]).into_owned();
-    line.truncate(line.floor_char_boundary(room));
-    if begin > 0 {
-        line.insert_str(0, CUT);
-    }
-    line.push_str(CUT);
-    line
-}
-
-/// The start of the UTF-8 character at `at`; `at` itself when the bytes are not UTF-8.
-fn character_start(text: &[u8], at: usize) -> usize {
-    let is_start = |at: &usize| text.get(*at).is_none_or(|byte| byte & 0xC0 != 0x80);
-    (at.saturating_sub(3)..=at).rev().find(is_start).unwrap_or(at)
+fn stored_waiting(rules: &RuleSet, waiting: &Waiting) -> Option<WaitingMatch> {
+    let (pack, rule) = rules.rule(waiting.rule)?;
+    Some(WaitingMatch {
+        pack: pack.name.clone(),
+        rule: rule.id.clone(),
+        stream: waiting.stream,
+        left: waiting.left,
+        seq: waiting.seq,
+        line: waiting.line.clone(),
+    })
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use domain::fault::{Fault, Faults, nearest_name};
 
-use crate::pack::Pack;
+use crate::pack::{Origin, Pack};
 use crate::rule_set::{RuleSet, RulesError};
 
 /// Compiled sets that are cached. Chosen: a set of 100 rules takes about 200 KiB after its first use.
@@ -20,7 +20,7 @@ const BUILT_IN_TEXTS: [&str; 3] =
 
 /// A test reads every built-in pack, so none is missing here.
 static BUILT_IN_PACKS: LazyLock<BTreeMap<String, Arc<Pack>>> = LazyLock::new(|| {
-    let read = BUILT_IN_TEXTS.iter().filter_map(|text| Pack::read(BUILT_IN, text).ok());
+    let read = BUILT_IN_TEXTS.iter().filter_map(|text| Pack::read_from(BUILT_IN, text, Origin::BuiltIn).ok());
     read.map(|(pack, _)| (pack.name.clone(), Arc::new(pack))).collect()
 });
 

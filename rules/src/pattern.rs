@@ -3,8 +3,15 @@
 //! A rule's own regex and the shared automaton of a set use the same syntax settings, so both always agree. Never
 //! searches beyond the given line.
 
-use regex::bytes::{Regex, RegexBuilder};
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use regex_automata::meta::{BuildError, Regex};
 use regex_automata::util::syntax;
+use regex_syntax::hir::Hir;
+
+use crate::line_text::LineText;
+use crate::pattern_check;
 
 /// Bytes of a pattern's text. Chosen: the longest pattern seen in the field has 300.
 pub const PATTERN_BYTES_MAX: usize = 4_096;
@@ -18,13 +25,18 @@ const OWN_CACHE_BYTES_MAX: usize = 256 << 10;
 /// Nesting of groups. Chosen, not measured; the default of the crate `regex` is 250.
 const NEST_MAX: u32 = 50;
 
-/// A compiled pattern with its text.
-#[derive(Clone, Debug)]
+/// A pattern with its text.
+#[derive(Debug)]
 pub struct Pattern {
     text: String,
-    regex: Regex,
     mode: Mode,
+    hir: Hir,
+    /// Compiled at its first use: a process loads many packs and uses few of them.
+    regex: LazyLock<Option<Regex>, Compile>,
 }
+
+/// Compiles the regex of one pattern.
+type Compile = Box<dyn FnOnce() -> Option<Regex> + Send + Sync>;
 
 /// The meaning of character classes in a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,33 +48,29 @@ pub enum Mode {
 }
 
 impl Pattern {
-    /// Compiles a pattern within the limits of this file.
+    /// Reads a pattern within the limits of this file, and refuses one that is useless in every line.
     ///
     /// # Errors
     /// The fault and its remedy, as a clause that follows the name of the rule.
     pub fn compile(text: &str) -> Result<Pattern, String> {
-        if text.len() > PATTERN_BYTES_MAX {
-            return Err(format!("is longer than {PATTERN_BYTES_MAX} bytes; split it into several rules"));
-        }
-        let (mode, regex) = match build(text, false) {
-            Ok(regex) => (Mode::Ascii, regex),
-            Err(regex::Error::Syntax(ascii)) => match build(text, true) {
-                Ok(regex) => (Mode::Unicode(sentence(&ascii)), regex),
-                Err(error) => return Err(message(&error)),
-            },
-            Err(error) => return Err(message(&error)),
-        };
-        let looks = syntax::parse_with(text, &syntax_of(mode != Mode::Ascii))
-            .map_err(|error| message(&regex::Error::Syntax(error.to_string())))?
-            .properties()
-            .look_set();
-        if looks.contains_word_unicode() {
-            return Err("needs Unicode word boundaries, which do not run in linear time; write (?-u:\\b)".to_owned());
-        }
+        let (mode, hir) = parse(text)?;
+        let regex = build(&hir).map_err(|error| build_message(&error))?;
+        pattern_check::check(&hir)?;
         if regex.is_match(b"") && regex.is_match(b"\x01") {
             return Err("matches every line; write what a matching line must contain".to_owned());
         }
-        Ok(Pattern { text: text.to_owned(), regex, mode })
+        let compiled: Compile = Box::new(move || Some(regex));
+        let pattern = Pattern { text: text.to_owned(), mode, hir, regex: LazyLock::new(compiled) };
+        LazyLock::force(&pattern.regex);
+        Ok(pattern)
+    }
+
+    /// Reads a pattern of a built-in pack, which a test compiles. The regex is compiled when a line needs it.
+    pub(crate) fn read(text: &str) -> Result<Pattern, String> {
+        let (mode, hir) = parse(text)?;
+        let source = hir.clone();
+        let compiled: Compile = Box::new(move || build(&source).ok());
+        Ok(Pattern { text: text.to_owned(), mode, hir, regex: LazyLock::new(compiled) })
     }
 
     /// The text in the pack.
@@ -75,59 +83,80 @@ impl Pattern {
         &self.mode
     }
 
-    /// Whether it matches anywhere in the line (passed without its line feed).
-    pub fn is_match(&self, line: &[u8]) -> bool {
-        self.regex.is_match(line)
+    /// The parsed text.
+    pub(crate) fn hir(&self) -> &Hir {
+        &self.hir
     }
 
-    /// The bytes of its first match in the line.
-    pub fn find(&self, line: &[u8]) -> Option<std::ops::Range<usize>> {
-        self.regex.find(line).map(|found| found.range())
+    /// Whether it matches anywhere in the line, or at the begin of one of its messages.
+    pub(crate) fn is_match(&self, line: &LineText<'_>) -> bool {
+        let Some(regex) = self.regex.as_ref() else { return false };
+        regex.is_match(line.whole()) || line.at_messages().any(|(_, input)| regex.is_match(input))
     }
 
-    /// The syntax settings of this pattern.
-    pub(crate) fn syntax(&self) -> syntax::Config {
-        syntax_of(self.mode != Mode::Ascii)
+    /// The bytes of its matches in the line: those of the whole line, which do not overlap each other, and those at the
+    /// begin of a message.
+    pub(crate) fn matches_in(&self, line: &LineText<'_>) -> impl Iterator<Item = Range<usize>> {
+        let regex = self.regex.as_ref();
+        let whole = regex.into_iter().flat_map(|regex| regex.find_iter(line.whole())).map(|found| found.range());
+        let at_messages = regex
+            .into_iter()
+            .flat_map(|regex| line.at_messages().filter_map(|(at, input)| Some((at, regex.find(input)?))));
+        whole.chain(at_messages.map(|(at, found)| at + found.start()..at + found.end()))
     }
+}
+
+fn parse(text: &str) -> Result<(Mode, Hir), String> {
+    if text.len() > PATTERN_BYTES_MAX {
+        return Err(format!("is longer than {PATTERN_BYTES_MAX} bytes; split it into several rules"));
+    }
+    let (mode, hir) = match syntax::parse_with(text, &syntax_of(false)) {
+        Ok(hir) => (Mode::Ascii, hir),
+        Err(ascii) => match syntax::parse_with(text, &syntax_of(true)) {
+            Ok(hir) => (Mode::Unicode(sentence(&ascii.to_string())), hir),
+            Err(error) => return Err(syntax_message(&error.to_string())),
+        },
+    };
+    if hir.properties().look_set().contains_word_unicode() {
+        return Err("needs Unicode word boundaries, which do not run in linear time; write (?-u:\\b)".to_owned());
+    }
+    Ok((mode, hir))
 }
 
 fn syntax_of(unicode: bool) -> syntax::Config {
     syntax::Config::new().unicode(unicode).utf8(false).multi_line(true).crlf(true).nest_limit(NEST_MAX)
 }
 
-fn build(text: &str, unicode: bool) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(text)
-        .unicode(unicode)
-        .multi_line(true)
-        .crlf(true)
-        .nest_limit(NEST_MAX)
-        .size_limit(COMPILED_BYTES_MAX)
-        .dfa_size_limit(OWN_CACHE_BYTES_MAX)
-        .build()
+fn build(hir: &Hir) -> Result<Regex, BuildError> {
+    let config = Regex::config()
+        .utf8_empty(false)
+        .nfa_size_limit(Some(COMPILED_BYTES_MAX))
+        .hybrid_cache_capacity(OWN_CACHE_BYTES_MAX);
+    Regex::builder().configure(config).build_from_hir(hir)
 }
 
-fn message(error: &regex::Error) -> String {
-    match error {
-        regex::Error::CompiledTooBig(_) => {
-            format!("takes more than {} KiB compiled; write smaller repetitions", COMPILED_BYTES_MAX >> 10)
-        }
-        other => {
-            let why = sentence(&other.to_string());
-            let remedy = match why.as_str() {
-                why if why.contains("look-around") => "; write in `unless` what the line must not contain",
-                why if why.contains("backreference") => "; write the repeated text out",
-                why if why.contains("escape") => {
-                    "; write the pattern in single quotes, with backslashes only before special characters"
-                }
-                why if why.contains("unclosed") || why.contains("unopened") => {
-                    "; write a backslash before a bracket that is plain text"
-                }
-                why if why.contains("repetition") => "; write a backslash before a *, + or ? that is plain text",
-                _ => "; see the syntax of the Rust crate `regex`",
-            };
-            format!("is not a regular expression: {why}{remedy}")
-        }
+fn build_message(error: &BuildError) -> String {
+    match error.size_limit() {
+        Some(_) => format!("takes more than {} KiB compiled; write smaller repetitions", COMPILED_BYTES_MAX >> 10),
+        None => syntax_message(&error.to_string()),
     }
+}
+
+fn syntax_message(drawn: &str) -> String {
+    let why = sentence(drawn);
+    let remedy = match why.as_str() {
+        why if why.contains("look-around") => "; write in `unless` what the line must not contain",
+        why if why.contains("backreference") => "; write the repeated text out",
+        why if why.contains("escape") => {
+            "; write the pattern in single quotes, with backslashes only before special characters"
+        }
+        why if why.contains("unclosed") || why.contains("unopened") => {
+            "; write a backslash before a bracket that is plain text"
+        }
+        why if why.contains("repetition") => "; write a backslash before a *, + or ? that is plain text",
+        _ => "; see the syntax of the Rust crate `regex`",
+    };
+    format!("is not a regular expression: {why}{remedy}")
 }
 
 /// The last line of the parser's multi-line error.

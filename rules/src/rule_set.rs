@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 
 use crate::automaton::Automaton;
+use crate::line_text::LineText;
 use crate::pack::{Expectation, Pack, Rule, StreamChoice};
 use crate::packs::Packs;
+use crate::pattern::Pattern;
 
 /// A list of packs that has no rule set.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +36,25 @@ pub enum RulesError {
 /// Rules of several packs, in the order of the packs and of their files.
 pub struct RuleSet {
     packs: Vec<Arc<Pack>>,
-    /// Indices of pack and rule, by the number of the automaton's pattern.
+    /// Indices of pack and rule, by the number of the rule.
     places: Vec<(usize, usize)>,
+    /// By the number of the automaton's pattern.
+    uses: Vec<PatternUse>,
     digest: String,
     /// By the name of the pack.
     pack_digests: BTreeMap<String, String>,
     automaton: Option<Automaton>,
+    /// The patterns of `unless`, with the rule of each. Compiled when a line is too long for one record.
+    unless: OnceLock<Option<(Automaton, Vec<usize>)>>,
+}
+
+/// What a match of a pattern of the automaton means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PatternUse {
+    /// `pattern` or `require` of the rule with this number.
+    Counts(usize),
+    /// `cleared_by` of the rule with this number.
+    Clears(usize),
 }
 
 impl RuleSet {
@@ -58,7 +73,9 @@ impl RuleSet {
             pack_digests: BTreeMap::new(),
             packs: Vec::new(),
             places: Vec::new(),
+            uses: Vec::new(),
             automaton: None,
+            unless: OnceLock::new(),
         })
     }
 
@@ -67,7 +84,14 @@ impl RuleSet {
         for (pack, held) in packs.iter().enumerate() {
             places.extend((0..held.rules.len()).map(|rule| (pack, rule)));
         }
-        let patterns: Vec<_> = places.iter().map(|(pack, rule)| &packs[*pack].rules[*rule].pattern).collect();
+        let rules: Vec<&Rule> = places.iter().map(|(pack, rule)| &packs[*pack].rules[*rule]).collect();
+        let counting = rules.iter().enumerate().map(|(number, rule)| (PatternUse::Counts(number), &rule.pattern));
+        let clearing = rules
+            .iter()
+            .enumerate()
+            .filter_map(|(number, rule)| rule.cleared_by.as_ref().map(|pattern| (PatternUse::Clears(number), pattern)));
+        let (uses, patterns): (Vec<_>, Vec<_>) =
+            counting.chain(clearing).map(|(meaning, pattern)| (meaning, Arc::clone(pattern))).unzip();
         let automaton = match patterns.is_empty() {
             true => None,
             false => Some(Automaton::compile(&patterns).map_err(|why| RulesError::TooLarge {
@@ -77,7 +101,7 @@ impl RuleSet {
         };
         let digest = |pack: &Arc<Pack>| (pack.name.clone(), digest_of(std::slice::from_ref(pack)));
         let pack_digests = packs.iter().map(digest).collect();
-        Ok(RuleSet { digest: digest_of(&packs), pack_digests, packs, places, automaton })
+        Ok(RuleSet { digest: digest_of(&packs), pack_digests, packs, places, uses, automaton, unless: OnceLock::new() })
     }
 
     /// The digest of each pack, by name.
@@ -102,6 +126,11 @@ impl RuleSet {
         Some((pack, pack.rules.get(rule)?))
     }
 
+    /// The number of the rule with this id in the pack with this name.
+    pub(crate) fn number_of(&self, pack: &str, rule: &str) -> Option<usize> {
+        self.rules().position(|(of, is)| of.name == pack && is.id == rule)
+    }
+
     /// All rules with their packs, by number.
     pub fn rules(&self) -> impl Iterator<Item = (&Pack, &Rule)> {
         (0..self.len()).filter_map(|number| self.rule(number))
@@ -120,6 +149,36 @@ impl RuleSet {
     pub(crate) fn automaton(&self) -> Option<&Automaton> {
         self.automaton.as_ref()
     }
+
+    /// What a match of the automaton's pattern with this number means.
+    pub(crate) fn pattern_use(&self, number: usize) -> Option<PatternUse> {
+        self.uses.get(number).copied()
+    }
+
+    /// Calls `excluded` with each rule whose `unless` matches the text.
+    pub(crate) fn each_unless_on(&self, text: &LineText<'_>, mut excluded: impl FnMut(usize)) {
+        let with_unless = || {
+            let rules = self.rules().enumerate();
+            rules.filter_map(|(number, (_, rule))| rule.unless.as_ref().map(|unless| (number, unless)))
+        };
+        let compiled = self.unless.get_or_init(|| {
+            let (numbers, patterns): (Vec<_>, Vec<_>) =
+                with_unless().map(|(number, unless)| (number, Arc::clone(unless))).unzip();
+            Some((Automaton::compile(&patterns).ok()?, numbers))
+        });
+        match compiled {
+            Some((automaton, numbers)) => {
+                let mut scratch = automaton.scratch();
+                let found = automaton.search(&mut scratch, text);
+                found
+                    .into_iter()
+                    .flat_map(|found| found.iter())
+                    .for_each(|number| excluded(numbers[number.as_usize()]));
+            }
+            // Too many to compile together: each by itself.
+            None => with_unless().filter(|(_, unless)| unless.is_match(text)).for_each(|(number, _)| excluded(number)),
+        }
+    }
 }
 
 fn digest_of(packs: &[Arc<Pack>]) -> String {
@@ -134,15 +193,32 @@ fn digest_of(packs: &[Arc<Pack>]) -> String {
             StreamChoice::Stdout => "stdout",
             StreamChoice::Stderr => "stderr",
         };
-        let unless = rule.unless.as_ref().map_or("", |unless| unless.text());
+        let text_of =
+            |pattern: &Option<Arc<Pattern>>| pattern.as_ref().map_or(String::new(), |it| it.text().to_owned());
+        let unless = text_of(&rule.unless);
         let severity = match rule.severity {
             domain::run::Severity::Fail => "fail",
             domain::run::Severity::Warn => "warn",
         };
         let at_least = rule.at_least.to_string();
-        for part in [&pack.name, &rule.id, expectation, rule.pattern.text(), unless, stream, severity, &at_least] {
+        for part in [&pack.name, &rule.id, expectation, rule.pattern.text(), &unless, stream, severity, &at_least] {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
+        }
+        // Keys of later releases have an effect only where they are set, so digests of older packs stay as they are.
+        let then = rule.then.as_ref().map_or(String::new(), |then| format!("{} {}", then.within, then.pattern.text()));
+        let at_most = rule.at_most.map_or(String::new(), |most| most.to_string());
+        let later = [
+            ("unless_here", text_of(&rule.unless_here)),
+            ("cleared_by", text_of(&rule.cleared_by)),
+            ("then", then),
+            ("at_most", at_most),
+        ];
+        for (key, value) in later.iter().filter(|(_, value)| !value.is_empty()) {
+            for part in [*key, value.as_str()] {
+                hash.update(part.len().to_le_bytes());
+                hash.update(part);
+            }
         }
     }
     let mut digest = String::with_capacity(16);

@@ -34,13 +34,17 @@ pub struct TestMatch<'l> {
     pub rule: &'l str,
     /// Whether matching lines are the hit, or required.
     pub expectation: Expectation,
+    /// Whether the line cancels the earlier matches of the rule, by its `cleared_by`.
+    pub clears: bool,
     /// Matching lines of the rule up to this one.
     pub count: u64,
     /// Matching lines from which on the rule is a hit, or satisfied.
     pub at_least: u64,
+    /// Matching lines up to which the rule is a hit, or satisfied.
+    pub at_most: Option<u64>,
     /// The effect of a hit.
     pub severity: Severity,
-    /// The line without its newline; a part of it when it is longer than [`LINE_BYTES_MAX`].
+    /// The line without its newline and without colour codes; a long line is cut around the match.
     pub text: &'l [u8],
 }
 
@@ -81,20 +85,20 @@ pub fn test_run(
 /// Splits the text into blocks for the matcher.
 struct Records {
     matcher: Matcher,
-    /// The unfinished line.
+    /// The unfinished line, or its last part.
     open: Vec<u8>,
+    /// Parts of the unfinished line that were matched.
+    parts: u32,
     /// Records not yet matched.
     block: Vec<u8>,
     /// `seq` of the block's first record, and the number of its records.
     first_seq: u64,
     records: u64,
-    /// Number of the line of the block's first record.
-    first_line: u64,
+    /// By `seq`: where records are more than lines, from this record on, the number of those that do not end a line.
+    surplus: BTreeMap<u64, u64>,
     /// Finished lines.
     lines: u64,
     bytes: u64,
-    /// The first matching line of each rule, for the verdict.
-    first_lines: BTreeMap<(String, String), u64>,
     /// Matching lines of each rule.
     counts: BTreeMap<(String, String), u64>,
 }
@@ -104,13 +108,13 @@ impl Records {
         Records {
             matcher: Matcher::new(Arc::clone(rules)).with_streams(Streams::Unknown),
             open: Vec::new(),
+            parts: 0,
             block: Vec::new(),
             first_seq: 1,
             records: 0,
-            first_line: 1,
+            surplus: BTreeMap::new(),
             lines: 0,
             bytes: 0,
-            first_lines: BTreeMap::new(),
             counts: BTreeMap::new(),
         }
     }
@@ -134,43 +138,43 @@ impl Records {
         }
     }
 
-    /// A part that does not end its line gets a block of its own, so all records of any other block are one line each.
     fn end_record(&mut self, ends_line: bool, matched: &mut impl FnMut(TestMatch<'_>)) {
-        if !ends_line || self.block.len() >= READ_BYTES {
+        if self.block.len() >= READ_BYTES {
             self.flush(matched);
         }
-        if self.block.is_empty() {
-            self.first_line = self.lines + 1;
-        }
-        write_head(NO_STAMP, Stream::Stdout, Tag::WHOLE, &mut self.block);
+        let part = if self.parts == 0 && ends_line { 0 } else { self.parts + 1 };
+        write_head(NO_STAMP, Stream::Stdout, Tag { part, last: ends_line, ..Tag::WHOLE }, &mut self.block);
         self.block.append(&mut self.open);
         self.block.push(b'\n');
         self.records += 1;
         if ends_line {
             self.lines += 1;
+            self.parts = 0;
         } else {
-            self.flush(matched);
+            self.parts += 1;
+            let next_seq = self.first_seq + self.records;
+            let surplus = self.surplus.last_key_value().map_or(0, |(_, surplus)| *surplus) + 1;
+            self.surplus.insert(next_seq, surplus);
         }
     }
 
     fn flush(&mut self, matched: &mut impl FnMut(TestMatch<'_>)) {
         let block = Block { first_seq: self.first_seq, bytes: self.block.as_slice().into(), end: Position::START };
-        let (first_seq, first_line, first_lines) = (self.first_seq, self.first_line, &mut self.first_lines);
-        let counts = &mut self.counts;
-        self.matcher.feed_each(&block, |record, pack, rule| {
-            let line = first_line + (record.seq - first_seq);
-            first_lines.entry((pack.name.clone(), rule.id.clone())).or_insert(line);
+        let (counts, surplus) = (&mut self.counts, &self.surplus);
+        self.matcher.feed_each(&block, |pack, rule, effect| {
             let count = counts.entry((pack.name.clone(), rule.id.clone())).or_default();
-            *count += 1;
+            *count = if effect.clears { 0 } else { *count + 1 };
             matched(TestMatch {
-                line,
+                line: line_of(effect.seq, surplus),
                 pack: &pack.name,
                 rule: &rule.id,
                 expectation: rule.expectation,
+                clears: effect.clears,
                 count: *count,
                 at_least: rule.at_least,
+                at_most: rule.at_most,
                 severity: rule.severity,
-                text: record.text,
+                text: (effect.text)().as_bytes(),
             });
         });
         self.block.clear();
@@ -178,17 +182,20 @@ impl Records {
     }
 
     fn finish(mut self, matched: &mut impl FnMut(TestMatch<'_>)) -> TestSummary {
-        if !self.open.is_empty() {
+        if !self.open.is_empty() || self.parts > 0 {
             self.end_record(true, matched);
         }
         self.flush(matched);
         let mut hits = self.matcher.hits();
-        for hit in &mut hits {
-            if let Some(line) = self.first_lines.get(&(hit.pack.clone(), hit.rule.clone())) {
-                hit.first_seq = *line;
-            }
+        for hit in hits.iter_mut().filter(|hit| hit.first_seq > 0) {
+            hit.first_seq = line_of(hit.first_seq, &self.surplus);
         }
         let verdict = judge(&ExitFacts::exited(0, Duration::ZERO), &Limits::DEFAULT, &hits);
         TestSummary { lines: self.lines, bytes: self.bytes, verdict }
     }
+}
+
+/// The number of the line to which the record belongs.
+fn line_of(seq: u64, surplus: &BTreeMap<u64, u64>) -> u64 {
+    seq - surplus.range(..=seq).next_back().map_or(0, |(_, surplus)| *surplus)
 }

@@ -116,6 +116,7 @@ fn rule_hits() -> Vec<RuleHit> {
         first_line: "ERROR: x".to_owned(),
         explain: "The client printed an error and went on.".to_owned(),
         required: None,
+        at_most: None,
     }]
 }
 

@@ -1,10 +1,11 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domain::event::{Ended, Report};
 use domain::guard::FalseGuard;
 use domain::line::Stream;
 use domain::run::{ExcerptLine, JudgedOn, Outcome, OutputCounts, RuleHit, Severity};
-use rules::{ExitFacts, Limits, Matcher, judge, judge_report};
+use rules::{ExitFacts, Limits, Matcher, judge, judge_excerpt, judge_report};
 
 use crate::rules_of;
 
@@ -18,6 +19,7 @@ fn hit(rule: &str, severity: Severity, first_seq: u64, explain: &str) -> RuleHit
         first_line: "the line".to_owned(),
         explain: explain.to_owned(),
         required: None,
+        at_most: None,
     }
 }
 
@@ -261,4 +263,38 @@ fn a_false_guard_is_the_reason_and_a_missing_program_a_success() {
     // What the operator expects of a success is still checked.
     let slow = Limits { min_duration: Some(Duration::from_secs(60)), ..Limits::DEFAULT };
     assert_eq!(judged(&missing, slow).0, Outcome::FalseSuccess);
+}
+
+#[test]
+fn an_excerpt_counts_a_match_only_where_no_missing_line_can_undo_it() {
+    let rules = rules_of(
+        "[[rule]]\nid = \"a\"\npattern = '^a'\ncleared_by = '^ok'\n\
+         [[rule]]\nid = \"b\"\npattern = '^b'\nthen = '^c'\nwithin = 2\n\
+         [[rule]]\nid = \"n\"\nrequire = '^n'\nat_most = 2\n[[rule]]\nid = \"m\"\npattern = '^n'\nat_most = 2\n\
+         [[rule]]\nid = \"full\"\npattern = 'no space'\n",
+    );
+    let judged = |lines: &[(u64, &str)], last_seq: u64| {
+        let excerpt: Vec<ExcerptLine> = lines
+            .iter()
+            .map(|(seq, text)| ExcerptLine { seq: *seq, stream: Stream::Stdout, text: (*text).to_owned() })
+            .collect();
+        let complete = excerpt.len() as u64 == last_seq;
+        let facts = ExitFacts::exited(0, Duration::ZERO);
+        let same = BTreeSet::new();
+        let verdict = judge_excerpt(&facts, &Limits::DEFAULT, &[], &rules, &excerpt, complete, &same);
+        verdict.hits.into_iter().map(|hit| hit.rule).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(judged(&[(1, "a"), (2, "x"), (3, "n"), (4, "n"), (5, "n")], 5), "a n");
+    assert_eq!(judged(&[(1, "a"), (2, "ok"), (3, "n")], 3), "m");
+    // What is missing between both lines could clear the first one, or be the second line of `within`.
+    assert_eq!(judged(&[(1, "a"), (90, "x")], 90), "");
+    assert_eq!(judged(&[(1, "x"), (90, "a")], 90), "a");
+    assert_eq!(judged(&[(1, "b"), (90, "c")], 90), "");
+    assert_eq!(judged(&[(1, "x"), (89, "b"), (90, "c")], 90), "b");
+    // More lines may be among what is missing, but not fewer.
+    assert_eq!(judged(&[(1, "n"), (90, "x")], 90), "");
+    assert_eq!(judged(&[(1, "n"), (2, "n"), (3, "n"), (90, "x")], 90), "n");
+    // The text of a gap is not the job's.
+    assert_eq!(judged(&[(1, "n"), (2, "3 lines, 9 bytes dropped (seq 2-4): no space left")], 2), "m");
+    assert_eq!(judged(&[(1, "n"), (2, "no space left")], 2), "m full");
 }

@@ -248,3 +248,54 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_keys_for_several_lines_are_checked_with_each_other() {
+    let text = r#"name = "p"
+[[rule]]
+id = "a"
+pattern = 'a'
+then = 'b'
+[[rule]]
+id = "b"
+pattern = 'a'
+within = 3
+[[rule]]
+id = "c"
+require = 'a'
+at_least = 3
+at_most = 2
+[[rule]]
+id = "d"
+pattern = 'a\nb'
+cleared_by = 'a^b'
+then = 'x'
+within = 101
+"#;
+    let faults = Packs::default().add("p.toml", text).expect_err("refused").to_string();
+    let expected = [
+        "p.toml:5: `a`: has `then` without `within`; write within = 1 for the next line",
+        "p.toml:9: `b`: has `within` without `then`; write then = '...'",
+        "p.toml:14: `c`: has an `at_most` below its `at_least`, so that no number of lines is between them",
+        "p.toml:17: `a\\nb`: `pattern` of d has a line feed, and a pattern is compared with one line at a time; write \
+         the next line's pattern in `then`, with `within = 1`",
+        "p.toml:18: `a^b`: `cleared_by` of d can never match: no line meets all its parts; remove the part that \
+         contradicts the others, like a `^` behind text",
+        "p.toml:20: `101`: `within` is out of range; write a whole number from 1 to 100",
+    ];
+    let mut faults: Vec<_> = faults.lines().collect();
+    faults.sort_by_key(|fault| fault.split(':').nth(1).and_then(|line| line.parse::<u32>().ok()));
+    assert_eq!(faults, expected);
+}
+
+#[test]
+fn examples_can_have_several_lines() {
+    let text = "name = \"p\"\n[[rule]]\nid = \"a\"\npattern = '^a'\nthen = '^b'\nwithin = 2\ncleared_by = '^ok'\n\
+                matches = [\"a\\nx\\nb\", \"a\\nb\\na\\nok\"]\nignores = [\"a\", \"a\\nx\\nx\\nb\", \"a\\nb\\nok\"]\n";
+    let mut packs = Packs::default();
+    packs.add("p.toml", text).expect("the pack itself is good");
+    assert_eq!(
+        packs.check_examples().to_string(),
+        "p.toml:2: `a\\nb\\na\\nok`: rule `a` does not match its own example; fix one of the two"
+    );
+}

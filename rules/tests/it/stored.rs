@@ -13,8 +13,13 @@ fn a_stored_matcher_state_keeps_its_json() {
         first_seq: 9,
         first_line: "ERROR: x".to_owned(),
     };
-    let state =
-        MatcherState { digest: "0123456789abcdef".to_owned(), next_seq: 10, unseen_lines: 3, found: vec![found] };
+    let state = MatcherState {
+        digest: "0123456789abcdef".to_owned(),
+        next_seq: 10,
+        unseen_lines: 3,
+        found: vec![found],
+        ..MatcherState::default()
+    };
     testbed::golden(env!("CARGO_MANIFEST_DIR"), "matcher_state", &state);
 }
 

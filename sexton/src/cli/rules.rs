@@ -150,21 +150,26 @@ fn show_match(out: &mut Printer, json: bool, found: &TestMatch<'_>) -> Result<()
     let text: String = String::from_utf8_lossy(found.text).chars().take(MATCH_CHARS_MAX).collect();
     let is_required = found.expectation == Expectation::Match;
     // A required line is none that fails the run, and neither is one of too few.
-    let severity = (!is_required && found.count >= found.at_least).then_some(found.severity);
+    let is_hit = found.count >= found.at_least && found.at_most.is_none_or(|most| found.count <= most);
+    let severity = (!is_required && !found.clears && is_hit).then_some(found.severity);
     if json {
         return out.print_json(&json!({
             "line": found.line, "rule": found.rule, "pack": found.pack, "severity": severity, "required": is_required,
-            "count": found.count, "at_least": found.at_least, "text": text,
+            "count": found.count, "at_least": found.at_least, "at_most": found.at_most, "clears": found.clears, "text": text,
         }));
     }
-    let count = if found.count < found.at_least || (is_required && found.at_least > 1) {
-        format!("{} of {} ", found.count, found.at_least)
-    } else {
-        String::new()
+    let count = match found.at_most {
+        _ if found.clears => String::new(),
+        Some(most) if found.count > most => format!("{} (at most {most}) ", found.count),
+        _ if found.count < found.at_least || (is_required && found.at_least > 1) => {
+            format!("{} of {} ", found.count, found.at_least)
+        }
+        _ => String::new(),
     };
     let effect = match severity {
         Some(Severity::Fail) => "fail ",
         Some(Severity::Warn) => "warn ",
+        None if found.clears => "cleared ",
         None if is_required => "required ",
         None => "",
     };
