@@ -2,8 +2,10 @@
 //! a conditional write whose condition never holds.
 
 use aws_sdk_sqs::types::QueueAttributeName;
-use domain::ports::PortResult;
+use domain::ports::{Claimant, PortResult};
+use jiff::Timestamp;
 
+use crate::claims::claim_update;
 use crate::dynamo::{ItemUpdate, ItemWriteResult};
 use crate::fault::{CallName, call_error};
 use crate::item::{Item, s};
@@ -76,7 +78,10 @@ impl Aws {
         };
         let run = key(("bucket", format!("{group}#check")), ("run_id", "check"));
         let runner = key(("group", group.to_owned()), ("runner", "check"));
-        let claim = self.backend.dynamo.update(RUNS, run, refused_update()).await;
+        let by = Claimant { runner: "check", host: "check", id: Some("check") };
+        let mut update = claim_update(1, by, Timestamp::now());
+        update.condition += " AND attribute_not_exists(#state)";
+        let claim = self.backend.dynamo.update(RUNS, run, update).await;
         let beat = self.backend.dynamo.update(RUNNERS, runner, refused_update()).await;
         let result = |tried: PortResult<ItemWriteResult>, permission: &str| match tried {
             Ok(_) => Ok(format!("a runner of group {group} may {permission} here")),

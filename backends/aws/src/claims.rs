@@ -18,30 +18,52 @@ use crate::settings::{RUNNERS, beat_from_item};
 /// Attribute of a runner's item: the ids of its runs with a stop request, as a set.
 const STOPS: &str = "stops";
 
+/// The attributes of a run that a claim of this release or the last one writes or compares, with the keys. The role of
+/// runners (`lambdas/group.yaml`) may access no others. `checked` is that of `sexton check` of the last release.
+pub const CLAIM_ATTRIBUTES: [&str; 12] = [
+    "bucket",
+    "run_id",
+    "state",
+    "runner",
+    "runner_id",
+    "host",
+    "claimed_at",
+    "version",
+    "attempt",
+    "held",
+    "start_by",
+    "checked",
+];
+
+/// The conditional update by which a runner takes an attempt.
+pub(crate) fn claim_update(attempt: u32, by: Claimant<'_>, at: Timestamp) -> ItemUpdate {
+    let set_id = if by.id.is_some() { ", #runner_id = :runner_id" } else { "" };
+    let mut update = ItemUpdate {
+        expression: format!(
+            "SET #state = :claimed, #runner = :runner, #host = :host, #claimed_at = :at{set_id} ADD #version :one"
+        ),
+        condition: "#attempt = :attempt AND #state = :scheduled AND attribute_not_exists(#held) \
+                    AND (attribute_not_exists(#start_by) OR #start_by >= :at)"
+            .to_owned(),
+        values: vec![
+            (":claimed", s("claimed")),
+            (":scheduled", s("scheduled")),
+            (":runner", s(by.runner)),
+            (":host", s(by.host)),
+            (":at", s(sortable_instant(at))),
+            (":attempt", n(attempt)),
+            (":one", n(1)),
+        ],
+        return_item: false,
+    };
+    update.values.extend(by.id.map(|id| (":runner_id", s(id))));
+    update
+}
+
 #[async_trait]
 impl Claims for Backend {
     async fn claim(&self, run: &RunKey, attempt: u32, by: Claimant<'_>, at: Timestamp) -> PortResult<Claim> {
-        let set_id = if by.id.is_some() { ", #runner_id = :runner_id" } else { "" };
-        let mut update = ItemUpdate {
-            expression: format!(
-                "SET #state = :claimed, #runner = :runner, #host = :host, #claimed_at = :at{set_id} ADD #version :one"
-            ),
-            condition: "#attempt = :attempt AND #state = :scheduled AND attribute_not_exists(#held) \
-                        AND (attribute_not_exists(#start_by) OR #start_by >= :at)"
-                .to_owned(),
-            values: vec![
-                (":claimed", s("claimed")),
-                (":scheduled", s("scheduled")),
-                (":runner", s(by.runner)),
-                (":host", s(by.host)),
-                (":at", s(sortable_instant(at))),
-                (":attempt", n(attempt)),
-                (":one", n(1)),
-            ],
-            return_item: false,
-        };
-        update.values.extend(by.id.map(|id| (":runner_id", s(id))));
-        match self.dynamo.update(RUNS, run_item_key(run)?, update).await? {
+        match self.dynamo.update(RUNS, run_item_key(run)?, claim_update(attempt, by, at)).await? {
             ItemWriteResult::Done(_) => Ok(Claim::Granted),
             ItemWriteResult::Refused(None) => Ok(Claim::Refused),
             ItemWriteResult::Refused(Some(item)) => {
@@ -123,4 +145,23 @@ fn home_group(beat: &Heartbeat) -> &str {
 
 fn runner_item_key(group: &str, runner: &str) -> Item {
     Item::from([("group".to_owned(), s(group)), ("runner".to_owned(), s(runner))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dynamo::attribute_names;
+
+    #[test]
+    fn a_claim_accesses_only_the_attributes_that_the_role_of_runners_may_access() {
+        let by = Claimant { runner: "r", host: "h", id: Some("i") };
+        let update = claim_update(1, by, Timestamp::UNIX_EPOCH);
+        let names = attribute_names(&[&update.expression, &update.condition]).unwrap_or_default();
+        let unlisted: Vec<&String> = names.values().filter(|name| !CLAIM_ATTRIBUTES.contains(&name.as_str())).collect();
+        assert_eq!((names.len() > 5, unlisted), (true, vec![]));
+        let run = RunKey::new("db", RunId::unscheduled(Timestamp::UNIX_EPOCH, [0; 6]));
+        let keys = run_item_key(&run).expect("a key");
+        assert!(keys.keys().all(|key| CLAIM_ATTRIBUTES.contains(&key.as_str())), "{keys:?}");
+        assert!(!CLAIM_ATTRIBUTES.contains(&"outcome"));
+    }
 }

@@ -458,7 +458,7 @@ fn non_empty(expression: &str) -> Option<String> {
 }
 
 /// Maps each placeholder `#name` of the expressions to the attribute `name`.
-fn attribute_names(expressions: &[&str]) -> Option<HashMap<String, String>> {
+pub(crate) fn attribute_names(expressions: &[&str]) -> Option<HashMap<String, String>> {
     let mut names = HashMap::new();
     for expression in expressions {
         for part in expression.split('#').skip(1) {

@@ -49,6 +49,14 @@ const ABSENT_CODES: [&str; 6] = [
     "QueueDoesNotExistException",
 ];
 
+/// Start of the remedy for a missing permission.
+const DENIED_REMEDY: &str = "; allow the role of this process";
+
+/// Whether a call was refused because a permission is missing.
+pub fn is_denied(error: &PortError) -> bool {
+    matches!(error, PortError::Permanent(message) if message.contains(DENIED_REMEDY))
+}
+
 /// Why AWS refused a call, as far as callers differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -125,7 +133,7 @@ pub(crate) fn code_error(call_name: CallName<'_>, status: u16, code: &str, messa
         Cause::Transient => return PortError::Retry(text),
         Cause::Denied => {
             let permission = required_permission(action);
-            format!("; allow the role of this process {}:{permission} there", service.to_ascii_lowercase())
+            format!("{DENIED_REMEDY} {}:{permission} there", service.to_ascii_lowercase())
         }
         Cause::Absent => "; deploy the template, add the group, or correct `prefix` and `region`".to_owned(),
         Cause::Invalid => String::new(),

@@ -100,6 +100,12 @@ impl Names {
         format!("{}-operations", self.prefix)
     }
 
+    /// The path below which the runners of a group read parameters: `/PREFIX/groups/GROUP/`. Secrets Manager has it
+    /// without the first slash.
+    pub fn group_secrets(&self, group: &str) -> String {
+        format!("/{}/groups/{group}/", self.prefix)
+    }
+
     /// The SSM parameter `/PREFIX/order-signing-key`, with the private key that signs orders.
     pub fn signing_key_parameter(&self) -> String {
         format!("/{}/order-signing-key", self.prefix)

@@ -31,14 +31,18 @@ impl Installation {
         let installation = Installation { boto, server };
         installation.upload_code();
         installation.create(STACK, packaged(installation.template("template.yaml")), json!([]));
+        let account = format!("arn:aws:iam::{ACCOUNT}:root");
         for group in ["db", "web"] {
-            let parameters = json!([
-                { "ParameterKey": "Group", "ParameterValue": group },
-                { "ParameterKey": "RunnerPrincipal", "ParameterValue": format!("arn:aws:iam::{ACCOUNT}:root") },
-            ]);
-            installation.create(group, installation.template("group.yaml"), parameters);
+            installation.add_group(group, &[("Group", group), ("RunnerPrincipal", &account)]);
         }
         Some(installation)
+    }
+
+    /// Deploys a group with these parameters.
+    #[track_caller]
+    pub(crate) fn add_group(&self, stack: &str, parameters: &[(&str, &str)]) {
+        let parameters = parameters.iter().map(|(key, value)| json!({ "ParameterKey": key, "ParameterValue": value }));
+        self.create(stack, self.template("group.yaml"), parameters.collect());
     }
 
     pub(crate) fn root(&self) -> Caller {

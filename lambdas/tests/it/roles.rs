@@ -99,10 +99,16 @@ fn on_log_group(action: &str, group: &str) -> Value {
 #[track_caller]
 fn check(stack: &str, role: &str, allowed: &str, denied: &str) {
     let Some(installation) = Installation::deploy() else { return };
+    check_in(&installation, stack, role, allowed, denied);
+}
+
+/// As [`check`], in an installation that the caller has deployed.
+#[track_caller]
+pub(crate) fn check_in(installation: &Installation, stack: &str, role: &str, allowed: &str, denied: &str) {
     let caller = installation.role(stack, role);
     let mut faults = Vec::new();
     for (table, is_allowed) in [(allowed, true), (denied, false)] {
-        for Call { service, action, parameters } in calls(&installation, table) {
+        for Call { service, action, parameters } in calls(installation, table) {
             let name = format!("{service} {action} {parameters}");
             let answer = installation.boto.call(&caller, service, &action, parameters);
             let was_allowed = !matches!(&answer, Err(refusal) if DENIALS.contains(&refusal.code.as_str()));
@@ -243,9 +249,11 @@ fn a_runner_receives_and_reports_only_for_its_group() {
         queue reports: send_message
         table runs: update_item
         table runners: update_item
+        queue orders-db: list_queue_tags
         logs /cron/db: create_log_stream put_log_events
-        parameter /db/password: get_parameter
-        secret db/password: get_secret_value";
+        parameter /sexton/groups/db/password: get_parameter
+        parameter /sexton/groups/db/deep/password: get_parameter
+        secret sexton/groups/db/password: get_secret_value";
     let denied = "
         queue orders-web: receive_message delete_message send_message
         queue orders-db: send_message tag_queue
@@ -256,9 +264,16 @@ fn a_runner_receives_and_reports_only_for_its_group() {
         logs /cron/web: put_log_events create_log_stream
         logs /cron/db: get_log_events
         logs /aws/lambda/sexton-scheduler: put_log_events
+        queue orders-web: list_queue_tags
+        parameter /db/password: get_parameter
         parameter /web/password: get_parameter
+        parameter /sexton/groups/web/password: get_parameter
+        parameter /sexton/groups/dbx/password: get_parameter
+        parameter /sexton/groups/password: get_parameter
         parameter /sexton/order-signing-key: get_parameter
+        secret db/password: get_secret_value
         secret web/password: get_secret_value
+        secret sexton/groups/web/password: get_secret_value
         runner-role web: assume_role
         table jobs: get_item query scan put_item update_item delete_item batch_get_item batch_write_item
         table due: get_item query scan put_item update_item delete_item batch_get_item batch_write_item

@@ -115,6 +115,23 @@ impl<'a> Sexton<'a> {
         out.into_owned()
     }
 
+    /// Runs a command, and returns its exit code and all that it printed.
+    #[track_caller]
+    pub(crate) fn try_run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = self.command(arguments).output().expect("the binary starts");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), format!("{out}{err}"))
+    }
+
+    /// Allows the user of a server further actions.
+    #[track_caller]
+    pub(crate) fn allow(&self, actions: &[&str], resource: &str) {
+        let allowed = json!({ "Effect": "Allow", "Action": actions, "Resource": resource });
+        let policy = json!({ "Version": "2012-10-17", "Statement": [allowed] }).to_string();
+        let request = json!({ "UserName": "server", "PolicyName": "more", "PolicyDocument": policy });
+        self.installation.call("iam", "put_user_policy", request);
+    }
+
     /// Runs a command with `--json`, and returns each line as JSON.
     #[track_caller]
     pub(crate) fn records(&self, arguments: &[&str]) -> Vec<Value> {

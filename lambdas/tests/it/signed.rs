@@ -50,8 +50,8 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
     let server = Sexton::of_group(&installation);
     let Some((private, public)) = key_pair(&server) else { return };
     put_parameter(&installation, "/sexton/order-signing-key", &private);
-    put_parameter(&installation, "/db/password", SECRET);
-    server.write("policy.toml", &format!("order_keys = [\"{public}\"]\nreferences = [\"ssm:/db/*\"]\n"));
+    put_parameter(&installation, "/sexton/groups/db/password", SECRET);
+    server.write("policy.toml", &format!("order_keys = [\"{public}\"]\nreferences = [\"ssm:/sexton/groups/db/*\"]\n"));
     let text = std::fs::read_to_string(server.path("sexton.toml")).expect("written");
     server.write("sexton.toml", &format!("{text}[runner]\npolicy = \"policy.toml\"\n"));
 
@@ -59,7 +59,7 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
     let operator = Sexton::of_operator(&installation);
     let jobs = format!(
         "[[job]]\ngroup = \"db\"\nname = \"teller\"\nschedule = \"{}\"\ncommand = 'echo \"it is $PASSWORD\"'\n\
-         env = {{ PASSWORD = \"ssm:/db/password\" }}\n",
+         env = {{ PASSWORD = \"ssm:/sexton/groups/db/password\" }}\n",
         soon()
     );
     operator.run(&["apply", &operator.write("jobs.toml", &jobs), "--aws"]);
@@ -70,7 +70,7 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
         !held.is_empty()
     });
     let genuine = held[0]["Body"].as_str().expect("a body");
-    assert!(genuine.contains("ssm:/db/password") && !genuine.contains(SECRET), "{genuine}");
+    assert!(genuine.contains("ssm:/sexton/groups/db/password") && !genuine.contains(SECRET), "{genuine}");
 
     let trace = server.path("forged");
     let send = |body: &str| {

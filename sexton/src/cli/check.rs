@@ -15,6 +15,7 @@ use rustix::process::geteuid;
 use serde_json::json;
 use sinks::check::CHECK_GROUP;
 
+use crate::cli::check_references::check_references;
 use crate::cli::check_sources::{check_jobs, served_sources};
 use crate::client::{AwsArguments, block_on};
 use crate::configuration::load_policy;
@@ -55,14 +56,14 @@ pub(crate) struct Arguments {
 }
 
 /// Prints each finding immediately, because connecting to a dead server takes until its timeout.
-struct Findings {
+pub(crate) struct Findings {
     out: Printer,
     json: bool,
     bad: bool,
 }
 
 impl Findings {
-    fn print(&mut self, what: &str, name: &str, found: Result<String, String>) -> Result<(), Failure> {
+    pub(crate) fn print(&mut self, what: &str, name: &str, found: Result<String, String>) -> Result<(), Failure> {
         let good = found.is_ok();
         self.bad |= !good;
         let message = found.unwrap_or_else(|message| message);
@@ -105,7 +106,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     }
     block_on(async {
         if let Some(options) = &installation {
-            check_aws(options, &arguments.group, &setup.configuration.runner.groups, &mut findings).await?;
+            check_aws(options, &arguments.group, &setup, &mut findings).await?;
         }
         // Permissions can differ by group, so each sink is checked for each group.
         let default_groups = [CHECK_GROUP.to_owned()];
@@ -130,12 +131,12 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     Ok(if bad { FAILED } else { SUCCESS })
 }
 
-/// `asked`: groups whose runner is checked. `configured`: groups whose queues must exist, in addition to those with
-/// jobs.
+/// `asked`: groups whose runner is checked. Without them, the queues of all groups with jobs and of the configured ones
+/// must exist.
 async fn check_aws(
     options: &aws::Options,
     asked: &[String],
-    configured: &[String],
+    setup: &Setup,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
     let aws = match aws::connect(options).await {
@@ -144,7 +145,7 @@ async fn check_aws(
     };
     let (role, groups) = match asked {
         [] => {
-            let mut groups: BTreeSet<String> = configured.iter().cloned().collect();
+            let mut groups: BTreeSet<String> = setup.configuration.runner.groups.iter().cloned().collect();
             match groups_with_jobs(&aws).await {
                 Ok(with_jobs) => groups.extend(with_jobs),
                 Err(error) => findings.print("jobs", &aws.names.jobs(), Err(error.to_string()))?,
@@ -160,7 +161,11 @@ async fn check_aws(
         }
     };
     aws.check(role, &groups, &mut print).await;
-    printed
+    printed?;
+    for group in asked {
+        check_references(options, &aws, &setup.state, group, findings).await?;
+    }
+    Ok(())
 }
 
 async fn groups_with_jobs(aws: &aws::Aws) -> PortResult<BTreeSet<String>> {
