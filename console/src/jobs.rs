@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use services::commands;
-use services::current_state::{self, Failing, JobWithFailing, next_firing};
+use services::current_state::{self, BadJob, Failing, JobWithFailing, next_firing};
 use services::maintenance::{self, Window, Windows};
 
 use crate::caller::Caller;
@@ -31,6 +31,9 @@ pub(crate) struct ListQuery {
 #[derive(Debug, Serialize)]
 pub(crate) struct JobList {
     jobs: Vec<JobRecord>,
+    /// With `bad`, also the jobs of `sexton exec` that fail: they have no definition.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    exec: Vec<BadJob>,
     /// Files with jobs that differ from the stored ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     out_of_sync: Vec<SourceState>,
@@ -108,7 +111,12 @@ pub(crate) async fn list(State(console): State<Console>, Query(query): Query<Lis
         if after.is_none() {
             let mut out_of_sync = (console.sources)();
             out_of_sync.retain(|state| !state.in_sync && state.kind == "jobs");
-            return Ok(Json(JobList { jobs, out_of_sync }));
+            let mut exec = if query.bad { current_state::failing_exec_jobs(&console.ports).await? } else { Vec::new() };
+            exec.retain(|job| {
+                query.name.as_ref().is_none_or(|name| *name == job.key.name)
+                    && query.group.as_ref().is_none_or(|group| *group == job.key.group)
+            });
+            return Ok(Json(JobList { jobs, exec, out_of_sync }));
         }
     }
 }

@@ -36,6 +36,12 @@ pub struct Caller {
     pub stderr: Option<RawFd>,
     /// The keeper's end of the socket.
     pub control: RawFd,
+    /// The standard streams that are closed in the caller.
+    #[serde(default)]
+    pub closed_streams: [bool; 3],
+    /// The machine allows only few more processes, so that the keeper starts no threads.
+    #[serde(default)]
+    pub is_frugal: bool,
     /// The exact words of the command. Those of the order are text.
     pub words: Vec<Vec<u8>>,
     /// The caller's environment, as `NAME=VALUE`.
@@ -50,12 +56,17 @@ pub struct Caller {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "message")]
 pub enum KeeperMessage {
+    /// The job has started.
+    Started,
     /// The job did not start.
     NotStarted {
         /// One sentence.
         reason: String,
         /// The error of the kernel when the program could not be executed.
         error: Option<i32>,
+        /// The policy of this machine refuses the job.
+        #[serde(default)]
+        is_refused: bool,
     },
     /// A signal suspended the job, as ^Z of a terminal does.
     Suspended,

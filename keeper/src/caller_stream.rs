@@ -29,16 +29,17 @@ pub(crate) enum Copied {
     ReaderGone,
     /// The caller's descriptor refuses the bytes, with this error.
     Failed(String),
+    /// The caller's descriptor is not for writing, with this error. Without Sexton, such a job gets an error at each
+    /// write and usually continues.
+    Closed(String),
     /// The terminal was closed. Its session gets HUP for it.
     TerminalGone,
 }
 
 pub(crate) struct CallerStream {
     descriptor: Arc<OwnedFd>,
-    /// Notified when a block was written.
-    written: Arc<OwnedFd>,
-    blocks: Option<Sender<Vec<u8>>>,
-    results: Receiver<Result<(), Errno>>,
+    /// None where the machine has no thread or descriptor left: the keeper itself waits for the caller.
+    writer: Option<StreamWriter>,
     result: Copied,
     /// A pipe whose reader cannot come back, so that its absence is an end.
     has_one_reader: bool,
@@ -46,17 +47,21 @@ pub(crate) struct CallerStream {
     is_awaited: bool,
 }
 
-impl CallerStream {
-    /// # Errors
-    /// When no eventfd is available.
-    pub(crate) fn new(descriptor: OwnedFd) -> io::Result<CallerStream> {
-        let has_one_reader = is_anonymous(&descriptor);
-        let kind = fstat(&descriptor).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        let is_awaited = kind.is_ok_and(|kind| matches!(kind, FileType::Fifo | FileType::Socket));
-        let (descriptor, written) = (Arc::new(descriptor), Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?));
+/// The thread that writes.
+struct StreamWriter {
+    /// Notified when a block was written.
+    written: Arc<OwnedFd>,
+    blocks: Sender<Vec<u8>>,
+    results: Receiver<Result<(), Errno>>,
+}
+
+impl StreamWriter {
+    /// None where the machine refuses it.
+    fn start(to: &Arc<OwnedFd>) -> Option<StreamWriter> {
+        let written = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).ok()?);
         let (blocks, received) = channel::<Vec<u8>>();
         let (result_sender, results) = channel();
-        let (to, wake) = (descriptor.clone(), written.clone());
+        let (to, wake) = (to.clone(), written.clone());
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
             while let Ok(block) = received.recv() {
                 if result_sender.send(write_all(&to, &block)).is_err() {
@@ -65,9 +70,19 @@ impl CallerStream {
                 let _ = rustix::io::write(&*wake, &1u64.to_ne_bytes());
             }
         });
-        // Without a thread, the keeper itself waits for the caller.
-        let blocks = thread.ok().map(|_| blocks);
-        Ok(CallerStream { descriptor, written, blocks, results, result: Copied::All, has_one_reader, is_awaited })
+        thread.ok().map(|_| StreamWriter { written, blocks, results })
+    }
+}
+
+impl CallerStream {
+    /// `is_frugal`: starts no thread.
+    pub(crate) fn new(descriptor: OwnedFd, is_frugal: bool) -> CallerStream {
+        let has_one_reader = is_anonymous(&descriptor);
+        let kind = fstat(&descriptor).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let is_awaited = kind.is_ok_and(|kind| matches!(kind, FileType::Fifo | FileType::Socket));
+        let descriptor = Arc::new(descriptor);
+        let writer = if is_frugal { None } else { StreamWriter::start(&descriptor) };
+        CallerStream { descriptor, writer, result: Copied::All, has_one_reader, is_awaited }
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -76,7 +91,7 @@ impl CallerStream {
 
     /// Copies a block. Only when it is not busy.
     pub(crate) fn push(&mut self, block: &[u8]) -> Copied {
-        let sent = self.blocks.as_ref().is_some_and(|blocks| blocks.send(block.to_vec()).is_ok());
+        let sent = self.writer.as_ref().is_some_and(|writer| writer.blocks.send(block.to_vec()).is_ok());
         if sent {
             self.result = Copied::Busy;
             return Copied::Busy;
@@ -86,12 +101,13 @@ impl CallerStream {
 
     /// Reads the result of the last block.
     pub(crate) fn check(&mut self) -> Copied {
-        let Ok(result) = self.results.try_recv() else {
+        let Some(writer) = &self.writer else { return Copied::All };
+        let Ok(result) = writer.results.try_recv() else {
             return if self.is_busy() { Copied::Busy } else { Copied::All };
         };
         let mut count = [0u8; 8];
         // A result is notified once, so this does not block for long.
-        let _ = rustix::io::read(&*self.written, &mut count[..]);
+        let _ = rustix::io::read(&*writer.written, &mut count[..]);
         self.result = Copied::All;
         outcome(result)
     }
@@ -101,9 +117,10 @@ impl CallerStream {
         self.is_awaited
     }
 
-    /// Readable when the last block was written.
-    pub(crate) fn written(&self) -> PollFd<'_> {
-        PollFd::new(&*self.written, PollFlags::IN)
+    /// Readable when the last block was written; None where no block is being written.
+    pub(crate) fn written(&self) -> Option<PollFd<'_>> {
+        let writer = self.writer.as_ref().filter(|_| self.is_busy())?;
+        Some(PollFd::new(&*writer.written, PollFlags::IN))
     }
 
     /// Reports an error when the reader has closed its end; none where another reader may come.
@@ -117,6 +134,7 @@ fn outcome(result: Result<(), Errno>) -> Copied {
         Ok(()) => Copied::All,
         Err(Errno::PIPE | Errno::CONNRESET) => Copied::ReaderGone,
         Err(Errno::IO) => Copied::TerminalGone,
+        Err(error @ Errno::BADF) => Copied::Closed(io::Error::from(error).to_string()),
         Err(error) => Copied::Failed(io::Error::from(error).to_string()),
     }
 }

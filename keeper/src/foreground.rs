@@ -209,8 +209,23 @@ fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub struct Foreground {
     control: OwnedFd,
     is_gone: bool,
-    /// Reaped by the init process of this process's end.
-    _keeper: Child,
+    /// Where it is not waited for, the init process reaps it after the end of this process.
+    keeper: Child,
+}
+
+/// The command of a caller.
+#[derive(Debug)]
+pub struct CallerCommand<'c> {
+    /// Its words.
+    pub words: &'c [std::ffi::OsString],
+    /// Its environment, as `NAME=VALUE`.
+    pub environment: Vec<Vec<u8>>,
+    /// It has the standard streams of this process, as exact copies; without, it reads and prints nowhere.
+    pub tee: bool,
+    /// The standard streams that were closed when this process was started.
+    pub closed_streams: [bool; 3],
+    /// The machine allows only few more processes, so that the keeper starts no threads.
+    pub is_frugal: bool,
 }
 
 /// What [`Foreground::receive`] found.
@@ -225,8 +240,7 @@ pub enum Received {
 }
 
 impl Foreground {
-    /// Starts the keeper of a run that has its order.json. With `tee`, the command has the standard streams of this
-    /// process, as exact copies; without, it reads and prints nowhere.
+    /// Starts the keeper of a run that has its order.json.
     ///
     /// # Errors
     /// When no keeper can be started; the command was then not started.
@@ -235,7 +249,7 @@ impl Foreground {
         run: &RunDirectory,
         mut launch: Launch,
         signals: &CallerSignals,
-        (words, environment, tee): (&[std::ffi::OsString], Vec<Vec<u8>>, bool),
+        caller: CallerCommand<'_>,
     ) -> io::Result<Foreground> {
         let (own, other) = packet_pair()?;
         let mut passed = Vec::new();
@@ -248,11 +262,12 @@ impl Foreground {
         };
         let control = pass(std::os::fd::AsFd::as_fd(&other))?;
         let mut streams = [None; 3];
-        if tee {
+        let closed_streams = caller.closed_streams.map(|is_closed| is_closed && caller.tee);
+        if caller.tee {
             // SAFETY: the standard streams are open for the whole life of the process: std opens missing ones.
             let standard = [0, 1, 2].map(|number| unsafe { BorrowedFd::borrow_raw(number) });
-            for (stream, descriptor) in streams.iter_mut().zip(standard) {
-                *stream = Some(pass(descriptor)?);
+            for ((stream, descriptor), is_closed) in streams.iter_mut().zip(standard).zip(closed_streams) {
+                *stream = if is_closed { None } else { Some(pass(descriptor)?) };
             }
         }
         let [stdin, stdout, stderr] = streams;
@@ -262,14 +277,16 @@ impl Foreground {
             stdout,
             stderr,
             control,
-            words: words.iter().map(|word| word.clone().into_vec()).collect(),
-            environment,
+            closed_streams,
+            is_frugal: caller.is_frugal,
+            words: caller.words.iter().map(|word| word.clone().into_vec()).collect(),
+            environment: caller.environment,
             ignored_signals: signals.ignored,
             blocked_signals: signals.blocked,
         });
         let keeper = spawn_keeper(command, run, &launch)?;
         let keeper = keeper.ok_or_else(|| io::Error::other("another keeper holds the lock of a new run"))?;
-        Ok(Foreground { control: own, is_gone: false, _keeper: keeper })
+        Ok(Foreground { control: own, is_gone: false, keeper })
     }
 
     /// Readable when there is a message.
@@ -298,6 +315,11 @@ impl Foreground {
             Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
             Ok(_) | Err(_) => Received::KeeperGone,
         }
+    }
+
+    /// Waits until the keeper has exited, so that nothing writes to the run directory any more.
+    pub fn wait_for_keeper(&mut self) {
+        let _ = self.keeper.wait();
     }
 
     /// Passes a signal on to the command, unless the command has it already. The keeper also learns that the caller

@@ -107,14 +107,15 @@ impl Job {
         }
     }
 
-    /// Makes the job that of a caller: its output is copied, and signals come from there.
+    /// Makes the job that of a caller: its output is copied, and signals come from there. `closed`: the streams that
+    /// are closed in the caller.
     pub(crate) fn with_caller(
         mut self,
         control: Rc<Control>,
-        stdout: Option<CallerStream>,
-        stderr: Option<CallerStream>,
+        copies: [Option<CallerStream>; 2],
+        closed: [bool; 2],
     ) -> Job {
-        self.pipes = self.pipes.with_copies(stdout, stderr);
+        self.pipes = self.pipes.with_copies(copies, closed);
         Job { control: Some(control), ..self }
     }
 

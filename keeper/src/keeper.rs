@@ -96,9 +96,10 @@ fn run_attempt(run: &RunDirectory, umask: u32) -> io::Result<()> {
         let _ = rustix::process::chdir("/");
     }
     let (exit, late_output) = match started {
-        Err(LaunchError { reason, program_error }) => {
+        Err(LaunchError { reason, program_error, is_refused }) => {
             if let Some(control) = &control {
-                control.send(&KeeperMessage::NotStarted { reason: reason.clone(), error: program_error });
+                let reason = reason.clone();
+                control.send(&KeeperMessage::NotStarted { reason, error: program_error, is_refused });
             }
             (Exit::not_started(reason, Timestamp::now()), None)
         }
@@ -189,7 +190,11 @@ fn start(
     let name = run.path().file_name().unwrap_or_default().to_string_lossy();
     let name = format!("{name}.{}", std::process::id());
     let cgroup = if launch.cgroup { cgroup::Cgroup::create(&name) } else { None };
+    let [is_input_closed, closed @ ..] = launch.caller.as_ref().map_or([false; 3], |caller| caller.closed_streams);
     let (input, copies) = match passed {
+        Some(Passed { stdout, stderr, control, inherited, .. }) if is_input_closed => {
+            (Input::Closed, Some((stdout, stderr, control, inherited)))
+        }
         Some(Passed { stdin, stdout, stderr, control, inherited }) => {
             (stdin.map_or(Input::Nothing, Input::Descriptor), Some((stdout, stderr, control, inherited)))
         }
@@ -218,14 +223,10 @@ fn start(
     let job = Job::new(launched, (started_at, start), cgroup, masker, run, signals).with_guard_check(guard_check);
     let Some((stdout, stderr, control, inherited)) = copies else { return Ok(job) };
     close_descriptors(&inherited);
-    let copy = |stream: Option<OwnedFd>| {
-        let copied = stream.map(CallerStream::new).transpose();
-        copied.unwrap_or_else(|error| {
-            log(run, &format!("cannot copy output to the caller: {error}"));
-            None
-        })
-    };
-    Ok(job.with_caller(control, copy(stdout), copy(stderr)))
+    control.send(&KeeperMessage::Started);
+    let is_frugal = launch.caller.as_ref().is_some_and(|caller| caller.is_frugal);
+    let copy = |stream: Option<OwnedFd>| stream.map(|stream| CallerStream::new(stream, is_frugal));
+    Ok(job.with_caller(control, [copy(stdout), copy(stderr)], closed))
 }
 
 fn inode(file: &OwnedFd) -> Option<u64> {

@@ -218,7 +218,12 @@ pub(crate) enum Input {
     Text,
     /// The descriptor of a caller.
     Descriptor(OwnedFd),
+    /// The caller's is closed.
+    Closed,
 }
+
+/// In place of a descriptor: the job's stream is closed.
+const CLOSED_STREAM: RawFd = -1;
 
 /// Why a job did not start.
 pub(crate) struct LaunchError {
@@ -226,11 +231,13 @@ pub(crate) struct LaunchError {
     pub reason: String,
     /// The error of the kernel when the program could not be executed.
     pub program_error: Option<i32>,
+    /// The policy of this machine refuses the job.
+    pub is_refused: bool,
 }
 
 impl From<String> for LaunchError {
     fn from(reason: String) -> LaunchError {
-        LaunchError { reason, program_error: None }
+        LaunchError { reason, program_error: None, is_refused: false }
     }
 }
 
@@ -245,12 +252,14 @@ pub(crate) fn launch(prepared: &Prepared, input: Input, cgroup: Option<&Cgroup>)
     let (stderr, job_stderr) = pipe()?;
     let (failure, job_failure) = pipe()?;
     let (job_stdin, stdin) = match input {
-        Input::Text => pipe().map(|(read, write)| (read, Some(write)))?,
-        Input::Nothing => (std::fs::File::open("/dev/null").map_err(message)?.into(), None),
-        Input::Descriptor(descriptor) => (descriptor, None),
+        Input::Text => pipe().map(|(read, write)| (Some(read), Some(write)))?,
+        Input::Nothing => (Some(std::fs::File::open("/dev/null").map_err(message)?.into()), None),
+        Input::Descriptor(descriptor) => (Some(descriptor), None),
+        Input::Closed => (None, None),
     };
     let pointers = Pointers::new(prepared);
-    let streams = [job_stdin.as_raw_fd(), job_stdout.as_raw_fd(), job_stderr.as_raw_fd()];
+    let job_input = job_stdin.as_ref().map_or(CLOSED_STREAM, OwnedFd::as_raw_fd);
+    let streams = [job_input, job_stdout.as_raw_fd(), job_stderr.as_raw_fd()];
     let mut child = Child { prepared, pointers: &pointers, streams, failure: job_failure.as_raw_fd() };
     // The memory of a keeper with another user's process in it would be within reach of that user. The job of a caller
     // (which has no `cwd`) is one at a time, and gains nothing.
@@ -268,7 +277,8 @@ pub(crate) fn launch(prepared: &Prepared, input: Input, cgroup: Option<&Cgroup>)
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
         let code = i32::from_ne_bytes(code);
         let reason = prepared.failure(*step, io::Error::from_raw_os_error(code));
-        return Err(LaunchError { reason, program_error: Some(code).filter(|_| *step == STEP_PROGRAM) });
+        let program_error = Some(code).filter(|_| *step == STEP_PROGRAM);
+        return Err(LaunchError { reason, program_error, is_refused: *step == STEP_POLICY });
     }
     Ok(Launched { pid: pid as u32, stdout, stderr, stdin })
 }
@@ -358,7 +368,9 @@ unsafe extern "C" fn run_child(data: *mut libc::c_void) -> ! {
             fail(failure, STEP_LIMITS);
         }
         for (target, source) in streams.into_iter().enumerate() {
-            if libc::dup2(source, target as RawFd) < 0 {
+            if source == CLOSED_STREAM {
+                libc::close(target as RawFd);
+            } else if libc::dup2(source, target as RawFd) < 0 {
                 fail(failure, STEP_STREAMS);
             }
         }

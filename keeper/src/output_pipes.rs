@@ -48,11 +48,13 @@ struct Pipe {
     descriptor: Option<OwnedFd>,
     /// The caller's stream that gets a copy.
     copy: Option<CallerStream>,
+    /// Why what is printed does not reach the caller, if so.
+    unreachable: Option<&'static str>,
 }
 
 impl Pipe {
     fn new(descriptor: OwnedFd) -> Pipe {
-        Pipe { descriptor: Some(descriptor), copy: None }
+        Pipe { descriptor: Some(descriptor), copy: None, unreachable: None }
     }
 
     fn is_copying(&self) -> bool {
@@ -79,9 +81,15 @@ impl OutputPipes {
         }
     }
 
-    /// Copies both streams to those of a caller, from the first byte on.
-    pub(crate) fn with_copies(mut self, stdout: Option<CallerStream>, stderr: Option<CallerStream>) -> OutputPipes {
+    /// Copies both streams to those of a caller, from the first byte on. `closed`: the streams that are closed there.
+    pub(crate) fn with_copies(
+        mut self,
+        [stdout, stderr]: [Option<CallerStream>; 2],
+        [is_stdout_closed, is_stderr_closed]: [bool; 2],
+    ) -> OutputPipes {
         (self.stdout.copy, self.stderr.copy) = (stdout, stderr);
+        self.stdout.unreachable = is_stdout_closed.then_some("standard output is closed");
+        self.stderr.unreachable = is_stderr_closed.then_some("standard error is closed");
         self
     }
 
@@ -130,8 +138,8 @@ impl OutputPipes {
     pub(crate) fn poll_descriptors(&self) -> impl Iterator<Item = (Stream, PollFd<'_>)> {
         [(Stream::Stdout, &self.stdout), (Stream::Stderr, &self.stderr)].into_iter().filter_map(|(stream, pipe)| {
             let descriptor = pipe.descriptor.as_ref()?;
-            let copied = pipe.copy.as_ref().filter(|copy| copy.is_busy());
-            Some((stream, copied.map_or_else(|| PollFd::new(descriptor, PollFlags::IN), CallerStream::written)))
+            let copied = pipe.copy.as_ref().and_then(CallerStream::written);
+            Some((stream, copied.unwrap_or_else(|| PollFd::new(descriptor, PollFlags::IN))))
         })
     }
 
@@ -177,6 +185,9 @@ impl OutputPipes {
                 Some(copy) if bytes > 0 => copy.push(&buffer[..bytes]),
                 _ => Copied::All,
             };
+            if let Some(why) = self.pipe(stream).unreachable.filter(|_| bytes > 0) {
+                self.copy_error.get_or_insert_with(|| why.to_owned());
+            }
             self.record(stream, &buffer[..bytes]);
             self.handle_copied(stream, copied);
         }
@@ -194,7 +205,7 @@ impl OutputPipes {
             Err(_) => 0,
         };
         if bytes == 0 {
-            *pipe = Pipe { descriptor: None, copy: None };
+            *pipe = Pipe { descriptor: None, copy: None, unreachable: None };
         }
         Some(bytes)
     }
@@ -227,6 +238,10 @@ impl OutputPipes {
             Copied::All | Copied::Busy => {}
             Copied::TerminalGone => self.pipe(stream).copy = None,
             Copied::ReaderGone => self.close(stream),
+            Copied::Closed(error) => {
+                self.copy_error.get_or_insert(error);
+                self.pipe(stream).copy = None;
+            }
             Copied::Failed(error) => {
                 self.copy_error.get_or_insert(error);
                 self.close(stream);

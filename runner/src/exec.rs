@@ -29,6 +29,9 @@ use crate::state_lock::{RunnerError, lock_state_directory};
 /// Folder of the calls whose output is not delivered, below the runner's directory.
 pub const EXEC_FOLDER: &str = "exec";
 
+/// File of a run whose first choice of a state directory could not be used: that directory.
+pub(crate) const FIRST_CHOICE_FILE: &str = "first-choice";
+
 /// The code of a shell for a command that it cannot find.
 pub const NOT_FOUND_CODE: u8 = 127;
 
@@ -93,6 +96,13 @@ impl Call {
         Ok(Call { state, run, in_use })
     }
 
+    /// Notes which state directory could not be used for this call, so that `status` of that one finds it.
+    pub fn note_first_choice(&self, state: &Path) {
+        use std::os::unix::ffi::OsStrExt;
+        // Without the note, the call is only not listed there.
+        let _ = std::fs::write(self.run.file(FIRST_CHOICE_FILE), state.as_os_str().as_bytes());
+    }
+
     /// Removes the call: its command runs without Sexton.
     pub fn discard(self) {
         let _ = std::fs::remove_dir_all(&self.state);
@@ -140,7 +150,18 @@ pub struct Verdict {
     pub is_local: bool,
 }
 
+/// What a sender that cannot judge the run prints in place of a [`Verdict`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unchecked {
+    /// Why, as one sentence.
+    pub unchecked: String,
+}
+
+/// Starts the sender of a call.
+pub type StartSender<'w> = Box<dyn FnMut() -> io::Result<SenderPipes> + 'w>;
+
 /// The sender's ends of its pipes.
+#[derive(Default)]
 pub struct SenderPipes {
     /// Its standard output: the verdict; closed at its end.
     pub verdict: Option<ChildStdout>,
@@ -166,6 +187,8 @@ pub enum Ended {
         reason: String,
         /// The error of the kernel.
         error: Option<i32>,
+        /// The policy of this machine refuses it.
+        is_refused: bool,
     },
     /// The keeper exited early. `started`: whether the command may have started.
     KeeperLost {
@@ -181,11 +204,34 @@ pub struct Executed {
     pub ended: Ended,
     /// None when the rules did not finish in time.
     pub verdict: Option<Verdict>,
+    /// Why the rules did not check the run and its lines wait for a later call, if so.
+    pub unchecked: Option<String>,
     /// Why the end is not recorded on disk, if so.
     pub unrecorded: Option<String>,
 }
 
+/// Errors of the kernel for a limit of the machine. Without Sexton, the command may be below it.
+const LIMIT_ERRORS: [rustix::io::Errno; 5] = [
+    rustix::io::Errno::AGAIN,
+    rustix::io::Errno::NOMEM,
+    rustix::io::Errno::MFILE,
+    rustix::io::Errno::NFILE,
+    rustix::io::Errno::TOOBIG,
+];
+
 impl Executed {
+    /// Why the command can be started only without Sexton, if so: nothing was started.
+    pub fn needs_start(&self) -> Option<&str> {
+        let is_limit = |error: &i32| LIMIT_ERRORS.iter().any(|limit| limit.raw_os_error() == *error);
+        match &self.ended {
+            Ended::KeeperLost { started: false } => Some("its keeper exited before it started the command"),
+            Ended::NotStarted { reason, error, is_refused: false } if error.as_ref().is_none_or(is_limit) => {
+                Some(reason)
+            }
+            _ => None,
+        }
+    }
+
     /// The exit code: that of the command, as a shell reports it; 1 for one that exited 0 and that a rule failed, or
     /// whose output did not reach the caller.
     pub fn code(&self) -> u8 {
@@ -212,35 +258,61 @@ pub fn refused_code(error: i32) -> u8 {
 
 /// Waits in the foreground for the end of a call.
 pub struct Wait<'w> {
-    /// The run.
-    pub run: &'w RunDirectory,
-    /// Its keeper; none for a command that was refused.
-    pub foreground: Option<Foreground>,
-    /// The signals of this process.
-    pub signals: &'w CallerSignals,
-    /// The sender.
-    pub sender: SenderPipes,
+    run: &'w RunDirectory,
+    foreground: Option<Foreground>,
+    signals: &'w CallerSignals,
+    start_sender: Option<StartSender<'w>>,
+    /// The sender starts after the end of the command.
+    is_frugal: bool,
+    sender: SenderPipes,
 }
 
-impl Wait<'_> {
-    /// Returns when the command has ended, all its output is copied, and the rules have judged it. Passes signals on.
-    /// `print` gets the messages of the sender.
+impl<'w> Wait<'w> {
+    /// `foreground` is the keeper of the run; none for a command that was refused. `start_sender` is called once the
+    /// command has its process: a sender must not take the last one that the machine allows.
+    pub fn new(
+        run: &'w RunDirectory,
+        foreground: Option<Foreground>,
+        signals: &'w CallerSignals,
+        start_sender: StartSender<'w>,
+    ) -> Wait<'w> {
+        let (start_sender, sender) = (Some(start_sender), SenderPipes::default());
+        Wait { run, foreground, signals, start_sender, is_frugal: false, sender }
+    }
+
+    /// Leaves the processes that the machine allows to the command: the sender starts after its end.
+    pub fn be_frugal(&mut self) {
+        self.is_frugal = true;
+    }
+
+    /// Returns when the command has ended, all its output is copied, and the rules have judged it. Returns without a
+    /// sender when the command could not be started ([`Executed::needs_start`]). Passes signals on. `print` gets the
+    /// messages of the sender.
     ///
     /// # Errors
     /// When the kernel refuses `poll`.
     pub fn run(&mut self, mut print: impl FnMut(&[u8])) -> io::Result<Executed> {
-        let mut executed = Executed { ended: Ended::KeeperLost { started: false }, verdict: None, unrecorded: None };
+        let ended = Ended::KeeperLost { started: false };
+        let mut executed = Executed { ended, verdict: None, unchecked: None, unrecorded: None };
         let mut ended_at: Option<Instant> = None;
         if self.foreground.is_none() {
-            executed.ended =
-                Ended::NotStarted { reason: "the policy of this machine refuses it".to_owned(), error: None };
+            let reason = "the policy of this machine refuses it".to_owned();
+            executed.ended = Ended::NotStarted { reason, error: None, is_refused: true };
             ended_at = Some(Instant::now());
         }
         let mut is_interrupted = false;
         let mut line = Vec::new();
         loop {
+            if ended_at.is_some() {
+                if executed.needs_start().is_some() {
+                    return Ok(executed);
+                }
+                self.start_sender(&mut executed);
+            }
             let timeout = ended_at.map(|at| VERDICT_TIMEOUT.saturating_sub(at.elapsed()));
-            let is_judged = executed.verdict.is_some() || self.sender.verdict.is_none();
+            let is_judged = executed.verdict.is_some()
+                || executed.unchecked.is_some()
+                || (self.sender.verdict.is_none() && self.start_sender.is_none());
             let is_over = is_judged || executed.unrecorded.is_some() || timeout.is_some_and(|left| left.is_zero());
             if ended_at.is_some() && (is_over || is_interrupted) {
                 self.drain_messages(&mut print);
@@ -264,6 +336,22 @@ impl Wait<'_> {
         }
     }
 
+    /// Starts the sender, once.
+    fn start_sender(&mut self, executed: &mut Executed) {
+        let Some(mut start) = self.start_sender.take() else { return };
+        match start() {
+            Ok(sender) => self.sender = sender,
+            Err(why) => executed.unchecked = Some(format!("cannot start the sender: {why}")),
+        }
+    }
+
+    /// Returns when the keeper has exited.
+    pub fn wait_for_keeper(&mut self) {
+        if let Some(foreground) = &mut self.foreground {
+            foreground.wait_for_keeper();
+        }
+    }
+
     fn poll(&self, timeout: Option<Duration>) -> io::Result<()> {
         let mut descriptors = vec![PollFd::new(self.signals.descriptor(), PollFlags::IN)];
         let foreground = self.foreground.as_ref().filter(|foreground| !foreground.is_gone());
@@ -281,12 +369,14 @@ impl Wait<'_> {
     /// Handles the keeper's messages. Returns the end of the command.
     fn receive(&mut self, executed: &mut Executed) -> Option<Ended> {
         let mut end = None;
-        let foreground = self.foreground.as_mut()?;
         loop {
+            let foreground = self.foreground.as_mut()?;
             match foreground.receive() {
+                Received::Message(KeeperMessage::Started) if self.is_frugal => {}
+                Received::Message(KeeperMessage::Started) => self.start_sender(executed),
                 Received::Message(KeeperMessage::Suspended) => self.signals.suspend(),
-                Received::Message(KeeperMessage::NotStarted { reason, error }) => {
-                    end = Some(Ended::NotStarted { reason, error });
+                Received::Message(KeeperMessage::NotStarted { reason, error, is_refused }) => {
+                    end = Some(Ended::NotStarted { reason, error, is_refused });
                 }
                 Received::Message(KeeperMessage::Ended { exit_code, signal, copy_error }) => {
                     end = Some(Ended::Command { exit_code, signal, copy_error });
@@ -313,9 +403,11 @@ impl Wait<'_> {
             Ok(0) | Err(_) => self.sender.verdict = None,
             Ok(bytes) => line.extend_from_slice(&buffer[..bytes]),
         }
-        if line.ends_with(b"\n") {
-            executed.verdict = executed.verdict.take().or_else(|| serde_json::from_slice(line).ok());
-            line.clear();
+        while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+            let text: Vec<u8> = line.drain(..=end).collect();
+            executed.verdict = executed.verdict.take().or_else(|| serde_json::from_slice(&text).ok());
+            let unchecked = serde_json::from_slice::<Unchecked>(&text).ok().map(|found| found.unchecked);
+            executed.unchecked = executed.unchecked.take().or(unchecked);
         }
     }
 
@@ -372,7 +464,8 @@ mod tests {
         let check = |ended: Ended, outcome: Option<Outcome>, expected: u8| {
             let verdict =
                 outcome.map(|outcome| Verdict { outcome, reason: String::new(), dropped_lines: 0, is_local: false });
-            assert_eq!(Executed { ended: ended.clone(), verdict, unrecorded: None }.code(), expected, "{ended:?}");
+            let executed = Executed { ended: ended.clone(), verdict, unchecked: None, unrecorded: None };
+            assert_eq!(executed.code(), expected, "{ended:?}");
         };
         let command = |exit_code, signal| Ended::Command { exit_code, signal, copy_error: None };
         check(command(Some(0), None), None, 0);
@@ -383,9 +476,10 @@ mod tests {
         check(command(None, Some(2)), Some(Outcome::Failed), 130);
         check(command(None, Some(9)), None, 137);
         check(Ended::Command { exit_code: Some(0), signal: None, copy_error: Some(String::new()) }, None, 1);
-        check(Ended::NotStarted { reason: String::new(), error: Some(2) }, None, 127);
-        check(Ended::NotStarted { reason: String::new(), error: Some(13) }, None, 126);
-        check(Ended::NotStarted { reason: String::new(), error: None }, None, 127);
+        let not_started = |error| Ended::NotStarted { reason: String::new(), error, is_refused: false };
+        check(not_started(Some(2)), None, 127);
+        check(not_started(Some(13)), None, 126);
+        check(not_started(None), None, 127);
         check(Ended::KeeperLost { started: true }, Some(Outcome::Lost), 1);
     }
 }

@@ -14,6 +14,9 @@ use crate::state_lock::lock_state_directory;
 /// Folder of the delivered calls, below the runner's directory.
 pub const KEPT_FOLDER: &str = "exec-kept";
 
+/// File of a kept call that lacks lines of removed sinks: their names.
+pub(crate) const REMOVED_FILE: &str = "removed-sinks.json";
+
 /// Moves the state of a delivered call to the kept ones.
 pub(crate) fn keep(runner_folder: &Path, state: &Path) -> io::Result<()> {
     let folder = runner_folder.join(KEPT_FOLDER);

@@ -18,7 +18,7 @@
 //! | file | duty |
 //! |---|---|
 //! | `runner`, `handle`, `heartbeat`, `options`, `shutdown` | the runner as a whole |
-//! | `exec`, `sender`, `kept` | one command of another scheduler: waits, delivers, keeps |
+//! | `exec`, `sender`, `kept`, `due_sinks`, `exec_backlog` | one command of another scheduler: its wait and delivery |
 //! | `intake`, `admission`, `required_sinks` | orders: claim, store, admit; hold while a required sink is unreachable |
 //! | `supervise`, `keeper_state`, `reporting`, `finish`, `report` | one run from its start to its report |
 //! | `policy`, `secrets` | what may run here; the values of references |
@@ -37,8 +37,10 @@
 
 mod admission;
 mod adopt;
+mod due_sinks;
 mod excerpt;
 pub mod exec;
+mod exec_backlog;
 mod feed;
 mod finish;
 mod handle;
@@ -77,6 +79,7 @@ mod state_lock;
 mod supervise;
 mod traces;
 
+pub use exec_backlog::{UndeliveredCommand, undelivered_commands};
 pub use handle::{Handle, LocalInfo};
 pub use kept::KEPT_FOLDER;
 pub use options::{OnShutdown, Options, Policy, Ports};

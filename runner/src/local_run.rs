@@ -44,6 +44,8 @@ pub(crate) struct LocalRun {
     grown: AtomicBool,
     /// The sinks that have this run, each with the number of its engine.
     fed: Mutex<BTreeMap<String, u64>>,
+    /// The only sinks that it is due to; None: all. Set for a run of `exec`.
+    due: Mutex<Option<BTreeSet<String>>>,
     /// Position of the reader that is furthest ahead.
     read_position: Mutex<Position>,
 }
@@ -95,6 +97,7 @@ impl LocalRun {
             mailing: AtomicBool::new(false),
             grown: AtomicBool::new(true),
             fed: Mutex::default(),
+            due: Mutex::default(),
             read_position: Mutex::new(Position::START),
         }
     }
@@ -285,6 +288,16 @@ impl LocalRun {
     /// The sinks that have this run.
     pub(crate) fn fed_sinks(&self) -> BTreeSet<String> {
         lock(&self.fed).keys().cloned().collect()
+    }
+
+    /// Whether the run is due to a sink with this name.
+    pub(crate) fn is_due_to(&self, sink: &str) -> bool {
+        lock(&self.due).as_ref().is_none_or(|names| names.contains(sink))
+    }
+
+    /// Sets the only sinks that the run is due to; None: all.
+    pub(crate) fn set_due(&self, names: Option<BTreeSet<String>>) {
+        *lock(&self.due) = names;
     }
 
     pub(crate) fn note_read_position(&self, place: Position) {

@@ -7,9 +7,11 @@ use std::io;
 use std::sync::Arc;
 
 use domain::event::Body;
+use domain::run::Trigger;
 use keeper::directory::RunDirectory;
 use keeper::records::Accepted;
 
+use crate::due_sinks::DueSinks;
 use crate::keeper_state::{KeeperState, keeper_state, stored_report};
 use crate::local_run::{LocalRun, lock};
 use crate::mailing::start_mailing;
@@ -60,6 +62,11 @@ pub(crate) fn resume_run(shared: &Arc<RunnerState>, directory: RunDirectory) -> 
     // A crash may have come after the directory was created and before its content was.
     directory.create()?;
     let run = Arc::new(LocalRun::new(directory, accepted));
+    if run.accepted.order.trigger == Trigger::Exec
+        && let Ok(Some(due)) = DueSinks::read(&run.directory)
+    {
+        run.set_due(due.limit_for(shared.options.sinks_key.as_ref()));
+    }
     let key = run.key();
     lock(&shared.runs).insert(key, run.clone());
     if run.directory.end_reported().exists() && restore_finished(shared, &run) {

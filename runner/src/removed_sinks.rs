@@ -1,11 +1,16 @@
 //! Sinks that are no longer configured while they lack lines: counts and records what they lack, for an alert. Never
 //! delivers and never deletes output.
 
+use std::io;
+
 use domain::line::{Position, Stage};
 use jiff::Timestamp;
+use keeper::directory::RunDirectory;
+use keeper::records::Accepted;
 use keeper::spool::{SpoolReader, segments};
 use sinks::config::{Filter, SinkConfig};
 
+use crate::due_sinks::{DueSinks, is_lacked_by_calls};
 use crate::feed::{lag_after, read_cursor};
 use crate::local_run::{LocalRun, lock};
 use crate::runner_state::RunnerState;
@@ -82,6 +87,7 @@ pub(crate) fn end_old_removals(shared: &RunnerState) {
     for record in shared.sinks.records.list() {
         if let Some(removal) = record.removal.filter(|removal| removal.lines > 0 && !removal.is_over)
             && count_undelivered(shared, &record.name, &record.when, &record.skipped_runs(), removal.at).0 == 0
+            && !is_lacked_by_calls(&shared.options.state, &record.name)
         {
             shared.sinks.records.end_removal(&record.name);
         }
@@ -99,14 +105,39 @@ fn count_undelivered(
     let runs: Vec<_> = lock(&shared.runs).values().cloned().collect();
     let due = runs.iter().filter(|run| {
         let job = run.job();
-        run.accepted.accepted_at <= until && when.wants_job(&job.group, &job.name) && !skipped.contains(&run.key())
+        let is_due = when.wants_job(&job.group, &job.name) && !skipped.contains(&run.key()) && run.is_due_to(sink);
+        run.accepted.accepted_at <= until && is_due
     });
-    let lacked = due.map(|run| undelivered_lines(run, sink)).filter(|lines| *lines > 0);
+    let lines = |run: &LocalRun| undelivered_lines(run, read_cursor(run, sink).unwrap_or(Position::START));
+    let lacked = due.map(|run| lines(run)).filter(|lines| *lines > 0);
     lacked.fold((0, 0), |(lines, runs), more| (lines + more, runs + 1))
 }
 
-fn undelivered_lines(run: &LocalRun, sink: &str) -> u64 {
-    let from = read_cursor(run, sink).unwrap_or(Position::START);
+/// Records which removed sinks lack lines of an `exec`, before its run is moved here. Idempotent.
+pub(crate) async fn record_undelivered(
+    shared: &RunnerState,
+    directory: &RunDirectory,
+    due: &mut DueSinks,
+) -> io::Result<()> {
+    let Some(accepted) = Accepted::read(directory)? else { return Ok(()) };
+    let run = LocalRun::new(directory.clone(), accepted);
+    let _editing = shared.sinks.wait_for_edits().await;
+    let here = shared.sinks.names();
+    for (name, lines) in lacked_lines(&run, due.names.difference(&here)) {
+        shared.sinks.records.add_undelivered(&name, &run, lines, due.recorded.contains(&name));
+        due.recorded.insert(name);
+    }
+    Ok(())
+}
+
+/// The sinks among these that lack lines of a run, with the number of the lines.
+pub(crate) fn lacked_lines<'n>(run: &LocalRun, names: impl Iterator<Item = &'n String>) -> Vec<(String, u64)> {
+    let lines = |name: &String| undelivered_lines(run, read_cursor(run, name).unwrap_or(Position::START));
+    names.map(|name| (name.clone(), lines(name))).filter(|(_, lines)| *lines > 0).collect()
+}
+
+/// The lines of a run after this position.
+pub(crate) fn undelivered_lines(run: &LocalRun, from: Position) -> u64 {
     if from.stage == Stage::Done {
         return 0;
     }

@@ -104,6 +104,8 @@ impl RunnerState {
         sinks::clock_history::ClockHistory::of_process().keep_in(&options.state);
         let open_files = OpenFiles::new(options.open_files_max);
         let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+        let sinks = SinkTable::start(std::mem::take(&mut options.sinks), options.sink_environment.clone(), records);
+        sinks.set_complete(options.has_all_sinks);
         Ok(RunnerState {
             runs_folder,
             boot_id: processes::boot_id(),
@@ -115,7 +117,7 @@ impl RunnerState {
             open_files,
             admission_stopped: AtomicBool::new(false),
             admission_changed: Notify::new(),
-            sinks: SinkTable::start(std::mem::take(&mut options.sinks), options.sink_environment.clone(), records),
+            sinks,
             packs: RwLock::new(options.packs.clone()),
             required_sinks: RequiredSinks::default(),
             watch: SpoolWatch::new(),

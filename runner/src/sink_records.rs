@@ -17,7 +17,7 @@ use sinks::config::{Filter, SinkConfig, StartFrom};
 use sinks::losses::{LossStore, Losses};
 
 use crate::feed::{CURSOR_EXTENSION, file_stem};
-use crate::local_run::lock;
+use crate::local_run::{LocalRun, lock};
 
 /// Folder of the records, below the state directory of a runner.
 const FOLDER: &str = "sinks";
@@ -185,6 +185,38 @@ impl SinkRecords {
         lock(&self.records).values().cloned().collect()
     }
 
+    /// Whether this process stores records: a runner, not the sender of an `exec`.
+    pub(crate) fn are_stored(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    /// Adds a run of `exec` to what a removed sink lacks. A new record names the runs that are here: the sink, added
+    /// again, gets only the others. `is_counted`: an earlier call has added the run. Blocking.
+    pub(crate) fn add_undelivered(&self, sink: &str, run: &LocalRun, lines: u64, is_counted: bool) {
+        let directory = run.directory.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let stored = self.get(sink);
+        let record = match stored {
+            // It is configured for the runner of this directory, which counts for itself.
+            Some(SinkRecord { removal: None, .. }) => return,
+            Some(SinkRecord { removal: Some(removal), .. }) if is_counted && (removal.is_over || removal.lines > 0) => {
+                return;
+            }
+            Some(SinkRecord { removal: Some(removal), mut skipped, .. }) if removal.lines > 0 && !removal.is_over => {
+                skipped.remove(&directory);
+                let at = removal.at.max(run.accepted.accepted_at);
+                let removal = Removal { at, lines: removal.lines + lines, runs: removal.runs + 1, is_over: false };
+                SinkRecord { name: sink.to_owned(), when: Filter::default(), skipped, removal: Some(removal) }
+            }
+            Some(_) | None => {
+                let mut skipped = run_names(&self.runs_folder);
+                skipped.remove(&directory);
+                let removal = Removal { at: Timestamp::now(), lines, runs: 1, is_over: false };
+                SinkRecord { name: sink.to_owned(), when: Filter::default(), skipped, removal: Some(removal) }
+            }
+        };
+        self.store(record);
+    }
+
     /// Sets the counters of a removed sink to 0. Returns those before.
     pub(crate) fn reset_losses(&self, name: &str) -> io::Result<Losses> {
         match &self.folder {
@@ -213,6 +245,12 @@ impl SinkRecords {
             lock(&self.records).remove(&name);
         }
     }
+}
+
+/// Whether the alert about a removed sink has ended. Reads only. `state` is the runner's own directory.
+pub(crate) fn is_removal_over(state: &Path, sink: &str) -> bool {
+    let record = read_json::<SinkRecord>(&state.join(FOLDER).join(format!("{}{RECORD_END}", file_stem(sink))));
+    record.ok().flatten().and_then(|record| record.removal).is_some_and(|removal| removal.is_over)
 }
 
 /// The stems of the records in the folder.
@@ -320,6 +358,13 @@ fn reset_file(path: &Path) -> io::Result<Losses> {
     let before = read_json::<Losses>(path).ok().flatten().unwrap_or_default();
     write_json(path, &Losses::new(Timestamp::now()), Durability::Cache)?;
     Ok(before)
+}
+
+/// Names of all run directories.
+fn run_names(runs_folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(runs_folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| RunDirectory::parse_name(name).is_some()).collect()
 }
 
 /// The runs on disk, as a new sink sees them.

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use domain::run::RunId;
-use sinks::config::SinkConfig;
+use jiff::Timestamp;
+use sinks::config::{SinkConfig, StartFrom};
 use sinks::engine::{Engine, Environment};
 use sinks::feed::Lag;
 use sinks::losses::{LossStore, Losses};
@@ -50,14 +51,14 @@ impl Slot {
 
     /// Whether the run is due to the present engine.
     fn is_due(&self, run: &LocalRun) -> bool {
-        run.header().is_some_and(|header| self.engine.wants(header)) && !self.is_skipped(run)
+        run.header().is_some_and(|header| self.engine.wants(header)) && self.is_for(run)
     }
 
     /// Whether the run is due to the present engine or to its successor.
     fn needs(&self, run: &LocalRun) -> bool {
         let job = run.job();
         let wants = |config: &SinkConfig| config.when.wants_job(&job.group, &job.name);
-        (wants(self.engine.config()) || self.wanted.as_ref().is_some_and(wants)) && !self.is_skipped(run)
+        (wants(self.engine.config()) || self.wanted.as_ref().is_some_and(wants)) && self.is_for(run)
     }
 
     /// Whether the engine delivers as the configuration wants it.
@@ -66,8 +67,11 @@ impl Slot {
         wanted.is_some_and(|wanted| wanted.delivers_as(self.engine.config())) && !self.engine.is_settling()
     }
 
-    fn is_skipped(&self, run: &LocalRun) -> bool {
-        !self.skipped.is_empty() && self.skipped.contains(&run.key())
+    /// Whether the sink gets this run, if it wants the job. A new one does not get each run that is kept.
+    fn is_for(&self, run: &LocalRun) -> bool {
+        let is_skipped = !self.skipped.is_empty() && self.skipped.contains(&run.key());
+        let gets_kept = || self.wanted.as_ref().is_some_and(|config| config.start == StartFrom::Kept);
+        !is_skipped && (run.is_due_to(self.name()) || gets_kept())
     }
 
     /// The numbers of its engine, under the present configuration. None for a removed sink.
@@ -97,6 +101,10 @@ pub(crate) struct SinkTable {
     /// Held while the set of names changes.
     editing: tokio::sync::Mutex<()>,
     generations: AtomicU64,
+    /// False where a faulty sinks file has left some out.
+    are_complete: AtomicBool,
+    /// When the configurations were read.
+    read_at: Mutex<Timestamp>,
     /// The runner stops: no engine is started any more.
     has_ended: AtomicBool,
 }
@@ -109,6 +117,8 @@ impl SinkTable {
             environment,
             editing: tokio::sync::Mutex::default(),
             generations: AtomicU64::new(0),
+            are_complete: AtomicBool::new(true),
+            read_at: Mutex::new(Timestamp::now()),
             has_ended: AtomicBool::new(false),
             records,
         };
@@ -174,6 +184,11 @@ impl SinkTable {
     /// The configured names.
     pub(crate) fn names(&self) -> BTreeSet<String> {
         self.read().iter().filter(|slot| slot.wanted.is_some()).map(|slot| slot.name().to_owned()).collect()
+    }
+
+    /// Whether a sink was removed and still delivers what it can.
+    pub(crate) fn is_one_leaving(&self) -> bool {
+        self.read().iter().any(|slot| slot.wanted.is_none())
     }
 
     /// State and lag of every configured sink, in the order of the sinks file.
@@ -315,6 +330,31 @@ impl SinkTable {
         slot.map(|slot| slot.is_changing = false).is_some()
     }
 
+    /// Whether an absent sink is one that was removed.
+    pub(crate) fn are_complete(&self) -> bool {
+        self.are_complete.load(Ordering::Acquire)
+    }
+
+    /// Notes whether a faulty sinks file has left sinks out.
+    pub(crate) fn set_complete(&self, are_complete: bool) {
+        self.are_complete.store(are_complete, Ordering::Release);
+    }
+
+    /// When the configurations were read, at the latest.
+    pub(crate) fn read_at(&self) -> Timestamp {
+        *lock(&self.read_at)
+    }
+
+    /// Notes when the configurations were read.
+    pub(crate) fn set_read_at(&self, at: Timestamp) {
+        *lock(&self.read_at) = at;
+    }
+
+    /// Waits until no other task changes the set of names.
+    pub(crate) async fn wait_for_edits(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.editing.lock().await
+    }
+
     /// Waits until no other task changes the set of names. Blocking.
     pub(crate) fn lock_editing(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.editing.blocking_lock()
@@ -344,6 +384,8 @@ pub(crate) async fn set_sinks(shared: &Arc<RunnerState>, configs: Vec<SinkConfig
     if shared.sinks.has_ended.load(Ordering::Acquire) {
         return SinkChanges::default();
     }
+    shared.sinks.set_complete(true);
+    shared.sinks.set_read_at(Timestamp::now());
     let task_state = shared.clone();
     let noted = tokio::task::spawn_blocking(move || {
         let table = &task_state.sinks;

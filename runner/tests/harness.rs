@@ -23,7 +23,7 @@ use domain::ports::{
 use domain::run::{RunId, RunKey, Trigger};
 use domain::secret::{Reference, Secrets};
 use jiff::Timestamp;
-use keeper::foreground::{CallerSignals, Foreground};
+use keeper::foreground::{CallerCommand, CallerSignals, Foreground};
 use keeper::records::Launch;
 use keeper::spawn::KeeperCommand;
 use runner::exec::{Call, SenderPipes, Verdict, Wait};
@@ -161,19 +161,26 @@ fn exec(state: &str, world: &str, command: &[&str]) -> ExitCode {
     let keeper = KeeperCommand(vec![own.clone().into(), "keeper".into(), world.into()]);
     let environment = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
     let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
-    let command = (words.as_slice(), environment.collect(), true);
+    let command = CallerCommand {
+        words: &words,
+        environment: environment.collect(),
+        tee: true,
+        closed_streams: [false; 3],
+        is_frugal: false,
+    };
     let start = || Foreground::start(&keeper, &call.run, Launch::default(), &signals, command).expect("keeper");
     let foreground = (!is_refused).then(start);
     keeper::foreground::keep_descriptors();
-    let mut sender = std::process::Command::new(own)
-        .args(["sender".as_ref(), call.state.as_os_str(), world.as_ref()])
-        .stdin(call.in_use.try_clone().expect("lock"))
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("sender");
-    let pipes = SenderPipes { verdict: sender.stdout.take(), messages: sender.stderr.take() };
-    let mut wait = Wait { run: &call.run, foreground, signals: &signals, sender: pipes };
+    let start_sender = || {
+        let mut sender = std::process::Command::new(&own)
+            .args(["sender".as_ref(), call.state.as_os_str(), world.as_ref()])
+            .stdin(call.in_use.try_clone().expect("lock"))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()?;
+        Ok(SenderPipes { verdict: sender.stdout.take(), messages: sender.stderr.take() })
+    };
+    let mut wait = Wait::new(&call.run, foreground, &signals, Box::new(start_sender));
     let executed = wait.run(|_message| {}).expect("poll");
     if std::env::var_os("SEXTON_WAIT_FOR_SENDER").is_some() {
         wait.wait_for_sender(Duration::from_secs(60));
@@ -191,7 +198,15 @@ async fn sender(state: &str, world: &str) -> ExitCode {
         options.flush_limit = Duration::from_millis(limit);
     }
     let (configs, environment) = (std::mem::take(&mut options.sinks), options.sink_environment.clone());
-    let sinks = CallSinks { configs, environment, are_complete: true, key: "test".to_owned() };
+    let sinks = CallSinks {
+        configs,
+        environment,
+        are_complete: true,
+        key: std::env::var("SEXTON_SINKS_KEY").unwrap_or_else(|_| "test".to_owned()),
+        file: Some(Path::new(world).join("sinks.toml")),
+        read_at: Timestamp::now(),
+        reload: Box::new(|| None),
+    };
     let judged = |finished: &FinishedRecord| {
         let (outcome, reason) = (finished.outcome, finished.reason.clone());
         let verdict = Verdict { outcome, reason, dropped_lines: finished.dropped_lines, is_local: false };

@@ -1,14 +1,14 @@
 //! What an operator wants to know first: which jobs are bad, what runs, what is next. Read on request by the console,
 //! for `sexton status` and `sexton jobs`. Changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::alert::{AlertKind, JobState, Status};
 use domain::job::{Job, JobKey};
 use domain::jobs_file::{GROUP_RESERVED, fields};
 use domain::plan::next_start;
 use domain::ports::{Cursor, Ports, RunFilter, RunQuery, StoredJob};
-use domain::run::{Outcome, Run, RunId};
+use domain::run::{Outcome, Run, RunId, Trigger};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -68,6 +68,13 @@ pub struct BadJob {
     /// That run; none for a system job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<RunId>,
+    /// A job of `sexton exec`, which is in no list of jobs.
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_exec: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A firing that is due later.
@@ -159,7 +166,8 @@ pub async fn read(ports: &Ports, now: Timestamp) -> Result<CurrentState> {
     loop {
         let (page, following) = list_jobs(ports, None, after.as_ref()).await?;
         for (stored, failing) in page {
-            bad.extend(failing.map(|failing| BadJob { key: stored.key.clone(), failing, reason: None, run_id: None }));
+            let key = stored.key.clone();
+            bad.extend(failing.map(|failing| BadJob { key, failing, reason: None, run_id: None, is_exec: false }));
             jobs.count(&stored);
             let at = stored.job.as_ref().ok().and_then(|job| next_firing(job, &windows, now));
             next.extend(at.map(|at| NextFiring { at, key: stored.key }));
@@ -171,6 +179,7 @@ pub async fn read(ports: &Ports, now: Timestamp) -> Result<CurrentState> {
             break;
         }
     }
+    bad.extend(failing_exec_jobs(ports).await?);
     jobs.bad = bad.len();
     bad.sort_by(|one, other| (one.failing.since, &one.key).cmp(&(other.failing.since, &other.key)));
     for job in bad.iter_mut().filter(|job| job.reason.is_none()).take(DETAILED_JOBS_MAX) {
@@ -210,9 +219,33 @@ async fn failing_system_jobs(ports: &Ports) -> Result<Vec<BadJob>> {
     let failing = states.iter().map(|state| Failing::of(&state.record));
     let found = reasons.into_iter().zip(failing);
     let bad = found.filter_map(|((key, reason), failing)| {
-        Some(BadJob { key, failing: failing?, reason: Some(reason), run_id: None })
+        Some(BadJob { key, failing: failing?, reason: Some(reason), run_id: None, is_exec: false })
     });
     Ok(bad.collect())
+}
+
+/// The jobs of `sexton exec` that fail: jobs that no file and no API defines.
+///
+/// # Errors
+/// Returns the port's error.
+pub async fn failing_exec_jobs(ports: &Ports) -> Result<Vec<BadJob>> {
+    let alerts = ports.alerts.list(None, SEARCHED_ALERTS_MAX).await?.records;
+    let named = alerts.into_iter().filter(|alert| alert.group != GROUP_RESERVED && !alert.job.is_empty());
+    let keys: BTreeSet<JobKey> = named.map(|alert| JobKey::new(alert.group, alert.job)).collect();
+    let keys: Vec<JobKey> = keys.into_iter().collect();
+    let states = ports.alerts.states(&keys).await?;
+    let mut bad = Vec::new();
+    for (key, state) in keys.into_iter().zip(states) {
+        let Some(failing) = Failing::of(&state.record) else { continue };
+        if !ports.jobs.get(std::slice::from_ref(&key)).await?.is_empty() {
+            continue;
+        }
+        // The job may also be one that was removed.
+        let failed = latest_failure(ports, &key).await?;
+        let Some(run) = failed.filter(|run| run.trigger == Trigger::Exec) else { continue };
+        bad.push(BadJob { key, failing, reason: run.reason, run_id: Some(run.run_id), is_exec: true });
+    }
+    Ok(bad)
 }
 
 /// The latest failed run of a job among its latest runs.

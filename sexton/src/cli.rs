@@ -6,6 +6,7 @@ mod check;
 mod check_references;
 mod check_sources;
 pub(crate) mod exec;
+mod exec_on_disk;
 mod firing_lines;
 mod job_lookup;
 mod jobs;

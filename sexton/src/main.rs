@@ -6,6 +6,7 @@
 mod bus_fault;
 mod cli;
 mod client;
+mod closed_streams;
 mod configuration;
 mod crontab_directory;
 mod crontab_kind;

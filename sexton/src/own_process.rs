@@ -24,6 +24,7 @@ pub(crate) fn drop_empty_variables() {
         for name in empty {
             again.env_remove(name);
         }
+        crate::closed_streams::close_again();
         // Returns only when it fails; then the options report the empty value.
         let _ = again.exec();
     }

@@ -164,13 +164,30 @@ fn an_exec_without_a_server_delivers_output_and_leaves_reports_to_one_with_a_ser
 }
 
 #[test]
-fn output_due_to_one_sink_is_not_given_to_another() {
+fn output_due_to_a_renamed_sink_is_not_given_to_another_and_kept_for_it() {
     let world = undelivered_exec();
     make_reachable(&world);
     sink_at(&world, "other", "elsewhere");
     next_exec(&world);
-    assert_eq!(count_states(&world), 1);
+    // Its sink was renamed in the same file: it waits for nothing else.
+    assert_eq!(count_states(&world), 0);
     assert!(!std::fs::read_to_string(world.path("elsewhere").join("all.log")).expect("log").contains("late"));
+    let records = || std::fs::read_to_string(world.path("state").join("sinks").join("archive.json")).expect("record");
+    assert!(records().contains("\"lines\":1,\"runs\":1"), "{}", records());
+    // The lines are delivered when a sink has this name again.
+    wait_for_next_second();
+    sink_at(&world, "archive", "later");
+    next_exec(&world);
+    assert!(is_delivered(&world) && count_states(&world) == 0);
+    assert!(records().contains("\"is_over\":true"), "{}", records());
+    // A call of another sinks file is left to calls with that file.
+    let other = undelivered_exec();
+    make_reachable(&other);
+    sink_at(&other, "archive-2", "elsewhere");
+    assert!(other.command(&["exec", "true"]).env("SEXTON_SINKS_KEY", "other").status().expect("exec").success());
+    let is_other = || std::fs::read_to_string(other.path("elsewhere").join("all.log")).is_ok();
+    wait_for("the delivery", || (is_other() && count_states(&other) == 1).then_some(()));
+    other.end_senders();
 }
 
 #[test]

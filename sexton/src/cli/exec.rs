@@ -5,6 +5,7 @@
 
 mod call_settings;
 mod call_state;
+mod process_limit;
 mod sending;
 
 use std::ffi::OsString;
@@ -22,7 +23,7 @@ use domain::order::{FORMAT_VERSION, Order};
 use domain::run::{Outcome as RunOutcome, RunId, Trigger};
 use domain::units::format_lines;
 use jiff::Timestamp;
-use keeper::foreground::{CallerSignals, Foreground, keep_descriptors};
+use keeper::foreground::{CallerCommand, CallerSignals, Foreground, keep_descriptors};
 use keeper::records::Launch;
 use keeper::spawn::KeeperCommand;
 use runner::Policy;
@@ -30,9 +31,11 @@ use runner::exec::{Call, Ended, Executed, NOT_FOUND_CODE, SenderPipes, Wait, ref
 
 use crate::client::ServerArguments;
 use crate::failure::{FAILED, Failure, Outcome, print_error_line};
-use crate::{machine, own_process};
+use crate::state::StateDirectory;
+use crate::{closed_streams, machine, own_process};
 
 use call_settings::CallSettings;
+pub(crate) use call_state::FALLBACKS;
 pub(crate) use sending::{SENDER_WORD, main as sender_main};
 
 /// How long process 1 of a container waits for the sender, which ends with it. Chosen: as the shutdown of a runner.
@@ -103,7 +106,14 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     let keeper = KeeperCommand(vec![program.clone().into(), "keeper".into()]);
     let allowed_directories = policy.as_ref().and_then(|policy| policy.allowed_directories(&order.job));
     let launch = Launch { inherited: own_process::inherited(), allowed_directories, ..Launch::default() };
-    let command = (arguments.command.as_slice(), environment(), !arguments.no_tee);
+    let is_frugal = process_limit::is_low();
+    let command = CallerCommand {
+        words: &arguments.command,
+        environment: environment(),
+        tee: !arguments.no_tee,
+        closed_streams: closed_streams::closed(),
+        is_frugal,
+    };
     let start = || Foreground::start(&keeper, &call.run, launch, &signals, command);
     let foreground = match refused.is_none().then(start).transpose() {
         Ok(foreground) => foreground,
@@ -113,8 +123,11 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         }
     };
     keep_descriptors();
-    let sender = start_sender(&program, &call, &settings, &state);
-    let mut wait = Wait { run: &call.run, foreground, signals: &signals, sender };
+    let start_sender = || start_sender(&program, &call, &settings, &state);
+    let mut wait = Wait::new(&call.run, foreground, &signals, Box::new(start_sender));
+    if is_frugal {
+        wait.be_frugal();
+    }
     let executed = match wait.run(print_bytes) {
         Ok(executed) => executed,
         Err(why) => {
@@ -122,11 +135,13 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
             return Ok(FAILED);
         }
     };
-    if matches!(executed.ended, Ended::KeeperLost { started: false }) && executed.verdict.is_none() {
+    if let Some(why) = executed.needs_start() {
+        wait.wait_for_keeper();
+        drop(wait);
         call.discard();
-        return run_alone(&arguments, "its keeper exited before it started the command", Some(signals));
+        return run_alone(&arguments, why, Some(signals));
     }
-    report(&order.key(), &executed);
+    report(&order.key(), &executed, &state);
     let is_local = executed.verdict.as_ref().is_some_and(|verdict| verdict.is_local);
     match std::process::id() {
         1 => wait.wait_for_sender(SENDER_WAIT),
@@ -141,29 +156,17 @@ fn start_sender(
     program: &std::path::Path,
     call: &Call,
     settings: &CallSettings,
-    state: &crate::state::StateDirectory,
-) -> SenderPipes {
-    let started = call.in_use.try_clone().and_then(|lock| {
-        Process::new(program)
-            .arg(SENDER_WORD)
-            .arg(&call.state)
-            .arg(settings.to_json(state))
-            .stdin(Stdio::from(lock))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-    });
-    match started {
-        Ok(mut sender) => SenderPipes { verdict: sender.stdout.take(), messages: sender.stderr.take() },
-        Err(why) => {
-            print_error_line(&format!(
-                "sexton: cannot start the sender: {why}; the rules do not check this run, and a later call delivers its \
-                 lines from {}",
-                call.state.display()
-            ));
-            SenderPipes { verdict: None, messages: None }
-        }
-    }
+    state: &StateDirectory,
+) -> std::io::Result<SenderPipes> {
+    let mut sender = Process::new(program)
+        .arg(SENDER_WORD)
+        .arg(&call.state)
+        .arg(settings.to_json(state))
+        .stdin(Stdio::from(call.in_use.try_clone()?))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    Ok(SenderPipes { verdict: sender.stdout.take(), messages: sender.stderr.take() })
 }
 
 /// Replaces this process by the command, because Sexton cannot record it.
@@ -181,6 +184,8 @@ fn run_alone(arguments: &Arguments, why: &str, signals: Option<CallerSignals>) -
     command.args(words);
     if arguments.no_tee {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    } else {
+        closed_streams::close_again();
     }
     let why = command.exec();
     print_error_line(&format!("sexton: cannot execute `{}`: {why}", program.display()));
@@ -188,7 +193,7 @@ fn run_alone(arguments: &Arguments, why: &str, signals: Option<CallerSignals>) -
 }
 
 /// Prints why a run was not successful, and what is not recorded.
-fn report(key: &JobKey, executed: &Executed) {
+fn report(key: &JobKey, executed: &Executed, state: &StateDirectory) {
     if let Some(why) = &executed.unrecorded {
         print_error_line(&format!("sexton: the end of {key} is not recorded yet: {why}"));
     }
@@ -198,6 +203,11 @@ fn report(key: &JobKey, executed: &Executed) {
     let Some(verdict) = &executed.verdict else {
         if let Ended::NotStarted { reason, .. } = &executed.ended {
             print_error_line(&format!("sexton: {key} failed: {reason}"));
+        } else if let Some(why) = &executed.unchecked {
+            print_error_line(&format!(
+                "sexton: the rules did not check the output of {key}, and a later call delivers its lines from {}: {why}",
+                state.dir.display()
+            ));
         } else {
             print_error_line(&format!("sexton: the rules did not check the output of {key}"));
         }

@@ -11,6 +11,7 @@ use domain::units::format_count;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::cli::exec_on_disk;
 use crate::cli::job_lookup::NamedJob;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
@@ -103,12 +104,35 @@ const COLUMNS: &[Column] = &[
     Column::text("command"),
 ];
 
+/// Requests the list. Without a server, `--bad` reads the jobs of `exec` from the state directory.
+async fn read_list(arguments: &JobsArguments) -> Result<Value, Failure> {
+    let group = arguments.group.as_ref().or(arguments.group_flag.as_ref());
+    let request = ApiRequest::get(&["jobs"]).with("group", group).with("bad", arguments.bad.then_some(true));
+    let answer = match Client::find(&arguments.server).await {
+        Ok(client) => client.send(request).await,
+        Err(failure) => Err(failure),
+    };
+    match answer {
+        Err(failure @ Failure::Failed(_)) if arguments.bad => {
+            let state = exec_on_disk::read_state(&arguments.server, failure)?;
+            let mut bad = state.get("bad").and_then(Value::as_array).cloned().unwrap_or_default();
+            bad.retain(|job| group.is_none_or(|group| job.get("group").and_then(Value::as_str) == Some(group)));
+            Ok(json!({ "jobs": [], "exec": bad, "no_server": state.get("no_server") }))
+        }
+        answer => answer,
+    }
+}
+
+/// The row of a job of `exec`, which has no definition.
+fn exec_row(record: &Value) -> Vec<String> {
+    let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or("?");
+    let (name, state) = (format!("{}/{}", text("group"), text("name")), format!("bad: {}", text("kind")));
+    [&*name, "by `sexton exec`", "-", &*state, "-", "-"].map(str::to_owned).to_vec()
+}
+
 pub(crate) fn list(arguments: JobsArguments) -> Outcome {
     block_on(async {
-        let client = Client::find(&arguments.server).await?;
-        let group = arguments.group.as_ref().or(arguments.group_flag.as_ref());
-        let request = ApiRequest::get(&["jobs"]).with("group", group).with("bad", arguments.bad.then_some(true));
-        let mut answer = client.send(request).await?;
+        let mut answer = read_list(&arguments).await?;
         let Some(Value::Array(jobs)) = answer.get_mut("jobs").map(Value::take) else { return Err(unexpected_answer()) };
         let mut out = Printer::new();
         let mut table = Table::new(COLUMNS);
@@ -140,6 +164,9 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
                 job.command.to_string(),
             ]);
         }
+        for record in answer.get("exec").and_then(Value::as_array).into_iter().flatten() {
+            if arguments.json { out.print_json(record)? } else { table.add_row(exec_row(record)) }
+        }
         if !arguments.json {
             out.print_table(&table)?;
         }
@@ -147,6 +174,9 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
         for state in answer.get("out_of_sync").and_then(Value::as_array).into_iter().flatten() {
             let text = |name: &str| state.get(name).and_then(Value::as_str).unwrap_or_default();
             print_error_line(&format!("{} differs from the stored jobs: {}", text("source"), text("reason")));
+        }
+        if let Some(message) = answer.get("no_server").and_then(Value::as_str) {
+            return Err(Failure::failed(format!("only the jobs of `sexton exec` are known: {message}")));
         }
         Ok(SUCCESS)
     })

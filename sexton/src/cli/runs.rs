@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use console::Undelivered;
 use domain::local_time::localize;
-use domain::run::{Outcome as RunOutcome, Run, RunId};
+use domain::run::{Leaked, Outcome as RunOutcome, Run, RunId};
 use domain::units::format_lines;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use crate::cli::run_progress::{RunProgress, wait_until_ended};
 use crate::cli::runs_on_disk::{self, Filter};
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
+use crate::machine;
 use crate::print::{
     Printer, dash, format_bytes, format_duration, format_instant, format_optional_instant, format_pairs, parse_instant,
     parse_job_key,
@@ -332,6 +333,21 @@ pub(crate) fn show(arguments: ShowArguments) -> Outcome {
     })
 }
 
+/// What is known of a process that the run left: on this machine, whether it runs now.
+fn leaked_state(run: &Run, leaked: &Leaked) -> &'static str {
+    let is_here = run.host.as_deref() == Some(&*machine::host_name());
+    let is_alive = || {
+        let process = keeper::processes::find(leaked.pid);
+        process.is_some_and(|process| process.name == leaked.name && !process.is_zombie())
+    };
+    match (leaked.killed, is_here) {
+        (true, _) => "killed",
+        (false, false) => "ran on after the end of the run",
+        (false, true) if is_alive() => "still runs",
+        (false, true) => "has ended since",
+    }
+}
+
 fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
     let mut rows = vec![
         ("run", run.run_id.to_string()),
@@ -367,8 +383,7 @@ fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
     rows.extend(run.cpu_ms.map(|ms| ("cpu", format_duration(Duration::from_millis(ms)))));
     rows.extend(run.max_rss_bytes.map(|bytes| ("memory", format_bytes(bytes))));
     for leaked in &run.leaked {
-        let fate = if leaked.killed { "killed" } else { "still runs" };
-        rows.push(("leaked", format!("pid {} ({}), {fate}", leaked.pid, leaked.name)));
+        rows.push(("leaked", format!("pid {} ({}), {}", leaked.pid, leaked.name, leaked_state(run, leaked))));
     }
     for hit in &run.rules {
         let at = match hit.count {

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use runner::ResetError;
 use serde_json::{Value, json};
 
+use crate::cli::exec_on_disk::read_backlogs;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
-use crate::failure::{Failure, Outcome, SUCCESS};
+use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
 use crate::local_runner::reset_record;
 use crate::print::{Printer, dash, format_bytes, format_duration, format_elapsed, format_instant};
 use crate::text_table::{Column, Table};
@@ -77,7 +78,20 @@ fn take_list(mut answer: Value, key: &str) -> Result<Vec<Value>, Failure> {
 }
 
 async fn list(arguments: &Arguments) -> Outcome {
-    let sinks = take_list(client(&arguments.server)?.send(ApiRequest::get(&["sinks"])).await?, "sinks")?;
+    let answer = match client(&arguments.server) {
+        Ok(client) => client.send(ApiRequest::get(&["sinks"])).await,
+        Err(failure) => Err(failure),
+    };
+    let sinks = match answer {
+        Ok(answer) => take_list(answer, "sinks")?,
+        Err(failure) => {
+            // The lines of `exec` need no server.
+            for backlog in read_backlogs(&arguments.server) {
+                print_error_line(&backlog.line(Timestamp::now()));
+            }
+            return Err(failure);
+        }
+    };
     let mut out = Printer::new();
     let mut table = Table::new(COLUMNS);
     for sink in &sinks {
@@ -85,6 +99,9 @@ async fn list(arguments: &Arguments) -> Outcome {
     }
     if !arguments.json {
         out.print_table(&table)?;
+        for backlog in read_backlogs(&arguments.server) {
+            out.print_line(&backlog.line(Timestamp::now()))?;
+        }
     }
     out.finish()?;
     Ok(SUCCESS)

@@ -9,10 +9,11 @@ use domain::units::format_lines;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::cli::exec_on_disk::{self, ExecBacklog};
 use crate::cli::runs::{parse_run, state_name, unexpected_answer};
 use crate::cli::sinks::state_text;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
-use crate::failure::{Outcome, SUCCESS};
+use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
 use crate::print::{Printer, format_duration, format_elapsed, format_instant};
 use crate::terminal::Tone;
 use crate::text_table::{cut_text, replace_controls};
@@ -34,18 +35,27 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
     block_on(async {
-        let client = Client::find(&arguments.server).await?;
-        let answer = client.send(ApiRequest::get(&["status"])).await?;
+        let answer = match Client::find(&arguments.server).await {
+            Ok(client) => client.send(ApiRequest::get(&["status"])).await,
+            Err(failure) => Err(failure),
+        };
+        let mut answer = match answer {
+            Ok(answer) => answer,
+            Err(failure @ Failure::Failed(_)) => exec_on_disk::read_state(&arguments.server, failure)?,
+            Err(failure) => return Err(failure),
+        };
+        let backlogs = exec_on_disk::read_backlogs(&arguments.server);
         let mut out = Printer::new();
         if arguments.json {
+            answer["exec"] = backlogs.iter().flat_map(ExecBacklog::records).collect();
             out.print_json(&answer)?;
         } else {
-            for line in screen(&answer, Timestamp::now())? {
+            for line in screen(&answer, &backlogs, Timestamp::now())? {
                 print_screen_line(&mut out, &line)?;
             }
         }
         out.finish()?;
-        Ok(SUCCESS)
+        Ok(if answer.get("no_server").is_some() { FAILED } else { SUCCESS })
     })
 }
 
@@ -57,7 +67,7 @@ struct ScreenLine {
     tone: Tone,
 }
 
-fn print_screen_line(out: &mut Printer, line: &ScreenLine) -> Result<(), crate::failure::Failure> {
+fn print_screen_line(out: &mut Printer, line: &ScreenLine) -> Result<(), Failure> {
     let text = replace_controls(line.text.clone());
     let text = match out.width() {
         Some(width) => cut_text(&text, width.saturating_sub(HEAD_WIDTH).max(HEAD_WIDTH)),
@@ -67,7 +77,7 @@ fn print_screen_line(out: &mut Printer, line: &ScreenLine) -> Result<(), crate::
     out.print_line(&format!("{}{}", out.paint(&head, Tone::Head), out.paint(&text, line.tone)))
 }
 
-fn screen(answer: &Value, now: Timestamp) -> Result<Vec<ScreenLine>, crate::failure::Failure> {
+fn screen(answer: &Value, backlogs: &[ExecBacklog], now: Timestamp) -> Result<Vec<ScreenLine>, Failure> {
     let open = answer.get("open").and_then(Value::as_array).ok_or_else(|| unexpected_answer("status"))?;
     let open = open.iter().map(parse_run).collect::<Result<Vec<Run>, _>>()?;
     let mut lines = vec![headline(answer)];
@@ -81,9 +91,13 @@ fn screen(answer: &Value, now: Timestamp) -> Result<Vec<ScreenLine>, crate::fail
         let waiting = waiting.into_iter().map(|run| open_text(run, Some(run.nominal), now)).collect();
         add_part(&mut lines, "waiting", Tone::Warning, waiting, "nothing", "sexton runs");
     }
-    let next = entries(answer, "next").map(|firing| next_text(firing, now)).collect();
-    add_part(&mut lines, "next", Tone::Plain, next, "no firing", "sexton jobs");
-    let behind = entries(answer, "sinks").filter_map(sink_text).collect();
+    let has_server = answer.get("no_server").is_none();
+    if has_server {
+        let next = entries(answer, "next").map(|firing| next_text(firing, now)).collect();
+        add_part(&mut lines, "next", Tone::Plain, next, "no firing", "sexton jobs");
+    }
+    let mut behind: Vec<String> = entries(answer, "sinks").filter_map(sink_text).collect();
+    behind.extend(backlogs.iter().map(|backlog| backlog.line(now)));
     add_part(&mut lines, "behind", Tone::Warning, behind, "nothing: the sinks have all lines", "sexton sinks");
     Ok(lines)
 }
@@ -106,6 +120,10 @@ fn job_name(record: &Value) -> String {
 
 /// How many jobs there are, and how many are not as they should be.
 fn headline(answer: &Value) -> ScreenLine {
+    if let Some(message) = answer.get("no_server").and_then(Value::as_str) {
+        let text = format!("only the commands of `sexton exec` are known: {message}");
+        return ScreenLine { part: "jobs", text, tone: Tone::Warning };
+    }
     let number = |name: &str| answer.get("jobs").and_then(|jobs| jobs.get(name)?.as_u64()).unwrap_or(0);
     let all = number("all");
     let named = ["bad", "paused", "disabled", "unreadable"].map(|name| (number(name), name));

@@ -64,7 +64,7 @@ fn every_byte_passes_in_both_directions() {
         assert_eq!(bash(&folder, line), (Some(expected.0), expected.1.to_owned()), "{line}");
     };
     check("$S cat < /dev/null; echo $?", (0, "0\n"));
-    check("$S cat <&-; echo $?", (0, "0\n"));
+    check("$S cat <&-; echo $?", (0, "1\n"));
     check("$S sh -c 'exit 4' >&- 2>&-; echo $?", (0, "4\n"));
     check("seq 100000 | $S gzip -c | gzip -dc | wc -l", (0, "100000\n"));
     check("$S sh -c 'echo out; echo err >&2' 2>&1 >/dev/null", (0, "err\n"));

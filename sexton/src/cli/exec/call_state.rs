@@ -10,7 +10,7 @@ use crate::state::StateDirectory;
 
 /// Folders for temporary files, in the order of choice: the first survives a restart of the machine, the last needs no
 /// disk.
-const FALLBACKS: [&str; 3] = ["/var/tmp", "/tmp", "/dev/shm"];
+pub(crate) const FALLBACKS: [&str; 3] = ["/var/tmp", "/tmp", "/dev/shm"];
 
 /// Stores the order in the first directory that can be used.
 ///
@@ -32,6 +32,9 @@ pub(super) fn prepare(
     for folder in FALLBACKS {
         let state = StateDirectory::new(format!("{folder}/sexton-{user}"));
         if let Ok(call) = prepare_in(&state, order, refused) {
+            if let Ok(chosen) = chosen {
+                call.note_first_choice(&chosen.dir);
+            }
             let dir = state.dir.display();
             print_error_line(&format!("sexton: {why}; this run is recorded in {dir}, for `sexton logs --state {dir}`"));
             return Ok((call, state));

@@ -13,9 +13,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::event::Event;
 use domain::ports::{Delivery, PortError, PortResult, Reports};
+use jiff::Timestamp;
 use rules::Packs;
-use runner::exec::Verdict;
-use runner::sender::CallSinks;
+use runner::exec::{Unchecked, Verdict};
+use runner::sender::{CallSinks, Reload};
 use serde_json::json;
 use sinks::config::{SinkConfig, SinkKind};
 use sinks::engine::Environment;
@@ -24,9 +25,10 @@ use sinks::status::SinkEvent;
 use tokio::sync::mpsc;
 
 use super::call_settings::{CallSettings, Shipping};
-use crate::client::{ApiRequest, Client, ServerArguments, block_on};
+use crate::client::{ApiRequest, Client, ServerArguments};
 use crate::configuration::{Configuration, pack_files, read_text};
 use crate::failure::{Failure, print_error_line};
+use crate::file_watch::FileWatch;
 use crate::kept_files::KeptFiles;
 use crate::local_runner::log_sink_event;
 use crate::setup::SinksSource;
@@ -42,6 +44,15 @@ const EVENTS_MAX: usize = 100;
 /// How long a sender waits for the answer of an `up` before it counts as stopped. Chosen: it is on this machine.
 const UP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Threads of a sender for reads and writes of files. Chosen: a sender has few runs.
+const BLOCKING_THREADS_MAX: usize = 4;
+
+/// How long an idle thread is kept. Chosen: longer than a sender runs, because another one may be refused.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(24 * 3_600);
+
+/// How tokio's panic begins when the kernel refuses a thread.
+const NO_THREAD: &str = "OS can't spawn worker thread";
+
 /// The whole sender.
 pub(crate) fn main(directory: &Path, settings: &str) -> ExitCode {
     keeper::foreground::leave_caller();
@@ -49,10 +60,47 @@ pub(crate) fn main(directory: &Path, settings: &str) -> ExitCode {
     // Without a log, the delivery is the same.
     let _ = log::start_logging(None, log::COMMAND_FILTER);
     let settings = CallSettings::from_json(settings);
-    match block_on(send(directory, settings)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => ExitCode::from(failure.print()),
+    give_up_without_threads();
+    // The runtime needs one; the kernel may refuse any.
+    let thread = std::thread::Builder::new().spawn(|| {});
+    let probed = thread.map(|thread| thread.join().is_ok());
+    if let Err(why) = probed {
+        give_up(&format!("cannot start a thread: {why}"));
     }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
+        .build();
+    let sent = match runtime {
+        Ok(runtime) => runtime.block_on(send(directory, settings)),
+        Err(why) => give_up(&format!("cannot start the sender: {why}")),
+    };
+    match sent {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => give_up(&failure.messages().join("; ")),
+    }
+}
+
+/// Ends the sender, and informs its call, unless the run is judged. A later call delivers the lines.
+fn give_up(why: &str) -> ! {
+    let unchecked = Unchecked { unchecked: why.to_owned() };
+    let line = serde_json::to_string(&unchecked).unwrap_or_default();
+    // The caller may have exited.
+    let _closed = writeln!(std::io::stdout().lock(), "{line}");
+    std::process::exit(1);
+}
+
+/// Ends the sender where tokio cannot start a thread, for which it panics.
+fn give_up_without_threads() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| match panic.payload_as_str() {
+        Some(message) if message.starts_with(NO_THREAD) => {
+            let why = message.strip_prefix(NO_THREAD).unwrap_or_default().trim_start_matches([':', ' ']);
+            give_up(&format!("cannot start a thread: {why}"));
+        }
+        _ => report(panic),
+    }));
 }
 
 async fn send(directory: &Path, mut settings: CallSettings) -> Result<(), Failure> {
@@ -137,7 +185,19 @@ fn read_sinks(shipping: &Shipping, state: &StateDirectory) -> (Vec<SinkConfig>, 
 
 /// The sinks of the call, and whether all of them are files.
 fn call_sinks(shipping: &Shipping, state: &StateDirectory) -> (CallSinks, bool) {
+    let read_at = Timestamp::now();
     let (mut configs, are_complete) = read_sinks(shipping, state);
+    leave_out_own_streams(&mut configs);
+    let source = SinksSource::new(shipping.sinks.clone(), shipping.aws.clone());
+    let is_local = configs.iter().all(|sink| matches!(sink.kind, SinkKind::File(_)));
+    let (events, sink_events) = mpsc::channel(EVENTS_MAX);
+    tokio::spawn(log_sink_events(sink_events, state.dir.clone()));
+    let (key, file, reload) = (source.key(), shipping.sinks.clone(), reload(source, configs.clone()));
+    let environment = Environment::real(events);
+    (CallSinks { configs, environment, are_complete, key, file, read_at, reload }, is_local)
+}
+
+fn leave_out_own_streams(configs: &mut Vec<SinkConfig>) {
     configs.retain(|sink| {
         let is_own_stream = writes_to_own_stream(sink);
         if is_own_stream {
@@ -148,11 +208,22 @@ fn call_sinks(shipping: &Shipping, state: &StateDirectory) -> (CallSinks, bool) 
         }
         !is_own_stream
     });
-    let key = SinksSource::new(shipping.sinks.clone(), None).key();
-    let is_local = configs.iter().all(|sink| matches!(sink.kind, SinkKind::File(_)));
-    let (events, sink_events) = mpsc::channel(EVENTS_MAX);
-    tokio::spawn(log_sink_events(sink_events, state.dir.clone()));
-    (CallSinks { configs, environment: Environment::real(events), are_complete, key }, is_local)
+}
+
+/// Follows the sinks file: a sender can run for minutes after an edit. A faulty file changes nothing.
+fn reload(source: SinksSource, mut before: Vec<SinkConfig>) -> Reload {
+    let mut watch = FileWatch::new(source.file.clone());
+    Box::new(move || {
+        let (path, content) = watch.take_changed().pop()?;
+        let text = String::from_utf8(content.ok()?.bytes).ok()?;
+        let (mut configs, faults) = source.parse(&path, &text);
+        configs.retain(|sink| !writes_to_own_stream(sink));
+        if !faults.is_empty() || configs == before {
+            return None;
+        }
+        before.clone_from(&configs);
+        Some(configs)
+    })
 }
 
 /// Whether a sink writes to the standard output or error of this process, which are pipes to the call.
