@@ -374,6 +374,7 @@ impl Pipeline {
             rules: Vec::new(),
             rules_digest: String::new(),
             pack_digests: Default::default(),
+            interpreters: Default::default(),
             excerpt: Vec::new(),
             outcome: Outcome::Succeeded,
             reason: "exit code 0".to_owned(),

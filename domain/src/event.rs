@@ -136,6 +136,10 @@ pub struct Report {
     /// all output count, even if other packs differ.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pack_digests: BTreeMap<String, String>,
+    /// The program that the first line (`#!`) of a file names, by the path that the command names. The choice of rule
+    /// packs depends on it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub interpreters: BTreeMap<String, String>,
     /// Head and tail of the output.
     #[serde(default)]
     pub excerpt: Vec<ExcerptLine>,

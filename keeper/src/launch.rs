@@ -23,7 +23,7 @@ use crate::user::{Identity, User};
 
 /// Where `sh` and other programs are searched when neither the crontab nor the configuration sets PATH (crontab(5) of
 /// Debian).
-pub(crate) const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
+pub const PATH_DEFAULT: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 
 /// crontab(5): the shell of a job without SHELL.
 pub(crate) const SHELL_DEFAULT: &str = "/bin/sh";

@@ -57,6 +57,7 @@ mod writer;
 
 pub use cgroup::remove as remove_cgroup;
 pub use keeper::main;
+pub use launch::PATH_DEFAULT;
 pub use secret_encodings::{SECRET_BYTES_MIN, is_masked};
 pub use user::{name_and_home, own_home, own_user, user_name};
 pub use writer::SEGMENT_BYTES_MAX;

@@ -15,7 +15,7 @@ use crate::kept_line::is_altered;
 use crate::matcher::worst_first;
 use crate::pack::{Expectation, Rule};
 use crate::replay::{ReplayLine, matching_lines};
-use crate::rule_set::RuleSet;
+use crate::rule_set::{RuleSet, Streams};
 
 /// Bytes of a matching line that a reason quotes. Chosen: reasons appear in subjects and table cells.
 const QUOTE_BYTES_MAX: usize = 160;
@@ -164,12 +164,13 @@ pub fn judge_excerpt(
     let is_valid = |hit: &&RuleHit| same_packs.contains(hit.pack.as_str()) || is_still_valid(hit, rules, excerpt);
     let mut hits: Vec<RuleHit> = reported.iter().filter(is_valid).cloned().collect();
     let complete = complete && !excerpt.iter().any(|line| is_altered(&line.text));
-    let others = rules.rules().filter(|(pack, _)| !same_packs.contains(pack.name.as_str()));
-    for (pack, rule) in others {
-        if hits.iter().any(|hit| hit.pack == pack.name && hit.rule == rule.id) {
+    let others = rules.rules().enumerate().filter(|(_, (pack, _))| !same_packs.contains(pack.name.as_str()));
+    for (number, (pack, rule)) in others {
+        let streams = rules.streams_of(number);
+        if !streams.any() || hits.iter().any(|hit| hit.pack == pack.name && hit.rule == rule.id) {
             continue;
         }
-        let (count, first) = match_excerpt(rule, excerpt);
+        let (count, first) = match_excerpt(rule, streams, excerpt);
         // More matching lines may follow in what is missing.
         let is_final = match rule.expectation {
             Expectation::NoMatch => complete || rule.at_most.is_none(),
@@ -204,21 +205,30 @@ pub fn judge_excerpt(
 
 /// Whether the present rules still give this hit.
 fn is_still_valid(hit: &RuleHit, rules: &RuleSet, excerpt: &[ExcerptLine]) -> bool {
-    let same = rules.rules().find(|(pack, rule)| pack.name == hit.pack && rule.id == hit.rule);
+    let same = rules.number_of(&hit.pack, &hit.rule).and_then(|number| Some((number, rules.rule(number)?.1)));
     match same {
-        Some((_, rule)) => match rule.expectation {
+        Some((number, rule)) if is_on_other_stream(rules.streams_of(number), rule, hit, excerpt) => false,
+        Some((number, rule)) => match rule.expectation {
             Expectation::NoMatch => {
                 let matches = rule.matches(hit.first_line.as_bytes()) || is_altered(&hit.first_line);
                 hit.required.is_none() && rule.is_hit(hit.count) && matches && !is_cleared(rule, hit, excerpt)
             }
             Expectation::Match => {
-                let is_short = hit.count < rule.at_least && match_excerpt(rule, excerpt).0 < rule.at_least;
+                let is_short = hit.count < rule.at_least
+                    && match_excerpt(rule, rules.streams_of(number), excerpt).0 < rule.at_least;
                 is_unmet(hit) && rule.is_hit(hit.count) && (is_short || hit.count > rule.at_least)
             }
         },
         // A rule removed from a known pack is withdrawn. Hits of a pack that only the runner has are kept.
         None => !rules.packs().any(|pack| pack == hit.pack),
     }
+}
+
+/// Whether the present rule does not apply to the job, or not to the stream of the hit's line.
+fn is_on_other_stream(streams: Streams, rule: &Rule, hit: &RuleHit, excerpt: &[ExcerptLine]) -> bool {
+    let first = excerpt.iter().find(|line| line.seq == hit.first_seq);
+    let is_other = first.is_some_and(|line| !streams.has(Some(line.stream)));
+    !streams.any() || (rule.expectation == Expectation::NoMatch && is_other)
 }
 
 /// Whether a line of the excerpt behind the hit clears its rule.
@@ -228,7 +238,7 @@ fn is_cleared(rule: &Rule, hit: &RuleHit, excerpt: &[ExcerptLine]) -> bool {
 }
 
 /// The number of matching lines in the excerpt, and the first of them.
-fn match_excerpt<'x>(rule: &Rule, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'x ExcerptLine>) {
+fn match_excerpt<'x>(rule: &Rule, streams: Streams, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'x ExcerptLine>) {
     let of_job = excerpt.iter().filter(|line| Gap::parse(line.text.as_bytes()).is_none());
     let line = |line: &'x ExcerptLine| ReplayLine {
         seq: line.seq,
@@ -237,7 +247,7 @@ fn match_excerpt<'x>(rule: &Rule, excerpt: &'x [ExcerptLine]) -> (u64, Option<&'
         is_cut: is_altered(&line.text),
     };
     let lines: Vec<ReplayLine<'_>> = of_job.map(line).collect();
-    let matching = matching_lines(rule, &lines);
+    let matching = matching_lines(rule, streams, &lines);
     let first = matching.first().and_then(|seq| excerpt.iter().find(|line| line.seq == *seq));
     (matching.len() as u64, first)
 }

@@ -42,6 +42,7 @@
 #![warn(missing_docs)]
 
 mod automaton;
+mod command_syntax;
 pub mod judge;
 pub mod kept_line;
 mod line_text;
@@ -54,17 +55,19 @@ pub mod pack_choice;
 pub mod packs;
 pub mod pattern;
 mod pattern_check;
+pub mod programs;
 mod replay;
 pub mod rule;
 pub mod rule_set;
 pub mod test_run;
 mod time_stamp;
 mod wide_gap;
+mod wrappers;
 
 pub use judge::{ExitFacts, Limits, Verdict, judge, judge_excerpt, judge_report};
 pub use matcher::{Matcher, MatcherState};
 pub use pack::{Pack, Rule};
-pub use pack_choice::{ChosenPacks, choose_packs};
+pub use pack_choice::{ChosenPacks, Interpreters, choose_packs, choose_packs_with};
 pub use packs::Packs;
 pub use rule_set::{RuleSet, RulesError};
 pub use test_run::{TestMatch, TestSummary, test_run};

@@ -18,7 +18,6 @@ use crate::line_text::LineReader;
 use crate::long_line::{OpenLine, open_line_of, stored_open_line};
 pub use crate::matcher_state::{MarkKey, MatchCount, MatcherState, StoredMark, StoredOpenLine, WaitingMatch};
 use crate::pack::{Expectation, Pack, Rule};
-use crate::replay::on_stream;
 use crate::rule_set::{PatternUse, RuleSet};
 
 /// Rules in one report. Chosen with [`FIRST_LINE_BYTES_MAX`].
@@ -175,7 +174,7 @@ impl Matcher {
         let counts = uses.iter().filter_map(|it| if let PatternUse::Counts(rule) = it { Some(*rule) } else { None });
         for number in counts {
             let Some((_, rule)) = rules.rule(number) else { continue };
-            if !self.is_on_stream(rule, line.stream) || rule.is_excluded(&text) {
+            if !self.is_on_stream(number, line.stream) || rule.is_excluded(&text) {
                 continue;
             }
             if rule.unless_here.is_none() || rule.match_in(&text).is_some() {
@@ -229,19 +228,16 @@ impl Matcher {
         }
         self.settle(rules, line.stream, |number| line.has(number, MarkKey::Then), seen);
         for ((number, key), (seq, text)) in &line.marks {
-            let Some((_, rule)) = rules.rule(*number) else { continue };
             let is_counted = *key == MarkKey::Pattern && !line.has(*number, MarkKey::Unless);
-            if is_counted && self.is_on_stream(rule, line.stream) {
+            if is_counted && self.is_on_stream(*number, line.stream) {
                 self.count(rules, *number, line.stream, *seq, &|| text.clone(), seen);
             }
         }
     }
 
-    fn is_on_stream(&self, rule: &Rule, stream: Stream) -> bool {
-        match self.streams {
-            Streams::Unknown => true,
-            Streams::AsRecorded => on_stream(rule.stream, Some(stream)),
-        }
+    fn is_on_stream(&self, number: usize, stream: Stream) -> bool {
+        let known = (self.streams == Streams::AsRecorded).then_some(stream);
+        self.rules.streams_of(number).has(known)
     }
 
     /// Cancels all matches of the rule. Returns whether there were any.
@@ -403,8 +399,9 @@ impl Matcher {
     }
 
     fn rules_with_hits<'t>(&'t self, tallies: &'t [Tally]) -> impl Iterator<Item = (&'t Pack, &'t Rule, &'t Tally)> {
-        self.rules.rules().zip(tallies).filter_map(|((pack, rule), tally)| {
+        self.rules.rules().zip(tallies).enumerate().filter_map(|(number, ((pack, rule), tally))| {
             let is_unknown = rule.expectation == Expectation::Match && self.rules_changed;
+            let is_unknown = is_unknown || !self.rules.streams_of(number).any();
             (rule.is_hit(tally.count) && !is_unknown).then_some((pack, rule, tally))
         })
     }

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 
 use domain::document::{Document, Section};
 use domain::fault::{Fault, Faults};
+use domain::glob;
 
+use crate::programs::Program;
 use crate::replay::counts_in;
 use crate::rule::rule_of;
 pub use crate::rule::{Expectation, Rule, StreamChoice};
@@ -32,8 +34,54 @@ pub struct Pack {
     /// Globs ([`domain::glob`]) of program names for which `auto` includes this pack. `None`: for every program, where
     /// the pack is not built in.
     pub suggest: Option<Vec<String>>,
+    /// Programs that write data to standard output, so that only standard error of theirs is judged. `None`: the file
+    /// has no such key.
+    pub data_stdout: Option<Vec<DataProgram>>,
     /// In the order of the file.
     pub rules: Vec<Rule>,
+}
+
+/// A program that writes data to standard output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataProgram {
+    /// Glob of its file name.
+    program: String,
+    /// Globs, each of which must match one of its arguments. `-c` matches any group of short options with a `c`.
+    words: Vec<String>,
+}
+
+impl DataProgram {
+    fn read(entry: &str) -> Option<DataProgram> {
+        let mut words = entry.split_ascii_whitespace().map(str::to_owned);
+        let program = words.next().filter(|program| !program.contains('/'))?;
+        Some(DataProgram { program, words: words.collect() })
+    }
+
+    /// As in the file.
+    pub(crate) fn text(&self) -> String {
+        std::iter::once(&self.program).chain(&self.words).cloned().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether the program runs with these words.
+    pub(crate) fn matches(&self, program: &Program) -> bool {
+        let is_given = |wanted: &String| {
+            program.arguments.iter().enumerate().any(|(place, word)| {
+                // The first word of `tar czf x` is a group of options.
+                let is_group = place == 0 && program.name.ends_with("tar") && !word.starts_with('-');
+                is_word(wanted, word, is_group)
+            })
+        };
+        glob::matches(&self.program, &program.name) && self.words.iter().all(is_given)
+    }
+}
+
+/// Whether the word of a command is the wanted one: by its glob, as `--option=value`, or as one of several letters.
+fn is_word(wanted: &str, word: &str, is_group: bool) -> bool {
+    let letters = if is_group { Some(word) } else { word.strip_prefix('-').filter(|rest| !rest.starts_with('-')) };
+    let letter = wanted.strip_prefix('-').filter(|rest| rest.len() == 1 && rest.as_bytes()[0].is_ascii_alphanumeric());
+    let has_letter = letter.zip(letters).is_some_and(|(letter, letters)| letters.contains(letter));
+    let option = word.split_once('=').map_or(word, |(option, _)| option);
+    has_letter || glob::matches(wanted, word) || (wanted.starts_with("--") && glob::matches(wanted, option))
 }
 
 /// Who wrote a pack.
@@ -60,6 +108,7 @@ impl Pack {
         let name = name_of(&mut root, "name");
         let description = root.text("description").unwrap_or_default();
         let suggest = suggest_of(&mut root);
+        let data_stdout = data_stdout_of(&mut root);
         let sections = root.sections("rule");
         if sections.len() > RULES_PER_PACK_MAX {
             let message = format!("more than {RULES_PER_PACK_MAX} rules in one pack; split the pack");
@@ -82,7 +131,7 @@ impl Pack {
         let faults = document.faults();
         match name {
             Some(name) if !faults.has_faults() => {
-                Ok((Pack { name, description, file: file.to_owned(), suggest, rules }, faults))
+                Ok((Pack { name, description, file: file.to_owned(), suggest, data_stdout, rules }, faults))
             }
             _ => Err(faults),
         }
@@ -119,6 +168,23 @@ pub(crate) fn name_of(section: &mut Section, key: &'static str) -> Option<String
         return None;
     }
     Some(name)
+}
+
+fn data_stdout_of(root: &mut Section) -> Option<Vec<DataProgram>> {
+    let line = root.line_of("data_stdout");
+    let entries = root.texts("data_stdout")?;
+    let mut programs = Vec::with_capacity(entries.len());
+    for entry in &entries {
+        match DataProgram::read(entry) {
+            Some(program) => programs.push(program),
+            None => root.fault(
+                line,
+                entry.as_str(),
+                "not a program with words of its command; write its file name without a path, like \"git log\"",
+            ),
+        }
+    }
+    Some(programs)
 }
 
 fn suggest_of(root: &mut Section) -> Option<Vec<String>> {

@@ -1,14 +1,16 @@
 //! The packs of a job: those that it names, or with `auto` those that fit its command, and each pack of the user that
-//! names no programs.
+//! names no programs. Also which packs judge its standard output, and why each pack was chosen.
 //!
-//! Reading a command is a guess that prefers too many packs: a pack for a program that does not run finds nothing. A
-//! shell command is split as the shell splits it, without any expansion.
+//! Reading a command is a guess that prefers too many packs: a pack for a program that does not run finds nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::glob;
 use domain::job::Command;
 
 use crate::pack::Pack;
 use crate::packs::{BUILT_IN, Packs};
+use crate::programs::{Flow, Program, Programs, base_name};
 use crate::rule_set::RulesError;
 
 /// The name in a job's `rules` for [`DEFAULT_PACK`] and the packs that fit the command.
@@ -17,273 +19,162 @@ pub const AUTO: &str = "auto";
 /// The pack that `auto` always includes.
 pub const DEFAULT_PACK: &str = "default";
 
-/// The pack that `auto` includes for every shell command.
-const SHELL_PACK: &str = "shell";
-
-/// Nesting of commands within commands (`sh -c "env nice ..."`) that is read. Chosen, not measured.
-const DEPTH_MAX: usize = 8;
-
-/// Programs that run another program: their options with a value in the next word, and the number of arguments before
-/// the other program.
-const WRAPPERS: [(&str, &[&str], usize); 28] = [
-    ("builtin", &[], 0),
-    ("chroot", &[], 1),
-    ("chronic", &[], 0),
-    ("chrt", &["-T", "-P", "-D"], 1),
-    ("command", &[], 0),
-    ("cpulimit", &["-l", "--limit"], 0),
-    ("doas", &["-u", "-C"], 0),
-    ("env", &["-u", "--unset", "-C", "--chdir"], 0),
-    ("exec", &["-a"], 0),
-    ("flock", &["-w", "--timeout", "-E"], 1),
-    ("ionice", &["-c", "-n", "--class", "--classdata"], 0),
-    ("linux32", &[], 0),
-    ("linux64", &[], 0),
-    ("lockrun", &["-L", "--lockfile", "-W"], 0),
-    ("nice", &["-n", "--adjustment"], 0),
-    ("nohup", &[], 0),
-    ("numactl", &["-C", "-N", "-m", "-i"], 0),
-    ("prlimit", &[], 0),
-    ("runuser", &["-u", "--user", "-g"], 0),
-    ("setarch", &[], 1),
-    ("setpriv", &["--reuid", "--regid"], 0),
-    ("setsid", &[], 0),
-    ("stdbuf", &["-i", "-o", "-e"], 0),
-    ("sudo", &["-u", "-g", "-h", "-p", "-C", "-D", "-R", "-T", "-U", "--user", "--group", "--chdir"], 0),
-    ("taskset", &["-c"], 1),
-    ("time", &["-f", "-o"], 0),
-    ("timeout", &["-k", "-s", "--kill-after", "--signal"], 1),
-    ("unshare", &[], 0),
-];
-
-/// Shell keywords that are followed by a command.
-const KEYWORDS: [&str; 9] = ["if", "then", "else", "elif", "while", "until", "do", "!", "{"];
-
-const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
+/// The packs that `auto` includes for every shell command.
+const SHELL_PACKS: [&str; 2] = ["shell", "coreutils"];
 
 /// The packs of a job.
 #[derive(Debug)]
 pub struct ChosenPacks {
     /// The packs that exist, each once, in order.
     pub names: Vec<String>,
+    /// Why each of them was chosen, as a clause like "runs python3".
+    pub reasons: Vec<String>,
     /// An error for each name that no pack has, with the nearest known name.
     pub unknown: Vec<RulesError>,
+    /// Packs that do not judge standard output, because it is data.
+    data: BTreeSet<String>,
+    /// What the packs were chosen by.
+    pub(crate) interpreters: Interpreters,
+    programs: Programs,
+}
+
+/// The programs of the `#!` lines of a command's files, by the path that the command names: `python3` of `/srv/load`.
+pub type Interpreters = BTreeMap<String, String>;
+
+impl ChosenPacks {
+    /// Whether standard output of the job is data for this pack.
+    pub fn is_data(&self, pack: &str) -> bool {
+        self.data.contains(pack)
+    }
+
+    /// The words of the command, and the last parts of those that are paths.
+    pub(crate) fn words(&self) -> Vec<&str> {
+        let mut words = Vec::new();
+        for program in self.programs.iter() {
+            words.extend(std::iter::once(&program.path).chain(&program.arguments).map(String::as_str));
+        }
+        words.iter().flat_map(|word| [*word, base_name(word)]).collect()
+    }
 }
 
 /// Chooses the packs for a job whose `rules` are `wanted`. A job runs with the packs that exist: a job without some of
 /// its rules is better than no job.
 pub fn choose_packs(packs: &Packs, wanted: &[String], command: &Command) -> ChosenPacks {
-    let (mut chosen, mut unknown): (Vec<String>, _) = (Vec::new(), Vec::new());
-    let mut add = |name: &str| {
-        if !chosen.iter().any(|known| known == name) {
-            chosen.push(name.to_owned());
+    choose_packs_with(packs, wanted, command, &Interpreters::new())
+}
+
+/// As [`choose_packs`], with what the runner read in the files of the command.
+pub fn choose_packs_with(
+    packs: &Packs,
+    wanted: &[String],
+    command: &Command,
+    interpreters: &Interpreters,
+) -> ChosenPacks {
+    let choice =
+        Choice { packs, programs: Programs::of(command), interpreters, by_shell: matches!(command, Command::Shell(_)) };
+    let (mut names, mut reasons, mut unknown): (Vec<String>, Vec<String>, _) = (Vec::new(), Vec::new(), Vec::new());
+    let mut add = |name: &str, reason: String| {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+            reasons.push(reason);
         }
     };
     for name in wanted {
         if name == AUTO {
-            suggested_packs(packs, command).iter().for_each(|name| add(name));
+            choice.suggested().into_iter().for_each(|(name, reason)| add(name, reason));
         } else {
             match packs.find(name) {
-                Ok(_) => add(name),
+                Ok(_) => add(name, "named in `rules`".to_owned()),
                 Err(error) => unknown.push(error),
             }
         }
     }
-    ChosenPacks { names: chosen, unknown }
+    let data = choice.packs_without_stdout(&names);
+    let interpreters = interpreters.clone();
+    ChosenPacks { names, reasons, unknown, data, interpreters, programs: choice.programs }
 }
 
-fn suggested_packs<'p>(packs: &'p Packs, command: &Command) -> Vec<&'p str> {
-    let programs = program_names(command);
-    let by_shell = matches!(command, Command::Shell(_));
-    let by_name = |name: &str| name == DEFAULT_PACK || (by_shell && name == SHELL_PACK);
-    let wanted = |pack: &Pack| match &pack.suggest {
-        None => pack.file != BUILT_IN || by_name(&pack.name),
-        Some(globs) if globs.is_empty() => false,
-        Some(globs) => {
-            by_name(&pack.name) || globs.iter().any(|wild| programs.iter().any(|program| glob::matches(wild, program)))
-        }
-    };
-    let mut names: Vec<&str> = packs.iter().filter(|pack| wanted(pack)).map(|pack| pack.name.as_str()).collect();
-    names.sort_by_key(|name| (*name != DEFAULT_PACK, *name));
-    names
+struct Choice<'p> {
+    packs: &'p Packs,
+    programs: Programs,
+    interpreters: &'p Interpreters,
+    /// The command is a text for a shell.
+    by_shell: bool,
 }
 
-/// The file names of all programs that a command seems to run, and of the scripts passed to them.
-pub fn program_names(command: &Command) -> Vec<String> {
-    let mut programs = Vec::new();
-    match command {
-        Command::Shell(text) => add_from_shell(text, DEPTH_MAX, &mut programs),
-        Command::Argv(words) => add_from_words(words, DEPTH_MAX, &mut programs),
+impl<'p> Choice<'p> {
+    /// The packs of `auto`, each with its reason.
+    fn suggested(&self) -> Vec<(&'p str, String)> {
+        let chosen = self.packs.iter().filter_map(|pack| Some((pack.name.as_str(), self.reason(pack)?)));
+        let mut chosen: Vec<(&str, String)> = chosen.collect();
+        chosen.sort_by_key(|(name, _)| (*name != DEFAULT_PACK, *name));
+        chosen
     }
-    programs
-}
 
-fn add_from_shell(text: &str, depth: usize, programs: &mut Vec<String>) {
-    for words in simple_commands(text) {
-        add_from_words(&words, depth, programs);
-    }
-}
-
-fn add_from_words(words: &[String], depth: usize, programs: &mut Vec<String>) {
-    let Some(depth) = depth.checked_sub(1) else { return };
-    let begin = words.iter().position(|word| !is_assignment(word) && !KEYWORDS.contains(&word.as_str()));
-    let Some((program, arguments)) = begin.and_then(|begin| words[begin..].split_first()) else { return };
-    let name = base_name(program);
-    programs.push(name.to_owned());
-    if let Some((_, valued, own_words)) = WRAPPERS.iter().find(|(wrapper, _, _)| *wrapper == name) {
-        // `env -S "python3 -u"` and `flock FILE -c TEXT` have a command in one word.
-        let in_one_word = |word: &String| match name {
-            "env" => matches!(word.as_str(), "-S" | "--split-string"),
-            "flock" => word == "-c",
-            _ => false,
+    /// Why `auto` chooses the pack; none when it does not.
+    fn reason(&self, pack: &Pack) -> Option<String> {
+        let by_program = || {
+            let (program, name) = self.programs_of(pack).next()?;
+            let is_interpreter = self.interpreters.get(&program.path).is_some_and(|known| known == name);
+            Some(match is_interpreter && program.name != name {
+                true => format!("runs {name} (the `#!` line of {})", program.path),
+                false => format!("runs {name}"),
+            })
         };
-        if let Some(at) = arguments.iter().position(in_one_word) {
-            return arguments.get(at + 1).into_iter().for_each(|text| add_from_shell(text, depth, programs));
-        }
-        add_from_words(skip_own_words(arguments, valued, *own_words), depth, programs);
-    } else if SHELLS.contains(&name) {
-        match arguments.iter().position(|word| is_command_option(word)) {
-            Some(at) => arguments.get(at + 1).into_iter().for_each(|text| add_from_shell(text, depth, programs)),
-            None => programs.extend(script_of(arguments)),
-        }
-    } else {
-        programs.extend(script_of(arguments));
-    }
-}
-
-/// `-c`, also among other letters (`-ec`).
-fn is_command_option(word: &str) -> bool {
-    word.len() >= 2 && word.starts_with('-') && !word.starts_with("--") && word.ends_with('c')
-}
-
-/// The first argument that is not an option, if it has the suffix of a script (`x.py`, not `x`).
-fn script_of(arguments: &[String]) -> Option<String> {
-    let first = arguments.iter().find(|word| !word.starts_with('-'))?;
-    let name = base_name(first);
-    let (stem, ending) = name.rsplit_once('.')?;
-    (!stem.is_empty() && matches!(ending, "py" | "pyz" | "sh" | "bash" | "pl" | "rb" | "js" | "php"))
-        .then(|| name.to_owned())
-}
-
-fn skip_own_words<'w>(words: &'w [String], valued: &[&str], own_words: usize) -> &'w [String] {
-    let mut at = 0;
-    let mut left = own_words;
-    while let Some(word) = words.get(at) {
-        if word == "--" {
-            at += 1 + left;
-            break;
-        } else if valued.contains(&word.as_str()) {
-            at += 2;
-        } else if (word.starts_with('-') && word.len() > 1) || is_assignment(word) {
-            at += 1;
-        } else if left > 0 {
-            left -= 1;
-            at += 1;
-        } else {
-            break;
+        let always = || match pack.name.as_str() {
+            DEFAULT_PACK => Some("for every job".to_owned()),
+            name if self.by_shell && SHELL_PACKS.contains(&name) => Some("the command is for a shell".to_owned()),
+            _ => None,
+        };
+        match &pack.suggest {
+            Some(globs) if globs.is_empty() => None,
+            Some(_) => by_program().or_else(always),
+            None if pack.file != BUILT_IN => Some("your pack without `suggest`".to_owned()),
+            None => always(),
         }
     }
-    words.get(at..).unwrap_or_default()
-}
 
-/// `NAME=value` before a command.
-fn is_assignment(word: &str) -> bool {
-    let Some((name, _)) = word.split_once('=') else { return false };
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
+    /// The programs that the pack is for, each with the name that fits.
+    fn programs_of<'c>(&'c self, pack: &'c Pack) -> impl Iterator<Item = (&'c Program, &'c str)> {
+        let fits = |name: &&str| pack.suggest.iter().flatten().any(|wild| glob::matches(wild, name));
+        self.programs.iter().filter_map(move |program| {
+            let interpreter = self.interpreters.get(&program.path).filter(|_| program.is_local);
+            let script = program.script.as_deref();
+            let names = std::iter::once(program.name.as_str()).chain(script).chain(interpreter.map(String::as_str));
+            names.into_iter().find(fits).map(|name| (program, name))
+        })
+    }
 
-fn base_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
-}
-
-/// Splits shell text into simple commands, and those into words. Quotes and backslashes are removed; redirections are
-/// left out; a command in `$( )` or backquotes counts as a separate one.
-fn simple_commands(text: &str) -> Vec<Vec<String>> {
-    let mut commands: Vec<Vec<String>> = vec![Vec::new()];
-    let mut word: Option<String> = None;
-    let mut redirected = false;
-    let mut rest = text.chars().peekable();
-    let mut quote: Option<char> = None;
-    while let Some(c) = rest.next() {
-        match (quote, c) {
-            (Some(open), _) if c == open => quote = None,
-            (Some('"') | None, '\\') => word.get_or_insert_default().extend(rest.next().filter(|c| *c != '\n')),
-            (Some(_), _) => word.get_or_insert_default().push(c),
-            (None, '\'' | '"') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (None, '#') if word.is_none() => while rest.next_if(|c| *c != '\n').is_some() {},
-            (None, ' ' | '\t' | '\r' | '\n' | ';' | '|' | '&' | '(' | ')' | '`' | '<' | '>') => {
-                let ended = word.take();
-                match c {
-                    // The number before a redirection is not an argument.
-                    '<' | '>' => {
-                        let number = |word: &String| word.chars().all(|c| c.is_ascii_digit());
-                        push_word(ended.filter(|word| !number(word)), &mut redirected, &mut commands);
-                        while rest.next_if(|c| matches!(c, '<' | '>' | '&')).is_some() {}
-                        redirected = true;
-                    }
-                    ' ' | '\t' | '\r' => push_word(ended, &mut redirected, &mut commands),
-                    _ => {
-                        push_word(ended, &mut redirected, &mut commands);
-                        redirected = false;
-                        commands.push(Vec::new());
-                    }
-                }
-            }
-            (None, '$') if rest.peek() == Some(&'(') => (),
-            (None, _) => word.get_or_insert_default().push(c),
+    /// The packs that judge only standard error: those whose programs write data to standard output, and the general
+    /// ones where nothing but data arrives there. Packs of the user judge all output, unless they name such programs.
+    fn packs_without_stdout(&self, names: &[String]) -> BTreeSet<String> {
+        let entries: Vec<_> = self.packs.iter().filter_map(|pack| pack.data_stdout.as_ref()).flatten().collect();
+        let is_data = |program: &Program| entries.iter().any(|entry| entry.matches(program));
+        let flow = self.programs.flow(&is_data);
+        if flow.data.is_empty() {
+            return BTreeSet::new();
         }
-    }
-    push_word(word, &mut redirected, &mut commands);
-    commands.retain(|words| !words.is_empty());
-    commands
-}
-
-/// Adds a word to the last command, unless it is the file of a redirection.
-fn push_word(word: Option<String>, redirected: &mut bool, commands: &mut [Vec<String>]) {
-    let Some(word) = word else { return };
-    if std::mem::take(redirected) {
-        return;
-    }
-    if let Some(command) = commands.last_mut() {
-        command.push(word);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(text: &str, expected: &[&str]) {
-        assert_eq!(program_names(&Command::Shell(text.to_owned())), expected, "{text}");
+        let packs = names.iter().filter_map(|name| self.packs.get(name));
+        packs.filter(|pack| !self.judges_stdout(pack, &flow)).map(|pack| pack.name.clone()).collect()
     }
 
-    #[test]
-    fn programs_of_a_shell_command_are_found_behind_wrappers_and_assignments() {
-        check("python3 /srv/x.py --all", &["python3", "x.py"]);
-        check("cd /srv && ./venv/bin/python3 -m app >> /var/log/app.log 2>&1", &["cd", "python3"]);
-        check("A=1 B='x y' nice -n 10 timeout -k 5s 10m /usr/bin/python", &["nice", "timeout", "python"]);
-        check("sudo -u postgres env X=1 pg_dump db | gzip > f.gz", &["sudo", "env", "pg_dump", "gzip"]);
-        check("flock -n /run/x.lock /opt/run.sh", &["flock", "run.sh"]);
-        check("flock /run/x.lock -c 'python3 a.py'", &["flock", "python3", "a.py"]);
-        check("bash -ec 'echo \"a b\"; python3 x'", &["bash", "echo", "python3"]);
-        check("if test -f /x; then ruby y.rb; fi", &["test", "ruby", "y.rb", "fi"]);
-        check("[ -x /a ] && x=$(date +%s) # python3", &["[", "date"]);
-        check("env -S 'python3 -u' x", &["env", "python3"]);
-        check("echo 'python3; perl'", &["echo"]);
-        check("2>/dev/null cmd", &["cmd"]);
-        check("", &[]);
-        check("'unclosed", &["unclosed"]);
-    }
-
-    #[test]
-    fn a_command_without_a_shell_is_read_word_by_word() {
-        let argv = |words: &[&str]| Command::Argv(words.iter().map(|word| (*word).to_owned()).collect());
-        assert_eq!(program_names(&argv(&["/usr/bin/env", "python3", "x.py"])), ["env", "python3", "x.py"]);
-        assert_eq!(program_names(&argv(&["a b;python3", "c"])), ["a b;python3"]);
-        assert!(program_names(&argv(&[])).is_empty());
+    fn judges_stdout(&self, pack: &Pack, flow: &Flow) -> bool {
+        let is_known = pack.file == BUILT_IN || Packs::is_built_in(&pack.name);
+        if !is_known && pack.data_stdout.is_none() {
+            return true;
+        }
+        let numbered: Vec<&Program> = self.programs.iter().collect();
+        let is_among = |numbers: &[usize]| {
+            let of_pack = |number: &usize| {
+                let program = numbered.get(*number);
+                program.is_some_and(|program| self.programs_of(pack).any(|(own, _)| std::ptr::eq(own, *program)))
+            };
+            numbers.iter().any(of_pack)
+        };
+        let is_general = pack.name == DEFAULT_PACK || SHELL_PACKS.contains(&pack.name.as_str());
+        if is_among(&flow.text) || is_among(&flow.copiers) {
+            return true;
+        }
+        !flow.text.is_empty() && (is_general || !is_among(&flow.data))
     }
 }

@@ -59,6 +59,11 @@ impl Packs {
         self.iter().filter(|pack| pack.file != BUILT_IN && BUILT_IN_PACKS.contains_key(&pack.name))
     }
 
+    /// Whether a built-in pack has this name.
+    pub(crate) fn is_built_in(name: &str) -> bool {
+        BUILT_IN_PACKS.contains_key(name)
+    }
+
     /// The warnings of all files.
     pub fn warnings(&self) -> &Faults {
         &self.warnings

@@ -4,7 +4,8 @@
 use domain::line::Stream;
 
 use crate::line_text::LineReader;
-use crate::rule::{Rule, StreamChoice};
+use crate::rule::Rule;
+use crate::rule_set::Streams;
 
 /// A line of the text.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +28,7 @@ struct Waiting {
 
 /// The `seq` of each line that counts for the rule. A match counts only where no missing text can exclude it.
 /// The last line is the end of the output.
-pub(crate) fn matching_lines(rule: &Rule, lines: &[ReplayLine<'_>]) -> Vec<u64> {
+pub(crate) fn matching_lines(rule: &Rule, streams: Streams, lines: &[ReplayLine<'_>]) -> Vec<u64> {
     let mut reader = LineReader::default();
     let (mut counted, mut waiting): (Vec<u64>, Vec<Waiting>) = (Vec::new(), Vec::new());
     let mut next_seq = lines.first().map_or(0, |line| line.seq);
@@ -63,7 +64,7 @@ pub(crate) fn matching_lines(rule: &Rule, lines: &[ReplayLine<'_>]) -> Vec<u64> 
             });
         }
         let is_certain = rule.unless.is_none() || !line.is_cut;
-        let is_match = on_stream(rule.stream, line.stream) && is_certain && rule.match_in(&text).is_some();
+        let is_match = streams.has(line.stream) && is_certain && rule.match_in(&text).is_some();
         if is_match && !rule.is_excluded(&text) {
             match &rule.then {
                 Some(then) => waiting.push(Waiting { seq: line.seq, stream: line.stream, left: then.within }),
@@ -79,14 +80,5 @@ pub(crate) fn matching_lines(rule: &Rule, lines: &[ReplayLine<'_>]) -> Vec<u64> 
 pub(crate) fn counts_in(rule: &Rule, example: &str) -> bool {
     let line = |(number, text)| ReplayLine { seq: number, stream: None, text, is_cut: false };
     let lines: Vec<_> = (1..).zip(example.split('\n')).map(line).collect();
-    !matching_lines(rule, &lines).is_empty()
-}
-
-/// Whether lines of the stream count for the rule.
-pub(crate) fn on_stream(wanted: StreamChoice, stream: Option<Stream>) -> bool {
-    match wanted {
-        StreamChoice::Any => true,
-        StreamChoice::Stdout => stream != Some(Stream::Stderr),
-        StreamChoice::Stderr => stream != Some(Stream::Stdout),
-    }
+    !matching_lines(rule, Streams::of(rule.stream), &lines).is_empty()
 }

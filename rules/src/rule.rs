@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use domain::document::Section;
 use domain::fault::Fault;
+use domain::glob;
 use domain::run::Severity;
 
 use crate::line_text::{LineReader, LineText};
@@ -38,6 +39,10 @@ pub struct Rule {
     pub cleared_by: Option<Arc<Pattern>>,
     /// A match counts only when one of the next lines of its stream matches this.
     pub then: Option<Then>,
+    /// Globs of words. The rule applies only to commands with one of them; empty: to every command.
+    pub if_word: Vec<String>,
+    /// Globs of words. The rule does not apply to commands with one of them.
+    pub unless_word: Vec<String>,
     /// Lines of other streams do not count.
     pub stream: StreamChoice,
     /// With `at_most`, the number of matching lines for which the rule is a hit; with [`Expectation::Match`], for which
@@ -95,6 +100,12 @@ impl Rule {
         !line.is_trace() && self.match_in(&line).is_some() && !self.is_excluded(&line)
     }
 
+    /// Whether the rule applies to a command with these words.
+    pub(crate) fn applies_to(&self, words: &[&str]) -> bool {
+        let has = |globs: &[String]| globs.iter().any(|wild| words.iter().any(|word| glob::matches(wild, word)));
+        (self.if_word.is_empty() || has(&self.if_word)) && !has(&self.unless_word)
+    }
+
     /// The first match in the line that `unless_here` does not exclude. `unless` is not considered.
     pub(crate) fn match_in(&self, line: &LineText<'_>) -> Option<Range<usize>> {
         let Some(unless) = &self.unless_here else { return self.pattern.matches_in(line).next() };
@@ -150,6 +161,7 @@ pub(crate) fn rule_of(mut section: Section, origin: Origin) -> Option<Rule> {
             &[("any", StreamChoice::Any), ("stdout", StreamChoice::Stdout), ("stderr", StreamChoice::Stderr)],
         )
         .unwrap_or(StreamChoice::Any);
+    let (if_word, unless_word) = (words_of(&mut section, "if_word"), words_of(&mut section, "unless_word"));
     let (at_least, at_most) = counts_of(&mut section, &shown);
     let severity =
         section.choice("severity", &[("fail", Severity::Fail), ("warn", Severity::Warn)]).unwrap_or(Severity::Fail);
@@ -166,6 +178,8 @@ pub(crate) fn rule_of(mut section: Section, origin: Origin) -> Option<Rule> {
         unless_here,
         cleared_by,
         then,
+        if_word,
+        unless_word,
         stream,
         at_least,
         at_most,
@@ -206,6 +220,15 @@ fn then_of(section: &mut Section, rule: &str, origin: Origin) -> Option<Then> {
         _ => {}
     }
     Some(Then { pattern: pattern?, within: u32::try_from(within?).ok()? })
+}
+
+fn words_of(section: &mut Section, key: &'static str) -> Vec<String> {
+    let line = section.line_of(key);
+    let words = section.texts(key).unwrap_or_default();
+    for word in words.iter().filter(|word| word.is_empty() || word.contains(char::is_whitespace)) {
+        section.fault(line, word.as_str(), "not one word of a command; write it without blanks, like \"--retry*\"");
+    }
+    words
 }
 
 fn counts_of(section: &mut Section, rule: &str) -> (u64, Option<u64>) {

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
+use domain::line::Stream;
 use sha2::{Digest, Sha256};
 
 use crate::automaton::Automaton;
 use crate::line_text::LineText;
 use crate::pack::{Expectation, Pack, Rule, StreamChoice};
+use crate::pack_choice::{ChosenPacks, Interpreters};
 use crate::packs::Packs;
 use crate::pattern::Pattern;
 
@@ -33,7 +35,8 @@ pub enum RulesError {
     },
 }
 
-/// Rules of several packs, in the order of the packs and of their files.
+/// Rules of several packs, in the order of the packs and of their files. A copy shares the compiled patterns.
+#[derive(Clone)]
 pub struct RuleSet {
     packs: Vec<Arc<Pack>>,
     /// Indices of pack and rule, by the number of the rule.
@@ -43,9 +46,42 @@ pub struct RuleSet {
     digest: String,
     /// By the name of the pack.
     pack_digests: BTreeMap<String, String>,
-    automaton: Option<Automaton>,
+    /// The streams whose lines count, by the number of the rule.
+    streams: Vec<Streams>,
+    /// That the packs were chosen by.
+    interpreters: Interpreters,
+    automaton: Option<Arc<Automaton>>,
     /// The patterns of `unless`, with the rule of each. Compiled when a line is too long for one record.
-    unless: OnceLock<Option<(Automaton, Vec<usize>)>>,
+    unless: Arc<OnceLock<Option<(Automaton, Vec<usize>)>>>,
+}
+
+/// The streams whose lines count for a rule of one job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Streams {
+    stdout: bool,
+    stderr: bool,
+}
+
+impl Streams {
+    const NONE: Streams = Streams { stdout: false, stderr: false };
+
+    pub(crate) fn of(choice: StreamChoice) -> Streams {
+        Streams { stdout: choice != StreamChoice::Stderr, stderr: choice != StreamChoice::Stdout }
+    }
+
+    /// Whether the rule has an effect on the job.
+    pub(crate) fn any(self) -> bool {
+        self.stdout || self.stderr
+    }
+
+    /// Whether lines of this stream count; a line without a known stream counts for every rule that applies.
+    pub(crate) fn has(self, stream: Option<Stream>) -> bool {
+        match stream {
+            Some(Stream::Stdout) => self.stdout,
+            Some(Stream::Stderr) => self.stderr,
+            None => self.any(),
+        }
+    }
 }
 
 /// What a match of a pattern of the automaton means.
@@ -66,6 +102,31 @@ impl RuleSet {
         packs.rule_set(names)
     }
 
+    /// As [`RuleSet::compile`], for the command that the packs were chosen for: without the rules that do not apply to
+    /// it, and without standard output where that is data.
+    ///
+    /// # Errors
+    /// As [`RuleSet::compile`].
+    pub fn compile_for(packs: &Packs, chosen: &ChosenPacks) -> Result<Arc<RuleSet>, RulesError> {
+        let compiled = packs.rule_set(&chosen.names)?;
+        let words = chosen.words();
+        let streams = compiled.rules().zip(&compiled.streams).map(|((pack, rule), streams)| {
+            if !rule.applies_to(&words) {
+                return Streams::NONE;
+            }
+            // A rule that requires a line of the data, or names the stream, is meant for it.
+            let reads_data = rule.expectation == Expectation::Match || rule.stream == StreamChoice::Stdout;
+            let stdout = streams.stdout && (reads_data || !chosen.is_data(&pack.name));
+            Streams { stdout, ..*streams }
+        });
+        let streams: Vec<Streams> = streams.collect();
+        if streams == compiled.streams && chosen.interpreters.is_empty() {
+            return Ok(compiled);
+        }
+        let interpreters = chosen.interpreters.clone();
+        Ok(Arc::new(RuleSet { streams, interpreters, ..RuleSet::clone(&compiled) }))
+    }
+
     /// The empty set: nothing is matched, and no run gets a hit.
     pub fn none() -> Arc<RuleSet> {
         Arc::new(RuleSet {
@@ -74,8 +135,10 @@ impl RuleSet {
             packs: Vec::new(),
             places: Vec::new(),
             uses: Vec::new(),
+            streams: Vec::new(),
+            interpreters: Interpreters::new(),
             automaton: None,
-            unless: OnceLock::new(),
+            unless: Arc::default(),
         })
     }
 
@@ -94,14 +157,31 @@ impl RuleSet {
             counting.chain(clearing).map(|(meaning, pattern)| (meaning, Arc::clone(pattern))).unzip();
         let automaton = match patterns.is_empty() {
             true => None,
-            false => Some(Automaton::compile(&patterns).map_err(|why| RulesError::TooLarge {
+            false => Some(Arc::new(Automaton::compile(&patterns).map_err(|why| RulesError::TooLarge {
                 packs: packs.iter().map(|pack| pack.name.as_str()).collect::<Vec<_>>().join(", "),
                 why,
-            })?),
+            })?)),
         };
+        let streams = rules.iter().map(|rule| Streams::of(rule.stream)).collect();
         let digest = |pack: &Arc<Pack>| (pack.name.clone(), digest_of(std::slice::from_ref(pack)));
         let pack_digests = packs.iter().map(digest).collect();
-        Ok(RuleSet { digest: digest_of(&packs), pack_digests, packs, places, uses, automaton, unless: OnceLock::new() })
+        let digest = digest_of(&packs);
+        Ok(RuleSet {
+            digest,
+            pack_digests,
+            packs,
+            places,
+            uses,
+            streams,
+            interpreters: Interpreters::new(),
+            automaton,
+            unless: Arc::default(),
+        })
+    }
+
+    /// What the runner read in the files of the command that the packs were chosen for.
+    pub fn interpreters(&self) -> &Interpreters {
+        &self.interpreters
     }
 
     /// The digest of each pack, by name.
@@ -147,7 +227,12 @@ impl RuleSet {
     }
 
     pub(crate) fn automaton(&self) -> Option<&Automaton> {
-        self.automaton.as_ref()
+        self.automaton.as_deref()
+    }
+
+    /// The streams whose lines count for the rule with this number.
+    pub(crate) fn streams_of(&self, number: usize) -> Streams {
+        self.streams.get(number).copied().unwrap_or(Streams::NONE)
     }
 
     /// What a match of the automaton's pattern with this number means.
@@ -183,6 +268,14 @@ impl RuleSet {
 
 fn digest_of(packs: &[Arc<Pack>]) -> String {
     let mut hash = Sha256::new();
+    for pack in packs {
+        let entries = pack.data_stdout.iter().flatten().map(|program| program.text() + "\n");
+        let entries: String = entries.collect();
+        if !entries.is_empty() {
+            hash.update(entries.len().to_le_bytes());
+            hash.update(entries);
+        }
+    }
     for (pack, rule) in packs.iter().flat_map(|pack| pack.rules.iter().map(move |rule| (pack, rule))) {
         let expectation = match rule.expectation {
             Expectation::NoMatch => "pattern",
@@ -213,6 +306,8 @@ fn digest_of(packs: &[Arc<Pack>]) -> String {
             ("cleared_by", text_of(&rule.cleared_by)),
             ("then", then),
             ("at_most", at_most),
+            ("if_word", rule.if_word.join(" ")),
+            ("unless_word", rule.unless_word.join(" ")),
         ];
         for (key, value) in later.iter().filter(|(_, value)| !value.is_empty()) {
             for part in [*key, value.as_str()] {

@@ -43,6 +43,7 @@ pub mod exec;
 mod exec_backlog;
 mod feed;
 mod finish;
+mod first_line;
 mod handle;
 mod heartbeat;
 mod hung_keeper;

@@ -52,6 +52,7 @@ pub(crate) fn new_report(accepted: &Accepted, exit: Exit, matcher: &Matcher, exc
             true => BTreeMap::new(),
             false => matcher.rules().pack_digests().clone(),
         },
+        interpreters: matcher.rules().interpreters().clone(),
         excerpt: excerpt.lines(),
         outcome: outcome_of_unstarted(accepted),
         reason: String::new(),

@@ -162,14 +162,15 @@ impl RunnerState {
         *self.packs.write().unwrap_or_else(PoisonError::into_inner) = packs;
     }
 
-    /// The compiled rules of a job. An unknown pack is logged and left out.
+    /// The compiled rules of a job. An unknown pack is logged and left out. Reads the job's files, so it may block.
     pub(crate) fn rules_of(&self, job: &Job) -> Arc<RuleSet> {
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let chosen = rules::choose_packs(&packs, &job.rules, &job.command);
+        let interpreters = crate::first_line::read_interpreters(job);
+        let chosen = rules::choose_packs_with(&packs, &job.rules, &job.command, &interpreters);
         for error in &chosen.unknown {
             tracing::warn!(%error, job = %job.key(), "unknown rule pack; the job runs with its other packs");
         }
-        RuleSet::compile(&packs, &chosen.names).unwrap_or_else(|error| {
+        RuleSet::compile_for(&packs, &chosen).unwrap_or_else(|error| {
             tracing::error!(%error, job = %job.key(), "cannot compile the rules of a job; its output is not matched");
             RuleSet::none()
         })

@@ -234,13 +234,19 @@ pub(crate) async fn match_new_output(
     scan: &mut Option<Scan>,
     ended: Option<OutputCounts>,
 ) -> bool {
-    let mut reading = scan.take().unwrap_or_else(|| Scan::open(&run.directory, shared.rules_of(run.job())));
+    let earlier = scan.take();
     let _turn = shared.scan_permits.acquire().await;
     let output = match ended {
         Some(counts) => OutputState::Whole(counts),
         None => OutputState::Growing { seen: run.read_position(), is_sent: !run.fed_sinks().is_empty() },
     };
-    let read = tokio::task::spawn_blocking(move || (reading.read_turn(output), reading)).await;
+    let (own_shared, own_run) = (Arc::clone(shared), Arc::clone(run));
+    let read = tokio::task::spawn_blocking(move || {
+        let open = || Scan::open(&own_run.directory, own_shared.rules_of(own_run.job()));
+        let mut reading = earlier.unwrap_or_else(open);
+        (reading.read_turn(output), reading)
+    })
+    .await;
     match read {
         Ok((more, reading)) => {
             run.note_read_position(reading.scanned_position());

@@ -333,8 +333,8 @@ impl Collection<'_> {
                 rules: report.rules.clone(),
             };
         };
-        let chosen = rules::choose_packs(self.packs, &job.rules, &job.command);
-        let verdict = match RuleSet::compile(self.packs, &chosen.names) {
+        let chosen = rules::choose_packs_with(self.packs, &job.rules, &job.command, &report.interpreters);
+        let verdict = match RuleSet::compile_for(self.packs, &chosen) {
             Ok(rule_set) => rules::judge_report(report, &Limits::of(job), &rule_set),
             Err(error) => {
                 tracing::warn!(job = %job.key(), %error, "cannot load rules; judging by the runner's matches");

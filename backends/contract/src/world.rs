@@ -329,6 +329,7 @@ impl World {
             rules: Vec::new(),
             rules_digest: String::new(),
             pack_digests: Default::default(),
+            interpreters: Default::default(),
             excerpt: vec![line(1, "begins"), line(2, "ends")],
             outcome: if exit_code == 0 { Outcome::Succeeded } else { Outcome::Failed },
             reason: format!("exit code {exit_code}"),

@@ -298,6 +298,7 @@ mod tests {
             rules: Vec::new(),
             rules_digest: String::new(),
             pack_digests: Default::default(),
+            interpreters: Default::default(),
             excerpt,
             outcome: Outcome::Succeeded,
             reason: String::new(),

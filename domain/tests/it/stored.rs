@@ -145,6 +145,7 @@ fn report() -> Report {
         rules: rule_hits(),
         rules_digest: "0123456789abcdef".to_owned(),
         pack_digests: Default::default(),
+        interpreters: Default::default(),
         excerpt: excerpt(),
         outcome: Outcome::FalseSuccess,
         reason: "exit code 0, but line 9 matches error-line".to_owned(),
@@ -459,8 +460,8 @@ fn computed_names_stay_the_same() {
     assert!(faults.0.is_empty(), "{faults}");
     assert_eq!(jobs[0].key(), JobKey::new("default", "crontab-backup.sh-8718122a"));
     let options = domain::crontab::Options::new("crontab", domain::crontab::Format::User);
-    let former = domain::crontab::read("crontab", "*/5 * * * * backup.sh\n", &options).jobs.former_names(0);
-    assert_eq!(former.last(), Some(&JobKey::new("default", "backup.sh-fd223879")));
+    let read = domain::crontab::read("crontab", "*/5 * * * * backup.sh\n", &options);
+    assert_eq!(read.jobs.former_names(0).last(), Some(&JobKey::new("default", "backup.sh-fd223879")));
 }
 
 /// Texts that programs parse, and the test that pins each:
@@ -475,17 +476,14 @@ fn computed_names_stay_the_same() {
 /// | metric names and labels | console | Prometheus | `console/src/metrics.rs` |
 #[test]
 fn parsed_texts_stay_the_same() {
-    let id = run_id();
-    assert!(RunId::is_valid(id.as_str()) && !RunId::is_valid("20261123T075000Z-3F9A1C0E7B2D"));
+    assert!(RunId::is_valid(run_id().as_str()) && !RunId::is_valid("20261123T075000Z-3F9A1C0E7B2D"));
     assert_eq!(JobKey::parse("db/nightly-dump"), Ok(JobKey::new("db", "nightly-dump")));
     assert_eq!(JobKey::new("db", "nightly-dump").to_string(), "db/nightly-dump");
-    let span = Duration::from_millis(90_061_500);
-    assert_eq!(domain::units::format_duration(span), "1d1h1m1s500ms");
-    assert_eq!(domain::units::parse_duration("1d1h1m1s500ms"), Ok(span));
+    assert_eq!(domain::units::format_duration(Duration::from_millis(90_061_500)), "1d1h1m1s500ms");
+    assert_eq!(domain::units::parse_duration("1d1h1m1s500ms"), Ok(Duration::from_millis(90_061_500)));
     assert_eq!(domain::units::parse_size("64KiB"), Ok(65_536));
     for reference in ["env:HOME", "file:/etc/key", "ssm:/db/password", "secretsmanager:db#password"] {
-        let read = domain::secret::Reference::parse(reference).expect("a reference");
-        assert_eq!(read.to_string(), reference);
+        assert_eq!(domain::secret::Reference::parse(reference).expect("a reference").to_string(), reference);
     }
 }
 

@@ -200,6 +200,7 @@ fn report(digest: &str, hits: Vec<RuleHit>, excerpt: &[&str], last_seq: u64) -> 
         rules: hits,
         rules_digest: digest.to_owned(),
         pack_digests: Default::default(),
+        interpreters: Default::default(),
         excerpt: excerpt.iter().enumerate().map(line).collect(),
         outcome: Outcome::Succeeded,
         reason: String::new(),

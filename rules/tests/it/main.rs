@@ -1,6 +1,7 @@
 //! Tests of the public items of the crate: packs, real interpreters, random input, verdicts.
 
 mod any_text;
+mod data_output;
 mod interpreters;
 mod judging;
 mod loading;

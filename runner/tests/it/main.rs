@@ -5,6 +5,7 @@ mod any_policy;
 mod crashes;
 mod disk;
 mod exec;
+mod first_lines;
 mod hung_keepers;
 mod open_output;
 mod policy;
