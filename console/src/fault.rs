@@ -68,12 +68,12 @@ impl From<PortError> for ApiFault {
 
 impl From<services::Error> for ApiFault {
     fn from(error: services::Error) -> ApiFault {
-        use services::Error::{BadJob, Conflict, NoSuchJob, NoSuchRun, Port, Refused};
+        use services::Error::{BadJob, Conflict, NoSuchJob, NoSuchRun, Port, Refused, Unstorable};
         let message = error.to_string();
         match error {
             Port(error) => error.into(),
             NoSuchJob(_) | NoSuchRun(_) => ApiFault::not_found(message),
-            BadJob { .. } => ApiFault::unprocessable(message),
+            BadJob { .. } | Unstorable(_) => ApiFault::unprocessable(message),
             Refused(_) | Conflict(_) => ApiFault::conflict(message),
         }
     }

@@ -277,6 +277,9 @@ pub struct Run {
     /// The attempt ended between copy and restore of the ledger: this is the instant of the copy. No retry follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<Timestamp>,
+    /// Why the scheduler ordered it late, although it was running. Ends the reason of its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_reason: Option<String>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -333,6 +336,7 @@ impl Run {
             output_ended_at: None,
             late_lines: 0,
             restored_from: None,
+            late_reason: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! fields CloudWatch Logs Insights finds.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use aws::{Aws, Options};
 use services::pruner::RetentionPolicy;
@@ -65,6 +65,11 @@ impl Environment {
     pub async fn connect(&self) -> Result<Aws, aws::ConnectError> {
         aws::connect(&self.options).await
     }
+}
+
+/// When Lambda ends this call: the timeout of the template, from the call's beginning.
+pub fn timeout_of(context: &lambda_runtime::Context) -> Instant {
+    Instant::now() + context.deadline().duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 fn parse_number(variable: impl Fn(&str) -> Option<String>, name: &str) -> Result<Option<u32>, String> {

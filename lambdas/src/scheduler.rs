@@ -4,7 +4,9 @@
 //! the next tick. Two concurrent ticks have the effect of one.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
+use aws::Retries;
 use domain::job::JobKey;
 use domain::ports::{Notifier, Ports};
 use jiff::Timestamp;
@@ -17,6 +19,16 @@ use crate::environment::ALERTS_CHANNEL;
 /// Calls of the scheduler service in one tick, if more is due than one call takes. Chosen: 200,000 firings; the next
 /// tick fires the rest.
 const CALLS_MAX: usize = 10;
+
+/// How long a tick fires. Chosen: the next tick begins 60 s after this one and continues from its progress; two ticks
+/// at once would halve the pace of both.
+const FIRE_FOR: Duration = Duration::from_secs(50);
+
+/// Time of a tick for its other duties, before Lambda ends it. Chosen, not measured.
+const DUTIES_RESERVE: Duration = Duration::from_secs(30);
+
+/// Time for what a duty must store after its last call. Chosen: more than the timeout of one call.
+const STATE_RESERVE: Duration = Duration::from_secs(5);
 
 /// Event of the scheduler's Lambda.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +101,8 @@ impl Call {
 pub struct Scheduler<'s> {
     /// All ports of the installation.
     pub ports: &'s Ports,
+    /// Repeats the failed calls of the ports.
+    pub retries: &'s Retries,
     /// Sends alerts.
     pub notifier: &'s dyn Notifier,
     /// Name of this process in claims of alerts.
@@ -96,13 +110,15 @@ pub struct Scheduler<'s> {
 }
 
 impl Scheduler<'_> {
-    /// Handles one event.
+    /// Handles one event, until Lambda ends it at `timeout`.
     ///
     /// # Errors
     /// Returns the first error, after all duties have run.
-    pub async fn run(&self, call: Call, now: Timestamp) -> services::Result<()> {
+    pub async fn run(&self, call: Call, now: Timestamp, timeout: Instant) -> services::Result<()> {
+        let stops_at = timeout.checked_sub(STATE_RESERVE).unwrap_or(timeout);
+        self.retries.set_deadline(Some(stops_at));
         match call {
-            Call::Tick => self.tick(now).await,
+            Call::Tick => self.tick(now, stops_at).await,
             Call::Changed(keys) => {
                 let keys: Vec<JobKey> = keys.into_iter().collect();
                 let summary = sweep::sweep_jobs(self.ports, &keys, now).await?;
@@ -117,10 +133,13 @@ impl Scheduler<'_> {
         }
     }
 
-    async fn tick(&self, now: Timestamp) -> services::Result<()> {
+    async fn tick(&self, now: Timestamp, stops_at: Instant) -> services::Result<()> {
         let ports = self.ports;
+        let fires_until = (Instant::now() + FIRE_FOR).min(stops_at.checked_sub(DUTIES_RESERVE).unwrap_or(stops_at));
+        self.retries.set_deadline(Some(fires_until));
         // Firing comes first, so that nothing delays it; alerts come last, because the other duties raise some.
-        let fired = self.fire(now).await;
+        let fired = self.fire(now, fires_until).await;
+        self.retries.set_deadline(Some(stops_at));
         let mut duties = vec![("scheduler", fired)];
         match overdue::list_open_runs(ports).await {
             Ok(open) => duties.extend([
@@ -142,9 +161,10 @@ impl Scheduler<'_> {
         first
     }
 
-    async fn fire(&self, now: Timestamp) -> services::Result<()> {
+    async fn fire(&self, now: Timestamp, until: Instant) -> services::Result<()> {
+        let has_time = || Instant::now() < until;
         for _ in 0..CALLS_MAX {
-            let summary = scheduler::tick(self.ports, now).await?;
+            let summary = scheduler::tick_while(self.ports, now, &has_time).await?;
             tracing::info!(
                 started = summary.started,
                 held = summary.held,
@@ -155,7 +175,7 @@ impl Scheduler<'_> {
                 failed = summary.failed,
                 "tick"
             );
-            if !summary.more {
+            if !summary.more || !has_time() {
                 break;
             }
         }

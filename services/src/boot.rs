@@ -88,7 +88,7 @@ async fn start_job(
     let run = match crate::run_end::write_run(ports, write).await? {
         WriteResult::Done => run,
         WriteResult::Conflict(Some(existing)) => existing.record,
-        WriteResult::Conflict(None) | WriteResult::AlertConflict => return Ok(false),
+        _ => return Ok(false),
     };
     if waits_for_a_runner(&run) {
         send_order(ports, new_order(&run, job, now), now).await?;

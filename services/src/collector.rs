@@ -187,7 +187,9 @@ impl Collection<'_> {
                     conflicted.push(RunReports { stored: now_stored.map(|stored| *stored), ..updated.reports });
                 }
                 Ok(WriteResult::AlertConflict) => conflicted.push(updated.reports),
-                Err(message) => self.log_failure(&updated.reports, &message),
+                Ok(WriteResult::Retry(message) | WriteResult::Never(message)) | Err(message) => {
+                    self.log_failure(&updated.reports, &message);
+                }
             }
         }
         for updated in stored {

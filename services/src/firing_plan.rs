@@ -10,10 +10,11 @@ use domain::schedule::Schedule;
 use jiff::Timestamp;
 
 use crate::maintenance::Windows;
-use crate::new_runs::{due_at, elapsed_since, saturating_sub};
+use crate::new_runs::{due_at, elapsed_since, saturating_sub, start_by};
+use crate::tick_starts::TickStarts;
 
-/// A firing that is at most this late starts normally: a tick was slow, or a machine rebooted quickly. Chosen, not
-/// measured.
+/// A firing that is at most this late starts normally: a tick was slow, or a machine rebooted quickly. The scheduler was
+/// down at a firing after which no tick began within this time. Chosen, not measured.
 pub const LATE_MAX: Duration = Duration::from_secs(120);
 
 /// Runs recorded for late firings, per job and tick; older firings are counted in one reason. Chosen, not measured.
@@ -31,6 +32,10 @@ pub struct FiringContext<'s> {
     pub ticked_at: Option<Timestamp>,
     /// All maintenance windows.
     pub windows: &'s Windows,
+    /// When ticks began.
+    pub starts: &'s TickStarts,
+    /// The entries were put after a tick had processed their instants: they are late although no tick was slow.
+    pub put_late: bool,
     /// The job returned to its file a short time ago.
     pub absence: Option<Absence>,
     /// The gap of a ledger that was restored from a copy: its firings may have been started.
@@ -60,6 +65,8 @@ pub struct PlannedRun {
 pub enum PlannedAction {
     /// Starts.
     Start(Trigger),
+    /// Starts late, because ticks were slow or failed.
+    StartLate(String),
     /// Is held until the end of a maintenance window.
     Hold(String),
     /// Is recorded as skipped.
@@ -75,7 +82,8 @@ pub fn plan_runs(job: &Job, schedule: &Schedule, from: Timestamp, context: &Firi
     // Due entries have the time of the start; nominal times are earlier by the job's delay.
     let nominal_of = |due: Timestamp| saturating_sub(due, job.delay());
     let (firings, uncounted) = due_firings(schedule, nominal_of(from), nominal_of(context.now));
-    let late = |nominal: Timestamp| elapsed_since(due_at(job, nominal), context.now) > LATE_MAX;
+    let is_slow = |nominal: Timestamp| context.was_slow(job, nominal);
+    let late = |nominal: Timestamp| is_late(job, nominal, context) && !is_slow(nominal);
     let oldest_counted = firings.front().copied();
     let any_late = firings.iter().any(|nominal| late(*nominal) && blocked_by(job, *nominal, context).is_none());
     let newest = firings.iter().rev().copied().find(|nominal| blocked_by(job, *nominal, context).is_none());
@@ -87,6 +95,7 @@ pub fn plan_runs(job: &Job, schedule: &Schedule, from: Timestamp, context: &Firi
                 CatchUp::Once if any_late => catch_up_once(nominal, newest, context),
                 CatchUp::All if late(nominal) => PlannedAction::Start(Trigger::CatchUp),
                 CatchUp::Skip if late(nominal) => PlannedAction::Miss(late_reason(nominal, context)),
+                _ if is_late(job, nominal, context) && is_slow(nominal) => start_late(job, nominal, context),
                 _ => PlannedAction::Start(Trigger::Schedule),
             },
         };
@@ -98,6 +107,29 @@ pub fn plan_runs(job: &Job, schedule: &Schedule, from: Timestamp, context: &Firi
         count_older_firings(&mut planned, oldest, uncounted, context);
     }
     planned
+}
+
+fn is_late(job: &Job, nominal: Timestamp, context: &FiringContext<'_>) -> bool {
+    elapsed_since(due_at(job, nominal), context.now) > LATE_MAX
+}
+
+impl FiringContext<'_> {
+    /// Whether a tick began in time for the firing, which only this tick reached.
+    fn was_slow(&self, job: &Job, nominal: Timestamp) -> bool {
+        let is_absent = self.absence.is_some_and(|absence| (absence.from..=absence.until).contains(&nominal));
+        !self.put_late && !is_absent && self.starts.began_after(due_at(job, nominal))
+    }
+}
+
+/// Starts a firing that ticks were too slow for, unless its latest start has passed.
+fn start_late(job: &Job, nominal: Timestamp, context: &FiringContext<'_>) -> PlannedAction {
+    let reason = format!("the scheduler was slow: it reached the firing of {nominal} only at {}", context.now);
+    match start_by(job, due_at(job, nominal)) {
+        latest if latest < context.now => {
+            PlannedAction::Miss(format!("not started by {latest}, its `start_within`: {reason}"))
+        }
+        _ => PlannedAction::StartLate(reason),
+    }
 }
 
 /// The newest firings, at most [`CATCH_UP_RECORDS_MAX`], oldest first, and the number of older ones (at most

@@ -57,6 +57,7 @@ mod settings;
 pub mod sweep;
 pub mod system_alerts;
 mod tick_progress;
+pub mod tick_starts;
 
 pub use alert_message::Links;
 pub use error::{Error, Result};

@@ -13,6 +13,8 @@ use domain::ports::{Heartbeat, PortError, Ports, RunQuery, Stored};
 use domain::run::{Outcome, Run, State, Trigger};
 use jiff::Timestamp;
 
+use crate::Result;
+use crate::error::Failures;
 use crate::maintenance::{self, Windows};
 use crate::new_runs::{elapsed_since, new_order, saturating_add, saturating_sub};
 use crate::ordering::{Ordered, alert_denied, send_orders};
@@ -20,7 +22,6 @@ use crate::release::too_late_reason;
 use crate::run_end::{end_without_report, load_jobs};
 use crate::scheduler::waits_for_a_runner;
 use crate::settings::{self, OVERDUE, OverdueState};
-use crate::{Error, Result};
 
 /// A runner without a heartbeat for this time counts as dead: three heartbeats of 30 s.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -94,11 +95,15 @@ pub async fn tick(ports: &Ports, open: &[Stored<Run>], now: Timestamp) -> Result
         },
     };
     let mut summary = OverdueSummary::default();
+    let mut failures = Failures::default();
     for page in open.chunks(PAGE_MAX) {
-        check.check_page(page, &mut summary).await?;
+        if let Err(error) = check.check_page(page, &mut summary).await {
+            failures.add(error)?;
+        }
     }
     state.value = OverdueState { ticked_at: Some(now), watching_since: Some(watching_since) };
     state.write(ports).await?;
+    failures.result()?;
     Ok(summary)
 }
 
@@ -131,6 +136,7 @@ impl OverdueCheck<'_> {
         let wanted = page.iter().filter(|run| self.needs_check(&run.record)).map(|run| run.record.key());
         let jobs: BTreeMap<JobKey, Job> = load_jobs(self.ports, wanted).await?;
         let mut waiting: Vec<(&Run, Order)> = Vec::new();
+        let mut failures = Failures::default();
         for stored in page {
             let job = jobs.get(&stored.record.key());
             let Some(finding) = self.check_run(&stored.record, job) else { continue };
@@ -146,15 +152,15 @@ impl OverdueCheck<'_> {
                 Ok(Some(_)) if outcome == Outcome::Missed => summary.missed += 1,
                 Ok(Some(_)) => summary.lost += 1,
                 Ok(None) => {}
-                // A fault of this run alone.
-                Err(Error::Port(PortError::Permanent(error))) => {
-                    tracing::error!(run_id = %stored.record.run_id, error, "cannot end a run; trying again later");
+                Err(error) => {
+                    tracing::error!(run_id = %stored.record.run_id, %error, "cannot end a run; trying again later");
                     summary.failed += 1;
+                    failures.add(error)?;
                 }
-                Err(error) => return Err(error),
             }
         }
-        self.resend(waiting, summary).await
+        let resent = self.resend(waiting, summary).await;
+        failures.result().and(resent)
     }
 
     async fn resend(&self, waiting: Vec<(&Run, Order)>, summary: &mut OverdueSummary) -> Result<()> {

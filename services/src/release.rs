@@ -8,6 +8,7 @@ use domain::ports::{Ports, RunWrite, Stored, WriteResult};
 use domain::run::{Outcome, Run};
 use jiff::Timestamp;
 
+use crate::error::Failures;
 use crate::maintenance::{self, Windows};
 use crate::new_runs::{due_at, new_order, start_by};
 use crate::ordering::send_order;
@@ -76,20 +77,30 @@ async fn release_held(
     let windows = maintenance::read(ports).await?;
     by_job.retain(|key, _| windows.active_window(&key.group, now).is_none());
     let jobs = load_jobs(ports, by_job.keys().cloned()).await?;
+    let mut failures = Failures::default();
     for (key, mut open) in by_job {
         open.sort_by(|one, other| one.record.run_id.cmp(&other.record.run_id));
-        match jobs.get(&key) {
-            Some(job) => release_job(ports, job, open, &windows, now, &mut summary).await?,
-            None => {
-                for run in open.iter().filter(|run| run.record.held) {
-                    let reason = "the job was deleted while the run was held".to_owned();
-                    end_without_report(ports, None, run, Outcome::Skipped, reason, now).await?;
-                    summary.skipped += 1;
-                }
-            }
+        let released = match jobs.get(&key) {
+            Some(job) => release_job(ports, job, open, &windows, now, &mut summary).await,
+            None => skip_deleted(ports, &open, now, &mut summary).await,
+        };
+        if let Err(error) = released {
+            tracing::error!(job = %key, %error, "cannot release a held run; trying again later");
+            failures.add(error)?;
         }
     }
+    failures.result()?;
     Ok(summary)
+}
+
+/// `open`: all open runs of a job that was deleted.
+async fn skip_deleted(ports: &Ports, open: &[Stored<Run>], now: Timestamp, summary: &mut ReleaseSummary) -> Result<()> {
+    for run in open.iter().filter(|run| run.record.held) {
+        let reason = "the job was deleted while the run was held".to_owned();
+        end_without_report(ports, None, run, Outcome::Skipped, reason, now).await?;
+        summary.skipped += 1;
+    }
+    Ok(())
 }
 
 /// `open`: all open runs of the job, oldest first.

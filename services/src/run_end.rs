@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use domain::alert::{AlertKind, FLAP_CALM_RUNS, FLAP_CHANGES, JobState, Occurrence, Transition, decide};
 use domain::job::{AlertPolicy, Job, JobKey};
 use domain::order::Order;
-use domain::ports::{AlertStep, Ports, RunWrite, StateChange, Stored, WriteResult};
+use domain::ports::{AlertStep, PortError, Ports, RunWrite, StateChange, Stored, WriteResult};
 use domain::run::{Outcome, Run};
 use domain::units::format_lines;
 use jiff::Timestamp;
@@ -57,10 +57,16 @@ pub(crate) fn alert_step(
     (change.is_some() || !transitions.is_empty()).then_some(AlertStep { state: change, transitions })
 }
 
+/// Writes a run. The result is none of [`WriteResult::Retry`] and [`WriteResult::Never`], which are errors.
 pub(crate) async fn write_run(ports: &Ports, write: RunWrite) -> Result<WriteResult> {
     let run_id = write.run.run_id.clone();
     let written = ports.runs.write(&[write]).await?;
-    written.into_iter().next().ok_or_else(|| Error::Conflict(format!("run {run_id}")))
+    match written.into_iter().next() {
+        Some(WriteResult::Retry(error)) => Err(PortError::Retry(error).into()),
+        Some(WriteResult::Never(reason)) => Err(Error::Unstorable(reason)),
+        Some(written) => Ok(written),
+        None => Err(Error::Conflict(format!("run {run_id}"))),
+    }
 }
 
 /// Ends an open run without a report (`skipped`, `missed`, `lost`, `stopped`), or orders its next attempt if the job's

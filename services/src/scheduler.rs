@@ -6,38 +6,32 @@
 //! tick repeats them: it finds the runs and resends their orders, which the claim makes harmless.
 
 mod deliveries;
+mod due_scan;
+mod failed_jobs;
 pub(crate) mod zone_changes;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use domain::job::{Concurrency, Job, JobKey};
 use domain::order::Order;
-use domain::ports::{AlertStep, Due, PortError, Ports, RunWrite, Stored, StoredJob, WriteResult};
+use domain::ports::{Due, PortError, Ports, RunWrite, Stored, StoredJob, WriteResult};
 use domain::run::{Outcome, Run, RunId, RunKey, State};
 use domain::schedule::Schedule;
 use domain::zones;
 use jiff::Timestamp;
 
-use crate::alerts::bad_job_transition;
 use crate::chunk_plan::{ChunkPlan, DueJob, UNWRITTEN};
 use crate::error::CONFLICTS_MAX;
 use crate::firing_plan::{Absence, FiringContext, LATE_MAX, PlannedAction, PlannedRun, plan_runs};
-use crate::new_runs::{new_order, new_run, next_due_entry, saturating_add, saturating_sub, schedule_of};
+use crate::new_runs::{new_order, new_run, next_due_entry, saturating_add, schedule_of};
 use crate::overlap::{apply_concurrency, hold_until_release, open_max, open_runs};
 use crate::run_end::write_with_alerts;
 use crate::settings::{self, SCHEDULER, SchedulerState};
+use crate::tick_progress::ShardProgress;
 pub use crate::tick_progress::{CLOCK_SKEW_MAX, FIRST_LOOKBACK, LOOKBACK, ticked_at};
-use crate::tick_progress::{Window, windows_due};
-use crate::{Error, Result, maintenance, overlap, removed_jobs};
+use crate::{Result, maintenance, overlap, removed_jobs, tick_starts};
 use deliveries::Deliveries;
-
-/// Entries processed together. Chosen, not measured.
-const CHUNK_MAX: usize = 500;
-
-/// Entries processed in one tick; the next tick continues, which [`SchedulerSummary::more`] requests at once. Chosen,
-/// not measured.
-const ENTRIES_PER_TICK_MAX: usize = 20_000;
 
 /// Longest time between two ticks. Chosen: the resolution of crontabs.
 pub const TICK_INTERVAL_MAX: Duration = Duration::from_secs(60);
@@ -72,41 +66,68 @@ pub struct SchedulerSummary {
 /// # Errors
 /// Returns the port's error; the next tick retries. An order that could not be sent is an error after all others.
 pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
+    tick_while(ports, now, &|| true).await
+}
+
+/// As [`tick`], but processes no further entries when `has_time` returns `false`: the next tick continues there.
+///
+/// # Errors
+/// Returns the errors of [`tick`]. What was processed before an error is stored, and not processed again.
+pub async fn tick_while(
+    ports: &Ports,
+    now: Timestamp,
+    has_time: &(dyn Fn() -> bool + Sync),
+) -> Result<SchedulerSummary> {
     let mut state = settings::read::<SchedulerState>(ports, SCHEDULER).await?;
+    let starts = tick_starts::record(ports, now).await?;
     let windows = maintenance::read(ports).await?;
     let context = FiringContext {
         now,
         ticked_at: state.value.ticked_at,
         windows: &windows,
+        starts: &starts,
+        put_late: false,
         absence: None,
         restored: state.value.restored,
     };
-    let windows_due = windows_due(&state.value, now);
-    let deliveries = Deliveries::default();
-    let mut tick = Tick { ports, context, summary: SchedulerSummary::default(), unfinished: None, deliveries };
+    let mut tick = Tick {
+        ports,
+        context,
+        has_time,
+        put_late_before: None,
+        summary: SchedulerSummary::default(),
+        left: BTreeSet::new(),
+        progress: ShardProgress::default(),
+        deliveries: Deliveries::default(),
+    };
     let tzdata = zones::release().identity();
     if state.value.tzdata.as_ref() != Some(&tzdata) {
         tick.follow_zone_changes(&tzdata).await?;
         state.value.tzdata = Some(tzdata);
     }
-    for shard in 0..ports.due.shards() {
-        for window in &windows_due {
-            tick.scan_window(shard, window).await?;
+    let mut failed = None;
+    let shards = ports.due.shards();
+    for shard in 0..shards {
+        if let Err(error) = tick.scan_shard(shard, &state.value).await {
+            failed = failed.or(Some(error));
         }
     }
-    let Tick { summary, unfinished, deliveries, .. } = tick;
-    let unsent = deliveries.alert(ports, &mut state.value.denied_groups, now).await?;
-    // Before the oldest unprocessed entry: a cursor at the instant of its tick counts as processed.
-    let cursor = unfinished.map_or(now, |oldest| saturating_sub(oldest.min(now), Duration::from_nanos(1)));
-    // A stored tick far in the future came from a wrong clock. Replace it once the clock is right again.
-    let before = state.value.ticked_at.filter(|before| *before <= saturating_add(now, LATE_MAX));
-    state.value.ticked_at = Some(before.map_or(now, |before| before.max(now)));
-    state.value.cursor = Some(cursor);
+    let Tick { summary, progress, deliveries, .. } = tick;
+    let unsent = match deliveries.alert(ports, &mut state.value.denied_groups, now).await {
+        Ok(unsent) => unsent,
+        Err(error) => {
+            failed = failed.or(Some(error));
+            None
+        }
+    };
+    progress.store(&mut state.value, shards, now, failed.is_none());
     // A conflict is ignored: the progress that another scheduler wrote is valid too.
-    state.write(ports).await?;
-    match unsent {
-        Some(error) => Err(PortError::Retry(error).into()),
-        None => Ok(summary),
+    let written = state.write(ports).await;
+    match (failed, unsent) {
+        (Some(error), _) => Err(error),
+        (None, _) if written.is_err() => written.map(|_| summary),
+        (None, Some(error)) => Err(PortError::Retry(error).into()),
+        (None, None) => Ok(summary),
     }
 }
 
@@ -130,107 +151,17 @@ pub async fn next_wake(ports: &Ports, now: Timestamp) -> Result<Timestamp> {
 struct Tick<'t> {
     ports: &'t Ports,
     context: FiringContext<'t>,
+    has_time: &'t (dyn Fn() -> bool + Sync),
+    /// Earlier entries that are read now were put after a tick had processed their instants.
+    put_late_before: Option<Timestamp>,
     summary: SchedulerSummary,
-    /// The oldest instant with an unprocessed entry.
-    unfinished: Option<Timestamp>,
+    /// Entries that the next tick must process again.
+    left: BTreeSet<Due>,
+    progress: ShardProgress,
     deliveries: Deliveries,
 }
 
 impl Tick<'_> {
-    async fn scan_window(&mut self, shard: u32, window: &Window) -> Result<()> {
-        let mut seen: HashSet<Due> = HashSet::new();
-        let mut from = window.from;
-        while from <= window.until {
-            let limit = CHUNK_MAX + seen.iter().filter(|entry| entry.at >= from).count();
-            let due = &self.ports.due;
-            let entries = match window.written_since {
-                Some(written_since) => due.list_late(shard, from, window.until, written_since, limit).await?,
-                None => due.list(shard, from, window.until, limit).await?,
-            };
-            let mut fresh: Vec<Due> = entries.into_iter().filter(|entry| !seen.contains(entry)).collect();
-            fresh.truncate(CHUNK_MAX);
-            let (Some(first), Some(last)) = (fresh.first(), fresh.last()) else { return Ok(()) };
-            // Entries before this instant are processed, even if the adapter still lists them.
-            from = last.at;
-            if seen.len() >= ENTRIES_PER_TICK_MAX {
-                self.mark_unfinished(first.at);
-                self.summary.more = true;
-                return Ok(());
-            }
-            seen.extend(fresh.iter().cloned());
-            self.fire_entries(fresh).await?;
-        }
-        Ok(())
-    }
-
-    fn mark_unfinished(&mut self, at: Timestamp) {
-        self.unfinished = Some(self.unfinished.map_or(at, |oldest| oldest.min(at)));
-    }
-
-    /// Fires a chunk. When a port refuses it permanently, fires each job alone, so that one job stops no other.
-    async fn fire_entries(&mut self, entries: Vec<Due>) -> Result<()> {
-        let by_job = by_job(entries);
-        let keys: Vec<JobKey> = by_job.keys().cloned().collect();
-        let jobs: BTreeMap<JobKey, StoredJob> =
-            self.ports.jobs.get(&keys).await?.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
-        match self.fire_until_no_conflict(&by_job, &jobs).await {
-            Err(Error::Port(PortError::Permanent(_))) if by_job.len() > 1 => {}
-            Err(Error::Port(PortError::Permanent(reason))) => return self.record_failed_jobs(&by_job, &reason).await,
-            other => return other,
-        }
-        let all = by_job.len();
-        let mut failed: Vec<(BTreeMap<JobKey, Vec<Due>>, String)> = Vec::new();
-        for (key, entries) in by_job {
-            let single = BTreeMap::from([(key, entries)]);
-            match self.fire_until_no_conflict(&single, &jobs).await {
-                Err(Error::Port(PortError::Permanent(reason))) => failed.push((single, reason)),
-                other => other?,
-            }
-        }
-        let is_of_all = failed.len() == all;
-        for (single, reason) in failed {
-            match is_of_all {
-                // The fault is not of the jobs: a table that refuses this process loses no firing.
-                true => self.record_failed_jobs(&single, &reason).await?,
-                false => self.drop_failed_job(&single, &jobs, &reason).await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Alerts about a job whose firings can never be stored, and goes on with its next firing.
-    async fn drop_failed_job(
-        &mut self,
-        single: &BTreeMap<JobKey, Vec<Due>>,
-        jobs: &BTreeMap<JobKey, StoredJob>,
-        reason: &str,
-    ) -> Result<()> {
-        for (key, entries) in single {
-            tracing::error!(job = %key, error = reason, "cannot record the firings of a job; going on with its next one");
-            self.summary.failed += 1;
-            self.alert_bad_job(key, reason).await?;
-            let job = jobs.get(key).and_then(|stored| stored.job.as_ref().ok());
-            let next = job.and_then(|job| next_due_entry(job, &schedule_of(job).ok()?, self.context.now));
-            if let Some(next) = next {
-                self.ports.due.put(&[next]).await?;
-            }
-            self.ports.due.remove(entries).await?;
-        }
-        Ok(())
-    }
-
-    async fn record_failed_jobs(&mut self, by_job: &BTreeMap<JobKey, Vec<Due>>, reason: &str) -> Result<()> {
-        for (key, entries) in by_job {
-            tracing::error!(job = %key, error = reason, "cannot record the firings of a job; retrying");
-            self.summary.failed += 1;
-            self.alert_bad_job(key, reason).await?;
-            if let Some(first) = entries.iter().map(|entry| entry.at).min() {
-                self.mark_unfinished(first);
-            }
-        }
-        Ok(())
-    }
-
     /// Fires a chunk, then again those of its jobs whose writes conflicted; at most [`CONFLICTS_MAX`] times.
     async fn fire_until_no_conflict(
         &mut self,
@@ -247,7 +178,7 @@ impl Tick<'_> {
             conflicted = self.fire_chunk(&retry, jobs).await?;
         }
         for (_, entries) in by_job.iter().filter(|(key, _)| conflicted.contains(key)) {
-            entries.iter().for_each(|entry| self.mark_unfinished(entry.at));
+            self.left.extend(entries.iter().cloned());
         }
         Ok(())
     }
@@ -305,16 +236,10 @@ impl Tick<'_> {
             self.summary.dropped += entries.len() as u32;
             return None;
         };
-        let context = FiringContext { absence: absence.copied(), ..self.context };
+        let put_late = self.put_late_before.is_some_and(|before| from < before);
+        let context = FiringContext { absence: absence.copied(), put_late, ..self.context };
         let planned = plan_runs(job, &schedule, from, &context);
         Some(DueJob { job, schedule, planned })
-    }
-
-    async fn alert_bad_job(&mut self, key: &JobKey, reason: &str) -> Result<()> {
-        self.summary.bad_jobs += 1;
-        let transitions = vec![bad_job_transition(key, reason, self.context.now)];
-        self.ports.alerts.raise(&AlertStep { state: None, transitions }).await?;
-        Ok(())
     }
 
     /// Plans one job. A missed run is written here, because its alert changes the state of the job.
@@ -366,7 +291,7 @@ impl Tick<'_> {
         let trigger = match &planned_run.action {
             PlannedAction::Start(trigger) => *trigger,
             PlannedAction::Hold(_) => domain::run::Trigger::CatchUp,
-            PlannedAction::Skip(_) | PlannedAction::Miss(_) | PlannedAction::Lose(_) => domain::run::Trigger::Schedule,
+            _ => domain::run::Trigger::Schedule,
         };
         let mut run = new_run(job, planned_run.nominal, trigger, now);
         match planned_run.action {
@@ -386,7 +311,10 @@ impl Tick<'_> {
                 self.summary.lost += u32::from(written == WriteResult::Done);
                 return Ok(());
             }
-            PlannedAction::Start(_) => {
+            PlannedAction::Start(_) | PlannedAction::StartLate(_) => {
+                if let PlannedAction::StartLate(reason) = planned_run.action {
+                    run.late_reason = Some(reason);
+                }
                 if job.concurrency == Concurrency::Replace {
                     plan.skip_replaced(open, &run, now);
                 }
@@ -413,6 +341,7 @@ impl Tick<'_> {
         let writes: Vec<RunWrite> = plan.runs.iter().map(write).collect();
         let written = if writes.is_empty() { Vec::new() } else { self.ports.runs.write(&writes).await? };
         let mut orders: Vec<Order> = Vec::new();
+        let (mut unstored, mut resent) = (BTreeSet::new(), BTreeSet::new());
         let mut wrongly_ended: Vec<RunWrite> = Vec::new();
         for ((run, start), written) in plan.runs.iter().zip(written) {
             let Some(job) = plan.jobs.get(&run.key()) else { continue };
@@ -430,16 +359,23 @@ impl Tick<'_> {
                 }
                 WriteResult::Conflict(Some(stored)) if waits_for_a_runner(&stored.record) => {
                     self.summary.resent += 1;
+                    resent.insert(run.run_id.clone());
                     orders.push(new_order(&stored.record, job, self.context.now));
                 }
                 WriteResult::Conflict(_) => {}
                 WriteResult::AlertConflict => drop(conflicted.insert(run.key())),
+                WriteResult::Retry(error) => {
+                    unstored.insert(run.key());
+                    self.deliveries.note_failure(error);
+                }
+                WriteResult::Never(reason) => self.end_unstorable(run, job, &reason).await?,
             }
         }
         orders.extend(self.restart_wrongly_ended(wrongly_ended, &plan.jobs).await?);
-        let unsent = self.send_orders(&orders).await?;
-        plan.done.iter().filter(|entry| unsent.contains(&entry.key)).for_each(|entry| self.mark_unfinished(entry.at));
-        let is_done = |entry: &&Due| !conflicted.contains(&entry.key) && !unsent.contains(&entry.key);
+        let mut again = self.send_orders(&orders, &resent).await?;
+        again.extend(unstored);
+        self.left.extend(plan.done.iter().filter(|entry| again.contains(&entry.key)).cloned());
+        let is_done = |entry: &&Due| !conflicted.contains(&entry.key) && !again.contains(&entry.key);
         let next: BTreeSet<Due> = plan.next.iter().filter(is_done).cloned().collect();
         if !next.is_empty() {
             self.ports.due.put(&next.iter().cloned().collect::<Vec<_>>()).await?;
@@ -461,6 +397,9 @@ impl Tick<'_> {
             return Ok(orders);
         }
         let written = self.ports.runs.write(&writes).await?;
+        if let Some(WriteResult::Retry(error)) = written.iter().find(|one| matches!(one, WriteResult::Retry(_))) {
+            return Err(PortError::Retry(error.clone()).into());
+        }
         for (write, _) in writes.iter().zip(written).filter(|(_, written)| *written == WriteResult::Done) {
             match jobs.get(&write.run.key()) {
                 Some(job) if !write.run.held => {
@@ -479,14 +418,6 @@ fn was_ended_by_wrong_clock(run: &Run, now: Timestamp) -> bool {
     let declared = matches!(run.outcome, Some(Outcome::Missed | Outcome::Skipped));
     let untouched = run.attempt == 1 && run.claimed_at.is_none() && !run.has_report();
     declared && untouched && run.finished_at.is_some_and(|at| at > saturating_add(now, LATE_MAX))
-}
-
-fn by_job(entries: Vec<Due>) -> BTreeMap<JobKey, Vec<Due>> {
-    let mut by_job: BTreeMap<JobKey, Vec<Due>> = BTreeMap::new();
-    for entry in entries {
-        by_job.entry(entry.key.clone()).or_default().push(entry);
-    }
-    by_job
 }
 
 /// Whether the run's order may be in the queue, or may never have been sent.

@@ -1,8 +1,9 @@
 //! The small records that duties keep between calls, as types.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use domain::job::JobKey;
 use domain::ports::Ports;
 use domain::restored::RestoredLedger;
 use jiff::Timestamp;
@@ -52,6 +53,10 @@ pub(crate) struct SchedulerState {
     pub(crate) ticked_at: Option<Timestamp>,
     /// Every due entry before this instant was processed.
     pub(crate) cursor: Option<Timestamp>,
+    /// Where each shard of the due index continues, after a tick that did not process all of it. A shard that is absent
+    /// continues at `cursor`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) cursors: BTreeMap<u32, ShardCursor>,
     /// The tzdata of the last tick.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tzdata: Option<String>,
@@ -64,6 +69,24 @@ pub(crate) struct SchedulerState {
 }
 
 pub(crate) const SCHEDULER: &str = "scheduler";
+
+/// The first entry of a shard that was not processed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShardCursor {
+    pub(crate) at: Timestamp,
+    /// Entries of earlier jobs of this instant, in the order of the index, were processed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) job: Option<JobKey>,
+}
+
+/// `tick_starts`: since when the scheduler has run without a pause, and earlier such times.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct TickStartsState {
+    /// Oldest first: the first and the last beginning of a tick.
+    pub(crate) periods: Vec<(Timestamp, Timestamp)>,
+}
+
+pub(crate) const TICK_STARTS: &str = "tick_starts";
 
 /// `overdue`: since when its checks have run without a pause.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -140,6 +163,9 @@ mod tests {
         let scheduler =
             SchedulerState { ticked_at: Some(at(1)), cursor: Some(at(2)), tzdata, ..SchedulerState::default() };
         golden(SCHEDULER, &scheduler);
+        let shard = ShardCursor { at: at(3), job: Some(JobKey::new("db", "dump")) };
+        golden("scheduler_cursors", &SchedulerState { cursors: [(1, shard)].into(), ..scheduler });
+        golden(TICK_STARTS, &TickStartsState { periods: vec![(at(1), at(2))] });
         let zones = [("Europe/Paris".to_owned(), "0123456789abcdef".to_owned())].into();
         golden(ZONES, &ZoneDigests { tzdata: "2026a (built-in) ".to_owned(), zones });
         golden(OVERDUE, &OverdueState { ticked_at: Some(at(1)), watching_since: Some(at(2)) });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::alert::{AlertKind, Transition};
 use domain::job::JobKey;
-use domain::ports::{AlertStep, Due, Ports, Quarantined, StoredJob};
+use domain::ports::{AlertStep, Due, PortError, Ports, Quarantined, StoredJob};
 use jiff::Timestamp;
 
 use crate::Result;
@@ -114,8 +114,26 @@ async fn check_jobs(ports: &Ports, jobs: &[StoredJob], now: Timestamp, summary: 
             }
         }
     }
-    if !entries.is_empty() {
-        ports.due.put(&entries).await?;
+    let all = if entries.is_empty() { Ok(()) } else { ports.due.put(&entries).await };
+    match all {
+        Err(PortError::Permanent(_)) if entries.len() > 1 => {
+            let mut refused = Vec::new();
+            for entry in &entries {
+                match ports.due.put(std::slice::from_ref(entry)).await {
+                    Err(PortError::Permanent(reason)) => refused.push((&entry.key, reason)),
+                    put => put?,
+                }
+            }
+            if refused.len() == entries.len()
+                && let Some((_, reason)) = refused.pop()
+            {
+                // The fault is not of the jobs.
+                return Err(PortError::Permanent(reason).into());
+            }
+            summary.bad_jobs += refused.len() as u32;
+            transitions.extend(refused.iter().map(|(key, reason)| bad_job_transition(key, reason, now)));
+        }
+        put => put?,
     }
     if !transitions.is_empty() {
         ports.alerts.raise(&AlertStep { state: None, transitions }).await?;

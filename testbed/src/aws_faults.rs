@@ -2,7 +2,9 @@
 //! refused, throttled, cut, executed without an answer, or executed in part. All other answers are the emulator's own.
 
 mod answers;
+mod write_limits;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,6 +19,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
+
+use write_limits::{Admission, WriteLimits};
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
@@ -79,6 +83,18 @@ struct State {
     calls: Vec<AwsCall>,
     plan: Option<Plan>,
     struck: Vec<usize>,
+    /// Every how many calls one fails, and how: in turn.
+    rate: Option<(usize, Vec<AwsFault>)>,
+    limits: Option<WriteLimits>,
+    throttled: usize,
+}
+
+/// What happens to one call.
+enum Fate {
+    Forwarded,
+    Fails(AwsFault),
+    /// These items of a batch are left undone.
+    InPart(Vec<Value>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +132,21 @@ impl AwsFaults {
         let mut state = self.shared.state();
         state.plan = Some(Plan { first, times, fault });
         state.struck.clear();
+    }
+
+    /// Makes one of `every` calls fail, with these faults in turn. [`AwsFault::Partial`] is none of them.
+    pub fn strike_each(&self, every: usize, faults: &[AwsFault]) {
+        self.shared.state().rate = Some((every, faults.to_vec()));
+    }
+
+    /// Limits the writes of each partition. `keys`: the partition key by table; other tables are not limited.
+    pub fn limit_writes(&self, keys: HashMap<String, String>, units_per_second: u32) {
+        self.shared.state().limits = Some(WriteLimits::new(keys, units_per_second));
+    }
+
+    /// The calls that exceeded [`AwsFaults::limit_writes`], wholly or in part.
+    pub fn throttled(&self) -> usize {
+        self.shared.state().throttled
     }
 
     /// All calls so far, in order of arrival.
@@ -165,40 +196,52 @@ impl Shared {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let call = answers::call_of(&head, &body);
-        let fault = self.note(&call);
+        let fate = self.note(&call);
         let request = Request::from_parts(head, body);
         let cut = || io::Error::new(io::ErrorKind::ConnectionAborted, "cut on purpose");
+        let fault = match fate {
+            Fate::Forwarded => return self.forward(request).await,
+            Fate::InPart(left) => {
+                let asked = answers::without(&call, &left);
+                return self.forward_in_part(&call, request, asked, left).await;
+            }
+            Fate::Fails(fault) => fault,
+        };
         match fault {
-            None => self.forward(request).await,
-            Some(AwsFault::Refused) => Ok(answers::refused(&call)),
-            Some(AwsFault::Throttled) => Ok(answers::throttled(&call)),
-            Some(AwsFault::Cut) => Err(cut()),
-            Some(AwsFault::AnswerLost) => {
+            AwsFault::Refused => Ok(answers::refused(&call)),
+            AwsFault::Throttled => Ok(answers::throttled(&call)),
+            AwsFault::Cut => Err(cut()),
+            AwsFault::AnswerLost => {
                 self.forward(request).await?;
                 Err(cut())
             }
-            Some(AwsFault::AnswerLate) => {
+            AwsFault::AnswerLate => {
                 self.forward(request).await?;
                 // Until the client closes the connection.
                 std::future::pending().await
             }
-            Some(AwsFault::Partial) => self.forward_in_part(&call, request).await,
+            AwsFault::Partial => match answers::without_last(&call) {
+                Some((asked, left)) => self.forward_in_part(&call, request, asked, vec![left]).await,
+                None => Ok(answers::none_done(&call)),
+            },
         }
     }
 
-    /// Records the call, and returns the fault that it gets.
-    fn note(&self, call: &AwsCall) -> Option<AwsFault> {
+    /// Records the call, and decides what happens to it.
+    fn note(&self, call: &AwsCall) -> Fate {
         let mut state = self.state();
         let number = state.calls.len();
         state.calls.push(call.clone());
-        let plan = state.plan?;
-        let same = |first: &AwsCall| (&first.service, &first.action) == (&call.service, &call.action);
-        let is_meant = number >= plan.first && state.struck.len() < plan.times && same(state.calls.get(plan.first)?);
-        let fails = is_meant && (plan.fault != AwsFault::Partial || call.entries() > 0);
-        if fails {
-            state.struck.push(number);
+        if let Some(fault) = state.planned_fault(call, number) {
+            return Fate::Fails(fault);
         }
-        fails.then_some(plan.fault)
+        let admission = state.limits.as_mut().map_or(Admission::All, |limits| limits.admit(call));
+        state.throttled += usize::from(!matches!(admission, Admission::All));
+        match admission {
+            Admission::All => Fate::Forwarded,
+            Admission::Throttled => Fate::Fails(AwsFault::Throttled),
+            Admission::AllBut(left) => Fate::InPart(left),
+        }
     }
 
     async fn forward(&self, request: Request<Bytes>) -> io::Result<Answer> {
@@ -215,8 +258,14 @@ impl Shared {
         Ok(Response::from_parts(head, Full::new(body)))
     }
 
-    async fn forward_in_part(&self, call: &AwsCall, request: Request<Bytes>) -> io::Result<Answer> {
-        let Some((asked, left)) = answers::without_last(call) else { return Ok(answers::none_done(call)) };
+    /// Forwards `asked`, and names `left` in the answer as not processed.
+    async fn forward_in_part(
+        &self,
+        call: &AwsCall,
+        request: Request<Bytes>,
+        asked: Value,
+        left: Vec<Value>,
+    ) -> io::Result<Answer> {
         let (mut head, _) = request.into_parts();
         head.headers.remove(hyper::header::CONTENT_LENGTH);
         let answer = self.forward(Request::from_parts(head, Bytes::from(asked.to_string()))).await?;
@@ -227,5 +276,23 @@ impl Shared {
         }
         let body = answers::with_left(call, serde_json::from_slice(&answered)?, &left);
         Ok(Response::from_parts(head, Full::new(Bytes::from(body.to_string()))))
+    }
+}
+
+impl State {
+    fn planned_fault(&mut self, call: &AwsCall, number: usize) -> Option<AwsFault> {
+        if let Some((every, faults)) = &self.rate
+            && number % every == every - 1
+        {
+            return faults.get(number / every % faults.len()).copied();
+        }
+        let plan = self.plan?;
+        let same = |first: &AwsCall| (&first.service, &first.action) == (&call.service, &call.action);
+        let is_meant = number >= plan.first && self.struck.len() < plan.times && same(self.calls.get(plan.first)?);
+        let fails = is_meant && (plan.fault != AwsFault::Partial || call.entries() > 0);
+        if fails {
+            self.struck.push(number);
+        }
+        fails.then_some(plan.fault)
     }
 }

@@ -112,7 +112,18 @@ impl DueIndex for Backend {
     }
 
     async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>> {
-        self.list_entries(shard, from, until, None, most).await
+        self.list_entries(shard, Start { at: from, job: None }, until, None, most).await
+    }
+
+    async fn list_from(
+        &self,
+        shard: u32,
+        from: Timestamp,
+        job: &JobKey,
+        until: Timestamp,
+        most: usize,
+    ) -> PortResult<Vec<Due>> {
+        self.list_entries(shard, Start { at: from, job: Some(job.clone()) }, until, None, most).await
     }
 
     async fn list_late(
@@ -123,7 +134,7 @@ impl DueIndex for Backend {
         written_since: Timestamp,
         most: usize,
     ) -> PortResult<Vec<Due>> {
-        self.list_entries(shard, from, until, Some(written_since), most).await
+        self.list_entries(shard, Start { at: from, job: None }, until, Some(written_since), most).await
     }
 
     /// Does nothing: entries expire.
@@ -169,7 +180,7 @@ impl Backend {
     async fn list_entries(
         &self,
         shard: u32,
-        from: Timestamp,
+        from: Start,
         until: Timestamp,
         written_since: Option<Timestamp>,
         most: usize,
@@ -178,19 +189,19 @@ impl Backend {
             self.refresh_shards().await?;
         }
         let mut found: Vec<Due> = Vec::new();
-        let minutes: Vec<i64> = (minute_of(from)..=minute_of(until)).collect();
+        let minutes: Vec<i64> = (minute_of(from.at)..=minute_of(until)).collect();
         for batch in minutes.chunks(crate::dynamo::PARALLEL_CALLS_MAX) {
-            let backend = self.clone();
+            let (backend, from) = (self.clone(), from.clone());
             let read = move |minute: i64| {
-                let backend = backend.clone();
-                async move { backend.list_minute(shard, minute, from, until, written_since, most).await }
+                let (backend, from) = (backend.clone(), from.clone());
+                async move { backend.list_minute(shard, minute, &from, until, written_since, most).await }
             };
             found.extend(run_parallel(batch.to_vec(), read).await?.into_iter().flatten());
             if found.len() >= most {
                 break;
             }
         }
-        found.sort();
+        found.sort_by_cached_key(entry_sort_key);
         found.truncate(most);
         Ok(found)
     }
@@ -200,7 +211,7 @@ impl Backend {
         &self,
         shard: u32,
         minute: i64,
-        from: Timestamp,
+        from: &Start,
         until: Timestamp,
         written_since: Option<Timestamp>,
         most: usize,
@@ -209,7 +220,7 @@ impl Backend {
             condition: "#slot = :slot AND #entry BETWEEN :from AND :until".to_owned(),
             values: vec![
                 (":slot", s(slot_of(minute, shard))),
-                (":from", s(sortable_instant(from))),
+                (":from", s(from.sort_key())),
                 // `$` sorts after `#`, so this includes all entries of the instant.
                 (":until", s(format!("{}$", sortable_instant(until)))),
             ],
@@ -230,6 +241,21 @@ impl Backend {
             }
             query.start = page.next;
         }
+    }
+}
+
+/// Where a listing begins.
+#[derive(Clone, Debug)]
+struct Start {
+    at: Timestamp,
+    /// The first job of the instant; all when none.
+    job: Option<JobKey>,
+}
+
+impl Start {
+    fn sort_key(&self) -> String {
+        let at = sortable_instant(self.at);
+        self.job.as_ref().map_or(at.clone(), |job| format!("{at}#{job}#"))
     }
 }
 

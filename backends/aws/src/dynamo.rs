@@ -4,26 +4,27 @@
 //! Expressions write an attribute as `#name`; the placeholder names are collected from the expressions.
 
 mod batches;
+mod transactions;
+mod writes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, ConsumedCapacity, Put, ReturnConsumedCapacity, ReturnValue,
-    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
-};
+use aws_sdk_dynamodb::config::http::HttpResponse;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::types::{AttributeValue, ConsumedCapacity, ReturnConsumedCapacity};
 use domain::ports::{PortError, PortResult};
 
-use crate::fault::{CallName, call_error};
-use crate::item::{ITEM_BYTES_MAX, Item, item_bytes};
+use crate::fault::{CallName, call_error, cause_of};
+use crate::item::{ITEM_BYTES_MAX, Item, item_bytes, text_at};
 use crate::meter::{Meter, Usage};
+use crate::names::Names;
+use crate::retry::{Called, Retries};
+use crate::tables::tables;
+pub(crate) use transactions::{TransactionPart, TransactionResult};
 
 const SERVICE: &str = "DynamoDB";
-
-/// Items in one transaction (DynamoDB API reference, TransactWriteItems).
-const TRANSACTION_MAX: usize = 100;
 
 /// Concurrent calls of one port call with many parts. Chosen: one partition accepts 1000 writes a second, so these
 /// take about 30 ms.
@@ -35,6 +36,9 @@ pub(crate) struct Dynamo {
     client: Client,
     prefix: String,
     meter: Arc<Meter>,
+    retries: Retries,
+    /// Partition key of each table, by its name with the prefix.
+    partition_keys: Arc<HashMap<String, &'static str>>,
 }
 
 /// Result of a conditional write.
@@ -80,24 +84,35 @@ pub(crate) struct QueryPage {
     pub next: Option<Item>,
 }
 
-/// One part of a transaction.
-#[derive(Clone, Debug)]
-pub(crate) enum TransactionPart {
-    Put { table: &'static str, item: Item, condition: String, values: Vec<(&'static str, AttributeValue)> },
-    Update { table: &'static str, key: Item, update: ItemUpdate },
-}
-
-/// Result of a transaction.
-#[derive(Debug)]
-pub(crate) enum TransactionResult {
-    Done,
-    /// For each part none if its condition held, otherwise the stored item.
-    Refused(Vec<Option<Option<Item>>>),
-}
-
 impl Dynamo {
-    pub(crate) fn new(client: Client, prefix: &str, meter: Arc<Meter>) -> Dynamo {
-        Dynamo { client, prefix: prefix.to_owned(), meter }
+    pub(crate) fn new(client: Client, names: &Names, meter: Arc<Meter>, retries: Retries) -> Dynamo {
+        let keys = tables(names).into_iter().map(|table| (table.name, table.partition)).collect();
+        Dynamo { client, prefix: names.prefix().to_owned(), meter, retries, partition_keys: Arc::new(keys) }
+    }
+
+    /// Names the partition of an item or key, for its pace.
+    fn partition(&self, table: &str, item: &Item) -> Option<String> {
+        let key = self.partition_keys.get(&self.table_name(table))?;
+        Some(format!("{table} {}", text_at(item, key)?))
+    }
+
+    /// Makes a read until it succeeds or cannot. `count`: counts a failed attempt.
+    async fn read<T, E, F>(
+        &self,
+        count: impl Fn() + Send + Sync,
+        attempt: impl Fn() -> F + Send,
+    ) -> Result<T, SdkError<E, HttpResponse>>
+    where
+        T: Send,
+        E: ProvideErrorMetadata + std::error::Error + Send + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
+    {
+        let cause = |error: &SdkError<E, HttpResponse>| {
+            count();
+            cause_of(error)
+        };
+        let Called { result, .. } = self.retries.call(None, cause, attempt).await;
+        result
     }
 
     fn table_name(&self, table: &str) -> String {
@@ -133,123 +148,18 @@ impl Dynamo {
         self.meter.add(format!("dynamodb {action} {table}"), usage);
     }
 
-    fn check_item_size(&self, table: &str, item: &Item) -> PortResult<()> {
+    /// # Errors
+    /// Returns why DynamoDB refuses the item.
+    pub(crate) fn check_item_size(&self, table: &str, item: &Item) -> Result<(), String> {
         let bytes = item_bytes(item);
         if bytes <= ITEM_BYTES_MAX {
             return Ok(());
         }
-        Err(PortError::Permanent(format!(
+        Err(format!(
             "an item of {bytes} bytes does not fit into {}, whose items have at most {ITEM_BYTES_MAX}; \
              shorten the job's command, environment or rules",
             self.place(table)
-        )))
-    }
-
-    pub(crate) async fn put(
-        &self,
-        table: &'static str,
-        item: Item,
-        condition: &str,
-        values: Vec<(&'static str, AttributeValue)>,
-    ) -> PortResult<ItemWriteResult> {
-        self.check_item_size(table, &item)?;
-        let bytes = item_bytes(&item);
-        let call = self
-            .client
-            .put_item()
-            .table_name(self.table_name(table))
-            .set_item(Some(item))
-            .set_condition_expression(non_empty(condition))
-            .set_expression_attribute_names(attribute_names(&[condition]))
-            .set_expression_attribute_values(attribute_values(values))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        match call.send().await {
-            Ok(done) => {
-                self.add_usage("PutItem", table, done.consumed_capacity(), 0);
-                Ok(ItemWriteResult::Done(Item::new()))
-            }
-            Err(error) => {
-                self.add_refused_usage("PutItem", table, bytes);
-                let place = self.place(table);
-                let port_error = call_error(CallName { service: SERVICE, action: "PutItem", place: &place }, &error);
-                match error.into_service_error() {
-                    aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(refused) => {
-                        Ok(ItemWriteResult::Refused(refused.item))
-                    }
-                    _ => Err(port_error),
-                }
-            }
-        }
-    }
-
-    pub(crate) async fn update(
-        &self,
-        table: &'static str,
-        key: Item,
-        update: ItemUpdate,
-    ) -> PortResult<ItemWriteResult> {
-        let returned = if update.return_item { ReturnValue::AllNew } else { ReturnValue::None };
-        let call = self
-            .client
-            .update_item()
-            .table_name(self.table_name(table))
-            .set_key(Some(key))
-            .update_expression(&update.expression)
-            .set_condition_expression(non_empty(&update.condition))
-            .set_expression_attribute_names(attribute_names(&[&update.expression, &update.condition]))
-            .set_expression_attribute_values(attribute_values(update.values))
-            .return_values(returned)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        match call.send().await {
-            Ok(done) => {
-                self.add_usage("UpdateItem", table, done.consumed_capacity(), 0);
-                Ok(ItemWriteResult::Done(done.attributes.unwrap_or_default()))
-            }
-            Err(error) => {
-                self.add_refused_usage("UpdateItem", table, 1);
-                let place = self.place(table);
-                let port_error = call_error(CallName { service: SERVICE, action: "UpdateItem", place: &place }, &error);
-                match error.into_service_error() {
-                    aws_sdk_dynamodb::operation::update_item::UpdateItemError::ConditionalCheckFailedException(
-                        refused,
-                    ) => Ok(ItemWriteResult::Refused(refused.item)),
-                    _ => Err(port_error),
-                }
-            }
-        }
-    }
-
-    /// Deletes an item if the condition holds; an empty condition always holds. Idempotent.
-    pub(crate) async fn delete(
-        &self,
-        table: &'static str,
-        key: Item,
-        condition: &str,
-        values: Vec<(&'static str, AttributeValue)>,
-    ) -> PortResult<()> {
-        let call = self
-            .client
-            .delete_item()
-            .table_name(self.table_name(table))
-            .set_key(Some(key))
-            .set_condition_expression(non_empty(condition))
-            .set_expression_attribute_names(attribute_names(&[condition]))
-            .set_expression_attribute_values(attribute_values(values))
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        match call.send().await {
-            Ok(done) => self.add_usage("DeleteItem", table, done.consumed_capacity(), 0),
-            Err(error) => {
-                self.add_refused_usage("DeleteItem", table, 1);
-                if error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) {
-                    return Ok(());
-                }
-                let place = self.place(table);
-                return Err(call_error(CallName { service: SERVICE, action: "DeleteItem", place: &place }, &error));
-            }
-        }
-        Ok(())
+        ))
     }
 
     /// Reads one item, strongly consistent.
@@ -262,10 +172,9 @@ impl Dynamo {
             .consistent_read(true)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let place = self.place(table);
-        let got = call.send().await.map_err(|error| {
-            self.add_usage("GetItem", table, None, 0);
-            call_error(CallName { service: SERVICE, action: "GetItem", place: &place }, &error)
-        })?;
+        let got = self.read(|| self.add_usage("GetItem", table, None, 0), || call.clone().send()).await;
+        let got =
+            got.map_err(|error| call_error(CallName { service: SERVICE, action: "GetItem", place: &place }, &error))?;
         self.add_usage("GetItem", table, got.consumed_capacity(), usize::from(got.item.is_some()));
         Ok(got.item)
     }
@@ -288,10 +197,9 @@ impl Dynamo {
             .set_limit(query.limit.map(|limit| i32::try_from(limit.max(1)).unwrap_or(i32::MAX)))
             .set_exclusive_start_key(query.start)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        let got = call.send().await.map_err(|error| {
-            self.add_usage("Query", table, None, 0);
-            call_error(CallName { service: SERVICE, action: "Query", place: &place }, &error)
-        })?;
+        let got = self.read(|| self.add_usage("Query", table, None, 0), || call.clone().send()).await;
+        let got =
+            got.map_err(|error| call_error(CallName { service: SERVICE, action: "Query", place: &place }, &error))?;
         self.add_usage("Query", table, got.consumed_capacity(), got.scanned_count().max(0) as usize);
         Ok(QueryPage { next: got.last_evaluated_key, items: got.items.unwrap_or_default() })
     }
@@ -325,105 +233,12 @@ impl Dynamo {
             .set_limit(limit)
             .consistent_read(true)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        let got = call.send().await.map_err(|error| {
-            self.add_usage("Scan", table, None, 0);
-            call_error(CallName { service: SERVICE, action: "Scan", place: &place }, &error)
-        })?;
+        let got = self.read(|| self.add_usage("Scan", table, None, 0), || call.clone().send()).await;
+        let got =
+            got.map_err(|error| call_error(CallName { service: SERVICE, action: "Scan", place: &place }, &error))?;
         self.add_usage("Scan", table, got.consumed_capacity(), got.scanned_count().max(0) as usize);
         Ok(QueryPage { next: got.last_evaluated_key, items: got.items.unwrap_or_default() })
     }
-
-    /// Writes all parts or none. Costs twice the units of single writes.
-    pub(crate) async fn transact(&self, parts: Vec<TransactionPart>) -> PortResult<TransactionResult> {
-        let table = match parts.first() {
-            Some(TransactionPart::Put { table, .. } | TransactionPart::Update { table, .. }) => *table,
-            None => return Ok(TransactionResult::Done),
-        };
-        let place = format!("{} and others", self.place(table));
-        if parts.len() > TRANSACTION_MAX {
-            return Err(PortError::Permanent(format!(
-                "a transaction of {} items on {place} exceeds DynamoDB's limit of {TRANSACTION_MAX}",
-                parts.len()
-            )));
-        }
-        let count = parts.len();
-        let items = parts.into_iter().map(|part| self.transact_item(part)).collect::<PortResult<Vec<_>>>()?;
-        let call = self.client.transact_write_items().set_transact_items(Some(items));
-        match call.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await {
-            Ok(done) => {
-                self.add_usage("TransactWriteItems", table, done.consumed_capacity(), 0);
-                Ok(TransactionResult::Done)
-            }
-            Err(error) => {
-                self.add_refused_usage("TransactWriteItems", table, 2 * 1024 * count);
-                let port_error =
-                    call_error(CallName { service: SERVICE, action: "TransactWriteItems", place: &place }, &error);
-                match error.into_service_error() {
-                    TransactWriteItemsError::TransactionCanceledException(cancelled) => {
-                        to_transaction_result(cancelled.cancellation_reasons.unwrap_or_default(), &place)
-                    }
-                    _ => Err(port_error),
-                }
-            }
-        }
-    }
-
-    fn transact_item(&self, part: TransactionPart) -> PortResult<TransactWriteItem> {
-        let item = TransactWriteItem::builder();
-        let old = ReturnValuesOnConditionCheckFailure::AllOld;
-        let built = match part {
-            TransactionPart::Put { table, item: content, condition, values } => {
-                self.check_item_size(table, &content)?;
-                let put = Put::builder()
-                    .table_name(self.table_name(table))
-                    .set_item(Some(content))
-                    .set_expression_attribute_names(attribute_names(&[&condition]))
-                    .set_condition_expression(non_empty(&condition))
-                    .set_expression_attribute_values(attribute_values(values))
-                    .return_values_on_condition_check_failure(old);
-                put.build().map(|put| item.put(put))
-            }
-            TransactionPart::Update { table, key, update } => {
-                let built = Update::builder()
-                    .table_name(self.table_name(table))
-                    .set_key(Some(key))
-                    .set_expression_attribute_names(attribute_names(&[&update.expression, &update.condition]))
-                    .update_expression(&update.expression)
-                    .set_condition_expression(non_empty(&update.condition))
-                    .set_expression_attribute_values(attribute_values(update.values))
-                    .return_values_on_condition_check_failure(old);
-                built.build().map(|built| item.update(built))
-            }
-        };
-        Ok(built.map_err(|error| PortError::Permanent(error.to_string()))?.build())
-    }
-}
-
-/// Converts the reasons of a cancelled transaction: refused conditions are a result, all other reasons are errors.
-fn to_transaction_result(reasons: Vec<CancellationReason>, place: &str) -> PortResult<TransactionResult> {
-    let call_name = CallName { service: SERVICE, action: "TransactWriteItems", place };
-    let mut parts = Vec::with_capacity(reasons.len());
-    for reason in reasons {
-        match reason.code.as_deref() {
-            None | Some("None") => parts.push(None),
-            Some("ConditionalCheckFailed") => parts.push(Some(reason.item)),
-            Some("TransactionConflict" | "ProvisionedThroughputExceeded" | "ThrottlingError") => {
-                let message = reason.message.as_deref().unwrap_or("another process writes the same item");
-                return Err(PortError::Retry(format!(
-                    "DynamoDB TransactWriteItems on {place} must be retried: {message}"
-                )));
-            }
-            Some(code) => {
-                return Err(crate::fault::code_error(
-                    call_name,
-                    400,
-                    code,
-                    reason.message.as_deref().unwrap_or("no message"),
-                ));
-            }
-        }
-    }
-    Ok(TransactionResult::Refused(parts))
 }
 
 /// Runs all calls, at most [`PARALLEL_CALLS_MAX`] at once. Returns the results in order, or the first error after all

@@ -7,11 +7,13 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use domain::ca_store;
 use domain::ports::PortError;
 
-/// Error codes of DynamoDB, SQS, SNS, STS and KMS after which the same call can succeed: throttling, a concurrent
-/// transaction, expired credentials (the next call renews them), a failing service behind the service.
-const TRANSIENT_CODES: [&str; 23] = [
+/// Error codes of DynamoDB, SQS, SNS, SSM and KMS, also of parts of a batch or transaction, for too many calls: the call
+/// was not executed, and succeeds when there are fewer.
+const THROTTLED_CODES: [&str; 19] = [
     "ThrottlingException",
+    "ThrottlingError",
     "Throttling",
+    "Throttled",
     "ThrottledException",
     "RequestThrottled",
     "RequestThrottledException",
@@ -19,9 +21,21 @@ const TRANSIENT_CODES: [&str; 23] = [
     "RequestLimitExceeded",
     "LimitExceededException",
     "OverLimit",
+    "ProvisionedThroughputExceeded",
     "ProvisionedThroughputExceededException",
+    "BandwidthLimitExceeded",
+    "EC2ThrottledException",
     "SlowDown",
+    "KMS.ThrottlingException",
+    "KMSThrottling",
+    "KMSThrottlingException",
+];
+
+/// Error codes of DynamoDB, SQS, SNS, STS and KMS after which the same call can succeed: a concurrent transaction,
+/// expired credentials (the next call renews them), a failing service behind the service.
+const TRANSIENT_CODES: [&str; 12] = [
     "PriorRequestNotComplete",
+    "TransactionConflict",
     "TransactionInProgressException",
     "TransactionConflictException",
     "ReplicatedWriteConflictException",
@@ -31,8 +45,7 @@ const TRANSIENT_CODES: [&str; 23] = [
     "ExpiredToken",
     "ExpiredTokenException",
     "RequestExpired",
-    "KMS.ThrottlingException",
-    "KMSThrottling",
+    "RequestTimeout",
 ];
 
 /// Error codes for a missing permission.
@@ -60,6 +73,8 @@ pub fn is_denied(error: &PortError) -> bool {
 /// Why AWS refused a call, as far as callers differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
+    /// Too many calls: the same call can succeed when there are fewer.
+    Throttled,
     /// The same call can succeed.
     Transient,
     /// A missing permission.
@@ -74,11 +89,17 @@ impl Cause {
     pub(crate) fn of(status: u16, code: &str) -> Cause {
         let code = code.rsplit('#').next().unwrap_or(code);
         match code {
-            _ if TRANSIENT_CODES.contains(&code) || status >= 500 || status == 429 => Cause::Transient,
+            _ if THROTTLED_CODES.contains(&code) || status == 429 => Cause::Throttled,
+            _ if TRANSIENT_CODES.contains(&code) || status >= 500 => Cause::Transient,
             _ if DENIED_CODES.contains(&code) => Cause::Denied,
             _ if ABSENT_CODES.contains(&code) => Cause::Absent,
             _ => Cause::Invalid,
         }
+    }
+
+    /// Whether the same call can succeed later without a change.
+    pub(crate) fn is_transient(self) -> bool {
+        matches!(self, Cause::Throttled | Cause::Transient)
     }
 }
 
@@ -130,7 +151,7 @@ pub(crate) fn code_error(call_name: CallName<'_>, status: u16, code: &str, messa
     let code = code.rsplit('#').next().unwrap_or(code);
     let text = format!("{service} {action} on {place} failed with {code}: {message}");
     let remedy = match Cause::of(status, code) {
-        Cause::Transient => return PortError::Retry(text),
+        Cause::Throttled | Cause::Transient => return PortError::Retry(text),
         Cause::Denied => {
             let permission = required_permission(action);
             format!("{DENIED_REMEDY} {}:{permission} there", service.to_ascii_lowercase())

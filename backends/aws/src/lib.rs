@@ -12,9 +12,9 @@
 //! | [`Meter`] | requests and capacity units that the calls of this process cost |
 //!
 //! This crate calls no service of `services` and decides nothing about runs. It never creates tables, queues or topics
-//! of a real installation: the template does. It never retries a call: the caller repeats the whole duty.
+//! of a real installation: the template does.
 //!
-//! `fault` decides for all AWS services whether a failed call can be retried.
+//! `fault` decides for all AWS services whether a failed call can be retried, and [`Retries`] repeats it.
 
 #![warn(missing_docs)]
 
@@ -36,6 +36,7 @@ mod notifier;
 mod options;
 mod orders;
 mod reports;
+mod retry;
 mod runs;
 mod secrets;
 mod settings;
@@ -66,6 +67,7 @@ pub use notifier::{MESSAGE_BYTES_MAX, PER_SECOND_MAX, Topics};
 pub use options::{AccessKey, CALL_TIMEOUT_DEFAULT, ConnectError, Options, RETENTION_DEFAULT};
 pub use orders::{OrderSigning, RefusedOrders};
 pub use reports::{SentReport, decode_report};
+pub use retry::Retries;
 pub use secrets::AwsSecrets;
 pub use signature::{Signer, Verifier};
 pub use signing_key::SigningKey;
@@ -84,6 +86,8 @@ pub struct Aws {
     pub refused_orders: Arc<RefusedOrders>,
     /// Region, credentials, endpoint and timeouts, from which callers build further AWS clients.
     pub sdk_config: aws_config::SdkConfig,
+    /// How failed calls are repeated; holds the deadline of a Lambda.
+    pub retries: Retries,
     backend: Backend,
 }
 
@@ -160,10 +164,10 @@ pub async fn connect_with_signing(options: &Options, signing: OrderSigning) -> R
         return Err(ConnectError::Shards(shards));
     }
     let sdk_config = options.sdk_config().await?;
-    let meter = Arc::new(Meter::default());
+    let (meter, retries) = (Arc::new(Meter::default()), options.retries.clone());
     let backend = Backend {
-        dynamo: Dynamo::new(aws_sdk_dynamodb::Client::new(&sdk_config), names.prefix(), meter.clone()),
-        sqs: Sqs::new(aws_sdk_sqs::Client::new(&sdk_config), meter.clone(), options.call_timeout),
+        dynamo: Dynamo::new(aws_sdk_dynamodb::Client::new(&sdk_config), &names, meter.clone(), retries.clone()),
+        sqs: Sqs::new(aws_sdk_sqs::Client::new(&sdk_config), meter.clone(), retries.clone(), options.call_timeout),
         names: names.clone(),
         retention: options.retention,
         shards: Arc::new(due::ShardCache::new()),
@@ -188,5 +192,5 @@ pub async fn connect_with_signing(options: &Options, signing: OrderSigning) -> R
         reports: backend_ports,
     };
     let refused_orders = backend.refused_orders.clone();
-    Ok(Aws { ports, names, meter, refused_orders, sdk_config, backend })
+    Ok(Aws { ports, names, meter, refused_orders, sdk_config, retries, backend })
 }

@@ -18,9 +18,10 @@ use domain::ports::{Notifier, PortError, PortResult};
 use jiff::Timestamp;
 
 use crate::dynamo::{Dynamo, ItemUpdate, ItemWriteResult};
-use crate::fault::{CallName, call_error};
+use crate::fault::{CallName, call_error, cause_of};
 use crate::item::{n, number_at};
 use crate::meter::Meter;
+use crate::retry::Retries;
 use crate::settings::{SETTINGS, key};
 use content::{attributes, build_message};
 
@@ -41,6 +42,7 @@ pub struct Topics {
     client: aws_sdk_sns::Client,
     dynamo: Dynamo,
     meter: Arc<Meter>,
+    retries: Retries,
     prefix: String,
     /// ARN by name of the channel.
     topics: BTreeMap<String, String>,
@@ -62,8 +64,8 @@ impl crate::Aws {
     /// As [`Self::topics`], with the clock of the rate limit.
     pub fn topics_at(&self, topics: BTreeMap<String, String>, clock: Clock) -> Topics {
         let client = aws_sdk_sns::Client::new(&self.sdk_config);
-        let (dynamo, meter) = (self.backend.dynamo.clone(), self.meter.clone());
-        Topics { client, dynamo, meter, prefix: self.names.prefix().to_owned(), topics, clock }
+        let (dynamo, meter, retries) = (self.backend.dynamo.clone(), self.meter.clone(), self.retries.clone());
+        Topics { client, dynamo, meter, retries, prefix: self.names.prefix().to_owned(), topics, clock }
     }
 }
 
@@ -79,7 +81,7 @@ impl Notifier for Topics {
         };
         let (alert, text) = build_message(&self.prefix, alert)?;
         self.count_publication(channel).await?;
-        self.meter.add_request("sns Publish".to_owned(), text.len());
+        let bytes = text.len();
         let place = format!("the topic {topic}");
         let mut call = self
             .client
@@ -94,7 +96,13 @@ impl Notifier for Topics {
             call = call.message_attributes(name, value);
         }
         let call_name = CallName { service: "SNS", action: "Publish", place: &place };
-        call.send().await.map_err(|error| call_error(call_name, &error))?;
+        // A publication whose answer was lost arrives twice.
+        let attempt = || {
+            self.meter.add_request("sns Publish".to_owned(), bytes);
+            call.clone().send()
+        };
+        let called = self.retries.call(None, cause_of, attempt).await;
+        called.result.map_err(|error| call_error(call_name, &error))?;
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 
 use crate::names::{Names, PREFIX_DEFAULT};
+use crate::retry::Retries;
 
 /// Timeout of one call, from the first byte sent to the last byte received. Chosen: DynamoDB, SNS and SQS answer within
 /// milliseconds, so 3 s without an answer are an outage.
@@ -47,6 +48,8 @@ pub struct Options {
     pub retention: Duration,
     /// Timeout of one call, which may have worked although no answer came. The wait of a receive is added to it.
     pub call_timeout: Duration,
+    /// How failed calls are repeated. Clones of the options share it.
+    pub retries: Retries,
 }
 
 /// Access key of an emulator, which accepts any secret.
@@ -71,6 +74,7 @@ impl Default for Options {
             shards: None,
             retention: RETENTION_DEFAULT,
             call_timeout: CALL_TIMEOUT_DEFAULT,
+            retries: Retries::default(),
         }
     }
 }
@@ -110,7 +114,8 @@ impl Options {
         Ok(Names::new(&self.prefix))
     }
 
-    /// Builds the configuration of the SDK's clients. The SDK retries no call, because callers repeat whole duties.
+    /// Builds the configuration of the SDK's clients. The SDK retries no call:
+    /// [`Retries`] does.
     ///
     /// # Errors
     /// Returns [`ConnectError::NoRegion`] if no region is configured.

@@ -51,7 +51,13 @@ impl RunStore for Backend {
         let this = self.clone();
         let write = move |write: RunWrite| {
             let this = this.clone();
-            async move { this.write_one(&write).await }
+            async move {
+                match this.write_one(&write).await {
+                    // Other runs of the call may be stored.
+                    Err(PortError::Retry(error)) => Ok(WriteResult::Retry(error)),
+                    written => written,
+                }
+            }
         };
         let written = run_parallel(writes.to_vec(), write).await;
         // Another process may have closed a bucket before its first run was stored.
@@ -91,6 +97,9 @@ impl RunStore for Backend {
 impl Backend {
     async fn write_one(&self, write: &RunWrite) -> PortResult<WriteResult> {
         let item = run_to_item(&write.run, write.expected.unwrap_or(0) + 1, self.retention)?;
+        if let Err(reason) = self.dynamo.check_item_size(RUNS, &item) {
+            return Ok(WriteResult::Never(reason));
+        }
         let (condition, values) = match write.expected {
             None => ("attribute_not_exists(#run_id)", vec![]),
             Some(version) => ("#version = :version", vec![(":version", n(version))]),

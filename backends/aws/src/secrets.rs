@@ -20,8 +20,9 @@ use domain::secret::{Reference, Secrets};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::fault::{CallName, code_error, error_chain};
+use crate::fault::{CallName, Cause, code_error, error_chain};
 use crate::options::Options;
+use crate::retry::Attempted;
 
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 
@@ -99,29 +100,34 @@ impl AwsSecrets {
     async fn call(&self, service: &Service, action: &str, place: &str, body: &Value) -> PortResult<Option<Value>> {
         let connection = self.connection.get_or_try_init(|| connect(&self.options)).await?;
         let call_name = CallName { service: service.name, action, place };
-        let no_answer = |message: String| {
-            PortError::Retry(format!("{} {action} on {place} got no answer: {message}", service.name))
-        };
-        let target = format!("{}.{action}", service.target);
-        let (url, body) = (format!("{}/", connection.endpoint(service)), body.to_string());
-        let mut request =
-            connection.http.post(&url).header("content-type", CONTENT_TYPE).header("x-amz-target", &target);
-        for (name, value) in connection.sign_headers(service, &url, &target, body.as_bytes()).await? {
-            request = request.header(name, value);
+        let body = body.to_string();
+        let attempt = || connection.attempt(service, call_name, body.clone());
+        let called = self.options.retries.call(None, |failed: &FailedRead| failed.cause, attempt).await;
+        match called.result {
+            Ok(answer) => Ok(Some(answer)),
+            Err(failed) if failed.cause == Cause::Absent && failed.is_refused() => Ok(None),
+            Err(failed) => Err(failed.error),
         }
-        let answer = request.body(body).send().await.map_err(|error| no_answer(error_chain(&error)))?;
-        let status = answer.status().as_u16();
-        let kind = answer.headers().get("x-amzn-errortype").and_then(|kind| kind.to_str().ok()).map(str::to_owned);
-        let text = answer.bytes().await.map_err(|error| no_answer(error_chain(&error)))?;
-        let answer: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
-        if status == 200 {
-            return Ok(Some(answer));
-        }
-        let (code, message) = error_code(kind, &answer);
-        match code.as_str() {
-            "ParameterNotFound" | "ResourceNotFoundException" => Ok(None),
-            code => Err(code_error(call_name, status, code, &message)),
-        }
+    }
+}
+
+/// The error of an attempt to read a parameter or secret.
+struct FailedRead {
+    cause: Cause,
+    error: PortError,
+    is_answered: bool,
+}
+
+impl FailedRead {
+    fn unanswered(error: PortError) -> FailedRead {
+        let cause = if matches!(error, PortError::Permanent(_)) { Cause::Invalid } else { Cause::Transient };
+        FailedRead { cause, error, is_answered: false }
+    }
+}
+
+impl Attempted for FailedRead {
+    fn is_refused(&self) -> bool {
+        self.is_answered
     }
 }
 
@@ -164,6 +170,32 @@ impl Connection {
         let domain = if self.region().starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
         let endpoint = configured.unwrap_or_else(|| format!("https://{}.{}.{domain}", service.name, self.region()));
         endpoint.trim_end_matches('/').to_owned()
+    }
+
+    async fn attempt(&self, service: &Service, call_name: CallName<'_>, body: String) -> Result<Value, FailedRead> {
+        let CallName { action, place, .. } = call_name;
+        let no_answer = |message: String| {
+            let text = format!("{} {action} on {place} got no answer: {message}", service.name);
+            FailedRead::unanswered(PortError::Retry(text))
+        };
+        let target = format!("{}.{action}", service.target);
+        let url = format!("{}/", self.endpoint(service));
+        let mut request = self.http.post(&url).header("content-type", CONTENT_TYPE).header("x-amz-target", &target);
+        let headers = self.sign_headers(service, &url, &target, body.as_bytes()).await;
+        for (name, value) in headers.map_err(FailedRead::unanswered)? {
+            request = request.header(name, value);
+        }
+        let answer = request.body(body).send().await.map_err(|error| no_answer(error_chain(&error)))?;
+        let status = answer.status().as_u16();
+        let kind = answer.headers().get("x-amzn-errortype").and_then(|kind| kind.to_str().ok()).map(str::to_owned);
+        let text = answer.bytes().await.map_err(|error| no_answer(error_chain(&error)))?;
+        let answer: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
+        if status == 200 {
+            return Ok(answer);
+        }
+        let (code, message) = error_code(kind, &answer);
+        let cause = if code == "ParameterNotFound" { Cause::Absent } else { Cause::of(status, &code) };
+        Err(FailedRead { cause, error: code_error(call_name, status, &code, &message), is_answered: true })
     }
 
     async fn sign_headers(

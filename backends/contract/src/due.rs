@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use domain::job::JobKey;
 use domain::ports::{Due, Ports};
 use jiff::Timestamp;
 
@@ -65,6 +66,26 @@ pub async fn a_listing_is_earliest_first_and_as_long_as_asked_for(ports: &Ports)
         return;
     }
     panic!("no shard has the job");
+}
+
+pub async fn a_listing_continues_at_a_job_of_an_instant(ports: &Ports) {
+    // Texts of `GROUP/NAME` sort differently than their parts.
+    let groups = ["a", "a-b", "a.b", "ab"].iter().flat_map(|group| [(*group, "x"), (*group, "y")]);
+    let entries: Vec<Due> = groups.map(|(group, name)| Due { key: JobKey::new(group, name), ..due("a", 0) }).collect();
+    ports.due.put(&entries).await.unwrap();
+    ports.due.put(&[due("later", 60), due("too late", 120)]).await.unwrap();
+    let mut count = 0;
+    for shard in 0..ports.due.shards() {
+        let all = ports.due.list(shard, at(0), at(60), 1000).await.unwrap();
+        count += all.len();
+        for (index, entry) in all.iter().enumerate() {
+            let rest = ports.due.list_from(shard, entry.at, &entry.key, at(60), 1000).await.unwrap();
+            assert_eq!(rest, all[index..]);
+            let two = ports.due.list_from(shard, entry.at, &entry.key, at(60), 2).await.unwrap();
+            assert_eq!(two, all[index..all.len().min(index + 2)]);
+        }
+    }
+    assert_eq!(count, 9);
 }
 
 pub async fn removing_an_entry_twice_is_harmless(ports: &Ports) {

@@ -66,6 +66,7 @@ macro_rules! suite {
             due::an_entry_put_twice_is_there_once,
             due::every_entry_is_in_exactly_one_shard,
             due::a_listing_is_earliest_first_and_as_long_as_asked_for,
+            due::a_listing_continues_at_a_job_of_an_instant,
             due::removing_an_entry_twice_is_harmless,
             runs::concurrent_creates_of_a_run_have_one_winner_that_all_see,
             runs::a_run_changes_only_at_its_latest_version,

@@ -29,10 +29,31 @@ impl DueIndex for Embedded {
             let mut select = connection.prepare_cached(
                 "SELECT at, grp, name, timing FROM due WHERE at BETWEEN ?1 AND ?2 ORDER BY at, grp, name LIMIT ?3",
             )?;
-            let found = select.query_map(params![stamp(from), stamp(until), most as i64], |columns| {
-                let key = JobKey::new(columns.get::<_, String>(1)?, columns.get::<_, String>(2)?);
-                Ok(Due { at: instant(columns.get(0)?), key, timing: columns.get(3)? })
-            })?;
+            let found = select.query_map(params![stamp(from), stamp(until), most as i64], entry_from_row)?;
+            Ok(found.collect::<Result<_, _>>()?)
+        };
+        self.database.read(read).await
+    }
+
+    async fn list_from(
+        &self,
+        shard: u32,
+        from: Timestamp,
+        job: &JobKey,
+        until: Timestamp,
+        most: usize,
+    ) -> PortResult<Vec<Due>> {
+        if shard > 0 {
+            return Ok(Vec::new());
+        }
+        let job = job.clone();
+        let read = move |connection: &rusqlite::Connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT at, grp, name, timing FROM due WHERE (at, grp, name) >= (?1, ?2, ?3) AND at <= ?4 \
+                 ORDER BY at, grp, name LIMIT ?5",
+            )?;
+            let found = select
+                .query_map(params![stamp(from), job.group, job.name, stamp(until), most as i64], entry_from_row)?;
             Ok(found.collect::<Result<_, _>>()?)
         };
         self.database.read(read).await
@@ -42,6 +63,11 @@ impl DueIndex for Embedded {
         let entries = entries.to_vec();
         self.database.write(Durability::Normal, move |connection| delete(connection, &entries)).await
     }
+}
+
+fn entry_from_row(columns: &rusqlite::Row<'_>) -> rusqlite::Result<Due> {
+    let key = JobKey::new(columns.get::<_, String>(1)?, columns.get::<_, String>(2)?);
+    Ok(Due { at: instant(columns.get(0)?), key, timing: columns.get(3)? })
 }
 
 pub(crate) fn insert(connection: &Connection, entries: &[Due]) -> Outcome<()> {

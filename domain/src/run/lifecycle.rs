@@ -110,10 +110,11 @@ impl Run {
         self.state = State::Finished;
         self.held = false;
         self.outcome = Some(verdict.outcome);
-        self.reason = Some(match &self.stop_reason {
+        let reason = match &self.stop_reason {
             Some(stop_reason) if verdict.outcome == Outcome::Stopped => stopped_reason(stop_reason, &verdict.reason),
             _ => verdict.reason,
-        });
+        };
+        self.reason = Some(self.with_lateness(reason));
         self.judged_on = verdict.judged_on;
         self.rules = verdict.rules;
         self.exit_code = report.exit_code;
@@ -201,7 +202,7 @@ impl Run {
         }
         self.state = State::Finished;
         self.outcome = Some(outcome);
-        self.reason = Some(reason.into());
+        self.reason = Some(self.with_lateness(reason.into()));
         self.finished_at = Some(at);
         self.held = false;
     }
@@ -223,6 +224,16 @@ impl Run {
             exit_code: last.exit_code,
             signal: last.signal,
         });
+    }
+}
+
+impl Run {
+    /// The reason of the outcome, which names why the run was ordered late.
+    fn with_lateness(&self, reason: String) -> String {
+        match &self.late_reason {
+            Some(late) if !reason.contains(late.as_str()) => format!("{reason}; {late}"),
+            _ => reason,
+        }
     }
 }
 

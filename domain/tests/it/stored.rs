@@ -222,6 +222,7 @@ fn run() -> Run {
         output_ended_at: None,
         late_lines: 0,
         restored_from: None,
+        late_reason: None,
     }
 }
 

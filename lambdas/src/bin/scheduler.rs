@@ -12,11 +12,11 @@ async fn main() -> Result<(), Error> {
     let environment = Environment::from_process()?;
     let aws = environment.connect().await?;
     let (topics, worker) = (aws.topics(environment.topics()), environment::worker_name());
-    let scheduler = Scheduler { ports: &aws.ports, notifier: &topics, worker: &worker };
+    let scheduler = Scheduler { ports: &aws.ports, retries: &aws.retries, notifier: &topics, worker: &worker };
     let scheduler = &scheduler;
     let handler = |event: LambdaEvent<Value>| async move {
         let call = Call::decode(event.payload)?;
-        scheduler.run(call, Timestamp::now()).await.map_err(Error::from)
+        scheduler.run(call, Timestamp::now(), environment::timeout_of(&event.context)).await.map_err(Error::from)
     };
     lambda_runtime::run(service_fn(handler)).await
 }

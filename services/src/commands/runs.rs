@@ -35,7 +35,7 @@ pub async fn run_now(ports: &Ports, key: &JobKey, random: [u8; 6], now: Timestam
         match write_run(ports, RunWrite { run: run.clone(), expected: None, alert }).await? {
             WriteResult::Done => {}
             WriteResult::AlertConflict => continue,
-            WriteResult::Conflict(_) => {
+            _ => {
                 return Err(Error::Refused(format!(
                     "run {} already exists; try again with other random bytes",
                     run.run_id

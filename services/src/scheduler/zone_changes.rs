@@ -11,7 +11,8 @@ use domain::zones::{self, zone_named};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CHUNK_MAX, Tick};
+use super::Tick;
+use super::due_scan::CHUNK_MAX;
 use crate::Result;
 use crate::new_runs::{next_due_entry, saturating_sub, schedule_of};
 use crate::settings;
@@ -123,8 +124,13 @@ impl Tick<'_> {
         // Those in the past are stored too: if firing them fails, the next tick finds them.
         self.ports.due.put(&entries).await?;
         let late: Vec<Due> = entries.into_iter().filter(|entry| entry.at <= self.context.now).collect();
+        self.put_late_before = Some(Timestamp::MAX);
         for chunk in late.chunks(CHUNK_MAX) {
             self.fire_entries(chunk.to_vec()).await?;
+        }
+        self.put_late_before = None;
+        for entry in std::mem::take(&mut self.left) {
+            self.progress.leave_all(entry.at);
         }
         Ok(())
     }

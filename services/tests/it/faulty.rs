@@ -121,6 +121,16 @@ impl DueIndex for Faulty {
     async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>> {
         self.call(self.real.due.list(shard, from, until, most)).await
     }
+    async fn list_from(
+        &self,
+        shard: u32,
+        from: Timestamp,
+        job: &JobKey,
+        until: Timestamp,
+        most: usize,
+    ) -> PortResult<Vec<Due>> {
+        self.call(self.real.due.list_from(shard, from, job, until, most)).await
+    }
     async fn list_late(
         &self,
         shard: u32,

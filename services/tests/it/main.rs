@@ -13,6 +13,7 @@ mod firing;
 mod isolation;
 mod renaming;
 mod returning;
+mod slow_ticks;
 mod world;
 mod year;
 mod zone_changes;

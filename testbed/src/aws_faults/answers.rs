@@ -135,16 +135,27 @@ pub(crate) fn without_last(call: &AwsCall) -> Option<(Value, Value)> {
     some_are_left.then_some((body, last))
 }
 
-/// The answer to such a batch, with the entry left out as not processed.
-pub(crate) fn with_left(call: &AwsCall, mut answered: Value, left: &Value) -> Value {
+/// The batch of writes without these.
+pub(crate) fn without(call: &AwsCall, left: &[Value]) -> Value {
+    let mut body = call.body.clone();
+    for requests in body["RequestItems"].as_object_mut().into_iter().flat_map(|tables| tables.values_mut()) {
+        if let Some(requests) = requests.as_array_mut() {
+            requests.retain(|request| !left.contains(request));
+        }
+    }
+    body
+}
+
+/// The answer to such a batch, with the entries left out as not processed.
+pub(crate) fn with_left(call: &AwsCall, mut answered: Value, left: &[Value]) -> Value {
     match (call.action.as_str(), asked_of_table(call)) {
-        ("BatchWriteItem", Some((table, _))) => answered["UnprocessedItems"] = json!({ table: [left] }),
+        ("BatchWriteItem", Some((table, _))) => answered["UnprocessedItems"] = json!({ table: left }),
         ("BatchGetItem", Some((table, _))) => {
             let mut asked = call.body["RequestItems"][table].clone();
-            asked["Keys"] = json!([left]);
+            asked["Keys"] = json!(left);
             answered["UnprocessedKeys"] = json!({ table: asked });
         }
-        _ => answered["Failed"] = json!([entry_failed(left)]),
+        _ => answered["Failed"] = Value::Array(left.iter().map(entry_failed).collect()),
     }
     answered
 }

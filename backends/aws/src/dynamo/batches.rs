@@ -1,23 +1,16 @@
 //! Batch calls on one table. DynamoDB may leave a part undone, which is sent again.
 
-use std::time::Duration;
-
 use aws_sdk_dynamodb::types::{DeleteRequest, KeysAndAttributes, PutRequest, ReturnConsumedCapacity, WriteRequest};
 use domain::ports::{PortError, PortResult};
 
 use super::{Dynamo, SERVICE, run_parallel};
-use crate::fault::{CallName, call_error};
+use crate::fault::{CallName, Cause, call_error};
 use crate::item::Item;
 
 /// Requests of one call (DynamoDB API reference, BatchWriteItem).
 const BATCH_WRITE_MAX: usize = 25;
 /// Keys of one call (DynamoDB API reference, BatchGetItem).
 const BATCH_GET_MAX: usize = 100;
-
-/// Calls until a batch with an undone part fails. Chosen: their delays add up to 0.75 s, within a tick's time.
-const BATCH_ATTEMPTS_MAX: u32 = 5;
-/// Delay before the second call; doubled before each later one. Chosen, not measured.
-const BATCH_DELAY: Duration = Duration::from_millis(50);
 
 impl Dynamo {
     /// Reads the items of these keys, strongly consistent, in any order. Absent items are left out. Keys must differ.
@@ -26,16 +19,15 @@ impl Dynamo {
         let mut found = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(BATCH_GET_MAX) {
             let mut remaining = chunk.to_vec();
-            let mut retries = BatchRetries::default();
-            while !remaining.is_empty() {
-                retries.start_attempt("BatchGetItem", &self.place(table)).await?;
+            let mut backoff = self.retries.backoff();
+            loop {
                 let named = remaining.len();
                 let asked = KeysAndAttributes::builder().set_keys(Some(remaining)).consistent_read(true).build();
                 let asked = asked.map_err(|error| PortError::Permanent(error.to_string()))?;
                 let call = self.client.batch_get_item().request_items(&name, asked);
-                let got = call.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await;
-                let mut got = got.map_err(|error| {
-                    self.add_usage("BatchGetItem", table, None, 0);
+                let call = call.return_consumed_capacity(ReturnConsumedCapacity::Total);
+                let count = || self.add_usage("BatchGetItem", table, None, 0);
+                let mut got = self.read(count, || call.clone().send()).await.map_err(|error| {
                     let place = self.place(table);
                     call_error(CallName { service: SERVICE, action: "BatchGetItem", place: &place }, &error)
                 })?;
@@ -45,6 +37,12 @@ impl Dynamo {
                 // An absent item costs as much as a stored one.
                 self.add_usage("BatchGetItem", table, got.consumed_capacity(), named - remaining.len());
                 found.extend(items);
+                if remaining.is_empty() {
+                    break;
+                }
+                if !backoff.wait_after(Cause::Throttled, None).await {
+                    return Err(undone("BatchGetItem", &self.place(table)));
+                }
             }
         }
         Ok(found)
@@ -54,7 +52,7 @@ impl Dynamo {
     pub(crate) async fn batch_put(&self, table: &'static str, items: Vec<Item>) -> PortResult<()> {
         let mut requests = Vec::with_capacity(items.len());
         for item in items {
-            self.check_item_size(table, &item)?;
+            self.check_item_size(table, &item).map_err(PortError::Permanent)?;
             let put = PutRequest::builder().set_item(Some(item)).build();
             let put = put.map_err(|error| PortError::Permanent(error.to_string()))?;
             requests.push(WriteRequest::builder().put_request(put).build());
@@ -86,39 +84,35 @@ impl Dynamo {
 
     async fn batch_write_chunk(&self, table: &'static str, mut remaining: Vec<WriteRequest>) -> PortResult<()> {
         let (name, place) = (self.table_name(table), self.place(table));
-        let mut retries = BatchRetries::default();
-        while !remaining.is_empty() {
-            retries.start_attempt("BatchWriteItem", &place).await?;
+        let call_name = CallName { service: SERVICE, action: "BatchWriteItem", place: &place };
+        let mut backoff = self.retries.backoff();
+        loop {
+            // Most batches write one partition.
+            let partition = remaining.first().and_then(|request| self.partition(table, written(request)?));
             let call = self.client.batch_write_item().request_items(&name, remaining);
-            let mut done =
-                call.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await.map_err(|error| {
-                    self.add_usage("BatchWriteItem", table, None, 0);
-                    call_error(CallName { service: SERVICE, action: "BatchWriteItem", place: &place }, &error)
-                })?;
+            let call = call.return_consumed_capacity(ReturnConsumedCapacity::Total);
+            let count = || self.add_usage("BatchWriteItem", table, None, 0);
+            let called = self.write(partition.clone(), count, || call.clone().send()).await;
+            let mut done = called.result.map_err(|error| call_error(call_name, &error))?;
             self.add_usage("BatchWriteItem", table, done.consumed_capacity(), 0);
             remaining = done.unprocessed_items.as_mut().and_then(|all| all.remove(&name)).unwrap_or_default();
+            if remaining.is_empty() {
+                return Ok(());
+            }
+            if !backoff.wait_after(Cause::Throttled, partition.as_deref()).await {
+                return Err(undone("BatchWriteItem", &place));
+            }
         }
-        Ok(())
     }
 }
 
-/// Counts the calls of a batch, and waits between them.
-#[derive(Default)]
-struct BatchRetries {
-    attempts: u32,
+/// The item or key of a request.
+fn written(request: &WriteRequest) -> Option<&Item> {
+    let put = request.put_request.as_ref().map(|put| &put.item);
+    put.or_else(|| Some(&request.delete_request.as_ref()?.key))
 }
 
-impl BatchRetries {
-    async fn start_attempt(&mut self, action: &str, place: &str) -> PortResult<()> {
-        if self.attempts == BATCH_ATTEMPTS_MAX {
-            return Err(PortError::Retry(format!(
-                "{SERVICE} {action} on {place} left a part undone {BATCH_ATTEMPTS_MAX} times; the table is throttled"
-            )));
-        }
-        if self.attempts > 0 {
-            tokio::time::sleep(BATCH_DELAY * 2_u32.pow(self.attempts - 1)).await;
-        }
-        self.attempts += 1;
-        Ok(())
-    }
+/// The error of a batch with an undone part.
+fn undone(action: &str, place: &str) -> PortError {
+    PortError::Retry(format!("{SERVICE} {action} on {place} left a part undone; the table is throttled"))
 }
