@@ -13,8 +13,8 @@ use crate::maintenance::Windows;
 use crate::new_runs::{due_at, elapsed_since, saturating_sub, start_by};
 use crate::tick_starts::TickStarts;
 
-/// A firing that is at most this late starts normally: a tick was slow, or a machine rebooted quickly. The scheduler was
-/// down at a firing after which no tick began within this time. Chosen, not measured.
+/// A firing that is at most this late starts normally: a tick was slow, or a machine rebooted quickly. The scheduler
+/// was down at a firing after which no tick began within this time. Chosen, not measured.
 pub const LATE_MAX: Duration = Duration::from_secs(120);
 
 /// Runs recorded for late firings, per job and tick; older firings are counted in one reason. Chosen, not measured.

@@ -28,7 +28,7 @@ pub(crate) enum Ordered {
 /// Sends orders of stored runs; results are in their order.
 ///
 /// # Errors
-/// Returns the port's error when no order could be sent, or a run could not be ended; resending is harmless.
+/// Returns the port's error when no order could be sent; resending is harmless.
 pub(crate) async fn send_orders(ports: &Ports, orders: &[Order], now: Timestamp) -> Result<Vec<Ordered>> {
     let mut ordered = Vec::with_capacity(orders.len());
     if orders.is_empty() {
@@ -41,13 +41,18 @@ pub(crate) async fn send_orders(ports: &Ports, orders: &[Order], now: Timestamp)
             SendResult::Retry(error) => Ordered::Retry(error),
             SendResult::Denied(reason) => {
                 tracing::error!(job = %order.job.key(), run_id = %order.run_id, reason, "order refused; it is sent again");
-                note_reason(ports, order, &reason).await?;
+                if let Err(error) = note_reason(ports, order, &reason).await {
+                    tracing::error!(run_id = %order.run_id, %error, "cannot store why a run waits");
+                }
                 Ordered::Denied(reason)
             }
             SendResult::Never(reason) => {
                 tracing::error!(job = %order.job.key(), run_id = %order.run_id, reason, "order cannot be sent");
-                end_unsent(ports, order, &reason, now).await?;
-                Ordered::Ended(reason)
+                match end_unsent(ports, order, &reason, now).await {
+                    Ok(()) => Ordered::Ended(reason),
+                    // The next call sends it again, and ends its run then.
+                    Err(error) => Ordered::Retry(error.to_string()),
+                }
             }
         });
     }

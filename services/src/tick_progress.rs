@@ -67,8 +67,8 @@ pub(crate) struct Window {
     pub(crate) written_since: Option<Timestamp>,
 }
 
-/// The ranges that a tick reads of a shard: entries written late, for instants before the last tick; and those due since
-/// it.
+/// The ranges that a tick reads of a shard: entries written late, for instants before the last tick; and those due
+/// since it.
 pub(crate) fn windows_due(state: &SchedulerState, shard: u32, now: Timestamp) -> (Option<Window>, Window) {
     let Some(cursor) = state.cursor else {
         let from = saturating_sub(now, FIRST_LOOKBACK);

@@ -1,5 +1,5 @@
-//! When ticks of the scheduler began. Decides whether the scheduler was down at a firing, or only slow: a tick that fails
-//! or is ended has begun too.
+//! When ticks of the scheduler began. Decides whether the scheduler was down at a firing, or only slow: a tick that
+//! failed began too.
 
 use std::time::Duration;
 

@@ -7,8 +7,8 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use domain::ca_store;
 use domain::ports::PortError;
 
-/// Error codes of DynamoDB, SQS, SNS, SSM and KMS, also of parts of a batch or transaction, for too many calls: the call
-/// was not executed, and succeeds when there are fewer.
+/// Error codes of DynamoDB, SQS, SNS, SSM and KMS, also of parts of a batch or transaction, for too many calls: the
+/// call was not executed, and succeeds when there are fewer.
 const THROTTLED_CODES: [&str; 19] = [
     "ThrottlingException",
     "ThrottlingError",

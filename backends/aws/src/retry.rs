@@ -1,8 +1,8 @@
-//! Repeats calls to AWS that failed for a moment: the one place for DynamoDB, SQS, SNS, SSM and KMS. Used by the clients
-//! of this crate; the SDK itself repeats nothing.
+//! Repeats calls to AWS that failed for a moment: the one place for DynamoDB, SQS, SNS, SSM and KMS. Used by the
+//! clients of this crate; the SDK itself repeats nothing.
 //!
-//! A throttled call is repeated until the process's deadline, at the pace of its partition. Any other failure is repeated
-//! for seconds, because it may be an outage.
+//! A throttled call is repeated until the process's deadline, at the pace of its partition. Any other failure is
+//! repeated for seconds, because it may be an outage.
 
 mod pace;
 

@@ -96,8 +96,8 @@ pub trait DueIndex: Send + Sync {
     fn shards(&self) -> u32;
     /// Adds entries; an existing entry is left unchanged.
     async fn put(&self, entries: &[Due]) -> PortResult<()>;
-    /// Returns up to `most` entries of a shard with `from <= at <= until`, earliest first. Those of one instant are in an
-    /// order by their jobs that is the adapter's own and never changes.
+    /// Returns up to `most` entries of a shard with `from <= at <= until`, earliest first. Those of one instant are in
+    /// an order by their jobs that is the adapter's own and never changes.
     async fn list(&self, shard: u32, from: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Due>>;
     /// As [`DueIndex::list`], from the entries of job `job` at the instant `from` on, in the adapter's order.
     async fn list_from(
@@ -148,7 +148,7 @@ pub enum WriteResult {
     /// Not known to be written; the same write can succeed later. With the error. Other writes of the call are
     /// independent.
     Retry(String),
-    /// The store can never take this write, whatever other writes it takes: the run is too large. One sentence.
+    /// The store can never take this write, although it takes others: the run is too large. One sentence.
     Never(String),
 }
 

@@ -1,5 +1,5 @@
-//! Reads the due entries of each shard and fires them in chunks. A shard whose entries could not be processed continues at
-//! the first of them in the next tick, and delays no other shard.
+//! Reads the due entries of each shard and fires them in chunks. A shard whose entries could not be processed continues
+//! at the first of them in the next tick, and delays no other shard.
 
 use std::collections::HashSet;
 

@@ -21,7 +21,9 @@ impl Tick<'_> {
         let jobs: BTreeMap<JobKey, StoredJob> =
             self.ports.jobs.get(&keys).await?.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
         match self.fire_until_no_conflict(&by_job, &jobs).await {
-            Err(Error::Port(PortError::Permanent(_)) | Error::Unstorable(_)) if by_job.len() > 1 => {}
+            Err(Error::Port(PortError::Permanent(_)) | Error::Unstorable(_) | Error::Conflict(_))
+                if by_job.len() > 1 => {}
+            Err(Error::Conflict(conflict)) => return Ok(self.leave_conflicted(&by_job, &conflict)),
             Err(Error::Unstorable(reason)) => return self.drop_failed_job(&by_job, &jobs, &reason).await,
             Err(Error::Port(PortError::Permanent(reason))) => return self.record_failed_jobs(&by_job, &reason).await,
             other => return other,
@@ -32,6 +34,7 @@ impl Tick<'_> {
             let single = BTreeMap::from([(key, entries)]);
             match self.fire_until_no_conflict(&single, &jobs).await {
                 Err(Error::Port(PortError::Permanent(reason))) => failed.push((single, reason)),
+                Err(Error::Conflict(conflict)) => self.leave_conflicted(&single, &conflict),
                 Err(Error::Unstorable(reason)) => {
                     unstorable += 1;
                     self.drop_failed_job(&single, &jobs, &reason).await?;
@@ -94,7 +97,14 @@ impl Tick<'_> {
         Ok(())
     }
 
-    /// Ends a run that the store can never take as `missed` with the reason. When it takes that neither, an alert has it.
+    /// Other processes changed the jobs again and again; the next tick fires them.
+    fn leave_conflicted(&mut self, by_job: &BTreeMap<JobKey, Vec<Due>>, conflict: &str) {
+        tracing::warn!(conflict, "cannot record the firings of a job now; the next tick retries");
+        self.left.extend(by_job.values().flatten().cloned());
+    }
+
+    /// Ends a run that the store can never take as `missed` with the reason. When it takes that neither, an alert has
+    /// it.
     pub(super) async fn end_unstorable(&mut self, run: &Run, job: &Job, reason: &str) -> Result<()> {
         let now = self.context.now;
         let mut missed = Run::new(run.run_id.clone(), &run.key(), run.nominal, run.trigger, now);

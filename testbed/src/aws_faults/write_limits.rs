@@ -1,5 +1,5 @@
-//! A model of DynamoDB's partitions: each accepts a number of write units a second, and throttles what exceeds it. Parts
-//! of a batch are left undone.
+//! A model of DynamoDB's partitions: each accepts a number of write units a second, and throttles what exceeds it.
+//! Parts of a batch are left undone.
 //!
 //! Source: DynamoDB developer guide, partitions and data distribution; read/write capacity, write request units.
 

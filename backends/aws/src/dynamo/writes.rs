@@ -1,4 +1,5 @@
-//! Conditional writes of single items. One that is refused by the item that its own earlier attempt wrote has succeeded.
+//! Conditional writes of single items. One that is refused by the item that its own earlier attempt wrote has
+//! succeeded.
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
