@@ -339,6 +339,7 @@ impl Pipeline {
             running: 0,
             version: "0.1.0".to_owned(),
             held: None,
+            order_keys: None,
         };
         self.ports.claims.heartbeat(&beat).await?;
         Ok(())

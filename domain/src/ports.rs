@@ -168,6 +168,10 @@ pub struct Heartbeat {
     /// Why the runner starts nothing now: a required sink that it cannot reach, or runs that take all of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// Ids of the keys whose orders it accepts; empty if it verifies no order. Absent from an older build, and where
+    /// orders are not signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_keys: Option<Vec<String>>,
 }
 
 impl Heartbeat {

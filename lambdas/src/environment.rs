@@ -15,7 +15,7 @@ pub const ALERTS_CHANNEL: &str = "alerts";
 /// The variables that `template.yaml` sets. All are optional.
 #[derive(Clone, Debug)]
 pub struct Environment {
-    /// From `SEXTON_PREFIX`, `SEXTON_HISTORY_DAYS` and `SEXTON_DUE_SHARDS`.
+    /// From `SEXTON_PREFIX`, `SEXTON_HISTORY_DAYS`, `SEXTON_DUE_SHARDS` and `SEXTON_UNSIGNED`.
     pub options: Options,
     /// From `SEXTON_HISTORY_DAYS` and `SEXTON_RUNS_PER_JOB`.
     pub keep: RetentionPolicy,
@@ -47,6 +47,12 @@ impl Environment {
             keep.age_max = DAY * days;
         }
         options.shards = parse_number(&variable, "SEXTON_DUE_SHARDS")?;
+        options.unsigned = match variable("SEXTON_UNSIGNED").as_deref() {
+            None => None,
+            Some("yes") => Some(true),
+            Some("no") => Some(false),
+            Some(text) => return Err(format!("the variable SEXTON_UNSIGNED is `{text}`; write yes or no")),
+        };
         if let Some(runs) = parse_number(&variable, "SEXTON_RUNS_PER_JOB")? {
             keep.runs_per_job_max = runs as usize;
         }
@@ -107,6 +113,11 @@ mod tests {
         assert_eq!(complete.options.prefix, "x");
         assert_eq!((complete.options.retention, complete.options.shards), (DAY * 7, Some(4)));
         assert_eq!(read(&[]).unwrap().options.prefix, "sexton");
+        assert_eq!(read(&[]).unwrap().options.unsigned, None);
+        for (text, unsigned) in [("yes", true), ("no", false)] {
+            assert_eq!(read(&[("SEXTON_UNSIGNED", text)]).unwrap().options.unsigned, Some(unsigned));
+        }
+        assert!(read(&[("SEXTON_UNSIGNED", "true")]).unwrap_err().contains("SEXTON_UNSIGNED"));
         for bad in ["", "0", "-1", "many"] {
             let message = read(&[("SEXTON_RUNS_PER_JOB", bad)]).unwrap_err();
             assert!(message.contains("SEXTON_RUNS_PER_JOB"), "{message}");

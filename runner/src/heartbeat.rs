@@ -81,5 +81,6 @@ async fn new_heartbeat(shared: &RunnerState) -> Heartbeat {
         running: lock(&shared.runs).values().filter(|run| run.finished().is_none()).count() as u32,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         held,
+        order_keys: shared.options.order_keys.clone(),
     }
 }

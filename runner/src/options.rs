@@ -66,6 +66,8 @@ pub struct Options {
     pub shutdown_max: Option<Duration>,
     /// How long a shutdown waits for sinks and reports.
     pub flush_limit: Duration,
+    /// Ids of the keys whose orders are accepted, for heartbeats; `None` where orders are not signed.
+    pub order_keys: Option<Vec<String>>,
     /// Checked for every order before its start.
     pub policy: Arc<dyn Policy>,
     /// Resolves references in a job's environment.
@@ -107,6 +109,7 @@ impl Options {
             on_shutdown: OnShutdown::Leave,
             shutdown_max: None,
             flush_limit: FLUSH_LIMIT,
+            order_keys: None,
             policy: Arc::new(AllowAll),
             secrets: Arc::new(crate::secrets::LocalSecrets::default()),
             packs: Arc::new(Packs::builtin()),

@@ -20,6 +20,7 @@ mod run_progress;
 mod runs;
 pub(crate) mod runs_on_disk;
 mod schedules;
+mod signing_keys;
 mod sinks;
 mod status_screen;
 
@@ -90,6 +91,8 @@ enum Command {
     Rules(rules::Arguments),
     /// Show the delivery lag of each sink
     Sinks(sinks::Arguments),
+    /// Change the key that signs orders on AWS
+    Keys(signing_keys::KeysArguments),
     /// Validate the configuration and connect to every sink, channel, table, queue and topic
     Check(check::Arguments),
 }
@@ -142,6 +145,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Restore(arguments) => ledger_copies::restore(arguments),
         Command::Rules(arguments) => rules::run(arguments),
         Command::Sinks(arguments) => sinks::run(arguments),
+        Command::Keys(arguments) => signing_keys::run(arguments),
         Command::Check(arguments) => check::run(arguments),
     }
 }

@@ -145,6 +145,7 @@ fn runner_options(setup: &Setup, aws: &aws::Options) -> Result<Options, Failure>
         options.runner = setup.state.runner_name(&options.host)?;
     }
     options.secrets = machine::secrets(aws.clone());
+    options.order_keys = Some(aws::Verifier::new(options.policy.order_keys()).key_ids());
     options.heartbeat_interval = HEARTBEAT_INTERVAL;
     options.idle_heartbeat_interval = IDLE_HEARTBEAT_INTERVAL;
     Ok(options)

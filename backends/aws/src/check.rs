@@ -11,6 +11,7 @@ use crate::fault::{CallName, call_error};
 use crate::item::{Item, s};
 use crate::runs::RUNS;
 use crate::settings::RUNNERS;
+use crate::signing_key::{KeyState, SigningKey, absent_reason};
 use crate::tables::{Table, tables};
 use crate::{Aws, Names};
 
@@ -26,7 +27,7 @@ pub enum CheckRole {
 /// Result for one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// `table`, `queue` or `topic`.
+    /// `table`, `queue`, `topic` or `parameter`.
     pub kind: &'static str,
     /// Full name of the resource.
     pub name: String,
@@ -63,11 +64,31 @@ impl Aws {
                 for queue in checked_queues(&self.names, groups) {
                     add("queue", &queue, check_queue_depth(&sqs, &queue).await);
                 }
+                if let Some(key) = &self.backend.signing.signing_key {
+                    add("parameter", key.parameter(), self.check_signing_key(key).await);
+                }
                 let sns = aws_sdk_sns::Client::new(&self.sdk_config);
                 for topic in [self.names.alerts_topic(), self.names.operations_topic()] {
                     add("topic", &topic, check_topic(&sns, arn.as_deref(), &topic).await);
                 }
             }
+        }
+    }
+
+    /// Checks that orders can be sent: signed, or unsigned because the installation was deployed so.
+    async fn check_signing_key(&self, key: &SigningKey) -> Result<String, String> {
+        match key.state().await.map_err(|error| error.to_string())? {
+            KeyState::Present(signer) => Ok(format!(
+                "orders are signed with key {}; `order_keys` of the policy of runners has {}",
+                signer.id(),
+                signer.public_text()
+            )),
+            KeyState::Unusable(reason) => Err(reason),
+            KeyState::Absent => match self.backend.sends_unsigned().await {
+                Ok(true) => Ok("does not exist; orders are sent unsigned, as deployed with Unsigned=yes".to_owned()),
+                Ok(false) => Err(absent_reason(key.parameter())),
+                Err(error) => Err(error.to_string()),
+            },
         }
     }
 

@@ -13,7 +13,8 @@ use crate::tables::{Projection, Table, tables};
 /// Receives before SQS moves a message to the dead-letter queue, as in the template.
 const RECEIVES_MAX: u32 = 5;
 
-/// Creates all tables, the queues of these groups and of reports, and the topics.
+/// Creates all tables, the queues of these groups and of reports, and the topics. Without a signing key, orders are
+/// sent unsigned.
 ///
 /// # Errors
 /// Returns the emulator's error.
@@ -33,6 +34,7 @@ pub async fn install(aws: &Aws, groups: &[&str]) -> Result<(), Box<dyn std::erro
     for topic in [names.alerts_topic(), names.operations_topic()] {
         sns.create_topic().name(topic).send().await?;
     }
+    aws.backend.store_unsigned(true).await?;
     Ok(())
 }
 

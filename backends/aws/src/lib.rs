@@ -30,6 +30,7 @@ mod group_secrets;
 mod item;
 mod job_item;
 mod jobs;
+mod key_rotation;
 mod meter;
 mod names;
 mod notifier;
@@ -44,6 +45,7 @@ mod signature;
 mod signing_key;
 mod sqs;
 mod tables;
+mod unsigned_orders;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -61,6 +63,7 @@ pub use due::{SHARDS_DEFAULT, SHARDS_MAX};
 pub use emulated::install;
 pub use fault::is_denied;
 pub use group_secrets::{SECRETS_TAG, SecretPaths};
+pub use key_rotation::{KeyRotation, OrderKey};
 pub use meter::{Meter, Usage};
 pub use names::{Names, PREFIX_DEFAULT, check_group};
 pub use notifier::{MESSAGE_BYTES_MAX, PER_SECOND_MAX, Topics};
@@ -70,7 +73,7 @@ pub use reports::{SentReport, decode_report};
 pub use retry::Retries;
 pub use secrets::AwsSecrets;
 pub use signature::{Signer, Verifier};
-pub use signing_key::SigningKey;
+pub use signing_key::{KeyState, SigningKey};
 pub use tables::{Index, Projection, Table, tables};
 
 /// An installation on AWS. Cheap to clone.
@@ -140,15 +143,16 @@ pub(crate) struct Backend {
     known_buckets: Arc<buckets::KnownBuckets>,
     signing: OrderSigning,
     refused_orders: Arc<RefusedOrders>,
+    unsigned_choice: Arc<unsigned_orders::UnsignedChoice>,
     /// Rotates the queue that a receive polls first.
     next_queue: Arc<AtomicUsize>,
 }
 
 /// Opens an installation whose sent orders are signed with the installation's key. Calls AWS only for credentials, and
-/// to store a new number of shards.
+/// to store a new number of shards and the choice about unsigned orders.
 ///
 /// # Errors
-/// Returns an error for an invalid prefix or number of shards, a missing region, or shards that cannot be stored.
+/// Returns an error for an invalid prefix or number of shards, a missing region, or a choice that cannot be stored.
 pub async fn connect(options: &Options) -> Result<Aws, ConnectError> {
     let signing_key = SigningKey::new(options, options.names()?.signing_key_parameter());
     connect_with_signing(options, OrderSigning { signing_key: Some(Arc::new(signing_key)), verifier: None }).await
@@ -174,10 +178,14 @@ pub async fn connect_with_signing(options: &Options, signing: OrderSigning) -> R
         known_buckets: Arc::default(),
         signing,
         refused_orders: Arc::default(),
+        unsigned_choice: Arc::default(),
         next_queue: Arc::default(),
     };
     if let Some(shards) = options.shards {
         backend.change_shards(shards, Timestamp::now()).await?;
+    }
+    if let Some(unsigned) = options.unsigned {
+        backend.store_unsigned(unsigned).await?;
     }
     let backend_ports = Arc::new(backend.clone());
     let ports = Ports {

@@ -110,6 +110,11 @@ impl Names {
     pub fn signing_key_parameter(&self) -> String {
         format!("/{}/order-signing-key", self.prefix)
     }
+
+    /// The SSM parameter `/PREFIX/order-signing-key-next`: the new private key while it is being changed.
+    pub fn next_signing_key_parameter(&self) -> String {
+        format!("{}-next", self.signing_key_parameter())
+    }
 }
 
 /// Checks whether a group can exist on AWS. Its name is part of a queue's name, and the start of the keys that the role

@@ -44,6 +44,9 @@ pub struct Options {
     /// Number of shards of the due index, stored when the process connects; `None` keeps the stored number. One shard
     /// takes 1000 firings a second. Range: 1 to [`crate::SHARDS_MAX`].
     pub shards: Option<u32>,
+    /// Whether orders are sent unsigned while there is no signing key. Stored when the process connects, for all that
+    /// send orders; `None` follows what is stored.
+    pub unsigned: Option<bool>,
     /// Age at which DynamoDB expires runs and settled alerts.
     pub retention: Duration,
     /// Timeout of one call, which may have worked although no answer came. The wait of a receive is added to it.
@@ -72,6 +75,7 @@ impl Default for Options {
             external_id: None,
             access_key: None,
             shards: None,
+            unsigned: None,
             retention: RETENTION_DEFAULT,
             call_timeout: CALL_TIMEOUT_DEFAULT,
             retries: Retries::default(),
@@ -93,7 +97,7 @@ pub enum ConnectError {
     /// The number of shards is out of range.
     #[error("{0} shards of the due index are not between 1 and {most}", most = crate::due::SHARDS_MAX)]
     Shards(u32),
-    /// The number of shards could not be read or stored.
+    /// The number of shards, or the choice about unsigned orders, could not be read or stored.
     #[error(transparent)]
     Port(#[from] domain::ports::PortError),
 }

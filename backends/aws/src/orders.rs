@@ -23,7 +23,7 @@ const METER_KIND: &str = "orders";
 /// Key that signs sent orders, and verifier of received orders.
 #[derive(Clone, Debug, Default)]
 pub struct OrderSigning {
-    /// Without a key, orders are sent unsigned.
+    /// The installation's key; none sends unsigned orders, for tests.
     pub signing_key: Option<Arc<SigningKey>>,
     /// Without a verifier, every readable order is accepted.
     pub verifier: Option<Arc<Verifier>>,
@@ -47,15 +47,16 @@ impl RefusedOrders {
 impl Orders for Backend {
     async fn send(&self, orders: &[Order]) -> PortResult<Vec<SendResult>> {
         let now = Timestamp::now();
-        let signer = match &self.signing.signing_key {
-            Some(key) => key.signer().await?,
-            None => None,
+        let signer = match self.order_signer().await? {
+            Ok(signer) => signer,
+            Err(reason) => return Ok(vec![SendResult::Denied(reason); orders.len()]),
         };
         let mut results = vec![SendResult::Sent; orders.len()];
         let mut by_group: BTreeMap<&str, OrdersOfGroup> = BTreeMap::new();
         for (index, order) in orders.iter().enumerate() {
             let group = &order.job.group;
-            let message = check_group(&self.names, group).and_then(|()| outgoing_message(order, signer, now));
+            let message =
+                check_group(&self.names, group).and_then(|()| outgoing_message(order, signer.as_deref(), now));
             match message {
                 Ok(message) => by_group.entry(group).or_default().push((index, message)),
                 Err(reason) => results[index] = SendResult::Never(reason),

@@ -55,6 +55,9 @@ struct Service {
     target: &'static str,
 }
 
+/// Error code of PutParameter without Overwrite.
+const PARAMETER_EXISTS: &str = "ParameterAlreadyExists";
+
 const PARAMETER_STORE: Service = Service { name: "ssm", id: "SSM", target: "AmazonSSM" };
 const SECRETS_MANAGER: Service = Service { name: "secretsmanager", id: "Secrets Manager", target: "secretsmanager" };
 
@@ -79,6 +82,28 @@ impl AwsSecrets {
         json_text(&answer, "/Parameter/Value").map(Some).ok_or_else(|| {
             PortError::Permanent(format!("SSM returned no value for {place}; check it in the AWS console"))
         })
+    }
+
+    /// Writes a parameter as a SecureString. Returns false, and writes nothing, if it exists and `overwrite` is false.
+    ///
+    /// # Errors
+    /// Returns the error of the call, which never contains the value.
+    pub(crate) async fn write_parameter(&self, name: &str, value: &str, overwrite: bool) -> PortResult<bool> {
+        let place = format!("the parameter `{name}`");
+        let body = json!({ "Name": name, "Value": value, "Type": "SecureString", "Overwrite": overwrite });
+        match self.call(&PARAMETER_STORE, "PutParameter", &place, &body).await {
+            Err(PortError::Permanent(message)) if !overwrite && message.contains(PARAMETER_EXISTS) => Ok(false),
+            written => written.map(|_| true),
+        }
+    }
+
+    /// Deletes a parameter; one that does not exist is no error.
+    ///
+    /// # Errors
+    /// Returns the error of the call.
+    pub(crate) async fn delete_parameter(&self, name: &str) -> PortResult<()> {
+        let place = format!("the parameter `{name}`");
+        self.call(&PARAMETER_STORE, "DeleteParameter", &place, &json!({ "Name": name })).await.map(drop)
     }
 
     async fn read_secret(&self, id: &str, key: Option<&str>) -> PortResult<String> {

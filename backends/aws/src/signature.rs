@@ -6,12 +6,12 @@
 //! ```
 //!
 //! The signature is Ed25519 (RFC 8032) over the bytes of the text in `order`, so it does not depend on how JSON is
-//! written. `key` is the id of the key. To change the key: add the new public key to the runners, give the scheduler
-//! the new private key, then remove the old public key from the runners.
+//! written. `key` is the id of the key. `crate::key_rotation` changes the key.
 
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -28,6 +28,9 @@ struct Envelope {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     signature: Option<String>,
 }
+
+/// Start of an Ed25519 public key in X.509 (RFC 8410, 4); the 32 bytes of the key follow.
+const PUBLIC_KEY_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// Signs orders with the installation's private key. Used by scheduler and API.
 pub struct Signer {
@@ -52,6 +55,27 @@ impl Signer {
         let id = key_id(key_pair.public_key().as_ref());
         Ok(Signer { key_pair, id })
     }
+
+    /// Makes a new private key, as `openssl genpkey -algorithm ed25519` writes it.
+    ///
+    /// # Errors
+    /// Returns one sentence if the system has no random bytes.
+    pub fn generate_pem() -> Result<String, String> {
+        let der = Ed25519KeyPair::generate_pkcs8v1(&SystemRandom::new());
+        let der = der.map_err(|_| "cannot make a key: the system has no random bytes".to_owned())?;
+        let inner = STANDARD.encode(der.as_ref());
+        Ok(format!("-----BEGIN PRIVATE KEY-----\n{inner}\n-----END PRIVATE KEY-----\n"))
+    }
+
+    /// Id of the key, in messages and heartbeats.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The public key as `order_keys` of a policy file takes it: X.509, DER, Base64.
+    pub fn public_text(&self) -> String {
+        STANDARD.encode([&PUBLIC_KEY_HEAD, self.key_pair.public_key().as_ref()].concat())
+    }
 }
 
 impl fmt::Debug for Signer {
@@ -71,6 +95,11 @@ impl Verifier {
     /// Creates a verifier that accepts orders signed with any of these keys.
     pub fn new(keys: &[PublicKey]) -> Verifier {
         Verifier { keys: keys.iter().map(|key| (key_id(&key.0), *key)).collect() }
+    }
+
+    /// The ids of the keys, for heartbeats.
+    pub fn key_ids(&self) -> Vec<String> {
+        self.keys.iter().map(|(id, _)| id.clone()).collect()
     }
 
     fn verify(&self, envelope: &Envelope) -> Result<(), VerifyError> {
@@ -205,6 +234,18 @@ mod tests {
         let only_new = Verifier::new(&[public(&new)]);
         check(&only_new, &new, Ok(()));
         check(&only_new, &old, Err("the unknown key \"21fe31dfa154a261\"; this runner accepts "));
+    }
+
+    #[test]
+    fn a_new_key_is_read_back_and_its_public_text_is_that_of_openssl() {
+        let pem = Signer::generate_pem().expect("a key");
+        let made = signer(&pem);
+        assert_eq!((pem.lines().count(), made.id().len()), (3, 16));
+        assert_ne!(Signer::generate_pem().expect("another"), pem);
+        // `openssl pkey -pubout` of the key of RFC 8032, 7.1, test 1.
+        let known = signer(PRIVATE);
+        assert_eq!(known.public_text(), "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=");
+        assert_eq!(Verifier::new(&[public(&known)]).key_ids(), ["21fe31dfa154a261"]);
     }
 
     #[test]

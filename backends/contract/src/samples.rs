@@ -104,6 +104,7 @@ pub fn heartbeat(runner: &str, second: i64) -> Heartbeat {
         running: 1,
         version: "0.1.0".to_owned(),
         held: None,
+        order_keys: None,
     }
 }
 

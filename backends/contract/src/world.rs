@@ -235,6 +235,7 @@ impl World {
             running: 0,
             version: "0.1.0".to_owned(),
             held: None,
+            order_keys: None,
         };
         self.ports.claims.heartbeat(&heartbeat).await.unwrap().stops()
     }

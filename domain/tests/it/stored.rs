@@ -36,8 +36,7 @@ fn check_stored_names<T: Serialize + DeserializeOwned + PartialEq + Debug>(kinds
 
 /// This number of seconds after one nominal time.
 fn at(seconds: i64) -> Timestamp {
-    let nominal: Timestamp = "2026-11-23T07:50:00Z".parse().expect("an instant");
-    nominal + jiff::SignedDuration::from_secs(seconds)
+    "2026-11-23T07:50:00Z".parse::<Timestamp>().expect("an instant") + jiff::SignedDuration::from_secs(seconds)
 }
 
 fn run_id() -> RunId {
@@ -356,6 +355,7 @@ fn records_of_the_ports_keep_their_json() {
             running: 3,
             version: "0.2.0".to_owned(),
             held: Some("sink `central` is unreachable".to_owned()),
+            order_keys: Some(vec!["21fe31dfa154a261".to_owned()]),
         },
     );
     golden(

@@ -220,9 +220,7 @@ fn check_tries_each_reference_of_the_jobs_of_a_group() {
     job("absent", "ssm:/sexton/groups/db/absent");
     job("old", "secretsmanager:db/password#key");
     job("file", "file:/etc/password");
-    for name in ["/sexton/groups/db/password", "/sexton/order-signing-key"] {
-        installation.call("ssm", "put_parameter", json!({ "Name": name, "Type": "SecureString", "Value": "value 7" }));
-    }
+    installation.put_parameter("/sexton/groups/db/password", "value 7");
     installation.call(
         "secretsmanager",
         "create_secret",

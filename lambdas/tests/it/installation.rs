@@ -15,6 +15,14 @@ pub(crate) const STACK: &str = "sexton";
 /// Resource types that ministack does not support. Nothing else is left out.
 const UNKNOWN_TYPES: [&str; 1] = ["AWS::Logs::QueryDefinition"];
 
+/// The parameter with the key that signs orders.
+pub(crate) const SIGNING_KEY: &str = "/sexton/order-signing-key";
+
+/// RFC 8032, 7.1, test 1.
+const ORDER_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+                         MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+                         -----END PRIVATE KEY-----\n";
+
 const LAMBDAS: [&str; 4] = ["scheduler", "collector", "pruner", "api"];
 
 pub(crate) struct Installation {
@@ -23,14 +31,20 @@ pub(crate) struct Installation {
 }
 
 impl Installation {
-    /// Deploys an installation with the groups `db` and `web`. IAM is enforced, also for the Lambdas.
+    /// Deploys an installation with the groups `db` and `web`, and a key for its orders. IAM is enforced, also for the
+    /// Lambdas.
     #[track_caller]
     pub(crate) fn deploy() -> Option<Installation> {
-        let server = Ministack::start_enforcing()?;
-        let boto = Boto::start(&server)?;
-        let installation = Installation { boto, server };
-        installation.upload_code();
-        installation.create(STACK, packaged(installation.template("template.yaml")), json!([]));
+        let installation = Installation::deploy_without_key(&[])?;
+        installation.put_parameter(SIGNING_KEY, ORDER_KEY);
+        Some(installation)
+    }
+
+    /// As [`Installation::deploy`], without a key, and with these parameters.
+    #[track_caller]
+    pub(crate) fn deploy_without_key(parameters: &[(&str, &str)]) -> Option<Installation> {
+        let installation = Installation::prepare()?;
+        installation.create(STACK, packaged(installation.template("template.yaml")), named(parameters));
         let account = format!("arn:aws:iam::{ACCOUNT}:root");
         for group in ["db", "web"] {
             installation.add_group(group, &[("Group", group), ("RunnerPrincipal", &account)]);
@@ -38,11 +52,48 @@ impl Installation {
         Some(installation)
     }
 
+    /// Deploys the installation and group `db` from the templates of the last release, which are kept as JSON, without
+    /// descriptions. The Lambdas are those of this release.
+    #[track_caller]
+    pub(crate) fn deploy_last_release() -> Option<Installation> {
+        let installation = Installation::prepare()?;
+        installation.create(STACK, packaged(released("template.json")), json!([]));
+        let account = format!("arn:aws:iam::{ACCOUNT}:root");
+        let parameters = named(&[("Group", "db"), ("RunnerPrincipal", &account)]);
+        installation.create("db", released("group.json"), parameters);
+        Some(installation)
+    }
+
+    /// Starts the emulator, and uploads the code of the Lambdas.
+    #[track_caller]
+    fn prepare() -> Option<Installation> {
+        let server = Ministack::start_enforcing()?;
+        let boto = Boto::start(&server)?;
+        let installation = Installation { boto, server };
+        installation.upload_code();
+        Some(installation)
+    }
+
+    /// Updates the stacks of [`Installation::deploy_last_release`] to the templates of this release.
+    #[track_caller]
+    pub(crate) fn update(&self, parameters: &[(&str, &str)], of_group: &[(&str, &str)]) {
+        self.apply("update_stack", STACK, packaged(self.template("template.yaml")), named(parameters));
+        let account = format!("arn:aws:iam::{ACCOUNT}:root");
+        let of_group = [&[("Group", "db"), ("RunnerPrincipal", &account)], of_group].concat();
+        self.apply("update_stack", "db", self.template("group.yaml"), named(&of_group));
+    }
+
     /// Deploys a group with these parameters.
     #[track_caller]
     pub(crate) fn add_group(&self, stack: &str, parameters: &[(&str, &str)]) {
-        let parameters = parameters.iter().map(|(key, value)| json!({ "ParameterKey": key, "ParameterValue": value }));
-        self.create(stack, self.template("group.yaml"), parameters.collect());
+        self.create(stack, self.template("group.yaml"), named(parameters));
+    }
+
+    /// Writes a parameter of the Parameter Store, or replaces it.
+    #[track_caller]
+    pub(crate) fn put_parameter(&self, name: &str, value: &str) {
+        let request = json!({ "Name": name, "Type": "SecureString", "Value": value, "Overwrite": true });
+        self.call("ssm", "put_parameter", request);
     }
 
     pub(crate) fn root(&self) -> Caller {
@@ -218,7 +269,12 @@ impl Installation {
     }
 
     #[track_caller]
-    fn create(&self, stack: &str, mut template: Value, parameters: Value) {
+    fn create(&self, stack: &str, template: Value, parameters: Value) {
+        self.apply("create_stack", stack, template, parameters);
+    }
+
+    #[track_caller]
+    fn apply(&self, action: &str, stack: &str, mut template: Value, parameters: Value) {
         let resources = template["Resources"].as_object_mut().expect("resources");
         resources.retain(|_, resource| !UNKNOWN_TYPES.iter().any(|unknown| resource["Type"] == *unknown));
         name_batches(&mut template);
@@ -226,20 +282,28 @@ impl Installation {
             "StackName": stack, "TemplateBody": template.to_string(), "Parameters": parameters,
             "Capabilities": ["CAPABILITY_IAM"]
         });
-        self.call("cloudformation", "create_stack", request);
+        self.call("cloudformation", action, request);
         let started = Instant::now();
         loop {
             let found = self.call("cloudformation", "describe_stacks", json!({ "StackName": stack }));
             match found["Stacks"][0]["StackStatus"].as_str() {
-                Some("CREATE_COMPLETE") => return,
-                Some("CREATE_IN_PROGRESS") if started.elapsed() < DEADLINE => {}
+                Some("CREATE_COMPLETE") if action == "create_stack" => return,
+                Some("UPDATE_COMPLETE") => return,
+                Some("CREATE_IN_PROGRESS" | "CREATE_COMPLETE") if started.elapsed() < DEADLINE => {}
+                Some(status)
+                    if status.starts_with("UPDATE") && !status.contains("ROLLBACK") && started.elapsed() < DEADLINE => {
+                }
                 _ => {
                     let events = self.call("cloudformation", "describe_stack_events", json!({ "StackName": stack }));
-                    panic!("stack {stack} was not created: {events}");
+                    panic!("{action} of {stack} failed: {events}");
                 }
             }
         }
     }
+}
+
+fn named(parameters: &[(&str, &str)]) -> Value {
+    parameters.iter().map(|(key, value)| json!({ "ParameterKey": key, "ParameterValue": value })).collect()
 }
 
 /// Reads a template as JSON, with the long forms of its functions.
@@ -247,6 +311,13 @@ impl Installation {
 pub(crate) fn template(boto: &Boto, file: &str) -> Value {
     let path = repository().join("lambdas").join(file);
     boto.template(&std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+}
+
+/// Reads a template of the last release.
+#[track_caller]
+fn released(file: &str) -> Value {
+    let path = repository().join("lambdas/tests/released").join(file);
+    serde_json::from_str(&std::fs::read_to_string(path).expect("a template")).expect("JSON")
 }
 
 /// Permissions that also cover the batch call. IAM of AWS has no `sqs:SendMessageBatch`.

@@ -3,8 +3,10 @@
 mod calls;
 mod group_rights;
 mod installation;
+mod key_changes;
 mod roles;
 mod sexton;
 mod signed;
+mod stack_update;
 mod template;
 mod whole;

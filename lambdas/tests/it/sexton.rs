@@ -54,9 +54,24 @@ impl<'a> Sexton<'a> {
     pub(crate) fn of_operator(installation: &'a Installation) -> Sexton<'a> {
         let logs = format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/cron/*");
         let caller = user(installation, "person", "logs:FilterLogEvents", &logs);
-        let policy = installation.resource(STACK, "ClientPolicy");
-        installation.call("iam", "attach_user_policy", json!({ "UserName": "person", "PolicyArn": policy }));
-        Sexton::of(installation, caller, "")
+        let operator = Sexton::of(installation, caller, "");
+        operator.attach("ClientPolicy");
+        operator
+    }
+
+    /// Attaches a policy of the installation's stack to the user of an operator's machine.
+    #[track_caller]
+    pub(crate) fn attach(&self, policy: &str) {
+        let policy = self.installation.resource(STACK, policy);
+        self.installation.call("iam", "attach_user_policy", json!({ "UserName": "person", "PolicyArn": policy }));
+    }
+
+    /// As [`Sexton::of_operator`], with the stack's `OperatorPolicy`, too.
+    #[track_caller]
+    pub(crate) fn of_administrator(installation: &'a Installation) -> Sexton<'a> {
+        let operator = Sexton::of_operator(installation);
+        operator.attach("OperatorPolicy");
+        operator
     }
 
     fn of(installation: &'a Installation, caller: Caller, aws: &str) -> Sexton<'a> {

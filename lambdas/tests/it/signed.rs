@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use testbed::{certificates, repository};
 
-use crate::installation::{ACCOUNT, Installation};
+use crate::installation::{ACCOUNT, Installation, SIGNING_KEY};
 use crate::sexton::Sexton;
 use crate::whole::soon;
 
@@ -16,7 +16,7 @@ const ORDERS: &str = "sexton-orders-db";
 /// Makes a key pair with the commands of docs/aws.md. Returns the private key's PEM and the public key for the policy
 /// file; none if openssl is not installed.
 #[track_caller]
-fn key_pair(folder: &Sexton) -> Option<(String, String)> {
+pub(crate) fn key_pair(folder: &Sexton) -> Option<(String, String)> {
     certificates()?;
     let docs = std::fs::read_to_string(repository().join("docs/aws.md")).expect("docs/aws.md");
     for line in docs.lines().filter(|line| line.starts_with("openssl ")) {
@@ -27,10 +27,6 @@ fn key_pair(folder: &Sexton) -> Option<(String, String)> {
     let public = text("order-signing-key.pub.pem");
     let public = public.lines().filter(|line| !line.starts_with("-----")).collect();
     Some((text("order-signing-key.pem"), public))
-}
-
-fn put_parameter(installation: &Installation, name: &str, value: &str) {
-    installation.call("ssm", "put_parameter", json!({ "Name": name, "Type": "SecureString", "Value": value }));
 }
 
 /// Forges messages as a principal that may write to the queue but has no key: the same run with another command.
@@ -49,8 +45,8 @@ fn a_runner_refuses_forged_orders_and_masks_secrets_in_all_logs() {
     installation.trust_sender("db", ACCOUNT);
     let server = Sexton::of_group(&installation);
     let Some((private, public)) = key_pair(&server) else { return };
-    put_parameter(&installation, "/sexton/order-signing-key", &private);
-    put_parameter(&installation, "/sexton/groups/db/password", SECRET);
+    installation.put_parameter(SIGNING_KEY, &private);
+    installation.put_parameter("/sexton/groups/db/password", SECRET);
     server.write("policy.toml", &format!("order_keys = [\"{public}\"]\nreferences = [\"ssm:/sexton/groups/db/*\"]\n"));
     let text = std::fs::read_to_string(server.path("sexton.toml")).expect("written");
     server.write("sexton.toml", &format!("{text}[runner]\npolicy = \"policy.toml\"\n"));

@@ -123,6 +123,7 @@ impl FleetRunners {
             running: 0,
             version: "0.1.0".to_owned(),
             held: None,
+            order_keys: None,
         };
         world.ports.claims.heartbeat(&beat).await.unwrap().stops()
     }

@@ -237,6 +237,7 @@ impl Runner {
             running: 0,
             version: "0.1.0".to_owned(),
             held: None,
+            order_keys: None,
         };
         retry("beat", async || ports.claims.heartbeat(&beat).await).await;
         let groups = [GROUP.to_owned()];
