@@ -73,9 +73,21 @@ impl Environment {
     }
 }
 
-/// When Lambda ends this call: the timeout of the template, from the call's beginning.
+/// Longest timeout of a Lambda (AWS Lambda developer guide, quotas).
+const TIMEOUT_MAX: Duration = Duration::from_secs(900);
+
+/// Assumed for a call whose deadline cannot be right. Chosen: half of the scheduler's timeout in the template.
+const TIMEOUT_ASSUMED: Duration = Duration::from_secs(60);
+
+/// When Lambda ends this call, by its deadline.
 pub fn timeout_of(context: &lambda_runtime::Context) -> Instant {
-    Instant::now() + context.deadline().duration_since(SystemTime::now()).unwrap_or_default()
+    Instant::now() + time_left(context.deadline(), SystemTime::now())
+}
+
+/// The time until the deadline. One that has passed, or is further away than any, is of another clock.
+fn time_left(deadline: SystemTime, now: SystemTime) -> Duration {
+    let left = deadline.duration_since(now).ok();
+    left.filter(|left| !left.is_zero() && *left <= TIMEOUT_MAX).unwrap_or(TIMEOUT_ASSUMED)
 }
 
 fn parse_number(variable: impl Fn(&str) -> Option<String>, name: &str) -> Result<Option<u32>, String> {
@@ -121,6 +133,15 @@ mod tests {
         for bad in ["", "0", "-1", "many"] {
             let message = read(&[("SEXTON_RUNS_PER_JOB", bad)]).unwrap_err();
             assert!(message.contains("SEXTON_RUNS_PER_JOB"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_of_another_clock_is_replaced() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        for (deadline, left) in [(1120, 120), (1001, 1), (1000, 60), (0, 60), (1900, 900), (1901, 60)] {
+            let deadline = SystemTime::UNIX_EPOCH + Duration::from_secs(deadline);
+            assert_eq!(time_left(deadline, now), Duration::from_secs(left), "{deadline:?}");
         }
     }
 }

@@ -135,7 +135,9 @@ impl Scheduler<'_> {
 
     async fn tick(&self, now: Timestamp, stops_at: Instant) -> services::Result<()> {
         let ports = self.ports;
-        let fires_until = (Instant::now() + FIRE_FOR).min(stops_at.checked_sub(DUTIES_RESERVE).unwrap_or(stops_at));
+        let left = stops_at.saturating_duration_since(Instant::now());
+        // With a short timeout, half of it is for the other duties.
+        let fires_until = Instant::now() + FIRE_FOR.min(left.saturating_sub(DUTIES_RESERVE).max(left / 2));
         self.retries.set_deadline(Some(fires_until));
         // Firing comes first, so that nothing delays it; alerts come last, because the other duties raise some.
         let fired = self.fire(now, fires_until).await;

@@ -69,7 +69,8 @@ pub async fn tick(ports: &Ports, now: Timestamp) -> Result<SchedulerSummary> {
     tick_while(ports, now, &|| true).await
 }
 
-/// As [`tick`], but processes no further entries when `has_time` returns `false`: the next tick continues there.
+/// As [`tick`], but processes no further entries when `has_time` returns `false`, after the first chunk: the next tick
+/// continues there.
 ///
 /// # Errors
 /// Returns the errors of [`tick`]. What was processed before an error is stored, and not processed again.
@@ -94,6 +95,7 @@ pub async fn tick_while(
         ports,
         context,
         has_time,
+        has_fired: false,
         put_late_before: None,
         summary: SchedulerSummary::default(),
         left: BTreeSet::new(),
@@ -152,6 +154,7 @@ struct Tick<'t> {
     ports: &'t Ports,
     context: FiringContext<'t>,
     has_time: &'t (dyn Fn() -> bool + Sync),
+    has_fired: bool,
     /// Earlier entries that are read now were put after a tick had processed their instants.
     put_late_before: Option<Timestamp>,
     summary: SchedulerSummary,

@@ -36,6 +36,12 @@ impl Tick<'_> {
         self.scan_due(shard, &due).await
     }
 
+    /// Whether the time of the tick is over. Each tick fires at least one chunk, so that none is in vain.
+    fn must_stop(&mut self) -> bool {
+        let is_first = !std::mem::replace(&mut self.has_fired, true);
+        !is_first && !(self.has_time)()
+    }
+
     /// Fires entries that were written after a tick had processed their instants.
     async fn scan_late(&mut self, shard: u32, window: &Window) -> Result<()> {
         let Some(written_since) = window.written_since else { return Ok(()) };
@@ -50,7 +56,7 @@ impl Tick<'_> {
             let (Some(first), Some(last)) = (fresh.first(), fresh.last()) else { return Ok(()) };
             // Entries before this instant are processed, even if the adapter still lists them.
             from = last.at;
-            if !(self.has_time)() || seen.len() >= ENTRIES_PER_TICK_MAX {
+            if self.must_stop() || seen.len() >= ENTRIES_PER_TICK_MAX {
                 self.summary.more = true;
                 self.progress.leave(shard, ShardCursor { at: first.at, job: None });
                 return Ok(());
@@ -84,7 +90,7 @@ impl Tick<'_> {
             let chunk: Vec<Due> = entries.into_iter().filter(|entry| !processed.contains(entry)).collect();
             let (Some(first), Some(last)) = (chunk.first(), chunk.last()) else { return Ok(()) };
             let at_first = cursor_at(first);
-            if !(self.has_time)() || count >= ENTRIES_PER_TICK_MAX {
+            if self.must_stop() || count >= ENTRIES_PER_TICK_MAX {
                 self.summary.more = true;
                 self.progress.leave(shard, at_first);
                 return Ok(());

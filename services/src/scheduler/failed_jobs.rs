@@ -23,7 +23,10 @@ impl Tick<'_> {
         match self.fire_until_no_conflict(&by_job, &jobs).await {
             Err(Error::Port(PortError::Permanent(_)) | Error::Unstorable(_) | Error::Conflict(_))
                 if by_job.len() > 1 => {}
-            Err(Error::Conflict(conflict)) => return Ok(self.leave_conflicted(&by_job, &conflict)),
+            Err(Error::Conflict(conflict)) => {
+                self.leave_conflicted(&by_job, &conflict);
+                return Ok(());
+            }
             Err(Error::Unstorable(reason)) => return self.drop_failed_job(&by_job, &jobs, &reason).await,
             Err(Error::Port(PortError::Permanent(reason))) => return self.record_failed_jobs(&by_job, &reason).await,
             other => return other,
@@ -66,14 +69,13 @@ impl Tick<'_> {
             self.alert_bad_job(key, reason).await?;
             let job = jobs.get(key).and_then(|stored| stored.job.as_ref().ok());
             let next = job.and_then(|job| next_due_entry(job, &schedule_of(job).ok()?, self.context.now));
-            match next {
-                Some(next) => match self.ports.due.put(&[next]).await {
+            if let Some(next) = next {
+                match self.ports.due.put(&[next]).await {
                     Err(PortError::Permanent(error)) => {
                         tracing::error!(job = %key, error, "cannot store the next firing of a job; the sweep retries");
                     }
                     stored => stored?,
-                },
-                None => {}
+                }
             }
             self.ports.due.remove(entries).await?;
         }
