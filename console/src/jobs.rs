@@ -15,7 +15,7 @@ use services::maintenance::{self, Window, Windows};
 
 use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
-use crate::{Console, SourceState};
+use crate::{Console, PackReason, SourceState};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,6 +61,9 @@ pub(crate) struct JobRecord {
     /// The maintenance window that keeps its schedule from starting runs now.
     #[serde(skip_serializing_if = "Option::is_none")]
     maintenance: Option<Window>,
+    /// The rule packs that judge its output, each with the reason; only in the answer about one job.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    packs: Vec<PackReason>,
 }
 
 impl JobRecord {
@@ -75,6 +78,7 @@ impl JobRecord {
                 key: None,
                 fault: None,
                 bad,
+                packs: Vec::new(),
             },
             Err(message) => JobRecord {
                 job: None,
@@ -84,6 +88,7 @@ impl JobRecord {
                 delay: None,
                 bad,
                 maintenance,
+                packs: Vec::new(),
             },
         }
     }
@@ -128,7 +133,9 @@ pub(crate) async fn show(
     let stored = commands::get(&console.ports, &job_key(path)).await?;
     let state = console.ports.alerts.state(&stored.key).await?;
     let windows = maintenance::read(&console.ports).await?;
-    Ok(Json(JobRecord::new((stored, Failing::of(&state.record)), &windows, console.now())))
+    let packs = stored.job.as_ref().map(|job| (console.choose_packs)(job)).unwrap_or_default();
+    let record = JobRecord::new((stored, Failing::of(&state.record)), &windows, console.now());
+    Ok(Json(JobRecord { packs, ..record }))
 }
 
 pub(crate) async fn put(
@@ -277,6 +284,8 @@ const FIELDS: &[&str] = &[
     "quiet_limit",
     "late_output_limit",
     "min_duration",
+    "max_duration",
+    "min_lines",
     "concurrency",
     "max_open",
     "catch_up",
@@ -296,6 +305,7 @@ const FIELDS: &[&str] = &[
     "delay",
     "bad",
     "maintenance",
+    "packs",
 ];
 
 /// Parses a job. An unknown field is a fault, as in a file.

@@ -187,6 +187,18 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// Returns one sentence for each name in a job that does not exist: a rule pack, an alert channel.
 pub type JobCheck = Arc<dyn Fn(&Job) -> Vec<String> + Send + Sync>;
 
+/// A rule pack of a job, and why it was chosen.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PackReason {
+    /// Name of the pack.
+    pub pack: String,
+    /// A clause like "runs python3".
+    pub reason: String,
+}
+
+/// Returns the rule packs that a job names, or `auto` chooses by its command.
+pub type PackChoice = Arc<dyn Fn(&Job) -> Vec<PackReason> + Send + Sync>;
+
 /// Stops a run whose runner is in this process; the text names the requester.
 pub type StopNow = Arc<dyn Fn(&RunId, &str) + Send + Sync>;
 
@@ -211,6 +223,8 @@ pub struct Console {
     pub random: Arc<dyn Fn() -> [u8; 6] + Send + Sync>,
     /// Checks the names in a job that is stored; none where they are not known.
     pub check_job: JobCheck,
+    /// Names the rule packs of a job, with the packs of this process.
+    pub choose_packs: PackChoice,
     /// Called when an entry may be due before the scheduler's next tick.
     pub nudge: Arc<dyn Fn() + Send + Sync>,
     /// Called with the run and the requester after a stop request was stored. Stops the run at once where its runner

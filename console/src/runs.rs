@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::caller::Caller;
 use crate::fault::{ApiFault, ApiResult, Json, Query};
 use crate::jobs::check_span;
-use crate::{Console, Undelivered};
+use crate::{Console, PackReason, Undelivered};
 
 /// Runs per page by default.
 const PAGE_RUNS_DEFAULT: usize = 100;
@@ -49,6 +49,9 @@ pub(crate) struct RunAnswer {
     run: Run,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     undelivered: Vec<Undelivered>,
+    /// Why the packs of the run were chosen, by the job as it is now; only in the answer about one run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pack_reasons: Vec<PackReason>,
 }
 
 #[derive(Debug, Serialize)]
@@ -106,7 +109,7 @@ pub(crate) async fn run_answer(console: &Console, mut run: Run) -> RunAnswer {
         };
     }
     let undelivered = console.sinks.undelivered(&run.run_id).await;
-    RunAnswer { run, undelivered }
+    RunAnswer { run, undelivered, pack_reasons: Vec::new() }
 }
 
 pub(crate) async fn show(
@@ -119,10 +122,23 @@ pub(crate) async fn show(
     loop {
         let run = find_run(&console, &run_id).await?;
         if !run.is_open() || started.elapsed() >= wait {
-            return Ok(Json(run_answer(&console, run).await));
+            let pack_reasons = pack_reasons(&console, &run).await;
+            return Ok(Json(RunAnswer { pack_reasons, ..run_answer(&console, run).await }));
         }
         tokio::time::sleep(WAIT_POLL_INTERVAL).await;
     }
+}
+
+/// Why each pack of the run was chosen. A record has names only, so the reasons are those of the job as it is now.
+async fn pack_reasons(console: &Console, run: &Run) -> Vec<PackReason> {
+    if run.packs.is_empty() {
+        return Vec::new();
+    }
+    let stored = services::commands::get(&console.ports, &run.key()).await.ok();
+    let job = stored.and_then(|stored| stored.job.ok());
+    let mut reasons = job.map(|job| (console.choose_packs)(&job)).unwrap_or_default();
+    reasons.retain(|reason| run.packs.contains(&reason.pack));
+    reasons
 }
 
 pub(crate) async fn stop(

@@ -102,6 +102,12 @@ pub struct Job {
     /// A run that succeeds in less time is a false success.
     #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     pub min_duration: Option<Duration>,
+    /// A run that succeeds after more time is a false success.
+    #[serde(default, with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
+    pub max_duration: Option<Duration>,
+    /// A run that succeeds with fewer lines of output, of both streams, is a false success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_lines: Option<u32>,
     /// Policy for overlapping runs.
     #[serde(default)]
     pub concurrency: Concurrency,
@@ -171,6 +177,8 @@ impl Job {
             quiet_limit: None,
             late_output_limit: None,
             min_duration: None,
+            max_duration: None,
+            min_lines: None,
             concurrency: Concurrency::default(),
             max_open: None,
             catch_up: CatchUp::default(),

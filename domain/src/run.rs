@@ -241,6 +241,9 @@ pub struct Run {
     pub rules: Vec<RuleHit>,
     /// The output that the rules of the verdict have seen.
     pub judged_on: Option<JudgedOn>,
+    /// Names of the rule packs that the runner applied; empty where their rules changed during the run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packs: Vec<String>,
     /// Head and tail of the output, bounded by [`EXCERPT_BYTES_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excerpt: Vec<ExcerptLine>,
@@ -324,6 +327,7 @@ impl Run {
             leaked: Vec::new(),
             rules: Vec::new(),
             judged_on: None,
+            packs: Vec::new(),
             excerpt: Vec::new(),
             earlier_attempts: Vec::new(),
             held: false,

@@ -37,6 +37,11 @@ pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
         random: Arc::new(random_bytes),
         // Packs and channels are those of the runners and topics.
         check_job: Arc::new(|_| Vec::new()),
+        choose_packs: Arc::new(|job| {
+            let chosen = rules::choose_packs(&rules::Packs::builtin(), &job.rules, &job.command);
+            let reasons = chosen.names.into_iter().zip(chosen.reasons);
+            reasons.map(|(pack, reason)| console::PackReason { pack, reason }).collect()
+        }),
         // The scheduler ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
         stop_now: Arc::new(|_, _| {}),

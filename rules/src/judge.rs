@@ -35,6 +35,8 @@ pub struct ExitFacts<'r> {
     pub duration: Duration,
     /// The guard before `&&` that was false.
     pub guard: Option<&'r FalseGuard>,
+    /// Lines of output, of both streams; unknown before the end of the output.
+    pub lines: Option<u64>,
     /// Lines that no rule could see.
     pub dropped_lines: u64,
     /// The runner's own outcome. Used only when the command never started: only the runner knows the cause.
@@ -48,6 +50,10 @@ pub struct Limits<'j> {
     pub success_exit_codes: &'j [i32],
     /// A run that succeeds in less time is a false success.
     pub min_duration: Option<Duration>,
+    /// A run that succeeds after more time is a false success.
+    pub max_duration: Option<Duration>,
+    /// A run that succeeds with fewer lines is a false success.
+    pub min_lines: Option<u32>,
     /// Appears in the reason only.
     pub timeout: Option<Duration>,
 }
@@ -75,6 +81,7 @@ impl<'r> ExitFacts<'r> {
             signal: report.signal,
             duration: Duration::from_millis(report.duration_ms),
             guard: report.guard.as_ref(),
+            lines: Some(report.output.stdout_lines + report.output.stderr_lines),
             dropped_lines: report.output.dropped_lines,
             reported: report.outcome,
         }
@@ -89,6 +96,7 @@ impl<'r> ExitFacts<'r> {
             signal: None,
             duration,
             guard: None,
+            lines: None,
             dropped_lines: 0,
             reported: Outcome::Succeeded,
         }
@@ -97,13 +105,20 @@ impl<'r> ExitFacts<'r> {
 
 impl Limits<'static> {
     /// The limits of a job with defaults.
-    pub const DEFAULT: Limits<'static> = Limits { success_exit_codes: &[0], min_duration: None, timeout: None };
+    pub const DEFAULT: Limits<'static> =
+        Limits { success_exit_codes: &[0], min_duration: None, max_duration: None, min_lines: None, timeout: None };
 }
 
 impl<'j> Limits<'j> {
     /// The limits of a job.
     pub fn of(job: &'j Job) -> Limits<'j> {
-        Limits { success_exit_codes: &job.success_exit_codes, min_duration: job.min_duration, timeout: job.timeout }
+        Limits {
+            success_exit_codes: &job.success_exit_codes,
+            min_duration: job.min_duration,
+            max_duration: job.max_duration,
+            min_lines: job.min_lines,
+            timeout: job.timeout,
+        }
     }
 }
 
@@ -322,11 +337,8 @@ fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (O
     if let Some(summary) = match_summary(hits, Severity::Fail) {
         return (Outcome::FalseSuccess, format!("{exit}, but {summary}"));
     }
-    if let Some(least) = limits.min_duration.filter(|least| facts.duration < *least) {
-        let took = format_duration(Duration::from_millis(facts.duration.as_millis() as u64));
-        let least = format_duration(least);
-        let reason = format!("{exit}, but took {took}, expected at least {least}; it probably did nothing");
-        return (Outcome::FalseSuccess, reason);
+    if let Some(missed) = missed_limit(facts, limits) {
+        return (Outcome::FalseSuccess, format!("{exit}, but {missed}"));
     }
     let mut reason = exit;
     if let Some(warning) = match_summary(hits, Severity::Warn) {
@@ -336,6 +348,25 @@ fn good_exit(facts: &ExitFacts<'_>, limits: &Limits<'_>, hits: &[RuleHit]) -> (O
         reason.push_str(&format!("; {} dropped lines were not checked", facts.dropped_lines));
     }
     (Outcome::Succeeded, reason)
+}
+
+/// The limit of the job that a run with a good exit did not keep, as a clause.
+fn missed_limit(facts: &ExitFacts<'_>, limits: &Limits<'_>) -> Option<String> {
+    let took = || format_duration(Duration::from_millis(facts.duration.as_millis() as u64));
+    if let Some(least) = limits.min_duration.filter(|least| facts.duration < *least) {
+        let least = format_duration(least);
+        return Some(format!("took {}, expected at least {least}; it probably did nothing", took()));
+    }
+    if let Some(most) = limits.max_duration.filter(|most| facts.duration > *most) {
+        return Some(format!("took {}, expected at most {}", took(), format_duration(most)));
+    }
+    let (least, lines) = limits.min_lines.zip(facts.lines)?;
+    let printed = match lines {
+        0 => "printed nothing".to_owned(),
+        1 => "printed 1 line".to_owned(),
+        lines => format!("printed {lines} lines"),
+    };
+    (lines < u64::from(least)).then(|| format!("{printed}, expected at least {least}"))
 }
 
 fn bad_exit(facts: &ExitFacts<'_>) -> String {

@@ -91,6 +91,15 @@ pub(crate) fn check_of_api(packs: SharedPacks, channels: Vec<String>) -> console
     })
 }
 
+/// The rule packs of a job and their reasons, for the API: with the packs in use at the time of each call.
+pub(crate) fn choice_of_api(packs: impl Fn() -> Arc<Packs> + Send + Sync + 'static) -> console::PackChoice {
+    Arc::new(move |job| {
+        let chosen = choose_packs(&packs(), &job.rules, &job.command);
+        let reasons = chosen.names.into_iter().zip(chosen.reasons);
+        reasons.map(|(pack, reason)| console::PackReason { pack, reason }).collect()
+    })
+}
+
 /// One line for each pack that replaces a built-in one.
 pub(crate) fn replaced_packs(packs: &Packs) -> Vec<String> {
     let line = |pack: &Arc<rules::Pack>| {

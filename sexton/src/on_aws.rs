@@ -47,6 +47,7 @@ pub(crate) async fn api(options: &aws::Options, configuration: &Configuration) -
         random: Arc::new(random_or_clock_bytes),
         // Packs and channels are those of the runners and topics.
         check_job: Arc::new(|_| Vec::new()),
+        choose_packs: crate::known_names::choice_of_api(|| Arc::new(rules::Packs::builtin())),
         // The scheduler on AWS ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
         stop_now: Arc::new(|_, _| {}),

@@ -52,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus_fault::BusFault;
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS, print_error_line};
 use crate::file_states::FileStates;
-use crate::known_names::check_of_api;
+use crate::known_names::{check_of_api, choice_of_api};
 use crate::local_runner::{LocalRunner, exited_message, stopped_message};
 use crate::mailer::AlertingMailer;
 use crate::print::Printer;
@@ -215,6 +215,8 @@ async fn serve(
     let pulse = Arc::new(Pulse::default());
     let mut console = new_console(&ports, &state, &runner, &states, token, nudge.clone(), store_watch.health.clone());
     console.check_job = check_of_api(runner.packs(), channels.clone());
+    let packs = runner.packs();
+    console.choose_packs = choice_of_api(move || packs.current());
     let closing = stop.clone().cancelled_owned();
     let server = tokio::spawn(console::serve(listener, console::router(console), listen::server_limits(), closing));
     let duties = Duties {
@@ -329,6 +331,7 @@ fn new_console(
         clock: Arc::new(Timestamp::now),
         random: Arc::new(machine::random_or_clock_bytes),
         check_job: Arc::new(|_| Vec::new()),
+        choose_packs: Arc::new(|_| Vec::new()),
         nudge: Arc::new(move || nudge.notify_one()),
         stop_now: Arc::new(move |run_id, by| stopping.stop_run(run_id, by)),
     }

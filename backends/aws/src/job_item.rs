@@ -30,7 +30,7 @@ enum FieldKind {
 }
 
 /// Every field of a job, with its name in the jobs file.
-const FIELDS: [(&str, FieldKind); 29] = [
+const FIELDS: [(&str, FieldKind); 31] = [
     ("group", FieldKind::Text),
     ("name", FieldKind::Text),
     ("schedule", FieldKind::Text),
@@ -49,6 +49,8 @@ const FIELDS: [(&str, FieldKind); 29] = [
     ("quiet_limit", FieldKind::Duration),
     ("late_output_limit", FieldKind::Duration),
     ("min_duration", FieldKind::Duration),
+    ("max_duration", FieldKind::Duration),
+    ("min_lines", FieldKind::Number),
     ("concurrency", FieldKind::Text),
     ("catch_up", FieldKind::Text),
     ("success_exit_codes", FieldKind::Numbers),
@@ -258,6 +260,8 @@ mod tests {
             quiet_limit = "20m"
             late_output_limit = "1h"
             min_duration = "1m"
+            max_duration = "2h"
+            min_lines = 3
             concurrency = "forbid"
             catch_up = "once"
             success_exit_codes = [0, 3]

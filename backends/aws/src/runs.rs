@@ -221,6 +221,7 @@ mod tests {
         (run.duration_ms, run.cpu_ms, run.max_rss_bytes) = (Some(123_456), Some(2345), Some(123_456_789));
         (run.stdout_lines, run.stdout_bytes, run.last_seq) = (12_345, 1_234_567, 12_345);
         run.judged_on = Some(JudgedOn::All);
+        run.packs = ["coreutils", "default", "postgres", "shell"].map(str::to_owned).to_vec();
         run
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use console::{Console, LogChunks, LogOutput, LogQuery, Logs, ServerLimits, Sinks};
+use console::{Console, LogChunks, LogOutput, LogQuery, Logs, PackReason, ServerLimits, Sinks};
 use domain::run::Run;
 use embedded::Embedded;
 use reqwest::{Method, StatusCode};
@@ -69,6 +69,10 @@ impl Server {
             random: Arc::new(|| [1, 2, 3, 4, 5, 6]),
             check_job: Arc::new(|job| {
                 job.rules.iter().filter(|name| *name == "pyhton").map(|_| "no rule pack `pyhton`".to_owned()).collect()
+            }),
+            choose_packs: Arc::new(|job| {
+                let reason = |pack: &String| PackReason { pack: pack.clone(), reason: "as named".to_owned() };
+                job.rules.iter().map(reason).collect()
             }),
             nudge: Arc::new(|| {}),
             stop_now: Arc::new(|_, _| {}),

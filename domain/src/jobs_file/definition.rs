@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::fields::{
-    ALERT_AFTER_MAX, BACKOFF_MAX, CPU_MAX, MAX_OPEN_MAX, RETRIES_MAX, RETRY_OUTCOMES, check_environment, check_group,
-    check_name, check_random_delay, schedule,
+    ALERT_AFTER_MAX, BACKOFF_MAX, CPU_MAX, MAX_OPEN_MAX, MIN_LINES_MAX, RETRIES_MAX, RETRY_OUTCOMES, check_environment,
+    check_group, check_name, check_random_delay, schedule,
 };
 use crate::job::{Command, Job};
 use crate::run::Outcome;
@@ -34,6 +34,7 @@ pub fn check_job(job: &Job) -> Result<(), String> {
         ("start_within", job.start_within),
         ("quiet_limit", job.quiet_limit),
         ("late_output_limit", job.late_output_limit),
+        ("max_duration", job.max_duration),
         ("alert.remind", job.alert.remind),
     ];
     for (key, limit) in limits {
@@ -47,6 +48,9 @@ pub fn check_job(job: &Job) -> Result<(), String> {
     check_range("alert.after", f64::from(job.alert.after), 1.0..=ALERT_AFTER_MAX as f64)?;
     if let Some(max_open) = job.max_open {
         check_range("max_open", f64::from(max_open), 1.0..=MAX_OPEN_MAX as f64)?;
+    }
+    if let Some(lines) = job.min_lines {
+        check_range("min_lines", f64::from(lines), 1.0..=MIN_LINES_MAX as f64)?;
     }
     check_range("needs.cpu", job.needs.cpu, 0.0..=CPU_MAX)?;
     for code in &job.success_exit_codes {
@@ -109,6 +113,10 @@ mod tests {
             ("random_delay", json!("24h"), true),
             ("random_delay", json!("24h1s"), false),
             ("min_duration", json!("0s"), true),
+            ("max_duration", json!("0s"), false),
+            ("min_lines", json!(1_000_000_000), true),
+            ("min_lines", json!(1_000_000_001), false),
+            ("min_lines", json!(0), false),
             ("success_exit_codes", json!([0, 255]), true),
             ("success_exit_codes", json!([256]), false),
             ("success_exit_codes", json!([-1]), false),

@@ -34,6 +34,9 @@ pub(super) const ALERT_AFTER_MAX: i64 = 1000;
 pub(super) const RETRY_OUTCOMES: [Outcome; 4] =
     [Outcome::Failed, Outcome::FalseSuccess, Outcome::TimedOut, Outcome::Lost];
 
+/// Largest `min_lines`. Chosen, not measured.
+pub const MIN_LINES_MAX: i64 = 1_000_000_000;
+
 /// Largest `max_open`: open runs of one job. Chosen: more runs of one job at once are a fault.
 pub(super) const MAX_OPEN_MAX: i64 = 1000;
 
@@ -62,6 +65,8 @@ pub fn read(section: &mut Section, job: &mut Job) {
     set_some(&mut job.quiet_limit, limit(section, "quiet_limit"));
     set_some(&mut job.late_output_limit, limit(section, "late_output_limit"));
     set_some(&mut job.min_duration, section.duration("min_duration"));
+    set_some(&mut job.max_duration, limit(section, "max_duration"));
+    set_some(&mut job.min_lines, section.integer("min_lines", 1..=MIN_LINES_MAX).map(|lines| lines as u32));
     let concurrency = [
         ("allow", Concurrency::Allow),
         ("forbid", Concurrency::Forbid),

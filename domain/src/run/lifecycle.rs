@@ -117,6 +117,7 @@ impl Run {
         self.reason = Some(self.with_lateness(reason));
         self.judged_on = verdict.judged_on;
         self.rules = verdict.rules;
+        self.packs = report.pack_digests.keys().cloned().collect();
         self.exit_code = report.exit_code;
         self.signal = report.signal;
         self.started_at = report.started_at.or(self.started_at);

@@ -23,6 +23,8 @@ start_within = "5m"
 random_delay = "10m"
 quiet_limit = "20m"
 min_duration = "1m"
+max_duration = "3h"
+min_lines = 10
 concurrency = "forbid"
 catch_up = "once"
 success_exit_codes = [0, 3]
@@ -66,6 +68,7 @@ fn every_field_is_read() {
     assert_eq!(dump.random_delay, Some(Duration::from_secs(600)));
     let limits = [dump.timeout, Some(dump.kill_grace), dump.start_within, dump.quiet_limit, dump.min_duration];
     assert_eq!(limits, [7200, 20, 300, 1200, 60].map(|seconds| Some(Duration::from_secs(seconds))));
+    assert_eq!((dump.max_duration, dump.min_lines), (Some(Duration::from_secs(3 * 3600)), Some(10)));
     assert_eq!((dump.concurrency, dump.catch_up), (Concurrency::Forbid, CatchUp::Once));
     assert_eq!(dump.success_exit_codes, [0, 3]);
     let retries = dump.retries.as_ref().expect("retries");

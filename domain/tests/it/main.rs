@@ -6,6 +6,7 @@ mod entry_names;
 mod jobs_file;
 mod lint;
 mod plan;
+mod random_delays;
 mod readers;
 mod schedule;
 mod schedule_model;

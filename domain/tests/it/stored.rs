@@ -63,6 +63,8 @@ fn job() -> Job {
         quiet_limit: Some(Duration::from_secs(1800)),
         late_output_limit: Some(Duration::from_secs(3600)),
         min_duration: Some(Duration::from_millis(1500)),
+        max_duration: Some(Duration::from_secs(7200)),
+        min_lines: Some(3),
         concurrency: Concurrency::Queue,
         max_open: Some(4),
         catch_up: CatchUp::Once,
@@ -199,6 +201,7 @@ fn run() -> Run {
         leaked: leaked(),
         rules: rule_hits(),
         judged_on: Some(JudgedOn::Excerpt),
+        packs: vec!["default".to_owned()],
         excerpt: excerpt(),
         earlier_attempts: vec![Attempt {
             attempt: 1,
@@ -486,14 +489,4 @@ fn parsed_texts_stay_the_same() {
     for reference in ["env:HOME", "file:/etc/key", "ssm:/db/password", "secretsmanager:db#password"] {
         assert_eq!(domain::secret::Reference::parse(reference).expect("a reference").to_string(), reference);
     }
-}
-
-#[test]
-fn a_random_delay_is_stored_and_changes_no_timing_of_other_jobs() {
-    let delayed = Job { random_delay: Some(Duration::from_secs(5 * 60)), ..job() };
-    let text = serde_json::to_string(&delayed).expect("JSON");
-    assert!(text.contains("\"random_delay\":\"5m\"") && serde_json::from_str::<Job>(&text).expect("a job") == delayed);
-    assert_ne!(delayed.timing(), job().timing());
-    // The same on every machine and in every version: due entries and runs depend on it.
-    assert_eq!((delayed.delay(), job().delay()), (Duration::from_secs(204), Duration::ZERO));
 }

@@ -299,3 +299,21 @@ fn an_excerpt_counts_a_match_only_where_no_missing_line_can_undo_it() {
     assert_eq!(judged(&[(1, "n"), (2, "3 lines, 9 bytes dropped (seq 2-4): no space left")], 2), "m");
     assert_eq!(judged(&[(1, "n"), (2, "no space left")], 2), "m full");
 }
+
+#[test]
+fn a_run_that_took_too_long_or_printed_too_little_is_a_false_success_with_that_reason() {
+    let limits = Limits { max_duration: Some(Duration::from_secs(60)), min_lines: Some(3), ..Limits::DEFAULT };
+    let check_run = |seconds: u64, lines: Option<u64>, outcome: Outcome, reason: &str| {
+        let facts = ExitFacts { lines, ..ExitFacts::exited(0, Duration::from_secs(seconds)) };
+        check(&facts, &limits, &[], outcome, reason);
+    };
+    let (good, bad) = (Outcome::Succeeded, Outcome::FalseSuccess);
+    check_run(60, Some(3), good, "exit code 0");
+    check_run(61, Some(3), bad, "exit code 0, but took 1m1s, expected at most 1m");
+    check_run(1, Some(2), bad, "exit code 0, but printed 2 lines, expected at least 3");
+    check_run(1, Some(1), bad, "exit code 0, but printed 1 line, expected at least 3");
+    check_run(1, Some(0), bad, "exit code 0, but printed nothing, expected at least 3");
+    check_run(1, None, good, "exit code 0");
+    let failed = ExitFacts { lines: Some(0), ..ExitFacts::exited(1, Duration::from_secs(90)) };
+    check(&failed, &limits, &[], Outcome::Failed, "exit code 1");
+}

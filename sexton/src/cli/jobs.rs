@@ -265,16 +265,24 @@ fn describe(record: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
+    let packs = values.get("packs").and_then(Value::as_array).into_iter().flatten().filter_map(pack_row);
     let rows: Vec<(&str, String)> = values
         .iter()
-        .filter(|(_, value)| !value.is_null())
+        .filter(|(name, value)| !value.is_null() && *name != "packs")
         .map(|(name, value)| match INSTANTS.contains(&name.as_str()) {
             true => (name.as_str(), localize(&shown(value)).into_owned()),
             false => (name.as_str(), shown(value)),
         })
         .chain(never)
+        .chain(packs)
         .collect();
     format_pairs(&rows)
+}
+
+/// A rule pack of a job and why it was chosen.
+fn pack_row(entry: &Value) -> Option<(&str, String)> {
+    let (pack, reason) = (entry.get("pack")?.as_str()?, entry.get("reason")?.as_str()?);
+    Some(("pack", format!("{pack}: {reason}")))
 }
 
 fn set(arguments: &SetArguments) -> Outcome {

@@ -326,7 +326,7 @@ pub(crate) fn show(arguments: ShowArguments) -> Outcome {
         if arguments.json {
             out.print_json(&answer)?;
         } else {
-            out.print_bytes(describe(&parse_run(&answer)?, &parse_undelivered(&answer)).as_bytes())?;
+            out.print_bytes(describe(&parse_run(&answer)?, &answer).as_bytes())?;
         }
         out.finish()?;
         Ok(SUCCESS)
@@ -348,7 +348,9 @@ fn leaked_state(run: &Run, leaked: &Leaked) -> &'static str {
     }
 }
 
-fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
+/// All facts of a run; `answer` has those that its record lacks.
+fn describe(run: &Run, answer: &Value) -> String {
+    let undelivered = parse_undelivered(answer);
     let mut rows = vec![
         ("run", run.run_id.to_string()),
         ("job", run.key().to_string()),
@@ -384,6 +386,12 @@ fn describe(run: &Run, undelivered: &[Undelivered]) -> String {
     rows.extend(run.max_rss_bytes.map(|bytes| ("memory", format_bytes(bytes))));
     for leaked in &run.leaked {
         rows.push(("leaked", format!("pid {} ({}), {}", leaked.pid, leaked.name, leaked_state(run, leaked))));
+    }
+    let reasons = answer.get("pack_reasons").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    for pack in &run.packs {
+        let entry = reasons.iter().find(|entry| entry["pack"] == pack.as_str());
+        let reason = entry.and_then(|entry| entry["reason"].as_str());
+        rows.push(("pack", reason.map_or_else(|| pack.clone(), |reason| format!("{pack}: {reason}"))));
     }
     for hit in &run.rules {
         let at = match hit.count {

@@ -103,6 +103,7 @@ fn read_run(directory: &RunDirectory) -> Option<Run> {
     (run.exit_code, run.signal, run.finished_at) = (report.exit_code, report.signal, Some(report.finished_at));
     (run.runner, run.host, run.duration_ms) = (Some(runner), Some(host), Some(report.duration_ms));
     (run.cpu_ms, run.max_rss_bytes, run.leaked) = (report.cpu_ms, report.max_rss_bytes, report.leaked);
+    run.packs = report.pack_digests.into_keys().collect();
     (run.rules, run.excerpt, run.output_open) = (report.rules, report.excerpt, report.output_open);
     set_output(&mut run, report.output);
     if let Ok(Some(end)) = read_json::<OutputEnd>(&directory.output_end()) {

@@ -29,6 +29,7 @@ mod mail;
 mod minimal_machine;
 mod other_users;
 mod output;
+mod pack_reasons;
 mod readme;
 mod restored;
 mod running;
